@@ -1,0 +1,172 @@
+// Package device holds the identities a network device is known by: PCI
+// address, MAC address, ENI id, subnet id, resource name and interface name.
+//
+// Every type is a string in its one canonical spelling, obtained from the
+// matching Parse function or from UnmarshalText (hence from JSON). The zero
+// value of each means "not known" and is the only value that is not checked.
+// All functions are pure and safe for concurrent use.
+package device
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"regexp"
+	"strings"
+)
+
+// ErrInvalid is wrapped by the error of every Parse function.
+var ErrInvalid = errors.New("invalid value")
+
+func invalid(kind, value, want string) error {
+	return fmt.Errorf("%s %q: %w: want %s", kind, value, ErrInvalid, want)
+}
+
+// PCIAddress is a PCI function's address as the kernel names its folder in
+// /sys/bus/pci/devices: domain (4 to 8 hexadecimal digits), bus, device and
+// function, for example "0000:00:07.0". Lower case.
+type PCIAddress string
+
+var pciPattern = regexp.MustCompile(`^([0-9a-f]{4,8}):([0-9a-f]{2}):([01][0-9a-f])\.([0-7])$`)
+
+// ParsePCIAddress accepts the full form in either case. The short form without
+// a domain ("00:07.0") is refused: it names a different device on a machine
+// with several PCI domains.
+func ParsePCIAddress(s string) (PCIAddress, error) {
+	l := strings.ToLower(s)
+	if !pciPattern.MatchString(l) {
+		return "", invalid("PCI address", s, "domain:bus:device.function, such as 0000:00:07.0")
+	}
+	return PCIAddress(l), nil
+}
+
+// String returns the canonical spelling, or "" for the zero value.
+func (a PCIAddress) String() string { return string(a) }
+
+// UnmarshalText implements encoding.TextUnmarshaler; empty text is the zero value.
+func (a *PCIAddress) UnmarshalText(b []byte) error { return unmarshal(a, b, ParsePCIAddress) }
+
+// MAC is a unicast EUI-48 address in lower-case colon form, as
+// /sys/class/net/*/address shows it.
+type MAC string
+
+// ParseMAC accepts the forms of net.ParseMAC and refuses what no interface can
+// carry: group addresses, all zeroes and lengths other than six octets.
+func ParseMAC(s string) (MAC, error) {
+	hw, err := net.ParseMAC(s)
+	if err != nil || len(hw) != 6 || hw[0]&1 != 0 || hw.String() == "00:00:00:00:00:00" {
+		return "", invalid("MAC address", s, "six octets of a unicast address, such as 02:00:00:00:00:07")
+	}
+	return MAC(hw.String()), nil
+}
+
+// String returns the canonical spelling, or "" for the zero value.
+func (m MAC) String() string { return string(m) }
+
+// HardwareAddr returns the six octets, or nil for the zero value.
+func (m MAC) HardwareAddr() net.HardwareAddr {
+	hw, err := net.ParseMAC(string(m))
+	if err != nil {
+		return nil
+	}
+	return hw
+}
+
+// UnmarshalText implements encoding.TextUnmarshaler; empty text is the zero value.
+func (m *MAC) UnmarshalText(b []byte) error { return unmarshal(m, b, ParseMAC) }
+
+// ENIID is the id of an EC2 elastic network interface: "eni-" and 8 or 17
+// hexadecimal digits.
+type ENIID string
+
+var eniPattern = regexp.MustCompile(`^eni-([0-9a-f]{8}|[0-9a-f]{17})$`)
+
+// ParseENIID accepts EC2's own lower-case spelling only.
+func ParseENIID(s string) (ENIID, error) {
+	if !eniPattern.MatchString(s) {
+		return "", invalid("ENI id", s, "eni- and 8 or 17 hexadecimal digits, such as eni-0a1b2c3d4e5f60718")
+	}
+	return ENIID(s), nil
+}
+
+// String returns the id, or "" for the zero value.
+func (e ENIID) String() string { return string(e) }
+
+// UnmarshalText implements encoding.TextUnmarshaler; empty text is the zero value.
+func (e *ENIID) UnmarshalText(b []byte) error { return unmarshal(e, b, ParseENIID) }
+
+// SubnetID is the id of a VPC subnet: "subnet-" and 8 or 17 hexadecimal digits.
+type SubnetID string
+
+var subnetPattern = regexp.MustCompile(`^subnet-([0-9a-f]{8}|[0-9a-f]{17})$`)
+
+// ParseSubnetID accepts EC2's own lower-case spelling only.
+func ParseSubnetID(s string) (SubnetID, error) {
+	if !subnetPattern.MatchString(s) {
+		return "", invalid("subnet id", s, "subnet- and 8 or 17 hexadecimal digits, such as subnet-0a1b2c3d4e5f60718")
+	}
+	return SubnetID(s), nil
+}
+
+// String returns the id, or "" for the zero value.
+func (s SubnetID) String() string { return string(s) }
+
+// UnmarshalText implements encoding.TextUnmarshaler; empty text is the zero value.
+func (s *SubnetID) UnmarshalText(b []byte) error { return unmarshal(s, b, ParseSubnetID) }
+
+// ResourceName is a device plugin resource as Kubernetes names it:
+// prefix/name, for example "intel.com/sriov_net".
+type ResourceName string
+
+// The prefix is a DNS subdomain (Kubernetes' rule for extended resources). The
+// name is narrower than Kubernetes allows: the SR-IOV network device plugin
+// exits on a name with anything but letters, digits and underscores.
+var (
+	resourcePrefixPattern = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$`)
+	resourceNamePattern   = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9_]*[A-Za-z0-9])?$`)
+)
+
+// ParseResourceName accepts prefix/name.
+func ParseResourceName(s string) (ResourceName, error) {
+	prefix, name, ok := strings.Cut(s, "/")
+	if !ok || len(prefix) > 253 || len(name) > 63 || !resourcePrefixPattern.MatchString(prefix) || !resourceNamePattern.MatchString(name) {
+		return "", invalid("resource name", s, "prefix/name with letters, digits and underscores in the name, such as intel.com/sriov_net")
+	}
+	return ResourceName(s), nil
+}
+
+// String returns prefix/name, or "" for the zero value.
+func (r ResourceName) String() string { return string(r) }
+
+// Split returns the prefix and the name; both are "" for the zero value.
+func (r ResourceName) Split() (prefix, name string) {
+	prefix, name, _ = strings.Cut(string(r), "/")
+	return prefix, name
+}
+
+// UnmarshalText implements encoding.TextUnmarshaler; empty text is the zero value.
+func (r *ResourceName) UnmarshalText(b []byte) error { return unmarshal(r, b, ParseResourceName) }
+
+// ParseInterfaceName checks a network interface's name by the kernel's rule
+// (dev_valid_name in net/core/dev.c: 1 to 15 octets, not "." or "..", no '/',
+// ':' or white space) and returns it unchanged. '%' is refused as well: the
+// kernel expands it to a free number.
+func ParseInterfaceName(s string) (string, error) {
+	if s == "" || len(s) > 15 || s == "." || s == ".." || strings.ContainsAny(s, "/:% \t\n\v\f\r\x00") {
+		return "", invalid("interface name", s, "1 to 15 characters without '/', ':', '%' or white space")
+	}
+	return s, nil
+}
+
+func unmarshal[T ~string](dst *T, b []byte, parse func(string) (T, error)) error {
+	if len(b) == 0 {
+		*dst = ""
+		return nil
+	}
+	v, err := parse(string(b))
+	if err != nil {
+		return err
+	}
+	*dst = v
+	return nil
+}

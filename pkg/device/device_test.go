@@ -1,0 +1,158 @@
+package device
+
+import (
+	"encoding/json"
+	"errors"
+	"strings"
+	"testing"
+)
+
+func TestParse(t *testing.T) {
+	type parser func(string) (string, error)
+	wrap := func(f any) parser {
+		return func(s string) (string, error) {
+			switch f := f.(type) {
+			case func(string) (PCIAddress, error):
+				v, err := f(s)
+				return v.String(), err
+			case func(string) (MAC, error):
+				v, err := f(s)
+				return v.String(), err
+			case func(string) (ENIID, error):
+				v, err := f(s)
+				return v.String(), err
+			case func(string) (SubnetID, error):
+				v, err := f(s)
+				return v.String(), err
+			case func(string) (ResourceName, error):
+				v, err := f(s)
+				return v.String(), err
+			case func(string) (string, error):
+				return f(s)
+			}
+			t.Fatalf("no wrapper for %T", f)
+			return "", nil
+		}
+	}
+	tests := map[string]struct {
+		parse parser
+		good  map[string]string
+		bad   []string
+	}{
+		"pci": {
+			wrap(ParsePCIAddress),
+			map[string]string{"0000:00:07.0": "0000:00:07.0", "0000:AF:1F.7": "0000:af:1f.7", "10000:e1:00.0": "10000:e1:00.0"},
+			[]string{"", "00:07.0", "0000:00:20.0", "0000:00:07.8", "0000:00:07", " 0000:00:07.0", "0000:00:07.0\n", "../0000:00:07.0", "000000000:00:07.0"},
+		},
+		"mac": {
+			wrap(ParseMAC),
+			map[string]string{"02:AB:00:00:00:01": "02:ab:00:00:00:01", "02-ab-00-00-00-01": "02:ab:00:00:00:01"},
+			[]string{"", "01:00:5e:00:00:01", "00:00:00:00:00:00", "ff:ff:ff:ff:ff:ff", "02:00:00:00:00", "02:00:00:00:00:00:00:01"},
+		},
+		"eni": {
+			wrap(ParseENIID),
+			map[string]string{"eni-0a1b2c3d4e5f60718": "eni-0a1b2c3d4e5f60718", "eni-1a2b3c4d": "eni-1a2b3c4d"},
+			[]string{"", "eni-", "eni-0A1B2C3D", "eni-xyz12345", "eni-0a1b2c3d4e5f6071", "subnet-1a2b3c4d"},
+		},
+		"subnet": {
+			wrap(ParseSubnetID),
+			map[string]string{"subnet-0a1b2c3d4e5f60718": "subnet-0a1b2c3d4e5f60718"},
+			[]string{"", "subnet-", "eni-1a2b3c4d"},
+		},
+		"resource": {
+			wrap(ParseResourceName),
+			map[string]string{"intel.com/sriov_net": "intel.com/sriov_net", "a/b": "a/b"},
+			[]string{"", "intel.com", "intel.com/", "/x", "intel.com/a-b", "Intel.com/x", "a/b/c", "intel.com/_x", "a/" + strings.Repeat("x", 64)},
+		},
+		"interface": {
+			wrap(ParseInterfaceName),
+			map[string]string{"eth0": "eth0", "net-1.5@x": "net-1.5@x"},
+			[]string{"", ".", "..", "a b", "a/b", "a:b", "eth%d", "sixteen-letters-", "a\x00"},
+		},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			for in, want := range tt.good {
+				if got, err := tt.parse(in); err != nil || got != want {
+					t.Errorf("parse(%q) = %q, %v; want %q", in, got, err, want)
+				}
+			}
+			for _, in := range tt.bad {
+				got, err := tt.parse(in)
+				if !errors.Is(err, ErrInvalid) || got != "" {
+					t.Errorf("parse(%q) = %q, %v; want ErrInvalid", in, got, err)
+				} else if !strings.Contains(err.Error(), "want ") {
+					t.Errorf("parse(%q): error %q does not say what is wanted", in, err)
+				}
+			}
+		})
+	}
+}
+
+func TestJSON(t *testing.T) {
+	type row struct {
+		PCI      PCIAddress   `json:"pci,omitempty"`
+		MAC      MAC          `json:"mac,omitempty"`
+		ENI      ENIID        `json:"eni,omitempty"`
+		Subnet   SubnetID     `json:"subnet,omitempty"`
+		Resource ResourceName `json:"resource,omitempty"`
+	}
+	in := `{"pci":"0000:00:07.0","mac":"02:00:00:00:00:07","eni":"eni-0a1b2c3d4e5f60718","subnet":"subnet-1a2b3c4d","resource":"intel.com/a"}`
+	var r row
+	if err := json.Unmarshal([]byte(in), &r); err != nil {
+		t.Fatal(err)
+	}
+	out, err := json.Marshal(r)
+	if err != nil || string(out) != in {
+		t.Fatalf("Marshal = %s, %v; want %s", out, err, in)
+	}
+	if err := json.Unmarshal([]byte(`{"pci":"","mac":""}`), &r); err != nil || r.PCI != "" || r.MAC != "" {
+		t.Fatalf("empty text: %+v, %v; want zero values", r, err)
+	}
+	for _, bad := range []string{`{"pci":"x"}`, `{"mac":"x"}`, `{"eni":"x"}`, `{"subnet":"x"}`, `{"resource":"x"}`} {
+		if err := json.Unmarshal([]byte(bad), &r); !errors.Is(err, ErrInvalid) {
+			t.Errorf("Unmarshal(%s) = %v; want ErrInvalid", bad, err)
+		}
+	}
+}
+
+func TestHardwareAddr(t *testing.T) {
+	if got := MAC("").HardwareAddr(); got != nil {
+		t.Errorf("zero MAC gives %v; want nil", got)
+	}
+	if got := MAC("02:00:00:00:00:07").HardwareAddr().String(); got != "02:00:00:00:00:07" {
+		t.Errorf("HardwareAddr = %s", got)
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	for _, s := range []string{"0000:00:07.0", "02:00:00:00:00:07", "eni-1a2b3c4d", "subnet-1a2b3c4d", "intel.com/sriov_net", "eth0", ""} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		check := func(kind, once string, err error, again func(string) (string, error)) {
+			if err != nil {
+				return
+			}
+			twice, err := again(once)
+			if err != nil || twice != once {
+				t.Errorf("%s: %q parses to %q, which parses to %q, %v", kind, s, once, twice, err)
+			}
+		}
+		p, err := ParsePCIAddress(s)
+		check("pci", p.String(), err, func(s string) (string, error) { v, err := ParsePCIAddress(s); return v.String(), err })
+		m, err := ParseMAC(s)
+		check("mac", m.String(), err, func(s string) (string, error) { v, err := ParseMAC(s); return v.String(), err })
+		r, err := ParseResourceName(s)
+		check("resource", r.String(), err, func(s string) (string, error) { v, err := ParseResourceName(s); return v.String(), err })
+		if prefix, name := r.Split(); err == nil && prefix+"/"+name != s {
+			t.Errorf("Split(%q) = %q, %q", s, prefix, name)
+		}
+		n, err := ParseInterfaceName(s)
+		check("interface", n, err, ParseInterfaceName)
+		e, err := ParseENIID(s)
+		check("eni", e.String(), err, func(s string) (string, error) { v, err := ParseENIID(s); return v.String(), err })
+		sn, err := ParseSubnetID(s)
+		check("subnet", sn.String(), err, func(s string) (string, error) { v, err := ParseSubnetID(s); return v.String(), err })
+	})
+}

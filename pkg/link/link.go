@@ -1,0 +1,256 @@
+// Package link changes network links, addresses and routes by netlink, in the
+// netns that a Handle was opened in. Its verbs are idempotent: what is already
+// as wanted is left alone and is not an error.
+//
+// It is the project's only importer of vishvananda/netlink. A Handle is not
+// safe for concurrent use; several Handles are.
+package link
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/device"
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+)
+
+// Errors that callers tell apart.
+var (
+	// ErrNotFound: no link of that name, index or MAC in this netns.
+	ErrNotFound = errors.New("no such link")
+	// ErrNameTaken: another link has the name, or one of the altnames.
+	ErrNameTaken = errors.New("interface name is taken")
+)
+
+// Link is a network link as the kernel describes it.
+type Link struct {
+	Index    int
+	Name     string
+	AltNames []string
+	// MAC is "" for a link without a unicast EUI-48 address (lo, tunnels).
+	MAC device.MAC
+	MTU int
+	// Up is the administrative state (IFF_UP), not the carrier's.
+	Up bool
+	// Kind is IFLA_INFO_KIND ("veth", "vlan", …); "" for a hardware device.
+	Kind string
+	// Parent is the PCI function behind the link (IFLA_PARENT_DEV_NAME, Linux
+	// 5.14); "" where there is none or the kernel does not say.
+	Parent device.PCIAddress
+	// VFs is the number of virtual functions the link's PF has enabled.
+	VFs int
+}
+
+// State is what a later Restore gives back.
+func (l Link) State() nodestate.LinkState {
+	return nodestate.LinkState{Name: l.Name, AltNames: slices.Clone(l.AltNames), MAC: l.MAC, MTU: l.MTU, Up: l.Up}
+}
+
+// Handle is an open connection to rtnetlink in one netns.
+type Handle struct {
+	nl *netlink.Handle
+	// sock serves the one message that netlink.Handle cannot compose.
+	sock *nl.NetlinkSocket
+}
+
+// Open returns a Handle in the calling thread's netns.
+func Open() (*Handle, error) {
+	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, fmt.Errorf("open netlink socket: %w", err)
+	}
+	sock, err := nl.GetNetlinkSocketAt(netns.None(), netns.None(), unix.NETLINK_ROUTE)
+	if err != nil {
+		h.Close()
+		return nil, fmt.Errorf("open netlink socket: %w", err)
+	}
+	return &Handle{nl: h, sock: sock}, nil
+}
+
+// Close releases the connection.
+func (h *Handle) Close() {
+	h.nl.Close()
+	h.sock.Close()
+}
+
+// Links returns all links of the netns, sorted by index.
+func (h *Handle) Links() ([]Link, error) {
+	found, err := dump(h.nl.LinkList)
+	if err != nil {
+		return nil, fmt.Errorf("list links: %w", err)
+	}
+	all := make([]Link, 0, len(found))
+	for _, l := range found {
+		all = append(all, describe(l))
+	}
+	slices.SortFunc(all, func(a, b Link) int { return a.Index - b.Index })
+	return all, nil
+}
+
+// ByName returns the link whose name or altname it is; ErrNotFound.
+func (h *Handle) ByName(name string) (Link, error) {
+	l, err := h.nl.LinkByName(name)
+	if err != nil {
+		return Link{}, fmt.Errorf("find link %s: %w", name, notFound(err))
+	}
+	return describe(l), nil
+}
+
+// ByMAC returns the links with that MAC in the order of their index. Stacked
+// links (ipvlan, vlan) share their parent's.
+func (h *Handle) ByMAC(mac device.MAC) ([]Link, error) {
+	all, err := h.Links()
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(all, func(l Link) bool { return l.MAC != mac }), nil
+}
+
+// dumpTries bounds how often a dump that a concurrent change interrupted is
+// repeated (NLM_F_DUMP_INTR).
+const dumpTries = 10
+
+func dump[T any](list func() ([]T, error)) ([]T, error) {
+	for try := 1; ; try++ {
+		v, err := list()
+		if err == nil || try == dumpTries || !errors.Is(err, netlink.ErrDumpInterrupted) {
+			return v, err
+		}
+	}
+}
+
+func notFound(err error) error {
+	var nf netlink.LinkNotFoundError
+	if errors.As(err, &nf) || errors.Is(err, unix.ENODEV) {
+		return ErrNotFound
+	}
+	return err
+}
+
+func describe(l netlink.Link) Link {
+	a := l.Attrs()
+	out := Link{
+		Index: a.Index, Name: a.Name, AltNames: a.AltNames, MTU: a.MTU,
+		Up: a.Flags&net.FlagUp != 0, VFs: len(a.Vfs),
+	}
+	if k := l.Type(); k != "device" {
+		out.Kind = k
+	}
+	if mac, err := device.ParseMAC(a.HardwareAddr.String()); err == nil {
+		out.MAC = mac
+	}
+	if a.ParentDevBus == "pci" {
+		if pci, err := device.ParsePCIAddress(a.ParentDev); err == nil {
+			out.Parent = pci
+		}
+	}
+	return out
+}
+
+func ref(index int) netlink.Link {
+	return &netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: index}}
+}
+
+// Move moves the link into another netns and names it there, in one
+// RTM_NEWLINK. The kernel takes both steps one after the other: on any error
+// the link may be in either netns, down and without addresses. A link that is
+// moved is always left down. ErrNameTaken when the name is in use there.
+func (h *Handle) Move(index int, to *Netns, name string) error {
+	req := nl.NewNetlinkRequest(unix.RTM_NEWLINK, unix.NLM_F_ACK)
+	req.Sockets = map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: {Socket: h.sock}}
+	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
+	msg.Index = int32(index)
+	req.AddData(msg)
+	req.AddData(nl.NewRtAttr(unix.IFLA_NET_NS_FD, nl.Uint32Attr(uint32(to.ns.Fd()))))
+	req.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)))
+	_, err := req.Execute(unix.NETLINK_ROUTE, 0)
+	return nameError("move", index, name, err)
+}
+
+// Rename names the link. A link that is up is taken down for it, since older
+// kernels refuse to rename it; SetUp it afterwards. ErrNameTaken.
+func (h *Handle) Rename(index int, name string) error {
+	err := h.nl.LinkSetName(ref(index), name)
+	if errors.Is(err, unix.EBUSY) {
+		if err := h.SetDown(index); err != nil {
+			return err
+		}
+		err = h.nl.LinkSetName(ref(index), name)
+	}
+	return nameError("rename", index, name, err)
+}
+
+func nameError(verb string, index int, name string, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, unix.EEXIST):
+		return fmt.Errorf("%s link %d to %s: %w", verb, index, name, ErrNameTaken)
+	}
+	return fmt.Errorf("%s link %d to %s: %w", verb, index, name, notFound(err))
+}
+
+// SetUp brings the link up.
+func (h *Handle) SetUp(index int) error {
+	if err := h.nl.LinkSetUp(ref(index)); err != nil {
+		return fmt.Errorf("set link %d up: %w", index, notFound(err))
+	}
+	return nil
+}
+
+// SetDown takes the link down.
+func (h *Handle) SetDown(index int) error {
+	if err := h.nl.LinkSetDown(ref(index)); err != nil {
+		return fmt.Errorf("set link %d down: %w", index, notFound(err))
+	}
+	return nil
+}
+
+// SetMTU sets the MTU, in octets.
+func (h *Handle) SetMTU(index, mtu int) error {
+	if err := h.nl.LinkSetMTU(ref(index), mtu); err != nil {
+		return fmt.Errorf("set MTU of link %d to %d: %w", index, mtu, notFound(err))
+	}
+	return nil
+}
+
+// Restore makes the link what want says, in the netns it is in. It does all it
+// can and joins the errors. Where the name is taken meanwhile the link keeps
+// the one it has, and ErrNameTaken is among the errors.
+func (h *Handle) Restore(l Link, want nodestate.LinkState) error {
+	var errs []error
+	add := func(err error) {
+		if err != nil {
+			errs = append(errs, err)
+		}
+	}
+	if l.Name != want.Name {
+		add(h.Rename(l.Index, want.Name))
+	}
+	if want.MAC != "" && l.MAC != want.MAC {
+		if err := h.nl.LinkSetHardwareAddr(ref(l.Index), want.MAC.HardwareAddr()); err != nil {
+			add(fmt.Errorf("set MAC of link %d to %s: %w", l.Index, want.MAC, notFound(err)))
+		}
+	}
+	if want.MTU != 0 && l.MTU != want.MTU {
+		add(h.SetMTU(l.Index, want.MTU))
+	}
+	for _, name := range want.AltNames {
+		if !slices.Contains(l.AltNames, name) {
+			add(nameError("add altname to", l.Index, name, h.nl.LinkAddAltName(ref(l.Index), name)))
+		}
+	}
+	if want.Up {
+		add(h.SetUp(l.Index))
+	} else if l.Up {
+		add(h.SetDown(l.Index))
+	}
+	return errors.Join(errs...)
+}

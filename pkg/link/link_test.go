@@ -1,0 +1,261 @@
+package link_test
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/link"
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+	"github.com/multi-eni/multi-eni-cni/test/nstest"
+)
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func node(t *testing.T, enis ...nstest.ENI) *nstest.Node {
+	t.Helper()
+	n, err := nstest.NewNode(t.TempDir())
+	must(t, err)
+	for _, e := range enis {
+		must(t, n.Attach(e))
+	}
+	return n
+}
+
+func open(t *testing.T) *link.Handle {
+	t.Helper()
+	h, err := link.Open()
+	must(t, err)
+	t.Cleanup(h.Close)
+	return h
+}
+
+func pod(t *testing.T, name string) (*link.Netns, *link.Handle) {
+	t.Helper()
+	path := "/run/netns/" + name
+	must(t, nstest.NewNetns(path))
+	ns, err := link.OpenNetns(path)
+	must(t, err)
+	t.Cleanup(ns.Close)
+	h, err := ns.Open()
+	must(t, err)
+	t.Cleanup(h.Close)
+	return ns, h
+}
+
+var eth1 = nstest.ENI{PCI: "0000:00:06.0", Name: "eth1", MAC: "02:00:00:00:00:01"}
+
+func TestMoveAndRestore(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	node(t, eth1)
+	h := open(t)
+	ns, in := pod(t, "pod")
+	l, err := h.ByName("eth1")
+	must(t, err)
+	must(t, h.SetMTU(l.Index, 1400))
+	must(t, h.SetUp(l.Index))
+	must(t, h.Restore(l, nodestate.LinkState{Name: "eth1", MAC: l.MAC, MTU: 1400, Up: true, AltNames: []string{"enp6s0"}}))
+	l, err = h.ByName("enp6s0")
+	must(t, err)
+	before := l.State()
+
+	must(t, h.Move(l.Index, ns, "net1"))
+	if _, err := h.ByName("eth1"); !errors.Is(err, link.ErrNotFound) {
+		t.Errorf("the link is still in the host: %v", err)
+	}
+	moved, err := in.ByName("net1")
+	must(t, err)
+	if moved.Up || moved.MAC != l.MAC || !slices.Equal(moved.AltNames, []string{"enp6s0"}) {
+		t.Errorf("moved link = %+v", moved)
+	}
+	must(t, in.SetMTU(moved.Index, 1300))
+
+	host, err := link.CurrentNetns()
+	must(t, err)
+	defer host.Close()
+	must(t, in.Move(moved.Index, host, before.Name))
+	back, err := h.ByName("eth1")
+	must(t, err)
+	must(t, h.Restore(back, before))
+	back, err = h.ByName("eth1")
+	must(t, err)
+	if diff := cmp.Diff(before, back.State()); diff != "" {
+		t.Errorf("state after the round trip (-before +after):\n%s", diff)
+	}
+}
+
+func TestMoveOntoTakenName(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	node(t, eth1, nstest.ENI{PCI: "0000:00:07.0", Name: "eth2", MAC: "02:00:00:00:00:02"})
+	h := open(t)
+	ns, in := pod(t, "pod")
+	for _, name := range []string{"eth1", "eth2"} {
+		l, err := h.ByName(name)
+		must(t, err)
+		err = h.Move(l.Index, ns, "net1")
+		if name == "eth1" {
+			must(t, err)
+		} else if !errors.Is(err, link.ErrNameTaken) {
+			t.Errorf("second move to net1: %v; want ErrNameTaken", err)
+		}
+	}
+	// The documented trap: after the error the link is in the target netns.
+	found, err := in.ByMAC("02:00:00:00:00:02")
+	must(t, err)
+	if len(found) != 1 || found[0].Up {
+		t.Errorf("links with the second MAC in the container netns: %+v; want one, down", found)
+	}
+}
+
+func TestAddressesAndRoutes(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	node(t, eth1)
+	h := open(t)
+	l, err := h.ByName("eth1")
+	must(t, err)
+	want := []netip.Prefix{netip.MustParsePrefix("10.0.2.15/24"), netip.MustParsePrefix("fd00::15/64")}
+	for range 2 { // the second time nothing is left to do
+		for _, p := range want {
+			must(t, h.EnsureAddress(l.Index, p))
+		}
+	}
+	must(t, h.SetUp(l.Index))
+	got, err := h.Addresses(l.Index)
+	must(t, err)
+	for _, p := range want {
+		if !slices.Contains(got, p) {
+			t.Errorf("addresses = %v; want %v among them", got, p)
+		}
+	}
+	routes := []link.Route{
+		{Dst: netip.MustParsePrefix("10.1.0.0/16"), Gateway: netip.MustParseAddr("10.0.2.1"), MTU: 1400, AdvMSS: 1360},
+		{Dst: netip.MustParsePrefix("10.9.0.0/16")},
+		{Dst: netip.MustParsePrefix("10.2.0.0/16"), Gateway: netip.MustParseAddr("10.0.2.1"), Table: 100, Priority: 7},
+		{Dst: netip.MustParsePrefix("fd01::/64"), Gateway: netip.MustParseAddr("fd00::1")},
+	}
+	for range 2 {
+		for _, r := range routes {
+			must(t, h.EnsureRoute(l.Index, r))
+			if ok, err := h.HasRoute(l.Index, r); err != nil || !ok {
+				t.Errorf("HasRoute(%s) = %v, %v; want true", r, ok, err)
+			}
+		}
+	}
+	if ok, _ := h.HasRoute(l.Index, link.Route{Dst: netip.MustParsePrefix("10.2.0.0/16")}); ok {
+		t.Error("HasRoute finds a route of table 100 in the main table")
+	}
+	if has, err := h.HasDefaultRoute(l.Index); err != nil || has {
+		t.Errorf("HasDefaultRoute = %v, %v; want false", has, err)
+	}
+	for _, gw := range []string{"10.0.2.1", "fd00::1"} {
+		g := netip.MustParseAddr(gw)
+		must(t, h.EnsureRoute(l.Index, link.Route{Dst: netip.PrefixFrom(g, 0).Masked(), Gateway: g}))
+	}
+	if has, err := h.HasDefaultRoute(l.Index); err != nil || !has {
+		t.Errorf("HasDefaultRoute = %v, %v; want true", has, err)
+	}
+	if n, err := h.RemoveDefaultRoutes(l.Index); err != nil || n != 2 {
+		t.Errorf("RemoveDefaultRoutes = %d, %v; want 2", n, err)
+	}
+	if has, err := h.HasDefaultRoute(l.Index); err != nil || has {
+		t.Errorf("HasDefaultRoute after the removal = %v, %v; want false", has, err)
+	}
+}
+
+func TestProbe(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	ns, _ := pod(t, "pod")
+	same := ns.Netns
+	if same.Cookie == 0 && same.Inode == 0 {
+		t.Fatal("a netns without identity")
+	}
+	if got := link.Probe(same); got != link.Alive {
+		t.Errorf("Probe = %v; want Alive", got)
+	}
+	must(t, nstest.DeleteNetns(same.Path))
+	if got := link.Probe(same); got != link.Gone {
+		t.Errorf("Probe of a missing path = %v; want Gone", got)
+	}
+	must(t, nstest.NewNetns(same.Path))
+	if got := link.Probe(same); got != link.Gone {
+		t.Errorf("Probe of a reused path = %v; want Gone", got)
+	}
+	file := filepath.Join(t.TempDir(), "file")
+	must(t, os.WriteFile(file, nil, 0o600))
+	for _, path := range []string{file, "/proc/999999999/ns/net", "", t.TempDir()} {
+		if got := link.Probe(nodestate.Netns{Path: path, Inode: 1}); got != link.Unknown {
+			t.Errorf("Probe(%q) = %v; want Unknown", path, got)
+		}
+	}
+	if _, err := link.OpenNetns(file); !errors.Is(err, link.ErrNotNetns) {
+		t.Errorf("OpenNetns of a file: %v; want ErrNotNetns", err)
+	}
+	if _, err := link.OpenNetns("/run/netns/none"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("OpenNetns of a missing path: %v; want ErrNotExist", err)
+	}
+}
+
+func TestSysctlIsTheNamespacesOwn(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	ns, _ := pod(t, "pod")
+	must(t, ns.SetSysctl("net/ipv4/conf/lo/rp_filter", "2"))
+	var got []byte
+	must(t, ns.Do(func() (err error) { got, err = os.ReadFile("/proc/sys/net/ipv4/conf/lo/rp_filter"); return err }))
+	if string(got) != "2\n" {
+		t.Errorf("rp_filter in the container = %q; want 2", got)
+	}
+	if host, err := os.ReadFile("/proc/sys/net/ipv4/conf/lo/rp_filter"); err != nil || string(host) == "2\n" {
+		t.Errorf("rp_filter of the host's lo = %q, %v", host, err)
+	}
+	if err := ns.SetSysctl("net/ipv4/conf/none/rp_filter", "2"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("sysctl of a missing link: %v; want ErrNotExist", err)
+	}
+}
+
+func TestSubscribe(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	events, err := link.Subscribe(ctx)
+	must(t, err)
+	uevents, err := link.SubscribeUevents(ctx)
+	must(t, err)
+	node(t, eth1)
+	for name, ch := range map[string]<-chan struct{}{"link": events, "uevent": uevents} {
+		select {
+		case <-ch:
+		case <-ctx.Done():
+			t.Errorf("no %s event for a new veth", name)
+		}
+	}
+	cancel()
+	for range events { // ends only when the subscription closes it
+	}
+	for range uevents {
+	}
+}

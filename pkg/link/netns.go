@@ -1,0 +1,146 @@
+package link
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strings"
+
+	"github.com/containernetworking/plugins/pkg/ns"
+	"golang.org/x/sys/unix"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+)
+
+// Errors of OpenNetns. A path that does not exist is fs.ErrNotExist.
+var (
+	// ErrNotNetns: the path is there and is not a network namespace.
+	ErrNotNetns = errors.New("not a network namespace")
+)
+
+// Netns is an open network namespace. It stays what it is when its path is
+// unmounted or reused.
+type Netns struct {
+	nodestate.Netns
+	ns ns.NetNS
+}
+
+// OpenNetns opens the network namespace at path. Errors: fs.ErrNotExist,
+// ErrNotNetns.
+func OpenNetns(path string) (*Netns, error) {
+	n, err := ns.GetNS(path)
+	var missing ns.NSPathNotExistErr
+	var other ns.NSPathNotNSErr
+	switch {
+	case errors.As(err, &missing):
+		return nil, fmt.Errorf("open netns %s: %w", path, fs.ErrNotExist)
+	case errors.As(err, &other):
+		return nil, fmt.Errorf("open netns %s: %w", path, ErrNotNetns)
+	case err != nil:
+		return nil, fmt.Errorf("open netns %s: %w", path, err)
+	}
+	return identify(n, path)
+}
+
+// CurrentNetns opens the calling thread's network namespace.
+func CurrentNetns() (*Netns, error) {
+	n, err := ns.GetCurrentNS()
+	if err != nil {
+		return nil, fmt.Errorf("open the current netns: %w", err)
+	}
+	return identify(n, n.Path())
+}
+
+func identify(n ns.NetNS, path string) (*Netns, error) {
+	out := &Netns{ns: n, Netns: nodestate.Netns{Path: path}}
+	var st unix.Stat_t
+	if err := unix.Fstat(int(n.Fd()), &st); err != nil {
+		return nil, errors.Join(fmt.Errorf("stat netns %s: %w", path, err), n.Close())
+	}
+	out.Inode = st.Ino
+	if err := out.Do(func() (err error) { out.Cookie, err = cookie(); return err }); err != nil {
+		return nil, errors.Join(err, n.Close())
+	}
+	return out, nil
+}
+
+// cookie returns SO_NETNS_COOKIE of the calling thread's netns, or 0 where the
+// kernel does not know the option (before Linux 5.14).
+func cookie() (uint64, error) {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return 0, fmt.Errorf("open socket for the netns cookie: %w", err)
+	}
+	defer unix.Close(fd) //nolint:errcheck // never written to
+	v, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
+	if errors.Is(err, unix.ENOPROTOOPT) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("read netns cookie: %w", err)
+	}
+	return v, nil
+}
+
+// Close releases the namespace; it lives on while anything else holds it.
+func (n *Netns) Close() { n.ns.Close() } //nolint:errcheck,gosec // opened for reading only
+
+// Do runs f on a thread that is in the namespace. f must not start goroutines
+// that rely on it.
+func (n *Netns) Do(f func() error) error {
+	if err := n.ns.Do(func(ns.NetNS) error { return f() }); err != nil {
+		return fmt.Errorf("in netns %s: %w", n.Path, err)
+	}
+	return nil
+}
+
+// Open returns a Handle in the namespace.
+func (n *Netns) Open() (h *Handle, err error) {
+	err = n.Do(func() (err error) { h, err = Open(); return err })
+	return h, err
+}
+
+// Presence says whether a recorded netns is still there.
+type Presence int
+
+// What Probe can find. The zero value is Unknown.
+const (
+	// Unknown: not to be told from here. Nothing may be concluded.
+	Unknown Presence = iota
+	// Alive: the path leads to the same netns.
+	Alive
+	// Gone: the path is missing, or leads to another netns.
+	Gone
+)
+
+// Probe says whether want's netns is still at its path. A path that is not
+// nsfs or cannot be read is Unknown: a bind mount may not have reached this
+// mount namespace. So is a path in /proc that is missing: another PID namespace
+// shows other processes.
+func Probe(want nodestate.Netns) Presence {
+	n, err := OpenNetns(want.Path)
+	if errors.Is(err, fs.ErrNotExist) {
+		if want.Path == "" || strings.HasPrefix(want.Path, "/proc/") {
+			return Unknown
+		}
+		return Gone
+	}
+	if err != nil {
+		return Unknown
+	}
+	defer n.Close()
+	if n.Same(want) {
+		return Alive
+	}
+	return Gone
+}
+
+// SetSysctl writes a sysctl of the namespace, named as a path under /proc/sys
+// ("net/ipv4/conf/net1/rp_filter"). One that the kernel does not have (IPv6
+// switched off, say) is fs.ErrNotExist.
+func (n *Netns) SetSysctl(name, value string) error {
+	return n.Do(func() error {
+		return os.WriteFile("/proc/sys/"+name, []byte(value), 0)
+	})
+}

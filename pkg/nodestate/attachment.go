@@ -1,0 +1,148 @@
+package nodestate
+
+import (
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/device"
+)
+
+// AttachmentID names one attachment on this node: CNI_CONTAINERID and
+// CNI_IFNAME, the key of CNI spec 1.1.0 section 2.
+type AttachmentID struct {
+	ContainerID string `json:"containerID"`
+	IfName      string `json:"ifname"`
+}
+
+// String is the form used in messages and as the record's file name.
+func (id AttachmentID) String() string { return id.ContainerID + "-" + id.IfName }
+
+// State of an attachment record.
+type State string
+
+// The states of a record.
+const (
+	// StateIntent: effects may have happened. While the writer lives, it holds
+	// a lock on the record; see AttachmentDir.
+	StateIntent State = "intent"
+	// StateComplete: ADD has succeeded.
+	StateComplete State = "complete"
+)
+
+// Mode says how the pod has the device.
+type Mode string
+
+// The modes of an attachment.
+const (
+	// ModeExclusive: the device itself is in the container's netns.
+	ModeExclusive Mode = "exclusive"
+	// ModeDPDK: bound to a userspace driver; nothing was moved.
+	ModeDPDK Mode = "dpdk"
+	// ModeDelegateExclusive: a delegate has put the device into the pod.
+	ModeDelegateExclusive Mode = "delegate-exclusive"
+	// ModeShared: a delegate made an interface on top of the device.
+	ModeShared Mode = "shared"
+)
+
+// Exclusive says whether the attachment excludes every other one.
+func (m Mode) Exclusive() bool { return m != ModeShared }
+
+// Attachment is the record of one attachment: everything that DEL, CHECK and
+// GC need when netns, device, inventory and netconf are gone or have changed.
+type Attachment struct {
+	SchemaVersion int `json:"schemaVersion"`
+	AttachmentID
+	State State `json:"state"`
+	// Network is the netconf's name, by which GC selects.
+	Network   string    `json:"network"`
+	CreatedAt time.Time `json:"createdAt"`
+	BootID    string    `json:"bootID"`
+	Netns     Netns     `json:"netns"`
+	// Pod is namespace/name from CNI_ARGS, for messages only; may be "".
+	Pod    string          `json:"pod,omitempty"`
+	Mode   Mode            `json:"mode"`
+	Device AttachedDevice  `json:"device"`
+	Config json.RawMessage `json:"config"`
+	// Args and Path are CNI_ARGS and CNI_PATH as ADD had them.
+	Args string `json:"args,omitempty"`
+	Path string `json:"path,omitempty"`
+	// Delegate and IPAM are the netconfs to run a plugin's DEL with; null when
+	// there is none.
+	Delegate *Delegation `json:"delegate,omitempty"`
+	IPAM     *Delegation `json:"ipam,omitempty"`
+	// DeviceInfoFile is the file written for runtimeConfig.CNIDeviceInfoFile.
+	DeviceInfoFile string `json:"deviceInfoFile,omitempty"`
+	// Result is what ADD returned, in the config's cniVersion; null in an intent.
+	Result json.RawMessage `json:"result,omitempty"`
+}
+
+// Netns identifies a network namespace. Path alone does not: paths and inode
+// numbers are reused.
+type Netns struct {
+	Path string `json:"path"`
+	// Cookie is SO_NETNS_COOKIE of a socket in it (Linux 5.14); 0 where the
+	// kernel has none, and then Inode decides.
+	Cookie uint64 `json:"cookie,omitempty"`
+	Inode  uint64 `json:"inode"`
+}
+
+// Same says whether both identify one namespace of one boot, by cookie where
+// both have one, else by inode. The path is not looked at.
+func (n Netns) Same(o Netns) bool {
+	if n.Cookie != 0 && o.Cookie != 0 {
+		return n.Cookie == o.Cookie
+	}
+	return n.Inode != 0 && n.Inode == o.Inode
+}
+
+// AttachedDevice is the device of an attachment and what to restore of it.
+type AttachedDevice struct {
+	PCIAddress device.PCIAddress `json:"pciAddress"`
+	MAC        device.MAC        `json:"mac,omitempty"`
+	ENIID      device.ENIID      `json:"eniID,omitempty"`
+	NodeENI    string            `json:"nodeENI,omitempty"`
+	// VF: the MAC may change on reset and identifies nothing.
+	VF bool `json:"vf,omitempty"`
+	// Link is the host's link before ADD; null for a device without netdev.
+	Link *LinkState `json:"link,omitempty"`
+}
+
+// LinkState is what DEL gives back to a link.
+type LinkState struct {
+	Name     string     `json:"name"`
+	AltNames []string   `json:"altNames,omitempty"`
+	MAC      device.MAC `json:"mac"`
+	MTU      int        `json:"mtu"`
+	Up       bool       `json:"up"`
+}
+
+// Delegation is one run of another CNI plugin.
+type Delegation struct {
+	Type   string          `json:"type"`
+	Config json.RawMessage `json:"config"`
+}
+
+// Restore says what a device must be given back once its link appears in the
+// host again: a dying netns returns links late and renamed.
+type Restore struct {
+	SchemaVersion int            `json:"schemaVersion"`
+	BootID        string         `json:"bootID"`
+	Device        AttachedDevice `json:"device"`
+}
+
+func (a *Attachment) validate() error {
+	switch {
+	case a.ContainerID == "" || a.IfName == "":
+		return fmt.Errorf("%w: containerID or ifname is empty", ErrCorrupt)
+	case a.State != StateIntent && a.State != StateComplete:
+		return fmt.Errorf("%w: state %q", ErrCorrupt, a.State)
+	case a.Device.PCIAddress == "":
+		return fmt.Errorf("%w: device.pciAddress is empty", ErrCorrupt)
+	}
+	switch a.Mode {
+	case ModeExclusive, ModeDPDK, ModeDelegateExclusive, ModeShared:
+		return nil
+	}
+	return fmt.Errorf("%w: mode %q", ErrCorrupt, a.Mode)
+}

@@ -1,0 +1,329 @@
+package nodestate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/device"
+)
+
+// ErrBusy: another live process holds the lock on a record or a claim.
+var ErrBusy = errors.New("held by another process")
+
+// AttachmentDir is the folder of attachment records (DefaultAttachmentsDir):
+// <containerID>-<ifname>.json, and beside them restore/<pci>.json and
+// locks/<pci>.lock.
+//
+// The process that works on an attachment holds a flock on its record, from
+// before the record becomes visible until it exits or closes it. An intent
+// whose record can be locked is therefore one whose writer is dead.
+type AttachmentDir string
+
+// Record is an attachment record under this process's lock.
+type Record struct {
+	Attachment
+	path string
+	file *os.File
+}
+
+func (d AttachmentDir) path(id AttachmentID) (string, error) {
+	name := id.String() + ".json"
+	if id.ContainerID == "" || id.IfName == "" || strings.ContainsAny(name, "/\x00") || name[0] == '.' || len(name) > 250 {
+		return "", fmt.Errorf("record of %q: want a container id and an interface name that make a file name", id.String())
+	}
+	return filepath.Join(string(d), name), nil
+}
+
+// Begin writes an intent and returns it locked. A record that exists is an
+// error (fs.ErrExist), since its owner must be undone first.
+func (d AttachmentDir) Begin(a Attachment) (*Record, error) {
+	path, err := d.path(a.AttachmentID)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := os.Lstat(path); err == nil {
+		return nil, fmt.Errorf("begin %s: %w", path, fs.ErrExist)
+	}
+	a.State = StateIntent
+	r := &Record{Attachment: a, path: path}
+	if err := r.Save(); err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+// Save replaces the record's file with the Attachment as it now is.
+func (r *Record) Save() error {
+	r.SchemaVersion = SchemaVersion
+	if err := r.validate(); err != nil {
+		return fmt.Errorf("write %s: %w", r.path, err)
+	}
+	data, err := encode(r.Attachment)
+	if err != nil {
+		return err
+	}
+	f, err := createTemp(r.path, 0o600)
+	if err != nil {
+		return err
+	}
+	if err := publish(f, r.path, data, Volatile); err != nil {
+		f.Close() //nolint:errcheck,gosec // the write's error is reported
+		return err
+	}
+	r.Close()
+	r.file = f
+	return nil
+}
+
+// Remove deletes the record and gives up the lock. A file that is gone already
+// is not an error.
+func (r *Record) Remove() error {
+	defer r.Close()
+	return removeAll(tempPath(r.path), r.path)
+}
+
+// Close gives up the lock and leaves the record.
+func (r *Record) Close() {
+	if r.file != nil {
+		r.file.Close() //nolint:errcheck,gosec // nothing is buffered
+		r.file = nil
+	}
+}
+
+// Lock returns the record of id under this process's lock, waiting for another
+// holder until ctx ends (then ErrBusy). Errors: fs.ErrNotExist, ErrCorrupt,
+// ErrUntrusted.
+func (d AttachmentDir) Lock(ctx context.Context, id AttachmentID) (*Record, error) {
+	path, err := d.path(id)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		r, err := lockRecord(ctx, path)
+		if errors.Is(err, errReplaced) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		if r.AttachmentID != id {
+			r.Close()
+			return nil, fmt.Errorf("read %s: %w: it is the record of container %s, interface %s", path, ErrCorrupt, r.ContainerID, r.IfName)
+		}
+		return r, nil
+	}
+}
+
+var errReplaced = errors.New("replaced while waiting for its lock")
+
+func lockRecord(ctx context.Context, path string) (*Record, error) {
+	f, err := openTrusted(path, unix.O_RDONLY)
+	if err != nil {
+		return nil, err
+	}
+	if err := flock(ctx, f); err != nil {
+		f.Close() //nolint:errcheck,gosec // opened for reading only
+		return nil, err
+	}
+	if !samePath(f, path) {
+		f.Close() //nolint:errcheck,gosec // opened for reading only
+		return nil, errReplaced
+	}
+	a, err := readAttachment(f)
+	if err != nil {
+		f.Close() //nolint:errcheck,gosec // opened for reading only
+		return nil, err
+	}
+	return &Record{Attachment: a, path: path, file: f}, nil
+}
+
+func readAttachment(f *os.File) (Attachment, error) {
+	data, err := readBounded(f)
+	if err != nil {
+		return Attachment{}, err
+	}
+	return decodeAttachment(f.Name(), data)
+}
+
+func decodeAttachment(path string, data []byte) (Attachment, error) {
+	var a Attachment
+	if err := decode(path, data, &a, &a.SchemaVersion); err != nil {
+		return Attachment{}, err
+	}
+	if err := a.validate(); err != nil {
+		return Attachment{}, fmt.Errorf("parse %s: %w", path, err)
+	}
+	return a, nil
+}
+
+// Discard removes what is left of id's record whatever its content: the way
+// out for a record that Lock calls corrupt.
+func (d AttachmentDir) Discard(id AttachmentID) error {
+	path, err := d.path(id)
+	if err != nil {
+		return err
+	}
+	return removeAll(tempPath(path), path)
+}
+
+// List returns all readable records, sorted by file name, without locking
+// them, and the errors of those that are corrupt or untrusted. A folder that
+// does not exist holds none; one that cannot be read is the third result.
+func (d AttachmentDir) List() ([]Attachment, []error, error) {
+	names, err := listJSON(string(d))
+	if err != nil {
+		return nil, nil, err
+	}
+	var all []Attachment
+	var bad []error
+	for _, name := range names {
+		path := filepath.Join(string(d), name)
+		data, err := ReadTrusted(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // deleted since the folder was read
+		}
+		var a Attachment
+		if err == nil {
+			a, err = decodeAttachment(path, data)
+		}
+		if err == nil && a.AttachmentID.String()+".json" != name {
+			err = fmt.Errorf("read %s: %w: it is the record of %s", path, ErrCorrupt, a.AttachmentID)
+		}
+		if err != nil {
+			bad = append(bad, err)
+			continue
+		}
+		all = append(all, a)
+	}
+	return all, bad, nil
+}
+
+// ClaimLock takes the lock under which a device's claims are decided and its
+// link is changed in the host, waiting until ctx ends (then ErrBusy). The
+// returned function gives it up.
+func (d AttachmentDir) ClaimLock(ctx context.Context, pci device.PCIAddress) (unlock func(), err error) {
+	path := filepath.Join(string(d), "locks", pci.String()+".lock")
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return nil, fmt.Errorf("make folder of %s: %w", path, err)
+	}
+	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CREAT|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
+	}
+	f := os.NewFile(uintptr(fd), path)
+	if err := flock(ctx, f); err != nil {
+		f.Close() //nolint:errcheck,gosec // nothing was written
+		return nil, err
+	}
+	return func() { f.Close() }, nil //nolint:errcheck,gosec // nothing was written
+}
+
+func (d AttachmentDir) restorePath(pci device.PCIAddress) string {
+	return filepath.Join(string(d), "restore", pci.String()+".json")
+}
+
+// SaveRestore writes the restore record of r.Device.PCIAddress. Hold its ClaimLock.
+func (d AttachmentDir) SaveRestore(r Restore) error {
+	r.SchemaVersion = SchemaVersion
+	data, err := encode(r)
+	if err != nil {
+		return err
+	}
+	return WriteFile(d.restorePath(r.Device.PCIAddress), data, 0o600, Volatile)
+}
+
+// LoadRestore reads the restore record of a device. Errors: fs.ErrNotExist,
+// ErrCorrupt, ErrUntrusted.
+func (d AttachmentDir) LoadRestore(pci device.PCIAddress) (Restore, error) {
+	var r Restore
+	path := d.restorePath(pci)
+	data, err := ReadTrusted(path)
+	if err != nil {
+		return r, err
+	}
+	if err := decode(path, data, &r, &r.SchemaVersion); err != nil {
+		return Restore{}, err
+	}
+	if r.Device.PCIAddress != pci {
+		return Restore{}, fmt.Errorf("parse %s: %w: it is the record of %s", path, ErrCorrupt, r.Device.PCIAddress)
+	}
+	return r, nil
+}
+
+// RemoveRestore deletes the restore record of a device, if there is one. Hold
+// its ClaimLock.
+func (d AttachmentDir) RemoveRestore(pci device.PCIAddress) error {
+	return removeAll(d.restorePath(pci))
+}
+
+// Restores lists the devices that have a restore record.
+func (d AttachmentDir) Restores() ([]device.PCIAddress, error) {
+	names, err := listJSON(filepath.Join(string(d), "restore"))
+	if err != nil {
+		return nil, err
+	}
+	var all []device.PCIAddress
+	for _, name := range names {
+		if pci, err := device.ParsePCIAddress(strings.TrimSuffix(name, ".json")); err == nil {
+			all = append(all, pci)
+		}
+	}
+	return all, nil
+}
+
+func listJSON(dir string) ([]string, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("read folder %s: %w", dir, err)
+	}
+	var names []string
+	for _, e := range entries {
+		if n := e.Name(); !e.IsDir() && strings.HasSuffix(n, ".json") && n[0] != '.' {
+			names = append(names, n)
+		}
+	}
+	slices.Sort(names)
+	return names, nil
+}
+
+func removeAll(paths ...string) error {
+	var errs []error
+	for _, p := range paths {
+		if err := os.Remove(p); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, fmt.Errorf("remove %s: %w", p, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// lockPoll is how often a held lock is tried again: flock(2) has no time-out
+// that a context could cancel.
+const lockPoll = 2 * time.Millisecond
+
+func flock(ctx context.Context, f *os.File) error {
+	for {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		switch {
+		case err == nil:
+			return nil
+		case errors.Is(err, unix.EINTR):
+			continue
+		case !errors.Is(err, unix.EWOULDBLOCK):
+			return fmt.Errorf("lock %s: %w", f.Name(), err)
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("lock %s: %w", f.Name(), ErrBusy)
+		case <-time.After(lockPoll):
+		}
+	}
+}

@@ -1,0 +1,125 @@
+package nodestate
+
+import (
+	"encoding/json"
+	"fmt"
+	"path/filepath"
+	"time"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/device"
+)
+
+// ReadInventory reads and checks the inventory at path. Errors: fs.ErrNotExist,
+// ErrCorrupt, ErrUntrusted. Whether BootID is this boot's is the caller's check.
+func ReadInventory(path string) (Inventory, error) {
+	data, err := ReadTrusted(path)
+	if err != nil {
+		return Inventory{}, err
+	}
+	return decodeInventory(path, data)
+}
+
+func decodeInventory(path string, data []byte) (Inventory, error) {
+	var inv Inventory
+	if err := decode(path, data, &inv, &inv.SchemaVersion); err != nil {
+		return Inventory{}, err
+	}
+	for i, d := range inv.Devices {
+		if err := d.validate(); err != nil {
+			return Inventory{}, fmt.Errorf("parse %s: devices[%d]: %w", path, i, err)
+		}
+	}
+	return inv, nil
+}
+
+func (d Device) validate() error {
+	switch d.Phase {
+	case PhasePending:
+		return nil
+	case PhaseReady, PhaseDraining:
+	default:
+		return fmt.Errorf("%w: phase %q", ErrCorrupt, d.Phase)
+	}
+	if d.Phase == PhaseReady && (d.PCIAddress == "" || d.MAC == "") {
+		return fmt.Errorf("%w: a ready device needs mac and pciAddress", ErrCorrupt)
+	}
+	if d.InterfaceName != "" {
+		if _, err := device.ParseInterfaceName(d.InterfaceName); err != nil {
+			return fmt.Errorf("%w: interfaceName: %w", ErrCorrupt, err)
+		}
+	}
+	return nil
+}
+
+// WriteInventory replaces the inventory at path, durably, with mode 0600.
+func WriteInventory(path string, inv Inventory) error {
+	inv.SchemaVersion = SchemaVersion
+	if inv.Problems == nil {
+		inv.Problems = []Problem{}
+	}
+	if inv.Devices == nil {
+		inv.Devices = []Device{}
+	}
+	data, err := encode(inv)
+	if err != nil {
+		return err
+	}
+	return WriteFile(path, data, 0o600, Durable)
+}
+
+// Checkpoint is the daemon's memory across its own restarts and the node's.
+type Checkpoint struct {
+	SchemaVersion int `json:"schemaVersion"`
+	// BootID of the boot in which Devices was observed. PCI addresses and
+	// interface names of another boot prove nothing; ENI ids and MACs do.
+	BootID  string             `json:"bootID"`
+	Devices []CheckpointDevice `json:"devices"`
+	// OwnedResources are the entries of the device plugin's config that the
+	// daemon has written and may change or remove.
+	OwnedResources []device.ResourceName `json:"ownedResources"`
+	// LastGoodConfig is the device plugin's config as last parsed, from which
+	// people's entries are rebuilt when the file becomes unparsable; null at first.
+	LastGoodConfig json.RawMessage `json:"lastGoodConfig,omitempty"`
+	// ConfirmedHash is the hash of the config that the device plugin was last
+	// confirmed to serve; "" when none was.
+	ConfirmedHash string `json:"confirmedHash,omitempty"`
+}
+
+// CheckpointDevice is a device as the inventory last had it.
+type CheckpointDevice struct {
+	Device
+	// MissingSince is when its declaration or its attachment was first found
+	// absent (not unknown); zero while it is declared.
+	MissingSince time.Time `json:"missingSince,omitzero"`
+}
+
+// CheckpointPath returns the checkpoint's place in the daemon's state folder.
+func CheckpointPath(stateDir string) string { return filepath.Join(stateDir, "checkpoint.json") }
+
+// ReadCheckpoint reads the checkpoint at path. Errors: fs.ErrNotExist,
+// ErrCorrupt, ErrUntrusted.
+func ReadCheckpoint(path string) (Checkpoint, error) {
+	data, err := ReadTrusted(path)
+	if err != nil {
+		return Checkpoint{}, err
+	}
+	return decodeCheckpoint(path, data)
+}
+
+func decodeCheckpoint(path string, data []byte) (Checkpoint, error) {
+	var c Checkpoint
+	if err := decode(path, data, &c, &c.SchemaVersion); err != nil {
+		return Checkpoint{}, err
+	}
+	return c, nil
+}
+
+// WriteCheckpoint replaces the checkpoint at path, durably, with mode 0600.
+func WriteCheckpoint(path string, c Checkpoint) error {
+	c.SchemaVersion = SchemaVersion
+	data, err := encode(c)
+	if err != nil {
+		return err
+	}
+	return WriteFile(path, data, 0o600, Durable)
+}

@@ -1,0 +1,145 @@
+// Package nstest gives tests and the demo a node of their own on the real
+// kernel, without root: user, network and mount namespaces, veth pairs that
+// stand in for ENIs, and a recorded sysfs tree that says which PCI function
+// each belongs to.
+package nstest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"regexp"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const insideEnv = "MULTI_ENI_NSTEST_INSIDE"
+
+// Outside runs the calling top-level test once more in a child process with
+// namespaces of its own, reports its outcome, and returns true; the test then
+// returns at once. In the child it prepares the node and returns false:
+//
+//	func TestX(t *testing.T) {
+//		if nstest.Outside(t) {
+//			return
+//		}
+//
+// Where the kernel denies user namespaces the test is skipped with the reason;
+// with CI=true it fails.
+func Outside(t *testing.T) bool {
+	t.Helper()
+	if os.Getenv(insideEnv) == t.Name() {
+		if err := Prepare(); err != nil {
+			t.Fatal(err)
+		}
+		return false
+	}
+	args := []string{"-test.run=^" + regexp.QuoteMeta(t.Name()) + "$", "-test.count=1", "-test.v=" + fmt.Sprint(testing.Verbose())}
+	if deadline, ok := t.Deadline(); ok {
+		args = append(args, "-test.timeout="+fmt.Sprint(time.Until(deadline).Round(time.Second)))
+	}
+	cmd := Command(t.Context(), "/proc/self/exe", args...)
+	cmd.Env = append(os.Environ(), insideEnv+"="+t.Name())
+	out, err := cmd.CombinedOutput()
+	if denied := Denied(err); denied != nil {
+		if os.Getenv("CI") == "true" {
+			t.Fatal(denied)
+		}
+		t.Skip(denied)
+	}
+	text := strings.TrimSpace(string(out))
+	if err != nil {
+		t.Fatalf("in its own namespaces: %v\n%s", err, text)
+	}
+	if strings.Contains(text, "--- SKIP: "+t.Name()) {
+		t.Skip(text)
+	}
+	if testing.Verbose() {
+		t.Log(text)
+	}
+	return true
+}
+
+// Command returns a command that will run as root of a new user namespace, in
+// new network and mount namespaces, and that dies with this thread's process.
+func Command(ctx context.Context, name string, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags:  unix.CLONE_NEWUSER | unix.CLONE_NEWNET | unix.CLONE_NEWNS,
+		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
+		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}},
+	}
+	return cmd
+}
+
+// Denied turns the error of starting a Command into the reason why this
+// machine refuses user namespaces, with the way out; nil for any other error.
+func Denied(err error) error {
+	if !errors.Is(err, unix.EPERM) && !errors.Is(err, unix.ENOSPC) && !errors.Is(err, unix.EACCES) {
+		return nil
+	}
+	for sysctl, closed := range map[string]string{
+		"kernel/apparmor_restrict_unprivileged_userns": "1",
+		"kernel/unprivileged_userns_clone":             "0",
+		"user/max_user_namespaces":                     "0",
+	} {
+		if v, readErr := os.ReadFile("/proc/sys/" + sysctl); readErr == nil && strings.TrimSpace(string(v)) == closed {
+			return fmt.Errorf("this machine denies unprivileged user namespaces (sysctl %s = %s): run it as root (sudo), or change the sysctl: %w",
+				strings.ReplaceAll(sysctl, "/", "."), closed, err)
+		}
+	}
+	return fmt.Errorf("this machine denies user namespaces; run it as root (sudo): %w", err)
+}
+
+// Prepare makes the fresh namespaces of a Command usable: private mounts, an
+// empty /run and /etc/multi-eni, loopback up.
+func Prepare() error {
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("make mounts private: %w", err)
+	}
+	if err := unix.Mount("tmpfs", "/run", "tmpfs", 0, "mode=0755"); err != nil {
+		return fmt.Errorf("mount an empty /run: %w", err)
+	}
+	return loopbackUp()
+}
+
+// NewNetns makes a network namespace and mounts it at path.
+func NewNetns(path string) error {
+	if err := touch(path); err != nil {
+		return err
+	}
+	errs := make(chan error)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+		errs <- func() error {
+			if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+				return fmt.Errorf("make netns: %w", err)
+			}
+			if err := loopbackUp(); err != nil {
+				return err
+			}
+			self := fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid())
+			if err := unix.Mount(self, path, "", unix.MS_BIND, ""); err != nil {
+				return fmt.Errorf("mount netns at %s: %w", path, err)
+			}
+			return nil
+		}()
+	}()
+	return <-errs
+}
+
+// DeleteNetns unmounts a namespace of NewNetns and removes its path. The
+// namespace ends with its last process.
+func DeleteNetns(path string) error {
+	if err := unix.Unmount(path, unix.MNT_DETACH); err != nil {
+		return fmt.Errorf("unmount netns %s: %w", path, err)
+	}
+	return os.Remove(path)
+}

@@ -1,0 +1,223 @@
+package nstest
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+
+	"github.com/containernetworking/plugins/pkg/ns"
+	"github.com/vishvananda/netlink"
+)
+
+func loopbackUp() error {
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		return fmt.Errorf("find lo: %w", err)
+	}
+	if err := netlink.LinkSetUp(lo); err != nil {
+		return fmt.Errorf("set lo up: %w", err)
+	}
+	return nil
+}
+
+func touch(path string) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(path, nil, 0o644)
+}
+
+// ENI is a stand-in for an attached ENI: a veth whose one end is the node's
+// link and whose other end hangs on the bridge "vpc" of a netns of its own.
+type ENI struct {
+	PCI    string // recorded in the sysfs tree; "" for a link without PCI function
+	Name   string // of the node's end
+	MAC    string
+	MTU    int    // 0: the kernel's default
+	Driver string // "": ena
+	NoLink bool   // only the PCI function, as with a userspace driver
+	VF     string // the PF's PCI address when the function is a VF
+	Vendor string // "": 0x1d0f
+	Device string // "": 0xec20
+}
+
+// Node is a node made of namespaces: its host netns is the calling process's.
+type Node struct {
+	Dir   string // everything lives here
+	Sysfs string // root of the recorded tree
+	VPC   string // path of the netns of the peers
+}
+
+// NewNode makes a node without ENIs in dir. Prepare has been called.
+func NewNode(dir string) (*Node, error) {
+	n := &Node{Dir: dir, Sysfs: filepath.Join(dir, "sys"), VPC: "/run/netns/vpc"}
+	for _, d := range []string{"bus/pci/devices", "bus/pci/drivers", "class/net"} {
+		if err := os.MkdirAll(filepath.Join(n.Sysfs, d), 0o755); err != nil {
+			return nil, err
+		}
+	}
+	if err := NewNetns(n.VPC); err != nil {
+		return nil, err
+	}
+	return n, n.InVPC(func() error {
+		la := netlink.NewLinkAttrs()
+		la.Name = "vpc"
+		br := &netlink.Bridge{LinkAttrs: la}
+		if err := netlink.LinkAdd(br); err != nil {
+			return fmt.Errorf("add bridge: %w", err)
+		}
+		return netlink.LinkSetUp(br)
+	})
+}
+
+// InVPC runs f on a thread in the netns of the peers.
+func (n *Node) InVPC(f func() error) error { return In(n.VPC, f) }
+
+// In runs f on a thread in the netns at path.
+func In(path string, f func() error) error {
+	return ns.WithNetNSPath(path, func(ns.NetNS) error { return f() })
+}
+
+// AddPeerAddress gives the bridge of the VPC an address, for pods to ping.
+func (n *Node) AddPeerAddress(cidr string) error {
+	addr, err := netlink.ParseAddr(cidr)
+	if err != nil {
+		return err
+	}
+	return n.InVPC(func() error {
+		br, err := netlink.LinkByName("vpc")
+		if err != nil {
+			return err
+		}
+		addr.Flags = 2 // IFA_F_NODAD; without meaning for IPv4
+		return netlink.AddrAdd(br, addr)
+	})
+}
+
+// Attach plugs an ENI in: PCI function, link and wire.
+func (n *Node) Attach(e ENI) error {
+	if e.PCI != "" {
+		if err := n.record(e); err != nil {
+			return err
+		}
+	}
+	if e.NoLink {
+		return nil
+	}
+	return n.addVeth(e)
+}
+
+func (n *Node) addVeth(e ENI) error {
+	mac, err := net.ParseMAC(e.MAC)
+	if err != nil {
+		return err
+	}
+	la := netlink.NewLinkAttrs()
+	la.Name, la.HardwareAddr, la.MTU = e.Name, mac, e.MTU
+	peer := "p-" + e.Name
+	vpc, err := ns.GetNS(n.VPC)
+	if err != nil {
+		return err
+	}
+	defer vpc.Close()
+	veth := &netlink.Veth{LinkAttrs: la, PeerName: peer, PeerNamespace: netlink.NsFd(vpc.Fd())}
+	if err := netlink.LinkAdd(veth); err != nil {
+		return fmt.Errorf("add veth %s: %w", e.Name, err)
+	}
+	return n.InVPC(func() error {
+		p, err := netlink.LinkByName(peer)
+		if err != nil {
+			return err
+		}
+		br, err := netlink.LinkByName("vpc")
+		if err != nil {
+			return err
+		}
+		if err := netlink.LinkSetMaster(p, br); err != nil {
+			return err
+		}
+		if e.MTU != 0 {
+			if err := netlink.LinkSetMTU(p, e.MTU); err != nil {
+				return err
+			}
+		}
+		return netlink.LinkSetUp(p)
+	})
+}
+
+// Detach pulls an ENI out, wherever its link is: the PCI function leaves the
+// sysfs tree, and deleting the peer deletes the link.
+func (n *Node) Detach(e ENI) error {
+	if err := os.RemoveAll(n.function(e.PCI)); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(filepath.Join(n.Sysfs, "class/net", e.Name)); err != nil {
+		return err
+	}
+	if e.NoLink {
+		return nil
+	}
+	return n.InVPC(func() error {
+		p, err := netlink.LinkByName("p-" + e.Name)
+		if err != nil {
+			return err
+		}
+		return netlink.LinkDel(p)
+	})
+}
+
+func (n *Node) function(pci string) string {
+	return filepath.Join(n.Sysfs, "bus/pci/devices", pci)
+}
+
+// record writes the PCI function into the sysfs tree, in the shape of
+// /sys/bus/pci/devices/<address> (Documentation/ABI/testing/sysfs-bus-pci).
+func (n *Node) record(e ENI) error {
+	dir := n.function(e.PCI)
+	driver := or(e.Driver, "ena")
+	for name, value := range map[string]string{
+		"vendor": or(e.Vendor, "0x1d0f"), "device": or(e.Device, "0xec20"), "class": "0x020000",
+		"numa_node": "0", "driver_override": "(null)",
+	} {
+		if err := write(filepath.Join(dir, name), value+"\n"); err != nil {
+			return err
+		}
+	}
+	if err := os.MkdirAll(filepath.Join(n.Sysfs, "bus/pci/drivers", driver), 0o755); err != nil {
+		return err
+	}
+	links := map[string]string{filepath.Join(dir, "driver"): "../../drivers/" + driver}
+	if e.VF != "" {
+		links[filepath.Join(dir, "physfn")] = "../" + e.VF
+	}
+	if !e.NoLink {
+		for name, value := range map[string]string{"address": e.MAC, "mtu": "1500"} {
+			if err := write(filepath.Join(dir, "net", e.Name, name), value+"\n"); err != nil {
+				return err
+			}
+		}
+		links[filepath.Join(dir, "net", e.Name, "device")] = "../../../" + e.PCI
+		links[filepath.Join(n.Sysfs, "class/net", e.Name)] = "../../bus/pci/devices/" + e.PCI + "/net/" + e.Name
+	}
+	for at, to := range links {
+		if err := os.Symlink(to, at); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func write(path, content string) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(path, []byte(content), 0o644)
+}
+
+func or(v, otherwise string) string {
+	if v == "" {
+		return otherwise
+	}
+	return v
+}
