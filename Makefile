@@ -1,0 +1,107 @@
+# Everything a contributor types. `make help` lists the targets.
+
+SHELL       := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+# sudo resets PATH; the second name is where Go's own installer puts it.
+GO        ?= $(or $(shell command -v go),/usr/local/go/bin/go)
+VERSION   ?= $(or $(shell git describe --tags --always --dirty 2>/dev/null),dev)
+TESTFLAGS ?=
+FUZZTIME  ?= 10s
+
+BIN  := $(CURDIR)/bin
+LINT := $(BIN)/tools/golangci-lint
+
+# -buildvcs=false: under sudo git refuses to read a tree that belongs to somebody else, and the build would fail.
+gobuild = CGO_ENABLED=0 $(GO) $(1) build -trimpath -buildvcs=false
+LDFLAGS := -X main.version=$(VERSION)
+
+# `sudo make` must not leave files that the user cannot replace.
+GIVEBACK = @[ -z "$${SUDO_UID:-}" ] || chown -R "$$SUDO_UID:$$SUDO_GID" $(BIN)
+
+##@ Use
+.PHONY: help
+help: ## List the targets
+	@awk 'BEGIN {FS = ":.*## "} \
+	  /^##@ / {printf "\n%s\n", substr($$0, 5)} \
+	  /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@printf '\nVariables: FUZZTIME=%s TESTFLAGS="-race -run Name" VERSION=%s\n' '$(FUZZTIME)' '$(VERSION)'
+
+.PHONY: build
+build: go-version ## Build static multi-eni and multi-enid into bin/
+	@mkdir -p $(BIN)
+	$(call gobuild) -ldflags '$(LDFLAGS)' -o $(BIN)/multi-eni ./plugins/multi-eni
+	$(call gobuild) -ldflags '$(LDFLAGS)' -o $(BIN)/multi-enid ./daemon
+	$(GIVEBACK)
+
+.PHONY: demo
+demo: prereq-demo build tools ## Show the main job: no root, no cluster, no AWS
+	$(GO) run -buildvcs=false ./test/demo
+
+.PHONY: bench
+bench: prereq-bench build tools ## Measure against the reference plugins; prints a table, asserts nothing
+	$(GO) run -buildvcs=false ./test/bench
+
+##@ Work on it
+.PHONY: test
+test: prereq-test build tools ## Run every test that needs no extra machine
+	$(GO) vet ./...
+	$(GO) test $(TESTFLAGS) ./...
+
+.PHONY: lint
+lint: $(LINT) ## Run golangci-lint, and prove that each of our own rules fires
+	$(LINT) run ./...
+	GOLANGCI_LINT=$(LINT) $(GO) test -tags lint -run '^TestLintFixtures$$' ./test/arch
+
+.PHONY: fuzz
+fuzz: go-version ## Run every fuzz target for FUZZTIME each
+	@GO='$(GO)' test/fuzz '$(FUZZTIME)'
+
+.PHONY: verify
+verify: format-check tidy-check generate-check arch lint ## Check all that needs no kernel: format, modules, generated files, rules, lint
+
+.PHONY: generate
+generate: go-version ## Write the generated files again
+	$(GO) generate ./...
+
+.PHONY: tools
+tools: $(BIN)/.tools ## Build the pinned cnitool and reference CNI plugins into bin/
+
+.PHONY: clean
+clean: ## Remove what the build made
+	rm -rf $(BIN) .cache coverage*
+
+# One line each for a machine that lacks something, before any other output.
+prereq-%: go-version
+	@test/prereq check 'sudo make $*' $(if $(findstring -race,$(TESTFLAGS)),gcc)
+.PHONY: go-version
+go-version:
+	@command -v $(GO) >/dev/null || { echo 'go: not found: install Go, the version in go.mod or later (https://go.dev/dl)' >&2; exit 1; }
+
+# The tool list is the `tool` block of test/tools/go.mod, and nothing else.
+$(BIN)/.tools: test/tools/go.mod test/tools/go.sum
+	@mkdir -p $(BIN)/cni $(BIN)/tools
+	$(call gobuild,-C test/tools) -o $(BIN)/cni/ $$($(GO) -C test/tools list tool | grep /plugins/)
+	$(call gobuild,-C test/tools) -o $(BIN)/tools/ $$($(GO) -C test/tools list tool | grep -v /plugins/)
+	@touch $@
+	$(GIVEBACK)
+
+$(LINT): test/tools/lint/go.mod test/tools/lint/go.sum
+	@mkdir -p $(@D)
+	$(call gobuild,-C test/tools/lint) -o $(@D)/ tool
+	@touch $@
+
+.PHONY: format-check tidy-check generate-check arch
+format-check:
+	@out=$$(gofmt -l $$(find . -name '*.go' -not -path './bin/*' -not -path './.cache/*')); \
+	  [ -z "$$out" ] || { printf 'not formatted, run gofmt -w on:\n%s\n' "$$out" >&2; exit 1; }
+tidy-check:
+	$(GO) mod tidy -diff
+	$(GO) -C test/tools mod tidy -diff
+generate-check:
+	@GO='$(GO)' test/generated
+arch:
+	$(GO) vet ./...
+	$(GO) test ./test/arch
