@@ -50,6 +50,10 @@ test: prereq-test build tools ## Run every test that needs no extra machine
 	$(GO) vet ./...
 	$(GO) test $(TESTFLAGS) ./...
 
+.PHONY: race
+race: prereq-race build tools ## Run the tests of the product code under the race detector
+	CGO_ENABLED=1 $(GO) test -race $(TESTFLAGS) ./pkg/... ./plugins/... ./daemon/...
+
 .PHONY: lint
 lint: $(LINT) ## Run golangci-lint, and prove that each of our own rules fires
 	$(LINT) run ./...
@@ -75,7 +79,7 @@ clean: ## Remove what the build made
 
 # One line each for a machine that lacks something, before any other output.
 prereq-%: go-version
-	@test/prereq check 'sudo make $*' $(if $(findstring -race,$(TESTFLAGS)),gcc)
+	@test/prereq check 'sudo make $*' $(if $(findstring race,$* $(TESTFLAGS)),gcc)
 .PHONY: go-version
 go-version:
 	@command -v $(GO) >/dev/null || { echo 'go: not found: install Go, the version in go.mod or later (https://go.dev/dl)' >&2; exit 1; }
