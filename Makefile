@@ -19,7 +19,7 @@ gobuild = CGO_ENABLED=0 $(GO) $(1) build -trimpath -buildvcs=false
 LDFLAGS := -X main.version=$(VERSION)
 
 # `sudo make` must not leave files that the user cannot replace.
-GIVEBACK = @[ -z "$${SUDO_UID:-}" ] || chown -R "$$SUDO_UID:$$SUDO_GID" $(BIN)
+GIVEBACK = [ -z "$${SUDO_UID:-}" ] || chown -R "$$SUDO_UID:$$SUDO_GID" $(BIN)
 
 ##@ Use
 .PHONY: help
@@ -34,11 +34,13 @@ build: go-version ## Build static multi-eni and multi-enid into bin/
 	@mkdir -p $(BIN)
 	$(call gobuild) -ldflags '$(LDFLAGS)' -o $(BIN)/multi-eni ./plugins/multi-eni
 	$(call gobuild) -ldflags '$(LDFLAGS)' -o $(BIN)/multi-enid ./daemon
-	$(GIVEBACK)
+	@$(GIVEBACK)
 
 .PHONY: demo
 demo: prereq-demo build tools ## Show the main job: no root, no cluster, no AWS
-	$(GO) run -buildvcs=false ./test/demo
+	$(call gobuild) -o $(BIN)/tools/demo ./test/demo
+	@$(GIVEBACK)
+	@$(BIN)/tools/demo
 
 .PHONY: bench
 bench: prereq-bench build tools ## Measure against the reference plugins; prints a table, asserts nothing
@@ -82,7 +84,7 @@ prereq-%: go-version
 	@test/prereq check 'sudo make $*' $(if $(findstring race,$* $(TESTFLAGS)),gcc)
 .PHONY: go-version
 go-version:
-	@command -v $(GO) >/dev/null || { echo 'go: not found: install Go, the version in go.mod or later (https://go.dev/dl)' >&2; exit 1; }
+	@command -v $(GO) >/dev/null || { echo 'go: not found: install Go, the version in go.mod or later (https://go.dev/dl); under sudo: sudo env "PATH=$$PATH" make' >&2; exit 1; }
 
 # The tool list is the `tool` block of test/tools/go.mod, and nothing else.
 $(BIN)/.tools: test/tools/go.mod test/tools/go.sum
@@ -90,7 +92,7 @@ $(BIN)/.tools: test/tools/go.mod test/tools/go.sum
 	$(call gobuild,-C test/tools) -o $(BIN)/cni/ $$($(GO) -C test/tools list tool | grep /plugins/)
 	$(call gobuild,-C test/tools) -o $(BIN)/tools/ $$($(GO) -C test/tools list tool | grep -v /plugins/)
 	@touch $@
-	$(GIVEBACK)
+	@$(GIVEBACK)
 
 $(LINT): test/tools/lint/go.mod test/tools/lint/go.sum
 	@mkdir -p $(@D)
