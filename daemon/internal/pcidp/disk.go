@@ -1,0 +1,215 @@
+package pcidp
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+)
+
+// maxConfigSize bounds what is read into memory, in octets. The device plugin's
+// ConfigMap cannot exceed 1 MiB.
+const maxConfigSize = 4 << 20
+
+// errEdited says that the file is no longer what the new content was made from.
+var errEdited = errors.New("edited meanwhile")
+
+// symlinkError says that the config's path is a symbolic link.
+type symlinkError struct {
+	path, target string
+}
+
+func (e *symlinkError) Error() string {
+	return fmt.Sprintf("read device plugin config %s: it is a symbolic link to %s", e.path, e.target)
+}
+
+// problem names the way out. The kubelet mounts a ConfigMap as links into a
+// folder "..data", which is itself a link to the current version.
+func (e *symlinkError) problem() nodestate.Problem {
+	p := nodestate.Problem{Reason: ReasonConfigSymlink, Device: e.path}
+	if strings.HasPrefix(e.target, "..data/") {
+		p.Message = fmt.Sprintf("%s comes from a ConfigMap, which is not overwritten, so no device is advertised; mount the node's folder %s (hostPath) into the device plugin instead",
+			e.path, filepath.Dir(e.path))
+	} else {
+		p.Message = fmt.Sprintf("%s is a symbolic link to %s, which is not followed, so no device is advertised; put a plain file in its place", e.path, e.target)
+	}
+	return p
+}
+
+// readConfig returns the content, nil when there is no file, or *symlinkError.
+func readConfig(path string) ([]byte, error) {
+	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+	if errors.Is(err, syscall.ELOOP) {
+		target, linkErr := os.Readlink(path)
+		if linkErr != nil {
+			return nil, fmt.Errorf("read device plugin config: %w", linkErr)
+		}
+		return nil, &symlinkError{path, target}
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read device plugin config: %w", err)
+	}
+	defer file.Close() //nolint:errcheck // opened for reading only
+	info, err := file.Stat()
+	if err != nil {
+		return nil, fmt.Errorf("read device plugin config: %w", err)
+	}
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("read device plugin config %s: it is a %s, want a plain file", path, info.Mode().Type())
+	}
+	data, err := io.ReadAll(io.LimitReader(file, maxConfigSize+1))
+	if err != nil {
+		return nil, fmt.Errorf("read device plugin config: %w", err)
+	}
+	if len(data) > maxConfigSize {
+		return nil, fmt.Errorf("read device plugin config %s: larger than %d octets", path, maxConfigSize)
+	}
+	return data, nil // not nil: io.ReadAll makes a slice even for an empty file
+}
+
+// replace puts the rendering in the file's place, durably and in one step for a
+// reader, and returns asides with the copy that it made, if any. errEdited: the
+// file no longer has the content current, and was left.
+func (f *File) replace(current []byte, r Rendering, asides []string) ([]string, error) {
+	dir := filepath.Dir(f.Path)
+	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // the device plugin may run as another user
+		return nil, fmt.Errorf("make folder of device plugin config: %w", err)
+	}
+	tmp := filepath.Join(dir, "."+filepath.Base(f.Path)+".tmp")
+	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("remove what a killed writer left: %w", err)
+	}
+	if err := writeNew(tmp, r.Content); err != nil {
+		return nil, err
+	}
+	made := ""
+	if r.SetAside {
+		var err error
+		if made, err = f.keepAside(current, asides); err != nil {
+			return nil, errors.Join(err, os.Remove(tmp))
+		}
+	}
+	if err := publish(tmp, f.Path, current); err != nil {
+		err = errors.Join(err, os.Remove(tmp))
+		if made != "" {
+			err = errors.Join(err, os.Remove(made))
+		}
+		return nil, err
+	}
+	if made != "" {
+		asides = append(asides, made)
+	}
+	return asides, syncFolder(dir)
+}
+
+// publish renames tmp to path if that still has the content current.
+func publish(tmp, path string, current []byte) error {
+	now, err := readConfig(path)
+	if err != nil || (now == nil) != (current == nil) || !bytes.Equal(now, current) {
+		return errEdited
+	}
+	err = os.Rename(tmp, path)
+	if errors.Is(err, syscall.EBUSY) {
+		return fmt.Errorf("replace device plugin config: %w (a mount point: mount its folder instead of the file)", err)
+	}
+	if err != nil {
+		return fmt.Errorf("replace device plugin config: %w", err)
+	}
+	return nil
+}
+
+// writeNew makes a file that must not exist yet, with mode 0644, on the disk.
+func writeNew(path string, data []byte) error {
+	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	if err != nil {
+		return fmt.Errorf("write device plugin config: %w", err)
+	}
+	_, err = file.Write(data)
+	if err == nil {
+		err = file.Chmod(0o644) // whatever the umask
+	}
+	if err == nil {
+		err = file.Sync()
+	}
+	if err = errors.Join(err, file.Close()); err != nil {
+		return errors.Join(fmt.Errorf("write device plugin config: %w", err), os.Remove(path))
+	}
+	return nil
+}
+
+func syncFolder(path string) error {
+	dir, err := os.Open(path)
+	if err != nil {
+		return fmt.Errorf("sync folder of device plugin config: %w", err)
+	}
+	defer dir.Close() //nolint:errcheck // opened for reading only
+	if err := dir.Sync(); err != nil {
+		return fmt.Errorf("sync folder of device plugin config: %w", err)
+	}
+	return nil
+}
+
+// asideMark comes between the config's name and the time of a copy.
+const asideMark = ".corrupt-"
+
+// maxAsidePerSecond bounds the search for a free name.
+const maxAsidePerSecond = 100
+
+// keepAside copies content beside the file and returns the copy's path, or ""
+// when one of the earlier copies has the same content.
+func (f *File) keepAside(content []byte, asides []string) (string, error) {
+	for _, path := range asides {
+		if kept, err := os.ReadFile(path); err == nil && bytes.Equal(kept, content) {
+			return "", nil
+		}
+	}
+	base := f.Path + asideMark + f.Now().UTC().Format("20060102T150405Z")
+	path := base
+	err := writeNew(path, content)
+	for i := 2; errors.Is(err, fs.ErrExist) && i <= maxAsidePerSecond; i++ {
+		path = fmt.Sprintf("%s-%d", base, i)
+		err = writeNew(path, content)
+	}
+	if err != nil {
+		return "", fmt.Errorf("keep a copy: %w", err)
+	}
+	return path, nil
+}
+
+// asides lists the copies by name.
+func (f *File) asides() ([]string, error) {
+	dir := filepath.Dir(f.Path)
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("list copies of device plugin config: %w", err)
+	}
+	var paths []string
+	for _, e := range entries {
+		if e.Type().IsRegular() && strings.HasPrefix(e.Name(), filepath.Base(f.Path)+asideMark) {
+			paths = append(paths, filepath.Join(dir, e.Name()))
+		}
+	}
+	return paths, nil
+}
+
+func asideProblems(asides []string) []nodestate.Problem {
+	var problems []nodestate.Problem
+	for _, path := range asides {
+		problems = append(problems, nodestate.Problem{
+			Reason:  ReasonConfigSetAside,
+			Device:  path,
+			Message: path + " has content of the device plugin config that could not be kept in place; put back what is needed and delete it",
+		})
+	}
+	return problems
+}

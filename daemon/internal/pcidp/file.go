@@ -1,0 +1,226 @@
+package pcidp
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/device"
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+)
+
+// DefaultPath is where the device plugin looks for its config.
+const DefaultPath = "/etc/pcidp/config.json"
+
+// SettleTime is how long a file that is unparsable, or missing though it was
+// there before, must stay so until it is rebuilt: editors truncate first, or move
+// the old file away, and then write in pieces.
+const SettleTime = 2 * time.Second
+
+// retryEdited is when to look again after somebody wrote the file while we did.
+const retryEdited = 200 * time.Millisecond
+
+// Reasons of the Problems about the file as a whole.
+const (
+	// ReasonConfigSymlink: a symbolic link stands where the file should be, as in
+	// a mounted ConfigMap. It is left alone, and nothing is advertised.
+	ReasonConfigSymlink = "ConfigIsSymlink"
+	// ReasonConfigCorrupt: the file could not be parsed and was rebuilt.
+	ReasonConfigCorrupt = "ConfigCorrupt"
+	// ReasonConfigSetAside: a copy of an earlier content waits for somebody to
+	// look at it. Reported until the copy is deleted.
+	ReasonConfigSetAside = "ConfigSetAside"
+)
+
+// File is the config on disk. Its methods must not be called concurrently.
+type File struct {
+	// Path is the config file; its folder is made when it is missing.
+	Path string
+	// Now gives the time, for settling and for the names of copies.
+	Now func() time.Time
+
+	// unsettled is the hash of a content that is waiting for SettleTime since
+	// the time since; "" when none is.
+	unsettled string
+	since     time.Time
+}
+
+// Request is what Apply should bring about, and what its caller remembers.
+type Request struct {
+	Entries []Entry
+	// Owned are the resources whose entries in the file are ours: Result.Owned of
+	// the last Apply, and what Claim was given since.
+	Owned []device.ResourceName
+	Facts Facts
+	// LastGood is Result.Content of the last Apply that had one; empty when there
+	// never was one.
+	LastGood []byte
+	// Claim is called before the file is changed, with every resource that will
+	// be ours then or was before. It must make them durable: after a crash they
+	// tell our entries from people's. An error stops the change.
+	Claim func(owned []device.ResourceName) error
+}
+
+// Result is what Apply found and did.
+type Result struct {
+	// Changed says that the file was written.
+	Changed bool
+	// Content is the canonical form of what the file now means, and Hash its
+	// SHA-256. White space does not matter to either. Both are empty when that is
+	// not known: the caller keeps what it had.
+	Content []byte
+	Hash    string
+	// Owned are the resources whose entries in the file are ours.
+	Owned    []device.ResourceName
+	Problems []nodestate.Problem
+	// RetryAfter asks for another call after this time; nothing was changed, and
+	// nothing but Owned is filled in: what was known before still stands. 0 asks
+	// for none.
+	RetryAfter time.Duration
+}
+
+// Apply makes the file hold the entries, if it does not yet. A file that means
+// the right thing keeps people's formatting.
+//
+// An unparsable file is left alone for SettleTime, then copied beside and rebuilt
+// from the last good content's foreign entries and ours. An error means that the
+// file is unreadable or unwritable. It is unchanged then, unless only the folder
+// could not be synced; so decide by Hash, not by Changed, what has to be done.
+//
+// Between the last look at the file and the rename, two system calls, an edit
+// can be lost.
+func (f *File) Apply(r Request) (Result, error) {
+	current, err := readConfig(f.Path)
+	var link *symlinkError
+	if errors.As(err, &link) {
+		f.unsettled = ""
+		return Result{Owned: r.Owned, Problems: []nodestate.Problem{link.problem()}}, nil
+	}
+	if err != nil {
+		return Result{}, err
+	}
+	rendering, err := f.render(current, r)
+	var wait *unsettledError
+	if errors.As(err, &wait) {
+		return Result{Owned: r.Owned, RetryAfter: wait.after}, nil
+	}
+	if err != nil {
+		return Result{}, err
+	}
+	asides, err := f.asides()
+	if err != nil {
+		return Result{}, err
+	}
+	changed := !sameValue(current, rendering.Content)
+	if changed {
+		if err := claim(r, rendering.Owned); err != nil {
+			return Result{}, err
+		}
+		asides, err = f.replace(current, rendering, asides)
+		if errors.Is(err, errEdited) {
+			return Result{Owned: r.Owned, RetryAfter: retryEdited}, nil
+		}
+		if err != nil {
+			return Result{}, err
+		}
+	}
+	return Result{
+		Changed:  changed,
+		Content:  rendering.Content,
+		Hash:     hash(rendering.Content),
+		Owned:    rendering.Owned,
+		Problems: append(rendering.Problems, asideProblems(asides)...),
+	}, nil
+}
+
+// unsettledError says that the file may be in the middle of an edit.
+type unsettledError struct {
+	after time.Duration
+}
+
+func (e *unsettledError) Error() string {
+	return fmt.Sprintf("device plugin config is being edited; look again in %v", e.after)
+}
+
+// render renders the current content, or, when that is settled garbage, the last
+// good one.
+func (f *File) render(current []byte, r Request) (Rendering, error) {
+	rendering, err := Render(current, r.Entries, r.Owned, r.Facts)
+	var syntax *SyntaxError
+	if corrupt := errors.As(err, &syntax); !corrupt && (err != nil || current != nil || len(r.LastGood) == 0) {
+		f.unsettled = ""
+		return rendering, err
+	}
+	if err := f.settle(current); err != nil {
+		return Rendering{}, err
+	}
+	if syntax == nil {
+		return rendering, nil // deleted for good
+	}
+	return f.rebuild(current, r, syntax)
+}
+
+// settle returns *unsettledError until the content has stayed for SettleTime.
+func (f *File) settle(current []byte) error {
+	key := "missing"
+	if current != nil {
+		key = hash(current)
+	}
+	now := f.Now()
+	if f.unsettled != key || now.Before(f.since) {
+		f.unsettled, f.since = key, now
+	}
+	if age := now.Sub(f.since); age < SettleTime {
+		return &unsettledError{SettleTime - age}
+	}
+	f.unsettled = "" // the same content may come back, in another edit
+	return nil
+}
+
+// rebuild renders the last good content in place of a corrupt one.
+func (f *File) rebuild(current []byte, r Request, cause *SyntaxError) (Rendering, error) {
+	rendering, err := Render(r.LastGood, r.Entries, r.Owned, r.Facts)
+	source := "the last good content"
+	var syntax *SyntaxError
+	if errors.As(err, &syntax) || len(r.LastGood) == 0 {
+		rendering, err = Render(nil, r.Entries, r.Owned, r.Facts)
+		source = "our entries alone, as no good content is known"
+	}
+	if err != nil {
+		return Rendering{}, err
+	}
+	rendering.SetAside = len(bytes.TrimSpace(current)) > 0
+	rendering.Problems = append([]nodestate.Problem{{
+		Reason:  ReasonConfigCorrupt,
+		Device:  f.Path,
+		Message: fmt.Sprintf("%v; the file was rebuilt from %s", cause, source),
+	}}, rendering.Problems...)
+	return rendering, nil
+}
+
+// claim makes the caller remember what will be ours, if it does not yet.
+func claim(r Request, owned []device.ResourceName) error {
+	all := slices.Clone(r.Owned)
+	for _, name := range owned {
+		if !slices.Contains(all, name) {
+			all = append(all, name)
+		}
+	}
+	if r.Claim == nil || len(all) == len(r.Owned) {
+		return nil
+	}
+	slices.Sort(all)
+	if err := r.Claim(all); err != nil {
+		return fmt.Errorf("claim entries of device plugin config: %w", err)
+	}
+	return nil
+}
+
+func hash(content []byte) string {
+	sum := sha256.Sum256(content)
+	return hex.EncodeToString(sum[:])
+}
