@@ -210,8 +210,12 @@ func TestRenderUnusable(t *testing.T) {
 		"name too long":    {[]Entry{one(longest+"x", "0000:00:06.0")}, nil, ReasonInvalidResource, ""},
 		"longest name":     {[]Entry{one(longest, "0000:00:06.0")}, []device.ResourceName{device.ResourceName(longest)}, "", ""},
 		"advertised twice": {[]Entry{one("intel.com/a", "0000:00:06.0"), one("intel.com/b", "0000:00:06.0")}, []device.ResourceName{"intel.com/a"}, ReasonAdvertisedTwice, "0000:00:06.0"},
-		"no address":       {[]Entry{{"intel.com/a", []Selector{{Drivers: []string{"ena"}}}, nil}}, nil, "", ""},
-		"no driver":        {[]Entry{{"intel.com/a", []Selector{{PCIAddresses: []device.PCIAddress{"0000:00:06.0"}}}, nil}}, nil, "", ""},
+		"two drivers": {[]Entry{{"intel.com/a", []Selector{
+			{[]string{"ena"}, []device.PCIAddress{"0000:00:06.0"}},
+			{[]string{"vfio-pci"}, []device.PCIAddress{"0000:00:06.0"}},
+		}, []string{"n"}}}, []device.ResourceName{"intel.com/a"}, "", ""},
+		"no address": {[]Entry{{"intel.com/a", []Selector{{Drivers: []string{"ena"}}}, nil}}, nil, "", ""},
+		"no driver":  {[]Entry{{"intel.com/a", []Selector{{PCIAddresses: []device.PCIAddress{"0000:00:06.0"}}}, nil}}, nil, "", ""},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
