@@ -36,7 +36,10 @@ type Link struct {
 	AltNames []string
 	// MAC is "" for a link without a unicast EUI-48 address (lo, tunnels).
 	MAC device.MAC
-	MTU int
+	// PermMAC is the address that the hardware was made with
+	// (IFLA_PERM_ADDRESS, Linux 5.6); "" for a link without hardware.
+	PermMAC device.MAC
+	MTU     int
 	// Up is the administrative state (IFF_UP), not the carrier's.
 	Up bool
 	// Kind is IFLA_INFO_KIND ("veth", "vlan", …); "" for a hardware device.
@@ -50,7 +53,7 @@ type Link struct {
 
 // State is what a later Restore gives back.
 func (l Link) State() nodestate.LinkState {
-	return nodestate.LinkState{Name: l.Name, AltNames: slices.Clone(l.AltNames), MAC: l.MAC, MTU: l.MTU, Up: l.Up}
+	return nodestate.LinkState{Name: l.Name, AltNames: slices.Clone(l.AltNames), MAC: l.MAC, MTU: l.MTU, Up: l.Up, Kind: l.Kind}
 }
 
 // Handle is an open connection to rtnetlink in one netns.
@@ -103,6 +106,12 @@ func (h *Handle) ByName(name string) (Link, error) {
 	return describe(l), nil
 }
 
+// HasMAC says whether the link is known by mac: its present address, or the one
+// the hardware was made with, which a pod cannot change.
+func (l Link) HasMAC(mac device.MAC) bool {
+	return mac != "" && (l.MAC == mac || l.PermMAC == mac)
+}
+
 // ByMAC returns the links with that MAC in the order of their index. Stacked
 // links (ipvlan, vlan) share their parent's.
 func (h *Handle) ByMAC(mac device.MAC) ([]Link, error) {
@@ -145,6 +154,9 @@ func describe(l netlink.Link) Link {
 	}
 	if mac, err := device.ParseMAC(a.HardwareAddr.String()); err == nil {
 		out.MAC = mac
+	}
+	if mac, err := device.ParseMAC(a.PermHWAddr.String()); err == nil {
+		out.PermMAC = mac
 	}
 	if a.ParentDevBus == "pci" {
 		if pci, err := device.ParsePCIAddress(a.ParentDev); err == nil {

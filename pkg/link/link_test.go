@@ -221,7 +221,10 @@ func TestSysctlIsTheNamespacesOwn(t *testing.T) {
 		return
 	}
 	ns, _ := pod(t, "pod")
-	must(t, ns.SetSysctl("net/ipv4/conf/lo/rp_filter", "2"))
+	set := func(name, value string) error {
+		return ns.SetSysctls(func(set func(name, value string) error) error { return set(name, value) })
+	}
+	must(t, set("net/ipv4/conf/lo/rp_filter", "2"))
 	var got []byte
 	must(t, ns.Do(func() (err error) { got, err = os.ReadFile("/proc/sys/net/ipv4/conf/lo/rp_filter"); return err }))
 	if string(got) != "2\n" {
@@ -230,7 +233,7 @@ func TestSysctlIsTheNamespacesOwn(t *testing.T) {
 	if host, err := os.ReadFile("/proc/sys/net/ipv4/conf/lo/rp_filter"); err != nil || string(host) == "2\n" {
 		t.Errorf("rp_filter of the host's lo = %q, %v", host, err)
 	}
-	if err := ns.SetSysctl("net/ipv4/conf/none/rp_filter", "2"); !errors.Is(err, fs.ErrNotExist) {
+	if err := set("net/ipv4/conf/none/rp_filter", "2"); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("sysctl of a missing link: %v; want ErrNotExist", err)
 	}
 }

@@ -136,11 +136,21 @@ func Probe(want nodestate.Netns) Presence {
 	return Gone
 }
 
-// SetSysctl writes a sysctl of the namespace, named as a path under /proc/sys
-// ("net/ipv4/conf/net1/rp_filter"). One that the kernel does not have (IPv6
-// switched off, say) is fs.ErrNotExist.
-func (n *Netns) SetSysctl(name, value string) error {
-	return n.Do(func() error {
-		return os.WriteFile("/proc/sys/"+name, []byte(value), 0)
-	})
+// SetSysctls lets f write sysctls of the namespace, named as paths under
+// /proc/sys ("net/ipv4/conf/net1/rp_filter"). One that the kernel does not have
+// (IPv6 switched off, say) is fs.ErrNotExist. A sysctl that has the value
+// already is not written, so that a read-only /proc/sys does not matter then.
+func (n *Netns) SetSysctls(f func(set func(name, value string) error) error) error {
+	return n.Do(func() error { return f(setSysctl) })
+}
+
+func setSysctl(name, value string) error {
+	path := "/proc/sys/" + name
+	if old, err := os.ReadFile(path); err == nil && strings.TrimSpace(string(old)) == value {
+		return nil
+	}
+	if err := os.WriteFile(path, []byte(value), 0); err != nil {
+		return fmt.Errorf("set sysctl %s to %s: %w", name, value, err)
+	}
+	return nil
 }

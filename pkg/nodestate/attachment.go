@@ -28,6 +28,9 @@ const (
 	StateIntent State = "intent"
 	// StateComplete: ADD has succeeded.
 	StateComplete State = "complete"
+	// StateReleased: the device is back and free for others, but a delegate's or
+	// IPAM plugin's DEL has failed and is to be repeated.
+	StateReleased State = "released"
 )
 
 // Mode says how the pod has the device.
@@ -115,6 +118,9 @@ type LinkState struct {
 	MAC      device.MAC `json:"mac"`
 	MTU      int        `json:"mtu"`
 	Up       bool       `json:"up"`
+	// Kind is IFLA_INFO_KIND, "" for a hardware device: it tells the device
+	// from links stacked on it that share its MAC.
+	Kind string `json:"kind,omitempty"`
 }
 
 // Delegation is one run of another CNI plugin.
@@ -135,7 +141,7 @@ func (a *Attachment) validate() error {
 	switch {
 	case a.ContainerID == "" || a.IfName == "":
 		return fmt.Errorf("%w: containerID or ifname is empty", ErrCorrupt)
-	case a.State != StateIntent && a.State != StateComplete:
+	case a.State != StateIntent && a.State != StateComplete && a.State != StateReleased:
 		return fmt.Errorf("%w: state %q", ErrCorrupt, a.State)
 	case a.Device.PCIAddress == "":
 		return fmt.Errorf("%w: device.pciAddress is empty", ErrCorrupt)

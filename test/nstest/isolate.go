@@ -41,6 +41,7 @@ func Outside(t *testing.T) bool {
 		}
 		return false
 	}
+	t.Parallel() // it shares nothing with the others
 	args := []string{"-test.run=^" + regexp.QuoteMeta(t.Name()) + "$", "-test.count=1", "-test.v=" + fmt.Sprint(testing.Verbose())}
 	if deadline, ok := t.Deadline(); ok {
 		args = append(args, "-test.timeout="+fmt.Sprint(time.Until(deadline).Round(time.Second)))
@@ -115,24 +116,33 @@ func NewNetns(path string) error {
 	if err := touch(path); err != nil {
 		return err
 	}
-	errs := make(chan error)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-		errs <- func() error {
-			if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-				return fmt.Errorf("make netns: %w", err)
-			}
-			if err := loopbackUp(); err != nil {
-				return err
-			}
-			self := fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid())
-			if err := unix.Mount(self, path, "", unix.MS_BIND, ""); err != nil {
-				return fmt.Errorf("mount netns at %s: %w", path, err)
-			}
-			return nil
-		}()
-	}()
-	return <-errs
+	runtime.LockOSThread()
+	self := fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid())
+	home, err := unix.Open(self, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		runtime.UnlockOSThread()
+		return fmt.Errorf("open own netns: %w", err)
+	}
+	defer unix.Close(home) //nolint:errcheck // opened for reading only
+	err = mountNewNetns(self, path)
+	if back := unix.Setns(home, unix.CLONE_NEWNET); back != nil {
+		return errors.Join(err, fmt.Errorf("return to own netns: %w", back)) // the thread stays locked: it is lost
+	}
+	runtime.UnlockOSThread()
+	return err
+}
+
+func mountNewNetns(self, path string) error {
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		return fmt.Errorf("make netns: %w", err)
+	}
+	if err := loopbackUp(); err != nil {
+		return err
+	}
+	if err := unix.Mount(self, path, "", unix.MS_BIND, ""); err != nil {
+		return fmt.Errorf("mount netns at %s: %w", path, err)
+	}
+	return nil
 }
 
 // DeleteNetns unmounts a namespace of NewNetns and removes its path. The

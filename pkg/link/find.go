@@ -1,0 +1,114 @@
+package link
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/device"
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
+)
+
+// ErrOtherDevice: the PCI function's link has another MAC than it should.
+var ErrOtherDevice = errors.New("link belongs to another device")
+
+// FindDevice returns the link of a device in the host netns, which is the one
+// that sys shows: the function's own interface by sysfs, else, for a link that
+// was renamed since sysfs was read, the link with its PCI parent or its MAC.
+// A VF is known by its PCI address alone. Errors: ErrNotFound, ErrOtherDevice,
+// and fs.ErrNotExist when the PCI function itself is gone.
+func (h *Handle) FindDevice(sys sysfs.FS, d nodestate.AttachedDevice) (Link, error) {
+	fn, err := sys.PCI(d.PCIAddress)
+	if err != nil {
+		return Link{}, err
+	}
+	var other error
+	for _, name := range fn.Interfaces {
+		l, err := h.ByName(name)
+		switch {
+		case errors.Is(err, ErrNotFound) || err == nil && l.Parent != "" && l.Parent != d.PCIAddress:
+			continue
+		case err != nil:
+			return Link{}, err
+		case d.VF || d.MAC == "" || l.HasMAC(d.MAC):
+			return l, nil
+		}
+		other = fmt.Errorf("%s has MAC %s, not %s: %w", l.Name, l.MAC, d.MAC, ErrOtherDevice)
+	}
+	l, err := h.searchDevice(sys, d)
+	if errors.Is(err, ErrNotFound) && other != nil {
+		return Link{}, other
+	}
+	return l, err
+}
+
+func (h *Handle) searchDevice(sys sysfs.FS, d nodestate.AttachedDevice) (Link, error) {
+	all, err := h.Links()
+	if err != nil {
+		return Link{}, err
+	}
+	for _, l := range all {
+		if l.Parent != "" && l.Parent == d.PCIAddress && (d.VF || d.MAC == "" || l.HasMAC(d.MAC)) {
+			return l, nil
+		}
+		if d.VF || !l.HasMAC(d.MAC) || l.Parent != "" || stacked(l) {
+			continue
+		}
+		pci, err := sys.NetPCI(l.Name)
+		if errors.Is(err, fs.ErrNotExist) || err == nil && pci == d.PCIAddress {
+			return l, nil
+		}
+	}
+	return Link{}, fmt.Errorf("find the link of %s: %w", d.PCIAddress, ErrNotFound)
+}
+
+// Movable says whether the link is a device of its own rather than one stacked
+// on another, whose MAC it may share.
+func (l Link) Movable() bool { return !stacked(l) }
+
+// stacked says whether a link lives on top of another one and may share its MAC.
+func stacked(l Link) bool {
+	return slices.Contains([]string{"ipvlan", "ipvtap", "macvlan", "macvtap", "vlan", "bridge", "bond", "team"}, l.Kind)
+}
+
+// FindMoved returns the link of a device in a container netns, where there is
+// no sysfs to ask and where the pod may have renamed it, changed its MAC or
+// stacked other links on it: by PCI parent, else by MAC, else by the name it
+// was given. ErrNotFound.
+func (h *Handle) FindMoved(d nodestate.AttachedDevice, name string) (Link, error) {
+	all, err := h.Links()
+	if err != nil {
+		return Link{}, err
+	}
+	kind := ""
+	if d.Link != nil {
+		kind = d.Link.Kind
+	}
+	tests := []func(Link) bool{
+		func(l Link) bool { return l.Parent == d.PCIAddress },
+		func(l Link) bool { return l.Parent == "" && l.HasMAC(d.MAC) },
+		func(l Link) bool { return l.Parent == "" && l.Name == name },
+	}
+	for _, matches := range tests {
+		for _, l := range all {
+			if l.Kind == kind && matches(l) {
+				return l, nil
+			}
+		}
+	}
+	return Link{}, fmt.Errorf("find the link of %s: %w", d.PCIAddress, ErrNotFound)
+}
+
+// FallbackName is the name that a device gets when the one it should have is
+// taken: unique per PCI address.
+func FallbackName(pci device.PCIAddress) string {
+	var digits []byte
+	for _, c := range []byte(pci) {
+		if c != ':' && c != '.' {
+			digits = append(digits, c)
+		}
+	}
+	return "eni" + string(digits[max(0, len(digits)-12):])
+}

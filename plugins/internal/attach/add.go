@@ -1,0 +1,234 @@
+package attach
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+	"time"
+
+	types100 "github.com/containernetworking/cni/pkg/types/100"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/device"
+	"github.com/multi-eni/multi-eni-cni/pkg/link"
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+)
+
+// add attaches the pod to its device. When it fails after the record was
+// written, the release from that record undoes everything; a record that could
+// not be released stays for DEL.
+func (c *call) add() (*types100.Result, error) {
+	if _, err := device.ParseInterfaceName(c.args.IfName); err != nil {
+		return nil, &refusal{code: codeEnvironment, msg: "CNI_IFNAME", err: err}
+	}
+	if err := c.policy.Check(c.cfg); err != nil {
+		return nil, err
+	}
+	ns, err := c.openTarget()
+	if err != nil {
+		return nil, err
+	}
+	defer ns.Close()
+	if err := c.clearOwnRecord(); err != nil {
+		return nil, err
+	}
+	all, err := c.candidates()
+	if err != nil {
+		return nil, err
+	}
+	dev, err := c.claim(all, ns)
+	if err != nil {
+		return nil, err
+	}
+	defer dev.Close()
+	result, err := c.attach(dev)
+	if err != nil {
+		if undo := c.release(dev.Record, claimLockFree); undo != nil {
+			err = errors.Join(err, fmt.Errorf("and undo it: %w", undo))
+		}
+		return nil, err
+	}
+	return result, nil
+}
+
+// openTarget opens CNI_NETNS and refuses the host's own.
+func (c *call) openTarget() (*link.Netns, error) {
+	ns, err := link.OpenNetns(c.args.Netns)
+	if err != nil {
+		return nil, &refusal{code: codeInvalidNetNS, msg: "CNI_NETNS", err: err}
+	}
+	host, err := link.CurrentNetns()
+	if err != nil {
+		ns.Close()
+		return nil, err
+	}
+	defer host.Close()
+	if ns.Same(host.Netns) {
+		ns.Close()
+		return nil, refuse(codeInvalidNetNS, "CNI_NETNS: %s is the host's own network namespace; a pod with hostNetwork has all of its interfaces already", c.args.Netns)
+	}
+	return ns, nil
+}
+
+// clearOwnRecord undoes what an earlier, dead ADD of this very attachment left.
+func (c *call) clearOwnRecord() error {
+	r, err := c.lockOwn()
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case errors.Is(err, nodestate.ErrCorrupt): // an intent that was lost before its first effect
+		return c.dir.Discard(c.id)
+	case errors.Is(err, nodestate.ErrBusy):
+		return refuse(codeTryAgain, "another ADD or DEL of container %s, interface %s is running", c.id.ContainerID, c.id.IfName)
+	case err != nil:
+		return err
+	}
+	defer r.Close()
+	if r.State == nodestate.StateComplete && !c.stale(r.Attachment) {
+		return refuse(codeInternal, "container %s already has %s on interface %s; run DEL before another ADD", c.id.ContainerID, r.Device.PCIAddress, c.id.IfName)
+	}
+	c.log.WithField("device", r.Device.PCIAddress).Warn("undoing an earlier ADD of this attachment that died")
+	return c.release(r, claimLockFree)
+}
+
+// begin writes the intent: from here on, release knows all that may need undoing.
+func (c *call) begin(d *claimed, cand candidate) (*nodestate.Record, error) {
+	a := nodestate.Attachment{
+		AttachmentID: c.id, Network: c.cfg.Name, CreatedAt: time.Now().UTC().Truncate(time.Second), BootID: c.bootID,
+		Netns: d.ns.Netns, Pod: c.pod(), Mode: c.mode(d), Device: attached(cand.pci, d.fn, cand.row),
+		Config: c.cfg.Raw, Args: c.args.Args, Path: strings.Join(c.policy.BinDirs(c.args.Path), ":"),
+		DeviceInfoFile: c.cfg.DeviceInfoFile,
+	}
+	a.Netns.Path = c.args.Netns
+	if d.link.Index != 0 {
+		state := d.link.State()
+		a.Device.Link, a.Device.MAC = &state, d.link.MAC
+	}
+	if c.cfg.IPAM != nil {
+		a.IPAM = &nodestate.Delegation{Type: c.cfg.IPAM.Type, Config: c.cfg.IPAMConfig()}
+	}
+	if c.cfg.Delegate != nil {
+		conf, err := c.cfg.DelegateConfig(cand.pci, d.link.Name, c.mtu(cand.row))
+		if err != nil {
+			return nil, err
+		}
+		a.Delegate = &nodestate.Delegation{Type: c.cfg.Delegate.Type, Config: conf}
+	}
+	var r *nodestate.Record
+	err := c.step("intent", func() (err error) { r, err = c.dir.Begin(a); return err })
+	return r, err
+}
+
+func (c *call) mode(d *claimed) nodestate.Mode {
+	switch {
+	case c.cfg.Delegate != nil && c.cfg.Delegate.Shared:
+		return nodestate.ModeShared
+	case c.cfg.Delegate != nil:
+		return nodestate.ModeDelegateExclusive
+	case d.fn.UserspaceDriver():
+		return nodestate.ModeDPDK
+	}
+	return nodestate.ModeExclusive
+}
+
+// mtu is the netconf's, else the NodeENI's, else 0 for the link's own.
+func (c *call) mtu(row *nodestate.Device) int {
+	if c.cfg.MTU == 0 && row != nil {
+		return row.MTU
+	}
+	return c.cfg.MTU
+}
+
+// attach has the effects, each a step, and completes the record.
+func (c *call) attach(d *claimed) (*types100.Result, error) {
+	var result *types100.Result
+	var err error
+	switch d.Mode {
+	case nodestate.ModeExclusive:
+		result, err = c.attachLink(d)
+	case nodestate.ModeDPDK:
+		result, err = c.attachUserspace(d)
+	default:
+		result, err = c.attachDelegate(d)
+	}
+	if err != nil {
+		return nil, err
+	}
+	result.CNIVersion = types100.ImplementedSpecVersion
+	if c.cfg.DNS != nil && len(result.DNS.Nameservers) == 0 {
+		if err := json.Unmarshal(c.cfg.DNS, &result.DNS); err != nil {
+			return nil, refuse(codeInvalid, "dns: %v", err)
+		}
+	}
+	if d.DeviceInfoFile != "" {
+		if err := c.step("deviceInfo", func() error { return writeDeviceInfo(d, result) }); err != nil {
+			return nil, err
+		}
+	}
+	if d.Result, err = json.Marshal(result); err != nil {
+		return nil, fmt.Errorf("encode result: %w", err)
+	}
+	d.State = nodestate.StateComplete
+	return result, c.step("complete", d.Save)
+}
+
+// attachLink moves the device itself into the container's netns.
+func (c *call) attachLink(d *claimed) (*types100.Result, error) {
+	in, err := d.ns.Open()
+	if err != nil {
+		return nil, err
+	}
+	defer in.Close()
+	if err := nameFree(in, c.args.IfName, d.link.AltNames); err != nil {
+		return nil, err
+	}
+	if err := c.step("move", func() error { return c.host.Move(d.link.Index, d.ns, c.args.IfName) }); err != nil {
+		return nil, err
+	}
+	l, err := in.ByName(c.args.IfName)
+	if err != nil {
+		return nil, err
+	}
+	if mtu := c.mtu(d.row); mtu != 0 && mtu != l.MTU {
+		if err := c.step("mtu", func() error { return in.SetMTU(l.Index, mtu) }); err != nil {
+			return nil, err
+		}
+		l.MTU = mtu
+	}
+	result, err := c.ipamAdd(d)
+	if err != nil {
+		return nil, err
+	}
+	result.Interfaces = []*types100.Interface{{
+		Name: l.Name, Mac: l.MAC.String(), Mtu: l.MTU, Sandbox: c.args.Netns, PciID: d.Device.PCIAddress.String(),
+	}}
+	return result, c.configure(d, in, l, result)
+}
+
+// nameFree refuses a move that the kernel would only half carry out.
+func nameFree(in *link.Handle, name string, altNames []string) error {
+	for _, n := range append([]string{name}, altNames...) {
+		switch l, err := in.ByName(n); {
+		case err == nil:
+			return refuse(codeInternal, "the container already has an interface %s (as %s); choose another name for one of them", n, l.Name)
+		case !errors.Is(err, link.ErrNotFound):
+			return err
+		}
+	}
+	return nil
+}
+
+// attachUserspace moves nothing: the device plugin hands the device's files to
+// the container, and the result tells it the rest.
+func (c *call) attachUserspace(d *claimed) (*types100.Result, error) {
+	result, err := c.ipamAdd(d)
+	if err != nil {
+		return nil, err
+	}
+	addRoutes(result, c.cfg.Routes)
+	result.Interfaces = []*types100.Interface{{
+		Name: c.args.IfName, Mac: d.Device.MAC.String(), Mtu: c.mtu(d.row), Sandbox: c.args.Netns, PciID: d.Device.PCIAddress.String(),
+	}}
+	return result, nil
+}

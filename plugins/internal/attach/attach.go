@@ -1,0 +1,231 @@
+// Package attach implements the CNI verbs of multi-eni: it resolves the device
+// that a netconf selects, claims it, moves it into the container's netns or
+// delegates, gives it addresses, records all that, and takes it back.
+//
+// The attachment record is the undo log. It is written before the first effect
+// and holds all that is needed to reverse any of them; a failed ADD, a DEL, a GC
+// and the ADD that meets a dead one's remains all run the same release.
+package attach
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/containernetworking/cni/pkg/invoke"
+	"github.com/containernetworking/cni/pkg/skel"
+	"github.com/containernetworking/cni/pkg/types"
+	types100 "github.com/containernetworking/cni/pkg/types/100"
+	"github.com/sirupsen/logrus"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/device"
+	"github.com/multi-eni/multi-eni-cni/pkg/link"
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
+	"github.com/multi-eni/multi-eni-cni/plugins/internal/netconf"
+)
+
+// Bounds of the waits.
+const (
+	// verbTimeout bounds a whole verb; the kubelet gives up on a sandbox after
+	// as long (runtimeRequestTimeout).
+	verbTimeout = 2 * time.Minute
+	// claimWait bounds the wait for another process that is claiming the device.
+	claimWait = 20 * time.Second
+	// recordWait bounds DEL's wait for an ADD of the same attachment that is
+	// still running.
+	recordWait = 2 * time.Second
+	// returnWait bounds DEL's wait for a dying netns to give its links back.
+	returnWait = 2 * time.Second
+)
+
+// Plugin carries out the verbs. The zero value is ready for use.
+type Plugin struct {
+	// Exec runs other plugins; nil is the real thing.
+	Exec invoke.Exec
+	// PolicyPath is where the policy is; "" is netconf.PolicyPath.
+	PolicyPath string
+	// Before is called before each step that has an effect, with its name; an
+	// error from it is the step's. Tests fail or kill a verb with it.
+	Before func(step string) error
+}
+
+// Funcs returns the verbs for skel. Results go to stdout.
+func (p *Plugin) Funcs(stdout io.Writer) skel.CNIFuncs {
+	return skel.CNIFuncs{
+		Add: func(args *skel.CmdArgs) error {
+			return toCNI(p.run(args, netconf.Parse, func(c *call) error { return c.printAdd(stdout) }))
+		},
+		Del:    func(args *skel.CmdArgs) error { return toCNI(p.run(args, netconf.ParseLenient, (*call).del)) },
+		Check:  func(args *skel.CmdArgs) error { return toCNI(p.run(args, netconf.Parse, (*call).check)) },
+		GC:     func(args *skel.CmdArgs) error { return toCNI(p.run(args, netconf.ParseLenient, (*call).gc)) },
+		Status: func(args *skel.CmdArgs) error { return toCNI(p.run(args, netconf.ParseLenient, (*call).status)) },
+	}
+}
+
+// call is one run of a verb.
+type call struct {
+	*Plugin
+	ctx    context.Context //nolint:containedctx // a call is the scope of the context
+	log    *logrus.Entry
+	args   *skel.CmdArgs
+	env    map[string]string // CNI_ARGS
+	cfg    *netconf.Config
+	policy *netconf.Policy
+	paths  netconf.Paths
+	id     nodestate.AttachmentID
+	dir    nodestate.AttachmentDir
+	sys    sysfs.FS
+	host   *link.Handle
+	bootID string
+}
+
+func (p *Plugin) run(args *skel.CmdArgs, parse func([]byte) (*netconf.Config, error), verb func(*call) error) error {
+	ctx, cancel := context.WithTimeout(context.Background(), verbTimeout)
+	defer cancel()
+	policy, err := p.readPolicy()
+	if err != nil {
+		return err
+	}
+	cfg, err := parse(args.StdinData)
+	if err != nil {
+		return err
+	}
+	c := &call{Plugin: p, ctx: ctx, args: args, cfg: cfg, policy: policy, paths: policy.ResolvePaths(cfg)}
+	c.id = nodestate.AttachmentID{ContainerID: args.ContainerID, IfName: args.IfName}
+	c.dir = nodestate.AttachmentDir(c.paths.DataDir)
+	c.sys = sysfs.NewFS(c.paths.Sysfs)
+	if c.env, err = parseArgs(args.Args); err != nil {
+		return err
+	}
+	if c.bootID, err = nodestate.BootID(); err != nil {
+		return err
+	}
+	closeLog, err := c.openLog()
+	if err != nil {
+		return err
+	}
+	defer closeLog()
+	if c.host, err = link.Open(); err != nil {
+		return err
+	}
+	defer c.host.Close()
+	return verb(c)
+}
+
+func (p *Plugin) readPolicy() (*netconf.Policy, error) {
+	path := p.PolicyPath
+	if path == "" {
+		path = netconf.PolicyPath
+	}
+	data, err := nodestate.ReadTrusted(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err == nil {
+		var policy *netconf.Policy
+		if policy, err = netconf.ParsePolicy(data); err == nil {
+			return policy, nil
+		}
+	}
+	return nil, &refusal{code: codePolicy, msg: "the node's policy cannot be used, so nothing is allowed; mend it or install it anew", err: err}
+}
+
+// parseArgs reads CNI_ARGS: KEY=VALUE pairs separated by semicolons (CNI spec
+// 1.1.0 section 2). Keys of others are none of our business.
+func parseArgs(s string) (map[string]string, error) {
+	env := map[string]string{}
+	for pair := range strings.SplitSeq(s, ";") {
+		if pair == "" {
+			continue
+		}
+		k, v, ok := strings.Cut(pair, "=")
+		if !ok {
+			return nil, refuse(codeEnvironment, "CNI_ARGS: %q: want KEY=VALUE pairs separated by semicolons", pair)
+		}
+		env[k] = v
+	}
+	return env, nil
+}
+
+// pod names the pod for messages: namespace/name, else the container.
+func (c *call) pod() string {
+	if name := c.env["K8S_POD_NAME"]; name != "" {
+		return c.env["K8S_POD_NAMESPACE"] + "/" + name
+	}
+	return ""
+}
+
+func holder(a nodestate.Attachment) string {
+	if a.Pod != "" {
+		return fmt.Sprintf("pod %s (container %s, interface %s)", a.Pod, a.ContainerID, a.IfName)
+	}
+	return fmt.Sprintf("container %s, interface %s", a.ContainerID, a.IfName)
+}
+
+func (c *call) openLog() (func(), error) {
+	logger := logrus.New()
+	logger.Formatter = &logrus.TextFormatter{DisableColors: true, FullTimestamp: true}
+	if level, err := logrus.ParseLevel(c.paths.LogLevel); err == nil {
+		logger.Level = level
+	}
+	closer := func() {}
+	if c.paths.LogFile != "" {
+		f, err := os.OpenFile(filepath.Clean(c.paths.LogFile), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+		if err != nil {
+			return nil, refuse(codeInvalid, "logFile: %v", err)
+		}
+		logger.Out = f
+		closer = func() { f.Close() } //nolint:errcheck,gosec // nothing is buffered
+	}
+	c.log = logger.WithFields(logrus.Fields{"containerID": c.id.ContainerID, "ifname": c.id.IfName})
+	if pod := c.pod(); pod != "" {
+		c.log = c.log.WithField("pod", pod)
+	}
+	return closer, nil
+}
+
+// step runs one effect under its name.
+func (c *call) step(name string, effect func() error) error {
+	if c.Before != nil {
+		if err := c.Before(name); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	return effect()
+}
+
+func (c *call) printAdd(stdout io.Writer) error {
+	result, err := c.add()
+	if err != nil {
+		return err
+	}
+	versioned, err := result.GetAsVersion(c.cfg.CNIVersion)
+	if err != nil {
+		return refuse(codeInvalid, "cniVersion: %v", err)
+	}
+	return versioned.PrintTo(stdout)
+}
+
+func asResult(r types.Result) (*types100.Result, error) {
+	out, err := types100.NewResultFromResult(r)
+	if err != nil {
+		return nil, fmt.Errorf("convert result: %w", err)
+	}
+	return out, nil
+}
+
+// attached describes a device for the record, before its link is known.
+func attached(pci device.PCIAddress, fn sysfs.PCIFunction, row *nodestate.Device) nodestate.AttachedDevice {
+	d := nodestate.AttachedDevice{PCIAddress: pci, VF: fn.PhysFn != ""}
+	if row != nil {
+		d.MAC, d.ENIID, d.NodeENI = row.MAC, row.ENIID, row.NodeENI
+	}
+	return d
+}

@@ -1,0 +1,504 @@
+package attach_test
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/containernetworking/cni/pkg/skel"
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/link"
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+	"github.com/multi-eni/multi-eni-cni/plugins/internal/attach"
+	"github.com/multi-eni/multi-eni-cni/test/nstest"
+)
+
+func TestExclusiveRoundTrip(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	e := newEnv(t)
+	before := e.snapshot()
+	conf := e.selectA()
+	conf["mtu"] = 1400
+	conf["routes"] = []any{map[string]any{"dst": "10.99.0.0/16", "gw": "10.0.2.1"}, map[string]any{"dst": "fd00:99::/64", "table": 100}}
+	args := e.pod(conf)
+	r := e.add(args)
+	if len(r.Interfaces) != 1 || len(r.IPs) != 2 {
+		t.Fatalf("result = %+v; want one interface and two addresses", r)
+	}
+	i := r.Interfaces[0]
+	if i.Name != "net1" || i.Mac != eniA.MAC || i.Mtu != 1400 || i.Sandbox != args.Netns || i.PciID != eniA.PCI {
+		t.Errorf("interface = %+v", i)
+	}
+	if got := e.podLinks(args); len(got) != 1 || got[0].Name != "net1" || !got[0].Up || got[0].MTU != 1400 {
+		t.Errorf("links in the pod = %+v", got)
+	}
+	_, err := run(&attach.Plugin{}, "CHECK", args)
+	must(t, err)
+	e.del(args)
+	if diff := cmp.Diff(before, e.snapshot()); diff != "" {
+		t.Errorf("the node after DEL (-before +after):\n%s", diff)
+	}
+	if left := e.podLinks(args); len(left) != 0 {
+		t.Errorf("left in the pod: %+v", left)
+	}
+}
+
+func TestCheckFindsWhatChanged(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	changes := map[string]func(h *link.Handle, l link.Link) error{
+		"is down": func(h *link.Handle, l link.Link) error { return h.SetDown(l.Index) },
+		"has MTU": func(h *link.Handle, l link.Link) error { return h.SetMTU(l.Index, 1300) },
+		"interface": func(h *link.Handle, l link.Link) error {
+			return errors.Join(h.SetDown(l.Index), h.Rename(l.Index, "other"))
+		},
+	}
+	e := newEnv(t)
+	for want, change := range changes {
+		args := e.pod(e.selectA())
+		e.add(args)
+		ns, err := link.OpenNetns(args.Netns)
+		must(t, err)
+		h, err := ns.Open()
+		must(t, err)
+		l, err := h.ByName("net1")
+		must(t, err)
+		must(t, change(h, l))
+		e.refused("CHECK", args, 104, want)
+		h.Close()
+		ns.Close()
+		e.del(args)
+	}
+	e.refused("CHECK", e.pod(e.selectA()), 3, "no attachment", "run ADD")
+}
+
+func TestSelect(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	e := newEnv(t)
+	b := e.inv.Devices[1]
+	e.inv.Devices[1].ResourceName = "intel.com/sriov_b"
+	e.writeInventory()
+	tests := map[string]map[string]any{
+		"nodeENI":                  {"select": map[string]any{"nodeENI": "b"}},
+		"eniID":                    {"select": map[string]any{"eniID": b.ENIID}},
+		"mac":                      {"select": map[string]any{"mac": b.MAC}},
+		"pciAddress":               {"select": map[string]any{"pciAddress": b.PCIAddress}},
+		"all":                      {"select": map[string]any{"nodeENI": "b", "eniID": b.ENIID, "mac": b.MAC, "subnetID": b.SubnetID, "pciAddress": b.PCIAddress}},
+		"deviceID":                 {"deviceID": b.PCIAddress},
+		"deviceID and pciBusID":    {"deviceID": b.PCIAddress, "pciBusID": b.PCIAddress, "runtimeConfig": map[string]any{"deviceID": b.PCIAddress}},
+		"resourceName with device": {"select": map[string]any{"resourceName": "intel.com/sriov_b"}, "deviceID": b.PCIAddress},
+		"deviceID, no inventory":   {"deviceID": b.PCIAddress, "inventory": "/nonexistent/inventory.json"},
+	}
+	for name, conf := range tests {
+		args := e.pod(conf)
+		if r := e.add(args); r.Interfaces[0].Mac != eniB.MAC {
+			t.Errorf("%s: got %s; want %s", name, r.Interfaces[0].Mac, eniB.MAC)
+		}
+		e.del(args)
+	}
+	t.Run("subnetID of two devices takes the first free", func(t *testing.T) {
+		var got []string
+		var pods []*skel.CmdArgs
+		for range 2 {
+			args := e.pod(map[string]any{"select": map[string]any{"subnetID": "subnet-0000000a"}})
+			got = append(got, e.add(args).Interfaces[0].PciID)
+			pods = append(pods, args)
+		}
+		if want := []string{eniA.PCI, eniB.PCI}; !slices.Equal(got, want) {
+			t.Errorf("devices in turn = %v; want %v", got, want)
+		}
+		e.refused("ADD", e.pod(map[string]any{"select": map[string]any{"subnetID": "subnet-0000000a"}}), 101, "pod shop/pod-")
+		for _, args := range pods {
+			e.del(args)
+		}
+	})
+}
+
+func TestRefusals(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	primary := nstest.ENI{PCI: "0000:00:05.0", Name: "eth0", MAC: "02:00:00:00:00:00"}
+	efa := nstest.ENI{PCI: "0000:00:0a.0", Name: "efa0", MAC: "02:00:00:00:00:0a", Device: "0xefa1"}
+	vfio := nstest.ENI{PCI: "0000:00:0b.0", Driver: "vfio-pci", NoLink: true}
+	e := newEnv(t, primary, efa, vfio)
+	h, err := link.Open()
+	must(t, err)
+	l, err := h.ByName("eth0")
+	must(t, err)
+	must(t, h.SetUp(l.Index))
+	must(t, h.EnsureRoute(l.Index, link.Route{Dst: mustPrefix("0.0.0.0/0")}))
+	lying, pending, draining, gone := row(eniB, "lying"), row(eniB, "pending"), row(eniB, "draining"), row(eniB, "gone")
+	lying.MAC, lying.SubnetID = "02:00:00:00:00:99", "subnet-0000000b"
+	pending.Phase, pending.PCIAddress, pending.MAC = nodestate.PhasePending, "", ""
+	draining.Phase = nodestate.PhaseDraining
+	gone.PCIAddress = "0000:00:1f.0"
+	e.inv.Devices = append(e.inv.Devices, lying, pending, draining, gone)
+	e.writeInventory()
+	sel := func(name string) map[string]any { return map[string]any{"select": map[string]any{"nodeENI": name}} }
+	with := func(m map[string]any, key string, v any) map[string]any { m[key] = v; return m }
+
+	e.refused("ADD", e.pod(sel("nosuch")), 100, "nodeENI=nosuch", "eni-", "NodeENI a")
+	e.refused("ADD", e.pod(sel("pending")), 11, "not ready yet")
+	e.refused("ADD", e.pod(sel("draining")), 100, "draining")
+	e.refused("ADD", e.pod(sel("lying")), 104, "02:00:00:00:00:99", "not what the inventory says")
+	e.refused("ADD", e.pod(sel("gone")), 104, "gone", "0000:00:1f.0")
+	e.refused("ADD", e.pod(map[string]any{"deviceID": primary.PCI}), 102, "default route")
+	e.refused("ADD", e.pod(map[string]any{"deviceID": efa.PCI}), 102, "Elastic Fabric Adapter")
+	e.refused("ADD", e.pod(map[string]any{"select": map[string]any{"resourceName": "intel.com/x"}}), 103, "intel.com/x", "limits")
+	e.refused("ADD", e.pod(with(sel("a"), "deviceID", eniB.PCI)), 100, "allocated "+eniB.PCI)
+	e.refused("ADD", e.pod(with(sel("a"), "inventory", e.file("none.json"))), 11, "none.json", "multi-enid")
+	e.refused("ADD", e.pod(with(sel("a"), "delegate", map[string]any{"type": "macvlan"})), 102, "macvlan", "ipvlan")
+	e.refused("ADD", e.pod(with(sel("a"), "delegate", map[string]any{"type": "sriov"})), 102, "physfn")
+	e.refused("ADD", e.pod(map[string]any{"deviceID": vfio.PCI, "delegate": map[string]any{"type": "ipvlan"}}), 102, "vfio-pci", "ipvlan")
+	e.refused("ADD", e.pod(map[string]any{"deviceID": vfio.PCI, "ipam": map[string]any{"type": "missing"}}), 999, "missing", "install it")
+	e.refused("ADD", e.pod(map[string]any{"select": map[string]any{"subnetID": "subnet-0000000a"}, "delegate": map[string]any{"type": "ipvlan"}}), 7, "several devices match", "select.eniID")
+	e.refused("ADD", e.pod(with(sel("a"), "selct", 1)), 7, "selct", "select")
+
+	args := e.pod(sel("a"))
+	args.Netns = "/proc/self/ns/net"
+	e.refused("ADD", args, 8, "host's own network namespace")
+	args.Netns = "/nonexistent"
+	e.refused("ADD", args, 8, "/nonexistent")
+	args = e.pod(sel("a"))
+	args.Args = "nonsense"
+	e.refused("ADD", args, 4, "CNI_ARGS", "nonsense")
+	args = e.pod(sel("a"))
+	args.StdinData = []byte("{")
+	e.refused("ADD", args, 6, "decode")
+
+	t.Run("draining, but allocated by the kubelet", func(t *testing.T) {
+		e.inv.Devices = []nodestate.Device{draining}
+		e.writeInventory()
+		args := e.pod(with(sel("draining"), "deviceID", eniB.PCI))
+		e.add(args)
+		e.del(args)
+	})
+	t.Run("other boot", func(t *testing.T) {
+		e.inv.BootID = "another"
+		e.writeInventory()
+		e.refused("ADD", e.pod(sel("draining")), 11, "earlier boot")
+		e.refused("STATUS", e.pod(sel("draining")), 50, "earlier boot")
+	})
+	if left, _, err := e.records().List(); err != nil || len(left) != 0 {
+		t.Errorf("records left by refused ADDs: %+v, %v", left, err)
+	}
+}
+
+func TestHeld(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	e := newEnv(t)
+	first := e.pod(e.selectA())
+	e.add(first)
+	e.refused("ADD", e.pod(e.selectA()), 101, eniA.PCI, "pod shop/pod-c1", "container c1")
+	e.refused("ADD", e.pod(map[string]any{"deviceID": eniA.PCI}), 101, "pod shop/pod-c1")
+	e.refused("ADD", first, 999, "already has", "run DEL")
+	e.del(first)
+	second := e.pod(e.selectA())
+	e.add(second)
+	e.del(second)
+}
+
+// TestEveryStep fails ADD before each of its steps in turn, and kills it there;
+// the node must be as before, at once or after DEL.
+func TestEveryStep(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	e := newEnv(t)
+	before := e.snapshot()
+	conf := e.selectA()
+	conf["mtu"] = 1400
+	conf["routes"] = []any{map[string]any{"dst": "10.99.0.0/16"}}
+	conf["runtimeConfig"] = map[string]any{"CNIDeviceInfoFile": e.file("devinfo", "a.json")}
+	var steps []string
+	args := e.pod(conf)
+	_, err := run(&attach.Plugin{Before: func(s string) error { steps = append(steps, s); return nil }}, "ADD", args)
+	must(t, err)
+	e.del(args)
+	want := []string{"intent", "move", "mtu", "ipam", "sysctls", "address", "address", "up", "route", "deviceInfo", "complete"}
+	if diff := cmp.Diff(want, steps); diff != "" {
+		t.Fatalf("steps of ADD (-want +got):\n%s", diff)
+	}
+	asBefore := func(what string) {
+		t.Helper()
+		if diff := cmp.Diff(before, e.snapshot()); diff != "" {
+			t.Errorf("%s: the node (-before +after):\n%s", what, diff)
+		}
+		if _, err := os.Stat(e.file("devinfo", "a.json")); err == nil {
+			t.Errorf("%s: the device-info file is left", what)
+		}
+	}
+	for i, name := range steps {
+		args := e.pod(conf)
+		n := 0
+		p := &attach.Plugin{Before: func(string) error {
+			if n++; n == i+1 {
+				return errors.New("injected")
+			}
+			return nil
+		}}
+		_, err := run(p, "ADD", args)
+		wantCode(t, err, 999, "injected", name)
+		asBefore("failed before " + name)
+		e.del(args)
+
+		if !e.kill("ADD", i+1, args) {
+			t.Fatalf("ADD ended before step %s", name)
+		}
+		if i%2 == 0 { // the same ADD again clears the way itself
+			e.add(args)
+		}
+		e.del(args)
+		asBefore("killed before " + name)
+	}
+	t.Run("DEL", func(t *testing.T) {
+		n := 1
+		for ; ; n++ {
+			args := e.pod(conf)
+			e.add(args)
+			more := e.kill("DEL", n, args)
+			e.del(args)
+			asBefore(fmt.Sprintf("DEL killed before step %d", n))
+			if !more {
+				break
+			}
+		}
+		if n < 4 {
+			t.Errorf("DEL has only %d steps", n-1)
+		}
+	})
+	t.Run("killed ADD blocks nobody", func(t *testing.T) {
+		dead := e.pod(conf)
+		e.kill("ADD", 5, dead)
+		next := e.pod(conf)
+		e.add(next)
+		e.del(next)
+		e.del(dead)
+		asBefore("taken over")
+	})
+}
+
+// TestDelWhateverHappened is the list of the design: DEL succeeds, and the
+// address and the claim are released.
+func TestDelWhateverHappened(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	record := func(e *env, args *skel.CmdArgs) string {
+		return e.file("records", args.ContainerID+"-"+args.IfName+".json")
+	}
+	tests := map[string]struct {
+		happen func(e *env, args *skel.CmdArgs)
+		lost   bool // the veth died with its netns: only address and claim remain to be checked
+	}{
+		"netns gone": {func(e *env, args *skel.CmdArgs) {
+			must(e.t, nstest.DeleteNetns(args.Netns))
+			must(e.t, os.RemoveAll(filepath.Join(e.node.Sysfs, "bus/pci/devices", eniA.PCI)))
+		}, true},
+		"netns path reused": {func(e *env, args *skel.CmdArgs) {
+			must(e.t, nstest.DeleteNetns(args.Netns))
+			must(e.t, nstest.NewNetns(args.Netns))
+			must(e.t, os.RemoveAll(filepath.Join(e.node.Sysfs, "bus/pci/devices", eniA.PCI)))
+		}, true},
+		"no netns given": {func(_ *env, args *skel.CmdArgs) { args.Netns = "" }, false},
+		"device gone":    {func(e *env, _ *skel.CmdArgs) { must(e.t, e.node.Detach(eniA)) }, true},
+		"device back in the host under another name": {func(e *env, args *skel.CmdArgs) {
+			moveHome(e.t, args, "stray0")
+		}, false},
+		"inventory gone": {func(e *env, _ *skel.CmdArgs) { must(e.t, os.Remove(e.file("inventory.json"))) }, false},
+		"netconf changed": {func(e *env, args *skel.CmdArgs) {
+			args.StdinData = e.conf(map[string]any{"name": "other", "select": map[string]any{"nodeENI": "b"}, "bogus": 1, "ipam": map[string]any{"type": "static"}})
+		}, false},
+		"record gone": {func(e *env, args *skel.CmdArgs) { must(e.t, os.Remove(record(e, args))) }, false},
+		"record truncated": {func(e *env, args *skel.CmdArgs) {
+			must(e.t, os.Truncate(record(e, args), 40))
+		}, false},
+		"record empty": {func(e *env, args *skel.CmdArgs) { must(e.t, os.Truncate(record(e, args), 0)) }, false},
+		"pod renamed the link, changed MAC and MTU": {func(e *env, args *skel.CmdArgs) {
+			inPod(e.t, args, func(h *link.Handle, l link.Link) error {
+				return h.Restore(l, nodestate.LinkState{Name: "mine", MAC: l.MAC, MTU: 1234, Up: true})
+			})
+		}, false},
+		"pod changed the MAC": {func(e *env, args *skel.CmdArgs) {
+			inPod(e.t, args, func(h *link.Handle, l link.Link) error {
+				return h.Restore(l, nodestate.LinkState{Name: l.Name, MAC: "02:00:00:00:00:77", MTU: l.MTU, Up: true})
+			})
+		}, false},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			e := newNodeIn(t)
+			before := e.snapshot()
+			args := e.pod(e.selectA())
+			e.add(args)
+			tt.happen(e, args)
+			e.del(args)
+			after := e.snapshot()
+			if tt.lost {
+				before, after = onlyFiles(before), onlyFiles(after)
+			} else if name == "record gone" || strings.HasPrefix(name, "record ") {
+				// Without the record the altnames are still the link's own; up/down is not known.
+				before, after = strings.ReplaceAll(before, "Up:true", ""), strings.ReplaceAll(after, "Up:true", "")
+			}
+			if diff := cmp.Diff(before, after); diff != "" {
+				t.Errorf("the node after DEL (-before +after):\n%s", diff)
+			}
+		})
+	}
+}
+
+// newNodeIn makes a fresh node inside a test that has one already.
+func newNodeIn(t *testing.T) *env {
+	t.Helper()
+	clearNode(t)
+	return newEnv(t)
+}
+
+func clearNode(t *testing.T) {
+	t.Helper()
+	paths, err := filepath.Glob("/run/netns/*")
+	must(t, err)
+	for _, p := range paths {
+		must(t, nstest.DeleteNetns(p))
+	}
+	eventually(t, "the former node's links to go", func() bool {
+		h, err := link.Open()
+		must(t, err)
+		defer h.Close()
+		links, err := h.Links()
+		must(t, err)
+		return len(links) == 1
+	})
+}
+
+func onlyFiles(s string) string {
+	return strings.Join(slices.DeleteFunc(strings.Split(s, "\n"), func(l string) bool { return !strings.HasPrefix(l, "file ") }), "\n")
+}
+
+func TestNameTakenMeanwhile(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	e := newEnv(t)
+	before := e.snapshot()
+	args := e.pod(e.selectA())
+	e.add(args)
+	squat(t, "eth1")
+	e.del(args)
+	h, err := link.Open()
+	must(t, err)
+	defer h.Close()
+	found, err := h.ByMAC("02:00:00:00:00:01")
+	must(t, err)
+	if len(found) != 1 || found[0].Name != "eni000000060" {
+		t.Fatalf("the device in the host = %+v; want it as eni000000060", found)
+	}
+	if pending, err := e.records().Restores(); err != nil || len(pending) != 1 {
+		t.Fatalf("restore records = %v, %v; want one", pending, err)
+	}
+	unsquat(t, "eth1")
+	next := e.pod(e.selectA()) // the next ADD mends it first
+	e.add(next)
+	e.del(next)
+	if diff := cmp.Diff(before, e.snapshot()); diff != "" {
+		t.Errorf("the node once the name is free (-before +after):\n%s", diff)
+	}
+}
+
+// TestLateLink: a dying netns gives its link back after DEL has gone.
+func TestLateLink(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	e := newEnv(t)
+	before := e.snapshot()
+	args := e.pod(e.selectA())
+	e.add(args)
+	must(t, nstest.DeleteNetns(args.Netns))
+	e.del(args) // waits, then leaves a restore record
+	if pending, err := e.records().Restores(); err != nil || len(pending) != 1 {
+		t.Fatalf("restore records = %v, %v; want one", pending, err)
+	}
+	e.refused("ADD", e.pod(e.selectA()), 104, "no interface in the host")
+	late := eniA
+	late.PCI, late.Name = "", "dev7"
+	must(t, e.node.Attach(late))
+	next := e.pod(e.selectA())
+	e.add(next)
+	e.del(next)
+	if diff := cmp.Diff(before, e.snapshot()); diff != "" {
+		t.Errorf("the node after the late return (-before +after):\n%s", diff)
+	}
+}
+
+func TestParallel(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	const devices, pods = 16, 64
+	var more []nstest.ENI
+	for i := range devices {
+		more = append(more, nstest.ENI{PCI: fmt.Sprintf("0000:01:%02x.0", i), Name: fmt.Sprintf("enp1s%d", i), MAC: fmt.Sprintf("02:00:00:00:01:%02x", i)})
+	}
+	e := newEnv(t, more...)
+	e.inv.Devices = nil
+	for _, m := range more {
+		e.inv.Devices = append(e.inv.Devices, row(m, "pool"))
+	}
+	e.writeInventory()
+	before := e.snapshot()
+	var all []*skel.CmdArgs
+	for range pods {
+		all = append(all, e.pod(map[string]any{"select": map[string]any{"nodeENI": "pool"}, "ipam": e.hostLocal()}))
+	}
+	binary, err := nstest.Binary("multi-eni")
+	must(t, err)
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	macs, ips, winners := map[string]int{}, map[string]int{}, 0
+	for _, args := range all {
+		wg.Go(func() {
+			r, code, msg := runBinary(t, binary, "ADD", args)
+			mu.Lock()
+			defer mu.Unlock()
+			if r == nil {
+				if code != 101 {
+					t.Errorf("loser's code = %d (%s); want 101", code, msg)
+				}
+				return
+			}
+			winners++
+			macs[r.Interfaces[0].Mac]++
+			ips[r.IPs[0].Address.String()]++
+		})
+	}
+	wg.Wait()
+	if winners != devices || len(macs) != devices || len(ips) != devices {
+		t.Errorf("%d winners with %d devices and %d addresses; want %d of each", winners, len(macs), len(ips), devices)
+	}
+	for _, args := range all {
+		wg.Go(func() {
+			if _, code, msg := runBinary(t, binary, "DEL", args); code != 0 {
+				t.Errorf("DEL: %d %s", code, msg)
+			}
+		})
+	}
+	wg.Wait()
+	if diff := cmp.Diff(before, e.snapshot()); diff != "" {
+		t.Errorf("the node after all (-before +after):\n%s", diff)
+	}
+}

@@ -1,0 +1,216 @@
+package attach
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/device"
+	"github.com/multi-eni/multi-eni-cni/pkg/link"
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
+)
+
+// claimed is a device that is this attachment's: its record is written.
+type claimed struct {
+	*nodestate.Record
+	row  *nodestate.Device
+	fn   sysfs.PCIFunction
+	link link.Link // zero without a netdev
+	ns   *link.Netns
+}
+
+// claim takes the first candidate that is free and is what it should be.
+func (c *call) claim(all []candidate, ns *link.Netns) (*claimed, error) {
+	var refused []error
+	for _, cand := range all {
+		got, err := c.claimOne(cand, ns)
+		if err == nil {
+			return got, nil
+		}
+		refused = append(refused, err)
+	}
+	return nil, worst(refused)
+}
+
+// claimOne decides under the device's lock. Most devices of a busy node are
+// held for long, so that is looked at first without the lock.
+func (c *call) claimOne(cand candidate, ns *link.Netns) (*claimed, error) {
+	records, _, err := c.dir.List()
+	if err != nil {
+		return nil, err
+	}
+	if err := c.heldForGood(cand.pci, records); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(c.ctx, claimWait)
+	defer cancel()
+	unlock, err := c.dir.ClaimLock(ctx, cand.pci)
+	if errors.Is(err, nodestate.ErrBusy) {
+		return nil, refuse(codeTryAgain, "device %s is being claimed by others for more than %s", cand.pci, claimWait)
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	if err := c.evict(cand.pci); err != nil {
+		return nil, err
+	}
+	got, err := c.confirm(cand)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.findPlugins(); err != nil {
+		return nil, err
+	}
+	got.ns = ns
+	got.Record, err = c.begin(got, cand)
+	return got, err
+}
+
+// heldForGood refuses a device that a live, complete attachment excludes.
+func (c *call) heldForGood(pci device.PCIAddress, records []nodestate.Attachment) error {
+	for _, a := range records {
+		if a.Device.PCIAddress == pci && a.State == nodestate.StateComplete && c.excludes(a) && !c.stale(a) {
+			return c.held(a)
+		}
+	}
+	return nil
+}
+
+func (c *call) held(a nodestate.Attachment) error {
+	what := "it is free after that pod's end"
+	if !a.Mode.Exclusive() {
+		what = "which shares it; an exclusive attachment needs it alone"
+	}
+	return heldError(a.Device.PCIAddress, what, holder(a))
+}
+
+// excludes says whether an attachment of the same device and this call's
+// exclude each other: one exclusive pod or any number of sharing ones.
+func (c *call) excludes(a nodestate.Attachment) bool {
+	shared := c.cfg.Delegate != nil && c.cfg.Delegate.Shared
+	return a.State != nodestate.StateReleased && (a.Mode.Exclusive() || !shared)
+}
+
+// stale says whether an attachment's netns certainly no longer exists.
+func (c *call) stale(a nodestate.Attachment) bool {
+	return a.BootID != c.bootID || link.Probe(a.Netns) == link.Gone
+}
+
+// evict runs, under the claim lock, the release of every dead attachment of the
+// device, and refuses when a live one excludes this call.
+func (c *call) evict(pci device.PCIAddress) error {
+	records, _, err := c.dir.List()
+	if err != nil {
+		return err
+	}
+	for _, a := range records {
+		if a.Device.PCIAddress != pci || !c.excludes(a) {
+			continue
+		}
+		if !c.stale(a) && a.State == nodestate.StateComplete {
+			return c.held(a)
+		}
+		if err := c.evictOne(a); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *call) evictOne(a nodestate.Attachment) error {
+	now, cancel := context.WithCancel(c.ctx)
+	cancel() // do not wait: its holder may be waiting for our claim lock
+	r, err := c.dir.Lock(now, a.AttachmentID)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case errors.Is(err, nodestate.ErrBusy): // its ADD or DEL is running
+		return c.held(a)
+	case err != nil:
+		return err
+	}
+	defer r.Close()
+	if r.State == nodestate.StateComplete && !c.stale(r.Attachment) {
+		return c.held(r.Attachment) // completed between the two looks
+	}
+	c.log.WithField("record", r.AttachmentID.String()).WithField("device", r.Device.PCIAddress).
+		Warn("releasing the device from an attachment that died without DEL")
+	if err := c.release(r, claimLockHeld); err != nil && r.State != nodestate.StateReleased {
+		return fmt.Errorf("release the dead attachment %s: %w", r.AttachmentID, err)
+	}
+	return nil
+}
+
+// confirm compares a candidate with sysfs and the kernel before anything is
+// touched. Hold its claim lock.
+func (c *call) confirm(cand candidate) (*claimed, error) {
+	fn, err := c.sys.PCI(cand.pci)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, refuse(codeOtherDevice, "device %s is gone: there is no such PCI function", cand.pci)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if fn.IsEFA() {
+		return nil, refuse(codeUnsupported, "device %s is an Elastic Fabric Adapter, which no pod gets by CNI; select an ENI", cand.pci)
+	}
+	got := &claimed{row: cand.row, fn: fn}
+	if fn.UserspaceDriver() {
+		return got, c.refuseUserspace(cand.pci, fn)
+	}
+	if got.link, err = c.confirmLink(cand, fn); err != nil {
+		return nil, err
+	}
+	if has, err := c.host.HasDefaultRoute(got.link.Index); err != nil {
+		return nil, err
+	} else if has {
+		return nil, refuse(codeUnsupported, "device %s (%s) carries a default route of the host's main table; it serves the node itself", cand.pci, got.link.Name)
+	}
+	return got, c.refuseDelegate(cand.pci, fn)
+}
+
+func (c *call) refuseUserspace(pci device.PCIAddress, fn sysfs.PCIFunction) error {
+	d := c.cfg.Delegate
+	if d != nil && (d.Shared || d.NeedsLink()) {
+		return refuse(codeUnsupported, "delegate %s needs a kernel interface, but device %s is bound to %s; leave the delegate out, or select a kernel device",
+			d.Type, pci, fn.Driver)
+	}
+	return c.refuseDelegate(pci, fn)
+}
+
+// refuseDelegate knows what cannot work on a device, and why.
+func (c *call) refuseDelegate(pci device.PCIAddress, fn sysfs.PCIFunction) error {
+	d := c.cfg.Delegate
+	switch {
+	case d == nil:
+		return nil
+	case d.Type == "macvlan" && fn.Driver == "ena" && !d.Passthru():
+		return refuse(codeUnsupported, `delegate macvlan gives pods MAC addresses of their own, which the VPC drops on device %s (driver ena); use ipvlan, or "mode":"passthru"`, pci)
+	case d.Type == "sriov" && fn.PhysFn == "":
+		return refuse(codeUnsupported, "delegate sriov needs a virtual function, and device %s has no physfn; use host-device or no delegate", pci)
+	}
+	return nil
+}
+
+// confirmLink finds the candidate's link in the host, mending first what a
+// dying netns left of it.
+func (c *call) confirmLink(cand candidate, fn sysfs.PCIFunction) (link.Link, error) {
+	d := attached(cand.pci, fn, cand.row)
+	l, err := c.host.FindDevice(c.sys, d)
+	switch {
+	case errors.Is(err, link.ErrOtherDevice):
+		return l, &refusal{code: codeOtherDevice, msg: fmt.Sprintf("device %s is not what the inventory says", cand.pci), err: err}
+	case errors.Is(err, link.ErrNotFound), errors.Is(err, fs.ErrNotExist):
+		return l, refuse(codeOtherDevice, "device %s has no interface in the host (driver %q): something else has moved it away, or its driver is not bound", cand.pci, fn.Driver)
+	case err != nil:
+		return l, err
+	}
+	restored, err := c.host.RestorePending(c.dir, cand.pci, l)
+	if err != nil || !restored {
+		return l, err
+	}
+	return c.host.FindDevice(c.sys, d)
+}

@@ -1,0 +1,189 @@
+package attach
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+
+	"github.com/containernetworking/cni/pkg/invoke"
+	types100 "github.com/containernetworking/cni/pkg/types/100"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+)
+
+// errNoBinary: another plugin's binary is not in the folders it may come from.
+var errNoBinary = errors.New("plugin binary not found")
+
+// invocation says for which attachment another plugin is run.
+type invocation struct {
+	id          nodestate.AttachmentID
+	netns, args string
+	path        string // of plugin folders, separated by colons
+}
+
+func (c *call) own() invocation {
+	return invocation{id: c.id, netns: c.args.Netns, args: c.args.Args, path: c.binPath(c.args.Path)}
+}
+
+func (c *call) recorded(a nodestate.Attachment) invocation {
+	return invocation{id: a.AttachmentID, netns: a.Netns.Path, args: a.Args, path: c.binPath(a.Path)}
+}
+
+// binPath is CNI_PATH as the policy has it.
+func (c *call) binPath(path string) string {
+	if c.policy != nil {
+		return c.policy.BinDir
+	}
+	return path
+}
+
+func (c *call) find(typ, path string) (string, error) {
+	file, err := c.exec().FindInPath(typ, filepath.SplitList(path))
+	if err != nil {
+		return "", fmt.Errorf("plugin %s: %w in %s; install it there", typ, errNoBinary, path)
+	}
+	return file, nil
+}
+
+// findPlugins refuses, before any effect, a netconf whose plugins are missing.
+func (c *call) findPlugins() error {
+	for _, d := range c.plugins() {
+		if _, err := c.find(d.Type, c.own().path); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *call) exec() invoke.Exec {
+	if c.Exec != nil {
+		return c.Exec
+	}
+	return &invoke.DefaultExec{RawExec: &invoke.RawExec{Stderr: c.log.Logger.Out}}
+}
+
+func (i invocation) environ(command string) *invoke.Args {
+	return &invoke.Args{
+		Command: command, ContainerID: i.id.ContainerID, NetNS: i.netns, IfName: i.id.IfName, PluginArgsStr: i.args, Path: i.path,
+	}
+}
+
+// pluginAdd runs another plugin's ADD.
+func (c *call) pluginAdd(d *nodestate.Delegation, i invocation) (*types100.Result, error) {
+	file, err := c.find(d.Type, i.path)
+	if err != nil {
+		return nil, err
+	}
+	r, err := invoke.ExecPluginWithResult(c.ctx, file, d.Config, i.environ("ADD"), c.exec())
+	if err != nil {
+		return nil, fmt.Errorf("%s ADD: %w", d.Type, err)
+	}
+	return asResult(r)
+}
+
+// pluginRun runs a verb of another plugin that has no result.
+func (c *call) pluginRun(command string, d *nodestate.Delegation, i invocation) error {
+	file, err := c.find(d.Type, i.path)
+	if err != nil {
+		return fmt.Errorf("%s: %w", command, err)
+	}
+	if err := invoke.ExecPluginWithoutResult(c.ctx, file, d.Config, i.environ(command), c.exec()); err != nil {
+		return fmt.Errorf("%s %s: %w", d.Type, command, err)
+	}
+	return nil
+}
+
+// ipamAdd returns the addresses, or an empty result without an address plugin.
+func (c *call) ipamAdd(d *claimed) (*types100.Result, error) {
+	if d.IPAM == nil {
+		return &types100.Result{}, nil
+	}
+	var result *types100.Result
+	err := c.step("ipam", func() (err error) { result, err = c.pluginAdd(d.IPAM, c.own()); return err })
+	if err != nil {
+		return nil, err
+	}
+	if len(result.IPs) == 0 {
+		return nil, refuse(codeInvalid, "ipam.type: %s gave no address", d.IPAM.Type)
+	}
+	result.Interfaces = nil
+	return result, nil
+}
+
+// attachDelegate lets another plugin make the interface, with addresses.
+func (c *call) attachDelegate(d *claimed) (*types100.Result, error) {
+	var result *types100.Result
+	err := c.step("delegate", func() (err error) { result, err = c.pluginAdd(d.Delegate, c.own()); return err })
+	if err != nil {
+		return nil, err
+	}
+	for _, i := range result.Interfaces {
+		if i.Sandbox != "" && i.Name == c.args.IfName && i.PciID == "" {
+			i.PciID = d.Device.PCIAddress.String()
+		}
+	}
+	return result, c.delegateRoutes(d, result)
+}
+
+// delegateRoutes adds the netconf's own routes to what the delegate made.
+func (c *call) delegateRoutes(d *claimed, result *types100.Result) error {
+	if len(c.cfg.Routes) == 0 {
+		return nil
+	}
+	ours := &types100.Result{IPs: result.IPs}
+	addRoutes(ours, c.cfg.Routes)
+	routes, err := routesOf(ours)
+	if err != nil {
+		return err
+	}
+	in, err := d.ns.Open()
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	l, err := in.ByName(c.args.IfName)
+	if err != nil {
+		return err
+	}
+	for _, r := range routes {
+		if err := c.step("route", func() error { return in.EnsureRoute(l.Index, r) }); err != nil {
+			return err
+		}
+	}
+	result.Routes = append(result.Routes, ours.Routes...)
+	return nil
+}
+
+// deviceInfo is the device-info spec 1.1.0's file for a PCI device; readers
+// ignore the key that is ours.
+type deviceInfo struct {
+	Type    string `json:"type"`
+	Version string `json:"version"`
+	PCI     struct {
+		PCIAddress   string `json:"pci-address"`
+		PFPCIAddress string `json:"pf-pci-address,omitempty"`
+	} `json:"pci"`
+	MultiENI struct {
+		ENIID     string   `json:"eniID,omitempty"`
+		NodeENI   string   `json:"nodeENI,omitempty"`
+		MAC       string   `json:"mac,omitempty"`
+		Addresses []string `json:"addresses,omitempty"`
+	} `json:"multi-eni"`
+}
+
+func writeDeviceInfo(d *claimed, result *types100.Result) error {
+	info := deviceInfo{Type: "pci", Version: "1.1.0"}
+	info.PCI.PCIAddress, info.PCI.PFPCIAddress = d.Device.PCIAddress.String(), d.fn.PhysFn.String()
+	m := &info.MultiENI
+	m.ENIID, m.NodeENI, m.MAC = d.Device.ENIID.String(), d.Device.NodeENI, d.Device.MAC.String()
+	for _, ip := range result.IPs {
+		m.Addresses = append(m.Addresses, ip.Address.String())
+	}
+	data, err := json.MarshalIndent(info, "", "  ")
+	if err != nil {
+		return fmt.Errorf("encode device info: %w", err)
+	}
+	return nodestate.WriteFile(d.DeviceInfoFile, data, fs.FileMode(0o644), nodestate.Volatile)
+}

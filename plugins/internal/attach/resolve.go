@@ -1,0 +1,142 @@
+package attach
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strings"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/device"
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+	"github.com/multi-eni/multi-eni-cni/plugins/internal/netconf"
+)
+
+// candidate is a device that the netconf may mean. Row is nil for a deviceID
+// that no inventory knows.
+type candidate struct {
+	pci device.PCIAddress
+	row *nodestate.Device
+}
+
+// candidates returns the usable devices that the netconf selects, sorted by PCI
+// address, or why there is none.
+func (c *call) candidates() ([]candidate, error) {
+	sel := c.cfg.Select
+	if sel.ResourceName != "" && c.cfg.DeviceID == "" {
+		return nil, refuse(codeNotAllocated, "select.resourceName is %s, but the runtime passed no deviceID: nothing was allocated; "+
+			"request the resource in the pod's limits, and give the network attachment definition the annotation k8s.v1.cni.cncf.io/resourceName", sel.ResourceName)
+	}
+	inv, err := c.inventory()
+	if err != nil {
+		if sel.Empty() && c.policy == nil { // deviceID alone needs no inventory
+			return []candidate{{pci: c.cfg.DeviceID}}, nil
+		}
+		return nil, err
+	}
+	if sel.Empty() {
+		return c.allocated(inv)
+	}
+	var matching []nodestate.Device
+	for _, d := range inv.Devices {
+		if sel.Matches(d) {
+			matching = append(matching, d)
+		}
+	}
+	if len(matching) == 0 {
+		return nil, refuse(codeNoDevice, "no device of this node matches select %s; this node has %s", sel, describeRows(inv.Devices))
+	}
+	return c.usable(matching)
+}
+
+// allocated finds the runtime's device in the inventory.
+func (c *call) allocated(inv nodestate.Inventory) ([]candidate, error) {
+	var matching []nodestate.Device
+	for _, d := range inv.Devices {
+		if d.PCIAddress == c.cfg.DeviceID {
+			matching = append(matching, d)
+		}
+	}
+	if len(matching) > 0 {
+		return c.usable(matching)
+	}
+	if c.policy != nil {
+		return nil, &netconf.PolicyError{Rule: "deviceID", Value: c.cfg.DeviceID.String(),
+			Advice: "a device must be in the inventory; declare it by a NodeENI"}
+	}
+	return []candidate{{pci: c.cfg.DeviceID}}, nil
+}
+
+// usable drops the rows that may not be used and says why when none is left.
+func (c *call) usable(rows []nodestate.Device) ([]candidate, error) {
+	var out []candidate
+	var refused []error
+	for _, d := range rows {
+		err := c.refuseRow(d)
+		if err != nil {
+			refused = append(refused, err)
+			continue
+		}
+		out = append(out, candidate{pci: d.PCIAddress, row: &d})
+	}
+	if len(out) == 0 {
+		return nil, worst(refused)
+	}
+	slices.SortFunc(out, func(a, b candidate) int { return strings.Compare(string(a.pci), string(b.pci)) })
+	if c.cfg.Delegate != nil && c.cfg.Delegate.Shared && len(out) > 1 {
+		return nil, refuse(codeInvalid, "select %s: several devices match, and a shared attachment needs one: %s; add select.subnetID or select.eniID",
+			c.cfg.Select, describeRows(rows))
+	}
+	return out, nil
+}
+
+func (c *call) refuseRow(d nodestate.Device) error {
+	named := c.cfg.DeviceID != "" && d.PCIAddress == c.cfg.DeviceID
+	switch {
+	case c.cfg.DeviceID != "" && !named:
+		return refuse(codeNoDevice, "the runtime allocated %s, which select %s does not mean (it means %s); "+
+			"let the network attachment definition's resourceName and select agree", c.cfg.DeviceID, c.cfg.Select, describe(d))
+	case d.Phase == nodestate.PhaseDraining && !named:
+		return refuse(codeNoDevice, "device %s is draining: its NodeENI was removed from this node", describe(d))
+	case d.Phase == nodestate.PhasePending:
+		return refuse(codeTryAgain, "device %s is declared but not ready yet; multi-enid status says why", describe(d))
+	}
+	return c.policy.CheckNamespace(d, c.env["K8S_POD_NAMESPACE"])
+}
+
+func describe(d nodestate.Device) string {
+	where := d.PCIAddress.String()
+	if where == "" {
+		where = "no PCI address yet"
+	}
+	return fmt.Sprintf("%s (%s, NodeENI %s, %s, %s)", d.ENIID, where, d.NodeENI, d.SubnetID, d.Phase)
+}
+
+func describeRows(rows []nodestate.Device) string {
+	if len(rows) == 0 {
+		return "no devices at all"
+	}
+	const most = 8
+	var parts []string
+	for _, d := range rows[:min(most, len(rows))] {
+		parts = append(parts, describe(d))
+	}
+	if n := len(rows) - most; n > 0 {
+		parts = append(parts, fmt.Sprintf("and %d more", n))
+	}
+	return strings.Join(parts, ", ")
+}
+
+// inventory reads the inventory of this boot; its absence means "try again".
+func (c *call) inventory() (nodestate.Inventory, error) {
+	inv, err := nodestate.ReadInventory(c.paths.Inventory)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return inv, refuse(codeTryAgain, "no inventory at %s; is multi-enid running on this node?", c.paths.Inventory)
+	case err != nil:
+		return inv, &refusal{code: codeTryAgain, msg: "the inventory cannot be used", err: err}
+	case inv.BootID != c.bootID:
+		return inv, refuse(codeTryAgain, "the inventory at %s is of an earlier boot; multi-enid has not written this boot's yet", c.paths.Inventory)
+	}
+	return inv, nil
+}

@@ -1,0 +1,189 @@
+package netconf
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// DecodeError: stdin is not a JSON object.
+type DecodeError struct{ Err error }
+
+func (e *DecodeError) Error() string { return "decode netconf: " + e.Err.Error() }
+
+// Unwrap returns the cause.
+func (e *DecodeError) Unwrap() error { return e.Err }
+
+// Fault is one thing that is wrong with a netconf.
+type Fault struct {
+	// Path is the field, as in select.nodeENI or routes[2].dst.
+	Path string
+	// Problem says the value and the way out.
+	Problem string
+}
+
+// InvalidError lists every fault of a netconf, in the order of their paths.
+type InvalidError struct{ Faults []Fault }
+
+func (e *InvalidError) Error() string {
+	parts := make([]string, len(e.Faults))
+	for i, f := range e.Faults {
+		parts[i] = f.Path + ": " + f.Problem
+	}
+	return "invalid netconf: " + strings.Join(parts, "; ")
+}
+
+// decoder reads the fields of one JSON object and notes faults under their
+// paths, shared by all objects of a netconf. A key that is null is absent.
+type decoder struct {
+	fields map[string]json.RawMessage
+	whole  json.RawMessage
+	prefix string
+	faults *[]Fault
+}
+
+func newDecoder(stdin []byte) (*decoder, error) {
+	var fields map[string]json.RawMessage
+	if err := json.Unmarshal(stdin, &fields); err != nil {
+		return nil, &DecodeError{Err: err}
+	}
+	if fields == nil {
+		return nil, &DecodeError{Err: errors.New("want a JSON object, got null")}
+	}
+	return &decoder{fields: fields, whole: stdin, faults: new([]Fault)}, nil
+}
+
+func (d *decoder) fault(key, format string, args ...any) {
+	f := Fault{Path: d.prefix + key, Problem: fmt.Sprintf(format, args...)}
+	if !slices.Contains(*d.faults, f) {
+		*d.faults = append(*d.faults, f)
+	}
+}
+
+// faultAt says whether any of these fields, or something inside, has a fault.
+func (d *decoder) faultAt(keys ...string) bool {
+	return slices.ContainsFunc(*d.faults, func(f Fault) bool {
+		return slices.ContainsFunc(keys, func(k string) bool { return strings.HasPrefix(f.Path, d.prefix+k) })
+	})
+}
+
+func (d *decoder) err() error {
+	if len(*d.faults) == 0 {
+		return nil
+	}
+	slices.SortStableFunc(*d.faults, func(a, b Fault) int { return strings.Compare(a.Path, b.Path) })
+	return &InvalidError{Faults: *d.faults}
+}
+
+func (d *decoder) raw(key string, dst *json.RawMessage) bool {
+	v, ok := d.fields[key]
+	if !ok || bytes.Equal(v, []byte("null")) {
+		return false
+	}
+	*dst = v
+	return true
+}
+
+func (d *decoder) str(key string, dst *string) bool {
+	var raw json.RawMessage
+	if !d.raw(key, &raw) {
+		return false
+	}
+	var v string
+	if json.Unmarshal(raw, &v) != nil {
+		d.fault(key, "%s: want a string", clip(raw))
+		return false
+	}
+	*dst = v
+	return true
+}
+
+// parseInto reads a string field and parses it; an empty string is absent.
+func parseInto[T any](d *decoder, key string, dst *T, parse func(string) (T, error)) bool {
+	var s string
+	if !d.str(key, &s) || s == "" {
+		return false
+	}
+	v, err := parse(s)
+	if err != nil {
+		d.fault(key, "%v", err)
+		return false
+	}
+	*dst = v
+	return true
+}
+
+func (d *decoder) number(key string, absent, low, high int, want string) int {
+	var raw json.RawMessage
+	if !d.raw(key, &raw) {
+		return absent
+	}
+	var v int
+	if json.Unmarshal(raw, &v) != nil || (v != absent && (v < low || v > high)) {
+		d.fault(key, "%s: want %s", clip(raw), want)
+		return absent
+	}
+	return v
+}
+
+func (d *decoder) oneOf(key string, dst *string, values ...string) {
+	var v string
+	if !d.str(key, &v) || v == "" {
+		return
+	}
+	if !slices.Contains(values, v) {
+		d.fault(key, "%q: want one of %s", v, strings.Join(values, ", "))
+		return
+	}
+	*dst = v
+}
+
+// object returns the decoder of a field that is an object; nil when it is
+// absent or, with a fault, something else.
+func (d *decoder) object(key string) *decoder {
+	var raw json.RawMessage
+	if !d.raw(key, &raw) {
+		return nil
+	}
+	return d.nested(key, raw)
+}
+
+func (d *decoder) nested(key string, raw json.RawMessage) *decoder {
+	var fields map[string]json.RawMessage
+	if json.Unmarshal(raw, &fields) != nil || fields == nil {
+		d.fault(key, "%s: want an object", clip(raw))
+		return nil
+	}
+	return &decoder{fields: fields, whole: raw, prefix: d.prefix + key + ".", faults: d.faults}
+}
+
+// list returns the decoders of a field that is a list of objects; an element
+// that is something else is a fault and nil.
+func (d *decoder) list(key string) []*decoder {
+	var raw json.RawMessage
+	if !d.raw(key, &raw) {
+		return nil
+	}
+	var items []json.RawMessage
+	if json.Unmarshal(raw, &items) != nil {
+		d.fault(key, "%s: want a list", clip(raw))
+		return nil
+	}
+	out := make([]*decoder, len(items))
+	for i, item := range items {
+		out[i] = d.nested(fmt.Sprintf("%s[%d]", key, i), item)
+	}
+	return out
+}
+
+// clip keeps a value in a message short.
+func clip(raw []byte) string {
+	const most = 60
+	if len(raw) > most {
+		return string(bytes.ToValidUTF8(raw[:most], nil)) + "…"
+	}
+	return string(raw)
+}

@@ -1,0 +1,164 @@
+package netconf
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/device"
+)
+
+// Delegate is the plugin that makes the pod's interface from the device.
+type Delegate struct {
+	Plugin
+	// Field is the key of the delegate's netconf that names the device.
+	Field string
+	// Shared says whether several pods may use the device through it.
+	Shared bool
+}
+
+// delegateFields are the keys with which delegates are told their device, and
+// whether the key wants the PCI address or the interface's name.
+var delegateFields = map[string]bool{"deviceID": true, "pciBusID": true, "master": false, "device": false}
+
+// knownDelegates have a key of their own.
+var knownDelegates = map[string]Delegate{
+	"ipvlan":      {Field: "master", Shared: true},
+	"macvlan":     {Field: "master", Shared: true},
+	"vlan":        {Field: "master", Shared: true},
+	"host-device": {Field: "pciBusID"},
+	"sriov":       {Field: "deviceID"},
+}
+
+// Keys of a delegate that only multi-eni may set: those that would lead to
+// another device, and those that it inherits.
+var (
+	reservedDeviceKeys = []string{"master", "device", "deviceID", "pciBusID", "hwaddr", "kernelpath", "linkInContainer"}
+	inheritedKeys      = []string{"name", "cniVersion", "ipam", "args", "runtimeConfig", "prevResult", "dns"}
+)
+
+func (d *decoder) delegate() *Delegate {
+	sub := d.object("delegate")
+	if sub == nil {
+		return nil
+	}
+	p := sub.plugin()
+	for _, key := range reservedDeviceKeys {
+		if _, given := sub.fields[key]; given {
+			sub.fault(key, "multi-eni sets it to the selected device; remove it")
+		}
+	}
+	for _, key := range inheritedKeys {
+		if _, given := sub.fields[key]; given {
+			sub.fault(key, "the delegate inherits it; write it beside delegate, not inside")
+		}
+	}
+	if p == nil {
+		return nil
+	}
+	out, known := knownDelegates[p.Type]
+	out.Plugin = *p
+	var field string
+	sub.oneOf("deviceField", &field, slices.Sorted(maps.Keys(delegateFields))...)
+	switch {
+	case out.Shared && field != "" && field != out.Field:
+		sub.fault("deviceField", "%q: %s takes its device as %s; remove it", field, p.Type, out.Field)
+	case field != "":
+		out.Field = field
+	case !known && !sub.faultAt("deviceField"):
+		sub.fault("deviceField", "is missing; name the key by which %s takes its device: deviceID or pciBusID (PCI address), master or device (interface name)", p.Type)
+	}
+	if out.Field == "" {
+		return nil
+	}
+	return &out
+}
+
+// NeedsLink says whether the delegate is given the interface's name, so that
+// the device must have one.
+func (d *Delegate) NeedsLink() bool { return !delegateFields[d.Field] }
+
+// Passthru says whether a macvlan delegate keeps the device's own MAC.
+func (d *Delegate) Passthru() bool {
+	var c struct {
+		Mode string `json:"mode"`
+	}
+	return json.Unmarshal(d.Raw, &c) == nil && c.Mode == "passthru"
+}
+
+// DelegateConfig composes the delegate's netconf: its own keys, the device
+// under Field, and what it inherits from multi-eni. Link is the interface's
+// name and may be "" when the delegate does not need it; both are "" for GC and
+// STATUS, which concern no device.
+func (c *Config) DelegateConfig(pci device.PCIAddress, link string, mtu int) (json.RawMessage, error) {
+	var fields map[string]json.RawMessage
+	if err := json.Unmarshal(c.Delegate.Raw, &fields); err != nil {
+		return nil, fmt.Errorf("compose netconf of %s: %w", c.Delegate.Type, err)
+	}
+	delete(fields, "deviceField")
+	value := pci.String()
+	if c.Delegate.NeedsLink() {
+		value = link
+	}
+	runtime, err := c.runtimeConfigFor(pci)
+	if err != nil {
+		return nil, err
+	}
+	set := map[string]any{"cniVersion": c.CNIVersion, "name": c.Name}
+	if value != "" {
+		set[c.Delegate.Field] = value
+	}
+	if c.ValidAttachments != nil {
+		set["cni.dev/valid-attachments"] = c.ValidAttachments
+	}
+	if _, given := fields["mtu"]; !given && mtu != 0 && c.Delegate.Shared {
+		set["mtu"] = mtu
+	}
+	if c.IPAM != nil {
+		set["ipam"] = c.IPAM.Raw
+	}
+	for key, raw := range map[string]json.RawMessage{"args": c.Args, "runtimeConfig": runtime, "prevResult": c.PrevResult, "dns": c.DNS} {
+		if raw != nil {
+			set[key] = raw
+		}
+	}
+	for key, v := range set {
+		raw, err := json.Marshal(v)
+		if err != nil {
+			return nil, fmt.Errorf("compose netconf of %s: %s: %w", c.Delegate.Type, key, err)
+		}
+		fields[key] = raw
+	}
+	return json.Marshal(fields)
+}
+
+// runtimeConfigFor keeps the runtime's deviceID in step with the device that
+// was selected: host-device prefers it over its own keys.
+func (c *Config) runtimeConfigFor(pci device.PCIAddress) (json.RawMessage, error) {
+	if c.RuntimeConfig == nil {
+		return nil, nil
+	}
+	var fields map[string]json.RawMessage
+	if err := json.Unmarshal(c.RuntimeConfig, &fields); err != nil {
+		return nil, fmt.Errorf("compose runtimeConfig: %w", err)
+	}
+	delete(fields, "CNIDeviceInfoFile") // multi-eni writes it
+	if !strings.EqualFold(unquote(fields["deviceID"]), pci.String()) {
+		delete(fields, "deviceID")
+	}
+	return json.Marshal(fields)
+}
+
+func unquote(raw json.RawMessage) string {
+	var s string
+	if json.Unmarshal(raw, &s) != nil {
+		return ""
+	}
+	return s
+}
+
+// IPAMConfig composes the netconf that an IPAM plugin gets: the whole of
+// multi-eni's, as CNI spec 1.1.0 section 4 has it.
+func (c *Config) IPAMConfig() json.RawMessage { return c.Raw }

@@ -1,0 +1,386 @@
+// Package netconf turns what a runtime hands to multi-eni (stdin, CNI_ARGS)
+// into a validated Config, and a Config and a device into the netconf of a
+// delegate. It is pure: no function reads a file or the environment.
+package netconf
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/device"
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+)
+
+// Config is a validated netconf.
+type Config struct {
+	CNIVersion string
+	// Name is the network's, by which GC selects attachments.
+	Name   string
+	Select Select
+	// DeviceID is what runtimeConfig.deviceID, deviceID and pciBusID agree on:
+	// the device that the kubelet has allocated; "" when none was.
+	DeviceID device.PCIAddress
+	// Delegate is nil when the pod gets the device itself.
+	Delegate *Delegate
+	// IPAM is nil when no addresses are wanted.
+	IPAM *Plugin
+	// MTU in octets; 0 leaves it to the NodeENI.
+	MTU    int
+	Routes []Route
+	// DNS, Args, RuntimeConfig and PrevResult are as the runtime wrote them;
+	// nil when absent.
+	DNS, Args, RuntimeConfig, PrevResult json.RawMessage
+	// DeviceInfoFile is runtimeConfig.CNIDeviceInfoFile (device-info spec 1.1.0).
+	DeviceInfoFile string
+	Paths          Paths
+	// ValidAttachments is GC's list; nil when the key is absent, which is not
+	// the same as an empty list.
+	ValidAttachments []nodestate.AttachmentID
+	// Raw is the whole netconf, for the attachment record.
+	Raw json.RawMessage
+}
+
+// Select says which device is wanted: every field that is set must hold.
+type Select struct {
+	NodeENI      string
+	ENIID        device.ENIID
+	MAC          device.MAC
+	SubnetID     device.SubnetID
+	PCIAddress   device.PCIAddress
+	ResourceName device.ResourceName
+}
+
+// Empty says whether nothing is selected.
+func (s Select) Empty() bool { return s == Select{} }
+
+// String names the fields that are set, for messages.
+func (s Select) String() string {
+	var parts []string
+	for _, f := range []struct{ name, value string }{
+		{"nodeENI", s.NodeENI}, {"eniID", s.ENIID.String()}, {"mac", s.MAC.String()}, {"subnetID", s.SubnetID.String()},
+		{"pciAddress", s.PCIAddress.String()}, {"resourceName", s.ResourceName.String()},
+	} {
+		if f.value != "" {
+			parts = append(parts, f.name+"="+f.value)
+		}
+	}
+	return strings.Join(parts, " ")
+}
+
+// Matches says whether a device of the inventory has every selected property.
+func (s Select) Matches(d nodestate.Device) bool {
+	return (s.NodeENI == "" || s.NodeENI == d.NodeENI) &&
+		(s.ENIID == "" || s.ENIID == d.ENIID) &&
+		(s.MAC == "" || s.MAC == d.MAC) &&
+		(s.SubnetID == "" || s.SubnetID == d.SubnetID) &&
+		(s.PCIAddress == "" || s.PCIAddress == d.PCIAddress) &&
+		(s.ResourceName == "" || s.ResourceName == d.ResourceName)
+}
+
+// Plugin is another CNI plugin's type and netconf.
+type Plugin struct {
+	Type string
+	Raw  json.RawMessage
+}
+
+// Route is a route of the netconf, as in the CNI spec 1.1.0 result. Zero values
+// mean "not given".
+type Route struct {
+	Dst         netip.Prefix
+	Gateway     netip.Addr
+	MTU, AdvMSS int
+	Priority    int
+	Table       int
+	Scope       *int
+}
+
+// Paths are the places of the node's files. A netconf may set them only where
+// no policy exists.
+type Paths struct {
+	DataDir, Inventory, Sysfs string
+	// LogFile is "" for standard error.
+	LogFile, LogLevel string
+}
+
+// DefaultPaths returns the paths of a node without policy and netconf keys.
+func DefaultPaths() Paths {
+	return Paths{
+		DataDir: nodestate.DefaultAttachmentsDir, Inventory: nodestate.DefaultInventoryPath,
+		Sysfs: "/sys", LogLevel: "info",
+	}
+}
+
+// Keys that runtimes (libcni, Multus) inject or the CNI spec defines for every
+// plugin, next to those that Config names.
+var specKeys = map[string]bool{
+	"cniVersion": true, "cniVersions": true, "name": true, "type": true, "args": true, "capabilities": true,
+	"disableCheck": true, "disableGC": true, "loadOnlyInlinedPlugins": true,
+	"dns": true, "prevResult": true, "runtimeConfig": true, "deviceID": true, "pciBusID": true, "ipam": true,
+}
+
+var ownKeys = map[string]bool{
+	"select": true, "delegate": true, "mtu": true, "routes": true,
+	"dataDir": true, "inventory": true, "sysfs": true, "logFile": true, "logLevel": true,
+}
+
+// Parse checks a netconf as ADD and CHECK need it. A netconf that is not JSON
+// is a *DecodeError; every other fault is in one *InvalidError.
+func Parse(stdin []byte) (*Config, error) {
+	d, c, err := parse(stdin)
+	if err != nil {
+		return nil, err
+	}
+	for _, key := range slices.Sorted(maps.Keys(d.fields)) {
+		if !specKeys[key] && !ownKeys[key] && !strings.HasPrefix(key, "cni.dev/") {
+			d.fault(key, "unknown key%s; remove it", suggest(key, ownKeys))
+		}
+	}
+	if c.Name == "" {
+		d.fault("name", "is missing; give the network a name")
+	}
+	if c.Select.Empty() && c.DeviceID == "" && !d.faultAt("select", "deviceID", "pciBusID", "runtimeConfig") {
+		d.fault("select", `names no device; give select.nodeENI, or let the device plugin allocate one (deviceID)`)
+	}
+	if s := c.Select.PCIAddress; s != "" && c.DeviceID != "" && s != c.DeviceID {
+		d.fault("select.pciAddress", "%s, but the runtime allocated %s; remove one of them", s, c.DeviceID)
+	}
+	if c.PrevResult != nil && c.Delegate == nil {
+		d.fault("prevResult", "multi-eni without a delegate makes the interface; put it first in the list of plugins")
+	}
+	return c, d.err()
+}
+
+// ParseLenient reads what DEL, GC and STATUS can use of a netconf that ADD may
+// have refused: faulty keys count as absent. Only JSON that is not an object is
+// an error, a *DecodeError.
+func ParseLenient(stdin []byte) (*Config, error) {
+	_, c, err := parse(stdin)
+	return c, err
+}
+
+func parse(stdin []byte) (*decoder, *Config, error) {
+	d, err := newDecoder(stdin)
+	if err != nil {
+		return nil, nil, err
+	}
+	c := &Config{Paths: DefaultPaths(), Raw: slices.Clone(bytes.TrimSpace(stdin))}
+	d.str("cniVersion", &c.CNIVersion)
+	d.str("name", &c.Name)
+	d.raw("dns", &c.DNS)
+	d.raw("args", &c.Args)
+	d.raw("prevResult", &c.PrevResult)
+	c.RuntimeConfig = d.runtimeConfig(c)
+	c.DeviceID = d.deviceID()
+	c.Select = d.selectDevice()
+	c.Delegate = d.delegate()
+	c.IPAM = d.ipam()
+	c.MTU = d.number("mtu", 0, 68, 65535, "octets between 68 and 65535, or leave it out")
+	c.Routes = d.routes()
+	d.path("dataDir", &c.Paths.DataDir)
+	d.path("inventory", &c.Paths.Inventory)
+	d.path("sysfs", &c.Paths.Sysfs)
+	d.path("logFile", &c.Paths.LogFile)
+	d.oneOf("logLevel", &c.Paths.LogLevel, "debug", "info", "warning", "error")
+	c.ValidAttachments = d.validAttachments()
+	return d, c, nil
+}
+
+// PathKeys returns the path keys that the netconf sets, for the policy check.
+func (c *Config) PathKeys() map[string]string {
+	var fields map[string]json.RawMessage
+	set := map[string]string{}
+	if json.Unmarshal(c.Raw, &fields) != nil {
+		return set
+	}
+	for _, key := range []string{"dataDir", "inventory", "sysfs", "logFile", "logLevel"} {
+		var v string
+		if raw, ok := fields[key]; ok && json.Unmarshal(raw, &v) == nil && v != "" {
+			set[key] = v
+		}
+	}
+	return set
+}
+
+func (d *decoder) path(key string, dst *string) {
+	v := *dst
+	if !d.str(key, &v) || v == "" {
+		return
+	}
+	if !filepath.IsAbs(v) || filepath.Clean(v) != v {
+		d.fault(key, "%q: want a clean absolute path", v)
+		return
+	}
+	*dst = v
+}
+
+func (d *decoder) runtimeConfig(c *Config) json.RawMessage {
+	var raw json.RawMessage
+	d.raw("runtimeConfig", &raw)
+	if raw == nil {
+		return nil
+	}
+	sub := d.object("runtimeConfig")
+	if sub == nil {
+		return nil
+	}
+	sub.path("CNIDeviceInfoFile", &c.DeviceInfoFile)
+	return raw
+}
+
+// deviceID returns what the three keys agree on.
+func (d *decoder) deviceID() device.PCIAddress {
+	var found device.PCIAddress
+	var where string
+	take := func(in *decoder, key string) {
+		var v device.PCIAddress
+		if in == nil || !parseInto(in, key, &v, device.ParsePCIAddress) {
+			return
+		}
+		path := in.prefix + key
+		if found != "" && v != found {
+			d.fault(path, "%s, but %s is %s; they must name one device", v, where, found)
+			return
+		}
+		if found == "" {
+			found, where = v, path
+		}
+	}
+	take(d.object("runtimeConfig"), "deviceID")
+	take(d, "deviceID")
+	take(d, "pciBusID")
+	return found
+}
+
+func (d *decoder) selectDevice() Select {
+	var s Select
+	sub := d.object("select")
+	if sub == nil {
+		return s
+	}
+	known := map[string]bool{"nodeENI": true, "eniID": true, "mac": true, "subnetID": true, "pciAddress": true, "resourceName": true}
+	for _, key := range slices.Sorted(maps.Keys(sub.fields)) {
+		if !known[key] {
+			sub.fault(key, "unknown key%s; remove it", suggest(key, known))
+		}
+	}
+	sub.str("nodeENI", &s.NodeENI)
+	parseInto(sub, "eniID", &s.ENIID, device.ParseENIID)
+	parseInto(sub, "mac", &s.MAC, device.ParseMAC)
+	parseInto(sub, "subnetID", &s.SubnetID, device.ParseSubnetID)
+	parseInto(sub, "pciAddress", &s.PCIAddress, device.ParsePCIAddress)
+	parseInto(sub, "resourceName", &s.ResourceName, device.ParseResourceName)
+	return s
+}
+
+func (d *decoder) ipam() *Plugin {
+	sub := d.object("ipam")
+	if sub == nil || len(sub.fields) == 0 {
+		return nil
+	}
+	return sub.plugin()
+}
+
+// plugin reads the type of a plugin's netconf; nil with a fault when it is bad.
+func (d *decoder) plugin() *Plugin {
+	p := &Plugin{Raw: d.whole}
+	d.str("type", &p.Type)
+	if !pluginName(p.Type) {
+		d.fault("type", "%q: want the file name of a CNI plugin, such as host-local", p.Type)
+		return nil
+	}
+	return p
+}
+
+func pluginName(s string) bool {
+	return s != "" && s[0] != '.' && !strings.ContainsAny(s, "/\\\x00 ")
+}
+
+func (d *decoder) routes() []Route {
+	var out []Route
+	for i, sub := range d.list("routes") {
+		if sub == nil {
+			continue
+		}
+		var r Route
+		ok := parseInto(sub, "dst", &r.Dst, netip.ParsePrefix)
+		if !ok && !sub.faultAt("dst") {
+			sub.fault("dst", "is missing; give a network such as 10.0.0.0/8")
+		}
+		if parseInto(sub, "gw", &r.Gateway, netip.ParseAddr) && ok && r.Gateway.Is4() != r.Dst.Addr().Is4() {
+			sub.fault("gw", "%s is not of the family of routes[%d].dst %s", r.Gateway, i, r.Dst)
+		}
+		r.Dst = r.Dst.Masked()
+		r.MTU = sub.number("mtu", 0, 68, 65535, "octets between 68 and 65535")
+		r.AdvMSS = sub.number("advmss", 0, 1, 65535, "octets between 1 and 65535")
+		r.Priority = sub.number("priority", 0, 0, 1<<31-1, "a whole number from 0")
+		r.Table = sub.number("table", 0, 1, 1<<31-1, "a route table from 1")
+		if _, given := sub.fields["scope"]; given {
+			scope := sub.number("scope", 0, 0, 255, "a scope from 0 (universe) to 255 (nowhere)")
+			r.Scope = &scope
+		}
+		if ok {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+func (d *decoder) validAttachments() []nodestate.AttachmentID {
+	const key = "cni.dev/valid-attachments"
+	if _, present := d.fields[key]; !present {
+		return nil
+	}
+	out := []nodestate.AttachmentID{}
+	for _, sub := range d.list(key) {
+		if sub == nil {
+			continue
+		}
+		var id nodestate.AttachmentID
+		sub.str("containerID", &id.ContainerID)
+		sub.str("ifname", &id.IfName)
+		out = append(out, id)
+	}
+	return out
+}
+
+// suggest finds the known key that a misspelt one may mean: the nearest within
+// two edits, or the same but for case and separators.
+func suggest(key string, known map[string]bool) string {
+	fold := func(s string) string { return strings.ToLower(strings.NewReplacer("-", "", "_", "").Replace(s)) }
+	best, least := "", 3
+	for _, k := range slices.Sorted(maps.Keys(known)) {
+		if n := edits(fold(key), fold(k)); n < least {
+			best, least = k, n
+		}
+	}
+	if best == "" {
+		return ""
+	}
+	return fmt.Sprintf(" (did you mean %s?)", best)
+}
+
+// edits is the Levenshtein distance of two short strings, in octets.
+func edits(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := 1
+			if a[i] == b[j] {
+				cost = 0
+			}
+			diagonal, row[j+1] = row[j+1], min(diagonal+cost, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
+}

@@ -1,0 +1,189 @@
+package netconf
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+)
+
+// PolicyPath is where the installer puts the node's policy. There is no key or
+// variable to move it.
+const PolicyPath = "/etc/multi-eni/policy.json"
+
+// Policy is what the node's administrator allows. NetworkAttachmentDefinitions
+// are written by tenants; the plugin runs as root.
+type Policy struct {
+	SchemaVersion int `json:"schemaVersion"`
+	// BinDir is the only folder from which delegates and IPAM plugins come.
+	BinDir string `json:"binDir"`
+	// Delegates and IPAM are the plugin types that a netconf may name.
+	Delegates []string `json:"delegates"`
+	IPAM      []string `json:"ipam"`
+	// Paths that replace the netconf's; "" keeps the default.
+	DataDir   string `json:"dataDir"`
+	Inventory string `json:"inventory"`
+	Sysfs     string `json:"sysfs"`
+	LogFile   string `json:"logFile"`
+	LogLevel  string `json:"logLevel,omitempty"`
+}
+
+// PolicyError says which rule of the policy forbids which value.
+type PolicyError struct{ Rule, Value, Advice string }
+
+func (e *PolicyError) Error() string {
+	return fmt.Sprintf("policy forbids %s %q: %s", e.Rule, e.Value, e.Advice)
+}
+
+// ParsePolicy reads the policy file's content strictly: a rule that is not
+// understood must not be passed over.
+func ParsePolicy(data []byte) (*Policy, error) {
+	dec := json.NewDecoder(bytes.NewReader(data))
+	dec.DisallowUnknownFields()
+	var p Policy
+	if err := dec.Decode(&p); err != nil {
+		return nil, fmt.Errorf("parse %s: %w", PolicyPath, err)
+	}
+	if p.SchemaVersion != nodestate.SchemaVersion {
+		return nil, fmt.Errorf("parse %s: schemaVersion %d, want %d", PolicyPath, p.SchemaVersion, nodestate.SchemaVersion)
+	}
+	var errs []error
+	for name, path := range map[string]string{"binDir": p.BinDir, "dataDir": p.DataDir, "inventory": p.Inventory, "sysfs": p.Sysfs, "logFile": p.LogFile} {
+		if (path != "" || name == "binDir") && (!filepath.IsAbs(path) || filepath.Clean(path) != path) {
+			errs = append(errs, fmt.Errorf("parse %s: %s %q: want a clean absolute path", PolicyPath, name, path))
+		}
+	}
+	return &p, errors.Join(errs...)
+}
+
+// ResolvePaths returns the paths that hold: the netconf's without a policy, the
+// policy's with one. It never fails, so that DEL and GC can use it.
+func (p *Policy) ResolvePaths(c *Config) Paths {
+	if p == nil {
+		return c.Paths
+	}
+	out := DefaultPaths()
+	for dst, v := range map[*string]string{
+		&out.DataDir: p.DataDir, &out.Inventory: p.Inventory, &out.Sysfs: p.Sysfs, &out.LogFile: p.LogFile, &out.LogLevel: p.LogLevel,
+	} {
+		if v != "" {
+			*dst = v
+		}
+	}
+	return out
+}
+
+// BinDirs returns where other plugins are looked for: the policy's folder only,
+// or without a policy the folders of CNI_PATH.
+func (p *Policy) BinDirs(cniPath string) []string {
+	if p != nil {
+		return []string{p.BinDir}
+	}
+	return filepath.SplitList(cniPath)
+}
+
+// CheckTypes refuses a delegate or an IPAM plugin that the policy does not
+// list; a nil policy allows all.
+func (p *Policy) CheckTypes(c *Config) error {
+	if p == nil {
+		return nil
+	}
+	if c.Delegate != nil {
+		if err := p.CheckPlugin("delegate.type", c.Delegate.Type, p.Delegates); err != nil {
+			return err
+		}
+	}
+	if c.IPAM != nil {
+		return p.CheckPlugin("ipam.type", c.IPAM.Type, p.IPAM)
+	}
+	return nil
+}
+
+// CheckPlugin refuses a plugin type that is not in allowed.
+func (p *Policy) CheckPlugin(rule, typ string, allowed []string) error {
+	if slices.Contains(allowed, typ) {
+		return nil
+	}
+	return &PolicyError{rule, typ, fmt.Sprintf("allowed are %s (%s)", strings.Join(allowed, ", "), PolicyPath)}
+}
+
+// Check refuses what of a netconf the policy does not allow; a nil policy
+// allows all. Errors are *PolicyError.
+func (p *Policy) Check(c *Config) error {
+	if p == nil {
+		return nil
+	}
+	keys := c.PathKeys()
+	for _, key := range slices.Sorted(maps.Keys(keys)) {
+		return &PolicyError{key, keys[key], "the node's paths are fixed in " + PolicyPath + "; remove the key"}
+	}
+	if f := c.DeviceInfoFile; f != "" && filepath.Dir(strings.TrimPrefix(f, "/var")) != deviceInfoDir {
+		return &PolicyError{"runtimeConfig.CNIDeviceInfoFile", f, "want a file in /var" + deviceInfoDir}
+	}
+	if err := p.CheckTypes(c); err != nil {
+		return err
+	}
+	var key, v string
+	if c.Delegate != nil {
+		key, v = findPath("delegate", c.Delegate.Raw)
+	}
+	if key == "" && c.IPAM != nil {
+		key, v = findPath("ipam", c.IPAM.Raw)
+	}
+	if key != "" {
+		return &PolicyError{key, v, "another plugin's paths are not a tenant's to choose; remove the key"}
+	}
+	return nil
+}
+
+// deviceInfoDir is where Multus has device-info files written (device-info
+// spec 1.1.0), without the /var of which /run is the target.
+const deviceInfoDir = "/run/k8s.cni.cncf.io/devinfo/cni"
+
+// findPath returns the first string in a netconf that is a path, with its
+// place: plugins run as root and read or write what such a key names.
+func findPath(at string, raw json.RawMessage) (key, value string) {
+	var v any
+	if json.Unmarshal(raw, &v) != nil {
+		return "", ""
+	}
+	return findPathIn(at, v)
+}
+
+func findPathIn(at string, v any) (key, value string) {
+	switch v := v.(type) {
+	case string:
+		if strings.HasPrefix(v, "/") || strings.HasPrefix(v, "./") || strings.Contains(v, "../") {
+			return at, v
+		}
+	case []any:
+		for i, e := range v {
+			if key, value = findPathIn(fmt.Sprintf("%s[%d]", at, i), e); key != "" {
+				return key, value
+			}
+		}
+	case map[string]any:
+		for _, k := range slices.Sorted(maps.Keys(v)) {
+			if key, value = findPathIn(at+"."+k, v[k]); key != "" {
+				return key, value
+			}
+		}
+	}
+	return "", ""
+}
+
+// CheckNamespace refuses a device whose NodeENI lists the namespaces that may
+// use it, when the pod's is not among them. A nil policy allows all.
+func (p *Policy) CheckNamespace(d nodestate.Device, namespace string) error {
+	if p == nil || len(d.AllowedNamespaces) == 0 || slices.Contains(d.AllowedNamespaces, namespace) {
+		return nil
+	}
+	return &PolicyError{"K8S_POD_NAMESPACE", namespace, fmt.Sprintf("NodeENI %s allows %s (annotation networking.k8s.aws/allowed-namespaces)",
+		d.NodeENI, strings.Join(d.AllowedNamespaces, ", "))}
+}

@@ -1,0 +1,25 @@
+// Command multi-eni is a CNI meta-plugin that gives a pod the ENI or SR-IOV
+// device that its network attachment names.
+package main
+
+import (
+	"os"
+	"runtime"
+
+	"github.com/containernetworking/cni/pkg/skel"
+	cniversion "github.com/containernetworking/cni/pkg/version"
+
+	"github.com/multi-eni/multi-eni-cni/plugins/internal/attach"
+)
+
+// version is set by the linker.
+var version = "dev"
+
+func init() {
+	runtime.LockOSThread() // the main thread stays in the host's netns
+}
+
+func main() {
+	p := &attach.Plugin{}
+	skel.PluginMainFuncs(p.Funcs(os.Stdout), cniversion.VersionsStartingFrom("0.3.1"), "CNI multi-eni plugin "+version)
+}
