@@ -1,0 +1,216 @@
+package manifest
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"strings"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
+	kjson "sigs.k8s.io/json"
+	"sigs.k8s.io/yaml"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+)
+
+// decoded is what one file says.
+type decoded struct {
+	objects  []v1alpha1.NodeENI
+	problems []nodestate.Problem
+	// complete: every document was understood.
+	complete bool
+}
+
+// decode reads the content of one manifest. Each of its problems names path.
+func decode(path string, data []byte) decoded {
+	d := decoder{path: path, out: decoded{complete: true}}
+	docs, err := split(path, data)
+	if err != nil {
+		d.fail(err)
+	}
+	if len(docs) == 0 && err == nil {
+		d.fail(errors.New("declares nothing; an editor may be about to write it"))
+	}
+	for i, doc := range docs {
+		d.document(i+1, doc)
+	}
+	return d.out
+}
+
+type decoder struct {
+	path string
+	out  decoded
+}
+
+func (d *decoder) fail(err error) {
+	d.out.complete = false
+	d.out.problems = append(d.out.problems, unreadable(d.path, err))
+}
+
+// document is one YAML document or JSON value.
+type document struct {
+	json []byte
+	// err: it has no JSON form.
+	err error
+	// doubtful says what a strict reader would refuse, or nil.
+	doubtful error
+}
+
+func (d *decoder) document(n int, doc document) {
+	where := fmt.Sprintf("document %d", n)
+	if doc.err != nil {
+		d.fail(fmt.Errorf("read %s: %w", where, doc.err))
+		return
+	}
+	if doc.doubtful != nil {
+		d.doubt("", where, doc.doubtful)
+	}
+	d.object(where, doc.json, true)
+}
+
+// object decodes one object of any kind; a list may hold others but no lists.
+func (d *decoder) object(where string, data []byte, mayList bool) {
+	var meta metav1.TypeMeta
+	if err := kjson.UnmarshalCaseSensitivePreserveInts(data, &meta); err != nil {
+		d.fail(fmt.Errorf("read %s: %w", where, err))
+		return
+	}
+	group, version, _ := strings.Cut(meta.APIVersion, "/")
+	ours := group == v1alpha1.GroupName
+	switch {
+	case meta.Kind == "" || meta.APIVersion == "":
+		d.fail(fmt.Errorf("read %s: apiVersion %q, kind %q: both are needed; want %s and %s",
+			where, meta.APIVersion, meta.Kind, v1alpha1.APIVersion, v1alpha1.Kind))
+	case mayList && (meta.Kind == "List" && meta.APIVersion == "v1" || ours && meta.Kind == v1alpha1.ListKind):
+		d.list(where, data)
+	case ours && version == v1alpha1.Version && meta.Kind == v1alpha1.Kind:
+		d.nodeENI(where, data)
+	case ours && strings.HasPrefix(v1alpha1.ListKind, meta.Kind):
+		// A version of NodeENI that we do not know, or a word not yet written
+		// to its end.
+		d.fail(fmt.Errorf("read %s: apiVersion %q, kind %q: not known here; want %s and %s",
+			where, meta.APIVersion, meta.Kind, v1alpha1.APIVersion, v1alpha1.Kind))
+	default:
+		d.out.problems = append(d.out.problems, nodestate.Problem{
+			Reason: ReasonOtherKind, Device: d.path,
+			Message: fmt.Sprintf("file %q: %s has apiVersion %q and kind %q, which is left alone; only %s is read here, move it elsewhere",
+				d.path, where, meta.APIVersion, meta.Kind, v1alpha1.Kind),
+		})
+	}
+}
+
+func (d *decoder) list(where string, data []byte) {
+	var list struct {
+		Items []json.RawMessage `json:"items"`
+	}
+	if err := kjson.UnmarshalCaseSensitivePreserveInts(data, &list); err != nil {
+		d.fail(fmt.Errorf("read %s: %w", where, err))
+		return
+	}
+	if list.Items == nil {
+		d.fail(fmt.Errorf("read %s: items is missing; an empty list is written []", where))
+		return
+	}
+	for i, item := range list.Items {
+		d.object(fmt.Sprintf("%s, items[%d]", where, i), item, false)
+	}
+}
+
+func (d *decoder) nodeENI(where string, data []byte) {
+	var o v1alpha1.NodeENI
+	doubts, err := kjson.UnmarshalStrict(data, &o)
+	if err != nil {
+		d.fail(fmt.Errorf("read %s: %w", where, err))
+		return
+	}
+	if faults := validation.IsDNS1123Subdomain(o.Name); len(faults) > 0 {
+		d.fail(fmt.Errorf("read %s: metadata.name %q: %s", where, o.Name, faults[0]))
+		return
+	}
+	for _, doubt := range doubts {
+		d.doubt(o.Name, where, doubt)
+	}
+	d.out.objects = append(d.out.objects, o.Defaulted())
+}
+
+// doubt reports what the API server would warn of and drop.
+func (d *decoder) doubt(nodeENI, where string, err error) {
+	d.out.problems = append(d.out.problems, nodestate.Problem{
+		Reason: ReasonUnknownField, NodeENI: nodeENI, Device: d.path,
+		Message: fmt.Sprintf("file %q: %s: %v; the API server would drop it, correct or remove it", d.path, where, err),
+	})
+}
+
+// split returns the documents of a file that hold anything. The error is about
+// what follows them.
+func split(path string, data []byte) ([]document, error) {
+	data = bytes.TrimPrefix(data, []byte("\ufeff"))
+	isJSON := filepath.Ext(path) == ".json"
+	if isJSON || bytes.HasPrefix(bytes.TrimSpace(data), []byte("{")) {
+		// Not by way of YAML, which does not take every JSON (tabs, for one).
+		docs, err := splitJSON(data)
+		if isJSON || err == nil {
+			return docs, err
+		}
+	}
+	var docs []document
+	for _, text := range splitYAML(data) {
+		doc := document{}
+		doc.json, doc.err = yaml.YAMLToJSON(text)
+		if doc.err == nil && string(doc.json) == "null" {
+			continue // nothing but comments
+		}
+		if doc.err == nil {
+			_, doc.doubtful = yaml.YAMLToJSONStrict(text)
+		}
+		docs = append(docs, doc)
+	}
+	return docs, nil
+}
+
+func splitJSON(data []byte) ([]document, error) {
+	var docs []document
+	for dec := json.NewDecoder(bytes.NewReader(data)); ; {
+		var raw json.RawMessage
+		err := dec.Decode(&raw)
+		if errors.Is(err, io.EOF) {
+			return docs, nil
+		}
+		if err != nil {
+			return docs, fmt.Errorf("read document %d: %w", len(docs)+1, err)
+		}
+		docs = append(docs, document{json: raw})
+	}
+}
+
+// splitYAML cuts at the markers of YAML 1.2, section 9.1: "---" and "..." at the
+// start of a line, followed by white space or nothing.
+func splitYAML(data []byte) [][]byte {
+	var docs [][]byte
+	start := 0
+	for pos := 0; pos < len(data); {
+		end := len(data)
+		if i := bytes.IndexByte(data[pos:], '\n'); i >= 0 {
+			end = pos + i + 1
+		}
+		if isMarker(data[pos:end]) {
+			docs = append(docs, data[start:pos])
+			start = pos + len("---") // a document may begin on the marker's line
+		}
+		pos = end
+	}
+	return append(docs, data[start:])
+}
+
+func isMarker(line []byte) bool {
+	rest, ok := bytes.CutPrefix(line, []byte("---"))
+	if !ok {
+		rest, ok = bytes.CutPrefix(line, []byte("..."))
+	}
+	return ok && (len(rest) == 0 || bytes.ContainsRune([]byte(" \t\r\n"), rune(rest[0])))
+}

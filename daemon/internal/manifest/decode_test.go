@@ -1,0 +1,58 @@
+package manifest
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func FuzzManifest(f *testing.F) {
+	for _, seed := range []string{
+		"", "# comment\n---\n", "---\n...\n---", "\ufeff{}", "{", "[]", "hello", "%YAML 1.2\n---\na: b",
+		nodeENI("a"), nodeENI("a") + "---\n" + nodeENI("b"), nodeENI("a") + "  mtu: two\n", nodeENI("a") + "  mtuu: 2\n",
+		"apiVersion: v1\nkind: List\nitems: [{apiVersion: networking.k8s.aws/v1alpha1, kind: NodeENI, metadata: {name: a}}, null, 7]\n",
+		"apiVersion: networking.k8s.aws/v1alpha1\nkind: NodeENIList\nitems: null\n",
+		`{"apiVersion":"networking.k8s.aws/v1alpha1","kind":"NodeENI","metadata":{"name":"a","deletionTimestamp":"2025-05-01T10:00:00Z"}} {}`,
+		"a: &a [*a]\n", "a: &a [b,b,b,b]\nc: &c [*a,*a,*a]\nd: [*c,*c,*c]\n", "? {a: b}\n: c\n", "1: 2\n.nan: .inf\n",
+	} {
+		f.Add(seed, false)
+		f.Add(seed, true)
+	}
+	f.Fuzz(func(t *testing.T, text string, isJSON bool) {
+		path := "folder/x.yaml"
+		if isJSON {
+			path = "folder/x.json"
+		}
+		d := decode(path, []byte(text))
+		unreadable := 0
+		for _, p := range d.problems {
+			if p.Device != path || !strings.Contains(p.Message, path) {
+				t.Errorf("problem does not name the file: %+v", p)
+			}
+			if p.Reason == ReasonUnreadable {
+				unreadable++
+			}
+		}
+		if d.complete != (unreadable == 0) {
+			t.Errorf("complete = %v with %d unreadable documents", d.complete, unreadable)
+		}
+		if d.complete && strings.TrimSpace(text) == "" {
+			t.Error("an empty file counts as complete")
+		}
+		for _, o := range d.objects {
+			data, err := json.Marshal(o)
+			if err != nil {
+				t.Fatalf("encode what was decoded: %v", err)
+			}
+			again := decode("again.json", data)
+			if len(again.objects) != 1 || len(again.problems) != 0 || !again.complete {
+				t.Fatalf("decode %s again: %+v", data, again)
+			}
+			if diff := cmp.Diff(o, again.objects[0]); diff != "" {
+				t.Errorf("decoded again (-first +second):\n%s", diff)
+			}
+		}
+	})
+}

@@ -1,0 +1,250 @@
+// Package manifest reads NodeENI objects from a folder of manifests, as the
+// kubelet reads static pods: the source for a machine without a cluster.
+//
+// A folder that people edit is never seen at a clean moment, and a NodeENI that
+// is missing from it takes a network device away from pods. So a Snapshot says
+// whether it is complete: only then is an object that it lacks really gone.
+package manifest
+
+import (
+	"bytes"
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+)
+
+const (
+	// maxFileSize bounds a manifest, in bytes. The API server takes no object
+	// beyond 1.5 MiB, nor a ConfigMap beyond 1 MiB.
+	maxFileSize = 1 << 20
+	// maxReads bounds how often a folder that changes while it is read is read
+	// again at once.
+	maxReads = 3
+)
+
+// Reasons of the Problems that List reports. The Device of each is the file.
+const (
+	// ReasonUnreadable: the file, or a document in it, cannot be understood (yet).
+	ReasonUnreadable = "UnreadableManifest"
+	// ReasonChanging: the folder changed each time while it was read.
+	ReasonChanging = "ManifestsChanging"
+	// ReasonOtherKind: a document declares something else than NodeENIs.
+	ReasonOtherKind = "OtherKind"
+	// ReasonUnknownField: a field has no meaning, is given twice or is misspelt.
+	ReasonUnknownField = "UnknownField"
+	// ReasonDuplicate: another file declares an object of the same name.
+	ReasonDuplicate = "DuplicateNodeENI"
+)
+
+// Snapshot is what a folder said at one moment.
+type Snapshot struct {
+	// Objects have their defaults filled in and unique names, by which they are
+	// sorted. Their values may be invalid. They are shared with later
+	// Snapshots, so nobody may change them.
+	Objects []v1alpha1.NodeENI
+	// Problems are sorted by file, then in the file's order.
+	Problems []nodestate.Problem
+	// Complete says that an object which is not in Objects is not declared.
+	// While it is false, absence means nothing.
+	Complete bool
+}
+
+// Source is a folder of NodeENI manifests. It is safe for concurrent use.
+type Source struct {
+	dir   string
+	stamp func(dir string) ([]entry, error)
+
+	mu sync.Mutex
+	// files are those of the last List by name: a file is decoded only when its
+	// bytes have changed. (Its times would not do: the kernel's clock for them
+	// ticks every few milliseconds only.)
+	files map[string]file
+}
+
+type file struct {
+	data []byte
+	decoded
+}
+
+// New returns the source of the manifests in dir, which need not exist yet.
+func New(dir string) *Source { return &Source{dir: dir, stamp: stamp} }
+
+// List reads every *.yaml, *.yml and *.json file of the folder that is no dot
+// file; symbolic links are followed, subfolders are not entered. The error says
+// that the folder itself cannot be read: then nothing is known.
+func (s *Source) List() (Snapshot, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+
+	before, err := s.stamp(s.dir)
+	if err != nil {
+		return Snapshot{}, err
+	}
+	for range maxReads {
+		snap := s.read(before)
+		after, err := s.stamp(s.dir)
+		if err != nil {
+			return Snapshot{}, err
+		}
+		if slices.Equal(before, after) {
+			return snap, nil
+		}
+		before = after
+	}
+	// An object that moved from one file to another meanwhile is in neither.
+	snap := s.read(before)
+	snap.Complete = false
+	snap.Problems = append(snap.Problems, nodestate.Problem{
+		Reason: ReasonChanging, Device: s.dir,
+		Message: fmt.Sprintf("folder %q changes all the time, so no NodeENI counts as removed; stop writing to it", s.dir),
+	})
+	return snap, nil
+}
+
+// read decodes the files of one stamp.
+func (s *Source) read(entries []entry) Snapshot {
+	snap := Snapshot{Complete: true}
+	files := make(map[string]file, len(entries))
+	owner := make(map[string]string) // NodeENI -> file
+	for _, e := range entries {
+		path := filepath.Join(s.dir, e.name)
+		data, err := readFile(path)
+		if errors.Is(err, errFolder) {
+			continue
+		}
+		if err != nil {
+			snap.Complete = false
+			snap.Problems = append(snap.Problems, unreadable(path, err))
+			continue
+		}
+		f, ok := s.files[e.name]
+		if !ok || !bytes.Equal(f.data, data) {
+			f = file{data: data, decoded: decode(path, data)}
+		}
+		files[e.name] = f
+		snap.add(path, f.decoded, owner)
+	}
+	s.files = files
+	slices.SortFunc(snap.Objects, func(a, b v1alpha1.NodeENI) int { return cmp.Compare(a.Name, b.Name) })
+	return snap
+}
+
+// add takes over what a file declares, unless an earlier one did.
+func (s *Snapshot) add(path string, d decoded, owner map[string]string) {
+	s.Complete = s.Complete && d.complete
+	s.Problems = append(s.Problems, d.problems...)
+	for _, o := range d.objects {
+		if first, ok := owner[o.Name]; ok {
+			s.Problems = append(s.Problems, nodestate.Problem{
+				Reason: ReasonDuplicate, NodeENI: o.Name, Device: path,
+				Message: fmt.Sprintf("file %q declares NodeENI %q again, which file %q declares; the first counts, give one of them another name", path, o.Name, first),
+			})
+			continue
+		}
+		owner[o.Name] = path
+		s.Objects = append(s.Objects, o)
+	}
+}
+
+// entry is a file's name and what tells one version of it from another.
+type entry struct {
+	name  string
+	dev   uint64
+	inode uint64
+	size  int64
+	mtime int64 // nanoseconds since 1970
+}
+
+// stamp lists the folder's manifests by name. A file that cannot be looked at
+// has only its name: reading it will say why.
+func stamp(dir string) ([]entry, error) {
+	names, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, fmt.Errorf("read NodeENI folder: %w", err)
+	}
+	var out []entry
+	for _, n := range names {
+		if !isManifest(n.Name()) {
+			continue
+		}
+		e := entry{name: n.Name()}
+		if info, err := os.Stat(filepath.Join(dir, n.Name())); err == nil {
+			e.size, e.mtime = info.Size(), info.ModTime().UnixNano()
+			if st, ok := info.Sys().(*syscall.Stat_t); ok {
+				e.dev, e.inode = st.Dev, st.Ino
+			}
+		}
+		out = append(out, e)
+	}
+	return out, nil
+}
+
+// isManifest goes by the name. What editors leave behind (x.yaml~, x.yaml.swp,
+// #x.yaml#, .#x.yaml) and the folders of a ConfigMap mount (..data) fail it.
+func isManifest(name string) bool {
+	if strings.HasPrefix(name, ".") {
+		return false
+	}
+	switch filepath.Ext(name) {
+	case ".yaml", ".yml", ".json":
+		return true
+	default:
+		return false
+	}
+}
+
+var errFolder = errors.New("is a folder")
+
+// readFile returns a regular file's content. Opening does not block, as it
+// would on a named pipe.
+func readFile(path string) ([]byte, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, withoutPath(err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	switch {
+	case err != nil:
+		return nil, withoutPath(err)
+	case info.IsDir():
+		return nil, errFolder
+	case !info.Mode().IsRegular():
+		return nil, errors.New("not a regular file")
+	}
+	data, err := io.ReadAll(io.LimitReader(f, maxFileSize+1))
+	if err != nil {
+		return nil, withoutPath(err)
+	}
+	if len(data) > maxFileSize {
+		return nil, fmt.Errorf("more than %d bytes", maxFileSize)
+	}
+	return data, nil
+}
+
+// withoutPath leaves away what the Problem's message begins with.
+func withoutPath(err error) error {
+	var pathErr *fs.PathError
+	if errors.As(err, &pathErr) {
+		return fmt.Errorf("%s: %w", pathErr.Op, pathErr.Err)
+	}
+	return err
+}
+
+func unreadable(path string, err error) nodestate.Problem {
+	return nodestate.Problem{
+		Reason: ReasonUnreadable, Device: path,
+		Message: fmt.Sprintf("file %q: %v; until it is mended or removed, no NodeENI of this folder counts as removed", path, err),
+	}
+}
