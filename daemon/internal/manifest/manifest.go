@@ -91,8 +91,9 @@ func (s *Source) List() (Snapshot, error) {
 	if err != nil {
 		return Snapshot{}, err
 	}
+	var snap Snapshot
 	for range maxReads {
-		snap := s.read(before)
+		snap = s.read(before)
 		after, err := s.stamp(s.dir)
 		if err != nil {
 			return Snapshot{}, err
@@ -103,7 +104,6 @@ func (s *Source) List() (Snapshot, error) {
 		before = after
 	}
 	// An object that moved from one file to another meanwhile is in neither.
-	snap := s.read(before)
 	snap.Complete = false
 	snap.Problems = append(snap.Problems, nodestate.Problem{
 		Reason: ReasonChanging, Device: s.dir,

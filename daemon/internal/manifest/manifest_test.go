@@ -322,8 +322,8 @@ func TestFolderChangesWhileRead(t *testing.T) {
 		problems string
 	}{
 		{changes: 1, complete: true},
-		{changes: maxReads, complete: true},
-		{changes: 100, problems: ReasonChanging},
+		{changes: maxReads - 1, complete: true},
+		{changes: maxReads, problems: ReasonChanging},
 	}
 	for _, tt := range tests {
 		t.Run(fmt.Sprint(tt.changes), func(t *testing.T) {
