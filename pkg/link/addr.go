@@ -84,14 +84,11 @@ func (h *Handle) EnsureRoute(index int, r Route) error {
 	return nil
 }
 
-// HasRoute says whether a route with r's destination, gateway and table leads
-// out of the link.
+// HasRoute says whether a route with r's destination and gateway leads out of
+// the link, in r.Table or, when that is zero, in any table: plugins that are
+// chained after multi-eni, such as sbr, move routes to tables of their own.
 func (h *Handle) HasRoute(index int, r Route) (bool, error) {
-	table := r.Table
-	if table == 0 {
-		table = unix.RT_TABLE_MAIN
-	}
-	routes, err := h.routes(table)
+	routes, err := h.routes(r.Table)
 	if err != nil {
 		return false, err
 	}
@@ -140,6 +137,7 @@ func (h *Handle) RemoveDefaultRoutes(index int) (int, error) {
 	return n, nil
 }
 
+// routes lists a table, or all of them for RT_TABLE_UNSPEC, which is 0.
 func (h *Handle) routes(table int) ([]netlink.Route, error) {
 	all, err := dump(func() ([]netlink.Route, error) {
 		return h.nl.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Table: table}, netlink.RT_FILTER_TABLE)

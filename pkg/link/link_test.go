@@ -160,8 +160,10 @@ func TestAddressesAndRoutes(t *testing.T) {
 			}
 		}
 	}
-	if ok, _ := h.HasRoute(l.Index, link.Route{Dst: netip.MustParsePrefix("10.2.0.0/16")}); ok {
-		t.Error("HasRoute finds a route of table 100 in the main table")
+	for table, want := range map[int]bool{0: true, 100: true, 254: false} {
+		if ok, err := h.HasRoute(l.Index, link.Route{Dst: netip.MustParsePrefix("10.2.0.0/16"), Gateway: netip.MustParseAddr("10.0.2.1"), Table: table}); err != nil || ok != want {
+			t.Errorf("HasRoute of a route of table 100 in table %d = %v, %v; want %v", table, ok, err, want)
+		}
 	}
 	if has, err := h.HasDefaultRoute(l.Index); err != nil || has {
 		t.Errorf("HasDefaultRoute = %v, %v; want false", has, err)

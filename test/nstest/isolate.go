@@ -100,13 +100,15 @@ func Denied(err error) error {
 }
 
 // Prepare makes the fresh namespaces of a Command usable: private mounts, an
-// empty /run and /etc/multi-eni, loopback up.
+// empty /run and /var/lib, loopback up.
 func Prepare() error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
 	}
-	if err := unix.Mount("tmpfs", "/run", "tmpfs", 0, "mode=0755"); err != nil {
-		return fmt.Errorf("mount an empty /run: %w", err)
+	for _, dir := range []string{"/run", "/var/lib"} {
+		if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "mode=0755"); err != nil {
+			return fmt.Errorf("mount an empty %s: %w", dir, err)
+		}
 	}
 	return loopbackUp()
 }

@@ -22,6 +22,9 @@ func (c *call) add() (*types100.Result, error) {
 	if _, err := device.ParseInterfaceName(c.args.IfName); err != nil {
 		return nil, &refusal{code: codeEnvironment, msg: "CNI_IFNAME", err: err}
 	}
+	if c.cfg.PrevResult != nil && c.cfg.Delegate == nil {
+		return nil, refuse(codeInvalid, "prevResult: multi-eni without a delegate makes the interface; put it first in the list of plugins")
+	}
 	if err := c.policy.Check(c.cfg); err != nil {
 		return nil, err
 	}

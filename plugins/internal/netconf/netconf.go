@@ -150,9 +150,6 @@ func Parse(stdin []byte) (*Config, error) {
 	if s := c.Select.PCIAddress; s != "" && c.DeviceID != "" && s != c.DeviceID {
 		d.fault("select.pciAddress", "%s, but the runtime allocated %s; remove one of them", s, c.DeviceID)
 	}
-	if c.PrevResult != nil && c.Delegate == nil {
-		d.fault("prevResult", "multi-eni without a delegate makes the interface; put it first in the list of plugins")
-	}
 	return c, d.err()
 }
 

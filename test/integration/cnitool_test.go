@@ -1,0 +1,263 @@
+// Package integration drives the built binaries as a runtime does: through
+// cnitool and libcni.
+package integration
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+	"github.com/multi-eni/multi-eni-cni/test/nstest"
+)
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func binary(t *testing.T, name string) string {
+	t.Helper()
+	path, err := nstest.Binary(name)
+	must(t, err)
+	return path
+}
+
+// cluster is a node with one ENI and cnitool to attach pods to it.
+type cluster struct {
+	t       *testing.T
+	node    *nstest.Node
+	netconf string // folder
+	args    string // CNI_ARGS
+}
+
+var eni = nstest.ENI{PCI: "0000:00:06.0", Name: "eth1", MAC: "02:00:00:00:00:01"}
+
+func newCluster(t *testing.T) *cluster {
+	t.Helper()
+	n, err := nstest.NewNode(t.TempDir())
+	must(t, err)
+	must(t, n.Attach(eni))
+	must(t, n.AddPeerAddress("10.0.2.1/24"))
+	must(t, n.AddPeerAddress("fd00:2::1/64"))
+	boot, err := nodestate.BootID()
+	must(t, err)
+	must(t, nodestate.WriteInventory(nodestate.DefaultInventoryPath, nodestate.Inventory{
+		NodeName: "node", BootID: boot, Devices: []nodestate.Device{{
+			ENIID: "eni-0a1b2c3d4e5f60001", NodeENI: "dataplane-a", MAC: "02:00:00:00:00:01", PCIAddress: "0000:00:06.0",
+			InterfaceName: "eth1", Driver: "ena", DeviceIndex: 1, SubnetID: "subnet-0a1b2c3d4e5f60001",
+			SubnetCIDR: netip.MustParsePrefix("10.0.2.0/24"), Phase: nodestate.PhaseReady,
+		}},
+	}))
+	return &cluster{t: t, node: n, netconf: filepath.Join(n.Dir, "net.d"), args: "IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME=cart"}
+}
+
+func (c *cluster) conflist(version string, plugins ...map[string]any) {
+	c.t.Helper()
+	data, err := json.Marshal(map[string]any{"cniVersion": version, "name": "dataplane", "plugins": plugins})
+	must(c.t, err)
+	must(c.t, os.MkdirAll(c.netconf, 0o755))
+	must(c.t, os.WriteFile(filepath.Join(c.netconf, "10-dataplane.conflist"), data, 0o644))
+}
+
+func (c *cluster) multiENI() map[string]any {
+	return map[string]any{
+		"type": "multi-eni", "sysfs": c.node.Sysfs, "select": map[string]any{"nodeENI": "dataplane-a"},
+		"ipam": map[string]any{"type": "host-local", "ranges": []any{
+			[]any{map[string]any{"subnet": "10.0.2.0/24", "rangeStart": "10.0.2.50"}}, []any{map[string]any{"subnet": "fd00:2::/64", "rangeStart": "fd00:2::50"}},
+		}, "routes": []any{map[string]any{"dst": "10.50.0.0/16", "gw": "10.0.2.1"}}},
+	}
+}
+
+func (c *cluster) pod(name string) string {
+	c.t.Helper()
+	path := "/run/netns/" + name
+	must(c.t, nstest.NewNetns(path))
+	return path
+}
+
+func (c *cluster) cnitool(verb, netns string) (string, error) {
+	cmd := exec.CommandContext(c.t.Context(), binary(c.t, "tools/cnitool"), verb, "dataplane", netns)
+	cmd.Env = []string{
+		"CNI_PATH=" + filepath.Dir(binary(c.t, "multi-eni")) + ":" + filepath.Dir(binary(c.t, "cni/host-local")),
+		"NETCONFPATH=" + c.netconf, "CNI_IFNAME=net1", "CNI_ARGS=" + c.args, "PATH=" + os.Getenv("PATH"),
+	}
+	out, err := cmd.Output()
+	var failed *exec.ExitError
+	if errors.As(err, &failed) {
+		out = append(out, failed.Stderr...)
+	}
+	return strings.TrimSpace(string(out)), err
+}
+
+func (c *cluster) mustTool(verb, netns string) string {
+	c.t.Helper()
+	out, err := c.cnitool(verb, netns)
+	if err != nil {
+		c.t.Fatalf("cnitool %s: %v\n%s", verb, err, out)
+	}
+	return out
+}
+
+// reach opens a TCP connection from an address of the pod to a listener in the VPC.
+func (c *cluster) reach(netns, from, addr string) error {
+	var l net.Listener
+	if err := c.node.InVPC(func() (err error) {
+		l, err = (&net.ListenConfig{}).Listen(c.t.Context(), "tcp", net.JoinHostPort(addr, "7000"))
+		return err
+	}); err != nil {
+		return err
+	}
+	defer l.Close()
+	return nstest.In(netns, func() error {
+		ctx, cancel := context.WithTimeout(c.t.Context(), 5*time.Second)
+		defer cancel()
+		conn, err := dial(ctx, netip.MustParsePrefix(from).Addr(), netip.MustParseAddr(addr))
+		if err != nil {
+			return fmt.Errorf("dial %s from the pod: %w", addr, err)
+		}
+		return conn.Close()
+	})
+}
+
+// dial connects on the calling thread, whose netns net.Dialer might leave.
+func dial(ctx context.Context, from, to netip.Addr) (*os.File, error) {
+	family := unix.AF_INET
+	if to.Is6() {
+		family = unix.AF_INET6
+	}
+	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	if deadline, ok := ctx.Deadline(); ok {
+		tv := unix.NsecToTimeval(time.Until(deadline).Nanoseconds())
+		if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &tv); err != nil {
+			return nil, errors.Join(err, unix.Close(fd))
+		}
+	}
+	if err := errors.Join(unix.Bind(fd, sockaddr(from, 0)), unix.Connect(fd, sockaddr(to, 7000))); err != nil {
+		return nil, errors.Join(err, unix.Close(fd))
+	}
+	return os.NewFile(uintptr(fd), to.String()), nil
+}
+
+func sockaddr(ip netip.Addr, port int) unix.Sockaddr {
+	if ip.Is4() {
+		return &unix.SockaddrInet4{Port: port, Addr: ip.As4()}
+	}
+	return &unix.SockaddrInet6{Port: port, Addr: ip.As16()}
+}
+
+// TestConflist runs the life of a pod under every CNI version, with the plugins
+// that people chain after multi-eni.
+func TestConflist(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	c := newCluster(t)
+	for _, version := range []string{"0.3.1", "0.4.0", "1.0.0", "1.1.0"} {
+		c.conflist(version, c.multiENI(),
+			map[string]any{"type": "tuning", "sysctl": map[string]any{"net.ipv4.conf.net1.log_martians": "1"}},
+			map[string]any{"type": "sbr"},
+			map[string]any{"type": "portmap", "capabilities": map[string]any{"portMappings": true}})
+		netns := c.pod("pod-" + version)
+		out := c.mustTool("add", netns)
+		var result struct {
+			CNIVersion string
+			Interfaces []struct{ Name, Mac, PciID string }
+			IPs        []struct{ Address string }
+		}
+		if err := json.Unmarshal([]byte(out), &result); err != nil {
+			t.Fatalf("%s: result %s: %v", version, out, err)
+		}
+		if result.CNIVersion != version || len(result.Interfaces) == 0 || result.Interfaces[0].Mac != eni.MAC || len(result.IPs) != 2 {
+			t.Errorf("%s: result = %s", version, out)
+		}
+		if version == "1.1.0" && result.Interfaces[0].PciID != eni.PCI {
+			t.Errorf("%s: pciID = %q", version, result.Interfaces[0].PciID)
+		}
+		must(t, c.reach(netns, result.IPs[0].Address, "10.0.2.1"))
+		must(t, c.reach(netns, result.IPs[1].Address, "fd00:2::1"))
+		if version != "0.3.1" {
+			c.mustTool("check", netns)
+		}
+		other := c.pod("other-" + version)
+		if out, err := c.cnitool("add", other); err == nil || !strings.Contains(out, "held by pod shop/cart") {
+			t.Errorf("%s: second pod: %v, %s; want a refusal that names the holder", version, err, out)
+		}
+		c.mustTool("del", other)
+		if version == "1.1.0" {
+			c.mustTool("status", netns)
+			c.mustTool("gc", netns)
+		}
+		c.mustTool("del", netns)
+		c.mustTool("del", netns)
+	}
+	left, err := os.ReadDir(nodestate.DefaultAttachmentsDir)
+	must(t, err)
+	for _, e := range left {
+		if !e.IsDir() {
+			t.Errorf("left in %s: %s", nodestate.DefaultAttachmentsDir, e.Name())
+		}
+	}
+}
+
+func TestVersionAndAbout(t *testing.T) {
+	run := func(env ...string) string {
+		cmd := exec.CommandContext(t.Context(), binary(t, "multi-eni"))
+		cmd.Env = env
+		out, err := cmd.CombinedOutput()
+		must(t, err)
+		return string(out)
+	}
+	if out := run("CNI_COMMAND=VERSION"); !strings.Contains(out, `"0.3.1"`) || !strings.Contains(out, `"1.1.0"`) || strings.Contains(out, `"0.2.0"`) {
+		t.Errorf("VERSION = %s", out)
+	}
+	if out := run(); !strings.HasPrefix(out, "CNI multi-eni plugin ") {
+		t.Errorf("about = %s", out)
+	}
+}
+
+// TestPolicyOfTheNode installs the policy where only root can and shows that no
+// key of the netconf gets around it.
+func TestPolicyOfTheNode(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	c := newCluster(t)
+	must(t, unix.Mount("tmpfs", "/etc", "tmpfs", 0, "mode=0755"))
+	bin := filepath.Join(c.node.Dir, "bin")
+	must(t, os.MkdirAll(bin, 0o755))
+	must(t, os.Symlink(binary(t, "cni/host-local"), filepath.Join(bin, "host-local")))
+	policy, err := json.Marshal(map[string]any{
+		"schemaVersion": 1, "binDir": bin, "delegates": []string{"ipvlan"}, "ipam": []string{"host-local"},
+		"dataDir": nodestate.DefaultAttachmentsDir, "inventory": nodestate.DefaultInventoryPath, "sysfs": c.node.Sysfs, "logFile": "",
+	})
+	must(t, err)
+	must(t, os.MkdirAll("/etc/multi-eni", 0o755))
+	must(t, os.WriteFile("/etc/multi-eni/policy.json", policy, 0o644))
+	netns := c.pod("pod")
+	conf := c.multiENI()
+	c.conflist("1.1.0", conf)
+	if out, err := c.cnitool("add", netns); err == nil || !strings.Contains(out, "policy forbids sysfs") {
+		t.Errorf("a path key under a policy: %v, %s", err, out)
+	}
+	delete(conf, "sysfs")
+	c.conflist("1.1.0", conf)
+	c.mustTool("add", netns)
+	c.mustTool("del", netns)
+}
