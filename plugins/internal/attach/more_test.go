@@ -363,6 +363,11 @@ func TestPolicy(t *testing.T) {
 	must(t, err)
 	_, err = run(p, "DEL", args)
 	must(t, err)
+	// What ADD refuses, DEL does not run either: here it would fail in /proc.
+	hostile := with(map[string]any{"select": selA, "ipam": map[string]any{"type": "host-local", "dataDir": "/proc/none"}})
+	_, err = run(p, "DEL", hostile)
+	must(t, err)
+
 	for name, spoil := range map[string]func() error{
 		"writable by others": func() error { return os.Chmod(file, 0o666) },
 		"not JSON":           func() error { return os.WriteFile(file, []byte("{"), 0o644) },

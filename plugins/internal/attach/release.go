@@ -243,7 +243,7 @@ func (c *call) delWithoutRecord() error {
 		c.log.WithField("device", a.Device.PCIAddress).Warn("bringing the device back without its record")
 		errs = append(errs, c.returnLink(a, claimLockFree))
 	}
-	if c.cfg.IPAM != nil && c.policy.CheckTypes(c.cfg) == nil {
+	if c.cfg.IPAM != nil && c.policy.Check(c.cfg) == nil {
 		d := &nodestate.Delegation{Type: c.cfg.IPAM.Type, Config: c.cfg.IPAMConfig()}
 		errs = append(errs, c.pluginRun("DEL", d, c.own()))
 	}

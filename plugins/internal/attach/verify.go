@@ -158,7 +158,7 @@ func (c *call) status() error {
 // call them: without a device.
 func (c *call) plugins() []*nodestate.Delegation {
 	var out []*nodestate.Delegation
-	if c.policy.CheckTypes(c.cfg) != nil {
+	if c.policy.Check(c.cfg) != nil {
 		return nil
 	}
 	if c.cfg.Delegate != nil {
