@@ -158,13 +158,7 @@ func (n *Node) Detach(e ENI) error {
 	if e.NoLink {
 		return nil
 	}
-	return n.InVPC(func() error {
-		p, err := netlink.LinkByName("p-" + e.Name)
-		if err != nil {
-			return err
-		}
-		return netlink.LinkDel(p)
-	})
+	return n.unplug(e)
 }
 
 func (n *Node) function(pci string) string {
@@ -220,4 +214,33 @@ func or(v, otherwise string) string {
 		return otherwise
 	}
 	return v
+}
+
+// Bind binds the ENI's PCI function to another driver, as driverctl does. A
+// userspace driver takes the link away.
+func (n *Node) Bind(e ENI, driver string) error {
+	dir := n.function(e.PCI)
+	if err := os.MkdirAll(filepath.Join(n.Sysfs, "bus/pci/drivers", driver), 0o755); err != nil {
+		return err
+	}
+	for _, gone := range []string{filepath.Join(dir, "driver"), filepath.Join(dir, "net"), filepath.Join(n.Sysfs, "class/net", e.Name)} {
+		if err := os.RemoveAll(gone); err != nil {
+			return err
+		}
+	}
+	if err := os.Symlink("../../drivers/"+driver, filepath.Join(dir, "driver")); err != nil {
+		return err
+	}
+	return n.unplug(e)
+}
+
+// unplug deletes the ENI's link, wherever it is, by deleting its peer.
+func (n *Node) unplug(e ENI) error {
+	return n.InVPC(func() error {
+		p, err := netlink.LinkByName("p-" + e.Name)
+		if err != nil {
+			return err
+		}
+		return netlink.LinkDel(p)
+	})
 }

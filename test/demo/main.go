@@ -1,0 +1,64 @@
+// Command demo shows the main job of the project on the machine it runs on: no
+// root, no cluster, no AWS. It makes a node of namespaces, tells the story with
+// real commands and their real output, checks every step, and leaves nothing.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/multi-eni/multi-eni-cni/test/nstest"
+)
+
+const (
+	insideEnv = "MULTI_ENI_DEMO_INSIDE"
+	// demoTimeout bounds the whole story, which takes a few seconds.
+	demoTimeout = 2 * time.Minute
+)
+
+func main() {
+	ctx, cancel := context.WithTimeout(context.Background(), demoTimeout)
+	defer cancel()
+	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	run := outside
+	if os.Getenv(insideEnv) != "" {
+		run = inside
+	}
+	if err := run(ctx); err != nil {
+		fmt.Fprintf(os.Stderr, "\nmake demo: %v\n", err)
+		os.Exit(1)
+	}
+}
+
+// outside starts the demo once more in namespaces of its own, which end with it.
+func outside(ctx context.Context) error {
+	cmd := nstest.Command(ctx, "/proc/self/exe")
+	cmd.Env = append(os.Environ(), insideEnv+"=1")
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	cmd.SysProcAttr.Pdeathsig = syscall.SIGTERM
+	err := cmd.Run()
+	if denied := nstest.Denied(err); denied != nil {
+		return fmt.Errorf("%w; try: sudo make demo", denied)
+	}
+	if err != nil {
+		return fmt.Errorf("the story did not hold: %w", err)
+	}
+	return nil
+}
+
+func inside(ctx context.Context) error {
+	if err := nstest.Prepare(); err != nil {
+		return err
+	}
+	s, err := newStage(ctx)
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	return s.tell()
+}

@@ -1,0 +1,255 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+	"github.com/multi-eni/multi-eni-cni/test/fakeimds"
+	"github.com/multi-eni/multi-eni-cni/test/nstest"
+)
+
+// Places inside the demo's own mount namespace.
+const (
+	root     = "/run/demo"
+	manifest = root + "/nodeenis"
+	config   = root + "/pcidp/config.json"
+	confDir  = root + "/net.d"
+)
+
+// The ENIs of the node: the primary, and one for each of conf/nodeenis.
+var (
+	primary = nstest.ENI{PCI: "0000:00:05.0", Name: "eth0", MAC: "02:00:00:00:00:05"}
+	eniA    = nstest.ENI{PCI: "0000:00:06.0", Name: "eth1", MAC: "02:00:00:00:00:06"}
+	eniB    = nstest.ENI{PCI: "0000:00:07.0", Name: "eth2", MAC: "02:00:00:00:00:07"}
+	eniC    = nstest.ENI{PCI: "0000:00:08.0", Name: "eth3", MAC: "02:00:00:00:00:08"}
+)
+
+// stage is the node, its metadata service, and the daemon.
+type stage struct {
+	ctx    context.Context //nolint:containedctx // the stage is the scope of the context
+	node   *nstest.Node
+	imds   *http.Server
+	env    []string
+	daemon *exec.Cmd
+	log    bytes.Buffer // of the daemon, read after its end
+	steps  int
+}
+
+func newStage(ctx context.Context) (*stage, error) {
+	s := &stage{ctx: ctx}
+	var err error
+	if s.node, err = nstest.NewNode(root); err != nil {
+		return nil, err
+	}
+	for _, e := range []nstest.ENI{primary, eniA, eniB, eniC} {
+		if err := s.node.Attach(e); err != nil {
+			return nil, err
+		}
+	}
+	if err := s.node.AddPeerAddress("10.0.1.1/24"); err != nil {
+		return nil, err
+	}
+	endpoint, err := s.serveIMDS()
+	if err != nil {
+		return nil, err
+	}
+	repo, err := nstest.Repo()
+	if err != nil {
+		return nil, err
+	}
+	if err := copyFolder(filepath.Join(repo, "conf/nodeenis"), manifest); err != nil {
+		return nil, err
+	}
+	bin := filepath.Join(repo, "bin")
+	s.env = append(os.Environ(),
+		"PATH="+strings.Join([]string{bin, bin + "/tools", os.Getenv("PATH"), "/usr/sbin", "/sbin"}, ":"),
+		"CNI_PATH="+bin+":"+bin+"/cni", "NETCONFPATH="+confDir, "CNI_IFNAME=net1",
+		"AWS_EC2_METADATA_SERVICE_ENDPOINT="+endpoint, "NODE_NAME=demo-node")
+	for _, pod := range []string{"pod-a", "pod-b"} {
+		if err := nstest.NewNetns("/run/netns/" + pod); err != nil {
+			return nil, err
+		}
+	}
+	return s, writeNetconf()
+}
+
+// serveIMDS starts an instance metadata service (IMDSv2) that knows the ENIs.
+func (s *stage) serveIMDS() (string, error) {
+	state := fakeimds.State{InstanceID: "i-0123456789abcdef0"}
+	for i, e := range []nstest.ENI{primary, eniA, eniB, eniC} {
+		state.ENIs = append(state.ENIs, fakeimds.ENI{
+			ID: fmt.Sprintf("eni-0a1b2c3d4e5f6000%d", i), MAC: e.MAC, Primary: i == 0, DeviceIndex: i,
+			SubnetID: fmt.Sprintf("subnet-0a1b2c3d4e5f6000%d", i), SubnetIPv4CIDR: fmt.Sprintf("10.0.%d.0/24", i),
+			IPv4s: []string{fmt.Sprintf("10.0.%d.15", i)},
+		})
+	}
+	l, err := (&net.ListenConfig{}).Listen(s.ctx, "tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", fmt.Errorf("start the metadata service: %w", err)
+	}
+	s.imds = &http.Server{Handler: fakeimds.New(fakeimds.Config{State: state}), ReadHeaderTimeout: time.Second}
+	go s.imds.Serve(l) //nolint:errcheck // ends with the demo
+	return "http://" + l.Addr().String(), nil
+}
+
+func copyFolder(from, to string) error {
+	if err := os.CopyFS(to, os.DirFS(from)); err != nil {
+		return fmt.Errorf("copy %s: %w", from, err)
+	}
+	return nil
+}
+
+// writeNetconf writes what a NetworkAttachmentDefinition would hold; sysfs is
+// the only key that a real node does not need.
+func writeNetconf() error {
+	data, err := json.MarshalIndent(map[string]any{
+		"cniVersion": "1.1.0", "name": "dataplane-a", "plugins": []any{map[string]any{
+			"type": "multi-eni", "select": map[string]any{"nodeENI": "dataplane-a"},
+			"ipam":  map[string]any{"type": "static", "addresses": []any{map[string]any{"address": "10.0.1.15/24"}}},
+			"sysfs": root + "/sys",
+		}},
+	}, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(confDir, 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(confDir, "dataplane-a.conflist"), append(data, '\n'), 0o600)
+}
+
+// say heads a step.
+func (s *stage) say(format string, args ...any) {
+	s.steps++
+	fmt.Printf("\n%d. %s\n", s.steps, fmt.Sprintf(format, args...))
+}
+
+// sh shows a command, runs it as typed, and shows what it prints.
+func (s *stage) sh(command string) (string, error) {
+	fmt.Printf("   $ %s\n", command)
+	cmd := exec.CommandContext(s.ctx, "/bin/sh", "-c", command)
+	cmd.Env = s.env
+	out, err := cmd.CombinedOutput()
+	text := strings.TrimRight(string(out), "\n")
+	for line := range strings.SplitSeq(text, "\n") {
+		if line != "" {
+			fmt.Println("     " + line)
+		}
+	}
+	return text, err
+}
+
+// must runs a command that has to succeed and to print all of words.
+func (s *stage) must(command string, words ...string) error {
+	out, err := s.sh(command)
+	if err != nil {
+		return fmt.Errorf("%s: %w", command, err)
+	}
+	return contains(command, out, words)
+}
+
+// refused runs a command that has to fail and to print all of words.
+func (s *stage) refused(command string, words ...string) error {
+	out, err := s.sh(command)
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) {
+		return fmt.Errorf("%s: it ended with %v; want a refusal", command, err)
+	}
+	return contains(command, out, words)
+}
+
+func contains(command, out string, words []string) error {
+	for _, w := range words {
+		if !strings.Contains(out, w) {
+			return fmt.Errorf("%s: the output does not say %q", command, w)
+		}
+	}
+	return nil
+}
+
+// waitPoll is how often waitFor looks, and so how exact its answer is.
+const waitPoll = time.Millisecond
+
+// waitFor waits for a state of the node and says how long that took.
+func (s *stage) waitFor(what string, ok func() bool) (time.Duration, error) {
+	started := time.Now()
+	for !ok() {
+		select {
+		case <-s.ctx.Done():
+			return 0, fmt.Errorf("waiting for %s: %w", what, s.ctx.Err())
+		case <-time.After(waitPoll):
+		}
+		if time.Since(started) > 20*time.Second {
+			return 0, fmt.Errorf("waited 20 s for %s", what)
+		}
+	}
+	return time.Since(started), nil
+}
+
+// phases says whether the inventory's devices have these phases, by NodeENI.
+func phases(want map[string]nodestate.Phase) bool {
+	inv, err := nodestate.ReadInventory(nodestate.DefaultInventoryPath)
+	if err != nil || len(inv.Devices) != len(want) {
+		return false
+	}
+	for _, d := range inv.Devices {
+		if want[d.NodeENI] != d.Phase {
+			return false
+		}
+	}
+	return true
+}
+
+func configHas(words ...string) bool {
+	data, err := os.ReadFile(config)
+	return err == nil && contains("", string(data), words) == nil
+}
+
+// startDaemon runs multi-enid in the background, as a DaemonSet's pod would.
+func (s *stage) startDaemon() error {
+	args := []string{"run", "--nodeeni-source=dir:" + manifest, "--pcidp-config=" + config, "--sysfs=" + root + "/sys", "--restart=none"}
+	fmt.Printf("   $ multi-enid %s &\n", strings.Join(args, " "))
+	repo, err := nstest.Repo()
+	if err != nil {
+		return err
+	}
+	s.daemon = exec.CommandContext(s.ctx, filepath.Join(repo, "bin/multi-enid"), args...)
+	s.daemon.Env, s.daemon.Stdout, s.daemon.Stderr = s.env, &s.log, &s.log
+	s.daemon.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	return s.daemon.Start()
+}
+
+// stopDaemon ends multi-enid as the kubelet does.
+func (s *stage) stopDaemon() error {
+	if s.daemon == nil || s.daemon.Process == nil {
+		return nil
+	}
+	daemon := s.daemon
+	s.daemon = nil
+	if err := daemon.Process.Signal(syscall.SIGTERM); err != nil {
+		return err
+	}
+	if err := daemon.Wait(); err != nil {
+		return fmt.Errorf("multi-enid: %w\n%s", err, s.log.String())
+	}
+	return nil
+}
+
+func (s *stage) close() {
+	if err := s.stopDaemon(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+	}
+	s.imds.Close() //nolint:errcheck,gosec // the process ends
+}
