@@ -1,0 +1,239 @@
+// Package fakeimds is an EC2 instance metadata service for tests and for the
+// demo: version 2 only, with state that changes while it runs, with the lags of
+// the real one, and with faults on demand.
+//
+// It is strict. What the real service refuses is refused, and a request that it
+// does not know is reported besides being answered 404, so that a client cannot
+// come to rely on an answer that was never modelled.
+//
+// Source: "Use the Instance Metadata Service to access instance metadata" and
+// "Instance metadata categories" in the EC2 user guide.
+package fakeimds
+
+import (
+	"cmp"
+	"fmt"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+const (
+	tokenHeader = "X-Aws-Ec2-Metadata-Token"
+	ttlHeader   = "X-Aws-Ec2-Metadata-Token-Ttl-Seconds"
+	maxTTL      = 21600 // seconds; six hours
+	// root is the version of the API that is served.
+	root = "/latest/"
+	// Token is the path of the token call, for Fault.
+	Token = "api/token"
+)
+
+// Fault is what happens instead of, or before, the right answer.
+type Fault struct {
+	// Delay is waited first, in real time, or until the client gives up.
+	Delay time.Duration
+	// Drop closes the connection without any answer.
+	Drop bool
+	// Status is answered, with an empty body, unless it is 0.
+	Status int
+	// Body is answered in place of the value, unless it is "".
+	Body string
+	// After is how many requests are let through first.
+	After int
+	// Times is how many requests it then hits; 0 is all.
+	Times int
+}
+
+// Server is the service: an http.Handler, safe for concurrent use. Make it with
+// New or Start.
+type Server struct {
+	now       func() time.Time
+	onUnknown func(request string)
+
+	mu       sync.Mutex
+	instance string
+	enis     []*attachment
+	tokens   map[string]time.Time // expiry
+	issued   int
+	faults   map[string]*Fault
+	unknown  []string
+	requests map[string]int
+}
+
+// Config is how a Server starts. The zero value is an instance without an id or
+// any ENI.
+type Config struct {
+	State State
+	// Now is the clock for token expiry and lags; nil is time.Now.
+	Now func() time.Time
+	// OnUnknown, unless nil, is called for each request that the server does not
+	// know, as "METHOD path". It must not call the Server.
+	OnUnknown func(request string)
+}
+
+// New returns a Server in the given state.
+func New(cfg Config) *Server {
+	s := &Server{
+		now: cfg.Now, onUnknown: cfg.OnUnknown,
+		tokens: map[string]time.Time{}, faults: map[string]*Fault{}, requests: map[string]int{},
+	}
+	if s.now == nil {
+		s.now = time.Now
+	}
+	s.Apply(cfg.State)
+	return s
+}
+
+// Fault makes requests for a path below /latest/ fail, in place of the fault
+// that the path had; "" stands for the paths that have none of their own. The
+// zero Fault does nothing, and so ends one.
+func (s *Server) Fault(path string, f Fault) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.faults[path] = &f
+}
+
+// RevokeTokens makes every token issued so far invalid.
+func (s *Server) RevokeTokens() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	clear(s.tokens)
+}
+
+// TokensIssued is the number of successful token calls.
+func (s *Server) TokensIssued() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.issued
+}
+
+// Requests is the number of requests for a path below /latest/, whatever their
+// outcome.
+func (s *Server) Requests(path string) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.requests[path]
+}
+
+// Unknown lists the requests that the server does not know, as "METHOD path",
+// sorted and once each.
+func (s *Server) Unknown() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Compact(slices.Sorted(slices.Values(s.unknown)))
+}
+
+// ServeHTTP implements http.Handler.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	path, ok := strings.CutPrefix(r.URL.Path, root)
+	if !ok {
+		s.refuse(w, r, http.StatusNotFound)
+		return
+	}
+	f := s.take(path)
+	if f.Delay > 0 {
+		timer := time.NewTimer(f.Delay)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+		case <-r.Context().Done():
+			return
+		}
+	}
+	switch {
+	case f.Drop:
+		panic(http.ErrAbortHandler)
+	case f.Status != 0:
+		w.WriteHeader(f.Status)
+	case path == Token:
+		s.serveToken(w, r)
+	default:
+		s.serveData(w, r, path, f.Body)
+	}
+}
+
+// take counts a request and returns the fault that hits it.
+func (s *Server) take(path string) Fault {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.requests[path]++
+	f, ok := s.faults[path]
+	if !ok {
+		f, ok = s.faults[""]
+	}
+	if !ok {
+		return Fault{}
+	}
+	if f.After > 0 {
+		f.After--
+		return Fault{}
+	}
+	hit := *f
+	if f.Times == 1 {
+		*f = Fault{}
+	} else if f.Times > 1 {
+		f.Times--
+	}
+	return hit
+}
+
+func (s *Server) serveToken(w http.ResponseWriter, r *http.Request) {
+	if r.Method != http.MethodPut {
+		s.refuse(w, r, http.StatusMethodNotAllowed)
+		return
+	}
+	if r.Header.Get("X-Forwarded-For") != "" { // a proxy stands between
+		w.WriteHeader(http.StatusForbidden)
+		return
+	}
+	ttl, err := strconv.Atoi(r.Header.Get(ttlHeader))
+	if err != nil || ttl < 1 || ttl > maxTTL {
+		w.WriteHeader(http.StatusBadRequest)
+		return
+	}
+	s.mu.Lock()
+	s.issued++
+	token := fmt.Sprintf("token-%d==", s.issued)
+	s.tokens[token] = s.now().Add(time.Duration(ttl) * time.Second)
+	s.mu.Unlock()
+	w.Header().Set(ttlHeader, strconv.Itoa(ttl))
+	fmt.Fprint(w, token)
+}
+
+func (s *Server) serveData(w http.ResponseWriter, r *http.Request, path, body string) {
+	if r.Method != http.MethodGet {
+		s.refuse(w, r, http.StatusMethodNotAllowed)
+		return
+	}
+	s.mu.Lock()
+	expiry, ok := s.tokens[r.Header.Get(tokenHeader)]
+	authorized := ok && s.now().Before(expiry)
+	value, found := s.value(path)
+	s.mu.Unlock()
+	switch {
+	case !authorized:
+		w.WriteHeader(http.StatusUnauthorized)
+	case found == unknown:
+		s.refuse(w, r, http.StatusNotFound)
+	case found == absent:
+		w.WriteHeader(http.StatusNotFound)
+	default:
+		w.Header().Set("Content-Type", "text/plain")
+		fmt.Fprint(w, cmp.Or(body, value))
+	}
+}
+
+// refuse answers and reports what is not modelled.
+func (s *Server) refuse(w http.ResponseWriter, r *http.Request, status int) {
+	request := r.Method + " " + r.URL.Path
+	s.mu.Lock()
+	s.unknown = append(s.unknown, request)
+	s.mu.Unlock()
+	if s.onUnknown != nil {
+		s.onUnknown(request)
+	}
+	w.WriteHeader(status)
+}
