@@ -1,0 +1,166 @@
+// Package awsnode asks AWS about the instance that the daemon runs on: its
+// ENIs, from the instance metadata service (IMDS). It is the only importer of
+// aws-sdk-go-v2.
+//
+// What IMDS says is a hint. It lists a detached ENI for a while, and knows a new
+// one late: absence from its answer proves nothing, and neither does presence.
+package awsnode
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/netip"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/aws/retry"
+	"github.com/aws/aws-sdk-go-v2/feature/ec2/imds"
+	"github.com/aws/smithy-go"
+	smithyhttp "github.com/aws/smithy-go/transport/http"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/device"
+)
+
+const (
+	// requestTimeout bounds the reading of one key, all attempts and the token
+	// call included. The SDK waits 250 ms for a connection and 500 ms for an
+	// answer.
+	requestTimeout = 3 * time.Second
+	// maxAttempts and maxBackoff are for requests that get no answer, a 5xx, or a
+	// 401 for a token that the service has forgotten. IMDS is on the machine
+	// itself, so there is no point in waiting for long.
+	maxAttempts = 3
+	maxBackoff  = 200 * time.Millisecond
+	// listTimeout bounds a whole ENIs call.
+	listTimeout = 15 * time.Second
+	// concurrency is how many ENIs are read at once. IMDS drops what exceeds
+	// 1,024 packets per second.
+	concurrency = 4
+	// maxValue bounds one value, in bytes. The longest is a list of addresses:
+	// 50 of them per ENI at most, 40 bytes each.
+	maxValue = 64 << 10
+)
+
+// ENI is one network interface as IMDS describes it.
+type ENI struct {
+	ID  device.ENIID
+	MAC device.MAC
+	// DeviceIndex is EC2's; -1 while it is not known, because IMDS gives 0 for a
+	// hot-plugged ENI until the true one has reached it.
+	DeviceIndex int
+	// NetworkCard is EC2's index of the card; 0 where there is only one.
+	NetworkCard int
+	SubnetID    device.SubnetID
+	// SubnetCIDR is the subnet's IPv4 range, or its first IPv6 range where it
+	// has no other.
+	SubnetCIDR netip.Prefix
+	// Addresses are the ENI's own in the order of IMDS (the primary one first),
+	// IPv4 before IPv6, each with the length of its subnet's range.
+	Addresses []netip.Prefix
+	// Prefixes are delegated to the ENI, IPv4 before IPv6.
+	Prefixes []netip.Prefix
+	// Primary says that the instance booted with it; it cannot be detached.
+	Primary bool
+}
+
+// ValueError is an answer of IMDS that makes no sense.
+type ValueError struct {
+	// Key is the metadata path below meta-data/.
+	Key string
+	// Value is the line concerned.
+	Value string
+	// Err says what is wrong with it.
+	Err error
+}
+
+// Error names key and value.
+func (e *ValueError) Error() string {
+	return fmt.Sprintf("metadata key %s, value %q: %v", e.Key, e.Value, e.Err)
+}
+
+// Unwrap returns Err.
+func (e *ValueError) Unwrap() error { return e.Err }
+
+// Config says where IMDS is.
+type Config struct {
+	// Endpoint is its base URL. "" leaves it to the SDK: the environment's
+	// AWS_EC2_METADATA_SERVICE_ENDPOINT, else http://169.254.169.254.
+	Endpoint string
+}
+
+// Client reads the metadata of this instance: IMDSv2 only, with a token that
+// the SDK keeps and renews. It is safe for concurrent use.
+type Client struct {
+	imds *imds.Client
+}
+
+// New returns a client. It sends nothing yet.
+func New(cfg Config) *Client {
+	return &Client{imds: imds.New(imds.Options{
+		Endpoint: cfg.Endpoint,
+		// Version 1 takes no token, so any proxy or pod could be made to ask for us.
+		EnableFallback: aws.FalseTernary,
+		Retryer: retry.NewStandard(func(o *retry.StandardOptions) {
+			o.MaxAttempts, o.MaxBackoff = maxAttempts, maxBackoff
+		}),
+		DisableDefaultMaxBackoff: true, // it would replace ours by 1 s
+	})}
+}
+
+var instancePattern = regexp.MustCompile(`^i-[0-9a-f]{8,17}$`)
+
+// InstanceID returns the instance's id, such as i-0a1b2c3d4e5f60718. A
+// *ValueError says that it is none; any other error, that it is unknown.
+func (c *Client) InstanceID(ctx context.Context) (string, error) {
+	const key = "instance-id"
+	id, err := c.get(ctx, key)
+	if err != nil {
+		return "", fmt.Errorf("read the instance's id: %w", err)
+	}
+	if !instancePattern.MatchString(id) {
+		return "", fmt.Errorf("read the instance's id: %w", &ValueError{Key: key, Value: id, Err: errors.New("want i- and 8 to 17 hexadecimal digits")})
+	}
+	return id, nil
+}
+
+// errNoKey says that IMDS answers, and does not have the key.
+var errNoKey = errors.New("no such key")
+
+// get reads one key, without white space around it. The error names the key and
+// wraps errNoKey where IMDS said 404.
+func (c *Client) get(ctx context.Context, key string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	out, err := c.imds.GetMetadata(ctx, &imds.GetMetadataInput{Path: key})
+	switch {
+	case isNotFound(err):
+		return "", fmt.Errorf("metadata key %s: %w", key, errNoKey)
+	case err != nil:
+		return "", fmt.Errorf("metadata key %s: %w", key, err)
+	}
+	defer out.Content.Close()
+	data, err := io.ReadAll(io.LimitReader(out.Content, maxValue+1))
+	if err != nil {
+		return "", fmt.Errorf("metadata key %s: %w", key, err)
+	}
+	if len(data) > maxValue {
+		return "", fmt.Errorf("metadata key %s: more than %d bytes", key, maxValue)
+	}
+	return strings.TrimSpace(string(data)), nil
+}
+
+// isNotFound tells a key that IMDS does not have from a token call that went
+// astray, which says nothing of the key.
+func isNotFound(err error) bool {
+	var operation, token *smithy.OperationError
+	if !errors.As(err, &operation) || errors.As(operation.Err, &token) {
+		return false
+	}
+	var response *smithyhttp.ResponseError
+	return errors.As(operation.Err, &response) && response.HTTPStatusCode() == http.StatusNotFound
+}

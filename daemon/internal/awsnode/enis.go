@@ -1,0 +1,234 @@
+package awsnode
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/device"
+)
+
+const macsKey = "network/interfaces/macs/"
+
+var errSlow = fmt.Errorf("metadata service not done within %v: %w", listTimeout, context.DeadlineExceeded)
+
+// ENIs lists the instance's ENIs, sorted by MAC. One that comes or goes while it
+// is read is left out. An error means that nothing is known, whatever the
+// cause; it is a *ValueError where IMDS's answer makes no sense. An instance has
+// a primary ENI, so no answer is ever an empty list.
+func (c *Client) ENIs(ctx context.Context) ([]ENI, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, listTimeout, errSlow)
+	defer cancel()
+	primary, err := c.primary(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("list ENIs: %w", err)
+	}
+	macs, err := c.macs(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("list ENIs: %w", err)
+	}
+	found, err := c.readAll(ctx, macs, primary)
+	if err != nil {
+		return nil, fmt.Errorf("list ENIs: %w", err)
+	}
+	return found, nil
+}
+
+func (c *Client) primary(ctx context.Context) (device.MAC, error) {
+	const key = "mac"
+	value, err := c.get(ctx, key)
+	if err != nil {
+		return "", err
+	}
+	return parse(key, value, device.ParseMAC)
+}
+
+func (c *Client) macs(ctx context.Context) ([]device.MAC, error) {
+	value, err := c.get(ctx, macsKey)
+	if err != nil {
+		return nil, err
+	}
+	var macs []device.MAC
+	for _, line := range strings.Fields(value) {
+		mac, err := parse(macsKey, strings.TrimSuffix(line, "/"), device.ParseMAC)
+		if err != nil {
+			return nil, err
+		}
+		macs = append(macs, mac)
+	}
+	if len(macs) == 0 {
+		return nil, &ValueError{Key: macsKey, Value: value, Err: errors.New("no interface is listed, not even the primary one")}
+	}
+	slices.Sort(macs)
+	return slices.Compact(macs), nil
+}
+
+// readAll reads several ENIs at once. The first failure ends the others.
+func (c *Client) readAll(ctx context.Context, macs []device.MAC, primary device.MAC) ([]ENI, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	found := make([]*ENI, len(macs))
+	next := make(chan int)
+	var wg sync.WaitGroup
+	for range min(concurrency, len(macs)) {
+		wg.Go(func() {
+			for i := range next {
+				e, err := c.read(ctx, macs[i])
+				if err != nil && !errors.Is(err, errNoKey) {
+					cancel(err) // only the first counts
+				}
+				if err == nil {
+					found[i] = e
+				}
+			}
+		})
+	}
+	for i := range macs {
+		next <- i
+	}
+	close(next)
+	wg.Wait()
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	out := make([]ENI, 0, len(macs))
+	for _, e := range found {
+		if e == nil {
+			continue
+		}
+		e.Primary = e.MAC == primary
+		if !e.Primary && e.DeviceIndex == 0 {
+			e.DeviceIndex = -1
+		}
+		out = append(out, *e)
+	}
+	return out, nil
+}
+
+// read reads one ENI. The error wraps errNoKey if it is not there as a whole.
+func (c *Client) read(ctx context.Context, mac device.MAC) (*ENI, error) {
+	r := reader{get: func(key string) (string, error) { return c.get(ctx, key) }, base: macsKey + mac.String() + "/"}
+	e := &ENI{
+		MAC:         mac,
+		ID:          value(&r, "interface-id", device.ParseENIID),
+		DeviceIndex: value(&r, "device-number", parseIndex),
+		SubnetID:    value(&r, "subnet-id", device.ParseSubnetID),
+	}
+	if card := values(&r, "network-card", parseIndex); len(card) > 0 {
+		e.NetworkCard = card[0]
+	}
+	subnets := append(values(&r, "subnet-ipv4-cidr-block", parsePrefix), values(&r, "subnet-ipv6-cidr-blocks", parsePrefix)...)
+	if len(subnets) > 0 {
+		e.SubnetCIDR = subnets[0]
+	}
+	for _, key := range []string{"local-ipv4s", "ipv6s"} {
+		e.Addresses = append(e.Addresses, r.addresses(key, subnets)...)
+	}
+	for _, key := range []string{"ipv4-prefix", "ipv6-prefix"} {
+		e.Prefixes = append(e.Prefixes, values(&r, key, parsePrefix)...)
+	}
+	// An ENI that went away half-way would look like one without addresses.
+	if again := value(&r, "interface-id", device.ParseENIID); r.err == nil && again != e.ID {
+		return nil, fmt.Errorf("metadata key %sinterface-id: changed from %s to %s: %w", r.base, e.ID, again, errNoKey)
+	}
+	return e, r.err
+}
+
+// reader reads the keys of one ENI until the first failure, which it keeps.
+type reader struct {
+	get  func(key string) (string, error)
+	base string // "network/interfaces/macs/02:00:00:00:00:07/"
+	err  error
+}
+
+// lines returns a key's lines. A key that does not exist has none.
+func (r *reader) lines(key string) []string {
+	if r.err != nil {
+		return nil
+	}
+	text, err := r.get(r.base + key)
+	if err != nil && !errors.Is(err, errNoKey) {
+		r.err = err
+	}
+	return strings.Fields(text)
+}
+
+// values returns what the lines of an optional key say.
+func values[T any](r *reader, key string, from func(string) (T, error)) []T {
+	var out []T
+	for _, line := range r.lines(key) {
+		v, err := parse(r.base+key, line, from)
+		if err != nil {
+			r.err = err
+			return nil
+		}
+		out = append(out, v)
+	}
+	return out
+}
+
+// value returns what a key says that every ENI has.
+func value[T any](r *reader, key string, from func(string) (T, error)) T {
+	var zero T
+	all := values(r, key, from)
+	switch {
+	case r.err != nil:
+		return zero
+	case len(all) == 0:
+		r.err = fmt.Errorf("metadata key %s%s: %w", r.base, key, errNoKey)
+		return zero
+	default:
+		return all[0]
+	}
+}
+
+// addresses gives each address of a key the length of the subnet it lies in.
+func (r *reader) addresses(key string, subnets []netip.Prefix) []netip.Prefix {
+	var out []netip.Prefix
+	for _, a := range values(r, key, netip.ParseAddr) {
+		i := slices.IndexFunc(subnets, func(p netip.Prefix) bool { return p.Contains(a) })
+		if i < 0 {
+			// The ranges may reach IMDS later than the addresses.
+			r.err = fmt.Errorf("metadata key %s%s: address %s lies in none of the subnet's ranges %v: %w", r.base, key, a, subnets, errNoKey)
+			return nil
+		}
+		out = append(out, netip.PrefixFrom(a, subnets[i].Bits()))
+	}
+	return out
+}
+
+func parse[T any](key, text string, from func(string) (T, error)) (T, error) {
+	v, err := from(text)
+	if err != nil {
+		return v, &ValueError{Key: key, Value: text, Err: err}
+	}
+	return v, nil
+}
+
+// parsePrefix wants a range, without host bits.
+func parsePrefix(s string) (netip.Prefix, error) {
+	p, err := netip.ParsePrefix(s)
+	if err != nil {
+		return netip.Prefix{}, err
+	}
+	if p != p.Masked() {
+		return netip.Prefix{}, fmt.Errorf("has host bits; the range is %s", p.Masked())
+	}
+	return p, nil
+}
+
+// maxIndex is far above any instance type's number of ENIs or cards.
+const maxIndex = 1023
+
+func parseIndex(s string) (int, error) {
+	i, err := strconv.Atoi(s)
+	if err != nil || i < 0 || i > maxIndex {
+		return 0, fmt.Errorf("want a number from 0 to %d", maxIndex)
+	}
+	return i, nil
+}
