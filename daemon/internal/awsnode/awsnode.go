@@ -143,7 +143,7 @@ func (c *Client) get(ctx context.Context, key string) (string, error) {
 	case err != nil:
 		return "", fmt.Errorf("metadata key %s: %w", key, err)
 	}
-	defer out.Content.Close()
+	defer out.Content.Close() //nolint:errcheck // the SDK has read it all; it is in memory
 	data, err := io.ReadAll(io.LimitReader(out.Content, maxValue+1))
 	if err != nil {
 		return "", fmt.Errorf("metadata key %s: %w", key, err)

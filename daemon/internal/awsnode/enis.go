@@ -78,7 +78,7 @@ func (c *Client) readAll(ctx context.Context, macs []device.MAC, primary device.
 	for range min(concurrency, len(macs)) {
 		wg.Go(func() {
 			for i := range next {
-				e, err := c.read(ctx, macs[i])
+				e, err := readENI(macs[i], func(key string) (string, error) { return c.get(ctx, key) })
 				if err != nil && !errors.Is(err, errNoKey) {
 					cancel(err) // only the first counts
 				}
@@ -110,9 +110,10 @@ func (c *Client) readAll(ctx context.Context, macs []device.MAC, primary device.
 	return out, nil
 }
 
-// read reads one ENI. The error wraps errNoKey if it is not there as a whole.
-func (c *Client) read(ctx context.Context, mac device.MAC) (*ENI, error) {
-	r := reader{get: func(key string) (string, error) { return c.get(ctx, key) }, base: macsKey + mac.String() + "/"}
+// readENI reads one ENI, key by key. The error wraps errNoKey if it is not there
+// as a whole.
+func readENI(mac device.MAC, get func(key string) (string, error)) (*ENI, error) {
+	r := reader{get: get, base: macsKey + mac.String() + "/"}
 	e := &ENI{
 		MAC:         mac,
 		ID:          value(&r, "interface-id", device.ParseENIID),
@@ -136,7 +137,10 @@ func (c *Client) read(ctx context.Context, mac device.MAC) (*ENI, error) {
 	if again := value(&r, "interface-id", device.ParseENIID); r.err == nil && again != e.ID {
 		return nil, fmt.Errorf("metadata key %sinterface-id: changed from %s to %s: %w", r.base, e.ID, again, errNoKey)
 	}
-	return e, r.err
+	if r.err != nil {
+		return nil, r.err
+	}
+	return e, nil
 }
 
 // reader reads the keys of one ENI until the first failure, which it keeps.

@@ -90,9 +90,7 @@ func (d *decoder) object(where string, data []byte, mayList bool) {
 		d.list(where, data)
 	case ours && version == v1alpha1.Version && meta.Kind == v1alpha1.Kind:
 		d.nodeENI(where, data)
-	case ours && strings.HasPrefix(v1alpha1.ListKind, meta.Kind):
-		// A version of NodeENI that we do not know, or a word not yet written
-		// to its end.
+	case ours && maybeNodeENI(meta.Kind):
 		d.fail(fmt.Errorf("read %s: apiVersion %q, kind %q: not known here; want %s and %s",
 			where, meta.APIVersion, meta.Kind, v1alpha1.APIVersion, v1alpha1.Kind))
 	default:
@@ -102,6 +100,14 @@ func (d *decoder) object(where string, data []byte, mayList bool) {
 				d.path, where, meta.APIVersion, meta.Kind, v1alpha1.Kind),
 		})
 	}
+}
+
+// maybeNodeENI accepts what is left of our kinds when the version is one that we
+// do not know, and the beginnings of their names: the file may not be written to
+// its end.
+func maybeNodeENI(kind string) bool {
+	const whole = v1alpha1.ListKind // begins with v1alpha1.Kind
+	return len(kind) <= len(whole) && kind == whole[:len(kind)]
 }
 
 func (d *decoder) list(where string, data []byte) {

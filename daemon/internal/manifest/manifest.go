@@ -213,7 +213,7 @@ func readFile(path string) ([]byte, error) {
 	if err != nil {
 		return nil, withoutPath(err)
 	}
-	defer f.Close()
+	defer f.Close() //nolint:errcheck // opened for reading only
 	info, err := f.Stat()
 	switch {
 	case err != nil:

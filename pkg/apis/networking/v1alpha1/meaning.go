@@ -43,12 +43,13 @@ func (o NodeENI) Defaulted() NodeENI {
 // Case is what a node does with the devices of a NodeENI.
 type Case int
 
+// The cases, numbered as people speak of them. The zero value is none.
 const (
-	// Case1Kernel: the link is brought up with its MTU, and not advertised.
+	// Case1Kernel brings the link up with its MTU, and does not advertise it.
 	Case1Kernel Case = 1
-	// Case2SRIOV: the device keeps its kernel driver and is advertised.
+	// Case2SRIOV leaves the device with its kernel driver and advertises it.
 	Case2SRIOV Case = 2
-	// Case3DPDK: the device is bound to the userspace driver and advertised.
+	// Case3DPDK binds the device to the userspace driver and advertises it.
 	Case3DPDK Case = 3
 )
 

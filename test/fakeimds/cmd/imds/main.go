@@ -31,10 +31,10 @@ func main() {
 	state := flag.String("state", "", "JSON `file` with the instance's id and ENIs")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := run(ctx, *listen, *state); err != nil {
+	err := run(ctx, *listen, *state)
+	stop()
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "imds:", err)
-		stop()
 		os.Exit(1)
 	}
 }
