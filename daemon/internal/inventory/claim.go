@@ -1,0 +1,224 @@
+package inventory
+
+import (
+	"fmt"
+	"net/netip"
+	"strconv"
+	"time"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
+	"github.com/multi-eni/multi-eni-cni/pkg/device"
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
+)
+
+// claim is one ENI that one NodeENI wants on this node.
+type claim struct {
+	nodeENI string
+	// eni is given by the status, or found later; "" while not known.
+	eni device.ENIID
+	// index is EC2's device index; -1 when the claim does not say.
+	index  int
+	subnet device.SubnetID
+	cidr   netip.Prefix
+
+	// driver is the userspace driver the function must be bound to; "" for a
+	// device on kernel networking.
+	driver string
+	// resource is "" for a device that is not advertised.
+	resource device.ResourceName
+	mtu      int
+	allowed  []string
+	// stated is spec.dpdkPCIAddress, where it is meant for this ENI: what is
+	// discovered must agree with it.
+	stated device.PCIAddress
+	// hint is where the device is said to be by anybody, a person or the public
+	// controller; it counts only where nothing can be discovered.
+	hint device.PCIAddress
+	// faulty: the declaration contradicts itself, so that its device must not
+	// be used until it is mended.
+	faulty bool
+	// remembered: not declared by anything that could be read now. The row
+	// before says what it was, and it gets no better than that.
+	remembered *nodestate.CheckpointDevice
+	// missingSince goes into the row's.
+	missingSince time.Time
+}
+
+// declaration is what one NodeENI says for this node.
+type declaration struct {
+	claims []claim
+	// undecided: part of it cannot be understood, so that it may mean ENIs
+	// that none of the claims names.
+	undecided bool
+	// attached: the ENIs are listed by the status, not to be looked for.
+	attached bool
+	// pci is spec.dpdkPCIAddress.
+	pci device.PCIAddress
+}
+
+// declare reads one NodeENI that is not being deleted.
+func (j *joiner) declare(o *v1alpha1.NodeENI) declaration {
+	d := declaration{attached: len(o.Status.Attachments) > 0}
+	base := j.wants(o)
+	d.pci = base.stated
+	if d.attached {
+		j.declareAttached(o, base, &d)
+	} else {
+		j.declareSubnets(o, base, &d)
+	}
+	if len(d.claims) > 1 && d.pci != "" {
+		for i := range d.claims { // it names one of several: which is not known yet
+			d.claims[i].stated, d.claims[i].hint = "", ""
+		}
+	}
+	return d
+}
+
+// wants reads what holds for every ENI of a NodeENI.
+func (j *joiner) wants(o *v1alpha1.NodeENI) claim {
+	c := claim{nodeENI: o.Name, index: -1, mtu: o.Spec.MTU}
+	if c.mtu < 0 || c.mtu > maxMTU {
+		j.problem("InvalidMTU", o.Name, "", "spec.mtu %d is not an MTU; give 1 to %d octets, or leave it out to keep the link's own", c.mtu, maxMTU)
+		c.mtu = 0
+	}
+	if o.Spec.Case() == v1alpha1.Case3DPDK {
+		c.driver = j.dpdkDriver(o)
+		c.faulty = c.driver == ""
+	}
+	if s := o.Spec.DPDKPCIAddress; s != "" {
+		pci, err := device.ParsePCIAddress(s)
+		if err != nil {
+			j.problem("InvalidPCIAddress", o.Name, "", "spec.dpdkPCIAddress %q is not a full PCI address; write it as domain:bus:device.function, such as 0000:00:07.0, or leave it out, since it is discovered", s)
+			c.faulty = true
+		}
+		c.stated, c.hint = pci, pci
+	}
+	name, err := o.Spec.ResourceName()
+	if err != nil {
+		j.problem("InvalidResourceName", o.Name, "", "%v; until it is mended the device is not advertised, since the device plugin would exit on it", err)
+	}
+	c.resource = name
+	c.allowed = j.allowedNamespaces(o)
+	return c
+}
+
+// maxMTU is the largest that any driver of a cloud NIC takes, in octets; ena
+// has 9216.
+const maxMTU = 9216
+
+// dpdkDriver returns "" for a driver that gives the device to no program.
+func (j *joiner) dpdkDriver(o *v1alpha1.NodeENI) string {
+	if !(sysfs.PCIFunction{Driver: o.Spec.DPDKDriver}).UserspaceDriver() {
+		j.problem("InvalidDPDKDriver", o.Name, "", "spec.dpdkDriver %q is not a userspace driver; give vfio-pci, uio_pci_generic or igb_uio", o.Spec.DPDKDriver)
+		return ""
+	}
+	return o.Spec.DPDKDriver
+}
+
+// allowedNamespaces returns nil for any namespace. In a row an empty list means
+// the same, so a declaration that allows nobody becomes the name "", which no
+// namespace has.
+func (j *joiner) allowedNamespaces(o *v1alpha1.NodeENI) []string {
+	names, err := o.AllowedNamespaces()
+	if err != nil {
+		j.problem("InvalidAllowedNamespaces", o.Name, "", "%v", err)
+	}
+	if names != nil && len(names) == 0 {
+		return []string{""}
+	}
+	return names
+}
+
+// declareAttached takes the ENIs that the status lists for this node.
+func (j *joiner) declareAttached(o *v1alpha1.NodeENI, base claim, d *declaration) {
+	for i := range o.Status.Attachments {
+		a := &o.Status.Attachments[i]
+		if a.NodeID != j.NodeName {
+			continue
+		}
+		field := "status.attachments[" + strconv.Itoa(i) + "]"
+		eni, err := device.ParseENIID(a.ENIID)
+		if err != nil {
+			j.problem("InvalidENIID", o.Name, "", "%s.eniID %q is not an ENI id; give eni- and 8 or 17 hexadecimal digits", field, a.ENIID)
+			d.undecided = true
+			continue
+		}
+		c := base
+		c.eni = eni
+		if a.DeviceIndex > 0 {
+			c.index = a.DeviceIndex
+		}
+		// Both only describe the row, and IMDS knows them too.
+		c.subnet, _ = device.ParseSubnetID(a.SubnetID)
+		c.cidr, _ = netip.ParsePrefix(a.SubnetCIDR)
+		if c.hint == "" && a.DPDKBound {
+			c.hint, _ = device.ParsePCIAddress(a.DPDKPCIAddress)
+		}
+		d.claims = append(d.claims, c)
+	}
+	if len(d.claims) == 0 && !d.undecided {
+		j.problem("NotAttached", o.Name, "", "status.attachments has no entry with nodeID %q; attach an ENI to this node, correct --node-name, or leave status out to have the ENI found by spec.deviceIndex and subnet", j.NodeName)
+	}
+}
+
+// declareSubnets takes one ENI for each subnet, in the order in which the
+// public controller counts them: subnetID, then subnetIDs, then names.
+func (j *joiner) declareSubnets(o *v1alpha1.NodeENI, base claim, d *declaration) {
+	for i, s := range subnets(&o.Spec) {
+		subnet, err := device.ParseSubnetID(s.value)
+		if err != nil {
+			j.problem("InvalidSubnetID", o.Name, "", "%s %q is not a subnet id; give subnet- and 8 or 17 hexadecimal digits", s.field, s.value)
+			d.undecided = true
+			continue
+		}
+		c := base
+		c.subnet, c.index = subnet, o.Spec.DeviceIndex+i
+		d.claims = append(d.claims, c)
+	}
+	named := o.Spec.SubnetName != "" || len(o.Spec.SubnetNames) > 0
+	switch {
+	case named:
+		j.problem("SubnetNameUnknown", o.Name, "", "spec.subnetName and spec.subnetNames cannot be looked up without EC2; give spec.subnetID or spec.subnetIDs, or status.attachments")
+		d.undecided = true
+	case len(d.claims) == 0 && o.Spec.SubnetID == "" && len(o.Spec.SubnetIDs) == 0:
+		j.problem("NoSubnet", o.Name, "", "neither status.attachments nor a subnet says which ENI is meant; give spec.subnetID or spec.subnetIDs")
+		d.undecided = true
+	}
+}
+
+type subnetField struct{ field, value string }
+
+func subnets(s *v1alpha1.NodeENISpec) []subnetField {
+	var all []subnetField
+	if s.SubnetID != "" {
+		all = append(all, subnetField{"spec.subnetID", s.SubnetID})
+	}
+	for i, id := range s.SubnetIDs {
+		all = append(all, subnetField{"spec.subnetIDs[" + strconv.Itoa(i) + "]", id})
+	}
+	return all
+}
+
+// remember makes a claim of a row that nothing readable declares or denies.
+func remember(r *nodestate.CheckpointDevice, since time.Time) claim {
+	c := claim{
+		nodeENI: r.NodeENI, eni: r.ENIID, index: r.DeviceIndex, subnet: r.SubnetID, cidr: r.SubnetCIDR,
+		resource: r.ResourceName, mtu: r.MTU, allowed: r.AllowedNamespaces, remembered: r, missingSince: since,
+	}
+	if (sysfs.PCIFunction{Driver: r.Driver}).UserspaceDriver() {
+		c.driver = r.Driver
+	}
+	if r.InterfaceName == "" {
+		c.hint = r.PCIAddress
+	}
+	return c
+}
+
+// problem notes something for a person. Only stable values may go into its
+// message, since a changed message is a changed inventory.
+func (j *joiner) problem(reason, nodeENI, dev, format string, args ...any) {
+	j.problems = append(j.problems, nodestate.Problem{
+		Reason: reason, NodeENI: nodeENI, Device: dev, Message: fmt.Sprintf(format, args...),
+	})
+}

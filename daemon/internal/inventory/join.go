@@ -1,0 +1,185 @@
+package inventory
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/awsnode"
+	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
+	"github.com/multi-eni/multi-eni-cni/pkg/device"
+	"github.com/multi-eni/multi-eni-cni/pkg/link"
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+)
+
+// joiner is one run of Join: the sources, the tables made of them, and the
+// result as far as it has come.
+type joiner struct {
+	Sources
+	enis   map[device.ENIID]awsnode.ENI
+	prev   map[device.ENIID]*nodestate.CheckpointDevice
+	record map[device.ENIID]*nodestate.Attachment
+	held   map[device.PCIAddress]bool
+	slots  map[slot][]device.ENIID
+	linkAt map[device.PCIAddress]*link.Link
+	byMAC  map[device.MAC][]sighting
+	// knownAt is where the rows of this boot before had their devices.
+	knownAt map[device.PCIAddress]device.ENIID
+	places  map[device.ENIID]place
+
+	declared map[string]declaration
+	// owner is the NodeENI to which an ENI has been given.
+	owner    map[device.ENIID]string
+	used     map[device.PCIAddress]device.ENIID
+	problems []nodestate.Problem
+	rows     []row
+	idle     []IdleLink
+}
+
+// row is a row of the result and what only the checkpoint keeps of it.
+type row struct {
+	nodestate.Device
+	missingSince time.Time
+	// hostName is the name that the device's link last had in the host, kept
+	// for as long as the device is at its address.
+	hostName string
+}
+
+// Join computes the inventory from the sources. It is deterministic: neither
+// the order of a source's items nor that of Go's maps shows in the result.
+func Join(s Sources) Result {
+	j := &joiner{
+		Sources:  s,
+		enis:     make(map[device.ENIID]awsnode.ENI, len(s.ENIs.Value)),
+		prev:     make(map[device.ENIID]*nodestate.CheckpointDevice, len(s.Checkpoint.Devices)),
+		record:   map[device.ENIID]*nodestate.Attachment{},
+		held:     make(map[device.PCIAddress]bool, len(s.Attachments.Value)),
+		slots:    map[slot][]device.ENIID{},
+		linkAt:   make(map[device.PCIAddress]*link.Link, len(s.Links.Value)),
+		byMAC:    make(map[device.MAC][]sighting, len(s.Links.Value)),
+		knownAt:  make(map[device.PCIAddress]device.ENIID, len(s.Checkpoint.Devices)),
+		places:   map[device.ENIID]place{},
+		declared: make(map[string]declaration, len(s.NodeENIs)),
+		owner:    map[device.ENIID]string{},
+		used:     map[device.PCIAddress]device.ENIID{},
+	}
+	j.indexSources()
+	j.indexSlots()
+	for _, group := range j.claims() {
+		j.addRows(group)
+	}
+	for i := range s.Checkpoint.Devices {
+		j.addLost(&s.Checkpoint.Devices[i])
+	}
+	return j.result()
+}
+
+// claims returns the claims that stand, with their ENIs as far as they are
+// known, in one group for each NodeENI. What could not be read or understood
+// is remembered from the rows before.
+func (j *joiner) claims() [][]claim {
+	var groups [][]claim
+	for _, o := range j.live() {
+		d := j.declare(o)
+		j.declared[o.Name] = d
+		var group []claim
+		for _, c := range d.claims {
+			if j.resolve(&c) {
+				group = append(group, c)
+			}
+		}
+		groups = append(groups, group)
+	}
+	for i := range j.Checkpoint.Devices {
+		r := &j.Checkpoint.Devices[i]
+		since, stays := j.mayStay(r)
+		if _, taken := j.owner[r.ENIID]; taken || !stays {
+			continue
+		}
+		if c := remember(r, since); j.resolve(&c) {
+			groups = append(groups, []claim{c})
+		}
+	}
+	return groups
+}
+
+// mayStay says whether a row that nothing claims is to be kept all the same:
+// because its declaration may be where nothing can be read, or for the grace
+// that a lost attachment has, which began at the time since.
+func (j *joiner) mayStay(r *nodestate.CheckpointDevice) (since time.Time, ok bool) {
+	d, declared := j.declared[r.NodeENI]
+	if !j.Complete || d.undecided {
+		return r.MissingSince, true
+	}
+	if !declared || !d.attached || r.Phase == nodestate.PhaseDraining || j.place(r.ENIID).state == gone {
+		return time.Time{}, false
+	}
+	since = j.missingSince(r)
+	return since, j.Now.Sub(since) < missingGrace
+}
+
+func (j *joiner) missingSince(r *nodestate.CheckpointDevice) time.Time {
+	if r.MissingSince.IsZero() {
+		return j.Now
+	}
+	return r.MissingSince
+}
+
+// live returns the NodeENIs that are not being deleted, with their defaults, by
+// name. Of two with
+// one name the first in the source stands.
+func (j *joiner) live() []*v1alpha1.NodeENI {
+	var all []*v1alpha1.NodeENI
+	for i := range j.NodeENIs {
+		if j.NodeENIs[i].DeletionTimestamp == nil {
+			o := j.NodeENIs[i].Defaulted()
+			all = append(all, &o)
+		}
+	}
+	slices.SortStableFunc(all, func(a, b *v1alpha1.NodeENI) int { return cmp.Compare(a.Name, b.Name) })
+	return slices.CompactFunc(all, func(a, b *v1alpha1.NodeENI) bool { return a.Name == b.Name })
+}
+
+func (j *joiner) result() Result {
+	slices.SortFunc(j.rows, func(a, b row) int {
+		return cmp.Or(
+			cmp.Compare(a.NodeENI, b.NodeENI), cmp.Compare(a.SubnetID, b.SubnetID),
+			cmp.Compare(a.ENIID, b.ENIID), cmp.Compare(a.DeviceIndex, b.DeviceIndex))
+	})
+	slices.SortFunc(j.idle, func(a, b IdleLink) int { return cmp.Compare(a.Link.Index, b.Link.Index) })
+	res := Result{Problems: SortProblems(j.problems), Idle: j.idle}
+	placed := map[device.PCIAddress]bool{}
+	for _, r := range j.rows {
+		placed[r.PCIAddress] = placed[r.PCIAddress] || r.Phase != nodestate.PhaseDraining
+	}
+	for _, r := range j.rows {
+		if r.Phase == nodestate.PhaseDraining && placed[r.PCIAddress] { // another device is there now
+			r.PCIAddress, r.InterfaceName, r.hostName, r.Driver = "", "", "", ""
+		}
+		res.Devices = append(res.Devices, r.Device)
+		if r.ENIID != "" {
+			r.InterfaceName = r.hostName
+			res.Checkpoint = append(res.Checkpoint, nodestate.CheckpointDevice{Device: r.Device, MissingSince: r.missingSince})
+		}
+		if r.Phase != nodestate.PhaseReady {
+			res.Unsettled = true
+		} else if !r.missingSince.IsZero() {
+			if at := r.missingSince.Add(missingGrace); res.LookAgain.IsZero() || at.Before(res.LookAgain) {
+				res.LookAgain = at
+			}
+		}
+	}
+	return res
+}
+
+// SortProblems sorts problems as nodestate.Inventory says and drops duplicates.
+// The argument is changed.
+func SortProblems(p []nodestate.Problem) []nodestate.Problem {
+	slices.SortFunc(p, func(a, b nodestate.Problem) int {
+		return cmp.Or(
+			strings.Compare(a.Device, b.Device), strings.Compare(a.NodeENI, b.NodeENI),
+			strings.Compare(a.Reason, b.Reason), strings.Compare(a.Message, b.Message))
+	})
+	return slices.Compact(p)
+}

@@ -1,0 +1,227 @@
+package inventory
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/device"
+	"github.com/multi-eni/multi-eni-cni/pkg/link"
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+)
+
+// slot is where EC2 attaches an ENI: what a NodeENI without status names.
+type slot struct {
+	index  int
+	subnet device.SubnetID
+}
+
+// resolve gives the claim its ENI, where that can be told, and says whether
+// the claim stands at all.
+func (j *joiner) resolve(c *claim) bool {
+	if c.eni == "" {
+		c.eni = j.find(c)
+	}
+	if c.eni == "" {
+		return true
+	}
+	if j.enis[c.eni].Primary {
+		j.problem("PrimaryENI", c.nodeENI, c.eni.String(), "this is the instance's primary ENI, which the daemon never touches; name another one")
+		return false
+	}
+	if owner, taken := j.owner[c.eni]; taken {
+		if owner != c.nodeENI {
+			j.problem("ENIClaimedTwice", c.nodeENI, c.eni.String(), "NodeENI %s names this ENI already and goes first by name; change deviceIndex, subnet or status of one of the two", owner)
+		}
+		return false
+	}
+	j.owner[c.eni] = c.nodeENI
+	return true
+}
+
+// find looks for the ENI at the claim's slot, in IMDS and among the rows
+// before. Of several, of which IMDS lists all but one too long, the one that is
+// plugged in is meant.
+func (j *joiner) find(c *claim) device.ENIID {
+	at := slot{c.index, c.subnet}
+	best, rank := []device.ENIID(nil), -1
+	for _, eni := range j.slots[at] {
+		switch r := j.presence(eni); {
+		case r > rank:
+			best, rank = []device.ENIID{eni}, r
+		case r == rank:
+			best = append(best, eni)
+		}
+	}
+	switch len(best) {
+	case 0:
+		j.explainMissing(c)
+		return ""
+	case 1:
+		return best[0]
+	}
+	for _, eni := range best {
+		if p := j.prev[eni]; p != nil && p.NodeENI == c.nodeENI {
+			return eni
+		}
+	}
+	j.problem("AmbiguousENI", c.nodeENI, "", "%s are all at device index %d in %s; name the one that is meant in status.attachments", list(best), c.index, c.subnet)
+	return ""
+}
+
+// presence ranks an ENI by what the machine shows of it.
+func (j *joiner) presence(eni device.ENIID) int {
+	switch j.place(eni).state {
+	case seen:
+		return 3
+	case trusted, unreadable:
+		return 2
+	case nowhere:
+		return 1
+	}
+	return 0 // gone
+}
+
+// explainMissing reports a slot with no ENI, unless that is only not known yet.
+func (j *joiner) explainMissing(c *claim) {
+	if !j.ENIs.Known {
+		return
+	}
+	var same, other []string
+	for _, e := range j.ENIs.Value {
+		switch {
+		case e.Primary:
+		case e.DeviceIndex < 1 && (e.SubnetID == c.subnet || e.SubnetID == ""):
+			return // IMDS has not heard of its index yet
+		case e.DeviceIndex == c.index:
+			other = append(other, fmt.Sprintf("%s at that index is in %s", e.ID, e.SubnetID))
+		case e.SubnetID == c.subnet:
+			same = append(same, fmt.Sprintf("%s in that subnet is at index %d", e.ID, e.DeviceIndex))
+		}
+	}
+	there := slices.Concat(other, same)
+	slices.Sort(there)
+	if len(there) == 0 {
+		there = []string{"no secondary ENI has either"}
+	}
+	j.problem("ENINotAttached", c.nodeENI, "", "no ENI is attached at device index %d in %s (%s); attach one, or correct spec.deviceIndex and the subnet", c.index, c.subnet, strings.Join(there, ", "))
+}
+
+// indexSlots collects which ENIs may be meant by a slot. A row before counts
+// where IMDS does not know better; one that is neither in IMDS nor plugged in
+// does not.
+func (j *joiner) indexSlots() {
+	add := func(index int, subnet device.SubnetID, eni device.ENIID) {
+		if index > 0 {
+			at := slot{index, subnet}
+			j.slots[at] = append(j.slots[at], eni)
+		}
+	}
+	for _, e := range j.ENIs.Value {
+		if !e.Primary {
+			add(e.DeviceIndex, e.SubnetID, e.ID)
+		}
+	}
+	for i := range j.Checkpoint.Devices {
+		r := &j.Checkpoint.Devices[i]
+		e, listed := j.enis[r.ENIID]
+		if listed && e.DeviceIndex != 0 && e.DeviceIndex != -1 {
+			continue
+		}
+		if !listed && j.ENIs.Known && j.presence(r.ENIID) < 2 {
+			continue
+		}
+		add(r.DeviceIndex, r.SubnetID, r.ENIID)
+	}
+	for _, enis := range j.slots {
+		slices.Sort(enis)
+	}
+}
+
+// mac returns the ENI's MAC, which it keeps for life.
+func (j *joiner) mac(eni device.ENIID) device.MAC {
+	if e := j.enis[eni]; e.MAC != "" {
+		return e.MAC
+	}
+	if p := j.prev[eni]; p != nil && p.MAC != "" {
+		return p.MAC
+	}
+	if a := j.record[eni]; a != nil && !a.Device.VF {
+		return a.Device.MAC
+	}
+	return ""
+}
+
+func list(enis []device.ENIID) string {
+	s := make([]string, len(enis))
+	for i, e := range enis {
+		s[i] = e.String()
+	}
+	return strings.Join(s, ", ")
+}
+
+// indexSources makes the look-up tables of one Join.
+func (j *joiner) indexSources() {
+	for _, e := range j.ENIs.Value {
+		j.enis[e.ID] = e
+	}
+	for i := range j.Checkpoint.Devices {
+		r := &j.Checkpoint.Devices[i]
+		j.prev[r.ENIID] = r
+		if r.PCIAddress != "" && j.Checkpoint.BootID == j.BootID {
+			j.knownAt[r.PCIAddress] = r.ENIID
+		}
+	}
+	for i := range j.Attachments.Value {
+		a := &j.Attachments.Value[i]
+		if a.BootID != j.BootID {
+			continue // its netns, and with it its claim, ended with that boot
+		}
+		j.held[a.Device.PCIAddress] = true
+		if a.Device.ENIID != "" && a.Mode.Exclusive() {
+			j.record[a.Device.ENIID] = a
+		}
+	}
+	j.indexLinks()
+}
+
+// sighting is a link in the host and the PCI function below it.
+type sighting struct {
+	pci  device.PCIAddress
+	link *link.Link
+}
+
+// indexLinks finds the PCI function below each link: from the kernel, else from
+// sysfs. A link of a function that sysfs does not list belongs to another
+// machine's tree.
+func (j *joiner) indexLinks() {
+	byName := map[string]device.PCIAddress{}
+	for pci, fn := range j.Functions.Value {
+		for _, name := range fn.Interfaces {
+			byName[name] = pci
+		}
+	}
+	for i := range j.Links.Value {
+		l := &j.Links.Value[i]
+		pci := cmp.Or(l.Parent, byName[l.Name])
+		if _, ok := j.Functions.Value[pci]; !ok {
+			continue
+		}
+		if _, ok := j.linkAt[pci]; !ok {
+			j.linkAt[pci] = l
+		}
+		there := func(s sighting) bool { return s.pci == pci }
+		if l.MAC != "" && !slices.ContainsFunc(j.byMAC[l.MAC], there) {
+			j.byMAC[l.MAC] = append(j.byMAC[l.MAC], sighting{pci, l})
+		}
+	}
+}
+
+// rowBefore returns the row of this boot before, or nil.
+func (j *joiner) rowBefore(eni device.ENIID) *nodestate.CheckpointDevice {
+	if j.Checkpoint.BootID != j.BootID {
+		return nil
+	}
+	return j.prev[eni]
+}

@@ -1,0 +1,313 @@
+package inventory
+
+import (
+	"cmp"
+	"net/netip"
+	"time"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/device"
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
+)
+
+// addRows adds the rows of one NodeENI's claims.
+func (j *joiner) addRows(group []claim) {
+	if len(group) == 0 {
+		return
+	}
+	places := make([]place, len(group))
+	for i := range group {
+		if group[i].eni == "" {
+			places[i] = place{state: nowhere}
+		} else {
+			places[i] = j.place(group[i].eni)
+		}
+	}
+	j.choose(group, places)
+	for i := range group {
+		j.addRow(&group[i], places[i])
+	}
+}
+
+// choose applies spec.dpdkPCIAddress of a NodeENI with several ENIs: the one
+// that has the address is advertised, the others are not. One that none has is
+// a fault of them all, once all addresses are known.
+func (j *joiner) choose(group []claim, places []place) {
+	name := group[0].nodeENI
+	pci := j.declared[name].pci
+	if group[0].remembered != nil || pci == "" || len(j.declared[name].claims) < 2 {
+		return
+	}
+	matched, open := false, len(group) < len(j.declared[name].claims)
+	for _, p := range places {
+		matched = matched || p.found() && p.pci == pci
+		open = open || !p.found()
+	}
+	if !matched && !open {
+		j.problem("PCIAddressMismatch", name, pci.String(), "spec.dpdkPCIAddress %s is none of this NodeENI's devices, which are at %s; give one of these, or leave it out", pci, addresses(places))
+	}
+	for i := range group {
+		if !places[i].found() || places[i].pci != pci {
+			group[i].resource = ""
+			group[i].faulty = group[i].faulty || !matched && !open
+		}
+	}
+}
+
+func addresses(places []place) string {
+	s := ""
+	for i, p := range places {
+		if i > 0 {
+			s += ", "
+		}
+		s += p.pci.String()
+	}
+	return s
+}
+
+// addRow adds the row of one claim.
+func (j *joiner) addRow(c *claim, p place) {
+	before := j.rowBefore(c.eni)
+	if p.state == unreadable && before != nil {
+		j.keep(before, before.Phase, before.MissingSince)
+		return
+	}
+	if p.state == nowhere && !p.twins {
+		p = j.takeHint(c)
+	}
+	if p.state == gone {
+		j.problem("DeviceGone", c.nodeENI, c.eni.String(), "PCI function %s is no longer in sysfs; attach the ENI again, or remove the NodeENI", p.pci)
+		if before != nil && before.Phase != nodestate.PhasePending && !j.forgettable(before) {
+			j.keep(before, nodestate.PhaseDraining, before.MissingSince)
+			return
+		}
+		p = place{state: gone}
+	}
+	if p.fn.IsEFA() {
+		j.problem("EFADevice", c.nodeENI, c.eni.String(), "PCI function %s is an Elastic Fabric Adapter, which the daemon never touches; name another ENI", p.pci)
+		return
+	}
+	if p.pci != "" {
+		if other, taken := j.used[p.pci]; taken {
+			j.problem("PCIAddressShared", c.nodeENI, c.eni.String(), "PCI function %s is that of %s already; unplug and attach the ENI again to have it found anew", p.pci, other)
+			p = place{state: nowhere}
+		} else {
+			j.used[p.pci] = c.eni
+		}
+	}
+	r := row{Device: j.describe(c, p), hostName: j.hostName(c, p)}
+	if c.driver == "" {
+		r.InterfaceName = r.hostName
+	}
+	r.Phase, r.missingSince = j.phase(c, p, r.Device), c.missingSince
+	j.rows = append(j.rows, r)
+	if p.state == seen && c.kernel() && j.Attachments.Known && !j.held[p.pci] {
+		j.idle = append(j.idle, IdleLink{Device: r.Device, Link: *p.link})
+	}
+}
+
+// kernel says whether the claim is one for kernel networking that may be acted
+// upon.
+func (c *claim) kernel() bool {
+	return c.driver == "" && !c.faulty && (c.remembered == nil || c.remembered.Phase == nodestate.PhaseReady)
+}
+
+// hostName returns the name of the device's link in the host: as it is, or as
+// it was before the link went where the host does not see it.
+func (j *joiner) hostName(c *claim, p place) string {
+	if p.link != nil {
+		return p.link.Name
+	}
+	if r := j.sameBefore(c.eni, p.pci); r != nil {
+		return r.InterfaceName
+	}
+	return ""
+}
+
+// takeHint accepts the PCI address that somebody wrote down for a device which
+// is handed to a userspace driver already, so that its MAC can be read nowhere:
+// when everything that can be seen agrees with it.
+func (j *joiner) takeHint(c *claim) place {
+	fn, there := j.Functions.Value[c.hint]
+	if c.eni == "" || !there || c.driver == "" || fn.Driver != c.driver || fn.Class>>16 != classNetwork {
+		return place{state: nowhere}
+	}
+	if other, known := j.knownAt[c.hint]; known && other != c.eni {
+		return place{state: nowhere}
+	}
+	if _, listed := j.enis[c.eni]; !listed && j.sameBefore(c.eni, c.hint) == nil {
+		return place{state: nowhere}
+	}
+	return place{state: trusted, pci: c.hint, fn: fn}
+}
+
+// classNetwork is the base class of network controllers (PCI Code and ID
+// Assignment Specification).
+const classNetwork = 0x02
+
+// describe fills in what is known of a device: from IMDS, else from the claim,
+// else from the row before.
+func (j *joiner) describe(c *claim, p place) nodestate.Device {
+	d := nodestate.Device{
+		ENIID: c.eni, NodeENI: c.nodeENI, MAC: j.mac(c.eni), PCIAddress: p.pci, Driver: p.fn.Driver,
+		DeviceIndex: c.index, NetworkCard: -1, SubnetID: c.subnet, SubnetCIDR: c.cidr,
+		Addresses: []netip.Prefix{}, Prefixes: []netip.Prefix{},
+		MTU: c.mtu, ResourceName: c.resource, AllowedNamespaces: c.allowed,
+	}
+	before := j.prev[c.eni]
+	if e, ok := j.enis[c.eni]; ok {
+		if e.DeviceIndex > 0 {
+			d.DeviceIndex = e.DeviceIndex
+		} else if d.DeviceIndex < 1 && before != nil {
+			d.DeviceIndex = before.DeviceIndex
+		}
+		d.NetworkCard = e.NetworkCard
+		d.SubnetID = cmp.Or(e.SubnetID, d.SubnetID)
+		if e.SubnetCIDR.IsValid() {
+			d.SubnetCIDR = e.SubnetCIDR
+		}
+		d.Addresses = append(d.Addresses, e.Addresses...)
+		d.Prefixes = append(d.Prefixes, e.Prefixes...)
+	} else if before != nil {
+		if d.DeviceIndex < 1 {
+			d.DeviceIndex = before.DeviceIndex
+		}
+		d.NetworkCard = before.NetworkCard
+		d.SubnetID = cmp.Or(d.SubnetID, before.SubnetID)
+		if !d.SubnetCIDR.IsValid() {
+			d.SubnetCIDR = before.SubnetCIDR
+		}
+		d.Addresses = append(d.Addresses, before.Addresses...)
+		d.Prefixes = append(d.Prefixes, before.Prefixes...)
+	}
+	return d
+}
+
+// sameBefore returns the row before if the device was at the same address of
+// the same boot, or nil.
+func (j *joiner) sameBefore(eni device.ENIID, pci device.PCIAddress) *nodestate.CheckpointDevice {
+	if r := j.rowBefore(eni); r != nil && pci != "" && r.PCIAddress == pci {
+		return r
+	}
+	return nil
+}
+
+// phase decides how far a declared device has come.
+func (j *joiner) phase(c *claim, p place, d nodestate.Device) nodestate.Phase {
+	before := j.sameBefore(c.eni, p.pci)
+	if c.remembered != nil && c.remembered.Phase != nodestate.PhaseReady {
+		if before != nil {
+			return before.Phase
+		}
+		return nodestate.PhasePending
+	}
+	if !p.found() {
+		j.explainNowhere(c, p)
+		return nodestate.PhasePending
+	}
+	if !j.agrees(c, p) || c.faulty || d.MAC == "" {
+		return nodestate.PhasePending
+	}
+	if c.driver != "" || p.fn.UserspaceDriver() {
+		return j.phaseUserspace(c, p)
+	}
+	return j.phaseKernel(c, p, before)
+}
+
+// agrees checks the stated PCI address against the discovered one.
+func (j *joiner) agrees(c *claim, p place) bool {
+	if c.stated == "" || c.stated == p.pci {
+		return true
+	}
+	j.problem("PCIAddressMismatch", c.nodeENI, c.eni.String(), "dpdkPCIAddress %s is not where the ENI is, which is %s; correct it, or leave it out", c.stated, p.pci)
+	return false
+}
+
+func (j *joiner) phaseUserspace(c *claim, p place) nodestate.Phase {
+	switch {
+	case c.driver == "":
+		j.problem("DriverMismatch", c.nodeENI, c.eni.String(), "%s is bound to %s, but spec.enableDPDK is false; set it, or give the device back: driverctl unset-override %[1]s", p.pci, p.fn.Driver)
+	case p.fn.Driver != c.driver:
+		j.problem("DriverNotBound", c.nodeENI, c.eni.String(), "%s is bound to %q, wanted %s; this version does not bind devices, run: driverctl set-override %[1]s %[3]s", p.pci, p.fn.Driver, c.driver)
+	default:
+		return nodestate.PhaseReady
+	}
+	return nodestate.PhasePending
+}
+
+// phaseKernel makes a device ready once its link was seen up. One that was
+// ready at this address in this boot stays so: its link may be in a pod, or on
+// its way back.
+func (j *joiner) phaseKernel(c *claim, p place, before *nodestate.CheckpointDevice) nodestate.Phase {
+	switch {
+	case p.fn.Driver == "":
+		return nodestate.PhasePending // the kernel has not bound it yet
+	case p.state == trusted && j.Attachments.Known && !j.held[p.pci]:
+		j.problem("NoInterface", c.nodeENI, c.eni.String(), "%s has no network interface in the host and no pod of ours has it; bring it back from the netns it is in", p.pci)
+	}
+	switch {
+	case p.state == seen && settled(*p.link, c.mtu):
+		return nodestate.PhaseReady
+	case p.state == trusted && j.record[c.eni] != nil:
+		return nodestate.PhaseReady
+	case before != nil && before.Phase != nodestate.PhasePending && before.Driver == p.fn.Driver:
+		return nodestate.PhaseReady
+	}
+	return nodestate.PhasePending
+}
+
+// explainNowhere says why a device has not been found, where something other
+// than time may be the reason.
+func (j *joiner) explainNowhere(c *claim, p place) {
+	mac := j.mac(c.eni)
+	switch {
+	case c.eni == "" || p.state != nowhere:
+	case p.twins:
+		j.problem("DuplicateMAC", c.nodeENI, c.eni.String(), "several PCI functions have a link with the ENI's MAC %s; only one may", mac)
+	case mac == "" && j.ENIs.Known:
+		j.problem("ENINotListed", c.nodeENI, c.eni.String(), "IMDS does not list this ENI, so that its MAC is not known; attach it to this instance, or correct status.attachments")
+	case mac != "" && c.driver != "":
+		j.problem("DeviceNotSeen", c.nodeENI, c.eni.String(), "no link of this host has the ENI's MAC %s; if it is bound to %s already, give its PCI address in spec.dpdkPCIAddress", mac, c.driver)
+	case mac != "":
+		j.problem("DeviceNotSeen", c.nodeENI, c.eni.String(), "no link of this host has the ENI's MAC %s; attach the ENI, or bring its link back from the netns it is in", mac)
+	}
+}
+
+// addLost deals with a row before that nothing claims any more: drained first,
+// then out.
+func (j *joiner) addLost(r *nodestate.CheckpointDevice) {
+	if _, claimed := j.owner[r.ENIID]; claimed {
+		return
+	}
+	if j.enis[r.ENIID].Primary {
+		return
+	}
+	same := j.rowBefore(r.ENIID)
+	if same == nil || same.Phase == nodestate.PhasePending && !j.maybeHeld(same) {
+		return // never offered to a pod in this boot
+	}
+	if !j.forgettable(same) {
+		j.keep(same, nodestate.PhaseDraining, j.missingSince(same))
+	}
+}
+
+// keep takes over a row before, in a phase that may be another.
+func (j *joiner) keep(r *nodestate.CheckpointDevice, phase nodestate.Phase, since time.Time) {
+	d := r.Device
+	d.Phase = phase
+	if (sysfs.PCIFunction{Driver: d.Driver}).UserspaceDriver() {
+		d.InterfaceName = ""
+	}
+	j.rows = append(j.rows, row{Device: d, missingSince: since, hostName: r.InterfaceName})
+}
+
+// forgettable says whether a draining device may leave the inventory: the
+// device plugin offers it no more, and no pod has it.
+func (j *joiner) forgettable(r *nodestate.CheckpointDevice) bool {
+	return r.Phase == nodestate.PhaseDraining && (r.ResourceName == "" || j.Withdrawn) && !j.maybeHeld(r)
+}
+
+// maybeHeld is true while the records cannot be read.
+func (j *joiner) maybeHeld(r *nodestate.CheckpointDevice) bool {
+	return !j.Attachments.Known || j.held[r.PCIAddress]
+}

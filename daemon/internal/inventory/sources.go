@@ -1,0 +1,93 @@
+// Package inventory decides which ENIs of this node are declared, what each of
+// them is and in which phase: one pure function, Join, from everything the
+// daemon has read to everything it then does.
+//
+// Its one rule is that absent and unknown are different things. A source that
+// could not be read proves nothing: rows that depend on it are kept as they
+// were, and nothing is ever removed on its account.
+package inventory
+
+import (
+	"time"
+
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/awsnode"
+	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
+	"github.com/multi-eni/multi-eni-cni/pkg/device"
+	"github.com/multi-eni/multi-eni-cni/pkg/link"
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
+)
+
+// Fact is what a source said, or that it could not be asked. The zero value is
+// not known.
+type Fact[T any] struct {
+	Value T
+	Known bool
+}
+
+// Known returns a fact that is known.
+func Known[T any](v T) Fact[T] { return Fact[T]{Value: v, Known: true} }
+
+// Sources is everything that one Join looks at. Join does not change it.
+type Sources struct {
+	// Now is the time of the reading, from which MissingSince is counted.
+	Now      time.Time
+	NodeName string
+	// BootID is this boot's; see nodestate.Checkpoint.
+	BootID string
+	// NodeENIs are the readable declarations, in any order.
+	NodeENIs []v1alpha1.NodeENI
+	// Complete says that there are no others. While it is false, the absence of
+	// a NodeENI means nothing; a source that could not be read at all is an
+	// empty list that is not complete.
+	Complete bool
+	// ENIs are the instance's as IMDS lists them: a hint that lags.
+	ENIs Fact[[]awsnode.ENI]
+	// Functions are all PCI functions of the machine.
+	Functions Fact[map[device.PCIAddress]sysfs.PCIFunction]
+	// Links are those of the host netns.
+	Links Fact[[]link.Link]
+	// Attachments are all records; those of another boot hold nothing.
+	Attachments Fact[[]nodestate.Attachment]
+	// Checkpoint is what the Sync before this one ended with, in this run of
+	// the daemon or an earlier one; the zero value at the very first.
+	Checkpoint nodestate.Checkpoint
+	// Withdrawn says that the device plugin serves a config without any
+	// draining device, so that one which no pod holds may be forgotten.
+	Withdrawn bool
+}
+
+// Result is what follows from the Sources.
+type Result struct {
+	// Devices are the inventory's rows, sorted as nodestate.Inventory says.
+	Devices []nodestate.Device
+	// Problems are sorted and without duplicates.
+	Problems []nodestate.Problem
+	// Checkpoint is what the next Join must be given as Checkpoint.Devices:
+	// every row whose ENI is known, in the order of Devices.
+	Checkpoint []nodestate.CheckpointDevice
+	// Idle are the host's links that belong to a declared kernel device which
+	// no pod holds: those that may be brought up and cleared of default routes.
+	Idle []IdleLink
+	// Unsettled says that a device is not where it should end: pending, or
+	// draining. Look again soon, the facts may change without any event.
+	Unsettled bool
+	// LookAgain is when time alone changes the outcome; zero for never.
+	LookAgain time.Time
+}
+
+// IdleLink is a link that the daemon may configure.
+type IdleLink struct {
+	Device nodestate.Device
+	Link   link.Link
+}
+
+// Settled says whether the link is as its device wants it: up, with its MTU.
+func (l IdleLink) Settled() bool { return settled(l.Link, l.Device.MTU) }
+
+func settled(l link.Link, mtu int) bool { return l.Up && (mtu == 0 || l.MTU == mtu) }
+
+// missingGrace is how long a device stays declared whose entry has vanished
+// from its NodeENI's status while it is still plugged in: the public controller
+// writes stale status back on a conflict.
+const missingGrace = 60 * time.Second

@@ -1,0 +1,250 @@
+package inventory
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/awsnode"
+	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
+	"github.com/multi-eni/multi-eni-cni/pkg/device"
+	"github.com/multi-eni/multi-eni-cni/pkg/link"
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
+)
+
+// The names of the n-th ENI of the tests' node, n from 0 (the primary) to 15.
+func eniID(n int) device.ENIID     { return device.ENIID(fmt.Sprintf("eni-%017x", n)) }
+func mac(n int) device.MAC         { return device.MAC(fmt.Sprintf("02:00:00:00:00:%02x", n)) }
+func pci(n int) device.PCIAddress  { return device.PCIAddress(fmt.Sprintf("0000:00:%02x.0", n+5)) }
+func subnet(n int) device.SubnetID { return device.SubnetID(fmt.Sprintf("subnet-%017x", n)) }
+func prefix(n, bits int) netip.Prefix {
+	return netip.MustParsePrefix(fmt.Sprintf("10.0.%d.%d/%d", n, 15*(bits/32)+15, bits))
+}
+
+// world is a node whose sources a test changes between two Joins.
+type world struct {
+	Sources
+	objects   map[string]*v1alpha1.NodeENI
+	functions map[device.PCIAddress]sysfs.PCIFunction
+	links     map[int]link.Link
+	enis      map[int]awsnode.ENI
+	records   []nodestate.Attachment
+	unknown   struct{ enis, functions, links, records bool }
+}
+
+const node, boot = "node-a", "boot-1"
+
+var start = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+
+// newWorld has a primary ENI, on eth0, and secondary ones as asked for: plugged
+// in, in IMDS, and with their links down.
+func newWorld(secondary ...int) *world {
+	w := &world{
+		Sources: Sources{Now: start, NodeName: node, BootID: boot, Complete: true, Withdrawn: true},
+		objects: map[string]*v1alpha1.NodeENI{}, functions: map[device.PCIAddress]sysfs.PCIFunction{},
+		links: map[int]link.Link{}, enis: map[int]awsnode.ENI{},
+	}
+	w.attach(0)
+	w.setUp(0)
+	for _, n := range secondary {
+		w.attach(n)
+	}
+	return w
+}
+
+func (w *world) attach(n int) {
+	w.plug(n)
+	w.enis[n] = awsnode.ENI{
+		ID: eniID(n), MAC: mac(n), DeviceIndex: n, SubnetID: subnet(n), SubnetCIDR: netip.PrefixFrom(prefix(n, 24).Masked().Addr(), 24),
+		Addresses: []netip.Prefix{netip.PrefixFrom(prefix(n, 24).Addr(), 24)}, Primary: n == 0,
+	}
+}
+
+// plug adds PCI function and link, in which n is never the same as elsewhere.
+func (w *world) plug(n int) {
+	name := fmt.Sprintf("eth%d", n)
+	w.functions[pci(n)] = sysfs.PCIFunction{
+		Address: pci(n), Vendor: 0x1d0f, Device: 0xec20, Class: 0x020000, Driver: "ena", Interfaces: []string{name},
+	}
+	w.links[n] = link.Link{Index: n + 2, Name: name, MAC: mac(n), MTU: 1500, Parent: pci(n)}
+}
+
+func (w *world) unplug(n int) {
+	delete(w.functions, pci(n))
+	delete(w.links, n)
+}
+
+func (w *world) setUp(n int)           { l := w.links[n]; l.Up = true; w.links[n] = l }
+func (w *world) setMTU(n, mtu int)     { l := w.links[n]; l.MTU = mtu; w.links[n] = l }
+func (w *world) setIndex(n, index int) { e := w.enis[n]; e.DeviceIndex = index; w.enis[n] = e }
+func (w *world) setFunction(n int, f func(*sysfs.PCIFunction)) {
+	fn := w.functions[pci(n)]
+	f(&fn)
+	w.functions[pci(n)] = fn
+}
+
+// bind hands the function to a userspace driver: its link is gone.
+func (w *world) bind(n int, driver string) {
+	w.setFunction(n, func(f *sysfs.PCIFunction) { f.Driver, f.Interfaces = driver, nil })
+	delete(w.links, n)
+}
+
+// hold moves the link into a pod.
+func (w *world) hold(n int, mode nodestate.Mode) {
+	w.records = append(w.records, nodestate.Attachment{
+		AttachmentID: nodestate.AttachmentID{ContainerID: fmt.Sprintf("c%d", n), IfName: "net1"},
+		State:        nodestate.StateComplete, BootID: w.BootID, Mode: mode,
+		Device: nodestate.AttachedDevice{PCIAddress: pci(n), MAC: mac(n), ENIID: eniID(n)},
+	})
+	if mode == nodestate.ModeExclusive {
+		w.setFunction(n, func(f *sysfs.PCIFunction) { f.Interfaces = nil })
+		delete(w.links, n)
+	}
+}
+
+// release gives the link back, down, as a dying netns does.
+func (w *world) release(n int) {
+	w.records = slices.DeleteFunc(w.records, func(a nodestate.Attachment) bool { return a.Device.PCIAddress == pci(n) })
+	w.plug(n)
+}
+
+// declare adds or replaces the NodeENI of the n-th ENI.
+func (w *world) declare(name string, n int, edit ...func(*v1alpha1.NodeENI)) {
+	o := &v1alpha1.NodeENI{ObjectMeta: metav1.ObjectMeta{Name: name}}
+	o.Spec.SubnetID, o.Spec.DeviceIndex = subnet(n).String(), n
+	for _, f := range edit {
+		f(o)
+	}
+	w.objects[name] = o
+}
+
+func resource(name string) func(*v1alpha1.NodeENI) {
+	return func(o *v1alpha1.NodeENI) { o.Spec.DPDKResourceName = name }
+}
+
+func statedPCI(s string) func(*v1alpha1.NodeENI) {
+	return func(o *v1alpha1.NodeENI) { o.Spec.DPDKPCIAddress = s }
+}
+
+func dpdk(o *v1alpha1.NodeENI) { o.Spec.EnableDPDK = true }
+
+func attached(nodeName string, enis ...int) func(*v1alpha1.NodeENI) {
+	return func(o *v1alpha1.NodeENI) {
+		o.Spec.SubnetID, o.Spec.SubnetName = "", "looked-up-elsewhere"
+		for _, n := range enis {
+			o.Status.Attachments = append(o.Status.Attachments, v1alpha1.ENIAttachment{
+				NodeID: nodeName, ENIID: eniID(n).String(), SubnetID: subnet(n).String(), DeviceIndex: n,
+			})
+		}
+	}
+}
+
+func (w *world) sources() Sources {
+	s := w.Sources
+	for _, name := range slices.Sorted(maps.Keys(w.objects)) {
+		s.NodeENIs = append(s.NodeENIs, *w.objects[name])
+	}
+	if !w.unknown.enis {
+		s.ENIs = Known(sorted(w.enis))
+	}
+	if !w.unknown.functions {
+		s.Functions = Known(maps.Clone(w.functions))
+	}
+	if !w.unknown.links {
+		s.Links = Known(sorted(w.links))
+	}
+	if !w.unknown.records {
+		s.Attachments = Known(slices.Clone(w.records))
+	}
+	return s
+}
+
+func sorted[V any](m map[int]V) []V {
+	var all []V
+	for _, k := range slices.Sorted(maps.Keys(m)) {
+		all = append(all, m[k])
+	}
+	return all
+}
+
+// join runs one Join and lets the next one remember it.
+func (w *world) join() Result {
+	r := Join(w.sources())
+	w.Checkpoint = nodestate.Checkpoint{BootID: w.BootID, Devices: r.Checkpoint}
+	return r
+}
+
+// sync is join with its idle links brought up in between, as the daemon does.
+func (w *world) sync() Result {
+	r := Join(w.sources())
+	for _, l := range r.Idle {
+		n := l.Link.Index - 2
+		w.setUp(n)
+		if l.Device.MTU != 0 {
+			w.setMTU(n, l.Device.MTU)
+		}
+	}
+	return w.join()
+}
+
+// reboot forgets what does not outlive a boot.
+func (w *world) reboot() {
+	w.BootID += "'"
+}
+
+// brief is what most tests compare of a row.
+type brief struct {
+	NodeENI  string
+	ENI      int // -1: not known
+	PCI      device.PCIAddress
+	If       string
+	Resource device.ResourceName
+	Phase    nodestate.Phase
+}
+
+func briefs(r Result) []brief {
+	var all []brief
+	for _, d := range r.Devices {
+		b := brief{NodeENI: d.NodeENI, ENI: -1, PCI: d.PCIAddress, If: d.InterfaceName, Resource: d.ResourceName, Phase: d.Phase}
+		for n := range 16 {
+			if d.ENIID == eniID(n) {
+				b.ENI = n
+			}
+		}
+		all = append(all, b)
+	}
+	return all
+}
+
+func reasons(r Result) []string {
+	var all []string
+	for _, p := range r.Problems {
+		all = append(all, p.Reason)
+	}
+	slices.Sort(all)
+	return all
+}
+
+func expect(t *testing.T, r Result, problems []string, rows ...brief) {
+	t.Helper()
+	if diff := cmp.Diff(rows, briefs(r), cmpopts.EquateEmpty()); diff != "" {
+		t.Errorf("rows (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff(problems, reasons(r), cmpopts.EquateEmpty()); diff != "" {
+		t.Errorf("problems (-want +got):\n%s\n%+v", diff, r.Problems)
+	}
+}
+
+const (
+	pending  = nodestate.PhasePending
+	ready    = nodestate.PhaseReady
+	draining = nodestate.PhaseDraining
+)
