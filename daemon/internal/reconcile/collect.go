@@ -1,0 +1,113 @@
+package reconcile
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"runtime"
+	"sync"
+
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
+	"github.com/multi-eni/multi-eni-cni/pkg/device"
+	"github.com/multi-eni/multi-eni-cni/pkg/link"
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
+)
+
+// allKnown says whether everything could be read.
+func allKnown(s inventory.Sources) bool {
+	return s.Complete && s.ENIs.Known && s.Functions.Known && s.Links.Known && s.Attachments.Known
+}
+
+// collect reads every source. What cannot be read is a finding, and unknown.
+func (r *Reconciler) collect(ctx context.Context) (inventory.Sources, []finding) {
+	f := inventory.Sources{
+		Now: r.Now().UTC().Round(0), NodeName: r.NodeName, BootID: r.BootID, Checkpoint: r.checkpoint, Withdrawn: r.withdrawn,
+	}
+	var found []finding
+	snap, err := r.NodeENIs.List()
+	if err != nil {
+		found = append(found, unreadable("NodeENIsUnreadable", "NodeENIs cannot be read; until they can, none counts as removed", err))
+	}
+	f.NodeENIs, f.Complete = snap.Objects, snap.Complete && err == nil
+	for _, p := range snap.Problems {
+		found = append(found, finding{Problem: p})
+	}
+	if f.ENIs, err = r.metadata.get(ctx, r.Metadata, f.Now); err != nil {
+		found = append(found, unreadable("MetadataUnreadable", "instance metadata (IMDSv2) cannot be read; until it can, new ENIs are not found, check that it is switched on and its hop limit", err))
+	}
+	if f.Functions, err = readFunctions(r.PCI); err != nil {
+		found = append(found, unreadable("SysfsUnreadable", "PCI functions cannot be read; until they can, nothing changes, check that sysfs is mounted", err))
+	}
+	found = append(found, r.readLinks(&f)...)
+	return f, append(found, r.readRecords(&f)...)
+}
+
+func unreadable(reason, message string, err error) finding {
+	return finding{Problem: nodestate.Problem{Reason: reason, Message: message}, err: err}
+}
+
+// readLinks reads the host's links, again if need be.
+func (r *Reconciler) readLinks(f *inventory.Sources) []finding {
+	links, err := r.Host.Links()
+	if err != nil {
+		f.Links = inventory.Fact[[]link.Link]{}
+		return []finding{unreadable("LinksUnreadable", "the host's links cannot be read; until they can, nothing changes", err)}
+	}
+	f.Links = inventory.Known(links)
+	return nil
+}
+
+// readRecords reads the attachment records. A corrupt one is an intent that
+// was lost with its effects and holds nothing; one that may not be looked at
+// may hold anything.
+func (r *Reconciler) readRecords(f *inventory.Sources) []finding {
+	all, bad, err := r.Attachments.List()
+	if err != nil {
+		return []finding{unreadable("RecordsUnreadable", "attachment records cannot be read; until they can, every device counts as held", err)}
+	}
+	f.Attachments = inventory.Known(all)
+	var found []finding
+	for _, err := range bad {
+		if !errors.Is(err, nodestate.ErrCorrupt) {
+			f.Attachments = inventory.Fact[[]nodestate.Attachment]{}
+		}
+		found = append(found, finding{Problem: nodestate.Problem{
+			Reason: "RecordUnreadable", Message: fmt.Sprintf("%v; remove the file if its container is gone", err),
+		}})
+	}
+	return found
+}
+
+// readFunctions reads all PCI functions, on all processors: each takes a dozen
+// small files.
+func readFunctions(pci PCI) (inventory.Fact[map[device.PCIAddress]sysfs.PCIFunction], error) {
+	var unknown inventory.Fact[map[device.PCIAddress]sysfs.PCIFunction]
+	addrs, err := pci.PCIAddresses()
+	if err != nil {
+		return unknown, err
+	}
+	functions, errs := make([]sysfs.PCIFunction, len(addrs)), make([]error, len(addrs))
+	workers := runtime.GOMAXPROCS(0)
+	var wg sync.WaitGroup
+	for w := range workers {
+		wg.Go(func() {
+			for i := w; i < len(addrs); i += workers {
+				functions[i], errs[i] = pci.PCI(addrs[i])
+			}
+		})
+	}
+	wg.Wait()
+	all := make(map[device.PCIAddress]sysfs.PCIFunction, len(addrs))
+	for i, err := range errs {
+		switch {
+		case errors.Is(err, fs.ErrNotExist): // unplugged since the list was read
+		case err != nil:
+			return unknown, err
+		default:
+			all[addrs[i]] = functions[i]
+		}
+	}
+	return inventory.Known(all), nil
+}

@@ -1,0 +1,166 @@
+package reconcile
+
+import (
+	"context"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+)
+
+func contextOf(t *testing.T) (context.Context, context.CancelFunc) {
+	return context.WithCancel(t.Context())
+}
+
+// locked makes a folder that cannot be written to, in place of path's own: the
+// Sync ends there, as if the daemon had been killed before that write.
+func (n *testNode) locked(path string) (unlock func()) {
+	n.Helper()
+	dir := filepath.Dir(n.path(path))
+	away := dir + "-away"
+	_, err := os.Stat(dir)
+	had := err == nil
+	if had {
+		n.must(os.Rename(dir, away))
+	}
+	n.must(os.WriteFile(dir, nil, 0o600)) // not even root can write below a file
+	return func() {
+		n.must(os.Remove(dir))
+		if had {
+			n.must(os.Rename(away, dir))
+		}
+	}
+}
+
+// TestKilledAtEachWrite: a daemon that ends before any of its writes leaves
+// files from which the next one goes on, and in which a device is never ready
+// without being in the checkpoint, nor advertised without being claimed there.
+func TestKilledAtEachWrite(t *testing.T) {
+	stages := map[string]func(n *testNode){
+		"first device": func(n *testNode) { n.declare("a", 1, "dpdkResourceName: intel.com/fast") },
+		"another resource": func(n *testNode) {
+			n.declare("a", 1, "dpdkResourceName: intel.com/fast")
+			n.settle()
+			n.declare("a", 1, "dpdkResourceName: intel.com/faster")
+		},
+		"removed": func(n *testNode) {
+			n.declare("a", 1, "dpdkResourceName: intel.com/fast")
+			n.settle()
+			n.undeclare("a")
+		},
+	}
+	for name, arrange := range stages {
+		for _, file := range []string{"state/checkpoint.json", "run/inventory.json", "pcidp/config.json"} {
+			t.Run(name+" without "+file, func(t *testing.T) {
+				whole := newNode(t, 1)
+				arrange(whole)
+				whole.settle()
+
+				n := newNode(t, 1)
+				arrange(n)
+				unlock := n.locked(file)
+				n.daemon.Sync(t.Context())
+				unlock()
+				n.checkOrder()
+				n.start()
+				n.sync()
+				n.checkOrder()
+				n.settle()
+				n.expect(whole.rows(), whole.reasons(), whole.judge())
+			})
+		}
+	}
+}
+
+// checkOrder: the inventory is never ahead of the checkpoint, nor the config.
+func (n *testNode) checkOrder() {
+	n.Helper()
+	known := map[string]nodestate.CheckpointDevice{}
+	owned := map[string]bool{}
+	c, err := nodestate.ReadCheckpoint(nodestate.CheckpointPath(n.path("state")))
+	if err == nil {
+		for _, d := range c.Devices {
+			known[d.ENIID.String()] = d
+		}
+		for _, r := range c.OwnedResources {
+			owned[r.String()] = true
+		}
+	}
+	inv, err := nodestate.ReadInventory(n.path("run/inventory.json"))
+	if err == nil {
+		for _, d := range inv.Devices {
+			if d.Phase == nodestate.PhaseReady && known[d.ENIID.String()].PCIAddress != d.PCIAddress {
+				n.Errorf("%s is ready, and the checkpoint does not have it", d.ENIID)
+			}
+		}
+	}
+	for pool := range n.judge() {
+		if !owned[pool] {
+			n.Errorf("pool %s is advertised, and the checkpoint does not know it as ours", pool)
+		}
+	}
+}
+
+// TestLostCheckpoint: devices in pods are found by their records, entries that
+// are as we would write them are ours again.
+func TestLostCheckpoint(t *testing.T) {
+	for name, lose := range map[string]func(path string) error{
+		"removed": os.Remove,
+		"torn":    func(path string) error { return os.WriteFile(path, []byte(`{"schemaVersion":1,`), 0o600) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := newNode(t, 1, 2)
+			n.declare("a", 1, "dpdkResourceName: intel.com/fast")
+			n.declare("b", 2, "dpdkResourceName: intel.com/fast")
+			n.settle()
+			n.hold(2)
+			n.must(lose(nodestate.CheckpointPath(n.path("state"))))
+			n.start()
+			n.settle()
+			n.expect([]string{"a eth1 ready", "b  ready"}, nil, pools{"intel.com/fast": {pci(1), pci(2)}})
+		})
+	}
+}
+
+// TestUntrustedCheckpoint: another user's file is not followed, nor replaced
+// without a word.
+func TestUntrustedCheckpoint(t *testing.T) {
+	n := newNode(t)
+	n.sync()
+	path := nodestate.CheckpointPath(n.path("state"))
+	n.must(os.Chmod(path, 0o666))
+	if _, err := New(n.daemon.Options); err == nil {
+		t.Error("no error for a checkpoint that anybody can write")
+	}
+}
+
+// TestCorruptRecord: an intent that was lost holds nothing, and is reported.
+func TestCorruptRecord(t *testing.T) {
+	n := newNode(t, 1)
+	n.declare("a", 1)
+	n.write("", "records", "c1-net1.json")
+	n.must(os.Chmod(n.path("records/c1-net1.json"), 0o600))
+	n.sync()
+	n.expect([]string{"a eth1 ready"}, []string{"RecordUnreadable"}, nil)
+}
+
+// TestFileModes: modes of what is written.
+func TestFileModes(t *testing.T) {
+	n := newNode(t, 1)
+	n.declare("a", 1, "dpdkResourceName: intel.com/fast")
+	n.settle()
+	want := map[string]fs.FileMode{"run/inventory.json": 0o600, "state/checkpoint.json": 0o600, "pcidp/config.json": 0o644, "run": 0o700, "state": 0o700}
+	got := map[string]fs.FileMode{}
+	for path := range want {
+		info, err := os.Stat(n.path(path))
+		n.must(err)
+		got[path] = info.Mode().Perm()
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("modes (-want +got):\n%s", diff)
+	}
+}

@@ -1,0 +1,222 @@
+package reconcile
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
+	"github.com/multi-eni/multi-eni-cni/pkg/device"
+	"github.com/multi-eni/multi-eni-cni/pkg/link"
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+)
+
+// claimTimeout bounds the wait for a device's claim lock. A plugin that has it
+// is at work on the device; what we wanted is then done by a later Sync.
+const claimTimeout = 200 * time.Millisecond
+
+// errNotOurs: a pod has the device, or its link is not there any more.
+var errNotOurs = errors.New("the device is not ours to change now")
+
+// configureLinks brings the links up that no pod holds: MTU, then up, then away
+// with default routes. It says whether anything was changed.
+func (r *Reconciler) configureLinks(ctx context.Context, src inventory.Sources, idle []inventory.IdleLink) (changed bool, found []finding) {
+	for _, l := range idle {
+		hasDefault, err := r.Host.HasDefaultRoute(l.Link.Index)
+		if err == nil && l.Settled() && !hasDefault {
+			continue
+		}
+		if err == nil {
+			err = r.configure(ctx, l, src)
+		}
+		changed = true
+		switch {
+		case err == nil, errors.Is(err, errNotOurs), errors.Is(err, link.ErrNotFound), errors.Is(err, nodestate.ErrBusy):
+		case errors.Is(err, errOnlyDefaultRoute):
+			found = append(found, about(l, "OnlyDefaultRoute", "the main table's only default route leads out of %s, so it was left; move the route to another link, or remove the NodeENI", l.Link.Name))
+		default:
+			f := about(l, "LinkNotConfigured", "link %s cannot be brought up as wanted (mtu %d), see the daemon's log; correct spec.mtu or the link", l.Link.Name, l.Device.MTU)
+			f.err = err
+			found = append(found, f)
+		}
+	}
+	return changed, found
+}
+
+func about(l inventory.IdleLink, reason, format string, args ...any) finding {
+	return finding{Problem: nodestate.Problem{
+		Reason: reason, NodeENI: l.Device.NodeENI, Device: l.Device.ENIID.String(), Message: fmt.Sprintf(format, args...),
+	}}
+}
+
+// configure changes one link under its device's claim lock, after another look
+// at the records and at the link: a pod may have got it meanwhile.
+func (r *Reconciler) configure(ctx context.Context, l inventory.IdleLink, src inventory.Sources) error {
+	unlock, err := r.claim(ctx, l.Device.PCIAddress)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	links, err := r.Host.Links()
+	if err != nil {
+		return err
+	}
+	i := slices.IndexFunc(links, func(k link.Link) bool {
+		return k.Index == l.Link.Index && k.MAC == l.Link.MAC && k.Name == l.Link.Name
+	})
+	if i < 0 {
+		return errNotOurs
+	}
+	now := links[i]
+	if l.Device.MTU != 0 && now.MTU != l.Device.MTU {
+		if err := r.Host.SetMTU(now.Index, l.Device.MTU); err != nil {
+			return err
+		}
+	}
+	if !now.Up {
+		if err := r.Host.SetUp(now.Index); err != nil {
+			return err
+		}
+		r.Log.WithFields(logrus.Fields{"eniID": l.Device.ENIID, "interface": now.Name, "mtu": l.Device.MTU}).Info("link brought up")
+	}
+	return r.removeDefaultRoutes(now, src)
+}
+
+// errOnlyDefaultRoute: without that route the node would be cut off.
+var errOnlyDefaultRoute = errors.New("no other link has a default route")
+
+func (r *Reconciler) removeDefaultRoutes(l link.Link, src inventory.Sources) error {
+	has, err := r.Host.HasDefaultRoute(l.Index)
+	if err != nil || !has {
+		return err
+	}
+	for _, other := range src.Links.Value {
+		if other.Index == l.Index {
+			continue
+		}
+		if has, err = r.Host.HasDefaultRoute(other.Index); err != nil {
+			return err
+		}
+		if !has {
+			continue
+		}
+		n, err := r.Host.RemoveDefaultRoutes(l.Index)
+		if n > 0 {
+			r.Log.WithFields(logrus.Fields{"interface": l.Name, "routes": n}).Info("default routes removed")
+		}
+		return err
+	}
+	return errOnlyDefaultRoute
+}
+
+// claim takes a device's claim lock, unless a pod of this boot has the device.
+func (r *Reconciler) claim(ctx context.Context, pci device.PCIAddress) (unlock func(), err error) {
+	ctx, cancel := context.WithTimeout(ctx, claimTimeout)
+	defer cancel()
+	unlock, err = r.Attachments.ClaimLock(ctx, pci)
+	if err != nil {
+		return nil, err
+	}
+	all, _, err := r.Attachments.List() // corrupt ones hold nothing
+	held := slices.ContainsFunc(all, func(a nodestate.Attachment) bool {
+		return a.BootID == r.BootID && a.Device.PCIAddress == pci
+	})
+	if err == nil && held {
+		err = errNotOurs
+	}
+	if err != nil {
+		unlock()
+		return nil, err
+	}
+	return unlock, nil
+}
+
+// restoreLinks gives links that came back from a dying netns after DEL had
+// ended what they had before ADD. It says whether anything was changed.
+func (r *Reconciler) restoreLinks(ctx context.Context, src *inventory.Sources) (changed bool) {
+	waiting, err := r.Attachments.Restores()
+	if err != nil || !src.Links.Known || !src.Attachments.Known {
+		return false // the records' folder is reported where it is listed
+	}
+	for _, pci := range waiting {
+		if r.restore(ctx, pci, src) {
+			changed = true
+		}
+	}
+	return changed
+}
+
+// restore deals with one restore record and says whether it changed a link.
+func (r *Reconciler) restore(ctx context.Context, pci device.PCIAddress, src *inventory.Sources) bool {
+	unlock, err := r.claim(ctx, pci)
+	if err != nil {
+		return false // a plugin is at work on the device, or a pod has it: the record is theirs
+	}
+	defer unlock()
+	rec, err := r.Attachments.LoadRestore(pci)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false
+	}
+	entry := r.Log.WithField("pciAddress", pci)
+	_, plugged := src.Functions.Value[pci]
+	if err != nil || rec.BootID != r.BootID || rec.Device.Link == nil || src.Functions.Known && !plugged {
+		if err == nil {
+			err = errors.New("device or boot is gone")
+		}
+		r.drop(entry.WithField("cause", err.Error()), pci)
+		return false
+	}
+	links, err := r.Host.Links()
+	if err != nil {
+		return false // reported when the links are read for this Sync
+	}
+	l, ok := ownLink(links, rec.Device, src.Functions.Value[pci].Interfaces)
+	if !ok {
+		return false // still on its way; its arrival is a link event
+	}
+	if err := r.Host.Restore(l, *rec.Device.Link); err != nil {
+		entry.WithError(err).WithField("interface", l.Name).Warn("link came back, and not all of it could be restored")
+	} else {
+		entry.WithField("interface", rec.Device.Link.Name).Info("link restored")
+	}
+	r.drop(nil, pci)
+	return true
+}
+
+// drop removes a restore record. It is logged with entry, unless that is nil.
+func (r *Reconciler) drop(entry *logrus.Entry, pci device.PCIAddress) {
+	if err := r.Attachments.RemoveRestore(pci); err != nil {
+		r.Log.WithError(err).Warn("restore record cannot be removed")
+	} else if entry != nil {
+		entry.Info("restore record dropped")
+	}
+}
+
+// ownLink finds the device's link in the host: by its PCI function, else, where
+// neither kernel nor sysfs names that, by MAC.
+func ownLink(links []link.Link, d nodestate.AttachedDevice, names []string) (link.Link, bool) {
+	at := slices.IndexFunc(links, func(l link.Link) bool {
+		return l.Parent == d.PCIAddress || l.Parent == "" && slices.Contains(names, l.Name) && (d.VF || l.MAC == d.MAC)
+	})
+	if at < 0 && !d.VF && d.MAC != "" {
+		at = slices.IndexFunc(links, func(l link.Link) bool { return l.MAC == d.MAC && l.Parent == "" && !stacked(l.Kind) })
+	}
+	if at < 0 {
+		return link.Link{}, false
+	}
+	return links[at], true
+}
+
+// stacked says whether links of that kind take their MAC from another link.
+func stacked(kind string) bool {
+	switch kind {
+	case "vlan", "macvlan", "macvtap", "ipvlan", "ipvtap", "bond", "team", "bridge":
+		return true
+	}
+	return false
+}

@@ -1,0 +1,391 @@
+package reconcile
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	logtest "github.com/sirupsen/logrus/hooks/test"
+
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/awsnode"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/manifest"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/pcidp"
+	"github.com/multi-eni/multi-eni-cni/pkg/device"
+	"github.com/multi-eni/multi-eni-cni/pkg/link"
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
+	"github.com/multi-eni/multi-eni-cni/test/dpmodel"
+)
+
+// The names of the n-th ENI; 0 is the primary.
+func eniID(n int) device.ENIID { return device.ENIID(fmt.Sprintf("eni-%017x", n)) }
+func mac(n int) device.MAC     { return device.MAC(fmt.Sprintf("02:00:00:00:%02x:%02x", n>>8, n&255)) }
+func pci(n int) device.PCIAddress {
+	return device.PCIAddress(fmt.Sprintf("%04x:%02x:00.0", n>>8, n&255))
+}
+func subnet(n int) device.SubnetID { return device.SubnetID(fmt.Sprintf("subnet-%017x", n)) }
+func ifname(n int) string          { return fmt.Sprintf("eth%d", n) }
+
+// fakeMetadata is IMDS. It fails on request and counts how often it was asked.
+type fakeMetadata struct {
+	enis  map[int]awsnode.ENI
+	err   error
+	asked int
+	// hold, when it is not nil, keeps the answer back until it is closed.
+	hold chan struct{}
+}
+
+func (m *fakeMetadata) ENIs(ctx context.Context) ([]awsnode.ENI, error) {
+	m.asked++
+	if m.hold != nil {
+		select {
+		case <-m.hold:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	if m.err != nil {
+		return nil, m.err
+	}
+	var all []awsnode.ENI
+	for _, n := range slices.Sorted(maps.Keys(m.enis)) {
+		all = append(all, m.enis[n])
+	}
+	return all, nil
+}
+
+// fakeHost is the host's netns. It fails the test when a link is changed that
+// nobody has declared, or that is not there.
+type fakeHost struct {
+	t       testing.TB
+	mu      sync.Mutex
+	links   map[int]link.Link // by ENI; the index is that plus 10
+	ours    map[int]bool
+	routes  map[int]bool // default routes, by ENI
+	changes []string
+	err     error // of Links
+	fail    map[string]error
+	// before is called before each change, for what happens meanwhile.
+	before func()
+}
+
+func (h *fakeHost) Links() ([]link.Link, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.err != nil {
+		return nil, h.err
+	}
+	var all []link.Link
+	for _, n := range slices.Sorted(maps.Keys(h.links)) {
+		all = append(all, h.links[n])
+	}
+	return all, nil
+}
+
+func (h *fakeHost) change(verb string, index int, f func(n int, l *link.Link)) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	n := index - 10
+	l, ok := h.links[n]
+	if !ok {
+		return link.ErrNotFound
+	}
+	if !h.ours[n] {
+		h.t.Errorf("%s of %s, which is not ours", verb, l.Name)
+	}
+	h.changes = append(h.changes, verb+" "+l.Name)
+	if err := h.fail[verb]; err != nil {
+		return err
+	}
+	f(n, &l)
+	h.links[n] = l
+	return nil
+}
+
+func (h *fakeHost) SetUp(index int) error {
+	return h.change("up", index, func(_ int, l *link.Link) { l.Up = true })
+}
+
+func (h *fakeHost) SetMTU(index, mtu int) error {
+	return h.change("mtu", index, func(_ int, l *link.Link) { l.MTU = mtu })
+}
+
+func (h *fakeHost) HasDefaultRoute(index int) (bool, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.routes[index-10], nil
+}
+
+func (h *fakeHost) RemoveDefaultRoutes(index int) (int, error) {
+	return 1, h.change("unroute", index, func(n int, _ *link.Link) { delete(h.routes, n) })
+}
+
+func (h *fakeHost) Restore(l link.Link, want nodestate.LinkState) error {
+	return h.change("restore", l.Index, func(_ int, l *link.Link) {
+		l.Name, l.MTU, l.MAC, l.Up = want.Name, want.MTU, want.MAC, want.Up
+	})
+}
+
+// fakeRestarter notes what it was told.
+type fakeRestarter struct {
+	wanted []string
+	err    error
+}
+
+func (f *fakeRestarter) Restart(_ context.Context, _, wanted string) error {
+	f.wanted = append(f.wanted, wanted)
+	return f.err
+}
+
+// testNode is a node of files and fakes. Its primary ENI has the default route.
+type testNode struct {
+	testing.TB
+	dir      string
+	boot     string
+	now      time.Time
+	imds     *fakeMetadata
+	host     *fakeHost
+	restarts *fakeRestarter
+	logs     *logtest.Hook
+	log      *logrus.Logger
+	daemon   *Reconciler
+}
+
+func newNode(t testing.TB, enis ...int) *testNode {
+	t.Helper()
+	log, logs := logtest.NewNullLogger()
+	n := &testNode{
+		TB: t, dir: t.TempDir(), boot: "boot-1", now: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC),
+		imds: &fakeMetadata{enis: map[int]awsnode.ENI{}}, restarts: &fakeRestarter{}, logs: logs, log: log,
+		host: &fakeHost{t: t, links: map[int]link.Link{}, ours: map[int]bool{}, routes: map[int]bool{0: true}, fail: map[string]error{}},
+	}
+	n.mkdir("sys/bus/pci/devices")
+	n.mkdir("nodeenis")
+	for _, e := range append([]int{0}, enis...) {
+		n.attach(e)
+	}
+	n.start()
+	return n
+}
+
+func (n *testNode) path(elem ...string) string { return filepath.Join(n.dir, filepath.Join(elem...)) }
+
+func (n *testNode) must(err error) {
+	n.Helper()
+	if err != nil {
+		n.Fatal(err)
+	}
+}
+
+func (n *testNode) mkdir(elem ...string) { n.must(os.MkdirAll(n.path(elem...), 0o755)) }
+
+func (n *testNode) write(content string, elem ...string) {
+	n.must(os.MkdirAll(filepath.Dir(n.path(elem...)), 0o755))
+	n.must(os.WriteFile(n.path(elem...), []byte(content), 0o644))
+}
+
+// start is the daemon's start: what it knows is in the files.
+func (n *testNode) start() {
+	n.Helper()
+	r, err := New(Options{
+		NodeName: "node-a", BootID: n.boot, InventoryPath: n.path("run/inventory.json"), StateDir: n.path("state"),
+		Attachments: n.records(), NodeENIs: manifest.New(n.path("nodeenis")), Metadata: n.imds, PCI: sysfs.NewFS(n.path("sys")),
+		Host: n.host, Restarter: n.restarts,
+		Config: &pcidp.File{Path: n.path("pcidp/config.json"), Now: n.clock}, Now: n.clock, Log: n.log,
+	})
+	n.must(err)
+	n.daemon = r
+}
+
+func (n *testNode) clock() time.Time { return n.now }
+func (n *testNode) records() nodestate.AttachmentDir {
+	return nodestate.AttachmentDir(n.path("records"))
+}
+
+// attach plugs an ENI in and lets IMDS know.
+func (n *testNode) attach(e int) {
+	n.plug(e, "ena")
+	n.imds.enis[e] = awsnode.ENI{
+		ID: eniID(e), MAC: mac(e), DeviceIndex: e, SubnetID: subnet(e), Primary: e == 0,
+		SubnetCIDR: netip.MustParsePrefix("10.0.0.0/16"), Addresses: []netip.Prefix{netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 0, byte(e >> 8), byte(e)}), 16)},
+	}
+}
+
+// plug records the PCI function and adds its link.
+func (n *testNode) plug(e int, driver string) {
+	at := filepath.Join("sys/bus/pci/devices", pci(e).String())
+	for file, content := range map[string]string{"vendor": "0x1d0f", "device": "0xec20", "class": "0x020000", "driver_override": "(null)", "numa_node": "0"} {
+		n.write(content+"\n", at, file)
+	}
+	n.bind(e, driver)
+	n.mkdir(at, "net", ifname(e))
+	n.addLink(e, ifname(e))
+}
+
+func (n *testNode) addLink(e int, name string) {
+	n.host.links[e] = link.Link{Index: e + 10, Name: name, MAC: mac(e), MTU: 1500, Parent: pci(e), Up: e == 0}
+}
+
+func (n *testNode) bind(e int, driver string) {
+	at := n.path("sys/bus/pci/devices", pci(e).String(), "driver")
+	if err := os.Remove(at); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		n.Fatal(err)
+	}
+	n.must(os.Symlink("../../drivers/"+driver, at))
+}
+
+func (n *testNode) unplug(e int) {
+	n.must(os.RemoveAll(n.path("sys/bus/pci/devices", pci(e).String())))
+	delete(n.host.links, e)
+}
+
+// declare writes the manifest of the e-th ENI; more are lines of its spec.
+func (n *testNode) declare(name string, e int, more ...string) {
+	y := fmt.Sprintf("apiVersion: networking.k8s.aws/v1alpha1\nkind: NodeENI\nmetadata: {name: %s}\nspec:\n  nodeSelector: {}\n  subnetID: %s\n  deviceIndex: %d\n", name, subnet(e), e)
+	for _, line := range more {
+		y += "  " + line + "\n"
+	}
+	n.write(y, "nodeenis", name+".yaml")
+	n.host.ours[e] = true
+}
+
+func (n *testNode) undeclare(name string) { n.must(os.Remove(n.path("nodeenis", name+".yaml"))) }
+
+// hold moves the link into a pod, as the plugin does.
+func (n *testNode) hold(e int) *nodestate.Record {
+	rec, err := n.records().Begin(nodestate.Attachment{
+		AttachmentID: nodestate.AttachmentID{ContainerID: fmt.Sprintf("c%d", e), IfName: "net1"}, BootID: n.boot,
+		Mode: nodestate.ModeExclusive, Device: nodestate.AttachedDevice{PCIAddress: pci(e), MAC: mac(e), ENIID: eniID(e)},
+	})
+	n.must(err)
+	rec.State = nodestate.StateComplete
+	n.must(rec.Save())
+	delete(n.host.links, e)
+	return rec
+}
+
+// sync runs one Sync and judges the config that it left.
+func (n *testNode) sync() Outcome {
+	n.Helper()
+	out := n.daemon.Sync(n.Context())
+	n.judge()
+	return out
+}
+
+// settle syncs as the loop would until nothing is on its way any more, for at
+// most a minute of the node's time, and returns how long it took.
+func (n *testNode) settle() time.Duration {
+	n.Helper()
+	begin, p := n.now, pace{}
+	for {
+		out := n.sync()
+		if !out.Unsettled && out.After == 0 || n.now.Sub(begin) > time.Minute {
+			return n.now.Sub(begin)
+		}
+		n.now = n.now.Add(p.next(out))
+	}
+}
+
+// judge reads the config as the device plugin would and returns its pools.
+func (n *testNode) judge() map[string][]device.PCIAddress {
+	n.Helper()
+	content, err := os.ReadFile(n.path("pcidp/config.json"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	n.must(err)
+	v := dpmodel.Judge(content, n.machine())
+	if !v.Runs() {
+		n.Errorf("the device plugin would not run: %+v, with\n%s", v, content)
+	}
+	return v.Resources
+}
+
+// machine is the node as the device plugin sees it.
+func (n *testNode) machine() []dpmodel.Device {
+	n.Helper()
+	tree := sysfs.NewFS(n.path("sys"))
+	addrs, err := tree.PCIAddresses()
+	n.must(err)
+	var all []dpmodel.Device
+	for _, a := range addrs {
+		f, err := tree.PCI(a)
+		n.must(err)
+		all = append(all, dpmodel.Device{Address: a, Vendor: f.Vendor, Device: f.Device, Class: f.Class, Driver: f.Driver, VFID: -1, DefaultRoute: a == pci(0)})
+	}
+	return all
+}
+
+func (n *testNode) inventory() nodestate.Inventory {
+	n.Helper()
+	inv, err := nodestate.ReadInventory(n.path("run/inventory.json"))
+	n.must(err)
+	return inv
+}
+
+// rows are "NodeENI interface phase" of the inventory's devices.
+func (n *testNode) rows() []string {
+	n.Helper()
+	var all []string
+	for _, d := range n.inventory().Devices {
+		all = append(all, fmt.Sprintf("%s %s %s", d.NodeENI, d.InterfaceName, d.Phase))
+	}
+	return all
+}
+
+func (n *testNode) reasons() []string {
+	n.Helper()
+	var all []string
+	for _, p := range n.inventory().Problems {
+		all = append(all, p.Reason)
+	}
+	return all
+}
+
+// logged returns the messages since the last call.
+func (n *testNode) logged() []string {
+	var all []string
+	for _, e := range n.logs.AllEntries() {
+		all = append(all, e.Message)
+	}
+	n.logs.Reset()
+	return all
+}
+
+// files returns what distinguishes each written file from the one before it.
+func (n *testNode) files() map[string]string {
+	n.Helper()
+	all := map[string]string{}
+	for _, dir := range []string{"run", "state", "pcidp", "records"} {
+		err := filepath.WalkDir(n.path(dir), func(path string, e fs.DirEntry, err error) error {
+			if err != nil {
+				return err
+			}
+			info, err := e.Info()
+			if err != nil {
+				return err
+			}
+			st, ok := info.Sys().(*syscall.Stat_t)
+			if !ok {
+				return errors.New("no inode numbers here")
+			}
+			all[path] = fmt.Sprintf("%v, inode %d", info.ModTime(), st.Ino)
+			return nil
+		})
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			n.Fatal(err)
+		}
+	}
+	return all
+}

@@ -1,0 +1,270 @@
+// Package reconcile decides when the daemon acts, and in which order: one key
+// (this node), one queue, one Sync. How to read, to decide and to write is the
+// business of the packages it calls.
+//
+// Sync is level-triggered: it looks at everything, assumes nothing of the Sync
+// before it but the checkpoint, and does nothing where nothing is to be done.
+// The order of its effects is what a crash at any point can be recovered from:
+//
+//  1. checkpoint: ENI, MAC and PCI address, before a pod may take the link away
+//  2. inventory: a draining device is refused to new pods first
+//  3. device plugin config, whose new entries are claimed in the checkpoint
+//  4. device plugin restart, when due
+//  5. checkpoint: what of the config is ours, and what the device plugin serves
+package reconcile
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/awsnode"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/manifest"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/pcidp"
+	"github.com/multi-eni/multi-eni-cni/pkg/device"
+	"github.com/multi-eni/multi-eni-cni/pkg/link"
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
+)
+
+// NodeENIs is where the declarations come from; an error means that nothing is
+// known of them.
+type NodeENIs interface {
+	List() (manifest.Snapshot, error)
+}
+
+// Metadata is the instance's own list of ENIs (IMDS); an error means that it is
+// not known.
+type Metadata interface {
+	ENIs(ctx context.Context) ([]awsnode.ENI, error)
+}
+
+// PCI is sysfs; fs.ErrNotExist of the second means that the function is gone.
+type PCI interface {
+	PCIAddresses() ([]device.PCIAddress, error)
+	PCI(addr device.PCIAddress) (sysfs.PCIFunction, error)
+}
+
+// Host is the host's netns. Its verbs are those of link.Handle.
+type Host interface {
+	Links() ([]link.Link, error)
+	SetUp(index int) error
+	SetMTU(index, mtu int) error
+	HasDefaultRoute(index int) (bool, error)
+	RemoveDefaultRoutes(index int) (int, error)
+	Restore(l link.Link, want nodestate.LinkState) error
+}
+
+// Restarter makes the device plugin read its config again: it reads it once, at
+// its start. The arguments are the hash of the config that it serves, "" when
+// that is not known, and of the one that it should. An error is tried again.
+type Restarter interface {
+	Restart(ctx context.Context, serves, wanted string) error
+}
+
+// Options are what a Reconciler works with. All are needed.
+type Options struct {
+	NodeName string
+	// BootID is this boot's.
+	BootID        string
+	InventoryPath string
+	StateDir      string
+	Attachments   nodestate.AttachmentDir
+
+	NodeENIs  NodeENIs
+	Metadata  Metadata
+	PCI       PCI
+	Host      Host
+	Restarter Restarter
+	Config    *pcidp.File
+
+	Now func() time.Time
+	Log logrus.FieldLogger
+}
+
+// Reconciler keeps this node as its NodeENIs say. Its methods must not be
+// called concurrently.
+type Reconciler struct {
+	Options
+	// checkpoint and inventory are what the files hold, as far as we have
+	// written or read them.
+	checkpoint nodestate.Checkpoint
+	inventory  nodestate.Inventory
+
+	metadata metadataCache
+	gate     restartGate
+	log      logbook
+	// withdrawn: the config without any draining device is the one served.
+	withdrawn bool
+	// late are the findings of the steps after the inventory was written.
+	late []finding
+}
+
+// Outcome says when to call Sync again though nothing happens.
+type Outcome struct {
+	// Unsettled: something is on its way, or could not be read or written.
+	Unsettled bool
+	// After is when time alone makes a difference; 0 for never.
+	After time.Duration
+}
+
+// New returns a Reconciler that goes on where the files say the last one was. A
+// corrupt checkpoint or inventory counts as none: devices are found again.
+func New(o Options) (*Reconciler, error) {
+	r := &Reconciler{Options: o, log: logbook{out: o.Log}}
+	var err error
+	path := nodestate.CheckpointPath(o.StateDir)
+	if r.checkpoint, err = nodestate.ReadCheckpoint(path); err != nil {
+		if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, nodestate.ErrCorrupt) {
+			return nil, fmt.Errorf("read checkpoint: %w", err)
+		}
+		r.checkpoint = nodestate.Checkpoint{}
+	}
+	if errors.Is(err, nodestate.ErrCorrupt) {
+		o.Log.WithError(err).Warn("the checkpoint is lost; devices are found again, entries of the device plugin config that nobody declares any more stay")
+	}
+	r.checkpoint.LastGoodConfig = compact(r.checkpoint.LastGoodConfig)
+	if r.inventory, err = nodestate.ReadInventory(o.InventoryPath); err != nil {
+		r.inventory = nodestate.Inventory{} // it is written anew
+	}
+	r.log.phases = phasesOf(r.checkpoint.Devices)
+	return r, nil
+}
+
+// Sync looks at the node once and brings it where it should be, as far as that
+// is possible now. What fails is logged when it begins and when it ends, shows
+// in the inventory's problems, and is tried again by the next Sync.
+func (r *Reconciler) Sync(ctx context.Context) Outcome {
+	src, found := r.collect(ctx)
+	if ctx.Err() != nil {
+		return Outcome{} // told to stop: what was read may be half of it
+	}
+	if r.restoreLinks(ctx, &src) {
+		found = append(found, r.readLinks(&src)...)
+	}
+	res := inventory.Join(src)
+	configured, linkFindings := r.configureLinks(ctx, src, res.Idle)
+	if configured {
+		found = append(found, r.readLinks(&src)...)
+		res = inventory.Join(src)
+	}
+	found = append(found, linkFindings...)
+	for _, p := range res.Problems {
+		found = append(found, finding{Problem: p})
+	}
+	out := Outcome{Unsettled: res.Unsettled || len(linkFindings) > 0 || !allKnown(src) || r.metadata.pending != nil}
+	if !res.LookAgain.IsZero() {
+		out.After = max(res.LookAgain.Sub(src.Now), time.Second)
+	}
+	late := r.publish(ctx, src, res, found, &out)
+	r.metadata.settled = !out.Unsettled
+	r.log.devices(res.Devices)
+	r.log.findings(append(found, late...))
+	return out
+}
+
+// publish writes what Join found, in the order that the package comment gives.
+func (r *Reconciler) publish(ctx context.Context, src inventory.Sources, res inventory.Result, found []finding, out *Outcome) []finding {
+	err := r.save(func(c *nodestate.Checkpoint) { c.BootID, c.Devices = r.BootID, res.Checkpoint })
+	if err == nil {
+		err = r.writeInventory(src.Now, res.Devices, problems(found, r.late))
+	}
+	if err != nil {
+		out.Unsettled = true
+		return []finding{unwritable(err)}
+	}
+	late := r.late
+	if src.Functions.Known && src.Links.Known { // the config is about PCI functions
+		late = r.applyConfig(ctx, src, res.Devices, out)
+	}
+	if err := r.writeInventory(src.Now, res.Devices, problems(found, late)); err != nil {
+		out.Unsettled = true
+		late = append(late, unwritable(err))
+	}
+	r.late = late
+	return late
+}
+
+// applyConfig brings the device plugin's config, and with time the device
+// plugin, to serve the devices.
+func (r *Reconciler) applyConfig(ctx context.Context, src inventory.Sources, devices []nodestate.Device, out *Outcome) []finding {
+	applied, err := r.Config.Apply(pcidp.Request{
+		Entries: pcidp.Desired(devices), Owned: r.checkpoint.OwnedResources, Facts: src.Functions.Value, LastGood: r.checkpoint.LastGoodConfig,
+		Claim: func(owned []device.ResourceName) error {
+			return r.save(func(c *nodestate.Checkpoint) { c.OwnedResources = owned })
+		},
+	})
+	if err != nil {
+		r.withdrawn = false
+		out.Unsettled = true
+		return []finding{{Problem: nodestate.Problem{
+			Reason: "ConfigUnwritable", Device: r.Config.Path,
+			Message: fmt.Sprintf("device plugin config %q cannot be read or written, see the daemon's log; what it advertises may be out of date", r.Config.Path),
+		}, err: err}}
+	}
+	out.sooner(applied.RetryAfter)
+	var found []finding
+	for _, p := range applied.Problems {
+		found = append(found, finding{Problem: p})
+	}
+	if applied.Changed {
+		r.Log.WithFields(logrus.Fields{"path": r.Config.Path, "hash": applied.Hash}).Info("device plugin config written")
+	}
+	confirmed := r.checkpoint.ConfirmedHash
+	if applied.Hash != "" {
+		confirmed = r.restart(ctx, applied.Hash, out)
+	}
+	if err := r.save(func(c *nodestate.Checkpoint) {
+		c.OwnedResources, c.ConfirmedHash = applied.Owned, confirmed
+		if len(applied.Content) > 0 {
+			c.LastGoodConfig = compact(applied.Content)
+		}
+	}); err != nil {
+		out.Unsettled = true
+		found = append(found, unwritable(err))
+	}
+	r.withdrawn = applied.RetryAfter == 0 && (applied.Hash == confirmed || applied.Hash == "" && len(applied.Owned) == 0)
+	return found
+}
+
+// restart has the device plugin restarted if that is due, and returns the hash
+// of the config that it is now known to serve.
+func (r *Reconciler) restart(ctx context.Context, hash string, out *Outcome) string {
+	confirmed := r.checkpoint.ConfirmedHash
+	r.gate.observe(r.Now(), hash, confirmed)
+	due, wait := r.gate.due(r.Now())
+	out.sooner(wait)
+	if !due {
+		return confirmed
+	}
+	err := r.Restarter.Restart(ctx, confirmed, hash)
+	r.gate.done(r.Now(), err == nil)
+	if err != nil {
+		_, wait = r.gate.due(r.Now())
+		out.sooner(wait)
+		r.log.restartFailed(err)
+		return confirmed
+	}
+	r.log.restartFailed(nil)
+	out.sooner(time.Millisecond) // what was draining may go
+	return hash
+}
+
+// sooner makes the next Sync come no later than after d; 0 asks for none.
+func (o *Outcome) sooner(d time.Duration) {
+	if d > 0 && (o.After == 0 || d < o.After) {
+		o.After = d
+	}
+}
+
+func unwritable(err error) finding {
+	return finding{Problem: nodestate.Problem{
+		Reason:  "StateUnwritable",
+		Message: "the daemon's own files cannot be written, see its log; nothing is changed until they can, make room on the disk or correct the permissions",
+	}, err: err}
+}

@@ -1,0 +1,75 @@
+package reconcile
+
+import (
+	"bytes"
+	"encoding/json"
+	"slices"
+	"time"
+
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+)
+
+// save changes the checkpoint, in the file first, unless the change is none.
+func (r *Reconciler) save(change func(*nodestate.Checkpoint)) error {
+	next := r.checkpoint
+	change(&next)
+	if next.BootID == r.checkpoint.BootID && next.ConfirmedHash == r.checkpoint.ConfirmedHash &&
+		slices.Equal(next.OwnedResources, r.checkpoint.OwnedResources) &&
+		bytes.Equal(next.LastGoodConfig, r.checkpoint.LastGoodConfig) &&
+		slices.EqualFunc(next.Devices, r.checkpoint.Devices, sameCheckpointDevice) {
+		return nil
+	}
+	if err := nodestate.WriteCheckpoint(nodestate.CheckpointPath(r.StateDir), next); err != nil {
+		return err
+	}
+	r.checkpoint = next
+	return nil
+}
+
+// writeInventory replaces the inventory unless it says the same already.
+func (r *Reconciler) writeInventory(now time.Time, devices []nodestate.Device, problems []nodestate.Problem) error {
+	next := nodestate.Inventory{
+		SchemaVersion: nodestate.SchemaVersion, NodeName: r.NodeName, BootID: r.BootID, UpdatedAt: now, Problems: problems, Devices: devices,
+	}
+	was := r.inventory
+	if was.SchemaVersion == next.SchemaVersion && was.NodeName == next.NodeName && was.BootID == next.BootID &&
+		slices.Equal(was.Problems, next.Problems) && slices.EqualFunc(was.Devices, next.Devices, sameDevice) {
+		return nil
+	}
+	if err := nodestate.WriteInventory(r.InventoryPath, next); err != nil {
+		return err
+	}
+	r.inventory = next
+	return nil
+}
+
+func sameCheckpointDevice(a, b nodestate.CheckpointDevice) bool {
+	return a.MissingSince.Equal(b.MissingSince) && sameDevice(a.Device, b.Device)
+}
+
+func sameDevice(a, b nodestate.Device) bool {
+	return a.ENIID == b.ENIID && a.NodeENI == b.NodeENI && a.MAC == b.MAC && a.PCIAddress == b.PCIAddress &&
+		a.InterfaceName == b.InterfaceName && a.Driver == b.Driver && a.DeviceIndex == b.DeviceIndex &&
+		a.NetworkCard == b.NetworkCard && a.SubnetID == b.SubnetID && a.SubnetCIDR == b.SubnetCIDR &&
+		slices.Equal(a.Addresses, b.Addresses) && slices.Equal(a.Prefixes, b.Prefixes) && a.MTU == b.MTU &&
+		a.ResourceName == b.ResourceName && slices.Equal(a.AllowedNamespaces, b.AllowedNamespaces) && a.Phase == b.Phase
+}
+
+// compact removes the white space that the checkpoint's own indentation adds.
+func compact(config json.RawMessage) json.RawMessage {
+	var b bytes.Buffer
+	if json.Compact(&b, config) != nil {
+		return nil
+	}
+	return b.Bytes()
+}
+
+// problems returns the problems of all findings as the inventory has them.
+func problems(lists ...[]finding) []nodestate.Problem {
+	all := []nodestate.Problem{}
+	for _, f := range slices.Concat(lists...) {
+		all = append(all, f.Problem)
+	}
+	return inventory.SortProblems(all)
+}

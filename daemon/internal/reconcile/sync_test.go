@@ -1,0 +1,479 @@
+package reconcile
+
+import (
+	"errors"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"github.com/sirupsen/logrus"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/device"
+	"github.com/multi-eni/multi-eni-cni/pkg/link"
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+)
+
+func (n *testNode) expect(rows, reasons []string, pools map[string][]device.PCIAddress) {
+	n.Helper()
+	for what, diff := range map[string]string{
+		"rows":     cmp.Diff(rows, n.rows(), cmpopts.EquateEmpty()),
+		"problems": cmp.Diff(reasons, n.reasons(), cmpopts.EquateEmpty()),
+		"pools":    cmp.Diff(pools, n.judge(), cmpopts.EquateEmpty()),
+	} {
+		if diff != "" {
+			n.Errorf("%s (-want +got):\n%s", what, diff)
+		}
+	}
+}
+
+type pools = map[string][]device.PCIAddress
+
+func TestOneSyncMakesDeclaredDevicesReady(t *testing.T) {
+	n := newNode(t, 1, 2, 3)
+	n.declare("a", 1, "mtu: 9001")
+	n.declare("b", 2, "dpdkResourceName: intel.com/fast")
+	n.declare("c", 3, "enableDPDK: true", "dpdkResourceName: intel.com/dpdk", "dpdkPCIAddress: "+pci(3).String())
+	n.bind(3, "vfio-pci")
+	delete(n.host.links, 3)
+	out := n.sync()
+	n.expect([]string{"a eth1 ready", "b eth2 ready", "c  ready"}, nil, pools{"intel.com/fast": {pci(2)}, "intel.com/dpdk": {pci(3)}})
+	if diff := cmp.Diff([]string{"mtu eth1", "up eth1", "up eth2"}, n.host.changes); diff != "" {
+		t.Errorf("changes of links (-want +got):\n%s", diff)
+	}
+	if out.Unsettled || out.After != restartQuiet {
+		t.Errorf("outcome %+v, want settled, and another Sync when the restart is due", out)
+	}
+	if got := n.host.links[1].MTU; got != 9001 {
+		t.Errorf("MTU %d, want 9001", got)
+	}
+}
+
+func TestNothingDeclaredGivesThePlaceholder(t *testing.T) {
+	n := newNode(t, 1)
+	n.settle()
+	n.expect(nil, nil, nil)
+	config, err := os.ReadFile(n.path("pcidp/config.json"))
+	n.must(err)
+	if !strings.Contains(string(config), "sriov_placeholder") {
+		t.Errorf("no placeholder in\n%s", config)
+	}
+	if len(n.host.changes) != 0 {
+		t.Errorf("links were changed: %v", n.host.changes)
+	}
+}
+
+// TestSteadyNode: an unchanged Sync writes no file and logs nothing, in the
+// same run of the daemon and in the next.
+func TestSteadyNode(t *testing.T) {
+	n := newNode(t, 1, 2, 3)
+	n.declare("a", 1)
+	n.declare("b", 2, "dpdkResourceName: intel.com/fast")
+	n.declare("c", 3, "dpdkResourceName: not-a-name")
+	n.settle()
+	n.hold(2)
+	n.settle()
+	steady := func() {
+		t.Helper()
+		n.logged()
+		before := n.files()
+		for range 3 {
+			n.now = n.now.Add(resyncEvery)
+			if out := n.sync(); out != (Outcome{}) {
+				t.Errorf("outcome %+v, want nothing to wait for", out)
+			}
+		}
+		if diff := cmp.Diff(before, n.files()); diff != "" {
+			t.Errorf("files were written (-before +after):\n%s", diff)
+		}
+	}
+	steady()
+	if got := n.logged(); len(got) != 0 {
+		t.Errorf("logged %q, want nothing", got)
+	}
+	n.start()
+	steady()
+	if got := n.logged(); !slices.Equal(got, []string{"problem found"}) {
+		t.Errorf("a new daemon logged %q, want the one problem that is still there", got)
+	}
+	if len(n.restarts.wanted) != 1 {
+		t.Errorf("device plugin restarted %d times, want once in all", len(n.restarts.wanted))
+	}
+}
+
+// TestRemoval: draining and out of the config; the device plugin restarted;
+// then, once no pod has it, out of the inventory.
+func TestRemoval(t *testing.T) {
+	n := newNode(t, 1)
+	n.declare("a", 1, "dpdkResourceName: intel.com/fast")
+	n.settle()
+	pod := n.hold(1)
+	n.settle()
+	n.undeclare("a")
+	n.sync()
+	n.expect([]string{"a eth1 draining"}, nil, nil)
+	if len(n.restarts.wanted) != 1 {
+		t.Fatal("restarted too early")
+	}
+	n.settle()
+	n.expect([]string{"a eth1 draining"}, nil, nil)
+	if len(n.restarts.wanted) != 2 {
+		t.Fatalf("device plugin restarted %d times, want twice", len(n.restarts.wanted))
+	}
+	n.must(pod.Remove())
+	n.addLink(1, "eth1")
+	n.sync()
+	n.expect(nil, nil, nil)
+}
+
+func TestRemovalWaitsForTheDevicePlugin(t *testing.T) {
+	n := newNode(t, 1)
+	n.declare("a", 1, "dpdkResourceName: intel.com/fast")
+	n.settle()
+	n.restarts.err = errors.New("API server is away")
+	n.now = n.now.Add(time.Hour)
+	n.undeclare("a")
+	n.settle()
+	n.expect([]string{"a eth1 draining"}, nil, nil)
+	n.start() // the daemon's own restart is none of the device plugin's
+	n.settle()
+	n.expect([]string{"a eth1 draining"}, nil, nil)
+	n.restarts.err = nil
+	for range 10 {
+		n.now = n.now.Add(resyncEvery)
+		n.sync()
+	}
+	n.expect(nil, nil, nil)
+}
+
+// TestRemovedWhileDown: a removal is found by comparing with the checkpoint.
+func TestRemovedWhileDown(t *testing.T) {
+	n := newNode(t, 1, 2)
+	n.declare("a", 1, "dpdkResourceName: intel.com/fast")
+	n.declare("b", 2, "dpdkResourceName: intel.com/fast")
+	n.settle()
+	n.undeclare("a")
+	n.start()
+	n.sync()
+	n.expect([]string{"a eth1 draining", "b eth2 ready"}, nil, pools{"intel.com/fast": {pci(2)}})
+	n.settle()
+	n.expect([]string{"b eth2 ready"}, nil, pools{"intel.com/fast": {pci(2)}})
+}
+
+// TestUnreadable: no source that fails, whatever it had said, takes anything
+// away.
+func TestUnreadable(t *testing.T) {
+	tests := []struct {
+		name        string
+		fail, mend  func(*testNode)
+		reason      string
+		logsNothing bool
+	}{
+		{
+			name:   "IMDS",
+			fail:   func(n *testNode) { n.imds.err = errors.New("timeout") },
+			mend:   func(n *testNode) { n.imds.err = nil },
+			reason: "MetadataUnreadable",
+		},
+		{
+			name:   "netlink",
+			fail:   func(n *testNode) { n.host.err = errors.New("no buffer space") },
+			mend:   func(n *testNode) { n.host.err = nil },
+			reason: "LinksUnreadable",
+		},
+		{
+			name:   "sysfs",
+			fail:   func(n *testNode) { n.must(os.Rename(n.path("sys"), n.path("sys-away"))) },
+			mend:   func(n *testNode) { n.must(os.Rename(n.path("sys-away"), n.path("sys"))) },
+			reason: "SysfsUnreadable",
+		},
+		{
+			name:   "NodeENI folder",
+			fail:   func(n *testNode) { n.must(os.Rename(n.path("nodeenis"), n.path("away"))) },
+			mend:   func(n *testNode) { n.must(os.Rename(n.path("away"), n.path("nodeenis"))) },
+			reason: "NodeENIsUnreadable",
+		},
+		{
+			name:   "one manifest, and its neighbour gone",
+			fail:   func(n *testNode) { n.write("{", "nodeenis", "z.yaml"); n.undeclare("a") },
+			mend:   func(n *testNode) { n.undeclare("z"); n.declare("a", 1, "dpdkResourceName: intel.com/fast") },
+			reason: "UnreadableManifest",
+		},
+		{
+			name: "records",
+			fail: func(n *testNode) {
+				n.must(os.Rename(n.path("records"), n.path("records-away")))
+				n.write("", "records")
+			},
+			mend: func(n *testNode) {
+				n.must(os.Remove(n.path("records")))
+				n.must(os.Rename(n.path("records-away"), n.path("records")))
+			},
+			reason: "RecordsUnreadable",
+		},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			n := newNode(t, 1, 2)
+			n.declare("a", 1, "dpdkResourceName: intel.com/fast")
+			n.declare("b", 2, "dpdkResourceName: intel.com/fast")
+			n.settle()
+			n.hold(2)
+			n.settle()
+			n.logged()
+			rows, served := []string{"a eth1 ready", "b eth2 ready"}, pools{"intel.com/fast": {pci(1), pci(2)}}
+			n.now = n.now.Add(time.Hour)
+			tt.fail(n)
+			for range 5 {
+				out := n.daemon.Sync(t.Context())
+				if !out.Unsettled {
+					t.Errorf("settled, though %s cannot be read", tt.name)
+				}
+				n.now = n.now.Add(time.Minute)
+			}
+			if diff := cmp.Diff(rows, n.rows()); diff != "" {
+				t.Errorf("rows (-want +got):\n%s", diff)
+			}
+			if diff := cmp.Diff([]string{tt.reason}, n.reasons()); diff != "" {
+				t.Errorf("problems (-want +got):\n%s", diff)
+			}
+			tt.mend(n)
+			n.settle()
+			n.expect(rows, nil, served)
+			if diff := cmp.Diff([]string{"problem found", "problem is over"}, n.logged()); diff != "" {
+				t.Errorf("logged (-want +got):\n%s", diff)
+			}
+			if len(n.restarts.wanted) != 1 {
+				t.Errorf("device plugin restarted %d times, want once in all", len(n.restarts.wanted))
+			}
+		})
+	}
+}
+
+// TestHotPlug: a device is ready in the first Sync that finds its link.
+func TestHotPlug(t *testing.T) {
+	n := newNode(t)
+	n.declare("a", 1, "dpdkResourceName: intel.com/fast")
+	n.settle()
+	n.attach(1)
+	e := n.imds.enis[1]
+	e.DeviceIndex = 0 // as IMDS says in the first seconds
+	n.imds.enis[1] = e
+	if out := n.sync(); !out.Unsettled {
+		t.Error("settled, though the index is not known yet")
+	}
+	n.expect([]string{"a  pending"}, nil, nil)
+	e.DeviceIndex = 1
+	n.imds.enis[1] = e
+	n.sync()
+	n.expect([]string{"a eth1 ready"}, nil, pools{"intel.com/fast": {pci(1)}})
+}
+
+// TestReboot: what was seen in an earlier boot is looked for again.
+func TestReboot(t *testing.T) {
+	n := newNode(t, 1)
+	n.declare("a", 1, "dpdkResourceName: intel.com/fast")
+	n.settle()
+	n.unplug(1)
+	n.boot = "boot-2"
+	n.start()
+	n.sync()
+	n.expect([]string{"a  pending"}, []string{"DeviceNotSeen"}, nil)
+	n.plug(1, "ena")
+	n.sync()
+	n.expect([]string{"a eth1 ready"}, nil, pools{"intel.com/fast": {pci(1)}})
+	if got := n.inventory().BootID; got != "boot-2" {
+		t.Errorf("boot id %q, want boot-2", got)
+	}
+}
+
+func TestPodsLinkIsLeftAlone(t *testing.T) {
+	n := newNode(t, 1)
+	n.declare("a", 1)
+	rec := n.hold(1)
+	n.addLink(1, "eth1") // the plugin is about to move it
+	n.sync()
+	if len(n.host.changes) != 0 {
+		t.Errorf("links were changed: %v", n.host.changes)
+	}
+	n.must(rec.Remove())
+	n.sync()
+	n.expect([]string{"a eth1 ready"}, nil, nil)
+}
+
+// TestClaimedMeanwhile: between the look at the records and the claim lock a
+// pod gets the device.
+func TestClaimedMeanwhile(t *testing.T) {
+	n := newNode(t, 1)
+	n.declare("a", 1)
+	unlock, err := n.records().ClaimLock(t.Context(), pci(1))
+	n.must(err)
+	n.sync()
+	n.expect([]string{"a eth1 pending"}, nil, nil)
+	n.hold(1)
+	n.addLink(1, "eth1")
+	unlock()
+	n.sync()
+	if len(n.host.changes) != 0 {
+		t.Errorf("links were changed: %v", n.host.changes)
+	}
+}
+
+func TestDefaultRoutes(t *testing.T) {
+	t.Run("removed", func(t *testing.T) {
+		n := newNode(t, 1)
+		n.declare("a", 1)
+		n.host.routes[1] = true
+		n.settle()
+		n.expect([]string{"a eth1 ready"}, nil, nil)
+		if n.host.routes[1] || !n.host.routes[0] {
+			t.Errorf("default routes %v, want only the primary's", n.host.routes)
+		}
+	})
+	t.Run("the only one is left", func(t *testing.T) {
+		n := newNode(t, 1)
+		n.declare("a", 1)
+		n.host.routes = map[int]bool{1: true}
+		n.sync()
+		n.expect([]string{"a eth1 ready"}, []string{"OnlyDefaultRoute"}, nil)
+		if !n.host.routes[1] {
+			t.Error("the node was cut off")
+		}
+	})
+}
+
+func TestLinkThatCannotBeConfigured(t *testing.T) {
+	n := newNode(t, 1)
+	n.declare("a", 1, "mtu: 9001")
+	n.host.fail["mtu"] = errors.New("invalid argument")
+	n.sync()
+	n.logged()
+	n.expect([]string{"a eth1 pending"}, []string{"LinkNotConfigured"}, nil)
+	n.settle()
+	if got := n.logged(); len(got) != 0 {
+		t.Errorf("logged again: %q", got)
+	}
+	n.host.fail = nil
+	n.settle()
+	n.expect([]string{"a eth1 ready"}, nil, nil)
+}
+
+// TestRestore: DEL ended before the dying netns gave the link back.
+func TestRestore(t *testing.T) {
+	was := nodestate.LinkState{Name: "eth1", MAC: mac(1), MTU: 9001, Up: true}
+	record := func(n *testNode, boot string) {
+		n.must(n.records().SaveRestore(nodestate.Restore{
+			BootID: boot, Device: nodestate.AttachedDevice{PCIAddress: pci(1), MAC: mac(1), ENIID: eniID(1), Link: &was},
+		}))
+	}
+	waiting := func(n *testNode) int {
+		all, err := n.records().Restores()
+		n.must(err)
+		return len(all)
+	}
+	tests := []struct {
+		name    string
+		arrange func(*testNode)
+		changes []string
+		left    int
+		rows    []string
+	}{
+		{"link still away", func(n *testNode) { delete(n.host.links, 1) }, nil, 1, []string{"a eth1 ready"}},
+		{"link back under another name", func(n *testNode) { n.addLink(1, "dev7") }, []string{"restore dev7"}, 0, []string{"a eth1 ready"}},
+		{
+			"kernel and sysfs do not name its function",
+			func(n *testNode) {
+				n.addLink(1, "dev7")
+				l := n.host.links[1]
+				l.Parent, l.Kind = "", "veth"
+				n.host.links[1] = l
+			},
+			[]string{"restore dev7"}, 0, []string{"a eth1 ready"},
+		},
+		{
+			"a link above it has its MAC",
+			func(n *testNode) {
+				n.host.links[1] = link.Link{Index: 11, Name: "vlan7", Kind: "vlan", MAC: mac(1)}
+			},
+			nil, 1, []string{"a eth1 ready"},
+		},
+		{"a pod has it again", func(n *testNode) { n.hold(1); n.addLink(1, "dev7") }, nil, 1, []string{"a dev7 ready"}},
+		{"of an earlier boot", func(n *testNode) { n.addLink(1, "eth1"); record(n, "boot-0") }, []string{"up eth1"}, 0, []string{"a eth1 ready"}},
+		{"device unplugged", func(n *testNode) { n.unplug(1) }, nil, 0, []string{"a eth1 draining"}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			n := newNode(t, 1)
+			n.declare("a", 1)
+			n.settle()
+			n.host.changes = nil
+			record(n, n.boot)
+			tt.arrange(n)
+			n.sync()
+			if diff := cmp.Diff(tt.changes, n.host.changes); diff != "" {
+				t.Errorf("changes of links (-want +got):\n%s", diff)
+			}
+			if got := waiting(n); got != tt.left {
+				t.Errorf("%d restore records are left, want %d", got, tt.left)
+			}
+			if diff := cmp.Diff(tt.rows, n.rows()); diff != "" {
+				t.Errorf("rows (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// TestPeoplesConfig: their entries stay, and their edits restart the plugin.
+func TestPeoplesConfig(t *testing.T) {
+	n := newNode(t, 1)
+	n.write(`{"resourceList":[{"resourceName":"theirs","selectors":[{"vendors":["8086"]}]}]}`, "pcidp", "config.json")
+	n.declare("a", 1, "dpdkResourceName: intel.com/fast")
+	n.settle()
+	n.now = n.now.Add(time.Hour)
+	before := n.files()
+	n.write(`{"resourceList":[{"resourceName":"fast","selectors":[{"drivers":["ena"],"pciAddresses":["`+pci(1).String()+`"]}],"resourcePrefix":"intel.com"},
+		{"resourceName":"theirs","selectors":[{"vendors":["15b3"]}]}]}`, "pcidp", "config.json")
+	n.settle()
+	n.expect([]string{"a eth1 ready"}, nil, pools{"intel.com/fast": {pci(1)}})
+	if len(n.restarts.wanted) != 2 {
+		t.Errorf("device plugin restarted %d times, want again after the edit", len(n.restarts.wanted))
+	}
+	if diff := cmp.Diff(before[n.path("run/inventory.json")], n.files()[n.path("run/inventory.json")]); diff != "" {
+		t.Errorf("inventory was written (-before +after):\n%s", diff)
+	}
+}
+
+func TestPhasesAreLoggedOnce(t *testing.T) {
+	n := newNode(t, 1)
+	n.declare("a", 1)
+	n.settle()
+	n.undeclare("a")
+	n.settle()
+	var got []string
+	for _, e := range n.logs.AllEntries() {
+		if e.Message == "device changed its phase" || e.Message == "device left the inventory" {
+			phase, _ := e.Data["phase"].(nodestate.Phase)
+			got = append(got, string(phase))
+		}
+		if e.Level != logrus.InfoLevel {
+			t.Errorf("%s: %s", e.Level, e.Message)
+		}
+	}
+	if diff := cmp.Diff([]string{"ready", "draining", ""}, got); diff != "" {
+		t.Errorf("phases logged (-want +got):\n%s", diff)
+	}
+}
+
+func TestStoppedSyncChangesNothing(t *testing.T) {
+	n := newNode(t, 1)
+	n.declare("a", 1)
+	ctx, cancel := contextOf(t)
+	cancel()
+	n.daemon.Sync(ctx)
+	if got := n.files(); len(got) != 0 {
+		t.Errorf("files were written: %v", got)
+	}
+}

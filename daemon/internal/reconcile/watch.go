@@ -1,0 +1,123 @@
+package reconcile
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/fsnotify/fsnotify"
+)
+
+// Watcher reports changes in folders. It watches folders, not files, since
+// files are replaced; and what leads to a folder, since the folder may come
+// later, or be replaced itself.
+type Watcher struct {
+	fs      *fsnotify.Watcher
+	folders []string
+	// watched are the identities under which paths are watched: a folder that
+	// was replaced has another.
+	watched map[string]os.FileInfo
+}
+
+// NewWatcher watches the folders, which need not exist yet.
+func NewWatcher(folders ...string) (*Watcher, error) {
+	fs, err := fsnotify.NewWatcher()
+	if err != nil {
+		return nil, fmt.Errorf("watch files: %w", err)
+	}
+	w := &Watcher{fs: fs, watched: map[string]os.FileInfo{}}
+	for _, f := range folders {
+		abs, err := filepath.Abs(f)
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("watch folder %s: %w", f, err), fs.Close())
+		}
+		w.folders = append(w.folders, abs)
+	}
+	w.refresh()
+	return w, nil
+}
+
+// Run calls changed after every change, until ctx ends.
+func (w *Watcher) Run(ctx context.Context, changed func()) {
+	defer w.fs.Close() //nolint:errcheck // nothing is written through it
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case e, ok := <-w.fs.Events:
+			if !ok {
+				return
+			}
+			if !w.concerns(e.Name) {
+				continue
+			}
+			w.refresh()
+			changed()
+		case _, ok := <-w.fs.Errors: // events were lost
+			if !ok {
+				return
+			}
+			w.refresh()
+			changed()
+		}
+	}
+}
+
+// concerns says whether a path is in one of the folders or leads to one.
+func (w *Watcher) concerns(path string) bool {
+	for _, f := range w.folders {
+		if filepath.Dir(path) == f || path == f || strings.HasPrefix(f, path+string(filepath.Separator)) {
+			return true
+		}
+	}
+	return false
+}
+
+// refresh watches what is there now. What a folder gained between the look at
+// it and the watch on it would go unnoticed, hence the repetition.
+func (w *Watcher) refresh() {
+	for w.refreshOnce() {
+	}
+}
+
+// refreshOnce says whether it has watched anything anew.
+func (w *Watcher) refreshOnce() (more bool) {
+	want := w.existing()
+	for path, info := range w.watched {
+		if now, ok := want[path]; !ok || !os.SameFile(now, info) {
+			w.fs.Remove(path) //nolint:errcheck,gosec // it is gone, and its watch with it
+			delete(w.watched, path)
+		}
+	}
+	for path, info := range want {
+		// A folder that cannot be watched is looked at by the resync.
+		if _, ok := w.watched[path]; !ok && w.fs.Add(path) == nil {
+			w.watched[path], more = info, true
+		}
+	}
+	return more
+}
+
+// existing returns each folder that is there, and of what leads to it the
+// deepest that is there.
+func (w *Watcher) existing() map[string]os.FileInfo {
+	there := map[string]os.FileInfo{}
+	add := func(path string) bool {
+		info, err := os.Stat(path)
+		if err != nil || !info.IsDir() {
+			return false
+		}
+		there[path] = info
+		return true
+	}
+	for _, f := range w.folders {
+		add(f)
+		for dir := filepath.Dir(f); !add(dir) && dir != filepath.Dir(dir); {
+			dir = filepath.Dir(dir)
+		}
+	}
+	return there
+}
