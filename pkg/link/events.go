@@ -45,7 +45,7 @@ func Subscribe(ctx context.Context) (<-chan struct{}, error) {
 // drain lets the subscription's sender see that it was stopped.
 func drain(updates <-chan netlink.LinkUpdate) {
 	go func() {
-		for range updates { //nolint:revive // nothing to do with late events
+		for range updates {
 		}
 	}()
 }

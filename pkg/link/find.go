@@ -11,7 +11,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
 )
 
-// ErrOtherDevice: the PCI function's link has another MAC than it should.
+// ErrOtherDevice is returned when the PCI function's link has another MAC than
+// it should.
 var ErrOtherDevice = errors.New("link belongs to another device")
 
 // FindDevice returns the link of a device in the host netns, which is the one

@@ -23,9 +23,9 @@ import (
 
 // Errors that callers tell apart.
 var (
-	// ErrNotFound: no link of that name, index or MAC in this netns.
+	// ErrNotFound is returned when this netns has no link of that name, index or MAC.
 	ErrNotFound = errors.New("no such link")
-	// ErrNameTaken: another link has the name, or one of the altnames.
+	// ErrNameTaken is returned when another link has the name, or one of the altnames.
 	ErrNameTaken = errors.New("interface name is taken")
 )
 

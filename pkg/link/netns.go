@@ -15,7 +15,7 @@ import (
 
 // Errors of OpenNetns. A path that does not exist is fs.ErrNotExist.
 var (
-	// ErrNotNetns: the path is there and is not a network namespace.
+	// ErrNotNetns is returned when the path is there and is not a network namespace.
 	ErrNotNetns = errors.New("not a network namespace")
 )
 

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"context"
 	"os"
 	"runtime"
 
@@ -21,5 +22,5 @@ func init() {
 
 func main() {
 	p := &attach.Plugin{}
-	skel.PluginMainFuncs(p.Funcs(os.Stdout), cniversion.VersionsStartingFrom("0.3.1"), "CNI multi-eni plugin "+version)
+	skel.PluginMainFuncs(p.Funcs(context.Background(), os.Stdout), cniversion.VersionsStartingFrom("0.3.1"), "CNI multi-eni plugin "+version)
 }

@@ -21,18 +21,21 @@ const (
 )
 
 func main() {
+	if err := demo(); err != nil {
+		fmt.Fprintf(os.Stderr, "\nmake demo: %v\n", err)
+		os.Exit(1)
+	}
+}
+
+func demo() error {
 	ctx, cancel := context.WithTimeout(context.Background(), demoTimeout)
 	defer cancel()
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	run := outside
 	if os.Getenv(insideEnv) != "" {
-		run = inside
+		return inside(ctx)
 	}
-	if err := run(ctx); err != nil {
-		fmt.Fprintf(os.Stderr, "\nmake demo: %v\n", err)
-		os.Exit(1)
-	}
+	return outside(ctx)
 }
 
 // outside starts the demo once more in namespaces of its own, which end with it.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -121,7 +122,7 @@ func (s *stage) remove() error {
 		return err
 	}
 	if data, err := os.ReadFile(config); err != nil || strings.Contains(string(data), eniB.PCI) {
-		return fmt.Errorf("%s still names %s (%v)", config, eniB.PCI, err)
+		return errors.Join(err, fmt.Errorf("%s still names %s", config, eniB.PCI))
 	}
 	return s.must("multi-enid status")
 }

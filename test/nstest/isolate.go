@@ -125,7 +125,7 @@ func NewNetns(path string) error {
 		runtime.UnlockOSThread()
 		return fmt.Errorf("open own netns: %w", err)
 	}
-	defer unix.Close(home) //nolint:errcheck // opened for reading only
+	defer unix.Close(home)
 	err = mountNewNetns(self, path)
 	if back := unix.Setns(home, unix.CLONE_NEWNET); back != nil {
 		return errors.Join(err, fmt.Errorf("return to own netns: %w", back)) // the thread stays locked: it is lost

@@ -56,16 +56,20 @@ type Plugin struct {
 	Before func(step string) error
 }
 
-// Funcs returns the verbs for skel. Results go to stdout.
-func (p *Plugin) Funcs(stdout io.Writer) skel.CNIFuncs {
+// Funcs returns the verbs for skel, which end with ctx at the latest. Results go
+// to stdout.
+func (p *Plugin) Funcs(ctx context.Context, stdout io.Writer) skel.CNIFuncs {
+	verb := func(parse func([]byte) (*netconf.Config, error), do func(*call) error) func(*skel.CmdArgs) error {
+		return func(args *skel.CmdArgs) error { //nolint:contextcheck // a call carries its context
+			return toCNI(p.run(ctx, args, parse, do))
+		}
+	}
 	return skel.CNIFuncs{
-		Add: func(args *skel.CmdArgs) error {
-			return toCNI(p.run(args, netconf.Parse, func(c *call) error { return c.printAdd(stdout) }))
-		},
-		Del:    func(args *skel.CmdArgs) error { return toCNI(p.run(args, netconf.ParseLenient, (*call).del)) },
-		Check:  func(args *skel.CmdArgs) error { return toCNI(p.run(args, netconf.Parse, (*call).check)) },
-		GC:     func(args *skel.CmdArgs) error { return toCNI(p.run(args, netconf.ParseLenient, (*call).gc)) },
-		Status: func(args *skel.CmdArgs) error { return toCNI(p.run(args, netconf.ParseLenient, (*call).status)) },
+		Add:    verb(netconf.Parse, func(c *call) error { return c.printAdd(stdout) }),
+		Del:    verb(netconf.ParseLenient, (*call).del),
+		Check:  verb(netconf.Parse, (*call).check),
+		GC:     verb(netconf.ParseLenient, (*call).gc),
+		Status: verb(netconf.ParseLenient, (*call).status),
 	}
 }
 
@@ -86,8 +90,8 @@ type call struct {
 	bootID string
 }
 
-func (p *Plugin) run(args *skel.CmdArgs, parse func([]byte) (*netconf.Config, error), verb func(*call) error) error {
-	ctx, cancel := context.WithTimeout(context.Background(), verbTimeout)
+func (p *Plugin) run(ctx context.Context, args *skel.CmdArgs, parse func([]byte) (*netconf.Config, error), verb func(*call) error) error {
+	ctx, cancel := context.WithTimeout(ctx, verbTimeout)
 	defer cancel()
 	policy, err := p.readPolicy()
 	if err != nil {

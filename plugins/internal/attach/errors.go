@@ -84,7 +84,7 @@ func toCNI(err error) error {
 		policy  *netconf.PolicyError
 		other   *types.Error
 	)
-	code := uint(codeInternal)
+	code := codeInternal
 	switch {
 	case errors.As(err, &own):
 		code = own.code

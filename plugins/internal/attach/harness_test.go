@@ -2,6 +2,7 @@ package attach_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -59,7 +60,7 @@ func TestMain(m *testing.M) {
 }
 
 func verb(p *attach.Plugin, name string, args *skel.CmdArgs, out interface{ Write([]byte) (int, error) }) error {
-	f := p.Funcs(out)
+	f := p.Funcs(context.Background(), out)
 	return map[string]func(*skel.CmdArgs) error{"ADD": f.Add, "DEL": f.Del, "CHECK": f.Check, "GC": f.GC, "STATUS": f.Status}[name](args)
 }
 
@@ -177,9 +178,16 @@ func (e *env) add(args *skel.CmdArgs) *types100.Result {
 	e.t.Helper()
 	out, err := run(&attach.Plugin{}, "ADD", args)
 	must(e.t, err)
+	return parseResult(e.t, out)
+}
+
+func parseResult(t *testing.T, out []byte) *types100.Result {
+	t.Helper()
 	r, err := types100.NewResult(out)
-	must(e.t, err)
-	return r.(*types100.Result)
+	must(t, err)
+	result, err := types100.NewResultFromResult(r)
+	must(t, err)
+	return result
 }
 
 func (e *env) del(args *skel.CmdArgs) {
@@ -264,7 +272,7 @@ func (e *env) kill(name string, step int, args *skel.CmdArgs) bool {
 		return false
 	}
 	var ee *exec.ExitError
-	if !errors.As(err, &ee) || ee.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
+	if !errors.As(err, &ee) || ee.String() != "signal: killed" {
 		e.t.Fatalf("%s, killed before step %d: %v\n%s", name, step, err, out)
 	}
 	return true

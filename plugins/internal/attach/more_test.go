@@ -3,6 +3,8 @@ package attach_test
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
+	"io/fs"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -87,12 +89,7 @@ func runBinary(t *testing.T, binary, command string, args *skel.CmdArgs) (*types
 	if command != "ADD" {
 		return nil, 0, ""
 	}
-	r, err := types100.NewResult(out)
-	if err != nil {
-		t.Errorf("%s: %v: %s", command, err, out)
-		return nil, 0, ""
-	}
-	return r.(*types100.Result), 0, ""
+	return parseResult(t, out), 0, ""
 }
 
 func TestUserspaceDevice(t *testing.T) {
@@ -133,7 +130,7 @@ func TestUserspaceDevice(t *testing.T) {
 	must(t, err)
 	e.refused("ADD", e.pod(conf), 101, "pod-c1")
 	e.del(args)
-	if _, err := os.Stat(info); !os.IsNotExist(err) {
+	if _, err := os.Stat(info); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("the device-info file after DEL: %v", err)
 	}
 	if diff := cmp.Diff(before, e.snapshot()); diff != "" {
