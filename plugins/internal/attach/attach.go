@@ -60,12 +60,10 @@ type Plugin struct {
 // to stdout.
 func (p *Plugin) Funcs(ctx context.Context, stdout io.Writer) skel.CNIFuncs {
 	verb := func(parse func([]byte) (*netconf.Config, error), do func(*call) error) func(*skel.CmdArgs) error {
-		return func(args *skel.CmdArgs) error { //nolint:contextcheck // a call carries its context
-			return toCNI(p.run(ctx, args, parse, do))
-		}
+		return func(args *skel.CmdArgs) error { return toCNI(p.run(ctx, args, parse, do)) }
 	}
 	return skel.CNIFuncs{
-		Add:    verb(netconf.Parse, func(c *call) error { return c.printAdd(stdout) }),
+		Add:    verb(netconf.Parse, func(c *call) error { return c.printAdd(stdout) }), //nolint:contextcheck // a call carries its context
 		Del:    verb(netconf.ParseLenient, (*call).del),
 		Check:  verb(netconf.Parse, (*call).check),
 		GC:     verb(netconf.ParseLenient, (*call).gc),
