@@ -1,0 +1,213 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+)
+
+// The targets, as ratios or in milliseconds.
+const (
+	exclusiveTarget = 0.60
+	floorTarget     = 1.4
+	sharedTarget    = 1.35
+	startTarget     = 1.3
+	memoryTarget    = 1.3
+	inventoryTarget = 1 // ms
+)
+
+// measure runs all items that need a node. A row of an item that failed says so.
+func (n *node) measure(ctx context.Context) []row {
+	var rows []row
+	for _, item := range []struct {
+		name string
+		run  func(context.Context) ([]row, error)
+	}{
+		{"(a) (b) exclusive device", n.exclusive},
+		{"(c) shared macvlan", n.shared},
+		{"(d) start-up", n.start},
+		{"(e) size of the inventory", n.sizes},
+		{"(g) peak memory", n.memory},
+	} {
+		progress(item.name)
+		got, err := item.run(ctx)
+		if err != nil {
+			got = []row{fault(item.name, err)}
+		}
+		rows = append(rows, got...)
+	}
+	return rows
+}
+
+func (n *node) exclusive(ctx context.Context) ([]row, error) {
+	inv, err := n.inventory(10)
+	if err != nil {
+		return nil, err
+	}
+	withIPAM, err := n.plugin("multi-eni", n.multiENI, enaENI.Name, n.multiENIConf("ena", inv, map[string]any{"ipam": n.hostLocal("ours")}))
+	if err != nil {
+		return nil, err
+	}
+	bare, err := n.plugin("multi-eni bare", n.multiENI, enaENI.Name, n.multiENIConf("ena", inv, nil))
+	if err != nil {
+		return nil, err
+	}
+	hostDevice, err := n.hostDevice()
+	if err != nil {
+		return nil, err
+	}
+	got, err := n.compare(ctx, withIPAM, hostDevice, n.floor(enaENI.Name), bare)
+	if err != nil {
+		return nil, err
+	}
+	ours, theirs, floor, plain := got[0], got[1], got[2], got[3]
+	return []row{
+		ratio("(a) exclusive ADD, host-local; other: host-device", ours.add, theirs.add, 0),
+		ratio("(a) exclusive DEL", ours.del, theirs.del, 0),
+		ratio("(a) exclusive ADD + DEL", ours.sum(), theirs.sum(), exclusiveTarget),
+		ratio("(b) exclusive ADD, no addresses; other: the floor", plain.add, floor.add, 0),
+		ratio("(b) exclusive DEL, no addresses", plain.del, floor.del, 0),
+		ratio("(b) exclusive ADD + DEL, no addresses", plain.sum(), floor.sum(), floorTarget),
+		ratio("(b) exclusive ADD + DEL, host-local", ours.sum(), floor.sum(), 0),
+	}, nil
+}
+
+func (n *node) hostDevice() (contender, error) {
+	return n.plugin("host-device", filepath.Join(n.cniPath, "host-device"), enaENI.Name, map[string]any{
+		"cniVersion": "1.1.0", "name": "bench-reference", "type": "host-device", "device": enaENI.Name, "ipam": n.hostLocal("theirs"),
+	})
+}
+
+func (n *node) shared(ctx context.Context) ([]row, error) {
+	inv, err := n.inventory(10)
+	if err != nil {
+		return nil, err
+	}
+	ours, err := n.plugin("multi-eni macvlan", n.multiENI, e1000eENI.Name, n.multiENIConf("e1000e", inv, map[string]any{
+		"delegate": map[string]any{"type": "macvlan", "mode": "bridge"}, "ipam": n.hostLocal("ours-shared"),
+	}))
+	if err != nil {
+		return nil, err
+	}
+	theirs, err := n.plugin("macvlan", filepath.Join(n.cniPath, "macvlan"), e1000eENI.Name, map[string]any{
+		"cniVersion": "1.1.0", "name": "bench-macvlan", "type": "macvlan", "mode": "bridge", "master": e1000eENI.Name, "ipam": n.hostLocal("theirs-shared"),
+	})
+	if err != nil {
+		return nil, err
+	}
+	got, err := n.compare(ctx, ours, theirs)
+	if err != nil {
+		return nil, err
+	}
+	return []row{
+		ratio("(c) shared macvlan ADD; other: macvlan alone", got[0].add, got[1].add, 0),
+		ratio("(c) shared macvlan DEL", got[0].del, got[1].del, 0),
+		ratio("(c) shared macvlan ADD + DEL", got[0].sum(), got[1].sum(), sharedTarget),
+	}, nil
+}
+
+// start compares the plugins when they have nothing to do.
+func (n *node) start(ctx context.Context) ([]row, error) {
+	var took [2]sample
+	for i := range warmUp + 2*rounds {
+		for k, binary := range []string{n.multiENI, filepath.Join(n.cniPath, "host-device")} {
+			p := program{argv: []string{binary}, env: []string{"CNI_COMMAND=VERSION"}, stdin: []byte(`{"cniVersion":"1.1.0"}`)}
+			d, err := p.run(ctx)
+			if err != nil {
+				return nil, err
+			}
+			if i >= warmUp {
+				took[k].add(d)
+			}
+		}
+	}
+	return []row{ratio("(d) start-up (VERSION); other: host-device", took[0], took[1], startTarget)}, nil
+}
+
+func (n *node) sizes(ctx context.Context) ([]row, error) {
+	var both []contender
+	for _, size := range []int{10, 100} {
+		inv, err := n.inventory(size)
+		if err != nil {
+			return nil, err
+		}
+		c, err := n.plugin(fmt.Sprintf("multi-eni %d", size), n.multiENI, enaENI.Name, n.multiENIConf("ena", inv, map[string]any{"ipam": n.hostLocal("ours")}))
+		if err != nil {
+			return nil, err
+		}
+		both = append(both, c)
+	}
+	got, err := n.compare(ctx, both...)
+	if err != nil {
+		return nil, err
+	}
+	return []row{difference("(e) exclusive ADD, 100 devices in the inventory; other: 10", got[1].add, got[0].add, "ms", inventoryTarget)}, nil
+}
+
+// memory compares the peak resident sets of one ADD, in MiB.
+func (n *node) memory(ctx context.Context) ([]row, error) {
+	inv, err := n.inventory(10)
+	if err != nil {
+		return nil, err
+	}
+	ours, err := n.plugin("multi-eni", n.multiENI, enaENI.Name, n.multiENIConf("ena", inv, map[string]any{"ipam": n.hostLocal("ours")}))
+	if err != nil {
+		return nil, err
+	}
+	theirs, err := n.hostDevice()
+	if err != nil {
+		return nil, err
+	}
+	var peaks [2]sample
+	for range rounds {
+		for k, c := range []contender{ours, theirs} {
+			peak, err := n.peak(ctx, c)
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", c.name, err)
+			}
+			peaks[k] = append(peaks[k], peak)
+		}
+	}
+	return []row{ratio("(g) peak memory of ADD, MiB; other: host-device", peaks[0], peaks[1], memoryTarget)}, nil
+}
+
+// peak runs one ADD below the launcher and returns its peak resident set in
+// MiB. It is that of the plugin or of the address plugin it ran, whichever is more.
+func (n *node) peak(ctx context.Context, c contender) (float64, error) {
+	report, err := os.CreateTemp(n.Dir, "peak")
+	if err != nil {
+		return 0, err
+	}
+	defer os.Remove(report.Name()) //nolint:errcheck // the whole folder goes at the end
+	defer report.Close()
+	c.add.argv, c.add.extra = append([]string{n.tools.launch}, c.add.argv...), report
+	if _, _, err := n.once(ctx, c); err != nil {
+		return 0, err
+	}
+	data, err := os.ReadFile(report.Name())
+	if err != nil {
+		return 0, err
+	}
+	return parsePeak(string(data))
+}
+
+// parsePeak reads launch's report. A child that seems no bigger than launch
+// itself was hidden by it.
+func parsePeak(report string) (float64, error) {
+	child, own, _ := strings.Cut(strings.TrimSpace(report), " ")
+	c, err := strconv.Atoi(child)
+	if err != nil {
+		return 0, fmt.Errorf("report of the launcher %q: %w", report, err)
+	}
+	l, err := strconv.Atoi(own)
+	if err != nil {
+		return 0, fmt.Errorf("report of the launcher %q: %w", report, err)
+	}
+	if c <= l {
+		return 0, fmt.Errorf("peak of %d KiB is hidden by the launcher's own, %d KiB", c, l)
+	}
+	return float64(c) / 1024, nil
+}

@@ -1,0 +1,145 @@
+// Command bench measures multi-eni and multi-enid side by side with the
+// reference plugins and with the least that the job can cost, on a node of
+// namespaces, and prints one table. It judges nothing: it fails only when
+// something could not be measured.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/multi-eni/multi-eni-cni/test/nstest"
+)
+
+const (
+	// insideEnv holds the folder of the run in the process that has namespaces
+	// of its own.
+	insideEnv = "MULTI_ENI_BENCH_INSIDE"
+	// benchTimeout bounds the whole run, which takes one to two minutes.
+	benchTimeout = 10 * time.Minute
+)
+
+func main() {
+	ctx, cancel := context.WithTimeout(context.Background(), benchTimeout)
+	defer cancel()
+	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	run := outside
+	if os.Getenv(insideEnv) != "" {
+		run = inside
+	}
+	if err := run(ctx); err != nil {
+		fmt.Fprintf(os.Stderr, "make bench: %v\n", err)
+		os.Exit(1)
+	}
+}
+
+func progress(what string) { fmt.Fprintf(os.Stderr, "measuring %s\n", what) }
+
+// outside builds the small programs, measures the daemon, starts itself once
+// more on a node of namespaces, and prints what both have found.
+func outside(ctx context.Context) error {
+	repo, err := nstest.Repo()
+	if err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp("", "multi-eni-bench")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir) //nolint:errcheck // a temporary folder
+	for _, name := range []string{"floor", "launch"} {
+		if err := build(ctx, repo, filepath.Join(dir, name), "./test/bench/"+name); err != nil {
+			return err
+		}
+	}
+	rows, err := measureInside(ctx, dir)
+	if err != nil {
+		return err
+	}
+	progress("(f) daemon Sync")
+	rows = append(rows, syncRows(ctx, repo)...)
+	return report(rows)
+}
+
+func build(ctx context.Context, repo, to, pkg string) error {
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", to, pkg)
+	cmd.Dir, cmd.Env = repo, append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("build %s: %w: %s", pkg, err, strings.TrimSpace(string(out)))
+	}
+	return nil
+}
+
+func measureInside(ctx context.Context, dir string) ([]row, error) {
+	cmd := nstest.Command(ctx, "/proc/self/exe")
+	cmd.Env = append(os.Environ(), insideEnv+"="+dir)
+	cmd.Stderr = os.Stderr
+	cmd.SysProcAttr.Pdeathsig = syscall.SIGTERM
+	out, err := cmd.Output()
+	if denied := nstest.Denied(err); denied != nil {
+		return nil, fmt.Errorf("%w; try: sudo make bench", denied)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("measure on a node of namespaces: %w", err)
+	}
+	var rows []row
+	if err := json.Unmarshal(out, &rows); err != nil {
+		return nil, fmt.Errorf("read the rows of the inner process: %w", err)
+	}
+	return rows, nil
+}
+
+func inside(ctx context.Context) error {
+	if err := nstest.Prepare(); err != nil {
+		return err
+	}
+	dir := os.Getenv(insideEnv)
+	n, err := newNode(dir, tools{floor: filepath.Join(dir, "floor"), launch: filepath.Join(dir, "launch")})
+	if err != nil {
+		return err
+	}
+	return json.NewEncoder(os.Stdout).Encode(n.measure(ctx))
+}
+
+func report(rows []row) error {
+	fmt.Printf("\n%s\nTimes in ms, median (least … 90th percentile) of %d interleaved rounds; ratios of medians.\n\n", machine(), rounds)
+	if err := printTable(os.Stdout, rows); err != nil {
+		return err
+	}
+	missing := 0
+	for _, r := range rows {
+		if r.Fault != "" {
+			fmt.Fprintf(os.Stderr, "\nnot measured: %s: %s\n", r.Name, r.Fault)
+			missing++
+		}
+	}
+	if missing > 0 {
+		return fmt.Errorf("%d of %d rows could not be measured", missing, len(rows))
+	}
+	return nil
+}
+
+// machine says in one line what the numbers were taken on.
+func machine() string {
+	cpu := "unknown processor"
+	if info, err := os.ReadFile("/proc/cpuinfo"); err == nil {
+		if _, rest, ok := strings.Cut(string(info), "model name\t: "); ok {
+			cpu, _, _ = strings.Cut(rest, "\n")
+		}
+	}
+	kernel := "unknown"
+	if release, err := os.ReadFile("/proc/sys/kernel/osrelease"); err == nil {
+		kernel, _, _ = strings.Cut(strings.TrimSpace(string(release)), "-")
+	}
+	return fmt.Sprintf("%s, %d cores, Linux %s, %s", cpu, runtime.NumCPU(), kernel, runtime.Version())
+}

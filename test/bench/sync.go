@@ -1,0 +1,76 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+	"regexp"
+	"strconv"
+	"strings"
+)
+
+const (
+	syncTarget = 50 // ms, of 1,000 devices
+	// linearTarget is how much more a device may cost among 1,000 than among 100.
+	linearTarget = 1.5
+	syncCount    = "3"
+	syncTime     = "20x"
+)
+
+// syncRows runs the daemon's own benchmark, which fails when an unchanged Sync
+// writes a file.
+func syncRows(ctx context.Context, repo string) []row {
+	const name = "(f) daemon Sync of an unchanged node, ms"
+	cmd := exec.CommandContext(ctx, "go", "test", "-run", "^$", "-bench", "^BenchmarkSync$", "-benchtime", syncTime, "-count", syncCount, "./daemon/internal/reconcile")
+	cmd.Dir = repo
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return []row{fault(name, fmt.Errorf("go test: %w: %s", err, strings.TrimSpace(string(out))))}
+	}
+	rows, err := readSync(name, parseBenchmark(string(out)))
+	if err != nil {
+		return []row{fault(name, err)}
+	}
+	return rows
+}
+
+func readSync(name string, got map[int]sample) ([]row, error) {
+	var rows []row
+	for _, size := range []int{10, 100, 1000} {
+		s := got[size]
+		if len(s) == 0 {
+			return nil, fmt.Errorf("BenchmarkSync reports nothing for %d devices", size)
+		}
+		rows = append(rows, row{Name: fmt.Sprintf("%s, %d devices", name, size), Ours: s.String()})
+	}
+	most := got[1000].median()
+	last := &rows[len(rows)-1]
+	last.Target, last.Met = fmt.Sprintf("≤ %d ms", syncTarget), met(most <= syncTarget)
+	growth := most / 10 / got[100].median()
+	return append(rows,
+		row{Name: "(f) cost of one device among 1,000; other: among 100", Value: fmt.Sprintf("%.2f", growth),
+			Target: fmt.Sprintf("≤ %.2f", linearTarget), Met: met(growth <= linearTarget)},
+		row{Name: "(f) files that an unchanged Sync writes", Ours: "0", Target: "0", Met: met(true)}), nil
+}
+
+var benchmarkLine = regexp.MustCompile(`^BenchmarkSync/devices=(\d+)(?:-\d+)?\s+\d+\s+([\d.]+) ns/op`)
+
+// parseBenchmark returns milliseconds by number of devices from the output of
+// go test -bench.
+func parseBenchmark(out string) map[int]sample {
+	got := map[int]sample{}
+	for lines := bufio.NewScanner(strings.NewReader(out)); lines.Scan(); {
+		m := benchmarkLine.FindStringSubmatch(lines.Text())
+		if m == nil {
+			continue
+		}
+		size, err1 := strconv.Atoi(m[1])
+		ns, err2 := strconv.ParseFloat(m[2], 64)
+		if errors.Join(err1, err2) == nil {
+			got[size] = append(got[size], ns/1e6)
+		}
+	}
+	return got
+}
