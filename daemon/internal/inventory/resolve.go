@@ -79,8 +79,9 @@ func (j *joiner) presence(eni device.ENIID) int {
 		return 2
 	case nowhere:
 		return 1
+	default: // gone
+		return 0
 	}
-	return 0 // gone
 }
 
 // explainMissing reports a slot with no ENI, unless that is only not known yet.

@@ -76,8 +76,6 @@ type fakeHost struct {
 	changes []string
 	err     error // of Links
 	fail    map[string]error
-	// before is called before each change, for what happens meanwhile.
-	before func()
 }
 
 func (h *fakeHost) Links() ([]link.Link, error) {

@@ -1,0 +1,235 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/device"
+	"github.com/multi-eni/multi-eni-cni/pkg/link"
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
+	"github.com/multi-eni/multi-eni-cni/test/dpmodel"
+	"github.com/multi-eni/multi-eni-cni/test/fakeimds"
+	"github.com/multi-eni/multi-eni-cni/test/nstest"
+)
+
+// machine is a node of namespaces with the daemon running on it.
+type machine struct {
+	*testing.T
+	node   *nstest.Node
+	imds   *fakeimds.Running
+	stderr lockedBuffer
+	stop   context.CancelFunc
+	ended  chan int
+}
+
+func eniOf(n int) nstest.ENI {
+	return nstest.ENI{PCI: fmt.Sprintf("0000:00:%02x.0", n+5), Name: fmt.Sprintf("eth%d", n), MAC: fmt.Sprintf("02:00:00:00:00:%02x", n)}
+}
+
+func imdsOf(n int) fakeimds.ENI {
+	return fakeimds.ENI{
+		ID: fmt.Sprintf("eni-%017x", n), MAC: eniOf(n).MAC, Primary: n == 0, DeviceIndex: n,
+		SubnetID: fmt.Sprintf("subnet-%017x", n), SubnetIPv4CIDR: fmt.Sprintf("10.0.%d.0/24", n), IPv4s: []string{fmt.Sprintf("10.0.%d.15", n)},
+	}
+}
+
+func newMachine(t *testing.T, enis ...int) *machine {
+	t.Helper()
+	node, err := nstest.NewNode(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := &machine{T: t, node: node}
+	state := fakeimds.State{InstanceID: "i-0a1b2c3d4e5f60718"}
+	for _, n := range append([]int{0}, enis...) {
+		m.must(node.Attach(eniOf(n)))
+		state.ENIs = append(state.ENIs, imdsOf(n))
+	}
+	m.imds = fakeimds.Start(t, fakeimds.Config{State: state})
+	t.Setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", m.imds.URL)
+	m.must(os.Mkdir(m.path("nodeenis"), 0o755))
+	return m
+}
+
+func (m *machine) path(name string) string { return filepath.Join(m.node.Dir, name) }
+
+func (m *machine) must(err error) {
+	m.Helper()
+	if err != nil {
+		m.Fatal(err)
+	}
+}
+
+func (m *machine) args() []string {
+	return []string{
+		"run", "--node-name=node-a", "--nodeeni-source=dir:" + m.path("nodeenis"), "--pcidp-config=" + m.path("pcidp/config.json"),
+		"--inventory=" + m.path("run/inventory.json"), "--state-dir=" + m.path("state"), "--attachments-dir=" + m.path("records"), "--sysfs=" + m.node.Sysfs,
+	}
+}
+
+func (m *machine) start() {
+	ctx, cancel := context.WithCancel(m.Context())
+	m.stop, m.ended = cancel, make(chan int, 1)
+	p := program{stdout: &m.stderr, stderr: &m.stderr, getenv: func(string) string { return "" }}
+	go func() { m.ended <- p.main(ctx, m.args()) }()
+}
+
+// end stops the daemon, as SIGTERM does, and says how long that took.
+func (m *machine) end() time.Duration {
+	m.Helper()
+	begin := time.Now()
+	m.stop()
+	select {
+	case code := <-m.ended:
+		if code != 0 {
+			m.Errorf("exit code %d\n%s", code, m.stderr.String())
+		}
+	case <-time.After(10 * time.Second):
+		m.Fatal("the daemon does not end")
+	}
+	return time.Since(begin)
+}
+
+func (m *machine) declare(name string, n int, more ...string) {
+	m.Helper()
+	y := fmt.Sprintf("apiVersion: networking.k8s.aws/v1alpha1\nkind: NodeENI\nmetadata: {name: %s}\nspec:\n  nodeSelector: {}\n  subnetID: %s\n  deviceIndex: %d\n", name, imdsOf(n).SubnetID, n)
+	for _, line := range more {
+		y += "  " + line + "\n"
+	}
+	m.must(os.WriteFile(m.path("nodeenis/"+name+".yaml"), []byte(y), 0o644))
+}
+
+// until waits for the rows of the inventory to be the wanted ones, each as
+// "NodeENI phase", and says how long that took.
+func (m *machine) until(want ...string) time.Duration {
+	m.Helper()
+	begin := time.Now()
+	for {
+		inv, err := nodestate.ReadInventory(m.path("run/inventory.json"))
+		var got []string
+		for _, d := range inv.Devices {
+			got = append(got, d.NodeENI+" "+string(d.Phase))
+		}
+		if err == nil && slices.Equal(got, want) {
+			return time.Since(begin)
+		}
+		if time.Since(begin) > 30*time.Second {
+			m.Fatalf("inventory has %q (%v), want %q\n%s", got, err, want, m.stderr.String())
+		}
+		<-time.After(5 * time.Millisecond)
+	}
+}
+
+// pools waits for the device plugin to be given the wanted addresses.
+func (m *machine) pools(resource string, want ...device.PCIAddress) {
+	m.Helper()
+	var v dpmodel.Verdict
+	for range 1000 {
+		config, err := os.ReadFile(m.path("pcidp/config.json"))
+		if err == nil {
+			v = dpmodel.Judge(config, m.devices())
+			if v.Runs() && slices.Equal(v.Resources[resource], want) {
+				return
+			}
+		}
+		<-time.After(5 * time.Millisecond)
+	}
+	m.Fatalf("device plugin: %+v, want %v", v, want)
+}
+
+func (m *machine) devices() []dpmodel.Device {
+	tree := sysfs.NewFS(m.node.Sysfs)
+	addrs, err := tree.PCIAddresses()
+	m.must(err)
+	var all []dpmodel.Device
+	for _, a := range addrs {
+		f, err := tree.PCI(a)
+		m.must(err)
+		all = append(all, dpmodel.Device{Address: a, Vendor: f.Vendor, Device: f.Device, Class: f.Class, Driver: f.Driver, VFID: -1})
+	}
+	return all
+}
+
+func (m *machine) link(name string) link.Link {
+	m.Helper()
+	h, err := link.Open()
+	m.must(err)
+	defer h.Close()
+	l, err := h.ByName(name)
+	m.must(err)
+	return l
+}
+
+// TestDaemon runs the whole daemon on a node of namespaces, against IMDS.
+func TestDaemon(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	m := newMachine(t, 1, 2)
+	m.start()
+	m.until()
+
+	m.declare("a", 1, "mtu: 1400")
+	m.declare("b", 2, "dpdkResourceName: intel.com/fast")
+	m.until("a ready", "b ready")
+	m.pools("intel.com/fast", device.PCIAddress(eniOf(2).PCI))
+	if l := m.link("eth1"); !l.Up || l.MTU != 1400 {
+		t.Errorf("link of a: %+v, want up with MTU 1400", l)
+	}
+	if l := m.link("eth0"); l.Up {
+		t.Error("the primary ENI's link was touched")
+	}
+
+	m.declare("c", 3)
+	m.until("a ready", "b ready", "c pending")
+	late := imdsOf(3)
+	late.AppearsAfter, late.IndexAfter = fakeimds.Duration(100*time.Millisecond), fakeimds.Duration(300*time.Millisecond)
+	m.imds.Attach(late)
+	m.must(m.node.Attach(eniOf(3)))
+	m.until("a ready", "b ready", "c ready")
+
+	m.must(os.Remove(m.path("nodeenis/b.yaml")))
+	m.pools("intel.com/fast")
+	m.until("a ready", "c ready")
+
+	if code, _, stderr := call(t.Context(), nil, m.args()...); code != exitFailure || !strings.Contains(stderr, m.path("state")) || !strings.Contains(stderr, "another multi-enid") {
+		t.Errorf("a second daemon ended with %d: %s", code, stderr)
+	}
+	if took := m.end(); took > time.Second {
+		t.Errorf("ended after %v, want at once", took)
+	}
+	if log := m.stderr.String(); strings.Count(log, "would restart device plugin") == 0 || strings.Contains(log, "level=error") {
+		t.Errorf("log:\n%s", log)
+	}
+
+	m.must(os.Remove(m.path("nodeenis/a.yaml")))
+	m.start()
+	m.until("c ready")
+	m.end()
+}
+
+// TestHotPlugWithinASecond: from the link's arrival to the ready row.
+func TestHotPlugWithinASecond(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	m := newMachine(t)
+	m.declare("a", 1)
+	m.start()
+	m.until("a pending")
+	m.imds.Attach(imdsOf(1))
+	begin := time.Now()
+	m.must(m.node.Attach(eniOf(1)))
+	m.until("a ready")
+	if took := time.Since(begin); took > time.Second {
+		t.Errorf("ready after %v, want within a second\n%s", took, m.stderr.String())
+	}
+	m.end()
+}

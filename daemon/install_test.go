@@ -1,0 +1,225 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// plugin is a CNI plugin as far as install looks at it.
+func plugin(version string) string {
+	return `#!/bin/sh
+if [ "$CNI_COMMAND" = VERSION ]; then echo '{"cniVersion":"1.1.0","supportedVersions":["1.1.0"]}'; exit; fi
+echo "CNI multi-eni plugin ` + version + `" >&2
+`
+}
+
+// installation is two folders and a policy path.
+type installation struct {
+	*testing.T
+	from, to, policy string
+}
+
+func newInstallation(t *testing.T) installation {
+	t.Helper()
+	dir := t.TempDir()
+	i := installation{t, filepath.Join(dir, "from"), filepath.Join(dir, "opt", "cni", "bin"), filepath.Join(dir, "etc", "policy.json")}
+	if err := os.Mkdir(i.from, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	i.provide(plugin("v1"))
+	return i
+}
+
+func (i installation) provide(content string) {
+	i.Helper()
+	if err := os.WriteFile(filepath.Join(i.from, "multi-eni"), []byte(content), 0o755); err != nil {
+		i.Fatal(err)
+	}
+}
+
+func (i installation) install(args ...string) (code int, stdout, stderr string) {
+	return call(i.Context(), nil, append([]string{"install", "--from", i.from, "--to", i.to, "--policy", i.policy}, args...)...)
+}
+
+// want checks what was said and what is in the target folder now.
+func (i installation) want(said, content string) {
+	i.Helper()
+	code, stdout, stderr := i.install()
+	if code != 0 || stderr != "" || !strings.Contains(stdout, said) {
+		i.Errorf("exit code %d, %q, %q; want %q", code, stdout, stderr, said)
+	}
+	i.holds(content)
+}
+
+func (i installation) holds(content string) {
+	i.Helper()
+	got, err := os.ReadFile(filepath.Join(i.to, "multi-eni"))
+	if err != nil || string(got) != content {
+		i.Errorf("target holds %q, %v", got, err)
+	}
+	entries, err := os.ReadDir(i.to)
+	if err != nil || len(entries) != 1 {
+		i.Errorf("target folder has %v, %v; want the plugin only", entries, err)
+	}
+}
+
+func TestInstall(t *testing.T) {
+	i := newInstallation(t)
+	i.want("installed, none → v1", plugin("v1"))
+	i.want("already installed, v1", plugin("v1"))
+	i.provide(plugin("v2"))
+	i.want("installed, v1 → v2", plugin("v2"))
+	target := filepath.Join(i.to, "multi-eni")
+	if err := os.Chmod(target, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	i.want("→ v2", plugin("v2"))
+	if info, err := os.Stat(target); err != nil || info.Mode().Perm() != 0o755 {
+		t.Errorf("mode %v, %v; want 0755", info.Mode(), err)
+	}
+}
+
+func TestInstallReplacesWhatIsNoPlugin(t *testing.T) {
+	i := newInstallation(t)
+	if err := os.MkdirAll(i.to, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(i.to, "multi-eni"), []byte("half a bin"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	i.want("installed, an unknown version → v1", plugin("v1"))
+}
+
+// TestInstallRefusesWhatDoesNotRun: the old plugin stays.
+func TestInstallRefusesWhatDoesNotRun(t *testing.T) {
+	for name, content := range map[string]string{
+		"not a program": "\x7fELF and no more",
+		"fails":         "#!/bin/sh\necho no such library >&2\nexit 1\n",
+		"says nothing":  "#!/bin/sh\n",
+		"no versions":   "#!/bin/sh\necho '{}'\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			i := newInstallation(t)
+			i.want("installed", plugin("v1"))
+			i.provide(content)
+			code, _, stderr := i.install()
+			if code != exitFailure || !strings.Contains(stderr, "the old one stays") {
+				t.Errorf("exit code %d: %s", code, stderr)
+			}
+			i.holds(plugin("v1"))
+		})
+	}
+}
+
+// TestInstallOverARunningPlugin: the running one is not disturbed.
+func TestInstallOverARunningPlugin(t *testing.T) {
+	sleeper, err := exec.LookPath("sleep")
+	if err != nil {
+		t.Skip(err)
+	}
+	i := newInstallation(t)
+	content, err := os.ReadFile(sleeper) // a program, not a script: its text would be busy
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(i.to, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	target := filepath.Join(i.to, "multi-eni")
+	if err := os.WriteFile(target, content, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	running := exec.CommandContext(t.Context(), target, "600")
+	if err := running.Start(); err != nil {
+		t.Fatal(err)
+	}
+	i.want("→ v1", plugin("v1"))
+	if err := running.Process.Signal(os.Interrupt); err != nil {
+		t.Errorf("the running plugin ended: %v", err)
+	}
+	var exit *exec.ExitError
+	if err := running.Wait(); !errors.As(err, &exit) {
+		t.Errorf("the running plugin ended: %v", err)
+	}
+}
+
+func TestInstallErrors(t *testing.T) {
+	tests := []struct {
+		name    string
+		arrange func(i *installation) error
+		want    []string
+	}{
+		{"nothing to install", func(i *installation) error { return os.Remove(filepath.Join(i.from, "multi-eni")) }, []string{"install multi-eni", "from/multi-eni"}},
+		{"target is below a file", func(i *installation) error { i.to = filepath.Join(i.from, "multi-eni", "bin"); return nil }, []string{"make folder of plugins", "not a directory"}},
+		{"target is a folder", func(i *installation) error { return os.MkdirAll(filepath.Join(i.to, "multi-eni"), 0o755) }, []string{"install multi-eni", "read the old one"}},
+		{"target is a device", func(i *installation) error { i.to = "/dev/full"; return nil }, []string{"make folder of plugins", "/dev/full"}},
+		{"policy is below a file", func(i *installation) error { i.policy = filepath.Join(i.from, "multi-eni", "policy.json"); return nil }, []string{"policy"}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			i := newInstallation(t)
+			if err := tt.arrange(&i); err != nil {
+				t.Fatal(err)
+			}
+			code, _, stderr := i.install()
+			if code != exitFailure {
+				t.Errorf("exit code %d", code)
+			}
+			for _, w := range tt.want {
+				if !strings.Contains(stderr, w) {
+					t.Errorf("message lacks %q: %s", w, stderr)
+				}
+			}
+		})
+	}
+}
+
+func TestInstallPolicy(t *testing.T) {
+	i := newInstallation(t)
+	i.want(i.policy+": written", plugin("v1"))
+	data, err := os.ReadFile(i.policy)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got map[string]any
+	if err := json.Unmarshal(data, &got); err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]any{
+		"schemaVersion": 1.0, "binDir": i.to, "dataDir": "/var/lib/cni/multi-eni", "inventory": "/run/multi-eni/inventory.json",
+		"sysfs": "/sys", "logFile": "", "delegates": []any{"ipvlan", "macvlan", "vlan", "host-device", "sriov"},
+		"ipam": []any{"host-local", "static", "dhcp", "whereabouts", "eni-ipam"},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("policy (-want +got):\n%s", diff)
+	}
+	if info, err := os.Stat(i.policy); err != nil || info.Mode().Perm() != 0o644 {
+		t.Errorf("mode %v, %v; want 0644", info.Mode(), err)
+	}
+	own := []byte("{\"mine\": true}\n")
+	if err := os.WriteFile(i.policy, own, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	i.want(i.policy+": kept as it is", plugin("v1"))
+	if data, err = os.ReadFile(i.policy); err != nil || !bytes.Equal(data, own) {
+		t.Errorf("policy is %q, %v", data, err)
+	}
+	if err := os.Remove(i.policy); err != nil {
+		t.Fatal(err)
+	}
+	if code, _, stderr := i.install("--policy="); code != 0 {
+		t.Errorf("exit code %d: %s", code, stderr)
+	}
+	if _, err := os.Stat(i.policy); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a policy was written: %v", err)
+	}
+}

@@ -1,0 +1,81 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"strings"
+	"sync"
+	"testing"
+)
+
+// call runs the program with arguments and an environment.
+func call(ctx context.Context, env map[string]string, args ...string) (code int, stdout, stderr string) {
+	var out, errOut lockedBuffer
+	p := program{stdout: &out, stderr: &errOut, getenv: func(k string) string { return env[k] }}
+	code = p.main(ctx, args)
+	return code, out.String(), errOut.String()
+}
+
+// lockedBuffer may be read while the program still writes.
+type lockedBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
+}
+
+// TestUsage: a mistake in the call ends with 2 and names flag, value and way
+// out.
+func TestUsage(t *testing.T) {
+	tests := []struct {
+		name string
+		args []string
+		want []string
+	}{
+		{"nothing", nil, []string{"no command", "run, status, install or version"}},
+		{"unknown command", []string{"start"}, []string{`"start"`, "run, status, install or version"}},
+		{"unknown flag", []string{"run", "--node"}, []string{"unknown flag: --node"}},
+		{"argument", []string{"status", "json"}, []string{`"json"`, "only flags"}},
+		{"no source", []string{"run"}, []string{"--nodeeni-source", "dir:PATH"}},
+		{"source without a path", []string{"run", "--nodeeni-source=dir:"}, []string{`"dir:"`, "dir:PATH"}},
+		{"source of a later version", []string{"run", "--nodeeni-source=kube"}, []string{`"kube"`, "not in this version", "dir:PATH"}},
+		{"restart of a later version", []string{"run", "--nodeeni-source=dir:/x", "--restart=pods"}, []string{`--restart "pods"`, "not in this version", "none"}},
+		{"unknown restart", []string{"run", "--nodeeni-source=dir:/x", "--restart=all"}, []string{`--restart "all"`, "want none"}},
+		{"log level", []string{"run", "--nodeeni-source=dir:/x", "--log-level=loud"}, []string{`--log-level "loud"`, "info"}},
+		{"log format", []string{"run", "--nodeeni-source=dir:/x", "--log-format=xml"}, []string{`--log-format "xml"`, "text or json"}},
+		{"empty path", []string{"run", "--nodeeni-source=dir:/x", "--inventory="}, []string{"--inventory", "want a path"}},
+		{"all at once", []string{"run", "--restart=all", "--log-level=loud"}, []string{"--nodeeni-source", "--restart", "--log-level"}},
+		{"output", []string{"status", "-o", "yaml"}, []string{`"yaml"`, "table or json"}},
+		{"install nowhere", []string{"install"}, []string{"--to", "/opt/cni/bin"}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			code, stdout, stderr := call(t.Context(), nil, tt.args...)
+			if code != exitUsage || stdout != "" {
+				t.Errorf("exit code %d with output %q, want %d and none", code, stdout, exitUsage)
+			}
+			for _, w := range tt.want {
+				if !strings.Contains(stderr, w) {
+					t.Errorf("message lacks %q:\n%s", w, stderr)
+				}
+			}
+		})
+	}
+}
+
+func TestVersionCommand(t *testing.T) {
+	code, stdout, stderr := call(t.Context(), nil, "version")
+	if code != 0 || stderr != "" || !strings.HasPrefix(stdout, "multi-enid "+version+"\n") || !strings.Contains(stdout, "go1.") {
+		t.Errorf("exit code %d, %q, %q", code, stdout, stderr)
+	}
+}

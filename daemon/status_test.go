@@ -1,0 +1,148 @@
+package main
+
+import (
+	"encoding/json"
+	"flag"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+)
+
+var update = flag.Bool("update", false, "write the golden files")
+
+// sample is a node in the middle of its life.
+func sample(boot string) nodestate.Inventory {
+	return nodestate.Inventory{
+		NodeName: "node-a", BootID: boot, UpdatedAt: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC),
+		Devices: []nodestate.Device{
+			{
+				ENIID: "eni-00000000000000001", NodeENI: "dataplane-a", MAC: "02:00:00:00:00:01", PCIAddress: "0000:00:06.0", InterfaceName: "eth1",
+				Driver: "ena", DeviceIndex: 1, Addresses: []netip.Prefix{netip.MustParsePrefix("10.0.1.15/24"), netip.MustParsePrefix("10.0.1.16/24")},
+				Phase: nodestate.PhaseReady,
+			},
+			{
+				ENIID: "eni-00000000000000002", NodeENI: "dataplane-b", MAC: "02:00:00:00:00:02", PCIAddress: "0000:00:07.0", InterfaceName: "eth2",
+				Driver: "ena", DeviceIndex: 2, ResourceName: "intel.com/sriov_net", Phase: nodestate.PhaseDraining,
+			},
+			{NodeENI: "dataplane-c", DeviceIndex: 3, Phase: nodestate.PhasePending},
+		},
+		Problems: []nodestate.Problem{
+			{Reason: "ENINotAttached", NodeENI: "dataplane-c", Message: "no ENI is attached at device index 3 in subnet-0a1b2c3d; attach one"},
+		},
+	}
+}
+
+func TestStatus(t *testing.T) {
+	boot, err := nodestate.BootID()
+	if err != nil {
+		t.Fatal(err)
+	}
+	tests := []struct {
+		name    string
+		inv     nodestate.Inventory
+		holders bool
+	}{
+		{"busy", sample(boot), true},
+		{"empty", nodestate.Inventory{NodeName: "node-a", BootID: boot, UpdatedAt: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)}, false},
+		{"earlier-boot", sample("an earlier one"), true},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			dir := t.TempDir()
+			path, records := filepath.Join(dir, "inventory.json"), filepath.Join(dir, "records")
+			if err := nodestate.WriteInventory(path, tt.inv); err != nil {
+				t.Fatal(err)
+			}
+			if tt.holders {
+				writeHolders(t, nodestate.AttachmentDir(records), boot)
+			}
+			code, stdout, stderr := call(t.Context(), nil, "status", "--inventory", path, "--attachments-dir", records)
+			if code != 0 || stderr != "" {
+				t.Fatalf("exit code %d: %s", code, stderr)
+			}
+			golden(t, tt.name+".txt", strings.ReplaceAll(stdout, dir, "DIR"))
+
+			code, stdout, stderr = call(t.Context(), nil, "status", "--inventory", path, "--attachments-dir", records, "-o", "json")
+			if code != 0 || stderr != "" {
+				t.Fatalf("exit code %d: %s", code, stderr)
+			}
+			if !json.Valid([]byte(stdout)) {
+				t.Errorf("not JSON: %s", stdout)
+			}
+			stdout = strings.ReplaceAll(stdout, dir, "DIR")
+			golden(t, tt.name+".json", strings.ReplaceAll(stdout, boot, "THIS-BOOT"))
+		})
+	}
+}
+
+// writeHolders has two pods sharing the first device, one about to get the
+// second, one of an earlier boot, and a torn record.
+func writeHolders(t *testing.T, records nodestate.AttachmentDir, boot string) {
+	t.Helper()
+	begin := func(container, pod string, a nodestate.Attachment) *nodestate.Record {
+		a.AttachmentID = nodestate.AttachmentID{ContainerID: container, IfName: "net1"}
+		a.Pod = pod
+		rec, err := records.Begin(a)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(rec.Close)
+		return rec
+	}
+	first := nodestate.Attachment{BootID: boot, Mode: nodestate.ModeShared, Device: nodestate.AttachedDevice{PCIAddress: "0000:00:06.0"}}
+	for _, rec := range []*nodestate.Record{begin("c1", "default/web-0", first), begin("c2", "", first)} {
+		rec.State = nodestate.StateComplete
+		if err := rec.Save(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	second := nodestate.Attachment{BootID: boot, Mode: nodestate.ModeExclusive, Device: nodestate.AttachedDevice{PCIAddress: "0000:00:07.0"}}
+	begin("c3", "red/router", second)
+	second.BootID = "long ago"
+	begin("c4", "red/gone", second)
+	if err := os.WriteFile(filepath.Join(string(records), "c5-net1.json"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	path := filepath.Join("testdata", "status", name)
+	if *update {
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), got); diff != "" {
+		t.Errorf("%s (-want +got):\n%s", path, diff)
+	}
+}
+
+func TestStatusWithoutInventory(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "inventory.json")
+	code, _, stderr := call(t.Context(), nil, "status", "--inventory", path)
+	if code != exitFailure || !strings.Contains(stderr, path) || !strings.Contains(stderr, "has not run") {
+		t.Errorf("exit code %d: %s", code, stderr)
+	}
+	if err := os.WriteFile(path, []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if code, _, stderr = call(t.Context(), nil, "status", "--inventory", path); code != exitFailure || !strings.Contains(stderr, "corrupt") {
+		t.Errorf("exit code %d: %s", code, stderr)
+	}
+}
