@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -15,7 +16,7 @@ import (
 // files are replaced; and what leads to a folder, since the folder may come
 // later, or be replaced itself.
 type Watcher struct {
-	fs      *fsnotify.Watcher
+	notify  *fsnotify.Watcher
 	folders []string
 	// watched are the identities under which paths are watched: a folder that
 	// was replaced has another.
@@ -24,15 +25,15 @@ type Watcher struct {
 
 // NewWatcher watches the folders, which need not exist yet.
 func NewWatcher(folders ...string) (*Watcher, error) {
-	fs, err := fsnotify.NewWatcher()
+	notify, err := fsnotify.NewWatcher()
 	if err != nil {
 		return nil, fmt.Errorf("watch files: %w", err)
 	}
-	w := &Watcher{fs: fs, watched: map[string]os.FileInfo{}}
+	w := &Watcher{notify: notify, watched: map[string]os.FileInfo{}}
 	for _, f := range folders {
 		abs, err := filepath.Abs(f)
 		if err != nil {
-			return nil, errors.Join(fmt.Errorf("watch folder %s: %w", f, err), fs.Close())
+			return nil, errors.Join(fmt.Errorf("watch folder %s: %w", f, err), notify.Close())
 		}
 		w.folders = append(w.folders, abs)
 	}
@@ -42,21 +43,24 @@ func NewWatcher(folders ...string) (*Watcher, error) {
 
 // Run calls changed after every change, until ctx ends.
 func (w *Watcher) Run(ctx context.Context, changed func()) {
-	defer w.fs.Close() //nolint:errcheck // nothing is written through it
+	defer w.notify.Close() //nolint:errcheck // nothing is written through it
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case e, ok := <-w.fs.Events:
+		case e, ok := <-w.notify.Events:
 			if !ok {
 				return
 			}
 			if !w.concerns(e.Name) {
 				continue
 			}
+			if e.Has(fsnotify.Remove) || e.Has(fsnotify.Rename) {
+				w.forget(e.Name) // what is there now may have its inode number
+			}
 			w.refresh()
 			changed()
-		case _, ok := <-w.fs.Errors: // events were lost
+		case _, ok := <-w.notify.Errors: // events were lost
 			if !ok {
 				return
 			}
@@ -88,17 +92,30 @@ func (w *Watcher) refreshOnce() (more bool) {
 	want := w.existing()
 	for path, info := range w.watched {
 		if now, ok := want[path]; !ok || !os.SameFile(now, info) {
-			w.fs.Remove(path) //nolint:errcheck,gosec // it is gone, and its watch with it
-			delete(w.watched, path)
+			w.forget(path)
 		}
 	}
 	for path, info := range want {
-		// A folder that cannot be watched is looked at by the resync.
-		if _, ok := w.watched[path]; !ok && w.fs.Add(path) == nil {
+		if _, ok := w.watched[path]; ok {
+			continue
+		}
+		switch err := w.notify.Add(path); {
+		case err == nil:
 			w.watched[path], more = info, true
+		case errors.Is(err, fs.ErrNotExist): // removed since it was looked at
+			more = true
+		default: // a folder that cannot be watched is looked at by the resync
 		}
 	}
 	return more
+}
+
+// forget ends the watch on a path, if there is one.
+func (w *Watcher) forget(path string) {
+	if _, ok := w.watched[path]; ok {
+		w.notify.Remove(path) //nolint:errcheck,gosec // it may be gone, and its watch with it
+		delete(w.watched, path)
+	}
 }
 
 // existing returns each folder that is there, and of what leads to it the
