@@ -1,0 +1,153 @@
+package inventory
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/awsnode"
+	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
+	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
+)
+
+// TestSeveralSubnets: one ENI in each, told apart by subnet.
+func TestSeveralSubnets(t *testing.T) {
+	both := func(o *v1alpha1.NodeENI) {
+		o.Spec.SubnetID, o.Spec.DeviceIndex = "", 2
+		o.Spec.SubnetIDs = []string{subnet(2).String(), subnet(3).String()}
+	}
+	tests := []struct {
+		name     string
+		edit     func(*v1alpha1.NodeENI)
+		change   func(*world)
+		rows     []brief
+		problems []string
+	}{
+		{
+			name: "both", edit: resource("intel.com/x"),
+			rows: []brief{{"a", 2, pci(2), "eth2", "intel.com/x", ready}, {"a", 3, pci(3), "eth3", "intel.com/x", ready}},
+		},
+		{
+			name: "dpdkPCIAddress picks one", edit: statedPCI(pci(3).String()),
+			rows: []brief{{"a", 2, pci(2), "eth2", "", ready}, {"a", 3, pci(3), "eth3", v1alpha1.DefaultResourceName, ready}},
+		},
+		{
+			name: "dpdkPCIAddress is none of them", edit: statedPCI(pci(9).String()),
+			rows:     []brief{{"a", 2, pci(2), "eth2", "", pending}, {"a", 3, pci(3), "eth3", "", pending}},
+			problems: []string{"PCIAddressMismatch"},
+		},
+		{
+			name: "dpdkPCIAddress is none of them so far", edit: statedPCI(pci(3).String()),
+			change:   func(w *world) { w.unplug(3) },
+			rows:     []brief{{"a", 2, pci(2), "eth2", "", ready}, {"a", 3, "", "", "", pending}},
+			problems: []string{"DeviceNotSeen"},
+		},
+		{
+			name: "one is not attached yet", edit: resource("intel.com/x"),
+			change:   func(w *world) { w.unplug(3); delete(w.enis, 3) },
+			rows:     []brief{{"a", 2, pci(2), "eth2", "intel.com/x", ready}, {"a", -1, "", "", "intel.com/x", pending}},
+			problems: []string{"ENINotAttached"},
+		},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			w := newWorld(2, 3)
+			w.declare("a", 2, both, tt.edit)
+			if tt.change != nil {
+				tt.change(w)
+			}
+			expect(t, w.sync(), tt.problems, tt.rows...)
+		})
+	}
+}
+
+// TestProblemsNameTheWayOut: what a person reads has the field and the value.
+func TestProblemsNameTheWayOut(t *testing.T) {
+	w := newWorld(1)
+	w.declare("a", 1, statedPCI("07.0"), resource("no prefix"), dpdk, func(o *v1alpha1.NodeENI) { o.Spec.DPDKDriver = "mlx5_core"; o.Spec.MTU = -1 })
+	want := map[string][]string{
+		"InvalidPCIAddress":   {"spec.dpdkPCIAddress", `"07.0"`, "0000:00:07.0"},
+		"InvalidResourceName": {"spec.dpdkResourceName", `"no prefix"`, "intel.com/sriov_net"},
+		"InvalidDPDKDriver":   {"spec.dpdkDriver", `"mlx5_core"`, "vfio-pci"},
+		"InvalidMTU":          {"spec.mtu", "-1", "leave it out"},
+	}
+	for _, p := range w.join().Problems {
+		for _, part := range want[p.Reason] {
+			if !strings.Contains(p.Message, part) {
+				t.Errorf("%s: message %q lacks %q", p.Reason, p.Message, part)
+			}
+		}
+		delete(want, p.Reason)
+	}
+	if len(want) != 0 {
+		t.Errorf("no problem of %v", want)
+	}
+}
+
+// TestTwoENIsAtOneSlot: IMDS lists a detached ENI beside the one that took its
+// place.
+func TestTwoENIsAtOneSlot(t *testing.T) {
+	stale := func(w *world, n int) {
+		w.enis[n] = awsnode.ENI{ID: eniID(n), MAC: mac(n), DeviceIndex: 1, SubnetID: subnet(1)}
+	}
+	t.Run("the one that is plugged in is meant", func(t *testing.T) {
+		w := newWorld(1)
+		stale(w, 8)
+		w.declare("a", 1)
+		expect(t, w.sync(), nil, brief{"a", 1, pci(1), "eth1", "", ready})
+	})
+	t.Run("replaced at the same PCI address", func(t *testing.T) {
+		w := newWorld(1)
+		w.declare("a", 1, resource("intel.com/x"))
+		w.sync()
+		stale(w, 8)
+		l := w.links[1]
+		l.MAC, l.Up = mac(8), false
+		w.links[1] = l
+		expect(t, w.sync(), nil,
+			brief{"a", 1, "", "", "intel.com/x", draining},
+			brief{"a", 8, pci(1), "eth1", "intel.com/x", ready})
+		expect(t, w.sync(), nil, brief{"a", 8, pci(1), "eth1", "intel.com/x", ready})
+	})
+	t.Run("both plugged in", func(t *testing.T) {
+		w := newWorld(1)
+		w.plug(8)
+		stale(w, 8)
+		w.declare("a", 1)
+		expect(t, w.join(), []string{"AmbiguousENI"}, brief{"a", -1, "", "", "", pending})
+	})
+	t.Run("both plugged in, one was ours before", func(t *testing.T) {
+		w := newWorld(1)
+		w.declare("a", 1)
+		w.sync()
+		w.plug(8)
+		stale(w, 8)
+		expect(t, w.join(), nil, brief{"a", 1, pci(1), "eth1", "", ready})
+	})
+}
+
+func TestVFIsKnownByItsAddress(t *testing.T) {
+	w := newWorld(1)
+	w.setFunction(1, func(f *sysfs.PCIFunction) { f.PhysFn = "0000:00:01.0" })
+	w.declare("a", 1)
+	w.sync()
+	l := w.links[1]
+	l.MAC = "02:ff:ff:ff:ff:ff" // it was reset
+	w.links[1] = l
+	r := w.sync()
+	expect(t, r, nil, brief{"a", 1, pci(1), "eth1", "", ready})
+	if got := r.Devices[0].MAC; got != mac(1) {
+		t.Errorf("MAC %s, want the ENI's own %s", got, mac(1))
+	}
+}
+
+func TestLookAgainWhenTheGraceEnds(t *testing.T) {
+	w := newWorld(1, 2)
+	w.declare("a", 1, attached(node, 1, 2))
+	w.sync()
+	w.declare("a", 1, attached(node, 2))
+	w.Now = start.Add(time.Minute)
+	if got, want := w.join().LookAgain, w.Now.Add(missingGrace); !got.Equal(want) {
+		t.Errorf("look again at %v, want %v", got, want)
+	}
+}
