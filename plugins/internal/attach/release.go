@@ -10,6 +10,7 @@ import (
 
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+	"github.com/multi-eni/multi-eni-cni/plugins/internal/netconf"
 )
 
 // claimLock says whether the caller of release holds the device's claim lock.
@@ -40,7 +41,7 @@ func (c *call) release(r *nodestate.Record, lock claimLock) error {
 	if r.State != nodestate.StateReleased && r.Device.Link != nil && r.Mode != nodestate.ModeShared {
 		back = c.step("return", func() error { return c.returnLink(r.Attachment, lock) })
 	}
-	if r.IPAM != nil {
+	if r.IPAM != nil && !(r.Delegate != nil && plugins == nil && netconf.ReleasesAddresses(r.Delegate.Type)) {
 		err := c.step("del-ipam", func() error { return c.pluginRun("DEL", r.IPAM, i) })
 		plugins = errors.Join(plugins, err)
 	}

@@ -76,6 +76,11 @@ func (d *decoder) delegate() *Delegate {
 	return &out
 }
 
+// ReleasesAddresses says whether a delegate's successful DEL has always run its
+// IPAM plugin's. host-device's has not when there is no netns, and of others we
+// do not know.
+func ReleasesAddresses(delegate string) bool { return knownDelegates[delegate].Shared }
+
 // NeedsLink says whether the delegate is given the interface's name, so that
 // the device must have one.
 func (d *Delegate) NeedsLink() bool { return !delegateFields[d.Field] }
