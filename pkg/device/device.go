@@ -118,19 +118,33 @@ func (s *SubnetID) UnmarshalText(b []byte) error { return unmarshal(s, b, ParseS
 // prefix/name, for example "intel.com/sriov_net".
 type ResourceName string
 
-// The prefix is a DNS subdomain (Kubernetes' rule for extended resources). The
-// name is narrower than Kubernetes allows: the SR-IOV network device plugin
-// exits on a name with anything but letters, digits and underscores.
+// The prefix is a DNS subdomain and the name begins and ends alphanumeric
+// (Kubernetes' rules for extended resources). Within, the name is narrower than
+// Kubernetes allows: the SR-IOV network device plugin exits on a name with
+// anything but letters, digits and underscores.
 var (
 	resourcePrefixPattern = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$`)
 	resourceNamePattern   = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9_]*[A-Za-z0-9])?$`)
 )
 
-// ParseResourceName accepts prefix/name.
+// maxResourceName bounds prefix/name, in octets: the device plugin listens on
+// /var/lib/kubelet/plugins_registry/PREFIX_NAME.sock, and a socket's path has at
+// most 107 (unix(7)). Kubernetes' own bound of 244 for the prefix lies beyond.
+const maxResourceName = 107 - len("/var/lib/kubelet/plugins_registry/") - len(".sock")
+
+// ParseResourceName accepts prefix/name of at most 68 octets, the name at most
+// 63. Prefixes that Kubernetes keeps for itself are refused (IsExtendedResourceName
+// in its pkg/apis/core/v1/helper): those that begin with "requests." or end in
+// "kubernetes.io".
 func ParseResourceName(s string) (ResourceName, error) {
 	prefix, name, ok := strings.Cut(s, "/")
-	if !ok || len(prefix) > 253 || len(name) > 63 || !resourcePrefixPattern.MatchString(prefix) || !resourceNamePattern.MatchString(name) {
+	switch {
+	case !ok || len(name) > 63 || !resourcePrefixPattern.MatchString(prefix) || !resourceNamePattern.MatchString(name):
 		return "", invalid("resource name", s, "prefix/name with letters, digits and underscores in the name, such as intel.com/sriov_net")
+	case len(s) > maxResourceName:
+		return "", invalid("resource name", s, fmt.Sprintf("at most %d characters, for the device plugin's socket is named after it", maxResourceName))
+	case strings.HasPrefix(prefix, "requests.") || strings.HasSuffix(prefix, "kubernetes.io"):
+		return "", invalid("resource name", s, `a prefix that Kubernetes does not keep for itself: not "requests." first, nor "kubernetes.io" last`)
 	}
 	return ResourceName(s), nil
 }

@@ -61,8 +61,16 @@ func TestParse(t *testing.T) {
 		},
 		"resource": {
 			wrap(ParseResourceName),
-			map[string]string{"intel.com/sriov_net": "intel.com/sriov_net", "a/b": "a/b"},
-			[]string{"", "intel.com", "intel.com/", "/x", "intel.com/a-b", "Intel.com/x", "a/b/c", "intel.com/_x", "a/" + strings.Repeat("x", 64)},
+			map[string]string{
+				"intel.com/sriov_net": "intel.com/sriov_net", "a/b": "a/b", "requests/a": "requests/a", "io.kubernetes/a": "io.kubernetes/a",
+				"a/" + strings.Repeat("x", 63):   "a/" + strings.Repeat("x", 63),
+				strings.Repeat("p", 64) + "/abc": strings.Repeat("p", 64) + "/abc", // 68 octets
+			},
+			[]string{
+				"", "intel.com", "intel.com/", "/x", "intel.com/a-b", "intel.com/a.b", "Intel.com/x", "a/b/c", "intel.com/_x", "intel.com/x_", "intel..com/x", "-intel.com/x",
+				"a/" + strings.Repeat("x", 64), strings.Repeat("p", 64) + "/abcd", strings.Repeat("p", 254) + "/a",
+				"requests.intel.com/a", "kubernetes.io/a", "node.kubernetes.io/a", "xkubernetes.io/a",
+			},
 		},
 		"interface": {
 			wrap(ParseInterfaceName),

@@ -63,10 +63,11 @@ type Attachment struct {
 	BootID    string    `json:"bootID"`
 	Netns     Netns     `json:"netns"`
 	// Pod is namespace/name from CNI_ARGS, for messages only; may be "".
-	Pod    string          `json:"pod,omitempty"`
-	Mode   Mode            `json:"mode"`
-	Device AttachedDevice  `json:"device"`
-	Config json.RawMessage `json:"config"`
+	Pod    string         `json:"pod,omitempty"`
+	Mode   Mode           `json:"mode"`
+	Device AttachedDevice `json:"device"`
+	// Config is the netconf, as the runtime gave it to ADD.
+	Config json.RawMessage `json:"config,omitempty"`
 	// Args and Path are CNI_ARGS and CNI_PATH as ADD had them.
 	Args string `json:"args,omitempty"`
 	Path string `json:"path,omitempty"`
@@ -126,7 +127,7 @@ type LinkState struct {
 // Delegation is one run of another CNI plugin.
 type Delegation struct {
 	Type   string          `json:"type"`
-	Config json.RawMessage `json:"config"`
+	Config json.RawMessage `json:"config,omitempty"`
 }
 
 // Restore says what a device must be given back once its link appears in the

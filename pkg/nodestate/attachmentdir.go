@@ -16,7 +16,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 )
 
-// ErrBusy: another live process holds the lock on a record or a claim.
+// ErrBusy is returned when another live process holds the lock on a record or a
+// claim.
 var ErrBusy = errors.New("held by another process")
 
 // AttachmentDir is the folder of attachment records (DefaultAttachmentsDir):
@@ -44,7 +45,8 @@ func (d AttachmentDir) path(id AttachmentID) (string, error) {
 }
 
 // Begin writes an intent and returns it locked. A record that exists is an
-// error (fs.ErrExist), since its owner must be undone first.
+// error (fs.ErrExist), since its owner must be undone first. Of several at once,
+// one succeeds.
 func (d AttachmentDir) Begin(a Attachment) (*Record, error) {
 	path, err := d.path(a.AttachmentID)
 	if err != nil {
@@ -55,14 +57,16 @@ func (d AttachmentDir) Begin(a Attachment) (*Record, error) {
 	}
 	a.State = StateIntent
 	r := &Record{Attachment: a, path: path}
-	if err := r.Save(); err != nil {
+	if err := r.save(renameNew); err != nil {
 		return nil, err
 	}
 	return r, nil
 }
 
 // Save replaces the record's file with the Attachment as it now is.
-func (r *Record) Save() error {
+func (r *Record) Save() error { return r.save(os.Rename) }
+
+func (r *Record) save(rename func(from, to string) error) error {
 	r.SchemaVersion = SchemaVersion
 	if err := r.validate(); err != nil {
 		return fmt.Errorf("write %s: %w", r.path, err)
@@ -75,7 +79,7 @@ func (r *Record) Save() error {
 	if err != nil {
 		return err
 	}
-	if err := publish(f, r.path, data, Volatile); err != nil {
+	if err := publish(f, r.path, data, Volatile, rename); err != nil {
 		f.Close() //nolint:errcheck,gosec // the write's error is reported
 		return err
 	}
@@ -101,7 +105,11 @@ func (r *Record) Close() {
 
 // Lock returns the record of id under this process's lock, waiting for another
 // holder until ctx ends (then ErrBusy). Errors: fs.ErrNotExist, ErrCorrupt,
-// ErrUntrusted.
+// ErrUntrusted. What a writer has left that was killed before its record became
+// visible is removed.
+//
+// Two ids may share a file name (a-b with c, a with b-c): a file that is the
+// other's counts as no record of id.
 func (d AttachmentDir) Lock(ctx context.Context, id AttachmentID) (*Record, error) {
 	path, err := d.path(id)
 	if err != nil {
@@ -112,12 +120,15 @@ func (d AttachmentDir) Lock(ctx context.Context, id AttachmentID) (*Record, erro
 		if errors.Is(err, errReplaced) {
 			continue
 		}
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, errors.Join(err, removeDead(tempPath(path)))
+		}
 		if err != nil {
 			return nil, err
 		}
 		if r.AttachmentID != id {
 			r.Close()
-			return nil, fmt.Errorf("read %s: %w: it is the record of container %s, interface %s", path, ErrCorrupt, r.ContainerID, r.IfName)
+			return nil, fmt.Errorf("read %s: %w: it is the record of container %s, interface %s", path, fs.ErrNotExist, r.ContainerID, r.IfName)
 		}
 		return r, nil
 	}
@@ -165,14 +176,34 @@ func decodeAttachment(path string, data []byte) (Attachment, error) {
 	return a, nil
 }
 
-// Discard removes what is left of id's record whatever its content: the way
-// out for a record that Lock calls corrupt.
+// Discard removes what is left of id's record: the way out for one that Lock
+// calls corrupt. One that is whole, or that another process works on, stays
+// (ErrBusy); one that is gone is not an error.
 func (d AttachmentDir) Discard(id AttachmentID) error {
 	path, err := d.path(id)
 	if err != nil {
 		return err
 	}
-	return removeAll(tempPath(path), path)
+	f, err := openTrusted(path, unix.O_RDONLY)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close() //nolint:errcheck // opened for reading only
+	if ok, err := tryLock(f); err != nil {
+		return err
+	} else if !ok || !samePath(f, path) {
+		return fmt.Errorf("discard %s: %w", path, ErrBusy)
+	}
+	switch _, err := readAttachment(f); {
+	case errors.Is(err, ErrCorrupt):
+		return removeAll(path)
+	case err != nil:
+		return err
+	}
+	return fmt.Errorf("discard %s: %w: the record is whole again", path, ErrBusy)
 }
 
 // List returns all readable records, sorted by file name, without locking
@@ -311,19 +342,28 @@ const lockPoll = 2 * time.Millisecond
 
 func flock(ctx context.Context, f *os.File) error {
 	for {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		switch {
-		case err == nil:
-			return nil
-		case errors.Is(err, unix.EINTR):
-			continue
-		case !errors.Is(err, unix.EWOULDBLOCK):
-			return fmt.Errorf("lock %s: %w", f.Name(), err)
+		if ok, err := tryLock(f); ok || err != nil {
+			return err
 		}
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("lock %s: %w", f.Name(), ErrBusy)
 		case <-time.After(lockPoll):
+		}
+	}
+}
+
+// tryLock says whether it has locked f, or somebody else holds the lock.
+func tryLock(f *os.File) (bool, error) {
+	for {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		switch {
+		case err == nil:
+			return true, nil
+		case errors.Is(err, unix.EWOULDBLOCK):
+			return false, nil
+		case !errors.Is(err, unix.EINTR):
+			return false, fmt.Errorf("lock %s: %w", f.Name(), err)
 		}
 	}
 }

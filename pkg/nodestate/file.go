@@ -16,11 +16,12 @@ import (
 // Errors that readers of this package's files can tell apart. A missing file
 // is fs.ErrNotExist.
 var (
-	// ErrCorrupt: the content is not what the schema says (empty, torn, other
-	// version). For an attachment record this means an intent was lost.
+	// ErrCorrupt is returned when the content is not what the schema says (empty,
+	// torn, other version). For an attachment record this means an intent was lost.
 	ErrCorrupt = errors.New("corrupt file")
-	// ErrUntrusted: a symbolic link, not a regular file, owned by somebody
-	// else, or writable by others. Its content was not looked at.
+	// ErrUntrusted is returned for a symbolic link, for anything else that is not
+	// a regular file, and for a file that is owned by somebody else or writable by
+	// others. Its content was not looked at.
 	ErrUntrusted = errors.New("untrusted file")
 )
 
@@ -105,7 +106,7 @@ func WriteFile(path string, data []byte, mode fs.FileMode, d Durability) error {
 		return err
 	}
 	defer f.Close() //nolint:errcheck // a failed write is reported before
-	return publish(f, path, data, d)
+	return publish(f, path, data, d, os.Rename)
 }
 
 // tempPath is where the next content of path is prepared. The name is fixed, so
@@ -152,7 +153,7 @@ func prepareTemp(f *os.File, mode fs.FileMode) error {
 	return nil
 }
 
-func publish(f *os.File, path string, data []byte, d Durability) error {
+func publish(f *os.File, path string, data []byte, d Durability, rename func(from, to string) error) error {
 	if _, err := f.WriteAt(data, 0); err != nil {
 		os.Remove(f.Name()) //nolint:errcheck,gosec // best effort: a full disk may refuse this too
 		return fmt.Errorf("write %s: %w", path, err)
@@ -162,7 +163,7 @@ func publish(f *os.File, path string, data []byte, d Durability) error {
 			return fmt.Errorf("sync %s: %w", path, err)
 		}
 	}
-	if err := os.Rename(f.Name(), path); err != nil {
+	if err := rename(f.Name(), path); err != nil {
 		os.Remove(f.Name()) //nolint:errcheck,gosec // best effort
 		return fmt.Errorf("replace %s: %w", path, err)
 	}
@@ -170,6 +171,38 @@ func publish(f *os.File, path string, data []byte, d Durability) error {
 		return syncFolder(filepath.Dir(path))
 	}
 	return nil
+}
+
+// renameNew renames where nothing is yet (else fs.ErrExist), in one step where
+// the file system can; NFS, for one, cannot.
+func renameNew(from, to string) error {
+	err := unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE)
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) {
+		return os.Rename(from, to)
+	}
+	if err != nil {
+		return &os.LinkError{Op: "rename", Old: from, New: to, Err: err}
+	}
+	return nil
+}
+
+// removeDead removes a temporary file that a killed writer has left.
+func removeDead(tmp string) error {
+	f, err := openTrusted(tmp, unix.O_RDONLY)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close() //nolint:errcheck // opened for reading only
+	if ok, err := tryLock(f); err != nil || !ok {
+		return err // its writer lives
+	}
+	if !samePath(f, tmp) {
+		return nil
+	}
+	return removeAll(tmp)
 }
 
 func syncFolder(path string) error {
@@ -203,7 +236,8 @@ func encode(v any) ([]byte, error) {
 	return append(data, '\n'), nil
 }
 
-// decode parses data strictly into v and checks its schema version.
+// decode parses data into v and checks its schema version. Fields that are not
+// known are passed over.
 func decode(path string, data []byte, v any, version *int) error {
 	if err := json.Unmarshal(data, v); err != nil {
 		return fmt.Errorf("parse %s: %w: %w", path, ErrCorrupt, err)

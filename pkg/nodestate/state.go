@@ -3,6 +3,7 @@ package nodestate
 import (
 	"encoding/json"
 	"fmt"
+	"net/netip"
 	"path/filepath"
 	"time"
 
@@ -51,14 +52,23 @@ func (d Device) validate() error {
 	return nil
 }
 
+// fillLists has an empty list written as [], not null.
+func (d *Device) fillLists() {
+	if d.Addresses == nil {
+		d.Addresses = []netip.Prefix{}
+	}
+	if d.Prefixes == nil {
+		d.Prefixes = []netip.Prefix{}
+	}
+}
+
 // WriteInventory replaces the inventory at path, durably, with mode 0600.
 func WriteInventory(path string, inv Inventory) error {
 	inv.SchemaVersion = SchemaVersion
-	if inv.Problems == nil {
-		inv.Problems = []Problem{}
-	}
-	if inv.Devices == nil {
-		inv.Devices = []Device{}
+	inv.Problems = append([]Problem{}, inv.Problems...)
+	inv.Devices = append([]Device{}, inv.Devices...)
+	for i := range inv.Devices {
+		inv.Devices[i].fillLists()
 	}
 	data, err := encode(inv)
 	if err != nil {
@@ -111,12 +121,22 @@ func decodeCheckpoint(path string, data []byte) (Checkpoint, error) {
 	if err := decode(path, data, &c, &c.SchemaVersion); err != nil {
 		return Checkpoint{}, err
 	}
+	for i, d := range c.Devices {
+		if err := d.validate(); err != nil {
+			return Checkpoint{}, fmt.Errorf("parse %s: devices[%d]: %w", path, i, err)
+		}
+	}
 	return c, nil
 }
 
 // WriteCheckpoint replaces the checkpoint at path, durably, with mode 0600.
 func WriteCheckpoint(path string, c Checkpoint) error {
 	c.SchemaVersion = SchemaVersion
+	c.Devices = append([]CheckpointDevice{}, c.Devices...)
+	for i := range c.Devices {
+		c.Devices[i].fillLists()
+	}
+	c.OwnedResources = append([]device.ResourceName{}, c.OwnedResources...)
 	data, err := encode(c)
 	if err != nil {
 		return err

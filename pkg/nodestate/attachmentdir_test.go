@@ -1,0 +1,522 @@
+package nodestate
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/device"
+)
+
+var id = AttachmentID{ContainerID: "c1", IfName: "net1"}
+
+// atOnce is a context in which nobody waits.
+func atOnce(t *testing.T) context.Context {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	return ctx
+}
+
+// soon is a context in which nobody waits for ever.
+func soon(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func begin(t *testing.T, d AttachmentDir, a Attachment) *Record {
+	t.Helper()
+	r, err := d.Begin(a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(r.Close)
+	return r
+}
+
+func TestRecord(t *testing.T) {
+	d := AttachmentDir(filepath.Join(t.TempDir(), "records"))
+	if all, bad, err := d.List(); len(all)+len(bad) > 0 || err != nil {
+		t.Fatalf("List without a folder = %v, %v, %v; want nothing", all, bad, err)
+	}
+	if _, err := d.Lock(soon(t), id); !errors.Is(err, fs.ErrNotExist) {
+		t.Fatalf("Lock without a folder: %v; want ErrNotExist", err)
+	}
+	a := attachment("c1", "net1")
+	a.State = StateComplete // Begin knows better
+	r := begin(t, d, a)
+	path := filepath.Join(string(d), "c1-net1.json")
+	if got := mode(t, path); got != 0o600 {
+		t.Errorf("mode of the record %v, want 0600", got)
+	}
+	if _, err := d.Begin(a); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("second Begin: %v; want ErrExist", err)
+	}
+	want := a
+	want.SchemaVersion, want.State = SchemaVersion, StateIntent
+	expect(t, d, want)
+
+	r.State, r.Result = StateComplete, []byte(`{"ips":[]}`)
+	if err := r.Save(); err != nil {
+		t.Fatal(err)
+	}
+	r.Close()
+	got, err := d.Lock(soon(t), id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want.State, want.Result = StateComplete, r.Result
+	if diff := cmp.Diff(want, got.Attachment, sameJSON); diff != "" {
+		t.Errorf("Lock (-want +got):\n%s", diff)
+	}
+	for range 2 { // what is gone already is no error
+		if err := got.Remove(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if names := list(t, string(d)); len(names) > 0 {
+		t.Errorf("after Remove the folder holds %q", names)
+	}
+}
+
+func expect(t *testing.T, d AttachmentDir, want ...Attachment) {
+	t.Helper()
+	all, bad, err := d.List()
+	if diff := cmp.Diff(want, all, sameJSON); diff != "" || len(bad) > 0 || err != nil {
+		t.Errorf("List: %v, %v (-want +got):\n%s", bad, err, diff)
+	}
+}
+
+func TestBeginRefuses(t *testing.T) {
+	d := AttachmentDir(t.TempDir())
+	for name, breakIt := range map[string]func(*Attachment){
+		"containerID is empty":      func(a *Attachment) { a.ContainerID = "" },
+		"ifname is empty":           func(a *Attachment) { a.IfName = "" },
+		"containerID leads away":    func(a *Attachment) { a.ContainerID = "../c1" },
+		"containerID is a dot file": func(a *Attachment) { a.ContainerID = ".c1" },
+		"ifname leads away":         func(a *Attachment) { a.IfName = "x/y" },
+		"NUL":                       func(a *Attachment) { a.IfName = "x\x00" },
+		"name too long":             func(a *Attachment) { a.ContainerID = strings.Repeat("c", 241) },
+		"no device":                 func(a *Attachment) { a.Device.PCIAddress = "" },
+		"no mode":                   func(a *Attachment) { a.Mode = "" },
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := attachment("c1", "net1")
+			breakIt(&a)
+			if _, err := d.Begin(a); err == nil {
+				t.Error("Begin accepts it")
+			}
+			if names := list(t, string(d)); len(names) > 0 {
+				t.Errorf("the folder holds %q", names)
+			}
+		})
+	}
+	longest := attachment(strings.Repeat("c", 240), "net1")
+	if err := begin(t, d, longest).Remove(); err != nil {
+		t.Errorf("Remove of the longest name: %v", err)
+	}
+}
+
+// TestBeginOnce has many begin the same attachment at the same moment.
+func TestBeginOnce(t *testing.T) {
+	d := AttachmentDir(t.TempDir())
+	for range 50 {
+		var mu sync.Mutex
+		var won []*Record
+		var all sync.WaitGroup
+		for range 8 {
+			all.Go(func() {
+				r, err := d.Begin(attachment("c1", "net1"))
+				mu.Lock()
+				defer mu.Unlock()
+				switch {
+				case err == nil:
+					won = append(won, r)
+				case !errors.Is(err, fs.ErrExist) && !errors.Is(err, unix.EAGAIN):
+					t.Errorf("Begin: %v; want ErrExist or EAGAIN", err)
+				}
+			})
+		}
+		all.Wait()
+		if len(won) != 1 {
+			t.Fatalf("%d have begun the attachment, want one", len(won))
+		}
+		if _, err := d.Lock(atOnce(t), id); !errors.Is(err, ErrBusy) {
+			t.Fatalf("Lock of the winner's record: %v; want ErrBusy", err)
+		}
+		if err := won[0].Remove(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestLockOfLiveAndDeadWriters(t *testing.T) {
+	d := AttachmentDir(t.TempDir())
+	p := start(t, "begin", string(d), "c1", "net1")
+	if _, err := d.Lock(atOnce(t), id); !errors.Is(err, ErrBusy) {
+		t.Fatalf("Lock of a living writer's intent: %v; want ErrBusy", err)
+	}
+	if all, bad, err := d.List(); len(all) != 1 || len(bad) > 0 || err != nil {
+		t.Fatalf("List beside a living writer = %v, %v, %v; want its intent", all, bad, err)
+	}
+	if err := d.Discard(id); !errors.Is(err, ErrBusy) {
+		t.Fatalf("Discard of a living writer's intent: %v; want ErrBusy", err)
+	}
+	p.kill()
+	r, err := d.Lock(soon(t), id)
+	if err != nil || r.State != StateIntent {
+		t.Fatalf("Lock of a dead writer's record = %+v, %v; want its intent", r, err)
+	}
+	r.Close()
+}
+
+// TestLockIsNotInherited: a plugin that outlives a killed multi-eni does not
+// keep its lock.
+func TestLockIsNotInherited(t *testing.T) {
+	d := AttachmentDir(t.TempDir())
+	start(t, "beget", string(d), "c1", "net1").kill()
+	r, err := d.Lock(soon(t), id)
+	if err != nil {
+		t.Fatalf("Lock while a child of the dead writer lives: %v", err)
+	}
+	r.Close()
+}
+
+// TestLockWaits has the record change while its lock is waited for.
+func TestLockWaits(t *testing.T) {
+	for name, tt := range map[string]struct {
+		steps []string
+		state State
+		want  error
+	}{
+		"given up":             {[]string{"close"}, StateIntent, nil},
+		"replaced, given up":   {[]string{"complete", "close"}, StateComplete, nil},
+		"replaced twice":       {[]string{"complete", "complete", "close"}, StateComplete, nil},
+		"removed":              {[]string{"remove"}, "", fs.ErrNotExist},
+		"replaced and removed": {[]string{"complete", "remove"}, "", fs.ErrNotExist},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := AttachmentDir(t.TempDir())
+			p := start(t, "begin", string(d), "c1", "net1")
+			path, err := d.path(id)
+			if err != nil {
+				t.Fatal(err)
+			}
+			type outcome struct {
+				r   *Record
+				err error
+			}
+			locked := make(chan outcome, 1)
+			ctx := soon(t)
+			go func() {
+				r, err := d.Lock(ctx, id)
+				locked <- outcome{r, err}
+			}()
+			awaitOpen(t, path)
+			for _, step := range tt.steps {
+				p.do(step)
+			}
+			got := <-locked
+			if !errors.Is(got.err, tt.want) {
+				t.Fatalf("Lock: %v; want %v", got.err, tt.want)
+			}
+			if tt.want != nil {
+				return
+			}
+			defer got.r.Close()
+			if got.r.State != tt.state {
+				t.Errorf("state %q, want %q", got.r.State, tt.state)
+			}
+			if _, err := d.Lock(atOnce(t), id); !errors.Is(err, ErrBusy) {
+				t.Errorf("another Lock: %v; want ErrBusy, for the file that is there now is locked", err)
+			}
+		})
+	}
+}
+
+// awaitOpen waits until this process has the file open.
+func awaitOpen(t *testing.T, path string) {
+	t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		for _, fd := range list(t, "/proc/self/fd") {
+			if target, err := os.Readlink("/proc/self/fd/" + fd); err == nil && target == path {
+				return
+			}
+		}
+	}
+	t.Fatalf("nobody has opened %s", path)
+}
+
+// TestSaveKeepsLock: between two contents nobody else gets the lock.
+func TestSaveKeepsLock(t *testing.T) {
+	d := AttachmentDir(t.TempDir())
+	r := begin(t, d, attachment("c1", "net1"))
+	ctx, cancel := context.WithCancel(t.Context())
+	got := make(chan error, 1)
+	go func() {
+		r, err := d.Lock(ctx, id)
+		if err == nil {
+			r.Close()
+		}
+		got <- err
+	}()
+	for range 200 {
+		if err := r.Save(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cancel()
+	if err := <-got; !errors.Is(err, ErrBusy) {
+		t.Errorf("Lock beside a writer: %v; want ErrBusy", err)
+	}
+}
+
+// TestTwoIDsOneName: a-b with c and a with b-c have one file name.
+func TestTwoIDsOneName(t *testing.T) {
+	d := AttachmentDir(t.TempDir())
+	first, second := attachment("a-b", "c"), attachment("a", "b-c")
+	begin(t, d, first).Close()
+	if _, err := d.Lock(soon(t), second.AttachmentID); !errors.Is(err, fs.ErrNotExist) || errors.Is(err, ErrCorrupt) || !strings.Contains(err.Error(), "container a-b, interface c") {
+		t.Errorf("Lock of the other id: %v; want ErrNotExist, and whose record it is", err)
+	}
+	if _, err := d.Begin(second); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("Begin of the other id: %v; want ErrExist", err)
+	}
+	if err := d.Discard(second.AttachmentID); !errors.Is(err, ErrBusy) {
+		t.Errorf("Discard of the other id: %v; want ErrBusy", err)
+	}
+	first.SchemaVersion, first.State = SchemaVersion, StateIntent
+	expect(t, d, first)
+}
+
+func TestUnusableRecords(t *testing.T) {
+	whole := func(t *testing.T, change func(*Attachment)) string {
+		a := attachment("c1", "net1")
+		a.SchemaVersion, a.State = SchemaVersion, StateIntent
+		change(&a)
+		data, err := encode(a)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(data)
+	}
+	contents := map[string]string{
+		"empty":         "",
+		"torn":          whole(t, func(*Attachment) {})[:200],
+		"twice":         strings.Repeat(whole(t, func(*Attachment) {}), 2),
+		"null":          "null",
+		"other version": whole(t, func(a *Attachment) { a.SchemaVersion = 2 }),
+		"state":         whole(t, func(a *Attachment) { a.State = "done" }),
+		"mode":          whole(t, func(a *Attachment) { a.Mode = "borrowed" }),
+		"no device":     whole(t, func(a *Attachment) { a.Device = AttachedDevice{} }),
+		"bad address":   whole(t, func(a *Attachment) { a.Device.PCIAddress = "../../../etc" }),
+		"no id":         whole(t, func(a *Attachment) { a.IfName = "" }),
+	}
+	for name, content := range contents {
+		t.Run(name, func(t *testing.T) {
+			d := AttachmentDir(t.TempDir())
+			path := filepath.Join(string(d), id.String()+".json")
+			put(t, path, content, 0o600)
+			if _, err := d.Lock(soon(t), id); !errors.Is(err, ErrCorrupt) || !strings.Contains(err.Error(), path) {
+				t.Errorf("Lock: %v; want ErrCorrupt and the path", err)
+			}
+			if all, bad, err := d.List(); len(all) > 0 || len(bad) != 1 || !errors.Is(bad[0], ErrCorrupt) || err != nil {
+				t.Errorf("List = %v, %v, %v; want one ErrCorrupt", all, bad, err)
+			}
+			if _, err := d.Begin(attachment("c1", "net1")); !errors.Is(err, fs.ErrExist) {
+				t.Errorf("Begin over it: %v; want ErrExist", err)
+			}
+			for range 2 {
+				if err := d.Discard(id); err != nil {
+					t.Fatalf("Discard: %v", err)
+				}
+			}
+			if names := list(t, string(d)); len(names) > 0 {
+				t.Errorf("after Discard the folder holds %q", names)
+			}
+		})
+	}
+}
+
+func TestUntrustedRecords(t *testing.T) {
+	for name, plant := range map[string]func(path string) error{
+		"symbolic link": func(path string) error { return os.Symlink("/etc/hostname", path) },
+		"fifo":          func(path string) error { return unix.Mkfifo(path, 0o600) },
+		"writable": func(path string) error {
+			return errors.Join(os.WriteFile(path, []byte("{}"), 0o600), os.Chmod(path, 0o666))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := AttachmentDir(t.TempDir())
+			path := filepath.Join(string(d), id.String()+".json")
+			if err := plant(path); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := d.Lock(soon(t), id); !errors.Is(err, ErrUntrusted) {
+				t.Errorf("Lock: %v; want ErrUntrusted", err)
+			}
+			if err := d.Discard(id); !errors.Is(err, ErrUntrusted) {
+				t.Errorf("Discard: %v; want ErrUntrusted", err)
+			}
+			if _, err := d.Begin(attachment("c1", "net1")); !errors.Is(err, fs.ErrExist) {
+				t.Errorf("Begin over it: %v; want ErrExist", err)
+			}
+			if all, bad, err := d.List(); len(all) > 0 || len(bad) != 1 || !errors.Is(bad[0], ErrUntrusted) || err != nil {
+				t.Errorf("List = %v, %v, %v; want one ErrUntrusted", all, bad, err)
+			}
+		})
+	}
+}
+
+func TestList(t *testing.T) {
+	d := AttachmentDir(t.TempDir())
+	var want []Attachment
+	for _, container := range []string{"a", "b", "c"} {
+		a := attachment(container, "net1")
+		begin(t, d, a).Close()
+		a.SchemaVersion, a.State = SchemaVersion, StateIntent
+		want = append(want, a)
+	}
+	// What else may lie there: a killed writer's file, our folders, a README.
+	put(t, filepath.Join(string(d), ".d-net1.json.tmp"), "", 0o600)
+	put(t, filepath.Join(string(d), "README"), "", 0o600)
+	if err := errors.Join(os.Mkdir(filepath.Join(string(d), "locks"), 0o700), os.Mkdir(filepath.Join(string(d), "x.json"), 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	expect(t, d, want...)
+
+	if err := os.Rename(filepath.Join(string(d), "b-net1.json"), filepath.Join(string(d), "b-net2.json")); err != nil {
+		t.Fatal(err)
+	}
+	all, bad, err := d.List()
+	if len(all) != 2 || len(bad) != 1 || !errors.Is(bad[0], ErrCorrupt) || err != nil {
+		t.Errorf("List with a record under another's name = %v, %v, %v; want ErrCorrupt for it", all, bad, err)
+	}
+	file := AttachmentDir(filepath.Join(string(d), "README"))
+	if all, bad, err := file.List(); err == nil {
+		t.Errorf("List of a file = %v, %v; want an error", all, bad)
+	}
+}
+
+// TestLeftoverTemp: a writer that is killed before its record is visible leaves
+// a file, which the next look at the attachment removes.
+func TestLeftoverTemp(t *testing.T) {
+	d := AttachmentDir(t.TempDir())
+	path, err := d.path(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	writer, err := createTemp(path, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	look := func() {
+		t.Helper()
+		if _, err := d.Lock(soon(t), id); !errors.Is(err, fs.ErrNotExist) {
+			t.Fatalf("Lock without a record: %v; want ErrNotExist", err)
+		}
+	}
+	look()
+	if names := list(t, string(d)); len(names) != 1 {
+		t.Errorf("beside a living writer the folder holds %q, want its file", names)
+	}
+	writer.Close()
+	look()
+	if names := list(t, string(d)); len(names) > 0 {
+		t.Errorf("the folder holds %q, want nothing", names)
+	}
+}
+
+func TestClaimLock(t *testing.T) {
+	d := AttachmentDir(filepath.Join(t.TempDir(), "records"))
+	const pci, other = device.PCIAddress("0000:00:07.0"), device.PCIAddress("0000:00:08.0")
+	p := start(t, "claim", string(d), pci.String())
+	if _, err := d.ClaimLock(atOnce(t), pci); !errors.Is(err, ErrBusy) {
+		t.Fatalf("ClaimLock of a claimed device: %v; want ErrBusy", err)
+	}
+	if unlock, err := d.ClaimLock(atOnce(t), other); err != nil {
+		t.Errorf("ClaimLock of another device: %v", err)
+	} else {
+		unlock()
+	}
+	p.kill()
+	unlock, err := d.ClaimLock(soon(t), pci)
+	if err != nil {
+		t.Fatalf("ClaimLock of a dead process's device: %v", err)
+	}
+	if _, err := d.ClaimLock(atOnce(t), pci); !errors.Is(err, ErrBusy) {
+		t.Errorf("ClaimLock twice in one process: %v; want ErrBusy", err)
+	}
+	unlock()
+	if unlock, err = d.ClaimLock(atOnce(t), pci); err != nil {
+		t.Fatalf("ClaimLock after unlock: %v", err)
+	}
+	unlock()
+	path := filepath.Join(string(d), "locks", pci.String()+".lock")
+	if got := mode(t, path); got != 0o600 {
+		t.Errorf("the lock file stays, with mode 0600; it has %v", got)
+	}
+	if err := errors.Join(os.Remove(path), os.Symlink("/dev/null", path)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.ClaimLock(soon(t), pci); !errors.Is(err, unix.ELOOP) {
+		t.Errorf("ClaimLock through a symbolic link: %v; want ELOOP", err)
+	}
+}
+
+func TestRestore(t *testing.T) {
+	d := AttachmentDir(filepath.Join(t.TempDir(), "records"))
+	const pci = device.PCIAddress("0000:00:07.0")
+	path := filepath.Join(string(d), "restore", "0000:00:07.0.json")
+	if all, err := d.Restores(); len(all) > 0 || err != nil {
+		t.Fatalf("Restores without a folder = %v, %v; want none", all, err)
+	}
+	if _, err := d.LoadRestore(pci); !errors.Is(err, fs.ErrNotExist) {
+		t.Fatalf("LoadRestore without a record: %v; want ErrNotExist", err)
+	}
+	want := Restore{BootID: "boot", Device: AttachedDevice{
+		PCIAddress: pci, MAC: "02:00:00:00:00:07", VF: true,
+		Link: &LinkState{Name: "ens7", AltNames: []string{"enp0s7"}, MAC: "02:00:00:00:00:07", MTU: 9001, Up: true},
+	}}
+	for range 2 {
+		if err := d.SaveRestore(want); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want.SchemaVersion = SchemaVersion
+	got, err := d.LoadRestore(pci)
+	if diff := cmp.Diff(want, got); diff != "" || err != nil {
+		t.Errorf("LoadRestore: %v (-want +got):\n%s", err, diff)
+	}
+	put(t, filepath.Join(string(d), "restore", "README.json"), "", 0o600)
+	all, err := d.Restores()
+	if diff := cmp.Diff([]device.PCIAddress{pci}, all); diff != "" || err != nil {
+		t.Errorf("Restores: %v (-want +got):\n%s", err, diff)
+	}
+	for name, content := range map[string]string{
+		"empty": "", "other version": `{"schemaVersion":2}`,
+		"of another device": `{"schemaVersion":1,"device":{"pciAddress":"0000:00:08.0"}}`,
+	} {
+		put(t, path, content, 0o600)
+		if got, err := d.LoadRestore(pci); !errors.Is(err, ErrCorrupt) {
+			t.Errorf("LoadRestore of a record %s = %v, %v; want ErrCorrupt", name, got, err)
+		}
+	}
+	for range 2 {
+		if err := d.RemoveRestore(pci); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if all, err := d.Restores(); len(all) > 0 || err != nil {
+		t.Errorf("Restores after RemoveRestore = %v, %v; want none", all, err)
+	}
+}
