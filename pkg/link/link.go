@@ -191,6 +191,9 @@ func (h *Handle) Move(index int, to *Netns, name string) error {
 func (h *Handle) Rename(index int, name string) error {
 	err := h.nl.LinkSetName(ref(index), name)
 	if errors.Is(err, unix.EBUSY) {
+		if _, taken := h.ByName(name); taken == nil { // do not take it down for nothing
+			return fmt.Errorf("rename link %d to %s: %w", index, name, ErrNameTaken)
+		}
 		if err := h.SetDown(index); err != nil {
 			return err
 		}

@@ -96,13 +96,17 @@ func readFunction(dir string, addr device.PCIAddress) (PCIFunction, error) {
 	if err := readIDs(dir, &p); err != nil {
 		return p, err
 	}
-	if err := readDriver(dir, &p); err != nil {
+	has := func(name string) bool { // what is not listed need not be tried
+		_, ok := slices.BinarySearchFunc(entries, name, func(e fs.DirEntry, n string) int { return strings.Compare(e.Name(), n) })
+		return ok
+	}
+	if err := readDriver(dir, has, &p); err != nil {
 		return p, err
 	}
-	if err := readVFs(dir, entries, &p); err != nil {
+	if err := readVFs(dir, has, entries, &p); err != nil {
 		return p, err
 	}
-	if err := readPlace(dir, &p); err != nil {
+	if err := readPlace(dir, has, &p); err != nil {
 		return p, err
 	}
 	if p.Interfaces, err = interfaces(dir, entries); err != nil {
@@ -142,9 +146,11 @@ func readIDs(dir string, p *PCIFunction) error {
 	return nil
 }
 
-func readDriver(dir string, p *PCIFunction) (err error) {
-	if p.Driver, err = linkBase(dir, "driver"); err != nil {
-		return err
+func readDriver(dir string, has func(string) bool, p *PCIFunction) (err error) {
+	if has("driver") {
+		if p.Driver, err = linkBase(dir, "driver"); err != nil {
+			return err
+		}
 	}
 	override, _, err := optional(dir, "driver_override")
 	p.DriverOverride = parseOverride(override)
@@ -153,12 +159,12 @@ func readDriver(dir string, p *PCIFunction) (err error) {
 
 // readVFs reads the links between a PF and its VFs
 // (Documentation/PCI/pci-iov-howto.rst).
-func readVFs(dir string, entries []fs.DirEntry, p *PCIFunction) error {
-	pf, err := linkBase(dir, "physfn")
-	if err != nil {
-		return err
-	}
-	if pf != "" {
+func readVFs(dir string, has func(string) bool, entries []fs.DirEntry, p *PCIFunction) error {
+	if has("physfn") {
+		pf, err := linkBase(dir, "physfn")
+		if err != nil {
+			return err
+		}
 		if p.PhysFn, err = device.ParsePCIAddress(pf); err != nil {
 			return fmt.Errorf("parse physfn: %w", err)
 		}
@@ -190,12 +196,12 @@ func readVFs(dir string, entries []fs.DirEntry, p *PCIFunction) error {
 	return nil
 }
 
-func readPlace(dir string, p *PCIFunction) error {
-	group, err := linkBase(dir, "iommu_group")
-	if err != nil {
-		return err
-	}
-	if group != "" {
+func readPlace(dir string, has func(string) bool, p *PCIFunction) error {
+	if has("iommu_group") {
+		group, err := linkBase(dir, "iommu_group")
+		if err != nil {
+			return err
+		}
 		if p.IOMMUGroup, err = parseIndex(group); err != nil {
 			return fmt.Errorf("parse iommu_group: %w", err)
 		}

@@ -18,6 +18,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 )
 
 // DefaultRoot is where Linux mounts sysfs.
@@ -63,13 +64,36 @@ func gone(dir string, cause error) error {
 	return &fs.PathError{Op: "read", Path: dir, Err: fs.ErrNotExist}
 }
 
-// attribute returns the value of one sysfs attribute without its line end.
+// attributeSize is the most that the kernel shows of an attribute: one page
+// (Documentation/filesystems/sysfs.rst).
+const attributeSize = 4096
+
+// attribute returns the value of one sysfs attribute without its line end. It
+// is read as sysfs means it, in one read(2): os.ReadFile takes twice the system
+// calls, and a node has thousands of attributes.
 func attribute(dir, name string) (string, error) {
-	data, err := os.ReadFile(filepath.Join(dir, name))
+	path := filepath.Join(dir, name)
+	fd, err := retry(func() (int, error) { return syscall.Open(path, syscall.O_RDONLY|syscall.O_CLOEXEC, 0) })
 	if err != nil {
-		return "", err
+		return "", &fs.PathError{Op: "open", Path: path, Err: err}
 	}
-	return strings.TrimSuffix(string(data), "\n"), nil
+	defer syscall.Close(fd) //nolint:errcheck // opened for reading only
+	var buf [attributeSize]byte
+	n, err := retry(func() (int, error) { return syscall.Read(fd, buf[:]) })
+	if err != nil {
+		return "", &fs.PathError{Op: "read", Path: path, Err: err}
+	}
+	return strings.TrimSuffix(string(buf[:n]), "\n"), nil
+}
+
+// retry repeats a system call that a signal has interrupted.
+func retry(call func() (int, error)) (int, error) {
+	for {
+		n, err := call()
+		if !errors.Is(err, syscall.EINTR) {
+			return n, err
+		}
+	}
 }
 
 // optional is attribute for a file that some kernels or devices do not have;

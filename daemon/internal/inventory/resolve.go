@@ -176,8 +176,8 @@ func (j *joiner) indexSources() {
 	}
 	for i := range j.Attachments.Value {
 		a := &j.Attachments.Value[i]
-		if a.BootID != j.BootID {
-			continue // its netns, and with it its claim, ended with that boot
+		if a.BootID != j.BootID || a.State == nodestate.StateReleased {
+			continue // its claim ended with that boot, or with its DEL
 		}
 		j.held[a.Device.PCIAddress] = true
 		if a.Device.ENIID != "" && a.Mode.Exclusive() {

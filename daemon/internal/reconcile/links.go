@@ -124,7 +124,7 @@ func (r *Reconciler) claim(ctx context.Context, pci device.PCIAddress) (unlock f
 	}
 	all, _, err := r.Attachments.List() // corrupt ones hold nothing
 	held := slices.ContainsFunc(all, func(a nodestate.Attachment) bool {
-		return a.BootID == r.BootID && a.Device.PCIAddress == pci
+		return a.BootID == r.BootID && a.Device.PCIAddress == pci && a.State != nodestate.StateReleased
 	})
 	if err == nil && held {
 		err = errNotOurs
@@ -138,29 +138,35 @@ func (r *Reconciler) claim(ctx context.Context, pci device.PCIAddress) (unlock f
 
 // restoreLinks gives links that came back from a dying netns after DEL had
 // ended what they had before ADD. It says whether anything was changed.
-func (r *Reconciler) restoreLinks(ctx context.Context, src *inventory.Sources) (changed bool) {
+func (r *Reconciler) restoreLinks(ctx context.Context, src *inventory.Sources) (changed bool, found []finding) {
 	waiting, err := r.Attachments.Restores()
 	if err != nil || !src.Links.Known || !src.Attachments.Known {
-		return false // the records' folder is reported where it is listed
+		return false, nil // the records' folder is reported where it is listed
 	}
 	for _, pci := range waiting {
-		if r.restore(ctx, pci, src) {
-			changed = true
+		restored, err := r.restore(ctx, pci, src)
+		changed = changed || restored
+		if err != nil {
+			found = append(found, finding{err: err, Problem: nodestate.Problem{
+				Reason: "LinkNotRestored", Device: pci.String(),
+				Message: "the device's link came back from a pod, but cannot be given all that it had, see the daemon's log; it is tried again",
+			}})
 		}
 	}
-	return changed
+	return changed, found
 }
 
-// restore deals with one restore record and says whether it changed a link.
-func (r *Reconciler) restore(ctx context.Context, pci device.PCIAddress, src *inventory.Sources) bool {
+// restore deals with one restore record and says whether it changed a link. A
+// record whose link could not be restored in full stays.
+func (r *Reconciler) restore(ctx context.Context, pci device.PCIAddress, src *inventory.Sources) (bool, error) {
 	unlock, err := r.claim(ctx, pci)
 	if err != nil {
-		return false // a plugin is at work on the device, or a pod has it: the record is theirs
+		return false, nil //nolint:nilerr // a plugin is at work on the device, or a pod has it: the record is theirs
 	}
 	defer unlock()
 	rec, err := r.Attachments.LoadRestore(pci)
 	if errors.Is(err, fs.ErrNotExist) {
-		return false
+		return false, nil
 	}
 	entry := r.Log.WithField("pciAddress", pci)
 	_, plugged := src.Functions.Value[pci]
@@ -169,23 +175,22 @@ func (r *Reconciler) restore(ctx context.Context, pci device.PCIAddress, src *in
 			err = errors.New("device or boot is gone")
 		}
 		r.drop(entry.WithField("cause", err.Error()), pci)
-		return false
+		return false, nil
 	}
 	links, err := r.Host.Links()
 	if err != nil {
-		return false // reported when the links are read for this Sync
+		return false, nil //nolint:nilerr // reported when the links are read for this Sync
 	}
 	l, ok := ownLink(links, rec.Device, src.Functions.Value[pci].Interfaces)
 	if !ok {
-		return false // still on its way; its arrival is a link event
+		return false, nil // still on its way; its arrival is a link event
 	}
 	if err := r.Host.Restore(l, *rec.Device.Link); err != nil {
-		entry.WithError(err).WithField("interface", l.Name).Warn("link came back, and not all of it could be restored")
-	} else {
-		entry.WithField("interface", rec.Device.Link.Name).Info("link restored")
+		return false, err
 	}
+	entry.WithField("interface", rec.Device.Link.Name).Info("link restored")
 	r.drop(nil, pci)
-	return true
+	return true, nil
 }
 
 // drop removes a restore record. It is logged with entry, unless that is nil.
@@ -201,22 +206,13 @@ func (r *Reconciler) drop(entry *logrus.Entry, pci device.PCIAddress) {
 // neither kernel nor sysfs names that, by MAC.
 func ownLink(links []link.Link, d nodestate.AttachedDevice, names []string) (link.Link, bool) {
 	at := slices.IndexFunc(links, func(l link.Link) bool {
-		return l.Parent == d.PCIAddress || l.Parent == "" && slices.Contains(names, l.Name) && (d.VF || l.MAC == d.MAC)
+		return l.Parent == d.PCIAddress || l.Parent == "" && slices.Contains(names, l.Name) && (d.VF || l.HasMAC(d.MAC))
 	})
 	if at < 0 && !d.VF && d.MAC != "" {
-		at = slices.IndexFunc(links, func(l link.Link) bool { return l.MAC == d.MAC && l.Parent == "" && !stacked(l.Kind) })
+		at = slices.IndexFunc(links, func(l link.Link) bool { return l.HasMAC(d.MAC) && l.Parent == "" && l.Movable() })
 	}
 	if at < 0 {
 		return link.Link{}, false
 	}
 	return links[at], true
-}
-
-// stacked says whether links of that kind take their MAC from another link.
-func stacked(kind string) bool {
-	switch kind {
-	case "vlan", "macvlan", "macvtap", "ipvlan", "ipvtap", "bond", "team", "bridge":
-		return true
-	}
-	return false
 }

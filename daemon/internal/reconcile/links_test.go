@@ -121,6 +121,10 @@ func TestRestore(t *testing.T) {
 			nil, 1, []string{"a eth1 ready"},
 		},
 		{"a pod has it again", func(n *testNode) { n.hold(1); n.addLink(1, "dev7") }, nil, 1, []string{"a dev7 ready"}},
+		{"its name is taken", func(n *testNode) {
+			n.addLink(1, "dev7")
+			n.host.fail["restore"] = link.ErrNameTaken
+		}, []string{"restore dev7", "up dev7"}, 1, []string{"a dev7 ready"}},
 		{"of an earlier boot", func(n *testNode) { n.addLink(1, "eth1"); record(n, "boot-0") }, []string{"up eth1"}, 0, []string{"a eth1 ready"}},
 		{"device unplugged", func(n *testNode) { n.unplug(1) }, nil, 0, []string{"a eth1 draining"}},
 	}

@@ -144,7 +144,9 @@ func (r *Reconciler) Sync(ctx context.Context) Outcome {
 	if ctx.Err() != nil {
 		return Outcome{} // told to stop: what was read may be half of it
 	}
-	if r.restoreLinks(ctx, &src) {
+	restored, unrestored := r.restoreLinks(ctx, &src)
+	found = append(found, unrestored...)
+	if restored {
 		found = append(found, r.readLinks(&src)...)
 	}
 	res := inventory.Join(src)
@@ -157,7 +159,7 @@ func (r *Reconciler) Sync(ctx context.Context) Outcome {
 	for _, p := range res.Problems {
 		found = append(found, finding{Problem: p})
 	}
-	out := Outcome{Unsettled: res.Unsettled || len(linkFindings) > 0 || !allKnown(src) || r.metadata.pending != nil}
+	out := Outcome{Unsettled: res.Unsettled || len(linkFindings)+len(unrestored) > 0 || !allKnown(src) || r.metadata.pending != nil}
 	if !res.LookAgain.IsZero() {
 		out.After = max(res.LookAgain.Sub(src.Now), time.Second)
 	}
