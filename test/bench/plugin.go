@@ -64,7 +64,8 @@ func filled(data []byte) (*os.File, error) {
 type contender struct {
 	name     string
 	add, del program
-	// host is the link that is in the host before ADD and after DEL.
+	// host is the link that is in the host before ADD and after DEL; "" for a
+	// device without link.
 	host string
 }
 

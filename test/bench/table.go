@@ -32,14 +32,15 @@ func ratio(name string, ours, other sample, limit float64) row {
 	return r
 }
 
-// difference compares two samples by the difference of their medians, which
-// may be limit at most, in the sample's unit.
-func difference(name string, ours, other sample, unit string, limit float64) row {
+// difference compares two samples of milliseconds by the difference of their
+// medians. A limit of 0 is no target.
+func difference(name string, ours, other sample, limit float64) row {
 	d := ours.median() - other.median()
-	return row{
-		Name: name, Ours: ours.String(), Other: other.String(),
-		Value: fmt.Sprintf("%+.2f %s", d, unit), Target: fmt.Sprintf("≤ %+.2f %s", limit, unit), Met: met(d <= limit),
+	r := row{Name: name, Ours: ours.String(), Other: other.String(), Value: fmt.Sprintf("%+.2f ms", d)}
+	if limit != 0 {
+		r.Target, r.Met = fmt.Sprintf("≤ %+.2f ms", limit), met(d <= limit)
 	}
+	return r
 }
 
 func fault(name string, err error) row {
