@@ -137,7 +137,7 @@ func (d AttachmentDir) Lock(ctx context.Context, id AttachmentID) (*Record, erro
 var errReplaced = errors.New("replaced while waiting for its lock")
 
 func lockRecord(ctx context.Context, path string) (*Record, error) {
-	f, err := openTrusted(path, unix.O_RDONLY)
+	f, err := openTrusted(path)
 	if err != nil {
 		return nil, err
 	}
@@ -184,7 +184,7 @@ func (d AttachmentDir) Discard(id AttachmentID) error {
 	if err != nil {
 		return err
 	}
-	f, err := openTrusted(path, unix.O_RDONLY)
+	f, err := openTrusted(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}

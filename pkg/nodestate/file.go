@@ -43,7 +43,7 @@ const (
 // belongs to root or the effective user and that neither group nor others may
 // write. The last component is not followed when it is a symbolic link.
 func ReadTrusted(path string) ([]byte, error) {
-	f, err := openTrusted(path, unix.O_RDONLY)
+	f, err := openTrusted(path)
 	if err != nil {
 		return nil, err
 	}
@@ -64,8 +64,8 @@ func readBounded(f *os.File) ([]byte, error) {
 
 // openTrusted opens path without following a symbolic link in its last
 // component and without blocking on a FIFO, then checks type, owner and mode.
-func openTrusted(path string, flags int) (*os.File, error) {
-	fd, err := unix.Open(path, flags|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+func openTrusted(path string) (*os.File, error) {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if errors.Is(err, unix.ELOOP) {
 		return nil, fmt.Errorf("open %s: %w: it is a symbolic link", path, ErrUntrusted)
 	}
@@ -188,7 +188,7 @@ func renameNew(from, to string) error {
 
 // removeDead removes a temporary file that a killed writer has left.
 func removeDead(tmp string) error {
-	f, err := openTrusted(tmp, unix.O_RDONLY)
+	f, err := openTrusted(tmp)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}

@@ -1,7 +1,9 @@
 package sysfs
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"testing"
@@ -59,7 +61,7 @@ func FuzzPCI(f *testing.F) {
 			}
 		}
 		p, err := NewFS(root).PCI("0000:00:06.0")
-		if os.IsNotExist(err) {
+		if errors.Is(err, fs.ErrNotExist) {
 			t.Fatalf("a listed function is gone: %v", err)
 		}
 		if err == nil && (p.Class>>24 != 0 || p.NUMANode < -1 || p.DriverOverride == "(null)") {

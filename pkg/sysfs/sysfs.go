@@ -48,7 +48,7 @@ func (f FS) path(elem ...string) string {
 // unreadable reports a failed read in a way that is never fs.ErrNotExist,
 // whatever the cause: %v keeps the cause out of the chain.
 func unreadable(what string, cause error) error {
-	return fmt.Errorf("read %s: %v", what, cause)
+	return fmt.Errorf("read %s: %v", what, cause) //nolint:errorlint // on purpose: see above
 }
 
 // gone decides what a failure to read something of the device folder dir means:

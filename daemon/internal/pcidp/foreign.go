@@ -53,6 +53,15 @@ type foreignSelector struct {
 	networkCriteria
 }
 
+// equal says whether both select by the same criteria; an empty list is none.
+func (s foreignSelector) equal(o foreignSelector) bool {
+	lists := func(s foreignSelector) [][]string {
+		return [][]string{s.Vendors, s.Devices, s.Drivers, s.PCIAddresses, s.PFNames, s.RootDevices, s.LinkTypes, s.ACPIIndexes, s.DDPProfiles, s.PKeys}
+	}
+	return slices.EqualFunc(lists(s), lists(o), slices.Equal[[]string]) &&
+		s.VDPAType == o.VDPAType && s.IsRDMA == o.IsRDMA && s.NeedVhostNet == o.NeedVhostNet
+}
+
 type networkCriteria struct {
 	PFNames      []string `json:"pfNames"`
 	RootDevices  []string `json:"rootDevices"`

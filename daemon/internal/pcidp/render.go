@@ -3,7 +3,6 @@ package pcidp
 import (
 	"encoding/json"
 	"fmt"
-	"reflect"
 	"slices"
 	"strings"
 
@@ -251,9 +250,9 @@ func isPlaceholder(f foreignEntry) bool {
 	}
 	switch f.resource {
 	case "intel.com/sriov_placeholder":
-		return reflect.DeepEqual(*f.selectors[0], foreignSelector{Drivers: []string{"placeholder"}, PCIAddresses: []string{"0000:00:00.0"}})
+		return f.selectors[0].equal(foreignSelector{Drivers: []string{"placeholder"}, PCIAddresses: []string{"0000:00:00.0"}})
 	case "intel.com/placeholder":
-		return reflect.DeepEqual(*f.selectors[0], foreignSelector{Vendors: []string{"8086"}, Devices: []string{"0000"}})
+		return f.selectors[0].equal(foreignSelector{Vendors: []string{"8086"}, Devices: []string{"0000"}})
 	}
 	return false
 }

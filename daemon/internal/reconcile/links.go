@@ -161,7 +161,7 @@ func (r *Reconciler) restoreLinks(ctx context.Context, src *inventory.Sources) (
 func (r *Reconciler) restore(ctx context.Context, pci device.PCIAddress, src *inventory.Sources) (bool, error) {
 	unlock, err := r.claim(ctx, pci)
 	if err != nil {
-		return false, nil //nolint:nilerr // a plugin is at work on the device, or a pod has it: the record is theirs
+		return false, nil // a plugin is at work on the device, or a pod has it: the record is theirs
 	}
 	defer unlock()
 	rec, err := r.Attachments.LoadRestore(pci)
@@ -179,7 +179,7 @@ func (r *Reconciler) restore(ctx context.Context, pci device.PCIAddress, src *in
 	}
 	links, err := r.Host.Links()
 	if err != nil {
-		return false, nil //nolint:nilerr // reported when the links are read for this Sync
+		return false, nil // reported when the links are read for this Sync
 	}
 	l, ok := ownLink(links, rec.Device, src.Functions.Value[pci].Interfaces)
 	if !ok {

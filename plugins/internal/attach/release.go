@@ -41,7 +41,8 @@ func (c *call) release(r *nodestate.Record, lock claimLock) error {
 	if r.State != nodestate.StateReleased && r.Device.Link != nil && r.Mode != nodestate.ModeShared {
 		back = c.step("return", func() error { return c.returnLink(r.Attachment, lock) })
 	}
-	if r.IPAM != nil && !(r.Delegate != nil && plugins == nil && netconf.ReleasesAddresses(r.Delegate.Type)) {
+	byDelegate := r.Delegate != nil && plugins == nil && netconf.ReleasesAddresses(r.Delegate.Type)
+	if r.IPAM != nil && !byDelegate {
 		err := c.step("del-ipam", func() error { return c.pluginRun("DEL", r.IPAM, i) })
 		plugins = errors.Join(plugins, err)
 	}
