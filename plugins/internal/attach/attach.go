@@ -59,17 +59,27 @@ type Plugin struct {
 // Funcs returns the verbs for skel, which end with ctx at the latest. Results go
 // to stdout.
 func (p *Plugin) Funcs(ctx context.Context, stdout io.Writer) skel.CNIFuncs {
-	verb := func(parse func([]byte) (*netconf.Config, error), do func(*call) error) func(*skel.CmdArgs) error {
-		return func(args *skel.CmdArgs) error { return toCNI(p.run(ctx, args, parse, do)) }
+	verb := func(v validation, do func(*call) error) func(*skel.CmdArgs) error {
+		return func(args *skel.CmdArgs) error { return toCNI(p.run(ctx, args, v, do)) }
 	}
 	return skel.CNIFuncs{
-		Add:    verb(netconf.Parse, func(c *call) error { return c.printAdd(stdout) }), //nolint:contextcheck // a call carries its context
-		Del:    verb(netconf.ParseLenient, (*call).del),
-		Check:  verb(netconf.Parse, (*call).check),
-		GC:     verb(netconf.ParseLenient, (*call).gc),
-		Status: verb(netconf.ParseLenient, (*call).status),
+		Add:    verb(strict, func(c *call) error { return c.printAdd(stdout) }), //nolint:contextcheck // a call carries its context
+		Del:    verb(lenient, (*call).del),
+		Check:  verb(strict, (*call).check),
+		GC:     verb(lenient, (*call).gc),
+		Status: verb(strictPolicy, (*call).status),
 	}
 }
+
+// validation says what of the input a verb insists on. Runtimes call DEL after
+// every ADD that failed, so DEL and GC make the best of what ADD has refused.
+type validation struct{ netconf, policy bool }
+
+var (
+	strict       = validation{netconf: true, policy: true}
+	strictPolicy = validation{policy: true}
+	lenient      = validation{}
+)
 
 // call is one run of a verb.
 type call struct {
@@ -88,12 +98,19 @@ type call struct {
 	bootID string
 }
 
-func (p *Plugin) run(ctx context.Context, args *skel.CmdArgs, parse func([]byte) (*netconf.Config, error), verb func(*call) error) error {
+func (p *Plugin) run(ctx context.Context, args *skel.CmdArgs, v validation, verb func(*call) error) error {
 	ctx, cancel := context.WithTimeout(ctx, verbTimeout)
 	defer cancel()
-	policy, err := p.readPolicy()
-	if err != nil {
-		return err
+	policy, unusable := p.readPolicy()
+	if unusable != nil {
+		if v.policy {
+			return unusable
+		}
+		policy = &netconf.Policy{} // allows nothing; what is on record needs no leave
+	}
+	parse := netconf.ParseLenient
+	if v.netconf {
+		parse = netconf.Parse
 	}
 	cfg, err := parse(args.StdinData)
 	if err != nil {
@@ -103,17 +120,20 @@ func (p *Plugin) run(ctx context.Context, args *skel.CmdArgs, parse func([]byte)
 	c.id = nodestate.AttachmentID{ContainerID: args.ContainerID, IfName: args.IfName}
 	c.dir = nodestate.AttachmentDir(c.paths.DataDir)
 	c.sys = sysfs.NewFS(c.paths.Sysfs)
-	if c.env, err = parseArgs(args.Args); err != nil {
+	if c.env, err = parseArgs(args.Args); err != nil && v.netconf {
 		return err
 	}
 	if c.bootID, err = nodestate.BootID(); err != nil {
 		return err
 	}
 	closeLog, err := c.openLog()
-	if err != nil {
+	if err != nil && v.netconf {
 		return err
 	}
 	defer closeLog()
+	if unusable != nil {
+		c.log.WithError(unusable).Warn("going by the records alone, in their default folder")
+	}
 	if c.host, err = link.Open(); err != nil {
 		return err
 	}
@@ -140,20 +160,23 @@ func (p *Plugin) readPolicy() (*netconf.Policy, error) {
 }
 
 // parseArgs reads CNI_ARGS: KEY=VALUE pairs separated by semicolons (CNI spec
-// 1.1.0 section 2). Keys of others are none of our business.
+// 1.1.0 section 2), all that are well formed even with an error. Keys of others
+// are none of our business.
 func parseArgs(s string) (map[string]string, error) {
 	env := map[string]string{}
+	var bad error
 	for pair := range strings.SplitSeq(s, ";") {
 		if pair == "" {
 			continue
 		}
 		k, v, ok := strings.Cut(pair, "=")
 		if !ok {
-			return nil, refuse(codeEnvironment, "CNI_ARGS: %q: want KEY=VALUE pairs separated by semicolons", pair)
+			bad = refuse(codeEnvironment, "CNI_ARGS: %q: want KEY=VALUE pairs separated by semicolons", pair)
+			continue
 		}
 		env[k] = v
 	}
-	return env, nil
+	return env, bad
 }
 
 // pod names the pod for messages: namespace/name, else the container.
@@ -171,26 +194,26 @@ func holder(a nodestate.Attachment) string {
 	return fmt.Sprintf("container %s, interface %s", a.ContainerID, a.IfName)
 }
 
-func (c *call) openLog() (func(), error) {
+// openLog makes the call's log. With an error it is standard error.
+func (c *call) openLog() (closeLog func(), err error) {
 	logger := logrus.New()
 	logger.Formatter = &logrus.TextFormatter{DisableColors: true, FullTimestamp: true}
 	if level, err := logrus.ParseLevel(c.paths.LogLevel); err == nil {
 		logger.Level = level
 	}
-	closer := func() {}
-	if c.paths.LogFile != "" {
-		f, err := os.OpenFile(filepath.Clean(c.paths.LogFile), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
-		if err != nil {
-			return nil, refuse(codeInvalid, "logFile: %v", err)
-		}
-		logger.Out = f
-		closer = func() { f.Close() } //nolint:errcheck,gosec // nothing is buffered
-	}
 	c.log = logger.WithFields(logrus.Fields{"containerID": c.id.ContainerID, "ifname": c.id.IfName})
 	if pod := c.pod(); pod != "" {
 		c.log = c.log.WithField("pod", pod)
 	}
-	return closer, nil
+	if c.paths.LogFile == "" {
+		return func() {}, nil
+	}
+	f, err := os.OpenFile(filepath.Clean(c.paths.LogFile), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		return func() {}, refuse(codeInvalid, "logFile: %v", err)
+	}
+	logger.Out = f
+	return func() { f.Close() }, nil //nolint:errcheck,gosec // nothing is buffered
 }
 
 // step runs one effect under its name.

@@ -193,6 +193,12 @@ func TestRefusals(t *testing.T) {
 		e.refused("ADD", e.pod(sel("draining")), 11, "earlier boot")
 		e.refused("STATUS", e.pod(sel("draining")), 50, "earlier boot")
 	})
+	// The runtime calls DEL after each of them.
+	e.del(e.pod(with(sel("a"), "selct", 1)))
+	e.del(e.pod(map[string]any{"select": map[string]any{"nodeENI": 7}, "mtu": "big", "routes": "all", "delegate": 1, "name": ""}))
+	args = e.pod(with(sel("a"), "logFile", "/nonexistent/log"))
+	args.Args = "nonsense"
+	e.del(args)
 	if left, _, err := e.records().List(); err != nil || len(left) != 0 {
 		t.Errorf("records left by refused ADDs: %+v, %v", left, err)
 	}

@@ -27,8 +27,9 @@ func (c *call) own() invocation {
 	return invocation{id: c.id, netns: c.args.Netns, args: c.args.Args, path: c.binPath(c.args.Path)}
 }
 
+// recorded looks for plugins where ADD found them, else where they are now.
 func (c *call) recorded(a nodestate.Attachment) invocation {
-	return invocation{id: a.AttachmentID, netns: a.Netns.Path, args: a.Args, path: c.binPath(a.Path)}
+	return invocation{id: a.AttachmentID, netns: a.Netns.Path, args: a.Args, path: a.Path + ":" + c.binPath(c.args.Path)}
 }
 
 // binPath is CNI_PATH as the policy has it.

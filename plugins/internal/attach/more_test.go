@@ -378,8 +378,11 @@ func TestPolicy(t *testing.T) {
 			must(t, os.WriteFile(file, data, 0o644))
 		}
 		must(t, spoil())
-		_, err := run(p, "ADD", with(map[string]any{"select": selA}))
+		refusedPod := with(map[string]any{"select": selA})
+		_, err := run(p, "ADD", refusedPod)
 		wantCode(t, err, 105, "policy cannot be used")
+		_, err = run(p, "DEL", refusedPod)
+		must(t, err)
 	}
 }
 
