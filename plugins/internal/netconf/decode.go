@@ -5,11 +5,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"maps"
 	"slices"
 	"strings"
 )
 
-// DecodeError: stdin is not a JSON object.
+// DecodeError is returned when stdin is not a JSON object.
 type DecodeError struct{ Err error }
 
 func (e *DecodeError) Error() string { return "decode netconf: " + e.Err.Error() }
@@ -46,14 +48,34 @@ type decoder struct {
 }
 
 func newDecoder(stdin []byte) (*decoder, error) {
-	var fields map[string]json.RawMessage
-	if err := json.Unmarshal(stdin, &fields); err != nil {
+	whole, err := canonical(stdin)
+	if err != nil {
 		return nil, &DecodeError{Err: err}
 	}
-	if fields == nil {
-		return nil, &DecodeError{Err: errors.New("want a JSON object, got null")}
+	var fields map[string]json.RawMessage
+	if err := json.Unmarshal(whole, &fields); err != nil {
+		return nil, &DecodeError{Err: err}
 	}
-	return &decoder{fields: fields, whole: stdin, faults: new([]Fault)}, nil
+	return &decoder{fields: fields, whole: whole, faults: new([]Fault)}, nil
+}
+
+// canonical writes a JSON object with every key once. A key that is given twice
+// means its last value here, but encoding/json merges the two where it decodes
+// into a struct: what a delegate or an IPAM plugin reads must be what was checked.
+func canonical(stdin []byte) (json.RawMessage, error) {
+	dec := json.NewDecoder(bytes.NewReader(stdin))
+	dec.UseNumber()
+	var object map[string]any
+	if err := dec.Decode(&object); err != nil {
+		return nil, err
+	}
+	if object == nil {
+		return nil, errors.New("want a JSON object, got null")
+	}
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+		return nil, errors.New("want one JSON object, got more after it")
+	}
+	return json.Marshal(object)
 }
 
 func (d *decoder) fault(key, format string, args ...any) {
@@ -66,8 +88,20 @@ func (d *decoder) fault(key, format string, args ...any) {
 // faultAt says whether any of these fields, or something inside, has a fault.
 func (d *decoder) faultAt(keys ...string) bool {
 	return slices.ContainsFunc(*d.faults, func(f Fault) bool {
-		return slices.ContainsFunc(keys, func(k string) bool { return strings.HasPrefix(f.Path, d.prefix+k) })
+		return slices.ContainsFunc(keys, func(k string) bool {
+			rest, ok := strings.CutPrefix(f.Path, d.prefix+k)
+			return ok && (rest == "" || rest[0] == '.' || rest[0] == '[')
+		})
 	})
+}
+
+// onlyKeys notes a fault for every key that is not known.
+func (d *decoder) onlyKeys(known ...string) {
+	for _, key := range slices.Sorted(maps.Keys(d.fields)) {
+		if !slices.Contains(known, key) {
+			d.fault(key, "unknown key%s; remove it", suggest(key, known))
+		}
+	}
 }
 
 func (d *decoder) err() error {
@@ -116,15 +150,16 @@ func parseInto[T any](d *decoder, key string, dst *T, parse func(string) (T, err
 	return true
 }
 
-func (d *decoder) number(key string, absent, low, high int, want string) int {
+// number reads a whole number from low to high; 0 counts as absent.
+func (d *decoder) number(key string, low, high int, want string) int {
 	var raw json.RawMessage
 	if !d.raw(key, &raw) {
-		return absent
+		return 0
 	}
 	var v int
-	if json.Unmarshal(raw, &v) != nil || (v != absent && (v < low || v > high)) {
+	if json.Unmarshal(raw, &v) != nil || (v != 0 && (v < low || v > high)) {
 		d.fault(key, "%s: want %s", clip(raw), want)
-		return absent
+		return 0
 	}
 	return v
 }
@@ -149,6 +184,20 @@ func (d *decoder) object(key string) *decoder {
 		return nil
 	}
 	return d.nested(key, raw)
+}
+
+// rawObject reads an object that is handed on as it is, when it has the form of
+// form; nil when it is absent or, with a fault, something else.
+func (d *decoder) rawObject(key string, form any, want string) json.RawMessage {
+	var raw json.RawMessage
+	if !d.raw(key, &raw) {
+		return nil
+	}
+	if raw[0] != '{' || json.Unmarshal(raw, form) != nil {
+		d.fault(key, "%s: want %s", clip(raw), want)
+		return nil
+	}
+	return raw
 }
 
 func (d *decoder) nested(key string, raw json.RawMessage) *decoder {

@@ -23,17 +23,22 @@ type Delegate struct {
 // whether the key wants the PCI address or the interface's name.
 var delegateFields = map[string]bool{"deviceID": true, "pciBusID": true, "master": false, "device": false}
 
-// knownDelegates have a key of their own.
-var knownDelegates = map[string]Delegate{
-	"ipvlan":      {Field: "master", Shared: true},
-	"macvlan":     {Field: "master", Shared: true},
-	"vlan":        {Field: "master", Shared: true},
-	"host-device": {Field: "pciBusID"},
-	"sriov":       {Field: "deviceID"},
+// knownDelegates have keys of their own for the device; the first is the usual.
+var knownDelegates = map[string]struct {
+	fields []string
+	shared bool
+}{
+	"ipvlan":      {[]string{"master"}, true},
+	"macvlan":     {[]string{"master"}, true},
+	"vlan":        {[]string{"master"}, true},
+	"host-device": {[]string{"pciBusID", "device"}, false},
+	"sriov":       {[]string{"deviceID"}, false},
 }
 
 // Keys of a delegate that only multi-eni may set: those that would lead to
-// another device, and those that it inherits.
+// another device, and those that it inherits. They are reserved in any case:
+// encoding/json, with which delegates read them, does not tell "Device" from
+// "device".
 var (
 	reservedDeviceKeys = []string{"master", "device", "deviceID", "pciBusID", "hwaddr", "kernelpath", "linkInContainer"}
 	inheritedKeys      = []string{"name", "cniVersion", "ipam", "args", "runtimeConfig", "prevResult", "dns"}
@@ -45,41 +50,51 @@ func (d *decoder) delegate() *Delegate {
 		return nil
 	}
 	p := sub.plugin()
-	for _, key := range reservedDeviceKeys {
-		if _, given := sub.fields[key]; given {
+	for _, key := range slices.Sorted(maps.Keys(sub.fields)) {
+		switch {
+		case containsFold(reservedDeviceKeys, key):
 			sub.fault(key, "multi-eni sets it to the selected device; remove it")
-		}
-	}
-	for _, key := range inheritedKeys {
-		if _, given := sub.fields[key]; given {
+		case containsFold(inheritedKeys, key):
 			sub.fault(key, "the delegate inherits it; write it beside delegate, not inside")
 		}
 	}
 	if p == nil {
 		return nil
 	}
-	out, known := knownDelegates[p.Type]
-	out.Plugin = *p
-	var field string
-	sub.oneOf("deviceField", &field, slices.Sorted(maps.Keys(delegateFields))...)
-	switch {
-	case out.Shared && field != "" && field != out.Field:
-		sub.fault("deviceField", "%q: %s takes its device as %s; remove it", field, p.Type, out.Field)
-	case field != "":
-		out.Field = field
-	case !known && !sub.faultAt("deviceField"):
-		sub.fault("deviceField", "is missing; name the key by which %s takes its device: deviceID or pciBusID (PCI address), master or device (interface name)", p.Type)
-	}
-	if out.Field == "" {
+	field := sub.deviceField(p.Type)
+	if field == "" {
 		return nil
 	}
-	return &out
+	return &Delegate{Plugin: *p, Field: field, Shared: knownDelegates[p.Type].shared}
+}
+
+// deviceField returns the key by which a delegate takes its device; "" with a
+// fault when nobody knows.
+func (d *decoder) deviceField(typ string) string {
+	var field string
+	d.oneOf("deviceField", &field, slices.Sorted(maps.Keys(delegateFields))...)
+	known, ok := knownDelegates[typ]
+	switch {
+	case !ok && field == "" && !d.faultAt("deviceField"):
+		d.fault("deviceField", "is missing; name the key by which %s takes its device: deviceID or pciBusID (PCI address), master or device (interface name)", typ)
+	case ok && field != "" && !slices.Contains(known.fields, field):
+		d.fault("deviceField", "%q: %s takes its device as %s; remove the key", field, typ, strings.Join(known.fields, " or "))
+		field = ""
+	}
+	if ok && field == "" {
+		return known.fields[0]
+	}
+	return field
+}
+
+func containsFold(keys []string, key string) bool {
+	return slices.ContainsFunc(keys, func(k string) bool { return strings.EqualFold(k, key) })
 }
 
 // ReleasesAddresses says whether a delegate's successful DEL has always run its
 // IPAM plugin's. host-device's has not when there is no netns, and of others we
 // do not know.
-func ReleasesAddresses(delegate string) bool { return knownDelegates[delegate].Shared }
+func ReleasesAddresses(delegate string) bool { return knownDelegates[delegate].shared }
 
 // NeedsLink says whether the delegate is given the interface's name, so that
 // the device must have one.
@@ -87,10 +102,8 @@ func (d *Delegate) NeedsLink() bool { return !delegateFields[d.Field] }
 
 // Passthru says whether a macvlan delegate keeps the device's own MAC.
 func (d *Delegate) Passthru() bool {
-	var c struct {
-		Mode string `json:"mode"`
-	}
-	return json.Unmarshal(d.Raw, &c) == nil && c.Mode == "passthru"
+	var fields map[string]json.RawMessage
+	return json.Unmarshal(d.Raw, &fields) == nil && unquote(fields["mode"]) == "passthru"
 }
 
 // DelegateConfig composes the delegate's netconf: its own keys, the device
@@ -102,7 +115,9 @@ func (c *Config) DelegateConfig(pci device.PCIAddress, link string, mtu int) (js
 	if err := json.Unmarshal(c.Delegate.Raw, &fields); err != nil {
 		return nil, fmt.Errorf("compose netconf of %s: %w", c.Delegate.Type, err)
 	}
-	delete(fields, "deviceField")
+	maps.DeleteFunc(fields, func(key string, _ json.RawMessage) bool {
+		return key == "deviceField" || containsFold(reservedDeviceKeys, key) || containsFold(inheritedKeys, key)
+	})
 	value := pci.String()
 	if c.Delegate.NeedsLink() {
 		value = link
@@ -149,10 +164,15 @@ func (c *Config) runtimeConfigFor(pci device.PCIAddress) (json.RawMessage, error
 	if err := json.Unmarshal(c.RuntimeConfig, &fields); err != nil {
 		return nil, fmt.Errorf("compose runtimeConfig: %w", err)
 	}
-	delete(fields, "CNIDeviceInfoFile") // multi-eni writes it
-	if !strings.EqualFold(unquote(fields["deviceID"]), pci.String()) {
-		delete(fields, "deviceID")
-	}
+	maps.DeleteFunc(fields, func(key string, raw json.RawMessage) bool {
+		switch {
+		case strings.EqualFold(key, "CNIDeviceInfoFile"): // multi-eni writes it
+			return true
+		case strings.EqualFold(key, "deviceID"):
+			return key != "deviceID" || !strings.EqualFold(unquote(raw), pci.String())
+		}
+		return false
+	})
 	return json.Marshal(fields)
 }
 

@@ -4,11 +4,8 @@
 package netconf
 
 import (
-	"bytes"
 	"encoding/json"
-	"fmt"
 	"maps"
-	"net/netip"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -43,6 +40,7 @@ type Config struct {
 	// the same as an empty list.
 	ValidAttachments []nodestate.AttachmentID
 	// Raw is the whole netconf, for the attachment record.
+	// Every key is in it once.
 	Raw json.RawMessage
 }
 
@@ -89,17 +87,6 @@ type Plugin struct {
 	Raw  json.RawMessage
 }
 
-// Route is a route of the netconf, as in the CNI spec 1.1.0 result. Zero values
-// mean "not given".
-type Route struct {
-	Dst         netip.Prefix
-	Gateway     netip.Addr
-	MTU, AdvMSS int
-	Priority    int
-	Table       int
-	Scope       *int
-}
-
 // Paths are the places of the node's files. A netconf may set them only where
 // no policy exists.
 type Paths struct {
@@ -116,17 +103,27 @@ func DefaultPaths() Paths {
 	}
 }
 
-// Keys that runtimes (libcni, Multus) inject or the CNI spec defines for every
-// plugin, next to those that Config names.
-var specKeys = map[string]bool{
-	"cniVersion": true, "cniVersions": true, "name": true, "type": true, "args": true, "capabilities": true,
-	"disableCheck": true, "disableGC": true, "loadOnlyInlinedPlugins": true,
-	"dns": true, "prevResult": true, "runtimeConfig": true, "deviceID": true, "pciBusID": true, "ipam": true,
-}
+// The keys of a netconf.
+var (
+	// Runtimes (libcni, Multus) inject these, or the CNI spec defines them for
+	// every plugin.
+	specKeys = []string{
+		"cniVersion", "cniVersions", "name", "type", "args", "capabilities", "disableCheck", "disableGC", "loadOnlyInlinedPlugins",
+		"dns", "prevResult", "runtimeConfig", "deviceID", "pciBusID", "ipam",
+	}
+	pathKeys   = []string{"dataDir", "inventory", "sysfs", "logFile", "logLevel"}
+	ownKeys    = slices.Concat([]string{"select", "delegate", "mtu", "routes"}, pathKeys)
+	selectKeys = []string{"nodeENI", "eniID", "mac", "subnetID", "pciAddress", "resourceName"}
+	logLevels  = []string{"debug", "info", "warning", "error"}
+)
 
-var ownKeys = map[string]bool{
-	"select": true, "delegate": true, "mtu": true, "routes": true,
-	"dataDir": true, "inventory": true, "sysfs": true, "logFile": true, "logLevel": true,
+// suggestions are what a misspelt key of the netconf may mean.
+func suggestions() []string {
+	all := slices.Concat(ownKeys, specKeys)
+	for _, key := range selectKeys {
+		all = append(all, "select."+key)
+	}
+	return all
 }
 
 // Parse checks a netconf as ADD and CHECK need it. A netconf that is not JSON
@@ -137,11 +134,11 @@ func Parse(stdin []byte) (*Config, error) {
 		return nil, err
 	}
 	for _, key := range slices.Sorted(maps.Keys(d.fields)) {
-		if !specKeys[key] && !ownKeys[key] && !strings.HasPrefix(key, "cni.dev/") {
-			d.fault(key, "unknown key%s; remove it", suggest(key, ownKeys))
+		if !slices.Contains(specKeys, key) && !slices.Contains(ownKeys, key) && !strings.HasPrefix(key, "cni.dev/") {
+			d.fault(key, "unknown key%s; remove it", suggest(key, suggestions()))
 		}
 	}
-	if c.Name == "" {
+	if c.Name == "" && !d.faultAt("name") {
 		d.fault("name", "is missing; give the network a name")
 	}
 	if c.Select.Empty() && c.DeviceID == "" && !d.faultAt("select", "deviceID", "pciBusID", "runtimeConfig") {
@@ -166,24 +163,24 @@ func parse(stdin []byte) (*decoder, *Config, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	c := &Config{Paths: DefaultPaths(), Raw: slices.Clone(bytes.TrimSpace(stdin))}
+	c := &Config{Paths: DefaultPaths(), Raw: d.whole}
 	d.str("cniVersion", &c.CNIVersion)
 	d.str("name", &c.Name)
-	d.raw("dns", &c.DNS)
-	d.raw("args", &c.Args)
-	d.raw("prevResult", &c.PrevResult)
+	c.DNS = d.rawObject("dns", &dns{}, "an object with nameservers, domain, search and options")
+	c.Args = d.rawObject("args", &struct{}{}, "an object")
+	c.PrevResult = d.rawObject("prevResult", &struct{}{}, "an object")
 	c.RuntimeConfig = d.runtimeConfig(c)
 	c.DeviceID = d.deviceID()
 	c.Select = d.selectDevice()
 	c.Delegate = d.delegate()
 	c.IPAM = d.ipam()
-	c.MTU = d.number("mtu", 0, 68, 65535, "octets between 68 and 65535, or leave it out")
+	c.MTU = d.number("mtu", 68, 65535, "octets between 68 and 65535, or leave it out")
 	c.Routes = d.routes()
 	d.path("dataDir", &c.Paths.DataDir)
 	d.path("inventory", &c.Paths.Inventory)
 	d.path("sysfs", &c.Paths.Sysfs)
 	d.path("logFile", &c.Paths.LogFile)
-	d.oneOf("logLevel", &c.Paths.LogLevel, "debug", "info", "warning", "error")
+	d.oneOf("logLevel", &c.Paths.LogLevel, logLevels...)
 	c.ValidAttachments = d.validAttachments()
 	return d, c, nil
 }
@@ -195,7 +192,7 @@ func (c *Config) PathKeys() map[string]string {
 	if json.Unmarshal(c.Raw, &fields) != nil {
 		return set
 	}
-	for _, key := range []string{"dataDir", "inventory", "sysfs", "logFile", "logLevel"} {
+	for _, key := range pathKeys {
 		var v string
 		if raw, ok := fields[key]; ok && json.Unmarshal(raw, &v) == nil && v != "" {
 			set[key] = v
@@ -230,6 +227,12 @@ func (d *decoder) runtimeConfig(c *Config) json.RawMessage {
 	return raw
 }
 
+// dns is the form of the key of that name (CNI spec 1.1.0 section 1).
+type dns struct {
+	Nameservers, Search, Options []string
+	Domain                       string
+}
+
 // deviceID returns what the three keys agree on.
 func (d *decoder) deviceID() device.PCIAddress {
 	var found device.PCIAddress
@@ -260,12 +263,7 @@ func (d *decoder) selectDevice() Select {
 	if sub == nil {
 		return s
 	}
-	known := map[string]bool{"nodeENI": true, "eniID": true, "mac": true, "subnetID": true, "pciAddress": true, "resourceName": true}
-	for _, key := range slices.Sorted(maps.Keys(sub.fields)) {
-		if !known[key] {
-			sub.fault(key, "unknown key%s; remove it", suggest(key, known))
-		}
-	}
+	sub.onlyKeys(selectKeys...)
 	sub.str("nodeENI", &s.NodeENI)
 	parseInto(sub, "eniID", &s.ENIID, device.ParseENIID)
 	parseInto(sub, "mac", &s.MAC, device.ParseMAC)
@@ -286,7 +284,15 @@ func (d *decoder) ipam() *Plugin {
 // plugin reads the type of a plugin's netconf; nil with a fault when it is bad.
 func (d *decoder) plugin() *Plugin {
 	p := &Plugin{Raw: d.whole}
-	d.str("type", &p.Type)
+	for key := range d.fields {
+		if key != "type" && strings.EqualFold(key, "type") { // other plugins may read it as type
+			d.fault(key, "unknown key (did you mean type?); remove it")
+			return nil
+		}
+	}
+	if !d.str("type", &p.Type) && d.faultAt("type") {
+		return nil
+	}
 	if !pluginName(p.Type) {
 		d.fault("type", "%q: want the file name of a CNI plugin, such as host-local", p.Type)
 		return nil
@@ -298,36 +304,8 @@ func pluginName(s string) bool {
 	return s != "" && s[0] != '.' && !strings.ContainsAny(s, "/\\\x00 ")
 }
 
-func (d *decoder) routes() []Route {
-	var out []Route
-	for i, sub := range d.list("routes") {
-		if sub == nil {
-			continue
-		}
-		var r Route
-		ok := parseInto(sub, "dst", &r.Dst, netip.ParsePrefix)
-		if !ok && !sub.faultAt("dst") {
-			sub.fault("dst", "is missing; give a network such as 10.0.0.0/8")
-		}
-		if parseInto(sub, "gw", &r.Gateway, netip.ParseAddr) && ok && r.Gateway.Is4() != r.Dst.Addr().Is4() {
-			sub.fault("gw", "%s is not of the family of routes[%d].dst %s", r.Gateway, i, r.Dst)
-		}
-		r.Dst = r.Dst.Masked()
-		r.MTU = sub.number("mtu", 0, 68, 65535, "octets between 68 and 65535")
-		r.AdvMSS = sub.number("advmss", 0, 1, 65535, "octets between 1 and 65535")
-		r.Priority = sub.number("priority", 0, 0, 1<<31-1, "a whole number from 0")
-		r.Table = sub.number("table", 0, 1, 1<<31-1, "a route table from 1")
-		if _, given := sub.fields["scope"]; given {
-			scope := sub.number("scope", 0, 0, 255, "a scope from 0 (universe) to 255 (nowhere)")
-			r.Scope = &scope
-		}
-		if ok {
-			out = append(out, r)
-		}
-	}
-	return out
-}
-
+// validAttachments returns GC's list. A faulty one counts as absent as a whole:
+// GC would take what is missing from it away from living pods.
 func (d *decoder) validAttachments() []nodestate.AttachmentID {
 	const key = "cni.dev/valid-attachments"
 	if _, present := d.fields[key]; !present {
@@ -339,45 +317,15 @@ func (d *decoder) validAttachments() []nodestate.AttachmentID {
 			continue
 		}
 		var id nodestate.AttachmentID
-		sub.str("containerID", &id.ContainerID)
-		sub.str("ifname", &id.IfName)
+		for name, dst := range map[string]*string{"containerID": &id.ContainerID, "ifname": &id.IfName} {
+			if sub.str(name, dst); *dst == "" && !sub.faultAt(name) {
+				sub.fault(name, "is missing")
+			}
+		}
 		out = append(out, id)
 	}
+	if d.faultAt(key) {
+		return nil
+	}
 	return out
-}
-
-// suggest finds the known key that a misspelt one may mean: the nearest within
-// two edits, or the same but for case and separators.
-func suggest(key string, known map[string]bool) string {
-	fold := func(s string) string { return strings.ToLower(strings.NewReplacer("-", "", "_", "").Replace(s)) }
-	best, least := "", 3
-	for _, k := range slices.Sorted(maps.Keys(known)) {
-		if n := edits(fold(key), fold(k)); n < least {
-			best, least = k, n
-		}
-	}
-	if best == "" {
-		return ""
-	}
-	return fmt.Sprintf(" (did you mean %s?)", best)
-}
-
-// edits is the Levenshtein distance of two short strings, in octets.
-func edits(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := 1
-			if a[i] == b[j] {
-				cost = 0
-			}
-			diagonal, row[j+1] = row[j+1], min(diagonal+cost, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
 }

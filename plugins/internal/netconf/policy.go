@@ -2,10 +2,13 @@ package netconf
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
+	"net/netip"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -50,16 +53,27 @@ func ParsePolicy(data []byte) (*Policy, error) {
 	if err := dec.Decode(&p); err != nil {
 		return nil, fmt.Errorf("parse %s: %w", PolicyPath, err)
 	}
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("parse %s: want one JSON object, got more after it", PolicyPath)
+	}
 	if p.SchemaVersion != nodestate.SchemaVersion {
 		return nil, fmt.Errorf("parse %s: schemaVersion %d, want %d", PolicyPath, p.SchemaVersion, nodestate.SchemaVersion)
 	}
 	var errs []error
-	for name, path := range map[string]string{"binDir": p.BinDir, "dataDir": p.DataDir, "inventory": p.Inventory, "sysfs": p.Sysfs, "logFile": p.LogFile} {
-		if (path != "" || name == "binDir") && (!filepath.IsAbs(path) || filepath.Clean(path) != path) {
-			errs = append(errs, fmt.Errorf("parse %s: %s %q: want a clean absolute path", PolicyPath, name, path))
+	for _, f := range []struct{ name, path string }{
+		{"binDir", p.BinDir}, {"dataDir", p.DataDir}, {"inventory", p.Inventory}, {"sysfs", p.Sysfs}, {"logFile", p.LogFile},
+	} {
+		if (f.path != "" || f.name == "binDir") && (!filepath.IsAbs(f.path) || filepath.Clean(f.path) != f.path) {
+			errs = append(errs, fmt.Errorf("parse %s: %s %q: want a clean absolute path", PolicyPath, f.name, f.path))
 		}
 	}
-	return &p, errors.Join(errs...)
+	if p.LogLevel != "" && !slices.Contains(logLevels, p.LogLevel) {
+		errs = append(errs, fmt.Errorf("parse %s: logLevel %q: want one of %s", PolicyPath, p.LogLevel, strings.Join(logLevels, ", ")))
+	}
+	if len(errs) > 0 {
+		return nil, errors.Join(errs...)
+	}
+	return &p, nil
 }
 
 // ResolvePaths returns the paths that hold: the netconf's without a policy, the
@@ -110,7 +124,7 @@ func (p *Policy) CheckPlugin(rule, typ string, allowed []string) error {
 	if slices.Contains(allowed, typ) {
 		return nil
 	}
-	return &PolicyError{rule, typ, fmt.Sprintf("allowed are %s (%s)", strings.Join(allowed, ", "), PolicyPath)}
+	return &PolicyError{rule, typ, fmt.Sprintf("allowed: %s (%s)", orNone(allowed), PolicyPath)}
 }
 
 // Check refuses what of a netconf the policy does not allow; a nil policy
@@ -146,8 +160,9 @@ func (p *Policy) Check(c *Config) error {
 // spec 1.1.0), without the /var of which /run is the target.
 const deviceInfoDir = "/run/k8s.cni.cncf.io/devinfo/cni"
 
-// findPath returns the first string in a netconf that is a path, with its
-// place: plugins run as root and read or write what such a key names.
+// findPath returns the first string in a netconf that may be a path, with its
+// place: plugins run as root and read or write what such a key names. A string
+// with a slash is a path unless it is a network.
 func findPath(at string, raw json.RawMessage) (key, value string) {
 	var v any
 	if json.Unmarshal(raw, &v) != nil {
@@ -159,7 +174,7 @@ func findPath(at string, raw json.RawMessage) (key, value string) {
 func findPathIn(at string, v any) (key, value string) {
 	switch v := v.(type) {
 	case string:
-		if strings.HasPrefix(v, "/") || strings.HasPrefix(v, "./") || strings.Contains(v, "../") {
+		if v == ".." || strings.Contains(v, "/") && !isNetwork(v) {
 			return at, v
 		}
 	case []any:
@@ -178,12 +193,28 @@ func findPathIn(at string, v any) (key, value string) {
 	return "", ""
 }
 
+// isNetwork accepts 10.0.0.0/24 and whereabouts' range 10.0.0.5-10.0.0.9/24.
+func isNetwork(s string) bool {
+	if from, to, ok := strings.Cut(s, "-"); ok {
+		if _, err := netip.ParseAddr(from); err != nil {
+			return false
+		}
+		s = to
+	}
+	_, err := netip.ParsePrefix(s)
+	return err == nil
+}
+
 // CheckNamespace refuses a device whose NodeENI lists the namespaces that may
-// use it, when the pod's is not among them. A nil policy allows all.
+// use it, when the pod's is not among them or not known. A nil policy allows all.
 func (p *Policy) CheckNamespace(d nodestate.Device, namespace string) error {
-	if p == nil || len(d.AllowedNamespaces) == 0 || slices.Contains(d.AllowedNamespaces, namespace) {
+	if p == nil || len(d.AllowedNamespaces) == 0 || namespace != "" && slices.Contains(d.AllowedNamespaces, namespace) {
 		return nil
 	}
 	return &PolicyError{"K8S_POD_NAMESPACE", namespace, fmt.Sprintf("NodeENI %s allows %s (annotation networking.k8s.aws/allowed-namespaces)",
-		d.NodeENI, strings.Join(d.AllowedNamespaces, ", "))}
+		d.NodeENI, orNone(d.AllowedNamespaces))}
+}
+
+func orNone(names []string) string {
+	return cmp.Or(strings.Join(names, ", "), "none")
 }

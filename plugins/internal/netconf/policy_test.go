@@ -1,0 +1,205 @@
+package netconf
+
+import (
+	"encoding/json"
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+)
+
+const policyText = `{"schemaVersion":1,"binDir":"/opt/cni/bin","delegates":["ipvlan","host-device"],"ipam":["host-local"],
+	"dataDir":"/d","inventory":"/i","sysfs":"/s","logFile":"/l","logLevel":"debug"}`
+
+func policy(t *testing.T) *Policy {
+	t.Helper()
+	p, err := ParsePolicy([]byte(policyText))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func TestParsePolicy(t *testing.T) {
+	want := &Policy{
+		SchemaVersion: 1, BinDir: "/opt/cni/bin", Delegates: []string{"ipvlan", "host-device"}, IPAM: []string{"host-local"},
+		DataDir: "/d", Inventory: "/i", Sysfs: "/s", LogFile: "/l", LogLevel: "debug",
+	}
+	if diff := cmp.Diff(want, policy(t)); diff != "" {
+		t.Errorf("ParsePolicy (-want +got):\n%s", diff)
+	}
+	if p, err := ParsePolicy([]byte(`{"schemaVersion":1,"binDir":"/opt/cni/bin"}`)); err != nil || len(p.Delegates)+len(p.IPAM) > 0 {
+		t.Errorf("the least policy: %+v, %v; want it to allow no other plugin", p, err)
+	}
+}
+
+func TestParsePolicyRefuses(t *testing.T) {
+	for content, want := range map[string]string{
+		``:                                  "EOF",
+		`null`:                              "schemaVersion 0, want 1",
+		`[]`:                                "array",
+		`{"schemaVersion":2,"binDir":"/b"}`: "schemaVersion 2, want 1",
+		`{"schemaVersion":1,"binDir":"/b","delegate":["ipvlan"]}`: `unknown field "delegate"`,
+		`{"schemaVersion":1,"binDir":"/b","delegates":"ipvlan"}`:  "delegates",
+		`{"schemaVersion":1,"binDir":"/b"}{"delegates":["x"]}`:    "more after it",
+		`{"schemaVersion":1,"binDir":"/b"} garbage`:               "more after it",
+		`{"schemaVersion":1}`:                                     `binDir "": want a clean absolute path`,
+		`{"schemaVersion":1,"binDir":"/b","logLevel":"loud"}`:     `logLevel "loud": want one of debug, info, warning, error`,
+		`{"schemaVersion":1,"binDir":"b","dataDir":"/d/","inventory":"../i","sysfs":"s","logFile":"/l/../m"}`: `parse /etc/multi-eni/policy.json: binDir "b": want a clean absolute path
+parse /etc/multi-eni/policy.json: dataDir "/d/": want a clean absolute path
+parse /etc/multi-eni/policy.json: inventory "../i": want a clean absolute path
+parse /etc/multi-eni/policy.json: sysfs "s": want a clean absolute path
+parse /etc/multi-eni/policy.json: logFile "/l/../m": want a clean absolute path`,
+	} {
+		p, err := ParsePolicy([]byte(content))
+		if p != nil || err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), PolicyPath) {
+			t.Errorf("ParsePolicy(%s) = %+v, %v; want an error with the file and %q", content, p, err, want)
+		}
+	}
+}
+
+func TestResolvePaths(t *testing.T) {
+	c := parseOK(t, with(`,"dataDir":"/tenant","logLevel":"error"`))
+	none := DefaultPaths()
+	none.DataDir, none.LogLevel = "/tenant", "error"
+	for name, tt := range map[string]struct {
+		policy *Policy
+		want   Paths
+		bin    []string
+	}{
+		"no policy":     {nil, none, []string{"/a", "/b"}},
+		"silent policy": {&Policy{BinDir: "/opt/cni/bin"}, DefaultPaths(), []string{"/opt/cni/bin"}},
+		"policy":        {policy(t), Paths{"/d", "/i", "/s", "/l", "debug"}, []string{"/opt/cni/bin"}},
+	} {
+		if diff := cmp.Diff(tt.want, tt.policy.ResolvePaths(c)); diff != "" {
+			t.Errorf("%s: ResolvePaths (-want +got):\n%s", name, diff)
+		}
+		if diff := cmp.Diff(tt.bin, tt.policy.BinDirs("/a:/b")); diff != "" {
+			t.Errorf("%s: BinDirs (-want +got):\n%s", name, diff)
+		}
+	}
+}
+
+func TestPolicyCheck(t *testing.T) {
+	for keys, want := range map[string]string{
+		"": "",
+		`,"delegate":{"type":"ipvlan","mode":"l2"},"ipam":{"type":"host-local","ranges":[[{"subnet":"10.0.2.0/24","gateway":"10.0.2.1"}]],"routes":[{"dst":"fd00::/8"}]}`: "",
+		`,"ipam":{"type":"host-local","range":"10.0.2.5-10.0.2.9/24"}`:                         "",
+		`,"runtimeConfig":{"CNIDeviceInfoFile":"/var/run/k8s.cni.cncf.io/devinfo/cni/x.json"}`: "",
+		`,"runtimeConfig":{"CNIDeviceInfoFile":"/run/k8s.cni.cncf.io/devinfo/cni/x.json"}`:     "",
+		`,"runtimeConfig":{"CNIDeviceInfoFile":"/etc/cron.d/x"}`:                               `policy forbids runtimeConfig.CNIDeviceInfoFile "/etc/cron.d/x": want a file in /var/run/k8s.cni.cncf.io/devinfo/cni`,
+		`,"runtimeConfig":{"CNIDeviceInfoFile":"/run/k8s.cni.cncf.io/devinfo/cni/x/y"}`:        `policy forbids runtimeConfig.CNIDeviceInfoFile "/run/k8s.cni.cncf.io/devinfo/cni/x/y": want a file in /var/run/k8s.cni.cncf.io/devinfo/cni`,
+		`,"runtimeConfig":{"CNIDeviceInfoFile":"/varrun/k8s.cni.cncf.io/devinfo/cni/x"}`:       `policy forbids runtimeConfig.CNIDeviceInfoFile "/varrun/k8s.cni.cncf.io/devinfo/cni/x": want a file in /var/run/k8s.cni.cncf.io/devinfo/cni`,
+		`,"sysfs":"/tmp/sys","dataDir":"/tmp"`:                                                 `policy forbids dataDir "/tmp": the node's paths are fixed in /etc/multi-eni/policy.json; remove the key`,
+		`,"logLevel":"debug"`:                                                                  `policy forbids logLevel "debug": the node's paths are fixed in /etc/multi-eni/policy.json; remove the key`,
+		`,"delegate":{"type":"macvlan"}`:                                                       `policy forbids delegate.type "macvlan": allowed: ipvlan, host-device (/etc/multi-eni/policy.json)`,
+		`,"ipam":{"type":"static"}`:                                                            `policy forbids ipam.type "static": allowed: host-local (/etc/multi-eni/policy.json)`,
+		`,"delegate":{"type":"ipvlan"},"ipam":{"type":"static"}`:                               `policy forbids ipam.type "static": allowed: host-local (/etc/multi-eni/policy.json)`,
+		`,"ipam":{"type":"host-local","dataDir":"/etc"}`:                                       `policy forbids ipam.dataDir "/etc": another plugin's paths are not a tenant's to choose; remove the key`,
+		`,"ipam":{"type":"host-local","a":[{"b":1},{"c":"etc/cron.d"}]}`:                       `policy forbids ipam.a[1].c "etc/cron.d": another plugin's paths are not a tenant's to choose; remove the key`,
+		`,"delegate":{"type":"ipvlan","x":{"y":".."}}`:                                         `policy forbids delegate.x.y "..": another plugin's paths are not a tenant's to choose; remove the key`,
+	} {
+		c := parseOK(t, with(keys))
+		err := policy(t).Check(c)
+		var forbidden *PolicyError
+		switch {
+		case want == "" && err != nil:
+			t.Errorf("Check(%s) = %v; want it allowed", keys, err)
+		case want != "" && (!errors.As(err, &forbidden) || err.Error() != want):
+			t.Errorf("Check(%s) = %v; want %s", keys, err, want)
+		}
+		if err := (*Policy)(nil).Check(c); err != nil {
+			t.Errorf("without a policy: %v", err)
+		}
+		if err := (*Policy)(nil).CheckTypes(c); err != nil {
+			t.Errorf("types without a policy: %v", err)
+		}
+	}
+	err := (&Policy{}).Check(parseOK(t, with(`,"ipam":{"type":"static"}`)))
+	if want := `policy forbids ipam.type "static": allowed: none (/etc/multi-eni/policy.json)`; err == nil || err.Error() != want {
+		t.Errorf("an empty list: %v; want %s", err, want)
+	}
+}
+
+func TestFindPath(t *testing.T) {
+	for value, path := range map[string]bool{
+		"": false, "l2": false, "10.0.0.0/24": false, "fd00::/64": false, "10.0.0.1-10.0.0.9/24": false, ".": false, "a.b": false, "a..b": false, "eth0": false,
+		"/": true, "/etc": true, "./x": true, "../x": true, "x/../y": true, "..": true, "x/..": true, "etc/passwd": true, "~/x": true, "10.0.0.0/../etc": true,
+		"10.0.0.0-x/24": true, "a-10.0.0.0/24": true, "10.0.0.0/33": true, "abc/1": true, "file:///etc": true,
+	} {
+		raw, err := json.Marshal(map[string]any{"key": value})
+		if err != nil {
+			t.Fatal(err)
+		}
+		at, found := findPath("ipam", raw)
+		if path && (at != "ipam.key" || found != value) || !path && at != "" {
+			t.Errorf("findPath(%s) = %q, %q; want found: %t", raw, at, found, path)
+		}
+	}
+}
+
+func TestCheckNamespace(t *testing.T) {
+	p := policy(t)
+	for name, tt := range map[string]struct {
+		policy    *Policy
+		allowed   []string
+		namespace string
+		want      string
+	}{
+		"no policy":               {nil, []string{"prod"}, "dev", ""},
+		"no list":                 {p, nil, "dev", ""},
+		"no list, no namespace":   {p, nil, "", ""},
+		"in the list":             {p, []string{"prod", "dev"}, "dev", ""},
+		"not in the list":         {p, []string{"prod", "stage"}, "dev", `policy forbids K8S_POD_NAMESPACE "dev": NodeENI dataplane-a allows prod, stage (annotation networking.k8s.aws/allowed-namespaces)`},
+		"no namespace":            {p, []string{"prod"}, "", `policy forbids K8S_POD_NAMESPACE "": NodeENI dataplane-a allows prod (annotation networking.k8s.aws/allowed-namespaces)`},
+		"nobody":                  {p, []string{""}, "dev", `policy forbids K8S_POD_NAMESPACE "dev": NodeENI dataplane-a allows none (annotation networking.k8s.aws/allowed-namespaces)`},
+		"nobody, and nobody asks": {p, []string{""}, "", `policy forbids K8S_POD_NAMESPACE "": NodeENI dataplane-a allows none (annotation networking.k8s.aws/allowed-namespaces)`},
+	} {
+		err := tt.policy.CheckNamespace(nodestate.Device{NodeENI: "dataplane-a", AllowedNamespaces: tt.allowed}, tt.namespace)
+		if got := errText(err); got != tt.want {
+			t.Errorf("%s: %q; want %q", name, got, tt.want)
+		}
+	}
+}
+
+func errText(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
+}
+
+func FuzzPolicy(f *testing.F) {
+	f.Add([]byte(policyText), []byte(with(inherited+`,"delegate":{"type":"ipvlan"}`)))
+	f.Add([]byte(`{"schemaVersion":1,"binDir":"/b"}`), []byte(with(`,"ipam":{"type":"host-local","dataDir":"/etc"}`)))
+	f.Fuzz(func(t *testing.T, policy, stdin []byte) {
+		p, err := ParsePolicy(policy)
+		if err != nil {
+			if p != nil {
+				t.Fatalf("ParsePolicy gives %+v with its error %v", p, err)
+			}
+			return
+		}
+		written, err := json.Marshal(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if again, err := ParsePolicy(written); err != nil || cmp.Diff(p, again) != "" {
+			t.Fatalf("ParsePolicy of %s: %v\n%s", written, err, cmp.Diff(p, again))
+		}
+		c, err := Parse(stdin)
+		if err != nil || p.Check(c) != nil {
+			return
+		}
+		// What passes names no path of its own, and no plugin beyond the lists.
+		if len(c.PathKeys()) > 0 || p.ResolvePaths(c) != p.ResolvePaths(&Config{}) {
+			t.Fatalf("paths of %s pass", stdin)
+		}
+		if err := p.CheckTypes(c); err != nil {
+			t.Fatalf("%s passes: %v", stdin, err)
+		}
+	})
+}

@@ -1,0 +1,73 @@
+package netconf
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/netip"
+)
+
+// Route is a route of the netconf, as in the CNI spec 1.1.0 result. Zero values
+// mean "not given".
+type Route struct {
+	Dst         netip.Prefix
+	Gateway     netip.Addr
+	MTU, AdvMSS int
+	Priority    int
+	Table       int
+	Scope       *int
+}
+
+var routeKeys = []string{"dst", "gw", "mtu", "advmss", "priority", "table", "scope"}
+
+func (d *decoder) routes() []Route {
+	var out []Route
+	for i, sub := range d.list("routes") {
+		if sub == nil {
+			continue
+		}
+		sub.onlyKeys(routeKeys...)
+		var r Route
+		ok := parseInto(sub, "dst", &r.Dst, parseNetwork)
+		if !ok && !sub.faultAt("dst") {
+			sub.fault("dst", "is missing; give a network such as 10.0.0.0/8")
+		}
+		if parseInto(sub, "gw", &r.Gateway, parseAddress) {
+			switch {
+			case r.Gateway.Zone() != "":
+				sub.fault("gw", "%s: want an address without zone; it is looked for on the pod's interface", r.Gateway)
+			case ok && r.Gateway.Is4() != r.Dst.Addr().Is4():
+				sub.fault("gw", "%s is not of the family of routes[%d].dst %s", r.Gateway, i, r.Dst)
+			}
+		}
+		r.Dst = r.Dst.Masked()
+		r.MTU = sub.number("mtu", 68, 65535, "octets between 68 and 65535")
+		r.AdvMSS = sub.number("advmss", 1, 65535, "octets between 1 and 65535")
+		r.Priority = sub.number("priority", 0, 1<<31-1, "a whole number from 0")
+		r.Table = sub.number("table", 1, 1<<31-1, "a route table from 1")
+		var given json.RawMessage
+		scope := sub.number("scope", 0, 255, "a scope from 0 (universe) to 255 (nowhere)")
+		if sub.raw("scope", &given) && !sub.faultAt("scope") {
+			r.Scope = &scope
+		}
+		if ok {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+func parseNetwork(s string) (netip.Prefix, error) {
+	p, err := netip.ParsePrefix(s)
+	if err != nil {
+		return p, fmt.Errorf("%q: want a network such as 10.0.0.0/8", s)
+	}
+	return p, nil
+}
+
+func parseAddress(s string) (netip.Addr, error) {
+	a, err := netip.ParseAddr(s)
+	if err != nil {
+		return a, fmt.Errorf("%q: want an address such as 10.0.0.1", s)
+	}
+	return a, nil
+}
