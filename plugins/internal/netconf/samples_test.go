@@ -1,0 +1,114 @@
+package netconf
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/containernetworking/cni/libcni"
+	"github.com/google/go-cmp/cmp"
+)
+
+const samples = "../../../conf"
+
+// TestSamples: libcni reads every file in conf/netconf and conf/conflist,
+// multi-eni accepts what libcni and Multus make of it, and the sample policy
+// allows it.
+func TestSamples(t *testing.T) {
+	policy := samplePolicy(t)
+	for folder, ext := range map[string]string{"netconf": ".json", "conflist": ".conflist"} {
+		for name, content := range sampleFiles(t, folder, ext) {
+			t.Run(name, func(t *testing.T) {
+				if ext == ".json" {
+					plugin, err := libcni.NetworkPluginConfFromBytes([]byte(content))
+					if err != nil || plugin.Network.Type != "multi-eni" {
+						t.Fatalf("a netconf of %+v, %v; want multi-eni's", plugin, err)
+					}
+					checkSample(t, policy, map[string]any{}, plugin)
+					return
+				}
+				list, err := libcni.NetworkConfFromBytes([]byte(content))
+				if err != nil || list.Plugins[0].Network.Type != "multi-eni" {
+					t.Fatalf("a list %+v, %v; want multi-eni first", list, err)
+				}
+				checkSample(t, policy, map[string]any{"name": list.Name, "cniVersion": list.CNIVersion}, list.Plugins[0])
+			})
+		}
+	}
+}
+
+// checkSample parses a netconf with what libcni adds to one of a list, and with
+// the device that Multus adds where the device plugin allocates one.
+func checkSample(t *testing.T, policy *Policy, injected map[string]any, plugin *libcni.PluginConfig) {
+	t.Helper()
+	if plugin.Network.Capabilities["deviceID"] {
+		injected["deviceID"], injected["pciBusID"] = pci, pci
+		injected["runtimeConfig"] = map[string]any{"deviceID": pci}
+	}
+	plugin, err := libcni.InjectConf(plugin, injected)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := Parse(plugin.Bytes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Select.Empty() {
+		t.Error("the sample selects nothing")
+	}
+	if err := policy.Check(c); err != nil {
+		t.Errorf("the sample policy: %v", err)
+	}
+	if c.Delegate == nil {
+		return
+	}
+	conf, err := c.DelegateConfig(pci, link, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkDelegateDevice(t, c, conf)
+}
+
+// samplePolicy reads conf/policy.json, which is what the installer writes.
+func samplePolicy(t *testing.T) *Policy {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join(samples, "policy.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := ParsePolicy(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(DefaultPaths(), p.ResolvePaths(&Config{})); diff != "" {
+		t.Errorf("paths of the sample policy (-default +got):\n%s", diff)
+	}
+	written, err := json.MarshalIndent(p, "", "  ")
+	if diff := cmp.Diff(string(written)+"\n", string(data)); diff != "" || err != nil {
+		t.Errorf("the sample policy as it is written: %v (-want +got):\n%s", err, diff)
+	}
+	return p
+}
+
+func sampleFiles(t *testing.T, folder, ext string) map[string]string {
+	t.Helper()
+	entries, err := os.ReadDir(filepath.Join(samples, folder))
+	if err != nil || len(entries) == 0 {
+		t.Fatalf("no samples in %s: %v", folder, err)
+	}
+	files := map[string]string{}
+	for _, e := range entries {
+		if filepath.Ext(e.Name()) != ext {
+			t.Errorf("%s/%s: want a name that ends in %s", folder, e.Name(), ext)
+			continue
+		}
+		data, err := os.ReadFile(filepath.Join(samples, folder, e.Name()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		files[strings.TrimSuffix(e.Name(), ext)] = string(data)
+	}
+	return files
+}
