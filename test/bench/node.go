@@ -193,8 +193,11 @@ func (n *node) once(ctx context.Context, c contender) (add, del time.Duration, e
 	if del, err = c.del.run(ctx); err != nil {
 		return 0, 0, err
 	}
-	if _, err := n.pod.ByName(podIfName); !errors.Is(err, link.ErrNotFound) {
-		return 0, 0, fmt.Errorf("after DEL the pod still has %s (%v)", podIfName, err)
+	switch _, err := n.pod.ByName(podIfName); {
+	case err == nil:
+		return 0, 0, fmt.Errorf("after DEL the pod still has %s", podIfName)
+	case !errors.Is(err, link.ErrNotFound):
+		return 0, 0, fmt.Errorf("after DEL: %w", err)
 	}
 	return add, del, nil
 }

@@ -36,7 +36,7 @@ func run(argv []string) (int, error) {
 		if err == nil {
 			break
 		}
-		if err != syscall.EINTR { //nolint:errorlint // a bare errno, and package errors costs memory
+		if err != syscall.EINTR {
 			return 2, err
 		}
 	}
