@@ -25,8 +25,10 @@ var ErrBusy = errors.New("held by another process")
 // locks/<pci>.lock.
 //
 // The process that works on an attachment holds a flock on its record, from
-// before the record becomes visible until it exits or closes it. An intent
-// whose record can be locked is therefore one whose writer is dead.
+// before the record becomes visible until it exits or closes it. The programs
+// that it runs inherit the lock, so that one which outlives it, an IPAM plugin
+// about to write a lease, is waited for. An intent whose record can be locked is
+// therefore one whose writer, and all that it ran, is dead.
 type AttachmentDir string
 
 // Record is an attachment record under this process's lock.
@@ -85,7 +87,7 @@ func (r *Record) save(rename func(from, to string) error) error {
 	}
 	r.Close()
 	r.file = f
-	return nil
+	return bequeath(f)
 }
 
 // Remove deletes the record and gives up the lock. A file that is gone already
@@ -154,7 +156,16 @@ func lockRecord(ctx context.Context, path string) (*Record, error) {
 		f.Close() //nolint:errcheck,gosec // opened for reading only
 		return nil, err
 	}
-	return &Record{Attachment: a, path: path, file: f}, nil
+	return &Record{Attachment: a, path: path, file: f}, bequeath(f)
+}
+
+// bequeath lets programs that are started from now on inherit the file, and
+// with it its lock: flock(2) locks belong to the open file, not the process.
+func bequeath(f *os.File) error {
+	if _, err := unix.FcntlInt(f.Fd(), unix.F_SETFD, 0); err != nil {
+		return fmt.Errorf("let others inherit %s: %w", f.Name(), err)
+	}
+	return nil
 }
 
 func readAttachment(f *os.File) (Attachment, error) {

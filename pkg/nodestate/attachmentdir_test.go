@@ -179,14 +179,21 @@ func TestLockOfLiveAndDeadWriters(t *testing.T) {
 	r.Close()
 }
 
-// TestLockIsNotInherited: a plugin that outlives a killed multi-eni does not
-// keep its lock.
-func TestLockIsNotInherited(t *testing.T) {
+// TestLockIsInherited: a plugin that outlives a killed multi-eni may still have
+// effects, and is waited for.
+func TestLockIsInherited(t *testing.T) {
 	d := AttachmentDir(t.TempDir())
-	start(t, "beget", string(d), "c1", "net1").kill()
+	p := start(t, "beget", string(d), "c1", "net1")
+	p.kill()
+	if _, err := d.Lock(atOnce(t), id); !errors.Is(err, ErrBusy) {
+		t.Fatalf("Lock while a child of the dead writer lives: %v; want ErrBusy", err)
+	}
+	if err := p.stdin.Close(); err != nil { // the child ends
+		t.Fatal(err)
+	}
 	r, err := d.Lock(soon(t), id)
 	if err != nil {
-		t.Fatalf("Lock while a child of the dead writer lives: %v", err)
+		t.Fatalf("Lock after the child's end: %v", err)
 	}
 	r.Close()
 }

@@ -46,6 +46,7 @@ func (c *call) add() (*types100.Result, error) {
 	}
 	defer dev.Close()
 	result, err := c.attach(dev)
+	c.beside.Wait()
 	if err != nil {
 		if undo := c.release(dev.Record, claimLockFree); undo != nil {
 			err = errors.Join(err, fmt.Errorf("and undo it: %w", undo))
@@ -186,6 +187,7 @@ func (c *call) attachLink(d *claimed) (*types100.Result, error) {
 	if err := nameFree(in, c.args.IfName, d.link.AltNames); err != nil {
 		return nil, err
 	}
+	addresses := c.startIPAM(d)
 	if err := c.step("move", func() error { return c.host.Move(d.link.Index, d.ns, c.args.IfName) }); err != nil {
 		return nil, err
 	}
@@ -199,7 +201,7 @@ func (c *call) attachLink(d *claimed) (*types100.Result, error) {
 		}
 		l.MTU = mtu
 	}
-	result, err := c.ipamAdd(d)
+	result, err := addresses()
 	if err != nil {
 		return nil, err
 	}

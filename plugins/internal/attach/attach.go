@@ -16,6 +16,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/containernetworking/cni/pkg/invoke"
@@ -96,6 +97,8 @@ type call struct {
 	sys    sysfs.FS
 	host   *link.Handle
 	bootID string
+	// beside are the effects of meanwhile that are still running.
+	beside sync.WaitGroup
 }
 
 func (p *Plugin) run(ctx context.Context, args *skel.CmdArgs, v validation, verb func(*call) error) error {
@@ -224,6 +227,21 @@ func (c *call) step(name string, effect func() error) error {
 		}
 	}
 	return effect()
+}
+
+// meanwhile begins a step and lets its effect run beside the steps that follow,
+// until wait is called. The kernel keeps a process waiting for most of the time
+// that it takes to move a link.
+func (c *call) meanwhile(name string, effect func() error) (wait func() error) {
+	done := make(chan error, 1)
+	err := c.step(name, func() error {
+		c.beside.Go(func() { done <- effect() })
+		return nil
+	})
+	if err != nil {
+		done <- err
+	}
+	return sync.OnceValue(func() error { return <-done })
 }
 
 func (c *call) printAdd(stdout io.Writer) error {

@@ -237,7 +237,7 @@ func TestEveryStep(t *testing.T) {
 	_, err := run(&attach.Plugin{Before: func(s string) error { steps = append(steps, s); return nil }}, "ADD", args)
 	must(t, err)
 	e.del(args)
-	want := []string{"intent", "move", "mtu", "ipam", "sysctls", "address", "address", "up", "route", "deviceInfo", "complete"}
+	want := []string{"intent", "ipam", "move", "mtu", "sysctls", "address", "address", "up", "route", "deviceInfo", "complete"}
 	if diff := cmp.Diff(want, steps); diff != "" {
 		t.Fatalf("steps of ADD (-want +got):\n%s", diff)
 	}

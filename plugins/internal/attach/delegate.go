@@ -11,6 +11,7 @@ import (
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+	"github.com/multi-eni/multi-eni-cni/plugins/internal/netconf"
 )
 
 // errNoBinary: another plugin's binary is not in the folders it may come from.
@@ -106,8 +107,29 @@ func (c *call) ipamAdd(d *claimed) (*types100.Result, error) {
 	if err != nil {
 		return nil, err
 	}
+	return addressesOnly(d.IPAM.Type, result)
+}
+
+// startIPAM is ipamAdd, begun at once where the IPAM plugin needs no interface.
+// What it returns waits for the addresses.
+func (c *call) startIPAM(d *claimed) func() (*types100.Result, error) {
+	if d.IPAM == nil || !netconf.AddressesAlone(d.IPAM.Type) {
+		return func() (*types100.Result, error) { return c.ipamAdd(d) }
+	}
+	var result *types100.Result
+	wait := c.meanwhile("ipam", func() (err error) { result, err = c.pluginAdd(d.IPAM, c.own()); return err })
+	return func() (*types100.Result, error) {
+		if err := wait(); err != nil {
+			return nil, err
+		}
+		return addressesOnly(d.IPAM.Type, result)
+	}
+}
+
+// addressesOnly keeps of an IPAM plugin's result what the spec lets it say.
+func addressesOnly(typ string, result *types100.Result) (*types100.Result, error) {
 	if len(result.IPs) == 0 {
-		return nil, refuse(codeInvalid, "ipam.type: %s gave no address", d.IPAM.Type)
+		return nil, refuse(codeInvalid, "ipam.type: %s gave no address", typ)
 	}
 	result.Interfaces = nil
 	return result, nil

@@ -15,6 +15,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
@@ -267,6 +268,7 @@ func (e *env) kill(name string, step int, args *skel.CmdArgs) bool {
 	must(e.t, err)
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Env = append(os.Environ(), killEnv+"="+string(spec))
+	cmd.WaitDelay = 50 * time.Millisecond // what it ran may live on, with its standard error
 	out, err := cmd.CombinedOutput()
 	if err == nil {
 		return false

@@ -237,6 +237,29 @@ func TestDelegateBinaryGone(t *testing.T) {
 	}
 }
 
+// TestIPAMOutlivesADD: the IPAM plugin of a killed ADD writes its lease later.
+func TestIPAMOutlivesADD(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	e := newEnv(t)
+	before := e.snapshot()
+	hostLocal := filepath.Join(e.path, "host-local")
+	e.path = copyBinaries(t, e)
+	script := "#!/bin/sh\nsleep 0.5\nexec " + hostLocal + "\n"
+	must(t, os.WriteFile(filepath.Join(e.path, "host-local"), []byte(script), 0o755))
+	args := e.pod(e.selectA())
+	const move = 3 // after the intent and the start of the IPAM plugin
+	if !e.kill("ADD", move, args) {
+		t.Fatal("ADD ended before it was killed")
+	}
+	e.refused("ADD", e.pod(e.selectA()), 101, "container c1")
+	e.del(args)
+	if diff := cmp.Diff(before, e.snapshot()); diff != "" {
+		t.Errorf("the node after DEL (-before +after):\n%s", diff)
+	}
+}
+
 func copyBinaries(t *testing.T, e *env, names ...string) string {
 	t.Helper()
 	bin := e.file("bin")

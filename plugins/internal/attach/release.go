@@ -38,14 +38,15 @@ func (c *call) release(r *nodestate.Record, lock claimLock) error {
 			plugins = nil
 		}
 	}
+	byDelegate := r.Delegate != nil && plugins == nil && netconf.ReleasesAddresses(r.Delegate.Type)
+	freed := func() error { return nil }
+	if r.IPAM != nil && !byDelegate {
+		freed = c.meanwhile("del-ipam", func() error { return c.pluginRun("DEL", r.IPAM, i) })
+	}
 	if r.State != nodestate.StateReleased && r.Device.Link != nil && r.Mode != nodestate.ModeShared {
 		back = c.step("return", func() error { return c.returnLink(r.Attachment, lock) })
 	}
-	byDelegate := r.Delegate != nil && plugins == nil && netconf.ReleasesAddresses(r.Delegate.Type)
-	if r.IPAM != nil && !byDelegate {
-		err := c.step("del-ipam", func() error { return c.pluginRun("DEL", r.IPAM, i) })
-		plugins = errors.Join(plugins, err)
-	}
+	plugins = errors.Join(plugins, freed())
 	if r.DeviceInfoFile != "" {
 		if err := os.Remove(r.DeviceInfoFile); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			plugins = errors.Join(plugins, fmt.Errorf("remove device info: %w", err))

@@ -96,6 +96,17 @@ func containsFold(keys []string, key string) bool {
 // do not know.
 func ReleasesAddresses(delegate string) bool { return knownDelegates[delegate].shared }
 
+// AddressesAlone says whether an IPAM plugin is known to look at nothing but its
+// own store, so that it can run while the device is still on its way into the
+// container. dhcp is not one of them: it asks through the interface.
+func AddressesAlone(ipam string) bool {
+	switch ipam {
+	case "eni-ipam", "host-local", "static", "whereabouts":
+		return true
+	}
+	return false
+}
+
 // NeedsLink says whether the delegate is given the interface's name, so that
 // the device must have one.
 func (d *Delegate) NeedsLink() bool { return !delegateFields[d.Field] }

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"maps"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -126,6 +127,9 @@ func suggestions() []string {
 	return all
 }
 
+// networkName is libcni's rule for names: host-local, for one, makes a folder of it.
+var networkName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.\-]*$`)
+
 // Parse checks a netconf as ADD and CHECK need it. A netconf that is not JSON
 // is a *DecodeError; every other fault is in one *InvalidError.
 func Parse(stdin []byte) (*Config, error) {
@@ -138,8 +142,12 @@ func Parse(stdin []byte) (*Config, error) {
 			d.fault(key, "unknown key%s; remove it", suggest(key, suggestions()))
 		}
 	}
-	if c.Name == "" && !d.faultAt("name") {
+	switch {
+	case d.faultAt("name"):
+	case c.Name == "":
 		d.fault("name", "is missing; give the network a name")
+	case !networkName.MatchString(c.Name):
+		d.fault("name", "%q: want letters, digits, '_', '.' and '-', beginning with a letter or digit", c.Name)
 	}
 	if c.Select.Empty() && c.DeviceID == "" && !d.faultAt("select", "deviceID", "pciBusID", "runtimeConfig") {
 		d.fault("select", `names no device; give select.nodeENI, or let the device plugin allocate one (deviceID)`)

@@ -159,6 +159,7 @@ func TestParseFaults(t *testing.T) {
 		`,"args":["` + strings.Repeat("x", 100) + `"]`:                       `args: ["` + strings.Repeat("x", 58) + `…: want an object`,
 		// Values.
 		`,"name":""`:                         `name: is missing; give the network a name`,
+		`,"name":"../../etc"`:                `name: "../../etc": want letters, digits, '_', '.' and '-', beginning with a letter or digit`,
 		`,"name":null`:                       `name: is missing; give the network a name`,
 		`,"select":{}`:                       `select: names no device; give select.nodeENI, or let the device plugin allocate one (deviceID)`,
 		`,"select":{"eniID":"eni-x"}`:        `select.eniID: ENI id "eni-x": invalid value: want eni- and 8 or 17 hexadecimal digits, such as eni-0a1b2c3d4e5f60718`,
