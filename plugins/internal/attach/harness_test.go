@@ -34,6 +34,8 @@ const killEnv = "MULTI_ENI_TEST_KILL"
 type killed struct {
 	Verb string
 	Step int // counted from 1
+	// Await is a file that must be there before the kill; "" for none.
+	Await string
 	Args skel.CmdArgs
 }
 
@@ -49,6 +51,12 @@ func TestMain(m *testing.M) {
 	n := 0
 	p := &attach.Plugin{Before: func(string) error {
 		if n++; n == k.Step {
+			for k.Await != "" {
+				if _, err := os.Stat(k.Await); err == nil {
+					break
+				}
+				time.Sleep(time.Millisecond)
+			}
 			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 			select {}
 		}
@@ -264,7 +272,12 @@ func (e *env) podLinks(args *skel.CmdArgs) []link.Link {
 // whether it got that far.
 func (e *env) kill(name string, step int, args *skel.CmdArgs) bool {
 	e.t.Helper()
-	spec, err := json.Marshal(killed{Verb: name, Step: step, Args: *args})
+	return e.runKilled(killed{Verb: name, Step: step, Args: *args})
+}
+
+func (e *env) runKilled(k killed) bool {
+	e.t.Helper()
+	spec, err := json.Marshal(k)
 	must(e.t, err)
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Env = append(os.Environ(), killEnv+"="+string(spec))
@@ -275,7 +288,7 @@ func (e *env) kill(name string, step int, args *skel.CmdArgs) bool {
 	}
 	var ee *exec.ExitError
 	if !errors.As(err, &ee) || ee.String() != "signal: killed" {
-		e.t.Fatalf("%s, killed before step %d: %v\n%s", name, step, err, out)
+		e.t.Fatalf("%s, killed before step %d: %v\n%s", k.Verb, k.Step, err, out)
 	}
 	return true
 }

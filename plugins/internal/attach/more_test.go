@@ -246,11 +246,12 @@ func TestIPAMOutlivesADD(t *testing.T) {
 	before := e.snapshot()
 	hostLocal := filepath.Join(e.path, "host-local")
 	e.path = copyBinaries(t, e)
-	script := "#!/bin/sh\nsleep 0.5\nexec " + hostLocal + "\n"
+	started := e.file("started")
+	script := "#!/bin/sh\ntouch " + started + "\nsleep 0.5\nexec " + hostLocal + "\n"
 	must(t, os.WriteFile(filepath.Join(e.path, "host-local"), []byte(script), 0o755))
 	args := e.pod(e.selectA())
 	const move = 3 // after the intent and the start of the IPAM plugin
-	if !e.kill("ADD", move, args) {
+	if !e.runKilled(killed{Verb: "ADD", Step: move, Args: *args, Await: started}) {
 		t.Fatal("ADD ended before it was killed")
 	}
 	e.refused("ADD", e.pod(e.selectA()), 101, "container c1")
