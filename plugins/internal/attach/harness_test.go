@@ -36,7 +36,7 @@ type killed struct {
 	Step int // counted from 1
 	// Await is a file that must be there before the kill; "" for none.
 	Await string
-	Args skel.CmdArgs
+	Args  skel.CmdArgs
 }
 
 func TestMain(m *testing.M) {
