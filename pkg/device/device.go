@@ -11,7 +11,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"regexp"
 	"strings"
 )
 
@@ -27,17 +26,22 @@ func invalid(kind, value, want string) error {
 // function, for example "0000:00:07.0". Lower case.
 type PCIAddress string
 
-var pciPattern = regexp.MustCompile(`^([0-9a-f]{4,8}):([0-9a-f]{2}):([01][0-9a-f])\.([0-7])$`)
-
 // ParsePCIAddress accepts the full form in either case. The short form without
 // a domain ("00:07.0") is refused: it names a different device on a machine
 // with several PCI domains.
 func ParsePCIAddress(s string) (PCIAddress, error) {
 	l := strings.ToLower(s)
-	if !pciPattern.MatchString(l) {
+	if !validPCI(l) {
 		return "", invalid("PCI address", s, "domain:bus:device.function, such as 0000:00:07.0")
 	}
 	return PCIAddress(l), nil
+}
+
+func validPCI(s string) bool {
+	domain, rest, _ := strings.Cut(s, ":")
+	return len(domain) >= 4 && len(domain) <= 8 && only(domain, isHex) &&
+		len(rest) == len("00:07.0") && rest[2] == ':' && rest[5] == '.' && only(rest[:2], isHex) &&
+		(rest[3] == '0' || rest[3] == '1') && isHex(rest[4]) && rest[6] >= '0' && rest[6] <= '7'
 }
 
 // String returns the canonical spelling, or "" for the zero value.
@@ -79,11 +83,9 @@ func (m *MAC) UnmarshalText(b []byte) error { return unmarshal(m, b, ParseMAC) }
 // hexadecimal digits.
 type ENIID string
 
-var eniPattern = regexp.MustCompile(`^eni-([0-9a-f]{8}|[0-9a-f]{17})$`)
-
 // ParseENIID accepts EC2's own lower-case spelling only.
 func ParseENIID(s string) (ENIID, error) {
-	if !eniPattern.MatchString(s) {
+	if !validID(s, "eni-") {
 		return "", invalid("ENI id", s, "eni- and 8 or 17 hexadecimal digits, such as eni-0a1b2c3d4e5f60718")
 	}
 	return ENIID(s), nil
@@ -98,11 +100,9 @@ func (e *ENIID) UnmarshalText(b []byte) error { return unmarshal(e, b, ParseENII
 // SubnetID is the id of a VPC subnet: "subnet-" and 8 or 17 hexadecimal digits.
 type SubnetID string
 
-var subnetPattern = regexp.MustCompile(`^subnet-([0-9a-f]{8}|[0-9a-f]{17})$`)
-
 // ParseSubnetID accepts EC2's own lower-case spelling only.
 func ParseSubnetID(s string) (SubnetID, error) {
-	if !subnetPattern.MatchString(s) {
+	if !validID(s, "subnet-") {
 		return "", invalid("subnet id", s, "subnet- and 8 or 17 hexadecimal digits, such as subnet-0a1b2c3d4e5f60718")
 	}
 	return SubnetID(s), nil
@@ -122,10 +122,16 @@ type ResourceName string
 // (Kubernetes' rules for extended resources). Within, the name is narrower than
 // Kubernetes allows: the SR-IOV network device plugin exits on a name with
 // anything but letters, digits and underscores.
-var (
-	resourcePrefixPattern = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$`)
-	resourceNamePattern   = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9_]*[A-Za-z0-9])?$`)
-)
+func validPrefix(s string) bool {
+	for label := range strings.SplitSeq(s, ".") {
+		if !enclosed(label, isLowerAlnum, '-') {
+			return false
+		}
+	}
+	return true
+}
+
+func validName(s string) bool { return len(s) <= 63 && enclosed(s, isAlnum, '_') }
 
 // maxResourceName bounds prefix/name, in octets: the device plugin listens on
 // /var/lib/kubelet/plugins_registry/PREFIX_NAME.sock, and a socket's path has at
@@ -139,7 +145,7 @@ const maxResourceName = 107 - len("/var/lib/kubelet/plugins_registry/") - len(".
 func ParseResourceName(s string) (ResourceName, error) {
 	prefix, name, ok := strings.Cut(s, "/")
 	switch {
-	case !ok || len(name) > 63 || !resourcePrefixPattern.MatchString(prefix) || !resourceNamePattern.MatchString(name):
+	case !ok || !validPrefix(prefix) || !validName(name):
 		return "", invalid("resource name", s, "prefix/name with letters, digits and underscores in the name, such as intel.com/sriov_net")
 	case len(s) > maxResourceName:
 		return "", invalid("resource name", s, fmt.Sprintf("at most %d characters, for the device plugin's socket is named after it", maxResourceName))
@@ -183,4 +189,35 @@ func unmarshal[T ~string](dst *T, b []byte, parse func(string) (T, error)) error
 	}
 	*dst = v
 	return nil
+}
+
+// The rules are written out: compiling them as regular expressions would take a
+// tenth of the plugin's start-up.
+
+func isHex(c byte) bool { return c >= '0' && c <= '9' || c >= 'a' && c <= 'f' }
+
+func isLowerAlnum(c byte) bool { return c >= '0' && c <= '9' || c >= 'a' && c <= 'z' }
+
+func isAlnum(c byte) bool { return isLowerAlnum(c) || c >= 'A' && c <= 'Z' }
+
+// only says whether all of s is of a class.
+func only(s string, class func(byte) bool) bool {
+	for i := range len(s) {
+		if !class(s[i]) {
+			return false
+		}
+	}
+	return true
+}
+
+// enclosed says whether s begins and ends with a character of the class and has
+// nothing but these and inner ones between.
+func enclosed(s string, class func(byte) bool, inner byte) bool {
+	return s != "" && class(s[0]) && class(s[len(s)-1]) && only(s, func(c byte) bool { return class(c) || c == inner })
+}
+
+// validID checks an EC2 id: a prefix and 8 or 17 hexadecimal digits.
+func validID(s, prefix string) bool {
+	digits, ok := strings.CutPrefix(s, prefix)
+	return ok && (len(digits) == 8 || len(digits) == 17) && only(digits, isHex)
 }

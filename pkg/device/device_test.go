@@ -3,6 +3,7 @@ package device
 import (
 	"encoding/json"
 	"errors"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -162,5 +163,34 @@ func FuzzParse(f *testing.F) {
 		check("eni", e.String(), err, func(s string) (string, error) { v, err := ParseENIID(s); return v.String(), err })
 		sn, err := ParseSubnetID(s)
 		check("subnet", sn.String(), err, func(s string) (string, error) { v, err := ParseSubnetID(s); return v.String(), err })
+	})
+}
+
+// The rules once more, as regular expressions.
+var (
+	pciPattern      = regexp.MustCompile(`^([0-9a-f]{4,8}):([0-9a-f]{2}):([01][0-9a-f])\.([0-7])$`)
+	eniPattern      = regexp.MustCompile(`^eni-([0-9a-f]{8}|[0-9a-f]{17})$`)
+	subnetPattern   = regexp.MustCompile(`^subnet-([0-9a-f]{8}|[0-9a-f]{17})$`)
+	resourcePattern = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*/[A-Za-z0-9]([A-Za-z0-9_]*[A-Za-z0-9])?$`)
+)
+
+func FuzzRules(f *testing.F) {
+	for _, s := range []string{"0000:00:07.0", "10000:e1:1f.7", "0000:00:20.0", "eni-1a2b3c4d", "subnet-0a1b2c3d4e5f60718", "intel.com/sriov_net", "a.b/_", "a..b/c", "-/a"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		for rule, same := range map[string]bool{
+			"pci":    validPCI(s) == pciPattern.MatchString(s),
+			"eni":    validID(s, "eni-") == eniPattern.MatchString(s),
+			"subnet": validID(s, "subnet-") == subnetPattern.MatchString(s),
+		} {
+			if !same {
+				t.Errorf("%s: %q is judged differently", rule, s)
+			}
+		}
+		prefix, name, ok := strings.Cut(s, "/")
+		if got, want := ok && validPrefix(prefix) && enclosed(name, isAlnum, '_'), resourcePattern.MatchString(s); got != want {
+			t.Errorf("resource: %q: %v, want %v", s, got, want)
+		}
 	})
 }
