@@ -1,6 +1,7 @@
 package nodestate
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -23,6 +24,8 @@ var (
 	// a regular file, and for a file that is owned by somebody else or writable by
 	// others. Its content was not looked at.
 	ErrUntrusted = errors.New("untrusted file")
+	// ErrTooLarge is returned by writers for what no reader would take.
+	ErrTooLarge = fmt.Errorf("larger than %d octets", maxFileSize)
 )
 
 // maxFileSize bounds what is read into memory, in octets. An inventory row
@@ -226,14 +229,55 @@ func samePath(f *os.File, path string) bool {
 	return a.Ino == b.Ino && a.Dev == b.Dev
 }
 
+// maxIndented bounds the memory for an indented file, in octets: indentation
+// grows with the square of the depth, and a tenant's netconf, which is in the
+// attachment records, may be as deep as it likes.
+const maxIndented = 16 * maxFileSize
+
 // encode gives the canonical form of every file: indented, for the people who
-// read it on a node, and ending in a newline.
+// read it on a node, unless that would be too large, and ending in a newline.
+// Error: ErrTooLarge.
 func encode(v any) ([]byte, error) {
-	data, err := json.MarshalIndent(v, "", "  ")
+	data, err := json.Marshal(v)
 	if err != nil {
 		return nil, fmt.Errorf("encode %T: %w", v, err)
 	}
-	return append(data, '\n'), nil
+	data = append(data, '\n')
+	if len(data) > maxFileSize {
+		return nil, fmt.Errorf("encode %T: %d octets: %w", v, len(data), ErrTooLarge)
+	}
+	const indent = "  "
+	if len(data)*len(indent)*nesting(data) > maxIndented {
+		return data, nil
+	}
+	var out bytes.Buffer
+	if err := json.Indent(&out, data, "", indent); err != nil {
+		return nil, fmt.Errorf("indent %T: %w", v, err)
+	}
+	if out.Len() > maxFileSize {
+		return data, nil
+	}
+	return out.Bytes(), nil
+}
+
+// nesting returns how deep the objects and arrays of valid JSON go.
+func nesting(data []byte) (deepest int) {
+	depth, quoted := 0, false
+	for i := 0; i < len(data); i++ {
+		switch b := data[i]; {
+		case quoted && b == '\\':
+			i++
+		case b == '"':
+			quoted = !quoted
+		case quoted:
+		case b == '{' || b == '[':
+			depth++
+			deepest = max(deepest, depth)
+		case b == '}' || b == ']':
+			depth--
+		}
+	}
+	return deepest
 }
 
 // decode parses data into v and checks its schema version. Fields that are not
