@@ -236,14 +236,32 @@ func (h *Handle) SetMTU(index, mtu int) error {
 	return nil
 }
 
+// DropAltNames takes altnames away from the link. One that it does not have is
+// an error.
+func (h *Handle) DropAltNames(index int, names ...string) error {
+	var errs []error
+	for _, name := range names {
+		if err := h.nl.LinkDelAltName(ref(index), name); err != nil {
+			errs = append(errs, fmt.Errorf("drop altname %s of link %d: %w", name, index, notFound(err)))
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // Restore makes the link what want says, in the netns it is in. It does all it
-// can and joins the errors. Where the name is taken meanwhile the link keeps
-// the one it has, and ErrNameTaken is among the errors.
+// can and joins the errors. Where a name is taken meanwhile the link goes
+// without it, and ErrNameTaken is among the errors. Altnames that are not wanted
+// go first: a pod may have given its link any, even the name that it should get.
 func (h *Handle) Restore(l Link, want nodestate.LinkState) error {
 	var errs []error
 	add := func(err error) {
 		if err != nil {
 			errs = append(errs, err)
+		}
+	}
+	for _, name := range l.AltNames {
+		if !slices.Contains(want.AltNames, name) {
+			add(h.DropAltNames(l.Index, name))
 		}
 	}
 	if l.Name != want.Name {

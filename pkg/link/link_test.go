@@ -205,7 +205,7 @@ func TestProbe(t *testing.T) {
 	}
 	file := filepath.Join(t.TempDir(), "file")
 	must(t, os.WriteFile(file, nil, 0o600))
-	for _, path := range []string{file, "/proc/999999999/ns/net", "", t.TempDir()} {
+	for _, path := range []string{file, "/proc/999999999/ns/net", "/proc/self/ns/net", "", t.TempDir()} {
 		if got := link.Probe(nodestate.Netns{Path: path, Inode: 1}); got != link.Unknown {
 			t.Errorf("Probe(%q) = %v; want Unknown", path, got)
 		}

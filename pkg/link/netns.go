@@ -86,6 +86,10 @@ func cookie() (uint64, error) {
 // Close releases the namespace; it lives on while anything else holds it.
 func (n *Netns) Close() { n.ns.Close() } //nolint:errcheck,gosec // opened for reading only
 
+// FDPath is a path by which this process can open the namespace anew, whatever
+// has become of its own.
+func (n *Netns) FDPath() string { return fmt.Sprintf("/proc/self/fd/%d", n.ns.Fd()) }
+
 // Do runs f on a thread that is in the namespace. f must not start goroutines
 // that rely on it.
 func (n *Netns) Do(f func() error) error {
@@ -110,21 +114,23 @@ const (
 	Unknown Presence = iota
 	// Alive: the path leads to the same netns.
 	Alive
-	// Gone: the path is missing, or leads to another netns.
+	// Gone: the path, outside /proc, is missing or leads to another netns.
 	Gone
 )
 
 // Probe says whether want's netns is still at its path. A path that is not
 // nsfs or cannot be read is Unknown: a bind mount may not have reached this
-// mount namespace. So is a path in /proc that is missing: another PID namespace
-// shows other processes.
+// mount namespace. So is a path in /proc that is missing or leads elsewhere:
+// another PID namespace shows other processes, PIDs are reused, and a netns may
+// outlive the process by which it was named.
 func Probe(want nodestate.Netns) Presence {
+	elsewhere := Gone
+	if want.Path == "" || strings.HasPrefix(want.Path, "/proc/") {
+		elsewhere = Unknown
+	}
 	n, err := OpenNetns(want.Path)
 	if errors.Is(err, fs.ErrNotExist) {
-		if want.Path == "" || strings.HasPrefix(want.Path, "/proc/") {
-			return Unknown
-		}
-		return Gone
+		return elsewhere
 	}
 	if err != nil {
 		return Unknown
@@ -133,7 +139,7 @@ func Probe(want nodestate.Netns) Presence {
 	if n.Same(want) {
 		return Alive
 	}
-	return Gone
+	return elsewhere
 }
 
 // SetSysctls lets f write sysctls of the namespace, named as paths under

@@ -11,8 +11,8 @@ import (
 // RestorePending gives a link in the host netns back what a DEL could not,
 // when a restore record waits for its PCI address, and removes the record. It
 // says whether the link was changed. A record of another boot or of another
-// device at that address is removed without effect; one whose interface name
-// is still taken stays for later. Hold the device's claim lock.
+// device at that address is removed without effect; one of whose names is
+// still taken stays for later. Hold the device's claim lock.
 func (h *Handle) RestorePending(dir nodestate.AttachmentDir, pci device.PCIAddress, l Link) (bool, error) {
 	r, err := dir.LoadRestore(pci)
 	switch {
@@ -33,7 +33,7 @@ func (h *Handle) RestorePending(dir nodestate.AttachmentDir, pci device.PCIAddre
 	}
 	err = h.Restore(l, *d.Link)
 	if errors.Is(err, ErrNameTaken) {
-		return false, nil
+		return true, nil
 	}
 	if err != nil {
 		return false, err
