@@ -1,6 +1,7 @@
 package attach
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -33,6 +34,7 @@ func (c *call) add() (*types100.Result, error) {
 		return nil, err
 	}
 	defer ns.Close()
+	c.target = ns
 	if err := c.clearOwnRecord(); err != nil {
 		return nil, err
 	}
@@ -48,12 +50,20 @@ func (c *call) add() (*types100.Result, error) {
 	result, err := c.attach(dev)
 	c.beside.Wait()
 	if err != nil {
-		if undo := c.release(dev.Record, claimLockFree); undo != nil {
+		if undo := c.undo(dev.Record); undo != nil {
 			err = errors.Join(err, fmt.Errorf("and undo it: %w", undo))
 		}
 		return nil, err
 	}
 	return result, nil
+}
+
+// undo releases what a failed ADD has claimed, even when its time is up.
+func (c *call) undo(r *nodestate.Record) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.ctx), undoTimeout)
+	defer cancel()
+	c.ctx = ctx
+	return c.release(r, claimLockFree)
 }
 
 // openTarget opens CNI_NETNS and refuses the host's own.
@@ -106,7 +116,10 @@ func (c *call) begin(d *claimed, cand candidate) (*nodestate.Record, error) {
 	}
 	a.Netns.Path = c.args.Netns
 	if d.link.Index != 0 {
-		state := d.link.State()
+		state, err := c.owed(cand.pci, d.link)
+		if err != nil {
+			return nil, err
+		}
 		a.Device.Link, a.Device.MAC = &state, d.link.MAC
 	}
 	if c.cfg.IPAM != nil {
@@ -121,7 +134,26 @@ func (c *call) begin(d *claimed, cand candidate) (*nodestate.Record, error) {
 	}
 	var r *nodestate.Record
 	err := c.step("intent", func() (err error) { r, err = c.dir.Begin(a); return err })
+	switch {
+	case errors.Is(err, nodestate.ErrTooLarge):
+		return nil, &refusal{code: codeInvalid, msg: "netconf: shorten it, so that its attachment record can be read back", err: err}
+	case errors.Is(err, fs.ErrExist):
+		return nil, refuse(codeTryAgain, "another ADD of container %s, interface %s is running", c.id.ContainerID, c.id.IfName)
+	}
 	return r, err
+}
+
+// owed is what a link must be given back: what it is, or what it was before an
+// earlier attachment when the name that it had then is still taken.
+func (c *call) owed(pci device.PCIAddress, l link.Link) (nodestate.LinkState, error) {
+	pending, err := c.dir.LoadRestore(pci)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return l.State(), nil
+	case err != nil:
+		return nodestate.LinkState{}, err
+	}
+	return *pending.Device.Link, nil // confirmLink has removed any that is void
 }
 
 func (c *call) mode(d *claimed) nodestate.Mode {

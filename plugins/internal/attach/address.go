@@ -153,7 +153,8 @@ func prefix(n net.IPNet) (netip.Prefix, bool) {
 	if !ok || bits == 0 {
 		return netip.Prefix{}, false
 	}
-	return netip.PrefixFrom(addr.Unmap(), ones), true
+	p := netip.PrefixFrom(addr.Unmap(), ones)
+	return p, p.IsValid()
 }
 
 func ipNet(p netip.Prefix) *net.IPNet {

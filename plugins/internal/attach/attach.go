@@ -39,6 +39,9 @@ const (
 	verbTimeout = 2 * time.Minute
 	// claimWait bounds the wait for another process that is claiming the device.
 	claimWait = 20 * time.Second
+	// undoTimeout bounds what a failed ADD has for its undo, which begins anew
+	// when the verb's own time is up.
+	undoTimeout = 30 * time.Second
 	// recordWait bounds DEL's wait for an ADD of the same attachment that is
 	// still running.
 	recordWait = 2 * time.Second
@@ -97,6 +100,8 @@ type call struct {
 	sys    sysfs.FS
 	host   *link.Handle
 	bootID string
+	// target is ADD's netns, open; nil in other verbs.
+	target *link.Netns
 	// beside are the effects of meanwhile that are still running.
 	beside sync.WaitGroup
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"slices"
 
 	"github.com/containernetworking/cni/pkg/invoke"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
@@ -42,7 +43,9 @@ func (c *call) binPath(path string) string {
 }
 
 func (c *call) find(typ, path string) (string, error) {
-	file, err := c.exec().FindInPath(typ, filepath.SplitList(path))
+	// A relative folder, "" among them, would be one of our working directory's.
+	folders := slices.DeleteFunc(filepath.SplitList(path), func(dir string) bool { return !filepath.IsAbs(dir) })
+	file, err := c.exec().FindInPath(typ, folders)
 	if err != nil {
 		return "", fmt.Errorf("plugin %s: %w in %s; install it there", typ, errNoBinary, path)
 	}
@@ -157,6 +160,10 @@ func (c *call) delegateRoutes(d *claimed, result *types100.Result) error {
 	}
 	ours := &types100.Result{IPs: result.IPs}
 	addRoutes(ours, c.cfg.Routes)
+	if d.link.Index == 0 { // a userspace device: the container reads them in the result
+		result.Routes = append(result.Routes, ours.Routes...)
+		return nil
+	}
 	routes, err := routesOf(ours)
 	if err != nil {
 		return err

@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"time"
 
+	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/plugins/internal/netconf"
@@ -32,12 +34,9 @@ func (c *call) release(r *nodestate.Record, lock claimLock) error {
 	}
 	var plugins, back error
 	if r.Delegate != nil {
-		plugins = c.step("del-delegate", func() error { return c.pluginRun("DEL", r.Delegate, i) })
-		if plugins != nil && c.delegateMoot(r, i) {
-			c.log.WithError(plugins).Warn("the delegate's DEL failed, but there is nothing left of the attachment")
-			plugins = nil
-		}
+		plugins = c.delDelegate(r, i, lock)
 	}
+	shares := plugins != nil && r.Mode == nodestate.ModeShared && c.inPod(r.Attachment)
 	byDelegate := r.Delegate != nil && plugins == nil && netconf.ReleasesAddresses(r.Delegate.Type)
 	freed := func() error { return nil }
 	if r.IPAM != nil && !byDelegate {
@@ -53,44 +52,128 @@ func (c *call) release(r *nodestate.Record, lock claimLock) error {
 		}
 	}
 	switch {
-	case back != nil: // the device is not free: the record is still its claim
+	case back != nil || shares: // the device is not free: the record is still its claim
 		return errors.Join(back, plugins)
 	case plugins != nil:
+		before := r.State
 		r.State = nodestate.StateReleased
-		return errors.Join(plugins, c.step("released", r.Save))
+		if err := c.step("released", r.Save); err != nil {
+			r.State = before // what the file says, and what an eviction goes by
+			return errors.Join(plugins, err)
+		}
+		return plugins
 	}
 	return c.step("forget", r.Remove)
 }
 
+// delDelegate runs the delegate's DEL. When it is repeated for a record that is
+// released already, the device may be another pod's by now: an exclusive
+// delegate, which would reset it, is then not run.
+func (c *call) delDelegate(r *nodestate.Record, i invocation, lock claimLock) error {
+	if r.State == nodestate.StateReleased && r.Mode == nodestate.ModeDelegateExclusive {
+		unlock, err := c.lockClaim(r.Device.PCIAddress, lock)
+		if err != nil {
+			return err
+		}
+		defer unlock()
+		if passed, err := c.passedOn(r.Attachment); err != nil || passed {
+			return err
+		}
+	}
+	err := c.step("del-delegate", func() error { return c.pluginRun("DEL", r.Delegate, i) })
+	if err != nil && c.delegateMoot(r.Attachment, i) {
+		c.log.WithError(err).Warn("the delegate's DEL failed, but there is nothing left for it to do")
+		return nil
+	}
+	return err
+}
+
+// passedOn says whether another attachment has the device of a released one.
+// Hold the claim lock.
+func (c *call) passedOn(released nodestate.Attachment) (bool, error) {
+	records, _, err := c.dir.List()
+	return slices.ContainsFunc(records, func(a nodestate.Attachment) bool {
+		return a.Device.PCIAddress == released.Device.PCIAddress && a.AttachmentID != released.AttachmentID && a.State != nodestate.StateReleased
+	}), err
+}
+
 // delegateMoot says whether an error of an exclusive delegate's DEL is without
-// consequence: host-device fails when the PCI device or the netns is gone, and
-// the link is brought home by returnLink anyway.
-func (c *call) delegateMoot(r *nodestate.Record, i invocation) bool {
-	if r.Mode != nodestate.ModeDelegateExclusive {
+// consequence: the PCI function is gone, or the delegate is host-device, which
+// only moves the link; returnLink brings that home anyway. Others, such as
+// sriov, have set more than that.
+func (c *call) delegateMoot(a nodestate.Attachment, i invocation) bool {
+	if a.Mode != nodestate.ModeDelegateExclusive {
 		return false
 	}
-	if _, err := c.find(r.Delegate.Type, i.path); err != nil {
+	if _, err := c.find(a.Delegate.Type, i.path); err != nil {
 		return false
 	}
-	return true
+	_, err := c.sys.PCI(a.Device.PCIAddress)
+	return a.Delegate.Type == "host-device" || errors.Is(err, fs.ErrNotExist)
+}
+
+// inPod says whether the attachment's interface is in its netns.
+func (c *call) inPod(a nodestate.Attachment) bool {
+	ns, err := c.openRecorded(a)
+	if err != nil {
+		return false
+	}
+	defer ns.Close()
+	in, err := ns.Open()
+	if err != nil {
+		return false
+	}
+	defer in.Close()
+	_, err = in.ByName(a.IfName)
+	return err == nil
+}
+
+// openRecorded opens the attachment's netns: at its recorded path, else by what
+// the runtime has named this time. ErrNotFound when it is none of these.
+func (c *call) openRecorded(a nodestate.Attachment) (*link.Netns, error) {
+	if a.BootID != c.bootID {
+		return nil, link.ErrNotFound
+	}
+	paths := []string{a.Netns.Path, c.args.Netns}
+	if c.target != nil { // its path may be gone since
+		paths = append(paths, c.target.FDPath())
+	}
+	for _, path := range paths {
+		ns, err := link.OpenNetns(path)
+		if err != nil {
+			continue
+		}
+		if ns.Same(a.Netns) {
+			return ns, nil
+		}
+		ns.Close()
+	}
+	return nil, link.ErrNotFound
+}
+
+// lockClaim takes the device's claim lock, unless the caller has it.
+func (c *call) lockClaim(pci device.PCIAddress, have claimLock) (unlock func(), err error) {
+	if have == claimLockHeld {
+		return func() {}, nil
+	}
+	ctx, cancel := context.WithTimeout(c.ctx, claimWait)
+	defer cancel()
+	return c.dir.ClaimLock(ctx, pci)
 }
 
 // alive says whether the recorded netns is still at its path.
 func (c *call) alive(ns nodestate.Netns) bool { return link.Probe(ns) == link.Alive }
 
 // returnLink brings the device's link, which it had when it was attached, back
-// to the host and gives it back what it had. A device that is gone needs nothing. A link that a dying netns has
-// not given back within returnWait gets a restore record.
+// to the host and gives it back what it had. A device that is gone needs
+// nothing. A link that a dying netns has not given back within returnWait gets a
+// restore record.
 func (c *call) returnLink(a nodestate.Attachment, lock claimLock) error {
-	if lock == claimLockFree {
-		ctx, cancel := context.WithTimeout(c.ctx, claimWait)
-		defer cancel()
-		unlock, err := c.dir.ClaimLock(ctx, a.Device.PCIAddress)
-		if err != nil {
-			return err
-		}
-		defer unlock()
+	unlock, err := c.lockClaim(a.Device.PCIAddress, lock)
+	if err != nil {
+		return err
 	}
+	defer unlock()
 	l, err := c.moveBack(a)
 	if errors.Is(err, link.ErrNotFound) {
 		l, err = c.awaitLink(a)
@@ -111,7 +194,7 @@ func (c *call) returnLink(a nodestate.Attachment, lock claimLock) error {
 		return err
 	}
 	c.log.WithFields(map[string]any{"interface": l.Name, "wanted": a.Device.Link.Name, "device": a.Device.PCIAddress}).
-		Warn("the device is back, but its interface name is taken; it gets the name back once that is free")
+		Warn("the device is back, but its interface name or an altname is taken; it gets the name back once that is free")
 	return c.leaveRestore(a)
 }
 
@@ -123,12 +206,9 @@ func (c *call) leaveRestore(a nodestate.Attachment) error {
 // the host; ErrNotFound when the netns is gone or does not have it. Where its
 // name is taken in the host the link comes home under its fallback name.
 func (c *call) moveBack(a nodestate.Attachment) (link.Link, error) {
-	ns, err := link.OpenNetns(a.Netns.Path)
-	if err != nil || a.BootID != c.bootID || !ns.Same(a.Netns) {
-		if err == nil {
-			ns.Close()
-		}
-		return link.Link{}, link.ErrNotFound // not there, or somebody else's: nothing to take out of it
+	ns, err := c.openRecorded(a)
+	if err != nil {
+		return link.Link{}, err
 	}
 	defer ns.Close()
 	in, err := ns.Open()
@@ -149,10 +229,22 @@ func (c *call) moveBack(a nodestate.Attachment) (link.Link, error) {
 		return link.Link{}, err
 	}
 	defer host.Close()
-	if err := in.Move(l.Index, host, name); err != nil && !errors.Is(err, link.ErrNameTaken) {
-		return link.Link{}, err
+	moved := in.Move(l.Index, host, name)
+	if still, err := in.ByName(l.Name); errors.Is(moved, link.ErrNameTaken) && err == nil && still.Index == l.Index {
+		// Since Linux 6.6 an altname that the host has in use keeps the link.
+		if err := in.DropAltNames(l.Index, still.AltNames...); err != nil {
+			return link.Link{}, err
+		}
+		moved = in.Move(l.Index, host, name)
 	}
-	return c.arrived(l, name)
+	if moved != nil && !errors.Is(moved, link.ErrNameTaken) {
+		return link.Link{}, moved
+	}
+	home, err := c.arrived(l, name)
+	if errors.Is(err, link.ErrNotFound) && moved != nil {
+		return link.Link{}, moved // still in the pod: the record must stay
+	}
+	return home, err
 }
 
 // arrived finds a link that has just been moved to the host: under its name,
@@ -232,7 +324,7 @@ func (c *call) del() error {
 		}
 		return c.dir.Discard(c.id)
 	case errors.Is(err, nodestate.ErrBusy):
-		return refuse(codeTryAgain, "ADD of container %s, interface %s is still running", c.id.ContainerID, c.id.IfName)
+		return refuse(codeTryAgain, "another ADD or DEL of container %s, interface %s is still running; repeat DEL", c.id.ContainerID, c.id.IfName)
 	}
 	return errors.Join(err, c.delWithoutRecord())
 }
@@ -286,7 +378,8 @@ func (c *call) proveOurs() (nodestate.Attachment, bool) {
 			continue
 		}
 		state := l.State()
-		state.Name, state.AltNames = d.InterfaceName, nil
+		state.Name = d.InterfaceName // the altnames it has are all that is known of them
+		state.AltNames = slices.DeleteFunc(state.AltNames, func(name string) bool { return name == state.Name })
 		return nodestate.Attachment{
 			AttachmentID: c.id, BootID: c.bootID, Netns: ns.Netns, Mode: nodestate.ModeExclusive,
 			Device: nodestate.AttachedDevice{PCIAddress: d.PCIAddress, MAC: d.MAC, ENIID: d.ENIID, NodeENI: d.NodeENI, Link: &state},

@@ -35,7 +35,7 @@ func (c *call) check() error {
 		return refuse(codeInvalidNetNS, "CNI_NETNS: %s is not the network namespace that ADD was given; run DEL, then ADD", c.args.Netns)
 	}
 	var errs []error
-	if r.Mode != nodestate.ModeDPDK {
+	if r.Device.Link != nil {
 		errs = append(errs, c.checkKernel(r.Attachment, ns))
 	} else if fn, err := c.sys.PCI(r.Device.PCIAddress); err != nil || !fn.UserspaceDriver() {
 		errs = append(errs, refuse(codeOtherDevice, "device %s is no longer bound to a userspace driver", r.Device.PCIAddress))
