@@ -102,19 +102,33 @@ func (h *Handle) HasRoute(index int, r Route) (bool, error) {
 	return false, nil
 }
 
-// HasDefaultRoute says whether a default route of the main table, of either
-// family, leads out of the link, alone or as one of several next hops.
-func (h *Handle) HasDefaultRoute(index int) (bool, error) {
+// DefaultRouteLinks returns the indexes of the links out of which a default
+// route of the main table, of either family, leads, alone or as one of several
+// next hops. It costs one dump of the routes, whatever the number of links.
+func (h *Handle) DefaultRouteLinks() (map[int]bool, error) {
 	routes, err := h.routes(unix.RT_TABLE_MAIN)
 	if err != nil {
-		return false, err
+		return nil, err
 	}
+	links := map[int]bool{}
 	for _, r := range routes {
-		if leadsBy(r, index) && isDefault(r) {
-			return true, nil
+		if !isDefault(r) {
+			continue
+		}
+		if r.LinkIndex != 0 { // 0: it has next hops instead
+			links[r.LinkIndex] = true
+		}
+		for _, hop := range r.MultiPath {
+			links[hop.LinkIndex] = true
 		}
 	}
-	return false, nil
+	return links, nil
+}
+
+// HasDefaultRoute says whether the link is one of DefaultRouteLinks.
+func (h *Handle) HasDefaultRoute(index int) (bool, error) {
+	links, err := h.DefaultRouteLinks()
+	return links[index], err
 }
 
 // RemoveDefaultRoutes deletes the default routes of the main table that lead
@@ -157,18 +171,6 @@ func isDefault(r netlink.Route) bool {
 	}
 	ones, _ := r.Dst.Mask.Size()
 	return ones == 0
-}
-
-func leadsBy(r netlink.Route, index int) bool {
-	if r.LinkIndex == index {
-		return true
-	}
-	for _, hop := range r.MultiPath {
-		if hop.LinkIndex == index {
-			return true
-		}
-	}
-	return false
 }
 
 func ipNet(p netip.Prefix) *net.IPNet {

@@ -47,8 +47,8 @@ type Link struct {
 	// Parent is the PCI function behind the link (IFLA_PARENT_DEV_NAME, Linux
 	// 5.14); "" where there is none or the kernel does not say.
 	Parent device.PCIAddress
-	// VFs is the number of virtual functions the link's PF has enabled.
-	VFs int
+	// Parent link's index (IFLA_LINK) when that is in the same netns; 0 for none.
+	Below int
 }
 
 // State is what a later Restore gives back.
@@ -147,7 +147,10 @@ func describe(l netlink.Link) Link {
 	a := l.Attrs()
 	out := Link{
 		Index: a.Index, Name: a.Name, AltNames: a.AltNames, MTU: a.MTU,
-		Up: a.Flags&net.FlagUp != 0, VFs: len(a.Vfs),
+		Up: a.Flags&net.FlagUp != 0,
+	}
+	if a.NetNsID < 0 {
+		out.Below = a.ParentIndex
 	}
 	if k := l.Type(); k != "device" {
 		out.Kind = k
@@ -243,6 +246,25 @@ func (h *Handle) DropAltNames(index int, names ...string) error {
 	for _, name := range names {
 		if err := h.nl.LinkDelAltName(ref(index), name); err != nil {
 			errs = append(errs, fmt.Errorf("drop altname %s of link %d: %w", name, index, notFound(err)))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// DeleteStacked deletes the links of this netns that were made on top of the
+// link (ipvlan, macvlan, vlan …), which would go on using it wherever it goes.
+func (h *Handle) DeleteStacked(index int) error {
+	all, err := h.Links()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, l := range all {
+		if l.Below != index || !stacked(l) {
+			continue
+		}
+		if err := h.nl.LinkDel(ref(l.Index)); err != nil && !errors.Is(notFound(err), ErrNotFound) {
+			errs = append(errs, fmt.Errorf("delete link %s, which is on top of link %d: %w", l.Name, index, err))
 		}
 	}
 	return errors.Join(errs...)

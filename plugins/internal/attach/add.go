@@ -121,6 +121,9 @@ func (c *call) begin(d *claimed, cand candidate) (*nodestate.Record, error) {
 			return nil, err
 		}
 		a.Device.Link, a.Device.MAC = &state, d.link.MAC
+		if a.Device.VF { // its PF assigns it, at the latest on its next reset, and may refuse any other
+			state.MAC = ""
+		}
 	}
 	if c.cfg.IPAM != nil {
 		a.IPAM = &nodestate.Delegation{Type: c.cfg.IPAM.Type, Config: c.cfg.IPAMConfig()}

@@ -82,7 +82,7 @@ func (c *call) heldForGood(pci device.PCIAddress, records []nodestate.Attachment
 func (c *call) held(a nodestate.Attachment) error {
 	what := "it is free after that pod's end"
 	if !a.Mode.Exclusive() {
-		what = "which shares it; an exclusive attachment needs it alone"
+		what = "that shares it with others, but an exclusive attachment needs it alone"
 	}
 	return heldError(a.Device.PCIAddress, what, holder(a))
 }
@@ -94,9 +94,20 @@ func (c *call) excludes(a nodestate.Attachment) bool {
 	return a.State != nodestate.StateReleased && (a.Mode.Exclusive() || !shared)
 }
 
-// stale says whether an attachment's netns certainly no longer exists.
+// stale says whether an attachment's netns, or its device, certainly no longer
+// exists.
 func (c *call) stale(a nodestate.Attachment) bool {
-	return a.BootID != c.bootID || link.Probe(a.Netns) == link.Gone
+	return a.BootID != c.bootID || link.Probe(a.Netns) == link.Gone || c.replaced(a)
+}
+
+// replaced says whether another device has been plugged in at the PCI address of
+// an attachment whose device was pulled out while its pod had it.
+func (c *call) replaced(a nodestate.Attachment) bool {
+	if a.Mode != nodestate.ModeExclusive && a.Mode != nodestate.ModeDelegateExclusive || a.Device.Link == nil {
+		return false
+	}
+	_, err := c.host.FindDevice(c.sys, a.Device)
+	return errors.Is(err, link.ErrOtherDevice)
 }
 
 // evict runs, under the claim lock, the release of every dead attachment of the
@@ -156,6 +167,10 @@ func (c *call) confirm(cand candidate) (*claimed, error) {
 	}
 	if fn.IsEFA() {
 		return nil, refuse(codeUnsupported, "device %s is an Elastic Fabric Adapter, which no pod gets by CNI; select an ENI", cand.pci)
+	}
+	if shared := c.cfg.Delegate != nil && c.cfg.Delegate.Shared; len(fn.VirtFns) > 0 && !shared {
+		return nil, refuse(codeUnsupported, "device %s is a physical function whose %d virtual functions would lose it; select one of these, or write 0 to its sriov_numvfs first",
+			cand.pci, len(fn.VirtFns))
 	}
 	got := &claimed{row: cand.row, fn: fn}
 	if fn.UserspaceDriver() {

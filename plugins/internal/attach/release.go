@@ -229,6 +229,9 @@ func (c *call) moveBack(a nodestate.Attachment) (link.Link, error) {
 		return link.Link{}, err
 	}
 	defer host.Close()
+	if err := in.DeleteStacked(l.Index); err != nil { // else the pod would still be on the wire
+		return link.Link{}, err
+	}
 	moved := in.Move(l.Index, host, name)
 	if still, err := in.ByName(l.Name); errors.Is(moved, link.ErrNameTaken) && err == nil && still.Index == l.Index {
 		// Since Linux 6.6 an altname that the host has in use keeps the link.

@@ -1,0 +1,108 @@
+package attach_test
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/vishvananda/netlink"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/link"
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+	"github.com/multi-eni/multi-eni-cni/test/nstest"
+)
+
+// What real NICs have shown, told again with stand-ins.
+
+// TestStackedLinksOfThePod: what a pod made on top of its device would keep it on
+// the wire, beside the next pod.
+func TestStackedLinksOfThePod(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	e := newEnv(t)
+	before := e.snapshot()
+	args := e.pod(e.selectA())
+	e.add(args)
+	must(t, nstest.In(args.Netns, func() error {
+		parent, err := netlink.LinkByName("net1")
+		if err != nil {
+			return err
+		}
+		la := netlink.NewLinkAttrs()
+		la.Name, la.ParentIndex = "mine", parent.Attrs().Index
+		return netlink.LinkAdd(&netlink.Macvlan{LinkAttrs: la, Mode: netlink.MACVLAN_MODE_BRIDGE})
+	}))
+	e.del(args)
+	if left := e.podLinks(args); len(left) != 0 {
+		t.Errorf("links left in the pod: %+v", left)
+	}
+	if diff := cmp.Diff(before, e.snapshot()); diff != "" {
+		t.Errorf("the node after DEL (-before +after):\n%s", diff)
+	}
+}
+
+// TestMACOfVF: a VF takes the MAC that its PF assigns, and no other; DEL does not
+// insist on the one that it had.
+func TestMACOfVF(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	vf := nstest.ENI{PCI: "0000:01:10.0", Name: "eth7", MAC: "02:00:00:00:00:17", Driver: "igbvf", VF: "0000:01:00.0"}
+	e := newEnv(t, vf)
+	args := e.pod(map[string]any{"deviceID": vf.PCI})
+	e.add(args)
+	assigned := "02:00:00:00:00:71"
+	inPod(t, args, func(h *link.Handle, l link.Link) error {
+		return h.Restore(l, nodestate.LinkState{Name: l.Name, MAC: "02:00:00:00:00:71", MTU: l.MTU, Up: true})
+	})
+	e.del(args)
+	h, err := link.Open()
+	must(t, err)
+	defer h.Close()
+	if l, err := h.ByName("eth7"); err != nil || l.MAC.String() != assigned {
+		t.Errorf("the VF after DEL = %+v, %v; want it with MAC %s", l, err, assigned)
+	}
+	again := e.pod(map[string]any{"deviceID": vf.PCI})
+	e.add(again)
+	e.del(again)
+}
+
+func TestPFWithVFs(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	e := newEnv(t)
+	must(t, os.Symlink("../0000:01:10.0", filepath.Join(e.node.Sysfs, "bus/pci/devices", eniA.PCI, "virtfn0")))
+	e.refused("ADD", e.pod(e.selectA()), 102, eniA.PCI, "1 virtual functions", "sriov_numvfs")
+}
+
+// TestReplacedDevice: an ENI was pulled out while a pod had it, and another one
+// plugged into its slot before the pod's DEL.
+func TestReplacedDevice(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	e := newEnv(t)
+	old := e.pod(e.selectA())
+	e.add(old)
+	must(t, e.node.Detach(eniA))
+	other := eniA
+	other.MAC = "02:00:00:00:00:a1"
+	must(t, e.node.Attach(other))
+	e.inv.Devices[0] = row(other, "a")
+	e.writeInventory()
+	next := e.pod(e.selectA())
+	if r := e.add(next); r.Interfaces[0].Mac != other.MAC {
+		t.Errorf("the next pod has %s; want the new device %s", r.Interfaces[0].Mac, other.MAC)
+	}
+	e.del(old)
+	if links := e.podLinks(next); len(links) != 1 {
+		t.Errorf("links of the next pod after the old one's DEL: %+v", links)
+	}
+	e.del(next)
+	if pending, err := e.records().Restores(); err != nil || len(pending) != 0 {
+		t.Errorf("restore records = %v, %v; want none", pending, err)
+	}
+}
