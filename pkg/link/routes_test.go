@@ -1,0 +1,63 @@
+package link_test
+
+import (
+	"net"
+	"net/netip"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"github.com/vishvananda/netlink"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/link"
+	"github.com/multi-eni/multi-eni-cni/test/nstest"
+)
+
+// TestDefaultRouteLinks: a link counts alone and as one of several next hops,
+// which no removal takes away.
+func TestDefaultRouteLinks(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	node(t, eth1, nstest.ENI{PCI: "0000:00:07.0", Name: "eth2", MAC: "02:00:00:00:00:02"}, nstest.ENI{PCI: "0000:00:08.0", Name: "eth3", MAC: "02:00:00:00:00:03"})
+	h := open(t)
+	var index [4]int
+	for i, name := range []string{1: "eth1", 2: "eth2", 3: "eth3"} {
+		if name == "" {
+			continue
+		}
+		l, err := h.ByName(name)
+		must(t, err)
+		index[i] = l.Index
+		must(t, h.SetUp(l.Index))
+		must(t, h.EnsureAddress(l.Index, netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 0, byte(i), 15}), 24)))
+	}
+	must(t, h.EnsureRoute(index[1], link.Route{Dst: netip.MustParsePrefix("10.9.0.0/16"), Gateway: netip.MustParseAddr("10.0.1.1")}))
+	want := func(links map[int]bool) {
+		t.Helper()
+		got, err := h.DefaultRouteLinks()
+		must(t, err)
+		if diff := cmp.Diff(links, got, cmpopts.EquateEmpty()); diff != "" {
+			t.Errorf("links with a default route (-want +got):\n%s", diff)
+		}
+		for _, i := range index[1:] {
+			if has, err := h.HasDefaultRoute(i); err != nil || has != links[i] {
+				t.Errorf("HasDefaultRoute(%d) = %v, %v; want %v", i, has, err, links[i])
+			}
+		}
+	}
+	want(nil)
+	must(t, h.EnsureRoute(index[1], link.Route{Dst: netip.MustParsePrefix("0.0.0.0/0"), Gateway: netip.MustParseAddr("10.0.1.1")}))
+	want(map[int]bool{index[1]: true})
+	must(t, netlink.RouteAdd(&netlink.Route{Dst: &net.IPNet{IP: net.IPv4zero.To4(), Mask: net.CIDRMask(0, 32)}, Priority: 7, MultiPath: []*netlink.NexthopInfo{
+		{LinkIndex: index[2], Gw: net.IPv4(10, 0, 2, 1)}, {LinkIndex: index[3], Gw: net.IPv4(10, 0, 3, 1)},
+	}}))
+	want(map[int]bool{index[1]: true, index[2]: true, index[3]: true})
+	if n, err := h.RemoveDefaultRoutes(index[2]); err != nil || n != 0 {
+		t.Errorf("RemoveDefaultRoutes of a next hop = %d, %v; want 0", n, err)
+	}
+	if n, err := h.RemoveDefaultRoutes(index[1]); err != nil || n != 1 {
+		t.Errorf("RemoveDefaultRoutes = %d, %v; want 1", n, err)
+	}
+	want(map[int]bool{index[2]: true, index[3]: true})
+}
