@@ -119,8 +119,10 @@ func (j *joiner) mayStay(r *nodestate.CheckpointDevice) (since time.Time, ok boo
 	return since, j.Now.Sub(since) < missingGrace
 }
 
+// missingSince is now where the row was not missing yet, or by a clock that has
+// been set back since: the grace would never end.
 func (j *joiner) missingSince(r *nodestate.CheckpointDevice) time.Time {
-	if r.MissingSince.IsZero() {
+	if r.MissingSince.IsZero() || r.MissingSince.After(j.Now) {
 		return j.Now
 	}
 	return r.MissingSince
