@@ -26,19 +26,25 @@ var errNotOurs = errors.New("the device is not ours to change now")
 // configureLinks brings the links up that no pod holds: MTU, then up, then away
 // with default routes. It says whether anything was changed.
 func (r *Reconciler) configureLinks(ctx context.Context, src inventory.Sources, idle []inventory.IdleLink) (changed bool, found []finding) {
+	if len(idle) == 0 {
+		return false, nil
+	}
+	routed, err := r.Host.DefaultRouteLinks()
+	if err != nil {
+		return false, []finding{unreadable("RoutesUnreadable", "the host's routes cannot be read; until they can, no link is brought up", err)}
+	}
 	for _, l := range idle {
-		hasDefault, err := r.Host.HasDefaultRoute(l.Link.Index)
-		if err == nil && l.Settled() && !hasDefault {
+		if l.Settled() && !routed[l.Link.Index] {
 			continue
 		}
-		if err == nil {
-			err = r.configure(ctx, l, src)
-		}
 		changed = true
+		err := r.configure(ctx, l, src)
 		switch {
 		case err == nil, errors.Is(err, errNotOurs), errors.Is(err, link.ErrNotFound), errors.Is(err, nodestate.ErrBusy):
 		case errors.Is(err, errOnlyDefaultRoute):
 			found = append(found, about(l, "OnlyDefaultRoute", "the main table's only default route leads out of %s, so it was left; move the route to another link, or remove the NodeENI", l.Link.Name))
+		case errors.Is(err, errSharedDefaultRoute):
+			found = append(found, about(l, "SharedDefaultRoute", "a default route of the main table has %s as one of several next hops, so it was left, and no pod gets the device; take that next hop out of the route", l.Link.Name))
 		default:
 			f := about(l, "LinkNotConfigured", "link %s cannot be brought up as wanted (mtu %d), see the daemon's log; correct spec.mtu or the link", l.Link.Name, l.Device.MTU)
 			f.err = err
@@ -87,31 +93,31 @@ func (r *Reconciler) configure(ctx context.Context, l inventory.IdleLink, src in
 	return r.removeDefaultRoutes(now, src)
 }
 
-// errOnlyDefaultRoute: without that route the node would be cut off.
-var errOnlyDefaultRoute = errors.New("no other link has a default route")
+// What keeps a default route of the main table on a link.
+var (
+	// errOnlyDefaultRoute: without that route the node would be cut off.
+	errOnlyDefaultRoute = errors.New("no other link has a default route")
+	// errSharedDefaultRoute: the route has other next hops, which are not ours.
+	errSharedDefaultRoute = errors.New("a default route has other next hops too")
+)
 
+// removeDefaultRoutes looks at the routes anew, since others change them too.
 func (r *Reconciler) removeDefaultRoutes(l link.Link, src inventory.Sources) error {
-	has, err := r.Host.HasDefaultRoute(l.Index)
-	if err != nil || !has {
+	routed, err := r.Host.DefaultRouteLinks()
+	if err != nil || !routed[l.Index] {
 		return err
 	}
-	for _, other := range src.Links.Value {
-		if other.Index == l.Index {
-			continue
-		}
-		if has, err = r.Host.HasDefaultRoute(other.Index); err != nil {
-			return err
-		}
-		if !has {
-			continue
-		}
-		n, err := r.Host.RemoveDefaultRoutes(l.Index)
-		if n > 0 {
-			r.Log.WithFields(logrus.Fields{"interface": l.Name, "routes": n}).Info("default routes removed")
-		}
-		return err
+	if !slices.ContainsFunc(src.Links.Value, func(other link.Link) bool { return other.Index != l.Index && routed[other.Index] }) {
+		return errOnlyDefaultRoute
 	}
-	return errOnlyDefaultRoute
+	n, err := r.Host.RemoveDefaultRoutes(l.Index)
+	if n > 0 {
+		r.Log.WithFields(logrus.Fields{"interface": l.Name, "routes": n}).Info("default routes removed")
+	}
+	if err == nil && n == 0 {
+		return errSharedDefaultRoute
+	}
+	return err
 }
 
 // claim takes a device's claim lock, unless a pod of this boot has the device.
@@ -149,7 +155,7 @@ func (r *Reconciler) restoreLinks(ctx context.Context, src *inventory.Sources) (
 		if err != nil {
 			found = append(found, finding{err: err, Problem: nodestate.Problem{
 				Reason: "LinkNotRestored", Device: pci.String(),
-				Message: "the device's link came back from a pod, but cannot be given all that it had, see the daemon's log; it is tried again",
+				Message: "the device's link came back from a pod, but cannot be given all that it had, or its restore record not be removed, see the daemon's log; it is tried again",
 			}})
 		}
 	}
@@ -174,8 +180,7 @@ func (r *Reconciler) restore(ctx context.Context, pci device.PCIAddress, src *in
 		if err == nil {
 			err = errors.New("device or boot is gone")
 		}
-		r.drop(entry.WithField("cause", err.Error()), pci)
-		return false, nil
+		return false, r.drop(entry.WithError(err), "restore record dropped", pci)
 	}
 	links, err := r.Host.Links()
 	if err != nil {
@@ -188,18 +193,17 @@ func (r *Reconciler) restore(ctx context.Context, pci device.PCIAddress, src *in
 	if err := r.Host.Restore(l, *rec.Device.Link); err != nil {
 		return false, err
 	}
-	entry.WithField("interface", rec.Device.Link.Name).Info("link restored")
-	r.drop(nil, pci)
-	return true, nil
+	return true, r.drop(entry.WithField("interface", rec.Device.Link.Name), "link restored", pci)
 }
 
-// drop removes a restore record. It is logged with entry, unless that is nil.
-func (r *Reconciler) drop(entry *logrus.Entry, pci device.PCIAddress) {
+// drop removes a restore record and logs why. One that cannot be removed is an
+// error that stays, so nothing is logged then.
+func (r *Reconciler) drop(entry *logrus.Entry, why string, pci device.PCIAddress) error {
 	if err := r.Attachments.RemoveRestore(pci); err != nil {
-		r.Log.WithError(err).Warn("restore record cannot be removed")
-	} else if entry != nil {
-		entry.Info("restore record dropped")
+		return err
 	}
+	entry.Info(why)
+	return nil
 }
 
 // ownLink finds the device's link in the host: by its PCI function, else, where

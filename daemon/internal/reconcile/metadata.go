@@ -18,6 +18,11 @@ const (
 	// metadataFresh is how long an answer is good for while nothing is on its
 	// way: pods that come and go are no reason to ask again.
 	metadataFresh = 10 * time.Second
+	// metadataApart is the least time between two questions while something is on
+	// its way: a device may be pending for days, and pods come and go meanwhile.
+	// The loop's first retry comes no sooner. IMDS drops what exceeds 1,024
+	// packets per second.
+	metadataApart = retryFirst
 	// metadataBackOff is the longest wait after failures; it doubles from a
 	// second.
 	metadataBackOff = 30 * time.Second
@@ -91,5 +96,5 @@ func (m *metadataCache) stale(now time.Time) bool {
 	case m.err != nil:
 		return age >= min(time.Second<<min(m.failures-1, 10), metadataBackOff)
 	}
-	return !m.answer.Known || !m.settled || age >= metadataFresh
+	return !m.answer.Known || !m.settled && age >= metadataApart || age >= metadataFresh
 }

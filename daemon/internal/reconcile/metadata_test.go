@@ -44,6 +44,7 @@ func TestMetadataIsNotAskedForNothing(t *testing.T) {
 	}
 	n.declare("b", 2)
 	n.sync()
+	n.now = n.now.Add(metadataApart)
 	n.sync()
 	if n.imds.asked != before+2 {
 		t.Error("not asked again for a device that is not known yet")

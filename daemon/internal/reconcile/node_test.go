@@ -73,6 +73,8 @@ type fakeHost struct {
 	links   map[int]link.Link // by ENI; the index is that plus 10
 	ours    map[int]bool
 	routes  map[int]bool // default routes, by ENI
+	shared  bool         // they are next hops of one route
+	dumps   int          // of the routes
 	changes []string
 	err     error // of Links
 	fail    map[string]error
@@ -119,13 +121,21 @@ func (h *fakeHost) SetMTU(index, mtu int) error {
 	return h.change("mtu", index, func(_ int, l *link.Link) { l.MTU = mtu })
 }
 
-func (h *fakeHost) HasDefaultRoute(index int) (bool, error) {
+func (h *fakeHost) DefaultRouteLinks() (map[int]bool, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.routes[index-10], nil
+	h.dumps++
+	links := map[int]bool{}
+	for n, has := range h.routes {
+		links[n+10] = has
+	}
+	return links, h.fail["routes"]
 }
 
 func (h *fakeHost) RemoveDefaultRoutes(index int) (int, error) {
+	if h.shared {
+		return 0, nil
+	}
 	return 1, h.change("unroute", index, func(n int, _ *link.Link) { delete(h.routes, n) })
 }
 

@@ -18,6 +18,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -55,7 +56,7 @@ type Host interface {
 	Links() ([]link.Link, error)
 	SetUp(index int) error
 	SetMTU(index, mtu int) error
-	HasDefaultRoute(index int) (bool, error)
+	DefaultRouteLinks() (map[int]bool, error)
 	RemoveDefaultRoutes(index int) (int, error)
 	Restore(l link.Link, want nodestate.LinkState) error
 }
@@ -99,6 +100,12 @@ type Reconciler struct {
 	metadata metadataCache
 	gate     restartGate
 	log      logbook
+	// served is the hash of the config that the device plugin is known to serve:
+	// the checkpoint's, or a later one that could not be written there.
+	served string
+	// checkpointFile and inventoryFile are the files as we last wrote or read
+	// them. Others may remove or replace them.
+	checkpointFile, inventoryFile fileMark
 	// withdrawn: the config without any draining device is the one served.
 	withdrawn bool
 	// late are the findings of the steps after the inventory was written.
@@ -116,9 +123,11 @@ type Outcome struct {
 // New returns a Reconciler that goes on where the files say the last one was. A
 // corrupt checkpoint or inventory counts as none: devices are found again.
 func New(o Options) (*Reconciler, error) {
-	r := &Reconciler{Options: o, log: logbook{out: o.Log}}
-	var err error
 	path := nodestate.CheckpointPath(o.StateDir)
+	r := &Reconciler{
+		Options: o, log: logbook{out: o.Log}, checkpointFile: markOf(path), inventoryFile: markOf(o.InventoryPath),
+	}
+	var err error
 	if r.checkpoint, err = nodestate.ReadCheckpoint(path); err != nil {
 		if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, nodestate.ErrCorrupt) {
 			return nil, fmt.Errorf("read checkpoint: %w", err)
@@ -129,6 +138,7 @@ func New(o Options) (*Reconciler, error) {
 		o.Log.WithError(err).Warn("the checkpoint is lost; devices are found again, entries of the device plugin config that nobody declares any more stay")
 	}
 	r.checkpoint.LastGoodConfig = compact(r.checkpoint.LastGoodConfig)
+	r.served = r.checkpoint.ConfirmedHash
 	if r.inventory, err = nodestate.ReadInventory(o.InventoryPath); err != nil {
 		r.inventory = nodestate.Inventory{} // it is written anew
 	}
@@ -178,7 +188,11 @@ func (r *Reconciler) publish(ctx context.Context, src inventory.Sources, res inv
 	}
 	if err != nil {
 		out.Unsettled = true
-		return []finding{unwritable(err)}
+		late := append(slices.Clone(r.late), unwritable(err))
+		if r.inventory.BootID == r.BootID { // the rows stay as they were; that they do must be seen
+			r.writeInventory(src.Now, r.inventory.Devices, problems(found, late)) //nolint:errcheck,gosec // it is tried for the sake of the error above
+		}
+		return late
 	}
 	late := r.late
 	if src.Functions.Known && src.Links.Known { // the config is about PCI functions
@@ -210,6 +224,10 @@ func (r *Reconciler) applyConfig(ctx context.Context, src inventory.Sources, dev
 		}, err: err}}
 	}
 	out.sooner(applied.RetryAfter)
+	if applied.RetryAfter > 0 { // somebody is at work on it: what was found before still stands
+		r.withdrawn = false
+		return r.late
+	}
 	var found []finding
 	for _, p := range applied.Problems {
 		found = append(found, finding{Problem: p})
@@ -217,12 +235,11 @@ func (r *Reconciler) applyConfig(ctx context.Context, src inventory.Sources, dev
 	if applied.Changed {
 		r.Log.WithFields(logrus.Fields{"path": r.Config.Path, "hash": applied.Hash}).Info("device plugin config written")
 	}
-	confirmed := r.checkpoint.ConfirmedHash
 	if applied.Hash != "" {
-		confirmed = r.restart(ctx, applied.Hash, out)
+		r.restart(ctx, applied.Hash, out)
 	}
 	if err := r.save(func(c *nodestate.Checkpoint) {
-		c.OwnedResources, c.ConfirmedHash = applied.Owned, confirmed
+		c.OwnedResources, c.ConfirmedHash = applied.Owned, r.served
 		if len(applied.Content) > 0 {
 			c.LastGoodConfig = compact(applied.Content)
 		}
@@ -230,31 +247,29 @@ func (r *Reconciler) applyConfig(ctx context.Context, src inventory.Sources, dev
 		out.Unsettled = true
 		found = append(found, unwritable(err))
 	}
-	r.withdrawn = applied.RetryAfter == 0 && (applied.Hash == confirmed || applied.Hash == "" && len(applied.Owned) == 0)
+	r.withdrawn = applied.Hash == r.served || applied.Hash == "" && len(applied.Owned) == 0
 	return found
 }
 
-// restart has the device plugin restarted if that is due, and returns the hash
-// of the config that it is now known to serve.
-func (r *Reconciler) restart(ctx context.Context, hash string, out *Outcome) string {
-	confirmed := r.checkpoint.ConfirmedHash
-	r.gate.observe(r.Now(), hash, confirmed)
+// restart has the device plugin restarted if that is due, after which it serves
+// the config of that hash.
+func (r *Reconciler) restart(ctx context.Context, hash string, out *Outcome) {
+	r.gate.observe(r.Now(), hash, r.served)
 	due, wait := r.gate.due(r.Now())
 	out.sooner(wait)
 	if !due {
-		return confirmed
+		return
 	}
-	err := r.Restarter.Restart(ctx, confirmed, hash)
+	err := r.Restarter.Restart(ctx, r.served, hash)
 	r.gate.done(r.Now(), err == nil)
+	r.log.restartFailed(err)
 	if err != nil {
 		_, wait = r.gate.due(r.Now())
 		out.sooner(wait)
-		r.log.restartFailed(err)
-		return confirmed
+		return
 	}
-	r.log.restartFailed(nil)
+	r.served = hash
 	out.sooner(time.Millisecond) // what was draining may go
-	return hash
 }
 
 // sooner makes the next Sync come no later than after d; 0 asks for none.

@@ -3,6 +3,7 @@ package reconcile
 import (
 	"bytes"
 	"encoding/json"
+	"os"
 	"slices"
 	"time"
 
@@ -10,37 +11,59 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// save changes the checkpoint, in the file first, unless the change is none.
+// fileMark tells whether a file is still the one that it was taken of; nil when
+// there was none.
+type fileMark struct{ info os.FileInfo }
+
+func markOf(path string) fileMark {
+	info, err := os.Lstat(path)
+	if err != nil {
+		return fileMark{}
+	}
+	return fileMark{info}
+}
+
+// same is false where there is no file.
+func (m fileMark) same(path string) bool {
+	now := markOf(path)
+	return m.info != nil && now.info != nil && os.SameFile(m.info, now.info) &&
+		m.info.Size() == now.info.Size() && m.info.Mode() == now.info.Mode() && m.info.ModTime().Equal(now.info.ModTime())
+}
+
+// save changes the checkpoint, in the file first, unless the change is none and
+// the file is the one that we know.
 func (r *Reconciler) save(change func(*nodestate.Checkpoint)) error {
 	next := r.checkpoint
 	change(&next)
-	if next.BootID == r.checkpoint.BootID && next.ConfirmedHash == r.checkpoint.ConfirmedHash &&
+	path := nodestate.CheckpointPath(r.StateDir)
+	if r.checkpointFile.same(path) && next.BootID == r.checkpoint.BootID && next.ConfirmedHash == r.checkpoint.ConfirmedHash &&
 		slices.Equal(next.OwnedResources, r.checkpoint.OwnedResources) &&
 		bytes.Equal(next.LastGoodConfig, r.checkpoint.LastGoodConfig) &&
 		slices.EqualFunc(next.Devices, r.checkpoint.Devices, sameCheckpointDevice) {
 		return nil
 	}
-	if err := nodestate.WriteCheckpoint(nodestate.CheckpointPath(r.StateDir), next); err != nil {
+	if err := nodestate.WriteCheckpoint(path, next); err != nil {
 		return err
 	}
-	r.checkpoint = next
+	r.checkpoint, r.checkpointFile = next, markOf(path)
 	return nil
 }
 
-// writeInventory replaces the inventory unless it says the same already.
+// writeInventory replaces the inventory unless it says the same already and is
+// the file that we know.
 func (r *Reconciler) writeInventory(now time.Time, devices []nodestate.Device, problems []nodestate.Problem) error {
 	next := nodestate.Inventory{
 		SchemaVersion: nodestate.SchemaVersion, NodeName: r.NodeName, BootID: r.BootID, UpdatedAt: now, Problems: problems, Devices: devices,
 	}
 	was := r.inventory
-	if was.SchemaVersion == next.SchemaVersion && was.NodeName == next.NodeName && was.BootID == next.BootID &&
+	if r.inventoryFile.same(r.InventoryPath) && was.SchemaVersion == next.SchemaVersion && was.NodeName == next.NodeName && was.BootID == next.BootID &&
 		slices.Equal(was.Problems, next.Problems) && slices.EqualFunc(was.Devices, next.Devices, sameDevice) {
 		return nil
 	}
 	if err := nodestate.WriteInventory(r.InventoryPath, next); err != nil {
 		return err
 	}
-	r.inventory = next
+	r.inventory, r.inventoryFile = next, markOf(r.InventoryPath)
 	return nil
 }
 

@@ -261,12 +261,14 @@ func TestHotPlug(t *testing.T) {
 	e := n.imds.enis[1]
 	e.DeviceIndex = 0 // as IMDS says in the first seconds
 	n.imds.enis[1] = e
+	n.now = n.now.Add(metadataApart)
 	if out := n.sync(); !out.Unsettled {
 		t.Error("settled, though the index is not known yet")
 	}
 	n.expect([]string{"a  pending"}, nil, nil)
 	e.DeviceIndex = 1
 	n.imds.enis[1] = e
+	n.now = n.now.Add(metadataApart)
 	n.sync()
 	n.expect([]string{"a eth1 ready"}, nil, pools{"intel.com/fast": {pci(1)}})
 }
