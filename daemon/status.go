@@ -57,7 +57,7 @@ type status struct {
 	Unreadable []string `json:"unreadable"`
 }
 
-// holder is one attachment of this boot.
+// holder is one attachment of this boot that has not given its device back.
 type holder struct {
 	PCIAddress  device.PCIAddress `json:"pciAddress"`
 	Pod         string            `json:"pod,omitempty"`
@@ -72,7 +72,12 @@ func readStatus(path string, attachments nodestate.AttachmentDir) (status, error
 	if errors.Is(err, fs.ErrNotExist) {
 		return status{}, fmt.Errorf("no inventory at %q: multi-enid has not run since the node started, or writes elsewhere (--inventory)", path)
 	}
-	if err != nil {
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		return status{}, fmt.Errorf("read inventory: %w; only root may read it: sudo multi-enid status", err)
+	case errors.Is(err, nodestate.ErrCorrupt):
+		return status{}, fmt.Errorf("read inventory: %w; multi-enid writes it anew within a minute if it is running and of this version", err)
+	case err != nil:
 		return status{}, fmt.Errorf("read inventory: %w", err)
 	}
 	boot, err := nodestate.BootID()
@@ -88,7 +93,7 @@ func readStatus(path string, attachments nodestate.AttachmentDir) (status, error
 		s.Unreadable = append(s.Unreadable, err.Error())
 	}
 	for _, a := range all {
-		if a.BootID == inv.BootID {
+		if a.BootID == boot && a.State != nodestate.StateReleased {
 			s.Holders = append(s.Holders, holder{
 				PCIAddress: a.Device.PCIAddress, Pod: a.Pod, ContainerID: a.ContainerID, IfName: a.IfName, Mode: a.Mode, State: a.State,
 			})
@@ -105,10 +110,15 @@ func (s status) print(out io.Writer) error {
 		b.WriteString("This inventory is of an earlier boot: nothing in it holds until multi-enid has run again.\n")
 	}
 	b.WriteByte('\n')
-	if len(s.Inventory.Devices) == 0 {
+	switch {
+	case len(s.Inventory.Devices) == 0 && len(s.Inventory.Problems) > 0:
+		b.WriteString("No devices, perhaps for the problems below.\n")
+	case len(s.Inventory.Devices) == 0:
 		b.WriteString("No devices: no NodeENI declares an ENI of this node.\n")
-	} else if err := s.table(&b); err != nil {
-		return err
+	default:
+		if err := s.table(&b); err != nil {
+			return err
+		}
 	}
 	s.problems(&b)
 	_, err := io.WriteString(out, b.String())
@@ -118,6 +128,9 @@ func (s status) print(out io.Writer) error {
 func (s status) table(out io.Writer) error {
 	held := map[device.PCIAddress][]string{}
 	for _, h := range s.Holders {
+		if s.EarlierBoot {
+			break // its addresses may be those of other devices now
+		}
 		held[h.PCIAddress] = append(held[h.PCIAddress], h.String())
 	}
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
@@ -165,6 +178,6 @@ func (s status) problems(b *strings.Builder) {
 		fmt.Fprintf(b, "  %s: %s\n", about, p.Message)
 	}
 	for _, u := range s.Unreadable {
-		fmt.Fprintf(b, "  UnreadableRecord: %s; its device may be held\n", u)
+		fmt.Fprintf(b, "  UnreadableRecord: %s; its device may be held: remove the file if its container is gone\n", u)
 	}
 }

@@ -10,8 +10,12 @@ const (
 	// resyncEvery is how often everything is looked at in any case.
 	resyncEvery = 60 * time.Second
 	// retryFirst and retryLatest bound the waits while something is on its way;
-	// they double, and begin anew with each event.
+	// they double, and begin anew with each event. For the first retrySoon times
+	// they grow to no more than retryNext: an ENI is in the instance metadata
+	// some seconds after its device, and nothing tells when.
 	retryFirst  = 250 * time.Millisecond
+	retryNext   = 750 * time.Millisecond
+	retrySoon   = 30
 	retryLatest = 5 * time.Second
 	// syncApart is the least time between two Syncs, whatever the events.
 	syncApart = 50 * time.Millisecond
@@ -34,7 +38,7 @@ func Run(ctx context.Context, sync func(context.Context) Outcome, wake <-chan st
 			return
 		case <-wake:
 			timer.Stop()
-			p.retry = 0
+			p.event()
 		case <-timer.C:
 		}
 	}
@@ -44,15 +48,24 @@ func Run(ctx context.Context, sync func(context.Context) Outcome, wake <-chan st
 type pace struct {
 	// retry is the last wait while unsettled; 0 for none.
 	retry time.Duration
+	// times is how often it was waited since the last event.
+	times int
 }
+
+// event begins the waits anew.
+func (p *pace) event() { *p = pace{} }
 
 func (p *pace) next(o Outcome) time.Duration {
 	wait := resyncEvery
 	if o.Unsettled {
-		p.retry = min(max(2*p.retry, retryFirst), retryLatest)
+		most := retryLatest
+		if p.times++; p.times <= retrySoon {
+			most = retryNext
+		}
+		p.retry = min(max(2*p.retry, retryFirst), most)
 		wait = p.retry
 	} else {
-		p.retry = 0
+		p.event()
 	}
 	if o.After > 0 {
 		wait = min(wait, o.After)

@@ -1,0 +1,151 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+	"github.com/multi-eni/multi-eni-cni/test/nstest"
+)
+
+// statusOf runs status on an inventory and a folder of records, and returns
+// what it prints.
+func statusOf(t *testing.T, inv nodestate.Inventory, records nodestate.AttachmentDir) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "inventory.json")
+	if err := nodestate.WriteInventory(path, inv); err != nil {
+		t.Fatal(err)
+	}
+	code, stdout, stderr := call(t.Context(), nil, "status", "--inventory", path, "--attachments-dir", string(records))
+	if code != 0 || stderr != "" {
+		t.Fatalf("exit code %d: %s", code, stderr)
+	}
+	return stdout
+}
+
+func thisBoot(t *testing.T) string {
+	t.Helper()
+	boot, err := nodestate.BootID()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return boot
+}
+
+// begin writes the record of an attachment in a state.
+func begin(t *testing.T, records nodestate.AttachmentDir, pod string, state nodestate.State, a nodestate.Attachment) {
+	t.Helper()
+	a.AttachmentID = nodestate.AttachmentID{ContainerID: pod, IfName: "net1"}
+	a.Pod = "default/" + pod
+	rec, err := records.Begin(a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(rec.Close)
+	rec.State = state
+	if err := rec.Save(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestStatusHolders: only who has a device of the inventory now is its holder.
+func TestStatusHolders(t *testing.T) {
+	boot := thisBoot(t)
+	at := nodestate.AttachedDevice{PCIAddress: "0000:00:06.0"}
+	records := nodestate.AttachmentDir(filepath.Join(t.TempDir(), "records"))
+	begin(t, records, "has", nodestate.StateComplete, nodestate.Attachment{BootID: boot, Mode: nodestate.ModeExclusive, Device: at})
+	begin(t, records, "gave-back", nodestate.StateReleased, nodestate.Attachment{BootID: boot, Mode: nodestate.ModeExclusive, Device: at})
+	begin(t, records, "before-boot", nodestate.StateComplete, nodestate.Attachment{BootID: "boot-0", Mode: nodestate.ModeExclusive, Device: at})
+	out := statusOf(t, sample(boot), records)
+	if !strings.Contains(out, "default/has") {
+		t.Errorf("the holder is missing:\n%s", out)
+	}
+	for _, not := range []string{"gave-back", "before-boot"} {
+		if strings.Contains(out, not) {
+			t.Errorf("%s holds nothing:\n%s", not, out)
+		}
+	}
+	for _, earlier := range []string{"boot-0", "boot--1"} {
+		if out := statusOf(t, sample(earlier), records); strings.Contains(out, "default/") {
+			t.Errorf("an inventory of another boot has holders:\n%s", out)
+		}
+	}
+}
+
+// TestStatusOfNothing: an empty table does not claim what is not known.
+func TestStatusOfNothing(t *testing.T) {
+	inv := nodestate.Inventory{NodeName: "node-a", BootID: thisBoot(t), Problems: []nodestate.Problem{{Reason: "NodeENIsUnreadable", Message: "NodeENIs cannot be read"}}}
+	out := statusOf(t, inv, nodestate.AttachmentDir(t.TempDir()))
+	if strings.Contains(out, "no NodeENI declares") || !strings.Contains(out, "problems below") || !strings.Contains(out, "NodeENIsUnreadable") {
+		t.Errorf("status of a node whose NodeENIs are not known:\n%s", out)
+	}
+}
+
+// TestStatusErrorsNameTheWayOut for the files as people find them.
+func TestStatusErrorsNameTheWayOut(t *testing.T) {
+	tests := map[string]struct {
+		arrange func(path string) error
+		want    string
+	}{
+		"torn":          {func(path string) error { return os.WriteFile(path, []byte(`{"schemaVersion":1,`), 0o600) }, "writes it anew"},
+		"other version": {func(path string) error { return os.WriteFile(path, []byte(`{"schemaVersion":9}`), 0o600) }, "of this version"},
+		"open to all": {func(path string) error {
+			if err := os.WriteFile(path, []byte(`{}`), 0o600); err != nil {
+				return err
+			}
+			return os.Chmod(path, 0o666)
+		}, "chmod go-w"},
+		"symbolic link": {func(path string) error { return os.Symlink("/dev/null", path) }, "symbolic link"},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "inventory.json")
+			if err := tt.arrange(path); err != nil {
+				t.Fatal(err)
+			}
+			code, stdout, stderr := call(t.Context(), nil, "status", "--inventory", path)
+			if code != exitFailure || stdout != "" || !strings.Contains(stderr, path) || !strings.Contains(stderr, tt.want) {
+				t.Errorf("exit code %d, want %q named:\n%s", code, tt.want, stderr)
+			}
+		})
+	}
+}
+
+// TestStatusWithoutPermission: as a user who is not root.
+func TestStatusWithoutPermission(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	path := filepath.Join(t.TempDir(), "run", "inventory.json")
+	if err := nodestate.WriteInventory(path, sample("boot-0")); err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Dir(path)
+	if err := os.Chmod(dir, 0); err != nil {
+		t.Fatal(err)
+	}
+	withoutCapabilities(t)
+	code, _, stderr := call(t.Context(), nil, "status", "--inventory", path)
+	if code != exitFailure || !strings.Contains(stderr, "sudo multi-enid status") {
+		t.Errorf("exit code %d: %s", code, stderr)
+	}
+	if err := os.Chmod(dir, 0o700); err != nil {
+		t.Error(err)
+	}
+}
+
+// withoutCapabilities makes the test's own thread one that file modes hold for.
+func withoutCapabilities(t *testing.T) {
+	t.Helper()
+	runtime.LockOSThread()
+	h := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var none [2]unix.CapUserData
+	if err := unix.Capset(&h, &none[0]); err != nil {
+		t.Fatal(err)
+	}
+}
