@@ -14,13 +14,11 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
 )
-
-// defaultPolicyPath is where the plugin looks for its policy.
-const defaultPolicyPath = "/etc/multi-eni/policy.json"
 
 func (p program) installCommand(ctx context.Context) *cobra.Command {
 	var to, from, policy string
@@ -38,7 +36,7 @@ func (p program) installCommand(ctx context.Context) *cobra.Command {
 	f := cmd.Flags()
 	f.StringVar(&to, "to", "", "folder of CNI plugins to install into")
 	f.StringVar(&from, "from", "", "folder to install from (default: that of multi-enid itself)")
-	f.StringVar(&policy, "policy", defaultPolicyPath, "policy file to write unless it exists; empty writes none")
+	f.StringVar(&policy, "policy", nodestate.DefaultPolicyPath, "policy file to write unless it exists; empty writes none")
 	return cmd
 }
 
@@ -60,6 +58,11 @@ func (p program) install(ctx context.Context, from, to, policy string) error {
 	if err := os.MkdirAll(to, 0o755); err != nil {
 		return fmt.Errorf("make folder of plugins: %w", err)
 	}
+	unlock, err := lockFolder(to)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	if policy != "" { // first: without it the plugin believes its netconfs
 		what, err := writePolicy(policy, to)
 		if err != nil {
@@ -80,18 +83,6 @@ func (p program) install(ctx context.Context, from, to, policy string) error {
 	return nil
 }
 
-// policyFile is the plugin's policy.
-type policyFile struct {
-	SchemaVersion int      `json:"schemaVersion"`
-	BinDir        string   `json:"binDir"`
-	Delegates     []string `json:"delegates"`
-	IPAM          []string `json:"ipam"`
-	DataDir       string   `json:"dataDir"`
-	Inventory     string   `json:"inventory"`
-	Sysfs         string   `json:"sysfs"`
-	LogFile       string   `json:"logFile"`
-}
-
 // writePolicy writes the default policy, unless there is anything at path.
 func writePolicy(path, binDir string) (what string, err error) {
 	_, err = os.Lstat(path)
@@ -101,8 +92,8 @@ func writePolicy(path, binDir string) (what string, err error) {
 	if !errors.Is(err, fs.ErrNotExist) {
 		return "", fmt.Errorf("look for policy: %w", err)
 	}
-	data, err := json.MarshalIndent(policyFile{
-		SchemaVersion: 1, BinDir: binDir,
+	data, err := json.MarshalIndent(nodestate.Policy{
+		SchemaVersion: nodestate.SchemaVersion, BinDir: binDir,
 		Delegates: []string{"ipvlan", "macvlan", "vlan", "host-device", "sriov"},
 		IPAM:      []string{"host-local", "static", "dhcp", "whereabouts", "eni-ipam"},
 		DataDir:   nodestate.DefaultAttachmentsDir, Inventory: nodestate.DefaultInventoryPath, Sysfs: sysfs.DefaultRoot,
@@ -156,9 +147,31 @@ func installPlugin(ctx context.Context, source, target string) (what string, err
 	return fmt.Sprintf("installed, %s → %s", before, after), nil
 }
 
+// lockFolder makes this the only install into a folder until unlock.
+func lockFolder(path string) (unlock func(), err error) {
+	dir, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("lock folder of plugins: %w", err)
+	}
+	if err := unix.Flock(int(dir.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		dir.Close() //nolint:errcheck,gosec // opened for reading only
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, fmt.Errorf("lock folder of plugins %q: another install into it is at work; try again when that has ended", path)
+		}
+		return nil, fmt.Errorf("lock folder of plugins %q: %w", path, err)
+	}
+	return func() { dir.Close() }, nil //nolint:errcheck,gosec // opened for reading only
+}
+
 // writeExecutable writes a temporary file that is on the disk when it returns.
+// Its name is fixed, so that what a killed install has left is taken away. The
+// folder is locked.
 func writeExecutable(dir, name string, data []byte) (path string, err error) {
-	f, err := os.CreateTemp(dir, "."+name+".*.tmp")
+	path = filepath.Join(dir, "."+name+".tmp")
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("remove what a killed install has left: %w", err)
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return "", fmt.Errorf("write beside the old one: %w", err)
 	}

@@ -1,0 +1,169 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
+	"github.com/multi-eni/multi-eni-cni/test/nstest"
+)
+
+// TestSamplePolicyIsWhatInstallWrites: conf/policy.json is the policy of the
+// usual folder of plugins.
+func TestSamplePolicyIsWhatInstallWrites(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "policy.json")
+	if _, err := writePolicy(path, "/opt/cni/bin"); err != nil {
+		t.Fatal(err)
+	}
+	read := func(path string) (v map[string]any) {
+		t.Helper()
+		data, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := json.Unmarshal(data, &v); err != nil {
+			t.Fatalf("%s: %v", path, err)
+		}
+		return v
+	}
+	if diff := cmp.Diff(read(path), read(filepath.Join("..", "conf", "policy.json"))); diff != "" {
+		t.Errorf("conf/policy.json (-written by install +sample):\n%s", diff)
+	}
+}
+
+// mountAt mounts a small file system of its own over the folder of plugins.
+func (i installation) mountAt(options string) {
+	i.Helper()
+	if err := os.MkdirAll(i.to, 0o755); err != nil {
+		i.Fatal(err)
+	}
+	if err := unix.Mount("tmpfs", i.to, "tmpfs", 0, options); err != nil {
+		i.Fatal(err)
+	}
+	i.Cleanup(func() {
+		if err := unix.Unmount(i.to, unix.MNT_DETACH); err != nil {
+			i.Error(err)
+		}
+	})
+}
+
+// big is a plugin of more octets than the file system has.
+func big(version string) string { return plugin(version) + "exit\n" + strings.Repeat("#", 1<<20) }
+
+// TestInstallOnFullDisk: the old plugin stays, and nothing beside it.
+func TestInstallOnFullDisk(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	i := newInstallation(t)
+	i.mountAt("mode=0755,size=256k")
+	i.want("installed, none → v1", plugin("v1"))
+	i.provide(big("v2"))
+	code, _, stderr := i.install()
+	if code != exitFailure || !strings.Contains(stderr, "no space left on device") || !strings.Contains(stderr, i.to) {
+		t.Errorf("exit code %d: %s", code, stderr)
+	}
+	i.holds(plugin("v1"))
+	i.provide(plugin("v3"))
+	i.want("installed, v1 → v3", plugin("v3"))
+}
+
+// TestInstallOnReadOnlyDisk names the folder, and leaves the old plugin; one
+// that is there already need not be written.
+func TestInstallOnReadOnlyDisk(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	i := newInstallation(t)
+	i.mountAt("mode=0755")
+	i.want("installed, none → v1", plugin("v1"))
+	if err := unix.Mount("", i.to, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
+		t.Fatal(err)
+	}
+	i.want("already installed, v1", plugin("v1"))
+	i.provide(plugin("v2"))
+	code, _, stderr := i.install()
+	if code != exitFailure || !strings.Contains(stderr, "read-only file system") || !strings.Contains(stderr, i.to) {
+		t.Errorf("exit code %d: %s", code, stderr)
+	}
+	i.holds(plugin("v1"))
+}
+
+// TestInstallWithoutRoomForThePolicy installs no plugin either: without its
+// policy it would believe its netconfs.
+func TestInstallWithoutRoomForThePolicy(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	i := newInstallation(t)
+	dir := filepath.Dir(i.policy)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_RDONLY, ""); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	code, _, stderr := i.install()
+	if code != exitFailure || !strings.Contains(stderr, "write policy") || !strings.Contains(stderr, "read-only file system") {
+		t.Errorf("exit code %d: %s", code, stderr)
+	}
+	if entries, err := os.ReadDir(i.to); err != nil || len(entries) > 0 {
+		t.Errorf("target folder has %v, %v; want nothing", entries, err)
+	}
+}
+
+// TestInstallAfterAKilledOne takes away what that has left.
+func TestInstallAfterAKilledOne(t *testing.T) {
+	i := newInstallation(t)
+	if err := os.MkdirAll(i.to, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(i.to, ".multi-eni.tmp"), bytes.Repeat([]byte("half"), 1000), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	i.want("installed, none → v1", plugin("v1"))
+}
+
+// TestInstallIsAlone: a second install into the folder says so, and how to go on.
+func TestInstallIsAlone(t *testing.T) {
+	i := newInstallation(t)
+	i.want("installed, none → v1", plugin("v1"))
+	unlock, err := lockFolder(i.to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	i.provide(plugin("v2"))
+	if code, _, stderr := i.install(); code != exitFailure || !strings.Contains(stderr, "another install") || !strings.Contains(stderr, i.to) {
+		t.Errorf("exit code %d: %s", code, stderr)
+	}
+	i.holds(plugin("v1"))
+	unlock()
+	i.want("installed, v1 → v2", plugin("v2"))
+}
+
+// TestInstallKeepsALinkedPolicy: what is at the path is somebody's decision, and
+// the plugin refuses what it must not follow.
+func TestInstallKeepsALinkedPolicy(t *testing.T) {
+	i := newInstallation(t)
+	if err := os.MkdirAll(filepath.Dir(i.policy), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("nowhere", i.policy); err != nil {
+		t.Fatal(err)
+	}
+	i.want("kept as it is", plugin("v1"))
+	if target, err := os.Readlink(i.policy); err != nil || target != "nowhere" {
+		t.Errorf("link to %q, %v", target, err)
+	}
+}
