@@ -53,7 +53,7 @@ const (
 type Plugin struct {
 	// Exec runs other plugins; nil is the real thing.
 	Exec invoke.Exec
-	// PolicyPath is where the policy is; "" is netconf.PolicyPath.
+	// PolicyPath is where the policy is; "" is nodestate.DefaultPolicyPath.
 	PolicyPath string
 	// Before is called before each step that has an effect, with its name; an
 	// error from it is the step's. Tests fail or kill a verb with it.
@@ -152,7 +152,7 @@ func (p *Plugin) run(ctx context.Context, args *skel.CmdArgs, v validation, verb
 func (p *Plugin) readPolicy() (*netconf.Policy, error) {
 	path := p.PolicyPath
 	if path == "" {
-		path = netconf.PolicyPath
+		path = nodestate.DefaultPolicyPath
 	}
 	data, err := nodestate.ReadTrusted(path)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -16,26 +16,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// PolicyPath is where the installer puts the node's policy. There is no key or
-// variable to move it.
-const PolicyPath = "/etc/multi-eni/policy.json"
-
-// Policy is what the node's administrator allows. NetworkAttachmentDefinitions
-// are written by tenants; the plugin runs as root.
-type Policy struct {
-	SchemaVersion int `json:"schemaVersion"`
-	// BinDir is the only folder from which delegates and IPAM plugins come.
-	BinDir string `json:"binDir"`
-	// Delegates and IPAM are the plugin types that a netconf may name.
-	Delegates []string `json:"delegates"`
-	IPAM      []string `json:"ipam"`
-	// Paths that replace the netconf's; "" keeps the default.
-	DataDir   string `json:"dataDir"`
-	Inventory string `json:"inventory"`
-	Sysfs     string `json:"sysfs"`
-	LogFile   string `json:"logFile"`
-	LogLevel  string `json:"logLevel,omitempty"`
-}
+// Policy is the node's policy as rules; nil allows everything.
+type Policy nodestate.Policy
 
 // PolicyError says which rule of the policy forbids which value.
 type PolicyError struct{ Rule, Value, Advice string }
@@ -51,24 +33,24 @@ func ParsePolicy(data []byte) (*Policy, error) {
 	dec.DisallowUnknownFields()
 	var p Policy
 	if err := dec.Decode(&p); err != nil {
-		return nil, fmt.Errorf("parse %s: %w", PolicyPath, err)
+		return nil, fmt.Errorf("parse %s: %w", nodestate.DefaultPolicyPath, err)
 	}
 	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return nil, fmt.Errorf("parse %s: want one JSON object, got more after it", PolicyPath)
+		return nil, fmt.Errorf("parse %s: want one JSON object, got more after it", nodestate.DefaultPolicyPath)
 	}
 	if p.SchemaVersion != nodestate.SchemaVersion {
-		return nil, fmt.Errorf("parse %s: schemaVersion %d, want %d", PolicyPath, p.SchemaVersion, nodestate.SchemaVersion)
+		return nil, fmt.Errorf("parse %s: schemaVersion %d, want %d", nodestate.DefaultPolicyPath, p.SchemaVersion, nodestate.SchemaVersion)
 	}
 	var errs []error
 	for _, f := range []struct{ name, path string }{
 		{"binDir", p.BinDir}, {"dataDir", p.DataDir}, {"inventory", p.Inventory}, {"sysfs", p.Sysfs}, {"logFile", p.LogFile},
 	} {
 		if (f.path != "" || f.name == "binDir") && (!filepath.IsAbs(f.path) || filepath.Clean(f.path) != f.path) {
-			errs = append(errs, fmt.Errorf("parse %s: %s %q: want a clean absolute path", PolicyPath, f.name, f.path))
+			errs = append(errs, fmt.Errorf("parse %s: %s %q: want a clean absolute path", nodestate.DefaultPolicyPath, f.name, f.path))
 		}
 	}
 	if p.LogLevel != "" && !slices.Contains(logLevels, p.LogLevel) {
-		errs = append(errs, fmt.Errorf("parse %s: logLevel %q: want one of %s", PolicyPath, p.LogLevel, strings.Join(logLevels, ", ")))
+		errs = append(errs, fmt.Errorf("parse %s: logLevel %q: want one of %s", nodestate.DefaultPolicyPath, p.LogLevel, strings.Join(logLevels, ", ")))
 	}
 	if len(errs) > 0 {
 		return nil, errors.Join(errs...)
@@ -124,7 +106,7 @@ func (p *Policy) CheckPlugin(rule, typ string, allowed []string) error {
 	if slices.Contains(allowed, typ) {
 		return nil
 	}
-	return &PolicyError{rule, typ, fmt.Sprintf("allowed: %s (%s)", orNone(allowed), PolicyPath)}
+	return &PolicyError{rule, typ, fmt.Sprintf("allowed: %s (%s)", orNone(allowed), nodestate.DefaultPolicyPath)}
 }
 
 // Check refuses what of a netconf the policy does not allow; a nil policy
@@ -135,7 +117,7 @@ func (p *Policy) Check(c *Config) error {
 	}
 	keys := c.PathKeys()
 	for _, key := range slices.Sorted(maps.Keys(keys)) {
-		return &PolicyError{key, keys[key], "the node's paths are fixed in " + PolicyPath + "; remove the key"}
+		return &PolicyError{key, keys[key], "the node's paths are fixed in " + nodestate.DefaultPolicyPath + "; remove the key"}
 	}
 	if f := c.DeviceInfoFile; f != "" && filepath.Dir(strings.TrimPrefix(f, "/var")) != deviceInfoDir {
 		return &PolicyError{"runtimeConfig.CNIDeviceInfoFile", f, "want a file in /var" + deviceInfoDir}

@@ -55,7 +55,7 @@ parse /etc/multi-eni/policy.json: sysfs "s": want a clean absolute path
 parse /etc/multi-eni/policy.json: logFile "/l/../m": want a clean absolute path`,
 	} {
 		p, err := ParsePolicy([]byte(content))
-		if p != nil || err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), PolicyPath) {
+		if p != nil || err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), nodestate.DefaultPolicyPath) {
 			t.Errorf("ParsePolicy(%s) = %+v, %v; want an error with the file and %q", content, p, err, want)
 		}
 	}
