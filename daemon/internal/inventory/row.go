@@ -227,6 +227,8 @@ func (j *joiner) phaseUserspace(c *claim, p place) nodestate.Phase {
 	switch {
 	case c.driver == "":
 		j.problem("DriverMismatch", c.nodeENI, c.eni.String(), "%s is bound to %s, but spec.enableDPDK is false; set it, or give the device back: driverctl unset-override %[1]s", p.pci, p.fn.Driver)
+	case p.fn.Driver != c.driver && j.held[p.pci]:
+		j.problem("DriverNotBound", c.nodeENI, c.eni.String(), "%s is bound to %q, wanted %s, and a pod has it; end the pod first, then run: driverctl set-override %[1]s %[3]s", p.pci, p.fn.Driver, c.driver)
 	case p.fn.Driver != c.driver:
 		j.problem("DriverNotBound", c.nodeENI, c.eni.String(), "%s is bound to %q, wanted %s; this version does not bind devices, run: driverctl set-override %[1]s %[3]s", p.pci, p.fn.Driver, c.driver)
 	default:
