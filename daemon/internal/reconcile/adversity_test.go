@@ -187,6 +187,26 @@ func TestBusyNodeDoesNotFloodMetadata(t *testing.T) {
 	}
 }
 
+// TestDrainingAsksMetadataSeldom: a pod may keep a device for days, and IMDS has
+// no say in that.
+func TestDrainingAsksMetadataSeldom(t *testing.T) {
+	n := newNode(t, 1)
+	n.declare("a", 1)
+	n.settle()
+	n.hold(1)
+	n.undeclare("a")
+	n.settle()
+	n.expect([]string{"a eth1 draining"}, nil, nil)
+	n.imds.asked = 0
+	for range int(time.Minute / time.Second) {
+		n.sync()
+		n.now = n.now.Add(time.Second)
+	}
+	if most := int(time.Minute/metadataFresh) + 1; n.imds.asked > most {
+		t.Errorf("asked %d times in a minute, want at most %d", n.imds.asked, most)
+	}
+}
+
 // TestRestoreRecordThatStays is reported once, as is its end.
 func TestRestoreRecordThatStays(t *testing.T) {
 	if nstest.Outside(t) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"runtime"
+	"slices"
 	"sync"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
@@ -37,11 +38,25 @@ func (r *Reconciler) collect(ctx context.Context) (inventory.Sources, []finding)
 	if f.ENIs, err = r.metadata.get(ctx, r.Metadata, f.Now); err != nil {
 		found = append(found, unreadable("MetadataUnreadable", "instance metadata (IMDSv2) cannot be read; until it can, new ENIs are not found, check that it is switched on and its hop limit", err))
 	}
-	if f.Functions, err = readFunctions(r.PCI); err != nil {
+	f.Functions, err = readFunctions(r.PCI)
+	if err == nil && len(f.Functions.Value) == 0 && r.hasPlaced() {
+		f.Functions, err = inventory.Fact[map[device.PCIAddress]sysfs.PCIFunction]{}, errNoFunctions
+	}
+	if err != nil {
 		found = append(found, unreadable("SysfsUnreadable", "PCI functions cannot be read; until they can, nothing changes, check that sysfs is mounted", err))
 	}
 	found = append(found, r.readLinks(&f)...)
 	return f, append(found, r.readRecords(&f)...)
+}
+
+// errNoFunctions: the primary ENI cannot be unplugged, so a machine that had
+// PCI functions does not end up with none.
+var errNoFunctions = errors.New("sysfs lists no PCI function at all, though devices were there in this boot")
+
+// hasPlaced says whether a device was seen at a PCI address in this boot.
+func (r *Reconciler) hasPlaced() bool {
+	return r.checkpoint.BootID == r.BootID &&
+		slices.ContainsFunc(r.checkpoint.Devices, func(d nodestate.CheckpointDevice) bool { return d.PCIAddress != "" })
 }
 
 func unreadable(reason, message string, err error) finding {

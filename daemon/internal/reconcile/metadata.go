@@ -37,7 +37,8 @@ type metadataCache struct {
 	// pending gets the answer to the question that is on its way; nil when none
 	// is.
 	pending chan metadataAnswer
-	// settled is Sync's: nothing is waiting for news.
+	// settled is Sync's: no device is waiting for news. One that is drained, for
+	// days where its pod stays, is not.
 	settled bool
 }
 

@@ -174,7 +174,7 @@ func (r *Reconciler) Sync(ctx context.Context) Outcome {
 		out.After = max(res.LookAgain.Sub(src.Now), time.Second)
 	}
 	late := r.publish(ctx, src, res, found, &out)
-	r.metadata.settled = !out.Unsettled
+	r.metadata.settled = !slices.ContainsFunc(res.Devices, func(d nodestate.Device) bool { return d.Phase == nodestate.PhasePending })
 	r.log.devices(res.Devices)
 	r.log.findings(append(found, late...))
 	return out
