@@ -48,11 +48,14 @@ type member struct {
 
 // parseDocument reads a config with the plugin's own rules: keys match in any
 // case, null is an empty object or list. nil is a missing file: an empty object.
+// More than the plugin, it takes a byte order mark, which format drops: the text
+// after it is what somebody wants.
 func parseDocument(data []byte) (document, error) {
 	doc := document{list: -1}
 	if data == nil {
 		return doc, nil
 	}
+	data = bytes.TrimPrefix(data, []byte("\ufeff"))
 	if err := json.Unmarshal(data, &json.RawMessage{}); err != nil {
 		return doc, syntaxError(err)
 	}

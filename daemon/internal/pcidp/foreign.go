@@ -116,9 +116,9 @@ func wrongType(err error) error {
 		return err
 	}
 	if t.Field == "" {
-		return fmt.Errorf("it is a %s, want an object", t.Value)
+		return fmt.Errorf("it is a JSON %s, want an object", t.Value)
 	}
-	return fmt.Errorf("%s has a %s in it, want a %s", t.Field, t.Value, t.Type.Kind())
+	return fmt.Errorf("%s has a JSON %s in it, want a %s", t.Field, t.Value, t.Type.Kind())
 }
 
 func (e foreignEntry) check(f entryFields) error {
