@@ -237,3 +237,28 @@ func TestRestoreRecordThatStays(t *testing.T) {
 		t.Errorf("log (-want +got):\n%s", diff)
 	}
 }
+
+// TestRestartOfTheDaemonChangesNothing: no file, no link, no restart of the
+// device plugin, and no line in the log.
+func TestRestartOfTheDaemonChangesNothing(t *testing.T) {
+	n := newNode(t, 1, 2)
+	n.declare("a", 1, "dpdkResourceName: intel.com/fast", "mtu: 9001")
+	n.declare("b", 2)
+	n.write(`{"resourceList":[{"resourceName":"other","additionalInfo":{"*":{"note":"<a> & b"}},"selectors":{"drivers":["i40e"]}}]}`, "pcidp/config.json")
+	n.settle()
+	n.hold(2)
+	n.settle()
+	before, changes, restarts := n.files(), len(n.host.changes), len(n.restarts.wanted)
+	n.logged()
+	for range 2 {
+		n.start()
+		n.now = n.now.Add(time.Hour)
+		n.settle()
+	}
+	if diff := cmp.Diff(before, n.files()); diff != "" {
+		t.Errorf("files (-before +after):\n%s", diff)
+	}
+	if got := n.logged(); len(got) > 0 || len(n.host.changes) != changes || len(n.restarts.wanted) != restarts {
+		t.Errorf("logged %q, changed %q, restarted %d times; want nothing", got, n.host.changes[changes:], len(n.restarts.wanted)-restarts)
+	}
+}

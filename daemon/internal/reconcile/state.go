@@ -79,13 +79,16 @@ func sameDevice(a, b nodestate.Device) bool {
 		a.ResourceName == b.ResourceName && slices.Equal(a.AllowedNamespaces, b.AllowedNamespaces) && a.Phase == b.Phase
 }
 
-// compact removes the white space that the checkpoint's own indentation adds.
+// compact gives a config the form in which it is read back from the checkpoint:
+// without white space, and with <, > and & escaped, as encoding/json writes them.
+// Its values are the same.
 func compact(config json.RawMessage) json.RawMessage {
-	var b bytes.Buffer
+	var b, escaped bytes.Buffer
 	if json.Compact(&b, config) != nil {
 		return nil
 	}
-	return b.Bytes()
+	json.HTMLEscape(&escaped, b.Bytes())
+	return escaped.Bytes()
 }
 
 // problems returns the problems of all findings as the inventory has them.
