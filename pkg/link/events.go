@@ -6,7 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"time"
+	"syscall"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -57,9 +57,6 @@ func wake(out chan<- struct{}) {
 	}
 }
 
-// ueventPoll bounds how long a blocked read outlives its context.
-const ueventPoll = 500 * time.Millisecond
-
 // SubscribeUevents is Subscribe for the kernel's own uevents of PCI functions
 // and network devices (NETLINK_KOBJECT_UEVENT, group 1): hot-plug, bind and
 // unbind. The kernel sends them to the initial network namespace and to those
@@ -72,31 +69,44 @@ func SubscribeUevents(ctx context.Context) (<-chan struct{}, error) {
 	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: 1}); err != nil {
 		return nil, errors.Join(fmt.Errorf("bind uevent socket: %w", err), unix.Close(fd))
 	}
+	f := os.NewFile(uintptr(fd), "uevent socket") // not blocking: a read waits in Go's poller
+	conn, err := f.SyscallConn()
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("use uevent socket: %w", err), f.Close())
+	}
 	out := make(chan struct{}, 1)
+	stop := context.AfterFunc(ctx, func() { f.Close() }) //nolint:errcheck,gosec // never written to; ends the read
 	go func() {
 		defer close(out)
-		defer unix.Close(fd) //nolint:errcheck // never written to
-		readUevents(ctx, fd, out)
+		defer f.Close() //nolint:errcheck // never written to
+		defer stop()
+		readUevents(conn, out)
 	}()
 	return out, nil
 }
 
-func readUevents(ctx context.Context, fd int, out chan<- struct{}) {
+// readUevents returns when the socket is closed or fails.
+func readUevents(conn syscall.RawConn, out chan<- struct{}) {
 	buf := make([]byte, os.Getpagesize()*4) // the kernel's UEVENT_BUFFER_SIZE is 2048
-	for ctx.Err() == nil {
-		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-		if n, err := unix.Poll(fds, int(ueventPoll.Milliseconds())); n == 0 || errors.Is(err, unix.EINTR) {
-			continue
-		}
-		n, from, err := unix.Recvfrom(fd, buf, 0)
-		switch {
-		case errors.Is(err, unix.ENOBUFS): // events were lost: look at everything
-			wake(out)
-		case errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR):
-		case err != nil:
+	var failed error
+	for failed == nil {
+		err := conn.Read(func(fd uintptr) (done bool) {
+			n, from, err := unix.Recvfrom(int(fd), buf, 0)
+			switch {
+			case errors.Is(err, unix.EAGAIN):
+				return false
+			case errors.Is(err, unix.ENOBUFS): // events were lost: look at everything
+				wake(out)
+			case errors.Is(err, unix.EINTR):
+			case err != nil:
+				failed = err
+			case fromKernel(from) && relevant(buf[:n]):
+				wake(out)
+			}
+			return true
+		})
+		if err != nil {
 			return
-		case fromKernel(from) && relevant(buf[:n]):
-			wake(out)
 		}
 	}
 }
