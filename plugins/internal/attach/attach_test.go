@@ -43,9 +43,7 @@ func TestExclusiveRoundTrip(t *testing.T) {
 	_, err := run(&attach.Plugin{}, "CHECK", args)
 	must(t, err)
 	e.del(args)
-	if diff := cmp.Diff(before, e.snapshot()); diff != "" {
-		t.Errorf("the node after DEL (-before +after):\n%s", diff)
-	}
+	e.unchanged(before, "after DEL")
 	if left := e.podLinks(args); len(left) != 0 {
 		t.Errorf("left in the pod: %+v", left)
 	}
@@ -422,9 +420,7 @@ func TestNameTakenMeanwhile(t *testing.T) {
 	next := e.pod(e.selectA()) // the next ADD mends it first
 	e.add(next)
 	e.del(next)
-	if diff := cmp.Diff(before, e.snapshot()); diff != "" {
-		t.Errorf("the node once the name is free (-before +after):\n%s", diff)
-	}
+	e.unchanged(before, "once the name is free")
 }
 
 // TestLateLink: a dying netns gives its link back after DEL has gone.
@@ -448,9 +444,7 @@ func TestLateLink(t *testing.T) {
 	next := e.pod(e.selectA())
 	e.add(next)
 	e.del(next)
-	if diff := cmp.Diff(before, e.snapshot()); diff != "" {
-		t.Errorf("the node after the late return (-before +after):\n%s", diff)
-	}
+	e.unchanged(before, "after the late return")
 }
 
 func TestParallel(t *testing.T) {
@@ -506,7 +500,5 @@ func TestParallel(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if diff := cmp.Diff(before, e.snapshot()); diff != "" {
-		t.Errorf("the node after all (-before +after):\n%s", diff)
-	}
+	e.unchanged(before, "after all")
 }

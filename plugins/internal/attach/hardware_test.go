@@ -5,7 +5,6 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netlink"
 
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
@@ -38,9 +37,7 @@ func TestStackedLinksOfThePod(t *testing.T) {
 	if left := e.podLinks(args); len(left) != 0 {
 		t.Errorf("links left in the pod: %+v", left)
 	}
-	if diff := cmp.Diff(before, e.snapshot()); diff != "" {
-		t.Errorf("the node after DEL (-before +after):\n%s", diff)
-	}
+	e.unchanged(before, "after DEL")
 }
 
 // TestMACOfVF: a VF takes the MAC that its PF assigns, and no other; DEL does not

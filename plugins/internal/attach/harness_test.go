@@ -20,6 +20,7 @@ import (
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
@@ -253,6 +254,14 @@ func (e *env) snapshot() string {
 		})
 	}
 	return strings.Join(lines, "\n")
+}
+
+// unchanged demands that the node is as an earlier snapshot says.
+func (e *env) unchanged(before, when string) {
+	e.t.Helper()
+	if diff := cmp.Diff(before, e.snapshot()); diff != "" {
+		e.t.Errorf("the node %s (-before +after):\n%s", when, diff)
+	}
 }
 
 func (e *env) podLinks(args *skel.CmdArgs) []link.Link {

@@ -16,7 +16,6 @@ import (
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
-	"github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netlink"
 
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
@@ -133,9 +132,7 @@ func TestUserspaceDevice(t *testing.T) {
 	if _, err := os.Stat(info); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("the device-info file after DEL: %v", err)
 	}
-	if diff := cmp.Diff(before, e.snapshot()); diff != "" {
-		t.Errorf("the node after DEL (-before +after):\n%s", diff)
-	}
+	e.unchanged(before, "after DEL")
 }
 
 // TestShared uses macvlan on a device that is not an ENA: this kernel need not
@@ -171,9 +168,7 @@ func TestShared(t *testing.T) {
 	e.refused("ADD", e.pod(conf), 101, "pod-c3")
 	e.del(alone)
 	e.del(second)
-	if diff := cmp.Diff(before, e.snapshot()); diff != "" {
-		t.Errorf("the node after all DELs (-before +after):\n%s", diff)
-	}
+	e.unchanged(before, "after all DELs")
 }
 
 func withPrev(t *testing.T, args *skel.CmdArgs, r *types100.Result) *skel.CmdArgs {
@@ -207,9 +202,7 @@ func TestHostDeviceDelegate(t *testing.T) {
 		e.refused("ADD", e.pod(e.selectA()), 101, "pod-"+args.ContainerID)
 		happen(args)
 		e.del(args)
-		if diff := cmp.Diff(before, e.snapshot()); diff != "" {
-			t.Errorf("the node after DEL (-before +after):\n%s", diff)
-		}
+		e.unchanged(before, "after DEL")
 	}
 }
 
@@ -232,9 +225,7 @@ func TestDelegateBinaryGone(t *testing.T) {
 	e.del(next)
 	must(t, os.Rename(filepath.Join(bin, "away"), filepath.Join(bin, "host-device")))
 	e.del(args)
-	if diff := cmp.Diff(before, e.snapshot()); diff != "" {
-		t.Errorf("the node after DEL (-before +after):\n%s", diff)
-	}
+	e.unchanged(before, "after DEL")
 }
 
 // TestIPAMOutlivesADD: the IPAM plugin of a killed ADD writes its lease later.
@@ -256,9 +247,7 @@ func TestIPAMOutlivesADD(t *testing.T) {
 	}
 	e.refused("ADD", e.pod(e.selectA()), 101, "container c1")
 	e.del(args)
-	if diff := cmp.Diff(before, e.snapshot()); diff != "" {
-		t.Errorf("the node after DEL (-before +after):\n%s", diff)
-	}
+	e.unchanged(before, "after DEL")
 }
 
 func copyBinaries(t *testing.T, e *env, names ...string) string {
@@ -309,9 +298,7 @@ func TestGC(t *testing.T) {
 	gc(nil, true) // null is the empty list; the other network's record is not ours
 	count(1)
 	e.del(b)
-	if diff := cmp.Diff(before, e.snapshot()); diff != "" {
-		t.Errorf("the node after GC (-before +after):\n%s", diff)
-	}
+	e.unchanged(before, "after GC")
 	c := e.pod(e.selectA())
 	e.add(c)
 	must(t, nstest.DeleteNetns(c.Netns))
