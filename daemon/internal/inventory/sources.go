@@ -28,6 +28,50 @@ type Fact[T any] struct {
 // Known returns a fact that is known.
 func Known[T any](v T) Fact[T] { return Fact[T]{Value: v, Known: true} }
 
+// Snapshot is what a source of NodeENIs said at one moment.
+type Snapshot struct {
+	// Objects have unique names, by which they are sorted. Their values may be
+	// invalid. They are shared with later Snapshots, so nobody may change them.
+	Objects []v1alpha1.NodeENI
+	// Problems are those that the source has with single objects, in a stable
+	// order.
+	Problems []nodestate.Problem
+	// Complete says that an object which is not in Objects is not declared for
+	// this node. While it is false, absence means nothing.
+	Complete bool
+	// Lookup says how the ENI of an object without an entry for this node in
+	// status.attachments is found.
+	Lookup Lookup
+}
+
+// Lookup is a way to find the ENI of a NodeENI whose status does not name it.
+type Lookup int
+
+// The ways to find an ENI.
+const (
+	// LookupSlot goes by device index and subnet in IMDS. The zero value: for
+	// manifests, which are meant for this node.
+	LookupSlot Lookup = iota
+	// LookupNone: the status is the truth. Without an entry for this node there
+	// is no ENI here, or none any more.
+	LookupNone
+	// LookupGuarded is LookupSlot where others attach ENIs too: a link that shows
+	// signs of another owner is refused.
+	LookupGuarded
+)
+
+// Kubelet is what the kubelet says of the devices that device plugins offer
+// (its podresources API). Device ids that are no PCI address are left out.
+type Kubelet struct {
+	// Allocatable are the healthy devices of each resource, sorted.
+	Allocatable map[device.ResourceName][]device.PCIAddress
+	// Allocated are the containers that have a device, sorted.
+	Allocated map[device.PCIAddress][]Container
+}
+
+// Container is one container of a pod.
+type Container struct{ Namespace, Pod, Container string }
+
 // Sources is everything that one Join looks at. Join does not change it.
 type Sources struct {
 	// Now is the time of the reading, from which MissingSince is counted.

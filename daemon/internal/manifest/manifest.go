@@ -20,6 +20,7 @@ import (
 	"sync"
 	"syscall"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
 	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
@@ -47,19 +48,6 @@ const (
 	ReasonDuplicate = "DuplicateNodeENI"
 )
 
-// Snapshot is what a folder said at one moment.
-type Snapshot struct {
-	// Objects have their defaults filled in and unique names, by which they are
-	// sorted. Their values may be invalid. They are shared with later
-	// Snapshots, so nobody may change them.
-	Objects []v1alpha1.NodeENI
-	// Problems are sorted by file, then in the file's order.
-	Problems []nodestate.Problem
-	// Complete says that an object which is not in Objects is not declared.
-	// While it is false, absence means nothing.
-	Complete bool
-}
-
 // Source is a folder of NodeENI manifests. It is safe for concurrent use.
 type Source struct {
 	dir   string
@@ -83,20 +71,20 @@ func New(dir string) *Source { return &Source{dir: dir, stamp: stamp} }
 // List reads every *.yaml, *.yml and *.json file of the folder that is no dot
 // file; symbolic links are followed, subfolders are not entered. The error says
 // that the folder itself cannot be read: then nothing is known.
-func (s *Source) List() (Snapshot, error) {
+func (s *Source) List() (inventory.Snapshot, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 
 	before, err := s.stamp(s.dir)
 	if err != nil {
-		return Snapshot{}, err
+		return inventory.Snapshot{}, err
 	}
-	var snap Snapshot
+	var snap inventory.Snapshot
 	for range maxReads {
 		snap = s.read(before)
 		after, err := s.stamp(s.dir)
 		if err != nil {
-			return Snapshot{}, err
+			return inventory.Snapshot{}, err
 		}
 		if slices.Equal(before, after) {
 			return snap, nil
@@ -113,8 +101,8 @@ func (s *Source) List() (Snapshot, error) {
 }
 
 // read decodes the files of one stamp.
-func (s *Source) read(entries []entry) Snapshot {
-	snap := Snapshot{Complete: true}
+func (s *Source) read(entries []entry) inventory.Snapshot {
+	snap := inventory.Snapshot{Complete: true}
 	files := make(map[string]file, len(entries))
 	owner := make(map[string]string) // NodeENI -> file
 	for _, e := range entries {
@@ -133,7 +121,7 @@ func (s *Source) read(entries []entry) Snapshot {
 			f = file{data: data, decoded: decode(path, data)}
 		}
 		files[e.name] = f
-		snap.add(path, f.decoded, owner)
+		add(&snap, path, f.decoded, owner)
 	}
 	s.files = files
 	slices.SortFunc(snap.Objects, func(a, b v1alpha1.NodeENI) int { return cmp.Compare(a.Name, b.Name) })
@@ -141,7 +129,7 @@ func (s *Source) read(entries []entry) Snapshot {
 }
 
 // add takes over what a file declares, unless an earlier one did.
-func (s *Snapshot) add(path string, d decoded, owner map[string]string) {
+func add(s *inventory.Snapshot, path string, d decoded, owner map[string]string) {
 	s.Complete = s.Complete && d.complete
 	s.Problems = append(s.Problems, d.problems...)
 	for _, o := range d.objects {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
@@ -28,7 +29,7 @@ func write(t *testing.T, dir, name, content string) {
 	}
 }
 
-func list(t *testing.T, s *Source) Snapshot {
+func list(t *testing.T, s *Source) inventory.Snapshot {
 	t.Helper()
 	snap, err := s.List()
 	if err != nil {
@@ -37,7 +38,7 @@ func list(t *testing.T, s *Source) Snapshot {
 	return snap
 }
 
-func names(s Snapshot) string {
+func names(s inventory.Snapshot) string {
 	var out []string
 	for _, o := range s.Objects {
 		out = append(out, o.Name)
@@ -46,7 +47,7 @@ func names(s Snapshot) string {
 }
 
 // reasons are "reason file" lines.
-func reasons(s Snapshot) string {
+func reasons(s inventory.Snapshot) string {
 	var out []string
 	for _, p := range s.Problems {
 		out = append(out, p.Reason+" "+filepath.Base(p.Device))

@@ -6,14 +6,15 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/manifest"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
 // listed is a source whose NodeENIs are in memory, as a watch keeps them.
-type listed struct{ snap manifest.Snapshot }
+type listed struct{ snap inventory.Snapshot }
 
-func (l listed) List() (manifest.Snapshot, error) { return l.snap, nil }
+func (l listed) List() (inventory.Snapshot, error) { return l.snap, nil }
 
 // BenchmarkSync is one Sync of a steady node, of whose devices every tenth is
 // in a pod. It must write nothing. sysfs is a recorded tree on disk, and so are

@@ -25,7 +25,6 @@ import (
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/awsnode"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
-	"github.com/multi-eni/multi-eni-cni/daemon/internal/manifest"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/pcidp"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
@@ -36,7 +35,7 @@ import (
 // NodeENIs is where the declarations come from; an error means that nothing is
 // known of them.
 type NodeENIs interface {
-	List() (manifest.Snapshot, error)
+	List() (inventory.Snapshot, error)
 }
 
 // Metadata is the instance's own list of ENIs (IMDS); an error means that it is

@@ -1,0 +1,51 @@
+package reconcile
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/device"
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+)
+
+// DevicePlugin is the SR-IOV device plugin of this node. It reads its config
+// once, at its start, so that it serves another one only after a restart.
+type DevicePlugin interface {
+	// Find looks for it and changes nothing. The error wraps ErrNoDevicePlugin
+	// when there is none.
+	Find(ctx context.Context) (PluginReport, error)
+	// Restart makes every device plugin of this node serve the config, and
+	// returns when that is verified, has failed, or ctx has ended. One that has
+	// read the config already is left alone, so that repeating a call is free.
+	// The error wraps ErrNoDevicePlugin when there is none; the report is filled
+	// in as far as it is known even then.
+	Restart(ctx context.Context, want Wanted) (PluginReport, error)
+}
+
+// ErrNoDevicePlugin says that no device plugin runs on this node. That is a
+// state, not a failure: one that comes later reads the config as it is then.
+var ErrNoDevicePlugin = errors.New("no SR-IOV device plugin pod on this node")
+
+// Wanted is the config that the device plugin is to serve.
+type Wanted struct {
+	// Path is the config file, and Hash that of its canonical content.
+	Path, Hash string
+	// Written is the file's modification time.
+	Written time.Time
+	// Devices are the addresses that each resource of ours must offer to the
+	// kubelet, no more and no less. A resource that must have none has an empty
+	// list.
+	Devices map[device.ResourceName][]device.PCIAddress
+}
+
+// PluginReport is what is known of the device plugin after a call.
+type PluginReport struct {
+	// Pods are its pods on this node as namespace/name, sorted.
+	Pods []string
+	// Deleted are those of them, or of their predecessors, that were deleted.
+	Deleted []string
+	// Problems are for a person: a pod that takes its config from elsewhere, a
+	// namespace that may not be searched. Their messages hold stable values only.
+	Problems []nodestate.Problem
+}

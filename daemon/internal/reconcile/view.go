@@ -1,0 +1,128 @@
+package reconcile
+
+import (
+	"time"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/device"
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+)
+
+// View is what the daemon knows after a Sync, and what that Sync has done. The
+// inventory, ENINodeState, Events, metrics and the status command are all made
+// of it; none has a truth of its own. It is not changed once it was handed out.
+type View struct {
+	At time.Time
+	// Inventory is what the file says.
+	Inventory nodestate.Inventory
+	// Declared are the NodeENIs that hold for this node, by name.
+	Declared []Declared
+	// Holders are the pods that have devices of the inventory.
+	Holders []Holder
+	Config  ConfigView
+	Plugin  PluginView
+	Did     Did
+}
+
+// Declared names the version of a NodeENI that was acted upon. UID and
+// Generation are those of the API server, empty and 0 for a manifest.
+type Declared struct {
+	Name, UID  string
+	Generation int64
+}
+
+// Holder is an attachment of this boot that has not given its device back, or a
+// container to which the kubelet has allocated one.
+type Holder struct {
+	PCIAddress device.PCIAddress `json:"pciAddress"`
+	// Pod is namespace/name; PodUID is "" where the runtime did not tell it.
+	Pod    string `json:"pod,omitempty"`
+	PodUID string `json:"podUID,omitempty"`
+	// ContainerID, IfName, Mode and State are those of the attachment record;
+	// empty for an allocation without one.
+	ContainerID string          `json:"containerID,omitempty"`
+	IfName      string          `json:"ifname,omitempty"`
+	Mode        nodestate.Mode  `json:"mode,omitempty"`
+	State       nodestate.State `json:"state,omitempty"`
+	// Container is that of the kubelet's allocation; "" for a record.
+	Container string `json:"container,omitempty"`
+}
+
+// ConfigView is the device plugin's config.
+type ConfigView struct {
+	Path string `json:"path"`
+	// Hash is that of its canonical content; "" when it is not known.
+	Hash string `json:"hash,omitempty"`
+	// Current says that the file is as the inventory wants it.
+	Current bool `json:"current"`
+}
+
+// PluginState says how the device plugin stands to the config on disk.
+type PluginState string
+
+// The states of the device plugin.
+const (
+	// PluginUnknown: not looked for yet, or it could not be.
+	PluginUnknown PluginState = "Unknown"
+	// PluginUnmanaged: somebody else restarts it (--restart=none).
+	PluginUnmanaged PluginState = "Unmanaged"
+	// PluginNotFound: there is none on this node.
+	PluginNotFound PluginState = "NotFound"
+	// PluginPending: a restart is due and waits for its time.
+	PluginPending PluginState = "RestartPending"
+	// PluginRestarting: a restart is under way, or being verified.
+	PluginRestarting PluginState = "Restarting"
+	// PluginServing: it is verified to serve the config on disk.
+	PluginServing PluginState = "Serving"
+	// PluginFailed: the last restart has failed, and is tried again.
+	PluginFailed PluginState = "RestartFailed"
+)
+
+// PluginView is the device plugin.
+type PluginView struct {
+	State PluginState `json:"state"`
+	// Pods are its pods on this node as namespace/name.
+	Pods []string `json:"pods,omitempty"`
+	// ServedHash is that of the config which it was last verified to serve.
+	ServedHash string `json:"servedHash,omitempty"`
+	// LastRestart is when pods of it were last deleted by this daemon; zero when
+	// they were not since the daemon started.
+	LastRestart time.Time `json:"lastRestart,omitzero"`
+	// Message says why the state is not PluginServing, in stable words.
+	Message string `json:"message,omitempty"`
+}
+
+// Did is what one Sync has done.
+type Did struct {
+	// Took is how long the Sync took.
+	Took time.Duration
+	// ConfigWritten says that the device plugin's config was written.
+	ConfigWritten bool
+	// Withdrawn has, for each device that this Sync took out of the config, the
+	// time since its removal was first seen.
+	Withdrawn []time.Duration
+	// Restart is the restart that has ended since the Sync before; nil when none
+	// has.
+	Restart *RestartDone
+	// Began and Over are the problems that have appeared and gone.
+	Began, Over []nodestate.Problem
+}
+
+// RestartDone is the end of a restart.
+type RestartDone struct {
+	// Result is RestartVerified, RestartNoneFound or RestartFailed.
+	Result RestartResult
+	Report PluginReport
+	// Err is nil when Result is RestartVerified.
+	Err  error
+	Took time.Duration
+}
+
+// RestartResult is how a restart of the device plugin ended.
+type RestartResult string
+
+// The results of a restart.
+const (
+	RestartVerified  RestartResult = "verified"
+	RestartNoneFound RestartResult = "none_found"
+	RestartFailed    RestartResult = "failed"
+)
