@@ -1,0 +1,124 @@
+package link
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// ForeignUse says of each link of this netns that looks like somebody else's
+// why it does, in one sentence, by the link's index. Links without a mark are
+// not in the map. The marks, of which the first that holds is given:
+//
+//   - a route out of the link in a table other than main, local and default, of
+//     either family, alone or as one of several next hops. Policy rules lead to
+//     such tables: the Amazon VPC CNI gives each of its ENIs one, numbered after
+//     its device number, and amazon-ec2-net-utils does so too;
+//   - another link of this netns on top of it: vlan, ipvlan, macvlan. The VPC
+//     CNI makes one VLAN link per branch ENI on the instance's trunk ENI;
+//   - a bond, bridge, VRF or the like that it is a port of;
+//   - a policy rule that names it as iif or oif.
+//
+// The sentence names what lasts, not what comes and goes with each pod: it stays
+// the same while the first mark does. It costs one dump of the links, one of the
+// routes and one of each family's rules, whatever the number of links.
+func (h *Handle) ForeignUse() (map[int]string, error) {
+	links, err := dump(h.nl.LinkList)
+	if err != nil {
+		return nil, fmt.Errorf("list links: %w", err)
+	}
+	routes, err := h.routes(unix.RT_TABLE_UNSPEC)
+	if err != nil {
+		return nil, err
+	}
+	rules, err := h.rules()
+	if err != nil {
+		return nil, err
+	}
+	use := map[int]string{}
+	mark := func(index int, format string, args ...any) {
+		if index != 0 && use[index] == "" {
+			use[index] = fmt.Sprintf(format, args...)
+		}
+	}
+	slices.SortStableFunc(routes, func(a, b netlink.Route) int { return cmp.Compare(a.Table, b.Table) })
+	for _, r := range routes {
+		if slices.Contains([]int{unix.RT_TABLE_MAIN, unix.RT_TABLE_LOCAL, unix.RT_TABLE_DEFAULT}, r.Table) {
+			continue
+		}
+		mark(r.LinkIndex, "route table %d leads out of it", r.Table)
+		for _, hop := range r.MultiPath {
+			mark(hop.LinkIndex, "route table %d leads out of it", r.Table)
+		}
+	}
+	markStacked(links, mark)
+	markRules(links, rules, mark)
+	return use, nil
+}
+
+// markStacked marks the links that others of this netns use. Kinds, not names,
+// are given where there can be many.
+func markStacked(links []netlink.Link, mark func(index int, format string, args ...any)) {
+	slices.SortStableFunc(links, func(a, b netlink.Link) int { return cmp.Compare(a.Type(), b.Type()) })
+	names := map[int]string{}
+	for _, l := range links {
+		names[l.Attrs().Index] = l.Type() + " " + l.Attrs().Name
+		if child := describe(l); stacked(child) {
+			mark(child.Below, "a link of kind %s lies on top of it", child.Kind)
+		}
+	}
+	for _, l := range links {
+		if a := l.Attrs(); a.MasterIndex != 0 {
+			master, ok := names[a.MasterIndex]
+			if !ok { // made or gone between two parts of the dump
+				master = "another link"
+			}
+			mark(a.Index, "it is a port of %s", master)
+		}
+	}
+}
+
+func markRules(links []netlink.Link, rules []netlink.Rule, mark func(index int, format string, args ...any)) {
+	slices.SortStableFunc(rules, func(a, b netlink.Rule) int {
+		return cmp.Or(cmp.Compare(a.Priority, b.Priority), cmp.Compare(a.IifName, b.IifName), cmp.Compare(a.OifName, b.OifName))
+	})
+	for _, l := range links {
+		a := l.Attrs()
+		for _, r := range rules {
+			if name := ruleLink(r, append([]string{a.Name}, a.AltNames...)); name != "" {
+				mark(a.Index, "the policy rule of priority %d names it (%s)", r.Priority, name)
+			}
+		}
+	}
+}
+
+// ruleLink says how the rule names a link of those names; "" when it does not.
+func ruleLink(r netlink.Rule, names []string) string {
+	var how []string
+	if slices.Contains(names, r.IifName) {
+		how = append(how, "iif "+r.IifName)
+	}
+	if slices.Contains(names, r.OifName) {
+		how = append(how, "oif "+r.OifName)
+	}
+	return strings.Join(how, ", ")
+}
+
+// rules lists the policy rules of both families. A family that the kernel does
+// not have (ipv6.disable=1), or has without policy rules, has none.
+func (h *Handle) rules() ([]netlink.Rule, error) {
+	var all []netlink.Rule
+	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+		some, err := dump(func() ([]netlink.Rule, error) { return h.nl.RuleList(family) })
+		if err != nil && !errors.Is(err, unix.EAFNOSUPPORT) && !errors.Is(err, unix.EOPNOTSUPP) {
+			return nil, fmt.Errorf("list policy rules: %w", err)
+		}
+		all = append(all, some...)
+	}
+	return all, nil
+}
