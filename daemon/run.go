@@ -129,16 +129,6 @@ func (c *runConfig) run(ctx context.Context, dir string, log *logrus.Logger) err
 	if err != nil {
 		return err
 	}
-	r, err := reconcile.New(reconcile.Options{
-		NodeName: c.nodeName, BootID: bootID, InventoryPath: c.inventory, StateDir: c.stateDir,
-		Attachments: nodestate.AttachmentDir(c.attachmentsDir), NodeENIs: manifest.New(dir), Metadata: awsnode.New(awsnode.Config{}),
-		PCI: sysfs.NewFS(c.sysfs), Host: host, Restarter: &announcer{log: log},
-		Config: &pcidp.File{Path: c.pcidpConfig, Now: time.Now}, Now: time.Now, Log: log,
-	})
-	if err != nil {
-		return err
-	}
-	log.WithFields(logrus.Fields{"version": version, "node": c.nodeName, "nodeENIs": c.source}).Info("multi-enid started")
 	wake := make(chan struct{}, 1)
 	awake := func() {
 		select {
@@ -146,6 +136,16 @@ func (c *runConfig) run(ctx context.Context, dir string, log *logrus.Logger) err
 		default:
 		}
 	}
+	r, err := reconcile.New(reconcile.Options{
+		NodeName: c.nodeName, BootID: bootID, InventoryPath: c.inventory, StateDir: c.stateDir,
+		Attachments: nodestate.AttachmentDir(c.attachmentsDir), NodeENIs: manifest.New(dir), Metadata: awsnode.New(awsnode.Config{}),
+		PCI: sysfs.NewFS(c.sysfs), Host: host, Config: &pcidp.File{Path: c.pcidpConfig, Now: time.Now},
+		Wake: awake, Now: time.Now, Log: log,
+	})
+	if err != nil {
+		return err
+	}
+	log.WithFields(logrus.Fields{"version": version, "node": c.nodeName, "nodeENIs": c.source}).Info("multi-enid started")
 	go watcher.Run(ctx, awake)
 	go follow(ctx, link.Subscribe, awake, log.WithField("events", "links"))
 	go follow(ctx, link.SubscribeUevents, awake, log.WithField("events", "uevents"))
@@ -204,20 +204,6 @@ func follow(ctx context.Context, subscribe func(context.Context) (<-chan struct{
 		case <-time.After(resubscribeAfter):
 		}
 	}
-}
-
-// announcer stands in for the restart of the device plugin: it says when one is
-// due.
-type announcer struct{ log *logrus.Logger }
-
-// Restart implements reconcile.Restarter.
-func (a *announcer) Restart(_ context.Context, serves, wanted string) error {
-	reason := "its config has changed"
-	if serves == "" {
-		reason = "it is not known which config it serves"
-	}
-	a.log.WithFields(logrus.Fields{"reason": reason, "config": wanted, "served": serves}).Info("would restart device plugin")
-	return nil
 }
 
 func or(v, otherwise string) string {

@@ -59,7 +59,7 @@ type declaration struct {
 
 // declare reads one NodeENI that is not being deleted.
 func (j *joiner) declare(o *v1alpha1.NodeENI) declaration {
-	d := declaration{attached: len(o.Status.Attachments) > 0}
+	d := declaration{attached: j.Lookup == LookupNone || len(o.Status.Attachments) > 0}
 	base := j.wants(o)
 	d.pci = base.stated
 	if d.attached {
@@ -157,9 +157,14 @@ func (j *joiner) declareAttached(o *v1alpha1.NodeENI, base claim, d *declaration
 		}
 		d.claims = append(d.claims, c)
 	}
-	if len(d.claims) == 0 && !d.undecided {
-		j.problem("NotAttached", o.Name, "", "status.attachments has no entry with nodeID %q; attach an ENI to this node, correct --node-name, or leave status out to have the ENI found by spec.deviceIndex and subnet", j.NodeName)
+	if len(d.claims) > 0 || d.undecided {
+		return
 	}
+	if j.Lookup == LookupNone {
+		j.problem("NotAttached", o.Name, "", "status.attachments has no entry with nodeID %q; the controller that attaches ENIs adds it, see its log if it does not, or correct --node-name", j.NodeName)
+		return
+	}
+	j.problem("NotAttached", o.Name, "", "status.attachments has no entry with nodeID %q; attach an ENI to this node, correct --node-name, or leave status out to have the ENI found by spec.deviceIndex and subnet", j.NodeName)
 }
 
 // declareSubnets takes one ENI for each subnet, in the order in which the

@@ -59,15 +59,36 @@ func (j *joiner) find(c *claim) device.ENIID {
 		j.explainMissing(c)
 		return ""
 	case 1:
-		return best[0]
+		return j.unlessForeign(c, best[0])
 	}
 	for _, eni := range best {
 		if p := j.prev[eni]; p != nil && p.NodeENI == c.nodeENI {
-			return eni
+			return j.unlessForeign(c, eni)
 		}
 	}
 	j.problem("AmbiguousENI", c.nodeENI, "", "%s are all at device index %d in %s; name the one that is meant in status.attachments", list(best), c.index, c.subnet)
 	return ""
+}
+
+// unlessForeign returns the ENI that was found at the claim's slot, or "" where
+// others attach ENIs too and the host shows that this one is theirs. A device
+// that was ours earlier in this boot stays so: its pod may have set up anything.
+func (j *joiner) unlessForeign(c *claim, eni device.ENIID) device.ENIID {
+	if j.Lookup != LookupGuarded {
+		return eni
+	}
+	if r := j.rowBefore(eni); r != nil && r.Phase != nodestate.PhasePending {
+		return eni
+	}
+	l := j.place(eni).link
+	switch {
+	case !j.Foreign.Known || l == nil:
+		return "" // nothing can be said of it yet
+	case j.Foreign.Value[l.Index] != "":
+		j.problem("ForeignENI", c.nodeENI, eni.String(), "the ENI at device index %d in %s seems to be somebody else's: %s; give spec.deviceIndex another value, or name the ENI in status.attachments", c.index, c.subnet, j.Foreign.Value[l.Index])
+		return ""
+	}
+	return eni
 }
 
 // presence ranks an ENI by what the machine shows of it.

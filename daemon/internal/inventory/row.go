@@ -3,6 +3,7 @@ package inventory
 import (
 	"cmp"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
@@ -306,10 +307,24 @@ func (j *joiner) keep(r *nodestate.CheckpointDevice, phase nodestate.Phase, sinc
 // forgettable says whether a draining device may leave the inventory: the
 // device plugin offers it no more, and no pod has it.
 func (j *joiner) forgettable(r *nodestate.CheckpointDevice) bool {
-	return r.Phase == nodestate.PhaseDraining && (r.ResourceName == "" || j.Withdrawn) && !j.maybeHeld(r)
+	offered := r.ResourceName != "" && (!j.Withdrawn || j.allocatable(r))
+	return r.Phase == nodestate.PhaseDraining && !offered && !j.maybeHeld(r)
 }
 
-// maybeHeld is true while the records cannot be read.
+// allocatable says whether the kubelet may still give the device to a pod.
+func (j *joiner) allocatable(r *nodestate.CheckpointDevice) bool {
+	return j.Kubelet != nil && (!j.Kubelet.Known || slices.Contains(j.Kubelet.Value.Allocatable[r.ResourceName], r.PCIAddress))
+}
+
+// maybeHeld is true while the records, or for an advertised device the kubelet,
+// cannot be read. A pod to which the kubelet has allocated the device holds it
+// though it may not be set up yet.
 func (j *joiner) maybeHeld(r *nodestate.CheckpointDevice) bool {
-	return !j.Attachments.Known || j.held[r.PCIAddress]
+	if !j.Attachments.Known || j.held[r.PCIAddress] {
+		return true
+	}
+	if j.Kubelet == nil {
+		return false
+	}
+	return r.ResourceName != "" && !j.Kubelet.Known || len(j.Kubelet.Value.Allocated[r.PCIAddress]) > 0
 }

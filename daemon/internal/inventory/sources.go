@@ -85,12 +85,17 @@ type Sources struct {
 	// a NodeENI means nothing; a source that could not be read at all is an
 	// empty list that is not complete.
 	Complete bool
+	// Lookup is the NodeENIs' source's; see Snapshot.
+	Lookup Lookup
 	// ENIs are the instance's as IMDS lists them: a hint that lags.
 	ENIs Fact[[]awsnode.ENI]
 	// Functions are all PCI functions of the machine.
 	Functions Fact[map[device.PCIAddress]sysfs.PCIFunction]
 	// Links are those of the host netns.
 	Links Fact[[]link.Link]
+	// Foreign says of links, by their index, why they look like somebody else's.
+	// Only LookupGuarded needs it.
+	Foreign Fact[map[int]string]
 	// Attachments are all records; those of another boot hold nothing.
 	Attachments Fact[[]nodestate.Attachment]
 	// Checkpoint is what the Sync before this one ended with, in this run of
@@ -99,6 +104,9 @@ type Sources struct {
 	// Withdrawn says that the device plugin serves a config without any
 	// draining device, so that one which no pod holds may be forgotten.
 	Withdrawn bool
+	// Kubelet says what it still offers, and to whom it has given what. Nil where
+	// there is no kubelet: then Withdrawn and Attachments decide alone.
+	Kubelet *Fact[Kubelet]
 }
 
 // Result is what follows from the Sources.

@@ -75,7 +75,11 @@ type Result struct {
 	Content []byte
 	Hash    string
 	// Owned are the resources whose entries in the file are ours.
-	Owned    []device.ResourceName
+	Owned []device.ResourceName
+	// Offered is what our entries offer, and Foreign the names of the others; see
+	// Rendering.
+	Offered  map[device.ResourceName][]device.PCIAddress
+	Foreign  []device.ResourceName
 	Problems []nodestate.Problem
 	// RetryAfter asks for another call after this time; nothing was changed, and
 	// nothing but Owned is filled in: what was known before still stands. 0 asks
@@ -133,6 +137,8 @@ func (f *File) Apply(r Request) (Result, error) {
 		Content:  rendering.Content,
 		Hash:     hash(rendering.Content),
 		Owned:    rendering.Owned,
+		Offered:  rendering.Offered,
+		Foreign:  rendering.Foreign,
 		Problems: append(rendering.Problems, asideProblems(asides)...),
 	}, nil
 }

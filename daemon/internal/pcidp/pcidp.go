@@ -41,6 +41,16 @@ type Selector struct {
 	PCIAddresses []device.PCIAddress
 }
 
+// addresses returns those of all selectors, sorted.
+func (e Entry) addresses() []device.PCIAddress {
+	var all []device.PCIAddress
+	for _, s := range e.Selectors {
+		all = append(all, s.PCIAddresses...)
+	}
+	slices.Sort(all)
+	return all
+}
+
 // Desired returns the entries for the rows that are to be advertised: ready, with
 // a resource name, a PCI address and a driver. Rows of the same resource share
 // one entry. The result depends on the rows only, not on their order.

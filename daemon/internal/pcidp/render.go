@@ -33,6 +33,10 @@ type Rendering struct {
 	Content []byte
 	// Owned are the resources of our entries in Content, sorted.
 	Owned []device.ResourceName
+	// Offered are the addresses that our entries in Content select.
+	Offered map[device.ResourceName][]device.PCIAddress
+	// Foreign are the resources of people's entries in Content, in its order.
+	Foreign []device.ResourceName
 	// Problems come in the order of the file.
 	Problems []nodestate.Problem
 	// SetAside says that Content lacks something that people wrote, so that the
@@ -58,7 +62,7 @@ func Render(current []byte, ours []Entry, owned []device.ResourceName, facts Fac
 	for i, raw := range doc.entries {
 		m.add(i, raw, wanted)
 	}
-	var r Rendering
+	r := Rendering{Offered: map[device.ResourceName][]device.PCIAddress{}}
 	var entries []json.RawMessage
 	for _, w := range wanted {
 		if m.clashes(w) {
@@ -66,10 +70,12 @@ func Render(current []byte, ours []Entry, owned []device.ResourceName, facts Fac
 		}
 		entries = append(entries, w.raw)
 		r.Owned = append(r.Owned, w.entry.Resource)
+		r.Offered[w.entry.Resource] = w.entry.addresses()
 		m.compare(w, facts)
 	}
 	for _, f := range m.foreign {
 		entries = append(entries, f.raw)
+		r.Foreign = append(r.Foreign, f.resource)
 	}
 	if len(r.Owned) == 0 && !slices.ContainsFunc(m.foreign, func(f foreignEntry) bool { return !f.skipped() }) {
 		entries = slices.Insert(entries, 0, json.RawMessage(placeholder))

@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
@@ -31,7 +32,7 @@ func (r *Reconciler) collect(ctx context.Context) (inventory.Sources, []finding)
 	if err != nil {
 		found = append(found, unreadable("NodeENIsUnreadable", "NodeENIs cannot be read; until they can, none counts as removed", err))
 	}
-	f.NodeENIs, f.Complete = snap.Objects, snap.Complete && err == nil
+	f.NodeENIs, f.Complete, f.Lookup = snap.Objects, snap.Complete && err == nil, snap.Lookup
 	for _, p := range snap.Problems {
 		found = append(found, finding{Problem: p})
 	}
@@ -46,7 +47,31 @@ func (r *Reconciler) collect(ctx context.Context) (inventory.Sources, []finding)
 		found = append(found, unreadable("SysfsUnreadable", "PCI functions cannot be read; until they can, nothing changes, check that sysfs is mounted", err))
 	}
 	found = append(found, r.readLinks(&f)...)
-	return f, append(found, r.readRecords(&f)...)
+	found = append(found, r.readRecords(&f)...)
+	return f, append(found, r.readKubelet(ctx, &f)...)
+}
+
+// kubeletTimeout bounds the question to the kubelet, which is on this machine.
+const kubeletTimeout = time.Second
+
+// readKubelet asks the kubelet who has which device, while one drains: at other
+// times nothing depends on it.
+func (r *Reconciler) readKubelet(ctx context.Context, f *inventory.Sources) []finding {
+	if r.Kubelet == nil {
+		return nil
+	}
+	f.Kubelet = &inventory.Fact[inventory.Kubelet]{}
+	if !slices.ContainsFunc(r.checkpoint.Devices, func(d nodestate.CheckpointDevice) bool { return d.Phase == nodestate.PhaseDraining }) {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, kubeletTimeout)
+	defer cancel()
+	devices, err := r.Kubelet.Devices(ctx)
+	if err != nil {
+		return []finding{unreadable("KubeletUnreadable", "the kubelet's podresources socket cannot be asked; until it can, devices that were removed count as in use, check --podresources-socket", err)}
+	}
+	*f.Kubelet = inventory.Known(devices)
+	return nil
 }
 
 // errNoFunctions: the primary ENI cannot be unplugged, so a machine that had
@@ -71,6 +96,15 @@ func (r *Reconciler) readLinks(f *inventory.Sources) []finding {
 		return []finding{unreadable("LinksUnreadable", "the host's links cannot be read; until they can, nothing changes", err)}
 	}
 	f.Links = inventory.Known(links)
+	if f.Lookup != inventory.LookupGuarded {
+		return nil
+	}
+	foreign, err := r.Host.ForeignUse()
+	if err != nil {
+		f.Foreign = inventory.Fact[map[int]string]{}
+		return []finding{unreadable("RoutesUnreadable", "the host's rules and routes cannot be read; until they can, no ENI is taken for ours", err)}
+	}
+	f.Foreign = inventory.Known(foreign)
 	return nil
 }
 

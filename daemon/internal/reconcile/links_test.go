@@ -69,7 +69,7 @@ func TestLinkThatCannotBeConfigured(t *testing.T) {
 	n := newNode(t, 1)
 	n.declare("a", 1, "mtu: 9001")
 	n.host.fail["mtu"] = errors.New("invalid argument")
-	n.sync()
+	n.settle()
 	n.logged()
 	n.expect([]string{"a eth1 pending"}, []string{"LinkNotConfigured"}, nil)
 	n.settle()

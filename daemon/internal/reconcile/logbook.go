@@ -3,6 +3,7 @@ package reconcile
 import (
 	"github.com/sirupsen/logrus"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
@@ -19,7 +20,8 @@ type logbook struct {
 	out    logrus.FieldLogger
 	known  map[nodestate.Problem]bool
 	phases map[phaseKey]nodestate.Phase
-	failed bool
+	// failed: the last restart of the device plugin has; missing: there is none.
+	failed, missing bool
 }
 
 // phaseKey tells rows apart, those without a known ENI too.
@@ -45,8 +47,9 @@ func phasesOf(devices []nodestate.CheckpointDevice) map[phaseKey]nodestate.Phase
 	return m
 }
 
-// findings logs which problems have appeared and which are over.
-func (l *logbook) findings(found []finding) {
+// findings logs which problems have appeared and which are over, and returns
+// both, sorted.
+func (l *logbook) findings(found []finding) (began, over []nodestate.Problem) {
 	now := make(map[nodestate.Problem]bool, len(found))
 	for _, f := range found {
 		if now[f.Problem] {
@@ -61,13 +64,16 @@ func (l *logbook) findings(found []finding) {
 			entry = entry.WithError(f.err)
 		}
 		entry.Warn("problem found")
+		began = append(began, f.Problem)
 	}
 	for p := range l.known {
 		if !now[p] {
 			l.problem(p).Info("problem is over")
+			over = append(over, p)
 		}
 	}
 	l.known = now
+	return inventory.SortProblems(began), inventory.SortProblems(over)
 }
 
 func (l *logbook) problem(p nodestate.Problem) *logrus.Entry {
@@ -107,13 +113,33 @@ func (l *logbook) devices(devices []nodestate.Device) {
 	l.phases = now
 }
 
-// restartFailed logs the first of several failures, and their end.
+// restartFailed logs the first of several failures.
 func (l *logbook) restartFailed(err error) {
-	switch {
-	case err != nil && !l.failed:
+	if !l.failed {
 		l.out.WithError(err).Warn("device plugin restart failed, trying again")
-	case err == nil && l.failed:
-		l.out.Info("device plugin restart works again")
 	}
-	l.failed = err != nil
+	l.failed = true
+}
+
+// served logs that the device plugin serves a config that it did not serve
+// before, which also ends a row of failures.
+func (l *logbook) served(report PluginReport, hash string) {
+	fields := logrus.Fields{"pods": report.Pods, "config": hash}
+	if len(report.Deleted) > 0 {
+		fields["deleted"] = report.Deleted
+	}
+	l.out.WithFields(fields).Info("device plugin serves its config")
+	l.failed = false
+}
+
+// pluginMissing logs when the device plugin is found to be missing, and when it
+// is there again.
+func (l *logbook) pluginMissing(missing bool) {
+	switch {
+	case missing && !l.missing:
+		l.out.Info("no device plugin on this node; one that comes reads the config as it is")
+	case !missing && l.missing:
+		l.out.Info("device plugin found")
+	}
+	l.missing = missing
 }

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"sync"
 	"syscall"
@@ -19,6 +20,7 @@ import (
 	logtest "github.com/sirupsen/logrus/hooks/test"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/awsnode"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/manifest"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/pcidp"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
@@ -78,6 +80,7 @@ type fakeHost struct {
 	changes []string
 	err     error // of Links
 	fail    map[string]error
+	foreign map[int]string // by index
 }
 
 func (h *fakeHost) Links() ([]link.Link, error) {
@@ -145,15 +148,66 @@ func (h *fakeHost) Restore(l link.Link, want nodestate.LinkState) error {
 	})
 }
 
-// fakeRestarter notes what it was told.
-type fakeRestarter struct {
-	wanted []string
-	err    error
+func (h *fakeHost) ForeignUse() (map[int]string, error) {
+	return h.foreign, h.fail["foreign"]
 }
 
-func (f *fakeRestarter) Restart(_ context.Context, _, wanted string) error {
-	f.wanted = append(f.wanted, wanted)
-	return f.err
+// fakePlugin is the device plugin of the node. It notes what it was told, and
+// how often it was looked for.
+type fakePlugin struct {
+	mu     sync.Mutex
+	wanted []string
+	last   Wanted
+	looks  int
+	err    error
+	// hold, when it is not nil, keeps Restart waiting until it is closed.
+	hold chan struct{}
+}
+
+func (f *fakePlugin) report() PluginReport { return PluginReport{Pods: []string{"kube-system/dp-1"}} }
+
+func (f *fakePlugin) Find(context.Context) (PluginReport, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.looks++
+	if errors.Is(f.err, ErrNoDevicePlugin) {
+		return PluginReport{}, f.err
+	}
+	return f.report(), nil
+}
+
+func (f *fakePlugin) Restart(ctx context.Context, w Wanted) (PluginReport, error) {
+	f.mu.Lock()
+	f.wanted, f.last = append(f.wanted, w.Hash), w
+	hold, err := f.hold, f.err
+	f.mu.Unlock()
+	if hold != nil {
+		select {
+		case <-hold:
+		case <-ctx.Done():
+			r := f.report()
+			r.Deleted = r.Pods
+			return r, ctx.Err()
+		}
+	}
+	if errors.Is(err, ErrNoDevicePlugin) {
+		return PluginReport{}, err
+	}
+	r := f.report()
+	r.Deleted = r.Pods
+	return r, err
+}
+
+// fakeKubelet is the kubelet's podresources API.
+type fakeKubelet struct {
+	devices inventory.Kubelet
+	err     error
+	asked   int
+}
+
+func (k *fakeKubelet) Devices(context.Context) (inventory.Kubelet, error) {
+	k.asked++
+	return k.devices, k.err
 }
 
 // testNode is a node of files and fakes. Its primary ENI has the default route.
@@ -164,7 +218,9 @@ type testNode struct {
 	now      time.Time
 	imds     *fakeMetadata
 	host     *fakeHost
-	restarts *fakeRestarter
+	restarts *fakePlugin
+	kubelet  *fakeKubelet // nil: there is none
+	views    []View
 	logs     *logtest.Hook
 	log      *logrus.Logger
 	daemon   *Reconciler
@@ -175,7 +231,7 @@ func newNode(t testing.TB, enis ...int) *testNode {
 	log, logs := logtest.NewNullLogger()
 	n := &testNode{
 		TB: t, dir: t.TempDir(), boot: "boot-1", now: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC),
-		imds: &fakeMetadata{enis: map[int]awsnode.ENI{}}, restarts: &fakeRestarter{}, logs: logs, log: log,
+		imds: &fakeMetadata{enis: map[int]awsnode.ENI{}}, restarts: &fakePlugin{}, logs: logs, log: log,
 		host: &fakeHost{t: t, links: map[int]link.Link{}, ours: map[int]bool{}, routes: map[int]bool{0: true}, fail: map[string]error{}},
 	}
 	n.mkdir("sys/bus/pci/devices")
@@ -206,12 +262,17 @@ func (n *testNode) write(content string, elem ...string) {
 // start is the daemon's start: what it knows is in the files.
 func (n *testNode) start() {
 	n.Helper()
-	r, err := New(Options{
+	o := Options{
 		NodeName: "node-a", BootID: n.boot, InventoryPath: n.path("run/inventory.json"), StateDir: n.path("state"),
 		Attachments: n.records(), NodeENIs: manifest.New(n.path("nodeenis")), Metadata: n.imds, PCI: sysfs.NewFS(n.path("sys")),
-		Host: n.host, Restarter: n.restarts,
+		Host: n.host, DevicePlugin: n.restarts,
 		Config: &pcidp.File{Path: n.path("pcidp/config.json"), Now: n.clock}, Now: n.clock, Log: n.log,
-	})
+		Wake: func() {}, Observe: func(v View) { n.views = append(n.views, v) },
+	}
+	if n.kubelet != nil {
+		o.Kubelet = n.kubelet
+	}
+	r, err := New(o)
 	n.must(err)
 	n.daemon = r
 }
@@ -283,12 +344,26 @@ func (n *testNode) hold(e int) *nodestate.Record {
 	return rec
 }
 
-// sync runs one Sync and judges the config that it left.
+// sync runs one Sync, and another as soon as the device plugin has answered, as
+// the loop would, and judges the config that they left.
 func (n *testNode) sync() Outcome {
 	n.Helper()
 	out := n.daemon.Sync(n.Context())
+	for c := n.daemon.keeper.call; c != nil && n.restarts.answers(); c = n.daemon.keeper.call {
+		for len(c.answer) == 0 {
+			runtime.Gosched()
+		}
+		out = n.daemon.Sync(n.Context())
+	}
 	n.judge()
 	return out
+}
+
+// answers says whether calls end by themselves.
+func (f *fakePlugin) answers() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.hold == nil
 }
 
 // settle syncs as the loop would until nothing is on its way any more, for at

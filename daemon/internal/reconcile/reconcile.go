@@ -58,16 +58,23 @@ type Host interface {
 	DefaultRouteLinks() (map[int]bool, error)
 	RemoveDefaultRoutes(index int) (int, error)
 	Restore(l link.Link, want nodestate.LinkState) error
+	// ForeignUse says of links, by index, why they look like somebody else's.
+	ForeignUse() (map[int]string, error)
 }
 
-// Restarter makes the device plugin read its config again: it reads it once, at
-// its start. The arguments are the hash of the config that it serves, "" when
-// that is not known, and of the one that it should. An error is tried again.
-type Restarter interface {
-	Restart(ctx context.Context, serves, wanted string) error
+// Kubelet is the kubelet of this node; an error means that nothing is known.
+type Kubelet interface {
+	Devices(ctx context.Context) (inventory.Kubelet, error)
 }
 
-// Options are what a Reconciler works with. All are needed.
+// Orphans releases the attachments of pods that died without DEL. Sweep must not
+// block; again is after how long time alone may make a difference, 0 for never.
+type Orphans interface {
+	Sweep(ctx context.Context, records []nodestate.Attachment) (found []nodestate.Problem, again time.Duration)
+}
+
+// Options are what a Reconciler works with. All are needed but those that say
+// what their absence means.
 type Options struct {
 	NodeName string
 	// BootID is this boot's.
@@ -76,12 +83,25 @@ type Options struct {
 	StateDir      string
 	Attachments   nodestate.AttachmentDir
 
-	NodeENIs  NodeENIs
-	Metadata  Metadata
-	PCI       PCI
-	Host      Host
-	Restarter Restarter
-	Config    *pcidp.File
+	NodeENIs NodeENIs
+	Metadata Metadata
+	PCI      PCI
+	Host     Host
+	Config   *pcidp.File
+	// DevicePlugin is nil where somebody else restarts it: then the log says when
+	// that is due.
+	DevicePlugin DevicePlugin
+	// Kubelet is nil where there is none.
+	Kubelet Kubelet
+	// Orphans is nil where nothing is released.
+	Orphans Orphans
+
+	// Wake has Sync called again; it is called from other goroutines.
+	Wake func()
+	// Observe gets the View of each Sync, and must not block. Nil: nobody looks.
+	Observe func(View)
+	// Jitter is added to the time after which a changed config counts as settled.
+	Jitter time.Duration
 
 	Now func() time.Time
 	Log logrus.FieldLogger
@@ -97,11 +117,8 @@ type Reconciler struct {
 	inventory  nodestate.Inventory
 
 	metadata metadataCache
-	gate     restartGate
-	log      logbook
-	// served is the hash of the config that the device plugin is known to serve:
-	// the checkpoint's, or a later one that could not be written there.
-	served string
+	keeper   keeper
+	log      *logbook
 	// checkpointFile and inventoryFile are the files as we last wrote or read
 	// them. Others may remove or replace them.
 	checkpointFile, inventoryFile fileMark
@@ -109,6 +126,11 @@ type Reconciler struct {
 	withdrawn bool
 	// late are the findings of the steps after the inventory was written.
 	late []finding
+	// view is what this Sync has found and done so far.
+	view View
+	// removals are when advertised devices were first seen to be no longer
+	// declared, until the config is without them.
+	removals map[device.ENIID]time.Time
 }
 
 // Outcome says when to call Sync again though nothing happens.
@@ -123,8 +145,11 @@ type Outcome struct {
 // corrupt checkpoint or inventory counts as none: devices are found again.
 func New(o Options) (*Reconciler, error) {
 	path := nodestate.CheckpointPath(o.StateDir)
+	book := &logbook{out: o.Log}
 	r := &Reconciler{
-		Options: o, log: logbook{out: o.Log}, checkpointFile: markOf(path), inventoryFile: markOf(o.InventoryPath),
+		Options: o, log: book, checkpointFile: markOf(path), inventoryFile: markOf(o.InventoryPath),
+		keeper:   keeper{plugin: o.DevicePlugin, wake: o.Wake, log: book, gate: restartGate{jitter: o.Jitter}, view: PluginView{State: PluginUnknown}},
+		removals: map[device.ENIID]time.Time{},
 	}
 	var err error
 	if r.checkpoint, err = nodestate.ReadCheckpoint(path); err != nil {
@@ -137,7 +162,7 @@ func New(o Options) (*Reconciler, error) {
 		o.Log.WithError(err).Warn("the checkpoint is lost; devices are found again, entries of the device plugin config that nobody declares any more stay")
 	}
 	r.checkpoint.LastGoodConfig = compact(r.checkpoint.LastGoodConfig)
-	r.served = r.checkpoint.ConfirmedHash
+	r.keeper.served = r.checkpoint.ConfirmedHash
 	if r.inventory, err = nodestate.ReadInventory(o.InventoryPath); err != nil {
 		r.inventory = nodestate.Inventory{} // it is written anew
 	}
@@ -145,13 +170,25 @@ func New(o Options) (*Reconciler, error) {
 	return r, nil
 }
 
+// Nudge says that there is news of the device plugin, or of whether it can be
+// asked after: it is looked for at once. It is safe for concurrent use.
+func (r *Reconciler) Nudge() { r.keeper.nudge() }
+
 // Sync looks at the node once and brings it where it should be, as far as that
 // is possible now. What fails is logged when it begins and when it ends, shows
 // in the inventory's problems, and is tried again by the next Sync.
 func (r *Reconciler) Sync(ctx context.Context) Outcome {
+	begun := r.Now()
+	r.view = View{Config: ConfigView{Path: r.Config.Path, Hash: r.view.Config.Hash}}
 	src, found := r.collect(ctx)
 	if ctx.Err() != nil {
 		return Outcome{} // told to stop: what was read may be half of it
+	}
+	var out Outcome
+	if r.Orphans != nil && src.Attachments.Known {
+		unreleased, again := r.Orphans.Sweep(ctx, src.Attachments.Value)
+		found = appendProblems(found, unreleased)
+		out.sooner(again)
 	}
 	restored, unrestored := r.restoreLinks(ctx, &src)
 	found = append(found, unrestored...)
@@ -164,19 +201,36 @@ func (r *Reconciler) Sync(ctx context.Context) Outcome {
 		found = append(found, r.readLinks(&src)...)
 		res = inventory.Join(src)
 	}
-	found = append(found, linkFindings...)
-	for _, p := range res.Problems {
-		found = append(found, finding{Problem: p})
-	}
-	out := Outcome{Unsettled: res.Unsettled || len(linkFindings)+len(unrestored) > 0 || !allKnown(src) || r.metadata.pending != nil}
+	found = appendProblems(append(found, linkFindings...), res.Problems)
+	r.noteRemovals(src, res)
+	out.Unsettled = res.Unsettled || len(linkFindings)+len(unrestored) > 0 || !allKnown(src) || r.metadata.pending != nil
 	if !res.LookAgain.IsZero() {
-		out.After = max(res.LookAgain.Sub(src.Now), time.Second)
+		out.sooner(max(res.LookAgain.Sub(src.Now), time.Second))
+	}
+	if src.Kubelet != nil && hasDraining(res.Devices) {
+		out.sooner(holderPoll)
 	}
 	late := r.publish(ctx, src, res, found, &out)
 	r.metadata.settled = !slices.ContainsFunc(res.Devices, func(d nodestate.Device) bool { return d.Phase == nodestate.PhasePending })
 	r.log.devices(res.Devices)
-	r.log.findings(append(found, late...))
+	r.view.Did.Began, r.view.Did.Over = r.log.findings(append(found, late...))
+	r.observe(begun, src)
 	return out
+}
+
+// holderPoll is how often the kubelet is asked, while devices drain, whether a
+// pod still has them: it tells nobody when that ends.
+const holderPoll = time.Second
+
+func hasDraining(devices []nodestate.Device) bool {
+	return slices.ContainsFunc(devices, func(d nodestate.Device) bool { return d.Phase == nodestate.PhaseDraining })
+}
+
+func appendProblems(found []finding, problems []nodestate.Problem) []finding {
+	for _, p := range problems {
+		found = append(found, finding{Problem: p})
+	}
+	return found
 }
 
 // publish writes what Join found, in the order that the package comment gives.
@@ -227,18 +281,18 @@ func (r *Reconciler) applyConfig(ctx context.Context, src inventory.Sources, dev
 		r.withdrawn = false
 		return r.late
 	}
-	var found []finding
-	for _, p := range applied.Problems {
-		found = append(found, finding{Problem: p})
-	}
+	r.view.Config.Current, r.view.Config.Hash = true, applied.Hash
 	if applied.Changed {
 		r.Log.WithFields(logrus.Fields{"path": r.Config.Path, "hash": applied.Hash}).Info("device plugin config written")
 	}
+	r.view.Did.ConfigWritten = applied.Changed
+	r.withdrawRemovals()
 	if applied.Hash != "" {
-		r.restart(ctx, applied.Hash, out)
+		r.serve(ctx, applied, out)
 	}
+	found := appendProblems(nil, slices.Concat(applied.Problems, r.keeper.problems))
 	if err := r.save(func(c *nodestate.Checkpoint) {
-		c.OwnedResources, c.ConfirmedHash = applied.Owned, r.served
+		c.OwnedResources, c.ConfirmedHash = applied.Owned, r.keeper.served
 		if len(applied.Content) > 0 {
 			c.LastGoodConfig = compact(applied.Content)
 		}
@@ -246,29 +300,20 @@ func (r *Reconciler) applyConfig(ctx context.Context, src inventory.Sources, dev
 		out.Unsettled = true
 		found = append(found, unwritable(err))
 	}
-	r.withdrawn = applied.Hash == r.served || applied.Hash == "" && len(applied.Owned) == 0
+	r.withdrawn = applied.Hash == "" && len(applied.Owned) == 0 || r.keeper.withdrawn(applied.Hash)
 	return found
 }
 
-// restart has the device plugin restarted if that is due, after which it serves
-// the config of that hash.
-func (r *Reconciler) restart(ctx context.Context, hash string, out *Outcome) {
-	r.gate.observe(r.Now(), hash, r.served)
-	due, wait := r.gate.due(r.Now())
-	out.sooner(wait)
-	if !due {
-		return
+// serve has the device plugin serve what was applied, in the background.
+func (r *Reconciler) serve(ctx context.Context, applied pcidp.Result, out *Outcome) {
+	was := r.withdrawn
+	r.keeper.want(r.Config.Path, applied)
+	done, after := r.keeper.step(ctx, r.Now())
+	r.view.Did.Restart = done
+	out.sooner(after)
+	if r.keeper.withdrawn(applied.Hash) && !was {
+		out.sooner(time.Millisecond) // what was draining may go
 	}
-	err := r.Restarter.Restart(ctx, r.served, hash)
-	r.gate.done(r.Now(), err == nil)
-	r.log.restartFailed(err)
-	if err != nil {
-		_, wait = r.gate.due(r.Now())
-		out.sooner(wait)
-		return
-	}
-	r.served = hash
-	out.sooner(time.Millisecond) // what was draining may go
 }
 
 // sooner makes the next Sync come no later than after d; 0 asks for none.

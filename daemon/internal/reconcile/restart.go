@@ -28,6 +28,12 @@ type restartGate struct {
 	// since one that did not.
 	tried    time.Time
 	failures int
+	// parked: there is no device plugin that could be restarted for this config.
+	// One that comes reads it as it is.
+	parked bool
+	// jitter is added to the wait for a config to settle, so that the nodes of a
+	// cluster do not withdraw their resources all at once.
+	jitter time.Duration
 }
 
 // observe notes the hash of the config as it now is, and that of the one which
@@ -35,9 +41,9 @@ type restartGate struct {
 func (g *restartGate) observe(now time.Time, hash, confirmed string) {
 	switch {
 	case hash == confirmed:
-		g.hash = ""
-	case g.hash == "":
-		g.hash, g.first, g.last = hash, now, now
+		g.hash, g.parked = "", false
+	case g.hash == "" || g.parked && g.hash != hash:
+		g.hash, g.first, g.last, g.parked = hash, now, now, false
 	case g.hash != hash:
 		g.hash, g.last = hash, now
 	}
@@ -46,10 +52,10 @@ func (g *restartGate) observe(now time.Time, hash, confirmed string) {
 // due says whether to restart now, and if not, after how long to ask again; 0
 // when nothing waits for a restart.
 func (g *restartGate) due(now time.Time) (bool, time.Duration) {
-	if g.hash == "" {
+	if g.hash == "" || g.parked {
 		return false, 0
 	}
-	at := g.last.Add(restartQuiet)
+	at := g.last.Add(restartQuiet + g.jitter)
 	if latest := g.first.Add(restartLatest); latest.Before(at) {
 		at = latest
 	}
@@ -74,12 +80,28 @@ func (g *restartGate) apart() time.Duration {
 	return d
 }
 
-// done notes that a restart was tried.
-func (g *restartGate) done(now time.Time, ok bool) {
-	g.tried = now
-	if !ok {
-		g.failures++
-		return
+// succeeded notes that the config of that hash is served. The one that is on
+// disk by now may be another.
+func (g *restartGate) succeeded(now time.Time, hash string) {
+	g.tried, g.failures = now, 0
+	if g.hash == hash {
+		g.hash = ""
 	}
-	g.hash, g.failures = "", 0
 }
+
+// failed notes that a restart has failed, or was given up for a newer config
+// after pods had been deleted.
+func (g *restartGate) failed(now time.Time) {
+	g.tried = now
+	g.failures++
+}
+
+// park notes that there was nothing to restart for the config of that hash.
+func (g *restartGate) park(hash string) {
+	g.failures = 0
+	g.parked = g.hash == hash
+}
+
+// unpark has a parked config tried again at once, and failures forgotten: there
+// is news of the device plugin or of the API server.
+func (g *restartGate) unpark() { g.parked, g.failures = false, 0 }

@@ -61,7 +61,11 @@ func TestRestartGate(t *testing.T) {
 				if ok {
 					served = hash
 				}
-				g.done(now, ok)
+				if ok {
+					g.succeeded(now, hash)
+				} else {
+					g.failed(now)
+				}
 			}
 			if diff := cmp.Diff(tt.want, got); diff != "" {
 				t.Errorf("restarts at (-want +got):\n%s", diff)
@@ -113,7 +117,7 @@ func TestFailedRestartIsLoggedOnce(t *testing.T) {
 	for _, m := range n.logged() {
 		count[m]++
 	}
-	if count["device plugin restart failed, trying again"] != 1 || count["device plugin restart works again"] != 1 {
+	if count["device plugin restart failed, trying again"] != 1 || count["device plugin serves its config"] != 1 {
 		t.Errorf("logged %v, want one failure and its end", count)
 	}
 }

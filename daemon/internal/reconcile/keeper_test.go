@@ -1,0 +1,300 @@
+package reconcile
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
+	"github.com/multi-eni/multi-eni-cni/pkg/device"
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+)
+
+func (n *testNode) view() View { return n.views[len(n.views)-1] }
+
+// TestSyncDoesNotWaitForTheDevicePlugin: a removal reaches config and inventory
+// while a restart is still being verified.
+func TestSyncDoesNotWaitForTheDevicePlugin(t *testing.T) {
+	n := newNode(t, 1, 2)
+	n.declare("a", 1, "dpdkResourceName: intel.com/a")
+	n.declare("b", 2, "dpdkResourceName: intel.com/b")
+	n.settle()
+	n.restarts.hold = make(chan struct{})
+	n.undeclare("a")
+	n.sync()
+	n.now = n.now.Add(time.Minute)
+	n.sync()
+	if got := n.view().Plugin.State; got != PluginRestarting {
+		t.Fatalf("state %s, want %s", got, PluginRestarting)
+	}
+	if diff := cmp.Diff(map[device.ResourceName][]device.PCIAddress{"intel.com/a": {}, "intel.com/b": {pci(2)}}, n.waitRestart(2).Devices); diff != "" {
+		t.Errorf("the device plugin must offer (-want +got):\n%s", diff)
+	}
+	n.undeclare("b")
+	n.daemon.Sync(n.Context()) // gives the call up: what it waits for will not come
+	if diff := cmp.Diff(pools{}, n.judge()); diff != "" {
+		t.Errorf("pools (-want +got):\n%s", diff)
+	}
+	n.expect([]string{"a eth1 draining", "b eth2 draining"}, nil, pools{})
+	n.restarts.release()
+	begin := n.now
+	n.settle()
+	if len(n.restarts.wanted) != 3 || n.now.Sub(begin) < restartApart {
+		t.Errorf("restarted %d times, the last after %v; want 3, the last %v after the one before had deleted pods", len(n.restarts.wanted), n.now.Sub(begin), restartApart)
+	}
+	n.expect(nil, nil, pools{})
+	if got := n.view().Plugin; got.State != PluginServing || got.ServedHash != n.view().Config.Hash {
+		t.Errorf("at last %+v, want it to serve %s", got, n.view().Config.Hash)
+	}
+}
+
+// waitRestart waits until Restart was called that many times and returns what the
+// last call wanted.
+func (n *testNode) waitRestart(times int) Wanted {
+	n.Helper()
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		n.restarts.mu.Lock()
+		calls, last := len(n.restarts.wanted), n.restarts.last
+		n.restarts.mu.Unlock()
+		if calls >= times {
+			return last
+		}
+	}
+	n.Fatalf("Restart was not called %d times", times)
+	return Wanted{}
+}
+
+func (f *fakePlugin) release() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	close(f.hold)
+	f.hold = nil
+}
+
+// TestNoDevicePlugin: that there is none is a state with a beginning and an end,
+// not a failure; the removed device may go, and what comes later has read the
+// config.
+func TestNoDevicePlugin(t *testing.T) {
+	n := newNode(t, 1)
+	n.restarts.err = ErrNoDevicePlugin
+	n.declare("a", 1, "dpdkResourceName: intel.com/a")
+	n.settle()
+	if got := n.view().Plugin; got.State != PluginNotFound || len(got.Pods) > 0 {
+		t.Fatalf("device plugin %+v, want it not found", got)
+	}
+	n.undeclare("a")
+	n.settle()
+	n.expect(nil, nil, pools{})
+	tried := len(n.restarts.wanted)
+	n.now = n.now.Add(lookEvery - time.Second)
+	n.settle()
+	if got := len(n.restarts.wanted); got != tried {
+		t.Errorf("looked for %d times within %v of the last time", got-tried, lookEvery)
+	}
+	n.restarts.err = nil
+	n.daemon.Nudge()
+	n.settle()
+	if got := n.view().Plugin; got.State != PluginServing {
+		t.Errorf("device plugin %+v after one has come, want it serving", got)
+	}
+	var about []string
+	for _, m := range n.logged() {
+		if m == "no device plugin on this node; one that comes reads the config as it is" || m == "device plugin found" || m == "device plugin restart failed, trying again" {
+			about = append(about, m)
+		}
+	}
+	if diff := cmp.Diff([]string{"no device plugin on this node; one that comes reads the config as it is", "device plugin found"}, about); diff != "" {
+		t.Errorf("log (-want +got):\n%s", diff)
+	}
+	var results []RestartResult
+	for _, v := range n.views {
+		if v.Did.Restart != nil {
+			results = append(results, v.Did.Restart.Result)
+		}
+	}
+	if diff := cmp.Diff([]RestartResult{RestartNoneFound, RestartVerified}, results); diff != "" {
+		t.Errorf("restarts (-want +got):\n%s", diff)
+	}
+}
+
+// TestDevicePluginIsLookedForSeldom: at rest it is one look in five minutes.
+func TestDevicePluginIsLookedForSeldom(t *testing.T) {
+	n := newNode(t, 1)
+	n.declare("a", 1, "dpdkResourceName: intel.com/a")
+	n.settle()
+	looks := n.restarts.looks
+	for range 60 {
+		n.now = n.now.Add(time.Minute)
+		n.sync()
+	}
+	if got := n.restarts.looks - looks; got != 12 || len(n.restarts.wanted) != 1 {
+		t.Errorf("%d looks and %d restarts in an hour, want 12 and the first one", got, len(n.restarts.wanted))
+	}
+}
+
+// TestFailedRestartAndNews: news of the API server or the device plugin ends the
+// back-off, but not the least time between restarts.
+func TestFailedRestartAndNews(t *testing.T) {
+	n := newNode(t, 1)
+	n.restarts.err = errors.New("connection refused")
+	n.declare("a", 1, "dpdkResourceName: intel.com/a")
+	for range 10 {
+		n.now = n.now.Add(time.Minute)
+		n.sync()
+	}
+	tried := len(n.restarts.wanted)
+	if got := n.view().Plugin.State; got != PluginFailed {
+		t.Fatalf("state %s, want %s", got, PluginFailed)
+	}
+	n.restarts.err = nil
+	n.daemon.Nudge()
+	n.settle()
+	if len(n.restarts.wanted) != tried+1 || n.view().Plugin.State != PluginServing {
+		t.Errorf("%d restarts after the news and state %s, want one and %s", len(n.restarts.wanted)-tried, n.view().Plugin.State, PluginServing)
+	}
+}
+
+// TestKubeletDecidesWhenADeviceMayGo: what it offers or has given to a pod stays,
+// and so does everything while it cannot be asked.
+func TestKubeletDecidesWhenADeviceMayGo(t *testing.T) {
+	offers := inventory.Kubelet{Allocatable: map[device.ResourceName][]device.PCIAddress{"intel.com/a": {pci(1)}}}
+	given := inventory.Kubelet{Allocated: map[device.PCIAddress][]inventory.Container{pci(1): {{Namespace: "ns", Pod: "p", Container: "c"}}}}
+	n := newNode(t, 1)
+	n.kubelet = &fakeKubelet{}
+	n.start()
+	n.declare("a", 1, "dpdkResourceName: intel.com/a")
+	n.settle()
+	if n.kubelet.asked != 0 {
+		t.Errorf("the kubelet was asked %d times though nothing drains", n.kubelet.asked)
+	}
+	n.undeclare("a")
+	for i, step := range []struct {
+		kubelet  inventory.Kubelet
+		err      error
+		problems []string
+		holders  int
+	}{
+		{kubelet: offers},
+		{err: errors.New("no such socket"), problems: []string{"KubeletUnreadable"}},
+		{kubelet: given, holders: 1},
+		{kubelet: inventory.Kubelet{Allocatable: offers.Allocatable, Allocated: given.Allocated}, holders: 1},
+	} {
+		n.kubelet.devices, n.kubelet.err = step.kubelet, step.err
+		n.settle()
+		n.sync()
+		n.expect([]string{"a eth1 draining"}, step.problems, pools{})
+		if got := n.view().Holders; len(got) != step.holders {
+			t.Errorf("step %d: holders %+v, want %d", i, got, step.holders)
+		}
+	}
+	n.kubelet.devices, n.kubelet.err = inventory.Kubelet{}, nil
+	if out := n.sync(); len(n.rows()) > 0 {
+		t.Errorf("rows %q one Sync after the last holder's end, want none; %+v", n.rows(), out)
+	}
+}
+
+// TestHoldersArePolledEachSecond, and only while a device drains.
+func TestHoldersArePolledEachSecond(t *testing.T) {
+	n := newNode(t, 1)
+	n.kubelet = &fakeKubelet{devices: inventory.Kubelet{Allocated: map[device.PCIAddress][]inventory.Container{pci(1): {{Pod: "p"}}}}}
+	n.start()
+	n.declare("a", 1, "dpdkResourceName: intel.com/a")
+	n.settle()
+	if out := n.sync(); out.After != 0 {
+		t.Errorf("at rest: %+v, want no Sync in particular", out)
+	}
+	n.undeclare("a")
+	n.settle()
+	if out := n.sync(); out.After == 0 || out.After > holderPoll {
+		t.Errorf("while draining: %+v, want a Sync within %v", out, holderPoll)
+	}
+}
+
+// TestRemovalIsTimed: from when it was seen to when the config was without it,
+// however long the config could not be written.
+func TestRemovalIsTimed(t *testing.T) {
+	n := newNode(t, 1, 2)
+	n.declare("a", 1, "dpdkResourceName: intel.com/a")
+	n.declare("b", 2, "dpdkResourceName: intel.com/a")
+	n.settle()
+	config := n.path("pcidp/config.json")
+	n.must(os.Rename(config, n.path("kept")))
+	n.must(os.Mkdir(config, 0o755)) // it cannot be read, and not be replaced
+	n.undeclare("a")
+	n.daemon.Sync(n.Context())
+	if got := n.view().Config; got.Current {
+		t.Errorf("config %+v is said to be current", got)
+	}
+	n.now = n.now.Add(7 * time.Second)
+	n.must(os.Remove(config))
+	n.must(os.Rename(n.path("kept"), config))
+	n.sync()
+	var took []time.Duration
+	for _, v := range n.views {
+		took = slices.Concat(took, v.Did.Withdrawn)
+	}
+	if diff := cmp.Diff([]time.Duration{7 * time.Second}, took); diff != "" {
+		t.Errorf("removals took (-want +got):\n%s", diff)
+	}
+}
+
+// TestView: holders and NodeENIs are told with it.
+func TestView(t *testing.T) {
+	n := newNode(t, 1)
+	n.declare("a", 1, "dpdkResourceName: intel.com/a")
+	rec := n.hold(1)
+	rec.Args, rec.Pod = "IgnoreUnknown=1;K8S_POD_NAMESPACE=ns;K8S_POD_NAME=p;K8S_POD_UID=u-1", "ns/p"
+	n.must(rec.Save())
+	n.settle()
+	v := n.view()
+	want := []Holder{{PCIAddress: pci(1), Pod: "ns/p", PodUID: "u-1", ContainerID: "c1", IfName: "net1", Mode: nodestate.ModeExclusive, State: nodestate.StateComplete}}
+	if diff := cmp.Diff(want, v.Holders); diff != "" {
+		t.Errorf("holders (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff(n.inventory().Devices, v.Inventory.Devices, cmpopts.EquateComparable(netip.Prefix{})); diff != "" {
+		t.Errorf("devices (-file +view):\n%s", diff)
+	}
+	if len(v.Declared) != 1 || v.Declared[0].Name != "a" || !v.Config.Current || v.Config.Hash == "" {
+		t.Errorf("declared %+v, config %+v", v.Declared, v.Config)
+	}
+}
+
+// TestForeignENI: where others attach ENIs too, a link that is in somebody's use
+// is not taken, and one that was ours stays.
+func TestForeignENI(t *testing.T) {
+	n := newNode(t, 1)
+	n.declare("a", 1, "dpdkResourceName: intel.com/a")
+	source := n.daemon.NodeENIs
+	guard := func() { n.daemon.NodeENIs = guarded{source} }
+	guard()
+	n.host.foreign = map[int]string{11: "rule 1536 sends to table 2, which leads out of it"}
+	n.settle()
+	n.expect([]string{"a  pending"}, []string{"ForeignENI"}, nil)
+	n.host.foreign, n.host.fail["foreign"] = nil, fmt.Errorf("dump interrupted")
+	n.settle()
+	n.expect([]string{"a  pending"}, []string{"RoutesUnreadable"}, nil)
+	n.host.fail["foreign"] = nil
+	n.settle()
+	n.expect([]string{"a eth1 ready"}, nil, pools{"intel.com/a": {pci(1)}})
+	n.host.foreign = map[int]string{11: "rule 1536 sends to table 2, which leads out of it"}
+	n.start()
+	guard()
+	n.settle()
+	n.expect([]string{"a eth1 ready"}, nil, pools{"intel.com/a": {pci(1)}})
+}
+
+// guarded is a source on whose nodes others attach ENIs too.
+type guarded struct{ NodeENIs }
+
+func (g guarded) List() (inventory.Snapshot, error) {
+	snap, err := g.NodeENIs.List()
+	snap.Lookup = inventory.LookupGuarded
+	return snap, err
+}

@@ -1,0 +1,100 @@
+package reconcile
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
+	"github.com/multi-eni/multi-eni-cni/pkg/device"
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+)
+
+// noteRemovals remembers since when advertised devices are to leave the config.
+func (r *Reconciler) noteRemovals(src inventory.Sources, res inventory.Result) {
+	now := make(map[device.ENIID]nodestate.Phase, len(res.Devices))
+	for _, d := range res.Devices {
+		now[d.ENIID] = d.Phase
+	}
+	for _, d := range src.Checkpoint.Devices {
+		if d.Phase == nodestate.PhaseReady && d.ResourceName != "" && now[d.ENIID] != nodestate.PhaseReady && r.removals[d.ENIID].IsZero() {
+			r.removals[d.ENIID] = src.Now
+		}
+	}
+}
+
+// withdrawRemovals notes that the config is without the removed devices.
+func (r *Reconciler) withdrawRemovals() {
+	for eni, since := range r.removals {
+		r.view.Did.Withdrawn = append(r.view.Did.Withdrawn, max(0, r.Now().Sub(since)))
+		delete(r.removals, eni)
+	}
+	slices.Sort(r.view.Did.Withdrawn)
+}
+
+// observe completes the view and hands it out.
+func (r *Reconciler) observe(begun time.Time, src inventory.Sources) {
+	if r.Observe == nil {
+		return
+	}
+	v := r.view
+	v.At, v.Inventory, v.Plugin = src.Now, r.inventory, r.keeper.view
+	v.Declared = declared(src)
+	v.Holders = holders(src, r.inventory.Devices)
+	v.Did.Took = r.Now().Sub(begun)
+	r.Observe(v)
+}
+
+func declared(src inventory.Sources) []Declared {
+	all := make([]Declared, 0, len(src.NodeENIs))
+	for i := range src.NodeENIs {
+		if o := &src.NodeENIs[i]; o.DeletionTimestamp == nil {
+			all = append(all, Declared{Name: o.Name, UID: string(o.UID), Generation: o.Generation})
+		}
+	}
+	slices.SortFunc(all, func(a, b Declared) int { return cmp.Compare(a.Name, b.Name) })
+	return all
+}
+
+// holders lists who has the devices: by the records, and for draining ones by
+// the kubelet too.
+func holders(src inventory.Sources, devices []nodestate.Device) []Holder {
+	ours := make(map[device.PCIAddress]bool, len(devices))
+	for _, d := range devices {
+		ours[d.PCIAddress] = d.PCIAddress != ""
+	}
+	all := []Holder{}
+	for i := range src.Attachments.Value {
+		if a := &src.Attachments.Value[i]; a.BootID == src.BootID && a.State != nodestate.StateReleased && ours[a.Device.PCIAddress] {
+			all = append(all, Holder{
+				PCIAddress: a.Device.PCIAddress, Pod: a.Pod, PodUID: argument(a.Args, "K8S_POD_UID"),
+				ContainerID: a.ContainerID, IfName: a.IfName, Mode: a.Mode, State: a.State,
+			})
+		}
+	}
+	if src.Kubelet != nil {
+		for pci, containers := range src.Kubelet.Value.Allocated {
+			for _, c := range containers {
+				if ours[pci] {
+					all = append(all, Holder{PCIAddress: pci, Pod: c.Namespace + "/" + c.Pod, Container: c.Container})
+				}
+			}
+		}
+	}
+	slices.SortFunc(all, func(a, b Holder) int {
+		return cmp.Or(cmp.Compare(a.PCIAddress, b.PCIAddress), strings.Compare(a.Pod, b.Pod),
+			strings.Compare(a.ContainerID, b.ContainerID), strings.Compare(a.IfName, b.IfName), strings.Compare(a.Container, b.Container))
+	})
+	return all
+}
+
+// argument returns the value of a key of CNI_ARGS (KEY=value;KEY=value), or "".
+func argument(args, key string) string {
+	for pair := range strings.SplitSeq(args, ";") {
+		if k, v, ok := strings.Cut(pair, "="); ok && k == key {
+			return v
+		}
+	}
+	return ""
+}
