@@ -103,6 +103,23 @@ func importTable() []importRule {
 			good: []string{imports("daemon/internal/kube", "k8s.io/client-go/rest")},
 		},
 		{
+			name: "kubelet-api",
+			why:  "one package speaks to the kubelet; the others get its answers as plain values",
+			from: shipped, except: []string{"daemon/internal/podresources"}, to: []string{"google.golang.org/grpc", "k8s.io/kubelet"},
+			bad: []string{
+				imports("daemon/internal/kube", "k8s.io/kubelet/pkg/apis/podresources/v1"),
+				imports("daemon/internal/reconcile", "google.golang.org/grpc"),
+			},
+			good: []string{imports("daemon/internal/podresources", "google.golang.org/grpc")},
+		},
+		{
+			name: "prometheus",
+			why:  "metrics are made of the View, like everything else that the daemon tells; nobody else counts",
+			from: shipped, except: []string{"daemon/internal/operate"}, to: []string{"github.com/prometheus"},
+			bad:  []string{imports("daemon/internal/reconcile", "github.com/prometheus/client_golang/prometheus")},
+			good: []string{imports("daemon/internal/operate", "github.com/prometheus/client_golang/prometheus")},
+		},
+		{
 			name: "netlink",
 			why:  "one package holds the netlink quirks (dumps cut short, EEXIST half-way through a move); tests may look at the kernel themselves",
 			from: shipped, except: []string{"pkg/link"}, to: []string{"github.com/vishvananda/netlink"},

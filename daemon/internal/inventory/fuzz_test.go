@@ -51,6 +51,13 @@ var events = []func(w *world, n int){
 	func(w *world, _ int) { w.reboot(); w.records = nil },
 	func(w *world, n int) { w.Now = w.Now.Add(time.Duration(n) * 20 * time.Second) },
 	func(w *world, _ int) { w.Withdrawn = !w.Withdrawn },
+	func(w *world, n int) { w.Lookup = Lookup(n % 3) },
+	func(w *world, n int) { w.Foreign = Known(map[int]string{n + 2: "rule 1536"}) },
+	func(w *world, _ int) { w.Foreign = Fact[map[int]string]{} },
+	func(w *world, n int) { w.kubelet([]int{n}) },
+	func(w *world, n int) { w.kubelet(nil, n) },
+	func(w *world, _ int) { w.Kubelet = &Fact[Kubelet]{} },
+	func(w *world, _ int) { w.Kubelet = nil },
 }
 
 var comparePrefix = cmpopts.EquateComparable(netip.Prefix{})

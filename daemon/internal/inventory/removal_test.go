@@ -45,6 +45,45 @@ func TestOverTime(t *testing.T) {
 			{"the device plugin still offers it", served(false), []brief{aDraining}, nil},
 			{"no more", served(true), nil, nil},
 		},
+		"NodeENI removed, with a kubelet": {
+			{"a pod has it", func(w *world) { w.kubelet(nil, 1) }, []brief{aReady}, nil},
+			{"removed", func(w *world) { undeclare(w); w.kubelet([]int{1}) }, []brief{aDraining}, nil},
+			{"the kubelet still offers it", func(*world) {}, []brief{aDraining}, nil},
+			{"not any more, but a pod is about to be set up", func(w *world) { w.kubelet(nil, 1) }, []brief{aDraining}, nil},
+			{"the kubelet cannot be asked", func(w *world) { w.Kubelet = &Fact[Kubelet]{} }, []brief{aDraining}, nil},
+			{"only the device plugin has not been seen to serve the config", func(w *world) { w.kubelet(nil); w.Withdrawn = false }, []brief{aDraining}, nil},
+			{"all done", served(true), nil, nil},
+		},
+		"removed and not advertised, with a kubelet that cannot be asked": {
+			{"no name", func(w *world) { w.declare("a", 1); w.Kubelet = &Fact[Kubelet]{} }, []brief{{"a", 1, pci(1), "eth1", "", ready}}, nil},
+			{"removed", undeclare, []brief{{"a", 1, pci(1), "eth1", "", draining}}, nil},
+			{"done", func(*world) {}, nil, nil},
+		},
+		"the status is the truth, and loses the attachment": {
+			{"attached", func(w *world) {
+				w.Lookup = LookupNone
+				w.declare("a", 1, resource("intel.com/x"), attached(node, 1))
+			}, []brief{aReady}, nil},
+			{"stale status", func(w *world) { w.declare("a", 1, resource("intel.com/x")) }, []brief{aReady}, []string{"NotAttached"}},
+			{"written again", func(w *world) { w.declare("a", 1, resource("intel.com/x"), attached(node, 1)) }, []brief{aReady}, nil},
+			{"lost", func(w *world) { w.declare("a", 1, resource("intel.com/x")) }, []brief{aReady}, []string{"NotAttached"}},
+			{"for a minute", func(w *world) { w.Now = w.Now.Add(missingGrace) }, []brief{aDraining}, []string{"NotAttached"}},
+			{"gone", func(*world) {}, nil, []string{"NotAttached"}},
+		},
+		"the status is the truth: an ENI that fits by index is not taken": {
+			{"declared", func(w *world) { w.Lookup = LookupNone; w.attach(2); w.declare("b", 2) }, []brief{aReady}, []string{"NotAttached", "NotAttached"}},
+		},
+		"others attach ENIs too": {
+			{"somebody uses the link", func(w *world) {
+				w.Lookup = LookupGuarded
+				w.attach(2)
+				w.setUp(2)
+				w.Foreign = Known(map[int]string{3: "rule 1536", 4: "rule 1536"})
+				w.declare("b", 2)
+			}, []brief{aReady, {"b", -1, "", "", "", pending}}, []string{"ForeignENI"}},
+			{"routes cannot be read", func(w *world) { w.Foreign = Fact[map[int]string]{} }, []brief{aReady, {"b", -1, "", "", "", pending}}, nil},
+			{"nobody does", func(w *world) { w.Foreign = Known(map[int]string{}) }, []brief{aReady, {"b", 2, pci(2), "eth2", "", ready}}, nil},
+		},
 		"NodeENI being deleted": {
 			{"timestamp", deleting, []brief{aDraining}, nil},
 			{"done", func(*world) {}, nil, nil},

@@ -72,12 +72,9 @@ func (j *joiner) find(c *claim) device.ENIID {
 
 // unlessForeign returns the ENI that was found at the claim's slot, or "" where
 // others attach ENIs too and the host shows that this one is theirs. A device
-// that was ours earlier in this boot stays so: its pod may have set up anything.
+// that was taken for ours earlier in this boot stays so: its pod may have set up anything.
 func (j *joiner) unlessForeign(c *claim, eni device.ENIID) device.ENIID {
-	if j.Lookup != LookupGuarded {
-		return eni
-	}
-	if r := j.rowBefore(eni); r != nil && r.Phase != nodestate.PhasePending {
+	if j.Lookup != LookupGuarded || j.rowBefore(eni) != nil {
 		return eni
 	}
 	l := j.place(eni).link

@@ -110,6 +110,19 @@ func (w *world) hold(n int, mode nodestate.Mode) {
 	}
 }
 
+// kubelet has it offer some devices, and say that a pod has others.
+func (w *world) kubelet(offered []int, given ...int) {
+	k := Kubelet{Allocatable: map[device.ResourceName][]device.PCIAddress{}, Allocated: map[device.PCIAddress][]Container{}}
+	for _, n := range offered {
+		k.Allocatable["intel.com/x"] = append(k.Allocatable["intel.com/x"], pci(n))
+	}
+	for _, n := range given {
+		k.Allocated[pci(n)] = []Container{{Namespace: "ns", Pod: "p", Container: "c"}}
+	}
+	known := Known(k)
+	w.Kubelet = &known
+}
+
 // release gives the link back, down, as a dying netns does.
 func (w *world) release(n int) {
 	w.records = slices.DeleteFunc(w.records, func(a nodestate.Attachment) bool { return a.Device.PCIAddress == pci(n) })
