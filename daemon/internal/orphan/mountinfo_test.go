@@ -1,0 +1,161 @@
+package orphan
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+)
+
+func TestParseMounts(t *testing.T) {
+	got, err := parseMounts(`36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue
+40 28 0:25 / /run rw,nosuid shared:5 - tmpfs tmpfs rw
+90 40 0:4 net:[4026532281] /run/netns/cni-1 rw shared:5 - nsfs nsfs rw
+91 36 0:30 /a\040b /with\134back\011tab rw propagate_from:7 unbindable - overlay  rw
+92 36 0:31 / /tail\0 rw - tmpfs tmpfs rw
+`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []mount{
+		{id: 36, parent: 35, root: "/mnt1", point: "/mnt2", propagated: true, fsType: "ext3"},
+		{id: 40, parent: 28, root: "/", point: "/run", propagated: true, fsType: "tmpfs"},
+		{id: 90, parent: 40, root: "net:[4026532281]", point: "/run/netns/cni-1", propagated: true, fsType: "nsfs"},
+		{id: 91, parent: 36, root: "/a b", point: "/with\\back\ttab", fsType: "overlay"},
+		{id: 92, parent: 36, root: "/", point: `/tail\0`, fsType: "tmpfs"},
+	}
+	if diff := cmp.Diff(want, got, cmp.AllowUnexported(mount{})); diff != "" {
+		t.Errorf("mounts (-want +got):\n%s", diff)
+	}
+	for _, bad := range []string{
+		"garbage", "\n", "36 35 98:0 / /m rw", "x 35 98:0 / /m rw - ext3 dev rw", "36 x 98:0 / /m rw - ext3 dev rw",
+		"36 35 98:0 / /m rw a b c d", "36 35 98:0 / /m rw a b -",
+	} {
+		if got, err := parseMounts(bad); err == nil {
+			t.Errorf("parseMounts(%q) = %+v; want an error", bad, got)
+		}
+	}
+}
+
+// TestParseOwnMounts: what this kernel writes can be read, and has the mount of
+// any folder that one asks for.
+func TestParseOwnMounts(t *testing.T) {
+	data, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, err := parseMounts(string(data))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, folder := range []string{"/", "/proc", t.TempDir()} {
+		id, err := mountID(folder)
+		if err != nil {
+			t.Fatal(err)
+		}
+		found := false
+		for _, m := range all {
+			found = found || m.id == id
+		}
+		if !found {
+			t.Errorf("%s lies in mount %d, which is not in mountinfo", folder, id)
+		}
+	}
+	if _, err := mountID("/proc/self/mountinfo"); err == nil {
+		t.Error("mountID of a file: no error")
+	}
+}
+
+func FuzzParseMounts(f *testing.F) {
+	f.Add("36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue\n")
+	f.Add("90 40 0:4 net:[4026532281] /run/netns/a\\040b rw shared:5 master:2 - nsfs nsfs rw\n36 35 0:1 / / rw - a")
+	f.Fuzz(func(t *testing.T, data string) {
+		all, err := parseMounts(data)
+		if err != nil && all != nil {
+			t.Errorf("mounts beside error %v: %+v", err, all)
+		}
+		for _, m := range all {
+			judge(all, m.id, filepath.Dir(m.point))
+		}
+	})
+}
+
+func TestJudge(t *testing.T) {
+	folder := mount{id: 5, parent: 1, root: "/netns", point: "/run/netns", propagated: true, fsType: "tmpfs"}
+	private := folder
+	private.propagated = false
+	netns := mount{id: 9, parent: 5, root: "net:[4026532281]", point: "/run/netns/a", fsType: "nsfs"}
+	edit := func(m mount, f func(*mount)) mount { f(&m); return m }
+	for name, tt := range map[string]struct {
+		mounts            []mount
+		propagated, netns bool
+	}{
+		"nothing":             {},
+		"an empty folder":     {[]mount{folder}, true, false},
+		"with a netns":        {[]mount{folder, netns}, true, true},
+		"not propagated":      {[]mount{private, netns}, false, true},
+		"of another mount":    {[]mount{folder, edit(netns, func(m *mount) { m.parent = 7 })}, true, false},
+		"another namespace":   {[]mount{folder, edit(netns, func(m *mount) { m.root = "mnt:[4026532281]" })}, true, false},
+		"another filesystem":  {[]mount{folder, edit(netns, func(m *mount) { m.fsType = "tmpfs" })}, true, false},
+		"deeper, or above it": {[]mount{folder, edit(netns, func(m *mount) { m.point = "/run/netns/a/b" }), edit(netns, func(m *mount) { m.point = "/run/netns" })}, true, false},
+	} {
+		if p, n := judge(tt.mounts, 5, "/run/netns"); p != tt.propagated || n != tt.netns {
+			t.Errorf("%s: propagated %v, netns %v; want %v, %v", name, p, n, tt.propagated, tt.netns)
+		}
+	}
+}
+
+// TestInFirstMountNamespace: process 1 counts only where it is the machine's.
+func TestInFirstMountNamespace(t *testing.T) {
+	const own, other = "mnt:[4026531841]", "mnt:[4026532200]"
+	for name, tt := range map[string]struct {
+		pid, self, first string
+		want             bool
+	}{
+		"on the host":                            {firstPIDNamespace, own, own, true},
+		"container with the host's processes":    {firstPIDNamespace, other, own, false},
+		"container, as its own first process":    {"pid:[4026532300]", other, other, false},
+		"first process may not be looked at":     {firstPIDNamespace, own, "", false},
+		"own namespace may not be looked at":     {firstPIDNamespace, "", "", false},
+		"own PID namespace may not be looked at": {"", own, own, false},
+	} {
+		proc := t.TempDir()
+		for at, to := range map[string]string{"self/ns/pid": tt.pid, "self/ns/mnt": tt.self, "1/ns/mnt": tt.first} {
+			if err := os.MkdirAll(filepath.Join(proc, filepath.Dir(at)), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if to == "" {
+				continue
+			}
+			if err := os.Symlink(to, filepath.Join(proc, at)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := inFirstMountNamespace(proc); got != tt.want {
+			t.Errorf("%s: %v; want %v", name, got, tt.want)
+		}
+	}
+}
+
+func TestCheckPlugin(t *testing.T) {
+	for name, tt := range map[string]struct {
+		mode, uid uint32
+		ok        bool
+	}{
+		"root's":             {unix.S_IFREG | 0o755, 0, true},
+		"ours":               {unix.S_IFREG | 0o700, 7, true},
+		"somebody else's":    {unix.S_IFREG | 0o755, 8, false},
+		"writable by group":  {unix.S_IFREG | 0o775, 0, false},
+		"writable by others": {unix.S_IFREG | 0o757, 0, false},
+		"not executable":     {unix.S_IFREG | 0o644, 0, false},
+		"a folder":           {unix.S_IFDIR | 0o755, 0, false},
+		"a link":             {unix.S_IFLNK | 0o777, 0, false},
+		"a pipe":             {unix.S_IFIFO | 0o755, 0, false},
+	} {
+		if err := checkPlugin(&unix.Stat_t{Mode: tt.mode, Uid: tt.uid}, 7); (err == nil) != tt.ok {
+			t.Errorf("%s: %v; want ok %v", name, err, tt.ok)
+		}
+	}
+}

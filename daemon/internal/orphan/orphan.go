@@ -1,0 +1,348 @@
+// Package orphan releases attachments whose pod has gone without a DEL: after a
+// restart of the node, or when a container runtime died with its pods. It runs
+// the plugin's own DEL from the attachment record, as the runtime should have.
+//
+// An attachment is an orphan when its record is of an earlier boot, or when its
+// network namespace has been gone for a grace period. Gone is what link.Probe
+// calls so, and only where the folder of the namespace is known to be the
+// host's, shown as it changes (see watch.go). What cannot be told is unknown,
+// and nothing is done about it.
+package orphan
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/link"
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+)
+
+// Reasons of the problems that Sweep finds.
+const (
+	// ReasonUnwatched: the folder of the pods' network namespaces is not shown to
+	// this process as the host has it, so their end cannot be seen.
+	ReasonUnwatched = "OrphansUnwatched"
+	// ReasonPlugin: the plugin's binary, which is to release orphans, cannot be run.
+	ReasonPlugin = "OrphanPluginUnusable"
+	// ReasonStuck: an orphan's DEL fails. It is tried again.
+	ReasonStuck = "OrphanNotReleased"
+)
+
+// Times of the sweeper.
+const (
+	// DefaultGrace is for how long a netns is gone before its attachment counts
+	// as an orphan: the runtime's own DEL comes within seconds.
+	DefaultGrace = 60 * time.Second
+	// lookEvery is how often one record's netns is looked at, at most.
+	lookEvery = 10 * time.Second
+	// delTimeout bounds one DEL.
+	delTimeout = 60 * time.Second
+	// retryFirst and retryLatest bound the waits after a failed DEL; they double.
+	retryFirst  = time.Minute
+	retryLatest = 30 * time.Minute
+	// atOnce is how many DELs run at the same time, at most.
+	atOnce = 2
+)
+
+// Options are what a Sweeper works with. All are needed but where it says so.
+type Options struct {
+	// Attachments is where the records are, for the daemon and the plugin alike.
+	Attachments nodestate.AttachmentDir
+	// BootID is this boot's.
+	BootID string
+	// BinDir is the folder of the multi-eni binary, and the only one in which it
+	// looks for others besides those that the record names.
+	BinDir string
+	// Grace is how long a netns must be gone; 0 is DefaultGrace.
+	Grace time.Duration
+	// MountInfo is proc(5)'s mountinfo of this process; "" is /proc/self/mountinfo.
+	MountInfo string
+
+	Now func() time.Time
+	Log logrus.FieldLogger
+	// Wake is called when a DEL has ended, from another goroutine.
+	Wake func()
+}
+
+// Sweeper finds and releases orphans. What it remembers of them is in memory:
+// after a restart of the daemon the grace begins anew.
+type Sweeper struct {
+	Options
+	watch   *watch
+	timeout time.Duration // of one DEL
+	running sync.WaitGroup
+
+	mu    sync.Mutex // guards what follows
+	fates map[nodestate.AttachmentID]*fate
+	busy  int // DELs that run
+}
+
+// fate is what is known of one record.
+type fate struct {
+	record nodestate.Attachment
+	// look is when to look at its netns again.
+	look time.Time
+	// unwatched is the folder of its netns when that cannot be watched; "" when
+	// it can.
+	unwatched string
+	// gone is since when the netns is seen gone; zero while it is not.
+	gone time.Time
+	// orphan: it is past its grace, and the log says so.
+	orphan bool
+	// running: its DEL is under way.
+	running bool
+	// problem says why the last DEL has failed; nil when none has. The next one is
+	// due at next, wait after it.
+	problem *nodestate.Problem
+	next    time.Time
+	wait    time.Duration
+}
+
+// New returns a Sweeper that has seen nothing yet.
+func New(o Options) *Sweeper {
+	o.Grace = cmp.Or(o.Grace, DefaultGrace)
+	o.MountInfo = cmp.Or(o.MountInfo, "/proc/self/mountinfo")
+	return &Sweeper{Options: o, watch: newWatch(o.MountInfo), timeout: delTimeout, fates: map[nodestate.AttachmentID]*fate{}}
+}
+
+// Sweep takes all readable records, as they are now, and begins the DEL of those
+// that are orphans and due, in the background. It returns what people must know,
+// and when to call it again although nothing happens; 0 when time alone makes no
+// difference. It looks at each record when it first sees it, and then at most
+// every 10 s, whatever the number of calls.
+//
+// DELs end with ctx at the latest: give it the daemon's, not one that ends with
+// the call. Calls must not overlap.
+func (s *Sweeper) Sweep(ctx context.Context, records []nodestate.Attachment) (found []nodestate.Problem, again time.Duration) {
+	now := s.Now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.keep(records)
+	s.watch.forget()
+	for _, f := range s.sorted() {
+		if f.running {
+			continue
+		}
+		if !now.Before(f.look) || f.look.Sub(now) > lookEvery { // the latter: the clock was set back
+			s.look(ctx, now, f)
+		}
+		if f.gone.IsZero() {
+			continue
+		}
+		if f.next.Sub(now) > retryLatest { // the clock was set back
+			f.next = now
+		}
+		if due := f.due(s.Grace); now.Before(due) {
+			again = sooner(again, due.Sub(now))
+		} else if s.busy < atOnce && s.confirmed(ctx, now, f) {
+			s.start(ctx, f)
+		}
+	}
+	return s.problems(), again
+}
+
+// Wait returns when all DELs have ended, which they do soon after the end of the
+// context that Sweep was given.
+func (s *Sweeper) Wait() { s.running.Wait() }
+
+// due is when the next DEL is to be run. The caller has seen the netns gone.
+func (f *fate) due(grace time.Duration) time.Time {
+	if due := f.gone.Add(grace); due.After(f.next) {
+		return due
+	}
+	return f.next
+}
+
+func sooner(a, b time.Duration) time.Duration {
+	if a == 0 {
+		return b
+	}
+	return min(a, b)
+}
+
+// keep makes fates those of the records.
+func (s *Sweeper) keep(records []nodestate.Attachment) {
+	present := make(map[nodestate.AttachmentID]bool, len(records))
+	for _, a := range records {
+		present[a.AttachmentID] = true
+		f, known := s.fates[a.AttachmentID]
+		if !known || !sameRecord(f.record, a) && !f.running {
+			f = &fate{}
+			s.fates[a.AttachmentID] = f
+		}
+		if !f.running {
+			f.record = a
+		}
+	}
+	for id, f := range s.fates {
+		if present[id] || f.running {
+			continue
+		}
+		if f.orphan {
+			s.entry(f.record).Info("orphaned attachment is gone, released by others")
+		}
+		delete(s.fates, id)
+	}
+}
+
+// sameRecord says whether two records are of one ADD.
+func sameRecord(a, b nodestate.Attachment) bool {
+	return a.CreatedAt.Equal(b.CreatedAt) && a.BootID == b.BootID && a.Netns == b.Netns
+}
+
+// sorted returns the fates in the order in which their netns went, so that an
+// orphan whose DEL fails does not hold up the others.
+func (s *Sweeper) sorted() []*fate {
+	all := make([]*fate, 0, len(s.fates))
+	for _, f := range s.fates {
+		all = append(all, f)
+	}
+	slices.SortFunc(all, func(a, b *fate) int {
+		return cmp.Or(a.next.Compare(b.next), a.gone.Compare(b.gone), strings.Compare(a.record.AttachmentID.String(), b.record.AttachmentID.String()))
+	})
+	return all
+}
+
+// look looks at the record's netns once.
+func (s *Sweeper) look(ctx context.Context, now time.Time, f *fate) {
+	f.look = now.Add(lookEvery)
+	f.unwatched = ""
+	switch {
+	case !s.isGone(f):
+		if f.orphan {
+			s.entry(f.record).Info("attachment is no orphan, its network namespace is there again or cannot be told")
+		}
+		*f = fate{record: f.record, look: f.look, unwatched: f.unwatched}
+	case s.writing(ctx, f.record):
+		f.gone = time.Time{} // the grace begins when it has ended
+	case f.gone.IsZero() || f.gone.After(now):
+		f.gone = now
+	}
+}
+
+// confirmed looks once more, right before a DEL.
+func (s *Sweeper) confirmed(ctx context.Context, now time.Time, f *fate) bool {
+	if !f.look.Equal(now.Add(lookEvery)) {
+		s.look(ctx, now, f)
+	}
+	return !f.gone.IsZero()
+}
+
+// isGone says whether the record's netns certainly is no more. A path in /proc
+// says nothing, and no mount would change that.
+func (s *Sweeper) isGone(f *fate) bool {
+	if f.record.BootID != s.BootID {
+		return true
+	}
+	path := f.record.Netns.Path
+	if path == "" || strings.HasPrefix(path, "/proc/") {
+		return false
+	}
+	if folder := filepath.Dir(path); !s.watch.shows(folder) {
+		f.unwatched = folder
+		return false
+	}
+	return link.Probe(f.record.Netns) == link.Gone
+}
+
+// start runs the DEL of an orphan in the background.
+func (s *Sweeper) start(ctx context.Context, f *fate) {
+	if !f.orphan {
+		f.orphan = true
+		s.entry(f.record).Warn("orphaned attachment found: its pod is gone and nobody has released it; running the plugin's DEL")
+	}
+	f.running = true
+	s.busy++
+	a := f.record
+	s.running.Go(func() {
+		err := s.release(ctx, a)
+		s.ended(ctx, f, err)
+		s.Wake()
+	})
+}
+
+// ended notes how a DEL went.
+func (s *Sweeper) ended(ctx context.Context, f *fate, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f.running = false
+	s.busy--
+	switch {
+	case err == nil:
+		s.entry(f.record).Info("orphaned attachment released")
+		delete(s.fates, f.record.AttachmentID)
+	case ctx.Err() != nil: // told to stop; the record stays for the next daemon
+	case errors.Is(err, nodestate.ErrBusy): // somebody else is at it
+		f.next = s.Now().Add(lookEvery)
+	default:
+		f.wait = min(max(2*f.wait, retryFirst), retryLatest)
+		f.next = s.Now().Add(f.wait)
+		problem := problemOf(f.record, err)
+		if f.problem == nil || *f.problem != problem {
+			s.entry(f.record).WithError(err).Warn("orphaned attachment cannot be released, trying again")
+		}
+		f.problem = &problem
+	}
+}
+
+func problemOf(a nodestate.Attachment, err error) nodestate.Problem {
+	var plugin *pluginError
+	if errors.As(err, &plugin) {
+		return nodestate.Problem{Reason: ReasonPlugin, Device: plugin.path, Message: fmt.Sprintf(
+			"attachments whose pod is gone cannot be released: %v; install multi-eni there, or correct --cni-bin-dir", plugin)}
+	}
+	what := "the plugin's DEL fails, see the daemon's log"
+	if errors.Is(err, errStillThere) {
+		what = err.Error()
+	}
+	return nodestate.Problem{Reason: ReasonStuck, NodeENI: a.Device.NodeENI, Device: a.Device.PCIAddress.String(), Message: fmt.Sprintf(
+		"attachment %s%s, whose pod is gone, cannot be released: %s; the device or its address stays held until that works", a.AttachmentID, ofPod(a), what)}
+}
+
+func ofPod(a nodestate.Attachment) string {
+	if a.Pod == "" {
+		return ""
+	}
+	return " of pod " + a.Pod
+}
+
+// problems lists what is wrong now, in a stable order and without repetition.
+func (s *Sweeper) problems() []nodestate.Problem {
+	var found []nodestate.Problem
+	folders := map[string]bool{}
+	for _, f := range s.fates {
+		if f.problem != nil {
+			found = append(found, *f.problem)
+		}
+		if f.unwatched != "" {
+			folders[f.unwatched] = true
+		}
+	}
+	if len(folders) > 0 {
+		found = append(found, unwatched(folders))
+	}
+	slices.SortFunc(found, func(a, b nodestate.Problem) int {
+		return cmp.Or(strings.Compare(a.Reason, b.Reason), strings.Compare(a.Device, b.Device), strings.Compare(a.Message, b.Message))
+	})
+	return slices.Compact(found)
+}
+
+func (s *Sweeper) entry(a nodestate.Attachment) *logrus.Entry {
+	fields := logrus.Fields{"attachment": a.AttachmentID.String(), "device": a.Device.PCIAddress, "netns": a.Netns.Path}
+	if a.Pod != "" {
+		fields["pod"] = a.Pod
+	}
+	if a.BootID != s.BootID {
+		fields["earlierBoot"] = true
+	}
+	return s.Log.WithFields(fields)
+}

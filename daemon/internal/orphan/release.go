@@ -1,0 +1,180 @@
+package orphan
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/containernetworking/cni/pkg/types"
+	"golang.org/x/sys/unix"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+)
+
+// pluginName is the only program that is run.
+const pluginName = "multi-eni"
+
+const (
+	// pipeWait bounds the wait for output that something started by a killed
+	// plugin still holds open.
+	pipeWait = 2 * time.Second
+	// maxOutput is how much of the plugin's output is kept, in octets.
+	maxOutput = 16 << 10
+	// searchPath is the plugin's PATH: delegates may run iptables and the like.
+	searchPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+)
+
+// errStillThere: the DEL has succeeded without effect.
+var errStillThere = errors.New("the plugin's DEL succeeds but leaves the record, so it looks for records elsewhere; " +
+	"let dataDir of its policy or netconf and --attachments-dir be the same folder")
+
+// pluginError says why the plugin's binary is not run.
+type pluginError struct {
+	path string
+	err  error
+}
+
+func (e *pluginError) Error() string { return fmt.Sprintf("plugin %q: %v", e.path, e.err) }
+func (e *pluginError) Unwrap() error { return e.err }
+
+// writing says whether another process works on the attachment at this moment:
+// an ADD or DEL that is running, or what one of them has started. A record that
+// is gone or cannot be read is nobody's orphan either.
+func (s *Sweeper) writing(ctx context.Context, a nodestate.Attachment) bool {
+	r, err := s.lock(ctx, a.AttachmentID)
+	return err != nil || !sameRecord(r, a)
+}
+
+// lock looks at the record under its lock, without waiting for it. Programs
+// that this process starts meanwhile would inherit the lock: hence ForkLock.
+func (s *Sweeper) lock(ctx context.Context, id nodestate.AttachmentID) (nodestate.Attachment, error) {
+	now, cancel := context.WithCancel(ctx)
+	cancel()
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
+	r, err := s.Attachments.Lock(now, id)
+	if err != nil {
+		return nodestate.Attachment{}, err
+	}
+	defer r.Close()
+	return r.Attachment, nil
+}
+
+// release runs the plugin's DEL for the record and makes sure of its effect.
+func (s *Sweeper) release(ctx context.Context, a nodestate.Attachment) error {
+	bin, err := openPlugin(filepath.Join(s.BinDir, pluginName))
+	if err != nil {
+		return err
+	}
+	defer bin.Close() //nolint:errcheck // only a reference to the file
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	if err := runDEL(ctx, bin, s.BinDir, a); err != nil {
+		return err
+	}
+	switch left, err := s.lock(ctx, a.AttachmentID); {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	case sameRecord(left, a):
+		return errStillThere
+	}
+	return nil
+}
+
+// openPlugin returns the plugin's binary as an O_PATH file, by which it is then
+// run: what is checked here is what runs.
+func openPlugin(path string) (*os.File, error) {
+	fd, err := unix.Open(path, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &pluginError{path, err}
+	}
+	f := os.NewFile(uintptr(fd), path)
+	var st unix.Stat_t
+	if err = unix.Fstat(fd, &st); err == nil {
+		err = checkPlugin(&st, os.Geteuid())
+	}
+	if err != nil {
+		f.Close() //nolint:errcheck,gosec // only a reference to the file
+		return nil, &pluginError{path, err}
+	}
+	return f, nil
+}
+
+// checkPlugin refuses a file that others than root and this process's user may
+// have written.
+func checkPlugin(st *unix.Stat_t, euid int) error {
+	switch perm := fs.FileMode(st.Mode & 0o777); {
+	case st.Mode&unix.S_IFMT == unix.S_IFLNK:
+		return errors.New("is a symbolic link; want the file itself")
+	case st.Mode&unix.S_IFMT != unix.S_IFREG:
+		return errors.New("is not a regular file")
+	case st.Uid != 0 && st.Uid != uint32(euid):
+		return fmt.Errorf("belongs to user %d; want root", st.Uid)
+	case perm&0o022 != 0:
+		return fmt.Errorf("is writable by others (mode %04o); want 0755", perm)
+	case perm&0o111 == 0:
+		return fmt.Errorf("is not executable (mode %04o); want 0755", perm)
+	}
+	return nil
+}
+
+// runDEL runs the plugin with the recorded netconf. CNI_NETNS stays empty: the
+// recorded path may be another pod's by now, and the record says what is to be
+// done. When ctx ends, the plugin and all that it has started in its process
+// group are killed; the record is an undo log, which the next DEL goes by.
+func runDEL(ctx context.Context, bin *os.File, binDir string, a nodestate.Attachment) error {
+	cmd := exec.CommandContext(ctx, "/proc/self/fd/3") // bin, in the child
+	cmd.Args = []string{bin.Name()}
+	cmd.ExtraFiles = []*os.File{bin}
+	cmd.Dir = "/"
+	cmd.Env = []string{
+		"PATH=" + searchPath, "CNI_COMMAND=DEL", "CNI_CONTAINERID=" + a.ContainerID, "CNI_IFNAME=" + a.IfName,
+		"CNI_ARGS=" + a.Args, "CNI_PATH=" + binDir, "CNI_NETNS=",
+	}
+	var stdout, stderr tail
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(a.Config), &stdout, &stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	cmd.WaitDelay = pipeWait
+	err := cmd.Run()
+	switch {
+	case ctx.Err() != nil:
+		return fmt.Errorf("run %s DEL: %w", bin.Name(), context.Cause(ctx))
+	case err == nil:
+		return nil
+	}
+	return fmt.Errorf("run %s DEL: %w: %s", bin.Name(), err, complaint(stdout, stderr))
+}
+
+// complaint is what the plugin said: the CNI error on standard output (CNI spec
+// 1.1.0, section 5), else the end of standard error.
+func complaint(stdout, stderr tail) string {
+	var e types.Error
+	if json.Unmarshal(stdout, &e) == nil && e.Msg != "" {
+		return fmt.Sprintf("code %d: %s", e.Code, strings.TrimSpace(e.Msg+" "+e.Details))
+	}
+	if said := strings.TrimSpace(string(stderr)); said != "" {
+		return said
+	}
+	return "it said nothing"
+}
+
+// tail is a writer that keeps the last maxOutput octets.
+type tail []byte
+
+func (t *tail) Write(p []byte) (int, error) {
+	*t = append(*t, p...)
+	*t = (*t)[max(0, len(*t)-maxOutput):]
+	return len(p), nil
+}

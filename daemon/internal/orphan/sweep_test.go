@@ -1,0 +1,497 @@
+package orphan
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/link"
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+	"github.com/multi-eni/multi-eni-cni/test/nstest"
+)
+
+// TestReleasesOrphan: lease, claim and record of a pod that ended without DEL go
+// after the grace, and not before.
+func TestReleasesOrphan(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	l := newLab(t)
+	l.orphan("c1", "a")
+	if found, again := l.sweep(); len(found) > 0 || again != DefaultGrace {
+		t.Errorf("sweep found %+v, again in %s; want nothing, again in %s", found, again, DefaultGrace)
+	}
+	l.advance(DefaultGrace - time.Second)
+	if _, again := l.sweep(); again != time.Second {
+		t.Errorf("again in %s; want 1s", again)
+	}
+	l.idle()
+	if l.leases() != 1 {
+		t.Fatalf("%d leases; want 1", l.leases())
+	}
+	l.advance(time.Second)
+	if found, again := l.sweep(); len(found) > 0 || again != 0 {
+		t.Errorf("sweep found %+v, again in %s", found, again)
+	}
+	l.wait()
+	if l.leases() != 0 || l.recorded() != "[]" {
+		t.Errorf("after the DEL: %d leases, records %s", l.leases(), l.recorded())
+	}
+	l.quiet()
+	l.wantLog(1, "orphaned attachment found", "attachment=c1-net1", "pod=shop/c1")
+	l.wantLog(1, "orphaned attachment released", "attachment=c1-net1")
+	l.wantLog(2, "")
+
+	// The device is free for the next pod. The kernel has ended the veth with its
+	// netns, which a hardware link survives.
+	e := enis["a"]
+	l.must(l.node.Attach(nstest.ENI{Name: e.Name, MAC: e.MAC}))
+	l.add("c2", l.netns("c2"), "a")
+}
+
+// TestReleasesOrphanOfAnEarlierBoot: nothing has to be looked at for that, and
+// what is mounted at its path by now is another pod's.
+func TestReleasesOrphanOfAnEarlierBoot(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	l := newLab(t)
+	l.must(unix.Mount("", "/run", "", unix.MS_PRIVATE, "")) // the folder cannot be watched
+	path := l.netns("c1")
+	ns, err := link.OpenNetns(path)
+	l.must(err)
+	defer ns.Close()
+	l.record("c1", func(a *nodestate.Attachment) { a.BootID, a.Netns.Path = "6a1f4d0e-0000-4000-8000-000000000000", path })
+	if found, again := l.sweep(); len(found) > 0 || again != DefaultGrace {
+		t.Errorf("sweep found %+v, again in %s", found, again)
+	}
+	l.advance(DefaultGrace)
+	l.sweep()
+	l.wait()
+	if l.recorded() != "[]" {
+		t.Errorf("records %s; want none", l.recorded())
+	}
+	if got := link.Probe(ns.Netns); got != link.Alive {
+		t.Errorf("the netns that is at that path now: %v", got)
+	}
+}
+
+// TestPathReused: a pod whose path leads to another pod's netns is gone, and the
+// other pod keeps all that it has.
+func TestPathReused(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	l := newLab(t)
+	l.orphan("c1", "a")
+	path := l.netns("c1")
+	l.add("c2", path, "b")
+	ns, err := link.OpenNetns(path)
+	l.must(err)
+	defer ns.Close()
+	in, err := ns.Open()
+	l.must(err)
+	defer in.Close()
+	before, err := in.Links()
+	l.must(err)
+	l.sweep()
+	l.advance(DefaultGrace)
+	l.sweep()
+	l.wait()
+	if l.recorded() != "[c2]" || l.leases() != 1 {
+		t.Errorf("records %s, %d leases; want those of c2", l.recorded(), l.leases())
+	}
+	after, err := in.Links()
+	l.must(err)
+	if fmt.Sprint(before) != fmt.Sprint(after) {
+		t.Errorf("links of the living pod: %+v, before %+v", after, before)
+	}
+	l.quiet()
+}
+
+// TestNeverForALivingPod: whatever a daemon cannot see, or sees wrongly, a pod
+// that may live keeps what it has, for hours.
+func TestNeverForALivingPod(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	l := newLab(t)
+	l.plugin("multi-eni", "#!/bin/sh\necho \"$CNI_CONTAINERID\" >> "+l.file("ran")+"\nexit 1\n")
+	l.pod("alive")
+
+	l.must(os.WriteFile("/run/netns/file", nil, 0o600))
+	l.must(os.Symlink("loop", "/run/netns/loop"))
+	l.record("file", nil) // its mount has not arrived here
+	l.record("loop", nil) // unreadable
+	process := exec.CommandContext(t.Context(), "sleep", "1000")
+	l.must(process.Start())
+	l.record("process", func(a *nodestate.Attachment) { a.Netns.Path = fmt.Sprintf("/proc/%d/ns/net", process.Process.Pid) })
+	l.record("nowhere", func(a *nodestate.Attachment) { a.Netns.Path = "" })
+	writer := nodestate.Attachment{
+		AttachmentID: nodestate.AttachmentID{ContainerID: "starting", IfName: "net1"}, BootID: l.boot, Mode: nodestate.ModeExclusive,
+		Netns: nodestate.Netns{Path: "/run/netns/starting", Inode: 1}, Device: nodestate.AttachedDevice{PCIAddress: "0000:00:07.0"}, Config: l.conf("b"),
+	}
+	intent, err := l.records().Begin(writer)
+	l.must(err)
+
+	for range 100 {
+		l.quiet()
+		l.advance(5 * time.Minute)
+	}
+	l.must(process.Process.Kill())
+	process.Wait() //nolint:errcheck // it was killed
+	for range 100 {
+		l.quiet()
+		l.advance(5 * time.Minute)
+	}
+	l.must(errors.Join(os.Remove("/run/netns/loop"), os.Symlink("alive", "/run/netns/loop"))) // readable, and another's: gone
+	intent.Close()                                                                            // the writer is dead now
+	if _, again := l.sweep(); again != DefaultGrace {
+		t.Errorf("again in %s; want %s: the grace begins when the writer ends", again, DefaultGrace)
+	}
+	l.advance(DefaultGrace)
+	l.sweep()
+	l.wait()
+	l.wait()
+	ran, err := os.ReadFile(l.file("ran"))
+	l.must(err)
+	if got := strings.Fields(string(ran)); len(got) != 2 || !strings.Contains(string(ran), "starting") || !strings.Contains(string(ran), "loop") {
+		t.Errorf("DELs were run for %q; want starting and loop", got)
+	}
+}
+
+// view is a thread with a mount namespace of its own, as a container has.
+type view struct{ calls chan func() }
+
+func newView(t *testing.T, prepare func() error) view {
+	t.Helper()
+	v, ready := view{make(chan func())}, make(chan error)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread ends with its mounts
+		err := unix.Unshare(unix.CLONE_NEWNS)
+		if err == nil {
+			err = prepare()
+		}
+		ready <- err
+		for f := range v.calls {
+			f()
+		}
+	}()
+	t.Cleanup(func() { close(v.calls) })
+	if err := <-ready; err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
+func (v view) do(f func()) {
+	done := make(chan struct{})
+	v.calls <- func() { defer close(done); f() }
+	<-done
+}
+
+func mountAt(source, at, fsType string, flags uintptr) error {
+	if err := unix.Mount(source, at, fsType, flags, ""); err != nil {
+		return fmt.Errorf("mount %s: %w", at, err)
+	}
+	return nil
+}
+
+// TestInAContainer: a daemon in a mount namespace of its own knows of a pod's
+// end only where the host's folder is propagated to it.
+func TestInAContainer(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	l := newLab(t)
+	for _, tt := range []struct {
+		name     string
+		prepare  func() error
+		releases bool
+	}{
+		{"propagated", func() error { return mountAt("", "/run", "", unix.MS_SLAVE|unix.MS_REC) }, true},
+		{"not propagated", func() error { return mountAt("", "/run", "", unix.MS_PRIVATE|unix.MS_REC) }, false},
+		{"another folder", func() error {
+			return errors.Join(mountAt("", "/run", "", unix.MS_PRIVATE|unix.MS_REC), mountAt("tmpfs", "/run", "tmpfs", 0), os.Mkdir("/run/netns", 0o755))
+		}, false},
+		{"another folder, in a peer group", func() error {
+			return errors.Join(mountAt("", "/run", "", unix.MS_PRIVATE|unix.MS_REC), mountAt("tmpfs", "/run", "tmpfs", 0), os.Mkdir("/run/netns", 0o755),
+				mountAt("", "/run", "", unix.MS_SHARED))
+		}, false},
+		{"no folder", func() error {
+			return errors.Join(mountAt("", "/run", "", unix.MS_PRIVATE|unix.MS_REC), mountAt("tmpfs", "/run", "tmpfs", 0), mountAt("", "/run", "", unix.MS_SHARED))
+		}, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			l.T, l.s = t, l.sweeper()
+			v := newView(t, tt.prepare)
+			living, dead := l.pod("living"), l.pod("dead")
+			defer nstest.DeleteNetns(living.Path)   //nolint:errcheck // the test is over
+			defer os.RemoveAll(string(l.records())) //nolint:errcheck // the folder goes with the test
+			sweep := func() (found []nodestate.Problem) {
+				v.do(func() { found, _ = l.sweep() })
+				return found
+			}
+			sweep()
+			l.must(nstest.DeleteNetns(dead.Path))
+			for range 3 {
+				l.advance(DefaultGrace)
+				found := sweep()
+				if tt.releases {
+					if len(found) > 0 {
+						t.Errorf("found %+v", found)
+					}
+					continue
+				}
+				if len(found) != 1 || found[0].Reason != ReasonUnwatched || !strings.Contains(found[0].Message, `"/run/netns"`) || !strings.Contains(found[0].Message, "HostToContainer") {
+					t.Errorf("found %+v; want one %s", found, ReasonUnwatched)
+				}
+			}
+			if !tt.releases {
+				l.idle()
+				if l.recorded() != "[dead living]" {
+					t.Errorf("records %s; want both", l.recorded())
+				}
+				return
+			}
+			l.wait()
+			if l.recorded() != "[living]" {
+				t.Errorf("records %s; want that of the living", l.recorded())
+			}
+		})
+	}
+}
+
+// TestLooksSeldom: a netns is looked at once in ten seconds, whatever the number
+// of sweeps; a new record at once.
+func TestLooksSeldom(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	l := newLab(t)
+	pod := l.pod("c1")
+	l.quiet()
+	l.must(nstest.DeleteNetns(pod.Path))
+	for range 9 {
+		l.quiet() // not looked at, or it would ask for another sweep
+		l.advance(time.Second)
+	}
+	l.record("c2", nil)
+	if _, again := l.sweep(); again != DefaultGrace {
+		t.Errorf("again in %s; want %s, for the new record", again, DefaultGrace)
+	}
+	l.advance(time.Second)
+	if _, again := l.sweep(); again != DefaultGrace-time.Second {
+		t.Errorf("again in %s; want a second less", again)
+	}
+	l.advance(-24 * time.Hour) // a clock that is set back begins anew, and does not wait for the old time
+	if _, again := l.sweep(); again != DefaultGrace {
+		t.Errorf("again in %s; want %s", again, DefaultGrace)
+	}
+	l.advance(DefaultGrace - time.Second)
+	l.sweep()
+	l.idle()
+	l.advance(time.Second)
+	l.sweep()
+	l.wait()
+	l.wait()
+	if l.recorded() != "[]" {
+		t.Errorf("records %s; want none", l.recorded())
+	}
+}
+
+// TestPluginTrouble: what cannot be run or fails is a problem while it lasts, in
+// words that stay the same, is logged once, and is tried again ever more seldom.
+func TestPluginTrouble(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	l := newLab(t)
+	path := filepath.Join(l.bin, "multi-eni")
+	for _, tt := range []struct {
+		name    string
+		make    func()
+		reason  string
+		says    string
+		details string
+	}{
+		{"missing", func() {}, ReasonPlugin, "no such file", ""},
+		{"a link", func() { l.must(os.Symlink(filepath.Join(l.bin, "host-local"), path)) }, ReasonPlugin, "symbolic link", ""},
+		{"writable by others", func() { l.plugin("multi-eni", "#!/bin/sh\n"); l.must(os.Chmod(path, 0o777)) }, ReasonPlugin, "writable by others", ""},
+		{"failing", func() {
+			l.plugin("multi-eni", "#!/bin/sh\necho '{\"code\":11,\"msg\":\"try again '$$'\",\"details\":\"later\"}'\nexit 1\n")
+		}, ReasonStuck, "the plugin's DEL fails", "code 11: try again"},
+		{"failing without words", func() { l.plugin("multi-eni", "#!/bin/sh\nexit 3\n") }, ReasonStuck, "the plugin's DEL fails", "it said nothing"},
+		{"crashing", func() { l.plugin("multi-eni", "#!/bin/sh\necho dead >&2\nkill -SEGV $$\n") }, ReasonStuck, "the plugin's DEL fails", "dead"},
+		{"without effect", func() { l.plugin("multi-eni", "#!/bin/sh\n") }, ReasonStuck, "--attachments-dir", ""},
+		{"hanging", func() { l.plugin("multi-eni", "#!/bin/sh\nsleep 1000\n"); l.s.timeout = 50 * time.Millisecond }, ReasonStuck, "the plugin's DEL fails", "deadline"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			l.T = t
+			l.s = l.sweeper()
+			l.logged = lockedBuffer{}
+			l.must(os.RemoveAll(path))
+			tt.make()
+			l.record("c1", func(a *nodestate.Attachment) { a.BootID = "6a1f4d0e-0000-4000-8000-000000000000" })
+			l.sweep()
+			l.advance(DefaultGrace)
+			l.sweep()
+			l.wait()
+			found, again := l.sweep()
+			if len(found) != 1 || found[0].Reason != tt.reason || !strings.Contains(found[0].Message, tt.says) || again != retryFirst {
+				t.Fatalf("found %+v, again in %s; want %s with %q, again in %s", found, again, tt.reason, tt.says, retryFirst)
+			}
+			for _, minutes := range []int{1, 2, 4, 8, 16, 30, 30} {
+				wait := time.Duration(minutes) * time.Minute
+				l.advance(wait - time.Second)
+				l.sweep()
+				l.idle()
+				l.advance(time.Second)
+				l.sweep()
+				l.wait()
+				if same, _ := l.sweep(); len(same) != 1 || same[0] != found[0] {
+					t.Fatalf("%s later it found %+v; want %+v", wait, same, found)
+				}
+			}
+			l.wantLog(1, "cannot be released", tt.details)
+			l.must(os.RemoveAll(path))
+			l.s.timeout = delTimeout
+			l.install("multi-eni", "multi-eni")
+			l.advance(retryLatest)
+			l.sweep()
+			l.wait()
+			l.quiet()
+			l.wantLog(1, "found")
+			l.wantLog(1, "released", "level=info")
+			if l.recorded() != "[]" {
+				t.Errorf("records %s", l.recorded())
+			}
+		})
+	}
+}
+
+// TestRunsAsTheRecordSays: the plugin gets what ADD had, but neither the recorded
+// netns nor the recorded folders.
+func TestRunsAsTheRecordSays(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	l := newLab(t)
+	l.plugin("multi-eni", "#!/bin/sh\n{ env | grep ^CNI_ | sort; cat; } > "+l.file("seen")+"\n")
+	a := l.record("c1", func(a *nodestate.Attachment) { a.BootID = "6a1f4d0e-0000-4000-8000-000000000000" })
+	l.sweep()
+	l.advance(DefaultGrace)
+	l.sweep()
+	l.wait()
+	got, err := os.ReadFile(l.file("seen"))
+	l.must(err)
+	want := "CNI_ARGS=K8S_POD_NAME=c1\nCNI_COMMAND=DEL\nCNI_CONTAINERID=c1\nCNI_IFNAME=net1\nCNI_NETNS=\nCNI_PATH=" + l.bin + "\n"
+	head, conf, _ := strings.Cut(string(got), "{")
+	var given bytes.Buffer
+	l.must(json.Compact(&given, []byte("{"+conf)))
+	if head != want || given.String() != string(a.Config) {
+		t.Errorf("the plugin was given\n%s\nwant\n%s%s", got, want, a.Config)
+	}
+}
+
+// TestFewAtOnce: a node full of orphans is not a storm of plugins.
+func TestFewAtOnce(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	l := newLab(t)
+	l.install("multi-eni", "real")
+	l.must(os.Mkdir(l.file("at"), 0o755))
+	l.plugin("multi-eni", fmt.Sprintf("#!/bin/sh\n: > %[1]s/$CNI_CONTAINERID\nls %[1]s | wc -l >> %[2]s\nsleep 0.05\n%[3]s/real\nrm %[1]s/$CNI_CONTAINERID\n", l.file("at"), l.file("most"), l.bin))
+	for i := range 7 {
+		l.record(fmt.Sprintf("c%d", i), func(a *nodestate.Attachment) { a.BootID = "6a1f4d0e-0000-4000-8000-000000000000" })
+	}
+	l.sweep()
+	l.advance(DefaultGrace)
+	for range 7 {
+		l.sweep() // each wake is a Sync
+		l.wait()
+	}
+	if l.recorded() != "[]" {
+		t.Errorf("records %s; want none", l.recorded())
+	}
+	most, err := os.ReadFile(l.file("most"))
+	l.must(err)
+	for _, n := range strings.Fields(string(most)) {
+		if n, err := strconv.Atoi(n); err != nil || n > atOnce {
+			t.Errorf("%d DELs at once (%v); want at most %d", n, err, atOnce)
+		}
+	}
+	l.wantLog(7, "orphaned attachment released")
+}
+
+// TestStopDuringDEL: SIGTERM ends the plugin with all that it has started, and
+// leaves the record for the next daemon.
+func TestStopDuringDEL(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	l := newLab(t)
+	l.install("multi-eni", "real")
+	pids := l.file("pids")
+	l.plugin("multi-eni", "#!/bin/sh\nsleep 1000 &\necho $$ $! > "+pids+".new\nmv "+pids+".new "+pids+"\nwait\n")
+	l.record("c1", func(a *nodestate.Attachment) { a.BootID = "6a1f4d0e-0000-4000-8000-000000000000" })
+	ctx, stop := context.WithCancel(t.Context())
+	all, _, err := l.records().List()
+	l.must(err)
+	l.s.Sweep(ctx, all)
+	l.advance(DefaultGrace)
+	l.s.Sweep(ctx, all)
+	var running []byte
+	for deadline := time.Now().Add(10 * time.Second); running == nil; {
+		if running, err = os.ReadFile(pids); err != nil && time.Now().After(deadline) {
+			t.Fatal(err)
+		}
+	}
+	stop()
+	begin := time.Now()
+	l.s.Wait()
+	if took := time.Since(begin); took > 5*time.Second {
+		t.Errorf("the end took %s", took)
+	}
+	for _, f := range strings.Fields(string(running)) {
+		pid, err := strconv.Atoi(f)
+		l.must(err)
+		for deadline := time.Now().Add(5 * time.Second); ; {
+			stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+			if err != nil || strings.Contains(string(stat), ") Z ") { // a zombie until its new parent asks
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Errorf("process %d still runs: %s", pid, stat)
+				break
+			}
+		}
+	}
+	l.wantLog(0, "cannot be released")
+	if l.recorded() != "[c1]" {
+		t.Fatalf("records %s; want that of c1", l.recorded())
+	}
+	l.s = l.sweeper() // the next daemon
+	l.must(os.Rename(filepath.Join(l.bin, "real"), filepath.Join(l.bin, "multi-eni")))
+	l.sweep()
+	l.advance(DefaultGrace)
+	l.sweep()
+	<-l.woken // of the daemon before
+	l.wait()
+	if l.recorded() != "[]" {
+		t.Errorf("records %s; want none", l.recorded())
+	}
+}

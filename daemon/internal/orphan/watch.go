@@ -1,0 +1,146 @@
+package orphan
+
+import (
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+)
+
+// watch knows which folders this process sees as the host does, so that a path
+// that is missing there is missing in the host too.
+//
+// In the mount namespace of the machine's first process that is every folder. In
+// another one, such as a container's, two things must hold, neither of which is
+// enough. The folder's mount belongs to a peer group ("shared:" or "master:" in
+// mountinfo): without, new namespaces do not show up. And a network namespace
+// was seen mounted in the folder, now or earlier while its mount was the same: a
+// container's root may be in a peer group too, and its own empty /run/netns
+// would say of every pod that it is gone.
+type watch struct {
+	mountInfo string
+	// first says whether this is the mount namespace of the machine's first process.
+	first bool
+	// seen has, by folder without symbolic links, the id of the mount in which a netns was seen.
+	seen map[string]int
+	// mounts is what was read since the last forget; nil when nothing was.
+	mounts []mount
+	// answers are those of this sweep, by folder.
+	answers map[string]bool
+}
+
+func newWatch(mountInfo string) *watch {
+	return &watch{mountInfo: mountInfo, first: inFirstMountNamespace("/proc"), seen: map[string]int{}, answers: map[string]bool{}}
+}
+
+// forget makes the next question read the mounts anew.
+func (w *watch) forget() { w.mounts, w.answers = nil, map[string]bool{} }
+
+// shows says whether the folder is seen as the host sees it. Any error means
+// that it is not known to be.
+func (w *watch) shows(folder string) bool {
+	if w.first {
+		return true
+	}
+	answer, known := w.answers[folder]
+	if !known {
+		answer = w.ask(folder)
+		w.answers[folder] = answer
+	}
+	return answer
+}
+
+func (w *watch) ask(folder string) bool {
+	folder, err := filepath.EvalSymlinks(folder)
+	if err != nil {
+		return false
+	}
+	id, err := mountID(folder)
+	if err != nil {
+		return false
+	}
+	if w.mounts == nil {
+		data, err := os.ReadFile(w.mountInfo)
+		if err != nil {
+			return false
+		}
+		if w.mounts, err = parseMounts(string(data)); err != nil {
+			return false
+		}
+	}
+	propagated, netns := judge(w.mounts, id, folder)
+	if netns {
+		w.seen[folder] = id
+	}
+	return propagated && w.seen[folder] == id
+}
+
+// judge says of the folder, which lies in the mount of that id, whether the
+// mount is in a peer group, and whether a network namespace is mounted in it.
+func judge(mounts []mount, id int, folder string) (propagated, netns bool) {
+	for _, m := range mounts {
+		if m.id == id {
+			propagated = m.propagated
+		}
+		if m.parent == id && m.fsType == "nsfs" && strings.HasPrefix(m.root, "net:[") && filepath.Dir(m.point) == folder {
+			netns = true
+		}
+	}
+	return propagated, netns
+}
+
+// firstPIDNamespace is what /proc/self/ns/pid reads in the machine's first PID
+// namespace: PROC_PID_INIT_INO of the kernel's include/linux/proc_ns.h. Only
+// there is process 1 the machine's; in a container it may be this very process.
+const firstPIDNamespace = "pid:[4026531836]"
+
+func inFirstMountNamespace(proc string) bool {
+	pid, err := os.Readlink(filepath.Join(proc, "self/ns/pid"))
+	if err != nil || pid != firstPIDNamespace {
+		return false
+	}
+	own, err := os.Readlink(filepath.Join(proc, "self/ns/mnt"))
+	if err != nil {
+		return false
+	}
+	first, err := os.Readlink(filepath.Join(proc, "1/ns/mnt"))
+	return err == nil && own == first
+}
+
+// mountID returns the id of the mount in which the folder lies, as in mountinfo
+// (proc(5), fdinfo, mnt_id: Linux 3.15).
+func mountID(folder string) (int, error) {
+	fd, err := unix.Open(folder, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return 0, fmt.Errorf("open folder %s: %w", folder, err)
+	}
+	defer unix.Close(fd) //nolint:errcheck // nothing was written
+	data, err := os.ReadFile("/proc/self/fdinfo/" + strconv.Itoa(fd))
+	if err != nil {
+		return 0, fmt.Errorf("find mount of %s: %w", folder, err)
+	}
+	for line := range strings.Lines(string(data)) {
+		if id, ok := strings.CutPrefix(line, "mnt_id:"); ok {
+			return strconv.Atoi(strings.TrimSpace(id))
+		}
+	}
+	return 0, fmt.Errorf("find mount of %s: the kernel does not say", folder)
+}
+
+func unwatched(folders map[string]bool) nodestate.Problem {
+	names := slices.Sorted(maps.Keys(folders))
+	for i, name := range names {
+		names[i] = strconv.Quote(name)
+	}
+	return nodestate.Problem{Reason: ReasonUnwatched, Message: fmt.Sprintf(
+		"the end of pods cannot be seen in %s, so what a pod leaves behind that ends without DEL is not released: "+
+			"mount that folder of the host into the daemon's container, at the same path and with mountPropagation: HostToContainer",
+		strings.Join(names, ", "))}
+}
