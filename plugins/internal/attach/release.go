@@ -29,7 +29,7 @@ const (
 // DEL has failed, the record stays as released, for the next DEL to repeat it.
 func (c *call) release(r *nodestate.Record, lock claimLock) error {
 	i := c.recorded(r.Attachment)
-	if !c.alive(r.Netns) {
+	if !c.alive(r.Attachment) {
 		i.netns = "" // the path may lead to somebody else's netns by now
 	}
 	var plugins, back error
@@ -161,8 +161,11 @@ func (c *call) lockClaim(pci device.PCIAddress, have claimLock) (unlock func(), 
 	return c.dir.ClaimLock(ctx, pci)
 }
 
-// alive says whether the recorded netns is still at its path.
-func (c *call) alive(ns nodestate.Netns) bool { return link.Probe(ns) == link.Alive }
+// alive says whether the attachment's netns is still at its path. One of an
+// earlier boot is not: cookies and inode numbers begin anew with each boot.
+func (c *call) alive(a nodestate.Attachment) bool {
+	return a.BootID == c.bootID && link.Probe(a.Netns) == link.Alive
+}
 
 // returnLink brings the device's link, which it had when it was attached, back
 // to the host and gives it back what it had. A device that is gone needs
@@ -289,7 +292,7 @@ func (c *call) awaitLink(a nodestate.Attachment) (link.Link, error) {
 	deadline := time.Now().Add(returnWait)
 	for {
 		l, err := c.host.FindDevice(c.sys, a.Device)
-		if !errors.Is(err, link.ErrNotFound) || c.alive(a.Netns) || time.Now().After(deadline) {
+		if !errors.Is(err, link.ErrNotFound) || c.alive(a) || time.Now().After(deadline) {
 			return l, err
 		}
 		select {
