@@ -1,0 +1,119 @@
+// Package deviceplugin is a stand-in for the SR-IOV network device plugin on a
+// node with a real kubelet: it implements the kubelet's device-plugin API
+// (v1beta1) and reads its config under the rules of test/dpmodel.
+//
+// It behaves as the plugin does where this project depends on it, from the
+// public facts of k8snetworkplumbingwg/sriov-network-device-plugin v3.7 and
+// later (cmd/sriovdp, pkg/resources):
+//
+//   - The config and the devices are read once, at the start. A change of either
+//     shows after a restart only. Every device found then is healthy for good.
+//   - An empty resourceList ends it with status 0, a refused one with another, a
+//     selector that is missing makes it crash.
+//   - Each pool with a device has a server of its own on
+//     <plugins_registry>/<prefix>_<name>.sock, which the kubelet finds by
+//     watching the folder, at its own start too. The older way, a call to
+//     kubelet.sock, is for kubelets before 1.13, which have no such folder; without
+//     the folder this one fails.
+//   - A container gets PCIDEVICE_<PREFIX>_<NAME>=<address>,… and the same with
+//     _INFO.
+//   - Sockets are removed when it ends, and before it starts if it was killed.
+//
+// It is stricter than the plugin in one thing: it refuses to allocate what it
+// does not offer or cannot hand over.
+package deviceplugin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
+	"github.com/multi-eni/multi-eni-cni/test/dpmodel"
+)
+
+// How Run ends before anything was served.
+var (
+	// ErrNoConfig: the config has an empty list. The plugin ends with status 0,
+	// and the kubelet starts it again, more and more slowly.
+	ErrNoConfig = errors.New("no resource configuration")
+	// ErrRefused: the plugin ends on this config.
+	ErrRefused = errors.New("config refused")
+	// ErrCrashed: the plugin panics on this config.
+	ErrCrashed = errors.New("crashed")
+)
+
+// Options are what a device plugin works with. All are needed.
+type Options struct {
+	// Config is the path of the config.
+	Config string
+	// Sysfs is the tree that has the devices, and Routes the path of the routes;
+	// see Discover.
+	Sysfs  sysfs.FS
+	Routes string
+	// Registry is the kubelet's folder of plugin sockets.
+	Registry string
+	Log      logrus.FieldLogger
+}
+
+// Run reads the config and serves every pool until ctx ends; then the error is
+// nil.
+func Run(ctx context.Context, o Options) error {
+	if _, err := os.Stat(o.Registry); err != nil {
+		return fmt.Errorf("find the kubelet's plugin registry: %w", err)
+	}
+	content, err := os.ReadFile(o.Config)
+	if err != nil {
+		return fmt.Errorf("read config: %w", err)
+	}
+	devices, err := Discover(o.Sysfs, o.Routes)
+	if err != nil {
+		return fmt.Errorf("discover devices: %w", err)
+	}
+	verdict := dpmodel.Judge(content, devices)
+	if err := ended(verdict); err != nil {
+		return err
+	}
+	for _, i := range slices.Sorted(maps.Keys(verdict.Skipped)) {
+		o.Log.WithFields(logrus.Fields{"entry": i, "reason": verdict.Skipped[i]}).Warn("skipping entry")
+	}
+	drivers := map[string]string{}
+	for _, d := range devices {
+		drivers[d.Address.String()] = d.Driver
+	}
+	var servers []*server
+	defer func() {
+		for _, s := range servers {
+			s.stop()
+		}
+	}()
+	for _, resource := range slices.Sorted(maps.Keys(verdict.Resources)) {
+		s, err := serve(o, resource, verdict.Resources[resource], drivers)
+		if err != nil {
+			return fmt.Errorf("serve %s: %w", resource, err)
+		}
+		servers = append(servers, s)
+	}
+	o.Log.WithField("resources", len(servers)).Info("all servers started")
+	<-ctx.Done()
+	o.Log.Info("shutting down")
+	return nil
+}
+
+// ended returns how the plugin ends on a config, and nil when it runs.
+func ended(v dpmodel.Verdict) error {
+	switch {
+	case v.Panic != "":
+		return fmt.Errorf("%w: %s", ErrCrashed, v.Panic)
+	case v.Exit == ErrNoConfig.Error():
+		return ErrNoConfig
+	case v.Exit != "":
+		return fmt.Errorf("%w: %s", ErrRefused, v.Exit)
+	}
+	return nil
+}
