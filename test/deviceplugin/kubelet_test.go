@@ -12,13 +12,19 @@ import (
 
 	"github.com/fsnotify/fsnotify"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials/insecure"
 	deviceapi "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"
 	registerapi "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
 )
 
-// callTimeout bounds one call to a plugin, and every wait of a test.
-const callTimeout = 10 * time.Second
+const (
+	// callTimeout bounds one call to a plugin, and every wait of a test.
+	callTimeout = 10 * time.Second
+	// dialTimeout is how long a socket may be there without a listener: it gets
+	// its name before it listens, and keeps it when its process is killed.
+	dialTimeout = time.Second
+)
 
 // kubelet is the part of the kubelet that finds plugins by their sockets, as
 // pkg/kubelet/pluginmanager and pkg/kubelet/cm/devicemanager of v1.36 do: on
@@ -94,23 +100,33 @@ func (k *kubelet) sockets() []string {
 // connect registers the plugin behind a socket. A socket that nobody listens on
 // is left over and no fault.
 func (k *kubelet) connect(socket string) {
-	ctx, cancel := context.WithTimeout(k.t.Context(), callTimeout)
+	ctx, cancel := context.WithTimeout(k.t.Context(), dialTimeout)
 	defer cancel()
-	conn, err := grpc.NewClient("unix:"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	conn, err := grpc.NewClient("unix:"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: 10 * time.Millisecond, Multiplier: 1, MaxDelay: 10 * time.Millisecond}}))
 	if err != nil {
 		k.t.Error(err)
 		return
 	}
 	registration := registerapi.NewRegistrationClient(conn)
-	info, err := registration.GetInfo(ctx, &registerapi.InfoRequest{})
+	info, err := registration.GetInfo(ctx, &registerapi.InfoRequest{}, grpc.WaitForReady(true))
 	if err != nil {
 		conn.Close()
 		return
 	}
+	k.register(socket, conn, registration, info)
+}
+
+// register takes a plugin that has said what it is, or refuses it. One that is
+// refused hangs up at once.
+func (k *kubelet) register(socket string, conn *grpc.ClientConn, registration registerapi.RegistrationClient, info *registerapi.PluginInfo) {
+	ctx, cancel := context.WithTimeout(k.t.Context(), callTimeout)
+	defer cancel()
 	if info.GetType() != registerapi.DevicePlugin || !slices.Contains(info.GetSupportedVersions(), deviceapi.Version) || info.GetEndpoint() != socket {
 		k.t.Errorf("%s says it is %v", socket, info)
 	}
-	if _, err := registration.NotifyRegistrationStatus(ctx, &registerapi.RegistrationStatus{PluginRegistered: k.refuse == "", Error: k.refuse}); err != nil {
+	_, err := registration.NotifyRegistrationStatus(ctx, &registerapi.RegistrationStatus{PluginRegistered: k.refuse == "", Error: k.refuse})
+	if err != nil && k.refuse == "" {
 		k.t.Errorf("notify %s: %v", socket, err)
 	}
 	if k.refuse != "" {
@@ -212,6 +228,6 @@ func socketDir(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	return dir
 }
