@@ -2,9 +2,13 @@ package orphan
 
 import (
 	"fmt"
+	"os"
 	"strconv"
 	"strings"
 )
+
+// ownMountInfo is that of this process.
+const ownMountInfo = "/proc/self/mountinfo"
 
 // mount is one line of mountinfo.
 type mount struct {
@@ -15,6 +19,14 @@ type mount struct {
 	// propagated: it receives what is mounted in its peers or its master.
 	propagated bool
 	fsType     string
+}
+
+func readMounts(path string) ([]mount, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("read mounts: %w", err)
+	}
+	return parseMounts(string(data))
 }
 
 // parseMounts reads the whole of a mountinfo file. Format (proc(5)):

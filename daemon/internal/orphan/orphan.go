@@ -110,7 +110,7 @@ type fate struct {
 // New returns a Sweeper that has seen nothing yet.
 func New(o Options) *Sweeper {
 	o.Grace = cmp.Or(o.Grace, DefaultGrace)
-	o.MountInfo = cmp.Or(o.MountInfo, "/proc/self/mountinfo")
+	o.MountInfo = cmp.Or(o.MountInfo, ownMountInfo)
 	return &Sweeper{Options: o, watch: newWatch(o.MountInfo), timeout: delTimeout, fates: map[nodestate.AttachmentID]*fate{}}
 }
 

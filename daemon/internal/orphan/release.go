@@ -20,8 +20,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// pluginName is the only program that is run.
-const pluginName = "multi-eni"
+// PluginName is the only program that is run.
+const PluginName = "multi-eni"
 
 const (
 	// pipeWait bounds the wait for output that something started by a killed
@@ -71,7 +71,7 @@ func (s *Sweeper) lock(ctx context.Context, id nodestate.AttachmentID) (nodestat
 
 // release runs the plugin's DEL for the record and makes sure of its effect.
 func (s *Sweeper) release(ctx context.Context, a nodestate.Attachment) error {
-	bin, err := openPlugin(filepath.Join(s.BinDir, pluginName))
+	bin, err := openPlugin(filepath.Join(s.BinDir, PluginName))
 	if err != nil {
 		return err
 	}
@@ -109,6 +109,15 @@ func openPlugin(path string) (*os.File, error) {
 		return nil, &pluginError{path, err}
 	}
 	return f, nil
+}
+
+// CheckPlugin says why the plugin at path would not be run; nil when it would.
+func CheckPlugin(path string) error {
+	f, err := openPlugin(path)
+	if err != nil {
+		return err
+	}
+	return f.Close()
 }
 
 // checkPlugin refuses a file that others than root and this process's user may

@@ -67,11 +67,7 @@ func (w *watch) ask(folder string) bool {
 		return false
 	}
 	if w.mounts == nil {
-		data, err := os.ReadFile(w.mountInfo)
-		if err != nil {
-			return false
-		}
-		if w.mounts, err = parseMounts(string(data)); err != nil {
+		if w.mounts, err = readMounts(w.mountInfo); err != nil {
 			return false
 		}
 	}
@@ -80,6 +76,39 @@ func (w *watch) ask(folder string) bool {
 		w.seen[folder] = id
 	}
 	return propagated && w.seen[folder] == id
+}
+
+// View is how this process sees a folder.
+type View struct {
+	// Host: this is the mount namespace of the machine's first process.
+	Host bool
+	// Propagated: what the host mounts in the folder shows up here, if it is the
+	// host's folder.
+	Propagated bool
+	// Netns: a network namespace is mounted in it at present.
+	Netns bool
+}
+
+// Look says how this process sees a folder of network namespaces.
+func Look(folder string) (View, error) {
+	if inFirstMountNamespace("/proc") {
+		return View{Host: true}, nil
+	}
+	folder, err := filepath.EvalSymlinks(folder)
+	if err != nil {
+		return View{}, err
+	}
+	id, err := mountID(folder)
+	if err != nil {
+		return View{}, err
+	}
+	mounts, err := readMounts(ownMountInfo)
+	if err != nil {
+		return View{}, err
+	}
+	v := View{}
+	v.Propagated, v.Netns = judge(mounts, id, folder)
+	return v, nil
 }
 
 // judge says of the folder, which lies in the mount of that id, whether the

@@ -1,0 +1,139 @@
+package doctor
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
+)
+
+// right is one thing that the daemon does in a cluster.
+type right struct {
+	group, resource string
+	verbs           []string
+	// pods are looked for in the namespaces of device plugins only.
+	namespaced bool
+	// without says what goes undone without it.
+	without string
+	level   Level
+}
+
+// rights are those of the ClusterRole and the Roles in deploy/rbac.yaml: all
+// that the daemon uses.
+func rights() []right {
+	const events = "events tell people what happens; nothing else depends on them"
+	return []right{
+		{v1alpha1.GroupName, "nodeenis", []string{"get", "list", "watch"}, false, "no device of this node is known", Fail},
+		{v1alpha1.GroupName, "eninodestates", []string{"get", "create"}, false, "the cluster cannot see this node's devices", Fail},
+		{v1alpha1.GroupName, "eninodestates/status", []string{"patch"}, false, "the cluster cannot see this node's devices", Fail},
+		{"", "nodes", []string{"get", "list", "watch"}, false, "it is not known which NodeENIs select this node", Fail},
+		{"", "events", []string{"create", "patch"}, false, events, Warn},
+		{"", "pods", []string{"list", "delete"}, true, "a device plugin in that namespace serves its old config until people restart it", Warn},
+	}
+}
+
+// cluster asks the API server. What cannot be asked leaves the rest unasked.
+func cluster(ctx context.Context, o Options) []Finding {
+	const check = "Kubernetes API"
+	switch {
+	case o.ClusterErr != nil:
+		return fail(check, "outside a pod give --kubeconfig; in a pod, mount the service account's token", "%v", o.ClusterErr)
+	case o.Cluster == nil:
+		return ok(check, "not asked, nor RBAC and CRDs, since NodeENIs come from %s", o.Source)
+	}
+	version, err := o.Cluster.Version(ctx)
+	if err != nil {
+		return fail(check, "see the server's address in the kubeconfig or KUBERNETES_SERVICE_HOST, the network between, and the token; RBAC and CRDs were not looked at", "%v", err)
+	}
+	all := ok(check, "%s answers", version)
+	all = append(all, resources(ctx, o)...)
+	all = append(all, access(ctx, o)...)
+	return append(all, node(ctx, o)...)
+}
+
+func resources(ctx context.Context, o Options) []Finding {
+	const check = "CRDs"
+	const remedy = "run: kubectl apply -f deploy/crd"
+	served, err := o.Cluster.Resources(ctx)
+	if err != nil {
+		return fail(check, "see whether the API server is healthy", "they cannot be looked for: %v", err)
+	}
+	var missing []string
+	for _, name := range []string{"nodeenis", "eninodestates"} {
+		if !slices.Contains(served, name) {
+			missing = append(missing, name+"."+v1alpha1.GroupName)
+		}
+	}
+	if len(missing) > 0 {
+		return fail(check, remedy, "not installed: %s", list(missing))
+	}
+	return ok(check, "nodeenis and eninodestates of %s are served", v1alpha1.APIVersion)
+}
+
+func access(ctx context.Context, o Options) []Finding {
+	var all []Finding
+	for _, r := range rights() {
+		namespaces := []string{""}
+		if r.namespaced {
+			namespaces = o.Namespaces
+		}
+		for _, namespace := range namespaces {
+			all = append(all, r.check(ctx, o.Cluster, namespace)...)
+		}
+	}
+	return all
+}
+
+func (r right) check(ctx context.Context, c Cluster, namespace string) []Finding {
+	resource, sub, _ := strings.Cut(r.resource, "/")
+	name := "RBAC " + resource // as kubectl auth can-i has it
+	if r.group != "" {
+		name += "." + r.group
+	}
+	if sub != "" {
+		name += "/" + sub
+	}
+	if namespace != "" {
+		name += " in " + namespace
+	}
+	var denied []string
+	for _, verb := range r.verbs {
+		allowed, err := c.Allowed(ctx, verb, r.group, r.resource, namespace)
+		if err != nil {
+			return fail(name, "see whether the API server is healthy", "it cannot be asked: %v", err)
+		}
+		if !allowed {
+			denied = append(denied, verb)
+		}
+	}
+	if len(denied) == 0 {
+		return ok(name, "%s allowed", strings.Join(r.verbs, ", "))
+	}
+	remedy := "run: kubectl apply -f deploy/rbac.yaml"
+	if r.namespaced {
+		remedy = fmt.Sprintf("add a Role with its RoleBinding in %s as in deploy/rbac.yaml, or leave the namespace out of --dp-namespaces", namespace)
+	}
+	return []Finding{{Level: r.level, Check: name, Detail: fmt.Sprintf("%s denied: %s", strings.Join(denied, ", "), r.without), Remedy: remedy}}
+}
+
+func node(ctx context.Context, o Options) []Finding {
+	const check = "Node object"
+	exists, err := o.Cluster.NodeExists(ctx)
+	switch {
+	case err != nil:
+		return fail(check, "see the RBAC findings above", "%s cannot be read: %v", o.NodeName, err)
+	case !exists:
+		return fail(check, "--node-name or NODE_NAME must be the Node's name, in a pod by fieldRef spec.nodeName; nothing is removed meanwhile", "there is no Node %s", o.NodeName)
+	}
+	return ok(check, "%s exists", o.NodeName)
+}
+
+// list names values, or none.
+func list(names []string) string {
+	if len(names) == 0 {
+		return "none"
+	}
+	return strings.Join(names, ", ")
+}

@@ -1,0 +1,206 @@
+// Package doctor looks at a node once and says what would keep the daemon, the
+// plugin or the device plugin from their work, and what to do about it. It
+// changes nothing.
+package doctor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/awsnode"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/orphan"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
+)
+
+// Level says how bad a finding is.
+type Level string
+
+// The levels of a finding.
+const (
+	// OK: as it should be, or without meaning here.
+	OK Level = "ok"
+	// Warn: something is not done, or may not be; the rest works.
+	Warn Level = "warn"
+	// Fail: the daemon or the plugin cannot do its work.
+	Fail Level = "FAIL"
+)
+
+// Finding is what one check has found.
+type Finding struct {
+	Level Level `json:"level"`
+	// Check names what was looked at.
+	Check string `json:"check"`
+	// Detail is what was seen.
+	Detail string `json:"detail"`
+	// Remedy is the way out; "" when Level is OK.
+	Remedy string `json:"remedy,omitempty"`
+}
+
+// String is the finding as one line.
+func (f Finding) String() string {
+	line := fmt.Sprintf("%-4s  %s: %s", f.Level, f.Check, f.Detail)
+	if f.Remedy != "" {
+		line += "; " + f.Remedy
+	}
+	return line
+}
+
+// Failed counts the findings of level Fail.
+func Failed(all []Finding) int {
+	n := 0
+	for _, f := range all {
+		if f.Level == Fail {
+			n++
+		}
+	}
+	return n
+}
+
+// checkTimeout bounds one check, so that a doctor who asks somebody that does
+// not answer goes on with the others.
+const checkTimeout = 20 * time.Second
+
+// Cluster is the Kubernetes API, asked as this node's daemon.
+type Cluster interface {
+	// Version is the server's, such as v1.36.3.
+	Version(ctx context.Context) (string, error)
+	// Resources are those that the server has in our API group and version, by
+	// their plural; none when it does not know the group.
+	Resources(ctx context.Context) ([]string, error)
+	// Allowed says whether the caller may use the verb on a resource ("nodes",
+	// "eninodestates/status") of an API group, in one namespace or, with "", in
+	// all.
+	Allowed(ctx context.Context, verb, group, resource, namespace string) (bool, error)
+	// NodeExists says whether there is a Node object of this node's name.
+	NodeExists(ctx context.Context) (bool, error)
+}
+
+// Options are the node, and how it is looked at. All are needed but where it
+// says so. Functions are called with a context that ends in time.
+type Options struct {
+	NodeName, BootID string
+	// Source is where the NodeENIs are, as the flag has it.
+	Source string
+	// Cluster is nil where there is none; then nothing of it is asked.
+	// ClusterErr says why a cluster cannot be asked at all.
+	Cluster    Cluster
+	ClusterErr error
+	// Namespaces are those that are searched for device plugins.
+	Namespaces []string
+	// Drivers are the userspace drivers that NodeENIs want on this node, each
+	// with the NodeENIs' names.
+	Drivers func(context.Context) (map[string][]string, error)
+	// ENIs asks IMDS.
+	ENIs func(context.Context) ([]awsnode.ENI, error)
+	// Kubelet asks the podresources API, and DevicePlugin looks for the device
+	// plugin; both nil where there is no cluster.
+	Kubelet      func(context.Context) (inventory.Kubelet, error)
+	DevicePlugin func(context.Context) (reconcile.PluginReport, error)
+	// PluginVersion runs the plugin's VERSION.
+	PluginVersion func(ctx context.Context, path string) (string, error)
+	// Look says how a folder is seen.
+	Look func(folder string) (orphan.View, error)
+	// Running says whether the daemon of this node answers.
+	Running func(context.Context) (bool, error)
+
+	PCIDPConfig, Inventory, StateDir, AttachmentsDir, Sysfs, Policy, BinDir string
+}
+
+// Run carries out all checks, one after the other. Of those that ctx ends, the
+// findings say so.
+func Run(ctx context.Context, o Options) []Finding {
+	var all []Finding
+	for _, check := range []func(context.Context, Options) []Finding{
+		nodeName, cluster, metadata, drivers,
+		config, inventoryFile, stateDir, attachments, sysfsTree,
+		binary, policy, netns, kubelet, devicePlugin, daemon,
+	} {
+		within, cancel := context.WithTimeout(ctx, checkTimeout)
+		all = append(all, check(within, o)...)
+		cancel()
+	}
+	return all
+}
+
+func ok(check, format string, args ...any) []Finding {
+	return []Finding{{Level: OK, Check: check, Detail: fmt.Sprintf(format, args...)}}
+}
+
+func warn(check, remedy, format string, args ...any) []Finding {
+	return []Finding{{Level: Warn, Check: check, Detail: fmt.Sprintf(format, args...), Remedy: remedy}}
+}
+
+func fail(check, remedy, format string, args ...any) []Finding {
+	return []Finding{{Level: Fail, Check: check, Detail: fmt.Sprintf(format, args...), Remedy: remedy}}
+}
+
+func nodeName(_ context.Context, o Options) []Finding {
+	if o.NodeName == "" {
+		return fail("node name", "give --node-name, or set NODE_NAME from the pod's spec.nodeName", "none is given")
+	}
+	return ok("node name", "%s", o.NodeName)
+}
+
+func metadata(ctx context.Context, o Options) []Finding {
+	const check = "instance metadata"
+	enis, err := o.ENIs(ctx)
+	var value *awsnode.ValueError
+	switch {
+	case errors.As(err, &value):
+		return fail(check, "this is no EC2 metadata, or a proxy changes it: see AWS_EC2_METADATA_SERVICE_ENDPOINT", "%v", err)
+	case err != nil:
+		return fail(check, "a daemon in a pod needs hostNetwork, or an instance whose metadata hop limit is 2 or more "+
+			"(aws ec2 modify-instance-metadata-options --http-put-response-hop-limit 2); IMDS must not be disabled", "it cannot be read: %v", err)
+	case len(enis) == 0:
+		return fail(check, "this is no EC2 metadata: see AWS_EC2_METADATA_SERVICE_ENDPOINT", "it answers, but knows of no ENI")
+	}
+	return ok(check, "token granted, ENIs readable: %d", len(enis))
+}
+
+func kubelet(ctx context.Context, o Options) []Finding {
+	const check = "kubelet"
+	if o.Kubelet == nil {
+		return ok(check, "not asked, since NodeENIs come from %s", o.Source)
+	}
+	known, err := o.Kubelet(ctx)
+	if err != nil {
+		return fail(check, "mount the host's /var/lib/kubelet/pod-resources, or correct --podresources-socket; until then no device is taken from its pod, but a restart cannot be verified either",
+			"its podresources API cannot be asked: %v", err)
+	}
+	return ok(check, "podresources answers, resources with devices: %d", len(known.Allocatable))
+}
+
+func devicePlugin(ctx context.Context, o Options) []Finding {
+	const check = "device plugin"
+	if o.DevicePlugin == nil {
+		return ok(check, "not looked for, since NodeENIs come from %s", o.Source)
+	}
+	report, err := o.DevicePlugin(ctx)
+	var all []Finding
+	for _, p := range report.Problems {
+		all = append(all, Finding{Level: Warn, Check: check, Detail: p.Reason, Remedy: p.Message})
+	}
+	switch {
+	case errors.Is(err, reconcile.ErrNoDevicePlugin):
+		return append(all, warn(check, "install the SR-IOV network device plugin, or name its namespace and labels by --dp-namespaces and --dp-selectors; "+
+			"without it devices with a resource name are not offered to pods", "none found on this node in %s", list(o.Namespaces))...)
+	case err != nil:
+		return append(all, fail(check, "see the RBAC findings above", "it cannot be looked for: %v", err)...)
+	}
+	return append(all, ok(check, "%s", list(report.Pods))...)
+}
+
+func daemon(ctx context.Context, o Options) []Finding {
+	const check = "daemon"
+	running, err := o.Running(ctx)
+	switch {
+	case err != nil:
+		return warn(check, "run doctor as the daemon's user, in its container", "it cannot be told whether it runs: %v", err)
+	case !running:
+		return warn(check, "start multi-enid run; pods that have their devices keep them meanwhile", "multi-enid is not running here")
+	}
+	return ok(check, "multi-enid is running")
+}

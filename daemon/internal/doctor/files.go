@@ -1,0 +1,179 @@
+package doctor
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
+)
+
+// config looks at the device plugin's config and its folder.
+func config(_ context.Context, o Options) []Finding {
+	const check = "device plugin config"
+	folder := filepath.Dir(o.PCIDPConfig)
+	if f := writable(check, folder); f != nil {
+		return f
+	}
+	info, err := os.Lstat(o.PCIDPConfig)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return ok(check, "%s is not written yet, its folder is writable", o.PCIDPConfig)
+	case err != nil:
+		return fail(check, "mount the folder into the daemon", "%v", err)
+	case info.Mode().Type() == fs.ModeSymlink:
+		target, _ := os.Readlink(o.PCIDPConfig) // "" will do
+		return fail(check, fmt.Sprintf("mount the node's folder %s (hostPath) into daemon and device plugin, and put a plain file there", folder),
+			"%s is a symbolic link to %q, as in a ConfigMap, and is not overwritten", o.PCIDPConfig, target)
+	case !info.Mode().IsRegular():
+		return fail(check, "put a plain file in its place, or correct --pcidp-config", "%s is a %s", o.PCIDPConfig, info.Mode().Type())
+	}
+	data, err := os.ReadFile(o.PCIDPConfig)
+	if err != nil {
+		return fail(check, "make it readable for the daemon", "%v", err)
+	}
+	if data = []byte(strings.TrimPrefix(string(data), "\ufeff")); !json.Valid(data) {
+		return warn(check, "it is kept beside and built anew when multi-enid runs; correct it first if entries in it are yours", "%s is not JSON", o.PCIDPConfig)
+	}
+	return ok(check, "%s is a plain file in a writable folder", o.PCIDPConfig)
+}
+
+// writable says why files cannot be made in the folder; nil when they can.
+func writable(check, folder string) []Finding {
+	info, err := os.Stat(folder)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return warn(check, "make it, in a pod by a hostPath volume of type DirectoryOrCreate; multi-enid makes it where it may", "there is no folder %s", folder)
+	case err != nil:
+		return fail(check, "mount the node's folder (hostPath)", "%v", err)
+	case !info.IsDir():
+		return fail(check, "remove it, or correct the flag", "%s is no folder", folder)
+	}
+	if err := unix.Access(folder, unix.W_OK|unix.X_OK); err != nil {
+		return fail(check, "mount it writable, and run the daemon as root", "folder %s is not writable: %v", folder, err)
+	}
+	return nil
+}
+
+func inventoryFile(_ context.Context, o Options) []Finding {
+	const check = "inventory"
+	inv, err := nodestate.ReadInventory(o.Inventory)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		if f := writable(check, filepath.Dir(o.Inventory)); f != nil {
+			return f
+		}
+		return warn(check, "start multi-enid run; until it is there, pods that name a NodeENI wait", "%s is not there", o.Inventory)
+	case err != nil:
+		return fail(check, "multi-enid writes it anew when it runs; the plugin refuses it as it is", "%v", err)
+	case inv.BootID != o.BootID:
+		return warn(check, "start multi-enid run; until then pods that name a NodeENI wait", "%s is of an earlier boot", o.Inventory)
+	case inv.NodeName != o.NodeName && o.NodeName != "":
+		return warn(check, "give doctor the flags and the environment of the daemon", "%s is of node %s, not %s", o.Inventory, inv.NodeName, o.NodeName)
+	}
+	phases := map[nodestate.Phase]int{}
+	for _, d := range inv.Devices {
+		phases[d.Phase]++
+	}
+	detail := fmt.Sprintf("devices: %d ready, %d pending, %d draining", phases[nodestate.PhaseReady], phases[nodestate.PhasePending], phases[nodestate.PhaseDraining])
+	if n := len(inv.Problems); n > 0 {
+		return warn(check, "multi-enid status shows them", "%s; problems: %d", detail, n)
+	}
+	return ok(check, "%s; no problems", detail)
+}
+
+func stateDir(_ context.Context, o Options) []Finding { return ownFolder("state folder", o.StateDir) }
+
+// attachments looks at the records' folder and at each record.
+func attachments(_ context.Context, o Options) []Finding {
+	const check = "attachment records"
+	if f := ownFolder(check, o.AttachmentsDir); f[0].Level != OK {
+		return f
+	}
+	all, bad, err := nodestate.AttachmentDir(o.AttachmentsDir).List()
+	if err != nil {
+		return fail(check, "mount the node's folder (hostPath)", "%v", err)
+	}
+	var found []Finding
+	for _, err := range bad {
+		found = append(found, warn(check, "remove the file if its container is gone", "%v", err)...)
+	}
+	held := 0
+	for _, a := range all {
+		if a.BootID == o.BootID && a.State != nodestate.StateReleased {
+			held++
+		}
+	}
+	return append(ok(check, "%s: %d, of pods of this boot: %d", o.AttachmentsDir, len(all), held), found...)
+}
+
+// ownFolder looks at a folder that only root should write. One that does not
+// exist is made when it is needed.
+func ownFolder(check, path string) []Finding {
+	info, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return ok(check, "%s does not exist yet", path)
+	}
+	if err != nil {
+		return fail(check, "mount the node's folder (hostPath)", "%v", err)
+	}
+	if !info.IsDir() {
+		return fail(check, "put a folder in its place, or correct the flag", "%s is no folder but a %s", path, info.Mode().Type())
+	}
+	if mode := info.Mode().Perm(); mode&0o022 != 0 {
+		return fail(check, "run: chmod 0700 "+path, "%s may be written by others (mode %04o), who could forge what the plugin trusts", path, mode)
+	}
+	if err := unix.Access(path, unix.W_OK|unix.X_OK); err != nil {
+		return fail(check, "mount it writable, and run the daemon as root", "%s is not writable: %v", path, err)
+	}
+	return ok(check, "%s has mode %04o", path, info.Mode().Perm())
+}
+
+func sysfsTree(_ context.Context, o Options) []Finding {
+	const check = "sysfs"
+	addresses, err := sysfs.NewFS(o.Sysfs).PCIAddresses()
+	switch {
+	case err != nil:
+		return fail(check, "mount the host's /sys there, or correct --sysfs", "%v", err)
+	case len(addresses) == 0:
+		return fail(check, "mount the host's /sys there, or correct --sysfs; nothing is removed on its account", "%s shows no PCI function at all", o.Sysfs)
+	}
+	return ok(check, "%s, PCI functions: %d", o.Sysfs, len(addresses))
+}
+
+// drivers looks for the userspace drivers that NodeENIs want.
+func drivers(ctx context.Context, o Options) []Finding {
+	const check = "drivers"
+	wanted, err := o.Drivers(ctx)
+	if err != nil {
+		return warn(check, "see the findings above", "it is not known which are wanted: %v", err)
+	}
+	loaded := func(driver string) bool {
+		_, err := os.Stat(filepath.Join(o.Sysfs, "bus/pci/drivers", driver))
+		return err == nil
+	}
+	if len(wanted) == 0 {
+		return ok(check, "no NodeENI of this node wants a userspace driver (vfio-pci loaded: %v)", loaded("vfio-pci"))
+	}
+	var all []Finding
+	for _, driver := range slices.Sorted(maps.Keys(wanted)) {
+		names := list(wanted[driver])
+		if !loaded(driver) {
+			all = append(all, fail(check, fmt.Sprintf("run: modprobe %s, and name it in /etc/modules-load.d; Nitro instances without an IOMMU also need vfio.enable_unsafe_noiommu_mode=1", driver),
+				"%s is not loaded, which NodeENI %s wants", driver, names)...)
+			continue
+		}
+		all = append(all, ok(check, "%s is loaded, for NodeENI %s", driver, names)...)
+	}
+	return all
+}
