@@ -1,0 +1,278 @@
+package kube
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+)
+
+// APIState says whether the NodeENIs and the own Node are being followed.
+type APIState struct {
+	// Reachable: both are. False also before the first answers, with no Reason.
+	Reachable bool
+	// Reason is why not: one of the Reasons below.
+	Reason string
+	// Since is when this state began; zero before the first answers.
+	Since time.Time
+	// LastSync is when the NodeENIs were last read as a whole, since when every
+	// change was followed while Reachable; zero for never.
+	LastSync time.Time
+}
+
+// Why the API server is not followed.
+const (
+	// ReasonUnreachable: no answer, or none that can be used.
+	ReasonUnreachable = "Unreachable"
+	// ReasonUnauthorized: the credentials are not accepted (401).
+	ReasonUnauthorized = "Unauthorized"
+	// ReasonForbidden: the service account lacks a permission (403).
+	ReasonForbidden = "Forbidden"
+	// ReasonNoCRD: the API server does not know NodeENIs (404).
+	ReasonNoCRD = "NoCRD"
+	// ReasonNoNode: the API server has no Node of this node's name.
+	ReasonNoNode = "NoNode"
+)
+
+var (
+	errNotRead = errors.New("not read yet")
+	errNoNode  = errors.New("there is no Node object of this name; correct --node-name if the node has another")
+	// errNoNews is the end of a request that says nothing of the API server.
+	errNoNews = errors.New("no news")
+)
+
+// part is one of the things that are followed.
+type part int
+
+const (
+	partNodeENIs part = iota
+	partNodes
+	partOwnNode // whether it exists
+	parts
+)
+
+// fault is why a part cannot be followed; the zero value, that it is.
+type fault struct {
+	reason string
+	err    error
+}
+
+// classify returns the fault that an answer stands for, or false where it says
+// nothing: a version that the server has forgotten is simply read anew.
+func classify(p part, err error) (fault, bool) {
+	switch {
+	case err == nil:
+		return fault{}, true
+	case errors.Is(err, errNoNews), apierrors.IsResourceExpired(err), apierrors.IsGone(err):
+		return fault{}, false
+	case errors.Is(err, errNoNode):
+		return fault{ReasonNoNode, err}, true
+	case apierrors.IsUnauthorized(err):
+		return fault{ReasonUnauthorized, err}, true
+	case apierrors.IsForbidden(err):
+		return fault{ReasonForbidden, err}, true
+	case apierrors.IsNotFound(err) && p == partNodeENIs:
+		return fault{ReasonNoCRD, err}, true
+	default:
+		return fault{ReasonUnreachable, err}, true
+	}
+}
+
+// health is how the API server has answered so far. It is safe for concurrent
+// use.
+type health struct {
+	now func() time.Time
+	log logrus.FieldLogger
+	// changed holds a token when the state has changed.
+	changed chan struct{}
+
+	mu       sync.Mutex
+	known    [parts]bool
+	faults   [parts]fault
+	state    APIState
+	cause    error
+	lastSync time.Time
+	herald   herald
+}
+
+func newHealth(now func() time.Time, log logrus.FieldLogger) *health {
+	h := &health{now: now, log: log, changed: make(chan struct{}, 1)}
+	h.known[partOwnNode] = true // until it was looked for, partNodes speaks for it
+	return h
+}
+
+// report notes an answer; nil is a good one.
+func (h *health) report(p part, err error) {
+	f, says := classify(p, err)
+	if !says {
+		return
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.known[p], h.faults[p] = true, f
+	worst, all := h.worst()
+	reachable := all && worst.reason == ""
+	h.cause = worst.err
+	if reachable == h.state.Reachable && worst.reason == h.state.Reason {
+		return
+	}
+	h.state = APIState{Reachable: reachable, Reason: worst.reason, Since: h.now()}
+	if reachable || worst.reason != "" {
+		h.herald.observe(h.state.Since, worst.reason)
+	}
+	select {
+	case h.changed <- struct{}{}:
+	default:
+	}
+}
+
+// worst returns the fault that explains most, and whether all parts have
+// answered.
+func (h *health) worst() (worst fault, all bool) {
+	all = true
+	for _, reason := range []string{ReasonUnreachable, ReasonUnauthorized, ReasonForbidden, ReasonNoCRD, ReasonNoNode} {
+		for p := range parts {
+			all = all && h.known[p]
+			if worst.reason == "" && h.faults[p].reason == reason {
+				worst = h.faults[p]
+			}
+		}
+	}
+	return worst, all
+}
+
+// synced notes that the NodeENIs were read as a whole.
+func (h *health) synced() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.lastSync = h.now()
+}
+
+func (h *health) get() APIState {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	out := h.state
+	out.LastSync = h.lastSync
+	return out
+}
+
+// why returns the cause of the present fault, or that nothing was read yet.
+func (h *health) why() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.cause != nil {
+		return h.cause
+	}
+	return errNotRead
+}
+
+// run logs the changes of the state until ctx ends.
+func (h *health) run(ctx context.Context) {
+	for {
+		wait := h.say()
+		var later <-chan time.Time
+		var timer *time.Timer
+		if wait > 0 {
+			timer = time.NewTimer(wait)
+			later = timer.C
+		}
+		select {
+		case <-ctx.Done():
+		case <-h.changed:
+		case <-later:
+		}
+		if timer != nil {
+			timer.Stop()
+		}
+		if ctx.Err() != nil {
+			return
+		}
+	}
+}
+
+// say logs the state if that is due, and returns after how long to ask again; 0
+// for not before the next change.
+func (h *health) say() time.Duration {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	now := h.now()
+	due, wait := h.herald.due(now)
+	if !due {
+		return wait
+	}
+	lasted := h.herald.done(now)
+	if h.state.Reachable {
+		h.log.WithField("after", lasted.Round(time.Second)).Info("API server is followed again")
+		return 0
+	}
+	h.log.WithFields(logrus.Fields{"reason": h.state.Reason, "remedy": remedy(h.state.Reason)}).WithError(h.cause).
+		Warn("API server cannot be followed, what it said last still holds")
+	return 0
+}
+
+func remedy(reason string) string {
+	switch reason {
+	case ReasonUnauthorized:
+		return "check the service account's token or the kubeconfig"
+	case ReasonForbidden:
+		return "grant the service account what deploy/rbac.yaml has"
+	case ReasonNoCRD:
+		return "install the CustomResourceDefinition in deploy/crd"
+	case ReasonNoNode:
+		return "correct --node-name, or wait for the kubelet to register this node"
+	default:
+		return "none is needed if the API server comes back"
+	}
+}
+
+// settleTime is how long a state must have lasted to be worth a line in the log:
+// an API server that restarts passes through several.
+const settleTime = 3 * time.Second
+
+// herald decides when a change of the state is said. A trouble that comes and
+// goes is said once, and is over when it has stayed away for settleTime.
+type herald struct {
+	// is is the reason of the trouble since the time since; "" for none.
+	is    string
+	since time.Time
+	// said is what was said last; "" also for nothing yet.
+	said string
+	// trouble is when the present spell of trouble began.
+	trouble time.Time
+}
+
+func (h *herald) observe(now time.Time, reason string) {
+	if reason == h.is {
+		return
+	}
+	if h.is == "" && (h.trouble.IsZero() || now.Sub(h.since) >= settleTime) {
+		h.trouble = now
+	}
+	h.is, h.since = reason, now
+}
+
+// due says whether the state is to be said now, or after how long to ask again;
+// 0 for not before it changes.
+func (h *herald) due(now time.Time) (bool, time.Duration) {
+	if h.is == h.said {
+		return false, 0
+	}
+	from := h.since
+	if h.said == "" {
+		from = h.trouble
+	}
+	if wait := from.Add(settleTime).Sub(now); wait > 0 {
+		return false, wait
+	}
+	return true, 0
+}
+
+// done notes that the state was said, and returns how long the trouble has
+// lasted.
+func (h *herald) done(now time.Time) time.Duration {
+	h.said = h.is
+	return now.Sub(h.trouble)
+}

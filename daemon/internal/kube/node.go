@@ -1,0 +1,140 @@
+package kube
+
+import (
+	"context"
+	"maps"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/cache"
+)
+
+// ownNode lists and watches one Node and no other.
+type ownNode struct {
+	client rest.Interface
+	name   string
+	report func(error)
+}
+
+func (n ownNode) listWatch() *cache.ListWatch {
+	return &cache.ListWatch{ListWithContextFunc: n.list, WatchFuncWithContext: n.watch}
+}
+
+func (n ownNode) request(opts metav1.ListOptions) *rest.Request {
+	opts.FieldSelector = fields.OneTermEqualSelector(metav1.ObjectNameField, n.name).String()
+	return n.client.Get().Resource("nodes").VersionedParams(&opts, scheme.ParameterCodec)
+}
+
+func (n ownNode) list(ctx context.Context, _ metav1.ListOptions) (runtime.Object, error) {
+	bounded, cancel := context.WithTimeout(ctx, listTimeout)
+	defer cancel()
+	var list corev1.NodeList
+	if err := n.request(metav1.ListOptions{}).Do(bounded).Into(&list); err != nil {
+		n.report(err)
+		return nil, err
+	}
+	return &list, nil
+}
+
+func (n ownNode) watch(ctx context.Context, opts metav1.ListOptions) (watch.Interface, error) {
+	opts.Watch = true
+	initial := fromNow(&opts)
+	p := newPatience(ctx, opts)
+	w, err := n.request(opts).Watch(p.ctx)
+	if err != nil {
+		err = p.failed(err)
+	}
+	if n.report(watchError(err, initial)); err != nil {
+		return nil, err
+	}
+	p.timer.Stop()
+	return &boundedWatch{Interface: w, patience: p}, nil
+}
+
+// boundedWatch frees what bounds it when it is stopped.
+type boundedWatch struct {
+	watch.Interface
+	patience *patience
+}
+
+// Stop implements watch.Interface.
+func (w *boundedWatch) Stop() {
+	w.patience.stop()
+	w.Interface.Stop()
+}
+
+// nodeFacts is what matters of the own Node. The zero value is that of a Node
+// which does not exist.
+type nodeFacts struct {
+	ref         NodeRef
+	labels      map[string]string
+	allocatable corev1.ResourceList
+}
+
+func factsOf(n *corev1.Node) nodeFacts {
+	return nodeFacts{ref: NodeRef{Name: n.Name, UID: n.UID}, labels: n.Labels, allocatable: n.Status.Allocatable}
+}
+
+// exists says whether there is such a Node.
+func (n nodeFacts) exists() bool { return n.ref.Name != "" }
+
+// selects says whether a NodeENI with that selector is for this node.
+func (n nodeFacts) selects(selector map[string]string) bool {
+	for k, want := range selector {
+		if v, ok := n.labels[k]; !ok || v != want {
+			return false
+		}
+	}
+	return true
+}
+
+func (n nodeFacts) sameForSelection(o nodeFacts) bool {
+	return n.ref == o.ref && maps.Equal(n.labels, o.labels)
+}
+
+func (n nodeFacts) sameAllocatable(o nodeFacts) bool {
+	return equality.Semantic.DeepEqual(n.allocatable, o.allocatable)
+}
+
+// nodeStore is where the reflector of the own Node puts it.
+type nodeStore struct{ s *Source }
+
+// Add implements cache.ReflectorStore.
+func (n nodeStore) Add(o any) error { return n.Update(o) }
+
+// Update implements cache.ReflectorStore.
+func (n nodeStore) Update(o any) error {
+	if node, ok := o.(*corev1.Node); ok && node.Name == n.s.client.nodeName {
+		n.s.setNode(factsOf(node))
+	}
+	return nil
+}
+
+// Delete implements cache.ReflectorStore.
+func (n nodeStore) Delete(o any) error {
+	if node, ok := o.(*corev1.Node); ok && node.Name == n.s.client.nodeName {
+		n.s.setNode(nodeFacts{})
+	}
+	return nil
+}
+
+// Replace implements cache.ReflectorStore.
+func (n nodeStore) Replace(all []any, _ string) error {
+	facts := nodeFacts{}
+	for _, o := range all {
+		if node, ok := o.(*corev1.Node); ok && node.Name == n.s.client.nodeName {
+			facts = factsOf(node)
+		}
+	}
+	n.s.setNode(facts)
+	return nil
+}
+
+// Resync implements cache.ReflectorStore.
+func (nodeStore) Resync() error { return nil }

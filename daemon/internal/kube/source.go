@@ -1,0 +1,250 @@
+package kube
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/tools/cache"
+
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
+	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+)
+
+// SourceOptions are what a Source works with. All are needed.
+type SourceOptions struct {
+	// Lookup goes into every Snapshot.
+	Lookup inventory.Lookup
+	Now    func() time.Time
+	Log    logrus.FieldLogger
+}
+
+// Source is the NodeENIs that the API server has for this node. It follows them
+// by one watch of all NodeENIs and one of the own Node, and asks for nothing
+// else while these last. Its methods are safe for concurrent use.
+//
+// Each watch begins with a quorum read, as does each that replaces a lost one.
+// What was read once stays true until the API server says otherwise: no error,
+// however long it lasts, takes anything away.
+type Source struct {
+	client *Client
+	lookup inventory.Lookup
+	health *health
+
+	mu sync.Mutex
+	// wake and nodeChanged are Run's.
+	wake, nodeChanged func()
+	// declared are all NodeENIs, by name; nil until they were read as a whole.
+	declared map[string]*declaration
+	node     nodeFacts
+	// nodeRead: node is what the API server said.
+	nodeRead bool
+}
+
+// NewSource returns a Source that knows nothing until Run.
+func NewSource(c *Client, o SourceOptions) *Source {
+	return &Source{
+		client: c, lookup: o.Lookup, health: newHealth(o.Now, o.Log),
+		wake: func() {}, nodeChanged: func() {},
+	}
+}
+
+// Run follows the API server until ctx ends. It calls wake when List would
+// return something else than before, and nodeChanged when the allocatable
+// resources of the own Node have changed; both must return at once. It is
+// called once.
+func (s *Source) Run(ctx context.Context, wake, nodeChanged func()) {
+	s.mu.Lock()
+	s.wake, s.nodeChanged = wake, nodeChanged
+	s.mu.Unlock()
+
+	report := func(p part) func(error) {
+		return func(err error) {
+			if ctx.Err() == nil { // else the request was ended from here
+				s.health.report(p, err)
+			}
+		}
+	}
+	objects := nodeENIs{client: s.client.watchNENI, trim: trimmer{s.client.nodeName}, report: report(partNodeENIs)}
+	node := ownNode{client: s.client.watchCore, name: s.client.nodeName, report: report(partNodes)}
+	var wg sync.WaitGroup
+	wg.Go(func() { s.health.run(ctx) })
+	wg.Go(func() { reflect(ctx, "nodeenis", objects.listWatch(), &item{}, nodeENIStore{s}) })
+	wg.Go(func() { reflect(ctx, "node", node.listWatch(), &corev1.Node{}, nodeStore{s}) })
+	wg.Wait()
+}
+
+// The waits of a reflector after a failure double from the first to the last,
+// and are lengthened by up to half so that the nodes do not come all at once.
+const (
+	firstRetry = 500 * time.Millisecond
+	lastRetry  = 20 * time.Second
+)
+
+func reflect(ctx context.Context, name string, lw *cache.ListWatch, example any, store cache.ReflectorStore) {
+	cache.NewReflectorWithOptions(lw, example, store, cache.ReflectorOptions{
+		Name:    name,
+		Backoff: &wait.Backoff{Duration: firstRetry, Cap: lastRetry, Steps: int(lastRetry / firstRetry), Factor: 2, Jitter: 0.5},
+	}).RunWithContext(ctx)
+}
+
+// List returns the NodeENIs that select this node. An error means that nothing
+// is known: the NodeENIs or the own Node were never read, or that Node does not
+// exist.
+func (s *Source) List() (inventory.Snapshot, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.declared == nil:
+		return inventory.Snapshot{}, fmt.Errorf("list NodeENIs: %w", s.health.why())
+	case !s.nodeRead:
+		return inventory.Snapshot{}, fmt.Errorf("read Node %q: %w", s.client.nodeName, s.health.why())
+	case !s.node.exists():
+		return inventory.Snapshot{}, fmt.Errorf("read Node %q: %w", s.client.nodeName, errNoNode)
+	}
+	snap := inventory.Snapshot{Complete: true, Lookup: s.lookup, Objects: []v1alpha1.NodeENI{}, Problems: []nodestate.Problem{}}
+	for _, name := range slices.SortedFunc(maps.Keys(s.declared), cmp.Compare[string]) {
+		d := s.declared[name]
+		if !d.selectedBy(s.node) {
+			continue
+		}
+		if d.fault != "" {
+			snap.Problems = append(snap.Problems, d.problem())
+		}
+		if d.known {
+			snap.Objects = append(snap.Objects, d.object)
+		}
+		snap.Complete = snap.Complete && d.known
+	}
+	return snap, nil
+}
+
+// API returns how the API server is doing.
+func (s *Source) API() APIState { return s.health.get() }
+
+// Node returns the own Node; false while it is not known to exist.
+func (s *Source) Node() (NodeRef, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.node.ref, s.node.exists()
+}
+
+// setNode notes what the API server says of the own Node.
+func (s *Source) setNode(n nodeFacts) {
+	var err error
+	if !n.exists() {
+		err = errNoNode
+	}
+	s.health.report(partOwnNode, err)
+
+	s.mu.Lock()
+	before, first := s.node, !s.nodeRead
+	s.node, s.nodeRead = n, true
+	wake, nodeChanged := s.wake, s.nodeChanged
+	s.mu.Unlock()
+	if first || !before.sameForSelection(n) {
+		wake()
+	}
+	if !first && !before.sameAllocatable(n) {
+		nodeChanged()
+	}
+}
+
+// change makes a change to the NodeENIs and wakes if that is to be seen in List.
+func (s *Source) change(f func() (seen bool)) {
+	s.mu.Lock()
+	seen := f()
+	wake := s.wake
+	s.mu.Unlock()
+	if seen {
+		wake()
+	}
+}
+
+// differ says whether List tells one version from the other; nil is none.
+func (s *Source) differ(before, after *declaration) bool {
+	if before == after || !s.node.exists() {
+		return false
+	}
+	was, is := before.selectedBy(s.node), after.selectedBy(s.node)
+	return was != is || is && !before.same(after)
+}
+
+// nodeENIStore is where the reflector of the NodeENIs puts them.
+type nodeENIStore struct{ s *Source }
+
+// Add implements cache.ReflectorStore.
+func (n nodeENIStore) Add(o any) error { return n.Update(o) }
+
+// Update implements cache.ReflectorStore.
+func (n nodeENIStore) Update(o any) error {
+	it, ok := o.(*item)
+	if !ok {
+		return fmt.Errorf("%w: %T instead of a NodeENI", errMalformed, o)
+	}
+	n.s.change(func() bool {
+		before := n.s.declared[it.Name]
+		after := declare(before, it)
+		n.s.declared[it.Name] = after
+		return n.s.differ(before, after)
+	})
+	return nil
+}
+
+// Delete implements cache.ReflectorStore.
+func (n nodeENIStore) Delete(o any) error {
+	it, ok := o.(*item)
+	if !ok {
+		return fmt.Errorf("%w: %T instead of a NodeENI", errMalformed, o)
+	}
+	n.s.change(func() bool {
+		before := n.s.declared[it.Name]
+		delete(n.s.declared, it.Name)
+		return n.s.differ(before, nil)
+	})
+	return nil
+}
+
+// Replace implements cache.ReflectorStore. It is the only way in which NodeENIs
+// become known at first.
+func (n nodeENIStore) Replace(all []any, _ string) error {
+	items := make([]*item, len(all))
+	for i, o := range all {
+		it, ok := o.(*item)
+		if !ok {
+			return fmt.Errorf("%w: %T instead of a NodeENI", errMalformed, o)
+		}
+		items[i] = it
+	}
+	n.s.health.synced()
+	n.s.change(func() bool { return n.s.replace(items) })
+	return nil
+}
+
+func (s *Source) replace(items []*item) (seen bool) {
+	before := s.declared
+	seen = before == nil
+	s.declared = make(map[string]*declaration, len(items))
+	for _, it := range items {
+		d := declare(before[it.Name], it)
+		s.declared[it.Name] = d
+		seen = seen || s.differ(before[it.Name], d)
+	}
+	for name, d := range before {
+		if s.declared[name] == nil {
+			seen = seen || s.differ(d, nil)
+		}
+	}
+	return seen
+}
+
+// Resync implements cache.ReflectorStore.
+func (nodeENIStore) Resync() error { return nil }
