@@ -4,9 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -15,6 +15,7 @@ import (
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/awsnode"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/manifest"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/orphan"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/pcidp"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
@@ -22,95 +23,26 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
 )
 
-// runConfig is the command line of run.
-type runConfig struct {
-	nodeName, source, pcidpConfig, inventory, stateDir, attachmentsDir, sysfs, restart, logLevel, logFormat string
-}
-
 func (p program) runCommand(ctx context.Context) *cobra.Command {
-	var c runConfig
+	var c nodeFlags
 	cmd := &cobra.Command{
 		Use:   "run",
 		Short: "Run the daemon of this node until SIGTERM",
 		Args:  noArgs,
 		RunE: func(*cobra.Command, []string) error {
-			dir, log, err := c.check(p)
-			if err != nil {
+			log, logErr := newLog(p, c.logLevel, c.format)
+			if err := errors.Join(c.check(), logErr); err != nil {
 				return &usageError{err}
 			}
-			return c.run(ctx, dir, log)
+			return c.run(ctx, log)
 		},
 	}
-	f := cmd.Flags()
-	f.StringVar(&c.nodeName, "node-name", p.getenv("NODE_NAME"), "name of this node, by which status.attachments names it (default $NODE_NAME, else the host's name)")
-	f.StringVar(&c.source, "nodeeni-source", "", "where the NodeENIs are: dir:PATH, a folder of manifests")
-	f.StringVar(&c.pcidpConfig, "pcidp-config", or(p.getenv("SRIOV_DP_CONFIG_PATH"), pcidp.DefaultPath), "config file of the SR-IOV device plugin ($SRIOV_DP_CONFIG_PATH)")
-	f.StringVar(&c.inventory, "inventory", nodestate.DefaultInventoryPath, "inventory to write")
-	f.StringVar(&c.stateDir, "state-dir", nodestate.DefaultStateDir, "folder of the daemon's own memory")
-	f.StringVar(&c.attachmentsDir, "attachments-dir", nodestate.DefaultAttachmentsDir, "folder of the plugin's attachment records")
-	f.StringVar(&c.sysfs, "sysfs", sysfs.DefaultRoot, "where sysfs is mounted")
-	f.StringVar(&c.restart, "restart", "none", "how to restart the device plugin after its config changed: none only logs it")
-	f.StringVar(&c.logLevel, "log-level", "info", "debug, info, warning or error")
-	f.StringVar(&c.logFormat, "log-format", "text", "text or json")
+	c.add(cmd.Flags(), p)
 	return cmd
 }
 
-// check returns the NodeENIs' folder and the log, or every fault of the flags.
-func (c *runConfig) check(p program) (dir string, log *logrus.Logger, err error) {
-	var errs []error
-	fault := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
-	kind, dir, _ := strings.Cut(c.source, ":")
-	switch {
-	case kind == "kube":
-		fault("--nodeeni-source %q: the Kubernetes API is not in this version; give dir:PATH, a folder of NodeENI manifests", c.source)
-	case kind != "dir" || dir == "":
-		fault("--nodeeni-source %q: want dir:PATH, such as dir:/etc/multi-eni/nodeenis", c.source)
-	}
-	switch c.restart {
-	case "none":
-	case "pods":
-		fault("--restart %q: restarting pods is not in this version; give none, and restart the device plugin when the log says so", c.restart)
-	default:
-		fault("--restart %q: want none", c.restart)
-	}
-	for _, f := range []struct{ flag, path string }{
-		{"--pcidp-config", c.pcidpConfig}, {"--inventory", c.inventory}, {"--state-dir", c.stateDir}, {"--attachments-dir", c.attachmentsDir}, {"--sysfs", c.sysfs},
-	} {
-		if f.path == "" {
-			fault("%s %q: want a path", f.flag, f.path)
-		}
-	}
-	if c.nodeName == "" {
-		if c.nodeName, err = os.Hostname(); err != nil {
-			fault("--node-name %q: not given, and the host has no name: %w", "", err)
-		}
-	}
-	log, err = newLog(p, c.logLevel, c.logFormat)
-	return dir, log, errors.Join(append(errs, err)...)
-}
-
-func newLog(p program, level, format string) (*logrus.Logger, error) {
-	log := logrus.New()
-	log.SetOutput(p.stderr)
-	var errs []error
-	parsed, err := logrus.ParseLevel(level)
-	if err != nil {
-		errs = append(errs, fmt.Errorf("--log-level %q: want debug, info, warning or error", level))
-	}
-	log.SetLevel(parsed)
-	switch format {
-	case "text":
-		log.SetFormatter(&logrus.TextFormatter{FullTimestamp: true, DisableColors: true})
-	case "json":
-		log.SetFormatter(&logrus.JSONFormatter{TimestampFormat: time.RFC3339Nano})
-	default:
-		errs = append(errs, fmt.Errorf("--log-format %q: want text or json", format))
-	}
-	return log, errors.Join(errs...)
-}
-
 // run is the daemon. It ends when ctx does, and leaves everything in place.
-func (c *runConfig) run(ctx context.Context, dir string, log *logrus.Logger) error {
+func (c *nodeFlags) run(ctx context.Context, log *logrus.Logger) error {
 	unlock, err := lockStateDir(c.stateDir)
 	if err != nil {
 		return err
@@ -125,7 +57,15 @@ func (c *runConfig) run(ctx context.Context, dir string, log *logrus.Logger) err
 		return err
 	}
 	defer host.Close()
-	watcher, err := reconcile.NewWatcher(dir, filepath.Dir(c.pcidpConfig), c.attachmentsDir, filepath.Join(c.attachmentsDir, "restore"))
+	cluster, err := c.connect(log)
+	if err != nil {
+		return err
+	}
+	watched := []string{filepath.Dir(c.pcidpConfig), c.attachmentsDir, filepath.Join(c.attachmentsDir, "restore")}
+	if c.dir != "" {
+		watched = append(watched, c.dir)
+	}
+	watcher, err := reconcile.NewWatcher(watched...)
 	if err != nil {
 		return err
 	}
@@ -136,12 +76,19 @@ func (c *runConfig) run(ctx context.Context, dir string, log *logrus.Logger) err
 		default:
 		}
 	}
-	r, err := reconcile.New(reconcile.Options{
+	attachments := nodestate.AttachmentDir(c.attachmentsDir)
+	o := reconcile.Options{
 		NodeName: c.nodeName, BootID: bootID, InventoryPath: c.inventory, StateDir: c.stateDir,
-		Attachments: nodestate.AttachmentDir(c.attachmentsDir), NodeENIs: manifest.New(dir), Metadata: awsnode.New(awsnode.Config{}),
+		Attachments: attachments, NodeENIs: manifest.New(c.dir), Metadata: awsnode.New(awsnode.Config{}),
 		PCI: sysfs.NewFS(c.sysfs), Host: host, Config: &pcidp.File{Path: c.pcidpConfig, Now: time.Now},
-		Wake: awake, Now: time.Now, Log: log,
-	})
+		Orphans: orphan.New(orphan.Options{
+			Attachments: attachments, BootID: bootID, BinDir: c.cniBinDir, Grace: c.orphanGrace,
+			MountInfo: "/proc/self/mountinfo", Now: time.Now, Log: log, Wake: awake,
+		}),
+		Wake: awake, Jitter: rand.N(maxJitter), Now: time.Now, Log: log,
+	}
+	cluster.use(&o)
+	r, err := reconcile.New(o)
 	if err != nil {
 		return err
 	}
@@ -149,10 +96,15 @@ func (c *runConfig) run(ctx context.Context, dir string, log *logrus.Logger) err
 	go watcher.Run(ctx, awake)
 	go follow(ctx, link.Subscribe, awake, log.WithField("events", "links"))
 	go follow(ctx, link.SubscribeUevents, awake, log.WithField("events", "uevents"))
+	cluster.run(ctx, awake, r.Nudge)
 	reconcile.Run(ctx, r.Sync, wake)
 	log.Info("multi-enid stopped")
 	return nil
 }
+
+// maxJitter spreads the restarts of the device plugins of a cluster: all nodes
+// that a NodeENI selects see its removal at once.
+const maxJitter = 2 * time.Second
 
 // lockStateDir makes this the only daemon of the folder.
 func lockStateDir(dir string) (unlock func(), err error) {
@@ -204,11 +156,4 @@ func follow(ctx context.Context, subscribe func(context.Context) (<-chan struct{
 		case <-time.After(resubscribeAfter):
 		}
 	}
-}
-
-func or(v, otherwise string) string {
-	if v == "" {
-		return otherwise
-	}
-	return v
 }

@@ -81,7 +81,7 @@ type NodeRef struct {
 // Connect returns a client. It sends nothing yet. The error wraps ErrNoNodeName,
 // which is checked before anything else, or ErrNoClient and its cause.
 func Connect(c Config) (*Client, error) {
-	if err := validateNodeName(c.NodeName); err != nil {
+	if err := ValidateNodeName(c.NodeName); err != nil {
 		return nil, err
 	}
 	quietClientGo(c.Log)
@@ -96,8 +96,8 @@ func Connect(c Config) (*Client, error) {
 	return client, nil
 }
 
-// validateNodeName accepts what the API server accepts as the name of a Node.
-func validateNodeName(name string) error {
+// ValidateNodeName accepts what the API server accepts as the name of a Node.
+func ValidateNodeName(name string) error {
 	if name == "" {
 		return fmt.Errorf("%w: it is empty; give --node-name, or set NODE_NAME from the pod's spec.nodeName", ErrNoNodeName)
 	}

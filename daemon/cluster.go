@@ -1,0 +1,44 @@
+package main
+
+import (
+	"context"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
+)
+
+// cluster is what the daemon has to do with Kubernetes. Any part may be absent.
+type cluster struct {
+	source *kube.Source
+}
+
+// connect makes the clients that the flags ask for. They send nothing yet.
+func (c *nodeFlags) connect(log *logrus.Logger) (*cluster, error) {
+	var k cluster
+	if !c.usesAPI() {
+		return &k, nil
+	}
+	client, err := kube.Connect(kube.Config{NodeName: c.nodeName, Kubeconfig: c.kubeconfig, UserAgent: "multi-enid/" + version, Log: log})
+	if err != nil {
+		return nil, err
+	}
+	k.source = kube.NewSource(client, kube.SourceOptions{Lookup: c.lookup(), Now: time.Now, Log: log})
+	return &k, nil
+}
+
+// use replaces the parts of o that come from the cluster.
+func (k *cluster) use(o *reconcile.Options) {
+	if k.source != nil {
+		o.NodeENIs = k.source
+	}
+}
+
+// run starts what runs in the background until ctx ends.
+func (k *cluster) run(ctx context.Context, wake, news func()) {
+	if k.source != nil {
+		go k.source.Run(ctx, wake, news)
+	}
+}

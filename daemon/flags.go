@@ -1,0 +1,144 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	"github.com/spf13/pflag"
+
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/pcidp"
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
+)
+
+// nodeFlags is the command line of what works on this node: run and doctor.
+type nodeFlags struct {
+	nodeName, source, attachmentsFrom, kubeconfig           string
+	pcidpConfig, inventory, stateDir, attachmentsDir, sysfs string
+	restart, cniBinDir, logLevel, format                    string
+	orphanGrace                                             time.Duration
+
+	// dir is the folder of manifests; "" when NodeENIs come from the API server.
+	dir string
+}
+
+// The values of --nodeeni-source, --attachments-from and --restart.
+const (
+	sourceKube  = "kube"
+	fromStatus  = "status"
+	fromIMDS    = "imds"
+	restartNone = "none"
+)
+
+func (c *nodeFlags) add(f *pflag.FlagSet, p program) {
+	f.StringVar(&c.nodeName, "node-name", p.getenv("NODE_NAME"), "name of this node, as its Node object and status.attachments have it ($NODE_NAME; without a cluster else the host's name)")
+	f.StringVar(&c.source, "nodeeni-source", "", "where the NodeENIs are: kube, the API server; dir:PATH, a folder of manifests")
+	f.StringVar(&c.attachmentsFrom, "attachments-from", "", "what says which ENIs a NodeENI has here: status, its status.attachments; imds, device index and subnet, for clusters where no controller writes that status (kube only; default status)")
+	f.StringVar(&c.kubeconfig, "kubeconfig", "", "how to reach the API server; default is the pod's service account")
+	f.StringVar(&c.pcidpConfig, "pcidp-config", or(p.getenv("SRIOV_DP_CONFIG_PATH"), pcidp.DefaultPath), "config file of the SR-IOV device plugin ($SRIOV_DP_CONFIG_PATH)")
+	f.StringVar(&c.inventory, "inventory", nodestate.DefaultInventoryPath, "inventory to write")
+	f.StringVar(&c.stateDir, "state-dir", nodestate.DefaultStateDir, "folder of the daemon's own memory")
+	f.StringVar(&c.attachmentsDir, "attachments-dir", nodestate.DefaultAttachmentsDir, "folder of the plugin's attachment records")
+	f.StringVar(&c.sysfs, "sysfs", sysfs.DefaultRoot, "where sysfs is mounted")
+	f.StringVar(&c.restart, "restart", restartNone, "how to restart the device plugin after its config has changed: none only logs it")
+	f.StringVar(&c.cniBinDir, "cni-bin-dir", "/opt/cni/bin", "folder of the CNI plugins, to release attachments of pods that died without DEL")
+	f.DurationVar(&c.orphanGrace, "orphan-grace", 60*time.Second, "how long a pod's netns must be gone until its attachments are released")
+	f.StringVar(&c.logLevel, "log-level", "info", "debug, info, warning or error")
+	f.StringVar(&c.format, "log-format", "text", "text or json")
+}
+
+// check fills in the defaults that depend on other flags, and returns every
+// fault.
+func (c *nodeFlags) check() error {
+	var errs []error
+	fault := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	oneOf := func(flag, value string, allowed ...string) {
+		if !slices.Contains(allowed, value) {
+			fault("--%s %q: want %s", flag, value, strings.Join(allowed, " or "))
+		}
+	}
+	kind, dir, _ := strings.Cut(c.source, ":")
+	fromKube := c.source == sourceKube
+	switch {
+	case fromKube:
+	case kind == "dir" && dir != "":
+		c.dir = dir
+	default:
+		fault("--nodeeni-source %q: want kube, or dir:PATH such as dir:/etc/multi-eni/nodeenis", c.source)
+	}
+	if c.attachmentsFrom != "" && !fromKube {
+		fault("--attachments-from %q: is for --nodeeni-source=kube; manifests are always read with their status, and without one the ENI is found in the metadata", c.attachmentsFrom)
+	}
+	c.attachmentsFrom = or(c.attachmentsFrom, fromStatus)
+	oneOf("attachments-from", c.attachmentsFrom, fromStatus, fromIMDS)
+	oneOf("restart", c.restart, restartNone)
+	for _, f := range []struct{ flag, path string }{
+		{"--pcidp-config", c.pcidpConfig}, {"--inventory", c.inventory}, {"--state-dir", c.stateDir}, {"--attachments-dir", c.attachmentsDir}, {"--sysfs", c.sysfs}, {"--cni-bin-dir", c.cniBinDir},
+	} {
+		if f.path == "" {
+			fault("%s %q: want a path", f.flag, f.path)
+		}
+	}
+	if c.orphanGrace <= 0 {
+		fault("--orphan-grace %v: want more than 0, such as 60s", c.orphanGrace)
+	}
+	return errors.Join(append(errs, c.checkNodeName())...)
+}
+
+// checkNodeName takes the host's name where no cluster has given the node one.
+func (c *nodeFlags) checkNodeName() (err error) {
+	if c.usesAPI() {
+		return kube.ValidateNodeName(c.nodeName)
+	}
+	if c.nodeName == "" {
+		if c.nodeName, err = os.Hostname(); err != nil {
+			return fmt.Errorf("--node-name %q: not given, and the host has no name: %w", "", err)
+		}
+	}
+	return nil
+}
+
+// usesAPI says whether there is an API server to talk to.
+func (c *nodeFlags) usesAPI() bool { return c.source == sourceKube }
+
+// lookup says how the ENIs of NodeENIs from the API server are found.
+func (c *nodeFlags) lookup() inventory.Lookup {
+	if c.attachmentsFrom == fromIMDS {
+		return inventory.LookupGuarded
+	}
+	return inventory.LookupNone
+}
+
+func newLog(p program, level, format string) (*logrus.Logger, error) {
+	log := logrus.New()
+	log.SetOutput(p.stderr)
+	var errs []error
+	parsed, err := logrus.ParseLevel(level)
+	if err != nil {
+		errs = append(errs, fmt.Errorf("--log-level %q: want debug, info, warning or error", level))
+	}
+	log.SetLevel(parsed)
+	switch format {
+	case "text":
+		log.SetFormatter(&logrus.TextFormatter{FullTimestamp: true, DisableColors: true})
+	case "json":
+		log.SetFormatter(&logrus.JSONFormatter{TimestampFormat: time.RFC3339Nano})
+	default:
+		errs = append(errs, fmt.Errorf("--log-format %q: want text or json", format))
+	}
+	return log, errors.Join(errs...)
+}
+
+func or(v, otherwise string) string {
+	if v == "" {
+		return otherwise
+	}
+	return v
+}
