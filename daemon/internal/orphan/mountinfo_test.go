@@ -139,6 +139,29 @@ func TestInFirstMountNamespace(t *testing.T) {
 	}
 }
 
+// TestShows: on the host itself a folder need only be there.
+func TestShows(t *testing.T) {
+	folder := t.TempDir()
+	w := newWatch("/nonexistent")
+	for _, tt := range []struct {
+		first  bool
+		folder string
+		want   bool
+	}{{true, folder, true}, {true, folder + "/none", false}, {false, folder, false}} {
+		w.first = tt.first
+		w.forget()
+		if got := w.shows(tt.folder); got != tt.want {
+			t.Errorf("first namespace %v, folder %s: %v; want %v", tt.first, tt.folder, got, tt.want)
+		}
+	}
+	if _, err := Look(folder + "/none"); err == nil {
+		t.Error("Look at a folder that is not there: no error")
+	}
+	if _, err := Look(folder); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestCheckPlugin(t *testing.T) {
 	for name, tt := range map[string]struct {
 		mode, uid uint32

@@ -17,8 +17,8 @@ import (
 // watch knows which folders this process sees as the host does, so that a path
 // that is missing there is missing in the host too.
 //
-// In the mount namespace of the machine's first process that is every folder. In
-// another one, such as a container's, two things must hold, neither of which is
+// In the mount namespace of the machine's first process that is every folder
+// that exists. In another one, such as a container's, two things must hold, neither of which is
 // enough. The folder's mount belongs to a peer group ("shared:" or "master:" in
 // mountinfo): without, new namespaces do not show up. And a network namespace
 // was seen mounted in the folder, now or earlier while its mount was the same: a
@@ -46,9 +46,6 @@ func (w *watch) forget() { w.mounts, w.answers = nil, map[string]bool{} }
 // shows says whether the folder is seen as the host sees it. Any error means
 // that it is not known to be.
 func (w *watch) shows(folder string) bool {
-	if w.first {
-		return true
-	}
 	answer, known := w.answers[folder]
 	if !known {
 		answer = w.ask(folder)
@@ -65,6 +62,9 @@ func (w *watch) ask(folder string) bool {
 	id, err := mountID(folder)
 	if err != nil {
 		return false
+	}
+	if w.first {
+		return true
 	}
 	if w.mounts == nil {
 		if w.mounts, err = readMounts(w.mountInfo); err != nil {
@@ -91,9 +91,6 @@ type View struct {
 
 // Look says how this process sees a folder of network namespaces.
 func Look(folder string) (View, error) {
-	if inFirstMountNamespace("/proc") {
-		return View{Host: true}, nil
-	}
 	folder, err := filepath.EvalSymlinks(folder)
 	if err != nil {
 		return View{}, err
@@ -101,6 +98,9 @@ func Look(folder string) (View, error) {
 	id, err := mountID(folder)
 	if err != nil {
 		return View{}, err
+	}
+	if inFirstMountNamespace("/proc") {
+		return View{Host: true}, nil
 	}
 	mounts, err := readMounts(ownMountInfo)
 	if err != nil {
