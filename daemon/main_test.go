@@ -42,8 +42,8 @@ func TestUsage(t *testing.T) {
 		args []string
 		want []string
 	}{
-		{"nothing", nil, []string{"no command", "run, status, install or version"}},
-		{"unknown command", []string{"start"}, []string{`"start"`, "run, status, install or version"}},
+		{"nothing", nil, []string{"no command", "run, status, doctor, install or version"}},
+		{"unknown command", []string{"start"}, []string{`"start"`, "run, status, doctor, install or version"}},
 		{"unknown flag", []string{"run", "--node"}, []string{"unknown flag: --node"}},
 		{"argument", []string{"status", "json"}, []string{`"json"`, "only flags"}},
 		{"no source", []string{"run"}, []string{"--nodeeni-source", "kube", "dir:PATH"}},
@@ -59,6 +59,8 @@ func TestUsage(t *testing.T) {
 		{"empty path", []string{"run", "--nodeeni-source=dir:/x", "--inventory="}, []string{"--inventory", "want a path"}},
 		{"all at once", []string{"run", "--restart=all", "--log-level=loud"}, []string{"--nodeeni-source", "--restart", "--log-level"}},
 		{"output", []string{"status", "-o", "yaml"}, []string{`"yaml"`, "table or json"}},
+		{"doctor's output", []string{"doctor", "--nodeeni-source=dir:/x", "-o", "table"}, []string{`"table"`, "text or json"}},
+		{"doctor without a source", []string{"doctor"}, []string{"--nodeeni-source", "dir:PATH"}},
 		{"install nowhere", []string{"install"}, []string{"--to", "/opt/cni/bin"}},
 	}
 	for _, tt := range tests {

@@ -1,0 +1,120 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/awsnode"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/doctor"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/manifest"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/orphan"
+	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+)
+
+func (p program) doctorCommand(ctx context.Context) *cobra.Command {
+	var c runConfig
+	var policy, output string
+	cmd := &cobra.Command{
+		Use:   "doctor",
+		Short: "Look for what keeps the daemon, the plugin or the device plugin from their work",
+		Long: "Look for what keeps the daemon, the plugin or the device plugin from their work, and print one line for each check,\n" +
+			"with the remedy. It changes nothing. Give it the flags and the environment of multi-enid run, and run it where that runs.\n" +
+			"It ends with 1 when a check has failed, with 2 when it was called wrongly.",
+		Args: noArgs,
+		RunE: func(*cobra.Command, []string) error {
+			if output != "text" && output != "json" {
+				return usagef("--output %q: want text or json", output)
+			}
+			dir, _, err := c.check(p)
+			if err != nil {
+				return &usageError{err}
+			}
+			return p.doctor(ctx, c, dir, policy, output)
+		},
+	}
+	c.addFlags(cmd, p)
+	cmd.Flags().StringVar(&policy, "policy", nodestate.DefaultPolicyPath, "policy of the plugin")
+	cmd.Flags().StringVarP(&output, "output", "o", "text", "text or json")
+	return cmd
+}
+
+// doctor prints what doctor.Run finds.
+func (p program) doctor(ctx context.Context, c runConfig, dir, policy, output string) error {
+	bootID, err := nodestate.BootID()
+	if err != nil {
+		return err
+	}
+	found := doctor.Run(ctx, doctor.Options{
+		NodeName: c.nodeName, BootID: bootID, Source: c.source,
+		Drivers: func(context.Context) (map[string][]string, error) { return wantedDrivers(manifest.New(dir)) },
+		ENIs:    awsnode.New(awsnode.Config{}).ENIs,
+		PluginVersion: func(ctx context.Context, path string) (string, error) {
+			if err := probe(ctx, path); err != nil {
+				return "", err
+			}
+			return pluginVersion(ctx, path), nil
+		},
+		Look:        orphan.Look,
+		Running:     func(ctx context.Context) (bool, error) { return daemonAnswers(ctx, c.inventory) },
+		PCIDPConfig: c.pcidpConfig, Inventory: c.inventory, StateDir: c.stateDir, AttachmentsDir: c.attachmentsDir,
+		Sysfs: c.sysfs, Policy: policy, BinDir: c.binDir,
+	})
+	if output == "json" {
+		enc := json.NewEncoder(p.stdout)
+		enc.SetIndent("", "  ")
+		if err := enc.Encode(map[string]any{"findings": found}); err != nil {
+			return err
+		}
+	} else {
+		for _, f := range found {
+			fmt.Fprintln(p.stdout, f)
+		}
+	}
+	if n := doctor.Failed(found); n > 0 {
+		return fmt.Errorf("%d of %d checks failed", n, len(found))
+	}
+	return nil
+}
+
+// wantedDrivers are the userspace drivers that manifests want.
+func wantedDrivers(s *manifest.Source) (map[string][]string, error) {
+	snapshot, err := s.List()
+	if err != nil {
+		return nil, err
+	}
+	drivers := map[string][]string{}
+	for _, o := range snapshot.Objects {
+		if o = o.Defaulted(); o.Spec.Case() == v1alpha1.Case3DPDK {
+			drivers[o.Spec.DPDKDriver] = append(drivers[o.Spec.DPDKDriver], o.Name)
+		}
+	}
+	return drivers, nil
+}
+
+// socketTimeout bounds the wait for the daemon's own socket.
+const socketTimeout = 2 * time.Second
+
+// daemonAnswers says whether the daemon whose inventory that is listens on its
+// socket.
+func daemonAnswers(ctx context.Context, inventory string) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, socketTimeout)
+	defer cancel()
+	conn, err := (&net.Dialer{}).DialContext(ctx, "unix", filepath.Join(filepath.Dir(inventory), "multi-enid.sock"))
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED): // a killed daemon leaves its socket
+		return false, nil
+	case err != nil:
+		return false, err
+	}
+	return true, conn.Close()
+}

@@ -1,0 +1,133 @@
+package main
+
+import (
+	"encoding/json"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/doctor"
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+	"github.com/multi-eni/multi-eni-cni/test/nstest"
+)
+
+// doctor runs multi-enid doctor with the daemon's flags and returns its exit
+// code and output, with the machine's folder as /node.
+func (m *machine) doctor(more ...string) (code int, stdout, stderr string) {
+	m.Helper()
+	args := append([]string{"doctor", "--policy=" + m.path("policy.json"), "--cni-bin-dir=" + m.path("bin")}, m.args()[1:]...)
+	code, stdout, stderr = call(m.Context(), nil, append(args, more...)...)
+	return code, strings.ReplaceAll(stdout, m.node.Dir, "/node"), stderr
+}
+
+func wantLine(t *testing.T, report, line string) {
+	t.Helper()
+	if !strings.Contains("\n"+report, "\n"+line) {
+		t.Errorf("report lacks %q:\n%s", line, report)
+	}
+}
+
+// TestDoctorOfAFolder: from a fresh machine to one on which all is well, with
+// NodeENIs from a folder and without any cluster.
+func TestDoctorOfAFolder(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	m := newMachine(t, 1)
+	code, report, stderr := m.doctor()
+	if code != exitFailure || !strings.Contains(stderr, "1 of ") {
+		t.Errorf("exit code %d, %q; want %d and one check failed\n%s", code, stderr, exitFailure, report)
+	}
+	for _, line := range []string{
+		"ok    node name: node-a",
+		"ok    Kubernetes API: not asked, nor RBAC and CRDs, since NodeENIs come from dir:",
+		"ok    instance metadata: token granted, ENIs readable: 2",
+		"warn  inventory: there is no folder /node/run; ",
+		`FAIL  CNI plugin: plugin "/node/bin/multi-eni": no such file or directory; run: multi-enid install --to /node/bin`,
+		"warn  policy: /node/policy.json is not there",
+		"warn  daemon: multi-enid is not running here",
+	} {
+		wantLine(t, report, line)
+	}
+
+	plugin, err := nstest.Binary("multi-eni")
+	m.must(err)
+	if code, _, stderr := call(t.Context(), nil, "install", "--to="+m.path("bin"), "--from="+filepath.Dir(plugin), "--policy="+m.path("policy.json")); code != 0 {
+		t.Fatal(stderr)
+	}
+	_, report, _ = m.doctor()
+	wantLine(t, report, `FAIL  policy: dataDir of /node/policy.json is "`+nodestate.DefaultAttachmentsDir+`", --attachments-dir is "/node/records"`)
+	wantLine(t, report, `FAIL  policy: inventory of /node/policy.json is "`+nodestate.DefaultInventoryPath+`", --inventory is "/node/run/inventory.json"`)
+	data, err := json.Marshal(nodestate.Policy{SchemaVersion: 1, BinDir: m.path("bin"), DataDir: m.path("records"), Inventory: m.path("run/inventory.json")})
+	m.must(err)
+	m.must(os.WriteFile(m.path("policy.json"), data, 0o600))
+
+	m.declare("fast", 1, "dpdkResourceName: intel.com/fast")
+	m.start()
+	m.until("fast ready")
+	m.pools("intel.com/fast", "0000:00:06.0")
+	code, report, stderr = m.doctor()
+	if code != 0 || stderr != "" || strings.Contains(report, "FAIL") {
+		t.Errorf("exit code %d, %q\n%s", code, stderr, report)
+	}
+	for _, line := range []string{
+		"ok    drivers: no NodeENI of this node wants a userspace driver",
+		"ok    device plugin config: /node/pcidp/config.json is a plain file in a writable folder",
+		"ok    inventory: devices: 1 ready, 0 pending, 0 draining; no problems",
+		"ok    state folder: /node/state has mode 0700",
+		"ok    sysfs: /node/sys, PCI functions: 2",
+		"ok    CNI plugin: /node/bin/multi-eni: ",
+		"ok    policy: /node/policy.json is valid and agrees with the daemon's paths",
+	} {
+		wantLine(t, report, line)
+	}
+	m.end()
+
+	m.declare("dpdk", 1, "enableDPDK: true")
+	code, report, _ = m.doctor("-o", "json")
+	var parsed struct{ Findings []doctor.Finding }
+	if err := json.Unmarshal([]byte(report), &parsed); err != nil {
+		t.Fatalf("%v:\n%s", err, report)
+	}
+	failed := 0
+	for _, f := range parsed.Findings {
+		if f.Level == doctor.Fail {
+			failed++
+			if f.Check != "drivers" || !strings.Contains(f.Detail, "vfio-pci is not loaded, which NodeENI dpdk wants") || !strings.Contains(f.Remedy, "modprobe vfio-pci") {
+				t.Errorf("finding %+v", f)
+			}
+		}
+	}
+	if failed != 1 || code != exitFailure {
+		t.Errorf("exit code %d, %d findings failed; want %d and 1\n%s", code, failed, exitFailure, report)
+	}
+}
+
+func TestDaemonAnswers(t *testing.T) {
+	inventory := filepath.Join(t.TempDir(), "inventory.json")
+	socket := filepath.Join(filepath.Dir(inventory), "multi-enid.sock")
+	want := func(want, failed bool) {
+		t.Helper()
+		if got, err := daemonAnswers(t.Context(), inventory); got != want || (err != nil) != failed {
+			t.Errorf("%v, %v; want %v, error %v", got, err, want, failed)
+		}
+	}
+	want(false, false)
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: socket, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want(true, false)
+	l.SetUnlinkOnClose(false)
+	l.Close()
+	want(false, false) // what a killed daemon leaves
+	if err := os.Remove(socket); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(socket, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	want(false, false) // no socket at all: nobody listens
+}
