@@ -70,19 +70,21 @@ func (c *Client) Allowed(ctx context.Context, verb, group, resource, namespace s
 
 // NodeExists says whether there is a Node object of this node's name.
 func (c *Client) NodeExists(ctx context.Context) (bool, error) {
-	_, found, err := c.nodeLabels(ctx)
-	return found, err
+	n, err := c.readNode(ctx)
+	return n.exists(), err
 }
 
-func (c *Client) nodeLabels(ctx context.Context) (labels map[string]string, found bool, err error) {
-	node, err := c.core.CoreV1().Nodes().Get(ctx, c.nodeName, metav1.GetOptions{})
+// readNode returns the own Node, which does not exist when the API server says
+// so.
+func (c *Client) readNode(ctx context.Context) (nodeFacts, error) {
+	n, err := c.core.CoreV1().Nodes().Get(ctx, c.nodeName, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
-		return nil, false, nil
+		return nodeFacts{}, nil
 	}
 	if err != nil {
-		return nil, false, fmt.Errorf("read node %s: %w", c.nodeName, err)
+		return nodeFacts{}, fmt.Errorf("read node %s: %w", c.nodeName, err)
 	}
-	return node.Labels, true, nil
+	return factsOf(n), nil
 }
 
 // read returns the body of an answer. An error has the server's own words, which
@@ -95,45 +97,24 @@ func read(ctx context.Context, request *rest.Request) ([]byte, error) {
 	return result.Raw()
 }
 
-// driversPage is how many NodeENIs are listed at once; each may have an entry
-// for every node in its status.
-const driversPage = 25
-
 // Drivers are the userspace drivers that NodeENIs want on this node, each with
-// the NodeENIs' names.
+// the NodeENIs' names. Objects that cannot be read are left out.
 func (c *Client) Drivers(ctx context.Context) (map[string][]string, error) {
-	labels, _, err := c.nodeLabels(ctx)
+	node, err := c.readNode(ctx)
 	if err != nil {
 		return nil, err
 	}
+	list, err := nodeENIs{client: c.neni, trim: trimmer{node: c.nodeName}}.pages(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("list NodeENIs: %w", err)
+	}
 	drivers := map[string][]string{}
-	for next := ""; ; {
-		data, err := read(ctx, c.neni.Get().Resource("nodeenis").
-			VersionedParams(&metav1.ListOptions{Limit: driversPage, Continue: next}, metav1.ParameterCodec))
-		if err != nil {
-			return nil, fmt.Errorf("list NodeENIs: %w", err)
-		}
-		var page v1alpha1.NodeENIList
-		if err := json.Unmarshal(data, &page); err != nil {
-			return nil, fmt.Errorf("list NodeENIs: %w", err)
-		}
-		for _, o := range page.Items {
-			o = o.Defaulted()
-			if o.Spec.Case() == v1alpha1.Case3DPDK && o.DeletionTimestamp == nil && selects(o.Spec.NodeSelector, labels) {
-				drivers[o.Spec.DPDKDriver] = append(drivers[o.Spec.DPDKDriver], o.Name)
-			}
-		}
-		if next = page.Continue; next == "" {
-			return drivers, nil
+	for _, it := range list.Items {
+		d := declare(nil, it.(*item)) //nolint:errcheck // pages makes nothing else
+		o := d.object.Defaulted()
+		if d.known && o.DeletionTimestamp == nil && o.Spec.Case() == v1alpha1.Case3DPDK && node.selects(o.Spec.NodeSelector) {
+			drivers[o.Spec.DPDKDriver] = append(drivers[o.Spec.DPDKDriver], o.Name)
 		}
 	}
-}
-
-func selects(selector, labels map[string]string) bool {
-	for k, v := range selector {
-		if got, ok := labels[k]; !ok || got != v {
-			return false
-		}
-	}
-	return true
+	return drivers, nil
 }

@@ -142,7 +142,7 @@ func TestDrivers(t *testing.T) {
 		return fmt.Sprintf(`{"metadata":{"name":%q},"spec":{"nodeSelector":{"ng":"multi-eni"},%s}}`, name, spec)
 	}
 	page := func(next string, items ...string) string {
-		return fmt.Sprintf(`{"kind":"NodeENIList","metadata":{"continue":%q},"items":[%s]}`, next, strings.Join(items, ","))
+		return fmt.Sprintf(`{"apiVersion":"networking.k8s.aws/v1alpha1","kind":"NodeENIList","metadata":{"resourceVersion":"7","continue":%q},"items":[%s]}`, next, strings.Join(items, ","))
 	}
 	c := connected(t, answers{
 		nodeURI: node,
