@@ -5,16 +5,19 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"path/filepath"
 	"syscall"
 	"time"
 
+	"github.com/sirupsen/logrus"
 	"github.com/spf13/cobra"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/awsnode"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/doctor"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/manifest"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/orphan"
 	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
@@ -22,7 +25,7 @@ import (
 )
 
 func (p program) doctorCommand(ctx context.Context) *cobra.Command {
-	var c runConfig
+	var c nodeFlags
 	var policy, output string
 	cmd := &cobra.Command{
 		Use:   "doctor",
@@ -35,28 +38,27 @@ func (p program) doctorCommand(ctx context.Context) *cobra.Command {
 			if output != "text" && output != "json" {
 				return usagef("--output %q: want text or json", output)
 			}
-			dir, _, err := c.check(p)
-			if err != nil {
+			if err := c.check(); err != nil {
 				return &usageError{err}
 			}
-			return p.doctor(ctx, c, dir, policy, output)
+			return p.doctor(ctx, c, policy, output)
 		},
 	}
-	c.addFlags(cmd, p)
+	c.add(cmd.Flags(), p)
 	cmd.Flags().StringVar(&policy, "policy", nodestate.DefaultPolicyPath, "policy of the plugin")
 	cmd.Flags().StringVarP(&output, "output", "o", "text", "text or json")
 	return cmd
 }
 
 // doctor prints what doctor.Run finds.
-func (p program) doctor(ctx context.Context, c runConfig, dir, policy, output string) error {
+func (p program) doctor(ctx context.Context, c nodeFlags, policy, output string) error {
 	bootID, err := nodestate.BootID()
 	if err != nil {
 		return err
 	}
-	found := doctor.Run(ctx, doctor.Options{
+	o := doctor.Options{
 		NodeName: c.nodeName, BootID: bootID, Source: c.source,
-		Drivers: func(context.Context) (map[string][]string, error) { return wantedDrivers(manifest.New(dir)) },
+		Drivers: func(context.Context) (map[string][]string, error) { return wantedDrivers(manifest.New(c.dir)) },
 		ENIs:    awsnode.New(awsnode.Config{}).ENIs,
 		PluginVersion: func(ctx context.Context, path string) (string, error) {
 			if err := probe(ctx, path); err != nil {
@@ -67,8 +69,10 @@ func (p program) doctor(ctx context.Context, c runConfig, dir, policy, output st
 		Look:        orphan.Look,
 		Running:     func(ctx context.Context) (bool, error) { return daemonAnswers(ctx, c.inventory) },
 		PCIDPConfig: c.pcidpConfig, Inventory: c.inventory, StateDir: c.stateDir, AttachmentsDir: c.attachmentsDir,
-		Sysfs: c.sysfs, Policy: policy, BinDir: c.binDir,
-	})
+		Sysfs: c.sysfs, Policy: policy, BinDir: c.cniBinDir,
+	}
+	c.examineCluster(&o)
+	found := doctor.Run(ctx, o)
 	if output == "json" {
 		enc := json.NewEncoder(p.stdout)
 		enc.SetIndent("", "  ")
@@ -84,6 +88,27 @@ func (p program) doctor(ctx context.Context, c runConfig, dir, policy, output st
 		return fmt.Errorf("%d of %d checks failed", n, len(found))
 	}
 	return nil
+}
+
+// examineCluster adds what is asked where there is a cluster.
+func (c *nodeFlags) examineCluster(o *doctor.Options) {
+	if !c.usesAPI() {
+		return
+	}
+	quiet := logrus.New() // what client-go has to say is in the errors too
+	quiet.SetOutput(io.Discard)
+	client, err := kube.Connect(kube.Config{NodeName: c.nodeName, Kubeconfig: c.kubeconfig, UserAgent: "multi-enid-doctor/" + version, Log: quiet})
+	if err != nil {
+		o.ClusterErr = err
+		if c.dir == "" {
+			o.Drivers = func(context.Context) (map[string][]string, error) { return nil, err }
+		}
+		return
+	}
+	o.Cluster = client
+	if c.dir == "" {
+		o.Drivers = client.Drivers
+	}
 }
 
 // wantedDrivers are the userspace drivers that manifests want.
