@@ -198,12 +198,11 @@ func (h *health) run(ctx context.Context) {
 func (h *health) say() time.Duration {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	now := h.now()
-	due, wait := h.herald.due(now)
+	due, wait := h.herald.due(h.now())
 	if !due {
 		return wait
 	}
-	lasted := h.herald.done(now)
+	lasted := h.herald.done()
 	if h.state.Reachable {
 		h.log.WithField("after", lasted.Round(time.Second)).Info("API server is followed again")
 		return 0
@@ -270,9 +269,9 @@ func (h *herald) due(now time.Time) (bool, time.Duration) {
 	return true, 0
 }
 
-// done notes that the state was said, and returns how long the trouble has
-// lasted.
-func (h *herald) done(now time.Time) time.Duration {
+// done notes that the state was said, and returns how long the trouble before it
+// has lasted.
+func (h *herald) done() time.Duration {
 	h.said = h.is
-	return now.Sub(h.trouble)
+	return h.since.Sub(h.trouble)
 }

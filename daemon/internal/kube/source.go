@@ -38,6 +38,8 @@ type Source struct {
 	client *Client
 	lookup inventory.Lookup
 	health *health
+	// retry is how long is waited after failures.
+	retry wait.Backoff
 
 	mu sync.Mutex
 	// wake and nodeChanged are Run's.
@@ -53,7 +55,8 @@ type Source struct {
 func NewSource(c *Client, o SourceOptions) *Source {
 	return &Source{
 		client: c, lookup: o.Lookup, health: newHealth(o.Now, o.Log),
-		wake: func() {}, nodeChanged: func() {},
+		retry: wait.Backoff{Duration: firstRetry, Cap: lastRetry, Steps: retrySteps, Factor: 2, Jitter: 0.5},
+		wake:  func() {}, nodeChanged: func() {},
 	}
 }
 
@@ -77,23 +80,21 @@ func (s *Source) Run(ctx context.Context, wake, nodeChanged func()) {
 	node := ownNode{client: s.client.watchCore, name: s.client.nodeName, report: report(partNodes)}
 	var wg sync.WaitGroup
 	wg.Go(func() { s.health.run(ctx) })
-	wg.Go(func() { reflect(ctx, "nodeenis", objects.listWatch(), &item{}, nodeENIStore{s}) })
-	wg.Go(func() { reflect(ctx, "node", node.listWatch(), &corev1.Node{}, nodeStore{s}) })
+	wg.Go(func() { s.reflect(ctx, "nodeenis", objects.listWatch(), &item{}, nodeENIStore{s}) })
+	wg.Go(func() { s.reflect(ctx, "node", node.listWatch(), &corev1.Node{}, nodeStore{s}) })
 	wg.Wait()
 }
 
-// The waits of a reflector after a failure double from the first to the last,
-// and are lengthened by up to half so that the nodes do not come all at once.
+// The waits after failures double from the first to the last, and are lengthened
+// by up to half so that the nodes do not come all at once.
 const (
 	firstRetry = 500 * time.Millisecond
 	lastRetry  = 20 * time.Second
+	retrySteps = 10 // more than it takes to get there
 )
 
-func reflect(ctx context.Context, name string, lw *cache.ListWatch, example any, store cache.ReflectorStore) {
-	cache.NewReflectorWithOptions(lw, example, store, cache.ReflectorOptions{
-		Name:    name,
-		Backoff: &wait.Backoff{Duration: firstRetry, Cap: lastRetry, Steps: int(lastRetry / firstRetry), Factor: 2, Jitter: 0.5},
-	}).RunWithContext(ctx)
+func (s *Source) reflect(ctx context.Context, name string, lw *cache.ListWatch, example any, store cache.ReflectorStore) {
+	cache.NewReflectorWithOptions(lw, example, store, cache.ReflectorOptions{Name: name, Backoff: &s.retry}).RunWithContext(ctx)
 }
 
 // List returns the NodeENIs that select this node. An error means that nothing

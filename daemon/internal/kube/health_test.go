@@ -1,0 +1,159 @@
+package kube
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	logtest "github.com/sirupsen/logrus/hooks/test"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+func answer(code int) error {
+	reason := map[int]metav1.StatusReason{
+		401: metav1.StatusReasonUnauthorized, 403: metav1.StatusReasonForbidden, 404: metav1.StatusReasonNotFound,
+		410: metav1.StatusReasonExpired, 422: metav1.StatusReasonInvalid, 429: metav1.StatusReasonTooManyRequests,
+	}[code]
+	return fmt.Errorf("ask: %w", &apierrors.StatusError{ErrStatus: metav1.Status{Status: metav1.StatusFailure, Code: int32(code), Reason: reason}}) //nolint:gosec // the codes above
+}
+
+func TestClassify(t *testing.T) {
+	for _, tc := range []struct {
+		part part
+		err  error
+		want string
+		says bool
+	}{
+		{partNodeENIs, nil, "", true},
+		{partNodeENIs, errors.New("dial tcp: connection refused"), ReasonUnreachable, true},
+		{partNodeENIs, errNoAnswer, ReasonUnreachable, true},
+		{partNodeENIs, errMalformed, ReasonUnreachable, true},
+		{partNodeENIs, answer(http.StatusTooManyRequests), ReasonUnreachable, true},
+		{partNodeENIs, answer(http.StatusUnauthorized), ReasonUnauthorized, true},
+		{partNodeENIs, answer(http.StatusForbidden), ReasonForbidden, true},
+		{partNodeENIs, answer(http.StatusNotFound), ReasonNoCRD, true},
+		{partNodes, answer(http.StatusNotFound), ReasonUnreachable, true},
+		{partOwnNode, errNoNode, ReasonNoNode, true},
+		{partNodeENIs, answer(http.StatusGone), "", false},
+		{partNodeENIs, watchError(answer(http.StatusUnprocessableEntity), true), "", false},
+		{partNodeENIs, watchError(answer(http.StatusUnprocessableEntity), false), ReasonUnreachable, true},
+	} {
+		if f, says := classify(tc.part, tc.err); f.reason != tc.want || says != tc.says {
+			t.Errorf("part %d, %v: %q, %t; want %q, %t", tc.part, tc.err, f.reason, says, tc.want, tc.says)
+		}
+	}
+}
+
+// step is an answer, after a wait.
+type step struct {
+	after time.Duration
+	part  part
+	err   error
+}
+
+func TestHealthSaysEachStateOnce(t *testing.T) {
+	refused := errors.New("refused")
+	up := []step{{0, partNodeENIs, nil}, {0, partNodes, nil}}
+	repeat := func(n int, s ...step) []step { return slices.Repeat(s, n) }
+	for name, tc := range map[string]struct {
+		steps []step
+		want  []string
+	}{
+		"well from the start": {up, nil},
+		"never answered":      {repeat(50, step{time.Minute, partNodeENIs, refused}), []string{"Unreachable"}},
+		"an outage": {
+			slices.Concat(up, repeat(30, step{time.Minute, partNodeENIs, refused}, step{time.Second, partNodes, refused}),
+				[]step{{time.Second, partNodes, nil}, {time.Second, partNodeENIs, nil}}),
+			[]string{"Unreachable", "again after 29m32s"},
+		},
+		"a blink": {
+			slices.Concat(up, repeat(10, step{time.Minute, partNodeENIs, refused}, step{time.Second, partNodeENIs, nil})), nil,
+		},
+		"an API server that restarts": {
+			slices.Concat(up, []step{
+				{time.Minute, partNodeENIs, refused}, {5 * time.Second, partNodeENIs, answer(401)}, {time.Second, partNodeENIs, answer(403)},
+				{time.Second, partNodeENIs, answer(404)}, {time.Second, partNodeENIs, nil},
+			}),
+			[]string{"Unreachable", "again after 8s"},
+		},
+		"one that comes and goes": {
+			slices.Concat(up, repeat(20, step{time.Second, partNodeENIs, refused}, step{time.Second, partNodeENIs, nil})),
+			[]string{"Unreachable", "again after 39s"},
+		},
+		"one trouble after another": {
+			slices.Concat(up, []step{
+				{0, partNodeENIs, answer(404)}, {time.Minute, partNodeENIs, answer(403)}, {time.Minute, partNodeENIs, nil},
+				{time.Minute, partOwnNode, errNoNode}, {time.Minute, partOwnNode, nil},
+			}),
+			[]string{"NoCRD", "Forbidden", "again after 2m0s", "NoNode", "again after 1m0s"},
+		},
+		"one watch alone": {
+			slices.Concat(up, []step{{0, partNodes, answer(403)}, {time.Minute, partNodeENIs, nil}, {time.Minute, partNodes, nil}}),
+			[]string{"Forbidden", "again after 2m0s"},
+		},
+		"versions forgotten": {slices.Concat(up, repeat(50, step{time.Minute, partNodeENIs, answer(410)})), nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				log, hook := logtest.NewNullLogger()
+				h := newHealth(time.Now, log)
+				ctx, cancel := context.WithCancel(t.Context())
+				go h.run(ctx)
+				for _, s := range tc.steps {
+					time.Sleep(s.after)
+					h.report(s.part, s.err)
+				}
+				time.Sleep(time.Hour)
+				cancel()
+				synctest.Wait()
+				var got []string
+				for _, e := range hook.AllEntries() {
+					if after, ok := e.Data["after"].(time.Duration); ok {
+						got = append(got, "again after "+after.String())
+					} else {
+						got = append(got, fmt.Sprint(e.Data["reason"]))
+					}
+				}
+				if diff := cmp.Diff(tc.want, got); diff != "" {
+					t.Errorf("said (-want +got):\n%s", diff)
+				}
+			})
+		})
+	}
+}
+
+func TestPatienceEnds(t *testing.T) {
+	lasts := int64(300)
+	for name, tc := range map[string]struct {
+		answered bool
+		want     time.Duration
+		cause    error
+	}{
+		"no answer":        {false, answerTimeout, errNoAnswer},
+		"a watch for ever": {true, 300*time.Second + watchGrace, context.DeadlineExceeded},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				start := time.Now()
+				p := newPatience(t.Context(), metav1.ListOptions{TimeoutSeconds: &lasts})
+				if tc.answered {
+					p.timer.Stop()
+				}
+				<-p.ctx.Done()
+				if got := time.Since(start); got != tc.want || !errors.Is(context.Cause(p.ctx), tc.cause) {
+					t.Errorf("ended after %v by %v, want %v by %v", got, context.Cause(p.ctx), tc.want, tc.cause)
+				}
+				if err := p.failed(context.Canceled); errors.Is(err, errNoAnswer) == tc.answered {
+					t.Errorf("the request's error is %v", err)
+				}
+			})
+		})
+	}
+}
