@@ -74,11 +74,11 @@ func (m *machine) args() []string {
 	}
 }
 
-func (m *machine) start() {
+func (m *machine) start(more ...string) {
 	ctx, cancel := context.WithCancel(m.Context())
 	m.stop, m.ended = cancel, make(chan int, 1)
 	p := program{stdout: &m.stderr, stderr: &m.stderr, getenv: func(string) string { return "" }}
-	go func() { m.ended <- p.main(ctx, m.args()) }()
+	go func() { m.ended <- p.main(ctx, append(m.args(), more...)) }()
 }
 
 // end stops the daemon, as SIGTERM does, and says how long that took.

@@ -77,15 +77,14 @@ func (c *nodeFlags) run(ctx context.Context, log *logrus.Logger) error {
 		}
 	}
 	attachments := nodestate.AttachmentDir(c.attachmentsDir)
+	orphans := orphan.New(orphan.Options{
+		Attachments: attachments, BootID: bootID, BinDir: c.cniBinDir, Grace: c.orphanGrace, Now: time.Now, Log: log, Wake: awake,
+	})
 	o := reconcile.Options{
 		NodeName: c.nodeName, BootID: bootID, InventoryPath: c.inventory, StateDir: c.stateDir,
 		Attachments: attachments, NodeENIs: manifest.New(c.dir), Metadata: awsnode.New(awsnode.Config{}),
 		PCI: sysfs.NewFS(c.sysfs), Host: host, Config: &pcidp.File{Path: c.pcidpConfig, Now: time.Now},
-		Orphans: orphan.New(orphan.Options{
-			Attachments: attachments, BootID: bootID, BinDir: c.cniBinDir, Grace: c.orphanGrace,
-			MountInfo: "/proc/self/mountinfo", Now: time.Now, Log: log, Wake: awake,
-		}),
-		Wake: awake, Jitter: rand.N(maxJitter), Now: time.Now, Log: log,
+		Orphans: orphans, Wake: awake, Jitter: rand.N(maxJitter), Now: time.Now, Log: log,
 	}
 	cluster.use(&o)
 	r, err := reconcile.New(o)
@@ -98,6 +97,7 @@ func (c *nodeFlags) run(ctx context.Context, log *logrus.Logger) error {
 	go follow(ctx, link.SubscribeUevents, awake, log.WithField("events", "uevents"))
 	cluster.run(ctx, awake, r.Nudge)
 	reconcile.Run(ctx, r.Sync, wake)
+	orphans.Wait()
 	log.Info("multi-enid stopped")
 	return nil
 }

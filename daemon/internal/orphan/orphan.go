@@ -118,7 +118,8 @@ func New(o Options) *Sweeper {
 // that are orphans and due, in the background. It returns what people must know,
 // and when to call it again although nothing happens; 0 when time alone makes no
 // difference. It looks at each record when it first sees it, and then at most
-// every 10 s, whatever the number of calls.
+// every 10 s, whatever the number of calls; after a call that came too early it
+// asks for one more.
 //
 // DELs end with ctx at the latest: give it the daemon's, not one that ends with
 // the call. Calls must not overlap.
@@ -132,10 +133,14 @@ func (s *Sweeper) Sweep(ctx context.Context, records []nodestate.Attachment) (fo
 		if f.running {
 			continue
 		}
-		if !now.Before(f.look) || f.look.Sub(now) > lookEvery { // the latter: the clock was set back
+		looked := !now.Before(f.look) || f.look.Sub(now) > lookEvery // the latter: the clock was set back
+		if looked {
 			s.look(ctx, now, f)
 		}
 		if f.gone.IsZero() {
+			if !looked { // the event of this call may have been the end of that netns
+				again = sooner(again, f.look.Sub(now))
+			}
 			continue
 		}
 		if f.next.Sub(now) > retryLatest { // the clock was set back

@@ -118,6 +118,7 @@ func TestPathReused(t *testing.T) {
 	if fmt.Sprint(before) != fmt.Sprint(after) {
 		t.Errorf("links of the living pod: %+v, before %+v", after, before)
 	}
+	l.advance(lookEvery)
 	l.quiet()
 }
 
@@ -284,13 +285,15 @@ func TestLooksSeldom(t *testing.T) {
 	pod := l.pod("c1")
 	l.quiet()
 	l.must(nstest.DeleteNetns(pod.Path))
-	for range 9 {
-		l.quiet() // not looked at, or it would ask for another sweep
+	for i := range 9 {
+		if _, again := l.sweep(); again != lookEvery-time.Duration(i)*time.Second {
+			t.Errorf("after %d s again in %s; want when it may be looked at", i, again)
+		}
 		l.advance(time.Second)
 	}
 	l.record("c2", nil)
-	if _, again := l.sweep(); again != DefaultGrace {
-		t.Errorf("again in %s; want %s, for the new record", again, DefaultGrace)
+	if _, again := l.sweep(); again != time.Second || l.s.fates[nodestate.AttachmentID{ContainerID: "c2", IfName: "net1"}].gone.IsZero() {
+		t.Errorf("again in %s; want 1s, and the new record looked at", again)
 	}
 	l.advance(time.Second)
 	if _, again := l.sweep(); again != DefaultGrace-time.Second {
