@@ -106,6 +106,7 @@ format-check:
 tidy-check:
 	$(GO) mod tidy -diff
 	$(GO) -C test/tools mod tidy -diff
+	$(GO) -C test/tools/gen mod tidy -diff
 generate-check:
 	@GO='$(GO)' test/generated
 arch:

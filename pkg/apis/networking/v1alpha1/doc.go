@@ -1,7 +1,8 @@
-// Package v1alpha1 holds the NodeENI API of the group networking.k8s.aws: the
-// objects in which people declare which ENIs a node has and how pods get them.
+// Package v1alpha1 holds the API of the group networking.k8s.aws: NodeENI, in
+// which people declare which ENIs a node has and how pods get them, and
+// ENINodeState, in which a node says what has become of that.
 //
-// The JSON names, kinds and defaults are those of the public
+// NodeENI's JSON names, kinds and defaults are those of the public
 // aws-multi-eni-controller v1.3 and its CRD, so that a manifest or an object
 // made for one is good for the other. As in that CRD, only the shape is
 // checked on decoding: values such as a PCI address stay the strings that
@@ -13,3 +14,5 @@
 // +kubebuilder:object:generate=true
 // +groupName=networking.k8s.aws
 package v1alpha1
+
+//go:generate go tool -modfile=../../../../test/tools/gen/go.mod controller-gen object crd paths=. output:crd:dir=../../../../deploy/crd

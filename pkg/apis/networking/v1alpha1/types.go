@@ -19,6 +19,16 @@ const (
 // +kubebuilder:object:root=true
 // +kubebuilder:resource:path=nodeenis,singular=nodeeni,shortName=neni,scope=Cluster
 // +kubebuilder:subresource:status
+// +kubebuilder:printcolumn:name="Subnet",type=string,JSONPath=`.spec.subnetID`,description="Subnet of the ENI; see also Subnets (-o wide)"
+// +kubebuilder:printcolumn:name="Index",type=integer,JSONPath=`.spec.deviceIndex`,description="Device index of the (first) ENI on the instance"
+// +kubebuilder:printcolumn:name="MTU",type=integer,JSONPath=`.spec.mtu`,description="MTU asked for, in octets"
+// +kubebuilder:printcolumn:name="DPDK",type=boolean,JSONPath=`.spec.enableDPDK`,description="Whether the device is bound to a userspace driver"
+// +kubebuilder:printcolumn:name="Resource",type=string,JSONPath=`.spec.dpdkResourceName`,description="Resource under which the device is advertised to pods"
+// +kubebuilder:printcolumn:name="Subnets",type=string,priority=1,JSONPath=`.spec.subnetIDs`,description="Subnets with an ENI each"
+// +kubebuilder:printcolumn:name="Subnet names",type=string,priority=1,JSONPath=`.spec.subnetNames`,description="Name tags of the subnets with an ENI each"
+// +kubebuilder:printcolumn:name="PCI address",type=string,priority=1,JSONPath=`.spec.dpdkPCIAddress`,description="Where a person says that the device is"
+// +kubebuilder:printcolumn:name="Selector",type=string,priority=1,JSONPath=`.spec.nodeSelector`,description="Labels of the nodes that have it"
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 type NodeENI struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`
