@@ -1,0 +1,152 @@
+// Package podresources asks the kubelet which devices it offers and to whom it
+// has given which. It is the only importer of the kubelet's API.
+package podresources
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"slices"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	podresourcesv1 "k8s.io/kubelet/pkg/apis/podresources/v1"
+
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
+	"github.com/multi-eni/multi-eni-cni/pkg/device"
+)
+
+// DefaultSocket is where the kubelet listens unless its root folder was moved.
+const DefaultSocket = "/var/lib/kubelet/pod-resources/kubelet.sock"
+
+const (
+	// timeout bounds one call of Devices. The kubelet answers from memory.
+	timeout = 10 * time.Second
+	// maxAnswer is the largest answer taken, as the kubelet's own tests have it:
+	// gRPC's 4 MiB are too few for a node full of pods with many devices.
+	maxAnswer = 16 << 20
+)
+
+// Client asks one kubelet. It is safe for concurrent use and holds nothing open.
+type Client struct {
+	socket  string
+	options []grpc.DialOption
+}
+
+// New returns a client of the kubelet that listens at the socket.
+func New(socket string) *Client {
+	dial := func(ctx context.Context, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", socket)
+	}
+	return &Client{socket: socket, options: []grpc.DialOption{
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithContextDialer(dial),
+		grpc.WithNoProxy(),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAnswer)),
+	}}
+}
+
+// Devices asks the kubelet (podresources v1). An error means that nothing is
+// known: it wraps fs.ErrNotExist when the socket is not there.
+//
+// Each call makes a connection of its own, so that a kubelet that was restarted
+// is as good as one that was not: it makes its socket anew. The kubelet admits
+// 100 calls per second from all its clients together.
+//
+// What it says, as of v1.36:
+//   - Allocatable is GetAllocatableResources: the devices that a registered
+//     device plugin calls healthy, allocated or not. Those that it calls
+//     unhealthy are left out, and all of a device plugin whose connection has
+//     ended, at once. A resource without such a device is not named at all. A
+//     restarted kubelet names none until device plugins have registered again.
+//   - Allocated is List: the pods that have not ended (KubeletPodResourcesList-
+//     UseActivePods, the default since v1.34; an older kubelet lists those that
+//     have ended too, without devices). A pod that is being deleted has its
+//     devices until its last container has stopped, and a restarted container
+//     keeps them. A restarted kubelet knows them from its checkpoint. Init
+//     containers are listed only if they are sidecars; a device that an init
+//     container alone has asked for is not seen, though it is the pod's.
+//   - A device for which the kubelet awaits the device plugin's Allocate answer
+//     is not yet listed.
+//
+// Allocatable is asked for first. So a device that neither has is not given to
+// anybody by an allocation that was over by then, nor will it be.
+func (c *Client) Devices(ctx context.Context) (inventory.Kubelet, error) {
+	if _, err := os.Stat(c.socket); err != nil {
+		return inventory.Kubelet{}, fmt.Errorf("find the kubelet's podresources socket: %w; mount its folder, or correct --podresources-socket", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	conn, err := grpc.NewClient("passthrough:///kubelet", c.options...)
+	if err != nil {
+		return inventory.Kubelet{}, fmt.Errorf("connect to the kubelet at %s: %w", c.socket, err)
+	}
+	defer func() { _ = conn.Close() }()
+
+	kubelet := podresourcesv1.NewPodResourcesListerClient(conn)
+	offered, err := kubelet.GetAllocatableResources(ctx, &podresourcesv1.AllocatableResourcesRequest{})
+	if err != nil {
+		return inventory.Kubelet{}, fmt.Errorf("ask the kubelet at %s for allocatable devices: %w", c.socket, err)
+	}
+	given, err := kubelet.List(ctx, &podresourcesv1.ListPodResourcesRequest{})
+	if err != nil {
+		return inventory.Kubelet{}, fmt.Errorf("ask the kubelet at %s for allocated devices: %w", c.socket, err)
+	}
+	return inventory.Kubelet{Allocatable: allocatable(offered), Allocated: allocated(given)}, nil
+}
+
+func allocatable(answer *podresourcesv1.AllocatableResourcesResponse) map[device.ResourceName][]device.PCIAddress {
+	all := map[device.ResourceName][]device.PCIAddress{}
+	for _, d := range answer.GetDevices() {
+		name, err := device.ParseResourceName(d.GetResourceName())
+		if err != nil {
+			continue // nobody of ours
+		}
+		if found := addresses(d); len(found) > 0 {
+			all[name] = append(all[name], found...)
+		}
+	}
+	for name, found := range all {
+		slices.Sort(found)
+		all[name] = slices.Compact(found)
+	}
+	return all
+}
+
+func allocated(answer *podresourcesv1.ListPodResourcesResponse) map[device.PCIAddress][]inventory.Container {
+	all := map[device.PCIAddress][]inventory.Container{}
+	for _, p := range answer.GetPodResources() {
+		for _, c := range p.GetContainers() {
+			holder := inventory.Container{Namespace: p.GetNamespace(), Pod: p.GetName(), Container: c.GetName()}
+			for _, d := range c.GetDevices() {
+				for _, address := range addresses(d) {
+					all[address] = append(all[address], holder)
+				}
+			}
+		}
+	}
+	for address, holders := range all {
+		slices.SortFunc(holders, compareContainers)
+		all[address] = slices.Compact(holders)
+	}
+	return all
+}
+
+func compareContainers(a, b inventory.Container) int {
+	return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Pod, b.Pod), cmp.Compare(a.Container, b.Container))
+}
+
+// addresses are the ids that are PCI addresses. A device with several NUMA nodes
+// is listed more than once.
+func addresses(d *podresourcesv1.ContainerDevices) []device.PCIAddress {
+	var all []device.PCIAddress
+	for _, id := range d.GetDeviceIds() {
+		if address, err := device.ParsePCIAddress(id); err == nil {
+			all = append(all, address)
+		}
+	}
+	return all
+}
