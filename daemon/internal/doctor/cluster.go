@@ -13,24 +13,20 @@ import (
 type right struct {
 	group, resource string
 	verbs           []string
-	// pods are looked for in the namespaces of device plugins only.
-	namespaced bool
-	// without says what goes undone without it.
+	// without says what goes undone without it, and how bad that is.
 	without string
 	level   Level
 }
 
-// rights are those of the ClusterRole and the Roles in deploy/rbac.yaml: all
-// that the daemon uses.
+// rights are those of the ClusterRole in deploy/rbac.yaml: all that the daemon
+// uses but for pods.
 func rights() []right {
-	const events = "events tell people what happens; nothing else depends on them"
 	return []right{
-		{v1alpha1.GroupName, "nodeenis", []string{"get", "list", "watch"}, false, "no device of this node is known", Fail},
-		{v1alpha1.GroupName, "eninodestates", []string{"get", "create"}, false, "the cluster cannot see this node's devices", Fail},
-		{v1alpha1.GroupName, "eninodestates/status", []string{"patch"}, false, "the cluster cannot see this node's devices", Fail},
-		{"", "nodes", []string{"get", "list", "watch"}, false, "it is not known which NodeENIs select this node", Fail},
-		{"", "events", []string{"create", "patch"}, false, events, Warn},
-		{"", "pods", []string{"list", "delete"}, true, "a device plugin in that namespace serves its old config until people restart it", Warn},
+		{v1alpha1.GroupName, "nodeenis", []string{"get", "list", "watch"}, "no device of this node is known", Fail},
+		{v1alpha1.GroupName, "eninodestates", []string{"get", "create"}, "the cluster cannot see this node's devices", Fail},
+		{v1alpha1.GroupName, "eninodestates/status", []string{"patch"}, "the cluster cannot see this node's devices", Fail},
+		{"", "nodes", []string{"get", "list", "watch"}, "it is not known which NodeENIs select this node", Fail},
+		{"", "events", []string{"create", "patch"}, "people are not told by events; nothing else depends on them", Warn},
 	}
 }
 
@@ -75,18 +71,12 @@ func resources(ctx context.Context, o Options) []Finding {
 func access(ctx context.Context, o Options) []Finding {
 	var all []Finding
 	for _, r := range rights() {
-		namespaces := []string{""}
-		if r.namespaced {
-			namespaces = o.Namespaces
-		}
-		for _, namespace := range namespaces {
-			all = append(all, r.check(ctx, o.Cluster, namespace)...)
-		}
+		all = append(all, r.check(ctx, o.Cluster)...)
 	}
-	return all
+	return append(all, pods(ctx, o)...)
 }
 
-func (r right) check(ctx context.Context, c Cluster, namespace string) []Finding {
+func (r right) check(ctx context.Context, c Cluster) []Finding {
 	resource, sub, _ := strings.Cut(r.resource, "/")
 	name := "RBAC " + resource // as kubectl auth can-i has it
 	if r.group != "" {
@@ -95,27 +85,56 @@ func (r right) check(ctx context.Context, c Cluster, namespace string) []Finding
 	if sub != "" {
 		name += "/" + sub
 	}
-	if namespace != "" {
-		name += " in " + namespace
+	denied, err := r.denied(ctx, c, "")
+	switch {
+	case err != nil:
+		return fail(name, "see whether the API server is healthy", "it cannot be asked: %v", err)
+	case len(denied) == 0:
+		return ok(name, "%s allowed", strings.Join(r.verbs, ", "))
 	}
-	var denied []string
+	return []Finding{{Level: r.level, Check: name, Detail: fmt.Sprintf("%s denied: %s", strings.Join(denied, ", "), r.without), Remedy: "run: kubectl apply -f deploy/rbac.yaml"}}
+}
+
+// denied are the verbs that may not be used.
+func (r right) denied(ctx context.Context, c Cluster, namespace string) (verbs []string, err error) {
 	for _, verb := range r.verbs {
 		allowed, err := c.Allowed(ctx, verb, r.group, r.resource, namespace)
 		if err != nil {
-			return fail(name, "see whether the API server is healthy", "it cannot be asked: %v", err)
+			return nil, err
 		}
 		if !allowed {
-			denied = append(denied, verb)
+			verbs = append(verbs, verb)
 		}
 	}
-	if len(denied) == 0 {
-		return ok(name, "%s allowed", strings.Join(r.verbs, ", "))
+	return verbs, nil
+}
+
+// pods asks for the Roles in the namespaces where device plugins are looked for.
+// Whether these exist the daemon may not ask.
+func pods(ctx context.Context, o Options) []Finding {
+	const check = "RBAC pods"
+	r := right{resource: "pods", verbs: []string{"list", "delete"}}
+	var may, mayNot []string
+	for _, namespace := range o.Namespaces {
+		denied, err := r.denied(ctx, o.Cluster, namespace)
+		switch {
+		case err != nil:
+			return fail(check, "see whether the API server is healthy", "it cannot be asked: %v", err)
+		case len(denied) == 0:
+			may = append(may, namespace)
+		default:
+			mayNot = append(mayNot, fmt.Sprintf("%s (%s)", namespace, strings.Join(denied, ", ")))
+		}
 	}
-	remedy := "run: kubectl apply -f deploy/rbac.yaml"
-	if r.namespaced {
-		remedy = fmt.Sprintf("add a Role with its RoleBinding in %s as in deploy/rbac.yaml, or leave the namespace out of --dp-namespaces", namespace)
+	var all []Finding
+	if len(may) > 0 {
+		all = ok(check, "%s allowed in %s", strings.Join(r.verbs, ", "), list(may))
 	}
-	return []Finding{{Level: r.level, Check: name, Detail: fmt.Sprintf("%s denied: %s", strings.Join(denied, ", "), r.without), Remedy: remedy}}
+	if len(mayNot) > 0 {
+		all = append(all, warn(check, "if there is one, apply that namespace's Role of deploy/rbac-optional-namespaces.yaml; else name by --dp-namespaces only those that you use",
+			"denied in %s: a device plugin there would serve its old config until people restart it", list(mayNot))...)
+	}
+	return all
 }
 
 func node(ctx context.Context, o Options) []Finding {
