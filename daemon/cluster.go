@@ -7,17 +7,22 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/podresources"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
 )
 
 // cluster is what the daemon has to do with Kubernetes. Any part may be absent.
 type cluster struct {
-	source *kube.Source
+	source  *kube.Source
+	kubelet *podresources.Client
 }
 
 // connect makes the clients that the flags ask for. They send nothing yet.
 func (c *nodeFlags) connect(log *logrus.Logger) (*cluster, error) {
 	var k cluster
+	if c.podresources != "" {
+		k.kubelet = podresources.New(c.podresources)
+	}
 	if !c.usesAPI() {
 		return &k, nil
 	}
@@ -33,6 +38,9 @@ func (c *nodeFlags) connect(log *logrus.Logger) (*cluster, error) {
 func (k *cluster) use(o *reconcile.Options) {
 	if k.source != nil {
 		o.NodeENIs = k.source
+	}
+	if k.kubelet != nil {
+		o.Kubelet = k.kubelet
 	}
 }
 

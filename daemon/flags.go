@@ -14,6 +14,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/pcidp"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/podresources"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
 )
@@ -22,7 +23,7 @@ import (
 type nodeFlags struct {
 	nodeName, source, attachmentsFrom, kubeconfig           string
 	pcidpConfig, inventory, stateDir, attachmentsDir, sysfs string
-	restart, cniBinDir, logLevel, format                    string
+	restart, podresources, cniBinDir, logLevel, format      string
 	orphanGrace                                             time.Duration
 
 	// dir is the folder of manifests; "" when NodeENIs come from the API server.
@@ -48,11 +49,16 @@ func (c *nodeFlags) add(f *pflag.FlagSet, p program) {
 	f.StringVar(&c.attachmentsDir, "attachments-dir", nodestate.DefaultAttachmentsDir, "folder of the plugin's attachment records")
 	f.StringVar(&c.sysfs, "sysfs", sysfs.DefaultRoot, "where sysfs is mounted")
 	f.StringVar(&c.restart, "restart", restartNone, "how to restart the device plugin after its config has changed: none only logs it")
+	f.StringVar(&c.podresources, "podresources-socket", unset, "the kubelet's podresources socket; empty for none (default "+podresources.DefaultSocket+" with kube, none with dir)")
+	f.Lookup("podresources-socket").DefValue = ""
 	f.StringVar(&c.cniBinDir, "cni-bin-dir", "/opt/cni/bin", "folder of the CNI plugins, to release attachments of pods that died without DEL")
 	f.DurationVar(&c.orphanGrace, "orphan-grace", 60*time.Second, "how long a pod's netns must be gone until its attachments are released")
 	f.StringVar(&c.logLevel, "log-level", "info", "debug, info, warning or error")
 	f.StringVar(&c.format, "log-format", "text", "text or json")
 }
+
+// unset is the default of a flag to which the empty value means something.
+const unset = "\x00"
 
 // check fills in the defaults that depend on other flags, and returns every
 // fault.
@@ -79,6 +85,12 @@ func (c *nodeFlags) check() error {
 	c.attachmentsFrom = or(c.attachmentsFrom, fromStatus)
 	oneOf("attachments-from", c.attachmentsFrom, fromStatus, fromIMDS)
 	oneOf("restart", c.restart, restartNone)
+	if c.podresources == unset {
+		c.podresources = ""
+		if fromKube {
+			c.podresources = podresources.DefaultSocket
+		}
+	}
 	for _, f := range []struct{ flag, path string }{
 		{"--pcidp-config", c.pcidpConfig}, {"--inventory", c.inventory}, {"--state-dir", c.stateDir}, {"--attachments-dir", c.attachmentsDir}, {"--sysfs", c.sysfs}, {"--cni-bin-dir", c.cniBinDir},
 	} {
