@@ -20,6 +20,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/manifest"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/orphan"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/podresources"
 	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
@@ -92,6 +93,9 @@ func (p program) doctor(ctx context.Context, c nodeFlags, policy, output string)
 
 // examineCluster adds what is asked where there is a cluster.
 func (c *nodeFlags) examineCluster(o *doctor.Options) {
+	if c.podresources != "" {
+		o.Kubelet = podresources.New(c.podresources).Devices
+	}
 	if !c.usesAPI() {
 		return
 	}

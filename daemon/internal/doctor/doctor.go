@@ -95,8 +95,8 @@ type Options struct {
 	Drivers func(context.Context) (map[string][]string, error)
 	// ENIs asks IMDS.
 	ENIs func(context.Context) ([]awsnode.ENI, error)
-	// Kubelet asks the podresources API, and DevicePlugin looks for the device
-	// plugin; both nil where there is no cluster.
+	// Kubelet asks the podresources API; nil where there is no kubelet.
+	// DevicePlugin looks for the device plugin; nil where others restart it.
 	Kubelet      func(context.Context) (inventory.Kubelet, error)
 	DevicePlugin func(context.Context) (reconcile.PluginReport, error)
 	// PluginVersion runs the plugin's VERSION.
@@ -163,7 +163,7 @@ func metadata(ctx context.Context, o Options) []Finding {
 func kubelet(ctx context.Context, o Options) []Finding {
 	const check = "kubelet"
 	if o.Kubelet == nil {
-		return ok(check, "not asked, since NodeENIs come from %s", o.Source)
+		return ok(check, "not asked, for want of a --podresources-socket")
 	}
 	known, err := o.Kubelet(ctx)
 	if err != nil {
@@ -176,7 +176,7 @@ func kubelet(ctx context.Context, o Options) []Finding {
 func devicePlugin(ctx context.Context, o Options) []Finding {
 	const check = "device plugin"
 	if o.DevicePlugin == nil {
-		return ok(check, "not looked for, since NodeENIs come from %s", o.Source)
+		return ok(check, "not looked for, since others restart it (--restart=none)")
 	}
 	report, err := o.DevicePlugin(ctx)
 	var all []Finding
