@@ -142,13 +142,13 @@ func TestPatienceEnds(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				start := time.Now()
-				p := newPatience(t.Context(), metav1.ListOptions{TimeoutSeconds: &lasts})
+				ctx, p := newPatience(t.Context(), metav1.ListOptions{TimeoutSeconds: &lasts})
 				if tc.answered {
 					p.timer.Stop()
 				}
-				<-p.ctx.Done()
-				if got := time.Since(start); got != tc.want || !errors.Is(context.Cause(p.ctx), tc.cause) {
-					t.Errorf("ended after %v by %v, want %v by %v", got, context.Cause(p.ctx), tc.want, tc.cause)
+				<-ctx.Done()
+				if got := time.Since(start); got != tc.want || !errors.Is(context.Cause(ctx), tc.cause) {
+					t.Errorf("ended after %v by %v, want %v by %v", got, context.Cause(ctx), tc.want, tc.cause)
 				}
 				if err := p.failed(context.Canceled); errors.Is(err, errNoAnswer) == tc.answered {
 					t.Errorf("the request's error is %v", err)

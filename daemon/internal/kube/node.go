@@ -45,8 +45,8 @@ func (n ownNode) list(ctx context.Context, _ metav1.ListOptions) (runtime.Object
 func (n ownNode) watch(ctx context.Context, opts metav1.ListOptions) (watch.Interface, error) {
 	opts.Watch = true
 	initial := fromNow(&opts)
-	p := newPatience(ctx, opts)
-	w, err := n.request(opts).Watch(p.ctx)
+	patient, p := newPatience(ctx, opts)
+	w, err := n.request(opts).Watch(patient)
 	if err != nil {
 		err = p.failed(err)
 	}

@@ -170,8 +170,8 @@ func (t trimmer) list(body []byte) (*itemList, error) {
 func (n nodeENIs) watch(ctx context.Context, opts metav1.ListOptions) (watch.Interface, error) {
 	opts.Watch = true
 	initial := fromNow(&opts)
-	p := newPatience(ctx, opts)
-	body, err := n.request(opts).Stream(p.ctx)
+	patient, p := newPatience(ctx, opts)
+	body, err := n.request(opts).Stream(patient)
 	if err != nil {
 		err = p.failed(err)
 	}
@@ -212,20 +212,21 @@ func watchError(err error, initial bool) error {
 // without closing the connection ends nothing.
 type patience struct {
 	timer *time.Timer
-	ctx   context.Context //nolint:containedctx // it is the one that the patience ends
+	cause func() error
 	end   func()
 }
 
-func newPatience(ctx context.Context, opts metav1.ListOptions) *patience {
+// newPatience returns the context to ask with.
+func newPatience(ctx context.Context, opts metav1.ListOptions) (context.Context, *patience) {
 	lasts := watchGrace
 	if opts.TimeoutSeconds != nil {
 		lasts += time.Duration(*opts.TimeoutSeconds) * time.Second
 	}
 	bounded, end := context.WithTimeout(ctx, lasts)
 	patient, give := context.WithCancelCause(bounded)
-	return &patience{
+	return patient, &patience{
 		timer: time.AfterFunc(answerTimeout, func() { give(errNoAnswer) }),
-		ctx:   patient,
+		cause: func() error { return context.Cause(patient) },
 		end:   end,
 	}
 }
@@ -233,7 +234,7 @@ func newPatience(ctx context.Context, opts metav1.ListOptions) *patience {
 // failed ends the request and returns its error with the reason why it was
 // ended.
 func (p *patience) failed(err error) error {
-	if errors.Is(context.Cause(p.ctx), errNoAnswer) {
+	if errors.Is(p.cause(), errNoAnswer) {
 		err = fmt.Errorf("%w: %w", errNoAnswer, err)
 	}
 	p.stop()
