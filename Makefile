@@ -12,6 +12,7 @@ TESTFLAGS ?=
 FUZZTIME  ?= 10s
 
 BIN  := $(CURDIR)/bin
+KUBE := $(BIN)/kube
 LINT := $(BIN)/tools/golangci-lint
 
 # -buildvcs=false: under sudo git refuses to read a tree that belongs to somebody else, and the build would fail.
@@ -56,9 +57,17 @@ test: prereq-test build tools ## Run every test that needs no extra machine
 race: prereq-race build tools ## Run the tests of the product code under the race detector
 	CGO_ENABLED=1 $(GO) test -race $(TESTFLAGS) ./pkg/... ./plugins/... ./daemon/...
 
+# The same flags as for the Kubernetes programs: what both have in common is compiled once. One package at a time: each has
+# a control plane of its own.
+.PHONY: test-kube
+test-kube: prereq-test-kube build tools $(KUBE)/.built ## Test against a real kube-apiserver and a real kubelet
+	CGO_ENABLED=0 $(GO) -C test/kube vet -trimpath ./...
+	CGO_ENABLED=0 $(GO) -C test/kube test -trimpath -p 1 -timeout 20m $(TESTFLAGS) ./...
+
 .PHONY: lint
 lint: $(LINT) ## Run golangci-lint, and prove that each of our own rules fires
 	$(LINT) run ./...
+	cd test/kube && $(LINT) run --config ../../.golangci.yml ./...
 	GOLANGCI_LINT=$(LINT) $(GO) test -tags lint -run '^TestLintFixtures$$' ./test/arch
 
 .PHONY: fuzz
@@ -94,6 +103,17 @@ $(BIN)/.tools: test/tools/go.mod test/tools/go.sum
 	@touch $@
 	@$(GIVEBACK)
 
+# The programs are the `tool` block of test/kube/binaries/go.mod; etcd's main package has no name of its own. They tell
+# the version in that file, as a client expects, and have no symbol table: it would double them.
+$(KUBE)/.built: test/kube/binaries/go.mod test/kube/binaries/go.sum
+	@mkdir -p $(KUBE)
+	version=$$($(GO) -C test/kube/binaries list -m -f '{{.Version}}' k8s.io/kubernetes); \
+	flags="-s -w -X k8s.io/component-base/version.gitVersion=$$version"; set -x; \
+	$(call gobuild,-C test/kube/binaries) -ldflags "$$flags" -o $(KUBE)/etcd go.etcd.io/etcd/server/v3; \
+	$(call gobuild,-C test/kube/binaries) -ldflags "$$flags" -o $(KUBE)/ $$($(GO) -C test/kube/binaries list tool | grep ^k8s.io/)
+	@touch $@
+	@$(GIVEBACK)
+
 $(LINT): test/tools/lint/go.mod test/tools/lint/go.sum
 	@mkdir -p $(@D)
 	$(call gobuild,-C test/tools/lint) -o $(@D)/ tool
@@ -107,6 +127,7 @@ tidy-check:
 	$(GO) mod tidy -diff
 	$(GO) -C test/tools mod tidy -diff
 	$(GO) -C test/tools/gen mod tidy -diff
+	$(GO) -C test/kube mod tidy -diff
 generate-check:
 	@GO='$(GO)' test/generated
 arch:

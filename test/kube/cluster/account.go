@@ -1,0 +1,116 @@
+package cluster
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	authenticationv1 "k8s.io/api/authentication/v1"
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// account is the daemon's ServiceAccount.
+type account struct{ namespace, name string }
+
+func (a account) user() string {
+	return "system:serviceaccount:" + a.namespace + ":" + a.name
+}
+
+// RotateToken puts a new token of the daemon's ServiceAccount into the file
+// that its kubeconfig names, by rename, as the kubelet does.
+func (c *Cluster) RotateToken(t testing.TB) {
+	t.Helper()
+	hour := int64(3600) // the API server gives none for less than ten minutes
+	answer, err := c.Admin.CoreV1().ServiceAccounts(c.account.namespace).CreateToken(t.Context(), c.account.name,
+		&authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{ExpirationSeconds: &hour}}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatalf("request a token: %v", err)
+	}
+	if c.token == "" {
+		c.token = filepath.Join(t.TempDir(), "token")
+	}
+	next := c.token + ".next"
+	if err := os.WriteFile(next, []byte(answer.Status.Token), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(next, c.token); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// InvalidateToken makes every token of the daemon's ServiceAccount invalid
+// (401): the account is deleted and made again, so that its UID differs. The
+// API server may take an old token from its cache for some ten seconds more.
+func (c *Cluster) InvalidateToken(t testing.TB) {
+	t.Helper()
+	accounts := c.Admin.CoreV1().ServiceAccounts(c.account.namespace)
+	if err := accounts.Delete(t.Context(), c.account.name, metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	again := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: c.account.name}}
+	if _, err := accounts.Create(t.Context(), again, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// RevokePermissions deletes the bindings of the daemon's ServiceAccount, until
+// RestorePermissions.
+func (c *Cluster) RevokePermissions(t testing.TB, why string) {
+	t.Helper()
+	c.ExpectDenials(why)
+	rbac := c.Admin.RbacV1()
+	bindings, err := rbac.ClusterRoleBindings().List(t.Context(), metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, b := range bindings.Items {
+		if !c.account.among(b.Subjects) {
+			continue
+		}
+		if err := rbac.ClusterRoleBindings().Delete(t.Context(), b.Name, metav1.DeleteOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	local, err := rbac.RoleBindings("").List(t.Context(), metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, b := range local.Items {
+		if !c.account.among(b.Subjects) {
+			continue
+		}
+		if err := rbac.RoleBindings(b.Namespace).Delete(t.Context(), b.Name, metav1.DeleteOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func (a account) among(subjects []rbacv1.Subject) bool {
+	for _, s := range subjects {
+		if s.Kind == rbacv1.ServiceAccountKind && s.Name == a.name && s.Namespace == a.namespace {
+			return true
+		}
+	}
+	return false
+}
+
+// RestorePermissions gives the daemon what deploy/ gives it.
+func (c *Cluster) RestorePermissions(t testing.TB) {
+	t.Helper()
+	for _, path := range manifests(t) {
+		c.ApplyFile(t, path)
+	}
+}
+
+// WriteKubeconfig writes a kubeconfig of the daemon's ServiceAccount, by way of
+// Proxy, and returns its path.
+func (c *Cluster) WriteKubeconfig(t testing.TB) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "kubeconfig")
+	if err := c.plane.WriteTokenKubeconfig(path, c.Proxy.Address, c.token); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}

@@ -1,0 +1,249 @@
+package cluster
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/multi-eni/multi-eni-cni/test/kube/plane"
+)
+
+// shared is the control plane of the test binary: it costs seconds to start.
+var shared struct {
+	sync.Once
+	plane  *plane.Plane
+	remove func()
+	err    error
+}
+
+func stopShared() {
+	if shared.plane != nil {
+		shared.plane.Stop()
+	}
+	if shared.remove != nil {
+		shared.remove()
+	}
+}
+
+// Cluster is one test's view of the API: what Start has not found there is gone
+// when the test ends. Tests that use it do not run in parallel. Methods that
+// take a test end it when they fail.
+type Cluster struct {
+	// Admin may do everything, and does not go through Proxy.
+	Admin kubernetes.Interface
+	// Dynamic is Admin for kinds of any group.
+	Dynamic dynamic.Interface
+	// Proxy is between the daemon and the API server.
+	Proxy *Proxy
+
+	plane   *plane.Plane
+	account account
+	token   string // path of the daemon's token
+
+	mu          sync.Mutex
+	auditFrom   int64
+	denialsFine string // the reason why a denied request is no failure
+}
+
+// Start returns the cluster with deploy/ applied and nothing else in it. The
+// first call in a test binary starts the control plane. When the test ends, a
+// request of the daemon that was answered 403 fails it.
+func Start(t testing.TB) *Cluster {
+	t.Helper()
+	if reason := os.Getenv(unavailableEnv); reason != "" {
+		unavailable(t, reason)
+	}
+	if os.Getenv(insideEnv) == "" {
+		t.Fatal("this package has no TestMain that calls cluster.Main")
+	}
+	shared.Do(func() {
+		var dir string
+		if dir, shared.remove, shared.err = workFolder(); shared.err == nil {
+			shared.plane, shared.err = start(context.Background(), dir) // outlives the test
+		}
+	})
+	if shared.err != nil {
+		t.Fatalf("start the control plane: %v", shared.err)
+	}
+	c := &Cluster{plane: shared.plane}
+	c.connect(t)
+	c.applyDeploy(t)
+	c.auditFrom = c.auditEnd(t)
+	c.Proxy = startProxy(t, plane.Address)
+	c.RotateToken(t)
+	t.Cleanup(func() { c.end(t) })
+	return c
+}
+
+// unavailable ends a test that cannot run here.
+func unavailable(t testing.TB, reason string) {
+	t.Helper()
+	if os.Getenv("CI") == "true" {
+		t.Fatal(reason)
+	}
+	t.Skip(reason)
+}
+
+func (c *Cluster) connect(t testing.TB) {
+	t.Helper()
+	var err error
+	if c.Admin, err = kubernetes.NewForConfig(c.plane.Admin()); err != nil {
+		t.Fatal(err)
+	}
+	if c.Dynamic, err = dynamic.NewForConfig(c.plane.Admin()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// end starts an API server that the test has left down, checks what the daemon
+// was answered, and empties the cluster.
+func (c *Cluster) end(t testing.TB) {
+	if !c.plane.APIServerRuns() {
+		if err := c.plane.StartAPIServer(context.Background()); err != nil { // the test's own context is over
+			t.Fatal(err)
+		}
+	}
+	c.mu.Lock()
+	fine := c.denialsFine
+	c.mu.Unlock()
+	if denied := c.Denied(t); len(denied) > 0 && fine == "" {
+		t.Errorf("requests of the daemon that its permissions in deploy/ do not cover:\n%s", Lines(denied))
+	}
+	c.empty(t)
+}
+
+// Lines puts each request on a line of its own, for a message.
+func Lines(requests []plane.Request) string {
+	var b strings.Builder
+	for _, r := range requests {
+		fmt.Fprintf(&b, "\t%v\n", r)
+	}
+	return b.String()
+}
+
+// cleanTimeout bounds the emptying of the cluster after a test.
+const cleanTimeout = time.Minute
+
+// empty deletes what tests make: the objects of our own group, Nodes and Pods.
+// A kind that is not there has no objects.
+func (c *Cluster) empty(t testing.TB) {
+	ctx, cancel := context.WithTimeout(context.Background(), cleanTimeout) // the test's own is over
+	defer cancel()
+	for _, kind := range []string{"nodeenis", "eninodestates"} {
+		c.deleteAll(ctx, kind)
+	}
+	now := int64(0)
+	gone := metav1.DeleteOptions{GracePeriodSeconds: &now}
+	namespaces, err := c.Admin.CoreV1().Namespaces().List(ctx, metav1.ListOptions{})
+	if err != nil {
+		t.Errorf("empty the cluster: %v", err)
+		return
+	}
+	for _, ns := range namespaces.Items {
+		if err := c.Admin.CoreV1().Pods(ns.Name).DeleteCollection(ctx, gone, metav1.ListOptions{}); err != nil {
+			t.Errorf("empty the cluster of pods: %v", err)
+		}
+	}
+	if err := c.Admin.CoreV1().Nodes().DeleteCollection(ctx, gone, metav1.ListOptions{}); err != nil {
+		t.Errorf("empty the cluster of nodes: %v", err)
+	}
+}
+
+// Requests returns what a user has asked of the API server since the test
+// began, in the order in which it was answered.
+func (c *Cluster) Requests(t testing.TB, user string) []plane.Request {
+	t.Helper()
+	all, _, err := c.plane.ReadAudit(c.auditFrom)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []plane.Request
+	for _, r := range all {
+		if r.User == user {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+// DaemonRequests returns what the daemon has asked of the API server since the
+// test began, in the order in which it was answered.
+func (c *Cluster) DaemonRequests(t testing.TB) []plane.Request {
+	t.Helper()
+	return c.Requests(t, c.account.user())
+}
+
+// Denied returns the daemon's requests that were answered 403.
+func (c *Cluster) Denied(t testing.TB) []plane.Request {
+	t.Helper()
+	var out []plane.Request
+	for _, r := range c.DaemonRequests(t) {
+		if r.Code == 403 {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+// ExpectDenials says that this test revokes permissions, so that denied
+// requests are no failure, and why.
+func (c *Cluster) ExpectDenials(why string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.denialsFine = why
+}
+
+func (c *Cluster) auditEnd(t testing.TB) int64 {
+	t.Helper()
+	_, end, err := c.plane.ReadAudit(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return end
+}
+
+// StopAPIServer ends the API server as an upgrade does; StartAPIServer, or the
+// end of the test, brings it back. In between, Admin does not work either.
+func (c *Cluster) StopAPIServer(t testing.TB) {
+	t.Helper()
+	if err := c.plane.StopAPIServer(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// KillAPIServer ends the API server as a crash does; StartAPIServer brings it
+// back.
+func (c *Cluster) KillAPIServer(t testing.TB) {
+	t.Helper()
+	c.plane.KillAPIServer()
+}
+
+// StartAPIServer runs the API server again, with the same address and data.
+func (c *Cluster) StartAPIServer(t testing.TB) {
+	t.Helper()
+	if err := c.plane.StartAPIServer(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Expire makes every resourceVersion of before invalid: it stops the API
+// server, compacts etcd and starts the API server. A client that comes back
+// with an old one, say because Proxy kept it away meanwhile, is answered 410.
+func (c *Cluster) Expire(t testing.TB) {
+	t.Helper()
+	if err := c.plane.StopAPIServer(); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.plane.Compact(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	c.StartAPIServer(t)
+}

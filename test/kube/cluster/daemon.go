@@ -1,0 +1,182 @@
+package cluster
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/multi-eni/multi-eni-cni/test/kube/plane"
+)
+
+// Daemon is bin/multi-enid, running for a Node. Methods that take a test end
+// it when they fail.
+type Daemon struct {
+	argv []string
+	env  []string
+	log  string
+	proc *plane.Process // nil while it is down
+}
+
+// LogLine is one line of the daemon's log.
+type LogLine struct {
+	Time   time.Time
+	Level  string
+	Msg    string
+	Fields map[string]any // the others
+	Raw    string
+}
+
+// String is the line as it was written.
+func (l LogLine) String() string { return l.Raw }
+
+// StartDaemon runs the daemon against the cluster. Flags are added to those
+// that it needs, and win over them. When the test fails, its log is shown.
+func (n *Node) StartDaemon(t testing.TB, flags ...string) *Daemon {
+	t.Helper()
+	bin, err := Binary("multi-enid")
+	if err != nil {
+		unavailable(t, err.Error())
+	}
+	d := &Daemon{
+		log: filepath.Join(n.Dir, "multi-enid.log"),
+		argv: append([]string{
+			bin, "run", "--node-name=" + n.Name, "--nodeeni-source=kube", "--kubeconfig=" + n.cluster.WriteKubeconfig(t),
+			"--sysfs=" + n.Sysfs, "--pcidp-config=" + n.ConfigPath(), "--inventory=" + n.inventoryPath(),
+			"--state-dir=" + filepath.Join(n.Dir, "state"), "--attachments-dir=" + string(n.AttachmentsDir()), "--log-format=json",
+		}, flags...),
+		env: []string{"AWS_EC2_METADATA_SERVICE_ENDPOINT=" + n.IMDS.URL},
+	}
+	t.Cleanup(func() {
+		d.proc.Kill()
+		if t.Failed() {
+			t.Logf("log of multi-enid:\n%s", d.raw())
+		}
+	})
+	d.Start(t)
+	return d
+}
+
+// Start runs the daemon again after Kill9 or Term. Its log goes on.
+func (d *Daemon) Start(t testing.TB) {
+	t.Helper()
+	var err error
+	if d.proc, err = plane.StartProcess(d.log, d.env, d.argv...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Kill9 ends the daemon as the kernel does when memory is short.
+func (d *Daemon) Kill9() {
+	d.proc.Kill()
+}
+
+// Term ends the daemon as the kubelet does. The test fails if it does not end
+// well.
+func (d *Daemon) Term(t testing.TB) {
+	t.Helper()
+	if err := d.proc.Stop(); err != nil {
+		t.Fatalf("%v\n%s", err, d.raw())
+	}
+}
+
+// Runs says whether the process has not ended.
+func (d *Daemon) Runs() bool {
+	select {
+	case <-d.proc.Exited():
+		return false
+	default:
+		return true
+	}
+}
+
+// Log returns the log's whole lines, of every run.
+func (d *Daemon) Log(t testing.TB) []LogLine {
+	t.Helper()
+	var out []LogLine
+	for line := range bytes.Lines(d.raw()) {
+		if !bytes.HasSuffix(line, []byte("\n")) {
+			break
+		}
+		l := LogLine{Raw: strings.TrimSpace(string(line))}
+		if err := json.Unmarshal(line, &l.Fields); err != nil {
+			t.Fatalf("log of multi-enid: %v: %s", err, line)
+		}
+		l.Level, l.Msg = l.text("level"), l.text("msg")
+		l.Time, _ = time.Parse(time.RFC3339Nano, l.text("time")) // zero if it has none
+		for _, taken := range []string{"level", "msg", "time"} {
+			delete(l.Fields, taken)
+		}
+		out = append(out, l)
+	}
+	return out
+}
+
+func (l LogLine) text(key string) string {
+	s, _ := l.Fields[key].(string) // "" for anything else
+	return s
+}
+
+// LogSince returns the lines after the first n, so that a test can look at what
+// one step has added.
+func (d *Daemon) LogSince(t testing.TB, n int) []LogLine {
+	t.Helper()
+	return d.Log(t)[n:]
+}
+
+func (d *Daemon) raw() []byte {
+	data, err := os.ReadFile(d.log)
+	if err != nil {
+		return []byte(err.Error())
+	}
+	return data
+}
+
+// RSS is the daemon's resident set, in bytes (proc_pid_status(5), VmRSS).
+func (d *Daemon) RSS(t testing.TB) int64 {
+	t.Helper()
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", d.proc.PID()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(data), "VmRSS:")
+	fields := strings.Fields(rest)
+	if len(fields) == 0 {
+		t.Fatal("the daemon's /proc status has no VmRSS")
+	}
+	kib, err := strconv.ParseInt(fields[0], 10, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return kib << 10
+}
+
+// clockTick is the unit of the times in /proc/PID/stat on every architecture
+// that Go supports (USER_HZ).
+const clockTick = 10 * time.Millisecond
+
+// CPU is the time that the daemon's present run has spent on a processor, to a
+// hundredth of a second (proc_pid_stat(5), utime and stime).
+func (d *Daemon) CPU(t testing.TB) time.Duration {
+	t.Helper()
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", d.proc.PID()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	fields := strings.Fields(string(data[bytes.LastIndexByte(data, ')')+1:]))
+	const utime, stime = 11, 12 // after the command's closing bracket
+	var ticks int64
+	for _, i := range []int{utime, stime} {
+		n, err := strconv.ParseInt(fields[i], 10, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ticks += n
+	}
+	return time.Duration(ticks) * clockTick
+}

@@ -1,0 +1,207 @@
+package cluster
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/yaml"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/restmapper"
+)
+
+// fieldManager is who owns what tests apply.
+const fieldManager = "multi-eni-test"
+
+// crdTimeout bounds the time until the API server serves a new kind, and until
+// a deleted one has gone with its objects.
+const crdTimeout = 30 * time.Second
+
+// crds is where CustomResourceDefinitions are.
+func crds() schema.GroupVersionResource {
+	return schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"}
+}
+
+// applyDeploy applies what deploy/ has for the API: CRDs and permissions. What
+// an earlier test has deleted or changed is as it should be again.
+func (c *Cluster) applyDeploy(t testing.TB) {
+	t.Helper()
+	for _, path := range manifests(t) {
+		c.ApplyFile(t, path)
+	}
+	c.InstallCRDs(t)
+	if c.account == (account{}) {
+		t.Fatal("deploy/ has no ServiceAccount for the daemon")
+	}
+}
+
+// manifests are the files to apply, except the CRDs.
+func manifests(t testing.TB) []string {
+	t.Helper()
+	return []string{deployed(t, "rbac.yaml")}
+}
+
+// deployed is a path in deploy/, or in testdata as long as deploy/ lacks it.
+func deployed(t testing.TB, name string) string {
+	t.Helper()
+	repo, err := Repo()
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(repo, "deploy", name)
+	if _, err := os.Stat(path); err != nil {
+		return filepath.Join(repo, "test/kube/cluster/testdata", name)
+	}
+	return path
+}
+
+// InstallCRDs applies the CRDs of deploy/crd and waits until they are served.
+func (c *Cluster) InstallCRDs(t testing.TB) {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(deployed(t, "crd"), "*.yaml"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("deploy/crd has no CRD (%v)", err)
+	}
+	for _, path := range files {
+		for _, o := range c.ApplyFile(t, path) {
+			c.awaitServed(t, o.GetName())
+		}
+	}
+}
+
+func (c *Cluster) awaitServed(t testing.TB, crd string) {
+	t.Helper()
+	Eventually(t, "CRD "+crd+" served", crdTimeout, func() error {
+		o, err := c.Dynamic.Resource(crds()).Get(t.Context(), crd, metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		conditions, _, err := unstructured.NestedSlice(o.Object, "status", "conditions")
+		if err != nil {
+			return err
+		}
+		for _, raw := range conditions {
+			if cond, ok := raw.(map[string]any); ok && cond["type"] == "Established" && cond["status"] == "True" {
+				return c.lists(t, o)
+			}
+		}
+		return errors.New("not Established")
+	})
+}
+
+// lists says whether the API server answers for a CRD's kind, which comes a
+// moment after it is Established.
+func (c *Cluster) lists(t testing.TB, crd *unstructured.Unstructured) error {
+	group, _, _ := unstructured.NestedString(crd.Object, "spec", "group")            // a CRD without one is refused
+	plural, _, _ := unstructured.NestedString(crd.Object, "spec", "names", "plural") // likewise
+	_, err := c.Dynamic.Resource(schema.GroupVersionResource{Group: group, Version: "v1alpha1", Resource: plural}).List(t.Context(), metav1.ListOptions{Limit: 1})
+	return err
+}
+
+// DeleteCRD deletes a CRD of our group, by its plural, with all objects of its
+// kind, and waits until the API server answers 404 for it.
+func (c *Cluster) DeleteCRD(t testing.TB, plural string) {
+	t.Helper()
+	err := c.Dynamic.Resource(crds()).Delete(t.Context(), plural+"."+ours("").Group, metav1.DeleteOptions{})
+	if err != nil {
+		t.Fatalf("delete CRD: %v", err)
+	}
+	Eventually(t, "CRD "+plural+" gone", crdTimeout, func() error {
+		_, err := c.Dynamic.Resource(ours(plural)).List(t.Context(), metav1.ListOptions{Limit: 1})
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
+		return fmt.Errorf("answered %w", err)
+	})
+}
+
+// deleteAll deletes all objects of a kind of our group. A kind that is not
+// served has none.
+func (c *Cluster) deleteAll(ctx context.Context, plural string) {
+	kind := c.Dynamic.Resource(ours(plural))
+	list, err := kind.List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return
+	}
+	for _, o := range list.Items {
+		if len(o.GetFinalizers()) > 0 {
+			free := []byte(`{"metadata":{"finalizers":null}}`)
+			kind.Patch(ctx, o.GetName(), "application/merge-patch+json", free, metav1.PatchOptions{}) //nolint:errcheck,gosec // gone by itself
+		}
+		kind.Delete(ctx, o.GetName(), metav1.DeleteOptions{}) //nolint:errcheck,gosec // gone by itself
+	}
+}
+
+// ApplyFile applies every object of a manifest and returns them as they are
+// then. A namespace that they need is made.
+func (c *Cluster) ApplyFile(t testing.TB, path string) []*unstructured.Unstructured {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []*unstructured.Unstructured
+	documents := yaml.NewYAMLOrJSONDecoder(bytes.NewReader(data), 4096)
+	for {
+		o := &unstructured.Unstructured{}
+		err := documents.Decode(&o.Object)
+		if errors.Is(err, io.EOF) {
+			return out
+		}
+		if err != nil {
+			t.Fatalf("%s: %v", path, err)
+		}
+		if len(o.Object) > 0 {
+			out = append(out, c.Apply(t, o))
+		}
+	}
+}
+
+// Apply applies one object (server-side, by force) and returns it as it is then.
+func (c *Cluster) Apply(t testing.TB, o *unstructured.Unstructured) *unstructured.Unstructured {
+	t.Helper()
+	if o.GetKind() == "ServiceAccount" {
+		c.account = account{o.GetNamespace(), o.GetName()}
+	}
+	groups, err := restmapper.GetAPIGroupResources(c.Admin.Discovery())
+	if err != nil {
+		t.Fatal(err)
+	}
+	gvk := o.GroupVersionKind()
+	mapping, err := restmapper.NewDiscoveryRESTMapper(groups).RESTMapping(gvk.GroupKind(), gvk.Version)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var kind dynamic.ResourceInterface = c.Dynamic.Resource(mapping.Resource)
+	if mapping.Scope.Name() == meta.RESTScopeNameNamespace {
+		c.ensureNamespace(t, o.GetNamespace())
+		kind = c.Dynamic.Resource(mapping.Resource).Namespace(o.GetNamespace())
+	}
+	applied, err := kind.Apply(t.Context(), o.GetName(), o, metav1.ApplyOptions{FieldManager: fieldManager, Force: true})
+	if err != nil {
+		t.Fatalf("apply %s %s: %v", gvk.Kind, o.GetName(), err)
+	}
+	return applied
+}
+
+func (c *Cluster) ensureNamespace(t testing.TB, name string) {
+	t.Helper()
+	if slices.Contains([]string{"", "default", "kube-system"}, name) {
+		return // the API server makes them itself
+	}
+	c.Apply(t, &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": "v1", "kind": "Namespace", "metadata": map[string]any{"name": name},
+	}})
+}

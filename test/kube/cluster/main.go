@@ -1,0 +1,137 @@
+// Package cluster gives tests a real Kubernetes API: etcd and kube-apiserver,
+// the manifests of deploy/, and this project's daemon running against them as
+// a process, under its own ServiceAccount and through a proxy that can fail.
+//
+// No root is needed: a test binary runs once more inside user, network and
+// mount namespaces, so that the API server, the daemon and the veth pairs that
+// stand in for ENIs share a netns, and nothing outlives it. Its TestMain is
+//
+//	func TestMain(m *testing.M) { os.Exit(cluster.Main(m)) }
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/multi-eni/multi-eni-cni/test/kube/plane"
+	"github.com/multi-eni/multi-eni-cni/test/nstest"
+)
+
+const (
+	insideEnv = "MULTI_ENI_CLUSTER_INSIDE"
+	// unavailableEnv tells Start why there can be no cluster.
+	unavailableEnv = "MULTI_ENI_CLUSTER_UNAVAILABLE"
+	// LogsEnv names a folder that keeps the logs of the control plane.
+	LogsEnv = "MULTI_ENI_KUBE_LOGS"
+)
+
+// Main runs the tests of a test binary in namespaces of their own and returns
+// the exit status. Where that cannot be, each test that calls Start is skipped
+// with the reason; with CI=true it fails.
+func Main(m *testing.M) int {
+	if os.Getenv(insideEnv) != "" {
+		return inside(m)
+	}
+	err := outside()
+	if err == nil {
+		return 0
+	}
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		return exit.ExitCode()
+	}
+	os.Setenv(unavailableEnv, err.Error()) //nolint:errcheck,gosec // the name is a constant
+	return m.Run()
+}
+
+// outside runs this test binary once more, inside.
+func outside() error {
+	if _, err := programs(); err != nil {
+		return err
+	}
+	cmd := nstest.Command(context.Background(), "/proc/self/exe", os.Args[1:]...)
+	cmd.Env = append(os.Environ(), insideEnv+"=1")
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
+	err := cmd.Run()
+	if denied := nstest.Denied(err); denied != nil {
+		return denied
+	}
+	return err
+}
+
+// programs returns the folder of the Kubernetes programs.
+func programs() (string, error) {
+	bin, err := Binary("kube/kube-apiserver")
+	return filepath.Dir(bin), err
+}
+
+func inside(m *testing.M) int {
+	if err := prepare(); err != nil {
+		fmt.Fprintln(os.Stderr, "prepare namespaces:", err)
+		return 1
+	}
+	defer stopShared()
+	return m.Run()
+}
+
+// prepare makes the namespaces usable: those of nstest, and a link with a
+// default route to nowhere, which kube-apiserver wants before it starts.
+func prepare() error {
+	if err := nstest.Prepare(); err != nil {
+		return err
+	}
+	la := netlink.NewLinkAttrs()
+	la.Name = "uplink"
+	uplink := &netlink.Veth{LinkAttrs: la, PeerName: "uplink-peer"}
+	if err := netlink.LinkAdd(uplink); err != nil {
+		return fmt.Errorf("add uplink: %w", err)
+	}
+	addr, err := netlink.ParseAddr(uplinkAddress)
+	if err != nil {
+		return err
+	}
+	if err := netlink.AddrAdd(uplink, addr); err != nil {
+		return fmt.Errorf("give uplink an address: %w", err)
+	}
+	for _, name := range []string{"uplink", "uplink-peer"} {
+		l, err := netlink.LinkByName(name)
+		if err != nil {
+			return err
+		}
+		if err := netlink.LinkSetUp(l); err != nil {
+			return err
+		}
+	}
+	if err := netlink.RouteAdd(&netlink.Route{LinkIndex: uplink.Attrs().Index, Gw: gateway()}); err != nil {
+		return fmt.Errorf("add default route: %w", err)
+	}
+	return nil
+}
+
+// workFolder returns the folder for a control plane's files, and what removes it
+// unless somebody wants to keep it.
+func workFolder() (dir string, remove func(), err error) {
+	if keep := os.Getenv(LogsEnv); keep != "" {
+		return keep, func() {}, os.MkdirAll(keep, 0o755)
+	}
+	dir, err = os.MkdirTemp("", "multi-eni-kube")
+	return dir, func() { os.RemoveAll(dir) }, err //nolint:errcheck,gosec // nobody could do anything about it
+}
+
+// start runs the control plane of this test binary.
+func start(ctx context.Context, dir string) (*plane.Plane, error) {
+	bin, err := programs()
+	if err != nil {
+		return nil, err
+	}
+	return plane.Start(ctx, plane.Options{Dir: dir, Bin: bin, Addresses: uplinkIPs()})
+}

@@ -1,0 +1,80 @@
+package cluster
+
+import (
+	"testing"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/dynamic"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
+)
+
+// ours names a kind of our group by its plural.
+func ours(plural string) schema.GroupVersionResource {
+	return schema.GroupVersionResource{Group: "networking.k8s.aws", Version: "v1alpha1", Resource: plural}
+}
+
+// NodeENIs is the API for NodeENIs, as an administrator.
+func (c *Cluster) NodeENIs() dynamic.ResourceInterface { return c.Dynamic.Resource(ours("nodeenis")) }
+
+// ENINodeStates is the API for ENINodeStates, as an administrator.
+func (c *Cluster) ENINodeStates() dynamic.ResourceInterface {
+	return c.Dynamic.Resource(ours("eninodestates"))
+}
+
+// CreateNodeENI makes a NodeENI, and then gives it its status, as the attaching
+// controller does.
+func (c *Cluster) CreateNodeENI(t testing.TB, o v1alpha1.NodeENI) {
+	t.Helper()
+	content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(&o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u := &unstructured.Unstructured{Object: content}
+	u.SetGroupVersionKind(ours("").GroupVersion().WithKind("NodeENI"))
+	if _, err := c.NodeENIs().Create(t.Context(), u, metav1.CreateOptions{}); err != nil {
+		t.Fatalf("create NodeENI %s: %v", o.Name, err)
+	}
+	if len(o.Status.Attachments) > 0 {
+		c.SetAttachments(t, o.Name, o.Status.Attachments...)
+	}
+}
+
+// SetAttachments replaces status.attachments of a NodeENI.
+func (c *Cluster) SetAttachments(t testing.TB, name string, attachments ...v1alpha1.ENIAttachment) {
+	t.Helper()
+	list := make([]any, len(attachments))
+	for i := range attachments {
+		content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(&attachments[i])
+		if err != nil {
+			t.Fatal(err)
+		}
+		list[i] = content
+	}
+	c.PatchNodeENI(t, name, map[string]any{"status": map[string]any{"attachments": list}}, "status")
+}
+
+// PatchNodeENI merges a patch into a NodeENI, or into a subresource of it.
+func (c *Cluster) PatchNodeENI(t testing.TB, name string, patch map[string]any, subresource ...string) {
+	t.Helper()
+	data, err := (&unstructured.Unstructured{Object: patch}).MarshalJSON()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.NodeENIs().Patch(t.Context(), name, types.MergePatchType, data, metav1.PatchOptions{}, subresource...); err != nil {
+		t.Fatalf("patch NodeENI %s: %v", name, err)
+	}
+}
+
+// DeleteNodeENI deletes a NodeENI. One with a finalizer stays, with a
+// deletionTimestamp.
+func (c *Cluster) DeleteNodeENI(t testing.TB, name string) {
+	t.Helper()
+	if err := c.NodeENIs().Delete(t.Context(), name, metav1.DeleteOptions{}); err != nil {
+		t.Fatalf("delete NodeENI %s: %v", name, err)
+	}
+}

@@ -1,0 +1,194 @@
+// Package plane runs a real control plane for tests: etcd and kube-apiserver,
+// built from their Go modules, as processes of the test binary.
+//
+// It wants a network namespace of its own, since the ports are fixed, with a
+// default route: kube-apiserver ends at once where it finds no address to
+// advertise.
+package plane
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+)
+
+// Address is where kube-apiserver listens, on every address of its netns.
+const Address = "127.0.0.1:6443"
+
+const (
+	etcdURL = "http://127.0.0.1:2379"
+	// startTimeout bounds the start of etcd and of kube-apiserver, each. On a
+	// busy machine with two cores kube-apiserver takes ten seconds.
+	startTimeout = 2 * time.Minute
+	// adminGroup may do everything, whatever RBAC says.
+	adminGroup = "system:masters"
+)
+
+// Options say how a control plane is to run.
+type Options struct {
+	// Dir is where everything is written: keys, data, logs.
+	Dir string
+	// Bin has the programs.
+	Bin string
+	// Addresses are those of the API server besides the loopback one, for its
+	// certificate. The first is the one it advertises.
+	Addresses []net.IP
+	// ServiceAccounts turns the ServiceAccount admission plugin on, which lets no
+	// pod in before a controller manager has made its namespace's account.
+	ServiceAccounts bool
+}
+
+// Plane is a running control plane. Its methods are for one goroutine.
+type Plane struct {
+	o         Options
+	authority *authority
+	etcd, api *Process
+	admin     *rest.Config
+	probe     kubernetes.Interface
+}
+
+// Start runs etcd and kube-apiserver and returns when the API is ready.
+func Start(ctx context.Context, o Options) (_ *Plane, err error) {
+	p := &Plane{o: o}
+	defer func() {
+		if err != nil {
+			p.Stop()
+		}
+	}()
+	if err := p.writeKeys(); err != nil {
+		return nil, fmt.Errorf("make keys: %w", err)
+	}
+	if err := p.startEtcd(ctx); err != nil {
+		return nil, err
+	}
+	return p, p.StartAPIServer(ctx)
+}
+
+// Stop ends everything. Nothing is kept, so nobody needs to tidy up first.
+func (p *Plane) Stop() {
+	p.api.Kill()
+	p.etcd.Kill()
+}
+
+// Log returns the path of a program's log.
+func (p *Plane) Log(name string) string { return filepath.Join(p.o.Dir, "log", name+".log") }
+
+// Key returns the path of a key or certificate that Start has made: ca.crt,
+// apiserver.crt, apiserver.key, service-account.key.
+func (p *Plane) Key(name string) string { return filepath.Join(p.o.Dir, "keys", name) }
+
+// CA returns the certificate that has signed the API server's, PEM-encoded.
+func (p *Plane) CA() []byte { return p.authority.pem }
+
+// Admin returns the configuration of a client that may do everything.
+func (p *Plane) Admin() *rest.Config { return rest.CopyConfig(p.admin) }
+
+func (p *Plane) writeKeys() (err error) {
+	if p.authority, err = newAuthority(); err != nil {
+		return err
+	}
+	server, err := p.authority.server(append([]net.IP{net.IPv4(127, 0, 0, 1)}, p.o.Addresses...)...)
+	if err != nil {
+		return err
+	}
+	account, err := signingKey()
+	if err != nil {
+		return err
+	}
+	if p.admin, err = p.config("test-admin", adminGroup); err != nil {
+		return err
+	}
+	if p.probe, err = kubernetes.NewForConfig(p.admin); err != nil {
+		return err
+	}
+	return writeFiles(filepath.Join(p.o.Dir, "keys"), map[string][]byte{
+		"ca.crt": p.authority.pem, "apiserver.crt": server.cert, "apiserver.key": server.key,
+		"service-account.key": account, "audit-policy.yaml": []byte(auditPolicy),
+	})
+}
+
+func (p *Plane) startEtcd(ctx context.Context) (err error) {
+	p.etcd, err = StartProcess(p.Log("etcd"), nil, filepath.Join(p.o.Bin, "etcd"),
+		"--data-dir="+filepath.Join(p.o.Dir, "etcd"), "--unsafe-no-fsync", "--log-level=warn",
+		"--listen-client-urls="+etcdURL, "--advertise-client-urls="+etcdURL)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	return p.etcd.ready(ctx, func(ctx context.Context) error {
+		return etcdCall(ctx, http.MethodGet, "/health", nil, nil)
+	})
+}
+
+// StartAPIServer runs kube-apiserver, after StopAPIServer or KillAPIServer
+// again with the same port, keys and data, and returns when it is ready.
+func (p *Plane) StartAPIServer(ctx context.Context) (err error) {
+	argv := []string{
+		filepath.Join(p.o.Bin, "kube-apiserver"),
+		"--etcd-servers=" + etcdURL, "--secure-port=6443",
+		"--cert-dir=" + filepath.Join(p.o.Dir, "keys"), "--client-ca-file=" + p.Key("ca.crt"),
+		"--tls-cert-file=" + p.Key("apiserver.crt"), "--tls-private-key-file=" + p.Key("apiserver.key"),
+		"--service-account-issuer=https://kubernetes.default.svc",
+		"--service-account-key-file=" + p.Key("service-account.key"),
+		"--service-account-signing-key-file=" + p.Key("service-account.key"),
+		"--service-cluster-ip-range=10.0.0.0/24", "--authorization-mode=Node,RBAC", "--allow-privileged",
+		"--kubelet-preferred-address-types=InternalIP",
+		"--audit-policy-file=" + p.Key("audit-policy.yaml"), "--audit-log-path=" + p.auditLog(),
+	}
+	if len(p.o.Addresses) > 0 {
+		argv = append(argv, "--advertise-address="+p.o.Addresses[0].String())
+	}
+	if !p.o.ServiceAccounts {
+		argv = append(argv, "--disable-admission-plugins=ServiceAccount")
+	}
+	if p.api, err = StartProcess(p.Log("kube-apiserver"), nil, argv...); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	return p.api.ready(ctx, func(ctx context.Context) error {
+		answer, err := p.probe.Discovery().RESTClient().Get().AbsPath("/readyz").DoRaw(ctx)
+		if err != nil {
+			return fmt.Errorf("%w: %s", err, strings.TrimSpace(string(answer)))
+		}
+		return nil
+	})
+}
+
+// StopAPIServer ends kube-apiserver as an upgrade does.
+func (p *Plane) StopAPIServer() error { return p.api.Stop() }
+
+// KillAPIServer ends kube-apiserver as a crash does.
+func (p *Plane) KillAPIServer() { p.api.Kill() }
+
+// APIServerRuns says whether kube-apiserver has been started and has not ended.
+func (p *Plane) APIServerRuns() bool {
+	select {
+	case <-p.api.Exited():
+		return false
+	default:
+		return true
+	}
+}
+
+// ReadAudit returns the API server's audit log from a byte offset on, and the
+// offset of its end.
+func (p *Plane) ReadAudit(offset int64) ([]Request, int64, error) {
+	return readAudit(p.auditLog(), offset)
+}
+
+func (p *Plane) auditLog() string {
+	dir := filepath.Join(p.o.Dir, "log")
+	// A missing folder is reported by kube-apiserver.
+	os.MkdirAll(dir, 0o755) //nolint:errcheck,gosec // see above
+	return filepath.Join(dir, "audit.log")
+}
