@@ -99,7 +99,7 @@ func (a account) among(subjects []rbacv1.Subject) bool {
 // RestorePermissions gives the daemon what deploy/ gives it.
 func (c *Cluster) RestorePermissions(t testing.TB) {
 	t.Helper()
-	for _, path := range manifests(t) {
+	for _, path := range permissions(t) {
 		c.ApplyFile(t, path)
 	}
 }

@@ -94,7 +94,7 @@ func TestProxyFaults(t *testing.T) {
 		{"pass", cluster.Pass, func(_ time.Duration, err error) error { return err }},
 		{"refuse", cluster.Refuse, failure("connection refused")},
 		{"pass after refuse", cluster.Pass, func(_ time.Duration, err error) error { return err }},
-		{"blackhole", cluster.Blackhole, failure("Client.Timeout")},
+		{"blackhole", cluster.Blackhole, failure("exceeded")},
 		{"slow", cluster.Slow, func(took time.Duration, err error) error {
 			if err == nil && took < cluster.SlowBy {
 				err = fmt.Errorf("took %v only", took)

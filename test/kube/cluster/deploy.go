@@ -34,47 +34,43 @@ func crds() schema.GroupVersionResource {
 	return schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"}
 }
 
-// applyDeploy applies what deploy/ has for the API: CRDs and permissions. What
-// an earlier test has deleted or changed is as it should be again.
+// applyDeploy applies all of deploy/, the optional permissions too. What an
+// earlier test has deleted or changed is as it should be again.
 func (c *Cluster) applyDeploy(t testing.TB) {
 	t.Helper()
-	for _, path := range manifests(t) {
+	c.InstallCRDs(t)
+	for _, path := range slices.Concat(permissions(t), deployed(t, "admission/*.yaml")) {
 		c.ApplyFile(t, path)
 	}
-	c.InstallCRDs(t)
 	if c.account == (account{}) {
 		t.Fatal("deploy/ has no ServiceAccount for the daemon")
 	}
 }
 
-// manifests are the files to apply, except the CRDs.
-func manifests(t testing.TB) []string {
+// permissions are the files that give the daemon its rights.
+func permissions(t testing.TB) []string {
 	t.Helper()
-	return []string{deployed(t, "rbac.yaml")}
+	return deployed(t, "rbac*.yaml")
 }
 
-// deployed is a path in deploy/, or in testdata as long as deploy/ lacks it.
-func deployed(t testing.TB, name string) string {
+// deployed are the files of deploy/ that match a pattern.
+func deployed(t testing.TB, pattern string) []string {
 	t.Helper()
 	repo, err := Repo()
 	if err != nil {
 		t.Fatal(err)
 	}
-	path := filepath.Join(repo, "deploy", name)
-	if _, err := os.Stat(path); err != nil {
-		return filepath.Join(repo, "test/kube/cluster/testdata", name)
+	files, err := filepath.Glob(filepath.Join(repo, "deploy", pattern))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("deploy/ has no %s (%v)", pattern, err)
 	}
-	return path
+	return files
 }
 
 // InstallCRDs applies the CRDs of deploy/crd and waits until they are served.
 func (c *Cluster) InstallCRDs(t testing.TB) {
 	t.Helper()
-	files, err := filepath.Glob(filepath.Join(deployed(t, "crd"), "*.yaml"))
-	if err != nil || len(files) == 0 {
-		t.Fatalf("deploy/crd has no CRD (%v)", err)
-	}
-	for _, path := range files {
+	for _, path := range deployed(t, "crd/*.yaml") {
 		for _, o := range c.ApplyFile(t, path) {
 			c.awaitServed(t, o.GetName())
 		}

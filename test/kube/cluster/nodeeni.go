@@ -27,9 +27,13 @@ func (c *Cluster) ENINodeStates() dynamic.ResourceInterface {
 }
 
 // CreateNodeENI makes a NodeENI, and then gives it its status, as the attaching
-// controller does.
+// controller does. Without a nodeSelector it is given the empty one, which
+// selects every node: the API server wants one.
 func (c *Cluster) CreateNodeENI(t testing.TB, o v1alpha1.NodeENI) {
 	t.Helper()
+	if o.Spec.NodeSelector == nil {
+		o.Spec.NodeSelector = map[string]string{}
+	}
 	content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(&o)
 	if err != nil {
 		t.Fatal(err)
