@@ -1,0 +1,195 @@
+package kube
+
+import (
+	"errors"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// memory is what one restart remembers of the pods that it has seen.
+type memory struct {
+	// deleted are the pods that this restart has deleted, or found replaced. A
+	// list from the API server's cache may still have them.
+	deleted map[types.UID]bool
+	// refused says of pods why they could not be deleted.
+	refused map[types.UID]error
+	// awaited are the DaemonSets that must have a pod here again, with the name of
+	// the one before.
+	awaited map[types.UID]string
+}
+
+// plan is what to do about the device plugin's pods as they are. Nothing in it:
+// every pod has read the config and is ready.
+type plan struct {
+	// remove are to be deleted.
+	remove []*corev1.Pod
+	// waits says of pods, by their names, what time alone will end, and stuck
+	// what it will not.
+	waits, stuck map[string]error
+}
+
+// decide compares the pods with a config that was written at that time.
+func decide(pods []corev1.Pod, config string, written time.Time, m memory) plan {
+	p := plan{waits: map[string]error{}, stuck: map[string]error{}}
+	limit := roundUp(written)
+	there := map[types.UID]bool{}
+	apart := map[string]error{}
+	for i := range pods {
+		pod := &pods[i]
+		name := podName(pod)
+		owner := daemonSet(pod)
+		if pod.DeletionTimestamp != nil || m.deleted[pod.UID] {
+			p.waits[name] = errors.New("it is still ending")
+			continue
+		}
+		if owner != nil {
+			there[owner.UID] = true
+		}
+		reading := readers(pod, config)
+		switch {
+		case len(reading) == 0:
+			apart[name] = errors.New("it takes its config from elsewhere")
+		case !outdated(reading, limit):
+			if why := unready(pod); why != nil {
+				p.waits[name] = why
+			}
+		case owner == nil:
+			p.stuck[name] = errors.New("it serves an earlier config, and has no DaemonSet that would replace it")
+		case m.refused[pod.UID] != nil:
+			p.stuck[name] = m.refused[pod.UID]
+		default:
+			p.remove = append(p.remove, pod)
+		}
+	}
+	for owner, before := range m.awaited {
+		if !there[owner] && p.waits[before] == nil {
+			p.waits[before] = errors.New("its DaemonSet has not replaced it")
+		}
+	}
+	if len(apart) == len(pods) {
+		p.stuck = apart
+	}
+	return p
+}
+
+// roundUp makes a file's time comparable with startedAt, of which the kubelet
+// tells whole seconds, rounded down. A container that started later than that
+// has begun at least a second after the file was written. The second is needed:
+// the time is that of the content, which is renamed into its place afterwards.
+func roundUp(written time.Time) time.Time {
+	second := written.Truncate(time.Second)
+	if second.Before(written) {
+		second = second.Add(time.Second)
+	}
+	return second
+}
+
+// reader is a container that sees the config file, with its status; nil before
+// the kubelet has told of it.
+type reader struct {
+	status *corev1.ContainerStatus
+	// once: it is an init container that runs to its end.
+	once bool
+}
+
+// readers are the containers that mount the config from the host. Init
+// containers that run once count only where no other does: they may copy it for
+// the others.
+func readers(p *corev1.Pod, config string) []reader {
+	from := map[string]string{}
+	for _, v := range p.Spec.Volumes {
+		if v.HostPath != nil {
+			from[v.Name] = v.HostPath.Path
+		}
+	}
+	var all, once []reader
+	for _, c := range p.Spec.Containers {
+		if mountsConfig(c, from, config) {
+			all = append(all, reader{status: statusOf(p.Status.ContainerStatuses, c.Name)})
+		}
+	}
+	for _, c := range p.Spec.InitContainers {
+		if !mountsConfig(c, from, config) {
+			continue
+		}
+		r := reader{status: statusOf(p.Status.InitContainerStatuses, c.Name)}
+		if c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways {
+			all = append(all, r)
+			continue
+		}
+		r.once = true
+		once = append(once, r)
+	}
+	if len(all) == 0 {
+		return once
+	}
+	return all
+}
+
+// mountsConfig says whether a container mounts the config file itself or a
+// folder above it. Where a subPathExpr leads is known only to the kubelet, and is
+// taken to lead there.
+func mountsConfig(c corev1.Container, from map[string]string, config string) bool {
+	return slices.ContainsFunc(c.VolumeMounts, func(m corev1.VolumeMount) bool {
+		folder, ok := from[m.Name]
+		return ok && within(config, path.Join(folder, m.SubPath))
+	})
+}
+
+func within(file, folder string) bool {
+	file, folder = path.Clean(file), path.Clean(folder)
+	return file == folder || strings.HasPrefix(file, strings.TrimSuffix(folder, "/")+"/")
+}
+
+func statusOf(all []corev1.ContainerStatus, name string) *corev1.ContainerStatus {
+	for i := range all {
+		if all[i].Name == name {
+			return &all[i]
+		}
+	}
+	return nil
+}
+
+// outdated says whether any of them may have read the config before the limit,
+// and will not read it again by itself soon. One that has yet to start will read
+// it as it is then.
+func outdated(all []reader, limit time.Time) bool {
+	return slices.ContainsFunc(all, func(r reader) bool {
+		if r.status == nil {
+			return false
+		}
+		now, before := r.status.State, r.status.LastTerminationState
+		switch {
+		case now.Running != nil:
+			return !now.Running.StartedAt.After(limit)
+		case now.Waiting != nil && now.Waiting.Reason == "CrashLoopBackOff":
+			// The kubelet lets up to 5 min pass. One that has crashed with this
+			// config would do so again.
+			return before.Terminated == nil || !before.Terminated.StartedAt.After(limit)
+		case now.Terminated != nil && r.once:
+			return !now.Terminated.StartedAt.After(limit)
+		}
+		return false
+	})
+}
+
+// unready says why a pod is not ready, or nil.
+func unready(p *corev1.Pod) error {
+	for _, c := range p.Status.Conditions {
+		if c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue {
+			return nil
+		}
+	}
+	for _, c := range slices.Concat(p.Status.InitContainerStatuses, p.Status.ContainerStatuses) {
+		if c.State.Waiting != nil && c.State.Waiting.Reason != "" {
+			return fmt.Errorf("it is not ready: container %s is in %s", c.Name, c.State.Waiting.Reason)
+		}
+	}
+	return errors.New("it is not ready")
+}
