@@ -22,8 +22,6 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-
 	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
 )
 
@@ -165,10 +163,15 @@ func newClient(config *rest.Config, nodeName string) (*Client, error) {
 		return nil, err
 	}
 	c.watchCore = core.CoreV1().RESTClient()
-	if c.neni, err = rest.RESTClientFor(asNodeENI(calling)); err != nil {
+	scheme := runtime.NewScheme()
+	if err := v1alpha1.AddToScheme(scheme); err != nil {
 		return nil, err
 	}
-	if c.watchNENI, err = rest.RESTClientFor(asNodeENI(watching)); err != nil {
+	codecs := serializer.NewCodecFactory(scheme).WithoutConversion()
+	if c.neni, err = rest.RESTClientFor(asNodeENI(calling, codecs)); err != nil {
+		return nil, err
+	}
+	if c.watchNENI, err = rest.RESTClientFor(asNodeENI(watching, codecs)); err != nil {
 		return nil, err
 	}
 	return c, nil
@@ -184,14 +187,11 @@ func asCore(config *rest.Config) *rest.Config {
 
 // asNodeENI asks for JSON: custom resources have nothing shorter that every
 // server knows.
-func asNodeENI(config *rest.Config) *rest.Config {
-	group := schema.GroupVersion{Group: v1alpha1.GroupName, Version: v1alpha1.Version}
-	scheme := runtime.NewScheme()
-	metav1.AddToGroupVersion(scheme, group)
+func asNodeENI(config *rest.Config, codecs runtime.NegotiatedSerializer) *rest.Config {
 	c := rest.CopyConfig(config)
-	c.GroupVersion = &group
+	c.GroupVersion = &schema.GroupVersion{Group: v1alpha1.GroupName, Version: v1alpha1.Version}
 	c.APIPath = "/apis"
 	c.ContentType = runtime.ContentTypeJSON
-	c.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()
+	c.NegotiatedSerializer = codecs
 	return c
 }

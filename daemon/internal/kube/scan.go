@@ -209,7 +209,7 @@ func (f *frames) next() ([]byte, error) {
 		}
 	}
 	for {
-		for f.pos < f.end {
+		for f.skipText(); f.pos < f.end; f.skipText() {
 			done, err := f.step(f.buf[f.pos])
 			if err != nil {
 				return nil, err
@@ -225,6 +225,22 @@ func (f *frames) next() ([]byte, error) {
 			return nil, err
 		}
 	}
+}
+
+// skipText goes over the inside of a string, as far as it is there and without
+// escapes.
+func (f *frames) skipText() {
+	if !f.quoted || f.escaped {
+		return
+	}
+	text := f.buf[f.pos:f.end]
+	if i := bytes.IndexByte(text, '"'); i >= 0 {
+		text = text[:i]
+	}
+	if i := bytes.IndexByte(text, '\\'); i >= 0 {
+		text = text[:i]
+	}
+	f.pos += len(text)
 }
 
 // step looks at one octet and says whether an object ends with it.
