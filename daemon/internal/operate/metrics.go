@@ -1,0 +1,143 @@
+package operate
+
+import (
+	"runtime"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+)
+
+const namespace = "multi_eni"
+
+// metrics are those that count what Syncs have done. What is, the collector
+// takes from the last View when it is asked.
+//
+// Every label has a fixed set of values. None names a pod, an ENI or a NodeENI:
+// these come and go without end.
+type metrics struct {
+	writes   prometheus.Counter
+	restarts *prometheus.CounterVec
+	restart  prometheus.Histogram
+	removal  prometheus.Histogram
+	sync     prometheus.Histogram
+}
+
+func (s *Server) register() {
+	s.metrics = metrics{
+		writes: prometheus.NewCounter(prometheus.CounterOpts{
+			Namespace: namespace, Name: "config_writes_total", Help: "How often the device plugin's config was written.",
+		}),
+		restarts: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Namespace: namespace, Name: "device_plugin_restarts_total", Help: "Restarts of the device plugin that have ended, by result.",
+		}, []string{"result"}),
+		restart: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Namespace: namespace, Name: "device_plugin_restart_duration_seconds", Help: "Time from the begin of a restart of the device plugin until it was verified or given up.",
+			Buckets: []float64{.5, 1, 2, 5, 10, 20, 30, 60, 120, 300},
+		}),
+		removal: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Namespace: namespace, Name: "removal_to_config_seconds", Help: "Time from when a removal was first seen until the device plugin's config was without the device.",
+			Buckets: []float64{.01, .025, .05, .1, .2, .5, 1, 2.5, 5, 10, 30, 60},
+		}),
+		sync: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Namespace: namespace, Name: "sync_duration_seconds", Help: "Time that one look at the whole node took.",
+			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30},
+		}),
+	}
+	for _, result := range []reconcile.RestartResult{reconcile.RestartVerified, reconcile.RestartNoneFound, reconcile.RestartFailed} {
+		s.metrics.restarts.WithLabelValues(string(result)) // a rate needs the 0 before the 1
+	}
+	s.registry.MustRegister(
+		s.metrics.writes, s.metrics.restarts, s.metrics.restart, s.metrics.removal, s.metrics.sync, state{s},
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+	)
+	if s.EventsDropped != nil {
+		s.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Namespace: namespace, Name: "events_dropped_total", Help: "Kubernetes Events that were given up because the API server took none for too long.",
+		}, func() float64 { return float64(s.EventsDropped()) }))
+	}
+}
+
+// count adds what one Sync has done.
+func (s *Server) count(did reconcile.Did) {
+	m := &s.metrics
+	m.sync.Observe(did.Took.Seconds())
+	if did.ConfigWritten {
+		m.writes.Inc()
+	}
+	for _, d := range did.Withdrawn {
+		m.removal.Observe(d.Seconds())
+	}
+	if did.Restart != nil {
+		m.restarts.WithLabelValues(string(did.Restart.Result)).Inc()
+		m.restart.Observe(did.Restart.Took.Seconds())
+	}
+}
+
+func describe(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc(namespace+"_"+name, help, labels, nil)
+}
+
+// state is a collector of what the last View says.
+type state struct{ s *Server }
+
+// Describe implements prometheus.Collector. It sends nothing: what there is to
+// collect depends on the View.
+func (state) Describe(chan<- *prometheus.Desc) {}
+
+// Collect implements prometheus.Collector.
+func (c state) Collect(out chan<- prometheus.Metric) {
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	gauge(describe("build_info", "Always 1; the labels say which daemon this is.", "version", "goversion"), 1, c.s.Version, runtime.Version())
+	if c.s.API != nil {
+		reachable, reason := c.s.API()
+		gauge(describe("api_reachable", "1 while the API server is followed, else 0."), number(reachable))
+		if reason != "" {
+			gauge(describe("api_fault", "1 for the reason why the API server cannot be followed.", "reason"), 1, reason)
+		}
+	}
+	if v := c.s.last(); v != nil {
+		collectView(v, gauge)
+	}
+}
+
+func collectView(v *reconcile.View, gauge func(d *prometheus.Desc, v float64, labels ...string)) {
+	gauge(describe("last_sync_timestamp_seconds", "When the node was last looked at, in seconds since 1970."), float64(v.At.UnixMilli())/1000)
+	phases := map[nodestate.Phase]int{nodestate.PhasePending: 0, nodestate.PhaseReady: 0, nodestate.PhaseDraining: 0}
+	for _, d := range v.Inventory.Devices {
+		phases[d.Phase]++
+	}
+	devices := describe("devices", "Devices of the inventory, by phase.", "phase")
+	for phase, n := range phases {
+		gauge(devices, float64(n), string(phase))
+	}
+	reasons := map[string]int{}
+	for _, p := range v.Inventory.Problems {
+		reasons[p.Reason]++
+	}
+	problems := describe("problems", "Problems that a person must look at, by reason.", "reason")
+	for reason, n := range reasons {
+		gauge(problems, float64(n), reason)
+	}
+	gauge(describe("holders", "Attachments and allocations that have a device."), float64(len(v.Holders)))
+	gauge(describe("config_current", "1 while the device plugin's config is as the devices want it, else 0."), number(v.Config.Current))
+	gauge(describe("device_plugin_pods", "Pods of the device plugin on this node."), float64(len(v.Plugin.Pods)))
+	states := describe("device_plugin_state", "1 for the state that the device plugin is in, 0 for the others.", "state")
+	for _, s := range []reconcile.PluginState{
+		reconcile.PluginUnknown, reconcile.PluginUnmanaged, reconcile.PluginNotFound, reconcile.PluginPending,
+		reconcile.PluginRestarting, reconcile.PluginServing, reconcile.PluginFailed,
+	} {
+		gauge(states, number(v.Plugin.State == s), string(s))
+	}
+}
+
+func number(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}

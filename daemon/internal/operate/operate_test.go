@@ -1,0 +1,211 @@
+package operate
+
+import (
+	"bytes"
+	"flag"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
+	"github.com/prometheus/common/expfmt"
+	"github.com/sirupsen/logrus"
+
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+)
+
+var update = flag.Bool("update", false, "write the golden files")
+
+var noon = time.Date(2026, 1, 2, 12, 0, 0, 0, time.UTC)
+
+// clock is a time that only the test moves.
+type clock struct{ now time.Time }
+
+func (c *clock) Now() time.Time { return c.now }
+
+func newServerAt(t *testing.T, c *clock) *Server {
+	t.Helper()
+	log := logrus.New()
+	log.SetOutput(t.Output())
+	return New(Options{
+		Version: "v1.2.3", Inventory: "/run/multi-eni/inventory.json", Now: c.Now, Log: log,
+		API:           func() (bool, string) { return false, "Forbidden" },
+		EventsDropped: func() uint64 { return 7 },
+	})
+}
+
+// busy is a View in which everything happens.
+func busy() reconcile.View {
+	return reconcile.View{
+		At: noon,
+		Inventory: nodestate.Inventory{
+			SchemaVersion: nodestate.SchemaVersion, NodeName: "node-a", BootID: "boot-1", UpdatedAt: noon,
+			Devices: []nodestate.Device{
+				{ENIID: "eni-00000001", NodeENI: "a", PCIAddress: "0000:00:06.0", Phase: nodestate.PhaseReady},
+				{ENIID: "eni-00000002", NodeENI: "a", PCIAddress: "0000:00:07.0", Phase: nodestate.PhaseReady},
+				{ENIID: "eni-00000003", NodeENI: "b", PCIAddress: "0000:00:08.0", Phase: nodestate.PhaseDraining},
+			},
+			Problems: []nodestate.Problem{
+				{Reason: "InvalidMTU", NodeENI: "a", Message: "mtu 3 is too small"},
+				{Reason: "InvalidMTU", NodeENI: "b", Message: "mtu 4 is too small"},
+				{Reason: "ConfigUnwritable", Message: "read-only file system"},
+			},
+		},
+		Declared: []reconcile.Declared{{Name: "a", UID: "u-a", Generation: 2}},
+		Holders:  []reconcile.Holder{{PCIAddress: "0000:00:08.0", Pod: "red/router-0", PodUID: "u-p"}},
+		Config:   reconcile.ConfigView{Path: "/etc/pcidp/config.json", Hash: "abc", Current: true},
+		Plugin:   reconcile.PluginView{State: reconcile.PluginServing, Pods: []string{"kube-system/sriov-x"}, ServedHash: "abc"},
+		Did: reconcile.Did{
+			Took: 30 * time.Millisecond, ConfigWritten: true, Withdrawn: []time.Duration{90 * time.Millisecond},
+			Restart: &reconcile.RestartDone{Result: reconcile.RestartVerified, Took: 4 * time.Second},
+		},
+	}
+}
+
+// scrape returns what is exported under our own prefix.
+func scrape(t *testing.T, s *Server) string {
+	t.Helper()
+	families, err := s.registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b bytes.Buffer
+	for _, f := range families {
+		if strings.HasPrefix(f.GetName(), namespace) {
+			if _, err := expfmt.MetricFamilyToText(&b, f); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	return regexp.MustCompile(`goversion="[^"]+"`).ReplaceAllString(b.String(), `goversion="GO"`)
+}
+
+func TestMetrics(t *testing.T) {
+	s := newServerAt(t, &clock{noon})
+	golden(t, "before.txt", scrape(t, s))
+	s.Observe(busy())
+	golden(t, "busy.txt", scrape(t, s))
+
+	after := busy()
+	after.Did = reconcile.Did{Took: time.Millisecond}
+	after.Inventory.Problems = nil
+	s.Observe(after)
+	got := scrape(t, s)
+	if strings.Contains(got, "multi_eni_problems{") {
+		t.Errorf("problems that are over are still exported:\n%s", got)
+	}
+	for _, want := range []string{"multi_eni_config_writes_total 1\n", "multi_eni_sync_duration_seconds_count 2\n"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("metrics lack %q:\n%s", want, got)
+		}
+	}
+	families, err := s.registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	faults, err := promlint.NewWithMetricFamilies(families).Lint()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range faults {
+		if strings.HasPrefix(f.Metric, namespace) {
+			t.Errorf("%s: %s", f.Metric, f.Text)
+		}
+	}
+}
+
+// TestMetricsNameNobody: no label grows with the cluster.
+func TestMetricsNameNobody(t *testing.T) {
+	s := newServerAt(t, &clock{noon})
+	s.Observe(busy())
+	text := scrape(t, s)
+	for _, name := range []string{"eni-00000001", "router-0", "sriov-x", "0000:00:06.0", "node-a", "abc"} {
+		if strings.Contains(text, name) {
+			t.Errorf("metrics name %s", name)
+		}
+	}
+}
+
+func TestMetricsWithoutCluster(t *testing.T) {
+	log := logrus.New()
+	s := New(Options{Version: "v1", Now: (&clock{noon}).Now, Log: log})
+	s.Observe(busy())
+	if text := scrape(t, s); strings.Contains(text, "multi_eni_api_") || strings.Contains(text, "multi_eni_events_") {
+		t.Errorf("metrics of a cluster where there is none:\n%s", text)
+	}
+}
+
+func get(t *testing.T, h http.Handler, method, path string) (int, string) {
+	t.Helper()
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), method, path, http.NoBody))
+	return w.Code, w.Body.String()
+}
+
+func TestProbes(t *testing.T) {
+	c := &clock{noon}
+	s := newServerAt(t, c)
+	probe := func(when string, healthz, readyz int) {
+		t.Helper()
+		if code, body := get(t, s.public(), http.MethodGet, "/healthz"); code != healthz {
+			t.Errorf("%s: healthz %d %s, want %d", when, code, body, healthz)
+		}
+		if code, body := get(t, s.public(), http.MethodGet, "/readyz"); code != readyz {
+			t.Errorf("%s: readyz %d %s, want %d", when, code, body, readyz)
+		}
+	}
+	probe("at start", 200, 503)
+	c.now = c.now.Add(aliveWithin + time.Second)
+	probe("when the first Sync hangs", 503, 503)
+
+	unknown := busy()
+	unknown.Inventory.Problems = []nodestate.Problem{{Reason: reasonUnreadable, Message: "not read yet"}}
+	s.Observe(unknown)
+	probe("while nothing is known of the NodeENIs", 200, 503)
+	s.Observe(busy())
+	probe("at work", 200, 200)
+	s.Observe(unknown)
+	probe("in an outage", 200, 200)
+	c.now = c.now.Add(aliveWithin + time.Second)
+	probe("when a Sync hangs", 503, 200)
+}
+
+func TestPublicTellsOnlyThese(t *testing.T) {
+	s := newServerAt(t, &clock{noon})
+	s.Observe(busy())
+	for path, want := range map[string]int{"/metrics": 200, statusPath: 404, "/debug/pprof/": 404, "/": 404} {
+		if code, _ := get(t, s.public(), http.MethodGet, path); code != want {
+			t.Errorf("GET %s: %d, want %d", path, code, want)
+		}
+	}
+	if code, _ := get(t, s.public(), http.MethodPost, "/metrics"); code != http.StatusMethodNotAllowed {
+		t.Errorf("POST /metrics: %d", code)
+	}
+}
+
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	path := filepath.Join("testdata", name)
+	if *update {
+		if err := os.MkdirAll("testdata", 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), got); diff != "" {
+		t.Errorf("%s (-want +got):\n%s", path, diff)
+	}
+}

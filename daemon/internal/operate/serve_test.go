@@ -1,0 +1,194 @@
+package operate
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+)
+
+// patience is how long a test waits for what should happen at once.
+const patience = 10 * time.Second
+
+// serve runs the server until the returned function is called.
+func serve(t *testing.T, s *Server, listen, socket string) (stop func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(ctx, listen, socket) }()
+	deadline := time.Now().Add(patience)
+	for {
+		conn, err := dial(ctx, socket)
+		if err == nil {
+			conn.Close()
+			break
+		}
+		select {
+		case err := <-ended:
+			t.Fatalf("server ended: %v", err)
+		case <-time.After(5 * time.Millisecond):
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("no socket: %v", err)
+		}
+	}
+	stopped := false
+	stop = func() {
+		if stopped {
+			return
+		}
+		stopped = true
+		cancel()
+		if err := <-ended; err != nil {
+			t.Errorf("server: %v", err)
+		}
+	}
+	t.Cleanup(stop)
+	return stop
+}
+
+func TestAsk(t *testing.T) {
+	// deeper than the address of a socket may be long
+	dir := filepath.Join(t.TempDir(), strings.Repeat("deep/", 30))
+	socket := filepath.Join(dir, SocketName)
+	s := newServerAt(t, &clock{noon})
+	stop := serve(t, s, Off, socket)
+	if _, err := Ask(t.Context(), socket); err == nil || !strings.Contains(err.Error(), "not looked at yet") {
+		t.Errorf("before the first View: %v", err)
+	}
+	view := busy()
+	s.Observe(view)
+	got, err := Ask(t.Context(), socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Status{Inventory: view.Inventory, Holders: view.Holders, Unreadable: []string{}, Live: &Live{
+		Version: "v1.2.3", StartedAt: noon, SyncedAt: noon, InventoryPath: "/run/multi-eni/inventory.json",
+		Config: view.Config, DevicePlugin: view.Plugin, API: &API{Reason: "Forbidden"},
+	}}
+	if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Prefix{})); diff != "" {
+		t.Errorf("status (-want +got):\n%s", diff)
+	}
+	info, err := os.Lstat(socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info.Mode() != fs.ModeSocket|0o600 {
+		t.Errorf("mode %v", info.Mode())
+	}
+	stop()
+	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
+	if _, err := Ask(t.Context(), socket); err == nil {
+		t.Error("a server that has ended answers")
+	}
+}
+
+// TestSocketOfAnother: the one of a dead daemon is replaced, that of a live one
+// left alone.
+func TestSocketOfAnother(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), SocketName)
+	dead, err := net.ListenUnix("unix", &net.UnixAddr{Name: socket, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	dead.SetUnlinkOnClose(false)
+	dead.Close()
+	first := newServerAt(t, &clock{noon})
+	first.Observe(busy())
+	serve(t, first, "", socket)
+
+	err = newServerAt(t, &clock{noon}).Run(t.Context(), "", socket)
+	if err == nil || !strings.Contains(err.Error(), "another multi-enid") {
+		t.Errorf("a second server on a live socket: %v", err)
+	}
+	if _, err := Ask(t.Context(), socket); err != nil {
+		t.Errorf("the first one after that: %v", err)
+	}
+}
+
+func TestMetricsOverTCP(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := l.Addr().String()
+	socket := filepath.Join(t.TempDir(), SocketName)
+	s := newServerAt(t, &clock{noon})
+	if err := s.Run(t.Context(), address, socket); err == nil || !strings.Contains(err.Error(), "--listen") {
+		t.Errorf("address in use: %v", err)
+	}
+	if _, err := os.Lstat(socket); err == nil {
+		t.Error("the socket of a server that did not start is left behind")
+	}
+	l.Close()
+	serve(t, s, address, socket)
+	client := &http.Client{Timeout: patience}
+	resp, err := client.Get("http://" + address + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil || !strings.Contains(string(body), "multi_eni_build_info{") || !strings.Contains(string(body), "process_resident_memory_bytes") {
+		t.Errorf("metrics: %v\n%s", err, body)
+	}
+	client.CloseIdleConnections()
+}
+
+// TestAskGivesUp: a daemon that is stopped in the middle does not hold the
+// command up.
+func TestAskGivesUp(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), SocketName)
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := Ask(ctx, socket); err == nil {
+		t.Error("an answer from nobody")
+	}
+}
+
+func FuzzDecode(f *testing.F) {
+	s := New(Options{Version: "v1", Now: (&clock{noon}).Now})
+	s.Observe(busy())
+	status, _ := s.status()
+	seed, err := json.Marshal(status)
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, b := range [][]byte{seed, seed[:len(seed)/2], []byte(`{}`), []byte(`null`), []byte(`{"inventory":{"nodeName":"a"},"live":{}}`)} {
+		f.Add(b)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		s, err := decode(b)
+		if err != nil {
+			return
+		}
+		if s.Live == nil || s.Inventory.NodeName == "" {
+			t.Errorf("accepted %q", b)
+		}
+		again, err := json.Marshal(s)
+		if err != nil {
+			t.Fatalf("what was decoded cannot be encoded: %v", err)
+		}
+		if _, err := decode(again); err != nil {
+			t.Errorf("decode %q: %v", again, err)
+		}
+	})
+}
