@@ -14,6 +14,7 @@ import (
 // cluster is what the daemon has to do with Kubernetes. Any part may be absent.
 type cluster struct {
 	source  *kube.Source
+	plugin  *kube.DevicePlugin
 	kubelet *podresources.Client
 }
 
@@ -30,6 +31,15 @@ func (c *nodeFlags) connect(log *logrus.Logger) (*cluster, error) {
 	if err != nil {
 		return nil, err
 	}
+	if c.restart == restartPods {
+		o := kube.DevicePluginOptions{Namespaces: c.dpNamespaces, Selectors: c.dpSelectors, Config: c.pcidpConfig, Log: log}
+		if k.kubelet != nil {
+			o.Kubelet = k.kubelet.Devices
+		}
+		if k.plugin, err = kube.NewDevicePlugin(client, o); err != nil {
+			return nil, err
+		}
+	}
 	k.source = kube.NewSource(client, kube.SourceOptions{Lookup: c.lookup(), Now: time.Now, Log: log})
 	return &k, nil
 }
@@ -38,6 +48,9 @@ func (c *nodeFlags) connect(log *logrus.Logger) (*cluster, error) {
 func (k *cluster) use(o *reconcile.Options) {
 	if k.source != nil {
 		o.NodeENIs = k.source
+	}
+	if k.plugin != nil {
+		o.DevicePlugin = k.plugin
 	}
 	if k.kubelet != nil {
 		o.Kubelet = k.kubelet

@@ -24,6 +24,7 @@ type nodeFlags struct {
 	nodeName, source, attachmentsFrom, kubeconfig           string
 	pcidpConfig, inventory, stateDir, attachmentsDir, sysfs string
 	restart, podresources, cniBinDir, logLevel, format      string
+	dpNamespaces, dpSelectors                               []string
 	orphanGrace                                             time.Duration
 
 	// dir is the folder of manifests; "" when NodeENIs come from the API server.
@@ -35,6 +36,7 @@ const (
 	sourceKube  = "kube"
 	fromStatus  = "status"
 	fromIMDS    = "imds"
+	restartPods = "pods"
 	restartNone = "none"
 )
 
@@ -48,7 +50,9 @@ func (c *nodeFlags) add(f *pflag.FlagSet, p program) {
 	f.StringVar(&c.stateDir, "state-dir", nodestate.DefaultStateDir, "folder of the daemon's own memory")
 	f.StringVar(&c.attachmentsDir, "attachments-dir", nodestate.DefaultAttachmentsDir, "folder of the plugin's attachment records")
 	f.StringVar(&c.sysfs, "sysfs", sysfs.DefaultRoot, "where sysfs is mounted")
-	f.StringVar(&c.restart, "restart", restartNone, "how to restart the device plugin after its config has changed: none only logs it")
+	f.StringVar(&c.restart, "restart", "", "how to restart the device plugin after its config has changed: pods deletes its pods on this node; none only logs it (default pods with kube, none with dir)")
+	f.StringSliceVar(&c.dpNamespaces, "dp-namespaces", kube.DefaultPluginNamespaces(), "namespaces in which the device plugin is looked for")
+	f.StringSliceVar(&c.dpSelectors, "dp-selectors", kube.DefaultPluginSelectors(), "label selectors of the device plugin's pods; one of them is enough")
 	f.StringVar(&c.podresources, "podresources-socket", unset, "the kubelet's podresources socket; empty for none (default "+podresources.DefaultSocket+" with kube, none with dir)")
 	f.Lookup("podresources-socket").DefValue = ""
 	f.StringVar(&c.cniBinDir, "cni-bin-dir", "/opt/cni/bin", "folder of the CNI plugins, to release attachments of pods that died without DEL")
@@ -84,7 +88,16 @@ func (c *nodeFlags) check() error {
 	}
 	c.attachmentsFrom = or(c.attachmentsFrom, fromStatus)
 	oneOf("attachments-from", c.attachmentsFrom, fromStatus, fromIMDS)
-	oneOf("restart", c.restart, restartNone)
+	if c.restart == "" {
+		c.restart = restartNone
+		if fromKube {
+			c.restart = restartPods
+		}
+	}
+	oneOf("restart", c.restart, restartPods, restartNone)
+	if c.restart == restartPods && !fromKube {
+		fault("--restart %q: is for --nodeeni-source=kube; give none, and restart the device plugin when the log says so", c.restart)
+	}
 	if c.podresources == unset {
 		c.podresources = ""
 		if fromKube {
