@@ -478,3 +478,24 @@ func TestRestartSurvivesAnOutage(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// That there is none is a state, which the caller logs when it begins and ends.
+func TestNoDevicePluginIsNotLogged(t *testing.T) {
+	var out strings.Builder
+	log := logrus.New()
+	log.SetOutput(&out)
+	log.SetLevel(logrus.TraceLevel)
+	s := servePods(t)
+	s.answers["default"] = 403
+	d := s.plugin(DevicePluginOptions{Log: log})
+	for range 10 {
+		_, found := d.Find(t.Context())
+		_, restarted := d.Restart(t.Context(), wanted(nil))
+		if !errors.Is(found, reconcile.ErrNoDevicePlugin) || !errors.Is(restarted, reconcile.ErrNoDevicePlugin) {
+			t.Fatalf("errors %v and %v, want ErrNoDevicePlugin", found, restarted)
+		}
+	}
+	if out.Len() > 0 {
+		t.Errorf("logged %q, want nothing", out.String())
+	}
+}
