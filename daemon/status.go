@@ -1,33 +1,41 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"path/filepath"
 	"strings"
 	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/operate"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-func (p program) statusCommand() *cobra.Command {
+// askTimeout is how long the daemon may take to answer. It answers from memory.
+const askTimeout = 2 * time.Second
+
+func (p program) statusCommand(ctx context.Context) *cobra.Command {
 	var inventory, attachments, output string
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Show the node's devices, who holds them, and what is wrong",
-		Long:  "Show the node's devices, who holds them, and what is wrong. It reads files only, and works while the daemon is down.",
-		Args:  noArgs,
+		Long: "Show the node's devices, who holds them, and what is wrong. It asks the running daemon by the socket beside the inventory;\n" +
+			"when that does not answer it reads the files, and works while the daemon is down.",
+		Args: noArgs,
 		RunE: func(*cobra.Command, []string) error {
 			if output != "table" && output != "json" {
 				return usagef("--output %q: want table or json", output)
 			}
-			s, err := readStatus(inventory, nodestate.AttachmentDir(attachments))
+			s, err := getStatus(ctx, inventory, nodestate.AttachmentDir(attachments))
 			if err != nil {
 				return err
 			}
@@ -40,31 +48,26 @@ func (p program) statusCommand() *cobra.Command {
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&inventory, "inventory", nodestate.DefaultInventoryPath, "inventory to read")
+	f.StringVar(&inventory, "inventory", nodestate.DefaultInventoryPath, "inventory to read, and in whose folder the daemon's socket is")
 	f.StringVar(&attachments, "attachments-dir", nodestate.DefaultAttachmentsDir, "folder of the plugin's attachment records")
 	f.StringVarP(&output, "output", "o", "table", "table or json")
 	return cmd
 }
 
-// status is what the files say of the node.
-type status struct {
-	Inventory nodestate.Inventory `json:"inventory"`
-	// EarlierBoot: the inventory was written before the node's last start, and
-	// nothing in it holds any more.
-	EarlierBoot bool     `json:"earlierBoot"`
-	Holders     []holder `json:"holders"`
-	// Unreadable are records that may be holders.
-	Unreadable []string `json:"unreadable"`
-}
+// status is printed for people, or as JSON as it is.
+type status struct{ operate.Status }
 
-// holder is one attachment of this boot that has not given its device back.
-type holder struct {
-	PCIAddress  device.PCIAddress `json:"pciAddress"`
-	Pod         string            `json:"pod,omitempty"`
-	ContainerID string            `json:"containerID"`
-	IfName      string            `json:"ifname"`
-	Mode        nodestate.Mode    `json:"mode"`
-	State       nodestate.State   `json:"state"`
+// getStatus asks the daemon that writes the inventory, else the files.
+func getStatus(ctx context.Context, inventory string, attachments nodestate.AttachmentDir) (status, error) {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	live, err := operate.Ask(ctx, filepath.Join(filepath.Dir(inventory), operate.SocketName))
+	// the daemon may see the folder at another path, and the file may be a copy
+	if err == nil && filepath.Base(live.Live.InventoryPath) == filepath.Base(inventory) {
+		return status{live}, nil
+	}
+	// why it does not answer is no news: a status from files says that it is one
+	return readStatus(inventory, attachments)
 }
 
 func readStatus(path string, attachments nodestate.AttachmentDir) (status, error) {
@@ -84,7 +87,7 @@ func readStatus(path string, attachments nodestate.AttachmentDir) (status, error
 	if err != nil {
 		return status{}, err
 	}
-	s := status{Inventory: inv, EarlierBoot: inv.BootID != boot, Holders: []holder{}, Unreadable: []string{}}
+	s := operate.Status{Inventory: inv, EarlierBoot: inv.BootID != boot, Holders: []reconcile.Holder{}, Unreadable: []string{}}
 	all, bad, err := attachments.List()
 	if err != nil {
 		bad = append(bad, err)
@@ -94,12 +97,12 @@ func readStatus(path string, attachments nodestate.AttachmentDir) (status, error
 	}
 	for _, a := range all {
 		if a.BootID == boot && a.State != nodestate.StateReleased {
-			s.Holders = append(s.Holders, holder{
+			s.Holders = append(s.Holders, reconcile.Holder{
 				PCIAddress: a.Device.PCIAddress, Pod: a.Pod, ContainerID: a.ContainerID, IfName: a.IfName, Mode: a.Mode, State: a.State,
 			})
 		}
 	}
-	return s, nil
+	return status{s}, nil
 }
 
 // print writes the status for people.
@@ -109,6 +112,7 @@ func (s status) print(out io.Writer) error {
 	if s.EarlierBoot {
 		b.WriteString("This inventory is of an earlier boot: nothing in it holds until multi-enid has run again.\n")
 	}
+	s.origin(&b)
 	b.WriteByte('\n')
 	switch {
 	case len(s.Inventory.Devices) == 0 && len(s.Inventory.Problems) > 0:
@@ -120,6 +124,7 @@ func (s status) print(out io.Writer) error {
 			return err
 		}
 	}
+	s.live(&b)
 	s.problems(&b)
 	_, err := io.WriteString(out, b.String())
 	return err
@@ -131,7 +136,7 @@ func (s status) table(out io.Writer) error {
 		if s.EarlierBoot {
 			break // its addresses may be those of other devices now
 		}
-		held[h.PCIAddress] = append(held[h.PCIAddress], h.String())
+		held[h.PCIAddress] = append(held[h.PCIAddress], holderName(h))
 	}
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "DEVICE\tNODEENI\tPCI\tINTERFACE\tDRIVER\tADDRESSES\tRESOURCE\tPHASE\tHOLDER")
@@ -152,13 +157,59 @@ func (s status) table(out io.Writer) error {
 	return w.Flush()
 }
 
-// String names the pod, or the container where the runtime named no pod.
-func (h holder) String() string {
+// holderName names the pod, or the container where the runtime named no pod.
+func holderName(h reconcile.Holder) string {
 	name := or(h.Pod, h.ContainerID)
-	if h.State == nodestate.StateIntent {
+	switch {
+	case h.Container != "":
+		return name + " (allocated to " + h.Container + ")"
+	case h.State == nodestate.StateIntent:
 		return name + " (starting or stopping)"
 	}
 	return name
+}
+
+// origin says in one line who was asked.
+func (s status) origin(b *strings.Builder) {
+	if s.Live == nil {
+		b.WriteString("From the files: multi-enid does not answer.\n")
+		return
+	}
+	fmt.Fprintf(b, "From multi-enid %s, running since %s.\n", s.Live.Version, s.Live.StartedAt.UTC().Format(time.RFC3339))
+}
+
+// live has a line for each of what only the daemon knows.
+func (s status) live(b *strings.Builder) {
+	l := s.Live
+	if l == nil {
+		return
+	}
+	current := "current"
+	if !l.Config.Current {
+		current = "not current"
+	}
+	fmt.Fprintf(b, "\nConfig:         %s, %s, hash %s\n", l.Config.Path, current, or(l.Config.Hash, "not known"))
+	fmt.Fprintf(b, "Device plugin:  %s", l.DevicePlugin.State)
+	if len(l.DevicePlugin.Pods) > 0 {
+		fmt.Fprintf(b, ", %s", strings.Join(l.DevicePlugin.Pods, ", "))
+	}
+	if !l.DevicePlugin.LastRestart.IsZero() {
+		fmt.Fprintf(b, ", restarted %s", l.DevicePlugin.LastRestart.UTC().Format(time.RFC3339))
+	}
+	if l.DevicePlugin.Message != "" {
+		fmt.Fprintf(b, ": %s", l.DevicePlugin.Message)
+	}
+	b.WriteString("\nAPI server:     ")
+	switch {
+	case l.API == nil:
+		b.WriteString("not used\n")
+	case l.API.Reachable:
+		b.WriteString("followed\n")
+	case l.API.Reason == "":
+		b.WriteString("not answered yet\n")
+	default:
+		fmt.Fprintf(b, "cannot be followed (%s), what it said last still holds\n", l.API.Reason)
+	}
 }
 
 func (s status) problems(b *strings.Builder) {
