@@ -44,8 +44,9 @@ demo: prereq-demo build tools ## Show the main job: no root, no cluster, no AWS
 	@$(BIN)/tools/demo
 
 .PHONY: bench
-bench: prereq-bench build tools ## Measure against the reference plugins; prints a table, asserts nothing
+bench: prereq-bench build tools $(KUBE)/.built ## Measure against the reference plugins and a real API server; prints tables, asserts nothing
 	$(GO) run -buildvcs=false ./test/bench
+	CGO_ENABLED=0 $(GO) -C test/kube test -trimpath -tags bench -count=1 -timeout 20m ./bench
 
 ##@ Work on it
 .PHONY: test
