@@ -109,7 +109,7 @@ func eachKind(t *testing.T, f func(t *testing.T, s *apiServer)) {
 func TestSourceFollows(t *testing.T) {
 	eachKind(t, func(t *testing.T, s *apiServer) {
 		var all []string
-		for i := range 2*listPage + 1 {
+		for i := range 2*firstPage + 1 {
 			name := fmt.Sprintf("n%03d", i)
 			s.put(pathNodeENIs, name, anyNode)
 			all = append(all, name)
@@ -144,7 +144,7 @@ func TestSourceFollows(t *testing.T) {
 		r.untilReason("")
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		if want := map[bool]int{true: 2, false: 4}[s.streams]; s.lists != want {
+		if want := map[bool]int{true: 2, false: 3}[s.streams]; s.lists != want {
 			t.Errorf("%d lists, want %d: those of the start and none after", s.lists, want)
 		}
 	})
@@ -234,7 +234,7 @@ func TestSourceTakesNoPartOfAList(t *testing.T) {
 	s := newAPIServer(t, false)
 	s.put(pathNodes, "node-a", nodeX)
 	var all []string
-	for i := range 2 * listPage {
+	for i := range 2 * firstPage {
 		all = append(all, fmt.Sprintf("n%03d", i))
 		s.put(pathNodeENIs, all[i], ngX)
 	}

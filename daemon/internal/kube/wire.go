@@ -1,6 +1,7 @@
 package kube
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -34,9 +35,13 @@ const (
 	watchGrace = time.Minute
 )
 
-// listPage is how many NodeENIs are listed at once. With attachments on 500
-// nodes each that is 4 MB.
-const listPage = 25
+// How many NodeENIs are listed at once: few at first, and then as many as are
+// likely to fit into pageSize octets. One with attachments on 500 nodes has 200 kB.
+const (
+	firstPage   = 10
+	largestPage = 500
+	pageSize    = 1 << 20
+)
 
 // errNoAnswer says that a request was accepted and not answered.
 var errNoAnswer = errors.New("API server does not answer")
@@ -87,8 +92,9 @@ func (n nodeENIs) list(ctx context.Context, _ metav1.ListOptions) (runtime.Objec
 
 func (n nodeENIs) pages(ctx context.Context) (*itemList, error) {
 	all := &itemList{}
-	for {
-		page, err := n.page(ctx, metav1.ListOptions{Limit: listPage, Continue: all.Continue})
+	var body bytes.Buffer // of one page after the other
+	for limit := int64(firstPage); ; {
+		page, err := n.page(ctx, &body, metav1.ListOptions{Limit: limit, Continue: all.Continue})
 		if err != nil {
 			return nil, err
 		}
@@ -96,10 +102,11 @@ func (n nodeENIs) pages(ctx context.Context) (*itemList, error) {
 		if all.Continue == "" {
 			return all, nil
 		}
+		limit = min(max(pageSize*int64(len(page.Items))/int64(body.Len()), 1), largestPage)
 	}
 }
 
-func (n nodeENIs) page(ctx context.Context, opts metav1.ListOptions) (*itemList, error) {
+func (n nodeENIs) page(ctx context.Context, body *bytes.Buffer, opts metav1.ListOptions) (*itemList, error) {
 	ctx, cancel := context.WithTimeout(ctx, listTimeout)
 	defer cancel()
 	stream, err := n.request(opts).Stream(ctx)
@@ -107,11 +114,11 @@ func (n nodeENIs) page(ctx context.Context, opts metav1.ListOptions) (*itemList,
 		return nil, err
 	}
 	defer stream.Close() //nolint:errcheck // opened for reading only
-	body, err := io.ReadAll(stream)
-	if err != nil {
+	body.Reset()
+	if _, err := body.ReadFrom(stream); err != nil {
 		return nil, fmt.Errorf("read list of NodeENIs: %w", err)
 	}
-	list, err := n.trim.list(body)
+	list, err := n.trim.list(body.Bytes())
 	if err != nil {
 		return nil, fmt.Errorf("read list of NodeENIs: %w", err)
 	}
