@@ -19,8 +19,10 @@ import (
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/doctor"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/manifest"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/operate"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/orphan"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/podresources"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
 	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
@@ -113,6 +115,17 @@ func (c *nodeFlags) examineCluster(o *doctor.Options) {
 	if c.dir == "" {
 		o.Drivers = client.Drivers
 	}
+	if c.restart != restartPods {
+		return
+	}
+	o.Namespaces = c.dpNamespaces
+	o.DevicePlugin = func(ctx context.Context) (reconcile.PluginReport, error) {
+		plugin, err := kube.NewDevicePlugin(client, kube.DevicePluginOptions{Namespaces: c.dpNamespaces, Selectors: c.dpSelectors, Config: c.pcidpConfig, Log: quiet})
+		if err != nil {
+			return reconcile.PluginReport{}, err
+		}
+		return plugin.Find(ctx)
+	}
 }
 
 // wantedDrivers are the userspace drivers that manifests want.
@@ -138,7 +151,7 @@ const socketTimeout = 2 * time.Second
 func daemonAnswers(ctx context.Context, inventory string) (bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, socketTimeout)
 	defer cancel()
-	conn, err := (&net.Dialer{}).DialContext(ctx, "unix", filepath.Join(filepath.Dir(inventory), "multi-enid.sock"))
+	conn, err := (&net.Dialer{}).DialContext(ctx, "unix", filepath.Join(filepath.Dir(inventory), operate.SocketName))
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED): // a killed daemon leaves its socket
 		return false, nil

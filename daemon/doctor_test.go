@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/doctor"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/operate"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
@@ -107,7 +108,7 @@ func TestDoctorOfAFolder(t *testing.T) {
 
 func TestDaemonAnswers(t *testing.T) {
 	inventory := filepath.Join(t.TempDir(), "inventory.json")
-	socket := filepath.Join(filepath.Dir(inventory), "multi-enid.sock")
+	socket := filepath.Join(filepath.Dir(inventory), operate.SocketName)
 	want := func(want, failed bool) {
 		t.Helper()
 		if got, err := daemonAnswers(t.Context(), inventory); got != want || (err != nil) != failed {

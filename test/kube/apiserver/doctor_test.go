@@ -1,0 +1,89 @@
+package apiserver
+
+import (
+	"context"
+	"errors"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/multi-eni/multi-eni-cni/test/kube/cluster"
+)
+
+// doctorTimeout bounds one run of doctor, whose own checks are bounded too.
+const doctorTimeout = 2 * time.Minute
+
+// doctor runs multi-enid doctor as the daemon's ServiceAccount and returns its
+// report.
+func doctor(t *testing.T, c *cluster.Cluster, n *cluster.Node, flags ...string) string {
+	t.Helper()
+	bin, err := cluster.Binary("multi-enid")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), doctorTimeout)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, bin, append([]string{
+		"doctor", "--node-name=" + n.Name, "--nodeeni-source=kube", "--kubeconfig=" + c.WriteKubeconfig(t), "--podresources-socket=", "--dp-namespaces=kube-system,default",
+		"--sysfs=" + n.Sysfs, "--pcidp-config=" + n.ConfigPath(), "--inventory=" + filepath.Join(n.Dir, "run", "inventory.json"),
+		"--state-dir=" + filepath.Join(n.Dir, "state"), "--attachments-dir=" + string(n.AttachmentsDir()), "--policy=" + filepath.Join(n.Dir, "policy.json"),
+	}, flags...)...)
+	cmd.Env = []string{"AWS_EC2_METADATA_SERVICE_ENDPOINT=" + n.IMDS.URL}
+	out, err := cmd.Output()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) || len(out) == 0 {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if failed := strings.Contains(string(out), "FAIL  "); failed != (err != nil) {
+		t.Errorf("exit status %v of the report\n%s", err, out)
+	}
+	return string(out)
+}
+
+func wantLines(t *testing.T, report string, lines ...string) {
+	t.Helper()
+	for _, line := range lines {
+		if !strings.Contains("\n"+report, "\n"+line) {
+			t.Errorf("report lacks %q:\n%s", line, report)
+		}
+	}
+}
+
+// TestDoctor: what doctor says of a real API server, with the permissions of
+// deploy/ and when they, the CRDs, the Node or the server are missing.
+func TestDoctor(t *testing.T) {
+	c := cluster.Start(t)
+	n := c.NewNode(t, "node-a", nil)
+	wantLines(t, doctor(t, c, n),
+		"ok    Kubernetes API: v1.",
+		"ok    CRDs: nodeenis and eninodestates of networking.k8s.aws/v1alpha1 are served\n",
+		"ok    RBAC nodeenis.networking.k8s.aws: get, list, watch allowed\n",
+		"ok    RBAC eninodestates.networking.k8s.aws: get, create allowed\n",
+		"ok    RBAC eninodestates.networking.k8s.aws/status: patch allowed\n",
+		"ok    RBAC nodes: get, list, watch allowed\n",
+		"ok    RBAC events: create, patch allowed\n",
+		"ok    RBAC pods: list, delete allowed in kube-system, default\n",
+		"warn  device plugin: none found on this node in kube-system, default; ",
+		"ok    Node object: node-a exists\n",
+		"ok    instance metadata: token granted, ENIs readable: 1\n",
+		"ok    drivers: no NodeENI of this node wants a userspace driver",
+	)
+	wantLines(t, doctor(t, c, n, "--node-name=node-b"), "FAIL  Node object: there is no Node node-b; ")
+
+	c.DeleteCRD(t, "eninodestates")
+	wantLines(t, doctor(t, c, n), "FAIL  CRDs: not installed: eninodestates.networking.k8s.aws; run: kubectl apply -f deploy/crd\n")
+	c.InstallCRDs(t)
+
+	c.RevokePermissions(t, "doctor says which are missing")
+	cluster.Eventually(t, "permissions revoked", doctorTimeout, func() error {
+		if report := doctor(t, c, n); !strings.Contains(report, "FAIL  RBAC nodeenis.networking.k8s.aws: get, list, watch denied: ") {
+			return errors.New(report)
+		}
+		return nil
+	})
+	c.StopAPIServer(t)
+	wantLines(t, doctor(t, c, n), "FAIL  Kubernetes API: ask the API server for its version: ")
+	c.StartAPIServer(t)
+}
