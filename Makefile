@@ -62,6 +62,7 @@ race: prereq-race build tools ## Run the tests of the product code under the rac
 # a control plane of its own.
 .PHONY: test-kube
 test-kube: prereq-test-kube build tools $(KUBE)/.built ## Test against a real kube-apiserver and a real kubelet
+	$(call gobuild,-C test/kube) -o $(KUBE)/pause ./pause
 	CGO_ENABLED=0 $(GO) -C test/kube vet -trimpath ./...
 	CGO_ENABLED=0 $(GO) -C test/kube test -trimpath -p 1 -timeout 20m $(TESTFLAGS) ./...
 

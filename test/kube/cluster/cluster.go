@@ -59,14 +59,14 @@ type Cluster struct {
 func Start(t testing.TB) *Cluster {
 	t.Helper()
 	if reason := os.Getenv(unavailableEnv); reason != "" {
-		unavailable(t, reason)
+		Unavailable(t, reason)
 	}
 	if os.Getenv(insideEnv) == "" {
 		t.Fatal("this package has no TestMain that calls cluster.Main")
 	}
 	shared.Do(func() {
 		var dir string
-		if dir, shared.remove, shared.err = workFolder(); shared.err == nil {
+		if dir, shared.remove, shared.err = WorkFolder(); shared.err == nil {
 			shared.plane, shared.err = start(context.Background(), dir) // outlives the test
 		}
 	})
@@ -83,8 +83,9 @@ func Start(t testing.TB) *Cluster {
 	return c
 }
 
-// unavailable ends a test that cannot run here.
-func unavailable(t testing.TB, reason string) {
+// Unavailable skips a test that cannot run here, with the reason; with CI=true it
+// fails it.
+func Unavailable(t testing.TB, reason string) {
 	t.Helper()
 	if os.Getenv("CI") == "true" {
 		t.Fatal(reason)

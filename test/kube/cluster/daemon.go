@@ -41,7 +41,7 @@ func (n *Node) StartDaemon(t testing.TB, flags ...string) *Daemon {
 	t.Helper()
 	bin, err := Binary("multi-enid")
 	if err != nil {
-		unavailable(t, err.Error())
+		Unavailable(t, err.Error())
 	}
 	d := &Daemon{
 		log: filepath.Join(n.Dir, "multi-enid.log"),

@@ -117,9 +117,9 @@ func prepare() error {
 	return nil
 }
 
-// workFolder returns the folder for a control plane's files, and what removes it
+// WorkFolder returns the folder for a control plane's files, and what removes it
 // unless somebody wants to keep it.
-func workFolder() (dir string, remove func(), err error) {
+func WorkFolder() (dir string, remove func(), err error) {
 	if keep := os.Getenv(LogsEnv); keep != "" {
 		return keep, func() {}, os.MkdirAll(keep, 0o755)
 	}

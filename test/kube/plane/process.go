@@ -107,9 +107,9 @@ func (p *Process) ready(ctx context.Context, probe func(context.Context) error) 
 		}
 		select {
 		case <-p.exited:
-			return fmt.Errorf("%s ended while it was starting: %w\n%s", p.name(), p.err, tail(p.Log))
+			return fmt.Errorf("%s ended while it was starting: %w\n%s", p.name(), p.err, Tail(p.Log))
 		case <-ctx.Done():
-			return fmt.Errorf("%s is not ready: %w\n%s", p.name(), err, tail(p.Log))
+			return fmt.Errorf("%s is not ready: %w\n%s", p.name(), err, Tail(p.Log))
 		case <-time.After(poll):
 		}
 	}
@@ -118,7 +118,8 @@ func (p *Process) ready(ctx context.Context, probe func(context.Context) error) 
 // tailBytes is as much of a log as a failure shows.
 const tailBytes = 4 << 10
 
-func tail(log string) string {
+// Tail returns the end of a log, for a message.
+func Tail(log string) string {
 	data, err := os.ReadFile(log)
 	if err != nil {
 		return err.Error()

@@ -1,0 +1,111 @@
+// Package node gives tests one real Kubernetes node: control plane, scheduler,
+// controller manager, kubelet, containerd and runc, with pods that run.
+//
+// It needs root, containerd and runc. A test binary runs once more in mount,
+// network and pid namespaces of its own, with folders of its own at /run and
+// /var/lib: the machine is untouched but for a cgroup, which goes with the
+// test, and nothing outlives it. Its TestMain is
+//
+//	func TestMain(m *testing.M) { os.Exit(node.Main(m)) }
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/multi-eni/multi-eni-cni/test/kube/cluster"
+)
+
+const (
+	insideEnv = "MULTI_ENI_NODE_INSIDE" // its value is the work folder
+	// unavailableEnv tells Start why there can be no node.
+	unavailableEnv = "MULTI_ENI_NODE_UNAVAILABLE"
+)
+
+// Main runs the tests of a test binary in namespaces of their own and returns
+// the exit status. Where that cannot be, each test that calls Start is skipped
+// with the reason; with CI=true it fails.
+func Main(m *testing.M) int {
+	if dir := os.Getenv(insideEnv); dir != "" {
+		return inside(m, dir)
+	}
+	err := outside()
+	if err == nil {
+		return 0
+	}
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		return exit.ExitCode()
+	}
+	os.Setenv(unavailableEnv, err.Error()) //nolint:errcheck,gosec // the name is a constant
+	return m.Run()
+}
+
+// outside runs this test binary once more, inside, and removes its cgroup and
+// its folder.
+func outside() error {
+	if err := wanted(); err != nil {
+		return err
+	}
+	dir, remove, err := cluster.WorkFolder()
+	if err != nil {
+		return err
+	}
+	defer remove()
+	if err := makeCgroups(); err != nil {
+		return err
+	}
+	defer removeCgroups()
+	cmd := exec.CommandContext(context.Background(), "/proc/self/exe", os.Args[1:]...)
+	cmd.Env = append(os.Environ(), insideEnv+"="+dir, "PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin")
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWNET | unix.CLONE_NEWPID,
+		Pdeathsig:  syscall.SIGKILL, // it is the init of its pid namespace: all others go with it
+	}
+	return cmd.Run()
+}
+
+// wanted says what this machine lacks.
+func wanted() error {
+	if os.Getuid() != 0 {
+		return errors.New("a kubelet needs root: sudo make test-kube")
+	}
+	for _, name := range []string{"kube/kubelet", "kube/kube-apiserver", "kube/pause", "cni/bridge"} {
+		if _, err := cluster.Binary(name); err != nil {
+			return err
+		}
+	}
+	for _, name := range []string{"containerd", "ctr", "runc"} {
+		if !installed(name) {
+			return fmt.Errorf("%s: not found: install the Debian/Ubuntu packages containerd and runc", name)
+		}
+	}
+	return nil
+}
+
+// installed also looks where Debian keeps the tools of root.
+func installed(name string) bool {
+	for _, candidate := range []string{name, "/usr/sbin/" + name, "/sbin/" + name} {
+		if _, err := exec.LookPath(candidate); err == nil {
+			return true
+		}
+	}
+	return false
+}
+
+func inside(m *testing.M, dir string) int {
+	if err := prepare(dir); err != nil {
+		fmt.Fprintln(os.Stderr, "prepare namespaces:", err)
+		return 1
+	}
+	defer stopShared()
+	return m.Run()
+}

@@ -1,0 +1,172 @@
+package node
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// IP is the node's address. The kubelet refuses a loopback one.
+const IP = "10.88.0.1"
+
+// prepare makes the namespaces usable: /run and /var/lib are the node's own and
+// shared, as on a host under systemd, so that a mount is seen by the pods that
+// ask for that; /proc is that of the pid namespace; the node has an address and
+// a default route to nowhere, which kube-apiserver and kubelet look for.
+func prepare(dir string) error {
+	lib := filepath.Join(dir, "var-lib")
+	if err := os.MkdirAll(lib, 0o755); err != nil {
+		return err
+	}
+	for _, m := range []struct {
+		source, target, kind string
+		flags                uintptr
+	}{
+		{"", "/", "", unix.MS_REC | unix.MS_PRIVATE},
+		{"proc", "/proc", "proc", 0},
+		{"tmpfs", "/run", "tmpfs", 0},
+		{"", "/run", "", unix.MS_SHARED},
+		{lib, "/var/lib", "", unix.MS_BIND}, // no tmpfs: the kubelet wants to know how full its disk is
+		{"", "/var/lib", "", unix.MS_SHARED},
+	} {
+		if err := unix.Mount(m.source, m.target, m.kind, m.flags, ""); err != nil {
+			return fmt.Errorf("mount %s: %w", m.target, err)
+		}
+	}
+	if err := os.MkdirAll("/run/netns", 0o755); err != nil {
+		return err
+	}
+	return prepareLinks()
+}
+
+func prepareLinks() error {
+	la := netlink.NewLinkAttrs()
+	la.Name = "node0"
+	link := &netlink.Veth{LinkAttrs: la, PeerName: "node0-peer"}
+	if err := netlink.LinkAdd(link); err != nil {
+		return fmt.Errorf("add node0: %w", err)
+	}
+	addr, err := netlink.ParseAddr(IP + "/24")
+	if err != nil {
+		return err
+	}
+	if err := netlink.AddrAdd(link, addr); err != nil {
+		return fmt.Errorf("give node0 an address: %w", err)
+	}
+	for _, name := range []string{"lo", "node0", "node0-peer"} {
+		l, err := netlink.LinkByName(name)
+		if err != nil {
+			return err
+		}
+		if err := netlink.LinkSetUp(l); err != nil {
+			return fmt.Errorf("set %s up: %w", name, err)
+		}
+	}
+	gateway, err := netlink.ParseAddr("10.88.0.254/32")
+	if err != nil {
+		return err
+	}
+	if err := netlink.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Gw: gateway.IP}); err != nil {
+		return fmt.Errorf("add default route: %w", err)
+	}
+	return nil
+}
+
+const (
+	cgroupMount = "/sys/fs/cgroup"
+	// cgroupName is where the kubelet puts its pods, in every hierarchy.
+	cgroupName = "multi-eni-test"
+)
+
+// hierarchies are the folders in which the node needs a cgroup: each of
+// cgroup v1's, or the one of v2.
+func hierarchies() ([]string, error) {
+	if _, err := os.Stat(filepath.Join(cgroupMount, "cgroup.controllers")); err == nil {
+		return []string{cgroupMount}, nil
+	}
+	all, err := filepath.Glob(filepath.Join(cgroupMount, "*", "cgroup.procs"))
+	if err != nil {
+		return nil, err
+	}
+	if len(all) == 0 {
+		return nil, fmt.Errorf("no cgroups at %s: a container without them cannot be a node", cgroupMount)
+	}
+	for i := range all {
+		all[i] = filepath.Dir(all[i])
+	}
+	return all, nil
+}
+
+// makeCgroups makes the root of the kubelet's cgroups, which it expects to
+// find, with every controller or, in v1, with the processors and memory nodes
+// of its parent (cgroups(7)).
+func makeCgroups() error {
+	all, err := hierarchies()
+	if err != nil {
+		return err
+	}
+	for _, h := range all {
+		dir := filepath.Join(h, cgroupName)
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return fmt.Errorf("make cgroup: %w", err)
+		}
+		if h == cgroupMount {
+			return delegate(h, dir)
+		}
+		for _, file := range []string{"cpuset.cpus", "cpuset.mems"} {
+			value, err := os.ReadFile(filepath.Join(h, file))
+			if errors.Is(err, fs.ErrNotExist) {
+				continue
+			}
+			if err == nil {
+				err = os.WriteFile(filepath.Join(dir, file), value, 0o644)
+			}
+			if err != nil {
+				return fmt.Errorf("make cgroup: %w", err)
+			}
+		}
+	}
+	return nil
+}
+
+// delegate turns the controllers of cgroup v2 on in the parent and in dir.
+func delegate(parent, dir string) error {
+	controllers, err := os.ReadFile(filepath.Join(parent, "cgroup.controllers"))
+	if err != nil {
+		return fmt.Errorf("make cgroup: %w", err)
+	}
+	on := "+" + strings.Join(strings.Fields(string(controllers)), " +")
+	for _, d := range []string{parent, dir} {
+		if err := os.WriteFile(filepath.Join(d, "cgroup.subtree_control"), []byte(on), 0o644); err != nil {
+			return fmt.Errorf("make cgroup: turn on %s in %s: %w", on, d, err)
+		}
+	}
+	return nil
+}
+
+// removeCgroups removes the cgroups, which are empty by now, from the inside
+// out. One that is not is left: it does no harm.
+func removeCgroups() {
+	all, err := hierarchies()
+	if err != nil {
+		return
+	}
+	for _, h := range all {
+		var dirs []string
+		filepath.WalkDir(filepath.Join(h, cgroupName), func(path string, d fs.DirEntry, err error) error { //nolint:errcheck,gosec // what it finds
+			if err == nil && d.IsDir() {
+				dirs = append(dirs, path)
+			}
+			return nil
+		})
+		for i := len(dirs) - 1; i >= 0; i-- {
+			unix.Rmdir(dirs[i]) //nolint:errcheck,gosec // see above
+		}
+	}
+}
