@@ -9,6 +9,9 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"github.com/multi-eni/multi-eni-cni/test/kube/cluster"
 )
 
@@ -70,6 +73,14 @@ func TestDoctor(t *testing.T) {
 		"ok    instance metadata: token granted, ENIs readable: 1\n",
 		"ok    drivers: no NodeENI of this node wants a userspace driver",
 	)
+	folder := filepath.Dir(n.ConfigPath())
+	devicePlugin(t, c, "served", corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: folder}}, folder)
+	devicePlugin(t, c, "useless", corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{}}, folder)
+	report := doctor(t, c, n)
+	wantLines(t, report, "ok    device plugin: kube-system/served, kube-system/useless\n", "warn  device plugin: ")
+	if !strings.Contains(report, "kube-system/useless does not mount") {
+		t.Errorf("report does not name the pod that a ConfigMap feeds:\n%s", report)
+	}
 	wantLines(t, doctor(t, c, n, "--node-name=node-b"), "FAIL  Node object: there is no Node node-b; ")
 
 	c.DeleteCRD(t, "eninodestates")
@@ -86,4 +97,23 @@ func TestDoctor(t *testing.T) {
 	c.StopAPIServer(t)
 	wantLines(t, doctor(t, c, n), "FAIL  Kubernetes API: ask the API server for its version: ")
 	c.StartAPIServer(t)
+}
+
+// devicePlugin makes a pod with a label of the device plugin on the node, which
+// has this volume at a path.
+func devicePlugin(t *testing.T, c *cluster.Cluster, name string, volume corev1.VolumeSource, path string) {
+	t.Helper()
+	if volume.ConfigMap != nil {
+		volume.ConfigMap.Name = "sriovdp-config"
+	}
+	pod := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"app": "sriovdp"}},
+		Spec: corev1.PodSpec{
+			NodeName: "node-a", Volumes: []corev1.Volume{{Name: "config", VolumeSource: volume}},
+			Containers: []corev1.Container{{Name: "sriovdp", Image: "sriovdp", VolumeMounts: []corev1.VolumeMount{{Name: "config", MountPath: path}}}},
+		},
+	}
+	if _, err := c.Admin.CoreV1().Pods("kube-system").Create(t.Context(), pod, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
 }
