@@ -38,7 +38,7 @@ import (
 
 var (
 	seedFlag      = flag.Uint64("seed", 0, "seed of the first generated sequence; 0 stands for one by the clock")
-	sequencesFlag = flag.Int("sequences", 10_000, "how many sequences to generate")
+	sequencesFlag = flag.Int("sequences", defaultSequences, "how many sequences to generate")
 )
 
 // TestSequences: no sequence of NodeENI events, daemon restarts and API faults

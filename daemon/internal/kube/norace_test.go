@@ -1,0 +1,5 @@
+//go:build !race
+
+package kube
+
+const defaultSequences = 10_000
