@@ -100,6 +100,14 @@ func (k *keeper) step(ctx context.Context, now time.Time) (*RestartDone, time.Du
 		look = true
 	}
 	due, wait := k.gate.due(now)
+	if due && k.served != "" {
+		// With the first pod that is deleted it is not known any more which config
+		// is served, even should the one before be wanted again. The checkpoint has
+		// to say so first.
+		k.served = ""
+		k.show()
+		return done, time.Millisecond
+	}
 	if due || look && k.gate.hash == "" {
 		k.begin(ctx, now, due)
 	}

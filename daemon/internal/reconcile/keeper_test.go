@@ -30,6 +30,7 @@ func TestSyncDoesNotWaitForTheDevicePlugin(t *testing.T) {
 	n.undeclare("a")
 	n.sync()
 	n.now = n.now.Add(time.Minute)
+	n.sync() // forgets what is served
 	n.sync()
 	if got := n.view().Plugin.State; got != PluginRestarting {
 		t.Fatalf("state %s, want %s", got, PluginRestarting)
@@ -52,6 +53,36 @@ func TestSyncDoesNotWaitForTheDevicePlugin(t *testing.T) {
 	n.expect(nil, nil, pools{})
 	if got := n.view().Plugin; got.State != PluginServing || got.ServedHash != n.view().Config.Hash {
 		t.Errorf("at last %+v, want it to serve %s", got, n.view().Config.Hash)
+	}
+}
+
+// TestConfigComesBackDuringARestart: the config returns to what the device plugin
+// served before, while it is being restarted for another. Its new pod may have
+// read either.
+func TestConfigComesBackDuringARestart(t *testing.T) {
+	for name, meanwhile := range map[string]func(*testNode){
+		"same daemon": func(*testNode) {}, "new daemon": func(n *testNode) { n.start() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := newNode(t, 1)
+			n.settle()
+			before := n.view().Plugin.ServedHash
+			n.restarts.hold = make(chan struct{})
+			n.declare("a", 1, "dpdkResourceName: intel.com/a")
+			n.sync()
+			n.now = n.now.Add(time.Minute)
+			n.sync()
+			n.sync()
+			n.waitRestart(2)
+			n.undeclare("a")
+			meanwhile(n)
+			n.daemon.Sync(n.Context())
+			n.restarts.release()
+			n.settle()
+			if got := len(n.restarts.wanted); got != 3 || n.restarts.last.Hash != before {
+				t.Errorf("restarted %d times, the last for %s; want 3, the last for %s again", got, n.restarts.last.Hash, before)
+			}
+		})
 	}
 }
 
