@@ -71,10 +71,7 @@ func TestRemovalToPlaceholder(t *testing.T) {
 		cluster.Eventually(t, "advertised", settleWithin, func() error { return configHas(n, "sriov_placeholder", false) })
 		begin := time.Now()
 		c.DeleteNodeENI(t, "dataplane")
-		for {
-			if configHas(n, "sriov_placeholder", true) == nil {
-				break
-			}
+		for configHas(n, "sriov_placeholder", true) != nil {
 			if time.Since(begin) > settleWithin {
 				t.Fatal("no placeholder")
 			}
