@@ -63,3 +63,39 @@ func (k *cluster) run(ctx context.Context, wake, news func()) {
 		go k.source.Run(ctx, wake, news)
 	}
 }
+
+// firstAnswer is how long the first Sync waits for the NodeENIs. It goes without
+// them then: all that was stays as it was, and a problem says so.
+const firstAnswer = 3 * time.Second
+
+// await waits until the NodeENIs are known, so that a start is not an outage.
+func (k *cluster) await(ctx context.Context, wake <-chan struct{}) {
+	if k.source == nil {
+		return
+	}
+	late := time.NewTimer(firstAnswer)
+	defer late.Stop()
+	for {
+		if _, err := k.source.List(); err == nil {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-late.C:
+			return
+		case <-wake:
+		}
+	}
+}
+
+// api says how the API server is followed; nil without one.
+func (k *cluster) api() func() (reachable bool, reason string) {
+	if k.source == nil {
+		return nil
+	}
+	return func() (bool, string) {
+		s := k.source.API()
+		return s.Reachable, s.Reason
+	}
+}

@@ -21,11 +21,11 @@ import (
 
 // nodeFlags is the command line of what works on this node: run and doctor.
 type nodeFlags struct {
-	nodeName, source, attachmentsFrom, kubeconfig           string
-	pcidpConfig, inventory, stateDir, attachmentsDir, sysfs string
-	restart, podresources, cniBinDir, logLevel, format      string
-	dpNamespaces, dpSelectors                               []string
-	orphanGrace                                             time.Duration
+	nodeName, source, attachmentsFrom, kubeconfig              string
+	pcidpConfig, inventory, stateDir, attachmentsDir, sysfs    string
+	restart, podresources, cniBinDir, listen, logLevel, format string
+	dpNamespaces, dpSelectors                                  []string
+	orphanGrace                                                time.Duration
 
 	// dir is the folder of manifests; "" when NodeENIs come from the API server.
 	dir string
@@ -57,9 +57,14 @@ func (c *nodeFlags) add(f *pflag.FlagSet, p program) {
 	f.Lookup("podresources-socket").DefValue = ""
 	f.StringVar(&c.cniBinDir, "cni-bin-dir", "/opt/cni/bin", "folder of the CNI plugins, to release attachments of pods that died without DEL")
 	f.DurationVar(&c.orphanGrace, "orphan-grace", 60*time.Second, "how long a pod's netns must be gone until its attachments are released")
+	f.StringVar(&c.listen, "listen", defaultListen, "address of metrics, healthz and readyz; off for none")
 	f.StringVar(&c.logLevel, "log-level", "info", "debug, info, warning or error")
 	f.StringVar(&c.format, "log-format", "text", "text or json")
 }
+
+// defaultListen is on this machine only: metrics tell how many devices and pods
+// a node has.
+const defaultListen = "127.0.0.1:9616"
 
 // unset is the default of a flag to which the empty value means something.
 const unset = "\x00"

@@ -15,6 +15,7 @@ import (
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/awsnode"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/manifest"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/operate"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/orphan"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/pcidp"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
@@ -80,11 +81,12 @@ func (c *nodeFlags) run(ctx context.Context, log *logrus.Logger) error {
 	orphans := orphan.New(orphan.Options{
 		Attachments: attachments, BootID: bootID, BinDir: c.cniBinDir, Grace: c.orphanGrace, Now: time.Now, Log: log, Wake: awake,
 	})
+	server := operate.New(operate.Options{Version: version, Inventory: c.inventory, API: cluster.api(), Now: time.Now, Log: log})
 	o := reconcile.Options{
 		NodeName: c.nodeName, BootID: bootID, InventoryPath: c.inventory, StateDir: c.stateDir,
 		Attachments: attachments, NodeENIs: manifest.New(c.dir), Metadata: awsnode.New(awsnode.Config{}),
 		PCI: sysfs.NewFS(c.sysfs), Host: host, Config: &pcidp.File{Path: c.pcidpConfig, Now: time.Now},
-		Orphans: orphans, Wake: awake, Jitter: rand.N(maxJitter), Now: time.Now, Log: log,
+		Orphans: orphans, Observe: server.Observe, Wake: awake, Jitter: rand.N(maxJitter), Now: time.Now, Log: log,
 	}
 	cluster.use(&o)
 	r, err := reconcile.New(o)
@@ -92,12 +94,26 @@ func (c *nodeFlags) run(ctx context.Context, log *logrus.Logger) error {
 		return err
 	}
 	log.WithFields(logrus.Fields{"version": version, "node": c.nodeName, "nodeENIs": c.source}).Info("multi-enid started")
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	served := make(chan error, 1)
+	go func() {
+		err := server.Run(ctx, c.listen, filepath.Join(filepath.Dir(c.inventory), operate.SocketName))
+		if err != nil {
+			stop() // a daemon that cannot be asked how it does must not look well
+		}
+		served <- err
+	}()
 	go watcher.Run(ctx, awake)
 	go follow(ctx, link.Subscribe, awake, log.WithField("events", "links"))
 	go follow(ctx, link.SubscribeUevents, awake, log.WithField("events", "uevents"))
 	cluster.run(ctx, awake, r.Nudge)
+	cluster.await(ctx, wake)
 	reconcile.Run(ctx, r.Sync, wake)
 	orphans.Wait()
+	if err := <-served; err != nil {
+		return err
+	}
 	log.Info("multi-enid stopped")
 	return nil
 }
