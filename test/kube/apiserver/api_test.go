@@ -1,0 +1,125 @@
+package apiserver
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
+
+	"github.com/multi-eni/multi-eni-cni/test/kube/cluster"
+)
+
+const (
+	group    = "/apis/networking.k8s.aws/v1alpha1"
+	nodeENIs = group + "/nodeenis"
+	states   = group + "/eninodestates"
+	// settleTimeout bounds the time until the API server acts on a new CRD or
+	// policy.
+	settleTimeout = 30 * time.Second
+)
+
+// answer is what the API server makes of an object.
+type answer struct {
+	Code int
+	// Object is what it keeps, without metadata that differs each time; nil when
+	// it keeps nothing.
+	Object map[string]any
+	// Message says why it keeps nothing.
+	Message  string
+	Warnings []string
+}
+
+// send has the API server answer a request whose body is JSON text.
+func send(t *testing.T, request *rest.Request, body string) answer {
+	t.Helper()
+	result := request.SetHeader("Content-Type", "application/json").WarningHandler(rest.NoWarnings{}).Body([]byte(body)).Do(t.Context())
+	var a answer
+	result.StatusCode(&a.Code)
+	for _, w := range result.Warnings() {
+		a.Warnings = append(a.Warnings, w.Text)
+	}
+	data, err := result.Raw()
+	if err != nil {
+		if a.Code == 0 {
+			t.Fatalf("no answer to %s: %v", body, err)
+		}
+		a.Message = err.Error()
+		return a
+	}
+	if err := json.Unmarshal(data, &a.Object); err != nil {
+		t.Fatalf("%s: %v", data, err)
+	}
+	keep := map[string]any{}
+	if m, ok := a.Object["metadata"].(map[string]any); ok {
+		for _, key := range []string{"name", "labels", "annotations", "finalizers"} {
+			if v, ok := m[key]; ok {
+				keep[key] = v
+			}
+		}
+	}
+	a.Object["metadata"] = keep
+	return a
+}
+
+// tryNodeENI asks what the API server would make of a new NodeENI.
+func tryNodeENI(t *testing.T, c *cluster.Cluster, body string) answer {
+	t.Helper()
+	return send(t, c.Admin.Discovery().RESTClient().Post().AbsPath(nodeENIs).Param("dryRun", "All"), body)
+}
+
+// tryStatus asks what it would make of a status for a NodeENI that exists.
+func tryStatus(t *testing.T, c *cluster.Cluster, name, status string) answer {
+	t.Helper()
+	o, err := c.NodeENIs().Get(t.Context(), name, metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	body := fmt.Sprintf(`{"apiVersion":"networking.k8s.aws/v1alpha1","kind":"NodeENI","metadata":{"name":%q,"resourceVersion":%q},"status":%s}`,
+		name, o.GetResourceVersion(), status)
+	return send(t, c.Admin.Discovery().RESTClient().Put().AbsPath(nodeENIs, name, "status").Param("dryRun", "All"), body)
+}
+
+// table returns what `kubectl get` would print, as rows of cells by column; the
+// columns of -o wide included.
+func table(t *testing.T, c *cluster.Cluster, path string) (columns []string, rows []map[string]any) {
+	t.Helper()
+	data, err := c.Admin.Discovery().RESTClient().Get().AbsPath(path).
+		SetHeader("Accept", "application/json;as=Table;v=v1;g=meta.k8s.io").Do(t.Context()).Raw()
+	if err != nil {
+		t.Fatalf("get %s as a table: %v", path, err)
+	}
+	var list metav1.Table
+	if err := json.Unmarshal(data, &list); err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range list.ColumnDefinitions {
+		columns = append(columns, d.Name)
+	}
+	for _, r := range list.Rows {
+		row := map[string]any{}
+		for i, cell := range r.Cells {
+			row[columns[i]] = cell
+		}
+		rows = append(rows, row)
+	}
+	return columns, rows
+}
+
+// deployed is the path of a file in deploy/.
+func deployed(t *testing.T, name string) string {
+	t.Helper()
+	repo, err := cluster.Repo()
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(repo, "deploy", name)
+	if _, err := os.Stat(path); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
