@@ -1,0 +1,170 @@
+// Package deploy has the manifests for a cluster, and shows that each is what it
+// is meant to be. How they act is shown on a real API server, in test/kube.
+package deploy
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	admissionv1 "k8s.io/api/admissionregistration/v1"
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/apimachinery/pkg/util/yaml"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
+)
+
+// decode reads every document of a file into its type, and fails on a field
+// that the type lacks, a field given twice, and a kind that it does not know.
+func decode(t *testing.T, path string) []runtime.Object {
+	t.Helper()
+	scheme := runtime.NewScheme()
+	for _, add := range []func(*runtime.Scheme) error{corev1.AddToScheme, rbacv1.AddToScheme, admissionv1.AddToScheme, v1alpha1.AddToScheme} {
+		if err := add(scheme); err != nil {
+			t.Fatal(err)
+		}
+	}
+	decoder := serializer.NewCodecFactory(scheme, serializer.EnableStrict).UniversalDeserializer()
+	var all []runtime.Object
+	for _, document := range documents(t, path) {
+		o, _, err := decoder.Decode(document, nil, nil)
+		if err != nil {
+			t.Errorf("%s: %v", path, err)
+			continue
+		}
+		all = append(all, o)
+	}
+	return all
+}
+
+func documents(t *testing.T, path string) [][]byte {
+	t.Helper()
+	file, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close() //nolint:errcheck // it was only read
+	reader := yaml.NewYAMLReader(bufio.NewReader(file))
+	var all [][]byte
+	for {
+		document, err := reader.Read()
+		if errors.Is(err, io.EOF) {
+			return all
+		}
+		if err != nil {
+			t.Fatalf("%s: %v", path, err)
+		}
+		if len(bytes.TrimSpace(document)) > 0 {
+			all = append(all, document)
+		}
+	}
+}
+
+// Every file but the generated CRDs, which the API server of test/kube reads.
+func TestManifestsAreOfTheirTypes(t *testing.T) {
+	seen := 0
+	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case path == "crd":
+			return fs.SkipDir
+		case filepath.Ext(path) == ".yaml":
+			if len(decode(t, path)) == 0 {
+				t.Errorf("%s has no object", path)
+			}
+			seen++
+		}
+		return nil
+	})
+	if err != nil || seen == 0 {
+		t.Errorf("%d files, %v", seen, err)
+	}
+}
+
+func rule(group, resource string, verbs ...string) rbacv1.PolicyRule {
+	return rbacv1.PolicyRule{APIGroups: []string{group}, Resources: []string{resource}, Verbs: verbs}
+}
+
+// The whole of what the daemon may do. A right that is added here is one that
+// every node of every cluster gets.
+func TestPermissionsAreTheseAndNoMore(t *testing.T) {
+	wantCluster := []rbacv1.PolicyRule{
+		rule("networking.k8s.aws", "nodeenis", "get", "list", "watch"),
+		rule("networking.k8s.aws", "eninodestates", "get", "create"),
+		rule("networking.k8s.aws", "eninodestates/status", "patch"),
+		rule("", "nodes", "get", "list", "watch"),
+		rule("", "events", "create", "patch"),
+	}
+	wantSubjects := []rbacv1.Subject{{Kind: "ServiceAccount", Name: "multi-enid", Namespace: "kube-system"}}
+	searched := map[string]int{} // Roles and bindings by namespace
+	for _, o := range slices.Concat(decode(t, "rbac.yaml"), decode(t, "rbac-optional-namespaces.yaml")) {
+		switch o := o.(type) {
+		case *corev1.ServiceAccount:
+			if o.Namespace != wantSubjects[0].Namespace || o.Name != wantSubjects[0].Name {
+				t.Errorf("ServiceAccount %s/%s", o.Namespace, o.Name)
+			}
+		case *rbacv1.ClusterRole:
+			if diff := cmp.Diff(wantCluster, o.Rules); diff != "" {
+				t.Errorf("ClusterRole %s (-want +got):\n%s", o.Name, diff)
+			}
+		case *rbacv1.Role:
+			searched[o.Namespace]++
+			if diff := cmp.Diff([]rbacv1.PolicyRule{rule("", "pods", "list", "delete")}, o.Rules); diff != "" {
+				t.Errorf("Role in %s (-want +got):\n%s", o.Namespace, diff)
+			}
+		case *rbacv1.ClusterRoleBinding:
+			if diff := cmp.Diff(wantSubjects, o.Subjects); diff != "" || o.RoleRef.Name != "multi-enid" {
+				t.Errorf("ClusterRoleBinding of %s (-want +got):\n%s", o.RoleRef.Name, diff)
+			}
+		case *rbacv1.RoleBinding:
+			searched[o.Namespace]++
+			if diff := cmp.Diff(wantSubjects, o.Subjects); diff != "" || o.RoleRef.Kind != "Role" || o.RoleRef.Name != "multi-enid-device-plugin" {
+				t.Errorf("RoleBinding in %s of %v (-want +got):\n%s", o.Namespace, o.RoleRef, diff)
+			}
+		default:
+			t.Errorf("%T is no permission", o)
+		}
+	}
+	want := map[string]int{"kube-system": 2, "default": 2, "sriov-network-operator": 2, "openshift-sriov-network-operator": 2, "intel-device-plugins-operator": 2}
+	if diff := cmp.Diff(want, searched); diff != "" {
+		t.Errorf("Roles and bindings by namespace (-want +got):\n%s", diff)
+	}
+}
+
+// The policy warns, and can never keep anybody from anything.
+func TestPolicyOnlyWarns(t *testing.T) {
+	var policies, bindings int
+	for _, o := range decode(t, "admission/nodeeni-warnings.yaml") {
+		switch o := o.(type) {
+		case *admissionv1.ValidatingAdmissionPolicy:
+			policies++
+			if o.Spec.FailurePolicy == nil || *o.Spec.FailurePolicy != admissionv1.Ignore {
+				t.Errorf("failurePolicy is not Ignore")
+			}
+			for _, v := range o.Spec.Validations {
+				if v.Message == "" {
+					t.Errorf("%s: no message for when messageExpression fails", v.Expression)
+				}
+			}
+		case *admissionv1.ValidatingAdmissionPolicyBinding:
+			bindings++
+			if diff := cmp.Diff([]admissionv1.ValidationAction{admissionv1.Warn}, o.Spec.ValidationActions); diff != "" {
+				t.Errorf("validationActions (-want +got):\n%s", diff)
+			}
+		}
+	}
+	if policies != 1 || bindings != 1 {
+		t.Errorf("%d policies, %d bindings", policies, bindings)
+	}
+}
