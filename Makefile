@@ -63,6 +63,8 @@ race: prereq-race build tools ## Run the tests of the product code under the rac
 .PHONY: test-kube
 test-kube: prereq-test-kube build tools $(KUBE)/.built ## Test against a real kube-apiserver and a real kubelet
 	$(call gobuild,-C test/kube) -o $(KUBE)/pause ./pause
+	$(call gobuild) -o $(KUBE)/sriovdp ./test/deviceplugin/cmd
+	$(call gobuild) -o $(KUBE)/metacni ./test/metacni
 	CGO_ENABLED=0 $(GO) -C test/kube vet -trimpath ./...
 	CGO_ENABLED=0 $(GO) -C test/kube test -trimpath -p 1 -timeout 20m $(TESTFLAGS) ./...
 

@@ -1,0 +1,323 @@
+// Package onenode runs the whole product on one real node: the daemon under its
+// own ServiceAccount, the plugin behind a CNI meta-plugin, a stand-in for the
+// SR-IOV device plugin as a DaemonSet, and pods that ask for its devices.
+package onenode
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/dynamic"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
+	"github.com/multi-eni/multi-eni-cni/test/deviceplugin"
+	"github.com/multi-eni/multi-eni-cni/test/dpmodel"
+	"github.com/multi-eni/multi-eni-cni/test/fakeimds"
+	"github.com/multi-eni/multi-eni-cni/test/kube/cluster"
+	"github.com/multi-eni/multi-eni-cni/test/kube/node"
+	"github.com/multi-eni/multi-eni-cni/test/kube/plane"
+	"github.com/multi-eni/multi-eni-cni/test/nstest"
+)
+
+func TestMain(m *testing.M) { os.Exit(node.Main(m)) }
+
+const (
+	instanceID = "i-0a1b2c3d4e5f60000"
+	// orphanGrace is the daemon's --orphan-grace.
+	orphanGrace = 3 * time.Second
+)
+
+// eni is one ENI of the node, and the NodeENI of the same letter that declares
+// it: nodeENI "a" offers intel.com/net_a.
+type eni struct {
+	nstest.ENI
+	letter string
+	id     string // the ENI's
+	subnet string
+}
+
+func newENI(i int) eni {
+	letter := string(rune('a' + i))
+	return eni{
+		ENI:    nstest.ENI{PCI: fmt.Sprintf("0000:00:%02x.0", 6+i), Name: fmt.Sprintf("eth%d", i+1), MAC: fmt.Sprintf("02:00:00:00:00:%02x", 0x0a+i)},
+		letter: letter, id: "eni-0a1b2c3d4e5f6000" + letter, subnet: "subnet-0a1b2c3d4e5f6000" + letter,
+	}
+}
+
+func (e eni) resource() string { return "intel.com/net_" + e.letter }
+
+// cidr is the subnet of the ENI.
+func (e eni) cidr() string { return fmt.Sprintf("10.0.%d.0/24", e.letter[0]-'a'+2) }
+
+// stage is a node on which everything runs: a cluster, ENIs of veth pairs with a
+// recorded sysfs, instance metadata, the daemon, and the plugin behind metacni.
+type stage struct {
+	*testing.T
+	*node.Node
+	nodeENIs dynamic.ResourceInterface
+	host     *nstest.Node
+	enis     []eni
+	dir      string
+
+	daemon    *plane.Process
+	daemonEnv []string
+	daemonCmd []string
+}
+
+func newStage(t *testing.T, enis int) *stage {
+	t.Helper()
+	s := &stage{T: t, Node: node.Start(t), dir: t.TempDir()}
+	s.deploy()
+	var err error
+	s.host, err = nstest.NewNode(s.dir)
+	s.must(err)
+	s.Cleanup(func() { s.must(nstest.DeleteNetns(s.host.VPC)) })
+	metadata := fakeimds.State{InstanceID: instanceID, ENIs: []fakeimds.ENI{
+		{ID: "eni-0a1b2c3d4e5f60000", MAC: "02:00:00:00:00:00", Primary: true, SubnetID: "subnet-0a1b2c3d4e5f60000", SubnetIPv4CIDR: "10.0.0.0/24", IPv4s: []string{"10.0.0.10"}},
+	}}
+	for i := range enis {
+		e := newENI(i)
+		s.must(s.host.Attach(e.ENI))
+		s.Cleanup(func() { s.must(s.host.Detach(e.ENI)) })
+		s.enis = append(s.enis, e)
+		metadata.ENIs = append(metadata.ENIs, fakeimds.ENI{
+			ID: e.id, MAC: e.MAC, DeviceIndex: i + 1, SubnetID: e.subnet, SubnetIPv4CIDR: e.cidr(),
+			IPv4s: []string{netip.MustParsePrefix(e.cidr()).Addr().Next().String()},
+		})
+	}
+	imds := fakeimds.Start(t, fakeimds.Config{State: metadata})
+	s.installPlugins()
+	s.startDaemon(imds.URL)
+	s.Cleanup(s.empty)
+	return s
+}
+
+// empty deletes what tests make of the API.
+func (s *stage) empty() {
+	ctx, cancel := context.WithTimeout(context.Background(), settle) // the test's own is over
+	defer cancel()
+	now := int64(0)
+	gone := metav1.DeleteOptions{GracePeriodSeconds: &now}
+	s.must(s.nodeENIs.DeleteCollection(ctx, metav1.DeleteOptions{}, metav1.ListOptions{}))
+	s.must(s.Admin.CoreV1().Pods("default").DeleteCollection(ctx, gone, metav1.ListOptions{}))
+}
+
+// deploy applies what an administrator does.
+func (s *stage) deploy() {
+	s.Helper()
+	d, err := dynamic.NewForConfig(s.Config)
+	s.must(err)
+	s.nodeENIs = d.Resource(schema.GroupVersionResource{Group: "networking.k8s.aws", Version: "v1alpha1", Resource: "nodeenis"})
+	repo, err := cluster.Repo()
+	s.must(err)
+	c := &cluster.Cluster{Admin: s.Admin, Dynamic: d}
+	c.InstallCRDs(s.T)
+	c.ApplyFile(s.T, filepath.Join(repo, "deploy/rbac.yaml"))
+}
+
+// installPlugins makes the network of new pods, and puts its plugins where
+// containerd looks.
+func (s *stage) installPlugins() {
+	s.Helper()
+	for from, name := range map[string]string{"multi-eni": "multi-eni", "kube/metacni": "metacni"} {
+		binary, err := cluster.Binary(from)
+		s.must(err)
+		content, err := os.ReadFile(binary)
+		s.must(err)
+		to := filepath.Join(node.CNIBinDir, name)
+		s.must(os.WriteFile(to+".new", content, 0o755))
+		s.must(os.Rename(to+".new", to))
+	}
+	first := filepath.Join(node.CNIConfDir, "00-stage.conflist")
+	s.must(os.WriteFile(first, []byte(s.netconf()), 0o644))
+	s.Cleanup(func() { s.must(os.Remove(first)) })
+}
+
+func (s *stage) must(err error) {
+	s.Helper()
+	if err != nil {
+		s.Fatal(err)
+	}
+}
+
+func (s *stage) path(name string) string { return filepath.Join(s.dir, name) }
+
+func (s *stage) attachments() nodestate.AttachmentDir {
+	return nodestate.AttachmentDir(s.path("attachments"))
+}
+
+// netconf is the cluster's one CNI network.
+func (s *stage) netconf() string {
+	s.Helper()
+	type object = map[string]any
+	hostLocal := func(subnet, dir string) object {
+		return object{"type": "host-local", "ranges": []any{[]any{object{"subnet": subnet}}}, "dataDir": s.path(dir)}
+	}
+	conf := object{"cniVersion": "1.0.0", "name": "node", "plugins": []any{object{
+		"type": "metacni", "dataDir": s.path("metacni"), "podResources": node.PodResourcesSocket,
+		"default": object{"cniVersion": "1.0.0", "name": "default", "type": "bridge", "bridge": "cni0", "isGateway": true, "ipam": hostLocal("10.89.0.0/24", "leases-default")},
+		"device": object{
+			"cniVersion": "1.0.0", "name": "dataplane", "type": "multi-eni", "capabilities": object{"deviceID": true},
+			"sysfs": s.host.Sysfs, "dataDir": string(s.attachments()), "inventory": s.path("inventory.json"), "ipam": hostLocal("10.0.2.0/24", "leases"),
+		},
+	}}}
+	b, err := json.Marshal(conf)
+	s.must(err)
+	return string(b)
+}
+
+// startDaemon runs the daemon with what deploy/ grants it.
+func (s *stage) startDaemon(imds string) {
+	s.Helper()
+	binary, err := cluster.Binary("multi-enid")
+	s.must(err)
+	s.must(os.MkdirAll(filepath.Dir(s.config()), 0o755))
+	s.daemonEnv = []string{"AWS_EC2_METADATA_SERVICE_ENDPOINT=" + imds}
+	s.daemonCmd = []string{
+		binary, "run", "--node-name=" + node.Name, "--nodeeni-source=kube", "--kubeconfig=" + s.WriteKubeconfig(s.T, "kube-system", "multi-enid"),
+		"--pcidp-config=" + s.config(), "--inventory=" + s.path("inventory.json"), "--state-dir=" + s.path("state"),
+		"--attachments-dir=" + string(s.attachments()), "--sysfs=" + s.host.Sysfs, "--cni-bin-dir=" + node.CNIBinDir, "--orphan-grace=" + orphanGrace.String(),
+	}
+	s.Cleanup(func() {
+		s.daemon.Kill()
+		if log, err := os.ReadFile(s.path("multi-enid.log")); s.Failed() {
+			s.Logf("log of multi-enid (%v):\n%s", err, log)
+		}
+	})
+	s.runDaemon()
+	cluster.Eventually(s.T, "first config", settle, func() error { _, err := os.Stat(s.config()); return err })
+}
+
+// runDaemon runs the daemon again.
+func (s *stage) runDaemon() {
+	s.Helper()
+	var err error
+	s.daemon, err = plane.StartProcess(s.path("multi-enid.log"), s.daemonEnv, s.daemonCmd...)
+	s.must(err)
+}
+
+func (s *stage) config() string { return s.path("pcidp/config.json") }
+
+// declare creates the NodeENI of an ENI, and gives it the status that the
+// public controller does after it has attached the ENI.
+func (s *stage) declare(e eni) error {
+	ctx, cancel := context.WithTimeout(s.Context(), callTimeout)
+	defer cancel()
+	index := int64(e.letter[0]-'a') + 1
+	u := &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": "networking.k8s.aws/v1alpha1", "kind": "NodeENI", "metadata": map[string]any{"name": e.letter},
+		"spec": map[string]any{"nodeSelector": map[string]any{"kubernetes.io/hostname": node.Name}, "subnetID": e.subnet, "deviceIndex": index, "securityGroupIDs": []any{"sg-0a1b2c3d4e5f60001"}, "dpdkResourceName": e.resource()},
+	}}
+	u, err := s.nodeENIs.Create(ctx, u, metav1.CreateOptions{})
+	if err != nil {
+		return err
+	}
+	u.Object["status"] = map[string]any{"attachments": []any{map[string]any{
+		"nodeID": node.Name, "instanceID": instanceID, "eniID": e.id, "attachmentID": "eni-attach-0a1b2c3d4e5f6000" + e.letter, "subnetID": e.subnet, "subnetCIDR": e.cidr(), "deviceIndex": index, "status": "attached", "lastUpdated": "2026-01-02T03:04:05Z",
+	}}}
+	_, err = s.nodeENIs.UpdateStatus(ctx, u, metav1.UpdateOptions{})
+	return err
+}
+
+// withdraw deletes the NodeENI of an ENI.
+func (s *stage) withdraw(e eni) error {
+	ctx, cancel := context.WithTimeout(s.Context(), callTimeout)
+	defer cancel()
+	return s.nodeENIs.Delete(ctx, e.letter, metav1.DeleteOptions{})
+}
+
+// offered is what a device plugin that starts now would offer.
+func (s *stage) offered() (dpmodel.Verdict, error) {
+	devices, err := deviceplugin.Discover(sysfs.NewFS(s.host.Sysfs), "/proc/net/route")
+	if err != nil {
+		return dpmodel.Verdict{}, err
+	}
+	b, err := os.ReadFile(s.config())
+	if err != nil {
+		return dpmodel.Verdict{}, err
+	}
+	v := dpmodel.Judge(b, devices)
+	if !v.Runs() || len(v.Skipped) > 0 {
+		return v, fmt.Errorf("the device plugin would not run on, or skip entries of, this config: %+v\n%s", v, b)
+	}
+	return v, nil
+}
+
+// inventory is the file's content.
+func (s *stage) inventory() (nodestate.Inventory, error) {
+	return nodestate.ReadInventory(s.path("inventory.json"))
+}
+
+// records are all attachment records.
+func (s *stage) records() ([]nodestate.Attachment, error) {
+	all, bad, err := s.attachments().List()
+	if len(bad) > 0 {
+		return all, bad[0]
+	}
+	return all, err
+}
+
+// leases are the addresses that pods' devices have.
+func (s *stage) leases() ([]string, error) {
+	entries, err := os.ReadDir(s.path("leases/dataplane"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	var out []string
+	for _, e := range entries {
+		if _, err := netip.ParseAddr(e.Name()); err == nil {
+			out = append(out, e.Name())
+		}
+	}
+	return out, err
+}
+
+// home says whether an ENI's link is in the host, with its own name and MAC.
+func (s *stage) home(e eni) error {
+	l, err := net.InterfaceByName(e.Name)
+	if err != nil {
+		return fmt.Errorf("%s: %w", e.Name, err)
+	}
+	if l.HardwareAddr.String() != e.MAC {
+		return fmt.Errorf("%s has MAC %s, want %s", e.Name, l.HardwareAddr, e.MAC)
+	}
+	return nil
+}
+
+// want returns an error unless got is as wanted.
+func want[T comparable](got, want T) error {
+	if got != want {
+		return fmt.Errorf("%v, want %v", got, want)
+	}
+	return nil
+}
+
+func join[T fmt.Stringer](all []T) string {
+	var out []string
+	for _, v := range all {
+		out = append(out, v.String())
+	}
+	return strings.Join(out, ",")
+}
+
+// none returns an error if there is anything.
+func none[T any](what string, all []T) error {
+	if len(all) > 0 {
+		return fmt.Errorf("%s: %v", what, all)
+	}
+	return nil
+}
