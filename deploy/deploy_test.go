@@ -53,7 +53,7 @@ func documents(t *testing.T, path string) [][]byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer file.Close() //nolint:errcheck // it was only read
+	defer file.Close()
 	reader := yaml.NewYAMLReader(bufio.NewReader(file))
 	var all [][]byte
 	for {
