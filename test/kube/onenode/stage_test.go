@@ -126,7 +126,9 @@ func (s *stage) deploy() {
 	s.must(err)
 	c := &cluster.Cluster{Admin: s.Admin, Dynamic: d}
 	c.InstallCRDs(s.T)
-	c.ApplyFile(s.T, filepath.Join(repo, "deploy/rbac.yaml"))
+	for _, name := range []string{"rbac.yaml", "rbac-optional-namespaces.yaml"} {
+		c.ApplyFile(s.T, filepath.Join(repo, "deploy", name))
+	}
 }
 
 // installPlugins makes the network of new pods, and puts its plugins where
