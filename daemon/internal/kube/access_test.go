@@ -135,7 +135,7 @@ func TestAllowed(t *testing.T) {
 func TestDrivers(t *testing.T) {
 	const (
 		nodeURI = "GET /api/v1/nodes/node-a"
-		listURI = "GET /apis/networking.k8s.aws/v1alpha1/nodeenis?limit=25"
+		listURI = "GET /apis/networking.k8s.aws/v1alpha1/nodeenis?limit=10"
 		node    = `{"kind":"Node","apiVersion":"v1","metadata":{"name":"node-a","labels":{"ng":"multi-eni"}}}`
 	)
 	item := func(name, spec string) string {
@@ -147,7 +147,7 @@ func TestDrivers(t *testing.T) {
 	c := connected(t, answers{
 		nodeURI: node,
 		listURI: page("p2", item("a", `"enableDPDK":true`), item("kernel", `"deviceIndex":1`), item("b", `"enableDPDK":true,"dpdkDriver":"uio_pci_generic"`)),
-		"GET /apis/networking.k8s.aws/v1alpha1/nodeenis?continue=p2&limit=25": page("", item("c", `"enableDPDK":true`),
+		"GET /apis/networking.k8s.aws/v1alpha1/nodeenis?continue=p2&limit=500": page("", item("c", `"enableDPDK":true`),
 			`{"metadata":{"name":"elsewhere"},"spec":{"nodeSelector":{"ng":"other"},"enableDPDK":true}}`,
 			`{"metadata":{"name":"going","deletionTimestamp":"2026-01-02T03:04:05Z"},"spec":{"nodeSelector":{},"enableDPDK":true}}`),
 	})

@@ -112,19 +112,17 @@ func (d *DevicePlugin) Find(ctx context.Context) (reconcile.PluginReport, error)
 	return report, err
 }
 
-// search looks in all namespaces. One that may not be searched is a problem,
-// unless there is no other; any other failure leaves open what is there, and is
-// an error.
+// search looks in all namespaces. That some may not be searched is a problem
+// only when nothing is found in the others: no role can be granted ahead of time
+// in a namespace that is not there, and the API server answers 403 for it too.
+// Any other failure leaves open what is there, and is an error.
 func (d *DevicePlugin) search(ctx context.Context) ([]corev1.Pod, reconcile.PluginReport, error) {
 	var pods []corev1.Pod
-	var denied []nodestate.Problem
+	var denied []string
 	for _, namespace := range d.namespaces {
 		found, err := d.list(ctx, namespace)
 		if apierrors.IsForbidden(err) {
-			denied = append(denied, nodestate.Problem{
-				Reason: "NamespaceNotSearchable", Device: namespace,
-				Message: fmt.Sprintf("namespace %s may not be searched for the device plugin; allow the daemon to list pods there, or leave it out of --dp-namespaces", namespace),
-			})
+			denied = append(denied, namespace)
 			if len(denied) == len(d.namespaces) {
 				return nil, reconcile.PluginReport{}, fmt.Errorf("no namespace may be searched for the device plugin: %w", err)
 			}
@@ -135,11 +133,18 @@ func (d *DevicePlugin) search(ctx context.Context) ([]corev1.Pod, reconcile.Plug
 		}
 		pods = append(pods, found...)
 	}
-	report := reconcile.PluginReport{Pods: podNames(pods), Problems: append(denied, podProblems(pods, d.config)...)}
-	if len(pods) == 0 {
-		return nil, report, reconcile.ErrNoDevicePlugin
+	report := reconcile.PluginReport{Pods: podNames(pods), Problems: podProblems(pods, d.config)}
+	if len(pods) > 0 {
+		return pods, report, nil
 	}
-	return pods, report, nil
+	if len(denied) > 0 {
+		report.Problems = append(report.Problems, nodestate.Problem{
+			Reason: "NamespacesNotSearchable",
+			Message: fmt.Sprintf("no device plugin was found on this node, and these namespaces may not be searched for it: %s; if it is in one of them, apply that namespace's Role of deploy/rbac-optional-namespaces.yaml, else name by --dp-namespaces only those that you use",
+				strings.Join(denied, ", ")),
+		})
+	}
+	return nil, report, reconcile.ErrNoDevicePlugin
 }
 
 // list returns the device plugin's pods of one namespace on this node, those
