@@ -1,0 +1,229 @@
+package kube
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
+	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+)
+
+// The reasons of Events that are not those of a Problem.
+const (
+	eventReady           = "DeviceReady"
+	eventRemoved         = "DeviceRemoved"
+	eventReleased        = "DeviceReleased"
+	eventRestarted       = "DevicePluginRestarted"
+	eventRestartFailed   = "DevicePluginRestartFailed"
+	eventPluginNotFound  = "DevicePluginNotFound"
+	reasonNotAttached    = "NotAttached"
+	reasonSourceUnread   = "NodeENIsUnreadable"
+	maxEventMessageBytes = 1024 // the API server refuses more
+)
+
+// note is an Event to be sent.
+type note struct {
+	about                 corev1.ObjectReference
+	kind, reason, message string
+}
+
+// told is what was said about the node so far. It makes Events of what is new,
+// so that none is repeated while its state lasts, nor after the daemon started
+// again: it begins with what the ENINodeState says.
+type told struct {
+	devices  map[string]toldDevice
+	problems map[nodestate.Problem]bool
+	// uids are those of NodeENIs, kept until their last device has gone.
+	uids map[string]string
+	// plugin is the last end of a restart that was told; "" for one without a
+	// fault.
+	plugin reconcile.RestartResult
+}
+
+type toldDevice struct {
+	eni, nodeENI, pci string
+	phase             nodestate.Phase
+	// holders are the pods that know that they cannot get the device again.
+	holders map[string]bool
+}
+
+// tellFrom returns what was told when the ENINodeState was as given.
+func tellFrom(s v1alpha1.ENINodeStateStatus) told {
+	t := told{devices: map[string]toldDevice{}, problems: map[nodestate.Problem]bool{}, uids: map[string]string{}}
+	for i := range s.Devices {
+		d := &s.Devices[i]
+		key := rowKey(d.ENIID, d.NodeENI, d.SubnetID, d.DeviceIndex)
+		known := toldDevice{eni: d.ENIID, nodeENI: d.NodeENI, pci: d.PCIAddress, phase: nodestate.Phase(d.Phase), holders: map[string]bool{}}
+		if known.phase == nodestate.PhaseDraining {
+			for _, h := range d.Holders {
+				known.holders[h] = true
+			}
+		}
+		t.devices[key] = known
+	}
+	for _, p := range s.Problems {
+		t.problems[nodestate.Problem(p)] = true
+	}
+	for _, n := range s.NodeENIs {
+		t.uids[n.Name] = n.UID
+	}
+	if p := s.DevicePlugin; p != nil {
+		switch reconcile.PluginState(p.State) {
+		case reconcile.PluginNotFound:
+			t.plugin = reconcile.RestartNoneFound
+		case reconcile.PluginFailed:
+			t.plugin = reconcile.RestartFailed
+		}
+	}
+	return t
+}
+
+// rowKey tells rows apart, those without a known ENI too.
+func rowKey(eni, nodeENI, subnet string, index int) string {
+	if eni != "" {
+		return eni
+	}
+	return fmt.Sprintf("%s/%s/%d", nodeENI, subnet, index)
+}
+
+// tell returns the Events for what v has that was not told, and remembers it.
+func (t *told) tell(node NodeRef, v reconcile.View) []note {
+	for _, d := range v.Declared {
+		t.uids[d.Name] = d.UID
+	}
+	notes := t.tellDevices(node, v)
+	notes = append(notes, t.tellProblems(node, v.Inventory.Problems)...)
+	if v.Did.Restart != nil {
+		notes = append(notes, t.tellRestart(node, *v.Did.Restart)...)
+	}
+	t.forgetUIDs(v)
+	for i := range notes {
+		if m := &notes[i].message; len(*m) > maxEventMessageBytes {
+			*m = strings.ToValidUTF8((*m)[:maxEventMessageBytes], "")
+		}
+	}
+	return notes
+}
+
+func (t *told) tellDevices(node NodeRef, v reconcile.View) []note {
+	var notes []note
+	now := make(map[string]toldDevice, len(v.Inventory.Devices))
+	for i := range v.Inventory.Devices {
+		d := &v.Inventory.Devices[i]
+		key := rowKey(d.ENIID.String(), d.NodeENI, d.SubnetID.String(), d.DeviceIndex)
+		before := t.devices[key]
+		row := toldDevice{eni: d.ENIID.String(), nodeENI: d.NodeENI, pci: d.PCIAddress.String(), phase: d.Phase, holders: map[string]bool{}}
+		about := t.nodeENI(d.NodeENI)
+		switch {
+		case d.Phase == nodestate.PhaseReady && before.phase != nodestate.PhaseReady:
+			notes = append(notes, note{about, corev1.EventTypeNormal, eventReady, fmt.Sprintf("%s (%s) is ready for pods on node %s", row.eni, row.pci, node.Name)})
+		case d.Phase == nodestate.PhaseDraining && before.phase != nodestate.PhaseDraining:
+			notes = append(notes, note{about, corev1.EventTypeNormal, eventRemoved, fmt.Sprintf("%s (%s) was removed from node %s; no new pod gets it, and it is released when no pod has it any more", row.eni, row.pci, node.Name)})
+		}
+		if d.Phase == nodestate.PhaseDraining {
+			notes = append(notes, row.tellHolders(before, v.Holders)...)
+		}
+		now[key] = row
+	}
+	for _, key := range slices.Sorted(maps.Keys(t.devices)) {
+		before := t.devices[key]
+		if _, there := now[key]; !there && before.eni != "" && before.phase != nodestate.PhasePending {
+			notes = append(notes, note{t.nodeENI(before.nodeENI), corev1.EventTypeNormal, eventReleased, fmt.Sprintf("%s was released by node %s", before.eni, node.Name)})
+		}
+	}
+	t.devices = now
+	return notes
+}
+
+// forgetUIDs keeps the UIDs of those NodeENIs that may be named again.
+func (t *told) forgetUIDs(v reconcile.View) {
+	maps.DeleteFunc(t.uids, func(name, _ string) bool {
+		return !slices.ContainsFunc(v.Declared, func(d reconcile.Declared) bool { return d.Name == name }) &&
+			!slices.ContainsFunc(v.Inventory.Devices, func(d nodestate.Device) bool { return d.NodeENI == name })
+	})
+}
+
+// tellHolders tells those who have the device and do not know.
+func (d *toldDevice) tellHolders(before toldDevice, holders []reconcile.Holder) []note {
+	uids := map[string]string{}
+	for _, h := range holders {
+		if h.PCIAddress.String() == d.pci && h.Pod != "" {
+			uids[h.Pod] = max(uids[h.Pod], h.PodUID) // the one that is known
+		}
+	}
+	var notes []note
+	for _, h := range holders {
+		uid, holds := uids[h.Pod]
+		if !holds || h.PCIAddress.String() != d.pci || d.holders[h.Pod] {
+			continue
+		}
+		d.holders[h.Pod] = true
+		if before.holders[h.Pod] {
+			continue
+		}
+		namespace, name, _ := strings.Cut(h.Pod, "/")
+		notes = append(notes, note{
+			corev1.ObjectReference{APIVersion: "v1", Kind: "Pod", Namespace: namespace, Name: name, UID: types.UID(uid)}, corev1.EventTypeWarning, eventRemoved,
+			fmt.Sprintf("NodeENI %s was removed from this node. The pod keeps the device until it ends, but a container that restarts more than 5 minutes from now cannot get it again", d.nodeENI),
+		})
+	}
+	return notes
+}
+
+// tellProblems leaves NotAttached to the controller that attaches.
+func (t *told) tellProblems(node NodeRef, problems []nodestate.Problem) []note {
+	var notes []note
+	now := make(map[nodestate.Problem]bool, len(problems))
+	for _, p := range problems {
+		if !t.problems[p] && !now[p] && p.Reason != reasonNotAttached {
+			about, message := nodeObject(node), p.Message
+			if p.NodeENI != "" {
+				about, message = t.nodeENI(p.NodeENI), fmt.Sprintf("node %s: %s", node.Name, p.Message)
+			}
+			notes = append(notes, note{about, corev1.EventTypeWarning, p.Reason, message})
+		}
+		now[p] = true
+	}
+	t.problems = now
+	return notes
+}
+
+func (t *told) tellRestart(node NodeRef, done reconcile.RestartDone) []note {
+	before := t.plugin
+	t.plugin = ""
+	if done.Result != reconcile.RestartVerified {
+		t.plugin = done.Result
+		if before == done.Result {
+			return nil
+		}
+	}
+	n := note{about: nodeObject(node), kind: corev1.EventTypeWarning}
+	switch {
+	case done.Result == reconcile.RestartNoneFound:
+		n.reason, n.message = eventPluginNotFound, "no SR-IOV device plugin pod on this node serves the devices; one that comes reads the config as it is then"
+	case done.Result == reconcile.RestartFailed:
+		n.reason, n.message = eventRestartFailed, fmt.Sprintf("the SR-IOV device plugin does not serve its new config, trying again: %v", done.Err)
+	case len(done.Report.Deleted) == 0:
+		return nil // it had read the config already
+	default:
+		n.kind, n.reason = corev1.EventTypeNormal, eventRestarted
+		n.message = "the SR-IOV device plugin was restarted and serves its new config; deleted " + some(done.Report.Deleted)
+	}
+	return []note{n}
+}
+
+func (t *told) nodeENI(name string) corev1.ObjectReference {
+	return corev1.ObjectReference{
+		APIVersion: v1alpha1.GroupName + "/" + v1alpha1.Version, Kind: "NodeENI", Name: name, UID: types.UID(t.uids[name]),
+	}
+}
+
+func nodeObject(node NodeRef) corev1.ObjectReference {
+	return corev1.ObjectReference{APIVersion: "v1", Kind: "Node", Name: node.Name, UID: node.UID}
+}

@@ -1,0 +1,96 @@
+package kube
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/record"
+)
+
+// eventSender sends Events as the recorder of client-go does, with its counting
+// of like ones and its limits (25 about one object at once, then one each 5
+// minutes). Unlike it, it gives none up while the API server is away.
+type eventSender struct {
+	core       kubernetes.Interface
+	nodeName   string
+	now        func() time.Time
+	correlator *record.EventCorrelator
+	// sent tells Events of one moment apart.
+	sent int64
+}
+
+func newEventSender(c *Client, now func() time.Time) eventSender {
+	return eventSender{
+		core: c.core, nodeName: c.nodeName, now: now,
+		correlator: record.NewEventCorrelatorWithOptions(record.CorrelatorOptions{Clock: passiveClock(now)}),
+	}
+}
+
+// passiveClock is a clock for client-go.
+type passiveClock func() time.Time
+
+// Now implements clock.PassiveClock.
+func (c passiveClock) Now() time.Time { return c() }
+
+// Since implements clock.PassiveClock.
+func (c passiveClock) Since(t time.Time) time.Duration { return c().Sub(t) }
+
+// maxEventName leaves room for what tells Events about one object apart; names
+// have 253 bytes at most.
+const maxEventName = 230
+
+// prepare returns what sends a note. It may be called until it succeeds.
+func (s *eventSender) prepare(n note) func(context.Context) error {
+	s.sent++
+	now := metav1.NewTime(s.now())
+	name := strings.TrimRight(n.about.Name[:min(len(n.about.Name), maxEventName)], ".-")
+	result, err := s.correlator.EventCorrelate(&corev1.Event{
+		ObjectMeta: metav1.ObjectMeta{
+			Name: fmt.Sprintf("%s.%x", name, now.UnixNano()+s.sent), Namespace: cmp.Or(n.about.Namespace, metav1.NamespaceDefault),
+		},
+		InvolvedObject: n.about, Type: n.kind, Reason: n.reason, Message: n.message,
+		Source:              corev1.EventSource{Component: fieldManager, Host: s.nodeName},
+		ReportingController: fieldManager, ReportingInstance: s.nodeName,
+		FirstTimestamp: now, LastTimestamp: now, Count: 1,
+	})
+	if err != nil || result.Skip {
+		return func(context.Context) error { return err }
+	}
+	return func(ctx context.Context) error {
+		events := s.core.CoreV1().Events(result.Event.Namespace)
+		var stored *corev1.Event
+		again := result.Event.Count > 1
+		if again {
+			stored, err = events.Patch(ctx, result.Event.Name, types.StrategicMergePatchType, result.Patch, metav1.PatchOptions{})
+		}
+		if !again || apierrors.IsNotFound(err) {
+			result.Event.ResourceVersion = ""
+			stored, err = events.Create(ctx, result.Event, metav1.CreateOptions{})
+		}
+		if err != nil {
+			return fmt.Errorf("send Event: %w", err)
+		}
+		s.correlator.UpdateState(stored)
+		return nil
+	}
+}
+
+// retriable says whether the same Event may be accepted later: not when the API
+// server has found a fault with it (its namespace has gone, for one).
+func retriable(err error) bool {
+	var status apierrors.APIStatus
+	if !errors.As(err, &status) {
+		return true
+	}
+	code := status.Status().Code
+	return code >= 500 || code == 401 || code == 403 || code == 408 || code == 429
+}

@@ -1,0 +1,284 @@
+package kube
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
+	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+)
+
+const (
+	// settleWithin is how long after the start Views are passed over in which the
+	// sources have not answered yet: what they lack is no news.
+	settleWithin = 30 * time.Second
+	// writeApart is the least time between two writes of the ENINodeState.
+	writeApart = time.Second
+	// reportFirstRetry and reportLastRetry bound the waits after failures, which
+	// double.
+	reportFirstRetry = time.Second
+	reportLastRetry  = time.Minute
+	// maxNotes is how many Events wait for the API server at most.
+	maxNotes = 256
+)
+
+// ReporterOptions are what a Reporter works with. All are needed.
+type ReporterOptions struct {
+	// Node returns the own Node; false while it is not known to exist.
+	Node func() (NodeRef, bool)
+	Now  func() time.Time
+	Log  logrus.FieldLogger
+}
+
+// Reporter tells the cluster of this node: its ENINodeState, and Events on
+// NodeENIs, the Node and pods. Its methods are safe for concurrent use.
+//
+// The ENINodeState is written when it differs from what was written or read
+// last, and read only at the start. Of several Views at once only the last one
+// counts for it. Events wait in a queue while the API server takes none; the
+// oldest are given up when it is full.
+type Reporter struct {
+	ReporterOptions
+	state  stateWriter
+	events eventSender
+	// changed and queued hold a token when there is something to do.
+	changed, queued chan struct{}
+	began           time.Time
+
+	mu      sync.Mutex
+	settled bool
+	view    *reconcile.View
+	// restart is how the last restart of the device plugin ended.
+	restart *reconcile.RestartDone
+	// told is nil until it is known what the ENINodeState said at the start.
+	told    *told
+	notes   []note
+	dropped uint64
+}
+
+// NewReporter returns a Reporter that sends nothing until Run.
+func NewReporter(c *Client, o ReporterOptions) *Reporter {
+	return &Reporter{
+		ReporterOptions: o, state: stateWriter{client: c.neni, name: c.nodeName}, events: newEventSender(c, o.Now),
+		changed: make(chan struct{}, 1), queued: make(chan struct{}, 1), began: o.Now(),
+	}
+}
+
+// Observe takes the View of a Sync that has ended. It does not block.
+func (r *Reporter) Observe(v reconcile.View) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	done := v.Did.Restart
+	if done != nil {
+		r.restart = done
+	}
+	if !r.settled && unsettled(v) && r.Now().Sub(r.began) < settleWithin {
+		return
+	}
+	r.settled = true
+	v.Did.Restart = r.restart
+	r.view = &v
+	signal(r.changed)
+	if r.told != nil {
+		v.Did.Restart = done
+		r.tell(v)
+	}
+}
+
+// unsettled says that a source has not answered yet.
+func unsettled(v reconcile.View) bool {
+	return v.Plugin.State == reconcile.PluginUnknown ||
+		slices.ContainsFunc(v.Inventory.Problems, func(p nodestate.Problem) bool { return p.Reason == reasonSourceUnread })
+}
+
+// Dropped is how many Events were given up.
+func (r *Reporter) Dropped() uint64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.dropped
+}
+
+// Run reports until ctx ends. It is called once.
+func (r *Reporter) Run(ctx context.Context) {
+	var wg sync.WaitGroup
+	wg.Go(func() { r.writeStates(ctx) })
+	wg.Go(func() { r.sendNotes(ctx) })
+	wg.Wait()
+}
+
+// tell queues the Events for a View. The caller holds mu.
+func (r *Reporter) tell(v reconcile.View) {
+	node, ok := r.Node()
+	if !ok {
+		node = NodeRef{Name: r.state.name}
+	}
+	r.notes = append(r.notes, r.told.tell(node, v)...)
+	if over := len(r.notes) - maxNotes; over > 0 {
+		r.notes = slices.Delete(r.notes, 0, over)
+		r.dropped += uint64(over)
+	}
+	if len(r.notes) > 0 {
+		signal(r.queued)
+	}
+}
+
+// begin notes what was told before this daemon began.
+func (r *Reporter) begin(before v1alpha1.ENINodeStateStatus) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	t := tellFrom(before)
+	r.told = &t
+	if r.view != nil {
+		r.tell(*r.view)
+	}
+}
+
+func (r *Reporter) latest() *reconcile.View {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.view
+}
+
+func (r *Reporter) next() (note, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.notes) == 0 {
+		return note{}, false
+	}
+	n := r.notes[0]
+	r.notes = slices.Delete(r.notes, 0, 1)
+	return n, true
+}
+
+// writeStates keeps the ENINodeState as the last View has it.
+func (r *Reporter) writeStates(ctx context.Context) {
+	failing := failure{log: r.Log.WithField("object", "ENINodeState")}
+	var written v1alpha1.ENINodeStateStatus
+	for {
+		var err error
+		if written, err = r.state.read(ctx); err == nil {
+			break
+		}
+		if !pause(ctx, failing.wait(ctx, err)) {
+			return
+		}
+	}
+	failing.over()
+	r.begin(written)
+	for {
+		after, err := r.writeState(ctx, &written)
+		if err != nil {
+			after = failing.wait(ctx, err)
+		} else if after > 0 {
+			failing.over()
+		}
+		if after > 0 {
+			if !pause(ctx, after) {
+				return
+			}
+			if err != nil {
+				continue
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-r.changed:
+		}
+	}
+}
+
+// writeState writes if there is something new, and returns how long not to write
+// after that; 0 when it did not.
+func (r *Reporter) writeState(ctx context.Context, written *v1alpha1.ENINodeStateStatus) (time.Duration, error) {
+	view := r.latest()
+	node, known := r.Node()
+	if view == nil || !known {
+		return 0, nil
+	}
+	status := nodeState(*view, *written)
+	if r.state.belongs(node) && sameState(status, *written) {
+		return 0, nil
+	}
+	if err := r.state.write(ctx, node, status); err != nil {
+		return 0, err
+	}
+	*written = status
+	return writeApart, nil
+}
+
+// sendNotes sends the Events in their order.
+func (r *Reporter) sendNotes(ctx context.Context) {
+	failing := failure{log: r.Log.WithField("object", "Event")}
+	for {
+		n, ok := r.next()
+		if !ok {
+			select {
+			case <-ctx.Done():
+				return
+			case <-r.queued:
+			}
+			continue
+		}
+		send := r.events.prepare(n)
+		for {
+			err := send(ctx)
+			if err == nil {
+				failing.over()
+				break
+			}
+			if !pause(ctx, failing.wait(ctx, err)) {
+				return
+			}
+			if !retriable(err) {
+				break
+			}
+		}
+	}
+}
+
+// failure is a row of failures, of which the first and the end are logged.
+type failure struct {
+	log  logrus.FieldLogger
+	last time.Duration
+}
+
+// wait notes a failure and returns after how long to try again.
+func (f *failure) wait(ctx context.Context, err error) time.Duration {
+	if f.last == 0 && ctx.Err() == nil {
+		f.log.WithError(err).Warn("cluster cannot be told of this node")
+	}
+	f.last = min(max(2*f.last, reportFirstRetry), reportLastRetry)
+	return f.last
+}
+
+func (f *failure) over() {
+	if f.last != 0 {
+		f.log.Info("cluster can be told of this node again")
+	}
+	f.last = 0
+}
+
+func signal(c chan<- struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// pause waits for d and says whether ctx is still alive.
+func pause(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	}
+}

@@ -1,0 +1,309 @@
+package kube
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
+	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+)
+
+const (
+	pathStates = "/apis/networking.k8s.aws/v1alpha1/eninodestates"
+	pathState  = pathStates + "/node-a"
+)
+
+// stateServer has at most one ENINodeState, and fails the test on any request
+// that the daemon has no permission for.
+type stateServer struct {
+	t   *testing.T
+	url string
+
+	mu     sync.Mutex
+	object *v1alpha1.ENINodeState
+	// crd: the kind is known. deny answers every request with 503.
+	crd, deny bool
+	creates   int
+	applies   int
+	events    []string
+}
+
+func newStateServer(t *testing.T) *stateServer {
+	s := &stateServer{t: t, crd: true}
+	srv := httptest.NewServer(s)
+	t.Cleanup(srv.Close)
+	s.url = srv.URL
+	return s
+}
+
+// ServeHTTP implements http.Handler.
+func (s *stateServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		s.t.Errorf("read request: %v", err)
+	}
+	isEvent := r.Method == http.MethodPost && (r.URL.Path == "/api/v1/namespaces/default/events" || r.URL.Path == "/api/v1/namespaces/red/events")
+	switch key := r.Method + " " + r.URL.Path; {
+	case s.deny:
+		status(w, http.StatusServiceUnavailable)
+	case isEvent:
+		s.event(w, body)
+	case !s.crd:
+		status(w, http.StatusNotFound)
+	case key == "GET "+pathState && s.object != nil:
+		s.answer(w, s.object)
+	case key == "GET "+pathState:
+		status(w, http.StatusNotFound)
+	case key == "POST "+pathStates && s.object != nil:
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(http.StatusConflict)
+		fmt.Fprint(w, `{"apiVersion":"v1","kind":"Status","status":"Failure","code":409,"reason":"AlreadyExists","message":"as told"}`)
+	case key == "POST "+pathStates:
+		s.creates++
+		s.object = s.decode(body)
+		s.object.Status = v1alpha1.ENINodeStateStatus{} // a create has no status
+		s.answer(w, s.object)
+	case key == "PATCH "+pathState+"/status" && s.object == nil:
+		status(w, http.StatusNotFound)
+	case key == "PATCH "+pathState+"/status":
+		q := r.URL.Query()
+		if q.Get("fieldManager") != "multi-enid" || q.Get("force") != "true" || r.Header.Get("Content-Type") != "application/apply-patch+yaml" {
+			s.t.Errorf("%s %s: not a forced apply by multi-enid", key, r.URL)
+		}
+		s.applies++
+		s.object.Status = s.decode(body).Status
+		s.answer(w, s.object)
+	default:
+		s.t.Errorf("%s: not permitted", key)
+		status(w, http.StatusForbidden)
+	}
+}
+
+func (s *stateServer) decode(body []byte) *v1alpha1.ENINodeState {
+	var o v1alpha1.ENINodeState
+	if err := json.Unmarshal(body, &o); err != nil || o.Name != "node-a" || o.Kind != "ENINodeState" {
+		s.t.Errorf("not the ENINodeState of node-a (%v): %s", err, body)
+	}
+	return &o
+}
+
+func (s *stateServer) event(w http.ResponseWriter, body []byte) {
+	var e corev1.Event
+	if err := json.Unmarshal(body, &e); err != nil {
+		s.t.Errorf("event: %v: %s", err, body)
+	}
+	s.events = append(s.events, e.Type+" "+e.InvolvedObject.Kind+" "+e.InvolvedObject.Name+" "+e.Reason)
+	s.answer(w, e)
+}
+
+func (s *stateServer) answer(w http.ResponseWriter, o any) {
+	w.Header().Set("Content-Type", "application/json")
+	if err := json.NewEncoder(w).Encode(o); err != nil {
+		s.t.Errorf("answer: %v", err)
+	}
+}
+
+func (s *stateServer) client(t *testing.T) *Client {
+	t.Helper()
+	c, err := newClient(&rest.Config{Host: s.url, QPS: -1}, "node-a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := rest.Config{Host: s.url, QPS: -1}
+	config.ContentType = "application/json"
+	c.core = jsonCore(t, &config)
+	return c
+}
+
+func (s *stateServer) counts() (creates, applies int, events []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.creates, s.applies, append([]string(nil), s.events...)
+}
+
+var reportNode = NodeRef{Name: "node-a", UID: "u-node"}
+
+func readyView() reconcile.View {
+	return reconcile.View{
+		At: time.Date(2026, 1, 2, 12, 0, 0, 0, time.UTC),
+		Inventory: nodestate.Inventory{NodeName: "node-a", Devices: []nodestate.Device{
+			{ENIID: "eni-00000001", NodeENI: "a", PCIAddress: "0000:00:06.0", DeviceIndex: 1, NetworkCard: -1, Phase: nodestate.PhaseReady},
+		}},
+		Declared: []reconcile.Declared{{Name: "a", UID: "u-a", Generation: 3}},
+		Config:   reconcile.ConfigView{Path: "/etc/pcidp/config.json", Hash: "abc", Current: true},
+		Plugin:   reconcile.PluginView{State: reconcile.PluginServing, ServedHash: "abc"},
+	}
+}
+
+// report runs a Reporter until the test ends or stop is called.
+func report(t *testing.T, s *stateServer) (r *Reporter, stop func()) {
+	t.Helper()
+	r = NewReporter(s.client(t), ReporterOptions{Node: func() (NodeRef, bool) { return reportNode, true }, Now: time.Now, Log: quiet()})
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	go func() { r.Run(ctx); close(ended) }()
+	stop = func() { cancel(); <-ended }
+	t.Cleanup(stop)
+	return r, stop
+}
+
+func await(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); !ok(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("not within 20 s: %s", what)
+		}
+	}
+}
+
+func TestReporterWritesOnlyChanges(t *testing.T) {
+	s := newStateServer(t)
+	r, stop := report(t, s)
+	r.Observe(readyView())
+	await(t, "first state and event", func() bool { _, n, e := s.counts(); return n == 1 && len(e) == 1 })
+	if got := s.object.OwnerReferences[0]; got.UID != reportNode.UID || got.Kind != "Node" || s.object.Status.DevicesReady != "1/1" {
+		t.Errorf("owner %v, status %+v", got, s.object.Status)
+	}
+	r.Observe(readyView())
+	later := readyView()
+	later.At = later.At.Add(time.Hour)
+	r.Observe(later)
+	later.Plugin.State, later.Plugin.Message = reconcile.PluginFailed, "not ready"
+	r.Observe(later)
+	await(t, "second state", func() bool { _, n, _ := s.counts(); return n == 2 })
+	stop()
+
+	// a daemon that starts again has nothing new to say
+	r, _ = report(t, s)
+	r.Observe(later)
+	await(t, "reading at the start", func() bool { r.mu.Lock(); defer r.mu.Unlock(); return r.told != nil })
+	later.Inventory.Devices[0].Phase = nodestate.PhaseDraining
+	later.Holders = []reconcile.Holder{{PCIAddress: "0000:00:06.0", Pod: "red/router", PodUID: "u-p"}}
+	r.Observe(later)
+	await(t, "draining", func() bool { _, _, e := s.counts(); return len(e) >= 3 })
+	await(t, "third state", func() bool { _, n, _ := s.counts(); return n == 3 })
+	creates, applies, events := s.counts()
+	want := []string{"Normal NodeENI a DeviceReady", "Normal NodeENI a DeviceRemoved", "Warning Pod router DeviceRemoved"}
+	if diff := cmp.Diff(want, events); diff != "" || creates != 1 || applies != 3 {
+		t.Errorf("%d creates, %d applies, events (-want +got):\n%s", creates, applies, diff)
+	}
+}
+
+func TestReporterMakesTheObjectAnew(t *testing.T) {
+	s := newStateServer(t)
+	r, _ := report(t, s)
+	r.Observe(readyView())
+	await(t, "first state", func() bool { _, n, _ := s.counts(); return n == 1 })
+	s.mu.Lock()
+	s.object = nil
+	s.mu.Unlock()
+	v := readyView()
+	v.Config.Current = false
+	r.Observe(v)
+	await(t, "state of the new object", func() bool { c, n, _ := s.counts(); return c == 2 && n == 2 })
+}
+
+func TestReporterLosesNoEventInAnOutage(t *testing.T) {
+	s := newStateServer(t)
+	s.deny = true
+	r, _ := report(t, s)
+	r.Observe(readyView())
+	s.mu.Lock()
+	s.deny = false
+	s.mu.Unlock()
+	await(t, "state and event after the outage", func() bool { _, n, e := s.counts(); return n == 1 && len(e) == 1 })
+	if r.Dropped() != 0 {
+		t.Errorf("%d dropped", r.Dropped())
+	}
+}
+
+// TestReporterQueueIsBounded: the oldest go first, and are counted.
+func TestReporterQueueIsBounded(t *testing.T) {
+	s := newStateServer(t)
+	r := NewReporter(s.client(t), ReporterOptions{Node: func() (NodeRef, bool) { return reportNode, true }, Now: time.Now, Log: quiet()})
+	r.begin(v1alpha1.ENINodeStateStatus{})
+	v := readyView()
+	for i := range maxNotes + 9 {
+		v.Inventory.Problems = append(v.Inventory.Problems, nodestate.Problem{Reason: "InvalidMTU", NodeENI: fmt.Sprint("n", i), Message: "m"})
+	}
+	r.Observe(v)
+	if r.Dropped() != 10 || len(r.notes) != maxNotes { // one more is DeviceReady
+		t.Errorf("%d dropped, %d wait", r.Dropped(), len(r.notes))
+	}
+}
+
+func TestNodeStateKeepsTransitions(t *testing.T) {
+	v := readyView()
+	first := nodeState(v, v1alpha1.ENINodeStateStatus{})
+	v.At = v.At.Add(time.Hour)
+	if again := nodeState(v, first); !sameState(first, again) {
+		t.Errorf("time alone is a change:\n%s", cmp.Diff(first, again))
+	}
+	v.Config.Current = false
+	changed := nodeState(v, first)
+	for i, c := range changed.Conditions {
+		if moved := !c.LastTransitionTime.Equal(&first.Conditions[i].LastTransitionTime); moved != (c.Type == v1alpha1.ConditionConfigCurrent) {
+			t.Errorf("%s: moved %v", c.Type, moved)
+		}
+	}
+}
+
+func TestTell(t *testing.T) {
+	told := tellFrom(v1alpha1.ENINodeStateStatus{})
+	step := func(when string, v reconcile.View, want ...string) {
+		t.Helper()
+		got := []string{}
+		for _, n := range told.tell(reportNode, v) {
+			got = append(got, n.kind+" "+n.about.Kind+" "+n.about.Name+" "+string(n.about.UID)+" "+n.reason)
+		}
+		if diff := cmp.Diff(append([]string{}, want...), got); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", when, diff)
+		}
+	}
+	v := readyView()
+	v.Inventory.Problems = []nodestate.Problem{
+		{Reason: "NotAttached", NodeENI: "a", Message: "m"}, {Reason: "InvalidMTU", NodeENI: "a", Message: "m"}, {Reason: "ConfigUnwritable", Message: "m"},
+	}
+	step("at first", v, "Normal NodeENI a u-a DeviceReady", "Warning NodeENI a u-a InvalidMTU", "Warning Node node-a u-node ConfigUnwritable")
+	step("while it lasts", v)
+	v.Did.Restart = &reconcile.RestartDone{Result: reconcile.RestartFailed, Err: errNoNews}
+	step("a failed restart", v, "Warning Node node-a u-node DevicePluginRestartFailed")
+	step("another", v)
+	v.Did.Restart = &reconcile.RestartDone{Result: reconcile.RestartVerified, Report: reconcile.PluginReport{Deleted: []string{"kube-system/x"}}}
+	step("a good one", v, "Normal Node node-a u-node DevicePluginRestarted")
+	v.Did.Restart = &reconcile.RestartDone{Result: reconcile.RestartNoneFound}
+	step("none found", v, "Warning Node node-a u-node DevicePluginNotFound")
+	v.Did.Restart = nil
+	v.Declared, v.Inventory.Devices[0].Phase = nil, nodestate.PhaseDraining
+	v.Holders = []reconcile.Holder{{PCIAddress: "0000:00:06.0", Pod: "red/p", Container: "c"}, {PCIAddress: "0000:00:06.0", Pod: "red/p", PodUID: "u-p"}}
+	step("removed", v, "Normal NodeENI a u-a DeviceRemoved", "Warning Pod p u-p DeviceRemoved")
+	step("while it drains", v)
+	v.Inventory.Devices = nil
+	step("released", v, "Normal NodeENI a u-a DeviceReleased")
+	step("gone", v)
+}
+
+// jsonCore speaks JSON, which the test server reads.
+func jsonCore(t *testing.T, config *rest.Config) kubernetes.Interface {
+	t.Helper()
+	c, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
