@@ -13,9 +13,10 @@ import (
 
 // cluster is what the daemon has to do with Kubernetes. Any part may be absent.
 type cluster struct {
-	source  *kube.Source
-	plugin  *kube.DevicePlugin
-	kubelet *podresources.Client
+	source   *kube.Source
+	plugin   *kube.DevicePlugin
+	reporter *kube.Reporter
+	kubelet  *podresources.Client
 }
 
 // connect makes the clients that the flags ask for. They send nothing yet.
@@ -41,6 +42,7 @@ func (c *nodeFlags) connect(log *logrus.Logger) (*cluster, error) {
 		}
 	}
 	k.source = kube.NewSource(client, kube.SourceOptions{Lookup: c.lookup(), Now: time.Now, Log: log})
+	k.reporter = kube.NewReporter(client, kube.ReporterOptions{Node: k.source.Node, Now: time.Now, Log: log})
 	return &k, nil
 }
 
@@ -61,7 +63,23 @@ func (k *cluster) use(o *reconcile.Options) {
 func (k *cluster) run(ctx context.Context, wake, news func()) {
 	if k.source != nil {
 		go k.source.Run(ctx, wake, news)
+		go k.reporter.Run(ctx)
 	}
+}
+
+// observe tells the cluster.
+func (k *cluster) observe(v reconcile.View) {
+	if k.reporter != nil {
+		k.reporter.Observe(v)
+	}
+}
+
+// eventsDropped counts the Events that were given up; nil without a cluster.
+func (k *cluster) eventsDropped() func() uint64 {
+	if k.reporter == nil {
+		return nil
+	}
+	return k.reporter.Dropped
 }
 
 // firstAnswer is how long the first Sync waits for the NodeENIs. It goes without

@@ -81,12 +81,18 @@ func (c *nodeFlags) run(ctx context.Context, log *logrus.Logger) error {
 	orphans := orphan.New(orphan.Options{
 		Attachments: attachments, BootID: bootID, BinDir: c.cniBinDir, Grace: c.orphanGrace, Now: time.Now, Log: log, Wake: awake,
 	})
-	server := operate.New(operate.Options{Version: version, Inventory: c.inventory, API: cluster.api(), Now: time.Now, Log: log})
+	server := operate.New(operate.Options{
+		Version: version, Inventory: c.inventory, API: cluster.api(), EventsDropped: cluster.eventsDropped(), Now: time.Now, Log: log,
+	})
 	o := reconcile.Options{
 		NodeName: c.nodeName, BootID: bootID, InventoryPath: c.inventory, StateDir: c.stateDir,
 		Attachments: attachments, NodeENIs: manifest.New(c.dir), Metadata: awsnode.New(awsnode.Config{}),
 		PCI: sysfs.NewFS(c.sysfs), Host: host, Config: &pcidp.File{Path: c.pcidpConfig, Now: time.Now},
-		Orphans: orphans, Observe: server.Observe, Wake: awake, Jitter: rand.N(maxJitter), Now: time.Now, Log: log,
+		Orphans: orphans, Wake: awake, Jitter: rand.N(maxJitter), Now: time.Now, Log: log,
+	}
+	o.Observe = func(v reconcile.View) {
+		server.Observe(v)
+		cluster.observe(v)
 	}
 	cluster.use(&o)
 	r, err := reconcile.New(o)
