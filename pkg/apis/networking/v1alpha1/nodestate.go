@@ -251,8 +251,7 @@ type DevicePluginState struct {
 	// +optional
 	ServedHash string `json:"servedHash,omitempty"`
 
-	// LastRestart is when the daemon last restarted it; absent when it did not
-	// since the daemon started.
+	// LastRestart is when the daemon last restarted it; absent when it never did.
 	//
 	// +optional
 	LastRestart metav1.Time `json:"lastRestart,omitzero"`

@@ -1,0 +1,290 @@
+package apiserver
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
+	"github.com/multi-eni/multi-eni-cni/pkg/device"
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+	"github.com/multi-eni/multi-eni-cni/test/kube/cluster"
+)
+
+// state reads the node's own object.
+func state(t *testing.T, c *cluster.Cluster, node string) (v1alpha1.ENINodeState, error) {
+	t.Helper()
+	var s v1alpha1.ENINodeState
+	u, err := c.ENINodeStates().Get(t.Context(), node, metav1.GetOptions{})
+	if err != nil {
+		return s, err
+	}
+	return s, runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, &s)
+}
+
+func untilState(t *testing.T, c *cluster.Cluster, node string, want func(v1alpha1.ENINodeStateStatus) bool) v1alpha1.ENINodeState {
+	t.Helper()
+	var s v1alpha1.ENINodeState
+	cluster.Eventually(t, "ENINodeState", 30*time.Second, func() (err error) {
+		if s, err = state(t, c, node); err == nil && !want(s.Status) {
+			err = fmt.Errorf("status is %+v", s.Status)
+		}
+		return err
+	})
+	return s
+}
+
+func hasCondition(s v1alpha1.ENINodeStateStatus, kind, reason string) bool {
+	return slices.ContainsFunc(s.Conditions, func(c metav1.Condition) bool { return c.Type == kind && c.Reason == reason })
+}
+
+// events are "kind type reason" of all Events, in the order of their making.
+func events(t *testing.T, c *cluster.Cluster) []string {
+	t.Helper()
+	list, err := c.Admin.CoreV1().Events("").List(t.Context(), metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	slices.SortFunc(list.Items, func(a, b corev1.Event) int { return a.FirstTimestamp.Compare(b.FirstTimestamp.Time) })
+	var all []string
+	for _, e := range list.Items {
+		all = append(all, fmt.Sprintf("%s %s %s", e.InvolvedObject.Kind, e.Type, e.Reason))
+	}
+	return all
+}
+
+// unmanaged are flags for a node without a kubelet and a device plugin.
+func unmanaged() []string { return []string{"--restart=none", "--podresources-socket="} }
+
+// TestNodeState: the node's object says what the inventory says, belongs to the
+// Node, and is written when something has changed and at no other time, the
+// daemon's own restart included.
+func TestNodeState(t *testing.T) {
+	c := cluster.Start(t)
+	n := c.NewNode(t, "node-1", nil)
+	d := n.StartDaemon(t, unmanaged()...)
+	e := n.Attach(t, 1)
+	declare(t, c, n, "a", e)
+	c.CreateNodeENI(t, v1alpha1.NodeENI{
+		ObjectMeta: metav1.ObjectMeta{Name: "b"}, Spec: v1alpha1.NodeENISpec{NodeSelector: map[string]string{}, SubnetID: e.SubnetID, DPDKPCIAddress: "07.0"},
+		Status: v1alpha1.NodeENIStatus{Attachments: []v1alpha1.ENIAttachment{{NodeID: n.Name, ENIID: "eni-0a1b2c3d4e5f60009"}}},
+	})
+	s := untilState(t, c, n.Name, func(s v1alpha1.ENINodeStateStatus) bool {
+		return s.DevicesReady == "1/2" && s.ProblemCount > 0 && hasCondition(s, v1alpha1.ConditionDevicesReady, v1alpha1.ReasonDevicesPending) &&
+			hasCondition(s, v1alpha1.ConditionConfigCurrent, v1alpha1.ReasonConfigWritten) && s.DevicePlugin != nil && s.DevicePlugin.State == "Unmanaged"
+	})
+	node, err := c.Admin.CoreV1().Nodes().Get(t.Context(), n.Name, metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]metav1.OwnerReference{{APIVersion: "v1", Kind: "Node", Name: n.Name, UID: node.UID}}, s.OwnerReferences); diff != "" {
+		t.Errorf("owners (-want +got):\n%s", diff)
+	}
+	if got := s.Status.Devices[0]; got.ENIID != e.ID || got.PCIAddress != e.PCI || got.MAC != e.MAC || got.NodeENI != "a" || got.Phase != "ready" {
+		t.Errorf("device %+v, want %+v", got, e)
+	}
+	if got := s.Status.NodeENIs; len(got) != 2 || got[0].Name != "a" || got[0].ObservedGeneration != 1 || got[0].UID == "" {
+		t.Errorf("NodeENIs %+v", got)
+	}
+	said := events(t, c)
+	d.Term(t)
+	d.Start(t)
+	untilSync(t, n)
+	cluster.Holds(t, "object and Events as they were", 5*time.Second, func() error {
+		now, err := state(t, c, n.Name)
+		if err == nil && now.ResourceVersion != s.ResourceVersion {
+			err = fmt.Errorf("written again: %s", cmp.Diff(s.Status, now.Status))
+		}
+		return errors.Join(err, same(said, events(t, c)))
+	})
+	if err := c.ENINodeStates().Delete(t.Context(), n.Name, metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	c.DeleteNodeENI(t, "b")
+	untilState(t, c, n.Name, func(s v1alpha1.ENINodeStateStatus) bool { return s.DevicesReady == "1/1" && s.ProblemCount == 0 })
+}
+
+func same(want, got []string) error {
+	if diff := cmp.Diff(want, got); diff != "" {
+		return fmt.Errorf("(-want +got):\n%s", diff)
+	}
+	return nil
+}
+
+// untilSync waits until the daemon that now runs has looked at the node.
+func untilSync(t *testing.T, n *cluster.Node) {
+	t.Helper()
+	cluster.Eventually(t, "ready", 30*time.Second, func() error {
+		if code, body, err := get(t, "readyz"); err != nil || code != http.StatusOK {
+			return fmt.Errorf("readyz: %d %s %w", code, body, err)
+		}
+		_, err := n.Inventory()
+		return err
+	})
+}
+
+func get(t *testing.T, path string) (int, string, error) {
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://127.0.0.1:9616/"+path, http.NoBody)
+	if err != nil {
+		return 0, "", err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return 0, "", err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	return resp.StatusCode, string(body), err
+}
+
+// TestEvents: people are told where they look: on the NodeENI, and on the pod
+// that has its device.
+func TestEvents(t *testing.T) {
+	c := cluster.Start(t)
+	// Events outlive the tests that have caused them.
+	if err := c.Admin.CoreV1().Events("default").DeleteCollection(t.Context(), metav1.DeleteOptions{}, metav1.ListOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	n := c.NewNode(t, "node-1", nil)
+	e := n.Attach(t, 1)
+	n.StartDaemon(t, unmanaged()...)
+	declare(t, c, n, "a", e)
+	untilSaid(t, n, "a ready")
+	rec := hold(t, n, e)
+	c.DeleteNodeENI(t, "a")
+	untilSaid(t, n, "a draining")
+	cluster.Eventually(t, "Event on the pod", 20*time.Second, func() error {
+		list, err := c.Admin.CoreV1().Events("default").List(t.Context(), metav1.ListOptions{FieldSelector: "involvedObject.kind=Pod,involvedObject.uid=uid-of-p"})
+		if err == nil && (len(list.Items) != 1 || !strings.Contains(list.Items[0].Message, "NodeENI a was removed")) {
+			err = fmt.Errorf("Events %+v", list.Items)
+		}
+		return err
+	})
+	if err := rec.Remove(); err != nil {
+		t.Fatal(err)
+	}
+	untilSaid(t, n)
+	want := []string{"NodeENI Normal DeviceReady", "NodeENI Normal DeviceReleased", "NodeENI Normal DeviceRemoved", "Pod Warning DeviceRemoved"}
+	cluster.Eventually(t, "all Events, once each", 20*time.Second, func() error {
+		got := events(t, c)
+		slices.Sort(got)
+		return same(want, got)
+	})
+}
+
+// hold writes the record of a pod that has the ENI.
+func hold(t *testing.T, n *cluster.Node, e cluster.ENI) *nodestate.Record {
+	t.Helper()
+	boot, err := nodestate.BootID()
+	if err != nil {
+		t.Fatal(err)
+	}
+	rec, err := n.AttachmentsDir().Begin(nodestate.Attachment{
+		AttachmentID: nodestate.AttachmentID{ContainerID: "c1", IfName: "net1"}, BootID: boot, Mode: nodestate.ModeDPDK, Pod: "default/p",
+		Args: "K8S_POD_NAMESPACE=default;K8S_POD_NAME=p;K8S_POD_UID=uid-of-p", Netns: nodestate.Netns{Path: "/proc/1/ns/net"},
+		Device: nodestate.AttachedDevice{PCIAddress: device.PCIAddress(e.PCI), MAC: device.MAC(e.MAC), ENIID: device.ENIID(e.ID)},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	rec.State = nodestate.StateComplete
+	if err := rec.Save(); err != nil {
+		t.Fatal(err)
+	}
+	return rec
+}
+
+// TestOperations: metrics, probes and the status command against a daemon that
+// runs; and what it leaves when it is told to end.
+func TestOperations(t *testing.T) {
+	c := cluster.Start(t)
+	n := c.NewNode(t, "node-1", nil)
+	e := n.Attach(t, 1)
+	d := n.StartDaemon(t, unmanaged()...)
+	declare(t, c, n, "a", e)
+	untilSaid(t, n, "a ready")
+	untilSync(t, n)
+	_, metrics, err := get(t, "metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{`multi_eni_devices{phase="ready"} 1`, "multi_eni_api_reachable 1", "multi_eni_config_current 1", "multi_eni_events_dropped_total 0"} {
+		if !strings.Contains(metrics, want+"\n") {
+			t.Errorf("metrics lack %s:\n%s", want, metrics)
+		}
+	}
+	c.Proxy.Set(t, cluster.Refuse)
+	cluster.Eventually(t, "API fault in the metrics", 30*time.Second, func() error {
+		_, body, err := get(t, "metrics")
+		if err == nil && !strings.Contains(body, `multi_eni_api_fault{reason="Unreachable"} 1`) {
+			err = errors.New("no fault")
+		}
+		return err
+	})
+	for _, probe := range []string{"healthz", "readyz"} {
+		if code, body, err := get(t, probe); err != nil || code != http.StatusOK {
+			t.Errorf("%s without an API server: %d %q, %v; want it well, its pods are", probe, code, body, err)
+		}
+	}
+	if text := status(t, n); !strings.Contains(text, "a ") || !strings.Contains(text, "Unreachable") {
+		t.Errorf("status lacks the device or the API's state:\n%s", text)
+	}
+	var live struct{ Live *struct{ Version string } }
+	if err := json.Unmarshal([]byte(status(t, n, "-o", "json")), &live); err != nil || live.Live == nil {
+		t.Errorf("status -o json is not of the running daemon: %v", err)
+	}
+	before := tree(t, n)
+	d.Term(t)
+	if diff := cmp.Diff(before, tree(t, n)); diff != "" {
+		t.Errorf("SIGTERM has changed files (-before +after):\n%s", diff)
+	}
+	if text := status(t, n); !strings.Contains(text, "eth1") {
+		t.Errorf("status of the files lacks the device:\n%s", text)
+	}
+}
+
+func status(t *testing.T, n *cluster.Node, flags ...string) string {
+	t.Helper()
+	bin, err := cluster.Binary("multi-enid")
+	if err != nil {
+		t.Fatal(err)
+	}
+	args := append([]string{"status", "--inventory=" + filepath.Join(n.Dir, "run", "inventory.json"), "--attachments-dir=" + string(n.AttachmentsDir())}, flags...)
+	out, err := exec.CommandContext(t.Context(), bin, args...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("status: %v\n%s", err, out)
+	}
+	return string(out)
+}
+
+// tree is the content of what the daemon has written.
+func tree(t *testing.T, n *cluster.Node) map[string]string {
+	t.Helper()
+	all := map[string]string{}
+	for _, name := range []string{"run/inventory.json", "state/checkpoint.json", "pcidp/config.json"} {
+		content, err := os.ReadFile(filepath.Join(n.Dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		all[name] = string(bytes.TrimSpace(content))
+	}
+	return all
+}
