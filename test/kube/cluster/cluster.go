@@ -3,7 +3,9 @@ package cluster
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -51,7 +53,11 @@ type Cluster struct {
 	mu          sync.Mutex
 	auditFrom   int64
 	denialsFine string // the reason why a denied request is no failure
+	starts      []span // of the API server
 }
+
+// span is a time from which on and until which something was so.
+type span struct{ from, to time.Time }
 
 // Start returns the cluster with deploy/ applied and nothing else in it. The
 // first call in a test binary starts the control plane. When the test ends, a
@@ -182,16 +188,24 @@ func (c *Cluster) DaemonRequests(t testing.TB) []plane.Request {
 	return c.Requests(t, c.account.user())
 }
 
-// Denied returns the daemon's requests that were answered 403.
+// Denied returns the daemon's requests that were answered 403, except by an API
+// server that was not ready yet: it denies everything until it has read the
+// roles.
 func (c *Cluster) Denied(t testing.TB) []plane.Request {
 	t.Helper()
 	var out []plane.Request
 	for _, r := range c.DaemonRequests(t) {
-		if r.Code == 403 {
+		if r.Code == http.StatusForbidden && !c.whileStarting(r.At) {
 			out = append(out, r)
 		}
 	}
 	return out
+}
+
+func (c *Cluster) whileStarting(at time.Time) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.ContainsFunc(c.starts, func(s span) bool { return at.After(s.from) && at.Before(s.to) })
 }
 
 // ExpectDenials says that this test revokes permissions, so that denied
@@ -230,9 +244,13 @@ func (c *Cluster) KillAPIServer(t testing.TB) {
 // StartAPIServer runs the API server again, with the same address and data.
 func (c *Cluster) StartAPIServer(t testing.TB) {
 	t.Helper()
+	from := time.Now()
 	if err := c.plane.StartAPIServer(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.starts = append(c.starts, span{from, time.Now()})
 }
 
 // Expire makes every resourceVersion of before invalid: it stops the API

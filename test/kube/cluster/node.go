@@ -8,6 +8,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
@@ -128,3 +129,20 @@ func (n *Node) AttachmentsDir() nodestate.AttachmentDir {
 }
 
 func (n *Node) inventoryPath() string { return filepath.Join(n.Dir, "run", "inventory.json") }
+
+// SetNodeLabel sets one label of a Node object.
+func (c *Cluster) SetNodeLabel(t testing.TB, node, key, value string) {
+	t.Helper()
+	patch := fmt.Appendf(nil, `{"metadata":{"labels":{%q:%q}}}`, key, value)
+	if _, err := c.Admin.CoreV1().Nodes().Patch(t.Context(), node, types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// DeleteNode deletes a Node object; the node itself stays.
+func (c *Cluster) DeleteNode(t testing.TB, node string) {
+	t.Helper()
+	if err := c.Admin.CoreV1().Nodes().Delete(t.Context(), node, metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -42,7 +42,7 @@ func (n *Node) importImage(ctx context.Context, ref, binary string) error {
 	if err != nil {
 		return err
 	}
-	defer os.Remove(f.Name())
+	defer os.Remove(f.Name()) //nolint:errcheck // the folder goes with the node
 	defer f.Close()
 	if _, err := f.Write(archive); err != nil {
 		return err

@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"k8s.io/client-go/kubernetes"
@@ -164,8 +165,23 @@ func (p *Plane) StartAPIServer(ctx context.Context) (err error) {
 	})
 }
 
-// StopAPIServer ends kube-apiserver as an upgrade does.
-func (p *Plane) StopAPIServer() error { return p.api.Stop() }
+// apiGrace is how long kube-apiserver may serve on after SIGTERM. It waits for
+// open watches much longer, and in a cluster is killed by the kubelet.
+const apiGrace = 10 * time.Second
+
+// StopAPIServer ends kube-apiserver as an upgrade does: with SIGTERM, and at
+// last with SIGKILL.
+func (p *Plane) StopAPIServer() error {
+	if err := p.api.Signal(syscall.SIGTERM); err != nil {
+		return fmt.Errorf("stop kube-apiserver: %w", err)
+	}
+	select {
+	case <-p.api.Exited():
+	case <-time.After(apiGrace):
+		p.api.Kill()
+	}
+	return nil
+}
 
 // KillAPIServer ends kube-apiserver as a crash does.
 func (p *Plane) KillAPIServer() { p.api.Kill() }
