@@ -11,6 +11,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
@@ -140,6 +141,24 @@ func (s *stage) ended() error {
 	return errors.Join(none("records", all), want(len(allocated), 0))
 }
 
+// apart is the least time between two restarts of the device plugin.
+const apart = 30 * time.Second
+
+// warned says whether one Event tells the pod that its NodeENI was removed.
+func (s *stage) warned(pod string) error {
+	p, err := s.Admin.CoreV1().Pods("default").Get(s.Context(), pod, metav1.GetOptions{})
+	if err != nil {
+		return err
+	}
+	list, err := s.Admin.CoreV1().Events("default").List(s.Context(), metav1.ListOptions{
+		FieldSelector: "involvedObject.kind=Pod,reason=DeviceRemoved,involvedObject.uid=" + string(p.UID),
+	})
+	if err != nil {
+		return err
+	}
+	return want(len(list.Items), 1)
+}
+
 // releaseBound is the longest time from the end of a removed device's last
 // holder to its release.
 const releaseBound = 2 * time.Second
@@ -166,10 +185,14 @@ func TestStory(t *testing.T) {
 
 	t.Run("removed under a pod", func(t *testing.T) {
 		s := s.with(t)
+		cluster.Holds(t, "offered while the next restart may not be due yet", apart, s.counts(a, 1))
+		deleted := time.Now()
 		s.must(s.withdraw(a))
 		t.Logf("deleted to placeholder: %v", cluster.Eventually(t, "placeholder", settle, s.offers()))
 		cluster.Eventually(t, "draining", settle, s.lists(a, nodestate.PhaseDraining))
-		t.Logf("deleted to allocatable 0: %v later", cluster.Eventually(t, "allocatable 0", restart, s.counts(a, 0)))
+		cluster.Eventually(t, "allocatable 0", restart, s.counts(a, 0))
+		t.Logf("deleted to allocatable 0, with no restart in the %v before: %v", apart, time.Since(deleted))
+		cluster.Eventually(t, "Event on the pod", settle, func() error { return s.warned("p1") })
 		s.served("")
 		s.must(s.lists(a, nodestate.PhaseDraining)())
 		s.must(s.hasDevice("p1", a))
