@@ -28,8 +28,9 @@ func forms() []func(t *testing.T, s *scene, e cluster.ENI) {
 }
 
 // TestRemoval: each form of removal is seen by a daemon that runs, by one that
-// could not reach the API server meanwhile, and by one that was down meanwhile
-// and cannot reach it at its start; they remove nothing until they can.
+// could not reach the API server meanwhile, by one that was down meanwhile, and by
+// one that cannot reach it at its start either; they remove nothing until they
+// can.
 func TestRemoval(t *testing.T) {
 	for when, around := range map[string]struct{ before, after func(*testing.T, *scene) }{
 		"while the daemon runs": {func(*testing.T, *scene) {}, func(*testing.T, *scene) {}},
@@ -38,6 +39,13 @@ func TestRemoval(t *testing.T) {
 			func(t *testing.T, s *scene) {
 				s.unchanged(t, "during the outage", calm, s.enis...)
 				s.Proxy.Set(t, cluster.Pass)
+			},
+		},
+		"while the daemon is down": {
+			func(t *testing.T, s *scene) { s.daemon.Term(t) },
+			func(t *testing.T, s *scene) {
+				s.unchanged(t, "while the daemon is down", calm, s.enis...)
+				s.daemon.Start(t)
 			},
 		},
 		"while the daemon is down, before the API server is back": {

@@ -59,11 +59,11 @@ func stage(t *testing.T, enis int) *scene {
 // name is that of an ENI's NodeENI.
 func name(e cluster.ENI) string { return fmt.Sprintf("dataplane-%d", e.Index) }
 
-// declare makes the NodeENI of an ENI. Its finalizers keep it when it is deleted.
-func (s *scene) declare(t *testing.T, e cluster.ENI, finalizers ...string) {
+// declare makes the NodeENI of an ENI.
+func (s *scene) declare(t *testing.T, e cluster.ENI) {
 	t.Helper()
 	s.CreateNodeENI(t, v1alpha1.NodeENI{
-		ObjectMeta: metav1.ObjectMeta{Name: name(e), Finalizers: finalizers},
+		ObjectMeta: metav1.ObjectMeta{Name: name(e)},
 		Spec: v1alpha1.NodeENISpec{
 			NodeSelector: map[string]string{label: "yes"}, SubnetID: e.SubnetID, DeviceIndex: e.Index,
 			DPDKResourceName: fmt.Sprintf("intel.com/sriov_net_%d", e.Index),
