@@ -192,6 +192,7 @@ func TestReporterWritesOnlyChanges(t *testing.T) {
 	r, _ = report(t, s)
 	r.Observe(later)
 	await(t, "reading at the start", func() bool { r.mu.Lock(); defer r.mu.Unlock(); return r.told != nil })
+	later.Inventory.Devices = readyView().Inventory.Devices // a View is not changed once it was handed out
 	later.Inventory.Devices[0].Phase = nodestate.PhaseDraining
 	later.Holders = []reconcile.Holder{{PCIAddress: "0000:00:06.0", Pod: "red/router", PodUID: "u-p"}}
 	r.Observe(later)
