@@ -101,6 +101,10 @@ type CheckpointDevice struct {
 	// MissingSince is when its declaration or its attachment was first found
 	// absent (not unknown); zero while it is declared.
 	MissingSince time.Time `json:"missingSince,omitzero"`
+	// Advertised: it was ready under a resource name at some time of this boot, at
+	// the address where it is. It may be offered still, and a pod may have it that is not set up yet, though
+	// the row has no such name any more.
+	Advertised bool `json:"advertised,omitempty"`
 }
 
 // CheckpointPath returns the checkpoint's place in the daemon's state folder.

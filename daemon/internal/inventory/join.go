@@ -162,7 +162,11 @@ func (j *joiner) result() Result {
 		res.Devices = append(res.Devices, r.Device)
 		if r.ENIID != "" {
 			r.InterfaceName = r.hostName
-			res.Checkpoint = append(res.Checkpoint, nodestate.CheckpointDevice{Device: r.Device, MissingSince: r.missingSince})
+			before := j.sameBefore(r.ENIID, r.PCIAddress)
+			res.Checkpoint = append(res.Checkpoint, nodestate.CheckpointDevice{
+				Device: r.Device, MissingSince: r.missingSince,
+				Advertised: r.Phase == nodestate.PhaseReady && r.ResourceName != "" || before != nil && before.Advertised,
+			})
 		}
 		if r.Phase != nodestate.PhaseReady {
 			res.Unsettled = true

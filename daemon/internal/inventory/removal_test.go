@@ -54,10 +54,30 @@ func TestOverTime(t *testing.T) {
 			{"only the device plugin has not been seen to serve the config", func(w *world) { w.kubelet(nil); w.Withdrawn = false }, []brief{aDraining}, nil},
 			{"all done", served(true), nil, nil},
 		},
-		"removed and not advertised, with a kubelet that cannot be asked": {
-			{"no name", func(w *world) { w.declare("a", 1); w.Kubelet = &Fact[Kubelet]{} }, []brief{{"a", 1, pci(1), "eth1", "", ready}}, nil},
+		"no longer advertised, then removed, while the device plugin serves the config before": {
+			{"edited", func(w *world) { w.declare("a", 1); w.Withdrawn = false }, []brief{{"a", 1, pci(1), "eth1", "", ready}}, nil},
 			{"removed", undeclare, []brief{{"a", 1, pci(1), "eth1", "", draining}}, nil},
-			{"done", func(*world) {}, nil, nil},
+			{"still served", func(*world) {}, []brief{{"a", 1, pci(1), "eth1", "", draining}}, nil},
+			{"no more", served(true), nil, nil},
+		},
+		"mismatch, then removed, while the device plugin serves the config before": {
+			{"edited", func(w *world) {
+				w.declare("a", 1, resource("intel.com/x"), statedPCI(pci(9).String()))
+				w.Withdrawn = false
+			},
+				[]brief{{"a", 1, pci(1), "eth1", "intel.com/x", pending}}, []string{"PCIAddressMismatch"}},
+			{"removed", undeclare, []brief{aDraining}, nil},
+			{"no more", served(true), nil, nil},
+		},
+		"removed, with a kubelet that cannot be asked": {
+			{"another one that was never advertised", func(w *world) {
+				w.attach(2)
+				w.setUp(2)
+				w.declare("b", 2)
+				w.Kubelet = &Fact[Kubelet]{}
+			}, []brief{aReady, {"b", 2, pci(2), "eth2", "", ready}}, nil},
+			{"both removed", func(w *world) { undeclare(w); delete(w.objects, "b") }, []brief{aDraining, {"b", 2, pci(2), "eth2", "", draining}}, nil},
+			{"only the advertised one waits", func(*world) {}, []brief{aDraining}, nil},
 		},
 		"the status is the truth, and loses the attachment": {
 			{"attached", func(w *world) {

@@ -286,7 +286,7 @@ func (j *joiner) addLost(r *nodestate.CheckpointDevice) {
 		return
 	}
 	same := j.rowBefore(r.ENIID)
-	if same == nil || same.Phase == nodestate.PhasePending && !j.maybeHeld(same) {
+	if same == nil || same.Phase == nodestate.PhasePending && !same.Advertised && !j.maybeHeld(same) {
 		return // never offered to a pod in this boot
 	}
 	if !j.forgettable(same) {
@@ -307,9 +307,13 @@ func (j *joiner) keep(r *nodestate.CheckpointDevice, phase nodestate.Phase, sinc
 // forgettable says whether a draining device may leave the inventory: the
 // device plugin offers it no more, and no pod has it.
 func (j *joiner) forgettable(r *nodestate.CheckpointDevice) bool {
-	offered := r.ResourceName != "" && (!j.Withdrawn || j.allocatable(r))
+	offered := advertised(r) && (!j.Withdrawn || j.allocatable(r))
 	return r.Phase == nodestate.PhaseDraining && !offered && !j.maybeHeld(r)
 }
+
+// advertised says whether the device plugin may offer the device, or may have
+// done so earlier in this boot.
+func advertised(r *nodestate.CheckpointDevice) bool { return r.Advertised || r.ResourceName != "" }
 
 // allocatable says whether the kubelet may still give the device to a pod.
 func (j *joiner) allocatable(r *nodestate.CheckpointDevice) bool {
@@ -326,5 +330,5 @@ func (j *joiner) maybeHeld(r *nodestate.CheckpointDevice) bool {
 	if j.Kubelet == nil {
 		return false
 	}
-	return r.ResourceName != "" && !j.Kubelet.Known || len(j.Kubelet.Value.Allocated[r.PCIAddress]) > 0
+	return advertised(r) && !j.Kubelet.Known || len(j.Kubelet.Value.Allocated[r.PCIAddress]) > 0
 }

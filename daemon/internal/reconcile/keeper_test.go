@@ -329,3 +329,22 @@ func (g guarded) List() (inventory.Snapshot, error) {
 	snap.Lookup = inventory.LookupGuarded
 	return snap, err
 }
+
+// TestRemovedWhileTheConfigCannotBeWritten: what the config still has stays in
+// the inventory, whatever was withdrawn before.
+func TestRemovedWhileTheConfigCannotBeWritten(t *testing.T) {
+	n := newNode(t, 1, 2)
+	n.declare("a", 1, "dpdkResourceName: intel.com/a")
+	n.declare("b", 2, "dpdkResourceName: intel.com/b")
+	n.settle()
+	n.host.err = errors.New("no buffer space")
+	n.undeclare("a")
+	for range 5 {
+		n.now = n.now.Add(time.Second)
+		n.sync()
+	}
+	n.expect([]string{"a eth1 draining", "b eth2 ready"}, []string{"LinksUnreadable"}, pools{"intel.com/a": {pci(1)}, "intel.com/b": {pci(2)}})
+	n.host.err = nil
+	n.settle()
+	n.expect([]string{"b eth2 ready"}, nil, pools{"intel.com/b": {pci(2)}})
+}

@@ -235,6 +235,8 @@ func appendProblems(found []finding, problems []nodestate.Problem) []finding {
 
 // publish writes what Join found, in the order that the package comment gives.
 func (r *Reconciler) publish(ctx context.Context, src inventory.Sources, res inventory.Result, found []finding, out *Outcome) []finding {
+	was := r.withdrawn
+	r.withdrawn = false // until the config is known to be without what drains now
 	err := r.save(func(c *nodestate.Checkpoint) { c.BootID, c.Devices = r.BootID, res.Checkpoint })
 	if err == nil {
 		err = r.writeInventory(src.Now, res.Devices, problems(found, r.late))
@@ -250,6 +252,9 @@ func (r *Reconciler) publish(ctx context.Context, src inventory.Sources, res inv
 	late := r.late
 	if src.Functions.Known && src.Links.Known { // the config is about PCI functions
 		late = r.applyConfig(ctx, src, res.Devices, out)
+	}
+	if r.withdrawn && !was {
+		out.sooner(time.Millisecond) // what was draining may go
 	}
 	if err := r.writeInventory(src.Now, res.Devices, problems(found, late)); err != nil {
 		out.Unsettled = true
@@ -269,7 +274,6 @@ func (r *Reconciler) applyConfig(ctx context.Context, src inventory.Sources, dev
 		},
 	})
 	if err != nil {
-		r.withdrawn = false
 		out.Unsettled = true
 		return []finding{{Problem: nodestate.Problem{
 			Reason: "ConfigUnwritable", Device: r.Config.Path,
@@ -278,7 +282,6 @@ func (r *Reconciler) applyConfig(ctx context.Context, src inventory.Sources, dev
 	}
 	out.sooner(applied.RetryAfter)
 	if applied.RetryAfter > 0 { // somebody is at work on it: what was found before still stands
-		r.withdrawn = false
 		return r.late
 	}
 	r.view.Config.Current, r.view.Config.Hash = true, applied.Hash
@@ -306,14 +309,10 @@ func (r *Reconciler) applyConfig(ctx context.Context, src inventory.Sources, dev
 
 // serve has the device plugin serve what was applied, in the background.
 func (r *Reconciler) serve(ctx context.Context, applied pcidp.Result, out *Outcome) {
-	was := r.withdrawn
 	r.keeper.want(r.Config.Path, applied)
 	done, after := r.keeper.step(ctx, r.Now())
 	r.view.Did.Restart = done
 	out.sooner(after)
-	if r.keeper.withdrawn(applied.Hash) && !was {
-		out.sooner(time.Millisecond) // what was draining may go
-	}
 }
 
 // sooner makes the next Sync come no later than after d; 0 asks for none.

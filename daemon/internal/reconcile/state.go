@@ -68,7 +68,7 @@ func (r *Reconciler) writeInventory(now time.Time, devices []nodestate.Device, p
 }
 
 func sameCheckpointDevice(a, b nodestate.CheckpointDevice) bool {
-	return a.MissingSince.Equal(b.MissingSince) && sameDevice(a.Device, b.Device)
+	return a.MissingSince.Equal(b.MissingSince) && a.Advertised == b.Advertised && sameDevice(a.Device, b.Device)
 }
 
 func sameDevice(a, b nodestate.Device) bool {
