@@ -31,7 +31,7 @@ var ErrNoDevicePlugin = errors.New("no SR-IOV device plugin pod on this node")
 type Wanted struct {
 	// Path is the config file, and Hash that of its canonical content.
 	Path, Hash string
-	// Written is the file's modification time.
+	// Written is the file's modification time, but never later than the call.
 	Written time.Time
 	// Devices are the addresses that each resource of ours must offer to the
 	// kubelet, no more and no less. A resource that must have none has an empty

@@ -135,10 +135,9 @@ func (k *keeper) unmanaged(now time.Time) (*RestartDone, time.Duration) {
 // begin starts a call in the background.
 func (k *keeper) begin(ctx context.Context, now time.Time, restart bool) {
 	want := k.wanted
-	if info, err := os.Stat(want.Path); err == nil {
-		want.Written = info.ModTime()
-	} else {
-		want.Written = now // nobody can have read what is not there
+	want.Written = now // nobody can have read what is not there
+	if info, err := os.Stat(want.Path); err == nil && info.ModTime().Before(now) {
+		want.Written = info.ModTime() // by a later one each new pod would be too old
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	c := &call{restart: restart, want: want, begun: now, cancel: cancel, answer: make(chan answer, 1)}
