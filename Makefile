@@ -46,7 +46,7 @@ demo: prereq-demo build tools ## Show the main job: no root, no cluster, no AWS
 .PHONY: bench
 bench: prereq-bench build tools $(KUBE)/.built ## Measure against the reference plugins and a real API server; prints tables, asserts nothing
 	$(GO) run -buildvcs=false ./test/bench
-	CGO_ENABLED=0 $(GO) -C test/kube test -trimpath -tags bench -count=1 -timeout 20m ./bench
+	CGO_ENABLED=0 $(GO) -C test/kube test -trimpath -tags bench -v -count=1 -timeout 20m ./bench
 
 ##@ Work on it
 .PHONY: test
@@ -66,7 +66,7 @@ test-kube: prereq-test-kube build tools $(KUBE)/.built ## Test against a real ku
 	$(call gobuild) -o $(KUBE)/sriovdp ./test/deviceplugin/cmd
 	$(call gobuild) -o $(KUBE)/metacni ./test/metacni
 	CGO_ENABLED=0 $(GO) -C test/kube vet -trimpath ./...
-	CGO_ENABLED=0 $(GO) -C test/kube test -trimpath -p 1 -timeout 20m $(TESTFLAGS) ./...
+	CGO_ENABLED=0 $(GO) -C test/kube test -trimpath -p 1 -timeout 40m $(TESTFLAGS) ./...
 
 .PHONY: lint
 lint: $(LINT) ## Run golangci-lint, and prove that each of our own rules fires

@@ -231,6 +231,11 @@ func remedy(reason string) string {
 // an API server that restarts passes through several.
 const settleTime = 3 * time.Second
 
+// otherTime is how long another trouble than the one that was said must have
+// lasted: longer than the reflectors wait between two tries. An API server that
+// starts denies everything until it has read its roles.
+const otherTime = 45 * time.Second
+
 // herald decides when a change of the state is said. A trouble that comes and
 // goes is said once, and is over when it has stayed away for settleTime.
 type herald struct {
@@ -259,11 +264,14 @@ func (h *herald) due(now time.Time) (bool, time.Duration) {
 	if h.is == h.said {
 		return false, 0
 	}
-	from := h.since
-	if h.said == "" {
+	from, settle := h.since, settleTime
+	switch {
+	case h.said == "":
 		from = h.trouble
+	case h.is != "":
+		settle = otherTime
 	}
-	if wait := from.Add(settleTime).Sub(now); wait > 0 {
+	if wait := from.Add(settle).Sub(now); wait > 0 {
 		return false, wait
 	}
 	return true, 0

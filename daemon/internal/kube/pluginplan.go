@@ -9,7 +9,10 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
 )
 
 // memory is what one restart remembers of the pods that it has seen.
@@ -34,10 +37,10 @@ type plan struct {
 	waits, stuck map[string]error
 }
 
-// decide compares the pods with a config that was written at that time.
-func decide(pods []corev1.Pod, config string, written time.Time, m memory) plan {
+// decide compares the pods with the wanted config.
+func decide(pods []corev1.Pod, config string, want reconcile.Wanted, m memory) plan {
 	p := plan{waits: map[string]error{}, stuck: map[string]error{}}
-	limit := roundUp(written)
+	limit := roundUp(want.Written)
 	there := map[types.UID]bool{}
 	apart := map[string]error{}
 	for i := range pods {
@@ -55,7 +58,7 @@ func decide(pods []corev1.Pod, config string, written time.Time, m memory) plan 
 		switch {
 		case len(reading) == 0:
 			apart[name] = errors.New("it takes its config from elsewhere")
-		case !outdated(reading, limit):
+		case !outdated(reading, limit, want.Before):
 			if why := unready(pod); why != nil {
 				p.waits[name] = why
 			}
@@ -156,24 +159,26 @@ func statusOf(all []corev1.ContainerStatus, name string) *corev1.ContainerStatus
 	return nil
 }
 
-// outdated says whether any of them may have read the config before the limit,
+// outdated says whether any of them may have read another config: one that has
+// started by the limit, but not before the time when this one was there already,
 // and will not read it again by itself soon. One that has yet to start will read
 // it as it is then.
-func outdated(all []reader, limit time.Time) bool {
+func outdated(all []reader, limit, before time.Time) bool {
+	old := func(started metav1.Time) bool { return !started.After(limit) && !started.Time.Before(before) }
 	return slices.ContainsFunc(all, func(r reader) bool {
 		if r.status == nil {
 			return false
 		}
-		now, before := r.status.State, r.status.LastTerminationState
+		now, last := r.status.State, r.status.LastTerminationState
 		switch {
 		case now.Running != nil:
-			return !now.Running.StartedAt.After(limit)
+			return old(now.Running.StartedAt)
 		case now.Waiting != nil && now.Waiting.Reason == "CrashLoopBackOff":
 			// The kubelet lets up to 5 min pass. One that has crashed with this
 			// config would do so again.
-			return before.Terminated == nil || !before.Terminated.StartedAt.After(limit)
+			return last.Terminated == nil || !last.Terminated.StartedAt.After(limit)
 		case now.Terminated != nil && r.once:
-			return !now.Terminated.StartedAt.After(limit)
+			return old(now.Terminated.StartedAt)
 		}
 		return false
 	})

@@ -11,6 +11,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
 )
 
 // written is when the tests' config was written; a container that started at
@@ -103,9 +105,12 @@ func TestDecide(t *testing.T) {
 	for name, tc := range map[string]struct {
 		pods                 []corev1.Pod
 		memory               memory
+		before               time.Time
 		remove, waits, stuck []string
 	}{
 		"started before":                    {pods: []corev1.Pod{pluginPod("a", old)}, remove: []string{"a"}},
+		"when this config was there before": {pods: []corev1.Pod{pluginPod("a", old)}, before: written.Add(time.Second)},
+		"when another was there":            {pods: []corev1.Pod{pluginPod("a", old)}, before: written.Add(-5 * time.Second), remove: []string{"a"}},
 		"in the second of writing":          {pods: []corev1.Pod{pluginPod("a", at(10))}, remove: []string{"a"}},
 		"in the second after":               {pods: []corev1.Pod{pluginPod("a", at(11))}, remove: []string{"a"}},
 		"later":                             {pods: []corev1.Pod{pluginPod("a", young)}},
@@ -144,7 +149,7 @@ func TestDecide(t *testing.T) {
 		"a sidecar reads it":                {pods: []corev1.Pod{with(pluginPod("a", young), initOnly(old, new(corev1.ContainerRestartPolicyAlways)))}, remove: []string{"a"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got := decide(tc.pods, configFile, written, tc.memory)
+			got := decide(tc.pods, configFile, reconcile.Wanted{Written: written, Before: tc.before}, tc.memory)
 			var remove []string
 			for _, p := range got.remove {
 				remove = append(remove, p.Name)

@@ -135,13 +135,13 @@ func (r *restart) step(ctx context.Context, pods []corev1.Pod) (done bool, left 
 			r.memory.awaited[owner.UID] = podName(&pods[i])
 		}
 	}
-	p := decide(pods, r.config, r.want.Written, r.memory)
+	p := decide(pods, r.config, r.want, r.memory)
 	if len(p.remove) > 0 {
 		r.tell(ctx, p.remove)
 		for _, pod := range p.remove {
 			r.remove(ctx, pod)
 		}
-		p = decide(pods, r.config, r.want.Written, r.memory)
+		p = decide(pods, r.config, r.want, r.memory)
 	}
 	if len(p.waits) > 0 || len(p.stuck) > 0 {
 		why := maps.Clone(p.waits)

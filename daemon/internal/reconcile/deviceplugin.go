@@ -33,6 +33,10 @@ type Wanted struct {
 	Path, Hash string
 	// Written is the file's modification time, but never later than the call.
 	Written time.Time
+	// Before is a time before which the file had this content already, and every
+	// pod served it, though another one was there in between; zero when there was
+	// none. What has started before it, and not again, has read it.
+	Before time.Time
 	// Devices are the addresses that each resource of ours must offer to the
 	// kubelet, no more and no less. A resource that must have none has an empty
 	// list.

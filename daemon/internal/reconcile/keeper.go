@@ -20,6 +20,10 @@ import (
 // nothing tells of one that was installed or removed.
 const lookEvery = 5 * time.Minute
 
+// readsWithin is how long after its start a device plugin has read its config at
+// the latest.
+const readsWithin = 10 * time.Second
+
 // keeper has the device plugin serve the config on disk. It calls the plugin in
 // the background, one call after the other, so that no Sync waits for a pod.
 type keeper struct {
@@ -35,6 +39,10 @@ type keeper struct {
 	served string
 	wanted Wanted
 	call   *call
+	// intact is the config that was last on disk and served at once, at the time
+	// intactAt.
+	intact   string
+	intactAt time.Time
 	// looked is when the last call began; zero before the first.
 	looked time.Time
 	// nudged: there is news that the last call does not know of.
@@ -47,12 +55,12 @@ type keeper struct {
 
 // call is one call of the device plugin's methods, under way.
 type call struct {
-	// restart: it is Restart, else Find.
-	restart bool
-	want    Wanted
-	begun   time.Time
-	cancel  context.CancelFunc
-	answer  chan answer // takes the one answer even when nobody comes for it
+	// restart: it is Restart, else Find. givenUp: its config was replaced.
+	restart, givenUp bool
+	want             Wanted
+	begun            time.Time
+	cancel           context.CancelFunc
+	answer           chan answer // takes the one answer even when nobody comes for it
 }
 
 type answer struct {
@@ -83,13 +91,22 @@ func (k *keeper) want(path string, a pcidp.Result) {
 // end of a restart and after how long to step again; 0 for no time in particular.
 func (k *keeper) step(ctx context.Context, now time.Time) (*RestartDone, time.Duration) {
 	done := k.take(now)
-	k.gate.observe(now, k.wanted.Hash, k.served)
 	if k.plugin == nil {
+		k.gate.observe(now, k.wanted.Hash, k.served)
 		return k.unmanaged(now)
 	}
+	if k.wanted.Hash == k.served {
+		k.intact, k.intactAt = k.served, now
+	} else {
+		// Whatever starts from now on reads another config, so that it is not known
+		// any more what is served, even should the one before be wanted again.
+		k.served = ""
+	}
+	k.gate.observe(now, k.wanted.Hash, k.served)
 	if k.call != nil {
 		if k.call.restart && k.call.want.Hash != k.wanted.Hash {
-			k.call.cancel() // what it waits for will not come
+			k.call.givenUp = true // what it waits for will not come
+			k.call.cancel()
 		}
 		k.show()
 		return done, 0
@@ -100,14 +117,6 @@ func (k *keeper) step(ctx context.Context, now time.Time) (*RestartDone, time.Du
 		look = true
 	}
 	due, wait := k.gate.due(now)
-	if due && k.served != "" {
-		// With the first pod that is deleted it is not known any more which config
-		// is served, even should the one before be wanted again. The checkpoint has
-		// to say so first.
-		k.served = ""
-		k.show()
-		return done, time.Millisecond
-	}
 	if due || look && k.gate.hash == "" {
 		k.begin(ctx, now, due)
 	}
@@ -138,6 +147,9 @@ func (k *keeper) begin(ctx context.Context, now time.Time, restart bool) {
 	want.Written = now // nobody can have read what is not there
 	if info, err := os.Stat(want.Path); err == nil && info.ModTime().Before(now) {
 		want.Written = info.ModTime() // by a later one each new pod would be too old
+	}
+	if want.Hash == k.intact {
+		want.Before = k.intactAt.Add(-readsWithin)
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	c := &call{restart: restart, want: want, begun: now, cancel: cancel, answer: make(chan answer, 1)}
@@ -193,7 +205,7 @@ func (k *keeper) take(now time.Time) *RestartDone {
 		k.gate.succeeded(now, c.want.Hash)
 		k.served = c.want.Hash
 		k.log.served(a.report, c.want.Hash)
-	case c.want.Hash != k.wanted.Hash: // given up for a newer config
+	case c.givenUp:
 		if len(a.report.Deleted) > 0 {
 			k.gate.tried = now
 		}

@@ -30,7 +30,6 @@ func TestSyncDoesNotWaitForTheDevicePlugin(t *testing.T) {
 	n.undeclare("a")
 	n.sync()
 	n.now = n.now.Add(time.Minute)
-	n.sync() // forgets what is served
 	n.sync()
 	if got := n.view().Plugin.State; got != PluginRestarting {
 		t.Fatalf("state %s, want %s", got, PluginRestarting)
@@ -72,7 +71,6 @@ func TestConfigComesBackDuringARestart(t *testing.T) {
 			n.sync()
 			n.now = n.now.Add(time.Minute)
 			n.sync()
-			n.sync()
 			n.waitRestart(2)
 			n.undeclare("a")
 			meanwhile(n)
@@ -83,6 +81,28 @@ func TestConfigComesBackDuringARestart(t *testing.T) {
 				t.Errorf("restarted %d times, the last for %s; want 3, the last for %s again", got, n.restarts.last.Hash, before)
 			}
 		})
+	}
+}
+
+// TestConfigComesBackBeforeARestart: the config changes and returns before the
+// restart is due. Whoever has started meanwhile may have read the other one, so
+// that it is asked for again; those that started well before need not.
+func TestConfigComesBackBeforeARestart(t *testing.T) {
+	n := newNode(t, 1)
+	n.settle()
+	n.now = n.now.Add(time.Minute)
+	n.sync()
+	served, before := n.view().Plugin.ServedHash, n.now
+	n.declare("a", 1, "dpdkResourceName: intel.com/a")
+	n.now = n.now.Add(time.Second)
+	n.sync()
+	if got := n.view().Plugin.ServedHash; got != "" {
+		t.Errorf("%s is said to be served though another config is on disk", got)
+	}
+	n.undeclare("a")
+	n.settle()
+	if got := n.restarts.last; len(n.restarts.wanted) != 2 || got.Hash != served || !got.Before.Equal(before.Add(-readsWithin)) {
+		t.Errorf("asked %d times, last for %+v; want %s, and those from before %v left alone", len(n.restarts.wanted), got, served, before.Add(-readsWithin))
 	}
 }
 

@@ -237,7 +237,9 @@ func appendProblems(found []finding, problems []nodestate.Problem) []finding {
 func (r *Reconciler) publish(ctx context.Context, src inventory.Sources, res inventory.Result, found []finding, out *Outcome) []finding {
 	was := r.withdrawn
 	r.withdrawn = false // until the config is known to be without what drains now
-	err := r.save(func(c *nodestate.Checkpoint) { c.BootID, c.Devices = r.BootID, res.Checkpoint })
+	err := r.save(func(c *nodestate.Checkpoint) {
+		c.BootID, c.Devices, c.ConfirmedHash = r.BootID, res.Checkpoint, r.keeper.served
+	})
 	if err == nil {
 		err = r.writeInventory(src.Now, res.Devices, problems(found, r.late))
 	}

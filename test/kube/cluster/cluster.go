@@ -14,6 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 
 	"github.com/multi-eni/multi-eni-cni/test/kube/plane"
 )
@@ -102,10 +103,12 @@ func Unavailable(t testing.TB, reason string) {
 func (c *Cluster) connect(t testing.TB) {
 	t.Helper()
 	var err error
-	if c.Admin, err = kubernetes.NewForConfig(c.plane.Admin()); err != nil {
+	admin := c.plane.Admin()
+	admin.WarningHandler = rest.NoWarnings{} // who wants to see warnings asks for them
+	if c.Admin, err = kubernetes.NewForConfig(admin); err != nil {
 		t.Fatal(err)
 	}
-	if c.Dynamic, err = dynamic.NewForConfig(c.plane.Admin()); err != nil {
+	if c.Dynamic, err = dynamic.NewForConfig(admin); err != nil {
 		t.Fatal(err)
 	}
 }
