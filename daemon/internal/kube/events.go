@@ -79,6 +79,7 @@ func tellFrom(s v1alpha1.ENINodeStateStatus) told {
 			t.plugin = reconcile.RestartNoneFound
 		case reconcile.PluginFailed:
 			t.plugin = reconcile.RestartFailed
+		default: // no restart has ended without success
 		}
 	}
 	return t

@@ -174,6 +174,7 @@ func pluginServing(v reconcile.View) metav1.Condition {
 	case reconcile.PluginUnknown, reconcile.PluginUnmanaged, "":
 		c.Status = metav1.ConditionUnknown
 		c.Reason = string(cmp.Or(v.Plugin.State, reconcile.PluginUnknown))
+	default: // False, with the state as its reason
 	}
 	return c
 }
