@@ -44,9 +44,10 @@ demo: prereq-demo build tools ## Show the main job: no root, no cluster, no AWS
 	@$(BIN)/tools/demo
 
 .PHONY: bench
-bench: prereq-bench build tools $(KUBE)/.built ## Measure against the reference plugins and a real API server; prints tables, asserts nothing
+bench: prereq-bench kube-tools ## Measure against the reference plugins and a real API server; prints tables, asserts nothing
 	$(GO) run -buildvcs=false ./test/bench
 	CGO_ENABLED=0 $(GO) -C test/kube test -trimpath -tags bench -v -count=1 -timeout 20m ./bench
+	[ "$$(id -u)" != 0 ] || CGO_ENABLED=0 $(GO) -C test/kube test -trimpath -v -count=1 -run '^TestStory$$' ./onenode
 
 ##@ Work on it
 .PHONY: test
@@ -61,12 +62,16 @@ race: prereq-race build tools ## Run the tests of the product code under the rac
 # The same flags as for the Kubernetes programs: what both have in common is compiled once. One package at a time: each has
 # a control plane of its own.
 .PHONY: test-kube
-test-kube: prereq-test-kube build tools $(KUBE)/.built ## Test against a real kube-apiserver and a real kubelet
+test-kube: prereq-test-kube kube-tools ## Test against a real kube-apiserver and a real kubelet
+	CGO_ENABLED=0 $(GO) -C test/kube vet -trimpath ./...
+	CGO_ENABLED=0 $(GO) -C test/kube test -trimpath -p 1 -timeout 40m $(TESTFLAGS) ./...
+
+# What runs on the node of these tests besides Kubernetes and the product.
+.PHONY: kube-tools
+kube-tools: build tools $(KUBE)/.built
 	$(call gobuild,-C test/kube) -o $(KUBE)/pause ./pause
 	$(call gobuild) -o $(KUBE)/sriovdp ./test/deviceplugin/cmd
 	$(call gobuild) -o $(KUBE)/metacni ./test/metacni
-	CGO_ENABLED=0 $(GO) -C test/kube vet -trimpath ./...
-	CGO_ENABLED=0 $(GO) -C test/kube test -trimpath -p 1 -timeout 40m $(TESTFLAGS) ./...
 
 .PHONY: lint
 lint: $(LINT) ## Run golangci-lint, and prove that each of our own rules fires
