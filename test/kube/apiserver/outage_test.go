@@ -1,8 +1,9 @@
 package apiserver
 
 import (
-	"slices"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/multi-eni/multi-eni-cni/test/kube/cluster"
 )
@@ -42,15 +43,21 @@ func outages() []outage {
 	}
 }
 
-// cutUntilLost cuts connections until the daemon has something to tell: the API
-// server takes an old token from its cache for a while.
+// cutUntilLost cuts connections until a request of the daemon was answered 401:
+// the API server takes an old token from its cache for a while. Between two cuts
+// there is time for an answer.
 func cutUntilLost(t *testing.T, s *scene) {
 	t.Helper()
+	var last time.Time
 	cluster.Eventually(t, "a request answered 401", recovery, func() error {
-		if slices.Contains(s.told(t, 0), "lost Unauthorized") {
+		_, metrics, err := get(t, "metrics")
+		if err == nil && strings.Contains(metrics, `multi_eni_api_fault{reason="Unauthorized"} 1`) {
 			return nil
 		}
-		s.Proxy.Cut()
+		if time.Since(last) > 2*time.Second {
+			s.Proxy.Cut()
+			last = time.Now()
+		}
 		return errStill
 	})
 }
