@@ -7,10 +7,8 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"net"
 	"path/filepath"
 	"syscall"
-	"time"
 
 	"github.com/sirupsen/logrus"
 	"github.com/spf13/cobra"
@@ -143,20 +141,14 @@ func wantedDrivers(s *manifest.Source) (map[string][]string, error) {
 	return drivers, nil
 }
 
-// socketTimeout bounds the wait for the daemon's own socket.
-const socketTimeout = 2 * time.Second
-
-// daemonAnswers says whether the daemon whose inventory that is listens on its
+// daemonAnswers says whether the daemon whose inventory that is answers on its
 // socket.
 func daemonAnswers(ctx context.Context, inventory string) (bool, error) {
-	ctx, cancel := context.WithTimeout(ctx, socketTimeout)
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	conn, err := (&net.Dialer{}).DialContext(ctx, "unix", filepath.Join(filepath.Dir(inventory), operate.SocketName))
-	switch {
-	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED): // a killed daemon leaves its socket
+	_, err := operate.Ask(ctx, filepath.Join(filepath.Dir(inventory), operate.SocketName))
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) { // a killed daemon leaves its socket
 		return false, nil
-	case err != nil:
-		return false, err
 	}
-	return true, conn.Close()
+	return err == nil, err
 }

@@ -1,15 +1,21 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/sirupsen/logrus"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/doctor"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/operate"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
@@ -111,7 +117,9 @@ func TestDaemonAnswers(t *testing.T) {
 	socket := filepath.Join(filepath.Dir(inventory), operate.SocketName)
 	want := func(want, failed bool) {
 		t.Helper()
-		if got, err := daemonAnswers(t.Context(), inventory); got != want || (err != nil) != failed {
+		ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+		defer cancel()
+		if got, err := daemonAnswers(ctx, inventory); got != want || (err != nil) != failed {
 			t.Errorf("%v, %v; want %v, error %v", got, err, want, failed)
 		}
 	}
@@ -120,7 +128,7 @@ func TestDaemonAnswers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want(true, false)
+	want(false, true) // it listens, and does not answer
 	l.SetUnlinkOnClose(false)
 	l.Close()
 	want(false, false) // what a killed daemon leaves
@@ -131,4 +139,23 @@ func TestDaemonAnswers(t *testing.T) {
 		t.Fatal(err)
 	}
 	want(false, false) // no socket at all: nobody listens
+	if err := os.Remove(socket); err != nil {
+		t.Fatal(err)
+	}
+	log := logrus.New()
+	log.SetOutput(io.Discard)
+	server := operate.New(operate.Options{Inventory: inventory, Now: time.Now, Log: log})
+	server.Observe(reconcile.View{Inventory: nodestate.Inventory{NodeName: "node-a"}})
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- server.Run(ctx, operate.Off, socket) }()
+	deadline := time.Now().Add(10 * time.Second)
+	for running := false; !running && time.Now().Before(deadline); {
+		running, _ = daemonAnswers(ctx, inventory)
+	}
+	want(true, false)
+	stop()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
 }

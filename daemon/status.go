@@ -95,11 +95,9 @@ func readStatus(path string, attachments nodestate.AttachmentDir) (status, error
 	for _, err := range bad {
 		s.Unreadable = append(s.Unreadable, err.Error())
 	}
-	for _, a := range all {
-		if a.BootID == boot && a.State != nodestate.StateReleased {
-			s.Holders = append(s.Holders, reconcile.Holder{
-				PCIAddress: a.Device.PCIAddress, Pod: a.Pod, ContainerID: a.ContainerID, IfName: a.IfName, Mode: a.Mode, State: a.State,
-			})
+	for i := range all {
+		if a := &all[i]; a.Holds(boot) {
+			s.Holders = append(s.Holders, reconcile.HolderOf(a))
 		}
 	}
 	return status{s}, nil

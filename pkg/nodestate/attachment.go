@@ -81,6 +81,12 @@ type Attachment struct {
 	Result json.RawMessage `json:"result,omitempty"`
 }
 
+// Holds says whether the attachment has its device in the boot of that id: not
+// when it is of another boot, which ended it, nor once the device is back.
+func (a *Attachment) Holds(bootID string) bool {
+	return a.BootID == bootID && a.State != StateReleased
+}
+
 // Netns identifies a network namespace. Path alone does not: paths and inode
 // numbers are reused.
 type Netns struct {

@@ -4,24 +4,26 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 )
 
-// Repo returns the root folder of the repository, found upwards from the
-// working folder.
+// Repo returns the root folder of the repository: the one above the working
+// folder that has the Makefile. Nested modules have a go.mod of their own.
 func Repo() (string, error) {
 	dir, err := os.Getwd()
 	if err != nil {
 		return "", err
 	}
 	for ; dir != "/"; dir = filepath.Dir(dir) {
-		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
+		if _, err := os.Stat(filepath.Join(dir, "Makefile")); err == nil {
 			return dir, nil
 		}
 	}
-	return "", fmt.Errorf("no go.mod above the working folder")
+	return "", fmt.Errorf("no Makefile above the working folder")
 }
 
-// Binary returns the path of a program that `make build tools` puts into bin/.
+// Binary returns the path of a program that make puts into bin/: `make build
+// tools`, and `make kube-tools` what lies in kube/.
 func Binary(name string) (string, error) {
 	repo, err := Repo()
 	if err != nil {
@@ -29,7 +31,11 @@ func Binary(name string) (string, error) {
 	}
 	path := filepath.Join(repo, "bin", name)
 	if _, err := os.Stat(path); err != nil {
-		return "", fmt.Errorf("%s is not built; run: make build tools", filepath.Join("bin", name))
+		target := "build tools"
+		if strings.HasPrefix(name, "kube/") {
+			target = "kube-tools"
+		}
+		return "", fmt.Errorf("%s is not built; run: make %s", filepath.Join("bin", name), target)
 	}
 	return path, nil
 }

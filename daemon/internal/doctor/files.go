@@ -110,7 +110,7 @@ func attachments(_ context.Context, o Options) []Finding {
 	}
 	held := 0
 	for _, a := range all {
-		if a.BootID == o.BootID && a.State != nodestate.StateReleased {
+		if a.Holds(o.BootID) {
 			held++
 		}
 	}

@@ -194,8 +194,8 @@ func (j *joiner) indexSources() {
 	}
 	for i := range j.Attachments.Value {
 		a := &j.Attachments.Value[i]
-		if a.BootID != j.BootID || a.State == nodestate.StateReleased {
-			continue // its claim ended with that boot, or with its DEL
+		if !a.Holds(j.BootID) {
+			continue
 		}
 		j.held[a.Device.PCIAddress] = true
 		if a.Device.ENIID != "" && a.Mode.Exclusive() {

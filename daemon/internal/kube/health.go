@@ -123,10 +123,7 @@ func (h *health) report(p part, err error) {
 	if reachable || worst.reason != "" {
 		h.herald.observe(h.state.Since, worst.reason)
 	}
-	select {
-	case h.changed <- struct{}{}:
-	default:
-	}
+	signal(h.changed)
 }
 
 // worst returns the fault that explains most, and whether all parts have
@@ -172,23 +169,15 @@ func (h *health) why() error {
 // run logs the changes of the state until ctx ends.
 func (h *health) run(ctx context.Context) {
 	for {
-		wait := h.say()
-		var later <-chan time.Time
-		var timer *time.Timer
-		if wait > 0 {
-			timer = time.NewTimer(wait)
-			later = timer.C
+		var later <-chan time.Time // for ever, without a time
+		if wait := h.say(); wait > 0 {
+			later = time.After(wait)
 		}
 		select {
 		case <-ctx.Done():
+			return
 		case <-h.changed:
 		case <-later:
-		}
-		if timer != nil {
-			timer.Stop()
-		}
-		if ctx.Err() != nil {
-			return
 		}
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/sirupsen/logrus"
 	corev1 "k8s.io/api/core/v1"
@@ -87,10 +86,8 @@ func (r *restart) follow(ctx context.Context, pods []corev1.Pod) error {
 				return r.end(ctx, pods, last)
 			}
 		}
-		select {
-		case <-bounded.Done():
+		if !pause(bounded, r.poll) {
 			return r.end(ctx, pods, last)
-		case <-time.After(r.poll):
 		}
 		found, err := r.again(bounded, namespaces)
 		if listed = err == nil; listed {

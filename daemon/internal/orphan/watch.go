@@ -55,27 +55,40 @@ func (w *watch) shows(folder string) bool {
 }
 
 func (w *watch) ask(folder string) bool {
-	folder, err := filepath.EvalSymlinks(folder)
+	v, at, err := w.look(folder)
 	if err != nil {
 		return false
 	}
-	id, err := mountID(folder)
-	if err != nil {
-		return false
+	if v.Netns {
+		w.seen[at.folder] = at.mount
+	}
+	mount, seen := w.seen[at.folder]
+	return v.Host || v.Propagated && seen && mount == at.mount
+}
+
+// place is a folder without symbolic links, and the id of the mount it lies in.
+type place struct {
+	folder string
+	mount  int
+}
+
+func (w *watch) look(folder string) (v View, at place, err error) {
+	if at.folder, err = filepath.EvalSymlinks(folder); err != nil {
+		return View{}, place{}, err
+	}
+	if at.mount, err = mountID(at.folder); err != nil {
+		return View{}, place{}, err
 	}
 	if w.first {
-		return true
+		return View{Host: true}, at, nil
 	}
 	if w.mounts == nil {
 		if w.mounts, err = readMounts(w.mountInfo); err != nil {
-			return false
+			return View{}, place{}, err
 		}
 	}
-	propagated, netns := judge(w.mounts, id, folder)
-	if netns {
-		w.seen[folder] = id
-	}
-	return propagated && w.seen[folder] == id
+	v.Propagated, v.Netns = judge(w.mounts, at.mount, at.folder)
+	return v, at, nil
 }
 
 // View is how this process sees a folder.
@@ -91,24 +104,8 @@ type View struct {
 
 // Look says how this process sees a folder of network namespaces.
 func Look(folder string) (View, error) {
-	folder, err := filepath.EvalSymlinks(folder)
-	if err != nil {
-		return View{}, err
-	}
-	id, err := mountID(folder)
-	if err != nil {
-		return View{}, err
-	}
-	if inFirstMountNamespace("/proc") {
-		return View{Host: true}, nil
-	}
-	mounts, err := readMounts(ownMountInfo)
-	if err != nil {
-		return View{}, err
-	}
-	v := View{}
-	v.Propagated, v.Netns = judge(mounts, id, folder)
-	return v, nil
+	v, _, err := newWatch(ownMountInfo).look(folder)
+	return v, err
 }
 
 // judge says of the folder, which lies in the mount of that id, whether the

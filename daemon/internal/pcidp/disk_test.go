@@ -153,10 +153,10 @@ func TestApplyClaims(t *testing.T) {
 		return nil
 	}
 	n.apply(standard[1:])
-	n.apply(standard[1:])
+	n.apply(standard[1:]) // changes nothing
 	n.apply(standard[:1])
 	n.apply(nil)
-	want := [][]device.ResourceName{{"intel.com/sriov_net"}, {"example.com/vf", "intel.com/sriov_net"}}
+	want := [][]device.ResourceName{{"intel.com/sriov_net"}, {"example.com/vf", "intel.com/sriov_net"}, {"example.com/vf"}}
 	if diff := cmp.Diff(want, claimed); diff != "" {
 		t.Errorf("claims (-want +got):\n%s", diff)
 	}

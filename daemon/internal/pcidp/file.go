@@ -59,9 +59,9 @@ type Request struct {
 	// LastGood is Result.Content of the last Apply that had one; empty when there
 	// never was one.
 	LastGood []byte
-	// Claim is called before the file is changed, with every resource that will
-	// be ours then or was before. It must make them durable: after a crash they
-	// tell our entries from people's. An error stops the change.
+	// Claim is called before each change of the file, with every resource that
+	// will be ours then or was before. It must make them durable: after a crash
+	// they tell our entries from people's. An error stops the change.
 	Claim func(owned []device.ResourceName) error
 }
 
@@ -208,7 +208,7 @@ func (f *File) rebuild(current []byte, r Request, cause *SyntaxError) (Rendering
 	return rendering, nil
 }
 
-// claim makes the caller remember what will be ours, if it does not yet.
+// claim makes the caller remember what will be ours.
 func claim(r Request, owned []device.ResourceName) error {
 	all := slices.Clone(r.Owned)
 	for _, name := range owned {
@@ -216,7 +216,7 @@ func claim(r Request, owned []device.ResourceName) error {
 			all = append(all, name)
 		}
 	}
-	if r.Claim == nil || len(all) == len(r.Owned) {
+	if r.Claim == nil {
 		return nil
 	}
 	slices.Sort(all)

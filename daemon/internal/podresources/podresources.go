@@ -5,6 +5,7 @@ package podresources
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -49,6 +50,9 @@ func New(socket string) *Client {
 	}}
 }
 
+// errNoPods: nothing follows from a list without any.
+var errNoPods = errors.New("it lists no pod, as it does until it knows its pods after a start")
+
 // Devices asks the kubelet (podresources v1). An error means that nothing is
 // known: it wraps fs.ErrNotExist when the socket is not there.
 //
@@ -69,6 +73,9 @@ func New(socket string) *Client {
 //     keeps them. A restarted kubelet knows them from its checkpoint. Init
 //     containers are listed only if they are sidecars; a device that an init
 //     container alone has asked for is not seen, though it is the pod's.
+//   - A kubelet that has just started lists no pod until it has heard of them from
+//     the API server. No pod at all is therefore an error: device plugins run as
+//     pods, and so does the daemon.
 //   - A device for which the kubelet awaits the device plugin's Allocate answer
 //     is not yet listed.
 //
@@ -94,6 +101,9 @@ func (c *Client) Devices(ctx context.Context) (inventory.Kubelet, error) {
 	given, err := kubelet.List(ctx, &podresourcesv1.ListPodResourcesRequest{})
 	if err != nil {
 		return inventory.Kubelet{}, fmt.Errorf("ask the kubelet at %s for allocated devices: %w", c.socket, err)
+	}
+	if len(given.GetPodResources()) == 0 {
+		return inventory.Kubelet{}, fmt.Errorf("ask the kubelet at %s for allocated devices: %w", c.socket, errNoPods)
 	}
 	return inventory.Kubelet{Allocatable: allocatable(offered), Allocated: allocated(given)}, nil
 }

@@ -134,6 +134,12 @@ func TestDevicesAcrossARestart(t *testing.T) {
 	k := &kubelet{t: t, offered: []*podresourcesv1.ContainerDevices{devices("intel.com/a", "0000:00:06.0")}}
 	socket := filepath.Join(t.TempDir(), "kubelet.sock")
 	c := New(socket)
+	stop := k.listen(socket)
+	if got, err := c.Devices(t.Context()); !errors.Is(err, errNoPods) {
+		t.Fatalf("before it knows its pods: %+v, error %v; want that nothing is known", got, err)
+	}
+	stop()
+	k.pods = []*podresourcesv1.PodResources{pod("kube-system", "daemon", container("x"))}
 	for i := range 3 {
 		if _, err := c.Devices(t.Context()); !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "--podresources-socket") {
 			t.Fatalf("round %d, no socket: error %v, want fs.ErrNotExist and the way out", i, err)

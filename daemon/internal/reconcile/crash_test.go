@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/sirupsen/logrus"
 
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
@@ -163,4 +164,58 @@ func TestFileModes(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("modes (-want +got):\n%s", diff)
 	}
+}
+
+// TestKilledAfterTheConfigWasWritten: the device plugin may have read that config
+// by the time the next daemon starts, and the one before may be wanted again.
+func TestKilledAfterTheConfigWasWritten(t *testing.T) {
+	declare := func(n *testNode) { n.declare("a", 1, "dpdkResourceName: intel.com/a") }
+	undeclare := func(n *testNode) { n.undeclare("a") }
+	for name, story := range map[string]struct{ first, change, back func(*testNode) }{
+		"added":   {func(*testNode) {}, declare, undeclare},
+		"removed": {declare, undeclare, declare},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := newNode(t, 1)
+			story.first(n)
+			n.settle()
+			served, asked := n.view().Plugin.ServedHash, len(n.restarts.wanted)
+			story.change(n)
+			n.killedAt("device plugin config written")
+			story.back(n)
+			n.start()
+			n.settle()
+			if len(n.restarts.wanted) != asked+1 || n.restarts.last.Hash != served {
+				t.Errorf("asked %d times, last for %s; want once more than %d, for %s", len(n.restarts.wanted), n.restarts.last.Hash, asked, served)
+			}
+		})
+	}
+}
+
+// killedAt runs a Sync that ends, as by SIGKILL, at a line of its log.
+func (n *testNode) killedAt(message string) {
+	n.Helper()
+	hooks := n.log.ReplaceHooks(logrus.LevelHooks{})
+	n.log.AddHook(killAt(message))
+	defer n.log.ReplaceHooks(hooks)
+	defer func() {
+		if got := recover(); got != (killed{}) {
+			n.Fatalf("recovered %v, want the kill", got)
+		}
+	}()
+	n.daemon.Sync(n.Context())
+}
+
+type killed struct{}
+
+// killAt ends the daemon at a line of its log.
+type killAt string
+
+func (killAt) Levels() []logrus.Level { return logrus.AllLevels }
+
+func (k killAt) Fire(e *logrus.Entry) error {
+	if e.Message == string(k) {
+		panic(killed{})
+	}
+	return nil
 }

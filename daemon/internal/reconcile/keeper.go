@@ -98,9 +98,7 @@ func (k *keeper) step(ctx context.Context, now time.Time) (*RestartDone, time.Du
 	if k.wanted.Hash == k.served {
 		k.intact, k.intactAt = k.served, now
 	} else {
-		// Whatever starts from now on reads another config, so that it is not known
-		// any more what is served, even should the one before be wanted again.
-		k.served = ""
+		k.forget()
 	}
 	k.gate.observe(now, k.wanted.Hash, k.served)
 	if k.call != nil {
@@ -122,6 +120,15 @@ func (k *keeper) step(ctx context.Context, now time.Time) (*RestartDone, time.Du
 	}
 	k.show()
 	return done, wait
+}
+
+// forget is called before another config is on disk, or when one is found there.
+// Whatever starts from then on reads it, so that it is not known any more what is
+// served, even should the one before be wanted again.
+func (k *keeper) forget() {
+	if k.plugin != nil {
+		k.served = ""
+	}
 }
 
 // unmanaged says when somebody would have to restart the device plugin.

@@ -386,3 +386,35 @@ func TestRemovedWhileTheConfigCannotBeWritten(t *testing.T) {
 	n.settle()
 	n.expect([]string{"b eth2 ready"}, nil, pools{"intel.com/b": {pci(2)}})
 }
+
+// TestConfigThatIsNotOurs: a symbolic link, as in a ConfigMap, is left alone, so
+// that the config is not as the devices want it.
+func TestConfigThatIsNotOurs(t *testing.T) {
+	n := newNode(t, 1)
+	n.mkdir("pcidp")
+	n.must(os.Symlink("elsewhere", n.path("pcidp/config.json")))
+	n.declare("a", 1, "dpdkResourceName: intel.com/a")
+	n.settle()
+	if got := n.view().Config; got.Current || got.Hash != "" {
+		t.Errorf("config %+v, want it not current", got)
+	}
+}
+
+// TestRemovalTakenBack before the config could follow counts for none.
+func TestRemovalTakenBack(t *testing.T) {
+	n := newNode(t, 1)
+	n.declare("a", 1, "dpdkResourceName: intel.com/a")
+	n.settle()
+	n.host.err = errors.New("no buffer space") // the config stays as it is
+	n.undeclare("a")
+	n.sync()
+	n.declare("a", 1, "dpdkResourceName: intel.com/a")
+	n.sync()
+	n.host.err = nil
+	n.settle()
+	for _, v := range n.views {
+		if len(v.Did.Withdrawn) > 0 {
+			t.Errorf("%v are said to have been withdrawn", v.Did.Withdrawn)
+		}
+	}
+}

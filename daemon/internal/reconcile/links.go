@@ -130,7 +130,7 @@ func (r *Reconciler) claim(ctx context.Context, pci device.PCIAddress) (unlock f
 	}
 	all, _, err := r.Attachments.List() // corrupt ones hold nothing
 	held := slices.ContainsFunc(all, func(a nodestate.Attachment) bool {
-		return a.BootID == r.BootID && a.Device.PCIAddress == pci && a.State != nodestate.StateReleased
+		return a.Holds(r.BootID) && a.Device.PCIAddress == pci
 	})
 	if err == nil && held {
 		err = errNotOurs

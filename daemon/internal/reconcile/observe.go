@@ -2,6 +2,7 @@ package reconcile
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -17,6 +18,7 @@ func (r *Reconciler) noteRemovals(src inventory.Sources, res inventory.Result) {
 	for _, d := range res.Devices {
 		now[d.ENIID] = d.Phase
 	}
+	maps.DeleteFunc(r.removals, func(eni device.ENIID, _ time.Time) bool { return now[eni] == nodestate.PhaseReady }) // declared again
 	for _, d := range src.Checkpoint.Devices {
 		if d.Phase == nodestate.PhaseReady && d.ResourceName != "" && now[d.ENIID] != nodestate.PhaseReady && r.removals[d.ENIID].IsZero() {
 			r.removals[d.ENIID] = src.Now
@@ -66,11 +68,8 @@ func holders(src inventory.Sources, devices []nodestate.Device) []Holder {
 	}
 	all := []Holder{}
 	for i := range src.Attachments.Value {
-		if a := &src.Attachments.Value[i]; a.BootID == src.BootID && a.State != nodestate.StateReleased && ours[a.Device.PCIAddress] {
-			all = append(all, Holder{
-				PCIAddress: a.Device.PCIAddress, Pod: a.Pod, PodUID: argument(a.Args, "K8S_POD_UID"),
-				ContainerID: a.ContainerID, IfName: a.IfName, Mode: a.Mode, State: a.State,
-			})
+		if a := &src.Attachments.Value[i]; a.Holds(src.BootID) && ours[a.Device.PCIAddress] {
+			all = append(all, HolderOf(a))
 		}
 	}
 	if src.Kubelet != nil {
@@ -87,6 +86,14 @@ func holders(src inventory.Sources, devices []nodestate.Device) []Holder {
 			strings.Compare(a.ContainerID, b.ContainerID), strings.Compare(a.IfName, b.IfName), strings.Compare(a.Container, b.Container))
 	})
 	return all
+}
+
+// HolderOf describes an attachment that has its device.
+func HolderOf(a *nodestate.Attachment) Holder {
+	return Holder{
+		PCIAddress: a.Device.PCIAddress, Pod: a.Pod, PodUID: argument(a.Args, "K8S_POD_UID"),
+		ContainerID: a.ContainerID, IfName: a.IfName, Mode: a.Mode, State: a.State,
+	}
 }
 
 // argument returns the value of a key of CNI_ARGS (KEY=value;KEY=value), or "".

@@ -272,7 +272,8 @@ func (r *Reconciler) applyConfig(ctx context.Context, src inventory.Sources, dev
 	applied, err := r.Config.Apply(pcidp.Request{
 		Entries: pcidp.Desired(devices), Owned: r.checkpoint.OwnedResources, Facts: src.Functions.Value, LastGood: r.checkpoint.LastGoodConfig,
 		Claim: func(owned []device.ResourceName) error {
-			return r.save(func(c *nodestate.Checkpoint) { c.OwnedResources = owned })
+			r.keeper.forget()
+			return r.save(func(c *nodestate.Checkpoint) { c.OwnedResources, c.ConfirmedHash = owned, r.keeper.served })
 		},
 	})
 	if err != nil {
@@ -286,13 +287,13 @@ func (r *Reconciler) applyConfig(ctx context.Context, src inventory.Sources, dev
 	if applied.RetryAfter > 0 { // somebody is at work on it: what was found before still stands
 		return r.late
 	}
-	r.view.Config.Current, r.view.Config.Hash = true, applied.Hash
+	r.view.Config.Current, r.view.Config.Hash = applied.Hash != "", applied.Hash
 	if applied.Changed {
 		r.Log.WithFields(logrus.Fields{"path": r.Config.Path, "hash": applied.Hash}).Info("device plugin config written")
 	}
 	r.view.Did.ConfigWritten = applied.Changed
-	r.withdrawRemovals()
-	if applied.Hash != "" {
+	if applied.Hash != "" { // else the file is not ours to write
+		r.withdrawRemovals()
 		r.serve(ctx, applied, out)
 	}
 	found := appendProblems(nil, slices.Concat(applied.Problems, r.keeper.problems))

@@ -89,8 +89,7 @@ func (g *restartGate) succeeded(now time.Time, hash string) {
 	}
 }
 
-// failed notes that a restart has failed, or was given up for a newer config
-// after pods had been deleted.
+// failed notes that a restart has failed.
 func (g *restartGate) failed(now time.Time) {
 	g.tried = now
 	g.failures++

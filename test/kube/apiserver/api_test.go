@@ -12,6 +12,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/multi-eni/multi-eni-cni/test/kube/cluster"
+	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
 const (
@@ -113,7 +114,7 @@ func table(t *testing.T, c *cluster.Cluster, path string) (columns []string, row
 // deployed is the path of a file in deploy/.
 func deployed(t *testing.T, name string) string {
 	t.Helper()
-	repo, err := cluster.Repo()
+	repo, err := nstest.Repo()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/multi-eni/multi-eni-cni/test/kube/cluster"
+	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
 // doctorTimeout bounds one run of doctor, whose own checks are bounded too.
@@ -22,7 +23,7 @@ const doctorTimeout = 2 * time.Minute
 // report.
 func doctor(t *testing.T, c *cluster.Cluster, n *cluster.Node, flags ...string) string {
 	t.Helper()
-	bin, err := cluster.Binary("multi-enid")
+	bin, err := nstest.Binary("multi-enid")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,6 +1,8 @@
 package apiserver
 
 import (
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -147,5 +149,36 @@ func TestAtRest(t *testing.T) {
 		if open[resource] != 1 {
 			t.Errorf("%d open watches of %s, want one", open[resource], resource)
 		}
+	}
+}
+
+// TestDaemonBeforeTheCRDs: a daemon that is there first says so once, removes
+// nothing, and begins by itself when they are installed.
+func TestDaemonBeforeTheCRDs(t *testing.T) {
+	c := cluster.Start(t)
+	for _, plural := range []string{"nodeenis", "eninodestates"} {
+		c.DeleteCRD(t, plural)
+	}
+	n := c.NewNode(t, "node-1", nil)
+	e := n.Attach(t, 1)
+	d := n.StartDaemon(t, unmanaged()...)
+	untilSaid(t, n, " NodeENIsUnreadable")
+	c.InstallCRDs(t)
+	declare(t, c, n, "a", e)
+	cluster.Eventually(t, "ready", recovery, func() error {
+		got, err := said(n)
+		if err == nil && !slices.Equal(got, []string{"a ready"}) {
+			err = fmt.Errorf("inventory says %q", got)
+		}
+		return err
+	})
+	cluster.Eventually(t, "ENINodeState", recovery, func() error {
+		_, err := state(t, c, n.Name)
+		return err
+	})
+	for message, want := range map[string]int{
+		"API server cannot be followed, what it said last still holds": 1, "API server is followed again": 1,
+	} {
+		cluster.Eventually(t, message, recovery, func() error { return lines(t, d, message, want) })
 	}
 }

@@ -25,6 +25,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/test/kube/cluster"
+	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
 // state reads the node's own object.
@@ -263,7 +264,7 @@ func TestOperations(t *testing.T) {
 
 func status(t *testing.T, n *cluster.Node, flags ...string) string {
 	t.Helper()
-	bin, err := cluster.Binary("multi-enid")
+	bin, err := nstest.Binary("multi-enid")
 	if err != nil {
 		t.Fatal(err)
 	}

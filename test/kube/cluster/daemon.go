@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/multi-eni/multi-eni-cni/test/kube/plane"
+	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
 // Daemon is bin/multi-enid, running for a Node. Methods that take a test end
@@ -39,7 +40,7 @@ func (l LogLine) String() string { return l.Raw }
 // that it needs, and win over them. When the test fails, its log is shown.
 func (n *Node) StartDaemon(t testing.TB, flags ...string) *Daemon {
 	t.Helper()
-	bin, err := Binary("multi-enid")
+	bin, err := nstest.Binary("multi-enid")
 	if err != nil {
 		Unavailable(t, err.Error())
 	}

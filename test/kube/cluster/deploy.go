@@ -20,6 +20,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/yaml"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/restmapper"
+
+	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
 // fieldManager is who owns what tests apply.
@@ -56,7 +58,7 @@ func permissions(t testing.TB) []string {
 // deployed are the files of deploy/ that match a pattern.
 func deployed(t testing.TB, pattern string) []string {
 	t.Helper()
-	repo, err := Repo()
+	repo, err := nstest.Repo()
 	if err != nil {
 		t.Fatal(err)
 	}

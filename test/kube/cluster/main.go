@@ -13,6 +13,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -27,11 +28,17 @@ import (
 
 const (
 	insideEnv = "MULTI_ENI_CLUSTER_INSIDE"
-	// unavailableEnv tells Start why there can be no cluster.
-	unavailableEnv = "MULTI_ENI_CLUSTER_UNAVAILABLE"
+	// unavailableEnv tells Available why there can be no cluster.
+	unavailableEnv = "MULTI_ENI_KUBE_UNAVAILABLE"
 	// LogsEnv names a folder that keeps the logs of the control plane.
 	LogsEnv = "MULTI_ENI_KUBE_LOGS"
 )
+
+// The link of the default route; documentation addresses (RFC 5737).
+const uplinkAddress = "192.0.2.1/24"
+
+func uplinkIPs() []net.IP { return []net.IP{net.IPv4(192, 0, 2, 1)} }
+func gateway() net.IP     { return net.IPv4(192, 0, 2, 254) }
 
 // Main runs the tests of a test binary in namespaces of their own and returns
 // the exit status. Where that cannot be, each test that calls Start is skipped
@@ -40,7 +47,14 @@ func Main(m *testing.M) int {
 	if os.Getenv(insideEnv) != "" {
 		return inside(m)
 	}
-	err := outside()
+	return Outside(m, outside)
+}
+
+// Outside returns the exit status of what again runs: this test binary once more,
+// in namespaces. Where that cannot be, it runs the tests here, and Available
+// tells them why they cannot do their work.
+func Outside(m *testing.M, again func() error) int {
+	err := again()
 	if err == nil {
 		return 0
 	}
@@ -50,6 +64,15 @@ func Main(m *testing.M) int {
 	}
 	os.Setenv(unavailableEnv, err.Error()) //nolint:errcheck,gosec // the name is a constant
 	return m.Run()
+}
+
+// Available ends a test for which there are no namespaces or programs: it skips
+// it with the reason, and with CI=true it fails it.
+func Available(t testing.TB) {
+	t.Helper()
+	if reason := os.Getenv(unavailableEnv); reason != "" {
+		Unavailable(t, reason)
+	}
 }
 
 // outside runs this test binary once more, inside.
@@ -70,7 +93,7 @@ func outside() error {
 
 // programs returns the folder of the Kubernetes programs.
 func programs() (string, error) {
-	bin, err := Binary("kube/kube-apiserver")
+	bin, err := nstest.Binary("kube/kube-apiserver")
 	return filepath.Dir(bin), err
 }
 

@@ -6,7 +6,7 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/multi-eni/multi-eni-cni/test/kube/cluster"
+	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
 // containerdConfig is for containerd 1.6 and later. restrict_oom_score_adj: a
@@ -96,7 +96,7 @@ func (n *Node) configure(context.Context) error {
 
 // linkPlugins puts the reference plugins into CNIBinDir.
 func linkPlugins() error {
-	repo, err := cluster.Repo()
+	repo, err := nstest.Repo()
 	if err != nil {
 		return err
 	}

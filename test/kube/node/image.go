@@ -12,7 +12,7 @@ import (
 	"runtime"
 	"testing"
 
-	"github.com/multi-eni/multi-eni-cni/test/kube/cluster"
+	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
 // ImportImage makes an image of one static binary, which is its entry point,
@@ -26,7 +26,7 @@ func (n *Node) ImportImage(t testing.TB, ref, binary string) {
 }
 
 func (n *Node) importPause(ctx context.Context) error {
-	pause, err := cluster.Binary("kube/pause")
+	pause, err := nstest.Binary("kube/pause")
 	if err != nil {
 		return err
 	}

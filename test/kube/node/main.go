@@ -21,13 +21,11 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/multi-eni/multi-eni-cni/test/kube/cluster"
+	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-const (
-	insideEnv = "MULTI_ENI_NODE_INSIDE" // its value is the work folder
-	// unavailableEnv tells Start why there can be no node.
-	unavailableEnv = "MULTI_ENI_NODE_UNAVAILABLE"
-)
+// insideEnv holds the work folder in the process that has namespaces.
+const insideEnv = "MULTI_ENI_NODE_INSIDE"
 
 // Main runs the tests of a test binary in namespaces of their own and returns
 // the exit status. Where that cannot be, each test that calls Start is skipped
@@ -36,16 +34,7 @@ func Main(m *testing.M) int {
 	if dir := os.Getenv(insideEnv); dir != "" {
 		return inside(m, dir)
 	}
-	err := outside()
-	if err == nil {
-		return 0
-	}
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
-		return exit.ExitCode()
-	}
-	os.Setenv(unavailableEnv, err.Error()) //nolint:errcheck,gosec // the name is a constant
-	return m.Run()
+	return cluster.Outside(m, outside)
 }
 
 // outside runs this test binary once more, inside, and removes its cgroup and
@@ -79,7 +68,7 @@ func wanted() error {
 		return errors.New("a kubelet needs root: sudo make test-kube")
 	}
 	for _, name := range []string{"kube/kubelet", "kube/kube-apiserver", "kube/pause", "cni/bridge"} {
-		if _, err := cluster.Binary(name); err != nil {
+		if _, err := nstest.Binary(name); err != nil {
 			return err
 		}
 	}

@@ -20,6 +20,7 @@ import (
 
 	"github.com/multi-eni/multi-eni-cni/test/kube/cluster"
 	"github.com/multi-eni/multi-eni-cni/test/kube/plane"
+	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
 // Fixed places and names of the node.
@@ -84,9 +85,7 @@ func stopShared() {
 // Start returns the node, Ready.
 func Start(t testing.TB) *Node {
 	t.Helper()
-	if reason := os.Getenv(unavailableEnv); reason != "" {
-		cluster.Unavailable(t, reason)
-	}
+	cluster.Available(t)
 	dir := os.Getenv(insideEnv)
 	if dir == "" {
 		t.Fatal("this package has no TestMain that calls node.Main")
@@ -104,7 +103,7 @@ func Start(t testing.TB) *Node {
 }
 
 func (n *Node) start(ctx context.Context) error {
-	repo, err := cluster.Repo()
+	repo, err := nstest.Repo()
 	if err != nil {
 		return err
 	}

@@ -21,6 +21,7 @@ import (
 
 	"github.com/multi-eni/multi-eni-cni/test/kube/cluster"
 	"github.com/multi-eni/multi-eni-cni/test/kube/node"
+	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
 const (
@@ -35,7 +36,7 @@ const (
 // that are searched.
 func (s *stage) startDevicePlugin() {
 	s.Helper()
-	binary, err := cluster.Binary("kube/sriovdp")
+	binary, err := nstest.Binary("kube/sriovdp")
 	s.must(err)
 	s.ImportImage(s.T, "localhost/sriovdp:1", binary)
 	labels := map[string]string{"app": "sriovdp"}

@@ -122,7 +122,7 @@ func (s *stage) deploy() {
 	d, err := dynamic.NewForConfig(s.Config)
 	s.must(err)
 	s.nodeENIs = d.Resource(schema.GroupVersionResource{Group: "networking.k8s.aws", Version: "v1alpha1", Resource: "nodeenis"})
-	repo, err := cluster.Repo()
+	repo, err := nstest.Repo()
 	s.must(err)
 	c := &cluster.Cluster{Admin: s.Admin, Dynamic: d}
 	c.InstallCRDs(s.T)
@@ -136,7 +136,7 @@ func (s *stage) deploy() {
 func (s *stage) installPlugins() {
 	s.Helper()
 	for from, name := range map[string]string{"multi-eni": "multi-eni", "kube/metacni": "metacni"} {
-		binary, err := cluster.Binary(from)
+		binary, err := nstest.Binary(from)
 		s.must(err)
 		content, err := os.ReadFile(binary)
 		s.must(err)
@@ -185,7 +185,7 @@ func (s *stage) netconf() string {
 // startDaemon runs the daemon with what deploy/ grants it.
 func (s *stage) startDaemon(imds string) {
 	s.Helper()
-	binary, err := cluster.Binary("multi-enid")
+	binary, err := nstest.Binary("multi-enid")
 	s.must(err)
 	s.must(os.MkdirAll(filepath.Dir(s.config()), 0o755))
 	s.daemonEnv = []string{"AWS_EC2_METADATA_SERVICE_ENDPOINT=" + imds}
