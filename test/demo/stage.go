@@ -212,6 +212,14 @@ func phases(want map[string]nodestate.Phase) bool {
 	return true
 }
 
+// podSeen says whether the daemon has seen that a pod's attachment is complete.
+func (s *stage) podSeen() bool {
+	cmd := exec.CommandContext(s.ctx, "/bin/sh", "-c", "multi-enid status -o json")
+	cmd.Env = s.env
+	out, err := cmd.Output()
+	return err == nil && strings.Contains(string(out), `"state": "complete"`)
+}
+
 func configHas(words ...string) bool {
 	data, err := os.ReadFile(config)
 	return err == nil && contains("", string(data), words) == nil

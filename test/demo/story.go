@@ -94,6 +94,10 @@ func (s *stage) refuseSecond() error {
 	if err := s.refused(podArgs("pod-b")+" cnitool add dataplane-a /run/netns/pod-b", eniA.PCI, "held by pod shop/pod-a"); err != nil {
 		return err
 	}
+	// The daemon sees a change of a pod's record at its next look, a moment later.
+	if _, err := s.waitFor("the daemon to have seen the pod", s.podSeen); err != nil {
+		return err
+	}
 	return s.must("multi-enid status", "shop/pod-a")
 }
 
