@@ -73,6 +73,12 @@ kube-tools: build tools $(KUBE)/.built
 	$(call gobuild) -o $(KUBE)/sriovdp ./test/deviceplugin/cmd
 	$(call gobuild) -o $(KUBE)/metacni ./test/metacni
 
+.PHONY: hardware-tools
+hardware-tools: build tools
+	@mkdir -p $(BIN)/hardware
+	$(call gobuild) -o $(BIN)/hardware/imds ./test/fakeimds/cmd/imds
+	@$(GIVEBACK)
+
 .PHONY: lint
 lint: $(LINT) ## Run golangci-lint, and prove that each of our own rules fires
 	$(LINT) run ./...
@@ -137,6 +143,7 @@ tidy-check:
 	$(GO) -C test/tools mod tidy -diff
 	$(GO) -C test/tools/gen mod tidy -diff
 	$(GO) -C test/kube mod tidy -diff
+	$(GO) -C test/hardware mod tidy -diff
 generate-check:
 	@GO='$(GO)' test/generated
 arch:

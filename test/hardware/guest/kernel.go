@@ -1,0 +1,215 @@
+package guest
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/multi-eni/multi-eni-cni/test/nstest"
+)
+
+// Devices is where the kernel shows PCI functions.
+const Devices = "/sys/bus/pci/devices/"
+
+const (
+	// pollInterval is how often Eventually looks.
+	pollInterval = 10 * time.Millisecond
+	// settleTime is how long the kernel may take for what it does by itself.
+	settleTime = 15 * time.Second
+)
+
+// Eventually waits until done says so, and returns how long that took. It fails
+// the test, naming what was waited for, when that is not within the bound.
+func Eventually(t testing.TB, what string, within time.Duration, done func() bool) time.Duration {
+	t.Helper()
+	began := time.Now()
+	for {
+		ok, took := done(), time.Since(began)
+		if ok {
+			return took
+		}
+		if took > within {
+			t.Fatalf("not within %v: %s", within, what)
+		}
+		time.Sleep(pollInterval)
+	}
+}
+
+// NewNetns makes a network namespace, mounted at /run/netns/<name> with lo up,
+// and returns its path. The test's end deletes it if DeleteNetns has not.
+func NewNetns(t testing.TB, name string) string {
+	t.Helper()
+	path := filepath.Join("/run/netns", name)
+	if err := nstest.NewNetns(path); err != nil {
+		t.Fatalf("make netns %s: %v", name, err)
+	}
+	t.Cleanup(func() {
+		if _, err := os.Lstat(path); err == nil {
+			DeleteNetns(t, path)
+		}
+	})
+	return path
+}
+
+// DeleteNetns takes a namespace's path away. The namespace ends with the last
+// process in it.
+func DeleteNetns(t testing.TB, path string) {
+	t.Helper()
+	if err := nstest.DeleteNetns(path); err != nil {
+		t.Errorf("delete netns: %v", err)
+	}
+}
+
+// In runs f on a thread in the netns at path. In f the test may fail with Error
+// but not with Fatal, which would leave the thread there.
+func In(t testing.TB, path string, f func()) {
+	t.Helper()
+	if err := nstest.In(path, func() error { f(); return nil }); err != nil {
+		t.Fatalf("enter netns %s: %v", path, err)
+	}
+}
+
+// Links are the calling thread's netns's links.
+func Links(t testing.TB) []netlink.Link {
+	t.Helper()
+	for {
+		links, err := netlink.LinkList()
+		if errors.Is(err, netlink.ErrDumpInterrupted) {
+			continue // a link came or went; the next dump may be whole
+		}
+		if err != nil {
+			t.Fatalf("list links: %v", err)
+		}
+		return links
+	}
+}
+
+// ByMAC finds the device with the address in the calling thread's netns. Links
+// stacked on a device, which may share its address, are not meant.
+func ByMAC(mac string) (netlink.Link, bool) {
+	return find(func(a *netlink.LinkAttrs) bool {
+		return a.HardwareAddr.String() == mac && a.ParentIndex == 0
+	})
+}
+
+// ByName finds a link in the calling thread's netns.
+func ByName(name string) (netlink.Link, bool) {
+	return find(func(a *netlink.LinkAttrs) bool { return a.Name == name })
+}
+
+func find(wanted func(*netlink.LinkAttrs) bool) (netlink.Link, bool) {
+	links, err := netlink.LinkList()
+	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+		return nil, false
+	}
+	for _, l := range links {
+		if wanted(l.Attrs()) {
+			return l, true
+		}
+	}
+	return nil, false
+}
+
+// Driver is the driver of a PCI function, "" for none, or if there is no such
+// function.
+func Driver(pci string) string {
+	target, err := os.Readlink(filepath.Join(Devices, pci, "driver"))
+	if err != nil {
+		return ""
+	}
+	return filepath.Base(target)
+}
+
+// Netdev is the interface of a PCI function in the host's netns, "" for none.
+func Netdev(pci string) string {
+	entries, err := os.ReadDir(filepath.Join(Devices, pci, "net"))
+	if err != nil || len(entries) == 0 {
+		return ""
+	}
+	return entries[0].Name()
+}
+
+// PCIOf is the PCI function of an interface in the host's netns, "" for none.
+func PCIOf(ifname string) string {
+	target, err := filepath.EvalSymlinks(filepath.Join("/sys/class/net", ifname, "device"))
+	if err != nil {
+		return ""
+	}
+	return filepath.Base(target)
+}
+
+// WaitNIC waits until the NIC with the address has an interface, and returns
+// its PCI function and the interface's name.
+func WaitNIC(t testing.TB, mac string) (pci, ifname string) {
+	t.Helper()
+	Eventually(t, "an interface with MAC "+mac, settleTime, func() bool {
+		l, ok := ByMAC(mac)
+		if ok {
+			ifname = l.Attrs().Name
+			pci = PCIOf(ifname)
+		}
+		return pci != ""
+	})
+	return pci, ifname
+}
+
+// VFs enables n VFs on the igb PF and waits until each has its interface. The
+// test's end disables them. It returns PCI functions, the VFs' in order.
+func VFs(t testing.TB, n int) (pf string, vfs []string) {
+	t.Helper()
+	found, err := filepath.Glob("/sys/bus/pci/drivers/igb/*:*")
+	if err != nil || len(found) != 1 {
+		t.Fatalf("find the igb PF: there are %q, %v", found, err)
+	}
+	pf = filepath.Base(found[0])
+	count := filepath.Join(Devices, pf, "sriov_numvfs")
+	WriteSys(t, count, strconv.Itoa(n))
+	t.Cleanup(func() {
+		if _, err := os.Stat(count); !errors.Is(err, fs.ErrNotExist) {
+			WriteSys(t, count, "0")
+		}
+	})
+	Eventually(t, strconv.Itoa(n)+" VFs with an interface each", settleTime, func() bool {
+		vfs = nil
+		for i := range n {
+			target, err := os.Readlink(filepath.Join(Devices, pf, "virtfn"+strconv.Itoa(i)))
+			if err != nil || Netdev(filepath.Base(target)) == "" {
+				return false
+			}
+			vfs = append(vfs, filepath.Base(target))
+		}
+		return true
+	})
+	return pf, vfs
+}
+
+// WriteSys writes a value to a file of the kernel's.
+func WriteSys(t testing.TB, path, value string) {
+	t.Helper()
+	// Neither created nor truncated: the kernel's files are not.
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err == nil {
+		_, err = f.WriteString(value)
+		f.Close()
+	}
+	if err != nil {
+		t.Fatalf("write %q: %v", value, err)
+	}
+}
+
+// ReadSys is the value of a file of the kernel's, without the line's end.
+func ReadSys(t testing.TB, path string) string {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatalf("read a value: %v", err)
+	}
+	return strings.TrimSpace(string(data))
+}

@@ -1,0 +1,245 @@
+package machine
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/multi-eni/multi-eni-cni/test/hardware/internal/protocol"
+	"github.com/multi-eni/multi-eni-cni/test/nstest"
+)
+
+const (
+	// connectTime is how long QEMU may take to connect to our sockets.
+	connectTime = 20 * time.Second
+	// reportTime is how long before the machine's end its tests end, to say
+	// where they hang.
+	reportTime = 10 * time.Second
+	// maxBoots is how often one package of tests may boot.
+	maxBoots = 10
+)
+
+// host is the outside of a machine, over all its boots.
+type host struct {
+	spec   Spec
+	bin    string // the repository's bin/
+	kernel kernel
+	dir    string // temporary files
+	out    io.Writer
+
+	modules []string          // to load, see protocol.Config
+	nics    []NIC             // plugged in at the next boot
+	next    *protocol.Request // the reboot that was asked for
+	failed  bool              // a test of an earlier boot failed
+}
+
+// kernel is an unpacked Debian kernel package.
+type kernel struct {
+	image   string // boot/vmlinuz-<release>
+	modules string // lib/modules/<release>
+}
+
+func findKernel(root string) (kernel, error) {
+	var k kernel
+	for pattern, to := range map[string]*string{"boot/vmlinuz-*": &k.image, "lib/modules/*": &k.modules} {
+		for _, dir := range []string{"", "usr"} {
+			found, err := filepath.Glob(filepath.Join(root, dir, pattern))
+			if err != nil {
+				return kernel{}, err
+			}
+			if len(found) == 1 {
+				*to = found[0]
+			}
+		}
+		if *to == "" {
+			return kernel{}, fmt.Errorf("no kernel in %s: run: make hardware-tools", root)
+		}
+	}
+	return k, nil
+}
+
+// run boots the machine until its tests have ended. It returns their status, or
+// an error when there is none.
+func run(ctx context.Context, s Spec) (status int, err error) {
+	repo, err := nstest.Repo()
+	if err != nil {
+		return 0, err
+	}
+	h := &host{spec: s, bin: filepath.Join(repo, "bin"), nics: s.NICs, out: os.Stdout}
+	if h.kernel, err = findKernel(filepath.Join(h.bin, "hardware/kernel")); err != nil {
+		return 0, err
+	}
+	if h.dir, err = os.MkdirTemp("", "machine-"); err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(h.dir)) }()
+	began := time.Now()
+	base, err := h.baseFiles()
+	if err != nil {
+		return 0, err
+	}
+	if err := base.save(h.path("base")); err != nil {
+		return 0, fmt.Errorf("write the initramfs: %w", err)
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, s.Timeout, fmt.Errorf("the machine was given %v (Spec.Timeout)", s.Timeout))
+	defer cancel()
+	for boot := 1; ; boot++ {
+		status, err := h.boot(ctx, boot, began.Add(s.Timeout))
+		if err != nil || h.next == nil {
+			if h.failed && status == 0 {
+				status = 1
+			}
+			return status, err
+		}
+		if boot == maxBoots {
+			return 0, fmt.Errorf("the tests asked for more than %d boots", maxBoots)
+		}
+	}
+}
+
+func (h *host) path(name string) string { return filepath.Join(h.dir, name) }
+
+// boot runs one boot, to be over by deadline. The tests' status means nothing
+// when h.next is set: they have not all run then.
+func (h *host) boot(ctx context.Context, number int, deadline time.Time) (status int, err error) {
+	cfg := protocol.Config{Boot: number, Modules: h.modules}
+	if h.spec.DPDK {
+		cfg.Hugepages = hugepages
+	}
+	var run string
+	var kept []byte
+	if h.next != nil {
+		run, kept = h.next.Run, h.next.Kept
+		h.next = nil
+	}
+	cfg.Args = guestArgs(os.Args[1:], time.Until(deadline)-reportTime, run)
+	f, err := h.bootFiles(cfg, kept)
+	if err != nil {
+		return 0, err
+	}
+	if err := f.save(h.path("boot")); err != nil {
+		return 0, fmt.Errorf("write the initramfs: %w", err)
+	}
+	if err := join(h.path("initramfs"), h.path("base"), h.path("boot")); err != nil {
+		return 0, fmt.Errorf("write the initramfs: %w", err)
+	}
+	return h.start(ctx)
+}
+
+// join writes a file with the content of others, each from a multiple of four
+// bytes on, as the kernel wants archives.
+func join(to string, from ...string) (err error) {
+	out, err := os.Create(to)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, out.Close()) }()
+	for _, name := range from {
+		in, err := os.Open(name)
+		if err != nil {
+			return err
+		}
+		n, err := io.Copy(out, in)
+		in.Close()
+		if err == nil {
+			_, err = out.Write(make([]byte, (4-n%4)%4))
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// start runs QEMU to its end.
+func (h *host) start(ctx context.Context) (status int, err error) {
+	program, err := exec.LookPath("qemu-system-x86_64")
+	if err != nil {
+		return 0, errors.New("no qemu-system-x86_64: run: make hardware-tools, which says how to install it")
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var listeners [2]net.Listener
+	for i, name := range []string{"qmp", "requests"} {
+		if err := os.RemoveAll(h.path(name)); err != nil {
+			return 0, err
+		}
+		if listeners[i], err = (&net.ListenConfig{}).Listen(ctx, "unix", h.path(name)); err != nil {
+			return 0, err
+		}
+		defer listeners[i].Close()
+	}
+	cmd := exec.CommandContext(ctx, program, h.arguments()...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	cmd.Stderr = os.Stderr
+	console, err := cmd.StdoutPipe()
+	if err != nil {
+		return 0, err
+	}
+	if err := cmd.Start(); err != nil {
+		return 0, fmt.Errorf("start QEMU: %w", err)
+	}
+	served := make(chan error, 1)
+	go func() { served <- h.serve(ctx, listeners[0], listeners[1]) }()
+	last := h.show(console)
+	waiting := cmd.Wait()
+	cause := context.Cause(ctx)
+	cancel()
+	serving := <-served
+	if cause != nil {
+		return 0, fmt.Errorf("the machine was stopped: %w", cause)
+	}
+	return h.outcome(cmd.ProcessState.ExitCode(), waiting, serving, last)
+}
+
+// outcome is what QEMU's exit status says.
+func (h *host) outcome(exit int, waiting, serving error, last string) (int, error) {
+	switch {
+	case exit == protocol.ExitStatus(protocol.Rebooting) && h.next != nil:
+		return 0, nil
+	case exit == protocol.ExitStatus(protocol.NotReady):
+		return 0, errors.New("PID 1 could not make the machine ready; it says why above")
+	case exit&1 == 1 && exit>>1&^0xf == protocol.TestsEnded:
+		return exit >> 1 & 0xf, nil
+	case exit == 0:
+		return 0, fmt.Errorf("the guest's kernel died; its last words:\n%s", last)
+	}
+	return 0, errors.Join(fmt.Errorf("QEMU ended without a word of the tests: %w", waiting), serving)
+}
+
+// failure is the line that says that a test has failed; test2json's mode marks
+// it with a control character.
+var failure = regexp.MustCompile(`^\x16?\s*--- FAIL: `)
+
+// show copies the console's output, without the carriage returns that a terminal
+// needs, and returns the last lines of it.
+func (h *host) show(console io.Reader) string {
+	const keep = 30
+	var last []string
+	in := bufio.NewReader(console)
+	for {
+		line, err := in.ReadString('\n')
+		if line != "" {
+			line = strings.ReplaceAll(line, "\r", "")
+			io.WriteString(h.out, line) //nolint:errcheck,gosec // there is nobody else to tell
+			h.failed = h.failed || failure.MatchString(line)
+			last = append(last, line)
+			if len(last) > keep {
+				last = last[1:]
+			}
+		}
+		if err != nil {
+			return strings.Join(last, "")
+		}
+	}
+}

@@ -1,0 +1,151 @@
+// Package machine runs a package of tests in a QEMU machine with real PCI
+// NICs, SR-IOV and vfio-pci. The package's TestMain calls Main, and `go test`
+// is the runner: outside a machine Main boots one with the test binary in it
+// and serves it, inside it runs the tests.
+package machine
+
+import (
+	"cmp"
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"runtime"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/multi-eni/multi-eni-cni/test/hardware/internal/protocol"
+	"github.com/multi-eni/multi-eni-cni/test/hardware/pid1"
+)
+
+const (
+	defaultMemory  = 1024 // MiB
+	defaultTimeout = 5 * time.Minute
+	// hugepages is how many pages of 2 MiB a DPDK application gets.
+	hugepages = 64
+	// slots is the number of hot-plug slots, "slot0" and on.
+	slots = 8
+)
+
+// Spec is a machine. The zero value has the NICs of DefaultNICs, an IOMMU, and
+// 1 GiB of memory.
+type Spec struct {
+	// NICs are there from the start; nil is DefaultNICs.
+	NICs []NIC
+	// NoIOMMU boots without the IOMMU that is otherwise on.
+	NoIOMMU bool
+	// MemoryMB is the memory in MiB; 0 is 1024.
+	MemoryMB int
+	// DPDK puts dpdk-testpmd in, with what it needs, and reserves hugepages.
+	DPDK bool
+	// Unloaded are modules to leave unloaded besides uio_pci_generic. Their
+	// files are below /lib/modules all the same.
+	Unloaded []string
+	// Timeout bounds all boots together; 0 is five minutes.
+	Timeout time.Duration
+}
+
+// Models of NICs.
+const (
+	E1000E = "e1000e" // stands in for an ENI
+	IGB    = "igb"    // a PF with up to seven VFs
+)
+
+// NIC is a network card. All of them hang on one wire.
+type NIC struct {
+	// ID names it in requests: letters, digits and dashes.
+	ID string
+	// Model is E1000E or IGB; "" is E1000E.
+	Model string
+	// MAC is the permanent address.
+	MAC string
+	// Slot is a hot-plug slot, "slot0" to "slot7"; "" is a slot of its own, from
+	// which it cannot be moved.
+	Slot string
+}
+
+// DefaultNICs are the node's primary ENI, three e1000e to work with, and an igb
+// PF. Only the PF has a slot of its own.
+func DefaultNICs() []NIC {
+	return []NIC{
+		{ID: "primary", MAC: "02:00:00:00:00:01"},
+		{ID: "nic0", MAC: "02:00:00:00:01:00"},
+		{ID: "nic1", MAC: "02:00:00:00:01:01"},
+		{ID: "nic2", MAC: "02:00:00:00:01:02"},
+		{ID: "pf", Model: IGB, MAC: "02:00:00:00:02:00"},
+	}
+}
+
+// Main is what TestMain calls; it does not return. Outside a machine it boots
+// one with this test binary in it, copies the guest's output to standard output
+// as it comes, serves the guest's requests, and exits as the tests did. The
+// flags of `go test` hold for the guest's tests.
+//
+// A machine that cannot be made is a failure that says what is missing: who runs
+// these tests has asked for it.
+func Main(m *testing.M, s Spec) {
+	switch {
+	case os.Getpid() == 1:
+		pid1.Main()
+	case os.Getenv(protocol.GuestEnv) != "" || listing(os.Args[1:]):
+		os.Exit(m.Run())
+	}
+	flag.Parse()
+	// QEMU is to die with this thread, which is the process's first.
+	runtime.LockOSThread()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGQUIT)
+	status, err := run(ctx, s.withDefaults())
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "machine:", err)
+		status = cmp.Or(status, 1)
+	}
+	os.Exit(status)
+}
+
+func (s Spec) withDefaults() Spec {
+	if s.NICs == nil {
+		s.NICs = DefaultNICs()
+	}
+	s.NICs = slices.Clone(s.NICs)
+	for i := range s.NICs {
+		s.NICs[i].Model = cmp.Or(s.NICs[i].Model, E1000E)
+	}
+	s.MemoryMB = cmp.Or(s.MemoryMB, defaultMemory)
+	s.Timeout = cmp.Or(s.Timeout, defaultTimeout)
+	return s
+}
+
+// listing says whether go test only wants the names of the tests.
+func listing(args []string) bool {
+	return slices.ContainsFunc(args, func(a string) bool { return strings.HasPrefix(a, "-test.list=") && a != "-test.list=" })
+}
+
+// guestArgs are the arguments of the test binary in the guest: those of the
+// caller, without what names files of the host, with a time limit that lets
+// the guest say itself which test hangs, and with run, unless it is "", in place
+// of the caller's -test.run.
+func guestArgs(args []string, limit time.Duration, run string) []string {
+	out := []string{"-test.timeout=" + limit.Round(time.Second).String()}
+	if run != "" {
+		out = append(out, "-test.run="+run)
+	}
+	for _, a := range args {
+		name, _, _ := strings.Cut(a, "=")
+		switch name {
+		case "-test.testlogfile", "-test.outputdir", "-test.coverprofile", "-test.gocoverdir", "-test.fuzzcachedir",
+			"-test.cpuprofile", "-test.memprofile", "-test.blockprofile", "-test.mutexprofile", "-test.trace", "-test.timeout":
+			continue
+		case "-test.run":
+			if run != "" {
+				continue
+			}
+		}
+		out = append(out, a)
+	}
+	return out
+}
