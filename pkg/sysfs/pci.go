@@ -241,3 +241,10 @@ func interfaces(dir string, entries []fs.DirEntry) ([]string, error) {
 	slices.Sort(names)
 	return names, nil
 }
+
+// PCIDriver says whether a PCI driver is registered, that is loaded or built
+// into the kernel: /sys/bus/pci/drivers/<name>. An error means that it is not
+// known; it is never fs.ErrNotExist.
+func (f FS) PCIDriver(name string) (bool, error) {
+	return f.listed("bus/pci/drivers", name)
+}

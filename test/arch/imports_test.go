@@ -120,6 +120,13 @@ func importTable() []importRule {
 			good: []string{imports("daemon/internal/operate", "github.com/prometheus/client_golang/prometheus")},
 		},
 		{
+			name: "kernel-modules",
+			why:  "one package changes which drivers the kernel has; a plugin never does",
+			from: shipped, except: []string{"daemon/internal/driver"}, to: []string{"github.com/u-root"},
+			bad:  []string{imports("daemon/internal/reconcile", "github.com/u-root/u-root/pkg/kmodule")},
+			good: []string{imports("daemon/internal/driver", "github.com/u-root/u-root/pkg/kmodule")},
+		},
+		{
 			name: "netlink",
 			why:  "one package holds the netlink quirks (dumps cut short, EEXIST half-way through a move); tests may look at the kernel themselves",
 			from: shipped, except: []string{"pkg/link"}, to: []string{"github.com/vishvananda/netlink"},

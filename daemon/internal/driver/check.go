@@ -1,0 +1,110 @@
+package driver
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/device"
+	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
+)
+
+// Policy is what the operator allows.
+type Policy struct {
+	// LoadModules: load the modules of missing drivers (--load-modules).
+	LoadModules bool
+	// AllowUnsafeNoIOMMU: use vfio-pci without an IOMMU (--allow-unsafe-noiommu).
+	AllowUnsafeNoIOMMU bool
+}
+
+// Obstacle is why a function cannot be bound now. Its Reason is one word for
+// machines. Its Message names the function and the way out, and stays the same
+// as long as the obstacle does.
+type Obstacle struct{ Reason, Message string }
+
+// Check says what keeps fn from being bound to a userspace driver, nil if
+// nothing does. all are the machine's functions; bindable says whether another
+// function is to be bound too, because a NodeENI wants it so. It is pure.
+//
+// It has to be asked first, for the kernel does not always refuse: in a group
+// that is shared with a kernel driver it binds vfio-pci well enough, and fails
+// only the program that opens the device (vfio_group_ioctl_set_container →
+// iommu_group_claim_dma_owner).
+func Check(fn sysfs.PCIFunction, driver string, all map[device.PCIAddress]sysfs.PCIFunction, bindable func(device.PCIAddress) bool, f Facts, p Policy) *Obstacle {
+	if !userspace(driver) {
+		return &Obstacle{"InvalidDPDKDriver", fmt.Sprintf("%q is not a userspace driver; give %s", driver, strings.Join(userspaceDrivers(), ", "))}
+	}
+	if o := untouchable(fn); o != nil {
+		return o
+	}
+	if fn.Driver == driver {
+		return nil
+	}
+	if !f.Loaded[driver] && (!p.LoadModules || !f.Loadable[driver]) {
+		return notLoaded(fn.Address, driver, f, p)
+	}
+	if driver != vfioPCI {
+		return nil // a uio driver knows nothing of IOMMUs
+	}
+	if fn.IOMMUGroup < 0 {
+		return withoutIOMMU(fn.Address, f, p)
+	}
+	return sharedGroup(fn, all, bindable)
+}
+
+func notLoaded(addr device.PCIAddress, driver string, f Facts, p Policy) *Obstacle {
+	way := "or run multi-enid with --load-modules"
+	switch {
+	case p.LoadModules:
+		way = "multi-enid cannot do it, since it finds no such module below --modules-root; mount the host's /lib/modules"
+	case !f.Loadable[driver]:
+		way = "or mount the host's /lib/modules and run multi-enid with --load-modules"
+	}
+	if driver == "igb_uio" {
+		way += "; igb_uio is no part of Linux: build it from dpdk-kmods, or set spec.dpdkDriver to vfio-pci"
+	}
+	return &Obstacle{"DriverNotLoaded", fmt.Sprintf("%s cannot be bound to %s, which is not loaded; on the node run: modprobe %[2]s (and name it in /etc/modules-load.d), %s", addr, driver, way)}
+}
+
+func withoutIOMMU(addr device.PCIAddress, f Facts, p Policy) *Obstacle {
+	const iommu = "use an instance type with an IOMMU (bare metal) and boot its kernel with intel_iommu=on or amd_iommu=on"
+	switch {
+	case !p.AllowUnsafeNoIOMMU:
+		return &Obstacle{"NoIOMMU", fmt.Sprintf("%s cannot be bound to vfio-pci, for it is behind no IOMMU; %s, "+
+			"or accept that pods with DPDK can read and write all memory of the node, and run multi-enid with --allow-unsafe-noiommu", addr, iommu)}
+	case f.Loaded[vfioPCI] && f.NoIOMMU == NoIOMMUAbsent:
+		return &Obstacle{"NoIOMMU", fmt.Sprintf("%s cannot be bound to vfio-pci, for it is behind no IOMMU, and this kernel has no no-IOMMU mode (CONFIG_VFIO_NOIOMMU); "+
+			"boot one that has it, set spec.dpdkDriver to uio_pci_generic, or %s", addr, iommu)}
+	}
+	return nil
+}
+
+// sharedGroup looks at the other functions of an IOMMU group. The kernel lets a
+// program have the group only if none of them can do DMA on behalf of a kernel
+// driver: it must have no driver, or one that sets driver_managed_dma, as
+// vfio-pci and pci-stub do, and pcieport for bridges
+// (Documentation/driver-api/vfio.rst; before Linux 5.19 vfio_dev_viable in
+// drivers/vfio/vfio.c). The uio drivers do not.
+func sharedGroup(fn sysfs.PCIFunction, all map[device.PCIAddress]sysfs.PCIFunction, bindable func(device.PCIAddress) bool) *Obstacle {
+	var others []string
+	for _, addr := range slices.Sorted(maps.Keys(all)) {
+		other := all[addr]
+		if addr == fn.Address || other.IOMMUGroup != fn.IOMMUGroup || harmless(other) || bindable(addr) {
+			continue
+		}
+		others = append(others, fmt.Sprintf("%s (%s)", addr, other.Driver))
+	}
+	if len(others) == 0 {
+		return nil
+	}
+	return &Obstacle{"IOMMUGroupShared", fmt.Sprintf("%s cannot be bound to vfio-pci, for its IOMMU group %d has functions with kernel drivers too: %s; "+
+		"give these NodeENIs with enableDPDK, unbind them, or use a device with a group of its own", fn.Address, fn.IOMMUGroup, strings.Join(others, ", "))}
+}
+
+// classBridge is base class and subclass of PCI-to-PCI bridges.
+const classBridge = 0x0604
+
+func harmless(fn sysfs.PCIFunction) bool {
+	return fn.Class>>8 == classBridge || fn.Driver == "" || fn.Driver == vfioPCI || fn.Driver == "pci-stub"
+}

@@ -1,0 +1,350 @@
+package driver
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
+)
+
+// Execute carries out an order. It returns when sysfs shows what was ordered, or
+// with an error that names function, driver, what the kernel said and what to
+// do. The error is fs.ErrNotExist when the function is gone.
+//
+// When a userspace driver cannot be bound the function is given back to the
+// kernel's driver before Execute returns. Nothing is changed for a function that
+// is no network device, an EFA, or a PF with VFs.
+//
+// It blocks as long as a program has the device open, and no signal ends that
+// (vfio_unregister_group_dev in drivers/vfio/vfio_main.c). During that time
+// sysfs shows no driver any more, although the old one still has the device:
+// __device_release_driver in drivers/base/dd.c removes the link first. Whoever
+// reads sysfs meanwhile must go by the claim lock.
+func Execute(o Order) error {
+	t := task{Order: o, fs: sysfs.NewFS(o.Sysfs), write: writeAttribute, load: func(module string) error {
+		m, err := findModules(o.Modules)
+		if err != nil {
+			return err
+		}
+		return m.load(module)
+	}}
+	return t.run()
+}
+
+// task is an order at work.
+type task struct {
+	Order
+	fs sysfs.FS
+	// write writes a value to a file of sysfs, which must exist.
+	write func(path, value string) error
+	// load loads a kernel module; fs.ErrNotExist if there is none of that name.
+	load func(module string) error
+	// seen is the function's folder as it was at first.
+	seen os.FileInfo
+}
+
+func (t *task) run() error {
+	if err := t.validate(); err != nil {
+		return err
+	}
+	fn, err := t.look()
+	if err != nil {
+		return err
+	}
+	if o := untouchable(fn); o != nil {
+		return errors.New(o.Message)
+	}
+	if !userspace(t.Driver) {
+		return t.giveBack()
+	}
+	err = t.prepare(fn)
+	if err != nil && fn.UserspaceDriver() {
+		return err // nothing of it was changed
+	}
+	if err == nil {
+		err = t.bind()
+	}
+	if err == nil || t.gone() {
+		return err
+	}
+	fn, back := t.release("") // also what an order before this one has left
+	if back != nil {
+		return fmt.Errorf("%w; and then: %w", err, back)
+	}
+	return fmt.Errorf("%w; %s has it", err, fn.Driver)
+}
+
+// prepare makes the machine ready for the driver. It leaves the function alone,
+// so that nothing is lost when it fails.
+func (t *task) prepare(fn sysfs.PCIFunction) error {
+	if fn.Driver == t.Driver {
+		return nil
+	}
+	loaded, err := t.fs.PCIDriver(t.Driver)
+	if err != nil {
+		return err
+	}
+	if t.LoadModule {
+		if err := t.loadModules(loaded); err != nil {
+			return err
+		}
+		if loaded, err = t.fs.PCIDriver(t.Driver); err != nil {
+			return err
+		}
+	}
+	if !loaded {
+		return fmt.Errorf("bind %s to %s: %[2]s is not loaded; on the node run: modprobe %[2]s", t.Address, t.Driver)
+	}
+	if t.Driver != vfioPCI || fn.IOMMUGroup >= 0 || !t.UnsafeNoIOMMU {
+		return nil
+	}
+	return t.switchNoIOMMU()
+}
+
+// loadModules loads the module of the driver, and with vfio-pci the one that
+// drives the IOMMU for it. modprobe(8) would do that by itself, for vfio names it
+// as a soft dependency; a kernel whose iommufd takes its place has none.
+func (t *task) loadModules(loaded bool) error {
+	if !loaded {
+		if err := t.load(t.Driver); err != nil {
+			return fmt.Errorf("bind %s to %s: %w", t.Address, t.Driver, err)
+		}
+	}
+	const type1 = "vfio_iommu_type1"
+	if t.Driver != vfioPCI {
+		return nil
+	}
+	there, err := t.fs.Module(type1)
+	if err != nil || there {
+		return err
+	}
+	if err := t.load(type1); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("bind %s to %s: %w", t.Address, t.Driver, err)
+	}
+	return nil
+}
+
+// switchNoIOMMU lets vfio-pci take functions without an IOMMU group, which is
+// looked up when it probes them (vfio_group_find_or_alloc in
+// drivers/vfio/group.c). It is for the whole machine, and taints the kernel with
+// the first one; it is not switched off again, for then a program could not open
+// its device a second time.
+func (t *task) switchNoIOMMU() error {
+	state, err := readNoIOMMU(t.fs)
+	if err != nil || state == NoIOMMUOn {
+		return err
+	}
+	if state == NoIOMMUAbsent {
+		return fmt.Errorf("bind %s to %s: it is behind no IOMMU, and the kernel has no no-IOMMU mode; boot one with CONFIG_VFIO_NOIOMMU", t.Address, t.Driver)
+	}
+	if err := t.write(t.path("module", vfioModule, "parameters", noIOMMUSwitch), noIOMMUEnabled); err != nil {
+		return fmt.Errorf("switch vfio's no-IOMMU mode on: %w", err)
+	}
+	return nil
+}
+
+// bind gives the function to the userspace driver.
+func (t *task) bind() error {
+	fn, err := t.look()
+	if err != nil {
+		return err
+	}
+	if err := t.override(fn, t.Driver); err != nil {
+		return err
+	}
+	if fn.Driver != t.Driver {
+		if err := t.unbind(fn); err != nil {
+			return err
+		}
+		if fn, err = t.probe(); err != nil {
+			return err
+		}
+	}
+	if fn.Driver == "" {
+		return t.refused()
+	}
+	if fn.Driver != t.Driver {
+		return fmt.Errorf("bind %s to %s: %s took it meanwhile; something else on this node binds drivers, stop that", t.Address, t.Driver, fn.Driver)
+	}
+	return nil
+}
+
+// refused asks the kernel why a driver did not take the function. drivers_probe
+// does not tell: a failed probe is no error of it (really_probe in
+// drivers/base/dd.c returns it as a positive value, so that other drivers are
+// tried). The driver's own bind does; it tries again, and may even succeed.
+func (t *task) refused() error {
+	cause := t.change(t.path("bus/pci/drivers", t.Driver, "bind"), t.Address.String())
+	if cause == nil {
+		fn, err := t.look()
+		if err != nil || fn.Driver == t.Driver {
+			return err
+		}
+		cause = errors.New("no reason given")
+	}
+	if t.Driver == vfioPCI && errors.Is(cause, syscall.EINVAL) {
+		return fmt.Errorf("bind %s to %s: the driver refuses it: %w; most likely there is no IOMMU: boot with intel_iommu=on or amd_iommu=on where there is one, else see --allow-unsafe-noiommu", t.Address, t.Driver, cause)
+	}
+	return fmt.Errorf("bind %s to %s: the driver refuses it: %w; the kernel's log says more (dmesg)", t.Address, t.Driver, cause)
+}
+
+// giveBack gives the function to the ordered kernel driver, or to whichever
+// matches.
+func (t *task) giveBack() error {
+	var loadErr error
+	if t.LoadModule && t.Driver != "" {
+		if loaded, err := t.fs.PCIDriver(t.Driver); err == nil && !loaded {
+			loadErr = t.load(t.Driver) // another driver may do
+		}
+	}
+	_, err := t.release(t.Driver)
+	if err != nil && loadErr != nil {
+		return fmt.Errorf("%w; %w", err, loadErr)
+	}
+	return err
+}
+
+// release takes the function from a userspace driver, offers it to one kernel
+// driver if that is named, and to all if it does not take it. A function that a
+// kernel driver has is left there: only the override is cleared.
+//
+// The one is offered it by driver_override, as the userspace driver is: without
+// it, the first that matches would win. The override must not stay behind, or
+// the function would not get the driver of a newer kernel.
+func (t *task) release(kernel string) (sysfs.PCIFunction, error) {
+	fn, err := t.look()
+	if err != nil {
+		return fn, err
+	}
+	if fn.Driver == "" || fn.UserspaceDriver() {
+		if fn, err = t.offer(fn, kernel); err != nil {
+			return fn, err
+		}
+	}
+	if err := t.override(fn, ""); err != nil {
+		return fn, err
+	}
+	if fn.Driver == "" {
+		if fn, err = t.probe(); err != nil {
+			return fn, err
+		}
+	}
+	if fn.Driver == "" || fn.UserspaceDriver() {
+		return fn, fmt.Errorf("give %s back to the kernel: no driver that is loaded takes it (wanted %q, has %q); on the node run: modprobe $(cat %s)",
+			t.Address, kernel, fn.Driver, t.folder("modalias"))
+	}
+	return fn, nil
+}
+
+func (t *task) offer(fn sysfs.PCIFunction, kernel string) (sysfs.PCIFunction, error) {
+	if err := t.override(fn, kernel); err != nil {
+		return fn, err
+	}
+	if err := t.unbind(fn); err != nil {
+		return fn, err
+	}
+	return t.probe()
+}
+
+// look reads the function anew.
+func (t *task) look() (sysfs.PCIFunction, error) {
+	if err := t.same(); err != nil {
+		return sysfs.PCIFunction{}, err
+	}
+	return t.fs.PCI(t.Address)
+}
+
+// same says that the function was not replaced by another at the same address;
+// if it was, it is gone. The kernel numbers the folders of sysfs one after the
+// other, so that the next one has another number (__kernfs_new_node in
+// fs/kernfs/dir.c).
+func (t *task) same() error {
+	info, err := os.Stat(t.folder())
+	if err != nil {
+		return nil //nolint:nilerr // whoever uses the function finds out, and what it means
+	}
+	if t.seen == nil {
+		t.seen = info
+	}
+	if !os.SameFile(t.seen, info) {
+		return fmt.Errorf("read PCI function: another one has taken the place of %s: %w", t.Address, fs.ErrNotExist)
+	}
+	return nil
+}
+
+// change writes something that concerns the function.
+func (t *task) change(path, value string) error {
+	if err := t.same(); err != nil {
+		return err
+	}
+	return t.write(path, value)
+}
+
+// gone says whether the function is there no more. A file that is not there may
+// mean something else.
+func (t *task) gone() bool {
+	_, err := t.look()
+	return errors.Is(err, fs.ErrNotExist)
+}
+
+// override names the only driver that may bind the function; "" lets any. The
+// kernel takes an empty line for no name (driver_override_store in
+// drivers/pci/pci-sysfs.c), and a write of nothing for nothing.
+func (t *task) override(fn sysfs.PCIFunction, driver string) error {
+	if fn.DriverOverride == driver {
+		return nil
+	}
+	if err := t.change(t.folder("driver_override"), driver+"\n"); err != nil {
+		return fmt.Errorf("set driver_override of %s to %q: %w", t.Address, driver, err)
+	}
+	return nil
+}
+
+// unbind takes the function from its driver, if it has one. ENODEV says that
+// this driver does not have it any more (unbind_store in drivers/base/bus.c).
+func (t *task) unbind(fn sysfs.PCIFunction) error {
+	if fn.Driver == "" {
+		return nil
+	}
+	err := t.change(t.path("bus/pci/drivers", fn.Driver, "unbind"), t.Address.String())
+	if err != nil && !errors.Is(err, syscall.ENODEV) {
+		return fmt.Errorf("unbind %s from %s: %w", t.Address, fn.Driver, err)
+	}
+	return nil
+}
+
+// probe has the kernel look for a driver, and returns once it has. Of a function
+// that has one already, it does nothing (bus_rescan_devices_helper in
+// drivers/base/bus.c). ENODEV says that there is no such function, which look
+// finds out for itself.
+func (t *task) probe() (sysfs.PCIFunction, error) {
+	if err := t.change(t.path("bus/pci/drivers_probe"), t.Address.String()); err != nil && !errors.Is(err, syscall.ENODEV) {
+		return sysfs.PCIFunction{}, fmt.Errorf("look for a driver of %s: %w", t.Address, err)
+	}
+	return t.look()
+}
+
+func (t *task) path(elem ...string) string {
+	return filepath.Join(append([]string{t.fs.Root()}, elem...)...)
+}
+
+func (t *task) folder(elem ...string) string {
+	return t.path(append([]string{"bus/pci/devices", t.Address.String()}, elem...)...)
+}
+
+// writeAttribute writes a value in one write(2), as sysfs wants it.
+func writeAttribute(path, value string) error {
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(value)
+	if closeErr := f.Close(); err == nil {
+		err = closeErr
+	}
+	return err
+}

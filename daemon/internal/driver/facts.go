@@ -1,0 +1,93 @@
+package driver
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
+)
+
+// NoIOMMU is the switch of vfio's mode without an IOMMU,
+// /sys/module/vfio/parameters/enable_unsafe_noiommu_mode.
+type NoIOMMU int
+
+// The states of the switch.
+const (
+	// NoIOMMUAbsent: vfio is not loaded, or built without CONFIG_VFIO_NOIOMMU.
+	NoIOMMUAbsent NoIOMMU = iota
+	// NoIOMMUOff: vfio-pci refuses functions without an IOMMU group.
+	NoIOMMUOff
+	// NoIOMMUOn: vfio-pci takes them, too.
+	NoIOMMUOn
+)
+
+// Facts are what a machine can do about userspace drivers. The zero value can do
+// nothing.
+type Facts struct {
+	// Loaded are the userspace drivers that the kernel has.
+	Loaded map[string]bool
+	// NoIOMMU is the state of vfio's switch.
+	NoIOMMU NoIOMMU
+	// Loadable are the userspace drivers whose module file is there.
+	Loadable map[string]bool
+}
+
+// ReadFacts looks at a machine. modules is the folder that has the host's
+// lib/modules, "" for "/"; there being none is no error. Any error means that
+// the facts are not known.
+func ReadFacts(f sysfs.FS, modules string) (Facts, error) {
+	facts := Facts{Loaded: map[string]bool{}, Loadable: map[string]bool{}}
+	for _, name := range userspaceDrivers() {
+		loaded, err := f.PCIDriver(name)
+		if err != nil {
+			return Facts{}, fmt.Errorf("look for drivers: %w", err)
+		}
+		if loaded {
+			facts.Loaded[name] = true
+		}
+	}
+	var err error
+	if facts.NoIOMMU, err = readNoIOMMU(f); err != nil {
+		return Facts{}, err
+	}
+	m, err := findModules(modules)
+	if errors.Is(err, fs.ErrNotExist) {
+		return facts, nil
+	}
+	if err != nil {
+		return Facts{}, err
+	}
+	for _, name := range userspaceDrivers() {
+		there, err := m.has(name)
+		if err != nil {
+			return Facts{}, err
+		}
+		if there {
+			facts.Loadable[name] = true
+		}
+	}
+	return facts, nil
+}
+
+const (
+	vfioModule      = "vfio"
+	noIOMMUSwitch   = "enable_unsafe_noiommu_mode"
+	noIOMMUEnabled  = "Y" // param_get_bool in kernel/params.c
+	noIOMMUDisabled = "N"
+)
+
+func readNoIOMMU(f sysfs.FS) (NoIOMMU, error) {
+	value, ok, err := f.ModuleParameter(vfioModule, noIOMMUSwitch)
+	switch {
+	case err != nil:
+		return NoIOMMUAbsent, fmt.Errorf("look for vfio's no-IOMMU mode: %w", err)
+	case !ok:
+		return NoIOMMUAbsent, nil
+	case value == noIOMMUEnabled:
+		return NoIOMMUOn, nil
+	case value == noIOMMUDisabled:
+		return NoIOMMUOff, nil
+	}
+	return NoIOMMUAbsent, fmt.Errorf("parse parameter %s of vfio: %q, want Y or N", noIOMMUSwitch, value)
+}

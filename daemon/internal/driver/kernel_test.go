@@ -1,0 +1,261 @@
+package driver
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/device"
+	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
+)
+
+const nic device.PCIAddress = "0000:00:06.0"
+
+// kernel is a sysfs tree in a folder that answers writes as Linux does
+// (drivers/base/bus.c, drivers/pci/pci-sysfs.c). What it does not know it
+// refuses.
+type kernel struct {
+	*testing.T
+	root string
+	// refuses are drivers whose probe fails, and the errno.
+	refuses map[string]syscall.Errno
+	// matches are the drivers that take the function without an override.
+	matches []string
+	// files are the modules that can be loaded, with the driver each registers.
+	files map[string]string
+	// writes are those that took place, as "file=value".
+	writes []string
+	// stopAt is the number of the write at which the process is killed: before
+	// it, or with after, when it has taken effect. 0 is never.
+	stopAt int
+	after  bool
+}
+
+// newKernel has one network function on ena, vfio-pci loaded, and an IOMMU.
+func newKernel(t *testing.T) *kernel {
+	t.Helper()
+	k := &kernel{T: t, root: t.TempDir(), refuses: map[string]syscall.Errno{}, matches: []string{"ena"}, files: map[string]string{}}
+	k.mkdir("bus/pci/devices")
+	k.register("ena")
+	k.register("vfio-pci")
+	k.mkdir("module/vfio_iommu_type1")
+	k.put("module/vfio/parameters/enable_unsafe_noiommu_mode", "N")
+	k.put("bus/pci/drivers_probe", "")
+	k.plug()
+	return k
+}
+
+// plug adds the function, bound to ena.
+func (k *kernel) plug() {
+	k.Helper()
+	for name, value := range map[string]string{"vendor": "0x1d0f", "device": "0xec20", "class": "0x020000", "driver_override": "(null)"} {
+		k.put(k.attr(name), value)
+	}
+	k.link("iommu_group", "../../../kernel/iommu_groups/7")
+	k.link("driver", "../../drivers/ena")
+}
+
+func (k *kernel) unplug() { k.Helper(); k.removeAll(k.attr("")) }
+
+// hide takes the function away, but keeps its folder elsewhere: unlike the
+// kernel, a file system gives the number of a folder to the next one.
+func (k *kernel) hide() {
+	k.Helper()
+	k.must(os.Rename(k.path(k.attr("")), k.path("gone")))
+}
+
+func (k *kernel) removeAll(name string) { k.Helper(); k.must(os.RemoveAll(k.path(name))) }
+
+func (k *kernel) register(driver string) { k.Helper(); k.mkdir("bus/pci/drivers/" + driver) }
+
+func (k *kernel) attr(name string) string { return "bus/pci/devices/" + nic.String() + "/" + name }
+
+func (k *kernel) path(name string) string { return filepath.Join(k.root, name) }
+
+func (k *kernel) must(err error) {
+	k.Helper()
+	if err != nil {
+		k.Fatal(err)
+	}
+}
+
+func (k *kernel) mkdir(name string) { k.Helper(); k.must(os.MkdirAll(k.path(name), 0o755)) }
+
+func (k *kernel) put(name, value string) {
+	k.Helper()
+	k.mkdir(filepath.Dir(name))
+	k.must(os.WriteFile(k.path(name), []byte(value+"\n"), 0o644))
+}
+
+func (k *kernel) get(name string) string {
+	k.Helper()
+	data, err := os.ReadFile(k.path(name))
+	k.must(err)
+	return strings.TrimSuffix(string(data), "\n")
+}
+
+// link makes one of the function's links, or with target "" takes it away.
+func (k *kernel) link(name, target string) {
+	k.Helper()
+	path := k.path(k.attr(name))
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		k.Fatal(err)
+	}
+	if target != "" {
+		k.must(os.Symlink(target, path))
+	}
+}
+
+func (k *kernel) set(driver, override string) {
+	k.Helper()
+	k.link("driver", "")
+	if driver != "" {
+		k.link("driver", "../../drivers/"+driver)
+	}
+	if override == "" {
+		override = "(null)"
+	}
+	k.put(k.attr("driver_override"), override)
+}
+
+func (k *kernel) function() sysfs.PCIFunction {
+	k.Helper()
+	fn, err := sysfs.NewFS(k.root).PCI(nic)
+	k.must(err)
+	return fn
+}
+
+// errKilled is how the process ends at a write.
+var errKilled = errors.New("killed")
+
+// execute carries out an order as Execute does, on this kernel.
+func (k *kernel) execute(o Order) (err error) {
+	k.Helper()
+	defer func() {
+		if r := recover(); r != nil {
+			if r != errKilled { //nolint:errorlint // a value, not an error
+				panic(r)
+			}
+			err = errKilled
+		}
+	}()
+	return k.task(o).run()
+}
+
+func (k *kernel) task(o Order) *task {
+	o.Address, o.Sysfs = nic, k.root
+	return &task{Order: o, fs: sysfs.NewFS(k.root), write: k.write, load: k.load}
+}
+
+func (k *kernel) write(path, value string) error {
+	name, err := filepath.Rel(k.root, path)
+	k.must(err)
+	if k.stopAt == len(k.writes)+1 && !k.after {
+		panic(errKilled)
+	}
+	k.writes = append(k.writes, name+"="+value)
+	err = k.serve(name, value)
+	if k.stopAt == len(k.writes) && k.after {
+		panic(errKilled)
+	}
+	return err
+}
+
+func (k *kernel) serve(name, value string) error {
+	if _, err := os.Stat(k.path("bus/pci/devices/" + value)); strings.HasPrefix(name, "bus/pci/drivers") && err != nil {
+		return &fs.PathError{Op: "write", Path: name, Err: syscall.ENODEV}
+	}
+	refused := func(errno syscall.Errno) error { return &fs.PathError{Op: "write", Path: name, Err: errno} }
+	if _, err := os.Stat(k.path(name)); err != nil && strings.HasPrefix(name, "bus/pci/devices") {
+		return err
+	}
+	driver := filepath.Base(filepath.Dir(name))
+	switch {
+	case name == "bus/pci/drivers_probe":
+		if k.function().Driver == "" {
+			k.probe()
+		}
+		return nil // whatever came of it
+	case name == k.attr("driver_override"):
+		k.set(k.function().Driver, strings.TrimSuffix(value, "\n"))
+		return nil
+	case name == "module/vfio/parameters/enable_unsafe_noiommu_mode":
+		k.put(name, value)
+		return nil
+	case filepath.Base(name) == "unbind":
+		if k.function().Driver != driver {
+			return refused(syscall.ENODEV)
+		}
+		k.link("driver", "")
+		return nil
+	case filepath.Base(name) == "bind":
+		if !slices.Contains(k.candidates(), driver) || k.function().Driver != "" {
+			return refused(syscall.ENODEV)
+		}
+		if errno := k.failure(driver); errno != 0 {
+			return refused(errno)
+		}
+		k.link("driver", "../../drivers/"+driver)
+		return nil
+	}
+	return fmt.Errorf("write to %s: no such attribute in this kernel", name)
+}
+
+// candidates are the registered drivers that the function is offered to.
+func (k *kernel) candidates() []string {
+	names := k.matches
+	if override := k.function().DriverOverride; override != "" {
+		names = []string{override}
+	}
+	return slices.DeleteFunc(slices.Clone(names), func(d string) bool {
+		_, err := os.Stat(k.path("bus/pci/drivers/" + d))
+		return err != nil
+	})
+}
+
+func (k *kernel) probe() {
+	for _, d := range k.candidates() {
+		if k.failure(d) == 0 {
+			k.link("driver", "../../drivers/"+d)
+			return
+		}
+	}
+}
+
+// failure is what the driver's probe answers.
+func (k *kernel) failure(driver string) syscall.Errno {
+	if errno := k.refuses[driver]; errno != 0 {
+		return errno
+	}
+	if driver == vfioPCI && k.function().IOMMUGroup < 0 && k.get("module/vfio/parameters/enable_unsafe_noiommu_mode") != "Y" {
+		return syscall.EINVAL
+	}
+	return 0
+}
+
+func (k *kernel) load(module string) error {
+	registers, ok := k.files[module]
+	if !ok {
+		return fmt.Errorf("load module %s: %w", module, fs.ErrNotExist)
+	}
+	k.mkdir("module/" + moduleName(module))
+	if registers != "" {
+		k.register(registers)
+	}
+	return nil
+}
+
+// want checks where the function is, and that no override has stayed behind that
+// should not.
+func (k *kernel) want(driver, override string) {
+	k.Helper()
+	if fn := k.function(); fn.Driver != driver || fn.DriverOverride != override {
+		k.Errorf("driver %q, override %q; want %q, %q (writes: %q)", fn.Driver, fn.DriverOverride, driver, override, k.writes)
+	}
+}
