@@ -137,11 +137,15 @@ type Delegation struct {
 }
 
 // Restore says what a device must be given back once its link appears in the
-// host again: a dying netns returns links late and renamed.
+// host again: a dying netns returns links late and renamed, and a device that
+// the daemon has bound to a userspace driver has none until it is unbound.
 type Restore struct {
 	SchemaVersion int            `json:"schemaVersion"`
 	BootID        string         `json:"bootID"`
 	Device        AttachedDevice `json:"device"`
+	// Driver is the kernel driver that the daemon has taken, or is about to take,
+	// the device from; "" when the daemon has not.
+	Driver string `json:"driver,omitempty"`
 }
 
 func (a *Attachment) validate() error {

@@ -253,6 +253,16 @@ func (d AttachmentDir) List() ([]Attachment, []error, error) {
 // link is changed in the host, waiting until ctx ends (then ErrBusy). The
 // returned function gives it up.
 func (d AttachmentDir) ClaimLock(ctx context.Context, pci device.PCIAddress) (unlock func(), err error) {
+	f, err := d.ClaimFile(ctx, pci)
+	if err != nil {
+		return nil, err
+	}
+	return func() { f.Close() }, nil //nolint:errcheck,gosec // nothing was written
+}
+
+// ClaimFile is ClaimLock for one who hands the lock on: it is held until the file
+// is closed here and in every program that has inherited it.
+func (d AttachmentDir) ClaimFile(ctx context.Context, pci device.PCIAddress) (*os.File, error) {
 	path := filepath.Join(string(d), "locks", pci.String()+".lock")
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, fmt.Errorf("make folder of %s: %w", path, err)
@@ -266,7 +276,7 @@ func (d AttachmentDir) ClaimLock(ctx context.Context, pci device.PCIAddress) (un
 		f.Close() //nolint:errcheck,gosec // nothing was written
 		return nil, err
 	}
-	return func() { f.Close() }, nil //nolint:errcheck,gosec // nothing was written
+	return f, nil
 }
 
 func (d AttachmentDir) restorePath(pci device.PCIAddress) string {

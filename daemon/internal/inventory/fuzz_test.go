@@ -13,6 +13,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
 )
 
 // events are what can happen to a node's n-th ENI, or to the daemon's view.
@@ -39,6 +40,18 @@ var events = []func(w *world, n int){
 	func(w *world, n int) {
 		if _, ok := w.functions[pci(n)]; ok {
 			w.bind(n, "vfio-pci")
+		}
+	},
+	func(w *world, _ int) { w.drive(w.join()) },
+	func(w *world, _ int) { w.Checkpoint = nodestate.Checkpoint{} },
+	func(w *world, n int) {
+		if _, ours := w.taken[pci(n)]; ours && w.functions[pci(n)].UserspaceDriver() {
+			w.setFunction(n, func(f *sysfs.PCIFunction) { f.Driver, f.DriverOverride = "", f.Driver })
+		}
+	},
+	func(w *world, n int) {
+		if w.functions[pci(n)].UserspaceDriver() {
+			w.hold(n, nodestate.ModeDPDK)
 		}
 	},
 	func(w *world, n int) {
@@ -128,10 +141,34 @@ func checkAlways(t *testing.T, w *world, r Result) {
 			}
 		}
 	}
+	for _, d := range r.Drives {
+		checkDrive(t, w, d)
+	}
 	for _, before := range w.Checkpoint.Devices {
 		if before.Phase != pending && w.Checkpoint.BootID == w.BootID && isHeld(w, before.PCIAddress) && !enis[before.ENIID] {
 			t.Errorf("%s is held and was dropped", before.ENIID)
 		}
+	}
+}
+
+// checkDrive: what is never driven.
+func checkDrive(t *testing.T, w *world, d Drive) {
+	t.Helper()
+	fn := w.functions[d.Device.PCIAddress]
+	taken, ours := w.taken[d.Device.PCIAddress]
+	between := ours && fn.Driver == "" && fn.DriverOverride != ""
+	switch {
+	case isHeld(w, d.Device.PCIAddress), d.Device.PCIAddress == pci(0), fn.Driver == d.To:
+		t.Errorf("not to be driven: %+v, bound to %q", d, fn.Driver)
+	case fn.UserspaceDriver() && !ours:
+		t.Errorf("taken from somebody else: %+v", d)
+	case !d.Userspace() && (!fn.UserspaceDriver() && !between || d.To != taken.Driver):
+		t.Errorf("given back to another driver than %q: %+v", taken.Driver, d)
+	case d.Userspace() && !fn.UserspaceDriver() && !between && d.Link.MAC != d.Device.MAC:
+		t.Errorf("bound without a proof of what it is: %+v", d)
+	}
+	if w.Kubelet != nil && w.Kubelet.Known && len(w.Kubelet.Value.Allocated[d.Device.PCIAddress]) > 0 {
+		t.Errorf("the kubelet has given it to a pod: %+v", d)
 	}
 }
 

@@ -21,6 +21,10 @@ type joiner struct {
 	prev   map[device.ENIID]*nodestate.CheckpointDevice
 	record map[device.ENIID]*nodestate.Attachment
 	held   map[device.PCIAddress]bool
+	// handed are the devices of held that no pod has a link of: they are bound to
+	// a userspace driver.
+	handed map[device.PCIAddress]bool
+	taken  map[device.ENIID]*nodestate.Restore
 	slots  map[slot][]device.ENIID
 	linkAt map[device.PCIAddress]*link.Link
 	byMAC  map[device.MAC][]sighting
@@ -35,6 +39,7 @@ type joiner struct {
 	problems []nodestate.Problem
 	rows     []row
 	idle     []IdleLink
+	drives   []Drive
 }
 
 // row is a row of the result and what only the checkpoint keeps of it.
@@ -55,6 +60,8 @@ func Join(s Sources) Result {
 		prev:     make(map[device.ENIID]*nodestate.CheckpointDevice, len(s.Checkpoint.Devices)),
 		record:   map[device.ENIID]*nodestate.Attachment{},
 		held:     make(map[device.PCIAddress]bool, len(s.Attachments.Value)),
+		handed:   map[device.PCIAddress]bool{},
+		taken:    map[device.ENIID]*nodestate.Restore{},
 		slots:    map[slot][]device.ENIID{},
 		linkAt:   make(map[device.PCIAddress]*link.Link, len(s.Links.Value)),
 		byMAC:    make(map[device.MAC][]sighting, len(s.Links.Value)),
@@ -72,6 +79,7 @@ func Join(s Sources) Result {
 	for i := range s.Checkpoint.Devices {
 		j.addLost(&s.Checkpoint.Devices[i])
 	}
+	j.giveBackStray()
 	return j.result()
 }
 
@@ -150,7 +158,8 @@ func (j *joiner) result() Result {
 			cmp.Compare(a.ENIID, b.ENIID), cmp.Compare(a.DeviceIndex, b.DeviceIndex))
 	})
 	slices.SortFunc(j.idle, func(a, b IdleLink) int { return cmp.Compare(a.Link.Index, b.Link.Index) })
-	res := Result{Problems: SortProblems(j.problems), Idle: j.idle}
+	slices.SortFunc(j.drives, func(a, b Drive) int { return cmp.Compare(a.Device.ENIID, b.Device.ENIID) })
+	res := Result{Problems: SortProblems(j.problems), Idle: j.idle, Drives: j.drives}
 	placed := map[device.PCIAddress]bool{}
 	for _, r := range j.rows {
 		placed[r.PCIAddress] = placed[r.PCIAddress] || r.Phase != nodestate.PhaseDraining

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
@@ -44,6 +45,7 @@ func TestJoinOnce(t *testing.T) {
 		rows     []brief
 		problems []string
 		idle     int
+		drives   []string
 	}{
 		{
 			name:  "nothing declared: nothing is ours",
@@ -80,10 +82,42 @@ func TestJoinOnce(t *testing.T) {
 			idle:  1,
 		},
 		{
-			name:     "case 3: still bound to the kernel's driver",
-			setUp:    func(w *world) { w.declare("a", 1, dpdk); w.setUp(1) },
+			name:   "case 3: still bound to the kernel's driver",
+			setUp:  func(w *world) { w.declare("a", 1, dpdk); w.setUp(1) },
+			rows:   []brief{{"a", 1, pci(1), "", v1alpha1.DefaultResourceName, pending}},
+			drives: []string{"vfio-pci"},
+		},
+		{
+			name:     "case 3: a pod has it as a kernel device",
+			setUp:    func(w *world) { w.declare("a", 1, dpdk); w.hold(1, nodestate.ModeExclusive) },
 			rows:     []brief{{"a", 1, pci(1), "", v1alpha1.DefaultResourceName, pending}},
 			problems: []string{"DriverNotBound"},
+		},
+		{
+			name:  "case 3: the kubelet has given it to a pod",
+			setUp: func(w *world) { w.declare("a", 1, dpdk); w.kubelet(nil, 1) },
+			rows:  []brief{{"a", 1, pci(1), "", v1alpha1.DefaultResourceName, pending}},
+		},
+		{
+			name: "case 3: bound to another userspace driver by somebody else",
+			setUp: func(w *world) {
+				w.declare("a", 1, dpdk, statedPCI(pci(1).String()))
+				w.hold(1, nodestate.ModeDPDK)
+				w.bind(1, "igb_uio")
+			},
+			rows:     []brief{{"a", 1, pci(1), "", v1alpha1.DefaultResourceName, pending}},
+			problems: []string{"DriverMismatch"},
+		},
+		{
+			name: "case 3: no netdev in the host, so nothing says what the function is",
+			setUp: func(w *world) {
+				w.declare("a", 1, dpdk)
+				w.join()
+				delete(w.links, 1)
+				w.setFunction(1, func(f *sysfs.PCIFunction) { f.Interfaces = nil })
+			},
+			rows:     []brief{{"a", 1, pci(1), "", v1alpha1.DefaultResourceName, pending}},
+			problems: []string{"NoInterface"},
 		},
 		{
 			name:  "case 3: bound before we came, its address written down",
@@ -355,6 +389,9 @@ func TestJoinOnce(t *testing.T) {
 			expect(t, r, tt.problems, tt.rows...)
 			if len(r.Idle) != tt.idle {
 				t.Errorf("idle links %v, want %d", r.Idle, tt.idle)
+			}
+			if diff := cmp.Diff(tt.drives, drives(r), cmpopts.EquateEmpty()); diff != "" {
+				t.Errorf("drives (-want +got):\n%s", diff)
 			}
 			if again := w.join(); len(again.Problems) != len(r.Problems) || len(again.Devices) != len(r.Devices) {
 				t.Errorf("a second Join says otherwise: %+v, %+v", again.Devices, again.Problems)

@@ -86,8 +86,8 @@ func (j *joiner) at(s sighting) place {
 }
 
 // seenBefore returns the PCI address at which the ENI's netdev was seen in this
-// boot: by the Sync before, else by the pod that has it. A row that never had an
-// interface was placed by its pod or by a hint, which are weighed anew each time
+// boot: by the Sync before, else by the pod that has it, else by the daemon when
+// it bound the device. A row that never had an interface was placed by its pod or by a hint, which are weighed anew each time
 // that the records can be read.
 func (j *joiner) seenBefore(eni device.ENIID) device.PCIAddress {
 	if r := j.rowBefore(eni); r != nil && (r.InterfaceName != "" || !j.Attachments.Known) {
@@ -96,12 +96,15 @@ func (j *joiner) seenBefore(eni device.ENIID) device.PCIAddress {
 	if a := j.record[eni]; a != nil {
 		return a.Device.PCIAddress
 	}
+	if t := j.taken[eni]; t != nil {
+		return t.Device.PCIAddress
+	}
 	return ""
 }
 
 // replaced says whether the function now has a netdev with another MAC: a new
-// ENI was plugged into the old one's place. While a pod holds the function, the
-// pod may have changed the MAC itself.
+// ENI was plugged into the old one's place. While a pod holds the function's
+// link, the pod may have changed the MAC itself.
 func (j *joiner) replaced(pci device.PCIAddress) bool {
-	return j.linkAt[pci] != nil && !j.held[pci]
+	return j.linkAt[pci] != nil && (!j.held[pci] || j.handed[pci])
 }

@@ -169,6 +169,9 @@ func (j *joiner) mac(eni device.ENIID) device.MAC {
 	if a := j.record[eni]; a != nil && !a.Device.VF {
 		return a.Device.MAC
 	}
+	if t := j.taken[eni]; t != nil && !t.Device.VF {
+		return t.Device.MAC
+	}
 	return ""
 }
 
@@ -198,8 +201,14 @@ func (j *joiner) indexSources() {
 			continue
 		}
 		j.held[a.Device.PCIAddress] = true
+		j.handed[a.Device.PCIAddress] = a.Mode == nodestate.ModeDPDK
 		if a.Device.ENIID != "" && a.Mode.Exclusive() {
 			j.record[a.Device.ENIID] = a
+		}
+	}
+	for pci, r := range j.Taken.Value {
+		if j.InHand(pci) {
+			j.taken[r.Device.ENIID] = &r
 		}
 	}
 	j.indexLinks()

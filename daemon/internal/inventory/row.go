@@ -3,12 +3,9 @@ package inventory
 import (
 	"cmp"
 	"net/netip"
-	"slices"
-	"time"
 
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
-	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
 )
 
 // addRows adds the rows of one NodeENI's claims.
@@ -97,7 +94,7 @@ func (j *joiner) addRow(c *claim, p place) {
 		}
 	}
 	r := row{Device: j.describe(c, p), hostName: j.hostName(c, p)}
-	if c.driver == "" {
+	if c.driver == "" && !p.fn.UserspaceDriver() && !j.InHand(p.pci) {
 		r.InterfaceName = r.hostName
 	}
 	r.Phase, r.missingSince = j.phase(c, p, r.Device), c.missingSince
@@ -209,8 +206,11 @@ func (j *joiner) phase(c *claim, p place, d nodestate.Device) nodestate.Phase {
 	if !j.agrees(c, p) || c.faulty || d.MAC == "" {
 		return nodestate.PhasePending
 	}
-	if c.driver != "" || p.fn.UserspaceDriver() {
-		return j.phaseUserspace(c, p)
+	switch {
+	case c.driver != p.fn.Driver && (c.driver != "" || p.fn.UserspaceDriver()), c.driver == "" && j.InHand(p.pci):
+		return j.phaseDriven(c, p, d)
+	case c.driver != "":
+		return nodestate.PhaseReady
 	}
 	return j.phaseKernel(c, p, before)
 }
@@ -224,20 +224,6 @@ func (j *joiner) agrees(c *claim, p place) bool {
 	return false
 }
 
-func (j *joiner) phaseUserspace(c *claim, p place) nodestate.Phase {
-	switch {
-	case c.driver == "":
-		j.problem("DriverMismatch", c.nodeENI, c.eni.String(), "%s is bound to %s, but spec.enableDPDK is false; set it, or give the device back: driverctl unset-override %[1]s", p.pci, p.fn.Driver)
-	case p.fn.Driver != c.driver && j.held[p.pci]:
-		j.problem("DriverNotBound", c.nodeENI, c.eni.String(), "%s is bound to %q, wanted %s, and a pod has it; end the pod first, then run: driverctl set-override %[1]s %[3]s", p.pci, p.fn.Driver, c.driver)
-	case p.fn.Driver != c.driver:
-		j.problem("DriverNotBound", c.nodeENI, c.eni.String(), "%s is bound to %q, wanted %s; this version does not bind devices, run: driverctl set-override %[1]s %[3]s", p.pci, p.fn.Driver, c.driver)
-	default:
-		return nodestate.PhaseReady
-	}
-	return nodestate.PhasePending
-}
-
 // phaseKernel makes a device ready once its link was seen up. One that was
 // ready at this address in this boot stays so: its link may be in a pod, or on
 // its way back.
@@ -246,7 +232,7 @@ func (j *joiner) phaseKernel(c *claim, p place, before *nodestate.CheckpointDevi
 	case p.fn.Driver == "":
 		return nodestate.PhasePending // the kernel has not bound it yet
 	case p.state == trusted && j.Attachments.Known && !j.held[p.pci]:
-		j.problem("NoInterface", c.nodeENI, c.eni.String(), "%s has no network interface in the host and no pod of ours has it; bring it back from the netns it is in", p.pci)
+		j.explainNoInterface(c, p)
 	}
 	switch {
 	case p.state == seen && settled(*p.link, c.mtu):
@@ -274,61 +260,4 @@ func (j *joiner) explainNowhere(c *claim, p place) {
 	case mac != "":
 		j.problem("DeviceNotSeen", c.nodeENI, c.eni.String(), "no link of this host has the ENI's MAC %s; attach the ENI, or bring its link back from the netns it is in", mac)
 	}
-}
-
-// addLost deals with a row before that nothing claims any more: drained first,
-// then out.
-func (j *joiner) addLost(r *nodestate.CheckpointDevice) {
-	if _, claimed := j.owner[r.ENIID]; claimed {
-		return
-	}
-	if j.enis[r.ENIID].Primary {
-		return
-	}
-	same := j.rowBefore(r.ENIID)
-	if same == nil || same.Phase == nodestate.PhasePending && !same.Advertised && !j.maybeHeld(same) {
-		return // never offered to a pod in this boot
-	}
-	if !j.forgettable(same) {
-		j.keep(same, nodestate.PhaseDraining, j.missingSince(same))
-	}
-}
-
-// keep takes over a row before, in a phase that may be another.
-func (j *joiner) keep(r *nodestate.CheckpointDevice, phase nodestate.Phase, since time.Time) {
-	d := r.Device
-	d.Phase = phase
-	if (sysfs.PCIFunction{Driver: d.Driver}).UserspaceDriver() {
-		d.InterfaceName = ""
-	}
-	j.rows = append(j.rows, row{Device: d, missingSince: since, hostName: r.InterfaceName})
-}
-
-// forgettable says whether a draining device may leave the inventory: the
-// device plugin offers it no more, and no pod has it.
-func (j *joiner) forgettable(r *nodestate.CheckpointDevice) bool {
-	offered := advertised(r) && (!j.Withdrawn || j.allocatable(r))
-	return r.Phase == nodestate.PhaseDraining && !offered && !j.maybeHeld(r)
-}
-
-// advertised says whether the device plugin may offer the device, or may have
-// done so earlier in this boot.
-func advertised(r *nodestate.CheckpointDevice) bool { return r.Advertised || r.ResourceName != "" }
-
-// allocatable says whether the kubelet may still give the device to a pod.
-func (j *joiner) allocatable(r *nodestate.CheckpointDevice) bool {
-	return j.Kubelet != nil && (!j.Kubelet.Known || slices.Contains(j.Kubelet.Value.Allocatable[r.ResourceName], r.PCIAddress))
-}
-
-// maybeHeld is true while the records, or for an advertised device the kubelet,
-// cannot be read. A pod to which the kubelet has allocated the device holds it
-// though it may not be set up yet.
-func (j *joiner) maybeHeld(r *nodestate.CheckpointDevice) bool {
-	if !j.Attachments.Known || j.held[r.PCIAddress] {
-		return true
-	}
-	if j.Kubelet == nil {
-		return false
-	}
-	return advertised(r) && !j.Kubelet.Known || len(j.Kubelet.Value.Allocated[r.PCIAddress]) > 0
 }

@@ -98,6 +98,10 @@ type Sources struct {
 	Foreign Fact[map[int]string]
 	// Attachments are all records; those of another boot hold nothing.
 	Attachments Fact[[]nodestate.Attachment]
+	// Taken are the restore records of the functions that the daemon has bound to a
+	// userspace driver in this boot, or is about to bind. What somebody else has
+	// bound is not in it.
+	Taken Fact[map[device.PCIAddress]nodestate.Restore]
 	// Checkpoint is what the Sync before this one ended with, in this run of
 	// the daemon or an earlier one; the zero value at the very first.
 	Checkpoint nodestate.Checkpoint
@@ -107,6 +111,16 @@ type Sources struct {
 	// Kubelet says what it still offers, and to whom it has given what. Nil where
 	// there is no kubelet: then Withdrawn and Attachments decide alone.
 	Kubelet *Fact[Kubelet]
+}
+
+// InHand says whether the daemon has taken the function from its kernel driver
+// and not given it back: it is bound to a userspace driver, or on its way between
+// two drivers. A function that was plugged in since has no driver_override, which
+// every step of the way has.
+func (s *Sources) InHand(pci device.PCIAddress) bool {
+	_, taken := s.Taken.Value[pci]
+	fn := s.Functions.Value[pci]
+	return taken && (fn.UserspaceDriver() || fn.Address != "" && fn.Driver == "" && fn.DriverOverride != "")
 }
 
 // Result is what follows from the Sources.
@@ -121,6 +135,9 @@ type Result struct {
 	// Idle are the host's links that belong to a declared kernel device which
 	// no pod holds: those that may be brought up and cleared of default routes.
 	Idle []IdleLink
+	// Drives are the changes of drivers that are due, by ENI id: nothing that
+	// Join knows stands against them.
+	Drives []Drive
 	// Unsettled says that a device is not where it should end: pending, or
 	// draining. Look again soon, the facts may change without any event.
 	Unsettled bool
@@ -133,6 +150,20 @@ type IdleLink struct {
 	Device nodestate.Device
 	Link   link.Link
 }
+
+// Drive is a device that is to be bound to another driver.
+type Drive struct {
+	Device nodestate.Device
+	// Link is the device's in the host; the zero value where it has none there.
+	Link link.Link
+	// To is a userspace driver, or the kernel driver that the device is to be
+	// given back to.
+	To string
+}
+
+// Userspace says whether the device is to be handed to userspace, rather than
+// given back.
+func (d Drive) Userspace() bool { return sysfs.PCIFunction{Driver: d.To}.UserspaceDriver() }
 
 // Settled says whether the link is as its device wants it: up, with its MTU.
 func (l IdleLink) Settled() bool { return settled(l.Link, l.Device.MTU) }

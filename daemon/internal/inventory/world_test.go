@@ -37,6 +37,7 @@ type world struct {
 	links     map[int]link.Link
 	enis      map[int]awsnode.ENI
 	records   []nodestate.Attachment
+	taken     map[device.PCIAddress]nodestate.Restore
 	unknown   struct{ enis, functions, links, records bool }
 }
 
@@ -50,7 +51,7 @@ func newWorld(secondary ...int) *world {
 	w := &world{
 		Sources: Sources{Now: start, NodeName: node, BootID: boot, Complete: true, Withdrawn: true},
 		objects: map[string]*v1alpha1.NodeENI{}, functions: map[device.PCIAddress]sysfs.PCIFunction{},
-		links: map[int]link.Link{}, enis: map[int]awsnode.ENI{},
+		links: map[int]link.Link{}, enis: map[int]awsnode.ENI{}, taken: map[device.PCIAddress]nodestate.Restore{},
 	}
 	w.attach(0)
 	w.setUp(0)
@@ -95,6 +96,36 @@ func (w *world) setFunction(n int, f func(*sysfs.PCIFunction)) {
 func (w *world) bind(n int, driver string) {
 	w.setFunction(n, func(f *sysfs.PCIFunction) { f.Driver, f.Interfaces = driver, nil })
 	delete(w.links, n)
+}
+
+// drive binds what a result says is due, as the daemon does, and returns how
+// many that were.
+func (w *world) drive(r Result) int {
+	for _, d := range r.Drives {
+		n := w.at(d.Device.PCIAddress)
+		if d.Userspace() {
+			if fn := w.functions[pci(n)]; !fn.UserspaceDriver() {
+				w.taken[pci(n)] = nodestate.Restore{BootID: w.BootID, Driver: fn.Driver, Device: nodestate.AttachedDevice{
+					PCIAddress: pci(n), MAC: d.Device.MAC, ENIID: d.Device.ENIID, NodeENI: d.Device.NodeENI,
+				}}
+			}
+			w.bind(n, d.To)
+			continue
+		}
+		w.plug(n)
+		w.setFunction(n, func(f *sysfs.PCIFunction) { f.Driver = d.To })
+	}
+	return len(r.Drives)
+}
+
+// at returns the n of a PCI address.
+func (w *world) at(addr device.PCIAddress) int {
+	for n := range 16 {
+		if pci(n) == addr {
+			return n
+		}
+	}
+	panic("no ENI of the tests is at " + addr)
 }
 
 // hold moves the link into a pod.
@@ -176,6 +207,7 @@ func (w *world) sources() Sources {
 	}
 	if !w.unknown.records {
 		s.Attachments = Known(slices.Clone(w.records))
+		s.Taken = Known(maps.Clone(w.taken))
 	}
 	return s
 }
@@ -211,6 +243,7 @@ func (w *world) sync() Result {
 // reboot forgets what does not outlive a boot.
 func (w *world) reboot() {
 	w.BootID += "'"
+	clear(w.taken)
 }
 
 // brief is what most tests compare of a row.

@@ -186,6 +186,7 @@ func (m *machine) Links() ([]link.Link, error) {
 }
 
 func (m *machine) SetUp(index int) error                    { m.up[index-10] = true; return nil }
+func (m *machine) SetDown(int) error                        { return errors.New("no link is to be taken from the kernel") }
 func (m *machine) SetMTU(int, int) error                    { return errors.New("no MTU was asked for") }
 func (m *machine) DefaultRouteLinks() (map[int]bool, error) { return map[int]bool{10: true}, nil }
 func (m *machine) RemoveDefaultRoutes(int) (int, error)     { return 0, errors.New("there is none") }

@@ -118,6 +118,9 @@ func (r *Reconciler) readRecords(f *inventory.Sources) []finding {
 	}
 	f.Attachments = inventory.Known(all)
 	var found []finding
+	if f.Taken, err = r.readTaken(); err != nil {
+		found = append(found, unreadable("RecordsUnreadable", "restore records cannot be read; until they can, no device changes its driver", err))
+	}
 	for _, err := range bad {
 		if !errors.Is(err, nodestate.ErrCorrupt) {
 			f.Attachments = inventory.Fact[[]nodestate.Attachment]{}
@@ -127,6 +130,28 @@ func (r *Reconciler) readRecords(f *inventory.Sources) []finding {
 		}})
 	}
 	return found
+}
+
+// readTaken reads which devices the daemon has bound to a userspace driver. A
+// corrupt record was never whole, so nothing was done upon it.
+func (r *Reconciler) readTaken() (inventory.Fact[map[device.PCIAddress]nodestate.Restore], error) {
+	var unknown inventory.Fact[map[device.PCIAddress]nodestate.Restore]
+	waiting, err := r.Attachments.Restores()
+	if err != nil {
+		return unknown, err
+	}
+	taken := map[device.PCIAddress]nodestate.Restore{}
+	for _, pci := range waiting {
+		rec, err := r.Attachments.LoadRestore(pci)
+		switch {
+		case errors.Is(err, fs.ErrNotExist), errors.Is(err, nodestate.ErrCorrupt):
+		case err != nil:
+			return unknown, err
+		case rec.Driver != "" && rec.BootID == r.BootID:
+			taken[pci] = rec
+		}
+	}
+	return inventory.Known(taken), nil
 }
 
 // readFunctions reads all PCI functions, on all processors: each takes a dozen

@@ -57,8 +57,8 @@ func TestEditedUnderAPod(t *testing.T) {
 			"DPDK and back", func(n *testNode) {
 				n.declare("a", 1, was, "enableDPDK: true")
 				n.settle()
-				n.expect([]string{"a  pending"}, []string{"DriverNotBound"}, nil)
-				if m := n.inventory().Problems[0].Message; !strings.Contains(m, "end the pod first") {
+				n.expect([]string{"a  draining"}, []string{"DriverNotBound"}, nil)
+				if m := n.inventory().Problems[0].Message; !strings.Contains(m, "once that pod has ended") {
 					t.Errorf("message %q would take the device from its pod", m)
 				}
 				n.declare("a", 1, was)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"slices"
 	"time"
 
@@ -41,22 +42,32 @@ func (r *Reconciler) configureLinks(ctx context.Context, src inventory.Sources, 
 		err := r.configure(ctx, l, src)
 		switch {
 		case err == nil, errors.Is(err, errNotOurs), errors.Is(err, link.ErrNotFound), errors.Is(err, nodestate.ErrBusy):
-		case errors.Is(err, errOnlyDefaultRoute):
-			found = append(found, about(l, "OnlyDefaultRoute", "the main table's only default route leads out of %s, so it was left; move the route to another link, or remove the NodeENI", l.Link.Name))
-		case errors.Is(err, errSharedDefaultRoute):
-			found = append(found, about(l, "SharedDefaultRoute", "a default route of the main table has %s as one of several next hops, so it was left, and no pod gets the device; take that next hop out of the route", l.Link.Name))
 		default:
-			f := about(l, "LinkNotConfigured", "link %s cannot be brought up as wanted (mtu %d), see the daemon's log; correct spec.mtu or the link", l.Link.Name, l.Device.MTU)
-			f.err = err
+			f, ok := routeFinding(l.Device, l.Link, err)
+			if !ok {
+				f = about(l.Device, "LinkNotConfigured", "link %s cannot be brought up as wanted (mtu %d), see the daemon's log; correct spec.mtu or the link", l.Link.Name, l.Device.MTU)
+				f.err = err
+			}
 			found = append(found, f)
 		}
 	}
 	return changed, found
 }
 
-func about(l inventory.IdleLink, reason, format string, args ...any) finding {
+// routeFinding tells of a default route that must stay.
+func routeFinding(d nodestate.Device, l link.Link, err error) (f finding, ok bool) {
+	switch {
+	case errors.Is(err, errOnlyDefaultRoute):
+		return about(d, "OnlyDefaultRoute", "the main table's only default route leads out of %s, so it was left; move the route to another link, or remove the NodeENI", l.Name), true
+	case errors.Is(err, errSharedDefaultRoute):
+		return about(d, "SharedDefaultRoute", "a default route of the main table has %s as one of several next hops, so it was left, and no pod gets the device; take that next hop out of the route", l.Name), true
+	}
+	return finding{}, false
+}
+
+func about(d nodestate.Device, reason, format string, args ...any) finding {
 	return finding{Problem: nodestate.Problem{
-		Reason: reason, NodeENI: l.Device.NodeENI, Device: l.Device.ENIID.String(), Message: fmt.Sprintf(format, args...),
+		Reason: reason, NodeENI: d.NodeENI, Device: d.ENIID.String(), Message: fmt.Sprintf(format, args...),
 	}}
 }
 
@@ -124,7 +135,16 @@ func (r *Reconciler) removeDefaultRoutes(l link.Link, src inventory.Sources) err
 func (r *Reconciler) claim(ctx context.Context, pci device.PCIAddress) (unlock func(), err error) {
 	ctx, cancel := context.WithTimeout(ctx, claimTimeout)
 	defer cancel()
-	unlock, err = r.Attachments.ClaimLock(ctx, pci)
+	f, err := r.claimFile(ctx, pci)
+	if err != nil {
+		return nil, err
+	}
+	return func() { f.Close() }, nil //nolint:errcheck,gosec // nothing was written
+}
+
+// claimFile is claim for one who hands the lock on, and waits until ctx ends.
+func (r *Reconciler) claimFile(ctx context.Context, pci device.PCIAddress) (*os.File, error) {
+	lock, err := r.Attachments.ClaimFile(ctx, pci)
 	if err != nil {
 		return nil, err
 	}
@@ -136,10 +156,10 @@ func (r *Reconciler) claim(ctx context.Context, pci device.PCIAddress) (unlock f
 		err = errNotOurs
 	}
 	if err != nil {
-		unlock()
+		lock.Close() //nolint:errcheck,gosec // nothing was written
 		return nil, err
 	}
-	return unlock, nil
+	return lock, nil
 }
 
 // restoreLinks gives links that came back from a dying netns after DEL had
@@ -150,6 +170,9 @@ func (r *Reconciler) restoreLinks(ctx context.Context, src *inventory.Sources) (
 		return false, nil // the records' folder is reported where it is listed
 	}
 	for _, pci := range waiting {
+		if src.InHand(pci) {
+			continue // it has no link
+		}
 		restored, err := r.restore(ctx, pci, src)
 		changed = changed || restored
 		if err != nil {
@@ -189,6 +212,9 @@ func (r *Reconciler) restore(ctx context.Context, pci device.PCIAddress, src *in
 	l, ok := ownLink(links, rec.Device, src.Functions.Value[pci].Interfaces)
 	if !ok {
 		return false, nil // still on its way; its arrival is a link event
+	}
+	if d := rec.Device; !d.VF && d.MAC != "" && !l.HasMAC(d.MAC) {
+		return false, r.drop(entry.WithField("mac", l.MAC), "restore record dropped: another device is there", pci)
 	}
 	if err := r.Host.Restore(l, *rec.Device.Link); err != nil {
 		return false, err

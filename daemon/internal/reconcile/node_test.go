@@ -120,6 +120,10 @@ func (h *fakeHost) SetUp(index int) error {
 	return h.change("up", index, func(_ int, l *link.Link) { l.Up = true })
 }
 
+func (h *fakeHost) SetDown(index int) error {
+	return h.change("down", index, func(_ int, l *link.Link) { l.Up = false })
+}
+
 func (h *fakeHost) SetMTU(index, mtu int) error {
 	return h.change("mtu", index, func(_ int, l *link.Link) { l.MTU = mtu })
 }
@@ -219,6 +223,8 @@ type testNode struct {
 	imds     *fakeMetadata
 	host     *fakeHost
 	restarts *fakePlugin
+	drivers  *fakeDrivers
+	unlock   func()
 	kubelet  *fakeKubelet // nil: there is none
 	views    []View
 	logs     *logtest.Hook
@@ -234,6 +240,7 @@ func newNode(t testing.TB, enis ...int) *testNode {
 		imds: &fakeMetadata{enis: map[int]awsnode.ENI{}}, restarts: &fakePlugin{}, logs: logs, log: log,
 		host: &fakeHost{t: t, links: map[int]link.Link{}, ours: map[int]bool{}, routes: map[int]bool{0: true}, fail: map[string]error{}},
 	}
+	n.drivers = &fakeDrivers{n: n}
 	n.mkdir("sys/bus/pci/devices")
 	n.mkdir("nodeenis")
 	for _, e := range append([]int{0}, enis...) {
@@ -265,7 +272,7 @@ func (n *testNode) start() {
 	o := Options{
 		NodeName: "node-a", BootID: n.boot, InventoryPath: n.path("run/inventory.json"), StateDir: n.path("state"),
 		Attachments: n.records(), NodeENIs: manifest.New(n.path("nodeenis")), Metadata: n.imds, PCI: sysfs.NewFS(n.path("sys")),
-		Host: n.host, DevicePlugin: n.restarts,
+		Host: n.host, Drivers: n.drivers, DevicePlugin: n.restarts,
 		Config: &pcidp.File{Path: n.path("pcidp/config.json"), Now: n.clock}, Now: n.clock, Log: n.log,
 		Wake: func() {}, Observe: func(v View) { n.views = append(n.views, v) },
 	}
@@ -303,6 +310,8 @@ func (n *testNode) plug(e int, driver string) {
 }
 
 func (n *testNode) addLink(e int, name string) {
+	n.host.mu.Lock()
+	defer n.host.mu.Unlock()
 	n.host.links[e] = link.Link{Index: e + 10, Name: name, MAC: mac(e), MTU: 1500, Parent: pci(e), Up: e == 0}
 }
 
@@ -344,19 +353,38 @@ func (n *testNode) hold(e int) *nodestate.Record {
 	return rec
 }
 
-// sync runs one Sync, and another as soon as the device plugin has answered, as
-// the loop would, and judges the config that they left.
+// sync runs one Sync, and another as soon as the device plugin or a driver has
+// answered, as the loop would, and judges the config that they left.
 func (n *testNode) sync() Outcome {
 	n.Helper()
 	out := n.daemon.Sync(n.Context())
-	for c := n.daemon.keeper.call; c != nil && n.restarts.answers(); c = n.daemon.keeper.call {
-		for len(c.answer) == 0 {
-			runtime.Gosched()
-		}
+	for n.answered() {
 		out = n.daemon.Sync(n.Context())
 	}
 	n.judge()
 	return out
+}
+
+// answered waits for what is under way in the background and ends by itself,
+// and says whether there was anything.
+func (n *testNode) answered() bool {
+	waited := false
+	if c := n.daemon.keeper.call; c != nil && n.restarts.answers() {
+		waited = true
+		for len(c.answer) == 0 {
+			runtime.Gosched()
+		}
+	}
+	for pci, job := range n.daemon.driving.jobs {
+		if n.drivers.hangs(pci) {
+			continue
+		}
+		waited = true
+		for len(job.done) == 0 {
+			runtime.Gosched()
+		}
+	}
+	return waited
 }
 
 // answers says whether calls end by themselves.

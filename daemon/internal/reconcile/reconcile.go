@@ -11,6 +11,7 @@
 //  3. device plugin config, whose new entries are claimed in the checkpoint
 //  4. device plugin restart, when due
 //  5. checkpoint: what of the config is ours, and what the device plugin serves
+//  6. drivers: of devices that are in no config and that nobody has
 package reconcile
 
 import (
@@ -54,6 +55,7 @@ type PCI interface {
 type Host interface {
 	Links() ([]link.Link, error)
 	SetUp(index int) error
+	SetDown(index int) error
 	SetMTU(index, mtu int) error
 	DefaultRouteLinks() (map[int]bool, error)
 	RemoveDefaultRoutes(index int) (int, error)
@@ -88,6 +90,7 @@ type Options struct {
 	PCI      PCI
 	Host     Host
 	Config   *pcidp.File
+	Drivers  Drivers
 	// DevicePlugin is nil where somebody else restarts it: then the log says when
 	// that is due.
 	DevicePlugin DevicePlugin
@@ -118,14 +121,16 @@ type Reconciler struct {
 
 	metadata metadataCache
 	keeper   keeper
+	driving  driving
 	log      *logbook
 	// checkpointFile and inventoryFile are the files as we last wrote or read
 	// them. Others may remove or replace them.
 	checkpointFile, inventoryFile fileMark
 	// withdrawn: the config without any draining device is the one served.
 	withdrawn bool
-	// late are the findings of the steps after the inventory was written.
-	late []finding
+	// late are the findings of the steps after the inventory was written, and
+	// lateConfig those of them that are about the config.
+	late, lateConfig []finding
 	// view is what this Sync has found and done so far.
 	view View
 	// removals are when advertised devices were first seen to be no longer
@@ -150,6 +155,7 @@ func New(o Options) (*Reconciler, error) {
 		Options: o, log: book, checkpointFile: markOf(path), inventoryFile: markOf(o.InventoryPath),
 		keeper:   keeper{plugin: o.DevicePlugin, wake: o.Wake, log: book, gate: restartGate{jitter: o.Jitter}, view: PluginView{State: PluginUnknown}},
 		removals: map[device.ENIID]time.Time{},
+		driving:  driving{jobs: map[device.PCIAddress]*drivingJob{}, failed: map[device.PCIAddress]drivingFailure{}, busy: map[device.PCIAddress]time.Time{}},
 	}
 	var err error
 	if r.checkpoint, err = nodestate.ReadCheckpoint(path); err != nil {
@@ -253,7 +259,8 @@ func (r *Reconciler) publish(ctx context.Context, src inventory.Sources, res inv
 	}
 	late := r.late
 	if src.Functions.Known && src.Links.Known { // the config is about PCI functions
-		late = r.applyConfig(ctx, src, res.Devices, out)
+		r.lateConfig = r.applyConfig(ctx, src, res.Devices, out)
+		late = slices.Concat(r.lateConfig, r.drive(ctx, src, res, out))
 	}
 	if r.withdrawn && !was {
 		out.sooner(time.Millisecond) // what was draining may go
@@ -285,7 +292,7 @@ func (r *Reconciler) applyConfig(ctx context.Context, src inventory.Sources, dev
 	}
 	out.sooner(applied.RetryAfter)
 	if applied.RetryAfter > 0 { // somebody is at work on it: what was found before still stands
-		return r.late
+		return r.lateConfig
 	}
 	r.view.Config.Current, r.view.Config.Hash = applied.Hash != "", applied.Hash
 	if applied.Changed {

@@ -100,11 +100,23 @@ type Did struct {
 	// Withdrawn has, for each device that this Sync took out of the config, the
 	// time since its removal was first seen.
 	Withdrawn []time.Duration
+	// Driven are the changes of drivers that have ended since the Sync before.
+	Driven []Driven
 	// Restart is the restart that has ended since the Sync before; nil when none
 	// has.
 	Restart *RestartDone
 	// Began and Over are the problems that have appeared and gone.
 	Began, Over []nodestate.Problem
+}
+
+// Driven is the end of one change of a driver.
+type Driven struct {
+	PCIAddress device.PCIAddress
+	// To is the driver that the device was to have.
+	To string
+	// Err is nil when it has it.
+	Err  error
+	Took time.Duration
 }
 
 // RestartDone is the end of a restart.

@@ -1,0 +1,119 @@
+package inventory
+
+import (
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
+)
+
+// addLost deals with a row before that nothing claims any more: drained first,
+// then given back to the kernel where the daemon had bound it, then out.
+func (j *joiner) addLost(r *nodestate.CheckpointDevice) {
+	if _, claimed := j.owner[r.ENIID]; claimed {
+		return
+	}
+	if j.enis[r.ENIID].Primary {
+		return
+	}
+	same := j.rowBefore(r.ENIID)
+	if same == nil {
+		return
+	}
+	taken, bound := j.bound(same)
+	if same.Phase == nodestate.PhasePending && !same.Advertised && !j.maybeHeld(same) && !bound {
+		return // never offered to a pod in this boot
+	}
+	forgettable := j.forgettable(same)
+	if forgettable && !bound {
+		return
+	}
+	j.keep(same, nodestate.PhaseDraining, j.missingSince(same))
+	if forgettable && j.Taken.Known && j.Functions.Known {
+		j.drives = append(j.drives, Drive{Device: same.Device, To: taken.Driver})
+	}
+}
+
+// bound says whether the daemon has a row's device in hand; true where that
+// cannot be known.
+func (j *joiner) bound(r *nodestate.CheckpointDevice) (nodestate.Restore, bool) {
+	taken, ours := j.Taken.Value[r.PCIAddress]
+	switch {
+	case r.PCIAddress == "":
+		return taken, false
+	case !j.Functions.Known:
+		return taken, ours || !j.Taken.Known
+	case !j.Taken.Known:
+		return taken, j.Functions.Value[r.PCIAddress].UserspaceDriver()
+	}
+	return taken, j.InHand(r.PCIAddress)
+}
+
+// giveBackStray gives back what the daemon has bound and no row tells of: the
+// checkpoint was lost, or the NodeENI removed while the device was being bound.
+func (j *joiner) giveBackStray() {
+	if !j.Complete || !j.Attachments.Known || !j.Functions.Known {
+		return
+	}
+	for _, d := range j.declared {
+		if d.undecided {
+			return
+		}
+	}
+	for _, pci := range slices.Sorted(maps.Keys(j.Taken.Value)) {
+		t := j.Taken.Value[pci]
+		_, claimed := j.owner[t.Device.ENIID]
+		hasRow := slices.ContainsFunc(j.rows, func(r row) bool { return r.PCIAddress == pci })
+		given := j.Kubelet != nil && len(j.Kubelet.Value.Allocated[pci]) > 0
+		if claimed || hasRow || given || j.held[pci] || !j.InHand(pci) {
+			continue
+		}
+		j.drives = append(j.drives, Drive{To: t.Driver, Device: nodestate.Device{
+			ENIID: t.Device.ENIID, NodeENI: t.Device.NodeENI, MAC: t.Device.MAC, PCIAddress: pci,
+		}})
+	}
+}
+
+// keep takes over a row before, in a phase that may be another.
+func (j *joiner) keep(r *nodestate.CheckpointDevice, phase nodestate.Phase, since time.Time) {
+	d := r.Device
+	d.Phase = phase
+	if p := j.place(d.ENIID); p.found() && p.pci == d.PCIAddress {
+		d.Driver = p.fn.Driver
+	}
+	if (sysfs.PCIFunction{Driver: d.Driver}).UserspaceDriver() || j.InHand(d.PCIAddress) {
+		d.InterfaceName = ""
+	}
+	j.rows = append(j.rows, row{Device: d, missingSince: since, hostName: r.InterfaceName})
+}
+
+// forgettable says whether a draining device may leave the inventory: the
+// device plugin offers it no more, and no pod has it.
+func (j *joiner) forgettable(r *nodestate.CheckpointDevice) bool {
+	offered := advertised(r) && (!j.Withdrawn || j.allocatable(r))
+	return r.Phase == nodestate.PhaseDraining && !offered && !j.maybeHeld(r)
+}
+
+// advertised says whether the device plugin may offer the device, or may have
+// done so earlier in this boot.
+func advertised(r *nodestate.CheckpointDevice) bool { return r.Advertised || r.ResourceName != "" }
+
+// allocatable says whether the kubelet may still give the device to a pod.
+func (j *joiner) allocatable(r *nodestate.CheckpointDevice) bool {
+	return j.Kubelet != nil && (!j.Kubelet.Known || slices.Contains(j.Kubelet.Value.Allocatable[r.ResourceName], r.PCIAddress))
+}
+
+// maybeHeld is true while the records, or for an advertised device the kubelet,
+// cannot be read. A pod to which the kubelet has allocated the device holds it
+// though it may not be set up yet.
+func (j *joiner) maybeHeld(r *nodestate.CheckpointDevice) bool {
+	if !j.Attachments.Known || j.held[r.PCIAddress] {
+		return true
+	}
+	if j.Kubelet == nil {
+		return false
+	}
+	return advertised(r) && !j.Kubelet.Known || len(j.Kubelet.Value.Allocated[r.PCIAddress]) > 0
+}

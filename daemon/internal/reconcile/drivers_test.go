@@ -1,0 +1,136 @@
+package reconcile
+
+import (
+	"context"
+	"errors"
+	"os"
+	"sync"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/device"
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
+)
+
+// fakeDrivers is the kernel's driver core of a testNode: what it binds shows in
+// the node's sysfs and links. It fails the test when a device is bound before
+// all that must come first.
+type fakeDrivers struct {
+	n  *testNode
+	mu sync.Mutex
+	// obstacle and open are answers, by function.
+	obstacle map[device.PCIAddress]string
+	open     map[device.PCIAddress]bool
+	openErr  error
+	// fail is what the next binds of a function end with.
+	fail map[device.PCIAddress]error
+	// hang keeps a function's bind waiting until it is closed.
+	hang map[device.PCIAddress]chan struct{}
+	done []string // "address driver"
+}
+
+func (f *fakeDrivers) Obstacle(fn sysfs.PCIFunction, to string, all map[device.PCIAddress]sysfs.PCIFunction, wanted func(device.PCIAddress) bool) (reason, message string, err error) {
+	if _, there := all[fn.Address]; !there || !wanted(fn.Address) || fn.Driver == to {
+		f.n.Errorf("asked whether %s can be bound to %s, which is not wanted", fn.Address, to)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if reason := f.obstacle[fn.Address]; reason != "" {
+		return reason, "in the way", nil
+	}
+	return "", "", nil
+}
+
+func (f *fakeDrivers) Open(fn sysfs.PCIFunction) (node string, open bool, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return "/dev/vfio/7", f.open[fn.Address], f.openErr
+}
+
+func (f *fakeDrivers) hangs(pci device.PCIAddress) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.hang[pci] != nil
+}
+
+func (f *fakeDrivers) Bind(addr device.PCIAddress, to string, lock *os.File) error {
+	f.check(addr, to, lock)
+	f.mu.Lock()
+	hang, fail := f.hang[addr], f.fail[addr]
+	f.mu.Unlock()
+	if hang != nil {
+		<-hang
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.done = append(f.done, addr.String()+" "+to)
+	if fail != nil {
+		return fail
+	}
+	e := f.n.eni(addr)
+	f.n.bind(e, to)
+	if (sysfs.PCIFunction{Driver: to}).UserspaceDriver() {
+		f.n.host.mu.Lock()
+		delete(f.n.host.links, e)
+		f.n.host.mu.Unlock()
+		return os.RemoveAll(f.n.path("sys/bus/pci/devices", addr.String(), "net"))
+	}
+	f.n.mkdir("sys/bus/pci/devices", addr.String(), "net", "new0")
+	f.n.addLink(e, "new0") // as the kernel names it, and down
+	return nil
+}
+
+// check: nothing is bound before it is locked, checkpointed, written down, set
+// down and out of the config.
+func (f *fakeDrivers) check(addr device.PCIAddress, to string, lock *os.File) {
+	n := f.n
+	expired, cancel := context.WithCancel(context.Background())
+	cancel()
+	if unlock, err := n.records().ClaimLock(expired, addr); !errors.Is(err, nodestate.ErrBusy) {
+		n.Errorf("%s is bound to %s without its claim lock (%v)", addr, to, err)
+		if err == nil {
+			unlock()
+		}
+	}
+	if lock.Name() == "" || lock.Fd() == ^uintptr(0) {
+		n.Errorf("the claim lock of %s is closed", addr)
+	}
+	rec, err := n.records().LoadRestore(addr)
+	if err != nil || rec.Driver != "ena" || rec.Device.Link == nil || rec.BootID != n.boot {
+		n.Errorf("%s is bound to %s with the restore record %+v, %v", addr, to, rec, err)
+	}
+	for pool, devices := range n.judge() {
+		for _, d := range devices {
+			if d == addr {
+				n.Errorf("%s is bound to %s while %s offers it", addr, to, pool)
+			}
+		}
+	}
+	n.host.mu.Lock()
+	l, linked := n.host.links[n.eni(addr)]
+	n.host.mu.Unlock()
+	if !linked {
+		return
+	}
+	c, err := nodestate.ReadCheckpoint(nodestate.CheckpointPath(n.path("state")))
+	known := false
+	for _, d := range c.Devices {
+		known = known || d.PCIAddress == addr && d.MAC == l.MAC
+	}
+	if err != nil || !known {
+		n.Errorf("%s is bound to %s, and the checkpoint does not know it: %v", addr, to, err)
+	}
+	if l.Up {
+		n.Errorf("%s is bound to %s while its link is up", addr, to)
+	}
+}
+
+// eni returns the number of the ENI at an address.
+func (n *testNode) eni(addr device.PCIAddress) int {
+	for e := range n.imds.enis {
+		if pci(e) == addr {
+			return e
+		}
+	}
+	n.Errorf("%s is none of the node's ENIs", addr)
+	return -1
+}

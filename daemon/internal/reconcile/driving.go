@@ -1,0 +1,273 @@
+package reconcile
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"maps"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
+	"github.com/multi-eni/multi-eni-cni/pkg/device"
+	"github.com/multi-eni/multi-eni-cni/pkg/link"
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
+)
+
+// Drivers binds PCI functions to drivers.
+type Drivers interface {
+	// Obstacle says why fn cannot be handed to a userspace driver now, as a
+	// Problem's Reason and Message; "" when nothing is in the way. all are the
+	// machine's functions, and wanted those that are to be handed over too.
+	Obstacle(fn sysfs.PCIFunction, to string, all map[device.PCIAddress]sysfs.PCIFunction, wanted func(device.PCIAddress) bool) (reason, message string, err error)
+	// Open says whether a program has the function open, and by which file. An
+	// error means that this is not known.
+	Open(fn sysfs.PCIFunction) (node string, open bool, err error)
+	// Bind binds the function to the driver, and returns when it has, or has
+	// failed: after any time, since the kernel waits for whoever has the function
+	// open. It goes on when the daemon dies, and holds the lock as long.
+	Bind(addr device.PCIAddress, to string, lock *os.File) error
+}
+
+const (
+	// stuckAfter is how long a driver may take before people are told.
+	stuckAfter = 15 * time.Second
+	// driveFirst and driveLatest bound the waits after a failure; they double.
+	driveFirst  = 2 * time.Second
+	driveLatest = time.Minute
+)
+
+// driving are the changes of drivers that are under way, at most one for each
+// function, and those that have failed.
+type driving struct {
+	jobs   map[device.PCIAddress]*drivingJob
+	failed map[device.PCIAddress]drivingFailure
+	// busy is since when somebody else has the claim lock of a device that is due:
+	// a plugin for a moment, or what an earlier daemon has begun.
+	busy map[device.PCIAddress]time.Time
+}
+
+type drivingJob struct {
+	device   nodestate.Device
+	from, to string
+	begun    time.Time
+	done     chan error // takes the end even when nobody comes for it
+}
+
+type drivingFailure struct {
+	to    string
+	err   error
+	until time.Time
+	wait  time.Duration
+}
+
+// drive takes the ends of changes, and begins those that are due. What is in the
+// way of one is a finding.
+func (r *Reconciler) drive(ctx context.Context, src inventory.Sources, res inventory.Result, out *Outcome) []finding {
+	r.takeDriven(src.Now)
+	var found []finding
+	for _, job := range r.driving.jobs {
+		if lasts := src.Now.Sub(job.begun); lasts < stuckAfter {
+			out.sooner(stuckAfter - lasts)
+			continue
+		}
+		found = append(found, stuck(job.device))
+	}
+	due := map[device.PCIAddress]string{}
+	for _, d := range res.Drives {
+		due[d.Device.PCIAddress] = d.To
+	}
+	maps.DeleteFunc(r.driving.failed, func(pci device.PCIAddress, f drivingFailure) bool { return due[pci] != f.to })
+	maps.DeleteFunc(r.driving.busy, func(pci device.PCIAddress, _ time.Time) bool { return due[pci] == "" })
+	wanted := func(pci device.PCIAddress) bool { return sysfs.PCIFunction{Driver: due[pci]}.UserspaceDriver() }
+	for _, d := range res.Drives {
+		if r.driving.jobs[d.Device.PCIAddress] != nil {
+			continue
+		}
+		failure, failed := r.driving.failed[d.Device.PCIAddress]
+		if failed && src.Now.Before(failure.until) {
+			out.sooner(failure.until.Sub(src.Now))
+			found = append(found, driverFailed(d, failure.err))
+			continue
+		}
+		f, err := r.beginDrive(ctx, src, d, wanted)
+		if err != nil {
+			f = append(f, driverFailed(d, err))
+		}
+		found = append(found, f...)
+	}
+	return found
+}
+
+// stuck tells of a change that lasts, in the same words whoever has begun it.
+func stuck(d nodestate.Device) finding {
+	return about(d, "DriverStuck", "changing the driver of %s does not come to an end: the kernel waits for a program that has the device open; end that program", d.PCIAddress)
+}
+
+func driverFailed(d inventory.Drive, err error) finding {
+	f := about(d.Device, "DriverNotBound", "%s cannot be bound to %s, see the daemon's log; it is tried again", d.Device.PCIAddress, d.To)
+	f.err = err
+	return f
+}
+
+// takeDriven deals with the changes that have ended.
+func (r *Reconciler) takeDriven(now time.Time) {
+	for pci, job := range r.driving.jobs {
+		var err error
+		select {
+		case err = <-job.done:
+		default:
+			continue
+		}
+		delete(r.driving.jobs, pci)
+		r.view.Did.Driven = append(r.view.Did.Driven, Driven{PCIAddress: pci, To: job.to, Err: err, Took: now.Sub(job.begun)})
+		if err == nil {
+			delete(r.driving.failed, pci)
+			r.Log.WithFields(logrus.Fields{"eniID": job.device.ENIID, "pciAddress": pci, "driver": job.to, "was": job.from}).Info("device bound to driver")
+			continue
+		}
+		wait := min(max(2*r.driving.failed[pci].wait, driveFirst), driveLatest)
+		r.driving.failed[pci] = drivingFailure{to: job.to, err: err, until: now.Add(wait), wait: wait}
+	}
+	slices.SortFunc(r.view.Did.Driven, func(a, b Driven) int { return cmp.Compare(a.PCIAddress, b.PCIAddress) })
+}
+
+// beginDrive begins to change a device's driver, after another look, under its
+// claim lock, at all that may speak against it. It begins nothing where that is
+// only a matter of time.
+func (r *Reconciler) beginDrive(ctx context.Context, src inventory.Sources, d inventory.Drive, wanted func(device.PCIAddress) bool) ([]finding, error) {
+	pci := d.Device.PCIAddress
+	fn := src.Functions.Value[pci]
+	if d.Userspace() {
+		reason, message, err := r.Drivers.Obstacle(fn, d.To, src.Functions.Value, wanted)
+		if err != nil {
+			return nil, err
+		}
+		if reason != "" {
+			return []finding{about(d.Device, reason, "%s", message)}, nil
+		}
+	}
+	now, cancel := context.WithCancel(ctx)
+	cancel() // do not wait: what an earlier daemon has begun may last
+	lock, err := r.claimFile(now, pci)
+	if errors.Is(err, nodestate.ErrBusy) {
+		return r.busy(d.Device, src.Now), nil
+	}
+	delete(r.driving.busy, pci)
+	if errors.Is(err, errNotOurs) {
+		return nil, nil // a pod has got it
+	}
+	if err != nil {
+		return nil, err
+	}
+	found, err := r.prepareDrive(ctx, src, d, fn)
+	if err != nil || len(found) > 0 {
+		lock.Close() //nolint:errcheck,gosec // nothing was written
+		if errors.Is(err, errNotOurs) {
+			err = nil // it is looked at anew
+		}
+		return found, err
+	}
+	job := &drivingJob{device: d.Device, from: fn.Driver, to: d.To, begun: src.Now, done: make(chan error, 1)}
+	r.driving.jobs[pci] = job
+	go func() {
+		err := r.Drivers.Bind(pci, d.To, lock)
+		lock.Close() //nolint:errcheck,gosec // nothing was written
+		job.done <- err
+		r.Wake()
+	}()
+	return nil, nil
+}
+
+// busy notes that somebody else has the device's claim lock.
+func (r *Reconciler) busy(d nodestate.Device, now time.Time) []finding {
+	since, known := r.driving.busy[d.PCIAddress]
+	if !known {
+		since = now
+		r.driving.busy[d.PCIAddress] = now
+	}
+	if now.Sub(since) < stuckAfter {
+		return nil
+	}
+	return []finding{stuck(d)}
+}
+
+// prepareDrive looks at the device once more and, before it is taken from the
+// kernel, writes down what it must get back and sets its link down. Nothing has
+// happened where it returns findings or an error, but that the link may be down:
+// the restore record brings it up again.
+func (r *Reconciler) prepareDrive(ctx context.Context, src inventory.Sources, d inventory.Drive, fn sysfs.PCIFunction) ([]finding, error) {
+	pci := d.Device.PCIAddress
+	if now, err := r.PCI.PCI(pci); err != nil || now.Driver != fn.Driver || now.Vendor != fn.Vendor || now.Device != fn.Device {
+		return nil, errNotOurs // it has changed, or gone, since this Sync has read it
+	}
+	if r.Kubelet != nil {
+		ctx, cancel := context.WithTimeout(ctx, kubeletTimeout)
+		defer cancel()
+		kubelet, err := r.Kubelet.Devices(ctx)
+		if err != nil {
+			return []finding{unreadable("KubeletUnreadable", "the kubelet's podresources socket cannot be asked; until it can, devices keep their drivers, check --podresources-socket", err)}, nil
+		}
+		if len(kubelet.Allocated[pci]) > 0 {
+			return []finding{about(d.Device, "DriverNotBound", "%s is bound to %q, wanted %s, and the kubelet has given it to a pod; it is bound once that pod has ended", pci, fn.Driver, d.To)}, nil
+		}
+	}
+	switch {
+	case fn.Driver == "": // stopped between two drivers
+		return nil, nil
+	case !fn.UserspaceDriver():
+		return r.takeFromKernel(src, d, fn)
+	}
+	node, open, err := r.Drivers.Open(fn)
+	switch {
+	case err != nil:
+		f := about(d.Device, "DeviceUseUnknown", "it cannot be seen whether a program has %s open, so it stays bound to %s; give the daemon the host's /dev/vfio", pci, fn.Driver)
+		f.err = err
+		return []finding{f}, nil
+	case open:
+		return []finding{about(d.Device, "DeviceOpen", "a program has %s open (%s) though no pod of ours has the device, so it stays bound to %s; end that program", pci, node, fn.Driver)}, nil
+	}
+	return nil, nil
+}
+
+// takeFromKernel prepares a device that has a link in the host.
+func (r *Reconciler) takeFromKernel(src inventory.Sources, d inventory.Drive, fn sysfs.PCIFunction) ([]finding, error) {
+	links, err := r.Host.Links()
+	if err != nil {
+		return nil, err
+	}
+	i := slices.IndexFunc(links, func(l link.Link) bool {
+		return l.Index == d.Link.Index && l.Name == d.Link.Name && l.MAC == d.Link.MAC
+	})
+	if i < 0 {
+		return nil, errNotOurs
+	}
+	l := links[i]
+	if err := r.removeDefaultRoutes(l, src); err != nil {
+		if f, ok := routeFinding(d.Device, l, err); ok {
+			return []finding{f}, nil
+		}
+		return nil, err
+	}
+	state := l.State()
+	pci := d.Device.PCIAddress
+	if earlier, err := r.Attachments.LoadRestore(pci); err == nil && earlier.BootID == r.BootID && earlier.Device.Link != nil {
+		state = *earlier.Device.Link // its link has not got back yet what it had
+	}
+	err = r.Attachments.SaveRestore(nodestate.Restore{BootID: r.BootID, Driver: fn.Driver, Device: nodestate.AttachedDevice{
+		PCIAddress: pci, MAC: d.Device.MAC, ENIID: d.Device.ENIID, NodeENI: d.Device.NodeENI, VF: fn.PhysFn != "", Link: &state,
+	}})
+	if err != nil {
+		return nil, err
+	}
+	if err := r.Host.SetDown(l.Index); errors.Is(err, link.ErrNotFound) {
+		return nil, errNotOurs
+	} else if err != nil {
+		return nil, err
+	}
+	return nil, nil
+}
