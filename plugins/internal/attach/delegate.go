@@ -200,6 +200,12 @@ type deviceInfo struct {
 		NodeENI   string   `json:"nodeENI,omitempty"`
 		MAC       string   `json:"mac,omitempty"`
 		Addresses []string `json:"addresses,omitempty"`
+		// Driver is the kernel or userspace driver that the device is bound to.
+		Driver string `json:"driver,omitempty"`
+		// IOMMUGroup is the number in /dev/vfio/<group>, and NUMANode where the
+		// device's memory should be; absent where there is none, or it is not known.
+		IOMMUGroup *int `json:"iommuGroup,omitempty"`
+		NUMANode   *int `json:"numaNode,omitempty"`
 	} `json:"multi-eni"`
 }
 
@@ -208,6 +214,13 @@ func writeDeviceInfo(d *claimed, result *types100.Result) error {
 	info.PCI.PCIAddress, info.PCI.PFPCIAddress = d.Device.PCIAddress.String(), d.fn.PhysFn.String()
 	m := &info.MultiENI
 	m.ENIID, m.NodeENI, m.MAC = d.Device.ENIID.String(), d.Device.NodeENI, d.Device.MAC.String()
+	m.Driver = d.fn.Driver
+	if d.fn.IOMMUGroup >= 0 {
+		m.IOMMUGroup = &d.fn.IOMMUGroup
+	}
+	if d.fn.NUMANode >= 0 {
+		m.NUMANode = &d.fn.NUMANode
+	}
 	for _, ip := range result.IPs {
 		m.Addresses = append(m.Addresses, ip.Address.String())
 	}

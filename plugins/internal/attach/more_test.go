@@ -97,6 +97,7 @@ func TestUserspaceDevice(t *testing.T) {
 	}
 	vfio := nstest.ENI{PCI: "0000:00:0b.0", Driver: "vfio-pci", MAC: "02:00:00:00:00:0b", NoLink: true}
 	e := newEnv(t, vfio)
+	must(t, os.Symlink("../../../../kernel/iommu_groups/12", filepath.Join(e.node.Sysfs, "bus/pci/devices", vfio.PCI, "iommu_group")))
 	r := row(vfio, "dpdk")
 	r.InterfaceName, r.Driver = "", "vfio-pci"
 	e.inv.Devices = append(e.inv.Devices, r)
@@ -119,11 +120,20 @@ func TestUserspaceDevice(t *testing.T) {
 		PCI           struct {
 			Address string `json:"pci-address"`
 		}
-		Own struct{ MAC string } `json:"multi-eni"`
+		Own struct {
+			MAC, Driver string
+			Addresses   []string
+			IOMMUGroup  *int
+			NUMANode    *int
+		} `json:"multi-eni"`
 	}
 	must(t, json.Unmarshal(data, &file))
-	if file.Type != "pci" || file.Version != "1.1.0" || file.PCI.Address != vfio.PCI || file.Own.MAC != vfio.MAC {
+	if file.Type != "pci" || file.Version != "1.1.0" || file.PCI.Address != vfio.PCI {
 		t.Errorf("device info = %s", data)
+	}
+	if own := file.Own; own.MAC != vfio.MAC || own.Driver != "vfio-pci" || len(own.Addresses) != 2 ||
+		own.IOMMUGroup == nil || *own.IOMMUGroup != 12 || own.NUMANode == nil || *own.NUMANode != 0 {
+		t.Errorf("device info's own part = %s", data)
 	}
 	_, err = run(&attach.Plugin{}, "CHECK", args)
 	must(t, err)

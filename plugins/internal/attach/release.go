@@ -201,7 +201,12 @@ func (c *call) returnLink(a nodestate.Attachment, lock claimLock) error {
 	return c.leaveRestore(a)
 }
 
+// leaveRestore leaves a restore record, unless the daemon has one of this boot for
+// a device that it has taken from the kernel since: that one has more to tell.
 func (c *call) leaveRestore(a nodestate.Attachment) error {
+	if r, err := c.dir.LoadRestore(a.Device.PCIAddress); err == nil && r.BootID == a.BootID && r.Driver != "" {
+		return nil
+	}
 	return c.dir.SaveRestore(nodestate.Restore{BootID: a.BootID, Device: a.Device})
 }
 
