@@ -11,6 +11,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"github.com/spf13/pflag"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/driver"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/pcidp"
@@ -24,6 +25,8 @@ type nodeFlags struct {
 	nodeName, source, attachmentsFrom, kubeconfig              string
 	pcidpConfig, inventory, stateDir, attachmentsDir, sysfs    string
 	restart, podresources, cniBinDir, listen, logLevel, format string
+	dev, modulesRoot                                           string
+	drivers                                                    driver.Policy
 	dpNamespaces, dpSelectors                                  []string
 	orphanGrace                                                time.Duration
 
@@ -50,6 +53,10 @@ func (c *nodeFlags) add(f *pflag.FlagSet, p program) {
 	f.StringVar(&c.stateDir, "state-dir", nodestate.DefaultStateDir, "folder of the daemon's own memory")
 	f.StringVar(&c.attachmentsDir, "attachments-dir", nodestate.DefaultAttachmentsDir, "folder of the plugin's attachment records")
 	f.StringVar(&c.sysfs, "sysfs", sysfs.DefaultRoot, "where sysfs is mounted")
+	f.StringVar(&c.dev, "dev", "/dev", "where the host's /dev is mounted, to see whether a program has a device open")
+	f.StringVar(&c.modulesRoot, "modules-root", "/", "folder that has the host's lib/modules, for --load-modules")
+	f.BoolVar(&c.drivers.LoadModules, "load-modules", false, "load the kernel module of a userspace driver (vfio-pci, uio_pci_generic) that a NodeENI asks for and the kernel lacks")
+	f.BoolVar(&c.drivers.AllowUnsafeNoIOMMU, "allow-unsafe-noiommu", false, "switch on vfio's mode without an IOMMU where a machine has none; a pod with such a device can read and write all of the node's memory")
 	f.StringVar(&c.restart, "restart", "", "how to restart the device plugin after its config has changed: pods deletes its pods on this node; none only logs it (default pods with kube, none with dir)")
 	f.StringSliceVar(&c.dpNamespaces, "dp-namespaces", kube.DefaultPluginNamespaces(), "namespaces in which the device plugin is looked for")
 	f.StringSliceVar(&c.dpSelectors, "dp-selectors", kube.DefaultPluginSelectors(), "label selectors of the device plugin's pods; one of them is enough")
@@ -111,6 +118,7 @@ func (c *nodeFlags) check() error {
 	}
 	for _, f := range []struct{ flag, path string }{
 		{"--pcidp-config", c.pcidpConfig}, {"--inventory", c.inventory}, {"--state-dir", c.stateDir}, {"--attachments-dir", c.attachmentsDir}, {"--sysfs", c.sysfs}, {"--cni-bin-dir", c.cniBinDir},
+		{"--dev", c.dev}, {"--modules-root", c.modulesRoot},
 	} {
 		if f.path == "" {
 			fault("%s %q: want a path", f.flag, f.path)

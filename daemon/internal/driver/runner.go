@@ -8,7 +8,6 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"syscall"
 )
@@ -58,7 +57,7 @@ func (r Runner) Do(o Order, lock *os.File) error {
 	if err == nil {
 		return nil
 	}
-	text := strings.TrimPrefix(said.String(), filepath.Base(r.Program)+": ")
+	text := strings.TrimPrefix(said.String(), "multi-enid: ")
 	var exit *exec.ExitError
 	if text == "" || !errors.As(err, &exit) || !exit.Exited() {
 		return fmt.Errorf("run %s %s for %s: %w%s", r.Program, r.Command, o.Address, err, because(text))

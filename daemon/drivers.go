@@ -1,0 +1,51 @@
+package main
+
+import (
+	"os"
+
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/driver"
+	"github.com/multi-eni/multi-eni-cni/pkg/device"
+	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
+)
+
+// nodeDrivers changes the drivers of this node's devices, as far as the flags
+// allow. It is a reconcile.Drivers.
+type nodeDrivers struct {
+	sys          sysfs.FS
+	dev, modules string
+	policy       driver.Policy
+	runner       driver.Runner
+}
+
+func (c *nodeFlags) nodeDrivers() nodeDrivers {
+	return nodeDrivers{
+		sys: sysfs.NewFS(c.sysfs), dev: c.dev, modules: c.modulesRoot, policy: c.drivers,
+		runner: driver.Runner{Program: "/proc/self/exe", Command: driver.Command}, // whatever has replaced the file meanwhile
+	}
+}
+
+// Obstacle says why a function cannot be handed to a userspace driver now.
+func (d nodeDrivers) Obstacle(fn sysfs.PCIFunction, to string, all map[device.PCIAddress]sysfs.PCIFunction, wanted func(device.PCIAddress) bool) (reason, message string, err error) {
+	facts, err := driver.ReadFacts(d.sys, d.modules)
+	if err != nil {
+		return "", "", err
+	}
+	if o := driver.Check(fn, to, all, wanted, facts, d.policy); o != nil {
+		return o.Reason, o.Message, nil
+	}
+	return "", "", nil
+}
+
+// Open says whether a program has the function open.
+func (d nodeDrivers) Open(fn sysfs.PCIFunction) (node string, open bool, err error) {
+	return driver.InUse(d.dev, fn)
+}
+
+// Bind has a program of its own bind the function, which goes on when this one
+// ends.
+func (d nodeDrivers) Bind(addr device.PCIAddress, to string, lock *os.File) error {
+	return d.runner.Do(driver.Order{
+		Address: addr, Driver: to, LoadModule: d.policy.LoadModules, UnsafeNoIOMMU: d.policy.AllowUnsafeNoIOMMU,
+		Sysfs: d.sys.Root(), Modules: d.modules,
+	}, lock)
+}
