@@ -213,3 +213,26 @@ func ReadSys(t testing.TB, path string) string {
 	}
 	return strings.TrimSpace(string(data))
 }
+
+// SetUp sets a link of the host up.
+func SetUp(t testing.TB, ifname string) {
+	t.Helper()
+	change(t, ifname, netlink.LinkSetUp)
+}
+
+// SetDown sets a link of the host down.
+func SetDown(t testing.TB, ifname string) {
+	t.Helper()
+	change(t, ifname, netlink.LinkSetDown)
+}
+
+func change(t testing.TB, ifname string, set func(netlink.Link) error) {
+	t.Helper()
+	l, ok := ByName(ifname)
+	if !ok {
+		t.Fatalf("no link %s", ifname)
+	}
+	if err := set(l); err != nil {
+		t.Fatalf("change link %s: %v", ifname, err)
+	}
+}

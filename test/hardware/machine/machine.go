@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/multi-eni/multi-eni-cni/test/hardware/guest"
 	"github.com/multi-eni/multi-eni-cni/test/hardware/internal/protocol"
 	"github.com/multi-eni/multi-eni-cni/test/hardware/pid1"
 )
@@ -91,6 +92,8 @@ func Main(m *testing.M, s Spec) {
 	switch {
 	case os.Getpid() == 1:
 		pid1.Main()
+	case os.Getenv(protocol.GuestEnv) != "" && guest.RunChild():
+		os.Exit(0)
 	case os.Getenv(protocol.GuestEnv) != "" || listing(os.Args[1:]):
 		os.Exit(m.Run())
 	}

@@ -16,6 +16,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/multi-eni/multi-eni-cni/test/hardware/internal/protocol"
@@ -140,7 +141,22 @@ func prepare(cfg protocol.Config) error {
 	if err := unix.Sethostname([]byte("node1")); err != nil {
 		return fmt.Errorf("set the host's name: %w", err)
 	}
+	if err := loopbackUp(); err != nil {
+		return err
+	}
 	return restoreKept()
+}
+
+// loopbackUp sets lo up: the metadata service of the tests listens there.
+func loopbackUp() error {
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		return fmt.Errorf("find lo: %w", err)
+	}
+	if err := netlink.LinkSetUp(lo); err != nil {
+		return fmt.Errorf("set lo up: %w", err)
+	}
+	return nil
 }
 
 func loadModule(path string) error {
