@@ -38,14 +38,20 @@ func bindDriver(stdin io.Reader) error {
 }
 
 // holdsLock makes sure of the claim lock. A lock belongs to the open file, so
-// that asking for the one that was inherited changes nothing.
+// that asking for the one that was inherited changes nothing. What was not
+// inherited has close-on-exec: the runtime of Go opens files of its own.
 func holdsLock(fd int) error {
-	err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
-	switch {
-	case errors.Is(err, unix.EWOULDBLOCK):
-		return errors.New("the claim lock of the device is another's; this command is only for multi-enid run to start")
-	case err != nil:
-		return fmt.Errorf("descriptor %d is no claim lock: %w; this command is only for multi-enid run to start", fd, err)
+	const hint = "this command is only for multi-enid run to start"
+	flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0)
+	if err != nil || flags&unix.FD_CLOEXEC != 0 {
+		return fmt.Errorf("descriptor %d is no claim lock; %s", fd, hint)
+	}
+	err = unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return errors.New("the claim lock of the device is another's; " + hint)
+	}
+	if err != nil {
+		return fmt.Errorf("descriptor %d is no claim lock: %w; %s", fd, err, hint)
 	}
 	return nil
 }

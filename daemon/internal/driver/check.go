@@ -54,17 +54,17 @@ func Check(fn sysfs.PCIFunction, driver string, all map[device.PCIAddress]sysfs.
 }
 
 func notLoaded(addr device.PCIAddress, driver string, f Facts, p Policy) *Obstacle {
-	way := "or run multi-enid with --load-modules"
+	way := ", or run multi-enid with --load-modules"
 	switch {
 	case p.LoadModules:
-		way = "multi-enid cannot do it, since it finds no such module below --modules-root; mount the host's /lib/modules"
+		way = "; multi-enid finds no such module below --modules-root: mount the host's /lib/modules"
 	case !f.Loadable[driver]:
-		way = "or mount the host's /lib/modules and run multi-enid with --load-modules"
+		way = ", or mount the host's /lib/modules and run multi-enid with --load-modules"
 	}
 	if driver == "igb_uio" {
 		way += "; igb_uio is no part of Linux: build it from dpdk-kmods, or set spec.dpdkDriver to vfio-pci"
 	}
-	return &Obstacle{"DriverNotLoaded", fmt.Sprintf("%s cannot be bound to %s, which is not loaded; on the node run: modprobe %[2]s (and name it in /etc/modules-load.d), %s", addr, driver, way)}
+	return &Obstacle{"DriverNotLoaded", fmt.Sprintf("%s cannot be bound to %s, which is not loaded; on the node run: modprobe %[2]s (and name it in /etc/modules-load.d)%s", addr, driver, way)}
 }
 
 func withoutIOMMU(addr device.PCIAddress, f Facts, p Policy) *Obstacle {
@@ -98,8 +98,8 @@ func sharedGroup(fn sysfs.PCIFunction, all map[device.PCIAddress]sysfs.PCIFuncti
 	if len(others) == 0 {
 		return nil
 	}
-	return &Obstacle{"IOMMUGroupShared", fmt.Sprintf("%s cannot be bound to vfio-pci, for its IOMMU group %d has functions with kernel drivers too: %s; "+
-		"give these NodeENIs with enableDPDK, unbind them, or use a device with a group of its own", fn.Address, fn.IOMMUGroup, strings.Join(others, ", "))}
+	return &Obstacle{"IOMMUGroupShared", fmt.Sprintf("%s cannot be bound to vfio-pci, for its IOMMU group %d has functions with other drivers too: %s; "+
+		"give them NodeENIs with enableDPDK, unbind them, or use a device with a group of its own", fn.Address, fn.IOMMUGroup, strings.Join(others, ", "))}
 }
 
 // classBridge is base class and subclass of PCI-to-PCI bridges.
