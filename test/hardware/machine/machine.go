@@ -67,6 +67,13 @@ type NIC struct {
 	// Slot is a hot-plug slot, "slot0" to "slot7"; "" is a slot of its own, from
 	// which it cannot be moved.
 	Slot string
+	// Address is device and function on the root bus, such as "07.0" for
+	// 0000:00:07.0, in place of a slot; "" puts the NIC into its slot.
+	Address string
+	// Group puts the NICs of that name into one IOMMU group: their ports are
+	// functions of one device that does not keep them apart (no ACS). "" is a
+	// group of its own.
+	Group string
 }
 
 // DefaultNICs are the node's primary ENI, three e1000e to work with, and an igb

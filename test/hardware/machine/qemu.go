@@ -2,6 +2,7 @@ package machine
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -27,16 +28,29 @@ func (h *host) arguments() []string {
 		line += " intel_iommu=on"
 	}
 	args = append(args, "-append", line)
+	// What has an address comes before what QEMU gives one to.
+	for _, n := range h.nics {
+		if n.Address != "" {
+			args = append(args, n.plugged(",addr="+n.Address)...)
+		}
+	}
+	chassis := slots + 1
+	for _, port := range sharedPorts(h.nics) {
+		args = append(args, "-device", fmt.Sprintf("%s,%s", rootPort(port.bus, chassis), port.properties))
+		chassis++
+	}
 	for i := range slots {
 		args = append(args, "-device", rootPort(slotName(i), i+1))
 	}
-	chassis := slots + 1
 	for _, n := range h.nics {
-		if n.Slot == "" {
+		if n.Address != "" {
+			continue
+		}
+		if n.Slot == "" && n.Group == "" {
 			args = append(args, "-device", rootPort(n.bus(), chassis))
 			chassis++
 		}
-		args = append(args, "-netdev", "hubport,hubid=0,id="+n.wire(), "-device", properties(n.device()))
+		args = append(args, n.plugged("")...)
 	}
 	return args
 }
@@ -47,12 +61,46 @@ func rootPort(id string, chassis int) string {
 	return fmt.Sprintf("pcie-root-port,id=%s,bus=pcie.0,chassis=%d,slot=%[2]d", id, chassis)
 }
 
-// bus is the root port that the NIC sits in.
+// bus is the root port that the NIC sits in, or the root bus.
 func (n NIC) bus() string {
-	if n.Slot != "" {
+	switch {
+	case n.Address != "":
+		return "pcie.0"
+	case n.Slot != "":
 		return n.Slot
 	}
 	return "port-" + n.ID
+}
+
+// sharedPort is a root port whose place on the root bus matters.
+type sharedPort struct{ bus, properties string }
+
+// firstShared is the device number of the first group's ports: above those that
+// QEMU gives to the others.
+const firstShared = 0x1a
+
+// sharedPorts are the ports of the NICs with a Group.
+func sharedPorts(nics []NIC) []sharedPort {
+	var ports []sharedPort
+	var groups []string
+	functions := map[string]int{}
+	for _, n := range nics {
+		if n.Group == "" {
+			continue
+		}
+		if !slices.Contains(groups, n.Group) {
+			groups = append(groups, n.Group)
+		}
+		ports = append(ports, sharedPort{n.bus(), fmt.Sprintf("disable-acs=on,multifunction=on,addr=%02x.%d",
+			firstShared+slices.Index(groups, n.Group), functions[n.Group])})
+		functions[n.Group]++
+	}
+	return ports
+}
+
+// plugged are the arguments for a NIC that is there from the start.
+func (n NIC) plugged(more string) []string {
+	return []string{"-netdev", "hubport,hubid=0,id=" + n.wire(), "-device", properties(n.device()) + more}
 }
 
 // wire is the NIC's port of the hub.
