@@ -8,9 +8,18 @@ import (
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
 )
 
 const namespace = "multi_eni"
+
+// The labels of driver_changes_total.
+const (
+	toKernel     = "kernel"
+	toUserspace  = "userspace"
+	driverBound  = "bound"
+	driverFailed = "failed"
+)
 
 // metrics are those that count what Syncs have done. What is, the collector
 // takes from the last View when it is asked.
@@ -20,6 +29,7 @@ const namespace = "multi_eni"
 type metrics struct {
 	writes   prometheus.Counter
 	restarts *prometheus.CounterVec
+	drivers  *prometheus.CounterVec
 	restart  prometheus.Histogram
 	removal  prometheus.Histogram
 	sync     prometheus.Histogram
@@ -33,6 +43,9 @@ func (s *Server) register() {
 		restarts: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Namespace: namespace, Name: "device_plugin_restarts_total", Help: "Restarts of the device plugin that have ended, by result.",
 		}, []string{"result"}),
+		drivers: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Namespace: namespace, Name: "driver_changes_total", Help: "Changes of a device's driver that have ended, by whose driver it was to have and result.",
+		}, []string{"to", "result"}),
 		restart: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Namespace: namespace, Name: "device_plugin_restart_duration_seconds", Help: "Time from the begin of a restart of the device plugin until it was verified or given up.",
 			Buckets: []float64{.5, 1, 2, 5, 10, 20, 30, 60, 120, 300},
@@ -49,8 +62,13 @@ func (s *Server) register() {
 	for _, result := range []reconcile.RestartResult{reconcile.RestartVerified, reconcile.RestartNoneFound, reconcile.RestartFailed} {
 		s.metrics.restarts.WithLabelValues(string(result)) // a rate needs the 0 before the 1
 	}
+	for _, to := range []string{toKernel, toUserspace} {
+		for _, result := range []string{driverBound, driverFailed} {
+			s.metrics.drivers.WithLabelValues(to, result)
+		}
+	}
 	s.registry.MustRegister(
-		s.metrics.writes, s.metrics.restarts, s.metrics.restart, s.metrics.removal, s.metrics.sync, state{s},
+		s.metrics.writes, s.metrics.restarts, s.metrics.drivers, s.metrics.restart, s.metrics.removal, s.metrics.sync, state{s},
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
 	if s.EventsDropped != nil {
@@ -69,6 +87,16 @@ func (s *Server) count(did reconcile.Did) {
 	}
 	for _, d := range did.Withdrawn {
 		m.removal.Observe(d.Seconds())
+	}
+	for _, d := range did.Driven {
+		to, result := toKernel, driverBound
+		if (sysfs.PCIFunction{Driver: d.To}).UserspaceDriver() {
+			to = toUserspace
+		}
+		if d.Err != nil {
+			result = driverFailed
+		}
+		m.drivers.WithLabelValues(to, result).Inc()
 	}
 	if did.Restart != nil {
 		m.restarts.WithLabelValues(string(did.Restart.Result)).Inc()

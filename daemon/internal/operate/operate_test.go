@@ -2,6 +2,7 @@ package operate
 
 import (
 	"bytes"
+	"errors"
 	"flag"
 	"net/http"
 	"net/http/httptest"
@@ -64,6 +65,7 @@ func busy() reconcile.View {
 		Plugin:   reconcile.PluginView{State: reconcile.PluginServing, Pods: []string{"kube-system/sriov-x"}, ServedHash: "abc"},
 		Did: reconcile.Did{
 			Took: 30 * time.Millisecond, ConfigWritten: true, Withdrawn: []time.Duration{90 * time.Millisecond},
+			Driven:  []reconcile.Driven{{To: "vfio-pci"}, {To: "ena", Err: errors.New("no")}},
 			Restart: &reconcile.RestartDone{Result: reconcile.RestartVerified, Took: 4 * time.Second},
 		},
 	}
