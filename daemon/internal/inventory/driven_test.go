@@ -7,7 +7,6 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
-	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
 )
@@ -182,7 +181,7 @@ func TestTakenKeepsWhatItWas(t *testing.T) {
 	w.declare("a", 1, dpdk)
 	w.drive(w.join())
 	r := w.join()
-	if d := r.Devices[0]; d.InterfaceName != "" || d.Driver != "vfio-pci" || d.MAC != mac(1) || d.PCIAddress != device.PCIAddress(pci(1)) {
+	if d := r.Devices[0]; d.InterfaceName != "" || d.Driver != "vfio-pci" || d.MAC != mac(1) || d.PCIAddress != pci(1) {
 		t.Errorf("row %+v", d)
 	}
 	if c := r.Checkpoint[0]; c.InterfaceName != "eth1" {
