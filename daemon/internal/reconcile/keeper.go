@@ -134,6 +134,7 @@ func (k *keeper) forget() {
 // unmanaged says when somebody would have to restart the device plugin.
 func (k *keeper) unmanaged(now time.Time) (*RestartDone, time.Duration) {
 	k.view.State = PluginUnmanaged
+	k.gate.jitter = 0 // nobody's restart is to be kept apart from other nodes'
 	due, wait := k.gate.due(now)
 	if !due {
 		return nil, wait
@@ -143,7 +144,7 @@ func (k *keeper) unmanaged(now time.Time) (*RestartDone, time.Duration) {
 		reason = "it is not known which config it serves"
 	}
 	k.log.out.WithFields(logrus.Fields{"reason": reason, "config": k.wanted.Hash, "served": k.served}).Info("would restart device plugin")
-	k.gate.succeeded(now, k.wanted.Hash)
+	k.gate = restartGate{} // nor from the one before
 	k.served = k.wanted.Hash
 	return nil, time.Millisecond // what was draining may go
 }

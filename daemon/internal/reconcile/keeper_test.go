@@ -418,3 +418,20 @@ func TestRemovalTakenBack(t *testing.T) {
 		}
 	}
 }
+
+// TestUnmanagedPlugin: where somebody else restarts the device plugin, a removed
+// device waits only until the config has settled, however soon after the last
+// change: there is no restart of ours to keep a distance from.
+func TestUnmanagedPlugin(t *testing.T) {
+	n := newNode(t, 1, 2)
+	n.daemon.DevicePlugin, n.daemon.keeper.plugin, n.daemon.keeper.gate.jitter = nil, nil, 5*time.Second
+	for range 3 {
+		n.declare("a", 1, "dpdkResourceName: intel.com/a")
+		n.settle()
+		n.undeclare("a")
+		if took := n.settle(); took > restartQuiet+time.Second {
+			t.Errorf("removal took %v, want little more than the %v in which a config settles", took, restartQuiet)
+		}
+		n.expect(nil, nil, map[string][]device.PCIAddress{})
+	}
+}
