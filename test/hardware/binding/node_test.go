@@ -1,0 +1,220 @@
+package binding
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/vishvananda/netlink"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+	"github.com/multi-eni/multi-eni-cni/test/fakeimds"
+	"github.com/multi-eni/multi-eni-cni/test/hardware/guest"
+)
+
+// soon is how long the daemon may take for what nothing holds up. A bind takes
+// half a second in this machine; a failed one is tried again after two.
+const soon = 15 * time.Second
+
+// The ENIs, as the metadata lists them.
+func eniA() fakeimds.ENI { return newENI(macA, 1) }
+func eniB() fakeimds.ENI { return newENI(macB, 2) }
+func eniC() fakeimds.ENI { return newENI(macC, 3) }
+
+// newENI is the ENI of a NIC at an index, in the subnet of that number.
+func newENI(mac string, index int) fakeimds.ENI {
+	n := string(rune('0' + index))
+	return fakeimds.ENI{
+		ID: "eni-0a1b2c3d4e5f6000" + n, MAC: mac, DeviceIndex: index,
+		SubnetID: "subnet-0a1b2c3d4e5f6000" + n, SubnetIPv4CIDR: "10.0." + n + ".0/24", IPv4s: []string{"10.0." + n + ".15"},
+	}
+}
+
+// node is the machine as a node: the metadata service and the daemon.
+type node struct {
+	*guest.Daemon
+	t    *testing.T
+	imds *fakeimds.Running
+}
+
+// start starts a fresh node with the ENIs and the primary one. Call prepare for
+// its NICs before.
+func start(t *testing.T, flags []string, enis ...fakeimds.ENI) *node {
+	t.Helper()
+	forget(t)
+	return resume(t, flags, enis...)
+}
+
+// resume is start without the loss of what an earlier daemon has written.
+func resume(t *testing.T, flags []string, enis ...fakeimds.ENI) *node {
+	t.Helper()
+	n := &node{t: t, imds: serve(t, enis...)}
+	n.Daemon = guest.StartDaemon(t, guest.DaemonOptions{IMDS: n.imds.URL, Flags: flags})
+	return n
+}
+
+func serve(t *testing.T, enis ...fakeimds.ENI) *fakeimds.Running {
+	t.Helper()
+	primary := newENI(macPrimary, 0)
+	primary.Primary = true
+	return fakeimds.Start(t, fakeimds.Config{State: fakeimds.State{InstanceID: "i-0123456789abcdef0", ENIs: append([]fakeimds.ENI{primary}, enis...)}})
+}
+
+// forget removes what the daemon of an earlier test has written, and the
+// manifests.
+func forget(t *testing.T) {
+	t.Helper()
+	for _, path := range []string{guest.NodeENIDir, filepath.Dir(guest.DPConfigPath), nodestate.DefaultStateDir, nodestate.DefaultInventoryPath} {
+		if err := os.RemoveAll(path); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// nic is a prepared NIC: what the host has of it, and gets back.
+type nic struct {
+	pci    string
+	before state
+}
+
+// state is what a device must get back.
+type state struct {
+	Driver, Override string
+	Name, MAC        string
+	AltNames         []string
+	MTU              int
+	Up               bool
+}
+
+// prepare gives the NIC's link a name, an altname and an MTU that no kernel
+// driver would choose. The test's end takes them back.
+func prepare(t *testing.T, mac, name string, up bool) nic {
+	t.Helper()
+	pci, was := guest.WaitNIC(t, mac)
+	return dress(t, pci, was, name, up)
+}
+
+func dress(t *testing.T, pci, was, name string, up bool) nic {
+	t.Helper()
+	l, ok := guest.ByName(was)
+	if !ok {
+		t.Fatalf("no link %s", was)
+	}
+	mtu := l.Attrs().MTU
+	try(t, netlink.LinkSetDown(l), netlink.LinkSetName(l, name), netlink.LinkAddAltName(l, "alt-"+name), netlink.LinkSetMTU(l, 1600))
+	if up {
+		try(t, netlink.LinkSetUp(l))
+	}
+	t.Cleanup(func() {
+		l, ok := guest.ByName(name)
+		if !ok {
+			return // the test says why, or Clean does
+		}
+		try(t, netlink.LinkSetDown(l), netlink.LinkSetMTU(l, mtu), netlink.LinkDelAltName(l, "alt-"+name), netlink.LinkSetName(l, was))
+	})
+	n := nic{pci: pci}
+	n.before = n.state(t)
+	return n
+}
+
+func try(t *testing.T, errs ...error) {
+	t.Helper()
+	if err := errors.Join(errs...); err != nil {
+		t.Error(err)
+	}
+}
+
+// state is how the device is now; without a link in the host, only its driver.
+func (n nic) state(t *testing.T) state {
+	t.Helper()
+	override, err := os.ReadFile(guest.Devices + n.pci + "/driver_override")
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		t.Fatal(err)
+	}
+	s := state{Driver: guest.Driver(n.pci), Override: strings.TrimSpace(string(override))}
+	l, ok := guest.ByName(guest.Netdev(n.pci))
+	if !ok {
+		return s
+	}
+	a := l.Attrs()
+	s.Name, s.MAC, s.AltNames, s.MTU, s.Up = a.Name, a.HardwareAddr.String(), a.AltNames, a.MTU, a.Flags&1 != 0
+	slices.Sort(s.AltNames)
+	return s
+}
+
+// restored waits until the device is as it was before the daemon bound it.
+func (n nic) restored(t *testing.T) { t.Helper(); n.becomes(t, n.before) }
+
+// becomes waits until the device is in a state.
+func (n nic) becomes(t *testing.T, want state) {
+	t.Helper()
+	var got state
+	for began := time.Now(); time.Since(began) < soon; time.Sleep(10 * time.Millisecond) {
+		if got = n.state(t); cmp.Equal(want, got) {
+			return
+		}
+	}
+	t.Fatalf("%s is not as wanted within %v (-want +got):\n%s\nproblems: %+v", n.pci, soon, cmp.Diff(want, got), guest.Inventory(t).Problems)
+}
+
+// up is a state with the link up, as the daemon leaves that of a kernel device.
+func (s state) up() state {
+	s.Up = true
+	return s
+}
+
+// bound waits until the device is ready with a userspace driver and advertised.
+func (n nic) bound(t *testing.T, eni fakeimds.ENI, driver string) {
+	t.Helper()
+	guest.Eventually(t, eni.ID+" is ready with "+driver, soon, func() bool {
+		row := guest.Row(t, eni.ID)
+		return row.Phase == nodestate.PhaseReady && row.Driver == driver
+	})
+	guest.Eventually(t, n.pci+" is advertised", soon, func() bool { return guest.Advertised(t, n.pci) })
+	if diff := cmp.Diff(state{Driver: driver, Override: driver}, n.state(t)); diff != "" {
+		t.Errorf("%s is advertised (-want +got):\n%s", n.pci, diff)
+	}
+}
+
+// withdrawn waits until the ENI has left the inventory and its device the
+// config.
+func (n nic) withdrawn(t *testing.T, eni fakeimds.ENI) {
+	t.Helper()
+	guest.Eventually(t, eni.ID+" out of the inventory", soon, func() bool { return guest.Row(t, eni.ID).Phase == "" })
+	if guest.Advertised(t, n.pci) {
+		t.Errorf("%s is still advertised", n.pci)
+	}
+}
+
+// problem waits until the inventory has a problem of that reason, and fails the
+// test unless its message holds every one of parts.
+func problem(t *testing.T, reason string, parts ...string) {
+	t.Helper()
+	var message string
+	guest.Eventually(t, "a problem "+reason, soon, func() bool {
+		i := slices.IndexFunc(guest.Inventory(t).Problems, func(p nodestate.Problem) bool { return p.Reason == reason })
+		if i >= 0 {
+			message = guest.Inventory(t).Problems[i].Message
+		}
+		return i >= 0
+	})
+	for _, p := range parts {
+		if !strings.Contains(message, p) {
+			t.Errorf("problem %s: %q lacks %q", reason, message, p)
+		}
+	}
+}
+
+// noProblem waits until the inventory has no problem of that reason any more.
+func noProblem(t *testing.T, reason string) {
+	t.Helper()
+	guest.Eventually(t, "no problem "+reason, soon, func() bool {
+		return !slices.ContainsFunc(guest.Inventory(t).Problems, func(p nodestate.Problem) bool { return p.Reason == reason })
+	})
+}

@@ -1,0 +1,142 @@
+package binding
+
+import (
+	"bytes"
+	"encoding/json"
+	"io"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/device"
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+	"github.com/multi-eni/multi-eni-cni/test/hardware/guest"
+)
+
+// watchEvery is how often a watcher looks.
+const watchEvery = 2 * time.Millisecond
+
+// watcher looks at what the daemon says of one ENI and at what sysfs shows of its
+// device, again and again. What is advertised as DPDK device must be one.
+type watcher struct {
+	t        *testing.T
+	eni, pci string
+	driver   string // the userspace driver
+	stop     chan struct{}
+	done     sync.WaitGroup
+	once     sync.Once
+
+	// Written by the goroutine, read after its end.
+	phases     []nodestate.Phase
+	configs    []string
+	advertised int
+}
+
+// watch watches a device until finish or the test's end.
+func watch(t *testing.T, eni, pci, driver string) *watcher {
+	t.Helper()
+	w := &watcher{t: t, eni: eni, pci: pci, driver: driver, stop: make(chan struct{})}
+	w.done.Go(w.run)
+	t.Cleanup(w.finish)
+	return w
+}
+
+func (w *watcher) run() {
+	for {
+		w.look()
+		select {
+		case <-w.stop:
+			return
+		case <-time.After(watchEvery):
+		}
+	}
+}
+
+func (w *watcher) look() {
+	config := read(guest.DPConfigPath)
+	driver := guest.Driver(w.pci)
+	if entry := section(config.data, w.pci); entry != "" && config.still(guest.DPConfigPath) {
+		w.advertised++
+		if strings.Contains(entry, w.driver) && driver != w.driver {
+			w.t.Errorf("%s is advertised with %s while sysfs shows %q", w.pci, w.driver, driver)
+		}
+	}
+	if n := len(w.configs); config.data != nil && (n == 0 || w.configs[n-1] != string(config.data)) {
+		w.configs = append(w.configs, string(config.data))
+	}
+	inventory := read(nodestate.DefaultInventoryPath)
+	driver = guest.Driver(w.pci)
+	var content nodestate.Inventory
+	if json.Unmarshal(inventory.data, &content) != nil {
+		return
+	}
+	var row nodestate.Device
+	for _, d := range content.Devices {
+		if d.ENIID == device.ENIID(w.eni) {
+			row = d
+		}
+	}
+	if row.Phase == nodestate.PhaseReady && row.Driver == w.driver && driver != w.driver && inventory.still(nodestate.DefaultInventoryPath) {
+		w.t.Errorf("%s is ready with %s while sysfs shows %q", w.eni, w.driver, driver)
+	}
+	if n := len(w.phases); n == 0 || w.phases[n-1] != row.Phase {
+		w.phases = append(w.phases, row.Phase)
+	}
+}
+
+// finish ends the watch. A watcher that saw nothing proves nothing.
+func (w *watcher) finish() {
+	w.once.Do(func() {
+		close(w.stop)
+		w.done.Wait()
+		if w.advertised == 0 {
+			w.t.Errorf("%s was never seen advertised", w.pci)
+		}
+	})
+}
+
+// reading is a file at one moment: its content, and what tells whether it was
+// replaced since. Files of the daemon are never changed in place.
+type reading struct {
+	data []byte
+	info os.FileInfo // nil when there was no file
+}
+
+func read(path string) reading {
+	f, err := os.Open(path)
+	if err != nil {
+		return reading{}
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return reading{}
+	}
+	data, err := io.ReadAll(f)
+	if err != nil {
+		return reading{}
+	}
+	return reading{data, info}
+}
+
+// still says whether the file at path is the one that was read.
+func (r reading) still(path string) bool {
+	now, err := os.Stat(path)
+	return err == nil && r.info != nil && os.SameFile(now, r.info) && now.ModTime().Equal(r.info.ModTime())
+}
+
+// section is the entry of a device plugin config that has a PCI function.
+func section(config []byte, pci string) string {
+	var c struct{ ResourceList []json.RawMessage }
+	if json.Unmarshal(config, &c) != nil {
+		return ""
+	}
+	for _, r := range c.ResourceList {
+		if bytes.Contains(r, []byte(pci)) {
+			return string(r)
+		}
+	}
+	return ""
+}
