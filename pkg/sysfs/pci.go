@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 )
@@ -23,8 +24,6 @@ type PCIFunction struct {
 	Class uint32
 	// Driver is the bound driver; "" when none is.
 	Driver string
-	// DriverOverride is the only driver the kernel may bind; "" when any may.
-	DriverOverride string
 	// PhysFn is the PF that a VF belongs to; "" for a function that is no VF.
 	PhysFn device.PCIAddress
 	// VirtFns are a PF's enabled VFs by VF number; empty for any other function.
@@ -36,6 +35,10 @@ type PCIFunction struct {
 	IOMMUGroup int
 	// NUMANode is -1 when the firmware does not say.
 	NUMANode int
+	// Instance tells the function from any other that has its address later in
+	// the same boot: the number of its folder, which the kernel gives out once
+	// (__kernfs_new_node in fs/kernfs/dir.c). 0 is no function's.
+	Instance uint64
 }
 
 // IsEFA says whether the function is an AWS Elastic Fabric Adapter, which this
@@ -75,6 +78,9 @@ func (f FS) PCIAddresses() ([]device.PCIAddress, error) {
 
 // PCI reads one PCI function. The error is fs.ErrNotExist when the kernel does
 // not list it; any other error means that its state is not known.
+//
+// It never waits for a driver: nothing is read that the kernel shows only under
+// the device's lock, as it does driver_override and sriov_numvfs.
 func (f FS) PCI(addr device.PCIAddress) (PCIFunction, error) {
 	if _, err := device.ParsePCIAddress(addr.String()); err != nil {
 		return PCIFunction{}, fmt.Errorf("read PCI function: %w", err)
@@ -114,8 +120,12 @@ func readFunction(dir string, addr device.PCIAddress) (PCIFunction, error) {
 	}
 	// A function removed meanwhile has lost its links one by one: what was read
 	// then is no state that it ever had.
-	_, err = os.Stat(dir)
-	return p, err
+	var folder syscall.Stat_t
+	if err := syscall.Stat(dir, &folder); err != nil {
+		return p, &fs.PathError{Op: "stat", Path: dir, Err: err}
+	}
+	p.Instance = folder.Ino
+	return p, nil
 }
 
 func readIDs(dir string, p *PCIFunction) error {
@@ -152,9 +162,7 @@ func readDriver(dir string, has func(string) bool, p *PCIFunction) (err error) {
 			return err
 		}
 	}
-	override, _, err := optional(dir, "driver_override")
-	p.DriverOverride = parseOverride(override)
-	return err
+	return nil
 }
 
 // readVFs reads the links between a PF and its VFs
@@ -240,6 +248,26 @@ func interfaces(dir string, entries []fs.DirEntry) ([]string, error) {
 	}
 	slices.Sort(names)
 	return names, nil
+}
+
+// DriverOverride returns the only driver that the kernel may bind to a function;
+// "" when any may. The error is fs.ErrNotExist when the kernel does not list it;
+// any other error means that the value is not known.
+//
+// The kernel shows it under the device's lock (driver_override_show in
+// drivers/pci/pci-sysfs.c), which an unbind holds for as long as it waits for
+// the program that has the device open. No signal ends that: read it only in a
+// process that may hang.
+func (f FS) DriverOverride(addr device.PCIAddress) (string, error) {
+	if _, err := device.ParsePCIAddress(addr.String()); err != nil {
+		return "", fmt.Errorf("read driver_override: %w", err)
+	}
+	dir := f.path("bus/pci/devices", addr.String())
+	s, err := attribute(dir, "driver_override")
+	if err != nil {
+		return "", gone(dir, err)
+	}
+	return parseOverride(s), nil
 }
 
 // PCIDriver says whether a PCI driver is registered, that is loaded or built

@@ -77,7 +77,7 @@ func TestPCI(t *testing.T) {
 		"ec2": {
 			{Address: "0000:00:05.0", Vendor: 0x1d0f, Device: 0xec20, Class: 0x020000, Driver: "ena", Interfaces: []string{"ens5"}, IOMMUGroup: -1, NUMANode: 0},
 			{Address: "0000:00:06.0", Vendor: 0x1d0f, Device: 0xec20, Class: 0x020000, Driver: "ena", Interfaces: []string{"ens6"}, IOMMUGroup: -1, NUMANode: -1},
-			{Address: "0000:00:07.0", Vendor: 0x1d0f, Device: 0xec20, Class: 0x020000, Driver: "vfio-pci", DriverOverride: "vfio-pci", IOMMUGroup: 12, NUMANode: -1},
+			{Address: "0000:00:07.0", Vendor: 0x1d0f, Device: 0xec20, Class: 0x020000, Driver: "vfio-pci", IOMMUGroup: 12, NUMANode: -1},
 			{Address: "0000:00:08.0", Vendor: 0x1d0f, Device: 0xec20, Class: 0x020000, Driver: "ena", IOMMUGroup: -1, NUMANode: -1},
 			{Address: "0000:00:09.0", Vendor: 0x1d0f, Device: 0xefa1, Class: 0x020000, IOMMUGroup: -1, NUMANode: -1},
 			{Address: "0000:00:1f.0", Vendor: 0x1d0f, Device: 0x8061, Class: 0x010802, Driver: "nvme", IOMMUGroup: -1, NUMANode: -1},
@@ -97,6 +97,10 @@ func TestPCI(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
+				if got.Instance == 0 {
+					t.Error("Instance is 0")
+				}
+				got.Instance = 0
 				if diff := cmp.Diff(want, got); diff != "" {
 					t.Errorf("PCI (-want +got):\n%s", diff)
 				}
@@ -130,7 +134,6 @@ func TestPCIGoneOrUnknown(t *testing.T) {
 		"class too large":         {replace(dir+"/class", "0x1020000\n"), false, "parse class"},
 		"class is a folder":       {replaceDir(dir + "/class"), false, "is a directory"},
 		"driver is a file":        {replace(dir+"/driver", "igb"), false, "driver"},
-		"override is a folder":    {replaceDir(dir + "/driver_override"), false, "driver_override"},
 		"physfn is no function":   {link(dir+"/physfn", "../elsewhere"), false, "parse physfn"},
 		"virtfn without a number": {link(dir+"/virtfnX", "../0000:01:10.0"), false, "parse virtfnX"},
 		"virtfn is no function":   {link(dir+"/virtfn2", "../elsewhere"), false, "parse virtfn2"},
@@ -283,5 +286,61 @@ func TestRoot(t *testing.T) {
 	}
 	if got := NewFS("/x").Root(); got != "/x" {
 		t.Errorf("Root = %q; want /x", got)
+	}
+}
+
+// driver_override is read by itself: the kernel shows it under the device's lock.
+func TestDriverOverride(t *testing.T) {
+	root := unpack(t, "ec2")
+	f := NewFS(root)
+	for addr, want := range map[device.PCIAddress]string{"0000:00:07.0": "vfio-pci", "0000:00:06.0": ""} {
+		if got, err := f.DriverOverride(addr); got != want || err != nil {
+			t.Errorf("DriverOverride(%s) = %q, %v; want %q", addr, got, err, want)
+		}
+	}
+	if got, err := f.DriverOverride("0000:00:16.0"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("function that is not there: %q, %v", got, err)
+	}
+	const file = "bus/pci/devices/0000:00:07.0/driver_override"
+	replaceDir(file)(t, root)
+	if got, err := f.DriverOverride("0000:00:07.0"); err == nil || errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("override that is a folder: %q, %v", got, err)
+	}
+	if got, err := f.PCI("0000:00:07.0"); err != nil || got.Driver != "vfio-pci" {
+		t.Errorf("PCI reads driver_override: %+v, %v", got, err)
+	}
+	if got, err := f.DriverOverride("../0000:00:07.0"); err == nil {
+		t.Errorf("no address: %q", got)
+	}
+}
+
+// A function that takes another's place is another instance.
+func TestPCIInstance(t *testing.T) {
+	root := unpack(t, "ec2")
+	instance := func() uint64 {
+		t.Helper()
+		p, err := NewFS(root).PCI("0000:00:06.0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p.Instance
+	}
+	first := instance()
+	if again := instance(); again != first {
+		t.Errorf("the same function is instance %d, then %d", first, again)
+	}
+	dir := filepath.Join(root, "bus/pci/devices/0000:00:06.0")
+	folder, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(folder, folder+".old"); err != nil { // kept, so that its number is not given again
+		t.Fatal(err)
+	}
+	if err := os.CopyFS(folder, os.DirFS(folder+".old")); err != nil {
+		t.Fatal(err)
+	}
+	if got := instance(); got == first {
+		t.Errorf("another function is instance %d too", got)
 	}
 }

@@ -153,7 +153,7 @@ func (t *task) bind() error {
 	if err != nil {
 		return err
 	}
-	if err := t.override(fn, t.Driver); err != nil {
+	if err := t.override(t.Driver); err != nil {
 		return err
 	}
 	if fn.Driver != t.Driver {
@@ -225,7 +225,7 @@ func (t *task) release(kernel string) (sysfs.PCIFunction, error) {
 			return fn, err
 		}
 	}
-	if err := t.override(fn, ""); err != nil {
+	if err := t.override(""); err != nil {
 		return fn, err
 	}
 	if fn.Driver == "" {
@@ -241,7 +241,7 @@ func (t *task) release(kernel string) (sysfs.PCIFunction, error) {
 }
 
 func (t *task) offer(fn sysfs.PCIFunction, kernel string) (sysfs.PCIFunction, error) {
-	if err := t.override(fn, kernel); err != nil {
+	if err := t.override(kernel); err != nil {
 		return fn, err
 	}
 	if err := t.unbind(fn); err != nil {
@@ -294,9 +294,10 @@ func (t *task) gone() bool {
 // override names the only driver that may bind the function; "" lets any. The
 // kernel takes an empty line for no name (driver_override_store in
 // drivers/pci/pci-sysfs.c), and a write of nothing for nothing.
-func (t *task) override(fn sysfs.PCIFunction, driver string) error {
-	if fn.DriverOverride == driver {
-		return nil
+func (t *task) override(driver string) error {
+	now, err := t.fs.DriverOverride(t.Address)
+	if err != nil || now == driver {
+		return err
 	}
 	if err := t.change(t.folder("driver_override"), driver+"\n"); err != nil {
 		return fmt.Errorf("set driver_override of %s to %q: %w", t.Address, driver, err)

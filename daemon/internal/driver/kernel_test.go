@@ -131,6 +131,13 @@ func (k *kernel) function() sysfs.PCIFunction {
 	return fn
 }
 
+func (k *kernel) override() string {
+	k.Helper()
+	o, err := sysfs.NewFS(k.root).DriverOverride(nic)
+	k.must(err)
+	return o
+}
+
 // errKilled is how the process ends at a write.
 var errKilled = errors.New("killed")
 
@@ -210,7 +217,7 @@ func (k *kernel) serve(name, value string) error {
 // candidates are the registered drivers that the function is offered to.
 func (k *kernel) candidates() []string {
 	names := k.matches
-	if override := k.function().DriverOverride; override != "" {
+	if override := k.override(); override != "" {
 		names = []string{override}
 	}
 	return slices.DeleteFunc(slices.Clone(names), func(d string) bool {
@@ -255,7 +262,7 @@ func (k *kernel) load(module string) error {
 // should not.
 func (k *kernel) want(driver, override string) {
 	k.Helper()
-	if fn := k.function(); fn.Driver != driver || fn.DriverOverride != override {
-		k.Errorf("driver %q, override %q; want %q, %q (writes: %q)", fn.Driver, fn.DriverOverride, driver, override, k.writes)
+	if d, o := k.function().Driver, k.override(); d != driver || o != override {
+		k.Errorf("driver %q, override %q; want %q, %q (writes: %q)", d, o, driver, override, k.writes)
 	}
 }

@@ -67,7 +67,7 @@ func TestDriven(t *testing.T) {
 			{"declared", userspace, row("", pending), []string{"vfio-pci"}, nil},
 			{"removed", undeclare, nil, nil, nil},
 			{"bound all the same", func(w *world) {
-				w.taken[pci(1)] = nodestate.Restore{Driver: "ena", Device: nodestate.AttachedDevice{PCIAddress: pci(1), MAC: mac(1), ENIID: eniID(1)}}
+				w.taken[pci(1)] = nodestate.Restore{Driver: "ena", Instance: w.functions[pci(1)].Instance, Device: nodestate.AttachedDevice{PCIAddress: pci(1), MAC: mac(1), ENIID: eniID(1)}}
 				w.bind(1, "vfio-pci")
 			}, nil, []string{"ena"}, nil},
 		},
@@ -118,7 +118,7 @@ func TestDriven(t *testing.T) {
 		),
 		"stopped between two drivers": append(bound[:2:2],
 			step{"stopped", func(w *world) {
-				w.setFunction(1, func(f *sysfs.PCIFunction) { f.Driver, f.DriverOverride = "", "vfio-pci" })
+				w.setFunction(1, func(f *sysfs.PCIFunction) { f.Driver = "" })
 			}, row("", draining), nil, nil},
 			step{"withdrawn", nothing, row("", draining), []string{"vfio-pci"}, nil},
 			step{"off", kernel, row("", draining), []string{"ena"}, nil},
@@ -127,7 +127,7 @@ func TestDriven(t *testing.T) {
 		),
 		"stopped between two drivers, the checkpoint lost, removed": append(bound[:2:2],
 			step{"stopped", func(w *world) {
-				w.setFunction(1, func(f *sysfs.PCIFunction) { f.Driver, f.DriverOverride = "", "ena" })
+				w.setFunction(1, func(f *sysfs.PCIFunction) { f.Driver = "" })
 				w.Checkpoint = nodestate.Checkpoint{}
 				undeclare(w)
 			}, nil, []string{"ena"}, nil},
@@ -154,8 +154,17 @@ func TestDriven(t *testing.T) {
 		),
 		"another device in its place, whose netdev is not there yet": append(bound[:2:2],
 			step{"replaced", func(w *world) {
-				w.setFunction(1, func(f *sysfs.PCIFunction) { f.Driver = "" })
+				w.plug(1)
+				w.bind(1, "")
 			}, row("", draining), nil, nil},
+		),
+		"another device in its place, which somebody else has bound": append(bound[:2:2],
+			step{"replaced", func(w *world) {
+				w.plug(1)
+				w.bind(1, "vfio-pci")
+				undeclare(w)
+			}, row("", draining), nil, nil},
+			step{"withdrawn", nothing, nil, nil, nil},
 		),
 	}
 	for name, steps := range tests {

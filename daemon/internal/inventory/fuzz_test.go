@@ -46,7 +46,7 @@ var events = []func(w *world, n int){
 	func(w *world, _ int) { w.Checkpoint = nodestate.Checkpoint{} },
 	func(w *world, n int) {
 		if _, ours := w.taken[pci(n)]; ours && w.functions[pci(n)].UserspaceDriver() {
-			w.setFunction(n, func(f *sysfs.PCIFunction) { f.Driver, f.DriverOverride = "", f.Driver })
+			w.setFunction(n, func(f *sysfs.PCIFunction) { f.Driver = "" })
 		}
 	},
 	func(w *world, n int) {
@@ -156,7 +156,8 @@ func checkDrive(t *testing.T, w *world, d Drive) {
 	t.Helper()
 	fn := w.functions[d.Device.PCIAddress]
 	taken, ours := w.taken[d.Device.PCIAddress]
-	between := ours && fn.Driver == "" && fn.DriverOverride != ""
+	ours = ours && taken.Instance == fn.Instance
+	between := ours && fn.Driver == ""
 	switch {
 	case isHeld(w, d.Device.PCIAddress), d.Device.PCIAddress == pci(0), fn.Driver == d.To:
 		t.Errorf("not to be driven: %+v, bound to %q", d, fn.Driver)

@@ -115,12 +115,11 @@ type Sources struct {
 
 // InHand says whether the daemon has taken the function from its kernel driver
 // and not given it back: it is bound to a userspace driver, or on its way between
-// two drivers. A function that was plugged in since has no driver_override, which
-// every step of the way has.
+// two drivers. A function that was plugged in since is another instance.
 func (s *Sources) InHand(pci device.PCIAddress) bool {
-	_, taken := s.Taken.Value[pci]
+	rec, taken := s.Taken.Value[pci]
 	fn := s.Functions.Value[pci]
-	return taken && (fn.UserspaceDriver() || fn.Address != "" && fn.Driver == "" && fn.DriverOverride != "")
+	return taken && fn.Address != "" && fn.Instance == rec.Instance && (fn.UserspaceDriver() || fn.Driver == "")
 }
 
 // Result is what follows from the Sources.

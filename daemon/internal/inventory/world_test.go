@@ -38,6 +38,7 @@ type world struct {
 	enis      map[int]awsnode.ENI
 	records   []nodestate.Attachment
 	taken     map[device.PCIAddress]nodestate.Restore
+	instances uint64 // so many functions were plugged in
 	unknown   struct{ enis, functions, links, records bool }
 }
 
@@ -70,10 +71,12 @@ func (w *world) attach(n int) {
 }
 
 // plug adds PCI function and link, in which n is never the same as elsewhere.
+// What was plugged in there before is another instance.
 func (w *world) plug(n int) {
+	w.instances++
 	name := fmt.Sprintf("eth%d", n)
 	w.functions[pci(n)] = sysfs.PCIFunction{
-		Address: pci(n), Vendor: 0x1d0f, Device: 0xec20, Class: 0x020000, Driver: "ena", Interfaces: []string{name},
+		Address: pci(n), Vendor: 0x1d0f, Device: 0xec20, Class: 0x020000, Driver: "ena", Interfaces: []string{name}, Instance: w.instances,
 	}
 	w.links[n] = link.Link{Index: n + 2, Name: name, MAC: mac(n), MTU: 1500, Parent: pci(n)}
 }
@@ -105,15 +108,16 @@ func (w *world) drive(r Result) int {
 		n := w.at(d.Device.PCIAddress)
 		if d.Userspace() {
 			if fn := w.functions[pci(n)]; !fn.UserspaceDriver() {
-				w.taken[pci(n)] = nodestate.Restore{BootID: w.BootID, Driver: fn.Driver, Device: nodestate.AttachedDevice{
+				w.taken[pci(n)] = nodestate.Restore{BootID: w.BootID, Driver: fn.Driver, Instance: fn.Instance, Device: nodestate.AttachedDevice{
 					PCIAddress: pci(n), MAC: d.Device.MAC, ENIID: d.Device.ENIID, NodeENI: d.Device.NodeENI,
 				}}
 			}
 			w.bind(n, d.To)
 			continue
 		}
+		instance := w.functions[pci(n)].Instance
 		w.plug(n)
-		w.setFunction(n, func(f *sysfs.PCIFunction) { f.Driver = d.To })
+		w.setFunction(n, func(f *sysfs.PCIFunction) { f.Driver, f.Instance = d.To, instance })
 	}
 	return len(r.Drives)
 }

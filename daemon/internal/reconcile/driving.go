@@ -202,7 +202,7 @@ func (r *Reconciler) busy(d nodestate.Device, now time.Time) []finding {
 // the restore record brings it up again.
 func (r *Reconciler) prepareDrive(ctx context.Context, src inventory.Sources, d inventory.Drive, fn sysfs.PCIFunction) ([]finding, error) {
 	pci := d.Device.PCIAddress
-	if now, err := r.PCI.PCI(pci); err != nil || now.Driver != fn.Driver || now.Vendor != fn.Vendor || now.Device != fn.Device {
+	if now, err := r.PCI.PCI(pci); err != nil || now.Driver != fn.Driver || now.Instance != fn.Instance {
 		return nil, errNotOurs // it has changed, or gone, since this Sync has read it
 	}
 	if r.Kubelet != nil {
@@ -258,7 +258,7 @@ func (r *Reconciler) takeFromKernel(src inventory.Sources, d inventory.Drive, fn
 	if earlier, err := r.Attachments.LoadRestore(pci); err == nil && earlier.BootID == r.BootID && earlier.Device.Link != nil {
 		state = *earlier.Device.Link // its link has not got back yet what it had
 	}
-	err = r.Attachments.SaveRestore(nodestate.Restore{BootID: r.BootID, Driver: fn.Driver, Device: nodestate.AttachedDevice{
+	err = r.Attachments.SaveRestore(nodestate.Restore{BootID: r.BootID, Driver: fn.Driver, Instance: fn.Instance, Device: nodestate.AttachedDevice{
 		PCIAddress: pci, MAC: d.Device.MAC, ENIID: d.Device.ENIID, NodeENI: d.Device.NodeENI, VF: fn.PhysFn != "", Link: &state,
 	}})
 	if err != nil {

@@ -323,6 +323,13 @@ func (n *testNode) bind(e int, driver string) {
 	n.must(os.Symlink("../../drivers/"+driver, at))
 }
 
+// instance is that of the function of ENI e.
+func (n *testNode) instance(e int) uint64 {
+	fn, err := sysfs.NewFS(n.path("sys")).PCI(pci(e))
+	n.must(err)
+	return fn.Instance
+}
+
 func (n *testNode) unplug(e int) {
 	n.must(os.RemoveAll(n.path("sys/bus/pci/devices", pci(e).String())))
 	delete(n.host.links, e)
