@@ -27,7 +27,7 @@ GIVEBACK = [ -z "$${SUDO_UID:-}" ] || chown -R "$$SUDO_UID:$$SUDO_GID" $(BIN)
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} \
 	  /^##@ / {printf "\n%s\n", substr($$0, 5)} \
-	  /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	  /^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
 	@printf '\nVariables: FUZZTIME=%s TESTFLAGS="-race -run Name" VERSION=%s\n' '$(FUZZTIME)' '$(VERSION)'
 
 .PHONY: build
@@ -73,16 +73,23 @@ kube-tools: build tools $(KUBE)/.built
 	$(call gobuild) -o $(KUBE)/sriovdp ./test/deviceplugin/cmd
 	$(call gobuild) -o $(KUBE)/metacni ./test/metacni
 
+# -p 1: one machine at a time, and the guest's output as it comes.
+.PHONY: test-hardware
+test-hardware: hardware-tools ## Test on a machine with real PCI NICs, SR-IOV and vfio-pci (QEMU)
+	CGO_ENABLED=0 $(GO) -C test/hardware vet -trimpath ./...
+	CGO_ENABLED=0 $(GO) -C test/hardware test -trimpath -p 1 -v -timeout 20m $(TESTFLAGS) ./...
+
+# What a machine is made of besides the tests.
 .PHONY: hardware-tools
-hardware-tools: build tools
-	@mkdir -p $(BIN)/hardware
-	$(call gobuild) -o $(BIN)/hardware/imds ./test/fakeimds/cmd/imds
+hardware-tools: prereq-hardware build tools
+	test/hardware/prepare kernel
 	@$(GIVEBACK)
 
 .PHONY: lint
 lint: $(LINT) ## Run golangci-lint, and prove that each of our own rules fires
 	$(LINT) run ./...
 	cd test/kube && $(LINT) run --config ../../.golangci.yml ./...
+	cd test/hardware && $(LINT) run --config ../../.golangci.yml ./...
 	GOLANGCI_LINT=$(LINT) $(GO) test -tags lint -run '^TestLintFixtures$$' ./test/arch
 
 .PHONY: fuzz
@@ -106,6 +113,9 @@ clean: ## Remove what the build made
 # One line each for a machine that lacks something, before any other output.
 prereq-%: go-version
 	@test/prereq check 'sudo make $*' $(if $(findstring race,$* $(TESTFLAGS)),gcc)
+.PHONY: prereq-hardware
+prereq-hardware: go-version
+	@test/hardware/prepare check
 .PHONY: go-version
 go-version:
 	@command -v $(GO) >/dev/null || { echo 'go: not found: install Go, the version in go.mod or later (https://go.dev/dl); under sudo: sudo env "PATH=$$PATH" make' >&2; exit 1; }

@@ -98,7 +98,7 @@ func (h *host) baseFiles() (*files, error) {
 	for _, p := range []string{"multi-eni", "cni/host-local", "cni/static", "cni/ipvlan", "cni/macvlan", "cni/vlan", "cni/host-device", "cni/tuning"} {
 		programs["opt/cni/bin/"+path.Base(p)] = filepath.Join(h.bin, p)
 	}
-	for name, p := range map[string]string{"multi-enid": "multi-enid", "cnitool": "tools/cnitool", "fakeimds": "hardware/imds"} {
+	for name, p := range map[string]string{"multi-enid": "multi-enid", "cnitool": "tools/cnitool"} {
 		programs["usr/local/bin/"+name] = filepath.Join(h.bin, p)
 	}
 	for name, from := range programs {
