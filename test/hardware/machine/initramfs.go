@@ -82,8 +82,11 @@ func (f *files) save(to string) (err error) {
 // baseFiles are the files that every boot of a machine begins with.
 func (h *host) baseFiles() (*files, error) {
 	f := newFiles()
-	for _, dir := range []string{"dev", "proc", "sys", "run", "tmp", "etc", "root", "var/lib", "bin", "usr/bin"} {
+	for _, dir := range []string{"dev", "proc", "sys", "run", "tmp", "etc", "root", "var/lib", "usr/bin", "usr/sbin", "usr/lib", "usr/lib64"} {
 		f.folder(dir)
+	}
+	for _, dir := range []string{"bin", "sbin", "lib", "lib64"} {
+		f.link(dir, "usr/"+dir)
 	}
 	f.link("var/run", "/run")
 	f.link("init", "/machine/tests")
@@ -93,6 +96,19 @@ func (h *host) baseFiles() (*files, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
+	}
+	// The test binary has an interpreter and libraries where cgo is on.
+	system, err := newLibraries("/", f)
+	if err != nil {
+		return nil, err
+	}
+	if err := system.addNeeds(self); err != nil {
+		return nil, fmt.Errorf("put the libraries of the tests into the machine: %w", err)
+	}
+	if h.spec.DPDK {
+		if err := h.addDPDK(system); err != nil {
+			return nil, err
+		}
 	}
 	programs := map[string]string{"machine/tests": self}
 	for _, p := range []string{"multi-eni", "cni/host-local", "cni/static", "cni/ipvlan", "cni/macvlan", "cni/vlan", "cni/host-device", "cni/tuning"} {
@@ -126,7 +142,7 @@ func (h *host) addModules(f *files) error {
 	if err != nil {
 		return err
 	}
-	root := path.Join("lib/modules", filepath.Base(h.kernel.modules))
+	root := path.Join("usr/lib/modules", filepath.Base(h.kernel.modules))
 	for _, m := range all {
 		f.write(path.Join(root, m.path), m.image)
 	}

@@ -99,6 +99,14 @@ func mountAll() error {
 			return fmt.Errorf("mount %s at %s: %w", m.fstype, m.path, err)
 		}
 	}
+	// The kernel's own initramfs leaves the root folder writable to all, which
+	// DPDK refuses.
+	if err := os.Chmod("/", 0o755); err != nil {
+		return err
+	}
+	if err := os.Chmod("/tmp", 0o777|fs.ModeSticky); err != nil {
+		return err
+	}
 	if err := os.MkdirAll("/run/netns", 0o755); err != nil {
 		return err
 	}

@@ -9,7 +9,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/hardware/machine"
 )
 
-func TestMain(m *testing.M) { machine.Main(m, machine.Spec{}) }
+func TestMain(m *testing.M) { machine.Main(m, machine.Spec{DPDK: true}) }
 
 func TestNICs(t *testing.T) {
 	for _, n := range machine.DefaultNICs() {
