@@ -157,7 +157,6 @@ func TestJoinOnce(t *testing.T) {
 			setUp:    func(w *world) { w.declare("a", 1, statedPCI(pci(2).String())); w.setUp(1) },
 			rows:     []brief{{"a", 1, pci(1), "eth1", v1alpha1.DefaultResourceName, pending}},
 			problems: []string{"PCIAddressMismatch"},
-			idle:     1,
 		},
 		{
 			name:     "dpdkPCIAddress without a domain",

@@ -99,7 +99,7 @@ func (j *joiner) addRow(c *claim, p place) {
 	}
 	r.Phase, r.missingSince = j.phase(c, p, r.Device), c.missingSince
 	j.rows = append(j.rows, r)
-	if p.state == seen && c.kernel() && j.Attachments.Known && !j.held[p.pci] {
+	if p.state == seen && c.kernel() && c.at(p.pci) && j.Attachments.Known && !j.held[p.pci] {
 		j.idle = append(j.idle, IdleLink{Device: r.Device, Link: *p.link})
 	}
 }
@@ -215,9 +215,12 @@ func (j *joiner) phase(c *claim, p place, d nodestate.Device) nodestate.Phase {
 	return j.phaseKernel(c, p, before)
 }
 
+// at says whether the device may be at an address, as far as that is stated.
+func (c *claim) at(pci device.PCIAddress) bool { return c.stated == "" || c.stated == pci }
+
 // agrees checks the stated PCI address against the discovered one.
 func (j *joiner) agrees(c *claim, p place) bool {
-	if c.stated == "" || c.stated == p.pci {
+	if c.at(p.pci) {
 		return true
 	}
 	j.problem("PCIAddressMismatch", c.nodeENI, c.eni.String(), "dpdkPCIAddress %s is not where the ENI is, which is %s; correct it, or leave it out", c.stated, p.pci)
