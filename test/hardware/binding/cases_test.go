@@ -85,7 +85,13 @@ func TestThreeCases(t *testing.T) {
 	if diff := cmp.Diff(want, w.phases); diff != "" {
 		t.Errorf("phases of case 3 (-want +got):\n%s", diff)
 	}
-	wantConfig(t, guest.Pool{Resource: "intel.com/sriov_placeholder", Drivers: []string{"placeholder"}, Addresses: []string{"0000:00:00.0"}})
+	wantConfig(t, placeholder())
+}
+
+// placeholder is in the config when nothing else is: the device plugin ends on
+// an empty one.
+func placeholder() guest.Pool {
+	return guest.Pool{Resource: "intel.com/sriov_placeholder", Drivers: []string{"placeholder"}, Addresses: []string{"0000:00:00.0"}}
 }
 
 func pool(resource, driver string, n nic) guest.Pool {

@@ -81,6 +81,7 @@ func forget(t *testing.T) {
 type nic struct {
 	pci    string
 	before state
+	index  int // of the link, which is another one after each change of drivers
 }
 
 // state is what a device must get back.
@@ -118,7 +119,7 @@ func dress(t *testing.T, pci, was, name string, up bool) nic {
 		}
 		try(t, netlink.LinkSetDown(l), netlink.LinkSetMTU(l, mtu), netlink.LinkDelAltName(l, "alt-"+name), netlink.LinkSetName(l, was))
 	})
-	n := nic{pci: pci}
+	n := nic{pci: pci, index: l.Attrs().Index}
 	n.before = n.state(t)
 	return n
 }
@@ -161,6 +162,25 @@ func (n nic) becomes(t *testing.T, want state) {
 		}
 	}
 	t.Fatalf("%s is not as wanted within %v (-want +got):\n%s\nproblems: %+v", n.pci, soon, cmp.Diff(want, got), guest.Inventory(t).Problems)
+}
+
+// untouched fails the test if the device's driver was ever changed, or its link
+// since it was prepared.
+func (n nic) untouched(t *testing.T) {
+	t.Helper()
+	if diff := cmp.Diff(n.before, n.state(t)); diff != "" {
+		t.Errorf("%s was touched (-want +got):\n%s", n.pci, diff)
+	}
+	n.kept(t)
+}
+
+// kept fails the test if the device ever lost its kernel driver: it would have
+// another link now.
+func (n nic) kept(t *testing.T) {
+	t.Helper()
+	if l, ok := guest.ByName(guest.Netdev(n.pci)); !ok || l.Attrs().Index != n.index {
+		t.Errorf("%s was taken from its driver, it has not the link with index %d any more", n.pci, n.index)
+	}
 }
 
 // up is a state with the link up, as the daemon leaves that of a kernel device.
