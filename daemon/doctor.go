@@ -71,6 +71,7 @@ func (p program) doctor(ctx context.Context, c nodeFlags, policy, output string)
 		Running:     func(ctx context.Context) (bool, error) { return daemonAnswers(ctx, c.inventory) },
 		PCIDPConfig: c.pcidpConfig, Inventory: c.inventory, StateDir: c.stateDir, AttachmentsDir: c.attachmentsDir,
 		Sysfs: c.sysfs, Policy: policy, BinDir: c.cniBinDir,
+		DriverPolicy: c.drivers, Dev: c.dev, ModulesRoot: c.modulesRoot,
 	}
 	c.examineCluster(&o)
 	found := doctor.Run(ctx, o)

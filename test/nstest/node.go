@@ -52,7 +52,7 @@ type Node struct {
 // NewNode makes a node without ENIs in dir. Prepare has been called.
 func NewNode(dir string) (*Node, error) {
 	n := &Node{Dir: dir, Sysfs: filepath.Join(dir, "sys"), VPC: "/run/netns/vpc"}
-	for _, d := range []string{"bus/pci/devices", "bus/pci/drivers", "class/net"} {
+	for _, d := range []string{"bus/pci/devices", "bus/pci/drivers", "class/net", "module"} {
 		if err := os.MkdirAll(filepath.Join(n.Sysfs, d), 0o755); err != nil {
 			return nil, err
 		}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/awsnode"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/driver"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/orphan"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
@@ -105,6 +106,11 @@ type Options struct {
 	Look func(folder string) (orphan.View, error)
 	// Running says whether the daemon of this node answers.
 	Running func(context.Context) (bool, error)
+
+	// DriverPolicy is what the daemon may do to bind a device. Dev is the host's
+	// /dev, and ModulesRoot has its lib/modules.
+	DriverPolicy     driver.Policy
+	Dev, ModulesRoot string
 
 	PCIDPConfig, Inventory, StateDir, AttachmentsDir, Sysfs, Policy, BinDir string
 }

@@ -67,13 +67,15 @@ func newWorld(t *testing.T) *world {
 		Look:          func(string) (orphan.View, error) { return orphan.View{Propagated: true, Netns: true}, nil },
 		Running:       func(context.Context) (bool, error) { return true, nil },
 		PCIDPConfig:   w.path("etc/pcidp/config.json"), Inventory: w.path("run/inventory.json"), StateDir: w.path("state"),
-		AttachmentsDir: w.path("records"), Sysfs: w.path("sys"), Policy: w.path("etc/policy.json"), BinDir: w.path("bin"),
+		AttachmentsDir: w.path("records"), Sysfs: w.path("sys"), Dev: w.path("dev"), ModulesRoot: w.path("host"), Policy: w.path("etc/policy.json"), BinDir: w.path("bin"),
 	}
 	w.must(os.MkdirAll(w.o.StateDir, 0o700))
 	w.must(os.MkdirAll(w.o.AttachmentsDir, 0o700))
-	for _, dir := range []string{"bus/pci/drivers/vfio-pci", "bus/pci/devices/0000:00:05.0", "bus/pci/devices/0000:00:06.0"} {
-		w.must(os.MkdirAll(filepath.Join(w.o.Sysfs, dir), 0o755))
+	for _, dir := range []string{"sys/bus/pci/drivers/vfio-pci", "sys/module", "dev/vfio"} {
+		w.must(os.MkdirAll(w.path(dir), 0o755))
 	}
+	w.function("05.0")
+	w.function("06.0")
 	w.write("etc/pcidp/config.json", `{"resourceList":[]}`, 0o644)
 	w.write("bin/multi-eni", "", 0o755)
 	w.write("etc/policy.json", fmt.Sprintf(`{"schemaVersion":1,"binDir":%q,"dataDir":%q,"inventory":%q}`, w.o.BinDir, w.o.AttachmentsDir, w.o.Inventory), 0o644)
@@ -81,6 +83,16 @@ func newWorld(t *testing.T) *world {
 		ENIID: "eni-0a1b2c3d4e5f60001", NodeENI: "fast", MAC: "02:00:00:00:00:01", PCIAddress: "0000:00:06.0", Phase: nodestate.PhaseReady,
 	}}})
 	return w
+}
+
+// function adds a PCI function behind an IOMMU.
+func (w *world) function(at string) {
+	w.Helper()
+	dir := "sys/bus/pci/devices/0000:00:" + at
+	for name, value := range map[string]string{"vendor": "0x1d0f", "device": "0xec20", "class": "0x020000"} {
+		w.write(filepath.Join(dir, name), value+"\n", 0o644)
+	}
+	w.must(os.Symlink("../../../kernel/iommu_groups/7", w.path(dir+"/iommu_group")))
 }
 
 func (w *world) path(name string) string { return filepath.Join(w.root, name) }
@@ -205,7 +217,6 @@ func TestFindings(t *testing.T) {
 				return nil, &awsnode.ValueError{Key: "mac", Value: "<html>", Err: errors.New("no MAC")}
 			}
 		}, Fail, "instance metadata", []string{"<html>", "proxy"}},
-		"driver not loaded": {func(w *world) { w.must(os.RemoveAll(w.path("sys/bus/pci/drivers/vfio-pci"))) }, Fail, "drivers", []string{"modprobe vfio-pci", "NodeENI fast"}},
 		"config is a ConfigMap": {func(w *world) {
 			w.must(os.Remove(w.o.PCIDPConfig))
 			w.must(os.Symlink("..data/config.json", w.o.PCIDPConfig))

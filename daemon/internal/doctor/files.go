@@ -6,10 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -149,31 +147,4 @@ func sysfsTree(_ context.Context, o Options) []Finding {
 		return fail(check, "mount the host's /sys there, or correct --sysfs; nothing is removed on its account", "%s shows no PCI function at all", o.Sysfs)
 	}
 	return ok(check, "%s, PCI functions: %d", o.Sysfs, len(addresses))
-}
-
-// drivers looks for the userspace drivers that NodeENIs want.
-func drivers(ctx context.Context, o Options) []Finding {
-	const check = "drivers"
-	wanted, err := o.Drivers(ctx)
-	if err != nil {
-		return warn(check, "see the findings above", "it is not known which are wanted: %v", err)
-	}
-	loaded := func(driver string) bool {
-		_, err := os.Stat(filepath.Join(o.Sysfs, "bus/pci/drivers", driver))
-		return err == nil
-	}
-	if len(wanted) == 0 {
-		return ok(check, "no NodeENI of this node wants a userspace driver (vfio-pci loaded: %v)", loaded("vfio-pci"))
-	}
-	var all []Finding
-	for _, driver := range slices.Sorted(maps.Keys(wanted)) {
-		names := list(wanted[driver])
-		if !loaded(driver) {
-			all = append(all, fail(check, fmt.Sprintf("run: modprobe %s, and name it in /etc/modules-load.d; Nitro instances without an IOMMU also need vfio.enable_unsafe_noiommu_mode=1", driver),
-				"%s is not loaded, which NodeENI %s wants", driver, names)...)
-			continue
-		}
-		all = append(all, ok(check, "%s is loaded, for NodeENI %s", driver, names)...)
-	}
-	return all
 }
