@@ -43,9 +43,9 @@ func (d nodeDrivers) Open(fn sysfs.PCIFunction) (node string, open bool, err err
 
 // Bind has a program of its own bind the function, which goes on when this one
 // ends.
-func (d nodeDrivers) Bind(addr device.PCIAddress, to string, lock *os.File) error {
+func (d nodeDrivers) Bind(fn sysfs.PCIFunction, to string, lock *os.File) error {
 	return d.runner.Do(driver.Order{
-		Address: addr, Driver: to, LoadModule: d.policy.LoadModules, UnsafeNoIOMMU: d.policy.AllowUnsafeNoIOMMU,
+		Address: fn.Address, Instance: fn.Instance, Driver: to, LoadModule: d.policy.LoadModules, UnsafeNoIOMMU: d.policy.AllowUnsafeNoIOMMU,
 		Sysfs: d.sys.Root(), Modules: d.modules,
 	}, lock)
 }

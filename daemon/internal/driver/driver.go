@@ -29,6 +29,9 @@ import (
 // Order is what is to be done with one PCI function.
 type Order struct {
 	Address device.PCIAddress `json:"address"`
+	// Instance is the function that is meant (sysfs.PCIFunction.Instance): another
+	// one may be at the address by now. 0 means whichever is there.
+	Instance uint64 `json:"instance"`
 	// Driver is the userspace driver to bind, or the kernel driver to give the
 	// function back to. "" gives it back to whichever kernel driver matches.
 	Driver string `json:"driver"`

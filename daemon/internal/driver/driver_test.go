@@ -9,7 +9,7 @@ import (
 )
 
 func TestDecodeOrder(t *testing.T) {
-	want := Order{Address: nic, Driver: vfioPCI, LoadModule: true, UnsafeNoIOMMU: true, Sysfs: "/host/sys", Modules: "/host"}
+	want := Order{Address: nic, Instance: 4653, Driver: vfioPCI, LoadModule: true, UnsafeNoIOMMU: true, Sysfs: "/host/sys", Modules: "/host"}
 	data, err := json.Marshal(want)
 	if err != nil {
 		t.Fatal(err)

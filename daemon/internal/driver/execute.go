@@ -43,8 +43,6 @@ type task struct {
 	write func(path, value string) error
 	// load loads a kernel module; fs.ErrNotExist if there is none of that name.
 	load func(module string) error
-	// seen is the function's folder as it was at first.
-	seen os.FileInfo
 }
 
 func (t *task) run() error {
@@ -250,35 +248,25 @@ func (t *task) offer(fn sysfs.PCIFunction, kernel string) (sysfs.PCIFunction, er
 	return t.probe()
 }
 
-// look reads the function anew.
+// look reads the function anew. One that was replaced by another at the same
+// address is gone.
 func (t *task) look() (sysfs.PCIFunction, error) {
-	if err := t.same(); err != nil {
-		return sysfs.PCIFunction{}, err
-	}
-	return t.fs.PCI(t.Address)
-}
-
-// same says that the function was not replaced by another at the same address;
-// if it was, it is gone. The kernel numbers the folders of sysfs one after the
-// other, so that the next one has another number (__kernfs_new_node in
-// fs/kernfs/dir.c).
-func (t *task) same() error {
-	info, err := os.Stat(t.folder())
+	fn, err := t.fs.PCI(t.Address)
 	if err != nil {
-		return nil //nolint:nilerr // whoever uses the function finds out, and what it means
+		return fn, err
 	}
-	if t.seen == nil {
-		t.seen = info
+	if t.Instance == 0 {
+		t.Instance = fn.Instance
 	}
-	if !os.SameFile(t.seen, info) {
-		return fmt.Errorf("read PCI function: another one has taken the place of %s: %w", t.Address, fs.ErrNotExist)
+	if t.Instance != fn.Instance {
+		return fn, fmt.Errorf("read PCI function: another one has taken the place of %s: %w", t.Address, fs.ErrNotExist)
 	}
-	return nil
+	return fn, nil
 }
 
-// change writes something that concerns the function.
+// change writes something that concerns the function, if it is there still.
 func (t *task) change(path, value string) error {
-	if err := t.same(); err != nil {
+	if _, err := t.look(); err != nil {
 		return err
 	}
 	return t.write(path, value)

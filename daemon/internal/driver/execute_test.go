@@ -262,3 +262,18 @@ func TestExecuteGivesBackToAnother(t *testing.T) {
 	k.must(k.execute(Order{Driver: "ena-old"}))
 	k.want("ena", "")
 }
+
+// Another function than the one that is meant is not touched.
+func TestExecuteAnotherInstance(t *testing.T) {
+	k := newKernel(t)
+	o := toVFIO
+	o.Instance = k.function().Instance
+	k.hide()
+	k.plug()
+	if err := k.execute(o); !errors.Is(err, fs.ErrNotExist) || len(k.writes) > 0 {
+		t.Errorf("error %v, writes %q", err, k.writes)
+	}
+	o.Instance = k.function().Instance
+	k.must(k.execute(o))
+	k.want(vfioPCI, vfioPCI)
+}

@@ -52,7 +52,11 @@ func (f *fakeDrivers) hangs(pci device.PCIAddress) bool {
 	return f.hang[pci] != nil
 }
 
-func (f *fakeDrivers) Bind(addr device.PCIAddress, to string, lock *os.File) error {
+func (f *fakeDrivers) Bind(fn sysfs.PCIFunction, to string, lock *os.File) error {
+	addr := fn.Address
+	if fn.Instance != f.n.instance(f.n.eni(addr)) {
+		f.n.Errorf("%s is bound to %s, and is another function", addr, to)
+	}
 	f.check(addr, to, lock)
 	f.mu.Lock()
 	hang, fail := f.hang[addr], f.fail[addr]

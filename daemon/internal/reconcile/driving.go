@@ -30,7 +30,7 @@ type Drivers interface {
 	// Bind binds the function to the driver, and returns when it has, or has
 	// failed: after any time, since the kernel waits for whoever has the function
 	// open. It goes on when the daemon dies, and holds the lock as long.
-	Bind(addr device.PCIAddress, to string, lock *os.File) error
+	Bind(fn sysfs.PCIFunction, to string, lock *os.File) error
 }
 
 const (
@@ -175,7 +175,7 @@ func (r *Reconciler) beginDrive(ctx context.Context, src inventory.Sources, d in
 	job := &drivingJob{device: d.Device, from: fn.Driver, to: d.To, begun: src.Now, done: make(chan error, 1)}
 	r.driving.jobs[pci] = job
 	go func() {
-		err := r.Drivers.Bind(pci, d.To, lock)
+		err := r.Drivers.Bind(fn, d.To, lock)
 		lock.Close() //nolint:errcheck,gosec // nothing was written
 		job.done <- err
 		r.Wake()
