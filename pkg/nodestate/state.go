@@ -105,6 +105,9 @@ type CheckpointDevice struct {
 	// the address where it is. It may be offered still, and a pod may have it that is not set up yet, though
 	// the row has no such name any more.
 	Advertised bool `json:"advertised,omitempty"`
+	// Instance is the PCI function that the device was (sysfs.PCIFunction.Instance):
+	// another one may have its address by now. 0 where that was not seen.
+	Instance uint64 `json:"instance,omitempty"`
 }
 
 // CheckpointPath returns the checkpoint's place in the daemon's state folder.

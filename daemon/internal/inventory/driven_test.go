@@ -156,7 +156,7 @@ func TestDriven(t *testing.T) {
 			step{"replaced", func(w *world) {
 				w.plug(1)
 				w.bind(1, "")
-			}, row("", draining), nil, nil},
+			}, row("", draining), nil, []string{"DeviceGone"}},
 		),
 		"another device in its place, which somebody else has bound": append(bound[:2:2],
 			step{"replaced", func(w *world) {

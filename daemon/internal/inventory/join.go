@@ -49,6 +49,8 @@ type row struct {
 	// hostName is the name that the device's link last had in the host, kept
 	// for as long as the device is at its address.
 	hostName string
+	// instance is the PCI function's.
+	instance uint64
 }
 
 // Join computes the inventory from the sources. It is deterministic: neither
@@ -166,14 +168,14 @@ func (j *joiner) result() Result {
 	}
 	for _, r := range j.rows {
 		if r.Phase == nodestate.PhaseDraining && placed[r.PCIAddress] { // another device is there now
-			r.PCIAddress, r.InterfaceName, r.hostName, r.Driver = "", "", "", ""
+			r.PCIAddress, r.InterfaceName, r.hostName, r.Driver, r.instance = "", "", "", "", 0
 		}
 		res.Devices = append(res.Devices, r.Device)
 		if r.ENIID != "" {
 			r.InterfaceName = r.hostName
 			before := j.sameBefore(r.ENIID, r.PCIAddress)
 			res.Checkpoint = append(res.Checkpoint, nodestate.CheckpointDevice{
-				Device: r.Device, MissingSince: r.missingSince,
+				Device: r.Device, MissingSince: r.missingSince, Instance: r.instance,
 				Advertised: r.Phase == nodestate.PhaseReady && r.ResourceName != "" || before != nil && before.Advertised,
 			})
 		}

@@ -86,7 +86,7 @@ func (j *joiner) keep(r *nodestate.CheckpointDevice, phase nodestate.Phase, sinc
 	if (sysfs.PCIFunction{Driver: d.Driver}).UserspaceDriver() || j.InHand(d.PCIAddress) {
 		d.InterfaceName = ""
 	}
-	j.rows = append(j.rows, row{Device: d, missingSince: since, hostName: r.InterfaceName})
+	j.rows = append(j.rows, row{Device: d, missingSince: since, hostName: r.InterfaceName, instance: r.Instance})
 }
 
 // forgettable says whether a draining device may leave the inventory: the

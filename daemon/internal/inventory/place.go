@@ -55,6 +55,9 @@ func (j *joiner) locate(eni device.ENIID) place {
 	}
 	before := j.seenBefore(eni)
 	fn, there := j.Functions.Value[before]
+	if r := j.sameBefore(eni, before); r != nil && r.Instance != 0 && r.Instance != fn.Instance {
+		there = false // another function is at its address
+	}
 	if there && fn.PhysFn != "" { // a VF's MAC changes on reset: its address is its identity
 		return j.at(sighting{before, j.linkAt[before]})
 	}
@@ -103,7 +106,7 @@ func (j *joiner) seenBefore(eni device.ENIID) device.PCIAddress {
 }
 
 // replaced says whether the function now has a netdev with another MAC: a new
-// ENI was plugged into the old one's place. While a pod holds the function's
+// ENI was plugged into the old one's place, and no row tells the two apart. While a pod holds the function's
 // link, the pod may have changed the MAC itself.
 func (j *joiner) replaced(pci device.PCIAddress) bool {
 	return j.linkAt[pci] != nil && (!j.held[pci] || j.handed[pci])

@@ -172,6 +172,11 @@ func TestOverTime(t *testing.T) {
 			{"no more", func(w *world) { delete(w.enis, 1) },
 				[]brief{{"a", -1, "", "", "intel.com/x", pending}}, []string{"ENINotAttached"}},
 		},
+		"another device in its place while a pod has it": {
+			{"pod", func(w *world) { w.hold(1, nodestate.ModeExclusive) }, []brief{aReady}, nil},
+			{"replaced, and nothing seen of it yet", func(w *world) { w.plug(1); delete(w.links, 1) }, []brief{aDraining}, []string{"DeviceGone"}},
+			{"pod gone", func(w *world) { w.records = nil }, []brief{aBare}, []string{"DeviceGone"}},
+		},
 		"ENI detached while a pod has it": {
 			{"pod", func(w *world) { w.hold(1, nodestate.ModeExclusive) }, []brief{aReady}, nil},
 			{"unplugged", func(w *world) { w.unplug(1) }, []brief{aDraining}, []string{"DeviceGone"}},

@@ -74,7 +74,7 @@ func (j *joiner) addRow(c *claim, p place) {
 		p = j.takeHint(c)
 	}
 	if p.state == gone {
-		j.problem("DeviceGone", c.nodeENI, c.eni.String(), "PCI function %s is no longer in sysfs; attach the ENI again, or remove the NodeENI", p.pci)
+		j.problem("DeviceGone", c.nodeENI, c.eni.String(), "the device that was at PCI address %s has been unplugged; attach the ENI again, or remove the NodeENI", p.pci)
 		if before != nil && before.Phase != nodestate.PhasePending && !j.forgettable(before) {
 			j.keep(before, nodestate.PhaseDraining, before.MissingSince)
 			return
@@ -93,7 +93,7 @@ func (j *joiner) addRow(c *claim, p place) {
 			j.used[p.pci] = c.eni
 		}
 	}
-	r := row{Device: j.describe(c, p), hostName: j.hostName(c, p)}
+	r := row{Device: j.describe(c, p), hostName: j.hostName(c, p), instance: p.fn.Instance}
 	if c.driver == "" && !p.fn.UserspaceDriver() && !j.InHand(p.pci) {
 		r.InterfaceName = r.hostName
 	}

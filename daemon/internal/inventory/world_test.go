@@ -161,7 +161,9 @@ func (w *world) kubelet(offered []int, given ...int) {
 // release gives the link back, down, as a dying netns does.
 func (w *world) release(n int) {
 	w.records = slices.DeleteFunc(w.records, func(a nodestate.Attachment) bool { return a.Device.PCIAddress == pci(n) })
+	instance := w.functions[pci(n)].Instance
 	w.plug(n)
+	w.setFunction(n, func(f *sysfs.PCIFunction) { f.Instance = instance })
 }
 
 // declare adds or replaces the NodeENI of the n-th ENI.
