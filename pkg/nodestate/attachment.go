@@ -114,8 +114,17 @@ type AttachedDevice struct {
 	NodeENI    string            `json:"nodeENI,omitempty"`
 	// VF: the MAC may change on reset and identifies nothing.
 	VF bool `json:"vf,omitempty"`
+	// Instance is the PCI function that the device was (sysfs.PCIFunction.Instance);
+	// 0 when that is not known.
+	Instance uint64 `json:"instance,omitempty"`
 	// Link is the host's link before ADD; null for a device without netdev.
 	Link *LinkState `json:"link,omitempty"`
+}
+
+// Replaced says whether the function that is at the device's PCI address now, of
+// that instance, is certainly another one. 0 is none that is known.
+func (d *AttachedDevice) Replaced(instance uint64) bool {
+	return d.Instance != 0 && instance != 0 && d.Instance != instance
 }
 
 // LinkState is what DEL gives back to a link.

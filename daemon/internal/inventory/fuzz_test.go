@@ -135,10 +135,8 @@ func checkAlways(t *testing.T, w *world, r Result) {
 		if l.Link.Name == "eth0" || l.Link.MAC != l.Device.MAC || w.objects[l.Device.NodeENI] == nil {
 			t.Errorf("not to be touched: %+v", l)
 		}
-		for _, a := range w.records {
-			if a.BootID == w.BootID && a.Device.PCIAddress == l.Device.PCIAddress {
-				t.Errorf("a pod has %+v", l)
-			}
+		if isHeld(w, l.Device.PCIAddress) {
+			t.Errorf("a pod has %+v", l)
 		}
 	}
 	for _, d := range r.Drives {
@@ -175,7 +173,7 @@ func checkDrive(t *testing.T, w *world, d Drive) {
 
 func isHeld(w *world, at device.PCIAddress) bool {
 	return slices.ContainsFunc(w.records, func(a nodestate.Attachment) bool {
-		return a.BootID == w.BootID && a.Device.PCIAddress == at
+		return a.BootID == w.BootID && a.Device.PCIAddress == at && !a.Device.Replaced(w.functions[at].Instance)
 	})
 }
 

@@ -21,9 +21,6 @@ type joiner struct {
 	prev   map[device.ENIID]*nodestate.CheckpointDevice
 	record map[device.ENIID]*nodestate.Attachment
 	held   map[device.PCIAddress]bool
-	// handed are the devices of held that no pod has a link of: they are bound to
-	// a userspace driver.
-	handed map[device.PCIAddress]bool
 	taken  map[device.ENIID]*nodestate.Restore
 	slots  map[slot][]device.ENIID
 	linkAt map[device.PCIAddress]*link.Link
@@ -62,7 +59,6 @@ func Join(s Sources) Result {
 		prev:     make(map[device.ENIID]*nodestate.CheckpointDevice, len(s.Checkpoint.Devices)),
 		record:   map[device.ENIID]*nodestate.Attachment{},
 		held:     make(map[device.PCIAddress]bool, len(s.Attachments.Value)),
-		handed:   map[device.PCIAddress]bool{},
 		taken:    map[device.ENIID]*nodestate.Restore{},
 		slots:    map[slot][]device.ENIID{},
 		linkAt:   make(map[device.PCIAddress]*link.Link, len(s.Links.Value)),

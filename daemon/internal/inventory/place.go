@@ -74,7 +74,7 @@ func (j *joiner) locate(eni device.ENIID) place {
 		return j.at(at[0])
 	case before == "":
 		return place{state: nowhere}
-	case !there || j.replaced(before):
+	case !there:
 		return place{state: gone, pci: before}
 	}
 	return place{state: trusted, pci: before, fn: fn}
@@ -103,11 +103,4 @@ func (j *joiner) seenBefore(eni device.ENIID) device.PCIAddress {
 		return t.Device.PCIAddress
 	}
 	return ""
-}
-
-// replaced says whether the function now has a netdev with another MAC: a new
-// ENI was plugged into the old one's place, and no row tells the two apart. While a pod holds the function's
-// link, the pod may have changed the MAC itself.
-func (j *joiner) replaced(pci device.PCIAddress) bool {
-	return j.linkAt[pci] != nil && (!j.held[pci] || j.handed[pci])
 }

@@ -177,6 +177,23 @@ func TestOverTime(t *testing.T) {
 			{"replaced, and nothing seen of it yet", func(w *world) { w.plug(1); delete(w.links, 1) }, []brief{aDraining}, []string{"DeviceGone"}},
 			{"pod gone", func(w *world) { w.records = nil }, []brief{aBare}, []string{"DeviceGone"}},
 		},
+		"another ENI in its place while a pod has it": {
+			{"pod", func(w *world) { w.hold(1, nodestate.ModeExclusive) }, []brief{aReady}, nil},
+			{"replaced", func(w *world) {
+				undeclare(w)
+				delete(w.enis, 1)
+				w.attach(1)
+				e, l := w.enis[1], w.links[1]
+				e.ID, e.MAC, l.MAC = eniID(9), mac(9), mac(9)
+				w.enis[1], w.links[1] = e, l
+				w.declare("b", 1, resource("intel.com/x"))
+			}, []brief{{"a", 1, "", "", "intel.com/x", draining}, {"b", 9, pci(1), "eth1", "intel.com/x", ready}}, nil},
+		},
+		"its MAC was changed": {
+			{"changed", func(w *world) { l := w.links[1]; l.MAC = mac(9); w.links[1] = l },
+				[]brief{{"a", 1, pci(1), "eth1", "intel.com/x", pending}}, []string{"MACChanged"}},
+			{"given back", func(w *world) { l := w.links[1]; l.MAC = mac(1); w.links[1] = l }, []brief{aReady}, nil},
+		},
 		"ENI detached while a pod has it": {
 			{"pod", func(w *world) { w.hold(1, nodestate.ModeExclusive) }, []brief{aReady}, nil},
 			{"unplugged", func(w *world) { w.unplug(1) }, []brief{aDraining}, []string{"DeviceGone"}},

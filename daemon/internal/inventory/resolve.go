@@ -197,11 +197,10 @@ func (j *joiner) indexSources() {
 	}
 	for i := range j.Attachments.Value {
 		a := &j.Attachments.Value[i]
-		if !a.Holds(j.BootID) {
+		if !a.Holds(j.BootID) || a.Device.Replaced(j.Functions.Value[a.Device.PCIAddress].Instance) {
 			continue
 		}
 		j.held[a.Device.PCIAddress] = true
-		j.handed[a.Device.PCIAddress] = a.Mode == nodestate.ModeDPDK
 		if a.Device.ENIID != "" && a.Mode.Exclusive() {
 			j.record[a.Device.ENIID] = a
 		}

@@ -235,6 +235,10 @@ func (j *joiner) phaseKernel(c *claim, p place, before *nodestate.CheckpointDevi
 	case p.fn.Driver == "":
 		return nodestate.PhasePending // the kernel has not bound it yet
 	case p.state == trusted && j.Attachments.Known && !j.held[p.pci]:
+		if l := j.linkAt[p.pci]; l != nil {
+			j.problem("MACChanged", c.nodeENI, c.eni.String(), "%s has MAC %s, but the ENI's is %s, and the VPC drops what others send; give it back: ip link set dev %[1]s address %[3]s", l.Name, l.MAC, j.mac(c.eni))
+			return nodestate.PhasePending
+		}
 		j.explainNoInterface(c, p)
 	}
 	switch {

@@ -137,7 +137,7 @@ func (w *world) hold(n int, mode nodestate.Mode) {
 	w.records = append(w.records, nodestate.Attachment{
 		AttachmentID: nodestate.AttachmentID{ContainerID: fmt.Sprintf("c%d", n), IfName: "net1"},
 		State:        nodestate.StateComplete, BootID: w.BootID, Mode: mode,
-		Device: nodestate.AttachedDevice{PCIAddress: pci(n), MAC: mac(n), ENIID: eniID(n)},
+		Device: nodestate.AttachedDevice{PCIAddress: pci(n), MAC: mac(n), ENIID: eniID(n), Instance: w.functions[pci(n)].Instance},
 	})
 	if mode == nodestate.ModeExclusive {
 		w.setFunction(n, func(f *sysfs.PCIFunction) { f.Interfaces = nil })

@@ -148,9 +148,13 @@ func (r *Reconciler) claimFile(ctx context.Context, pci device.PCIAddress) (*os.
 	if err != nil {
 		return nil, err
 	}
+	var instance uint64
+	if fn, err := r.PCI.PCI(pci); err == nil {
+		instance = fn.Instance
+	}
 	all, _, err := r.Attachments.List() // corrupt ones hold nothing
 	held := slices.ContainsFunc(all, func(a nodestate.Attachment) bool {
-		return a.Holds(r.BootID) && a.Device.PCIAddress == pci
+		return a.Holds(r.BootID) && a.Device.PCIAddress == pci && !a.Device.Replaced(instance)
 	})
 	if err == nil && held {
 		err = errNotOurs

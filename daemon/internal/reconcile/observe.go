@@ -68,7 +68,9 @@ func holders(src inventory.Sources, devices []nodestate.Device) []Holder {
 	}
 	all := []Holder{}
 	for i := range src.Attachments.Value {
-		if a := &src.Attachments.Value[i]; a.Holds(src.BootID) && ours[a.Device.PCIAddress] {
+		a := &src.Attachments.Value[i]
+		replaced := a.Device.Replaced(src.Functions.Value[a.Device.PCIAddress].Instance)
+		if a.Holds(src.BootID) && ours[a.Device.PCIAddress] && !replaced {
 			all = append(all, HolderOf(a))
 		}
 	}

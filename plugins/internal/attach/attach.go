@@ -271,7 +271,7 @@ func asResult(r types.Result) (*types100.Result, error) {
 
 // attached describes a device for the record, before its link is known.
 func attached(pci device.PCIAddress, fn sysfs.PCIFunction, row *nodestate.Device) nodestate.AttachedDevice {
-	d := nodestate.AttachedDevice{PCIAddress: pci, VF: fn.PhysFn != ""}
+	d := nodestate.AttachedDevice{PCIAddress: pci, VF: fn.PhysFn != "", Instance: fn.Instance}
 	if row != nil {
 		d.MAC, d.ENIID, d.NodeENI = row.MAC, row.ENIID, row.NodeENI
 	}

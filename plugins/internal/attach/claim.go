@@ -103,6 +103,9 @@ func (c *call) stale(a nodestate.Attachment) bool {
 // replaced says whether another device has been plugged in at the PCI address of
 // an attachment whose device was pulled out while its pod had it.
 func (c *call) replaced(a nodestate.Attachment) bool {
+	if fn, err := c.sys.PCI(a.Device.PCIAddress); err == nil && a.Device.Replaced(fn.Instance) {
+		return true
+	}
 	if a.Mode != nodestate.ModeExclusive && a.Mode != nodestate.ModeDelegateExclusive || a.Device.Link == nil {
 		return false
 	}
