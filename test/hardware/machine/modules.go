@@ -136,7 +136,7 @@ func moduleNeeds(image []byte) ([]string, error) {
 		key, value, _ := strings.Cut(entry, "=")
 		switch key {
 		case "depends":
-			out = append(out, strings.FieldsFunc(value, func(r rune) bool { return r == ',' })...)
+			out = append(out, strings.Fields(strings.ReplaceAll(value, ",", " "))...)
 		case "softdep":
 			pre, _, _ := strings.Cut(strings.TrimPrefix(value, "pre:"), "post:")
 			if strings.HasPrefix(value, "pre:") {

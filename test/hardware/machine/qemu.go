@@ -108,13 +108,13 @@ func (n NIC) wire() string { return "wire-" + n.ID }
 
 // device are the arguments of device_add.
 func (n NIC) device() map[string]any {
-	return map[string]any{"driver": n.Model, "id": n.ID, "bus": n.bus(), "netdev": n.wire(), "mac": n.MAC}
+	return map[string]any{"driver": n.Model, "id": n.ID, "bus": n.bus(), "netdev": n.wire(), "mac": n.MAC, "romfile": ""}
 }
 
 // properties is the form that -device wants.
 func properties(device map[string]any) string {
 	text := []string{fmt.Sprint(device["driver"])}
-	for _, key := range []string{"id", "bus", "netdev", "mac"} {
+	for _, key := range []string{"id", "bus", "netdev", "mac", "romfile"} {
 		text = append(text, fmt.Sprintf("%s=%v", key, device[key]))
 	}
 	return strings.Join(text, ",")

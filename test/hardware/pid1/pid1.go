@@ -152,7 +152,7 @@ func prepare(cfg protocol.Config) error {
 	if err := loopbackUp(); err != nil {
 		return err
 	}
-	return restoreKept()
+	return restoreKept(protocol.KeptPath, "/")
 }
 
 // loopbackUp sets lo up: the metadata service of the tests listens there.
@@ -201,9 +201,10 @@ func reserveHugepages(pages int) error {
 	return nil
 }
 
-// restoreKept brings the files back that an earlier boot kept.
-func restoreKept() error {
-	f, err := os.Open(protocol.KeptPath)
+// restoreKept brings the files back below root that an earlier boot kept, as a
+// tar archive. There may be none.
+func restoreKept(from, root string) error {
+	f, err := os.Open(from)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -217,7 +218,7 @@ func restoreKept() error {
 			return nil
 		}
 		if err == nil {
-			err = restore(h, r)
+			err = restore(root, h, r)
 		}
 		if err != nil {
 			return fmt.Errorf("restore kept files: %w", err)
@@ -225,8 +226,8 @@ func restoreKept() error {
 	}
 }
 
-func restore(h *tar.Header, content io.Reader) error {
-	path, mode := filepath.Join("/", h.Name), h.FileInfo().Mode().Perm()
+func restore(root string, h *tar.Header, content io.Reader) error {
+	path, mode := filepath.Join(root, h.Name), h.FileInfo().Mode().Perm()
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
 	}

@@ -1,0 +1,153 @@
+package machine
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/u-root/u-root/pkg/cpio"
+
+	"github.com/multi-eni/multi-eni-cni/test/hardware/internal/protocol"
+)
+
+func TestOutcome(t *testing.T) {
+	ended := errors.New("exit status")
+	for name, tt := range map[string]struct {
+		exit   int
+		reboot bool
+		status int
+		err    string
+	}{
+		"tests passed":           {exit: protocol.ExitStatus(protocol.TestsEnded), status: 0},
+		"tests failed":           {exit: protocol.ExitStatus(protocol.TestsEnded + 1), status: 1},
+		"tests panicked":         {exit: protocol.ExitStatus(protocol.TestsEnded + 2), status: 2},
+		"reboot":                 {exit: protocol.ExitStatus(protocol.Rebooting), reboot: true},
+		"reboot that nobody ask": {exit: protocol.ExitStatus(protocol.Rebooting), err: "without a word"},
+		"not ready":              {exit: protocol.ExitStatus(protocol.NotReady), err: "PID 1"},
+		"kernel panic":           {exit: 0, err: "last words:\nKernel panic"},
+		"QEMU's own failure":     {exit: 1, err: "without a word of the tests: exit status"},
+		"QEMU killed":            {exit: -1, err: "without a word of the tests: exit status"},
+	} {
+		h := &host{}
+		if tt.reboot {
+			h.next = &protocol.Request{}
+		}
+		status, err := h.outcome(tt.exit, ended, nil, "Kernel panic")
+		if status != tt.status || (err == nil) != (tt.err == "") || err != nil && !strings.Contains(err.Error(), tt.err) {
+			t.Errorf("%s: %d, %v, want %d, %q", name, status, err, tt.status, tt.err)
+		}
+	}
+}
+
+func TestShow(t *testing.T) {
+	for text, failed := range map[string]bool{
+		"--- PASS: TestX (0.0s)\r\n":             false,
+		"--- FAIL: TestX (0.0s)\r\n":             true,
+		"\x16--- FAIL: TestX (0.0s)\r\n":         true,
+		"    --- FAIL: TestX/sub (0.0s)\r\n":     true,
+		"x.go:1: said: --- FAIL: TestX (0.0s)\n": false,
+	} {
+		var out strings.Builder
+		h := &host{out: &out}
+		if last := h.show(strings.NewReader(text)); last != out.String() || strings.Contains(last, "\r") {
+			t.Errorf("%q: shows %q, last %q", text, out.String(), last)
+		}
+		if h.failed != failed {
+			t.Errorf("%q: failed = %v", text, h.failed)
+		}
+	}
+}
+
+func TestComplaints(t *testing.T) {
+	var out strings.Builder
+	text := "qemu: warning: hub 0 is not connected to host network\nqemu: no such device\n"
+	if n, err := io.WriteString(complaints{&out}, text); n != len(text) || err != nil {
+		t.Errorf("Write = %d, %v", n, err)
+	}
+	if out.String() != "qemu: no such device\n" {
+		t.Errorf("passes on %q", out.String())
+	}
+}
+
+func TestFindKernel(t *testing.T) {
+	for name, tt := range map[string]struct {
+		files []string
+		image string
+	}{
+		"bookworm": {[]string{"boot/vmlinuz-6.1.0-1-amd64", "lib/modules/6.1.0-1-amd64/modules.builtin"}, "boot/vmlinuz-6.1.0-1-amd64"},
+		"trixie":   {[]string{"boot/vmlinuz-6.12.1-amd64", "usr/lib/modules/6.12.1-amd64/modules.builtin"}, "boot/vmlinuz-6.12.1-amd64"},
+		"none":     {nil, ""},
+		"half":     {[]string{"boot/vmlinuz-6.12.1-amd64"}, ""},
+	} {
+		root := t.TempDir()
+		for _, f := range tt.files {
+			write(t, filepath.Join(root, f), nil)
+		}
+		k, err := findKernel(root)
+		if tt.image == "" {
+			if err == nil || !strings.Contains(err.Error(), "make hardware-tools") {
+				t.Errorf("%s: %v, want an error that says what to run", name, err)
+			}
+			continue
+		}
+		if err != nil || k.image != filepath.Join(root, tt.image) || filepath.Base(k.modules) != strings.TrimPrefix(filepath.Base(k.image), "vmlinuz-") {
+			t.Errorf("%s: %+v, %v", name, k, err)
+		}
+	}
+}
+
+func write(t *testing.T, path string, data []byte) {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, data, 0o755); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// The kernel reads archives one after the other, with folders before their files.
+func TestArchives(t *testing.T) {
+	dir := t.TempDir()
+	var parts []string
+	for _, name := range []string{"usr/lib/x", "machine/y"} {
+		f := newFiles()
+		f.write(name, []byte(name))
+		f.link("bin", "usr/bin")
+		part := filepath.Join(dir, filepath.Base(name))
+		if err := f.save(part); err != nil {
+			t.Fatal(err)
+		}
+		parts = append(parts, part)
+	}
+	whole := filepath.Join(dir, "whole")
+	if err := join(whole, parts...); err != nil {
+		t.Fatal(err)
+	}
+	data, err := os.ReadFile(whole)
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, err := os.Stat(parts[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	second := int(first.Size()+3) / 4 * 4
+	for at, want := range map[int]string{0: "bin usr usr/lib usr/lib/x", second: "bin machine machine/y"} {
+		records, err := cpio.ReadAllRecords(cpio.Newc.Reader(bytes.NewReader(data[at:])))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var names []string
+		for _, r := range records {
+			names = append(names, r.Name)
+		}
+		if got := strings.Join(names, " "); got != want {
+			t.Errorf("archive at %d has %q, want %q", at, got, want)
+		}
+	}
+}
