@@ -83,6 +83,8 @@ test-hardware: hardware-tools ## Test on a machine with real PCI NICs, SR-IOV an
 .PHONY: hardware-tools
 hardware-tools: prereq-hardware build tools
 	test/hardware/prepare kernel
+	@mkdir -p $(BIN)/hardware
+	$(call gobuild,-C test/hardware) -o $(BIN)/hardware/sriov ./sriov
 	@$(GIVEBACK)
 
 .PHONY: lint

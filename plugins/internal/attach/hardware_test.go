@@ -1,6 +1,7 @@
 package attach_test
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+	"github.com/multi-eni/multi-eni-cni/plugins/internal/attach"
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
@@ -101,5 +103,43 @@ func TestReplacedDevice(t *testing.T) {
 	e.del(next)
 	if pending, err := e.records().Restores(); err != nil || len(pending) != 0 {
 		t.Errorf("restore records = %v, %v; want none", pending, err)
+	}
+}
+
+// TestParentPulledOut: a device goes and takes along what a pod had on it. vlan's
+// DEL fails without its master, before it has released any address; the pod's
+// DEL succeeds all the same, releases them and leaves nothing.
+func TestParentPulledOut(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	e := newEnv(t)
+	var released int
+	plugins := fake("vlan", func(command string) (string, error) {
+		if command == "DEL" {
+			return "", errors.New("Link not found")
+		}
+		return `{"cniVersion":"1.1.0","interfaces":[{"name":"net1"}],"ips":[]}`, nil
+	})
+	plugins.fake["odd"] = func(command string) (string, error) {
+		if command == "DEL" {
+			released++
+		}
+		return "", nil
+	}
+	p := &attach.Plugin{Exec: plugins}
+	conf := e.shared()
+	conf["delegate"], conf["ipam"] = map[string]any{"type": "vlan", "vlanId": 5}, map[string]any{"type": "odd"}
+	args := e.pod(conf)
+	_, err := run(p, "ADD", args)
+	must(t, err)
+	must(t, e.node.Detach(nstest.ENI{PCI: "0000:00:0c.0", Name: "ens12"}))
+	_, err = run(p, "DEL", args)
+	must(t, err)
+	if released != 1 {
+		t.Errorf("the address was released %d times, want once", released)
+	}
+	if all, bad, err := e.records().List(); len(all) != 0 || bad != nil || err != nil {
+		t.Errorf("records = %v, %v, %v; want none", all, bad, err)
 	}
 }

@@ -33,11 +33,12 @@ func (c *call) release(r *nodestate.Record, lock claimLock) error {
 		i.netns = "" // the path may lead to somebody else's netns by now
 	}
 	var plugins, back error
+	var done bool
 	if r.Delegate != nil {
-		plugins = c.delDelegate(r, i, lock)
+		done, plugins = c.delDelegate(r, i, lock)
 	}
 	shares := plugins != nil && r.Mode == nodestate.ModeShared && c.inPod(r.Attachment)
-	byDelegate := r.Delegate != nil && plugins == nil && netconf.ReleasesAddresses(r.Delegate.Type)
+	byDelegate := done && netconf.ReleasesAddresses(r.Delegate.Type)
 	freed := func() error { return nil }
 	if r.IPAM != nil && !byDelegate {
 		freed = c.meanwhile("del-ipam", func() error { return c.pluginRun("DEL", r.IPAM, i) })
@@ -64,68 +65,6 @@ func (c *call) release(r *nodestate.Record, lock claimLock) error {
 		return plugins
 	}
 	return c.step("forget", r.Remove)
-}
-
-// delDelegate runs the delegate's DEL. When it is repeated for a record that is
-// released already, the device may be another pod's by now: an exclusive
-// delegate, which would reset it, is then not run.
-func (c *call) delDelegate(r *nodestate.Record, i invocation, lock claimLock) error {
-	if r.State == nodestate.StateReleased && r.Mode == nodestate.ModeDelegateExclusive {
-		unlock, err := c.lockClaim(r.Device.PCIAddress, lock)
-		if err != nil {
-			return err
-		}
-		defer unlock()
-		if passed, err := c.passedOn(r.Attachment); err != nil || passed {
-			return err
-		}
-	}
-	err := c.step("del-delegate", func() error { return c.pluginRun("DEL", r.Delegate, i) })
-	if err != nil && c.delegateMoot(r.Attachment, i) {
-		c.log.WithError(err).Warn("the delegate's DEL failed, but there is nothing left for it to do")
-		return nil
-	}
-	return err
-}
-
-// passedOn says whether another attachment has the device of a released one.
-// Hold the claim lock.
-func (c *call) passedOn(released nodestate.Attachment) (bool, error) {
-	records, _, err := c.dir.List()
-	return slices.ContainsFunc(records, func(a nodestate.Attachment) bool {
-		return a.Device.PCIAddress == released.Device.PCIAddress && a.AttachmentID != released.AttachmentID && a.State != nodestate.StateReleased
-	}), err
-}
-
-// delegateMoot says whether an error of an exclusive delegate's DEL is without
-// consequence: the PCI function is gone, or the delegate is host-device, which
-// only moves the link; returnLink brings that home anyway. Others, such as
-// sriov, have set more than that.
-func (c *call) delegateMoot(a nodestate.Attachment, i invocation) bool {
-	if a.Mode != nodestate.ModeDelegateExclusive {
-		return false
-	}
-	if _, err := c.find(a.Delegate.Type, i.path); err != nil {
-		return false
-	}
-	_, err := c.sys.PCI(a.Device.PCIAddress)
-	return a.Delegate.Type == "host-device" || errors.Is(err, fs.ErrNotExist)
-}
-
-// inPod says whether the attachment's interface is in its netns.
-func (c *call) inPod(a nodestate.Attachment) bool {
-	ns, err := c.openRecorded(a)
-	if err != nil {
-		return false
-	}
-	defer ns.Close()
-	in, err := ns.Open()
-	if err != nil {
-		return false
-	}
-	defer in.Close()
-	_, err = in.ByName(a.IfName)
-	return err == nil
 }
 
 // openRecorded opens the attachment's netns: at its recorded path, else by what

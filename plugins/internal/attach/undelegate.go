@@ -1,0 +1,76 @@
+package attach
+
+import (
+	"errors"
+	"io/fs"
+	"slices"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+)
+
+// delDelegate runs the delegate's DEL. When it is repeated for a record that is
+// released already, the device may be another pod's by now: an exclusive
+// delegate, which would reset it, is then not run. Done says whether that DEL
+// has run and succeeded.
+func (c *call) delDelegate(r *nodestate.Record, i invocation, lock claimLock) (done bool, err error) {
+	if r.State == nodestate.StateReleased && r.Mode == nodestate.ModeDelegateExclusive {
+		unlock, err := c.lockClaim(r.Device.PCIAddress, lock)
+		if err != nil {
+			return false, err
+		}
+		defer unlock()
+		if passed, err := c.passedOn(r.Attachment); err != nil || passed {
+			return false, err
+		}
+	}
+	err = c.step("del-delegate", func() error { return c.pluginRun("DEL", r.Delegate, i) })
+	if err != nil && c.delegateMoot(r.Attachment, i) {
+		c.log.WithError(err).Warn("the delegate's DEL failed, but there is nothing left for it to do")
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// passedOn says whether another attachment has the device of a released one.
+// Hold the claim lock.
+func (c *call) passedOn(released nodestate.Attachment) (bool, error) {
+	records, _, err := c.dir.List()
+	return slices.ContainsFunc(records, func(a nodestate.Attachment) bool {
+		return a.Device.PCIAddress == released.Device.PCIAddress && a.AttachmentID != released.AttachmentID && a.State != nodestate.StateReleased
+	}), err
+}
+
+// delegateMoot says whether an error of a delegate's DEL is without consequence,
+// but for the addresses, which are then released without the delegate. Of a
+// sharing one it is when the interface is gone, and with it all that the
+// delegate has made: the kernel takes it when the device is pulled out, and vlan's
+// DEL cannot go without the device. Of an exclusive one it is when the PCI
+// function is gone, or the delegate is host-device, which only moves the link;
+// returnLink brings that home anyway. Others, such as sriov, have set more than
+// that.
+func (c *call) delegateMoot(a nodestate.Attachment, i invocation) bool {
+	if _, err := c.find(a.Delegate.Type, i.path); err != nil {
+		return false
+	}
+	if a.Mode == nodestate.ModeShared {
+		return !c.inPod(a)
+	}
+	_, err := c.sys.PCI(a.Device.PCIAddress)
+	return a.Delegate.Type == "host-device" || errors.Is(err, fs.ErrNotExist)
+}
+
+// inPod says whether the attachment's interface is in its netns.
+func (c *call) inPod(a nodestate.Attachment) bool {
+	ns, err := c.openRecorded(a)
+	if err != nil {
+		return false
+	}
+	defer ns.Close()
+	in, err := ns.Open()
+	if err != nil {
+		return false
+	}
+	defer in.Close()
+	_, err = in.ByName(a.IfName)
+	return err == nil
+}

@@ -1,0 +1,151 @@
+package attach
+
+import (
+	"net/netip"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/multi-eni/multi-eni-cni/test/hardware/guest"
+)
+
+// TestIPVLANL2: two pods share an ENI, whose MAC both have, with addresses of its
+// subnet. They reach each other and another node, which reaches them.
+func TestIPVLANL2(t *testing.T) {
+	guest.Clean(t)
+	node := otherNode(t, nic1, "10.0.2.1/24", "fd00:2::1/64")
+	pci := prepare(t, nic0, netdev{Name: "ens7", MTU: 1600, Up: true})
+	before := device(pci)
+	c := conf{"deviceID": pci, "mtu": 1450, "delegate": conf{"type": "ipvlan", "mode": "l2"}, "ipam": hostLocal("10.0.2.0/24", "fd00:2::/64")}
+	a, b := newPod(t, "a", c), newPod(t, "b", c)
+	a.add()
+	b.add()
+	for _, p := range []*pod{a, b} {
+		if got := describe(p.link(ifName)); got.MAC != nic0 || got.MTU != 1450 || !got.Up {
+			t.Errorf("the interface of %s is %+v", p.id, got)
+		}
+		p.check()
+	}
+	if i := a.result.Interfaces[0]; i.PciID != pci {
+		t.Errorf("the result's interface is %+v, want pciID %s", i, pci)
+	}
+	guest.Talk(t, a.netns, b.netns, at(a.ip(0)))
+	guest.Talk(t, node, a.netns, "10.0.2.1:7000")
+	guest.Talk(t, b.netns, node, at(b.ip(1)))
+	newPod(t, "alone", conf{"deviceID": pci}).refused(101, pci)
+	a.del()
+	guest.Talk(t, b.netns, node, at(b.ip(0)))
+	b.del()
+	same(t, pci, before)
+}
+
+// TestIPVLANL3: in modes l3 and l3s the pods have a subnet of their own, and the
+// host routes for them without ARP. What makes that work is the user's to set:
+//
+//   - the ENI has an address of its subnet in the host, from which the host asks
+//     for its neighbours there and at which it is asked;
+//   - the pods have a route to whom they talk to, of scope link: an interface in
+//     these modes knows no neighbours, and so no gateway;
+//   - the other nodes have a route to the pods' subnet by way of the ENI's
+//     address. In a VPC that is a route of the subnet's route table to the ENI,
+//     with the ENI's source/destination check off.
+func TestIPVLANL3(t *testing.T) {
+	for _, mode := range []string{"l3", "l3s"} {
+		t.Run(mode, func(t *testing.T) {
+			guest.Clean(t)
+			node := otherNode(t, nic1, "10.0.2.1/24")
+			pci := prepare(t, nic0, netdev{Name: "ens7", MTU: 1500, Up: true})
+			before := device(pci)
+			addAddresses(t, "ens7", "10.0.2.10/24")
+			t.Cleanup(func() { flush(t, "ens7") })
+			guest.In(t, node, func() { addRoute(t, "10.60.0.0/24", "10.0.2.10") })
+			c := conf{
+				"deviceID": pci, "delegate": conf{"type": "ipvlan", "mode": mode}, "ipam": hostLocal("10.60.0.0/24"),
+				"routes": []any{conf{"dst": "10.0.2.0/24", "scope": int(netlink.SCOPE_LINK)}},
+			}
+			a, b := newPod(t, "a", c), newPod(t, "b", c)
+			a.add()
+			b.add()
+			a.check()
+			guest.Talk(t, a.netns, b.netns, at(a.ip(0)))
+			guest.Talk(t, node, a.netns, "10.0.2.1:7000")
+			guest.Talk(t, b.netns, node, at(b.ip(0)))
+			a.del()
+			b.del()
+			same(t, pci, before)
+		})
+	}
+}
+
+// flush takes all addresses of the host's interface away.
+func flush(t *testing.T, name string) {
+	t.Helper()
+	l, err := netlink.LinkByName(name)
+	if err != nil {
+		return // gone, or renamed and so without any
+	}
+	addrs, err := netlink.AddrList(l, netlink.FAMILY_V4)
+	for _, a := range addrs {
+		if err == nil {
+			err = netlink.AddrDel(l, &a)
+		}
+	}
+	if err != nil {
+		t.Errorf("take the addresses of %s away: %v", name, err)
+	}
+}
+
+// TestVLAN: each pod has a VLAN of its own on the ENI, and reaches another node in
+// that VLAN only. A VLAN of an interface can be had once: the kernel refuses the
+// second pod, of which nothing is left.
+func TestVLAN(t *testing.T) {
+	guest.Clean(t)
+	node := otherNode(t, nic1, "10.0.2.1/24")
+	otherVLAN(t, node, 5, "10.0.5.1/24")
+	otherVLAN(t, node, 6, "10.0.6.1/24")
+	pci := prepare(t, nic0, netdev{Name: "ens7", MTU: 1500, Up: true})
+	before := device(pci)
+	vlan := func(id int, subnet string) conf {
+		return conf{"deviceID": pci, "delegate": conf{"type": "vlan", "vlanId": id}, "ipam": hostLocal(subnet)}
+	}
+	a, b := newPod(t, "a", vlan(5, "10.0.5.0/24")), newPod(t, "b", vlan(6, "10.0.6.0/24"))
+	for _, p := range []*pod{a, b} {
+		p.add()
+		p.check()
+		l, ok := p.link(ifName).(*netlink.Vlan)
+		if want := p.conf["delegate"].(conf)["vlanId"]; !ok || l.VlanId != want {
+			t.Errorf("the interface of %s is %+v; want VLAN %d", p.id, l, want)
+		}
+	}
+	guest.Talk(t, node, a.netns, "10.0.5.1:7000")
+	guest.Talk(t, b.netns, node, at(b.ip(0)))
+	c := newPod(t, "c", vlan(5, "10.0.5.0/24"))
+	if r := guest.CNI(t, c.cni("ADD", nil)); r.Code == 0 {
+		t.Error("a second pod has got VLAN 5")
+	}
+	c.del()
+	a.del()
+	c.add()
+	guest.Talk(t, node, c.netns, "10.0.5.1:7000")
+	c.del()
+	b.del()
+	same(t, pci, before)
+}
+
+// TestMACVLAN: on a NIC that is no ENI pods may have MACs of their own.
+func TestMACVLAN(t *testing.T) {
+	guest.Clean(t)
+	node := otherNode(t, nic1, "10.0.2.1/24")
+	pci := prepare(t, nic0, netdev{Name: "ens7", MTU: 1500, Up: true})
+	before := device(pci)
+	c := conf{"deviceID": pci, "delegate": conf{"type": "macvlan", "mode": "bridge"}, "ipam": hostLocal("10.0.2.0/24")}
+	a, b := newPod(t, "a", c), newPod(t, "b", c)
+	a.add()
+	b.add()
+	guest.Talk(t, a.netns, b.netns, at(a.ip(0)))
+	guest.Talk(t, node, a.netns, at(netip.MustParseAddr("10.0.2.1")))
+	guest.Talk(t, b.netns, node, at(b.ip(0)))
+	a.del()
+	b.del()
+	same(t, pci, before)
+}

@@ -1,0 +1,360 @@
+package attach
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"path/filepath"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/vishvananda/netlink"
+
+	"github.com/multi-eni/multi-eni-cni/test/hardware/guest"
+)
+
+// assigned is what the PF says of a VF (IFLA_VFINFO_LIST).
+type assigned struct {
+	MAC             string
+	VLAN, QoS       int
+	Spoofchk, Trust bool
+}
+
+// adminOf is what the PF says of its VF number i.
+func adminOf(t *testing.T, pf string, i int) assigned {
+	t.Helper()
+	l, err := netlink.LinkByName(guest.Netdev(pf))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, v := range l.Attrs().Vfs {
+		if v.ID == i {
+			return assigned{MAC: v.Mac.String(), VLAN: v.Vlan, QoS: v.Qos, Spoofchk: v.Spoofchk, Trust: v.Trust != 0}
+		}
+	}
+	t.Fatalf("PF %s does not tell of VF %d", pf, i)
+	return assigned{}
+}
+
+// assign has the PF give its VF number i all of want.
+func assign(t *testing.T, pf string, i int, want assigned) {
+	t.Helper()
+	l, err := netlink.LinkByName(guest.Netdev(pf))
+	if err != nil {
+		t.Fatal(err)
+	}
+	assignMAC(t, pf, i, want.MAC)
+	for what, err := range map[string]error{
+		"VLAN":     netlink.LinkSetVfVlanQos(l, i, want.VLAN, want.QoS),
+		"spoofchk": netlink.LinkSetVfSpoofchk(l, i, want.Spoofchk),
+		"trust":    netlink.LinkSetVfTrust(l, i, want.Trust),
+	} {
+		if err != nil {
+			t.Fatalf("set %s of VF %d: %v", what, i, err)
+		}
+	}
+	if d := cmp.Diff(want, adminOf(t, pf, i)); d != "" {
+		t.Fatalf("VF %d (-want +got):\n%s", i, d)
+	}
+}
+
+func assignMAC(t *testing.T, pf string, i int, mac string) {
+	t.Helper()
+	l, err := netlink.LinkByName(guest.Netdev(pf))
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr, err := net.ParseMAC(mac)
+	if err == nil {
+		err = netlink.LinkSetVfHardwareAddr(l, i, addr)
+	}
+	if err != nil {
+		t.Fatalf("set MAC %s of VF %d: %v", mac, i, err)
+	}
+}
+
+// vfMAC is what the PF assigns to its VF number i to begin with.
+func vfMAC(i int) string { return fmt.Sprintf("02:00:00:00:02:1%d", i) }
+
+// newVFs enables VFs with links that are up and MACs assigned by the PF, which is
+// up for as long as the test lasts: else its VFs have no link. Without an
+// assigned MAC a VF makes one up each time.
+func newVFs(t *testing.T, n int) (pf string, vfs []string) {
+	t.Helper()
+	found, err := filepath.Glob("/sys/bus/pci/drivers/igb/*:*")
+	if err != nil || len(found) != 1 {
+		t.Fatalf("find the PF: %q, %v", found, err)
+	}
+	state := device(filepath.Base(found[0]))
+	up := state
+	up.Up = true
+	apply(t, state.Name, up)
+	t.Cleanup(func() { apply(t, state.Name, state) })
+	pf, vfs = guest.VFs(t, n)
+	for i, vf := range vfs {
+		name := guest.Netdev(vf)
+		apply(t, name, netdev{Name: name, MTU: 1500, Up: true})
+		assignMAC(t, pf, i, vfMAC(i))
+		reset(t, name)
+		if got := device(vf); got.MAC != vfMAC(i) {
+			t.Fatalf("VF %d is %+v; want the MAC that is assigned", i, got)
+		}
+	}
+	return pf, vfs
+}
+
+// reset has the driver of the VF, which is up, reset it: it takes the MAC that
+// the PF has assigned.
+func reset(t *testing.T, name string) {
+	t.Helper()
+	l, err := netlink.LinkByName(name)
+	if err == nil {
+		err = errors.Join(netlink.LinkSetDown(l), netlink.LinkSetUp(l))
+	}
+	if err != nil {
+		t.Errorf("reset %s: %v", name, err)
+	}
+}
+
+// otherVLAN is another node's interface in a VLAN of the wire.
+func otherVLAN(t *testing.T, node string, id int, address string) {
+	t.Helper()
+	guest.In(t, node, func() {
+		name := fmt.Sprintf("vlan%d", id)
+		for _, l := range guest.Links(t) {
+			if l.Type() != "device" || l.Attrs().Name == "lo" {
+				continue
+			}
+			vlan := &netlink.Vlan{LinkAttrs: netlink.LinkAttrs{Name: name, ParentIndex: l.Attrs().Index}, VlanId: id}
+			if err := netlink.LinkAdd(vlan); err != nil {
+				t.Errorf("make VLAN %d of the other node: %v", id, err)
+				return
+			}
+		}
+		addAddresses(t, name, address)
+	})
+}
+
+// TestVFs: pods have VFs, themselves and by way of the sriov delegate. The VFs
+// are the same ones throughout, since to make and unmake them takes seconds.
+func TestVFs(t *testing.T) {
+	guest.Clean(t)
+	node := otherNode(t, nic1, "10.0.2.1/24")
+	otherVLAN(t, node, 7, "10.0.7.1/24")
+	otherVLAN(t, node, 8, "10.0.8.1/24")
+	pf, vfs := newVFs(t, 2)
+	f := &vfTest{pf: pf, vfs: vfs, node: node}
+	t.Run("exclusive", func(t *testing.T) { inBothEnds(t, f.exclusive) })
+	t.Run("round trips", f.roundTrips)
+	t.Run("another MAC", func(t *testing.T) { inBothEnds(t, f.anotherMAC) })
+	t.Run("sriov", func(t *testing.T) { f.sriov(t, false) })
+	t.Run("sriov fails", f.sriovFails)
+	t.Run("PF", f.physical)
+}
+
+// vfTest is a PF with VFs and another node on its wire.
+type vfTest struct {
+	pf   string
+	vfs  []string
+	node string
+}
+
+// prepare gives VF number i link state and PF settings for the test, and plain
+// ones back after it.
+func (f *vfTest) prepare(t *testing.T, i int, up bool, want assigned) netdev {
+	t.Helper()
+	name := guest.Netdev(f.vfs[i])
+	before := device(f.vfs[i])
+	apply(t, name, netdev{Name: name, AltNames: []string{fmt.Sprintf("vf-%d", i)}, MTU: 1400, Up: up})
+	assign(t, f.pf, i, want)
+	t.Cleanup(func() {
+		apply(t, name, before)
+		assign(t, f.pf, i, assigned{MAC: vfMAC(i), Spoofchk: true})
+	})
+	return device(f.vfs[i])
+}
+
+// said fails unless the PF says the same of its VF number i as before.
+func (f *vfTest) said(t *testing.T, when string, i int, want assigned) {
+	t.Helper()
+	if d := cmp.Diff(want, adminOf(t, f.pf, i)); d != "" {
+		t.Errorf("what the PF says of VF %d %s (-want +got):\n%s", i, when, d)
+	}
+}
+
+// mac fails unless the pod's VF has the MAC, and the result says so.
+func (p *pod) mac(want string) {
+	p.Helper()
+	if got, said := p.link(ifName).Attrs().HardwareAddr.String(), p.result.Interfaces[0].Mac; got != want || said != want {
+		p.Errorf("the VF in the pod has MAC %s, the result says %s; want %s", got, said, want)
+	}
+}
+
+// exclusive: a pod has a VF in the VLAN, and with the MAC, that the PF has
+// assigned. Neither ADD nor DEL nor the end of the netns changes what the PF says.
+func (f *vfTest) exclusive(t *testing.T, destroyed bool) {
+	guest.Clean(t)
+	want := assigned{MAC: vfMAC(1), VLAN: 7, QoS: 3, Spoofchk: false, Trust: true}
+	before := f.prepare(t, 1, true, want)
+	other := adminOf(t, f.pf, 0)
+	p := newPod(t, "vf", conf{"deviceID": f.vfs[1], "ipam": static("10.0.7.2/24")})
+	p.add()
+	p.check()
+	p.mac(want.MAC)
+	f.said(t, "in the pod", 1, want)
+	if destroyed {
+		p.destroy()
+	} else { // once: a VF takes seconds for its first packet
+		guest.Talk(t, f.node, p.netns, "10.0.7.1:7000")
+	}
+	p.del()
+	settle(t, f.vfs[1])
+	f.said(t, "after DEL", 1, want)
+	f.said(t, "all the time", 0, other)
+	same(t, f.vfs[1], before)
+}
+
+// roundTrips: a hundred pods, fifty after each other on either VF at the same
+// time, leave the VFs as they were. Every tenth pod ends without DEL first.
+// Nothing grows or drifts.
+func (f *vfTest) roundTrips(t *testing.T) {
+	guest.Clean(t)
+	indexes := func() (all []int) {
+		for _, l := range guest.Links(t) {
+			all = append(all, l.Attrs().Index)
+		}
+		return all
+	}
+	want := []assigned{{MAC: vfMAC(0), VLAN: 9, Spoofchk: true}, {MAC: vfMAC(1), VLAN: 10, QoS: 1, Trust: true}}
+	before := []netdev{f.prepare(t, 0, false, want[0]), f.prepare(t, 1, true, want[1])}
+	began := indexes()
+	t.Run("both", func(t *testing.T) {
+		for i := range f.vfs {
+			t.Run(fmt.Sprint(i), func(t *testing.T) {
+				t.Parallel()
+				for trip := 1; trip <= 50 && !t.Failed(); trip++ {
+					f.roundTrip(t, i, trip%10 == 0)
+					same(t, f.vfs[i], before[i])
+					f.said(t, fmt.Sprintf("after %d round trips", trip), i, want[i])
+				}
+			})
+		}
+	})
+	if d := cmp.Diff(began, indexes()); d != "" {
+		t.Errorf("indexes of the host's links (-before +after):\n%s", d)
+	}
+}
+
+// roundTrip is a pod's life with VF number i.
+func (f *vfTest) roundTrip(t *testing.T, i int, destroyed bool) {
+	t.Helper()
+	p := newPod(t, fmt.Sprintf("trip-%d", i), conf{"deviceID": f.vfs[i]})
+	p.add()
+	if destroyed {
+		p.destroy()
+	}
+	guest.MustDel(t, p.cni("DEL", nil))
+	if destroyed {
+		settle(t, f.vfs[i])
+	} else {
+		p.destroy()
+	}
+}
+
+// anotherMAC: a VF is known by its PCI address. The PF may assign it another MAC
+// before ADD or while a pod has it; it takes that when it is next reset.
+func (f *vfTest) anotherMAC(t *testing.T, destroyed bool) {
+	guest.Clean(t)
+	name := guest.Netdev(f.vfs[0])
+	t.Cleanup(func() {
+		assignMAC(t, f.pf, 0, vfMAC(0))
+		reset(t, name)
+	})
+	before := device(f.vfs[0])
+	p := newPod(t, "mac", conf{"deviceID": f.vfs[0]})
+	assignMAC(t, f.pf, 0, "02:00:00:00:0a:03")
+	p.add() // takes the link down, which is a reset
+	p.mac("02:00:00:00:0a:03")
+	p.check()
+	assignMAC(t, f.pf, 0, "02:00:00:00:0a:04")
+	p.in(func() error { reset(t, ifName); return nil })
+	if got := p.link(ifName).Attrs().HardwareAddr.String(); got != "02:00:00:00:0a:04" {
+		t.Errorf("the VF in the pod has MAC %s after its reset", got)
+	}
+	p.check()
+	newPod(t, "second", p.conf).refused(101, f.vfs[0], p.id)
+	if destroyed {
+		p.destroy()
+	}
+	p.del()
+	settle(t, f.vfs[0])
+	before.MAC = "02:00:00:00:0a:04"
+	same(t, f.vfs[0], before)
+	if got := adminOf(t, f.pf, 0).MAC; got != before.MAC {
+		t.Errorf("the PF says that the VF has MAC %s, want %s", got, before.MAC)
+	}
+}
+
+// sriov: what the sriov delegate has the PF change is in force for the pod, and
+// is undone after it.
+func (f *vfTest) sriov(t *testing.T, destroyed bool) {
+	guest.Clean(t)
+	was := assigned{MAC: vfMAC(0), VLAN: 7, Spoofchk: true, Trust: false}
+	before := f.prepare(t, 0, true, was)
+	p := newPod(t, "delegate", conf{
+		"deviceID": f.vfs[0], "ipam": hostLocal("10.0.8.0/24"),
+		"delegate": conf{"type": "sriov", "vlan": 8, "mac": "02:00:00:00:0a:06", "spoofchk": "off", "trust": "on"},
+	})
+	p.add()
+	p.check()
+	p.mac("02:00:00:00:0a:06")
+	f.said(t, "in the pod", 0, assigned{MAC: "02:00:00:00:0a:06", VLAN: 8, Spoofchk: false, Trust: true})
+	newPod(t, "second", conf{"deviceID": f.vfs[0]}).refused(101, f.vfs[0], p.id)
+	if destroyed {
+		p.destroy()
+	} else {
+		guest.Talk(t, f.node, p.netns, "10.0.8.1:7000")
+	}
+	p.del()
+	settle(t, f.vfs[0])
+	f.said(t, "after DEL", 0, was)
+	same(t, f.vfs[0], before)
+}
+
+// sriovFails: the delegate refuses the VLAN, and nothing of the ADD is left; and
+// it is not asked at all for a device that is no VF.
+func (f *vfTest) sriovFails(t *testing.T) {
+	guest.Clean(t)
+	admin, before := adminOf(t, f.pf, 0), device(f.vfs[0])
+	sriov := conf{"ipam": hostLocal("10.0.8.0/24"), "delegate": conf{"type": "sriov", "vlan": 5000}}
+	newPod(t, "bad", sriov.with(conf{"deviceID": f.vfs[0]})).refused(999, "sriov", "5000")
+	f.said(t, "after the ADD that failed", 0, admin)
+	same(t, f.vfs[0], before)
+	nic, _ := guest.WaitNIC(t, nic0)
+	newPod(t, "no-vf", sriov.with(conf{"deviceID": nic})).refused(102, nic, "physfn")
+}
+
+// physical: a PF does not go to a pod while it has VFs, whether pods use them or
+// not. When the VFs go under their pods, the pods' DEL succeeds.
+func (f *vfTest) physical(t *testing.T) {
+	before := device(f.pf)
+	exclusive := conf{"deviceID": f.pf}
+	newPod(t, "vfs-idle", exclusive).refused(102, f.pf, "2 virtual functions", "sriov_numvfs")
+	newPod(t, "vfs-idle-delegate", exclusive.with(conf{"delegate": conf{"type": "host-device"}})).refused(102, f.pf, "sriov_numvfs")
+	var users []*pod
+	for i, c := range []conf{{}, {"delegate": conf{"type": "sriov", "vlan": 8}}} {
+		p := newPod(t, fmt.Sprintf("user-%d", i), c.with(conf{"deviceID": f.vfs[i], "ipam": hostLocal("10.0.2.0/24")}))
+		p.add()
+		users = append(users, p)
+	}
+	newPod(t, "vfs-used", exclusive).refused(102, f.pf, "2 virtual functions", "sriov_numvfs")
+	same(t, f.pf, before)
+	guest.WriteSys(t, filepath.Join(guest.Devices, f.pf, "sriov_numvfs"), "0")
+	for _, p := range users {
+		p.del()
+	}
+	p := newPod(t, "no-vfs", exclusive)
+	p.add()
+	p.del()
+	same(t, f.pf, before)
+}
