@@ -277,3 +277,56 @@ func TestExecuteAnotherInstance(t *testing.T) {
 	k.must(k.execute(o))
 	k.want(vfioPCI, vfioPCI)
 }
+
+// Execute itself writes to files: here to one that stays what was written.
+func TestExecuteFiles(t *testing.T) {
+	k := newKernel(t)
+	k.set("ena", "ena") // killed before the last write
+	if err := Execute(Order{Address: nic, Driver: "ena", Sysfs: k.root}); err != nil {
+		t.Fatal(err)
+	}
+	if got := k.get(k.attr("driver_override")); got != "\nna" { // a plain file keeps the rest of "ena"
+		t.Errorf("driver_override is %q", got)
+	}
+	k.set("ena", "")
+	k.removeAll("bus/pci/drivers_probe")
+	k.set("", "")
+	err := Execute(Order{Address: nic, Driver: "ena", Sysfs: k.root})
+	if !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "drivers_probe") {
+		t.Errorf("a file that is not there: error %v", err)
+	}
+	if err := Execute(Order{Address: "06.0", Sysfs: k.root}); err == nil || !strings.Contains(err.Error(), "address") {
+		t.Errorf("an order that is not valid: error %v", err)
+	}
+}
+
+// A driver that refuses once may take the function when it is asked why.
+func TestExecuteSecondTry(t *testing.T) {
+	k := newKernel(t)
+	k.refuses[vfioPCI] = syscall.EAGAIN
+	task := k.task(toVFIO)
+	task.write = func(path, value string) error {
+		if strings.HasSuffix(path, "/bind") {
+			delete(k.refuses, vfioPCI)
+		}
+		return k.write(path, value)
+	}
+	k.must(task.run())
+	k.want(vfioPCI, vfioPCI)
+}
+
+// Somebody else who binds drivers at the same time is told of.
+func TestExecuteRivals(t *testing.T) {
+	k := newKernel(t)
+	task := k.task(toVFIO)
+	task.write = func(path, value string) error {
+		if strings.HasSuffix(path, "drivers_probe") && k.function().Driver == "" {
+			k.set("ena", "vfio-pci")
+		}
+		return k.write(path, value)
+	}
+	if err := task.run(); err == nil || !strings.Contains(err.Error(), "ena took it meanwhile") {
+		t.Errorf("error %v", err)
+	}
+	k.want("ena", "")
+}
