@@ -64,8 +64,8 @@ type NIC struct {
 	Model string
 	// MAC is the permanent address.
 	MAC string
-	// Slot is a hot-plug slot, "slot0" to "slot7"; "" is a slot of its own, from
-	// which it cannot be moved.
+	// Slot is a hot-plug slot, "slot0" to "slot7"; "" is a slot of its own, which
+	// nothing else can be plugged into.
 	Slot string
 	// Address is device and function on the root bus, such as "07.0" for
 	// 0000:00:07.0, in place of a slot; "" puts the NIC into its slot.
@@ -77,7 +77,7 @@ type NIC struct {
 }
 
 // DefaultNICs are the node's primary ENI, three e1000e to work with, and an igb
-// PF. Only the PF has a slot of its own.
+// PF, each in a slot of its own: the hot-plug slots are free.
 func DefaultNICs() []NIC {
 	return []NIC{
 		{ID: "primary", MAC: "02:00:00:00:00:01"},

@@ -22,7 +22,8 @@ func (h *host) arguments() []string {
 		"-chardev", "socket,id=qmp,path=" + h.path("qmp"), "-mon", "chardev=qmp,mode=control",
 		"-kernel", h.kernel.image, "-initrd", h.path("initramfs"),
 	}
-	line := "console=ttyS0 panic=-1 quiet loglevel=4 net.ifnames=0"
+	// A kernel that has an oops is not fit to go on testing.
+	line := "console=ttyS0 panic=-1 oops=panic quiet loglevel=4 net.ifnames=0"
 	if !h.spec.NoIOMMU {
 		args = append(args, "-device", "intel-iommu,intremap=on,caching-mode=on")
 		line += " intel_iommu=on"

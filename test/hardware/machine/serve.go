@@ -45,7 +45,7 @@ func (h *host) serve(ctx context.Context, qmpListener, requests net.Listener) er
 	for {
 		line, err := in.ReadBytes('\n')
 		if err != nil {
-			return nil //nolint:nilerr // the machine has ended, and says itself how
+			return nil // the machine has ended, and says itself how
 		}
 		var r protocol.Request
 		if err := json.Unmarshal(line, &r); err != nil {
