@@ -10,6 +10,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"os/exec"
 	"os/signal"
 	"runtime"
 	"slices"
@@ -105,6 +106,9 @@ func Main(m *testing.M, s Spec) {
 		os.Exit(m.Run())
 	}
 	flag.Parse()
+	if nothingToRun() {
+		os.Exit(m.Run()) // says so
+	}
 	// QEMU is to die with this thread, which is the process's first.
 	runtime.LockOSThread()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGQUIT)
@@ -133,6 +137,18 @@ func (s Spec) withDefaults() Spec {
 // listing says whether go test only wants the names of the tests.
 func listing(args []string) bool {
 	return slices.ContainsFunc(args, func(a string) bool { return strings.HasPrefix(a, "-test.list=") && a != "-test.list=" })
+}
+
+// nothingToRun says whether -test.run matches no test of this binary, for which
+// no machine is needed.
+func nothingToRun() bool {
+	run := flag.Lookup("test.run")
+	if run == nil || run.Value.String() == "" {
+		return false
+	}
+	pattern, _, _ := strings.Cut(run.Value.String(), "/")
+	out, err := exec.Command("/proc/self/exe", "-test.list="+pattern).Output()
+	return err == nil && len(out) == 0
 }
 
 // guestArgs are the arguments of the test binary in the guest: those of the
