@@ -14,8 +14,8 @@ const (
 	// they grow to no more than retryNext: an ENI is in the instance metadata
 	// some seconds after its device, and nothing tells when.
 	retryFirst  = 250 * time.Millisecond
-	retryNext   = 750 * time.Millisecond
-	retrySoon   = 30
+	retryNext   = 500 * time.Millisecond
+	retrySoon   = 45
 	retryLatest = 5 * time.Second
 	// syncApart is the least time between two Syncs, whatever the events.
 	syncApart = 50 * time.Millisecond

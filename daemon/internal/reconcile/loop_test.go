@@ -27,7 +27,7 @@ func TestRun(t *testing.T) {
 		{
 			name:     "unsettled: often at first",
 			outcomes: []Outcome{{Unsettled: true}},
-			want:     []time.Duration{0, 250 * ms, 750 * ms, 1500 * ms, 2250 * ms, 3000 * ms},
+			want:     []time.Duration{0, 250 * ms, 750 * ms, 1250 * ms, 1750 * ms, 2250 * ms},
 		},
 		{
 			name:     "settled after a while",
@@ -48,7 +48,7 @@ func TestRun(t *testing.T) {
 			name:     "woken: at once, and hopeful again",
 			outcomes: []Outcome{{Unsettled: true}},
 			wakes:    []time.Duration{2 * time.Second},
-			want:     []time.Duration{0, 250 * ms, 750 * ms, 1500 * ms, 2000 * ms, 2250 * ms, 2750 * ms, 3500 * ms},
+			want:     []time.Duration{0, 250 * ms, 750 * ms, 1250 * ms, 1750 * ms, 2000 * ms, 2250 * ms, 2750 * ms, 3250 * ms},
 		},
 		{
 			name:     "a burst of events is one",

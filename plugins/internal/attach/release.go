@@ -116,6 +116,9 @@ func (c *call) returnLink(a nodestate.Attachment, lock claimLock) error {
 		return err
 	}
 	defer unlock()
+	if c.replaced(a) {
+		return nil // the device is gone, and its link with it
+	}
 	l, err := c.moveBack(a)
 	if errors.Is(err, link.ErrNotFound) {
 		l, err = c.awaitLink(a)
