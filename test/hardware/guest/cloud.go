@@ -1,0 +1,278 @@
+package guest
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
+	"github.com/multi-eni/multi-eni-cni/pkg/device"
+	"github.com/multi-eni/multi-eni-cni/test/fakeimds"
+)
+
+// What every ENI of a Cloud has.
+const (
+	// InstanceID is the machine's.
+	InstanceID = "i-0123456789abcdef0"
+	// CloudSubnet is where the ENIs are.
+	CloudSubnet device.SubnetID = "subnet-0a1b2c3d4e5f60001"
+
+	// CloudCIDR is CloudSubnet's network.
+	CloudCIDR = "10.2.0.0/16"
+
+	primarySubnet = "subnet-0a1b2c3d4e5f60000"
+	primaryCIDR   = "10.0.0.0/24"
+	primaryIP     = "10.0.0.5"
+)
+
+// Cloud is EC2 as the machine sees it: ENIs come to its hot-plug slots and go,
+// and an instance metadata service tells of both in its own time. It is strict:
+// what EC2 refuses fails the test, and so does a request that the metadata
+// service does not know.
+//
+// Its methods are safe for concurrent use.
+type Cloud struct {
+	imds *fakeimds.Running
+	// plugging is held while a device comes or goes: with the device_add of one
+	// QEMU repeats the eject request of another that is going (hw/acpi/pcihp.c
+	// keeps it until the guest has ejected), and the kernel would eject twice,
+	// what is in the slot by then included.
+	plugging sync.Mutex
+
+	mu     sync.Mutex
+	made   int
+	ledger ledger
+}
+
+// ENI is an elastic network interface. ID, MAC and address are its own for life.
+type ENI struct {
+	ID  device.ENIID
+	MAC device.MAC
+	// Index is the device index that it is attached at; 1 or more.
+	Index   int
+	Address netip.Addr
+	Lag     Lag
+}
+
+// Lag is how the metadata service stands to the hardware. The zero value is in
+// step with it.
+type Lag struct {
+	// Listed is the time from when a device is plugged in until its ENI is
+	// listed. Negative: it is listed that long before.
+	Listed time.Duration
+	// Indexed is the time from then on until its device-number is right; it is 0
+	// before.
+	Indexed time.Duration
+	// Stale is the time from when a device is unplugged until its ENI is not
+	// listed any more. Negative: it is gone from the list that long before.
+	Stale time.Duration
+}
+
+// Told says when the metadata service tells of an ENI: all but its device index,
+// and that too.
+type Told struct{ Listed, Indexed time.Time }
+
+// NewCloud returns the Cloud of a machine whose primary ENI is the cold-plugged
+// NIC with that MAC. The metadata service runs until the test ends; ENIs that are
+// still attached then are detached.
+func NewCloud(t testing.TB, primary device.MAC) *Cloud {
+	t.Helper()
+	c := &Cloud{ledger: ledger{}}
+	c.imds = fakeimds.Start(t, fakeimds.Config{State: fakeimds.State{
+		InstanceID: InstanceID,
+		ENIs: []fakeimds.ENI{{
+			ID: "eni-0000000000000000f", MAC: primary.String(), Primary: true,
+			SubnetID: primarySubnet, SubnetIPv4CIDR: primaryCIDR, IPv4s: []string{primaryIP},
+		}},
+	}})
+	t.Cleanup(func() {
+		for _, e := range c.ledger.all() {
+			e.Lag.Stale = 0
+			c.DetachENI(t, e)
+		}
+	})
+	return c
+}
+
+// URL is the metadata service's, for DaemonOptions.IMDS.
+func (c *Cloud) URL() string { return c.imds.URL }
+
+// NewENI makes an ENI, which is not attached yet.
+func (c *Cloud) NewENI(index int, lag Lag) ENI {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.made++
+	n := c.made
+	return ENI{
+		ID:    device.ENIID(fmt.Sprintf("eni-%017x", 0xe0000+n)),
+		MAC:   device.MAC(fmt.Sprintf("02:e2:00:00:%02x:%02x", n>>8, n&0xff)),
+		Index: index, Address: netip.AddrFrom4([4]byte{10, 2, byte(0x80 + n>>8), byte(n)}), Lag: lag,
+	}
+}
+
+// Attached is an ENI's entry of status.attachments.
+func (e ENI) Attached() v1alpha1.ENIAttachment { return Attached(e.metadata()) }
+
+// metadata is what the metadata service has to say of the ENI.
+func (e ENI) metadata() fakeimds.ENI {
+	return fakeimds.ENI{
+		ID: e.ID.String(), MAC: e.MAC.String(), DeviceIndex: e.Index,
+		SubnetID: CloudSubnet.String(), SubnetIPv4CIDR: CloudCIDR, IPv4s: []string{e.Address.String()},
+	}
+}
+
+// AttachENI plugs an ENI in, and returns when its PCI function is there and the
+// metadata service knows when it will tell.
+func (c *Cloud) AttachENI(t testing.TB, e ENI, slot string) Told {
+	t.Helper()
+	c.note(t, "attach "+e.ID.String(), func(l ledger) error { return l.attach(e, slot) })
+	told := c.announce(e)
+	wait(t, -e.Lag.Listed)
+	c.plugging.Lock()
+	defer c.plugging.Unlock()
+	plugIn(t, e, slot)
+	return told
+}
+
+// DetachENI pulls an ENI out, whoever has it, and returns when it has left the
+// machine.
+func (c *Cloud) DetachENI(t testing.TB, e ENI) {
+	t.Helper()
+	c.note(t, "detach "+e.ID.String(), func(l ledger) error { return l.detach(e.ID) })
+	c.imds.Detach(e.MAC.String())
+	wait(t, -e.Lag.Stale)
+	c.plugging.Lock()
+	defer c.plugging.Unlock()
+	Detach(t, e.ID.String())
+	c.note(t, "detach "+e.ID.String(), func(l ledger) error { delete(l, e.ID); return nil })
+}
+
+// ReplaceENI pulls an ENI out and plugs another into its slot with nothing in
+// between. The metadata service is not ahead of that.
+func (c *Cloud) ReplaceENI(t testing.TB, old, next ENI) Told {
+	t.Helper()
+	var slot string
+	c.note(t, "replace "+old.ID.String(), func(l ledger) error {
+		if err := l.detach(old.ID); err != nil {
+			return err
+		}
+		slot = l[old.ID].slot
+		delete(l, old.ID)
+		return l.attach(next, slot)
+	})
+	c.plugging.Lock()
+	defer c.plugging.Unlock()
+	c.imds.Detach(old.MAC.String())
+	Detach(t, old.ID.String())
+	told := c.announce(next)
+	plugIn(t, next, slot)
+	return told
+}
+
+// note changes the ledger, which fails the test when EC2 would refuse.
+func (c *Cloud) note(t testing.TB, what string, change func(ledger) error) {
+	t.Helper()
+	c.mu.Lock()
+	err := change(c.ledger)
+	c.mu.Unlock()
+	if err != nil {
+		t.Fatalf("%s: %v", what, err)
+	}
+}
+
+// announce has the metadata service tell of an ENI, in its own time.
+func (c *Cloud) announce(e ENI) Told {
+	listed, now := max(0, e.Lag.Listed), time.Now()
+	m := e.metadata()
+	m.AppearsAfter, m.IndexAfter = fakeimds.Duration(listed), fakeimds.Duration(listed+e.Lag.Indexed)
+	m.StaleFor = fakeimds.Duration(max(0, e.Lag.Stale))
+	c.imds.Attach(m)
+	return Told{Listed: now.Add(listed), Indexed: now.Add(listed + e.Lag.Indexed)}
+}
+
+// plugIn returns when the kernel has found the ENI's PCI function.
+func plugIn(t testing.TB, e ENI, slot string) {
+	t.Helper()
+	before := functions(t)
+	Attach(t, e.ID.String(), slot, e.MAC.String())
+	Eventually(t, "PCI function of "+e.ID.String(), settleTime, func() bool { return functions(t) > before })
+}
+
+// functions is how many PCI functions there are.
+func functions(t testing.TB) int {
+	t.Helper()
+	entries, err := os.ReadDir(Devices)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(entries)
+}
+
+// wait lets d pass, if it is not negative, unless the test ends before.
+func wait(t testing.TB, d time.Duration) {
+	if d <= 0 {
+		return
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-t.Context().Done():
+	}
+}
+
+// ledger is what EC2 knows to be attached.
+type ledger map[device.ENIID]*attachment
+
+// attachment is an ENI in a slot. While it is being detached it still takes slot
+// and index.
+type attachment struct {
+	ENI
+	slot      string
+	detaching bool
+}
+
+func (l ledger) attach(e ENI, slot string) error {
+	if e.Index < 1 {
+		return fmt.Errorf("device index %d: want 1 or more, 0 is the primary ENI's", e.Index)
+	}
+	for id, a := range l {
+		switch {
+		case id == e.ID:
+			return fmt.Errorf("it is in slot %s already", a.slot)
+		case a.slot == slot:
+			return fmt.Errorf("slot %s has %s", slot, id)
+		case a.Index == e.Index:
+			return fmt.Errorf("device index %d is that of %s", e.Index, id)
+		}
+	}
+	l[e.ID] = &attachment{ENI: e, slot: slot}
+	return nil
+}
+
+func (l ledger) detach(id device.ENIID) error {
+	a, ok := l[id]
+	switch {
+	case !ok:
+		return errors.New("it is not attached")
+	case a.detaching:
+		return errors.New("it is being detached already")
+	}
+	a.detaching = true
+	return nil
+}
+
+// all lists what is attached and stays so.
+func (l ledger) all() []ENI {
+	var enis []ENI
+	for _, a := range l {
+		if !a.detaching {
+			enis = append(enis, a.ENI)
+		}
+	}
+	return enis
+}

@@ -1,0 +1,140 @@
+// Package hotplug has ENIs come and go, as EC2 attaches and detaches them, while
+// pods use them.
+package hotplug
+
+import (
+	"flag"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
+	"github.com/multi-eni/multi-eni-cni/pkg/device"
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+	"github.com/multi-eni/multi-eni-cni/test/hardware/guest"
+	"github.com/multi-eni/multi-eni-cni/test/hardware/machine"
+)
+
+const (
+	primaryMAC = "02:00:00:00:00:01"
+	// orphanGrace is short, so that pods that die without DEL are released soon.
+	orphanGrace = time.Second
+	// soon bounds what has to happen with no more waiting than a busy machine
+	// needs.
+	soon = 15 * time.Second
+	// orphanSoon is soon after the daemon has noticed the end of a netns, for
+	// which it looks every 10 s.
+	orphanSoon = 10*time.Second + soon
+)
+
+func TestMain(m *testing.M) {
+	// Slots are worked on in parallel, however few processors there are.
+	if err := flag.Set("test.parallel", "8"); err != nil {
+		panic(err)
+	}
+	machine.Main(m, machine.Spec{NICs: []machine.NIC{{ID: "primary", MAC: primaryMAC}}})
+}
+
+// TestHotPlug has one daemon and one EC2 from its start to its end: nothing may be
+// left of any part of it.
+func TestHotPlug(t *testing.T) {
+	s := newStage(t)
+	t.Run("ready", s.testReady)
+	t.Run("removed", func(t *testing.T) {
+		t.Run("taken from its pods", s.testRemoval)
+		t.Run("replaced", func(t *testing.T) { s.testReplaced(t, true) })
+	})
+	t.Run("replaced unseen", func(t *testing.T) { s.testReplaced(t, false) })
+	t.Run("at rest", s.testAtRest)
+}
+
+// stage is a node with its daemon, its EC2 and an observer.
+type stage struct {
+	*observer
+	cloud    *guest.Cloud
+	daemon   *guest.Daemon
+	arrivals *arrivals
+}
+
+func newStage(t *testing.T) *stage {
+	guest.Clean(t)
+	s := &stage{cloud: guest.NewCloud(t, primaryMAC), arrivals: followLinks(t), observer: observe(t)}
+	s.daemon = guest.StartDaemon(t, guest.DaemonOptions{
+		IMDS: s.cloud.URL(), Flags: []string{"--orphan-grace=" + orphanGrace.String(), "--log-format=json"},
+	})
+	t.Cleanup(func() { checkLog(t, s.daemon.Log()) })
+	s.await(t, "the daemon's first inventory and config", soon, func(inv nodestate.Inventory, config string) bool {
+		return inv.NodeName != "" && config != ""
+	})
+	return s
+}
+
+// arrivals is when the kernel told of each netdev of the host, by MAC.
+type arrivals struct {
+	mu   sync.Mutex
+	when map[device.MAC]time.Time
+}
+
+func followLinks(t *testing.T) *arrivals {
+	a := &arrivals{when: map[device.MAC]time.Time{}}
+	updates, done := make(chan netlink.LinkUpdate, 64), make(chan struct{})
+	if err := netlink.LinkSubscribe(updates, done); err != nil {
+		t.Fatalf("subscribe to link events: %v", err)
+	}
+	t.Cleanup(func() { close(done) })
+	go func() {
+		for u := range updates {
+			mac := device.MAC(u.Attrs().HardwareAddr.String())
+			a.mu.Lock()
+			if _, known := a.when[mac]; !known {
+				a.when[mac] = time.Now()
+			}
+			a.mu.Unlock()
+		}
+	}()
+	return a
+}
+
+// of waits for the netdev with this MAC and returns when it came.
+func (a *arrivals) of(t testing.TB, mac device.MAC) time.Time {
+	t.Helper()
+	var at time.Time
+	guest.Eventually(t, "netdev "+mac.String(), soon, func() bool {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		at = a.when[mac]
+		return !at.IsZero()
+	})
+	return at
+}
+
+// kind is one of the design's three cases of a NodeENI.
+type kind int
+
+const (
+	kernel     kind = 1 // not advertised
+	advertised kind = 2
+	dpdk       kind = 3
+)
+
+// declare writes the manifest of a NodeENI for an ENI: one whose status names
+// it, or one that is found by device index and subnet.
+func declare(t testing.TB, name string, e guest.ENI, k kind, byStatus bool) {
+	t.Helper()
+	spec := v1alpha1.NodeENISpec{SubnetID: guest.CloudSubnet.String(), DeviceIndex: e.Index}
+	switch k {
+	case kernel:
+	case advertised:
+		spec.DPDKResourceName = fmt.Sprintf("intel.com/storm_%d", e.Index)
+	case dpdk:
+		spec.EnableDPDK, spec.DPDKDriver, spec.DPDKResourceName = true, "vfio-pci", "intel.com/storm_dpdk"
+	}
+	var attached []v1alpha1.ENIAttachment
+	if byStatus {
+		attached = append(attached, e.Attached())
+	}
+	guest.WriteNodeENI(t, name, spec, attached...)
+}
