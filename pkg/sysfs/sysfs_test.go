@@ -11,54 +11,39 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
+	"github.com/multi-eni/multi-eni-cni/test/sysfstree"
 )
 
-// unpack makes the recorded tree testdata/<name>.tree in a temporary folder.
-func unpack(t *testing.T, name string) string {
+// unpack makes a tree in a temporary folder: a recorded one, or one of testdata,
+// which have what no machine of the tests shows.
+func unpack(t *testing.T, name string) (root string) {
 	t.Helper()
+	if name, ok := strings.CutPrefix(name, "recorded/"); ok {
+		return sysfstree.Unpack(t, name)
+	}
 	data, err := os.ReadFile(filepath.Join("testdata", name+".tree"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	root := t.TempDir()
-	for _, line := range strings.Split(string(data), "\n") {
-		if line != "" && !strings.HasPrefix(line, "#") {
-			grow(t, root, line)
-		}
-	}
+	root = t.TempDir()
+	grow(t, root, string(data))
 	return root
 }
 
-// grow adds one line of a recorded tree below root.
-func grow(t *testing.T, root, line string) {
+// grow adds lines of a tree below root.
+func grow(t *testing.T, root, lines string) {
 	t.Helper()
-	must := func(err error) {
-		if err != nil {
-			t.Helper()
-			t.Fatalf("tree line %q: %v", line, err)
-		}
+	if err := sysfstree.Grow(root, lines); err != nil {
+		t.Fatal(err)
 	}
-	if dir, ok := strings.CutSuffix(line, "/"); ok {
-		must(os.MkdirAll(filepath.Join(root, dir), 0o755))
-		return
-	}
-	if path, target, ok := strings.Cut(line, " -> "); ok {
-		must(os.MkdirAll(filepath.Dir(filepath.Join(root, path)), 0o755))
-		must(os.Symlink(target, filepath.Join(root, path)))
-		return
-	}
-	path, content, ok := strings.Cut(line, " = ")
-	if !ok {
-		t.Fatalf("tree line %q: want path/, path -> target or path = content", line)
-	}
-	must(os.MkdirAll(filepath.Dir(filepath.Join(root, path)), 0o755))
-	must(os.WriteFile(filepath.Join(root, path), []byte(content+"\n"), 0o644))
 }
 
 func TestPCIAddresses(t *testing.T) {
 	for name, want := range map[string][]device.PCIAddress{
-		"ec2":   {"0000:00:05.0", "0000:00:06.0", "0000:00:07.0", "0000:00:08.0", "0000:00:09.0", "0000:00:1f.0"},
-		"sriov": {"0000:01:00.0", "0000:01:10.0", "0000:01:10.2", "0000:02:00.0"},
+		"ec2":                {"0000:00:05.0", "0000:00:06.0", "0000:00:07.0", "0000:00:08.0", "0000:00:09.0", "0000:00:1f.0"},
+		"buses":              {"0000:01:00.0", "0000:01:10.0", "0000:01:10.2", "0000:02:00.0"},
+		"recorded/vfs":       {"0000:00:01.0", "0000:00:05.0", "0000:00:0a.0", "0000:00:1f.2", "0000:01:00.0", "0000:09:00.0", "0000:09:10.0", "0000:09:10.2"},
+		"recorded/unplugged": {"0000:00:05.0", "0000:00:0a.0", "0000:00:1f.2", "0000:09:00.0", "0000:09:10.0", "0000:09:10.2"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, err := NewFS(unpack(t, name)).PCIAddresses()
@@ -82,11 +67,33 @@ func TestPCI(t *testing.T) {
 			{Address: "0000:00:09.0", Vendor: 0x1d0f, Device: 0xefa1, Class: 0x020000, IOMMUGroup: -1, NUMANode: -1},
 			{Address: "0000:00:1f.0", Vendor: 0x1d0f, Device: 0x8061, Class: 0x010802, Driver: "nvme", IOMMUGroup: -1, NUMANode: -1},
 		},
-		"sriov": {
+		"buses": {
 			{Address: "0000:01:00.0", Vendor: 0x8086, Device: 0x10c9, Class: 0x020000, Driver: "igb", Interfaces: []string{"eth1"},
 				VirtFns: []device.PCIAddress{"0000:01:10.2", "0000:01:10.0"}, IOMMUGroup: -1, NUMANode: -1},
 			{Address: "0000:01:10.0", Vendor: 0x8086, Device: 0x10ca, Class: 0x020000, PhysFn: "0000:01:00.0", IOMMUGroup: -1, NUMANode: -1},
 			{Address: "0000:02:00.0", Vendor: 0x1af4, Device: 0x1041, Class: 0x020000, Driver: "virtio-pci", Interfaces: []string{"eth2"}, IOMMUGroup: -1, NUMANode: -1},
+		},
+		"recorded/kernel": {
+			{Address: "0000:00:01.0", Vendor: 0x1b36, Device: 0x000c, Class: 0x060400, Driver: "pcieport", IOMMUGroup: 1, NUMANode: -1},
+			{Address: "0000:00:1f.2", Vendor: 0x8086, Device: 0x2922, Class: 0x010601, IOMMUGroup: 11, NUMANode: -1},
+			{Address: "0000:01:00.0", Vendor: 0x8086, Device: 0x10d3, Class: 0x020000, Driver: "e1000e", Interfaces: []string{"eth1"}, IOMMUGroup: 12, NUMANode: -1},
+			{Address: "0000:09:00.0", Vendor: 0x8086, Device: 0x10c9, Class: 0x020000, Driver: "igb", Interfaces: []string{"eth2"}, IOMMUGroup: 13, NUMANode: -1},
+		},
+		"recorded/vfs": {
+			{Address: "0000:09:00.0", Vendor: 0x8086, Device: 0x10c9, Class: 0x020000, Driver: "igb", Interfaces: []string{"eth2"},
+				VirtFns: []device.PCIAddress{"0000:09:10.0", "0000:09:10.2"}, IOMMUGroup: 13, NUMANode: -1},
+			{Address: "0000:09:10.2", Vendor: 0x8086, Device: 0x10ca, Class: 0x020000, Driver: "igbvf", PhysFn: "0000:09:00.0", Interfaces: []string{"eth4"}, IOMMUGroup: 15, NUMANode: -1},
+		},
+		"recorded/vfio": {
+			{Address: "0000:01:00.0", Vendor: 0x8086, Device: 0x10d3, Class: 0x020000, Driver: "vfio-pci", IOMMUGroup: 12, NUMANode: -1},
+			{Address: "0000:09:10.2", Vendor: 0x8086, Device: 0x10ca, Class: 0x020000, Driver: "vfio-pci", PhysFn: "0000:09:00.0", IOMMUGroup: 15, NUMANode: -1},
+		},
+		"recorded/pod": {
+			{Address: "0000:01:00.0", Vendor: 0x8086, Device: 0x10d3, Class: 0x020000, Driver: "e1000e", IOMMUGroup: 12, NUMANode: -1},
+			{Address: "0000:09:10.2", Vendor: 0x8086, Device: 0x10ca, Class: 0x020000, Driver: "igbvf", PhysFn: "0000:09:00.0", IOMMUGroup: 15, NUMANode: -1},
+		},
+		"recorded/noiommu": {
+			{Address: "0000:01:00.0", Vendor: 0x8086, Device: 0x10d3, Class: 0x020000, Driver: "e1000e", Interfaces: []string{"eth1"}, IOMMUGroup: -1, NUMANode: -1},
 		},
 	}
 	for name, functions := range tests {
@@ -112,17 +119,17 @@ func TestPCI(t *testing.T) {
 // An attribute that is broken or missing makes the function's state unknown;
 // only a function missing from a readable list is gone.
 func TestPCIGoneOrUnknown(t *testing.T) {
-	const dir = "bus/pci/devices/0000:01:00.0"
+	const dir = "bus/pci/devices/0000:09:00.0"
 	tests := map[string]struct {
 		harm func(t *testing.T, root string)
 		gone bool
 		want string
 	}{
-		"removed": {remove(dir), true, "0000:01:00.0"},
+		"removed": {remove(dir), true, "0000:09:00.0"},
 		"dangling link of a removed function": {func(t *testing.T, root string) {
 			remove(dir)(t, root)
 			grow(t, root, dir+" -> ../../../devices/none")
-		}, true, "0000:01:00.0"},
+		}, true, "0000:09:00.0"},
 		"no list of functions":    {remove("bus/pci/devices"), false, "bus/pci/devices"},
 		"no sysfs":                {remove(""), false, "bus/pci/devices"},
 		"list is a file":          {replace("bus/pci/devices", "x"), false, "not a directory"},
@@ -135,7 +142,7 @@ func TestPCIGoneOrUnknown(t *testing.T) {
 		"class is a folder":       {replaceDir(dir + "/class"), false, "is a directory"},
 		"driver is a file":        {replace(dir+"/driver", "igb"), false, "driver"},
 		"physfn is no function":   {link(dir+"/physfn", "../elsewhere"), false, "parse physfn"},
-		"virtfn without a number": {link(dir+"/virtfnX", "../0000:01:10.0"), false, "parse virtfnX"},
+		"virtfn without a number": {link(dir+"/virtfnX", "../0000:09:10.0"), false, "parse virtfnX"},
 		"virtfn is no function":   {link(dir+"/virtfn2", "../elsewhere"), false, "parse virtfn2"},
 		"virtfn is a file":        {replace(dir+"/virtfn2", ""), false, "virtfn2"},
 		"iommu_group no number":   {link(dir+"/iommu_group", "../x"), false, "parse iommu_group"},
@@ -146,9 +153,9 @@ func TestPCIGoneOrUnknown(t *testing.T) {
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			root := unpack(t, "sriov")
+			root := unpack(t, "recorded/vfs")
 			tt.harm(t, root)
-			_, err := NewFS(root).PCI("0000:01:00.0")
+			_, err := NewFS(root).PCI("0000:09:00.0")
 			if err == nil || errors.Is(err, fs.ErrNotExist) != tt.gone || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("PCI: %v; want gone=%t and %q in it", err, tt.gone, tt.want)
 			}
@@ -195,19 +202,19 @@ func TestPCIAddressesUnknown(t *testing.T) {
 }
 
 func TestPCIAddressesSkipsOthers(t *testing.T) {
-	root := unpack(t, "sriov")
+	root := unpack(t, "recorded/vfs")
 	grow(t, root, "bus/pci/devices/.keep = ")
 	got, err := NewFS(root).PCIAddresses()
-	if err != nil || len(got) != 4 {
-		t.Errorf("PCIAddresses = %v, %v; want the four functions", got, err)
+	if err != nil || len(got) != 8 {
+		t.Errorf("PCIAddresses = %v, %v; want the eight functions", got, err)
 	}
 }
 
 // A zero or unparsed address must not reach the file system: joined to the
 // path, it would name the folder of all functions, or one outside it.
 func TestBadKeys(t *testing.T) {
-	f := NewFS(unpack(t, "sriov"))
-	for _, addr := range []device.PCIAddress{"", "..", "../devices/0000:01:00.0", "01:00.0"} {
+	f := NewFS(unpack(t, "recorded/vfs"))
+	for _, addr := range []device.PCIAddress{"", "..", "../devices/0000:09:00.0", "09:00.0"} {
 		if _, err := f.PCI(addr); !errors.Is(err, device.ErrInvalid) {
 			t.Errorf("PCI(%q): %v; want ErrInvalid", addr, err)
 		}
@@ -233,13 +240,17 @@ func TestNetPCI(t *testing.T) {
 		"ena":                  {"ec2", "ens6", nil, result{addr: "0000:00:06.0", ok: true}},
 		"virtual":              {"ec2", "lo", nil, result{ok: true}},
 		"not in this netns":    {"ec2", "ens8", nil, result{gone: true}},
-		"plain folder":         {"sriov", "eth1", nil, result{addr: "0000:01:00.0", ok: true}},
-		"virtio":               {"sriov", "eth2", nil, result{addr: "0000:02:00.0", ok: true}},
-		"usb":                  {"sriov", "usb0", nil, result{ok: true}},
+		"plain folder":         {"buses", "eth1", nil, result{addr: "0000:01:00.0", ok: true}},
+		"virtio":               {"buses", "eth2", nil, result{addr: "0000:02:00.0", ok: true}},
+		"usb":                  {"buses", "usb0", nil, result{ok: true}},
+		"e1000e":               {"recorded/vfs", "eth1", nil, result{addr: "0000:01:00.0", ok: true}},
+		"VF":                   {"recorded/vfs", "eth4", nil, result{addr: "0000:09:10.2", ok: true}},
+		"in a pod":             {"recorded/pod", "eth1", nil, result{gone: true}},
+		"on vfio-pci":          {"recorded/vfio", "eth1", nil, result{gone: true}},
 		"no list":              {"ec2", "ens6", remove("class/net"), result{}},
 		"device removed":       {"ec2", "ens6", remove("devices/pci0000:00/0000:00:06.0"), result{gone: true}},
-		"device link dangling": {"sriov", "eth1", remove("bus/pci/devices/0000:01:00.0"), result{}},
-		"list is a file":       {"sriov", "eth1", replace("class/net", ""), result{}},
+		"device link dangling": {"buses", "eth1", remove("bus/pci/devices/0000:01:00.0"), result{}},
+		"list is a file":       {"buses", "eth1", replace("class/net", ""), result{}},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {

@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"github.com/multi-eni/multi-eni-cni/test/bench/table"
 )
 
 // The targets, as ratios or in milliseconds.
@@ -20,11 +22,11 @@ const (
 )
 
 // measure runs all items that need a node. A row of an item that failed says so.
-func (n *node) measure(ctx context.Context) []row {
-	var rows []row
+func (n *node) measure(ctx context.Context) []table.Row {
+	var rows []table.Row
 	for _, item := range []struct {
 		name string
-		run  func(context.Context) ([]row, error)
+		run  func(context.Context) ([]table.Row, error)
 	}{
 		{"(a) exclusive device", n.exclusive},
 		{"(b) exclusive device above the floor", n.aboveFloor},
@@ -36,7 +38,7 @@ func (n *node) measure(ctx context.Context) []row {
 		progress(item.name)
 		got, err := item.run(ctx)
 		if err != nil {
-			got = []row{fault(item.name, err)}
+			got = []table.Row{table.Fault(item.name, err)}
 		}
 		rows = append(rows, got...)
 	}
@@ -53,7 +55,7 @@ func (n *node) ours(devices int, more map[string]any) (contender, error) {
 	return n.plugin(name, n.multiENI, enaENI.Name, n.multiENIConf("ena", inv, more))
 }
 
-func (n *node) exclusive(ctx context.Context) ([]row, error) {
+func (n *node) exclusive(ctx context.Context) ([]table.Row, error) {
 	ours, err := n.ours(10, map[string]any{"ipam": n.hostLocal("ours")})
 	if err != nil {
 		return nil, err
@@ -66,14 +68,14 @@ func (n *node) exclusive(ctx context.Context) ([]row, error) {
 	if err != nil {
 		return nil, err
 	}
-	return []row{
-		ratio("(a) exclusive ADD, host-local; other: host-device", got[0].add, got[1].add, 0),
-		ratio("(a) exclusive DEL", got[0].del, got[1].del, 0),
-		ratio("(a) exclusive ADD + DEL", got[0].sum(), got[1].sum(), exclusiveTarget),
+	return []table.Row{
+		table.Ratio("(a) exclusive ADD, host-local; other: host-device", got[0].add, got[1].add, 0),
+		table.Ratio("(a) exclusive DEL", got[0].del, got[1].del, 0),
+		table.Ratio("(a) exclusive ADD + DEL", got[0].sum(), got[1].sum(), exclusiveTarget),
 	}, nil
 }
 
-func (n *node) aboveFloor(ctx context.Context) ([]row, error) {
+func (n *node) aboveFloor(ctx context.Context) ([]table.Row, error) {
 	bare, err := n.ours(10, nil)
 	if err != nil {
 		return nil, err
@@ -87,11 +89,11 @@ func (n *node) aboveFloor(ctx context.Context) ([]row, error) {
 		return nil, err
 	}
 	floor := got[1]
-	return []row{
-		ratio("(b) exclusive ADD, no addresses; other: the floor", got[0].add, floor.add, 0),
-		ratio("(b) exclusive DEL, no addresses", got[0].del, floor.del, 0),
-		ratio("(b) exclusive ADD + DEL, no addresses", got[0].sum(), floor.sum(), floorTarget),
-		ratio("(b) exclusive ADD + DEL, host-local", got[2].sum(), floor.sum(), 0),
+	return []table.Row{
+		table.Ratio("(b) exclusive ADD, no addresses; other: the floor", got[0].add, floor.add, 0),
+		table.Ratio("(b) exclusive DEL, no addresses", got[0].del, floor.del, 0),
+		table.Ratio("(b) exclusive ADD + DEL, no addresses", got[0].sum(), floor.sum(), floorTarget),
+		table.Ratio("(b) exclusive ADD + DEL, host-local", got[2].sum(), floor.sum(), 0),
 	}, nil
 }
 
@@ -101,7 +103,7 @@ func (n *node) hostDevice() (contender, error) {
 	})
 }
 
-func (n *node) shared(ctx context.Context) ([]row, error) {
+func (n *node) shared(ctx context.Context) ([]table.Row, error) {
 	inv, err := n.inventory(10)
 	if err != nil {
 		return nil, err
@@ -122,16 +124,16 @@ func (n *node) shared(ctx context.Context) ([]row, error) {
 	if err != nil {
 		return nil, err
 	}
-	return []row{
-		ratio("(c) shared macvlan ADD; other: macvlan alone", got[0].add, got[1].add, 0),
-		ratio("(c) shared macvlan DEL", got[0].del, got[1].del, 0),
-		ratio("(c) shared macvlan ADD + DEL", got[0].sum(), got[1].sum(), sharedTarget),
+	return []table.Row{
+		table.Ratio("(c) shared macvlan ADD; other: macvlan alone", got[0].add, got[1].add, 0),
+		table.Ratio("(c) shared macvlan DEL", got[0].del, got[1].del, 0),
+		table.Ratio("(c) shared macvlan ADD + DEL", got[0].sum(), got[1].sum(), sharedTarget),
 	}, nil
 }
 
 // start compares the plugins when they have nothing to do.
-func (n *node) start(ctx context.Context) ([]row, error) {
-	var took [2]sample
+func (n *node) start(ctx context.Context) ([]table.Row, error) {
+	var took [2]table.Sample
 	for i := range warmUp + 2*rounds {
 		for k, binary := range []string{n.multiENI, filepath.Join(n.cniPath, "host-device")} {
 			p := program{argv: []string{binary}, env: []string{"CNI_COMMAND=VERSION"}, stdin: []byte(`{"cniVersion":"1.1.0"}`)}
@@ -140,17 +142,17 @@ func (n *node) start(ctx context.Context) ([]row, error) {
 				return nil, err
 			}
 			if i >= warmUp {
-				took[k].add(d)
+				took[k].Add(d)
 			}
 		}
 	}
-	return []row{ratio("(d) start-up (VERSION); other: host-device", took[0], took[1], startTarget)}, nil
+	return []table.Row{table.Ratio("(d) start-up (VERSION); other: host-device", took[0], took[1], startTarget)}, nil
 }
 
 // sizes compares inventories. The wait for a link's move is the kernel's, and
 // varies by more than reading a file takes: the target is judged on a device
 // that is not moved, whose ADD is the same but for that.
-func (n *node) sizes(ctx context.Context) ([]row, error) {
+func (n *node) sizes(ctx context.Context) ([]table.Row, error) {
 	var moved, unmoved []contender
 	for _, size := range []int{mostDevices, 10} {
 		c, err := n.ours(size, map[string]any{"ipam": n.hostLocal("ours")})
@@ -175,14 +177,14 @@ func (n *node) sizes(ctx context.Context) ([]row, error) {
 	if err != nil {
 		return nil, err
 	}
-	return []row{
-		difference("(e) exclusive ADD, 100 devices in the inventory; other: 10", links[0].add, links[1].add, 0),
-		difference("(e) the same, of a device that is not moved (DPDK)", dpdk[0].add, dpdk[1].add, inventoryTarget),
+	return []table.Row{
+		table.Difference("(e) exclusive ADD, 100 devices in the inventory; other: 10", links[0].add, links[1].add, 0),
+		table.Difference("(e) the same, of a device that is not moved (DPDK)", dpdk[0].add, dpdk[1].add, inventoryTarget),
 	}, nil
 }
 
 // memory compares the peak resident sets of one ADD, in MiB.
-func (n *node) memory(ctx context.Context) ([]row, error) {
+func (n *node) memory(ctx context.Context) ([]table.Row, error) {
 	ours, err := n.ours(10, map[string]any{"ipam": n.hostLocal("ours")})
 	if err != nil {
 		return nil, err
@@ -191,7 +193,7 @@ func (n *node) memory(ctx context.Context) ([]row, error) {
 	if err != nil {
 		return nil, err
 	}
-	var peaks [2]sample
+	var peaks [2]table.Sample
 	for range rounds {
 		for k, c := range []contender{ours, theirs} {
 			peak, err := n.peak(ctx, c)
@@ -201,7 +203,7 @@ func (n *node) memory(ctx context.Context) ([]row, error) {
 			peaks[k] = append(peaks[k], peak)
 		}
 	}
-	return []row{ratio("(g) peak memory of ADD, MiB; other: host-device", peaks[0], peaks[1], memoryTarget)}, nil
+	return []table.Row{table.Ratio("(g) peak memory of ADD, MiB; other: host-device", peaks[0], peaks[1], memoryTarget)}, nil
 }
 
 // peak runs one ADD below the launcher and returns its peak resident set in

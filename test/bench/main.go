@@ -17,6 +17,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/multi-eni/multi-eni-cni/test/bench/table"
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
@@ -83,7 +84,7 @@ func build(ctx context.Context, repo, to, pkg string) error {
 	return nil
 }
 
-func measureInside(ctx context.Context, dir string) ([]row, error) {
+func measureInside(ctx context.Context, dir string) ([]table.Row, error) {
 	cmd := nstest.Command(ctx, "/proc/self/exe")
 	cmd.Env = append(os.Environ(), insideEnv+"="+dir)
 	cmd.Stderr = os.Stderr
@@ -95,7 +96,7 @@ func measureInside(ctx context.Context, dir string) ([]row, error) {
 	if err != nil {
 		return nil, fmt.Errorf("measure on a node of namespaces: %w", err)
 	}
-	var rows []row
+	var rows []table.Row
 	if err := json.Unmarshal(out, &rows); err != nil {
 		return nil, fmt.Errorf("read the rows of the inner process: %w", err)
 	}
@@ -114,9 +115,9 @@ func inside(ctx context.Context) error {
 	return json.NewEncoder(os.Stdout).Encode(n.measure(ctx))
 }
 
-func report(rows []row) error {
+func report(rows []table.Row) error {
 	fmt.Printf("\n%s\nTimes in ms, median (least … 90th percentile) of %d interleaved rounds; ratios of medians.\n\n", machine(), rounds)
-	if err := printTable(os.Stdout, rows); err != nil {
+	if err := table.Print(os.Stdout, rows); err != nil {
 		return err
 	}
 	missing := 0

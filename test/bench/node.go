@@ -12,6 +12,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+	"github.com/multi-eni/multi-eni-cni/test/bench/table"
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
@@ -149,9 +150,9 @@ func (n *node) multiENIConf(nodeENI, inventory string, more map[string]any) map[
 }
 
 // timed is what rounds of ADD and DEL took, in milliseconds.
-type timed struct{ add, del sample }
+type timed struct{ add, del table.Sample }
 
-func (t timed) sum() sample { return t.add.plus(t.del) }
+func (t timed) sum() table.Sample { return t.add.Plus(t.del) }
 
 // compare runs the contenders one after the other, round by round. The order
 // of the results is theirs.
@@ -164,8 +165,8 @@ func (n *node) compare(ctx context.Context, all ...contender) ([]timed, error) {
 				return nil, fmt.Errorf("%s: %w", c.name, err)
 			}
 			if i >= warmUp {
-				out[k].add.add(add)
-				out[k].del.add(del)
+				out[k].add.Add(add)
+				out[k].del.Add(del)
 			}
 		}
 	}

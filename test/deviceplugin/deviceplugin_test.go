@@ -16,6 +16,7 @@ import (
 
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
 	"github.com/multi-eni/multi-eni-cni/test/dpmodel"
+	"github.com/multi-eni/multi-eni-cni/test/sysfstree"
 )
 
 const noRoutes = "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\tMTU\tWindow\tIRTT\n"
@@ -34,6 +35,9 @@ func newNode(t *testing.T, config string) *node {
 	}}
 	write(t, n.Config, config)
 	write(t, n.Routes, noRoutes+"ens5\t00000000\t0100000A\t0003\t0\t0\t100\t00000000\t0\t0\t0\nens6\t0000000A\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0\n")
+	if err := os.MkdirAll(root, 0o755); err != nil {
+		t.Fatal(err)
+	}
 	function(t, root, "0000:00:05.0", "ena", "ens5")
 	function(t, root, "0000:00:06.0", "ena", "ens6")
 	function(t, root, "0000:00:07.0", "vfio-pci", "")
@@ -48,15 +52,12 @@ func quiet() *logrus.Logger {
 
 func function(t *testing.T, root, addr, driver, ifname string) {
 	t.Helper()
-	dir := filepath.Join(root, "bus/pci/devices", addr)
-	for name, value := range map[string]string{"vendor": "0x1d0f", "device": "0xec20", "class": "0x020000"} {
-		write(t, filepath.Join(dir, name), value+"\n")
-	}
-	if err := os.Symlink("../../drivers/"+driver, filepath.Join(dir, "driver")); err != nil {
-		t.Fatal(err)
-	}
+	f := sysfstree.Function{Address: addr, Driver: driver}
 	if ifname != "" {
-		write(t, filepath.Join(dir, "net", ifname, "address"), "02:00:00:00:00:01\n")
+		f.Interfaces = []sysfstree.Interface{{Name: ifname, MAC: "02:00:00:00:00:01", MTU: 1500}}
+	}
+	if err := sysfstree.Plug(root, f); err != nil {
+		t.Fatal(err)
 	}
 }
 

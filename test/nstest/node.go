@@ -1,6 +1,7 @@
 package nstest
 
 import (
+	"cmp"
 	"fmt"
 	"net"
 	"os"
@@ -8,6 +9,8 @@ import (
 
 	"github.com/containernetworking/plugins/pkg/ns"
 	"github.com/vishvananda/netlink"
+
+	"github.com/multi-eni/multi-eni-cni/test/sysfstree"
 )
 
 func loopbackUp() error {
@@ -45,7 +48,7 @@ type ENI struct {
 // Node is a node made of namespaces: its host netns is the calling process's.
 type Node struct {
 	Dir   string // everything lives here
-	Sysfs string // root of the recorded tree
+	Sysfs string // root of its sysfs tree, in the shape of recorded ones
 	VPC   string // path of the netns of the peers
 }
 
@@ -149,10 +152,7 @@ func (n *Node) addVeth(e ENI) error {
 // Detach pulls an ENI out, wherever its link is: the PCI function leaves the
 // sysfs tree, and deleting the peer deletes the link.
 func (n *Node) Detach(e ENI) error {
-	if err := os.RemoveAll(n.function(e.PCI)); err != nil {
-		return err
-	}
-	if err := os.RemoveAll(filepath.Join(n.Sysfs, "class/net", e.Name)); err != nil {
+	if err := sysfstree.Unplug(n.Sysfs, e.PCI); err != nil {
 		return err
 	}
 	if e.NoLink {
@@ -161,74 +161,21 @@ func (n *Node) Detach(e ENI) error {
 	return n.unplug(e)
 }
 
-func (n *Node) function(pci string) string {
-	return filepath.Join(n.Sysfs, "bus/pci/devices", pci)
-}
-
-// record writes the PCI function into the sysfs tree, in the shape of
-// /sys/bus/pci/devices/<address> (Documentation/ABI/testing/sysfs-bus-pci).
+// record plugs the PCI function into the sysfs tree.
 func (n *Node) record(e ENI) error {
-	dir := n.function(e.PCI)
-	driver := or(e.Driver, "ena")
-	for name, value := range map[string]string{
-		"vendor": or(e.Vendor, "0x1d0f"), "device": or(e.Device, "0xec20"), "class": "0x020000",
-		"numa_node": "0", "driver_override": "(null)",
-	} {
-		if err := write(filepath.Join(dir, name), value+"\n"); err != nil {
-			return err
-		}
-	}
-	if err := os.MkdirAll(filepath.Join(n.Sysfs, "bus/pci/drivers", driver), 0o755); err != nil {
-		return err
-	}
-	links := map[string]string{filepath.Join(dir, "driver"): "../../drivers/" + driver}
-	if e.VF != "" {
-		links[filepath.Join(dir, "physfn")] = "../" + e.VF
+	f := sysfstree.Function{
+		Address: e.PCI, Vendor: e.Vendor, Device: e.Device, Driver: cmp.Or(e.Driver, "ena"), PhysFn: e.VF,
 	}
 	if !e.NoLink {
-		for name, value := range map[string]string{"address": e.MAC, "mtu": "1500"} {
-			if err := write(filepath.Join(dir, "net", e.Name, name), value+"\n"); err != nil {
-				return err
-			}
-		}
-		links[filepath.Join(dir, "net", e.Name, "device")] = "../../../" + e.PCI
-		links[filepath.Join(n.Sysfs, "class/net", e.Name)] = "../../bus/pci/devices/" + e.PCI + "/net/" + e.Name
+		f.Interfaces = []sysfstree.Interface{{Name: e.Name, MAC: e.MAC, MTU: cmp.Or(e.MTU, 1500)}}
 	}
-	for at, to := range links {
-		if err := os.Symlink(to, at); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func write(path, content string) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return err
-	}
-	return os.WriteFile(path, []byte(content), 0o644)
-}
-
-func or(v, otherwise string) string {
-	if v == "" {
-		return otherwise
-	}
-	return v
+	return sysfstree.Plug(n.Sysfs, f)
 }
 
 // Bind binds the ENI's PCI function to another driver, as driverctl does. A
 // userspace driver takes the link away.
 func (n *Node) Bind(e ENI, driver string) error {
-	dir := n.function(e.PCI)
-	if err := os.MkdirAll(filepath.Join(n.Sysfs, "bus/pci/drivers", driver), 0o755); err != nil {
-		return err
-	}
-	for _, gone := range []string{filepath.Join(dir, "driver"), filepath.Join(dir, "net"), filepath.Join(n.Sysfs, "class/net", e.Name)} {
-		if err := os.RemoveAll(gone); err != nil {
-			return err
-		}
-	}
-	if err := os.Symlink("../../drivers/"+driver, filepath.Join(dir, "driver")); err != nil {
+	if err := sysfstree.Bind(n.Sysfs, e.PCI, driver); err != nil {
 		return err
 	}
 	return n.unplug(e)

@@ -139,8 +139,9 @@ func Detach(t testing.TB, id string) {
 	}
 }
 
-// Record has the host write a file below the test's folder, when the tests run
-// with -update, a flag that the test package defines.
+// Record has the host write a file, named from the test's folder and within the
+// repository's test folder, when the tests run with -update, a flag that the test
+// package defines.
 func Record(t testing.TB, name string, data []byte) {
 	t.Helper()
 	if err := host.request(protocol.Request{Op: protocol.Record, Name: name, Data: data}); err != nil {

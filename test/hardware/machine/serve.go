@@ -11,10 +11,12 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/multi-eni/multi-eni-cni/test/hardware/internal/protocol"
+	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
 // hotplugTime is how long one request may take, of which the guest's own share
@@ -147,18 +149,27 @@ func (s *server) reboot(r protocol.Request) error {
 	return nil
 }
 
-// record writes a file into the test's folder, which is the working folder,
-// when the tests run with -update.
+// record writes a file when the tests run with -update. Its name is relative to
+// the test's folder, which is the working folder, and leads to no place outside
+// the repository's test folder.
 func record(name string, data []byte) error {
 	update := flag.Lookup("update")
 	if update == nil || update.Value.String() != "true" {
 		return nil
 	}
-	if !filepath.IsLocal(name) {
-		return fmt.Errorf("record %q: the path must stay in the test's folder", name)
-	}
-	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+	repo, err := nstest.Repo()
+	if err != nil {
 		return err
 	}
-	return os.WriteFile(name, data, 0o644)
+	path, err := filepath.Abs(name)
+	if err != nil {
+		return err
+	}
+	if !strings.HasPrefix(path, filepath.Join(repo, "test")+"/") {
+		return fmt.Errorf("record %q: the path must stay in the repository's test folder", name)
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(path, data, 0o644)
 }
