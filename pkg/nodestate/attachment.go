@@ -119,6 +119,23 @@ type AttachedDevice struct {
 	Instance uint64 `json:"instance,omitempty"`
 	// Link is the host's link before ADD; null for a device without netdev.
 	Link *LinkState `json:"link,omitempty"`
+	// Assigned is what the PF had assigned to a VF before a delegate got it, which
+	// may have the PF change it; null for any other device.
+	Assigned *VFState `json:"assigned,omitempty"`
+}
+
+// VFState is what a PF assigns to one of its VFs (IFLA_VFINFO_LIST).
+type VFState struct {
+	// MAC is "" when the PF leaves it to the VF.
+	MAC device.MAC `json:"mac,omitempty"`
+	// VLAN is the VLAN id that the PF tags the VF's packets with, 0 for none; QoS
+	// is its priority, 0 to 7.
+	VLAN int `json:"vlan,omitempty"`
+	QoS  int `json:"qos,omitempty"`
+	// Spoofchk: packets of other MACs than the VF's own are dropped.
+	Spoofchk bool `json:"spoofchk,omitempty"`
+	// Trust: the VF may take other MACs and be promiscuous.
+	Trust bool `json:"trust,omitempty"`
 }
 
 // Replaced says whether the function that is at the device's PCI address now, of

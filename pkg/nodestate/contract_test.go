@@ -76,6 +76,7 @@ func TestContract(t *testing.T) {
 	pod.Pod, pod.Args, pod.Path, pod.DeviceInfoFile = "prod/web-0", "IgnoreUnknown=1", "/opt/cni/bin", "/var/run/k8s.cni.cncf.io/devinfo/cni/x.json"
 	pod.Device.ENIID, pod.Device.NodeENI = rows()[0].ENIID, "dataplane-a"
 	pod.Device.Link = &LinkState{Name: "ens7", AltNames: []string{"enp0s7"}, MAC: "02:00:00:00:00:07", MTU: 9001, Up: true, Kind: "veth"}
+	pod.Device.Assigned = &VFState{MAC: "02:00:00:00:00:17", VLAN: 7, QoS: 3, Spoofchk: true, Trust: true}
 	pod.Delegate = &Delegation{Type: "ipvlan", Config: []byte(`{"type":"ipvlan"}`)}
 	pod.IPAM = &Delegation{Type: "host-local", Config: []byte(`{"type":"multi-eni"}`)}
 	pod.Result = []byte(`{"cniVersion":"1.1.0"}`)

@@ -125,6 +125,12 @@ func (c *call) begin(d *claimed, cand candidate) (*nodestate.Record, error) {
 			state.MAC = ""
 		}
 	}
+	if a.Mode == nodestate.ModeDelegateExclusive {
+		var err error
+		if a.Device.Assigned, err = c.assigned(d.fn); err != nil {
+			return nil, err
+		}
+	}
 	if c.cfg.IPAM != nil {
 		a.IPAM = &nodestate.Delegation{Type: c.cfg.IPAM.Type, Config: c.cfg.IPAMConfig()}
 	}

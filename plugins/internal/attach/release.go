@@ -119,6 +119,10 @@ func (c *call) returnLink(a nodestate.Attachment, lock claimLock) error {
 	if c.replaced(a) {
 		return nil // the device is gone, and its link with it
 	}
+	otherMAC, err := c.reassign(a)
+	if err != nil {
+		return err
+	}
 	l, err := c.moveBack(a)
 	if errors.Is(err, link.ErrNotFound) {
 		l, err = c.awaitLink(a)
@@ -131,7 +135,13 @@ func (c *call) returnLink(a nodestate.Attachment, lock claimLock) error {
 	case err != nil:
 		return err
 	}
-	err = c.host.Restore(l, *a.Device.Link)
+	want := *a.Device.Link
+	if otherMAC {
+		if want, err = c.ownMAC(l, a.Device); err != nil {
+			return err
+		}
+	}
+	err = c.host.Restore(l, want)
 	if err == nil {
 		return c.dir.RemoveRestore(a.Device.PCIAddress)
 	}

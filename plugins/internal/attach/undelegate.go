@@ -2,10 +2,13 @@ package attach
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"slices"
 
+	"github.com/multi-eni/multi-eni-cni/pkg/link"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
 )
 
 // delDelegate runs the delegate's DEL. When it is repeated for a record that is
@@ -73,4 +76,81 @@ func (c *call) inPod(a nodestate.Attachment) bool {
 	defer in.Close()
 	_, err = in.ByName(a.IfName)
 	return err == nil
+}
+
+// physical finds a VF's PF: its interface in the host, and the VF's number there.
+// ErrNotFound when the function is no VF, or its PF is not the host's.
+func (c *call) physical(fn sysfs.PCIFunction) (pf string, number int, err error) {
+	if fn.PhysFn != "" {
+		parent, err := c.sys.PCI(fn.PhysFn)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return "", 0, err
+		}
+		if number := slices.Index(parent.VirtFns, fn.Address); number >= 0 && len(parent.Interfaces) > 0 {
+			return parent.Interfaces[0], number, nil
+		}
+	}
+	return "", 0, fmt.Errorf("find the PF of %s: %w", fn.Address, link.ErrNotFound)
+}
+
+// assigned is what the PF has assigned to the function; nil when nobody tells.
+func (c *call) assigned(fn sysfs.PCIFunction) (*nodestate.VFState, error) {
+	pf, number, err := c.physical(fn)
+	if err == nil {
+		var vf nodestate.VFState
+		if vf, err = c.host.VF(pf, number); err == nil {
+			return &vf, nil
+		}
+	}
+	if errors.Is(err, link.ErrNotFound) {
+		return nil, nil
+	}
+	return nil, err
+}
+
+// reassign has the PF give a VF back what it had assigned before a delegate got
+// it, unless the delegate's DEL has just done so: sriov's does nothing once the
+// netns is gone, or when its ADD had not ended. The next pod would be in the last
+// one's VLAN. It says whether the VF had been assigned another MAC.
+func (c *call) reassign(a nodestate.Attachment) (otherMAC bool, err error) {
+	was := a.Device.Assigned
+	if was == nil || a.BootID != c.bootID || a.State == nodestate.StateComplete && c.alive(a) {
+		return false, nil
+	}
+	fn, err := c.sys.PCI(a.Device.PCIAddress)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	pf, number, err := c.physical(fn)
+	if errors.Is(err, link.ErrNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	now, err := c.host.VF(pf, number)
+	if err != nil || now == *was {
+		return false, err
+	}
+	c.log.WithField("device", fn.Address).Info("having the PF give the VF back what it had assigned before the delegate")
+	return now.MAC != was.MAC, c.host.AssignVF(pf, number, *was)
+}
+
+// ownMAC brings the link of a VF that had been assigned another MAC to its own,
+// and returns what Restore is to give it back. A VF takes the PF's MAC when it is
+// reset, which taking it down does, and some take it in no other way. One to
+// which the PF assigns none can be given any.
+func (c *call) ownMAC(l link.Link, d nodestate.AttachedDevice) (nodestate.LinkState, error) {
+	want := *d.Link
+	if d.Assigned.MAC == "" {
+		want.MAC = d.MAC
+		return want, nil
+	}
+	if err := c.host.SetUp(l.Index); err != nil {
+		return want, err
+	}
+	return want, c.host.SetDown(l.Index)
 }

@@ -147,7 +147,7 @@ func TestVFs(t *testing.T) {
 	t.Run("exclusive", func(t *testing.T) { inBothEnds(t, f.exclusive) })
 	t.Run("round trips", f.roundTrips)
 	t.Run("another MAC", func(t *testing.T) { inBothEnds(t, f.anotherMAC) })
-	t.Run("sriov", func(t *testing.T) { f.sriov(t, false) })
+	t.Run("sriov", func(t *testing.T) { inBothEnds(t, f.sriov) })
 	t.Run("sriov fails", f.sriovFails)
 	t.Run("PF", f.physical)
 }
