@@ -1,0 +1,111 @@
+package binding
+
+import (
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+	"github.com/multi-eni/multi-eni-cni/test/hardware/guest"
+)
+
+// A bind that fails at any step leaves the device with its kernel driver, as it
+// was, and is tried again.
+func TestBindFails(t *testing.T) {
+	guest.Clean(t)
+	a := prepare(t, macA, "ens-a", true)
+	start(t, nil, eniA())
+	for _, c := range []struct {
+		name   string
+		obtain func(t *testing.T) (uncover func())
+		// lost: nothing can give the device back either until it is over.
+		lost bool
+	}{
+		{name: "no override", obtain: func(t *testing.T) func() { return cover(t, guest.Devices+a.pci+"/driver_override", "/proc/version") }},
+		{name: "no unbind", obtain: func(t *testing.T) func() { return refuse(t, unbindKernel) }},
+		{name: "another driver takes it", obtain: func(t *testing.T) func() { return swallow(t, guest.Devices+a.pci+"/driver_override", "(null)\n") }},
+		{name: "no probe", obtain: func(t *testing.T) func() { return refuse(t, driversProbe) }, lost: true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			uncover := c.obtain(t)
+			guest.WriteNodeENI(t, "a", dpdk(eniA(), "vfio-pci"))
+			problem(t, "DriverNotBound", a.pci, "vfio-pci")
+			if !c.lost {
+				uncover() // which hides the override
+				a.restored(t)
+			}
+			uncover()
+			a.bound(t, eniA(), "vfio-pci")
+			noProblem(t, "DriverNotBound")
+			guest.RemoveNodeENI(t, "a")
+			a.restored(t)
+			a.withdrawn(t, eniA())
+		})
+	}
+}
+
+// A child that dies between two writes leaves a device that the next one makes
+// good, in either direction, whether the daemon has died before it or not; and
+// while it stands still, only its device waits.
+func TestChildDies(t *testing.T) {
+	guest.Clean(t)
+	a, b := prepare(t, macA, "ens-a", true), prepare(t, macB, "ens-b", false)
+	n := start(t, nil, eniA(), eniB())
+	for _, c := range []struct {
+		name, bind, giveBack string
+		daemon               bool
+	}{
+		{"before it unbinds", unbindKernel, unbindVFIO, false},
+		{"before it probes", driversProbe, driversProbe, false},
+		{"after the daemon", driversProbe, unbindVFIO, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			die := func(path string, change func()) {
+				uncover := gate(t, path)
+				change()
+				pid := child(t, inGate)
+				if c.daemon {
+					n.Kill()
+					n.Restart()
+				}
+				guest.WriteNodeENI(t, "b", kernel(eniB()))
+				guest.AwaitPhase(t, eniB().ID, nodestate.PhaseReady, soon)
+				guest.RemoveNodeENI(t, "b")
+				b.withdrawn(t, eniB())
+				try(t, unix.Kill(pid, unix.SIGKILL))
+				uncover()
+			}
+			die(c.bind, func() { guest.WriteNodeENI(t, "a", dpdk(eniA(), "vfio-pci")) })
+			a.bound(t, eniA(), "vfio-pci")
+			wantUsable(t, a.pci)
+			die(c.giveBack, func() { guest.RemoveNodeENI(t, "a") })
+			a.restored(t)
+			a.withdrawn(t, eniA())
+		})
+	}
+}
+
+// A device that is pulled out while it changes its driver is gone, and what
+// comes to its place is another one.
+func TestPulledOutWhileBound(t *testing.T) {
+	guest.Clean(t)
+	a := prepare(t, macA, "ens-a", true)
+	start(t, nil, eniA())
+	uncover := gate(t, driversProbe)
+	guest.WriteNodeENI(t, "a", dpdk(eniA(), "vfio-pci"))
+	pid := child(t, inGate)
+	guest.Detach(t, "a")
+	problem(t, "DeviceGone", a.pci)
+	try(t, unix.Kill(pid, unix.SIGKILL))
+	uncover()
+	guest.Eventually(t, "no restore record of the device that is gone", soon, func() bool {
+		left, err := nodestate.AttachmentDir(nodestate.DefaultAttachmentsDir).Restores()
+		return err == nil && len(left) == 0
+	})
+	guest.Attach(t, "a", "slot0", macA)
+	a.bound(t, eniA(), "vfio-pci")
+	noProblem(t, "DeviceGone")
+	guest.RemoveNodeENI(t, "a")
+	guest.Eventually(t, "the new device is back with its kernel driver", soon, func() bool { return guest.Netdev(a.pci) != "" })
+	a.withdrawn(t, eniA())
+}

@@ -1,0 +1,109 @@
+package binding
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/multi-eni/multi-eni-cni/test/hardware/guest"
+)
+
+// The files by which a device changes its driver.
+const (
+	unbindKernel = "/sys/bus/pci/drivers/e1000e/unbind"
+	unbindVFIO   = "/sys/bus/pci/drivers/vfio-pci/unbind"
+	driversProbe = "/sys/bus/pci/drivers_probe"
+)
+
+// cover puts a file in place of one of the kernel's, for everybody, until the
+// returned function is called or the test ends.
+func cover(t *testing.T, path, with string) (uncover func()) {
+	t.Helper()
+	real, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount(with, real, "", unix.MS_BIND, ""); err != nil {
+		t.Fatalf("put %s over %s: %v", with, real, err)
+	}
+	covered := true
+	uncover = func() {
+		if covered {
+			covered = false
+			try(t, unix.Unmount(real, unix.MNT_DETACH))
+		}
+	}
+	t.Cleanup(uncover)
+	return uncover
+}
+
+// refuse has every write to a file of the kernel's fail (ENOSPC).
+func refuse(t *testing.T, path string) (uncover func()) {
+	t.Helper()
+	return cover(t, path, "/dev/full")
+}
+
+// swallow has every write to a file of the kernel's succeed and do nothing.
+func swallow(t *testing.T, path, content string) (uncover func()) {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "swallow")
+	if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return cover(t, path, file)
+}
+
+// gate has everybody who opens a file of the kernel's for writing wait.
+func gate(t *testing.T, path string) (uncover func()) {
+	t.Helper()
+	fifo := filepath.Join(t.TempDir(), "gate")
+	if err := unix.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return cover(t, path, fifo)
+}
+
+// children are the processes that change drivers now.
+func children() []int {
+	var pids []int
+	found, _ := filepath.Glob("/proc/[0-9]*/cmdline") // fails on a bad pattern only
+	for _, path := range found {
+		data, err := os.ReadFile(path)
+		if err == nil && slices.Contains(strings.Split(string(data), "\x00"), "bind-driver") {
+			if pid, err := strconv.Atoi(filepath.Base(filepath.Dir(path))); err == nil {
+				pids = append(pids, pid)
+			}
+		}
+	}
+	return pids
+}
+
+// child waits until one process changes a driver and stands still in the kernel
+// function, and returns its PID.
+func child(t *testing.T, function string) int {
+	t.Helper()
+	var pid int
+	guest.Eventually(t, "a child that waits in "+function, soon, func() bool {
+		for _, pid = range children() {
+			tasks, _ := filepath.Glob("/proc/" + strconv.Itoa(pid) + "/task/*/wchan")
+			for _, path := range tasks {
+				if data, err := os.ReadFile(path); err == nil && strings.Contains(string(data), function) {
+					return true
+				}
+			}
+		}
+		return false
+	})
+	return pid
+}
+
+// Where the kernel waits.
+const (
+	inGate = "wait_for_partner" // to open a FIFO (fs/pipe.c)
+	inVFIO = "vfio"             // for the last program that has the device open
+)
