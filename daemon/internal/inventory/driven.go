@@ -16,11 +16,11 @@ func (j *joiner) phaseDriven(c *claim, p place, d nodestate.Device) nodestate.Ph
 	if before != nil && (before.Phase != nodestate.PhasePending || before.Advertised) {
 		phase = nodestate.PhaseDraining
 	}
-	taken, ours := j.Taken.Value[p.pci]
+	taken := j.Taken.Value[p.pci]
 	switch {
-	case !j.Taken.Known || c.remembered != nil:
+	case !j.Taken.Known || c.remembered != nil || j.Driving[p.pci]:
 		return phase
-	case p.fn.UserspaceDriver() && !ours:
+	case p.fn.UserspaceDriver() && !j.InHand(p.pci):
 		j.explainForeignDriver(c, p)
 		return nodestate.PhasePending
 	case !j.free(before, p.pci):
@@ -35,6 +35,7 @@ func (j *joiner) phaseDriven(c *claim, p place, d nodestate.Device) nodestate.Ph
 		}
 		return phase
 	}
+	d.Phase = phase
 	drive := Drive{Device: d, To: cmp.Or(c.driver, taken.Driver)}
 	if p.link != nil {
 		drive.Link = *p.link

@@ -99,7 +99,7 @@ func (j *joiner) addRow(c *claim, p place) {
 	}
 	r.Phase, r.missingSince = j.phase(c, p, r.Device), c.missingSince
 	j.rows = append(j.rows, r)
-	if p.state == seen && c.kernel() && c.at(p.pci) && j.Attachments.Known && !j.held[p.pci] {
+	if p.state == seen && c.kernel() && c.at(p.pci) && j.Attachments.Known && !j.held[p.pci] && !j.Driving[p.pci] {
 		j.idle = append(j.idle, IdleLink{Device: r.Device, Link: *p.link})
 	}
 }
@@ -207,7 +207,7 @@ func (j *joiner) phase(c *claim, p place, d nodestate.Device) nodestate.Phase {
 		return nodestate.PhasePending
 	}
 	switch {
-	case c.driver != p.fn.Driver && (c.driver != "" || p.fn.UserspaceDriver()), c.driver == "" && j.InHand(p.pci):
+	case j.Driving[p.pci], c.driver != p.fn.Driver && (c.driver != "" || p.fn.UserspaceDriver()), c.driver == "" && j.InHand(p.pci):
 		return j.phaseDriven(c, p, d)
 	case c.driver != "":
 		return nodestate.PhaseReady

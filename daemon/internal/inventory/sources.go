@@ -102,6 +102,9 @@ type Sources struct {
 	// userspace driver in this boot, or is about to bind. What somebody else has
 	// bound is not in it.
 	Taken Fact[map[device.PCIAddress]nodestate.Restore]
+	// Driving are the functions whose driver is being changed, whatever is read of
+	// them meanwhile.
+	Driving map[device.PCIAddress]bool
 	// Checkpoint is what the Sync before this one ended with, in this run of
 	// the daemon or an earlier one; the zero value at the very first.
 	Checkpoint nodestate.Checkpoint

@@ -27,6 +27,10 @@ func (r *Reconciler) collect(ctx context.Context) (inventory.Sources, []finding)
 	f := inventory.Sources{
 		Now: r.Now().UTC().Round(0), NodeName: r.NodeName, BootID: r.BootID, Checkpoint: r.checkpoint, Withdrawn: r.withdrawn,
 	}
+	f.Driving = make(map[device.PCIAddress]bool, len(r.driving.jobs))
+	for pci := range r.driving.jobs {
+		f.Driving[pci] = true
+	}
 	var found []finding
 	snap, err := r.NodeENIs.List()
 	if err != nil {

@@ -65,12 +65,14 @@ type drivingFailure struct {
 	wait  time.Duration
 }
 
-// drive takes the ends of changes, and begins those that are due. What is in the
-// way of one is a finding.
+// drive begins the changes that are due. What is in the way of one, and what has
+// become of one that lasts or is tried again, is a finding.
 func (r *Reconciler) drive(ctx context.Context, src inventory.Sources, res inventory.Result, out *Outcome) []finding {
-	r.takeDriven(src.Now)
 	var found []finding
-	for _, job := range r.driving.jobs {
+	for pci, job := range r.driving.jobs {
+		if f, failed := r.driving.failed[pci]; failed { // trying again is no end of it
+			found = append(found, driverFailed(job.device, job.to, f.err))
+		}
 		if lasts := src.Now.Sub(job.begun); lasts < stuckAfter {
 			out.sooner(stuckAfter - lasts)
 			continue
@@ -81,7 +83,9 @@ func (r *Reconciler) drive(ctx context.Context, src inventory.Sources, res inven
 	for _, d := range res.Drives {
 		due[d.Device.PCIAddress] = d.To
 	}
-	maps.DeleteFunc(r.driving.failed, func(pci device.PCIAddress, f drivingFailure) bool { return due[pci] != f.to })
+	maps.DeleteFunc(r.driving.failed, func(pci device.PCIAddress, f drivingFailure) bool {
+		return due[pci] != f.to && r.driving.jobs[pci] == nil
+	})
 	maps.DeleteFunc(r.driving.busy, func(pci device.PCIAddress, _ time.Time) bool { return due[pci] == "" })
 	wanted := func(pci device.PCIAddress) bool { return sysfs.PCIFunction{Driver: due[pci]}.UserspaceDriver() }
 	for _, d := range res.Drives {
@@ -91,12 +95,15 @@ func (r *Reconciler) drive(ctx context.Context, src inventory.Sources, res inven
 		failure, failed := r.driving.failed[d.Device.PCIAddress]
 		if failed && src.Now.Before(failure.until) {
 			out.sooner(failure.until.Sub(src.Now))
-			found = append(found, driverFailed(d, failure.err))
+			found = append(found, driverFailed(d.Device, d.To, failure.err))
 			continue
 		}
 		f, err := r.beginDrive(ctx, src, d, wanted)
-		if err != nil {
-			f = append(f, driverFailed(d, err))
+		switch {
+		case err != nil:
+			f = append(f, driverFailed(d.Device, d.To, err))
+		case failed && len(f) == 0:
+			f = append(f, driverFailed(d.Device, d.To, failure.err))
 		}
 		found = append(found, f...)
 	}
@@ -108,8 +115,8 @@ func stuck(d nodestate.Device) finding {
 	return about(d, "DriverStuck", "changing the driver of %s does not come to an end: the kernel waits for a program that has the device open; end that program", d.PCIAddress)
 }
 
-func driverFailed(d inventory.Drive, err error) finding {
-	f := about(d.Device, "DriverNotBound", "%s cannot be bound to %s, see the daemon's log; it is tried again", d.Device.PCIAddress, d.To)
+func driverFailed(d nodestate.Device, to string, err error) finding {
+	f := about(d, "DriverNotBound", "%s cannot be bound to %s, see the daemon's log; it is tried again", d.PCIAddress, to)
 	f.err = err
 	return f
 }
@@ -215,6 +222,9 @@ func (r *Reconciler) prepareDrive(ctx context.Context, src inventory.Sources, d 
 		if len(kubelet.Allocated[pci]) > 0 {
 			return []finding{about(d.Device, "DriverNotBound", "%s is bound to %q, wanted %s, and the kubelet has given it to a pod; it is bound once that pod has ended", pci, fn.Driver, d.To)}, nil
 		}
+		if name, offered := offeredAs(kubelet, pci); offered && d.Device.Phase != nodestate.PhasePending {
+			return []finding{about(d.Device, "DriverNotBound", "%s is bound to %q, wanted %s, and the kubelet still offers it as %s; take it out of that resource's entry in the device plugin config", pci, fn.Driver, d.To, name)}, nil
+		}
 	}
 	switch {
 	case fn.Driver == "": // stopped between two drivers
@@ -232,6 +242,17 @@ func (r *Reconciler) prepareDrive(ctx context.Context, src inventory.Sources, d 
 		return []finding{about(d.Device, "DeviceOpen", "a program has %s open (%s) though no pod of ours has the device, so it stays bound to %s; end that program", pci, node, fn.Driver)}, nil
 	}
 	return nil, nil
+}
+
+// offeredAs returns a resource, the first by name, as which the kubelet may give
+// the device to a pod.
+func offeredAs(k inventory.Kubelet, pci device.PCIAddress) (device.ResourceName, bool) {
+	for _, name := range slices.Sorted(maps.Keys(k.Allocatable)) {
+		if slices.Contains(k.Allocatable[name], pci) {
+			return name, true
+		}
+	}
+	return "", false
 }
 
 // takeFromKernel prepares a device that has a link in the host.
@@ -255,7 +276,7 @@ func (r *Reconciler) takeFromKernel(src inventory.Sources, d inventory.Drive, fn
 	}
 	state := l.State()
 	pci := d.Device.PCIAddress
-	if earlier, err := r.Attachments.LoadRestore(pci); err == nil && earlier.BootID == r.BootID && earlier.Device.Link != nil {
+	if earlier, err := r.Attachments.LoadRestore(pci); err == nil && earlier.BootID == r.BootID && earlier.Device.Link != nil && !replaced(earlier, fn.Instance) {
 		state = *earlier.Device.Link // its link has not got back yet what it had
 	}
 	err = r.Attachments.SaveRestore(nodestate.Restore{BootID: r.BootID, Driver: fn.Driver, Instance: fn.Instance, Device: nodestate.AttachedDevice{

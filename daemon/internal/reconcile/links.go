@@ -174,8 +174,8 @@ func (r *Reconciler) restoreLinks(ctx context.Context, src *inventory.Sources) (
 		return false, nil // the records' folder is reported where it is listed
 	}
 	for _, pci := range waiting {
-		if src.InHand(pci) {
-			continue // it has no link
+		if src.InHand(pci) || src.Driving[pci] {
+			continue // it has no link, or is about to lose it
 		}
 		restored, err := r.restore(ctx, pci, src)
 		changed = changed || restored
@@ -202,8 +202,8 @@ func (r *Reconciler) restore(ctx context.Context, pci device.PCIAddress, src *in
 		return false, nil
 	}
 	entry := r.Log.WithField("pciAddress", pci)
-	_, plugged := src.Functions.Value[pci]
-	if err != nil || rec.BootID != r.BootID || rec.Device.Link == nil || src.Functions.Known && !plugged {
+	fn, plugged := src.Functions.Value[pci]
+	if err != nil || rec.BootID != r.BootID || rec.Device.Link == nil || src.Functions.Known && !plugged || replaced(rec, fn.Instance) {
 		if err == nil {
 			err = errors.New("device or boot is gone")
 		}
@@ -213,7 +213,7 @@ func (r *Reconciler) restore(ctx context.Context, pci device.PCIAddress, src *in
 	if err != nil {
 		return false, nil // reported when the links are read for this Sync
 	}
-	l, ok := ownLink(links, rec.Device, src.Functions.Value[pci].Interfaces)
+	l, ok := ownLink(links, rec.Device, fn.Interfaces)
 	if !ok {
 		return false, nil // still on its way; its arrival is a link event
 	}
@@ -224,6 +224,12 @@ func (r *Reconciler) restore(ctx context.Context, pci device.PCIAddress, src *in
 		return false, err
 	}
 	return true, r.drop(entry.WithField("interface", rec.Device.Link.Name), "link restored", pci)
+}
+
+// replaced says whether the function of that instance is certainly another than
+// the one that the restore record was written for.
+func replaced(rec nodestate.Restore, instance uint64) bool {
+	return rec.Device.Replaced(instance) || rec.Instance != 0 && instance != 0 && rec.Instance != instance
 }
 
 // drop removes a restore record and logs why. One that cannot be removed is an

@@ -186,6 +186,7 @@ func (r *Reconciler) Nudge() { r.keeper.nudge() }
 func (r *Reconciler) Sync(ctx context.Context) Outcome {
 	begun := r.Now()
 	r.view = View{Config: ConfigView{Path: r.Config.Path, Hash: r.view.Config.Hash}}
+	r.takeDriven(begun) // before anything is read: it shows what they have come to
 	src, found := r.collect(ctx)
 	if ctx.Err() != nil {
 		return Outcome{} // told to stop: what was read may be half of it
