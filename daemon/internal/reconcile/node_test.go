@@ -28,6 +28,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
 	"github.com/multi-eni/multi-eni-cni/test/dpmodel"
+	"github.com/multi-eni/multi-eni-cni/test/sysfstree"
 )
 
 // The names of the n-th ENI; 0 is the primary.
@@ -300,12 +301,9 @@ func (n *testNode) attach(e int) {
 
 // plug records the PCI function and adds its link.
 func (n *testNode) plug(e int, driver string) {
-	at := filepath.Join("sys/bus/pci/devices", pci(e).String())
-	for file, content := range map[string]string{"vendor": "0x1d0f", "device": "0xec20", "class": "0x020000", "driver_override": "(null)", "numa_node": "0"} {
-		n.write(content+"\n", at, file)
-	}
-	n.bind(e, driver)
-	n.mkdir(at, "net", ifname(e))
+	n.must(sysfstree.Plug(n.path("sys"), sysfstree.Function{
+		Address: pci(e).String(), Driver: driver, Interfaces: []sysfstree.Interface{{Name: ifname(e), MAC: mac(e).String(), MTU: 1500}},
+	}))
 	n.addLink(e, ifname(e))
 }
 
@@ -331,7 +329,7 @@ func (n *testNode) instance(e int) uint64 {
 }
 
 func (n *testNode) unplug(e int) {
-	n.must(os.RemoveAll(n.path("sys/bus/pci/devices", pci(e).String())))
+	n.must(sysfstree.Unplug(n.path("sys"), pci(e).String()))
 	delete(n.host.links, e)
 }
 
