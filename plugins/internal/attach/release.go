@@ -116,15 +116,15 @@ func (c *call) returnLink(a nodestate.Attachment, lock claimLock) error {
 		return err
 	}
 	defer unlock()
-	if c.replaced(a) {
-		return nil // the device is gone, and its link with it
-	}
 	otherMAC, err := c.reassign(a)
 	if err != nil {
 		return err
 	}
 	l, err := c.moveBack(a)
 	if errors.Is(err, link.ErrNotFound) {
+		if c.replaced(a) {
+			return nil // the device is gone, and its link with it
+		}
 		l, err = c.awaitLink(a)
 	}
 	switch {

@@ -118,7 +118,7 @@ func (c *call) reassign(a nodestate.Attachment) (otherMAC bool, err error) {
 		return false, nil
 	}
 	fn, err := c.sys.PCI(a.Device.PCIAddress)
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) || err == nil && a.Device.Replaced(fn.Instance) {
 		return false, nil
 	}
 	if err != nil {
