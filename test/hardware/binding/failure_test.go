@@ -99,8 +99,8 @@ func TestPulledOutWhileBound(t *testing.T) {
 	try(t, unix.Kill(pid, unix.SIGKILL))
 	uncover()
 	guest.Eventually(t, "no restore record of the device that is gone", soon, func() bool {
-		left, err := nodestate.AttachmentDir(nodestate.DefaultAttachmentsDir).Restores()
-		return err == nil && len(left) == 0
+		_, left := recordsOf(t)
+		return len(left) == 0
 	})
 	guest.Attach(t, "a", "slot0", macA)
 	a.bound(t, eniA(), "vfio-pci")
