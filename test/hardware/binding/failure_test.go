@@ -10,38 +10,42 @@ import (
 )
 
 // A bind that fails at any step leaves the device with its kernel driver, as it
-// was, and is tried again.
+// was, and is tried again. Where the kernel cannot even be asked for a driver,
+// the device has none until it can.
 func TestBindFails(t *testing.T) {
 	guest.Clean(t)
 	a := prepare(t, macA, "ens-a", true)
 	start(t, nil, eniA())
+	override := guest.Devices + a.pci + "/driver_override"
 	for _, c := range []struct {
-		name   string
-		obtain func(t *testing.T) (uncover func())
-		// lost: nothing can give the device back either until it is over.
-		lost bool
+		name     string
+		obstruct func(t *testing.T) (uncover func())
 	}{
-		{name: "no override", obtain: func(t *testing.T) func() { return cover(t, guest.Devices+a.pci+"/driver_override", "/proc/version") }},
-		{name: "no unbind", obtain: func(t *testing.T) func() { return refuse(t, unbindKernel) }},
-		{name: "another driver takes it", obtain: func(t *testing.T) func() { return swallow(t, guest.Devices+a.pci+"/driver_override", "(null)\n") }},
-		{name: "no probe", obtain: func(t *testing.T) func() { return refuse(t, driversProbe) }, lost: true},
+		{"the override cannot be set", func(t *testing.T) func() { return cover(t, override, "/proc/version") }},
+		{"the kernel driver does not let go", func(t *testing.T) func() { return refuse(t, unbindKernel) }},
+		{"the kernel driver takes it again", func(t *testing.T) func() { return swallow(t, override, "(null)\n") }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			uncover := c.obtain(t)
+			uncover := c.obstruct(t)
 			guest.WriteNodeENI(t, "a", dpdk(eniA(), "vfio-pci"))
 			problem(t, "DriverNotBound", a.pci, "vfio-pci")
-			if !c.lost {
-				uncover() // which hides the override
-				a.restored(t)
-			}
-			uncover()
-			a.bound(t, eniA(), "vfio-pci")
-			noProblem(t, "DriverNotBound")
 			guest.RemoveNodeENI(t, "a")
-			a.restored(t)
 			a.withdrawn(t, eniA())
+			uncover() // which hides the override
+			a.restored(t)
 		})
 	}
+	t.Run("no driver can be asked for", func(t *testing.T) {
+		uncover := refuse(t, driversProbe)
+		guest.WriteNodeENI(t, "a", dpdk(eniA(), "vfio-pci"))
+		problem(t, "DriverNotBound", a.pci, "vfio-pci")
+		uncover()
+		a.bound(t, eniA(), "vfio-pci")
+		noProblem(t, "DriverNotBound")
+		guest.RemoveNodeENI(t, "a")
+		a.restored(t)
+		a.withdrawn(t, eniA())
+	})
 }
 
 // A child that dies between two writes leaves a device that the next one makes
@@ -55,8 +59,7 @@ func TestChildDies(t *testing.T) {
 		name, bind, giveBack string
 		daemon               bool
 	}{
-		{"before it unbinds", unbindKernel, unbindVFIO, false},
-		{"before it probes", driversProbe, driversProbe, false},
+		{"before the daemon", unbindKernel, driversProbe, false},
 		{"after the daemon", driversProbe, unbindVFIO, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -73,26 +73,6 @@ func TestSwitches(t *testing.T) {
 	guest.UnloadModule(t, "uio_pci_generic")
 }
 
-// A device that a program has open drains, and goes on by itself once it is
-// closed.
-func TestDeviceOpen(t *testing.T) {
-	guest.Clean(t)
-	a := prepare(t, macA, "ens-a", true)
-	start(t, nil, eniA())
-	guest.WriteNodeENI(t, "a", dpdk(eniA(), "vfio-pci"))
-	a.bound(t, eniA(), "vfio-pci")
-	h := guest.HoldVFIO(t, a.pci)
-	guest.RemoveNodeENI(t, "a")
-	problem(t, "DeviceOpen", a.pci, "/dev/vfio/"+group(t, a.pci))
-	if got := guest.Row(t, eniA().ID).Phase; got != nodestate.PhaseDraining || guest.Advertised(t, a.pci) {
-		t.Errorf("phase %s, advertised %v; want it draining", got, guest.Advertised(t, a.pci))
-	}
-	h.Release()
-	a.restored(t)
-	a.withdrawn(t, eniA())
-	noProblem(t, "DeviceOpen")
-}
-
 // A program that opens the device after the daemon has looked makes the kernel
 // wait: for that device only, and for no daemon.
 func TestUnbindHangs(t *testing.T) {

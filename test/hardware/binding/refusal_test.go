@@ -12,24 +12,6 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/hardware/guest"
 )
 
-// The primary ENI is never touched, however it is named, nor a device that no
-// NodeENI names.
-func TestPrimaryAndUndeclared(t *testing.T) {
-	guest.Clean(t)
-	primary, a, undeclared := prepare(t, macPrimary, "ens-p", true), prepare(t, macA, "ens-a", true), prepare(t, macB, "ens-b", false)
-	start(t, nil, eniA(), eniB())
-	eni := newENI(macPrimary, 0)
-	guest.WriteNodeENI(t, "primary", dpdk(eni, "vfio-pci"), guest.Attached(eni))
-	problem(t, "PrimaryENI", "never touches")
-	guest.WriteNodeENI(t, "a", dpdk(eniA(), "vfio-pci"))
-	a.bound(t, eniA(), "vfio-pci")
-	guest.RemoveNodeENI(t, "a")
-	a.restored(t)
-	a.withdrawn(t, eniA())
-	primary.untouched(t)
-	undeclared.untouched(t)
-}
-
 // Functions of one IOMMU group go to vfio-pci together, or not at all.
 func TestSharedGroup(t *testing.T) {
 	guest.Clean(t)
@@ -63,21 +45,50 @@ func TestSharedGroup(t *testing.T) {
 	twin1.withdrawn(t, eni1)
 }
 
-// A link by which the node talks to the world is not taken from it.
-func TestDefaultRoute(t *testing.T) {
+// What may not be taken from the kernel stays there, and is bound once nothing
+// speaks against it: the link by which the node talks to the world, and a
+// device that a pod has. The primary ENI, however it is named, and a device that
+// no NodeENI names are never touched.
+func TestRefusals(t *testing.T) {
 	guest.Clean(t)
-	a, b := prepare(t, macA, "ens-a", true), prepare(t, macB, "ens-b", true)
-	route(t, a.before.Name, "10.0.1.2/24", "10.0.1.1", 100)
-	start(t, nil, eniA())
-	guest.WriteNodeENI(t, "a", dpdk(eniA(), "vfio-pci"))
-	problem(t, "OnlyDefaultRoute", "ens-a")
-	a.untouched(t)
-	route(t, b.before.Name, "10.0.2.2/24", "10.0.2.1", 200)
-	a.bound(t, eniA(), "vfio-pci")
+	primary, undeclared := prepare(t, macPrimary, "ens-p", true), prepare(t, macB, "ens-b", false)
+	routed, held := prepare(t, macA, "ens-a", true), prepare(t, macC, "ens-c", true)
+	peer := newPeer(t, "10.0.3.1/24")
+	route(t, routed.before.Name, "10.0.1.2/24", "10.0.1.1", 100)
+	start(t, nil, eniA(), eniB(), eniC())
+	guest.WriteNodeENI(t, "held", kernel(eniC()))
+	guest.AwaitPhase(t, eniC().ID, nodestate.PhaseReady, soon)
+	pod := newPod(t, "pod", `"select":{"nodeENI":"held"}`, "10.0.3.10/24")
+	guest.MustAdd(t, pod)
+
+	eni := newENI(macPrimary, 0)
+	guest.WriteNodeENI(t, "primary", dpdk(eni, "vfio-pci"), guest.Attached(eni))
+	guest.WriteNodeENI(t, "routed", dpdk(eniA(), "vfio-pci"))
+	guest.WriteNodeENI(t, "held", dpdk(eniC(), "vfio-pci"))
+	problem(t, "PrimaryENI", "never touches")
+	problem(t, "OnlyDefaultRoute", routed.before.Name)
+	problem(t, "DriverNotBound", held.pci, "a pod has it")
+	routed.untouched(t)
+	guest.Talk(t, pod.Netns, peer, "10.0.3.10:7000")
+	if got := guest.Driver(held.pci); got != "e1000e" || guest.Advertised(t, held.pci) {
+		t.Errorf("the pod's device has driver %q, advertised %v", got, guest.Advertised(t, held.pci))
+	}
+
+	guest.MustDel(t, pod)
+	route(t, primary.before.Name, "10.0.0.2/24", "10.0.0.1", 200)
+	routed.bound(t, eniA(), "vfio-pci")
+	held.bound(t, eniC(), "vfio-pci")
 	noProblem(t, "OnlyDefaultRoute")
-	guest.RemoveNodeENI(t, "a")
-	a.restored(t)
-	a.withdrawn(t, eniA())
+	noProblem(t, "DriverNotBound")
+	for _, name := range []string{"primary", "routed", "held"} {
+		guest.RemoveNodeENI(t, name)
+	}
+	routed.restored(t)
+	held.restored(t)
+	routed.withdrawn(t, eniA())
+	held.withdrawn(t, eniC())
+	primary.untouched(t)
+	undeclared.untouched(t)
 }
 
 // route gives a link an address, and a default route of the main table.
@@ -98,29 +109,6 @@ func route(t *testing.T, name, address, gateway string, metric int) {
 			netlink.AddrDel(l, addr) //nolint:errcheck // the route goes with it; a change of drivers has taken both
 		}
 	})
-}
-
-// A device that a pod has stays with its driver until the pod has ended.
-func TestHeldByPod(t *testing.T) {
-	guest.Clean(t)
-	a := prepare(t, macA, "ens-a", true)
-	start(t, nil, eniA())
-	guest.WriteNodeENI(t, "a", kernel(eniA()))
-	guest.AwaitPhase(t, eniA().ID, nodestate.PhaseReady, soon)
-	pod := newPod(t, "pod", `"select":{"nodeENI":"a"}`, "10.0.1.10/24")
-	guest.MustAdd(t, pod)
-	peer := newPeer(t, "10.0.1.1/24")
-	guest.WriteNodeENI(t, "a", dpdk(eniA(), "vfio-pci"))
-	problem(t, "DriverNotBound", a.pci, "a pod has it")
-	guest.Talk(t, pod.Netns, peer, "10.0.1.10:7000")
-	if got := guest.Driver(a.pci); got != "e1000e" || guest.Advertised(t, a.pci) {
-		t.Errorf("the pod's device has driver %q, advertised %v", got, guest.Advertised(t, a.pci))
-	}
-	guest.MustDel(t, pod)
-	a.bound(t, eniA(), "vfio-pci")
-	guest.RemoveNodeENI(t, "a")
-	a.restored(t)
-	a.withdrawn(t, eniA())
 }
 
 // What somebody else has bound is used where it is what a NodeENI wants, a
