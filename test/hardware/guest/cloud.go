@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -37,11 +38,15 @@ const (
 // Its methods are safe for concurrent use.
 type Cloud struct {
 	imds *fakeimds.Running
-	// plugging is held while a device comes or goes: with the device_add of one
-	// QEMU repeats the eject request of another that is going (hw/acpi/pcihp.c
-	// keeps it until the guest has ejected), and the kernel would eject twice,
-	// what is in the slot by then included.
-	plugging sync.Mutex
+	// plugging is held alone while a device goes, and by any number that come:
+	// when another comes or goes meanwhile QEMU repeats the eject request, which
+	// hw/acpi/pcihp.c keeps until the guest has ejected, and the kernel ejects
+	// twice, what is in the slot by then included.
+	plugging sync.RWMutex
+	// before is how many functions there were at first, and plugged how many have
+	// come since, or are about to. Nothing else may come or go.
+	before  int
+	plugged atomic.Int64
 
 	mu     sync.Mutex
 	made   int
@@ -81,7 +86,7 @@ type Told struct{ Listed, Indexed time.Time }
 // still attached then are detached.
 func NewCloud(t testing.TB, primary device.MAC) *Cloud {
 	t.Helper()
-	c := &Cloud{ledger: ledger{}}
+	c := &Cloud{ledger: ledger{}, before: functions(t)}
 	c.imds = fakeimds.Start(t, fakeimds.Config{State: fakeimds.State{
 		InstanceID: InstanceID,
 		ENIs: []fakeimds.ENI{{
@@ -132,9 +137,9 @@ func (c *Cloud) AttachENI(t testing.TB, e ENI, slot string) Told {
 	c.note(t, "attach "+e.ID.String(), func(l ledger) error { return l.attach(e, slot) })
 	told := c.announce(e)
 	wait(t, -e.Lag.Listed)
-	c.plugging.Lock()
-	defer c.plugging.Unlock()
-	plugIn(t, e, slot)
+	c.plugging.RLock()
+	defer c.plugging.RUnlock()
+	c.plugIn(t, e, slot)
 	return told
 }
 
@@ -147,7 +152,7 @@ func (c *Cloud) DetachENI(t testing.TB, e ENI) {
 	wait(t, -e.Lag.Stale)
 	c.plugging.Lock()
 	defer c.plugging.Unlock()
-	Detach(t, e.ID.String())
+	c.pullOut(t, e)
 	c.note(t, "detach "+e.ID.String(), func(l ledger) error { delete(l, e.ID); return nil })
 }
 
@@ -167,9 +172,9 @@ func (c *Cloud) ReplaceENI(t testing.TB, old, next ENI) Told {
 	c.plugging.Lock()
 	defer c.plugging.Unlock()
 	c.imds.Detach(old.MAC.String())
-	Detach(t, old.ID.String())
+	c.pullOut(t, old)
 	told := c.announce(next)
-	plugIn(t, next, slot)
+	c.plugIn(t, next, slot)
 	return told
 }
 
@@ -194,12 +199,20 @@ func (c *Cloud) announce(e ENI) Told {
 	return Told{Listed: now.Add(listed), Indexed: now.Add(listed + e.Lag.Indexed)}
 }
 
-// plugIn returns when the kernel has found the ENI's PCI function.
-func plugIn(t testing.TB, e ENI, slot string) {
+// plugIn returns when the kernel has found the functions of all ENIs that are
+// being plugged in.
+func (c *Cloud) plugIn(t testing.TB, e ENI, slot string) {
 	t.Helper()
-	before := functions(t)
+	c.plugged.Add(1)
 	Attach(t, e.ID.String(), slot, e.MAC.String())
-	Eventually(t, "PCI function of "+e.ID.String(), settleTime, func() bool { return functions(t) > before })
+	Eventually(t, "PCI function of "+e.ID.String(), settleTime, func() bool { return functions(t) >= c.before+int(c.plugged.Load()) })
+}
+
+// pullOut returns when the machine is without the ENI.
+func (c *Cloud) pullOut(t testing.TB, e ENI) {
+	t.Helper()
+	Detach(t, e.ID.String())
+	c.plugged.Add(-1)
 }
 
 // functions is how many PCI functions there are.

