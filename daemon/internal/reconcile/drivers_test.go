@@ -3,6 +3,7 @@ package reconcile
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"sync"
 
@@ -25,7 +26,10 @@ type fakeDrivers struct {
 	fail map[device.PCIAddress]error
 	// hang keeps a function's bind waiting until it is closed.
 	hang map[device.PCIAddress]chan struct{}
-	done []string // "address driver"
+	// hung are those that wait; judged is asked about each bind as it begins.
+	hung   map[device.PCIAddress]bool
+	judged func(addr device.PCIAddress, to string)
+	done   []string // "address driver"
 }
 
 func (f *fakeDrivers) Obstacle(fn sysfs.PCIFunction, to string, all map[device.PCIAddress]sysfs.PCIFunction, wanted func(device.PCIAddress) bool) (reason, message string, err error) {
@@ -61,8 +65,11 @@ func (f *fakeDrivers) Bind(fn sysfs.PCIFunction, to string, lock *os.File) error
 	f.mu.Lock()
 	hang, fail := f.hang[addr], f.fail[addr]
 	f.mu.Unlock()
+	if f.judged != nil {
+		f.judged(addr, to)
+	}
 	if hang != nil {
-		<-hang
+		f.wait(addr, hang)
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -81,6 +88,20 @@ func (f *fakeDrivers) Bind(fn sysfs.PCIFunction, to string, lock *os.File) error
 	f.n.mkdir("sys/bus/pci/devices", addr.String(), "net", "new0")
 	f.n.addLink(e, "new0") // as the kernel names it, and down
 	return nil
+}
+
+// wait keeps a bind waiting.
+func (f *fakeDrivers) wait(addr device.PCIAddress, hang chan struct{}) {
+	f.mu.Lock()
+	if f.hung == nil {
+		f.hung = map[device.PCIAddress]bool{}
+	}
+	f.hung[addr] = true
+	f.mu.Unlock()
+	<-hang
+	f.mu.Lock()
+	delete(f.hung, addr)
+	f.mu.Unlock()
 }
 
 // check: nothing is bound before it is locked, checkpointed, written down, set
@@ -130,11 +151,9 @@ func (f *fakeDrivers) check(addr device.PCIAddress, to string, lock *os.File) {
 
 // eni returns the number of the ENI at an address.
 func (n *testNode) eni(addr device.PCIAddress) int {
-	for e := range n.imds.enis {
-		if pci(e) == addr {
-			return e
-		}
+	var domain, bus int
+	if _, err := fmt.Sscanf(addr.String(), "%04x:%02x:00.0", &domain, &bus); err != nil {
+		n.Errorf("%s is none of the node's ENIs", addr)
 	}
-	n.Errorf("%s is none of the node's ENIs", addr)
-	return -1
+	return domain<<8 | bus
 }

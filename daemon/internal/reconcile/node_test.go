@@ -167,6 +167,8 @@ type fakePlugin struct {
 	err    error
 	// hold, when it is not nil, keeps Restart waiting until it is closed.
 	hold chan struct{}
+	// restarted, when it is not nil, is told of each restart.
+	restarted func(Wanted)
 }
 
 func (f *fakePlugin) report() PluginReport { return PluginReport{Pods: []string{"kube-system/dp-1"}} }
@@ -198,6 +200,9 @@ func (f *fakePlugin) Restart(ctx context.Context, w Wanted) (PluginReport, error
 	if errors.Is(err, ErrNoDevicePlugin) {
 		return PluginReport{}, err
 	}
+	if f.restarted != nil {
+		f.restarted(w)
+	}
 	r := f.report()
 	r.Deleted = r.Pods
 	return r, err
@@ -226,7 +231,8 @@ type testNode struct {
 	restarts *fakePlugin
 	drivers  *fakeDrivers
 	unlock   func()
-	kubelet  *fakeKubelet // nil: there is none
+	kubelet  *fakeKubelet       // nil: there is none
+	macs     map[int]device.MAC // of those that have taken another's place
 	views    []View
 	logs     *logtest.Hook
 	log      *logrus.Logger
@@ -310,7 +316,15 @@ func (n *testNode) plug(e int, driver string) {
 func (n *testNode) addLink(e int, name string) {
 	n.host.mu.Lock()
 	defer n.host.mu.Unlock()
-	n.host.links[e] = link.Link{Index: e + 10, Name: name, MAC: mac(e), MTU: 1500, Parent: pci(e), Up: e == 0}
+	n.host.links[e] = link.Link{Index: e + 10, Name: name, MAC: n.mac(e), MTU: 1500, Parent: pci(e), Up: e == 0}
+}
+
+// mac is that of the ENI which is plugged in as the e-th.
+func (n *testNode) mac(e int) device.MAC {
+	if n.macs[e] != "" {
+		return n.macs[e]
+	}
+	return mac(e)
 }
 
 func (n *testNode) bind(e int, driver string) {
