@@ -67,8 +67,8 @@ func (p *pod) delOfNothing() {
 
 // TestSurpriseRemoval: the device goes under its pods, which lose their
 // interface. Each pod's DEL succeeds, twice, at once, and leaves nothing, also
-// when the netns has gone too, or the device is back already; and the device that
-// comes back can be had.
+// when the netns has gone too. What comes back is as new: DEL does not touch it,
+// and pods can have it.
 func TestSurpriseRemoval(t *testing.T) {
 	for kind, c := range kinds() {
 		for _, order := range []string{"del", "destroyed", "back"} {
@@ -78,7 +78,6 @@ func TestSurpriseRemoval(t *testing.T) {
 			t.Run(kind+"/"+order, func(t *testing.T) {
 				guest.Clean(t)
 				pci := prepare(t, nic2, netdev{Name: "ens9", AltNames: []string{"eni-c"}, MTU: 1500, Up: true})
-				before := device(pci)
 				c := c.with(conf{"deviceID": pci, "ipam": hostLocal("10.0.2.0/24")})
 				p := newPod(t, "a", c)
 				p.add()
@@ -94,8 +93,9 @@ func TestSurpriseRemoval(t *testing.T) {
 					rescan(t, nic2)
 				case "back":
 					rescan(t, nic2)
+					found := device(pci)
 					p.del()
-					same(t, pci, before)
+					same(t, pci, found)
 				}
 				state := device(pci)
 				state.Up = true // vlan wants that
