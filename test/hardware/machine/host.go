@@ -23,9 +23,6 @@ import (
 const (
 	// connectTime is how long QEMU may take to connect to our sockets.
 	connectTime = 20 * time.Second
-	// reportTime is how long before the machine's end its tests end, to say
-	// where they hang.
-	reportTime = 10 * time.Second
 	// maxBoots is how often one package of tests may boot.
 	maxBoots = 10
 )
@@ -123,7 +120,7 @@ func (h *host) boot(ctx context.Context, number int, deadline time.Time) (status
 		run, kept = h.next.Run, h.next.Kept
 		h.next = nil
 	}
-	cfg.Args = guestArgs(os.Args[1:], time.Until(deadline)-reportTime, run)
+	cfg.Args, cfg.Limit = guestArgs(os.Args[1:], run), time.Until(deadline)
 	f, err := h.bootFiles(cfg, kept)
 	if err != nil {
 		return 0, err

@@ -152,11 +152,10 @@ func nothingToRun() bool {
 }
 
 // guestArgs are the arguments of the test binary in the guest: those of the
-// caller, without what names files of the host, with a time limit that lets
-// the guest say itself which test hangs, and with run, unless it is "", in place
-// of the caller's -test.run.
-func guestArgs(args []string, limit time.Duration, run string) []string {
-	out := []string{"-test.timeout=" + limit.Round(time.Second).String()}
+// caller, without what names files of the host, without its time limit, and with
+// run, unless it is "", in place of its -test.run.
+func guestArgs(args []string, run string) []string {
+	var out []string
 	if run != "" {
 		out = append(out, "-test.run="+run)
 	}

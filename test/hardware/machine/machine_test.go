@@ -2,7 +2,6 @@ package machine
 
 import (
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -16,10 +15,10 @@ func TestGuestArgs(t *testing.T) {
 		run  string
 		want []string
 	}{
-		"first boot": {"", []string{"-test.timeout=1m30s", "-test.paniconexit0", "-test.v=true", "-test.run=^TestA$", "-test.count=1", "-update"}},
-		"reboot":     {"^(TestA)$", []string{"-test.timeout=1m30s", "-test.run=^(TestA)$", "-test.paniconexit0", "-test.v=true", "-test.count=1", "-update"}},
+		"first boot": {"", []string{"-test.paniconexit0", "-test.v=true", "-test.run=^TestA$", "-test.count=1", "-update"}},
+		"reboot":     {"^(TestA)$", []string{"-test.run=^(TestA)$", "-test.paniconexit0", "-test.v=true", "-test.count=1", "-update"}},
 	} {
-		if diff := cmp.Diff(tt.want, guestArgs(args, 90*time.Second, tt.run)); diff != "" {
+		if diff := cmp.Diff(tt.want, guestArgs(args, tt.run)); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", name, diff)
 		}
 	}

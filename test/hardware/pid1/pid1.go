@@ -12,15 +12,24 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/multi-eni/multi-eni-cni/test/hardware/internal/protocol"
 )
+
+// panicked is the exit status of a test binary that did not get to its end.
+const panicked = 2
+
+// reportTime is how long before the boot's end its tests end, to say where they
+// hang.
+const reportTime = 10 * time.Second
 
 // exitPort is the I/O port of QEMU's isa-debug-exit device.
 const exitPort = 0xf4
@@ -75,8 +84,12 @@ func run() (int, error) {
 	return protocol.TestsEnded + min(status, 0xf), nil
 }
 
-// leave ends the boot with a code. It returns only if that cannot be done.
+// leave ends the boot with a code, once the console has all that was written to
+// it. QEMU ends at some time after leave has returned.
 func leave(code int) error {
+	// tcdrain(3); Go's own signals interrupt it.
+	for errors.Is(unix.IoctlSetInt(int(os.Stdout.Fd()), unix.TCSBRK, 1), unix.EINTR) {
+	}
 	port, err := os.OpenFile("/dev/port", os.O_RDWR, 0)
 	if err != nil {
 		return err
@@ -255,7 +268,11 @@ func restore(root string, h *tar.Header, content io.Reader) error {
 // runTests runs the test binary to its end, and returns its exit status. All
 // orphans of the machine become children of PID 1; it reaps them too.
 func runTests(cfg protocol.Config) (int, error) {
-	cmd := exec.Command("/proc/self/exe", cfg.Args...)
+	limit, err := testLimit(cfg.Limit, uptime())
+	if err != nil {
+		return 0, err
+	}
+	cmd := exec.Command("/proc/self/exe", append(slices.Clone(cfg.Args), "-test.timeout="+limit.String())...)
 	cmd.Env = []string{
 		"PATH=/opt/cni/bin:/usr/local/bin:/usr/bin:/bin", "HOME=/root", "CI=true",
 		protocol.GuestEnv + "=1", protocol.BootEnv + "=" + strconv.Itoa(cfg.Boot),
@@ -275,9 +292,22 @@ func runTests(cfg protocol.Config) (int, error) {
 		case pid == cmd.Process.Pid && status.Exited():
 			return status.ExitStatus(), nil
 		case pid == cmd.Process.Pid:
-			return 0, fmt.Errorf("the tests were ended by a signal: %v", status.Signal())
+			fmt.Println("machine: the tests were ended by a signal:", status.Signal())
+			return panicked, nil
 		}
 	}
+}
+
+// testLimit is how long the tests may run, on a machine that is given limit and
+// has been up for some seconds.
+func testLimit(limit time.Duration, uptime string) (time.Duration, error) {
+	up, err := strconv.ParseFloat(uptime, 64)
+	if err != nil {
+		return 0, fmt.Errorf("read the uptime: %w", err)
+	}
+	left := limit - time.Duration(up*float64(time.Second)) - reportTime
+	// A limit of 0 would be none.
+	return max(left.Round(time.Second), time.Second), nil
 }
 
 // release is the running kernel's, "" if it does not say.

@@ -57,3 +57,19 @@ func TestRestoreKept(t *testing.T) {
 		}
 	}
 }
+
+func TestTestLimit(t *testing.T) {
+	for _, tt := range []struct {
+		limit  time.Duration
+		uptime string
+		want   time.Duration
+	}{
+		{5 * time.Minute, "7.53", 282 * time.Second},
+		{12 * time.Second, "7.53", time.Second},
+		{5 * time.Minute, "?", 0},
+	} {
+		if got, err := testLimit(tt.limit, tt.uptime); got != tt.want || (err == nil) != (tt.want != 0) {
+			t.Errorf("testLimit(%v, %s) = %v, %v, want %v", tt.limit, tt.uptime, got, err, tt.want)
+		}
+	}
+}

@@ -3,6 +3,8 @@
 // make, and the codes with which a boot ends.
 package protocol
 
+import "time"
+
 // ConfigPath is where PID 1 finds its Config, as JSON.
 const ConfigPath = "/machine/config.json"
 
@@ -28,6 +30,9 @@ type Config struct {
 	Args []string `json:"args"`
 	// Boot is the number of the boot, from 1.
 	Boot int `json:"boot"`
+	// Limit is how long the boot may take, in nanoseconds from QEMU's start on.
+	// The tests get less, to say themselves where they hang.
+	Limit time.Duration `json:"limit"`
 	// Modules are the kernel modules to load, in order, as paths relative to
 	// /lib/modules/<release>.
 	Modules []string `json:"modules"`
