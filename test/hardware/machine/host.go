@@ -23,9 +23,19 @@ import (
 const (
 	// connectTime is how long QEMU may take to connect to our sockets.
 	connectTime = 20 * time.Second
+	// upTime is how long a boot may take until PID 1 is ready for the tests: five
+	// times what it takes on two cores.
+	upTime = 45 * time.Second
+	// maxTries is how often one boot is tried. On a host under load the emulated
+	// kernel now and then loses its timer, before any of our
+	// programs runs, and stands still.
+	maxTries = 3
 	// maxBoots is how often one package of tests may boot.
 	maxBoots = 10
 )
+
+// errStuck is why a boot is tried again: no test has begun.
+var errStuck = fmt.Errorf("the kernel has not come up within %v", upTime)
 
 // host is the outside of a machine, over all its boots.
 type host struct {
@@ -120,18 +130,29 @@ func (h *host) boot(ctx context.Context, number int, deadline time.Time) (status
 		run, kept = h.next.Run, h.next.Kept
 		h.next = nil
 	}
-	cfg.Args, cfg.Limit = guestArgs(os.Args[1:], run), time.Until(deadline)
+	cfg.Args = guestArgs(os.Args[1:], run)
+	for try := 1; ; try++ {
+		cfg.Limit = time.Until(deadline)
+		if err := h.writeInitramfs(cfg, kept); err != nil {
+			return 0, fmt.Errorf("write the initramfs: %w", err)
+		}
+		status, err := h.start(ctx)
+		if !errors.Is(err, errStuck) || try == maxTries {
+			return status, err
+		}
+		fmt.Fprintf(h.out, "machine: boot %d: %v; trying again\n", number, err)
+	}
+}
+
+func (h *host) writeInitramfs(cfg protocol.Config, kept []byte) error {
 	f, err := h.bootFiles(cfg, kept)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	if err := f.save(h.path("boot")); err != nil {
-		return 0, fmt.Errorf("write the initramfs: %w", err)
+		return err
 	}
-	if err := join(h.path("initramfs"), h.path("base"), h.path("boot")); err != nil {
-		return 0, fmt.Errorf("write the initramfs: %w", err)
-	}
-	return h.start(ctx)
+	return join(h.path("initramfs"), h.path("base"), h.path("boot"))
 }
 
 // join writes a file with the content of others, each from a multiple of four
@@ -165,8 +186,8 @@ func (h *host) start(ctx context.Context) (status int, err error) {
 	if err != nil {
 		return 0, errors.New("no qemu-system-x86_64: run: make hardware-tools, which says how to install it")
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	var listeners [2]net.Listener
 	for i, name := range []string{"qmp", "requests"} {
 		if err := os.RemoveAll(h.path(name)); err != nil {
@@ -187,12 +208,14 @@ func (h *host) start(ctx context.Context) (status int, err error) {
 	if err := cmd.Start(); err != nil {
 		return 0, fmt.Errorf("start QEMU: %w", err)
 	}
+	watchdog := time.AfterFunc(upTime, func() { cancel(errStuck) })
+	defer watchdog.Stop()
 	served := make(chan error, 1)
 	go func() { served <- h.serve(ctx, listeners[0], listeners[1]) }()
-	last := h.show(console)
+	last := h.show(console, func() { watchdog.Stop() })
 	waiting := cmd.Wait()
 	cause := context.Cause(ctx)
-	cancel()
+	cancel(nil)
 	serving := <-served
 	if cause != nil {
 		return 0, fmt.Errorf("the machine was stopped: %w", cause)
@@ -245,8 +268,9 @@ func (h *host) outcome(exit int, waiting, serving error, last string) (int, erro
 var failure = regexp.MustCompile(`^\x16?\s*--- FAIL: `)
 
 // show copies the console's output, without the carriage returns that a terminal
-// needs, and returns the last lines of it.
-func (h *host) show(console io.Reader) string {
+// needs, and returns the last lines of it. It calls up when PID 1 says that it is
+// ready.
+func (h *host) show(console io.Reader, up func()) string {
 	const keep = 30
 	var last []string
 	in := bufio.NewReader(console)
@@ -255,6 +279,9 @@ func (h *host) show(console io.Reader) string {
 		if line != "" {
 			line = strings.ReplaceAll(line, "\r", "")
 			io.WriteString(h.out, line) //nolint:errcheck,gosec // there is nobody else to tell
+			if strings.HasPrefix(line, protocol.Ready) {
+				up()
+			}
 			h.failed = h.failed || failure.MatchString(line)
 			last = append(last, line)
 			if len(last) > keep {

@@ -49,12 +49,17 @@ func TestShow(t *testing.T) {
 		"--- FAIL: TestX (0.0s)\r\n":             true,
 		"\x16--- FAIL: TestX (0.0s)\r\n":         true,
 		"    --- FAIL: TestX/sub (0.0s)\r\n":     true,
+		"machine: boot 1, kernel 6.1: up\r\n":    false,
 		"x.go:1: said: --- FAIL: TestX (0.0s)\n": false,
 	} {
 		var out strings.Builder
 		h := &host{out: &out}
-		if last := h.show(strings.NewReader(text)); last != out.String() || strings.Contains(last, "\r") {
+		ups := 0
+		if last := h.show(strings.NewReader(text), func() { ups++ }); last != out.String() || strings.Contains(last, "\r") {
 			t.Errorf("%q: shows %q, last %q", text, out.String(), last)
+		}
+		if want := strings.Count(text, protocol.Ready); ups != want {
+			t.Errorf("%q: up %d times, want %d", text, ups, want)
 		}
 		if h.failed != failed {
 			t.Errorf("%q: failed = %v", text, h.failed)

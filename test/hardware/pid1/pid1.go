@@ -73,7 +73,7 @@ func run() (int, error) {
 	if err := prepare(cfg); err != nil {
 		return 0, err
 	}
-	fmt.Printf("machine: boot %d, kernel %s: up after %s s, ready after %s s\n", cfg.Boot, release(), up, uptime())
+	fmt.Printf(protocol.Ready+"%d, kernel %s: up after %s s, ready after %s s\n", cfg.Boot, release(), up, uptime())
 	status, err := runTests(cfg)
 	switch {
 	case err != nil:

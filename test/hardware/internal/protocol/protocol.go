@@ -16,6 +16,9 @@ const KeptPath = "/machine/kept.tar"
 // value a line.
 const RequestPort = "/dev/ttyS1"
 
+// Ready begins the line by which PID 1 says that the tests begin.
+const Ready = "machine: boot "
+
 // Environment of the test binary.
 const (
 	// GuestEnv is "1" inside a machine.
