@@ -24,18 +24,18 @@ const (
 // returned function is called or the test ends.
 func cover(t *testing.T, path, with string) (uncover func()) {
 	t.Helper()
-	real, err := filepath.EvalSymlinks(path)
+	target, err := filepath.EvalSymlinks(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := unix.Mount(with, real, "", unix.MS_BIND, ""); err != nil {
-		t.Fatalf("put %s over %s: %v", with, real, err)
+	if err := unix.Mount(with, target, "", unix.MS_BIND, ""); err != nil {
+		t.Fatalf("put %s over %s: %v", with, target, err)
 	}
 	covered := true
 	uncover = func() {
 		if covered {
 			covered = false
-			try(t, unix.Unmount(real, unix.MNT_DETACH))
+			try(t, unix.Unmount(target, unix.MNT_DETACH))
 		}
 	}
 	t.Cleanup(uncover)

@@ -160,7 +160,11 @@ func (p *testpmd) quit() (received, sent int) {
 // netns, until n were answered, and returns how many were. One that is lost is
 // sent again, within a bound.
 func ping(address string, n int) (answers int, err error) {
-	c, err := net.Dial("ip4:icmp", address)
+	to, err := net.ResolveIPAddr("ip4", address)
+	if err != nil {
+		return 0, err
+	}
+	c, err := net.DialIP("ip4:icmp", nil, to)
 	if err != nil {
 		return 0, err
 	}
@@ -176,7 +180,7 @@ func ping(address string, n int) (answers int, err error) {
 			time.Sleep(10 * time.Millisecond)
 			continue
 		}
-		if last = awaitReply(c.(*net.IPConn), request); last == nil {
+		if last = awaitReply(c, request); last == nil {
 			answers++
 		}
 	}
