@@ -109,6 +109,9 @@ func TestPulledOutWhileBound(t *testing.T) {
 	a.bound(t, eniA(), "vfio-pci")
 	noProblem(t, "DeviceGone")
 	guest.RemoveNodeENI(t, "a")
-	guest.Eventually(t, "the new device is back with its kernel driver", soon, func() bool { return guest.Netdev(a.pci) != "" })
+	guest.Eventually(t, "the new device is back with its kernel driver, and has all that it had", soon, func() bool {
+		_, left := recordsOf(t)
+		return guest.Netdev(a.pci) != "" && len(left) == 0
+	})
 	a.withdrawn(t, eniA())
 }
