@@ -172,9 +172,6 @@ type Restore struct {
 	// Driver is the kernel driver that the daemon has taken, or is about to take,
 	// the device from; "" when the daemon has not.
 	Driver string `json:"driver,omitempty"`
-	// Instance is the function that Driver was taken from
-	// (sysfs.PCIFunction.Instance): another one may have its address by now.
-	Instance uint64 `json:"instance,omitempty"`
 }
 
 func (a *Attachment) validate() error {

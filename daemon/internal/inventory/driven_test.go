@@ -67,7 +67,7 @@ func TestDriven(t *testing.T) {
 			{"declared", userspace, row("", pending), []string{"vfio-pci"}, nil},
 			{"removed", undeclare, nil, nil, nil},
 			{"bound all the same", func(w *world) {
-				w.taken[pci(1)] = nodestate.Restore{Driver: "ena", Instance: w.functions[pci(1)].Instance, Device: nodestate.AttachedDevice{PCIAddress: pci(1), MAC: mac(1), ENIID: eniID(1)}}
+				w.taken[pci(1)] = nodestate.Restore{Driver: "ena", Device: nodestate.AttachedDevice{Instance: w.functions[pci(1)].Instance, PCIAddress: pci(1), MAC: mac(1), ENIID: eniID(1)}}
 				w.bind(1, "vfio-pci")
 			}, nil, []string{"ena"}, nil},
 		},

@@ -154,7 +154,7 @@ func checkDrive(t *testing.T, w *world, d Drive) {
 	t.Helper()
 	fn := w.functions[d.Device.PCIAddress]
 	taken, ours := w.taken[d.Device.PCIAddress]
-	ours = ours && taken.Instance == fn.Instance
+	ours = ours && taken.Device.Instance == fn.Instance
 	between := ours && fn.Driver == ""
 	switch {
 	case isHeld(w, d.Device.PCIAddress), d.Device.PCIAddress == pci(0), fn.Driver == d.To:

@@ -122,7 +122,7 @@ type Sources struct {
 func (s *Sources) InHand(pci device.PCIAddress) bool {
 	rec, taken := s.Taken.Value[pci]
 	fn := s.Functions.Value[pci]
-	return taken && fn.Address != "" && fn.Instance == rec.Instance && (fn.UserspaceDriver() || fn.Driver == "")
+	return taken && fn.Address != "" && fn.Instance == rec.Device.Instance && (fn.UserspaceDriver() || fn.Driver == "")
 }
 
 // Result is what follows from the Sources.

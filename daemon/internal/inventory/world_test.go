@@ -108,8 +108,8 @@ func (w *world) drive(r Result) int {
 		n := w.at(d.Device.PCIAddress)
 		if d.Userspace() {
 			if fn := w.functions[pci(n)]; !fn.UserspaceDriver() {
-				w.taken[pci(n)] = nodestate.Restore{BootID: w.BootID, Driver: fn.Driver, Instance: fn.Instance, Device: nodestate.AttachedDevice{
-					PCIAddress: pci(n), MAC: d.Device.MAC, ENIID: d.Device.ENIID, NodeENI: d.Device.NodeENI,
+				w.taken[pci(n)] = nodestate.Restore{BootID: w.BootID, Driver: fn.Driver, Device: nodestate.AttachedDevice{
+					PCIAddress: pci(n), Instance: fn.Instance, MAC: d.Device.MAC, ENIID: d.Device.ENIID, NodeENI: d.Device.NodeENI,
 				}}
 			}
 			w.bind(n, d.To)

@@ -276,11 +276,11 @@ func (r *Reconciler) takeFromKernel(src inventory.Sources, d inventory.Drive, fn
 	}
 	state := l.State()
 	pci := d.Device.PCIAddress
-	if earlier, err := r.Attachments.LoadRestore(pci); err == nil && earlier.BootID == r.BootID && earlier.Device.Link != nil && !replaced(earlier, fn.Instance) {
+	if earlier, err := r.Attachments.LoadRestore(pci); err == nil && earlier.BootID == r.BootID && earlier.Device.Link != nil && !earlier.Device.Replaced(fn.Instance) {
 		state = *earlier.Device.Link // its link has not got back yet what it had
 	}
-	err = r.Attachments.SaveRestore(nodestate.Restore{BootID: r.BootID, Driver: fn.Driver, Instance: fn.Instance, Device: nodestate.AttachedDevice{
-		PCIAddress: pci, MAC: d.Device.MAC, ENIID: d.Device.ENIID, NodeENI: d.Device.NodeENI, VF: fn.PhysFn != "", Link: &state,
+	err = r.Attachments.SaveRestore(nodestate.Restore{BootID: r.BootID, Driver: fn.Driver, Device: nodestate.AttachedDevice{
+		PCIAddress: pci, MAC: d.Device.MAC, ENIID: d.Device.ENIID, NodeENI: d.Device.NodeENI, VF: fn.PhysFn != "", Instance: fn.Instance, Link: &state,
 	}})
 	if err != nil {
 		return nil, err

@@ -243,7 +243,7 @@ func TestStuckDriver(t *testing.T) {
 func TestDaemonEndsWhileDriving(t *testing.T) {
 	restore := func(n *testNode) {
 		l := n.host.links[1].State()
-		n.must(n.records().SaveRestore(nodestate.Restore{BootID: n.boot, Driver: "ena", Instance: n.instance(1), Device: nodestate.AttachedDevice{
+		n.must(n.records().SaveRestore(nodestate.Restore{BootID: n.boot, Driver: "ena", Device: nodestate.AttachedDevice{Instance: n.instance(1),
 			PCIAddress: pci(1), MAC: mac(1), ENIID: eniID(1), NodeENI: "a", Link: &l,
 		}}))
 	}

@@ -203,7 +203,7 @@ func (r *Reconciler) restore(ctx context.Context, pci device.PCIAddress, src *in
 	}
 	entry := r.Log.WithField("pciAddress", pci)
 	fn, plugged := src.Functions.Value[pci]
-	if err != nil || rec.BootID != r.BootID || rec.Device.Link == nil || src.Functions.Known && !plugged || replaced(rec, fn.Instance) {
+	if err != nil || rec.BootID != r.BootID || rec.Device.Link == nil || src.Functions.Known && !plugged || rec.Device.Replaced(fn.Instance) {
 		if err == nil {
 			err = errors.New("device or boot is gone")
 		}
@@ -224,12 +224,6 @@ func (r *Reconciler) restore(ctx context.Context, pci device.PCIAddress, src *in
 		return false, err
 	}
 	return true, r.drop(entry.WithField("interface", rec.Device.Link.Name), "link restored", pci)
-}
-
-// replaced says whether the function of that instance is certainly another than
-// the one that the restore record was written for.
-func replaced(rec nodestate.Restore, instance uint64) bool {
-	return rec.Device.Replaced(instance) || rec.Instance != 0 && instance != 0 && rec.Instance != instance
 }
 
 // drop removes a restore record and logs why. One that cannot be removed is an

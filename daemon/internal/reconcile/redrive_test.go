@@ -99,8 +99,8 @@ func TestRestoreRecordOfAnotherFunction(t *testing.T) {
 	n := newNode(t, 1)
 	was := nodestate.LinkState{Name: "ens7", MAC: mac(1), MTU: 9001, Up: true}
 	n.must(n.records().SaveRestore(nodestate.Restore{
-		BootID: n.boot, Driver: "ena", Instance: n.instance(1) + 1,
-		Device: nodestate.AttachedDevice{PCIAddress: pci(1), ENIID: eniID(1), VF: true, Link: &was},
+		BootID: n.boot, Driver: "ena",
+		Device: nodestate.AttachedDevice{PCIAddress: pci(1), ENIID: eniID(1), VF: true, Instance: n.instance(1) + 1, Link: &was},
 	}))
 	n.declare("a", 1)
 	n.settle()
