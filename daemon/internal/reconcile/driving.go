@@ -49,6 +49,8 @@ type driving struct {
 	// busy is since when somebody else has the claim lock of a device that is due:
 	// a plugin for a moment, or what an earlier daemon has begun.
 	busy map[device.PCIAddress]time.Time
+	// said are the findings about the devices whose change has not begun.
+	said map[device.PCIAddress][]finding
 }
 
 type drivingJob struct {
@@ -83,31 +85,45 @@ func (r *Reconciler) drive(ctx context.Context, src inventory.Sources, res inven
 	for _, d := range res.Drives {
 		due[d.Device.PCIAddress] = d.To
 	}
+	wanted := func(pci device.PCIAddress) bool { return sysfs.PCIFunction{Driver: due[pci]}.UserspaceDriver() }
+	said := map[device.PCIAddress][]finding{}
+	for _, d := range res.Devices {
+		if pci := d.PCIAddress; d.Phase == nodestate.PhaseDraining && due[pci] == "" && r.driving.jobs[pci] == nil {
+			said[pci] = r.driving.said[pci] // something else comes first for the moment, which is no end of it
+		}
+	}
 	maps.DeleteFunc(r.driving.failed, func(pci device.PCIAddress, f drivingFailure) bool {
-		return due[pci] != f.to && r.driving.jobs[pci] == nil
+		_, waits := said[pci]
+		return due[pci] != f.to && r.driving.jobs[pci] == nil && !waits
 	})
 	maps.DeleteFunc(r.driving.busy, func(pci device.PCIAddress, _ time.Time) bool { return due[pci] == "" })
-	wanted := func(pci device.PCIAddress) bool { return sysfs.PCIFunction{Driver: due[pci]}.UserspaceDriver() }
 	for _, d := range res.Drives {
-		if r.driving.jobs[d.Device.PCIAddress] != nil {
-			continue
+		if r.driving.jobs[d.Device.PCIAddress] == nil {
+			said[d.Device.PCIAddress] = r.tryDrive(ctx, src, d, wanted, out)
 		}
-		failure, failed := r.driving.failed[d.Device.PCIAddress]
-		if failed && src.Now.Before(failure.until) {
-			out.sooner(failure.until.Sub(src.Now))
-			found = append(found, driverFailed(d.Device, d.To, failure.err))
-			continue
-		}
-		f, err := r.beginDrive(ctx, src, d, wanted)
-		switch {
-		case err != nil:
-			f = append(f, driverFailed(d.Device, d.To, err))
-		case failed && len(f) == 0:
-			f = append(f, driverFailed(d.Device, d.To, failure.err))
-		}
-		found = append(found, f...)
+	}
+	r.driving.said = said
+	for _, pci := range slices.Sorted(maps.Keys(said)) {
+		found = append(found, said[pci]...)
 	}
 	return found
+}
+
+// tryDrive begins one change, unless it has failed a moment ago.
+func (r *Reconciler) tryDrive(ctx context.Context, src inventory.Sources, d inventory.Drive, wanted func(device.PCIAddress) bool, out *Outcome) []finding {
+	failure, failed := r.driving.failed[d.Device.PCIAddress]
+	if failed && src.Now.Before(failure.until) {
+		out.sooner(failure.until.Sub(src.Now))
+		return []finding{driverFailed(d.Device, d.To, failure.err)}
+	}
+	f, err := r.beginDrive(ctx, src, d, wanted)
+	switch {
+	case err != nil:
+		f = append(f, driverFailed(d.Device, d.To, err))
+	case failed && len(f) == 0:
+		f = append(f, driverFailed(d.Device, d.To, failure.err))
+	}
+	return f
 }
 
 // stuck tells of a change that lasts, in the same words whoever has begun it.

@@ -32,6 +32,29 @@ func TestFailedBindIsOneState(t *testing.T) {
 	}
 }
 
+// TestOpenDeviceIsOneState: that another device changes the config meanwhile is
+// no end of it.
+func TestOpenDeviceIsOneState(t *testing.T) {
+	n := newNode(t, 1, 2)
+	n.declareDPDK("a", 1)
+	n.settle()
+	n.drivers.open = map[device.PCIAddress]bool{pci(1): true}
+	n.undeclare("a")
+	n.settle()
+	n.expect([]string{"a  draining"}, []string{"DeviceOpen"}, nil)
+	n.logs.Reset()
+	n.declare("b", 2, "dpdkResourceName: intel.com/other")
+	n.settle()
+	n.undeclare("b")
+	n.settle()
+	n.expect([]string{"a  draining"}, []string{"DeviceOpen"}, nil)
+	for _, e := range n.logs.AllEntries() {
+		if e.Data["reason"] == "DeviceOpen" {
+			t.Errorf("logged %q while it lasts", e.Message)
+		}
+	}
+}
+
 // TestNotServedWhileDriving: a device that is about to lose its driver is not
 // ready, even when it is wanted as it was.
 func TestNotServedWhileDriving(t *testing.T) {
