@@ -11,7 +11,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/hardware/guest"
 )
 
-// Killed thirty times, at random moments while two devices change their drivers,
+// Killed eighteen times, at random moments while two devices change their drivers,
 // half of the times with what it had started, the daemon goes on where it was.
 func TestKills(t *testing.T) {
 	guest.Clean(t)
@@ -22,7 +22,7 @@ func TestKills(t *testing.T) {
 	vf, eniVF := prepareVF(t, "ens-vf")
 	k.node = start(t, nil, eniA(), eniVF)
 	wa, wv := watch(t, eniA().ID, a.pci, "vfio-pci"), watch(t, eniVF.ID, vf.pci, "vfio-pci")
-	for k.kills < 30 {
+	for k.kills < 18 {
 		for _, e := range []fakeimds.ENI{eniA(), eniVF} {
 			guest.WriteNodeENI(t, e.ID, dpdk(e, "vfio-pci"))
 		}
