@@ -61,6 +61,9 @@ func (f *fakeDrivers) Bind(fn sysfs.PCIFunction, to string, lock *os.File) error
 	if fn.Instance != f.n.instance(f.n.eni(addr)) {
 		f.n.Errorf("%s is bound to %s, and is another function", addr, to)
 	}
+	if now, err := sysfs.NewFS(f.n.path("sys")).PCI(addr); err == nil && now.Driver == to {
+		return nil // as the real one does, which only tidies up
+	}
 	f.check(addr, to, lock)
 	f.mu.Lock()
 	hang, fail := f.hang[addr], f.fail[addr]

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"io/fs"
 	"maps"
 	"os"
 	"slices"
@@ -73,7 +74,7 @@ func (r *Reconciler) drive(ctx context.Context, src inventory.Sources, res inven
 	var found []finding
 	for pci, job := range r.driving.jobs {
 		if f, failed := r.driving.failed[pci]; failed { // trying again is no end of it
-			found = append(found, driverFailed(job.device, job.to, f.err))
+			found = append(found, driverFailed(job.device, f.to, f.err))
 		}
 		if lasts := src.Now.Sub(job.begun); lasts < stuckAfter {
 			out.sooner(stuckAfter - lasts)
@@ -94,7 +95,8 @@ func (r *Reconciler) drive(ctx context.Context, src inventory.Sources, res inven
 	}
 	maps.DeleteFunc(r.driving.failed, func(pci device.PCIAddress, f drivingFailure) bool {
 		_, waits := said[pci]
-		return due[pci] != f.to && r.driving.jobs[pci] == nil && !waits
+		_, taken := src.Taken.Value[pci]
+		return due[pci] != f.to && r.driving.jobs[pci] == nil && !waits && !taken
 	})
 	maps.DeleteFunc(r.driving.busy, func(pci device.PCIAddress, _ time.Time) bool { return due[pci] == "" })
 	for _, d := range res.Drives {
@@ -147,9 +149,14 @@ func (r *Reconciler) takeDriven(now time.Time) {
 			continue
 		}
 		delete(r.driving.jobs, pci)
+		if err == nil && r.driving.failed[pci].to == job.to {
+			delete(r.driving.failed, pci)
+		}
+		if err == nil && job.from == job.to {
+			continue // it was only tidied up
+		}
 		r.view.Did.Driven = append(r.view.Did.Driven, Driven{PCIAddress: pci, To: job.to, Err: err, Took: now.Sub(job.begun)})
 		if err == nil {
-			delete(r.driving.failed, pci)
 			r.Log.WithFields(logrus.Fields{"eniID": job.device.ENIID, "pciAddress": pci, "driver": job.to, "was": job.from}).Info("device bound to driver")
 			continue
 		}
@@ -195,15 +202,48 @@ func (r *Reconciler) beginDrive(ctx context.Context, src inventory.Sources, d in
 		}
 		return found, err
 	}
-	job := &drivingJob{device: d.Device, from: fn.Driver, to: d.To, begun: src.Now, done: make(chan error, 1)}
-	r.driving.jobs[pci] = job
+	r.begin(&drivingJob{device: d.Device, from: fn.Driver, to: d.To, begun: src.Now}, fn, lock)
+	return nil, nil
+}
+
+// begin has a driver changed in the background.
+func (r *Reconciler) begin(job *drivingJob, fn sysfs.PCIFunction, lock *os.File) {
+	job.done = make(chan error, 1)
+	r.driving.jobs[fn.Address] = job
 	go func() {
-		err := r.Drivers.Bind(fn, d.To, lock)
+		err := r.Drivers.Bind(fn, job.to, lock)
+		if err == nil && !(sysfs.PCIFunction{Driver: job.to}).UserspaceDriver() {
+			err = r.givenBack(fn.Address)
+		}
 		lock.Close() //nolint:errcheck,gosec // nothing was written
 		job.done <- err
 		r.Wake()
 	}()
-	return nil, nil
+}
+
+// givenBack notes that the kernel has the device again, and that nothing of the
+// change is left: its restore record is that of a link which comes home late.
+func (r *Reconciler) givenBack(pci device.PCIAddress) error {
+	rec, err := r.Attachments.LoadRestore(pci)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	rec.Driver = ""
+	return r.Attachments.SaveRestore(rec)
+}
+
+// tidy has what an interrupted change may have left of a device that its kernel
+// driver has, its driver_override, taken away. It takes the claim lock over.
+func (r *Reconciler) tidy(rec nodestate.Restore, fn sysfs.PCIFunction, now time.Time, lock *os.File) {
+	if f, failed := r.driving.failed[fn.Address]; failed && f.to == rec.Driver && now.Before(f.until) {
+		lock.Close() //nolint:errcheck,gosec // nothing was written
+		return
+	}
+	d := nodestate.Device{ENIID: rec.Device.ENIID, NodeENI: rec.Device.NodeENI, PCIAddress: fn.Address}
+	r.begin(&drivingJob{device: d, from: fn.Driver, to: rec.Driver, begun: now}, fn, lock)
 }
 
 // busy notes that somebody else has the device's claim lock.

@@ -177,6 +177,9 @@ func (r *Reconciler) restoreLinks(ctx context.Context, src *inventory.Sources) (
 		if src.InHand(pci) || src.Driving[pci] {
 			continue // it has no link, or is about to lose it
 		}
+		if src.Taken.Value[pci].Driver != "" && src.Functions.Value[pci].Driver != "" && !r.tidied(ctx, pci, src) {
+			continue
+		}
 		restored, err := r.restore(ctx, pci, src)
 		changed = changed || restored
 		if err != nil {
@@ -187,6 +190,26 @@ func (r *Reconciler) restoreLinks(ctx context.Context, src *inventory.Sources) (
 		}
 	}
 	return changed, found
+}
+
+// tidied says whether a device that its kernel driver has again needs nothing but
+// its link's restoration; else it begins what comes before that.
+func (r *Reconciler) tidied(ctx context.Context, pci device.PCIAddress, src *inventory.Sources) bool {
+	now, cancel := context.WithCancel(ctx)
+	cancel()
+	lock, err := r.claimFile(now, pci)
+	if err != nil {
+		return false // somebody is at work on it, or has it
+	}
+	rec, err := r.Attachments.LoadRestore(pci)
+	fn := src.Functions.Value[pci]
+	if err != nil || rec.Driver == "" || rec.Device.Replaced(fn.Instance) {
+		lock.Close() //nolint:errcheck,gosec // nothing was written
+		return true
+	}
+	r.tidy(rec, fn, src.Now, lock)
+	src.Driving[pci] = r.driving.jobs[pci] != nil
+	return false
 }
 
 // restore deals with one restore record and says whether it changed a link. A

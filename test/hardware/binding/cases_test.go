@@ -81,8 +81,12 @@ func TestThreeCases(t *testing.T) {
 	c.restored(t)
 	c.withdrawn(t, eniC())
 	w.finish()
-	want := []nodestate.Phase{"", nodestate.PhasePending, nodestate.PhaseReady, nodestate.PhaseDraining, ""}
-	if diff := cmp.Diff(want, w.phases); diff != "" {
+	want := []nodestate.Phase{nodestate.PhasePending, nodestate.PhaseReady, nodestate.PhaseDraining, ""}
+	got := w.phases
+	if got[0] == "" { // else the first look came late
+		got = got[1:]
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("phases of case 3 (-want +got):\n%s", diff)
 	}
 	wantConfig(t, placeholder())
