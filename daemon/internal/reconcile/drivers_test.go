@@ -30,6 +30,8 @@ type fakeDrivers struct {
 	hung   map[device.PCIAddress]bool
 	judged func(addr device.PCIAddress, to string)
 	done   []string // "address driver"
+	// tidied counts the binds of what had the driver already.
+	tidied int
 }
 
 func (f *fakeDrivers) Obstacle(fn sysfs.PCIFunction, to string, all map[device.PCIAddress]sysfs.PCIFunction, wanted func(device.PCIAddress) bool) (reason, message string, err error) {
@@ -62,7 +64,10 @@ func (f *fakeDrivers) Bind(fn sysfs.PCIFunction, to string, lock *os.File) error
 		f.n.Errorf("%s is bound to %s, and is another function", addr, to)
 	}
 	if now, err := sysfs.NewFS(f.n.path("sys")).PCI(addr); err == nil && now.Driver == to {
-		return nil // as the real one does, which only tidies up
+		f.mu.Lock()
+		f.tidied++
+		f.mu.Unlock()
+		return nil // as the real one does, which only takes the override away
 	}
 	f.check(addr, to, lock)
 	f.mu.Lock()

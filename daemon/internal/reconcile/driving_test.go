@@ -281,6 +281,9 @@ func TestDaemonEndsWhileDriving(t *testing.T) {
 				n.expect(nil, nil, nil)
 				n.expectDriver(1, "ena")
 				n.expectHost(1, was)
+				if tidied := name != "after the bind"; tidied != (n.drivers.tidied == 1) {
+					t.Errorf("tidied up %d times", n.drivers.tidied)
+				}
 			})
 		}
 	}
