@@ -118,7 +118,6 @@ func (w *world) unplugOrPlug(e int) string {
 	what := "plug"
 	if w.plugged[e] {
 		w.unplug(e)
-		what = "unplug"
 		if w.rng.IntN(2) == 0 {
 			w.plugged[e] = false
 			return fmt.Sprintf("unplug %d", e)

@@ -1,6 +1,8 @@
 package attach
 
 import (
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"testing"
@@ -30,7 +32,7 @@ func settle(t *testing.T, pci string) {
 	p.add()
 	p.del()
 	p.destroy()
-	if _, err := os.Lstat(restoreRecord(pci)); !os.IsNotExist(err) {
+	if _, err := os.Lstat(restoreRecord(pci)); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("the restore record of %s is left: %v", pci, err)
 	}
 }

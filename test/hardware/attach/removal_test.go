@@ -1,6 +1,8 @@
 package attach
 
 import (
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"testing"
@@ -34,7 +36,7 @@ func gone(t *testing.T, pci string) {
 	t.Helper()
 	guest.Eventually(t, pci+" is gone", returnTime, func() bool {
 		_, err := os.Lstat(filepath.Join(guest.Devices, pci))
-		return os.IsNotExist(err)
+		return errors.Is(err, fs.ErrNotExist)
 	})
 }
 

@@ -109,11 +109,10 @@ func TestVLAN(t *testing.T) {
 		return conf{"deviceID": pci, "delegate": conf{"type": "vlan", "vlanId": id}, "ipam": hostLocal(subnet)}
 	}
 	a, b := newPod(t, "a", vlan(5, "10.0.5.0/24")), newPod(t, "b", vlan(6, "10.0.6.0/24"))
-	for _, p := range []*pod{a, b} {
+	for p, want := range map[*pod]int{a: 5, b: 6} {
 		p.add()
 		p.check()
-		l, ok := p.link(ifName).(*netlink.Vlan)
-		if want := p.conf["delegate"].(conf)["vlanId"]; !ok || l.VlanId != want {
+		if l, ok := p.link(ifName).(*netlink.Vlan); !ok || l.VlanId != want {
 			t.Errorf("the interface of %s is %+v; want VLAN %d", p.id, l, want)
 		}
 	}

@@ -131,7 +131,7 @@ func (s store) add(a *skel.CmdArgs, stdout io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
-	defer netns.Close() //nolint:errcheck // only read
+	defer netns.Close()
 	vf, err := findVF(n.DeviceID)
 	if err != nil {
 		return err
@@ -240,7 +240,7 @@ func (s store) del(a *skel.CmdArgs) error {
 	if err != nil {
 		return err
 	}
-	defer netns.Close() //nolint:errcheck // only read
+	defer netns.Close()
 	vf, err := findVF(r.Conf.DeviceID)
 	if err != nil {
 		return err

@@ -48,7 +48,7 @@ func (n netconf) wanted() admin {
 	if a.vlan == nil {
 		a.vlan = new(int)
 	}
-	a.mac, _ = net.ParseMAC(n.MAC) //nolint:errcheck // parse has seen to it
+	a.mac, _ = net.ParseMAC(n.MAC)
 	return a
 }
 
@@ -70,7 +70,7 @@ func (s vfState) admin(n netconf) admin {
 		a.trust = &s.Trust
 	}
 	if n.MAC != "" {
-		a.mac, _ = net.ParseMAC(s.AdminMAC) //nolint:errcheck // the kernel has said it
+		a.mac, _ = net.ParseMAC(s.AdminMAC)
 	}
 	return a
 }
@@ -210,7 +210,7 @@ func (v vf) takeBack(from ns.NetNS, ifname string, was vfState, n netconf) error
 	if err != nil {
 		return err
 	}
-	defer host.Close() //nolint:errcheck // only read
+	defer host.Close()
 	return from.Do(func(ns.NetNS) error {
 		link, err := netlink.LinkByName(ifname)
 		if err != nil {
