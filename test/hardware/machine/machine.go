@@ -26,7 +26,7 @@ import (
 
 const (
 	defaultMemory  = 1024 // MiB
-	defaultTimeout = 5 * time.Minute
+	defaultTimeout = 8 * time.Minute
 	// hugepages is how many pages of 2 MiB a DPDK application gets.
 	hugepages = 64
 	// slots is the number of hot-plug slots, "slot0" and on.
@@ -47,7 +47,7 @@ type Spec struct {
 	// Unloaded are modules to leave unloaded besides uio_pci_generic. Their
 	// files are below /lib/modules all the same.
 	Unloaded []string
-	// Timeout bounds all boots together; 0 is five minutes.
+	// Timeout bounds all boots together; 0 is eight minutes.
 	Timeout time.Duration
 }
 
