@@ -20,7 +20,7 @@ import (
 
 const (
 	// observeEvery is how often the files are looked at.
-	observeEvery = 5 * time.Millisecond
+	observeEvery = 10 * time.Millisecond
 	// withdrawWithin is how long a device that has just stopped being ready may
 	// still be in the config: the inventory says so first, and the daemon may be
 	// killed in between.

@@ -56,6 +56,7 @@ func TestHotPlug(t *testing.T) {
 		})
 	})
 	t.Run("replaced unseen", func(t *testing.T) { s.testReplaced(t, false) })
+	t.Run("storm", s.testStorm)
 	t.Run("at rest", s.testAtRest)
 }
 
@@ -71,7 +72,7 @@ func newStage(t *testing.T) *stage {
 	guest.Clean(t)
 	s := &stage{cloud: guest.NewCloud(t, primaryMAC), arrivals: followLinks(t), observer: observe(t)}
 	s.daemon = guest.StartDaemon(t, guest.DaemonOptions{
-		IMDS: s.cloud.URL(), Flags: []string{"--orphan-grace=" + orphanGrace.String(), "--log-format=json"},
+		IMDS: s.cloud.URL(), Flags: []string{"--orphan-grace=" + orphanGrace.String(), "--log-format=json", "--log-level=info"},
 	})
 	t.Cleanup(func() { checkLog(t, s.daemon.Log()) })
 	s.await(t, "the daemon's first inventory and config", soon, func(inv nodestate.Inventory, config string) bool {
