@@ -79,6 +79,10 @@ test-hardware: hardware-tools ## Test on a machine with real PCI NICs, SR-IOV an
 	CGO_ENABLED=0 $(GO) -C test/hardware vet -trimpath ./...
 	CGO_ENABLED=0 $(GO) -C test/hardware test -trimpath -p 1 -v -timeout 20m $(TESTFLAGS) ./...
 
+.PHONY: bench-hardware
+bench-hardware: hardware-tools ## Measure plugin and daemon on real PCI devices, against host-device
+	CGO_ENABLED=0 $(GO) -C test/hardware test -trimpath -count=1 -v ./bench -rounds 24
+
 # What a machine is made of besides the tests.
 .PHONY: hardware-tools
 hardware-tools: prereq-hardware build tools

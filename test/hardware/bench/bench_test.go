@@ -1,0 +1,207 @@
+// Package bench measures the product side by side with the reference plugin on
+// real PCI functions. It asserts no ratio: it fails when something could not be
+// measured.
+package bench
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/containernetworking/plugins/pkg/ns"
+	"github.com/vishvananda/netlink"
+
+	"github.com/multi-eni/multi-eni-cni/test/bench/table"
+	"github.com/multi-eni/multi-eni-cni/test/hardware/guest"
+	"github.com/multi-eni/multi-eni-cni/test/hardware/machine"
+)
+
+const (
+	// warmUp is how many rounds of each comparison of plugins are thrown away.
+	warmUp = 1
+	// partRounds is how often each part is measured.
+	partRounds = 5
+	// settle is the pause before each measured run, in which the kernel destroys
+	// host-device's temporary netns: whoever runs meanwhile waits for that.
+	settle = 20 * time.Millisecond
+	// exclusiveTarget is the ratio to host-device that ADD and DEL together may have.
+	exclusiveTarget = 0.75
+
+	macENI  = "02:00:00:00:01:00"
+	macDPDK = "02:00:00:00:01:01"
+)
+
+// rounds are few by default, so that the tests of the hardware show that all can
+// be measured without taking long over it: make bench-hardware has more.
+var rounds = flag.Int("rounds", 5, "pairs of each comparison of plugins")
+
+func TestMain(m *testing.M) {
+	machine.Main(m, machine.Spec{NICs: []machine.NIC{
+		{ID: "primary", MAC: macPrimary},
+		{ID: "eni", MAC: macENI},
+		{ID: "dpdk", MAC: macDPDK},
+		{ID: "pf", Model: machine.IGB, MAC: "02:00:00:00:02:00"},
+	}})
+}
+
+// TestRatios measures everything, and prints one table.
+func TestRatios(t *testing.T) {
+	guest.Clean(t)
+	eni, _ := guest.WaitNIC(t, macENI)
+	pf, vfs := guest.VFs(t, 1)
+	guest.SetUp(t, guest.Netdev(pf))
+	t.Cleanup(func() { guest.SetDown(t, guest.Netdev(pf)) })
+	var rows []table.Row
+	rows = append(rows, exclusive(t, "e1000e", eni, false)...)
+	rows = append(rows, exclusive(t, "VF", vfs[0], false)...)
+	rows = append(rows, exclusive(t, "e1000e, up", eni, true)...)
+	rows = append(rows, parts(t, "e1000e", eni)...)
+	guest.SetDown(t, guest.Netdev(eni)) // as it was
+	rows = append(rows, advertise(t)...)
+	rows = append(rows, drivers(t)...)
+	fmt.Printf("\nTimes in ms, median (99th percentile); ratios of medians. Plugins: %d interleaved rounds, NodeENIs: %d.\n\n", *rounds, cycles())
+	if err := table.Print(os.Stdout, rows); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// compared is a row with two samples; a limit of 0 is no target.
+func compared(name string, ours, other table.Sample, limit float64) table.Row {
+	r := table.Ratio(name, ours, other, limit)
+	r.Ours, r.Other = text(ours), text(other)
+	return r
+}
+
+func text(s table.Sample) string {
+	return fmt.Sprintf("%.1f (%.1f)", s.Median(), s.Quantile(0.99))
+}
+
+// contender is a plugin that moves the device, and what it took.
+type contender struct {
+	call     guest.CNICall
+	add, del table.Sample
+}
+
+// exclusive compares multi-eni with host-device, which leaves the link down
+// whatever it was before. So the link is down in the host before and after, or
+// with up it is up, and DEL takes until it is up again.
+func exclusive(t *testing.T, name, pci string, up bool) []table.Row {
+	t.Helper()
+	host := guest.Netdev(pci)
+	pod := guest.NewNetns(t, "bench")
+	defer guest.DeleteNetns(t, pod)
+	conf := func(plugin, device string) guest.CNICall {
+		return guest.CNICall{
+			Type: plugin, ContainerID: plugin, Netns: pod,
+			Conf: fmt.Sprintf(`{"cniVersion":"1.1.0","name":"bench","type":%q,%s,"ipam":{"type":"static","addresses":[{"address":"10.0.1.10/24"}]}}`, plugin, device),
+		}
+	}
+	all := []*contender{
+		{call: conf("multi-eni", fmt.Sprintf(`"deviceID":%q`, pci))},
+		{call: conf("host-device", fmt.Sprintf(`"device":%q`, host))},
+	}
+	for i := range warmUp + *rounds {
+		for k := range all {
+			c := all[(i+k)%2] // each goes first as often
+			add, del := once(t, c.call, pci, host, up)
+			if i >= warmUp {
+				c.add.Add(add)
+				c.del.Add(del)
+			}
+		}
+	}
+	ours, theirs := all[0], all[1]
+	return []table.Row{
+		compared(name+": exclusive ADD; other: host-device", ours.add, theirs.add, 0),
+		compared(name+": exclusive DEL", ours.del, theirs.del, 0),
+		compared(name+": exclusive ADD + DEL", ours.add.Plus(ours.del), theirs.add.Plus(theirs.del), exclusiveTarget),
+	}
+}
+
+// once is one ADD and one DEL, which are checked to have had their effect.
+func once(t *testing.T, c guest.CNICall, pci, host string, up bool) (add, del time.Duration) {
+	t.Helper()
+	if up {
+		guest.SetUp(t, host)
+	} else {
+		guest.SetDown(t, host)
+	}
+	time.Sleep(settle)
+	add = guest.MustAdd(t, c).Took
+	if got := guest.Netdev(pci); got != "" {
+		t.Fatalf("after ADD by %s the host has %s", c.Type, got)
+	}
+	time.Sleep(settle)
+	del = guest.MustDel(t, c).Took
+	if got := guest.Netdev(pci); got != host {
+		t.Fatalf("after DEL by %s the host has %q, want %s", c.Type, got, host)
+	}
+	if up {
+		began := time.Now()
+		guest.SetUp(t, host) // nothing is left to do after multi-eni
+		del += time.Since(began)
+	}
+	return add, del
+}
+
+// parts measures what an attachment is made of: the start of a program, and what
+// the kernel and the device's driver need for each change of the link.
+func parts(t *testing.T, name, pci string) []table.Row {
+	t.Helper()
+	path := guest.NewNetns(t, "parts")
+	defer guest.DeleteNetns(t, path)
+	pod, err := ns.GetNS(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pod.Close()
+	host, err := ns.GetCurrentNS()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer host.Close()
+	l, ok := guest.ByName(guest.Netdev(pci))
+	if !ok {
+		t.Fatalf("no link of %s", pci)
+	}
+	index := l.Attrs().Index
+	var start, down, up, moveUp, moveDown, back table.Sample
+	timed := func(s *table.Sample, f func() error) {
+		began := time.Now()
+		err := f()
+		s.Add(time.Since(began))
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	// there times a move into the pod, and brings the link back.
+	there := func(s *table.Sample) {
+		timed(s, func() error { return netlink.LinkSetNsFd(l, int(pod.Fd())) })
+		guest.In(t, path, func() {
+			timed(&back, func() error { return netlink.LinkSetNsFd(l, int(host.Fd())) })
+		})
+		if now, ok := guest.ByName(guest.Netdev(pci)); !ok || now.Attrs().Index != index {
+			t.Errorf("%s is not back as link %d", name, index)
+		}
+	}
+	for range partRounds {
+		start.Add(guest.CNI(t, guest.CNICall{Verb: "VERSION", Conf: `{"cniVersion":"1.1.0"}`}).Took)
+		timed(&down, func() error { return netlink.LinkSetDown(l) })
+		there(&moveDown)
+		timed(&up, func() error { return netlink.LinkSetUp(l) })
+		there(&moveUp)
+		timed(&up, func() error { return netlink.LinkSetUp(l) })
+	}
+	if t.Failed() {
+		t.FailNow()
+	}
+	return []table.Row{
+		{Name: name + ": start of multi-eni (VERSION)", Ours: text(start)},
+		{Name: name + ": set up", Ours: text(up)},
+		{Name: name + ": set down", Ours: text(down)},
+		compared(name+": move while up; other: while down", moveUp, moveDown, 0),
+		{Name: name + ": move back, down", Ours: text(back)},
+	}
+}
