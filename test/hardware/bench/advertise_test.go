@@ -83,6 +83,7 @@ func (k *kind) cycle(t *testing.T, pci string, eni fakeimds.ENI) {
 		return guest.Driver(pci) == "e1000e" && guest.Netdev(pci) != ""
 	})
 	k.given.Add(time.Since(began))
+	guest.AwaitRestored(t, pci, soon)
 	guest.AwaitPhase(t, eni.ID, "", soon)
 }
 

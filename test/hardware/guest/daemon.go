@@ -237,6 +237,15 @@ func AwaitPhase(t testing.TB, eni string, phase nodestate.Phase, within time.Dur
 	return row
 }
 
+// AwaitRestored waits until the daemon has nothing more to give back to a device.
+func AwaitRestored(t testing.TB, pci string, within time.Duration) {
+	t.Helper()
+	Eventually(t, pci+" has back what it had", within, func() bool {
+		_, err := nodestate.AttachmentDir(nodestate.DefaultAttachmentsDir).LoadRestore(device.PCIAddress(pci))
+		return errors.Is(err, fs.ErrNotExist)
+	})
+}
+
 // Pool is one entry of the device plugin's config.
 type Pool struct {
 	Resource  string   // prefix/name

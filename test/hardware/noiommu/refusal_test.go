@@ -1,9 +1,6 @@
 package noiommu
 
 import (
-	"errors"
-	"io/fs"
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -69,10 +66,8 @@ func TestNoIOMMU(t *testing.T) {
 		return guest.Driver(pci) == "uio_pci_generic" && guest.Advertised(t, pci)
 	})
 	guest.RemoveNodeENI(t, "a")
-	guest.Eventually(t, pci+" is back", soon, func() bool {
-		_, err := os.Stat("/var/lib/cni/multi-eni/restore/" + pci + ".json")
-		return errors.Is(err, fs.ErrNotExist) && guest.Netdev(pci) == name && guest.Row(t, id).Phase == ""
-	})
+	guest.Eventually(t, pci+" is back", soon, func() bool { return guest.Netdev(pci) == name && guest.Row(t, id).Phase == "" })
+	guest.AwaitRestored(t, pci, soon)
 	guest.UnloadModule(t, "uio_pci_generic")
 }
 
