@@ -27,7 +27,7 @@ GIVEBACK = [ -z "$${SUDO_UID:-}" ] || chown -R "$$SUDO_UID:$$SUDO_GID" $(BIN)
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} \
 	  /^##@ / {printf "\n%s\n", substr($$0, 5)} \
-	  /^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
+	  /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
 	@printf '\nVariables: FUZZTIME=%s TESTFLAGS="-race -run Name" VERSION=%s\n' '$(FUZZTIME)' '$(VERSION)'
 
 .PHONY: build
