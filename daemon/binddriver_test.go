@@ -44,7 +44,7 @@ func TestBindDriver(t *testing.T) {
 	order := driver.Order{Address: "0000:00:06.0", Driver: "vfio-pci", Sysfs: dir}
 	refused := func(o driver.Order, lock *os.File, want string) {
 		t.Helper()
-		err := driver.Runner{Program: program, Command: driver.Command}.Do(o, lock)
+		err := driver.Runner{Program: program}.Do(o, lock)
 		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "multi-enid: ") {
 			t.Errorf("error %v, want %q", err, want)
 		}
@@ -60,7 +60,7 @@ func TestBindDriver(t *testing.T) {
 		t.Fatal(err)
 	}
 	order.Driver = "ena" // it has it
-	if err := (driver.Runner{Program: program, Command: driver.Command}).Do(order, lock); err != nil {
+	if err := (driver.Runner{Program: program}).Do(order, lock); err != nil {
 		t.Error(err)
 	}
 

@@ -20,7 +20,7 @@ type nodeDrivers struct {
 func (c *nodeFlags) nodeDrivers() nodeDrivers {
 	return nodeDrivers{
 		sys: sysfs.NewFS(c.sysfs), dev: c.dev, modules: c.modulesRoot, policy: c.drivers,
-		runner: driver.Runner{Program: "/proc/self/exe", Command: driver.Command}, // whatever has replaced the file meanwhile
+		runner: driver.Runner{Program: "/proc/self/exe"}, // whatever has replaced the file meanwhile
 	}
 }
 

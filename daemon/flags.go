@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -122,6 +123,11 @@ func (c *nodeFlags) check() error {
 	} {
 		if f.path == "" {
 			fault("%s %q: want a path", f.flag, f.path)
+		}
+	}
+	for _, f := range []struct{ flag, path string }{{"--sysfs", c.sysfs}, {"--modules-root", c.modulesRoot}} {
+		if f.path != "" && !filepath.IsAbs(f.path) {
+			fault("%s %q: want an absolute path, for the program that changes drivers runs in another folder", f.flag, f.path)
 		}
 	}
 	if c.orphanGrace <= 0 {

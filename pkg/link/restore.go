@@ -9,8 +9,8 @@ import (
 )
 
 // RestorePending gives a link in the host netns back what a DEL could not,
-// when a restore record waits for its PCI address, and removes the record. It
-// says whether the link was changed. A record of another boot or of another
+// when a restore record waits for its PCI address, and ends the record
+// (nodestate.AttachmentDir.Returned). It says whether the link was changed. A record of another boot or of another
 // device at that address is removed without effect; one of whose names is
 // still taken stays for later. Hold the device's claim lock.
 func (h *Handle) RestorePending(dir nodestate.AttachmentDir, pci device.PCIAddress, l Link) (bool, error) {
@@ -38,5 +38,5 @@ func (h *Handle) RestorePending(dir nodestate.AttachmentDir, pci device.PCIAddre
 	if err != nil {
 		return false, err
 	}
-	return true, dir.RemoveRestore(pci)
+	return true, dir.Returned(pci)
 }

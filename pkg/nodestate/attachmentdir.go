@@ -311,6 +311,16 @@ func (d AttachmentDir) LoadRestore(pci device.PCIAddress) (Restore, error) {
 	return r, nil
 }
 
+// Returned ends the restore record of a device whose link has back what it had.
+// One that the daemon has for a change of the device's driver stays: only the
+// daemon knows when nothing is left of that. Hold its ClaimLock.
+func (d AttachmentDir) Returned(pci device.PCIAddress) error {
+	if r, err := d.LoadRestore(pci); err == nil && r.Driver != "" {
+		return nil
+	}
+	return d.RemoveRestore(pci)
+}
+
 // RemoveRestore deletes the restore record of a device, if there is one. Hold
 // its ClaimLock.
 func (d AttachmentDir) RemoveRestore(pci device.PCIAddress) error {

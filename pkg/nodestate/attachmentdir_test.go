@@ -527,3 +527,23 @@ func TestRestore(t *testing.T) {
 		t.Errorf("Restores after RemoveRestore = %v, %v; want none", all, err)
 	}
 }
+
+// TestReturned: what the daemon has to undo of a driver outlives the link's
+// return, and everything else does not.
+func TestReturned(t *testing.T) {
+	d := AttachmentDir(t.TempDir())
+	const late, taken = device.PCIAddress("0000:00:07.0"), device.PCIAddress("0000:00:08.0")
+	for pci, driver := range map[device.PCIAddress]string{late: "", taken: "ena"} {
+		if err := d.SaveRestore(Restore{BootID: "boot", Driver: driver, Device: AttachedDevice{PCIAddress: pci}}); err != nil {
+			t.Fatal(err)
+		}
+		for range 2 { // the second time there may be none
+			if err := d.Returned(pci); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if left, err := d.Restores(); err != nil || len(left) != 1 || left[0] != taken {
+		t.Errorf("left are %v, %v; want %s", left, err, taken)
+	}
+}

@@ -23,8 +23,6 @@ const LockFD = 3
 type Runner struct {
 	// Program is the path of multi-enid.
 	Program string
-	// Command is the name of its hidden command: Command.
-	Command string
 	// Stderr also gets whatever the child says; nil for nobody.
 	Stderr io.Writer
 }
@@ -43,7 +41,7 @@ func (r Runner) Do(o Order, lock *os.File) error {
 		return fmt.Errorf("encode order: %w", err)
 	}
 	said := &head{}
-	cmd := exec.Command(r.Program, r.Command) //nolint:forbidigo // not cancellable by design: see above
+	cmd := exec.Command(r.Program, Command) //nolint:forbidigo // not cancellable by design: see above
 	cmd.Dir = "/"
 	cmd.Env = []string{} // nil would be ours
 	cmd.Stdin = bytes.NewReader(input)
@@ -60,7 +58,7 @@ func (r Runner) Do(o Order, lock *os.File) error {
 	text := strings.TrimPrefix(said.String(), "multi-enid: ")
 	var exit *exec.ExitError
 	if text == "" || !errors.As(err, &exit) || !exit.Exited() {
-		return fmt.Errorf("run %s %s for %s: %w%s", r.Program, r.Command, o.Address, err, because(text))
+		return fmt.Errorf("run %s %s for %s: %w%s", r.Program, Command, o.Address, err, because(text))
 	}
 	return errors.New(text)
 }

@@ -93,7 +93,7 @@ func daemon(folder string) int {
 		return 1
 	}
 	fmt.Println("at work")
-	if err := (Runner{Program: os.Args[0], Command: Command}).Do(Order{Address: nic, Driver: "hangs", Sysfs: folder}, lock); err != nil {
+	if err := (Runner{Program: os.Args[0]}).Do(Order{Address: nic, Driver: "hangs", Sysfs: folder}, lock); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 	}
 	return 1 // it should not have got here
@@ -128,7 +128,7 @@ func TestRunner(t *testing.T) {
 		t.Fatal(err)
 	}
 	var stderr bytes.Buffer
-	r := Runner{Program: program(t), Command: Command, Stderr: &stderr}
+	r := Runner{Program: program(t), Stderr: &stderr}
 	do := func(driver string) error {
 		return r.Do(Order{Address: nic, Driver: driver, Sysfs: folder}, lock)
 	}

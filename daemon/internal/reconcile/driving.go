@@ -236,14 +236,18 @@ func (r *Reconciler) givenBack(pci device.PCIAddress) error {
 }
 
 // tidy has what an interrupted change may have left of a device that its kernel
-// driver has, its driver_override, taken away. It takes the claim lock over.
-func (r *Reconciler) tidy(rec nodestate.Restore, fn sysfs.PCIFunction, now time.Time, lock *os.File) {
-	if f, failed := r.driving.failed[fn.Address]; failed && f.to == rec.Driver && now.Before(f.until) {
-		lock.Close() //nolint:errcheck,gosec // nothing was written
-		return
+// driver has, its driver_override, taken away. It says whether it has taken the
+// claim lock over for that.
+func (r *Reconciler) tidy(rec nodestate.Restore, src *inventory.Sources, lock *os.File) bool {
+	fn := src.Functions.Value[rec.Device.PCIAddress]
+	f, failed := r.driving.failed[fn.Address]
+	if fn.Driver == "" || failed && f.to == rec.Driver && src.Now.Before(f.until) {
+		return false
 	}
 	d := nodestate.Device{ENIID: rec.Device.ENIID, NodeENI: rec.Device.NodeENI, PCIAddress: fn.Address}
-	r.begin(&drivingJob{device: d, from: fn.Driver, to: rec.Driver, begun: now}, fn, lock)
+	r.begin(&drivingJob{device: d, from: fn.Driver, to: rec.Driver, begun: src.Now}, fn, lock)
+	src.Driving[fn.Address] = true
+	return true
 }
 
 // busy notes that somebody else has the device's claim lock.

@@ -177,9 +177,6 @@ func (r *Reconciler) restoreLinks(ctx context.Context, src *inventory.Sources) (
 		if src.InHand(pci) || src.Driving[pci] {
 			continue // it has no link, or is about to lose it
 		}
-		if src.Taken.Value[pci].Driver != "" && src.Functions.Value[pci].Driver != "" && !r.tidied(ctx, pci, src) {
-			continue
-		}
 		restored, err := r.restore(ctx, pci, src)
 		changed = changed || restored
 		if err != nil {
@@ -192,34 +189,21 @@ func (r *Reconciler) restoreLinks(ctx context.Context, src *inventory.Sources) (
 	return changed, found
 }
 
-// tidied says whether a device that its kernel driver has again needs nothing but
-// its link's restoration; else it begins what comes before that.
-func (r *Reconciler) tidied(ctx context.Context, pci device.PCIAddress, src *inventory.Sources) bool {
-	now, cancel := context.WithCancel(ctx)
-	cancel()
-	lock, err := r.claimFile(now, pci)
-	if err != nil {
-		return false // somebody is at work on it, or has it
-	}
-	rec, err := r.Attachments.LoadRestore(pci)
-	fn := src.Functions.Value[pci]
-	if err != nil || rec.Driver == "" || rec.Device.Replaced(fn.Instance) {
-		lock.Close() //nolint:errcheck,gosec // nothing was written
-		return true
-	}
-	r.tidy(rec, fn, src.Now, lock)
-	src.Driving[pci] = r.driving.jobs[pci] != nil
-	return false
-}
-
 // restore deals with one restore record and says whether it changed a link. A
 // record whose link could not be restored in full stays.
 func (r *Reconciler) restore(ctx context.Context, pci device.PCIAddress, src *inventory.Sources) (bool, error) {
-	unlock, err := r.claim(ctx, pci)
+	ctx, cancel := context.WithTimeout(ctx, claimTimeout)
+	defer cancel()
+	lock, err := r.claimFile(ctx, pci)
 	if err != nil {
 		return false, nil // a plugin is at work on the device, or a pod has it: the record is theirs
 	}
-	defer unlock()
+	handedOn := false
+	defer func() {
+		if !handedOn {
+			lock.Close() //nolint:errcheck,gosec // nothing was written
+		}
+	}()
 	rec, err := r.Attachments.LoadRestore(pci)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
@@ -231,6 +215,10 @@ func (r *Reconciler) restore(ctx context.Context, pci device.PCIAddress, src *in
 			err = errors.New("device or boot is gone")
 		}
 		return false, r.drop(entry.WithError(err), "restore record dropped", pci)
+	}
+	if rec.Driver != "" {
+		handedOn = r.tidy(rec, src, lock)
+		return false, nil // the link comes after that
 	}
 	links, err := r.Host.Links()
 	if err != nil {

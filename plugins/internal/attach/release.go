@@ -143,7 +143,7 @@ func (c *call) returnLink(a nodestate.Attachment, lock claimLock) error {
 	}
 	err = c.host.Restore(l, want)
 	if err == nil {
-		return c.dir.RemoveRestore(a.Device.PCIAddress)
+		return c.dir.Returned(a.Device.PCIAddress)
 	}
 	if !errors.Is(err, link.ErrNameTaken) {
 		return err
@@ -156,7 +156,7 @@ func (c *call) returnLink(a nodestate.Attachment, lock claimLock) error {
 // leaveRestore leaves a restore record, unless the daemon has one of this boot for
 // a device that it has taken from the kernel since: that one has more to tell.
 func (c *call) leaveRestore(a nodestate.Attachment) error {
-	if r, err := c.dir.LoadRestore(a.Device.PCIAddress); err == nil && r.BootID == a.BootID && r.Driver != "" {
+	if r, err := c.dir.LoadRestore(a.Device.PCIAddress); err == nil && r.BootID == a.BootID && r.Driver != "" && !r.Device.Replaced(a.Device.Instance) {
 		return nil
 	}
 	return c.dir.SaveRestore(nodestate.Restore{BootID: a.BootID, Device: a.Device})
