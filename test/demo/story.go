@@ -58,7 +58,7 @@ func (s *stage) discover() error {
 }
 
 func (s *stage) bindDPDK() error {
-	s.say("Somebody binds dpdk-c's device to vfio-pci (driverctl, on a real node); its interface vanishes, its identity does not.")
+	s.say("On a real node the daemon binds dpdk-c's device to vfio-pci. Here is no PCI device, so the demo stands in for the kernel. The interface vanishes, the identity does not.")
 	if err := s.node.Bind(eniC, "vfio-pci"); err != nil {
 		return err
 	}
