@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -145,10 +146,16 @@ func moduleNeeds(image []byte) ([]string, error) {
 		}
 	}
 	for i, n := range out {
+		if !validModule.MatchString(n) {
+			return nil, fmt.Errorf(".modinfo needs %q, which names no module", n)
+		}
 		out[i] = strings.ReplaceAll(n, "-", "_")
 	}
 	return out, nil
 }
+
+// validModule is what a module may be called: its file's name without ".ko".
+var validModule = regexp.MustCompile(`^[A-Za-z0-9_-]+$`)
 
 // modulesDep is the content of modules.dep for modules in the order of closure:
 // each with all that has to be loaded before it, last first (modules.dep(5)).

@@ -111,10 +111,11 @@ func FuzzModuleNeeds(f *testing.F) {
 	f.Add(object(f, "depends=a,b-c", "softdep=pre: d post: e"))
 	f.Add(object(f, "softdep=post: e", "depends="))
 	f.Add([]byte("\x7fELF"))
+	f.Add(object(f, "softdep=pre: a,b"))
 	f.Fuzz(func(t *testing.T, image []byte) {
 		needs, err := moduleNeeds(image)
 		for _, n := range needs {
-			if err != nil || n == "" || strings.ContainsAny(n, "-, \x00") {
+			if err != nil || !validModule.MatchString(n) || strings.Contains(n, "-") {
 				t.Errorf("needs %q, %v", needs, err)
 			}
 		}
