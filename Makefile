@@ -73,11 +73,10 @@ kube-tools: build tools $(KUBE)/.built
 	$(call gobuild) -o $(KUBE)/sriovdp ./test/deviceplugin/cmd
 	$(call gobuild) -o $(KUBE)/metacni ./test/metacni
 
-# -p 1: one machine at a time, and the guest's output as it comes.
 .PHONY: test-hardware
 test-hardware: hardware-tools ## Test on a machine with real PCI NICs, SR-IOV and vfio-pci (QEMU)
 	CGO_ENABLED=0 $(GO) -C test/hardware vet -trimpath ./...
-	CGO_ENABLED=0 $(GO) -C test/hardware test -trimpath -p 1 -v -timeout 20m $(TESTFLAGS) ./...
+	@GO='$(GO)' CGO_ENABLED=0 test/hardware/run $(TESTFLAGS)
 
 .PHONY: bench-hardware
 bench-hardware: hardware-tools ## Measure plugin and daemon on real PCI devices, against host-device

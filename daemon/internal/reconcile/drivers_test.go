@@ -24,6 +24,8 @@ type fakeDrivers struct {
 	openErr  error
 	// fail is what the next binds of a function end with.
 	fail map[device.PCIAddress]error
+	// untidy is what the next binds of what has the driver already end with.
+	untidy map[device.PCIAddress]error
 	// hang keeps a function's bind waiting until it is closed.
 	hang map[device.PCIAddress]chan struct{}
 	// hung are those that wait; judged is asked about each bind as it begins.
@@ -65,9 +67,9 @@ func (f *fakeDrivers) Bind(fn sysfs.PCIFunction, to string, lock *os.File) error
 	}
 	if now, err := sysfs.NewFS(f.n.path("sys")).PCI(addr); err == nil && now.Driver == to {
 		f.mu.Lock()
+		defer f.mu.Unlock()
 		f.tidied++
-		f.mu.Unlock()
-		return nil // as the real one does, which only takes the override away
+		return f.untidy[addr] // as the real one does, which only takes the override away
 	}
 	f.check(addr, to, lock)
 	f.mu.Lock()

@@ -62,10 +62,11 @@ type drivingJob struct {
 }
 
 type drivingFailure struct {
-	to    string
-	err   error
-	until time.Time
-	wait  time.Duration
+	device nodestate.Device
+	to     string
+	err    error
+	until  time.Time
+	wait   time.Duration
 }
 
 // drive begins the changes that are due. What is in the way of one, and what has
@@ -98,10 +99,18 @@ func (r *Reconciler) drive(ctx context.Context, src inventory.Sources, res inven
 		_, taken := src.Taken.Value[pci]
 		return due[pci] != f.to && r.driving.jobs[pci] == nil && !waits && !taken
 	})
+	for pci, f := range r.driving.failed {
+		if src.Now.Before(f.until) {
+			out.sooner(f.until.Sub(src.Now))
+		}
+		if _, told := said[pci]; !told && due[pci] == "" && r.driving.jobs[pci] == nil {
+			found = append(found, driverFailed(f.device, f.to, f.err)) // what is left of a change that nobody wants any more
+		}
+	}
 	maps.DeleteFunc(r.driving.busy, func(pci device.PCIAddress, _ time.Time) bool { return due[pci] == "" })
 	for _, d := range res.Drives {
 		if r.driving.jobs[d.Device.PCIAddress] == nil {
-			said[d.Device.PCIAddress] = r.tryDrive(ctx, src, d, wanted, out)
+			said[d.Device.PCIAddress] = r.tryDrive(ctx, src, d, wanted)
 		}
 	}
 	r.driving.said = said
@@ -112,10 +121,9 @@ func (r *Reconciler) drive(ctx context.Context, src inventory.Sources, res inven
 }
 
 // tryDrive begins one change, unless it has failed a moment ago.
-func (r *Reconciler) tryDrive(ctx context.Context, src inventory.Sources, d inventory.Drive, wanted func(device.PCIAddress) bool, out *Outcome) []finding {
+func (r *Reconciler) tryDrive(ctx context.Context, src inventory.Sources, d inventory.Drive, wanted func(device.PCIAddress) bool) []finding {
 	failure, failed := r.driving.failed[d.Device.PCIAddress]
 	if failed && src.Now.Before(failure.until) {
-		out.sooner(failure.until.Sub(src.Now))
 		return []finding{driverFailed(d.Device, d.To, failure.err)}
 	}
 	f, err := r.beginDrive(ctx, src, d, wanted)
@@ -161,7 +169,7 @@ func (r *Reconciler) takeDriven(now time.Time) {
 			continue
 		}
 		wait := min(max(2*r.driving.failed[pci].wait, driveFirst), driveLatest)
-		r.driving.failed[pci] = drivingFailure{to: job.to, err: err, until: now.Add(wait), wait: wait}
+		r.driving.failed[pci] = drivingFailure{device: job.device, to: job.to, err: err, until: now.Add(wait), wait: wait}
 	}
 	slices.SortFunc(r.view.Did.Driven, func(a, b Driven) int { return cmp.Compare(a.PCIAddress, b.PCIAddress) })
 }

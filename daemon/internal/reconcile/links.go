@@ -217,8 +217,9 @@ func (r *Reconciler) restore(ctx context.Context, pci device.PCIAddress, src *in
 		return false, r.drop(entry.WithError(err), "restore record dropped", pci)
 	}
 	if rec.Driver != "" {
-		handedOn = r.tidy(rec, src, lock)
-		return false, nil // the link comes after that
+		if handedOn = r.tidy(rec, src, lock); handedOn {
+			return false, nil // the link comes after that
+		}
 	}
 	links, err := r.Host.Links()
 	if err != nil {
@@ -233,6 +234,9 @@ func (r *Reconciler) restore(ctx context.Context, pci device.PCIAddress, src *in
 	}
 	if err := r.Host.Restore(l, *rec.Device.Link); err != nil {
 		return false, err
+	}
+	if rec.Driver != "" { // it is usable; what else is left of the change is tried again
+		return true, nil
 	}
 	return true, r.drop(entry.WithField("interface", rec.Device.Link.Name), "link restored", pci)
 }

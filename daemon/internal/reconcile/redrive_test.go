@@ -2,8 +2,12 @@ package reconcile
 
 import (
 	"errors"
+	"fmt"
 	"slices"
+	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
@@ -30,6 +34,40 @@ func TestFailedBindIsOneState(t *testing.T) {
 	if tries := len(n.driven()); began != 1 || tries < 4 {
 		t.Errorf("logged %d times in %d tries, want once", began, tries)
 	}
+}
+
+// TestUntidyIsTriedAgain: a change that has failed leaves the device usable, and
+// what is left of it is taken away later, with no event to ask for that.
+func TestUntidyIsTriedAgain(t *testing.T) {
+	n := newNode(t, 1)
+	was := n.custom(1)
+	refused := map[device.PCIAddress]error{pci(1): errors.New("driver_override cannot be written")}
+	n.drivers.fail, n.drivers.untidy = refused, refused
+	n.declareDPDK("a", 1)
+	for len(n.driven()) == 0 {
+		n.sync()
+	}
+	n.undeclare("a")
+	n.settle()
+	if diff := cmp.Diff(was, n.host.links[1]); diff != "" {
+		t.Errorf("link (-want +got):\n%s", diff)
+	}
+	n.expect(nil, []string{"DriverNotBound"}, nil)
+	began := 0
+	for _, e := range n.logs.AllEntries() {
+		if strings.Contains(fmt.Sprint(e.Data["detail"]), "bound to ena") {
+			began++
+		}
+	}
+	if began != 1 || n.drivers.tidied < 3 {
+		t.Errorf("logged %d times in %d tries, want once", began, n.drivers.tidied)
+	}
+	n.drivers.mu.Lock()
+	n.drivers.untidy = nil
+	n.drivers.mu.Unlock()
+	n.settle()
+	n.expect(nil, nil, nil)
+	n.expectHost(1, was)
 }
 
 // TestOpenDeviceIsOneState: that another device changes the config meanwhile is

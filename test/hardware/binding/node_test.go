@@ -2,6 +2,7 @@ package binding
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -212,23 +213,15 @@ func (n nic) withdrawn(t *testing.T, eni fakeimds.ENI) {
 	}
 }
 
-// problem waits until the inventory has a problem of that reason, and fails the
-// test unless its message holds every one of parts.
+// problem waits until the inventory has a problem of that reason whose message
+// holds every one of parts.
 func problem(t *testing.T, reason string, parts ...string) {
 	t.Helper()
-	var message string
-	guest.Eventually(t, "a problem "+reason, soon, func() bool {
-		i := slices.IndexFunc(guest.Inventory(t).Problems, func(p nodestate.Problem) bool { return p.Reason == reason })
-		if i >= 0 {
-			message = guest.Inventory(t).Problems[i].Message
-		}
-		return i >= 0
+	guest.Eventually(t, fmt.Sprintf("a problem %s with %q", reason, parts), soon, func() bool {
+		return slices.ContainsFunc(guest.Inventory(t).Problems, func(p nodestate.Problem) bool {
+			return p.Reason == reason && !slices.ContainsFunc(parts, func(part string) bool { return !strings.Contains(p.Message, part) })
+		})
 	})
-	for _, p := range parts {
-		if !strings.Contains(message, p) {
-			t.Errorf("problem %s: %q lacks %q", reason, message, p)
-		}
-	}
 }
 
 // noProblem waits until the inventory has no problem of that reason any more.
