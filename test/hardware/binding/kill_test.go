@@ -61,7 +61,7 @@ type killer struct {
 func (k *killer) killAtWork() {
 	k.t.Helper()
 	// It may have come to its end before the last kill.
-	for began := time.Now(); len(children()) == 0 && time.Since(began) < 4*time.Second; time.Sleep(time.Millisecond) {
+	for began := time.Now(); len(children()) == 0 && time.Since(began) < 4*time.Second; time.Sleep(5 * time.Millisecond) {
 	}
 	k.kill(60 * time.Millisecond)
 }

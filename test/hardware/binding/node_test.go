@@ -157,7 +157,7 @@ func (n nic) restored(t *testing.T) { t.Helper(); n.becomes(t, n.before) }
 func (n nic) becomes(t *testing.T, want state) {
 	t.Helper()
 	var got state
-	for began := time.Now(); time.Since(began) < soon; time.Sleep(10 * time.Millisecond) {
+	for began := time.Now(); time.Since(began) < soon; time.Sleep(20 * time.Millisecond) {
 		if got = n.state(t); cmp.Equal(want, got) {
 			return
 		}

@@ -16,7 +16,7 @@ import (
 )
 
 // watchEvery is how often a watcher looks.
-const watchEvery = 2 * time.Millisecond
+const watchEvery = 5 * time.Millisecond
 
 // watcher looks at what the daemon says of one ENI and at what sysfs shows of its
 // device, again and again. What is advertised as DPDK device must be one.
@@ -28,10 +28,13 @@ type watcher struct {
 	done     sync.WaitGroup
 	once     sync.Once
 
-	// Written by the goroutine, read after its end.
-	phases     []nodestate.Phase
-	configs    []string
-	advertised int
+	// Used by the goroutine, read after its end.
+	config, inventory reading
+	entry             string           // the config's, of the device
+	row               nodestate.Device // the inventory's, of the ENI
+	phases            []nodestate.Phase
+	configs           []string
+	advertised        int
 }
 
 // watch watches a device until finish or the test's end.
@@ -54,36 +57,46 @@ func (w *watcher) run() {
 	}
 }
 
+// look reads a file only when it is another one: the machine has better to do.
 func (w *watcher) look() {
-	config := read(guest.DPConfigPath)
+	if !w.config.still(guest.DPConfigPath) {
+		w.config = read(guest.DPConfigPath)
+		w.entry = section(w.config.data, w.pci)
+		if n := len(w.configs); w.config.data != nil && (n == 0 || w.configs[n-1] != string(w.config.data)) {
+			w.configs = append(w.configs, string(w.config.data))
+		}
+	}
 	driver := guest.Driver(w.pci)
-	if entry := section(config.data, w.pci); entry != "" && config.still(guest.DPConfigPath) {
+	if w.entry != "" && w.config.still(guest.DPConfigPath) {
 		w.advertised++
-		if strings.Contains(entry, w.driver) && driver != w.driver {
+		if strings.Contains(w.entry, w.driver) && driver != w.driver {
 			w.t.Errorf("%s is advertised with %s while sysfs shows %q", w.pci, w.driver, driver)
 		}
 	}
-	if n := len(w.configs); config.data != nil && (n == 0 || w.configs[n-1] != string(config.data)) {
-		w.configs = append(w.configs, string(config.data))
-	}
-	inventory := read(nodestate.DefaultInventoryPath)
-	driver = guest.Driver(w.pci)
-	var content nodestate.Inventory
-	if json.Unmarshal(inventory.data, &content) != nil {
+	if !w.inventory.still(nodestate.DefaultInventoryPath) && !w.readInventory() {
 		return
 	}
-	var row nodestate.Device
-	for _, d := range content.Devices {
-		if d.ENIID == device.ENIID(w.eni) {
-			row = d
-		}
-	}
-	if row.Phase == nodestate.PhaseReady && row.Driver == w.driver && driver != w.driver && inventory.still(nodestate.DefaultInventoryPath) {
+	driver = guest.Driver(w.pci)
+	if w.row.Phase == nodestate.PhaseReady && w.row.Driver == w.driver && driver != w.driver && w.inventory.still(nodestate.DefaultInventoryPath) {
 		w.t.Errorf("%s is ready with %s while sysfs shows %q", w.eni, w.driver, driver)
 	}
-	if n := len(w.phases); n == 0 || w.phases[n-1] != row.Phase {
-		w.phases = append(w.phases, row.Phase)
+}
+
+func (w *watcher) readInventory() bool {
+	w.inventory, w.row = read(nodestate.DefaultInventoryPath), nodestate.Device{}
+	var content nodestate.Inventory
+	if json.Unmarshal(w.inventory.data, &content) != nil {
+		return false
 	}
+	for _, d := range content.Devices {
+		if d.ENIID == device.ENIID(w.eni) {
+			w.row = d
+		}
+	}
+	if n := len(w.phases); n == 0 || w.phases[n-1] != w.row.Phase {
+		w.phases = append(w.phases, w.row.Phase)
+	}
+	return true
 }
 
 // finish ends the watch. A watcher that saw nothing proves nothing.

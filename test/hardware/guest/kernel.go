@@ -20,7 +20,7 @@ const Devices = "/sys/bus/pci/devices/"
 
 const (
 	// pollInterval is how often Eventually looks.
-	pollInterval = 10 * time.Millisecond
+	pollInterval = 20 * time.Millisecond
 	// settleTime is how long the kernel may take for what it does by itself.
 	settleTime = 15 * time.Second
 )
