@@ -16,7 +16,7 @@ import (
 
 // returnTime is how long the kernel may take to end a netns and give its
 // devices back.
-const returnTime = 10 * time.Second
+const returnTime = 30 * time.Second
 
 // restoreRecord is where DEL leaves what a device must be given back later.
 func restoreRecord(pci string) string {

@@ -14,7 +14,7 @@ import (
 
 const (
 	// soon is how long the daemon may take for any of it.
-	soon = 15 * time.Second
+	soon = 60 * time.Second
 
 	macPrimary = "02:00:00:00:00:01"
 	subnet     = "subnet-0a1b2c3d4e5f60001"

@@ -21,7 +21,7 @@ import (
 
 // soon is how long the daemon may take for what nothing holds up. A bind takes
 // half a second in this machine; a failed one is tried again after two.
-const soon = 15 * time.Second
+const soon = 60 * time.Second
 
 // The ENIs, as the metadata lists them.
 func eniA() fakeimds.ENI { return newENI(macA, 1) }

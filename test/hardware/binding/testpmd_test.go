@@ -99,7 +99,7 @@ func (p *testpmd) output() string {
 // no more of the node than the device plugin gives.
 func startTestpmd(t *testing.T, netns, pci string) *testpmd {
 	t.Helper()
-	p := &testpmd{t: t, cmd: exec.Command("dpdk-testpmd", "-l", "0,1", "-n", "1", "--in-memory", "--no-telemetry", "-m", "96", "-a", pci, "--",
+	p := &testpmd{t: t, cmd: exec.Command("dpdk-testpmd", "--lcores", "0@0,1@0", "-n", "1", "--in-memory", "--no-telemetry", "-m", "96", "-a", pci, "--",
 		"--forward-mode=icmpecho", "--nb-cores=1", "--total-num-mbufs=4096", "--rxd=256", "--txd=256", "--auto-start", "-i")}
 	p.cmd.Stdout, p.cmd.Stderr = p, p
 	var err error

@@ -26,7 +26,7 @@ const (
 	orphanGrace = time.Second
 	// soon bounds what has to happen with no more waiting than a busy machine
 	// needs.
-	soon = 15 * time.Second
+	soon = 60 * time.Second
 	// orphanSoon is soon after the daemon has noticed the end of a netns, for
 	// which it looks every 10 s.
 	orphanSoon = 10*time.Second + soon

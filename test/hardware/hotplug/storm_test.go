@@ -34,7 +34,7 @@ func (s *stage) testStorm(t *testing.T) {
 		seed = uint64(time.Now().UnixNano())
 	}
 	t.Logf("repeat its decisions with -args -seed=%d", seed)
-	st := &storm{stage: s, ended: make(chan struct{})}
+	st := &storm{stage: s, ended: make(chan struct{}), retries: map[string]int{}}
 	st.working.Store(stormSlots)
 	begun := time.Now()
 	t.Run("under way", func(t *testing.T) {
@@ -53,8 +53,8 @@ func (s *stage) testStorm(t *testing.T) {
 			st.killDaemon(t, rand.New(rand.NewPCG(seed, stormSlots)))
 		})
 	})
-	t.Logf("%d rounds in %v: %d waited for ready, %v at most, %d pods, %d of their verbs killed, %d times the daemon", min(st.rounds.Load(), stormRounds),
-		time.Since(begun).Round(time.Second), st.waited.Load(), st.slowest.Round(time.Millisecond), st.pods.Load(), st.killed.Load(), st.deaths.Load())
+	t.Logf("%d rounds in %v: %d waited for ready, %v at most, %d pods, %d of their verbs killed, %d times the daemon; verbs tried again, by code: %v", min(st.rounds.Load(), stormRounds),
+		time.Since(begun).Round(time.Second), st.waited.Load(), st.slowest.Round(time.Millisecond), st.pods.Load(), st.killed.Load(), st.deaths.Load(), st.retries)
 }
 
 // storm is what the slots have in common.
@@ -70,6 +70,14 @@ type storm struct {
 	slowest time.Duration
 	// detached are ENIs that may be attached again, in whichever slot.
 	detached []guest.ENI
+	// retries is how many verbs failed and were tried again, by verb and code.
+	retries map[string]int
+}
+
+func (st *storm) retry(verb string, code int) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	st.retries[fmt.Sprint(verb, " ", code)]++
 }
 
 func (st *storm) slow(d time.Duration) {
@@ -237,6 +245,7 @@ func (w *slotWorker) add(t *testing.T, p pod) {
 		if passing := slices.Contains([]int{11, 100, 101, 104}, r.Code); !passing || time.Now().After(deadline) {
 			w.fatal(t, "ADD of %s: code %d: %s", p.id, r.Code, r.Msg)
 		}
+		w.retry("ADD", r.Code)
 		w.del(t, p)
 	}
 }
@@ -270,6 +279,7 @@ func (w *slotWorker) del(t *testing.T, p pod) {
 		if r.Code != 11 || time.Now().After(deadline) {
 			w.fatal(t, "DEL of %s: code %d: %s", p.id, r.Code, r.Msg)
 		}
+		w.retry("DEL", r.Code)
 	}
 }
 

@@ -26,16 +26,23 @@ const (
 	// upTime is how long a boot may take until PID 1 is ready for the tests: five
 	// times what it takes on two cores.
 	upTime = 45 * time.Second
-	// maxTries is how often one boot is tried. On a host under load the emulated
-	// kernel now and then loses its timer, before any of our
-	// programs runs, and stands still.
+	// maxTries is how often one boot is tried. On a host under load QEMU now and
+	// then dies of an assertion of its own while firmware and kernel set the NICs up.
 	maxTries = 3
 	// maxBoots is how often one package of tests may boot.
 	maxBoots = 10
 )
 
-// errStuck is why a boot is tried again: no test has begun.
-var errStuck = fmt.Errorf("the kernel has not come up within %v", upTime)
+// errNotUp is among the errors of a machine that has ended for reasons of its
+// own before any test could begin, so that it may be tried again.
+var errNotUp = errors.New("the machine has not come up")
+
+// errDied is among the errors of a kernel that has panicked, and of a QEMU that was
+// ended by a signal: its own assertions do that.
+var errDied = errors.New("died")
+
+// errLifeless is why a boot that takes too long is ended.
+var errLifeless = fmt.Errorf("PID 1 has not said a word within %v", upTime)
 
 // host is the outside of a machine, over all its boots.
 type host struct {
@@ -137,10 +144,10 @@ func (h *host) boot(ctx context.Context, number int, deadline time.Time) (status
 			return 0, fmt.Errorf("write the initramfs: %w", err)
 		}
 		status, err := h.start(ctx)
-		if !errors.Is(err, errStuck) || try == maxTries {
+		if !errors.Is(err, errNotUp) || ctx.Err() != nil || try == maxTries {
 			return status, err
 		}
-		fmt.Fprintf(h.out, "machine: boot %d: %v; trying again\n", number, err)
+		fmt.Fprintf(h.out, "machine: boot %d: %v\nmachine: no test has begun, so it is tried again\n", number, err)
 	}
 }
 
@@ -208,19 +215,25 @@ func (h *host) start(ctx context.Context) (status int, err error) {
 	if err := cmd.Start(); err != nil {
 		return 0, fmt.Errorf("start QEMU: %w", err)
 	}
-	watchdog := time.AfterFunc(upTime, func() { cancel(errStuck) })
+	watchdog := time.AfterFunc(upTime, func() { cancel(errLifeless) })
 	defer watchdog.Stop()
 	served := make(chan error, 1)
 	go func() { served <- h.serve(ctx, listeners[0], listeners[1]) }()
-	last := h.show(console, func() { watchdog.Stop() })
+	up := false
+	last := h.show(console, func() { up = true; watchdog.Stop() })
 	waiting := cmd.Wait()
 	cause := context.Cause(ctx)
 	cancel(nil)
 	serving := <-served
 	if cause != nil {
-		return 0, fmt.Errorf("the machine was stopped: %w", cause)
+		err = fmt.Errorf("the machine was stopped: %w", cause)
+	} else {
+		status, err = h.outcome(cmd.ProcessState.ExitCode(), waiting, serving, last)
 	}
-	return h.outcome(cmd.ProcessState.ExitCode(), waiting, serving, last)
+	if !up && (errors.Is(err, errLifeless) || errors.Is(err, errDied)) {
+		err = fmt.Errorf("%w: %w", errNotUp, err)
+	}
+	return status, err
 }
 
 // complaints passes on what QEMU says, line by line, but for one warning: the
@@ -258,7 +271,9 @@ func (h *host) outcome(exit int, waiting, serving error, last string) (int, erro
 	case exit&1 == 1 && exit>>1&^0xf == protocol.TestsEnded:
 		return exit >> 1 & 0xf, nil
 	case exit == 0:
-		return 0, fmt.Errorf("the guest's kernel died; its last words:\n%s", last)
+		return 0, fmt.Errorf("the guest's kernel %w; its last words:\n%s", errDied, last)
+	case exit == -1:
+		return 0, errors.Join(fmt.Errorf("QEMU %w: %w", errDied, waiting), serving)
 	}
 	return 0, errors.Join(fmt.Errorf("QEMU ended without a word of the tests: %w", waiting), serving)
 }

@@ -30,7 +30,7 @@ func TestOutcome(t *testing.T) {
 		"not ready":              {exit: protocol.ExitStatus(protocol.NotReady), err: "PID 1"},
 		"kernel panic":           {exit: 0, err: "last words:\nKernel panic"},
 		"QEMU's own failure":     {exit: 1, err: "without a word of the tests: exit status"},
-		"QEMU killed":            {exit: -1, err: "without a word of the tests: exit status"},
+		"QEMU killed":            {exit: -1, err: "QEMU died: exit status"},
 	} {
 		h := &host{}
 		if tt.reboot {
@@ -39,6 +39,9 @@ func TestOutcome(t *testing.T) {
 		status, err := h.outcome(tt.exit, ended, nil, "Kernel panic")
 		if status != tt.status || (err == nil) != (tt.err == "") || err != nil && !strings.Contains(err.Error(), tt.err) {
 			t.Errorf("%s: %d, %v, want %d, %q", name, status, err, tt.status, tt.err)
+		}
+		if died := tt.exit == 0 || tt.exit == -1; errors.Is(err, errDied) != died {
+			t.Errorf("%s: %v, want that the machine died: %v", name, err, died)
 		}
 	}
 }

@@ -12,7 +12,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/hardware/guest"
 )
 
-const soon = 15 * time.Second
+const soon = 60 * time.Second
 
 // TestNoIOMMU: vfio-pci is refused with the ways out, with and without leave to
 // use the unsafe mode that this kernel lacks. The device stays with its kernel

@@ -13,7 +13,7 @@ func TestDPDK(t *testing.T) {
 	if got := guest.ReadSys(t, "/proc/sys/vm/nr_hugepages"); got != "64" {
 		t.Errorf("%s hugepages, want 64", got)
 	}
-	out, err := exec.Command("dpdk-testpmd", "-l", "0,1", "--no-telemetry", "--", "--help").CombinedOutput()
+	out, err := exec.Command("dpdk-testpmd", "--lcores", "0@0,1@0", "--no-telemetry", "--", "--help").CombinedOutput()
 	if err != nil || !strings.Contains(string(out), "VFIO support initialized") {
 		t.Errorf("dpdk-testpmd: %v\n%s", err, out)
 	}

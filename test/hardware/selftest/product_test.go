@@ -57,11 +57,11 @@ func TestDaemon(t *testing.T) {
 	}})
 	guest.WriteNodeENI(t, "a", v1alpha1.NodeENISpec{SubnetID: subnet, DeviceIndex: 2, DPDKResourceName: "intel.com/a"}, guest.Attached(eni))
 	d := guest.StartDaemon(t, guest.DaemonOptions{IMDS: imds.URL})
-	row := guest.AwaitPhase(t, eni.ID, nodestate.PhaseReady, 10*time.Second)
+	row := guest.AwaitPhase(t, eni.ID, nodestate.PhaseReady, 30*time.Second)
 	if string(row.PCIAddress) != pci {
 		t.Errorf("the row is at %s, the NIC at %s", row.PCIAddress, pci)
 	}
-	guest.Eventually(t, pci+" in the device plugin's config", 10*time.Second, func() bool { return guest.Advertised(t, pci) })
+	guest.Eventually(t, pci+" in the device plugin's config", 30*time.Second, func() bool { return guest.Advertised(t, pci) })
 	want := []guest.Pool{{Resource: "intel.com/a", Drivers: []string{"e1000e"}, Addresses: []string{pci}}}
 	if diff := cmp.Diff(want, guest.DPConfig(t)); diff != "" {
 		t.Errorf("config (-want +got):\n%s", diff)
@@ -69,7 +69,7 @@ func TestDaemon(t *testing.T) {
 	d.Kill()
 	d.Restart()
 	guest.RemoveNodeENI(t, "a")
-	guest.Eventually(t, pci+" out of the device plugin's config", 10*time.Second, func() bool { return !guest.Advertised(t, pci) })
+	guest.Eventually(t, pci+" out of the device plugin's config", 30*time.Second, func() bool { return !guest.Advertised(t, pci) })
 	l, ok := guest.ByMAC(mac)
 	if !ok {
 		t.Fatal("no link")
