@@ -10,7 +10,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/driver"
+	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
+	"github.com/multi-eni/multi-eni-cni/test/sysfstree"
 )
 
 // TestBindDriver: the command, as multi-enid run starts it.
@@ -19,15 +21,10 @@ func TestBindDriver(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir := t.TempDir()
-	function := filepath.Join(dir, "bus/pci/devices/0000:00:06.0")
-	if err := os.MkdirAll(function, 0o755); err != nil {
+	dir := sysfstree.Unpack(t, "kernel")
+	efa := sysfstree.Function{Address: "0000:00:06.0", Device: "0xefa1", Driver: "efa"}
+	if err := sysfstree.Plug(dir, efa); err != nil {
 		t.Fatal(err)
-	}
-	for name, value := range map[string]string{"vendor": "0x1d0f", "device": "0xefa1", "class": "0x020000", "driver_override": "(null)"} {
-		if err := os.WriteFile(filepath.Join(function, name), []byte(value+"\n"), 0o600); err != nil {
-			t.Fatal(err)
-		}
 	}
 	open := func() *os.File {
 		f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
@@ -41,7 +38,7 @@ func TestBindDriver(t *testing.T) {
 	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
 		t.Fatal(err)
 	}
-	order := driver.Order{Address: "0000:00:06.0", Driver: "vfio-pci", Sysfs: dir}
+	order := driver.Order{Address: device.PCIAddress(efa.Address), Driver: "vfio-pci", Sysfs: dir}
 	refused := func(o driver.Order, lock *os.File, want string) {
 		t.Helper()
 		err := driver.Runner{Program: program}.Do(o, lock)
@@ -53,19 +50,13 @@ func TestBindDriver(t *testing.T) {
 	refused(order, open(), "the claim lock of the device is another's")
 	refused(driver.Order{Driver: "vfio-pci"}, lock, `order's address ""`)
 
-	if err := os.WriteFile(filepath.Join(function, "device"), []byte("0xec20\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Symlink("../../drivers/ena", filepath.Join(function, "driver")); err != nil {
-		t.Fatal(err)
-	}
-	order.Driver = "ena" // it has it
+	order = driver.Order{Address: "0000:01:00.0", Driver: "e1000e", Sysfs: dir} // it has it
 	if err := (driver.Runner{Program: program}).Do(order, lock); err != nil {
 		t.Error(err)
 	}
 
 	cmd := exec.Command(program, driver.Command)
-	cmd.Stdin = strings.NewReader(`{"address":"0000:00:06.0","driver":"ena","sysfs":"` + dir + `"}`)
+	cmd.Stdin = strings.NewReader(`{"address":"0000:01:00.0","driver":"e1000e","sysfs":"` + dir + `"}`)
 	if out, err := cmd.CombinedOutput(); err == nil || cmd.ProcessState.ExitCode() != exitFailure || !strings.Contains(string(out), "only for multi-enid run") || strings.Count(string(out), "\n") != 1 {
 		t.Errorf("by hand: %v, %q", err, out)
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+	"github.com/multi-eni/multi-eni-cni/test/sysfstree"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -71,11 +72,8 @@ func newWorld(t *testing.T) *world {
 	}
 	w.must(os.MkdirAll(w.o.StateDir, 0o700))
 	w.must(os.MkdirAll(w.o.AttachmentsDir, 0o700))
-	for _, dir := range []string{"sys/bus/pci/drivers/vfio-pci", "sys/module", "dev/vfio"} {
-		w.must(os.MkdirAll(w.path(dir), 0o755))
-	}
-	w.function("05.0")
-	w.function("06.0")
+	w.must(os.MkdirAll(w.path("dev/vfio"), 0o755))
+	w.sysfs("kernel", "7")
 	w.write("etc/pcidp/config.json", `{"resourceList":[]}`, 0o644)
 	w.write("bin/multi-eni", "", 0o755)
 	w.write("etc/policy.json", fmt.Sprintf(`{"schemaVersion":1,"binDir":%q,"dataDir":%q,"inventory":%q}`, w.o.BinDir, w.o.AttachmentsDir, w.o.Inventory), 0o644)
@@ -85,14 +83,15 @@ func newWorld(t *testing.T) *world {
 	return w
 }
 
-// function adds a PCI function behind an IOMMU.
-func (w *world) function(at string) {
+// sysfs makes a recorded tree, with one ENI's function in the IOMMU group more.
+func (w *world) sysfs(tree, group string) {
 	w.Helper()
-	dir := "sys/bus/pci/devices/0000:00:" + at
-	for name, value := range map[string]string{"vendor": "0x1d0f", "device": "0xec20", "class": "0x020000"} {
-		w.write(filepath.Join(dir, name), value+"\n", 0o644)
-	}
-	w.must(os.Symlink("../../../kernel/iommu_groups/7", w.path(dir+"/iommu_group")))
+	recorded, err := sysfstree.Recorded(tree)
+	w.must(err)
+	w.must(os.RemoveAll(w.o.Sysfs))
+	w.must(os.Mkdir(w.o.Sysfs, 0o755))
+	w.must(sysfstree.Grow(w.o.Sysfs, string(recorded)))
+	w.must(sysfstree.Plug(w.o.Sysfs, sysfstree.Function{Address: "0000:00:06.0", Driver: "ena", IOMMUGroup: group, NUMANode: -1}))
 }
 
 func (w *world) path(name string) string { return filepath.Join(w.root, name) }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/driver"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+	"github.com/multi-eni/multi-eni-cni/test/sysfstree"
 )
 
 // loadable puts the running kernel's module of vfio-pci below --modules-root.
@@ -29,9 +30,7 @@ func (w *world) unloaded() { w.Helper(); w.must(os.RemoveAll(w.path("sys/bus/pci
 
 func (w *world) noIOMMU() {
 	w.Helper()
-	for _, at := range []string{"05.0", "06.0"} {
-		w.must(os.Remove(w.path("sys/bus/pci/devices/0000:00:" + at + "/iommu_group")))
-	}
+	w.sysfs("noiommu", "")
 }
 
 func (w *world) want(drivers map[string][]string, err error) {
@@ -88,13 +87,12 @@ func TestDrivers(t *testing.T) {
 		"no IOMMU, mode off": {func(w *world) { w.noIOMMU(); w.o.DriverPolicy = allow; w.write(noIOMMUMode, "N\n", 0o644) },
 			[]string{loaded, "ok IOMMU: there is none; multi-enid switches vfio's mode without one on", nodes}, ""},
 		"no IOMMU, mode on": {func(w *world) {
-			w.noIOMMU()
 			w.o.DriverPolicy = allow
+			w.sysfs("noiommu", "0") // vfio's own
+			w.must(sysfstree.Bind(w.o.Sysfs, "0000:00:06.0", "vfio-pci"))
 			w.write(noIOMMUMode, "Y\n", 0o644)
-			w.must(os.Symlink("../../drivers/vfio-pci", w.path("sys/bus/pci/devices/0000:00:06.0/driver")))
-			w.must(os.Symlink("../../../kernel/iommu_groups/0", w.path("sys/bus/pci/devices/0000:00:06.0/iommu_group"))) // vfio's own
 		}, []string{loaded, "ok IOMMU: there is none; vfio's mode without one is on", nodes}, ""},
-		"IOMMU unknown": {func(w *world) { w.must(os.Remove(w.path("sys/bus/pci/devices/0000:00:05.0/class"))) }, []string{loaded, "warn IOMMU: it is not known", nodes}, ""},
+		"IOMMU unknown": {func(w *world) { w.must(os.Remove(w.path("sys/bus/pci/devices/0000:00:01.0/class"))) }, []string{loaded, "warn IOMMU: it is not known", nodes}, ""},
 
 		"no nodes":    {func(w *world) { w.must(os.Remove(w.path("dev/vfio"))) }, []string{loaded, iommu, "FAIL vfio nodes: who uses a device cannot be seen"}, "/dev/vfio"},
 		"other sysfs": {func(w *world) { w.must(os.RemoveAll(w.path("sys/module"))) }, []string{"warn drivers: look for vfio's no-IOMMU mode"}, "--sysfs"},

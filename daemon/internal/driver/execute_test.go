@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/multi-eni/multi-eni-cni/test/sysfstree"
 )
 
 var (
@@ -58,7 +60,7 @@ func TestExecuteAfterAKill(t *testing.T) {
 		"bind that fails":   {func(k *kernel) { k.refuses[vfioPCI] = syscall.EIO }, toVFIO},
 		"from uio to vfio":  {func(k *kernel) { k.register("uio_pci_generic"); k.set("uio_pci_generic", "uio_pci_generic") }, toVFIO},
 		"ena refuses it":    {func(k *kernel) { k.set(vfioPCI, vfioPCI); k.register("efv"); k.matches = []string{"efv"} }, Order{Driver: "old"}},
-		"without any IOMMU": {func(k *kernel) { k.link("iommu_group", "") }, Order{Driver: vfioPCI, UnsafeNoIOMMU: true}},
+		"without any IOMMU": {func(k *kernel) { k.unlink("iommu_group") }, Order{Driver: vfioPCI, UnsafeNoIOMMU: true}},
 	}
 	seconds := map[string]struct {
 		order            Order
@@ -116,10 +118,10 @@ func TestExecuteFails(t *testing.T) {
 			[]string{"0000:00:06.0", "igb_uio", "not loaded", "modprobe igb_uio", "ena has it"}},
 		"no module": {func(*kernel) {}, Order{Driver: "igb_uio", LoadModule: true}, "ena",
 			[]string{"0000:00:06.0", "igb_uio", "does not exist"}},
-		"no IOMMU": {func(k *kernel) { k.link("iommu_group", "") }, toVFIO, "ena",
+		"no IOMMU": {func(k *kernel) { k.unlink("iommu_group") }, toVFIO, "ena",
 			[]string{"0000:00:06.0", "vfio-pci", "invalid argument", "intel_iommu=on", "--allow-unsafe-noiommu", "ena has it"}},
 		"no IOMMU, and no such mode": {func(k *kernel) {
-			k.link("iommu_group", "")
+			k.unlink("iommu_group")
 			k.removeAll("module/vfio/parameters")
 		}, Order{Driver: vfioPCI, UnsafeNoIOMMU: true}, "ena", []string{"CONFIG_VFIO_NOIOMMU", "ena has it"}},
 		"probe fails": {func(k *kernel) { k.refuses[vfioPCI] = syscall.ENOMEM }, toVFIO, "ena",
@@ -164,7 +166,7 @@ func TestExecuteRefuses(t *testing.T) {
 		"EFA by device":  {func(k *kernel) { k.put(k.attr("device"), "0xefa1") }, "Elastic Fabric Adapter"},
 		"EFA by driver":  {func(k *kernel) { k.set("efa", "") }, "Elastic Fabric Adapter"},
 		"disk":           {func(k *kernel) { k.put(k.attr("class"), "0x010802") }, "class 0x010802"},
-		"PF with VFs":    {func(k *kernel) { k.link("virtfn0", "../0000:00:10.0") }, "sriov_numvfs"},
+		"PF with VFs":    {func(k *kernel) { k.must(sysfstree.Grow(k.root, k.attr("virtfn0")+" -> ../0000:00:10.0")) }, "sriov_numvfs"},
 		"unknown driver": {func(k *kernel) { k.unplug() }, "file does not exist"},
 	}
 	for name, tt := range tests {
@@ -244,7 +246,7 @@ func TestExecuteNoIOMMU(t *testing.T) {
 		t.Errorf("with an IOMMU the switch is %q", got)
 	}
 	k.must(k.execute(toENA))
-	k.link("iommu_group", "")
+	k.unlink("iommu_group")
 	if err := k.execute(toVFIO); err == nil || k.get(file) != "N" {
 		t.Errorf("without leave: error %v, switch %q", err, k.get(file))
 	}

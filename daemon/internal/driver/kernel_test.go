@@ -1,6 +1,7 @@
 package driver
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
+	"github.com/multi-eni/multi-eni-cni/test/sysfstree"
 )
 
 const nic device.PCIAddress = "0000:00:06.0"
@@ -37,14 +39,11 @@ type kernel struct {
 	after  bool
 }
 
-// newKernel has one network function on ena, vfio-pci loaded, and an IOMMU.
+// newKernel is the recorded machine with one function more, on ena, and vfio's
+// mode without an IOMMU, which the machine's kernel lacks.
 func newKernel(t *testing.T) *kernel {
 	t.Helper()
-	k := &kernel{T: t, root: t.TempDir(), refuses: map[string]syscall.Errno{}, matches: []string{"ena"}, files: map[string]string{}}
-	k.mkdir("bus/pci/devices")
-	k.register("ena")
-	k.register("vfio-pci")
-	k.mkdir("module/vfio_iommu_type1")
+	k := &kernel{T: t, root: sysfstree.Unpack(t, "kernel"), refuses: map[string]syscall.Errno{}, matches: []string{"ena"}, files: map[string]string{}}
 	k.put("module/vfio/parameters/enable_unsafe_noiommu_mode", "N")
 	k.put("bus/pci/drivers_probe", "")
 	k.plug()
@@ -54,20 +53,17 @@ func newKernel(t *testing.T) *kernel {
 // plug adds the function, bound to ena.
 func (k *kernel) plug() {
 	k.Helper()
-	for name, value := range map[string]string{"vendor": "0x1d0f", "device": "0xec20", "class": "0x020000", "driver_override": "(null)"} {
-		k.put(k.attr(name), value)
-	}
-	k.link("iommu_group", "../../../kernel/iommu_groups/7")
-	k.link("driver", "../../drivers/ena")
+	k.must(sysfstree.Plug(k.root, sysfstree.Function{Address: nic.String(), Driver: "ena", IOMMUGroup: "7", NUMANode: -1}))
 }
 
-func (k *kernel) unplug() { k.Helper(); k.removeAll(k.attr("")) }
+func (k *kernel) unplug() { k.Helper(); k.must(sysfstree.Unplug(k.root, nic.String())) }
 
 // hide takes the function away, but keeps its folder elsewhere: unlike the
 // kernel, a file system gives the number of a folder to the next one.
 func (k *kernel) hide() {
 	k.Helper()
-	k.must(os.Rename(k.path(k.attr("")), k.path("gone")))
+	k.must(os.Rename(k.path("devices/pci0000:00/"+nic.String()), k.path("gone")))
+	k.unplug()
 }
 
 func (k *kernel) removeAll(name string) { k.Helper(); k.must(os.RemoveAll(k.path(name))) }
@@ -100,28 +96,18 @@ func (k *kernel) get(name string) string {
 	return strings.TrimSuffix(string(data), "\n")
 }
 
-// link makes one of the function's links, or with target "" takes it away.
-func (k *kernel) link(name, target string) {
+// unlink takes one of the function's links away.
+func (k *kernel) unlink(name string) { k.Helper(); k.must(os.Remove(k.path(k.attr(name)))) }
+
+func (k *kernel) bind(driver string) {
 	k.Helper()
-	path := k.path(k.attr(name))
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		k.Fatal(err)
-	}
-	if target != "" {
-		k.must(os.Symlink(target, path))
-	}
+	k.must(sysfstree.Bind(k.root, nic.String(), driver))
 }
 
 func (k *kernel) set(driver, override string) {
 	k.Helper()
-	k.link("driver", "")
-	if driver != "" {
-		k.link("driver", "../../drivers/"+driver)
-	}
-	if override == "" {
-		override = "(null)"
-	}
-	k.put(k.attr("driver_override"), override)
+	k.bind(driver)
+	k.put(k.attr("driver_override"), cmp.Or(override, "(null)"))
 }
 
 func (k *kernel) function() sysfs.PCIFunction {
@@ -190,7 +176,7 @@ func (k *kernel) serve(name, value string) error {
 		}
 		return nil // whatever came of it
 	case name == k.attr("driver_override"):
-		k.set(k.function().Driver, strings.TrimSuffix(value, "\n"))
+		k.put(name, cmp.Or(strings.TrimSuffix(value, "\n"), "(null)"))
 		return nil
 	case name == "module/vfio/parameters/enable_unsafe_noiommu_mode":
 		k.put(name, value)
@@ -199,7 +185,7 @@ func (k *kernel) serve(name, value string) error {
 		if k.function().Driver != driver {
 			return refused(syscall.ENODEV)
 		}
-		k.link("driver", "")
+		k.bind("")
 		return nil
 	case filepath.Base(name) == "bind":
 		if !slices.Contains(k.candidates(), driver) || k.function().Driver != "" {
@@ -208,7 +194,7 @@ func (k *kernel) serve(name, value string) error {
 		if errno := k.failure(driver); errno != 0 {
 			return refused(errno)
 		}
-		k.link("driver", "../../drivers/"+driver)
+		k.bind(driver)
 		return nil
 	}
 	return fmt.Errorf("write to %s: no such attribute in this kernel", name)
@@ -229,7 +215,7 @@ func (k *kernel) candidates() []string {
 func (k *kernel) probe() {
 	for _, d := range k.candidates() {
 		if k.failure(d) == 0 {
-			k.link("driver", "../../drivers/"+d)
+			k.bind(d)
 			return
 		}
 	}
