@@ -10,9 +10,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
+	"github.com/fsnotify/fsnotify"
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
@@ -21,77 +23,172 @@ import (
 )
 
 func (p program) installCommand(ctx context.Context) *cobra.Command {
-	var to, from, policy string
+	var i installer
+	var keep bool
 	cmd := &cobra.Command{
 		Use:   "install --to DIR",
 		Short: "Install the CNI plugin, and its policy where there is none",
 		Args:  noArgs,
 		RunE: func(*cobra.Command, []string) error {
-			if to == "" {
-				return usagef("--to %q: want the runtime's folder of CNI plugins, such as /opt/cni/bin", to)
+			if i.to == "" {
+				return usagef("--to %q: want the runtime's folder of CNI plugins, such as /opt/cni/bin", i.to)
 			}
-			return p.install(ctx, from, to, policy)
+			return p.install(ctx, i, keep)
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&to, "to", "", "folder of CNI plugins to install into")
-	f.StringVar(&from, "from", "", "folder to install from (default: that of multi-enid itself)")
-	f.StringVar(&policy, "policy", nodestate.DefaultPolicyPath, "policy file to write unless it exists; empty writes none")
+	f.StringVar(&i.to, "to", "", "folder of CNI plugins to install into")
+	f.StringVar(&i.from, "from", "", "folder to install from (default: that of multi-enid itself)")
+	f.StringVar(&i.policy, "policy", nodestate.DefaultPolicyPath, "policy file to write unless it exists; empty writes none")
+	f.BoolVar(&keep, "keep", false, "stay, and install again what somebody changes or removes; removes nothing when it ends")
 	return cmd
 }
 
 // installed are the plugins, in order; only the first must be there.
 func installed() []string { return []string{"multi-eni", "eni-ipam"} }
 
-func (p program) install(ctx context.Context, from, to, policy string) error {
-	if from == "" {
+// installer is what is installed from where to where.
+type installer struct {
+	from, to string
+	policy   string // "" for none
+}
+
+// install installs once and, to keep it so, until ctx is done.
+func (p program) install(ctx context.Context, i installer, keep bool) error {
+	if i.from == "" {
 		self, err := os.Executable()
 		if err != nil {
 			return fmt.Errorf("find the folder of multi-enid: %w; give --from", err)
 		}
-		from = filepath.Dir(self)
+		i.from = filepath.Dir(self)
 	}
-	to, err := filepath.Abs(to)
+	to, err := filepath.Abs(i.to)
 	if err != nil {
-		return fmt.Errorf("--to %q: %w", to, err)
+		return fmt.Errorf("--to %q: %w", i.to, err)
 	}
-	if err := os.MkdirAll(to, 0o755); err != nil {
-		return fmt.Errorf("make folder of plugins: %w", err)
+	i.to = to
+	for n, dir := range i.folders() {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return fmt.Errorf("make folder of %s: %w", []string{"plugins", "policy"}[n], err)
+		}
 	}
 	unlock, err := lockFolder(to)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	if policy != "" { // first: without it the plugin believes its netconfs
-		what, err := writePolicy(policy, to)
+	if !keep {
+		return i.run(ctx, func(path, what string, _ bool) { fmt.Fprintf(p.stdout, "%s: %s\n", path, what) })
+	}
+	return p.keepInstalled(ctx, i)
+}
+
+// folders are those that are written to.
+func (i installer) folders() []string {
+	if i.policy == "" {
+		return []string{i.to}
+	}
+	return []string{i.to, filepath.Dir(i.policy)}
+}
+
+// run installs, and tells of each file what became of it. The folder is locked.
+func (i installer) run(ctx context.Context, tell func(path, what string, changed bool)) error {
+	if i.policy != "" { // first: without it the plugin believes its netconfs
+		what, changed, err := writePolicy(i.policy, i.to)
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(p.stdout, "%s: %s\n", policy, what)
+		tell(i.policy, what, changed)
 	}
-	for i, name := range installed() {
-		what, err := installPlugin(ctx, filepath.Join(from, name), filepath.Join(to, name))
-		if errors.Is(err, fs.ErrNotExist) && i > 0 {
+	for n, name := range installed() {
+		target := filepath.Join(i.to, name)
+		what, changed, err := installPlugin(ctx, filepath.Join(i.from, name), target)
+		if errors.Is(err, fs.ErrNotExist) && n > 0 {
 			continue
 		}
 		if err != nil {
 			return fmt.Errorf("install %s: %w", name, err)
 		}
-		fmt.Fprintf(p.stdout, "%s: %s\n", filepath.Join(to, name), what)
+		tell(target, what, changed)
 	}
 	return nil
 }
 
+const (
+	// keepSettle is the quiet after which a change is looked at: who replaces a
+	// file does several things to it.
+	keepSettle = time.Second
+	// keepEvery is how often it is looked at without any event.
+	keepEvery = 5 * time.Minute
+)
+
+// keepInstalled installs, and again after each change by somebody else. An
+// error ends it: whoever has started it starts it again, with a pause.
+func (p program) keepInstalled(ctx context.Context, i installer) error {
+	watcher, err := fsnotify.NewWatcher()
+	if err != nil {
+		return fmt.Errorf("watch what is installed: %w", err)
+	}
+	defer watcher.Close()             //nolint:errcheck // nothing can be lost
+	for _, dir := range i.folders() { // before the first look, so that no change is missed
+		if err := watcher.Add(dir); err != nil {
+			return fmt.Errorf("watch what is installed: %w", err)
+		}
+	}
+	all := true // what is as it should be is told once
+	look := time.NewTimer(0)
+	defer look.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case event := <-watcher.Events:
+			if i.concerns(event.Name) {
+				look.Reset(keepSettle)
+			}
+		case <-watcher.Errors: // events were lost
+			look.Reset(keepSettle)
+		case <-look.C:
+			err := i.run(ctx, func(path, what string, changed bool) {
+				if changed || all {
+					fmt.Fprintf(p.stdout, "%s: %s\n", path, what)
+				}
+			})
+			if err != nil {
+				return err
+			}
+			all = false
+			look.Reset(keepEvery)
+		}
+	}
+}
+
+// concerns says whether a path is of a file that is installed.
+func (i installer) concerns(path string) bool {
+	return path == i.policy || filepath.Dir(path) == i.to && slices.Contains(installed(), filepath.Base(path))
+}
+
 // writePolicy writes the default policy, unless there is anything at path.
-func writePolicy(path, binDir string) (what string, err error) {
+func writePolicy(path, binDir string) (what string, changed bool, err error) {
 	_, err = os.Lstat(path)
 	if err == nil {
-		return "kept as it is", nil
+		return "kept as it is", false, nil
 	}
 	if !errors.Is(err, fs.ErrNotExist) {
-		return "", fmt.Errorf("look for policy: %w", err)
+		return "", false, fmt.Errorf("look for policy: %w", err)
 	}
+	data, err := defaultPolicy(binDir)
+	if err != nil {
+		return "", false, err
+	}
+	if err := nodestate.WriteFile(path, data, 0o644, nodestate.Durable); err != nil {
+		return "", false, fmt.Errorf("write policy: %w", err)
+	}
+	return "written", true, nil
+}
+
+// defaultPolicy is the policy file's content for plugins in binDir.
+func defaultPolicy(binDir string) ([]byte, error) {
 	data, err := json.MarshalIndent(nodestate.Policy{
 		SchemaVersion: nodestate.SchemaVersion, BinDir: binDir,
 		Delegates: []string{"ipvlan", "macvlan", "vlan", "host-device", "sriov"},
@@ -99,31 +196,25 @@ func writePolicy(path, binDir string) (what string, err error) {
 		DataDir:   nodestate.DefaultAttachmentsDir, Inventory: nodestate.DefaultInventoryPath, Sysfs: sysfs.DefaultRoot,
 	}, "", "  ")
 	if err != nil {
-		return "", fmt.Errorf("encode policy: %w", err)
+		return nil, fmt.Errorf("encode policy: %w", err)
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return "", fmt.Errorf("make folder of policy: %w", err)
-	}
-	if err := nodestate.WriteFile(path, append(data, '\n'), 0o644, nodestate.Durable); err != nil {
-		return "", fmt.Errorf("write policy: %w", err)
-	}
-	return "written", nil
+	return append(data, '\n'), nil
 }
 
 // installPlugin puts source in target's place: complete, or not at all. A
 // target that is running goes on with its old content.
-func installPlugin(ctx context.Context, source, target string) (what string, err error) {
+func installPlugin(ctx context.Context, source, target string) (what string, changed bool, err error) {
 	data, err := os.ReadFile(source)
 	if err != nil {
-		return "", fmt.Errorf("read the new one: %w", err)
+		return "", false, fmt.Errorf("read the new one: %w", err)
 	}
 	old, err := os.ReadFile(target)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return "", fmt.Errorf("read the old one: %w", err)
+		return "", false, fmt.Errorf("read the old one: %w", err)
 	}
 	info, statErr := os.Lstat(target)
 	if err == nil && statErr == nil && info.Mode() == 0o755 && bytes.Equal(old, data) {
-		return "already installed, " + pluginVersion(ctx, target), nil
+		return "already installed, " + pluginVersion(ctx, target), false, nil
 	}
 	before := "none"
 	if err == nil {
@@ -131,20 +222,20 @@ func installPlugin(ctx context.Context, source, target string) (what string, err
 	}
 	tmp, err := writeExecutable(filepath.Dir(target), filepath.Base(target), data)
 	if err != nil {
-		return "", err
+		return "", false, err
 	}
 	defer os.Remove(tmp) //nolint:errcheck // gone after the rename
 	if err := probe(ctx, tmp); err != nil {
-		return "", fmt.Errorf("the new one does not work here, the old one stays: %w", err)
+		return "", false, fmt.Errorf("the new one does not work here, the old one stays: %w", err)
 	}
 	after := pluginVersion(ctx, tmp)
 	if err := os.Rename(tmp, target); err != nil {
-		return "", fmt.Errorf("put the new one in place: %w", err)
+		return "", false, fmt.Errorf("put the new one in place: %w", err)
 	}
 	if err := syncFolder(filepath.Dir(target)); err != nil {
-		return "", err
+		return "", false, err
 	}
-	return fmt.Sprintf("installed, %s → %s", before, after), nil
+	return fmt.Sprintf("installed, %s → %s", before, after), true, nil
 }
 
 // lockFolder makes this the only install into a folder until unlock.

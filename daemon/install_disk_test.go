@@ -18,7 +18,7 @@ import (
 // usual folder of plugins.
 func TestSamplePolicyIsWhatInstallWrites(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "policy.json")
-	if _, err := writePolicy(path, "/opt/cni/bin"); err != nil {
+	if _, _, err := writePolicy(path, "/opt/cni/bin"); err != nil {
 		t.Fatal(err)
 	}
 	read := func(path string) (v map[string]any) {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"io/fs"
@@ -10,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -221,5 +223,68 @@ func TestInstallPolicy(t *testing.T) {
 	}
 	if _, err := os.Stat(i.policy); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("a policy was written: %v", err)
+	}
+}
+
+// TestInstallKeep: what somebody else changes or removes comes back, until the
+// end, which removes nothing.
+func TestInstallKeep(t *testing.T) {
+	i := newInstallation(t)
+	ctx, end := context.WithCancel(t.Context())
+	var out, errOut lockedBuffer
+	p := program{stdout: &out, stderr: &errOut, getenv: func(string) string { return "" }}
+	ended := make(chan int, 1)
+	go func() {
+		ended <- p.main(ctx, []string{"install", "--keep", "--from", i.from, "--to", i.to, "--policy", i.policy})
+	}()
+	target := filepath.Join(i.to, "multi-eni")
+	said := func(n int, what string) {
+		t.Helper()
+		for deadline := time.Now().Add(20 * time.Second); strings.Count(out.String(), what) != n; time.Sleep(10 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("want %q %d times in %q; errors %q", what, n, out.String(), errOut.String())
+			}
+		}
+	}
+	said(1, target+": installed, none → v1")
+	said(1, i.policy+": written")
+	if code, _, stderr := i.install(); code != exitFailure || !strings.Contains(stderr, "another install") {
+		t.Errorf("a second install: exit code %d: %s", code, stderr)
+	}
+	if err := os.WriteFile(target, []byte("half a bin"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	said(1, target+": installed, an unknown version → v1")
+	i.holds(plugin("v1"))
+	for _, path := range []string{target, i.policy} {
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	said(2, i.policy+": written")
+	said(2, target+": installed, none → v1")
+	if err := os.WriteFile(filepath.Join(i.to, "other"), nil, 0o755); err != nil { // no business of ours
+		t.Fatal(err)
+	}
+	end()
+	if code := <-ended; code != 0 || errOut.String() != "" {
+		t.Errorf("exit code %d, %q", code, errOut.String())
+	}
+	if got := strings.Count(out.String(), "\n"); got != 5 {
+		t.Errorf("%d lines, want one for each change:\n%s", got, out.String())
+	}
+	if err := os.Remove(filepath.Join(i.to, "other")); err != nil {
+		t.Fatal(err)
+	}
+	i.want("already installed", plugin("v1"))
+}
+
+// TestInstallKeepEnds: what cannot be installed again is an error, for whoever
+// has started it to see.
+func TestInstallKeepEnds(t *testing.T) {
+	i := newInstallation(t)
+	i.provide("#!/bin/sh\nexit 1\n")
+	if code, _, stderr := i.install("--keep"); code != exitFailure || !strings.Contains(stderr, "the old one stays") {
+		t.Errorf("exit code %d: %s", code, stderr)
 	}
 }

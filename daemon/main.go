@@ -69,12 +69,12 @@ func (p program) rootCommand(ctx context.Context) *cobra.Command {
 		Short: "Keep this node's ENIs as its NodeENIs say, for the multi-eni plugin",
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) > 0 {
-				return usagef("unknown command %q: want run, status, doctor, install or version", args[0])
+				return usagef("unknown command %q: want run, status, doctor, install, uninstall or version", args[0])
 			}
 			return nil
 		},
 		RunE: func(*cobra.Command, []string) error {
-			return usagef("no command given: want run, status, doctor, install or version")
+			return usagef("no command given: want run, status, doctor, install, uninstall or version")
 		},
 		SilenceErrors: true,
 		SilenceUsage:  true,
@@ -83,7 +83,7 @@ func (p program) rootCommand(ctx context.Context) *cobra.Command {
 	root.SetErr(p.stderr)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
 	root.CompletionOptions.DisableDefaultCmd = true
-	root.AddCommand(p.runCommand(ctx), p.statusCommand(ctx), p.doctorCommand(ctx), p.installCommand(ctx), p.versionCommand(), p.bindDriverCommand())
+	root.AddCommand(p.runCommand(ctx), p.statusCommand(ctx), p.doctorCommand(ctx), p.installCommand(ctx), p.uninstallCommand(ctx), p.versionCommand(), p.bindDriverCommand())
 	return root
 }
 

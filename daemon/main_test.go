@@ -42,8 +42,8 @@ func TestUsage(t *testing.T) {
 		args []string
 		want []string
 	}{
-		{"nothing", nil, []string{"no command", "run, status, doctor, install or version"}},
-		{"unknown command", []string{"start"}, []string{`"start"`, "run, status, doctor, install or version"}},
+		{"nothing", nil, []string{"no command", "run, status, doctor, install, uninstall or version"}},
+		{"unknown command", []string{"start"}, []string{`"start"`, "run, status, doctor, install, uninstall or version"}},
 		{"unknown flag", []string{"run", "--node"}, []string{"unknown flag: --node"}},
 		{"argument", []string{"status", "json"}, []string{`"json"`, "only flags"}},
 		{"no source", []string{"run"}, []string{"--nodeeni-source", "kube", "dir:PATH"}},

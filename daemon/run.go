@@ -128,12 +128,15 @@ func (c *nodeFlags) run(ctx context.Context, log *logrus.Logger) error {
 // that a NodeENI selects see its removal at once.
 const maxJitter = 2 * time.Second
 
+// lockName is the file in the state folder that the daemon locks.
+const lockName = "daemon.lock"
+
 // lockStateDir makes this the only daemon of the folder.
 func lockStateDir(dir string) (unlock func(), err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make state folder: %w", err)
 	}
-	f, err := os.OpenFile(filepath.Join(dir, "daemon.lock"), os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	f, err := os.OpenFile(filepath.Join(dir, lockName), os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("lock state folder: %w", err)
 	}

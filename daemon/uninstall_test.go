@@ -1,0 +1,166 @@
+package main
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+)
+
+// uninstallable is what install and run have put on a node.
+type uninstallable struct {
+	installation
+	records, state, inventory string
+}
+
+func newUninstallable(t *testing.T) uninstallable {
+	t.Helper()
+	i := newInstallation(t)
+	i.want("installed", plugin("v1"))
+	dir := filepath.Dir(i.from)
+	u := uninstallable{i, filepath.Join(dir, "cni/multi-eni"), filepath.Join(dir, "state"), filepath.Join(dir, "run/inventory.json")}
+	for _, d := range []string{u.records, u.state, filepath.Dir(u.inventory)} {
+		u.must(os.MkdirAll(d, 0o700))
+	}
+	u.must(nodestate.WriteInventory(u.inventory, nodestate.Inventory{NodeName: "node-a"}))
+	u.checkpoint()
+	unlock, err := nodestate.AttachmentDir(u.records).ClaimLock(t.Context(), "0000:00:06.0")
+	u.must(err)
+	unlock()
+	unlock, err = lockStateDir(u.state)
+	u.must(err)
+	unlock()
+	return u
+}
+
+func (u uninstallable) must(err error) {
+	u.Helper()
+	if err != nil {
+		u.Fatal(err)
+	}
+}
+
+func (u uninstallable) checkpoint(devices ...nodestate.CheckpointDevice) {
+	u.Helper()
+	u.must(nodestate.WriteCheckpoint(nodestate.CheckpointPath(u.state), nodestate.Checkpoint{Devices: devices}))
+}
+
+func (u uninstallable) record() {
+	u.Helper()
+	r, err := nodestate.AttachmentDir(u.records).Begin(nodestate.Attachment{
+		AttachmentID: nodestate.AttachmentID{ContainerID: "c1", IfName: "net1"}, Mode: nodestate.ModeExclusive,
+		Netns: nodestate.Netns{Path: "/run/netns/c1", Inode: 1}, Device: nodestate.AttachedDevice{PCIAddress: "0000:00:06.0"},
+	})
+	u.must(err)
+	r.Close()
+}
+
+func (u uninstallable) run(args ...string) (code int, stdout, stderr string) {
+	return call(u.Context(), nil, append([]string{
+		"uninstall", "--from", u.to, "--policy", u.policy, "--attachments-dir", u.records, "--state-dir", u.state, "--inventory", u.inventory,
+	}, args...)...)
+}
+
+// left are the files below the node's folder, but for what is installed from.
+func (u uninstallable) left() (files []string) {
+	u.Helper()
+	root := filepath.Dir(u.from)
+	u.must(filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && !d.IsDir() && filepath.Dir(path) != u.from {
+			files = append(files, strings.TrimPrefix(path, root+"/"))
+		}
+		return err
+	}))
+	return files
+}
+
+func TestUninstall(t *testing.T) {
+	u := newUninstallable(t)
+	u.must(os.WriteFile(filepath.Join(u.to, "bridge"), nil, 0o755))
+	code, stdout, stderr := u.run()
+	if code != 0 || stderr != "" || !strings.Contains(stdout, filepath.Join(u.to, "multi-eni")+": removed") {
+		t.Errorf("exit code %d, %q, %q", code, stdout, stderr)
+	}
+	if got, want := u.left(), []string{"opt/cni/bin/bridge"}; !slices.Equal(got, want) {
+		t.Errorf("left: %q, want %q", got, want)
+	}
+	for _, dir := range []string{u.records, u.state, filepath.Dir(u.inventory)} {
+		if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s: %v", dir, err)
+		}
+	}
+	if code, stdout, stderr := u.run(); code != 0 || stderr != "" || strings.Contains(stdout, "multi-eni: removed") {
+		t.Errorf("again: exit code %d, %q, %q", code, stdout, stderr)
+	}
+}
+
+// TestUninstallRefuses: what pods have, and what is not given back, is kept, and
+// so is a policy that somebody has changed.
+func TestUninstallRefuses(t *testing.T) {
+	for name, tt := range map[string]struct {
+		arrange func(u uninstallable)
+		want    string
+		forced  string // a file that --force leaves
+	}{
+		"an attachment": {uninstallable.record, "attachment c1-net1 of device 0000:00:06.0", "cni/multi-eni/c1-net1.json"},
+		"an unreadable record": {func(u uninstallable) {
+			u.must(os.WriteFile(filepath.Join(u.records, "c2-net1.json"), []byte("{"), 0o600))
+		}, "an attachment record that cannot be read", "cni/multi-eni/c2-net1.json"},
+		"a device to give back": {func(u uninstallable) {
+			u.must(nodestate.AttachmentDir(u.records).SaveRestore(nodestate.Restore{Device: nodestate.AttachedDevice{PCIAddress: "0000:00:06.0"}}))
+		}, "device 0000:00:06.0, not given back yet", "cni/multi-eni/restore/0000:00:06.0.json"},
+		"a bound device": {func(u uninstallable) {
+			u.checkpoint(nodestate.CheckpointDevice{Device: nodestate.Device{NodeENI: "fast", ENIID: "eni-0a1b2c3d4e5f60001", MAC: "02:00:00:00:00:0a", PCIAddress: "0000:00:06.0", Driver: "vfio-pci", Phase: nodestate.PhaseReady}})
+		}, "device 0000:00:06.0 of NodeENI fast, bound to vfio-pci", "state/checkpoint.json"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			u := newUninstallable(t)
+			tt.arrange(u)
+			before := u.left()
+			code, stdout, stderr := u.run()
+			if code != exitFailure || stdout != "" || !strings.Contains(stderr, tt.want) || !strings.Contains(stderr, "--force") {
+				t.Errorf("exit code %d, %q, %q; want %q", code, stdout, stderr, tt.want)
+			}
+			if got := u.left(); !slices.Equal(got, before) {
+				t.Errorf("files %q, want %q", got, before)
+			}
+			if code, stdout, stderr := u.run("--force"); code != 0 || !strings.Contains(stdout, "left behind: ") {
+				t.Errorf("by force: exit code %d, %q, %q", code, stdout, stderr)
+			}
+			got := u.left()
+			if slices.Contains(got, "opt/cni/bin/multi-eni") || !slices.Contains(got, tt.forced) {
+				t.Errorf("files after --force %q, want %q among them", got, tt.forced)
+			}
+		})
+	}
+	t.Run("a changed policy", func(t *testing.T) {
+		u := newUninstallable(t)
+		u.must(os.WriteFile(u.policy, []byte(`{"schemaVersion":1}`), 0o644))
+		if code, stdout, stderr := u.run(); code != 0 || !strings.Contains(stdout, u.policy+": kept") || !slices.Contains(u.left(), "etc/policy.json") {
+			t.Errorf("exit code %d, %q, %q", code, stdout, stderr)
+		}
+	})
+	t.Run("a running daemon", func(t *testing.T) {
+		u := newUninstallable(t)
+		unlock, err := lockStateDir(u.state)
+		u.must(err)
+		defer unlock()
+		if code, _, stderr := u.run("--force"); code != exitFailure || !strings.Contains(stderr, "delete its DaemonSet first") {
+			t.Errorf("exit code %d, %q", code, stderr)
+		}
+	})
+	t.Run("an installer", func(t *testing.T) {
+		u := newUninstallable(t)
+		unlock, err := lockFolder(u.to)
+		u.must(err)
+		defer unlock()
+		if code, _, stderr := u.run("--force"); code != exitFailure || !strings.Contains(stderr, "another install") {
+			t.Errorf("exit code %d, %q", code, stderr)
+		}
+	})
+}
