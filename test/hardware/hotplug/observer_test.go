@@ -23,8 +23,8 @@ const (
 	observeEvery = 10 * time.Millisecond
 	// withdrawWithin is how long a device that has just stopped being ready may
 	// still be in the config: the inventory says so first, and the daemon may be
-	// killed in between.
-	withdrawWithin = 2 * time.Second
+	// killed in between, and take seconds to start again on a host under load.
+	withdrawWithin = 10 * time.Second
 	// mostFaults is how many are kept.
 	mostFaults = 20
 )

@@ -14,7 +14,7 @@ const (
 	readyWithin = time.Second
 	// emulated is how many times as long an emulated machine may take on a host
 	// that has other work too; by itself it takes less than the promise.
-	emulated = 3
+	emulated = 5
 )
 
 // testReady: however the metadata service stands to the hardware, a device is
