@@ -146,7 +146,8 @@ func (p program) keepInstalled(ctx context.Context, i installer) error {
 			if i.concerns(event.Name) {
 				look.Reset(keepSettle)
 			}
-		case <-watcher.Errors: // events were lost
+		case err := <-watcher.Errors: // events may be lost
+			fmt.Fprintf(p.stderr, "multi-enid: watch what is installed: %v\n", err)
 			look.Reset(keepSettle)
 		case <-look.C:
 			err := i.run(ctx, func(path, what string, changed bool) {

@@ -83,7 +83,7 @@ func (p program) rootCommand(ctx context.Context) *cobra.Command {
 	root.SetErr(p.stderr)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
 	root.CompletionOptions.DisableDefaultCmd = true
-	root.AddCommand(p.runCommand(ctx), p.statusCommand(ctx), p.doctorCommand(ctx), p.installCommand(ctx), p.uninstallCommand(ctx), p.versionCommand(), p.bindDriverCommand())
+	root.AddCommand(p.runCommand(ctx), p.statusCommand(ctx), p.doctorCommand(ctx), p.installCommand(ctx), p.uninstallCommand(), p.versionCommand(), p.bindDriverCommand())
 	return root
 }
 

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -25,7 +24,7 @@ type removal struct {
 	force                               bool
 }
 
-func (p program) uninstallCommand(ctx context.Context) *cobra.Command {
+func (p program) uninstallCommand() *cobra.Command {
 	var r removal
 	cmd := &cobra.Command{
 		Use:   "uninstall --from DIR",
@@ -35,7 +34,7 @@ func (p program) uninstallCommand(ctx context.Context) *cobra.Command {
 			if r.from == "" {
 				return usagef("--from %q: want the runtime's folder of CNI plugins, such as /opt/cni/bin", r.from)
 			}
-			return p.uninstall(ctx, r)
+			return p.uninstall(r)
 		},
 	}
 	f := cmd.Flags()
@@ -49,7 +48,7 @@ func (p program) uninstallCommand(ctx context.Context) *cobra.Command {
 }
 
 // uninstall removes the plugin first: no ADD begins when it is gone.
-func (p program) uninstall(ctx context.Context, r removal) error {
+func (p program) uninstall(r removal) error {
 	from, err := filepath.Abs(r.from)
 	if err != nil {
 		return fmt.Errorf("--from %q: %w", r.from, err)
