@@ -1,0 +1,23 @@
+# multi-enid and the plugin that it installs, static, and nothing else: no shell, no libc, no package.
+#
+#   make image                   by buildah, from the binaries of `make build`, offline: they take the first stage's place
+#   docker buildx build --platform linux/amd64,linux/arm64 --build-arg VERSION=v1.0.0 .
+#
+# It runs as root: it writes the host's /opt/cni/bin, which is root's, and reads records that only root may read. What it may do
+# besides is set by its DaemonSets, by capability.
+FROM --platform=$BUILDPLATFORM golang:1.26 AS build
+ARG TARGETARCH
+ARG VERSION=dev
+WORKDIR /src
+COPY . .
+RUN GOOS=linux GOARCH=$TARGETARCH make build VERSION=$VERSION && mkdir /out && cp bin/multi-eni bin/multi-enid /out/
+
+FROM scratch
+ARG VERSION=dev
+LABEL org.opencontainers.image.title="multi-eni-cni" \
+      org.opencontainers.image.description="ENIs and SR-IOV devices for pods by the name of their NodeENI: the daemon multi-enid and the CNI plugin multi-eni" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="$VERSION"
+# multi-enid install takes the plugin from its own folder.
+COPY --from=build /out/multi-eni /out/multi-enid /
+ENTRYPOINT ["/multi-enid"]
