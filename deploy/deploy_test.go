@@ -11,12 +11,16 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	admissionv1 "k8s.io/api/admissionregistration/v1"
+	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/apimachinery/pkg/util/yaml"
@@ -29,7 +33,7 @@ import (
 func decode(t *testing.T, path string) []runtime.Object {
 	t.Helper()
 	scheme := runtime.NewScheme()
-	for _, add := range []func(*runtime.Scheme) error{corev1.AddToScheme, rbacv1.AddToScheme, admissionv1.AddToScheme, v1alpha1.AddToScheme} {
+	for _, add := range []func(*runtime.Scheme) error{corev1.AddToScheme, appsv1.AddToScheme, batchv1.AddToScheme, rbacv1.AddToScheme, admissionv1.AddToScheme, v1alpha1.AddToScheme} {
 		if err := add(scheme); err != nil {
 			t.Fatal(err)
 		}
@@ -70,15 +74,18 @@ func documents(t *testing.T, path string) [][]byte {
 	}
 }
 
-// Every file but the generated CRDs, which the API server of test/kube reads.
+// Every file but the generated CRDs and what is rendered, which the API server of
+// test/kube reads.
 func TestManifestsAreOfTheirTypes(t *testing.T) {
 	seen := 0
 	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
 		switch {
 		case err != nil:
 			return err
-		case path == "crd":
+		case path == "crd", path == "components":
 			return fs.SkipDir
+		case filepath.Base(path) == "kustomization.yaml":
+			return nil
 		case filepath.Ext(path) == ".yaml":
 			if len(decode(t, path)) == 0 {
 				t.Errorf("%s has no object", path)
@@ -166,5 +173,75 @@ func TestPolicyOnlyWarns(t *testing.T) {
 	}
 	if policies != 1 || bindings != 1 {
 		t.Errorf("%d policies, %d bindings", policies, bindings)
+	}
+}
+
+// TestPolicyKeepsToTheOwnNode: what cannot be judged is denied, and of the denials
+// each says so as RBAC does. The labels are those that the daemon searches for.
+func TestPolicyKeepsToTheOwnNode(t *testing.T) {
+	objects := decode(t, "admission/own-node.yaml")
+	policy, ok := objects[0].(*admissionv1.ValidatingAdmissionPolicy)
+	if !ok || len(objects) != 2 {
+		t.Fatalf("objects %T, %d", objects[0], len(objects))
+	}
+	if policy.Spec.FailurePolicy == nil || *policy.Spec.FailurePolicy != admissionv1.Fail {
+		t.Error("failurePolicy is not Fail")
+	}
+	var expressions string
+	for _, v := range policy.Spec.Validations {
+		if v.Reason == nil || *v.Reason != metav1.StatusReasonForbidden || v.Message == "" {
+			t.Errorf("%s: reason %v, message %q", v.Expression, v.Reason, v.Message)
+		}
+		expressions += v.Expression
+	}
+	binding, ok := objects[1].(*admissionv1.ValidatingAdmissionPolicyBinding)
+	if diff := cmp.Diff([]admissionv1.ValidationAction{admissionv1.Deny}, binding.Spec.ValidationActions); !ok || diff != "" {
+		t.Errorf("validationActions (-want +got):\n%s", diff)
+	}
+	for _, value := range []string{"'sriov-device-plugin'", "'kube-sriov-device-plugin'", "'sriovdp'"} {
+		if !strings.Contains(expressions, value) {
+			t.Errorf("no rule has the label %s", value)
+		}
+	}
+}
+
+// TestContainers: what every pod that we ship may not do, and that all that it
+// may is a capability with a name.
+func TestContainers(t *testing.T) {
+	for file, capabilities := range map[string][]corev1.Capability{
+		"installer.yaml":     {"DAC_OVERRIDE"},
+		"daemon.yaml":        {"NET_ADMIN", "SYS_ADMIN", "DAC_OVERRIDE"},
+		"uninstall/job.yaml": {"DAC_OVERRIDE"},
+	} {
+		for _, o := range decode(t, file) {
+			var pod corev1.PodSpec
+			switch o := o.(type) {
+			case *appsv1.DaemonSet:
+				pod = o.Spec.Template.Spec
+			case *batchv1.Job:
+				pod = o.Spec.Template.Spec
+			default:
+				t.Errorf("%s has a %T", file, o)
+				continue
+			}
+			if pod.PriorityClassName != "system-node-critical" || !slices.ContainsFunc(pod.Tolerations, func(t corev1.Toleration) bool { return t.Key == "" && t.Operator == corev1.TolerationOpExists }) {
+				t.Errorf("%s: priority %q, tolerations %v", file, pod.PriorityClassName, pod.Tolerations)
+			}
+			if token := pod.AutomountServiceAccountToken; pod.ServiceAccountName == "" && (token == nil || *token) {
+				t.Errorf("%s has a token for which it has no use", file)
+			}
+			for _, c := range pod.Containers {
+				sc := c.SecurityContext
+				if diff := cmp.Diff(&corev1.Capabilities{Drop: []corev1.Capability{"ALL"}, Add: capabilities}, sc.Capabilities); diff != "" {
+					t.Errorf("%s: capabilities (-want +got):\n%s", file, diff)
+				}
+				if sc.Privileged != nil || sc.ReadOnlyRootFilesystem == nil || !*sc.ReadOnlyRootFilesystem {
+					t.Errorf("%s: security context %+v", file, sc)
+				}
+				if c.Resources.Requests.Cpu().IsZero() || c.Resources.Limits.Memory().IsZero() {
+					t.Errorf("%s: resources %+v", file, c.Resources)
+				}
+			}
+		}
 	}
 }

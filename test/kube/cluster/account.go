@@ -9,6 +9,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
 )
 
 // account is the daemon's ServiceAccount.
@@ -38,6 +39,39 @@ func (c *Cluster) RotateToken(t testing.TB) {
 	if err := os.Rename(next, c.token); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// InPod returns what a client has that runs as the daemon's ServiceAccount in a
+// pod: a token that is bound to it, and so to its node.
+func (c *Cluster) InPod(t testing.TB, pod *corev1.Pod) *rest.Config {
+	t.Helper()
+	answer, err := c.Admin.CoreV1().ServiceAccounts(c.account.namespace).CreateToken(t.Context(), c.account.name,
+		&authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{
+			BoundObjectRef: &authenticationv1.BoundObjectReference{Kind: "Pod", APIVersion: "v1", Name: pod.Name, UID: pod.UID},
+		}}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatalf("request a token of pod %s: %v", pod.Name, err)
+	}
+	return c.withToken(answer.Status.Token)
+}
+
+// InNoPod returns what a client has whose token is bound to nothing.
+func (c *Cluster) InNoPod(t testing.TB) *rest.Config {
+	t.Helper()
+	token, err := os.ReadFile(c.token)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c.withToken(string(token))
+}
+
+// Administrator returns the configuration of a client that may do everything.
+func (c *Cluster) Administrator() *rest.Config { return c.plane.Admin() }
+
+func (c *Cluster) withToken(token string) *rest.Config {
+	config := rest.AnonymousClientConfig(c.plane.Admin())
+	config.BearerToken = token
+	return config
 }
 
 // InvalidateToken makes every token of the daemon's ServiceAccount invalid

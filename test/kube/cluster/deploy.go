@@ -17,6 +17,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/yaml"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/restmapper"
@@ -36,12 +37,14 @@ func crds() schema.GroupVersionResource {
 	return schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"}
 }
 
-// applyDeploy applies all of deploy/, the optional permissions too. What an
-// earlier test has deleted or changed is as it should be again.
+// applyDeploy applies what deploy/ has for the API server, the optional
+// permissions too. What an earlier test has deleted or changed is as it should be
+// again. One file is missing, own-node.yaml: the daemon of these tests runs in no
+// pod, so that its token names no node.
 func (c *Cluster) applyDeploy(t testing.TB) {
 	t.Helper()
 	c.InstallCRDs(t)
-	for _, path := range slices.Concat(permissions(t), deployed(t, "admission/*.yaml")) {
+	for _, path := range slices.Concat(permissions(t), deployed(t, "admission/nodeeni-*.yaml")) {
 		c.ApplyFile(t, path)
 	}
 	if c.account == (account{}) {
@@ -146,6 +149,16 @@ func (c *Cluster) deleteAll(ctx context.Context, plural string) {
 // then. A namespace that they need is made.
 func (c *Cluster) ApplyFile(t testing.TB, path string) []*unstructured.Unstructured {
 	t.Helper()
+	all := ReadFile(t, path)
+	for i, o := range all {
+		all[i] = c.Apply(t, o)
+	}
+	return all
+}
+
+// ReadFile reads every object of a manifest.
+func ReadFile(t testing.TB, path string) []*unstructured.Unstructured {
+	t.Helper()
 	data, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
@@ -162,7 +175,7 @@ func (c *Cluster) ApplyFile(t testing.TB, path string) []*unstructured.Unstructu
 			t.Fatalf("%s: %v", path, err)
 		}
 		if len(o.Object) > 0 {
-			out = append(out, c.Apply(t, o))
+			out = append(out, o)
 		}
 	}
 }
@@ -173,6 +186,45 @@ func (c *Cluster) Apply(t testing.TB, o *unstructured.Unstructured) *unstructure
 	if o.GetKind() == "ServiceAccount" {
 		c.account = account{o.GetNamespace(), o.GetName()}
 	}
+	if o.GetNamespace() != "" {
+		c.ensureNamespace(t, o.GetNamespace())
+	}
+	applied, err := c.client(t, o).Apply(t.Context(), o.GetName(), o, metav1.ApplyOptions{FieldManager: fieldManager, Force: true})
+	if err != nil {
+		t.Fatalf("apply %s %s: %v", o.GetKind(), o.GetName(), err)
+	}
+	return applied
+}
+
+// TryApply asks whether the API server would take an object, with every field
+// known (fieldValidation=Strict).
+func (c *Cluster) TryApply(t testing.TB, o *unstructured.Unstructured) error {
+	t.Helper()
+	if o.GetNamespace() != "" {
+		c.ensureNamespace(t, o.GetNamespace())
+	}
+	data, err := o.MarshalJSON()
+	if err != nil {
+		return err
+	}
+	force := true
+	_, err = c.client(t, o).Patch(t.Context(), o.GetName(), types.ApplyPatchType, data, metav1.PatchOptions{
+		FieldManager: fieldManager, Force: &force, DryRun: []string{metav1.DryRunAll}, FieldValidation: metav1.FieldValidationStrict,
+	})
+	return err
+}
+
+// Delete deletes an object, which need not be there, also when the test is over.
+func (c *Cluster) Delete(t testing.TB, o *unstructured.Unstructured) {
+	t.Helper()
+	if err := c.client(t, o).Delete(context.Background(), o.GetName(), metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
+		t.Errorf("delete %s %s: %v", o.GetKind(), o.GetName(), err)
+	}
+}
+
+// client is that of an object's kind and namespace.
+func (c *Cluster) client(t testing.TB, o *unstructured.Unstructured) dynamic.ResourceInterface {
+	t.Helper()
 	groups, err := restmapper.GetAPIGroupResources(c.Admin.Discovery())
 	if err != nil {
 		t.Fatal(err)
@@ -182,16 +234,10 @@ func (c *Cluster) Apply(t testing.TB, o *unstructured.Unstructured) *unstructure
 	if err != nil {
 		t.Fatal(err)
 	}
-	var kind dynamic.ResourceInterface = c.Dynamic.Resource(mapping.Resource)
 	if mapping.Scope.Name() == meta.RESTScopeNameNamespace {
-		c.ensureNamespace(t, o.GetNamespace())
-		kind = c.Dynamic.Resource(mapping.Resource).Namespace(o.GetNamespace())
+		return c.Dynamic.Resource(mapping.Resource).Namespace(o.GetNamespace())
 	}
-	applied, err := kind.Apply(t.Context(), o.GetName(), o, metav1.ApplyOptions{FieldManager: fieldManager, Force: true})
-	if err != nil {
-		t.Fatalf("apply %s %s: %v", gvk.Kind, o.GetName(), err)
-	}
-	return applied
+	return c.Dynamic.Resource(mapping.Resource)
 }
 
 func (c *Cluster) ensureNamespace(t testing.TB, name string) {

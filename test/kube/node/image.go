@@ -25,6 +25,15 @@ func (n *Node) ImportImage(t testing.TB, ref, binary string) {
 	}
 }
 
+// ImportArchive gives containerd the image of an archive that a builder has
+// made, under the name ref.
+func (n *Node) ImportArchive(t testing.TB, ref, archive string) {
+	t.Helper()
+	if err := n.ctr(t.Context(), "images", "import", "--snapshotter=native", "--index-name", ref, archive); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func (n *Node) importPause(ctx context.Context) error {
 	pause, err := nstest.Binary("kube/pause")
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -36,7 +37,7 @@ const (
 	// CNIConfDir has 10-pods.conflist, a bridge; the first file by name wins.
 	CNIConfDir = "/var/lib/node/cni/net.d"
 	// CNIBinDir has the reference plugins; tests may add to it.
-	CNIBinDir = "/var/lib/node/cni/bin"
+	CNIBinDir = "/opt/cni/bin"
 	// CNICacheDir is containerd's record of results.
 	CNICacheDir = "/var/lib/cni"
 
@@ -108,7 +109,7 @@ func (n *Node) start(ctx context.Context) error {
 		return err
 	}
 	n.bin = filepath.Join(repo, "bin", "kube")
-	for _, step := range []func(context.Context) error{n.startPlane, n.configure, n.startContainerd, n.importPause, n.startControllers, n.startKubelet, n.awaitReady} {
+	for _, step := range []func(context.Context) error{n.startPlane, serveService, n.configure, n.startContainerd, n.importPause, n.startControllers, n.startKubelet, n.awaitReady} {
 		if err := step(ctx); err != nil {
 			return err
 		}
@@ -118,7 +119,7 @@ func (n *Node) start(ctx context.Context) error {
 
 func (n *Node) startPlane(ctx context.Context) (err error) {
 	n.plane, err = plane.Start(ctx, plane.Options{
-		Dir: filepath.Join(n.dir, "plane"), Bin: n.bin, Addresses: []net.IP{net.ParseIP(IP)}, ServiceAccounts: true,
+		Dir: filepath.Join(n.dir, "plane"), Bin: n.bin, Addresses: []net.IP{net.ParseIP(IP), net.ParseIP(serviceIP)}, ServiceAccounts: true,
 	})
 	if err != nil {
 		return err
@@ -126,6 +127,39 @@ func (n *Node) startPlane(ctx context.Context) (err error) {
 	n.Config = n.plane.Admin()
 	n.Admin, err = kubernetes.NewForConfig(n.Config)
 	return err
+}
+
+// serveService forwards connections to the service kubernetes to the API server,
+// as kube-proxy would, for as long as the process lives.
+func serveService(ctx context.Context) error {
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", net.JoinHostPort(serviceIP, "443"))
+	if err != nil {
+		return fmt.Errorf("serve the service kubernetes: %w", err)
+	}
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go forward(c)
+		}
+	}()
+	return nil
+}
+
+func forward(c net.Conn) {
+	defer c.Close()
+	api, err := net.Dial("tcp", plane.Address)
+	if err != nil {
+		return // as a service without endpoints
+	}
+	defer api.Close()
+	go func() {
+		io.Copy(api, c) //nolint:errcheck,gosec // either end may close
+		api.Close()     //nolint:gosec // likewise
+	}()
+	io.Copy(c, api) //nolint:errcheck,gosec // likewise
 }
 
 // Log returns the path of a program's log: kubelet, containerd, etcd,

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -15,14 +16,22 @@ import (
 // IP is the node's address. The kubelet refuses a loopback one.
 const IP = "10.88.0.1"
 
+// serviceIP is the address of the service kubernetes, the first of its range.
+// There is no kube-proxy: the node itself has it.
+const serviceIP = "10.0.0.1"
+
 // prepare makes the namespaces usable: /run and /var/lib are the node's own and
 // shared, as on a host under systemd, so that a mount is seen by the pods that
-// ask for that; /proc is that of the pid namespace; the node has an address and
-// a default route to nowhere, which kube-apiserver and kubelet look for.
+// ask for that; /etc is a copy, and /opt is empty, so that an installer may write
+// there; /proc is that of the pid namespace; the node has an address and a default
+// route to nowhere, which kube-apiserver and kubelet look for.
 func prepare(dir string) error {
-	lib := filepath.Join(dir, "var-lib")
+	lib, etc := filepath.Join(dir, "var-lib"), filepath.Join(dir, "etc")
 	if err := os.MkdirAll(lib, 0o755); err != nil {
 		return err
+	}
+	if err := copyEtc(etc); err != nil {
+		return fmt.Errorf("copy /etc: %w", err)
 	}
 	for _, m := range []struct {
 		source, target, kind string
@@ -34,6 +43,8 @@ func prepare(dir string) error {
 		{"", "/run", "", unix.MS_SHARED},
 		{lib, "/var/lib", "", unix.MS_BIND}, // no tmpfs: the kubelet wants to know how full its disk is
 		{"", "/var/lib", "", unix.MS_SHARED},
+		{etc, "/etc", "", unix.MS_BIND},
+		{"tmpfs", "/opt", "tmpfs", 0},
 	} {
 		if err := unix.Mount(m.source, m.target, m.kind, m.flags, ""); err != nil {
 			return fmt.Errorf("mount %s: %w", m.target, err)
@@ -43,6 +54,29 @@ func prepare(dir string) error {
 		return err
 	}
 	return prepareLinks()
+}
+
+// copyEtc copies what the programs of a node read of /etc, which are plain files.
+func copyEtc(to string) error {
+	root, err := os.OpenRoot("/etc")
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	if err := os.Mkdir(to, 0o755); err != nil {
+		return err
+	}
+	for _, name := range []string{"passwd", "group", "hosts", "nsswitch.conf", "resolv.conf", "ssl/certs/ca-certificates.crt", "protocols", "services", "os-release", "machine-id"} {
+		data, err := root.ReadFile(name)
+		if err != nil {
+			continue // which of them there are differs
+		}
+		path := filepath.Join(to, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, data, 0o644)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func prepareLinks() error {
@@ -63,6 +97,11 @@ func prepareLinks() error {
 		l, err := netlink.LinkByName(name)
 		if err != nil {
 			return err
+		}
+		if name == "lo" {
+			if err := netlink.AddrAdd(l, &netlink.Addr{IPNet: netlink.NewIPNet(net.ParseIP(serviceIP))}); err != nil {
+				return fmt.Errorf("give lo the address of the service kubernetes: %w", err)
+			}
 		}
 		if err := netlink.LinkSetUp(l); err != nil {
 			return fmt.Errorf("set %s up: %w", name, err)

@@ -71,22 +71,50 @@ type stage struct {
 	nodeENIs dynamic.ResourceInterface
 	host     *nstest.Node
 	enis     []eni
+	metadata fakeimds.State
 	dir      string
+	paths    paths
 
 	daemon    *plane.Process
 	daemonEnv []string
 	daemonCmd []string
 }
 
+// paths are the product's files.
+type paths struct{ config, inventory, state, attachments string }
+
+// productPaths are those that it has unless it is told otherwise.
+func productPaths() paths {
+	return paths{"/etc/pcidp/config.json", nodestate.DefaultInventoryPath, nodestate.DefaultStateDir, nodestate.DefaultAttachmentsDir}
+}
+
+// newStage has the daemon as a process, with all files in a folder of the test.
 func newStage(t *testing.T, enis int) *stage {
 	t.Helper()
-	s := &stage{T: t, Node: node.Start(t), dir: t.TempDir()}
+	s := newNode(t, enis)
+	s.paths = paths{s.path("pcidp/config.json"), s.path("inventory.json"), s.path("state"), s.path("attachments")}
 	s.deploy()
-	var err error
+	imds := fakeimds.Start(t, fakeimds.Config{State: s.metadata})
+	s.installPlugin("multi-eni")
+	s.useNetconf(map[string]any{
+		"cniVersion": "1.0.0", "name": "dataplane", "type": "multi-eni", "capabilities": map[string]any{"deviceID": true},
+		"sysfs": s.host.Sysfs, "dataDir": string(s.attachments()), "inventory": s.paths.inventory,
+	})
+	s.startDaemon(imds.URL)
+	return s
+}
+
+// newNode is a node with ENIs, and nothing of the product.
+func newNode(t *testing.T, enis int) *stage {
+	t.Helper()
+	s := &stage{T: t, Node: node.Start(t), dir: t.TempDir()}
+	d, err := dynamic.NewForConfig(s.Config)
+	s.must(err)
+	s.nodeENIs = d.Resource(schema.GroupVersionResource{Group: "networking.k8s.aws", Version: "v1alpha1", Resource: "nodeenis"})
 	s.host, err = nstest.NewNode(s.dir)
 	s.must(err)
 	s.Cleanup(func() { s.must(nstest.DeleteNetns(s.host.VPC)) })
-	metadata := fakeimds.State{InstanceID: instanceID, ENIs: []fakeimds.ENI{
+	s.metadata = fakeimds.State{InstanceID: instanceID, ENIs: []fakeimds.ENI{
 		{ID: "eni-0a1b2c3d4e5f60000", MAC: "02:00:00:00:00:00", Primary: true, SubnetID: "subnet-0a1b2c3d4e5f60000", SubnetIPv4CIDR: "10.0.0.0/24", IPv4s: []string{"10.0.0.10"}},
 	}}
 	for i := range enis {
@@ -94,14 +122,11 @@ func newStage(t *testing.T, enis int) *stage {
 		s.must(s.host.Attach(e.ENI))
 		s.Cleanup(func() { s.must(s.host.Detach(e.ENI)) })
 		s.enis = append(s.enis, e)
-		metadata.ENIs = append(metadata.ENIs, fakeimds.ENI{
+		s.metadata.ENIs = append(s.metadata.ENIs, fakeimds.ENI{
 			ID: e.id, MAC: e.MAC, DeviceIndex: i + 1, SubnetID: e.subnet, SubnetIPv4CIDR: e.cidr(),
 			IPv4s: []string{netip.MustParsePrefix(e.cidr()).Addr().Next().String()},
 		})
 	}
-	imds := fakeimds.Start(t, fakeimds.Config{State: metadata})
-	s.installPlugins()
-	s.startDaemon(imds.URL)
 	s.Cleanup(s.empty)
 	return s
 }
@@ -119,33 +144,43 @@ func (s *stage) empty() {
 // deploy applies what an administrator does.
 func (s *stage) deploy() {
 	s.Helper()
-	d, err := dynamic.NewForConfig(s.Config)
-	s.must(err)
-	s.nodeENIs = d.Resource(schema.GroupVersionResource{Group: "networking.k8s.aws", Version: "v1alpha1", Resource: "nodeenis"})
 	repo, err := nstest.Repo()
 	s.must(err)
-	c := &cluster.Cluster{Admin: s.Admin, Dynamic: d}
+	c := s.cluster()
 	c.InstallCRDs(s.T)
 	for _, name := range []string{"rbac.yaml", "rbac-optional-namespaces.yaml"} {
 		c.ApplyFile(s.T, filepath.Join(repo, "deploy", name))
 	}
 }
 
-// installPlugins makes the network of new pods, and puts its plugins where
-// containerd looks.
-func (s *stage) installPlugins() {
+func (s *stage) cluster() *cluster.Cluster {
 	s.Helper()
-	for from, name := range map[string]string{"multi-eni": "multi-eni", "kube/metacni": "metacni"} {
-		binary, err := nstest.Binary(from)
-		s.must(err)
-		content, err := os.ReadFile(binary)
-		s.must(err)
-		to := filepath.Join(node.CNIBinDir, name)
-		s.must(os.WriteFile(to+".new", content, 0o755))
-		s.must(os.Rename(to+".new", to))
-	}
+	d, err := dynamic.NewForConfig(s.Config)
+	s.must(err)
+	return &cluster.Cluster{Admin: s.Admin, Dynamic: d}
+}
+
+// installPlugin puts a program where containerd looks for plugins.
+func (s *stage) installPlugin(binary string) {
+	s.Helper()
+	path, err := nstest.Binary(binary)
+	s.must(err)
+	content, err := os.ReadFile(path)
+	s.must(err)
+	to := filepath.Join(node.CNIBinDir, filepath.Base(binary))
+	s.must(os.WriteFile(to+".new", content, 0o755))
+	s.must(os.Rename(to+".new", to))
+	s.Cleanup(func() { s.must(os.Remove(to)) })
+}
+
+// useNetconf makes the network of new pods: eth0 from a bridge, and by this
+// netconf, with addresses unless it has its own ipam, what the kubelet has
+// allocated.
+func (s *stage) useNetconf(device map[string]any) {
+	s.Helper()
+	s.installPlugin("kube/metacni")
 	first := filepath.Join(node.CNIConfDir, "00-stage.conflist")
-	s.must(os.WriteFile(first, []byte(s.netconf()), 0o644))
+	s.must(os.WriteFile(first, []byte(s.netconf(device)), 0o644))
 	s.Cleanup(func() { s.must(os.Remove(first)) })
 }
 
@@ -159,23 +194,23 @@ func (s *stage) must(err error) {
 func (s *stage) path(name string) string { return filepath.Join(s.dir, name) }
 
 func (s *stage) attachments() nodestate.AttachmentDir {
-	return nodestate.AttachmentDir(s.path("attachments"))
+	return nodestate.AttachmentDir(s.paths.attachments)
 }
 
 // netconf is the cluster's one CNI network.
-func (s *stage) netconf() string {
+func (s *stage) netconf(device map[string]any) string {
 	s.Helper()
 	type object = map[string]any
 	hostLocal := func(subnet, dir string) object {
 		return object{"type": "host-local", "ranges": []any{[]any{object{"subnet": subnet}}}, "dataDir": s.path(dir)}
 	}
+	if device["ipam"] == nil {
+		device["ipam"] = hostLocal("10.0.2.0/24", "leases")
+	}
 	conf := object{"cniVersion": "1.0.0", "name": "node", "plugins": []any{object{
 		"type": "metacni", "dataDir": s.path("metacni"), "podResources": node.PodResourcesSocket,
 		"default": object{"cniVersion": "1.0.0", "name": "default", "type": "bridge", "bridge": "cni0", "isGateway": true, "ipam": hostLocal("10.89.0.0/24", "leases-default")},
-		"device": object{
-			"cniVersion": "1.0.0", "name": "dataplane", "type": "multi-eni", "capabilities": object{"deviceID": true},
-			"sysfs": s.host.Sysfs, "dataDir": string(s.attachments()), "inventory": s.path("inventory.json"), "ipam": hostLocal("10.0.2.0/24", "leases"),
-		},
+		"device":  device,
 	}}}
 	b, err := json.Marshal(conf)
 	s.must(err)
@@ -191,7 +226,7 @@ func (s *stage) startDaemon(imds string) {
 	s.daemonEnv = []string{"AWS_EC2_METADATA_SERVICE_ENDPOINT=" + imds}
 	s.daemonCmd = []string{
 		binary, "run", "--node-name=" + node.Name, "--nodeeni-source=kube", "--kubeconfig=" + s.WriteKubeconfig(s.T, "kube-system", "multi-enid"),
-		"--pcidp-config=" + s.config(), "--inventory=" + s.path("inventory.json"), "--state-dir=" + s.path("state"),
+		"--pcidp-config=" + s.config(), "--inventory=" + s.paths.inventory, "--state-dir=" + s.paths.state,
 		"--attachments-dir=" + string(s.attachments()), "--sysfs=" + s.host.Sysfs, "--cni-bin-dir=" + node.CNIBinDir, "--orphan-grace=" + orphanGrace.String(),
 	}
 	s.Cleanup(func() {
@@ -212,7 +247,7 @@ func (s *stage) runDaemon() {
 	s.must(err)
 }
 
-func (s *stage) config() string { return s.path("pcidp/config.json") }
+func (s *stage) config() string { return s.paths.config }
 
 // declare creates the NodeENI of an ENI, and gives it the status that the
 // public controller does after it has attached the ENI.
@@ -261,7 +296,7 @@ func (s *stage) offered() (dpmodel.Verdict, error) {
 
 // inventory is the file's content.
 func (s *stage) inventory() (nodestate.Inventory, error) {
-	return nodestate.ReadInventory(s.path("inventory.json"))
+	return nodestate.ReadInventory(s.paths.inventory)
 }
 
 // records are all attachment records.

@@ -111,7 +111,7 @@ func (s *stage) served(before string) string {
 	s.Helper()
 	var now string
 	cluster.Eventually(s.T, "the device plugin serves its config", restart, func() error {
-		c, err := nodestate.ReadCheckpoint(nodestate.CheckpointPath(s.path("state")))
+		c, err := nodestate.ReadCheckpoint(nodestate.CheckpointPath(s.paths.state))
 		if now = c.ConfirmedHash; err == nil && (now == "" || now == before) {
 			err = fmt.Errorf("confirmed hash %q", now)
 		}

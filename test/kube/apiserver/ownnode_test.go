@@ -1,0 +1,153 @@
+package apiserver
+
+import (
+	"errors"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+
+	"github.com/multi-eni/multi-eni-cni/test/kube/cluster"
+	"github.com/multi-eni/multi-eni-cni/test/nstest"
+)
+
+// ownNode is a cluster with own-node.yaml in force.
+type ownNode struct {
+	*testing.T
+	*cluster.Cluster
+}
+
+// pod makes a pod of a node, which need not run. The edit makes it one of the
+// device plugin, or nearly so.
+func (o ownNode) pod(name, node string, edit func(*corev1.Pod)) *corev1.Pod {
+	o.Helper()
+	controller := true
+	now := int64(0)
+	p := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{
+			Name: name, Labels: map[string]string{"app": "sriovdp"},
+			OwnerReferences: []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "DaemonSet", Name: "sriovdp", UID: "1", Controller: &controller}},
+		},
+		Spec: corev1.PodSpec{
+			NodeName: node, ServiceAccountName: "multi-enid", TerminationGracePeriodSeconds: &now,
+			Containers: []corev1.Container{{Name: "x", Image: "x"}},
+		},
+	}
+	if edit != nil {
+		edit(p)
+	}
+	made, err := o.Admin.CoreV1().Pods("kube-system").Create(o.Context(), p, metav1.CreateOptions{})
+	if err != nil {
+		o.Fatal(err)
+	}
+	return made
+}
+
+// deletePod asks for the end of a pod, without ending it.
+func (o ownNode) deletePod(as *rest.Config, name string) error {
+	o.Helper()
+	client, err := kubernetes.NewForConfig(as)
+	if err != nil {
+		o.Fatal(err)
+	}
+	return client.CoreV1().Pods("kube-system").Delete(o.Context(), name, metav1.DeleteOptions{DryRun: []string{metav1.DryRunAll}})
+}
+
+// createState and applyStatus do as the daemon does with ENINodeStates.
+func (o ownNode) createState(as *rest.Config, name string) error {
+	o.Helper()
+	body := `{"apiVersion":"networking.k8s.aws/v1alpha1","kind":"ENINodeState","metadata":{"name":"` + name + `"}}`
+	return o.rest(as).Post().AbsPath(states).Param("dryRun", "All").SetHeader("Content-Type", "application/json").Body([]byte(body)).Do(o.Context()).Error()
+}
+
+func (o ownNode) applyStatus(as *rest.Config, name string) error {
+	o.Helper()
+	body := `{"apiVersion":"networking.k8s.aws/v1alpha1","kind":"ENINodeState","metadata":{"name":"` + name + `"},"status":{}}`
+	return o.rest(as).Patch("application/apply-patch+yaml").AbsPath(states, name, "status").Param("dryRun", "All").
+		Param("fieldManager", "test").Param("force", "true").Body([]byte(body)).Do(o.Context()).Error()
+}
+
+func (o ownNode) rest(as *rest.Config) rest.Interface {
+	o.Helper()
+	client, err := kubernetes.NewForConfig(as)
+	if err != nil {
+		o.Fatal(err)
+	}
+	return client.Discovery().RESTClient()
+}
+
+// TestOwnNode: with the token of the daemon of one node, the device plugin of
+// this node can be restarted and its ENINodeState written, and nothing else.
+func TestOwnNode(t *testing.T) {
+	o := ownNode{t, cluster.Start(t)}
+	o.ExpectDenials("the policy is tried")
+	repo, err := nstest.Repo()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, object := range o.ApplyFile(t, filepath.Join(repo, "deploy/admission/own-node.yaml")) {
+		t.Cleanup(func() { o.Delete(t, object) })
+	}
+	for _, name := range []string{"node-1", "node-2"} {
+		if _, err := o.Admin.CoreV1().Nodes().Create(t.Context(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		create := `{"apiVersion":"networking.k8s.aws/v1alpha1","kind":"ENINodeState","metadata":{"name":"` + name + `"}}`
+		if err := o.rest(o.Administrator()).Post().AbsPath(states).SetHeader("Content-Type", "application/json").Body([]byte(create)).Do(t.Context()).Error(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	here := o.InPod(t, o.pod("multi-enid-1", "node-1", nil))
+	nowhere := o.InNoPod(t)
+	o.pod("own", "node-1", nil)
+	o.pod("other-label", "node-1", func(p *corev1.Pod) { p.Labels = map[string]string{"name": "sriov-device-plugin"} })
+	o.pod("others", "node-2", nil)
+	o.pod("bare", "node-1", func(p *corev1.Pod) { p.OwnerReferences = nil })
+	o.pod("replicas", "node-1", func(p *corev1.Pod) { p.OwnerReferences[0].Kind = "ReplicaSet" })
+	o.pod("no-labels", "node-1", func(p *corev1.Pod) { p.Labels = nil })
+	o.pod("dns", "node-1", func(p *corev1.Pod) { p.Labels = map[string]string{"app": "dns"} })
+	o.pod("unscheduled", "", nil)
+
+	cluster.Eventually(t, "the policy in force", settleTimeout, func() error {
+		if o.deletePod(nowhere, "own") == nil {
+			return errors.New("nothing is denied")
+		}
+		return nil
+	})
+	for name, tt := range map[string]struct {
+		err    error
+		denied string // "" when it is allowed
+	}{
+		"own device plugin":          {o.deletePod(here, "own"), ""},
+		"own, by its other label":    {o.deletePod(here, "other-label"), ""},
+		"device plugin elsewhere":    {o.deletePod(here, "others"), "of its own node only"},
+		"pod on no node":             {o.deletePod(here, "unscheduled"), "of its own node only"},
+		"bare pod":                   {o.deletePod(here, "bare"), "a DaemonSet makes anew"},
+		"pod of a ReplicaSet":        {o.deletePod(here, "replicas"), "a DaemonSet makes anew"},
+		"pod without labels":         {o.deletePod(here, "no-labels"), "of the SR-IOV device plugin"},
+		"another DaemonSet's pod":    {o.deletePod(here, "dns"), "of the SR-IOV device plugin"},
+		"own state":                  {o.applyStatus(here, "node-1"), ""},
+		"state of another node":      {o.applyStatus(here, "node-2"), "of its own node only"},
+		"new state of another node":  {o.createState(here, "node-3"), "of its own node only"},
+		"state, unbound token":       {o.applyStatus(nowhere, "node-1"), "the token names no node"},
+		"new state, unbound token":   {o.createState(nowhere, "node-3"), "the token names no node"},
+		"device plugin, no node":     {o.deletePod(nowhere, "own"), "the token names no node"},
+		"somebody else, a bare pod":  {o.deletePod(o.Administrator(), "bare"), ""},
+		"somebody else, other state": {o.applyStatus(o.Administrator(), "node-2"), ""},
+	} {
+		if tt.denied == "" {
+			if tt.err != nil {
+				t.Errorf("%s: %v, want it allowed", name, tt.err)
+			}
+			continue
+		}
+		if !apierrors.IsForbidden(tt.err) || !strings.Contains(tt.err.Error(), tt.denied) {
+			t.Errorf("%s: %v, want it forbidden: %s", name, tt.err, tt.denied)
+		}
+	}
+}

@@ -1,0 +1,265 @@
+package onenode
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/kustomize/api/krusty"
+	"sigs.k8s.io/kustomize/kyaml/filesys"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
+	"github.com/multi-eni/multi-eni-cni/test/fakeimds"
+	"github.com/multi-eni/multi-eni-cni/test/kube/cluster"
+	"github.com/multi-eni/multi-eni-cni/test/kube/node"
+	"github.com/multi-eni/multi-eni-cni/test/nstest"
+)
+
+// shippedImage is the name under which the image of `make image` is on the node.
+const shippedImage = "localhost/multi-eni-cni:test"
+
+// imdsAddress is the metadata service's own.
+const imdsAddress = "169.254.169.254"
+
+// TestInstallation: by the shipped manifests, unchanged but for the image's name,
+// from a bare node to a pod with its device, and back to the bare node.
+func TestInstallation(t *testing.T) {
+	archive, err := nstest.Binary("image.tar")
+	if err != nil {
+		cluster.Unavailable(t, "bin/image.tar is not built; run: make image, which needs buildah")
+	}
+	s := newNode(t, 1)
+	s.paths = productPaths()
+	s.ImportArchive(t, shippedImage, archive)
+	s.mountSysfs()
+	s.serveIMDS(s.metadata)
+	before := s.files()
+
+	manifests := s.render("")
+	s.Cleanup(func() {
+		for _, o := range cluster.ReadFile(t, manifests) {
+			if o.GetKind() != "CustomResourceDefinition" { // others use them
+				s.cluster().Delete(cleanup{t}, o)
+			}
+		}
+	})
+	s.applyAll(manifests)
+	plugin := filepath.Join(node.CNIBinDir, "multi-eni")
+	for _, path := range []string{plugin, nodestate.DefaultPolicyPath, nodestate.DefaultInventoryPath, s.config()} {
+		cluster.Eventually(t, path, settle, func() error { _, err := os.Stat(path); return err })
+	}
+	cluster.Eventually(t, "the daemon ready", settle, s.ready("multi-enid"))
+	s.must(s.ready("multi-eni-installer")())
+	s.must(s.offers()())
+	s.useNetconf(map[string]any{ // as a NetworkAttachmentDefinition may be under the policy
+		"cniVersion": "1.0.0", "name": "dataplane", "type": "multi-eni", "capabilities": map[string]any{"deviceID": true},
+		"ipam": map[string]any{"type": "host-local", "ranges": []any{[]any{map[string]any{"subnet": "10.0.2.0/24"}}}},
+	})
+
+	a := s.enis[0]
+	s.startDevicePlugin()
+	s.must(s.declare(a))
+	cluster.Eventually(t, "allocatable 1", restart, s.counts(a, 1))
+	s.must(s.create("p1", a.resource()))
+	cluster.Eventually(t, "pod p1", settle, s.inPhase("p1", corev1.PodRunning))
+	s.must(s.hasDevice("p1", a))
+
+	t.Run("in use", func(t *testing.T) {
+		s := s.with(t)
+		s.deleteAll(manifests, "DaemonSet")
+		cluster.Eventually(t, "end of the daemon", settle, func() error { return none("processes", processes(isDaemon)) })
+		s.must(s.hasDevice("p1", a))
+		if log := s.uninstall(); !strings.Contains(log, "nothing is removed") || !strings.Contains(log, a.PCI) {
+			t.Errorf("uninstall says %q", log)
+		}
+		if _, err := os.Stat(plugin); err != nil {
+			t.Error(err)
+		}
+		s.applyAll(manifests)
+		cluster.Eventually(t, "the daemon ready", settle, s.ready("multi-enid"))
+		s.must(s.hasDevice("p1", a))
+	})
+
+	s.must(s.delete("p1"))
+	s.must(s.withdraw(a))
+	cluster.Eventually(t, "placeholder", settle, s.offers())
+	cluster.Eventually(t, "release", restart, s.lists(a, ""))
+	s.must(s.home(a))
+	s.deleteAll(manifests, "DaemonSet")
+	cluster.Eventually(t, "end of the daemon", settle, func() error { return none("processes", processes(isDaemon)) })
+	log := s.uninstall()
+	// The device plugin's config stays, or it would exit.
+	s.must(os.Remove(s.config()))
+	if after := s.files(); !slices.Equal(after, before) {
+		t.Errorf("files after uninstall %q, before %q; it says:\n%s", after, before, log)
+	}
+}
+
+func isDaemon(args []string) bool { return args[0] == "/multi-enid" }
+
+// files are those below the folders in which the product may write.
+func (s *stage) files() (all []string) {
+	s.Helper()
+	for _, dir := range []string{node.CNIBinDir, "/etc/multi-eni", "/etc/pcidp", "/run/multi-eni", "/var/lib/multi-eni", nodestate.DefaultAttachmentsDir} {
+		err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+			if err == nil && !d.IsDir() && d.Name() != "metacni" {
+				all = append(all, path)
+			}
+			return err
+		})
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			s.Fatal(err)
+		}
+	}
+	return all
+}
+
+// mountSysfs has the recorded tree where the kernel's is, in the mount namespace
+// of the node only.
+func (s *stage) mountSysfs() {
+	s.Helper()
+	for _, dir := range []string{"devices/pci0000:00", "bus/pci", "class/net"} {
+		from, to := filepath.Join(s.host.Sysfs, dir), filepath.Join(sysfs.DefaultRoot, dir)
+		s.must(unix.Mount(from, to, "", unix.MS_BIND, ""))
+		s.Cleanup(func() { s.must(unix.Unmount(to, unix.MNT_DETACH)) })
+	}
+}
+
+// serveIMDS is the metadata service at the address at which pods look for it.
+func (s *stage) serveIMDS(state fakeimds.State) {
+	s.Helper()
+	lo, err := netlink.LinkByName("lo")
+	s.must(err)
+	addr := &netlink.Addr{IPNet: netlink.NewIPNet(net.ParseIP(imdsAddress))}
+	s.must(netlink.AddrAdd(lo, addr))
+	s.Cleanup(func() { s.must(netlink.AddrDel(lo, addr)) })
+	server := fakeimds.New(fakeimds.Config{State: state})
+	l, err := (&net.ListenConfig{}).Listen(s.Context(), "tcp", net.JoinHostPort(imdsAddress, "80"))
+	s.must(err)
+	web := &http.Server{Handler: server, ReadHeaderTimeout: callTimeout}
+	go web.Serve(l) //nolint:errcheck // ends with the test
+	s.Cleanup(func() {
+		s.must(web.Close())
+		if unknown := server.Unknown(); len(unknown) > 0 {
+			s.Errorf("metadata service: requests that it does not know: %q", unknown)
+		}
+	})
+}
+
+// render is what `kubectl apply -k` of a folder of deploy/ applies, with the
+// image's name put in as the README says.
+func (s *stage) render(folder string) string {
+	s.Helper()
+	repo, err := nstest.Repo()
+	s.must(err)
+	dir := s.T.TempDir()
+	resource, err := filepath.Rel(dir, filepath.Join(repo, "deploy", folder))
+	s.must(err)
+	overlay := fmt.Sprintf("resources: [%s]\nimages: [{name: multi-eni-cni, newName: localhost/multi-eni-cni, newTag: test}]\n", resource)
+	s.must(os.WriteFile(filepath.Join(dir, "kustomization.yaml"), []byte(overlay), 0o644))
+	rendered, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(filesys.MakeFsOnDisk(), dir)
+	s.must(err)
+	text, err := rendered.AsYaml()
+	s.must(err)
+	path := filepath.Join(dir, "rendered.yaml")
+	s.must(os.WriteFile(path, text, 0o644))
+	return path
+}
+
+// applyAll applies a rendered folder, the CRDs first, as kubectl does.
+func (s *stage) applyAll(path string) {
+	s.Helper()
+	c := s.cluster()
+	c.InstallCRDs(s.T)
+	c.ApplyFile(s.T, path)
+}
+
+// deleteAll deletes the objects of a kind that the manifest has.
+func (s *stage) deleteAll(path, kind string) {
+	s.Helper()
+	for _, o := range cluster.ReadFile(s.T, path) {
+		if o.GetKind() == kind {
+			s.cluster().Delete(s.T, o)
+		}
+	}
+}
+
+// ready is a check: the DaemonSet's pod of this node is ready.
+func (s *stage) ready(daemonSet string) func() error {
+	return func() error {
+		ctx, cancel := context.WithTimeout(s.Context(), callTimeout)
+		defer cancel()
+		d, err := s.Admin.AppsV1().DaemonSets("kube-system").Get(ctx, daemonSet, metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		if d.Status.ObservedGeneration != d.Generation || d.Status.NumberReady != 1 || d.Status.UpdatedNumberScheduled != 1 {
+			return fmt.Errorf("DaemonSet %s: %+v", daemonSet, d.Status)
+		}
+		return nil
+	}
+}
+
+// uninstall runs the Job to its end, removes it, and returns its pod's log.
+func (s *stage) uninstall() string {
+	s.Helper()
+	s.applyAll(s.render("uninstall"))
+	jobs := s.Admin.BatchV1().Jobs("kube-system")
+	const name = "multi-eni-uninstall"
+	cluster.Eventually(s.T, "end of the Job", settle, func() error {
+		j, err := jobs.Get(s.Context(), name, metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		if !slices.ContainsFunc(j.Status.Conditions, func(c batchv1.JobCondition) bool {
+			return (c.Type == batchv1.JobComplete || c.Type == batchv1.JobFailed) && c.Status == corev1.ConditionTrue
+		}) {
+			return fmt.Errorf("%+v", j.Status)
+		}
+		return nil
+	})
+	pods, err := s.Admin.CoreV1().Pods("kube-system").List(s.Context(), metav1.ListOptions{LabelSelector: "app.kubernetes.io/name=" + name})
+	s.must(err)
+	if len(pods.Items) != 1 {
+		s.Fatalf("%d pods of the Job", len(pods.Items))
+	}
+	log := s.log(pods.Items[0].Name)
+	background := metav1.DeletePropagationBackground
+	s.must(jobs.Delete(s.Context(), name, metav1.DeleteOptions{PropagationPolicy: &background}))
+	cluster.Eventually(s.T, "end of the Job's pod", settle, func() error {
+		pods, err := s.Admin.CoreV1().Pods("kube-system").List(s.Context(), metav1.ListOptions{LabelSelector: "app.kubernetes.io/name=" + name})
+		if err != nil {
+			return err
+		}
+		return none("pods", pods.Items)
+	})
+	return log
+}
+
+// log is what a pod of kube-system has said, as the node keeps it.
+func (s *stage) log(pod string) string {
+	s.Helper()
+	files, err := filepath.Glob("/var/lib/node/pod-logs/kube-system_" + pod + "_*/*/*.log")
+	s.must(err)
+	var all []byte
+	for _, f := range files {
+		data, err := os.ReadFile(f)
+		s.must(err)
+		all = append(all, data...)
+	}
+	return string(all)
+}
