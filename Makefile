@@ -81,13 +81,15 @@ test-kube: prereq-test-kube kube-tools ## Test against a real kube-apiserver and
 	CGO_ENABLED=0 $(GO) -C test/kube vet -trimpath ./...
 	CGO_ENABLED=0 $(GO) -C test/kube test -trimpath -p 1 -timeout 40m $(TESTFLAGS) ./...
 
-# What runs on the node of these tests besides Kubernetes and the product.
+# What runs on the node of these tests besides Kubernetes and the product. next/ is another version of it, to upgrade to.
 .PHONY: kube-tools
 kube-tools: build tools $(KUBE)/.built
 	@if command -v buildah >/dev/null; then $(MAKE) --no-print-directory image; else rm -f $(BIN)/image.tar; fi
 	$(call gobuild,-C test/kube) -o $(KUBE)/pause ./pause
 	$(call gobuild) -o $(KUBE)/sriovdp ./test/deviceplugin/cmd
 	$(call gobuild) -o $(KUBE)/metacni ./test/metacni
+	$(call gobuild) -ldflags '-s -w -X main.version=next' -o $(KUBE)/next/ ./plugins/multi-eni
+	$(call gobuild) -ldflags '-s -w -X main.version=next' -o $(KUBE)/next/multi-enid ./daemon
 
 .PHONY: test-hardware
 test-hardware: hardware-tools ## Test on a machine with real PCI NICs, SR-IOV and vfio-pci (QEMU)

@@ -15,12 +15,12 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// ImportImage makes an image of one static binary, which is its entry point,
-// and gives it to containerd under that name, such as localhost/x:1. Pods that
-// use it set imagePullPolicy: Never.
-func (n *Node) ImportImage(t testing.TB, ref, binary string) {
+// ImportImage makes an image of static binaries, the first of which is its entry
+// point, and gives it to containerd under that name, such as localhost/x:1. Pods
+// that use it set imagePullPolicy: Never.
+func (n *Node) ImportImage(t testing.TB, ref string, binaries ...string) {
 	t.Helper()
-	if err := n.importImage(t.Context(), ref, binary); err != nil {
+	if err := n.importImage(t.Context(), ref, binaries...); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -42,8 +42,8 @@ func (n *Node) importPause(ctx context.Context) error {
 	return n.importImage(ctx, PauseImage, pause)
 }
 
-func (n *Node) importImage(ctx context.Context, ref, binary string) error {
-	archive, err := image(ref, binary)
+func (n *Node) importImage(ctx context.Context, ref string, binaries ...string) error {
+	archive, err := image(ref, binaries)
 	if err != nil {
 		return fmt.Errorf("make image %s: %w", ref, err)
 	}
@@ -62,19 +62,22 @@ func (n *Node) importImage(ctx context.Context, ref, binary string) error {
 // image returns a "docker save" archive with one layer: what every containerd
 // imports (Docker image specification v1.2, "Combined Image JSON + Filesystem
 // Changeset Format").
-func image(ref, binary string) ([]byte, error) {
-	name := filepath.Base(binary)
-	program, err := os.ReadFile(binary)
-	if err != nil {
-		return nil, err
+func image(ref string, binaries []string) ([]byte, error) {
+	var programs []member
+	for _, binary := range binaries {
+		program, err := os.ReadFile(binary)
+		if err != nil {
+			return nil, err
+		}
+		programs = append(programs, member{filepath.Base(binary), program, 0o755})
 	}
-	layer, err := archive(member{name, program, 0o755})
+	layer, err := archive(programs...)
 	if err != nil {
 		return nil, err
 	}
 	config, err := json.Marshal(map[string]any{
 		"architecture": runtime.GOARCH, "os": "linux",
-		"config": map[string]any{"Entrypoint": []string{"/" + name}},
+		"config": map[string]any{"Entrypoint": []string{"/" + programs[0].name}},
 		"rootfs": map[string]any{"type": "layers", "diff_ids": []string{fmt.Sprintf("sha256:%x", sha256.Sum256(layer))}},
 	})
 	if err != nil {

@@ -29,47 +29,81 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// shippedImage is the name under which the image of `make image` is on the node.
-const shippedImage = "localhost/multi-eni-cni:test"
+const (
+	// imageName is that of the product's images on the node.
+	imageName = "localhost/multi-eni-cni"
+	// shipped is the tag of the image of `make image`, and next that of one with
+	// programs of another version.
+	shipped, next = "shipped", "next"
+)
 
 // imdsAddress is the metadata service's own.
 const imdsAddress = "169.254.169.254"
 
-// TestInstallation: by the shipped manifests, unchanged but for the image's name,
-// from a bare node to a pod with its device, and back to the bare node.
-func TestInstallation(t *testing.T) {
+// bareNode has ENIs, and nothing of the product but its images.
+func bareNode(t *testing.T, enis int) *stage {
+	t.Helper()
 	archive, err := nstest.Binary("image.tar")
 	if err != nil {
 		cluster.Unavailable(t, "bin/image.tar is not built; run: make image, which needs buildah")
 	}
-	s := newNode(t, 1)
+	s := newNode(t, enis)
 	s.paths = productPaths()
-	s.ImportArchive(t, shippedImage, archive)
+	s.ImportArchive(t, imageName+":"+shipped, archive)
 	s.mountSysfs()
 	s.serveIMDS(s.metadata)
-	before := s.files()
+	return s
+}
 
-	manifests := s.render("")
+// install applies the shipped manifests, unchanged but for the image's name, and
+// returns them when all runs.
+func (s *stage) install() (manifests string) {
+	s.Helper()
+	manifests = s.render("", shipped)
 	s.Cleanup(func() {
-		for _, o := range cluster.ReadFile(t, manifests) {
+		for _, o := range cluster.ReadFile(s.T, manifests) {
 			if o.GetKind() != "CustomResourceDefinition" { // others use them
-				s.cluster().Delete(cleanup{t}, o)
+				s.cluster().Delete(cleanup{s.T}, o)
 			}
+		}
+		cluster.Eventually(cleanup{s.T}, "end of the daemon", settle, func() error { return none("processes", processes(isDaemon)) })
+		for _, f := range s.files() {
+			s.must(os.Remove(f))
 		}
 	})
 	s.applyAll(manifests)
-	plugin := filepath.Join(node.CNIBinDir, "multi-eni")
-	for _, path := range []string{plugin, nodestate.DefaultPolicyPath, nodestate.DefaultInventoryPath, s.config()} {
-		cluster.Eventually(t, path, settle, func() error { _, err := os.Stat(path); return err })
+	for _, path := range []string{pluginPath, nodestate.DefaultPolicyPath, nodestate.DefaultInventoryPath, s.config()} {
+		cluster.Eventually(s.T, path, settle, func() error { _, err := os.Stat(path); return err })
 	}
-	cluster.Eventually(t, "the daemon ready", settle, s.ready("multi-enid"))
-	s.must(s.ready("multi-eni-installer")())
+	s.awaitReady()
 	s.must(s.offers()())
 	s.useNetconf(map[string]any{ // as a NetworkAttachmentDefinition may be under the policy
-		"cniVersion": "1.0.0", "name": "dataplane", "type": "multi-eni", "capabilities": map[string]any{"deviceID": true},
-		"ipam": map[string]any{"type": "host-local", "ranges": []any{[]any{map[string]any{"subnet": "10.0.2.0/24"}}}},
+		"cniVersion": "1.0.0", "name": "dataplane", "type": "multi-eni", "capabilities": map[string]any{"deviceID": true}, "ipam": hostLocal(),
 	})
+	return manifests
+}
 
+func hostLocal() map[string]any {
+	return map[string]any{"type": "host-local", "ranges": []any{[]any{map[string]any{"subnet": "10.0.2.0/24"}}}}
+}
+
+// pluginPath is where the installer puts the plugin.
+var pluginPath = filepath.Join(node.CNIBinDir, "multi-eni")
+
+// awaitReady waits until both DaemonSets are, as they were applied last.
+func (s *stage) awaitReady() {
+	s.Helper()
+	for _, name := range []string{"multi-eni-installer", "multi-enid"} {
+		cluster.Eventually(s.T, name+" ready", settle, s.ready(name))
+	}
+}
+
+// TestInstallation: by the shipped manifests, unchanged but for the image's name,
+// from a bare node to a pod with its device, and back to the bare node.
+func TestInstallation(t *testing.T) {
+	s := bareNode(t, 1)
+	before := s.files()
+	manifests := s.install()
 	a := s.enis[0]
 	s.startDevicePlugin()
 	s.must(s.declare(a))
@@ -86,11 +120,11 @@ func TestInstallation(t *testing.T) {
 		if log := s.uninstall(); !strings.Contains(log, "nothing is removed") || !strings.Contains(log, a.PCI) {
 			t.Errorf("uninstall says %q", log)
 		}
-		if _, err := os.Stat(plugin); err != nil {
+		if _, err := os.Stat(pluginPath); err != nil {
 			t.Error(err)
 		}
 		s.applyAll(manifests)
-		cluster.Eventually(t, "the daemon ready", settle, s.ready("multi-enid"))
+		s.awaitReady()
 		s.must(s.hasDevice("p1", a))
 	})
 
@@ -162,14 +196,14 @@ func (s *stage) serveIMDS(state fakeimds.State) {
 
 // render is what `kubectl apply -k` of a folder of deploy/ applies, with the
 // image's name put in as the README says.
-func (s *stage) render(folder string) string {
+func (s *stage) render(folder, tag string) string {
 	s.Helper()
 	repo, err := nstest.Repo()
 	s.must(err)
 	dir := s.T.TempDir()
 	resource, err := filepath.Rel(dir, filepath.Join(repo, "deploy", folder))
 	s.must(err)
-	overlay := fmt.Sprintf("resources: [%s]\nimages: [{name: multi-eni-cni, newName: localhost/multi-eni-cni, newTag: test}]\n", resource)
+	overlay := fmt.Sprintf("resources: [%s]\nimages: [{name: multi-eni-cni, newName: %s, newTag: %s}]\n", resource, imageName, tag)
 	s.must(os.WriteFile(filepath.Join(dir, "kustomization.yaml"), []byte(overlay), 0o644))
 	rendered, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(filesys.MakeFsOnDisk(), dir)
 	s.must(err)
@@ -217,7 +251,7 @@ func (s *stage) ready(daemonSet string) func() error {
 // uninstall runs the Job to its end, removes it, and returns its pod's log.
 func (s *stage) uninstall() string {
 	s.Helper()
-	s.applyAll(s.render("uninstall"))
+	s.applyAll(s.render("uninstall", shipped))
 	jobs := s.Admin.BatchV1().Jobs("kube-system")
 	const name = "multi-eni-uninstall"
 	cluster.Eventually(s.T, "end of the Job", settle, func() error {

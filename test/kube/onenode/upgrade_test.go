@@ -1,0 +1,176 @@
+package onenode
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os/exec"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/containernetworking/cni/pkg/invoke"
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/multi-eni/multi-eni-cni/test/kube/cluster"
+	"github.com/multi-eni/multi-eni-cni/test/kube/node"
+	"github.com/multi-eni/multi-eni-cni/test/nstest"
+)
+
+const (
+	// upgrades is how often the version changes, there and back.
+	upgrades = 8
+	// pairEvery is the pause between two pairs of ADD and DEL.
+	pairEvery = 20 * time.Millisecond
+)
+
+// traffic has pods and plugin calls come and go until it is ended. Nothing of it
+// may fail.
+type traffic struct {
+	*stage
+	during context.Context
+
+	mu          sync.Mutex
+	pods, pairs int
+	faults      []error
+}
+
+func (c *traffic) count(n *int, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err != nil {
+		c.faults = append(c.faults, err)
+		return
+	}
+	*n++
+}
+
+// runPods gives an ENI to one pod after the other.
+func (c *traffic) runPods(e eni) {
+	for i := 0; c.during.Err() == nil; i++ {
+		c.count(&c.pods, c.onePod(e, fmt.Sprintf("up-%s-%d", e.letter, i)))
+	}
+}
+
+func (c *traffic) onePod(e eni, name string) error {
+	if err := c.create(name, e.resource()); err != nil {
+		return err
+	}
+	if err := c.until(c.inPhase(name, corev1.PodRunning)); err != nil {
+		return fmt.Errorf("pod %s: %w", name, err)
+	}
+	err := c.hasDevice(name, e)
+	err = errors.Join(err, c.delete(name), c.until(c.inPhase(name, "")))
+	return errors.Join(err, c.until(func() error { return c.home(e) }))
+}
+
+// until polls a check until it holds.
+func (c *traffic) until(check func() error) error {
+	for deadline := time.Now().Add(settle); ; time.Sleep(20 * time.Millisecond) {
+		err := check()
+		if err == nil || time.Now().After(deadline) {
+			return err
+		}
+	}
+}
+
+// runPairs calls the plugin as a runtime does, ADD and DEL in turn.
+func (c *traffic) runPairs(e eni, netns string) {
+	conf, err := json.Marshal(map[string]any{"cniVersion": "1.1.0", "name": "pairs", "type": "multi-eni", "select": map[string]any{"nodeENI": e.letter}, "ipam": hostLocal()})
+	if err != nil {
+		c.count(nil, err)
+		return
+	}
+	for i := 0; c.during.Err() == nil; i++ {
+		args := func(verb string) *invoke.Args {
+			return &invoke.Args{Command: verb, ContainerID: fmt.Sprintf("pair-%d", i), NetNS: netns, IfName: "net1", Path: node.CNIBinDir}
+		}
+		ctx := context.WithoutCancel(c.during) // a pair that has begun is carried out
+		_, err := invoke.ExecPluginWithResult(ctx, pluginPath, conf, args("ADD"), nil)
+		err = errors.Join(err, invoke.ExecPluginWithoutResult(ctx, pluginPath, conf, args("DEL"), nil), c.home(e))
+		c.count(&c.pairs, err)
+		time.Sleep(pairEvery)
+	}
+}
+
+// runs is a check: the plugin on the node is of a version.
+func (s *stage) runs(version string) func() error {
+	return func() error {
+		var said bytes.Buffer
+		cmd := exec.CommandContext(s.Context(), pluginPath)
+		cmd.Stderr = &said
+		if err := cmd.Run(); err != nil {
+			return err
+		}
+		if !strings.HasSuffix(strings.SplitN(said.String(), "\n", 2)[0], version) {
+			return fmt.Errorf("plugin says %q, want version %s", said.String(), version)
+		}
+		return nil
+	}
+}
+
+// TestUpgrade: to another version and back, again and again, while pods come and
+// go and runtimes call the plugin: no call fails, nothing is left, and the device
+// plugin is not restarted.
+func TestUpgrade(t *testing.T) {
+	s := bareNode(t, 5)
+	var programs []string
+	for _, name := range []string{"multi-enid", "multi-eni"} {
+		path, err := nstest.Binary("kube/next/" + name)
+		s.must(err)
+		programs = append(programs, path)
+	}
+	s.ImportImage(t, imageName+":"+next, programs...)
+	versions := map[string]string{shipped: s.install(), next: s.render("", next)}
+	for _, e := range s.enis {
+		s.must(s.declare(e))
+	}
+	cluster.Eventually(t, "config", settle, s.offers(s.enis...))
+	s.startDevicePlugin() // which has its config: there is no reason for a restart
+	for _, e := range s.enis {
+		cluster.Eventually(t, e.resource()+" allocatable", restart, s.counts(e, 1))
+	}
+	s.served("")
+	devicePlugins := s.devicePlugins()
+	const netns = "/run/netns/pairs"
+	s.must(nstest.NewNetns(netns))
+	s.Cleanup(func() { s.must(nstest.DeleteNetns(netns)) })
+
+	ctx, end := context.WithCancel(t.Context())
+	c := &traffic{stage: s, during: ctx}
+	var wg sync.WaitGroup
+	began := time.Now()
+	for _, e := range s.enis[1:] {
+		wg.Go(func() { c.runPods(e) })
+	}
+	wg.Go(func() { c.runPairs(s.enis[0], netns) })
+	for i := range upgrades {
+		tag := []string{next, shipped}[i%2]
+		s.applyAll(versions[tag])
+		s.awaitReady()
+		if tag == next {
+			cluster.Eventually(t, "the next plugin", settle, s.runs(next))
+		}
+	}
+	end()
+	wg.Wait()
+	took := time.Since(began)
+	t.Logf("%d upgrades in %v, with %d pods (%.1f/s) and %d pairs of ADD and DEL (%.1f/s)", upgrades, took.Round(time.Second),
+		c.pods, float64(c.pods)/took.Seconds(), c.pairs, float64(c.pairs)/took.Seconds())
+	for _, err := range c.faults {
+		t.Error(err)
+	}
+	if c.pods == 0 || c.pairs == 0 {
+		t.Error("nothing came and went")
+	}
+	cluster.Eventually(t, "no record, no allocation", settle, s.ended)
+	for _, e := range s.enis {
+		s.must(s.home(e))
+	}
+	if now := s.devicePlugins(); now != devicePlugins {
+		t.Errorf("device plugin pods %s and then %s; want no restart", devicePlugins, now)
+	}
+}
