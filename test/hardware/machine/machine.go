@@ -33,8 +33,8 @@ const (
 	slots = 8
 )
 
-// Spec is a machine. The zero value has the NICs of DefaultNICs, an IOMMU, and
-// 1 GiB of memory.
+// Spec is a machine. The zero value has the NICs of DefaultNICs, an IOMMU, one
+// processor, and 1 GiB of memory.
 type Spec struct {
 	// NICs are there from the start; nil is DefaultNICs.
 	NICs []NIC
@@ -42,6 +42,9 @@ type Spec struct {
 	NoIOMMU bool
 	// MemoryMB is the memory in MiB; 0 is 1024.
 	MemoryMB int
+	// Processors is how many the machine has; 0 is one. With several, hot-plug is
+	// not to be relied on.
+	Processors int
 	// DPDK puts dpdk-testpmd in, with what it needs, and reserves hugepages.
 	DPDK bool
 	// Unloaded are modules to leave unloaded besides uio_pci_generic. Their
@@ -130,6 +133,7 @@ func (s Spec) withDefaults() Spec {
 		s.NICs[i].Model = cmp.Or(s.NICs[i].Model, E1000E)
 	}
 	s.MemoryMB = cmp.Or(s.MemoryMB, defaultMemory)
+	s.Processors = cmp.Or(s.Processors, 1)
 	s.Timeout = cmp.Or(s.Timeout, defaultTimeout)
 	return s
 }

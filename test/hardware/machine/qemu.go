@@ -9,16 +9,17 @@ import (
 
 // arguments is QEMU's command line.
 //
-// The accelerator is TCG everywhere: what one machine shows, all show. It has one
-// processor. With a thread for each of several, QEMU 10 now and then writes a
-// device's register to another device while PCI functions come and go; when that
-// is the local APIC's EOI, a processor has no more timer. One thread for two
-// of them takes half as long again as one for one. With
-// kernel-irqchip=split and caching-mode=on the IOMMU serves passed-through
+// The accelerator is TCG everywhere: what one machine shows, all show. A machine
+// that plugs and unplugs has one processor: with a thread for each of several,
+// QEMU 10 now and then writes a device's register to another device while PCI
+// functions come and go. When that is the local APIC's EOI, a processor has no
+// more timer.
+//
+// With kernel-irqchip=split and caching-mode=on the IOMMU serves passed-through
 // devices, and vfio-pci has its groups (docs/specs: "VT-d" of QEMU's wiki).
 func (h *host) arguments() []string {
 	args := []string{
-		"-machine", "q35,kernel-irqchip=split", "-accel", "tcg,thread=single", "-cpu", "max", "-smp", "1", "-m", strconv.Itoa(h.spec.MemoryMB),
+		"-machine", "q35,kernel-irqchip=split", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", strconv.Itoa(h.spec.Processors), "-m", strconv.Itoa(h.spec.MemoryMB),
 		"-display", "none", "-no-reboot", "-nodefaults", "-no-user-config",
 		"-device", "isa-debug-exit,iobase=0xf4,iosize=0x04",
 		"-serial", "stdio",
@@ -27,10 +28,13 @@ func (h *host) arguments() []string {
 		"-kernel", h.kernel.image, "-initrd", h.path("initramfs"),
 	}
 	// A kernel that has an oops is not fit to go on testing. It tries the I/O APIC's
-	// timer for a moment, and would panic if the host had no time for it then. A
-	// timer that ticks by itself costs less than one that is set for each event: a
-	// fifth of the time of tests that wait for many things.
-	line := "console=ttyS0 panic=-1 oops=panic quiet loglevel=4 net.ifnames=0 no_timer_check highres=off nohz=off"
+	// timer for a moment, and would panic if the host had no time for it then.
+	line := "console=ttyS0 panic=-1 oops=panic quiet loglevel=4 net.ifnames=0 no_timer_check"
+	if h.spec.Processors == 1 {
+		// A timer that ticks by itself costs less than one that is set for each event: a
+		// fifth of the time of tests that wait for many things.
+		line += " highres=off nohz=off"
+	}
 	if !h.spec.NoIOMMU {
 		args = append(args, "-device", "intel-iommu,intremap=on,caching-mode=on")
 		line += " intel_iommu=on"
