@@ -83,7 +83,7 @@ test-kube: prereq-test-kube kube-tools ## Test against a real kube-apiserver and
 
 # What runs on the node of these tests besides Kubernetes and the product. next/ is another version of it, to upgrade to.
 .PHONY: kube-tools
-kube-tools: build tools $(KUBE)/.built
+kube-tools: build tools $(KUBE)/.built $(BIN)/tools/helm
 	@if command -v buildah >/dev/null; then $(MAKE) --no-print-directory image; else rm -f $(BIN)/image.tar; fi
 	$(call gobuild,-C test/kube) -o $(KUBE)/pause ./pause
 	$(call gobuild) -o $(KUBE)/sriovdp ./test/deviceplugin/cmd
@@ -162,6 +162,13 @@ $(KUBE)/.built: test/kube/binaries/go.mod test/kube/binaries/go.sum
 	@touch $@
 	@$(GIVEBACK)
 
+# Without the flags it takes itself for a client of Kubernetes 1.20.
+CHARTUTIL := helm.sh/helm/v3/pkg/chartutil
+$(BIN)/tools/helm: test/tools/helm/go.mod test/tools/helm/go.sum
+	@mkdir -p $(@D)
+	$(call gobuild,-C test/tools/helm) -ldflags '-s -w -X $(CHARTUTIL).k8sVersionMajor=1 -X $(CHARTUTIL).k8sVersionMinor=34' -o $@ helm.sh/helm/v3/cmd/helm
+	@touch $@
+
 $(LINT): test/tools/lint/go.mod test/tools/lint/go.sum
 	@mkdir -p $(@D)
 	$(call gobuild,-C test/tools/lint) -o $(@D)/ tool
@@ -175,6 +182,7 @@ tidy-check:
 	$(GO) mod tidy -diff
 	$(GO) -C test/tools mod tidy -diff
 	$(GO) -C test/tools/gen mod tidy -diff
+	$(GO) -C test/tools/helm mod tidy -diff
 	$(GO) -C test/kube mod tidy -diff
 	$(GO) -C test/hardware mod tidy -diff
 generate-check:

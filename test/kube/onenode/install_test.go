@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -55,11 +56,10 @@ func bareNode(t *testing.T, enis int) *stage {
 	return s
 }
 
-// install applies the shipped manifests, unchanged but for the image's name, and
-// returns them when all runs.
-func (s *stage) install() (manifests string) {
+// install applies manifests, and returns when all runs.
+func (s *stage) install(manifests string) {
 	s.Helper()
-	manifests = s.render("", shipped)
+	before := s.files()
 	s.Cleanup(func() {
 		for _, o := range cluster.ReadFile(s.T, manifests) {
 			if o.GetKind() != "CustomResourceDefinition" { // others use them
@@ -68,7 +68,9 @@ func (s *stage) install() (manifests string) {
 		}
 		cluster.Eventually(cleanup{s.T}, "end of the daemon", settle, func() error { return none("processes", processes(isDaemon)) })
 		for _, f := range s.files() {
-			s.must(os.Remove(f))
+			if !slices.Contains(before, f) {
+				s.must(os.Remove(f))
+			}
 		}
 	})
 	s.applyAll(manifests)
@@ -80,7 +82,6 @@ func (s *stage) install() (manifests string) {
 	s.useNetconf(map[string]any{ // as a NetworkAttachmentDefinition may be under the policy
 		"cniVersion": "1.0.0", "name": "dataplane", "type": "multi-eni", "capabilities": map[string]any{"deviceID": true}, "ipam": hostLocal(),
 	})
-	return manifests
 }
 
 func hostLocal() map[string]any {
@@ -101,9 +102,19 @@ func (s *stage) awaitReady() {
 // TestInstallation: by the shipped manifests, unchanged but for the image's name,
 // from a bare node to a pod with its device, and back to the bare node.
 func TestInstallation(t *testing.T) {
-	s := bareNode(t, 1)
-	before := s.files()
-	manifests := s.install()
+	t.Run("kustomize", func(t *testing.T) {
+		s := bareNode(t, 1)
+		s.installation(s.render("", shipped))
+	})
+	t.Run("helm", func(t *testing.T) {
+		s := bareNode(t, 1)
+		s.installation(s.template())
+	})
+}
+
+func (s *stage) installation(manifests string) {
+	t, before := s.T, s.files()
+	s.install(manifests)
 	a := s.enis[0]
 	s.startDevicePlugin()
 	s.must(s.declare(a))
@@ -210,6 +221,24 @@ func (s *stage) render(folder, tag string) string {
 	text, err := rendered.AsYaml()
 	s.must(err)
 	path := filepath.Join(dir, "rendered.yaml")
+	s.must(os.WriteFile(path, text, 0o644))
+	return path
+}
+
+// template is what `helm template` makes of the chart, with the image's name and
+// without CRDs, which it never upgrades.
+func (s *stage) template() string {
+	s.Helper()
+	helm, err := nstest.Binary("tools/helm")
+	s.must(err)
+	repo, err := nstest.Repo()
+	s.must(err)
+	cmd := exec.CommandContext(s.Context(), helm, "template", "multi-eni-cni", filepath.Join(repo, "deploy/chart"), "--namespace=kube-system",
+		"--set=image.repository="+imageName, "--set=image.tag="+shipped)
+	cmd.Env = append(os.Environ(), "HOME="+s.dir)
+	text, err := cmd.Output()
+	s.must(err)
+	path := s.path("chart.yaml")
 	s.must(os.WriteFile(path, text, 0o644))
 	return path
 }

@@ -124,7 +124,8 @@ func TestUpgrade(t *testing.T) {
 		programs = append(programs, path)
 	}
 	s.ImportImage(t, imageName+":"+next, programs...)
-	versions := map[string]string{shipped: s.install(), next: s.render("", next)}
+	versions := map[string]string{shipped: s.render("", shipped), next: s.render("", next)}
+	s.install(versions[shipped])
 	for _, e := range s.enis {
 		s.must(s.declare(e))
 	}

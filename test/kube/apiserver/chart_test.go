@@ -1,0 +1,154 @@
+package apiserver
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/multi-eni/multi-eni-cni/test/kube/cluster"
+	"github.com/multi-eni/multi-eni-cni/test/nstest"
+)
+
+// helm runs helm on the chart, and returns what it prints.
+func helm(t *testing.T, command string, flags ...string) (stdout string, err error) {
+	t.Helper()
+	program, err := nstest.Binary("tools/helm")
+	if err != nil {
+		cluster.Unavailable(t, err.Error())
+	}
+	repo, err := nstest.Repo()
+	if err != nil {
+		t.Fatal(err)
+	}
+	args := []string{command}
+	if command == "template" {
+		args = append(args, "multi-eni-cni", "--namespace=kube-system")
+	}
+	cmd := exec.CommandContext(t.Context(), program, append(append(args, filepath.Join(repo, "deploy/chart")), flags...)...)
+	cmd.Env = append(os.Environ(), "HOME="+t.TempDir())
+	var said strings.Builder
+	cmd.Stderr = &said
+	out, err := cmd.Output()
+	if err != nil {
+		return said.String() + string(out), err
+	}
+	return string(out), nil
+}
+
+// manifest is the objects of a file, by kind, namespace and name.
+func manifest(t *testing.T, path string) map[string]*unstructured.Unstructured {
+	t.Helper()
+	all := map[string]*unstructured.Unstructured{}
+	for _, o := range cluster.ReadFile(t, path) {
+		all[o.GetKind()+" "+o.GetNamespace()+"/"+o.GetName()] = o
+	}
+	return all
+}
+
+// template is what helm template makes of the chart, as a file.
+func template(t *testing.T, flags ...string) string {
+	t.Helper()
+	out, err := helm(t, "template", flags...)
+	if err != nil {
+		t.Fatalf("helm template %q: %v\n%s", flags, err, out)
+	}
+	path := filepath.Join(t.TempDir(), "chart.yaml")
+	if err := os.WriteFile(path, []byte(out), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// TestChartIsWhatKustomizeMakes: the two ways to install have the same outcome.
+func TestChartIsWhatKustomizeMakes(t *testing.T) {
+	const image = "images: [{name: multi-eni-cni, newName: example/multi-eni-cni, newTag: v7}]\n"
+	for name, tt := range map[string]struct {
+		overlay string
+		flags   []string
+	}{
+		"as it comes": {"resources: [deploy]\n", nil},
+		"DPDK":        {"resources: [deploy]\ncomponents: [deploy/components/dpdk]\n", []string{"--set=eniManager.dpdk.enabled=true"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			want := manifest(t, render(t, tt.overlay+image))
+			got := manifest(t, template(t, append(tt.flags, "--include-crds", "--set=image.repository=example/multi-eni-cni", "--set=image.tag=v7")...))
+			if len(got) == 0 {
+				t.Error("no object")
+			}
+			anyOrder := cmpopts.SortSlices(func(a, b any) bool { return fmt.Sprint(a) < fmt.Sprint(b) })
+			if diff := cmp.Diff(want, got, anyOrder); diff != "" {
+				t.Errorf("objects (-kustomize +helm):\n%s", diff)
+			}
+		})
+	}
+}
+
+// everyValue changes each value of the chart.
+func everyValue() []string {
+	return []string{
+		"--set=image.repository=r,image.tag=t,image.pullPolicy=Never,imagePullSecrets[0].name=s,nodeSelector.ng=multi-eni",
+		"--set=tolerations[0].key=k,tolerations[0].operator=Exists", "--set=affinity.nodeAffinity.preferredDuringSchedulingIgnoredDuringExecution[0].weight=1",
+		"--set=affinity.nodeAffinity.preferredDuringSchedulingIgnoredDuringExecution[0].preference.matchExpressions[0].key=k",
+		"--set=affinity.nodeAffinity.preferredDuringSchedulingIgnoredDuringExecution[0].preference.matchExpressions[0].operator=Exists",
+		"--set=priorityClassName=system-cluster-critical,podAnnotations.a=b,podLabels.c=d,resources.manager.limits.memory=1Gi,resources.installer.limits.memory=1Gi",
+		"--set=logLevel=debug,eniManager.attachmentsFrom=imds,eniManager.extraArgs[0]=--orphan-grace=5s,serviceAccount.annotations.e=f",
+		"--set=eniManager.dpdk.enabled=true,eniManager.dpdk.loadModules=false,eniManager.dpdk.allowUnsafeNoIOMMU=true,devicePlugin.namespaces[0]=sriov",
+	}
+}
+
+// TestChartValues: each value has its effect, and the API server takes the outcome.
+func TestChartValues(t *testing.T) {
+	c := cluster.Start(t)
+	if out, err := helm(t, "lint", append(everyValue(), "--strict")...); err != nil {
+		t.Errorf("helm lint: %v\n%s", err, out)
+	}
+	path := template(t, everyValue()...)
+	for _, o := range cluster.ReadFile(t, path) {
+		if err := c.TryApply(t, o); err != nil {
+			t.Errorf("%s %s: %v", o.GetKind(), o.GetName(), err)
+		}
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for part, times := range map[string]int{
+		"image: r:t": 2, "imagePullPolicy: Never": 2, "- name: s\n": 2, "ng: multi-eni": 2, "key: k\n": 4, "system-cluster-critical": 2,
+		"a: b\n": 2, "c: d\n": 2, "memory: 1Gi": 2, "--log-level=debug": 1, "--attachments-from=imds": 1, "--orphan-grace=5s": 1,
+		"e: f\n": 1, "privileged: true": 1, "--load-modules": 0, "--allow-unsafe-noiommu": 1, "--dp-namespaces=sriov\n": 1, "namespace: sriov\n": 2,
+	} {
+		if got := strings.Count(string(data), part); got != times {
+			t.Errorf("%q %d times, want %d", part, got, times)
+		}
+	}
+	none := manifest(t, template(t, "--set=serviceAccount.create=false,rbac.create=false,admission.create=false"))
+	if len(none) != 2 {
+		t.Errorf("%d objects without accounts, permissions and policies, want the DaemonSets", len(none))
+	}
+}
+
+// TestChartRefuses: a value that cannot be meant is named.
+func TestChartRefuses(t *testing.T) {
+	for set, want := range map[string]string{
+		"image.tga=v1":                       "tga",
+		"image.pullPolicy=Sometimes":         "/image/pullPolicy",
+		"logLevel=loud":                      "/logLevel",
+		"eniManager.dpdk.enabled=maybe":      "/eniManager/dpdk/enabled",
+		"eniManager.dpdk.bindingScript=x.py": "bindingScript",
+		"eniManager.extraArgs[0]=restart":    "/eniManager/extraArgs/0",
+		"devicePlugin.namespaces[0]=Kube":    "/devicePlugin/namespaces/0",
+		"devicePlugin.namespaces=null":       "devicePlugin",
+		"awsRegion=eu-west-1":                "awsRegion",
+	} {
+		if out, err := helm(t, "template", "--set="+set); err == nil || !strings.Contains(out, want) {
+			t.Errorf("%s: %v, %q; want it refused with %q", set, err, out, want)
+		}
+	}
+}
