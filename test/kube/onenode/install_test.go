@@ -1,6 +1,7 @@
 package onenode
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -19,6 +20,8 @@ import (
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/tools/remotecommand"
 	"sigs.k8s.io/kustomize/api/krusty"
 	"sigs.k8s.io/kustomize/kyaml/filesys"
 
@@ -115,6 +118,13 @@ func TestInstallation(t *testing.T) {
 func (s *stage) installation(manifests string) {
 	t, before := s.T, s.files()
 	s.install(manifests)
+	// As docs/install.md says.
+	report := s.doctor("--nodeeni-source=kube", "--sysfs=/host/sys", "--dp-namespaces=kube-system,default")
+	t.Logf("doctor in the daemon's pod:\n%s", report)
+	if !strings.Contains(report, "ok    CNI plugin: /opt/cni/bin/multi-eni") || strings.Contains(report, "FAIL") {
+		t.Error("doctor finds faults")
+	}
+
 	a := s.enis[0]
 	s.startDevicePlugin()
 	s.must(s.declare(a))
@@ -275,6 +285,26 @@ func (s *stage) ready(daemonSet string) func() error {
 		}
 		return nil
 	}
+}
+
+// doctor is what it says in the daemon's pod.
+func (s *stage) doctor(flags ...string) string {
+	s.Helper()
+	pods, err := s.Admin.CoreV1().Pods("kube-system").List(s.Context(), metav1.ListOptions{LabelSelector: "app.kubernetes.io/name=multi-enid"})
+	s.must(err)
+	if len(pods.Items) != 1 {
+		s.Fatalf("%d pods of the daemon", len(pods.Items))
+	}
+	request := s.Admin.CoreV1().RESTClient().Post().Resource("pods").Namespace("kube-system").Name(pods.Items[0].Name).SubResource("exec").
+		VersionedParams(&corev1.PodExecOptions{Command: append([]string{"/multi-enid", "doctor"}, flags...), Stdout: true, Stderr: true}, scheme.ParameterCodec)
+	exec, err := remotecommand.NewSPDYExecutor(s.Config, http.MethodPost, request.URL())
+	s.must(err)
+	var said bytes.Buffer
+	err = exec.StreamWithContext(s.Context(), remotecommand.StreamOptions{Stdout: &said, Stderr: &said})
+	if err != nil {
+		fmt.Fprintf(&said, "%v\n", err)
+	}
+	return said.String()
 }
 
 // uninstall runs the Job to its end, removes it, and returns its pod's log.
