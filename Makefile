@@ -14,6 +14,7 @@ FUZZTIME  ?= 10s
 BIN  := $(CURDIR)/bin
 KUBE := $(BIN)/kube
 LINT := $(BIN)/tools/golangci-lint
+SBOM := $(BIN)/tools/cyclonedx-gomod
 
 # -buildvcs=false: under sudo git refuses to read a tree that belongs to somebody else, and the build would fail.
 gobuild = CGO_ENABLED=0 $(GO) $(1) build -trimpath -buildvcs=false
@@ -44,12 +45,14 @@ build: go-version ## Build static multi-eni and multi-enid into bin/
 STORAGE = --storage-driver vfs --root $(BIN)/image/storage --runroot $(BIN)/image/run
 IMAGE ?= localhost/multi-eni-cni:$(VERSION)
 .PHONY: image
-image: prereq-image build ## Build the image IMAGE by buildah, as bin/image.tar (OCI archive)
+image: prereq-image build $(SBOM) ## Build the image IMAGE by buildah, as bin/image.tar (OCI archive), and bin/sbom
 	@rm -rf $(BIN)/image && mkdir -p $(BIN)/image/out && cp $(BIN)/multi-eni $(BIN)/multi-enid $(BIN)/image/out/
 	buildah $(STORAGE) build --isolation chroot --timestamp 0 --build-context build=$(BIN)/image --build-arg VERSION=$(VERSION) -t $(IMAGE) .
 	@rm -f $(BIN)/image.tar
 	buildah $(STORAGE) push -q $(IMAGE) oci-archive:$(BIN)/image.tar:$(IMAGE)
 	@chmod -R u+w $(BIN)/image && rm -rf $(BIN)/image
+	@mkdir -p $(BIN)/sbom
+	for p in multi-eni multi-enid; do $(SBOM) bin -json -std -noserial -notimestamp -version '$(VERSION)' -output $(BIN)/sbom/$$p.cdx.json $(BIN)/$$p; done
 	@$(GIVEBACK)
 
 .PHONY: demo
@@ -162,6 +165,11 @@ $(KUBE)/.built: test/kube/binaries/go.mod test/kube/binaries/go.sum
 	@touch $@
 	@$(GIVEBACK)
 
+$(SBOM): test/tools/sbom/go.mod test/tools/sbom/go.sum
+	@mkdir -p $(@D)
+	$(call gobuild,-C test/tools/sbom) -o $(@D)/ tool
+	@touch $@
+
 # Without the flags it takes itself for a client of Kubernetes 1.20.
 CHARTUTIL := helm.sh/helm/v3/pkg/chartutil
 $(BIN)/tools/helm: test/tools/helm/go.mod test/tools/helm/go.sum
@@ -183,6 +191,7 @@ tidy-check:
 	$(GO) -C test/tools mod tidy -diff
 	$(GO) -C test/tools/gen mod tidy -diff
 	$(GO) -C test/tools/helm mod tidy -diff
+	$(GO) -C test/tools/sbom mod tidy -diff
 	$(GO) -C test/kube mod tidy -diff
 	$(GO) -C test/hardware mod tidy -diff
 generate-check:

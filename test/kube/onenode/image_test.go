@@ -116,3 +116,42 @@ func TestImage(t *testing.T) {
 	}
 	t.Logf("%d bytes, manifest %s", size, index.Manifests[0].Digest)
 }
+
+// TestSBOM: the bill of materials names what is linked into each program, with
+// its version; into the plugin neither Kubernetes nor AWS.
+func TestSBOM(t *testing.T) {
+	modules := func(program string) (purls []string) {
+		t.Helper()
+		path, err := nstest.Binary("sbom/" + program + ".cdx.json")
+		if err != nil {
+			cluster.Unavailable(t, "bin/sbom is not written; run: make image, which needs buildah")
+		}
+		data, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var bom struct {
+			BomFormat  string
+			Components []struct{ PURL string }
+		}
+		if err := json.Unmarshal(data, &bom); err != nil || bom.BomFormat != "CycloneDX" {
+			t.Fatalf("%s: format %q, %v", path, bom.BomFormat, err)
+		}
+		for _, c := range bom.Components {
+			purls = append(purls, c.PURL)
+		}
+		return purls
+	}
+	has := func(purls []string, module string) bool {
+		return slices.ContainsFunc(purls, func(p string) bool { return strings.HasPrefix(p, "pkg:golang/"+module) })
+	}
+	for _, module := range []string{"k8s.io/client-go@v0.", "github.com/aws/aws-sdk-go-v2@v1.", "github.com/vishvananda/netlink@v1.", "std@"} {
+		if !has(modules("multi-enid"), module) {
+			t.Errorf("multi-enid's has no %s", module)
+		}
+	}
+	plugin := modules("multi-eni")
+	if !has(plugin, "github.com/containernetworking/cni@v1.") || has(plugin, "k8s.io/") || has(plugin, "github.com/aws/") {
+		t.Errorf("multi-eni's has %q", plugin)
+	}
+}
