@@ -125,15 +125,13 @@ const (
 // keepInstalled installs, and again after each change by somebody else. An
 // error ends it: whoever has started it starts it again, with a pause.
 func (p program) keepInstalled(ctx context.Context, i installer) error {
-	watcher, err := fsnotify.NewWatcher()
-	if err != nil {
-		return fmt.Errorf("watch what is installed: %w", err)
-	}
-	defer watcher.Close()             //nolint:errcheck // nothing can be lost
-	for _, dir := range i.folders() { // before the first look, so that no change is missed
-		if err := watcher.Add(dir); err != nil {
-			return fmt.Errorf("watch what is installed: %w", err)
-		}
+	// Before the first look, so that no change is missed.
+	watcher, err := watchFolders(i.folders())
+	if err != nil { // such as no inotify instance left; it is no reason not to install
+		fmt.Fprintf(p.stderr, "multi-enid: watch what is installed: %v; looking every %v instead\n", err, keepEvery)
+		watcher = &fsnotify.Watcher{}
+	} else {
+		defer watcher.Close() //nolint:errcheck // nothing can be lost
 	}
 	all := true // what is as it should be is told once
 	look := time.NewTimer(0)
@@ -162,6 +160,19 @@ func (p program) keepInstalled(ctx context.Context, i installer) error {
 			look.Reset(keepEvery)
 		}
 	}
+}
+
+func watchFolders(dirs []string) (*fsnotify.Watcher, error) {
+	watcher, err := fsnotify.NewWatcher()
+	if err != nil {
+		return nil, err
+	}
+	for _, dir := range dirs {
+		if err := watcher.Add(dir); err != nil {
+			return nil, errors.Join(err, watcher.Close())
+		}
+	}
+	return watcher, nil
 }
 
 // concerns says whether a path is of a file that is installed.
