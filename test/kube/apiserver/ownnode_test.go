@@ -1,6 +1,7 @@
 package apiserver
 
 import (
+	"context"
 	"errors"
 	"path/filepath"
 	"strings"
@@ -20,7 +21,11 @@ import (
 type ownNode struct {
 	*testing.T
 	*cluster.Cluster
+	ctx context.Context
 }
+
+// Context is the test's, or one that lasts longer.
+func (o ownNode) Context() context.Context { return o.ctx }
 
 // pod makes a pod of a node, which need not run. The edit makes it one of the
 // device plugin, or nearly so.
@@ -84,12 +89,16 @@ func (o ownNode) rest(as *rest.Config) rest.Interface {
 // TestOwnNode: with the token of the daemon of one node, the device plugin of
 // this node can be restarted and its ENINodeState written, and nothing else.
 func TestOwnNode(t *testing.T) {
-	o := ownNode{t, cluster.Start(t)}
+	o := ownNode{t, cluster.Start(t), t.Context()}
 	o.ExpectDenials("the policy is tried")
 	repo, err := nstest.Repo()
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { // after the deletion: the API server acts on it a moment later
+		over := ownNode{T: t, Cluster: o.Cluster, ctx: context.Background()}
+		cluster.Eventually(over, "the policy out of force", settleTimeout, func() error { return over.createState(over.InNoPod(t), "node-3") })
+	})
 	for _, object := range o.ApplyFile(t, filepath.Join(repo, "deploy/admission/own-node.yaml")) {
 		t.Cleanup(func() { o.Delete(t, object) })
 	}
