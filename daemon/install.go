@@ -62,17 +62,21 @@ func (p program) install(ctx context.Context, i installer, keep bool) error {
 		}
 		i.from = filepath.Dir(self)
 	}
-	to, err := filepath.Abs(i.to)
-	if err != nil {
+	var err error
+	if i.to, err = filepath.Abs(i.to); err != nil {
 		return fmt.Errorf("--to %q: %w", i.to, err)
 	}
-	i.to = to
+	if i.policy != "" {
+		if i.policy, err = filepath.Abs(i.policy); err != nil {
+			return fmt.Errorf("--policy %q: %w", i.policy, err)
+		}
+	}
 	for n, dir := range i.folders() {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return fmt.Errorf("make folder of %s: %w", []string{"plugins", "policy"}[n], err)
 		}
 	}
-	unlock, err := lockFolder(to)
+	unlock, err := lockFolder(i.to)
 	if err != nil {
 		return err
 	}
@@ -115,8 +119,8 @@ func (i installer) run(ctx context.Context, tell func(path, what string, changed
 }
 
 const (
-	// keepSettle is the quiet after which a change is looked at: who replaces a
-	// file does several things to it.
+	// keepSettle is how long after a change it is looked at: who replaces a file
+	// does several things to it.
 	keepSettle = time.Second
 	// keepEvery is how often it is looked at without any event.
 	keepEvery = 5 * time.Minute
@@ -133,7 +137,8 @@ func (p program) keepInstalled(ctx context.Context, i installer) error {
 	} else {
 		defer watcher.Close() //nolint:errcheck // nothing can be lost
 	}
-	all := true // what is as it should be is told once
+	all := true   // what is as it should be is told once
+	soon := false // a look at a change is due; more changes do not put it off
 	look := time.NewTimer(0)
 	defer look.Stop()
 	for {
@@ -141,13 +146,15 @@ func (p program) keepInstalled(ctx context.Context, i installer) error {
 		case <-ctx.Done():
 			return nil
 		case event := <-watcher.Events:
-			if i.concerns(event.Name) {
+			if i.concerns(event.Name) && !soon {
+				soon = true
 				look.Reset(keepSettle)
 			}
 		case err := <-watcher.Errors: // events may be lost
 			fmt.Fprintf(p.stderr, "multi-enid: watch what is installed: %v\n", err)
 			look.Reset(keepSettle)
 		case <-look.C:
+			soon = false
 			err := i.run(ctx, func(path, what string, changed bool) {
 				if changed || all {
 					fmt.Fprintf(p.stdout, "%s: %s\n", path, what)
@@ -266,11 +273,14 @@ func lockFolder(path string) (unlock func(), err error) {
 	return func() { dir.Close() }, nil //nolint:errcheck,gosec // opened for reading only
 }
 
+// temporary is where a plugin is written before it is put in place.
+func temporary(dir, name string) string { return filepath.Join(dir, "."+name+".tmp") }
+
 // writeExecutable writes a temporary file that is on the disk when it returns.
 // Its name is fixed, so that what a killed install has left is taken away. The
 // folder is locked.
 func writeExecutable(dir, name string, data []byte) (path string, err error) {
-	path = filepath.Join(dir, "."+name+".tmp")
+	path = temporary(dir, name)
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return "", fmt.Errorf("remove what a killed install has left: %w", err)
 	}

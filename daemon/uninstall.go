@@ -76,12 +76,17 @@ func (p program) uninstall(r removal) error {
 	for _, use := range uses {
 		fmt.Fprintf(p.stdout, "left behind: %s\n", use)
 	}
-	var errs []error
 	for _, name := range installed() {
-		errs = append(errs, p.remove(filepath.Join(from, name)))
+		for _, path := range []string{filepath.Join(from, name), temporary(from, name)} {
+			// A plugin that stays keeps its policy: without one it would believe its netconfs.
+			if err := p.removeFile(path); err != nil {
+				return err
+			}
+		}
 	}
-	errs = append(errs, p.removePolicy(r.policy, from))
-	if len(uses) == 0 {
+	errs := []error{p.removePolicy(r.policy, from)}
+	// Once more: an ADD may have begun before the plugin was gone.
+	if left, err := r.uses(); err == nil && len(left) == 0 {
 		errs = append(errs, p.removeState(r))
 	}
 	return errors.Join(errs...)
@@ -153,18 +158,25 @@ func (p program) removePolicy(path, binDir string) error {
 		fmt.Fprintf(p.stdout, "%s: kept, it has been changed\n", path)
 		return nil
 	}
-	return p.remove(path)
+	return p.removeFile(path)
 }
 
-// remove removes a file, or an empty folder; there need be none. A folder with
-// something in it stays, and one that is a container's mount.
+// remove is removeFile, but that a folder with something in it stays, and one that
+// is a container's mount.
 func (p program) remove(path string) error {
+	err := p.removeFile(path)
+	if errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, unix.EBUSY) {
+		fmt.Fprintf(p.stdout, "%s: left, it is not empty or in use\n", path)
+		return nil
+	}
+	return err
+}
+
+// removeFile removes what is at a path; there need be nothing.
+func (p program) removeFile(path string) error {
 	err := os.Remove(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return nil
-	case errors.Is(err, unix.ENOTEMPTY), errors.Is(err, unix.EBUSY):
-		fmt.Fprintf(p.stdout, "%s: left, it is not empty or in use\n", path)
 		return nil
 	case err != nil:
 		return fmt.Errorf("remove: %w", err)

@@ -82,6 +82,7 @@ func (u uninstallable) left() (files []string) {
 func TestUninstall(t *testing.T) {
 	u := newUninstallable(t)
 	u.must(os.WriteFile(filepath.Join(u.to, "bridge"), nil, 0o755))
+	u.must(os.WriteFile(temporary(u.to, "multi-eni"), nil, 0o600)) // of an install that was killed
 	code, stdout, stderr := u.run()
 	if code != 0 || stderr != "" || !strings.Contains(stdout, filepath.Join(u.to, "multi-eni")+": removed") {
 		t.Errorf("exit code %d, %q, %q", code, stdout, stderr)
@@ -143,6 +144,15 @@ func TestUninstallRefuses(t *testing.T) {
 		u.must(os.WriteFile(u.policy, []byte(`{"schemaVersion":1}`), 0o644))
 		if code, stdout, stderr := u.run(); code != 0 || !strings.Contains(stdout, u.policy+": kept") || !slices.Contains(u.left(), "etc/policy.json") {
 			t.Errorf("exit code %d, %q, %q", code, stdout, stderr)
+		}
+	})
+	t.Run("a plugin that stays", func(t *testing.T) {
+		u := newUninstallable(t)
+		plugin := filepath.Join(u.to, "multi-eni")
+		u.must(os.Remove(plugin))
+		u.must(os.MkdirAll(filepath.Join(plugin, "x"), 0o755)) // cannot be removed, not even by root
+		if code, _, stderr := u.run(); code != exitFailure || !strings.Contains(stderr, plugin) || !slices.Contains(u.left(), "etc/policy.json") {
+			t.Errorf("exit code %d, %q; want its policy kept, left: %q", code, stderr, u.left())
 		}
 	})
 	t.Run("a running daemon", func(t *testing.T) {

@@ -70,6 +70,13 @@ func (o ownNode) createState(as *rest.Config, name string) error {
 	return o.rest(as).Post().AbsPath(states).Param("dryRun", "All").SetHeader("Content-Type", "application/json").Body([]byte(body)).Do(o.Context()).Error()
 }
 
+// createGenerated has the API server choose the name, from that of the own node.
+func (o ownNode) createGenerated(as *rest.Config) error {
+	o.Helper()
+	body := `{"apiVersion":"networking.k8s.aws/v1alpha1","kind":"ENINodeState","metadata":{"generateName":"node-1"}}`
+	return o.rest(as).Post().AbsPath(states).Param("dryRun", "All").SetHeader("Content-Type", "application/json").Body([]byte(body)).Do(o.Context()).Error()
+}
+
 func (o ownNode) applyStatus(as *rest.Config, name string) error {
 	o.Helper()
 	body := `{"apiVersion":"networking.k8s.aws/v1alpha1","kind":"ENINodeState","metadata":{"name":"` + name + `"},"status":{}}`
@@ -143,6 +150,7 @@ func TestOwnNode(t *testing.T) {
 		"own state":                  {o.applyStatus(here, "node-1"), ""},
 		"state of another node":      {o.applyStatus(here, "node-2"), "of its own node only"},
 		"new state of another node":  {o.createState(here, "node-3"), "of its own node only"},
+		"new state, name generated":  {o.createGenerated(here), "of its own node only"},
 		"state, unbound token":       {o.applyStatus(nowhere, "node-1"), "the token names no node"},
 		"new state, unbound token":   {o.createState(nowhere, "node-3"), "the token names no node"},
 		"device plugin, no node":     {o.deletePod(nowhere, "own"), "the token names no node"},
