@@ -3,8 +3,6 @@ package apiserver
 import (
 	"fmt"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -13,34 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/multi-eni/multi-eni-cni/test/kube/cluster"
-	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
-
-// helm runs helm on the chart, and returns what it prints.
-func helm(t *testing.T, command string, flags ...string) (stdout string, err error) {
-	t.Helper()
-	program, err := nstest.Binary("tools/helm")
-	if err != nil {
-		cluster.Unavailable(t, err.Error())
-	}
-	repo, err := nstest.Repo()
-	if err != nil {
-		t.Fatal(err)
-	}
-	args := []string{command}
-	if command == "template" {
-		args = append(args, "multi-eni-cni", "--namespace=kube-system")
-	}
-	cmd := exec.CommandContext(t.Context(), program, append(append(args, filepath.Join(repo, "deploy/chart")), flags...)...)
-	cmd.Env = append(os.Environ(), "HOME="+t.TempDir())
-	var said strings.Builder
-	cmd.Stderr = &said
-	out, err := cmd.Output()
-	if err != nil {
-		return said.String() + string(out), err
-	}
-	return string(out), nil
-}
 
 // manifest is the objects of a file, by kind, namespace and name.
 func manifest(t *testing.T, path string) map[string]*unstructured.Unstructured {
@@ -52,20 +23,6 @@ func manifest(t *testing.T, path string) map[string]*unstructured.Unstructured {
 	return all
 }
 
-// template is what helm template makes of the chart, as a file.
-func template(t *testing.T, flags ...string) string {
-	t.Helper()
-	out, err := helm(t, "template", flags...)
-	if err != nil {
-		t.Fatalf("helm template %q: %v\n%s", flags, err, out)
-	}
-	path := filepath.Join(t.TempDir(), "chart.yaml")
-	if err := os.WriteFile(path, []byte(out), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	return path
-}
-
 // TestChartIsWhatKustomizeMakes: the two ways to install have the same outcome.
 func TestChartIsWhatKustomizeMakes(t *testing.T) {
 	const image = "images: [{name: multi-eni-cni, newName: example/multi-eni-cni, newTag: v7}]\n"
@@ -73,12 +30,12 @@ func TestChartIsWhatKustomizeMakes(t *testing.T) {
 		overlay string
 		flags   []string
 	}{
-		"as it comes": {"resources: [deploy]\n", nil},
-		"DPDK":        {"resources: [deploy]\ncomponents: [deploy/components/dpdk]\n", []string{"--set=eniManager.dpdk.enabled=true"}},
+		"as it comes": {"resources: [DEPLOY]\n", nil},
+		"DPDK":        {"resources: [DEPLOY]\ncomponents: [DEPLOY/components/dpdk]\n", []string{"--set=eniManager.dpdk.enabled=true"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			want := manifest(t, render(t, tt.overlay+image))
-			got := manifest(t, template(t, append(tt.flags, "--include-crds", "--set=image.repository=example/multi-eni-cni", "--set=image.tag=v7")...))
+			want := manifest(t, cluster.Kustomize(t, tt.overlay+image))
+			got := manifest(t, cluster.HelmTemplate(t, append(tt.flags, "--include-crds", "--set=image.repository=example/multi-eni-cni", "--set=image.tag=v7")...))
 			if len(got) == 0 {
 				t.Error("no object")
 			}
@@ -106,10 +63,10 @@ func everyValue() []string {
 // TestChartValues: each value has its effect, and the API server takes the outcome.
 func TestChartValues(t *testing.T) {
 	c := cluster.Start(t)
-	if out, err := helm(t, "lint", append(everyValue(), "--strict")...); err != nil {
+	if out, err := cluster.Helm(t, append(everyValue(), "lint", cluster.Chart(t), "--strict")...); err != nil {
 		t.Errorf("helm lint: %v\n%s", err, out)
 	}
-	path := template(t, everyValue()...)
+	path := cluster.HelmTemplate(t, everyValue()...)
 	for _, o := range cluster.ReadFile(t, path) {
 		if err := c.TryApply(t, o); err != nil {
 			t.Errorf("%s %s: %v", o.GetKind(), o.GetName(), err)
@@ -128,7 +85,7 @@ func TestChartValues(t *testing.T) {
 			t.Errorf("%q %d times, want %d", part, got, times)
 		}
 	}
-	none := manifest(t, template(t, "--set=serviceAccount.create=false,rbac.create=false,admission.create=false"))
+	none := manifest(t, cluster.HelmTemplate(t, "--set=serviceAccount.create=false,rbac.create=false,admission.create=false"))
 	if len(none) != 2 {
 		t.Errorf("%d objects without accounts, permissions and policies, want the DaemonSets", len(none))
 	}
@@ -147,7 +104,7 @@ func TestChartRefuses(t *testing.T) {
 		"devicePlugin.namespaces=null":       "devicePlugin",
 		"awsRegion=eu-west-1":                "awsRegion",
 	} {
-		if out, err := helm(t, "template", "--set="+set); err == nil || !strings.Contains(out, want) {
+		if out, err := cluster.Helm(t, "template", "x", cluster.Chart(t), "--set="+set); err == nil || !strings.Contains(out, want) {
 			t.Errorf("%s: %v, %q; want it refused with %q", set, err, out, want)
 		}
 	}

@@ -1,9 +1,7 @@
 package apiserver
 
 import (
-	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -11,42 +9,10 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	"sigs.k8s.io/kustomize/api/krusty"
-	"sigs.k8s.io/kustomize/kyaml/filesys"
 
 	"github.com/multi-eni/multi-eni-cni/test/kube/cluster"
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
-
-// render is what kustomize makes of an overlay of folders of deploy/, as a file.
-func render(t *testing.T, overlay string) string {
-	t.Helper()
-	repo, err := nstest.Repo()
-	if err != nil {
-		t.Fatal(err)
-	}
-	dir := t.TempDir()
-	deploy, err := filepath.Rel(dir, filepath.Join(repo, "deploy"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(dir, "kustomization.yaml"), []byte(strings.ReplaceAll(overlay, "deploy", deploy)), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	made, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(filesys.MakeFsOnDisk(), dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	text, err := made.AsYaml()
-	if err != nil {
-		t.Fatal(err)
-	}
-	path := filepath.Join(dir, "rendered.yaml")
-	if err := os.WriteFile(path, text, 0o644); err != nil {
-		t.Fatal(err)
-	}
-	return path
-}
 
 // TestManifests: the API server takes every manifest and sample that we ship, by
 // a strict server-side dry run.
@@ -57,8 +23,8 @@ func TestManifests(t *testing.T) {
 		t.Fatal(err)
 	}
 	files := []string{
-		render(t, "resources: [deploy]\n"), render(t, "resources: [deploy/uninstall]\n"), filepath.Join(repo, "deploy/rbac-optional-namespaces.yaml"),
-		render(t, "resources: [deploy]\ncomponents: [deploy/components/dpdk]\n"),
+		cluster.Kustomize(t, "resources: [DEPLOY]\n"), cluster.Kustomize(t, "resources: [DEPLOY/uninstall]\n"), filepath.Join(repo, "deploy/rbac-optional-namespaces.yaml"),
+		cluster.Kustomize(t, "resources: [DEPLOY]\ncomponents: [DEPLOY/components/dpdk]\n"),
 	}
 	samples, err := filepath.Glob(filepath.Join(repo, "conf/nodeenis/*.yaml"))
 	if err != nil || len(samples) == 0 {
@@ -98,7 +64,7 @@ func daemonOf(t *testing.T, path string) corev1.Container {
 // TestDPDKComponent: what it changes, and that it loses nothing.
 func TestDPDKComponent(t *testing.T) {
 	yes := true
-	want := daemonOf(t, render(t, "resources: [deploy]\n"))
+	want := daemonOf(t, cluster.Kustomize(t, "resources: [DEPLOY]\n"))
 	want.Args = append(want.Args, "--dev=/host/dev", "--modules-root=/host", "--load-modules")
 	want.SecurityContext = &corev1.SecurityContext{Privileged: &yes, ReadOnlyRootFilesystem: &yes}
 	for i := range want.VolumeMounts {
@@ -107,7 +73,7 @@ func TestDPDKComponent(t *testing.T) {
 		}
 	}
 	want.VolumeMounts = append(want.VolumeMounts, corev1.VolumeMount{Name: "dev", MountPath: "/host/dev"}, corev1.VolumeMount{Name: "modules", MountPath: "/host/lib/modules", ReadOnly: true})
-	got := daemonOf(t, render(t, "resources: [deploy]\ncomponents: [deploy/components/dpdk]\n"))
+	got := daemonOf(t, cluster.Kustomize(t, "resources: [DEPLOY]\ncomponents: [DEPLOY/components/dpdk]\n"))
 	byPath := cmpopts.SortSlices(func(a, b corev1.VolumeMount) bool { return a.MountPath < b.MountPath })
 	if diff := cmp.Diff(want, got, byPath); diff != "" {
 		t.Errorf("the daemon with components/dpdk (-want +got):\n%s", diff)

@@ -21,8 +21,6 @@ import (
 	"k8s.io/apimachinery/pkg/util/yaml"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/restmapper"
-
-	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
 // fieldManager is who owns what tests apply.
@@ -61,11 +59,7 @@ func permissions(t testing.TB) []string {
 // deployed are the files of deploy/ that match a pattern.
 func deployed(t testing.TB, pattern string) []string {
 	t.Helper()
-	repo, err := nstest.Repo()
-	if err != nil {
-		t.Fatal(err)
-	}
-	files, err := filepath.Glob(filepath.Join(repo, "deploy", pattern))
+	files, err := filepath.Glob(filepath.Join(repo(t), "deploy", pattern))
 	if err != nil || len(files) == 0 {
 		t.Fatalf("deploy/ has no %s (%v)", pattern, err)
 	}

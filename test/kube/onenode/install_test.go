@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -22,8 +21,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/tools/remotecommand"
-	"sigs.k8s.io/kustomize/api/krusty"
-	"sigs.k8s.io/kustomize/kyaml/filesys"
+	utilexec "k8s.io/client-go/util/exec"
 
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
@@ -111,7 +109,7 @@ func TestInstallation(t *testing.T) {
 	})
 	t.Run("helm", func(t *testing.T) {
 		s := bareNode(t, 1)
-		s.installation(s.template())
+		s.installation(cluster.HelmTemplate(t, "--set=image.repository="+imageName, "--set=image.tag="+shipped)) // CRDs are not in it
 	})
 }
 
@@ -216,41 +214,10 @@ func (s *stage) serveIMDS(state fakeimds.State) {
 }
 
 // render is what `kubectl apply -k` of a folder of deploy/ applies, with the
-// image's name put in as the README says.
+// image's name put in as docs/install.md says.
 func (s *stage) render(folder, tag string) string {
 	s.Helper()
-	repo, err := nstest.Repo()
-	s.must(err)
-	dir := s.T.TempDir()
-	resource, err := filepath.Rel(dir, filepath.Join(repo, "deploy", folder))
-	s.must(err)
-	overlay := fmt.Sprintf("resources: [%s]\nimages: [{name: multi-eni-cni, newName: %s, newTag: %s}]\n", resource, imageName, tag)
-	s.must(os.WriteFile(filepath.Join(dir, "kustomization.yaml"), []byte(overlay), 0o644))
-	rendered, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(filesys.MakeFsOnDisk(), dir)
-	s.must(err)
-	text, err := rendered.AsYaml()
-	s.must(err)
-	path := filepath.Join(dir, "rendered.yaml")
-	s.must(os.WriteFile(path, text, 0o644))
-	return path
-}
-
-// template is what `helm template` makes of the chart, with the image's name and
-// without CRDs, which it never upgrades.
-func (s *stage) template() string {
-	s.Helper()
-	helm, err := nstest.Binary("tools/helm")
-	s.must(err)
-	repo, err := nstest.Repo()
-	s.must(err)
-	cmd := exec.CommandContext(s.Context(), helm, "template", "multi-eni-cni", filepath.Join(repo, "deploy/chart"), "--namespace=kube-system",
-		"--set=image.repository="+imageName, "--set=image.tag="+shipped)
-	cmd.Env = append(os.Environ(), "HOME="+s.dir)
-	text, err := cmd.Output()
-	s.must(err)
-	path := s.path("chart.yaml")
-	s.must(os.WriteFile(path, text, 0o644))
-	return path
+	return cluster.Kustomize(s.T, fmt.Sprintf("resources: [DEPLOY/%s]\nimages: [{name: multi-eni-cni, newName: %s, newTag: %s}]\n", folder, imageName, tag))
 }
 
 // applyAll applies a rendered folder, the CRDs first, as kubectl does.
@@ -297,13 +264,22 @@ func (s *stage) doctor(flags ...string) string {
 	}
 	request := s.Admin.CoreV1().RESTClient().Post().Resource("pods").Namespace("kube-system").Name(pods.Items[0].Name).SubResource("exec").
 		VersionedParams(&corev1.PodExecOptions{Command: append([]string{"/multi-enid", "doctor"}, flags...), Stdout: true, Stderr: true}, scheme.ParameterCodec)
-	exec, err := remotecommand.NewSPDYExecutor(s.Config, http.MethodPost, request.URL())
-	s.must(err)
 	var said bytes.Buffer
-	err = exec.StreamWithContext(s.Context(), remotecommand.StreamOptions{Stdout: &said, Stderr: &said})
-	if err != nil {
-		fmt.Fprintf(&said, "%v\n", err)
-	}
+	cluster.Eventually(s.T, "an answer of doctor", settle, func() error {
+		said.Reset()
+		exec, err := remotecommand.NewSPDYExecutor(s.Config, http.MethodPost, request.URL())
+		if err != nil {
+			return err
+		}
+		err = exec.StreamWithContext(s.Context(), remotecommand.StreamOptions{Stdout: &said, Stderr: &said})
+		if _, ended := errors.AsType[utilexec.CodeExitError](err); ended {
+			return nil // it has found faults, and says which
+		}
+		if err == nil && said.Len() == 0 {
+			return errors.New("the stream has lost its output")
+		}
+		return err
+	})
 	return said.String()
 }
 

@@ -1,0 +1,90 @@
+package cluster
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"sigs.k8s.io/kustomize/api/krusty"
+	"sigs.k8s.io/kustomize/kyaml/filesys"
+
+	"github.com/multi-eni/multi-eni-cni/test/nstest"
+)
+
+// Kustomize returns the file that kustomize makes of an overlay, in which DEPLOY
+// stands for the folder deploy/.
+func Kustomize(t testing.TB, overlay string) (path string) {
+	t.Helper()
+	dir := t.TempDir()
+	deploy, err := filepath.Rel(dir, filepath.Join(repo(t), "deploy"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	writeFile(t, filepath.Join(dir, "kustomization.yaml"), strings.ReplaceAll(overlay, "DEPLOY", deploy))
+	made, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(filesys.MakeFsOnDisk(), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := made.AsYaml()
+	if err != nil {
+		t.Fatal(err)
+	}
+	path = filepath.Join(dir, "rendered.yaml")
+	writeFile(t, path, string(text))
+	return path
+}
+
+// HelmTemplate returns the file that helm makes of the chart for kube-system.
+func HelmTemplate(t testing.TB, flags ...string) (path string) {
+	t.Helper()
+	out, err := Helm(t, append([]string{"template", "multi-eni-cni", Chart(t), "--namespace=kube-system"}, flags...)...)
+	if err != nil {
+		t.Fatalf("helm template %q: %v\n%s", flags, err, out)
+	}
+	path = filepath.Join(t.TempDir(), "chart.yaml")
+	writeFile(t, path, out)
+	return path
+}
+
+// Chart is the folder of the chart.
+func Chart(t testing.TB) string {
+	t.Helper()
+	return filepath.Join(repo(t), "deploy/chart")
+}
+
+// Helm runs helm, and returns what it prints; with an error, what it complains of
+// too.
+func Helm(t testing.TB, args ...string) (string, error) {
+	t.Helper()
+	program, err := nstest.Binary("tools/helm")
+	if err != nil {
+		Unavailable(t, err.Error())
+	}
+	cmd := exec.CommandContext(t.Context(), program, args...)
+	cmd.Env = append(os.Environ(), "HOME="+t.TempDir())
+	var said strings.Builder
+	cmd.Stderr = &said
+	out, err := cmd.Output()
+	if err != nil {
+		return said.String() + string(out), err
+	}
+	return string(out), nil
+}
+
+func repo(t testing.TB) string {
+	t.Helper()
+	path, err := nstest.Repo()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func writeFile(t testing.TB, path, content string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
