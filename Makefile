@@ -115,6 +115,7 @@ hardware-tools: prereq-hardware build tools
 lint: $(LINT) ## Run golangci-lint, and prove that each of our own rules fires
 	$(LINT) run ./...
 	cd test/kube && $(LINT) run --config ../../.golangci.yml ./...
+	cd test/monitoring && $(LINT) run --config ../../.golangci.yml ./...
 	cd test/hardware && $(LINT) run --config ../../.golangci.yml ./...
 	GOLANGCI_LINT=$(LINT) $(GO) test -tags lint -run '^TestLintFixtures$$' ./test/arch
 
@@ -123,7 +124,7 @@ fuzz: go-version ## Run every fuzz target for FUZZTIME each
 	@GO='$(GO)' test/fuzz '$(FUZZTIME)'
 
 .PHONY: verify
-verify: format-check tidy-check generate-check arch lint ## Check all that needs no kernel: format, modules, generated files, rules, lint
+verify: format-check tidy-check generate-check arch monitoring lint ## Check all that needs no kernel: format, modules, generated files, rules, alerts, lint
 
 .PHONY: generate
 generate: go-version ## Write the generated files again
@@ -182,7 +183,7 @@ $(LINT): test/tools/lint/go.mod test/tools/lint/go.sum
 	$(call gobuild,-C test/tools/lint) -o $(@D)/ tool
 	@touch $@
 
-.PHONY: format-check tidy-check generate-check arch
+.PHONY: format-check tidy-check generate-check arch monitoring
 format-check:
 	@out=$$(gofmt -l $$(find . -name '*.go' -not -path './bin/*' -not -path './.cache/*')); \
 	  [ -z "$$out" ] || { printf 'not formatted, run gofmt -w on:\n%s\n' "$$out" >&2; exit 1; }
@@ -193,9 +194,12 @@ tidy-check:
 	$(GO) -C test/tools/helm mod tidy -diff
 	$(GO) -C test/tools/sbom mod tidy -diff
 	$(GO) -C test/kube mod tidy -diff
+	$(GO) -C test/monitoring mod tidy -diff
 	$(GO) -C test/hardware mod tidy -diff
 generate-check:
 	@GO='$(GO)' test/generated
 arch:
 	$(GO) vet ./...
 	$(GO) test ./test/arch
+monitoring:
+	$(GO) -C test/monitoring test ./...

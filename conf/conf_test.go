@@ -14,6 +14,7 @@ var loaders = map[string]string{
 	"netconf":     "plugins/internal/netconf/samples_test.go",
 	"nodeenis":    "daemon/internal/manifest/samples_test.go",
 	"pcidp":       "daemon/internal/pcidp/samples_test.go",
+	"pods":        "plugins/internal/netconf/samples_test.go",
 	"policy.json": "plugins/internal/netconf/samples_test.go",
 }
 

@@ -235,8 +235,13 @@ func TestContainers(t *testing.T) {
 				if diff := cmp.Diff(&corev1.Capabilities{Drop: []corev1.Capability{"ALL"}, Add: capabilities}, sc.Capabilities); diff != "" {
 					t.Errorf("%s: capabilities (-want +got):\n%s", file, diff)
 				}
-				if sc.Privileged != nil || sc.ReadOnlyRootFilesystem == nil || !*sc.ReadOnlyRootFilesystem {
-					t.Errorf("%s: security context %+v", file, sc)
+				no, yes := false, true
+				rest := corev1.SecurityContext{
+					ReadOnlyRootFilesystem: &yes, AllowPrivilegeEscalation: &no,
+					SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault}, Capabilities: sc.Capabilities,
+				}
+				if diff := cmp.Diff(&rest, sc); diff != "" {
+					t.Errorf("%s: security context (-want +got):\n%s", file, diff)
 				}
 				if c.Resources.Requests.Cpu().IsZero() || c.Resources.Limits.Memory().IsZero() {
 					t.Errorf("%s: resources %+v", file, c.Resources)

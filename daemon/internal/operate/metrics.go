@@ -136,13 +136,18 @@ func (c state) Collect(out chan<- prometheus.Metric) {
 func collectView(v *reconcile.View, gauge func(d *prometheus.Desc, v float64, labels ...string)) {
 	gauge(describe("last_sync_timestamp_seconds", "When the node was last looked at, in seconds since 1970."), float64(v.At.UnixMilli())/1000)
 	phases := map[nodestate.Phase]int{nodestate.PhasePending: 0, nodestate.PhaseReady: 0, nodestate.PhaseDraining: 0}
+	advertised := 0
 	for _, d := range v.Inventory.Devices {
 		phases[d.Phase]++
+		if d.Phase == nodestate.PhaseReady && d.ResourceName != "" {
+			advertised++
+		}
 	}
 	devices := describe("devices", "Devices of the inventory, by phase.", "phase")
 	for phase, n := range phases {
 		gauge(devices, float64(n), string(phase))
 	}
+	gauge(describe("advertised_devices", "Devices that are ready and that the device plugin is to offer."), float64(advertised))
 	reasons := map[string]int{}
 	for _, p := range v.Inventory.Problems {
 		reasons[p.Reason]++

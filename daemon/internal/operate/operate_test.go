@@ -50,7 +50,7 @@ func busy() reconcile.View {
 			SchemaVersion: nodestate.SchemaVersion, NodeName: "node-a", BootID: "boot-1", UpdatedAt: noon,
 			Devices: []nodestate.Device{
 				{ENIID: "eni-00000001", NodeENI: "a", PCIAddress: "0000:00:06.0", Phase: nodestate.PhaseReady},
-				{ENIID: "eni-00000002", NodeENI: "a", PCIAddress: "0000:00:07.0", Phase: nodestate.PhaseReady},
+				{ENIID: "eni-00000002", NodeENI: "a", PCIAddress: "0000:00:07.0", ResourceName: "intel.com/sriov_net", Phase: nodestate.PhaseReady},
 				{ENIID: "eni-00000003", NodeENI: "b", PCIAddress: "0000:00:08.0", Phase: nodestate.PhaseDraining},
 			},
 			Problems: []nodestate.Problem{

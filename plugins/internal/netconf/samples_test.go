@@ -9,6 +9,7 @@ import (
 
 	"github.com/containernetworking/cni/libcni"
 	"github.com/google/go-cmp/cmp"
+	"sigs.k8s.io/yaml"
 )
 
 const samples = "../../../conf"
@@ -69,6 +70,42 @@ func checkSample(t *testing.T, policy *Policy, injected map[string]any, plugin *
 		t.Fatal(err)
 	}
 	checkDelegateDevice(t, c, conf)
+}
+
+// TestPodSamples: each file of conf/pods has a NetworkAttachmentDefinition with
+// the netconf of the same name, and pods that ask for it, and for what it allocates.
+func TestPodSamples(t *testing.T) {
+	netconfs := sampleFiles(t, "netconf", ".json")
+	const named, allocated = "k8s.v1.cni.cncf.io/networks", "k8s.v1.cni.cncf.io/resourceName"
+	for name, content := range sampleFiles(t, "pods", ".yaml") {
+		first, second, _ := strings.Cut(content, "\n---\n")
+		var nad struct {
+			Kind     string
+			Metadata struct {
+				Name        string
+				Annotations map[string]string
+			}
+			Spec struct{ Config string }
+		}
+		if err := yaml.Unmarshal([]byte(first+"\n"), &nad); err != nil || nad.Kind != "NetworkAttachmentDefinition" {
+			t.Errorf("%s: begins with a %q, %v", name, nad.Kind, err)
+			continue
+		}
+		if diff := cmp.Diff(netconfs[name], nad.Spec.Config); diff != "" {
+			t.Errorf("%s: netconf (-conf/netconf +NetworkAttachmentDefinition):\n%s", name, diff)
+		}
+		plugin, err := libcni.NetworkPluginConfFromBytes([]byte(nad.Spec.Config))
+		if err != nil {
+			t.Fatal(err)
+		}
+		resource := nad.Metadata.Annotations[allocated]
+		if (resource != "") != plugin.Network.Capabilities["deviceID"] {
+			t.Errorf("%s: resource %q, capabilities %v", name, resource, plugin.Network.Capabilities)
+		}
+		if !strings.Contains(second, named+": "+nad.Metadata.Name+"\n") || strings.Count(second, "{"+resource+": \"1\"") != 2 && resource != "" {
+			t.Errorf("%s: the pod does not ask for network %s, or not for resource %q", name, nad.Metadata.Name, resource)
+		}
+	}
 }
 
 // samplePolicy reads conf/policy.json, which is what the installer writes.

@@ -25,21 +25,36 @@ func TestManifests(t *testing.T) {
 	files := []string{
 		cluster.Kustomize(t, "resources: [DEPLOY]\n"), cluster.Kustomize(t, "resources: [DEPLOY/uninstall]\n"), filepath.Join(repo, "deploy/rbac-optional-namespaces.yaml"),
 		cluster.Kustomize(t, "resources: [DEPLOY]\ncomponents: [DEPLOY/components/dpdk]\n"),
+		cluster.Kustomize(t, "resources: [DEPLOY]\ncomponents: [DEPLOY/components/monitoring]\n"),
 	}
-	samples, err := filepath.Glob(filepath.Join(repo, "conf/nodeenis/*.yaml"))
-	if err != nil || len(samples) == 0 {
-		t.Fatalf("samples %v, %v", samples, err)
+	var samples []string
+	for _, pattern := range []string{"conf/nodeenis/*.yaml", "conf/pods/*.yaml"} {
+		found, err := filepath.Glob(filepath.Join(repo, pattern))
+		if err != nil || len(found) == 0 {
+			t.Fatalf("samples %v, %v", found, err)
+		}
+		samples = append(samples, found...)
+	}
+	for _, o := range c.ApplyFile(t, "testdata/networkattachmentdefinitions.yaml") {
+		c.AwaitServed(t, o)
+		t.Cleanup(func() { c.Delete(t, o) })
 	}
 	seen := map[string]int{}
 	for _, path := range append(files, samples...) {
 		for _, o := range cluster.ReadFile(t, path) {
+			if o.GroupVersionKind().Group == "monitoring.coreos.com" {
+				continue // the Prometheus operator's, whose types test/monitoring has
+			}
+			if o.GetNamespace() == "" && (o.GetKind() == "Pod" || o.GetKind() == "Deployment" || o.GetKind() == "NetworkAttachmentDefinition") {
+				o.SetNamespace("default") // as kubectl does
+			}
 			if err := c.TryApply(t, o); err != nil {
 				t.Errorf("%s of %s: %v", o.GetKind(), path, err)
 			}
 			seen[o.GetKind()]++
 		}
 	}
-	if seen["DaemonSet"] != 4 || seen["Job"] != 1 || seen["NodeENI"] == 0 {
+	if seen["DaemonSet"] != 6 || seen["ConfigMap"] != 1 || seen["Job"] != 1 || seen["NodeENI"] == 0 || seen["NetworkAttachmentDefinition"] == 0 {
 		t.Errorf("objects by kind %v", seen)
 	}
 }

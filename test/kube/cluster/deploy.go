@@ -71,15 +71,16 @@ func (c *Cluster) InstallCRDs(t testing.TB) {
 	t.Helper()
 	for _, path := range deployed(t, "crd/*.yaml") {
 		for _, o := range c.ApplyFile(t, path) {
-			c.awaitServed(t, o.GetName())
+			c.AwaitServed(t, o)
 		}
 	}
 }
 
-func (c *Cluster) awaitServed(t testing.TB, crd string) {
+// AwaitServed waits until the API server serves the kind of a CRD.
+func (c *Cluster) AwaitServed(t testing.TB, crd *unstructured.Unstructured) {
 	t.Helper()
-	Eventually(t, "CRD "+crd+" served", crdTimeout, func() error {
-		o, err := c.Dynamic.Resource(crds()).Get(t.Context(), crd, metav1.GetOptions{})
+	Eventually(t, "CRD "+crd.GetName()+" served", crdTimeout, func() error {
+		o, err := c.Dynamic.Resource(crds()).Get(t.Context(), crd.GetName(), metav1.GetOptions{})
 		if err != nil {
 			return err
 		}
@@ -101,7 +102,9 @@ func (c *Cluster) awaitServed(t testing.TB, crd string) {
 func (c *Cluster) lists(t testing.TB, crd *unstructured.Unstructured) error {
 	group, _, _ := unstructured.NestedString(crd.Object, "spec", "group")            // a CRD without one is refused
 	plural, _, _ := unstructured.NestedString(crd.Object, "spec", "names", "plural") // likewise
-	_, err := c.Dynamic.Resource(schema.GroupVersionResource{Group: group, Version: "v1alpha1", Resource: plural}).List(t.Context(), metav1.ListOptions{Limit: 1})
+	versions, _, _ := unstructured.NestedSlice(crd.Object, "spec", "versions")       // likewise
+	version, _ := versions[0].(map[string]any)["name"].(string)
+	_, err := c.Dynamic.Resource(schema.GroupVersionResource{Group: group, Version: version, Resource: plural}).List(t.Context(), metav1.ListOptions{Limit: 1})
 	return err
 }
 

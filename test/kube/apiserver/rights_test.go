@@ -1,0 +1,76 @@
+package apiserver
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	authorizationv1 "k8s.io/api/authorization/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/multi-eni/multi-eni-cni/test/kube/cluster"
+)
+
+// rights are all that the daemon's ServiceAccount may do, by what it may do it
+// to: resources without a namespace, and those of one.
+func rights() map[string][]string {
+	all := map[string][]string{
+		"networking.k8s.aws/nodeenis": {"get", "list", "watch"}, "networking.k8s.aws/eninodestates": {"get", "create"}, "networking.k8s.aws/eninodestates/status": {"patch"},
+		"/nodes": {"get", "list", "watch"}, "/events": {"create", "patch"},
+	}
+	for _, namespace := range []string{"kube-system", "default", "sriov-network-operator", "openshift-sriov-network-operator", "intel-device-plugins-operator"} {
+		all["/pods in "+namespace] = []string{"list", "delete"}
+	}
+	return all
+}
+
+// forbidden is what a daemon has no business with, or what would give it more.
+func forbidden() []string {
+	return []string{
+		"networking.k8s.aws/nodeenis/status", "/nodes/status", "/nodes/proxy", "/pods in kube-public", "/pods", "/pods/exec in kube-system", "/pods/eviction in kube-system", "/pods/log in kube-system",
+		"/secrets in kube-system", "/configmaps in kube-system", "/serviceaccounts in kube-system", "/serviceaccounts/token in kube-system", "apps/daemonsets in kube-system",
+		"rbac.authorization.k8s.io/clusterroles", "rbac.authorization.k8s.io/rolebindings in kube-system", "admissionregistration.k8s.io/validatingadmissionpolicies",
+		"apiextensions.k8s.io/customresourcedefinitions", "k8s.cni.cncf.io/network-attachment-definitions in default", "coordination.k8s.io/leases in kube-system", "/namespaces",
+	}
+}
+
+// TestRights: of every verb on all of these the API server allows the daemon's
+// account the ones listed, and denies the others. Calls that it makes are in
+// the other tests, of which none may be denied.
+func TestRights(t *testing.T) {
+	c := cluster.Start(t)
+	client, err := kubernetes.NewForConfig(c.InNoPod(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	asked := rights()
+	for _, what := range forbidden() {
+		asked[what] = nil
+	}
+	verbs := []string{"get", "list", "watch", "create", "update", "patch", "delete", "deletecollection", "impersonate", "bind", "escalate"}
+	for what, allowed := range asked {
+		for _, verb := range verbs {
+			review, err := client.AuthorizationV1().SelfSubjectAccessReviews().Create(t.Context(), &authorizationv1.SelfSubjectAccessReview{
+				Spec: authorizationv1.SelfSubjectAccessReviewSpec{ResourceAttributes: attributes(what, verb)},
+			}, metav1.CreateOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, want := review.Status.Allowed, slices.Contains(allowed, verb); got != want {
+				t.Errorf("%s %s: allowed %v, want %v", verb, what, got, want)
+			}
+		}
+	}
+}
+
+// attributes takes "group/resource/subresource in namespace" apart.
+func attributes(what, verb string) *authorizationv1.ResourceAttributes {
+	a := &authorizationv1.ResourceAttributes{Verb: verb}
+	if name, namespace, ok := strings.Cut(what, " in "); ok {
+		what, a.Namespace = name, namespace
+	}
+	a.Group, a.Resource, _ = strings.Cut(what, "/")
+	a.Resource, a.Subresource, _ = strings.Cut(a.Resource, "/")
+	return a
+}

@@ -1,0 +1,239 @@
+package monitoring
+
+import (
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	operator "github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring/v1"
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/notifier"
+	"github.com/prometheus/prometheus/promql/promqltest"
+	"github.com/prometheus/prometheus/rules"
+	"sigs.k8s.io/yaml"
+)
+
+const component = "../../deploy/components/monitoring"
+
+func decode(t *testing.T, file string, into any) {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join(component, file))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := yaml.UnmarshalStrict(data, into); err != nil {
+		t.Fatalf("%s: %v", file, err)
+	}
+}
+
+// ruleFile is the PrometheusRule as the operator hands it to Prometheus.
+func ruleFile(t *testing.T) string {
+	t.Helper()
+	var rule operator.PrometheusRule
+	decode(t, "alerts.yaml", &rule)
+	data, err := yaml.Marshal(rule.Spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "rules.yaml")
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// from are the labels that a scrape by the PodMonitor adds.
+const from = `job="kube-system/multi-enid", instance="10.0.0.7:9616", node="node-1"`
+
+// alertCase is what a daemon says, and which alerts it must have for how long.
+type alertCase struct {
+	alert string
+	// series are in the notation of promtool: one sample a minute.
+	series []string
+	// silent is the last minute without the alert, firing the first with it, and
+	// over the first without it again; 0 where the samples do not end it.
+	silent, firing, over int
+	summary              string
+}
+
+func alertCases() []alertCase {
+	state := func(name, samples string) string {
+		return `multi_eni_device_plugin_state{state="` + name + `", ` + from + `} ` + samples
+	}
+	return []alertCase{
+		{"MultiENIDaemonDown", []string{`up{` + from + `} 1x4 0x20 1x5`}, 14, 15, 26, "multi-enid on node-1 does not answer"},
+		{"MultiENINodeNotWatched", []string{`multi_eni_last_sync_timestamp_seconds{` + from + `} 0+60x5 300x30 2220+60x5`}, 25, 26, 38, "has not looked at its node"},
+		{"MultiENIAPIUnreachable", []string{`multi_eni_api_reachable{` + from + `} 1x4 0x30 1x5`}, 19, 20, 36, "cannot follow the API server"},
+		{"MultiENIProblem", []string{`multi_eni_problems{reason="OrphansUnwatched", ` + from + `} _x5 1x30`}, 19, 20, 0, "OrphansUnwatched on node-1"},
+		{"MultiENIDevicePending", []string{`multi_eni_devices{phase="pending", ` + from + `} 0x4 2x30 0x5`}, 19, 20, 36, "2 declared devices of node-1 are not ready"},
+		{"MultiENIDeviceDraining", []string{`multi_eni_devices{phase="draining", ` + from + `} 0x4 1x400 0x5`}, 364, 365, 406, "1 removed devices of node-1 are still held"},
+		{"MultiENIConfigNotCurrent", []string{`multi_eni_config_current{` + from + `} 1x4 0x20 1x5`}, 9, 10, 26, "config on node-1 is not as the devices want it"},
+		{
+			"MultiENIDevicePluginNotFound",
+			[]string{state("NotFound", "1x60"), `multi_eni_advertised_devices{` + from + `} 0x9 1x30 0x10`},
+			24, 25, 41, "No SR-IOV device plugin on node-1",
+		},
+		{"MultiENIDevicePluginNotServing", []string{state("RestartFailed", "0x4 1x20 0x5"), state("Serving", "1x4 0x20 1x5")}, 14, 15, 26, "(RestartFailed)"},
+		{
+			"MultiENIDevicePluginRestartsOften",
+			[]string{`multi_eni_device_plugin_restarts_total{result="verified", ` + from + `} 0x4 0+1x5 5x120`, `multi_eni_device_plugin_restarts_total{result="failed", ` + from + `} 0x4 0+1x5 5x120`},
+			7, 10, 80, "times in an hour",
+		},
+		{"MultiENIDriverChangeFailed", []string{`multi_eni_driver_changes_total{result="failed", to="kernel", ` + from + `} 0x4 1x120`}, 4, 6, 70, "could not change its driver"},
+		{"MultiENIEventsDropped", []string{`multi_eni_events_dropped_total{` + from + `} 0x4 3x120`}, 4, 6, 70, "has given up Events"},
+	}
+}
+
+// TestAlerts: each begins after its time and not before, ends with its cause,
+// and tells the node.
+func TestAlerts(t *testing.T) {
+	path := ruleFile(t)
+	tried := map[string]bool{}
+	for _, tt := range alertCases() {
+		tried[tt.alert] = true
+		t.Run(tt.alert, func(t *testing.T) {
+			firing := evaluate(t, path, tt.series, max(tt.firing, tt.over))
+			for minute, want := range map[int]bool{tt.silent: false, tt.firing: true, tt.over: false} {
+				if minute == 0 {
+					continue
+				}
+				if got := slices.Contains(names(firing[minute]), tt.alert); got != want {
+					t.Errorf("in minute %d it fires: %v, want %v", minute, got, want)
+				}
+			}
+			for _, a := range firing[tt.firing] {
+				if a.name != tt.alert {
+					t.Errorf("%s fires as well", a.name)
+				}
+				if !strings.Contains(a.summary, tt.summary) {
+					t.Errorf("summary %q, want %q in it", a.summary, tt.summary)
+				}
+			}
+		})
+	}
+	for _, name := range defined(t) {
+		if !tried[name] {
+			t.Errorf("%s is not tried", name)
+		}
+	}
+}
+
+// TestHealthyNodeIsSilent: none fires for a node as it should be, for a day.
+func TestHealthyNodeIsSilent(t *testing.T) {
+	firing := evaluate(t, ruleFile(t), []string{
+		`up{` + from + `} 1x1440`, `multi_eni_last_sync_timestamp_seconds{` + from + `} 0+60x1440`, `multi_eni_api_reachable{` + from + `} 1x1440`,
+		`multi_eni_devices{phase="pending", ` + from + `} 0x1440`, `multi_eni_devices{phase="ready", ` + from + `} 3x1440`, `multi_eni_devices{phase="draining", ` + from + `} 0x1440`,
+		`multi_eni_config_current{` + from + `} 1x1440`, `multi_eni_device_plugin_state{state="Serving", ` + from + `} 1x1440`,
+		`multi_eni_device_plugin_state{state="NotFound", ` + from + `} 0x1440`, `multi_eni_advertised_devices{` + from + `} 2x1440`,
+		`multi_eni_device_plugin_restarts_total{result="verified", ` + from + `} 0x100 1x500 2x840`,
+		`multi_eni_driver_changes_total{result="failed", to="kernel", ` + from + `} 0x1440`, `multi_eni_events_dropped_total{` + from + `} 0x1440`,
+	}, 1440)
+	for minute, got := range firing {
+		if len(got) > 0 {
+			t.Errorf("minute %d: %v", minute, got)
+		}
+	}
+}
+
+// A node without a device plugin and without devices to offer lacks nothing.
+func TestNodeWithoutDevices(t *testing.T) {
+	firing := evaluate(t, ruleFile(t), []string{`multi_eni_device_plugin_state{state="NotFound", ` + from + `} 1x60`, `multi_eni_advertised_devices{` + from + `} 0x60`}, 60)
+	if got := firing[60]; len(got) > 0 {
+		t.Errorf("%v", got)
+	}
+}
+
+type alert struct{ name, summary string }
+
+func names(alerts []alert) (all []string) {
+	for _, a := range alerts {
+		all = append(all, a.name)
+	}
+	return all
+}
+
+// evaluate has the rules evaluated each minute up to the last, and returns what
+// fires in each.
+func evaluate(t *testing.T, ruleFile string, series []string, last int) [][]alert {
+	t.Helper()
+	storage := promqltest.LoadedStorage(t, "load 1m\n  "+strings.Join(series, "\n  ")+"\n")
+	engine := promqltest.NewTestEngine(t, false, 5*time.Minute, promqltest.DefaultMaxSamplesPerQuery)
+	manager := rules.NewManager(&rules.ManagerOptions{
+		QueryFunc: rules.EngineQueryFunc(engine, storage), Queryable: storage, Appendable: storage,
+		Context: t.Context(), Logger: slog.New(slog.DiscardHandler), NotifyFunc: rules.SendAlerts(noAlertmanager{}, ""),
+	})
+	groups, errs := manager.LoadGroups(time.Minute, labels.EmptyLabels(), "", nil, false, ruleFile)
+	if len(errs) > 0 || len(groups) != 1 {
+		t.Fatalf("%d groups, %v", len(groups), errs)
+	}
+	firing := make([][]alert, last+1)
+	for _, g := range groups {
+		for minute := range firing {
+			g.Eval(t.Context(), time.Unix(int64(minute)*60, 0).UTC())
+			for _, r := range g.AlertingRules() {
+				if r.LastError() != nil {
+					t.Fatalf("%s: %v", r.Name(), r.LastError())
+				}
+				for _, a := range r.ActiveAlerts() {
+					if a.State == rules.StateFiring {
+						firing[minute] = append(firing[minute], alert{r.Name(), a.Annotations.Get("summary")})
+					}
+				}
+			}
+		}
+	}
+	return firing
+}
+
+// noAlertmanager takes alerts and sends them nowhere.
+type noAlertmanager struct{}
+
+func (noAlertmanager) Send(...*notifier.Alert) {}
+
+// defined are the names of the alerts.
+func defined(t *testing.T) (all []string) {
+	t.Helper()
+	var rule operator.PrometheusRule
+	decode(t, "alerts.yaml", &rule)
+	for _, g := range rule.Spec.Groups {
+		for _, r := range g.Rules {
+			all = append(all, r.Alert)
+		}
+	}
+	return all
+}
+
+// TestAlertsSayWhatToDo: each has what a person needs who is woken by it.
+func TestAlertsSayWhatToDo(t *testing.T) {
+	var rule operator.PrometheusRule
+	decode(t, "alerts.yaml", &rule)
+	for _, g := range rule.Spec.Groups {
+		for _, r := range g.Rules {
+			if r.Annotations["summary"] == "" || r.Annotations["description"] == "" {
+				t.Errorf("%s: annotations %v", r.Alert, r.Annotations)
+			}
+			if !slices.Contains([]string{"info", "warning", "critical"}, r.Labels["severity"]) {
+				t.Errorf("%s: severity %q", r.Alert, r.Labels["severity"])
+			}
+		}
+	}
+}
+
+// TestPodMonitor: it is of its type, and gives the label by which the rules tell
+// nodes apart.
+func TestPodMonitor(t *testing.T) {
+	var monitor operator.PodMonitor
+	decode(t, "podmonitor.yaml", &monitor)
+	port := "metrics"
+	want := []operator.PodMetricsEndpoint{{Port: &port, RelabelConfigs: []operator.RelabelConfig{
+		{SourceLabels: []operator.LabelName{"__meta_kubernetes_pod_node_name"}, TargetLabel: "node"},
+	}}}
+	if diff := cmp.Diff(want, monitor.Spec.PodMetricsEndpoints); diff != "" {
+		t.Errorf("endpoints (-want +got):\n%s", diff)
+	}
+}
