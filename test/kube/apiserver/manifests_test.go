@@ -83,7 +83,7 @@ func TestDPDKComponent(t *testing.T) {
 	want.Args = append(want.Args, "--dev=/host/dev", "--modules-root=/host", "--load-modules")
 	want.SecurityContext = &corev1.SecurityContext{Privileged: &yes, ReadOnlyRootFilesystem: &yes}
 	for i := range want.VolumeMounts {
-		if want.VolumeMounts[i].MountPath == "/host/sys" {
+		if want.VolumeMounts[i].MountPath == "/sys" {
 			want.VolumeMounts[i].ReadOnly = false
 		}
 	}

@@ -91,11 +91,12 @@ func (n *Node) configure(context.Context) error {
 			return err
 		}
 	}
-	return linkPlugins()
+	return copyPlugins()
 }
 
-// linkPlugins puts the reference plugins into CNIBinDir.
-func linkPlugins() error {
+// copyPlugins puts the reference plugins into CNIBinDir: as files, for pods that
+// mount the folder see nothing else of this machine.
+func copyPlugins() error {
 	repo, err := nstest.Repo()
 	if err != nil {
 		return err
@@ -108,7 +109,11 @@ func linkPlugins() error {
 		return err
 	}
 	for _, p := range plugins {
-		if err := os.Symlink(p, filepath.Join(CNIBinDir, filepath.Base(p))); err != nil {
+		program, err := os.ReadFile(p)
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(CNIBinDir, filepath.Base(p)), program, 0o755); err != nil {
 			return err
 		}
 	}

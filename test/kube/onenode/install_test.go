@@ -74,6 +74,11 @@ func (s *stage) install(manifests string) {
 			}
 		}
 	})
+	s.Cleanup(func() {
+		if s.Failed() {
+			s.Logf("log of the daemon:\n%s", s.log("multi-enid-*"))
+		}
+	})
 	s.applyAll(manifests)
 	for _, path := range []string{pluginPath, nodestate.DefaultPolicyPath, nodestate.DefaultInventoryPath, s.config()} {
 		cluster.Eventually(s.T, path, settle, func() error { _, err := os.Stat(path); return err })
@@ -117,7 +122,7 @@ func (s *stage) installation(manifests string) {
 	t, before := s.T, s.files()
 	s.install(manifests)
 	// As docs/install.md says.
-	report := s.doctor("--nodeeni-source=kube", "--sysfs=/host/sys", "--dp-namespaces=kube-system,default")
+	report := s.doctor("--nodeeni-source=kube", "--dp-namespaces=kube-system,default")
 	t.Logf("doctor in the daemon's pod:\n%s", report)
 	if !strings.Contains(report, "ok    CNI plugin: /opt/cni/bin/multi-eni") || strings.Contains(report, "FAIL") {
 		t.Error("doctor finds faults")
@@ -319,7 +324,8 @@ func (s *stage) uninstall() string {
 	return log
 }
 
-// log is what a pod of kube-system has said, as the node keeps it.
+// log is what a pod of kube-system has said, as the node keeps it. The name may be
+// a pattern.
 func (s *stage) log(pod string) string {
 	s.Helper()
 	files, err := filepath.Glob("/var/lib/node/pod-logs/kube-system_" + pod + "_*/*/*.log")

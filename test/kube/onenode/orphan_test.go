@@ -3,6 +3,7 @@ package onenode
 import (
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -12,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containernetworking/cni/pkg/invoke"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
@@ -19,20 +21,14 @@ import (
 
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/test/kube/cluster"
+	"github.com/multi-eni/multi-eni-cni/test/kube/node"
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
 // crash ends a pod as a crash of the container runtime ends it, so that no DEL
 // ever comes: shim, processes and netns are gone. The runtime is down already.
-//
-// A NIC comes back into the host when its netns dies, under the name that it had
-// there; the veth that stands in for one would die too. It is carried over by
-// hand.
 func (s *stage) crash(r nodestate.Attachment) {
 	s.Helper()
-	inside, err := netns.GetFromPath(r.Netns.Path)
-	s.must(err)
-	defer inside.Close()
 	for _, pid := range processes(func(args []string) bool {
 		return strings.HasPrefix(filepath.Base(args[0]), "containerd-shim") && slices.Contains(args, r.ContainerID)
 	}) {
@@ -45,6 +41,19 @@ func (s *stage) crash(r nodestate.Attachment) {
 			s.must(syscall.Kill(pid, syscall.SIGKILL))
 		}
 	}
+	s.endNetns(r)
+}
+
+// endNetns ends the netns of an attachment.
+//
+// A NIC comes back into the host when its netns dies, under the name that it had
+// there; the veth that stands in for one would die too. It is carried over by
+// hand.
+func (s *stage) endNetns(r nodestate.Attachment) {
+	s.Helper()
+	inside, err := netns.GetFromPath(r.Netns.Path)
+	s.must(err)
+	defer inside.Close()
 	host, err := netns.Get()
 	s.must(err)
 	defer host.Close()
@@ -126,4 +135,49 @@ func TestOrphan(t *testing.T) {
 	})
 	s.must(s.delete("p1"))
 	cluster.Eventually(s.T, "release", settle, s.unheld)
+}
+
+// TestOrphanInstalled: the daemon as it is shipped, in its pod with its
+// capabilities and mounts and without the right to more, releases what a netns
+// has left that ended without DEL.
+func TestOrphanInstalled(t *testing.T) {
+	s := bareNode(t, 1)
+	s.install(s.render("", shipped))
+	a := s.enis[0]
+	s.must(s.declare(a))
+	cluster.Eventually(t, "ready", settle, s.lists(a, nodestate.PhaseReady))
+	running := processes(func(args []string) bool { return isDaemon(args) && slices.Contains(args, "run") })
+	s.must(want(len(running), 1))
+	for _, pid := range running {
+		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+		s.must(err)
+		// capabilities(7): DAC_OVERRIDE is 1, NET_ADMIN 12, SYS_ADMIN 21.
+		for _, line := range []string{"NoNewPrivs:\t1\n", "Seccomp:\t2\n", fmt.Sprintf("CapBnd:\t%016x\n", 1<<1|1<<12|1<<21)} {
+			if !strings.Contains(string(status), line) {
+				t.Errorf("the daemon's process lacks %q:\n%s", line, status)
+			}
+		}
+	}
+
+	const path = "/run/netns/orphan"
+	s.must(nstest.NewNetns(path))
+	conf := fmt.Sprintf(`{"cniVersion":"1.1.0","name":"orphan","type":"multi-eni","select":{"nodeENI":%q},"ipam":{"type":"host-local","ranges":[[{"subnet":%q}]]}}`, a.letter, a.cidr())
+	_, err := invoke.ExecPluginWithResult(t.Context(), pluginPath, []byte(conf), &invoke.Args{
+		Command: "ADD", ContainerID: "orphan", NetNS: path, IfName: "net1", Path: node.CNIBinDir,
+	}, nil)
+	s.must(err)
+	all, err := s.records()
+	s.must(err)
+	s.must(want(len(all), 1))
+	s.endNetns(all[0])
+	took := cluster.Eventually(t, "release of the orphan", time.Minute+30*time.Second, s.unheld)
+	t.Logf("released %v after its netns had gone", took)
+	if took < time.Minute {
+		t.Errorf("released %v after its netns had gone, want no less than the grace of a minute", took)
+	}
+	l, err := net.InterfaceByName(a.Name)
+	s.must(err)
+	if l.Flags&net.FlagUp == 0 {
+		t.Errorf("%s is down, as it was not before", a.Name)
+	}
 }

@@ -54,7 +54,7 @@ func newENI(i int) eni {
 	letter := string(rune('a' + i))
 	return eni{
 		ENI:    nstest.ENI{PCI: fmt.Sprintf("0000:00:%02x.0", 6+i), Name: fmt.Sprintf("eth%d", i+1), MAC: fmt.Sprintf("02:00:00:00:00:%02x", 0x0a+i)},
-		letter: letter, id: "eni-0a1b2c3d4e5f6000" + letter, subnet: "subnet-0a1b2c3d4e5f6000" + letter,
+		letter: letter, id: fmt.Sprintf("eni-0a1b2c3d4e5f600%02x", 0x0a+i), subnet: fmt.Sprintf("subnet-0a1b2c3d4e5f600%02x", 0x0a+i),
 	}
 }
 
