@@ -7,16 +7,22 @@ const DefaultPolicyPath = "/etc/multi-eni/policy.json"
 // Policy is what the node's administrator allows: NetworkAttachmentDefinitions
 // are written by tenants, and the plugin runs as root.
 type Policy struct {
+	// SchemaVersion is 1; a file with another is refused, and with it every ADD.
 	SchemaVersion int `json:"schemaVersion"`
 	// BinDir is the only folder from which delegates and IPAM plugins come.
 	BinDir string `json:"binDir"`
-	// Delegates and IPAM are the plugin types that a netconf may name.
+	// Delegates are the plugin types that a netconf may name in delegate.type.
 	Delegates []string `json:"delegates"`
-	IPAM      []string `json:"ipam"`
-	// Paths that replace the netconf's; "" keeps the default.
-	DataDir   string `json:"dataDir"`
+	// IPAM are the plugin types that a netconf may name in ipam.type.
+	IPAM []string `json:"ipam"`
+	// DataDir is the folder of the attachment records; "" is the default.
+	DataDir string `json:"dataDir"`
+	// Inventory is the file that the daemon writes; "" is the default.
 	Inventory string `json:"inventory"`
-	Sysfs     string `json:"sysfs"`
-	LogFile   string `json:"logFile"`
-	LogLevel  string `json:"logLevel,omitempty"`
+	// Sysfs is where sysfs is mounted; "" is the default.
+	Sysfs string `json:"sysfs"`
+	// LogFile is where the plugin's log goes; "" stands for standard error.
+	LogFile string `json:"logFile"`
+	// LogLevel is debug, info, warning or error; "" is info.
+	LogLevel string `json:"logLevel,omitempty"`
 }

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"maps"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
@@ -15,22 +16,30 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// Config is a validated netconf.
+// Config is a validated netconf. The tag key is the key of the netconf and what
+// a value of it looks like; docs/netconf.md is made of tags and comments.
 type Config struct {
-	CNIVersion string
-	// Name is the network's, by which GC selects attachments.
-	Name   string
-	Select Select
-	// DeviceID is what runtimeConfig.deviceID, deviceID and pciBusID agree on:
-	// the device that the kubelet has allocated; "" when none was.
-	DeviceID device.PCIAddress
-	// Delegate is nil when the pod gets the device itself.
-	Delegate *Delegate
-	// IPAM is nil when no addresses are wanted.
-	IPAM *Plugin
-	// MTU in octets; 0 leaves it to the NodeENI.
-	MTU    int
-	Routes []Route
+	// CNIVersion is that of the CNI spec whose result is wanted: 0.3.1 to 1.1.0.
+	CNIVersion string `key:"cniVersion,\"1.1.0\""`
+	// Name is the network's, by which GC selects attachments. Letters, digits,
+	// '_', '.' and '-', beginning with a letter or digit.
+	Name string `key:"name,\"dataplane-a\""`
+	// Select is which device of the node is wanted. It may be missing where the
+	// device plugin has allocated one.
+	Select Select `key:"select,object"`
+	// DeviceID is what runtimeConfig.deviceID, deviceID and pciBusID agree on: the
+	// PCI address of the device that the kubelet has allocated, as Multus injects
+	// it. Not given when none was.
+	DeviceID device.PCIAddress `key:"deviceID,\"0000:00:07.0\""`
+	// Delegate is the plugin that makes the pod's interface from the device.
+	// Without it the pod gets the device itself.
+	Delegate *Delegate `key:"delegate,object"`
+	// IPAM is the plugin that gives addresses; without it there are none.
+	IPAM *Plugin `key:"ipam,object"`
+	// MTU in octets, 68 to 65535; 0 leaves it to the NodeENI.
+	MTU int `key:"mtu,9001"`
+	// Routes are those of the pod, besides the ones that the IPAM plugin gives.
+	Routes []Route `key:"routes,list of objects"`
 	// DNS, Args, RuntimeConfig and PrevResult are as the runtime wrote them;
 	// nil when absent.
 	DNS, Args, RuntimeConfig, PrevResult json.RawMessage
@@ -47,12 +56,21 @@ type Config struct {
 
 // Select says which device is wanted: every field that is set must hold.
 type Select struct {
-	NodeENI      string
-	ENIID        device.ENIID
-	MAC          device.MAC
-	SubnetID     device.SubnetID
-	PCIAddress   device.PCIAddress
-	ResourceName device.ResourceName
+	// NodeENI is the name of the NodeENI that declares the ENI.
+	NodeENI string `key:"nodeENI,\"dataplane-a\""`
+	// ENIID is the id of the ENI in EC2.
+	ENIID device.ENIID `key:"eniID,\"eni-0a1b2c3d4e5f60001\""`
+	// MAC is the ENI's hardware address.
+	MAC device.MAC `key:"mac,\"02:00:00:00:00:0b\""`
+	// SubnetID is the ENI's subnet; it tells the ENIs of a NodeENI with several
+	// subnets apart.
+	SubnetID device.SubnetID `key:"subnetID,\"subnet-0a1b2c3d4e5f60001\""`
+	// PCIAddress is the place of the device in sysfs. It differs between instance
+	// types and after re-attachment: prefer nodeENI.
+	PCIAddress device.PCIAddress `key:"pciAddress,\"0000:00:07.0\""`
+	// ResourceName is the resource as which the device plugin offers the device.
+	// Which device of it, the runtime has to say by deviceID; else ADD fails with 103.
+	ResourceName device.ResourceName `key:"resourceName,\"intel.com/sriov_net_b\""`
 }
 
 // Empty says whether nothing is selected.
@@ -91,9 +109,16 @@ type Plugin struct {
 // Paths are the places of the node's files. A netconf may set them only where
 // no policy exists.
 type Paths struct {
-	DataDir, Inventory, Sysfs string
-	// LogFile is "" for standard error.
-	LogFile, LogLevel string
+	// DataDir is the folder of the attachment records.
+	DataDir string `key:"dataDir,\"/var/lib/cni/multi-eni\""`
+	// Inventory is the file that the daemon writes.
+	Inventory string `key:"inventory,\"/run/multi-eni/inventory.json\""`
+	// Sysfs is where sysfs is mounted.
+	Sysfs string `key:"sysfs,\"/sys\""`
+	// LogFile is where the log goes; "" stands for standard error, which the runtime shows.
+	LogFile string `key:"logFile,\"\""`
+	// LogLevel is debug, info, warning or error.
+	LogLevel string `key:"logLevel,\"info\""`
 }
 
 // DefaultPaths returns the paths of a node without policy and netconf keys.
@@ -112,11 +137,21 @@ var (
 		"cniVersion", "cniVersions", "name", "type", "args", "capabilities", "disableCheck", "disableGC", "loadOnlyInlinedPlugins",
 		"dns", "prevResult", "runtimeConfig", "deviceID", "pciBusID", "ipam",
 	}
-	pathKeys   = []string{"dataDir", "inventory", "sysfs", "logFile", "logLevel"}
-	ownKeys    = slices.Concat([]string{"select", "delegate", "mtu", "routes"}, pathKeys)
-	selectKeys = []string{"nodeENI", "eniID", "mac", "subnetID", "pciAddress", "resourceName"}
+	pathKeys   = keysOf(Paths{})
+	ownKeys    = slices.Concat(keysOf(Config{}), pathKeys)
+	selectKeys = keysOf(Select{})
 	logLevels  = []string{"debug", "info", "warning", "error"}
 )
+
+// keysOf are the keys that the fields of a struct have in their tags.
+func keysOf(of any) (keys []string) {
+	for _, f := range reflect.VisibleFields(reflect.TypeOf(of)) {
+		if key, _, ok := strings.Cut(f.Tag.Get("key"), ","); ok {
+			keys = append(keys, key)
+		}
+	}
+	return keys
+}
 
 // suggestions are what a misspelt key of the netconf may mean.
 func suggestions() []string {

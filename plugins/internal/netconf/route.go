@@ -9,15 +9,23 @@ import (
 // Route is a route of the netconf, as in the CNI spec 1.1.0 result. Zero values
 // mean "not given".
 type Route struct {
-	Dst         netip.Prefix
-	Gateway     netip.Addr
-	MTU, AdvMSS int
-	Priority    int
-	Table       int
-	Scope       *int
+	// Dst is the network that is reached by the route; always given.
+	Dst netip.Prefix `key:"dst,\"10.0.0.0/8\""`
+	// Gateway is the next hop, of Dst's family; without it the network is on the link.
+	Gateway netip.Addr `key:"gw,\"10.0.1.1\""`
+	// MTU of the path in octets, 68 to 65535.
+	MTU int `key:"mtu,1500"`
+	// AdvMSS is the segment size that TCP advertises, in octets.
+	AdvMSS int `key:"advmss,1460"`
+	// Priority is the metric: among routes to one network the lowest holds.
+	Priority int `key:"priority,100"`
+	// Table is the route table, from 1; the main one when not given.
+	Table int `key:"table,100"`
+	// Scope is the kernel's, from 0 (universe) to 255 (nowhere).
+	Scope *int `key:"scope,253"`
 }
 
-var routeKeys = []string{"dst", "gw", "mtu", "advmss", "priority", "table", "scope"}
+var routeKeys = keysOf(Route{})
 
 func (d *decoder) routes() []Route {
 	var out []Route

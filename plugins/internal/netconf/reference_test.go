@@ -1,0 +1,136 @@
+package netconf
+
+import (
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"maps"
+	"os"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+const reference = "../../../docs/netconf.md"
+
+// TestReference: docs/netconf.md is made of the structs of a netconf and their
+// comments, and is up to date.
+func TestReference(t *testing.T) {
+	made := makeReference(t)
+	if *update {
+		if err := os.WriteFile(reference, []byte(made), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	written, err := os.ReadFile(reference)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(written), made); diff != "" {
+		t.Errorf("docs/netconf.md, run go test ./plugins/internal/netconf -run Reference -update (-is +wanted):\n%s", diff)
+	}
+}
+
+// TestTaggedKeysAreRead: a key that the reference has is one that a netconf may
+// have, and that is looked at.
+func TestTaggedKeysAreRead(t *testing.T) {
+	for _, key := range slices.Concat(keysOf(Config{}), keysOf(Paths{})) {
+		_, err := Parse([]byte(`{"cniVersion":"1.1.0","name":"n","select":{"nodeENI":"a"},"` + key + `":[[1.5]]}`))
+		if err == nil || !strings.Contains(err.Error(), key) {
+			t.Errorf("%s with a value that none can have: %v", key, err)
+		}
+	}
+	for object, keys := range map[string][]string{`"select":{%q:[1.5]}`: keysOf(Select{}), `"select":{"nodeENI":"a"},"routes":[{"dst":"10.0.0.0/8",%q:[1.5]}]`: keysOf(Route{})} {
+		for _, key := range keys {
+			_, err := Parse([]byte(`{"cniVersion":"1.1.0","name":"n",` + fmt.Sprintf(object, key) + `}`))
+			if err == nil || !strings.Contains(err.Error(), key) || strings.Contains(err.Error(), "unknown key") {
+				t.Errorf("%s with a value that none can have: %v", key, err)
+			}
+		}
+	}
+}
+
+func makeReference(t *testing.T) string {
+	t.Helper()
+	docs := comments(t, "netconf.go", "route.go", "delegate.go", "../../../pkg/nodestate/policy.go")
+	var b strings.Builder
+	table := func(title, above, structName string, of any, tag string) {
+		fmt.Fprintf(&b, "\n## %s\n%s\n\n| key | value | meaning |\n|---|---|---|\n", title, above)
+		for _, f := range reflect.VisibleFields(reflect.TypeOf(of)) {
+			key, example, _ := strings.Cut(f.Tag.Get(tag), ",")
+			if key == "" {
+				continue
+			}
+			doc := docs[structName+"."+f.Name]
+			for _, be := range []string{" is ", " are "} { // as Go's comments begin
+				if rest, ok := strings.CutPrefix(doc, f.Name+be); ok {
+					doc = strings.ToUpper(rest[:1]) + rest[1:]
+				}
+			}
+			if doc == "" {
+				t.Errorf("%s.%s has no comment, and so no meaning", structName, f.Name)
+			}
+			if tag == "json" {
+				example = map[reflect.Kind]string{reflect.Int: "number", reflect.String: "text", reflect.Slice: "list of text"}[f.Type.Kind()]
+			} else {
+				example = "`" + example + "`"
+			}
+			fmt.Fprintf(&b, "| `%s` | %s | %s |\n", key, strings.NewReplacer("`object`", "object", "`list of objects`", "list of objects").Replace(example), doc)
+		}
+	}
+	b.WriteString(`# Netconf reference
+
+<!-- Made of the code by: go test ./plugins/internal/netconf -run Reference -update -->
+
+What a NetworkAttachmentDefinition's ` + "`spec.config`" + `, or a plugin's entry of a conflist, may have. Every fault is refused with code 7, all
+of them at once, each with its key, its value and the way out. A key that is not listed here, and that the CNI spec or Multus does not
+bring, is a fault too. Whole examples are in [conf/](../conf/README.md).
+`)
+	table("At the top", "`type` is `multi-eni`.", "Config", Config{}, "key")
+	table("select", "Every key that is given must hold; what is left must be one device that is free.", "Select", Select{}, "key")
+	table("routes[]", "As in the result of the CNI spec 1.1.0; only `dst` must be given.", "Route", Route{}, "key")
+	b.WriteString("\n## delegate\nIts netconf, with its `type` and the keys of its own. multi-eni adds the device, `name`, `cniVersion`, `ipam`, `args`, `runtimeConfig`,\n`prevResult` and `dns`; none of these may be in it.\n\n| type | pods with the device | key for the device |\n|---|---|---|\n")
+	for _, name := range slices.Sorted(maps.Keys(knownDelegates)) {
+		d := knownDelegates[name]
+		holders := "one"
+		if d.shared {
+			holders = "several"
+		}
+		fmt.Fprintf(&b, "| `%s` | %s | `%s` |\n", name, holders, strings.Join(d.fields, "`, or by `deviceField` `"))
+	}
+	b.WriteString("| any other | one | the one that `deviceField` names: `" + strings.Join(slices.Sorted(maps.Keys(delegateFields)), "`, `") + "` |\n")
+	table("Paths", "Only where the node has no policy (cnitool, tests). Under a policy they are refused with code 105. The values are the defaults.", "Paths", Paths{}, "key")
+	table("The policy", "`/etc/multi-eni/policy.json` is the node's, not the netconf's; the installer writes it. [conf/policy.json](../conf/policy.json) is the default.", "Policy", Policy{}, "json")
+	return b.String()
+}
+
+// comments are those of the fields of structs, in one line, by struct and field.
+func comments(t *testing.T, files ...string) map[string]string {
+	t.Helper()
+	out := map[string]string{}
+	for _, file := range files {
+		parsed, err := parser.ParseFile(token.NewFileSet(), file, nil, parser.ParseComments)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ast.Inspect(parsed, func(n ast.Node) bool {
+			spec, ok := n.(*ast.TypeSpec)
+			if !ok {
+				return true
+			}
+			if st, ok := spec.Type.(*ast.StructType); ok {
+				for _, f := range st.Fields.List {
+					for _, name := range f.Names {
+						out[spec.Name.Name+"."+name.Name] = strings.ReplaceAll(strings.TrimSpace(f.Doc.Text()), "\n", " ")
+					}
+				}
+			}
+			return true
+		})
+	}
+	return out
+}
