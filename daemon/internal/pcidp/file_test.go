@@ -135,6 +135,44 @@ func TestApplyCreates(t *testing.T) {
 	}
 }
 
+// TestENIManager: from the public controller's eni-manager to us, in both orders.
+// It writes the file in place, and what it can parse of ours it keeps.
+func TestENIManager(t *testing.T) {
+	theirs, err := os.ReadFile("testdata/field/eni-manager.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := func(n *node) {
+		n.Helper()
+		if r := n.apply(standard); r.Changed || len(r.Problems) > 0 || !slices.Equal(r.Owned, standardOwned) {
+			n.Errorf("after it has ended: changed %t, owned %v, problems %v", r.Changed, r.Owned, r.Problems)
+		}
+		// A device whose NodeENI goes later leaves the config, whoever had put it in.
+		if r := n.apply(standard[:1]); !r.Changed || strings.Contains(n.content(), "sriov_net\"") {
+			n.Errorf("after the removal of sriov_net: changed %t,\n%s", r.Changed, n.content())
+		}
+	}
+	t.Run("it ends first", func(t *testing.T) {
+		n := newNode(t)
+		n.put(string(theirs))
+		if r := n.apply(standard); !r.Changed || len(r.Problems) > 0 {
+			t.Errorf("changed %t, problems %v", r.Changed, r.Problems)
+		}
+		ended(n)
+	})
+	t.Run("we begin first", func(t *testing.T) {
+		n := newNode(t)
+		n.apply(standard)
+		for range 3 { // it cannot read a selector that is no list, and writes the file anew
+			n.put(string(theirs))
+			if r := n.apply(standard); !r.Changed || len(r.Problems) > 0 {
+				t.Errorf("changed %t, problems %v", r.Changed, r.Problems)
+			}
+		}
+		ended(n)
+	})
+}
+
 func TestApplyKeepsFormatting(t *testing.T) {
 	n := newNode(t)
 	n.put(`{"resourceList":[` + foreign + `]}`)

@@ -33,6 +33,33 @@ type foreignEntry struct {
 // its name does not count.
 func (e foreignEntry) skipped() bool { return len(e.selectors) == 0 }
 
+// plain says whether the entry has no field but a name and selectors.
+func (e foreignEntry) plain() bool {
+	members, err := objectMembers(e.raw)
+	return err == nil && !slices.ContainsFunc(members, func(m member) bool {
+		return !slices.Contains([]string{`"resourcePrefix"`, `"resourceName"`, `"deviceType"`, `"selectors"`}, string(m.key))
+	})
+}
+
+// onlySelects says whether the entry selects some of these addresses, by driver
+// and address, and says nothing else.
+func (e foreignEntry) onlySelects(addresses []device.PCIAddress) bool {
+	if !e.plain() || !e.netDevice || e.skipped() {
+		return false
+	}
+	for _, s := range e.selectors {
+		if s == nil || len(s.PCIAddresses) == 0 || !s.equal(foreignSelector{Drivers: s.Drivers, PCIAddresses: s.PCIAddresses}) {
+			return false
+		}
+		for _, a := range s.PCIAddresses {
+			if !slices.Contains(addresses, device.PCIAddress(a)) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
 // entryFields are the fields whose types the plugin insists on.
 type entryFields struct {
 	ResourcePrefix  string                       `json:"resourcePrefix"`

@@ -164,8 +164,11 @@ func (m *merge) add(index int, raw json.RawMessage, wanted []wantedEntry) {
 	}
 }
 
+// isWanted says whether an entry says nothing but what one of ours says: the same
+// resource, and devices of it by driver and PCI address. Such are those that the
+// public controller's eni-manager has left, in which nobody loses anything.
 func isWanted(f foreignEntry, wanted []wantedEntry) bool {
-	return slices.ContainsFunc(wanted, func(w wantedEntry) bool { return sameValue(w.raw, f.raw) })
+	return slices.ContainsFunc(wanted, func(w wantedEntry) bool { return w.entry.Resource == f.resource && f.onlySelects(w.entry.addresses()) })
 }
 
 // clashes says whether people have an entry of the name.
@@ -243,16 +246,8 @@ const placeholder = `{"resourcePrefix":"intel.com","resourceName":"sriov_placeho
 // isPlaceholder recognises our placeholder and the public controller's
 // (intel.com/placeholder), each without any field beyond those it is made of.
 func isPlaceholder(f foreignEntry) bool {
-	members, err := objectMembers(f.raw)
-	if err != nil || len(f.selectors) != 1 || f.selectors[0] == nil {
+	if !f.plain() || len(f.selectors) != 1 || f.selectors[0] == nil {
 		return false
-	}
-	for _, m := range members {
-		switch string(m.key) {
-		case `"resourcePrefix"`, `"resourceName"`, `"deviceType"`, `"selectors"`:
-		default:
-			return false
-		}
 	}
 	switch f.resource {
 	case "intel.com/sriov_placeholder":
