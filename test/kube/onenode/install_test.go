@@ -1,7 +1,6 @@
 package onenode
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -19,9 +18,6 @@ import (
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/kubernetes/scheme"
-	"k8s.io/client-go/tools/remotecommand"
-	utilexec "k8s.io/client-go/util/exec"
 
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
@@ -79,7 +75,10 @@ func (s *stage) install(manifests string) {
 			s.Logf("log of the daemon:\n%s", s.log("multi-enid-*"))
 		}
 	})
-	s.applyAll(manifests)
+	s.cluster().InstallCRDs(s.T) // Helm's template has none
+	if out, err := s.kubectl("apply", "-f", manifests); err != nil {
+		s.Fatalf("kubectl apply: %v\n%s", err, out)
+	}
 	for _, path := range []string{pluginPath, nodestate.DefaultPolicyPath, nodestate.DefaultInventoryPath, s.config()} {
 		cluster.Eventually(s.T, path, settle, func() error { _, err := os.Stat(path); return err })
 	}
@@ -135,6 +134,7 @@ func (s *stage) installation(manifests string) {
 	s.must(s.create("p1", a.resource()))
 	cluster.Eventually(t, "pod p1", settle, s.inPhase("p1", corev1.PodRunning))
 	s.must(s.hasDevice("p1", a))
+	s.reads(a)
 
 	t.Run("in use", func(t *testing.T) {
 		s := s.with(t)
@@ -260,32 +260,16 @@ func (s *stage) ready(daemonSet string) func() error {
 }
 
 // doctor is what it says in the daemon's pod.
-func (s *stage) doctor(flags ...string) string {
+func (s *stage) doctor(flags ...string) (report string) {
 	s.Helper()
-	pods, err := s.Admin.CoreV1().Pods("kube-system").List(s.Context(), metav1.ListOptions{LabelSelector: "app.kubernetes.io/name=multi-enid"})
-	s.must(err)
-	if len(pods.Items) != 1 {
-		s.Fatalf("%d pods of the daemon", len(pods.Items))
-	}
-	request := s.Admin.CoreV1().RESTClient().Post().Resource("pods").Namespace("kube-system").Name(pods.Items[0].Name).SubResource("exec").
-		VersionedParams(&corev1.PodExecOptions{Command: append([]string{"/multi-enid", "doctor"}, flags...), Stdout: true, Stderr: true}, scheme.ParameterCodec)
-	var said bytes.Buffer
-	cluster.Eventually(s.T, "an answer of doctor", settle, func() error {
-		said.Reset()
-		exec, err := remotecommand.NewSPDYExecutor(s.Config, http.MethodPost, request.URL())
-		if err != nil {
-			return err
+	cluster.Eventually(s.T, "an answer of doctor", settle, func() (err error) {
+		report, err = s.kubectl(append([]string{"-n", "kube-system", "exec", "ds/multi-enid", "--", "/multi-enid", "doctor"}, flags...)...)
+		if err == nil || strings.Contains(report, "FAIL") {
+			return nil // it says which faults it has found
 		}
-		err = exec.StreamWithContext(s.Context(), remotecommand.StreamOptions{Stdout: &said, Stderr: &said})
-		if _, ended := errors.AsType[utilexec.CodeExitError](err); ended {
-			return nil // it has found faults, and says which
-		}
-		if err == nil && said.Len() == 0 {
-			return errors.New("the stream has lost its output")
-		}
-		return err
+		return fmt.Errorf("%w: %s", err, report)
 	})
-	return said.String()
+	return report
 }
 
 // uninstall runs the Job to its end, removes it, and returns its pod's log.

@@ -1,0 +1,69 @@
+package onenode
+
+import (
+	"context"
+	"fmt"
+	"os/exec"
+	"strings"
+
+	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/client-go/tools/clientcmd/api"
+
+	"github.com/multi-eni/multi-eni-cni/test/kube/cluster"
+	"github.com/multi-eni/multi-eni-cni/test/kube/node"
+	"github.com/multi-eni/multi-eni-cni/test/nstest"
+)
+
+// kubectl is what it prints for an administrator, with what it complains of.
+func (s *stage) kubectl(args ...string) (string, error) {
+	s.Helper()
+	program, err := nstest.Binary("kube/kubectl")
+	if err != nil {
+		cluster.Unavailable(s.T, err.Error())
+	}
+	const name = "admin"
+	path := s.path("kubeconfig")
+	s.must(clientcmd.WriteToFile(api.Config{
+		Clusters:       map[string]*api.Cluster{name: {Server: s.Config.Host, CertificateAuthorityData: s.Config.CAData}},
+		AuthInfos:      map[string]*api.AuthInfo{name: {ClientCertificateData: s.Config.CertData, ClientKeyData: s.Config.KeyData}},
+		Contexts:       map[string]*api.Context{name: {Cluster: name, AuthInfo: name}},
+		CurrentContext: name,
+	}, path))
+	ctx, cancel := context.WithTimeout(s.Context(), settle)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, program, append([]string{"--kubeconfig=" + path, "--cache-dir=" + s.path("kubectl-cache")}, args...)...)
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+// reads: what people see of a node with one device that a pod has, in the words
+// of docs/quickstart.md.
+func (s *stage) reads(a eni) {
+	t := s.T
+	daemon := []string{"-n", "kube-system", "exec", "ds/multi-enid", "-c", "multi-enid", "--", "/multi-enid"}
+	for _, tt := range []struct {
+		args []string
+		want []string
+	}{
+		{[]string{"-n", "kube-system", "get", "pods", "-l", "app.kubernetes.io/part-of=multi-eni-cni"}, []string{"multi-enid-", "multi-eni-installer-", "1/1", "Running"}},
+		{[]string{"get", "neni"}, []string{"NAME", "SUBNET", "RESOURCE", a.subnet, a.resource()}},
+		{[]string{"get", "ens"}, []string{"READY", "PROBLEMS", "DEVICE PLUGIN", node.Name, "1/1", "Serving"}},
+		{[]string{"describe", "ens", node.Name}, []string{"Eni ID:", a.id, a.PCI, "default/p1", "DevicePluginServing", "ConfigCurrent", "DevicesReady"}},
+		{[]string{"get", "events", "--field-selector", "involvedObject.kind=NodeENI"}, []string{"DeviceReady", "nodeeni/" + a.letter, a.PCI}},
+		{append(daemon, "status"), []string{a.PCI, "ready", "default/p1", "Serving", "No problems"}},
+	} {
+		var out string
+		took := cluster.Eventually(t, "kubectl "+strings.Join(tt.args, " "), settle, func() (err error) {
+			if out, err = s.kubectl(tt.args...); err != nil {
+				return fmt.Errorf("%w: %s", err, out)
+			}
+			for _, want := range tt.want {
+				if !strings.Contains(out, want) {
+					return fmt.Errorf("it lacks %q:\n%s", want, out)
+				}
+			}
+			return nil
+		})
+		t.Logf("kubectl %s (after %v)\n%s", strings.Join(tt.args, " "), took, out)
+	}
+}
