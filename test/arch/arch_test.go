@@ -18,7 +18,7 @@ type rule struct {
 }
 
 func rules() []rule {
-	return slices.Concat(importRules(), sourceRules(), textRules())
+	return slices.Concat(importRules(), sourceRules(), textRules(), docRules())
 }
 
 func TestRules(t *testing.T) {

@@ -1,0 +1,164 @@
+package arch
+
+import (
+	"fmt"
+	"path"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/yuin/goldmark"
+	"github.com/yuin/goldmark/ast"
+	"github.com/yuin/goldmark/parser"
+	"github.com/yuin/goldmark/text"
+)
+
+func docRules() []rule {
+	return []rule{
+		{
+			name:  "dead-link",
+			why:   "a link that leads nowhere costs each reader more than it would have cost the writer",
+			check: deadLinks,
+			bad: []string{
+				"-- README.md --\n[x](docs/none.md)\n",
+				"-- README.md --\n[x](docs/a.md#no-such-part)\n-- docs/a.md --\n# Part\n",
+				"-- docs/a.md --\n[x](../../outside.md)\n-- README.md --\nx\n",
+			},
+			good: []string{
+				"-- README.md --\n[x](docs/a.md#a-part) [y](docs) [z](#here) [w](https://example.com/none)\n# Here\n-- docs/a.md --\n## A part\n[up](../README.md)\n",
+				"-- README.md --\n    [in code](none.md)\n",
+			},
+		},
+		{
+			name:  "unexplained-reason",
+			why:   "who is shown the reason of a Problem looks it up",
+			check: unexplainedReasons,
+			bad: []string{
+				"-- daemon/x.go --\npackage x\n\nconst ReasonX = \"XBroken\"\n-- docs/troubleshooting.md --\nnothing\n",
+				"-- daemon/x.go --\npackage x\n\nfunc f() { j.problem(\"XBroken\", \"\") }\n-- docs/troubleshooting.md --\nnothing\n",
+				"-- daemon/x.go --\npackage x\n\nvar p = Problem{Reason: \"XBroken\"}\n-- docs/troubleshooting.md --\nnothing\n",
+			},
+			good: []string{"-- daemon/x.go --\npackage x\n\nconst ReasonX = \"XBroken\"\n-- docs/troubleshooting.md --\n| `XBroken` | x |\n"},
+		},
+		{
+			name:  "unshown-security",
+			why:   "a line of the security model that no test shows is a hope",
+			check: unshownSecurity,
+			bad: []string{
+				"-- docs/security.md --\n| he | | shown by |\n|---|---|---|\n| reads | cannot | |\n",
+				"-- docs/security.md --\n| he | | shown by |\n|---|---|---|\n| reads | cannot | TestNone |\n",
+			},
+			good: []string{"-- docs/security.md --\n| he | | shown by |\n|---|---|---|\n| reads | cannot | TestReads |\n-- x/x_test.go --\npackage x\n\nfunc TestReads(t *testing.T) {}\n"},
+		},
+	}
+}
+
+// page is what others can link to, and what it links to.
+type page struct {
+	anchors []string
+	links   []string
+}
+
+func parsePage(content string) page {
+	source := []byte(content)
+	md := goldmark.New(goldmark.WithParserOptions(parser.WithAutoHeadingID()))
+	var p page
+	// Walk ends with the error of the function, which returns none.
+	_ = ast.Walk(md.Parser().Parse(text.NewReader(source)), func(n ast.Node, entering bool) (ast.WalkStatus, error) {
+		if !entering {
+			return ast.WalkContinue, nil
+		}
+		switch n := n.(type) {
+		case *ast.Heading:
+			if id, ok := n.AttributeString("id"); ok {
+				if id, ok := id.([]byte); ok {
+					p.anchors = append(p.anchors, string(id))
+				}
+			}
+		case *ast.Link:
+			p.links = append(p.links, string(n.Destination))
+		}
+		return ast.WalkContinue, nil
+	})
+	return p
+}
+
+func deadLinks(tr tree) (out []string) {
+	pages := map[string]page{}
+	for _, f := range tr.files {
+		if path.Ext(f.path) == ".md" {
+			pages[f.path] = parsePage(f.text)
+		}
+	}
+	for from, p := range pages {
+		for _, link := range p.links {
+			if strings.Contains(link, "://") || strings.HasPrefix(link, "mailto:") {
+				continue
+			}
+			to, anchor, _ := strings.Cut(link, "#")
+			target := from
+			if to != "" {
+				target = path.Join(path.Dir(from), to)
+			}
+			there := slices.ContainsFunc(tr.files, func(f file) bool { return f.path == target || strings.HasPrefix(f.path, target+"/") })
+			if !there || anchor != "" && !slices.Contains(pages[target].anchors, anchor) {
+				out = append(out, fmt.Sprintf("%s: %s", from, link))
+			}
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// aReason is where code of the daemon names the reason of a Problem.
+var aReason = regexp.MustCompile(`(?:\bproblem\(|[rR]eason\w*\s*=\s*|Reason:\s*)"([A-Z]\w+)"`)
+
+// ofAnotherKind are reasons of conditions, which operations.md lists.
+var ofAnotherKind = []string{"AllReady", "NoDevices", "DevicesPending", "DevicesDraining", "ConfigWritten", "ConfigOutdated"}
+
+func unexplainedReasons(tr tree) (out []string) {
+	var explained string
+	for _, f := range tr.files {
+		if f.path == "docs/troubleshooting.md" || f.path == "docs/dpdk.md" {
+			explained += f.text
+		}
+	}
+	for _, f := range tr.files {
+		if path.Ext(f.path) != ".go" || strings.HasSuffix(f.path, "_test.go") || !strings.HasPrefix(f.path, "daemon/") && !strings.HasPrefix(f.path, "pkg/") {
+			continue
+		}
+		for _, m := range aReason.FindAllStringSubmatch(f.text, -1) {
+			if !strings.Contains(explained, "`"+m[1]+"`") && !slices.Contains(ofAnotherKind, m[1]) {
+				out = append(out, fmt.Sprintf("%s: reason %s", f.path, m[1]))
+			}
+		}
+	}
+	return out
+}
+
+func unshownSecurity(tr tree) (out []string) {
+	tests := map[string]bool{}
+	function := regexp.MustCompile(`(?m)^func (Test\w+)\(`)
+	for _, f := range tr.files {
+		if strings.HasSuffix(f.path, "_test.go") {
+			for _, m := range function.FindAllStringSubmatch(f.text, -1) {
+				tests[m[1]] = true
+			}
+		}
+	}
+	for _, f := range tr.files {
+		if f.path != "docs/security.md" {
+			continue
+		}
+		for n, line := range strings.Split(f.text, "\n") {
+			cells := strings.Split(strings.Trim(line, "|"), "|")
+			if !strings.HasPrefix(line, "| ") || strings.HasPrefix(line, "| he |") {
+				continue
+			}
+			if last := strings.TrimSpace(cells[len(cells)-1]); !tests[last] {
+				out = append(out, fmt.Sprintf("%s:%d: there is no test %q", f.path, n+1, last))
+			}
+		}
+	}
+	return out
+}
