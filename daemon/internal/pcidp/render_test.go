@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -129,31 +128,28 @@ func saysNoMore(entry string, offered []device.PCIAddress) bool {
 		Drivers      []string            `json:"drivers"`
 		PCIAddresses []device.PCIAddress `json:"pciAddresses"`
 	}
-	for _, form := range []any{
-		&struct {
-			ResourcePrefix, ResourceName, DeviceType string
-			Selectors                                selector
-		}{},
-		&struct {
-			ResourcePrefix, ResourceName, DeviceType string
-			Selectors                                []selector
-		}{},
-	} {
+	var one struct {
+		ResourcePrefix, ResourceName, DeviceType string
+		Selectors                                selector
+	}
+	var many struct {
+		ResourcePrefix, ResourceName, DeviceType string
+		Selectors                                []selector
+	}
+	read := func(into any) error {
 		d := json.NewDecoder(strings.NewReader(entry))
 		d.DisallowUnknownFields()
-		if d.Decode(form) != nil {
-			continue
-		}
-		v := reflect.ValueOf(form).Elem().FieldByName("Selectors").Interface()
-		list, ok := v.([]selector)
-		if !ok {
-			list = []selector{v.(selector)}
-		}
-		return !slices.ContainsFunc(list, func(s selector) bool {
-			return len(s.PCIAddresses) == 0 || slices.ContainsFunc(s.PCIAddresses, func(a device.PCIAddress) bool { return !slices.Contains(offered, a) })
-		})
+		return d.Decode(into)
 	}
-	return false
+	if read(&many) != nil {
+		if read(&one) != nil {
+			return false
+		}
+		many.Selectors = []selector{one.Selectors}
+	}
+	return !slices.ContainsFunc(many.Selectors, func(s selector) bool {
+		return len(s.PCIAddresses) == 0 || slices.ContainsFunc(s.PCIAddresses, func(a device.PCIAddress) bool { return !slices.Contains(offered, a) })
+	})
 }
 
 // entries returns the compact text of every entry of a config.
