@@ -39,20 +39,23 @@ build: go-version ## Build static multi-eni and multi-enid into bin/
 	$(call gobuild) -ldflags '$(LDFLAGS)' -o $(BIN)/multi-enid ./daemon
 	@$(GIVEBACK)
 
-# The Dockerfile as it is, except that the binaries from here take the place of its first stage: no base image, no network. The
-# same sources give the same bytes.
-# A store of its own: the user's is not touched, and no overlay file system is needed.
-STORAGE = --storage-driver vfs --root $(BIN)/image/storage --runroot $(BIN)/image/run
-IMAGE ?= localhost/multi-eni-cni:$(VERSION)
+# The Dockerfile as it is, except that binaries from here take the place of its first stage: no base image, no network. The same
+# sources give the same bytes. The store is its own: the user's is not touched, and no overlay file system is needed.
+IMAGE      ?= localhost/multi-eni-cni:$(VERSION)
+PLATFORMS  ?= linux/amd64 linux/arm64
+BUILDAH     = buildah --storage-driver vfs --root $(BIN)/image/storage --runroot $(BIN)/image/run
+IMAGE_FLAGS = --isolation chroot --timestamp 0 --build-arg VERSION=$(VERSION)
 .PHONY: image
-image: prereq-image build $(SBOM) ## Build the image IMAGE by buildah, as bin/image.tar (OCI archive), and bin/sbom
-	@rm -rf $(BIN)/image && mkdir -p $(BIN)/image/out && cp $(BIN)/multi-eni $(BIN)/multi-enid $(BIN)/image/out/
-	buildah $(STORAGE) build --isolation chroot --timestamp 0 --build-context build=$(BIN)/image --build-arg VERSION=$(VERSION) -t $(IMAGE) .
-	@rm -f $(BIN)/image.tar
-	buildah $(STORAGE) push -q $(IMAGE) oci-archive:$(BIN)/image.tar:$(IMAGE)
+image: prereq-image go-version $(SBOM) ## Build IMAGE for PLATFORMS by buildah: bin/image.tar (OCI archive) and bin/sbom
+	@rm -rf $(BIN)/image $(BIN)/image.tar && mkdir -p $(BIN)/image $(BIN)/sbom
+	for p in $(PLATFORMS); do out=$(BIN)/image/$$p/out; mkdir -p $$out; \
+	  for program in multi-eni=./plugins/multi-eni multi-enid=./daemon; do \
+	    GOOS=$${p%/*} GOARCH=$${p#*/} $(call gobuild) -ldflags '$(LDFLAGS)' -o $$out/$${program%=*} $${program#*=}; done; \
+	  $(BUILDAH) build -q $(IMAGE_FLAGS) --platform $$p --build-arg TARGETARCH=$${p#*/} --build-context build=$(BIN)/image/$$p --manifest $(IMAGE) .; done
+	for p in multi-eni multi-enid; do $(SBOM) bin -json -std -noserial -notimestamp -version '$(VERSION)' -output $(BIN)/sbom/$$p.cdx.json \
+	  $(BIN)/image/$(firstword $(PLATFORMS))/out/$$p; done
+	$(BUILDAH) manifest push -q --all $(IMAGE) oci-archive:$(BIN)/image.tar:$(IMAGE)
 	@chmod -R u+w $(BIN)/image && rm -rf $(BIN)/image
-	@mkdir -p $(BIN)/sbom
-	for p in multi-eni multi-enid; do $(SBOM) bin -json -std -noserial -notimestamp -version '$(VERSION)' -output $(BIN)/sbom/$$p.cdx.json $(BIN)/$$p; done
 	@$(GIVEBACK)
 
 .PHONY: demo

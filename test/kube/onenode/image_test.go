@@ -39,8 +39,33 @@ func members(t *testing.T, r io.Reader) (headers map[string]*tar.Header, content
 	}
 }
 
-// TestImage: what `make image` has made is two static programs and nothing else,
-// small, described, and without the time at which it was made.
+// archive is an image for several platforms, by digest.
+type archive struct {
+	*testing.T
+	blobs map[string][]byte
+}
+
+// reference is one of the OCI image specification's descriptors.
+type reference struct {
+	Digest   string
+	Platform struct{ Architecture, OS string }
+}
+
+func (a archive) decode(r reference, into any) {
+	a.Helper()
+	a.decodeFile("blobs/"+strings.Replace(r.Digest, ":", "/", 1), into)
+}
+
+func (a archive) decodeFile(name string, into any) {
+	a.Helper()
+	if err := json.Unmarshal(a.blobs[name], into); err != nil {
+		a.Fatalf("%s: %v", name, err)
+	}
+}
+
+// TestImage: what `make image` has made is, for each platform, two static
+// programs and nothing else, small, described, and without the time at which it
+// was made.
 func TestImage(t *testing.T) {
 	path, err := nstest.Binary("image.tar")
 	if err != nil {
@@ -52,69 +77,80 @@ func TestImage(t *testing.T) {
 	}
 	defer f.Close()
 	_, blobs := members(t, f)
-	decode := func(name string, into any) {
-		t.Helper()
-		if err := json.Unmarshal(blobs[name], into); err != nil {
-			t.Fatalf("%s: %v", name, err)
-		}
+	a := archive{t, blobs}
+	var named, platforms struct{ Manifests []reference }
+	a.decodeFile("index.json", &named)
+	a.decode(named.Manifests[0], &platforms)
+	machines := map[string]elf.Machine{"amd64": elf.EM_X86_64, "arm64": elf.EM_AARCH64}
+	if len(platforms.Manifests) != len(machines) {
+		t.Errorf("platforms %v, want linux for %v", platforms.Manifests, machines)
 	}
-	blob := func(digest string) string { return "blobs/" + strings.Replace(digest, ":", "/", 1) }
-	type reference struct{ Digest string }
-	var index struct{ Manifests []reference }
+	for _, r := range platforms.Manifests {
+		machine, ok := machines[r.Platform.Architecture]
+		if !ok || r.Platform.OS != "linux" {
+			t.Errorf("an image for %v", r.Platform)
+			continue
+		}
+		t.Run(r.Platform.Architecture, func(t *testing.T) {
+			archive{t, blobs}.checkImage(r, machine)
+		})
+	}
+}
+
+func (a archive) checkImage(r reference, machine elf.Machine) {
 	var manifest struct {
 		Config reference
 		Layers []reference
 	}
 	var config struct {
-		Created string
-		Config  struct {
+		Created, Architecture string
+		Config                struct {
 			Entrypoint []string
 			Labels     map[string]string
 		}
 	}
-	decode("index.json", &index)
-	decode(blob(index.Manifests[0].Digest), &manifest)
-	decode(blob(manifest.Config.Digest), &config)
-	if !strings.HasPrefix(config.Created, "1970-01-01T00:00:00") || !slices.Equal(config.Config.Entrypoint, []string{"/multi-enid"}) {
-		t.Errorf("created %s, entry point %q", config.Created, config.Config.Entrypoint)
+	a.decode(r, &manifest)
+	a.decode(manifest.Config, &config)
+	if !strings.HasPrefix(config.Created, "1970-01-01T00:00:00") || !slices.Equal(config.Config.Entrypoint, []string{"/multi-enid"}) || config.Architecture != r.Platform.Architecture {
+		a.Errorf("created %s, entry point %q, architecture %s", config.Created, config.Config.Entrypoint, config.Architecture)
 	}
 	for _, name := range []string{"title", "description", "licenses", "version"} {
 		if config.Config.Labels["org.opencontainers.image."+name] == "" {
-			t.Errorf("no label %s: %v", name, config.Config.Labels)
+			a.Errorf("no label %s: %v", name, config.Config.Labels)
 		}
 	}
 	if len(manifest.Layers) != 1 {
-		t.Fatalf("%d layers, want one", len(manifest.Layers))
+		a.Fatalf("%d layers, want one", len(manifest.Layers))
 	}
-	layer, err := gzip.NewReader(bytes.NewReader(blobs[blob(manifest.Layers[0].Digest)]))
+	layer, err := gzip.NewReader(bytes.NewReader(a.blobs["blobs/"+strings.Replace(manifest.Layers[0].Digest, ":", "/", 1)]))
 	if err != nil {
-		t.Fatal(err)
+		a.Fatal(err)
 	}
-	headers, programs := members(t, layer)
+	headers, programs := members(a.T, layer)
 	var names []string
 	size := 0
 	for name, h := range headers {
 		names = append(names, name)
 		size += len(programs[name])
 		if h.Mode&0o7777 != 0o755 || h.Uid != 0 || h.ModTime.Unix() != 0 {
-			t.Errorf("%s: mode %o, owner %d, time %v", name, h.Mode, h.Uid, h.ModTime)
+			a.Errorf("%s: mode %o, owner %d, time %v", name, h.Mode, h.Uid, h.ModTime)
 		}
 		program, err := elf.NewFile(bytes.NewReader(programs[name]))
 		if err != nil {
-			t.Fatalf("%s: %v", name, err)
+			a.Fatalf("%s: %v", name, err)
 		}
-		if libraries, err := program.ImportedLibraries(); err != nil || len(libraries) > 0 || program.Section(".interp") != nil {
-			t.Errorf("%s is not static: %v, %v", name, libraries, err)
+		if libraries, err := program.ImportedLibraries(); err != nil || len(libraries) > 0 || program.Section(".interp") != nil || program.Machine != machine {
+			a.Errorf("%s is not static for %v: %v, %v, %v", name, machine, program.Machine, libraries, err)
 		}
 	}
 	slices.Sort(names)
 	if !slices.Equal(names, []string{"multi-eni", "multi-enid"}) {
-		t.Errorf("files %q, want the two programs", names)
+		a.Errorf("files %q, want the two programs", names)
 	}
 	if size > mostImage {
-		t.Errorf("%d bytes, want %d at most", size, mostImage)
+		a.Errorf("%d bytes, want %d at most", size, mostImage)
 	}
-	t.Logf("%d bytes, manifest %s", size, index.Manifests[0].Digest)
+	a.Logf("%d bytes, manifest %s", size, r.Digest)
 }
 
 // TestSBOM: the bill of materials names what is linked into each program, with
