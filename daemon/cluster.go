@@ -16,6 +16,7 @@ type cluster struct {
 	source   *kube.Source
 	plugin   *kube.DevicePlugin
 	reporter *kube.Reporter
+	taint    *kube.StartupTaint
 	kubelet  *podresources.Client
 }
 
@@ -43,6 +44,9 @@ func (c *nodeFlags) connect(log *logrus.Logger) (*cluster, error) {
 	}
 	k.source = kube.NewSource(client, kube.SourceOptions{Lookup: c.lookup(), Now: time.Now, Log: log})
 	k.reporter = kube.NewReporter(client, kube.ReporterOptions{Node: k.source.Node, Now: time.Now, Log: log})
+	if c.startupTaint {
+		k.taint = kube.NewStartupTaint(client, log)
+	}
 	return &k, nil
 }
 
@@ -65,12 +69,18 @@ func (k *cluster) run(ctx context.Context, wake, news func()) {
 		go k.source.Run(ctx, wake, news)
 		go k.reporter.Run(ctx)
 	}
+	if k.taint != nil {
+		go k.taint.Run(ctx)
+	}
 }
 
 // observe tells the cluster.
 func (k *cluster) observe(v reconcile.View) {
 	if k.reporter != nil {
 		k.reporter.Observe(v)
+	}
+	if k.taint != nil {
+		k.taint.Observe(v)
 	}
 }
 

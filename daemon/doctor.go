@@ -117,7 +117,7 @@ func (c *nodeFlags) examineCluster(o *doctor.Options) {
 	if c.restart != restartPods {
 		return
 	}
-	o.Namespaces = c.dpNamespaces
+	o.Namespaces, o.StartupTaint = c.dpNamespaces, c.startupTaint
 	o.DevicePlugin = func(ctx context.Context) (reconcile.PluginReport, error) {
 		plugin, err := kube.NewDevicePlugin(client, kube.DevicePluginOptions{Namespaces: c.dpNamespaces, Selectors: c.dpSelectors, Config: c.pcidpConfig, Log: quiet})
 		if err != nil {

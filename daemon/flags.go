@@ -30,6 +30,7 @@ type nodeFlags struct {
 	drivers                                                    driver.Policy
 	dpNamespaces, dpSelectors                                  []string
 	orphanGrace                                                time.Duration
+	startupTaint                                               bool
 
 	// dir is the folder of manifests; "" when NodeENIs come from the API server.
 	dir string
@@ -63,6 +64,7 @@ func (c *nodeFlags) add(f *pflag.FlagSet, p program) {
 	f.StringSliceVar(&c.dpSelectors, "dp-selectors", kube.DefaultPluginSelectors(), "label selectors of the device plugin's pods; one of them is enough")
 	f.StringVar(&c.podresources, "podresources-socket", unset, "the kubelet's podresources socket; empty for none (default "+podresources.DefaultSocket+" with kube, none with dir)")
 	f.Lookup("podresources-socket").DefValue = ""
+	f.BoolVar(&c.startupTaint, "startup-taint", false, "take the taint "+kube.StartupTaintKey+" from this Node once the devices that are declared for it are ready (kube only; needs the right to patch nodes)")
 	f.StringVar(&c.cniBinDir, "cni-bin-dir", "/opt/cni/bin", "folder of the CNI plugins, to release attachments of pods that died without DEL")
 	f.DurationVar(&c.orphanGrace, "orphan-grace", 60*time.Second, "how long a pod's netns must be gone until its attachments are released")
 	f.StringVar(&c.listen, "listen", defaultListen, "address of metrics, healthz and readyz; off for none")
@@ -110,6 +112,9 @@ func (c *nodeFlags) check() error {
 	oneOf("restart", c.restart, restartPods, restartNone)
 	if c.restart == restartPods && !fromKube {
 		fault("--restart %q: is for --nodeeni-source=kube; give none, and restart the device plugin when the log says so", c.restart)
+	}
+	if c.startupTaint && !fromKube {
+		fault("--startup-taint: is for --nodeeni-source=kube; leave it out")
 	}
 	if c.podresources == unset {
 		c.podresources = ""

@@ -16,18 +16,25 @@ type right struct {
 	// without says what goes undone without it, and how bad that is.
 	without string
 	level   Level
+	// grants is the file below deploy/ that grants it.
+	grants string
 }
 
-// rights are those of the ClusterRole in deploy/rbac.yaml: all that the daemon
-// uses but for pods.
-func rights() []right {
-	return []right{
-		{v1alpha1.GroupName, "nodeenis", []string{"get", "list", "watch"}, "no device of this node is known", Fail},
-		{v1alpha1.GroupName, "eninodestates", []string{"get", "create"}, "the cluster cannot see this node's devices", Fail},
-		{v1alpha1.GroupName, "eninodestates/status", []string{"patch"}, "the cluster cannot see this node's devices", Fail},
-		{"", "nodes", []string{"get", "list", "watch"}, "it is not known which NodeENIs select this node", Fail},
-		{"", "events", []string{"create", "patch"}, "people are not told by events; nothing else depends on them", Warn},
+// rights are those of the ClusterRoles in deploy/: all that the daemon uses but
+// for pods.
+func rights(o Options) []right {
+	const base = "rbac.yaml"
+	all := []right{
+		{v1alpha1.GroupName, "nodeenis", []string{"get", "list", "watch"}, "no device of this node is known", Fail, base},
+		{v1alpha1.GroupName, "eninodestates", []string{"get", "create"}, "the cluster cannot see this node's devices", Fail, base},
+		{v1alpha1.GroupName, "eninodestates/status", []string{"patch"}, "the cluster cannot see this node's devices", Fail, base},
+		{"", "nodes", []string{"get", "list", "watch"}, "it is not known which NodeENIs select this node", Fail, base},
+		{"", "events", []string{"create", "patch"}, "people are not told by events; nothing else depends on them", Warn, base},
 	}
+	if o.StartupTaint {
+		all = append(all, right{"", "nodes", []string{"patch"}, "the startup taint stays on the Node", Fail, "components/startup-taint/rbac.yaml"})
+	}
+	return all
 }
 
 // cluster asks the API server. What cannot be asked leaves the rest unasked.
@@ -70,7 +77,7 @@ func resources(ctx context.Context, o Options) []Finding {
 
 func access(ctx context.Context, o Options) []Finding {
 	var all []Finding
-	for _, r := range rights() {
+	for _, r := range rights(o) {
 		all = append(all, r.check(ctx, o.Cluster)...)
 	}
 	return append(all, pods(ctx, o)...)
@@ -92,7 +99,7 @@ func (r right) check(ctx context.Context, c Cluster) []Finding {
 	case len(denied) == 0:
 		return ok(name, "%s allowed", strings.Join(r.verbs, ", "))
 	}
-	return []Finding{{Level: r.level, Check: name, Detail: fmt.Sprintf("%s denied: %s", strings.Join(denied, ", "), r.without), Remedy: "run: kubectl apply -f deploy/rbac.yaml"}}
+	return []Finding{{Level: r.level, Check: name, Detail: fmt.Sprintf("%s denied: %s", strings.Join(denied, ", "), r.without), Remedy: "run: kubectl apply -f deploy/" + r.grants}}
 }
 
 // denied are the verbs that may not be used.

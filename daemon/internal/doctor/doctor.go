@@ -89,6 +89,8 @@ type Options struct {
 	// ClusterErr says why a cluster cannot be asked at all.
 	Cluster    Cluster
 	ClusterErr error
+	// StartupTaint says that the daemon is to take one from its Node.
+	StartupTaint bool
 	// Namespaces are those that are searched for device plugins.
 	Namespaces []string
 	// Drivers are the userspace drivers that NodeENIs want on this node, each

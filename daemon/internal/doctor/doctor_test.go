@@ -199,10 +199,13 @@ func TestFindings(t *testing.T) {
 		check  string
 		says   []string
 	}{
-		"no node name":  {func(w *world) { w.o.NodeName = "" }, Fail, "node name", []string{"NODE_NAME"}},
-		"no client":     {func(w *world) { w.o.ClusterErr = errors.New("no Kubernetes client") }, Fail, "Kubernetes API", []string{"--kubeconfig"}},
-		"API gone":      {func(w *world) { w.server.err = errors.New("connection refused") }, Fail, "Kubernetes API", []string{"connection refused", "not looked at"}},
-		"one CRD":       {func(w *world) { w.server.resources = []string{"nodeenis"} }, Fail, "CRDs", []string{"eninodestates.networking.k8s.aws", "deploy/crd"}},
+		"no node name": {func(w *world) { w.o.NodeName = "" }, Fail, "node name", []string{"NODE_NAME"}},
+		"no client":    {func(w *world) { w.o.ClusterErr = errors.New("no Kubernetes client") }, Fail, "Kubernetes API", []string{"--kubeconfig"}},
+		"API gone":     {func(w *world) { w.server.err = errors.New("connection refused") }, Fail, "Kubernetes API", []string{"connection refused", "not looked at"}},
+		"one CRD":      {func(w *world) { w.server.resources = []string{"nodeenis"} }, Fail, "CRDs", []string{"eninodestates.networking.k8s.aws", "deploy/crd"}},
+		"startup taint": {func(w *world) {
+			w.o.StartupTaint, w.server.denied = true, []string{"patch nodes"}
+		}, Fail, "RBAC nodes", []string{"patch denied", "deploy/components/startup-taint/rbac.yaml"}},
 		"denied":        {func(w *world) { w.server.denied = []string{"watch nodeenis"} }, Fail, "RBAC nodeenis.networking.k8s.aws", []string{"watch denied", "deploy/rbac.yaml"}},
 		"denied events": {func(w *world) { w.server.denied = []string{"create events"} }, Warn, "RBAC events", []string{"create denied"}},
 		"denied pods":   {func(w *world) { w.server.denied = []string{"delete pods default"} }, Warn, "RBAC pods", []string{"denied in default (delete)", "--dp-namespaces", "rbac-optional-namespaces.yaml"}},

@@ -33,6 +33,7 @@ func TestChartIsWhatKustomizeMakes(t *testing.T) {
 		"as it comes": {"resources: [DEPLOY]\n", nil},
 		"DPDK":        {"resources: [DEPLOY]\ncomponents: [DEPLOY/components/dpdk]\n", []string{"--set=eniManager.dpdk.enabled=true"}},
 		"monitoring":  {"resources: [DEPLOY]\ncomponents: [DEPLOY/components/monitoring]\n", []string{"--set=metrics.enabled=true"}},
+		"startup":     {"resources: [DEPLOY]\ncomponents: [DEPLOY/components/startup-taint]\n", []string{"--set=eniManager.startupTaint=true"}},
 		"both":        {"resources: [DEPLOY]\ncomponents: [DEPLOY/components/monitoring, DEPLOY/components/dpdk]\n", []string{"--set=metrics.enabled=true,eniManager.dpdk.enabled=true"}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -58,7 +59,7 @@ func everyValue() []string {
 		"--set=affinity.nodeAffinity.preferredDuringSchedulingIgnoredDuringExecution[0].preference.matchExpressions[0].operator=Exists",
 		"--set=priorityClassName=system-cluster-critical,podAnnotations.a=b,podLabels.c=d,resources.manager.limits.memory=1Gi,resources.installer.limits.memory=1Gi",
 		"--set=logLevel=debug,eniManager.attachmentsFrom=imds,eniManager.extraArgs[0]=--orphan-grace=5s,serviceAccount.annotations.e=f",
-		"--set=eniManager.dpdk.enabled=true,eniManager.dpdk.loadModules=false,eniManager.dpdk.allowUnsafeNoIOMMU=true,devicePlugin.namespaces[0]=sriov",
+		"--set=eniManager.startupTaint=true,eniManager.dpdk.enabled=true,eniManager.dpdk.loadModules=false,eniManager.dpdk.allowUnsafeNoIOMMU=true,devicePlugin.namespaces[0]=sriov",
 		// Their kinds are those of the Prometheus operator; test/monitoring has its types.
 		"--set=metrics.enabled=true,metrics.podMonitor=false,metrics.prometheusRule=false",
 	}
@@ -83,7 +84,7 @@ func TestChartValues(t *testing.T) {
 	for part, times := range map[string]int{
 		"image: r:t": 2, "imagePullPolicy: Never": 2, "- name: s\n": 2, "ng: multi-eni": 2, "key: k\n": 4, "system-cluster-critical": 2,
 		"a: b\n": 2, "c: d\n": 2, "memory: 1Gi": 2, "--log-level=debug": 1, "--attachments-from=imds": 1, "--orphan-grace=5s": 1,
-		"e: f\n": 1, "privileged: true": 1, "--load-modules": 0, "--allow-unsafe-noiommu": 1, "--dp-namespaces=sriov\n": 1, "namespace: sriov\n": 2,
+		"e: f\n": 1, "privileged: true": 1, "--load-modules": 0, "--startup-taint": 1, "name: multi-enid-startup-taint": 3, "--allow-unsafe-noiommu": 1, "--dp-namespaces=sriov\n": 1, "namespace: sriov\n": 2,
 		"--listen=[$(NODE_IP)]:9616": 1, "host: 127.0.0.1": 0, "kind: ConfigMap": 1, "kind: P": 0,
 	} {
 		if got := strings.Count(string(data), part); got != times {

@@ -25,7 +25,7 @@ func TestManifests(t *testing.T) {
 	files := []string{
 		cluster.Kustomize(t, "resources: [DEPLOY]\n"), cluster.Kustomize(t, "resources: [DEPLOY/uninstall]\n"), filepath.Join(repo, "deploy/rbac-optional-namespaces.yaml"),
 		cluster.Kustomize(t, "resources: [DEPLOY]\ncomponents: [DEPLOY/components/dpdk]\n"),
-		cluster.Kustomize(t, "resources: [DEPLOY]\ncomponents: [DEPLOY/components/monitoring]\n"),
+		cluster.Kustomize(t, "resources: [DEPLOY]\ncomponents: [DEPLOY/components/monitoring, DEPLOY/components/startup-taint]\n"),
 	}
 	var samples []string
 	for _, pattern := range []string{"conf/nodeenis/*.yaml", "conf/pods/*.yaml"} {

@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
@@ -84,6 +85,12 @@ func (o ownNode) applyStatus(as *rest.Config, name string) error {
 		Param("fieldManager", "test").Param("force", "true").Body([]byte(body)).Do(o.Context()).Error()
 }
 
+// patchNode asks for a change of a Node.
+func (o ownNode) patchNode(as *rest.Config, name, patch string) error {
+	o.Helper()
+	return o.rest(as).Patch(types.JSONPatchType).AbsPath("/api/v1/nodes", name).Param("dryRun", "All").Body([]byte(patch)).Do(o.Context()).Error()
+}
+
 func (o ownNode) rest(as *rest.Config) rest.Interface {
 	o.Helper()
 	client, err := kubernetes.NewForConfig(as)
@@ -106,11 +113,16 @@ func TestOwnNode(t *testing.T) {
 		over := ownNode{T: t, Cluster: o.Cluster, ctx: context.Background()}
 		cluster.Eventually(over, "the policy out of force", settleTimeout, func() error { return over.createState(over.InNoPod(t), "node-3") })
 	})
-	for _, object := range o.ApplyFile(t, filepath.Join(repo, "deploy/admission/own-node.yaml")) {
-		t.Cleanup(func() { o.Delete(t, object) })
+	for _, file := range []string{"deploy/admission/own-node.yaml", "deploy/components/startup-taint/rbac.yaml"} {
+		for _, object := range o.ApplyFile(t, filepath.Join(repo, file)) {
+			t.Cleanup(func() { o.Delete(t, object) })
+		}
 	}
 	for _, name := range []string{"node-1", "node-2"} {
-		if _, err := o.Admin.CoreV1().Nodes().Create(t.Context(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{}); err != nil {
+		if _, err := o.Admin.CoreV1().Nodes().Create(t.Context(), &corev1.Node{
+			ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"ng": "a"}},
+			Spec:       corev1.NodeSpec{Taints: []corev1.Taint{{Key: "networking.k8s.aws/not-ready", Effect: "NoSchedule"}, {Key: "dedicated", Effect: "NoSchedule"}}},
+		}, metav1.CreateOptions{}); err != nil {
 			t.Fatal(err)
 		}
 		create := `{"apiVersion":"networking.k8s.aws/v1alpha1","kind":"ENINodeState","metadata":{"name":"` + name + `"}}`
@@ -154,6 +166,17 @@ func TestOwnNode(t *testing.T) {
 		"state, unbound token":       {o.applyStatus(nowhere, "node-1"), "the token names no node"},
 		"new state, unbound token":   {o.createState(nowhere, "node-3"), "the token names no node"},
 		"device plugin, no node":     {o.deletePod(nowhere, "own"), "the token names no node"},
+		"startup taint":              {o.patchNode(here, "node-1", `[{"op":"remove","path":"/spec/taints/0"}]`), ""},
+		"startup taint elsewhere":    {o.patchNode(here, "node-2", `[{"op":"remove","path":"/spec/taints/0"}]`), "its own Node only"},
+		"startup taint, no node":     {o.patchNode(nowhere, "node-1", `[{"op":"remove","path":"/spec/taints/0"}]`), "the token names no node"},
+		"another taint":              {o.patchNode(here, "node-1", `[{"op":"remove","path":"/spec/taints/1"}]`), "only take away the taint"},
+		"all taints":                 {o.patchNode(here, "node-1", `[{"op":"remove","path":"/spec/taints"}]`), "only take away the taint"},
+		"a new taint":                {o.patchNode(here, "node-1", `[{"op":"add","path":"/spec/taints/-","value":{"key":"k","effect":"NoExecute"}}]`), "only take away the taint"},
+		"a label":                    {o.patchNode(here, "node-1", `[{"op":"add","path":"/metadata/labels/x","value":"y"}]`), "only take away the taint"},
+		"an annotation":              {o.patchNode(here, "node-1", `[{"op":"add","path":"/metadata/annotations","value":{"x":"y"}}]`), "only take away the taint"},
+		"cordon":                     {o.patchNode(here, "node-1", `[{"op":"add","path":"/spec/unschedulable","value":true}]`), "only take away the taint"},
+		"a finalizer":                {o.patchNode(here, "node-1", `[{"op":"add","path":"/metadata/finalizers","value":["x.example/y"]}]`), "only take away the taint"},
+		"somebody else, a label":     {o.patchNode(o.Administrator(), "node-2", `[{"op":"add","path":"/metadata/labels/x","value":"y"}]`), ""},
 		"somebody else, a bare pod":  {o.deletePod(o.Administrator(), "bare"), ""},
 		"somebody else, other state": {o.applyStatus(o.Administrator(), "node-2"), ""},
 	} {

@@ -113,7 +113,14 @@ func TestInstallation(t *testing.T) {
 	})
 	t.Run("helm", func(t *testing.T) {
 		s := bareNode(t, 1)
-		s.installation(cluster.HelmTemplate(t, "--set=image.repository="+imageName, "--set=image.tag="+shipped)) // CRDs are not in it
+		const startup = "networking.k8s.aws/not-ready"
+		if out, err := s.kubectl("taint", "node", node.Name, startup+":NoSchedule"); err != nil {
+			t.Fatalf("kubectl taint: %v\n%s", err, out)
+		}
+		s.installation(cluster.HelmTemplate(t, "--set=image.repository="+imageName, "--set=image.tag="+shipped, "--set=eniManager.startupTaint=true")) // CRDs are not in it
+		if out, err := s.kubectl("get", "node", node.Name, "-o", "jsonpath={.spec.taints}"); err != nil || strings.Contains(out, startup) {
+			t.Errorf("taints %s, %v; want the one of the start gone", out, err)
+		}
 	})
 }
 

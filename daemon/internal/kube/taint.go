@@ -1,0 +1,118 @@
+package kube
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"sync"
+
+	"github.com/sirupsen/logrus"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
+	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+)
+
+// StartupTaintKey is that of the taint with which a kubelet can register its
+// node (--register-with-taints), so that pods which name a NodeENI and no
+// resource are not scheduled there before its devices are ready.
+const StartupTaintKey = v1alpha1.GroupName + "/not-ready"
+
+// StartupTaint takes the taint of that key from the own Node, whatever its value
+// and effect, when every NodeENI that selects the node has its devices ready: once
+// in the life of a daemon, and never puts it there. Observe and Run may be called
+// at the same time.
+type StartupTaint struct {
+	client *Client
+	log    logrus.FieldLogger
+	ready  chan struct{} // closed when the devices are
+	once   sync.Once
+}
+
+// NewStartupTaint returns a StartupTaint that asks for nothing until Run.
+func NewStartupTaint(c *Client, log logrus.FieldLogger) *StartupTaint {
+	return &StartupTaint{client: c, log: log, ready: make(chan struct{})}
+}
+
+// Observe takes the View of a Sync that has ended. It does not block.
+func (s *StartupTaint) Observe(v reconcile.View) {
+	if !unsettled(v) && allReady(v) {
+		s.once.Do(func() { close(s.ready) })
+	}
+}
+
+// allReady says whether each NodeENI of the node has a device that is ready, and
+// none that is pending.
+func allReady(v reconcile.View) bool {
+	has := map[string]bool{}
+	for _, d := range v.Inventory.Devices {
+		switch d.Phase {
+		case nodestate.PhasePending:
+			return false
+		case nodestate.PhaseReady:
+			has[d.NodeENI] = true
+		}
+	}
+	return !slices.ContainsFunc(v.Declared, func(d reconcile.Declared) bool { return !has[d.Name] })
+}
+
+// Run removes the taint when its time has come, and returns then or when ctx
+// ends. What the API server refuses is tried again, with pauses that double up to
+// a minute.
+func (s *StartupTaint) Run(ctx context.Context) {
+	select {
+	case <-ctx.Done():
+		return
+	case <-s.ready:
+	}
+	failing := failure{log: s.log.WithField("object", "Node")}
+	for {
+		err := s.remove(ctx)
+		if err == nil {
+			failing.over()
+			return
+		}
+		if !pause(ctx, failing.wait(ctx, err)) {
+			return
+		}
+	}
+}
+
+// patchOperation is one of RFC 6902.
+type patchOperation struct {
+	Op    string `json:"op"`
+	Path  string `json:"path"`
+	Value any    `json:"value,omitempty"`
+}
+
+// remove removes the taints as they are now: a patch that finds others in their
+// place fails as a whole.
+func (s *StartupTaint) remove(ctx context.Context) error {
+	nodes := s.client.core.CoreV1().Nodes()
+	node, err := nodes.Get(ctx, s.client.nodeName, metav1.GetOptions{})
+	if err != nil {
+		return fmt.Errorf("remove taint %s: %w", StartupTaintKey, err)
+	}
+	var patch []patchOperation
+	for i, taint := range slices.Backward(node.Spec.Taints) { // from the end: the places of the others stay
+		if taint.Key == StartupTaintKey {
+			path := fmt.Sprintf("/spec/taints/%d", i)
+			patch = append(patch, patchOperation{"test", path, taint}, patchOperation{Op: "remove", Path: path})
+		}
+	}
+	if len(patch) == 0 {
+		return nil
+	}
+	body, err := json.Marshal(patch)
+	if err == nil {
+		_, err = nodes.Patch(ctx, s.client.nodeName, types.JSONPatchType, body, metav1.PatchOptions{FieldManager: fieldManager})
+	}
+	if err != nil {
+		return fmt.Errorf("remove taint %s: %w", StartupTaintKey, err)
+	}
+	s.log.WithField("taint", StartupTaintKey).Info("startup taint removed: the devices of this node are ready")
+	return nil
+}
