@@ -199,7 +199,9 @@ func (s *stage) mountSysfs() {
 	s.Helper()
 	for _, dir := range []string{"devices/pci0000:00", "bus/pci", "class/net"} {
 		from, to := filepath.Join(s.host.Sysfs, dir), filepath.Join(sysfs.DefaultRoot, dir)
-		s.must(unix.Mount(from, to, "", unix.MS_BIND, ""))
+		if err := unix.Mount(from, to, "", unix.MS_BIND, ""); err != nil {
+			s.Fatalf("put %s over %s: %v; the daemon's pod finds its devices only where this machine has that folder", from, to, err)
+		}
 		s.Cleanup(func() { s.must(unix.Unmount(to, unix.MNT_DETACH)) })
 	}
 }

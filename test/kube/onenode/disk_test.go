@@ -1,0 +1,77 @@
+package onenode
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/multi-eni/multi-eni-cni/test/kube/cluster"
+	"github.com/multi-eni/multi-eni-cni/test/kube/node"
+	"github.com/multi-eni/multi-eni-cni/test/nstest"
+)
+
+// TestInstallerOnABadDisk: where nothing can be written, the plugin that was
+// there stays and works, and the pod's log says why; once there is room the new
+// one comes, without anybody's help.
+func TestInstallerOnABadDisk(t *testing.T) {
+	other, err := nstest.Binary("kube/next/multi-eni")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, tt := range map[string]struct {
+		options, mended string // of the tmpfs
+		flags           uintptr
+		says            string
+	}{
+		// Room for the plugin that is there and no other.
+		"full":      {"size=5M", "size=64M", 0, "no space left on device"},
+		"read-only": {"size=64M", "size=64M", unix.MS_RDONLY, "read-only file system"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := bareNode(t, 1)
+			s.cluster().InstallCRDs(t)
+			s.must(unix.Mount("tmpfs", node.CNIBinDir, "tmpfs", 0, tt.options))
+			t.Cleanup(func() { s.must(unix.Unmount(node.CNIBinDir, unix.MNT_DETACH)) })
+			program, err := os.ReadFile(other)
+			s.must(err)
+			s.must(os.WriteFile(pluginPath, program, 0o755))
+			s.must(unix.Mount("", node.CNIBinDir, "", unix.MS_REMOUNT|tt.flags, tt.options))
+
+			for _, o := range cluster.ReadFile(t, s.render("", shipped)) {
+				if o.GetName() == "multi-eni-installer" {
+					s.cluster().Apply(t, o)
+					t.Cleanup(func() { s.cluster().Delete(cleanup{t}, o) })
+				}
+			}
+			cluster.Eventually(t, "a word about the disk", settle, func() error {
+				return contains(s.log("multi-eni-installer-*"), tt.says)
+			})
+			s.must(s.runs(next)())
+			files, err := filepath.Glob(filepath.Join(node.CNIBinDir, "*"))
+			s.must(err)
+			if len(files) != 1 {
+				t.Errorf("files %q, want the plugin alone", files)
+			}
+
+			s.must(unix.Mount("", node.CNIBinDir, "", unix.MS_REMOUNT, tt.mended))
+			cluster.Eventually(t, "the new plugin", restart, func() error {
+				if s.runs(next)() == nil {
+					return errors.New("the plugin is the old one still")
+				}
+				return nil
+			})
+		})
+	}
+}
+
+// contains returns an error with the text unless the part is in it.
+func contains(text, part string) error {
+	if strings.Contains(text, part) {
+		return nil
+	}
+	return want(text, "… "+part+" …")
+}
