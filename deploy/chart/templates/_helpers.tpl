@@ -10,6 +10,11 @@ app.kubernetes.io/part-of: multi-eni-cni
 {{- /* pod: what the pods of both DaemonSets have in common; takes the root. */ -}}
 {{- define "pod" -}}
 hostNetwork: true
+{{- with .Values.seLinuxOptions }}
+securityContext:
+  seLinuxOptions:
+{{- toYaml . | nindent 4 }}
+{{- end }}
 priorityClassName: {{ .Values.priorityClassName }}
 {{- with .Values.imagePullSecrets }}
 imagePullSecrets:

@@ -57,7 +57,7 @@ func everyValue() []string {
 		"--set=tolerations[0].key=k,tolerations[0].operator=Exists", "--set=affinity.nodeAffinity.preferredDuringSchedulingIgnoredDuringExecution[0].weight=1",
 		"--set=affinity.nodeAffinity.preferredDuringSchedulingIgnoredDuringExecution[0].preference.matchExpressions[0].key=k",
 		"--set=affinity.nodeAffinity.preferredDuringSchedulingIgnoredDuringExecution[0].preference.matchExpressions[0].operator=Exists",
-		"--set=priorityClassName=system-cluster-critical,podAnnotations.a=b,podLabels.c=d,resources.manager.limits.memory=1Gi,resources.installer.limits.memory=1Gi",
+		"--set=priorityClassName=system-cluster-critical,seLinuxOptions.type=spc_t,podAnnotations.a=b,podLabels.c=d,resources.manager.limits.memory=1Gi,resources.installer.limits.memory=1Gi",
 		"--set=logLevel=debug,eniManager.attachmentsFrom=imds,eniManager.extraArgs[0]=--orphan-grace=5s,serviceAccount.annotations.e=f",
 		"--set=eniManager.startupTaint=true,eniManager.dpdk.enabled=true,eniManager.dpdk.loadModules=false,eniManager.dpdk.allowUnsafeNoIOMMU=true,devicePlugin.namespaces[0]=sriov",
 		// Their kinds are those of the Prometheus operator; test/monitoring has its types.
@@ -82,7 +82,7 @@ func TestChartValues(t *testing.T) {
 		t.Fatal(err)
 	}
 	for part, times := range map[string]int{
-		"image: r:t": 2, "imagePullPolicy: Never": 2, "- name: s\n": 2, "ng: multi-eni": 2, "key: k\n": 4, "system-cluster-critical": 2,
+		"image: r:t": 2, "imagePullPolicy: Never": 2, "- name: s\n": 2, "ng: multi-eni": 2, "key: k\n": 4, "system-cluster-critical": 2, "type: spc_t\n": 2,
 		"a: b\n": 2, "c: d\n": 2, "memory: 1Gi": 2, "--log-level=debug": 1, "--attachments-from=imds": 1, "--orphan-grace=5s": 1,
 		"e: f\n": 1, "privileged: true": 1, "--load-modules": 0, "--startup-taint": 1, "name: multi-enid-startup-taint": 3, "--allow-unsafe-noiommu": 1, "--dp-namespaces=sriov\n": 1, "namespace: sriov\n": 2,
 		"--listen=[$(NODE_IP)]:9616": 1, "host: 127.0.0.1": 0, "kind: ConfigMap": 1, "kind: P": 0,
@@ -108,6 +108,7 @@ func TestChartRefuses(t *testing.T) {
 		"eniManager.extraArgs[0]=restart":    "/eniManager/extraArgs/0",
 		"devicePlugin.namespaces[0]=Kube":    "/devicePlugin/namespaces/0",
 		"devicePlugin.namespaces=null":       "devicePlugin",
+		"seLinuxOptions.typ=spc_t":           "typ",
 		"awsRegion=eu-west-1":                "awsRegion",
 	} {
 		if out, err := cluster.Helm(t, "template", "x", cluster.Chart(t), "--set="+set); err == nil || !strings.Contains(out, want) {

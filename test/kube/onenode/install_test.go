@@ -76,7 +76,11 @@ func (s *stage) install(manifests string) {
 		}
 	})
 	s.cluster().InstallCRDs(s.T) // Helm's template has none
-	if out, err := s.kubectl("apply", "-f", manifests); err != nil {
+	apply := []string{"apply", "-f", manifests}
+	if overlay := filepath.Dir(manifests); s.exists(filepath.Join(overlay, "kustomization.yaml")) {
+		apply = []string{"apply", "-k", overlay}
+	}
+	if out, err := s.kubectl(apply...); err != nil {
 		s.Fatalf("kubectl apply: %v\n%s", err, out)
 	}
 	for _, path := range []string{pluginPath, nodestate.DefaultPolicyPath, nodestate.DefaultInventoryPath, s.config()} {
@@ -87,6 +91,15 @@ func (s *stage) install(manifests string) {
 	s.useNetconf(map[string]any{ // as a NetworkAttachmentDefinition may be under the policy
 		"cniVersion": "1.0.0", "name": "dataplane", "type": "multi-eni", "capabilities": map[string]any{"deviceID": true}, "ipam": hostLocal(),
 	})
+}
+
+func (s *stage) exists(path string) bool {
+	s.Helper()
+	_, err := os.Stat(path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		s.Fatal(err)
+	}
+	return err == nil
 }
 
 func hostLocal() map[string]any {
