@@ -155,7 +155,8 @@ func (s status) table(out io.Writer) error {
 	return w.Flush()
 }
 
-// holderName names the pod, or the container where the runtime named no pod.
+// holderName names the pod, or the container where the runtime named no pod, and
+// the interface as which it has the device.
 func holderName(h reconcile.Holder) string {
 	name := or(h.Pod, h.ContainerID)
 	switch {
@@ -163,6 +164,8 @@ func holderName(h reconcile.Holder) string {
 		return name + " (allocated to " + h.Container + ")"
 	case h.State == nodestate.StateIntent:
 		return name + " (starting or stopping)"
+	case h.IfName != "":
+		return name + " as " + h.IfName
 	}
 	return name
 }
