@@ -6,13 +6,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
-	"github.com/containernetworking/cni/pkg/invoke"
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/multi-eni/multi-eni-cni/test/kube/cluster"
@@ -85,21 +86,30 @@ func (c *traffic) until(check func() error) error {
 	}
 }
 
-// runPairs calls the plugin as a runtime does, ADD and DEL in turn.
+// runPairs has cnitool call the plugin as a runtime does, ADD and DEL in turn.
 func (c *traffic) runPairs(e eni, netns string) {
-	conf, err := json.Marshal(map[string]any{"cniVersion": "1.1.0", "name": "pairs-" + e.letter, "type": "multi-eni", "select": map[string]any{"nodeENI": e.letter}, "ipam": hostLocal()})
-	if err != nil {
+	network := "pairs-" + e.letter
+	list, err := json.Marshal(map[string]any{"cniVersion": "1.1.0", "name": network, "plugins": []any{
+		map[string]any{"type": "multi-eni", "select": map[string]any{"nodeENI": e.letter}, "ipam": hostLocal()},
+	}})
+	folder := c.path(network)
+	err = errors.Join(err, os.MkdirAll(folder, 0o755), os.WriteFile(filepath.Join(folder, "pairs.conflist"), list, 0o600))
+	cnitool, lost := nstest.Binary("tools/cnitool")
+	if err = errors.Join(err, lost); err != nil {
 		c.count(nil, err)
 		return
 	}
-	for i := 0; c.during.Err() == nil; i++ {
-		args := func(verb string) *invoke.Args {
-			return &invoke.Args{Command: verb, ContainerID: fmt.Sprintf("pair-%s-%d", e.letter, i), NetNS: netns, IfName: "net-" + e.letter, Path: node.CNIBinDir}
+	ctx := context.WithoutCancel(c.during) // a pair that has begun is carried out
+	call := func(verb string) error {
+		cmd := exec.CommandContext(ctx, cnitool, verb, network, netns)
+		cmd.Env = []string{"CNI_PATH=" + node.CNIBinDir, "NETCONFPATH=" + folder, "CNI_IFNAME=net-" + e.letter}
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("cnitool %s: %w: %s", verb, err, out)
 		}
-		ctx := context.WithoutCancel(c.during) // a pair that has begun is carried out
-		_, err := invoke.ExecPluginWithResult(ctx, pluginPath, conf, args("ADD"), nil)
-		err = errors.Join(err, invoke.ExecPluginWithoutResult(ctx, pluginPath, conf, args("DEL"), nil), c.home(e))
-		c.count(&c.pairs, err)
+		return nil
+	}
+	for c.during.Err() == nil {
+		c.count(&c.pairs, errors.Join(call("add"), call("del"), c.home(e)))
 	}
 }
 
