@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"net/http"
@@ -93,6 +94,31 @@ func (s *stage) install(manifests string) {
 	})
 }
 
+// metricsAreServed at the address of the node, and at no other.
+func (s *stage) metricsAreServed() {
+	s.Helper()
+	get := func(host string) (string, error) {
+		ctx, cancel := context.WithTimeout(s.Context(), callTimeout)
+		defer cancel()
+		r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+net.JoinHostPort(host, "9616")+"/metrics", nil)
+		s.must(err)
+		answer, err := http.DefaultClient.Do(r)
+		if err != nil {
+			return "", err
+		}
+		defer answer.Body.Close()
+		text, err := io.ReadAll(answer.Body)
+		return string(text), err
+	}
+	text, err := get(node.IP)
+	if err != nil || !strings.Contains(text, "multi_eni_devices{phase=\"ready\"} 1\n") || !strings.Contains(text, "multi_eni_advertised_devices 1\n") {
+		s.Errorf("metrics: %v\n%s", err, text)
+	}
+	if _, err := get("127.0.0.1"); err == nil {
+		s.Error("metrics are served on 127.0.0.1 too")
+	}
+}
+
 func (s *stage) exists(path string) bool {
 	s.Helper()
 	_, err := os.Stat(path)
@@ -130,14 +156,18 @@ func TestInstallation(t *testing.T) {
 		if out, err := s.kubectl("taint", "node", node.Name, startup+":NoSchedule"); err != nil {
 			t.Fatalf("kubectl taint: %v\n%s", err, out)
 		}
-		s.installation(cluster.HelmTemplate(t, "--set=image.repository="+imageName, "--set=image.tag="+shipped, "--set=eniManager.startupTaint=true")) // CRDs are not in it
+		// CRDs are not in it, and those of the Prometheus operator are not on this node.
+		s.installation(cluster.HelmTemplate(t, "--set=image.repository="+imageName, "--set=image.tag="+shipped, "--set=eniManager.startupTaint=true",
+			"--set=metrics.enabled=true,metrics.podMonitor=false,metrics.prometheusRule=false"), s.metricsAreServed)
 		if out, err := s.kubectl("get", "node", node.Name, "-o", "jsonpath={.spec.taints}"); err != nil || strings.Contains(out, startup) {
 			t.Errorf("taints %s, %v; want the one of the start gone", out, err)
 		}
 	})
 }
 
-func (s *stage) installation(manifests string) {
+// installation has a pod get its device, looks at what people see and at what
+// else there is, and removes all.
+func (s *stage) installation(manifests string, looks ...func()) {
 	t, before := s.T, s.files()
 	s.install(manifests)
 	// As docs/install.md says.
@@ -155,6 +185,9 @@ func (s *stage) installation(manifests string) {
 	cluster.Eventually(t, "pod p1", settle, s.inPhase("p1", corev1.PodRunning))
 	s.must(s.hasDevice("p1", a))
 	s.reads(a)
+	for _, look := range looks {
+		look()
+	}
 
 	t.Run("in use", func(t *testing.T) {
 		s := s.with(t)
