@@ -100,16 +100,17 @@ func TestChartValues(t *testing.T) {
 // TestChartRefuses: a value that cannot be meant is named.
 func TestChartRefuses(t *testing.T) {
 	for set, want := range map[string]string{
-		"image.tga=v1":                       "tga",
-		"image.pullPolicy=Sometimes":         "/image/pullPolicy",
-		"logLevel=loud":                      "/logLevel",
-		"eniManager.dpdk.enabled=maybe":      "/eniManager/dpdk/enabled",
-		"eniManager.dpdk.bindingScript=x.py": "bindingScript",
-		"eniManager.extraArgs[0]=restart":    "/eniManager/extraArgs/0",
-		"devicePlugin.namespaces[0]=Kube":    "/devicePlugin/namespaces/0",
-		"devicePlugin.namespaces=null":       "devicePlugin",
-		"seLinuxOptions.typ=spc_t":           "typ",
-		"awsRegion=eu-west-1":                "awsRegion",
+		"image.tga=v1":                                        "tga",
+		"image.pullPolicy=Sometimes":                          "/image/pullPolicy",
+		"logLevel=loud":                                       "/logLevel",
+		"eniManager.dpdk.enabled=maybe":                       "/eniManager/dpdk/enabled",
+		"eniManager.dpdk.bindingScript=x.py":                  "bindingScript",
+		"eniManager.extraArgs[0]=restart":                     "/eniManager/extraArgs/0",
+		"devicePlugin.namespaces[0]=Kube":                     "/devicePlugin/namespaces/0",
+		"devicePlugin.namespaces=null":                        "devicePlugin",
+		"seLinuxOptions.typ=spc_t":                            "typ",
+		"eniManager.startupTaint=true,admission.create=false": "admission.create=true",
+		"awsRegion=eu-west-1":                                 "awsRegion",
 	} {
 		if out, err := cluster.Helm(t, "template", "x", cluster.Chart(t), "--set="+set); err == nil || !strings.Contains(out, want) {
 			t.Errorf("%s: %v, %q; want it refused with %q", set, err, out, want)
