@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/netip"
 
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
@@ -18,7 +19,9 @@ type claimed struct {
 	row  *nodestate.Device
 	fn   sysfs.PCIFunction
 	link link.Link // zero without a netdev
-	ns   *link.Netns
+	// own are the addresses that the pod gets with the ENI; nil without eni-ipam.
+	own []netip.Prefix
+	ns  *link.Netns
 }
 
 // claim takes the first candidate that is free and is what it should be.
@@ -176,6 +179,9 @@ func (c *call) confirm(cand candidate) (*claimed, error) {
 			cand.pci, len(fn.VirtFns))
 	}
 	got := &claimed{row: cand.row, fn: fn}
+	if got.own, err = c.ownAddresses(cand); err != nil {
+		return nil, err
+	}
 	if fn.UserspaceDriver() {
 		return got, c.refuseUserspace(cand.pci, fn)
 	}

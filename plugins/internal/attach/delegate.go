@@ -102,6 +102,9 @@ func (c *call) pluginRun(command string, d *nodestate.Delegation, i invocation) 
 
 // ipamAdd returns the addresses, or an empty result without an address plugin.
 func (c *call) ipamAdd(d *claimed) (*types100.Result, error) {
+	if d.own != nil {
+		return c.ownResult(d), nil
+	}
 	if d.IPAM == nil {
 		return &types100.Result{}, nil
 	}

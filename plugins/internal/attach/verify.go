@@ -141,7 +141,7 @@ func (c *call) checkRoutes(in *link.Handle, l link.Link, want types100.Result) e
 // status is CNI STATUS: can an ADD work now?
 func (c *call) status() error {
 	unready := func(err error) error { return &refusal{code: codeNotAvailable, msg: "not ready", err: err} }
-	if !c.cfg.Select.Empty() {
+	if !c.cfg.Select.Empty() || c.cfg.ENIIPAM != nil {
 		if _, err := c.inventory(); err != nil {
 			return unready(err)
 		}

@@ -101,7 +101,7 @@ func ReleasesAddresses(delegate string) bool { return knownDelegates[delegate].s
 // container. dhcp is not one of them: it asks through the interface.
 func AddressesAlone(ipam string) bool {
 	switch ipam {
-	case "eni-ipam", "host-local", "static", "whereabouts":
+	case "host-local", "static", "whereabouts":
 		return true
 	}
 	return false

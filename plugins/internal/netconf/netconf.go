@@ -34,8 +34,11 @@ type Config struct {
 	// Delegate is the plugin that makes the pod's interface from the device.
 	// Without it the pod gets the device itself.
 	Delegate *Delegate `key:"delegate,object"`
-	// IPAM is the plugin that gives addresses; without it there are none.
+	// IPAM is the plugin that gives addresses; without it there are none. The type
+	// eni-ipam is no plugin: it stands for the ENI's own addresses.
 	IPAM *Plugin `key:"ipam,object"`
+	// ENIIPAM is not nil where ipam.type is eni-ipam; IPAM is nil then.
+	ENIIPAM *ENIIPAM
 	// MTU in octets, 68 to 65535; 0 leaves it to the NodeENI.
 	MTU int `key:"mtu,9001"`
 	// Routes are those of the pod, besides the ones that the IPAM plugin gives.
@@ -187,6 +190,9 @@ func Parse(stdin []byte) (*Config, error) {
 	if c.Select.Empty() && c.DeviceID == "" && !d.faultAt("select", "deviceID", "pciBusID", "runtimeConfig") {
 		d.fault("select", `names no device; give select.nodeENI, or let the device plugin allocate one (deviceID)`)
 	}
+	if c.ENIIPAM != nil && c.Delegate != nil {
+		d.fault("ipam.type", "%q gives the ENI's addresses to a pod that has the ENI itself; with a delegate give an IPAM plugin such as host-local", ENIIPAMType)
+	}
 	if s := c.Select.PCIAddress; s != "" && c.DeviceID != "" && s != c.DeviceID {
 		d.fault("select.pciAddress", "%s, but the runtime allocated %s; remove one of them", s, c.DeviceID)
 	}
@@ -217,6 +223,9 @@ func parse(stdin []byte) (*decoder, *Config, error) {
 	c.Select = d.selectDevice()
 	c.Delegate = d.delegate()
 	c.IPAM = d.ipam()
+	if c.ENIIPAM = d.eniIPAM(c.IPAM); c.ENIIPAM != nil {
+		c.IPAM = nil
+	}
 	c.MTU = d.number("mtu", 68, 65535, "octets between 68 and 65535, or leave it out")
 	c.Routes = d.routes()
 	d.path("dataDir", &c.Paths.DataDir)

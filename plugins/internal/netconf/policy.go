@@ -95,6 +95,9 @@ func (p *Policy) CheckTypes(c *Config) error {
 			return err
 		}
 	}
+	if c.ENIIPAM != nil {
+		return p.CheckPlugin("ipam.type", ENIIPAMType, p.IPAM)
+	}
 	if c.IPAM != nil {
 		return p.CheckPlugin("ipam.type", c.IPAM.Type, p.IPAM)
 	}

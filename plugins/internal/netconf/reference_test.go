@@ -56,7 +56,7 @@ func TestTaggedKeysAreRead(t *testing.T) {
 
 func makeReference(t *testing.T) string {
 	t.Helper()
-	docs := comments(t, "netconf.go", "route.go", "delegate.go", "../../../pkg/nodestate/policy.go")
+	docs := comments(t, "netconf.go", "route.go", "eniipam.go", "delegate.go", "../../../pkg/nodestate/policy.go")
 	var b strings.Builder
 	table := func(title, above, structName string, of any, tag string) {
 		fmt.Fprintf(&b, "\n## %s\n%s\n\n| key | value | meaning |\n|---|---|---|\n", title, above)
@@ -93,6 +93,7 @@ bring, is a fault too. Whole examples are in [conf/](../conf/README.md).
 	table("At the top", "`type` is `multi-eni`.", "Config", Config{}, "key")
 	table("select", "Every key that is given must hold; what is left must be one device that is free.", "Select", Select{}, "key")
 	table("routes[]", "As in the result of the CNI spec 1.1.0; only `dst` must be given.", "Route", Route{}, "key")
+	table("ipam of type eni-ipam", "For a pod that has the device itself. It gets the addresses that the inventory has for the ENI, with the length of their subnet; nothing is\nasked of AWS, and nothing is leased: who has the ENI has its addresses. `runtimeConfig.ips` (capability `ips`) and `IP` in `CNI_ARGS` choose among\nthem. Every other type is an IPAM plugin in the runtime's folder, with keys of its own.", "ENIIPAM", ENIIPAM{}, "key")
 	b.WriteString("\n## delegate\nIts netconf, with its `type` and the keys of its own. multi-eni adds the device, `name`, `cniVersion`, `ipam`, `args`, `runtimeConfig`,\n`prevResult` and `dns`; none of these may be in it.\n\n| type | pods with the device | key for the device |\n|---|---|---|\n")
 	for _, name := range slices.Sorted(maps.Keys(knownDelegates)) {
 		d := knownDelegates[name]

@@ -90,7 +90,7 @@ func (s *stage) install(manifests string) {
 	s.awaitReady()
 	s.must(s.offers()())
 	s.useNetconf(map[string]any{ // as a NetworkAttachmentDefinition may be under the policy
-		"cniVersion": "1.0.0", "name": "dataplane", "type": "multi-eni", "capabilities": map[string]any{"deviceID": true}, "ipam": hostLocal(),
+		"cniVersion": "1.0.0", "name": "dataplane", "type": "multi-eni", "capabilities": map[string]any{"deviceID": true}, "ipam": map[string]any{"type": "eni-ipam"},
 	})
 }
 
