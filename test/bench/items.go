@@ -13,12 +13,14 @@ import (
 
 // The targets, as ratios or in milliseconds.
 const (
-	exclusiveTarget = 0.60
-	floorTarget     = 1.4
-	sharedTarget    = 1.35
-	startTarget     = 1.3
-	memoryTarget    = 1.3
-	inventoryTarget = 1 // ms
+	exclusiveTarget     = 0.60
+	ownTarget           = 0.50 // with eni-ipam
+	floorTarget         = 1.4
+	ownAboveFloorTarget = 1.3
+	sharedTarget        = 1.35
+	startTarget         = 1.3
+	memoryTarget        = 1.3
+	inventoryTarget     = 1 // ms
 )
 
 // measure runs all items that need a node. A row of an item that failed says so.
@@ -51,7 +53,10 @@ func (n *node) ours(devices int, more map[string]any) (contender, error) {
 	if err != nil {
 		return contender{}, err
 	}
-	name := fmt.Sprintf("multi-eni %d %d", devices, len(more))
+	name := fmt.Sprintf("multi-eni %d", devices)
+	if ipam, ok := more["ipam"].(map[string]any); ok {
+		name += fmt.Sprintf(" %v", ipam["type"])
+	}
 	return n.plugin(name, n.multiENI, enaENI.Name, n.multiENIConf("ena", inv, more))
 }
 
@@ -64,7 +69,11 @@ func (n *node) exclusive(ctx context.Context) ([]table.Row, error) {
 	if err != nil {
 		return nil, err
 	}
-	got, err := n.compare(ctx, ours, theirs)
+	own, err := n.ours(10, ownAddresses())
+	if err != nil {
+		return nil, err
+	}
+	got, err := n.compare(ctx, ours, theirs, own)
 	if err != nil {
 		return nil, err
 	}
@@ -72,7 +81,13 @@ func (n *node) exclusive(ctx context.Context) ([]table.Row, error) {
 		table.Ratio("(a) exclusive ADD, host-local; other: host-device", got[0].add, got[1].add, 0),
 		table.Ratio("(a) exclusive DEL", got[0].del, got[1].del, 0),
 		table.Ratio("(a) exclusive ADD + DEL", got[0].sum(), got[1].sum(), exclusiveTarget),
+		table.Ratio("(a) exclusive ADD + DEL, eni-ipam", got[2].sum(), got[1].sum(), ownTarget),
 	}, nil
+}
+
+// ownAddresses is the ipam that needs no other program.
+func ownAddresses() map[string]any {
+	return map[string]any{"ipam": map[string]any{"type": "eni-ipam"}}
 }
 
 func (n *node) aboveFloor(ctx context.Context) ([]table.Row, error) {
@@ -84,7 +99,11 @@ func (n *node) aboveFloor(ctx context.Context) ([]table.Row, error) {
 	if err != nil {
 		return nil, err
 	}
-	got, err := n.compare(ctx, bare, n.floor(enaENI.Name), addressed)
+	own, err := n.ours(10, ownAddresses())
+	if err != nil {
+		return nil, err
+	}
+	got, err := n.compare(ctx, bare, n.floor(enaENI.Name), addressed, own)
 	if err != nil {
 		return nil, err
 	}
@@ -94,6 +113,7 @@ func (n *node) aboveFloor(ctx context.Context) ([]table.Row, error) {
 		table.Ratio("(b) exclusive DEL, no addresses", got[0].del, floor.del, 0),
 		table.Ratio("(b) exclusive ADD + DEL, no addresses", got[0].sum(), floor.sum(), floorTarget),
 		table.Ratio("(b) exclusive ADD + DEL, host-local", got[2].sum(), floor.sum(), 0),
+		table.Ratio("(b) exclusive ADD + DEL, eni-ipam", got[3].sum(), floor.sum(), ownAboveFloorTarget),
 	}, nil
 }
 
