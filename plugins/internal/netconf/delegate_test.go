@@ -4,14 +4,17 @@ import (
 	"bytes"
 	"encoding/json"
 	"flag"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
 var update = flag.Bool("update", false, "write the golden files")
@@ -222,6 +225,8 @@ func FuzzParse(f *testing.F) {
 		f.Add([]byte(with(inherited + `,"delegate":` + delegate)))
 	}
 	f.Add([]byte(with(`,"mtu":9001,"routes":[{"dst":"10.0.0.0/8","gw":"10.0.0.1","scope":0}],"dataDir":"/d","cni.dev/valid-attachments":null`)))
+	f.Add([]byte(with(`,"ipam":{"type":"eni-ipam","addresses":"all","families":["ipv6"],"routes":[{"dst":"10.0.0.0/8"}]},"runtimeConfig":{"ips":["10.0.2.15/24"]}`)))
+	own := nodestate.Device{Addresses: []netip.Prefix{netip.MustParsePrefix("10.0.2.15/24"), netip.MustParsePrefix("fd00::15/64")}}
 	f.Fuzz(func(t *testing.T, stdin []byte) {
 		c, err := Parse(stdin)
 		lenient, lenientErr := ParseLenient(stdin)
@@ -234,6 +239,14 @@ func FuzzParse(f *testing.F) {
 		again, err := Parse(c.Raw)
 		if diff := cmp.Diff(c, again, sameConfig); diff != "" || err != nil {
 			t.Fatalf("Parse of the recorded netconf: %v (-first +second):\n%s", err, diff)
+		}
+		if c.ENIIPAM != nil {
+			picked, err := c.ENIIPAM.Pick(own)
+			for _, p := range picked {
+				if !slices.Contains(own.Addresses, p) || err != nil {
+					t.Fatalf("Pick = %v, %v; the ENI has %v", picked, err, own.Addresses)
+				}
+			}
 		}
 		if c.Delegate == nil {
 			return

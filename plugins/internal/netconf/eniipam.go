@@ -27,8 +27,8 @@ type ENIIPAM struct {
 	// which is known for IPv4 only: the first address of the subnet.
 	Routes []Route `key:"routes,list of objects"`
 
-	// requested are the runtime's, by runtimeConfig.ips: these and no other.
-	requested []netip.Addr
+	// Requested are the runtime's, by runtimeConfig.ips: these and no other.
+	Requested []netip.Addr
 }
 
 const (
@@ -62,7 +62,7 @@ func (d *decoder) eniIPAM(p *Plugin) *ENIIPAM {
 			sub.fault(fmt.Sprintf("routes[%d].gw", i), "is missing, and the VPC's IPv6 router is not known by address; give it, or leave the route out: the router announces itself")
 		}
 	}
-	e.requested = d.requestedIPs()
+	e.Requested = d.requestedIPs()
 	return e
 }
 
@@ -98,7 +98,7 @@ func (e *ENIIPAM) Pick(d nodestate.Device, requested ...netip.Addr) ([]netip.Pre
 	if len(d.Addresses) == 0 {
 		return nil, ErrNoAddressYet
 	}
-	if requested = slices.Concat(e.requested, requested); len(requested) > 0 {
+	if requested = slices.Concat(e.Requested, requested); len(requested) > 0 {
 		return pickRequested(d, requested)
 	}
 	families := e.Families
