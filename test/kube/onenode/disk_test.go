@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/test/kube/cluster"
 	"github.com/multi-eni/multi-eni-cni/test/kube/node"
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
@@ -34,6 +35,10 @@ func TestInstallerOnABadDisk(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := bareNode(t, 1)
 			s.cluster().InstallCRDs(t)
+			t.Cleanup(func() { // the installer leaves the policy, and makes it anew as long as it runs
+				cluster.Eventually(cleanup{t}, "end of the installer", settle, func() error { return none("processes", processes(isDaemon)) })
+				s.must(os.Remove(nodestate.DefaultPolicyPath))
+			})
 			s.must(unix.Mount("tmpfs", node.CNIBinDir, "tmpfs", 0, tt.options))
 			t.Cleanup(func() { s.must(unix.Unmount(node.CNIBinDir, unix.MNT_DETACH)) })
 			program, err := os.ReadFile(other)

@@ -27,6 +27,10 @@ const (
 	// restart bounds what waits for a restart of the device plugin too: at most
 	// one in 30 s.
 	restart = 2 * time.Minute
+	// lookAgain bounds what waits for the daemon to look for a device plugin that
+	// came after it had found none, and registers nothing by which that would show:
+	// it does so every five minutes.
+	lookAgain = 6 * time.Minute
 )
 
 // hasDevice says whether a pod's record is complete and its netns has the ENI's
@@ -110,7 +114,7 @@ func (s *stage) lists(e eni, phase nodestate.Phase) func() error {
 func (s *stage) served(before string) string {
 	s.Helper()
 	var now string
-	cluster.Eventually(s.T, "the device plugin serves its config", restart, func() error {
+	cluster.Eventually(s.T, "the device plugin serves its config", lookAgain, func() error {
 		c, err := nodestate.ReadCheckpoint(nodestate.CheckpointPath(s.paths.state))
 		if now = c.ConfirmedHash; err == nil && (now == "" || now == before) {
 			err = fmt.Errorf("confirmed hash %q", now)
