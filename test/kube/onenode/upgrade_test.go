@@ -27,6 +27,8 @@ const (
 	upgradeFor = time.Minute
 	wantPods   = 120
 	wantPairs  = 600
+	// eachPods have come and gone under a version before the next one comes.
+	eachPods = 15
 )
 
 // traffic has pods and plugin calls come and go until it is ended. Nothing of it
@@ -57,6 +59,22 @@ func (c *traffic) enough() bool {
 	return c.pods >= wantPods && c.pairs >= wantPairs || len(c.faults) > 0
 }
 
+// more is a check: so many pods more than at the call have come and gone, or
+// something has failed.
+func (c *traffic) more(pods int) func() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	goal := c.pods + pods
+	return func() error {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.pods < goal && len(c.faults) == 0 {
+			return fmt.Errorf("%d pods, want %d", c.pods, goal)
+		}
+		return nil
+	}
+}
+
 // runPods gives an ENI to one pod after the other.
 func (c *traffic) runPods(e eni) {
 	for i := 0; c.during.Err() == nil; i++ {
@@ -78,7 +96,7 @@ func (c *traffic) onePod(e eni, name string) error {
 
 // until polls a check until it holds.
 func (c *traffic) until(check func() error) error {
-	for deadline := time.Now().Add(settle); ; time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(settle); ; time.Sleep(100 * time.Millisecond) {
 		err := check()
 		if err == nil || time.Now().After(deadline) {
 			return err
@@ -176,6 +194,7 @@ func TestUpgrade(t *testing.T) {
 		if tag == next {
 			cluster.Eventually(t, "the next plugin", settle, s.runs(next))
 		}
+		cluster.Eventually(t, "pods under version "+tag, settle, c.more(eachPods))
 	}
 	end()
 	wg.Wait()
