@@ -128,10 +128,6 @@ func (s *stage) exists(path string) bool {
 	return err == nil
 }
 
-func hostLocal() map[string]any {
-	return map[string]any{"type": "host-local", "ranges": []any{[]any{map[string]any{"subnet": "10.0.2.0/24"}}}}
-}
-
 // pluginPath is where the installer puts the plugin.
 var pluginPath = filepath.Join(node.CNIBinDir, "multi-eni")
 
