@@ -54,6 +54,7 @@ func allReady(v reconcile.View) bool {
 			return false
 		case nodestate.PhaseReady:
 			has[d.NodeENI] = true
+		case nodestate.PhaseDraining: // of an earlier NodeENI
 		}
 	}
 	return !slices.ContainsFunc(v.Declared, func(d reconcile.Declared) bool { return !has[d.Name] })

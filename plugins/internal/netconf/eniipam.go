@@ -119,7 +119,7 @@ func (e *ENIIPAM) Pick(d nodestate.Device, requested ...netip.Addr) ([]netip.Pre
 	return out, nil
 }
 
-// ErrNoAddressYet: the daemon has not learned the ENI's addresses.
+// ErrNoAddressYet says that the daemon has not learned the ENI's addresses.
 var ErrNoAddressYet = errors.New("the addresses of the ENI are not known yet")
 
 func pickRequested(d nodestate.Device, requested []netip.Addr) (out []netip.Prefix, err error) {

@@ -102,7 +102,7 @@ func (s *stage) metricsAreServed() {
 		defer cancel()
 		r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+net.JoinHostPort(host, "9616")+"/metrics", nil)
 		s.must(err)
-		answer, err := http.DefaultClient.Do(r)
+		answer, err := (&http.Client{Timeout: callTimeout}).Do(r)
 		if err != nil {
 			return "", err
 		}
