@@ -35,16 +35,15 @@ func TestManifests(t *testing.T) {
 		}
 		samples = append(samples, found...)
 	}
-	for _, o := range c.ApplyFile(t, "testdata/networkattachmentdefinitions.yaml") {
-		c.AwaitServed(t, o)
-		t.Cleanup(func() { c.Delete(t, o) })
+	for _, others := range []string{"networkattachmentdefinitions", "podmonitors", "prometheusrules"} {
+		for _, o := range c.ApplyFile(t, "testdata/"+others+".yaml") {
+			c.AwaitServed(t, o)
+			t.Cleanup(func() { c.Delete(t, o) })
+		}
 	}
 	seen := map[string]int{}
 	for _, path := range append(files, samples...) {
 		for _, o := range cluster.ReadFile(t, path) {
-			if o.GroupVersionKind().Group == "monitoring.coreos.com" {
-				continue // the Prometheus operator's, whose types test/monitoring has
-			}
 			if o.GetNamespace() == "" && (o.GetKind() == "Pod" || o.GetKind() == "Deployment" || o.GetKind() == "NetworkAttachmentDefinition") {
 				o.SetNamespace("default") // as kubectl does
 			}
@@ -54,7 +53,7 @@ func TestManifests(t *testing.T) {
 			seen[o.GetKind()]++
 		}
 	}
-	if seen["DaemonSet"] != 6 || seen["ConfigMap"] != 1 || seen["Job"] != 1 || seen["NodeENI"] == 0 || seen["NetworkAttachmentDefinition"] == 0 {
+	if seen["DaemonSet"] != 6 || seen["ConfigMap"] != 1 || seen["Job"] != 1 || seen["NodeENI"] == 0 || seen["NetworkAttachmentDefinition"] == 0 || seen["PodMonitor"] != 1 || seen["PrometheusRule"] != 1 {
 		t.Errorf("objects by kind %v", seen)
 	}
 }
