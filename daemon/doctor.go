@@ -114,10 +114,11 @@ func (c *nodeFlags) examineCluster(o *doctor.Options) {
 	if c.dir == "" {
 		o.Drivers = client.Drivers
 	}
+	o.StartupTaint = c.startupTaint
 	if c.restart != restartPods {
 		return
 	}
-	o.Namespaces, o.StartupTaint = c.dpNamespaces, c.startupTaint
+	o.Namespaces = c.dpNamespaces
 	o.DevicePlugin = func(ctx context.Context) (reconcile.PluginReport, error) {
 		plugin, err := kube.NewDevicePlugin(client, kube.DevicePluginOptions{Namespaces: c.dpNamespaces, Selectors: c.dpSelectors, Config: c.pcidpConfig, Log: quiet})
 		if err != nil {

@@ -55,6 +55,7 @@ func TestUsage(t *testing.T) {
 		{"relative sysfs", []string{"run", "--nodeeni-source=dir:/x", "--sysfs=sys"}, []string{`--sysfs "sys"`, "absolute"}},
 		{"no grace", []string{"run", "--nodeeni-source=dir:/x", "--orphan-grace=0s"}, []string{"--orphan-grace 0s", "60s"}},
 		{"restart without a cluster", []string{"run", "--nodeeni-source=dir:/x", "--restart=pods"}, []string{`--restart "pods"`, "--nodeeni-source=kube", "none"}},
+		{"startup taint without a cluster", []string{"run", "--nodeeni-source=dir:/x", "--startup-taint"}, []string{"--startup-taint", "--nodeeni-source=kube"}},
 		{"unknown restart", []string{"run", "--nodeeni-source=dir:/x", "--restart=all"}, []string{`--restart "all"`, "want pods or none"}},
 		{"log level", []string{"run", "--nodeeni-source=dir:/x", "--log-level=loud"}, []string{`--log-level "loud"`, "info"}},
 		{"log format", []string{"run", "--nodeeni-source=dir:/x", "--log-format=xml"}, []string{`--log-format "xml"`, "text or json"}},

@@ -92,8 +92,12 @@ func (r *Reporter) Observe(v reconcile.View) {
 
 // unsettled says that a source has not answered yet.
 func unsettled(v reconcile.View) bool {
-	return v.Plugin.State == reconcile.PluginUnknown ||
-		slices.ContainsFunc(v.Inventory.Problems, func(p nodestate.Problem) bool { return p.Reason == reasonSourceUnread })
+	return v.Plugin.State == reconcile.PluginUnknown || sourceUnread(v)
+}
+
+// sourceUnread says that the NodeENIs of the node are not known.
+func sourceUnread(v reconcile.View) bool {
+	return slices.ContainsFunc(v.Inventory.Problems, func(p nodestate.Problem) bool { return p.Reason == reasonSourceUnread })
 }
 
 // Dropped is how many Events were given up.

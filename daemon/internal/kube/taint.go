@@ -39,7 +39,7 @@ func NewStartupTaint(c *Client, log logrus.FieldLogger) *StartupTaint {
 
 // Observe takes the View of a Sync that has ended. It does not block.
 func (s *StartupTaint) Observe(v reconcile.View) {
-	if !unsettled(v) && allReady(v) {
+	if !sourceUnread(v) && allReady(v) {
 		s.once.Do(func() { close(s.ready) })
 	}
 }

@@ -119,15 +119,17 @@ func TestStartupTaint(t *testing.T) {
 	unattached := readyView()
 	unattached.Declared = append(unattached.Declared, reconcile.Declared{Name: "b"})
 	st.Observe(unattached)
-	early := readyView()
-	early.Plugin.State = reconcile.PluginUnknown
+	early := reconcile.View{}
+	early.Inventory.Problems = []nodestate.Problem{{Reason: reasonSourceUnread}}
 	st.Observe(early)
 	select {
 	case <-ended:
 		t.Fatal("it has not waited")
 	default:
 	}
-	st.Observe(readyView())
+	ready := readyView()
+	ready.Plugin.State = reconcile.PluginUnknown // which is another matter
+	st.Observe(ready)
 	<-ended
 	if diff := cmp.Diff(others, s.taints); diff != "" || s.patches != 1 {
 		t.Errorf("%d patches; taints (-want +got):\n%s", s.patches, diff)

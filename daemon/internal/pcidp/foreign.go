@@ -48,7 +48,7 @@ func (e foreignEntry) onlySelects(addresses []device.PCIAddress) bool {
 		return false
 	}
 	for _, s := range e.selectors {
-		if s == nil || len(s.PCIAddresses) == 0 || !s.equal(foreignSelector{Drivers: s.Drivers, PCIAddresses: s.PCIAddresses}) {
+		if s == nil || len(s.Drivers) == 0 || len(s.PCIAddresses) == 0 || !s.equal(foreignSelector{Drivers: s.Drivers, PCIAddresses: s.PCIAddresses}) {
 			return false
 		}
 		for _, a := range s.PCIAddresses {

@@ -148,7 +148,7 @@ func saysNoMore(entry string, offered []device.PCIAddress) bool {
 		many.Selectors = []selector{one.Selectors}
 	}
 	return !slices.ContainsFunc(many.Selectors, func(s selector) bool {
-		return len(s.PCIAddresses) == 0 || slices.ContainsFunc(s.PCIAddresses, func(a device.PCIAddress) bool { return !slices.Contains(offered, a) })
+		return len(s.Drivers) == 0 || len(s.PCIAddresses) == 0 || slices.ContainsFunc(s.PCIAddresses, func(a device.PCIAddress) bool { return !slices.Contains(offered, a) })
 	})
 }
 

@@ -3,6 +3,7 @@ package attach
 import (
 	"errors"
 	"net/netip"
+	"strings"
 
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 
@@ -18,7 +19,7 @@ func (c *call) ownAddresses(cand candidate) ([]netip.Prefix, error) {
 	if cand.row == nil {
 		return nil, refuse(codeTryAgain, "ipam.type %s: the inventory has no device %s, whose addresses it would say; see that multi-enid runs and that a NodeENI declares it", netconf.ENIIPAMType, cand.pci)
 	}
-	requested, err := c.requestedIP()
+	requested, err := c.requestedIPs()
 	if err != nil {
 		return nil, err
 	}
@@ -35,17 +36,20 @@ func (c *call) ownAddresses(cand candidate) ([]netip.Prefix, error) {
 	return addresses, nil
 }
 
-// requestedIP is IP of CNI_ARGS (CNI conventions), which may be missing.
-func (c *call) requestedIP() ([]netip.Addr, error) {
-	ip := c.env["IP"]
-	if ip == "" {
-		return nil, nil
+// requestedIPs are IP of CNI_ARGS (CNI conventions): none, or several with commas
+// between them.
+func (c *call) requestedIPs() (out []netip.Addr, err error) {
+	for s := range strings.SplitSeq(c.env["IP"], ",") {
+		if s == "" {
+			continue
+		}
+		addr, err := netconf.ParseRequestedIP(s)
+		if err != nil {
+			return nil, &refusal{code: codeEnvironment, msg: "CNI_ARGS: IP", err: err}
+		}
+		out = append(out, addr)
 	}
-	addr, err := netip.ParseAddr(ip)
-	if err != nil {
-		return nil, refuse(codeEnvironment, "CNI_ARGS: IP=%s: want an address such as 10.0.1.15", ip)
-	}
-	return []netip.Addr{addr.Unmap()}, nil
+	return out, nil
 }
 
 // ownResult is what an IPAM plugin would say of the device's own addresses.

@@ -70,7 +70,7 @@ func TestENIIPAM(t *testing.T) {
 	}
 
 	byArgs := ask(map[string]any{})
-	byArgs.Args = "IgnoreUnknown=1;IP=10.0.2.16"
+	byArgs.Args = "IgnoreUnknown=1;IP=10.0.2.16/24"
 	if r := e.add(byArgs); len(r.IPs) != 1 || r.IPs[0].Address.String() != "10.0.2.16/24" {
 		t.Errorf("IP of CNI_ARGS: %v", r.IPs)
 	}

@@ -53,12 +53,13 @@ func (d *decoder) eniIPAM(p *Plugin) *ENIIPAM {
 	var raw json.RawMessage
 	if sub.raw("families", &raw) {
 		bad := func(f string) bool { return f != familyIPv4 && f != familyIPv6 }
-		if json.Unmarshal(raw, &e.Families) != nil || len(e.Families) == 0 || slices.ContainsFunc(e.Families, bad) {
-			sub.fault("families", `%.100s: want a list of "ipv4" and "ipv6", or leave it out`, raw)
+		err := json.Unmarshal(raw, &e.Families)
+		if n := len(e.Families); err != nil || n == 0 || n > 2 || slices.ContainsFunc(e.Families, bad) || n == 2 && e.Families[0] == e.Families[1] {
+			sub.fault("families", `%.100s: want a list of "ipv4" and "ipv6", each once, or leave it out`, raw)
 		}
 	}
 	for i, r := range e.Routes {
-		if !r.Gateway.IsValid() && r.Dst.Addr().Is6() && (r.Scope == nil || *r.Scope == 0) {
+		if r.wantsRouter() && r.Dst.Addr().Is6() {
 			sub.fault(fmt.Sprintf("routes[%d].gw", i), "is missing, and the VPC's IPv6 router is not known by address; give it, or leave the route out: the router announces itself")
 		}
 	}
@@ -80,15 +81,25 @@ func (d *decoder) requestedIPs() (out []netip.Addr) {
 		return nil
 	}
 	for i, s := range ips {
-		bare, _, _ := strings.Cut(s, "/")
-		addr, err := netip.ParseAddr(bare)
+		addr, err := ParseRequestedIP(s)
 		if err != nil {
-			sub.fault(fmt.Sprintf("ips[%d]", i), "%q: want an address such as 10.0.1.15/24", s)
+			sub.fault(fmt.Sprintf("ips[%d]", i), "%v", err)
 			continue
 		}
-		out = append(out, addr.Unmap())
+		out = append(out, addr)
 	}
 	return out
+}
+
+// ParseRequestedIP reads an address that a runtime asks for, with or without a
+// length: what length it has is the subnet's to say.
+func ParseRequestedIP(s string) (netip.Addr, error) {
+	bare, _, _ := strings.Cut(s, "/")
+	addr, err := netip.ParseAddr(bare)
+	if err != nil {
+		return addr, fmt.Errorf("%q: want an address such as 10.0.1.15/24", s)
+	}
+	return addr.Unmap(), nil
 }
 
 // Pick returns the addresses, with the lengths of their subnets, that a pod with
@@ -140,7 +151,7 @@ func pickRequested(d nodestate.Device, requested []netip.Addr) (out []netip.Pref
 func (e *ENIIPAM) Unroutable(addresses []netip.Prefix) (netip.Prefix, bool) {
 	v4 := slices.ContainsFunc(addresses, func(p netip.Prefix) bool { return p.Addr().Is4() })
 	for _, r := range e.Routes {
-		if !v4 && !r.Gateway.IsValid() && r.Dst.Addr().Is4() && (r.Scope == nil || *r.Scope == 0) {
+		if !v4 && r.wantsRouter() && r.Dst.Addr().Is4() {
 			return r.Dst, true
 		}
 	}

@@ -16,8 +16,9 @@ func TestENIIPAMFaults(t *testing.T) {
 	for ipam, want := range map[string]string{
 		`"adresses":"all"`:                         `ipam.adresses: unknown key (did you mean addresses?); remove it`,
 		`"addresses":"some"`:                       `ipam.addresses: "some": want one of one, all`,
-		`"families":[]`:                            `ipam.families: []: want a list of "ipv4" and "ipv6", or leave it out`,
-		`"families":["ipv5"]`:                      `ipam.families: ["ipv5"]: want a list of "ipv4" and "ipv6", or leave it out`,
+		`"families":[]`:                            `ipam.families: []: want a list of "ipv4" and "ipv6", each once, or leave it out`,
+		`"families":["ipv4","ipv4"]`:               `ipam.families: ["ipv4","ipv4"]: want a list of "ipv4" and "ipv6", each once, or leave it out`,
+		`"families":["ipv5"]`:                      `ipam.families: ["ipv5"]: want a list of "ipv4" and "ipv6", each once, or leave it out`,
 		`"routes":[{"gw":"10.0.0.1"}]`:             `ipam.routes[0].dst: is missing; give a network such as 10.0.0.0/8`,
 		`"routes":[{"dst":"::/0"}]`:                `ipam.routes[0].gw: is missing, and the VPC's IPv6 router is not known by address; give it, or leave the route out: the router announces itself`,
 		`"x":1},"runtimeConfig":{"ips":"10.0.1.1"`: `runtimeConfig.ips: "10.0.1.1": want a list of addresses such as 10.0.1.15/24`,

@@ -27,6 +27,11 @@ type Route struct {
 
 var routeKeys = keysOf(Route{})
 
+// wantsRouter says whether the route needs a next hop that it does not name.
+func (r Route) wantsRouter() bool {
+	return !r.Gateway.IsValid() && (r.Scope == nil || *r.Scope == 0)
+}
+
 func (d *decoder) routes() []Route {
 	var out []Route
 	for i, sub := range d.list("routes") {
