@@ -10,14 +10,14 @@ ARG TARGETARCH
 ARG VERSION=dev
 WORKDIR /src
 COPY . .
-RUN GOOS=linux GOARCH=$TARGETARCH make build VERSION=$VERSION && mkdir /out && cp bin/multi-eni bin/multi-enid /out/
+RUN GOOS=linux GOARCH=$TARGETARCH make build VERSION=$VERSION && mkdir /out && cp bin/multi-eni bin/eni-ipam bin/multi-enid /out/
 
 FROM scratch
 ARG VERSION=dev
 LABEL org.opencontainers.image.title="multi-eni-cni" \
-      org.opencontainers.image.description="ENIs and SR-IOV devices for pods by the name of their NodeENI: the daemon multi-enid and the CNI plugin multi-eni" \
+      org.opencontainers.image.description="ENIs and SR-IOV devices for pods by the name of their NodeENI: the daemon multi-enid and the CNI plugins multi-eni and eni-ipam" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="$VERSION"
-# multi-enid install takes the plugin from its own folder.
-COPY --from=build /out/multi-eni /out/multi-enid /
+# multi-enid install takes the plugins from its own folder.
+COPY --from=build /out/multi-eni /out/eni-ipam /out/multi-enid /
 ENTRYPOINT ["/multi-enid"]

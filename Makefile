@@ -33,9 +33,10 @@ help: ## List the targets
 	@printf '\nVariables: FUZZTIME=%s TESTFLAGS="-race -run Name" VERSION=%s\n' '$(FUZZTIME)' '$(VERSION)'
 
 .PHONY: build
-build: go-version ## Build static multi-eni and multi-enid into bin/
+build: go-version ## Build static multi-eni, eni-ipam and multi-enid into bin/
 	@mkdir -p $(BIN)
 	$(call gobuild) -ldflags '$(LDFLAGS)' -o $(BIN)/multi-eni ./plugins/multi-eni
+	$(call gobuild) -ldflags '$(LDFLAGS)' -o $(BIN)/eni-ipam ./plugins/eni-ipam
 	$(call gobuild) -ldflags '$(LDFLAGS)' -o $(BIN)/multi-enid ./daemon
 	@$(GIVEBACK)
 
@@ -49,10 +50,10 @@ IMAGE_FLAGS = --isolation chroot --timestamp 0 --build-arg VERSION=$(VERSION)
 image: prereq-image go-version $(SBOM) ## Build IMAGE for PLATFORMS by buildah: bin/image.tar (OCI archive) and bin/sbom
 	@rm -rf $(BIN)/image $(BIN)/image.tar && mkdir -p $(BIN)/image $(BIN)/sbom
 	for p in $(PLATFORMS); do out=$(BIN)/image/$$p/out; mkdir -p $$out; \
-	  for program in multi-eni=./plugins/multi-eni multi-enid=./daemon; do \
+	  for program in multi-eni=./plugins/multi-eni eni-ipam=./plugins/eni-ipam multi-enid=./daemon; do \
 	    GOOS=$${p%/*} GOARCH=$${p#*/} $(call gobuild) -ldflags '$(LDFLAGS)' -o $$out/$${program%=*} $${program#*=}; done; \
 	  $(BUILDAH) build -q $(IMAGE_FLAGS) --platform $$p --build-arg TARGETARCH=$${p#*/} --build-context build=$(BIN)/image/$$p --manifest $(IMAGE) .; done
-	for p in multi-eni multi-enid; do $(SBOM) bin -json -std -noserial -notimestamp -version '$(VERSION)' -output $(BIN)/sbom/$$p.cdx.json \
+	for p in multi-eni eni-ipam multi-enid; do $(SBOM) bin -json -std -noserial -notimestamp -version '$(VERSION)' -output $(BIN)/sbom/$$p.cdx.json \
 	  $(BIN)/image/$(firstword $(PLATFORMS))/out/$$p; done
 	$(BUILDAH) manifest push -q --all $(IMAGE) oci-archive:$(BIN)/image.tar:$(IMAGE)
 	@chmod -R u+w $(BIN)/image && rm -rf $(BIN)/image

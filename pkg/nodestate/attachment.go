@@ -75,6 +75,9 @@ type Attachment struct {
 	// there is none.
 	Delegate *Delegation `json:"delegate,omitempty"`
 	IPAM     *Delegation `json:"ipam,omitempty"`
+	// Leases is the folder in which the attachment has leases of the device's
+	// addresses; "" when it needs none.
+	Leases string `json:"leases,omitempty"`
 	// DeviceInfoFile is the file written for runtimeConfig.CNIDeviceInfoFile.
 	DeviceInfoFile string `json:"deviceInfoFile,omitempty"`
 	// Result is what ADD returned, in the config's cniVersion; null in an intent.

@@ -267,6 +267,12 @@ func (d AttachmentDir) ClaimFile(ctx context.Context, pci device.PCIAddress) (*o
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, fmt.Errorf("make folder of %s: %w", path, err)
 	}
+	return lockFile(ctx, path)
+}
+
+// lockFile makes and locks a file that only serves as a lock, waiting until ctx
+// ends (then ErrBusy).
+func lockFile(ctx context.Context, path string) (*os.File, error) {
 	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CREAT|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return nil, &fs.PathError{Op: "open", Path: path, Err: err}

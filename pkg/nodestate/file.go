@@ -292,10 +292,12 @@ func decode(path string, data []byte, v any, version *int) error {
 	return nil
 }
 
+const bootIDPath = "/proc/sys/kernel/random/boot_id"
+
 // BootID returns the id of the running boot, from
 // /proc/sys/kernel/random/boot_id.
 func BootID() (string, error) {
-	data, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	data, err := os.ReadFile(bootIDPath)
 	if err != nil {
 		return "", fmt.Errorf("read boot id: %w", err)
 	}

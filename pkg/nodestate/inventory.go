@@ -76,6 +76,8 @@ type Device struct {
 	NetworkCard int             `json:"networkCard"`
 	SubnetID    device.SubnetID `json:"subnetID,omitempty"`
 	SubnetCIDR  netip.Prefix    `json:"subnetCIDR,omitzero"`
+	// VPCCIDRs are the IPv4 networks of the ENI's VPC.
+	VPCCIDRs []netip.Prefix `json:"vpcCIDRs,omitempty"`
 	// Addresses are the ENI's own, primary first, with the subnet's mask.
 	Addresses []netip.Prefix `json:"addresses"`
 	// Prefixes are delegated to the ENI (/28 for IPv4, /80 for IPv6).

@@ -17,6 +17,8 @@ type Policy struct {
 	IPAM []string `json:"ipam"`
 	// DataDir is the folder of the attachment records; "" is the default.
 	DataDir string `json:"dataDir"`
+	// LeaseDir is the folder of the leases of addresses; "" is the default.
+	LeaseDir string `json:"leaseDir,omitempty"`
 	// Inventory is the file that the daemon writes; "" is the default.
 	Inventory string `json:"inventory"`
 	// Sysfs is where sysfs is mounted; "" is the default.

@@ -131,6 +131,9 @@ func (c *call) begin(d *claimed, cand candidate) (*nodestate.Record, error) {
 			return nil, err
 		}
 	}
+	if c.cfg.ENIIPAM != nil && c.shares() {
+		a.Leases = c.paths.LeaseDir
+	}
 	if c.cfg.IPAM != nil {
 		a.IPAM = &nodestate.Delegation{Type: c.cfg.IPAM.Type, Config: c.cfg.IPAMConfig()}
 	}
@@ -167,7 +170,7 @@ func (c *call) owed(pci device.PCIAddress, l link.Link) (nodestate.LinkState, er
 
 func (c *call) mode(d *claimed) nodestate.Mode {
 	switch {
-	case c.cfg.Delegate != nil && c.cfg.Delegate.Shared:
+	case c.shares():
 		return nodestate.ModeShared
 	case c.cfg.Delegate != nil:
 		return nodestate.ModeDelegateExclusive

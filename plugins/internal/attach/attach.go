@@ -77,13 +77,29 @@ func (p *Plugin) Funcs(ctx context.Context, stdout io.Writer) skel.CNIFuncs {
 
 // validation says what of the input a verb insists on. Runtimes call DEL after
 // every ADD that failed, so DEL and GC make the best of what ADD has refused.
-type validation struct{ netconf, policy bool }
+type validation struct {
+	netconf, policy bool
+	// ipam: the netconf is that of a plugin which runs eni-ipam.
+	ipam bool
+}
 
 var (
 	strict       = validation{netconf: true, policy: true}
 	strictPolicy = validation{policy: true}
 	lenient      = validation{}
 )
+
+func (v validation) parse(stdin []byte) (*netconf.Config, error) {
+	switch {
+	case v.ipam && v.netconf:
+		return netconf.ParseIPAM(stdin)
+	case v.ipam:
+		return netconf.ParseIPAMLenient(stdin)
+	case v.netconf:
+		return netconf.Parse(stdin)
+	}
+	return netconf.ParseLenient(stdin)
+}
 
 // call is one run of a verb.
 type call struct {
@@ -116,11 +132,7 @@ func (p *Plugin) run(ctx context.Context, args *skel.CmdArgs, v validation, verb
 		}
 		policy = &netconf.Policy{} // allows nothing; what is on record needs no leave
 	}
-	parse := netconf.ParseLenient
-	if v.netconf {
-		parse = netconf.Parse
-	}
-	cfg, err := parse(args.StdinData)
+	cfg, err := v.parse(args.StdinData)
 	if err != nil {
 		return err
 	}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net/netip"
 
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
@@ -19,8 +18,9 @@ type claimed struct {
 	row  *nodestate.Device
 	fn   sysfs.PCIFunction
 	link link.Link // zero without a netdev
-	// own are the addresses that the pod gets with the ENI; nil without eni-ipam.
-	own []netip.Prefix
+	// own are the ENI's addresses that the pod gets; nil without eni-ipam, and for a
+	// pod that shares the ENI until it has leased them.
+	own *ownAddresses
 	ns  *link.Netns
 }
 
@@ -93,8 +93,7 @@ func (c *call) held(a nodestate.Attachment) error {
 // excludes says whether an attachment of the same device and this call's
 // exclude each other: one exclusive pod or any number of sharing ones.
 func (c *call) excludes(a nodestate.Attachment) bool {
-	shared := c.cfg.Delegate != nil && c.cfg.Delegate.Shared
-	return a.State != nodestate.StateReleased && (a.Mode.Exclusive() || !shared)
+	return a.State != nodestate.StateReleased && (a.Mode.Exclusive() || !c.shares())
 }
 
 // stale says whether an attachment's netns, or its device, certainly no longer
@@ -174,12 +173,12 @@ func (c *call) confirm(cand candidate) (*claimed, error) {
 	if fn.IsEFA() {
 		return nil, refuse(codeUnsupported, "device %s is an Elastic Fabric Adapter, which no pod gets by CNI; select an ENI", cand.pci)
 	}
-	if shared := c.cfg.Delegate != nil && c.cfg.Delegate.Shared; len(fn.VirtFns) > 0 && !shared {
+	if len(fn.VirtFns) > 0 && !c.shares() {
 		return nil, refuse(codeUnsupported, "device %s is a physical function whose %d virtual functions would lose it; select one of these, or write 0 to its sriov_numvfs first",
 			cand.pci, len(fn.VirtFns))
 	}
 	got := &claimed{row: cand.row, fn: fn}
-	if got.own, err = c.ownAddresses(cand); err != nil {
+	if got.own, err = c.pickOwn(cand); err != nil {
 		return nil, err
 	}
 	if fn.UserspaceDriver() {

@@ -103,7 +103,7 @@ func (c *call) pluginRun(command string, d *nodestate.Delegation, i invocation) 
 // ipamAdd returns the addresses, or an empty result without an address plugin.
 func (c *call) ipamAdd(d *claimed) (*types100.Result, error) {
 	if d.own != nil {
-		return c.ownResult(d), nil
+		return d.own.result(), nil
 	}
 	if d.IPAM == nil {
 		return &types100.Result{}, nil
@@ -143,8 +143,21 @@ func addressesOnly(typ string, result *types100.Result) (*types100.Result, error
 
 // attachDelegate lets another plugin make the interface, with addresses.
 func (c *call) attachDelegate(d *claimed) (*types100.Result, error) {
+	run := d.Delegate
+	if d.Leases != "" {
+		err := c.step("lease", func() (err error) { d.own, err = c.leaseOwn(d.Device.ENIID, d.Netns); return err })
+		if err != nil {
+			return nil, err
+		}
+	}
+	if d.own != nil {
+		var err error
+		if run, err = c.forDelegate(d); err != nil {
+			return nil, err
+		}
+	}
 	var result *types100.Result
-	err := c.step("delegate", func() (err error) { result, err = c.pluginAdd(d.Delegate, c.own()); return err })
+	err := c.step("delegate", func() (err error) { result, err = c.pluginAdd(run, c.own()); return err })
 	if err != nil {
 		return nil, err
 	}
@@ -152,6 +165,9 @@ func (c *call) attachDelegate(d *claimed) (*types100.Result, error) {
 		if i.Sandbox != "" && i.Name == c.args.IfName && i.PciID == "" {
 			i.PciID = d.Device.PCIAddress.String()
 		}
+	}
+	if d.own != nil {
+		return result, c.configureDelegate(d, result)
 	}
 	return result, c.delegateRoutes(d, result)
 }

@@ -1,18 +1,33 @@
 package attach
 
 import (
+	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 
+	"github.com/multi-eni/multi-eni-cni/pkg/device"
+	"github.com/multi-eni/multi-eni-cni/pkg/link"
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+	"github.com/multi-eni/multi-eni-cni/plugins/internal/lease"
 	"github.com/multi-eni/multi-eni-cni/plugins/internal/netconf"
 )
 
-// ownAddresses are those that a pod gets with the ENI, by ipam.type eni-ipam;
-// nil without it.
-func (c *call) ownAddresses(cand candidate) ([]netip.Prefix, error) {
+// ownAddresses are those of an ENI that a pod gets by ipam.type eni-ipam, and the
+// routes that go with them.
+type ownAddresses struct {
+	addresses []netip.Prefix
+	routes    []netconf.Route
+}
+
+// pickOwn are the addresses of a pod that has the ENI to itself; nil without
+// eni-ipam. One that shares it leases its addresses once it has its claim.
+func (c *call) pickOwn(cand candidate) (*ownAddresses, error) {
 	if c.cfg.ENIIPAM == nil {
 		return nil, nil
 	}
@@ -20,7 +35,7 @@ func (c *call) ownAddresses(cand candidate) ([]netip.Prefix, error) {
 		return nil, refuse(codeTryAgain, "ipam.type %s: the inventory has no device %s, whose addresses it would say; see that multi-enid runs and that a NodeENI declares it", netconf.ENIIPAMType, cand.pci)
 	}
 	requested, err := c.requestedIPs()
-	if err != nil {
+	if err != nil || c.shares() {
 		return nil, err
 	}
 	addresses, err := c.cfg.ENIIPAM.Pick(*cand.row, requested...)
@@ -30,10 +45,171 @@ func (c *call) ownAddresses(cand candidate) ([]netip.Prefix, error) {
 	case err != nil:
 		return nil, &refusal{code: codeUnsupported, msg: "ipam.type " + netconf.ENIIPAMType, err: err}
 	}
-	if route, ok := c.cfg.ENIIPAM.Unroutable(addresses); ok {
-		return nil, refuse(codeUnsupported, "ipam.routes: %s has no gateway, and the pod gets no address whose subnet's router it could take; give gw, or add its family to ipam.families", route)
+	return c.withRoutes(*cand.row, addresses)
+}
+
+func (c *call) withRoutes(row nodestate.Device, addresses []netip.Prefix) (*ownAddresses, error) {
+	routes, err := c.cfg.ENIIPAM.ResolveRoutes(row, addresses)
+	if err != nil {
+		return nil, &refusal{code: codeUnsupported, msg: "ipam.routes", err: err}
 	}
-	return addresses, nil
+	return &ownAddresses{addresses, routes}, nil
+}
+
+// shares says whether this call's pod shares its device with others.
+func (c *call) shares() bool { return c.cfg.Delegate != nil && c.cfg.Delegate.Shared }
+
+// leaseOwn leases the addresses of a pod that shares an ENI. The inventory is read
+// anew under the lock: the daemon gives no address back without it.
+func (c *call) leaseOwn(eni device.ENIID, ns nodestate.Netns) (own *ownAddresses, err error) {
+	requested, err := c.requestedIPs()
+	if err != nil {
+		return nil, err
+	}
+	err = c.withLeases(c.paths.LeaseDir, eni, func(l *nodestate.LockedLeases) error {
+		inv, err := c.inventory()
+		if err != nil {
+			return err
+		}
+		i := slices.IndexFunc(inv.Devices, func(d nodestate.Device) bool { return d.ENIID == eni })
+		if i < 0 || len(inv.Devices[i].Addresses) == 0 {
+			return refuse(codeTryAgain, "ipam.type %s: ENI %s: %v", netconf.ENIIPAMType, eni, netconf.ErrNoAddressYet)
+		}
+		now, err := nodestate.Uptime()
+		if err != nil {
+			return err
+		}
+		holder := nodestate.Lease{AttachmentID: c.id, Network: c.cfg.Name, Pod: c.pod(), Netns: ns}
+		gone := func(ns nodestate.Netns) bool { return link.Probe(ns) == link.Gone }
+		addresses, refused := lease.Take(&l.Leases, &inv.Devices[i], c.cfg.ENIIPAM.Request(holder, requested...), now, gone)
+		if refused == nil {
+			if own, err = c.withRoutes(inv.Devices[i], addresses); err != nil {
+				return err
+			}
+		}
+		if err := l.Save(); err != nil {
+			return err
+		}
+		return leaseRefusal(refused)
+	})
+	return own, err
+}
+
+func leaseRefusal(err error) error {
+	if err == nil {
+		return nil
+	}
+	code := uint(codeUnsupported)
+	var exhausted *lease.ExhaustedError
+	var held *lease.HeldError
+	switch {
+	case errors.As(err, &exhausted), errors.As(err, &held) && held.State != nodestate.LeaseHeld:
+		code = codeTryAgain
+	case held != nil:
+		code = codeHeld
+	}
+	return &refusal{code: code, msg: "ipam.type " + netconf.ENIIPAMType, err: err}
+}
+
+// withLeases calls f with an ENI's leases under their lock.
+func (c *call) withLeases(dir string, eni device.ENIID, f func(*nodestate.LockedLeases) error) error {
+	ctx, cancel := context.WithTimeout(c.ctx, claimWait)
+	defer cancel()
+	l, err := nodestate.LeaseDir(dir).Lock(ctx, c.bootID, eni)
+	if errors.Is(err, nodestate.ErrBusy) {
+		return refuse(codeTryAgain, "the leases of ENI %s have been locked by others for more than %s", eni, claimWait)
+	}
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	return f(l)
+}
+
+// giveBack ends the leases of an attachment in one ENI.
+func (c *call) giveBack(dir string, eni device.ENIID, id nodestate.AttachmentID) error {
+	return c.changeLeases(dir, eni, func(l *nodestate.Leases) bool {
+		return slices.ContainsFunc(l.Leases, func(lease nodestate.Lease) bool {
+			return lease.State == nodestate.LeaseHeld && lease.AttachmentID == id
+		})
+	}, func(l *nodestate.LockedLeases) error {
+		now, err := nodestate.Uptime()
+		if err != nil || !lease.Give(&l.Leases, id, now) {
+			return err
+		}
+		return l.Save()
+	})
+}
+
+// changeLeases calls f under the lock of an ENI's leases where a first look at
+// them finds that needed: most calls of DEL and GC have nothing to do.
+func (c *call) changeLeases(dir string, eni device.ENIID, needed func(*nodestate.Leases) bool, f func(*nodestate.LockedLeases) error) error {
+	l, err := nodestate.LeaseDir(dir).Read(c.bootID, eni)
+	if err != nil || !needed(&l) {
+		return err
+	}
+	return c.withLeases(dir, eni, f)
+}
+
+// giveBackAnywhere ends the leases of an attachment in whatever ENI they are: for
+// a DEL that finds no record.
+func (c *call) giveBackAnywhere(id nodestate.AttachmentID) error {
+	enis, err := nodestate.LeaseDir(c.paths.LeaseDir).ENIs(c.bootID)
+	errs := []error{err}
+	for _, eni := range enis {
+		errs = append(errs, c.giveBack(c.paths.LeaseDir, eni, id))
+	}
+	return errors.Join(errs...)
+}
+
+// collectLeases ends the leases of this network's attachments that are no more,
+// by the same rule as records. Those of records that could not be released stay.
+func (c *call) collectLeases() error {
+	if c.cfg.ENIIPAM == nil || c.cfg.Name == "" {
+		return nil
+	}
+	records, _, err := c.dir.List()
+	if err != nil {
+		return err
+	}
+	keep := func(l *nodestate.Lease) bool {
+		if slices.ContainsFunc(records, func(a nodestate.Attachment) bool { return a.AttachmentID == l.AttachmentID }) {
+			return true
+		}
+		if c.cfg.ValidAttachments == nil {
+			return link.Probe(l.Netns) != link.Gone
+		}
+		return slices.Contains(c.cfg.ValidAttachments, l.AttachmentID)
+	}
+	dir := c.paths.LeaseDir
+	enis, err := nodestate.LeaseDir(dir).ENIs(c.bootID)
+	errs := []error{err}
+	for _, eni := range enis {
+		errs = append(errs, c.changeLeases(dir, eni, func(l *nodestate.Leases) bool {
+			return slices.ContainsFunc(l.Leases, func(lease nodestate.Lease) bool { return lease.Network == c.cfg.Name && !keep(&lease) })
+		}, func(l *nodestate.LockedLeases) error {
+			now, err := nodestate.Uptime()
+			if err != nil || !lease.Collect(&l.Leases, c.cfg.Name, now, keep) {
+				return err
+			}
+			return l.Save()
+		}))
+	}
+	return errors.Join(errs...)
+}
+
+// checkLease is CHECK's part: the addresses of the result are still leased.
+func (c *call) checkLease(dir string, eni device.ENIID, id nodestate.AttachmentID, want []netip.Prefix) error {
+	l, err := nodestate.LeaseDir(dir).Read(c.bootID, eni)
+	if err != nil {
+		return err
+	}
+	for _, p := range want {
+		if i, found := l.Find(p.Addr()); !found || l.Leases[i].State != nodestate.LeaseHeld || l.Leases[i].AttachmentID != id {
+			return refuse(codeOtherDevice, "address %s is not leased to container %s, interface %s any more; run DEL, then ADD", p.Addr(), id.ContainerID, id.IfName)
+		}
+	}
+	return nil
 }
 
 // requestedIPs are IP of CNI_ARGS (CNI conventions): none, or several with commas
@@ -52,16 +228,63 @@ func (c *call) requestedIPs() (out []netip.Addr, err error) {
 	return out, nil
 }
 
-// ownResult is what an IPAM plugin would say of the device's own addresses.
-func (c *call) ownResult(d *claimed) *types100.Result {
-	result := &types100.Result{}
-	for _, p := range d.own {
+// result is what an IPAM plugin would say of the addresses.
+func (o *ownAddresses) result() *types100.Result {
+	result := &types100.Result{CNIVersion: types100.ImplementedSpecVersion}
+	for _, p := range o.addresses {
 		ip := &types100.IPConfig{Address: *ipNet(p)}
 		if router := netconf.Router(p); router.IsValid() {
 			ip.Gateway = router.AsSlice()
 		}
 		result.IPs = append(result.IPs, ip)
 	}
-	addRoutes(result, c.cfg.ENIIPAM.Routes)
+	addRoutes(result, o.routes)
 	return result
+}
+
+// forDelegate is the delegate's netconf with the addresses as prevResult: ipvlan
+// configures these instead of asking an IPAM plugin; others make a bare interface.
+func (c *call) forDelegate(d *claimed) (*nodestate.Delegation, error) {
+	result := d.own.result()
+	result.Routes = nil // once the interface is there
+	versioned, err := result.GetAsVersion(c.cfg.CNIVersion)
+	if err != nil {
+		return nil, refuse(codeInvalid, "cniVersion: %v", err)
+	}
+	prev, err := json.Marshal(versioned)
+	if err != nil {
+		return nil, fmt.Errorf("encode prevResult: %w", err)
+	}
+	conf, err := netconf.WithPrevResult(d.Delegate.Config, prev)
+	return &nodestate.Delegation{Type: d.Delegate.Type, Config: conf}, err
+}
+
+// configureDelegate gives the interface that a delegate has made the ENI's
+// addresses.
+func (c *call) configureDelegate(d *claimed, result *types100.Result) error {
+	own := d.own.result()
+	result.IPs, result.Routes = own.IPs, own.Routes
+	at := slices.IndexFunc(result.Interfaces, func(i *types100.Interface) bool { return i.Sandbox != "" && i.Name == c.args.IfName })
+	if d.link.Index == 0 { // a userspace device: the container reads them in the result
+		addRoutes(result, c.cfg.Routes)
+	} else {
+		in, err := d.ns.Open()
+		if err != nil {
+			return err
+		}
+		defer in.Close()
+		l, err := in.ByName(c.args.IfName)
+		if err != nil {
+			return err
+		}
+		if err := c.configure(d, in, l, result); err != nil {
+			return err
+		}
+	}
+	for _, ip := range result.IPs {
+		if ip.Interface = nil; at >= 0 {
+			ip.Interface = types100.Int(at)
+		}
+	}
+	return nil
 }

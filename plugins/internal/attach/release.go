@@ -47,6 +47,9 @@ func (c *call) release(r *nodestate.Record, lock claimLock) error {
 		back = c.step("return", func() error { return c.returnLink(r.Attachment, lock) })
 	}
 	plugins = errors.Join(plugins, freed())
+	if r.Leases != "" && !shares && r.BootID == c.bootID {
+		plugins = errors.Join(plugins, c.step("del-lease", func() error { return c.giveBack(r.Leases, r.Device.ENIID, r.AttachmentID) }))
+	}
 	if r.DeviceInfoFile != "" {
 		if err := os.Remove(r.DeviceInfoFile); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			plugins = errors.Join(plugins, fmt.Errorf("remove device info: %w", err))
@@ -300,6 +303,9 @@ func (c *call) delWithoutRecord() error {
 	if a, ok := c.proveOurs(); ok {
 		c.log.WithField("device", a.Device.PCIAddress).Warn("bringing the device back without its record")
 		errs = append(errs, c.returnLink(a, claimLockFree))
+	}
+	if c.cfg.ENIIPAM != nil {
+		errs = append(errs, c.giveBackAnywhere(c.id))
 	}
 	if c.cfg.IPAM != nil && c.policy.Check(c.cfg) == nil {
 		d := &nodestate.Delegation{Type: c.cfg.IPAM.Type, Config: c.cfg.IPAMConfig()}

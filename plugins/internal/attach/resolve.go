@@ -83,7 +83,7 @@ func (c *call) usable(rows []nodestate.Device) ([]candidate, error) {
 		return nil, worst(refused)
 	}
 	slices.SortFunc(out, func(a, b candidate) int { return strings.Compare(string(a.pci), string(b.pci)) })
-	if c.cfg.Delegate != nil && c.cfg.Delegate.Shared && len(out) > 1 {
+	if c.shares() && len(out) > 1 {
 		return nil, refuse(codeInvalid, "select %s: several devices match, and a shared attachment needs one: %s; add select.subnetID or select.eniID",
 			c.cfg.Select, describeRows(rows))
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+	"github.com/multi-eni/multi-eni-cni/plugins/internal/netconf"
 )
 
 // check is CNI CHECK: the record, the kernel and the delegate must agree.
@@ -40,6 +41,9 @@ func (c *call) check() error {
 	} else if fn, err := c.sys.PCI(r.Device.PCIAddress); err != nil || !fn.UserspaceDriver() {
 		errs = append(errs, refuse(codeOtherDevice, "device %s is no longer bound to a userspace driver", r.Device.PCIAddress))
 	}
+	if r.Leases != "" {
+		errs = append(errs, c.checkLeases(r.Attachment))
+	}
 	i := c.recorded(r.Attachment)
 	for _, d := range []*nodestate.Delegation{r.Delegate, c.ownIPAM(r.Attachment)} {
 		if d != nil {
@@ -47,6 +51,18 @@ func (c *call) check() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+func (c *call) checkLeases(a nodestate.Attachment) error {
+	var result types100.Result
+	if err := json.Unmarshal(a.Result, &result); err != nil {
+		return fmt.Errorf("recorded result: %w", err)
+	}
+	want, err := addressesOf(&result)
+	if err != nil {
+		return err
+	}
+	return c.checkLease(a.Leases, a.Device.ENIID, a.AttachmentID, want)
 }
 
 // ownIPAM is the address plugin that multi-eni itself has called: a delegate
@@ -60,16 +76,9 @@ func (c *call) ownIPAM(a nodestate.Attachment) *nodestate.Delegation {
 
 // pluginCheck runs CHECK with the runtime's prevResult, which the spec demands.
 func (c *call) pluginCheck(d *nodestate.Delegation, i invocation) error {
-	var fields map[string]json.RawMessage
-	if err := json.Unmarshal(d.Config, &fields); err != nil {
-		return fmt.Errorf("recorded netconf of %s: %w", d.Type, err)
-	}
-	if c.cfg.PrevResult != nil {
-		fields["prevResult"] = c.cfg.PrevResult
-	}
-	conf, err := json.Marshal(fields)
+	conf, err := netconf.WithPrevResult(d.Config, c.cfg.PrevResult)
 	if err != nil {
-		return fmt.Errorf("compose netconf of %s: %w", d.Type, err)
+		return fmt.Errorf("recorded netconf of %s: %w", d.Type, err)
 	}
 	return c.pluginRun("CHECK", &nodestate.Delegation{Type: d.Type, Config: conf}, i)
 }
@@ -189,6 +198,7 @@ func (c *call) gc() error {
 			errs = append(errs, c.collect(a))
 		}
 	}
+	errs = append(errs, c.collectLeases())
 	for _, d := range c.plugins() {
 		errs = append(errs, c.pluginRun("GC", d, c.own()))
 	}

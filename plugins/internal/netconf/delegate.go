@@ -150,7 +150,11 @@ func (c *Config) DelegateConfig(pci device.PCIAddress, link string, mtu int) (js
 	if c.IPAM != nil {
 		set["ipam"] = c.IPAM.Raw
 	}
-	for key, raw := range map[string]json.RawMessage{"args": c.Args, "runtimeConfig": runtime, "prevResult": c.PrevResult, "dns": c.DNS} {
+	prev := c.PrevResult
+	if c.ENIIPAM != nil {
+		prev = nil // it will be the addresses
+	}
+	for key, raw := range map[string]json.RawMessage{"args": c.Args, "runtimeConfig": runtime, "prevResult": prev, "dns": c.DNS} {
 		if raw != nil {
 			set[key] = raw
 		}
@@ -161,6 +165,18 @@ func (c *Config) DelegateConfig(pci device.PCIAddress, link string, mtu int) (js
 			return nil, fmt.Errorf("compose netconf of %s: %s: %w", c.Delegate.Type, key, err)
 		}
 		fields[key] = raw
+	}
+	return json.Marshal(fields)
+}
+
+// WithPrevResult returns a plugin's netconf with that prevResult.
+func WithPrevResult(conf, prev json.RawMessage) (json.RawMessage, error) {
+	var fields map[string]json.RawMessage
+	if err := json.Unmarshal(conf, &fields); err != nil {
+		return nil, fmt.Errorf("compose netconf: %w", err)
+	}
+	if prev != nil {
+		fields["prevResult"] = prev
 	}
 	return json.Marshal(fields)
 }

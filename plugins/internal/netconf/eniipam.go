@@ -7,8 +7,10 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+	"github.com/multi-eni/multi-eni-cni/plugins/internal/lease"
 )
 
 // ENIIPAMType is the ipam.type by which a pod gets the addresses that the VPC
@@ -16,16 +18,24 @@ import (
 const ENIIPAMType = "eni-ipam"
 
 // ENIIPAM is the key ipam with the type eni-ipam. Who has an ENI to himself has
-// its addresses: nothing is leased, and nothing needs to be released.
+// its addresses. Pods that share one get a lease each: of a secondary address, or
+// of one out of a prefix that is delegated to the ENI.
 type ENIIPAM struct {
-	// Addresses is one, the primary address of each family, or all of them.
+	// Addresses is one, the primary address of each family, or all of them. Pods that
+	// share an ENI get one.
 	Addresses string `key:"addresses,\"one\""`
 	// Families are ipv4 and ipv6; each that is named must be there. Without the
 	// key it is IPv4, or IPv6 on an ENI that has no other.
 	Families []string `key:"families,[\"ipv4\"]"`
 	// Routes are further ones. One without a gateway goes by the subnet's router,
-	// which is known for IPv4 only: the first address of the subnet.
+	// which is known for IPv4 only: the first address of the subnet. The dst vpc
+	// stands for the IPv4 networks of the VPC.
 	Routes []Route `key:"routes,list of objects"`
+	// CoolDown is for how many seconds nobody gets an address that was released by a
+	// pod that shared the ENI, 0 to 3600.
+	CoolDown time.Duration `key:"coolDown,30"`
+	// DataDir is the folder of the leases.
+	DataDir string `key:"dataDir,\"/var/lib/cni/eni-ipam\""`
 
 	// Requested are the runtime's, by runtimeConfig.ips: these and no other.
 	Requested []netip.Addr
@@ -38,8 +48,9 @@ const (
 	familyIPv6   = "ipv6"
 )
 
-// eniIPAM reads what ipam() has found to be ours.
-func (d *decoder) eniIPAM(p *Plugin) *ENIIPAM {
+// eniIPAM reads what ipam() has found to be ours. More are keys that it may have
+// besides.
+func (d *decoder) eniIPAM(p *Plugin, more ...string) *ENIIPAM {
 	if p == nil || p.Type != ENIIPAMType {
 		return nil
 	}
@@ -47,10 +58,14 @@ func (d *decoder) eniIPAM(p *Plugin) *ENIIPAM {
 	if sub == nil {
 		return nil
 	}
-	sub.onlyKeys(append(keysOf(ENIIPAM{}), "type")...)
-	e := &ENIIPAM{Addresses: addressesOne, Routes: sub.routes()}
+	sub.onlyKeys(slices.Concat(keysOf(ENIIPAM{}), []string{"type"}, more)...)
+	e := &ENIIPAM{Addresses: addressesOne, Routes: sub.routes(dstVPC), CoolDown: lease.DefaultCoolDown, DataDir: nodestate.DefaultLeaseDir}
 	sub.oneOf("addresses", &e.Addresses, addressesOne, addressesAll)
+	sub.path("dataDir", &e.DataDir)
 	var raw json.RawMessage
+	if sub.raw("coolDown", &raw) {
+		e.CoolDown = time.Duration(sub.number("coolDown", 0, 3600, "seconds between 0 and 3600")) * time.Second
+	}
 	if sub.raw("families", &raw) {
 		bad := func(f string) bool { return f != familyIPv4 && f != familyIPv6 }
 		err := json.Unmarshal(raw, &e.Families)
@@ -65,6 +80,17 @@ func (d *decoder) eniIPAM(p *Plugin) *ENIIPAM {
 	}
 	e.Requested = d.requestedIPs()
 	return e
+}
+
+// checkSharing faults what of eni-ipam does not go with the delegate.
+func (e *ENIIPAM) checkSharing(d *decoder, delegate *Delegate) {
+	switch {
+	case delegate == nil:
+	case delegate.Type == "vlan":
+		d.fault("ipam.type", "%q: the VPC carries no VLANs, and so does not deliver the ENI's addresses in one; use ipvlan, or another IPAM plugin", ENIIPAMType)
+	case delegate.Shared && e.Addresses == addressesAll:
+		d.fault("ipam.addresses", "%q is for a pod that has the ENI to itself; with delegate %s leave it out", addressesAll, delegate.Type)
+	}
 }
 
 // requestedIPs are those of runtimeConfig.ips, with or without a length (CNI
@@ -146,16 +172,37 @@ func pickRequested(d nodestate.Device, requested []netip.Addr) (out []netip.Pref
 	return out, nil
 }
 
-// Unroutable returns a route that wants the router of a subnet in which the pod
-// gets none of these addresses.
-func (e *ENIIPAM) Unroutable(addresses []netip.Prefix) (netip.Prefix, bool) {
+// ResolveRoutes returns the routes for a pod with these addresses of a device:
+// vpc is replaced by the VPC's networks.
+func (e *ENIIPAM) ResolveRoutes(d nodestate.Device, addresses []netip.Prefix) (out []Route, err error) {
 	v4 := slices.ContainsFunc(addresses, func(p netip.Prefix) bool { return p.Addr().Is4() })
 	for _, r := range e.Routes {
-		if !v4 && r.wantsRouter() && r.Dst.Addr().Is4() {
-			return r.Dst, true
+		if !v4 && r.wantsRouter() && (r.VPC || r.Dst.Addr().Is4()) {
+			return nil, fmt.Errorf("%s has no gateway, and the pod gets no address whose subnet's router it could take; give gw, or add ipv4 to ipam.families", r.dst())
+		}
+		if !r.VPC {
+			out = append(out, r)
+			continue
+		}
+		if len(d.VPCCIDRs) == 0 {
+			return nil, fmt.Errorf("%s: the inventory does not know the networks of the VPC; give them one by one", dstVPC)
+		}
+		for _, cidr := range d.VPCCIDRs {
+			r.Dst, r.VPC = cidr, false
+			out = append(out, r)
 		}
 	}
-	return netip.Prefix{}, false
+	return out, nil
+}
+
+// Request is what a pod that shares the ENI wants. Requested are those of
+// CNI_ARGS.
+func (e *ENIIPAM) Request(holder nodestate.Lease, requested ...netip.Addr) lease.Request {
+	holder.CoolDown = e.CoolDown
+	return lease.Request{
+		Holder: holder, Addresses: slices.Concat(e.Requested, requested),
+		IPv4: slices.Contains(e.Families, familyIPv4), IPv6: slices.Contains(e.Families, familyIPv6),
+	}
 }
 
 // Router is the subnet's in the VPC: its first address. The zero Addr for IPv6,

@@ -14,16 +14,22 @@ import (
 
 func TestENIIPAMFaults(t *testing.T) {
 	for ipam, want := range map[string]string{
-		`"adresses":"all"`:                         `ipam.adresses: unknown key (did you mean addresses?); remove it`,
-		`"addresses":"some"`:                       `ipam.addresses: "some": want one of one, all`,
-		`"families":[]`:                            `ipam.families: []: want a list of "ipv4" and "ipv6", each once, or leave it out`,
-		`"families":["ipv4","ipv4"]`:               `ipam.families: ["ipv4","ipv4"]: want a list of "ipv4" and "ipv6", each once, or leave it out`,
-		`"families":["ipv5"]`:                      `ipam.families: ["ipv5"]: want a list of "ipv4" and "ipv6", each once, or leave it out`,
-		`"routes":[{"gw":"10.0.0.1"}]`:             `ipam.routes[0].dst: is missing; give a network such as 10.0.0.0/8`,
-		`"routes":[{"dst":"::/0"}]`:                `ipam.routes[0].gw: is missing, and the VPC's IPv6 router is not known by address; give it, or leave the route out: the router announces itself`,
-		`"x":1},"runtimeConfig":{"ips":"10.0.1.1"`: `runtimeConfig.ips: "10.0.1.1": want a list of addresses such as 10.0.1.15/24`,
-		`"x":1},"runtimeConfig":{"ips":["here"]`:   `runtimeConfig.ips[0]: "here": want an address such as 10.0.1.15/24`,
-		`"x":1},"delegate":{"type":"ipvlan"`:       `ipam.type: "eni-ipam" gives the ENI's addresses to a pod that has the ENI itself; with a delegate give an IPAM plugin such as host-local`,
+		`"adresses":"all"`:                               `ipam.adresses: unknown key (did you mean addresses?); remove it`,
+		`"addresses":"some"`:                             `ipam.addresses: "some": want one of one, all`,
+		`"families":[]`:                                  `ipam.families: []: want a list of "ipv4" and "ipv6", each once, or leave it out`,
+		`"families":["ipv4","ipv4"]`:                     `ipam.families: ["ipv4","ipv4"]: want a list of "ipv4" and "ipv6", each once, or leave it out`,
+		`"families":["ipv5"]`:                            `ipam.families: ["ipv5"]: want a list of "ipv4" and "ipv6", each once, or leave it out`,
+		`"routes":[{"gw":"10.0.0.1"}]`:                   `ipam.routes[0].dst: is missing; give a network such as 10.0.0.0/8`,
+		`"routes":[{"dst":"::/0"}]`:                      `ipam.routes[0].gw: is missing, and the VPC's IPv6 router is not known by address; give it, or leave the route out: the router announces itself`,
+		`"x":1},"runtimeConfig":{"ips":"10.0.1.1"`:       `runtimeConfig.ips: "10.0.1.1": want a list of addresses such as 10.0.1.15/24`,
+		`"x":1},"runtimeConfig":{"ips":["here"]`:         `runtimeConfig.ips[0]: "here": want an address such as 10.0.1.15/24`,
+		`"x":1},"delegate":{"type":"vlan"`:               `ipam.type: "eni-ipam": the VPC carries no VLANs, and so does not deliver the ENI's addresses in one; use ipvlan, or another IPAM plugin`,
+		`"addresses":"all"},"delegate":{"type":"ipvlan"`: `ipam.addresses: "all" is for a pod that has the ENI to itself; with delegate ipvlan leave it out`,
+		`"coolDown":"30s"`:                               `ipam.coolDown: "30s": want seconds between 0 and 3600`,
+		`"coolDown":-1`:                                  `ipam.coolDown: -1: want seconds between 0 and 3600`,
+		`"dataDir":"leases"`:                             `ipam.dataDir: "leases": want a clean absolute path`,
+		`"routes":[{"dst":"vpc","gw":"fd00::1"}]`:        `ipam.routes[0].gw: fd00::1 is not of the family of routes[0].dst vpc`,
+		`"select":{}`:                                    `ipam.select: unknown key; remove it`,
 	} {
 		_, err := Parse([]byte(with(`,"ipam":{"type":"eni-ipam",` + ipam + `}`)))
 		var invalid *InvalidError

@@ -31,6 +31,9 @@ type Config struct {
 	// PCI address of the device that the kubelet has allocated, as Multus injects
 	// it. Not given when none was.
 	DeviceID device.PCIAddress `key:"deviceID,\"0000:00:07.0\""`
+	// Interface is the host's interface that another plugin's netconf names; eni-ipam
+	// finds its ENI by it.
+	Interface string
 	// Delegate is the plugin that makes the pod's interface from the device.
 	// Without it the pod gets the device itself.
 	Delegate *Delegate `key:"delegate,object"`
@@ -122,13 +125,16 @@ type Paths struct {
 	LogFile string `key:"logFile,\"\""`
 	// LogLevel is debug, info, warning or error.
 	LogLevel string `key:"logLevel,\"info\""`
+
+	// LeaseDir is ipam.dataDir of eni-ipam.
+	LeaseDir string
 }
 
 // DefaultPaths returns the paths of a node without policy and netconf keys.
 func DefaultPaths() Paths {
 	return Paths{
 		DataDir: nodestate.DefaultAttachmentsDir, Inventory: nodestate.DefaultInventoryPath,
-		Sysfs: "/sys", LogLevel: "info",
+		Sysfs: "/sys", LogLevel: "info", LeaseDir: nodestate.DefaultLeaseDir,
 	}
 }
 
@@ -190,8 +196,8 @@ func Parse(stdin []byte) (*Config, error) {
 	if c.Select.Empty() && c.DeviceID == "" && !d.faultAt("select", "deviceID", "pciBusID", "runtimeConfig") {
 		d.fault("select", `names no device; give select.nodeENI, or let the device plugin allocate one (deviceID)`)
 	}
-	if c.ENIIPAM != nil && c.Delegate != nil {
-		d.fault("ipam.type", "%q gives the ENI's addresses to a pod that has the ENI itself; with a delegate give an IPAM plugin such as host-local", ENIIPAMType)
+	if c.ENIIPAM != nil {
+		c.ENIIPAM.checkSharing(d, c.Delegate)
 	}
 	if s := c.Select.PCIAddress; s != "" && c.DeviceID != "" && s != c.DeviceID {
 		d.fault("select.pciAddress", "%s, but the runtime allocated %s; remove one of them", s, c.DeviceID)
@@ -224,7 +230,7 @@ func parse(stdin []byte) (*decoder, *Config, error) {
 	c.Delegate = d.delegate()
 	c.IPAM = d.ipam()
 	if c.ENIIPAM = d.eniIPAM(c.IPAM); c.ENIIPAM != nil {
-		c.IPAM = nil
+		c.IPAM, c.Paths.LeaseDir = nil, c.ENIIPAM.DataDir
 	}
 	c.MTU = d.number("mtu", 68, 65535, "octets between 68 and 65535, or leave it out")
 	c.Routes = d.routes()
@@ -237,18 +243,22 @@ func parse(stdin []byte) (*decoder, *Config, error) {
 	return d, c, nil
 }
 
-// PathKeys returns the path keys that the netconf sets, for the policy check.
+// PathKeys returns the path keys that the netconf sets, with their places in it,
+// for the policy check.
 func (c *Config) PathKeys() map[string]string {
-	var fields map[string]json.RawMessage
 	set := map[string]string{}
-	if json.Unmarshal(c.Raw, &fields) != nil {
-		return set
-	}
-	for _, key := range pathKeys {
-		var v string
-		if raw, ok := fields[key]; ok && json.Unmarshal(raw, &v) == nil && v != "" {
-			set[key] = v
+	collect := func(raw json.RawMessage, prefix string, keys []string) (fields map[string]json.RawMessage) {
+		if json.Unmarshal(raw, &fields) == nil {
+			for _, key := range keys {
+				if v := unquote(fields[key]); v != "" {
+					set[prefix+key] = v
+				}
+			}
 		}
+		return fields
+	}
+	if fields := collect(c.Raw, "", pathKeys); c.ENIIPAM != nil {
+		collect(fields["ipam"], "ipam.", pathKeys)
 	}
 	return set
 }

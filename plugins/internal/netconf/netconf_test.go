@@ -64,7 +64,7 @@ func TestParseEveryKey(t *testing.T) {
 		Args: []byte(`{"cni":{}}`), PrevResult: []byte(`{"cniVersion":"1.1.0"}`),
 		RuntimeConfig:    []byte(`{"CNIDeviceInfoFile":"/var/run/k8s.cni.cncf.io/devinfo/cni/x.json","deviceID":"0000:00:07.0"}`),
 		DeviceInfoFile:   "/var/run/k8s.cni.cncf.io/devinfo/cni/x.json",
-		Paths:            Paths{DataDir: "/d", Inventory: "/i", Sysfs: "/s", LogFile: "/l", LogLevel: "debug"},
+		Paths:            Paths{DataDir: "/d", Inventory: "/i", Sysfs: "/s", LogFile: "/l", LogLevel: "debug", LeaseDir: "/var/lib/cni/eni-ipam"},
 		ValidAttachments: []nodestate.AttachmentID{{ContainerID: "c1", IfName: "net1"}},
 		Raw:              c.Raw,
 	}
@@ -77,7 +77,7 @@ func TestParseDefaults(t *testing.T) {
 	const stdin = `{"name":"dataplane","select":{"nodeENI":"dataplane-a"},"type":"multi-eni"}`
 	want := &Config{
 		Name: "dataplane", Select: Select{NodeENI: "dataplane-a"}, Raw: []byte(stdin),
-		Paths: Paths{DataDir: "/var/lib/cni/multi-eni", Inventory: "/run/multi-eni/inventory.json", Sysfs: "/sys", LogLevel: "info"},
+		Paths: Paths{DataDir: "/var/lib/cni/multi-eni", Inventory: "/run/multi-eni/inventory.json", Sysfs: "/sys", LogLevel: "info", LeaseDir: "/var/lib/cni/eni-ipam"},
 	}
 	for name, in := range map[string]string{"absent": stdin, "white space": "\n " + stdin + "\n"} {
 		if diff := cmp.Diff(want, parseOK(t, in), sameConfig); diff != "" {

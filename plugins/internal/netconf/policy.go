@@ -43,7 +43,7 @@ func ParsePolicy(data []byte) (*Policy, error) {
 	}
 	var errs []error
 	for _, f := range []struct{ name, path string }{
-		{"binDir", p.BinDir}, {"dataDir", p.DataDir}, {"inventory", p.Inventory}, {"sysfs", p.Sysfs}, {"logFile", p.LogFile},
+		{"binDir", p.BinDir}, {"dataDir", p.DataDir}, {"inventory", p.Inventory}, {"sysfs", p.Sysfs}, {"logFile", p.LogFile}, {"leaseDir", p.LeaseDir},
 	} {
 		if (f.path != "" || f.name == "binDir") && (!filepath.IsAbs(f.path) || filepath.Clean(f.path) != f.path) {
 			errs = append(errs, fmt.Errorf("parse %s: %s %q: want a clean absolute path", nodestate.DefaultPolicyPath, f.name, f.path))
@@ -66,7 +66,7 @@ func (p *Policy) ResolvePaths(c *Config) Paths {
 	}
 	out := DefaultPaths()
 	for dst, v := range map[*string]string{
-		&out.DataDir: p.DataDir, &out.Inventory: p.Inventory, &out.Sysfs: p.Sysfs, &out.LogFile: p.LogFile, &out.LogLevel: p.LogLevel,
+		&out.DataDir: p.DataDir, &out.Inventory: p.Inventory, &out.Sysfs: p.Sysfs, &out.LogFile: p.LogFile, &out.LogLevel: p.LogLevel, &out.LeaseDir: p.LeaseDir,
 	} {
 		if v != "" {
 			*dst = v
@@ -120,7 +120,7 @@ func (p *Policy) Check(c *Config) error {
 	}
 	keys := c.PathKeys()
 	for _, key := range slices.Sorted(maps.Keys(keys)) {
-		return &PolicyError{key, keys[key], "the node's paths are fixed in " + nodestate.DefaultPolicyPath + "; remove the key"}
+		return &PolicyError{key, keys[key], fixedPaths}
 	}
 	if f := c.DeviceInfoFile; f != "" && filepath.Dir(strings.TrimPrefix(f, "/var")) != deviceInfoDir {
 		return &PolicyError{"runtimeConfig.CNIDeviceInfoFile", f, "want a file in /var" + deviceInfoDir}
@@ -203,3 +203,20 @@ func (p *Policy) CheckNamespace(d nodestate.Device, namespace string) error {
 func orNone(names []string) string {
 	return cmp.Or(strings.Join(names, ", "), "none")
 }
+
+// CheckIPAM is Check for the netconf of a plugin that runs eni-ipam: what that
+// plugin does is its own business.
+func (p *Policy) CheckIPAM(c *Config) error {
+	if p == nil {
+		return nil
+	}
+	keys := c.PathKeys()
+	for _, key := range slices.Sorted(maps.Keys(keys)) {
+		if strings.HasPrefix(key, "ipam.") {
+			return &PolicyError{key, keys[key], fixedPaths}
+		}
+	}
+	return p.CheckPlugin("ipam.type", ENIIPAMType, p.IPAM)
+}
+
+const fixedPaths = "the node's paths are fixed in " + nodestate.DefaultPolicyPath + "; remove the key"

@@ -12,7 +12,7 @@ import (
 )
 
 const policyText = `{"schemaVersion":1,"binDir":"/opt/cni/bin","delegates":["ipvlan","host-device"],"ipam":["host-local"],
-	"dataDir":"/d","inventory":"/i","sysfs":"/s","logFile":"/l","logLevel":"debug"}`
+	"dataDir":"/d","inventory":"/i","sysfs":"/s","logFile":"/l","logLevel":"debug","leaseDir":"/e"}`
 
 func policy(t *testing.T) *Policy {
 	t.Helper()
@@ -26,7 +26,7 @@ func policy(t *testing.T) *Policy {
 func TestParsePolicy(t *testing.T) {
 	want := &Policy{
 		SchemaVersion: 1, BinDir: "/opt/cni/bin", Delegates: []string{"ipvlan", "host-device"}, IPAM: []string{"host-local"},
-		DataDir: "/d", Inventory: "/i", Sysfs: "/s", LogFile: "/l", LogLevel: "debug",
+		DataDir: "/d", Inventory: "/i", Sysfs: "/s", LogFile: "/l", LogLevel: "debug", LeaseDir: "/e",
 	}
 	if diff := cmp.Diff(want, policy(t)); diff != "" {
 		t.Errorf("ParsePolicy (-want +got):\n%s", diff)
@@ -72,7 +72,7 @@ func TestResolvePaths(t *testing.T) {
 	}{
 		"no policy":     {nil, none, []string{"/a", "/b"}},
 		"silent policy": {&Policy{BinDir: "/opt/cni/bin"}, DefaultPaths(), []string{"/opt/cni/bin"}},
-		"policy":        {policy(t), Paths{"/d", "/i", "/s", "/l", "debug"}, []string{"/opt/cni/bin"}},
+		"policy":        {policy(t), Paths{"/d", "/i", "/s", "/l", "debug", "/e"}, []string{"/opt/cni/bin"}},
 	} {
 		if diff := cmp.Diff(tt.want, tt.policy.ResolvePaths(c)); diff != "" {
 			t.Errorf("%s: ResolvePaths (-want +got):\n%s", name, diff)

@@ -93,7 +93,7 @@ bring, is a fault too. Whole examples are in [conf/](../conf/README.md).
 	table("At the top", "`type` is `multi-eni`.", "Config", Config{}, "key")
 	table("select", "Every key that is given must hold; what is left must be one device that is free.", "Select", Select{}, "key")
 	table("routes[]", "As in the result of the CNI spec 1.1.0; only `dst` must be given.", "Route", Route{}, "key")
-	table("ipam of type eni-ipam", "For a pod that has the device itself. It gets the addresses that the inventory has for the ENI, with the length of their subnet; nothing is\nasked of AWS, and nothing is leased: who has the ENI has its addresses. `runtimeConfig.ips` (capability `ips`) and `IP` in `CNI_ARGS` choose among\nthem. Every other type is an IPAM plugin in the runtime's folder, with keys of its own.", "ENIIPAM", ENIIPAM{}, "key")
+	table("ipam of type eni-ipam", "The addresses that the inventory has for the ENI, with the length of their subnet; nothing is asked of AWS, and no other plugin is run. Who has\nthe ENI to himself (no delegate, or host-device, sriov …) has its addresses. Pods that share it (ipvlan, macvlan) get each a lease of one that is not\nthe ENI's own: a secondary address, or one out of a delegated prefix. `runtimeConfig.ips` (capability `ips`) and `IP` in `CNI_ARGS` choose among\nthem. Every other type is an IPAM plugin in the runtime's folder, with keys of its own.\n\nOther plugins than multi-eni may name `eni-ipam` too: it is in the runtime's folder. It then finds the ENI by their `master`, `device`, `deviceID` or\n`pciBusID`, or by `ipam.select`, which is like `select` above, in the `inventory` of that key.", "ENIIPAM", ENIIPAM{}, "key")
 	b.WriteString("\n## delegate\nIts netconf, with its `type` and the keys of its own. multi-eni adds the device, `name`, `cniVersion`, `ipam`, `args`, `runtimeConfig`,\n`prevResult` and `dns`; none of these may be in it.\n\n| type | pods with the device | key for the device |\n|---|---|---|\n")
 	for _, name := range slices.Sorted(maps.Keys(knownDelegates)) {
 		d := knownDelegates[name]
@@ -104,7 +104,7 @@ bring, is a fault too. Whole examples are in [conf/](../conf/README.md).
 		fmt.Fprintf(&b, "| `%s` | %s | `%s` |\n", name, holders, strings.Join(d.fields, "`, or by `deviceField` `"))
 	}
 	b.WriteString("| any other | one | the one that `deviceField` names: `" + strings.Join(slices.Sorted(maps.Keys(delegateFields)), "`, `") + "` |\n")
-	table("Paths", "Only where the node has no policy (cnitool, tests). Under a policy they are refused with code 105. The values are the defaults.", "Paths", Paths{}, "key")
+	table("Paths", "Only where the node has no policy (cnitool, tests). Under a policy they, and `ipam.dataDir` of eni-ipam, are refused with code 105. The values are the defaults.", "Paths", Paths{}, "key")
 	table("The policy", "`/etc/multi-eni/policy.json` is the node's, not the netconf's; the installer writes it. [conf/policy.json](../conf/policy.json) is the default.", "Policy", Policy{}, "json")
 	return b.String()
 }

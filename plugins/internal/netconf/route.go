@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
+	"slices"
 )
 
 // Route is a route of the netconf, as in the CNI spec 1.1.0 result. Zero values
@@ -23,6 +24,20 @@ type Route struct {
 	Table int `key:"table,100"`
 	// Scope is the kernel's, from 0 (universe) to 255 (nowhere).
 	Scope *int `key:"scope,253"`
+
+	// VPC: the route stands for one to each IPv4 network of the VPC, and Dst is not
+	// given.
+	VPC bool
+}
+
+// dstVPC is the dst of such a route.
+const dstVPC = "vpc"
+
+func (r Route) dst() string {
+	if r.VPC {
+		return dstVPC
+	}
+	return r.Dst.String()
 }
 
 var routeKeys = keysOf(Route{})
@@ -32,7 +47,8 @@ func (r Route) wantsRouter() bool {
 	return !r.Gateway.IsValid() && (r.Scope == nil || *r.Scope == 0)
 }
 
-func (d *decoder) routes() []Route {
+// routes reads the key of that name; words are what a dst may be besides a network.
+func (d *decoder) routes(words ...string) []Route {
 	var out []Route
 	for i, sub := range d.list("routes") {
 		if sub == nil {
@@ -40,7 +56,12 @@ func (d *decoder) routes() []Route {
 		}
 		sub.onlyKeys(routeKeys...)
 		var r Route
-		ok := parseInto(sub, "dst", &r.Dst, parseNetwork)
+		var word string
+		ok := slices.Contains(words, unquote(sub.fields["dst"])) && sub.str("dst", &word)
+		r.VPC = word == dstVPC
+		if !ok {
+			ok = parseInto(sub, "dst", &r.Dst, parseNetwork)
+		}
 		if !ok && !sub.faultAt("dst") {
 			sub.fault("dst", "is missing; give a network such as 10.0.0.0/8")
 		}
@@ -48,8 +69,8 @@ func (d *decoder) routes() []Route {
 			switch {
 			case r.Gateway.Zone() != "":
 				sub.fault("gw", "%s: want an address without zone; it is looked for on the pod's interface", r.Gateway)
-			case ok && r.Gateway.Is4() != r.Dst.Addr().Is4():
-				sub.fault("gw", "%s is not of the family of routes[%d].dst %s", r.Gateway, i, r.Dst)
+			case ok && r.Gateway.Is4() != (r.VPC || r.Dst.Addr().Is4()):
+				sub.fault("gw", "%s is not of the family of routes[%d].dst %s", r.Gateway, i, r.dst())
 			}
 		}
 		r.Dst = r.Dst.Masked()

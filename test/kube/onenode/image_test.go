@@ -144,7 +144,7 @@ func (a archive) checkImage(r reference, machine elf.Machine) {
 		}
 	}
 	slices.Sort(names)
-	if !slices.Equal(names, []string{"multi-eni", "multi-enid"}) {
+	if !slices.Equal(names, []string{"eni-ipam", "multi-eni", "multi-enid"}) {
 		a.Errorf("files %q, want the two programs", names)
 	}
 	if size > mostImage {

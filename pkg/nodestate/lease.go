@@ -1,0 +1,253 @@
+package nodestate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/device"
+)
+
+// DefaultLeaseDir is the folder of the leases of addresses.
+const DefaultLeaseDir = "/var/lib/cni/eni-ipam"
+
+// LeaseState says why an address is not free.
+type LeaseState string
+
+// The states of a lease. An address without a lease is free.
+const (
+	// LeaseHeld: an attachment has the address.
+	LeaseHeld LeaseState = "leased"
+	// LeaseCooling: nobody has it, but neighbours and peers may still think so,
+	// until FreeAt.
+	LeaseCooling LeaseState = "cooling"
+	// LeaseRetiring: the daemon is giving the address back to the subnet.
+	LeaseRetiring LeaseState = "retiring"
+)
+
+// Lease says of one address of an ENI why nobody else may be given it.
+type Lease struct {
+	Address netip.Addr `json:"address"`
+	State   LeaseState `json:"state"`
+	// AttachmentID is of who has the address, or had it last; empty when retiring.
+	AttachmentID
+	// Network is the netconf's name, by which GC selects, and Pod is namespace/name
+	// for messages; both may be "".
+	Network string `json:"network,omitempty"`
+	Pod     string `json:"pod,omitempty"`
+	// Netns is the container's; once it is gone, so is the holder.
+	Netns Netns `json:"netns,omitzero"`
+	// CoolDown is how long the address cools once it is released.
+	CoolDown time.Duration `json:"coolDownNanoseconds,omitempty"`
+	// FreeAt is when it is free again, as the time since boot (CLOCK_BOOTTIME),
+	// which nobody sets back. 0 unless it is cooling.
+	FreeAt time.Duration `json:"freeAtNanoseconds,omitempty"`
+}
+
+// Leases are those of one ENI.
+type Leases struct {
+	SchemaVersion int          `json:"schemaVersion"`
+	ENIID         device.ENIID `json:"eniID"`
+	// Last are the addresses that were given last, one of each family at most: the
+	// next is looked for behind it.
+	Last []netip.Addr `json:"last,omitempty"`
+	// Leases are sorted by address; there is one for an address at most.
+	Leases []Lease `json:"leases"`
+}
+
+// Find returns where the lease of an address is in Leases, or would be.
+func (l *Leases) Find(a netip.Addr) (i int, found bool) {
+	return slices.BinarySearchFunc(l.Leases, a, func(lease Lease, a netip.Addr) int { return lease.Address.Compare(a) })
+}
+
+// Holds says whether the lease keeps the address from others at a time since boot.
+func (l *Lease) Holds(now time.Duration) bool {
+	return l.State != LeaseCooling || now < l.FreeAt
+}
+
+// LeaseDir is the folder of leases: <boot id>/<ENI id>.json, and beside them
+// <boot id>/locks/<ENI id>.lock. No pod outlives a boot, and so no lease does: a
+// file that a power loss has torn is in a folder that is not looked at again.
+type LeaseDir string
+
+// LockedLeases are an ENI's under this process's lock.
+type LockedLeases struct {
+	Leases
+	path string
+	lock *os.File
+}
+
+// Lock returns the leases of an ENI in a boot under this process's lock, waiting
+// for another holder until ctx ends (then ErrBusy). An ENI without a file has no
+// leases. Errors: ErrCorrupt, ErrUntrusted. The first call of a boot makes its
+// folder and deletes those of earlier ones.
+func (d LeaseDir) Lock(ctx context.Context, bootID string, eni device.ENIID) (*LockedLeases, error) {
+	path, err := d.path(bootID, eni)
+	if err != nil {
+		return nil, err
+	}
+	locks := filepath.Join(filepath.Dir(path), "locks")
+	if _, err := os.Lstat(locks); errors.Is(err, fs.ErrNotExist) {
+		if err := os.MkdirAll(locks, 0o700); err != nil {
+			return nil, fmt.Errorf("make folder of leases: %w", err)
+		}
+		if err := d.removeBoots(bootID); err != nil {
+			return nil, err
+		}
+	}
+	file, err := lockFile(ctx, filepath.Join(locks, eni.String()+".lock"))
+	if err != nil {
+		return nil, err
+	}
+	l := &LockedLeases{path: path, lock: file}
+	if l.Leases, err = d.Read(bootID, eni); err != nil {
+		l.Close()
+		return nil, err
+	}
+	return l, nil
+}
+
+// Save replaces the ENI's file.
+func (l *LockedLeases) Save() error {
+	l.SchemaVersion = SchemaVersion
+	if l.Leases.Leases == nil {
+		l.Leases.Leases = []Lease{}
+	}
+	if err := l.validate(); err != nil {
+		return fmt.Errorf("write %s: %w", l.path, err)
+	}
+	data, err := encode(l.Leases)
+	if err != nil {
+		return err
+	}
+	return WriteFile(l.path, data, 0o600, Volatile)
+}
+
+// Close gives up the lock; what was not saved is lost.
+func (l *LockedLeases) Close() { l.lock.Close() } //nolint:errcheck,gosec // nothing was written
+
+// Read returns the leases of an ENI in a boot as they were a moment ago; none
+// when it has no file. Errors: ErrCorrupt, ErrUntrusted.
+func (d LeaseDir) Read(bootID string, eni device.ENIID) (Leases, error) {
+	path, err := d.path(bootID, eni)
+	if err != nil {
+		return Leases{}, err
+	}
+	data, err := ReadTrusted(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return Leases{SchemaVersion: SchemaVersion, ENIID: eni}, nil
+	}
+	if err != nil {
+		return Leases{}, err
+	}
+	l, err := decodeLeases(path, data)
+	if err == nil && l.ENIID != eni {
+		err = fmt.Errorf("parse %s: %w: it is the file of %s", path, ErrCorrupt, l.ENIID)
+	}
+	if err != nil {
+		return Leases{}, fmt.Errorf("%w; once no pod has an address of this ENI, remove the file", err)
+	}
+	return l, nil
+}
+
+func decodeLeases(path string, data []byte) (Leases, error) {
+	var l Leases
+	if err := decode(path, data, &l, &l.SchemaVersion); err != nil {
+		return Leases{}, err
+	}
+	if err := l.validate(); err != nil {
+		return Leases{}, fmt.Errorf("parse %s: %w", path, err)
+	}
+	return l, nil
+}
+
+func (l *Leases) validate() error {
+	if _, err := device.ParseENIID(l.ENIID.String()); err != nil {
+		return fmt.Errorf("%w: eniID: %w", ErrCorrupt, err)
+	}
+	for i, lease := range l.Leases {
+		switch {
+		case !lease.Address.IsValid() || lease.Address.Zone() != "":
+			return fmt.Errorf("%w: leases[%d].address %q", ErrCorrupt, i, lease.Address)
+		case i > 0 && lease.Address.Compare(l.Leases[i-1].Address) <= 0:
+			return fmt.Errorf("%w: leases[%d]: %s is not behind %s", ErrCorrupt, i, lease.Address, l.Leases[i-1].Address)
+		case lease.State != LeaseHeld && lease.State != LeaseCooling && lease.State != LeaseRetiring:
+			return fmt.Errorf("%w: leases[%d].state %q", ErrCorrupt, i, lease.State)
+		case lease.State == LeaseHeld && (lease.ContainerID == "" || lease.IfName == ""):
+			return fmt.Errorf("%w: leases[%d]: containerID or ifname is empty", ErrCorrupt, i)
+		}
+	}
+	return nil
+}
+
+// ENIs lists the ENIs that have a file in a boot, sorted.
+func (d LeaseDir) ENIs(bootID string) ([]device.ENIID, error) {
+	names, err := listJSON(filepath.Join(string(d), bootID))
+	if err != nil {
+		return nil, err
+	}
+	var all []device.ENIID
+	for _, name := range names {
+		if eni, err := device.ParseENIID(strings.TrimSuffix(name, ".json")); err == nil {
+			all = append(all, eni)
+		}
+	}
+	return all, nil
+}
+
+func (d LeaseDir) path(bootID string, eni device.ENIID) (string, error) {
+	if _, err := device.ParseENIID(eni.String()); err != nil {
+		return "", fmt.Errorf("leases of ENI: %w", err)
+	}
+	if !isBootID(bootID) {
+		return "", fmt.Errorf("leases of boot %q: want the content of %s", bootID, bootIDPath)
+	}
+	return filepath.Join(string(d), bootID, eni.String()+".json"), nil
+}
+
+// removeBoots deletes the folders of other boots, and nothing else.
+func (d LeaseDir) removeBoots(but string) error {
+	entries, err := os.ReadDir(string(d))
+	if err != nil {
+		return fmt.Errorf("read folder of leases: %w", err)
+	}
+	for _, e := range entries {
+		if e.IsDir() && isBootID(e.Name()) && e.Name() != but {
+			if err := os.RemoveAll(filepath.Join(string(d), e.Name())); err != nil {
+				return fmt.Errorf("remove leases of an earlier boot: %w", err)
+			}
+		}
+	}
+	return nil
+}
+
+// isBootID says whether s looks like a boot id: a UUID in lower case.
+func isBootID(s string) bool {
+	if len(s) != 36 {
+		return false
+	}
+	for i, c := range s {
+		if dash := i == 8 || i == 13 || i == 18 || i == 23; dash != (c == '-') || !dash && !strings.ContainsRune("0123456789abcdef", c) {
+			return false
+		}
+	}
+	return true
+}
+
+// Uptime is the time since boot, suspension included (CLOCK_BOOTTIME).
+func Uptime() (time.Duration, error) {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {
+		return 0, fmt.Errorf("read the time since boot: %w", err)
+	}
+	return time.Duration(ts.Nano()), nil
+}

@@ -1,0 +1,147 @@
+package nodestate
+
+import (
+	"iter"
+	"math"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Pool are the addresses of an ENI that pods which share it may be given, of one
+// family: every one but the first, which is the ENI's own, and those of its
+// prefixes.
+type Pool struct{ spans []span }
+
+// span are the addresses of a network, each with the length of the subnet.
+type span struct {
+	netip.Prefix
+	bits int
+}
+
+// Pools returns the device's of IPv4 and of IPv6. A prefix of which nobody knows
+// the subnet's length is left out; IPv6 subnets of a VPC all have 64.
+func (d *Device) Pools() (v4, v6 Pool) {
+	bits4, bits6 := 0, 64
+	if s := d.SubnetCIDR; s.IsValid() && s.Addr().Is4() {
+		bits4 = s.Bits()
+	}
+	var seen4, seen6 bool
+	for _, a := range d.Addresses {
+		pool, bits, seen := &v4, &bits4, &seen4
+		if a.Addr().Is6() {
+			pool, bits, seen = &v6, &bits6, &seen6
+		}
+		if *bits = a.Bits(); *seen {
+			pool.spans = append(pool.spans, span{netip.PrefixFrom(a.Addr(), a.Addr().BitLen()), a.Bits()})
+		}
+		*seen = true
+	}
+	for _, p := range d.Prefixes {
+		switch {
+		case p.Addr().Is6():
+			v6.spans = append(v6.spans, span{p.Masked(), bits6})
+		case bits4 != 0:
+			v4.spans = append(v4.spans, span{p.Masked(), bits4})
+		}
+	}
+	return v4, v6
+}
+
+// Find returns the address with the length of its subnet, if it is the pool's.
+func (p Pool) Find(a netip.Addr) (netip.Prefix, bool) {
+	if i := p.spanOf(a); i >= 0 {
+		return netip.PrefixFrom(a, p.spans[i].bits), true
+	}
+	return netip.Prefix{}, false
+}
+
+func (p Pool) spanOf(a netip.Addr) int {
+	return slices.IndexFunc(p.spans, func(s span) bool { return s.Contains(a) })
+}
+
+// Size is how many addresses the pool has, math.MaxInt for more than that.
+func (p Pool) Size() int {
+	n := 0
+	for _, s := range p.spans {
+		host := s.Addr().BitLen() - s.Bits()
+		if host >= 62 || n > math.MaxInt-1<<host {
+			return math.MaxInt
+		}
+		n += 1 << host
+	}
+	return n
+}
+
+// Behind yields the pool's addresses once around, beginning behind one of it,
+// which comes last. Of an address that is not the pool's it begins at the first.
+func (p Pool) Behind(last netip.Addr) iter.Seq[netip.Prefix] {
+	return func(yield func(netip.Prefix) bool) {
+		walk := func(s span, from, to netip.Addr) bool {
+			for a := from; s.Contains(a); a = a.Next() {
+				if !yield(netip.PrefixFrom(a, s.bits)) {
+					return false
+				}
+				if a == to {
+					return true
+				}
+			}
+			return true
+		}
+		i := p.spanOf(last)
+		if i >= 0 && !walk(p.spans[i], last.Next(), netip.Addr{}) {
+			return
+		}
+		for n := range p.spans {
+			if s := p.spans[(i+1+n)%len(p.spans)]; !walk(s, s.Addr(), last) {
+				return
+			}
+		}
+	}
+}
+
+// String lists addresses and prefixes for messages.
+func (p Pool) String() string {
+	var out []string
+	for _, s := range p.spans {
+		if s.IsSingleIP() {
+			out = append(out, s.Addr().String())
+		} else {
+			out = append(out, s.Prefix.String())
+		}
+	}
+	if out == nil {
+		return "none"
+	}
+	return strings.Join(out, ", ")
+}
+
+// PoolCount says how a pool stands: how many addresses it has, and how many of
+// them are not free, and why. Size is math.MaxInt for more than that.
+type PoolCount struct{ Size, Leased, Cooling, Retiring int }
+
+// Free is how many addresses of the pool can be given.
+func (c PoolCount) Free() int { return c.Size - c.Leased - c.Cooling - c.Retiring }
+
+// Count counts a pool's leases at a time since boot. Next is in how long the first
+// one has cooled down; 0 when none is cooling.
+func (l *Leases) Count(p Pool, now time.Duration) (c PoolCount, next time.Duration) {
+	c.Size = p.Size()
+	for _, lease := range l.Leases {
+		if _, ok := p.Find(lease.Address); !ok || !lease.Holds(now) {
+			continue
+		}
+		switch lease.State {
+		case LeaseHeld:
+			c.Leased++
+		case LeaseRetiring:
+			c.Retiring++
+		case LeaseCooling:
+			if c.Cooling++; next == 0 || lease.FreeAt-now < next {
+				next = lease.FreeAt - now
+			}
+		}
+	}
+	return c, next
+}

@@ -1,0 +1,151 @@
+package attach
+
+import (
+	"context"
+	"errors"
+	"io"
+
+	"github.com/containernetworking/cni/pkg/skel"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/device"
+	"github.com/multi-eni/multi-eni-cni/pkg/link"
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+)
+
+// IPAMFuncs returns the verbs of eni-ipam for netconfs of other plugins than
+// multi-eni. Results go to stdout.
+func (p *Plugin) IPAMFuncs(ctx context.Context, stdout io.Writer) skel.CNIFuncs {
+	verb := func(v validation, do func(*call) error) func(*skel.CmdArgs) error {
+		v.ipam = true
+		return func(args *skel.CmdArgs) error { return toCNI(p.run(ctx, args, v, do)) }
+	}
+	return skel.CNIFuncs{
+		Add:    verb(strict, func(c *call) error { return c.ipamVerbAdd(stdout) }),
+		Del:    verb(lenient, func(c *call) error { return c.giveBackAnywhere(c.id) }),
+		Check:  verb(strict, (*call).ipamVerbCheck),
+		GC:     verb(lenient, (*call).collectLeases),
+		Status: verb(strictPolicy, (*call).ipamVerbStatus),
+	}
+}
+
+// ipamVerbAdd is ADD: the primary address, or a lease for a plugin by which pods
+// share the ENI.
+func (c *call) ipamVerbAdd(stdout io.Writer) error {
+	if err := c.policy.CheckIPAM(c.cfg); err != nil {
+		return err
+	}
+	row, err := c.namedRow()
+	if err != nil {
+		return err
+	}
+	own, err := c.pickOwn(candidate{pci: row.PCIAddress, row: &row})
+	if err != nil {
+		return err
+	}
+	if own == nil {
+		ns, err := c.openTarget()
+		if err != nil {
+			return err
+		}
+		defer ns.Close()
+		id := ns.Netns
+		id.Path = c.args.Netns
+		if own, err = c.leaseOwn(row.ENIID, id); err != nil {
+			return err
+		}
+	}
+	versioned, err := own.result().GetAsVersion(c.cfg.CNIVersion)
+	if err != nil {
+		return refuse(codeInvalid, "cniVersion: %v", err)
+	}
+	return versioned.PrintTo(stdout)
+}
+
+// namedRow is the one device of the inventory that the netconf names.
+func (c *call) namedRow() (nodestate.Device, error) {
+	if c.cfg.Select.Empty() && c.cfg.DeviceID == "" {
+		mac, err := c.macOf(c.cfg.Interface)
+		if err != nil {
+			return nodestate.Device{}, err
+		}
+		c.cfg.Select.MAC = mac
+	}
+	all, err := c.candidates()
+	if err != nil {
+		return nodestate.Device{}, err
+	}
+	if all[0].row == nil {
+		return nodestate.Device{}, refuse(codeTryAgain, "the inventory has no device %s, whose addresses it would say; see that a NodeENI declares it", all[0].pci)
+	}
+	if len(all) > 1 {
+		var rows []nodestate.Device
+		for _, cand := range all {
+			rows = append(rows, *cand.row)
+		}
+		return nodestate.Device{}, refuse(codeInvalid, "ipam.select %s: several ENIs match: %s; add subnetID or eniID", c.cfg.Select, describeRows(rows))
+	}
+	return *all[0].row, nil
+}
+
+// macOf is the hardware address of the interface that the netconf names.
+func (c *call) macOf(ifname string) (device.MAC, error) {
+	l, err := c.host.ByName(ifname)
+	if errors.Is(err, link.ErrNotFound) {
+		l, err = c.movedLink()
+	}
+	switch {
+	case errors.Is(err, link.ErrNotFound):
+		return "", refuse(codeNoDevice, "interface %s is neither the host's nor, as %s, the container's; give ipam.select.nodeENI", ifname, c.args.IfName)
+	case err == nil && l.MAC == "":
+		return "", refuse(codeNoDevice, "interface %s has no hardware address, and so is no ENI's; give ipam.select.nodeENI", ifname)
+	}
+	return l.MAC, err
+}
+
+// movedLink is the interface that is in the container already: host-device moves
+// it before it asks for addresses.
+func (c *call) movedLink() (link.Link, error) {
+	ns, err := c.openTarget()
+	if err != nil {
+		return link.Link{}, err
+	}
+	defer ns.Close()
+	in, err := ns.Open()
+	if err != nil {
+		return link.Link{}, err
+	}
+	defer in.Close()
+	return in.ByName(c.args.IfName)
+}
+
+// ipamVerbCheck is CHECK: what was leased still is.
+func (c *call) ipamVerbCheck() error {
+	if !c.shares() {
+		return nil
+	}
+	row, err := c.namedRow()
+	if err != nil {
+		return err
+	}
+	var want []nodestate.Lease
+	l, err := nodestate.LeaseDir(c.paths.LeaseDir).Read(c.bootID, row.ENIID)
+	if err != nil {
+		return err
+	}
+	for _, lease := range l.Leases {
+		if lease.State == nodestate.LeaseHeld && lease.AttachmentID == c.id {
+			want = append(want, lease)
+		}
+	}
+	if len(want) == 0 {
+		return refuse(codeUnknownRecord, "container %s, interface %s has no address of ENI %s; run ADD", c.id.ContainerID, c.id.IfName, row.ENIID)
+	}
+	return nil
+}
+
+func (c *call) ipamVerbStatus() error {
+	if _, err := c.inventory(); err != nil {
+		return &refusal{code: codeNotAvailable, msg: "not ready", err: err}
+	}
+	return nil
+}

@@ -1,0 +1,510 @@
+package attach_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/containernetworking/cni/pkg/skel"
+	types100 "github.com/containernetworking/cni/pkg/types/100"
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/link"
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+	"github.com/multi-eni/multi-eni-cni/plugins/internal/attach"
+	"github.com/multi-eni/multi-eni-cni/test/nstest"
+)
+
+// sharing makes an ENI with secondary addresses and returns the netconf of pods
+// that share it through macvlan.
+func (e *env) sharing(ipam map[string]any, addresses ...string) map[string]any {
+	conf := e.shared()
+	d := &e.inv.Devices[len(e.inv.Devices)-1]
+	d.VPCCIDRs = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/16"), netip.MustParsePrefix("100.64.0.0/16")}
+	for _, a := range addresses {
+		d.Addresses = append(d.Addresses, netip.MustParsePrefix(a))
+	}
+	e.writeInventory()
+	ipam["type"], ipam["dataDir"] = "eni-ipam", e.file("leases")
+	conf["ipam"] = ipam
+	return conf
+}
+
+// leases are those of the shared ENI, as address=state, sorted.
+func (e *env) leases() (out []string) {
+	e.t.Helper()
+	l, err := nodestate.LeaseDir(e.file("leases")).Read(e.inv.BootID, e.inv.Devices[len(e.inv.Devices)-1].ENIID)
+	must(e.t, err)
+	for _, lease := range l.Leases {
+		out = append(out, fmt.Sprintf("%s=%s", lease.Address, lease.State))
+	}
+	return out
+}
+
+// held are the leases that somebody has.
+func (e *env) held() []string {
+	var out []string
+	for _, s := range e.leases() {
+		if strings.HasSuffix(s, "=leased") {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+func addresses(r *types100.Result) (out []string) {
+	for _, ip := range r.IPs {
+		out = append(out, ip.Address.String())
+	}
+	return out
+}
+
+// TestLease: pods that share an ENI get each an address of it that nobody else
+// has, without an IPAM plugin being there.
+func TestLease(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	e := newEnv(t)
+	conf := e.sharing(map[string]any{"families": []string{"ipv4", "ipv6"}, "routes": []any{map[string]any{"dst": "vpc"}, map[string]any{"dst": "0.0.0.0/0", "priority": 900}}},
+		"10.0.2.15/24", "10.0.2.16/24", "10.0.2.17/24", "fd00:2::15/64", "fd00:2::16/64", "fd00:2::17/64")
+	conf["routes"] = []any{map[string]any{"dst": "10.77.0.0/16", "gw": "10.0.2.9"}}
+	conf["runtimeConfig"] = map[string]any{"CNIDeviceInfoFile": e.file("devinfo", "a.json")}
+	e.path = copyBinaries(t, e, "macvlan")
+	before := e.snapshot()
+	first, second, third := e.pod(conf), e.pod(conf), e.pod(conf)
+	r := e.add(first)
+	if diff := cmp.Diff([]string{"10.0.2.16/24", "fd00:2::16/64"}, addresses(r)); diff != "" {
+		t.Errorf("addresses (-want +got):\n%s", diff)
+	}
+	for _, ip := range r.IPs {
+		if ip.Interface == nil || r.Interfaces[*ip.Interface].Name != "net1" || r.Interfaces[*ip.Interface].Sandbox == "" {
+			t.Errorf("%s is of no interface of the pod: %+v", ip.Address.String(), r.Interfaces)
+		}
+	}
+	inPod(t, first, func(in *link.Handle, l link.Link) error {
+		if !l.Up || l.Kind != "macvlan" {
+			t.Errorf("interface %+v", l)
+		}
+		for _, want := range []link.Route{
+			{Dst: mustPrefix("10.0.0.0/16"), Gateway: netip.MustParseAddr("10.0.2.1")}, {Dst: mustPrefix("100.64.0.0/16"), Gateway: netip.MustParseAddr("10.0.2.1")},
+			{Dst: mustPrefix("0.0.0.0/0"), Gateway: netip.MustParseAddr("10.0.2.1"), Priority: 900}, {Dst: mustPrefix("10.77.0.0/16"), Gateway: netip.MustParseAddr("10.0.2.9")},
+		} {
+			if ok, err := in.HasRoute(l.Index, want); !ok || err != nil {
+				t.Errorf("route %+v: %v, %v", want, ok, err)
+			}
+		}
+		have, err := in.Addresses(l.Index)
+		for _, p := range []string{"10.0.2.16/24", "fd00:2::16/64"} {
+			if !slices.Contains(have, mustPrefix(p)) {
+				t.Errorf("%s is not on the interface: %v", p, have)
+			}
+		}
+		return err
+	})
+	_, err := run(&attach.Plugin{}, "CHECK", withPrev(t, first, r))
+	must(t, err)
+
+	e.add(second)
+	e.refused("ADD", third, 11, "none of the 2 IPv4 addresses", "2 leased, 0 cooling down", "assign more")
+	if diff := cmp.Diff([]string{"10.0.2.16=leased", "10.0.2.17=leased", "fd00:2::16=leased", "fd00:2::17=leased"}, e.leases()); diff != "" {
+		t.Errorf("leases (-want +got):\n%s", diff)
+	}
+	e.del(first)
+	e.refused("ADD", third, 11, "1 leased, 1 cooling down; the next is free in")
+	e.refused("CHECK", withPrev(t, first, r), 3)
+	must(t, nstest.DeleteNetns(second.Netns)) // DEL without a netns
+	e.del(second)
+	if held := e.held(); held != nil {
+		t.Errorf("held after all DELs: %v", held)
+	}
+	e.unchanged(before, "after all DELs")
+
+	// A lease that somebody has taken away shows in CHECK.
+	conf["ipam"].(map[string]any)["coolDown"] = 0
+	must(t, os.RemoveAll(e.file("leases")))
+	first = e.pod(conf)
+	r = e.add(first)
+	must(t, os.RemoveAll(e.file("leases")))
+	e.refused("CHECK", withPrev(t, first, r), 104, "10.0.2.16 is not leased")
+	e.del(first)
+}
+
+// TestLeaseEveryStep fails and kills ADD and DEL at each step: no address stays
+// with a pod that is gone.
+func TestLeaseEveryStep(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	e := newEnv(t)
+	conf := e.sharing(map[string]any{"coolDown": 0}, "10.0.2.15/24", "10.0.2.16/24")
+	before := e.snapshot()
+	var steps []string
+	args := e.pod(conf)
+	_, err := run(&attach.Plugin{Before: func(s string) error { steps = append(steps, s); return nil }}, "ADD", args)
+	must(t, err)
+	e.del(args)
+	if diff := cmp.Diff([]string{"intent", "lease", "delegate", "sysctls", "address", "up", "complete"}, steps); diff != "" {
+		t.Fatalf("steps of ADD (-want +got):\n%s", diff)
+	}
+	asBefore := func(what string) {
+		t.Helper()
+		if diff := cmp.Diff(before, e.snapshot()); diff != "" || e.held() != nil {
+			t.Errorf("%s: held %v, the node (-before +after):\n%s", what, e.held(), diff)
+		}
+	}
+	for i, name := range steps {
+		n := 0
+		args := e.pod(conf)
+		_, err := run(&attach.Plugin{Before: func(string) error {
+			if n++; n == i+1 {
+				return errors.New("injected")
+			}
+			return nil
+		}}, "ADD", args)
+		wantCode(t, err, 999, "injected", name)
+		asBefore("failed before " + name)
+		if !e.kill("ADD", i+1, args) {
+			t.Fatalf("ADD ended before step %s", name)
+		}
+		if i%2 == 0 {
+			e.add(args)
+		}
+		e.del(args)
+		asBefore("killed before " + name)
+	}
+	for n := 1; ; n++ {
+		args := e.pod(conf)
+		e.add(args)
+		more := e.kill("DEL", n, args)
+		e.del(args)
+		asBefore(fmt.Sprintf("DEL killed before step %d", n))
+		if !more {
+			break
+		}
+	}
+}
+
+// TestLeaseAfterDeath: whose netns is gone without a DEL keeps nobody waiting.
+func TestLeaseAfterDeath(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	e := newEnv(t)
+	conf := e.sharing(map[string]any{"coolDown": 0}, "10.0.2.15/24", "10.0.2.16/24")
+	dead, next := e.pod(conf), e.pod(conf)
+	e.add(dead)
+	e.refused("ADD", next, 11, "1 leased")
+	must(t, nstest.DeleteNetns(dead.Netns))
+	if got := addresses(e.add(next)); !slices.Equal(got, []string{"10.0.2.16/24"}) {
+		t.Errorf("after the holder's death: %v", got)
+	}
+	e.del(dead) // late, and of no consequence for the next one
+	if held := e.held(); !slices.Equal(held, []string{"10.0.2.16=leased"}) {
+		t.Errorf("held: %v", held)
+	}
+
+	// GC by the runtime's list, and of leases that have lost their record.
+	gc := func(valid ...any) {
+		t.Helper()
+		args := *next
+		var fields map[string]any
+		must(t, json.Unmarshal(next.StdinData, &fields))
+		fields["cni.dev/valid-attachments"] = append([]any{}, valid...)
+		args.StdinData, _ = json.Marshal(fields)
+		_, err := run(&attach.Plugin{}, "GC", &args)
+		must(t, err)
+	}
+	gc(map[string]any{"containerID": next.ContainerID, "ifname": "net1"})
+	if held := e.held(); len(held) != 1 {
+		t.Errorf("held after GC with the holder in the list: %v", held)
+	}
+	must(t, os.RemoveAll(e.file("records")))
+	gc(map[string]any{"containerID": next.ContainerID, "ifname": "net1"})
+	if held := e.held(); len(held) != 1 {
+		t.Errorf("held after GC without a record, but in the list: %v", held)
+	}
+	gc()
+	if held := e.held(); held != nil {
+		t.Errorf("held after GC without the holder: %v", held)
+	}
+	must(t, nstest.DeleteNetns(next.Netns))
+
+	// DEL without a record, from stdin.
+	last := e.pod(conf)
+	e.add(last)
+	must(t, os.RemoveAll(e.file("records")))
+	e.del(last)
+	if held := e.held(); held != nil {
+		t.Errorf("held after DEL without a record: %v", held)
+	}
+}
+
+// TestLeaseInParallel: as many winners as addresses, each with its own.
+func TestLeaseInParallel(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	e := newEnv(t)
+	conf := e.sharing(map[string]any{}, "10.0.2.15/24")
+	e.inv.Devices[len(e.inv.Devices)-1].Prefixes = []netip.Prefix{mustPrefix("10.0.2.32/28")}
+	e.writeInventory()
+	binary, err := nstest.Binary("multi-eni")
+	must(t, err)
+	var pods []*skel.CmdArgs
+	for range 24 {
+		pods = append(pods, e.pod(conf))
+	}
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	got := map[string]string{}
+	for _, args := range pods {
+		wg.Go(func() {
+			r, code, msg := runBinary(t, binary, "ADD", args)
+			mu.Lock()
+			defer mu.Unlock()
+			switch {
+			case code == 0 && got[r.IPs[0].Address.String()] == "":
+				got[r.IPs[0].Address.String()] = args.ContainerID
+			case code != 11 || !strings.Contains(msg, "none of the 16 IPv4 addresses"):
+				t.Errorf("%s: %v, code %d: %s", args.ContainerID, r, code, msg)
+			}
+		})
+	}
+	wg.Wait()
+	if len(got) != 16 {
+		t.Errorf("%d pods have an address: %v", len(got), got)
+	}
+	for a := range got {
+		if !mustPrefix("10.0.2.32/28").Contains(mustPrefix(a).Addr()) {
+			t.Errorf("%s is not of the prefix", a)
+		}
+	}
+	for _, args := range pods {
+		e.del(args)
+	}
+	if held := e.held(); held != nil {
+		t.Errorf("held after all DELs: %v", held)
+	}
+}
+
+// TestLeaseRefusals: what cannot be given changes nothing.
+func TestLeaseRefusals(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	e := newEnv(t)
+	conf := e.sharing(map[string]any{}, "10.0.2.15/24")
+	before := e.snapshot()
+	e.refused("ADD", e.pod(conf), 102, "has no IPv4 address for pods that share it", "assign secondary addresses or a prefix")
+	d := &e.inv.Devices[len(e.inv.Devices)-1]
+	d.Addresses = append(d.Addresses, mustPrefix("10.0.2.16/24"))
+	e.writeInventory()
+	asked := e.pod(conf)
+	asked.Args += ";IP=10.0.2.15"
+	e.refused("ADD", asked, 102, "10.0.2.15 was asked for", "10.0.2.16")
+	e.unchanged(before, "after refusals")
+	have := e.pod(conf)
+	have.Args += ";IP=10.0.2.16"
+	e.add(have)
+	e.refused("ADD", withIP(e.pod(conf), "10.0.2.16"), 101, "10.0.2.16 is held by pod shop/pod-")
+	e.del(have)
+	e.refused("ADD", withIP(e.pod(conf), "10.0.2.16"), 11, "released a moment ago")
+
+	// A file that somebody has spoilt holds every address, and says the way out.
+	path := filepath.Join(e.file("leases"), e.inv.BootID, d.ENIID.String()+".json")
+	must(t, os.WriteFile(path, []byte("{"), 0o600))
+	spoilt := e.pod(conf)
+	e.refused("ADD", spoilt, 999, path, "remove the file")
+	_, err := run(&attach.Plugin{}, "DEL", spoilt) // it cannot know whether there is a lease
+	wantCode(t, err, 999, path)
+	must(t, os.Remove(path))
+	e.del(spoilt)
+	args := e.pod(conf)
+	e.add(args)
+	e.del(args)
+	e.unchanged(before, "after all DELs")
+	d.VPCCIDRs = nil
+	conf["ipam"].(map[string]any)["routes"] = []any{map[string]any{"dst": "vpc"}}
+	conf["ipam"].(map[string]any)["coolDown"] = 0
+	must(t, os.RemoveAll(e.file("leases")))
+	e.writeInventory()
+	e.refused("ADD", e.pod(conf), 102, "ipam.routes", "vpc", "one by one")
+	if held := e.held(); held != nil {
+		t.Errorf("held after a refusal: %v", held)
+	}
+}
+
+func withIP(args *skel.CmdArgs, ip string) *skel.CmdArgs {
+	args.Args += ";IP=" + ip
+	return args
+}
+
+// TestENIIPAMWithHostDevice: a delegate that has the device alone gets the primary
+// address, and no lease.
+func TestENIIPAMWithHostDevice(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	e := newEnv(t)
+	e.inv.Devices[0].Addresses = []netip.Prefix{mustPrefix("10.0.2.15/24"), mustPrefix("10.0.2.16/24")}
+	e.writeInventory()
+	e.path = copyBinaries(t, e, "host-device")
+	before := e.snapshot()
+	args := e.pod(map[string]any{
+		"select": map[string]any{"nodeENI": "a"}, "delegate": map[string]any{"type": "host-device", "deviceField": "device"},
+		"ipam": map[string]any{"type": "eni-ipam", "dataDir": e.file("leases"), "routes": []any{map[string]any{"dst": "10.9.0.0/16"}}},
+	})
+	r := e.add(args)
+	if got := addresses(r); !slices.Equal(got, []string{"10.0.2.15/24"}) || r.IPs[0].Interface == nil {
+		t.Errorf("addresses %v of %+v", got, r)
+	}
+	inPod(t, args, func(in *link.Handle, l link.Link) error {
+		ok, err := in.HasRoute(l.Index, link.Route{Dst: mustPrefix("10.9.0.0/16"), Gateway: netip.MustParseAddr("10.0.2.1")})
+		if !ok || !l.Up {
+			t.Errorf("interface %+v, route there: %v", l, ok)
+		}
+		return err
+	})
+	_, err := run(&attach.Plugin{}, "CHECK", withPrev(t, args, r))
+	must(t, err)
+	e.del(args)
+	e.unchanged(before, "after DEL")
+	if _, err := os.Stat(e.file("leases")); err == nil {
+		t.Error("an exclusive pod has made a lease")
+	}
+}
+
+// TestStandalone runs the eni-ipam binary below the reference plugins, as their
+// users do.
+func TestStandalone(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	e := newEnv(t)
+	e.sharing(map[string]any{}, "10.0.2.15/24", "10.0.2.16/24", "10.0.2.17/24")
+	shared := e.inv.Devices[len(e.inv.Devices)-1]
+	e.inv.Devices[0].Addresses = []netip.Prefix{mustPrefix("10.0.2.25/24"), mustPrefix("10.0.2.26/24")}
+	e.writeInventory()
+	own, err := nstest.Binary("eni-ipam")
+	must(t, err)
+	e.path = copyBinaries(t, e, "macvlan", "host-device") + ":" + filepath.Dir(own)
+	ipam := map[string]any{"type": "eni-ipam", "dataDir": e.file("leases"), "inventory": e.file("inventory.json"), "coolDown": 0}
+	conf := func(more map[string]any) []byte {
+		all := map[string]any{"cniVersion": "1.1.0", "name": "plain", "ipam": ipam}
+		for k, v := range more {
+			all[k] = v
+		}
+		data, err := json.Marshal(all)
+		must(t, err)
+		return data
+	}
+	macvlan := map[string]any{"type": "macvlan", "master": "ens12"}
+	pod := func(more map[string]any) *skel.CmdArgs {
+		args := e.pod(nil)
+		args.StdinData = conf(more)
+		return args
+	}
+	first, second, third := pod(macvlan), pod(macvlan), pod(macvlan)
+	r, code, msg := runBinary(t, e.file("bin", "macvlan"), "ADD", first)
+	if code != 0 || !slices.Equal(addresses(r), []string{"10.0.2.16/24"}) || r.IPs[0].Gateway.String() != "10.0.2.1" {
+		t.Fatalf("ADD: %v, code %d: %s", r, code, msg)
+	}
+	if _, code, msg := runBinary(t, e.file("bin", "macvlan"), "CHECK", withPrev(t, first, r)); code != 0 {
+		t.Errorf("CHECK: code %d: %s", code, msg)
+	}
+	if r, code, msg := runBinary(t, e.file("bin", "macvlan"), "ADD", second); code != 0 || !slices.Equal(addresses(r), []string{"10.0.2.17/24"}) {
+		t.Errorf("second ADD: %v, code %d: %s", r, code, msg)
+	}
+	if _, code, msg := runBinary(t, e.file("bin", "macvlan"), "ADD", third); code != 11 || !strings.Contains(msg, "none of the 2 IPv4 addresses") {
+		t.Errorf("third ADD: code %d: %s", code, msg)
+	}
+	if _, code, msg := runBinary(t, own, "STATUS", first); code != 0 {
+		t.Errorf("STATUS: code %d: %s", code, msg)
+	}
+	for range 2 {
+		if _, code, msg := runBinary(t, e.file("bin", "macvlan"), "DEL", first); code != 0 {
+			t.Errorf("DEL: code %d: %s", code, msg)
+		}
+	}
+	must(t, nstest.DeleteNetns(second.Netns))
+	gc := *second
+	gc.StdinData = conf(map[string]any{"type": "macvlan", "master": "ens12", "cni.dev/valid-attachments": []any{}})
+	if _, code, msg := runBinary(t, own, "GC", &gc); code != 0 {
+		t.Errorf("GC: code %d: %s", code, msg)
+	}
+	if held := e.held(); held != nil {
+		t.Errorf("held: %v", held)
+	}
+
+	// host-device has the ENI alone: its primary address, by the PCI address; and
+	// ipam.select names an ENI where nothing else does.
+	whole := pod(map[string]any{"type": "host-device", "device": "eth1"})
+	if r, code, msg := runBinary(t, e.file("bin", "host-device"), "ADD", whole); code != 0 || !slices.Equal(addresses(r), []string{"10.0.2.25/24"}) {
+		t.Errorf("host-device: %v, code %d: %s", r, code, msg)
+	}
+	if _, code, msg := runBinary(t, e.file("bin", "host-device"), "DEL", whole); code != 0 {
+		t.Errorf("host-device: DEL: code %d: %s", code, msg)
+	}
+	ipam["select"] = map[string]any{"nodeENI": shared.NodeENI}
+	if r, code, msg := runBinary(t, own, "ADD", pod(map[string]any{"type": "something"})); code != 0 || !slices.Equal(addresses(r), []string{"10.0.2.16/24"}) {
+		t.Errorf("select: %v, code %d: %s", r, code, msg)
+	}
+	delete(ipam, "select")
+	for name, tt := range map[string]struct {
+		conf map[string]any
+		code uint
+		want string
+	}{
+		"no ENI":     {map[string]any{"type": "bridge"}, 7, "ipam.select: names no ENI"},
+		"no link":    {map[string]any{"type": "macvlan", "master": "eth9"}, 100, "eth9 is neither the host's"},
+		"not an ENI": {map[string]any{"type": "macvlan", "master": "lo"}, 100, "lo has no hardware address"},
+		"vlan":       {map[string]any{"type": "vlan", "master": "ens12"}, 7, "no VLANs"},
+	} {
+		if _, code, msg := runBinary(t, own, "ADD", pod(tt.conf)); code != tt.code || !strings.Contains(msg, tt.want) {
+			t.Errorf("%s: code %d: %s", name, code, msg)
+		}
+	}
+}
+
+// TestLeasePolicy: under a policy the folder of leases is not a tenant's to choose.
+func TestLeasePolicy(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	e := newEnv(t)
+	e.sharing(map[string]any{}, "10.0.2.15/24", "10.0.2.16/24")
+	must(t, os.WriteFile(e.file("policy.json"), fmt.Appendf(nil,
+		`{"schemaVersion":1,"binDir":%q,"delegates":["macvlan"],"ipam":["eni-ipam"],"dataDir":%q,"leaseDir":%q,"inventory":%q,"sysfs":%q}`,
+		e.path, e.file("records"), e.file("fixed"), e.file("inventory.json"), e.node.Sysfs), 0o600))
+	p := &attach.Plugin{PolicyPath: e.file("policy.json")}
+	bare := map[string]any{"dataDir": nil, "inventory": nil, "sysfs": nil, "logFile": nil, "select": map[string]any{"nodeENI": "shared"}, "delegate": map[string]any{"type": "macvlan"}}
+	bare["ipam"] = map[string]any{"type": "eni-ipam", "dataDir": e.file("leases")}
+	_, err := run(p, "ADD", e.pod(bare))
+	wantCode(t, err, 105, "ipam.dataDir", "policy.json")
+	bare["ipam"] = map[string]any{"type": "eni-ipam"}
+	args := e.pod(bare)
+	_, err = run(p, "ADD", args)
+	must(t, err)
+	if enis, err := nodestate.LeaseDir(e.file("fixed")).ENIs(e.inv.BootID); err != nil || len(enis) != 1 {
+		t.Errorf("leases in the policy's folder: %v, %v", enis, err)
+	}
+	_, err = run(p, "DEL", args)
+	must(t, err)
+
+	plain := e.pod(nil)
+	plain.StdinData = fmt.Appendf(nil, `{"cniVersion":"1.1.0","name":"plain","type":"macvlan","master":"ens12","ipam":{"type":"eni-ipam","dataDir":%q}}`, e.file("leases"))
+	wantCode(t, p.IPAMFuncs(context.Background(), &strings.Builder{}).Add(plain), 105, "ipam.dataDir")
+	plain.StdinData = []byte(`{"cniVersion":"1.1.0","name":"plain","type":"macvlan","master":"ens12","ipam":{"type":"eni-ipam"}}`)
+	e.inv.Devices[len(e.inv.Devices)-1].AllowedNamespaces = []string{"bank"}
+	e.writeInventory()
+	wantCode(t, p.IPAMFuncs(context.Background(), &strings.Builder{}).Add(plain), 105, "K8S_POD_NAMESPACE", "bank")
+}

@@ -1,0 +1,241 @@
+// Package lease decides which address of an ENI a pod that shares the ENI gets.
+// It is pure: leases go in and come out, and who keeps them is pkg/nodestate's.
+package lease
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/device"
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+)
+
+// DefaultCoolDown is how long a released address is given to nobody: neighbours
+// keep an ARP entry that long without asking again, and peers their connections.
+const DefaultCoolDown = 30 * time.Second
+
+// Request is what a pod wants.
+type Request struct {
+	// Holder is who will hold the leases; its Address, State and FreeAt do not matter.
+	Holder nodestate.Lease
+	// IPv4 and IPv6 say of which families it wants an address. None of them means
+	// IPv4, or IPv6 from an ENI that has no IPv4 for pods.
+	IPv4, IPv6 bool
+	// Addresses are to be these, and then the families do not matter.
+	Addresses []netip.Addr
+}
+
+// Take gives a pod its addresses. A pod that has leases and asks again gets the
+// same ones. Now is the time since boot; gone says whether a holder's netns is
+// certainly no more: such holders lose their addresses, which then cool down, but
+// only when no other is left. With an error, that is all that has changed. Errors: *ExhaustedError, *HeldError, *ForeignError,
+// *FamilyError.
+func Take(l *nodestate.Leases, d *nodestate.Device, r Request, now time.Duration, gone func(nodestate.Netns) bool) ([]netip.Prefix, error) {
+	v4, v6 := d.Pools()
+	has := held(l, r.Holder.AttachmentID)
+	if len(r.Addresses) > 0 {
+		return takeThese(l, d, r, now)
+	}
+	if !r.IPv4 && !r.IPv6 {
+		r.IPv6 = v4.Size() == 0 && v6.Size() > 0
+		r.IPv4 = !r.IPv6
+	}
+	var out []netip.Prefix
+	for _, want := range []struct {
+		family string
+		is4    bool
+		wanted bool
+		pool   nodestate.Pool
+	}{{"IPv4", true, r.IPv4, v4}, {"IPv6", false, r.IPv6, v6}} {
+		if !want.wanted {
+			continue
+		}
+		if i := slices.IndexFunc(has, func(a netip.Addr) bool { return a.Is4() == want.is4 }); i >= 0 {
+			if p, ok := want.pool.Find(has[i]); ok {
+				out = append(out, p)
+				continue
+			}
+		}
+		if want.pool.Size() == 0 {
+			return nil, &FamilyError{ENI: d.ENIID, Family: want.family}
+		}
+		p, ok := free(l, want.pool, now)
+		if !ok && reclaim(l, now, gone) {
+			p, ok = free(l, want.pool, now)
+		}
+		if !ok {
+			return nil, exhausted(l, d.ENIID, want.family, want.pool, now)
+		}
+		out = append(out, p)
+	}
+	for _, p := range out {
+		put(l, r.Holder, p.Addr())
+		l.Last = append(slices.DeleteFunc(l.Last, func(a netip.Addr) bool { return a.Is4() == p.Addr().Is4() }), p.Addr())
+	}
+	return out, nil
+}
+
+func takeThese(l *nodestate.Leases, d *nodestate.Device, r Request, now time.Duration) ([]netip.Prefix, error) {
+	v4, v6 := d.Pools()
+	var out []netip.Prefix
+	for _, a := range r.Addresses {
+		p, ok := v4.Find(a)
+		if !ok {
+			p, ok = v6.Find(a)
+		}
+		if !ok {
+			return nil, &ForeignError{ENI: d.ENIID, Address: a, IPv4: v4.String(), IPv6: v6.String()}
+		}
+		if i, found := l.Find(a); found && l.Leases[i].Holds(now) && (l.Leases[i].State != nodestate.LeaseHeld || l.Leases[i].AttachmentID != r.Holder.AttachmentID) {
+			return nil, &HeldError{Lease: l.Leases[i], Now: now}
+		}
+		if !slices.Contains(out, p) {
+			out = append(out, p)
+		}
+	}
+	for _, p := range out {
+		put(l, r.Holder, p.Addr())
+	}
+	return out, nil
+}
+
+// Give takes an attachment's addresses from it and has them cool down. It says
+// whether there was any.
+func Give(l *nodestate.Leases, id nodestate.AttachmentID, now time.Duration) bool {
+	return giveAll(l, now, func(lease *nodestate.Lease) bool { return lease.AttachmentID == id })
+}
+
+// Collect does so for every attachment of a network that valid does not want to keep.
+func Collect(l *nodestate.Leases, network string, now time.Duration, keep func(*nodestate.Lease) bool) bool {
+	return giveAll(l, now, func(lease *nodestate.Lease) bool { return lease.Network == network && !keep(lease) })
+}
+
+func giveAll(l *nodestate.Leases, now time.Duration, of func(*nodestate.Lease) bool) (any bool) {
+	for i := range l.Leases {
+		if lease := &l.Leases[i]; lease.State == nodestate.LeaseHeld && of(lease) {
+			lease.State, lease.FreeAt, any = nodestate.LeaseCooling, now+lease.CoolDown, true
+		}
+	}
+	forget(l, now)
+	return any
+}
+
+// forget drops the leases that hold nothing any more.
+func forget(l *nodestate.Leases, now time.Duration) {
+	l.Leases = slices.DeleteFunc(l.Leases, func(lease nodestate.Lease) bool { return !lease.Holds(now) })
+}
+
+func reclaim(l *nodestate.Leases, now time.Duration, gone func(nodestate.Netns) bool) bool {
+	return giveAll(l, now, func(lease *nodestate.Lease) bool { return gone(lease.Netns) })
+}
+
+// Held are the addresses that an attachment has.
+func held(l *nodestate.Leases, id nodestate.AttachmentID) (out []netip.Addr) {
+	for _, lease := range l.Leases {
+		if lease.State == nodestate.LeaseHeld && lease.AttachmentID == id {
+			out = append(out, lease.Address)
+		}
+	}
+	return out
+}
+
+// Has says whether an attachment has the lease of an address.
+func Has(l *nodestate.Leases, id nodestate.AttachmentID, a netip.Addr) bool {
+	return slices.Contains(held(l, id), a)
+}
+
+func free(l *nodestate.Leases, pool nodestate.Pool, now time.Duration) (netip.Prefix, bool) {
+	var last netip.Addr
+	for _, a := range l.Last {
+		if _, ok := pool.Find(a); ok {
+			last = a
+		}
+	}
+	for p := range pool.Behind(last) {
+		if i, found := l.Find(p.Addr()); !found || !l.Leases[i].Holds(now) {
+			return p, true
+		}
+	}
+	return netip.Prefix{}, false
+}
+
+func put(l *nodestate.Leases, holder nodestate.Lease, a netip.Addr) {
+	holder.Address, holder.State, holder.FreeAt = a, nodestate.LeaseHeld, 0
+	i, found := l.Find(a)
+	if found {
+		l.Leases[i] = holder
+		return
+	}
+	l.Leases = slices.Insert(l.Leases, i, holder)
+}
+
+// ExhaustedError: every address that the ENI has for pods is taken.
+type ExhaustedError struct {
+	ENI    device.ENIID
+	Family string
+	nodestate.PoolCount
+	// Next is when the first cooling one is free; 0 when none is cooling.
+	Next time.Duration
+}
+
+func exhausted(l *nodestate.Leases, eni device.ENIID, family string, pool nodestate.Pool, now time.Duration) error {
+	c, next := l.Count(pool, now)
+	return &ExhaustedError{ENI: eni, Family: family, PoolCount: c, Next: next}
+}
+
+func (e *ExhaustedError) Error() string {
+	parts := []string{fmt.Sprintf("%d leased", e.Leased), fmt.Sprintf("%d cooling down", e.Cooling)}
+	if e.Retiring > 0 {
+		parts = append(parts, fmt.Sprintf("%d being given back", e.Retiring))
+	}
+	msg := fmt.Sprintf("none of the %d %s addresses that ENI %s has for pods is free: %s", e.Size, e.Family, e.ENI, strings.Join(parts, ", "))
+	if e.Next > 0 {
+		return fmt.Sprintf("%s; the next is free in %s", msg, e.Next.Round(time.Second)+time.Second)
+	}
+	return msg + "; assign more secondary addresses or a prefix to it"
+}
+
+// HeldError: a requested address is somebody else's.
+type HeldError struct {
+	nodestate.Lease
+	Now time.Duration
+}
+
+func (e *HeldError) Error() string {
+	switch e.State {
+	case nodestate.LeaseCooling:
+		return fmt.Sprintf("address %s was released a moment ago and is free in %s", e.Address, (e.FreeAt-e.Now).Round(time.Second)+time.Second)
+	case nodestate.LeaseRetiring:
+		return fmt.Sprintf("address %s is being given back to its subnet", e.Address)
+	}
+	who := fmt.Sprintf("container %s, interface %s", e.ContainerID, e.IfName)
+	if e.Pod != "" {
+		who = fmt.Sprintf("pod %s (%s)", e.Pod, who)
+	}
+	return fmt.Sprintf("address %s is held by %s", e.Address, who)
+}
+
+// ForeignError: a requested address is not one that the ENI has for pods.
+type ForeignError struct {
+	ENI        device.ENIID
+	Address    netip.Addr
+	IPv4, IPv6 string
+}
+
+func (e *ForeignError) Error() string {
+	return fmt.Sprintf("address %s was asked for, but ENI %s has for pods that share it %s (IPv4) and %s (IPv6): ask for one of these, or assign it to the ENI",
+		e.Address, e.ENI, e.IPv4, e.IPv6)
+}
+
+// FamilyError: the ENI has no address of a family for pods, not even a taken one.
+type FamilyError struct {
+	ENI    device.ENIID
+	Family string
+}
+
+func (e *FamilyError) Error() string {
+	return fmt.Sprintf("ENI %s has no %s address for pods that share it: its first one is its own; assign secondary addresses or a prefix to it", e.ENI, e.Family)
+}

@@ -1,0 +1,220 @@
+package lease_test
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+	"github.com/multi-eni/multi-eni-cni/plugins/internal/lease"
+)
+
+const eni = "eni-0000000a"
+
+func dev(addresses, prefixes string) *nodestate.Device {
+	d := &nodestate.Device{ENIID: eni, SubnetCIDR: netip.MustParsePrefix("10.0.1.0/24")}
+	for _, a := range strings.Fields(addresses) {
+		d.Addresses = append(d.Addresses, netip.MustParsePrefix(a))
+	}
+	for _, p := range strings.Fields(prefixes) {
+		d.Prefixes = append(d.Prefixes, netip.MustParsePrefix(p))
+	}
+	return d
+}
+
+func ask(container string) lease.Request {
+	return lease.Request{Holder: nodestate.Lease{
+		AttachmentID: nodestate.AttachmentID{ContainerID: container, IfName: "net1"}, Network: "net", CoolDown: 30 * time.Second,
+		Netns: nodestate.Netns{Path: "/" + container, Inode: 1},
+	}}
+}
+
+func alive(nodestate.Netns) bool { return false }
+
+// take is Take with the outcome as text.
+func take(l *nodestate.Leases, d *nodestate.Device, r lease.Request, now time.Duration, gone func(nodestate.Netns) bool) string {
+	got, err := lease.Take(l, d, r, now, gone)
+	if err != nil {
+		return err.Error()
+	}
+	return strings.Join(strings.Fields(strings.Trim(fmt.Sprint(got), "[]")), " ")
+}
+
+func want(t *testing.T, what, got, want string) {
+	t.Helper()
+	if got != want && (!strings.HasSuffix(want, "…") || !strings.Contains(got, strings.TrimSuffix(want, "…"))) {
+		t.Errorf("%s: got %q, want %q", what, got, want)
+	}
+}
+
+// TestTake goes through the life of a small pool.
+func TestTake(t *testing.T) {
+	d := dev("10.0.1.10/24 10.0.1.11/24 10.0.1.12/24", "")
+	l := &nodestate.Leases{ENIID: eni}
+	a, b, c := ask("a"), ask("b"), ask("c")
+	want(t, "the first secondary", take(l, d, a, 0, alive), "10.0.1.11/24")
+	want(t, "the same again", take(l, d, a, 0, alive), "10.0.1.11/24")
+	want(t, "the second", take(l, d, b, 0, alive), "10.0.1.12/24")
+	want(t, "none left", take(l, d, c, 0, alive), "none of the 2 IPv4 addresses that ENI eni-0000000a has for pods is free: 2 leased, 0 cooling down; assign more…")
+	if !lease.Give(l, a.Holder.AttachmentID, time.Second) || lease.Give(l, a.Holder.AttachmentID, time.Second) {
+		t.Error("Give does not say whether there was anything")
+	}
+	want(t, "cooling", take(l, d, c, 2*time.Second, alive), "1 leased, 1 cooling down; the next is free in 30s…")
+	want(t, "still", take(l, d, c, 31*time.Second-1, alive), "the next is free in…")
+	want(t, "cooled down", take(l, d, c, 31*time.Second, alive), "10.0.1.11/24")
+	lease.Give(l, b.Holder.AttachmentID, time.Minute)
+	lease.Give(l, c.Holder.AttachmentID, time.Minute)
+	want(t, "not the last one again, but the next around", take(l, d, a, 2*time.Minute, alive), "10.0.1.12/24")
+	if len(l.Leases) != 1 && l.Leases[0].Holds(2*time.Minute) {
+		t.Errorf("leases that have ended stay: %+v", l.Leases)
+	}
+
+	// Who is dead loses the address only when no other is free, and it cools down.
+	l = &nodestate.Leases{ENIID: eni}
+	dead := func(n nodestate.Netns) bool { return n.Path == "/a" }
+	take(l, d, a, 0, dead)
+	want(t, "a free one first", take(l, d, b, 0, dead), "10.0.1.12/24")
+	want(t, "then the dead one's cools", take(l, d, c, 0, dead), "1 leased, 1 cooling down; the next is free in 31s…")
+	want(t, "and is free", take(l, d, c, 30*time.Second, dead), "10.0.1.11/24")
+
+	// Without a cool-down a dead one's is free at once.
+	l = &nodestate.Leases{ENIID: eni}
+	a.Holder.CoolDown, b.Holder.CoolDown = 0, 0
+	take(l, d, a, 0, dead)
+	take(l, d, b, 0, dead)
+	want(t, "at once", take(l, d, c, 0, dead), "10.0.1.11/24")
+}
+
+func TestFamiliesAndPrefixes(t *testing.T) {
+	for name, tt := range map[string]struct {
+		device *nodestate.Device
+		change func(*lease.Request)
+		want   string
+	}{
+		"prefix":            {dev("10.0.1.10/24", "10.0.1.16/28"), nil, "10.0.1.16/24"},
+		"secondary first":   {dev("10.0.1.10/24 10.0.1.9/24", "10.0.1.16/28"), nil, "10.0.1.9/24"},
+		"IPv6 where no v4":  {dev("10.0.1.10/24 2001:db8::9/64", "2001:db8:0:0:1::/80"), nil, "2001:db8:0:0:1::/64"},
+		"both":              {dev("10.0.1.10/24 10.0.1.11/24 2001:db8::9/64 2001:db8::a/64", ""), func(r *lease.Request) { r.IPv4, r.IPv6 = true, true }, "10.0.1.11/24 2001:db8::a/64"},
+		"no v6":             {dev("10.0.1.10/24 10.0.1.11/24 2001:db8::9/64", ""), func(r *lease.Request) { r.IPv4, r.IPv6 = true, true }, "eni-0000000a has no IPv6 address for pods…"},
+		"nothing for pods":  {dev("10.0.1.10/24", ""), nil, "has no IPv4 address for pods that share it…"},
+		"asked for":         {dev("10.0.1.10/24", "10.0.1.16/28"), func(r *lease.Request) { r.Addresses = []netip.Addr{netip.MustParseAddr("10.0.1.20")} }, "10.0.1.20/24"},
+		"asked for primary": {dev("10.0.1.10/24 10.0.1.11/24", "10.0.1.16/28"), func(r *lease.Request) { r.Addresses = []netip.Addr{netip.MustParseAddr("10.0.1.10")} }, "has for pods that share it 10.0.1.11, 10.0.1.16/28 (IPv4) and none (IPv6)…"},
+	} {
+		r := ask("x")
+		if tt.change != nil {
+			tt.change(&r)
+		}
+		l := &nodestate.Leases{ENIID: eni}
+		got := take(l, tt.device, r, 0, alive)
+		want(t, name, got, tt.want)
+		if strings.Contains(got, "ENI") && len(l.Leases) > 0 {
+			t.Errorf("%s: a refusal has left leases: %+v", name, l.Leases)
+		}
+	}
+
+	// A requested address that is somebody else's is refused, with who has it.
+	d, l := dev("10.0.1.10/24 10.0.1.11/24", ""), &nodestate.Leases{ENIID: eni}
+	mine, other := ask("mine"), ask("other")
+	mine.Holder.Pod = "ns/first"
+	mine.Addresses = []netip.Addr{netip.MustParseAddr("10.0.1.11")}
+	other.Addresses = mine.Addresses
+	want(t, "mine", take(l, d, mine, 0, alive), "10.0.1.11/24")
+	want(t, "mine again", take(l, d, mine, 0, alive), "10.0.1.11/24")
+	want(t, "other", take(l, d, other, 0, alive), "address 10.0.1.11 is held by pod ns/first (container mine, interface net1)")
+	lease.Give(l, mine.Holder.AttachmentID, 0)
+	want(t, "other", take(l, d, other, time.Second, alive), "address 10.0.1.11 was released a moment ago and is free in 30s")
+	l.Leases[0].State = nodestate.LeaseRetiring
+	want(t, "other", take(l, d, other, time.Hour, alive), "address 10.0.1.11 is being given back to its subnet")
+}
+
+func TestHugePrefix(t *testing.T) {
+	d, l := dev("2001:db8::9/64", "2001:db8:0:0:1::/80"), &nodestate.Leases{ENIID: eni}
+	var last string
+	for i := range 1000 {
+		now := time.Duration(i) * time.Minute
+		r := ask(fmt.Sprint(i))
+		last = take(l, d, r, now, alive)
+		lease.Give(l, r.Holder.AttachmentID, now)
+	}
+	want(t, "the thousandth", last, "2001:db8::1:0:0:3e7/64")
+	if len(l.Leases) > 1 || len(l.Last) != 1 {
+		t.Errorf("leases grow: %d, %v", len(l.Leases), l.Last)
+	}
+}
+
+// TestModel compares a long random life with the two rules that matter: no
+// address has two holders, and none is given before its cool-down has ended.
+func TestModel(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // repeatable on purpose
+	d := dev("10.0.1.10/24 10.0.1.11/24 10.0.1.12/24 2001:db8::9/64 2001:db8::a/64", "10.0.1.16/28")
+	l := &nodestate.Leases{ENIID: eni}
+	holders, freed := map[netip.Addr]string{}, map[netip.Addr]time.Duration{}
+	var now time.Duration
+	given := 0
+	for range 20000 {
+		now += time.Duration(rnd.IntN(4000)) * time.Millisecond
+		name := fmt.Sprint("c", rnd.IntN(40))
+		r := ask(name)
+		if rnd.IntN(2) == 0 {
+			lease.Give(l, r.Holder.AttachmentID, now)
+			for a, who := range holders {
+				if who == name {
+					freed[a] = now
+					delete(holders, a)
+				}
+			}
+			continue
+		}
+		got, err := lease.Take(l, d, r, now, alive)
+		var exhausted *lease.ExhaustedError
+		if err != nil && !errors.As(err, &exhausted) {
+			t.Fatal(err)
+		}
+		if exhausted != nil && (exhausted.Size != 18 || exhausted.Leased != len(holders) || exhausted.Free() != 0) {
+			t.Fatalf("%v with %d holders", err, len(holders))
+		}
+		for _, p := range got {
+			a := p.Addr()
+			if who, ok := holders[a]; ok && who != name {
+				t.Fatalf("%s is given to %s and to %s", a, who, name)
+			}
+			if at, ok := freed[a]; ok && holders[a] == "" && now < at+30*time.Second {
+				t.Fatalf("%s is given %s after its release", a, now-at)
+			}
+			holders[a] = name
+			given++
+		}
+		if !slices.IsSortedFunc(l.Leases, func(a, b nodestate.Lease) int { return a.Address.Compare(b.Address) }) {
+			t.Fatal("leases are not sorted")
+		}
+	}
+	if given < 1000 {
+		t.Errorf("only %d leases", given)
+	}
+}
+
+func TestCollect(t *testing.T) {
+	d, l := dev("10.0.1.10/24 10.0.1.11/24 10.0.1.12/24 10.0.1.13/24", ""), &nodestate.Leases{ENIID: eni}
+	other := ask("other")
+	other.Holder.Network = "another"
+	for _, r := range []lease.Request{ask("keep"), ask("lost"), other} {
+		take(l, d, r, 0, alive)
+	}
+	if !lease.Collect(l, "net", time.Second, func(l *nodestate.Lease) bool { return l.ContainerID == "keep" }) {
+		t.Error("nothing collected")
+	}
+	got := map[string]nodestate.LeaseState{}
+	for _, lease := range l.Leases {
+		got[lease.ContainerID] = lease.State
+	}
+	if diff := cmp.Diff(map[string]nodestate.LeaseState{"keep": "leased", "lost": "cooling", "other": "leased"}, got); diff != "" {
+		t.Errorf("states (-want +got):\n%s", diff)
+	}
+}

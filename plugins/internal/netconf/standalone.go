@@ -1,0 +1,61 @@
+package netconf
+
+import "github.com/multi-eni/multi-eni-cni/pkg/device"
+
+// ParseIPAM checks what eni-ipam gets when another plugin than multi-eni runs it:
+// the whole netconf of that plugin, of which it reads what is its business. The
+// Config's Delegate stands for that plugin, and Select is ipam.select. Errors are
+// those of Parse.
+func ParseIPAM(stdin []byte) (*Config, error) {
+	d, c, err := parseIPAM(stdin)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case c.ENIIPAM == nil:
+		if !d.faultAt("ipam") {
+			d.fault("ipam.type", "is not %s", ENIIPAMType)
+		}
+	case c.Select.Empty() && c.DeviceID == "" && c.Interface == "" && !d.faultAt("ipam", "deviceID", "pciBusID", "runtimeConfig"):
+		d.fault("ipam.select", "names no ENI, nor does the netconf by master, device, deviceID or pciBusID; give ipam.select.nodeENI")
+	default:
+		c.ENIIPAM.checkSharing(d, c.Delegate)
+	}
+	return c, d.err()
+}
+
+// ParseIPAMLenient is ParseIPAM for DEL, GC and STATUS, as ParseLenient is.
+func ParseIPAMLenient(stdin []byte) (*Config, error) {
+	_, c, err := parseIPAM(stdin)
+	return c, err
+}
+
+func parseIPAM(stdin []byte) (*decoder, *Config, error) {
+	d, err := newDecoder(stdin)
+	if err != nil {
+		return nil, nil, err
+	}
+	c := &Config{Paths: DefaultPaths(), Raw: d.whole}
+	d.str("cniVersion", &c.CNIVersion)
+	d.str("name", &c.Name)
+	c.RuntimeConfig = d.runtimeConfig(c)
+	c.DeviceID = d.deviceID()
+	typ := unquote(d.fields["type"])
+	known, ok := knownDelegates[typ]
+	c.Delegate = &Delegate{Plugin: Plugin{Type: typ}, Shared: known.shared || !ok}
+	for _, key := range []string{"master", "device"} {
+		if name := unquote(d.fields[key]); c.Interface == "" {
+			if _, err := device.ParseInterfaceName(name); err == nil {
+				c.Interface = name
+			}
+		}
+	}
+	if c.ENIIPAM = d.eniIPAM(d.ipam(), "select", "inventory"); c.ENIIPAM != nil {
+		sub := d.object("ipam")
+		c.Paths.LeaseDir = c.ENIIPAM.DataDir
+		sub.path("inventory", &c.Paths.Inventory)
+		c.Select = sub.selectDevice()
+	}
+	c.ValidAttachments = d.validAttachments()
+	return d, c, nil
+}
