@@ -70,7 +70,7 @@ func (m *machine) must(err error) {
 func (m *machine) args() []string {
 	return []string{
 		"run", "--node-name=node-a", "--nodeeni-source=dir:" + m.path("nodeenis"), "--pcidp-config=" + m.path("pcidp/config.json"),
-		"--inventory=" + m.path("run/inventory.json"), "--state-dir=" + m.path("state"), "--attachments-dir=" + m.path("records"), "--sysfs=" + m.node.Sysfs,
+		"--inventory=" + m.path("run/inventory.json"), "--state-dir=" + m.path("state"), "--attachments-dir=" + m.path("records"), "--lease-dir=" + m.path("leases"), "--sysfs=" + m.node.Sysfs,
 	}
 }
 

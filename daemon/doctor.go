@@ -69,7 +69,7 @@ func (p program) doctor(ctx context.Context, c nodeFlags, policy, output string)
 		},
 		Look:        orphan.Look,
 		Running:     func(ctx context.Context) (bool, error) { return daemonAnswers(ctx, c.inventory) },
-		PCIDPConfig: c.pcidpConfig, Inventory: c.inventory, StateDir: c.stateDir, AttachmentsDir: c.attachmentsDir,
+		PCIDPConfig: c.pcidpConfig, Inventory: c.inventory, StateDir: c.stateDir, AttachmentsDir: c.attachmentsDir, LeaseDir: c.leaseDir,
 		Sysfs: c.sysfs, Policy: policy, BinDir: c.cniBinDir,
 		DriverPolicy: c.drivers, Dev: c.dev, ModulesRoot: c.modulesRoot,
 	}

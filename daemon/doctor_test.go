@@ -67,7 +67,7 @@ func TestDoctorOfAFolder(t *testing.T) {
 	_, report, _ = m.doctor()
 	wantLine(t, report, `FAIL  policy: dataDir of /node/policy.json is "`+nodestate.DefaultAttachmentsDir+`", --attachments-dir is "/node/records"`)
 	wantLine(t, report, `FAIL  policy: inventory of /node/policy.json is "`+nodestate.DefaultInventoryPath+`", --inventory is "/node/run/inventory.json"`)
-	data, err := json.Marshal(nodestate.Policy{SchemaVersion: 1, BinDir: m.path("bin"), DataDir: m.path("records"), Inventory: m.path("run/inventory.json")})
+	data, err := json.Marshal(nodestate.Policy{SchemaVersion: 1, BinDir: m.path("bin"), DataDir: m.path("records"), LeaseDir: m.path("leases"), Inventory: m.path("run/inventory.json")})
 	m.must(err)
 	m.must(os.WriteFile(m.path("policy.json"), data, 0o600))
 

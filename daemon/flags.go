@@ -24,7 +24,8 @@ import (
 // nodeFlags is the command line of what works on this node: run and doctor.
 type nodeFlags struct {
 	nodeName, source, attachmentsFrom, kubeconfig              string
-	pcidpConfig, inventory, stateDir, attachmentsDir, sysfs    string
+	pcidpConfig, inventory, stateDir, attachmentsDir, leaseDir string
+	sysfs                                                      string
 	restart, podresources, cniBinDir, listen, logLevel, format string
 	dev, modulesRoot                                           string
 	drivers                                                    driver.Policy
@@ -54,6 +55,7 @@ func (c *nodeFlags) add(f *pflag.FlagSet, p program) {
 	f.StringVar(&c.inventory, "inventory", nodestate.DefaultInventoryPath, "inventory to write")
 	f.StringVar(&c.stateDir, "state-dir", nodestate.DefaultStateDir, "folder of the daemon's own memory")
 	f.StringVar(&c.attachmentsDir, "attachments-dir", nodestate.DefaultAttachmentsDir, "folder of the plugin's attachment records")
+	f.StringVar(&c.leaseDir, "lease-dir", nodestate.DefaultLeaseDir, "folder of the leases of addresses by eni-ipam")
 	f.StringVar(&c.sysfs, "sysfs", sysfs.DefaultRoot, "where sysfs is mounted")
 	f.StringVar(&c.dev, "dev", "/dev", "where the host's /dev is mounted, to see whether a program has a device open")
 	f.StringVar(&c.modulesRoot, "modules-root", "/", "folder that has the host's lib/modules, for --load-modules")
@@ -123,7 +125,7 @@ func (c *nodeFlags) check() error {
 		}
 	}
 	for _, f := range []struct{ flag, path string }{
-		{"--pcidp-config", c.pcidpConfig}, {"--inventory", c.inventory}, {"--state-dir", c.stateDir}, {"--attachments-dir", c.attachmentsDir}, {"--sysfs", c.sysfs}, {"--cni-bin-dir", c.cniBinDir},
+		{"--pcidp-config", c.pcidpConfig}, {"--inventory", c.inventory}, {"--state-dir", c.stateDir}, {"--attachments-dir", c.attachmentsDir}, {"--lease-dir", c.leaseDir}, {"--sysfs", c.sysfs}, {"--cni-bin-dir", c.cniBinDir},
 		{"--dev", c.dev}, {"--modules-root", c.modulesRoot},
 	} {
 		if f.path == "" {

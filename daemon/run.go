@@ -62,7 +62,7 @@ func (c *nodeFlags) run(ctx context.Context, log *logrus.Logger) error {
 	if err != nil {
 		return err
 	}
-	watched := []string{filepath.Dir(c.pcidpConfig), c.attachmentsDir, filepath.Join(c.attachmentsDir, "restore")}
+	watched := []string{filepath.Dir(c.pcidpConfig), c.attachmentsDir, filepath.Join(c.attachmentsDir, "restore"), filepath.Join(c.leaseDir, bootID)}
 	if c.dir != "" {
 		watched = append(watched, c.dir)
 	}
@@ -82,11 +82,11 @@ func (c *nodeFlags) run(ctx context.Context, log *logrus.Logger) error {
 		Attachments: attachments, BootID: bootID, BinDir: c.cniBinDir, Grace: c.orphanGrace, Now: time.Now, Log: log, Wake: awake,
 	})
 	server := operate.New(operate.Options{
-		Version: version, Inventory: c.inventory, API: cluster.api(), EventsDropped: cluster.eventsDropped(), Now: time.Now, Log: log,
+		Version: version, Inventory: c.inventory, Leases: nodestate.LeaseDir(c.leaseDir), API: cluster.api(), EventsDropped: cluster.eventsDropped(), Now: time.Now, Log: log,
 	})
 	o := reconcile.Options{
 		NodeName: c.nodeName, BootID: bootID, InventoryPath: c.inventory, StateDir: c.stateDir,
-		Attachments: attachments, NodeENIs: manifest.New(c.dir), Metadata: awsnode.New(awsnode.Config{}),
+		Attachments: attachments, Leases: nodestate.LeaseDir(c.leaseDir), NodeENIs: manifest.New(c.dir), Metadata: awsnode.New(awsnode.Config{}),
 		PCI: sysfs.NewFS(c.sysfs), Host: host, Drivers: c.nodeDrivers(), Config: &pcidp.File{Path: c.pcidpConfig, Now: time.Now},
 		Orphans: orphans, Wake: awake, Jitter: rand.N(maxJitter), Now: time.Now, Log: log,
 	}

@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -24,7 +25,7 @@ import (
 const askTimeout = 2 * time.Second
 
 func (p program) statusCommand(ctx context.Context) *cobra.Command {
-	var inventory, attachments, output string
+	var inventory, attachments, leases, output string
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Show the node's devices, who holds them, and what is wrong",
@@ -35,7 +36,7 @@ func (p program) statusCommand(ctx context.Context) *cobra.Command {
 			if output != "table" && output != "json" {
 				return usagef("--output %q: want table or json", output)
 			}
-			s, err := getStatus(ctx, inventory, nodestate.AttachmentDir(attachments))
+			s, err := getStatus(ctx, inventory, nodestate.AttachmentDir(attachments), nodestate.LeaseDir(leases))
 			if err != nil {
 				return err
 			}
@@ -50,6 +51,7 @@ func (p program) statusCommand(ctx context.Context) *cobra.Command {
 	f := cmd.Flags()
 	f.StringVar(&inventory, "inventory", nodestate.DefaultInventoryPath, "inventory to read, and in whose folder the daemon's socket is")
 	f.StringVar(&attachments, "attachments-dir", nodestate.DefaultAttachmentsDir, "folder of the plugin's attachment records")
+	f.StringVar(&leases, "lease-dir", nodestate.DefaultLeaseDir, "folder of the leases of addresses by eni-ipam")
 	f.StringVarP(&output, "output", "o", "table", "table or json")
 	return cmd
 }
@@ -58,7 +60,7 @@ func (p program) statusCommand(ctx context.Context) *cobra.Command {
 type status struct{ operate.Status }
 
 // getStatus asks the daemon that writes the inventory, else the files.
-func getStatus(ctx context.Context, inventory string, attachments nodestate.AttachmentDir) (status, error) {
+func getStatus(ctx context.Context, inventory string, attachments nodestate.AttachmentDir, leases nodestate.LeaseDir) (status, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	live, err := operate.Ask(ctx, filepath.Join(filepath.Dir(inventory), operate.SocketName))
@@ -67,10 +69,10 @@ func getStatus(ctx context.Context, inventory string, attachments nodestate.Atta
 		return status{live}, nil
 	}
 	// why it does not answer is no news: a status from files says that it is one
-	return readStatus(inventory, attachments)
+	return readStatus(inventory, attachments, leases)
 }
 
-func readStatus(path string, attachments nodestate.AttachmentDir) (status, error) {
+func readStatus(path string, attachments nodestate.AttachmentDir, leases nodestate.LeaseDir) (status, error) {
 	inv, err := nodestate.ReadInventory(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return status{}, fmt.Errorf("no inventory at %q: multi-enid has not run since the node started, or writes elsewhere (--inventory)", path)
@@ -100,6 +102,7 @@ func readStatus(path string, attachments nodestate.AttachmentDir) (status, error
 			s.Holders = append(s.Holders, reconcile.HolderOf(a))
 		}
 	}
+	s.SetPools(leases)
 	return status{s}, nil
 }
 
@@ -121,6 +124,9 @@ func (s status) print(out io.Writer) error {
 		if err := s.table(&b); err != nil {
 			return err
 		}
+	}
+	if err := s.pools(&b); err != nil {
+		return err
 	}
 	s.live(&b)
 	s.problems(&b)
@@ -153,6 +159,28 @@ func (s status) table(out io.Writer) error {
 		fmt.Fprintln(w, strings.Join(row, "\t"))
 	}
 	return w.Flush()
+}
+
+// pools has a line for each pool of addresses.
+func (s status) pools(b *strings.Builder) error {
+	if len(s.Pools) == 0 || s.EarlierBoot {
+		return nil
+	}
+	b.WriteString("\nAddresses for pods that share an ENI:\n")
+	w := tabwriter.NewWriter(b, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "DEVICE\tFAMILY\tFREE\tLEASED\tCOOLING\tRETIRING")
+	for _, p := range s.Pools {
+		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%d\t%d\n", p.ENIID, p.Family, many(p.Free()), p.Leased, p.Cooling, p.Retiring)
+	}
+	return w.Flush()
+}
+
+// many is a count that nobody reads digit by digit.
+func many(n int) string {
+	if n > 1<<20 {
+		return ">1M"
+	}
+	return strconv.Itoa(n)
 }
 
 // holderName names the pod, or the container where the runtime named no pod, and
@@ -230,6 +258,6 @@ func (s status) problems(b *strings.Builder) {
 		fmt.Fprintf(b, "  %s: %s\n", about, p.Message)
 	}
 	for _, u := range s.Unreadable {
-		fmt.Fprintf(b, "  UnreadableRecord: %s; its device may be held: remove the file if its container is gone\n", u)
+		fmt.Fprintf(b, "  UnreadableRecord: %s; what it holds is not known: remove the file if its container is gone\n", u)
 	}
 }

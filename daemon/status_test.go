@@ -56,20 +56,21 @@ func TestStatus(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			dir := t.TempDir()
-			path, records := filepath.Join(dir, "inventory.json"), filepath.Join(dir, "records")
+			path, records, leases := filepath.Join(dir, "inventory.json"), filepath.Join(dir, "records"), filepath.Join(dir, "leases")
 			if err := nodestate.WriteInventory(path, tt.inv); err != nil {
 				t.Fatal(err)
 			}
 			if tt.holders {
 				writeHolders(t, nodestate.AttachmentDir(records), boot)
+				writeLease(t, nodestate.LeaseDir(leases), boot, tt.inv.Devices[0])
 			}
-			code, stdout, stderr := call(t.Context(), nil, "status", "--inventory", path, "--attachments-dir", records)
+			code, stdout, stderr := call(t.Context(), nil, "status", "--inventory", path, "--attachments-dir", records, "--lease-dir", leases)
 			if code != 0 || stderr != "" {
 				t.Fatalf("exit code %d: %s", code, stderr)
 			}
 			golden(t, tt.name+".txt", strings.ReplaceAll(stdout, dir, "DIR"))
 
-			code, stdout, stderr = call(t.Context(), nil, "status", "--inventory", path, "--attachments-dir", records, "-o", "json")
+			code, stdout, stderr = call(t.Context(), nil, "status", "--inventory", path, "--attachments-dir", records, "--lease-dir", leases, "-o", "json")
 			if code != 0 || stderr != "" {
 				t.Fatalf("exit code %d: %s", code, stderr)
 			}
@@ -79,6 +80,20 @@ func TestStatus(t *testing.T) {
 			stdout = strings.ReplaceAll(stdout, dir, "DIR")
 			golden(t, tt.name+".json", strings.ReplaceAll(stdout, boot, "THIS-BOOT"))
 		})
+	}
+}
+
+// writeLease has a pod lease the device's second address.
+func writeLease(t *testing.T, dir nodestate.LeaseDir, boot string, d nodestate.Device) {
+	t.Helper()
+	l, err := dir.Lock(t.Context(), boot, d.ENIID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	l.Leases.Leases = []nodestate.Lease{{Address: d.Addresses[1].Addr(), State: nodestate.LeaseHeld, AttachmentID: nodestate.AttachmentID{ContainerID: "c1", IfName: "net1"}}}
+	if err := l.Save(); err != nil {
+		t.Fatal(err)
 	}
 }
 

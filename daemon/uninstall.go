@@ -19,9 +19,9 @@ import (
 
 // removal is what uninstall takes away.
 type removal struct {
-	from, policy                        string
-	attachmentsDir, stateDir, inventory string
-	force                               bool
+	from, policy                                  string
+	attachmentsDir, leaseDir, stateDir, inventory string
+	force                                         bool
 }
 
 func (p program) uninstallCommand() *cobra.Command {
@@ -41,6 +41,7 @@ func (p program) uninstallCommand() *cobra.Command {
 	f.StringVar(&r.from, "from", "", "folder of CNI plugins to remove from")
 	f.StringVar(&r.policy, "policy", nodestate.DefaultPolicyPath, "policy file to remove if nobody has changed it; empty leaves it")
 	f.StringVar(&r.attachmentsDir, "attachments-dir", nodestate.DefaultAttachmentsDir, "folder of the plugin's attachment records")
+	f.StringVar(&r.leaseDir, "lease-dir", nodestate.DefaultLeaseDir, "folder of the leases of addresses by eni-ipam")
 	f.StringVar(&r.stateDir, "state-dir", nodestate.DefaultStateDir, "folder of the daemon's own memory")
 	f.StringVar(&r.inventory, "inventory", nodestate.DefaultInventoryPath, "inventory")
 	f.BoolVar(&r.force, "force", false, "remove it although pods have attachments or devices are not given back; what is known of these stays")
@@ -96,9 +97,9 @@ func (p program) uninstall(r removal) error {
 // the folders if nothing else is in them.
 func (p program) removeState(r removal) error {
 	locks, err := filepath.Glob(filepath.Join(r.attachmentsDir, "locks", "*.lock"))
-	errs := []error{err}
+	errs := []error{err, nodestate.LeaseDir(r.leaseDir).RemoveAll()}
 	for _, path := range append(locks,
-		filepath.Join(r.attachmentsDir, "locks"), filepath.Join(r.attachmentsDir, "restore"), r.attachmentsDir,
+		r.leaseDir, filepath.Join(r.attachmentsDir, "locks"), filepath.Join(r.attachmentsDir, "restore"), r.attachmentsDir,
 		r.inventory, filepath.Join(filepath.Dir(r.inventory), operate.SocketName), filepath.Dir(r.inventory),
 		nodestate.CheckpointPath(r.stateDir), filepath.Join(r.stateDir, lockName), r.stateDir,
 	) {
@@ -118,6 +119,13 @@ func (r removal) uses() (uses []string, err error) {
 	}
 	for _, err := range bad {
 		uses = append(uses, "an attachment record that cannot be read: "+err.Error())
+	}
+	held, err := nodestate.LeaseDir(r.leaseDir).Held()
+	if err != nil {
+		return uses, err
+	}
+	for _, l := range held {
+		uses = append(uses, fmt.Sprintf("address %s, leased to %s", l.Address, l.AttachmentID))
 	}
 	restores, err := nodestate.AttachmentDir(r.attachmentsDir).Restores()
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {

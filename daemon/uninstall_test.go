@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"io/fs"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -15,7 +16,7 @@ import (
 // uninstallable is what install and run have put on a node.
 type uninstallable struct {
 	installation
-	records, state, inventory string
+	records, state, inventory, leases string
 }
 
 func newUninstallable(t *testing.T) uninstallable {
@@ -23,12 +24,13 @@ func newUninstallable(t *testing.T) uninstallable {
 	i := newInstallation(t)
 	i.want("installed", plugin("v1"))
 	dir := filepath.Dir(i.from)
-	u := uninstallable{i, filepath.Join(dir, "cni/multi-eni"), filepath.Join(dir, "state"), filepath.Join(dir, "run/inventory.json")}
+	u := uninstallable{i, filepath.Join(dir, "cni/multi-eni"), filepath.Join(dir, "state"), filepath.Join(dir, "run/inventory.json"), filepath.Join(dir, "cni/eni-ipam")}
 	for _, d := range []string{u.records, u.state, filepath.Dir(u.inventory)} {
 		u.must(os.MkdirAll(d, 0o700))
 	}
 	u.must(nodestate.WriteInventory(u.inventory, nodestate.Inventory{NodeName: "node-a"}))
 	u.checkpoint()
+	u.lease(nodestate.LeaseCooling)
 	unlock, err := nodestate.AttachmentDir(u.records).ClaimLock(t.Context(), "0000:00:06.0")
 	u.must(err)
 	unlock()
@@ -60,9 +62,21 @@ func (u uninstallable) record() {
 	r.Close()
 }
 
+// lease has an address be in a state of this boot.
+func (u uninstallable) lease(state nodestate.LeaseState) {
+	u.Helper()
+	boot, err := nodestate.BootID()
+	u.must(err)
+	l, err := nodestate.LeaseDir(u.leases).Lock(u.Context(), boot, "eni-0a1b2c3d4e5f60001")
+	u.must(err)
+	defer l.Close()
+	l.Leases.Leases = []nodestate.Lease{{Address: netip.MustParseAddr("10.0.1.16"), State: state, AttachmentID: nodestate.AttachmentID{ContainerID: "c3", IfName: "net1"}}}
+	u.must(l.Save())
+}
+
 func (u uninstallable) run(args ...string) (code int, stdout, stderr string) {
 	return call(u.Context(), nil, append([]string{
-		"uninstall", "--from", u.to, "--policy", u.policy, "--attachments-dir", u.records, "--state-dir", u.state, "--inventory", u.inventory,
+		"uninstall", "--from", u.to, "--policy", u.policy, "--attachments-dir", u.records, "--state-dir", u.state, "--inventory", u.inventory, "--lease-dir", u.leases,
 	}, args...)...)
 }
 
@@ -90,7 +104,7 @@ func TestUninstall(t *testing.T) {
 	if got, want := u.left(), []string{"opt/cni/bin/bridge"}; !slices.Equal(got, want) {
 		t.Errorf("left: %q, want %q", got, want)
 	}
-	for _, dir := range []string{u.records, u.state, filepath.Dir(u.inventory)} {
+	for _, dir := range []string{u.records, u.leases, u.state, filepath.Dir(u.inventory)} {
 		if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("%s: %v", dir, err)
 		}
@@ -112,6 +126,7 @@ func TestUninstallRefuses(t *testing.T) {
 		"an unreadable record": {func(u uninstallable) {
 			u.must(os.WriteFile(filepath.Join(u.records, "c2-net1.json"), []byte("{"), 0o600))
 		}, "an attachment record that cannot be read", "cni/multi-eni/c2-net1.json"},
+		"a lease": {func(u uninstallable) { u.lease(nodestate.LeaseHeld) }, "address 10.0.1.16, leased to c3-net1", "state/checkpoint.json"},
 		"a device to give back": {func(u uninstallable) {
 			u.must(nodestate.AttachmentDir(u.records).SaveRestore(nodestate.Restore{Device: nodestate.AttachedDevice{PCIAddress: "0000:00:06.0"}}))
 		}, "device 0000:00:06.0, not given back yet", "cni/multi-eni/restore/0000:00:06.0.json"},

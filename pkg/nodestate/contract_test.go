@@ -24,6 +24,9 @@ var update = flag.Bool("update", false, "write the golden files")
 var sameJSON = cmp.Options{
 	cmp.Comparer(func(a, b json.RawMessage) bool { return squeeze(a) == squeeze(b) }),
 	cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }),
+	cmp.Comparer(func(a, b netip.Addr) bool { return a == b }),
+	cmp.Comparer(slices.Equal[[]netip.Addr]),
+	cmp.Comparer(slices.Equal[[]netip.Prefix]),
 	cmp.Comparer(slices.Equal[[]string]), // an empty list may be left out
 }
 

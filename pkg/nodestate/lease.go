@@ -204,11 +204,40 @@ func (d LeaseDir) ENIs(bootID string) ([]device.ENIID, error) {
 	return all, nil
 }
 
+// Held returns the leases that attachments of this boot hold, of all ENIs.
+func (d LeaseDir) Held() (all []Lease, err error) {
+	bootID, err := BootID()
+	if err != nil {
+		return nil, err
+	}
+	enis, err := d.ENIs(bootID)
+	errs := []error{err}
+	for _, eni := range enis {
+		l, err := d.Read(bootID, eni)
+		errs = append(errs, err)
+		for _, lease := range l.Leases {
+			if lease.State == LeaseHeld {
+				all = append(all, lease)
+			}
+		}
+	}
+	return all, errors.Join(errs...)
+}
+
+// RemoveAll deletes the leases of every boot, and nothing else that may be in the
+// folder.
+func (d LeaseDir) RemoveAll() error {
+	if err := d.removeBoots(""); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
 func (d LeaseDir) path(bootID string, eni device.ENIID) (string, error) {
 	if _, err := device.ParseENIID(eni.String()); err != nil {
 		return "", fmt.Errorf("leases of ENI: %w", err)
 	}
-	if !isBootID(bootID) {
+	if bootID == "" || strings.Contains(bootID, "/") || bootID[0] == '.' {
 		return "", fmt.Errorf("leases of boot %q: want the content of %s", bootID, bootIDPath)
 	}
 	return filepath.Join(string(d), bootID, eni.String()+".json"), nil

@@ -1,12 +1,15 @@
 package nodestate
 
 import (
+	"errors"
 	"iter"
 	"math"
 	"net/netip"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/device"
 )
 
 // Pool are the addresses of an ENI that pods which share it may be given, of one
@@ -119,10 +122,54 @@ func (p Pool) String() string {
 
 // PoolCount says how a pool stands: how many addresses it has, and how many of
 // them are not free, and why. Size is math.MaxInt for more than that.
-type PoolCount struct{ Size, Leased, Cooling, Retiring int }
+type PoolCount struct {
+	Size     int `json:"size"`
+	Leased   int `json:"leased"`
+	Cooling  int `json:"cooling"`
+	Retiring int `json:"retiring"`
+}
 
 // Free is how many addresses of the pool can be given.
 func (c PoolCount) Free() int { return c.Size - c.Leased - c.Cooling - c.Retiring }
+
+// PoolState says how the addresses of one family stand that an ENI has for pods
+// which share it.
+type PoolState struct {
+	ENIID device.ENIID `json:"eniID"`
+	// Family is ipv4 or ipv6.
+	Family string `json:"family"`
+	PoolCount
+}
+
+// Pools says how the pools of all devices stand; devices without any are left
+// out. What could not be read is an error besides those that could.
+func (d LeaseDir) Pools(bootID string, devices []Device) (all []PoolState, err error) {
+	now, err := Uptime()
+	if err != nil {
+		return nil, err
+	}
+	var errs []error
+	for i := range devices {
+		v4, v6 := devices[i].Pools()
+		if v4.Size() == 0 && v6.Size() == 0 {
+			continue
+		}
+		leases, err := d.Read(bootID, devices[i].ENIID)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		for _, p := range []struct {
+			family string
+			pool   Pool
+		}{{"ipv4", v4}, {"ipv6", v6}} {
+			if c, _ := leases.Count(p.pool, now); c.Size > 0 {
+				all = append(all, PoolState{devices[i].ENIID, p.family, c})
+			}
+		}
+	}
+	return all, errors.Join(errs...)
+}
 
 // Count counts a pool's leases at a time since boot. Next is in how long the first
 // one has cooled down; 0 when none is cooling.

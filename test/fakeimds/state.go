@@ -24,6 +24,7 @@ type ENI struct {
 	NetworkCard    int      `json:"networkCard"`
 	SubnetID       string   `json:"subnetID"`
 	SubnetIPv4CIDR string   `json:"subnetIPv4CIDR"`
+	VPCIPv4CIDRs   []string `json:"vpcIPv4CIDRs"`
 	IPv4s          []string `json:"ipv4s"`
 	IPv4Prefixes   []string `json:"ipv4Prefixes"`
 	SubnetIPv6CIDR []string `json:"subnetIPv6CIDRs"`
@@ -162,7 +163,7 @@ func (s *Server) listed(a *attachment) bool {
 func interfaceKeys() []string {
 	return []string{
 		"device-number", "interface-id", "ipv4-prefix", "ipv6-prefix", "ipv6s", "local-ipv4s", "mac",
-		"network-card", "subnet-id", "subnet-ipv4-cidr-block", "subnet-ipv6-cidr-blocks",
+		"network-card", "subnet-id", "subnet-ipv4-cidr-block", "subnet-ipv6-cidr-blocks", "vpc-ipv4-cidr-blocks",
 	}
 }
 
@@ -195,6 +196,8 @@ func (s *Server) interfaceValue(a *attachment, key string) (string, answer) {
 		return nonEmpty(a.SubnetID)
 	case "subnet-ipv4-cidr-block":
 		return nonEmpty(a.SubnetIPv4CIDR)
+	case "vpc-ipv4-cidr-blocks":
+		return nonEmpty(a.VPCIPv4CIDRs...)
 	case "local-ipv4s":
 		return nonEmpty(a.IPv4s...)
 	case "ipv4-prefix":

@@ -85,6 +85,7 @@ func alertCases() []alertCase {
 			7, 10, 80, "times in an hour",
 		},
 		{"MultiENIDriverChangeFailed", []string{`multi_eni_driver_changes_total{result="failed", to="kernel", ` + from + `} 0x4 1x120`}, 4, 6, 70, "could not change its driver"},
+		{"MultiENIAddressesExhausted", []string{`multi_eni_exhausted_pools{` + from + `} 0x4 1x20 0x5`}, 9, 10, 26, "1 pools of addresses on node-1"},
 		{"MultiENIEventsDropped", []string{`multi_eni_events_dropped_total{` + from + `} 0x4 3x120`}, 4, 6, 70, "has given up Events"},
 	}
 }

@@ -59,6 +59,8 @@ type ENI struct {
 	// SubnetCIDR is the subnet's IPv4 range, or its first IPv6 range where it
 	// has no other.
 	SubnetCIDR netip.Prefix
+	// VPCCIDRs are the IPv4 ranges of the VPC.
+	VPCCIDRs []netip.Prefix
 	// Addresses are the ENI's own in the order of IMDS (the primary one first),
 	// IPv4 before IPv6, each with the length of its subnet's range.
 	Addresses []netip.Prefix

@@ -127,6 +127,7 @@ func readENI(mac device.MAC, get func(key string) (string, error)) (*ENI, error)
 	if len(subnets) > 0 {
 		e.SubnetCIDR = subnets[0]
 	}
+	e.VPCCIDRs = values(&r, "vpc-ipv4-cidr-blocks", parsePrefix)
 	for _, key := range []string{"local-ipv4s", "ipv6s"} {
 		e.Addresses = append(e.Addresses, r.addresses(key, subnets)...)
 	}

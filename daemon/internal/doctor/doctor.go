@@ -114,7 +114,7 @@ type Options struct {
 	DriverPolicy     driver.Policy
 	Dev, ModulesRoot string
 
-	PCIDPConfig, Inventory, StateDir, AttachmentsDir, Sysfs, Policy, BinDir string
+	PCIDPConfig, Inventory, StateDir, AttachmentsDir, LeaseDir, Sysfs, Policy, BinDir string
 }
 
 // Run carries out all checks, one after the other. Of those that ctx ends, the

@@ -68,7 +68,7 @@ func newWorld(t *testing.T) *world {
 		Look:          func(string) (orphan.View, error) { return orphan.View{Propagated: true, Netns: true}, nil },
 		Running:       func(context.Context) (bool, error) { return true, nil },
 		PCIDPConfig:   w.path("etc/pcidp/config.json"), Inventory: w.path("run/inventory.json"), StateDir: w.path("state"),
-		AttachmentsDir: w.path("records"), Sysfs: w.path("sys"), Dev: w.path("dev"), ModulesRoot: w.path("host"), Policy: w.path("etc/policy.json"), BinDir: w.path("bin"),
+		AttachmentsDir: w.path("records"), LeaseDir: w.path("leases"), Sysfs: w.path("sys"), Dev: w.path("dev"), ModulesRoot: w.path("host"), Policy: w.path("etc/policy.json"), BinDir: w.path("bin"),
 	}
 	w.must(os.MkdirAll(w.o.StateDir, 0o700))
 	w.must(os.MkdirAll(w.o.AttachmentsDir, 0o700))
@@ -76,7 +76,7 @@ func newWorld(t *testing.T) *world {
 	w.sysfs("kernel", "7")
 	w.write("etc/pcidp/config.json", `{"resourceList":[]}`, 0o644)
 	w.write("bin/multi-eni", "", 0o755)
-	w.write("etc/policy.json", fmt.Sprintf(`{"schemaVersion":1,"binDir":%q,"dataDir":%q,"inventory":%q}`, w.o.BinDir, w.o.AttachmentsDir, w.o.Inventory), 0o644)
+	w.write("etc/policy.json", fmt.Sprintf(`{"schemaVersion":1,"binDir":%q,"dataDir":%q,"leaseDir":%q,"inventory":%q}`, w.o.BinDir, w.o.AttachmentsDir, w.o.LeaseDir, w.o.Inventory), 0o644)
 	w.inventory(nodestate.Inventory{NodeName: "node-a", BootID: bootID, Devices: []nodestate.Device{{
 		ENIID: "eni-0a1b2c3d4e5f60001", NodeENI: "fast", MAC: "02:00:00:00:00:01", PCIAddress: "0000:00:06.0", Phase: nodestate.PhaseReady,
 	}}})
@@ -259,7 +259,7 @@ func TestFindings(t *testing.T) {
 		"policy invalid": {func(w *world) { w.write("etc/policy.json", "{", 0o644) }, Fail, "policy", []string{"refuses every ADD"}},
 		"policy open":    {func(w *world) { w.must(os.Chmod(w.o.Policy, 0o666)) }, Fail, "policy", []string{"chmod go-w"}},
 		"policy elsewhere": {func(w *world) {
-			w.write("etc/policy.json", fmt.Sprintf(`{"schemaVersion":1,"binDir":%q,"inventory":%q}`, w.o.BinDir, w.o.Inventory), 0o644)
+			w.write("etc/policy.json", fmt.Sprintf(`{"schemaVersion":1,"binDir":%q,"leaseDir":%q,"inventory":%q}`, w.o.BinDir, w.o.LeaseDir, w.o.Inventory), 0o644)
 		}, Fail, "policy", []string{"dataDir", nodestate.DefaultAttachmentsDir, "--attachments-dir"}},
 		"not propagated": {func(w *world) {
 			w.record("c1", func(a *nodestate.Attachment) { a.Netns.Path = "/var/run/netns/c1" })

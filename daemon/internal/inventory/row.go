@@ -2,7 +2,10 @@ package inventory
 
 import (
 	"cmp"
+	"fmt"
 	"net/netip"
+	"slices"
+	"strings"
 
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
@@ -164,8 +167,12 @@ func (j *joiner) describe(c *claim, p place) nodestate.Device {
 		if e.SubnetCIDR.IsValid() {
 			d.SubnetCIDR = e.SubnetCIDR
 		}
+		d.VPCCIDRs = e.VPCCIDRs
 		d.Addresses = append(d.Addresses, e.Addresses...)
 		d.Prefixes = append(d.Prefixes, e.Prefixes...)
+		if before != nil {
+			j.keepLeased(&d, &before.Device)
+		}
 	} else if before != nil {
 		if d.DeviceIndex < 1 {
 			d.DeviceIndex = before.DeviceIndex
@@ -175,10 +182,42 @@ func (j *joiner) describe(c *claim, p place) nodestate.Device {
 		if !d.SubnetCIDR.IsValid() {
 			d.SubnetCIDR = before.SubnetCIDR
 		}
+		d.VPCCIDRs = before.VPCCIDRs
 		d.Addresses = append(d.Addresses, before.Addresses...)
 		d.Prefixes = append(d.Prefixes, before.Prefixes...)
 	}
 	return d
+}
+
+// keepLeased keeps in a row what it had before and some pod has a lease of,
+// whatever the sources say: the pod still uses it, and nobody else may be told
+// otherwise. While leases cannot be read, everything counts as leased.
+func (j *joiner) keepLeased(d, before *nodestate.Device) {
+	leases := j.Leases.Value[d.ENIID]
+	var lost []string
+	holds := func(in netip.Prefix) bool {
+		found := !j.Leases.Known
+		for _, l := range leases.Leases {
+			if l.State == nodestate.LeaseHeld && in.Contains(l.Address) {
+				found = true
+				lost = append(lost, fmt.Sprintf("%s (%s)", l.Address, cmp.Or(l.Pod, "container "+l.ContainerID)))
+			}
+		}
+		return found
+	}
+	for _, a := range before.Addresses {
+		if !slices.Contains(d.Addresses, a) && holds(netip.PrefixFrom(a.Addr(), a.Addr().BitLen())) {
+			d.Addresses = append(d.Addresses, a)
+		}
+	}
+	for _, p := range before.Prefixes {
+		if !slices.Contains(d.Prefixes, p) && holds(p) {
+			d.Prefixes = append(d.Prefixes, p)
+		}
+	}
+	if lost != nil {
+		j.problem("LeasedAddressGone", d.NodeENI, d.ENIID.String(), "the ENI has no longer what these pods have leased, and the VPC delivers nothing to them: %s; assign it again, or delete the pods", strings.Join(lost, ", "))
+	}
 }
 
 // sameBefore returns the row before if the device was at the same address of

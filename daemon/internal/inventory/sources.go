@@ -98,6 +98,8 @@ type Sources struct {
 	Foreign Fact[map[int]string]
 	// Attachments are all records; those of another boot hold nothing.
 	Attachments Fact[[]nodestate.Attachment]
+	// Leases are those of this boot, by ENI; what has no entry has no leases.
+	Leases Fact[map[device.ENIID]nodestate.Leases]
 	// Taken are the restore records of the functions that the daemon has bound to a
 	// userspace driver in this boot, or is about to bind. What somebody else has
 	// bound is not in it.

@@ -130,7 +130,36 @@ func (c state) Collect(out chan<- prometheus.Metric) {
 	}
 	if v := c.s.last(); v != nil {
 		collectView(v, gauge)
+		collectPools(c.s.Leases, v, gauge)
 	}
+}
+
+// The states of an address in addresses.
+const stateFree = "free"
+
+func collectPools(leases nodestate.LeaseDir, v *reconcile.View, gauge func(d *prometheus.Desc, v float64, labels ...string)) {
+	pools, err := leases.Pools(v.Inventory.BootID, v.Inventory.Devices)
+	if err != nil {
+		return // a problem says so; half of them would look like the whole
+	}
+	exhausted := 0
+	type key struct{ family, state string }
+	sums := map[key]float64{}
+	for _, p := range pools {
+		if p.Free() == 0 {
+			exhausted++
+		}
+		for state, n := range map[string]int{
+			string(nodestate.LeaseHeld): p.Leased, string(nodestate.LeaseCooling): p.Cooling, string(nodestate.LeaseRetiring): p.Retiring, stateFree: p.Free(),
+		} {
+			sums[key{p.Family, state}] += float64(n)
+		}
+	}
+	addresses := describe("pod_addresses", "Addresses that ENIs have for pods which share them, by family and state.", "family", "state")
+	for k, n := range sums {
+		gauge(addresses, n, k.family, k.state)
+	}
+	gauge(describe("exhausted_pools", "ENIs' pools of addresses for pods, of one family each, of which none is free."), float64(exhausted))
 }
 
 func collectView(v *reconcile.View, gauge func(d *prometheus.Desc, v float64, labels ...string)) {

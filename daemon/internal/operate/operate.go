@@ -25,6 +25,8 @@ type Options struct {
 	Version string
 	// Inventory is the path of the inventory, as the status names it.
 	Inventory string
+	// Leases is the folder of the leases.
+	Leases nodestate.LeaseDir
 	// API says whether the API server is followed, and with one word of a fixed
 	// set why not; "" before its first answer. Nil where there is none.
 	API func() (reachable bool, reason string)

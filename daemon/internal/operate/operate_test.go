@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"errors"
 	"flag"
+	"math"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -36,6 +38,7 @@ func newServerAt(t *testing.T, c *clock) *Server {
 	log := logrus.New()
 	log.SetOutput(t.Output())
 	return New(Options{
+		Leases:  nodestate.LeaseDir(t.TempDir()),
 		Version: "v1.2.3", Inventory: "/run/multi-eni/inventory.json", Now: c.Now, Log: log,
 		API:           func() (bool, string) { return false, "Forbidden" },
 		EventsDropped: func() uint64 { return 7 },
@@ -49,7 +52,8 @@ func busy() reconcile.View {
 		Inventory: nodestate.Inventory{
 			SchemaVersion: nodestate.SchemaVersion, NodeName: "node-a", BootID: "boot-1", UpdatedAt: noon,
 			Devices: []nodestate.Device{
-				{ENIID: "eni-00000001", NodeENI: "a", PCIAddress: "0000:00:06.0", Phase: nodestate.PhaseReady},
+				{ENIID: "eni-00000001", NodeENI: "a", PCIAddress: "0000:00:06.0", Phase: nodestate.PhaseReady,
+					SubnetCIDR: netip.MustParsePrefix("10.0.1.0/24"), Addresses: []netip.Prefix{netip.MustParsePrefix("10.0.1.9/24"), netip.MustParsePrefix("10.0.1.10/24")}, Prefixes: []netip.Prefix{netip.MustParsePrefix("10.0.1.16/28")}},
 				{ENIID: "eni-00000002", NodeENI: "a", PCIAddress: "0000:00:07.0", ResourceName: "intel.com/sriov_net", Phase: nodestate.PhaseReady},
 				{ENIID: "eni-00000003", NodeENI: "b", PCIAddress: "0000:00:08.0", Phase: nodestate.PhaseDraining},
 			},
@@ -93,6 +97,19 @@ func TestMetrics(t *testing.T) {
 	s := newServerAt(t, &clock{noon})
 	golden(t, "before.txt", scrape(t, s))
 	s.Observe(busy())
+	hold := nodestate.AttachmentID{ContainerID: "c1", IfName: "net1"}
+	l, err := s.Leases.Lock(t.Context(), "boot-1", "eni-00000001")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Leases.Leases = []nodestate.Lease{
+		{Address: netip.MustParseAddr("10.0.1.10"), State: nodestate.LeaseHeld, AttachmentID: hold}, {Address: netip.MustParseAddr("10.0.1.16"), State: nodestate.LeaseHeld, AttachmentID: hold},
+		{Address: netip.MustParseAddr("10.0.1.17"), State: nodestate.LeaseCooling, FreeAt: math.MaxInt64}, {Address: netip.MustParseAddr("10.0.1.18"), State: nodestate.LeaseRetiring},
+	}
+	if err := l.Save(); err != nil {
+		t.Fatal(err)
+	}
+	l.Close()
 	golden(t, "busy.txt", scrape(t, s))
 
 	after := busy()

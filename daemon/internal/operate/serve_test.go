@@ -16,6 +16,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
 // patience is how long a test waits for what should happen at once.
@@ -73,7 +75,7 @@ func TestAsk(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := Status{Inventory: view.Inventory, Holders: view.Holders, Unreadable: []string{}, Live: &Live{
+	want := Status{Inventory: view.Inventory, Holders: view.Holders, Pools: []nodestate.PoolState{{ENIID: "eni-00000001", Family: "ipv4", PoolCount: nodestate.PoolCount{Size: 17}}}, Unreadable: []string{}, Live: &Live{
 		Version: "v1.2.3", StartedAt: noon, SyncedAt: noon, InventoryPath: "/run/multi-eni/inventory.json",
 		Config: view.Config, DevicePlugin: view.Plugin, API: &API{Reason: "Forbidden"},
 	}}

@@ -33,6 +33,8 @@ type Status struct {
 	// nothing in it holds any more.
 	EarlierBoot bool               `json:"earlierBoot"`
 	Holders     []reconcile.Holder `json:"holders"`
+	// Pools are the addresses for pods that share an ENI.
+	Pools []nodestate.PoolState `json:"pools"`
 	// Unreadable are records that may be holders; the daemon has them among the
 	// problems instead.
 	Unreadable []string `json:"unreadable"`
@@ -61,6 +63,15 @@ type API struct {
 	Reason    string `json:"reason,omitempty"`
 }
 
+// SetPools looks at the leases of the inventory's devices.
+func (s *Status) SetPools(leases nodestate.LeaseDir) {
+	pools, err := leases.Pools(s.Inventory.BootID, s.Inventory.Devices)
+	s.Pools = append([]nodestate.PoolState{}, pools...)
+	if err != nil && s.Live == nil {
+		s.Unreadable = append(s.Unreadable, err.Error())
+	}
+}
+
 // status returns false before the first View.
 func (s *Server) status() (Status, bool) {
 	v := s.last()
@@ -70,6 +81,7 @@ func (s *Server) status() (Status, bool) {
 	out := Status{Inventory: v.Inventory, Holders: append([]reconcile.Holder{}, v.Holders...), Unreadable: []string{}, Live: &Live{
 		Version: s.Version, StartedAt: s.started, SyncedAt: v.At, InventoryPath: s.Inventory, Config: v.Config, DevicePlugin: v.Plugin,
 	}}
+	out.SetPools(s.Leases)
 	if s.API != nil {
 		reachable, reason := s.API()
 		out.Live.API = &API{reachable, reason}

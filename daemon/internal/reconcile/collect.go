@@ -52,6 +52,7 @@ func (r *Reconciler) collect(ctx context.Context) (inventory.Sources, []finding)
 	}
 	found = append(found, r.readLinks(&f)...)
 	found = append(found, r.readRecords(&f)...)
+	found = append(found, r.readLeases(&f)...)
 	return f, append(found, r.readKubelet(ctx, &f)...)
 }
 
@@ -132,6 +133,26 @@ func (r *Reconciler) readRecords(f *inventory.Sources) []finding {
 		found = append(found, finding{Problem: nodestate.Problem{
 			Reason: "RecordUnreadable", Message: fmt.Sprintf("%v; remove the file if its container is gone", err),
 		}})
+	}
+	return found
+}
+
+// readLeases reads the leases of addresses. An ENI whose file cannot be read may
+// have any, and so may then all.
+func (r *Reconciler) readLeases(f *inventory.Sources) (found []finding) {
+	enis, err := r.Leases.ENIs(r.BootID)
+	if err != nil {
+		return []finding{unreadable("LeasesUnreadable", "leases of addresses cannot be read; until they can, no ENI's addresses become fewer", err)}
+	}
+	f.Leases = inventory.Known(make(map[device.ENIID]nodestate.Leases, len(enis)))
+	for _, eni := range enis {
+		l, err := r.Leases.Read(r.BootID, eni)
+		if err != nil {
+			f.Leases.Known = false
+			found = append(found, finding{Problem: nodestate.Problem{Reason: "LeasesUnreadable", Device: eni.String(), Message: err.Error()}})
+			continue
+		}
+		f.Leases.Value[eni] = l
 	}
 	return found
 }

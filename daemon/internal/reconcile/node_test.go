@@ -278,7 +278,7 @@ func (n *testNode) start() {
 	n.Helper()
 	o := Options{
 		NodeName: "node-a", BootID: n.boot, InventoryPath: n.path("run/inventory.json"), StateDir: n.path("state"),
-		Attachments: n.records(), NodeENIs: manifest.New(n.path("nodeenis")), Metadata: n.imds, PCI: sysfs.NewFS(n.path("sys")),
+		Attachments: n.records(), Leases: nodestate.LeaseDir(n.path("leases")), NodeENIs: manifest.New(n.path("nodeenis")), Metadata: n.imds, PCI: sysfs.NewFS(n.path("sys")),
 		Host: n.host, Drivers: n.drivers, DevicePlugin: n.restarts,
 		Config: &pcidp.File{Path: n.path("pcidp/config.json"), Now: n.clock}, Now: n.clock, Log: n.log,
 		Wake: func() {}, Observe: func(v View) { n.views = append(n.views, v) },

@@ -84,6 +84,7 @@ type Options struct {
 	InventoryPath string
 	StateDir      string
 	Attachments   nodestate.AttachmentDir
+	Leases        nodestate.LeaseDir
 
 	NodeENIs NodeENIs
 	Metadata Metadata

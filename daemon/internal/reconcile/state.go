@@ -75,7 +75,7 @@ func sameDevice(a, b nodestate.Device) bool {
 	return a.ENIID == b.ENIID && a.NodeENI == b.NodeENI && a.MAC == b.MAC && a.PCIAddress == b.PCIAddress &&
 		a.InterfaceName == b.InterfaceName && a.Driver == b.Driver && a.DeviceIndex == b.DeviceIndex &&
 		a.NetworkCard == b.NetworkCard && a.SubnetID == b.SubnetID && a.SubnetCIDR == b.SubnetCIDR &&
-		slices.Equal(a.Addresses, b.Addresses) && slices.Equal(a.Prefixes, b.Prefixes) && a.MTU == b.MTU &&
+		slices.Equal(a.Addresses, b.Addresses) && slices.Equal(a.Prefixes, b.Prefixes) && slices.Equal(a.VPCCIDRs, b.VPCCIDRs) && a.MTU == b.MTU &&
 		a.ResourceName == b.ResourceName && slices.Equal(a.AllowedNamespaces, b.AllowedNamespaces) && a.Phase == b.Phase
 }
 

@@ -2,8 +2,10 @@ package netconf
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -91,4 +93,78 @@ func TestENIIPAMUnderAPolicy(t *testing.T) {
 	if err := (&Policy{IPAM: []string{ENIIPAMType}}).CheckTypes(c); err != nil {
 		t.Error(err)
 	}
+}
+
+// TestParseIPAM: eni-ipam reads what is its business of other plugins' netconfs.
+func TestParseIPAM(t *testing.T) {
+	for conf, want := range map[string]string{
+		`{"type":"macvlan","master":"eth1","ipam":{"type":"eni-ipam"},"unknown":1}`:         "",
+		`{"type":"host-device","pciBusID":"0000:00:07.0","ipam":{"type":"eni-ipam"}}`:       "",
+		`{"type":"x","ipam":{"type":"eni-ipam","select":{"nodeENI":"a"},"inventory":"/i"}}`: "",
+		`{"type":"x","ipam":{"type":"eni-ipam"}}`:                                           "ipam.select: names no ENI",
+		`{"type":"x","ipam":{"type":"host-local"}}`:                                         "ipam.type: is not eni-ipam",
+		`{"type":"x"}`: "ipam.type: is not eni-ipam",
+		`{"type":"macvlan","master":"a/b","ipam":{"type":"eni-ipam"}}`:                                "ipam.select: names no ENI",
+		`{"type":"macvlan","master":"eth1","ipam":{"type":"eni-ipam","addresses":"all"}}`:             "ipam.addresses: \"all\" is for a pod",
+		`{"type":"x","ipam":{"type":"eni-ipam","select":{"node":"a"}}}`:                               "ipam.select.node: unknown key",
+		`{"type":"x","deviceID":"0000:00:07.0","pciBusID":"0000:00:08.0","ipam":{"type":"eni-ipam"}}`: "pciBusID: 0000:00:08.0, but deviceID is 0000:00:07.0",
+	} {
+		c, err := ParseIPAM([]byte(conf))
+		switch {
+		case want == "" && err != nil:
+			t.Errorf("%s: %v", conf, err)
+		case want == "" && c.ENIIPAM == nil:
+			t.Errorf("%s: no eni-ipam", conf)
+		case want != "" && (err == nil || !strings.Contains(err.Error(), want)):
+			t.Errorf("%s: %v, want %q", conf, err, want)
+		}
+		if _, err := ParseIPAMLenient([]byte(conf)); err != nil {
+			t.Errorf("%s: lenient: %v", conf, err)
+		}
+	}
+	c, err := ParseIPAM([]byte(`{"type":"macvlan","master":"eth1","ipam":{"type":"eni-ipam","inventory":"/i","dataDir":"/d"}}`))
+	if err != nil || c.Interface != "eth1" || !c.Delegate.Shared || c.Paths.Inventory != "/i" || c.Paths.LeaseDir != "/d" {
+		t.Errorf("%+v, %v", c, err)
+	}
+	if err := (*Policy)(&nodestate.Policy{IPAM: []string{ENIIPAMType}}).CheckIPAM(c); err == nil || !strings.Contains(err.Error(), "ipam.dataDir") {
+		t.Errorf("under a policy: %v", err)
+	}
+}
+
+// TestResolveRoutes: vpc is the VPC's networks, by the subnet's router.
+func TestResolveRoutes(t *testing.T) {
+	c := parseOK(t, with(`,"ipam":{"type":"eni-ipam","routes":[{"dst":"vpc","priority":7},{"dst":"192.0.2.0/24","gw":"10.0.1.9"}]}`))
+	d := nodestate.Device{VPCCIDRs: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/16"), netip.MustParsePrefix("100.64.0.0/16")}}
+	routes, err := c.ENIIPAM.ResolveRoutes(d, []netip.Prefix{netip.MustParsePrefix("10.0.1.15/24")})
+	var got []string
+	for _, r := range routes {
+		got = append(got, fmt.Sprint(r.Dst, r.Gateway, r.Priority, r.VPC))
+	}
+	if want := []string{"10.0.0.0/16 invalid IP 7 false", "100.64.0.0/16 invalid IP 7 false", "192.0.2.0/24 10.0.1.9 0 false"}; !slices.Equal(got, want) || err != nil {
+		t.Errorf("routes %q, %v; want %q", got, err, want)
+	}
+	if _, err := c.ENIIPAM.ResolveRoutes(d, []netip.Prefix{netip.MustParsePrefix("fd00::15/64")}); err == nil {
+		t.Error("a route by the IPv4 router for a pod without IPv4")
+	}
+	if _, err := c.ENIIPAM.ResolveRoutes(nodestate.Device{}, []netip.Prefix{netip.MustParsePrefix("10.0.1.15/24")}); err == nil {
+		t.Error("vpc, but its networks are not known")
+	}
+}
+
+func FuzzParseIPAM(f *testing.F) {
+	f.Add([]byte(`{"cniVersion":"1.1.0","name":"n","type":"macvlan","master":"eth1","ipam":{"type":"eni-ipam","routes":[{"dst":"vpc"}],"coolDown":5}}`))
+	f.Add([]byte(`{"type":"x","deviceID":"0000:00:07.0","ipam":{"type":"eni-ipam","select":{"mac":"02:00:00:00:00:01"},"dataDir":"/d"}}`))
+	f.Fuzz(func(t *testing.T, stdin []byte) {
+		c, err := ParseIPAM(stdin)
+		lenient, lenientErr := ParseIPAMLenient(stdin)
+		if err != nil {
+			return
+		}
+		if diff := cmp.Diff(c, lenient, sameConfig); diff != "" || lenientErr != nil {
+			t.Fatalf("lenient: %v (-strict +lenient):\n%s", lenientErr, diff)
+		}
+		if c.ENIIPAM == nil || c.Select.Empty() && c.DeviceID == "" && c.Interface == "" {
+			t.Fatalf("accepted without an ENI: %s", stdin)
+		}
+	})
 }

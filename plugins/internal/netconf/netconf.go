@@ -38,7 +38,7 @@ type Config struct {
 	// Without it the pod gets the device itself.
 	Delegate *Delegate `key:"delegate,object"`
 	// IPAM is the plugin that gives addresses; without it there are none. The type
-	// eni-ipam is no plugin: it stands for the ENI's own addresses.
+	// eni-ipam stands for the ENI's own addresses, and is not run as a plugin.
 	IPAM *Plugin `key:"ipam,object"`
 	// ENIIPAM is not nil where ipam.type is eni-ipam; IPAM is nil then.
 	ENIIPAM *ENIIPAM

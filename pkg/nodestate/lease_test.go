@@ -1,0 +1,237 @@
+package nodestate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+const (
+	leaseENI  = "eni-0a1b2c3d4e5f60001"
+	thisBoot  = "2f1f3a52-0000-4000-8000-00000000000b"
+	otherBoot = "2f1f3a52-0000-4000-8000-00000000000a"
+)
+
+func sampleLeases() Leases {
+	return Leases{
+		SchemaVersion: SchemaVersion, ENIID: leaseENI, Last: []netip.Addr{netip.MustParseAddr("10.0.1.17")},
+		Leases: []Lease{
+			{Address: netip.MustParseAddr("10.0.1.16"), State: LeaseHeld, AttachmentID: AttachmentID{"c1", "net1"}, Network: "shared", Pod: "shop/web-0",
+				Netns: Netns{Path: "/run/netns/c1", Cookie: 4097, Inode: 4026532000}, CoolDown: 30 * time.Second},
+			{Address: netip.MustParseAddr("10.0.1.17"), State: LeaseCooling, AttachmentID: AttachmentID{"c0", "net1"}, CoolDown: 30 * time.Second, FreeAt: 90 * time.Second},
+			{Address: netip.MustParseAddr("10.0.1.18"), State: LeaseRetiring},
+		},
+	}
+}
+
+// TestLeasesOnDisk: the file is the contract with the daemon.
+func TestLeasesOnDisk(t *testing.T) {
+	dir := LeaseDir(t.TempDir())
+	l, err := dir.Lock(t.Context(), thisBoot, leaseENI)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(l.Leases.Leases) != 0 {
+		t.Errorf("an ENI without a file has %v", l.Leases)
+	}
+	l.Leases = sampleLeases()
+	if err := l.Save(); err != nil {
+		t.Fatal(err)
+	}
+	now, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := dir.Lock(now, thisBoot, leaseENI); !errors.Is(err, ErrBusy) {
+		t.Errorf("a second lock: %v", err)
+	}
+	l.Close()
+	compareGolden(t, "leases", filepath.Join(string(dir), thisBoot, leaseENI+".json"))
+	got, err := dir.Read(thisBoot, leaseENI)
+	if diff := cmp.Diff(sampleLeases(), got, sameJSON); diff != "" || err != nil {
+		t.Errorf("read again: %v (-want +got):\n%s", err, diff)
+	}
+	if enis, err := dir.ENIs(thisBoot); err != nil || len(enis) != 1 || enis[0] != leaseENI {
+		t.Errorf("ENIs = %v, %v", enis, err)
+	}
+	if enis, err := dir.ENIs(otherBoot); err != nil || enis != nil {
+		t.Errorf("ENIs of another boot = %v, %v", enis, err)
+	}
+}
+
+// TestLeasesOfEarlierBoots: nothing of them is read, and the first lock of a boot
+// removes them, and nothing else.
+func TestLeasesOfEarlierBoots(t *testing.T) {
+	root := t.TempDir()
+	dir := LeaseDir(root)
+	torn := filepath.Join(root, otherBoot, leaseENI+".json")
+	for path, content := range map[string]string{torn: "", filepath.Join(root, "notes", "mine.txt"): "x", filepath.Join(root, "README"): "x"} {
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, []byte(content), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l, err := dir.Lock(t.Context(), thisBoot, leaseENI)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Close()
+	entries, err := os.ReadDir(root)
+	var names []string
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	if want := []string{thisBoot, "README", "notes"}; !slices.Equal(names, want) || err != nil {
+		t.Errorf("left: %v, %v; want %v", names, err, want)
+	}
+	if err := dir.RemoveAll(); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(filepath.Join(root, thisBoot)); err == nil {
+		t.Error("RemoveAll has left this boot's")
+	}
+	if err := LeaseDir(filepath.Join(root, "absent")).RemoveAll(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestLeasesRefused(t *testing.T) {
+	dir := LeaseDir(t.TempDir())
+	path := filepath.Join(string(dir), thisBoot, leaseENI+".json")
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for name, content := range map[string]string{
+		"empty": "", "torn": `{"schemaVersion":1,"eniID":"eni-0a`, "another ENI": `{"schemaVersion":1,"eniID":"eni-0a1b2c3d4e5f60002","leases":[]}`,
+		"version": `{"schemaVersion":2,"eniID":"` + leaseENI + `","leases":[]}`,
+		"state":   `{"schemaVersion":1,"eniID":"` + leaseENI + `","leases":[{"address":"10.0.0.1","state":"lent"}]}`,
+		"nobody":  `{"schemaVersion":1,"eniID":"` + leaseENI + `","leases":[{"address":"10.0.0.1","state":"leased"}]}`,
+		"order":   `{"schemaVersion":1,"eniID":"` + leaseENI + `","leases":[{"address":"10.0.0.2","state":"retiring"},{"address":"10.0.0.1","state":"retiring"}]}`,
+	} {
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := dir.Lock(t.Context(), thisBoot, leaseENI); !errors.Is(err, ErrCorrupt) || !strings.Contains(err.Error(), "remove the file") {
+			t.Errorf("%s: %v; want ErrCorrupt with the way out", name, err)
+		}
+	}
+	for _, bad := range [][2]string{{"../x", leaseENI}, {"", leaseENI}, {thisBoot, "../../etc/passwd"}, {thisBoot, ""}} {
+		if _, err := dir.Read(bad[0], "eni-"); err == nil {
+			t.Errorf("%q is read", bad)
+		}
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("/etc/passwd", path); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := dir.Read(thisBoot, leaseENI); !errors.Is(err, ErrUntrusted) {
+		t.Errorf("a symbolic link: %v", err)
+	}
+}
+
+// TestLeasesLock: no change is lost among many writers.
+func TestLeasesLock(t *testing.T) {
+	dir := LeaseDir(t.TempDir())
+	var wg sync.WaitGroup
+	for n := range 40 {
+		wg.Go(func() {
+			l, err := dir.Lock(t.Context(), thisBoot, leaseENI)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer l.Close()
+			a := netip.AddrFrom4([4]byte{10, 0, 0, byte(n)})
+			i, _ := l.Find(a)
+			l.Leases.Leases = slices.Insert(l.Leases.Leases, i, Lease{Address: a, State: LeaseRetiring})
+			if err := l.Save(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if l, err := dir.Read(thisBoot, leaseENI); len(l.Leases) != 40 || err != nil {
+		t.Errorf("%d leases, %v", len(l.Leases), err)
+	}
+}
+
+func TestPools(t *testing.T) {
+	d := Device{ENIID: leaseENI, SubnetCIDR: netip.MustParsePrefix("10.0.1.0/24")}
+	for _, s := range []string{"10.0.1.10/24", "2001:db8::9/64", "10.0.1.12/24", "10.0.1.11/24", "2001:db8::a/64"} {
+		d.Addresses = append(d.Addresses, netip.MustParsePrefix(s))
+	}
+	d.Prefixes = []netip.Prefix{netip.MustParsePrefix("10.0.1.32/28"), netip.MustParsePrefix("2001:db8:0:0:1::/80")}
+	v4, v6 := d.Pools()
+	if v4.Size() != 18 || v6.Size() != 1<<48+1 || v4.String() != "10.0.1.12, 10.0.1.11, 10.0.1.32/28" {
+		t.Errorf("sizes %d, %d, %s", v4.Size(), v6.Size(), v4)
+	}
+	walk := func(p Pool, last string, most int) (out []string) {
+		var a netip.Addr
+		if last != "" {
+			a = netip.MustParseAddr(last)
+		}
+		for p := range p.Behind(a) {
+			if out = append(out, p.String()); len(out) == most {
+				break
+			}
+		}
+		return out
+	}
+	for last, want := range map[string][]string{
+		"":           {"10.0.1.12/24", "10.0.1.11/24", "10.0.1.32/24"},
+		"10.0.1.12":  {"10.0.1.11/24", "10.0.1.32/24", "10.0.1.33/24"},
+		"10.0.1.46":  {"10.0.1.47/24", "10.0.1.12/24", "10.0.1.11/24"},
+		"10.0.1.47":  {"10.0.1.12/24", "10.0.1.11/24", "10.0.1.32/24"},
+		"10.9.9.9":   {"10.0.1.12/24", "10.0.1.11/24", "10.0.1.32/24"},
+		"10.0.1.100": {"10.0.1.12/24", "10.0.1.11/24", "10.0.1.32/24"},
+	} {
+		if got := walk(v4, last, 3); !slices.Equal(got, want) {
+			t.Errorf("behind %q: %v, want %v", last, got, want)
+		}
+		all := walk(v4, last, 0)
+		slices.Sort(all)
+		if len(slices.Compact(all)) != 18 || len(all) != 18 {
+			t.Errorf("behind %q: not once around: %v", last, all)
+		}
+	}
+	if got := walk(v6, "2001:db8::1:0:0:5", 1); got[0] != "2001:db8::1:0:0:6/64" {
+		t.Errorf("in a /80: %v", got)
+	}
+	if got := walk(v4, "10.0.1.47", 0); got[17] != "10.0.1.47/24" {
+		t.Errorf("the last given is not the last: %v", got)
+	}
+	for a, want := range map[string]string{"10.0.1.10": "", "10.0.1.11": "10.0.1.11/24", "10.0.1.40": "10.0.1.40/24", "2001:db8::9": "", "2001:db8:0:0:1:2:3:4": "2001:db8:0:0:1:2:3:4/64"} {
+		p, ok := v4.Find(netip.MustParseAddr(a))
+		if !ok {
+			p, ok = v6.Find(netip.MustParseAddr(a))
+		}
+		if got := fmt.Sprint(p); ok != (want != "") || ok && got != netip.MustParsePrefix(want).String() {
+			t.Errorf("Find(%s) = %s, %v; want %q", a, got, ok, want)
+		}
+	}
+	huge := Pool{spans: []span{{netip.MustParsePrefix("2001:db8::/48"), 64}}}
+	if huge.Size() != math.MaxInt {
+		t.Errorf("size of a /48: %d", huge.Size())
+	}
+
+	l := Leases{ENIID: leaseENI, Leases: []Lease{
+		{Address: netip.MustParseAddr("10.0.1.11"), State: LeaseHeld}, {Address: netip.MustParseAddr("10.0.1.12"), State: LeaseCooling, FreeAt: 9},
+		{Address: netip.MustParseAddr("10.0.1.33"), State: LeaseCooling, FreeAt: 20}, {Address: netip.MustParseAddr("10.0.1.34"), State: LeaseRetiring},
+		{Address: netip.MustParseAddr("10.0.9.9"), State: LeaseHeld},
+	}}
+	if c, next := l.Count(v4, 10); c != (PoolCount{18, 1, 1, 1}) || next != 10 || c.Free() != 15 {
+		t.Errorf("Count = %+v, %v", c, next)
+	}
+}
+
+func FuzzLeases(f *testing.F) { fuzzDecoder(f, decodeLeases, "leases") }
