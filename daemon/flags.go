@@ -31,7 +31,7 @@ type nodeFlags struct {
 	drivers                                                    driver.Policy
 	dpNamespaces, dpSelectors                                  []string
 	orphanGrace                                                time.Duration
-	startupTaint                                               bool
+	startupTaint, sourceRouting                                bool
 
 	// dir is the folder of manifests; "" when NodeENIs come from the API server.
 	dir string
@@ -67,6 +67,7 @@ func (c *nodeFlags) add(f *pflag.FlagSet, p program) {
 	f.StringVar(&c.podresources, "podresources-socket", unset, "the kubelet's podresources socket; empty for none (default "+podresources.DefaultSocket+" with kube, none with dir)")
 	f.Lookup("podresources-socket").DefValue = ""
 	f.BoolVar(&c.startupTaint, "startup-taint", false, "take the taint "+kube.StartupTaintKey+" from this Node once the devices that are declared for it are ready (kube only; needs the right to patch nodes)")
+	f.BoolVar(&c.sourceRouting, "source-routing", false, "have what comes from an ENI's addresses leave the host by that ENI, by a rule and a route table of its own (for host-side use, ipvlan in mode l3 and the like)")
 	f.StringVar(&c.cniBinDir, "cni-bin-dir", "/opt/cni/bin", "folder of the CNI plugins, to release attachments of pods that died without DEL")
 	f.DurationVar(&c.orphanGrace, "orphan-grace", 60*time.Second, "how long a pod's netns must be gone until its attachments are released")
 	f.StringVar(&c.listen, "listen", defaultListen, "address of metrics, healthz and readyz; off for none")

@@ -16,7 +16,7 @@ import (
 // not in the map. The marks, of which the first that holds is given:
 //
 //   - a route out of the link in a table other than main, local and default, of
-//     either family, alone or as one of several next hops. Policy rules lead to
+//     either family, alone or as one of several next hops, that is not ours. Policy rules lead to
 //     such tables: the Amazon VPC CNI gives each of its ENIs one, numbered after
 //     its device number, and amazon-ec2-net-utils does so too;
 //   - another link of this netns on top of it: vlan, ipvlan, macvlan. The VPC
@@ -48,7 +48,7 @@ func (h *Handle) ForeignUse() (map[int]string, error) {
 	}
 	slices.SortStableFunc(routes, func(a, b netlink.Route) int { return cmp.Compare(a.Table, b.Table) })
 	for _, r := range routes {
-		if slices.Contains([]int{unix.RT_TABLE_MAIN, unix.RT_TABLE_LOCAL, unix.RT_TABLE_DEFAULT}, r.Table) {
+		if r.Protocol == SourceProtocol || slices.Contains([]int{unix.RT_TABLE_MAIN, unix.RT_TABLE_LOCAL, unix.RT_TABLE_DEFAULT}, r.Table) {
 			continue
 		}
 		mark(r.LinkIndex, "route table %d leads out of it", r.Table)

@@ -91,3 +91,12 @@ type Device struct {
 	AllowedNamespaces []string `json:"allowedNamespaces,omitempty"`
 	Phase             Phase    `json:"phase"`
 }
+
+// Router is the subnet's in the VPC: its first address. The zero Addr for IPv6,
+// where it is known by its announcements only.
+func Router(p netip.Prefix) netip.Addr {
+	if !p.Addr().Is4() {
+		return netip.Addr{}
+	}
+	return p.Masked().Addr().Next()
+}

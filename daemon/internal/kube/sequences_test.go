@@ -195,6 +195,8 @@ func (m *machine) Restore(link.Link, nodestate.LinkState) error {
 }
 func (m *machine) ForeignUse() (map[int]string, error) { return nil, nil }
 
+func (m *machine) EnsureSources([]link.Source) (bool, error) { return false, nil }
+
 // sequence is one node and its cluster, while things happen to them.
 type sequence struct {
 	rnd     *rand.Rand

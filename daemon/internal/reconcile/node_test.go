@@ -81,7 +81,13 @@ type fakeHost struct {
 	changes []string
 	err     error // of Links
 	fail    map[string]error
-	foreign map[int]string // by index
+	foreign map[int]string  // by index
+	sources [][]link.Source // as they were asked for
+}
+
+func (h *fakeHost) EnsureSources(want []link.Source) (bool, error) {
+	h.sources = append(h.sources, want)
+	return false, h.fail["sources"]
 }
 
 func (h *fakeHost) Links() ([]link.Link, error) {

@@ -62,6 +62,7 @@ type Host interface {
 	Restore(l link.Link, want nodestate.LinkState) error
 	// ForeignUse says of links, by index, why they look like somebody else's.
 	ForeignUse() (map[int]string, error)
+	EnsureSources(want []link.Source) (changed bool, err error)
 }
 
 // Kubelet is the kubelet of this node; an error means that nothing is known.
@@ -99,6 +100,8 @@ type Options struct {
 	Kubelet Kubelet
 	// Orphans is nil where nothing is released.
 	Orphans Orphans
+	// SourceRouting: what comes from an ENI's addresses leaves the host by that ENI.
+	SourceRouting bool
 
 	// Wake has Sync called again; it is called from other goroutines.
 	Wake func()
@@ -119,6 +122,9 @@ type Reconciler struct {
 	// written or read them.
 	checkpoint nodestate.Checkpoint
 	inventory  nodestate.Inventory
+
+	// sourcesCleared: what an earlier run has left of source-based routing is gone.
+	sourcesCleared bool
 
 	metadata metadataCache
 	keeper   keeper
@@ -204,11 +210,15 @@ func (r *Reconciler) Sync(ctx context.Context) Outcome {
 		found = append(found, r.readLinks(&src)...)
 	}
 	res := inventory.Join(src)
+	// The IPv6 router is known by a default route that configureLinks removes.
+	unrouted := r.routeSources(src, res.Devices)
 	configured, linkFindings := r.configureLinks(ctx, src, res.Idle)
 	if configured {
 		found = append(found, r.readLinks(&src)...)
 		res = inventory.Join(src)
+		unrouted = r.routeSources(src, res.Devices)
 	}
+	linkFindings = append(linkFindings, unrouted...)
 	found = appendProblems(append(found, linkFindings...), res.Problems)
 	r.noteRemovals(src, res)
 	out.Unsettled = res.Unsettled || len(linkFindings)+len(unrestored) > 0 || !allKnown(src) || r.metadata.pending != nil

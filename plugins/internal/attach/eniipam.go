@@ -233,7 +233,7 @@ func (o *ownAddresses) result() *types100.Result {
 	result := &types100.Result{CNIVersion: types100.ImplementedSpecVersion}
 	for _, p := range o.addresses {
 		ip := &types100.IPConfig{Address: *ipNet(p)}
-		if router := netconf.Router(p); router.IsValid() {
+		if router := nodestate.Router(p); router.IsValid() {
 			ip.Gateway = router.AsSlice()
 		}
 		result.IPs = append(result.IPs, ip)

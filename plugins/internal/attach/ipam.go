@@ -20,7 +20,7 @@ func (p *Plugin) IPAMFuncs(ctx context.Context, stdout io.Writer) skel.CNIFuncs 
 		return func(args *skel.CmdArgs) error { return toCNI(p.run(ctx, args, v, do)) }
 	}
 	return skel.CNIFuncs{
-		Add:    verb(strict, func(c *call) error { return c.ipamVerbAdd(stdout) }),
+		Add:    verb(strict, func(c *call) error { return c.ipamVerbAdd(stdout) }), //nolint:contextcheck // a call carries its context
 		Del:    verb(lenient, func(c *call) error { return c.giveBackAnywhere(c.id) }),
 		Check:  verb(strict, (*call).ipamVerbCheck),
 		GC:     verb(lenient, (*call).collectLeases),

@@ -74,7 +74,8 @@ func TestLease(t *testing.T) {
 		return
 	}
 	e := newEnv(t)
-	conf := e.sharing(map[string]any{"families": []string{"ipv4", "ipv6"}, "routes": []any{map[string]any{"dst": "vpc"}, map[string]any{"dst": "0.0.0.0/0", "priority": 900}}},
+	ipam := map[string]any{"families": []string{"ipv4", "ipv6"}, "routes": []any{map[string]any{"dst": "vpc"}, map[string]any{"dst": "0.0.0.0/0", "priority": 900}}}
+	conf := e.sharing(ipam,
 		"10.0.2.15/24", "10.0.2.16/24", "10.0.2.17/24", "fd00:2::15/64", "fd00:2::16/64", "fd00:2::17/64")
 	conf["routes"] = []any{map[string]any{"dst": "10.77.0.0/16", "gw": "10.0.2.9"}}
 	conf["runtimeConfig"] = map[string]any{"CNIDeviceInfoFile": e.file("devinfo", "a.json")}
@@ -129,7 +130,7 @@ func TestLease(t *testing.T) {
 	e.unchanged(before, "after all DELs")
 
 	// A lease that somebody has taken away shows in CHECK.
-	conf["ipam"].(map[string]any)["coolDown"] = 0
+	ipam["coolDown"] = 0
 	must(t, os.RemoveAll(e.file("leases")))
 	first = e.pod(conf)
 	r = e.add(first)
@@ -302,7 +303,8 @@ func TestLeaseRefusals(t *testing.T) {
 		return
 	}
 	e := newEnv(t)
-	conf := e.sharing(map[string]any{}, "10.0.2.15/24")
+	ipam := map[string]any{}
+	conf := e.sharing(ipam, "10.0.2.15/24")
 	before := e.snapshot()
 	e.refused("ADD", e.pod(conf), 102, "has no IPv4 address for pods that share it", "assign secondary addresses or a prefix")
 	d := &e.inv.Devices[len(e.inv.Devices)-1]
@@ -333,8 +335,8 @@ func TestLeaseRefusals(t *testing.T) {
 	e.del(args)
 	e.unchanged(before, "after all DELs")
 	d.VPCCIDRs = nil
-	conf["ipam"].(map[string]any)["routes"] = []any{map[string]any{"dst": "vpc"}}
-	conf["ipam"].(map[string]any)["coolDown"] = 0
+	ipam["routes"] = []any{map[string]any{"dst": "vpc"}}
+	ipam["coolDown"] = 0
 	must(t, os.RemoveAll(e.file("leases")))
 	e.writeInventory()
 	e.refused("ADD", e.pod(conf), 102, "ipam.routes", "vpc", "one by one")

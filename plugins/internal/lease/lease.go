@@ -113,14 +113,14 @@ func Collect(l *nodestate.Leases, network string, now time.Duration, keep func(*
 	return giveAll(l, now, func(lease *nodestate.Lease) bool { return lease.Network == network && !keep(lease) })
 }
 
-func giveAll(l *nodestate.Leases, now time.Duration, of func(*nodestate.Lease) bool) (any bool) {
+func giveAll(l *nodestate.Leases, now time.Duration, of func(*nodestate.Lease) bool) (given bool) {
 	for i := range l.Leases {
 		if lease := &l.Leases[i]; lease.State == nodestate.LeaseHeld && of(lease) {
-			lease.State, lease.FreeAt, any = nodestate.LeaseCooling, now+lease.CoolDown, true
+			lease.State, lease.FreeAt, given = nodestate.LeaseCooling, now+lease.CoolDown, true
 		}
 	}
 	forget(l, now)
-	return any
+	return given
 }
 
 // forget drops the leases that hold nothing any more.
@@ -172,7 +172,7 @@ func put(l *nodestate.Leases, holder nodestate.Lease, a netip.Addr) {
 	l.Leases = slices.Insert(l.Leases, i, holder)
 }
 
-// ExhaustedError: every address that the ENI has for pods is taken.
+// ExhaustedError says that every address which the ENI has for pods is taken.
 type ExhaustedError struct {
 	ENI    device.ENIID
 	Family string
@@ -198,7 +198,7 @@ func (e *ExhaustedError) Error() string {
 	return msg + "; assign more secondary addresses or a prefix to it"
 }
 
-// HeldError: a requested address is somebody else's.
+// HeldError says that a requested address is somebody else's.
 type HeldError struct {
 	nodestate.Lease
 	Now time.Duration
@@ -210,6 +210,7 @@ func (e *HeldError) Error() string {
 		return fmt.Sprintf("address %s was released a moment ago and is free in %s", e.Address, (e.FreeAt-e.Now).Round(time.Second)+time.Second)
 	case nodestate.LeaseRetiring:
 		return fmt.Sprintf("address %s is being given back to its subnet", e.Address)
+	case nodestate.LeaseHeld:
 	}
 	who := fmt.Sprintf("container %s, interface %s", e.ContainerID, e.IfName)
 	if e.Pod != "" {
@@ -218,7 +219,7 @@ func (e *HeldError) Error() string {
 	return fmt.Sprintf("address %s is held by %s", e.Address, who)
 }
 
-// ForeignError: a requested address is not one that the ENI has for pods.
+// ForeignError says that a requested address is not one which the ENI has for pods.
 type ForeignError struct {
 	ENI        device.ENIID
 	Address    netip.Addr
@@ -230,7 +231,8 @@ func (e *ForeignError) Error() string {
 		e.Address, e.ENI, e.IPv4, e.IPv6)
 }
 
-// FamilyError: the ENI has no address of a family for pods, not even a taken one.
+// FamilyError says that the ENI has no address of a family for pods, not even a
+// taken one.
 type FamilyError struct {
 	ENI    device.ENIID
 	Family string

@@ -205,15 +205,6 @@ func (e *ENIIPAM) Request(holder nodestate.Lease, requested ...netip.Addr) lease
 	}
 }
 
-// Router is the subnet's in the VPC: its first address. The zero Addr for IPv6,
-// where it is known by its announcements only.
-func Router(p netip.Prefix) netip.Addr {
-	if !p.Addr().Is4() {
-		return netip.Addr{}
-	}
-	return p.Masked().Addr().Next()
-}
-
 func familyOf(p netip.Prefix) string {
 	if p.Addr().Is4() {
 		return familyIPv4

@@ -1,0 +1,54 @@
+package reconcile
+
+import (
+	"net/netip"
+	"slices"
+
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
+	"github.com/multi-eni/multi-eni-cni/pkg/link"
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+)
+
+// routeSources has what comes from an ENI's addresses leave by that ENI, for each
+// that is ready and whose link is up in the host. Where that is switched off, what
+// an earlier run has left is removed once.
+func (r *Reconciler) routeSources(src inventory.Sources, devices []nodestate.Device) []finding {
+	if !src.Links.Known || !r.SourceRouting && r.sourcesCleared {
+		return nil
+	}
+	var want []link.Source
+	if r.SourceRouting {
+		want = sourcesOf(devices, src.Links.Value)
+	}
+	changed, err := r.Host.EnsureSources(want)
+	if err != nil {
+		f := unreadable("SourceRoutingFailed", "the rules and routes by which answers leave by the ENI that was asked cannot be made, see the daemon's log; tried again", err)
+		return []finding{f}
+	}
+	if changed {
+		r.Log.WithField("links", len(want)).Info("source-based routing changed")
+	}
+	r.sourcesCleared = !r.SourceRouting
+	return nil
+}
+
+func sourcesOf(devices []nodestate.Device, links []link.Link) (all []link.Source) {
+	for _, d := range devices {
+		i := slices.IndexFunc(links, func(l link.Link) bool { return l.Name == d.InterfaceName && l.MAC == d.MAC })
+		if d.Phase != nodestate.PhaseReady || d.InterfaceName == "" || i < 0 || !links[i].Up {
+			continue
+		}
+		s := link.Source{Index: links[i].Index, From: d.Prefixes}
+		for _, a := range d.Addresses {
+			s.From = append(s.From[:len(s.From):len(s.From)], netip.PrefixFrom(a.Addr(), a.Addr().BitLen()))
+			s.Subnets = append(s.Subnets, a.Masked())
+			if router := nodestate.Router(a); router.IsValid() && !slices.ContainsFunc(s.Routers, netip.Addr.Is4) {
+				s.Routers = append(s.Routers, router)
+			}
+		}
+		if len(s.From) > 0 {
+			all = append(all, s)
+		}
+	}
+	return all
+}

@@ -1,0 +1,75 @@
+package reconcile
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+)
+
+// routed says for which links, and from where, the last Sync wanted source-based
+// routing.
+func (n *testNode) routed() string {
+	n.Helper()
+	if len(n.host.sources) == 0 {
+		return "not asked"
+	}
+	out := ""
+	for _, s := range n.host.sources[len(n.host.sources)-1] {
+		out += fmt.Sprintf("%d from %v on %v by %v;", s.Index, s.From, s.Subnets, s.Routers)
+	}
+	n.host.sources = nil
+	return out
+}
+
+func TestSourceRouting(t *testing.T) {
+	n := newNode(t, 1, 2)
+	n.daemon.SourceRouting = true
+	n.declare("a", 1)
+	n.settle()
+	const first = "11 from [10.0.0.1/32] on [10.0.0.0/16] by [10.0.0.1];"
+	if got := n.routed(); got != first {
+		t.Errorf("one ready: %s", got)
+	}
+	n.declare("b", 2)
+	n.settle()
+	if got := n.routed(); got != first+"12 from [10.0.0.2/32] on [10.0.0.0/16] by [10.0.0.1];" {
+		t.Errorf("two ready: %s", got)
+	}
+	n.hold(2) // a pod has it alone
+	n.sync()
+	if got := n.routed(); got != first {
+		t.Errorf("one in a pod: %s", got)
+	}
+	n.host.err = errors.New("no links today")
+	n.sync()
+	if got := n.routed(); got != "not asked" {
+		t.Errorf("links not readable: %s", got)
+	}
+	n.host.err = nil
+	n.host.fail["sources"] = errors.New("no rules today")
+	n.sync()
+	if got := fmt.Sprint(n.reasons()); got != "[SourceRoutingFailed]" {
+		t.Errorf("problems %s", got)
+	}
+	delete(n.host.fail, "sources")
+	n.routed()
+	n.undeclare("a")
+	n.sync()
+	if got := n.routed(); got != "" {
+		t.Errorf("removed: %s", got)
+	}
+}
+
+// TestSourceRoutingOff: what an earlier run has left is cleared once.
+func TestSourceRoutingOff(t *testing.T) {
+	n := newNode(t, 1)
+	n.declare("a", 1)
+	n.settle()
+	if got := n.routed(); got != "" {
+		t.Errorf("at first: %s", got)
+	}
+	n.sync()
+	if got := n.routed(); got != "not asked" {
+		t.Errorf("later: %s", got)
+	}
+}

@@ -1,0 +1,188 @@
+package link
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// How source-based routing is told from everybody else's rules and routes.
+const (
+	// SourceProtocol is the protocol number (rtm_protocol, FRA_PROTOCOL) of each rule
+	// and route of it, and of nothing else.
+	SourceProtocol = 161
+	// SourcePriority is that of its rules. The Amazon VPC CNI has 512 (to its pods),
+	// 1024 (marked answers, by the primary ENI) and 1536 (from its pods): traffic to
+	// those pods is theirs, everything else from our addresses is ours.
+	SourcePriority = 1400
+	// sourceTables is added to a link's index for its table: the VPC CNI numbers its
+	// own from 2, amazon-ec2-net-utils from 10000.
+	sourceTables = 20000
+)
+
+// Source is a link whose addresses are answered out of it.
+type Source struct {
+	// Index is the link's.
+	Index int
+	// From are the addresses and networks that the link is for.
+	From []netip.Prefix
+	// Subnets are on the link.
+	Subnets []netip.Prefix
+	// Routers lead to everywhere else, one of each family at most. Without one of
+	// IPv6 it is the one that its announcements have put into the main table, now or
+	// at an earlier call.
+	Routers []netip.Addr
+}
+
+func (s *Source) table() int { return sourceTables + s.Index }
+
+// EnsureSources makes source-based routing as it should be for these links, and
+// for no other: what of it is there for others is removed. It says whether it
+// changed anything. It costs one dump of each family's rules and one of the
+// routes. A link that is gone or down is an error besides, once all is done for
+// the others.
+func (h *Handle) EnsureSources(want []Source) (changed bool, err error) {
+	rules, err := h.rules()
+	if err != nil {
+		return false, err
+	}
+	routes, err := h.routes(unix.RT_TABLE_UNSPEC)
+	if err != nil {
+		return false, err
+	}
+	var wantRules []netlink.Rule
+	var wantRoutes []netlink.Route
+	for _, s := range want {
+		wantRules = append(wantRules, s.rules()...)
+		wantRoutes = append(wantRoutes, s.routes(routes)...)
+	}
+	var errs []error
+	did := func(what string, err error) {
+		changed = changed || err == nil
+		if err != nil && !errors.Is(err, unix.EEXIST) && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ESRCH) {
+			errs = append(errs, fmt.Errorf("%s: %w", what, notFound(err)))
+		}
+	}
+	// Routes before rules, so that no rule leads to an empty table.
+	for _, r := range wantRoutes {
+		if !slices.ContainsFunc(routes, func(o netlink.Route) bool { return sameSourceRoute(o, r) }) {
+			did("add route "+r.String(), h.nl.RouteReplace(&r))
+		}
+	}
+	for _, r := range wantRules {
+		if !slices.ContainsFunc(rules, func(o netlink.Rule) bool { return sameSourceRule(o, r) }) {
+			did("add rule "+r.String(), h.nl.RuleAdd(&r))
+		}
+	}
+	for _, o := range rules {
+		if o.Protocol == SourceProtocol && !slices.ContainsFunc(wantRules, func(r netlink.Rule) bool { return sameSourceRule(o, r) }) {
+			did("delete rule "+o.String(), h.nl.RuleDel(&o))
+		}
+	}
+	for _, o := range routes {
+		if o.Protocol == SourceProtocol && !slices.ContainsFunc(wantRoutes, func(r netlink.Route) bool { return sameSourceRoute(o, r) }) {
+			did("delete route "+o.String(), h.nl.RouteDel(&o))
+		}
+	}
+	return changed, errors.Join(errs...)
+}
+
+func (s *Source) rules() (out []netlink.Rule) {
+	for _, from := range s.From {
+		r := netlink.NewRule()
+		r.Src, r.Table, r.Priority, r.Protocol, r.Family = ipNet(from.Masked()), s.table(), SourcePriority, SourceProtocol, family(from.Addr())
+		out = append(out, *r)
+	}
+	return out
+}
+
+// routes are those of the link's table. Have are all routes there are.
+func (s *Source) routes(have []netlink.Route) (out []netlink.Route) {
+	route := func(dst netip.Prefix) netlink.Route {
+		return netlink.Route{LinkIndex: s.Index, Dst: ipNet(dst), Table: s.table(), Protocol: SourceProtocol, Family: family(dst.Addr())}
+	}
+	var v4, v6 bool
+	for _, subnet := range s.Subnets {
+		r := route(subnet.Masked())
+		if subnet.Addr().Is4() {
+			r.Scope = netlink.SCOPE_LINK
+		}
+		v4, v6 = v4 || subnet.Addr().Is4(), v6 || subnet.Addr().Is6()
+		if !slices.ContainsFunc(out, func(o netlink.Route) bool { return sameSourceRoute(o, r) }) {
+			out = append(out, r)
+		}
+	}
+	routers := s.Routers
+	if v6 && !slices.ContainsFunc(routers, netip.Addr.Is6) {
+		if router, ok := s.announced(have); ok {
+			routers = append(slices.Clone(routers), router)
+		}
+	}
+	for _, router := range routers {
+		everywhere := netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+		if router.Is6() {
+			everywhere = netip.PrefixFrom(netip.IPv6Unspecified(), 0)
+		}
+		if router.Is4() && !v4 || router.Is6() && !v6 {
+			continue
+		}
+		r := route(everywhere)
+		r.Gw = router.AsSlice()
+		out = append(out, r)
+	}
+	return out
+}
+
+// announced is the IPv6 router of the link: of the main table's default route,
+// else of the one that is in the link's own table already.
+func (s *Source) announced(have []netlink.Route) (router netip.Addr, ok bool) {
+	for _, r := range have {
+		gw, isAddr := netip.AddrFromSlice(r.Gw)
+		if !isAddr || !gw.Is6() || r.LinkIndex != s.Index || !isDefault(r) {
+			continue
+		}
+		switch {
+		case r.Table == unix.RT_TABLE_MAIN:
+			return gw, true
+		case r.Table == s.table() && r.Protocol == SourceProtocol:
+			router, ok = gw, true
+		}
+	}
+	return router, ok
+}
+
+func family(a netip.Addr) int {
+	if a.Is4() {
+		return netlink.FAMILY_V4
+	}
+	return netlink.FAMILY_V6
+}
+
+func sameSourceRule(a, b netlink.Rule) bool {
+	from, _ := prefix(a.Src)
+	other, _ := prefix(b.Src)
+	return a.Protocol == b.Protocol && a.Priority == b.Priority && a.Table == b.Table && from == other
+}
+
+func sameSourceRoute(a, b netlink.Route) bool {
+	gw, _ := netip.AddrFromSlice(a.Gw)
+	other, _ := netip.AddrFromSlice(b.Gw)
+	return a.Protocol == b.Protocol && a.Table == b.Table && a.LinkIndex == b.LinkIndex && gw.Unmap() == other.Unmap() &&
+		destination(a) == destination(b)
+}
+
+// destination is a route's; that of a default route may be missing.
+func destination(r netlink.Route) netip.Prefix {
+	if dst, ok := prefix(r.Dst); ok {
+		return dst
+	}
+	if cmp.Or(r.Family, netlink.FAMILY_V4) == netlink.FAMILY_V6 {
+		return netip.PrefixFrom(netip.IPv6Unspecified(), 0)
+	}
+	return netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+}
