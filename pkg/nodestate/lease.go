@@ -30,15 +30,13 @@ const (
 	// LeaseCooling: nobody has it, but neighbours and peers may still think so,
 	// until FreeAt.
 	LeaseCooling LeaseState = "cooling"
-	// LeaseRetiring: the daemon is giving the address back to the subnet.
-	LeaseRetiring LeaseState = "retiring"
 )
 
 // Lease says of one address of an ENI why nobody else may be given it.
 type Lease struct {
 	Address netip.Addr `json:"address"`
 	State   LeaseState `json:"state"`
-	// AttachmentID is of who has the address, or had it last; empty when retiring.
+	// AttachmentID is of who has the address, or had it last.
 	AttachmentID
 	// Network is the netconf's name, by which GC selects, and Pod is namespace/name
 	// for messages; both may be "".
@@ -60,6 +58,12 @@ type Leases struct {
 	// Last are the addresses that were given last, one of each family at most: the
 	// next is looked for behind it.
 	Last []netip.Addr `json:"last,omitempty"`
+	// Asked are the families, ipv4 and ipv6, of which pods have asked for an address
+	// in this boot, whether or not there was one.
+	Asked []string `json:"asked,omitempty"`
+	// Retiring are addresses (with their full length) and prefixes that the daemon is
+	// giving back to the subnet: nobody is given any of them.
+	Retiring []netip.Prefix `json:"retiring,omitempty"`
 	// Leases are sorted by address; there is one for an address at most.
 	Leases []Lease `json:"leases"`
 }
@@ -67,6 +71,11 @@ type Leases struct {
 // Find returns where the lease of an address is in Leases, or would be.
 func (l *Leases) Find(a netip.Addr) (i int, found bool) {
 	return slices.BinarySearchFunc(l.Leases, a, func(lease Lease, a netip.Addr) int { return lease.Address.Compare(a) })
+}
+
+// Retires says whether an address is on its way back to the subnet.
+func (l *Leases) Retires(a netip.Addr) bool {
+	return slices.ContainsFunc(l.Retiring, func(p netip.Prefix) bool { return p.Contains(a) })
 }
 
 // Holds says whether the lease keeps the address from others at a time since boot.
@@ -180,10 +189,15 @@ func (l *Leases) validate() error {
 			return fmt.Errorf("%w: leases[%d].address %q", ErrCorrupt, i, lease.Address)
 		case i > 0 && lease.Address.Compare(l.Leases[i-1].Address) <= 0:
 			return fmt.Errorf("%w: leases[%d]: %s is not behind %s", ErrCorrupt, i, lease.Address, l.Leases[i-1].Address)
-		case lease.State != LeaseHeld && lease.State != LeaseCooling && lease.State != LeaseRetiring:
+		case lease.State != LeaseHeld && lease.State != LeaseCooling:
 			return fmt.Errorf("%w: leases[%d].state %q", ErrCorrupt, i, lease.State)
 		case lease.State == LeaseHeld && (lease.ContainerID == "" || lease.IfName == ""):
 			return fmt.Errorf("%w: leases[%d]: containerID or ifname is empty", ErrCorrupt, i)
+		}
+	}
+	for i, p := range l.Retiring {
+		if !p.IsValid() || p != p.Masked() {
+			return fmt.Errorf("%w: retiring[%d] %q", ErrCorrupt, i, p)
 		}
 	}
 	return nil

@@ -30,8 +30,8 @@ func sampleLeases() Leases {
 			{Address: netip.MustParseAddr("10.0.1.16"), State: LeaseHeld, AttachmentID: AttachmentID{"c1", "net1"}, Network: "shared", Pod: "shop/web-0",
 				Netns: Netns{Path: "/run/netns/c1", Cookie: 4097, Inode: 4026532000}, CoolDown: 30 * time.Second},
 			{Address: netip.MustParseAddr("10.0.1.17"), State: LeaseCooling, AttachmentID: AttachmentID{"c0", "net1"}, CoolDown: 30 * time.Second, FreeAt: 90 * time.Second},
-			{Address: netip.MustParseAddr("10.0.1.18"), State: LeaseRetiring},
 		},
+		Asked: []string{"ipv4"}, Retiring: []netip.Prefix{netip.MustParsePrefix("10.0.1.18/32"), netip.MustParsePrefix("10.0.1.32/28")},
 	}
 }
 
@@ -114,7 +114,8 @@ func TestLeasesRefused(t *testing.T) {
 		"version": `{"schemaVersion":2,"eniID":"` + leaseENI + `","leases":[]}`,
 		"state":   `{"schemaVersion":1,"eniID":"` + leaseENI + `","leases":[{"address":"10.0.0.1","state":"lent"}]}`,
 		"nobody":  `{"schemaVersion":1,"eniID":"` + leaseENI + `","leases":[{"address":"10.0.0.1","state":"leased"}]}`,
-		"order":   `{"schemaVersion":1,"eniID":"` + leaseENI + `","leases":[{"address":"10.0.0.2","state":"retiring"},{"address":"10.0.0.1","state":"retiring"}]}`,
+		"order":   `{"schemaVersion":1,"eniID":"` + leaseENI + `","leases":[{"address":"10.0.0.2","state":"cooling"},{"address":"10.0.0.1","state":"cooling"}]}`,
+		"retire":  `{"schemaVersion":1,"eniID":"` + leaseENI + `","leases":[],"retiring":["10.0.0.9/28"]}`,
 	} {
 		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
 			t.Fatal(err)
@@ -153,7 +154,7 @@ func TestLeasesLock(t *testing.T) {
 			defer l.Close()
 			a := netip.AddrFrom4([4]byte{10, 0, 0, byte(n)})
 			i, _ := l.Find(a)
-			l.Leases.Leases = slices.Insert(l.Leases.Leases, i, Lease{Address: a, State: LeaseRetiring})
+			l.Leases.Leases = slices.Insert(l.Leases.Leases, i, Lease{Address: a, State: LeaseCooling})
 			if err := l.Save(); err != nil {
 				t.Error(err)
 			}
@@ -226,9 +227,9 @@ func TestPools(t *testing.T) {
 
 	l := Leases{ENIID: leaseENI, Leases: []Lease{
 		{Address: netip.MustParseAddr("10.0.1.11"), State: LeaseHeld}, {Address: netip.MustParseAddr("10.0.1.12"), State: LeaseCooling, FreeAt: 9},
-		{Address: netip.MustParseAddr("10.0.1.33"), State: LeaseCooling, FreeAt: 20}, {Address: netip.MustParseAddr("10.0.1.34"), State: LeaseRetiring},
+		{Address: netip.MustParseAddr("10.0.1.33"), State: LeaseCooling, FreeAt: 20},
 		{Address: netip.MustParseAddr("10.0.9.9"), State: LeaseHeld},
-	}}
+	}, Retiring: []netip.Prefix{netip.MustParsePrefix("10.0.1.34/32"), netip.MustParsePrefix("10.0.9.0/28")}}
 	if c, next := l.Count(v4, 10); c != (PoolCount{18, 1, 1, 1}) || next != 10 || c.Free() != 15 {
 		t.Errorf("Count = %+v, %v", c, next)
 	}

@@ -68,13 +68,19 @@ func (p Pool) spanOf(a netip.Addr) int {
 func (p Pool) Size() int {
 	n := 0
 	for _, s := range p.spans {
-		host := s.Addr().BitLen() - s.Bits()
-		if host >= 62 || n > math.MaxInt-1<<host {
+		if n += size(s.Prefix); n < 0 {
 			return math.MaxInt
 		}
-		n += 1 << host
 	}
 	return n
+}
+
+// size is how many addresses a network has, math.MaxInt for more than that.
+func size(p netip.Prefix) int {
+	if host := p.Addr().BitLen() - p.Bits(); host < 63 {
+		return 1 << host
+	}
+	return math.MaxInt
 }
 
 // Behind yields the pool's addresses once around, beginning behind one of it,
@@ -182,12 +188,15 @@ func (l *Leases) Count(p Pool, now time.Duration) (c PoolCount, next time.Durati
 		switch lease.State {
 		case LeaseHeld:
 			c.Leased++
-		case LeaseRetiring:
-			c.Retiring++
 		case LeaseCooling:
 			if c.Cooling++; next == 0 || lease.FreeAt-now < next {
 				next = lease.FreeAt - now
 			}
+		}
+	}
+	for _, retiring := range l.Retiring {
+		if _, ok := p.Find(retiring.Addr()); ok {
+			c.Retiring += size(retiring)
 		}
 	}
 	return c, next

@@ -134,8 +134,11 @@ func (c state) Collect(out chan<- prometheus.Metric) {
 	}
 }
 
-// The states of an address in addresses.
-const stateFree = "free"
+// The states of an address besides those of a lease.
+const (
+	stateFree     = "free"
+	stateRetiring = "retiring"
+)
 
 func collectPools(leases nodestate.LeaseDir, v *reconcile.View, gauge func(d *prometheus.Desc, v float64, labels ...string)) {
 	pools, err := leases.Pools(v.Inventory.BootID, v.Inventory.Devices)
@@ -150,7 +153,7 @@ func collectPools(leases nodestate.LeaseDir, v *reconcile.View, gauge func(d *pr
 			exhausted++
 		}
 		for state, n := range map[string]int{
-			string(nodestate.LeaseHeld): p.Leased, string(nodestate.LeaseCooling): p.Cooling, string(nodestate.LeaseRetiring): p.Retiring, stateFree: p.Free(),
+			string(nodestate.LeaseHeld): p.Leased, string(nodestate.LeaseCooling): p.Cooling, stateRetiring: p.Retiring, stateFree: p.Free(),
 		} {
 			sums[key{p.Family, state}] += float64(n)
 		}

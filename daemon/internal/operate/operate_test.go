@@ -104,8 +104,9 @@ func TestMetrics(t *testing.T) {
 	}
 	l.Leases.Leases = []nodestate.Lease{
 		{Address: netip.MustParseAddr("10.0.1.10"), State: nodestate.LeaseHeld, AttachmentID: hold}, {Address: netip.MustParseAddr("10.0.1.16"), State: nodestate.LeaseHeld, AttachmentID: hold},
-		{Address: netip.MustParseAddr("10.0.1.17"), State: nodestate.LeaseCooling, FreeAt: math.MaxInt64}, {Address: netip.MustParseAddr("10.0.1.18"), State: nodestate.LeaseRetiring},
+		{Address: netip.MustParseAddr("10.0.1.17"), State: nodestate.LeaseCooling, FreeAt: math.MaxInt64},
 	}
+	l.Retiring = []netip.Prefix{netip.MustParsePrefix("10.0.1.18/32")}
 	if err := l.Save(); err != nil {
 		t.Fatal(err)
 	}

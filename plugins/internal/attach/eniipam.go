@@ -38,7 +38,16 @@ func (c *call) pickOwn(cand candidate) (*ownAddresses, error) {
 	if err != nil || c.shares() {
 		return nil, err
 	}
-	addresses, err := c.cfg.ENIIPAM.Pick(*cand.row, requested...)
+	row := *cand.row
+	if c.cfg.ENIIPAM.Secondary(requested...) {
+		// Under the claim lock the daemon retires no address of a pod's ENI.
+		l, err := nodestate.LeaseDir(c.paths.LeaseDir).Read(c.bootID, row.ENIID)
+		if err != nil {
+			return nil, err
+		}
+		row.Addresses = slices.DeleteFunc(slices.Clone(row.Addresses), func(p netip.Prefix) bool { return l.Retires(p.Addr()) })
+	}
+	addresses, err := c.cfg.ENIIPAM.Pick(row, requested...)
 	switch {
 	case errors.Is(err, netconf.ErrNoAddressYet):
 		return nil, refuse(codeTryAgain, "ipam.type %s: device %s: %v", netconf.ENIIPAMType, cand.pci, err)
@@ -102,8 +111,9 @@ func leaseRefusal(err error) error {
 	code := uint(codeUnsupported)
 	var exhausted *lease.ExhaustedError
 	var held *lease.HeldError
+	var retiring *lease.RetiringError
 	switch {
-	case errors.As(err, &exhausted), errors.As(err, &held) && held.State != nodestate.LeaseHeld:
+	case errors.As(err, &exhausted), errors.As(err, &retiring), errors.As(err, &held) && held.State != nodestate.LeaseHeld:
 		code = codeTryAgain
 	case held != nil:
 		code = codeHeld

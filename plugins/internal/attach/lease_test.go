@@ -115,7 +115,7 @@ func TestLease(t *testing.T) {
 	must(t, err)
 
 	e.add(second)
-	e.refused("ADD", third, 11, "none of the 2 IPv4 addresses", "2 leased, 0 cooling down", "assign more")
+	e.refused("ADD", third, 11, "none of the 2 ipv4 addresses", "2 leased, 0 cooling down", "assign more")
 	if diff := cmp.Diff([]string{"10.0.2.16=leased", "10.0.2.17=leased", "fd00:2::16=leased", "fd00:2::17=leased"}, e.leases()); diff != "" {
 		t.Errorf("leases (-want +got):\n%s", diff)
 	}
@@ -275,7 +275,7 @@ func TestLeaseInParallel(t *testing.T) {
 			switch {
 			case code == 0 && got[r.IPs[0].Address.String()] == "":
 				got[r.IPs[0].Address.String()] = args.ContainerID
-			case code != 11 || !strings.Contains(msg, "none of the 16 IPv4 addresses"):
+			case code != 11 || !strings.Contains(msg, "none of the 16 ipv4 addresses"):
 				t.Errorf("%s: %v, code %d: %s", args.ContainerID, r, code, msg)
 			}
 		})
@@ -306,7 +306,7 @@ func TestLeaseRefusals(t *testing.T) {
 	ipam := map[string]any{}
 	conf := e.sharing(ipam, "10.0.2.15/24")
 	before := e.snapshot()
-	e.refused("ADD", e.pod(conf), 102, "has no IPv4 address for pods that share it", "assign secondary addresses or a prefix")
+	e.refused("ADD", e.pod(conf), 11, "has no ipv4 address for pods that share it", "assign secondary addresses or a prefix")
 	d := &e.inv.Devices[len(e.inv.Devices)-1]
 	d.Addresses = append(d.Addresses, mustPrefix("10.0.2.16/24"))
 	e.writeInventory()
@@ -426,7 +426,7 @@ func TestStandalone(t *testing.T) {
 	if r, code, msg := runBinary(t, e.file("bin", "macvlan"), "ADD", second); code != 0 || !slices.Equal(addresses(r), []string{"10.0.2.17/24"}) {
 		t.Errorf("second ADD: %v, code %d: %s", r, code, msg)
 	}
-	if _, code, msg := runBinary(t, e.file("bin", "macvlan"), "ADD", third); code != 11 || !strings.Contains(msg, "none of the 2 IPv4 addresses") {
+	if _, code, msg := runBinary(t, e.file("bin", "macvlan"), "ADD", third); code != 11 || !strings.Contains(msg, "none of the 2 ipv4 addresses") {
 		t.Errorf("third ADD: code %d: %s", code, msg)
 	}
 	if _, code, msg := runBinary(t, own, "STATUS", first); code != 0 {
@@ -509,4 +509,37 @@ func TestLeasePolicy(t *testing.T) {
 	e.inv.Devices[len(e.inv.Devices)-1].AllowedNamespaces = []string{"bank"}
 	e.writeInventory()
 	wantCode(t, p.IPAMFuncs(context.Background(), &strings.Builder{}).Add(plain), 105, "K8S_POD_NAMESPACE", "bank")
+}
+
+// TestRetiring: what the daemon is giving back goes to nobody, whatever the
+// inventory still says.
+func TestRetiring(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	e := newEnv(t)
+	conf := e.sharing(map[string]any{}, "10.0.2.15/24", "10.0.2.16/24", "10.0.2.17/24")
+	e.inv.Devices[0].Addresses = []netip.Prefix{mustPrefix("10.0.2.25/24"), mustPrefix("10.0.2.26/24"), mustPrefix("10.0.2.27/24")}
+	e.writeInventory()
+	retire := func(d nodestate.Device, address string) {
+		t.Helper()
+		l, err := nodestate.LeaseDir(e.file("leases")).Lock(t.Context(), e.inv.BootID, d.ENIID)
+		must(t, err)
+		defer l.Close()
+		l.Retiring = []netip.Prefix{mustPrefix(address + "/32")}
+		must(t, l.Save())
+	}
+	retire(e.inv.Devices[len(e.inv.Devices)-1], "10.0.2.16")
+	retire(e.inv.Devices[0], "10.0.2.26")
+	if got := addresses(e.add(e.pod(conf))); !slices.Equal(got, []string{"10.0.2.17/24"}) {
+		t.Errorf("shared: %v", got)
+	}
+	e.refused("ADD", withIP(e.pod(conf), "10.0.2.16"), 11, "10.0.2.16 is being given back")
+	ipam := map[string]any{"type": "eni-ipam", "dataDir": e.file("leases"), "addresses": "all"}
+	alone := e.pod(map[string]any{"select": map[string]any{"nodeENI": "a"}, "ipam": ipam})
+	if got := addresses(e.add(alone)); !slices.Equal(got, []string{"10.0.2.25/24", "10.0.2.27/24"}) {
+		t.Errorf("all: %v", got)
+	}
+	e.del(alone)
+	e.refused("ADD", withIP(e.pod(map[string]any{"select": map[string]any{"nodeENI": "a"}, "ipam": ipam}), "10.0.2.26"), 102, "10.0.2.26 was asked for")
 }

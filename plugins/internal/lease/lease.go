@@ -31,14 +31,14 @@ type Request struct {
 // Take gives a pod its addresses. A pod that has leases and asks again gets the
 // same ones. Now is the time since boot; gone says whether a holder's netns is
 // certainly no more: such holders lose their addresses, which then cool down, but
-// only when no other is left. With an error, that is all that has changed. Errors: *ExhaustedError, *HeldError, *ForeignError,
-// *FamilyError.
+// only when no other is left. With an error, that and Asked are all that has
+// changed. Errors: *ExhaustedError, *HeldError, *RetiringError, *ForeignError.
 func Take(l *nodestate.Leases, d *nodestate.Device, r Request, now time.Duration, gone func(nodestate.Netns) bool) ([]netip.Prefix, error) {
-	v4, v6 := d.Pools()
-	has := held(l, r.Holder.AttachmentID)
 	if len(r.Addresses) > 0 {
 		return takeThese(l, d, r, now)
 	}
+	v4, v6 := d.Pools()
+	has := held(l, r.Holder.AttachmentID)
 	if !r.IPv4 && !r.IPv6 {
 		r.IPv6 = v4.Size() == 0 && v6.Size() > 0
 		r.IPv4 = !r.IPv6
@@ -49,18 +49,18 @@ func Take(l *nodestate.Leases, d *nodestate.Device, r Request, now time.Duration
 		is4    bool
 		wanted bool
 		pool   nodestate.Pool
-	}{{"IPv4", true, r.IPv4, v4}, {"IPv6", false, r.IPv6, v6}} {
+	}{{"ipv4", true, r.IPv4, v4}, {"ipv6", false, r.IPv6, v6}} {
 		if !want.wanted {
 			continue
+		}
+		if !slices.Contains(l.Asked, want.family) {
+			l.Asked = append(l.Asked, want.family)
 		}
 		if i := slices.IndexFunc(has, func(a netip.Addr) bool { return a.Is4() == want.is4 }); i >= 0 {
 			if p, ok := want.pool.Find(has[i]); ok {
 				out = append(out, p)
 				continue
 			}
-		}
-		if want.pool.Size() == 0 {
-			return nil, &FamilyError{ENI: d.ENIID, Family: want.family}
 		}
 		p, ok := free(l, want.pool, now)
 		if !ok && reclaim(l, now, gone) {
@@ -91,6 +91,9 @@ func takeThese(l *nodestate.Leases, d *nodestate.Device, r Request, now time.Dur
 		}
 		if i, found := l.Find(a); found && l.Leases[i].Holds(now) && (l.Leases[i].State != nodestate.LeaseHeld || l.Leases[i].AttachmentID != r.Holder.AttachmentID) {
 			return nil, &HeldError{Lease: l.Leases[i], Now: now}
+		}
+		if l.Retires(a) {
+			return nil, &RetiringError{Address: a}
 		}
 		if !slices.Contains(out, p) {
 			out = append(out, p)
@@ -155,7 +158,7 @@ func free(l *nodestate.Leases, pool nodestate.Pool, now time.Duration) (netip.Pr
 		}
 	}
 	for p := range pool.Behind(last) {
-		if i, found := l.Find(p.Addr()); !found || !l.Leases[i].Holds(now) {
+		if i, found := l.Find(p.Addr()); (!found || !l.Leases[i].Holds(now)) && !l.Retires(p.Addr()) {
 			return p, true
 		}
 	}
@@ -187,6 +190,9 @@ func exhausted(l *nodestate.Leases, eni device.ENIID, family string, pool nodest
 }
 
 func (e *ExhaustedError) Error() string {
+	if e.Size == 0 {
+		return fmt.Sprintf("ENI %s has no %s address for pods that share it: the first one is its own; assign secondary addresses or a prefix to it", e.ENI, e.Family)
+	}
 	parts := []string{fmt.Sprintf("%d leased", e.Leased), fmt.Sprintf("%d cooling down", e.Cooling)}
 	if e.Retiring > 0 {
 		parts = append(parts, fmt.Sprintf("%d being given back", e.Retiring))
@@ -208,8 +214,6 @@ func (e *HeldError) Error() string {
 	switch e.State {
 	case nodestate.LeaseCooling:
 		return fmt.Sprintf("address %s was released a moment ago and is free in %s", e.Address, (e.FreeAt-e.Now).Round(time.Second)+time.Second)
-	case nodestate.LeaseRetiring:
-		return fmt.Sprintf("address %s is being given back to its subnet", e.Address)
 	case nodestate.LeaseHeld:
 	}
 	who := fmt.Sprintf("container %s, interface %s", e.ContainerID, e.IfName)
@@ -217,6 +221,13 @@ func (e *HeldError) Error() string {
 		who = fmt.Sprintf("pod %s (%s)", e.Pod, who)
 	}
 	return fmt.Sprintf("address %s is held by %s", e.Address, who)
+}
+
+// RetiringError says that a requested address is about to leave the ENI.
+type RetiringError struct{ Address netip.Addr }
+
+func (e *RetiringError) Error() string {
+	return fmt.Sprintf("address %s is being given back to its subnet", e.Address)
 }
 
 // ForeignError says that a requested address is not one which the ENI has for pods.
@@ -229,15 +240,4 @@ type ForeignError struct {
 func (e *ForeignError) Error() string {
 	return fmt.Sprintf("address %s was asked for, but ENI %s has for pods that share it %s (IPv4) and %s (IPv6): ask for one of these, or assign it to the ENI",
 		e.Address, e.ENI, e.IPv4, e.IPv6)
-}
-
-// FamilyError says that the ENI has no address of a family for pods, not even a
-// taken one.
-type FamilyError struct {
-	ENI    device.ENIID
-	Family string
-}
-
-func (e *FamilyError) Error() string {
-	return fmt.Sprintf("ENI %s has no %s address for pods that share it: its first one is its own; assign secondary addresses or a prefix to it", e.ENI, e.Family)
 }

@@ -62,7 +62,7 @@ func TestTake(t *testing.T) {
 	want(t, "the first secondary", take(l, d, a, 0, alive), "10.0.1.11/24")
 	want(t, "the same again", take(l, d, a, 0, alive), "10.0.1.11/24")
 	want(t, "the second", take(l, d, b, 0, alive), "10.0.1.12/24")
-	want(t, "none left", take(l, d, c, 0, alive), "none of the 2 IPv4 addresses that ENI eni-0000000a has for pods is free: 2 leased, 0 cooling down; assign more…")
+	want(t, "none left", take(l, d, c, 0, alive), "none of the 2 ipv4 addresses that ENI eni-0000000a has for pods is free: 2 leased, 0 cooling down; assign more…")
 	if !lease.Give(l, a.Holder.AttachmentID, time.Second) || lease.Give(l, a.Holder.AttachmentID, time.Second) {
 		t.Error("Give does not say whether there was anything")
 	}
@@ -102,8 +102,8 @@ func TestFamiliesAndPrefixes(t *testing.T) {
 		"secondary first":   {dev("10.0.1.10/24 10.0.1.9/24", "10.0.1.16/28"), nil, "10.0.1.9/24"},
 		"IPv6 where no v4":  {dev("10.0.1.10/24 2001:db8::9/64", "2001:db8:0:0:1::/80"), nil, "2001:db8:0:0:1::/64"},
 		"both":              {dev("10.0.1.10/24 10.0.1.11/24 2001:db8::9/64 2001:db8::a/64", ""), func(r *lease.Request) { r.IPv4, r.IPv6 = true, true }, "10.0.1.11/24 2001:db8::a/64"},
-		"no v6":             {dev("10.0.1.10/24 10.0.1.11/24 2001:db8::9/64", ""), func(r *lease.Request) { r.IPv4, r.IPv6 = true, true }, "eni-0000000a has no IPv6 address for pods…"},
-		"nothing for pods":  {dev("10.0.1.10/24", ""), nil, "has no IPv4 address for pods that share it…"},
+		"no v6":             {dev("10.0.1.10/24 10.0.1.11/24 2001:db8::9/64", ""), func(r *lease.Request) { r.IPv4, r.IPv6 = true, true }, "eni-0000000a has no ipv6 address for pods…"},
+		"nothing for pods":  {dev("10.0.1.10/24", ""), nil, "has no ipv4 address for pods that share it…"},
 		"asked for":         {dev("10.0.1.10/24", "10.0.1.16/28"), func(r *lease.Request) { r.Addresses = []netip.Addr{netip.MustParseAddr("10.0.1.20")} }, "10.0.1.20/24"},
 		"asked for primary": {dev("10.0.1.10/24 10.0.1.11/24", "10.0.1.16/28"), func(r *lease.Request) { r.Addresses = []netip.Addr{netip.MustParseAddr("10.0.1.10")} }, "has for pods that share it 10.0.1.11, 10.0.1.16/28 (IPv4) and none (IPv6)…"},
 	} {
@@ -130,7 +130,7 @@ func TestFamiliesAndPrefixes(t *testing.T) {
 	want(t, "other", take(l, d, other, 0, alive), "address 10.0.1.11 is held by pod ns/first (container mine, interface net1)")
 	lease.Give(l, mine.Holder.AttachmentID, 0)
 	want(t, "other", take(l, d, other, time.Second, alive), "address 10.0.1.11 was released a moment ago and is free in 30s")
-	l.Leases[0].State = nodestate.LeaseRetiring
+	l.Retiring = []netip.Prefix{netip.MustParsePrefix("10.0.1.11/32")}
 	want(t, "other", take(l, d, other, time.Hour, alive), "address 10.0.1.11 is being given back to its subnet")
 }
 

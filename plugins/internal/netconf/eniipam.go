@@ -156,6 +156,11 @@ func (e *ENIIPAM) Pick(d nodestate.Device, requested ...netip.Addr) ([]netip.Pre
 	return out, nil
 }
 
+// Secondary says whether Pick may give other addresses than the primary ones.
+func (e *ENIIPAM) Secondary(requested ...netip.Addr) bool {
+	return e.Addresses == addressesAll || len(e.Requested)+len(requested) > 0
+}
+
 // ErrNoAddressYet says that the daemon has not learned the ENI's addresses.
 var ErrNoAddressYet = errors.New("the addresses of the ENI are not known yet")
 
