@@ -12,6 +12,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"github.com/spf13/pflag"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/addresses"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/driver"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube"
@@ -32,6 +33,8 @@ type nodeFlags struct {
 	dpNamespaces, dpSelectors                                  []string
 	orphanGrace                                                time.Duration
 	startupTaint, sourceRouting                                bool
+	manageAddresses                                            string
+	marks                                                      addresses.Marks
 
 	// dir is the folder of manifests; "" when NodeENIs come from the API server.
 	dir string
@@ -44,6 +47,9 @@ const (
 	fromIMDS    = "imds"
 	restartPods = "pods"
 	restartNone = "none"
+
+	manageSingle   = "addresses"
+	managePrefixes = "prefixes"
 )
 
 func (c *nodeFlags) add(f *pflag.FlagSet, p program) {
@@ -68,6 +74,10 @@ func (c *nodeFlags) add(f *pflag.FlagSet, p program) {
 	f.Lookup("podresources-socket").DefValue = ""
 	f.BoolVar(&c.startupTaint, "startup-taint", false, "take the taint "+kube.StartupTaintKey+" from this Node once the devices that are declared for it are ready (kube only; needs the right to patch nodes)")
 	f.BoolVar(&c.sourceRouting, "source-routing", false, "have what comes from an ENI's addresses leave the host by that ENI, by a rule and a route table of its own (for host-side use, ipvlan in mode l3 and the like)")
+	f.StringVar(&c.manageAddresses, "manage-addresses", "", "have EC2 assign what pods that share an ENI need, and take back what is left over: addresses, or prefixes (needs the rights of deploy/iam)")
+	f.Lookup("manage-addresses").NoOptDefVal = manageSingle
+	f.IntVar(&c.marks.Low, "addresses-low", 4, "with --manage-addresses: fewer free addresses of an ENI's pool than that, and more are asked for")
+	f.IntVar(&c.marks.High, "addresses-high", 12, "with --manage-addresses: more free addresses than that, and some are given back")
 	f.StringVar(&c.cniBinDir, "cni-bin-dir", "/opt/cni/bin", "folder of the CNI plugins, to release attachments of pods that died without DEL")
 	f.DurationVar(&c.orphanGrace, "orphan-grace", 60*time.Second, "how long a pod's netns must be gone until its attachments are released")
 	f.StringVar(&c.listen, "listen", defaultListen, "address of metrics, healthz and readyz; off for none")
@@ -115,6 +125,12 @@ func (c *nodeFlags) check() error {
 	oneOf("restart", c.restart, restartPods, restartNone)
 	if c.restart == restartPods && !fromKube {
 		fault("--restart %q: is for --nodeeni-source=kube; give none, and restart the device plugin when the log says so", c.restart)
+	}
+	if c.manageAddresses != "" {
+		oneOf("manage-addresses", c.manageAddresses, manageSingle, managePrefixes)
+	}
+	if c.marks.Low < 1 || c.marks.High <= c.marks.Low || c.marks.High > 1000 {
+		fault("--addresses-low %d, --addresses-high %d: want 1 or more, and less than a high of 1000 at most", c.marks.Low, c.marks.High)
 	}
 	if c.startupTaint && !fromKube {
 		fault("--startup-taint: is for --nodeeni-source=kube; leave it out")

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/addresses"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/awsnode"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/manifest"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/operate"
@@ -62,11 +63,7 @@ func (c *nodeFlags) run(ctx context.Context, log *logrus.Logger) error {
 	if err != nil {
 		return err
 	}
-	watched := []string{filepath.Dir(c.pcidpConfig), c.attachmentsDir, filepath.Join(c.attachmentsDir, "restore"), filepath.Join(c.leaseDir, bootID)}
-	if c.dir != "" {
-		watched = append(watched, c.dir)
-	}
-	watcher, err := reconcile.NewWatcher(watched...)
+	watcher, err := reconcile.NewWatcher(c.watched(bootID)...)
 	if err != nil {
 		return err
 	}
@@ -90,9 +87,13 @@ func (c *nodeFlags) run(ctx context.Context, log *logrus.Logger) error {
 		PCI: sysfs.NewFS(c.sysfs), Host: host, Drivers: c.nodeDrivers(), Config: &pcidp.File{Path: c.pcidpConfig, Now: time.Now},
 		Orphans: orphans, SourceRouting: c.sourceRouting, Wake: awake, Jitter: rand.N(maxJitter), Now: time.Now, Log: log,
 	}
+	manager := c.manager(&o)
 	o.Observe = func(v reconcile.View) {
 		server.Observe(v)
 		cluster.observe(v)
+		if manager != nil {
+			manager.Observe(v.Inventory.Devices)
+		}
 	}
 	cluster.use(&o)
 	r, err := reconcile.New(o)
@@ -102,17 +103,13 @@ func (c *nodeFlags) run(ctx context.Context, log *logrus.Logger) error {
 	log.WithFields(logrus.Fields{"version": version, "node": c.nodeName, "nodeENIs": c.source}).Info("multi-enid started")
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	served := make(chan error, 1)
-	go func() {
-		err := server.Run(ctx, c.listen, filepath.Join(filepath.Dir(c.inventory), operate.SocketName))
-		if err != nil {
-			stop() // a daemon that cannot be asked how it does must not look well
-		}
-		served <- err
-	}()
+	served := c.serve(ctx, server, stop)
 	go watcher.Run(ctx, awake)
 	go follow(ctx, link.Subscribe, awake, log.WithField("events", "links"))
 	go follow(ctx, link.SubscribeUevents, awake, log.WithField("events", "uevents"))
+	if manager != nil {
+		go manager.Run(ctx)
+	}
 	cluster.run(ctx, awake, r.Nudge)
 	cluster.await(ctx, wake)
 	reconcile.Run(ctx, r.Sync, wake)
@@ -122,6 +119,43 @@ func (c *nodeFlags) run(ctx context.Context, log *logrus.Logger) error {
 	}
 	log.Info("multi-enid stopped")
 	return nil
+}
+
+// watched are the folders whose changes have the node looked at again.
+func (c *nodeFlags) watched(bootID string) []string {
+	all := []string{filepath.Dir(c.pcidpConfig), c.attachmentsDir, filepath.Join(c.attachmentsDir, "restore"), filepath.Join(c.leaseDir, bootID)}
+	if c.dir != "" {
+		all = append(all, c.dir)
+	}
+	return all
+}
+
+// serve runs the server until ctx ends, and then says how it ended. A daemon that
+// cannot be asked how it does must not look well: stop is called for it.
+func (c *nodeFlags) serve(ctx context.Context, server *operate.Server, stop func()) <-chan error {
+	served := make(chan error, 1)
+	go func() {
+		err := server.Run(ctx, c.listen, filepath.Join(filepath.Dir(c.inventory), operate.SocketName))
+		if err != nil {
+			stop()
+		}
+		served <- err
+	}()
+	return served
+}
+
+// manager is who keeps the pools of addresses filled, and then says what the ENIs
+// are; nil without --manage-addresses.
+func (c *nodeFlags) manager(o *reconcile.Options) *addresses.Manager {
+	if c.manageAddresses == "" {
+		return nil
+	}
+	m := addresses.New(addresses.Options{
+		EC2: awsnode.NewEC2(awsnode.New(awsnode.Config{})), Leases: o.Leases, Attachments: o.Attachments, BootID: o.BootID,
+		Prefixes: c.manageAddresses == managePrefixes, Marks: c.marks, Wake: o.Wake, Now: o.Now, Uptime: nodestate.Uptime, Jitter: rand.N[time.Duration], Log: o.Log,
+	})
+	o.Addresses = m
+	return m
 }
 
 // maxJitter spreads the restarts of the device plugins of a cluster: all nodes

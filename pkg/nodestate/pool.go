@@ -201,3 +201,12 @@ func (l *Leases) Count(p Pool, now time.Duration) (c PoolCount, next time.Durati
 	}
 	return c, next
 }
+
+// Spans are the single addresses (with their full length) and prefixes that the
+// pool is made of, in its order.
+func (p Pool) Spans() (out []netip.Prefix) {
+	for _, s := range p.spans {
+		out = append(out, s.Prefix)
+	}
+	return out
+}

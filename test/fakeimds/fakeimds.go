@@ -55,6 +55,7 @@ type Server struct {
 
 	mu       sync.Mutex
 	instance string
+	region   string
 	enis     []*attachment
 	tokens   map[string]time.Time // expiry
 	issued   int

@@ -11,7 +11,9 @@ import (
 // the stand-alone server.
 type State struct {
 	InstanceID string `json:"instanceID"`
-	ENIs       []ENI  `json:"enis"`
+	// Region is placement/region.
+	Region string `json:"region"`
+	ENIs   []ENI  `json:"enis"`
 }
 
 // ENI is one interface. Values are answered as they are, sensible or not; an
@@ -89,7 +91,7 @@ func (s *Server) detach(mac string) {
 func (s *Server) Apply(st State) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.instance = st.InstanceID
+	s.instance, s.region = st.InstanceID, st.Region
 	for _, a := range s.enis {
 		if !slices.ContainsFunc(st.ENIs, func(e ENI) bool { return e.MAC == a.MAC }) {
 			s.detach(a.MAC)
@@ -124,6 +126,8 @@ func (s *Server) value(path string) (string, answer) {
 	switch path {
 	case dataRoot + "instance-id":
 		return nonEmpty(s.instance)
+	case dataRoot + "placement/region":
+		return nonEmpty(s.region)
 	case dataRoot + "mac":
 		for _, a := range s.enis {
 			if a.Primary {

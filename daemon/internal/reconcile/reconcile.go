@@ -76,6 +76,14 @@ type Orphans interface {
 	Sweep(ctx context.Context, records []nodestate.Attachment) (found []nodestate.Problem, again time.Duration)
 }
 
+// Addresses has EC2 assign addresses and take them back, in the background.
+type Addresses interface {
+	// Correct returns the metadata's ENIs with what EC2 knows better.
+	Correct(enis []awsnode.ENI) []awsnode.ENI
+	// Problems are those that it has, sorted.
+	Problems() []nodestate.Problem
+}
+
 // Options are what a Reconciler works with. All are needed but those that say
 // what their absence means.
 type Options struct {
@@ -100,6 +108,8 @@ type Options struct {
 	Kubelet Kubelet
 	// Orphans is nil where nothing is released.
 	Orphans Orphans
+	// Addresses is nil where nobody asks EC2.
+	Addresses Addresses
 	// SourceRouting: what comes from an ENI's addresses leaves the host by that ENI.
 	SourceRouting bool
 
@@ -203,6 +213,9 @@ func (r *Reconciler) Sync(ctx context.Context) Outcome {
 		unreleased, again := r.Orphans.Sweep(ctx, src.Attachments.Value)
 		found = appendProblems(found, unreleased)
 		out.sooner(again)
+	}
+	if r.Addresses != nil {
+		found = appendProblems(found, r.Addresses.Problems())
 	}
 	restored, unrestored := r.restoreLinks(ctx, &src)
 	found = append(found, unrestored...)

@@ -1,0 +1,98 @@
+package main
+
+import (
+	"encoding/json"
+	"net/netip"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/awsnode"
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+	"github.com/multi-eni/multi-eni-cni/test/fakeec2"
+	"github.com/multi-eni/multi-eni-cni/test/nstest"
+)
+
+// TestManageAddresses: a pod that shares an ENI without an address for it is the
+// reason to have one assigned; the next attempt gets it.
+func TestManageAddresses(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	m := newMachine(t, 1)
+	e := imdsOf(1)
+	ec2 := fakeec2.Start(t, fakeec2.Config{
+		Subnets: []fakeec2.Subnet{{ID: e.SubnetID, IPv4: netip.MustParsePrefix(e.SubnetIPv4CIDR)}},
+		ENIs: []fakeec2.ENI{{
+			ID: e.ID, MAC: e.MAC, SubnetID: e.SubnetID, Instance: "i-0a1b2c3d4e5f60718", DeviceIndex: 1,
+			Tags: map[string]string{awsnode.NodeENITag: "shared"}, IPv4: []netip.Addr{netip.MustParseAddr(e.IPv4s[0])},
+		}},
+	})
+	t.Setenv("AWS_REGION", "eu-central-1")
+	m.declare("shared", 1)
+	m.start("--manage-addresses", "--addresses-low=2", "--addresses-high=4")
+	m.until("shared ready")
+
+	plugin, err := nstest.Binary("multi-eni")
+	m.must(err)
+	macvlan, err := nstest.Binary("cni/macvlan")
+	m.must(err)
+	m.must(nstest.NewNetns("/run/netns/c1"))
+	conf, err := json.Marshal(map[string]any{
+		"cniVersion": "1.1.0", "name": "shared", "type": "multi-eni", "select": map[string]any{"nodeENI": "shared"}, "delegate": map[string]any{"type": "macvlan", "mode": "passthru"},
+		"ipam":    map[string]any{"type": "eni-ipam", "dataDir": m.path("leases")},
+		"dataDir": m.path("records"), "inventory": m.path("run/inventory.json"), "sysfs": m.node.Sysfs,
+	})
+	m.must(err)
+	run := func(verb string) string {
+		cmd := exec.CommandContext(t.Context(), plugin)
+		cmd.Env = append(os.Environ(), "CNI_COMMAND="+verb, "CNI_CONTAINERID=c1", "CNI_NETNS=/run/netns/c1", "CNI_IFNAME=net1", "CNI_PATH="+strings.TrimSuffix(macvlan, "/macvlan"))
+		cmd.Stdin = strings.NewReader(string(conf))
+		out, _ := cmd.CombinedOutput() // an error is in the output
+		return string(out)
+	}
+	if out := run("ADD"); !strings.Contains(out, `"code": 11`) || !strings.Contains(out, "has no ipv4 address for pods") {
+		t.Errorf("ADD before there is an address: %s", out)
+	}
+	begin := time.Now()
+	var out string
+	for out = run("ADD"); !strings.Contains(out, "10.0.1.4/24"); out = run("ADD") {
+		if time.Since(begin) > 20*time.Second {
+			t.Fatalf("no address: %s\n%s", out, m.stderr.String())
+		}
+		<-time.After(20 * time.Millisecond)
+	}
+	t.Logf("the pod's second attempt could succeed after %v", time.Since(begin).Round(time.Millisecond))
+	if got := ec2.ENI(e.ID).IPv4; len(got) != 4 {
+		t.Errorf("EC2 has assigned %v, want three more than the primary one", got)
+	}
+	if calls := ec2.Calls(); slices.Contains(calls, "UnassignPrivateIpAddresses "+e.ID) || len(calls) != 2 {
+		t.Errorf("calls: %q", calls)
+	}
+	_, stdout, _ := call(t.Context(), nil, "status", "--inventory", m.path("run/inventory.json"), "--attachments-dir", m.path("records"), "--lease-dir", m.path("leases"))
+	if !strings.Contains(stdout, e.ID+"  ipv4    2     1       0        0") {
+		t.Errorf("status:\n%s", stdout)
+	}
+	run("DEL")
+	if held, err := nodestate.LeaseDir(m.path("leases")).Held(); err != nil || len(held) != 0 {
+		t.Errorf("held: %v, %v", held, err)
+	}
+	m.end()
+}
+
+// TestManageAddressesFlags: what cannot be meant is refused, with the flag.
+func TestManageAddressesFlags(t *testing.T) {
+	for _, tt := range []struct{ flag, want string }{
+		{"--manage-addresses=all", `--manage-addresses "all": want addresses or prefixes`},
+		{"--addresses-low=0", "--addresses-low 0, --addresses-high 12: want"},
+		{"--addresses-high=4", "--addresses-low 4, --addresses-high 4: want"},
+	} {
+		code, _, stderr := call(t.Context(), nil, "run", "--node-name=a", "--nodeeni-source=dir:/nodeenis", tt.flag)
+		if code != exitUsage || !strings.Contains(stderr, tt.want) {
+			t.Errorf("%s: exit code %d, %q; want %q", tt.flag, code, stderr, tt.want)
+		}
+	}
+}

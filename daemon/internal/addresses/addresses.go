@@ -1,0 +1,307 @@
+// Package addresses has EC2 assign addresses to the ENIs of this instance that
+// pods share, before they run out, and take back what is left over; and it knows
+// what EC2 says of these ENIs, which is the truth where the metadata lag.
+//
+// An address is given back in steps, of which each can be the last before a
+// crash: under the device's claim lock and the ENI's lease lock it becomes
+// retiring, so that nobody is given it; EC2 unassigns it; the inventory no longer
+// has it; it is retiring no more. After a crash the leases say what is retiring,
+// and EC2 what is left to be done.
+package addresses
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/awsnode"
+	"github.com/multi-eni/multi-eni-cni/pkg/device"
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+)
+
+const (
+	// describeApart is the least time between two Describe calls, and describeJitter
+	// what is added to it by chance: all nodes of a cluster share one bucket of calls.
+	describeApart  = 60 * time.Second
+	describeJitter = 15 * time.Second
+	// consistent is after how long Describe certainly shows what we have changed.
+	consistent = 30 * time.Second
+	// Waits after a failure: the first, which doubles, and the longest.
+	backOffFirst = 5 * time.Second
+	backOffMost  = 5 * time.Minute
+	// callTimeout bounds one call with all of the SDK's attempts.
+	callTimeout = time.Minute
+)
+
+// EC2 is awsnode.EC2. Errors are *awsnode.EC2Error.
+type EC2 interface {
+	Describe(ctx context.Context) ([]awsnode.Attached, error)
+	Assign(ctx context.Context, eni device.ENIID, family awsnode.Family, prefixes bool, n int) ([]netip.Prefix, error)
+	Unassign(ctx context.Context, eni device.ENIID, family awsnode.Family, what []netip.Prefix) error
+}
+
+// Options are what a Manager works with; all are needed.
+type Options struct {
+	EC2         EC2
+	Leases      nodestate.LeaseDir
+	Attachments nodestate.AttachmentDir
+	BootID      string
+	// Prefixes: prefixes are asked for, instead of single addresses.
+	Prefixes bool
+	Marks    Marks
+	// Wake has the node looked at again.
+	Wake func()
+	Now  func() time.Time
+	// Uptime is nodestate.Uptime.
+	Uptime func() (time.Duration, error)
+	// Jitter returns a time between 0 and its argument.
+	Jitter func(time.Duration) time.Duration
+	Log    logrus.FieldLogger
+}
+
+// Manager keeps the pools of this instance's ENIs between the marks. Its methods
+// are safe for concurrent use.
+type Manager struct {
+	Options
+	wake chan struct{}
+
+	mu sync.Mutex
+	// devices are the inventory's, as the file has them.
+	devices []nodestate.Device
+	// listed is what the metadata said last, by ENI, as text.
+	listed map[device.ENIID]string
+	// truth is what EC2 says, with our own changes since; nil before the first answer.
+	truth map[device.ENIID]awsnode.Attached
+	// agreed is what the metadata said when EC2 was asked: while they say the same,
+	// there is no news in it.
+	agreed map[device.ENIID]string
+	// changed is when we have last changed an ENI.
+	changed map[device.ENIID]time.Time
+	// describeAt is when EC2 may be asked again, and describe whether it should be.
+	describeAt time.Time
+	describe   bool
+	trouble    map[subject]*trouble
+}
+
+// subject is what a failure is about: an ENI, or "" for Describe.
+type subject = device.ENIID
+
+// trouble is a failure that is not over.
+type trouble struct {
+	problem nodestate.Problem
+	times   int
+	until   time.Time
+	// most is how many may be asked for after EC2Limit; 0 is not known.
+	most int
+}
+
+// New returns a Manager that has not asked anything yet.
+func New(o Options) *Manager {
+	return &Manager{
+		Options: o, wake: make(chan struct{}, 1), describe: true,
+		listed: map[device.ENIID]string{}, agreed: map[device.ENIID]string{}, changed: map[device.ENIID]time.Time{}, trouble: map[subject]*trouble{},
+	}
+}
+
+// Observe takes the devices of the inventory as the file has them. It does not
+// block.
+func (m *Manager) Observe(devices []nodestate.Device) {
+	m.mu.Lock()
+	m.devices = devices
+	m.mu.Unlock()
+	m.again()
+}
+
+func (m *Manager) again() {
+	select {
+	case m.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Problems are what a person must look at, sorted.
+func (m *Manager) Problems() (out []nodestate.Problem) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, s := range slices.Sorted(maps.Keys(m.trouble)) {
+		if t := m.trouble[s]; t.problem.Reason != "" {
+			out = append(out, t.problem)
+		}
+	}
+	return out
+}
+
+// Correct returns the ENIs of the metadata with what EC2 knows better: addresses,
+// prefixes and MACs, and ENIs that the metadata do not list yet. It does not
+// block, and leaves its argument as it is.
+func (m *Manager) Correct(all []awsnode.ENI) []awsnode.ENI {
+	all = slices.Clone(all)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.listed = map[device.ENIID]string{}
+	news := false
+	for i := range all {
+		e := &all[i]
+		said := text(e.MAC, addressesOf(e), e.Prefixes)
+		m.listed[e.ID] = said
+		t, known := m.truth[e.ID]
+		news = news || said != m.agreed[e.ID] && (!known || said != text(t.MAC, t.Addresses, t.Prefixes))
+		if known {
+			correct(e, t)
+		}
+	}
+	for _, id := range slices.Sorted(maps.Keys(m.truth)) {
+		if _, listed := m.listed[id]; !listed {
+			t := m.truth[id]
+			all = append(all, awsnode.ENI{ID: t.ID, MAC: t.MAC, DeviceIndex: t.DeviceIndex, NetworkCard: t.NetworkCard, SubnetID: t.SubnetID})
+		}
+	}
+	slices.SortFunc(all, func(a, b awsnode.ENI) int { return strings.Compare(string(a.MAC), string(b.MAC)) })
+	if news && m.truth != nil {
+		m.describe = true
+		m.again()
+	}
+	return all
+}
+
+func addressesOf(e *awsnode.ENI) (out []netip.Addr) {
+	for _, a := range e.Addresses {
+		out = append(out, a.Addr())
+	}
+	return out
+}
+
+// text is the same for the same addresses in whatever order.
+func text(mac device.MAC, addresses []netip.Addr, prefixes []netip.Prefix) string {
+	addresses, prefixes = slices.Clone(addresses), slices.Clone(prefixes)
+	slices.SortFunc(addresses, netip.Addr.Compare)
+	slices.SortFunc(prefixes, netip.Prefix.Compare)
+	return fmt.Sprint(mac, addresses, prefixes)
+}
+
+// correct gives an ENI of the metadata what EC2 says. An address of which nobody
+// knows the subnet's length is left out: the metadata will say it.
+func correct(e *awsnode.ENI, t awsnode.Attached) {
+	bits4, bits6 := 0, 64
+	if s := e.SubnetCIDR; s.IsValid() && s.Addr().Is4() {
+		bits4 = s.Bits()
+	}
+	for _, a := range e.Addresses {
+		if a.Addr().Is4() {
+			bits4 = a.Bits()
+		} else {
+			bits6 = a.Bits()
+		}
+	}
+	e.MAC, e.Addresses, e.Prefixes = t.MAC, nil, t.Prefixes
+	for _, a := range t.Addresses {
+		switch {
+		case a.Is6():
+			e.Addresses = append(e.Addresses, netip.PrefixFrom(a, bits6))
+		case bits4 != 0:
+			e.Addresses = append(e.Addresses, netip.PrefixFrom(a, bits4))
+		}
+	}
+}
+
+// Run works until ctx ends.
+func (m *Manager) Run(ctx context.Context) {
+	for {
+		var timer <-chan time.Time
+		if wait := m.step(ctx); wait > 0 {
+			timer = time.After(wait)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-m.wake:
+		case <-timer:
+		}
+	}
+}
+
+// step does what is due, and returns after how long there may be more, 0 for when
+// something changes.
+func (m *Manager) step(ctx context.Context) time.Duration {
+	m.describeENIs(ctx)
+	m.mu.Lock()
+	devices := m.devices
+	m.mu.Unlock()
+	for i := range devices {
+		if ctx.Err() != nil {
+			return 0
+		}
+		m.tend(ctx, &devices[i])
+	}
+	return m.next()
+}
+
+// next is in how long a failed call may be repeated, or EC2 asked again.
+func (m *Manager) next() (wait time.Duration) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	now := m.Now()
+	sooner := func(at time.Time) {
+		if d := max(at.Sub(now), time.Second); wait == 0 || d < wait {
+			wait = d
+		}
+	}
+	if t := m.trouble[""]; t != nil {
+		sooner(t.until)
+	} else if m.describe {
+		sooner(m.describeAt)
+	}
+	for s, t := range m.trouble {
+		if s != "" {
+			sooner(t.until)
+		}
+	}
+	return wait
+}
+
+// describeENIs asks EC2 about all ENIs, if there may be news and it is time.
+func (m *Manager) describeENIs(ctx context.Context) {
+	m.mu.Lock()
+	now := m.Now()
+	due := m.describe && !now.Before(m.describeAt) && m.ready("", now)
+	if due {
+		m.describe, m.describeAt = false, now.Add(describeApart+m.Jitter(describeJitter))
+	}
+	agreed := m.listed
+	m.mu.Unlock()
+	if !due {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	all, err := m.EC2.Describe(ctx)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err != nil {
+		m.describe = true
+		m.failed("", err, "ENIs cannot be looked up in EC2; until they can, the metadata are believed, and no address is assigned or given back")
+		return
+	}
+	delete(m.trouble, "")
+	truth := make(map[device.ENIID]awsnode.Attached, len(all))
+	for _, a := range all {
+		if own, ok := m.truth[a.ID]; ok && m.Now().Sub(m.changed[a.ID]) < consistent {
+			a, m.describe = own, true // it may not show what we have just changed
+		}
+		truth[a.ID] = a
+	}
+	different := m.truth == nil || !maps.EqualFunc(m.truth, truth, func(a, b awsnode.Attached) bool {
+		return a.NodeENI == b.NodeENI && text(a.MAC, a.Addresses, a.Prefixes) == text(b.MAC, b.Addresses, b.Prefixes)
+	})
+	m.truth, m.agreed = truth, agreed
+	if different {
+		m.Wake()
+	}
+}

@@ -1,0 +1,93 @@
+package addresses
+
+import (
+	"math"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/awsnode"
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+)
+
+// prefixSize is how many addresses a delegated IPv4 prefix has (/28).
+const prefixSize = 16
+
+// Marks say how many addresses of an ENI's pool are kept free.
+type Marks struct {
+	// Low is the least; below it more are asked for.
+	Low int
+	// High is the most; above it some are given back.
+	High int
+}
+
+// middle is to where both ways lead.
+func (m Marks) middle() int { return (m.Low + m.High + 1) / 2 }
+
+// order is what EC2 is to be asked for one family of an ENI: Assign more, or take
+// back what is in Retire.
+type order struct {
+	family   awsnode.Family
+	prefixes bool
+	assign   int
+	retire   []netip.Prefix
+}
+
+// plan compares the pools of an ENI with the marks, for the families that pods
+// have asked for in this boot. Only what no lease and no cool-down holds is
+// retired, from the pool's end and never a part of a prefix.
+func plan(d *nodestate.Device, l *nodestate.Leases, now time.Duration, marks Marks, prefixes bool) (orders []order) {
+	v4, v6 := d.Pools()
+	for _, f := range []struct {
+		name   string
+		family awsnode.Family
+		pool   nodestate.Pool
+	}{{"ipv4", awsnode.IPv4, v4}, {"ipv6", awsnode.IPv6, v6}} {
+		if !slices.Contains(l.Asked, f.name) {
+			continue
+		}
+		count, _ := l.Count(f.pool, now)
+		free := count.Free()
+		o := order{family: f.family, prefixes: prefixes}
+		switch {
+		case free < marks.Low:
+			o.assign = marks.middle() - free
+			if prefixes && f.family == awsnode.IPv6 {
+				o.assign = 1 // of 2^48 addresses
+			} else if prefixes {
+				o.assign = (o.assign + prefixSize - 1) / prefixSize
+			}
+		case free > marks.High && count.Retiring == 0:
+			o.retire = surplus(f.pool, l, now, free-marks.middle())
+		}
+		if o.assign > 0 || o.retire != nil {
+			orders = append(orders, o)
+		}
+	}
+	return orders
+}
+
+// surplus are spans of the pool that hold nothing, n addresses at most.
+func surplus(pool nodestate.Pool, l *nodestate.Leases, now time.Duration, n int) (out []netip.Prefix) {
+	for _, span := range slices.Backward(pool.Spans()) {
+		size := addressesIn(span)
+		if size <= n && !holds(l, span, now) {
+			out, n = append(out, span), n-size
+		}
+	}
+	return out
+}
+
+// addressesIn is how many addresses a span has; more than anybody gives back for
+// an IPv6 prefix.
+func addressesIn(span netip.Prefix) int {
+	if host := span.Addr().BitLen() - span.Bits(); host < 31 {
+		return 1 << host
+	}
+	return math.MaxInt
+}
+
+// holds says whether anything keeps an address of the span.
+func holds(l *nodestate.Leases, span netip.Prefix, now time.Duration) bool {
+	return slices.ContainsFunc(l.Leases, func(lease nodestate.Lease) bool { return span.Contains(lease.Address) && lease.Holds(now) })
+}

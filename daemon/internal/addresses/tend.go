@@ -1,0 +1,304 @@
+package addresses
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/awsnode"
+	"github.com/multi-eni/multi-eni-cni/pkg/device"
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
+)
+
+// lockWait bounds the wait for a lock that a plugin may have.
+const lockWait = 200 * time.Millisecond
+
+// tend does for one ENI what is due: it ends what is retiring, or has EC2 assign
+// more, or retires what is left over. Only an ENI of which pods have asked for an
+// address in this boot, and that has the tag of its NodeENI, is touched.
+func (m *Manager) tend(ctx context.Context, d *nodestate.Device) {
+	leases, err := m.Leases.Read(m.BootID, d.ENIID)
+	if err != nil { // what it holds is not known; the reconciler says so
+		return
+	}
+	if d.Phase != nodestate.PhaseReady || (sysfs.PCIFunction{Driver: d.Driver}).UserspaceDriver() || len(leases.Asked)+len(leases.Retiring) == 0 {
+		m.forget(d.ENIID)
+		return
+	}
+	m.mu.Lock()
+	truth, known := m.truth[d.ENIID]
+	idle := known && m.ready(d.ENIID, m.Now())
+	m.mu.Unlock()
+	if !idle {
+		return
+	}
+	if truth.NodeENI != d.NodeENI {
+		m.untagged(d, truth)
+		return
+	}
+	if len(leases.Retiring) > 0 && !m.giveBack(ctx, d, truth, leases.Retiring) {
+		return
+	}
+	if !agree(d, truth) { // what we have changed is not in the inventory yet
+		return
+	}
+	now, err := m.Uptime()
+	if err != nil {
+		return
+	}
+	orders := plan(d, &leases, now, m.Marks, m.Prefixes)
+	for _, o := range orders {
+		if o.assign > 0 {
+			m.assign(ctx, d, o)
+		} else if retiring, ok := m.retire(ctx, d, o.retire); ok {
+			m.giveBack(ctx, d, truth, retiring)
+		}
+	}
+	if len(orders) == 0 {
+		m.forget(d.ENIID)
+	}
+}
+
+// agree says whether the inventory has what EC2 says.
+func agree(d *nodestate.Device, t awsnode.Attached) bool {
+	var have []netip.Addr
+	for _, a := range d.Addresses {
+		have = append(have, a.Addr())
+	}
+	return text("", have, d.Prefixes) == text("", t.Addresses, t.Prefixes)
+}
+
+// assign asks for more, and for half of it next time when that is too much.
+func (m *Manager) assign(ctx context.Context, d *nodestate.Device, o order) {
+	m.mu.Lock()
+	n := o.assign
+	if t := m.trouble[d.ENIID]; t != nil && t.most > 0 {
+		n = min(n, t.most)
+	}
+	m.mu.Unlock()
+	call, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	got, err := m.EC2.Assign(call, d.ENIID, o.family, o.prefixes, n)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err != nil {
+		m.failed(d.ENIID, err, "EC2 assigns it no more addresses for pods")
+		if t := m.trouble[d.ENIID]; kindOf(err) == awsnode.EC2Limit && n > 1 {
+			t.most, t.until, t.problem = n/2, m.Now(), nodestate.Problem{}
+		}
+		return
+	}
+	delete(m.trouble, d.ENIID)
+	m.change(d.ENIID, func(t *awsnode.Attached) {
+		for _, p := range got {
+			if p.IsSingleIP() {
+				t.Addresses = append(slices.Clone(t.Addresses), p.Addr())
+			} else {
+				t.Prefixes = append(slices.Clone(t.Prefixes), p)
+			}
+		}
+	})
+	m.Log.WithField("eniID", d.ENIID).WithField("addresses", got).Info("EC2 has assigned addresses for pods")
+}
+
+// change notes what we have changed. Hold mu.
+func (m *Manager) change(eni device.ENIID, edit func(*awsnode.Attached)) {
+	t := m.truth[eni]
+	edit(&t)
+	v4First := func(a, b netip.Addr) int { return cmp.Compare(a.BitLen(), b.BitLen()) }
+	slices.SortStableFunc(t.Addresses, v4First)
+	slices.SortStableFunc(t.Prefixes, func(a, b netip.Prefix) int { return v4First(a.Addr(), b.Addr()) })
+	m.truth[eni], m.changed[eni] = t, m.Now()
+	m.Wake()
+}
+
+// retire takes spans out of the pool, unless somebody has them: another look,
+// under the locks without which nobody gets an address of the ENI.
+func (m *Manager) retire(ctx context.Context, d *nodestate.Device, spans []netip.Prefix) ([]netip.Prefix, bool) {
+	ctx, cancel := context.WithTimeout(ctx, lockWait)
+	defer cancel()
+	unlock, err := m.Attachments.ClaimLock(ctx, d.PCIAddress)
+	if err != nil {
+		return nil, false
+	}
+	defer unlock()
+	records, bad, err := m.Attachments.List()
+	if err != nil || len(bad) > 0 { // one that cannot be read may hold any address
+		return nil, false
+	}
+	if slices.ContainsFunc(records, func(a nodestate.Attachment) bool {
+		return a.Device.PCIAddress == d.PCIAddress && a.Mode.Exclusive() && a.Holds(m.BootID)
+	}) {
+		return nil, false
+	}
+	l, err := m.Leases.Lock(ctx, m.BootID, d.ENIID)
+	if err != nil {
+		return nil, false
+	}
+	defer l.Close()
+	now, err := m.Uptime()
+	if err != nil {
+		return nil, false
+	}
+	l.Retiring = slices.DeleteFunc(slices.Clone(spans), func(p netip.Prefix) bool { return holds(&l.Leases, p, now) })
+	slices.SortFunc(l.Retiring, netip.Prefix.Compare)
+	if len(l.Retiring) == 0 || l.Save() != nil {
+		return nil, false
+	}
+	return l.Retiring, true
+}
+
+// giveBack has EC2 unassign what is retiring, and ends that for what is nowhere
+// any more. It says whether nothing is retiring now.
+func (m *Manager) giveBack(ctx context.Context, d *nodestate.Device, truth awsnode.Attached, retiring []netip.Prefix) bool {
+	for _, family := range []awsnode.Family{awsnode.IPv4, awsnode.IPv6} {
+		left := slices.DeleteFunc(slices.Clone(retiring), func(p netip.Prefix) bool {
+			return p.Addr().Is4() != (family == awsnode.IPv4) || !has(truth.Addresses, truth.Prefixes, p)
+		})
+		if len(left) > 0 && !m.unassign(ctx, d.ENIID, family, left) {
+			return false
+		}
+	}
+	m.mu.Lock()
+	said, listed := m.listed[d.ENIID]
+	agreed := listed && said == text(m.truth[d.ENIID].MAC, m.truth[d.ENIID].Addresses, m.truth[d.ENIID].Prefixes)
+	m.mu.Unlock()
+	var have []netip.Addr
+	for _, a := range d.Addresses {
+		have = append(have, a.Addr())
+	}
+	inUse := func(p netip.Prefix) bool { return has(have, d.Prefixes, p) }
+	// The metadata must agree: after a restart they are believed at first.
+	if !agreed || slices.ContainsFunc(retiring, inUse) {
+		return false
+	}
+	return m.stay(ctx, d.ENIID)
+}
+
+func has(addresses []netip.Addr, prefixes []netip.Prefix, p netip.Prefix) bool {
+	return p.IsSingleIP() && slices.Contains(addresses, p.Addr()) || slices.Contains(prefixes, p)
+}
+
+func (m *Manager) unassign(ctx context.Context, eni device.ENIID, family awsnode.Family, what []netip.Prefix) bool {
+	call, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	err := m.EC2.Unassign(call, eni, family, what)
+	m.mu.Lock()
+	if err == nil {
+		delete(m.trouble, eni)
+		m.change(eni, func(t *awsnode.Attached) {
+			t.Addresses = slices.DeleteFunc(slices.Clone(t.Addresses), func(a netip.Addr) bool { return slices.Contains(what, netip.PrefixFrom(a, a.BitLen())) })
+			t.Prefixes = slices.DeleteFunc(slices.Clone(t.Prefixes), func(p netip.Prefix) bool { return slices.Contains(what, p) })
+		})
+		m.mu.Unlock()
+		m.Log.WithField("eniID", eni).WithField("addresses", what).Info("EC2 has taken back addresses that no pod needs")
+		return true
+	}
+	m.failed(eni, err, "EC2 takes back none of its addresses")
+	m.describe = true
+	m.mu.Unlock()
+	if k := kindOf(err); k == awsnode.EC2Refused || k == awsnode.EC2Forbidden {
+		m.stay(ctx, eni) // it was not done
+	}
+	return false
+}
+
+// stay ends the retirement of all that is retiring.
+func (m *Manager) stay(ctx context.Context, eni device.ENIID) bool {
+	ctx, cancel := context.WithTimeout(ctx, lockWait)
+	defer cancel()
+	l, err := m.Leases.Lock(ctx, m.BootID, eni)
+	if err != nil {
+		return false
+	}
+	defer l.Close()
+	l.Retiring = nil
+	return l.Save() == nil
+}
+
+// untagged says of an ENI that pods want addresses of, why it gets none.
+func (m *Manager) untagged(d *nodestate.Device, t awsnode.Attached) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	why := fmt.Sprintf("it has no tag %s", awsnode.NodeENITag)
+	if t.NodeENI != "" {
+		why = fmt.Sprintf("its tag %s is %q", awsnode.NodeENITag, t.NodeENI)
+	}
+	m.describe = true // somebody may mend it
+	m.set(d.ENIID, nodestate.Problem{Reason: "ENINotTagged", NodeENI: d.NodeENI, Device: d.ENIID.String(), Message: fmt.Sprintf(
+		"addresses of this ENI are neither assigned nor given back: %s; tag it %s=%s", why, awsnode.NodeENITag, d.NodeENI)}, describeApart)
+}
+
+// ready says whether a failed call may be repeated. Hold mu.
+func (m *Manager) ready(s subject, now time.Time) bool {
+	t := m.trouble[s]
+	return t == nil || !now.Before(t.until)
+}
+
+// forget ends a trouble that is over.
+func (m *Manager) forget(eni device.ENIID) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if t := m.trouble[eni]; t != nil {
+		delete(m.trouble, eni)
+		if t.problem.Reason != "" {
+			m.Wake()
+		}
+	}
+}
+
+func kindOf(err error) awsnode.EC2Kind {
+	var e *awsnode.EC2Error
+	if errors.As(err, &e) {
+		return e.Kind
+	}
+	return awsnode.EC2Unknown
+}
+
+// failed notes a failure and when to try again. A Problem is made of it at once
+// where a person must act, else once it does not pass. Hold mu.
+func (m *Manager) failed(s subject, err error, what string) {
+	wait := backOffFirst
+	if t := m.trouble[s]; t != nil {
+		wait = min(backOffFirst<<min(t.times, 10), backOffMost)
+	}
+	p := nodestate.Problem{Device: s.String()}
+	advice := ""
+	switch kindOf(err) {
+	case awsnode.EC2Forbidden:
+		p.Reason, advice, wait = "EC2Forbidden", "give the daemon's role the policy of deploy/iam", backOffMost
+	case awsnode.EC2Limit:
+		p.Reason, advice, wait = "ENIAddressLimit", "the instance type allows no more for an ENI; use --manage-addresses=prefixes, or fewer pods", backOffMost
+	case awsnode.EC2SubnetFull:
+		p.Reason, advice, wait = "SubnetFull", "the subnet has no more, or no whole prefix; add a reservation, or use another subnet", backOffMost
+	case awsnode.EC2Throttled, awsnode.EC2Unknown, awsnode.EC2Refused:
+		if t := m.trouble[s]; t != nil && t.times >= 2 {
+			p.Reason, advice = "EC2Failing", "tried again every 5 minutes"
+		}
+	}
+	p.Message = fmt.Sprintf("%s: %v; %s", what, err, advice)
+	m.set(s, p, wait+m.Jitter(wait/4))
+	m.Log.WithError(err).WithField("eniID", s).Debug("EC2 call failed")
+}
+
+// set notes a trouble and tells of a new Problem. Hold mu.
+func (m *Manager) set(s subject, p nodestate.Problem, wait time.Duration) {
+	t := m.trouble[s]
+	if t == nil {
+		t = &trouble{}
+		m.trouble[s] = t
+	}
+	news := t.problem.Reason != p.Reason
+	if !news {
+		p = t.problem // request ids differ: what was said stays said
+	}
+	t.problem, t.times, t.until = p, t.times+1, m.Now().Add(wait)
+	if news {
+		m.Wake()
+	}
+}

@@ -1,0 +1,342 @@
+package awsnode
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/aws/retry"
+	"github.com/aws/aws-sdk-go-v2/config"
+	"github.com/aws/aws-sdk-go-v2/service/ec2"
+	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
+	"github.com/aws/smithy-go"
+	"golang.org/x/time/rate"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/device"
+)
+
+// NodeENITag is the tag with the name of its NodeENI that the public controller
+// gives to each ENI it makes. What lacks it is somebody else's.
+const NodeENITag = "NodeENI"
+
+const (
+	// ec2Attempts are those of the SDK for one call, with its own waits for throttling.
+	ec2Attempts = 4
+	// ec2Apart and ec2Burst bound how many calls this daemon makes at all: an account
+	// has one bucket of them for all of its nodes and controllers.
+	ec2Apart = time.Second
+	ec2Burst = 4
+	// ec2Page is how many ENIs are asked for at once; an instance has fewer.
+	ec2Page = 100
+)
+
+// Attached is an ENI of this instance as EC2 knows it.
+type Attached struct {
+	ID       device.ENIID
+	MAC      device.MAC
+	SubnetID device.SubnetID
+	// DeviceIndex and NetworkCard are those of its attachment.
+	DeviceIndex, NetworkCard int
+	// NodeENI is the value of NodeENITag, "" without it.
+	NodeENI string
+	// Addresses are the ENI's, the primary one first, IPv4 before IPv6.
+	Addresses []netip.Addr
+	// Prefixes are delegated to it, IPv4 before IPv6.
+	Prefixes []netip.Prefix
+}
+
+// EC2Kind says what an error of EC2 asks for.
+type EC2Kind int
+
+// The kinds of errors.
+const (
+	// EC2Unknown: it may or may not have been done; Describe will tell.
+	EC2Unknown EC2Kind = iota
+	// EC2Throttled: less often.
+	EC2Throttled
+	// EC2Forbidden: the permission is missing.
+	EC2Forbidden
+	// EC2Limit: the instance type has no more for this ENI.
+	EC2Limit
+	// EC2SubnetFull: the subnet has no more.
+	EC2SubnetFull
+	// EC2Refused: whatever it was, it was not done.
+	EC2Refused
+)
+
+// EC2Error is a call that has failed.
+type EC2Error struct {
+	Kind EC2Kind
+	// Code is EC2's word for it, "" when it gave none.
+	Code string
+	// Err names the call.
+	Err error
+}
+
+// Error is that of the call.
+func (e *EC2Error) Error() string { return e.Err.Error() }
+
+// Unwrap returns Err.
+func (e *EC2Error) Unwrap() error { return e.Err }
+
+// EC2 asks EC2 about the ENIs of this instance and changes their addresses. It is
+// safe for concurrent use, and sends nothing before its first call.
+type EC2 struct {
+	imds    *Client
+	limiter *rate.Limiter
+	backOff time.Duration // the SDK's longest
+
+	mu       sync.Mutex
+	client   *ec2.Client
+	instance string
+}
+
+// NewEC2 returns a client for the instance whose metadata imds reads. Region and
+// credentials are the SDK's usual: the environment (Pod Identity and IRSA put
+// theirs there), else the instance's role. AWS_ENDPOINT_URL_EC2 names another
+// service to ask.
+func NewEC2(imds *Client) *EC2 {
+	return &EC2{imds: imds, limiter: rate.NewLimiter(rate.Every(ec2Apart), ec2Burst), backOff: retry.DefaultMaxBackoff}
+}
+
+// connect finds out who and where we are, once that succeeds, and waits for the
+// limiter.
+func (e *EC2) connect(ctx context.Context) (*ec2.Client, string, error) {
+	if err := e.limiter.Wait(ctx); err != nil {
+		return nil, "", fmt.Errorf("wait for the next EC2 call: %w", err)
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.client != nil {
+		return e.client, e.instance, nil
+	}
+	instance, err := e.imds.InstanceID(ctx)
+	if err != nil {
+		return nil, "", err
+	}
+	cfg, err := config.LoadDefaultConfig(ctx, config.WithRetryer(func() aws.Retryer {
+		return retry.NewAdaptiveMode(func(o *retry.AdaptiveModeOptions) {
+			o.StandardOptions = append(o.StandardOptions, func(o *retry.StandardOptions) { o.MaxAttempts, o.MaxBackoff = ec2Attempts, e.backOff })
+		})
+	}))
+	if err != nil {
+		return nil, "", fmt.Errorf("configure EC2: %w", err)
+	}
+	if cfg.Region == "" {
+		if cfg.Region, err = e.imds.get(ctx, "placement/region"); err != nil {
+			return nil, "", fmt.Errorf("find the region: %w", err)
+		}
+	}
+	e.client, e.instance = ec2.NewFromConfig(cfg), instance
+	return e.client, e.instance, nil
+}
+
+// Describe returns all ENIs of this instance, sorted by id. Errors: *EC2Error.
+func (e *EC2) Describe(ctx context.Context) ([]Attached, error) {
+	client, instance, err := e.connect(ctx)
+	if err != nil {
+		return nil, classify("DescribeNetworkInterfaces", err)
+	}
+	pages := ec2.NewDescribeNetworkInterfacesPaginator(client, &ec2.DescribeNetworkInterfacesInput{
+		Filters: []types.Filter{{Name: aws.String("attachment.instance-id"), Values: []string{instance}}}, MaxResults: aws.Int32(ec2Page),
+	})
+	var all []Attached
+	for first := true; pages.HasMorePages(); first = false {
+		if !first {
+			if err := e.limiter.Wait(ctx); err != nil {
+				return nil, classify("DescribeNetworkInterfaces", err)
+			}
+		}
+		page, err := pages.NextPage(ctx)
+		if err != nil {
+			return nil, classify("DescribeNetworkInterfaces", err)
+		}
+		for i := range page.NetworkInterfaces {
+			a, ok, err := attachedOf(&page.NetworkInterfaces[i])
+			if err != nil {
+				return nil, classify("DescribeNetworkInterfaces", err)
+			}
+			if ok {
+				all = append(all, a)
+			}
+		}
+	}
+	slices.SortFunc(all, func(a, b Attached) int { return strings.Compare(a.ID.String(), b.ID.String()) })
+	return all, nil
+}
+
+// attachedOf reads one ENI; one that is being detached is none.
+func attachedOf(n *types.NetworkInterface) (a Attached, ok bool, err error) {
+	if n.Attachment == nil || n.Attachment.Status != types.AttachmentStatusAttached && n.Attachment.Status != types.AttachmentStatusAttaching {
+		return a, false, nil
+	}
+	var errs []error
+	text := func(s *string, parse func(string) error) {
+		if err := parse(aws.ToString(s)); err != nil {
+			errs = append(errs, fmt.Errorf("network interface %s: %w", aws.ToString(n.NetworkInterfaceId), err))
+		}
+	}
+	text(n.NetworkInterfaceId, func(s string) (err error) { a.ID, err = device.ParseENIID(s); return err })
+	text(n.MacAddress, func(s string) (err error) { a.MAC, err = device.ParseMAC(s); return err })
+	text(n.SubnetId, func(s string) (err error) { a.SubnetID, err = device.ParseSubnetID(s); return err })
+	a.DeviceIndex, a.NetworkCard = int(aws.ToInt32(n.Attachment.DeviceIndex)), int(aws.ToInt32(n.Attachment.NetworkCardIndex))
+	for _, tag := range n.TagSet {
+		if aws.ToString(tag.Key) == NodeENITag {
+			a.NodeENI = aws.ToString(tag.Value)
+		}
+	}
+	address := func(s *string, primary bool) {
+		text(s, func(s string) error {
+			ip, err := netip.ParseAddr(s)
+			if primary {
+				a.Addresses = slices.Insert(a.Addresses, 0, ip)
+			} else {
+				a.Addresses = append(a.Addresses, ip)
+			}
+			return err
+		})
+	}
+	prefix := func(s *string) {
+		text(s, func(s string) error {
+			p, err := netip.ParsePrefix(s)
+			a.Prefixes = append(a.Prefixes, p)
+			return err
+		})
+	}
+	for _, ip := range n.PrivateIpAddresses {
+		address(ip.PrivateIpAddress, aws.ToBool(ip.Primary))
+	}
+	for _, ip := range n.Ipv6Addresses {
+		address(ip.Ipv6Address, false)
+	}
+	for _, p := range n.Ipv4Prefixes {
+		prefix(p.Ipv4Prefix)
+	}
+	for _, p := range n.Ipv6Prefixes {
+		prefix(p.Ipv6Prefix)
+	}
+	return a, true, errors.Join(errs...)
+}
+
+// Family is IPv4 or IPv6.
+type Family bool
+
+// The families.
+const (
+	IPv4 Family = false
+	IPv6 Family = true
+)
+
+// Assign has EC2 choose n more addresses, or prefixes, for an ENI and returns
+// them: addresses with their full length. Errors: *EC2Error.
+func (e *EC2) Assign(ctx context.Context, eni device.ENIID, family Family, prefixes bool, n int) (got []netip.Prefix, err error) {
+	client, _, err := e.connect(ctx)
+	if err != nil {
+		return nil, classify("assign addresses to "+eni.String(), err)
+	}
+	id, count := aws.String(eni.String()), aws.Int32(int32(min(n, 1<<10))) //nolint:gosec // bounded
+	var addresses, networks []string
+	if family == IPv4 {
+		in := &ec2.AssignPrivateIpAddressesInput{NetworkInterfaceId: id}
+		if prefixes {
+			in.Ipv4PrefixCount = count
+		} else {
+			in.SecondaryPrivateIpAddressCount = count
+		}
+		var out *ec2.AssignPrivateIpAddressesOutput
+		if out, err = client.AssignPrivateIpAddresses(ctx, in); err == nil {
+			for _, a := range out.AssignedPrivateIpAddresses {
+				addresses = append(addresses, aws.ToString(a.PrivateIpAddress))
+			}
+			for _, p := range out.AssignedIpv4Prefixes {
+				networks = append(networks, aws.ToString(p.Ipv4Prefix))
+			}
+		}
+	} else {
+		in := &ec2.AssignIpv6AddressesInput{NetworkInterfaceId: id}
+		if prefixes {
+			in.Ipv6PrefixCount = count
+		} else {
+			in.Ipv6AddressCount = count
+		}
+		var out *ec2.AssignIpv6AddressesOutput
+		if out, err = client.AssignIpv6Addresses(ctx, in); err == nil {
+			addresses, networks = out.AssignedIpv6Addresses, out.AssignedIpv6Prefixes
+		}
+	}
+	if err != nil {
+		return nil, classify("assign addresses to "+eni.String(), err)
+	}
+	for _, s := range addresses {
+		a, err := netip.ParseAddr(s)
+		if err != nil {
+			return nil, classify("assign addresses to "+eni.String(), err)
+		}
+		got = append(got, netip.PrefixFrom(a, a.BitLen()))
+	}
+	for _, s := range networks {
+		p, err := netip.ParsePrefix(s)
+		if err != nil {
+			return nil, classify("assign addresses to "+eni.String(), err)
+		}
+		got = append(got, p)
+	}
+	return got, nil
+}
+
+// Unassign gives addresses (of full length) and prefixes of one family back to the
+// subnet, in one call. Errors: *EC2Error.
+func (e *EC2) Unassign(ctx context.Context, eni device.ENIID, family Family, what []netip.Prefix) error {
+	client, _, err := e.connect(ctx)
+	if err != nil {
+		return classify("unassign addresses of "+eni.String(), err)
+	}
+	var addresses, prefixes []string
+	for _, p := range what {
+		if p.IsSingleIP() {
+			addresses = append(addresses, p.Addr().String())
+		} else {
+			prefixes = append(prefixes, p.String())
+		}
+	}
+	id := aws.String(eni.String())
+	if family == IPv4 {
+		_, err = client.UnassignPrivateIpAddresses(ctx, &ec2.UnassignPrivateIpAddressesInput{NetworkInterfaceId: id, PrivateIpAddresses: addresses, Ipv4Prefixes: prefixes})
+	} else {
+		_, err = client.UnassignIpv6Addresses(ctx, &ec2.UnassignIpv6AddressesInput{NetworkInterfaceId: id, Ipv6Addresses: addresses, Ipv6Prefixes: prefixes})
+	}
+	if err != nil {
+		return classify("unassign addresses of "+eni.String(), err)
+	}
+	return nil
+}
+
+// classify finds out what an error asks for, by the codes of the EC2 API
+// reference ("Error codes for the Amazon EC2 API").
+func classify(call string, err error) *EC2Error {
+	e := &EC2Error{Err: fmt.Errorf("%s: %w", call, err)}
+	var api smithy.APIError
+	if !errors.As(err, &api) {
+		return e
+	}
+	e.Code, e.Kind = api.ErrorCode(), EC2Refused
+	switch e.Code {
+	case "RequestLimitExceeded", "Throttling", "ThrottlingException", "RequestThrottled", "EC2ThrottledException":
+		e.Kind = EC2Throttled
+	case "UnauthorizedOperation", "AuthFailure", "AccessDenied", "AccessDeniedException", "InvalidClientTokenId", "ExpiredToken", "OptInRequired":
+		e.Kind = EC2Forbidden
+	case "PrivateIpAddressLimitExceeded", "Ipv6AddressLimitExceeded", "AddressLimitExceeded":
+		e.Kind = EC2Limit
+	case "InsufficientFreeAddressesInSubnet", "InsufficientCidrBlocks":
+		e.Kind = EC2SubnetFull
+	case "InternalError", "InternalFailure", "Unavailable", "ServiceUnavailable":
+		e.Kind = EC2Unknown
+	}
+	return e
+}

@@ -1,0 +1,193 @@
+package awsnode
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"golang.org/x/time/rate"
+
+	"github.com/multi-eni/multi-eni-cni/test/fakeec2"
+	"github.com/multi-eni/multi-eni-cni/test/fakeimds"
+)
+
+const thisInstance = "i-0a1b2c3d4e5f60718"
+
+// ec2Of starts both services and returns a client of them.
+func ec2Of(t *testing.T, cfg fakeec2.Config) (*EC2, *fakeec2.Server) {
+	t.Helper()
+	cfg.Subnets = []fakeec2.Subnet{{ID: "subnet-00000001", IPv4: netip.MustParsePrefix("10.0.1.0/24"), IPv6: netip.MustParsePrefix("2001:db8:1::/64")}}
+	imds := fakeimds.Start(t, fakeimds.Config{State: fakeimds.State{InstanceID: thisInstance, Region: "eu-central-1"}})
+	s := fakeec2.Start(t, cfg)
+	c := NewEC2(New(Config{Endpoint: imds.URL}))
+	c.backOff = 10 * time.Millisecond
+	c.limiter.SetLimit(rate.Inf)
+	return c, s
+}
+
+func tagged(n int) fakeec2.ENI {
+	return fakeec2.ENI{
+		ID: fmt.Sprintf("eni-%08x", n), MAC: fmt.Sprintf("02:00:00:00:%02x:%02x", n>>8, n&255), SubnetID: "subnet-00000001", Instance: thisInstance, DeviceIndex: n,
+		Tags: map[string]string{"NodeENI": "a", "Name": "x & y"}, IPv4: []netip.Addr{netip.MustParseAddr("10.0.1.200")}, IPv6: []netip.Addr{netip.MustParseAddr("2001:db8:1::200")},
+	}
+}
+
+func TestDescribe(t *testing.T) {
+	one := tagged(1)
+	one.IPv4 = append(one.IPv4, netip.MustParseAddr("10.0.1.201"))
+	one.Prefixes = prefixes("10.0.1.16/28", "2001:db8:1:0:1::/80")
+	foreign := tagged(2)
+	foreign.Tags = nil
+	elsewhere := tagged(3)
+	elsewhere.Instance = "i-0ffffffffffffffff"
+	c, _ := ec2Of(t, fakeec2.Config{ENIs: []fakeec2.ENI{foreign, one, elsewhere}})
+	got, err := c.Describe(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []Attached{
+		{
+			ID: "eni-00000001", MAC: "02:00:00:00:00:01", SubnetID: "subnet-00000001", DeviceIndex: 1, NodeENI: "a",
+			Addresses: []netip.Addr{netip.MustParseAddr("10.0.1.200"), netip.MustParseAddr("10.0.1.201"), netip.MustParseAddr("2001:db8:1::200")}, Prefixes: one.Prefixes,
+		},
+		{
+			ID: "eni-00000002", MAC: "02:00:00:00:00:02", SubnetID: "subnet-00000001", DeviceIndex: 2,
+			Addresses: []netip.Addr{netip.MustParseAddr("10.0.1.200"), netip.MustParseAddr("2001:db8:1::200")},
+		},
+	}
+	if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{})); diff != "" {
+		t.Errorf("ENIs (-want +got):\n%s", diff)
+	}
+}
+
+// TestDescribePages: an answer in several parts is read to its end.
+func TestDescribePages(t *testing.T) {
+	var enis []fakeec2.ENI
+	for n := range 230 {
+		enis = append(enis, tagged(n+1))
+	}
+	c, s := ec2Of(t, fakeec2.Config{ENIs: enis})
+	got, err := c.Describe(t.Context())
+	if err != nil || len(got) != 230 {
+		t.Errorf("%d ENIs, %v", len(got), err)
+	}
+	if calls := s.Calls(); len(calls) != 3 {
+		t.Errorf("calls: %v", calls)
+	}
+}
+
+// TestAssignAndUnassign goes through both families, addresses and prefixes.
+func TestAssignAndUnassign(t *testing.T) {
+	c, s := ec2Of(t, fakeec2.Config{ENIs: []fakeec2.ENI{tagged(1)}})
+	for _, tt := range []struct {
+		family   Family
+		prefixes bool
+		n        int
+		want     []netip.Prefix
+	}{
+		{IPv4, false, 2, prefixes("10.0.1.4/32", "10.0.1.5/32")},
+		{IPv4, true, 2, prefixes("10.0.1.16/28", "10.0.1.32/28")},
+		{IPv6, false, 1, prefixes("2001:db8:1::4/128")},
+		{IPv6, true, 1, prefixes("2001:db8:1:0:1::/80")},
+	} {
+		got, err := c.Assign(t.Context(), "eni-00000001", tt.family, tt.prefixes, tt.n)
+		if err != nil || !slices.Equal(got, tt.want) {
+			t.Errorf("assign: %v, %v; want %v", got, err, tt.want)
+		}
+	}
+	if err := c.Unassign(t.Context(), "eni-00000001", IPv4, prefixes("10.0.1.5/32", "10.0.1.16/28")); err != nil {
+		t.Error(err)
+	}
+	if err := c.Unassign(t.Context(), "eni-00000001", IPv6, prefixes("2001:db8:1::4/128", "2001:db8:1:0:1::/80")); err != nil {
+		t.Error(err)
+	}
+	e := s.ENI("eni-00000001")
+	if got := fmt.Sprint(e.IPv4, e.IPv6, e.Prefixes); got != "[10.0.1.200 10.0.1.4] [2001:db8:1::200] [10.0.1.32/28]" {
+		t.Errorf("left: %s", got)
+	}
+}
+
+func TestEC2Errors(t *testing.T) {
+	untagged := tagged(2)
+	untagged.Tags = nil
+	c, s := ec2Of(t, fakeec2.Config{
+		ENIs: []fakeec2.ENI{tagged(1), untagged}, PerENI: 30,
+		MayChange: func(e fakeec2.ENI) bool { return e.Tags["NodeENI"] != "" },
+	})
+	fails := func(what string, err error, kind EC2Kind, words ...string) {
+		t.Helper()
+		var e *EC2Error
+		if !errors.As(err, &e) || e.Kind != kind {
+			t.Errorf("%s: %v; want kind %d", what, err, kind)
+			return
+		}
+		for _, w := range words {
+			if !strings.Contains(err.Error(), w) {
+				t.Errorf("%s: %v does not say %q", what, err, w)
+			}
+		}
+	}
+	_, err := c.Assign(t.Context(), "eni-00000002", IPv4, false, 1)
+	fails("another's ENI", err, EC2Forbidden, "eni-00000002", "UnauthorizedOperation")
+	_, err = c.Assign(t.Context(), "eni-00000001", IPv4, false, 30)
+	fails("too many for the ENI", err, EC2Limit)
+	_, err = c.Assign(t.Context(), "eni-00000001", IPv4, true, 16)
+	fails("too many for the subnet", err, EC2SubnetFull)
+	fails("not assigned", c.Unassign(t.Context(), "eni-00000001", IPv4, prefixes("10.0.1.99/32")), EC2Refused)
+	_, err = c.Assign(t.Context(), "eni-0000000f", IPv4, false, 1)
+	fails("no such ENI", err, EC2Refused, "NotFound")
+
+	s.Fail("DescribeNetworkInterfaces", "RequestLimitExceeded", "InternalError", "drop")
+	if _, err := c.Describe(t.Context()); err != nil {
+		t.Errorf("faults that pass: %v", err)
+	}
+	s.Fail("UnassignPrivateIpAddresses", slices.Repeat([]string{"RequestLimitExceeded"}, 10)...)
+	fails("throttled for long", c.Unassign(t.Context(), "eni-00000001", IPv4, prefixes("10.0.1.99/32")), EC2Throttled)
+	s.Fail("AssignIpv6Addresses", slices.Repeat([]string{"drop"}, 10)...)
+	_, err = c.Assign(t.Context(), "eni-00000001", IPv6, false, 1)
+	fails("connection lost", err, EC2Unknown)
+}
+
+// TestPolicyOfDeploy: the policy that is shipped has the rights for these calls,
+// and changes only what has the tag.
+func TestPolicyOfDeploy(t *testing.T) {
+	data, err := os.ReadFile("../../../deploy/iam/multi-enid.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var policy struct {
+		Statement []struct {
+			Effect    string
+			Action    any
+			Condition map[string]map[string]string
+		}
+	}
+	if err := json.Unmarshal(data, &policy); err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]bool{} // action, and whether it wants the tag
+	for _, s := range policy.Statement {
+		actions, ok := s.Action.([]any)
+		if !ok {
+			actions = []any{s.Action}
+		}
+		for _, a := range actions {
+			got[fmt.Sprint(s.Effect, " ", a)] = s.Condition["Null"]["aws:ResourceTag/"+NodeENITag] == "false"
+		}
+	}
+	want := map[string]bool{
+		"Allow ec2:DescribeNetworkInterfaces": false, "Allow ec2:AssignPrivateIpAddresses": true, "Allow ec2:UnassignPrivateIpAddresses": true,
+		"Allow ec2:AssignIpv6Addresses": true, "Allow ec2:UnassignIpv6Addresses": true,
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("rights (-want +got):\n%s", diff)
+	}
+}

@@ -1,0 +1,288 @@
+// Package fakeec2 is the part of Amazon EC2 that has to do with the addresses of
+// network interfaces, for tests: the Query protocol over HTTP with answers in
+// XML, with state that changes while it runs, pages, eventual consistency,
+// throttling, and the rights of a role.
+//
+// It is strict. A call without a signature, an action or a parameter that it does
+// not know, is refused as EC2 refuses it and reported besides, so that a client
+// cannot come to rely on an answer that was never modelled. Errors have the codes
+// of "Error codes for the Amazon EC2 API".
+package fakeec2
+
+import (
+	"encoding/xml"
+	"fmt"
+	"io"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+// version is that of the API.
+const version = "2016-11-15"
+
+// ENI is a network interface. Addresses begin with the primary one.
+type ENI struct {
+	ID, MAC, SubnetID string
+	// Instance and DeviceIndex are those of its attachment; Instance is "" without one.
+	Instance    string
+	DeviceIndex int
+	Tags        map[string]string
+	IPv4, IPv6  []netip.Addr
+	Prefixes    []netip.Prefix
+}
+
+func (e ENI) clone() ENI {
+	e.IPv4, e.IPv6, e.Prefixes = slices.Clone(e.IPv4), slices.Clone(e.IPv6), slices.Clone(e.Prefixes)
+	return e
+}
+
+// Subnet is where addresses come from. The first four and the last of IPv4 are
+// the VPC's.
+type Subnet struct {
+	ID         string
+	IPv4, IPv6 netip.Prefix
+}
+
+// Config is how a Server starts.
+type Config struct {
+	Subnets []Subnet
+	ENIs    []ENI
+	// PerENI is how many IPv4 addresses, and how many IPv6 ones, the instance type
+	// has for an ENI; a prefix takes the place of one. 0 is no limit.
+	PerENI int
+	// MayChange says of an ENI whether the caller's role may change it; nil admits
+	// all. It is what a policy with a condition on aws:ResourceTag does.
+	MayChange func(ENI) bool
+	// Lag is for how long Describe does not show a change.
+	Lag time.Duration
+	// Now is the clock for lags; nil is time.Now.
+	Now func() time.Time
+	// OnUnknown is called for what the server does not know. It must not call the
+	// Server.
+	OnUnknown func(request string)
+}
+
+// Server is the service: an http.Handler, safe for concurrent use.
+type Server struct {
+	cfg Config
+
+	mu     sync.Mutex
+	enis   map[string]*record
+	faults map[string][]string
+	calls  []string
+}
+
+// record is an ENI and what Describe showed of it before the last changes.
+type record struct {
+	ENI
+	before []past
+}
+
+type past struct {
+	until time.Time
+	eni   ENI
+}
+
+// New returns a Server.
+func New(cfg Config) *Server {
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	s := &Server{cfg: cfg, enis: map[string]*record{}, faults: map[string][]string{}}
+	for _, e := range cfg.ENIs {
+		s.enis[e.ID] = &record{ENI: e.clone()}
+	}
+	return s
+}
+
+// Fail answers the next calls of an action with these error codes, one after the
+// other; "drop" closes the connection before anything is done, and "lose" after.
+func (s *Server) Fail(action string, codes ...string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.faults[action] = append(s.faults[action], codes...)
+}
+
+// Change edits an ENI as somebody else would, at once for everybody.
+func (s *Server) Change(id string, edit func(*ENI)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	edit(&s.enis[id].ENI)
+	s.enis[id].before = nil
+}
+
+// ENI returns an ENI as it is.
+func (s *Server) ENI(id string) ENI {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.enis[id].clone()
+}
+
+// Calls returns the actions that were called since the last Calls, with the ENI
+// concerned.
+func (s *Server) Calls() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	calls := s.calls
+	s.calls = nil
+	return calls
+}
+
+// apiError is what EC2 answers instead of a result.
+type apiError struct {
+	status        int
+	code, message string
+}
+
+func (e *apiError) Error() string { return e.code + ": " + e.message }
+
+func refuse(code, format string, args ...any) error {
+	status := http.StatusBadRequest
+	switch code {
+	case "RequestLimitExceeded", "Unavailable":
+		status = http.StatusServiceUnavailable
+	case "InternalError":
+		status = http.StatusInternalServerError
+	case "UnauthorizedOperation", "AuthFailure":
+		status = http.StatusForbidden
+	}
+	return &apiError{status, code, fmt.Sprintf(format, args...)}
+}
+
+// signature is that of Signature Version 4 for this service.
+var signature = regexp.MustCompile(`^AWS4-HMAC-SHA256 Credential=[^/]+/\d{8}/[a-z0-9-]+/ec2/aws4_request, SignedHeaders=[a-z0-9;-]*host[a-z0-9;-]*, Signature=[0-9a-f]{64}$`)
+
+// ServeHTTP answers one call.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	body, err := io.ReadAll(io.LimitReader(r.Body, 1<<20))
+	if err != nil {
+		return
+	}
+	form, err := url.ParseQuery(string(body))
+	action := form.Get("Action")
+	if err != nil || r.Method != http.MethodPost || r.URL.Path != "/" {
+		s.unknown(r.Method + " " + r.URL.String())
+		s.answerError(w, refuse("InvalidRequest", "The request received was invalid."))
+		return
+	}
+	if !signature.MatchString(r.Header.Get("Authorization")) {
+		s.answerError(w, refuse("AuthFailure", "AWS was not able to validate the provided access credentials"))
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.calls = append(s.calls, strings.TrimSpace(action+" "+form.Get("NetworkInterfaceId")))
+	fault := ""
+	if q := s.faults[action]; len(q) > 0 {
+		fault, s.faults[action] = q[0], q[1:]
+	}
+	switch fault {
+	case "", "lose":
+	case "drop":
+		panic(http.ErrAbortHandler)
+	default:
+		s.answerError(w, refuse(fault, "as told to"))
+		return
+	}
+	result, err := s.call(action, params(form))
+	if fault == "lose" {
+		panic(http.ErrAbortHandler)
+	}
+	if err != nil {
+		s.answerError(w, err)
+		return
+	}
+	w.Header().Set("Content-Type", "text/xml;charset=UTF-8")
+	fmt.Fprintf(w, `<?xml version="1.0" encoding="UTF-8"?>`+"\n"+`<%[1]sResponse xmlns="http://ec2.amazonaws.com/doc/%[2]s/"><requestId>59dbff89-35bd-4eac-99ed-be587EXAMPLE</requestId>%[3]s</%[1]sResponse>`, action, version, result)
+}
+
+func (s *Server) answerError(w http.ResponseWriter, err error) {
+	e, ok := err.(*apiError) //nolint:errorlint // made by refuse
+	if !ok {
+		e = &apiError{http.StatusInternalServerError, "InternalError", err.Error()}
+	}
+	w.Header().Set("Content-Type", "text/xml;charset=UTF-8")
+	w.WriteHeader(e.status)
+	fmt.Fprintf(w, `<?xml version="1.0" encoding="UTF-8"?>`+"\n"+`<Response><Errors><Error><Code>%s</Code><Message>%s</Message></Error></Errors><RequestID>ea966190-f9aa-478e-9ede-example</RequestID></Response>`, e.code, text(e.message))
+}
+
+func (s *Server) unknown(request string) {
+	if s.cfg.OnUnknown != nil {
+		s.cfg.OnUnknown(request)
+	}
+}
+
+// params are a call's, each of which must be taken.
+type params map[string][]string
+
+func (p params) take(name string) string {
+	v := p[name]
+	delete(p, name)
+	if len(v) == 0 {
+		return ""
+	}
+	return v[0]
+}
+
+// list takes Name.1, Name.2, and so on.
+func (p params) list(name string) (out []string) {
+	for i := 1; ; i++ {
+		key := fmt.Sprintf("%s.%d", name, i)
+		if _, ok := p[key]; !ok {
+			return out
+		}
+		out = append(out, p.take(key))
+	}
+}
+
+func (p params) count(name string) (int, error) {
+	v := p.take(name)
+	if v == "" {
+		return 0, nil
+	}
+	n, err := strconv.Atoi(v)
+	if err != nil || n < 1 {
+		return 0, refuse("InvalidParameterValue", "Value (%s) for parameter %s is invalid.", v, name)
+	}
+	return n, nil
+}
+
+func (s *Server) call(action string, p params) (string, error) {
+	p.take("Action")
+	if v := p.take("Version"); v != version {
+		return "", refuse("NoSuchVersion", "The requested version (%s) of service AmazonEC2 does not exist", v)
+	}
+	actions := map[string]func(params) (string, error){
+		"DescribeNetworkInterfaces": s.describe, "AssignPrivateIpAddresses": s.assignIPv4, "UnassignPrivateIpAddresses": s.unassignIPv4,
+		"AssignIpv6Addresses": s.assignIPv6, "UnassignIpv6Addresses": s.unassignIPv6,
+	}
+	do, ok := actions[action]
+	if !ok {
+		s.unknown("action " + action)
+		return "", refuse("InvalidAction", "The action %s is not valid for this web service.", action)
+	}
+	out, err := do(p)
+	for name := range p {
+		if err == nil {
+			s.unknown("parameter " + name + " of " + action)
+			err = refuse("UnknownParameter", "The parameter %s is not recognized", name)
+		}
+	}
+	return out, err
+}
+
+// item is one XML element.
+func item(name, content string) string { return "<" + name + ">" + content + "</" + name + ">" }
+
+func text(s string) string {
+	var b strings.Builder
+	_ = xml.EscapeText(&b, []byte(s)) // a Builder takes everything
+	return b.String()
+}
