@@ -6,6 +6,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 )
 
 // TestStrict: what it does not know, and what is not signed, is refused as EC2
@@ -33,7 +34,7 @@ func TestStrict(t *testing.T) {
 			t.Fatal(err)
 		}
 		req.Header.Set("Authorization", tt.authorization)
-		resp, err := http.DefaultClient.Do(req)
+		resp, err := (&http.Client{Timeout: time.Minute}).Do(req)
 		if err != nil {
 			t.Fatal(err)
 		}
