@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -12,16 +13,38 @@ import (
 
 // EnsureAddress adds an address to the link. IPv6 addresses skip duplicate
 // address detection (IFA_F_NODAD): the ENI owns them, and a tentative address
-// cannot be used for a second.
+// cannot be used for a second. One that somebody else has just added, and that is
+// still tentative, is added anew.
 func (h *Handle) EnsureAddress(index int, p netip.Prefix) error {
 	addr := &netlink.Addr{IPNet: ipNet(p)}
 	if p.Addr().Is6() {
 		addr.Flags = unix.IFA_F_NODAD
 	}
-	if err := h.nl.AddrAdd(ref(index), addr); err != nil && !errors.Is(err, unix.EEXIST) {
+	err := h.nl.AddrAdd(ref(index), addr)
+	if errors.Is(err, unix.EEXIST) {
+		if err = nil; p.Addr().Is6() {
+			err = h.settle(index, addr)
+		}
+	}
+	if err != nil {
 		return fmt.Errorf("add address %s to link %d: %w", p, index, notFound(err))
 	}
 	return nil
+}
+
+// settle replaces an IPv6 address of the link that is tentative.
+func (h *Handle) settle(index int, addr *netlink.Addr) error {
+	found, err := dump(func() ([]netlink.Addr, error) { return h.nl.AddrList(ref(index), netlink.FAMILY_V6) })
+	if err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(found, func(a netlink.Addr) bool { return a.Equal(*addr) && a.Flags&unix.IFA_F_TENTATIVE != 0 }) {
+		return nil
+	}
+	if err := h.nl.AddrDel(ref(index), addr); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
+		return err
+	}
+	return h.nl.AddrAdd(ref(index), addr)
 }
 
 // Addresses returns the link's addresses of both families.

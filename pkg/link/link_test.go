@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -12,6 +13,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/vishvananda/netlink"
 
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
@@ -263,4 +266,37 @@ func TestSubscribe(t *testing.T) {
 	}
 	for range uevents {
 	}
+}
+
+// TestTentativeAddress: an address that somebody else has added can be used at
+// once, as one of ours.
+func TestTentativeAddress(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	node(t, eth1)
+	h := open(t)
+	l, err := h.ByName("eth1")
+	must(t, err)
+	must(t, h.SetUp(l.Index))
+	p := netip.MustParsePrefix("fd00::15/64")
+	nl, err := netlink.LinkByName("eth1")
+	must(t, err)
+	addr, err := netlink.ParseAddr(p.String())
+	must(t, err)
+	must(t, netlink.AddrAdd(nl, addr))
+	bind := func() error {
+		c, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(p.Addr(), 0)))
+		if err == nil {
+			err = c.Close()
+		}
+		return err
+	}
+	if err := bind(); err == nil {
+		t.Error("the address is not tentative: this test shows nothing")
+	}
+	must(t, h.EnsureAddress(l.Index, p))
+	must(t, bind())
+	must(t, h.EnsureAddress(l.Index, p))
+	must(t, bind())
 }

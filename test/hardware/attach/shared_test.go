@@ -2,10 +2,13 @@ package attach
 
 import (
 	"net/netip"
+	"path/filepath"
 	"testing"
 
 	"github.com/vishvananda/netlink"
 
+	pcidev "github.com/multi-eni/multi-eni-cni/pkg/device"
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/test/hardware/guest"
 )
 
@@ -147,4 +150,61 @@ func TestMACVLAN(t *testing.T) {
 	a.del()
 	b.del()
 	same(t, pci, before)
+}
+
+// TestIPVLANLeases: pods that share an ENI get addresses of it, of both families,
+// leased by the plugin itself: host-local is not asked. ipvlan configures them,
+// as it configures what a chained plugin has found before it.
+func TestIPVLANLeases(t *testing.T) {
+	for _, mode := range []string{"l2", "l3s"} {
+		t.Run(mode, func(t *testing.T) {
+			guest.Clean(t)
+			node := otherNode(t, nic1, "10.0.2.1/24", "fd00:2::1/64")
+			pci := prepare(t, nic0, netdev{Name: "ens7", MTU: 1500, Up: true})
+			before := device(pci)
+			boot, err := nodestate.BootID()
+			if err != nil {
+				t.Fatal(err)
+			}
+			dir := t.TempDir()
+			inventory := filepath.Join(dir, "inventory.json")
+			d := nodestate.Device{
+				ENIID: "eni-0a1b2c3d4e5f60001", NodeENI: "shared", MAC: nic0, PCIAddress: pcidev.PCIAddress(pci), InterfaceName: "ens7", Phase: nodestate.PhaseReady,
+				SubnetCIDR: netip.MustParsePrefix("10.0.2.0/24"), Prefixes: []netip.Prefix{netip.MustParsePrefix("10.0.2.32/28"), netip.MustParsePrefix("fd00:2:0:0:1::/80")},
+				Addresses: []netip.Prefix{netip.MustParsePrefix("10.0.2.15/24"), netip.MustParsePrefix("fd00:2::15/64")},
+			}
+			if err := nodestate.WriteInventory(inventory, nodestate.Inventory{NodeName: "node", BootID: boot, Devices: []nodestate.Device{d}}); err != nil {
+				t.Fatal(err)
+			}
+			c := conf{
+				"select": conf{"nodeENI": "shared"}, "inventory": inventory, "delegate": conf{"type": "ipvlan", "mode": mode},
+				"ipam": conf{"type": "eni-ipam", "families": []string{"ipv4", "ipv6"}, "dataDir": filepath.Join(dir, "leases"), "coolDown": 0},
+			}
+			a, b := newPod(t, "a", c), newPod(t, "b", c)
+			a.add()
+			b.add()
+			for i, want := range []string{"10.0.2.32", "fd00:2:0:0:1::"} {
+				if got := a.ip(i).String(); got != netip.MustParseAddr(want).String() || b.ip(i) != a.ip(i).Next() {
+					t.Errorf("addresses %s and %s, want %s and the next", got, b.ip(i), want)
+				}
+			}
+			a.check()
+			b.check()
+			guest.Talk(t, a.netns, b.netns, at(a.ip(0)))
+			guest.Talk(t, b.netns, a.netns, at(b.ip(1)))
+			if mode == "l2" {
+				guest.Talk(t, node, a.netns, "10.0.2.1:7000")
+				guest.Talk(t, a.netns, node, at(a.ip(0)))
+				guest.Talk(t, b.netns, node, at(b.ip(1)))
+			}
+			a.del()
+			b.destroy()
+			b.del()
+			held, err := nodestate.LeaseDir(filepath.Join(dir, "leases")).Held()
+			if err != nil || len(held) != 0 {
+				t.Errorf("held after DEL: %v, %v", held, err)
+			}
+			same(t, pci, before)
+		})
+	}
 }
