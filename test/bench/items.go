@@ -18,8 +18,11 @@ const (
 	floorTarget         = 1.4
 	ownAboveFloorTarget = 1.3
 	sharedTarget        = 1.35
-	startTarget         = 1.3
-	memoryTarget        = 1.3
+	leasedTarget        = 1.25 // with eni-ipam
+	startTarget         = 1.1
+	memoryTarget        = 1.0
+	crowdTarget         = 1.0
+	growthTarget        = 1.1
 	inventoryTarget     = 1 // ms
 )
 
@@ -36,6 +39,8 @@ func (n *node) measure(ctx context.Context) []table.Row {
 		{"(d) start-up", n.start},
 		{"(e) size of the inventory", n.sizes},
 		{"(g) peak memory", n.memory},
+		{"(k) counts", n.counts},
+		{"(h) (i) (j) load", n.load},
 	} {
 		progress(item.name)
 		got, err := item.run(ctx)
@@ -73,7 +78,14 @@ func (n *node) exclusive(ctx context.Context) ([]table.Row, error) {
 	if err != nil {
 		return nil, err
 	}
-	got, err := n.compare(ctx, ours, theirs, own)
+	static, err := n.plugin("host-device static", filepath.Join(n.cniPath, "host-device"), enaENI.Name, map[string]any{
+		"cniVersion": "1.1.0", "name": "bench-static", "type": "host-device", "device": enaENI.Name,
+		"ipam": map[string]any{"type": "static", "addresses": []any{map[string]any{"address": "10.0.2.15/24"}}},
+	})
+	if err != nil {
+		return nil, err
+	}
+	got, err := n.compare(ctx, ours, theirs, own, static)
 	if err != nil {
 		return nil, err
 	}
@@ -82,6 +94,7 @@ func (n *node) exclusive(ctx context.Context) ([]table.Row, error) {
 		table.Ratio("(a) exclusive DEL", got[0].del, got[1].del, 0),
 		table.Ratio("(a) exclusive ADD + DEL", got[0].sum(), got[1].sum(), exclusiveTarget),
 		table.Ratio("(a) exclusive ADD + DEL, eni-ipam", got[2].sum(), got[1].sum(), ownTarget),
+		table.Ratio("(a) the same; other: host-device with static", got[2].sum(), got[3].sum(), 0),
 	}, nil
 }
 
@@ -134,13 +147,11 @@ func (n *node) shared(ctx context.Context) ([]table.Row, error) {
 	if err != nil {
 		return nil, err
 	}
-	theirs, err := n.plugin("macvlan", filepath.Join(n.cniPath, "macvlan"), e1000eENI.Name, map[string]any{
-		"cniVersion": "1.1.0", "name": "bench-macvlan", "type": "macvlan", "mode": "bridge", "master": e1000eENI.Name, "ipam": n.hostLocal("theirs-shared"),
-	})
+	leased, theirs, err := n.leased()
 	if err != nil {
 		return nil, err
 	}
-	got, err := n.compare(ctx, ours, theirs)
+	got, err := n.compare(ctx, ours, theirs, leased)
 	if err != nil {
 		return nil, err
 	}
@@ -148,7 +159,29 @@ func (n *node) shared(ctx context.Context) ([]table.Row, error) {
 		table.Ratio("(c) shared macvlan ADD; other: macvlan alone", got[0].add, got[1].add, 0),
 		table.Ratio("(c) shared macvlan DEL", got[0].del, got[1].del, 0),
 		table.Ratio("(c) shared macvlan ADD + DEL", got[0].sum(), got[1].sum(), sharedTarget),
+		table.Ratio("(c) shared macvlan ADD, eni-ipam", got[2].add, got[1].add, 0),
+		table.Ratio("(c) shared macvlan DEL, eni-ipam", got[2].del, got[1].del, 0),
+		table.Ratio("(c) shared macvlan ADD + DEL, eni-ipam", got[2].sum(), got[1].sum(), leasedTarget),
 	}, nil
+}
+
+// leased is macvlan through multi-eni with a leased address, and alone with
+// host-local.
+func (n *node) leased() (ours, theirs contender, err error) {
+	inv, err := n.inventory(10)
+	if err != nil {
+		return ours, theirs, err
+	}
+	ours, err = n.plugin("multi-eni macvlan eni-ipam", n.multiENI, e1000eENI.Name, n.multiENIConf("e1000e", inv, map[string]any{
+		"delegate": map[string]any{"type": "macvlan", "mode": "bridge"}, "ipam": map[string]any{"type": "eni-ipam", "dataDir": filepath.Join(n.Dir, "leases"), "coolDown": 0},
+	}))
+	if err != nil {
+		return ours, theirs, err
+	}
+	theirs, err = n.plugin("macvlan", filepath.Join(n.cniPath, "macvlan"), e1000eENI.Name, map[string]any{
+		"cniVersion": "1.1.0", "name": "bench-macvlan", "type": "macvlan", "mode": "bridge", "master": e1000eENI.Name, "ipam": n.hostLocal("theirs-shared"),
+	})
+	return ours, theirs, err
 }
 
 // start compares the plugins when they have nothing to do.

@@ -20,7 +20,7 @@ const (
 	podNetns  = "/run/netns/pod"
 	podIfName = "net1"
 	// rounds of each comparison, after warmUp rounds that are thrown away.
-	rounds = 32
+	rounds = 50
 	warmUp = 3
 	// settle is the pause before each measured run. The kernel destroys
 	// host-device's temporary netns after the plugin has ended, and whoever runs
@@ -113,7 +113,7 @@ func ready(e nstest.ENI, driver string) nodestate.Device {
 	return nodestate.Device{
 		ENIID: device.ENIID("eni-" + strings.ReplaceAll(e.MAC, ":", "")[4:]), NodeENI: driver, MAC: device.MAC(e.MAC), PCIAddress: device.PCIAddress(e.PCI),
 		InterfaceName: e.Name, Driver: driver, DeviceIndex: 1, SubnetID: "subnet-0000000a",
-		SubnetCIDR: netip.MustParsePrefix("10.0.2.0/24"), Addresses: []netip.Prefix{netip.MustParsePrefix("10.0.2.15/24")},
+		SubnetCIDR: netip.MustParsePrefix("10.0.2.0/24"), Addresses: []netip.Prefix{netip.MustParsePrefix("10.0.2.15/24")}, Prefixes: []netip.Prefix{netip.MustParsePrefix("10.0.2.208/28")},
 		Phase: nodestate.PhaseReady,
 	}
 }

@@ -43,7 +43,7 @@ func (s Sample) Plus(o Sample) Sample {
 	return out
 }
 
-// String is "median (least … 90th percentile)".
+// String is "median (least … 99th percentile)".
 func (s Sample) String() string {
-	return fmt.Sprintf("%.2f (%.2f … %.2f)", s.Median(), s.Quantile(0), s.Quantile(0.9))
+	return fmt.Sprintf("%.2f (%.2f … %.2f)", s.Median(), s.Quantile(0), s.Quantile(0.99))
 }
