@@ -143,7 +143,7 @@ clean: ## Remove what the build made
 
 # One line each for a machine that lacks something, before any other output.
 prereq-%: go-version
-	@test/prereq check 'sudo make $*' $(if $(findstring race,$* $(TESTFLAGS)),gcc) $(if $(filter image,$*),buildah)
+	@test/prereq check 'sudo make $*' $(if $(findstring race,$* $(TESTFLAGS)),gcc) $(if $(filter image,$*),buildah) $(if $(filter bench,$*),strace)
 .PHONY: prereq-hardware
 prereq-hardware: go-version
 	@test/hardware/prepare check
