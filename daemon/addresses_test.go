@@ -10,7 +10,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netlink"
+
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/awsnode"
+	"github.com/multi-eni/multi-eni-cni/pkg/link"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/test/fakeec2"
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
@@ -95,4 +98,44 @@ func TestManageAddressesFlags(t *testing.T) {
 			t.Errorf("%s: exit code %d, %q; want %q", tt.flag, code, stderr, tt.want)
 		}
 	}
+}
+
+// TestSourceRouting: an ENI's rules and routes come with its NodeENI and go with
+// it, or with the flag.
+func TestSourceRouting(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	m := newMachine(t, 1)
+	rules := func() (out []string) {
+		all, err := netlink.RuleList(netlink.FAMILY_ALL)
+		m.must(err)
+		for _, r := range all {
+			if r.Protocol == link.SourceProtocol {
+				out = append(out, r.Src.String())
+			}
+		}
+		return out
+	}
+	until := func(what string, want ...string) {
+		t.Helper()
+		for begin := time.Now(); !slices.Equal(rules(), want); <-time.After(5 * time.Millisecond) {
+			if time.Since(begin) > 20*time.Second {
+				t.Fatalf("%s: rules from %v, want %v\n%s", what, rules(), want, m.stderr.String())
+			}
+		}
+	}
+	m.declare("a", 1)
+	m.start("--source-routing")
+	m.until("a ready")
+	until("ready", "10.0.1.15/32")
+	m.must(os.Remove(m.path("nodeenis/a.yaml")))
+	until("removed")
+	m.declare("a", 1)
+	until("declared again", "10.0.1.15/32")
+	m.end()
+	until("while the daemon is down", "10.0.1.15/32")
+	m.start()
+	until("without the flag")
+	m.end()
 }

@@ -40,7 +40,8 @@ func Take(l *nodestate.Leases, d *nodestate.Device, r Request, now time.Duration
 	v4, v6 := d.Pools()
 	has := held(l, r.Holder.AttachmentID)
 	if !r.IPv4 && !r.IPv6 {
-		r.IPv6 = v4.Size() == 0 && v6.Size() > 0
+		has4 := slices.ContainsFunc(d.Addresses, func(p netip.Prefix) bool { return p.Addr().Is4() })
+		r.IPv6 = v4.Size() == 0 && (v6.Size() > 0 || !has4)
 		r.IPv4 = !r.IPv6
 	}
 	var out []netip.Prefix
