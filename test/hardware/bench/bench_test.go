@@ -59,6 +59,7 @@ func TestRatios(t *testing.T) {
 	rows = append(rows, exclusive(t, "e1000e", eni, false)...)
 	rows = append(rows, exclusive(t, "VF", vfs[0], false)...)
 	rows = append(rows, exclusive(t, "e1000e, up", eni, true)...)
+	rows = append(rows, shared(t, eni)...)
 	rows = append(rows, parts(t, "e1000e", eni)...)
 	guest.SetDown(t, guest.Netdev(eni)) // as it was
 	rows = append(rows, advertise(t)...)
