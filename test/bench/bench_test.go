@@ -1,6 +1,8 @@
 package main
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -46,5 +48,28 @@ PASS
 	}
 	if _, err := readSync("Sync", parseBenchmark("PASS\n")); err == nil || !strings.Contains(err.Error(), "10 devices") {
 		t.Errorf("without results: %v; want an error that names the size", err)
+	}
+}
+
+// TestReadStrace reads what strace has shown, in both of its forms.
+func TestReadStrace(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "strace.out")
+	text := `7  execve("/bin/multi-eni", ["multi-eni"], 0x7ffe /* 5 vars */) = 0
+7  clone(child_stack=0xc000, flags=CLONE_VM) = 8
+7  sendto(6, [{nlmsg_len=52, nlmsg_type=RTM_NEWLINK, nlmsg_flags=NLM_F_REQUEST}, {ifi_family=AF_UNSPEC, ifi_index=2, ifi_flags=0, ifi_change=0}, [{nla_len=8, nla_type=IFLA_NET_NS_FD}, 9]], 52, 0, {sa_family=AF_NETLINK}, 12) = 52
+7  sendto(6, [{nlmsg_len=52, nlmsg_type=0x10 /* NLMSG_??? */, nlmsg_flags=NLM_F_REQUEST, nlmsg_seq=1}, "\x00\x00\x00\x00\x02\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x08\x00\x1c\x00\x0d\x00\x00\x00"], 52, 0, {sa_family=AF_NETLINK}, 12 <unfinished ...>
+7  <... sendto resumed>) = 52
+7  sendto(6, [{nlmsg_len=32, nlmsg_type=0x10 /* NLMSG_??? */, nlmsg_flags=NLM_F_REQUEST, nlmsg_seq=2}, "\x00\x00\x00\x00\x02\x00\x00\x00\x00\x00\x00\x00\x01\x00\x00\x00"], 32, 0, {sa_family=AF_NETLINK}, 12) = 32
+7  sendto(6, [{nlmsg_len=32, nlmsg_type=0x10 /* NLMSG_??? */, nlmsg_flags=NLM_F_REQUEST, nlmsg_seq=2}, "\x00\x00\x00\x00\x02\x00\x00\x00\x01\x00\x00\x00\x01\x00\x00\x00"], 32, 0, {sa_family=AF_NETLINK}, 12) = 32
+8  fdatasync(3) = 0
+8  sendto(9, "hello", 5, 0, NULL, 0) = 5
+8  unshare(CLONE_NEWNET) = 0
+`
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	got, err := readStrace(file)
+	if want := (counted{calls: 9, syncs: 1, netlink: 4, waits: 4, execs: 1, threads: 1}); got != want || err != nil {
+		t.Errorf("%+v, %v; want %+v", got, err, want)
 	}
 }

@@ -42,6 +42,9 @@ func (n *node) measure(ctx context.Context) []table.Row {
 		{"(k) counts", n.counts},
 		{"(h) (i) (j) load", n.load},
 	} {
+		if !wanted(item.name) {
+			continue
+		}
 		progress(item.name)
 		got, err := item.run(ctx)
 		if err != nil {

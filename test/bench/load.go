@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"io/fs"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -182,6 +184,7 @@ func (n *node) load(ctx context.Context) ([]table.Row, error) {
 func (n *node) growth(ctx context.Context, c contender) ([]table.Row, error) {
 	var first, last table.Sample
 	var before string
+	var memory table.Sample
 	for i := range cycles {
 		add, err := c.add.run(ctx)
 		if err != nil {
@@ -195,6 +198,9 @@ func (n *node) growth(ctx context.Context, c contender) ([]table.Row, error) {
 		case i < cycleShare:
 			first.Add(add + del)
 		case i == cycleShare:
+			if memory, err = kernelMemory(); err != nil {
+				return nil, err
+			}
 			if before, err = n.left(); err != nil {
 				return nil, err
 			}
@@ -202,12 +208,34 @@ func (n *node) growth(ctx context.Context, c contender) ([]table.Row, error) {
 			last.Add(add + del)
 		}
 	}
+	kernel, err := kernelMemory()
+	if err != nil {
+		return nil, err
+	}
 	after, err := n.left()
 	if err != nil {
 		return nil, err
 	}
 	grown := table.Row{Name: fmt.Sprintf("(j) files, links, rules, routes after %d pairs; other: after %d", cycles, cycleShare), Ours: after, Other: before, Target: "the same", Met: table.Met(after == before)}
-	return []table.Row{table.Ratio(fmt.Sprintf("(j) pairs %d to %d of one device; other: the first %d", cycles-cycleShare, cycles, cycleShare), last, first, growthTarget), grown}, nil
+	return []table.Row{table.Ratio(fmt.Sprintf("(j) pairs %d to %d of one device; other: the first %d", cycles-cycleShare, cycles, cycleShare), last, first, growthTarget), grown,
+		table.Ratio("(j) the kernel's memory (SUnreclaim), MiB", kernel, memory, growthTarget)}, nil
+}
+
+// kernelMemory is what the kernel has allocated for itself and cannot give back
+// (proc_meminfo(5)), in MiB, after it has had a moment to destroy what is over.
+func kernelMemory() (table.Sample, error) {
+	time.Sleep(time.Second)
+	data, err := os.ReadFile("/proc/meminfo")
+	if err != nil {
+		return nil, err
+	}
+	for line := range strings.Lines(string(data)) {
+		var kib float64
+		if _, err := fmt.Sscanf(line, "SUnreclaim: %f kB", &kib); err == nil {
+			return table.Sample{kib / 1024}, nil
+		}
+	}
+	return nil, errors.New("/proc/meminfo has no SUnreclaim")
 }
 
 // left counts what attachments could leave on the node.

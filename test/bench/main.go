@@ -7,6 +7,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -22,6 +23,8 @@ import (
 )
 
 const (
+	// onlyEnv is what -only was in the outer process.
+	onlyEnv = "MULTI_ENI_BENCH_ONLY"
 	// insideEnv holds the folder of the run in the process that has namespaces
 	// of its own.
 	insideEnv = "MULTI_ENI_BENCH_INSIDE"
@@ -29,7 +32,11 @@ const (
 	benchTimeout = 20 * time.Minute
 )
 
+// only are the letters of the items to measure; "" is all.
+var only = flag.String("only", os.Getenv(onlyEnv), "letters of the items to measure, such as ak; all of them by default")
+
 func main() {
+	flag.Parse()
 	if err := bench(); err != nil {
 		fmt.Fprintf(os.Stderr, "make bench: %v\n", err)
 		os.Exit(1)
@@ -45,6 +52,16 @@ func bench() error {
 		return inside(ctx)
 	}
 	return outside(ctx)
+}
+
+// wanted says whether an item is to be measured, by the letters in its name.
+func wanted(item string) bool {
+	for _, letter := range *only {
+		if strings.Contains(item, "("+string(letter)+")") {
+			return true
+		}
+	}
+	return *only == ""
 }
 
 func progress(what string) { fmt.Fprintf(os.Stderr, "measuring %s\n", what) }
@@ -70,8 +87,10 @@ func outside(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	progress("(f) daemon Sync")
-	rows = append(rows, syncRows(ctx, repo)...)
+	if wanted("(f)") {
+		progress("(f) daemon Sync")
+		rows = append(rows, syncRows(ctx, repo)...)
+	}
 	return report(rows)
 }
 
@@ -86,7 +105,7 @@ func build(ctx context.Context, repo, to, pkg string) error {
 
 func measureInside(ctx context.Context, dir string) ([]table.Row, error) {
 	cmd := nstest.Command(ctx, "/proc/self/exe")
-	cmd.Env = append(os.Environ(), insideEnv+"="+dir)
+	cmd.Env = append(os.Environ(), insideEnv+"="+dir, onlyEnv+"="+*only)
 	cmd.Stderr = os.Stderr
 	cmd.SysProcAttr.Pdeathsig = syscall.SIGTERM
 	out, err := cmd.Output()
