@@ -68,7 +68,9 @@ func TestSources(t *testing.T) {
 	}
 	h := open(t)
 	index := map[string]int{}
-	for name, addresses := range map[string][]string{"eth0": {"10.0.2.5/24"}, "eth1": {"10.0.2.15/24", "fd00:2::15/64"}, "eth2": {"10.0.2.25/24", "10.0.2.26/24", "fd00:2::25/64"}} {
+	has := map[string][]string{"eth0": {"10.0.2.5/24"}, "eth1": {"10.0.2.15/24", "fd00:2::15/64"}, "eth2": {"10.0.2.25/24", "10.0.2.26/24", "fd00:2::25/64"}}
+	for _, name := range []string{"eth0", "eth1", "eth2"} { // the first has the subnet's route in the main table
+		addresses := has[name]
 		l, err := h.ByName(name)
 		must(t, err)
 		index[name] = l.Index

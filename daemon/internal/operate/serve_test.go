@@ -139,6 +139,10 @@ func TestMetricsOverTCP(t *testing.T) {
 	serve(t, s, address, socket)
 	client := &http.Client{Timeout: patience}
 	resp, err := client.Get("http://" + address + "/metrics")
+	for begin := time.Now(); err != nil && time.Since(begin) < patience; { // the socket, for which serve waits, is there first
+		time.Sleep(time.Millisecond)
+		resp, err = client.Get("http://" + address + "/metrics")
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
