@@ -109,7 +109,7 @@ func readStrace(file string) (c counted, err error) {
 	if err != nil {
 		return c, err
 	}
-	defer f.Close() //nolint:errcheck // opened for reading only
+	defer f.Close()
 	lines := bufio.NewScanner(f)
 	lines.Buffer(nil, 1<<20)
 	for lines.Scan() {
