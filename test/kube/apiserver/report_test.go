@@ -2,6 +2,7 @@ package apiserver
 
 import (
 	"bytes"
+	stdcmp "cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -62,7 +63,9 @@ func events(t *testing.T, c *cluster.Cluster) []string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	slices.SortFunc(list.Items, func(a, b corev1.Event) int { return a.FirstTimestamp.Compare(b.FirstTimestamp.Time) })
+	slices.SortFunc(list.Items, func(a, b corev1.Event) int { // timestamps have whole seconds
+		return stdcmp.Or(a.FirstTimestamp.Compare(b.FirstTimestamp.Time), stdcmp.Compare(a.Namespace+"/"+a.Name, b.Namespace+"/"+b.Name))
+	})
 	var all []string
 	for _, e := range list.Items {
 		all = append(all, fmt.Sprintf("%s %s %s", e.InvolvedObject.Kind, e.Type, e.Reason))
