@@ -93,8 +93,39 @@ type EC2 struct {
 	backOff time.Duration // the SDK's longest
 
 	mu       sync.Mutex
-	client   *ec2.Client
+	calls    *ec2Calls // nil until connected
 	instance string
+}
+
+// ec2Calls are those of the SDK's client that are made. They hide it: a type that
+// is reached from an interface keeps all its methods in the program, of which an
+// ec2.Client has 750 (30 MB), since other libraries look methods up by name.
+type ec2Calls struct {
+	describe  func(context.Context, *ec2.DescribeNetworkInterfacesInput) (*ec2.DescribeNetworkInterfacesOutput, error)
+	assign4   func(context.Context, *ec2.AssignPrivateIpAddressesInput) (*ec2.AssignPrivateIpAddressesOutput, error)
+	assign6   func(context.Context, *ec2.AssignIpv6AddressesInput) (*ec2.AssignIpv6AddressesOutput, error)
+	unassign4 func(context.Context, *ec2.UnassignPrivateIpAddressesInput) (*ec2.UnassignPrivateIpAddressesOutput, error)
+	unassign6 func(context.Context, *ec2.UnassignIpv6AddressesInput) (*ec2.UnassignIpv6AddressesOutput, error)
+}
+
+func callsOf(c *ec2.Client) *ec2Calls {
+	return &ec2Calls{
+		describe: func(ctx context.Context, in *ec2.DescribeNetworkInterfacesInput) (*ec2.DescribeNetworkInterfacesOutput, error) {
+			return c.DescribeNetworkInterfaces(ctx, in)
+		},
+		assign4: func(ctx context.Context, in *ec2.AssignPrivateIpAddressesInput) (*ec2.AssignPrivateIpAddressesOutput, error) {
+			return c.AssignPrivateIpAddresses(ctx, in)
+		},
+		assign6: func(ctx context.Context, in *ec2.AssignIpv6AddressesInput) (*ec2.AssignIpv6AddressesOutput, error) {
+			return c.AssignIpv6Addresses(ctx, in)
+		},
+		unassign4: func(ctx context.Context, in *ec2.UnassignPrivateIpAddressesInput) (*ec2.UnassignPrivateIpAddressesOutput, error) {
+			return c.UnassignPrivateIpAddresses(ctx, in)
+		},
+		unassign6: func(ctx context.Context, in *ec2.UnassignIpv6AddressesInput) (*ec2.UnassignIpv6AddressesOutput, error) {
+			return c.UnassignIpv6Addresses(ctx, in)
+		},
+	}
 }
 
 // NewEC2 returns a client for the instance whose metadata imds reads. Region and
@@ -107,14 +138,14 @@ func NewEC2(imds *Client) *EC2 {
 
 // connect finds out who and where we are, once that succeeds, and waits for the
 // limiter.
-func (e *EC2) connect(ctx context.Context) (*ec2.Client, string, error) {
+func (e *EC2) connect(ctx context.Context) (*ec2Calls, string, error) {
 	if err := e.limiter.Wait(ctx); err != nil {
 		return nil, "", fmt.Errorf("wait for the next EC2 call: %w", err)
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.client != nil {
-		return e.client, e.instance, nil
+	if e.calls != nil {
+		return e.calls, e.instance, nil
 	}
 	instance, err := e.imds.InstanceID(ctx)
 	if err != nil {
@@ -133,8 +164,8 @@ func (e *EC2) connect(ctx context.Context) (*ec2.Client, string, error) {
 			return nil, "", fmt.Errorf("find the region: %w", err)
 		}
 	}
-	e.client, e.instance = ec2.NewFromConfig(cfg), instance
-	return e.client, e.instance, nil
+	e.calls, e.instance = callsOf(ec2.NewFromConfig(cfg)), instance
+	return e.calls, e.instance, nil
 }
 
 // Describe returns all ENIs of this instance, sorted by id. Errors: *EC2Error.
@@ -143,17 +174,17 @@ func (e *EC2) Describe(ctx context.Context) ([]Attached, error) {
 	if err != nil {
 		return nil, classify("DescribeNetworkInterfaces", err)
 	}
-	pages := ec2.NewDescribeNetworkInterfacesPaginator(client, &ec2.DescribeNetworkInterfacesInput{
+	in := &ec2.DescribeNetworkInterfacesInput{
 		Filters: []types.Filter{{Name: aws.String("attachment.instance-id"), Values: []string{instance}}}, MaxResults: aws.Int32(ec2Page),
-	})
+	}
 	var all []Attached
-	for first := true; pages.HasMorePages(); first = false {
-		if !first {
+	for more := true; more; more = aws.ToString(in.NextToken) != "" {
+		if in.NextToken != nil {
 			if err := e.limiter.Wait(ctx); err != nil {
 				return nil, classify("DescribeNetworkInterfaces", err)
 			}
 		}
-		page, err := pages.NextPage(ctx)
+		page, err := client.describe(ctx, in)
 		if err != nil {
 			return nil, classify("DescribeNetworkInterfaces", err)
 		}
@@ -166,6 +197,7 @@ func (e *EC2) Describe(ctx context.Context) ([]Attached, error) {
 				all = append(all, a)
 			}
 		}
+		in.NextToken = page.NextToken
 	}
 	slices.SortFunc(all, func(a, b Attached) int { return strings.Compare(a.ID.String(), b.ID.String()) })
 	return all, nil
@@ -250,7 +282,7 @@ func (e *EC2) Assign(ctx context.Context, eni device.ENIID, family Family, prefi
 			in.SecondaryPrivateIpAddressCount = count
 		}
 		var out *ec2.AssignPrivateIpAddressesOutput
-		if out, err = client.AssignPrivateIpAddresses(ctx, in); err == nil {
+		if out, err = client.assign4(ctx, in); err == nil {
 			for _, a := range out.AssignedPrivateIpAddresses {
 				addresses = append(addresses, aws.ToString(a.PrivateIpAddress))
 			}
@@ -266,7 +298,7 @@ func (e *EC2) Assign(ctx context.Context, eni device.ENIID, family Family, prefi
 			in.Ipv6AddressCount = count
 		}
 		var out *ec2.AssignIpv6AddressesOutput
-		if out, err = client.AssignIpv6Addresses(ctx, in); err == nil {
+		if out, err = client.assign6(ctx, in); err == nil {
 			addresses, networks = out.AssignedIpv6Addresses, out.AssignedIpv6Prefixes
 		}
 	}
@@ -307,9 +339,9 @@ func (e *EC2) Unassign(ctx context.Context, eni device.ENIID, family Family, wha
 	}
 	id := aws.String(eni.String())
 	if family == IPv4 {
-		_, err = client.UnassignPrivateIpAddresses(ctx, &ec2.UnassignPrivateIpAddressesInput{NetworkInterfaceId: id, PrivateIpAddresses: addresses, Ipv4Prefixes: prefixes})
+		_, err = client.unassign4(ctx, &ec2.UnassignPrivateIpAddressesInput{NetworkInterfaceId: id, PrivateIpAddresses: addresses, Ipv4Prefixes: prefixes})
 	} else {
-		_, err = client.UnassignIpv6Addresses(ctx, &ec2.UnassignIpv6AddressesInput{NetworkInterfaceId: id, Ipv6Addresses: addresses, Ipv6Prefixes: prefixes})
+		_, err = client.unassign6(ctx, &ec2.UnassignIpv6AddressesInput{NetworkInterfaceId: id, Ipv6Addresses: addresses, Ipv6Prefixes: prefixes})
 	}
 	if err != nil {
 		return classify("unassign addresses of "+eni.String(), err)
