@@ -257,7 +257,8 @@ func (d LeaseDir) path(bootID string, eni device.ENIID) (string, error) {
 	return filepath.Join(string(d), bootID, eni.String()+".json"), nil
 }
 
-// removeBoots deletes the folders of other boots, and nothing else.
+// removeBoots deletes what was written in other boots, by name: a folder may have
+// been given as this one that has others named like boots.
 func (d LeaseDir) removeBoots(but string) error {
 	entries, err := os.ReadDir(string(d))
 	if err != nil {
@@ -265,9 +266,29 @@ func (d LeaseDir) removeBoots(but string) error {
 	}
 	for _, e := range entries {
 		if e.IsDir() && isBootID(e.Name()) && e.Name() != but {
-			if err := os.RemoveAll(filepath.Join(string(d), e.Name())); err != nil {
+			if err := removeBoot(filepath.Join(string(d), e.Name())); err != nil {
 				return fmt.Errorf("remove leases of an earlier boot: %w", err)
 			}
+		}
+	}
+	return nil
+}
+
+// removeBoot deletes the files of leases in a boot's folder, and the folder unless
+// something else is in it.
+func removeBoot(dir string) error {
+	for _, pattern := range []string{"eni-*.json", ".eni-*.json.tmp", "locks/eni-*.lock"} {
+		files, err := filepath.Glob(filepath.Join(dir, pattern))
+		if err != nil {
+			return err
+		}
+		if err := removeAll(files...); err != nil {
+			return err
+		}
+	}
+	for _, folder := range []string{filepath.Join(dir, "locks"), dir} {
+		if err := os.Remove(folder); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTEMPTY) {
+			return err
 		}
 	}
 	return nil

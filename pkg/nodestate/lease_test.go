@@ -74,7 +74,8 @@ func TestLeasesOfEarlierBoots(t *testing.T) {
 	root := t.TempDir()
 	dir := LeaseDir(root)
 	torn := filepath.Join(root, otherBoot, leaseENI+".json")
-	for path, content := range map[string]string{torn: "", filepath.Join(root, "notes", "mine.txt"): "x", filepath.Join(root, "README"): "x"} {
+	const others = "2f1f3a52-0000-4000-8000-00000000000c" // named like a boot, but not ours
+	for path, content := range map[string]string{torn: "", filepath.Join(root, otherBoot, "locks", leaseENI+".lock"): "", filepath.Join(root, others, "volumes", "data"): "x", filepath.Join(root, others, leaseENI+".json"): "", filepath.Join(root, "notes", "mine.txt"): "x", filepath.Join(root, "README"): "x"} {
 		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, []byte(content), 0o600)); err != nil {
 			t.Fatal(err)
 		}
@@ -89,8 +90,11 @@ func TestLeasesOfEarlierBoots(t *testing.T) {
 	for _, e := range entries {
 		names = append(names, e.Name())
 	}
-	if want := []string{thisBoot, "README", "notes"}; !slices.Equal(names, want) || err != nil {
+	if want := []string{thisBoot, others, "README", "notes"}; !slices.Equal(names, want) || err != nil {
 		t.Errorf("left: %v, %v; want %v", names, err, want)
+	}
+	if data, err := os.ReadFile(filepath.Join(root, others, "volumes", "data")); string(data) != "x" {
+		t.Errorf("somebody else's file: %q, %v", data, err)
 	}
 	if err := dir.RemoveAll(); err != nil {
 		t.Error(err)

@@ -68,15 +68,15 @@ func (p Pool) spanOf(a netip.Addr) int {
 func (p Pool) Size() int {
 	n := 0
 	for _, s := range p.spans {
-		if n += size(s.Prefix); n < 0 {
+		if n += Size(s.Prefix); n < 0 {
 			return math.MaxInt
 		}
 	}
 	return n
 }
 
-// size is how many addresses a network has, math.MaxInt for more than that.
-func size(p netip.Prefix) int {
+// Size is how many addresses a network has, math.MaxInt for more than that.
+func Size(p netip.Prefix) int {
 	if host := p.Addr().BitLen() - p.Bits(); host < 63 {
 		return 1 << host
 	}
@@ -196,7 +196,7 @@ func (l *Leases) Count(p Pool, now time.Duration) (c PoolCount, next time.Durati
 	}
 	for _, retiring := range l.Retiring {
 		if _, ok := p.Find(retiring.Addr()); ok {
-			c.Retiring += size(retiring)
+			c.Retiring += Size(retiring)
 		}
 	}
 	return c, next

@@ -149,7 +149,7 @@ func (m *Manager) Correct(all []awsnode.ENI) []awsnode.ENI {
 	news := false
 	for i := range all {
 		e := &all[i]
-		said := text(e.MAC, addressesOf(e), e.Prefixes)
+		said := text(e.MAC, addressesOf(e.Addresses), e.Prefixes)
 		m.listed[e.ID] = said
 		t, known := m.truth[e.ID]
 		news = news || said != m.agreed[e.ID] && (!known || said != text(t.MAC, t.Addresses, t.Prefixes))
@@ -171,8 +171,8 @@ func (m *Manager) Correct(all []awsnode.ENI) []awsnode.ENI {
 	return all
 }
 
-func addressesOf(e *awsnode.ENI) (out []netip.Addr) {
-	for _, a := range e.Addresses {
+func addressesOf(all []netip.Prefix) (out []netip.Addr) {
+	for _, a := range all {
 		out = append(out, a.Addr())
 	}
 	return out

@@ -267,6 +267,71 @@ func TestGiveBack(t *testing.T) {
 	w.problem("all along", "")
 }
 
+// TestGiveBackBoth: both families have surplus. What of the one still retires is
+// not forgotten over the other, and pods are given what they need meanwhile.
+func TestGiveBackBoth(t *testing.T) {
+	w := newWorld(t, false, fakeec2.Config{}, func(e *fakeec2.ENI) {
+		for n := range 12 {
+			e.IPv4 = append(e.IPv4, netip.AddrFrom4([4]byte{10, 0, 1, byte(20 + n)}))
+			e.IPv6 = append(e.IPv6, netip.MustParseAddr(fmt.Sprintf("2001:db8:1::%x", 0x300+n)))
+		}
+	})
+	retiring := func() string {
+		t.Helper()
+		l, err := w.Leases.Read(bootID, eni)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return fmt.Sprint(l.Retiring)
+	}
+	w.ask("ipv4", "ipv6")
+	w.sync()
+	w.calls("surplus", describeCall, unassignCall)
+	const four = "[10.0.1.26/32 10.0.1.27/32 10.0.1.28/32 10.0.1.29/32 10.0.1.30/32 10.0.1.31/32]"
+	if got := retiring(); got != four {
+		t.Errorf("retiring: %s, want %s", got, four)
+	}
+	w.hold(nodestate.LeaseHeld, "10.0.1.20", "10.0.1.21", "10.0.1.22", "10.0.1.23")
+	w.sync() // the metadata lag, and pods go on
+	w.calls("below the low mark", assignCall)
+	if got := retiring(); got != four {
+		t.Errorf("retiring: %s, want %s", got, four)
+	}
+	for range 4 {
+		w.catchUp()
+		w.sync()
+	}
+	w.calls("then the other", "UnassignIpv6Addresses "+eni)
+	if got := retiring(); got != "[]" {
+		t.Errorf("retiring: %s", got)
+	}
+	if e := w.ec2.ENI(eni); len(e.IPv6) != 7 {
+		t.Errorf("IPv6: %v", e.IPv6)
+	}
+}
+
+// TestUnlisted: an ENI that the metadata do not list is known from EC2, with the
+// MAC that EC2 gives it.
+func TestUnlisted(t *testing.T) {
+	w := newWorld(t, false, fakeec2.Config{})
+	w.sync()
+	w.ec2.Change(eni, func(e *fakeec2.ENI) { e.MAC = "02:00:00:00:00:aa" })
+	other := w.metadata()
+	other.ENIs[1].MAC = "02:00:00:00:00:01"
+	w.imds.Apply(other)
+	w.now = w.now.Add(2 * time.Minute)
+	w.describe = true
+	w.sync()
+	if all := w.enis(); len(all) != 2 || all[0].ID != eni || all[0].MAC != "02:00:00:00:00:aa" {
+		t.Errorf("EC2 knows the MAC: %+v", all)
+	}
+	other.ENIs = other.ENIs[:1]
+	w.imds.Apply(other)
+	if all := w.enis(); len(all) != 2 || all[0].ID != eni || all[0].MAC != "02:00:00:00:00:aa" || all[0].DeviceIndex != 1 || all[0].Addresses != nil {
+		t.Errorf("EC2 knows the ENI: %+v", all)
+	}
+}
+
 // TestGiveBackRefused: what cannot be known to be free is not given back.
 func TestGiveBackRefused(t *testing.T) {
 	for name, arrange := range map[string]func(w *world){
@@ -421,7 +486,7 @@ func TestRights(t *testing.T) {
 	w.sync()
 	w.calls("another's tag")
 	w.ec2.Change(eni, func(e *fakeec2.ENI) { e.Tags = map[string]string{"NodeENI": "a"} })
-	w.now = w.now.Add(2 * time.Minute)
+	w.now = w.now.Add(6 * time.Minute)
 	w.sync()
 	w.calls("tagged", describeCall, assignCall)
 	w.problem("tagged", "")

@@ -1,7 +1,6 @@
 package addresses
 
 import (
-	"math"
 	"net/netip"
 	"slices"
 	"time"
@@ -57,7 +56,7 @@ func plan(d *nodestate.Device, l *nodestate.Leases, now time.Duration, marks Mar
 			} else if prefixes {
 				o.assign = (o.assign + prefixSize - 1) / prefixSize
 			}
-		case free > marks.High && count.Retiring == 0:
+		case free > marks.High && len(l.Retiring) == 0:
 			o.retire = surplus(f.pool, l, now, free-marks.middle())
 		}
 		if o.assign > 0 || o.retire != nil {
@@ -70,21 +69,12 @@ func plan(d *nodestate.Device, l *nodestate.Leases, now time.Duration, marks Mar
 // surplus are spans of the pool that hold nothing, n addresses at most.
 func surplus(pool nodestate.Pool, l *nodestate.Leases, now time.Duration, n int) (out []netip.Prefix) {
 	for _, span := range slices.Backward(pool.Spans()) {
-		size := addressesIn(span)
+		size := nodestate.Size(span)
 		if size <= n && !holds(l, span, now) {
 			out, n = append(out, span), n-size
 		}
 	}
 	return out
-}
-
-// addressesIn is how many addresses a span has; more than anybody gives back for
-// an IPv6 prefix.
-func addressesIn(span netip.Prefix) int {
-	if host := span.Addr().BitLen() - span.Bits(); host < 31 {
-		return 1 << host
-	}
-	return math.MaxInt
 }
 
 // holds says whether anything keeps an address of the span.

@@ -30,21 +30,19 @@ func (m *Manager) tend(ctx context.Context, d *nodestate.Device) {
 		m.forget(d.ENIID)
 		return
 	}
-	m.mu.Lock()
-	truth, known := m.truth[d.ENIID]
-	idle := known && m.ready(d.ENIID, m.Now())
-	m.mu.Unlock()
-	if !idle {
+	truth, ok := m.touchable(d.ENIID)
+	if !ok {
 		return
 	}
 	if truth.NodeENI != d.NodeENI {
 		m.untagged(d, truth)
 		return
 	}
-	if len(leases.Retiring) > 0 && !m.giveBack(ctx, d, truth, leases.Retiring) {
-		return
+	if len(leases.Retiring) > 0 {
+		m.giveBack(ctx, d, leases.Retiring)
+		truth, ok = m.touchable(d.ENIID)
 	}
-	if !agree(d, truth) { // what we have changed is not in the inventory yet
+	if !ok || !agree(d, truth) { // what we have changed is not in the inventory yet
 		return
 	}
 	now, err := m.Uptime()
@@ -56,7 +54,7 @@ func (m *Manager) tend(ctx context.Context, d *nodestate.Device) {
 		if o.assign > 0 {
 			m.assign(ctx, d, o)
 		} else if retiring, ok := m.retire(ctx, d, o.retire); ok {
-			m.giveBack(ctx, d, truth, retiring)
+			m.giveBack(ctx, d, retiring)
 		}
 	}
 	if len(orders) == 0 {
@@ -64,13 +62,18 @@ func (m *Manager) tend(ctx context.Context, d *nodestate.Device) {
 	}
 }
 
+// touchable is what EC2 says of an ENI, unless it says nothing or a call that has
+// failed is to wait.
+func (m *Manager) touchable(eni device.ENIID) (truth awsnode.Attached, ok bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	truth, ok = m.truth[eni]
+	return truth, ok && m.ready(eni, m.Now())
+}
+
 // agree says whether the inventory has what EC2 says.
 func agree(d *nodestate.Device, t awsnode.Attached) bool {
-	var have []netip.Addr
-	for _, a := range d.Addresses {
-		have = append(have, a.Addr())
-	}
-	return text("", have, d.Prefixes) == text("", t.Addresses, t.Prefixes)
+	return text("", addressesOf(d.Addresses), d.Prefixes) == text("", t.Addresses, t.Prefixes)
 }
 
 // assign asks for more, and for half of it next time when that is too much.
@@ -142,7 +145,7 @@ func (m *Manager) retire(ctx context.Context, d *nodestate.Device, spans []netip
 	}
 	defer l.Close()
 	now, err := m.Uptime()
-	if err != nil {
+	if err != nil || len(l.Retiring) > 0 { // what retires already is still to be given back, or to be forgotten by others
 		return nil, false
 	}
 	l.Retiring = slices.DeleteFunc(slices.Clone(spans), func(p netip.Prefix) bool { return holds(&l.Leases, p, now) })
@@ -154,30 +157,26 @@ func (m *Manager) retire(ctx context.Context, d *nodestate.Device, spans []netip
 }
 
 // giveBack has EC2 unassign what is retiring, and ends that for what is nowhere
-// any more. It says whether nothing is retiring now.
-func (m *Manager) giveBack(ctx context.Context, d *nodestate.Device, truth awsnode.Attached, retiring []netip.Prefix) bool {
+// any more.
+func (m *Manager) giveBack(ctx context.Context, d *nodestate.Device, retiring []netip.Prefix) {
 	for _, family := range []awsnode.Family{awsnode.IPv4, awsnode.IPv6} {
+		truth, ok := m.touchable(d.ENIID)
 		left := slices.DeleteFunc(slices.Clone(retiring), func(p netip.Prefix) bool {
 			return p.Addr().Is4() != (family == awsnode.IPv4) || !has(truth.Addresses, truth.Prefixes, p)
 		})
-		if len(left) > 0 && !m.unassign(ctx, d.ENIID, family, left) {
-			return false
+		if !ok || len(left) > 0 && !m.unassign(ctx, d.ENIID, family, left) {
+			return
 		}
 	}
 	m.mu.Lock()
-	said, listed := m.listed[d.ENIID]
-	agreed := listed && said == text(m.truth[d.ENIID].MAC, m.truth[d.ENIID].Addresses, m.truth[d.ENIID].Prefixes)
+	truth := m.truth[d.ENIID]
+	agreed := m.listed[d.ENIID] == text(truth.MAC, truth.Addresses, truth.Prefixes)
 	m.mu.Unlock()
-	var have []netip.Addr
-	for _, a := range d.Addresses {
-		have = append(have, a.Addr())
-	}
-	inUse := func(p netip.Prefix) bool { return has(have, d.Prefixes, p) }
+	inUse := func(p netip.Prefix) bool { return has(addressesOf(d.Addresses), d.Prefixes, p) }
 	// The metadata must agree: after a restart they are believed at first.
-	if !agreed || slices.ContainsFunc(retiring, inUse) {
-		return false
+	if agreed && !slices.ContainsFunc(retiring, inUse) {
+		m.stay(ctx, d.ENIID, func(netip.Prefix) bool { return true })
 	}
-	return m.stay(ctx, d.ENIID)
 }
 
 func has(addresses []netip.Addr, prefixes []netip.Prefix, p netip.Prefix) bool {
@@ -202,23 +201,25 @@ func (m *Manager) unassign(ctx context.Context, eni device.ENIID, family awsnode
 	m.failed(eni, err, "EC2 takes back none of its addresses")
 	m.describe = true
 	m.mu.Unlock()
-	if k := kindOf(err); k == awsnode.EC2Refused || k == awsnode.EC2Forbidden {
-		m.stay(ctx, eni) // it was not done
+	if kindOf(err) == awsnode.EC2Forbidden { // it was not done, and will not be
+		m.stay(ctx, eni, func(p netip.Prefix) bool { return slices.Contains(what, p) })
 	}
 	return false
 }
 
-// stay ends the retirement of all that is retiring.
-func (m *Manager) stay(ctx context.Context, eni device.ENIID) bool {
+// stay ends the retirement of these. What fails is done by a later step.
+func (m *Manager) stay(ctx context.Context, eni device.ENIID, these func(netip.Prefix) bool) {
 	ctx, cancel := context.WithTimeout(ctx, lockWait)
 	defer cancel()
 	l, err := m.Leases.Lock(ctx, m.BootID, eni)
 	if err != nil {
-		return false
+		return
 	}
 	defer l.Close()
-	l.Retiring = nil
-	return l.Save() == nil
+	l.Retiring = slices.DeleteFunc(l.Retiring, these)
+	if err := l.Save(); err != nil {
+		m.Log.WithError(err).WithField("eniID", eni).Debug("leases cannot be written")
+	}
 }
 
 // untagged says of an ENI that pods want addresses of, why it gets none.
@@ -231,7 +232,7 @@ func (m *Manager) untagged(d *nodestate.Device, t awsnode.Attached) {
 	}
 	m.describe = true // somebody may mend it
 	m.set(d.ENIID, nodestate.Problem{Reason: "ENINotTagged", NodeENI: d.NodeENI, Device: d.ENIID.String(), Message: fmt.Sprintf(
-		"addresses of this ENI are neither assigned nor given back: %s; tag it %s=%s", why, awsnode.NodeENITag, d.NodeENI)}, describeApart)
+		"addresses of this ENI are neither assigned nor given back: %s; tag it %s=%s", why, awsnode.NodeENITag, d.NodeENI)}, backOffMost)
 }
 
 // ready says whether a failed call may be repeated. Hold mu.

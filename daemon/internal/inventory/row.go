@@ -164,21 +164,22 @@ func (j *joiner) describe(c *claim, p place) nodestate.Device {
 		}
 		d.NetworkCard = e.NetworkCard
 		d.SubnetID = cmp.Or(e.SubnetID, d.SubnetID)
-		if e.SubnetCIDR.IsValid() {
-			d.SubnetCIDR = e.SubnetCIDR
-		}
-		d.VPCCIDRs = e.VPCCIDRs
-		d.Addresses = append(d.Addresses, e.Addresses...)
-		d.Prefixes = append(d.Prefixes, e.Prefixes...)
-		if before != nil {
-			j.keepLeased(&d, &before.Device)
-		}
 	} else if before != nil {
 		if d.DeviceIndex < 1 {
 			d.DeviceIndex = before.DeviceIndex
 		}
 		d.NetworkCard = before.NetworkCard
 		d.SubnetID = cmp.Or(d.SubnetID, before.SubnetID)
+	}
+	// EC2 may know an ENI that the metadata do not list, but not its subnet's range.
+	if e := j.enis[c.eni]; e.SubnetCIDR.IsValid() {
+		d.SubnetCIDR, d.VPCCIDRs = e.SubnetCIDR, e.VPCCIDRs
+		d.Addresses = append(d.Addresses, e.Addresses...)
+		d.Prefixes = append(d.Prefixes, e.Prefixes...)
+		if before != nil {
+			j.keepLeased(&d, &before.Device)
+		}
+	} else if before != nil {
 		if !d.SubnetCIDR.IsValid() {
 			d.SubnetCIDR = before.SubnetCIDR
 		}

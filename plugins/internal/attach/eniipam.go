@@ -40,12 +40,16 @@ func (c *call) pickOwn(cand candidate) (*ownAddresses, error) {
 	}
 	row := *cand.row
 	if c.cfg.ENIIPAM.Secondary(requested...) {
-		// Under the claim lock the daemon retires no address of a pod's ENI.
+		// Under the claim lock nothing begins to retire; what has ceased to is in the
+		// inventory no more, which is therefore read anew, and after the leases.
 		l, err := nodestate.LeaseDir(c.paths.LeaseDir).Read(c.bootID, row.ENIID)
 		if err != nil {
 			return nil, err
 		}
-		row.Addresses = slices.DeleteFunc(slices.Clone(row.Addresses), func(p netip.Prefix) bool { return l.Retires(p.Addr()) })
+		if row, err = c.freshRow(row.ENIID); err != nil {
+			return nil, err
+		}
+		row.Addresses = slices.DeleteFunc(row.Addresses, func(p netip.Prefix) bool { return l.Retires(p.Addr()) })
 	}
 	addresses, err := c.cfg.ENIIPAM.Pick(row, requested...)
 	switch {
@@ -54,7 +58,21 @@ func (c *call) pickOwn(cand candidate) (*ownAddresses, error) {
 	case err != nil:
 		return nil, &refusal{code: codeUnsupported, msg: "ipam.type " + netconf.ENIIPAMType, err: err}
 	}
-	return c.withRoutes(*cand.row, addresses)
+	return c.withRoutes(row, addresses)
+}
+
+// freshRow is an ENI's row of the inventory as it is now, with addresses.
+func (c *call) freshRow(eni device.ENIID) (nodestate.Device, error) {
+	inv, err := c.inventory()
+	if err != nil {
+		return nodestate.Device{}, err
+	}
+	for _, d := range inv.Devices {
+		if d.ENIID == eni && len(d.Addresses) > 0 {
+			return d, nil
+		}
+	}
+	return nodestate.Device{}, refuse(codeTryAgain, "ipam.type %s: ENI %s: %v", netconf.ENIIPAMType, eni, netconf.ErrNoAddressYet)
 }
 
 func (c *call) withRoutes(row nodestate.Device, addresses []netip.Prefix) (*ownAddresses, error) {
@@ -76,13 +94,9 @@ func (c *call) leaseOwn(eni device.ENIID, ns nodestate.Netns) (own *ownAddresses
 		return nil, err
 	}
 	err = c.withLeases(c.paths.LeaseDir, eni, func(l *nodestate.LockedLeases) error {
-		inv, err := c.inventory()
+		row, err := c.freshRow(eni)
 		if err != nil {
 			return err
-		}
-		i := slices.IndexFunc(inv.Devices, func(d nodestate.Device) bool { return d.ENIID == eni })
-		if i < 0 || len(inv.Devices[i].Addresses) == 0 {
-			return refuse(codeTryAgain, "ipam.type %s: ENI %s: %v", netconf.ENIIPAMType, eni, netconf.ErrNoAddressYet)
 		}
 		now, err := nodestate.Uptime()
 		if err != nil {
@@ -90,9 +104,9 @@ func (c *call) leaseOwn(eni device.ENIID, ns nodestate.Netns) (own *ownAddresses
 		}
 		holder := nodestate.Lease{AttachmentID: c.id, Network: c.cfg.Name, Pod: c.pod(), Netns: ns}
 		gone := func(ns nodestate.Netns) bool { return link.Probe(ns) == link.Gone }
-		addresses, refused := lease.Take(&l.Leases, &inv.Devices[i], c.cfg.ENIIPAM.Request(holder, requested...), now, gone)
+		addresses, refused := lease.Take(&l.Leases, &row, c.cfg.ENIIPAM.Request(holder, requested...), now, gone)
 		if refused == nil {
-			if own, err = c.withRoutes(inv.Devices[i], addresses); err != nil {
+			if own, err = c.withRoutes(row, addresses); err != nil {
 				return err
 			}
 		}

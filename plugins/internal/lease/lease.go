@@ -146,11 +146,6 @@ func held(l *nodestate.Leases, id nodestate.AttachmentID) (out []netip.Addr) {
 	return out
 }
 
-// Has says whether an attachment has the lease of an address.
-func Has(l *nodestate.Leases, id nodestate.AttachmentID, a netip.Addr) bool {
-	return slices.Contains(held(l, id), a)
-}
-
 func free(l *nodestate.Leases, pool nodestate.Pool, now time.Duration) (netip.Prefix, bool) {
 	var last netip.Addr
 	for _, a := range l.Last {
