@@ -58,7 +58,7 @@ type Leases struct {
 	// Last are the addresses that were given last, one of each family at most: the
 	// next is looked for behind it.
 	Last []netip.Addr `json:"last,omitempty"`
-	// Asked are the families, ipv4 and ipv6, of which pods have asked for an address
+	// Asked are the families, IPv4 and IPv6, of which pods have asked for an address
 	// in this boot, whether or not there was one.
 	Asked []string `json:"asked,omitempty"`
 	// Retiring are addresses (with their full length) and prefixes that the daemon is
@@ -81,6 +81,11 @@ func (l *Leases) Retires(a netip.Addr) bool {
 // Holds says whether the lease keeps the address from others at a time since boot.
 func (l *Lease) Holds(now time.Duration) bool {
 	return l.State != LeaseCooling || now < l.FreeAt
+}
+
+// HeldBy says whether an attachment has the address.
+func (l *Lease) HeldBy(id AttachmentID) bool {
+	return l.State == LeaseHeld && l.AttachmentID == id
 }
 
 // LeaseDir is the folder of leases: <boot id>/<ENI id>.json, and beside them

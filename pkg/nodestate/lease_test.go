@@ -176,7 +176,8 @@ func TestPools(t *testing.T) {
 		d.Addresses = append(d.Addresses, netip.MustParsePrefix(s))
 	}
 	d.Prefixes = []netip.Prefix{netip.MustParsePrefix("10.0.1.32/28"), netip.MustParsePrefix("2001:db8:0:0:1::/80")}
-	v4, v6 := d.Pools()
+	pools := d.Pools()
+	v4, v6 := pools[0], pools[1]
 	if v4.Size() != 18 || v6.Size() != 1<<48+1 || v4.String() != "10.0.1.12, 10.0.1.11, 10.0.1.32/28" {
 		t.Errorf("sizes %d, %d, %s", v4.Size(), v6.Size(), v4)
 	}

@@ -12,10 +12,20 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 )
 
+// The families of addresses, as netconfs and leases name them.
+const (
+	IPv4 = "ipv4"
+	IPv6 = "ipv6"
+)
+
 // Pool are the addresses of an ENI that pods which share it may be given, of one
 // family: every one but the first, which is the ENI's own, and those of its
 // prefixes.
-type Pool struct{ spans []span }
+type Pool struct {
+	// Family is IPv4 or IPv6.
+	Family string
+	spans  []span
+}
 
 // span are the addresses of a network, each with the length of the subnet.
 type span struct {
@@ -23,33 +33,43 @@ type span struct {
 	bits int
 }
 
-// Pools returns the device's of IPv4 and of IPv6. A prefix of which nobody knows
+// FamilyOf names an address's.
+func FamilyOf(a netip.Addr) string {
+	if a.Is4() {
+		return IPv4
+	}
+	return IPv6
+}
+
+// Pools returns the device's, of IPv4 and of IPv6. A prefix of which nobody knows
 // the subnet's length is left out; IPv6 subnets of a VPC all have 64.
-func (d *Device) Pools() (v4, v6 Pool) {
-	bits4, bits6 := 0, 64
+func (d *Device) Pools() []Pool {
+	bits4 := 0
 	if s := d.SubnetCIDR; s.IsValid() && s.Addr().Is4() {
 		bits4 = s.Bits()
 	}
-	var seen4, seen6 bool
+	return []Pool{d.pool(IPv4, bits4), d.pool(IPv6, 64)}
+}
+
+// pool is the device's of one family, whose subnet's length is bits unless an
+// address says otherwise; 0 is not known.
+func (d *Device) pool(family string, bits int) Pool {
+	p, own := Pool{Family: family}, false
 	for _, a := range d.Addresses {
-		pool, bits, seen := &v4, &bits4, &seen4
-		if a.Addr().Is6() {
-			pool, bits, seen = &v6, &bits6, &seen6
+		if FamilyOf(a.Addr()) != family {
+			continue
 		}
-		if *bits = a.Bits(); *seen {
-			pool.spans = append(pool.spans, span{netip.PrefixFrom(a.Addr(), a.Addr().BitLen()), a.Bits()})
+		if bits = a.Bits(); own {
+			p.spans = append(p.spans, span{netip.PrefixFrom(a.Addr(), a.Addr().BitLen()), bits})
 		}
-		*seen = true
+		own = true
 	}
-	for _, p := range d.Prefixes {
-		switch {
-		case p.Addr().Is6():
-			v6.spans = append(v6.spans, span{p.Masked(), bits6})
-		case bits4 != 0:
-			v4.spans = append(v4.spans, span{p.Masked(), bits4})
+	for _, prefix := range d.Prefixes {
+		if FamilyOf(prefix.Addr()) == family && bits != 0 {
+			p.spans = append(p.spans, span{prefix.Masked(), bits})
 		}
 	}
-	return v4, v6
+	return p
 }
 
 // Find returns the address with the length of its subnet, if it is the pool's.
@@ -142,7 +162,7 @@ func (c PoolCount) Free() int { return c.Size - c.Leased - c.Cooling - c.Retirin
 // which share it.
 type PoolState struct {
 	ENIID device.ENIID `json:"eniID"`
-	// Family is ipv4 or ipv6.
+	// Family is IPv4 or IPv6.
 	Family string `json:"family"`
 	PoolCount
 }
@@ -156,8 +176,8 @@ func (d LeaseDir) Pools(bootID string, devices []Device) (all []PoolState, err e
 	}
 	var errs []error
 	for i := range devices {
-		v4, v6 := devices[i].Pools()
-		if v4.Size() == 0 && v6.Size() == 0 {
+		pools := slices.DeleteFunc(devices[i].Pools(), func(p Pool) bool { return p.Size() == 0 })
+		if len(pools) == 0 {
 			continue
 		}
 		leases, err := d.Read(bootID, devices[i].ENIID)
@@ -165,13 +185,9 @@ func (d LeaseDir) Pools(bootID string, devices []Device) (all []PoolState, err e
 			errs = append(errs, err)
 			continue
 		}
-		for _, p := range []struct {
-			family string
-			pool   Pool
-		}{{"ipv4", v4}, {"ipv6", v6}} {
-			if c, _ := leases.Count(p.pool, now); c.Size > 0 {
-				all = append(all, PoolState{devices[i].ENIID, p.family, c})
-			}
+		for _, p := range pools {
+			c, _ := leases.Count(p, now)
+			all = append(all, PoolState{devices[i].ENIID, p.Family, c})
 		}
 	}
 	return all, errors.Join(errs...)

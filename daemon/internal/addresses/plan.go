@@ -36,28 +36,23 @@ type order struct {
 // have asked for in this boot. Only what no lease and no cool-down holds is
 // retired, from the pool's end and never a part of a prefix.
 func plan(d *nodestate.Device, l *nodestate.Leases, now time.Duration, marks Marks, prefixes bool) (orders []order) {
-	v4, v6 := d.Pools()
-	for _, f := range []struct {
-		name   string
-		family awsnode.Family
-		pool   nodestate.Pool
-	}{{"ipv4", awsnode.IPv4, v4}, {"ipv6", awsnode.IPv6, v6}} {
-		if !slices.Contains(l.Asked, f.name) {
+	for _, pool := range d.Pools() {
+		if !slices.Contains(l.Asked, pool.Family) {
 			continue
 		}
-		count, _ := l.Count(f.pool, now)
+		count, _ := l.Count(pool, now)
 		free := count.Free()
-		o := order{family: f.family, prefixes: prefixes}
+		o := order{family: awsnode.Family(pool.Family == nodestate.IPv6), prefixes: prefixes}
 		switch {
 		case free < marks.Low:
 			o.assign = marks.middle() - free
-			if prefixes && f.family == awsnode.IPv6 {
+			if prefixes && o.family == awsnode.IPv6 {
 				o.assign = 1 // of 2^48 addresses
 			} else if prefixes {
 				o.assign = (o.assign + prefixSize - 1) / prefixSize
 			}
 		case free > marks.High && len(l.Retiring) == 0:
-			o.retire = surplus(f.pool, l, now, free-marks.middle())
+			o.retire = surplus(pool, l, now, free-marks.middle())
 		}
 		if o.assign > 0 || o.retire != nil {
 			orders = append(orders, o)

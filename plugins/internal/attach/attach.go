@@ -63,9 +63,7 @@ type Plugin struct {
 // Funcs returns the verbs for skel, which end with ctx at the latest. Results go
 // to stdout.
 func (p *Plugin) Funcs(ctx context.Context, stdout io.Writer) skel.CNIFuncs {
-	verb := func(v validation, do func(*call) error) func(*skel.CmdArgs) error {
-		return func(args *skel.CmdArgs) error { return toCNI(p.run(ctx, args, v, do)) }
-	}
+	verb := p.verbs(ctx, parser{netconf.Parse, netconf.ParseLenient})
 	return skel.CNIFuncs{
 		Add:    verb(strict, func(c *call) error { return c.printAdd(stdout) }), //nolint:contextcheck // a call carries its context
 		Del:    verb(lenient, (*call).del),
@@ -75,13 +73,16 @@ func (p *Plugin) Funcs(ctx context.Context, stdout io.Writer) skel.CNIFuncs {
 	}
 }
 
+// verbs makes what skel calls of what a call does.
+func (p *Plugin) verbs(ctx context.Context, parse parser) func(validation, func(*call) error) func(*skel.CmdArgs) error {
+	return func(v validation, do func(*call) error) func(*skel.CmdArgs) error {
+		return func(args *skel.CmdArgs) error { return toCNI(p.run(ctx, args, parse, v, do)) }
+	}
+}
+
 // validation says what of the input a verb insists on. Runtimes call DEL after
 // every ADD that failed, so DEL and GC make the best of what ADD has refused.
-type validation struct {
-	netconf, policy bool
-	// ipam: the netconf is that of a plugin which runs eni-ipam.
-	ipam bool
-}
+type validation struct{ netconf, policy bool }
 
 var (
 	strict       = validation{netconf: true, policy: true}
@@ -89,16 +90,9 @@ var (
 	lenient      = validation{}
 )
 
-func (v validation) parse(stdin []byte) (*netconf.Config, error) {
-	switch {
-	case v.ipam && v.netconf:
-		return netconf.ParseIPAM(stdin)
-	case v.ipam:
-		return netconf.ParseIPAMLenient(stdin)
-	case v.netconf:
-		return netconf.Parse(stdin)
-	}
-	return netconf.ParseLenient(stdin)
+// parser reads a program's netconfs, as strictly as the verb wants.
+type parser struct {
+	strict, lenient func(stdin []byte) (*netconf.Config, error)
 }
 
 // call is one run of a verb.
@@ -122,7 +116,7 @@ type call struct {
 	beside sync.WaitGroup
 }
 
-func (p *Plugin) run(ctx context.Context, args *skel.CmdArgs, v validation, verb func(*call) error) error {
+func (p *Plugin) run(ctx context.Context, args *skel.CmdArgs, parse parser, v validation, verb func(*call) error) error {
 	ctx, cancel := context.WithTimeout(ctx, verbTimeout)
 	defer cancel()
 	policy, unusable := p.readPolicy()
@@ -132,7 +126,11 @@ func (p *Plugin) run(ctx context.Context, args *skel.CmdArgs, v validation, verb
 		}
 		policy = &netconf.Policy{} // allows nothing; what is on record needs no leave
 	}
-	cfg, err := v.parse(args.StdinData)
+	read := parse.lenient
+	if v.netconf {
+		read = parse.strict
+	}
+	cfg, err := read(args.StdinData)
 	if err != nil {
 		return err
 	}
@@ -266,11 +264,20 @@ func (c *call) printAdd(stdout io.Writer) error {
 	if err != nil {
 		return err
 	}
-	versioned, err := result.GetAsVersion(c.cfg.CNIVersion)
+	versioned, err := c.inVersion(result)
 	if err != nil {
-		return refuse(codeInvalid, "cniVersion: %v", err)
+		return err
 	}
 	return versioned.PrintTo(stdout)
+}
+
+// inVersion is a result in the netconf's version.
+func (c *call) inVersion(result *types100.Result) (types.Result, error) {
+	versioned, err := result.GetAsVersion(c.cfg.CNIVersion)
+	if err != nil {
+		return nil, refuse(codeInvalid, "cniVersion: %v", err)
+	}
+	return versioned, nil
 }
 
 func asResult(r types.Result) (*types100.Result, error) {

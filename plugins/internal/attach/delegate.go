@@ -11,6 +11,7 @@ import (
 	"github.com/containernetworking/cni/pkg/invoke"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 
+	"github.com/multi-eni/multi-eni-cni/pkg/link"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/plugins/internal/netconf"
 )
@@ -172,6 +173,21 @@ func (c *call) attachDelegate(d *claimed) (*types100.Result, error) {
 	return result, c.delegateRoutes(d, result)
 }
 
+// openPod opens a netns and finds CNI_IFNAME in it; the caller closes the handle,
+// which is nil with an error.
+func (c *call) openPod(ns *link.Netns) (*link.Handle, link.Link, error) {
+	in, err := ns.Open()
+	if err != nil {
+		return nil, link.Link{}, err
+	}
+	l, err := in.ByName(c.args.IfName)
+	if err != nil {
+		in.Close()
+		return nil, l, err
+	}
+	return in, l, nil
+}
+
 // delegateRoutes adds the netconf's own routes to what the delegate made.
 func (c *call) delegateRoutes(d *claimed, result *types100.Result) error {
 	if len(c.cfg.Routes) == 0 {
@@ -187,15 +203,11 @@ func (c *call) delegateRoutes(d *claimed, result *types100.Result) error {
 	if err != nil {
 		return err
 	}
-	in, err := d.ns.Open()
+	in, l, err := c.openPod(d.ns)
 	if err != nil {
 		return err
 	}
 	defer in.Close()
-	l, err := in.ByName(c.args.IfName)
-	if err != nil {
-		return err
-	}
 	for _, r := range routes {
 		if err := c.step("route", func() error { return in.EnsureRoute(l.Index, r) }); err != nil {
 			return err

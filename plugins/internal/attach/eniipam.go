@@ -153,9 +153,7 @@ func (c *call) withLeases(dir string, eni device.ENIID, f func(*nodestate.Locked
 // giveBack ends the leases of an attachment in one ENI.
 func (c *call) giveBack(dir string, eni device.ENIID, id nodestate.AttachmentID) error {
 	return c.changeLeases(dir, eni, func(l *nodestate.Leases) bool {
-		return slices.ContainsFunc(l.Leases, func(lease nodestate.Lease) bool {
-			return lease.State == nodestate.LeaseHeld && lease.AttachmentID == id
-		})
+		return slices.ContainsFunc(l.Leases, func(lease nodestate.Lease) bool { return lease.HeldBy(id) })
 	}, func(l *nodestate.LockedLeases) error {
 		now, err := nodestate.Uptime()
 		if err != nil || !lease.Give(&l.Leases, id, now) {
@@ -229,7 +227,7 @@ func (c *call) checkLease(dir string, eni device.ENIID, id nodestate.AttachmentI
 		return err
 	}
 	for _, p := range want {
-		if i, found := l.Find(p.Addr()); !found || l.Leases[i].State != nodestate.LeaseHeld || l.Leases[i].AttachmentID != id {
+		if i, found := l.Find(p.Addr()); !found || !l.Leases[i].HeldBy(id) {
 			return refuse(codeOtherDevice, "address %s is not leased to container %s, interface %s any more; run DEL, then ADD", p.Addr(), id.ContainerID, id.IfName)
 		}
 	}
@@ -271,9 +269,9 @@ func (o *ownAddresses) result() *types100.Result {
 func (c *call) forDelegate(d *claimed) (*nodestate.Delegation, error) {
 	result := d.own.result()
 	result.Routes = nil // once the interface is there
-	versioned, err := result.GetAsVersion(c.cfg.CNIVersion)
+	versioned, err := c.inVersion(result)
 	if err != nil {
-		return nil, refuse(codeInvalid, "cniVersion: %v", err)
+		return nil, err
 	}
 	prev, err := json.Marshal(versioned)
 	if err != nil {
@@ -292,15 +290,11 @@ func (c *call) configureDelegate(d *claimed, result *types100.Result) error {
 	if d.link.Index == 0 { // a userspace device: the container reads them in the result
 		addRoutes(result, c.cfg.Routes)
 	} else {
-		in, err := d.ns.Open()
+		in, l, err := c.openPod(d.ns)
 		if err != nil {
 			return err
 		}
 		defer in.Close()
-		l, err := in.ByName(c.args.IfName)
-		if err != nil {
-			return err
-		}
 		if err := c.configure(d, in, l, result); err != nil {
 			return err
 		}

@@ -4,21 +4,20 @@ import (
 	"context"
 	"errors"
 	"io"
+	"slices"
 
 	"github.com/containernetworking/cni/pkg/skel"
 
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+	"github.com/multi-eni/multi-eni-cni/plugins/internal/netconf"
 )
 
 // IPAMFuncs returns the verbs of eni-ipam for netconfs of other plugins than
 // multi-eni. Results go to stdout.
 func (p *Plugin) IPAMFuncs(ctx context.Context, stdout io.Writer) skel.CNIFuncs {
-	verb := func(v validation, do func(*call) error) func(*skel.CmdArgs) error {
-		v.ipam = true
-		return func(args *skel.CmdArgs) error { return toCNI(p.run(ctx, args, v, do)) }
-	}
+	verb := p.verbs(ctx, parser{netconf.ParseIPAM, netconf.ParseIPAMLenient})
 	return skel.CNIFuncs{
 		Add:    verb(strict, func(c *call) error { return c.ipamVerbAdd(stdout) }), //nolint:contextcheck // a call carries its context
 		Del:    verb(lenient, func(c *call) error { return c.giveBackAnywhere(c.id) }),
@@ -54,9 +53,9 @@ func (c *call) ipamVerbAdd(stdout io.Writer) error {
 			return err
 		}
 	}
-	versioned, err := own.result().GetAsVersion(c.cfg.CNIVersion)
+	versioned, err := c.inVersion(own.result())
 	if err != nil {
-		return refuse(codeInvalid, "cniVersion: %v", err)
+		return err
 	}
 	return versioned.PrintTo(stdout)
 }
@@ -110,12 +109,12 @@ func (c *call) movedLink() (link.Link, error) {
 		return link.Link{}, err
 	}
 	defer ns.Close()
-	in, err := ns.Open()
+	in, l, err := c.openPod(ns)
 	if err != nil {
-		return link.Link{}, err
+		return l, err
 	}
-	defer in.Close()
-	return in.ByName(c.args.IfName)
+	in.Close()
+	return l, nil
 }
 
 // ipamVerbCheck is CHECK: what was leased still is.
@@ -127,17 +126,11 @@ func (c *call) ipamVerbCheck() error {
 	if err != nil {
 		return err
 	}
-	var want []nodestate.Lease
 	l, err := nodestate.LeaseDir(c.paths.LeaseDir).Read(c.bootID, row.ENIID)
 	if err != nil {
 		return err
 	}
-	for _, lease := range l.Leases {
-		if lease.State == nodestate.LeaseHeld && lease.AttachmentID == c.id {
-			want = append(want, lease)
-		}
-	}
-	if len(want) == 0 {
+	if !slices.ContainsFunc(l.Leases, func(lease nodestate.Lease) bool { return lease.HeldBy(c.id) }) {
 		return refuse(codeUnknownRecord, "container %s, interface %s has no address of ENI %s; run ADD", c.id.ContainerID, c.id.IfName, row.ENIID)
 	}
 	return nil

@@ -21,9 +21,9 @@ const DefaultCoolDown = 30 * time.Second
 type Request struct {
 	// Holder is who will hold the leases; its Address, State and FreeAt do not matter.
 	Holder nodestate.Lease
-	// IPv4 and IPv6 say of which families it wants an address. None of them means
-	// IPv4, or IPv6 from an ENI that has no IPv4 for pods.
-	IPv4, IPv6 bool
+	// Families are those of which it wants an address each. None of them means IPv4,
+	// or IPv6 from an ENI that has no IPv4 for pods.
+	Families []string
 	// Addresses are to be these, and then the families do not matter.
 	Addresses []netip.Addr
 }
@@ -37,60 +37,73 @@ func Take(l *nodestate.Leases, d *nodestate.Device, r Request, now time.Duration
 	if len(r.Addresses) > 0 {
 		return takeThese(l, d, r, now)
 	}
-	v4, v6 := d.Pools()
-	has := held(l, r.Holder.AttachmentID)
-	if !r.IPv4 && !r.IPv6 {
-		has4 := slices.ContainsFunc(d.Addresses, func(p netip.Prefix) bool { return p.Addr().Is4() })
-		r.IPv6 = v4.Size() == 0 && (v6.Size() > 0 || !has4)
-		r.IPv4 = !r.IPv6
+	pools := d.Pools()
+	families := r.Families
+	if len(families) == 0 {
+		families = []string{usual(d, pools)}
 	}
+	has := held(l, r.Holder.AttachmentID)
 	var out []netip.Prefix
-	for _, want := range []struct {
-		family string
-		is4    bool
-		wanted bool
-		pool   nodestate.Pool
-	}{{"ipv4", true, r.IPv4, v4}, {"ipv6", false, r.IPv6, v6}} {
-		if !want.wanted {
+	for _, pool := range pools {
+		if !slices.Contains(families, pool.Family) {
 			continue
 		}
-		if !slices.Contains(l.Asked, want.family) {
-			l.Asked = append(l.Asked, want.family)
+		if !slices.Contains(l.Asked, pool.Family) {
+			l.Asked = append(l.Asked, pool.Family)
 		}
-		if i := slices.IndexFunc(has, func(a netip.Addr) bool { return a.Is4() == want.is4 }); i >= 0 {
-			if p, ok := want.pool.Find(has[i]); ok {
-				out = append(out, p)
-				continue
-			}
+		p, ok := first(pool, has)
+		if !ok {
+			p, ok = free(l, pool, now)
 		}
-		p, ok := free(l, want.pool, now)
 		if !ok && reclaim(l, now, gone) {
-			p, ok = free(l, want.pool, now)
+			p, ok = free(l, pool, now)
 		}
 		if !ok {
-			return nil, exhausted(l, d.ENIID, want.family, want.pool, now)
+			count, next := l.Count(pool, now)
+			return nil, &ExhaustedError{ENI: d.ENIID, Family: pool.Family, PoolCount: count, Next: next}
 		}
 		out = append(out, p)
 	}
 	for _, p := range out {
 		put(l, r.Holder, p.Addr())
-		l.Last = append(slices.DeleteFunc(l.Last, func(a netip.Addr) bool { return a.Is4() == p.Addr().Is4() }), p.Addr())
+		l.Last = append(slices.DeleteFunc(l.Last, func(a netip.Addr) bool { return nodestate.FamilyOf(a) == nodestate.FamilyOf(p.Addr()) }), p.Addr())
 	}
 	return out, nil
 }
 
+// usual is the family that a pod gets which names none.
+func usual(d *nodestate.Device, pools []nodestate.Pool) string {
+	for _, p := range pools {
+		if p.Size() > 0 {
+			return p.Family
+		}
+	}
+	if len(d.Addresses) > 0 {
+		return nodestate.FamilyOf(d.Addresses[0].Addr()) // IPv4 comes first
+	}
+	return nodestate.IPv4
+}
+
+// first is the first of these addresses that the pool has.
+func first(pool nodestate.Pool, of []netip.Addr) (netip.Prefix, bool) {
+	for _, a := range of {
+		if p, ok := pool.Find(a); ok {
+			return p, true
+		}
+	}
+	return netip.Prefix{}, false
+}
+
 func takeThese(l *nodestate.Leases, d *nodestate.Device, r Request, now time.Duration) ([]netip.Prefix, error) {
-	v4, v6 := d.Pools()
+	pools := d.Pools()
 	var out []netip.Prefix
 	for _, a := range r.Addresses {
-		p, ok := v4.Find(a)
+		i := slices.IndexFunc(pools, func(p nodestate.Pool) bool { return p.Family == nodestate.FamilyOf(a) })
+		p, ok := pools[i].Find(a)
 		if !ok {
-			p, ok = v6.Find(a)
+			return nil, &ForeignError{ENI: d.ENIID, Address: a, Pools: pools}
 		}
-		if !ok {
-			return nil, &ForeignError{ENI: d.ENIID, Address: a, IPv4: v4.String(), IPv6: v6.String()}
-		}
-		if i, found := l.Find(a); found && l.Leases[i].Holds(now) && (l.Leases[i].State != nodestate.LeaseHeld || l.Leases[i].AttachmentID != r.Holder.AttachmentID) {
+		if i, found := l.Find(a); found && l.Leases[i].Holds(now) && !l.Leases[i].HeldBy(r.Holder.AttachmentID) {
 			return nil, &HeldError{Lease: l.Leases[i], Now: now}
 		}
 		if l.Retires(a) {
@@ -139,7 +152,7 @@ func reclaim(l *nodestate.Leases, now time.Duration, gone func(nodestate.Netns) 
 // Held are the addresses that an attachment has.
 func held(l *nodestate.Leases, id nodestate.AttachmentID) (out []netip.Addr) {
 	for _, lease := range l.Leases {
-		if lease.State == nodestate.LeaseHeld && lease.AttachmentID == id {
+		if lease.HeldBy(id) {
 			out = append(out, lease.Address)
 		}
 	}
@@ -178,11 +191,6 @@ type ExhaustedError struct {
 	nodestate.PoolCount
 	// Next is when the first cooling one is free; 0 when none is cooling.
 	Next time.Duration
-}
-
-func exhausted(l *nodestate.Leases, eni device.ENIID, family string, pool nodestate.Pool, now time.Duration) error {
-	c, next := l.Count(pool, now)
-	return &ExhaustedError{ENI: eni, Family: family, PoolCount: c, Next: next}
 }
 
 func (e *ExhaustedError) Error() string {
@@ -228,12 +236,16 @@ func (e *RetiringError) Error() string {
 
 // ForeignError says that a requested address is not one which the ENI has for pods.
 type ForeignError struct {
-	ENI        device.ENIID
-	Address    netip.Addr
-	IPv4, IPv6 string
+	ENI     device.ENIID
+	Address netip.Addr
+	Pools   []nodestate.Pool
 }
 
 func (e *ForeignError) Error() string {
-	return fmt.Sprintf("address %s was asked for, but ENI %s has for pods that share it %s (IPv4) and %s (IPv6): ask for one of these, or assign it to the ENI",
-		e.Address, e.ENI, e.IPv4, e.IPv6)
+	var have []string
+	for _, p := range e.Pools {
+		have = append(have, fmt.Sprintf("%s (%s)", p, p.Family))
+	}
+	return fmt.Sprintf("address %s was asked for, but ENI %s has for pods that share it %s: ask for one of these, or assign it to the ENI",
+		e.Address, e.ENI, strings.Join(have, " and "))
 }

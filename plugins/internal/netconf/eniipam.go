@@ -44,8 +44,6 @@ type ENIIPAM struct {
 const (
 	addressesOne = "one"
 	addressesAll = "all"
-	familyIPv4   = "ipv4"
-	familyIPv6   = "ipv6"
 )
 
 // eniIPAM reads what ipam() has found to be ours. More are keys that it may have
@@ -67,7 +65,7 @@ func (d *decoder) eniIPAM(p *Plugin, more ...string) *ENIIPAM {
 		e.CoolDown = time.Duration(sub.number("coolDown", 0, 3600, "seconds between 0 and 3600")) * time.Second
 	}
 	if sub.raw("families", &raw) {
-		bad := func(f string) bool { return f != familyIPv4 && f != familyIPv6 }
+		bad := func(f string) bool { return f != nodestate.IPv4 && f != nodestate.IPv6 }
 		err := json.Unmarshal(raw, &e.Families)
 		if n := len(e.Families); err != nil || n == 0 || n > 2 || slices.ContainsFunc(e.Families, bad) || n == 2 && e.Families[0] == e.Families[1] {
 			sub.fault("families", `%.100s: want a list of "ipv4" and "ipv6", each once, or leave it out`, raw)
@@ -140,11 +138,11 @@ func (e *ENIIPAM) Pick(d nodestate.Device, requested ...netip.Addr) ([]netip.Pre
 	}
 	families := e.Families
 	if len(families) == 0 {
-		families = []string{familyOf(d.Addresses[0])} // IPv4 comes first
+		families = []string{nodestate.FamilyOf(d.Addresses[0].Addr())} // IPv4 comes first
 	}
 	var out []netip.Prefix
 	for _, family := range families {
-		of := slices.DeleteFunc(slices.Clone(d.Addresses), func(p netip.Prefix) bool { return familyOf(p) != family })
+		of := slices.DeleteFunc(slices.Clone(d.Addresses), func(p netip.Prefix) bool { return nodestate.FamilyOf(p.Addr()) != family })
 		if len(of) == 0 {
 			return nil, fmt.Errorf("ENI %s has no %s address; it has %s: assign one to it, or leave that family out of ipam.families", d.ENIID, family, list(d.Addresses))
 		}
@@ -204,17 +202,7 @@ func (e *ENIIPAM) ResolveRoutes(d nodestate.Device, addresses []netip.Prefix) (o
 // CNI_ARGS.
 func (e *ENIIPAM) Request(holder nodestate.Lease, requested ...netip.Addr) lease.Request {
 	holder.CoolDown = e.CoolDown
-	return lease.Request{
-		Holder: holder, Addresses: slices.Concat(e.Requested, requested),
-		IPv4: slices.Contains(e.Families, familyIPv4), IPv6: slices.Contains(e.Families, familyIPv6),
-	}
-}
-
-func familyOf(p netip.Prefix) string {
-	if p.Addr().Is4() {
-		return familyIPv4
-	}
-	return familyIPv6
+	return lease.Request{Holder: holder, Families: e.Families, Addresses: slices.Concat(e.Requested, requested)}
 }
 
 func list(addresses []netip.Prefix) string {

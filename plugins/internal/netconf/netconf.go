@@ -218,14 +218,10 @@ func parse(stdin []byte) (*decoder, *Config, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	c := &Config{Paths: DefaultPaths(), Raw: d.whole}
-	d.str("cniVersion", &c.CNIVersion)
-	d.str("name", &c.Name)
+	c := d.common()
 	c.DNS = d.rawObject("dns", &dns{}, "an object with nameservers, domain, search and options")
 	c.Args = d.rawObject("args", &struct{}{}, "an object")
 	c.PrevResult = d.rawObject("prevResult", &struct{}{}, "an object")
-	c.RuntimeConfig = d.runtimeConfig(c)
-	c.DeviceID = d.deviceID()
 	c.Select = d.selectDevice()
 	c.Delegate = d.delegate()
 	c.IPAM = d.ipam()
@@ -239,8 +235,18 @@ func parse(stdin []byte) (*decoder, *Config, error) {
 	d.path("sysfs", &c.Paths.Sysfs)
 	d.path("logFile", &c.Paths.LogFile)
 	d.oneOf("logLevel", &c.Paths.LogLevel, logLevels...)
-	c.ValidAttachments = d.validAttachments()
 	return d, c, nil
+}
+
+// common reads what a runtime tells every plugin.
+func (d *decoder) common() *Config {
+	c := &Config{Paths: DefaultPaths(), Raw: d.whole}
+	d.str("cniVersion", &c.CNIVersion)
+	d.str("name", &c.Name)
+	c.RuntimeConfig = d.runtimeConfig(c)
+	c.DeviceID = d.deviceID()
+	c.ValidAttachments = d.validAttachments()
+	return c
 }
 
 // PathKeys returns the path keys that the netconf sets, with their places in it,

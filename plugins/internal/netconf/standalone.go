@@ -35,11 +35,7 @@ func parseIPAM(stdin []byte) (*decoder, *Config, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	c := &Config{Paths: DefaultPaths(), Raw: d.whole}
-	d.str("cniVersion", &c.CNIVersion)
-	d.str("name", &c.Name)
-	c.RuntimeConfig = d.runtimeConfig(c)
-	c.DeviceID = d.deviceID()
+	c := d.common()
 	typ := unquote(d.fields["type"])
 	known, ok := knownDelegates[typ]
 	c.Delegate = &Delegate{Plugin: Plugin{Type: typ}, Shared: known.shared || !ok}
@@ -56,6 +52,5 @@ func parseIPAM(stdin []byte) (*decoder, *Config, error) {
 		sub.path("inventory", &c.Paths.Inventory)
 		c.Select = sub.selectDevice()
 	}
-	c.ValidAttachments = d.validAttachments()
 	return d, c, nil
 }
