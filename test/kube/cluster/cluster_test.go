@@ -130,7 +130,7 @@ func TestWatchEndsWhenConnectionsAreCut(t *testing.T) {
 	c.Proxy.Cut()
 	started := time.Now()
 	<-ended
-	if took := time.Since(started); took > time.Second {
+	if took := time.Since(started); took > 20*time.Second { // without Cut it goes on for minutes
 		t.Errorf("the watch went on for %v after Cut", took)
 	}
 }
