@@ -211,9 +211,9 @@ func TestDaemon(t *testing.T) {
 	m.end()
 }
 
-// TestHotPlug: a link that arrives makes its row ready within half the
-// time to the next look at everything, which is a minute. It is far less: how
-// long it took is told, and a busy machine must not fail it here.
+// TestHotPlug: a link that arrives makes its row ready long before the next look
+// at everything, which is a minute away. The bound is a hundred times what it
+// takes: a busy machine must not fail it.
 func TestHotPlug(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -223,9 +223,9 @@ func TestHotPlug(t *testing.T) {
 	m.start()
 	m.until("a pending")
 	m.imds.Attach(imdsOf(1))
-	begin := time.Now()
 	m.must(m.node.Attach(eniOf(1)))
-	m.until("a ready")
-	t.Logf("ready %v after the link", time.Since(begin).Round(time.Millisecond))
+	if took := m.until("a ready"); took > 10*time.Second {
+		t.Errorf("ready %v after the link\n%s", took, m.stderr.String())
+	}
 	m.end()
 }

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"testing"
 	"time"
@@ -241,6 +242,52 @@ func TestSysctlIsTheNamespacesOwn(t *testing.T) {
 	if err := set("net/ipv4/conf/none/rp_filter", "2"); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("sysctl of a missing link: %v; want ErrNotExist", err)
 	}
+}
+
+// TestDoComesBack: whatever f does, and when the netns cannot be entered, the
+// thread is in the netns that it was in.
+func TestDoComesBack(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	home, err := link.CurrentNetns()
+	must(t, err)
+	defer home.Close()
+	at := func(when string, want *link.Netns) {
+		t.Helper()
+		now, err := link.CurrentNetns()
+		must(t, err)
+		defer now.Close()
+		if !now.Same(want.Netns) {
+			t.Fatalf("%s: in netns %d, want %d", when, now.Inode, want.Inode)
+		}
+	}
+	ns, _ := pod(t, "pod")
+	must(t, ns.Do(func() error { at("inside", ns); return nil }))
+	at("after success", home)
+	refused := errors.New("refused")
+	if err := ns.Do(func() error { return refused }); !errors.Is(err, refused) {
+		t.Errorf("f's error became %v", err)
+	}
+	at("after an error", home)
+	func() {
+		defer func() {
+			if got := recover(); got != any("dropped") {
+				t.Errorf("f's panic became %v", got)
+			}
+		}()
+		ns.Do(func() error { panic("dropped") }) //nolint:errcheck // it does not return
+	}()
+	at("after a panic", home)
+	gone, err := link.OpenNetns(ns.FDPath())
+	must(t, err)
+	gone.Close()
+	if err := gone.Do(func() error { t.Error("f ran"); return nil }); err == nil {
+		t.Error("a closed netns was entered")
+	}
+	at("after a refusal", home)
 }
 
 func TestSubscribe(t *testing.T) {

@@ -41,35 +41,18 @@ func OpenNetns(path string) (*Netns, error) {
 	case err != nil:
 		return nil, fmt.Errorf("open netns %s: %w", path, err)
 	}
-	out, err := identify(n, path)
-	if err != nil {
-		return nil, err
-	}
-	if err := out.Do(func() (err error) { out.Cookie, err = cookie(); return err }); err != nil {
-		return nil, errors.Join(err, n.Close())
-	}
-	return out, nil
+	return identify(n, path)
 }
 
 // CurrentNetns opens the calling thread's network namespace.
 func CurrentNetns() (*Netns, error) {
-	runtime.LockOSThread() // what is opened and what is identified are one thread's
-	defer runtime.UnlockOSThread()
 	n, err := ns.GetCurrentNS()
 	if err != nil {
 		return nil, fmt.Errorf("open the current netns: %w", err)
 	}
-	out, err := identify(n, n.Path())
-	if err != nil {
-		return nil, err
-	}
-	if out.Cookie, err = cookie(); err != nil {
-		return nil, errors.Join(err, n.Close())
-	}
-	return out, nil
+	return identify(n, n.Path())
 }
 
-// identify is n with all but its cookie.
 func identify(n ns.NetNS, path string) (*Netns, error) {
 	out := &Netns{ns: n, Netns: nodestate.Netns{Path: path}}
 	var st unix.Stat_t
@@ -77,6 +60,9 @@ func identify(n ns.NetNS, path string) (*Netns, error) {
 		return nil, errors.Join(fmt.Errorf("stat netns %s: %w", path, err), n.Close())
 	}
 	out.Inode = st.Ino
+	if err := out.Do(func() (err error) { out.Cookie, err = cookie(); return err }); err != nil {
+		return nil, errors.Join(err, n.Close())
+	}
 	return out, nil
 }
 
@@ -108,23 +94,24 @@ func (n *Netns) FDPath() string { return fmt.Sprintf("/proc/self/fd/%d", n.ns.Fd
 // Do runs f in the namespace, on the calling goroutine and its thread; other
 // goroutines, those that f starts too, stay where they are. ns.NetNS.Do would
 // start a goroutine, and so a thread, for each call: the plugin's main goroutine
-// keeps its own. It panics when the thread cannot go back: nothing that it did
-// from then on would be where it is thought to be.
+// keeps its own. It panics when the thread cannot go back, and leaves the
+// goroutine locked to it, so that nobody else gets to run there.
 func (n *Netns) Do(f func() error) error {
 	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
 	home, err := ns.GetCurrentNS()
-	if err != nil {
-		return fmt.Errorf("in netns %s: open the current one: %w", n.Path, err)
+	if err == nil {
+		defer home.Close() //nolint:errcheck // opened for reading only
+		err = n.ns.Set()
 	}
-	defer home.Close() //nolint:errcheck // opened for reading only
-	if err := n.ns.Set(); err != nil {
+	if err != nil {
+		runtime.UnlockOSThread()
 		return fmt.Errorf("enter netns %s: %w", n.Path, err)
 	}
 	defer func() {
 		if err := home.Set(); err != nil {
 			panic(fmt.Sprintf("cannot leave netns %s: %v", n.Path, err))
 		}
+		runtime.UnlockOSThread()
 	}()
 	if err := f(); err != nil {
 		return fmt.Errorf("in netns %s: %w", n.Path, err)
