@@ -16,15 +16,11 @@ import (
 var ErrOtherDevice = errors.New("link belongs to another device")
 
 // FindDevice returns the link of a device in the host netns, which is the one
-// that sys shows: the function's own interface by sysfs, else, for a link that
-// was renamed since sysfs was read, the link with its PCI parent or its MAC.
-// A VF is known by its PCI address alone. Errors: ErrNotFound, ErrOtherDevice,
-// and fs.ErrNotExist when the PCI function itself is gone.
-func (h *Handle) FindDevice(sys sysfs.FS, d nodestate.AttachedDevice) (Link, error) {
-	fn, err := sys.PCI(d.PCIAddress)
-	if err != nil {
-		return Link{}, err
-	}
+// that sys shows: the own interface of fn, which is the device's function as sys
+// has it, else, for a link that was renamed since sysfs was read, the link with its
+// PCI parent or its MAC. A VF is known by its PCI address alone. Errors:
+// ErrNotFound, ErrOtherDevice.
+func (h *Handle) FindDevice(sys sysfs.FS, fn sysfs.PCIFunction, d nodestate.AttachedDevice) (Link, error) {
 	var other error
 	for _, name := range fn.Interfaces {
 		l, err := h.ByName(name)
@@ -74,15 +70,11 @@ func stacked(l Link) bool {
 	return slices.Contains([]string{"ipvlan", "ipvtap", "macvlan", "macvtap", "vlan", "bridge", "bond", "team"}, l.Kind)
 }
 
-// FindMoved returns the link of a device in a container netns, where there is
-// no sysfs to ask and where the pod may have renamed it, changed its MAC or
-// stacked other links on it: by PCI parent, else by MAC, else by the name it
+// FindMoved returns the link of a device among all of a container netns, where
+// there is no sysfs to ask and where the pod may have renamed it, changed its MAC
+// or stacked other links on it: by PCI parent, else by MAC, else by the name it
 // was given. ErrNotFound.
-func (h *Handle) FindMoved(d nodestate.AttachedDevice, name string) (Link, error) {
-	all, err := h.Links()
-	if err != nil {
-		return Link{}, err
-	}
+func FindMoved(all []Link, d nodestate.AttachedDevice, name string) (Link, error) {
 	kind := ""
 	if d.Link != nil {
 		kind = d.Link.Kind

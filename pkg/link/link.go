@@ -251,13 +251,10 @@ func (h *Handle) DropAltNames(index int, names ...string) error {
 	return errors.Join(errs...)
 }
 
-// DeleteStacked deletes the links of this netns that were made on top of the
-// link (ipvlan, macvlan, vlan …), which would go on using it wherever it goes.
-func (h *Handle) DeleteStacked(index int) error {
-	all, err := h.Links()
-	if err != nil {
-		return err
-	}
+// DeleteStacked deletes those among all links of this netns that were made on top
+// of the link (ipvlan, macvlan, vlan …), which would go on using it wherever it
+// goes.
+func (h *Handle) DeleteStacked(all []Link, index int) error {
 	var errs []error
 	for _, l := range all {
 		if l.Below != index || !stacked(l) {

@@ -16,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
@@ -241,6 +242,15 @@ func TestSysctlIsTheNamespacesOwn(t *testing.T) {
 	}
 	if err := set("net/ipv4/conf/none/rp_filter", "2"); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("sysctl of a missing link: %v; want ErrNotExist", err)
+	}
+	must(t, unix.Mount("/proc/sys", "/proc/sys", "", unix.MS_BIND, ""))
+	t.Cleanup(func() { must(t, unix.Unmount("/proc/sys", unix.MNT_DETACH)) })
+	must(t, unix.Mount("", "/proc/sys", "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY, ""))
+	if err := set("net/ipv4/conf/lo/rp_filter", "2"); err != nil {
+		t.Errorf("the value that it has already, in a read-only /proc/sys: %v; want no error", err)
+	}
+	if err := set("net/ipv4/conf/lo/rp_filter", "1"); !errors.Is(err, unix.EROFS) {
+		t.Errorf("another value in a read-only /proc/sys: %v; want EROFS", err)
 	}
 }
 

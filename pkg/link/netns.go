@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"runtime"
 	"strings"
 
@@ -41,7 +40,7 @@ func OpenNetns(path string) (*Netns, error) {
 	case err != nil:
 		return nil, fmt.Errorf("open netns %s: %w", path, err)
 	}
-	return identify(n, path)
+	return identify(n, path, (*Netns).Do)
 }
 
 // CurrentNetns opens the calling thread's network namespace.
@@ -50,17 +49,18 @@ func CurrentNetns() (*Netns, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the current netns: %w", err)
 	}
-	return identify(n, n.Path())
+	return identify(n, n.Path(), func(_ *Netns, f func() error) error { return f() })
 }
 
-func identify(n ns.NetNS, path string) (*Netns, error) {
+// identify reads what a namespace is known by, in it by way of enter.
+func identify(n ns.NetNS, path string, enter func(*Netns, func() error) error) (*Netns, error) {
 	out := &Netns{ns: n, Netns: nodestate.Netns{Path: path}}
 	var st unix.Stat_t
 	if err := unix.Fstat(int(n.Fd()), &st); err != nil {
 		return nil, errors.Join(fmt.Errorf("stat netns %s: %w", path, err), n.Close())
 	}
 	out.Inode = st.Ino
-	if err := out.Do(func() (err error) { out.Cookie, err = cookie(); return err }); err != nil {
+	if err := enter(out, func() (err error) { out.Cookie, err = cookie(); return err }); err != nil {
 		return nil, errors.Join(err, n.Close())
 	}
 	return out, nil
@@ -98,9 +98,9 @@ func (n *Netns) FDPath() string { return fmt.Sprintf("/proc/self/fd/%d", n.ns.Fd
 // goroutine locked to it, so that nobody else gets to run there.
 func (n *Netns) Do(f func() error) error {
 	runtime.LockOSThread()
-	home, err := ns.GetCurrentNS()
+	home, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err == nil {
-		defer home.Close() //nolint:errcheck // opened for reading only
+		defer unix.Close(home) //nolint:errcheck // opened for reading only
 		err = n.ns.Set()
 	}
 	if err != nil {
@@ -108,7 +108,7 @@ func (n *Netns) Do(f func() error) error {
 		return fmt.Errorf("enter netns %s: %w", n.Path, err)
 	}
 	defer func() {
-		if err := home.Set(); err != nil {
+		if err := unix.Setns(home, unix.CLONE_NEWNET); err != nil {
 			panic(fmt.Sprintf("cannot leave netns %s: %v", n.Path, err))
 		}
 		runtime.UnlockOSThread()
@@ -172,11 +172,23 @@ func (n *Netns) SetSysctls(f func(set func(name, value string) error) error) err
 
 func setSysctl(name, value string) error {
 	path := "/proc/sys/" + name
-	if old, err := os.ReadFile(path); err == nil && strings.TrimSpace(string(old)) == value {
+	fd, denied := unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if denied != nil {
+		var err error
+		if fd, err = unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {
+			return fmt.Errorf("set sysctl %s to %s: %w", name, value, denied)
+		}
+	}
+	defer unix.Close(fd) //nolint:errcheck // a sysctl takes its value when it is written
+	var old [64]byte     // more than any of the numbers that are set
+	if n, err := unix.Pread(fd, old[:], 0); err == nil && strings.TrimSpace(string(old[:n])) == value {
 		return nil
 	}
-	if err := os.WriteFile(path, []byte(value), 0); err != nil {
-		return fmt.Errorf("set sysctl %s to %s: %w", name, value, err)
+	if denied == nil {
+		_, denied = unix.Pwrite(fd, []byte(value), 0)
+	}
+	if denied != nil {
+		return fmt.Errorf("set sysctl %s to %s: %w", name, value, denied)
 	}
 	return nil
 }

@@ -105,13 +105,17 @@ func (c *call) stale(a nodestate.Attachment) bool {
 // replaced says whether another device has been plugged in at the PCI address of
 // an attachment whose device was pulled out while its pod had it.
 func (c *call) replaced(a nodestate.Attachment) bool {
-	if fn, err := c.sys.PCI(a.Device.PCIAddress); err == nil && a.Device.Replaced(fn.Instance) {
+	fn, err := c.sys.PCI(a.Device.PCIAddress)
+	if err != nil {
+		return false
+	}
+	if a.Device.Replaced(fn.Instance) {
 		return true
 	}
 	if a.Mode != nodestate.ModeExclusive && a.Mode != nodestate.ModeDelegateExclusive || a.Device.Link == nil {
 		return false
 	}
-	_, err := c.host.FindDevice(c.sys, a.Device)
+	_, err = c.host.FindDevice(c.sys, fn, a.Device)
 	return errors.Is(err, link.ErrOtherDevice)
 }
 
@@ -222,11 +226,11 @@ func (c *call) refuseDelegate(pci device.PCIAddress, fn sysfs.PCIFunction) error
 // dying netns left of it.
 func (c *call) confirmLink(cand candidate, fn sysfs.PCIFunction) (link.Link, error) {
 	d := attached(cand.pci, fn, cand.row)
-	l, err := c.host.FindDevice(c.sys, d)
+	l, err := c.host.FindDevice(c.sys, fn, d)
 	switch {
 	case errors.Is(err, link.ErrOtherDevice):
 		return l, &refusal{code: codeOtherDevice, msg: fmt.Sprintf("device %s is not what the inventory says", cand.pci), err: err}
-	case errors.Is(err, link.ErrNotFound), errors.Is(err, fs.ErrNotExist):
+	case errors.Is(err, link.ErrNotFound):
 		return l, refuse(codeOtherDevice, "device %s has no interface in the host (driver %q): something else has moved it away, or its driver is not bound", cand.pci, fn.Driver)
 	case err != nil:
 		return l, err
@@ -235,5 +239,5 @@ func (c *call) confirmLink(cand candidate, fn sysfs.PCIFunction) (link.Link, err
 	if err != nil || !restored {
 		return l, err
 	}
-	return c.host.FindDevice(c.sys, d)
+	return c.findDevice(d)
 }

@@ -179,7 +179,11 @@ func (c *call) moveBack(a nodestate.Attachment) (link.Link, error) {
 		return link.Link{}, err
 	}
 	defer in.Close()
-	l, err := in.FindMoved(a.Device, a.IfName)
+	all, err := in.Links()
+	if err != nil {
+		return link.Link{}, err
+	}
+	l, err := link.FindMoved(all, a.Device, a.IfName)
 	if err != nil {
 		return link.Link{}, err
 	}
@@ -192,7 +196,7 @@ func (c *call) moveBack(a nodestate.Attachment) (link.Link, error) {
 		return link.Link{}, err
 	}
 	defer host.Close()
-	if err := in.DeleteStacked(l.Index); err != nil { // else the pod would still be on the wire
+	if err := in.DeleteStacked(all, l.Index); err != nil { // else the pod would still be on the wire
 		return link.Link{}, err
 	}
 	moved := in.Move(l.Index, host, name)
@@ -251,7 +255,7 @@ func (c *call) homeName(a nodestate.Attachment) (string, error) {
 func (c *call) awaitLink(a nodestate.Attachment) (link.Link, error) {
 	deadline := time.Now().Add(returnWait)
 	for {
-		l, err := c.host.FindDevice(c.sys, a.Device)
+		l, err := c.findDevice(a.Device)
 		if !errors.Is(err, link.ErrNotFound) || c.alive(a) || time.Now().After(deadline) {
 			return l, err
 		}
@@ -261,6 +265,16 @@ func (c *call) awaitLink(a nodestate.Attachment) (link.Link, error) {
 		case <-time.After(returnPoll):
 		}
 	}
+}
+
+// findDevice is link.FindDevice of a function that has not been read; fs.ErrNotExist
+// when the function itself is gone.
+func (c *call) findDevice(d nodestate.AttachedDevice) (link.Link, error) {
+	fn, err := c.sys.PCI(d.PCIAddress)
+	if err != nil {
+		return link.Link{}, err
+	}
+	return c.host.FindDevice(c.sys, fn, d)
 }
 
 // returnPoll is how often awaitLink looks.
