@@ -65,7 +65,7 @@ func (d AttachmentDir) Begin(a Attachment) (*Record, error) {
 }
 
 // Save replaces the record's file with the Attachment as it now is.
-func (r *Record) Save() error { return r.save(os.Rename) }
+func (r *Record) Save() error { return r.save(exchange) }
 
 func (r *Record) save(rename func(from, to string) error) error {
 	r.SchemaVersion = SchemaVersion

@@ -287,6 +287,39 @@ func TestSaveKeepsLock(t *testing.T) {
 	}
 }
 
+// TestSaveLeavesOneFile: what the record was before is gone with it, also after a
+// writer that was killed between the two, and where the record has been deleted
+// by hand.
+func TestSaveLeavesOneFile(t *testing.T) {
+	for name, before := range map[string]func(path string) error{
+		"as usual":          func(string) error { return nil },
+		"a dead writer's":   func(path string) error { return os.WriteFile(tempPath(path), []byte("{}"), 0o600) },
+		"deleted by others": os.Remove,
+	} {
+		d := AttachmentDir(t.TempDir())
+		r := begin(t, d, attachment("c1", "net1"))
+		if err := before(r.path); err != nil {
+			t.Fatal(err)
+		}
+		r.State = StateComplete
+		if err := r.Save(); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if names := list(t, string(d)); len(names) != 1 || names[0] != "c1-net1.json" {
+			t.Errorf("%s: the folder holds %q, want the record", name, names)
+		}
+		if _, err := d.Lock(atOnce(t), id); !errors.Is(err, ErrBusy) {
+			t.Errorf("%s: Lock of the saved record: %v; want ErrBusy", name, err)
+		}
+		r.Close()
+		got, err := d.Lock(atOnce(t), id)
+		if err != nil || got.State != StateComplete {
+			t.Fatalf("%s: the record is %+v, %v; want it complete", name, got, err)
+		}
+		got.Close()
+	}
+}
+
 // TestTwoIDsOneName: a-b with c and a with b-c have one file name.
 func TestTwoIDsOneName(t *testing.T) {
 	d := AttachmentDir(t.TempDir())

@@ -54,15 +54,23 @@ func ReadTrusted(path string) ([]byte, error) {
 	return readBounded(f)
 }
 
+// readBounded reads f to its end into a buffer of its size, so that a file which
+// nobody changes meanwhile, as nobody does with a file of this package, costs one
+// allocation.
 func readBounded(f *os.File) ([]byte, error) {
-	data, err := io.ReadAll(io.LimitReader(f, maxFileSize+1))
-	if err != nil {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return nil, fmt.Errorf("stat %s: %w", f.Name(), err)
+	}
+	var data bytes.Buffer
+	data.Grow(int(min(max(st.Size, 0), maxFileSize)) + bytes.MinRead) // the last read finds the end
+	if _, err := data.ReadFrom(io.LimitReader(f, maxFileSize+1)); err != nil {
 		return nil, fmt.Errorf("read %s: %w", f.Name(), err)
 	}
-	if len(data) > maxFileSize {
+	if data.Len() > maxFileSize {
 		return nil, fmt.Errorf("read %s: %w: larger than %d octets", f.Name(), ErrCorrupt, maxFileSize)
 	}
-	return data, nil
+	return data.Bytes(), nil
 }
 
 // openTrusted opens path without following a symbolic link in its last
@@ -186,6 +194,22 @@ func renameNew(from, to string) error {
 	if err != nil {
 		return &os.LinkError{Op: "rename", Old: from, New: to, Err: err}
 	}
+	return nil
+}
+
+// exchange puts from in the place of to, in one step, and then removes what to
+// was. It is a rename for a file that must not survive a power loss: where one file
+// is renamed over another, ext4 writes the new one to the disk at once
+// (auto_da_alloc in ext4(5)).
+func exchange(from, to string) error {
+	err := unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_EXCHANGE)
+	switch {
+	case errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOSYS), errors.Is(err, unix.ENOENT): // not here, or nothing to exchange
+		return os.Rename(from, to)
+	case err != nil:
+		return &os.LinkError{Op: "exchange", Old: from, New: to, Err: err}
+	}
+	os.Remove(from) //nolint:errcheck,gosec // best effort: the next writer takes it over, and Record.Remove removes it
 	return nil
 }
 
