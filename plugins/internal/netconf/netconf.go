@@ -8,9 +8,10 @@ import (
 	"maps"
 	"path/filepath"
 	"reflect"
-	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/containernetworking/cni/pkg/utils"
 
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
@@ -154,8 +155,9 @@ var (
 
 // keysOf are the keys that the fields of a struct have in their tags.
 func keysOf(of any) (keys []string) {
-	for _, f := range reflect.VisibleFields(reflect.TypeOf(of)) {
-		if key, _, ok := strings.Cut(f.Tag.Get("key"), ","); ok {
+	t := reflect.TypeOf(of)
+	for i := range t.NumField() {
+		if key, _, ok := strings.Cut(t.Field(i).Tag.Get("key"), ","); ok {
 			keys = append(keys, key)
 		}
 	}
@@ -170,9 +172,6 @@ func suggestions() []string {
 	}
 	return all
 }
-
-// networkName is libcni's rule for names: host-local, for one, makes a folder of it.
-var networkName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.\-]*$`)
 
 // Parse checks a netconf as ADD and CHECK need it. A netconf that is not JSON
 // is a *DecodeError; every other fault is in one *InvalidError.
@@ -190,7 +189,7 @@ func Parse(stdin []byte) (*Config, error) {
 	case d.faultAt("name"):
 	case c.Name == "":
 		d.fault("name", "is missing; give the network a name")
-	case !networkName.MatchString(c.Name):
+	case utils.ValidateNetworkName(c.Name) != nil: // host-local, for one, makes a folder of it
 		d.fault("name", "%q: want letters, digits, '_', '.' and '-', beginning with a letter or digit", c.Name)
 	}
 	if c.Select.Empty() && c.DeviceID == "" && !d.faultAt("select", "deviceID", "pciBusID", "runtimeConfig") {
