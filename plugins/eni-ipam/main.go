@@ -22,6 +22,7 @@ func init() {
 }
 
 func main() {
+	attach.GrowStack(0)
 	p := &attach.Plugin{}
 	skel.PluginMainFuncs(p.IPAMFuncs(context.Background(), os.Stdout), cniversion.VersionsStartingFrom("0.3.1"), "CNI eni-ipam plugin "+version)
 }

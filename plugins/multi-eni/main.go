@@ -21,6 +21,7 @@ func init() {
 }
 
 func main() {
+	attach.GrowStack(0)
 	p := &attach.Plugin{}
 	skel.PluginMainFuncs(p.Funcs(context.Background(), os.Stdout), cniversion.VersionsStartingFrom("0.3.1"), "CNI multi-eni plugin "+version)
 }

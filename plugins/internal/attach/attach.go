@@ -250,7 +250,10 @@ func (c *call) step(name string, effect func() error) error {
 func (c *call) meanwhile(name string, effect func() error) (wait func() error) {
 	done := make(chan error, 1)
 	err := c.step(name, func() error {
-		c.beside.Go(func() { done <- effect() })
+		c.beside.Go(func() {
+			GrowStack(0)
+			done <- effect()
+		})
 		return nil
 	})
 	if err != nil {

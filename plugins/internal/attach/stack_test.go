@@ -1,0 +1,45 @@
+package attach_test
+
+import (
+	"testing"
+	"unsafe"
+
+	"github.com/multi-eni/multi-eni-cni/plugins/internal/attach"
+)
+
+// deep has at least so many KiB on the stack.
+//
+//go:noinline
+func deep(kib int) byte {
+	var frame [1 << 10]byte
+	if kib > 0 {
+		frame[kib%len(frame)] = deep(kib - 1)
+	}
+	return frame[0]
+}
+
+// TestGrowStack: the stack, and what is on it, stays where it is while the calls of
+// a verb go deep.
+func TestGrowStack(t *testing.T) {
+	moved := func(prepare func()) bool {
+		var on byte
+		prepare()
+		before := uintptr(unsafe.Pointer(&on))
+		deep(64)
+		return before != uintptr(unsafe.Pointer(&on))
+	}
+	for _, c := range []struct {
+		name    string
+		prepare func()
+		want    bool
+	}{
+		{"with a stack that has grown", func() { attach.GrowStack(0) }, false},
+		{"without", func() {}, true},
+	} {
+		got := make(chan bool)
+		go func() { got <- moved(c.prepare) }() // a stack of its own
+		if got := <-got; got != c.want {
+			t.Errorf("%s: the stack was moved: %v, want %v", c.name, got, c.want)
+		}
+	}
+}
