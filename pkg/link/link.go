@@ -106,6 +106,21 @@ func (h *Handle) ByName(name string) (Link, error) {
 	return describe(l), nil
 }
 
+// Index returns the index of the link whose name or altname it is; ErrNotFound. By
+// SIOCGIFINDEX (netdevice(7)) the kernel looks it up without RTNL, for which ByName
+// has to wait while anything else on the machine changes a link.
+func (h *Handle) Index(name string) (int, error) {
+	req, err := unix.NewIfreq(name)
+	if err != nil { // an altname that is too long for it
+		l, err := h.ByName(name)
+		return l.Index, err
+	}
+	if err := unix.IoctlIfreq(h.sock.GetFd(), unix.SIOCGIFINDEX, req); err != nil {
+		return 0, fmt.Errorf("find link %s: %w", name, notFound(err))
+	}
+	return int(req.Uint32()), nil
+}
+
 // HasMAC says whether the link is known by mac: its present address, or the one
 // the hardware was made with, which a pod cannot change.
 func (l Link) HasMAC(mac device.MAC) bool {

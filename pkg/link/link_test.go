@@ -223,6 +223,29 @@ func TestProbe(t *testing.T) {
 	}
 }
 
+// TestIndex: a name and altnames of any length lead to the link of the handle's
+// own netns, and to no other.
+func TestIndex(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	node(t, eth1)
+	h := open(t)
+	l, err := h.ByName("eth1")
+	must(t, err)
+	names := []string{"eth1", "enp6s0", "fifteen-letters", "an-altname-of-more-than-15-letters"}
+	must(t, h.Restore(l, nodestate.LinkState{Name: "eth1", AltNames: names[1:], Up: true}))
+	_, in := pod(t, "pod")
+	for _, name := range names {
+		if index, err := h.Index(name); err != nil || index != l.Index {
+			t.Errorf("Index(%s) = %d, %v; want %d", name, index, err, l.Index)
+		}
+		if index, err := in.Index(name); !errors.Is(err, link.ErrNotFound) {
+			t.Errorf("Index(%s) in the container = %d, %v; want ErrNotFound", name, index, err)
+		}
+	}
+}
+
 func TestSysctlIsTheNamespacesOwn(t *testing.T) {
 	if nstest.Outside(t) {
 		return

@@ -235,8 +235,9 @@ func (c *call) attachLink(d *claimed) (*types100.Result, error) {
 	if err := c.step("move", func() error { return c.host.Move(d.link.Index, d.ns, c.args.IfName) }); err != nil {
 		return nil, err
 	}
-	l, err := in.ByName(c.args.IfName)
-	if err != nil {
+	l := d.link // a move changes nothing but these
+	l.Name, l.Up = c.args.IfName, false
+	if l.Index, err = in.Index(l.Name); err != nil {
 		return nil, err
 	}
 	if mtu := c.mtu(d.row); mtu != 0 && mtu != l.MTU {
@@ -258,9 +259,9 @@ func (c *call) attachLink(d *claimed) (*types100.Result, error) {
 // nameFree refuses a move that the kernel would only half carry out.
 func nameFree(in *link.Handle, name string, altNames []string) error {
 	for _, n := range append([]string{name}, altNames...) {
-		switch l, err := in.ByName(n); {
+		switch _, err := in.Index(n); {
 		case err == nil:
-			return refuse(codeInternal, "the container already has an interface %s (as %s); choose another name for one of them", n, l.Name)
+			return refuse(codeInternal, "the container already has an interface %s; choose another name for one of them", n)
 		case !errors.Is(err, link.ErrNotFound):
 			return err
 		}

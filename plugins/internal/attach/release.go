@@ -200,12 +200,14 @@ func (c *call) moveBack(a nodestate.Attachment) (link.Link, error) {
 		return link.Link{}, err
 	}
 	moved := in.Move(l.Index, host, name)
-	if still, err := in.ByName(l.Name); errors.Is(moved, link.ErrNameTaken) && err == nil && still.Index == l.Index {
-		// Since Linux 6.6 an altname that the host has in use keeps the link.
-		if err := in.DropAltNames(l.Index, still.AltNames...); err != nil {
-			return link.Link{}, err
+	if errors.Is(moved, link.ErrNameTaken) {
+		if still, err := in.ByName(l.Name); err == nil && still.Index == l.Index {
+			// Since Linux 6.6 an altname that the host has in use keeps the link.
+			if err := in.DropAltNames(l.Index, still.AltNames...); err != nil {
+				return link.Link{}, err
+			}
+			moved = in.Move(l.Index, host, name)
 		}
-		moved = in.Move(l.Index, host, name)
 	}
 	if moved != nil && !errors.Is(moved, link.ErrNameTaken) {
 		return link.Link{}, moved
@@ -240,7 +242,7 @@ func (c *call) arrived(l link.Link, name string) (link.Link, error) {
 }
 
 func (c *call) homeName(a nodestate.Attachment) (string, error) {
-	_, err := c.host.ByName(a.Device.Link.Name)
+	_, err := c.host.Index(a.Device.Link.Name)
 	switch {
 	case errors.Is(err, link.ErrNotFound):
 		return a.Device.Link.Name, nil
