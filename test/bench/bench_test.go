@@ -51,6 +51,43 @@ PASS
 	}
 }
 
+// TestComparisonRows sets ways side by side, pair by pair: the 99th percentile of
+// ADD and DEL together is that of pods, not of the slowest of each.
+func TestComparisonRows(t *testing.T) {
+	all := []comparison{{"(a)", own, reference, 0.5, true}, {"(b)", own, floor, 0, false}}
+	if diff := cmp.Diff([]string{"exclusive, eni-ipam", "host-device, host-local", "the floor"}, names(waysOf(all))); diff != "" {
+		t.Errorf("ways (-want +got):\n%s", diff)
+	}
+	got := map[way]timed{
+		own:       {add: table.Sample{1, 3}, del: table.Sample{4, 2}},
+		reference: {add: table.Sample{4, 4}, del: table.Sample{5, 5}},
+		floor:     {add: table.Sample{2, 2}, del: table.Sample{2, 2}},
+	}
+	var rows []table.Row
+	for _, c := range all {
+		rows = append(rows, c.rows(c.item, got)...)
+	}
+	want := []table.Row{
+		{Name: "(a) exclusive ADD, eni-ipam; other: host-device, host-local", Ours: "2.00 (1.00 … 3.00)", Other: "4.00 (4.00 … 4.00)", Value: "0.50"},
+		{Name: "(a) exclusive DEL, eni-ipam; other: host-device, host-local", Ours: "3.00 (2.00 … 4.00)", Other: "5.00 (5.00 … 5.00)", Value: "0.60"},
+		{
+			Name: "(a) exclusive ADD + DEL, eni-ipam; other: host-device, host-local", Ours: "5.00 (5.00 … 5.00)", Other: "9.00 (9.00 … 9.00)",
+			Value: "0.56", Target: "≤ 0.50", Met: "no",
+		},
+		{Name: "(b) exclusive ADD + DEL, eni-ipam; other: the floor", Ours: "5.00 (5.00 … 5.00)", Other: "4.00 (4.00 … 4.00)", Value: "1.25"},
+	}
+	if diff := cmp.Diff(want, rows); diff != "" {
+		t.Errorf("rows (-want +got):\n%s", diff)
+	}
+}
+
+func names(ways []way) (all []string) {
+	for _, w := range ways {
+		all = append(all, w.String())
+	}
+	return all
+}
+
 // TestReadStrace reads what strace has shown, in both of its forms.
 func TestReadStrace(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "strace.out")

@@ -36,72 +36,47 @@ var waiting = []*regexp.Regexp{
 }
 
 // counts has strace count what each verb asks of the kernel.
-func (n *node) counts(ctx context.Context) ([]table.Row, error) {
-	own, err := n.ours(10, ownAddresses())
-	if err != nil {
-		return nil, err
-	}
-	local, err := n.ours(10, map[string]any{"ipam": n.hostLocal("ours")})
-	if err != nil {
-		return nil, err
-	}
-	theirs, err := n.hostDevice()
-	if err != nil {
-		return nil, err
-	}
-	leased, macvlan, err := n.leased()
-	if err != nil {
-		return nil, err
-	}
-	var got [4][2]counted
-	for i, c := range []contender{own, theirs, local, leased} {
-		if got[i], err = n.count(ctx, c); err != nil {
-			return nil, fmt.Errorf("%s: %w", c.name, err)
+func (n *node) counts(ctx context.Context) (rows []table.Row, err error) {
+	got := map[way][2]counted{}
+	for _, w := range waysOf(comparisons) {
+		if got[w], err = n.count(ctx, w); err != nil {
+			return nil, fmt.Errorf("%s: %w", w, err)
 		}
 	}
-	alone, err := n.count(ctx, macvlan)
-	if err != nil {
-		return nil, err
-	}
-	row := func(name string, ours, other counted, target string, met bool) table.Row {
-		r := table.Row{Name: "(k) " + name, Ours: ours.String(), Other: other.String(), Target: target}
-		if target != "" {
-			r.Met = table.Met(met)
+	for _, c := range comparisons {
+		for i, verb := range []string{"ADD", "DEL"} {
+			ours := got[c.ours][i]
+			r := table.Row{Name: fmt.Sprintf("(k) %s; other: %s", c.ours.called(verb), c.other), Ours: ours.String(), Other: got[c.other][i].String()}
+			r.Target, r.Met = "no fsync", table.Met(ours.syncs == 0)
+			if c.ours.kind == exclusive && c.ours.ipam != hostLocal {
+				r.Target, r.Met = "no exec, no fsync", table.Met(ours.syncs == 0 && ours.execs == 1)
+			}
+			rows = append(rows, r)
 		}
-		return r
 	}
-	one := func(c counted) bool { return c.execs == 1 && c.syncs == 0 }
-	none := func(c counted) bool { return c.syncs == 0 }
-	return []table.Row{
-		row("calls / fsync / netlink / RCU / programs / threads of exclusive ADD, eni-ipam", got[0][0], got[1][0], "no exec, no fsync", one(got[0][0])),
-		row("exclusive DEL, eni-ipam", got[0][1], got[1][1], "no exec, no fsync", one(got[0][1])),
-		row("exclusive ADD, host-local", got[2][0], got[1][0], "", true),
-		row("exclusive DEL, host-local", got[2][1], got[1][1], "", true),
-		row("shared ADD, eni-ipam; other: macvlan alone", got[3][0], alone[0], "no fsync", none(got[3][0])),
-		row("shared DEL, eni-ipam", got[3][1], alone[1], "no fsync", none(got[3][1])),
-	}, nil
+	return rows, nil
 }
 
-func (n *node) count(ctx context.Context, c contender) (out [2]counted, err error) {
+func (n *node) count(ctx context.Context, w way) (out [2]counted, err error) {
+	all, err := n.contenders(w, 1)
+	if err != nil {
+		return out, err
+	}
 	file := filepath.Join(n.Dir, "strace.out")
 	traced := func(p program) program {
 		p.argv = append([]string{"strace", "-f", "-qq", "-v", "-o", file, "-e", "signal=none", "--"}, p.argv...)
 		p.env = append([]string{"PATH=" + os.Getenv("PATH")}, p.env...)
 		return p
 	}
-	verbs := c
-	verbs.add = traced(c.add)
-	if _, err := verbs.add.run(ctx); err != nil {
-		return out, err
+	for i, p := range []program{all[0].add, all[0].del} {
+		if _, err := traced(p).run(ctx); err != nil {
+			return out, err
+		}
+		if out[i], err = readStrace(file); err != nil {
+			return out, err
+		}
 	}
-	if out[0], err = readStrace(file); err != nil {
-		return out, err
-	}
-	if _, err := traced(c.del).run(ctx); err != nil {
-		return out, err
-	}
-	out[1], err = readStrace(file)
-	return out, err
+	return out, nil
 }
 
 func readStrace(file string) (c counted, err error) {

@@ -135,7 +135,8 @@ func inside(ctx context.Context) error {
 }
 
 func report(rows []table.Row) error {
-	fmt.Printf("\n%s\nTimes in ms, median (least … 99th percentile) of %d interleaved rounds; ratios of medians.\n\n", machine(), rounds)
+	fmt.Printf("\n%s\nTimes in ms, median (least … 99th percentile) of %d pairs, interleaved, and of %d side by side; ratios of medians.\n"+
+		"(k): system calls / fsync and its kin / netlink messages / waits for RCU / programs / threads and processes.\n\n", machine(), one.pairs(), side.pairs())
 	if err := table.Print(os.Stdout, rows); err != nil {
 		return err
 	}

@@ -6,10 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/link"
 )
 
 // program is one run of a program, as a container runtime starts a plugin.
@@ -60,35 +64,64 @@ func filled(data []byte) (*os.File, error) {
 	return r, w.Close()
 }
 
-// contender is one way of giving a pod its interface and taking it back.
+// contender gives one pod its interface and takes it back.
 type contender struct {
-	name     string
 	add, del program
-	// host is the link that is in the host before ADD and after DEL; "" for a
-	// device without link.
-	host string
+	// host and pod are the link before ADD and after it, up; zero for a device
+	// without link.
+	host, pod place
 }
 
-// plugin returns the contender that runs a CNI plugin with conf.
-func (n *node) plugin(name, binary, host string, conf map[string]any) (contender, error) {
+// place is where a link is, and its name there.
+type place struct {
+	links *link.Handle
+	name  string
+}
+
+// plugin returns the contender that runs a CNI plugin for a pod, with more keys
+// in its netconf. host is the link that it is about, "" for none.
+func (n *node) plugin(w way, p pod, kind, host string, more map[string]any) (contender, error) {
+	conf := map[string]any{"cniVersion": "1.1.0", "name": "bench", "type": kind}
+	maps.Copy(conf, more)
+	if ipam := n.ipam(w, p); ipam != nil {
+		conf["ipam"] = ipam
+	}
 	stdin, err := json.Marshal(conf)
 	if err != nil {
-		return contender{}, fmt.Errorf("encode netconf of %s: %w", name, err)
+		return contender{}, fmt.Errorf("encode netconf of %s: %w", w, err)
+	}
+	binary := filepath.Join(n.cniPath, kind)
+	if kind == "multi-eni" {
+		binary = n.multiENI
 	}
 	verb := func(command string) program {
 		return program{argv: []string{binary}, stdin: stdin, env: []string{
-			"CNI_COMMAND=" + command, "CNI_CONTAINERID=" + strings.ReplaceAll(name, " ", "-"), "CNI_NETNS=" + podNetns, "CNI_IFNAME=" + podIfName,
+			"CNI_COMMAND=" + command, "CNI_CONTAINERID=" + dashed(w.String()+" "+p.eni.Name), "CNI_NETNS=" + p.netns, "CNI_IFNAME=" + podIfName,
 			"CNI_ARGS=IgnoreUnknown=1;K8S_POD_NAMESPACE=bench;K8S_POD_NAME=pod", "CNI_PATH=" + n.cniPath,
 		}}
 	}
-	return contender{name: name, add: verb("ADD"), del: verb("DEL"), host: host}, nil
+	c := contender{add: verb("ADD"), del: verb("DEL")}
+	if host != "" {
+		c.host, c.pod = place{n.host, host}, place{p.links, podIfName}
+	}
+	return c, nil
 }
 
 // floor returns the contender that only moves and renames.
-func (n *node) floor(host string) contender {
+func (n *node) floor(p pod) contender {
 	return contender{
-		name: "floor", host: host,
-		add: program{argv: []string{n.tools.floor, "in", podNetns, host, podIfName}},
-		del: program{argv: []string{n.tools.floor, "out", podNetns, podIfName, host}},
+		host: place{n.host, p.eni.Name}, pod: place{p.links, podIfName},
+		add: program{argv: []string{n.tools.floor, "in", p.netns, p.eni.Name, podIfName}},
+		del: program{argv: []string{n.tools.floor, "out", p.netns, podIfName, p.eni.Name}},
 	}
+}
+
+// dashed is a name as CNI takes it for a container's ID.
+func dashed(name string) string {
+	return strings.Map(func(r rune) rune {
+		if r == ' ' || r == ',' {
+			return '-'
+		}
+		return r
+	}, name)
 }

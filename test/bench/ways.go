@@ -1,0 +1,183 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"slices"
+
+	"github.com/multi-eni/multi-eni-cni/test/bench/table"
+)
+
+// way is one way of giving a pod its interface and taking it back: a plugin,
+// and what it has addresses from.
+type way struct {
+	kind, ipam string
+	// devices is the size of the inventory; 0 is as many as are needed.
+	devices int
+}
+
+// The kinds. A pod has an ENI to itself, but for sharedMacvlan and aloneMacvlan,
+// whose pods share one.
+const (
+	exclusive     = "exclusive"
+	dpdk          = "DPDK" // no link, so that nothing moves
+	hostDevice    = "host-device"
+	bareMove      = "the floor"
+	sharedMacvlan = "shared macvlan"
+	aloneMacvlan  = "macvlan alone"
+)
+
+// The sources of addresses.
+const (
+	eniIPAM   = "eni-ipam"
+	hostLocal = "host-local"
+	static    = "static"
+	none      = "no addresses"
+)
+
+// The ways that more than one item is about.
+var (
+	own       = way{kind: exclusive, ipam: eniIPAM}
+	local     = way{kind: exclusive, ipam: hostLocal}
+	reference = way{kind: hostDevice, ipam: hostLocal}
+	floor     = way{kind: bareMove}
+)
+
+func (w way) String() string { return w.called("") }
+
+// called is the way's name with a verb in it.
+func (w way) called(verb string) string {
+	name := w.kind
+	if verb != "" {
+		name += " " + verb
+	}
+	if w.ipam != "" {
+		name += ", " + w.ipam
+	}
+	return name
+}
+
+// comparison is what one of our ways is measured against.
+type comparison struct {
+	item        string
+	ours, other way
+	// limit is of the ratio of ADD and DEL together; 0 is no target.
+	limit float64
+	// verbs says that ADD and DEL have a row each, too.
+	verbs bool
+}
+
+var (
+	macvlan     = way{kind: aloneMacvlan, ipam: hostLocal}
+	comparisons = []comparison{
+		{"(a)", own, reference, ownTarget, true},
+		{"(a)", own, way{kind: hostDevice, ipam: static}, 0, false},
+		{"(a)", local, reference, exclusiveTarget, true},
+		{"(b)", own, floor, ownAboveFloorTarget, true},
+		{"(b)", local, floor, 0, false},
+		{"(b)", way{kind: exclusive, ipam: none}, floor, floorTarget, false},
+		{"(c)", way{kind: sharedMacvlan, ipam: eniIPAM}, macvlan, leasedTarget, true},
+		{"(c)", way{kind: sharedMacvlan, ipam: hostLocal}, macvlan, sharedTarget, true},
+	}
+)
+
+// waysOf are the ways of comparisons, each once.
+func waysOf(all []comparison) (ways []way) {
+	for _, c := range all {
+		for _, w := range []way{c.ours, c.other} {
+			if !slices.Contains(ways, w) {
+				ways = append(ways, w)
+			}
+		}
+	}
+	return ways
+}
+
+// rows are those of one comparison; title comes before the name of the way.
+func (c comparison) rows(title string, got map[way]timed) []table.Row {
+	ours, other := got[c.ours], got[c.other]
+	row := func(verb string, ours, other table.Sample, limit float64) table.Row {
+		return table.Ratio(fmt.Sprintf("%s %s; other: %s", title, c.ours.called(verb), c.other), ours, other, limit)
+	}
+	sum := row("ADD + DEL", ours.sum(), other.sum(), c.limit)
+	if !c.verbs {
+		return []table.Row{sum}
+	}
+	return []table.Row{row("ADD", ours.add, other.add, 0), row("DEL", ours.del, other.del, 0), sum}
+}
+
+// quiet measures the comparisons that are wanted, one pod at a time.
+func (n *node) quiet(ctx context.Context) ([]table.Row, error) {
+	asked := slices.DeleteFunc(slices.Clone(comparisons), func(c comparison) bool { return !wanted(c.item) })
+	got, err := n.compare(ctx, one, waysOf(asked)...)
+	var rows []table.Row
+	for _, c := range asked {
+		rows = append(rows, c.rows(c.item, got)...)
+	}
+	return rows, err
+}
+
+// loaded measures all comparisons, with pods that start and end side by side.
+func (n *node) loaded(ctx context.Context) ([]table.Row, error) {
+	got, err := n.compare(ctx, side, waysOf(comparisons)...)
+	var rows []table.Row
+	for _, c := range comparisons {
+		rows = append(rows, c.rows(fmt.Sprintf("(h) %d at once:", side.pods), got)...)
+	}
+	return rows, err
+}
+
+// contenders are a way for so many pods, at most crowd.pods.
+func (n *node) contenders(w way, pods int) ([]contender, error) {
+	inventory, all, err := n.inventory(max(w.devices, pods+len(baseENIs), fewDevices))
+	if err != nil {
+		return nil, err
+	}
+	out := make([]contender, pods)
+	for i, p := range all[:pods] {
+		if out[i], err = n.contender(w, p, inventory); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// contender is a way for one pod.
+func (n *node) contender(w way, p pod, inventory string) (contender, error) {
+	switch w.kind {
+	case exclusive:
+		return n.plugin(w, p, "multi-eni", p.eni.Name, n.ours(p.eni.Name, inventory))
+	case dpdk:
+		return n.plugin(w, p, "multi-eni", "", n.ours(dpdkENI.Name, inventory))
+	case sharedMacvlan:
+		conf := n.ours(sharedENI.Name, inventory)
+		conf["delegate"] = map[string]any{"type": "macvlan", "mode": "bridge"}
+		return n.plugin(w, p, "multi-eni", sharedENI.Name, conf)
+	case hostDevice:
+		return n.plugin(w, p, "host-device", p.eni.Name, map[string]any{"device": p.eni.Name})
+	case aloneMacvlan:
+		return n.plugin(w, p, "macvlan", sharedENI.Name, map[string]any{"mode": "bridge", "master": sharedENI.Name})
+	case bareMove:
+		return n.floor(p), nil
+	}
+	return contender{}, fmt.Errorf("no way is called %q", w.kind)
+}
+
+// ipam is the netconf of what a way has addresses from, IPv4 only: with IPv6
+// host-device waits for duplicate address detection, which would make the
+// comparison easy. It is nil for a way without.
+func (n *node) ipam(w way, p pod) map[string]any {
+	store := filepath.Join(n.Dir, "ipam", dashed(w.String()))
+	switch w.ipam {
+	case eniIPAM:
+		return map[string]any{"type": eniIPAM, "dataDir": store, "coolDown": 0}
+	case hostLocal:
+		return map[string]any{"type": hostLocal, "dataDir": store, "ranges": []any{[]any{
+			map[string]any{"subnet": "10.0.2.0/24", "rangeStart": "10.0.2.10", "rangeEnd": "10.0.2.200"},
+		}}}
+	case static:
+		return map[string]any{"type": static, "addresses": []any{map[string]any{"address": p.address.String()}}}
+	}
+	return nil
+}
