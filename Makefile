@@ -105,7 +105,7 @@ test-hardware: hardware-tools ## Test on a machine with real PCI NICs, SR-IOV an
 
 .PHONY: bench-hardware
 bench-hardware: hardware-tools ## Measure plugin and daemon on real PCI devices, against host-device
-	CGO_ENABLED=0 $(GO) -C test/hardware test -trimpath -count=1 -v ./bench -rounds 24
+	CGO_ENABLED=0 $(GO) -C test/hardware test -trimpath -count=1 -v -timeout 40m ./bench -rounds 50
 
 # What a machine is made of besides the tests.
 .PHONY: hardware-tools
