@@ -28,7 +28,7 @@ const (
 	// insideEnv holds the folder of the run in the process that has namespaces
 	// of its own.
 	insideEnv = "MULTI_ENI_BENCH_INSIDE"
-	// benchTimeout bounds the whole run, which takes about six minutes.
+	// benchTimeout bounds the whole run, which takes about eight minutes.
 	benchTimeout = 20 * time.Minute
 )
 

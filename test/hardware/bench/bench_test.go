@@ -37,7 +37,7 @@ const (
 
 // rounds are few by default, so that the tests of the hardware show that all can
 // be measured without taking long over it: make bench-hardware has more.
-var rounds = flag.Int("rounds", 5, "pairs of each comparison of plugins")
+var rounds = flag.Int("rounds", 3, "pairs of each comparison of plugins")
 
 func TestMain(m *testing.M) {
 	// Two processors, as a node has at least: what a plugin does while the kernel
