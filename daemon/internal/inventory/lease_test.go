@@ -60,3 +60,40 @@ func TestLeasedAddressesStay(t *testing.T) {
 	w.enis[1] = e
 	check("assigned again", w.sync(), []netip.Prefix{own, leased, free}, []netip.Prefix{used, unused}, "")
 }
+
+// TestLeasedWithoutARowBefore: what a pod has leased is in the row though none
+// before had it: the checkpoint was lost, or the lease is younger than the look at
+// the leases after which the address left the row.
+func TestLeasedWithoutARowBefore(t *testing.T) {
+	w := newWorld(1)
+	w.declare("a", 1)
+	e := w.enis[1]
+	own, own6 := e.Addresses[0], netip.MustParsePrefix("fd00:1::15/64")
+	e.Addresses, e.Prefixes = []netip.Prefix{own, own6}, []netip.Prefix{netip.MustParsePrefix("10.0.1.96/28")}
+	w.enis[1] = e
+	id := nodestate.AttachmentID{ContainerID: "c1", IfName: "net1"}
+	lease := func(addresses ...string) {
+		var all []nodestate.Lease
+		for _, a := range addresses {
+			all = append(all, nodestate.Lease{Address: netip.MustParseAddr(a), State: nodestate.LeaseHeld, AttachmentID: id, Pod: "shop/web-0"})
+		}
+		all = append(all, nodestate.Lease{Address: netip.MustParseAddr("fd00:1::99"), State: nodestate.LeaseCooling})
+		w.Leases = Known(map[device.ENIID]nodestate.Leases{eniID(1): {ENIID: eniID(1), Leases: all}})
+	}
+	check := func(what string, r Result, want ...netip.Prefix) {
+		t.Helper()
+		if d := r.Devices[0]; !slices.Equal(d.Addresses, want) || !slices.Equal(d.Prefixes, e.Prefixes) {
+			t.Errorf("%s: addresses %v, prefixes %v; want %v, %v", what, d.Addresses, d.Prefixes, want, e.Prefixes)
+		}
+	}
+	lease("10.0.1.77", "10.0.1.100", "fd00:1::77")
+	for range 2 {
+		r := w.sync()
+		check("leased", r, own, own6, netip.MustParsePrefix("10.0.1.77/24"), netip.MustParsePrefix("fd00:1::77/64"))
+		if len(r.Problems) != 1 || !strings.Contains(r.Problems[0].Message, "10.0.1.77 (shop/web-0), fd00:1::77 (shop/web-0);") {
+			t.Errorf("problems %v", r.Problems)
+		}
+	}
+	lease("10.0.1.100")
+	check("released", w.sync(), own, own6)
+}

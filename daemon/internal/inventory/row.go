@@ -176,9 +176,7 @@ func (j *joiner) describe(c *claim, p place) nodestate.Device {
 		d.SubnetCIDR, d.VPCCIDRs = e.SubnetCIDR, e.VPCCIDRs
 		d.Addresses = append(d.Addresses, e.Addresses...)
 		d.Prefixes = append(d.Prefixes, e.Prefixes...)
-		if before != nil {
-			j.keepLeased(&d, &before.Device)
-		}
+		j.keepLeased(&d, before)
 	} else if before != nil {
 		if !d.SubnetCIDR.IsValid() {
 			d.SubnetCIDR = before.SubnetCIDR
@@ -190,35 +188,47 @@ func (j *joiner) describe(c *claim, p place) nodestate.Device {
 	return d
 }
 
-// keepLeased keeps in a row what it had before and some pod has a lease of,
-// whatever the sources say: the pod still uses it, and nobody else may be told
-// otherwise. While leases cannot be read, everything counts as leased.
-func (j *joiner) keepLeased(d, before *nodestate.Device) {
-	leases := j.Leases.Value[d.ENIID]
-	var lost []string
-	holds := func(in netip.Prefix) bool {
-		found := !j.Leases.Known
-		for _, l := range leases.Leases {
-			if l.State == nodestate.LeaseHeld && in.Contains(l.Address) {
-				found = true
-				lost = append(lost, fmt.Sprintf("%s (%s)", l.Address, cmp.Or(l.Pod, "container "+l.ContainerID)))
+// keepLeased keeps in a row what some pod has a lease of, whatever the sources say:
+// the pod still uses it, and nobody else may be told otherwise. It stays as the row
+// before had it, if there was one. While leases cannot be read, everything counts
+// as leased.
+func (j *joiner) keepLeased(d *nodestate.Device, before *nodestate.CheckpointDevice) {
+	var lost []netip.Addr
+	var who []string
+	for _, l := range j.Leases.Value[d.ENIID].Leases {
+		if l.State == nodestate.LeaseHeld && !has(d, l.Address) {
+			lost, who = append(lost, l.Address), append(who, fmt.Sprintf("%s (%s)", l.Address, cmp.Or(l.Pod, "container "+l.ContainerID)))
+		}
+	}
+	if before != nil {
+		keep := func(p netip.Prefix) bool { return !j.Leases.Known || slices.ContainsFunc(lost, p.Contains) }
+		for _, a := range before.Addresses {
+			if !slices.Contains(d.Addresses, a) && keep(netip.PrefixFrom(a.Addr(), a.Addr().BitLen())) {
+				d.Addresses = append(d.Addresses, a)
 			}
 		}
-		return found
-	}
-	for _, a := range before.Addresses {
-		if !slices.Contains(d.Addresses, a) && holds(netip.PrefixFrom(a.Addr(), a.Addr().BitLen())) {
-			d.Addresses = append(d.Addresses, a)
+		for _, p := range before.Prefixes {
+			if !slices.Contains(d.Prefixes, p) && keep(p) {
+				d.Prefixes = append(d.Prefixes, p)
+			}
 		}
 	}
-	for _, p := range before.Prefixes {
-		if !slices.Contains(d.Prefixes, p) && holds(p) {
-			d.Prefixes = append(d.Prefixes, p)
+	for _, a := range lost {
+		// Behind an address of its family, which is the ENI's own.
+		i := slices.IndexFunc(d.Addresses, func(p netip.Prefix) bool { return p.Addr().BitLen() == a.BitLen() })
+		if i >= 0 && !has(d, a) {
+			d.Addresses = append(d.Addresses, netip.PrefixFrom(a, d.Addresses[i].Bits()))
 		}
 	}
-	if lost != nil {
-		j.problem("LeasedAddressGone", d.NodeENI, d.ENIID.String(), "the ENI has no longer what these pods have leased, and the VPC delivers nothing to them: %s; assign it again, or delete the pods", strings.Join(lost, ", "))
+	if who != nil {
+		j.problem("LeasedAddressGone", d.NodeENI, d.ENIID.String(), "the ENI has no longer what these pods have leased, and the VPC delivers nothing to them: %s; assign it again, or delete the pods", strings.Join(who, ", "))
 	}
+}
+
+// has says whether an address is the device's, or of one of its prefixes.
+func has(d *nodestate.Device, a netip.Addr) bool {
+	return slices.ContainsFunc(d.Addresses, func(p netip.Prefix) bool { return p.Addr() == a }) ||
+		slices.ContainsFunc(d.Prefixes, func(p netip.Prefix) bool { return p.Contains(a) })
 }
 
 // sameBefore returns the row before if the device was at the same address of
