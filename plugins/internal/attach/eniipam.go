@@ -38,18 +38,18 @@ func (c *call) pickOwn(cand candidate) (*ownAddresses, error) {
 	if err != nil || c.shares() {
 		return nil, err
 	}
-	row := *cand.row
+	row, l := *cand.row, nodestate.Leases{}
 	if c.cfg.ENIIPAM.Secondary(requested...) {
 		// Under the claim lock nothing begins to retire; what has ceased to is in the
 		// inventory no more, which is therefore read anew, and after the leases.
-		l, err := nodestate.LeaseDir(c.paths.LeaseDir).Read(c.bootID, row.ENIID)
-		if err != nil {
+		if l, err = nodestate.LeaseDir(c.paths.LeaseDir).Read(c.bootID, row.ENIID); err != nil {
 			return nil, err
 		}
 		if row, err = c.freshRow(row.ENIID); err != nil {
 			return nil, err
 		}
-		row.Addresses = slices.DeleteFunc(row.Addresses, func(p netip.Prefix) bool { return l.Retires(p.Addr()) })
+		retires := func(p netip.Prefix) bool { return l.Retires(p.Addr()) }
+		row.Addresses, row.Prefixes = slices.DeleteFunc(row.Addresses, retires), slices.DeleteFunc(row.Prefixes, retires)
 	}
 	addresses, err := c.cfg.ENIIPAM.Pick(row, requested...)
 	switch {
@@ -58,7 +58,27 @@ func (c *call) pickOwn(cand candidate) (*ownAddresses, error) {
 	case err != nil:
 		return nil, &refusal{code: codeUnsupported, msg: "ipam.type " + netconf.ENIIPAMType, err: err}
 	}
+	if err := c.areFree(&l, addresses); err != nil {
+		return nil, err
+	}
 	return c.withRoutes(row, addresses)
+}
+
+// areFree refuses what pods that shared the ENI had a moment ago.
+func (c *call) areFree(l *nodestate.Leases, addresses []netip.Prefix) error {
+	if len(l.Leases) == 0 {
+		return nil
+	}
+	now, err := nodestate.Uptime()
+	if err != nil {
+		return err
+	}
+	for _, p := range addresses {
+		if err := lease.Free(l, p.Addr(), c.id, now); err != nil {
+			return leaseRefusal(err)
+		}
+	}
+	return nil
 }
 
 // freshRow is an ENI's row of the inventory as it is now, with addresses.

@@ -543,3 +543,43 @@ func TestRetiring(t *testing.T) {
 	e.del(alone)
 	e.refused("ADD", withIP(e.pod(map[string]any{"select": map[string]any{"nodeENI": "a"}, "ipam": ipam}), "10.0.2.26"), 102, "10.0.2.26 was asked for")
 }
+
+// TestAloneAfterSharing: who has the ENI alone may ask for any address that it
+// owns, and gets none that a pod which shared it had a moment ago.
+func TestAloneAfterSharing(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	e := newEnv(t)
+	conf := e.sharing(map[string]any{}, "10.0.2.15/24", "10.0.2.16/24", "10.0.2.17/24")
+	d := &e.inv.Devices[len(e.inv.Devices)-1]
+	d.Prefixes = []netip.Prefix{mustPrefix("10.0.2.32/28"), mustPrefix("10.0.2.48/28")}
+	e.writeInventory()
+	sharer := e.pod(conf)
+	e.add(sharer)
+	e.del(sharer)
+	l, err := nodestate.LeaseDir(e.file("leases")).Lock(t.Context(), e.inv.BootID, d.ENIID)
+	must(t, err)
+	l.Retiring = []netip.Prefix{mustPrefix("10.0.2.48/28")}
+	must(t, l.Save())
+	l.Close()
+
+	alone := func(which, ip string) *skel.CmdArgs {
+		return withIP(e.pod(map[string]any{"select": map[string]any{"nodeENI": "shared"}, "ipam": map[string]any{"type": "eni-ipam", "dataDir": e.file("leases"), "addresses": which}}), ip)
+	}
+	gets := func(which, ip string, want ...string) {
+		t.Helper()
+		args := alone(which, ip)
+		if got := addresses(e.add(args)); !slices.Equal(got, want) {
+			t.Errorf("%s %s: %v, want %v", which, ip, got, want)
+		}
+		e.del(args)
+	}
+	gets("one", "", "10.0.2.15/24")
+	gets("one", "10.0.2.40,10.0.2.17", "10.0.2.40/24", "10.0.2.17/24")
+	e.refused("ADD", alone("one", "10.0.2.16"), 11, "10.0.2.16 was released a moment ago and is free in")
+	e.refused("ADD", alone("all", ""), 11, "10.0.2.16 was released a moment ago")
+	e.refused("ADD", alone("one", "10.0.2.50"), 102, "10.0.2.50 was asked for", "has 10.0.2.15, 10.0.2.16, 10.0.2.17, 10.0.2.32/28:")
+	must(t, os.RemoveAll(e.file("leases")))
+	gets("all", "", "10.0.2.15/24", "10.0.2.16/24", "10.0.2.17/24")
+}

@@ -103,11 +103,8 @@ func takeThese(l *nodestate.Leases, d *nodestate.Device, r Request, now time.Dur
 		if !ok {
 			return nil, &ForeignError{ENI: d.ENIID, Address: a, Pools: pools}
 		}
-		if i, found := l.Find(a); found && l.Leases[i].Holds(now) && !l.Leases[i].HeldBy(r.Holder.AttachmentID) {
-			return nil, &HeldError{Lease: l.Leases[i], Now: now}
-		}
-		if l.Retires(a) {
-			return nil, &RetiringError{Address: a}
+		if err := Free(l, a, r.Holder.AttachmentID, now); err != nil {
+			return nil, err
 		}
 		if !slices.Contains(out, p) {
 			out = append(out, p)
@@ -117,6 +114,18 @@ func takeThese(l *nodestate.Leases, d *nodestate.Device, r Request, now time.Dur
 		put(l, r.Holder, p.Addr())
 	}
 	return out, nil
+}
+
+// Free returns nil if an attachment can be given an address now, or has it.
+// Errors: *HeldError, *RetiringError.
+func Free(l *nodestate.Leases, a netip.Addr, id nodestate.AttachmentID, now time.Duration) error {
+	if i, found := l.Find(a); found && l.Leases[i].Holds(now) && !l.Leases[i].HeldBy(id) {
+		return &HeldError{Lease: l.Leases[i], Now: now}
+	}
+	if l.Retires(a) {
+		return &RetiringError{Address: a}
+	}
+	return nil
 }
 
 // Give takes an attachment's addresses from it and has them cool down. It says

@@ -164,15 +164,30 @@ var ErrNoAddressYet = errors.New("the addresses of the ENI are not known yet")
 
 func pickRequested(d nodestate.Device, requested []netip.Addr) (out []netip.Prefix, err error) {
 	for _, want := range requested {
-		i := slices.IndexFunc(d.Addresses, func(p netip.Prefix) bool { return p.Addr() == want })
-		if i < 0 {
-			return nil, fmt.Errorf("address %s was asked for, but ENI %s has %s: ask for one of these, or assign it to the ENI", want, d.ENIID, list(d.Addresses))
+		p, ok := owned(d, want)
+		if !ok {
+			return nil, fmt.Errorf("address %s was asked for, but ENI %s has %s: ask for one of these, or assign it to the ENI", want, d.ENIID, list(d.Addresses, d.Prefixes...))
 		}
-		if !slices.Contains(out, d.Addresses[i]) {
-			out = append(out, d.Addresses[i])
+		if !slices.Contains(out, p) {
+			out = append(out, p)
 		}
 	}
 	return out, nil
+}
+
+// owned is an address of the device, or of a prefix that is delegated to it.
+func owned(d nodestate.Device, a netip.Addr) (netip.Prefix, bool) {
+	for _, p := range d.Addresses {
+		if p.Addr() == a {
+			return p, true
+		}
+	}
+	for _, pool := range d.Pools() {
+		if p, ok := pool.Find(a); ok {
+			return p, true
+		}
+	}
+	return netip.Prefix{}, false
 }
 
 // ResolveRoutes returns the routes for a pod with these addresses of a device:
@@ -205,10 +220,14 @@ func (e *ENIIPAM) Request(holder nodestate.Lease, requested ...netip.Addr) lease
 	return lease.Request{Holder: holder, Families: e.Families, Addresses: slices.Concat(e.Requested, requested)}
 }
 
-func list(addresses []netip.Prefix) string {
+// list has addresses without their lengths, then prefixes.
+func list(addresses []netip.Prefix, prefixes ...netip.Prefix) string {
 	var out []string
 	for _, a := range addresses {
 		out = append(out, a.Addr().String())
+	}
+	for _, p := range prefixes {
+		out = append(out, p.String())
 	}
 	return strings.Join(out, ", ")
 }

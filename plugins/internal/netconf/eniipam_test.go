@@ -54,6 +54,7 @@ func TestENIIPAMPick(t *testing.T) {
 		return d
 	}
 	full := device("10.0.1.15/24", "10.0.1.16/24", "fd00::15/64", "fd00::16/64")
+	full.Prefixes = []netip.Prefix{netip.MustParsePrefix("10.0.1.32/28"), netip.MustParsePrefix("fd00:0:0:0:1::/80")}
 	for name, tt := range map[string]struct {
 		ipam string
 		of   nodestate.Device
@@ -67,6 +68,7 @@ func TestENIIPAMPick(t *testing.T) {
 		"none yet":      {``, device(), nil},
 		"lacking":       {`,"families":["ipv4","ipv6"]`, device("10.0.1.15/24"), nil},
 		"asked":         {`},"runtimeConfig":{"ips":["fd00::16/64","10.0.1.16","10.0.1.16/24"]`, full, []string{"fd00::16/64", "10.0.1.16/24"}},
+		"asked prefix":  {`},"runtimeConfig":{"ips":["10.0.1.47","fd00::1:0:0:5"]`, full, []string{"10.0.1.47/24", "fd00::1:0:0:5/64"}},
 		"asked foreign": {`},"runtimeConfig":{"ips":["10.0.1.16","10.0.1.17"]`, full, nil},
 	} {
 		c := parseOK(t, with(`,"ipam":{"type":"eni-ipam"`+tt.ipam+`}`))
