@@ -5,16 +5,18 @@
 //   - eth0 comes from the netconf "default".
 //   - Every device that the kubelet has allocated to the pod (its podresources
 //     API) becomes one attachment, net1 and so on, by the netconf "device", into
-//     which deviceID and pciBusID are written. A pod without one gets eth0 only.
+//     which deviceID and pciBusID are written.
+//   - A pod without any gets net1 by the netconf "shared" as it is; without that
+//     key it gets eth0 only.
 //   - What is to be undone is kept in a file before the first delegate runs. When
 //     ADD fails, all of it is deleted again.
 //   - DEL goes backwards, does all it can and reports no delegate's error, so
 //     that the runtime never calls it again.
 //   - There is no GC and no STATUS, since it speaks CNI 1.0.0 at most.
 //
-// Its netconf, with all keys needed:
+// Its netconf, with all keys needed but shared:
 //
-//	{"cniVersion":"1.0.0","name":"node","type":"metacni","default":{…},"device":{…},
+//	{"cniVersion":"1.0.0","name":"node","type":"metacni","default":{…},"device":{…},"shared":{…},
 //	 "dataDir":"/var/lib/cni/metacni","podResources":"/var/lib/kubelet/pod-resources/kubelet.sock"}
 package main
 

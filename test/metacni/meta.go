@@ -27,6 +27,7 @@ type netconf struct {
 	types.NetConf
 	Default      json.RawMessage `json:"default"`
 	Device       json.RawMessage `json:"device"`
+	Shared       json.RawMessage `json:"shared"`
 	DataDir      string          `json:"dataDir"`
 	PodResources string          `json:"podResources"`
 }
@@ -35,7 +36,7 @@ type netconf struct {
 type attachment struct {
 	IfName string          `json:"ifname"`
 	Conf   json.RawMessage `json:"conf"`
-	// DeviceID is "" for eth0.
+	// DeviceID is "" for eth0 and for the shared one.
 	DeviceID string `json:"deviceID,omitempty"`
 }
 
@@ -74,6 +75,9 @@ func add(a *skel.CmdArgs, stdout io.Writer) error {
 			return err
 		}
 		all = append(all, attachment{IfName: fmt.Sprintf("net%d", i+1), Conf: conf, DeviceID: id})
+	}
+	if len(devices) == 0 && n.Shared != nil {
+		all = append(all, attachment{IfName: "net1", Conf: n.Shared})
 	}
 	if err := keep(n.DataDir, a.ContainerID, all); err != nil {
 		return err

@@ -187,6 +187,25 @@ func TestPodWithoutDevices(t *testing.T) {
 	r.want("bridge ADD eth0")
 }
 
+// TestShared: only a pod without a device of its own is given what many share.
+func TestShared(t *testing.T) {
+	r := newRuntime(t, pod("space", "own", devices("intel.com/a", "0000:00:08.0")))
+	r.args.StdinData = bytes.Replace(r.args.StdinData, []byte("{"), []byte(`{"shared":{"cniVersion":"1.0.0","name":"shared","type":"multi-eni","mtu":9001},`), 1)
+	if _, err := r.add(); err != nil {
+		t.Fatal(err)
+	}
+	r.want("bridge ADD eth0", "multi-eni ADD net1 ")
+	if said := r.del(); said != "" {
+		t.Errorf("DEL says %q", said)
+	}
+	r.want("multi-eni DEL net1 ", "bridge DEL eth0")
+	r.args.Args = strings.Replace(r.args.Args, "K8S_POD_NAME=pod", "K8S_POD_NAME=own", 1)
+	if _, err := r.add(); err != nil {
+		t.Fatal(err)
+	}
+	r.want("bridge ADD eth0", "multi-eni ADD net1 0000:00:08.0")
+}
+
 func TestUndoesAFailedADD(t *testing.T) {
 	r := newRuntime(t, pod("space", "pod", devices("intel.com/a", "0000:00:07.0", "0000:00:08.0")))
 	r.fail("ADD.net1")
