@@ -3,18 +3,14 @@
 package integration
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
-	"net"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -114,52 +110,7 @@ func (c *cluster) mustTool(verb, netns string) string {
 
 // reach opens a TCP connection from an address of the pod to a listener in the VPC.
 func (c *cluster) reach(netns, from, addr string) error {
-	var l net.Listener
-	if err := c.node.InVPC(func() (err error) {
-		l, err = (&net.ListenConfig{}).Listen(c.t.Context(), "tcp", net.JoinHostPort(addr, "7000"))
-		return err
-	}); err != nil {
-		return err
-	}
-	defer l.Close()
-	return nstest.In(netns, func() error {
-		ctx, cancel := context.WithTimeout(c.t.Context(), 5*time.Second)
-		defer cancel()
-		conn, err := dial(ctx, netip.MustParsePrefix(from).Addr(), netip.MustParseAddr(addr))
-		if err != nil {
-			return fmt.Errorf("dial %s from the pod: %w", addr, err)
-		}
-		return conn.Close()
-	})
-}
-
-// dial connects on the calling thread, whose netns net.Dialer might leave.
-func dial(ctx context.Context, from, to netip.Addr) (*os.File, error) {
-	family := unix.AF_INET
-	if to.Is6() {
-		family = unix.AF_INET6
-	}
-	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return nil, err
-	}
-	if deadline, ok := ctx.Deadline(); ok {
-		tv := unix.NsecToTimeval(time.Until(deadline).Nanoseconds())
-		if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &tv); err != nil {
-			return nil, errors.Join(err, unix.Close(fd))
-		}
-	}
-	if err := errors.Join(unix.Bind(fd, sockaddr(from, 0)), unix.Connect(fd, sockaddr(to, 7000))); err != nil {
-		return nil, errors.Join(err, unix.Close(fd))
-	}
-	return os.NewFile(uintptr(fd), to.String()), nil
-}
-
-func sockaddr(ip netip.Addr, port int) unix.Sockaddr {
-	if ip.Is4() {
-		return &unix.SockaddrInet4{Port: port, Addr: ip.As4()}
-	}
-	return &unix.SockaddrInet6{Port: port, Addr: ip.As16()}
+	return nstest.Reach(c.t.Context(), netns, netip.MustParsePrefix(from).Addr(), c.node.VPC, netip.MustParseAddr(addr))
 }
 
 // TestConflist runs the life of a pod under every CNI version, with the plugins
