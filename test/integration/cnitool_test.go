@@ -49,16 +49,25 @@ func newCluster(t *testing.T) *cluster {
 	must(t, n.Attach(eni))
 	must(t, n.AddPeerAddress("10.0.2.1/24"))
 	must(t, n.AddPeerAddress("fd00:2::1/64"))
+	c := &cluster{t: t, node: n, netconf: filepath.Join(n.Dir, "net.d"), args: "IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME=cart"}
+	c.inventory()
+	return c
+}
+
+// inventory has the ENI with these addresses.
+func (c *cluster) inventory(addresses ...string) {
+	c.t.Helper()
 	boot, err := nodestate.BootID()
-	must(t, err)
-	must(t, nodestate.WriteInventory(nodestate.DefaultInventoryPath, nodestate.Inventory{
-		NodeName: "node", BootID: boot, Devices: []nodestate.Device{{
-			ENIID: "eni-0a1b2c3d4e5f60001", NodeENI: "dataplane-a", MAC: "02:00:00:00:00:01", PCIAddress: "0000:00:06.0",
-			InterfaceName: "eth1", Driver: "ena", DeviceIndex: 1, SubnetID: "subnet-0a1b2c3d4e5f60001",
-			SubnetCIDR: netip.MustParsePrefix("10.0.2.0/24"), Phase: nodestate.PhaseReady,
-		}},
-	}))
-	return &cluster{t: t, node: n, netconf: filepath.Join(n.Dir, "net.d"), args: "IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME=cart"}
+	must(c.t, err)
+	d := nodestate.Device{
+		ENIID: "eni-0a1b2c3d4e5f60001", NodeENI: "dataplane-a", MAC: "02:00:00:00:00:01", PCIAddress: "0000:00:06.0",
+		InterfaceName: "eth1", Driver: "ena", DeviceIndex: 1, SubnetID: "subnet-0a1b2c3d4e5f60001",
+		SubnetCIDR: netip.MustParsePrefix("10.0.2.0/24"), Phase: nodestate.PhaseReady,
+	}
+	for _, a := range addresses {
+		d.Addresses = append(d.Addresses, netip.MustParsePrefix(a))
+	}
+	must(c.t, nodestate.WriteInventory(nodestate.DefaultInventoryPath, nodestate.Inventory{NodeName: "node", BootID: boot, Devices: []nodestate.Device{d}}))
 }
 
 func (c *cluster) conflist(version string, plugins ...map[string]any) {
@@ -85,12 +94,13 @@ func (c *cluster) pod(name string) string {
 	return path
 }
 
-func (c *cluster) cnitool(verb, netns string) (string, error) {
+func (c *cluster) cnitool(verb, netns string, env ...string) (string, error) {
 	cmd := exec.CommandContext(c.t.Context(), binary(c.t, "tools/cnitool"), verb, "dataplane", netns)
 	cmd.Env = []string{
 		"CNI_PATH=" + filepath.Dir(binary(c.t, "multi-eni")) + ":" + filepath.Dir(binary(c.t, "cni/host-local")),
 		"NETCONFPATH=" + c.netconf, "CNI_IFNAME=net1", "CNI_ARGS=" + c.args, "PATH=" + os.Getenv("PATH"),
 	}
+	cmd.Env = append(cmd.Env, env...)
 	out, err := cmd.Output()
 	var failed *exec.ExitError
 	if errors.As(err, &failed) {
