@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -18,6 +19,27 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/fakeec2"
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
+
+// share runs a verb of the built plugin for a pod that shares an ENI, whose netns
+// is there, and returns what it says.
+func (m *machine) share(verb, nodeENI, container string) string {
+	m.Helper()
+	plugin, err := nstest.Binary("multi-eni")
+	m.must(err)
+	macvlan, err := nstest.Binary("cni/macvlan")
+	m.must(err)
+	conf, err := json.Marshal(map[string]any{
+		"cniVersion": "1.1.0", "name": "shared", "type": "multi-eni", "select": map[string]any{"nodeENI": nodeENI}, "delegate": map[string]any{"type": "macvlan", "mode": "passthru"},
+		"ipam":    map[string]any{"type": "eni-ipam", "dataDir": m.path("leases")},
+		"dataDir": m.path("records"), "inventory": m.path("run/inventory.json"), "sysfs": m.node.Sysfs,
+	})
+	m.must(err)
+	cmd := exec.CommandContext(m.Context(), plugin)
+	cmd.Env = append(os.Environ(), "CNI_COMMAND="+verb, "CNI_CONTAINERID="+container, "CNI_NETNS=/run/netns/"+container, "CNI_IFNAME=net1", "CNI_PATH="+filepath.Dir(macvlan))
+	cmd.Stdin = strings.NewReader(string(conf))
+	out, _ := cmd.CombinedOutput() // an error is in the output
+	return string(out)
+}
 
 // TestManageAddresses: a pod that shares an ENI without an address for it is the
 // reason to have one assigned; the next attempt gets it.
@@ -39,24 +61,8 @@ func TestManageAddresses(t *testing.T) {
 	m.start("--manage-addresses", "--addresses-low=2", "--addresses-high=4")
 	m.until("shared ready")
 
-	plugin, err := nstest.Binary("multi-eni")
-	m.must(err)
-	macvlan, err := nstest.Binary("cni/macvlan")
-	m.must(err)
 	m.must(nstest.NewNetns("/run/netns/c1"))
-	conf, err := json.Marshal(map[string]any{
-		"cniVersion": "1.1.0", "name": "shared", "type": "multi-eni", "select": map[string]any{"nodeENI": "shared"}, "delegate": map[string]any{"type": "macvlan", "mode": "passthru"},
-		"ipam":    map[string]any{"type": "eni-ipam", "dataDir": m.path("leases")},
-		"dataDir": m.path("records"), "inventory": m.path("run/inventory.json"), "sysfs": m.node.Sysfs,
-	})
-	m.must(err)
-	run := func(verb string) string {
-		cmd := exec.CommandContext(t.Context(), plugin)
-		cmd.Env = append(os.Environ(), "CNI_COMMAND="+verb, "CNI_CONTAINERID=c1", "CNI_NETNS=/run/netns/c1", "CNI_IFNAME=net1", "CNI_PATH="+strings.TrimSuffix(macvlan, "/macvlan"))
-		cmd.Stdin = strings.NewReader(string(conf))
-		out, _ := cmd.CombinedOutput() // an error is in the output
-		return string(out)
-	}
+	run := func(verb string) string { return m.share(verb, "shared", "c1") }
 	if out := run("ADD"); !strings.Contains(out, `"code": 11`) || !strings.Contains(out, "has no ipv4 address for pods") {
 		t.Errorf("ADD before there is an address: %s", out)
 	}
@@ -83,6 +89,63 @@ func TestManageAddresses(t *testing.T) {
 	if held, err := nodestate.LeaseDir(m.path("leases")).Held(); err != nil || len(held) != 0 {
 		t.Errorf("held: %v, %v", held, err)
 	}
+	m.end()
+}
+
+// TestLeasedAddressStays: what a pod has leased stays in the inventory though the
+// metadata lack it, across a restart that has forgotten everything, and while the
+// leases cannot be read; it goes when the pod ends.
+func TestLeasedAddressStays(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	m := newMachine(t, 1)
+	e := imdsOf(1)
+	e.IPv4s = append(e.IPv4s, "10.0.1.16")
+	m.imds.Attach(e)
+	m.declare("shared", 1)
+	m.start()
+	m.until("shared ready")
+	m.must(nstest.NewNetns("/run/netns/c1"))
+	if out := m.share("ADD", "shared", "c1"); !strings.Contains(out, "10.0.1.16/24") {
+		t.Fatalf("ADD: %s", out)
+	}
+	m.end()
+	m.imds.Attach(imdsOf(1))
+	m.must(os.RemoveAll(m.path("state")))
+	m.start()
+	both := []netip.Prefix{netip.MustParsePrefix("10.0.1.15/24"), netip.MustParsePrefix("10.0.1.16/24")}
+	until := func(problem string, want []netip.Prefix) {
+		t.Helper()
+		for begin := time.Now(); ; <-time.After(5 * time.Millisecond) {
+			inv, err := nodestate.ReadInventory(m.path("run/inventory.json"))
+			m.must(err)
+			var reasons []string
+			for _, p := range inv.Problems {
+				if p.Reason != "OrphansUnwatched" { // this namespace's /run is not shared with others
+					reasons = append(reasons, p.Reason)
+				}
+			}
+			if len(inv.Devices) == 1 && slices.Equal(inv.Devices[0].Addresses, want) && strings.Join(reasons, " ") == problem {
+				return
+			}
+			if time.Since(begin) > 30*time.Second {
+				t.Fatalf("devices %+v, problems %+v; want %v, %s\n%s", inv.Devices, inv.Problems, want, problem, m.stderr.String())
+			}
+		}
+	}
+	until("LeasedAddressGone", both)
+	boot, err := nodestate.BootID()
+	m.must(err)
+	file := m.path("leases/" + boot + "/" + e.ID + ".json")
+	leases, err := os.ReadFile(file)
+	m.must(err)
+	m.must(os.WriteFile(file, []byte("{"), 0o600))
+	until("LeasesUnreadable", both)
+	m.must(os.WriteFile(file, leases, 0o600))
+	until("LeasedAddressGone", both)
+	m.share("DEL", "shared", "c1")
+	until("", both[:1])
 	m.end()
 }
 
