@@ -238,6 +238,16 @@ func (h *Handle) SetUp(index int) error {
 	return nil
 }
 
+// Announce has the kernel tell the neighbours the addresses of a link that is up
+// already (sysctls arp_notify and ndisc_notify): to set a MAC is news, be it the
+// one that the link has.
+func (h *Handle) Announce(l Link) error {
+	if err := h.nl.LinkSetHardwareAddr(ref(l.Index), l.MAC.HardwareAddr()); err != nil {
+		return fmt.Errorf("announce link %d: %w", l.Index, notFound(err))
+	}
+	return nil
+}
+
 // SetDown takes the link down.
 func (h *Handle) SetDown(index int) error {
 	if err := h.nl.LinkSetDown(ref(index)); err != nil {

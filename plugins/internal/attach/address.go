@@ -30,6 +30,10 @@ var (
 	}
 )
 
+// kindMacvlan is the kind of link that has a MAC of its own, and so must tell its
+// neighbours whose an address is now that another pod had before.
+const kindMacvlan = "macvlan"
+
 // configure gives the interface in the container its sysctls, addresses and
 // routes and brings it up, in the order that lets the kernel announce the
 // addresses itself when the link comes up.
@@ -52,7 +56,11 @@ func (c *call) configure(d *claimed, in *link.Handle, l link.Link, result *types
 		}
 		result.IPs[i].Interface = types100.Int(0)
 	}
-	if err := c.step("up", func() error { return in.SetUp(l.Index) }); err != nil {
+	up := func() error { return in.SetUp(l.Index) }
+	if l.Up && l.Kind == kindMacvlan { // the delegate has brought it up, without an address
+		up = func() error { return in.Announce(l) }
+	}
+	if err := c.step("up", up); err != nil {
 		return err
 	}
 	for _, r := range routes {

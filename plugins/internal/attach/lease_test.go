@@ -12,10 +12,12 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/containernetworking/cni/pkg/skel"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/google/go-cmp/cmp"
+	"github.com/vishvananda/netlink"
 
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
@@ -137,6 +139,58 @@ func TestLease(t *testing.T) {
 	must(t, os.RemoveAll(e.file("leases")))
 	e.refused("CHECK", withPrev(t, first, r), 104, "10.0.2.16 is not leased")
 	e.del(first)
+}
+
+// TestLeaseIsAnnounced: neighbours that know an address of a pod that has ended
+// learn at once that another one has it.
+func TestLeaseIsAnnounced(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	e := newEnv(t)
+	conf := e.sharing(map[string]any{"coolDown": 0, "families": []string{"ipv4", "ipv6"}}, "10.0.2.15/24", "10.0.2.16/24", "fd00:2::15/64", "fd00:2::16/64")
+	must(t, e.node.AddPeerAddress("10.0.2.1/24"))
+	must(t, e.node.AddPeerAddress("fd00:2::1/64"))
+	h, err := link.Open()
+	must(t, err)
+	defer h.Close()
+	master, err := h.ByName("ens12")
+	must(t, err)
+	must(t, h.SetUp(master.Index))
+	e.path = copyBinaries(t, e, "macvlan")
+	addrs := map[string]string{"10.0.2.16": "10.0.2.1", "fd00:2::16": "fd00:2::1"}
+	for i := range 3 {
+		args := e.pod(conf)
+		r := e.add(args)
+		mac := r.Interfaces[0].Mac
+		for own, peer := range addrs {
+			for begin := time.Now(); i > 0 && e.neighbour(own) != mac; <-time.After(10 * time.Millisecond) {
+				if time.Since(begin) > 5*time.Second {
+					t.Fatalf("the peer knows %s as %q, not as %s", own, e.neighbour(own), mac)
+				}
+			}
+			must(t, nstest.Reach(t.Context(), args.Netns, netip.MustParseAddr(own), e.node.VPC, netip.MustParseAddr(peer)))
+			if got := e.neighbour(own); got != mac {
+				t.Errorf("the peer knows %s as %q, want %q", own, got, mac)
+			}
+		}
+		e.del(args)
+	}
+}
+
+// neighbour is the MAC that the peers in the VPC know of an address; "" for none.
+func (e *env) neighbour(address string) (mac string) {
+	e.t.Helper()
+	must(e.t, e.node.InVPC(func() error {
+		all, err := netlink.NeighList(0, netlink.FAMILY_ALL)
+		for _, n := range all {
+			if n.IP.String() == address {
+				mac = n.HardwareAddr.String()
+			}
+		}
+		return err
+	}))
+	return mac
 }
 
 // TestLeaseEveryStep fails and kills ADD and DEL at each step: no address stays
