@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/vishvananda/netlink"
@@ -46,6 +47,11 @@ func prepare(dir string) error {
 		{etc, "/etc", "", unix.MS_BIND},
 		{"tmpfs", "/opt", "tmpfs", 0},
 	} {
+		if m.kind == "tmpfs" {
+			if err := uncover(m.target); err != nil {
+				return err
+			}
+		}
 		if err := unix.Mount(m.source, m.target, m.kind, m.flags, ""); err != nil {
 			return fmt.Errorf("mount %s: %w", m.target, err)
 		}
@@ -54,6 +60,24 @@ func prepare(dir string) error {
 		return err
 	}
 	return prepareLinks()
+}
+
+// uncover takes away what the machine has mounted below a folder, such as /run/netns
+// by `ip netns`: hidden by another mount it is still in mountinfo, where containerd
+// takes it for what is there.
+func uncover(dir string) error {
+	table, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return err
+	}
+	for _, line := range slices.Backward(strings.Split(strings.TrimSpace(string(table)), "\n")) {
+		if at := strings.Fields(line)[4]; strings.HasPrefix(at, dir+"/") {
+			if err := unix.Unmount(at, unix.MNT_DETACH); err != nil {
+				return fmt.Errorf("unmount %s: %w", at, err)
+			}
+		}
+	}
+	return nil
 }
 
 // copyEtc copies what the programs of a node read of /etc, which are plain files.

@@ -39,14 +39,20 @@ const (
 // imdsAddress is the metadata service's own.
 const imdsAddress = "169.254.169.254"
 
-// bareNode has ENIs, and nothing of the product but its images.
+// bareNode has so many ENIs, and nothing of the product but its images.
 func bareNode(t *testing.T, enis int) *stage {
+	t.Helper()
+	return bareNodeWith(t, newENIs(enis)...)
+}
+
+// bareNodeWith has these.
+func bareNodeWith(t *testing.T, enis ...eni) *stage {
 	t.Helper()
 	archive, err := nstest.Binary("image.tar")
 	if err != nil {
 		cluster.Unavailable(t, "bin/image.tar is not built; run: make image, which needs buildah")
 	}
-	s := newNode(t, enis)
+	s := newNode(t, enis...)
 	s.paths = productPaths()
 	s.ImportArchive(t, imageName+":"+shipped, archive)
 	s.mountSysfs()
@@ -94,27 +100,30 @@ func (s *stage) install(manifests string) {
 	})
 }
 
+// metrics are what the daemon serves at an address of the node.
+func (s *stage) metrics(host string) (string, error) {
+	s.Helper()
+	ctx, cancel := context.WithTimeout(s.Context(), callTimeout)
+	defer cancel()
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+net.JoinHostPort(host, "9616")+"/metrics", nil)
+	s.must(err)
+	answer, err := (&http.Client{Timeout: callTimeout}).Do(r)
+	if err != nil {
+		return "", err
+	}
+	defer answer.Body.Close()
+	text, err := io.ReadAll(answer.Body)
+	return string(text), err
+}
+
 // metricsAreServed at the address of the node, and at no other.
 func (s *stage) metricsAreServed() {
 	s.Helper()
-	get := func(host string) (string, error) {
-		ctx, cancel := context.WithTimeout(s.Context(), callTimeout)
-		defer cancel()
-		r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+net.JoinHostPort(host, "9616")+"/metrics", nil)
-		s.must(err)
-		answer, err := (&http.Client{Timeout: callTimeout}).Do(r)
-		if err != nil {
-			return "", err
-		}
-		defer answer.Body.Close()
-		text, err := io.ReadAll(answer.Body)
-		return string(text), err
-	}
-	text, err := get(node.IP)
+	text, err := s.metrics(node.IP)
 	if err != nil || !strings.Contains(text, "multi_eni_devices{phase=\"ready\"} 1\n") || !strings.Contains(text, "multi_eni_advertised_devices 1\n") {
 		s.Errorf("metrics: %v\n%s", err, text)
 	}
-	if _, err := get("127.0.0.1"); err == nil {
+	if _, err := s.metrics("127.0.0.1"); err == nil {
 		s.Error("metrics are served on 127.0.0.1 too")
 	}
 }
@@ -180,6 +189,8 @@ func (s *stage) installation(manifests string, looks ...func()) {
 	s.must(s.create("p1", a.resource()))
 	cluster.Eventually(t, "pod p1", settle, s.inPhase("p1", corev1.PodRunning))
 	s.must(s.hasDevice("p1", a))
+	has, err := s.addressesOf("p1")
+	s.must(errors.Join(err, want(strings.Join(has, " "), a.own()+"/24"))) // alone, it has the ENI's own
 	s.reads(a)
 	for _, look := range looks {
 		look()
@@ -221,7 +232,7 @@ func isDaemon(args []string) bool { return args[0] == "/multi-enid" }
 // files are those below the folders in which the product may write.
 func (s *stage) files() (all []string) {
 	s.Helper()
-	for _, dir := range []string{node.CNIBinDir, "/etc/multi-eni", "/etc/pcidp", "/run/multi-eni", "/var/lib/multi-eni", nodestate.DefaultAttachmentsDir} {
+	for _, dir := range []string{node.CNIBinDir, "/etc/multi-eni", "/etc/pcidp", "/run/multi-eni", "/var/lib/multi-eni", nodestate.DefaultAttachmentsDir, nodestate.DefaultLeaseDir} {
 		err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 			if err == nil && !d.IsDir() && d.Name() != "metacni" {
 				all = append(all, path)
@@ -273,7 +284,13 @@ func (s *stage) serveIMDS(state fakeimds.State) {
 // image's name put in as docs/install.md says.
 func (s *stage) render(folder, tag string) string {
 	s.Helper()
-	return cluster.Kustomize(s.T, fmt.Sprintf("resources: [DEPLOY/%s]\nimages: [{name: multi-eni-cni, newName: %s, newTag: %s}]\n", folder, imageName, tag))
+	return s.renderWith(folder, tag, "")
+}
+
+// renderWith has further lines in its kustomization besides.
+func (s *stage) renderWith(folder, tag, more string) string {
+	s.Helper()
+	return cluster.Kustomize(s.T, fmt.Sprintf("resources: [DEPLOY/%s]\nimages: [{name: multi-eni-cni, newName: %s, newTag: %s}]\n%s", folder, imageName, tag, more))
 }
 
 // applyAll applies a rendered folder, the CRDs first, as kubectl does.

@@ -44,11 +44,32 @@ func (s *stage) crash(r nodestate.Attachment) {
 	s.endNetns(r)
 }
 
+// orphan has a pod crash while the container runtime is down, which comes back
+// once the pod's attachment is released.
+func (s *stage) orphan(r nodestate.Attachment, released func() error) {
+	s.Helper()
+	s.KillContainerd()
+	started := false
+	s.Cleanup(func() {
+		if !started {
+			s.StartContainerd(cleanup{s.T})
+		}
+	})
+	s.crash(r)
+	took := cluster.Eventually(s.T, "release of the orphan", orphanGrace+30*time.Second, released)
+	s.Logf("released %v after its netns had gone", took)
+	if took < orphanGrace {
+		s.Errorf("released %v after its netns had gone, want no less than the grace of %v", took, orphanGrace)
+	}
+	s.StartContainerd(s.T)
+	started = true
+}
+
 // endNetns ends the netns of an attachment.
 //
 // A NIC comes back into the host when its netns dies, under the name that it had
 // there; the veth that stands in for one would die too. It is carried over by
-// hand.
+// hand. What a delegate has made on it dies.
 func (s *stage) endNetns(r nodestate.Attachment) {
 	s.Helper()
 	inside, err := netns.GetFromPath(r.Netns.Path)
@@ -59,6 +80,9 @@ func (s *stage) endNetns(r nodestate.Attachment) {
 	defer host.Close()
 	s.must(unix.Unmount(r.Netns.Path, unix.MNT_DETACH))
 	s.must(os.Remove(r.Netns.Path))
+	if !r.Mode.Exclusive() {
+		return
+	}
 	s.must(nstest.In(fmt.Sprintf("/proc/self/fd/%d", int(inside)), func() error {
 		l, err := netlink.LinkByName(r.IfName)
 		if err != nil {
@@ -110,21 +134,7 @@ func TestOrphan(t *testing.T) {
 	before, err := s.record("p1")
 	s.must(err)
 
-	s.KillContainerd()
-	started := false
-	t.Cleanup(func() {
-		if !started {
-			s.StartContainerd(cleanup{t})
-		}
-	})
-	s.crash(before)
-	took := cluster.Eventually(s.T, "release of the orphan", orphanGrace+30*time.Second, s.unheld)
-	t.Logf("released %v after its netns had gone", took)
-	if took < orphanGrace {
-		t.Errorf("released %v after its netns had gone, want no less than the grace of %v", took, orphanGrace)
-	}
-	s.StartContainerd(t)
-	started = true
+	s.orphan(before, s.unheld)
 	// The kubelet makes the pod's sandbox again.
 	cluster.Eventually(s.T, "the pod's device again", settle, func() error {
 		now, err := s.record("p1")

@@ -106,16 +106,21 @@ func (s *stage) allocatable(name string) (int64, error) {
 
 // create makes a pod with one device of a resource.
 func (s *stage) create(name, resourceName string) error {
+	return s.createPod(name, corev1.ResourceList{corev1.ResourceName(resourceName): resource.MustParse("1")})
+}
+
+// createPod makes a pod with such limits.
+func (s *stage) createPod(name string, limits corev1.ResourceList) error {
 	ctx, cancel := context.WithTimeout(s.Context(), callTimeout)
 	defer cancel()
-	one, grace := resource.MustParse("1"), int64(1)
+	grace := int64(1)
 	_, err := s.Admin.CoreV1().Pods("default").Create(ctx, &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Name: name},
 		Spec: corev1.PodSpec{
 			TerminationGracePeriodSeconds: &grace,
 			Containers: []corev1.Container{{
 				Name: "main", Image: node.PauseImage, ImagePullPolicy: corev1.PullNever,
-				Resources: corev1.ResourceRequirements{Limits: corev1.ResourceList{corev1.ResourceName(resourceName): one}},
+				Resources: corev1.ResourceRequirements{Limits: limits},
 			}},
 		},
 	}, metav1.CreateOptions{})

@@ -48,7 +48,14 @@ type eni struct {
 	letter string
 	id     string // the ENI's
 	subnet string
+	// more are the addresses that it has besides its primary one.
+	more addresses
+	// shared: pods share it, and its NodeENI offers nothing.
+	shared bool
 }
+
+// addresses are what the metadata list of an ENI.
+type addresses struct{ ipv4, ipv6, prefixes []string }
 
 func newENI(i int) eni {
 	letter := string(rune('a' + i))
@@ -58,10 +65,39 @@ func newENI(i int) eni {
 	}
 }
 
+func newENIs(n int) (all []eni) {
+	for i := range n {
+		all = append(all, newENI(i))
+	}
+	return all
+}
+
 func (e eni) resource() string { return "intel.com/net_" + e.letter }
 
+// ip is an IPv4 address of the subnet: the router's is the first, the ENI's own
+// the tenth.
+func (e eni) ip(n int) string { return fmt.Sprintf("10.0.%d.%d", e.letter[0]-'a'+2, n) }
+
+// ip6 is an IPv6 address of the subnet.
+func (e eni) ip6(n int) string { return fmt.Sprintf("fd00:%d::%x", e.letter[0]-'a'+2, n) }
+
+// own is the primary address of the ENI.
+func (e eni) own() string { return e.ip(10) }
+
 // cidr is the subnet of the ENI.
-func (e eni) cidr() string { return fmt.Sprintf("10.0.%d.0/24", e.letter[0]-'a'+2) }
+func (e eni) cidr() string { return e.ip(0) + "/24" }
+
+// metadata are what the instance metadata say of the ENI.
+func (e eni) metadata(index int) fakeimds.ENI {
+	out := fakeimds.ENI{
+		ID: e.id, MAC: e.MAC, DeviceIndex: index, SubnetID: e.subnet, SubnetIPv4CIDR: e.cidr(), VPCIPv4CIDRs: []string{"10.0.0.0/16"},
+		IPv4s: append([]string{e.own()}, e.more.ipv4...), IPv4Prefixes: e.more.prefixes, IPv6s: e.more.ipv6,
+	}
+	if out.IPv6s != nil {
+		out.SubnetIPv6CIDR = []string{e.ip6(0) + "/64"}
+	}
+	return out
+}
 
 // stage is a node on which everything runs: a cluster, ENIs of veth pairs with a
 // recorded sysfs, instance metadata, the daemon, and the plugin behind metacni.
@@ -74,6 +110,8 @@ type stage struct {
 	metadata fakeimds.State
 	dir      string
 	paths    paths
+	// shared is the netconf of pods that ask for no device; nil for none.
+	shared map[string]any
 
 	daemon    *plane.Process
 	daemonEnv []string
@@ -91,7 +129,7 @@ func productPaths() paths {
 // newStage has the daemon as a process, with all files in a folder of the test.
 func newStage(t *testing.T, enis int) *stage {
 	t.Helper()
-	s := newNode(t, enis)
+	s := newNode(t, newENIs(enis)...)
 	s.paths = paths{s.path("pcidp/config.json"), s.path("inventory.json"), s.path("state"), s.path("attachments")}
 	s.deploy()
 	imds := fakeimds.Start(t, fakeimds.Config{State: s.metadata})
@@ -105,7 +143,7 @@ func newStage(t *testing.T, enis int) *stage {
 }
 
 // newNode is a node with ENIs, and nothing of the product.
-func newNode(t *testing.T, enis int) *stage {
+func newNode(t *testing.T, enis ...eni) *stage {
 	t.Helper()
 	s := &stage{T: t, Node: node.Start(t), dir: t.TempDir()}
 	d, err := dynamic.NewForConfig(s.Config)
@@ -117,15 +155,11 @@ func newNode(t *testing.T, enis int) *stage {
 	s.metadata = fakeimds.State{InstanceID: instanceID, ENIs: []fakeimds.ENI{
 		{ID: "eni-0a1b2c3d4e5f60000", MAC: "02:00:00:00:00:00", Primary: true, SubnetID: "subnet-0a1b2c3d4e5f60000", SubnetIPv4CIDR: "10.0.0.0/24", IPv4s: []string{"10.0.0.10"}},
 	}}
-	for i := range enis {
-		e := newENI(i)
+	s.enis = enis
+	for i, e := range enis {
 		s.must(s.host.Attach(e.ENI))
 		s.Cleanup(func() { s.must(s.host.Detach(e.ENI)) })
-		s.enis = append(s.enis, e)
-		s.metadata.ENIs = append(s.metadata.ENIs, fakeimds.ENI{
-			ID: e.id, MAC: e.MAC, DeviceIndex: i + 1, SubnetID: e.subnet, SubnetIPv4CIDR: e.cidr(),
-			IPv4s: []string{netip.MustParsePrefix(e.cidr()).Addr().Next().String()},
-		})
+		s.metadata.ENIs = append(s.metadata.ENIs, e.metadata(i+1))
 	}
 	s.Cleanup(s.empty)
 	return s
@@ -175,7 +209,7 @@ func (s *stage) installPlugin(binary string) {
 
 // useNetconf makes the network of new pods: eth0 from a bridge, and by this
 // netconf, with addresses unless it has its own ipam, what the kubelet has
-// allocated.
+// allocated; to whom it has allocated nothing, what pods share.
 func (s *stage) useNetconf(device map[string]any) {
 	s.Helper()
 	s.installPlugin("kube/metacni")
@@ -207,12 +241,15 @@ func (s *stage) netconf(device map[string]any) string {
 	if device["ipam"] == nil {
 		device["ipam"] = hostLocal("10.0.2.0/24", "leases")
 	}
-	conf := object{"cniVersion": "1.0.0", "name": "node", "plugins": []any{object{
+	plugin := object{
 		"type": "metacni", "dataDir": s.path("metacni"), "podResources": node.PodResourcesSocket,
 		"default": object{"cniVersion": "1.0.0", "name": "default", "type": "bridge", "bridge": "cni0", "isGateway": true, "ipam": hostLocal("10.89.0.0/24", "leases-default")},
 		"device":  device,
-	}}}
-	b, err := json.Marshal(conf)
+	}
+	if s.shared != nil {
+		plugin["shared"] = s.shared
+	}
+	b, err := json.Marshal(object{"cniVersion": "1.0.0", "name": "node", "plugins": []any{plugin}})
 	s.must(err)
 	return string(b)
 }
@@ -255,9 +292,12 @@ func (s *stage) declare(e eni) error {
 	ctx, cancel := context.WithTimeout(s.Context(), callTimeout)
 	defer cancel()
 	index := int64(e.letter[0]-'a') + 1
+	spec := map[string]any{"nodeSelector": map[string]any{"kubernetes.io/hostname": node.Name}, "subnetID": e.subnet, "deviceIndex": index, "securityGroupIDs": []any{"sg-0a1b2c3d4e5f60001"}}
+	if !e.shared {
+		spec["dpdkResourceName"] = e.resource()
+	}
 	u := &unstructured.Unstructured{Object: map[string]any{
-		"apiVersion": "networking.k8s.aws/v1alpha1", "kind": "NodeENI", "metadata": map[string]any{"name": e.letter},
-		"spec": map[string]any{"nodeSelector": map[string]any{"kubernetes.io/hostname": node.Name}, "subnetID": e.subnet, "deviceIndex": index, "securityGroupIDs": []any{"sg-0a1b2c3d4e5f60001"}, "dpdkResourceName": e.resource()},
+		"apiVersion": "networking.k8s.aws/v1alpha1", "kind": "NodeENI", "metadata": map[string]any{"name": e.letter}, "spec": spec,
 	}}
 	u, err := s.nodeENIs.Create(ctx, u, metav1.CreateOptions{})
 	if err != nil {
@@ -308,17 +348,20 @@ func (s *stage) records() ([]nodestate.Attachment, error) {
 	return all, err
 }
 
-// leases are the addresses that pods' devices have.
-func (s *stage) leases() ([]string, error) {
+// leases are the addresses that pods' devices have, by host-local and by eni-ipam.
+func (s *stage) leases() (out []string, err error) {
 	entries, err := os.ReadDir(s.path("leases/dataplane"))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
 	}
-	var out []string
 	for _, e := range entries {
 		if _, err := netip.ParseAddr(e.Name()); err == nil {
 			out = append(out, e.Name())
 		}
+	}
+	held, err := nodestate.LeaseDir(nodestate.DefaultLeaseDir).Held()
+	for _, l := range held {
+		out = append(out, l.Address.String())
 	}
 	return out, err
 }
