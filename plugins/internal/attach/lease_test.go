@@ -514,6 +514,7 @@ func TestStandalone(t *testing.T) {
 	if r, code, msg := runBinary(t, own, "ADD", pod(map[string]any{"type": "something"})); code != 0 || !slices.Equal(addresses(r), []string{"10.0.2.16/24"}) {
 		t.Errorf("select: %v, code %d: %s", r, code, msg)
 	}
+	e.standaloneAgain(own, conf)
 	delete(ipam, "select")
 	for name, tt := range map[string]struct {
 		conf map[string]any
@@ -529,6 +530,88 @@ func TestStandalone(t *testing.T) {
 			t.Errorf("%s: code %d: %s", name, code, msg)
 		}
 	}
+}
+
+// standaloneAgain: container and interface say whose a lease is, and each ENI's
+// leases have a lock of their own. Its .16 is leased already.
+func (e *env) standaloneAgain(own string, conf func(map[string]any) []byte) {
+	t := e.t
+	t.Helper()
+	args := e.pod(nil)
+	args.StdinData = conf(map[string]any{"type": "something"})
+	gives := func(verb, ifname, want string) {
+		t.Helper()
+		a := *args
+		a.IfName = ifname
+		r, code, msg := runBinary(t, own, verb, &a)
+		var got string
+		if r != nil {
+			got = strings.Join(addresses(r), " ")
+		}
+		if code != 0 || got != want {
+			t.Errorf("%s of %s: %q, code %d: %s; want %q", verb, ifname, got, code, msg, want)
+		}
+	}
+	other, err := nodestate.LeaseDir(e.file("leases")).Lock(t.Context(), e.inv.BootID, e.inv.Devices[0].ENIID)
+	must(t, err)
+	defer other.Close() // an ADD that waited for it would fail
+	gives("ADD", "net1", "10.0.2.17/24")
+	gives("ADD", "net1", "10.0.2.17/24")
+	second := *args
+	second.IfName = "net2"
+	if _, code, msg := runBinary(t, own, "ADD", &second); code != 11 || !strings.Contains(msg, "2 leased") {
+		t.Errorf("another interface of the container: code %d: %s", code, msg)
+	}
+	gives("DEL", "net2", "")
+	gives("ADD", "net1", "10.0.2.17/24")
+	gives("DEL", "net1", "")
+	gives("ADD", "net2", "10.0.2.17/24")
+	gives("DEL", "net2", "")
+}
+
+// TestLeaseFromPrefixes: an address out of a prefix has the length of the subnet.
+func TestLeaseFromPrefixes(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	e := newEnv(t)
+	conf := e.sharing(map[string]any{"families": []string{"ipv4", "ipv6"}}, "10.0.2.15/24", "fd00:2::15/64")
+	e.inv.Devices[len(e.inv.Devices)-1].Prefixes = []netip.Prefix{mustPrefix("10.0.2.32/28"), mustPrefix("fd00:2:0:0:1::/80")}
+	e.writeInventory()
+	for _, want := range [][]string{{"10.0.2.32/24", "fd00:2:0:0:1::/64"}, {"10.0.2.33/24", "fd00:2::1:0:0:1/64"}} {
+		args := e.pod(conf)
+		r := e.add(args)
+		if got := addresses(r); !slices.Equal(got, want) {
+			t.Errorf("addresses %v, want %v", got, want)
+		}
+		inPod(t, args, func(in *link.Handle, l link.Link) error {
+			have, err := in.Addresses(l.Index)
+			for _, p := range want {
+				if !slices.Contains(have, mustPrefix(p)) {
+					t.Errorf("%s is not on the interface: %v", p, have)
+				}
+			}
+			for _, dst := range []string{"0.0.0.0/0", "10.0.0.0/16"} { // nobody has asked for these
+				if ok, herr := in.HasRoute(l.Index, link.Route{Dst: mustPrefix(dst), Gateway: netip.MustParseAddr("10.0.2.1")}); ok || herr != nil {
+					t.Errorf("route to %s: %v, %v", dst, ok, herr)
+				}
+			}
+			return err
+		})
+		_, err := run(&attach.Plugin{}, "CHECK", withPrev(t, args, r))
+		must(t, err)
+		defer e.del(args)
+	}
+	e.refused("ADD", withIP(e.pod(conf), "fd00:2:0:0:1::1"), 101, "fd00:2::1:0:0:1 is held by pod shop/pod-")
+	asked := e.pod(conf)
+	var fields map[string]any
+	must(t, json.Unmarshal(asked.StdinData, &fields))
+	fields["runtimeConfig"] = map[string]any{"ips": []string{"10.0.2.40/24", "fd00:2:0:0:1:2:3:4"}}
+	asked.StdinData, _ = json.Marshal(fields)
+	if got := addresses(e.add(asked)); !slices.Equal(got, []string{"10.0.2.40/24", "fd00:2::1:2:3:4/64"}) {
+		t.Errorf("runtimeConfig.ips: %v", got)
+	}
+	e.del(asked)
 }
 
 // TestLeasePolicy: under a policy the folder of leases is not a tenant's to choose.

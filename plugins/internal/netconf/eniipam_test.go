@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -125,7 +126,7 @@ func TestParseIPAM(t *testing.T) {
 		}
 	}
 	c, err := ParseIPAM([]byte(`{"type":"macvlan","master":"eth1","ipam":{"type":"eni-ipam","inventory":"/i","dataDir":"/d"}}`))
-	if err != nil || c.Interface != "eth1" || !c.Delegate.Shared || c.Paths.Inventory != "/i" || c.Paths.LeaseDir != "/d" {
+	if err != nil || c.Interface != "eth1" || !c.Delegate.Shared || c.Paths.Inventory != "/i" || c.Paths.LeaseDir != "/d" || c.ENIIPAM.CoolDown != 30*time.Second {
 		t.Errorf("%+v, %v", c, err)
 	}
 	if err := (*Policy)(&nodestate.Policy{IPAM: []string{ENIIPAMType}}).CheckIPAM(c); err == nil || !strings.Contains(err.Error(), "ipam.dataDir") {
