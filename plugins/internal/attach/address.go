@@ -30,8 +30,8 @@ var (
 	}
 )
 
-// kindMacvlan is the kind of link that has a MAC of its own, and so must tell its
-// neighbours whose an address is now that another pod had before.
+// kindMacvlan is the kind of link that has a MAC of its own, but as passthru, and so
+// must tell its neighbours whose an address is now that another pod had before.
 const kindMacvlan = "macvlan"
 
 // configure gives the interface in the container its sysctls, addresses and
@@ -57,7 +57,7 @@ func (c *call) configure(d *claimed, in *link.Handle, l link.Link, result *types
 		result.IPs[i].Interface = types100.Int(0)
 	}
 	up := func() error { return in.SetUp(l.Index) }
-	if l.Up && l.Kind == kindMacvlan { // the delegate has brought it up, without an address
+	if l.Up && l.Kind == kindMacvlan && l.MAC != d.link.MAC { // the delegate has brought it up, without an address
 		up = func() error { return in.Announce(l) }
 	}
 	if err := c.step("up", up); err != nil {

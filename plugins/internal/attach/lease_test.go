@@ -12,13 +12,10 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/containernetworking/cni/pkg/skel"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/google/go-cmp/cmp"
-	"github.com/vishvananda/netlink"
-
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/plugins/internal/attach"
@@ -139,58 +136,6 @@ func TestLease(t *testing.T) {
 	must(t, os.RemoveAll(e.file("leases")))
 	e.refused("CHECK", withPrev(t, first, r), 104, "10.0.2.16 is not leased")
 	e.del(first)
-}
-
-// TestLeaseIsAnnounced: neighbours that know an address of a pod that has ended
-// learn at once that another one has it.
-func TestLeaseIsAnnounced(t *testing.T) {
-	if nstest.Outside(t) {
-		return
-	}
-	e := newEnv(t)
-	conf := e.sharing(map[string]any{"coolDown": 0, "families": []string{"ipv4", "ipv6"}}, "10.0.2.15/24", "10.0.2.16/24", "fd00:2::15/64", "fd00:2::16/64")
-	must(t, e.node.AddPeerAddress("10.0.2.1/24"))
-	must(t, e.node.AddPeerAddress("fd00:2::1/64"))
-	h, err := link.Open()
-	must(t, err)
-	defer h.Close()
-	master, err := h.ByName("ens12")
-	must(t, err)
-	must(t, h.SetUp(master.Index))
-	e.path = copyBinaries(t, e, "macvlan")
-	addrs := map[string]string{"10.0.2.16": "10.0.2.1", "fd00:2::16": "fd00:2::1"}
-	for i := range 3 {
-		args := e.pod(conf)
-		r := e.add(args)
-		mac := r.Interfaces[0].Mac
-		for own, peer := range addrs {
-			for begin := time.Now(); i > 0 && e.neighbour(own) != mac; <-time.After(10 * time.Millisecond) {
-				if time.Since(begin) > 5*time.Second {
-					t.Fatalf("the peer knows %s as %q, not as %s", own, e.neighbour(own), mac)
-				}
-			}
-			must(t, nstest.Reach(t.Context(), args.Netns, netip.MustParseAddr(own), e.node.VPC, netip.MustParseAddr(peer)))
-			if got := e.neighbour(own); got != mac {
-				t.Errorf("the peer knows %s as %q, want %q", own, got, mac)
-			}
-		}
-		e.del(args)
-	}
-}
-
-// neighbour is the MAC that the peers in the VPC know of an address; "" for none.
-func (e *env) neighbour(address string) (mac string) {
-	e.t.Helper()
-	must(e.t, e.node.InVPC(func() error {
-		all, err := netlink.NeighList(0, netlink.FAMILY_ALL)
-		for _, n := range all {
-			if n.IP.String() == address {
-				mac = n.HardwareAddr.String()
-			}
-		}
-		return err
-	}))
-	return mac
 }
 
 // TestLeaseEveryStep fails and kills ADD and DEL at each step: no address stays
@@ -439,181 +384,6 @@ func TestENIIPAMWithHostDevice(t *testing.T) {
 	}
 }
 
-// TestStandalone runs the eni-ipam binary below the reference plugins, as their
-// users do.
-func TestStandalone(t *testing.T) {
-	if nstest.Outside(t) {
-		return
-	}
-	e := newEnv(t)
-	e.sharing(map[string]any{}, "10.0.2.15/24", "10.0.2.16/24", "10.0.2.17/24")
-	shared := e.inv.Devices[len(e.inv.Devices)-1]
-	e.inv.Devices[0].Addresses = []netip.Prefix{mustPrefix("10.0.2.25/24"), mustPrefix("10.0.2.26/24")}
-	e.writeInventory()
-	own, err := nstest.Binary("eni-ipam")
-	must(t, err)
-	e.path = copyBinaries(t, e, "macvlan", "host-device") + ":" + filepath.Dir(own)
-	ipam := map[string]any{"type": "eni-ipam", "dataDir": e.file("leases"), "inventory": e.file("inventory.json"), "coolDown": 0}
-	conf := func(more map[string]any) []byte {
-		all := map[string]any{"cniVersion": "1.1.0", "name": "plain", "ipam": ipam}
-		for k, v := range more {
-			all[k] = v
-		}
-		data, err := json.Marshal(all)
-		must(t, err)
-		return data
-	}
-	macvlan := map[string]any{"type": "macvlan", "master": "ens12"}
-	pod := func(more map[string]any) *skel.CmdArgs {
-		args := e.pod(nil)
-		args.StdinData = conf(more)
-		return args
-	}
-	first, second, third := pod(macvlan), pod(macvlan), pod(macvlan)
-	r, code, msg := runBinary(t, e.file("bin", "macvlan"), "ADD", first)
-	if code != 0 || !slices.Equal(addresses(r), []string{"10.0.2.16/24"}) || r.IPs[0].Gateway.String() != "10.0.2.1" {
-		t.Fatalf("ADD: %v, code %d: %s", r, code, msg)
-	}
-	if _, code, msg := runBinary(t, e.file("bin", "macvlan"), "CHECK", withPrev(t, first, r)); code != 0 {
-		t.Errorf("CHECK: code %d: %s", code, msg)
-	}
-	if r, code, msg := runBinary(t, e.file("bin", "macvlan"), "ADD", second); code != 0 || !slices.Equal(addresses(r), []string{"10.0.2.17/24"}) {
-		t.Errorf("second ADD: %v, code %d: %s", r, code, msg)
-	}
-	if _, code, msg := runBinary(t, e.file("bin", "macvlan"), "ADD", third); code != 11 || !strings.Contains(msg, "none of the 2 ipv4 addresses") {
-		t.Errorf("third ADD: code %d: %s", code, msg)
-	}
-	if _, code, msg := runBinary(t, own, "STATUS", first); code != 0 {
-		t.Errorf("STATUS: code %d: %s", code, msg)
-	}
-	for range 2 {
-		if _, code, msg := runBinary(t, e.file("bin", "macvlan"), "DEL", first); code != 0 {
-			t.Errorf("DEL: code %d: %s", code, msg)
-		}
-	}
-	must(t, nstest.DeleteNetns(second.Netns))
-	gc := *second
-	gc.StdinData = conf(map[string]any{"type": "macvlan", "master": "ens12", "cni.dev/valid-attachments": []any{}})
-	if _, code, msg := runBinary(t, own, "GC", &gc); code != 0 {
-		t.Errorf("GC: code %d: %s", code, msg)
-	}
-	if held := e.held(); held != nil {
-		t.Errorf("held: %v", held)
-	}
-
-	// host-device has the ENI alone: its primary address, by the PCI address; and
-	// ipam.select names an ENI where nothing else does.
-	whole := pod(map[string]any{"type": "host-device", "device": "eth1"})
-	if r, code, msg := runBinary(t, e.file("bin", "host-device"), "ADD", whole); code != 0 || !slices.Equal(addresses(r), []string{"10.0.2.25/24"}) {
-		t.Errorf("host-device: %v, code %d: %s", r, code, msg)
-	}
-	if _, code, msg := runBinary(t, e.file("bin", "host-device"), "DEL", whole); code != 0 {
-		t.Errorf("host-device: DEL: code %d: %s", code, msg)
-	}
-	ipam["select"] = map[string]any{"nodeENI": shared.NodeENI}
-	if r, code, msg := runBinary(t, own, "ADD", pod(map[string]any{"type": "something"})); code != 0 || !slices.Equal(addresses(r), []string{"10.0.2.16/24"}) {
-		t.Errorf("select: %v, code %d: %s", r, code, msg)
-	}
-	e.standaloneAgain(own, conf)
-	delete(ipam, "select")
-	for name, tt := range map[string]struct {
-		conf map[string]any
-		code uint
-		want string
-	}{
-		"no ENI":     {map[string]any{"type": "bridge"}, 7, "ipam.select: names no ENI"},
-		"no link":    {map[string]any{"type": "macvlan", "master": "eth9"}, 100, "eth9 is neither the host's"},
-		"not an ENI": {map[string]any{"type": "macvlan", "master": "lo"}, 100, "lo has no hardware address"},
-		"vlan":       {map[string]any{"type": "vlan", "master": "ens12"}, 7, "no VLANs"},
-	} {
-		if _, code, msg := runBinary(t, own, "ADD", pod(tt.conf)); code != tt.code || !strings.Contains(msg, tt.want) {
-			t.Errorf("%s: code %d: %s", name, code, msg)
-		}
-	}
-}
-
-// standaloneAgain: container and interface say whose a lease is, and each ENI's
-// leases have a lock of their own. Its .16 is leased already.
-func (e *env) standaloneAgain(own string, conf func(map[string]any) []byte) {
-	t := e.t
-	t.Helper()
-	args := e.pod(nil)
-	args.StdinData = conf(map[string]any{"type": "something"})
-	gives := func(verb, ifname, want string) {
-		t.Helper()
-		a := *args
-		a.IfName = ifname
-		r, code, msg := runBinary(t, own, verb, &a)
-		var got string
-		if r != nil {
-			got = strings.Join(addresses(r), " ")
-		}
-		if code != 0 || got != want {
-			t.Errorf("%s of %s: %q, code %d: %s; want %q", verb, ifname, got, code, msg, want)
-		}
-	}
-	other, err := nodestate.LeaseDir(e.file("leases")).Lock(t.Context(), e.inv.BootID, e.inv.Devices[0].ENIID)
-	must(t, err)
-	defer other.Close() // an ADD that waited for it would fail
-	gives("ADD", "net1", "10.0.2.17/24")
-	gives("ADD", "net1", "10.0.2.17/24")
-	second := *args
-	second.IfName = "net2"
-	if _, code, msg := runBinary(t, own, "ADD", &second); code != 11 || !strings.Contains(msg, "2 leased") {
-		t.Errorf("another interface of the container: code %d: %s", code, msg)
-	}
-	gives("DEL", "net2", "")
-	gives("ADD", "net1", "10.0.2.17/24")
-	gives("DEL", "net1", "")
-	gives("ADD", "net2", "10.0.2.17/24")
-	gives("DEL", "net2", "")
-}
-
-// TestLeaseFromPrefixes: an address out of a prefix has the length of the subnet.
-func TestLeaseFromPrefixes(t *testing.T) {
-	if nstest.Outside(t) {
-		return
-	}
-	e := newEnv(t)
-	conf := e.sharing(map[string]any{"families": []string{"ipv4", "ipv6"}}, "10.0.2.15/24", "fd00:2::15/64")
-	e.inv.Devices[len(e.inv.Devices)-1].Prefixes = []netip.Prefix{mustPrefix("10.0.2.32/28"), mustPrefix("fd00:2:0:0:1::/80")}
-	e.writeInventory()
-	for _, want := range [][]string{{"10.0.2.32/24", "fd00:2:0:0:1::/64"}, {"10.0.2.33/24", "fd00:2::1:0:0:1/64"}} {
-		args := e.pod(conf)
-		r := e.add(args)
-		if got := addresses(r); !slices.Equal(got, want) {
-			t.Errorf("addresses %v, want %v", got, want)
-		}
-		inPod(t, args, func(in *link.Handle, l link.Link) error {
-			have, err := in.Addresses(l.Index)
-			for _, p := range want {
-				if !slices.Contains(have, mustPrefix(p)) {
-					t.Errorf("%s is not on the interface: %v", p, have)
-				}
-			}
-			for _, dst := range []string{"0.0.0.0/0", "10.0.0.0/16"} { // nobody has asked for these
-				if ok, herr := in.HasRoute(l.Index, link.Route{Dst: mustPrefix(dst), Gateway: netip.MustParseAddr("10.0.2.1")}); ok || herr != nil {
-					t.Errorf("route to %s: %v, %v", dst, ok, herr)
-				}
-			}
-			return err
-		})
-		_, err := run(&attach.Plugin{}, "CHECK", withPrev(t, args, r))
-		must(t, err)
-		defer e.del(args)
-	}
-	e.refused("ADD", withIP(e.pod(conf), "fd00:2:0:0:1::1"), 101, "fd00:2::1:0:0:1 is held by pod shop/pod-")
-	asked := e.pod(conf)
-	var fields map[string]any
-	must(t, json.Unmarshal(asked.StdinData, &fields))
-	fields["runtimeConfig"] = map[string]any{"ips": []string{"10.0.2.40/24", "fd00:2:0:0:1:2:3:4"}}
-	asked.StdinData, _ = json.Marshal(fields)
-	if got := addresses(e.add(asked)); !slices.Equal(got, []string{"10.0.2.40/24", "fd00:2::1:2:3:4/64"}) {
-		t.Errorf("runtimeConfig.ips: %v", got)
-	}
-	e.del(asked)
-}
-
 // TestLeasePolicy: under a policy the folder of leases is not a tenant's to choose.
 func TestLeasePolicy(t *testing.T) {
 	if nstest.Outside(t) {
@@ -679,44 +449,4 @@ func TestRetiring(t *testing.T) {
 	}
 	e.del(alone)
 	e.refused("ADD", withIP(e.pod(map[string]any{"select": map[string]any{"nodeENI": "a"}, "ipam": ipam}), "10.0.2.26"), 102, "10.0.2.26 was asked for")
-}
-
-// TestAloneAfterSharing: who has the ENI alone may ask for any address that it
-// owns, and gets none that a pod which shared it had a moment ago.
-func TestAloneAfterSharing(t *testing.T) {
-	if nstest.Outside(t) {
-		return
-	}
-	e := newEnv(t)
-	conf := e.sharing(map[string]any{}, "10.0.2.15/24", "10.0.2.16/24", "10.0.2.17/24")
-	d := &e.inv.Devices[len(e.inv.Devices)-1]
-	d.Prefixes = []netip.Prefix{mustPrefix("10.0.2.32/28"), mustPrefix("10.0.2.48/28")}
-	e.writeInventory()
-	sharer := e.pod(conf)
-	e.add(sharer)
-	e.del(sharer)
-	l, err := nodestate.LeaseDir(e.file("leases")).Lock(t.Context(), e.inv.BootID, d.ENIID)
-	must(t, err)
-	l.Retiring = []netip.Prefix{mustPrefix("10.0.2.48/28")}
-	must(t, l.Save())
-	l.Close()
-
-	alone := func(which, ip string) *skel.CmdArgs {
-		return withIP(e.pod(map[string]any{"select": map[string]any{"nodeENI": "shared"}, "ipam": map[string]any{"type": "eni-ipam", "dataDir": e.file("leases"), "addresses": which}}), ip)
-	}
-	gets := func(which, ip string, want ...string) {
-		t.Helper()
-		args := alone(which, ip)
-		if got := addresses(e.add(args)); !slices.Equal(got, want) {
-			t.Errorf("%s %s: %v, want %v", which, ip, got, want)
-		}
-		e.del(args)
-	}
-	gets("one", "", "10.0.2.15/24")
-	gets("one", "10.0.2.40,10.0.2.17", "10.0.2.40/24", "10.0.2.17/24")
-	e.refused("ADD", alone("one", "10.0.2.16"), 11, "10.0.2.16 was released a moment ago and is free in")
-	e.refused("ADD", alone("all", ""), 11, "10.0.2.16 was released a moment ago")
-	e.refused("ADD", alone("one", "10.0.2.50"), 102, "10.0.2.50 was asked for", "has 10.0.2.15, 10.0.2.16, 10.0.2.17, 10.0.2.32/28:")
-	must(t, os.RemoveAll(e.file("leases")))
-	gets("all", "", "10.0.2.15/24", "10.0.2.16/24", "10.0.2.17/24")
 }

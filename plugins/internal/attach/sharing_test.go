@@ -1,0 +1,155 @@
+package attach_test
+
+import (
+	"encoding/json"
+	"net/netip"
+	"os"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/containernetworking/cni/pkg/skel"
+	"github.com/vishvananda/netlink"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/link"
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+	"github.com/multi-eni/multi-eni-cni/plugins/internal/attach"
+	"github.com/multi-eni/multi-eni-cni/test/nstest"
+)
+
+// TestLeaseIsAnnounced: neighbours that know an address of a pod that has ended
+// learn at once that another one has it.
+func TestLeaseIsAnnounced(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	e := newEnv(t)
+	conf := e.sharing(map[string]any{"coolDown": 0, "families": []string{"ipv4", "ipv6"}}, "10.0.2.15/24", "10.0.2.16/24", "fd00:2::15/64", "fd00:2::16/64")
+	must(t, e.node.AddPeerAddress("10.0.2.1/24"))
+	must(t, e.node.AddPeerAddress("fd00:2::1/64"))
+	h, err := link.Open()
+	must(t, err)
+	defer h.Close()
+	master, err := h.ByName("ens12")
+	must(t, err)
+	must(t, h.SetUp(master.Index))
+	e.path = copyBinaries(t, e, "macvlan")
+	addrs := map[string]string{"10.0.2.16": "10.0.2.1", "fd00:2::16": "fd00:2::1"}
+	for i := range 3 {
+		args := e.pod(conf)
+		r := e.add(args)
+		mac := r.Interfaces[0].Mac
+		for own, peer := range addrs {
+			for begin := time.Now(); i > 0 && e.neighbour(own) != mac; <-time.After(10 * time.Millisecond) {
+				if time.Since(begin) > 5*time.Second {
+					t.Fatalf("the peer knows %s as %q, not as %s", own, e.neighbour(own), mac)
+				}
+			}
+			must(t, nstest.Reach(t.Context(), args.Netns, netip.MustParseAddr(own), e.node.VPC, netip.MustParseAddr(peer)))
+			if got := e.neighbour(own); got != mac {
+				t.Errorf("the peer knows %s as %q, want %q", own, got, mac)
+			}
+		}
+		e.del(args)
+	}
+}
+
+// neighbour is the MAC that the peers in the VPC know of an address; "" for none.
+func (e *env) neighbour(address string) (mac string) {
+	e.t.Helper()
+	must(e.t, e.node.InVPC(func() error {
+		all, err := netlink.NeighList(0, netlink.FAMILY_ALL)
+		for _, n := range all {
+			if n.IP.String() == address {
+				mac = n.HardwareAddr.String()
+			}
+		}
+		return err
+	}))
+	return mac
+}
+
+// TestLeaseFromPrefixes: an address out of a prefix has the length of the subnet.
+func TestLeaseFromPrefixes(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	e := newEnv(t)
+	conf := e.sharing(map[string]any{"families": []string{"ipv4", "ipv6"}}, "10.0.2.15/24", "fd00:2::15/64")
+	e.inv.Devices[len(e.inv.Devices)-1].Prefixes = []netip.Prefix{mustPrefix("10.0.2.32/28"), mustPrefix("fd00:2:0:0:1::/80")}
+	e.writeInventory()
+	for _, want := range [][]string{{"10.0.2.32/24", "fd00:2:0:0:1::/64"}, {"10.0.2.33/24", "fd00:2::1:0:0:1/64"}} {
+		args := e.pod(conf)
+		r := e.add(args)
+		if got := addresses(r); !slices.Equal(got, want) {
+			t.Errorf("addresses %v, want %v", got, want)
+		}
+		inPod(t, args, func(in *link.Handle, l link.Link) error {
+			have, err := in.Addresses(l.Index)
+			for _, p := range want {
+				if !slices.Contains(have, mustPrefix(p)) {
+					t.Errorf("%s is not on the interface: %v", p, have)
+				}
+			}
+			for _, dst := range []string{"0.0.0.0/0", "10.0.0.0/16"} { // nobody has asked for these
+				if ok, herr := in.HasRoute(l.Index, link.Route{Dst: mustPrefix(dst), Gateway: netip.MustParseAddr("10.0.2.1")}); ok || herr != nil {
+					t.Errorf("route to %s: %v, %v", dst, ok, herr)
+				}
+			}
+			return err
+		})
+		_, err := run(&attach.Plugin{}, "CHECK", withPrev(t, args, r))
+		must(t, err)
+		defer e.del(args)
+	}
+	e.refused("ADD", withIP(e.pod(conf), "fd00:2:0:0:1::1"), 101, "fd00:2::1:0:0:1 is held by pod shop/pod-")
+	asked := e.pod(conf)
+	var fields map[string]any
+	must(t, json.Unmarshal(asked.StdinData, &fields))
+	fields["runtimeConfig"] = map[string]any{"ips": []string{"10.0.2.40/24", "fd00:2:0:0:1:2:3:4"}}
+	asked.StdinData, _ = json.Marshal(fields)
+	if got := addresses(e.add(asked)); !slices.Equal(got, []string{"10.0.2.40/24", "fd00:2::1:2:3:4/64"}) {
+		t.Errorf("runtimeConfig.ips: %v", got)
+	}
+	e.del(asked)
+}
+
+// TestAloneAfterSharing: who has the ENI alone may ask for any address that it
+// owns, and gets none that a pod which shared it had a moment ago.
+func TestAloneAfterSharing(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	e := newEnv(t)
+	conf := e.sharing(map[string]any{}, "10.0.2.15/24", "10.0.2.16/24", "10.0.2.17/24")
+	d := &e.inv.Devices[len(e.inv.Devices)-1]
+	d.Prefixes = []netip.Prefix{mustPrefix("10.0.2.32/28"), mustPrefix("10.0.2.48/28")}
+	e.writeInventory()
+	sharer := e.pod(conf)
+	e.add(sharer)
+	e.del(sharer)
+	l, err := nodestate.LeaseDir(e.file("leases")).Lock(t.Context(), e.inv.BootID, d.ENIID)
+	must(t, err)
+	l.Retiring = []netip.Prefix{mustPrefix("10.0.2.48/28")}
+	must(t, l.Save())
+	l.Close()
+
+	alone := func(which, ip string) *skel.CmdArgs {
+		return withIP(e.pod(map[string]any{"select": map[string]any{"nodeENI": "shared"}, "ipam": map[string]any{"type": "eni-ipam", "dataDir": e.file("leases"), "addresses": which}}), ip)
+	}
+	gets := func(which, ip string, want ...string) {
+		t.Helper()
+		args := alone(which, ip)
+		if got := addresses(e.add(args)); !slices.Equal(got, want) {
+			t.Errorf("%s %s: %v, want %v", which, ip, got, want)
+		}
+		e.del(args)
+	}
+	gets("one", "", "10.0.2.15/24")
+	gets("one", "10.0.2.40,10.0.2.17", "10.0.2.40/24", "10.0.2.17/24")
+	e.refused("ADD", alone("one", "10.0.2.16"), 11, "10.0.2.16 was released a moment ago and is free in")
+	e.refused("ADD", alone("all", ""), 11, "10.0.2.16 was released a moment ago")
+	e.refused("ADD", alone("one", "10.0.2.50"), 102, "10.0.2.50 was asked for", "has 10.0.2.15, 10.0.2.16, 10.0.2.17, 10.0.2.32/28:")
+	must(t, os.RemoveAll(e.file("leases")))
+	gets("all", "", "10.0.2.15/24", "10.0.2.16/24", "10.0.2.17/24")
+}
