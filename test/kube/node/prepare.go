@@ -7,7 +7,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"github.com/vishvananda/netlink"
@@ -34,11 +33,17 @@ func prepare(dir string) error {
 	if err := copyEtc(etc); err != nil {
 		return fmt.Errorf("copy /etc: %w", err)
 	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("make mounts private: %w", err)
+	}
+	// Where `ip netns` was used there is a mount, which containerd finds also below the new /run, and refuses as private.
+	if err := unix.Unmount("/run/netns", unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("unmount /run/netns: %w", err)
+	}
 	for _, m := range []struct {
 		source, target, kind string
 		flags                uintptr
 	}{
-		{"", "/", "", unix.MS_REC | unix.MS_PRIVATE},
 		{"proc", "/proc", "proc", 0},
 		{"tmpfs", "/run", "tmpfs", 0},
 		{"", "/run", "", unix.MS_SHARED},
@@ -47,11 +52,6 @@ func prepare(dir string) error {
 		{etc, "/etc", "", unix.MS_BIND},
 		{"tmpfs", "/opt", "tmpfs", 0},
 	} {
-		if m.kind == "tmpfs" {
-			if err := uncover(m.target); err != nil {
-				return err
-			}
-		}
 		if err := unix.Mount(m.source, m.target, m.kind, m.flags, ""); err != nil {
 			return fmt.Errorf("mount %s: %w", m.target, err)
 		}
@@ -60,24 +60,6 @@ func prepare(dir string) error {
 		return err
 	}
 	return prepareLinks()
-}
-
-// uncover takes away what the machine has mounted below a folder, such as /run/netns
-// by `ip netns`: hidden by another mount it is still in mountinfo, where containerd
-// takes it for what is there.
-func uncover(dir string) error {
-	table, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		return err
-	}
-	for _, line := range slices.Backward(strings.Split(strings.TrimSpace(string(table)), "\n")) {
-		if at := strings.Fields(line)[4]; strings.HasPrefix(at, dir+"/") {
-			if err := unix.Unmount(at, unix.MNT_DETACH); err != nil {
-				return fmt.Errorf("unmount %s: %w", at, err)
-			}
-		}
-	}
-	return nil
 }
 
 // copyEtc copies what the programs of a node read of /etc, which are plain files.
