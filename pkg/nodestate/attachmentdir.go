@@ -142,7 +142,7 @@ func lockRecord(ctx context.Context, path string) (*Record, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := flock(ctx, f); err != nil {
+	if err := flock(ctx, f, alone); err != nil {
 		f.Close() //nolint:errcheck,gosec // opened for reading only
 		return nil, err
 	}
@@ -202,7 +202,7 @@ func (d AttachmentDir) Discard(id AttachmentID) error {
 		return err
 	}
 	defer f.Close() //nolint:errcheck // opened for reading only
-	if ok, err := tryLock(f); err != nil {
+	if ok, err := tryLock(f, alone); err != nil {
 		return err
 	} else if !ok || !samePath(f, path) {
 		return fmt.Errorf("discard %s: %w", path, ErrBusy)
@@ -252,7 +252,16 @@ func (d AttachmentDir) List() ([]Attachment, []error, error) {
 // link is changed in the host, waiting until ctx ends (then ErrBusy). The
 // returned function gives it up.
 func (d AttachmentDir) ClaimLock(ctx context.Context, pci device.PCIAddress) (unlock func(), err error) {
-	f, err := d.ClaimFile(ctx, pci)
+	return unlocking(d.ClaimFile(ctx, pci))
+}
+
+// ClaimShared is ClaimLock for one who changes nothing about the device and whose
+// claim excludes no other of the kind: these hold it together.
+func (d AttachmentDir) ClaimShared(ctx context.Context, pci device.PCIAddress) (unlock func(), err error) {
+	return unlocking(d.claimFile(ctx, pci, together))
+}
+
+func unlocking(f *os.File, err error) (unlock func(), _ error) {
 	if err != nil {
 		return nil, err
 	}
@@ -262,11 +271,15 @@ func (d AttachmentDir) ClaimLock(ctx context.Context, pci device.PCIAddress) (un
 // ClaimFile is ClaimLock for one who hands the lock on: it is held until the file
 // is closed here and in every program that has inherited it.
 func (d AttachmentDir) ClaimFile(ctx context.Context, pci device.PCIAddress) (*os.File, error) {
+	return d.claimFile(ctx, pci, alone)
+}
+
+func (d AttachmentDir) claimFile(ctx context.Context, pci device.PCIAddress, how lockKind) (*os.File, error) {
 	path := filepath.Join(string(d), "locks", pci.String()+".lock")
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, fmt.Errorf("make folder of %s: %w", path, err)
 	}
-	return lockFile(ctx, path)
+	return lockFile(ctx, path, how)
 }
 
 func (d AttachmentDir) restorePath(pci device.PCIAddress) string {

@@ -476,6 +476,36 @@ func TestLeftoverTemp(t *testing.T) {
 	}
 }
 
+// TestClaimShared: side by side with its kind, and never beside one who is alone.
+func TestClaimShared(t *testing.T) {
+	d := AttachmentDir(t.TempDir())
+	const pci = device.PCIAddress("0000:00:07.0")
+	p := start(t, "claim", string(d), pci.String())
+	if _, err := d.ClaimShared(atOnce(t), pci); !errors.Is(err, ErrBusy) {
+		t.Fatalf("ClaimShared beside ClaimLock: %v; want ErrBusy", err)
+	}
+	p.kill()
+	first, err := d.ClaimShared(soon(t), pci)
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, err := d.ClaimShared(atOnce(t), pci)
+	if err != nil {
+		t.Fatalf("ClaimShared beside ClaimShared: %v", err)
+	}
+	for _, unlock := range []func(){first, second} {
+		if _, err := d.ClaimLock(atOnce(t), pci); !errors.Is(err, ErrBusy) {
+			t.Errorf("ClaimLock beside ClaimShared: %v; want ErrBusy", err)
+		}
+		unlock()
+	}
+	unlock, err := d.ClaimLock(atOnce(t), pci)
+	if err != nil {
+		t.Fatalf("ClaimLock after ClaimShared: %v", err)
+	}
+	unlock()
+}
+
 func TestClaimLock(t *testing.T) {
 	d := AttachmentDir(filepath.Join(t.TempDir(), "records"))
 	const pci, other = device.PCIAddress("0000:00:07.0"), device.PCIAddress("0000:00:08.0")

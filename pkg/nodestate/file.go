@@ -223,7 +223,7 @@ func removeDead(tmp string) error {
 		return err
 	}
 	defer f.Close() //nolint:errcheck // opened for reading only
-	if ok, err := tryLock(f); err != nil || !ok {
+	if ok, err := tryLock(f, alone); err != nil || !ok {
 		return err // its writer lives
 	}
 	if !samePath(f, tmp) {

@@ -118,7 +118,7 @@ func (d LeaseDir) Lock(ctx context.Context, bootID string, eni device.ENIID) (*L
 			return nil, err
 		}
 	}
-	file, err := lockFile(ctx, filepath.Join(locks, eni.String()+".lock"))
+	file, err := lockFile(ctx, filepath.Join(locks, eni.String()+".lock"), alone)
 	if err != nil {
 		return nil, err
 	}

@@ -13,40 +13,52 @@ import (
 
 // lockFile makes and locks a file that only serves as a lock, waiting until ctx
 // ends (then ErrBusy).
-func lockFile(ctx context.Context, path string) (*os.File, error) {
+func lockFile(ctx context.Context, path string, how lockKind) (*os.File, error) {
 	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CREAT|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
 	}
 	f := os.NewFile(uintptr(fd), path)
-	if err := flock(ctx, f); err != nil {
+	if err := flock(ctx, f, how); err != nil {
 		f.Close() //nolint:errcheck,gosec // nothing was written
 		return nil, err
 	}
 	return f, nil
 }
 
-// lockPoll is how often a held lock is tried again: flock(2) has no time-out
-// that a context could cancel.
-const lockPoll = 2 * time.Millisecond
+// lockKind is the operation of flock(2).
+type lockKind int
 
-func flock(ctx context.Context, f *os.File) error {
-	for {
-		if ok, err := tryLock(f); ok || err != nil {
+const (
+	alone    lockKind = unix.LOCK_EX
+	together lockKind = unix.LOCK_SH // with others that hold it together, and nobody alone
+)
+
+// A held lock is tried again after lockPoll, and then ever more seldom, when an
+// eighth of the time has passed that was waited: flock(2) has no time-out that a
+// context could cancel, and many who wait must not keep the holder from its work.
+const (
+	lockPoll    = 2 * time.Millisecond
+	lockPatient = 8
+)
+
+func flock(ctx context.Context, f *os.File, how lockKind) error {
+	for since := time.Now(); ; {
+		if ok, err := tryLock(f, how); ok || err != nil {
 			return err
 		}
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("lock %s: %w", f.Name(), ErrBusy)
-		case <-time.After(lockPoll):
+		case <-time.After(max(lockPoll, time.Since(since)/lockPatient)):
 		}
 	}
 }
 
 // tryLock says whether it has locked f, or somebody else holds the lock.
-func tryLock(f *os.File) (bool, error) {
+func tryLock(f *os.File, how lockKind) (bool, error) {
 	for {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		err := unix.Flock(int(f.Fd()), int(how)|unix.LOCK_NB)
 		switch {
 		case err == nil:
 			return true, nil

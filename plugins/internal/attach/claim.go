@@ -37,8 +37,13 @@ func (c *call) claim(all []candidate, ns *link.Netns) (*claimed, error) {
 	return nil, worst(refused)
 }
 
+// errUntidy is returned where a claim that is made beside others would first have
+// to put something right, which only one who is alone may do.
+var errUntidy = errors.New("something is to be put right first")
+
 // claimOne decides under the device's lock. Most devices of a busy node are
-// held for long, so that is looked at first without the lock.
+// held for long, so that is looked at first without the lock. Pods that share a
+// device are no business of each other's: they claim it side by side.
 func (c *call) claimOne(cand candidate, ns *link.Netns) (*claimed, error) {
 	records, _, err := c.dir.List()
 	if err != nil {
@@ -47,9 +52,21 @@ func (c *call) claimOne(cand candidate, ns *link.Netns) (*claimed, error) {
 	if err := c.heldForGood(cand.pci, records); err != nil {
 		return nil, err
 	}
+	if c.shares() {
+		got, err := c.claimUnder(c.dir.ClaimShared, false, cand, ns)
+		if !errors.Is(err, errUntidy) {
+			return got, err
+		}
+	}
+	return c.claimUnder(c.dir.ClaimLock, true, cand, ns)
+}
+
+// claimUnder claims a device under a lock. Alone, it puts right first what dead
+// attachments have left; else that is errUntidy.
+func (c *call) claimUnder(lock func(context.Context, device.PCIAddress) (func(), error), alone bool, cand candidate, ns *link.Netns) (*claimed, error) {
 	ctx, cancel := context.WithTimeout(c.ctx, claimWait)
 	defer cancel()
-	unlock, err := c.dir.ClaimLock(ctx, cand.pci)
+	unlock, err := lock(ctx, cand.pci)
 	if errors.Is(err, nodestate.ErrBusy) {
 		return nil, refuse(codeTryAgain, "device %s is being claimed by others for more than %s", cand.pci, claimWait)
 	}
@@ -57,10 +74,10 @@ func (c *call) claimOne(cand candidate, ns *link.Netns) (*claimed, error) {
 		return nil, err
 	}
 	defer unlock()
-	if err := c.evict(cand.pci); err != nil {
+	if err := c.evict(cand.pci, alone); err != nil {
 		return nil, err
 	}
-	got, err := c.confirm(cand)
+	got, err := c.confirm(cand, alone)
 	if err != nil {
 		return nil, err
 	}
@@ -120,8 +137,9 @@ func (c *call) replaced(a nodestate.Attachment) bool {
 }
 
 // evict runs, under the claim lock, the release of every dead attachment of the
-// device, and refuses when a live one excludes this call.
-func (c *call) evict(pci device.PCIAddress) error {
+// device that excludes this call, and refuses when a live one does. Error, unless
+// alone: errUntidy.
+func (c *call) evict(pci device.PCIAddress, alone bool) error {
 	records, _, err := c.dir.List()
 	if err != nil {
 		return err
@@ -132,6 +150,9 @@ func (c *call) evict(pci device.PCIAddress) error {
 		}
 		if !c.stale(a) && a.State == nodestate.StateComplete {
 			return c.held(a)
+		}
+		if !alone {
+			return errUntidy
 		}
 		if err := c.evictOne(a); err != nil {
 			return err
@@ -165,8 +186,8 @@ func (c *call) evictOne(a nodestate.Attachment) error {
 }
 
 // confirm compares a candidate with sysfs and the kernel before anything is
-// touched. Hold its claim lock.
-func (c *call) confirm(cand candidate) (*claimed, error) {
+// touched. Hold its claim lock. Error, unless alone: errUntidy.
+func (c *call) confirm(cand candidate, alone bool) (*claimed, error) {
 	fn, err := c.sys.PCI(cand.pci)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, refuse(codeOtherDevice, "device %s is gone: there is no such PCI function", cand.pci)
@@ -188,7 +209,7 @@ func (c *call) confirm(cand candidate) (*claimed, error) {
 	if fn.UserspaceDriver() {
 		return got, c.refuseUserspace(cand.pci, fn)
 	}
-	if got.link, err = c.confirmLink(cand, fn); err != nil {
+	if got.link, err = c.confirmLink(cand, fn, alone); err != nil {
 		return nil, err
 	}
 	if has, err := c.host.HasDefaultRoute(got.link.Index); err != nil {
@@ -223,8 +244,8 @@ func (c *call) refuseDelegate(pci device.PCIAddress, fn sysfs.PCIFunction) error
 }
 
 // confirmLink finds the candidate's link in the host, mending first what a
-// dying netns left of it.
-func (c *call) confirmLink(cand candidate, fn sysfs.PCIFunction) (link.Link, error) {
+// dying netns left of it. Error, unless alone: errUntidy.
+func (c *call) confirmLink(cand candidate, fn sysfs.PCIFunction, alone bool) (link.Link, error) {
 	d := attached(cand.pci, fn, cand.row)
 	l, err := c.host.FindDevice(c.sys, fn, d)
 	switch {
@@ -234,6 +255,12 @@ func (c *call) confirmLink(cand candidate, fn sysfs.PCIFunction) (link.Link, err
 		return l, refuse(codeOtherDevice, "device %s has no interface in the host (driver %q): something else has moved it away, or its driver is not bound", cand.pci, fn.Driver)
 	case err != nil:
 		return l, err
+	}
+	if !alone {
+		if _, err := c.dir.LoadRestore(cand.pci); !errors.Is(err, fs.ErrNotExist) {
+			return l, errUntidy
+		}
+		return l, nil
 	}
 	restored, err := c.host.RestorePending(c.dir, cand.pci, l)
 	if err != nil || !restored {

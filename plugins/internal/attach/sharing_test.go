@@ -2,6 +2,8 @@ package attach_test
 
 import (
 	"encoding/json"
+	"errors"
+	"io/fs"
 	"net/netip"
 	"os"
 	"slices"
@@ -51,6 +53,66 @@ func TestLeaseIsAnnounced(t *testing.T) {
 			}
 		}
 		e.del(args)
+	}
+}
+
+// TestSharersClaimSideBySide: pods that share a device do not wait for each
+// other's claims, but for those of whoever must be alone with it, and are alone
+// themselves where a dead pod has left something.
+func TestSharersClaimSideBySide(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	e := newEnv(t)
+	conf := e.shared()
+	e.path = copyBinaries(t, e, "macvlan", "host-local")
+	pci := e.inv.Devices[len(e.inv.Devices)-1].PCIAddress
+	begins := func(args *skel.CmdArgs) (claimed <-chan struct{}, ended <-chan error) {
+		c, end := make(chan struct{}), make(chan error, 1)
+		go func() {
+			_, err := run(&attach.Plugin{Before: func(step string) error {
+				if step == "intent" {
+					close(c)
+				}
+				return nil
+			}}, "ADD", args)
+			end <- err
+		}()
+		return c, end
+	}
+	waits := func(when string, unlock func()) *skel.CmdArgs {
+		args := e.pod(conf)
+		claimed, ended := begins(args)
+		select {
+		case <-claimed:
+			t.Errorf("%s: the ADD of a pod that shares the device has not waited", when)
+		case err := <-ended:
+			t.Fatalf("%s: %v", when, err)
+		case <-time.After(200 * time.Millisecond):
+		}
+		unlock()
+		must(t, <-ended)
+		return args
+	}
+
+	unlock, err := e.records().ClaimShared(t.Context(), pci)
+	must(t, err)
+	first := e.pod(conf)
+	e.add(first) // beside
+	unlock()
+	unlock, err = e.records().ClaimLock(t.Context(), pci)
+	must(t, err)
+	second := waits("beside one who is alone", unlock)
+	e.del(first)
+	e.del(second)
+
+	dead := e.pod(map[string]any{"select": map[string]any{"nodeENI": "shared"}})
+	e.kill("ADD", 2, dead) // after its first step, the intent
+	unlock, err = e.records().ClaimShared(t.Context(), pci)
+	must(t, err)
+	e.del(waits("with a dead pod's claim", unlock))
+	if _, err := e.records().Lock(t.Context(), nodestate.AttachmentID{ContainerID: dead.ContainerID, IfName: dead.IfName}); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the dead pod's record: %v; want it gone", err)
 	}
 }
 
