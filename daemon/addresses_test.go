@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/vishvananda/netlink"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/awsnode"
@@ -84,6 +86,18 @@ func TestManageAddresses(t *testing.T) {
 	_, stdout, _ := call(t.Context(), nil, "status", "--inventory", m.path("run/inventory.json"), "--attachments-dir", m.path("records"), "--lease-dir", m.path("leases"))
 	if !strings.Contains(stdout, e.ID+"  ipv4    2     1       0        0") {
 		t.Errorf("status:\n%s", stdout)
+	}
+	code, report, _ := m.doctor()
+	wantLine(t, report, "ok    EC2: not asked, since nobody manages addresses")
+	if calls := ec2.Calls(); calls != nil {
+		t.Errorf("doctor without the flag has asked EC2: %q", calls)
+	}
+	before := ec2.ENI(e.ID)
+	_, report, _ = m.doctor("--manage-addresses")
+	wantLine(t, report, "ok    EC2 tags: ENIs with the name of their NodeENI: 1")
+	wantLine(t, report, "ok    EC2 rights: AssignPrivateIpAddresses, UnassignPrivateIpAddresses, AssignIpv6Addresses, UnassignIpv6Addresses allowed on "+e.ID)
+	if diff := cmp.Diff(before, ec2.ENI(e.ID), cmpopts.EquateComparable(netip.Addr{})); diff != "" || code == exitUsage {
+		t.Errorf("exit code %d; doctor has changed the ENI (-want +got):\n%s", code, diff)
 	}
 	run("DEL")
 	if held, err := nodestate.LeaseDir(m.path("leases")).Held(); err != nil || len(held) != 0 {

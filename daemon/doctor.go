@@ -73,6 +73,9 @@ func (p program) doctor(ctx context.Context, c nodeFlags, policy, output string)
 		Sysfs: c.sysfs, Policy: policy, BinDir: c.cniBinDir,
 		DriverPolicy: c.drivers, Dev: c.dev, ModulesRoot: c.modulesRoot,
 	}
+	if c.manageAddresses != "" {
+		o.EC2 = awsnode.NewEC2(awsnode.New(awsnode.Config{}))
+	}
 	c.examineCluster(&o)
 	found := doctor.Run(ctx, o)
 	if output == "json" {

@@ -81,19 +81,18 @@ func (s *Server) seen(r *record) ENI {
 
 // changing finds the ENI of a call that changes it.
 func (s *Server) changing(p params) (*record, error) {
-	id := p.take("NetworkInterfaceId")
-	r := s.enis[id]
+	r := s.enis[p.take("NetworkInterfaceId")]
 	if r == nil {
-		return nil, refuse("InvalidNetworkInterfaceID.NotFound", "The networkInterface ID '%s' does not exist", id)
-	}
-	if s.cfg.MayChange != nil && !s.cfg.MayChange(r.ENI) {
-		return nil, refuse("UnauthorizedOperation", "You are not authorized to perform this operation.")
+		return nil, refuse("MissingParameter", "The request must contain the parameter networkInterfaceId")
 	}
 	return r, nil
 }
 
-// change makes a change that Describe shows later.
+// change makes a change that Describe shows later, unless this is a dry run.
 func (s *Server) change(r *record, edit func(*ENI)) {
+	if s.dry {
+		return
+	}
 	if s.cfg.Lag > 0 {
 		r.before = append(r.before, past{s.cfg.Now().Add(s.cfg.Lag), r.clone()})
 	}
@@ -124,35 +123,58 @@ func (s *Server) taken(p netip.Prefix) bool {
 	return false
 }
 
+// reserved says whether an address or prefix has one of those that are the VPC's.
+func reserved(in, p netip.Prefix) bool {
+	first, last := in.Addr(), in.Addr()
+	if in.Addr().Is4() {
+		b := in.Addr().As4()
+		for i := in.Bits(); i < 32; i++ {
+			b[i/8] |= 1 << (7 - i%8)
+		}
+		last = netip.AddrFrom4(b)
+	}
+	for range 4 {
+		if p.Contains(first) {
+			return true
+		}
+		first = first.Next()
+	}
+	return in.Addr().Is4() && p.Contains(last)
+}
+
 // choose finds n free addresses or prefixes of a subnet's range.
 func (s *Server) choose(in netip.Prefix, bits, n int) (out []netip.Prefix, err error) {
-	reserved := func(p netip.Prefix) bool {
-		last := in.Addr()
-		if in.Addr().Is4() {
-			b := in.Addr().As4()
-			for i := in.Bits(); i < 32; i++ {
-				b[i/8] |= 1 << (7 - i%8)
-			}
-			last = netip.AddrFrom4(b)
-		}
-		first := in.Addr()
-		for range 4 {
-			if p.Contains(first) {
-				return true
-			}
-			first = first.Next()
-		}
-		return in.Addr().Is4() && p.Contains(last)
-	}
 	tries := 0
 	for p := netip.PrefixFrom(in.Addr(), bits); in.IsValid() && in.Contains(p.Addr()) && len(out) < n && tries < 1<<12; p = after(p) {
 		tries++
-		if !reserved(p) && !s.taken(p) {
+		if !reserved(in, p) && !s.taken(p) {
 			out = append(out, p)
 		}
 	}
 	if len(out) < n {
 		return nil, refuse("InsufficientFreeAddressesInSubnet", "The specified subnet does not have enough free addresses to satisfy the request.")
+	}
+	return out, nil
+}
+
+// named are the addresses that a call asks for by name, if a subnet's range has
+// them and nobody else does.
+func (s *Server) named(in netip.Prefix, names []string) (out []netip.Prefix, err error) {
+	for _, name := range names {
+		a, err := netip.ParseAddr(name)
+		if err != nil || a.Is4() != in.Addr().Is4() {
+			return nil, refuse("InvalidParameterValue", "invalid value for parameter address: %s", name)
+		}
+		p := netip.PrefixFrom(a, a.BitLen())
+		switch {
+		case !in.Contains(a):
+			return nil, refuse("InvalidParameterValue", "Address %s does not fall within the subnet's address range", name)
+		case reserved(in, p):
+			return nil, refuse("InvalidParameterValue", "Address %s is in subnet's reserved address range", name)
+		case s.taken(p):
+			return nil, refuse("InvalidParameterValue", "[%s] have already been assigned, but move is not allowed", name)
+		}
+		out = append(out, p)
 	}
 	return out, nil
 }
@@ -196,47 +218,26 @@ func (s *Server) assignIPv4(p params) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	addresses, err := p.count("SecondaryPrivateIpAddressCount")
+	got, err := s.wanted(r, p, s.subnet(r.SubnetID).IPv4, "SecondaryPrivateIpAddressCount", "PrivateIpAddress", "Ipv4PrefixCount", 28)
 	if err != nil {
 		return "", err
 	}
-	prefixes, err := p.count("Ipv4PrefixCount")
-	if err != nil {
-		return "", err
-	}
-	if addresses > 0 == (prefixes > 0) {
-		return "", refuse("InvalidParameterCombination", "want one of SecondaryPrivateIpAddressCount and Ipv4PrefixCount")
-	}
-	if err := s.room(len(r.IPv4)+prefixesOf(r.ENI, true), addresses+prefixes, "PrivateIpAddressLimitExceeded"); err != nil {
-		return "", err
-	}
-	in := s.subnet(r.SubnetID).IPv4
-	if addresses > 0 {
-		got, err := s.choose(in, 32, addresses)
-		if err != nil {
-			return "", err
-		}
-		var out string
-		s.change(r, func(e *ENI) {
-			for _, a := range got {
-				e.IPv4 = append(e.IPv4, a.Addr())
-				out += item("item", item("privateIpAddress", a.Addr().String()))
-			}
-		})
-		return item("networkInterfaceId", r.ID) + item("assignedPrivateIpAddressesSet", out), nil
-	}
-	got, err := s.choose(in, 28, prefixes)
-	if err != nil {
-		return "", err
-	}
-	var out string
+	var addresses, prefixes string
 	s.change(r, func(e *ENI) {
 		for _, a := range got {
-			e.Prefixes = append(e.Prefixes, a)
-			out += item("item", item("ipv4Prefix", a.String()))
+			if a.IsSingleIP() {
+				e.IPv4 = append(e.IPv4, a.Addr())
+				addresses += item("item", item("privateIpAddress", a.Addr().String()))
+			} else {
+				e.Prefixes = append(e.Prefixes, a)
+				prefixes += item("item", item("ipv4Prefix", a.String()))
+			}
 		}
 	})
-	return item("networkInterfaceId", r.ID) + item("assignedIpv4PrefixSet", out), nil
+	if prefixes != "" {
+		return item("networkInterfaceId", r.ID) + item("assignedIpv4PrefixSet", prefixes), nil
+	}
+	return item("networkInterfaceId", r.ID) + item("assignedPrivateIpAddressesSet", addresses), nil
 }
 
 func (s *Server) assignIPv6(p params) (string, error) {
@@ -244,45 +245,57 @@ func (s *Server) assignIPv6(p params) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	addresses, err := p.count("Ipv6AddressCount")
+	got, err := s.wanted(r, p, s.subnet(r.SubnetID).IPv6, "Ipv6AddressCount", "Ipv6Addresses", "Ipv6PrefixCount", 80)
 	if err != nil {
 		return "", err
 	}
-	prefixes, err := p.count("Ipv6PrefixCount")
-	if err != nil {
-		return "", err
-	}
-	if addresses > 0 == (prefixes > 0) {
-		return "", refuse("InvalidParameterCombination", "want one of Ipv6AddressCount and Ipv6PrefixCount")
-	}
-	if err := s.room(len(r.IPv6)+prefixesOf(r.ENI, false), addresses+prefixes, "Ipv6AddressLimitExceeded"); err != nil {
-		return "", err
-	}
-	bits := 128
-	if prefixes > 0 {
-		bits = 80
-	}
-	got, err := s.choose(s.subnet(r.SubnetID).IPv6, bits, addresses+prefixes)
-	if err != nil {
-		return "", err
-	}
-	var out string
+	var addresses, prefixes string
 	s.change(r, func(e *ENI) {
 		for _, a := range got {
-			if prefixes > 0 {
-				e.Prefixes = append(e.Prefixes, a)
-				out += item("item", a.String())
-			} else {
+			if a.IsSingleIP() {
 				e.IPv6 = append(e.IPv6, a.Addr())
-				out += item("item", a.Addr().String())
+				addresses += item("item", a.Addr().String())
+			} else {
+				e.Prefixes = append(e.Prefixes, a)
+				prefixes += item("item", a.String())
 			}
 		}
 	})
-	name := "assignedIpv6Addresses"
-	if prefixes > 0 {
-		name = "assignedIpv6PrefixSet"
+	if prefixes != "" {
+		return item("networkInterfaceId", r.ID) + item("assignedIpv6PrefixSet", prefixes), nil
 	}
-	return item("networkInterfaceId", r.ID) + item(name, out), nil
+	return item("networkInterfaceId", r.ID) + item("assignedIpv6Addresses", addresses), nil
+}
+
+// wanted are the addresses or the prefixes that a call asks for, by their number
+// or by name, of a subnet's range.
+func (s *Server) wanted(r *record, p params, in netip.Prefix, countParam, addressParam, prefixesParam string, prefixBits int) ([]netip.Prefix, error) {
+	count, err := p.count(countParam)
+	if err != nil {
+		return nil, err
+	}
+	prefixes, err := p.count(prefixesParam)
+	if err != nil {
+		return nil, err
+	}
+	names := p.list(addressParam)
+	if given := []bool{count > 0, prefixes > 0, len(names) > 0}; len(slices.DeleteFunc(given, func(b bool) bool { return !b })) != 1 {
+		return nil, refuse("InvalidParameterCombination", "want one of %s, %s and %s", countParam, addressParam, prefixesParam)
+	}
+	used, code := len(r.IPv4), "PrivateIpAddressLimitExceeded"
+	if in.Addr().Is6() {
+		used, code = len(r.IPv6), "Ipv6AddressLimitExceeded"
+	}
+	if err := s.room(used+prefixesOf(r.ENI, in.Addr().Is4()), count+prefixes+len(names), code); err != nil {
+		return nil, err
+	}
+	switch {
+	case names != nil:
+		return s.named(in, names)
+	case prefixes > 0:
+		return s.choose(in, prefixBits, prefixes)
+	}
+	return s.choose(in, in.Addr().BitLen(), count)
 }
 
 func (s *Server) unassignIPv4(p params) (string, error) {

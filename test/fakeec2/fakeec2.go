@@ -57,9 +57,10 @@ type Config struct {
 	// PerENI is how many IPv4 addresses, and how many IPv6 ones, the instance type
 	// has for an ENI; a prefix takes the place of one. 0 is no limit.
 	PerENI int
-	// MayChange says of an ENI whether the caller's role may change it; nil admits
-	// all. It is what a policy with a condition on aws:ResourceTag does.
-	MayChange func(ENI) bool
+	// May says whether the caller's role may call an action, on an ENI where it is
+	// about one; nil admits all. It is what a policy with a condition on
+	// aws:ResourceTag does.
+	May func(action string, on ENI) bool
 	// Lag is for how long Describe does not show a change.
 	Lag time.Duration
 	// Now is the clock for lags; nil is time.Now.
@@ -77,6 +78,7 @@ type Server struct {
 	enis   map[string]*record
 	faults map[string][]string
 	calls  []string
+	dry    bool // the call at hand is a dry run
 }
 
 // record is an ENI and what Describe showed of it before the last changes.
@@ -152,6 +154,8 @@ func refuse(code, format string, args ...any) error {
 		status = http.StatusInternalServerError
 	case "UnauthorizedOperation", "AuthFailure":
 		status = http.StatusForbidden
+	case "DryRunOperation":
+		status = http.StatusPreconditionFailed
 	}
 	return &apiError{status, code, fmt.Sprintf(format, args...)}
 }
@@ -268,14 +272,41 @@ func (s *Server) call(action string, p params) (string, error) {
 		s.unknown("action " + action)
 		return "", refuse("InvalidAction", "The action %s is not valid for this web service.", action)
 	}
+	if err := s.admit(action, p); err != nil {
+		return "", err
+	}
 	out, err := do(p)
 	for name := range p {
 		if err == nil {
 			s.unknown("parameter " + name + " of " + action)
-			err = refuse("UnknownParameter", "The parameter %s is not recognized", name)
+			return "", refuse("UnknownParameter", "The parameter %s is not recognized", name)
 		}
 	}
+	if s.dry { // it is about rights only, not about whether the call makes sense
+		return "", refuse("DryRunOperation", "Request would have succeeded, but DryRun flag is set.")
+	}
 	return out, err
+}
+
+// admit lets a call pass for which the role has the right, and finds out whether
+// it is a dry run.
+func (s *Server) admit(action string, p params) error {
+	var on ENI
+	if id := p["NetworkInterfaceId"]; len(id) > 0 {
+		r := s.enis[id[0]]
+		if r == nil {
+			return refuse("InvalidNetworkInterfaceID.NotFound", "The networkInterface ID '%s' does not exist", id[0])
+		}
+		on = r.ENI
+	}
+	if s.cfg.May != nil && !s.cfg.May(action, on) {
+		return refuse("UnauthorizedOperation", "You are not authorized to perform this operation.")
+	}
+	dry := p.take("DryRun")
+	if s.dry = dry == "true"; !s.dry && dry != "" && dry != "false" {
+		return refuse("InvalidParameterValue", "Invalid value '%s' for DryRun. Must be 'true' or 'false'", dry)
+	}
+	return nil
 }
 
 // item is one XML element.

@@ -4,15 +4,22 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 )
+
+// signed is a header of Signature Version 4 in its right form.
+const signed = "AWS4-HMAC-SHA256 Credential=AKID/20260102/eu-central-1/ec2/aws4_request, SignedHeaders=content-type;host;x-amz-date, Signature=0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
 
 // TestStrict: what it does not know, and what is not signed, is refused as EC2
 // does, and reported.
 func TestStrict(t *testing.T) {
-	const signed = "AWS4-HMAC-SHA256 Credential=AKID/20260102/eu-central-1/ec2/aws4_request, SignedHeaders=content-type;host;x-amz-date, Signature=0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
 	for name, tt := range map[string]struct {
 		authorization, body, want string
 		unknown                   bool
@@ -21,7 +28,7 @@ func TestStrict(t *testing.T) {
 		"other service":     {strings.Replace(signed, "/ec2/", "/sts/", 1), "Action=DescribeNetworkInterfaces&Version=2016-11-15", "<Code>AuthFailure</Code>", false},
 		"unknown action":    {signed, "Action=TerminateInstances&Version=2016-11-15", "<Code>InvalidAction</Code>", true},
 		"unknown version":   {signed, "Action=DescribeNetworkInterfaces&Version=2015-01-01", "<Code>NoSuchVersion</Code>", false},
-		"unknown parameter": {signed, "Action=DescribeNetworkInterfaces&Version=2016-11-15&Filter.1.Name=attachment.instance-id&Filter.1.Value.1=i-1&DryRun=true", "<Code>UnknownParameter</Code>", true},
+		"unknown parameter": {signed, "Action=DescribeNetworkInterfaces&Version=2016-11-15&Filter.1.Name=attachment.instance-id&Filter.1.Value.1=i-1&Color=red", "<Code>UnknownParameter</Code>", true},
 		"unknown filter":    {signed, "Action=DescribeNetworkInterfaces&Version=2016-11-15&Filter.1.Name=color&Filter.1.Value.1=red", "<Code>InvalidParameterValue</Code>", false},
 		"small page":        {signed, "Action=DescribeNetworkInterfaces&Version=2016-11-15&MaxResults=2&Filter.1.Name=attachment.instance-id&Filter.1.Value.1=i-1", "<Code>InvalidParameterValue</Code>", false},
 		"no such ENI":       {signed, "Action=AssignPrivateIpAddresses&Version=2016-11-15&NetworkInterfaceId=eni-1&SecondaryPrivateIpAddressCount=1", "<Code>InvalidNetworkInterfaceID.NotFound</Code>", false},
@@ -46,5 +53,42 @@ func TestStrict(t *testing.T) {
 		if !strings.Contains(string(body), tt.want) || (len(unknown) > 0) != tt.unknown {
 			t.Errorf("%s: %s (unknown: %q), want %s", name, body, unknown, tt.want)
 		}
+	}
+}
+
+// TestDryRun: rights and nothing else are looked at, and nothing changes.
+func TestDryRun(t *testing.T) {
+	subnet := Subnet{ID: "subnet-1", IPv4: netip.MustParsePrefix("10.0.1.0/24")}
+	e := ENI{ID: "eni-1", SubnetID: subnet.ID, IPv4: []netip.Addr{netip.MustParseAddr("10.0.1.200"), netip.MustParseAddr("10.0.1.201")}}
+	s := New(Config{
+		Subnets: []Subnet{subnet}, ENIs: []ENI{e}, OnUnknown: func(r string) { t.Errorf("unknown: %s", r) },
+		May: func(action string, on ENI) bool { return on.ID == "eni-1" && action != "UnassignIpv6Addresses" },
+	})
+	for body, want := range map[string]string{
+		"Action=AssignPrivateIpAddresses&NetworkInterfaceId=eni-1&SecondaryPrivateIpAddressCount=1&DryRun=true":  "412 <Code>DryRunOperation</Code>",
+		"Action=AssignPrivateIpAddresses&NetworkInterfaceId=eni-1&PrivateIpAddress.1=169.254.0.1&DryRun=true":    "412 <Code>DryRunOperation</Code>",
+		"Action=UnassignPrivateIpAddresses&NetworkInterfaceId=eni-1&PrivateIpAddress.1=10.0.1.201&DryRun=true":   "412 <Code>DryRunOperation</Code>",
+		"Action=AssignIpv6Addresses&NetworkInterfaceId=eni-1&Ipv6AddressCount=1&DryRun=true":                     "412 <Code>DryRunOperation</Code>",
+		"Action=UnassignIpv6Addresses&NetworkInterfaceId=eni-1&Ipv6Addresses.1=fe80::1&DryRun=true":              "403 <Code>UnauthorizedOperation</Code>",
+		"Action=DescribeNetworkInterfaces&Filter.1.Name=attachment.instance-id&Filter.1.Value.1=i-1&DryRun=true": "403 <Code>UnauthorizedOperation</Code>",
+		"Action=AssignPrivateIpAddresses&NetworkInterfaceId=eni-2&SecondaryPrivateIpAddressCount=1&DryRun=true":  "400 <Code>InvalidNetworkInterfaceID.NotFound</Code>",
+		"Action=AssignPrivateIpAddresses&NetworkInterfaceId=eni-1&SecondaryPrivateIpAddressCount=1&DryRun=maybe": "400 <Code>InvalidParameterValue</Code>",
+		"Action=AssignPrivateIpAddresses&NetworkInterfaceId=eni-1&PrivateIpAddress.1=169.254.0.1&DryRun=false":   "400 <Code>InvalidParameterValue</Code>",
+		"Action=AssignPrivateIpAddresses&NetworkInterfaceId=eni-1&PrivateIpAddress.1=10.0.1.1":                   "400 <Code>InvalidParameterValue</Code>",
+		"Action=AssignPrivateIpAddresses&NetworkInterfaceId=eni-1&PrivateIpAddress.1=10.0.1.201":                 "400 <Code>InvalidParameterValue</Code>",
+		"Action=UnassignPrivateIpAddresses&NetworkInterfaceId=eni-1&PrivateIpAddress.1=169.254.0.1&DryRun=false": "400 <Code>InvalidParameterValue</Code>",
+		"Action=AssignPrivateIpAddresses&NetworkInterfaceId=eni-1&PrivateIpAddress.1=10.0.1.7&Ipv4PrefixCount=1": "400 <Code>InvalidParameterCombination</Code>",
+	} {
+		r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/", strings.NewReader(body+"&Version=2016-11-15"))
+		r.Header.Set("Authorization", signed)
+		w := httptest.NewRecorder()
+		s.ServeHTTP(w, r)
+		status, code, _ := strings.Cut(want, " ")
+		if strconv.Itoa(w.Code) != status || !strings.Contains(w.Body.String(), code) {
+			t.Errorf("%s: %d %s, want %s", body, w.Code, w.Body, want)
+		}
+	}
+	if diff := cmp.Diff(e, s.ENI("eni-1"), cmpopts.EquateComparable(netip.Addr{})); diff != "" {
+		t.Errorf("the ENI was changed (-want +got):\n%s", diff)
 	}
 }

@@ -463,7 +463,7 @@ func TestLimits(t *testing.T) {
 // TestRights: without the right, or without the tag, it says so once, and pods go
 // on with what there is.
 func TestRights(t *testing.T) {
-	w := newWorld(t, false, fakeec2.Config{MayChange: func(e fakeec2.ENI) bool { return e.Tags["allowed"] != "" }})
+	w := newWorld(t, false, fakeec2.Config{May: func(action string, e fakeec2.ENI) bool { return action == describeCall || e.Tags["allowed"] != "" }})
 	w.ask("ipv4")
 	w.sync()
 	w.problem("forbidden", "EC2Forbidden: EC2 assigns it no more addresses for pods")

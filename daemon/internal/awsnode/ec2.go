@@ -94,6 +94,7 @@ type EC2 struct {
 
 	mu       sync.Mutex
 	calls    *ec2Calls // nil until connected
+	dry      *ec2Calls // the same as dry runs
 	instance string
 }
 
@@ -151,21 +152,35 @@ func (e *EC2) connect(ctx context.Context) (*ec2Calls, string, error) {
 	if err != nil {
 		return nil, "", err
 	}
-	cfg, err := config.LoadDefaultConfig(ctx, config.WithRetryer(func() aws.Retryer {
+	cfg, err := e.configure(ctx)
+	if err != nil {
+		return nil, "", err
+	}
+	e.calls, e.dry, e.instance = callsOf(ec2.NewFromConfig(cfg)), callsOf(ec2.NewFromConfig(cfg, asDryRun)), instance
+	return e.calls, e.instance, nil
+}
+
+// configure finds region, credentials and ways to retry. Where the environment has
+// no region it is the instance's; the credentials of IRSA need one too, so that it
+// is given before they are looked for.
+func (e *EC2) configure(ctx context.Context) (aws.Config, error) {
+	options := []func(*config.LoadOptions) error{config.WithRetryer(func() aws.Retryer {
 		return retry.NewAdaptiveMode(func(o *retry.AdaptiveModeOptions) {
 			o.StandardOptions = append(o.StandardOptions, func(o *retry.StandardOptions) { o.MaxAttempts, o.MaxBackoff = ec2Attempts, e.backOff })
 		})
-	}))
-	if err != nil {
-		return nil, "", fmt.Errorf("configure EC2: %w", err)
-	}
-	if cfg.Region == "" {
-		if cfg.Region, err = e.imds.get(ctx, "placement/region"); err != nil {
-			return nil, "", fmt.Errorf("find the region: %w", err)
+	})}
+	cfg, err := config.LoadDefaultConfig(ctx, options...)
+	if err == nil && cfg.Region == "" {
+		var region string
+		if region, err = e.imds.get(ctx, "placement/region"); err != nil {
+			return cfg, fmt.Errorf("find the region: %w", err)
 		}
+		cfg, err = config.LoadDefaultConfig(ctx, append(options, config.WithDefaultRegion(region))...)
 	}
-	e.calls, e.instance = callsOf(ec2.NewFromConfig(cfg)), instance
-	return e.calls, e.instance, nil
+	if err != nil {
+		return cfg, fmt.Errorf("configure EC2: %w", err)
+	}
+	return cfg, nil
 }
 
 // Describe returns all ENIs of this instance, sorted by id. Errors: *EC2Error.

@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"golang.org/x/time/rate"
 
+	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/test/fakeec2"
 	"github.com/multi-eni/multi-eni-cni/test/fakeimds"
 )
@@ -120,7 +121,9 @@ func TestEC2Errors(t *testing.T) {
 	untagged.Tags = nil
 	c, s := ec2Of(t, fakeec2.Config{
 		ENIs: []fakeec2.ENI{tagged(1), untagged}, PerENI: 30,
-		MayChange: func(e fakeec2.ENI) bool { return e.Tags["NodeENI"] != "" },
+		May: func(action string, e fakeec2.ENI) bool {
+			return action == "DescribeNetworkInterfaces" || e.Tags[NodeENITag] != ""
+		},
 	})
 	fails := func(what string, err error, kind EC2Kind, words ...string) {
 		t.Helper()
@@ -154,6 +157,63 @@ func TestEC2Errors(t *testing.T) {
 	s.Fail("AssignIpv6Addresses", slices.Repeat([]string{"drop"}, 10)...)
 	_, err = c.Assign(t.Context(), "eni-00000001", IPv6, false, 1)
 	fails("connection lost", err, EC2Unknown)
+}
+
+// TestPermissions: each right on its own, with nothing changed; what EC2 answers
+// besides is not taken for an answer.
+func TestPermissions(t *testing.T) {
+	untagged := tagged(2)
+	untagged.Tags = nil
+	denied := ""
+	c, s := ec2Of(t, fakeec2.Config{
+		ENIs: []fakeec2.ENI{tagged(1), untagged},
+		May:  func(action string, e fakeec2.ENI) bool { return e.Tags[NodeENITag] != "" && action != denied },
+	})
+	says := func(what string, eni device.ENIID, want ...string) {
+		t.Helper()
+		var got []string
+		for _, p := range c.Permissions(t.Context(), eni) {
+			said := "may"
+			if p.Err != nil {
+				said = fmt.Sprint(p.Err.Code, " ", p.Err.Kind == EC2Forbidden)
+			}
+			got = append(got, p.Action+" "+said)
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", what, diff)
+		}
+	}
+	const assign4, unassign4, assign6, unassign6 = "AssignPrivateIpAddresses ", "UnassignPrivateIpAddresses ", "AssignIpv6Addresses ", "UnassignIpv6Addresses "
+	says("all", "eni-00000001", assign4+"may", unassign4+"may", assign6+"may", unassign6+"may")
+	says("no tag", "eni-00000002", assign4+"UnauthorizedOperation true", unassign4+"UnauthorizedOperation true", assign6+"UnauthorizedOperation true", unassign6+"UnauthorizedOperation true")
+	denied = "UnassignIpv6Addresses"
+	says("one denied", "eni-00000001", assign4+"may", unassign4+"may", assign6+"may", unassign6+"UnauthorizedOperation true")
+	s.Fail("AssignIpv6Addresses", "InvalidParameterValue")
+	s.Fail("AssignPrivateIpAddresses", slices.Repeat([]string{"drop"}, 10)...)
+	says("no answer to the question", "eni-00000001", assign4+" false", unassign4+"may", assign6+"InvalidParameterValue false", unassign6+"UnauthorizedOperation true")
+	for _, want := range []fakeec2.ENI{tagged(1), untagged} {
+		if diff := cmp.Diff(want, s.ENI(want.ID), cmpopts.EquateComparable(netip.Addr{})); diff != "" {
+			t.Errorf("the ENI was changed (-want +got):\n%s", diff)
+		}
+	}
+}
+
+// TestPermissionsWithoutDryRun: a service that honours no dry run changes nothing
+// either, for no ENI can have the address.
+func TestPermissionsWithoutDryRun(t *testing.T) {
+	c, s := ec2Of(t, fakeec2.Config{ENIs: []fakeec2.ENI{tagged(1)}})
+	if _, _, err := c.connect(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	c.dry = c.calls
+	for _, p := range c.Permissions(t.Context(), "eni-00000001") {
+		if p.Err == nil || p.Err.Kind != EC2Refused {
+			t.Errorf("%s: %v", p.Action, p.Err)
+		}
+	}
+	if diff := cmp.Diff(tagged(1), s.ENI("eni-00000001"), cmpopts.EquateComparable(netip.Addr{})); diff != "" {
+		t.Errorf("the ENI was changed (-want +got):\n%s", diff)
+	}
 }
 
 // TestPolicyOfDeploy: the policy that is shipped has the rights for these calls,

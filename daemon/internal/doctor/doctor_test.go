@@ -5,6 +5,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -12,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/awsnode"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
@@ -19,12 +21,17 @@ import (
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+	"github.com/multi-eni/multi-eni-cni/test/fakeec2"
+	"github.com/multi-eni/multi-eni-cni/test/fakeimds"
 	"github.com/multi-eni/multi-eni-cni/test/sysfstree"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
 
-const bootID = "6a1f4d0e-0000-4000-8000-000000000001"
+const (
+	bootID   = "6a1f4d0e-0000-4000-8000-000000000001"
+	instance = "i-0a1b2c3d4e5f60718"
+)
 
 // server is the Kubernetes API of a test.
 type server struct {
@@ -129,6 +136,24 @@ func (w *world) record(container string, edit func(*nodestate.Attachment)) {
 	r.Close()
 }
 
+// ec2 has the daemon manage addresses, and EC2 in a state.
+func (w *world) ec2(cfg fakeec2.Config) *fakeec2.Server {
+	w.Helper()
+	imds := fakeimds.Start(w.T, fakeimds.Config{State: fakeimds.State{InstanceID: instance, Region: "eu-central-1"}})
+	s := fakeec2.Start(w.T, cfg)
+	w.o.EC2 = awsnode.NewEC2(awsnode.New(awsnode.Config{Endpoint: imds.URL}))
+	return s
+}
+
+// eni is that of the inventory, with a tag NodeENI unless it is "".
+func eni(tag string) fakeec2.ENI {
+	e := fakeec2.ENI{ID: "eni-0a1b2c3d4e5f60001", MAC: "02:00:00:00:00:01", SubnetID: "subnet-00000001", Instance: instance, DeviceIndex: 1, IPv4: []netip.Addr{netip.MustParseAddr("10.0.1.15")}}
+	if tag != "" {
+		e.Tags = map[string]string{awsnode.NodeENITag: tag}
+	}
+	return e
+}
+
 // report is what doctor prints, with the node's folder as /node.
 func (w *world) report() string {
 	w.Helper()
@@ -219,6 +244,32 @@ func TestFindings(t *testing.T) {
 				return nil, &awsnode.ValueError{Key: "mac", Value: "<html>", Err: errors.New("no MAC")}
 			}
 		}, Fail, "instance metadata", []string{"<html>", "proxy"}},
+		"EC2 may not be asked": {func(w *world) {
+			w.ec2(fakeec2.Config{ENIs: []fakeec2.ENI{eni("fast")}, May: func(string, fakeec2.ENI) bool { return false }})
+		}, Fail, "EC2", []string{"DescribeNetworkInterfaces", "UnauthorizedOperation", "deploy/iam/multi-enid.json", "Pod Identity", "IRSA"}},
+		"EC2 refuses": {func(w *world) {
+			w.ec2(fakeec2.Config{ENIs: []fakeec2.ENI{eni("fast")}}).Fail("DescribeNetworkInterfaces", "OperationNotPermitted")
+		}, Warn, "EC2", []string{"OperationNotPermitted", "later"}},
+		"EC2 elsewhere": {func(w *world) {
+			w.ec2(fakeec2.Config{})
+		}, Fail, "EC2", []string{"no ENI of this instance", "AWS_REGION"}},
+		"no credentials": {func(w *world) {
+			w.ec2(fakeec2.Config{})
+			w.Setenv("AWS_ACCESS_KEY_ID", "")
+			w.Setenv("AWS_EC2_METADATA_DISABLED", "true") // no role of the instance's either
+		}, Fail, "EC2", []string{"cannot be asked", "credentials", "Pod Identity", "NAT gateway", "VPC endpoint"}},
+		"ENI without the tag": {func(w *world) {
+			w.ec2(fakeec2.Config{ENIs: []fakeec2.ENI{eni("")}})
+		}, Warn, "EC2 tags", []string{`eni-0a1b2c3d4e5f60001 has the tag NodeENI=""`, "aws ec2 create-tags --resources eni-0a1b2c3d4e5f60001 --tags Key=NodeENI,Value=fast"}},
+		"ENI of another NodeENI": {func(w *world) {
+			w.ec2(fakeec2.Config{ENIs: []fakeec2.ENI{eni("slow")}})
+		}, Warn, "EC2 tags", []string{`NodeENI="slow"`, "Value=fast"}},
+		"rights in EC2 denied": {func(w *world) {
+			w.ec2(fakeec2.Config{ENIs: []fakeec2.ENI{eni("fast")}, May: func(action string, _ fakeec2.ENI) bool { return !strings.HasPrefix(action, "Unassign") }})
+		}, Fail, "EC2 rights", []string{"UnassignPrivateIpAddresses, UnassignIpv6Addresses denied on eni-0a1b2c3d4e5f60001", "deploy/iam/multi-enid.json", "tag NodeENI"}},
+		"rights in EC2 unknown": {func(w *world) {
+			w.ec2(fakeec2.Config{ENIs: []fakeec2.ENI{eni("fast")}}).Fail("AssignIpv6Addresses", "UnknownParameter")
+		}, Warn, "EC2 rights", []string{"AssignIpv6Addresses", "UnknownParameter", "EC2Forbidden"}},
 		"config is a ConfigMap": {func(w *world) {
 			w.must(os.Remove(w.o.PCIDPConfig))
 			w.must(os.Symlink("..data/config.json", w.o.PCIDPConfig))
@@ -319,6 +370,44 @@ func TestFindings(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestManaged: where all is well, EC2 is asked for each right once, and changes
+// nothing. Without tagged ENIs there is none to ask about.
+func TestManaged(t *testing.T) {
+	w := newWorld(t)
+	w.inventory(nodestate.Inventory{NodeName: "node-a", BootID: bootID, Devices: []nodestate.Device{
+		{ENIID: "eni-0a1b2c3d4e5f60001", NodeENI: "fast", MAC: "02:00:00:00:00:01", PCIAddress: "0000:00:06.0", Driver: "ena", Phase: nodestate.PhaseReady},
+		{ENIID: "eni-0a1b2c3d4e5f60000", NodeENI: "dpdk", MAC: "02:00:00:00:00:02", PCIAddress: "0000:00:07.0", Driver: "vfio-pci", Phase: nodestate.PhaseReady}, // has no pool
+		{ENIID: "eni-0a1b2c3d4e5f60002", NodeENI: "late", Phase: nodestate.PhasePending},
+	}})
+	untagged := eni("")
+	untagged.ID = "eni-0a1b2c3d4e5f60000"
+	s := w.ec2(fakeec2.Config{ENIs: []fakeec2.ENI{untagged, eni("fast")}, May: func(action string, e fakeec2.ENI) bool {
+		return action == "DescribeNetworkInterfaces" || e.Tags[awsnode.NodeENITag] != ""
+	}})
+	report := w.report()
+	for _, line := range []string{
+		"ok    EC2: DescribeNetworkInterfaces allowed, ENIs of this instance: 2\n",
+		"ok    EC2 tags: ENIs with the name of their NodeENI: 1\n",
+		"ok    EC2 rights: AssignPrivateIpAddresses, UnassignPrivateIpAddresses, AssignIpv6Addresses, UnassignIpv6Addresses allowed on eni-0a1b2c3d4e5f60001\n",
+	} {
+		if !strings.Contains(report, line) {
+			t.Errorf("report lacks %q:\n%s", line, report)
+		}
+	}
+	if got := len(s.Calls()); got != 5 {
+		t.Errorf("%d calls", got)
+	}
+	if diff := cmp.Diff(eni("fast"), s.ENI("eni-0a1b2c3d4e5f60001"), cmpopts.EquateComparable(netip.Addr{})); diff != "" {
+		t.Errorf("the ENI was changed (-want +got):\n%s", diff)
+	}
+
+	w.inventory(nodestate.Inventory{NodeName: "node-a", BootID: bootID})
+	s.Change("eni-0a1b2c3d4e5f60001", func(e *fakeec2.ENI) { e.Tags = nil })
+	if got := w.report(); !strings.Contains(got, "ok    EC2 rights: not asked, for no ENI of this instance has the tag NodeENI\n") {
+		t.Errorf("report:\n%s", got)
 	}
 }
 

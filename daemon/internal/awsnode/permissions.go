@@ -1,0 +1,104 @@
+package awsnode
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/ec2"
+	"github.com/aws/smithy-go"
+	"github.com/aws/smithy-go/middleware"
+	smithyhttp "github.com/aws/smithy-go/transport/http"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/device"
+)
+
+// Addresses that no VPC can have, and so no ENI: link-local ones.
+const (
+	noAddress4 = "169.254.0.1"
+	noAddress6 = "fe80::1"
+)
+
+// Permission is what EC2 says about the right to one call.
+type Permission struct {
+	// Action is the call, as policies name it behind "ec2:".
+	Action string
+	// Err is nil where it is permitted, and of EC2Forbidden where it is not. Of any
+	// other kind it says why that is not known.
+	Err *EC2Error
+}
+
+// Permissions asks EC2 for the right to each call that changes addresses of an
+// ENI. Nothing is changed: each is a dry run, and were that not honoured, it is
+// about an address that no ENI can have.
+func (e *EC2) Permissions(ctx context.Context, eni device.ENIID) (all []Permission) {
+	id, v4, v6 := aws.String(eni.String()), []string{noAddress4}, []string{noAddress6}
+	for _, p := range []struct {
+		action string
+		call   func(*ec2Calls) error
+	}{
+		{"AssignPrivateIpAddresses", func(c *ec2Calls) error {
+			_, err := c.assign4(ctx, &ec2.AssignPrivateIpAddressesInput{NetworkInterfaceId: id, PrivateIpAddresses: v4})
+			return err
+		}},
+		{"UnassignPrivateIpAddresses", func(c *ec2Calls) error {
+			_, err := c.unassign4(ctx, &ec2.UnassignPrivateIpAddressesInput{NetworkInterfaceId: id, PrivateIpAddresses: v4})
+			return err
+		}},
+		{"AssignIpv6Addresses", func(c *ec2Calls) error {
+			_, err := c.assign6(ctx, &ec2.AssignIpv6AddressesInput{NetworkInterfaceId: id, Ipv6Addresses: v6})
+			return err
+		}},
+		{"UnassignIpv6Addresses", func(c *ec2Calls) error {
+			_, err := c.unassign6(ctx, &ec2.UnassignIpv6AddressesInput{NetworkInterfaceId: id, Ipv6Addresses: v6})
+			return err
+		}},
+	} {
+		all = append(all, Permission{p.action, e.permitted(ctx, p.action, p.call)})
+	}
+	return all
+}
+
+// permitted makes a dry run.
+func (e *EC2) permitted(ctx context.Context, action string, call func(*ec2Calls) error) *EC2Error {
+	_, _, err := e.connect(ctx)
+	if err == nil {
+		err = call(e.dry)
+	}
+	var api smithy.APIError
+	switch {
+	case err == nil:
+		err = errors.New("EC2 has honoured neither the dry run nor the address")
+	case errors.As(err, &api) && api.ErrorCode() == "DryRunOperation":
+		return nil
+	}
+	return classify(action, err)
+}
+
+// asDryRun has a client ask only whether it might. EC2 takes the parameter DryRun
+// with every action ("Common query parameters" of its API reference); the SDK knows
+// it of some.
+func asDryRun(o *ec2.Options) {
+	o.APIOptions = append(slices.Clone(o.APIOptions), func(s *middleware.Stack) error {
+		return s.Serialize.Add(middleware.SerializeMiddlewareFunc("DryRun", addDryRun), middleware.After)
+	})
+}
+
+func addDryRun(ctx context.Context, in middleware.SerializeInput, next middleware.SerializeHandler) (out middleware.SerializeOutput, m middleware.Metadata, err error) {
+	request, ok := in.Request.(*smithyhttp.Request)
+	if !ok {
+		return out, m, &smithy.SerializationError{Err: fmt.Errorf("request is a %T", in.Request)}
+	}
+	body, err := io.ReadAll(request.GetStream())
+	if err != nil {
+		return out, m, &smithy.SerializationError{Err: err}
+	}
+	if in.Request, err = request.SetStream(bytes.NewReader(append(body, "&DryRun=true"...))); err != nil {
+		return out, m, &smithy.SerializationError{Err: err}
+	}
+	return next.HandleSerialize(ctx, in)
+}
