@@ -61,6 +61,9 @@ type Config struct {
 	// about one; nil admits all. It is what a policy with a condition on
 	// aws:ResourceTag does.
 	May func(action string, on ENI) bool
+	// Key and Region are of the credentials that calls must be signed with; "" admits
+	// any.
+	Key, Region string
 	// Lag is for how long Describe does not show a change.
 	Lag time.Duration
 	// Now is the clock for lags; nil is time.Now.
@@ -160,8 +163,9 @@ func refuse(code, format string, args ...any) error {
 	return &apiError{status, code, fmt.Sprintf(format, args...)}
 }
 
-// signature is that of Signature Version 4 for this service.
-var signature = regexp.MustCompile(`^AWS4-HMAC-SHA256 Credential=[^/]+/\d{8}/[a-z0-9-]+/ec2/aws4_request, SignedHeaders=[a-z0-9;-]*host[a-z0-9;-]*, Signature=[0-9a-f]{64}$`)
+// signature is that of Signature Version 4 for this service; in brackets are access
+// key and region.
+var signature = regexp.MustCompile(`^AWS4-HMAC-SHA256 Credential=([^/]+)/\d{8}/([a-z0-9-]+)/ec2/aws4_request, SignedHeaders=[a-z0-9;-]*host[a-z0-9;-]*, Signature=[0-9a-f]{64}$`)
 
 // ServeHTTP answers one call.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -176,7 +180,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.answerError(w, refuse("InvalidRequest", "The request received was invalid."))
 		return
 	}
-	if !signature.MatchString(r.Header.Get("Authorization")) {
+	if by := signature.FindStringSubmatch(r.Header.Get("Authorization")); by == nil || s.cfg.Key != "" && by[1] != s.cfg.Key || s.cfg.Region != "" && by[2] != s.cfg.Region {
 		s.answerError(w, refuse("AuthFailure", "AWS was not able to validate the provided access credentials"))
 		return
 	}

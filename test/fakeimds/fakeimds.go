@@ -56,6 +56,7 @@ type Server struct {
 	mu       sync.Mutex
 	instance string
 	region   string
+	roleKey  string
 	enis     []*attachment
 	tokens   map[string]time.Time // expiry
 	issued   int

@@ -1,6 +1,7 @@
 package fakeimds
 
 import (
+	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -13,7 +14,9 @@ type State struct {
 	InstanceID string `json:"instanceID"`
 	// Region is placement/region.
 	Region string `json:"region"`
-	ENIs   []ENI  `json:"enis"`
+	// RoleKey is the access key of the instance's role; without one it has none.
+	RoleKey string `json:"roleKey"`
+	ENIs    []ENI  `json:"enis"`
 }
 
 // ENI is one interface. Values are answered as they are, sensible or not; an
@@ -91,7 +94,7 @@ func (s *Server) detach(mac string) {
 func (s *Server) Apply(st State) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.instance, s.region = st.InstanceID, st.Region
+	s.instance, s.region, s.roleKey = st.InstanceID, st.Region, st.RoleKey
 	for _, a := range s.enis {
 		if !slices.ContainsFunc(st.ENIs, func(e ENI) bool { return e.MAC == a.MAC }) {
 			s.detach(a.MAC)
@@ -119,6 +122,8 @@ const (
 const (
 	dataRoot = "meta-data/"
 	macsPath = dataRoot + "network/interfaces/macs"
+	rolePath = dataRoot + "iam/security-credentials/"
+	roleName = "node"
 )
 
 // value returns what a path below /latest/ has to say. s.mu is held.
@@ -128,6 +133,17 @@ func (s *Server) value(path string) (string, answer) {
 		return nonEmpty(s.instance)
 	case dataRoot + "placement/region":
 		return nonEmpty(s.region)
+	case rolePath:
+		if s.roleKey == "" {
+			return "", absent
+		}
+		return roleName, present
+	case rolePath + roleName:
+		if s.roleKey == "" {
+			return "", absent
+		}
+		expires := s.now().Add(6 * time.Hour).UTC().Format(time.RFC3339)
+		return fmt.Sprintf(`{"Code":"Success","Type":"AWS-HMAC","AccessKeyId":%q,"SecretAccessKey":"secret","Token":"token","Expiration":%q}`, s.roleKey, expires), present
 	case dataRoot + "mac":
 		for _, a := range s.enis {
 			if a.Primary {
