@@ -34,7 +34,21 @@ func TestChartIsWhatKustomizeMakes(t *testing.T) {
 		"DPDK":        {"resources: [DEPLOY]\ncomponents: [DEPLOY/components/dpdk]\n", []string{"--set=eniManager.dpdk.enabled=true"}},
 		"monitoring":  {"resources: [DEPLOY]\ncomponents: [DEPLOY/components/monitoring]\n", []string{"--set=metrics.enabled=true"}},
 		"startup":     {"resources: [DEPLOY]\ncomponents: [DEPLOY/components/startup-taint]\n", []string{"--set=eniManager.startupTaint=true"}},
-		"both":        {"resources: [DEPLOY]\ncomponents: [DEPLOY/components/monitoring, DEPLOY/components/dpdk]\n", []string{"--set=metrics.enabled=true,eniManager.dpdk.enabled=true"}},
+		"addresses":   {"resources: [DEPLOY]\ncomponents: [DEPLOY/components/manage-addresses]\n", []string{"--set=eniManager.manageAddresses.enabled=true"}},
+		"routing":     {"resources: [DEPLOY]\ncomponents: [DEPLOY/components/source-routing]\n", []string{"--set=eniManager.sourceRouting=true"}},
+		"prefixes": {
+			"resources: [DEPLOY]\ncomponents: [DEPLOY/components/manage-addresses, DEPLOY/components/source-routing]\npatches:\n- target: {kind: DaemonSet, name: multi-enid}\n  patch: |\n" +
+				"    - {op: replace, path: /spec/template/spec/containers/0/args/4, value: --manage-addresses=prefixes}\n" +
+				"    - {op: replace, path: /spec/template/spec/containers/0/args/5, value: --addresses-low=8}\n" +
+				"    - {op: replace, path: /spec/template/spec/containers/0/args/6, value: --addresses-high=24}\n" +
+				"- target: {kind: ServiceAccount, name: multi-enid}\n  patch: |\n" +
+				"    - {op: add, path: /metadata/annotations, value: {eks.amazonaws.com/role-arn: arn:aws:iam::111122223333:role/multi-enid}}\n",
+			[]string{
+				"--set=eniManager.manageAddresses.enabled=true,eniManager.manageAddresses.mode=prefixes,eniManager.manageAddresses.low=8,eniManager.manageAddresses.high=24,eniManager.sourceRouting=true",
+				`--set=serviceAccount.annotations.eks\.amazonaws\.com/role-arn=arn:aws:iam::111122223333:role/multi-enid`,
+			},
+		},
+		"both": {"resources: [DEPLOY]\ncomponents: [DEPLOY/components/monitoring, DEPLOY/components/dpdk]\n", []string{"--set=metrics.enabled=true,eniManager.dpdk.enabled=true"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			want := manifest(t, cluster.Kustomize(t, tt.overlay+image))
@@ -59,6 +73,7 @@ func everyValue() []string {
 		"--set=affinity.nodeAffinity.preferredDuringSchedulingIgnoredDuringExecution[0].preference.matchExpressions[0].operator=Exists",
 		"--set=priorityClassName=system-cluster-critical,seLinuxOptions.type=spc_t,podAnnotations.a=b,podLabels.c=d,resources.manager.limits.memory=1Gi,resources.installer.limits.memory=1Gi",
 		"--set=logLevel=debug,eniManager.attachmentsFrom=imds,eniManager.extraArgs[0]=--orphan-grace=5s,serviceAccount.annotations.e=f",
+		"--set=eniManager.manageAddresses.enabled=true,eniManager.manageAddresses.mode=prefixes,eniManager.manageAddresses.low=2,eniManager.manageAddresses.high=20,eniManager.sourceRouting=true",
 		"--set=eniManager.startupTaint=true,eniManager.dpdk.enabled=true,eniManager.dpdk.loadModules=false,eniManager.dpdk.allowUnsafeNoIOMMU=true,devicePlugin.namespaces[0]=sriov",
 		// Their kinds are those of the Prometheus operator; test/monitoring has its types.
 		"--set=metrics.enabled=true,metrics.podMonitor=false,metrics.prometheusRule=false",
@@ -84,6 +99,7 @@ func TestChartValues(t *testing.T) {
 	for part, times := range map[string]int{
 		"image: r:t": 2, "imagePullPolicy: Never": 2, "- name: s\n": 2, "ng: multi-eni": 2, "key: k\n": 4, "system-cluster-critical": 2, "type: spc_t\n": 2,
 		"a: b\n": 2, "c: d\n": 2, "memory: 1Gi": 2, "--log-level=debug": 1, "--attachments-from=imds": 1, "--orphan-grace=5s": 1,
+		"--manage-addresses=prefixes\n": 1, "--addresses-low=2\n": 1, "--addresses-high=20\n": 1, "--source-routing\n": 1,
 		"e: f\n": 1, "privileged: true": 1, "--load-modules": 0, "--startup-taint": 1, "name: multi-enid-startup-taint": 3, "--allow-unsafe-noiommu": 1, "--dp-namespaces=sriov\n": 1, "namespace: sriov\n": 2,
 		"--listen=[$(NODE_IP)]:9616": 1, "host: 127.0.0.1": 0, "kind: ConfigMap": 1, "kind: P": 0,
 	} {
@@ -110,7 +126,13 @@ func TestChartRefuses(t *testing.T) {
 		"devicePlugin.namespaces=null":                        "devicePlugin",
 		"seLinuxOptions.typ=spc_t":                            "typ",
 		"eniManager.startupTaint=true,admission.create=false": "admission.create=true",
-		"awsRegion=eu-west-1":                                 "awsRegion",
+		"eniManager.manageAddresses=true":                     "/eniManager/manageAddresses",
+		"eniManager.manageAddresses.mode=all":                 "/eniManager/manageAddresses/mode",
+		"eniManager.manageAddresses.low=0":                    "/eniManager/manageAddresses/low",
+		"eniManager.manageAddresses.high=1001":                "/eniManager/manageAddresses/high",
+		"eniManager.manageAddresses.enabled=true,eniManager.manageAddresses.low=12": "low must be less than high",
+		"eniManager.sourceRouting=maybe":                                            "/eniManager/sourceRouting",
+		"awsRegion=eu-west-1":                                                       "awsRegion",
 	} {
 		if out, err := cluster.Helm(t, "template", "x", cluster.Chart(t), "--set="+set); err == nil || !strings.Contains(out, want) {
 			t.Errorf("%s: %v, %q; want it refused with %q", set, err, out, want)

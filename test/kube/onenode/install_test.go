@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -20,6 +21,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/multi-eni/multi-eni-cni/pkg/link"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
 	"github.com/multi-eni/multi-eni-cni/test/fakeimds"
@@ -153,7 +155,7 @@ func (s *stage) awaitReady() {
 func TestInstallation(t *testing.T) {
 	t.Run("kustomize", func(t *testing.T) {
 		s := bareNode(t, 1)
-		s.installation(s.render("", shipped))
+		s.installation(s.render("", shipped), func(bool) { s.sourceRouted(s.enis[0], false) })
 	})
 	t.Run("helm", func(t *testing.T) {
 		s := bareNode(t, 1)
@@ -162,8 +164,13 @@ func TestInstallation(t *testing.T) {
 			t.Fatalf("kubectl taint: %v\n%s", err, out)
 		}
 		// CRDs are not in it, and those of the Prometheus operator are not on this node.
-		s.installation(cluster.HelmTemplate(t, "--set=image.repository="+imageName, "--set=image.tag="+shipped, "--set=eniManager.startupTaint=true",
-			"--set=metrics.enabled=true,metrics.podMonitor=false,metrics.prometheusRule=false"), s.metricsAreServed)
+		s.installation(cluster.HelmTemplate(t, "--set=image.repository="+imageName, "--set=image.tag="+shipped, "--set=eniManager.startupTaint=true,eniManager.sourceRouting=true",
+			"--set=metrics.enabled=true,metrics.podMonitor=false,metrics.prometheusRule=false"), func(inUse bool) {
+			s.sourceRouted(s.enis[0], !inUse)
+			if inUse {
+				s.metricsAreServed()
+			}
+		})
 		if out, err := s.kubectl("get", "node", node.Name, "-o", "jsonpath={.spec.taints}"); err != nil || strings.Contains(out, startup) {
 			t.Errorf("taints %s, %v; want the one of the start gone", out, err)
 		}
@@ -171,8 +178,9 @@ func TestInstallation(t *testing.T) {
 }
 
 // installation has a pod get its device, looks at what people see and at what
-// else there is, and removes all.
-func (s *stage) installation(manifests string, looks ...func()) {
+// else there is, and removes all. Look is called before a pod has the device, and
+// with true while one has it.
+func (s *stage) installation(manifests string, look func(inUse bool)) {
 	t, before := s.T, s.files()
 	s.install(manifests)
 	// As docs/install.md says.
@@ -186,15 +194,14 @@ func (s *stage) installation(manifests string, looks ...func()) {
 	s.startDevicePlugin()
 	s.must(s.declare(a))
 	cluster.Eventually(t, "allocatable 1", restart, s.counts(a, 1))
+	look(false)
 	s.must(s.create("p1", a.resource()))
 	cluster.Eventually(t, "pod p1", settle, s.inPhase("p1", corev1.PodRunning))
 	s.must(s.hasDevice("p1", a))
 	has, err := s.addressesOf("p1")
 	s.must(errors.Join(err, want(strings.Join(has, " "), a.own()+"/24"))) // alone, it has the ENI's own
 	s.reads(a)
-	for _, look := range looks {
-		look()
-	}
+	look(true)
 
 	t.Run("in use", func(t *testing.T) {
 		s := s.with(t)
@@ -217,6 +224,7 @@ func (s *stage) installation(manifests string, looks ...func()) {
 	cluster.Eventually(t, "placeholder", settle, s.offers())
 	cluster.Eventually(t, "release", restart, s.lists(a, ""))
 	s.must(s.home(a))
+	s.sourceRouted(a, false)
 	s.deleteAll(manifests, "DaemonSet")
 	cluster.Eventually(t, "end of the daemon", settle, func() error { return none("processes", processes(isDaemon)) })
 	log := s.uninstall()
@@ -225,6 +233,23 @@ func (s *stage) installation(manifests string, looks ...func()) {
 	if after := s.files(); !slices.Equal(after, before) {
 		t.Errorf("files after uninstall %q, before %q; it says:\n%s", after, before, log)
 	}
+}
+
+// sourceRouted waits until there is a rule of source-based routing for the ENI's
+// address, or none of it at all: the daemon has the rights for that in its pod.
+func (s *stage) sourceRouted(e eni, wanted bool) {
+	s.Helper()
+	cluster.Eventually(s.T, fmt.Sprintf("source-based routing %v", wanted), settle, func() error {
+		rules, err := netlink.RuleList(netlink.FAMILY_ALL)
+		if err != nil {
+			return err
+		}
+		rules = slices.DeleteFunc(rules, func(r netlink.Rule) bool { return r.Protocol != link.SourceProtocol })
+		if from := netip.MustParsePrefix(e.cidr()).Addr().Next().String() + "/32"; wanted && (len(rules) != 1 || rules[0].Src.String() != from) || !wanted && len(rules) > 0 {
+			return fmt.Errorf("rules %v; wanted from %s: %v", rules, from, wanted)
+		}
+		return nil
+	})
 }
 
 func isDaemon(args []string) bool { return args[0] == "/multi-enid" }

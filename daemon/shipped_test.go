@@ -1,0 +1,74 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/spf13/pflag"
+	"k8s.io/apimachinery/pkg/util/yaml"
+)
+
+// shipped reads a file below deploy/.
+func shipped(t *testing.T, path string, into any) {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join("../deploy", path))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := yaml.Unmarshal(data, into); err != nil {
+		t.Fatalf("%s: %v", path, err)
+	}
+}
+
+// TestShippedFlags: the daemon takes the flags that deploy/ gives it, each component
+// with the others, and what the chart has for the marks is their default.
+func TestShippedFlags(t *testing.T) {
+	var daemon struct {
+		Spec struct {
+			Template struct {
+				Spec struct{ Containers []struct{ Args []string } }
+			}
+		}
+	}
+	shipped(t, "daemon.yaml", &daemon)
+	args := daemon.Spec.Template.Spec.Containers[0].Args[1:]
+	components, err := filepath.Glob("../deploy/components/*/args.yaml")
+	if err != nil || len(components) != 4 {
+		t.Fatalf("components with flags: %q, %v", components, err)
+	}
+	for _, c := range components {
+		var patch []struct{ Value string }
+		shipped(t, strings.TrimPrefix(c, "../deploy/"), &patch)
+		for _, p := range patch {
+			args = append(args, p.Value)
+		}
+	}
+	var c, plain nodeFlags
+	p := program{getenv: func(name string) string { return map[string]string{"NODE_NAME": "node-a"}[name] }}
+	flags := pflag.NewFlagSet("run", pflag.ContinueOnError)
+	plain.add(pflag.NewFlagSet("plain", pflag.ContinueOnError), p)
+	c.add(flags, p)
+	if err := flags.Parse(args); err != nil {
+		t.Fatalf("%q: %v", args, err)
+	}
+	if err := c.check(); err != nil {
+		t.Errorf("%q: %v", args, err)
+	}
+	if c.manageAddresses != manageSingle || !c.sourceRouting || !c.startupTaint || c.marks != plain.marks {
+		t.Errorf("flags %+v", c)
+	}
+	var values struct {
+		ENIManager struct {
+			ManageAddresses struct {
+				Mode      string
+				Low, High int
+			}
+		}
+	}
+	shipped(t, "chart/values.yaml", &values)
+	if m := values.ENIManager.ManageAddresses; m.Mode != manageSingle || m.Low != plain.marks.Low || m.High != plain.marks.High {
+		t.Errorf("the chart has %+v, the daemon %+v", m, plain.marks)
+	}
+}
