@@ -157,6 +157,10 @@ func (m *Manager) Correct(all []awsnode.ENI) []awsnode.ENI {
 			correct(e, t)
 		}
 	}
+	for id := range m.agreed {
+		_, listed := m.listed[id]
+		news = news || !listed // it has gone, or they are not to be trusted
+	}
 	for _, id := range slices.Sorted(maps.Keys(m.truth)) {
 		if _, listed := m.listed[id]; !listed {
 			t := m.truth[id]

@@ -1,7 +1,9 @@
 package addresses
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -381,6 +383,71 @@ func TestGiveBackRefused(t *testing.T) {
 	}
 }
 
+// record has a pod share the ENI, by another address plugin than eni-ipam.
+func (w *world) record(id string, edit func(*nodestate.Attachment)) {
+	w.Helper()
+	a := nodestate.Attachment{
+		AttachmentID: nodestate.AttachmentID{ContainerID: id, IfName: "net1"}, State: nodestate.StateComplete, BootID: bootID, Mode: nodestate.ModeShared,
+		Device: nodestate.AttachedDevice{PCIAddress: "0000:00:06.0"},
+	}
+	edit(&a)
+	data, err := json.Marshal(a)
+	if err != nil {
+		w.Fatal(err)
+	}
+	data = bytes.Replace(data, []byte(`"schemaVersion":0`), []byte(`"schemaVersion":1`), 1)
+	if err := errors.Join(os.MkdirAll(string(w.Attachments), 0o700), os.WriteFile(filepath.Join(string(w.Attachments), id+"-net1.json"), data, 0o600)); err != nil {
+		w.Fatal(err)
+	}
+}
+
+// TestGiveBackSparesRecords: what a pod's record says that it has is not given back
+// either, whichever plugin gave it; nor is anything while a record does not say.
+func TestGiveBackSparesRecords(t *testing.T) {
+	w := newWorld(t, false, fakeec2.Config{}, func(e *fakeec2.ENI) {
+		for n := range 12 {
+			e.IPv4 = append(e.IPv4, netip.AddrFrom4([4]byte{10, 0, 1, byte(20 + n)}))
+		}
+	})
+	w.record("c1", func(a *nodestate.Attachment) {
+		a.Result = json.RawMessage(`{"cniVersion":"1.1.0","interfaces":[{"name":"net1"}],"ips":[{"address":"10.0.1.31/24","interface":0},{"address":"2001:db8:1::31/64","interface":0}]}`)
+	})
+	w.record("c2", func(a *nodestate.Attachment) { a.State = nodestate.StateIntent })
+	w.ask("ipv4")
+	w.sync()
+	w.calls("one does not say", describeCall)
+	w.record("c2", func(a *nodestate.Attachment) {
+		a.State, a.Result = nodestate.StateComplete, json.RawMessage(`{"ips":"none"}`)
+	})
+	w.sync()
+	w.calls("one cannot be read")
+	w.record("c2", func(a *nodestate.Attachment) { a.Device.PCIAddress, a.State = "0000:00:07.0", nodestate.StateIntent })
+	w.record("c3", func(a *nodestate.Attachment) {
+		a.BootID, a.Result = "boot-0", json.RawMessage(`{"cniVersion":"1.1.0","ips":[{"address":"10.0.1.30/24"}]}`)
+	})
+	w.sync()
+	w.calls("surplus", unassignCall)
+	w.has("surplus", "[10.0.1.20 10.0.1.21 10.0.1.22 10.0.1.23 10.0.1.24 10.0.1.25 10.0.1.31] [] []")
+}
+
+// TestRetireLooksAgain: what was free when it was planned, and is leased by the
+// time the locks are held, does not retire.
+func TestRetireLooksAgain(t *testing.T) {
+	w := newWorld(t, false, fakeec2.Config{}, func(e *fakeec2.ENI) {
+		e.IPv4 = append(e.IPv4, netip.MustParseAddr("10.0.1.20"), netip.MustParseAddr("10.0.1.21"), netip.MustParseAddr("10.0.1.22"))
+	})
+	w.sync()
+	w.hold(nodestate.LeaseHeld, "10.0.1.20")
+	w.hold(nodestate.LeaseCooling, "10.0.1.21")
+	planned := []netip.Prefix{netip.MustParsePrefix("10.0.1.20/32"), netip.MustParsePrefix("10.0.1.21/32"), netip.MustParsePrefix("10.0.1.22/32")}
+	if got, ok := w.retire(t.Context(), &w.devices[0], planned); !ok || !slices.Equal(got, planned[2:]) {
+		t.Errorf("retired %v, %v; want the one that is free", got, ok)
+	}
+	if l, err := w.Leases.Read(bootID, eni); err != nil || !slices.Equal(l.Retiring, planned[2:]) {
+		t.Errorf("retiring: %v, %v", l.Retiring, err)
+	}
+}
+
 // TestRestart: a daemon that has died between two steps goes on where it was.
 func TestRestart(t *testing.T) {
 	start := func(t *testing.T) *world {
@@ -411,6 +478,30 @@ func TestRestart(t *testing.T) {
 		if l, err := w.Leases.Read(bootID, eni); err != nil || l.Retiring != nil {
 			t.Errorf("retiring: %v, %v", l.Retiring, err)
 		}
+	})
+	t.Run("after the metadata know of it", func(t *testing.T) {
+		w := start(t)
+		w.ec2.Change(eni, func(e *fakeec2.ENI) { e.IPv4 = e.IPv4[:5] })
+		w.catchUp()
+		w.sync() // asks EC2
+		w.sync()
+		w.calls("restart", describeCall)
+		if l, err := w.Leases.Read(bootID, eni); err != nil || l.Retiring != nil {
+			t.Errorf("retiring: %v, %v", l.Retiring, err)
+		}
+	})
+	t.Run("between the families", func(t *testing.T) {
+		w := start(t)
+		w.ec2.Change(eni, func(e *fakeec2.ENI) {
+			e.IPv4, e.IPv6 = e.IPv4[:5], append(e.IPv6, netip.MustParseAddr("2001:db8:1::300"))
+		})
+		w.leases(func(l *nodestate.Leases) {
+			l.Retiring = append(l.Retiring, netip.MustParsePrefix("2001:db8:1::300/128"))
+		})
+		w.catchUp()
+		w.sync()
+		w.calls("restart", describeCall, "UnassignIpv6Addresses "+eni)
+		w.has("restart", "[10.0.1.20 10.0.1.21 10.0.1.22 10.0.1.23] [] []")
 	})
 	t.Run("the answer was lost", func(t *testing.T) {
 		w := start(t)
@@ -530,6 +621,72 @@ func TestDescribeIsRare(t *testing.T) {
 		w.now = w.now.Add(time.Second)
 	}
 	w.calls("unrest", describeCall, describeCall)
+}
+
+// TestDescribeAfterPlugging: an ENI that comes or goes has EC2 asked, once the least
+// time has passed, and what chance adds to it.
+func TestDescribeAfterPlugging(t *testing.T) {
+	w := newWorld(t, false, fakeec2.Config{})
+	w.Jitter = func(most time.Duration) time.Duration { return most }
+	w.sync()
+	w.calls("start", describeCall)
+	after := func(what string, state fakeimds.State) {
+		t.Helper()
+		w.imds.Apply(state)
+		w.now = w.now.Add(74 * time.Second)
+		w.sync()
+		w.calls(what + ", too early")
+		w.now = w.now.Add(time.Second)
+		w.sync()
+		w.calls(what, describeCall)
+		w.now = w.now.Add(10 * time.Minute)
+		w.sync()
+		w.sync()
+		w.calls(what + ", long ago")
+	}
+	without := w.metadata()
+	with := w.metadata()
+	with.ENIs = append(with.ENIs, fakeimds.ENI{ID: "eni-00000002", MAC: "02:00:00:00:00:02", DeviceIndex: 2, SubnetID: "subnet-00000001", SubnetIPv4CIDR: "10.0.1.0/24", IPv4s: []string{"10.0.1.60"}})
+	after("plugged", with)
+	w.describeAt = w.now.Add(75 * time.Second)
+	after("unplugged", without)
+}
+
+// TestAnswerLost: addresses that EC2 has assigned without our knowing are found
+// again, and what of them is too much goes back.
+func TestAnswerLost(t *testing.T) {
+	w := newWorld(t, false, fakeec2.Config{})
+	w.sync()
+	w.now = w.now.Add(2 * time.Minute)
+	w.ask("ipv4")
+	w.ec2.Fail("AssignPrivateIpAddresses", "lose")
+	w.sync()
+	if n := len(w.ec2.ENI(eni).IPv4); n != 13 {
+		t.Errorf("%d addresses, want those of both attempts", n)
+	}
+	for range 8 {
+		w.catchUp()
+		w.now = w.now.Add(time.Minute)
+		w.sync()
+	}
+	if n := len(w.ec2.ENI(eni).IPv4); n != 7 {
+		t.Errorf("%d addresses, want the middle and the primary one", n)
+	}
+	w.problem("after all", "")
+}
+
+// TestIPv6: single addresses of the family that was asked for, and of no other.
+func TestIPv6(t *testing.T) {
+	w := newWorld(t, false, fakeec2.Config{})
+	w.ask("ipv6")
+	w.sync()
+	w.calls("asked", describeCall, "AssignIpv6Addresses "+eni)
+	w.has("asked", "[] [2001:db8:1::4 2001:db8:1::5 2001:db8:1::6 2001:db8:1::7 2001:db8:1::8 2001:db8:1::9] []")
+	w.sync()
+	w.catchUp()
+	w.hold(nodestate.LeaseHeld, "2001:db8:1::4", "2001:db8:1::5", "2001:db8:1::6", "2001:db8:1::7")
+	w.sync()
+	w.calls("below the low mark", "AssignIpv6Addresses "+eni)
 }
 
 // TestEventualConsistency: an answer of EC2 that does not show what it has just

@@ -3,6 +3,7 @@ package addresses
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -130,13 +131,8 @@ func (m *Manager) retire(ctx context.Context, d *nodestate.Device, spans []netip
 		return nil, false
 	}
 	defer unlock()
-	records, bad, err := m.Attachments.List()
-	if err != nil || len(bad) > 0 { // one that cannot be read may hold any address
-		return nil, false
-	}
-	if slices.ContainsFunc(records, func(a nodestate.Attachment) bool {
-		return a.Device.PCIAddress == d.PCIAddress && a.Mode.Exclusive() && a.Holds(m.BootID)
-	}) {
+	recorded, ok := m.recorded(d.PCIAddress)
+	if !ok {
 		return nil, false
 	}
 	l, err := m.Leases.Lock(ctx, m.BootID, d.ENIID)
@@ -148,12 +144,41 @@ func (m *Manager) retire(ctx context.Context, d *nodestate.Device, spans []netip
 	if err != nil || len(l.Retiring) > 0 { // what retires already is still to be given back, or to be forgotten by others
 		return nil, false
 	}
-	l.Retiring = slices.DeleteFunc(slices.Clone(spans), func(p netip.Prefix) bool { return holds(&l.Leases, p, now) })
+	l.Retiring = slices.DeleteFunc(slices.Clone(spans), func(p netip.Prefix) bool {
+		return holds(&l.Leases, p, now) || slices.ContainsFunc(recorded, p.Contains)
+	})
 	slices.SortFunc(l.Retiring, netip.Prefix.Compare)
 	if len(l.Retiring) == 0 || l.Save() != nil {
 		return nil, false
 	}
 	return l.Retiring, true
+}
+
+// recorded are the addresses that pods which share a device have by their records,
+// whichever plugin gave them. It is not ok while a pod has the device to itself, or
+// a record does not say: that may hold any address.
+func (m *Manager) recorded(pci device.PCIAddress) (all []netip.Addr, ok bool) {
+	records, bad, err := m.Attachments.List()
+	if err != nil || len(bad) > 0 {
+		return nil, false
+	}
+	for _, a := range records {
+		if a.Device.PCIAddress != pci || !a.Holds(m.BootID) {
+			continue
+		}
+		var result struct {
+			IPs []struct {
+				Address netip.Prefix `json:"address"`
+			} `json:"ips"`
+		}
+		if a.Mode.Exclusive() || json.Unmarshal(a.Result, &result) != nil { // an intent has no result
+			return nil, false
+		}
+		for _, ip := range result.IPs {
+			all = append(all, ip.Address.Addr())
+		}
+	}
+	return all, true
 }
 
 // giveBack has EC2 unassign what is retiring, and ends that for what is nowhere

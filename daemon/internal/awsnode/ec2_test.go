@@ -1,6 +1,7 @@
 package awsnode
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -157,6 +158,44 @@ func TestEC2Errors(t *testing.T) {
 	s.Fail("AssignIpv6Addresses", slices.Repeat([]string{"drop"}, 10)...)
 	_, err = c.Assign(t.Context(), "eni-00000001", IPv6, false, 1)
 	fails("connection lost", err, EC2Unknown)
+}
+
+// TestRateLimit: every call of whatever kind, and every page, is one of those that
+// this daemon may make; one that cannot be made in time is not sent.
+func TestRateLimit(t *testing.T) {
+	var enis []fakeec2.ENI
+	for n := range 130 {
+		enis = append(enis, tagged(n+1))
+	}
+	c, s := ec2Of(t, fakeec2.Config{ENIs: enis})
+	if real := NewEC2(nil).limiter; real.Limit() != 1 || real.Burst() != ec2Burst {
+		t.Errorf("%v calls a second, %d at once", real.Limit(), real.Burst())
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	for name, call := range map[string]func() error{
+		"Describe":    func() error { _, err := c.Describe(ctx); return err }, // two pages
+		"Assign":      func() error { _, err := c.Assign(ctx, "eni-00000001", IPv4, false, 1); return err },
+		"Assign6":     func() error { _, err := c.Assign(ctx, "eni-00000001", IPv6, false, 1); return err },
+		"Unassign":    func() error { return c.Unassign(ctx, "eni-00000001", IPv4, prefixes("10.0.1.99/32")) },
+		"Unassign6":   func() error { return c.Unassign(ctx, "eni-00000001", IPv6, prefixes("2001:db8:1::99/128")) },
+		"Permissions": func() error { return c.Permissions(ctx, "eni-00000001")[3].Err },
+	} {
+		c.limiter = rate.NewLimiter(rate.Every(time.Hour), 3)
+		for range 3 {
+			call() //nolint:errcheck // what it says is shown elsewhere
+		}
+		if sent := len(s.Calls()); sent != 3 {
+			t.Errorf("%s: %d calls sent, want 3", name, sent)
+		}
+		var e *EC2Error
+		if err := call(); !errors.As(err, &e) || e.Kind != EC2Unknown || !strings.Contains(err.Error(), "wait for the next EC2 call") {
+			t.Errorf("%s: %v", name, err)
+		}
+		if sent := s.Calls(); sent != nil {
+			t.Errorf("%s: sent %q", name, sent)
+		}
+	}
 }
 
 // TestPermissions: each right on its own, with nothing changed; what EC2 answers
