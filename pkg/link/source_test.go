@@ -169,6 +169,93 @@ func TestSources(t *testing.T) {
 	}
 }
 
+// TestSourcesBesideVPCCNI: the Amazon VPC CNI's rules and tables, as it makes them
+// on a node (docs of amazon-vpc-cni-k8s; rules of networkutils), keep what is theirs:
+// to and from its pods, and marked answers. What comes from our ENI's addresses is
+// ours.
+func TestSourcesBesideVPCCNI(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	n := node(t,
+		nstest.ENI{PCI: "0000:00:05.0", Name: "eth0", MAC: "02:00:00:00:00:00"},
+		nstest.ENI{PCI: "0000:00:06.0", Name: "eth1", MAC: "02:00:00:00:00:01"}, // of the VPC CNI
+		nstest.ENI{PCI: "0000:00:07.0", Name: "eth2", MAC: "02:00:00:00:00:02"}) // of a NodeENI
+	must(t, n.AddPeerAddress("10.0.2.1/24"))
+	h := open(t)
+	index := map[string]int{}
+	for name, a := range map[string]string{"eth0": "10.0.2.5/24", "eth1": "10.0.2.15/24", "eth2": "10.0.2.25/24"} {
+		l, err := h.ByName(name)
+		must(t, err)
+		index[name] = l.Index
+		must(t, h.SetUp(l.Index))
+		must(t, h.EnsureAddress(l.Index, netip.MustParsePrefix(a)))
+	}
+	must(t, h.EnsureRoute(index["eth0"], link.Route{Dst: netip.MustParsePrefix("0.0.0.0/0"), Gateway: netip.MustParseAddr("10.0.2.1")}))
+	pod := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "eni0123456789a"}, PeerName: "pod"} // the host has its end
+	must(t, netlink.LinkAdd(pod))
+	must(t, netlink.LinkSetUp(pod))
+	const podIP, mark = "10.0.2.16", 0x80
+	must(t, netlink.RouteAdd(&netlink.Route{LinkIndex: pod.Index, Dst: host(podIP), Scope: netlink.SCOPE_LINK}))
+	must(t, netlink.RouteAdd(&netlink.Route{LinkIndex: index["eth1"], Gw: net.ParseIP("10.0.2.1"), Dst: &net.IPNet{IP: net.IPv4zero, Mask: net.CIDRMask(0, 32)}, Table: 2, Flags: int(netlink.FLAG_ONLINK)}))
+	mask := uint32(mark)
+	theirs := []netlink.Rule{*netlink.NewRule(), *netlink.NewRule(), *netlink.NewRule()}
+	theirs[0].Priority, theirs[0].Dst, theirs[0].Table = 512, host(podIP), unix.RT_TABLE_MAIN
+	theirs[1].Priority, theirs[1].Mark, theirs[1].Mask, theirs[1].Table = 1024, mark, &mask, unix.RT_TABLE_MAIN
+	theirs[2].Priority, theirs[2].Src, theirs[2].Table = 1536, host(podIP), 2
+	for _, r := range theirs {
+		must(t, netlink.RuleAdd(&r))
+	}
+	count := func() (all int) {
+		rules, err := netlink.RuleList(netlink.FAMILY_V4)
+		must(t, err)
+		for _, r := range rules {
+			if r.Protocol != link.SourceProtocol {
+				all++
+			}
+		}
+		return all
+	}
+	before := count()
+	want := []link.Source{{Index: index["eth2"], From: prefixesOf("10.0.2.25/32", "10.0.2.32/28"), Subnets: prefixesOf("10.0.2.0/24"), Routers: []netip.Addr{netip.MustParseAddr("10.0.2.1")}}}
+	_, err := h.EnsureSources(want)
+	must(t, err)
+	for _, tt := range []struct {
+		what, from, to string
+		mark           uint32
+		by             int
+	}{
+		{"from our address", "10.0.2.25", "172.16.0.1", 0, index["eth2"]},
+		{"from our address to a neighbour", "10.0.2.25", "10.0.2.77", 0, index["eth2"]},
+		{"from our address to their pod", "10.0.2.25", podIP, 0, pod.Index},
+		{"a marked answer from our address", "10.0.2.25", "172.16.0.1", mark, index["eth0"]},
+		{"from the node", "10.0.2.5", "172.16.0.1", 0, index["eth0"]},
+		{"from no address yet", "", "172.16.0.1", 0, index["eth0"]},
+	} {
+		options := &netlink.RouteGetOptions{Mark: tt.mark}
+		if tt.from != "" {
+			options.SrcAddr = net.ParseIP(tt.from)
+		}
+		routes, err := netlink.RouteGetWithOptions(net.ParseIP(tt.to), options)
+		if err != nil || len(routes) == 0 || routes[0].LinkIndex != tt.by {
+			t.Errorf("%s: %v, %v; want by link %d", tt.what, routes, err, tt.by)
+		}
+	}
+	// What is forwarded from their pod, and from ours in ipvlan's mode l3, comes in by a link.
+	must(t, os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0o644))
+	routes, err := netlink.RouteGetWithOptions(net.ParseIP("172.16.0.1"), &netlink.RouteGetOptions{SrcAddr: net.ParseIP(podIP), Iif: pod.Name})
+	if err != nil || len(routes) == 0 || routes[0].LinkIndex != index["eth1"] {
+		t.Errorf("from their pod: %v, %v; want by eth1", routes, err)
+	}
+	_, err = h.EnsureSources(nil)
+	must(t, err)
+	if got := ours(t); got != nil || count() != before {
+		t.Errorf("left of ours %q, and of others %d rules, before %d", got, count(), before)
+	}
+}
+
+func host(a string) *net.IPNet { return &net.IPNet{IP: net.ParseIP(a), Mask: net.CIDRMask(32, 32)} }
+
 func mustNetns(t *testing.T, path string) *link.Netns {
 	t.Helper()
 	must(t, nstest.NewNetns(path))
