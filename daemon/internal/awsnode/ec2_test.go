@@ -255,8 +255,8 @@ func TestPermissionsWithoutDryRun(t *testing.T) {
 	}
 }
 
-// TestPolicyOfDeploy: the policy that is shipped has the rights for these calls,
-// and changes only what has the tag.
+// TestPolicyOfDeploy: the policy that is shipped has the rights for these calls and
+// their dry runs, which need the same, and changes only what has the tag.
 func TestPolicyOfDeploy(t *testing.T) {
 	data, err := os.ReadFile("../../../deploy/iam/multi-enid.json")
 	if err != nil {
@@ -266,25 +266,27 @@ func TestPolicyOfDeploy(t *testing.T) {
 		Statement []struct {
 			Effect    string
 			Action    any
+			Resource  string
 			Condition map[string]map[string]string
 		}
 	}
 	if err := json.Unmarshal(data, &policy); err != nil {
 		t.Fatal(err)
 	}
-	got := map[string]bool{} // action, and whether it wants the tag
+	got := map[string]string{} // action, and on what
 	for _, s := range policy.Statement {
 		actions, ok := s.Action.([]any)
 		if !ok {
 			actions = []any{s.Action}
 		}
 		for _, a := range actions {
-			got[fmt.Sprint(s.Effect, " ", a)] = s.Condition["Null"]["aws:ResourceTag/"+NodeENITag] == "false"
+			got[fmt.Sprint(s.Effect, " ", a)] = fmt.Sprint(s.Resource, " ", s.Condition)
 		}
 	}
-	want := map[string]bool{
-		"Allow ec2:DescribeNetworkInterfaces": false, "Allow ec2:AssignPrivateIpAddresses": true, "Allow ec2:UnassignPrivateIpAddresses": true,
-		"Allow ec2:AssignIpv6Addresses": true, "Allow ec2:UnassignIpv6Addresses": true,
+	const tagged = "arn:aws:ec2:*:*:network-interface/* map[Null:map[aws:ResourceTag/" + NodeENITag + ":false]]"
+	want := map[string]string{
+		"Allow ec2:DescribeNetworkInterfaces": "* map[]", "Allow ec2:AssignPrivateIpAddresses": tagged, "Allow ec2:UnassignPrivateIpAddresses": tagged,
+		"Allow ec2:AssignIpv6Addresses": tagged, "Allow ec2:UnassignIpv6Addresses": tagged,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("rights (-want +got):\n%s", diff)
