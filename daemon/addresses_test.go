@@ -206,6 +206,8 @@ func TestSourceRouting(t *testing.T) {
 	m.start("--source-routing")
 	m.until("a ready")
 	until("ready", "10.0.1.15/32")
+	_, report, _ := m.doctor("--source-routing")
+	wantLine(t, report, "ok    source routing: rules and routes may be made")
 	m.must(os.Remove(m.path("nodeenis/a.yaml")))
 	until("removed")
 	m.declare("a", 1)

@@ -71,7 +71,7 @@ func (p program) doctor(ctx context.Context, c nodeFlags, policy, output string)
 		Running:     func(ctx context.Context) (bool, error) { return daemonAnswers(ctx, c.inventory) },
 		PCIDPConfig: c.pcidpConfig, Inventory: c.inventory, StateDir: c.stateDir, AttachmentsDir: c.attachmentsDir, LeaseDir: c.leaseDir,
 		Sysfs: c.sysfs, Policy: policy, BinDir: c.cniBinDir,
-		DriverPolicy: c.drivers, Dev: c.dev, ModulesRoot: c.modulesRoot,
+		SourceRouting: c.sourceRouting, DriverPolicy: c.drivers, Dev: c.dev, ModulesRoot: c.modulesRoot,
 	}
 	if c.manageAddresses != "" {
 		o.EC2 = awsnode.NewEC2(awsnode.New(awsnode.Config{}))

@@ -168,8 +168,8 @@ func TestRateLimit(t *testing.T) {
 		enis = append(enis, tagged(n+1))
 	}
 	c, s := ec2Of(t, fakeec2.Config{ENIs: enis})
-	if real := NewEC2(nil).limiter; real.Limit() != 1 || real.Burst() != ec2Burst {
-		t.Errorf("%v calls a second, %d at once", real.Limit(), real.Burst())
+	if own := NewEC2(nil).limiter; own.Limit() != 1 || own.Burst() != ec2Burst {
+		t.Errorf("%v calls a second, %d at once", own.Limit(), own.Burst())
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()

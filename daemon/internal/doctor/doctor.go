@@ -100,6 +100,8 @@ type Options struct {
 	ENIs func(context.Context) ([]awsnode.ENI, error)
 	// EC2 is nil where nobody manages addresses; then EC2 is not asked.
 	EC2 EC2
+	// SourceRouting says that the daemon is to make rules and routes.
+	SourceRouting bool
 	// Kubelet asks the podresources API; nil where there is no kubelet.
 	// DevicePlugin looks for the device plugin; nil where others restart it.
 	Kubelet      func(context.Context) (inventory.Kubelet, error)
@@ -124,7 +126,7 @@ type Options struct {
 func Run(ctx context.Context, o Options) []Finding {
 	var all []Finding
 	for _, check := range []func(context.Context, Options) []Finding{
-		nodeName, cluster, metadata, managed, drivers,
+		nodeName, cluster, metadata, managed, routing, drivers,
 		config, inventoryFile, stateDir, attachments, sysfsTree,
 		binary, policy, netns, kubelet, devicePlugin, daemon,
 	} {
