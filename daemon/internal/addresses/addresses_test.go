@@ -263,6 +263,9 @@ func TestGiveBack(t *testing.T) {
 	retiring(4) // the metadata still list them, and a restarted daemon would believe that
 	w.catchUp()
 	w.sync()
+	retiring(4) // or EC2, which may not show yet what it has done
+	w.now = w.now.Add(consistent)
+	w.sync()
 	retiring(0)
 	w.sync()
 	w.calls("nothing is due")
@@ -301,6 +304,7 @@ func TestGiveBackBoth(t *testing.T) {
 	}
 	for range 4 {
 		w.catchUp()
+		w.now = w.now.Add(consistent)
 		w.sync()
 	}
 	w.calls("then the other", "UnassignIpv6Addresses "+eni)

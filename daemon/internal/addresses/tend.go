@@ -196,10 +196,11 @@ func (m *Manager) giveBack(ctx context.Context, d *nodestate.Device, retiring []
 	m.mu.Lock()
 	truth := m.truth[d.ENIID]
 	agreed := m.listed[d.ENIID] == text(truth.MAC, truth.Addresses, truth.Prefixes)
+	settled := m.Now().Sub(m.changed[d.ENIID]) >= consistent
 	m.mu.Unlock()
 	inUse := func(p netip.Prefix) bool { return has(addressesOf(d.Addresses), d.Prefixes, p) }
-	// The metadata must agree: after a restart they are believed at first.
-	if agreed && !slices.ContainsFunc(retiring, inUse) {
+	// The metadata must agree, and EC2 certainly do: after a restart they are believed.
+	if agreed && settled && !slices.ContainsFunc(retiring, inUse) {
 		m.stay(ctx, d.ENIID, func(netip.Prefix) bool { return true })
 	}
 }

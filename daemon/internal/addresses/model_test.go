@@ -1,0 +1,169 @@
+package addresses
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/awsnode"
+	"github.com/multi-eni/multi-eni-cni/pkg/device"
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+	"github.com/multi-eni/multi-eni-cni/test/fakeec2"
+)
+
+// watched is EC2 whose answers may be lost or refused, and which is never to be
+// asked for an address back that does not retire, or that somebody holds.
+type watched struct {
+	w *world
+	// lose is whether the answer to the next change is lost, throttle whether it is
+	// refused.
+	lose, throttle bool
+}
+
+// client is a new one each time: time is the model's, and the rate limit's is not.
+func (e *watched) client() EC2 { return awsnode.NewEC2(e.w.client) }
+
+func (e *watched) Describe(ctx context.Context) ([]awsnode.Attached, error) {
+	return e.client().Describe(ctx)
+}
+
+func (e *watched) change(do func() error) error {
+	if e.throttle {
+		e.throttle = false
+		return &awsnode.EC2Error{Kind: awsnode.EC2Throttled, Code: "RequestLimitExceeded", Err: errors.New("RequestLimitExceeded")}
+	}
+	err := do()
+	if e.lose {
+		e.lose, err = false, &awsnode.EC2Error{Err: errors.New("connection reset")}
+	}
+	return err
+}
+
+func (e *watched) Assign(ctx context.Context, eni device.ENIID, family awsnode.Family, prefixes bool, n int) (got []netip.Prefix, err error) {
+	err = e.change(func() (err error) {
+		got, err = e.client().Assign(ctx, eni, family, prefixes, n)
+		return err
+	})
+	if err != nil {
+		got = nil
+	}
+	return got, err
+}
+
+func (e *watched) Unassign(ctx context.Context, id device.ENIID, family awsnode.Family, what []netip.Prefix) error {
+	l, err := e.w.Leases.Read(bootID, id)
+	if err != nil {
+		e.w.Fatal(err)
+	}
+	for _, p := range what {
+		if !slices.Contains(l.Retiring, p) || holds(&l, p, e.w.uptime) {
+			e.w.Errorf("%s is to be unassigned; leases %+v", p, l)
+		}
+	}
+	return e.change(func() error { return e.client().Unassign(ctx, id, family, what) })
+}
+
+// lease gives a pod a free address, as the plugin does from the inventory.
+func (w *world) lease(r *rand.Rand) {
+	w.leases(func(l *nodestate.Leases) {
+		l.Asked = []string{nodestate.IPv4}
+		var free []netip.Addr
+		for a := range w.devices[0].Pools()[0].Behind(netip.Addr{}) {
+			i, found := l.Find(a.Addr())
+			if !l.Retires(a.Addr()) && !(found && l.Leases[i].Holds(w.uptime)) {
+				free = append(free, a.Addr())
+			}
+		}
+		if len(free) == 0 {
+			return
+		}
+		lease := nodestate.Lease{Address: free[r.IntN(len(free))], State: nodestate.LeaseHeld, AttachmentID: nodestate.AttachmentID{ContainerID: fmt.Sprint("c", r.Int()), IfName: "net1"}}
+		l.Leases = append(slices.DeleteFunc(l.Leases, func(o nodestate.Lease) bool { return o.Address == lease.Address }), lease)
+	})
+}
+
+// release ends a pod.
+func (w *world) release(r *rand.Rand) {
+	w.leases(func(l *nodestate.Leases) {
+		if len(l.Leases) > 0 {
+			lease := &l.Leases[r.IntN(len(l.Leases))]
+			if lease.State == nodestate.LeaseHeld {
+				lease.State, lease.FreeAt = nodestate.LeaseCooling, w.uptime+30*time.Second
+			}
+		}
+	})
+}
+
+func (w *world) pass(d time.Duration) { w.now, w.uptime = w.now.Add(d), w.uptime+d }
+
+// TestModel: pods come and go, the daemon dies, answers are lost, EC2 throttles,
+// Describe lags, and the metadata more so: no pod has an address that the ENI has
+// not, and when there is peace the pool is between the marks, and nothing retires.
+func TestModel(t *testing.T) {
+	for _, seed := range []uint64{0, 1, 2, 3, 4, 56} { // with 56 it dies, and is told by Describe of what it has given back just before
+		for _, prefixes := range []bool{false, true} {
+			t.Run(fmt.Sprint(seed, " prefixes ", prefixes), func(t *testing.T) { walk(t, seed, prefixes) })
+		}
+	}
+}
+
+func walk(t *testing.T, seed uint64, prefixes bool) {
+	r := rand.New(rand.NewPCG(seed, 0)) //nolint:gosec // to be the same again
+	w := newWorld(t, prefixes, fakeec2.Config{Lag: 20 * time.Second})
+	e := &watched{w: w}
+	w.EC2 = e
+	w.sync()
+	var done []string
+	for range 120 {
+		step := r.IntN(12)
+		done = append(done, fmt.Sprint(step))
+		switch step {
+		case 0, 1, 2, 3:
+			w.lease(r)
+		case 4, 5, 6:
+			w.release(r)
+		case 7:
+			w.catchUp()
+		case 8:
+			w.Manager = New(w.Options)
+		case 9:
+			e.lose = true
+		case 10:
+			e.throttle = true
+		case 11:
+			w.pass(time.Duration(r.IntN(90)) * time.Second)
+		}
+		w.sync()
+		w.pass(time.Second)
+		l, err := w.Leases.Read(bootID, eni)
+		if err != nil {
+			t.Fatal(err)
+		}
+		now := w.ec2.ENI(eni)
+		for _, lease := range l.Leases {
+			if lease.State == nodestate.LeaseHeld && !slices.Contains(now.IPv4, lease.Address) && !slices.ContainsFunc(now.Prefixes, func(p netip.Prefix) bool { return p.Contains(lease.Address) }) {
+				t.Fatalf("after %v: %s is leased, and the ENI has %v %v", done, lease.Address, now.IPv4, now.Prefixes)
+			}
+		}
+	}
+	e.lose, e.throttle = false, false
+	for range 30 {
+		w.catchUp()
+		w.pass(time.Minute)
+		w.sync()
+	}
+	l, err := w.Leases.Read(bootID, eni)
+	if err != nil {
+		t.Fatal(err)
+	}
+	count, _ := l.Count(w.devices[0].Pools()[0], w.uptime)
+	// A prefix of which one address is held does not go.
+	if free := count.Free(); free < w.Marks.Low || !prefixes && free > w.Marks.High || len(l.Retiring) > 0 || len(w.Problems()) > 0 {
+		t.Errorf("in the end %+v, retiring %v, problems %v", count, l.Retiring, w.Problems())
+	}
+}
