@@ -75,7 +75,7 @@ func (w *world) lease(r *rand.Rand) {
 		var free []netip.Addr
 		for a := range w.devices[0].Pools()[0].Behind(netip.Addr{}) {
 			i, found := l.Find(a.Addr())
-			if !l.Retires(a.Addr()) && !(found && l.Leases[i].Holds(w.uptime)) {
+			if !l.Retires(a.Addr()) && (!found || !l.Leases[i].Holds(w.uptime)) {
 				free = append(free, a.Addr())
 			}
 		}
