@@ -155,13 +155,23 @@ func prepareTemp(f *os.File, mode fs.FileMode) error {
 	if !samePath(f, f.Name()) {
 		return fmt.Errorf("lock %s: %w: another process has just written it", f.Name(), unix.EAGAIN)
 	}
-	if err := f.Truncate(0); err != nil {
+	if err := empty(f); err != nil {
 		return fmt.Errorf("truncate %s: %w", f.Name(), err)
 	}
 	if err := f.Chmod(mode); err != nil { // the umask, or a killed writer's mode
 		return fmt.Errorf("set mode of %s: %w", f.Name(), err)
 	}
 	return nil
+}
+
+// empty truncates a file that has any content. One that is truncated, were it empty
+// before, ext4 writes to the disk when it is closed (auto_da_alloc in ext4(5)).
+func empty(f *os.File) error {
+	st, err := f.Stat()
+	if err != nil || st.Size() == 0 {
+		return err
+	}
+	return f.Truncate(0)
 }
 
 func publish(f *os.File, path string, data []byte, d Durability, rename func(from, to string) error) error {
