@@ -288,6 +288,7 @@ func TestDoComesBack(t *testing.T) {
 	home, err := link.CurrentNetns()
 	must(t, err)
 	defer home.Close()
+	ns, _ := pod(t, "pod")
 	at := func(when string, want *link.Netns) {
 		t.Helper()
 		now, err := link.CurrentNetns()
@@ -296,8 +297,12 @@ func TestDoComesBack(t *testing.T) {
 		if !now.Same(want.Netns) {
 			t.Fatalf("%s: in netns %d, want %d", when, now.Inode, want.Inode)
 		}
+		for _, n := range []*link.Netns{home, ns} {
+			if here, err := n.Current(); err != nil || here != (n == want) {
+				t.Errorf("%s: Current of netns %d = %v, %v; want %v", when, n.Inode, here, err, n == want)
+			}
+		}
 	}
-	ns, _ := pod(t, "pod")
 	must(t, ns.Do(func() error { at("inside", ns); return nil }))
 	at("after success", home)
 	refused := errors.New("refused")

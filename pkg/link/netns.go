@@ -52,6 +52,19 @@ func CurrentNetns() (*Netns, error) {
 	return identify(n, n.Path(), func(_ *Netns, f func() error) error { return f() })
 }
 
+// Current says whether the calling thread is in the namespace. Both exist, so the
+// inode number tells.
+func (n *Netns) Current() (bool, error) {
+	var st unix.Stat_t
+	if err := unix.Stat(threadNetns, &st); err != nil {
+		return false, fmt.Errorf("stat the current netns: %w", err)
+	}
+	return st.Ino == n.Inode, nil
+}
+
+// threadNetns is the calling thread's network namespace (namespaces(7)).
+const threadNetns = "/proc/thread-self/ns/net"
+
 // identify reads what a namespace is known by, in it by way of enter.
 func identify(n ns.NetNS, path string, enter func(*Netns, func() error) error) (*Netns, error) {
 	out := &Netns{ns: n, Netns: nodestate.Netns{Path: path}}
@@ -98,7 +111,7 @@ func (n *Netns) FDPath() string { return fmt.Sprintf("/proc/self/fd/%d", n.ns.Fd
 // goroutine locked to it, so that nobody else gets to run there.
 func (n *Netns) Do(f func() error) error {
 	runtime.LockOSThread()
-	home, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	home, err := unix.Open(threadNetns, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err == nil {
 		defer unix.Close(home) //nolint:errcheck // opened for reading only
 		err = n.ns.Set()

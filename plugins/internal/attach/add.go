@@ -72,13 +72,12 @@ func (c *call) openTarget() (*link.Netns, error) {
 	if err != nil {
 		return nil, &refusal{code: codeInvalidNetNS, msg: "CNI_NETNS", err: err}
 	}
-	host, err := link.CurrentNetns()
+	host, err := ns.Current()
 	if err != nil {
 		ns.Close()
 		return nil, err
 	}
-	defer host.Close()
-	if ns.Same(host.Netns) {
+	if host {
 		ns.Close()
 		return nil, refuse(codeInvalidNetNS, "CNI_NETNS: %s is the host's own network namespace; a pod with hostNetwork has all of its interfaces already", c.args.Netns)
 	}

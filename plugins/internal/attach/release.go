@@ -29,7 +29,7 @@ const (
 // DEL has failed, the record stays as released, for the next DEL to repeat it.
 func (c *call) release(r *nodestate.Record, lock claimLock) error {
 	i := c.recorded(r.Attachment)
-	if !c.alive(r.Attachment) {
+	if (r.Delegate != nil || r.IPAM != nil) && !c.alive(r.Attachment) {
 		i.netns = "" // the path may lead to somebody else's netns by now
 	}
 	var plugins, back error
@@ -342,13 +342,11 @@ func (c *call) proveOurs() (nodestate.Attachment, bool) {
 		return nodestate.Attachment{}, false
 	}
 	defer ns.Close()
-	host, err := link.CurrentNetns()
-	if err != nil {
+	if host, err := ns.Current(); err != nil || host {
 		return nodestate.Attachment{}, false
 	}
-	defer host.Close()
 	in, err := ns.Open()
-	if err != nil || ns.Same(host.Netns) {
+	if err != nil {
 		return nodestate.Attachment{}, false
 	}
 	defer in.Close()
