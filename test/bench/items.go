@@ -34,12 +34,12 @@ func (n *node) measure(ctx context.Context) []table.Row {
 		run  func(context.Context) ([]table.Row, error)
 	}{
 		{"(a) (b) (c) pairs, one pod at a time", n.quiet},
-		{"(h) pairs, side by side", n.loaded},
 		{"(d) start-up", n.start},
+		{"(e) size of the inventory", n.sizes},
 		{"(g) peak memory", n.memory},
 		{"(k) counts", n.counts},
+		{"(h) pairs, side by side", n.loaded}, // what is quiet comes first: the kernel destroys for long what many have left
 		{"(i) many pods at once", n.crowded},
-		{"(e) size of the inventory", n.sizes},
 		{"(j) growth", n.growth},
 	} {
 		if !wanted(item.name) {
