@@ -42,6 +42,8 @@ type world struct {
 	uptime time.Duration
 	woken  int
 	dir    string
+	// kept is what the inventory has besides, because pods have leased it.
+	kept []netip.Prefix
 }
 
 func newWorld(t *testing.T, prefixes bool, cfg fakeec2.Config, edit ...func(*fakeec2.ENI)) *world {
@@ -101,7 +103,7 @@ func (w *world) sync() {
 	for _, e := range all {
 		if e.ID == eni {
 			devices = append(devices, nodestate.Device{
-				ENIID: e.ID, NodeENI: "a", MAC: e.MAC, PCIAddress: "0000:00:06.0", Driver: "ena", SubnetCIDR: e.SubnetCIDR, Addresses: e.Addresses, Prefixes: e.Prefixes, Phase: nodestate.PhaseReady,
+				ENIID: e.ID, NodeENI: "a", MAC: e.MAC, PCIAddress: "0000:00:06.0", Driver: "ena", SubnetCIDR: e.SubnetCIDR, Addresses: slices.Concat(e.Addresses, w.kept), Prefixes: e.Prefixes, Phase: nodestate.PhaseReady,
 			})
 		}
 	}
@@ -215,6 +217,33 @@ func TestDemand(t *testing.T) {
 	w.calls("below the low mark", assignCall)
 	w.has("below the low mark", "[10.0.1.4 10.0.1.5 10.0.1.6 10.0.1.7 10.0.1.8 10.0.1.9 10.0.1.10 10.0.1.11 10.0.1.12 10.0.1.13] [] []")
 	w.problem("all along", "")
+}
+
+// TestLeasedAddressGone: an address that somebody has taken from the ENI, and that
+// stays in the inventory for the pod that has leased it, does not keep others from
+// theirs.
+func TestLeasedAddressGone(t *testing.T) {
+	w := newWorld(t, false, fakeec2.Config{})
+	w.ask("ipv4")
+	w.sync()
+	w.hold(nodestate.LeaseHeld, "10.0.1.4", "10.0.1.5", "10.0.1.6")
+	w.ec2.Change(eni, func(e *fakeec2.ENI) {
+		e.IPv4 = slices.DeleteFunc(e.IPv4, func(a netip.Addr) bool { return a.String() == "10.0.1.4" })
+	})
+	w.kept = []netip.Prefix{netip.MustParsePrefix("10.0.1.4/24")}
+	w.catchUp()
+	for range 3 { // until EC2 has been asked again
+		w.now = w.now.Add(2 * time.Minute)
+		w.sync()
+	}
+	w.calls("all still free that the pods need", describeCall, assignCall, describeCall)
+	w.hold(nodestate.LeaseHeld, "10.0.1.7")
+	w.sync()
+	w.calls("below the low mark", assignCall)
+	w.kept = []netip.Prefix{netip.MustParsePrefix("10.0.1.99/24")}
+	w.hold(nodestate.LeaseHeld, "10.0.1.8", "10.0.1.9")
+	w.sync()
+	w.calls("what nobody has leased is not in the inventory for a pod's sake")
 }
 
 // TestPrefixes: prefixes of both families.

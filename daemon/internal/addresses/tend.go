@@ -43,7 +43,7 @@ func (m *Manager) tend(ctx context.Context, d *nodestate.Device) {
 		m.giveBack(ctx, d, leases.Retiring)
 		truth, ok = m.touchable(d.ENIID)
 	}
-	if !ok || !agree(d, truth) { // what we have changed is not in the inventory yet
+	if !ok || !agree(d, truth, &leases) { // what we have changed is not in the inventory yet
 		return
 	}
 	now, err := m.Uptime()
@@ -72,9 +72,17 @@ func (m *Manager) touchable(eni device.ENIID) (truth awsnode.Attached, ok bool) 
 	return truth, ok && m.ready(eni, m.Now())
 }
 
-// agree says whether the inventory has what EC2 says.
-func agree(d *nodestate.Device, t awsnode.Attached) bool {
-	return text("", addressesOf(d.Addresses), d.Prefixes) == text("", t.Addresses, t.Prefixes)
+// agree says whether the inventory has what EC2 says, but for what EC2 has no longer
+// and pods have leased, which stays in the inventory until they end.
+func agree(d *nodestate.Device, t awsnode.Attached, l *nodestate.Leases) bool {
+	leased := func(p netip.Prefix) bool {
+		return slices.ContainsFunc(l.Leases, func(lease nodestate.Lease) bool { return p.Contains(lease.Address) })
+	}
+	addresses := slices.DeleteFunc(addressesOf(d.Addresses), func(a netip.Addr) bool {
+		return !slices.Contains(t.Addresses, a) && leased(netip.PrefixFrom(a, a.BitLen()))
+	})
+	prefixes := slices.DeleteFunc(slices.Clone(d.Prefixes), func(p netip.Prefix) bool { return !slices.Contains(t.Prefixes, p) && leased(p) })
+	return text("", addresses, prefixes) == text("", t.Addresses, t.Prefixes)
 }
 
 // assign asks for more, and for half of it next time when that is too much.
