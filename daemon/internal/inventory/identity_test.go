@@ -109,6 +109,20 @@ func TestTwoENIsAtOneSlot(t *testing.T) {
 			brief{"a", 8, pci(1), "eth1", "intel.com/x", ready})
 		expect(t, w.sync(), nil, brief{"a", 8, pci(1), "eth1", "intel.com/x", ready})
 	})
+	t.Run("replaced, and then nothing can be read", func(t *testing.T) {
+		w := newWorld(1)
+		w.declare("a", 1)
+		w.sync()
+		stale(w, 8)
+		l := w.links[1]
+		l.MAC = mac(8)
+		w.links[1] = l
+		w.sync()
+		w.unknown.enis, w.unknown.links = true, true
+		for range 3 {
+			expect(t, w.sync(), nil, brief{"a", 8, pci(1), "eth1", "", ready})
+		}
+	})
 	t.Run("both plugged in", func(t *testing.T) {
 		w := newWorld(1)
 		w.plug(8)

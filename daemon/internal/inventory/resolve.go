@@ -61,9 +61,11 @@ func (j *joiner) find(c *claim) device.ENIID {
 	case 1:
 		return j.unlessForeign(c, best[0])
 	}
-	for _, eni := range best {
-		if p := j.prev[eni]; p != nil && p.NodeENI == c.nodeENI {
-			return j.unlessForeign(c, eni)
+	for _, drains := range []bool{false, true} { // one that drains has made way for the other
+		for _, eni := range best {
+			if p := j.prev[eni]; p != nil && p.NodeENI == c.nodeENI && (p.Phase == nodestate.PhaseDraining) == drains {
+				return j.unlessForeign(c, eni)
+			}
 		}
 	}
 	j.problem("AmbiguousENI", c.nodeENI, "", "%s are all at device index %d in %s; name the one that is meant in status.attachments", list(best), c.index, c.subnet)
