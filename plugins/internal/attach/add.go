@@ -234,9 +234,8 @@ func (c *call) attachLink(d *claimed) (*types100.Result, error) {
 	if err := c.step("move", func() error { return c.host.Move(d.link.Index, d.ns, c.args.IfName) }); err != nil {
 		return nil, err
 	}
-	l := d.link // a move changes nothing but these
-	l.Name, l.Up = c.args.IfName, false
-	if l.Index, err = in.Index(l.Name); err != nil {
+	l, err := arrivedIn(in, d, c.args.IfName)
+	if err != nil {
 		return nil, err
 	}
 	if mtu := c.mtu(d.row); mtu != 0 && mtu != l.MTU {
@@ -253,6 +252,19 @@ func (c *call) attachLink(d *claimed) (*types100.Result, error) {
 		Name: l.Name, Mac: l.MAC.String(), Mtu: l.MTU, Sandbox: c.args.Netns, PciID: d.Device.PCIAddress.String(),
 	}}
 	return result, c.configure(d, in, l, result)
+}
+
+// arrivedIn is the link as it is after its move: named, down, and with an index that
+// may be another. A VF is reset on the way, and may have taken another MAC, which its
+// PF has assigned.
+func arrivedIn(in *link.Handle, d *claimed, name string) (l link.Link, err error) {
+	if d.Device.VF {
+		return in.ByName(name)
+	}
+	l = d.link
+	l.Name, l.Up = name, false
+	l.Index, err = in.Index(name)
+	return l, err
 }
 
 // nameFree refuses a move that the kernel would only half carry out.
