@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -245,7 +244,7 @@ func (s *stage) sourceRouted(e eni, wanted bool) {
 			return err
 		}
 		rules = slices.DeleteFunc(rules, func(r netlink.Rule) bool { return r.Protocol != link.SourceProtocol })
-		if from := netip.MustParsePrefix(e.cidr()).Addr().Next().String() + "/32"; wanted && (len(rules) != 1 || rules[0].Src.String() != from) || !wanted && len(rules) > 0 {
+		if from := e.own() + "/32"; wanted && (len(rules) != 1 || rules[0].Src.String() != from) || !wanted && len(rules) > 0 {
 			return fmt.Errorf("rules %v; wanted from %s: %v", rules, from, wanted)
 		}
 		return nil
