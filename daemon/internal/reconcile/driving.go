@@ -91,7 +91,7 @@ func (r *Reconciler) drive(ctx context.Context, src inventory.Sources, res inven
 	said := map[device.PCIAddress][]finding{}
 	for _, d := range res.Devices {
 		if pci := d.PCIAddress; d.Phase == nodestate.PhaseDraining && due[pci] == "" && r.driving.jobs[pci] == nil {
-			said[pci] = r.driving.said[pci] // something else comes first for the moment, which is no end of it
+			said[pci] = r.driving.said[pci]                                        // something else comes first for the moment, which is no end of it
 			if f, failed := r.driving.failed[pci]; failed && len(said[pci]) == 0 { // nor is what was tidied up after it
 				said[pci] = []finding{driverFailed(f.device, f.to, f.err)}
 			}
