@@ -316,7 +316,19 @@ func TestSaveLeavesOneFile(t *testing.T) {
 		if err != nil || got.State != StateComplete {
 			t.Fatalf("%s: the record is %+v, %v; want it complete", name, got, err)
 		}
-		got.Close()
+		// As a writer leaves it that is killed before it has removed the old file.
+		if err := os.WriteFile(tempPath(r.path), []byte("{}"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if all, bad, err := d.List(); len(all) != 1 || len(bad) > 0 || err != nil {
+			t.Errorf("%s: List beside an old file = %v, %v, %v; want the record", name, all, bad, err)
+		}
+		if err := got.Remove(); err != nil {
+			t.Error(err)
+		}
+		if names := list(t, string(d)); len(names) > 0 {
+			t.Errorf("%s: after Remove the folder holds %q", name, names)
+		}
 	}
 }
 
