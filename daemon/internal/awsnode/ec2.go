@@ -1,9 +1,12 @@
 package awsnode
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net/http"
 	"net/netip"
 	"slices"
 	"strings"
@@ -156,7 +159,7 @@ func (e *EC2) connect(ctx context.Context) (*ec2Calls, string, error) {
 	if err != nil {
 		return nil, "", err
 	}
-	e.calls, e.dry, e.instance = callsOf(ec2.NewFromConfig(cfg)), callsOf(ec2.NewFromConfig(cfg, asDryRun)), instance
+	e.calls, e.dry, e.instance = callsOf(ec2.NewFromConfig(cfg, inOnePiece)), callsOf(ec2.NewFromConfig(cfg, inOnePiece, asDryRun)), instance
 	return e.calls, e.instance, nil
 }
 
@@ -181,6 +184,26 @@ func (e *EC2) configure(ctx context.Context) (aws.Config, error) {
 		return cfg, fmt.Errorf("configure EC2: %w", err)
 	}
 	return cfg, nil
+}
+
+// inOnePiece has a client send each request from memory: net/http then reads it to
+// its end before any of it is sent. The SDK's own body makes net/http look for its
+// end afterwards, and gives it io.EOF as an error once the answer is there: the
+// connection is closed, what was not yet read of the answer is lost, and the SDK
+// calls again, which for an Assign means more addresses than were asked for.
+func inOnePiece(o *ec2.Options) { o.HTTPClient = whole{o.HTTPClient} }
+
+type whole struct{ client ec2.HTTPClient }
+
+func (w whole) Do(r *http.Request) (*http.Response, error) {
+	if r.Body != nil {
+		all, err := io.ReadAll(r.Body)
+		if err != nil {
+			return nil, err
+		}
+		r.Body = io.NopCloser(bytes.NewReader(all))
+	}
+	return w.client.Do(r)
 }
 
 // Describe returns all ENIs of this instance, sorted by id. Errors: *EC2Error.
