@@ -96,7 +96,7 @@ func (s *Server) change(r *record, edit func(*ENI)) {
 	if s.cfg.Lag > 0 {
 		r.before = append(r.before, past{s.cfg.Now().Add(s.cfg.Lag), r.clone()})
 	}
-	edit(&r.ENI)
+	s.edit(r, edit)
 }
 
 func (s *Server) subnet(id string) Subnet {

@@ -68,6 +68,9 @@ type Config struct {
 	Lag time.Duration
 	// Now is the clock for lags; nil is time.Now.
 	Now func() time.Time
+	// OnChange is called with an ENI that has changed, before the caller has its
+	// answer. It must not call the Server.
+	OnChange func(ENI)
 	// OnUnknown is called for what the server does not know. It must not call the
 	// Server.
 	OnUnknown func(request string)
@@ -119,8 +122,15 @@ func (s *Server) Fail(action string, codes ...string) {
 func (s *Server) Change(id string, edit func(*ENI)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	edit(&s.enis[id].ENI)
 	s.enis[id].before = nil
+	s.edit(s.enis[id], edit)
+}
+
+func (s *Server) edit(r *record, edit func(*ENI)) {
+	edit(&r.ENI)
+	if s.cfg.OnChange != nil {
+		s.cfg.OnChange(r.clone())
+	}
 }
 
 // ENI returns an ENI as it is.

@@ -62,7 +62,8 @@ func TestDryRun(t *testing.T) {
 	e := ENI{ID: "eni-1", SubnetID: subnet.ID, IPv4: []netip.Addr{netip.MustParseAddr("10.0.1.200"), netip.MustParseAddr("10.0.1.201")}}
 	s := New(Config{
 		Subnets: []Subnet{subnet}, ENIs: []ENI{e}, OnUnknown: func(r string) { t.Errorf("unknown: %s", r) },
-		May: func(action string, on ENI) bool { return on.ID == "eni-1" && action != "UnassignIpv6Addresses" },
+		OnChange: func(e ENI) { t.Errorf("change: %v", e) },
+		May:      func(action string, on ENI) bool { return on.ID == "eni-1" && action != "UnassignIpv6Addresses" },
 	})
 	for body, want := range map[string]string{
 		"Action=AssignPrivateIpAddresses&NetworkInterfaceId=eni-1&SecondaryPrivateIpAddressCount=1&DryRun=true":  "412 <Code>DryRunOperation</Code>",

@@ -57,7 +57,7 @@ func bareNodeWith(t *testing.T, enis ...eni) *stage {
 	s.paths = productPaths()
 	s.ImportArchive(t, imageName+":"+shipped, archive)
 	s.mountSysfs()
-	s.serveIMDS(s.metadata)
+	s.serveIMDS()
 	return s
 }
 
@@ -284,21 +284,21 @@ func (s *stage) mountSysfs() {
 }
 
 // serveIMDS is the metadata service at the address at which pods look for it.
-func (s *stage) serveIMDS(state fakeimds.State) {
+func (s *stage) serveIMDS() {
 	s.Helper()
 	lo, err := netlink.LinkByName("lo")
 	s.must(err)
 	addr := &netlink.Addr{IPNet: netlink.NewIPNet(net.ParseIP(imdsAddress))}
 	s.must(netlink.AddrAdd(lo, addr))
 	s.Cleanup(func() { s.must(netlink.AddrDel(lo, addr)) })
-	server := fakeimds.New(fakeimds.Config{State: state})
+	s.imds = fakeimds.New(fakeimds.Config{State: s.metadata})
 	l, err := (&net.ListenConfig{}).Listen(s.Context(), "tcp", net.JoinHostPort(imdsAddress, "80"))
 	s.must(err)
-	web := &http.Server{Handler: server, ReadHeaderTimeout: callTimeout}
+	web := &http.Server{Handler: s.imds, ReadHeaderTimeout: callTimeout}
 	go web.Serve(l) //nolint:errcheck // ends with the test
 	s.Cleanup(func() {
 		s.must(web.Close())
-		if unknown := server.Unknown(); len(unknown) > 0 {
+		if unknown := s.imds.Unknown(); len(unknown) > 0 {
 			s.Errorf("metadata service: requests that it does not know: %q", unknown)
 		}
 	})

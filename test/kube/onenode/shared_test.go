@@ -23,6 +23,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/test/fakeec2"
+	"github.com/multi-eni/multi-eni-cni/test/fakeimds"
 	"github.com/multi-eni/multi-eni-cni/test/kube/cluster"
 	"github.com/multi-eni/multi-eni-cni/test/kube/node"
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
@@ -311,6 +312,21 @@ func (s *stage) unshared() error {
 	return errors.Join(err, globErr, none("links", left), none("network namespaces", spaces))
 }
 
+// showInMetadata has the metadata service say what EC2 says of an ENI.
+func (s *stage) showInMetadata(now fakeec2.ENI) {
+	s.metadata.ENIs = slices.Clone(s.metadata.ENIs)
+	i := slices.IndexFunc(s.metadata.ENIs, func(e fakeimds.ENI) bool { return e.ID == now.ID })
+	e := &s.metadata.ENIs[i]
+	e.IPv4s, e.IPv4Prefixes = nil, nil
+	for _, a := range now.IPv4 {
+		e.IPv4s = append(e.IPv4s, a.String())
+	}
+	for _, p := range now.Prefixes {
+		e.IPv4Prefixes = append(e.IPv4Prefixes, p.String())
+	}
+	s.imds.Apply(s.metadata)
+}
+
 // TestSharedENIGrows: where the daemon may ask EC2, the first pods are the reason
 // to have addresses assigned, and all of them start.
 func TestSharedENIGrows(t *testing.T) {
@@ -320,8 +336,9 @@ func TestSharedENIGrows(t *testing.T) {
 			own := netip.MustParseAddr(a.own())
 			s := bareNodeWith(t, a)
 			ec2 := fakeec2.Start(t, fakeec2.Config{
-				Subnets: []fakeec2.Subnet{{ID: a.subnet, IPv4: netip.MustParsePrefix(a.cidr())}},
-				ENIs:    []fakeec2.ENI{{ID: a.id, MAC: a.MAC, SubnetID: a.subnet, Instance: instanceID, DeviceIndex: 1, Tags: map[string]string{"NodeENI": a.letter}, IPv4: []netip.Addr{own}}},
+				Subnets:  []fakeec2.Subnet{{ID: a.subnet, IPv4: netip.MustParsePrefix(a.cidr())}},
+				ENIs:     []fakeec2.ENI{{ID: a.id, MAC: a.MAC, SubnetID: a.subnet, Instance: instanceID, DeviceIndex: 1, Tags: map[string]string{"NodeENI": a.letter}, IPv4: []netip.Addr{own}}},
+				OnChange: s.showInMetadata,
 			})
 			env := map[string]string{"AWS_REGION": "eu-central-1"}
 			for _, name := range []string{"AWS_ENDPOINT_URL_EC2", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"} {

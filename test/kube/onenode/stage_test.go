@@ -108,6 +108,7 @@ type stage struct {
 	host     *nstest.Node
 	enis     []eni
 	metadata fakeimds.State
+	imds     *fakeimds.Server // serves metadata where the daemon is a pod
 	dir      string
 	paths    paths
 	// shared is the netconf of pods that ask for no device; nil for none.
