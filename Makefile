@@ -81,12 +81,12 @@ test: prereq-test build tools ## Run every test that needs no extra machine
 race: prereq-race build tools ## Run the tests of the product code under the race detector
 	CGO_ENABLED=1 $(GO) test -race $(TESTFLAGS) ./pkg/... ./plugins/... ./daemon/...
 
-# The same flags as for the Kubernetes programs: what both have in common is compiled once. One package at a time: each has
-# a control plane of its own.
+# The same flags as for the Kubernetes programs: what both have in common is compiled once. Each package has a control plane
+# and namespaces of its own; two at a time are what two processors carry, for most of the tests wait.
 .PHONY: test-kube
 test-kube: prereq-test-kube kube-tools ## Test against a real kube-apiserver and a real kubelet
 	CGO_ENABLED=0 $(GO) -C test/kube vet -trimpath ./...
-	CGO_ENABLED=0 $(GO) -C test/kube test -trimpath -p 1 -timeout 40m $(TESTFLAGS) ./...
+	CGO_ENABLED=0 $(GO) -C test/kube test -trimpath -p 2 -timeout 40m $(TESTFLAGS) ./...
 
 # What runs on the node of these tests besides Kubernetes and the product. next/ is another version of it, to upgrade to.
 .PHONY: kube-tools

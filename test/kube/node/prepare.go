@@ -123,11 +123,17 @@ func prepareLinks() error {
 	return nil
 }
 
-const (
-	cgroupMount = "/sys/fs/cgroup"
-	// cgroupName is where the kubelet puts its pods, in every hierarchy.
-	cgroupName = "multi-eni-test"
-)
+const cgroupMount = "/sys/fs/cgroup"
+
+// cgroupName is where the kubelet of this test binary puts its pods, in every
+// hierarchy: two binaries may run at once.
+func cgroupName() string {
+	exe, err := os.Executable()
+	if err != nil {
+		panic(err) // Linux without /proc
+	}
+	return "multi-eni-" + filepath.Base(exe)
+}
 
 // hierarchies are the folders in which the node needs a cgroup: each of
 // cgroup v1's, or the one of v2.
@@ -157,7 +163,7 @@ func makeCgroups() error {
 		return err
 	}
 	for _, h := range all {
-		dir := filepath.Join(h, cgroupName)
+		dir := filepath.Join(h, cgroupName())
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return fmt.Errorf("make cgroup: %w", err)
 		}
@@ -204,7 +210,7 @@ func removeCgroups() {
 	}
 	for _, h := range all {
 		var dirs []string
-		filepath.WalkDir(filepath.Join(h, cgroupName), func(path string, d fs.DirEntry, err error) error { //nolint:errcheck,gosec // what it finds
+		filepath.WalkDir(filepath.Join(h, cgroupName()), func(path string, d fs.DirEntry, err error) error { //nolint:errcheck,gosec // what it finds
 			if err == nil && d.IsDir() {
 				dirs = append(dirs, path)
 			}
