@@ -79,9 +79,10 @@ type Manager struct {
 	listed map[device.ENIID]string
 	// truth is what EC2 says, with our own changes since; nil before the first answer.
 	truth map[device.ENIID]awsnode.Attached
-	// agreed is what the metadata said when EC2 was asked: while they say the same,
-	// there is no news in it.
-	agreed map[device.ENIID]string
+	// asked is what the metadata said when EC2 was asked last, "" of an ENI that they
+	// did not list. agreed is that of it which needs no further question: EC2 has said
+	// the same, or has said otherwise twice, the second time too late to lag behind.
+	asked, agreed map[device.ENIID]string
 	// changed is when we have last changed an ENI.
 	changed map[device.ENIID]time.Time
 	// describeAt is when EC2 may be asked again, and describe whether it should be.
@@ -106,7 +107,7 @@ type trouble struct {
 func New(o Options) *Manager {
 	return &Manager{
 		Options: o, wake: make(chan struct{}, 1), describe: true,
-		listed: map[device.ENIID]string{}, agreed: map[device.ENIID]string{}, changed: map[device.ENIID]time.Time{}, trouble: map[subject]*trouble{},
+		listed: map[device.ENIID]string{}, changed: map[device.ENIID]time.Time{}, trouble: map[subject]*trouble{},
 	}
 }
 
@@ -146,20 +147,12 @@ func (m *Manager) Correct(all []awsnode.ENI) []awsnode.ENI {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.listed = map[device.ENIID]string{}
-	news := false
 	for i := range all {
 		e := &all[i]
-		said := text(e.MAC, addressesOf(e.Addresses), e.Prefixes)
-		m.listed[e.ID] = said
-		t, known := m.truth[e.ID]
-		news = news || said != m.agreed[e.ID] && (!known || said != text(t.MAC, t.Addresses, t.Prefixes))
-		if known {
+		m.listed[e.ID] = text(e.MAC, addressesOf(e.Addresses), e.Prefixes)
+		if t, known := m.truth[e.ID]; known {
 			correct(e, t)
 		}
-	}
-	for id := range m.agreed {
-		_, listed := m.listed[id]
-		news = news || !listed // it has gone, or they are not to be trusted
 	}
 	for _, id := range slices.Sorted(maps.Keys(m.truth)) {
 		if _, listed := m.listed[id]; !listed {
@@ -168,11 +161,35 @@ func (m *Manager) Correct(all []awsnode.ENI) []awsnode.ENI {
 		}
 	}
 	slices.SortFunc(all, func(a, b awsnode.ENI) int { return strings.Compare(string(a.MAC), string(b.MAC)) })
-	if news && m.truth != nil {
+	if m.truth != nil && slices.ContainsFunc(m.known(m.listed), m.disagree) {
 		m.describe = true
 		m.again()
 	}
 	return all
+}
+
+// known are the ENIs that the metadata listed or EC2 knows. Hold mu.
+func (m *Manager) known(listed map[device.ENIID]string) (all []device.ENIID) {
+	all = slices.AppendSeq(slices.Collect(maps.Keys(listed)), maps.Keys(m.truth))
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+// disagree says whether the metadata have news of an ENI that EC2 has not told.
+// Hold mu.
+func (m *Manager) disagree(eni device.ENIID) bool {
+	agreed, ok := m.agreed[eni]
+	said := m.listed[eni]
+	return said != m.told(eni) && (!ok || said != agreed)
+}
+
+// told is what EC2 says of an ENI, as text, "" of one that it does not know. Hold mu.
+func (m *Manager) told(eni device.ENIID) string {
+	t, ok := m.truth[eni]
+	if !ok {
+		return ""
+	}
+	return text(t.MAC, t.Addresses, t.Prefixes)
 }
 
 func addressesOf(all []netip.Prefix) (out []netip.Addr) {
@@ -278,7 +295,7 @@ func (m *Manager) describeENIs(ctx context.Context) {
 	if due {
 		m.describe, m.describeAt = false, now.Add(describeApart+m.Jitter(describeJitter))
 	}
-	agreed := m.listed
+	listed := m.listed
 	m.mu.Unlock()
 	if !due {
 		return
@@ -304,7 +321,15 @@ func (m *Manager) describeENIs(ctx context.Context) {
 	different := m.truth == nil || !maps.EqualFunc(m.truth, truth, func(a, b awsnode.Attached) bool {
 		return a.NodeENI == b.NodeENI && text(a.MAC, a.Addresses, a.Prefixes) == text(b.MAC, b.Addresses, b.Prefixes)
 	})
-	m.truth, m.agreed = truth, agreed
+	m.truth = truth
+	asked, agreed := map[device.ENIID]string{}, map[device.ENIID]string{}
+	for _, id := range m.known(listed) {
+		asked[id] = listed[id]
+		if before, ok := m.asked[id]; ok && before == listed[id] || m.told(id) == listed[id] {
+			agreed[id] = listed[id]
+		}
+	}
+	m.asked, m.agreed = asked, agreed
 	if different {
 		m.Wake()
 	}

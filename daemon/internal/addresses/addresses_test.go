@@ -26,6 +26,7 @@ import (
 const (
 	bootID   = "boot-1"
 	eni      = "eni-00000001"
+	spare    = "eni-00000002" // not attached
 	instance = "i-0a1b2c3d4e5f60718"
 )
 
@@ -57,7 +58,9 @@ func newWorld(t *testing.T, prefixes bool, cfg fakeec2.Config, edit ...func(*fak
 		f(&e)
 	}
 	cfg.Subnets = []fakeec2.Subnet{{ID: "subnet-00000001", IPv4: netip.MustParsePrefix("10.0.1.0/24"), IPv6: netip.MustParsePrefix("2001:db8:1::/64")}}
-	cfg.ENIs, cfg.Now = []fakeec2.ENI{e}, func() time.Time { return w.now }
+	primary := fakeec2.ENI{ID: "eni-0000000f", MAC: "02:00:00:00:00:ff", SubnetID: "subnet-0000000f", Instance: instance, IPv4: []netip.Addr{netip.MustParseAddr("10.0.9.9")}}
+	detached := fakeec2.ENI{ID: spare, MAC: "02:00:00:00:00:02", SubnetID: "subnet-00000001", IPv4: []netip.Addr{netip.MustParseAddr("10.0.1.60")}}
+	cfg.ENIs, cfg.Now = []fakeec2.ENI{primary, e, detached}, func() time.Time { return w.now }
 	w.ec2 = fakeec2.Start(t, cfg)
 	w.imds = fakeimds.Start(t, fakeimds.Config{State: w.metadata()})
 	w.client = awsnode.New(awsnode.Config{Endpoint: w.imds.URL})
@@ -657,32 +660,75 @@ func TestDescribeIsRare(t *testing.T) {
 }
 
 // TestDescribeAfterPlugging: an ENI that comes or goes has EC2 asked, once the least
-// time has passed, and what chance adds to it.
+// time has passed, and what chance adds to it; and once more when EC2 says otherwise
+// than the metadata, for it may have lagged behind.
 func TestDescribeAfterPlugging(t *testing.T) {
 	w := newWorld(t, false, fakeec2.Config{})
 	w.Jitter = func(most time.Duration) time.Duration { return most }
 	w.sync()
 	w.calls("start", describeCall)
-	after := func(what string, state fakeimds.State) {
-		t.Helper()
-		w.imds.Apply(state)
-		w.now = w.now.Add(74 * time.Second)
-		w.sync()
-		w.calls(what + ", too early")
-		w.now = w.now.Add(time.Second)
-		w.sync()
-		w.calls(what, describeCall)
-		w.now = w.now.Add(10 * time.Minute)
-		w.sync()
-		w.sync()
-		w.calls(what + ", long ago")
-	}
 	without := w.metadata()
 	with := w.metadata()
-	with.ENIs = append(with.ENIs, fakeimds.ENI{ID: "eni-00000002", MAC: "02:00:00:00:00:02", DeviceIndex: 2, SubnetID: "subnet-00000001", SubnetIPv4CIDR: "10.0.1.0/24", IPv4s: []string{"10.0.1.60"}})
-	after("plugged", with)
-	w.describeAt = w.now.Add(75 * time.Second)
-	after("unplugged", without)
+	with.ENIs = append(with.ENIs, fakeimds.ENI{ID: spare, MAC: "02:00:00:00:00:02", DeviceIndex: 2, SubnetID: "subnet-00000001", SubnetIPv4CIDR: "10.0.1.0/24", IPv4s: []string{"10.0.1.60"}})
+	for _, tt := range []struct {
+		what     string
+		metadata fakeimds.State
+		instance string // of the ENI, as EC2 has it; "" is the one before
+		calls    []string
+	}{
+		{"plugged", with, instance, []string{describeCall}},
+		{"unplugged", without, "none", []string{describeCall}},
+		{"listed, EC2 does not know it", with, "", []string{describeCall, describeCall}},
+		{"listed no more", without, "", nil},
+		{"EC2 knows it, not listed", without, instance, nil},
+	} {
+		if tt.instance != "" {
+			w.ec2.Change(spare, func(e *fakeec2.ENI) { e.Instance = tt.instance })
+		}
+		w.imds.Apply(tt.metadata)
+		w.describeAt = w.now.Add(75 * time.Second)
+		w.now = w.now.Add(74 * time.Second)
+		w.sync()
+		w.calls(tt.what + ", too early")
+		var calls []string
+		for range 20 {
+			w.now = w.now.Add(time.Second)
+			w.sync()
+			calls = append(calls, w.ec2.Calls()...)
+			w.now = w.now.Add(74 * time.Second)
+		}
+		if !slices.Equal(calls, tt.calls) {
+			t.Errorf("%s: calls %q, want %q", tt.what, calls, tt.calls)
+		}
+	}
+}
+
+// TestDescribeLagsBehind: what the metadata show before Describe does is found by
+// another look.
+func TestDescribeLagsBehind(t *testing.T) {
+	w := newWorld(t, false, fakeec2.Config{Lag: 20 * time.Second})
+	w.sync()
+	w.calls("start", describeCall)
+	w.now = w.now.Add(2 * time.Minute)
+	w.lost(t)
+	w.catchUp()
+	for range 4 {
+		w.sync()
+		w.now = w.now.Add(30 * time.Second)
+	}
+	w.calls("lag", describeCall, describeCall)
+	if got := fmt.Sprint(w.devices[0].Addresses); got != "[10.0.1.200/24 10.0.1.4/24 2001:db8:1::200/64]" {
+		t.Errorf("inventory: %s", got)
+	}
+}
+
+// lost has an address assigned of which the Manager does not learn.
+func (w *world) lost(t *testing.T) {
+	t.Helper()
+	if _, err := w.EC2.Assign(t.Context(), eni, awsnode.IPv4, false, 1); err != nil {
+		t.Fatal(err)
+	}
+	w.ec2.Calls()
 }
 
 // TestAnswerLost: addresses that EC2 has assigned without our knowing are found

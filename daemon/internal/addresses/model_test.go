@@ -105,7 +105,9 @@ func (w *world) pass(d time.Duration) { w.now, w.uptime = w.now.Add(d), w.uptime
 // Describe lags, and the metadata more so: no pod has an address that the ENI has
 // not, and when there is peace the pool is between the marks, and nothing retires.
 func TestModel(t *testing.T) {
-	for _, seed := range []uint64{0, 1, 2, 3, 4, 56} { // with 56 it dies, and is told by Describe of what it has given back just before
+	// With 56 it dies, and is told by Describe of what it has given back just before;
+	// with 230 Describe lags behind the metadata.
+	for _, seed := range []uint64{0, 1, 2, 3, 4, 56, 230} {
 		for _, prefixes := range []bool{false, true} {
 			t.Run(fmt.Sprint(seed, " prefixes ", prefixes), func(t *testing.T) { walk(t, seed, prefixes) })
 		}

@@ -202,8 +202,7 @@ func (m *Manager) giveBack(ctx context.Context, d *nodestate.Device, retiring []
 		}
 	}
 	m.mu.Lock()
-	truth := m.truth[d.ENIID]
-	agreed := m.listed[d.ENIID] == text(truth.MAC, truth.Addresses, truth.Prefixes)
+	agreed := m.listed[d.ENIID] == m.told(d.ENIID)
 	settled := m.Now().Sub(m.changed[d.ENIID]) >= consistent
 	m.mu.Unlock()
 	inUse := func(p netip.Prefix) bool { return has(addressesOf(d.Addresses), d.Prefixes, p) }
