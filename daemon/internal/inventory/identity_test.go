@@ -165,3 +165,22 @@ func TestLookAgainWhenTheGraceEnds(t *testing.T) {
 		t.Errorf("look again at %v, want %v", got, want)
 	}
 }
+
+// TestKeptByAnother: a device in its grace, which only a hint has placed and IMDS no
+// longer lists, is not taken by another NodeENI for the same slot because the
+// records, or IMDS, cannot be read.
+func TestKeptByAnother(t *testing.T) {
+	w := newWorld(1)
+	w.declare("b", 1, dpdk, statedPCI(pci(1).String()), resource("intel.com/y"))
+	w.bind(1, "vfio-pci")
+	kept := brief{"b", 1, pci(1), "", "intel.com/y", ready}
+	expect(t, w.join(), nil, kept)
+	w.declare("b", 1, attached("node-b", 1))
+	delete(w.enis, 1)
+	w.declare("c", 1)
+	expect(t, w.join(), []string{"ENINotAttached", "NotAttached"}, kept, brief{"c", -1, "", "", "", pending})
+	w.unknown.records = true
+	expect(t, w.join(), []string{"ENINotAttached", "NotAttached"}, kept, brief{"c", -1, "", "", "", pending})
+	w.unknown.records, w.unknown.enis = false, true
+	expect(t, w.join(), []string{"NotAttached"}, kept, brief{"c", -1, "", "", "", pending})
+}

@@ -86,11 +86,13 @@ func Join(s Sources) Result {
 // is remembered from the rows before.
 func (j *joiner) claims() [][]claim {
 	var groups [][]claim
-	for _, o := range j.live() {
-		d := j.declare(o)
-		j.declared[o.Name] = d
+	live := j.live()
+	for _, o := range live {
+		j.declared[o.Name] = j.declare(o)
+	}
+	for _, o := range live {
 		var group []claim
-		for _, c := range d.claims {
+		for _, c := range j.declared[o.Name].claims {
 			if j.resolve(&c) {
 				group = append(group, c)
 			}

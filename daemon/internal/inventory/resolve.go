@@ -47,6 +47,9 @@ func (j *joiner) find(c *claim) device.ENIID {
 	at := slot{c.index, c.subnet}
 	best, rank := []device.ENIID(nil), -1
 	for _, eni := range j.slots[at] {
+		if j.keptByAnother(c, eni) {
+			continue
+		}
 		switch r := j.presence(eni); {
 		case r > rank:
 			best, rank = []device.ENIID{eni}, r
@@ -70,6 +73,21 @@ func (j *joiner) find(c *claim) device.ENIID {
 	}
 	j.problem("AmbiguousENI", c.nodeENI, "", "%s are all at device index %d in %s; name the one that is meant in status.attachments", list(best), c.index, c.subnet)
 	return ""
+}
+
+// keptByAnother says whether an ENI is in the row of another NodeENI, which stays,
+// and is at the claim's slot only as long as nobody can be asked: neither the
+// metadata, nor, of a device that never had a link here, the records.
+func (j *joiner) keptByAnother(c *claim, eni device.ENIID) bool {
+	r := j.prev[eni]
+	if _, listed := j.enis[eni]; listed || r == nil || r.NodeENI == c.nodeENI {
+		return false
+	}
+	if j.ENIs.Known && (j.Attachments.Known || r.InterfaceName != "") {
+		return false
+	}
+	_, stays := j.mayStay(r)
+	return stays
 }
 
 // unlessForeign returns the ENI that was found at the claim's slot, or "" where
