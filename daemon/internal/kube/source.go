@@ -104,12 +104,12 @@ func (s *Source) List() (inventory.Snapshot, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
+	case s.nodeRead && !s.node.exists():
+		return inventory.Snapshot{}, fmt.Errorf("read Node %q: %w", s.client.nodeName, errNoNode)
 	case s.declared == nil:
 		return inventory.Snapshot{}, fmt.Errorf("list NodeENIs: %w", s.health.why())
 	case !s.nodeRead:
 		return inventory.Snapshot{}, fmt.Errorf("read Node %q: %w", s.client.nodeName, s.health.why())
-	case !s.node.exists():
-		return inventory.Snapshot{}, fmt.Errorf("read Node %q: %w", s.client.nodeName, errNoNode)
 	}
 	snap := inventory.Snapshot{Complete: true, Lookup: s.lookup, Objects: []v1alpha1.NodeENI{}, Problems: []nodestate.Problem{}}
 	for _, name := range slices.SortedFunc(maps.Keys(s.declared), cmp.Compare[string]) {
