@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -32,6 +34,9 @@ const (
 	daemonLog     = "/run/multi-enid.log"
 	// stopTime is how long the daemon may take to end after SIGTERM.
 	stopTime = 10 * time.Second
+	// startTime is how long it may take until it handles SIGTERM, or until it is
+	// ready, on processors that are emulated.
+	startTime = time.Minute
 )
 
 // DaemonOptions is how the daemon is started. The zero value has no metadata
@@ -52,6 +57,7 @@ type Daemon struct {
 	t    testing.TB
 	opts DaemonOptions
 	cmd  *exec.Cmd
+	logs int // octets that those before have logged
 }
 
 // StartDaemon starts `multi-enid run` with the manifests of NodeENIDir. The
@@ -89,6 +95,10 @@ func (d *Daemon) start() {
 		d.t.Fatal(err)
 	}
 	defer log.Close()
+	before, err := log.Stat()
+	if err != nil {
+		d.t.Fatal(err)
+	}
 	args := append([]string{"run", "--node-name=" + NodeName, "--nodeeni-source=dir:" + d.opts.NodeENIs, "--log-level=debug"}, d.opts.Flags...)
 	cmd := exec.Command(daemonProgram, args...)
 	cmd.Env = append(os.Environ(), "AWS_EC2_METADATA_SERVICE_ENDPOINT="+d.opts.IMDS)
@@ -97,7 +107,20 @@ func (d *Daemon) start() {
 	if err := cmd.Start(); err != nil {
 		d.t.Fatalf("start the daemon: %v", err)
 	}
-	d.cmd = cmd
+	d.cmd, d.logs = cmd, int(before.Size())
+}
+
+// AwaitReady returns once the daemon has had its first Sync.
+func (d *Daemon) AwaitReady() {
+	d.t.Helper()
+	Eventually(d.t, "the daemon is ready", startTime, func() bool {
+		resp, err := (&http.Client{Timeout: startTime}).Get("http://127.0.0.1:9616/readyz")
+		if err != nil {
+			return false
+		}
+		resp.Body.Close()
+		return resp.StatusCode == http.StatusOK
+	})
 }
 
 // PID is the running daemon's.
@@ -113,8 +136,10 @@ func (d *Daemon) Kill() {
 }
 
 // Stop ends the daemon as an operator does. It must end by itself, with success.
+// One that has just been started is let begin: until then SIGTERM is the kernel's.
 func (d *Daemon) Stop() {
 	d.t.Helper()
+	Eventually(d.t, "the daemon has started", startTime, func() bool { return strings.Contains(d.Log()[d.logs:], "multi-enid started") })
 	if err := d.end(unix.SIGTERM); err != nil {
 		d.t.Errorf("the daemon ends with %v", err)
 	}

@@ -12,6 +12,7 @@ import (
 func (s *stage) testAtRest(t *testing.T) {
 	s.daemon.Kill()
 	s.daemon.Restart()
+	s.daemon.AwaitReady()
 	s.await(t, "an empty inventory", orphanSoon, func(inv nodestate.Inventory, _ string) bool {
 		return len(inv.Devices) == 0 && len(inv.Problems) == 0
 	})
