@@ -492,9 +492,11 @@ func (s *sequence) look() {
 func (s *sequence) compare(before []byte, got pools) {
 	labels := s.toldNode.labels
 	want, may := implied(s.told, labels), pools{}
-	unreadable := map[device.PCIAddress]bool{}
+	unreadable, declared := map[device.PCIAddress]bool{}, map[device.PCIAddress]bool{}
 	for i, name := range seqNames {
-		if o := s.told[name]; o.broken && (o.selector == "" || labels["ng"] == o.selector) {
+		o, told := s.told[name]
+		declared[seqPCI(1+i)], declared[seqPCI(4+i)] = told, told
+		if o.broken && (o.selector == "" || labels["ng"] == o.selector) {
 			unreadable[seqPCI(1+i)], unreadable[seqPCI(4+i)] = true, true
 		}
 	}
@@ -517,8 +519,12 @@ func (s *sequence) compare(before []byte, got pools) {
 	}
 	for resource, addrs := range got {
 		for _, a := range addrs {
-			if !slices.Contains(want[resource], a) && !slices.Contains(may[resource], a) {
+			switch {
+			case slices.Contains(want[resource], a):
+			case !slices.Contains(may[resource], a):
 				s.failed("%s of %s is not wanted", a, resource)
+			case len(unreadable) > 0 && declared[a]:
+				s.lost = s.now // its grace begins when all can be read
 			}
 		}
 	}
