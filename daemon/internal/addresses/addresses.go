@@ -189,8 +189,10 @@ func (m *Manager) told(eni device.ENIID) string {
 	if !ok {
 		return ""
 	}
-	return text(t.MAC, t.Addresses, t.Prefixes)
+	return textOf(t)
 }
+
+func textOf(a awsnode.Attached) string { return text(a.MAC, a.Addresses, a.Prefixes) }
 
 func addressesOf(all []netip.Prefix) (out []netip.Addr) {
 	for _, a := range all {
@@ -319,7 +321,7 @@ func (m *Manager) describeENIs(ctx context.Context) {
 		truth[a.ID] = a
 	}
 	different := m.truth == nil || !maps.EqualFunc(m.truth, truth, func(a, b awsnode.Attached) bool {
-		return a.NodeENI == b.NodeENI && text(a.MAC, a.Addresses, a.Prefixes) == text(b.MAC, b.Addresses, b.Prefixes)
+		return a.NodeENI == b.NodeENI && textOf(a) == textOf(b)
 	})
 	m.truth = truth
 	asked, agreed := map[device.ENIID]string{}, map[device.ENIID]string{}

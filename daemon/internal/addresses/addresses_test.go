@@ -710,7 +710,10 @@ func TestDescribeLagsBehind(t *testing.T) {
 	w.sync()
 	w.calls("start", describeCall)
 	w.now = w.now.Add(2 * time.Minute)
-	w.lost(t)
+	if _, err := w.EC2.Assign(t.Context(), eni, awsnode.IPv4, false, 1); err != nil { // the Manager does not learn of it
+		t.Fatal(err)
+	}
+	w.ec2.Calls()
 	w.catchUp()
 	for range 4 {
 		w.sync()
@@ -720,15 +723,6 @@ func TestDescribeLagsBehind(t *testing.T) {
 	if got := fmt.Sprint(w.devices[0].Addresses); got != "[10.0.1.200/24 10.0.1.4/24 2001:db8:1::200/64]" {
 		t.Errorf("inventory: %s", got)
 	}
-}
-
-// lost has an address assigned of which the Manager does not learn.
-func (w *world) lost(t *testing.T) {
-	t.Helper()
-	if _, err := w.EC2.Assign(t.Context(), eni, awsnode.IPv4, false, 1); err != nil {
-		t.Fatal(err)
-	}
-	w.ec2.Calls()
 }
 
 // TestAnswerLost: addresses that EC2 has assigned without our knowing are found
