@@ -8,10 +8,8 @@ import (
 	"os"
 	"runtime"
 
-	"github.com/containernetworking/cni/pkg/skel"
-	cniversion "github.com/containernetworking/cni/pkg/version"
-
 	"github.com/multi-eni/multi-eni-cni/plugins/internal/attach"
+	"github.com/multi-eni/multi-eni-cni/plugins/internal/dispatch"
 )
 
 // version is set by the linker.
@@ -24,5 +22,5 @@ func init() {
 func main() {
 	attach.GrowStack(0)
 	p := &attach.Plugin{}
-	skel.PluginMainFuncs(p.IPAMFuncs(context.Background(), os.Stdout), cniversion.VersionsStartingFrom("0.3.1"), "CNI eni-ipam plugin "+version)
+	dispatch.Main("eni-ipam", version, p.IPAMFuncs(context.Background(), os.Stdout))
 }

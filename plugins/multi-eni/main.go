@@ -7,10 +7,8 @@ import (
 	"os"
 	"runtime"
 
-	"github.com/containernetworking/cni/pkg/skel"
-	cniversion "github.com/containernetworking/cni/pkg/version"
-
 	"github.com/multi-eni/multi-eni-cni/plugins/internal/attach"
+	"github.com/multi-eni/multi-eni-cni/plugins/internal/dispatch"
 )
 
 // version is set by the linker.
@@ -23,5 +21,5 @@ func init() {
 func main() {
 	attach.GrowStack(0)
 	p := &attach.Plugin{}
-	skel.PluginMainFuncs(p.Funcs(context.Background(), os.Stdout), cniversion.VersionsStartingFrom("0.3.1"), "CNI multi-eni plugin "+version)
+	dispatch.Main("multi-eni", version, p.Funcs(context.Background(), os.Stdout))
 }

@@ -124,6 +124,9 @@ func load(t *testing.T) tree {
 			}
 			return nil
 		}
+		if rel == ".git" { // a worktree has a file of that name
+			return nil
+		}
 		text, ok := readText(name, d)
 		if !ok {
 			return nil

@@ -167,11 +167,11 @@ func runDEL(ctx context.Context, bin *os.File, binDir string, a nodestate.Attach
 }
 
 // complaint is what the plugin said: the CNI error on standard output (CNI spec
-// 1.1.0, section 5), else the end of standard error.
+// 1.1.0, section 5), whose message names the code, else the end of standard error.
 func complaint(stdout, stderr tail) string {
 	var e types.Error
 	if json.Unmarshal(stdout, &e) == nil && e.Msg != "" {
-		return fmt.Sprintf("code %d: %s", e.Code, strings.TrimSpace(e.Msg+" "+e.Details))
+		return strings.TrimSpace(e.Msg + " " + e.Details)
 	}
 	if said := strings.TrimSpace(string(stderr)); said != "" {
 		return said

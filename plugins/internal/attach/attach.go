@@ -23,6 +23,7 @@ import (
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
+	"github.com/containernetworking/cni/pkg/version"
 	"github.com/sirupsen/logrus"
 
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
@@ -66,8 +67,8 @@ func (p *Plugin) Funcs(ctx context.Context, stdout io.Writer) skel.CNIFuncs {
 	verb := p.verbs(ctx, parser{netconf.Parse, netconf.ParseLenient})
 	return skel.CNIFuncs{
 		Add:    verb(strict, func(c *call) error { return c.printAdd(stdout) }), //nolint:contextcheck // a call carries its context
-		Del:    verb(lenient, (*call).del),
-		Check:  verb(strict, (*call).check),
+		Del:    verb(anything, (*call).del),
+		Check:  verb(strict, checking((*call).check)),
 		GC:     verb(lenient, (*call).gc),
 		Status: verb(strictPolicy, (*call).status),
 	}
@@ -80,14 +81,26 @@ func (p *Plugin) verbs(ctx context.Context, parse parser) func(validation, func(
 	}
 }
 
+// checking refuses a CHECK for a netconf of before CNI 0.4.0, which brought it.
+func checking(check func(*call) error) func(*call) error {
+	return func(c *call) error {
+		if since, err := version.GreaterThanOrEqualTo(c.cfg.CNIVersion, "0.4.0"); err != nil || !since {
+			return refuse(codeVersion, "cniVersion: %q: there is no CHECK before 0.4.0", c.cfg.CNIVersion)
+		}
+		return check(c)
+	}
+}
+
 // validation says what of the input a verb insists on. Runtimes call DEL after
 // every ADD that failed, so DEL and GC make the best of what ADD has refused.
-type validation struct{ netconf, policy bool }
+// DEL needs no text at all where there is a record.
+type validation struct{ text, netconf, policy bool }
 
 var (
-	strict       = validation{netconf: true, policy: true}
-	strictPolicy = validation{policy: true}
-	lenient      = validation{}
+	strict       = validation{text: true, netconf: true, policy: true}
+	strictPolicy = validation{text: true, policy: true}
+	lenient      = validation{text: true}
+	anything     = validation{}
 )
 
 // parser reads a program's netconfs, as strictly as the verb wants.
@@ -98,18 +111,20 @@ type parser struct {
 // call is one run of a verb.
 type call struct {
 	*Plugin
-	ctx    context.Context //nolint:containedctx // a call is the scope of the context
-	log    *logrus.Entry
-	args   *skel.CmdArgs
-	env    map[string]string // CNI_ARGS
-	cfg    *netconf.Config
-	policy *netconf.Policy
-	paths  netconf.Paths
-	id     nodestate.AttachmentID
-	dir    nodestate.AttachmentDir
-	sys    sysfs.FS
-	host   *link.Handle
-	bootID string
+	ctx  context.Context //nolint:containedctx // a call is the scope of the context
+	log  *logrus.Entry
+	args *skel.CmdArgs
+	env  map[string]string // CNI_ARGS
+	cfg  *netconf.Config
+	// garbled says why DEL's text is no netconf, and cfg empty; nil when it is one.
+	garbled error
+	policy  *netconf.Policy
+	paths   netconf.Paths
+	id      nodestate.AttachmentID
+	dir     nodestate.AttachmentDir
+	sys     sysfs.FS
+	host    *link.Handle
+	bootID  string
 	// target is ADD's netns, open; nil in other verbs.
 	target *link.Netns
 	// beside are the effects of meanwhile that are still running.
@@ -130,14 +145,18 @@ func (p *Plugin) run(ctx context.Context, args *skel.CmdArgs, parse parser, v va
 	if v.netconf {
 		read = parse.strict
 	}
-	cfg, err := read(args.StdinData)
-	if err != nil {
-		return err
+	cfg, garbled := read(args.StdinData)
+	if garbled != nil {
+		if v.text {
+			return garbled
+		}
+		cfg = &netconf.Config{Paths: netconf.DefaultPaths()}
 	}
-	c := &call{Plugin: p, ctx: ctx, args: args, cfg: cfg, policy: policy, paths: policy.ResolvePaths(cfg)}
+	c := &call{Plugin: p, ctx: ctx, args: args, cfg: cfg, garbled: garbled, policy: policy, paths: policy.ResolvePaths(cfg)}
 	c.id = nodestate.AttachmentID{ContainerID: args.ContainerID, IfName: args.IfName}
 	c.dir = nodestate.AttachmentDir(c.paths.DataDir)
 	c.sys = sysfs.NewFS(c.paths.Sysfs)
+	var err error
 	if c.env, err = parseArgs(args.Args); err != nil && v.netconf {
 		return err
 	}
@@ -274,11 +293,12 @@ func (c *call) printAdd(stdout io.Writer) error {
 	return versioned.PrintTo(stdout)
 }
 
-// inVersion is a result in the netconf's version.
+// inVersion is a result in the netconf's version. Before 0.3.0 a result cannot be
+// without an address.
 func (c *call) inVersion(result *types100.Result) (types.Result, error) {
 	versioned, err := result.GetAsVersion(c.cfg.CNIVersion)
 	if err != nil {
-		return nil, refuse(codeInvalid, "cniVersion: %v", err)
+		return nil, refuse(codeInvalid, "cniVersion: %q: the result cannot be written in this version: %v; take 0.3.1 or later", c.cfg.CNIVersion, err)
 	}
 	return versioned, nil
 }

@@ -202,6 +202,17 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
+// TestDescribesPendingRows: a row may lack all but its NodeENI.
+func TestDescribesPendingRows(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	e := newEnv(t)
+	e.inv.Devices[0] = nodestate.Device{NodeENI: "a", Phase: nodestate.PhasePending}
+	e.writeInventory()
+	e.refused("ADD", e.pod(e.selectA()), 11, "a device whose ENI is not known yet (no PCI address yet, NodeENI a, pending)")
+}
+
 func TestHeld(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -212,6 +223,12 @@ func TestHeld(t *testing.T) {
 	e.refused("ADD", e.pod(e.selectA()), 101, eniA.PCI, "pod shop/pod-c1", "container c1")
 	e.refused("ADD", e.pod(map[string]any{"deviceID": eniA.PCI}), 101, "pod shop/pod-c1")
 	e.refused("ADD", first, 999, "already has", "run DEL")
+	again := *first
+	again.IfName = "net2"
+	e.refused("ADD", &again, 101, eniA.PCI, "held by this pod already, as interface net1")
+	restarted := e.pod(e.selectA())
+	restarted.Args = first.Args
+	e.refused("ADD", restarted, 101, "this pod's earlier sandbox (container c1, interface net1)")
 	e.del(first)
 	second := e.pod(e.selectA())
 	e.add(second)

@@ -99,12 +99,20 @@ func (c *call) heldForGood(pci device.PCIAddress, records []nodestate.Attachment
 	return nil
 }
 
+// held refuses the device of a live attachment and says when it will be free.
 func (c *call) held(a nodestate.Attachment) error {
-	what := "it is free after that pod's end"
-	if !a.Mode.Exclusive() {
+	who, what := holder(a), "it is free after that pod's end"
+	switch {
+	case a.ContainerID == c.id.ContainerID:
+		who = fmt.Sprintf("this pod already, as interface %s", a.IfName)
+		what = "two of its network attachments mean one device: let each select its own, or remove one"
+	case a.Pod != "" && a.Pod == c.pod():
+		who = fmt.Sprintf("this pod's earlier sandbox (container %s, interface %s)", a.ContainerID, a.IfName)
+		what = "it is free once the runtime has removed that sandbox"
+	case !a.Mode.Exclusive():
 		what = "that shares it with others, but an exclusive attachment needs it alone"
 	}
-	return heldError(a.Device.PCIAddress, what, holder(a))
+	return heldError(a.Device.PCIAddress, what, who)
 }
 
 // excludes says whether an attachment of the same device and this call's

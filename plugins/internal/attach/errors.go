@@ -13,6 +13,7 @@ import (
 
 // Codes of CNI errors: below 100 the spec's, from 100 on multi-eni's own.
 const (
+	codeVersion       = types.ErrIncompatibleCNIVersion
 	codeEnvironment   = types.ErrInvalidEnvironmentVariables
 	codeDecode        = types.ErrDecodingFailure
 	codeInvalid       = types.ErrInvalidNetworkConfig
@@ -79,6 +80,7 @@ func toCNI(err error) error {
 	}
 	var (
 		own     *refusal
+		version *netconf.VersionError
 		invalid *netconf.InvalidError
 		decode  *netconf.DecodeError
 		policy  *netconf.PolicyError
@@ -88,6 +90,8 @@ func toCNI(err error) error {
 	switch {
 	case errors.As(err, &own):
 		code = own.code
+	case errors.As(err, &version):
+		code = codeVersion
 	case errors.As(err, &invalid):
 		code = codeInvalid
 	case errors.As(err, &decode):

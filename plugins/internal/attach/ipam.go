@@ -20,8 +20,8 @@ func (p *Plugin) IPAMFuncs(ctx context.Context, stdout io.Writer) skel.CNIFuncs 
 	verb := p.verbs(ctx, parser{netconf.ParseIPAM, netconf.ParseIPAMLenient})
 	return skel.CNIFuncs{
 		Add:    verb(strict, func(c *call) error { return c.ipamVerbAdd(stdout) }), //nolint:contextcheck // a call carries its context
-		Del:    verb(lenient, func(c *call) error { return c.giveBackAnywhere(c.id) }),
-		Check:  verb(strict, (*call).ipamVerbCheck),
+		Del:    verb(anything, func(c *call) error { return errors.Join(c.garbled, c.giveBackAnywhere(c.id)) }),
+		Check:  verb(strict, checking((*call).ipamVerbCheck)),
 		GC:     verb(lenient, (*call).collectLeases),
 		Status: verb(strictPolicy, (*call).ipamVerbStatus),
 	}

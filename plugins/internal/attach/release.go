@@ -315,6 +315,9 @@ func (c *call) del() error {
 // the interface CNI_IFNAME when its MAC or PCI parent proves that it is a device
 // of the inventory that the netconf means.
 func (c *call) delWithoutRecord() error {
+	if c.garbled != nil {
+		return errors.Join(c.garbled, c.giveBackAnywhere(c.id))
+	}
 	var errs []error
 	if a, ok := c.proveOurs(); ok {
 		c.log.WithField("device", a.Device.PCIAddress).Warn("bringing the device back without its record")
@@ -323,7 +326,7 @@ func (c *call) delWithoutRecord() error {
 	if c.cfg.ENIIPAM != nil {
 		errs = append(errs, c.giveBackAnywhere(c.id))
 	}
-	if c.cfg.IPAM != nil && c.policy.Check(c.cfg) == nil {
+	if c.cfg.IPAM != nil && c.cfg.Refused == nil && c.policy.Check(c.cfg) == nil {
 		d := &nodestate.Delegation{Type: c.cfg.IPAM.Type, Config: c.cfg.IPAMConfig()}
 		errs = append(errs, c.pluginRun("DEL", d, c.own()))
 	}

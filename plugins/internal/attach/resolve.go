@@ -1,6 +1,7 @@
 package attach
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -97,19 +98,33 @@ func (c *call) refuseRow(d nodestate.Device) error {
 		return refuse(codeNoDevice, "the runtime allocated %s, which select %s does not mean (it means %s); "+
 			"let the network attachment definition's resourceName and select agree", c.cfg.DeviceID, c.cfg.Select, describe(d))
 	case d.Phase == nodestate.PhaseDraining && !named:
-		return refuse(codeNoDevice, "device %s is draining: its NodeENI was removed from this node", describe(d))
+		return refuse(codeNoDevice, "%s is draining: its NodeENI was removed from this node", describe(d))
 	case d.Phase == nodestate.PhasePending:
-		return refuse(codeTryAgain, "device %s is declared but not ready yet; multi-enid status says why", describe(d))
+		return refuse(codeTryAgain, "%s is declared but not ready yet; multi-enid status says why", describe(d))
 	}
 	return c.policy.CheckNamespace(d, c.env["K8S_POD_NAMESPACE"])
 }
 
+// describe names a device for messages; a row that is pending may lack its ENI.
 func describe(d nodestate.Device) string {
-	where := d.PCIAddress.String()
-	if where == "" {
-		where = "no PCI address yet"
+	name := "a device whose ENI is not known yet"
+	if d.ENIID != "" {
+		name = "device " + d.ENIID.String()
 	}
-	return fmt.Sprintf("%s (%s, NodeENI %s, %s, %s)", d.ENIID, where, d.NodeENI, d.SubnetID, d.Phase)
+	var parts []string
+	for _, part := range []string{cmp.Or(d.PCIAddress.String(), "no PCI address yet"), label("NodeENI ", d.NodeENI), d.SubnetID.String(), string(d.Phase)} {
+		if part != "" {
+			parts = append(parts, part)
+		}
+	}
+	return fmt.Sprintf("%s (%s)", name, strings.Join(parts, ", "))
+}
+
+func label(what, value string) string {
+	if value == "" {
+		return ""
+	}
+	return what + value
 }
 
 func describeRows(rows []nodestate.Device) string {

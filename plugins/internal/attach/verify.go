@@ -164,10 +164,10 @@ func (c *call) status() error {
 }
 
 // plugins returns the netconf's delegate and address plugin, as STATUS and GC
-// call them: without a device.
+// call them: without a device. None of a netconf that ADD would refuse.
 func (c *call) plugins() []*nodestate.Delegation {
 	var out []*nodestate.Delegation
-	if c.policy.Check(c.cfg) != nil {
+	if c.cfg.Refused != nil || c.policy.Check(c.cfg) != nil {
 		return nil
 	}
 	if c.cfg.Delegate != nil {

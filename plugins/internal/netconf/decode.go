@@ -12,9 +12,15 @@ import (
 )
 
 // DecodeError is returned when stdin is not a JSON object.
-type DecodeError struct{ Err error }
+type DecodeError struct {
+	// Text is what was read.
+	Text []byte
+	Err  error
+}
 
-func (e *DecodeError) Error() string { return "decode netconf: " + e.Err.Error() }
+func (e *DecodeError) Error() string {
+	return fmt.Sprintf("decode netconf %q: %v", clip(e.Text), e.Err)
+}
 
 // Unwrap returns the cause.
 func (e *DecodeError) Unwrap() error { return e.Err }
@@ -50,11 +56,11 @@ type decoder struct {
 func newDecoder(stdin []byte) (*decoder, error) {
 	whole, err := canonical(stdin)
 	if err != nil {
-		return nil, &DecodeError{Err: err}
+		return nil, &DecodeError{Text: stdin, Err: err}
 	}
 	var fields map[string]json.RawMessage
 	if err := json.Unmarshal(whole, &fields); err != nil {
-		return nil, &DecodeError{Err: err}
+		return nil, &DecodeError{Text: stdin, Err: err}
 	}
 	return &decoder{fields: fields, whole: whole, faults: new([]Fault)}, nil
 }

@@ -101,16 +101,16 @@ func TestENIIPAMUnderAPolicy(t *testing.T) {
 // TestParseIPAM: eni-ipam reads what is its business of other plugins' netconfs.
 func TestParseIPAM(t *testing.T) {
 	for conf, want := range map[string]string{
-		`{"type":"macvlan","master":"eth1","ipam":{"type":"eni-ipam"},"unknown":1}`:         "",
-		`{"type":"host-device","pciBusID":"0000:00:07.0","ipam":{"type":"eni-ipam"}}`:       "",
-		`{"type":"x","ipam":{"type":"eni-ipam","select":{"nodeENI":"a"},"inventory":"/i"}}`: "",
-		`{"type":"x","ipam":{"type":"eni-ipam"}}`:                                           "ipam.select: names no ENI",
-		`{"type":"x","ipam":{"type":"host-local"}}`:                                         "ipam.type: is not eni-ipam",
-		`{"type":"x"}`: "ipam.type: is not eni-ipam",
-		`{"type":"macvlan","master":"a/b","ipam":{"type":"eni-ipam"}}`:                                "ipam.select: names no ENI",
-		`{"type":"macvlan","master":"eth1","ipam":{"type":"eni-ipam","addresses":"all"}}`:             "ipam.addresses: \"all\" is for a pod",
-		`{"type":"x","ipam":{"type":"eni-ipam","select":{"node":"a"}}}`:                               "ipam.select.node: unknown key",
-		`{"type":"x","deviceID":"0000:00:07.0","pciBusID":"0000:00:08.0","ipam":{"type":"eni-ipam"}}`: "pciBusID: 0000:00:08.0, but deviceID is 0000:00:07.0",
+		`{"name":"n","type":"macvlan","master":"eth1","ipam":{"type":"eni-ipam"},"unknown":1}`:         "",
+		`{"name":"n","type":"host-device","pciBusID":"0000:00:07.0","ipam":{"type":"eni-ipam"}}`:       "",
+		`{"name":"n","type":"x","ipam":{"type":"eni-ipam","select":{"nodeENI":"a"},"inventory":"/i"}}`: "",
+		`{"name":"n","type":"x","ipam":{"type":"eni-ipam"}}`:                                           "ipam.select: names no ENI",
+		`{"name":"n","type":"x","ipam":{"type":"host-local"}}`:                                         "ipam.type: is not eni-ipam",
+		`{"name":"n","type":"x"}`: "ipam.type: is not eni-ipam",
+		`{"name":"n","type":"macvlan","master":"a/b","ipam":{"type":"eni-ipam"}}`:                                "ipam.select: names no ENI",
+		`{"name":"n","type":"macvlan","master":"eth1","ipam":{"type":"eni-ipam","addresses":"all"}}`:             "ipam.addresses: \"all\" is for a pod",
+		`{"name":"n","type":"x","ipam":{"type":"eni-ipam","select":{"node":"a"}}}`:                               "ipam.select.node: unknown key",
+		`{"name":"n","type":"x","deviceID":"0000:00:07.0","pciBusID":"0000:00:08.0","ipam":{"type":"eni-ipam"}}`: "pciBusID: 0000:00:08.0, but deviceID is 0000:00:07.0",
 	} {
 		c, err := ParseIPAM([]byte(conf))
 		switch {
@@ -125,7 +125,7 @@ func TestParseIPAM(t *testing.T) {
 			t.Errorf("%s: lenient: %v", conf, err)
 		}
 	}
-	c, err := ParseIPAM([]byte(`{"type":"macvlan","master":"eth1","ipam":{"type":"eni-ipam","inventory":"/i","dataDir":"/d"}}`))
+	c, err := ParseIPAM([]byte(`{"name":"n","type":"macvlan","master":"eth1","ipam":{"type":"eni-ipam","inventory":"/i","dataDir":"/d"}}`))
 	if err != nil || c.Interface != "eth1" || !c.Delegate.Shared || c.Paths.Inventory != "/i" || c.Paths.LeaseDir != "/d" || c.ENIIPAM.CoolDown != 30*time.Second {
 		t.Errorf("%+v, %v", c, err)
 	}
@@ -156,7 +156,7 @@ func TestResolveRoutes(t *testing.T) {
 
 func FuzzParseIPAM(f *testing.F) {
 	f.Add([]byte(`{"cniVersion":"1.1.0","name":"n","type":"macvlan","master":"eth1","ipam":{"type":"eni-ipam","routes":[{"dst":"vpc"}],"coolDown":5}}`))
-	f.Add([]byte(`{"type":"x","deviceID":"0000:00:07.0","ipam":{"type":"eni-ipam","select":{"mac":"02:00:00:00:00:01"},"dataDir":"/d"}}`))
+	f.Add([]byte(`{"name":"n","type":"x","deviceID":"0000:00:07.0","ipam":{"type":"eni-ipam","select":{"mac":"02:00:00:00:00:01"},"dataDir":"/d"}}`))
 	f.Fuzz(func(t *testing.T, stdin []byte) {
 		c, err := ParseIPAM(stdin)
 		lenient, lenientErr := ParseIPAMLenient(stdin)

@@ -5,7 +5,6 @@ package netconf
 
 import (
 	"encoding/json"
-	"maps"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -20,7 +19,9 @@ import (
 // Config is a validated netconf. The tag key is the key of the netconf and what
 // a value of it looks like; docs/netconf.md is made of tags and comments.
 type Config struct {
-	// CNIVersion is that of the CNI spec whose result is wanted: 0.3.1 to 1.1.0.
+	// CNIVersion is that of the CNI spec whose result is wanted: 0.1.0 to 1.1.0.
+	// Without the key, or with "", it is 0.1.0; before 0.3.0 a result has one address
+	// of each family and no interface. Prefer 1.0.0 or later.
 	CNIVersion string `key:"cniVersion,\"1.1.0\""`
 	// Name is the network's, by which GC selects attachments. Letters, digits,
 	// '_', '.' and '-', beginning with a letter or digit.
@@ -56,6 +57,9 @@ type Config struct {
 	// ValidAttachments is GC's list; nil when the key is absent, which is not
 	// the same as an empty list.
 	ValidAttachments []nodestate.AttachmentID
+	// Refused is why ADD takes no such netconf, whatever device it is given; nil when
+	// it does. Of one that is refused nothing has been made, ever.
+	Refused error
 	// Raw is the whole netconf, for the attachment record.
 	// Every key is in it once.
 	Raw json.RawMessage
@@ -174,34 +178,17 @@ func suggestions() []string {
 }
 
 // Parse checks a netconf as ADD and CHECK need it. A netconf that is not JSON
-// is a *DecodeError; every other fault is in one *InvalidError.
+// is a *DecodeError, and one of a CNI version that is not known a *VersionError;
+// every other fault is in one *InvalidError.
 func Parse(stdin []byte) (*Config, error) {
 	d, c, err := parse(stdin)
 	if err != nil {
 		return nil, err
 	}
-	for _, key := range slices.Sorted(maps.Keys(d.fields)) {
-		if !slices.Contains(specKeys, key) && !slices.Contains(ownKeys, key) && !strings.HasPrefix(key, "cni.dev/") {
-			d.fault(key, "unknown key%s; remove it", suggest(key, suggestions()))
-		}
-	}
-	switch {
-	case d.faultAt("name"):
-	case c.Name == "":
-		d.fault("name", "is missing; give the network a name")
-	case utils.ValidateNetworkName(c.Name) != nil: // host-local, for one, makes a folder of it
-		d.fault("name", "%q: want letters, digits, '_', '.' and '-', beginning with a letter or digit", c.Name)
-	}
 	if c.Select.Empty() && c.DeviceID == "" && !d.faultAt("select", "deviceID", "pciBusID", "runtimeConfig") {
 		d.fault("select", `names no device; give select.nodeENI, or let the device plugin allocate one (deviceID)`)
 	}
-	if c.ENIIPAM != nil {
-		c.ENIIPAM.checkSharing(d, c.Delegate)
-	}
-	if s := c.Select.PCIAddress; s != "" && c.DeviceID != "" && s != c.DeviceID {
-		d.fault("select.pciAddress", "%s, but the runtime allocated %s; remove one of them", s, c.DeviceID)
-	}
-	return c, d.err()
+	return c, d.refused(c)
 }
 
 // ParseLenient reads what DEL, GC and STATUS can use of a netconf that ADD may
@@ -234,6 +221,8 @@ func parse(stdin []byte) (*decoder, *Config, error) {
 	d.path("sysfs", &c.Paths.Sysfs)
 	d.path("logFile", &c.Paths.LogFile)
 	d.oneOf("logLevel", &c.Paths.LogLevel, logLevels...)
+	d.check(c)
+	c.Refused = d.refused(c)
 	return d, c, nil
 }
 
@@ -241,7 +230,13 @@ func parse(stdin []byte) (*decoder, *Config, error) {
 func (d *decoder) common() *Config {
 	c := &Config{Paths: DefaultPaths(), Raw: d.whole}
 	d.str("cniVersion", &c.CNIVersion)
-	d.str("name", &c.Name)
+	switch d.str("name", &c.Name); {
+	case d.faultAt("name"):
+	case c.Name == "":
+		d.fault("name", "is missing; give the network a name")
+	case utils.ValidateNetworkName(c.Name) != nil: // host-local, for one, makes a folder of it
+		d.fault("name", "%q: want letters, digits, '_', '.' and '-', beginning with a letter or digit", c.Name)
+	}
 	c.RuntimeConfig = d.runtimeConfig(c)
 	c.DeviceID = d.deviceID()
 	c.ValidAttachments = d.validAttachments()

@@ -3,6 +3,7 @@ package netconf
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -222,7 +223,7 @@ func TestParseUndecodable(t *testing.T) {
 		for verb, parse := range map[string]func([]byte) (*Config, error){"Parse": Parse, "ParseLenient": ParseLenient} {
 			c, err := parse([]byte(stdin))
 			var undecodable *DecodeError
-			if c != nil || !errors.As(err, &undecodable) || undecodable.Unwrap() == nil || !strings.HasPrefix(err.Error(), "decode netconf: ") {
+			if c != nil || !errors.As(err, &undecodable) || undecodable.Unwrap() == nil || !strings.HasPrefix(err.Error(), fmt.Sprintf("decode netconf %q: ", stdin)) {
 				t.Errorf("%s(%q) = %v, %v; want a DecodeError", verb, stdin, c, err)
 			}
 		}
@@ -278,10 +279,15 @@ func TestParseLenient(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	var refused *InvalidError
+	if !errors.As(c.Refused, &refused) || len(refused.Faults) < 10 {
+		t.Errorf("Refused = %v, want every fault", c.Refused)
+	}
 	paths := DefaultPaths()
 	paths.Inventory = "/i"
 	want := &Config{
-		Name: "n", Select: Select{NodeENI: "a"}, Paths: paths, Raw: c.Raw,
+		Refused: c.Refused,
+		Name:    "n", Select: Select{NodeENI: "a"}, Paths: paths, Raw: c.Raw,
 		IPAM:             &Plugin{Type: "host-local", Raw: []byte(`{"type":"host-local"}`)},
 		Delegate:         &Delegate{Plugin: Plugin{Type: "sriov", Raw: []byte(`{"deviceField":"master","deviceID":"0000:00:01.0","type":"sriov"}`)}, Field: "deviceID"},
 		Routes:           []Route{{Dst: netip.MustParsePrefix("10.0.0.0/8")}},

@@ -21,7 +21,7 @@ func ParseIPAM(stdin []byte) (*Config, error) {
 	default:
 		c.ENIIPAM.checkSharing(d, c.Delegate)
 	}
-	return c, d.err()
+	return c, d.refused(c)
 }
 
 // ParseIPAMLenient is ParseIPAM for DEL, GC and STATUS, as ParseLenient is.
@@ -52,5 +52,6 @@ func parseIPAM(stdin []byte) (*decoder, *Config, error) {
 		sub.path("inventory", &c.Paths.Inventory)
 		c.Select = sub.selectDevice()
 	}
+	c.Refused = d.refused(c)
 	return d, c, nil
 }

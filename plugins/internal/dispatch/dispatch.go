@@ -1,0 +1,140 @@
+// Package dispatch runs a CNI plugin as a process: it reads the environment and
+// standard input, calls a verb, and prints the verb's error.
+//
+// It does for this module's plugins what skel.PluginMainFuncs does for others.
+// skel checks the netconf's version and name before every verb. A runtime calls
+// DEL after each ADD that failed, with the text that ADD has refused, so there
+// DEL would fail for ever. Here each verb decides what it needs of the text.
+package dispatch
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/containernetworking/cni/pkg/skel"
+	"github.com/containernetworking/cni/pkg/types"
+	"github.com/containernetworking/cni/pkg/utils"
+	"github.com/containernetworking/cni/pkg/version"
+)
+
+// Program is a plugin and what it runs with. All fields are needed.
+type Program struct {
+	// Name begins every message, with the code: users see no other trace of the
+	// code, neither in Events nor in a runtime's log.
+	Name string
+	// Version is the binary's.
+	Version string
+	// Verbs are called with what CNI passes. An error that is no *types.Error has the
+	// code 999.
+	Verbs skel.CNIFuncs
+
+	Getenv         func(string) string
+	Stdin          io.Reader
+	Stdout, Stderr io.Writer
+}
+
+// Main runs a plugin with this process's environment and ends the process.
+func Main(name, binaryVersion string, verbs skel.CNIFuncs) {
+	p := Program{Name: name, Version: binaryVersion, Verbs: verbs, Getenv: os.Getenv, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr}
+	os.Exit(p.Run())
+}
+
+// Run carries out CNI_COMMAND and returns the exit code.
+func (p *Program) Run() int {
+	err := p.run()
+	if err == nil {
+		return 0
+	}
+	said := &types.Error{Code: types.ErrInternal, Msg: err.Error()}
+	errors.As(err, &said)
+	said = &types.Error{Code: said.Code, Msg: Message(p.Name, said.Code, said.Msg), Details: said.Details}
+	data, err := json.MarshalIndent(said, "", "    ")
+	if err == nil {
+		_, err = fmt.Fprintf(p.Stdout, "%s\n", data)
+	}
+	if err != nil {
+		fmt.Fprintln(p.Stderr, said.Msg)
+	}
+	return 1
+}
+
+// Message is an error's text with program and code in front. A plugin of this
+// module that was run by another has put both there already, once is enough.
+func Message(program string, code uint, msg string) string {
+	for _, name := range []string{"multi-eni", "eni-ipam"} {
+		msg = strings.ReplaceAll(msg, prefix(name, code), "")
+	}
+	return prefix(program, code) + msg
+}
+
+func prefix(program string, code uint) string { return fmt.Sprintf("%s %d: ", program, code) }
+
+// verb is one of CNI's and the variables that it cannot do without (CNI spec 1.1.0,
+// section 2).
+type verb struct {
+	call  func(*skel.CmdArgs) error
+	needs []string
+}
+
+func (p *Program) verbs() map[string]verb {
+	attachment := []string{"CNI_CONTAINERID", "CNI_IFNAME"}
+	pod := append(slices.Clone(attachment), "CNI_NETNS", "CNI_PATH")
+	return map[string]verb{
+		"ADD":    {p.Verbs.Add, pod},
+		"CHECK":  {p.Verbs.Check, pod},
+		"DEL":    {p.Verbs.Del, attachment},
+		"GC":     {p.Verbs.GC, []string{"CNI_PATH"}},
+		"STATUS": {p.Verbs.Status, []string{"CNI_PATH"}},
+	}
+}
+
+func (p *Program) run() error {
+	command := p.Getenv("CNI_COMMAND")
+	switch command {
+	case "":
+		_, err := fmt.Fprintf(p.Stderr, "CNI %s plugin %s\nCNI protocol versions supported: %s\n", p.Name, p.Version, strings.Join(version.All.SupportedVersions(), ", "))
+		return err
+	case "VERSION":
+		return version.All.Encode(p.Stdout)
+	}
+	v, known := p.verbs()[command]
+	if !known {
+		return types.NewError(types.ErrInvalidEnvironmentVariables, fmt.Sprintf("CNI_COMMAND: %q: want ADD, DEL, CHECK, GC, STATUS or VERSION", command), "")
+	}
+	args := &skel.CmdArgs{
+		ContainerID: p.Getenv("CNI_CONTAINERID"), Netns: p.Getenv("CNI_NETNS"), IfName: p.Getenv("CNI_IFNAME"),
+		Args: p.Getenv("CNI_ARGS"), Path: p.Getenv("CNI_PATH"),
+	}
+	if err := p.check(v, args); err != nil {
+		return err
+	}
+	var err error
+	if args.StdinData, err = io.ReadAll(p.Stdin); err != nil {
+		return types.NewError(types.ErrIOFailure, fmt.Sprintf("read standard input: %v", err), "")
+	}
+	return v.call(args)
+}
+
+// check refuses an environment without the verb's variables, or with a container
+// or interface that cannot be.
+func (p *Program) check(v verb, args *skel.CmdArgs) error {
+	missing := slices.DeleteFunc(slices.Clone(v.needs), func(name string) bool { return p.Getenv(name) != "" })
+	if len(missing) > 0 {
+		return types.NewError(types.ErrInvalidEnvironmentVariables, "missing in the environment: "+strings.Join(missing, ", "), "")
+	}
+	if !slices.Contains(v.needs, "CNI_IFNAME") {
+		return nil
+	}
+	if err := utils.ValidateContainerID(args.ContainerID); err != nil {
+		return types.NewError(types.ErrInvalidEnvironmentVariables, fmt.Sprintf("CNI_CONTAINERID: %q: %s", args.ContainerID, err.Msg), "")
+	}
+	if err := utils.ValidateInterfaceName(args.IfName); err != nil {
+		return types.NewError(types.ErrInvalidEnvironmentVariables, fmt.Sprintf("CNI_IFNAME: %q: %s", args.IfName, err.Msg), "")
+	}
+	return nil
+}

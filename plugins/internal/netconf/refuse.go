@@ -1,0 +1,41 @@
+package netconf
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/containernetworking/cni/pkg/version"
+)
+
+// VersionError says that a netconf is of a version of the CNI spec that is not
+// known.
+type VersionError struct{ Version string }
+
+func (e *VersionError) Error() string {
+	return fmt.Sprintf("cniVersion: %q: want one of %s", e.Version, strings.Join(version.All.SupportedVersions(), ", "))
+}
+
+// check faults what is wrong with a netconf as a whole.
+func (d *decoder) check(c *Config) {
+	for _, key := range slices.Sorted(maps.Keys(d.fields)) {
+		if !slices.Contains(specKeys, key) && !slices.Contains(ownKeys, key) && !strings.HasPrefix(key, "cni.dev/") {
+			d.fault(key, "unknown key%s; remove it", suggest(key, suggestions()))
+		}
+	}
+	if c.ENIIPAM != nil {
+		c.ENIIPAM.checkSharing(d, c.Delegate)
+	}
+	if s := c.Select.PCIAddress; s != "" && c.DeviceID != "" && s != c.DeviceID {
+		d.fault("select.pciAddress", "%s, but the runtime allocated %s; remove one of them", s, c.DeviceID)
+	}
+}
+
+// refused is why ADD does not take the netconf; nil when it does.
+func (d *decoder) refused(c *Config) error {
+	if c.CNIVersion != "" && !slices.Contains(version.All.SupportedVersions(), c.CNIVersion) {
+		return &VersionError{c.CNIVersion}
+	}
+	return d.err()
+}
