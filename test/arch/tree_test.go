@@ -118,6 +118,9 @@ func load(t *testing.T) tree {
 		if err != nil {
 			return err
 		}
+		if rel == ".git" && !d.IsDir() { // of a linked worktree
+			return nil
+		}
 		if d.IsDir() {
 			if rel == ".git" || rel == "bin" || rel == ".cache" {
 				return filepath.SkipDir
