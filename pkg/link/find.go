@@ -72,17 +72,18 @@ func stacked(l Link) bool {
 
 // FindMoved returns the link of a device among all of a container netns, where
 // there is no sysfs to ask and where the pod may have renamed it, changed its MAC
-// or stacked other links on it: by PCI parent, else by MAC, else by the name it
-// was given. ErrNotFound.
-func FindMoved(all []Link, d nodestate.AttachedDevice, name string) (Link, error) {
+// or stacked other links on it: by PCI parent, else by the index that ADD has seen
+// there, else by MAC. A link of another kind, or of another PCI function, never is
+// it. ErrNotFound.
+func FindMoved(all []Link, d nodestate.AttachedDevice, seen *nodestate.Interface) (Link, error) {
 	kind := ""
 	if d.Link != nil {
 		kind = d.Link.Kind
 	}
 	tests := []func(Link) bool{
 		func(l Link) bool { return l.Parent == d.PCIAddress },
+		func(l Link) bool { return l.Parent == "" && seen != nil && seen.Index != 0 && l.Index == seen.Index },
 		func(l Link) bool { return l.Parent == "" && l.HasMAC(d.MAC) },
-		func(l Link) bool { return l.Parent == "" && l.Name == name },
 	}
 	for _, matches := range tests {
 		for _, l := range all {
@@ -92,6 +93,22 @@ func FindMoved(all []Link, d nodestate.AttachedDevice, name string) (Link, error
 		}
 	}
 	return Link{}, fmt.Errorf("find the link of %s: %w", d.PCIAddress, ErrNotFound)
+}
+
+// FindMade returns the link that a delegate has made among all of a container
+// netns: the one that seen describes, and by name only where ADD has not seen it.
+// ErrNotFound.
+func FindMade(all []Link, seen nodestate.Interface, name string) (Link, error) {
+	for _, l := range all {
+		known := l.Index == seen.Index
+		if seen.Index == 0 {
+			known = l.Name == name
+		}
+		if known && (seen.Kind == "" || l.Kind == seen.Kind) && (seen.Over == 0 || l.Over == seen.Over) {
+			return l, nil
+		}
+	}
+	return Link{}, fmt.Errorf("find interface %s: %w", name, ErrNotFound)
 }
 
 // FallbackName is the name that a device gets when the one it should have is

@@ -47,8 +47,11 @@ type Link struct {
 	// Parent is the PCI function behind the link (IFLA_PARENT_DEV_NAME, Linux
 	// 5.14); "" where there is none or the kernel does not say.
 	Parent device.PCIAddress
-	// Parent link's index (IFLA_LINK) when that is in the same netns; 0 for none.
+	// Below is the index of the link that this one lies on (IFLA_LINK) when that is
+	// in the same netns; 0 for none.
 	Below int
+	// Over is that index in whatever netns it is; 0 for none. A veth's is its peer's.
+	Over int
 }
 
 // State is what a later Restore gives back.
@@ -162,7 +165,7 @@ func describe(l netlink.Link) Link {
 	a := l.Attrs()
 	out := Link{
 		Index: a.Index, Name: a.Name, AltNames: a.AltNames, MTU: a.MTU,
-		Up: a.Flags&net.FlagUp != 0,
+		Up: a.Flags&net.FlagUp != 0, Over: a.ParentIndex,
 	}
 	if a.NetNsID < 0 {
 		out.Below = a.ParentIndex
@@ -276,6 +279,14 @@ func (h *Handle) DropAltNames(index int, names ...string) error {
 	return errors.Join(errs...)
 }
 
+// Delete deletes the link. One that is gone already is not an error.
+func (h *Handle) Delete(index int) error {
+	if err := notFound(h.nl.LinkDel(ref(index))); err != nil && !errors.Is(err, ErrNotFound) {
+		return fmt.Errorf("delete link %d: %w", index, err)
+	}
+	return nil
+}
+
 // DeleteStacked deletes those among all links of this netns that were made on top
 // of the link (ipvlan, macvlan, vlan …), which would go on using it wherever it
 // goes.
@@ -285,8 +296,8 @@ func (h *Handle) DeleteStacked(all []Link, index int) error {
 		if l.Below != index || !stacked(l) {
 			continue
 		}
-		if err := h.nl.LinkDel(ref(l.Index)); err != nil && !errors.Is(notFound(err), ErrNotFound) {
-			errs = append(errs, fmt.Errorf("delete link %s, which is on top of link %d: %w", l.Name, index, err))
+		if err := h.Delete(l.Index); err != nil {
+			errs = append(errs, fmt.Errorf("%s is on top of link %d: %w", l.Name, index, err))
 		}
 	}
 	return errors.Join(errs...)

@@ -78,6 +78,10 @@ type Attachment struct {
 	// Leases is the folder in which the attachment has leases of the device's
 	// addresses; "" when it needs none.
 	Leases string `json:"leases,omitempty"`
+	// Interface tells the attachment's interface from everything else in the
+	// container's netns; null for a userspace device, in records of older versions,
+	// and in an intent whose delegate may make any kind of interface.
+	Interface *Interface `json:"interface,omitempty"`
 	// DeviceInfoFile is the file written for runtimeConfig.CNIDeviceInfoFile.
 	DeviceInfoFile string `json:"deviceInfoFile,omitempty"`
 	// Result is what ADD returned, in the config's cniVersion; null in an intent.
@@ -88,6 +92,17 @@ type Attachment struct {
 // when it is of another boot, which ended it, nor once the device is back.
 func (a *Attachment) Holds(bootID string) bool {
 	return a.BootID == bootID && a.State != StateReleased
+}
+
+// Interface is a link in a container's netns, described by properties that the pod
+// cannot change. It can change name, MAC, MTU and flags.
+type Interface struct {
+	// Index is the link's; 0 until ADD has seen it.
+	Index int `json:"index,omitempty"`
+	// Kind is IFLA_INFO_KIND, "" for a hardware device.
+	Kind string `json:"kind,omitempty"`
+	// Over is the index of the host's link that it lies on (IFLA_LINK); 0 for none.
+	Over int `json:"over,omitempty"`
 }
 
 // Netns identifies a network namespace. Path alone does not: paths and inode

@@ -240,12 +240,35 @@ func (d AttachmentDir) List() ([]Attachment, []error, error) {
 			err = fmt.Errorf("read %s: %w: it is the record of %s", path, ErrCorrupt, a.AttachmentID)
 		}
 		if err != nil {
-			bad = append(bad, err)
+			bad = append(bad, &badRecord{path, err})
 			continue
 		}
 		all = append(all, a)
 	}
 	return all, bad, nil
+}
+
+// badRecord is why the record at path could not be read.
+type badRecord struct {
+	path string
+	err  error
+}
+
+func (e *badRecord) Error() string { return e.err.Error() }
+
+func (e *badRecord) Unwrap() error { return e.err }
+
+// OfOthers returns the first of List's errors that is not about id's own record;
+// nil without one.
+func (d AttachmentDir) OfOthers(bad []error, id AttachmentID) error {
+	own, _ := d.path(id) //nolint:errcheck // an id that makes no file name has no record
+	for _, err := range bad {
+		var b *badRecord
+		if !errors.As(err, &b) || b.path != own {
+			return err
+		}
+	}
+	return nil
 }
 
 // ClaimLock takes the lock under which a device's claims are decided and its

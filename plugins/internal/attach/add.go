@@ -35,7 +35,14 @@ func (c *call) add() (*types100.Result, error) {
 	}
 	defer ns.Close()
 	c.target = ns
+	if c.in, err = ns.Open(); err != nil {
+		return nil, err
+	}
+	defer c.in.Close()
 	if err := c.clearOwnRecord(); err != nil {
+		return nil, err
+	}
+	if err := c.nameFree(c.args.IfName); err != nil {
 		return nil, err
 	}
 	all, err := c.candidates()
@@ -124,6 +131,7 @@ func (c *call) begin(d *claimed, cand candidate) (*nodestate.Record, error) {
 			state.MAC = ""
 		}
 	}
+	a.Interface = c.expected(a, d.link)
 	if a.Mode == nodestate.ModeDelegateExclusive {
 		var err error
 		if a.Device.Assigned, err = c.assigned(d.fn); err != nil {
@@ -225,24 +233,20 @@ func (c *call) attach(d *claimed) (*types100.Result, error) {
 
 // attachLink moves the device itself into the container's netns.
 func (c *call) attachLink(d *claimed) (*types100.Result, error) {
-	in, err := d.ns.Open()
-	if err != nil {
-		return nil, err
-	}
-	defer in.Close()
-	if err := nameFree(in, c.args.IfName, d.link.AltNames); err != nil {
+	if err := c.nameFree(d.link.AltNames...); err != nil {
 		return nil, err
 	}
 	addresses := c.startIPAM(d)
 	if err := c.step("move", func() error { return c.host.Move(d.link.Index, d.ns, c.args.IfName) }); err != nil {
 		return nil, err
 	}
-	l, err := arrivedIn(in, d, c.args.IfName)
+	l, err := arrivedIn(c.in, d, c.args.IfName)
 	if err != nil {
 		return nil, err
 	}
+	d.Interface.Index = l.Index
 	if mtu := c.mtu(d.row); mtu != 0 && mtu != l.MTU {
-		if err := c.step("mtu", func() error { return in.SetMTU(l.Index, mtu) }); err != nil {
+		if err := c.step("mtu", func() error { return c.in.SetMTU(l.Index, mtu) }); err != nil {
 			return nil, err
 		}
 		l.MTU = mtu
@@ -254,7 +258,7 @@ func (c *call) attachLink(d *claimed) (*types100.Result, error) {
 	result.Interfaces = []*types100.Interface{{
 		Name: l.Name, Mac: l.MAC.String(), Mtu: l.MTU, Sandbox: c.args.Netns, PciID: d.Device.PCIAddress.String(),
 	}}
-	return result, c.configure(d, in, l, result)
+	return result, c.configure(d, l, result)
 }
 
 // arrivedIn is the link as it is after its move: named, down, and with an index that
@@ -270,12 +274,13 @@ func arrivedIn(in *link.Handle, d *claimed, name string) (l link.Link, err error
 	return l, err
 }
 
-// nameFree refuses a move that the kernel would only half carry out.
-func nameFree(in *link.Handle, name string, altNames []string) error {
-	for _, n := range append([]string{name}, altNames...) {
-		switch _, err := in.Index(n); {
+// nameFree refuses names that the container has given to other interfaces: the
+// kernel would only half carry out a move to one, and a delegate's DEL goes by name.
+func (c *call) nameFree(names ...string) error {
+	for _, n := range names {
+		switch _, err := c.in.Index(n); {
 		case err == nil:
-			return refuse(codeInternal, "the container already has an interface %s; choose another name for one of them", n)
+			return refuse(codeEnvironment, "the container already has an interface %s; choose another name for one of them", n)
 		case !errors.Is(err, link.ErrNotFound):
 			return err
 		}

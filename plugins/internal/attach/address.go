@@ -37,7 +37,7 @@ const kindMacvlan = "macvlan"
 // configure gives the interface in the container its sysctls, addresses and
 // routes and brings it up, in the order that lets the kernel announce the
 // addresses itself when the link comes up.
-func (c *call) configure(d *claimed, in *link.Handle, l link.Link, result *types100.Result) error {
+func (c *call) configure(d *claimed, l link.Link, result *types100.Result) error {
 	addRoutes(result, c.cfg.Routes)
 	routes, err := routesOf(result)
 	if err != nil {
@@ -51,20 +51,20 @@ func (c *call) configure(d *claimed, in *link.Handle, l link.Link, result *types
 		return err
 	}
 	for i, p := range addrs {
-		if err := c.step("address", func() error { return in.EnsureAddress(l.Index, p) }); err != nil {
+		if err := c.step("address", func() error { return c.in.EnsureAddress(l.Index, p) }); err != nil {
 			return err
 		}
 		result.IPs[i].Interface = types100.Int(0)
 	}
-	up := func() error { return in.SetUp(l.Index) }
+	up := func() error { return c.in.SetUp(l.Index) }
 	if l.Up && l.Kind == kindMacvlan && l.MAC != d.link.MAC { // the delegate has brought it up, without an address
-		up = func() error { return in.Announce(l) }
+		up = func() error { return c.in.Announce(l) }
 	}
 	if err := c.step("up", up); err != nil {
 		return err
 	}
 	for _, r := range routes {
-		if err := c.step("route", func() error { return in.EnsureRoute(l.Index, r) }); err != nil {
+		if err := c.step("route", func() error { return c.in.EnsureRoute(l.Index, r) }); err != nil {
 			return err
 		}
 	}

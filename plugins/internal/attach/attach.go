@@ -125,8 +125,9 @@ type call struct {
 	sys     sysfs.FS
 	host    *link.Handle
 	bootID  string
-	// target is ADD's netns, open; nil in other verbs.
+	// target is ADD's netns, open, and in a handle in it; nil in other verbs.
 	target *link.Netns
+	in     *link.Handle
 	// beside are the effects of meanwhile that are still running.
 	beside sync.WaitGroup
 }

@@ -85,8 +85,6 @@ func TestSelect(t *testing.T) {
 	}
 	e := newEnv(t)
 	b := e.inv.Devices[1]
-	e.inv.Devices[1].ResourceName = "intel.com/sriov_b"
-	e.writeInventory()
 	tests := map[string]map[string]any{
 		"nodeENI":                  {"select": map[string]any{"nodeENI": "b"}},
 		"eniID":                    {"select": map[string]any{"eniID": b.ENIID}},
@@ -99,12 +97,19 @@ func TestSelect(t *testing.T) {
 		"deviceID, no inventory":   {"deviceID": b.PCIAddress, "inventory": "/nonexistent/inventory.json"},
 	}
 	for name, conf := range tests {
+		e.inv.Devices[1].ResourceName = "" // with one, the kubelet says which device
+		if conf["deviceID"] != nil {
+			e.inv.Devices[1].ResourceName = "intel.com/sriov_b"
+		}
+		e.writeInventory()
 		args := e.pod(conf)
 		if r := e.add(args); r.Interfaces[0].Mac != eniB.MAC {
 			t.Errorf("%s: got %s; want %s", name, r.Interfaces[0].Mac, eniB.MAC)
 		}
 		e.del(args)
 	}
+	e.inv.Devices[1].ResourceName = ""
+	e.writeInventory()
 	t.Run("subnetID of two devices takes the first free", func(t *testing.T) {
 		var got []string
 		var pods []*skel.CmdArgs

@@ -68,7 +68,7 @@ func (c *call) claimUnder(lock func(context.Context, device.PCIAddress) (func(),
 	defer cancel()
 	unlock, err := lock(ctx, cand.pci)
 	if errors.Is(err, nodestate.ErrBusy) {
-		return nil, refuse(codeTryAgain, "device %s is being claimed by others for more than %s", cand.pci, claimWait)
+		return nil, busyDevice(cand.pci)
 	}
 	if err != nil {
 		return nil, err
@@ -152,6 +152,9 @@ func (c *call) evict(pci device.PCIAddress, alone bool) error {
 	if err != nil {
 		return err
 	}
+	if err := c.agree(pci, records, alone); err != nil {
+		return err
+	}
 	for _, a := range records {
 		if a.Device.PCIAddress != pci || !c.excludes(a) {
 			continue
@@ -209,6 +212,9 @@ func (c *call) confirm(cand candidate, alone bool) (*claimed, error) {
 	if len(fn.VirtFns) > 0 && !c.shares() {
 		return nil, refuse(codeUnsupported, "device %s is a physical function whose %d virtual functions would lose it; select one of these, or write 0 to its sriov_numvfs first",
 			cand.pci, len(fn.VirtFns))
+	}
+	if err := c.refuseLeased(cand); err != nil {
+		return nil, err
 	}
 	got := &claimed{row: cand.row, fn: fn}
 	if got.own, err = c.pickOwn(cand); err != nil {

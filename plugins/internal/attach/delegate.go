@@ -162,34 +162,45 @@ func (c *call) attachDelegate(d *claimed) (*types100.Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, i := range result.Interfaces {
-		if i.Sandbox != "" && i.Name == c.args.IfName && i.PciID == "" {
-			i.PciID = d.Device.PCIAddress.String()
-		}
+	l, err := c.seeMade(d, result)
+	if err != nil {
+		return nil, err
+	}
+	if at := reported(result, c.args.IfName); at >= 0 && result.Interfaces[at].PciID == "" {
+		result.Interfaces[at].PciID = d.Device.PCIAddress.String()
 	}
 	if d.own != nil {
-		return result, c.configureDelegate(d, result)
+		return result, c.configureDelegate(d, l, result)
 	}
-	return result, c.delegateRoutes(d, result)
+	return result, c.delegateRoutes(d, l, result)
 }
 
-// openPod opens a netns and finds CNI_IFNAME in it; the caller closes the handle,
-// which is nil with an error.
-func (c *call) openPod(ns *link.Netns) (*link.Handle, link.Link, error) {
-	in, err := ns.Open()
-	if err != nil {
-		return nil, link.Link{}, err
+// seeMade finds the interface that a delegate reports to have made in the
+// container, and has the record tell it from others. It is the zero Link where the
+// delegate reports none.
+func (c *call) seeMade(d *claimed, result *types100.Result) (l link.Link, err error) {
+	if d.link.Index == 0 || reported(result, c.args.IfName) < 0 {
+		return l, nil
 	}
-	l, err := in.ByName(c.args.IfName)
-	if err != nil {
-		in.Close()
-		return nil, l, err
+	if l, err = c.in.ByName(c.args.IfName); err != nil {
+		return l, fmt.Errorf("%s ADD reported success: %w", d.Delegate.Type, err)
 	}
-	return in, l, nil
+	d.Interface = &nodestate.Interface{Index: l.Index, Kind: l.Kind, Over: l.Over}
+	return l, nil
+}
+
+// reported returns where in a result the container's interface of that name is; -1
+// when it is not there.
+func reported(result *types100.Result, name string) int {
+	return slices.IndexFunc(result.Interfaces, func(i *types100.Interface) bool { return i.Sandbox != "" && i.Name == name })
+}
+
+func noInterface(delegate, name string) error {
+	return refuse(codeUnsupported, "delegate %s reports no interface %s in the container, which could have addresses or routes; leave ipam and routes out", delegate, name)
 }
 
 // delegateRoutes adds the netconf's own routes to what the delegate made.
-func (c *call) delegateRoutes(d *claimed, result *types100.Result) error {
+func (c *call) delegateRoutes(d *claimed, l link.Link, result *types100.Result) error {
 	if len(c.cfg.Routes) == 0 {
 		return nil
 	}
@@ -199,17 +210,15 @@ func (c *call) delegateRoutes(d *claimed, result *types100.Result) error {
 		result.Routes = append(result.Routes, ours.Routes...)
 		return nil
 	}
+	if l.Index == 0 {
+		return noInterface(d.Delegate.Type, c.args.IfName)
+	}
 	routes, err := routesOf(ours)
 	if err != nil {
 		return err
 	}
-	in, l, err := c.openPod(d.ns)
-	if err != nil {
-		return err
-	}
-	defer in.Close()
 	for _, r := range routes {
-		if err := c.step("route", func() error { return in.EnsureRoute(l.Index, r) }); err != nil {
+		if err := c.step("route", func() error { return c.in.EnsureRoute(l.Index, r) }); err != nil {
 			return err
 		}
 	}

@@ -303,21 +303,16 @@ func (c *call) forDelegate(d *claimed) (*nodestate.Delegation, error) {
 
 // configureDelegate gives the interface that a delegate has made the ENI's
 // addresses.
-func (c *call) configureDelegate(d *claimed, result *types100.Result) error {
+func (c *call) configureDelegate(d *claimed, l link.Link, result *types100.Result) error {
 	own := d.own.result()
 	result.IPs, result.Routes = own.IPs, own.Routes
-	at := slices.IndexFunc(result.Interfaces, func(i *types100.Interface) bool { return i.Sandbox != "" && i.Name == c.args.IfName })
+	at := reported(result, c.args.IfName)
 	if d.link.Index == 0 { // a userspace device: the container reads them in the result
 		addRoutes(result, c.cfg.Routes)
-	} else {
-		in, l, err := c.openPod(d.ns)
-		if err != nil {
-			return err
-		}
-		defer in.Close()
-		if err := c.configure(d, in, l, result); err != nil {
-			return err
-		}
+	} else if l.Index == 0 {
+		return noInterface(d.Delegate.Type, c.args.IfName)
+	} else if err := c.configure(d, l, result); err != nil {
+		return err
 	}
 	for _, ip := range result.IPs {
 		if ip.Interface = nil; at >= 0 {

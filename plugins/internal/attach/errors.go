@@ -52,7 +52,7 @@ func refuse(code uint, format string, args ...any) error {
 
 // rank orders refusals of several candidate devices: the first that applies is
 // the one to report.
-var rank = []uint{codeHeld, codeTryAgain, codeNoDevice, codeOtherDevice}
+var rank = []uint{codeHeld, codeTryAgain, codeNotAllocated, codeNoDevice, codeOtherDevice}
 
 // worst returns the error to report for several candidates.
 func worst(errs []error) error {
@@ -65,6 +65,10 @@ func worst(errs []error) error {
 		}
 	}
 	return errs[0]
+}
+
+func busyDevice(pci device.PCIAddress) error {
+	return refuse(codeTryAgain, "device %s is being claimed by others for more than %s", pci, claimWait)
 }
 
 // heldError names who has the device.

@@ -47,6 +47,11 @@ func (c *call) ipamVerbAdd(stdout io.Writer) error {
 			return err
 		}
 		defer ns.Close()
+		unlock, err := c.notAlone(row.PCIAddress)
+		if err != nil {
+			return err
+		}
+		defer unlock()
 		id := ns.Netns
 		id.Path = c.args.Netns
 		if own, err = c.leaseOwn(row.ENIID, id); err != nil {
@@ -109,12 +114,12 @@ func (c *call) movedLink() (link.Link, error) {
 		return link.Link{}, err
 	}
 	defer ns.Close()
-	in, l, err := c.openPod(ns)
+	in, err := ns.Open()
 	if err != nil {
-		return l, err
+		return link.Link{}, err
 	}
-	in.Close()
-	return l, nil
+	defer in.Close()
+	return in.ByName(c.args.IfName)
 }
 
 // ipamVerbCheck is CHECK: what was leased still is.

@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"slices"
-	"time"
 
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
@@ -165,123 +164,6 @@ func (c *call) leaveRestore(a nodestate.Attachment) error {
 	return c.dir.SaveRestore(nodestate.Restore{BootID: a.BootID, Device: a.Device})
 }
 
-// moveBack moves the link out of the recorded netns and returns it as it is in
-// the host; ErrNotFound when the netns is gone or does not have it. Where its
-// name is taken in the host the link comes home under its fallback name.
-func (c *call) moveBack(a nodestate.Attachment) (link.Link, error) {
-	ns, err := c.openRecorded(a)
-	if err != nil {
-		return link.Link{}, err
-	}
-	defer ns.Close()
-	in, err := ns.Open()
-	if err != nil {
-		return link.Link{}, err
-	}
-	defer in.Close()
-	all, err := in.Links()
-	if err != nil {
-		return link.Link{}, err
-	}
-	l, err := link.FindMoved(all, a.Device, a.IfName)
-	if err != nil {
-		return link.Link{}, err
-	}
-	name, err := c.homeName(a)
-	if err != nil {
-		return link.Link{}, err
-	}
-	host, err := link.CurrentNetns()
-	if err != nil {
-		return link.Link{}, err
-	}
-	defer host.Close()
-	if err := in.DeleteStacked(all, l.Index); err != nil { // else the pod would still be on the wire
-		return link.Link{}, err
-	}
-	moved := in.Move(l.Index, host, name)
-	if errors.Is(moved, link.ErrNameTaken) {
-		if still, err := in.ByName(l.Name); err == nil && still.Index == l.Index {
-			// Since Linux 6.6 an altname that the host has in use keeps the link.
-			if err := in.DropAltNames(l.Index, still.AltNames...); err != nil {
-				return link.Link{}, err
-			}
-			moved = in.Move(l.Index, host, name)
-		}
-	}
-	if moved != nil && !errors.Is(moved, link.ErrNameTaken) {
-		return link.Link{}, moved
-	}
-	home, err := c.arrived(l, name)
-	if errors.Is(err, link.ErrNotFound) && moved != nil {
-		return link.Link{}, moved // still in the pod: the record must stay
-	}
-	return home, err
-}
-
-// arrived finds a link that has just been moved to the host: under its name,
-// or, when another process took that at the same moment, by its MAC.
-func (c *call) arrived(l link.Link, name string) (link.Link, error) {
-	home, err := c.host.ByName(name)
-	if err == nil && home.MAC == l.MAC && home.Kind == l.Kind {
-		return home, nil
-	}
-	if err != nil && !errors.Is(err, link.ErrNotFound) {
-		return link.Link{}, err
-	}
-	found, err := c.host.ByMAC(l.MAC)
-	if err != nil {
-		return link.Link{}, err
-	}
-	for _, f := range found {
-		if f.Kind == l.Kind && f.Parent == l.Parent {
-			return f, nil
-		}
-	}
-	return link.Link{}, link.ErrNotFound
-}
-
-func (c *call) homeName(a nodestate.Attachment) (string, error) {
-	_, err := c.host.Index(a.Device.Link.Name)
-	switch {
-	case errors.Is(err, link.ErrNotFound):
-		return a.Device.Link.Name, nil
-	case err != nil:
-		return "", err
-	}
-	return link.FallbackName(a.Device.PCIAddress), nil
-}
-
-// awaitLink finds the device's link in the host, waiting for it only when the
-// netns that had it is dying.
-func (c *call) awaitLink(a nodestate.Attachment) (link.Link, error) {
-	deadline := time.Now().Add(returnWait)
-	for {
-		l, err := c.findDevice(a.Device)
-		if !errors.Is(err, link.ErrNotFound) || c.alive(a) || time.Now().After(deadline) {
-			return l, err
-		}
-		select {
-		case <-c.ctx.Done():
-			return l, err
-		case <-time.After(returnPoll):
-		}
-	}
-}
-
-// findDevice is link.FindDevice of a function that has not been read; fs.ErrNotExist
-// when the function itself is gone.
-func (c *call) findDevice(d nodestate.AttachedDevice) (link.Link, error) {
-	fn, err := c.sys.PCI(d.PCIAddress)
-	if err != nil {
-		return link.Link{}, err
-	}
-	return c.host.FindDevice(c.sys, fn, d)
-}
-
-// returnPoll is how often awaitLink looks.
-const returnPoll = 20 * time.Millisecond
-
 // lockOwn takes this attachment's record, waiting for a running verb.
 func (c *call) lockOwn() (*nodestate.Record, error) { return c.lockRecord(c.id) }
 
@@ -320,8 +202,7 @@ func (c *call) delWithoutRecord() error {
 	}
 	var errs []error
 	if a, ok := c.proveOurs(); ok {
-		c.log.WithField("device", a.Device.PCIAddress).Warn("bringing the device back without its record")
-		errs = append(errs, c.returnLink(a, claimLockFree))
+		errs = append(errs, c.returnUnrecorded(a))
 	}
 	if c.cfg.ENIIPAM != nil {
 		errs = append(errs, c.giveBackAnywhere(c.id))
@@ -331,6 +212,32 @@ func (c *call) delWithoutRecord() error {
 		errs = append(errs, c.pluginRun("DEL", d, c.own()))
 	}
 	return errors.Join(errs...)
+}
+
+// returnUnrecorded brings the device of an attachment home that has no record, if
+// the other records leave room for it: paths of netns are reused, and so the
+// container may be another one by now, which has the device.
+func (c *call) returnUnrecorded(a nodestate.Attachment) error {
+	unlock, err := c.lockClaim(a.Device.PCIAddress, claimLockFree)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	records, bad, err := c.dir.List()
+	if err != nil {
+		return err
+	}
+	for _, o := range records {
+		if o.AttachmentID != a.AttachmentID && o.Holds(c.bootID) && (o.Device.PCIAddress == a.Device.PCIAddress || o.ContainerID != a.ContainerID && o.Netns.Same(a.Netns)) {
+			c.log.WithField("device", a.Device.PCIAddress).Warnf("leaving the device to %s", holder(o))
+			return nil
+		}
+	}
+	if err := c.dir.OfOthers(bad, c.id); err != nil {
+		return fmt.Errorf("bring device %s back without its record: a record that cannot be read may be its owner's: %w", a.Device.PCIAddress, err)
+	}
+	c.log.WithField("device", a.Device.PCIAddress).Warn("bringing the device back without its record")
+	return c.returnLink(a, claimLockHeld)
 }
 
 // proveOurs looks for the netconf's device under CNI_IFNAME in CNI_NETNS, and

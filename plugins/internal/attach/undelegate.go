@@ -26,6 +26,9 @@ func (c *call) delDelegate(r *nodestate.Record, i invocation, lock claimLock) (d
 			return false, err
 		}
 	}
+	if i.netns, err = c.netnsForDelegate(r.Attachment); err != nil {
+		return false, err
+	}
 	err = c.step("del-delegate", func() error { return c.pluginRun("DEL", r.Delegate, i) })
 	if err != nil && c.delegateMoot(r.Attachment, i) {
 		c.log.WithError(err).Warn("the delegate's DEL failed, but there is nothing left for it to do")
@@ -62,22 +65,6 @@ func (c *call) delegateMoot(a nodestate.Attachment, i invocation) bool {
 	return a.Delegate.Type == "host-device" || errors.Is(err, fs.ErrNotExist)
 }
 
-// inPod says whether the attachment's interface is in its netns.
-func (c *call) inPod(a nodestate.Attachment) bool {
-	ns, err := c.openRecorded(a)
-	if err != nil {
-		return false
-	}
-	defer ns.Close()
-	in, err := ns.Open()
-	if err != nil {
-		return false
-	}
-	defer in.Close()
-	_, err = in.ByName(a.IfName)
-	return err == nil
-}
-
 // physical finds a VF's PF: its interface in the host, and the VF's number there.
 // ErrNotFound when the function is no VF, or its PF is not the host's.
 func (c *call) physical(fn sysfs.PCIFunction) (pf string, number int, err error) {
@@ -109,12 +96,11 @@ func (c *call) assigned(fn sysfs.PCIFunction) (*nodestate.VFState, error) {
 }
 
 // reassign has the PF give a VF back what it had assigned before a delegate got
-// it, unless the delegate's DEL has just done so: sriov's does nothing once the
-// netns is gone, or when its ADD had not ended. The next pod would be in the last
-// one's VLAN. It says whether the VF had been assigned another MAC.
+// it, where the delegate's DEL has not: sriov's does nothing without a netns, or
+// when its ADD had not ended. The next pod would be in the last one's VLAN. It says whether the VF had been assigned another MAC.
 func (c *call) reassign(a nodestate.Attachment) (otherMAC bool, err error) {
 	was := a.Device.Assigned
-	if was == nil || a.BootID != c.bootID || a.State == nodestate.StateComplete && c.alive(a) {
+	if was == nil || a.BootID != c.bootID {
 		return false, nil
 	}
 	fn, err := c.sys.PCI(a.Device.PCIAddress)

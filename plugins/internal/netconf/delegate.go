@@ -96,6 +96,13 @@ func containsFold(keys []string, key string) bool {
 // do not know.
 func ReleasesAddresses(delegate string) bool { return knownDelegates[delegate].shared }
 
+// MovesDevice says whether a delegate is known to put the device's own link into
+// the pod, so that nothing else there can be what it has made.
+func MovesDevice(delegate string) bool {
+	known, ok := knownDelegates[delegate]
+	return ok && !known.shared
+}
+
 // AddressesAlone says whether an IPAM plugin is known to look at nothing but its
 // own store, so that it can run while the device is still on its way into the
 // container. dhcp is not one of them: it asks through the interface.

@@ -1,0 +1,103 @@
+package attach
+
+import (
+	"errors"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/link"
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+	"github.com/multi-eni/multi-eni-cni/plugins/internal/netconf"
+)
+
+// expected describes the interface that an attachment is about to have, as far as
+// that is certain before its first effect; nil when it is not.
+func (c *call) expected(a nodestate.Attachment, l link.Link) *nodestate.Interface {
+	switch {
+	case l.Index == 0:
+		return nil
+	case a.Mode == nodestate.ModeShared: // known types only, and their kinds have their names
+		return &nodestate.Interface{Kind: c.cfg.Delegate.Type, Over: l.Index}
+	case a.Mode == nodestate.ModeExclusive:
+		return &nodestate.Interface{Kind: l.Kind}
+	}
+	return nil
+}
+
+// ours finds the attachment's interface among all links of its netns, whatever the
+// pod has named it. link.ErrNotFound.
+func ours(all []link.Link, a nodestate.Attachment) (link.Link, error) {
+	if a.Mode != nodestate.ModeShared && a.Device.Link != nil {
+		l, err := link.FindMoved(all, a.Device, a.Interface)
+		if err == nil || a.Mode == nodestate.ModeExclusive || netconf.MovesDevice(a.Delegate.Type) {
+			return l, err
+		}
+	}
+	var seen nodestate.Interface
+	switch {
+	case a.Interface != nil:
+		seen = *a.Interface
+	case a.Mode == nodestate.ModeShared: // of an older version
+		seen.Kind = a.Delegate.Type
+	}
+	return link.FindMade(all, seen, a.IfName)
+}
+
+// lookInPod calls f with the attachment's interface in its netns; link.ErrNotFound
+// when the netns, or the interface in it, is gone.
+func (c *call) lookInPod(a nodestate.Attachment, f func(*link.Handle, link.Link) error) error {
+	ns, err := c.openRecorded(a)
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	in, err := ns.Open()
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	all, err := in.Links()
+	if err != nil {
+		return err
+	}
+	l, err := ours(all, a)
+	if err != nil {
+		return err
+	}
+	return f(in, l)
+}
+
+// inPod says whether the attachment's interface is, or may be, in its netns.
+func (c *call) inPod(a nodestate.Attachment) bool {
+	err := c.lookInPod(a, func(*link.Handle, link.Link) error { return nil })
+	return !errors.Is(err, link.ErrNotFound)
+}
+
+// netnsForDelegate returns the path of the netns for a delegate's DEL, which takes
+// the interface CNI_IFNAME for its own: "" unless that is the attachment's. One that
+// the pod has renamed gets its name back; where the pod has given that to another
+// interface, one that several pods share the device by is deleted here, and any
+// other is brought home by returnLink.
+func (c *call) netnsForDelegate(a nodestate.Attachment) (path string, err error) {
+	if !c.alive(a) {
+		return "", nil // the path may lead to somebody else's netns by now
+	}
+	if a.Device.Link == nil {
+		return a.Netns.Path, nil // a userspace device has no interface to be taken for another
+	}
+	err = c.lookInPod(a, func(in *link.Handle, l link.Link) error {
+		if l.Name != a.IfName {
+			renamed := in.Rename(l.Index, a.IfName)
+			if errors.Is(renamed, link.ErrNameTaken) && a.Mode == nodestate.ModeShared {
+				return in.Delete(l.Index)
+			}
+			if renamed != nil {
+				return renamed
+			}
+		}
+		path = a.Netns.Path
+		return nil
+	})
+	if errors.Is(err, link.ErrNotFound) || errors.Is(err, link.ErrNameTaken) {
+		return "", nil
+	}
+	return path, err
+}

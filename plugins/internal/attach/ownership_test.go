@@ -1,0 +1,410 @@
+package attach_test
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"testing"
+
+	"github.com/containernetworking/cni/pkg/skel"
+	"github.com/google/go-cmp/cmp"
+	"github.com/vishvananda/netlink"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/link"
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+	"github.com/multi-eni/multi-eni-cni/plugins/internal/attach"
+	"github.com/multi-eni/multi-eni-cni/test/nstest"
+)
+
+// give makes a veth of the pod's own, of the same kind as the ENIs' stand-ins.
+func give(t *testing.T, args *skel.CmdArgs, name string, altNames ...string) {
+	t.Helper()
+	must(t, nstest.In(args.Netns, func() error {
+		la := netlink.NewLinkAttrs()
+		la.Name = name
+		if err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: la, PeerName: name + "-peer"}); err != nil {
+			return err
+		}
+		l, err := netlink.LinkByName(name)
+		if err != nil {
+			return err
+		}
+		if err := netlink.LinkAddAltName(l, "alt-"+name); err != nil {
+			return err
+		}
+		return errors.Join(netlink.LinkSetUp(l), netlink.AddrAdd(l, &netlink.Addr{IPNet: &net.IPNet{IP: net.IPv4(192, 168, 7, 1), Mask: net.CIDRMask(24, 32)}}))
+	}))
+}
+
+// belongings describes all links of the pod, with all that multi-eni could change.
+func (e *env) belongings(args *skel.CmdArgs) (out []string) {
+	e.t.Helper()
+	ns, err := link.OpenNetns(args.Netns)
+	must(e.t, err)
+	defer ns.Close()
+	h, err := ns.Open()
+	must(e.t, err)
+	defer h.Close()
+	all, err := h.Links()
+	must(e.t, err)
+	for _, l := range all {
+		have, err := h.Addresses(l.Index)
+		must(e.t, err)
+		have = slices.DeleteFunc(have, func(p netip.Prefix) bool { return p.Addr().Is6() }) // a link-local one comes in its own time
+		out = append(out, fmt.Sprintf("%d %+v %v", l.Index, l.State(), have))
+	}
+	return out
+}
+
+// ways are the ways to have a device, with real plugins.
+func ways(e *env) map[string]map[string]any {
+	leasing := e.sharing(map[string]any{"coolDown": 0}, "10.0.2.15/24", "10.0.2.16/24")
+	hostDevice := e.selectA()
+	hostDevice["delegate"] = map[string]any{"type": "host-device", "deviceField": "device"}
+	macvlan := map[string]any{"select": leasing["select"], "delegate": leasing["delegate"], "ipam": map[string]any{"type": "host-local", "dataDir": e.file("ipam"), "subnet": "10.0.2.0/24"}}
+	return map[string]map[string]any{"exclusive": e.selectA(), "host-device": hostDevice, "macvlan": macvlan, "macvlan, eni-ipam": leasing}
+}
+
+// TestOthersInterfaces: whatever a pod has under the name that its attachment is to
+// get or has had, ADD, its undo, and DEL leave it alone.
+func TestOthersInterfaces(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	e := newEnv(t)
+	confs := ways(e)
+	node := e.snapshot()
+	for way, conf := range confs {
+		untouched := func(when string, args *skel.CmdArgs, do func()) {
+			t.Helper()
+			before := e.belongings(args)
+			do()
+			e.del(args)
+			if diff := cmp.Diff(before, e.belongings(args)); diff != "" {
+				t.Errorf("%s, %s: the pod's own interfaces (-before +after):\n%s", way, when, diff)
+			}
+			e.same(t, node, way+", "+when)
+		}
+		for _, name := range []string{"net1", "alt-eth0"} {
+			args := e.pod(conf)
+			give(t, args, "eth0")
+			if name == "net1" {
+				give(t, args, "net1")
+			}
+			args.IfName = name
+			untouched("it has "+name+" before ADD", args, func() { e.refused("ADD", args, 4, "already has an interface "+name) })
+		}
+		var steps []string
+		args := e.pod(conf)
+		_, err := run(&attach.Plugin{Before: func(s string) error { steps = append(steps, s); return nil }}, "ADD", args)
+		must(t, err)
+		e.del(args)
+		for i, step := range steps {
+			if step == "move" || step == "delegate" || step == "intent" || step == "ipam" { // later the name is the attachment's
+				args := e.pod(conf)
+				give(t, args, "eth0")
+				n := 0
+				p := &attach.Plugin{Before: func(string) error {
+					if n++; n == i+1 {
+						give(t, args, "net1")
+					}
+					return nil
+				}}
+				_, err := run(p, "ADD", args)
+				if err == nil {
+					t.Errorf("%s: ADD succeeded beside another net1 that came before %s", way, step)
+				}
+				before := e.belongings(args)
+				untouched("it gets net1 before "+step, args, func() {})
+				if len(before) != 5 {
+					t.Errorf("%s: the undo took the pod's own away: %v", way, before)
+				}
+			}
+		}
+		args = e.pod(conf)
+		give(t, args, "eth0")
+		own := e.belongings(args)
+		e.add(args)
+		inPod(t, args, func(h *link.Handle, l link.Link) error {
+			return errors.Join(h.SetDown(l.Index), h.Rename(l.Index, "mine"), h.SetUp(l.Index))
+		})
+		inPodNamed(t, args, "eth0", func(h *link.Handle, l link.Link) error {
+			return errors.Join(h.SetDown(l.Index), h.Rename(l.Index, "net1"))
+		})
+		e.del(args)
+		inPodNamed(t, args, "net1", func(h *link.Handle, l link.Link) error {
+			return errors.Join(h.Rename(l.Index, "eth0"), h.SetUp(l.Index))
+		})
+		if diff := cmp.Diff(own, e.belongings(args)); diff != "" {
+			t.Errorf("%s, names exchanged: the pod's own interfaces (-before ADD +after DEL):\n%s", way, diff)
+		}
+		e.same(t, node, way+", names exchanged")
+	}
+}
+
+func inPodNamed(t *testing.T, args *skel.CmdArgs, name string, f func(*link.Handle, link.Link) error) {
+	t.Helper()
+	other := *args
+	other.IfName = name
+	inPod(t, &other, f)
+}
+
+// TestRenamedByThePod: an interface that the pod has renamed goes at DEL like any
+// other, with its address, and the next pod gets one that nobody has.
+func TestRenamedByThePod(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	e := newEnv(t)
+	confs := ways(e)
+	node := e.snapshot()
+	for way, conf := range confs {
+		for _, old := range []bool{false, true} { // the record of an older version does not describe the interface
+			args := e.pod(conf)
+			e.add(args)
+			if old {
+				forget(t, e, args)
+			} else {
+				inPod(t, args, func(h *link.Handle, l link.Link) error {
+					return errors.Join(h.SetDown(l.Index), h.Rename(l.Index, "mine"))
+				})
+			}
+			e.del(args)
+			if left := e.podLinks(args); len(left) != 0 {
+				t.Errorf("%s: left in the pod: %+v", way, left)
+			}
+			e.same(t, node, way)
+		}
+	}
+}
+
+// forget takes what an older version did not record out of a record.
+func forget(t *testing.T, e *env, args *skel.CmdArgs) {
+	t.Helper()
+	r, err := e.records().Lock(t.Context(), nodestate.AttachmentID{ContainerID: args.ContainerID, IfName: args.IfName})
+	must(t, err)
+	defer r.Close()
+	r.Interface = nil
+	must(t, r.Save())
+}
+
+// TestReusedNetnsPath: the path of a netns is another pod's by now, and this pod's
+// record is lost. Its DEL takes nothing from that pod.
+func TestReusedNetnsPath(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	e := newEnv(t)
+	node := e.snapshot()
+	living := e.pod(e.selectA())
+	e.add(living)
+	own := e.belongings(living)
+	lost := e.pod(e.selectA())
+	lost.Netns = living.Netns
+	e.del(lost)
+	if diff := cmp.Diff(own, e.belongings(living)); diff != "" {
+		t.Errorf("the living pod's interfaces (-before +after):\n%s", diff)
+	}
+	_, err := run(&attach.Plugin{}, "CHECK", living)
+	must(t, err)
+
+	// A record that nobody can read may be its owner's, and one that is gone is nobody's.
+	record := e.file("records", living.ContainerID+"-net1.json")
+	whole, err := os.ReadFile(record)
+	must(t, err)
+	must(t, os.WriteFile(record, whole[:40], 0o600))
+	e.refused("DEL", lost, 999, "may be its owner's", record)
+	if diff := cmp.Diff(own, e.belongings(living)); diff != "" {
+		t.Errorf("beside a torn record (-before +after):\n%s", diff)
+	}
+	must(t, os.WriteFile(record, whole, 0o600))
+	e.del(living)
+	e.same(t, node, "after the living pod's DEL")
+}
+
+// TestAloneBesideLeases: an ENI of which pods have leased addresses through plugins
+// other than multi-eni is given to nobody alone, and the other way round.
+func TestAloneBesideLeases(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	e := newEnv(t)
+	conf := e.sharing(map[string]any{"coolDown": 0}, "10.0.2.15/24", "10.0.2.16/24")
+	p := &attach.Plugin{PolicyPath: e.policyFile(nil)}
+	plain := func() *skel.CmdArgs {
+		args := e.pod(nil)
+		args.StdinData = []byte(`{"cniVersion":"1.1.0","name":"plain","type":"macvlan","master":"ens12","ipam":{"type":"eni-ipam","coolDown":0,"select":{"nodeENI":"shared"}}}`)
+		return args
+	}
+	ipam := func(verb string, args *skel.CmdArgs) error {
+		f := p.IPAMFuncs(t.Context(), io.Discard)
+		return map[string]func(*skel.CmdArgs) error{"ADD": f.Add, "DEL": f.Del}[verb](args)
+	}
+	alone := e.pod(map[string]any{"select": conf["select"], "dataDir": nil, "inventory": nil, "sysfs": nil, "logFile": nil})
+
+	sharer := plain()
+	must(t, ipam("ADD", sharer))
+	_, err := run(p, "ADD", alone)
+	wantCode(t, err, 101, "pod shop/pod-"+sharer.ContainerID, "10.0.2.16")
+	must(t, nstest.DeleteNetns(sharer.Netns)) // a dead one holds nothing
+	_, err = run(p, "ADD", alone)
+	must(t, err)
+	err = ipam("ADD", plain())
+	wantCode(t, err, 101, "pod shop/pod-"+alone.ContainerID)
+	must(t, ipam("DEL", sharer))
+	_, err = run(p, "DEL", alone)
+	must(t, err)
+	next := plain()
+	must(t, ipam("ADD", next))
+	must(t, ipam("DEL", next))
+	_, err = run(p, "ADD", alone)
+	must(t, err)
+	_, err = run(p, "DEL", alone)
+	must(t, err)
+}
+
+// TestAllocatedByTheKubelet: a device that the device plugin offers goes only to the
+// pod to which the kubelet has allocated it, however a netconf selects it.
+func TestAllocatedByTheKubelet(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	e := newEnv(t)
+	e.inv.Devices[0].ResourceName = "intel.com/sriov_a"
+	e.writeInventory()
+	d := e.inv.Devices[0]
+	for name, v := range map[string]any{"nodeENI": "a", "eniID": d.ENIID, "mac": d.MAC, "pciAddress": d.PCIAddress} {
+		for way, conf := range map[string]map[string]any{"": {}, "ipvlan": {"delegate": map[string]any{"type": "ipvlan"}}, "host-device": {"delegate": map[string]any{"type": "host-device"}}} {
+			conf["select"] = map[string]any{name: v}
+			e.refused("ADD", e.pod(conf), 103, d.PCIAddress.String(), "intel.com/sriov_a", "limits", "k8s.v1.cni.cncf.io/resourceName")
+			if t.Failed() {
+				t.Fatal(name, way)
+			}
+		}
+	}
+	args := e.pod(map[string]any{"select": map[string]any{"nodeENI": "a"}, "deviceID": d.PCIAddress})
+	e.add(args)
+	e.del(args)
+	other := e.pod(map[string]any{"select": map[string]any{"subnetID": d.SubnetID}}) // of two devices the one that nobody allocates
+	if r := e.add(other); r.Interfaces[0].PciID != eniB.PCI {
+		t.Errorf("got %s, want %s", r.Interfaces[0].PciID, eniB.PCI)
+	}
+	e.del(other)
+}
+
+// TestOneModePerDevice: a pod does not change what the kernel keeps once for all
+// pods on a device, and is told before the delegate runs into the kernel's refusal.
+func TestOneModePerDevice(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	e := newEnv(t)
+	plugins := fake("ipvlan", made)
+	plugins.fake["macvlan"], plugins.fake["vlan"] = made, made
+	p := &attach.Plugin{Exec: plugins}
+	base := e.shared()
+	pod := func(delegate map[string]any) *skel.CmdArgs {
+		return e.pod(map[string]any{"select": base["select"], "delegate": delegate})
+	}
+	type m = map[string]any
+	for _, tt := range []struct {
+		first, second m
+		says          string
+	}{
+		{m{"type": "ipvlan"}, m{"type": "ipvlan", "mode": "l2"}, ""},
+		{m{"type": "ipvlan"}, m{"type": "ipvlan", "mode": "l3"}, "which is l2 now"},
+		{m{"type": "ipvlan", "mode": "l3s"}, m{"type": "ipvlan"}, "which is l3s now"},
+		{m{"type": "ipvlan"}, m{"type": "macvlan"}, "ipvlan, not both"},
+		{m{"type": "macvlan"}, m{"type": "ipvlan"}, "macvlan, not both"},
+		{m{"type": "macvlan"}, m{"type": "macvlan", "mode": "private"}, ""},
+		{m{"type": "macvlan"}, m{"type": "macvlan", "mode": "passthru"}, "needs the device alone"},
+		{m{"type": "macvlan", "mode": "passthru"}, m{"type": "macvlan"}, "needs the device alone"},
+		{m{"type": "ipvlan"}, m{"type": "vlan", "vlanId": 5}, ""},
+		{m{"type": "vlan", "vlanId": 5}, m{"type": "vlan", "vlanId": 6}, ""},
+		{m{"type": "vlan", "vlanId": 5}, m{"type": "vlan", "vlanId": 5}, "VLAN 5"},
+	} {
+		first, second := pod(tt.first), pod(tt.second)
+		_, err := run(p, "ADD", first)
+		must(t, err)
+		_, err = run(p, "ADD", second)
+		if tt.says == "" {
+			must(t, err)
+		} else {
+			wantCode(t, err, 102, "pod-"+first.ContainerID, tt.says)
+		}
+		_, err = run(p, "DEL", first)
+		must(t, err)
+		if tt.says != "" {
+			_, err = run(p, "ADD", second) // the first one's choice has gone with it
+			must(t, err)
+		}
+		_, err = run(p, "DEL", second)
+		must(t, err)
+	}
+}
+
+// made is a plugin that reports no interface in the container.
+func made(string) (string, error) {
+	return `{"cniVersion":"1.1.0","interfaces":[{"name":"net1"}],"ips":[]}`, nil
+}
+
+// TestFirstChoosesAlone: of pods that begin at once, each with another mode, one
+// gets the device.
+func TestFirstChoosesAlone(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	e := newEnv(t)
+	base := e.shared()
+	type outcome struct {
+		mode string
+		err  error
+	}
+	for range 10 {
+		var pods []*skel.CmdArgs
+		ended := make(chan outcome)
+		for i := range 6 {
+			mode := []string{"l2", "l3"}[i%2]
+			args := e.pod(map[string]any{"select": base["select"], "delegate": map[string]any{"type": "ipvlan", "mode": mode}})
+			pods = append(pods, args)
+			go func() {
+				_, err := run(&attach.Plugin{Exec: fake("ipvlan", made)}, "ADD", args)
+				ended <- outcome{mode, err}
+			}()
+		}
+		got := map[string]int{}
+		for range pods {
+			if o := <-ended; o.err == nil {
+				got[o.mode]++
+			}
+		}
+		if len(got) != 1 {
+			t.Errorf("modes that pods got at once: %v", got)
+		}
+		for _, args := range pods {
+			_, err := run(&attach.Plugin{Exec: fake("ipvlan", made)}, "DEL", args)
+			must(t, err)
+		}
+	}
+}
+
+// policyFile writes a policy of this node's folders, with more in it.
+func (e *env) policyFile(more map[string]any) string {
+	e.t.Helper()
+	policy := map[string]any{
+		"schemaVersion": 1, "binDir": e.path, "delegates": []string{"macvlan", "host-device"}, "ipam": []string{"host-local", "eni-ipam"},
+		"dataDir": e.file("records"), "leaseDir": e.file("leases"), "inventory": e.file("inventory.json"), "sysfs": e.node.Sysfs, "logFile": e.file("log"),
+	}
+	maps.Copy(policy, more)
+	data, err := json.Marshal(policy)
+	must(e.t, err)
+	path := e.file("node-policy.json")
+	must(e.t, os.WriteFile(path, data, 0o644))
+	return path
+}
