@@ -142,7 +142,11 @@ func (c *call) begin(d *claimed, cand candidate) (*nodestate.Record, error) {
 		a.Leases = c.paths.LeaseDir
 	}
 	if c.cfg.IPAM != nil {
-		a.IPAM = &nodestate.Delegation{Type: c.cfg.IPAM.Type, Config: c.cfg.IPAMConfig()}
+		conf, err := c.cfg.IPAMConfig()
+		if err != nil {
+			return nil, err
+		}
+		a.IPAM = &nodestate.Delegation{Type: c.cfg.IPAM.Type, Config: conf}
 	}
 	if c.cfg.Delegate != nil {
 		conf, err := c.cfg.DelegateConfig(cand.pci, d.link.Name, c.mtu(cand.row))

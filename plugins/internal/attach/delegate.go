@@ -67,7 +67,7 @@ func (c *call) exec() invoke.Exec {
 	if c.Exec != nil {
 		return c.Exec
 	}
-	return &invoke.DefaultExec{RawExec: &invoke.RawExec{Stderr: c.log.Logger.Out}}
+	return &pluginExec{stderr: c.log.Logger.Out}
 }
 
 func (i invocation) environ(command string) *invoke.Args {

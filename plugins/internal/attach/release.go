@@ -208,8 +208,11 @@ func (c *call) delWithoutRecord() error {
 		errs = append(errs, c.giveBackAnywhere(c.id))
 	}
 	if c.cfg.IPAM != nil && c.cfg.Refused == nil && c.policy.Check(c.cfg) == nil {
-		d := &nodestate.Delegation{Type: c.cfg.IPAM.Type, Config: c.cfg.IPAMConfig()}
-		errs = append(errs, c.pluginRun("DEL", d, c.own()))
+		conf, err := c.cfg.IPAMConfig()
+		if err == nil {
+			err = c.pluginRun("DEL", &nodestate.Delegation{Type: c.cfg.IPAM.Type, Config: conf}, c.own())
+		}
+		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }

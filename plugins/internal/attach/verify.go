@@ -176,7 +176,9 @@ func (c *call) plugins() []*nodestate.Delegation {
 		}
 	}
 	if c.cfg.IPAM != nil {
-		out = append(out, &nodestate.Delegation{Type: c.cfg.IPAM.Type, Config: c.cfg.IPAMConfig()})
+		if conf, err := c.cfg.IPAMConfig(); err == nil {
+			out = append(out, &nodestate.Delegation{Type: c.cfg.IPAM.Type, Config: conf})
+		}
 	}
 	return out
 }

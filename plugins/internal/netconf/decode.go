@@ -62,12 +62,14 @@ func newDecoder(stdin []byte) (*decoder, error) {
 	if err := json.Unmarshal(whole, &fields); err != nil {
 		return nil, &DecodeError{Text: stdin, Err: err}
 	}
-	return &decoder{fields: fields, whole: whole, faults: new([]Fault)}, nil
+	d := &decoder{fields: fields, whole: whole, faults: new([]Fault)}
+	for _, t := range twins(stdin, mostTwins) {
+		d.fault(t.path, "%s", t.problem())
+	}
+	return d, nil
 }
 
-// canonical writes a JSON object with every key once. A key that is given twice
-// means its last value here, but encoding/json merges the two where it decodes
-// into a struct: what a delegate or an IPAM plugin reads must be what was checked.
+// canonical writes a JSON object with every key once, with its last value.
 func canonical(stdin []byte) (json.RawMessage, error) {
 	dec := json.NewDecoder(bytes.NewReader(stdin))
 	dec.UseNumber()

@@ -87,10 +87,6 @@ func (d *decoder) deviceField(typ string) string {
 	return field
 }
 
-func containsFold(keys []string, key string) bool {
-	return slices.ContainsFunc(keys, func(k string) bool { return strings.EqualFold(k, key) })
-}
-
 // ReleasesAddresses says whether a delegate's successful DEL has always run its
 // IPAM plugin's. host-device's has not when there is no netns, and of others we
 // do not know.
@@ -120,8 +116,8 @@ func (d *Delegate) NeedsLink() bool { return !delegateFields[d.Field] }
 
 // Passthru says whether a macvlan delegate keeps the device's own MAC.
 func (d *Delegate) Passthru() bool {
-	var fields map[string]json.RawMessage
-	return json.Unmarshal(d.Raw, &fields) == nil && unquote(fields["mode"]) == "passthru"
+	var fields struct{ Mode string }
+	return json.Unmarshal(d.Raw, &fields) == nil && fields.Mode == "passthru"
 }
 
 // DelegateConfig composes the delegate's netconf: its own keys, the device
@@ -133,47 +129,68 @@ func (c *Config) DelegateConfig(pci device.PCIAddress, link string, mtu int) (js
 	if err := json.Unmarshal(c.Delegate.Raw, &fields); err != nil {
 		return nil, fmt.Errorf("compose netconf of %s: %w", c.Delegate.Type, err)
 	}
-	maps.DeleteFunc(fields, func(key string, _ json.RawMessage) bool {
-		return key == "deviceField" || containsFold(reservedDeviceKeys, key) || containsFold(inheritedKeys, key)
-	})
+	delete(fields, "deviceField")
+	own := map[string]any{}
 	value := pci.String()
 	if c.Delegate.NeedsLink() {
 		value = link
 	}
-	runtime, err := c.runtimeConfigFor(pci)
-	if err != nil {
-		return nil, err
-	}
-	set := map[string]any{"cniVersion": c.CNIVersion, "name": c.Name}
 	if value != "" {
-		set[c.Delegate.Field] = value
+		own[c.Delegate.Field] = value
+	}
+	if !hasFold(fields, "mtu") && mtu != 0 && c.Delegate.Shared {
+		own["mtu"] = mtu
+	}
+	for key, raw := range fields {
+		own[key] = raw
+	}
+	inherited := c.inherited(pci)
+	if c.ENIIPAM != nil {
+		delete(inherited, "prevResult") // it will be the addresses
+	}
+	maps.Copy(own, inherited)
+	return compose(c.Delegate.Type, own)
+}
+
+// IPAMConfig composes the netconf that an IPAM plugin gets: of multi-eni's, as CNI
+// spec 1.1.0 section 4 has it, the keys that are every plugin's.
+func (c *Config) IPAMConfig() (json.RawMessage, error) {
+	conf := c.inherited(c.DeviceID)
+	conf["type"] = Type
+	if c.DeviceID != "" {
+		conf["deviceID"] = c.DeviceID.String()
+	}
+	return compose(c.IPAM.Type, conf)
+}
+
+// inherited are the keys that another plugin gets from multi-eni's netconf, for a
+// device: none that has not been read.
+func (c *Config) inherited(pci device.PCIAddress) map[string]any {
+	out := map[string]any{"cniVersion": c.CNIVersion, "name": c.Name}
+	if c.IPAM != nil {
+		out["ipam"] = c.IPAM.Raw
 	}
 	if c.ValidAttachments != nil {
-		set["cni.dev/valid-attachments"] = c.ValidAttachments
+		out["cni.dev/valid-attachments"] = c.ValidAttachments
 	}
-	if _, given := fields["mtu"]; !given && mtu != 0 && c.Delegate.Shared {
-		set["mtu"] = mtu
-	}
-	if c.IPAM != nil {
-		set["ipam"] = c.IPAM.Raw
-	}
-	prev := c.PrevResult
-	if c.ENIIPAM != nil {
-		prev = nil // it will be the addresses
-	}
-	for key, raw := range map[string]json.RawMessage{"args": c.Args, "runtimeConfig": runtime, "prevResult": prev, "dns": c.DNS} {
+	for key, raw := range map[string]json.RawMessage{"args": c.Args, "runtimeConfig": c.runtimeConfigFor(pci), "prevResult": c.PrevResult, "dns": c.DNS} {
 		if raw != nil {
-			set[key] = raw
+			out[key] = raw
 		}
 	}
-	for key, v := range set {
-		raw, err := json.Marshal(v)
-		if err != nil {
-			return nil, fmt.Errorf("compose netconf of %s: %s: %w", c.Delegate.Type, key, err)
-		}
-		fields[key] = raw
+	return out
+}
+
+func compose(typ string, fields map[string]any) (json.RawMessage, error) {
+	conf, err := json.Marshal(fields)
+	if err != nil {
+		return nil, fmt.Errorf("compose netconf of %s: %w", typ, err)
 	}
-	return json.Marshal(fields)
+	return conf, nil
+}
+
+func hasFold(fields map[string]json.RawMessage, key string) bool {
+	return containsFold(slices.Collect(maps.Keys(fields)), key)
 }
 
 // WithPrevResult returns a plugin's netconf with that prevResult.
@@ -190,13 +207,10 @@ func WithPrevResult(conf, prev json.RawMessage) (json.RawMessage, error) {
 
 // runtimeConfigFor keeps the runtime's deviceID in step with the device that
 // was selected: host-device prefers it over its own keys.
-func (c *Config) runtimeConfigFor(pci device.PCIAddress) (json.RawMessage, error) {
-	if c.RuntimeConfig == nil {
-		return nil, nil
-	}
+func (c *Config) runtimeConfigFor(pci device.PCIAddress) json.RawMessage {
 	var fields map[string]json.RawMessage
-	if err := json.Unmarshal(c.RuntimeConfig, &fields); err != nil {
-		return nil, fmt.Errorf("compose runtimeConfig: %w", err)
+	if json.Unmarshal(c.RuntimeConfig, &fields) != nil { // there is none: else it was read as an object
+		return nil
 	}
 	maps.DeleteFunc(fields, func(key string, raw json.RawMessage) bool {
 		switch {
@@ -207,7 +221,11 @@ func (c *Config) runtimeConfigFor(pci device.PCIAddress) (json.RawMessage, error
 		}
 		return false
 	})
-	return json.Marshal(fields)
+	out, err := json.Marshal(fields)
+	if err != nil { // not of JSON that has been read
+		return nil
+	}
+	return out
 }
 
 func unquote(raw json.RawMessage) string {
@@ -217,7 +235,3 @@ func unquote(raw json.RawMessage) string {
 	}
 	return s
 }
-
-// IPAMConfig composes the netconf that an IPAM plugin gets: the whole of
-// multi-eni's, as CNI spec 1.1.0 section 4 has it.
-func (c *Config) IPAMConfig() json.RawMessage { return c.Raw }

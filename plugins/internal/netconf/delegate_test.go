@@ -176,7 +176,9 @@ func TestDelegateFaults(t *testing.T) {
 		`{"type":"ipvlan","deviceField":"device"}`:      `delegate.deviceField: "device": ipvlan takes its device as master; remove the key`,
 		`{"type":"host-device","deviceField":"master"}`: `delegate.deviceField: "master": host-device takes its device as pciBusID or device; remove the key`,
 		`{"type":"sriov","deviceField":"device"}`:       `delegate.deviceField: "device": sriov takes its device as deviceID; remove the key`,
-		`{"type":"ipvlan","Type":"x"}`:                  `delegate.Type: unknown key (did you mean type?); remove it`,
+		`{"type":"ipvlan","Type":"x"}`:                  `delegate.Type: is type in another spelling, and other plugins may read either; remove one`,
+		`{"type":"ipvlan","mode":"l2","mode":"l3"}`:     `delegate.mode: is given twice; remove one`,
+		`{"Type":"ipvlan"}`:                             `delegate.Type: unknown key (did you mean type?); remove it; delegate.type: "": want the file name of a CNI plugin, such as host-local`,
 	} {
 		checkFaults(t, with(`,"delegate":`+delegate), "invalid netconf: "+want)
 	}
@@ -199,11 +201,11 @@ func TestDelegateFaults(t *testing.T) {
 
 func TestPassthru(t *testing.T) {
 	for delegate, want := range map[string]bool{
-		`{"type":"macvlan","mode":"passthru"}`:                 true,
-		`{"type":"macvlan","mode":"bridge"}`:                   false,
-		`{"type":"macvlan"}`:                                   false,
-		`{"type":"macvlan","mode":5}`:                          false,
-		`{"type":"macvlan","mode":"bridge","Mode":"passthru"}`: false,
+		`{"type":"macvlan","mode":"passthru"}`: true,
+		`{"type":"macvlan","MODE":"passthru"}`: true, // as macvlan reads it
+		`{"type":"macvlan","mode":"bridge"}`:   false,
+		`{"type":"macvlan"}`:                   false,
+		`{"type":"macvlan","mode":5}`:          false,
 	} {
 		if got := parseOK(t, with(`,"delegate":`+delegate)).Delegate.Passthru(); got != want {
 			t.Errorf("Passthru of %s = %t; want %t", delegate, got, want)

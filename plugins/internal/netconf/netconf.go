@@ -16,6 +16,9 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
+// Type is the type by which a netconf names multi-eni.
+const Type = "multi-eni"
+
 // Config is a validated netconf. The tag key is the key of the netconf and what
 // a value of it looks like; docs/netconf.md is made of tags and comments.
 type Config struct {
@@ -276,17 +279,12 @@ func (d *decoder) path(key string, dst *string) {
 }
 
 func (d *decoder) runtimeConfig(c *Config) json.RawMessage {
-	var raw json.RawMessage
-	d.raw("runtimeConfig", &raw)
-	if raw == nil {
-		return nil
-	}
 	sub := d.object("runtimeConfig")
 	if sub == nil {
 		return nil
 	}
 	sub.path("CNIDeviceInfoFile", &c.DeviceInfoFile)
-	return raw
+	return d.rawObject("runtimeConfig", &struct{}{}, "an object")
 }
 
 // dns is the form of the key of that name (CNI spec 1.1.0 section 1).
@@ -343,20 +341,24 @@ func (d *decoder) ipam() *Plugin {
 	return sub.plugin()
 }
 
-// plugin reads the type of a plugin's netconf; nil with a fault when it is bad.
+// plugin reads the netconf of another plugin: its type, and its paths, which must
+// not depend on the folder that the plugin runs in. It is nil, with a fault, when
+// the type is bad.
 func (d *decoder) plugin() *Plugin {
 	p := &Plugin{Raw: d.whole}
 	for key := range d.fields {
-		if key != "type" && strings.EqualFold(key, "type") { // other plugins may read it as type
+		if key != "type" && strings.EqualFold(key, "type") && !d.faultAt(key) { // other plugins may read it as type
 			d.fault(key, "unknown key (did you mean type?); remove it")
-			return nil
 		}
 	}
-	if !d.str("type", &p.Type) && d.faultAt("type") {
-		return nil
-	}
-	if !pluginName(p.Type) {
+	if d.str("type", &p.Type); !pluginName(p.Type) && !d.faultAt("type") {
 		d.fault("type", "%q: want the file name of a CNI plugin, such as host-local", p.Type)
+	}
+	relative := func(key, v string) bool { return containsFold(othersPaths, key) && v != "" && !filepath.IsAbs(v) }
+	if at, v := findString("", d.whole, relative); at != "" && p.Type != ENIIPAMType {
+		d.fault(at, "%q: want an absolute path", v)
+	}
+	if d.faultAt("type") {
 		return nil
 	}
 	return p

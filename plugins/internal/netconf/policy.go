@@ -145,33 +145,56 @@ func (p *Policy) Check(c *Config) error {
 // spec 1.1.0), without the /var of which /run is the target.
 const deviceInfoDir = "/run/k8s.cni.cncf.io/devinfo/cni"
 
+// othersPaths are the keys by which the plugins of the default policy take paths,
+// in any spelling and at any depth. A key that is not here leads nowhere when its
+// value is relative: other plugins run in a folder that is no more.
+var othersPaths = []string{
+	"dataDir", "resolvConf", // host-local
+	"daemonSocketPath",                             // dhcp
+	"log_file", "configuration_path", "kubeconfig", // whereabouts
+	"etcd_key_file", "etcd_cert_file", "etcd_ca_cert_file",
+	"logFile", // sriov
+}
+
 // findPath returns the first string in a netconf that may be a path, with its
 // place: plugins run as root and read or write what such a key names. A string
 // with a slash is a path unless it is a network.
-func findPath(at string, raw json.RawMessage) (key, value string) {
+func findPath(at string, raw json.RawMessage) (place, value string) {
+	return findString(at, raw, func(key, v string) bool {
+		return v != "" && containsFold(othersPaths, key) || v == ".." || strings.Contains(v, "/") && !isNetwork(v)
+	})
+}
+
+// findString returns the first string below a place that is as meant, with its own
+// place. Key is that of the object which has it, or has the list which has it.
+func findString(at string, raw json.RawMessage, meant func(key, value string) bool) (place, value string) {
 	var v any
 	if json.Unmarshal(raw, &v) != nil {
 		return "", ""
 	}
-	return findPathIn(at, v)
+	return findStringIn(at, "", v, meant)
 }
 
-func findPathIn(at string, v any) (key, value string) {
+func findStringIn(at, key string, v any, meant func(key, value string) bool) (place, value string) {
 	switch v := v.(type) {
 	case string:
-		if v == ".." || strings.Contains(v, "/") && !isNetwork(v) {
+		if meant(key, v) {
 			return at, v
 		}
 	case []any:
 		for i, e := range v {
-			if key, value = findPathIn(fmt.Sprintf("%s[%d]", at, i), e); key != "" {
-				return key, value
+			if place, value = findStringIn(fmt.Sprintf("%s[%d]", at, i), key, e, meant); place != "" {
+				return place, value
 			}
 		}
 	case map[string]any:
 		for _, k := range slices.Sorted(maps.Keys(v)) {
-			if key, value = findPathIn(at+"."+k, v[k]); key != "" {
-				return key, value
+			inside := k
+			if at != "" {
+				inside = at + "." + k
+			}
+			if place, value = findStringIn(inside, k, v[k], meant); place != "" {
+				return place, value
 			}
 		}
 	}

@@ -88,7 +88,7 @@ func makeReference(t *testing.T) string {
 
 What a NetworkAttachmentDefinition's ` + "`spec.config`" + `, or a plugin's entry of a conflist, may have. Every fault is refused with code 7, all
 of them at once, each with its key, its value and the way out. A key that is not listed here, and that the CNI spec or Multus does not
-bring, is a fault too. Whole examples are in [conf/](../conf/README.md).
+bring, is a fault too, and so is a key that an object has twice, or in two spellings (` + "`dataDir`, `DataDir`" + `): plugins do not tell these apart. Whole examples are in [conf/](../conf/README.md).
 `)
 	table("At the top", "`type` is `multi-eni`.", "Config", Config{}, "key")
 	table("select", "Every key that is given must hold; what is left must be one device that is free.", "Select", Select{}, "key")

@@ -20,7 +20,7 @@ func (e *VersionError) Error() string {
 // check faults what is wrong with a netconf as a whole.
 func (d *decoder) check(c *Config) {
 	for _, key := range slices.Sorted(maps.Keys(d.fields)) {
-		if !slices.Contains(specKeys, key) && !slices.Contains(ownKeys, key) && !strings.HasPrefix(key, "cni.dev/") {
+		if !slices.Contains(specKeys, key) && !slices.Contains(ownKeys, key) && !strings.HasPrefix(key, "cni.dev/") && !d.faultAt(key) {
 			d.fault(key, "unknown key%s; remove it", suggest(key, suggestions()))
 		}
 	}

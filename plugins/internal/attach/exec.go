@@ -1,0 +1,111 @@
+package attach
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"syscall"
+	"time"
+
+	"github.com/containernetworking/cni/pkg/invoke"
+	"github.com/containernetworking/cni/pkg/types"
+	"github.com/containernetworking/cni/pkg/version"
+)
+
+const (
+	// busyTries is how often a plugin is begun whose file is just being written,
+	// busyWait apart, as libcni does.
+	busyTries = 6
+	busyWait  = time.Second
+	// leftBehindWait bounds the wait for the output of a plugin that has exited,
+	// but has left a process behind which keeps its output open.
+	leftBehindWait = 500 * time.Millisecond
+)
+
+// pluginExec runs other plugins as libcni does, but in a folder that is no more:
+// a path of theirs that is relative leads nowhere, and nothing can be made there.
+type pluginExec struct {
+	version.PluginDecoder
+	stderr io.Writer
+}
+
+// FindInPath finds a plugin's file.
+func (*pluginExec) FindInPath(plugin string, paths []string) (string, error) {
+	return invoke.FindInPath(plugin, paths)
+}
+
+// ExecPlugin runs a plugin and returns its standard output. Its error is a
+// *types.Error, which is the plugin's own where it has printed one.
+func (e *pluginExec) ExecPlugin(ctx context.Context, path string, stdin []byte, environ []string) ([]byte, error) {
+	dir, err := nowhere()
+	if err != nil {
+		return nil, fmt.Errorf("run %s: %w", path, err)
+	}
+	defer dir.Close() //nolint:errcheck // nothing was written
+	for try := 1; ; try++ {
+		var stdout, stderr bytes.Buffer
+		cmd := exec.CommandContext(ctx, path) //nolint:gosec // a file of the folders that plugins come from
+		cmd.Dir = fmt.Sprintf("/proc/self/fd/%d", dir.Fd())
+		cmd.Env, cmd.Stdin, cmd.Stdout, cmd.Stderr = environ, bytes.NewReader(stdin), &stdout, &stderr
+		cmd.WaitDelay = leftBehindWait
+		err := cmd.Run()
+		switch {
+		case err == nil, errors.Is(err, exec.ErrWaitDelay):
+			_, _ = stderr.WriteTo(e.stderr) // only informational
+			return stdout.Bytes(), nil
+		case errors.Is(err, syscall.ETXTBSY) && try < busyTries && wait(ctx, busyWait):
+		default:
+			return nil, pluginError(err, stdout.Bytes(), stderr.Bytes())
+		}
+	}
+}
+
+// wait says whether ctx has outlasted it.
+func wait(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(d):
+		return true
+	}
+}
+
+// nowhere opens a folder that has been removed. The caller closes it.
+func nowhere() (*os.File, error) {
+	path, err := os.MkdirTemp("/run", "multi-eni-")
+	if err != nil {
+		if path, err = os.MkdirTemp("", "multi-eni-"); err != nil {
+			return nil, fmt.Errorf("make an empty folder: %w", err)
+		}
+	}
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_DIRECTORY|syscall.O_NOFOLLOW, 0) //nolint:gosec // just made
+	return f, errors.Join(err, os.Remove(path))
+}
+
+// pluginError is the error that a plugin has printed, else one that says all that
+// is known.
+func pluginError(err error, stdout, stderr []byte) error {
+	var printed types.Error
+	switch {
+	case len(stdout) > 0:
+		if json.Unmarshal(stdout, &printed) != nil {
+			printed.Msg = fmt.Sprintf("failed (%v) and printed %q, which is no CNI error", err, clipped(stdout))
+		}
+	case len(stderr) > 0:
+		printed.Msg = fmt.Sprintf("failed (%v): %q", err, clipped(stderr))
+	default:
+		printed.Msg = fmt.Sprintf("failed without a message: %v", err)
+	}
+	return &printed
+}
+
+// clipped keeps a plugin's output in a message readable.
+func clipped(out []byte) []byte {
+	const most = 1024
+	return out[:min(most, len(out))]
+}

@@ -1,0 +1,130 @@
+package attach_test
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/multi-eni/multi-eni-cni/plugins/internal/attach"
+	"github.com/multi-eni/multi-eni-cni/test/nstest"
+)
+
+// script makes a plugin of a shell script in a folder of its own, which it returns
+// in front of the real ones'.
+func (e *env) script(name, text string) (path string) {
+	e.t.Helper()
+	dir := filepath.Join(e.t.TempDir(), "bin")
+	must(e.t, os.MkdirAll(dir, 0o755))
+	must(e.t, os.WriteFile(filepath.Join(dir, name), []byte("#!/bin/sh\n"+text), 0o755)) //nolint:gosec // a program
+	return dir + ":" + e.path
+}
+
+// TestHostileText: whatever a tenant writes, host-local and a plugin that keeps all
+// that it gets never see a path of his, on any verb.
+func TestHostileText(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	e := newEnv(t)
+	seen, anywhere := e.file("seen"), e.file("anywhere")
+	e.path = e.script("keeper", fmt.Sprintf(`cat >>%s; echo '{"cniVersion":"1.1.0","ips":[{"address":"10.0.2.9/24"}]}'`, seen))
+	good := `"ipam":{"type":"%[1]s","ranges":[[{"subnet":"10.0.2.0/24"}]],"dataDir":` + strconv.Quote(e.file("ipam"))
+	for _, evil := range []string{
+		good + `},"Ipam":{"type":"%[1]s","dataDir":"%[2]s"}`,
+		`"IPAM":{"dataDir":"%[2]s"},` + good + `}`,
+		good + `},"ipam":{"type":"%[1]s","dataDir":"%[2]s"},"ipam":{"type":"%[1]s","dataDir":"%[3]s"}`,
+		good + `,"DataDir":"%[2]s"}`,
+		good + `,"data\u0044ir":"%[2]s"}`,
+		`"ipam":{"DATADIR":"%[2]s","type":"%[1]s","dataDir":""}`,
+		`"ipam":{"type":"%[1]s","dataDir":"%[3]s"}`,
+		`"ipam":{"type":"%[1]s","DATADIR":"%[3]s"}`,
+		good + `,"Type":"other","resolvConf":"%[2]s"}`,
+		good + `,"log_file":"%[2]s","log_file":"%[2]s"}`,
+		good + `},"delegate":{"type":"%[1]s","deviceField":"device","logFile":"%[2]s","LOGFILE":"%[2]s"}`,
+		good + `},"runtimeConfig":{"ipRanges":[],"IPRanges":[[{"subnet":"%[2]s"}]]}`,
+		good + `},"args":{"cni":{"x":"%[2]s","X":"%[2]s"}}`,
+	} {
+		for _, typ := range []string{"host-local", "keeper"} {
+			args := e.pod(map[string]any{"select": map[string]any{"nodeENI": "a"}})
+			evil := fmt.Sprintf(evil, typ, anywhere, "anywhere")
+			args.StdinData = []byte(strings.TrimSuffix(string(args.StdinData), "}") + "," + evil + "}")
+			e.refused("ADD", args, 7)
+			for _, name := range []string{"DEL", "GC", "STATUS", "CHECK"} {
+				_, _ = run(&attach.Plugin{}, name, args)
+			}
+			must(t, nstest.DeleteNetns(args.Netns))
+			for _, path := range []string{anywhere, "anywhere"} {
+				if _, err := os.Stat(path); err == nil {
+					t.Fatalf("%s: there is %s", evil, path)
+				}
+			}
+			if text, _ := os.ReadFile(seen); strings.Contains(string(text), "anywhere") {
+				t.Fatalf("%s: the plugin has got %s", evil, text)
+			}
+		}
+	}
+	if text, _ := os.ReadFile(seen); !strings.Contains(string(text), `"dataDir":`) {
+		t.Errorf("the plugin has kept %q; want what is sound in GC's and DEL's text", text)
+	}
+}
+
+// TestPluginsRunNowhere: another plugin's folder is empty, nothing can be made in
+// it, and it is not this process's.
+func TestPluginsRunNowhere(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	e := newEnv(t)
+	out := e.file("out")
+	e.path = e.script("nosy", fmt.Sprintf(`exec 2>%[1]s.err >>%[1]s
+for f in * .[!.]*; do [ -e "$f" ] && echo "is there: $f"; done
+mkdir etc && echo made etc
+(echo x >file) && echo made file
+echo $CNI_COMMAND done
+[ $CNI_COMMAND = ADD ] && exit 1
+exit 0`, out))
+	args := e.pod(map[string]any{"select": map[string]any{"nodeENI": "a"}, "ipam": map[string]any{"type": "nosy"}})
+	if _, err := run(&attach.Plugin{}, "ADD", args); err == nil {
+		t.Error("ADD succeeds with an address plugin that fails")
+	}
+	for _, name := range []string{"DEL", "GC", "STATUS"} {
+		if _, err := run(&attach.Plugin{}, name, args); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	text, err := os.ReadFile(out)
+	must(t, err)
+	if want := "ADD done\nDEL done\nDEL done\nGC done\nSTATUS done\n"; string(text) != want {
+		t.Errorf("the plugin says %q; want %q", text, want)
+	}
+	left, err := filepath.Glob("/run/multi-eni-*")
+	if must(t, err); len(left) > 0 {
+		t.Errorf("left behind: %q", left)
+	}
+}
+
+// TestPluginLeavesAChild: a plugin that has exited has ended, even where a process
+// that it has left behind keeps its output open.
+func TestPluginLeavesAChild(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	e := newEnv(t)
+	pid := e.file("pid")
+	e.path = e.script("parent", fmt.Sprintf(`[ $CNI_COMMAND = ADD ] && { sleep 600 & echo $! >%s; }
+echo '{"cniVersion":"1.1.0","ips":[{"address":"10.0.2.9/24"}]}'`, pid))
+	args := e.pod(map[string]any{"select": map[string]any{"nodeENI": "a"}, "ipam": map[string]any{"type": "parent"}})
+	e.add(args)
+	text, err := os.ReadFile(pid)
+	must(t, err)
+	child, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	must(t, err)
+	e.del(args)
+	if err := syscall.Kill(child, syscall.SIGKILL); err != nil {
+		t.Errorf("the child: %v; want it alive until here", err)
+	}
+}
