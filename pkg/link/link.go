@@ -196,10 +196,20 @@ func ref(index int) netlink.Link {
 // the link may be in either netns, down and without addresses. A link that is
 // moved is always left down. ErrNameTaken when the name is in use there.
 func (h *Handle) Move(index int, to *Netns, name string) error {
+	return h.move(index, to, name, 0)
+}
+
+// MoveUp is Move, with the link set up there in the same request: a request of its
+// own would wait for RTNL once more, behind the moves of others.
+func (h *Handle) MoveUp(index int, to *Netns, name string) error {
+	return h.move(index, to, name, unix.IFF_UP)
+}
+
+func (h *Handle) move(index int, to *Netns, name string, flags uint32) error {
 	req := nl.NewNetlinkRequest(unix.RTM_NEWLINK, unix.NLM_F_ACK)
 	req.Sockets = map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: {Socket: h.sock}}
 	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
-	msg.Index = int32(index)
+	msg.Index, msg.Flags, msg.Change = int32(index), flags, flags
 	req.AddData(msg)
 	req.AddData(nl.NewRtAttr(unix.IFLA_NET_NS_FD, nl.Uint32Attr(uint32(to.ns.Fd()))))
 	req.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)))
@@ -335,9 +345,10 @@ func (h *Handle) Restore(l Link, want nodestate.LinkState) error {
 			add(nameError("add altname to", l.Index, name, h.nl.LinkAddAltName(ref(l.Index), name)))
 		}
 	}
-	if want.Up {
+	switch renamed := l.Name != want.Name; {
+	case want.Up && (!l.Up || renamed): // Rename may have taken it down
 		add(h.SetUp(l.Index))
-	} else if l.Up {
+	case !want.Up && l.Up:
 		add(h.SetDown(l.Index))
 	}
 	return errors.Join(errs...)

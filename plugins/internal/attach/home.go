@@ -2,6 +2,7 @@ package attach
 
 import (
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
@@ -42,18 +43,28 @@ func (c *call) moveBack(a nodestate.Attachment) (link.Link, error) {
 	if err := in.DeleteStacked(all, l.Index); err != nil { // else the pod would still be on the wire
 		return link.Link{}, err
 	}
-	moved := in.Move(l.Index, host, name)
+	move, up := in.Move, false
+	if want := a.Device.Link; want.Up && name == want.Name && l.MAC == want.MAC && !a.Device.VF {
+		move, up = in.MoveUp, true
+	}
+	moved := move(l.Index, host, name)
 	if errors.Is(moved, link.ErrNameTaken) {
 		if still, err := in.ByName(l.Name); err == nil && still.Index == l.Index {
 			// Since Linux 6.6 an altname that the host has in use keeps the link.
 			if err := in.DropAltNames(l.Index, still.AltNames...); err != nil {
 				return link.Link{}, err
 			}
-			moved = in.Move(l.Index, host, name)
+			moved = move(l.Index, host, name)
 		}
 	}
-	if moved != nil && !errors.Is(moved, link.ErrNameTaken) {
-		return link.Link{}, moved
+	if moved == nil && !a.Device.VF { // which its move has reset
+		l.Name, l.Up = name, up
+		l.Index, err = c.host.Index(name)
+		l.AltNames = slices.DeleteFunc(l.AltNames, func(alt string) bool { // the kernel drops those that the host has in use
+			index, err := c.host.Index(alt)
+			return err != nil || index != l.Index
+		})
+		return l, err
 	}
 	home, err := c.arrived(l, name)
 	if errors.Is(err, link.ErrNotFound) && moved != nil {
