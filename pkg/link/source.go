@@ -1,10 +1,10 @@
 package link
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
+	"reflect"
 	"slices"
 
 	"github.com/vishvananda/netlink"
@@ -25,6 +25,9 @@ const (
 	sourceTables = 20000
 )
 
+// ErrRuleTaken is returned when somebody else's rule is where one of ours should be.
+var ErrRuleTaken = errors.New("somebody else's rule has its place")
+
 // Source is a link whose addresses are answered out of it.
 type Source struct {
 	// Index is the link's.
@@ -44,8 +47,9 @@ func (s *Source) table() int { return sourceTables + s.Index }
 // EnsureSources makes source-based routing as it should be for these links, and
 // for no other: what of it is there for others is removed. It says whether it
 // changed anything. It costs one dump of each family's rules and one of the
-// routes. A link that is gone or down is an error besides, once all is done for
-// the others.
+// routes. Once all is done for the others, two things are errors besides: a link that
+// is gone or down, and a rule or route of somebody else where ours should be
+// (ErrRuleTaken, ErrRouteTaken), which stays as it is.
 func (h *Handle) EnsureSources(want []Source) (changed bool, err error) {
 	rules, err := h.rules()
 	if err != nil {
@@ -64,32 +68,62 @@ func (h *Handle) EnsureSources(want []Source) (changed bool, err error) {
 	var errs []error
 	did := func(what string, err error) {
 		changed = changed || err == nil
-		if err != nil && !errors.Is(err, unix.EEXIST) && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ESRCH) {
+		if err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", what, notFound(err)))
 		}
+	}
+	gone := func(err error) error {
+		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ESRCH) {
+			return nil
+		}
+		return err
 	}
 	// Routes before rules, so that no rule leads to an empty table.
 	for _, r := range wantRoutes {
 		if !slices.ContainsFunc(routes, func(o netlink.Route) bool { return sameSourceRoute(o, r) }) {
-			did("add route "+r.String(), h.nl.RouteReplace(&r))
+			did("add route "+r.String(), h.addSourceRoute(routes, r))
 		}
 	}
 	for _, r := range wantRules {
 		if !slices.ContainsFunc(rules, func(o netlink.Rule) bool { return sameSourceRule(o, r) }) {
-			did("add rule "+r.String(), h.nl.RuleAdd(&r))
+			did("add rule "+r.String(), h.addSourceRule(rules, r))
 		}
 	}
 	for _, o := range rules {
 		if o.Protocol == SourceProtocol && !slices.ContainsFunc(wantRules, func(r netlink.Rule) bool { return sameSourceRule(o, r) }) {
-			did("delete rule "+o.String(), h.nl.RuleDel(&o))
+			did("delete rule "+o.String(), gone(h.nl.RuleDel(&o)))
 		}
 	}
 	for _, o := range routes {
 		if o.Protocol == SourceProtocol && !slices.ContainsFunc(wantRoutes, func(r netlink.Route) bool { return sameSourceRoute(o, r) }) {
-			did("delete route "+o.String(), h.nl.RouteDel(&o))
+			did("delete route "+o.String(), gone(h.nl.RouteDel(&o)))
 		}
 	}
 	return changed, errors.Join(errs...)
+}
+
+// addSourceRoute replaces an outdated route of ours. The kernel would as well replace
+// one of somebody else's.
+func (h *Handle) addSourceRoute(have []netlink.Route, r netlink.Route) error {
+	for _, o := range have {
+		if o.Protocol != SourceProtocol && o.Table == r.Table && destination(o) == destination(r) {
+			return fmt.Errorf("%w: %s", ErrRouteTaken, h.describeRoute(o))
+		}
+	}
+	return h.nl.RouteReplace(&r)
+}
+
+// addSourceRule adds a rule. The kernel refuses one for which it has the same but for
+// its protocol or an inversion (rule_exists of net/core/fib_rules.c).
+func (h *Handle) addSourceRule(have []netlink.Rule, r netlink.Rule) error {
+	for _, o := range have {
+		key := o
+		key.Invert = r.Invert
+		if o.Protocol != SourceProtocol && sameRule(key, r) {
+			return fmt.Errorf("%w: protocol %d, not inverted: %t", ErrRuleTaken, o.Protocol, !o.Invert)
+		}
+	}
+	return h.nl.RuleAdd(&r)
 }
 
 func (s *Source) rules() (out []netlink.Rule) {
@@ -163,10 +197,14 @@ func family(a netip.Addr) int {
 	return netlink.FAMILY_V6
 }
 
-func sameSourceRule(a, b netlink.Rule) bool {
+func sameSourceRule(a, b netlink.Rule) bool { return a.Protocol == b.Protocol && sameRule(a, b) }
+
+// sameRule says whether two rules are alike but for their protocols.
+func sameRule(a, b netlink.Rule) bool {
 	from, _ := prefix(a.Src)
 	other, _ := prefix(b.Src)
-	return a.Protocol == b.Protocol && a.Priority == b.Priority && a.Table == b.Table && from == other
+	a.Src, a.Protocol, b.Src, b.Protocol = nil, 0, nil, 0
+	return from == other && reflect.DeepEqual(a, b)
 }
 
 func sameSourceRoute(a, b netlink.Route) bool {
@@ -174,15 +212,4 @@ func sameSourceRoute(a, b netlink.Route) bool {
 	other, _ := netip.AddrFromSlice(b.Gw)
 	return a.Protocol == b.Protocol && a.Table == b.Table && a.LinkIndex == b.LinkIndex && gw.Unmap() == other.Unmap() &&
 		destination(a) == destination(b)
-}
-
-// destination is a route's; that of a default route may be missing.
-func destination(r netlink.Route) netip.Prefix {
-	if dst, ok := prefix(r.Dst); ok {
-		return dst
-	}
-	if cmp.Or(r.Family, netlink.FAMILY_V4) == netlink.FAMILY_V6 {
-		return netip.PrefixFrom(netip.IPv6Unspecified(), 0)
-	}
-	return netip.PrefixFrom(netip.IPv4Unspecified(), 0)
 }

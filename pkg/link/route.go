@@ -1,0 +1,256 @@
+package link
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// ErrRouteTaken is returned when the kernel cannot hold a route beside another.
+var ErrRouteTaken = errors.New("another route has its place")
+
+// Route is a route by a link. The zero value of a field leaves it to the
+// kernel, except Table, whose zero is the main table.
+type Route struct {
+	Dst     netip.Prefix
+	Gateway netip.Addr
+	// MTU and AdvMSS in octets.
+	MTU, AdvMSS int
+	Priority    int
+	Table       int
+	// Scope is rtm_scope (RFC 3549 section 3.1.1); nil lets the gateway decide:
+	// link without one, universe with one.
+	Scope *int
+}
+
+func (r Route) String() string {
+	s := r.Dst.String()
+	if r.Gateway.IsValid() {
+		s += " via " + r.Gateway.String()
+	}
+	if r.Table != 0 {
+		s += fmt.Sprintf(" table %d", r.Table)
+	}
+	return s
+}
+
+// EnsureRoute adds a route as the reference plugins do: beside those that there are
+// to its destination, and of IPv4 before them, so that it holds. The very same one
+// already there is not an error. ErrRouteTaken: the kernel has another in its place,
+// which the error names.
+func (h *Handle) EnsureRoute(index int, r Route) error {
+	// NLM_F_CREATE without NLM_F_EXCL, so that EEXIST means: same next hop and metric.
+	err := h.nl.RouteAddEcmp(r.netlink(index))
+	if errors.Is(err, unix.EEXIST) {
+		err = h.compareRoute(index, r)
+	}
+	if err != nil {
+		return fmt.Errorf("add route %s to link %d: %w", r, index, notFound(err))
+	}
+	return nil
+}
+
+func (r Route) netlink(index int) *netlink.Route {
+	route := &netlink.Route{
+		LinkIndex: index, Dst: ipNet(r.Dst), MTU: r.MTU, AdvMSS: r.AdvMSS,
+		Priority: r.Priority, Table: r.Table, Scope: netlink.SCOPE_UNIVERSE,
+	}
+	if r.Gateway.IsValid() {
+		route.Gw = r.Gateway.AsSlice()
+	} else if r.Dst.Addr().Is4() {
+		route.Scope = netlink.SCOPE_LINK
+	}
+	if r.Scope != nil {
+		route.Scope = netlink.Scope(*r.Scope)
+	}
+	return route
+}
+
+// compareRoute looks at what the kernel has instead of a route that it did not add:
+// nil when that is the same.
+func (h *Handle) compareRoute(index int, r Route) error {
+	all, err := h.routes(cmp.Or(r.Table, unix.RT_TABLE_MAIN))
+	if err != nil {
+		return err
+	}
+	want := r.netlink(index)
+	if want.Priority == 0 && r.Dst.Addr().Is6() {
+		want.Priority = ipv6Metric
+	}
+	var owner *netlink.Route
+	for _, got := range all {
+		if destination(got) != r.Dst.Masked() || got.Priority != want.Priority {
+			continue
+		}
+		ours := leads(got, index, r.Gateway)
+		if ours && got.MTU == want.MTU && got.AdvMSS == want.AdvMSS && (r.Dst.Addr().Is6() || got.Scope == want.Scope) {
+			return nil
+		}
+		if owner == nil || ours {
+			owner = &got
+		}
+	}
+	if owner == nil {
+		return unix.EEXIST // it was gone at the second look
+	}
+	return fmt.Errorf("%w: %s", ErrRouteTaken, h.describeRoute(*owner))
+}
+
+// ipv6Metric is the priority of IPv6 routes that are added with none
+// (IP6_RT_PRIO_USER).
+const ipv6Metric = 1024
+
+// leads says whether a route, or one of its next hops, leads out of the link by the
+// gateway.
+func leads(r netlink.Route, index int, gateway netip.Addr) bool {
+	by := func(i int, gw net.IP) bool {
+		got, _ := netip.AddrFromSlice(gw)
+		return i == index && got.Unmap() == gateway
+	}
+	return by(r.LinkIndex, r.Gw) || slices.ContainsFunc(r.MultiPath, func(hop *netlink.NexthopInfo) bool { return by(hop.LinkIndex, hop.Gw) })
+}
+
+// describeRoute says where a route leads, as ip-route(8) does.
+func (h *Handle) describeRoute(r netlink.Route) string {
+	hops := r.MultiPath
+	if len(hops) == 0 {
+		hops = []*netlink.NexthopInfo{{LinkIndex: r.LinkIndex, Gw: r.Gw}}
+	}
+	s := destination(r).String()
+	for _, hop := range hops {
+		if hop.Gw != nil {
+			s += " via " + hop.Gw.String()
+		}
+		if l, err := h.nl.LinkByIndex(hop.LinkIndex); err == nil {
+			s += " dev " + l.Attrs().Name
+		}
+	}
+	for _, part := range []struct {
+		name  string
+		value int
+	}{{"metric", r.Priority}, {"mtu", r.MTU}, {"advmss", r.AdvMSS}} {
+		if part.value != 0 {
+			s += fmt.Sprintf(" %s %d", part.name, part.value)
+		}
+	}
+	if r.Table != unix.RT_TABLE_MAIN {
+		s += fmt.Sprintf(" table %d", r.Table)
+	}
+	return s + " proto " + r.Protocol.String()
+}
+
+// HasRoute says whether a route with r's destination, gateway and, when that is
+// given, priority leads out of the link, in r.Table or, when that is zero, in any
+// table: plugins that are chained after multi-eni, such as sbr, move routes to tables
+// of their own.
+func (h *Handle) HasRoute(index int, r Route) (bool, error) {
+	routes, err := h.routes(r.Table)
+	if err != nil {
+		return false, err
+	}
+	return slices.ContainsFunc(routes, func(got netlink.Route) bool {
+		return destination(got) == r.Dst.Masked() && leads(got, index, r.Gateway) && (r.Priority == 0 || got.Priority == r.Priority)
+	}), nil
+}
+
+// DefaultRouteLinks returns the indexes of the links out of which a default
+// route of the main table, of either family, leads, alone or as one of several
+// next hops. It costs one dump of the routes, whatever the number of links.
+func (h *Handle) DefaultRouteLinks() (map[int]bool, error) {
+	routes, err := h.routes(unix.RT_TABLE_MAIN)
+	if err != nil {
+		return nil, err
+	}
+	links := map[int]bool{}
+	for _, r := range routes {
+		if !isDefault(r) {
+			continue
+		}
+		if r.LinkIndex != 0 { // 0: it has next hops instead
+			links[r.LinkIndex] = true
+		}
+		for _, hop := range r.MultiPath {
+			links[hop.LinkIndex] = true
+		}
+	}
+	return links, nil
+}
+
+// HasDefaultRoute says whether the link is one of DefaultRouteLinks.
+func (h *Handle) HasDefaultRoute(index int) (bool, error) {
+	links, err := h.DefaultRouteLinks()
+	return links[index], err
+}
+
+// RemoveDefaultRoutes deletes the default routes of the main table that lead
+// out of this link only, and says how many there were.
+func (h *Handle) RemoveDefaultRoutes(index int) (int, error) {
+	routes, err := h.routes(unix.RT_TABLE_MAIN)
+	if err != nil {
+		return 0, err
+	}
+	n := 0
+	for _, r := range routes {
+		if r.LinkIndex != index || !isDefault(r) {
+			continue
+		}
+		if err := h.nl.RouteDel(&r); err != nil && !errors.Is(err, unix.ESRCH) {
+			return n, fmt.Errorf("delete default route of link %d: %w", index, err)
+		}
+		n++
+	}
+	return n, nil
+}
+
+// ForgetRouters deletes the default routes that the link has learned from router
+// advertisements.
+func (h *Handle) ForgetRouters(index int) error {
+	learned := &netlink.Route{LinkIndex: index, Dst: ipNet(netip.PrefixFrom(netip.IPv6Unspecified(), 0)), Protocol: unix.RTPROT_RA, Table: unix.RT_TABLE_MAIN}
+	for {
+		switch err := h.nl.RouteDel(learned); {
+		case errors.Is(err, unix.ESRCH), errors.Is(err, unix.EAFNOSUPPORT), errors.Is(err, unix.EOPNOTSUPP):
+			return nil
+		case err != nil:
+			return fmt.Errorf("delete the announced default routes of link %d: %w", index, notFound(err))
+		}
+	}
+}
+
+// routes lists a table, or all of them for RT_TABLE_UNSPEC, which is 0.
+func (h *Handle) routes(table int) ([]netlink.Route, error) {
+	all, err := dump(func() ([]netlink.Route, error) {
+		return h.nl.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Table: table}, netlink.RT_FILTER_TABLE)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list routes of table %d: %w", table, err)
+	}
+	return all, nil
+}
+
+func isDefault(r netlink.Route) bool {
+	if r.Type != 0 && r.Type != unix.RTN_UNICAST {
+		return false
+	}
+	if r.Dst == nil {
+		return true
+	}
+	ones, _ := r.Dst.Mask.Size()
+	return ones == 0
+}
+
+// destination is a route's; that of a default route may be missing.
+func destination(r netlink.Route) netip.Prefix {
+	if dst, ok := prefix(r.Dst); ok {
+		return dst
+	}
+	if cmp.Or(r.Family, netlink.FAMILY_V4) == netlink.FAMILY_V6 {
+		return netip.PrefixFrom(netip.IPv6Unspecified(), 0)
+	}
+	return netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+}
