@@ -124,19 +124,6 @@ func (h *Handle) Index(name string) (int, error) {
 	return int(req.Uint32()), nil
 }
 
-// MTU returns the MTU, in octets, of the link of that name; ErrNotFound. It does not
-// wait for RTNL, as Index does not.
-func (h *Handle) MTU(name string) (int, error) {
-	req, err := unix.NewIfreq(name)
-	if err == nil {
-		err = unix.IoctlIfreq(h.sock.GetFd(), unix.SIOCGIFMTU, req)
-	}
-	if err != nil {
-		return 0, fmt.Errorf("find the MTU of link %s: %w", name, notFound(err))
-	}
-	return int(req.Uint32()), nil
-}
-
 // HasMAC says whether the link is known by mac: its present address, or the one
 // the hardware was made with, which a pod cannot change.
 func (l Link) HasMAC(mac device.MAC) bool {

@@ -300,8 +300,12 @@ func (c *call) attachUserspace(d *claimed) (*types100.Result, error) {
 		return nil, err
 	}
 	addRoutes(result, c.cfg.Routes)
+	for _, ip := range result.IPs {
+		ip.Interface = types100.Int(0)
+	}
 	result.Interfaces = []*types100.Interface{{
 		Name: c.args.IfName, Mac: d.Device.MAC.String(), Mtu: c.mtu(d.row), Sandbox: c.args.Netns, PciID: d.Device.PCIAddress.String(),
 	}}
-	return result, nil
+	_, err = routesOf(result)
+	return result, err
 }

@@ -6,9 +6,11 @@ import (
 	"io/fs"
 	"net"
 	"net/netip"
+	"slices"
 
 	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
+	"golang.org/x/sys/unix"
 
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
 	"github.com/multi-eni/multi-eni-cni/plugins/internal/netconf"
@@ -25,10 +27,37 @@ var (
 	}
 	sysctls6 = []struct{ name, value string }{
 		{"disable_ipv6", "0"},
+		{"keep_addr_on_down", "1"},
 		{"accept_dad", "0"},
 		{"ndisc_notify", "1"}, // unsolicited neighbour advertisement
 	}
 )
+
+// ipv6MTU is the least MTU, in octets, of a link with IPv6 (RFC 8200 section 5).
+const ipv6MTU = 1280
+
+// Values of the sysctl accept_ra: what routers announce is not for the interface, or
+// is even where the pod forwards packets.
+const (
+	ignoreRouters = "0"
+	heedRouters   = "2"
+)
+
+// acceptRA is the interface's accept_ra; "" leaves it to the pod. Who is given fixed
+// addresses gets the routes of the netconf and no others. The VPC's IPv6 router is
+// known by its announcements only, so eni-ipam with IPv6 relies on them. Without an
+// address plugin the pod sets the interface up itself, SLAAC included.
+func (c *call) acceptRA(addrs []netip.Prefix) string {
+	switch {
+	case c.cfg.ENIIPAM != nil && slices.ContainsFunc(addrs, is6):
+		return heedRouters
+	case c.cfg.ENIIPAM != nil || c.cfg.IPAM != nil:
+		return ignoreRouters
+	}
+	return ""
+}
+
+func is6(p netip.Prefix) bool { return p.Addr().Is6() }
 
 // kindMacvlan is the kind of link that has a MAC of its own, but as passthru, and so
 // must tell its neighbours whose an address is now that another pod had before.
@@ -47,11 +76,11 @@ func (c *call) configure(d *claimed, l link.Link, result *types100.Result) error
 	if err != nil {
 		return err
 	}
-	if err := c.step("sysctls", func() error { return c.setSysctls(d.ns, l.Name, addrs) }); err != nil {
+	if err := c.step("sysctls", func() error { return c.setSysctls(d.ns, l, addrs) }); err != nil {
 		return err
 	}
 	for i, p := range addrs {
-		if err := c.step("address", func() error { return c.in.EnsureAddress(l.Index, p) }); err != nil {
+		if err := c.step("address", func() error { return refuseTaken("ipam", c.in.EnsureAddress(l.Index, p)) }); err != nil {
 			return err
 		}
 		result.IPs[i].Interface = types100.Int(0)
@@ -63,39 +92,77 @@ func (c *call) configure(d *claimed, l link.Link, result *types100.Result) error
 	if err := c.step("up", up); err != nil {
 		return err
 	}
+	return c.setRoutes(l.Index, routes)
+}
+
+func (c *call) setRoutes(index int, routes []link.Route) error {
 	for _, r := range routes {
-		if err := c.step("route", func() error { return c.in.EnsureRoute(l.Index, r) }); err != nil {
+		err := c.step("route", func() error { return refuseTaken("routes", c.in.EnsureRoute(index, r)) })
+		if errors.Is(err, unix.ENETUNREACH) || errors.Is(err, unix.EHOSTUNREACH) {
+			return &refusal{code: codeUnsupported, msg: fmt.Sprintf("routes: gateway %s is in none of the subnets of the interface's addresses; give another, or a route to it first", r.Gateway), err: err}
+		}
+		if err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (c *call) setSysctls(ns *link.Netns, ifname string, addrs []netip.Prefix) error {
-	var v6 bool
-	for _, p := range addrs {
-		v6 = v6 || p.Addr().Is6()
+// refuseTaken makes a refusal of the kernel's having another address or route in the
+// place of a wanted one.
+func refuseTaken(key string, err error) error {
+	if errors.Is(err, link.ErrRouteTaken) || errors.Is(err, link.ErrAddressTaken) {
+		return &refusal{code: codeUnsupported, msg: key, err: err}
 	}
-	return ns.SetSysctls(func(set func(name, value string) error) error {
+	return err
+}
+
+func (c *call) setSysctls(ns *link.Netns, l link.Link, addrs []netip.Prefix) error {
+	err := ns.SetSysctls(func(set func(name, value string) error) error {
 		for _, s := range sysctls4 {
-			if err := set("net/ipv4/conf/"+ifname+"/"+s.name, s.value); err != nil {
+			if err := set("net/ipv4/conf/"+l.Name+"/"+s.name, s.value); err != nil {
 				return err
 			}
 		}
-		if !v6 {
+		if err := setAcceptRA(set, l.Name, c.acceptRA(addrs)); err != nil {
+			return err
+		}
+		if !slices.ContainsFunc(addrs, is6) {
 			return nil
 		}
+		// A pod that had IPv6 switched off could not reach its own address without lo.
+		if err := set("net/ipv6/conf/lo/disable_ipv6", "0"); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
 		for _, s := range sysctls6 {
-			err := set("net/ipv6/conf/"+ifname+"/"+s.name, s.value)
-			if errors.Is(err, fs.ErrNotExist) {
+			err := set("net/ipv6/conf/"+l.Name+"/"+s.name, s.value)
+			switch {
+			case errors.Is(err, fs.ErrNotExist) && l.MTU < ipv6MTU:
+				return refuse(codeUnsupported, "mtu %d: an IPv6 address needs %d octets at least; raise the MTU, or take IPv4 addresses only", l.MTU, ipv6MTU)
+			case errors.Is(err, fs.ErrNotExist):
 				return refuse(codeUnsupported, "the address plugin gave an IPv6 address, but this kernel has IPv6 switched off")
-			}
-			if err != nil {
+			case err != nil:
 				return err
 			}
 		}
 		return nil
 	})
+	if err == nil && l.Up && c.acceptRA(addrs) == ignoreRouters { // its delegate brought it up
+		err = c.in.ForgetRouters(l.Index)
+	}
+	return err
+}
+
+// setAcceptRA sets an interface's accept_ra, unless the value is "". An interface
+// without IPv6 has none, and heeds nobody.
+func setAcceptRA(set func(name, value string) error, ifname, value string) error {
+	if value == "" {
+		return nil
+	}
+	if err := set("net/ipv6/conf/"+ifname+"/accept_ra", value); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 // addRoutes appends the netconf's routes to those of the address plugin.
@@ -113,14 +180,14 @@ func addRoutes(result *types100.Result, routes []netconf.Route) {
 	}
 }
 
-// routesOf converts a result's routes. As the reference plugins do, a route
-// without a gateway takes that of the first address of its family, unless its
-// scope says that it needs none.
+// routesOf converts a result's routes, once it has given those without a gateway the
+// one that they get. As the reference plugins do, that is the gateway of the first
+// address of their family, unless their scope says that they need none.
 func routesOf(result *types100.Result) ([]link.Route, error) {
-	gateways := map[bool]netip.Addr{}
+	gateways := map[bool]net.IP{}
 	for _, ip := range result.IPs {
-		if gw, ok := netip.AddrFromSlice(ip.Gateway); ok && !gateways[gw.Unmap().Is4()].IsValid() {
-			gateways[gw.Unmap().Is4()] = gw.Unmap()
+		if v4 := ip.Gateway.To4() != nil; gateways[v4] == nil {
+			gateways[v4] = ip.Gateway
 		}
 	}
 	out := make([]link.Route, 0, len(result.Routes))
@@ -133,10 +200,11 @@ func routesOf(result *types100.Result) ([]link.Route, error) {
 		if r.Table != nil {
 			lr.Table = *r.Table
 		}
+		if len(r.GW) == 0 && (r.Scope == nil || *r.Scope == 0) {
+			r.GW = gateways[dst.Addr().Is4()]
+		}
 		if gw, ok := netip.AddrFromSlice(r.GW); ok {
 			lr.Gateway = gw.Unmap()
-		} else if r.Scope == nil || *r.Scope == 0 {
-			lr.Gateway = gateways[dst.Addr().Is4()]
 		}
 		out = append(out, lr)
 	}

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/containernetworking/cni/pkg/invoke"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
@@ -160,19 +161,73 @@ func (c *call) attachDelegate(d *claimed) (*types100.Result, error) {
 	var result *types100.Result
 	err := c.step("delegate", func() (err error) { result, err = c.pluginAdd(run, c.own()); return err })
 	if err != nil {
+		if mtu := c.mtu(d.row); mtu != 0 && mtu < ipv6MTU && strings.Contains(err.Error(), "/ipv6/") {
+			err = refuse(codeUnsupported, "mtu %d: an IPv6 address needs %d octets at least: %v", mtu, ipv6MTU, err)
+		}
 		return nil, err
 	}
 	l, err := c.seeMade(d, result)
 	if err != nil {
 		return nil, err
 	}
-	if at := reported(result, c.args.IfName); at >= 0 && result.Interfaces[at].PciID == "" {
-		result.Interfaces[at].PciID = d.Device.PCIAddress.String()
+	at := reported(result, c.args.IfName)
+	if at >= 0 {
+		if i := result.Interfaces[at]; i.PciID == "" {
+			i.PciID = d.Device.PCIAddress.String()
+		}
 	}
 	if d.own != nil {
-		return result, c.configureDelegate(d, l, result)
+		own := d.own.result()
+		result.IPs, result.Routes = own.IPs, own.Routes
 	}
-	return result, c.delegateRoutes(d, l, result)
+	if d.link.Index == 0 { // a userspace device: the container reads all in the result
+		addRoutes(result, c.cfg.Routes)
+		_, err = routesOf(result)
+	} else {
+		err = c.finishDelegate(d, l, result, at)
+	}
+	if d.own != nil {
+		for _, ip := range result.IPs {
+			if ip.Interface = nil; at >= 0 {
+				ip.Interface = types100.Int(at)
+			}
+		}
+	}
+	return result, err
+}
+
+// finishDelegate gives the interface that a delegate has made what the delegate does
+// not: the ENI's addresses, the netconf's routes. At is its place in the result; -1
+// for none.
+func (c *call) finishDelegate(d *claimed, l link.Link, result *types100.Result, at int) error {
+	if at < 0 {
+		if d.own != nil || len(c.cfg.Routes) > 0 {
+			return noInterface(d.Delegate.Type, c.args.IfName)
+		}
+		return nil
+	}
+	if i := result.Interfaces[at]; i.Mtu == 0 {
+		i.Mtu = l.MTU
+	}
+	if d.own != nil {
+		return c.configure(d, l, result)
+	}
+	if ra := c.acceptRA(nil); ra != "" {
+		err := c.step("sysctls", func() error {
+			err := d.ns.SetSysctls(func(set func(name, value string) error) error { return setAcceptRA(set, l.Name, ra) })
+			return errors.Join(err, c.in.ForgetRouters(l.Index))
+		})
+		if err != nil {
+			return err
+		}
+	}
+	theirs := len(result.Routes)
+	addRoutes(result, c.cfg.Routes)
+	routes, err := routesOf(result)
+	if err != nil {
+		return err
+	}
+	return c.setRoutes(l.Index, routes[theirs:])
 }
 
 // seeMade finds the interface that a delegate reports to have made in the
@@ -197,33 +252,6 @@ func reported(result *types100.Result, name string) int {
 
 func noInterface(delegate, name string) error {
 	return refuse(codeUnsupported, "delegate %s reports no interface %s in the container, which could have addresses or routes; leave ipam and routes out", delegate, name)
-}
-
-// delegateRoutes adds the netconf's own routes to what the delegate made.
-func (c *call) delegateRoutes(d *claimed, l link.Link, result *types100.Result) error {
-	if len(c.cfg.Routes) == 0 {
-		return nil
-	}
-	ours := &types100.Result{IPs: result.IPs}
-	addRoutes(ours, c.cfg.Routes)
-	if d.link.Index == 0 { // a userspace device: the container reads them in the result
-		result.Routes = append(result.Routes, ours.Routes...)
-		return nil
-	}
-	if l.Index == 0 {
-		return noInterface(d.Delegate.Type, c.args.IfName)
-	}
-	routes, err := routesOf(ours)
-	if err != nil {
-		return err
-	}
-	for _, r := range routes {
-		if err := c.step("route", func() error { return c.in.EnsureRoute(l.Index, r) }); err != nil {
-			return err
-		}
-	}
-	result.Routes = append(result.Routes, ours.Routes...)
-	return nil
 }
 
 // deviceInfo is the device-info spec 1.1.0's file for a PCI device; readers

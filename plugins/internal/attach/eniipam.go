@@ -300,24 +300,3 @@ func (c *call) forDelegate(d *claimed) (*nodestate.Delegation, error) {
 	conf, err := netconf.WithPrevResult(d.Delegate.Config, prev)
 	return &nodestate.Delegation{Type: d.Delegate.Type, Config: conf}, err
 }
-
-// configureDelegate gives the interface that a delegate has made the ENI's
-// addresses.
-func (c *call) configureDelegate(d *claimed, l link.Link, result *types100.Result) error {
-	own := d.own.result()
-	result.IPs, result.Routes = own.IPs, own.Routes
-	at := reported(result, c.args.IfName)
-	if d.link.Index == 0 { // a userspace device: the container reads them in the result
-		addRoutes(result, c.cfg.Routes)
-	} else if l.Index == 0 {
-		return noInterface(d.Delegate.Type, c.args.IfName)
-	} else if err := c.configure(d, l, result); err != nil {
-		return err
-	}
-	for _, ip := range result.IPs {
-		if ip.Interface = nil; at >= 0 {
-			ip.Interface = types100.Int(at)
-		}
-	}
-	return nil
-}

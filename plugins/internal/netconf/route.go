@@ -12,13 +12,16 @@ import (
 type Route struct {
 	// Dst is the network that is reached by the route; always given.
 	Dst netip.Prefix `key:"dst,\"10.0.0.0/8\""`
-	// Gateway is the next hop, of Dst's family; without it the network is on the link.
+	// Gateway is the next hop, of Dst's family. Without it the route takes the gateway of
+	// the first address of that family. With none there either, or with a scope other
+	// than 0, the network is on the link.
 	Gateway netip.Addr `key:"gw,\"10.0.1.1\""`
 	// MTU of the path in octets, 68 to 65535.
 	MTU int `key:"mtu,1500"`
 	// AdvMSS is the segment size that TCP advertises, in octets.
 	AdvMSS int `key:"advmss,1460"`
-	// Priority is the metric: among routes to one network the lowest holds.
+	// Priority is the metric: among routes to one network the lowest holds. Without it
+	// IPv6 routes get 1024.
 	Priority int `key:"priority,100"`
 	// Table is the route table, from 1; the main one when not given.
 	Table int `key:"table,100"`
