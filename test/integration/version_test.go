@@ -82,7 +82,7 @@ func TestVersionsAsTheReference(t *testing.T) {
 		return
 	}
 	c := newCluster(t)
-	const ipam = `,"ipam":{"type":"static","addresses":[{"address":"10.0.2.50/24","gateway":"10.0.2.1"},{"address":"fd00:2::50/64"}],"routes":[{"dst":"10.60.0.0/16"}]}}`
+	const ipam = `,"ipam":{"type":"static","addresses":[{"address":"10.0.2.50/24","gateway":"10.0.2.1"},{"address":"fd00:2::50/64"}],"routes":[{"dst":"10.60.0.0/16","gw":"10.0.2.1"}]}}`
 	must(t, nstest.NewNetns("/run/netns/theirs"))
 	must(t, nstest.NewNetns("/run/netns/ours"))
 	for name, text := range texts() {
