@@ -9,8 +9,10 @@ package link
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"slices"
+	"strconv"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
@@ -52,18 +54,30 @@ type Link struct {
 	Below int
 	// Over is that index in whatever netns it is; 0 for none. A veth's is its peer's.
 	Over int
+	// XDP is the id of the XDP program on the link; 0 for none, and where there is
+	// one in each of several modes. XDPMode is IFLA_XDP_ATTACHED, 0 for none.
+	XDP     uint32
+	XDPMode uint8
+	// Settings are the values of the attributes in the table of settings.go; nil for
+	// a link that was not read by this package.
+	Settings nodestate.Settings
 }
 
 // State is what a later Restore gives back.
 func (l Link) State() nodestate.LinkState {
-	return nodestate.LinkState{Name: l.Name, AltNames: slices.Clone(l.AltNames), MAC: l.MAC, MTU: l.MTU, Up: l.Up, Kind: l.Kind}
+	return nodestate.LinkState{
+		Name: l.Name, AltNames: slices.Clone(l.AltNames), MAC: l.MAC, MTU: l.MTU, Up: l.Up, Kind: l.Kind,
+		XDP: l.XDP, Settings: maps.Clone(l.Settings),
+	}
 }
 
 // Handle is an open connection to rtnetlink in one netns.
 type Handle struct {
 	nl *netlink.Handle
-	// sock serves the one message that netlink.Handle cannot compose.
-	sock *nl.NetlinkSocket
+	// sock serves the messages that netlink.Handle cannot compose or read in full,
+	// by way of sockets.
+	sock    *nl.NetlinkSocket
+	sockets map[int]*nl.SocketHandle
 }
 
 // Open returns a Handle in the calling thread's netns.
@@ -77,7 +91,7 @@ func Open() (*Handle, error) {
 		h.Close()
 		return nil, fmt.Errorf("open netlink socket: %w", err)
 	}
-	return &Handle{nl: h, sock: sock}, nil
+	return &Handle{nl: h, sock: sock, sockets: map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: {Socket: sock}}}, nil
 }
 
 // Close releases the connection.
@@ -88,13 +102,9 @@ func (h *Handle) Close() {
 
 // Links returns all links of the netns, sorted by index.
 func (h *Handle) Links() ([]Link, error) {
-	found, err := dump(h.nl.LinkList)
+	all, err := dump(func() ([]Link, error) { return h.ask(unix.NLM_F_DUMP, 0) })
 	if err != nil {
 		return nil, fmt.Errorf("list links: %w", err)
-	}
-	all := make([]Link, 0, len(found))
-	for _, l := range found {
-		all = append(all, describe(l))
 	}
 	slices.SortFunc(all, func(a, b Link) int { return a.Index - b.Index })
 	return all, nil
@@ -102,12 +112,59 @@ func (h *Handle) Links() ([]Link, error) {
 
 // ByName returns the link whose name or altname it is; ErrNotFound.
 func (h *Handle) ByName(name string) (Link, error) {
-	l, err := h.nl.LinkByName(name)
-	if err != nil {
-		return Link{}, fmt.Errorf("find link %s: %w", name, notFound(err))
+	typ := unix.IFLA_IFNAME
+	if len(name) >= unix.IFNAMSIZ {
+		typ = unix.IFLA_ALT_IFNAME
 	}
-	return describe(l), nil
+	return one(h.ask(unix.NLM_F_ACK, 0, nl.NewRtAttr(typ, nl.ZeroTerminated(name))))(name)
 }
+
+// ByIndex returns the link of that index; ErrNotFound.
+func (h *Handle) ByIndex(index int) (Link, error) {
+	return one(h.ask(unix.NLM_F_ACK, index))(strconv.Itoa(index))
+}
+
+// one is the only answer to a question for a link.
+func one(found []Link, err error) func(which string) (Link, error) {
+	if err == nil && len(found) == 0 {
+		err = ErrNotFound
+	}
+	return func(which string) (Link, error) {
+		if err != nil {
+			return Link{}, fmt.Errorf("find link %s: %w", which, notFound(err))
+		}
+		return found[0], nil
+	}
+}
+
+// ask is RTM_GETLINK, of one link or, as a dump, of all.
+func (h *Handle) ask(flags, index int, by ...*nl.RtAttr) ([]Link, error) {
+	req := nl.NewNetlinkRequest(unix.RTM_GETLINK, flags)
+	req.Sockets = h.sockets
+	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
+	msg.Index = int32(index)
+	req.AddData(msg)
+	req.AddData(nl.NewRtAttr(unix.IFLA_EXT_MASK, nl.Uint32Attr(rtextFilterSkipStats)))
+	for _, attr := range by {
+		req.AddData(attr)
+	}
+	answers, err := req.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWLINK)
+	if err != nil {
+		return nil, err
+	}
+	all := make([]Link, 0, len(answers))
+	for _, m := range answers {
+		l, err := read(m)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, l)
+	}
+	return all, nil
+}
+
+// rtextFilterSkipStats leaves the counters out of an answer (linux/rtnetlink.h).
+const rtextFilterSkipStats = 1 << 3
 
 // Index returns the index of the link whose name or altname it is; ErrNotFound. By
 // SIOCGIFINDEX (netdevice(7)) the kernel looks it up without RTNL, for which ByName
@@ -161,6 +218,17 @@ func notFound(err error) error {
 	return err
 }
 
+// read reads an RTM_NEWLINK in full.
+func read(msg []byte) (Link, error) {
+	l, err := netlink.LinkDeserialize(nil, msg)
+	if err != nil {
+		return Link{}, fmt.Errorf("read a link's description: %w", err)
+	}
+	out := describe(l)
+	out.Settings, err = readSettings(l.Attrs().RawFlags, msg)
+	return out, err
+}
+
 func describe(l netlink.Link) Link {
 	a := l.Attrs()
 	out := Link{
@@ -183,6 +251,9 @@ func describe(l netlink.Link) Link {
 		if pci, err := device.ParsePCIAddress(a.ParentDev); err == nil {
 			out.Parent = pci
 		}
+	}
+	if a.Xdp != nil {
+		out.XDP, out.XDPMode = a.Xdp.ProgId, uint8(a.Xdp.AttachMode)
 	}
 	return out
 }
@@ -207,7 +278,7 @@ func (h *Handle) MoveUp(index int, to *Netns, name string) error {
 
 func (h *Handle) move(index int, to *Netns, name string, flags uint32) error {
 	req := nl.NewNetlinkRequest(unix.RTM_NEWLINK, unix.NLM_F_ACK)
-	req.Sockets = map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: {Socket: h.sock}}
+	req.Sockets = h.sockets
 	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
 	msg.Index, msg.Flags, msg.Change = int32(index), flags, flags
 	req.AddData(msg)
@@ -309,47 +380,6 @@ func (h *Handle) DeleteStacked(all []Link, index int) error {
 		if err := h.Delete(l.Index); err != nil {
 			errs = append(errs, fmt.Errorf("%s is on top of link %d: %w", l.Name, index, err))
 		}
-	}
-	return errors.Join(errs...)
-}
-
-// Restore makes the link what want says, in the netns it is in. It does all it
-// can and joins the errors. Where a name is taken meanwhile the link goes
-// without it, and ErrNameTaken is among the errors. Altnames that are not wanted
-// go first: a pod may have given its link any, even the name that it should get.
-func (h *Handle) Restore(l Link, want nodestate.LinkState) error {
-	var errs []error
-	add := func(err error) {
-		if err != nil {
-			errs = append(errs, err)
-		}
-	}
-	for _, name := range l.AltNames {
-		if !slices.Contains(want.AltNames, name) {
-			add(h.DropAltNames(l.Index, name))
-		}
-	}
-	if l.Name != want.Name {
-		add(h.Rename(l.Index, want.Name))
-	}
-	if want.MAC != "" && l.MAC != want.MAC {
-		if err := h.nl.LinkSetHardwareAddr(ref(l.Index), want.MAC.HardwareAddr()); err != nil {
-			add(fmt.Errorf("set MAC of link %d to %s: %w", l.Index, want.MAC, notFound(err)))
-		}
-	}
-	if want.MTU != 0 && l.MTU != want.MTU {
-		add(h.SetMTU(l.Index, want.MTU))
-	}
-	for _, name := range want.AltNames {
-		if !slices.Contains(l.AltNames, name) {
-			add(nameError("add altname to", l.Index, name, h.nl.LinkAddAltName(ref(l.Index), name)))
-		}
-	}
-	switch renamed := l.Name != want.Name; {
-	case want.Up && (!l.Up || renamed): // Rename may have taken it down
-		add(h.SetUp(l.Index))
-	case !want.Up && l.Up:
-		add(h.SetDown(l.Index))
 	}
 	return errors.Join(errs...)
 }

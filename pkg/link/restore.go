@@ -2,18 +2,170 @@ package link
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
+	"slices"
+	"strings"
 
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
+// Unrestored are the settings that Restore could not give back.
+type Unrestored []SettingError
+
+// SettingError says why one setting was not given back.
+type SettingError struct {
+	// Setting is a word for people: name, MAC, MTU, program, or one of Settings.
+	Setting string
+	Err     error
+}
+
+func (e SettingError) Error() string { return e.Setting + ": " + e.Err.Error() }
+
+func (e SettingError) Unwrap() error { return e.Err }
+
+func (u Unrestored) Error() string {
+	parts := make([]string, 0, len(u))
+	for _, e := range u {
+		parts = append(parts, e.Error())
+	}
+	return strings.Join(parts, "; ")
+}
+
+// Unwrap makes errors.Is and errors.As see each of them.
+func (u Unrestored) Unwrap() []error {
+	errs := make([]error, 0, len(u))
+	for _, e := range u {
+		errs = append(errs, e)
+	}
+	return errs
+}
+
+// restoration collects what a Restore could not give back.
+type restoration struct{ failed Unrestored }
+
+func (r *restoration) note(setting string, err error) {
+	if err != nil {
+		r.failed = append(r.failed, SettingError{Setting: setting, Err: err})
+	}
+}
+
+func (r *restoration) err() error {
+	if len(r.failed) == 0 {
+		return nil
+	}
+	return r.failed
+}
+
+// GiveBack gives the link of a device, which is in the host netns, all that it had
+// before its pod: of its PF first, then as Restore, whose errors it has.
+func (h *Handle) GiveBack(sys Functions, l Link, d nodestate.AttachedDevice) error {
+	var r restoration
+	want := *d.Link
+	otherMAC, err := h.reassign(sys, d)
+	if err != nil {
+		r.note("VF", fmt.Errorf("%w: %w", ErrUnfit, err))
+	}
+	if otherMAC {
+		want.MAC, err = h.ownMAC(l, d)
+		l.Up = false
+		r.note("MAC", err)
+	}
+	r.restore(h, l, want)
+	return r.err()
+}
+
+// Restore makes the link what want says, in the netns it is in, which is the
+// calling thread's. It does all it can; its error is an Unrestored. ErrUnfit is in
+// it when nobody should get the link as it is, and ErrNameTaken when it goes
+// without a name that is taken meanwhile.
+//
+// Programs go first, since they forbid some MTUs, and the link comes up last, so
+// that no packet meets what an earlier pod has left. Altnames that are not wanted
+// go before the rest: a pod may have given its link any, even the name that it
+// should get.
+func (h *Handle) Restore(l Link, want nodestate.LinkState) error {
+	var r restoration
+	r.restore(h, l, want)
+	return r.err()
+}
+
+func (r *restoration) restore(h *Handle, l Link, want nodestate.LinkState) {
+	if err := h.dropPrograms(l, want.XDP); err != nil {
+		r.note("program", fmt.Errorf("take the programs off link %d: %w: %w", l.Index, ErrUnfit, err))
+	}
+	for _, name := range l.AltNames {
+		if !slices.Contains(want.AltNames, name) {
+			r.note("altnames", h.DropAltNames(l.Index, name))
+		}
+	}
+	if l.Name != want.Name {
+		r.note("name", h.Rename(l.Index, want.Name))
+	}
+	if want.MAC != "" && l.MAC != want.MAC {
+		if err := h.nl.LinkSetHardwareAddr(ref(l.Index), want.MAC.HardwareAddr()); err != nil {
+			r.note("MAC", fmt.Errorf("set MAC of link %d to %s: %w: %w", l.Index, want.MAC, ErrUnfit, notFound(err)))
+		}
+	}
+	if want.MTU != 0 && l.MTU != want.MTU {
+		r.note("MTU", h.SetMTU(l.Index, want.MTU))
+	}
+	r.settings(h, l, want.Settings)
+	for _, name := range want.AltNames {
+		if !slices.Contains(l.AltNames, name) {
+			r.note("altnames", nameError("add altname to", l.Index, name, h.nl.LinkAddAltName(ref(l.Index), name)))
+		}
+	}
+	switch renamed := l.Name != want.Name; {
+	case want.Up && (!l.Up || renamed): // Rename may have taken it down
+		r.note("up", h.SetUp(l.Index))
+	case !want.Up && l.Up:
+		r.note("down", h.SetDown(l.Index))
+	}
+}
+
+// settings gives the link its settings back, and looks whether it has them: to set
+// one may change another, and a driver may take a value and use its own.
+func (r *restoration) settings(h *Handle, l Link, want nodestate.Settings) {
+	failed := map[string]error{}
+	for range 2 {
+		changed, errs := h.restoreSettings(l, want)
+		if !changed {
+			break
+		}
+		failed = errs
+		now, err := h.ByIndex(l.Index)
+		if err != nil {
+			r.note("settings", err)
+			return
+		}
+		l = now
+	}
+	for _, name := range want.Differing(l.Settings) {
+		err := failed[name]
+		if err == nil {
+			err = errors.New("the kernel has taken the value, but does not keep it")
+		}
+		r.note(name, fmt.Errorf("set it of link %d from %q to %q: %w", l.Index, l.Settings[name], want[name], err))
+	}
+}
+
+// Leave prepares a link for leaving its pod: the flags are given back there, since
+// the host's IPv6 settings of a link that arrives with NOARP are others, for good
+// (accept_dad). All else is Restore's, where the pod cannot undo it.
+func (h *Handle) Leave(l Link, want nodestate.LinkState) error {
+	_, failed := h.restoreSettings(l, want.Settings.Only(flagsName))
+	return failed[flagsName]
+}
+
 // RestorePending gives a link in the host netns back what a DEL could not,
 // when a restore record waits for its PCI address, and ends the record
 // (nodestate.AttachmentDir.Returned). It says whether the link was changed. A record of another boot or of another
-// device at that address is removed without effect; one of whose names is
-// still taken stays for later. Hold the device's claim lock.
-func (h *Handle) RestorePending(dir nodestate.AttachmentDir, pci device.PCIAddress, l Link) (bool, error) {
+// device at that address is removed without effect. One that cannot be given all
+// back stays for later; that is an error only when nobody should get the link as it
+// is (ErrUnfit). Hold the device's claim lock.
+func (h *Handle) RestorePending(dir nodestate.AttachmentDir, sys Functions, pci device.PCIAddress, l Link) (bool, error) {
 	r, err := dir.LoadRestore(pci)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -31,12 +183,11 @@ func (h *Handle) RestorePending(dir nodestate.AttachmentDir, pci device.PCIAddre
 	if r.BootID != boot || d.Link == nil || !d.VF && d.MAC != "" && !l.HasMAC(d.MAC) {
 		return false, dir.RemoveRestore(pci)
 	}
-	err = h.Restore(l, *d.Link)
-	if errors.Is(err, ErrNameTaken) {
+	switch err = h.GiveBack(sys, l, d); {
+	case errors.Is(err, ErrUnfit):
+		return true, err
+	case err != nil:
 		return true, nil
-	}
-	if err != nil {
-		return false, err
 	}
 	return true, dir.Returned(pci)
 }

@@ -3,6 +3,7 @@ package nodestate
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
@@ -172,6 +173,35 @@ type LinkState struct {
 	// Kind is IFLA_INFO_KIND, "" for a hardware device: it tells the device
 	// from links stacked on it that share its MAC.
 	Kind string `json:"kind,omitempty"`
+	// XDP is the id of the program that the host has on the link; others go.
+	XDP uint32 `json:"xdp,omitempty"`
+	// Settings are those of the link itself; null in a record of a version that did
+	// not write them.
+	Settings Settings `json:"settings,omitempty"`
+}
+
+// Settings are values by name. One that is missing was not known, and is left as
+// it is.
+type Settings map[string]string
+
+// Only is the setting of that name, if it is known.
+func (s Settings) Only(name string) Settings {
+	if value, known := s[name]; known {
+		return Settings{name: value}
+	}
+	return nil
+}
+
+// Differing are the names of the settings that have another value, sorted.
+func (s Settings) Differing(now Settings) []string {
+	var names []string
+	for name, value := range s {
+		if now[name] != value {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
 }
 
 // Delegation is one run of another CNI plugin.

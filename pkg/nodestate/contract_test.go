@@ -78,7 +78,7 @@ func TestContract(t *testing.T) {
 	pod := attachment("c1", "net1")
 	pod.Pod, pod.Args, pod.Path, pod.DeviceInfoFile = "prod/web-0", "IgnoreUnknown=1", "/opt/cni/bin", "/var/run/k8s.cni.cncf.io/devinfo/cni/x.json"
 	pod.Device.ENIID, pod.Device.NodeENI = rows()[0].ENIID, "dataplane-a"
-	pod.Device.Link = &LinkState{Name: "ens7", AltNames: []string{"enp0s7"}, MAC: "02:00:00:00:00:07", MTU: 9001, Up: true, Kind: "veth"}
+	pod.Device.Link = &LinkState{Name: "ens7", AltNames: []string{"enp0s7"}, MAC: "02:00:00:00:00:07", MTU: 9001, Up: true, Kind: "veth", XDP: 7, Settings: Settings{"alias": "", "txqueuelen": "1000"}}
 	pod.Device.Assigned = &VFState{MAC: "02:00:00:00:00:17", VLAN: 7, QoS: 3, Spoofchk: true, Trust: true}
 	pod.Delegate = &Delegation{Type: "ipvlan", Config: []byte(`{"type":"ipvlan"}`)}
 	pod.IPAM = &Delegation{Type: "host-local", Config: []byte(`{"type":"multi-eni"}`)}
@@ -131,6 +131,21 @@ func TestContract(t *testing.T) {
 		write := func() error { return records.SaveRestore(Restore{BootID: "boot", Device: pod.Device}) }
 		read := func() (any, error) { return records.LoadRestore(pod.Device.PCIAddress) }
 		check(t, "restore", filepath.Join(string(records), "restore", "0000:00:07.0.json"), write, want, read)
+	})
+	t.Run("restore of the version before", func(t *testing.T) { // it knew no settings: they are left alone
+		data, err := os.ReadFile("testdata/restore-before-settings.json")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(string(records), "restore", "0000:00:07.0.json"), data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		got, err := records.LoadRestore(pod.Device.PCIAddress)
+		want := *pod.Device.Link
+		want.XDP, want.Settings = 0, nil
+		if diff := cmp.Diff(&want, got.Device.Link); diff != "" || err != nil {
+			t.Errorf("read: %v (-want +got):\n%s", err, diff)
+		}
 	})
 	t.Run("empty", func(t *testing.T) { // a list is never null
 		path := filepath.Join(dir, "empty.json")

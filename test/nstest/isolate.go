@@ -35,6 +35,26 @@ const insideEnv = "MULTI_ENI_NSTEST_INSIDE"
 // with CI=true it fails.
 func Outside(t *testing.T) bool {
 	t.Helper()
+	return outside(t, Command)
+}
+
+// OutsideAsRoot is Outside, but root keeps its user namespace: bpf(2) and what
+// else the kernel leaves to the first user namespace work then. Anybody else has
+// to do without.
+func OutsideAsRoot(t *testing.T) bool {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		return outside(t, Command)
+	}
+	return outside(t, func(ctx context.Context, name string, args ...string) *exec.Cmd {
+		cmd := Command(ctx, name, args...)
+		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWNS}
+		return cmd
+	})
+}
+
+func outside(t *testing.T, command func(ctx context.Context, name string, args ...string) *exec.Cmd) bool {
+	t.Helper()
 	if os.Getenv(insideEnv) == t.Name() {
 		if err := Prepare(); err != nil {
 			t.Fatal(err)
@@ -46,7 +66,7 @@ func Outside(t *testing.T) bool {
 	if deadline, ok := t.Deadline(); ok {
 		args = append(args, "-test.timeout="+fmt.Sprint(time.Until(deadline).Round(time.Second)))
 	}
-	cmd := Command(t.Context(), "/proc/self/exe", args...)
+	cmd := command(t.Context(), "/proc/self/exe", args...)
 	cmd.Env = append(os.Environ(), insideEnv+"="+t.Name())
 	out, err := cmd.CombinedOutput()
 	if denied := Denied(err); denied != nil {

@@ -190,7 +190,7 @@ func (m *machine) SetDown(int) error                        { return errors.New(
 func (m *machine) SetMTU(int, int) error                    { return errors.New("no MTU was asked for") }
 func (m *machine) DefaultRouteLinks() (map[int]bool, error) { return map[int]bool{10: true}, nil }
 func (m *machine) RemoveDefaultRoutes(int) (int, error)     { return 0, errors.New("there is none") }
-func (m *machine) Restore(link.Link, nodestate.LinkState) error {
+func (m *machine) GiveBack(link.Functions, link.Link, nodestate.AttachedDevice) error {
 	return errors.New("nothing was moved")
 }
 func (m *machine) ForeignUse() (map[int]string, error) { return nil, nil }

@@ -180,13 +180,27 @@ func (r *Reconciler) restoreLinks(ctx context.Context, src *inventory.Sources) (
 		restored, err := r.restore(ctx, pci, src)
 		changed = changed || restored
 		if err != nil {
-			found = append(found, finding{err: err, Problem: nodestate.Problem{
-				Reason: "LinkNotRestored", Device: pci.String(),
-				Message: "the device's link came back from a pod, but cannot be given all that it had, or its restore record not be removed, see the daemon's log; it is tried again",
-			}})
+			found = append(found, unrestored(pci, err))
 		}
 	}
 	return changed, found
+}
+
+// unrestored tells which settings of a device's link an earlier pod, or the daemon's
+// own change of its driver, has left otherwise than they were.
+func unrestored(pci device.PCIAddress, err error) finding {
+	p := nodestate.Problem{Reason: "LinkNotRestored", Device: pci.String()}
+	var failed link.Unrestored
+	switch {
+	case errors.Is(err, link.ErrUnfit):
+		p.Reason = "LinkUnfit"
+		p.Message = fmt.Sprintf("no pod gets the device, whose link has something of an earlier pod that cannot be taken away, tried again: %v; detach what it names, or unplug and attach the ENI", err)
+	case errors.As(err, &failed):
+		p.Message = fmt.Sprintf("pods get the device, but its link is not as it was before an earlier pod, tried again: %v; set it by hand, or unplug and attach the ENI", err)
+	default:
+		p.Message = "the restore record of the device cannot be removed, see the daemon's log; tried again"
+	}
+	return finding{err: err, Problem: p}
 }
 
 // restore deals with one restore record and says whether it changed a link. A
@@ -232,8 +246,8 @@ func (r *Reconciler) restore(ctx context.Context, pci device.PCIAddress, src *in
 	if d := rec.Device; !d.VF && d.MAC != "" && !l.HasMAC(d.MAC) {
 		return false, r.drop(entry.WithField("mac", l.MAC), "restore record dropped: another device is there", pci)
 	}
-	if err := r.Host.Restore(l, *rec.Device.Link); err != nil {
-		return false, err
+	if err := r.Host.GiveBack(r.PCI, l, rec.Device); err != nil {
+		return true, err
 	}
 	if rec.Driver != "" { // it is usable; what else is left of the change is tried again
 		return true, nil

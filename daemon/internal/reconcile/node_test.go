@@ -153,7 +153,8 @@ func (h *fakeHost) RemoveDefaultRoutes(index int) (int, error) {
 	return 1, h.change("unroute", index, func(n int, _ *link.Link) { delete(h.routes, n) })
 }
 
-func (h *fakeHost) Restore(l link.Link, want nodestate.LinkState) error {
+func (h *fakeHost) GiveBack(_ link.Functions, l link.Link, d nodestate.AttachedDevice) error {
+	want := d.Link
 	return h.change("restore", l.Index, func(_ int, l *link.Link) {
 		l.Name, l.MTU, l.MAC, l.Up = want.Name, want.MTU, want.MAC, want.Up
 	})

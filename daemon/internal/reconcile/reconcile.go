@@ -59,7 +59,7 @@ type Host interface {
 	SetMTU(index, mtu int) error
 	DefaultRouteLinks() (map[int]bool, error)
 	RemoveDefaultRoutes(index int) (int, error)
-	Restore(l link.Link, want nodestate.LinkState) error
+	GiveBack(sys link.Functions, l link.Link, d nodestate.AttachedDevice) error
 	// ForeignUse says of links, by index, why they look like somebody else's.
 	ForeignUse() (map[int]string, error)
 	EnsureSources(want []link.Source) (changed bool, err error)

@@ -276,7 +276,13 @@ func (c *call) confirmLink(cand candidate, fn sysfs.PCIFunction, alone bool) (li
 		}
 		return l, nil
 	}
-	restored, err := c.host.RestorePending(c.dir, cand.pci, l)
+	restored, err := c.host.RestorePending(c.dir, c.sys, cand.pci, l)
+	if errors.Is(err, link.ErrUnfit) {
+		return l, &refusal{
+			code: codeTryAgain, err: err,
+			msg: fmt.Sprintf("device %s (%s) has something of an earlier pod that cannot be taken away, tried again with each ADD and by the daemon; unplug and attach the ENI if it lasts", cand.pci, l.Name),
+		}
+	}
 	if err != nil || !restored {
 		return l, err
 	}

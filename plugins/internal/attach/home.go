@@ -43,8 +43,11 @@ func (c *call) moveBack(a nodestate.Attachment) (link.Link, error) {
 	if err := in.DeleteStacked(all, l.Index); err != nil { // else the pod would still be on the wire
 		return link.Link{}, err
 	}
+	if err := in.Leave(l, *a.Device.Link); err != nil { // tried again at home
+		c.log.WithError(err).WithField("interface", l.Name).Warn("the pod's interface keeps its flags on its way")
+	}
 	move, up := in.Move, false
-	if want := a.Device.Link; want.Up && name == want.Name && l.MAC == want.MAC && !a.Device.VF {
+	if want := a.Device.Link; want.Up && name == want.Name && l.MAC == want.MAC && !a.Device.VF && !l.MayRunPrograms() {
 		move, up = in.MoveUp, true
 	}
 	moved := move(l.Index, host, name)

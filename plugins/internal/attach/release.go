@@ -110,18 +110,16 @@ func (c *call) alive(a nodestate.Attachment) bool {
 
 // returnLink brings the device's link, which it had when it was attached, back
 // to the host and gives it back what it had. A device that is gone needs
-// nothing. A link that a dying netns has not given back within returnWait gets a
-// restore record.
+// nothing. Once the link is in the host the device is free: what it cannot be given
+// back now waits in a restore record, as does a link that a dying netns has not
+// given back within returnWait.
 func (c *call) returnLink(a nodestate.Attachment, lock claimLock) error {
 	unlock, err := c.lockClaim(a.Device.PCIAddress, lock)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	otherMAC, err := c.reassign(a)
-	if err != nil {
-		return err
-	}
+	owing := c.owing(a)
 	l, err := c.moveBack(a)
 	if errors.Is(err, link.ErrNotFound) {
 		if c.replaced(a) {
@@ -133,35 +131,25 @@ func (c *call) returnLink(a nodestate.Attachment, lock claimLock) error {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil // the PCI function is gone, and its link with it
 	case errors.Is(err, link.ErrNotFound), errors.Is(err, link.ErrOtherDevice):
-		return c.leaveRestore(a)
+		return c.leaveRestore(a.BootID, owing)
 	case err != nil:
 		return err
 	}
-	want := *a.Device.Link
-	if otherMAC {
-		if want, err = c.ownMAC(l, a.Device); err != nil {
-			return err
-		}
+	if err := c.host.GiveBack(c.sys, l, owing); err != nil {
+		c.log.WithFields(map[string]any{"interface": l.Name, "wanted": owing.Link.Name, "device": owing.PCIAddress}).WithError(err).
+			Warn("the device is back, but could not be given all that it had; that is tried again")
+		return c.leaveRestore(a.BootID, owing)
 	}
-	err = c.host.Restore(l, want)
-	if err == nil {
-		return c.dir.Returned(a.Device.PCIAddress)
-	}
-	if !errors.Is(err, link.ErrNameTaken) {
-		return err
-	}
-	c.log.WithFields(map[string]any{"interface": l.Name, "wanted": a.Device.Link.Name, "device": a.Device.PCIAddress}).
-		Warn("the device is back, but its interface name or an altname is taken; it gets the name back once that is free")
-	return c.leaveRestore(a)
+	return c.dir.Returned(owing.PCIAddress)
 }
 
 // leaveRestore leaves a restore record, unless the daemon has one of this boot for
 // a device that it has taken from the kernel since: that one has more to tell.
-func (c *call) leaveRestore(a nodestate.Attachment) error {
-	if r, err := c.dir.LoadRestore(a.Device.PCIAddress); err == nil && r.BootID == a.BootID && r.Driver != "" && !r.Device.Replaced(a.Device.Instance) {
+func (c *call) leaveRestore(bootID string, d nodestate.AttachedDevice) error {
+	if r, err := c.dir.LoadRestore(d.PCIAddress); err == nil && r.BootID == bootID && r.Driver != "" && !r.Device.Replaced(d.Instance) {
 		return nil
 	}
-	return c.dir.SaveRestore(nodestate.Restore{BootID: a.BootID, Device: a.Device})
+	return c.dir.SaveRestore(nodestate.Restore{BootID: bootID, Device: d})
 }
 
 // lockOwn takes this attachment's record, waiting for a running verb.

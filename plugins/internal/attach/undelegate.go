@@ -2,7 +2,6 @@ package attach
 
 import (
 	"errors"
-	"fmt"
 	"io/fs"
 	"slices"
 
@@ -65,24 +64,9 @@ func (c *call) delegateMoot(a nodestate.Attachment, i invocation) bool {
 	return a.Delegate.Type == "host-device" || errors.Is(err, fs.ErrNotExist)
 }
 
-// physical finds a VF's PF: its interface in the host, and the VF's number there.
-// ErrNotFound when the function is no VF, or its PF is not the host's.
-func (c *call) physical(fn sysfs.PCIFunction) (pf string, number int, err error) {
-	if fn.PhysFn != "" {
-		parent, err := c.sys.PCI(fn.PhysFn)
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return "", 0, err
-		}
-		if number := slices.Index(parent.VirtFns, fn.Address); number >= 0 && len(parent.Interfaces) > 0 {
-			return parent.Interfaces[0], number, nil
-		}
-	}
-	return "", 0, fmt.Errorf("find the PF of %s: %w", fn.Address, link.ErrNotFound)
-}
-
 // assigned is what the PF has assigned to the function; nil when nobody tells.
 func (c *call) assigned(fn sysfs.PCIFunction) (*nodestate.VFState, error) {
-	pf, number, err := c.physical(fn)
+	pf, number, err := link.Physical(c.sys, fn)
 	if err == nil {
 		var vf nodestate.VFState
 		if vf, err = c.host.VF(pf, number); err == nil {
@@ -95,48 +79,13 @@ func (c *call) assigned(fn sysfs.PCIFunction) (*nodestate.VFState, error) {
 	return nil, err
 }
 
-// reassign has the PF give a VF back what it had assigned before a delegate got
-// it, where the delegate's DEL has not: sriov's does nothing without a netns, or
-// when its ADD had not ended. The next pod would be in the last one's VLAN. It says whether the VF had been assigned another MAC.
-func (c *call) reassign(a nodestate.Attachment) (otherMAC bool, err error) {
-	was := a.Device.Assigned
-	if was == nil || a.BootID != c.bootID {
-		return false, nil
+// owing is what a device is to be given back after its pod. What a PF had assigned
+// before a delegate got the VF, the delegate's DEL may not have given back: sriov's
+// does nothing without a netns, or when its ADD had not ended.
+func (c *call) owing(a nodestate.Attachment) nodestate.AttachedDevice {
+	d := a.Device
+	if a.BootID != c.bootID {
+		d.Assigned = nil // a boot makes VFs anew
 	}
-	fn, err := c.sys.PCI(a.Device.PCIAddress)
-	if errors.Is(err, fs.ErrNotExist) || err == nil && a.Device.Replaced(fn.Instance) {
-		return false, nil
-	}
-	if err != nil {
-		return false, err
-	}
-	pf, number, err := c.physical(fn)
-	if errors.Is(err, link.ErrNotFound) {
-		return false, nil
-	}
-	if err != nil {
-		return false, err
-	}
-	now, err := c.host.VF(pf, number)
-	if err != nil || now == *was {
-		return false, err
-	}
-	c.log.WithField("device", fn.Address).Info("having the PF give the VF back what it had assigned before the delegate")
-	return now.MAC != was.MAC, c.host.AssignVF(pf, number, *was)
-}
-
-// ownMAC brings the link of a VF that had been assigned another MAC to its own,
-// and returns what Restore is to give it back. A VF takes the PF's MAC when it is
-// reset, which taking it down does, and some take it in no other way. One to
-// which the PF assigns none can be given any.
-func (c *call) ownMAC(l link.Link, d nodestate.AttachedDevice) (nodestate.LinkState, error) {
-	want := *d.Link
-	if d.Assigned.MAC == "" {
-		want.MAC = d.MAC
-		return want, nil
-	}
-	if err := c.host.SetUp(l.Index); err != nil {
-		return want, err
-	}
-	return want, c.host.SetDown(l.Index)
+	return d
 }

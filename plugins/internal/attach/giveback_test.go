@@ -1,0 +1,141 @@
+package attach_test
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/containernetworking/cni/pkg/skel"
+	"github.com/vishvananda/netlink"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/device"
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+	"github.com/multi-eni/multi-eni-cni/test/adversary"
+	"github.com/multi-eni/multi-eni-cni/test/nstest"
+)
+
+// rewrite changes a complete attachment's record.
+func (e *env) rewrite(args *skel.CmdArgs, change func(*nodestate.Attachment)) {
+	e.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	r, err := e.records().Lock(ctx, nodestate.AttachmentID{ContainerID: args.ContainerID, IfName: args.IfName})
+	must(e.t, err)
+	defer r.Close()
+	change(&r.Attachment)
+	must(e.t, r.Save())
+}
+
+// owes says whether a restore record waits for the device.
+func (e *env) owes(pci string) bool {
+	e.t.Helper()
+	_, err := e.records().LoadRestore(device.PCIAddress(pci))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		e.t.Fatal(err)
+	}
+	return err == nil
+}
+
+// TestCosmeticsHoldNoDevice: a setting that the kernel refuses to take back fails no
+// DEL and no ADD. It stays on record over the pods that follow, until it can be had.
+func TestCosmeticsHoldNoDevice(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	e := newEnv(t)
+	before := e.snapshot()
+	first := e.pod(e.selectA())
+	e.add(first)
+	e.rewrite(first, func(a *nodestate.Attachment) { a.Device.Link.MTU, a.Device.Link.Settings["group"] = 1<<20, "nonsense" })
+	e.del(first)
+	for range 2 {
+		if !e.owes(eniA.PCI) {
+			t.Fatal("nothing tells that the MTU is still owed")
+		}
+		next := e.pod(e.selectA())
+		e.add(next)
+		e.del(next)
+	}
+	r, err := e.records().LoadRestore(device.PCIAddress(eniA.PCI))
+	must(t, err)
+	if r.Device.Link.MTU != 1<<20 || r.Device.Link.Settings["group"] != "nonsense" {
+		t.Errorf("owed is %+v; want what the first pod found", r.Device.Link)
+	}
+	r.Device.Link.MTU, r.Device.Link.Settings["group"] = 1500, "0"
+	must(t, e.records().SaveRestore(r))
+	last := e.pod(e.selectA())
+	e.add(last)
+	e.del(last)
+	e.unchanged(before, "once the kernel takes it")
+}
+
+// TestPFThatRefuses: a VF that its PF does not treat as before is free of its pod,
+// but no other pod gets it.
+func TestPFThatRefuses(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	vf := nstest.ENI{PCI: "0000:00:0d.0", Name: "vf0", MAC: "02:00:00:00:00:0d", VF: eniA.PCI}
+	e := newEnv(t, vf)
+	e.inv.Devices = append(e.inv.Devices, row(vf, "vf"))
+	e.writeInventory()
+	pf, err := filepath.EvalSymlinks(filepath.Join(e.node.Sysfs, "bus/pci/devices", eniA.PCI))
+	must(t, err)
+	must(t, os.Symlink("../"+vf.PCI, filepath.Join(pf, "virtfn0"))) // of which the veth says nothing
+	conf := map[string]any{"select": map[string]any{"nodeENI": "vf"}}
+	args := e.pod(conf)
+	e.add(args)
+	e.rewrite(args, func(a *nodestate.Attachment) {
+		a.State = nodestate.StateIntent // its delegate's DEL has done nothing
+		a.Device.Assigned = &nodestate.VFState{VLAN: 7}
+	})
+	e.del(args)
+	if left := e.podLinks(args); len(left) != 0 || !e.owes(vf.PCI) {
+		t.Errorf("left in the pod: %+v; and owed: %v", left, e.owes(vf.PCI))
+	}
+	e.refused("ADD", e.pod(conf), 11, vf.PCI, "VF")
+	must(t, e.records().RemoveRestore(device.PCIAddress(vf.PCI)))
+	next := e.pod(conf)
+	e.add(next)
+	e.del(next)
+}
+
+// TestProgramOfThePod: an XDP program that cannot be told from another netns's stays
+// on the device. DEL succeeds, but no pod gets the device before the program is off.
+func TestProgramOfThePod(t *testing.T) {
+	if nstest.OutsideAsRoot(t) {
+		return
+	}
+	xdp, err := adversary.LoadXDP()
+	if errors.Is(err, adversary.ErrCannot) {
+		t.Skip(err)
+	}
+	must(t, err)
+	defer xdp.Close()
+	e := newEnv(t)
+	before := e.snapshot()
+	args := e.pod(e.selectA())
+	e.add(args)
+	index := e.podLinks(args)[0].Index
+	var end, endTwin func()
+	must(t, nstest.In(args.Netns, func() (err error) { end, err = xdp.Link(index, adversary.HookXDP); return err }))
+	must(t, nstest.NewNetns("/run/netns/other"))
+	must(t, nstest.In("/run/netns/other", func() (err error) {
+		if err = netlink.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "twin", Index: index}}); err == nil {
+			endTwin, err = xdp.Link(index, adversary.HookXDP)
+		}
+		return err
+	}))
+	e.del(args)
+	e.refused("ADD", e.pod(e.selectA()), 11, eniA.PCI, "program")
+	endTwin()
+	next := e.pod(e.selectA())
+	e.add(next) // now it can be told, and goes
+	e.del(next)
+	e.unchanged(before, "after all")
+	end()
+}
