@@ -210,9 +210,10 @@ func writePolicy(path, binDir string) (what string, changed bool, err error) {
 func defaultPolicy(binDir string) ([]byte, error) {
 	data, err := json.MarshalIndent(nodestate.Policy{
 		SchemaVersion: nodestate.SchemaVersion, BinDir: binDir,
-		Delegates: []string{"ipvlan", "macvlan", "vlan", "host-device", "sriov"},
-		IPAM:      []string{"host-local", "static", "dhcp", "whereabouts", "eni-ipam"},
-		DataDir:   nodestate.DefaultAttachmentsDir, Inventory: nodestate.DefaultInventoryPath, Sysfs: sysfs.DefaultRoot,
+		Delegates:  []string{"ipvlan", "macvlan", "vlan", "host-device", "sriov"},
+		IPAM:       []string{"host-local", "static", "dhcp", "whereabouts", "eni-ipam"},
+		Restricted: nodestate.DefaultRestricted(),
+		DataDir:    nodestate.DefaultAttachmentsDir, Inventory: nodestate.DefaultInventoryPath, Sysfs: sysfs.DefaultRoot,
 	}, "", "  ")
 	if err != nil {
 		return nil, fmt.Errorf("encode policy: %w", err)

@@ -202,7 +202,8 @@ func TestInstallPolicy(t *testing.T) {
 	want := map[string]any{
 		"schemaVersion": 1.0, "binDir": i.to, "dataDir": "/var/lib/cni/multi-eni", "inventory": "/run/multi-eni/inventory.json",
 		"sysfs": "/sys", "logFile": "", "delegates": []any{"ipvlan", "macvlan", "vlan", "host-device", "sriov"},
-		"ipam": []any{"host-local", "static", "dhcp", "whereabouts", "eni-ipam"},
+		"ipam":       []any{"host-local", "static", "dhcp", "whereabouts", "eni-ipam"},
+		"restricted": map[string]any{"sriov": map[string]any{"trust": []any{"off"}, "spoofchk": []any{"on"}}},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("policy (-want +got):\n%s", diff)

@@ -15,6 +15,10 @@ type Policy struct {
 	Delegates []string `json:"delegates"`
 	// IPAM are the plugin types that a netconf may name in ipam.type.
 	IPAM []string `json:"ipam"`
+	// Restricted are keys that an administrator reserves: by plugin type and key, the
+	// values that a netconf may give it in delegate or ipam, as written in JSON but
+	// for the quotes of text. Without one it may not have the key at all.
+	Restricted map[string]map[string][]string `json:"restricted,omitempty"`
 	// DataDir is the folder of the attachment records; "" is the default.
 	DataDir string `json:"dataDir"`
 	// LeaseDir is the folder of the leases of addresses; "" is the default.
@@ -27,4 +31,11 @@ type Policy struct {
 	LogFile string `json:"logFile"`
 	// LogLevel is debug, info, warning or error; "" is info.
 	LogLevel string `json:"logLevel,omitempty"`
+}
+
+// DefaultRestricted returns what of the default policy's plugins is not a tenant's to
+// choose. A VF that the PF trusts, or whose source addresses it does not check,
+// reaches other pods' traffic. sriov takes every other text than "on" for off.
+func DefaultRestricted() map[string]map[string][]string {
+	return map[string]map[string][]string{"sriov": {"spoofchk": {"on"}, "trust": {"off"}}}
 }

@@ -29,6 +29,9 @@ func (c *call) add() (*types100.Result, error) {
 	if err := c.policy.Check(c.cfg); err != nil {
 		return nil, err
 	}
+	if err := c.policy.CheckDeviceInfoFile(c.cfg.DeviceInfoFile, c.id); err != nil {
+		return nil, err
+	}
 	ns, err := c.openTarget()
 	if err != nil {
 		return nil, err

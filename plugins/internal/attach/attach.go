@@ -119,12 +119,15 @@ type call struct {
 	// garbled says why DEL's text is no netconf, and cfg empty; nil when it is one.
 	garbled error
 	policy  *netconf.Policy
-	paths   netconf.Paths
-	id      nodestate.AttachmentID
-	dir     nodestate.AttachmentDir
-	sys     sysfs.FS
-	host    *link.Handle
-	bootID  string
+	// lost says why the node's policy does not even tell its paths, so that these are
+	// the defaults, and records may be elsewhere; nil when they are known.
+	lost   error
+	paths  netconf.Paths
+	id     nodestate.AttachmentID
+	dir    nodestate.AttachmentDir
+	sys    sysfs.FS
+	host   *link.Handle
+	bootID string
 	// target is ADD's netns, open, and in a handle in it; nil in other verbs.
 	target *link.Netns
 	in     *link.Handle
@@ -136,11 +139,12 @@ func (p *Plugin) run(ctx context.Context, args *skel.CmdArgs, parse parser, v va
 	ctx, cancel := context.WithTimeout(ctx, verbTimeout)
 	defer cancel()
 	policy, unusable := p.readPolicy()
-	if unusable != nil {
-		if v.policy {
-			return unusable
-		}
-		policy = &netconf.Policy{} // allows nothing; what is on record needs no leave
+	if unusable != nil && v.policy {
+		return unusable
+	}
+	var lost error
+	if policy == nil && unusable != nil {
+		policy, lost = &netconf.Policy{}, unusable
 	}
 	read := parse.lenient
 	if v.netconf {
@@ -153,7 +157,7 @@ func (p *Plugin) run(ctx context.Context, args *skel.CmdArgs, parse parser, v va
 		}
 		cfg = &netconf.Config{Paths: netconf.DefaultPaths()}
 	}
-	c := &call{Plugin: p, ctx: ctx, args: args, cfg: cfg, garbled: garbled, policy: policy, paths: policy.ResolvePaths(cfg)}
+	c := &call{Plugin: p, ctx: ctx, args: args, cfg: cfg, garbled: garbled, policy: policy, lost: lost, paths: policy.ResolvePaths(cfg)}
 	c.id = nodestate.AttachmentID{ContainerID: args.ContainerID, IfName: args.IfName}
 	c.dir = nodestate.AttachmentDir(c.paths.DataDir)
 	c.sys = sysfs.NewFS(c.paths.Sysfs)
@@ -170,7 +174,7 @@ func (p *Plugin) run(ctx context.Context, args *skel.CmdArgs, parse parser, v va
 	}
 	defer closeLog()
 	if unusable != nil {
-		c.log.WithError(unusable).Warn("going by the records alone, in their default folder")
+		c.log.WithError(unusable).Warn("going by the records alone")
 	}
 	if c.host, err = link.Open(); err != nil {
 		return err
@@ -179,6 +183,9 @@ func (p *Plugin) run(ctx context.Context, args *skel.CmdArgs, parse parser, v va
 	return verb(c)
 }
 
+// readPolicy reads the node's policy; nil is none. With an error it allows nothing:
+// what is on record needs no leave, and is where its paths say. It is nil then when
+// these are not known either.
 func (p *Plugin) readPolicy() (*netconf.Policy, error) {
 	path := p.PolicyPath
 	if path == "" {
@@ -188,13 +195,14 @@ func (p *Plugin) readPolicy() (*netconf.Policy, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
+	var policy, salvaged *netconf.Policy
 	if err == nil {
-		var policy *netconf.Policy
 		if policy, err = netconf.ParsePolicy(data); err == nil {
 			return policy, nil
 		}
+		salvaged = netconf.SalvagePolicy(data)
 	}
-	return nil, &refusal{code: codePolicy, msg: "the node's policy cannot be used, so nothing is allowed; mend it or install it anew", err: err}
+	return salvaged, &refusal{code: codePolicy, msg: "the node's policy cannot be used, so nothing is allowed; mend it or install it anew", err: err}
 }
 
 // parseArgs reads CNI_ARGS: KEY=VALUE pairs separated by semicolons (CNI spec

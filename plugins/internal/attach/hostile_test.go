@@ -1,6 +1,7 @@
 package attach_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -8,6 +9,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/containernetworking/cni/pkg/skel"
 
 	"github.com/multi-eni/multi-eni-cni/plugins/internal/attach"
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
@@ -23,7 +26,8 @@ func (e *env) script(name, text string) (path string) {
 	return dir + ":" + e.path
 }
 
-// TestHostileText: host-local, and a plugin that keeps all that it gets, are not run with a text that ADD refuses, on any verb.
+// TestHostileText: host-local, and a plugin that keeps all that it gets, are not
+// run with a text that ADD refuses, on any verb.
 func TestHostileText(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -128,5 +132,69 @@ echo '{"cniVersion":"1.1.0","ips":[{"address":"10.0.2.9/24"}]}'`, pid))
 	e.del(args)
 	if err := syscall.Kill(child, syscall.SIGKILL); err != nil {
 		t.Errorf("the child: %v; want it alive until here", err)
+	}
+}
+
+// TestHostileDeviceInfoFile: nobody overwrites or removes the device-info file of
+// another pod, nor does a record of before that rule.
+func TestHostileDeviceInfoFile(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	const folder = "/run/k8s.cni.cncf.io/devinfo/cni"
+	e := newEnv(t)
+	must(t, os.MkdirAll(folder, 0o755))
+	policy, err := json.Marshal(map[string]any{
+		"schemaVersion": 1, "binDir": e.path, "dataDir": e.file("records"), "inventory": e.file("inventory.json"), "sysfs": e.node.Sysfs,
+	})
+	must(t, err)
+	must(t, os.WriteFile(e.file("policy.json"), policy, 0o644))
+	p := &attach.Plugin{PolicyPath: e.file("policy.json")}
+	pod := func(nodeENI string) (*skel.CmdArgs, func(file string)) {
+		conf := map[string]any{"select": map[string]any{"nodeENI": nodeENI}, "dataDir": nil, "inventory": nil, "sysfs": nil, "logFile": nil}
+		args := e.pod(conf)
+		return args, func(file string) {
+			conf["runtimeConfig"] = map[string]any{"CNIDeviceInfoFile": file}
+			args.StdinData = e.conf(conf)
+		}
+	}
+	victim, with := pod("a")
+	file := filepath.Join(folder, "shop-dataplane-"+victim.ContainerID+"_net1") // as Multus has it
+	must(t, os.WriteFile(file, []byte("of the device plugin"), 0o644))          // which Multus copies there before ADD
+	with(file)
+	_, err = run(p, "ADD", victim)
+	must(t, err)
+	info, err := os.ReadFile(file)
+	must(t, err)
+	if !strings.Contains(string(info), eniA.PCI) {
+		t.Errorf("device info: %s; want %s in it", info, eniA.PCI)
+	}
+	same := func(when string) {
+		t.Helper()
+		if now, err := os.ReadFile(file); err != nil || string(now) != string(info) {
+			t.Fatalf("%s: %q, %v; want the pod's device info as it was", when, now, err)
+		}
+	}
+	thief, with := pod("b")
+	with(file)
+	_, err = run(p, "ADD", thief)
+	wantCode(t, err, 105, "CNIDeviceInfoFile", file, "leave it to Multus")
+	_, err = run(p, "DEL", thief)
+	must(t, err)
+	same("after a refused ADD and its DEL")
+	with(filepath.Join(folder, "shop-dataplane-"+thief.ContainerID+"_net1"))
+	_, err = run(p, "ADD", thief)
+	must(t, err)
+	path := e.file("records", thief.ContainerID+"-net1.json")
+	record, err := os.ReadFile(path)
+	must(t, err)
+	must(t, os.WriteFile(path, []byte(strings.ReplaceAll(string(record), "shop-dataplane-"+thief.ContainerID, "shop-dataplane-"+victim.ContainerID)), 0o600))
+	_, err = run(p, "DEL", thief)
+	must(t, err)
+	same("after the DEL of a record with its name")
+	_, err = run(p, "DEL", victim)
+	must(t, err)
+	if _, err := os.Stat(file); err == nil {
+		t.Error("the device info outlives its pod")
 	}
 }

@@ -20,9 +20,9 @@ func (p *Plugin) IPAMFuncs(ctx context.Context, stdout io.Writer) skel.CNIFuncs 
 	verb := p.verbs(ctx, parser{netconf.ParseIPAM, netconf.ParseIPAMLenient})
 	return skel.CNIFuncs{
 		Add:    verb(strict, func(c *call) error { return c.ipamVerbAdd(stdout) }), //nolint:contextcheck // a call carries its context
-		Del:    verb(anything, func(c *call) error { return errors.Join(c.garbled, c.giveBackAnywhere(c.id)) }),
+		Del:    verb(anything, func(c *call) error { return errors.Join(c.garbled, c.lost, c.giveBackAnywhere(c.id)) }),
 		Check:  verb(strict, checking((*call).ipamVerbCheck)),
-		GC:     verb(lenient, (*call).collectLeases),
+		GC:     verb(lenient, func(c *call) error { return errors.Join(c.lost, c.collectLeases()) }),
 		Status: verb(strictPolicy, (*call).ipamVerbStatus),
 	}
 }

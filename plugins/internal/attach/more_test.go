@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io/fs"
+	"maps"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -385,25 +386,62 @@ func TestPolicy(t *testing.T) {
 	hostile := with(map[string]any{"select": selA, "ipam": map[string]any{"type": "host-local", "dataDir": "/proc/none"}})
 	_, err = run(p, "DEL", hostile)
 	must(t, err)
+}
 
-	for name, spoil := range map[string]func() error{
-		"writable by others": func() error { return os.Chmod(file, 0o666) },
-		"not JSON":           func() error { return os.WriteFile(file, []byte("{"), 0o644) },
-		"unknown rule":       func() error { return os.WriteFile(file, []byte(`{"schemaVersion":1,"binDir":"/x","allow":1}`), 0o644) },
-		"symlink": func() error {
-			return os.Symlink("/dev/null", file)
-		},
-	} {
-		must(t, os.RemoveAll(file))
-		if name == "writable by others" {
-			must(t, os.WriteFile(file, data, 0o644))
+// TestUnusablePolicy: a policy that cannot be used allows nothing, and DEL and GC
+// do not say that all is done where they do not know whether it is.
+func TestUnusablePolicy(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	e := newEnv(t)
+	file := e.file("policy.json")
+	write := func(more map[string]any) {
+		policy := map[string]any{
+			"schemaVersion": 1, "binDir": e.path, "ipam": []string{"host-local"}, "dataDir": e.file("records"), "inventory": e.file("inventory.json"), "sysfs": e.node.Sysfs,
 		}
-		must(t, spoil())
-		refusedPod := with(map[string]any{"select": selA})
-		_, err := run(p, "ADD", refusedPod)
-		wantCode(t, err, 105, "policy cannot be used")
-		_, err = run(p, "DEL", refusedPod)
+		maps.Copy(policy, more)
+		data, err := json.Marshal(policy)
 		must(t, err)
+		must(t, os.RemoveAll(file))
+		must(t, os.WriteFile(file, data, 0o644))
+	}
+	p := &attach.Plugin{PolicyPath: file}
+	before := e.snapshot()
+	for name, tt := range map[string]struct {
+		spoil func() error
+		knows bool // where the records are
+	}{
+		"writable by others": {func() error { return os.Chmod(file, 0o666) }, false},
+		"not JSON":           {func() error { return os.WriteFile(file, []byte("{"), 0o644) }, false},
+		"symlink":            {func() error { return errors.Join(os.Remove(file), os.Symlink("/dev/null", file)) }, false},
+		"unknown rule":       {func() error { write(map[string]any{"allow": 1}); return nil }, true},
+		"wrong type":         {func() error { write(map[string]any{"delegates": "all"}); return nil }, true},
+		"other version":      {func() error { write(map[string]any{"schemaVersion": 2}); return nil }, false},
+	} {
+		write(nil)
+		bare := map[string]any{"select": map[string]any{"nodeENI": "a"}, "dataDir": nil, "inventory": nil, "sysfs": nil, "logFile": nil}
+		args, never := e.pod(bare), e.pod(bare)
+		_, err := run(p, "ADD", args)
+		must(t, err)
+		held := e.snapshot()
+		must(t, tt.spoil())
+		_, err = run(p, "ADD", never)
+		wantCode(t, err, 105, "policy cannot be used")
+		for _, args := range []*skel.CmdArgs{never, args} {
+			if _, err = run(p, "DEL", args); tt.knows {
+				must(t, err)
+				continue
+			}
+			wantCode(t, err, 105, "policy cannot be used")
+			e.unchanged(held, "after a DEL that failed, "+name)
+			_, err = run(p, "GC", args)
+			wantCode(t, err, 105, "policy cannot be used")
+		}
+		write(nil)
+		_, err = run(p, "DEL", args)
+		must(t, err)
+		e.unchanged(before, "after all DELs, "+name)
 	}
 }
 

@@ -49,7 +49,7 @@ func (c *call) release(r *nodestate.Record, lock claimLock) error {
 	if r.Leases != "" && !shares && r.BootID == c.bootID {
 		plugins = errors.Join(plugins, c.step("del-lease", func() error { return c.giveBack(r.Leases, r.Device.ENIID, r.AttachmentID) }))
 	}
-	if r.DeviceInfoFile != "" {
+	if r.DeviceInfoFile != "" && c.policy.CheckDeviceInfoFile(r.DeviceInfoFile, r.AttachmentID) == nil {
 		if err := os.Remove(r.DeviceInfoFile); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			plugins = errors.Join(plugins, fmt.Errorf("remove device info: %w", err))
 		}
@@ -185,6 +185,9 @@ func (c *call) del() error {
 // the interface CNI_IFNAME when its MAC or PCI parent proves that it is a device
 // of the inventory that the netconf means.
 func (c *call) delWithoutRecord() error {
+	if c.lost != nil { // the record may be where the policy says that it is
+		return errors.Join(c.lost, c.giveBackAnywhere(c.id))
+	}
 	if c.garbled != nil {
 		return errors.Join(c.garbled, c.giveBackAnywhere(c.id))
 	}

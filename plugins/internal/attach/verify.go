@@ -194,7 +194,7 @@ func (c *call) gc() error {
 	for _, err := range bad {
 		c.log.WithError(err).Warn("leaving a record that cannot be read")
 	}
-	var errs []error
+	errs := []error{c.lost} // there may be more where the policy says
 	for _, a := range records {
 		if a.Network == c.cfg.Name && c.cfg.Name != "" && c.collectable(a) {
 			errs = append(errs, c.collect(a))

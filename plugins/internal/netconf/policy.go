@@ -49,6 +49,9 @@ func ParsePolicy(data []byte) (*Policy, error) {
 			errs = append(errs, fmt.Errorf("parse %s: %s %q: want a clean absolute path", nodestate.DefaultPolicyPath, f.name, f.path))
 		}
 	}
+	for _, t := range twins(data, mostTwins) {
+		errs = append(errs, fmt.Errorf("parse %s: %s %s", nodestate.DefaultPolicyPath, t.path, t.problem()))
+	}
 	if p.LogLevel != "" && !slices.Contains(logLevels, p.LogLevel) {
 		errs = append(errs, fmt.Errorf("parse %s: logLevel %q: want one of %s", nodestate.DefaultPolicyPath, p.LogLevel, strings.Join(logLevels, ", ")))
 	}
@@ -56,6 +59,24 @@ func ParsePolicy(data []byte) (*Policy, error) {
 		return nil, errors.Join(errs...)
 	}
 	return &p, nil
+}
+
+// SalvagePolicy reads a policy's paths where ParsePolicy refuses the rest, so that DEL
+// finds what is on record; it allows nothing. It is nil when not even these are known.
+func SalvagePolicy(data []byte) *Policy {
+	var paths struct {
+		SchemaVersion                               int
+		BinDir, DataDir, LeaseDir, Inventory, Sysfs string
+	}
+	if json.Unmarshal(data, &paths) != nil || paths.SchemaVersion != nodestate.SchemaVersion || len(twins(data, 1)) > 0 {
+		return nil
+	}
+	for _, path := range []string{paths.BinDir, paths.DataDir, paths.LeaseDir, paths.Inventory, paths.Sysfs} {
+		if path != "" && !filepath.IsAbs(path) {
+			return nil
+		}
+	}
+	return &Policy{BinDir: paths.BinDir, DataDir: paths.DataDir, LeaseDir: paths.LeaseDir, Inventory: paths.Inventory, Sysfs: paths.Sysfs}
 }
 
 // ResolvePaths returns the paths that hold: the netconf's without a policy, the
@@ -122,21 +143,62 @@ func (p *Policy) Check(c *Config) error {
 	for _, key := range slices.Sorted(maps.Keys(keys)) {
 		return &PolicyError{key, keys[key], fixedPaths}
 	}
-	if f := c.DeviceInfoFile; f != "" && filepath.Dir(strings.TrimPrefix(f, "/var")) != deviceInfoDir {
-		return &PolicyError{"runtimeConfig.CNIDeviceInfoFile", f, "want a file in /var" + deviceInfoDir}
-	}
 	if err := p.CheckTypes(c); err != nil {
 		return err
 	}
-	var key, v string
-	if c.Delegate != nil {
-		key, v = findPath("delegate", c.Delegate.Raw)
+	for at, plugin := range map[string]*Plugin{"delegate": c.delegatePlugin(), "ipam": c.IPAM} {
+		if plugin == nil {
+			continue
+		}
+		if key, v := findPath(at, plugin.Raw); key != "" {
+			return &PolicyError{key, v, "another plugin's paths are not a tenant's to choose; remove the key"}
+		}
+		if err := p.checkRestricted(at, plugin); err != nil {
+			return err
+		}
 	}
-	if key == "" && c.IPAM != nil {
-		key, v = findPath("ipam", c.IPAM.Raw)
+	return nil
+}
+
+func (c *Config) delegatePlugin() *Plugin {
+	if c.Delegate == nil {
+		return nil
 	}
-	if key != "" {
-		return &PolicyError{key, v, "another plugin's paths are not a tenant's to choose; remove the key"}
+	return &c.Delegate.Plugin
+}
+
+// checkRestricted refuses values that an administrator has reserved. Keys count in
+// any spelling, for the plugin does not tell them apart.
+func (p *Policy) checkRestricted(at string, plugin *Plugin) error {
+	var fields map[string]json.RawMessage
+	if json.Unmarshal(plugin.Raw, &fields) != nil {
+		return nil // it was read as an object
+	}
+	for _, key := range slices.Sorted(maps.Keys(fields)) {
+		for restricted, values := range p.Restricted[plugin.Type] {
+			if !strings.EqualFold(key, restricted) || bytes.Equal(fields[key], []byte("null")) {
+				continue
+			}
+			v := cmp.Or(unquote(fields[key]), string(fields[key]))
+			if !slices.Contains(values, v) {
+				return &PolicyError{at + "." + key, v, fmt.Sprintf("with %s a netconf may give it %s (restricted in %s); remove the key",
+					plugin.Type, orNone(values), nodestate.DefaultPolicyPath)}
+			}
+		}
+	}
+	return nil
+}
+
+// CheckDeviceInfoFile refuses a device-info file that another attachment may have:
+// Multus calls an attachment's own network-containerID_interface. A nil policy, and
+// no file, are allowed.
+func (p *Policy) CheckDeviceInfoFile(path string, id nodestate.AttachmentID) error {
+	if p == nil || path == "" {
+		return nil
+	}
+	if filepath.Dir(strings.TrimPrefix(path, "/var")) != deviceInfoDir || !strings.HasSuffix(path, "-"+id.ContainerID+"_"+id.IfName) {
+		return &PolicyError{"runtimeConfig.CNIDeviceInfoFile", path,
+			fmt.Sprintf("want a file in /var%s whose name ends in -%s_%s; leave it to Multus", deviceInfoDir, id.ContainerID, id.IfName)}
 	}
 	return nil
 }

@@ -12,7 +12,8 @@ import (
 )
 
 const policyText = `{"schemaVersion":1,"binDir":"/opt/cni/bin","delegates":["ipvlan","host-device"],"ipam":["host-local"],
-	"dataDir":"/d","inventory":"/i","sysfs":"/s","logFile":"/l","logLevel":"debug","leaseDir":"/e"}`
+	"dataDir":"/d","inventory":"/i","sysfs":"/s","logFile":"/l","logLevel":"debug","leaseDir":"/e",
+	"restricted":{"host-device":{"trust":["off"],"max":["5","7"],"nothing":[]},"host-local":{"gateway":[]}}}`
 
 func policy(t *testing.T) *Policy {
 	t.Helper()
@@ -27,6 +28,7 @@ func TestParsePolicy(t *testing.T) {
 	want := &Policy{
 		SchemaVersion: 1, BinDir: "/opt/cni/bin", Delegates: []string{"ipvlan", "host-device"}, IPAM: []string{"host-local"},
 		DataDir: "/d", Inventory: "/i", Sysfs: "/s", LogFile: "/l", LogLevel: "debug", LeaseDir: "/e",
+		Restricted: map[string]map[string][]string{"host-device": {"trust": {"off"}, "max": {"5", "7"}, "nothing": {}}, "host-local": {"gateway": {}}},
 	}
 	if diff := cmp.Diff(want, policy(t)); diff != "" {
 		t.Errorf("ParsePolicy (-want +got):\n%s", diff)
@@ -42,12 +44,15 @@ func TestParsePolicyRefuses(t *testing.T) {
 		`null`:                              "schemaVersion 0, want 1",
 		`[]`:                                "array",
 		`{"schemaVersion":2,"binDir":"/b"}`: "schemaVersion 2, want 1",
-		`{"schemaVersion":1,"binDir":"/b","delegate":["ipvlan"]}`: `unknown field "delegate"`,
-		`{"schemaVersion":1,"binDir":"/b","delegates":"ipvlan"}`:  "delegates",
-		`{"schemaVersion":1,"binDir":"/b"}{"delegates":["x"]}`:    "more after it",
-		`{"schemaVersion":1,"binDir":"/b"} garbage`:               "more after it",
-		`{"schemaVersion":1}`:                                     `binDir "": want a clean absolute path`,
-		`{"schemaVersion":1,"binDir":"/b","logLevel":"loud"}`:     `logLevel "loud": want one of debug, info, warning, error`,
+		`{"schemaVersion":1,"binDir":"/b","delegate":["ipvlan"]}`:                                   `unknown field "delegate"`,
+		`{"schemaVersion":1,"binDir":"/b","delegates":"ipvlan"}`:                                    "delegates",
+		`{"schemaVersion":1,"binDir":"/b"}{"delegates":["x"]}`:                                      "more after it",
+		`{"schemaVersion":1,"binDir":"/b"} garbage`:                                                 "more after it",
+		`{"schemaVersion":1,"binDir":"/b","delegates":["ipvlan"],"Delegates":["x"]}`:                "Delegates is delegates in another spelling",
+		`{"schemaVersion":1,"binDir":"/b","restricted":{"sriov":{"trust":["off"],"trust":["on"]}}}`: "restricted.sriov.trust is given twice",
+		`{"schemaVersion":1,"binDir":"/b","restricted":{"sriov":{"trust":"off"}}}`:                  "restricted",
+		`{"schemaVersion":1}`: `binDir "": want a clean absolute path`,
+		`{"schemaVersion":1,"binDir":"/b","logLevel":"loud"}`: `logLevel "loud": want one of debug, info, warning, error`,
 		`{"schemaVersion":1,"binDir":"b","dataDir":"/d/","inventory":"../i","sysfs":"s","logFile":"/l/../m"}`: `parse /etc/multi-eni/policy.json: binDir "b": want a clean absolute path
 parse /etc/multi-eni/policy.json: dataDir "/d/": want a clean absolute path
 parse /etc/multi-eni/policy.json: inventory "../i": want a clean absolute path
@@ -57,6 +62,26 @@ parse /etc/multi-eni/policy.json: logFile "/l/../m": want a clean absolute path`
 		p, err := ParsePolicy([]byte(content))
 		if p != nil || err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), nodestate.DefaultPolicyPath) {
 			t.Errorf("ParsePolicy(%s) = %+v, %v; want an error with the file and %q", content, p, err, want)
+		}
+	}
+}
+
+// TestSalvagePolicy: what ParsePolicy refuses allows nothing, but may say where
+// records are.
+func TestSalvagePolicy(t *testing.T) {
+	for content, want := range map[string]*Policy{
+		`{"schemaVersion":1,"binDir":"/b","dataDir":"/d","leaseDir":"/l","allow":1,"delegates":["x"],"ipam":["y"],"logFile":"/f"}`: {BinDir: "/b", DataDir: "/d", LeaseDir: "/l"},
+		`{"schemaVersion":1,"inventory":"/i","sysfs":"/s","delegates":1}`:                                                          {Inventory: "/i", Sysfs: "/s"},
+		`{"schemaVersion":1}`:                               {},
+		`{"schemaVersion":2,"dataDir":"/d"}`:                nil,
+		`{"schemaVersion":1,"dataDir":"d"}`:                 nil,
+		`{"schemaVersion":1,"dataDir":1}`:                   nil,
+		`{"schemaVersion":1,"dataDir":"/d","DataDir":"/e"}`: nil,
+		`{"schemaVersion":1,"dataDir":"/d"`:                 nil,
+		``:                                                  nil,
+	} {
+		if diff := cmp.Diff(want, SalvagePolicy([]byte(content))); diff != "" {
+			t.Errorf("SalvagePolicy(%s) (-want +got):\n%s", content, diff)
 		}
 	}
 }
@@ -87,20 +112,24 @@ func TestPolicyCheck(t *testing.T) {
 	for keys, want := range map[string]string{
 		"": "",
 		`,"delegate":{"type":"ipvlan","mode":"l2"},"ipam":{"type":"host-local","ranges":[[{"subnet":"10.0.2.0/24","gateway":"10.0.2.1"}]],"routes":[{"dst":"fd00::/8"}]}`: "",
-		`,"ipam":{"type":"host-local","range":"10.0.2.5-10.0.2.9/24"}`:                         "",
-		`,"runtimeConfig":{"CNIDeviceInfoFile":"/var/run/k8s.cni.cncf.io/devinfo/cni/x.json"}`: "",
-		`,"runtimeConfig":{"CNIDeviceInfoFile":"/run/k8s.cni.cncf.io/devinfo/cni/x.json"}`:     "",
-		`,"runtimeConfig":{"CNIDeviceInfoFile":"/etc/cron.d/x"}`:                               `policy forbids runtimeConfig.CNIDeviceInfoFile "/etc/cron.d/x": want a file in /var/run/k8s.cni.cncf.io/devinfo/cni`,
-		`,"runtimeConfig":{"CNIDeviceInfoFile":"/run/k8s.cni.cncf.io/devinfo/cni/x/y"}`:        `policy forbids runtimeConfig.CNIDeviceInfoFile "/run/k8s.cni.cncf.io/devinfo/cni/x/y": want a file in /var/run/k8s.cni.cncf.io/devinfo/cni`,
-		`,"runtimeConfig":{"CNIDeviceInfoFile":"/varrun/k8s.cni.cncf.io/devinfo/cni/x"}`:       `policy forbids runtimeConfig.CNIDeviceInfoFile "/varrun/k8s.cni.cncf.io/devinfo/cni/x": want a file in /var/run/k8s.cni.cncf.io/devinfo/cni`,
-		`,"sysfs":"/tmp/sys","dataDir":"/tmp"`:                                                 `policy forbids dataDir "/tmp": the node's paths are fixed in /etc/multi-eni/policy.json; remove the key`,
-		`,"logLevel":"debug"`:                                                                  `policy forbids logLevel "debug": the node's paths are fixed in /etc/multi-eni/policy.json; remove the key`,
-		`,"delegate":{"type":"macvlan"}`:                                                       `policy forbids delegate.type "macvlan": allowed: ipvlan, host-device (/etc/multi-eni/policy.json)`,
-		`,"ipam":{"type":"static"}`:                                                            `policy forbids ipam.type "static": allowed: host-local (/etc/multi-eni/policy.json)`,
-		`,"delegate":{"type":"ipvlan"},"ipam":{"type":"static"}`:                               `policy forbids ipam.type "static": allowed: host-local (/etc/multi-eni/policy.json)`,
-		`,"ipam":{"type":"host-local","dataDir":"/etc"}`:                                       `policy forbids ipam.dataDir "/etc": another plugin's paths are not a tenant's to choose; remove the key`,
-		`,"ipam":{"type":"host-local","a":[{"b":1},{"c":"etc/cron.d"}]}`:                       `policy forbids ipam.a[1].c "etc/cron.d": another plugin's paths are not a tenant's to choose; remove the key`,
-		`,"delegate":{"type":"ipvlan","x":{"y":".."}}`:                                         `policy forbids delegate.x.y "..": another plugin's paths are not a tenant's to choose; remove the key`,
+		`,"ipam":{"type":"host-local","range":"10.0.2.5-10.0.2.9/24"}`:                          "",
+		`,"sysfs":"/tmp/sys","dataDir":"/tmp"`:                                                  `policy forbids dataDir "/tmp": the node's paths are fixed in /etc/multi-eni/policy.json; remove the key`,
+		`,"logLevel":"debug"`:                                                                   `policy forbids logLevel "debug": the node's paths are fixed in /etc/multi-eni/policy.json; remove the key`,
+		`,"delegate":{"type":"macvlan"}`:                                                        `policy forbids delegate.type "macvlan": allowed: ipvlan, host-device (/etc/multi-eni/policy.json)`,
+		`,"ipam":{"type":"static"}`:                                                             `policy forbids ipam.type "static": allowed: host-local (/etc/multi-eni/policy.json)`,
+		`,"delegate":{"type":"ipvlan"},"ipam":{"type":"static"}`:                                `policy forbids ipam.type "static": allowed: host-local (/etc/multi-eni/policy.json)`,
+		`,"ipam":{"type":"host-local","dataDir":"/etc"}`:                                        `policy forbids ipam.dataDir "/etc": another plugin's paths are not a tenant's to choose; remove the key`,
+		`,"ipam":{"type":"host-local","a":[{"b":1},{"c":"etc/cron.d"}]}`:                        `policy forbids ipam.a[1].c "etc/cron.d": another plugin's paths are not a tenant's to choose; remove the key`,
+		`,"delegate":{"type":"host-device","trust":"off","max":7,"nothing":null,"all":{"x":1}}`: "",
+		`,"delegate":{"type":"host-device","trust":"on"}`:                                       `policy forbids delegate.trust "on": with host-device a netconf may give it off (restricted in /etc/multi-eni/policy.json); remove the key`,
+		`,"delegate":{"type":"host-device","TRU\u017fT":"x"}`:                                   `policy forbids delegate.TRUſT "x": with host-device a netconf may give it off (restricted in /etc/multi-eni/policy.json); remove the key`,
+		`,"delegate":{"type":"host-device","trust":""}`:                                         `policy forbids delegate.trust "\"\"": with host-device a netconf may give it off (restricted in /etc/multi-eni/policy.json); remove the key`,
+		`,"delegate":{"type":"host-device","trust":true}`:                                       `policy forbids delegate.trust "true": with host-device a netconf may give it off (restricted in /etc/multi-eni/policy.json); remove the key`,
+		`,"delegate":{"type":"host-device","max":8}`:                                            `policy forbids delegate.max "8": with host-device a netconf may give it 5, 7 (restricted in /etc/multi-eni/policy.json); remove the key`,
+		`,"delegate":{"type":"host-device","nothing":0}`:                                        `policy forbids delegate.nothing "0": with host-device a netconf may give it none (restricted in /etc/multi-eni/policy.json); remove the key`,
+		`,"delegate":{"type":"ipvlan","trust":"on"}`:                                            "",
+		`,"ipam":{"type":"host-local","gateway":"10.0.0.1"}`:                                    `policy forbids ipam.gateway "10.0.0.1": with host-local a netconf may give it none (restricted in /etc/multi-eni/policy.json); remove the key`,
+		`,"delegate":{"type":"ipvlan","x":{"y":".."}}`:                                          `policy forbids delegate.x.y "..": another plugin's paths are not a tenant's to choose; remove the key`,
 	} {
 		c := parseOK(t, with(keys))
 		err := policy(t).Check(c)
@@ -121,6 +150,25 @@ func TestPolicyCheck(t *testing.T) {
 	err := (&Policy{}).Check(parseOK(t, with(`,"ipam":{"type":"static"}`)))
 	if want := `policy forbids ipam.type "static": allowed: none (/etc/multi-eni/policy.json)`; err == nil || err.Error() != want {
 		t.Errorf("an empty list: %v; want %s", err, want)
+	}
+}
+
+// TestDeviceInfoFile: only the name that Multus gives to this attachment's file.
+func TestDeviceInfoFile(t *testing.T) {
+	id := nodestate.AttachmentID{ContainerID: "c1", IfName: "net1"}
+	const dir = "/var/run/k8s.cni.cncf.io/devinfo/cni/"
+	for path, ok := range map[string]bool{
+		"": true, dir + "shop-dataplane-c1_net1": true, "/run/k8s.cni.cncf.io/devinfo/cni/dataplane-c1_net1": true,
+		dir + "shop-dataplane-c2_net1": false, dir + "shop-dataplane-c1_net2": false, dir + "shop-dataplane-xc1_net1": false, dir + "c1_net1": false,
+		dir + "x/shop-c1_net1": false, dir + "x": false, dir + "shop-c1_net1.json": false, "/etc/cron.d/x-c1_net1": false, "/varrun/k8s.cni.cncf.io/devinfo/cni/x-c1_net1": false,
+	} {
+		err := policy(t).CheckDeviceInfoFile(path, id)
+		if ok != (err == nil) || err != nil && !strings.Contains(err.Error(), `policy forbids runtimeConfig.CNIDeviceInfoFile "`+path) {
+			t.Errorf("%s: %v; want it allowed: %t", path, err, ok)
+		}
+		if err := (*Policy)(nil).CheckDeviceInfoFile(path, id); err != nil {
+			t.Errorf("without a policy: %v", err)
+		}
 	}
 }
 

@@ -75,7 +75,7 @@ func makeReference(t *testing.T) string {
 				t.Errorf("%s.%s has no comment, and so no meaning", structName, f.Name)
 			}
 			if tag == "json" {
-				example = map[reflect.Kind]string{reflect.Int: "number", reflect.String: "text", reflect.Slice: "list of text"}[f.Type.Kind()]
+				example = map[reflect.Kind]string{reflect.Int: "number", reflect.String: "text", reflect.Slice: "list of text", reflect.Map: "object"}[f.Type.Kind()]
 			} else {
 				example = "`" + example + "`"
 			}
