@@ -9,10 +9,16 @@
 //   - A pod without any gets net1 by the netconf "shared" as it is; without that
 //     key it gets eth0 only.
 //   - What is to be undone is kept in a file before the first delegate runs. When
-//     ADD fails, all of it is deleted again.
-//   - DEL goes backwards, does all it can and reports no delegate's error, so
-//     that the runtime never calls it again.
-//   - There is no GC and no STATUS, since it speaks CNI 1.0.0 at most.
+//     ADD fails, all of it is deleted again, and the file stays for DEL.
+//   - DEL goes backwards, does all it can and returns the delegates' errors. The
+//     kubelet then repeats it, with netconfs that name no device: Multus has thrown
+//     its file away and asks the API server.
+//   - There is no GC and no STATUS: Multus passes them to the default network only.
+//
+// That is what Multus v4.3.0 does as a binary of its own ("thin"; CmdDel and
+// delPlugins in pkg/multus/multus.go). The shim of the thick one returns no error
+// of DEL. Neither runs a delegate's DEL once its file is gone and the API server
+// has no such pod, as after a forced deletion.
 //
 // Its netconf, with all keys needed but shared:
 //
@@ -31,7 +37,7 @@ import (
 func main() {
 	skel.PluginMainFuncs(skel.CNIFuncs{
 		Add:   func(a *skel.CmdArgs) error { return add(a, os.Stdout) },
-		Del:   func(a *skel.CmdArgs) error { return del(a, os.Stderr) },
+		Del:   del,
 		Check: func(*skel.CmdArgs) error { return errors.New("no runtime here calls CHECK") },
 	}, cniversion.PluginSupports("0.3.1", "0.4.0", "1.0.0"), "CNI metacni plugin")
 }

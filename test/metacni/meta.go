@@ -86,8 +86,8 @@ func add(a *skel.CmdArgs, stdout io.Writer) error {
 	for i, at := range all {
 		result, err := at.run(ctx, a, n, libcni.CNI.AddNetwork)
 		if err != nil {
-			undo := remove(ctx, a, n, all[:i+1]) // the failed one too
-			return errors.Join(fmt.Errorf("add %s: %w", at.IfName, err), undo, forget(n.DataDir, a.ContainerID))
+			_ = remove(ctx, a, n, all[:i+1]) // the failed one too; DEL comes, and goes by what is kept
+			return fmt.Errorf("add %s: %w", at.IfName, err)
 		}
 		if i == 0 {
 			first = result
@@ -100,7 +100,7 @@ func add(a *skel.CmdArgs, stdout io.Writer) error {
 	return first.PrintTo(stdout)
 }
 
-func del(a *skel.CmdArgs, stderr io.Writer) error {
+func del(a *skel.CmdArgs) error {
 	n, err := parse(a.StdinData)
 	if err != nil {
 		return err
@@ -108,13 +108,27 @@ func del(a *skel.CmdArgs, stderr io.Writer) error {
 	ctx, cancel := context.WithTimeout(context.Background(), delegateTimeout)
 	defer cancel()
 	all, err := kept(n.DataDir, a.ContainerID)
-	if err != nil { // ADD ended before it did anything, or DEL was here before
-		all = []attachment{{IfName: a.IfName, Conf: n.Default}}
+	if errors.Is(err, os.ErrNotExist) { // ADD ended before it did anything, or DEL was here before
+		return nil
 	}
-	if err := errors.Join(remove(ctx, a, n, all), forget(n.DataDir, a.ContainerID)); err != nil {
-		fmt.Fprintf(stderr, "metacni: %v\n", err)
+	if err != nil {
+		return err
 	}
-	return nil
+	if err := remove(ctx, a, n, all); err != nil {
+		return errors.Join(err, keepDeclared(n, a.ContainerID, all))
+	}
+	return forget(n.DataDir, a.ContainerID)
+}
+
+// keepDeclared keeps for the next DEL what the API server would say: the netconfs
+// without the devices that the kubelet had allocated.
+func keepDeclared(n netconf, containerID string, all []attachment) error {
+	for i := range all {
+		if all[i].DeviceID != "" {
+			all[i].Conf, all[i].DeviceID = n.Device, ""
+		}
+	}
+	return keep(n.DataDir, containerID, all)
 }
 
 // remove deletes attachments, the last first.
