@@ -40,7 +40,7 @@ func (c *call) release(r *nodestate.Record, lock claimLock) error {
 	byDelegate := done && netconf.ReleasesAddresses(r.Delegate.Type)
 	freed := func() error { return nil }
 	if r.IPAM != nil && !byDelegate {
-		freed = c.meanwhile("del-ipam", func() error { return c.pluginRun("DEL", r.IPAM, i) })
+		freed = c.freeIPAM(r.IPAM, i)
 	}
 	if r.State != nodestate.StateReleased && r.Device.Link != nil && r.Mode != nodestate.ModeShared {
 		back = c.step("return", func() error { return c.returnLink(r.Attachment, lock) })
@@ -67,6 +67,18 @@ func (c *call) release(r *nodestate.Record, lock claimLock) error {
 		return plugins
 	}
 	return c.step("forget", r.Remove)
+}
+
+// freeIPAM runs an IPAM plugin's DEL; the function that it returns waits for the
+// end. A plugin that may need the interface, as dhcp does, has ended before: the
+// device leaves the pod next.
+func (c *call) freeIPAM(d *nodestate.Delegation, i invocation) (wait func() error) {
+	del := func() error { return c.pluginRun("DEL", d, i) }
+	if netconf.AddressesAlone(d.Type) {
+		return c.meanwhile("del-ipam", del)
+	}
+	err := c.step("del-ipam", del)
+	return func() error { return err }
 }
 
 // openRecorded opens the attachment's netns: at its recorded path, else by what

@@ -1,0 +1,128 @@
+package attach_test
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/containernetworking/cni/pkg/invoke"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/link"
+	"github.com/multi-eni/multi-eni-cni/plugins/internal/attach"
+	"github.com/multi-eni/multi-eni-cni/test/nstest"
+)
+
+// looker is an IPAM plugin that notes whether it sees its interface when it is
+// run, and then does as host-local does, or fails.
+type looker struct {
+	invoke.Exec
+	saw  map[string]bool
+	fail bool
+}
+
+func (l *looker) FindInPath(string, []string) (string, error) { return "/looker", nil }
+
+func (l *looker) ExecPlugin(_ context.Context, _ string, _ []byte, environ []string) ([]byte, error) {
+	env := map[string]string{}
+	for _, kv := range environ {
+		k, v, _ := strings.Cut(kv, "=")
+		env[k] = v
+	}
+	if env["CNI_COMMAND"] == "DEL" {
+		time.Sleep(100 * time.Millisecond) // as long as a server may take; the interface stays meanwhile
+	}
+	l.saw[env["CNI_COMMAND"]] = sees(env["CNI_NETNS"], env["CNI_IFNAME"])
+	if l.fail && env["CNI_COMMAND"] == "DEL" {
+		return nil, errors.New("no server answers")
+	}
+	if env["CNI_COMMAND"] == "ADD" {
+		return []byte(`{"cniVersion":"1.1.0","ips":[{"address":"10.0.2.77/24"}]}`), nil
+	}
+	return nil, nil
+}
+
+func sees(netns, ifname string) bool {
+	ns, err := link.OpenNetns(netns)
+	if err != nil {
+		return false
+	}
+	defer ns.Close()
+	h, err := ns.Open()
+	if err != nil {
+		return false
+	}
+	defer h.Close()
+	_, err = h.ByName(ifname)
+	return err == nil
+}
+
+// TestIPAMSeesTheInterface: every IPAM type that is not known to need nothing but
+// its store finds the interface in the pod, on ADD and on DEL. A DEL of it that
+// fails does not keep the device.
+func TestIPAMSeesTheInterface(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	e := newEnv(t)
+	before := e.snapshot()
+	for _, typ := range []string{"dhcp", "nobody-knows"} {
+		for _, fail := range []bool{false, true} {
+			conf := e.selectA()
+			conf["ipam"] = map[string]any{"type": typ}
+			args := e.pod(conf)
+			l := &looker{Exec: &invoke.DefaultExec{RawExec: &invoke.RawExec{}}, saw: map[string]bool{}, fail: fail}
+			p := &attach.Plugin{Exec: l}
+			_, err := run(p, "ADD", args)
+			must(t, err)
+			if _, err := run(p, "DEL", args); (err != nil) != fail {
+				t.Errorf("%s: DEL: %v", typ, err)
+			}
+			if !l.saw["ADD"] || !l.saw["DEL"] {
+				t.Errorf("%s: the interface was there on %v", typ, l.saw)
+			}
+			if fail { // the device is free all the same, and DEL is repeated
+				next := e.pod(e.selectA())
+				e.add(next)
+				e.del(next)
+				l.fail = false
+				_, err := run(p, "DEL", args)
+				must(t, err)
+			}
+			e.unchanged(before, "after DEL of "+typ)
+		}
+	}
+}
+
+// TestEveryStepBehindDHCP kills DEL at each of its steps, with an IPAM plugin that
+// has to go first.
+func TestEveryStepBehindDHCP(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	e := newEnv(t)
+	before := e.snapshot()
+	script := "#!/bin/sh\nexec " + filepath.Join(e.path, "host-local") + "\n"
+	e.path = copyBinaries(t, e)
+	must(t, os.WriteFile(filepath.Join(e.path, "dhcp"), []byte(script), 0o755))
+	conf := e.selectA()
+	ipam := e.hostLocal()
+	ipam["type"] = "dhcp"
+	conf["ipam"] = ipam
+	for n := 1; ; n++ {
+		args := e.pod(conf)
+		e.add(args)
+		more := e.kill("DEL", n, args)
+		e.del(args)
+		e.unchanged(before, "after a DEL that was killed")
+		if !more {
+			if n < 4 {
+				t.Errorf("DEL has only %d steps", n-1)
+			}
+			return
+		}
+	}
+}
