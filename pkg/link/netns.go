@@ -73,6 +73,9 @@ func identify(n ns.NetNS, path string, enter func(*Netns, func() error) error) (
 		return nil, errors.Join(fmt.Errorf("stat netns %s: %w", path, err), n.Close())
 	}
 	out.Inode = st.Ino
+	if byPID(path) {
+		out.PIDNamespace = pidNamespace()
+	}
 	if err := enter(out, func() (err error) { out.Cookie, err = cookie(); return err }); err != nil {
 		return nil, errors.Join(err, n.Close())
 	}
@@ -136,43 +139,6 @@ func (n *Netns) Do(f func() error) error {
 func (n *Netns) Open() (h *Handle, err error) {
 	err = n.Do(func() (err error) { h, err = Open(); return err })
 	return h, err
-}
-
-// Presence says whether a recorded netns is still there.
-type Presence int
-
-// What Probe can find. The zero value is Unknown.
-const (
-	// Unknown: not to be told from here. Nothing may be concluded.
-	Unknown Presence = iota
-	// Alive: the path leads to the same netns.
-	Alive
-	// Gone: the path, outside /proc, is missing or leads to another netns.
-	Gone
-)
-
-// Probe says whether want's netns is still at its path. A path that is not
-// nsfs or cannot be read is Unknown: a bind mount may not have reached this
-// mount namespace. So is a path in /proc that is missing or leads elsewhere:
-// another PID namespace shows other processes, PIDs are reused, and a netns may
-// outlive the process by which it was named.
-func Probe(want nodestate.Netns) Presence {
-	elsewhere := Gone
-	if want.Path == "" || strings.HasPrefix(want.Path, "/proc/") {
-		elsewhere = Unknown
-	}
-	n, err := OpenNetns(want.Path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return elsewhere
-	}
-	if err != nil {
-		return Unknown
-	}
-	defer n.Close()
-	if n.Same(want) {
-		return Alive
-	}
-	return elsewhere
 }
 
 // SetSysctls lets f write sysctls of the namespace, named as paths under

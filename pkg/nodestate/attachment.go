@@ -16,7 +16,7 @@ type AttachmentID struct {
 	IfName      string `json:"ifname"`
 }
 
-// String is the form used in messages and as the record's file name.
+// String is the form used in messages.
 func (id AttachmentID) String() string { return id.ContainerID + "-" + id.IfName }
 
 // State of an attachment record.
@@ -114,6 +114,9 @@ type Netns struct {
 	// kernel has none, and then Inode decides.
 	Cookie uint64 `json:"cookie,omitempty"`
 	Inode  uint64 `json:"inode"`
+	// PIDNamespace is the inode number of the PID namespace in which Path, one of
+	// /proc/PID, names it; 0 for any other path.
+	PIDNamespace uint64 `json:"pidNamespace,omitempty"`
 }
 
 // Same says whether both identify one namespace of one boot, by cookie where

@@ -10,8 +10,6 @@ import (
 	"slices"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 )
 
@@ -20,14 +18,13 @@ import (
 var ErrBusy = errors.New("held by another process")
 
 // AttachmentDir is the folder of attachment records (DefaultAttachmentsDir):
-// <containerID>-<ifname>.json, and beside them restore/<pci>.json and
-// locks/<pci>.lock.
+// <containerID>-<ifname>.json (see fileName), and beside them restore/<pci>.json
+// and locks/<pci>.lock.
 //
 // The process that works on an attachment holds a flock on its record, from
-// before the record becomes visible until it exits or closes it. The programs
-// that it runs inherit the lock, so that one which outlives it, an IPAM plugin
-// about to write a lease, is waited for. An intent whose record can be locked is
-// therefore one whose writer, and all that it ran, is dead.
+// before the record becomes visible until it exits or closes it. No other process
+// inherits it. An intent whose record can be locked is therefore one whose writer
+// is dead; a program that it ran at its death has been waited for (see Heir).
 type AttachmentDir string
 
 // Record is an attachment record under this process's lock.
@@ -37,27 +34,63 @@ type Record struct {
 	file *os.File
 }
 
-func (d AttachmentDir) path(id AttachmentID) (string, error) {
-	name := id.String() + ".json"
-	if id.ContainerID == "" || id.IfName == "" || strings.ContainsAny(name, "/\x00") || name[0] == '.' || len(name) > 250 {
-		return "", fmt.Errorf("record of %q: want a container id and an interface name that make a file name", id.String())
+// fileName is the name of an attachment's record. Container ids may have dashes
+// (those of cnitool do), and so may interface names: behind the last dash is the
+// interface, unless its name has one itself. A colon can be in neither.
+func (id AttachmentID) fileName() string {
+	between := "-"
+	if strings.Contains(id.IfName, "-") {
+		between = ":"
 	}
-	return filepath.Join(string(d), name), nil
+	return id.ContainerID + between + id.IfName + ".json"
+}
+
+// names are the names that the record may have. The second, if there is one, is the
+// one that earlier versions gave it, when a with b-c and a-b with c shared a file.
+func (id AttachmentID) names() []string {
+	old := id.String() + ".json"
+	if name := id.fileName(); name != old {
+		return []string{name, old}
+	}
+	return []string{old}
+}
+
+// paths are where the record may be, the place of a new one first.
+func (d AttachmentDir) paths(id AttachmentID) (paths []string, err error) {
+	for _, name := range id.names() {
+		if id.ContainerID == "" || id.IfName == "" || strings.ContainsAny(id.String(), "/:\x00") || name[0] == '.' || len(name) > 250 {
+			return nil, fmt.Errorf("record of %q: want a container id and an interface name that make a file name", id.String())
+		}
+		paths = append(paths, filepath.Join(string(d), name))
+	}
+	return paths, nil
+}
+
+// path is where a new record is.
+func (d AttachmentDir) path(id AttachmentID) (string, error) {
+	paths, err := d.paths(id)
+	if err != nil {
+		return "", err
+	}
+	return paths[0], nil
 }
 
 // Begin writes an intent and returns it locked. A record that exists is an
 // error (fs.ErrExist), since its owner must be undone first. Of several at once,
 // one succeeds.
 func (d AttachmentDir) Begin(a Attachment) (*Record, error) {
-	path, err := d.path(a.AttachmentID)
+	paths, err := d.paths(a.AttachmentID)
 	if err != nil {
 		return nil, err
 	}
-	if _, err := os.Lstat(path); err == nil {
+	if _, err := os.Lstat(paths[0]); err == nil {
+		return nil, fmt.Errorf("begin %s: %w", paths[0], fs.ErrExist)
+	}
+	if path, ok := old(paths, a.AttachmentID); ok {
 		return nil, fmt.Errorf("begin %s: %w", path, fs.ErrExist)
 	}
 	a.State = StateIntent
-	r := &Record{Attachment: a, path: path}
+	r := &Record{Attachment: a, path: paths[0]}
 	if err := r.save(renameNew); err != nil {
 		return nil, err
 	}
@@ -86,7 +119,7 @@ func (r *Record) save(rename func(from, to string) error) error {
 	}
 	r.Close()
 	r.file = f
-	return bequeath(f)
+	return nil
 }
 
 // Remove deletes the record and gives up the lock. A file that is gone already
@@ -108,14 +141,30 @@ func (r *Record) Close() {
 // holder until ctx ends (then ErrBusy). Errors: fs.ErrNotExist, ErrCorrupt,
 // ErrUntrusted. What a writer has left that was killed before its record became
 // visible is removed.
-//
-// Two ids may share a file name (a-b with c, a with b-c): a file that is the
-// other's counts as no record of id.
 func (d AttachmentDir) Lock(ctx context.Context, id AttachmentID) (*Record, error) {
-	path, err := d.path(id)
+	paths, err := d.paths(id)
 	if err != nil {
 		return nil, err
 	}
+	r, err := lockAt(ctx, paths[0], id)
+	if path, ok := old(paths, id); ok && errors.Is(err, fs.ErrNotExist) {
+		return lockAt(ctx, path, id)
+	}
+	return r, err
+}
+
+// old returns where the record is, if that is at the second of its paths. What is
+// there may be another attachment's, whose lock is none of our business.
+func old(paths []string, id AttachmentID) (string, bool) {
+	if len(paths) < 2 {
+		return "", false
+	}
+	a, err := readRecord(paths[1])
+	return paths[1], err == nil && a.AttachmentID == id
+}
+
+// lockAt is Lock at one of the record's places. Another attachment's file is none.
+func lockAt(ctx context.Context, path string, id AttachmentID) (*Record, error) {
 	for {
 		r, err := lockRecord(ctx, path)
 		if errors.Is(err, errReplaced) {
@@ -130,6 +179,9 @@ func (d AttachmentDir) Lock(ctx context.Context, id AttachmentID) (*Record, erro
 		if r.AttachmentID != id {
 			r.Close()
 			return nil, fmt.Errorf("read %s: %w: it is the record of container %s, interface %s", path, fs.ErrNotExist, r.ContainerID, r.IfName)
+		}
+		if r.State == StateIntent {
+			r.awaitHeir()
 		}
 		return r, nil
 	}
@@ -155,16 +207,7 @@ func lockRecord(ctx context.Context, path string) (*Record, error) {
 		f.Close() //nolint:errcheck,gosec // opened for reading only
 		return nil, err
 	}
-	return &Record{Attachment: a, path: path, file: f}, bequeath(f)
-}
-
-// bequeath lets programs that are started from now on inherit the file, and
-// with it its lock: flock(2) locks belong to the open file, not the process.
-func bequeath(f *os.File) error {
-	if _, err := unix.FcntlInt(f.Fd(), unix.F_SETFD, 0); err != nil {
-		return fmt.Errorf("let others inherit %s: %w", f.Name(), err)
-	}
-	return nil
+	return &Record{Attachment: a, path: path, file: f}, nil
 }
 
 func readAttachment(f *os.File) (Attachment, error) {
@@ -216,6 +259,15 @@ func (d AttachmentDir) Discard(id AttachmentID) error {
 	return fmt.Errorf("discard %s: %w: the record is whole again", path, ErrBusy)
 }
 
+// readRecord reads a record without locking it.
+func readRecord(path string) (a Attachment, err error) {
+	data, err := ReadTrusted(path)
+	if err == nil {
+		a, err = decodeAttachment(path, data)
+	}
+	return a, err
+}
+
 // List returns all readable records, sorted by file name, without locking
 // them, and the errors of those that are corrupt or untrusted. A folder that
 // does not exist holds none; one that cannot be read is the third result.
@@ -228,15 +280,11 @@ func (d AttachmentDir) List() ([]Attachment, []error, error) {
 	var bad []error
 	for _, name := range names {
 		path := filepath.Join(string(d), name)
-		data, err := ReadTrusted(path)
+		a, err := readRecord(path)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // deleted since the folder was read
 		}
-		var a Attachment
-		if err == nil {
-			a, err = decodeAttachment(path, data)
-		}
-		if err == nil && a.AttachmentID.String()+".json" != name {
+		if err == nil && !slices.Contains(a.names(), name) {
 			err = fmt.Errorf("read %s: %w: it is the record of %s", path, ErrCorrupt, a.AttachmentID)
 		}
 		if err != nil {

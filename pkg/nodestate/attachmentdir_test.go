@@ -179,21 +179,54 @@ func TestLockOfLiveAndDeadWriters(t *testing.T) {
 	r.Close()
 }
 
-// TestLockIsInherited: a plugin that outlives a killed multi-eni may still have
-// effects, and is waited for.
-func TestLockIsInherited(t *testing.T) {
+// TestHeir: a program that outlives a killed multi-eni may still have effects, and
+// is waited for; one that it has left behind has none, and nor has one that does
+// not end.
+func TestHeir(t *testing.T) {
+	lives := func(d AttachmentDir) bool {
+		t.Helper()
+		f, err := openTrusted(filepath.Join(string(d), "c1-net1.json"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		return (&Record{file: f}).heirLives()
+	}
 	d := AttachmentDir(t.TempDir())
 	p := start(t, "beget", string(d), "c1", "net1")
-	p.kill()
 	if _, err := d.Lock(atOnce(t), id); !errors.Is(err, ErrBusy) {
-		t.Fatalf("Lock while a child of the dead writer lives: %v; want ErrBusy", err)
+		t.Fatalf("Lock of a living writer's intent: %v; want ErrBusy", err)
 	}
-	if err := p.stdin.Close(); err != nil { // the child ends
-		t.Fatal(err)
+	p.kill()
+	if !lives(d) {
+		t.Error("the dead writer's program is not seen")
 	}
 	r, err := d.Lock(soon(t), id)
 	if err != nil {
-		t.Fatalf("Lock after the child's end: %v", err)
+		t.Fatalf("Lock while a program of the dead writer does not end: %v", err)
+	}
+	r.Close()
+	if err := p.stdin.Close(); err != nil { // the program ends
+		t.Fatal(err)
+	}
+	for lives(d) {
+		if t.Context().Err() != nil {
+			t.Fatal("the program has the lock after its end")
+		}
+	}
+
+	d = AttachmentDir(t.TempDir())
+	p = start(t, "beget", string(d), "c1", "net1")
+	p.do("release") // the program has ended, as far as multi-eni knows
+	p.kill()
+	if lives(d) {
+		t.Error("what the program has left behind has the lock")
+	}
+	complete := attachment("c1", "net2")
+	r = begin(t, d, complete)
+	r.State = StateComplete
+	if heir, err := r.Heir(); heir != nil || err != nil {
+		t.Errorf("Heir of a complete record: %v, %v; want none", heir, err)
 	}
 	r.Close()
 }
@@ -332,22 +365,67 @@ func TestSaveLeavesOneFile(t *testing.T) {
 	}
 }
 
-// TestTwoIDsOneName: a-b with c and a with b-c have one file name.
-func TestTwoIDsOneName(t *testing.T) {
-	d := AttachmentDir(t.TempDir())
+// TestNames: no two attachments have one file, whatever dashes their ids have.
+func TestNames(t *testing.T) {
+	seen := map[string]AttachmentID{}
+	parts := []string{"a", "b", "c", "a-b", "b-c", "a-b-c", "a--b", "b--c", "-a", "a-", "c-", "-"}
+	for _, container := range parts {
+		for _, ifname := range parts {
+			id := AttachmentID{container, ifname}
+			name := id.fileName()
+			if other, taken := seen[name]; taken {
+				t.Errorf("%+v and %+v are both in %s", other, id, name)
+			}
+			seen[name] = id
+		}
+	}
+	if name := (AttachmentID{"cnitool-1", "net1"}).fileName(); name != "cnitool-1-net1.json" {
+		t.Errorf("an interface without a dash is in %s", name)
+	}
+}
+
+// TestTwoIDsOneOldName: a-b with c and a with b-c had one file name once. A record
+// of that name is its owner's, and nobody else waits for its lock.
+func TestTwoIDsOneOldName(t *testing.T) {
 	first, second := attachment("a-b", "c"), attachment("a", "b-c")
-	begin(t, d, first).Close()
-	if _, err := d.Lock(soon(t), second.AttachmentID); !errors.Is(err, fs.ErrNotExist) || errors.Is(err, ErrCorrupt) || !strings.Contains(err.Error(), "container a-b, interface c") {
-		t.Errorf("Lock of the other id: %v; want ErrNotExist, and whose record it is", err)
-	}
-	if _, err := d.Begin(second); !errors.Is(err, fs.ErrExist) {
-		t.Errorf("Begin of the other id: %v; want ErrExist", err)
-	}
-	if err := d.Discard(second.AttachmentID); !errors.Is(err, ErrBusy) {
-		t.Errorf("Discard of the other id: %v; want ErrBusy", err)
-	}
 	first.SchemaVersion, first.State = SchemaVersion, StateIntent
-	expect(t, d, first)
+	second.SchemaVersion, second.State = SchemaVersion, StateIntent
+	d := AttachmentDir(t.TempDir())
+	one := begin(t, d, first)
+	if _, err := d.Lock(atOnce(t), second.AttachmentID); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("Lock beside the other's: %v; want ErrNotExist", err)
+	}
+	two := begin(t, d, second)
+	if _, err := d.Lock(atOnce(t), second.AttachmentID); !errors.Is(err, ErrBusy) {
+		t.Errorf("Lock of a record that is locked: %v; want ErrBusy", err)
+	}
+	two.Close()
+	expect(t, d, first, second)
+	if err := d.Discard(second.AttachmentID); !errors.Is(err, ErrBusy) {
+		t.Errorf("Discard of a whole record: %v; want ErrBusy", err)
+	}
+	one.Close()
+
+	d = AttachmentDir(t.TempDir())
+	data, err := encode(second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := WriteFile(filepath.Join(string(d), "a-b-c.json"), data, 0o600, Volatile); err != nil {
+		t.Fatal(err)
+	}
+	expect(t, d, second)
+	if _, err := d.Begin(second); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("Begin beside the record in its old place: %v; want ErrExist", err)
+	}
+	r, err := d.Lock(soon(t), second.AttachmentID)
+	if err != nil {
+		t.Fatalf("Lock of a record in its old place: %v", err)
+	}
+	if err := r.Remove(); err != nil {
+		t.Fatal(err)
+	}
+	expect(t, d)
 }
 
 func TestUnusableRecords(t *testing.T) {

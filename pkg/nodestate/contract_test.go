@@ -266,11 +266,11 @@ func TestNetnsSame(t *testing.T) {
 		a, b Netns
 		want bool
 	}{
-		"same":                          {Netns{"/a", 1, 2}, Netns{"/b", 1, 2}, true},
-		"inode reused":                  {Netns{"/a", 1, 2}, Netns{"/a", 3, 2}, false},
-		"cookie decides":                {Netns{"/a", 1, 2}, Netns{"/a", 1, 9}, true},
-		"no cookie, same inode":         {Netns{"/a", 0, 2}, Netns{"/a", 7, 2}, true},
-		"no cookie, other inode":        {Netns{"/a", 0, 2}, Netns{"/a", 0, 3}, false},
+		"same":                          {Netns{Path: "/a", Cookie: 1, Inode: 2}, Netns{Path: "/b", Cookie: 1, Inode: 2}, true},
+		"inode reused":                  {Netns{Path: "/a", Cookie: 1, Inode: 2}, Netns{Path: "/a", Cookie: 3, Inode: 2}, false},
+		"cookie decides":                {Netns{Path: "/a", Cookie: 1, Inode: 2}, Netns{Path: "/a", Cookie: 1, Inode: 9}, true},
+		"no cookie, same inode":         {Netns{Path: "/a", Cookie: 0, Inode: 2}, Netns{Path: "/a", Cookie: 7, Inode: 2}, true},
+		"no cookie, other inode":        {Netns{Path: "/a", Cookie: 0, Inode: 2}, Netns{Path: "/a", Cookie: 0, Inode: 3}, false},
 		"nothing known is nothing same": {Netns{Path: "/a"}, Netns{Path: "/a"}, false},
 	} {
 		if got := tt.a.Same(tt.b); got != tt.want {

@@ -89,6 +89,7 @@ func (p *process) kill() {
 func serve(command []string) error {
 	dir := AttachmentDir(command[1])
 	var record *Record
+	var heir *Heir
 	var err error
 	switch command[0] {
 	case "begin", "beget":
@@ -96,9 +97,12 @@ func serve(command []string) error {
 			return err
 		}
 		if command[0] == "beget" {
+			if heir, err = record.Heir(); err != nil {
+				return err
+			}
 			child := exec.Command("/proc/self/exe")
 			child.Env = append(os.Environ(), processEnv+"=wait "+command[1])
-			child.Stdin = os.Stdin
+			child.Stdin, child.ExtraFiles = os.Stdin, []*os.File{heir.File}
 			if err := child.Start(); err != nil {
 				return err
 			}
@@ -124,6 +128,8 @@ func serve(command []string) error {
 			err = record.Remove()
 		case "close":
 			record.Close()
+		case "release":
+			heir.Release()
 		default:
 			err = fmt.Errorf("unknown step %q", steps.Text())
 		}

@@ -242,17 +242,14 @@ func (s *Sweeper) confirmed(ctx context.Context, now time.Time, f *fate) bool {
 	return !f.gone.IsZero()
 }
 
-// isGone says whether the record's netns certainly is no more. A path in /proc
-// says nothing, and no mount would change that.
+// isGone says whether the record's netns certainly is no more. A path in /proc needs
+// no mount to be looked at, but the PID namespace in which it was recorded.
 func (s *Sweeper) isGone(f *fate) bool {
 	if f.record.BootID != s.BootID {
 		return true
 	}
 	path := f.record.Netns.Path
-	if path == "" || strings.HasPrefix(path, "/proc/") {
-		return false
-	}
-	if folder := filepath.Dir(path); !s.watch.shows(folder) {
+	if folder := filepath.Dir(path); path != "" && !strings.HasPrefix(path, "/proc/") && !s.watch.shows(folder) {
 		f.unwatched = folder
 		return false
 	}

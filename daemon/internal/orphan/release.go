@@ -47,20 +47,17 @@ func (e *pluginError) Error() string { return fmt.Sprintf("plugin %q: %v", e.pat
 func (e *pluginError) Unwrap() error { return e.err }
 
 // writing says whether another process works on the attachment at this moment:
-// an ADD or DEL that is running, or what one of them has started. A record that
+// an ADD or DEL that is running. A record that
 // is gone or cannot be read is nobody's orphan either.
 func (s *Sweeper) writing(ctx context.Context, a nodestate.Attachment) bool {
 	r, err := s.lock(ctx, a.AttachmentID)
 	return err != nil || !sameRecord(r, a)
 }
 
-// lock looks at the record under its lock, without waiting for it. Programs
-// that this process starts meanwhile would inherit the lock: hence ForkLock.
+// lock looks at the record under its lock, without waiting for another holder.
 func (s *Sweeper) lock(ctx context.Context, id nodestate.AttachmentID) (nodestate.Attachment, error) {
 	now, cancel := context.WithCancel(ctx)
 	cancel()
-	syscall.ForkLock.RLock()
-	defer syscall.ForkLock.RUnlock()
 	r, err := s.Attachments.Lock(now, id)
 	if err != nil {
 		return nodestate.Attachment{}, err
