@@ -222,13 +222,6 @@ func TestHeir(t *testing.T) {
 	if lives(d) {
 		t.Error("what the program has left behind has the lock")
 	}
-	complete := attachment("c1", "net2")
-	r = begin(t, d, complete)
-	r.State = StateComplete
-	if heir, err := r.Heir(); heir != nil || err != nil {
-		t.Errorf("Heir of a complete record: %v, %v; want none", heir, err)
-	}
-	r.Close()
 }
 
 // TestLockWaits has the record change while its lock is waited for.

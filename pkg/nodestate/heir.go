@@ -22,13 +22,10 @@ type Heir struct {
 
 // heirWait bounds the wait for what a dead writer's program has started. The program
 // itself is to be killed with the writer (PR_SET_PDEATHSIG).
-const heirWait = time.Second
+const heirWait = 2 * time.Second
 
-// Heir returns a lock to hand on; nil of a record that is no intent.
+// Heir returns a lock to hand on.
 func (r *Record) Heir() (*Heir, error) {
-	if r.State != StateIntent {
-		return nil, nil
-	}
 	f, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", r.file.Fd()), os.O_RDWR, 0)
 	if err == nil {
 		err = unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_WRLCK})
@@ -42,11 +39,8 @@ func (r *Record) Heir() (*Heir, error) {
 	return &Heir{f}, nil
 }
 
-// Release ends the lock once the program has ended. A nil Heir has none.
+// Release ends the lock once the program has ended.
 func (h *Heir) Release() {
-	if h == nil {
-		return
-	}
 	unix.FcntlFlock(h.File.Fd(), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_UNLCK}) //nolint:errcheck // its own lock: it cannot fail, and would be waited for
 	h.File.Close()                                                                    //nolint:errcheck,gosec // nothing was written
 }

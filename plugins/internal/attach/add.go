@@ -57,6 +57,7 @@ func (c *call) add() (*types100.Result, error) {
 		return nil, err
 	}
 	defer dev.Close()
+	c.intent = dev.Record
 	result, err := c.attach(dev)
 	c.beside.Wait()
 	if err != nil {

@@ -130,6 +130,8 @@ type call struct {
 	bootID string
 	// target is ADD's netns, open, and in a handle in it; nil in other verbs.
 	target *link.Netns
+	// intent is ADD's record once the device is claimed; nil in other verbs.
+	intent *nodestate.Record
 	in     *link.Handle
 	// beside are the effects of meanwhile that are still running.
 	beside sync.WaitGroup

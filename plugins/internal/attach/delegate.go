@@ -47,7 +47,7 @@ func (c *call) binPath(path string) string {
 func (c *call) find(typ, path string) (string, error) {
 	// A relative folder, "" among them, would be one of our working directory's.
 	folders := slices.DeleteFunc(filepath.SplitList(path), func(dir string) bool { return !filepath.IsAbs(dir) })
-	file, err := c.exec().FindInPath(typ, folders)
+	file, err := c.exec(nil).FindInPath(typ, folders)
 	if err != nil {
 		return "", fmt.Errorf("plugin %s: %w in %s; install it there", typ, errNoBinary, path)
 	}
@@ -64,11 +64,13 @@ func (c *call) findPlugins() error {
 	return nil
 }
 
-func (c *call) exec() invoke.Exec {
+// exec runs other plugins; intent is the record of the ADD that they are run for, or
+// nil.
+func (c *call) exec(intent *nodestate.Record) invoke.Exec {
 	if c.Exec != nil {
 		return c.Exec
 	}
-	return &pluginExec{stderr: c.log.Logger.Out}
+	return &pluginExec{stderr: c.log.Logger.Out, intent: intent}
 }
 
 func (i invocation) environ(command string) *invoke.Args {
@@ -83,7 +85,7 @@ func (c *call) pluginAdd(d *nodestate.Delegation, i invocation) (*types100.Resul
 	if err != nil {
 		return nil, err
 	}
-	r, err := invoke.ExecPluginWithResult(c.ctx, file, d.Config, i.environ("ADD"), c.exec())
+	r, err := invoke.ExecPluginWithResult(c.ctx, file, d.Config, i.environ("ADD"), c.exec(c.intent))
 	if err != nil {
 		return nil, fmt.Errorf("%s ADD: %w", d.Type, err)
 	}
@@ -96,7 +98,7 @@ func (c *call) pluginRun(command string, d *nodestate.Delegation, i invocation) 
 	if err != nil {
 		return fmt.Errorf("%s: %w", command, err)
 	}
-	if err := invoke.ExecPluginWithoutResult(c.ctx, file, d.Config, i.environ(command), c.exec()); err != nil {
+	if err := invoke.ExecPluginWithoutResult(c.ctx, file, d.Config, i.environ(command), c.exec(nil)); err != nil {
 		return fmt.Errorf("%s %s: %w", d.Type, command, err)
 	}
 	return nil

@@ -9,12 +9,15 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"runtime"
 	"syscall"
 	"time"
 
 	"github.com/containernetworking/cni/pkg/invoke"
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/containernetworking/cni/pkg/version"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
 const (
@@ -29,9 +32,13 @@ const (
 
 // pluginExec runs other plugins as libcni does, but in a folder that is no more:
 // a path of theirs that is relative leads nowhere, and nothing can be made there.
+// They die with this process.
 type pluginExec struct {
 	version.PluginDecoder
 	stderr io.Writer
+	// intent is the record of the ADD that they belong to; nil in other verbs. What
+	// they have started when this process is killed is waited for by its next lock.
+	intent *nodestate.Record
 }
 
 // FindInPath finds a plugin's file.
@@ -46,14 +53,17 @@ func (e *pluginExec) ExecPlugin(ctx context.Context, path string, stdin []byte, 
 	if err != nil {
 		return nil, fmt.Errorf("run %s: %w", path, err)
 	}
-	defer dir.Close() //nolint:errcheck // nothing was written
+	defer dir.Close()      //nolint:errcheck // nothing was written
+	runtime.LockOSThread() // it is this thread's end that kills the plugin
+	defer runtime.UnlockOSThread()
 	for try := 1; ; try++ {
 		var stdout, stderr bytes.Buffer
 		cmd := exec.CommandContext(ctx, path) //nolint:gosec // a file of the folders that plugins come from
 		cmd.Dir = fmt.Sprintf("/proc/self/fd/%d", dir.Fd())
 		cmd.Env, cmd.Stdin, cmd.Stdout, cmd.Stderr = environ, bytes.NewReader(stdin), &stdout, &stderr
 		cmd.WaitDelay = leftBehindWait
-		err := cmd.Run()
+		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+		err := e.run(cmd)
 		switch {
 		case err == nil, errors.Is(err, exec.ErrWaitDelay):
 			_, _ = stderr.WriteTo(e.stderr) // only informational
@@ -63,6 +73,19 @@ func (e *pluginExec) ExecPlugin(ctx context.Context, path string, stdin []byte, 
 			return nil, pluginError(err, stdout.Bytes(), stderr.Bytes())
 		}
 	}
+}
+
+// run runs a plugin that has the intent's lock as long as it lives.
+func (e *pluginExec) run(cmd *exec.Cmd) error {
+	if e.intent != nil {
+		heir, err := e.intent.Heir()
+		if err != nil {
+			return err
+		}
+		defer heir.Release()
+		cmd.ExtraFiles = []*os.File{heir.File}
+	}
+	return cmd.Run()
 }
 
 // wait says whether ctx has outlasted it.

@@ -239,28 +239,6 @@ func TestDelegateBinaryGone(t *testing.T) {
 	e.unchanged(before, "after DEL")
 }
 
-// TestIPAMOutlivesADD: the IPAM plugin of a killed ADD writes its lease later.
-func TestIPAMOutlivesADD(t *testing.T) {
-	if nstest.Outside(t) {
-		return
-	}
-	e := newEnv(t)
-	before := e.snapshot()
-	hostLocal := filepath.Join(e.path, "host-local")
-	e.path = copyBinaries(t, e)
-	started := e.file("started")
-	script := "#!/bin/sh\ntouch " + started + "\nsleep 0.5\nexec " + hostLocal + "\n"
-	must(t, os.WriteFile(filepath.Join(e.path, "host-local"), []byte(script), 0o755))
-	args := e.pod(e.selectA())
-	const move = 3 // after the intent and the start of the IPAM plugin
-	if !e.runKilled(killed{Verb: "ADD", Step: move, Args: *args, Await: started}) {
-		t.Fatal("ADD ended before it was killed")
-	}
-	e.refused("ADD", e.pod(e.selectA()), 101, "container c1")
-	e.del(args)
-	e.unchanged(before, "after DEL")
-}
-
 func copyBinaries(t *testing.T, e *env, names ...string) string {
 	t.Helper()
 	bin := e.file("bin")

@@ -1,0 +1,99 @@
+package attach_test
+
+import (
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/multi-eni/multi-eni-cni/plugins/internal/attach"
+	"github.com/multi-eni/multi-eni-cni/test/nstest"
+)
+
+// ipamScript puts a script in the place of host-local, which it may exec as
+// $HOSTLOCAL. Processes whose PID it writes into $PIDS end with the test.
+func (e *env) ipamScript(script string) {
+	e.t.Helper()
+	hostLocal, err := nstest.Binary("cni/host-local")
+	must(e.t, err)
+	e.path = copyBinaries(e.t, e)
+	pids := e.file("pids")
+	text := "#!/bin/sh\nHOSTLOCAL=" + hostLocal + " PIDS=" + pids + " STARTED=" + e.file("started") + "\n" + script
+	must(e.t, os.WriteFile(filepath.Join(e.path, "host-local"), []byte(text), 0o755))
+	e.t.Cleanup(func() {
+		data, _ := os.ReadFile(pids)
+		for pid := range strings.FieldsSeq(string(data)) {
+			if n, err := strconv.Atoi(pid); err == nil {
+				_ = syscall.Kill(n, syscall.SIGKILL)
+			}
+		}
+	})
+}
+
+// TestPluginOfAKilledADD: what an IPAM plugin, or what that has started, writes
+// after multi-eni was killed, is written before DEL looks, or never.
+func TestPluginOfAKilledADD(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	e := newEnv(t)
+	before := e.snapshot()
+	for name, script := range map[string]string{
+		"late":         "touch $STARTED\nsleep 0.5\nexec $HOSTLOCAL\n",
+		"by a child":   "(touch $STARTED; while kill -0 $$ 2>/dev/null; do :; done; exec $HOSTLOCAL)\ntrue\n",
+		"with a child": "sleep 1000 </dev/null >/dev/null 2>&1 &\necho $! >>$PIDS\ntouch $STARTED\nsleep 0.5\nexec $HOSTLOCAL\n",
+	} {
+		e.ipamScript("[ $CNI_COMMAND = ADD ] || exec $HOSTLOCAL\n" + script)
+		for _, nextFirst := range []bool{false, true} { // whose ADD does as DEL
+			args, next := e.pod(e.selectA()), e.pod(map[string]any{"select": map[string]any{"nodeENI": "a"}})
+			const move = 3 // after the intent and the start of the IPAM plugin
+			if !e.runKilled(killed{Verb: "ADD", Step: move, Args: *args, Await: e.file("started")}) {
+				t.Fatal("ADD ended before it was killed")
+			}
+			must(t, os.Remove(e.file("started")))
+			if !nextFirst {
+				e.del(args)
+			}
+			e.add(next)
+			e.del(next)
+			e.unchanged(before, "after an IPAM plugin that writes "+name)
+			e.del(args)
+		}
+	}
+}
+
+// TestChildLeftBehindHoldsNothing: a process that a plugin has left behind keeps no verb
+// from its work, whether multi-eni was killed or not.
+func TestChildLeftBehindHoldsNothing(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	e := newEnv(t)
+	before := e.snapshot()
+	e.ipamScript("sleep 1000 </dev/null >/dev/null 2>&1 &\necho $! >>$PIDS\nexec $HOSTLOCAL\n")
+	args := e.pod(e.selectA())
+	result := e.add(args)
+	check := *args
+	conf := e.selectA()
+	conf["prevResult"] = result
+	check.StdinData = e.conf(conf)
+	for range 2 {
+		if _, err := run(&attach.Plugin{}, "CHECK", &check); err != nil {
+			t.Errorf("CHECK: %v", err)
+		}
+	}
+	e.kill("DEL", 3, args)
+	e.del(args)
+	for step := 4; ; step++ {
+		args := e.pod(e.selectA())
+		if !e.kill("ADD", step, args) {
+			e.del(args)
+			break
+		}
+		e.del(args)
+		e.unchanged(before, "after DEL")
+	}
+	e.unchanged(before, "at the end")
+}
