@@ -1,0 +1,58 @@
+package nodestate
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+)
+
+// fileName is the name of an attachment's record. Container ids may have dashes
+// (those of cnitool do), and so may interface names: behind the last dash is the
+// interface, unless its name has one itself. A colon can be in neither.
+func (id AttachmentID) fileName() string {
+	between := "-"
+	if strings.Contains(id.IfName, "-") {
+		between = ":"
+	}
+	return id.ContainerID + between + id.IfName + ".json"
+}
+
+// names are the names that the record may have. The second, if there is one, is the
+// one that earlier versions gave it, when a with b-c and a-b with c shared a file.
+func (id AttachmentID) names() []string {
+	old := id.String() + ".json"
+	if name := id.fileName(); name != old {
+		return []string{name, old}
+	}
+	return []string{old}
+}
+
+// paths are where the record may be, the place of a new one first.
+func (d AttachmentDir) paths(id AttachmentID) (paths []string, err error) {
+	for _, name := range id.names() {
+		if id.ContainerID == "" || id.IfName == "" || strings.ContainsAny(id.String(), "/:\x00") || name[0] == '.' || len(name) > 250 {
+			return nil, fmt.Errorf("record of %q: want a container id and an interface name that make a file name", id.String())
+		}
+		paths = append(paths, filepath.Join(string(d), name))
+	}
+	return paths, nil
+}
+
+// path is where a new record is.
+func (d AttachmentDir) path(id AttachmentID) (string, error) {
+	paths, err := d.paths(id)
+	if err != nil {
+		return "", err
+	}
+	return paths[0], nil
+}
+
+// old returns where the record is, if that is at the second of its paths. What is
+// there may be another attachment's, whose lock is none of our business.
+func old(paths []string, id AttachmentID) (string, bool) {
+	if len(paths) < 2 {
+		return "", false
+	}
+	a, err := readRecord(paths[1])
+	return paths[1], err == nil && a.AttachmentID == id
+}
