@@ -46,6 +46,9 @@ type Lease struct {
 	Netns Netns `json:"netns,omitzero"`
 	// CoolDown is how long the address cools once it is released.
 	CoolDown time.Duration `json:"coolDownNanoseconds,omitempty"`
+	// ScarceCoolDown is how long it cools while no other address is free; 0 is as long
+	// as CoolDown.
+	ScarceCoolDown time.Duration `json:"scarceCoolDownNanoseconds,omitempty"`
 	// FreeAt is when it is free again, as the time since boot (CLOCK_BOOTTIME),
 	// which nobody sets back. 0 unless it is cooling.
 	FreeAt time.Duration `json:"freeAtNanoseconds,omitempty"`
@@ -81,6 +84,15 @@ func (l *Leases) Retires(a netip.Addr) bool {
 // Holds says whether the lease keeps the address from others at a time since boot.
 func (l *Lease) Holds(now time.Duration) bool {
 	return l.State != LeaseCooling || now < l.FreeAt
+}
+
+// ScarceAt is from when on a cooling address can be given although it cools, as the
+// time since boot, if no other is free.
+func (l *Lease) ScarceAt() time.Duration {
+	if l.ScarceCoolDown == 0 {
+		return l.FreeAt
+	}
+	return l.FreeAt - max(l.CoolDown-l.ScarceCoolDown, 0)
 }
 
 // HeldBy says whether an attachment has the address.

@@ -194,7 +194,7 @@ func (d LeaseDir) Pools(bootID string, devices []Device) (all []PoolState, err e
 }
 
 // Count counts a pool's leases at a time since boot. Next is in how long the first
-// one has cooled down; 0 when none is cooling.
+// cooling one can be given although no other is free; 0 when none is cooling.
 func (l *Leases) Count(p Pool, now time.Duration) (c PoolCount, next time.Duration) {
 	c.Size = p.Size()
 	for _, lease := range l.Leases {
@@ -205,8 +205,8 @@ func (l *Leases) Count(p Pool, now time.Duration) (c PoolCount, next time.Durati
 		case LeaseHeld:
 			c.Leased++
 		case LeaseCooling:
-			if c.Cooling++; next == 0 || lease.FreeAt-now < next {
-				next = lease.FreeAt - now
+			if c.Cooling++; next == 0 || lease.ScarceAt()-now < next {
+				next = max(lease.ScarceAt()-now, 1)
 			}
 		}
 	}

@@ -73,7 +73,7 @@ func (c *call) add() (*types100.Result, error) {
 func (c *call) undo(r *nodestate.Record) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.ctx), undoTimeout)
 	defer cancel()
-	c.ctx = ctx
+	c.ctx, r.Result = ctx, nil // nobody was given it
 	return c.release(r, claimLockFree)
 }
 

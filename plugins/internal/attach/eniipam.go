@@ -73,8 +73,9 @@ func (c *call) areFree(l *nodestate.Leases, addresses []netip.Prefix) error {
 	if err != nil {
 		return err
 	}
+	holder := nodestate.Lease{AttachmentID: c.id, Pod: c.pod()}
 	for _, p := range addresses {
-		if err := lease.Free(l, p.Addr(), c.id, now); err != nil {
+		if err := lease.Free(l, p.Addr(), &holder, now); err != nil {
 			return leaseRefusal(err)
 		}
 	}
@@ -170,14 +171,18 @@ func (c *call) withLeases(dir string, eni device.ENIID, f func(*nodestate.Locked
 	return f(l)
 }
 
-// giveBack ends the leases of an attachment in one ENI.
-func (c *call) giveBack(dir string, eni device.ENIID, id nodestate.AttachmentID) error {
+// giveBack ends the leases of an attachment in one ENI. Unused ones need no cool-down:
+// those of an ADD that has not succeeded, which no process of the pod has seen.
+func (c *call) giveBack(dir string, eni device.ENIID, id nodestate.AttachmentID, used bool) error {
 	return c.changeLeases(dir, eni, func(l *nodestate.Leases) bool {
 		return slices.ContainsFunc(l.Leases, func(lease nodestate.Lease) bool { return lease.HeldBy(id) })
 	}, func(l *nodestate.LockedLeases) error {
 		now, err := nodestate.Uptime()
-		if err != nil || !lease.Give(&l.Leases, id, now) {
+		if err != nil {
 			return err
+		}
+		if !used && !lease.Drop(&l.Leases, id) || used && !lease.Give(&l.Leases, id, now) {
+			return nil
 		}
 		return l.Save()
 	})
@@ -199,7 +204,7 @@ func (c *call) giveBackAnywhere(id nodestate.AttachmentID) error {
 	enis, err := nodestate.LeaseDir(c.paths.LeaseDir).ENIs(c.bootID)
 	errs := []error{err}
 	for _, eni := range enis {
-		errs = append(errs, c.giveBack(c.paths.LeaseDir, eni, id))
+		errs = append(errs, c.giveBack(c.paths.LeaseDir, eni, id, true))
 	}
 	return errors.Join(errs...)
 }

@@ -193,6 +193,64 @@ func TestLeaseEveryStep(t *testing.T) {
 	}
 }
 
+// TestFailedADDCostsNoAddress: an address of an ADD that fails or dies at any step is
+// free at once, whatever the cool-down.
+func TestFailedADDCostsNoAddress(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	e := newEnv(t)
+	conf := e.sharing(map[string]any{}, "10.0.2.15/24", "10.0.2.16/24")
+	free := func(when string) {
+		t.Helper()
+		if all := e.leases(); len(all) > 0 {
+			t.Errorf("%s: leases %v", when, all)
+		}
+	}
+	for i := 1; ; i++ {
+		n := 0
+		var name string
+		_, err := run(&attach.Plugin{Before: func(s string) error {
+			if n++; n == i {
+				name = s
+				return errors.New("injected")
+			}
+			return nil
+		}}, "ADD", e.pod(conf))
+		if err == nil {
+			break
+		}
+		wantCode(t, err, 999, "injected")
+		free("failed before " + name)
+		args := e.pod(conf)
+		if !e.kill("ADD", i, args) {
+			t.Fatalf("ADD ended before step %s", name)
+		}
+		e.del(args)
+		free("killed before " + name)
+	}
+}
+
+// TestBrokenPod: a pod whose sandbox is made again and again, since something else of
+// it fails, has one address at a time.
+func TestBrokenPod(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	e := newEnv(t)
+	conf := e.sharing(map[string]any{}, "10.0.2.15/24", "10.0.2.16/24", "10.0.2.17/24", "10.0.2.18/24")
+	for range 5 {
+		args := e.pod(conf)
+		args.Args = "IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME=broken"
+		if got := addresses(e.add(args)); !slices.Equal(got, []string{"10.0.2.16/24"}) {
+			t.Errorf("the broken pod has %v", got)
+		}
+		e.del(args)
+	}
+	e.add(e.pod(conf))
+	e.add(e.pod(conf))
+}
+
 // TestLeaseAfterDeath: whose netns is gone without a DEL keeps nobody waiting.
 func TestLeaseAfterDeath(t *testing.T) {
 	if nstest.Outside(t) {

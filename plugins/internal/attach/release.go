@@ -47,7 +47,8 @@ func (c *call) release(r *nodestate.Record, lock claimLock) error {
 	}
 	plugins = errors.Join(plugins, freed())
 	if r.Leases != "" && !shares && r.BootID == c.bootID {
-		plugins = errors.Join(plugins, c.step("del-lease", func() error { return c.giveBack(r.Leases, r.Device.ENIID, r.AttachmentID) }))
+		used := r.Result != nil
+		plugins = errors.Join(plugins, c.step("del-lease", func() error { return c.giveBack(r.Leases, r.Device.ENIID, r.AttachmentID, used) }))
 	}
 	if r.DeviceInfoFile != "" && c.policy.CheckDeviceInfoFile(r.DeviceInfoFile, r.AttachmentID) == nil {
 		if err := os.Remove(r.DeviceInfoFile); err != nil && !errors.Is(err, fs.ErrNotExist) {

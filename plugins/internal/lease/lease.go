@@ -17,6 +17,12 @@ import (
 // keep an ARP entry that long without asking again, and peers their connections.
 const DefaultCoolDown = 30 * time.Second
 
+// DefaultScarceCoolDown is the default where no other address is free: a pod that
+// cannot start is worse than a stray packet of the last one's peers. All pods that
+// share an ENI by ipvlan have its MAC, and others announce themselves, so it is not
+// for the neighbours' sake.
+const DefaultScarceCoolDown = 5 * time.Second
+
 // Request is what a pod wants.
 type Request struct {
 	// Holder is who will hold the leases; its Address, State and FreeAt do not matter.
@@ -29,7 +35,8 @@ type Request struct {
 }
 
 // Take gives a pod its addresses. A pod that has leases and asks again gets the
-// same ones. Now is the time since boot; gone says whether a holder's netns is
+// same ones, and one that is started anew gets those that its interface had, as
+// long as they cool. Now is the time since boot; gone says whether a holder's netns is
 // certainly no more: such holders lose their addresses, which then cool down, but
 // only when no other is left. With an error, that and Asked are all that has
 // changed. Errors: *ExhaustedError, *HeldError, *RetiringError, *ForeignError.
@@ -42,7 +49,7 @@ func Take(l *nodestate.Leases, d *nodestate.Device, r Request, now time.Duration
 	if len(families) == 0 {
 		families = []string{usual(d, pools)}
 	}
-	has := held(l, r.Holder.AttachmentID)
+	has, had := held(l, r.Holder.AttachmentID), left(l, &r.Holder)
 	var out []netip.Prefix
 	for _, pool := range pools {
 		if !slices.Contains(families, pool.Family) {
@@ -53,10 +60,16 @@ func Take(l *nodestate.Leases, d *nodestate.Device, r Request, now time.Duration
 		}
 		p, ok := first(pool, has)
 		if !ok {
+			p, ok = first(pool, had)
+		}
+		if !ok {
 			p, ok = free(l, pool, now)
 		}
 		if !ok && reclaim(l, now, gone) {
 			p, ok = free(l, pool, now)
+		}
+		if !ok {
+			p, ok = coolest(l, pool, now)
 		}
 		if !ok {
 			count, next := l.Count(pool, now)
@@ -103,7 +116,7 @@ func takeThese(l *nodestate.Leases, d *nodestate.Device, r Request, now time.Dur
 		if !ok {
 			return nil, &ForeignError{ENI: d.ENIID, Address: a, Pools: pools}
 		}
-		if err := Free(l, a, r.Holder.AttachmentID, now); err != nil {
+		if err := Free(l, a, &r.Holder, now); err != nil {
 			return nil, err
 		}
 		if !slices.Contains(out, p) {
@@ -116,10 +129,10 @@ func takeThese(l *nodestate.Leases, d *nodestate.Device, r Request, now time.Dur
 	return out, nil
 }
 
-// Free returns nil if an attachment can be given an address now, or has it.
-// Errors: *HeldError, *RetiringError.
-func Free(l *nodestate.Leases, a netip.Addr, id nodestate.AttachmentID, now time.Duration) error {
-	if i, found := l.Find(a); found && l.Leases[i].Holds(now) && !l.Leases[i].HeldBy(id) {
+// Free returns nil if a holder can be given an address now, or has it. Errors:
+// *HeldError, *RetiringError.
+func Free(l *nodestate.Leases, a netip.Addr, holder *nodestate.Lease, now time.Duration) error {
+	if i, found := l.Find(a); found && l.Leases[i].Holds(now) && !l.Leases[i].HeldBy(holder.AttachmentID) && !leftBy(&l.Leases[i], holder) {
 		return &HeldError{Lease: l.Leases[i], Now: now}
 	}
 	if l.Retires(a) {
@@ -134,7 +147,15 @@ func Give(l *nodestate.Leases, id nodestate.AttachmentID, now time.Duration) boo
 	return giveAll(l, now, func(lease *nodestate.Lease) bool { return lease.AttachmentID == id })
 }
 
-// Collect does so for every attachment of a network that valid does not want to keep.
+// Drop takes from an attachment addresses that it never used, which are free at
+// once. It says whether there was any.
+func Drop(l *nodestate.Leases, id nodestate.AttachmentID) bool {
+	n := len(l.Leases)
+	l.Leases = slices.DeleteFunc(l.Leases, func(lease nodestate.Lease) bool { return lease.HeldBy(id) })
+	return len(l.Leases) < n
+}
+
+// Collect does as Give for every attachment of a network that valid does not want to keep.
 func Collect(l *nodestate.Leases, network string, now time.Duration, keep func(*nodestate.Lease) bool) bool {
 	return giveAll(l, now, func(lease *nodestate.Lease) bool { return lease.Network == network && !keep(lease) })
 }
@@ -166,6 +187,38 @@ func held(l *nodestate.Leases, id nodestate.AttachmentID) (out []netip.Addr) {
 		}
 	}
 	return out
+}
+
+// left are the cooling addresses that the same interface of the same pod had before
+// the pod was started anew: whoever still thinks of them thinks of that pod.
+func left(l *nodestate.Leases, holder *nodestate.Lease) (out []netip.Addr) {
+	for i := range l.Leases {
+		if leftBy(&l.Leases[i], holder) && !l.Retires(l.Leases[i].Address) {
+			out = append(out, l.Leases[i].Address)
+		}
+	}
+	return out
+}
+
+func leftBy(lease, holder *nodestate.Lease) bool {
+	return lease.State == nodestate.LeaseCooling && lease.Pod != "" && lease.Pod == holder.Pod && lease.IfName == holder.IfName
+}
+
+// coolest is the address that has cooled longest of those that can be given while no
+// other is free.
+func coolest(l *nodestate.Leases, pool nodestate.Pool, now time.Duration) (best netip.Prefix, found bool) {
+	var at time.Duration
+	for i := range l.Leases {
+		lease := &l.Leases[i]
+		p, ok := pool.Find(lease.Address)
+		if !ok || lease.State != nodestate.LeaseCooling || now < lease.ScarceAt() || l.Retires(lease.Address) {
+			continue
+		}
+		if !found || lease.ScarceAt() < at {
+			best, at, found = p, lease.ScarceAt(), true
+		}
+	}
+	return best, found
 }
 
 func free(l *nodestate.Leases, pool nodestate.Pool, now time.Duration) (netip.Prefix, bool) {

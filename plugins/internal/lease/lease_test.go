@@ -92,6 +92,102 @@ func TestTake(t *testing.T) {
 	want(t, "at once", take(l, d, c, 0, dead), "10.0.1.11/24")
 }
 
+// TestScarce: an address that cools is given early where no other is free, to a
+// netconf that does not say how long it is to cool; the one that has cooled longest
+// first.
+func TestScarce(t *testing.T) {
+	d := dev("10.0.1.10/24 10.0.1.11/24 10.0.1.12/24 10.0.1.13/24", "")
+	l := &nodestate.Leases{ENIID: eni}
+	a, b, c, next := ask("a"), ask("b"), ask("c"), ask("next")
+	a.Holder.ScarceCoolDown, b.Holder.ScarceCoolDown = 5*time.Second, 5*time.Second
+	for _, r := range []lease.Request{a, b, c} {
+		take(l, d, r, 0, alive)
+	}
+	lease.Give(l, c.Holder.AttachmentID, 0) // which is to cool in any case
+	lease.Give(l, b.Holder.AttachmentID, time.Second)
+	lease.Give(l, a.Holder.AttachmentID, 2*time.Second)
+	want(t, "too early", take(l, d, next, 3*time.Second, alive), "0 leased, 3 cooling down; the next is free in 4s…")
+	want(t, "the longest", take(l, d, next, 20*time.Second, alive), "10.0.1.12/24")
+	want(t, "the other", take(l, d, ask("more"), 20*time.Second, alive), "10.0.1.11/24")
+	want(t, "the full cool-down", take(l, d, ask("third"), 20*time.Second, alive), "2 leased, 1 cooling down; the next is free in 11s…")
+	l.Retiring = []netip.Prefix{netip.MustParsePrefix("10.0.1.13/32")}
+	want(t, "on its way to the subnet", take(l, d, ask("third"), 31*time.Second, alive), "none of the 3 ipv4 addresses…")
+}
+
+// TestStartedAnew: an interface of a pod that is started anew gets back what cools.
+func TestStartedAnew(t *testing.T) {
+	d := dev("10.0.1.10/24", "10.0.1.16/28")
+	l := &nodestate.Leases{ENIID: eni}
+	of := func(container, ifname, pod string) lease.Request {
+		r := ask(container)
+		r.Holder.IfName, r.Holder.Pod = ifname, pod
+		return r
+	}
+	for _, r := range []lease.Request{of("old", "net1", "shop/db-0"), of("old", "net2", "shop/db-0"), of("old", "net1", "")} {
+		take(l, d, r, 0, alive)
+		lease.Give(l, r.Holder.AttachmentID, time.Second)
+	}
+	want(t, "another pod", take(l, d, of("x", "net1", "shop/web-0"), 2*time.Second, alive), "10.0.1.19/24")
+	want(t, "a pod without a name", take(l, d, of("y", "net1", ""), 2*time.Second, alive), "10.0.1.20/24")
+	want(t, "the other interface", take(l, d, of("new", "net2", "shop/db-0"), 2*time.Second, alive), "10.0.1.17/24")
+	asked := of("new", "net1", "shop/db-0")
+	asked.Addresses = []netip.Addr{netip.MustParseAddr("10.0.1.18")}
+	want(t, "of another, by name", take(l, d, asked, 2*time.Second, alive), "address 10.0.1.18 was released a moment ago…")
+	asked.Addresses[0] = netip.MustParseAddr("10.0.1.16")
+	want(t, "its own, by name", take(l, d, asked, 2*time.Second, alive), "10.0.1.16/24")
+}
+
+// TestRollingUpdate: how long six pods on six addresses take to be replaced two at a
+// time, where the kubelet tries a pod again every 10 to 15 s (its back-off and
+// jitter). docs/addresses.md has the figures.
+func TestRollingUpdate(t *testing.T) {
+	d := dev("10.0.1.10/24", "")
+	for i := range 6 {
+		d.Addresses = append(d.Addresses, netip.MustParsePrefix(fmt.Sprintf("10.0.1.%d/24", 11+i)))
+	}
+	update := func(scarce time.Duration) time.Duration {
+		l := &nodestate.Leases{ENIID: eni}
+		pod := func(n int) lease.Request {
+			r := ask(fmt.Sprint("pod-", n))
+			r.Holder.Pod, r.Holder.ScarceCoolDown = fmt.Sprint("shop/web-", n), scarce
+			return r
+		}
+		for n := range 6 {
+			take(l, d, pod(n), 0, alive)
+		}
+		random := rand.New(rand.NewPCG(1, 2))
+		at := map[int]time.Duration{6: 0, 7: 0} // when the new pods that are there try (again)
+		now, old := time.Duration(0), 0
+		end := func() { lease.Give(l, pod(old).Holder.AttachmentID, now); old++ }
+		for end(); len(at) > 0; {
+			next := -1
+			for n, when := range at {
+				if next < 0 || when < at[next] || when == at[next] && n < next {
+					next = n
+				}
+			}
+			now = at[next]
+			if _, err := lease.Take(l, d, pod(next), now, alive); err != nil {
+				at[next] = now + 10*time.Second + time.Duration(random.Int64N(int64(5*time.Second)))
+				continue
+			}
+			delete(at, next) // it is ready: an old one ends, and a new one is begun
+			if now += time.Second; old < 6 {
+				end()
+			}
+			if last := next + 2; last < 12 {
+				at[last] = now
+			}
+		}
+		return now
+	}
+	before, after := update(0), update(lease.DefaultScarceCoolDown)
+	t.Logf("a rolling update takes %s with the whole cool-down, and %s with the short one", before.Round(time.Second), after.Round(time.Second))
+	if before < 100*time.Second || after > 2*before/3 {
+		t.Errorf("a rolling update takes %s with the whole cool-down, and %s with the short one", before, after)
+	}
+}
+
 func TestFamiliesAndPrefixes(t *testing.T) {
 	for name, tt := range map[string]struct {
 		device *nodestate.Device

@@ -32,8 +32,11 @@ type ENIIPAM struct {
 	// stands for the IPv4 networks of the VPC.
 	Routes []Route `key:"routes,list of objects"`
 	// CoolDown is for how many seconds nobody gets an address that was released by a
-	// pod that shared the ENI, 0 to 3600.
+	// pod that shared the ENI, 0 to 3600. Without the key it is 30, or 5 while no other
+	// address is free.
 	CoolDown time.Duration `key:"coolDown,30"`
+	// ScarceCoolDown is nodestate.Lease's.
+	ScarceCoolDown time.Duration
 	// DataDir is the folder of the leases.
 	DataDir string `key:"dataDir,\"/var/lib/cni/eni-ipam\""`
 
@@ -57,12 +60,13 @@ func (d *decoder) eniIPAM(p *Plugin, more ...string) *ENIIPAM {
 		return nil
 	}
 	sub.onlyKeys(slices.Concat(keysOf(ENIIPAM{}), []string{"type"}, more)...)
-	e := &ENIIPAM{Addresses: addressesOne, Routes: sub.routes(dstVPC), CoolDown: lease.DefaultCoolDown, DataDir: nodestate.DefaultLeaseDir}
+	e := &ENIIPAM{Addresses: addressesOne, Routes: sub.routes(dstVPC), CoolDown: lease.DefaultCoolDown, ScarceCoolDown: lease.DefaultScarceCoolDown, DataDir: nodestate.DefaultLeaseDir}
 	sub.oneOf("addresses", &e.Addresses, addressesOne, addressesAll)
 	sub.path("dataDir", &e.DataDir)
 	var raw json.RawMessage
 	if sub.raw("coolDown", &raw) {
 		e.CoolDown = time.Duration(sub.number("coolDown", 0, 3600, "seconds between 0 and 3600")) * time.Second
+		e.ScarceCoolDown = 0
 	}
 	if sub.raw("families", &raw) {
 		bad := func(f string) bool { return f != nodestate.IPv4 && f != nodestate.IPv6 }
@@ -216,7 +220,7 @@ func (e *ENIIPAM) ResolveRoutes(d nodestate.Device, addresses []netip.Prefix) (o
 // Request is what a pod that shares the ENI wants. Requested are those of
 // CNI_ARGS.
 func (e *ENIIPAM) Request(holder nodestate.Lease, requested ...netip.Addr) lease.Request {
-	holder.CoolDown = e.CoolDown
+	holder.CoolDown, holder.ScarceCoolDown = e.CoolDown, e.ScarceCoolDown
 	return lease.Request{Holder: holder, Families: e.Families, Addresses: slices.Concat(e.Requested, requested)}
 }
 
