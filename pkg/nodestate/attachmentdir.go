@@ -130,7 +130,10 @@ func lockAt(ctx context.Context, path string, id AttachmentID) (*Record, error) 
 			return nil, fmt.Errorf("read %s: %w: it is the record of container %s, interface %s", path, fs.ErrNotExist, r.ContainerID, r.IfName)
 		}
 		if r.State == StateIntent {
-			r.awaitHeir()
+			if err := r.awaitHeir(ctx); err != nil {
+				r.Close()
+				return nil, err
+			}
 		}
 		return r, nil
 	}

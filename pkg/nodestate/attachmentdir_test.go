@@ -180,48 +180,44 @@ func TestLockOfLiveAndDeadWriters(t *testing.T) {
 }
 
 // TestHeir: a program that outlives a killed multi-eni may still have effects, and
-// is waited for; one that it has left behind has none, and nor has one that does
-// not end.
+// is waited for; what it has left behind has none, and nor has one that does not
+// end in its time.
 func TestHeir(t *testing.T) {
-	lives := func(d AttachmentDir) bool {
-		t.Helper()
-		f, err := openTrusted(filepath.Join(string(d), "c1-net1.json"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer f.Close()
-		return (&Record{file: f}).heirLives()
+	now, err := Uptime()
+	if err != nil {
+		t.Fatal(err)
 	}
 	d := AttachmentDir(t.TempDir())
 	p := start(t, "beget", string(d), "c1", "net1")
-	if _, err := d.Lock(atOnce(t), id); !errors.Is(err, ErrBusy) {
-		t.Fatalf("Lock of a living writer's intent: %v; want ErrBusy", err)
-	}
 	p.kill()
-	if !lives(d) {
-		t.Error("the dead writer's program is not seen")
+	if _, err := d.Lock(atOnce(t), id); !errors.Is(err, ErrBusy) {
+		t.Errorf("Lock while a program of the dead writer lives: %v; want ErrBusy", err)
 	}
-	r, err := d.Lock(soon(t), id)
+	f, err := openTrusted(filepath.Join(string(d), "c1-net1.json"))
 	if err != nil {
-		t.Fatalf("Lock while a program of the dead writer does not end: %v", err)
+		t.Fatal(err)
 	}
-	r.Close()
+	defer f.Close()
+	r := &Record{file: f}
+	if !r.heirLives(now+heirTime) || r.heirLives(now+heirTime+time.Hour) {
+		t.Errorf("the program counts in its time: %t, and after it: %t", r.heirLives(now+heirTime), r.heirLives(now+heirTime+time.Hour))
+	}
 	if err := p.stdin.Close(); err != nil { // the program ends
 		t.Fatal(err)
 	}
-	for lives(d) {
-		if t.Context().Err() != nil {
-			t.Fatal("the program has the lock after its end")
-		}
+	if r, err = d.Lock(soon(t), id); err != nil {
+		t.Fatalf("Lock after the program's end: %v", err)
 	}
+	r.Close()
 
 	d = AttachmentDir(t.TempDir())
 	p = start(t, "beget", string(d), "c1", "net1")
 	p.do("release") // the program has ended, as far as multi-eni knows
 	p.kill()
-	if lives(d) {
-		t.Error("what the program has left behind has the lock")
+	if r, err = d.Lock(atOnce(t), id); err != nil {
+		t.Fatalf("Lock beside what the program has left behind: %v", err)
 	}
+	r.Close()
 }
 
 // TestLockWaits has the record change while its lock is waited for.

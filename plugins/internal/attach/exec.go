@@ -9,7 +9,6 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"runtime"
 	"syscall"
 	"time"
 
@@ -32,12 +31,11 @@ const (
 
 // pluginExec runs other plugins as libcni does, but in a folder that is no more:
 // a path of theirs that is relative leads nowhere, and nothing can be made there.
-// They die with this process.
 type pluginExec struct {
 	version.PluginDecoder
 	stderr io.Writer
-	// intent is the record of the ADD that they belong to; nil in other verbs. What
-	// they have started when this process is killed is waited for by its next lock.
+	// intent is the record of the ADD that they belong to; nil in other verbs. Its next
+	// lock waits for one that runs when this process is killed.
 	intent *nodestate.Record
 }
 
@@ -53,16 +51,13 @@ func (e *pluginExec) ExecPlugin(ctx context.Context, path string, stdin []byte, 
 	if err != nil {
 		return nil, fmt.Errorf("run %s: %w", path, err)
 	}
-	defer dir.Close()      //nolint:errcheck // nothing was written
-	runtime.LockOSThread() // it is this thread's end that kills the plugin
-	defer runtime.UnlockOSThread()
+	defer dir.Close() //nolint:errcheck // nothing was written
 	for try := 1; ; try++ {
 		var stdout, stderr bytes.Buffer
 		cmd := exec.CommandContext(ctx, path) //nolint:gosec // a file of the folders that plugins come from
 		cmd.Dir = fmt.Sprintf("/proc/self/fd/%d", dir.Fd())
 		cmd.Env, cmd.Stdin, cmd.Stdout, cmd.Stderr = environ, bytes.NewReader(stdin), &stdout, &stderr
 		cmd.WaitDelay = leftBehindWait
-		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 		err := e.run(cmd)
 		switch {
 		case err == nil, errors.Is(err, exec.ErrWaitDelay):
