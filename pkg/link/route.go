@@ -111,7 +111,7 @@ const ipv6Metric = 1024
 func leads(r netlink.Route, index int, gateway netip.Addr) bool {
 	by := func(i int, gw net.IP) bool {
 		got, _ := netip.AddrFromSlice(gw)
-		return i == index && got.Unmap() == gateway
+		return (i == index || index == Any) && got.Unmap() == gateway
 	}
 	return by(r.LinkIndex, r.Gw) || slices.ContainsFunc(r.MultiPath, func(hop *netlink.NexthopInfo) bool { return by(hop.LinkIndex, hop.Gw) })
 }
@@ -145,8 +145,11 @@ func (h *Handle) describeRoute(r netlink.Route) string {
 	return s + " proto " + r.Protocol.String()
 }
 
+// Any stands for whatever link a route leads out of.
+const Any = 0
+
 // HasRoute says whether a route with r's destination, gateway and, when that is
-// given, priority leads out of the link, in r.Table or, when that is zero, in any
+// given, priority leads out of the link, or Any, in r.Table or, when that is zero, in any
 // table: plugins that are chained after multi-eni, such as sbr, move routes to tables
 // of their own.
 func (h *Handle) HasRoute(index int, r Route) (bool, error) {

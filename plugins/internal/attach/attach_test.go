@@ -40,43 +40,13 @@ func TestExclusiveRoundTrip(t *testing.T) {
 	if got := e.podLinks(args); len(got) != 1 || got[0].Name != "net1" || !got[0].Up || got[0].MTU != 1400 {
 		t.Errorf("links in the pod = %+v", got)
 	}
-	_, err := run(&attach.Plugin{}, "CHECK", args)
+	_, err := run(&attach.Plugin{}, "CHECK", withPrev(t, args, r))
 	must(t, err)
 	e.del(args)
 	e.unchanged(before, "after DEL")
 	if left := e.podLinks(args); len(left) != 0 {
 		t.Errorf("left in the pod: %+v", left)
 	}
-}
-
-func TestCheckFindsWhatChanged(t *testing.T) {
-	if nstest.Outside(t) {
-		return
-	}
-	changes := map[string]func(h *link.Handle, l link.Link) error{
-		"is down": func(h *link.Handle, l link.Link) error { return h.SetDown(l.Index) },
-		"has MTU": func(h *link.Handle, l link.Link) error { return h.SetMTU(l.Index, 1300) },
-		"interface": func(h *link.Handle, l link.Link) error {
-			return errors.Join(h.SetDown(l.Index), h.Rename(l.Index, "other"))
-		},
-	}
-	e := newEnv(t)
-	for want, change := range changes {
-		args := e.pod(e.selectA())
-		e.add(args)
-		ns, err := link.OpenNetns(args.Netns)
-		must(t, err)
-		h, err := ns.Open()
-		must(t, err)
-		l, err := h.ByName("net1")
-		must(t, err)
-		must(t, change(h, l))
-		e.refused("CHECK", args, 104, want)
-		h.Close()
-		ns.Close()
-		e.del(args)
-	}
-	e.refused("CHECK", e.pod(e.selectA()), 3, "no attachment", "run ADD")
 }
 
 func TestSelect(t *testing.T) {

@@ -61,7 +61,7 @@ func TestENIIPAM(t *testing.T) {
 			if diff := cmp.Diff(tt.want, got) + cmp.Diff(tt.routes, routes); diff != "" {
 				t.Errorf("addresses and routes (-want +got):\n%s", diff)
 			}
-			_, err := run(&attach.Plugin{}, "CHECK", tt.args)
+			_, err := run(&attach.Plugin{}, "CHECK", withPrev(t, tt.args, r))
 			must(t, err)
 			e.del(tt.args)
 			e.del(tt.args)

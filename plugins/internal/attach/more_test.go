@@ -136,7 +136,7 @@ func TestUserspaceDevice(t *testing.T) {
 		own.IOMMUGroup == nil || *own.IOMMUGroup != 12 || own.NUMANode == nil || *own.NUMANode != 0 {
 		t.Errorf("device info's own part = %s", data)
 	}
-	_, err = run(&attach.Plugin{}, "CHECK", args)
+	_, err = run(&attach.Plugin{}, "CHECK", withPrev(t, args, got))
 	must(t, err)
 	e.refused("ADD", e.pod(conf), 101, "pod-c1")
 	e.del(args)

@@ -203,7 +203,7 @@ func TestReusedNetnsPath(t *testing.T) {
 	e := newEnv(t)
 	node := e.snapshot()
 	living := e.pod(e.selectA())
-	e.add(living)
+	result := e.add(living)
 	own := e.belongings(living)
 	lost := e.pod(e.selectA())
 	lost.Netns = living.Netns
@@ -211,7 +211,7 @@ func TestReusedNetnsPath(t *testing.T) {
 	if diff := cmp.Diff(own, e.belongings(living)); diff != "" {
 		t.Errorf("the living pod's interfaces (-before +after):\n%s", diff)
 	}
-	_, err := run(&attach.Plugin{}, "CHECK", living)
+	_, err := run(&attach.Plugin{}, "CHECK", withPrev(t, living, result))
 	must(t, err)
 
 	// A record that nobody can read may be its owner's, and one that is gone is nobody's.

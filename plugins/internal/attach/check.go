@@ -1,0 +1,211 @@
+package attach
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"slices"
+	"strings"
+
+	types100 "github.com/containernetworking/cni/pkg/types/100"
+	"github.com/containernetworking/cni/pkg/version"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/link"
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+	"github.com/multi-eni/multi-eni-cni/plugins/internal/netconf"
+)
+
+// check is CNI CHECK: the record says whose the interface is, and prevResult, which
+// plugins that are chained after multi-eni may have changed, what the kernel must have.
+func (c *call) check() error {
+	r, err := c.lockOwn()
+	if errors.Is(err, fs.ErrNotExist) {
+		return refuse(codeUnknownRecord, "container %s has no attachment on interface %s; run ADD", c.id.ContainerID, c.id.IfName)
+	}
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	if r.State != nodestate.StateComplete {
+		return refuse(codeUnknownRecord, "ADD of container %s, interface %s did not finish; run DEL, then ADD", c.id.ContainerID, c.id.IfName)
+	}
+	ns, err := link.OpenNetns(c.args.Netns)
+	if err != nil {
+		return &refusal{code: codeInvalidNetNS, msg: "CNI_NETNS", err: err}
+	}
+	defer ns.Close()
+	if r.BootID != c.bootID || !ns.Same(r.Netns) {
+		return refuse(codeInvalidNetNS, "CNI_NETNS: %s is not the network namespace that ADD was given; run DEL, then ADD", c.args.Netns)
+	}
+	prev, err := c.previous()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	if r.Device.Link != nil {
+		errs = append(errs, c.checkKernel(r.Attachment, ns, prev))
+	} else if fn, err := c.sys.PCI(r.Device.PCIAddress); err != nil || !fn.UserspaceDriver() {
+		errs = append(errs, refuse(codeOtherDevice, "device %s is no longer bound to a userspace driver", r.Device.PCIAddress))
+	}
+	if r.Leases != "" {
+		errs = append(errs, c.checkLeases(r.Attachment))
+	}
+	i := c.recorded(r.Attachment)
+	for _, d := range []*nodestate.Delegation{r.Delegate, c.ownIPAM(r.Attachment)} {
+		if d != nil {
+			errs = append(errs, c.pluginCheck(d, i))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (c *call) checkLeases(a nodestate.Attachment) error {
+	result, err := recordedResult(a)
+	if err != nil {
+		return err
+	}
+	want, err := addressesOf(result)
+	if err != nil {
+		return err
+	}
+	return c.checkLease(a.Leases, a.Device.ENIID, a.AttachmentID, want)
+}
+
+// ownIPAM is the address plugin that multi-eni itself has called: a delegate
+// checks its own.
+func (c *call) ownIPAM(a nodestate.Attachment) *nodestate.Delegation {
+	if a.Delegate != nil {
+		return nil
+	}
+	return a.IPAM
+}
+
+// pluginCheck runs CHECK with the runtime's prevResult, which the spec demands.
+func (c *call) pluginCheck(d *nodestate.Delegation, i invocation) error {
+	conf, err := netconf.WithPrevResult(d.Config, c.cfg.PrevResult)
+	if err != nil {
+		return fmt.Errorf("recorded netconf of %s: %w", d.Type, err)
+	}
+	return c.pluginRun("CHECK", &nodestate.Delegation{Type: d.Type, Config: conf}, i)
+}
+
+// previous returns the runtime's prevResult, without which the reference plugins too
+// have nothing to check.
+func (c *call) previous() (*types100.Result, error) {
+	if c.cfg.PrevResult == nil {
+		return nil, refuse(codeInvalid, "prevResult: is missing; CHECK needs the result of ADD")
+	}
+	r, err := version.NewResult(c.cfg.CNIVersion, c.cfg.PrevResult)
+	if err != nil {
+		return nil, &refusal{code: codeInvalid, msg: "prevResult", err: err}
+	}
+	return asResult(r)
+}
+
+func recordedResult(a nodestate.Attachment) (*types100.Result, error) {
+	var result types100.Result
+	if err := json.Unmarshal(a.Result, &result); err != nil {
+		return nil, fmt.Errorf("recorded result: %w", err)
+	}
+	return &result, nil
+}
+
+func (c *call) checkKernel(a nodestate.Attachment, ns *link.Netns, prev *types100.Result) error {
+	at := reported(prev, a.IfName)
+	if at < 0 {
+		return refuse(codeInvalid, "prevResult: interfaces has no %s in a sandbox; give the result of this container's ADD", a.IfName)
+	}
+	in, err := ns.Open()
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	all, err := in.Links()
+	if err != nil {
+		return err
+	}
+	l, err := ours(all, a)
+	if errors.Is(err, link.ErrNotFound) || err == nil && l.Name != a.IfName {
+		return refuse(codeOtherDevice, "the container has no interface %s any more that is this attachment's", a.IfName)
+	}
+	if err != nil {
+		return err
+	}
+	// Tuning and the like change a MAC and say so in their result; an MTU they change
+	// without a word, so nobody can check it. A VF may get another MAC when it is reset.
+	if mac := prev.Interfaces[at].Mac; mac != "" && !a.Device.VF && !strings.EqualFold(mac, l.MAC.String()) {
+		return refuse(codeOtherDevice, "interface %s has MAC %s, want %s", l.Name, l.MAC, mac)
+	}
+	if !l.Up && a.Mode != nodestate.ModeShared { // the delegate knows what it made
+		return refuse(codeOtherDevice, "interface %s is down", l.Name)
+	}
+	if err := checkAddresses(in, l, prev, at); err != nil {
+		return err
+	}
+	recorded, err := recordedResult(a)
+	if err != nil {
+		return err
+	}
+	return checkRoutes(in, l, prev, recorded)
+}
+
+// checkAddresses looks for the addresses of a result that are not of another interface
+// than the one at that place.
+func checkAddresses(in *link.Handle, l link.Link, prev *types100.Result, at int) error {
+	have, err := in.Addresses(l.Index)
+	if err != nil {
+		return err
+	}
+	addrs, err := addressesOf(prev)
+	if err != nil {
+		return err
+	}
+	for i, p := range addrs {
+		if of := prev.IPs[i].Interface; of != nil && *of != at {
+			continue
+		}
+		if !slices.Contains(have, p) {
+			return refuse(codeOtherDevice, "interface %s has lost its address %s", l.Name, p)
+		}
+	}
+	return nil
+}
+
+// checkRoutes looks for the routes of a result: by the interface for those that ADD
+// has recorded, by any for those of later plugins, which need not mean our gateway
+// where they name none.
+func checkRoutes(in *link.Handle, l link.Link, prev, recorded *types100.Result) error {
+	var bare []bool
+	for _, r := range prev.Routes {
+		bare = append(bare, len(r.GW) == 0)
+	}
+	routes, err := routesOf(prev)
+	if err != nil {
+		return err
+	}
+	own, err := routesOf(recorded)
+	if err != nil {
+		return err
+	}
+	for i, r := range routes {
+		index := link.Any
+		if slices.ContainsFunc(own, func(o link.Route) bool { return o.Dst == r.Dst && o.Gateway == r.Gateway }) {
+			index = l.Index
+		}
+		ok, err := in.HasRoute(index, r)
+		if err == nil && !ok && bare[i] && index == link.Any {
+			onLink := r
+			onLink.Gateway = netip.Addr{}
+			ok, err = in.HasRoute(index, onLink)
+		}
+		if err != nil {
+			return err
+		}
+		if !ok {
+			return refuse(codeOtherDevice, "interface %s has lost its route %s", l.Name, r)
+		}
+	}
+	return nil
+}
