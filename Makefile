@@ -94,7 +94,7 @@ test-kube: prereq-test-kube kube-tools ## Test against a real kube-apiserver and
 
 # What runs on the node of these tests besides Kubernetes and the product. next/ is another version of it, to upgrade to.
 .PHONY: kube-tools
-kube-tools: build tools $(KUBE)/.built $(BIN)/tools/helm
+kube-tools: build tools $(KUBE)/.built $(KUBE)/whereabouts/.built $(BIN)/tools/helm
 	@if command -v buildah >/dev/null; then $(MAKE) --no-print-directory image; else rm -f $(BIN)/image.tar; fi
 	$(call gobuild,-C test/kube) -o $(KUBE)/pause ./pause
 	$(call gobuild) -o $(KUBE)/sriovdp ./test/deviceplugin/cmd
@@ -174,6 +174,14 @@ $(KUBE)/.built: test/kube/binaries/go.mod test/kube/binaries/go.sum
 	@touch $@
 	@$(GIVEBACK)
 
+# Its main package is called cmd; its manifests lie beside the sources.
+$(KUBE)/whereabouts/.built: test/kube/whereabouts/go.mod test/kube/whereabouts/go.sum
+	@mkdir -p $(@D)/crds
+	$(call gobuild,-C test/kube/whereabouts) -o $(@D)/whereabouts tool
+	cp $$($(GO) -C test/kube/whereabouts list -m -f '{{.Dir}}' github.com/k8snetworkplumbingwg/whereabouts)/doc/crds/*.yaml $(@D)/crds/
+	@chmod u+w $(@D)/crds/* && touch $@
+	@$(GIVEBACK)
+
 $(SBOM): test/tools/sbom/go.mod test/tools/sbom/go.sum
 	@mkdir -p $(@D)
 	$(call gobuild,-C test/tools/sbom) -o $(@D)/ tool
@@ -202,6 +210,7 @@ tidy-check:
 	$(GO) -C test/tools/helm mod tidy -diff
 	$(GO) -C test/tools/sbom mod tidy -diff
 	$(GO) -C test/kube mod tidy -diff
+	$(GO) -C test/kube/whereabouts mod tidy -diff
 	$(GO) -C test/monitoring mod tidy -diff
 	$(GO) -C test/hardware mod tidy -diff
 generate-check:

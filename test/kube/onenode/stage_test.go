@@ -130,7 +130,13 @@ func productPaths() paths {
 // newStage has the daemon as a process, with all files in a folder of the test.
 func newStage(t *testing.T, enis int) *stage {
 	t.Helper()
-	s := newNode(t, newENIs(enis)...)
+	return newStageOf(t, newENIs(enis)...)
+}
+
+// newStageOf is newStage with these ENIs.
+func newStageOf(t *testing.T, enis ...eni) *stage {
+	t.Helper()
+	s := newNode(t, enis...)
 	s.paths = paths{s.path("pcidp/config.json"), s.path("inventory.json"), s.path("state"), s.path("attachments")}
 	s.deploy()
 	imds := fakeimds.Start(t, fakeimds.Config{State: s.metadata})
@@ -214,10 +220,12 @@ func (s *stage) installPlugin(binary string) {
 func (s *stage) useNetconf(device map[string]any) {
 	s.Helper()
 	s.installPlugin("kube/metacni")
-	first := filepath.Join(node.CNIConfDir, "00-stage.conflist")
-	s.must(os.WriteFile(first, []byte(s.netconf(device)), 0o644))
-	s.Cleanup(func() { s.must(os.Remove(first)) })
+	s.must(os.WriteFile(stageConf, []byte(s.netconf(device)), 0o644))
+	s.Cleanup(func() { s.must(os.Remove(stageConf)) })
 }
+
+// stageConf is where the node's network is, before any other.
+var stageConf = filepath.Join(node.CNIConfDir, "00-stage.conflist")
 
 func (s *stage) must(err error) {
 	s.Helper()
