@@ -2,6 +2,7 @@ package onenode
 
 import (
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
+	"github.com/insomniacslk/dhcp/dhcpv4/nclient4"
 	"github.com/insomniacslk/dhcp/dhcpv4/server4"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -137,14 +139,14 @@ type dhcpServer struct {
 func (d *dhcpServer) handle(conn net.PacketConn, peer net.Addr, m *dhcpv4.DHCPv4) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	client := string(m.Options.Get(dhcpv4.OptionClientIdentifier))
 	if m.MessageType() == dhcpv4.MessageTypeRelease {
-		delete(d.of, client)
+		maps.DeleteFunc(d.of, func(_ string, ip net.IP) bool { return ip.Equal(m.ClientIPAddr) })
 		return
 	}
+	client := string(m.Options.Get(dhcpv4.OptionClientIdentifier))
 	if d.of[client] == nil {
 		n := 60
-		for slices.ContainsFunc(values(d.of), func(ip net.IP) bool { return ip.Equal(net.ParseIP(d.next(n))) }) {
+		for slices.ContainsFunc(slices.Collect(maps.Values(d.of)), func(ip net.IP) bool { return ip.Equal(net.ParseIP(d.next(n))) }) {
 			n++
 		}
 		d.of[client] = net.ParseIP(d.next(n)).To4()
@@ -161,20 +163,18 @@ func (d *dhcpServer) handle(conn net.PacketConn, peer net.Addr, m *dhcpv4.DHCPv4
 	}
 }
 
-func values(m map[string]net.IP) (out []net.IP) {
-	for _, ip := range m {
-		out = append(out, ip)
-	}
-	return out
-}
-
 // startDHCP runs dhcp's daemon, and a server in the VPC.
 func startDHCP(s *stage, e eni) addressPlugin {
 	s.Helper()
 	s.installPlugin("cni/dhcp")
 	d := &dhcpServer{of: map[string]net.IP{}, router: net.ParseIP(e.ip(1)).To4(), next: e.ip}
 	s.must(s.host.InVPC(func() error {
-		server, err := server4.NewServer("vpc", &net.UDPAddr{IP: net.IPv4zero, Port: dhcpv4.ServerPort}, d.handle)
+		// A raw socket, as servers have: the client's releases come from 0.0.0.0, which the kernel hands to no other.
+		conn, err := nclient4.NewRawUDPConn("vpc", dhcpv4.ServerPort)
+		if err != nil {
+			return err
+		}
+		server, err := server4.NewServer("vpc", nil, d.handle, server4.WithConn(conn))
 		if err != nil {
 			return err
 		}
