@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"slices"
 	"strings"
 
@@ -100,8 +101,9 @@ func (r *restoration) restore(h *Handle, l Link, want nodestate.LinkState) {
 			r.note("altnames", h.DropAltNames(l.Index, name))
 		}
 	}
-	if l.Name != want.Name {
-		r.note("name", h.Rename(l.Index, want.Name))
+	name := l.Name
+	if err := r.rename(h, l, want.Name); err == nil {
+		name = want.Name
 	}
 	if want.MAC != "" && l.MAC != want.MAC {
 		if err := h.nl.LinkSetHardwareAddr(ref(l.Index), want.MAC.HardwareAddr()); err != nil {
@@ -112,6 +114,12 @@ func (r *restoration) restore(h *Handle, l Link, want nodestate.LinkState) {
 		r.note("MTU", h.SetMTU(l.Index, want.MTU))
 	}
 	r.settings(h, l, want.Settings)
+	if len(want.Ethtool) > 0 {
+		failed := h.restoreEthtool(name, want.Ethtool)
+		for _, setting := range slices.Sorted(maps.Keys(failed)) {
+			r.note("ethtool "+setting, failed[setting])
+		}
+	}
 	for _, name := range want.AltNames {
 		if !slices.Contains(l.AltNames, name) {
 			r.note("altnames", nameError("add altname to", l.Index, name, h.nl.LinkAddAltName(ref(l.Index), name)))
@@ -123,6 +131,14 @@ func (r *restoration) restore(h *Handle, l Link, want nodestate.LinkState) {
 	case !want.Up && l.Up:
 		r.note("down", h.SetDown(l.Index))
 	}
+}
+
+func (r *restoration) rename(h *Handle, l Link, name string) (err error) {
+	if l.Name != name {
+		err = h.Rename(l.Index, name)
+	}
+	r.note("name", err)
+	return err
 }
 
 // settings gives the link its settings back, and looks whether it has them: to set
@@ -145,7 +161,7 @@ func (r *restoration) settings(h *Handle, l Link, want nodestate.Settings) {
 	for _, name := range want.Differing(l.Settings) {
 		err := failed[name]
 		if err == nil {
-			err = errors.New("the kernel has taken the value, but does not keep it")
+			err = errNotKept
 		}
 		r.note(name, fmt.Errorf("set it of link %d from %q to %q: %w", l.Index, l.Settings[name], want[name], err))
 	}

@@ -1,21 +1,18 @@
 package link_test
 
 import (
-	"bytes"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+	"github.com/multi-eni/multi-eni-cni/test/adversary"
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
@@ -60,99 +57,6 @@ var fates = map[int]fate{
 	unix.IFLA_TARGET_NETNSID: elsewhere, unix.IFLA_NEW_IFINDEX: elsewhere, 65: elsewhere, // DPLL_PIN
 }
 
-// rawLink are the attributes of RTM_GETLINK as the kernel writes them, and the
-// flags under -1.
-func rawLink(t *testing.T, index int) map[int]string {
-	t.Helper()
-	req := nl.NewNetlinkRequest(unix.RTM_GETLINK, unix.NLM_F_ACK)
-	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
-	msg.Index = int32(index)
-	req.AddData(msg)
-	out, err := req.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWLINK)
-	must(t, err)
-	attrs, err := nl.ParseRouteAttr(out[0][unix.SizeofIfInfomsg:])
-	must(t, err)
-	all := map[int]string{-1: fmt.Sprintf("%#x", nl.DeserializeIfInfomsg(out[0]).Flags)}
-	for _, a := range attrs {
-		typ := int(a.Attr.Type &^ unix.NLA_F_NESTED)
-		if all[typ] = hex.EncodeToString(a.Value); typ == unix.IFLA_AF_SPEC {
-			all[typ] = steadySpec(t, a.Value)
-		}
-	}
-	return all
-}
-
-// steadySpec is IFLA_AF_SPEC without the counters and the random times of IPv6.
-func steadySpec(t *testing.T, value []byte) (out string) {
-	t.Helper()
-	families, err := nl.ParseRouteAttr(value)
-	must(t, err)
-	for _, f := range families {
-		attrs, err := nl.ParseRouteAttr(f.Value)
-		must(t, err)
-		for _, a := range attrs {
-			if f.Attr.Type == unix.AF_INET || slices.Contains([]uint16{unix.IFLA_INET6_CONF, unix.IFLA_INET6_TOKEN, unix.IFLA_INET6_ADDR_GEN_MODE}, a.Attr.Type) {
-				out += fmt.Sprintf("%d/%d %x ", f.Attr.Type, a.Attr.Type, a.Value)
-			}
-		}
-	}
-	return out
-}
-
-// candidates are values that an attribute may take, first those that look like its
-// present one.
-func candidates(now []byte) [][]byte {
-	var all [][]byte
-	if len(now) > 0 {
-		other := bytes.Clone(now)
-		other[0] ^= 1
-		all = append(all, other)
-		if len(now) == 4 {
-			n := nl.NativeEndian().Uint32(now)
-			all = append(all, nl.Uint32Attr(n-1), nl.Uint32Attr(n/2), nl.Uint32Attr(n+1))
-		}
-	}
-	return append(all, []byte{1}, nl.Uint32Attr(1), nl.Uint32Attr(4096), []byte("x"), []byte{2, 1, 1, 1, 1, 1})
-}
-
-// setAll sets every attribute, and every flag, that the kernel lets the caller set
-// on a link of this netns, to something else than it is, and returns those.
-func setAll(t *testing.T, index int) (taken []int) {
-	t.Helper()
-	change := func(flags, mask uint32, attrs ...*nl.RtAttr) bool {
-		before := rawLink(t, index)
-		req := nl.NewNetlinkRequest(unix.RTM_SETLINK, unix.NLM_F_ACK)
-		msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
-		msg.Index, msg.Flags, msg.Change = int32(index), flags, mask
-		req.AddData(msg)
-		for _, a := range attrs {
-			req.AddData(a)
-		}
-		_, err := req.Execute(unix.NETLINK_ROUTE, 0)
-		return err == nil && !maps.Equal(before, rawLink(t, index))
-	}
-	for attr := 1; attr < 128; attr++ {
-		if attr == unix.IFLA_NET_NS_PID || attr == unix.IFLA_NET_NS_FD { // moves: others' tests
-			continue
-		}
-		now, _ := hex.DecodeString(rawLink(t, index)[attr])
-		for _, v := range candidates(now) {
-			if change(0, 0, nl.NewRtAttr(attr, v)) {
-				taken = append(taken, attr)
-				break
-			}
-		}
-	}
-	for bit := range 32 {
-		flag := uint32(1) << bit
-		if now := uint32(0); flag != unix.IFF_UP {
-			fmt.Sscanf(rawLink(t, index)[-1], "%v", &now)
-			change(^now&flag, flag)
-		}
-	}
-	return taken
-}
-
 // TestEveryAttribute tries all that there is to set on a link, known to us or not,
 // and demands that Restore leaves nothing of it.
 func TestEveryAttribute(t *testing.T) {
@@ -167,9 +71,12 @@ func TestEveryAttribute(t *testing.T) {
 	must(t, h.SetUp(l.Index))
 	l, err = h.ByName("eth1")
 	must(t, err)
-	before, want := rawLink(t, l.Index), l.State()
-	for attr := range before {
-		if attr > 0 && fates[attr] == "" {
+	before, err := adversary.Describe(l.Index)
+	must(t, err)
+	want := l.State()
+	for what := range before {
+		var attr int
+		if _, err := fmt.Sscanf(what, "attribute %d", &attr); err == nil && fates[attr] == "" {
 			t.Errorf("the kernel tells attribute %d of a link, which is not in the table", attr)
 		}
 	}
@@ -178,7 +85,15 @@ func TestEveryAttribute(t *testing.T) {
 	moved, err := in.ByName("net1")
 	must(t, err)
 	var taken []int
-	must(t, ns.Do(func() error { taken = setAll(t, moved.Index); return nil }))
+	must(t, ns.Do(func() (err error) { taken, err = adversary.SetAttributes(moved.Index); return err }))
+	p := adversary.New("/run/netns/pod", moved.Index, 1)
+	for _, act := range adversary.Acts() {
+		if strings.HasPrefix(act.Name, "flag ") {
+			if err := p.Do(act); err != nil && !errors.Is(err, adversary.ErrCannot) {
+				t.Errorf("%s: %v", act.Name, err)
+			}
+		}
+	}
 	for _, attr := range taken {
 		if f := fates[attr]; f == "" || f == fixed {
 			t.Errorf("the kernel lets a pod set attribute %d, which is to be restored; the table says %q", attr, f)
@@ -202,13 +117,8 @@ func TestEveryAttribute(t *testing.T) {
 		t.Errorf("changed after the pod: %q; want more", changed)
 	}
 	must(t, h.Restore(back, want))
-	after := rawLink(t, l.Index)
-	for attr, f := range fates {
-		if f == counts {
-			delete(before, attr)
-			delete(after, attr)
-		}
-	}
+	after, err := adversary.Describe(l.Index)
+	must(t, err)
 	if diff := cmp.Diff(before, after); diff != "" {
 		t.Errorf("after the round trip (-before +after):\n%s", diff)
 	}

@@ -181,6 +181,9 @@ type LinkState struct {
 	// Settings are those of the link itself; null in a record of a version that did
 	// not write them.
 	Settings Settings `json:"settings,omitempty"`
+	// Ethtool are those of the device (ethtool(8)), as the inventory's row had them
+	// when the pod came; null where no daemon had read them.
+	Ethtool Settings `json:"ethtool,omitempty"`
 }
 
 // Settings are values by name. One that is missing was not known, and is left as

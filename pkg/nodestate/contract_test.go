@@ -57,6 +57,7 @@ func rows() []Device {
 			InterfaceName: "ens7", Driver: "ena", DeviceIndex: 1, NetworkCard: 0, SubnetID: "subnet-0a1b2c3d4e5f60001",
 			SubnetCIDR: netip.MustParsePrefix("10.0.2.0/24"), Addresses: prefixes("10.0.2.15/24", "2001:db8::15/64"),
 			Prefixes: prefixes("10.0.2.32/28"), MTU: 9001, ResourceName: "intel.com/sriov_net", AllowedNamespaces: []string{"prod"}, Phase: PhaseReady,
+			Ethtool: Settings{"rings": "1024 0 0 512"},
 		},
 		{ENIID: "eni-0a1b2c3d4e5f60002", NodeENI: "dataplane-b", DeviceIndex: -1, NetworkCard: -1, Addresses: prefixes(), Prefixes: prefixes(), Phase: PhasePending},
 	}
@@ -78,7 +79,7 @@ func TestContract(t *testing.T) {
 	pod := attachment("c1", "net1")
 	pod.Pod, pod.Args, pod.Path, pod.DeviceInfoFile = "prod/web-0", "IgnoreUnknown=1", "/opt/cni/bin", "/var/run/k8s.cni.cncf.io/devinfo/cni/x.json"
 	pod.Device.ENIID, pod.Device.NodeENI = rows()[0].ENIID, "dataplane-a"
-	pod.Device.Link = &LinkState{Name: "ens7", AltNames: []string{"enp0s7"}, MAC: "02:00:00:00:00:07", MTU: 9001, Up: true, Kind: "veth", XDP: 7, Settings: Settings{"alias": "", "txqueuelen": "1000"}}
+	pod.Device.Link = &LinkState{Name: "ens7", AltNames: []string{"enp0s7"}, MAC: "02:00:00:00:00:07", MTU: 9001, Up: true, Kind: "veth", XDP: 7, Settings: Settings{"alias": "", "txqueuelen": "1000"}, Ethtool: Settings{"rings": "1024 0 0 512"}}
 	pod.Device.Assigned = &VFState{MAC: "02:00:00:00:00:17", VLAN: 7, QoS: 3, Spoofchk: true, Trust: true}
 	pod.Delegate = &Delegation{Type: "ipvlan", Config: []byte(`{"type":"ipvlan"}`)}
 	pod.IPAM = &Delegation{Type: "host-local", Config: []byte(`{"type":"multi-eni"}`)}
@@ -142,7 +143,7 @@ func TestContract(t *testing.T) {
 		}
 		got, err := records.LoadRestore(pod.Device.PCIAddress)
 		want := *pod.Device.Link
-		want.XDP, want.Settings = 0, nil
+		want.XDP, want.Settings, want.Ethtool = 0, nil, nil
 		if diff := cmp.Diff(&want, got.Device.Link); diff != "" || err != nil {
 			t.Errorf("read: %v (-want +got):\n%s", err, diff)
 		}

@@ -89,7 +89,10 @@ type Device struct {
 	// from the NodeENI's annotation networking.k8s.aws/allowed-namespaces;
 	// empty means any.
 	AllowedNamespaces []string `json:"allowedNamespaces,omitempty"`
-	Phase             Phase    `json:"phase"`
+	// Ethtool are the device's settings (ethtool(8)) as they were when no pod had it,
+	// in link.Handle.Ethtool's own form; null when it was not seen like that.
+	Ethtool Settings `json:"ethtool,omitempty"`
+	Phase   Phase    `json:"phase"`
 }
 
 // Router is the subnet's in the VPC: its first address. The zero Addr for IPv6,

@@ -1,8 +1,160 @@
 // Package adversary does to a network interface what the kernel allows to whoever
-// has CAP_NET_ADMIN in its netns, as a pod may.
+// has CAP_NET_ADMIN in its netns, as a pod may, and describes what becomes of it.
 package adversary
 
-import "errors"
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"os"
+	"path/filepath"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/multi-eni/multi-eni-cni/test/nstest"
+)
 
 // ErrCannot is returned by what this kernel, this user or this device cannot do.
 var ErrCannot = errors.New("not possible here")
+
+// Pod is a pod at work on an interface.
+type Pod struct {
+	// Netns is the path of the netns where the interface is, and Index which it is
+	// there. A move changes both.
+	Netns string
+	Index int
+	// Host are names of the host's links, which the pod would like to have.
+	Host []string
+
+	home   string
+	rand   *rand.Rand
+	nested int
+	ends   []func()
+}
+
+// New returns a pod whose netns is at path, with an interface of that index. Equal
+// seeds act alike.
+func New(path string, index int, seed uint64) *Pod {
+	return &Pod{Netns: path, Index: index, home: path, rand: rand.New(rand.NewPCG(seed, 1))} //nolint:gosec // to be repeated
+}
+
+// Act is something that a pod does.
+type Act struct {
+	Name string
+	do   func(p *Pod) error
+}
+
+// Do does it, in the interface's netns. The error is the kernel's; ErrCannot where
+// there was nothing to try.
+func (p *Pod) Do(a Act) error {
+	return nstest.In(p.Netns, func() error { return a.do(p) })
+}
+
+// Some returns so many acts of all, in an order of the pod's own.
+func (p *Pod) Some(all []Act, n int) []Act {
+	out := make([]Act, 0, n)
+	for range n {
+		out = append(out, all[p.rand.IntN(len(all))])
+	}
+	return out
+}
+
+// Kill ends the pod's processes: what they hold open, and netns that only they have.
+func (p *Pod) Kill() {
+	for i := len(p.ends) - 1; i >= 0; i-- {
+		p.ends[i]()
+	}
+	p.ends = nil
+}
+
+// Away says whether the interface is in another netns than the pod's.
+func (p *Pod) Away() bool { return p.Netns != p.home }
+
+// link is the interface.
+func (p *Pod) link() (netlink.Link, error) { return netlink.LinkByIndex(p.Index) }
+
+func (p *Pod) name() string {
+	if l, err := p.link(); err == nil {
+		return l.Attrs().Name
+	}
+	return ""
+}
+
+// nest makes another netns that the pod's processes hold.
+func (p *Pod) nest() (path string, err error) {
+	p.nested++
+	path = filepath.Join("/run/netns", fmt.Sprintf("%s-nested%d", filepath.Base(p.home), p.nested))
+	if err := nstest.NewNetns(path); err != nil {
+		return "", err
+	}
+	p.ends = append(p.ends, func() { nstest.DeleteNetns(path) }) //nolint:errcheck // it may be gone
+	return path, nil
+}
+
+// move moves a link to another netns, and returns the index that it has there.
+func move(l netlink.Link, to string) (int, error) {
+	f, err := os.Open(to)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	name := l.Attrs().Name
+	if err := netlink.LinkSetNsFd(l, int(f.Fd())); err != nil {
+		return 0, err
+	}
+	index := 0
+	err = nstest.In(to, func() error {
+		there, err := netlink.LinkByName(name)
+		if err == nil {
+			index = there.Attrs().Index
+		}
+		return err
+	})
+	return index, err
+}
+
+// Return brings an interface that the pod has moved away to a netns, as the kernel
+// does with a device's when the netns that has it dies. It has that MAC then, by
+// which a link without hardware is known.
+func (p *Pod) Return(to, mac string) error {
+	f, err := os.Open(to)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	to = fmt.Sprintf("/proc/self/fd/%d", f.Fd()) // the path may be of the calling thread
+	return nstest.In(p.Netns, func() error {
+		l, err := p.link()
+		if err != nil {
+			return err
+		}
+		if addr, err := net.ParseMAC(mac); err != nil {
+			return err
+		} else if err := netlink.LinkSetHardwareAddr(l, addr); err != nil {
+			return err
+		}
+		_, err = move(l, to)
+		return err
+	})
+}
+
+// onLink makes an act of something that is done to the link.
+func onLink(name string, do func(p *Pod, l netlink.Link) error) Act {
+	return Act{name, func(p *Pod) error {
+		l, err := p.link()
+		if err != nil {
+			return err
+		}
+		return do(p, l)
+	}}
+}
+
+// notSupported makes ErrCannot of what this kernel does not know.
+func notSupported(err error) error {
+	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EPROTONOSUPPORT) {
+		return fmt.Errorf("%w: %w", ErrCannot, err)
+	}
+	return err
+}

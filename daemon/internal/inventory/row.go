@@ -185,6 +185,9 @@ func (j *joiner) describe(c *claim, p place) nodestate.Device {
 		d.Addresses = append(d.Addresses, before.Addresses...)
 		d.Prefixes = append(d.Prefixes, before.Prefixes...)
 	}
+	if same := j.sameBefore(c.eni, p.pci); same != nil {
+		d.Ethtool = same.Ethtool
+	}
 	return d
 }
 

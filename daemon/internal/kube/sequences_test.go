@@ -193,7 +193,8 @@ func (m *machine) RemoveDefaultRoutes(int) (int, error)     { return 0, errors.N
 func (m *machine) GiveBack(link.Functions, link.Link, nodestate.AttachedDevice) error {
 	return errors.New("nothing was moved")
 }
-func (m *machine) ForeignUse() (map[int]string, error) { return nil, nil }
+func (m *machine) Ethtool(string) (nodestate.Settings, error) { return nil, link.ErrNotFound }
+func (m *machine) ForeignUse() (map[int]string, error)        { return nil, nil }
 
 func (m *machine) EnsureSources([]link.Source) (bool, error) { return false, nil }
 

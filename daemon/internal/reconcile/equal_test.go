@@ -21,6 +21,8 @@ func TestSameDeviceKnowsEveryField(t *testing.T) {
 			v.Set(reflect.ValueOf(netip.MustParsePrefix("10.0.0.0/8")))
 		case []netip.Prefix:
 			v.Set(reflect.ValueOf([]netip.Prefix{netip.MustParsePrefix("10.0.0.1/8")}))
+		case nodestate.Settings:
+			v.Set(reflect.ValueOf(nodestate.Settings{"rings": "1"}))
 		case []string:
 			v.Set(reflect.ValueOf([]string{"x"}))
 		default:

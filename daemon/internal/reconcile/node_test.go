@@ -81,8 +81,12 @@ type fakeHost struct {
 	changes []string
 	err     error // of Links
 	fail    map[string]error
-	foreign map[int]string  // by index
-	sources [][]link.Source // as they were asked for
+	foreign map[int]string // by index
+	// ethtool are the links' device settings, by ENI, and ethtoolRead how often they
+	// were read.
+	ethtool     map[int]nodestate.Settings
+	ethtoolRead int
+	sources     [][]link.Source // as they were asked for
 }
 
 func (h *fakeHost) EnsureSources(want []link.Source) (bool, error) {
@@ -158,6 +162,18 @@ func (h *fakeHost) GiveBack(_ link.Functions, l link.Link, d nodestate.AttachedD
 	return h.change("restore", l.Index, func(_ int, l *link.Link) {
 		l.Name, l.MTU, l.MAC, l.Up = want.Name, want.MTU, want.MAC, want.Up
 	})
+}
+
+func (h *fakeHost) Ethtool(name string) (nodestate.Settings, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for n, l := range h.links {
+		if l.Name == name {
+			h.ethtoolRead++
+			return maps.Clone(h.ethtool[n]), h.fail["ethtool"]
+		}
+	}
+	return nil, link.ErrNotFound
 }
 
 func (h *fakeHost) ForeignUse() (map[int]string, error) {

@@ -60,6 +60,8 @@ type Host interface {
 	DefaultRouteLinks() (map[int]bool, error)
 	RemoveDefaultRoutes(index int) (int, error)
 	GiveBack(sys link.Functions, l link.Link, d nodestate.AttachedDevice) error
+	// Ethtool are the device settings of the link of that name.
+	Ethtool(name string) (nodestate.Settings, error)
 	// ForeignUse says of links, by index, why they look like somebody else's.
 	ForeignUse() (map[int]string, error)
 	EnsureSources(want []link.Source) (changed bool, err error)
@@ -150,6 +152,8 @@ type Reconciler struct {
 	late, lateConfig []finding
 	// view is what this Sync has found and done so far.
 	view View
+	// profiled are when the settings of idle devices were last read.
+	profiled map[device.PCIAddress]time.Time
 	// removals are when advertised devices were first seen to be no longer
 	// declared, until the config is without them.
 	removals map[device.ENIID]time.Time
@@ -171,8 +175,8 @@ func New(o Options) (*Reconciler, error) {
 	r := &Reconciler{
 		Options: o, log: book, checkpointFile: markOf(path), inventoryFile: markOf(o.InventoryPath),
 		keeper:   keeper{plugin: o.DevicePlugin, wake: o.Wake, log: book, gate: restartGate{jitter: o.Jitter}, view: PluginView{State: PluginUnknown}},
-		removals: map[device.ENIID]time.Time{},
-		driving:  driving{jobs: map[device.PCIAddress]*drivingJob{}, failed: map[device.PCIAddress]drivingFailure{}, busy: map[device.PCIAddress]time.Time{}},
+		removals: map[device.ENIID]time.Time{}, profiled: map[device.PCIAddress]time.Time{},
+		driving: driving{jobs: map[device.PCIAddress]*drivingJob{}, failed: map[device.PCIAddress]drivingFailure{}, busy: map[device.PCIAddress]time.Time{}},
 	}
 	var err error
 	if r.checkpoint, err = nodestate.ReadCheckpoint(path); err != nil {
@@ -231,6 +235,7 @@ func (r *Reconciler) Sync(ctx context.Context) Outcome {
 		res = inventory.Join(src)
 		unrouted = r.routeSources(src, res.Devices)
 	}
+	r.readProfiles(ctx, &res)
 	linkFindings = append(linkFindings, unrouted...)
 	found = appendProblems(append(found, linkFindings...), res.Problems)
 	r.noteRemovals(src, res)

@@ -3,6 +3,7 @@ package reconcile
 import (
 	"bytes"
 	"encoding/json"
+	"maps"
 	"os"
 	"slices"
 	"time"
@@ -76,7 +77,8 @@ func sameDevice(a, b nodestate.Device) bool {
 		a.InterfaceName == b.InterfaceName && a.Driver == b.Driver && a.DeviceIndex == b.DeviceIndex &&
 		a.NetworkCard == b.NetworkCard && a.SubnetID == b.SubnetID && a.SubnetCIDR == b.SubnetCIDR &&
 		slices.Equal(a.Addresses, b.Addresses) && slices.Equal(a.Prefixes, b.Prefixes) && slices.Equal(a.VPCCIDRs, b.VPCCIDRs) && a.MTU == b.MTU &&
-		a.ResourceName == b.ResourceName && slices.Equal(a.AllowedNamespaces, b.AllowedNamespaces) && a.Phase == b.Phase
+		a.ResourceName == b.ResourceName && slices.Equal(a.AllowedNamespaces, b.AllowedNamespaces) && a.Phase == b.Phase &&
+		maps.Equal(a.Ethtool, b.Ethtool) && (a.Ethtool == nil) == (b.Ethtool == nil)
 }
 
 // compact gives a config the form in which it is read back from the checkpoint:

@@ -130,6 +130,9 @@ func (c *call) begin(d *claimed, cand candidate) (*nodestate.Record, error) {
 		if err != nil {
 			return nil, err
 		}
+		if state.Ethtool == nil && cand.row != nil {
+			state.Ethtool = cand.row.Ethtool
+		}
 		a.Device.Link, a.Device.MAC = &state, d.link.MAC
 		if a.Device.VF { // its PF assigns it, at the latest on its next reset, and may refuse any other
 			state.MAC = ""

@@ -57,6 +57,7 @@ func (c *call) moveBack(a nodestate.Attachment) (link.Link, error) {
 			if err := in.DropAltNames(l.Index, still.AltNames...); err != nil {
 				return link.Link{}, err
 			}
+			l.AltNames = nil // one of them may be the name that it gets
 			moved = move(l.Index, host, name)
 		}
 	}

@@ -278,7 +278,8 @@ func (c *call) proveOurs() (nodestate.Attachment, bool) {
 			continue
 		}
 		state := l.State()
-		state.Name = d.InterfaceName // the altnames it has are all that is known of them
+		state.Name = d.InterfaceName                                 // the altnames it has are all that is known of them
+		state.XDP, state.Settings, state.Ethtool = 0, nil, d.Ethtool // it is the pod that has chosen them
 		state.AltNames = slices.DeleteFunc(state.AltNames, func(name string) bool { return name == state.Name })
 		return nodestate.Attachment{
 			AttachmentID: c.id, BootID: c.bootID, Netns: ns.Netns, Mode: nodestate.ModeExclusive,

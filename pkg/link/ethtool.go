@@ -1,0 +1,293 @@
+package link
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+)
+
+// ethtoolGroup is a structure of ethtool's ioctl (linux/ethtool.h) that one command
+// reads and another writes. All of its fields that are settings are 32 bits wide
+// and lie beside each other; a record has them as decimal numbers.
+type ethtoolGroup struct {
+	name     string
+	get, set uint32
+	// words is the size of the structure, from the first setting and n their number.
+	words, from, n int
+	// ask are the words after the command that say what is asked for.
+	ask []uint32
+}
+
+// ethtoolGroups are in the order in which a device is to get them: a change of the
+// number of channels makes the rings anew.
+var ethtoolGroups = []ethtoolGroup{
+	{name: "private flags", get: unix.ETHTOOL_GPFLAGS, set: unix.ETHTOOL_SPFLAGS, words: 2, from: 1, n: 1},
+	{name: "channels", get: unix.ETHTOOL_GCHANNELS, set: unix.ETHTOOL_SCHANNELS, words: 9, from: 5, n: 4},
+	{name: "rings", get: unix.ETHTOOL_GRINGPARAM, set: unix.ETHTOOL_SRINGPARAM, words: 9, from: 5, n: 4},
+	{name: "coalesce", get: unix.ETHTOOL_GCOALESCE, set: unix.ETHTOOL_SCOALESCE, words: 23, from: 1, n: 22},
+	{name: "pause", get: unix.ETHTOOL_GPAUSEPARAM, set: unix.ETHTOOL_SPAUSEPARAM, words: 4, from: 1, n: 3},
+	{name: "rx-copybreak", get: unix.ETHTOOL_GTUNABLE, set: unix.ETHTOOL_STUNABLE, words: 5, from: 4, n: 1, ask: []uint32{1, tunableU32, 4}},
+	{name: "tx-copybreak", get: unix.ETHTOOL_GTUNABLE, set: unix.ETHTOOL_STUNABLE, words: 5, from: 4, n: 1, ask: []uint32{2, tunableU32, 4}},
+	{name: "wake-on-lan", get: unix.ETHTOOL_GWOL, set: unix.ETHTOOL_SWOL, words: 5, from: 2, n: 1},
+	{name: "message level", get: unix.ETHTOOL_GMSGLVL, set: unix.ETHTOOL_SMSGLVL, words: 2, from: 1, n: 1},
+}
+
+const tunableU32 = 3 // ETHTOOL_TUNABLE_U32
+
+// ethtool is one device's, by the name that it has in the handle's netns.
+type ethtool struct {
+	h    *Handle
+	name string
+}
+
+// ethtoolSetting is one that is read and given back; read fails where the driver
+// has none.
+type ethtoolSetting struct {
+	name  string
+	read  func() (string, error)
+	write func(want string) error
+}
+
+// settings are all that are read and given back, in order.
+func (e ethtool) settings() []ethtoolSetting {
+	all := make([]ethtoolSetting, 0, len(ethtoolGroups)+5)
+	for _, g := range ethtoolGroups {
+		all = append(all, ethtoolSetting{g.name, func() (string, error) { return e.readGroup(g) }, func(want string) error { return e.writeGroup(g, want) }})
+	}
+	return append(all,
+		ethtoolSetting{"link mode", e.readMode, e.writeMode},
+		ethtoolSetting{"features", e.readFeatures, e.writeFeatures},
+		ethtoolSetting{"flow hash", e.readHashFields, e.writeHashFields},
+		ethtoolSetting{"rss", e.readRSS, e.writeRSS},
+		ethtoolSetting{"rules", e.readRules, e.writeRules},
+		ethtoolSetting{"timestamps", e.readStamps, e.writeStamps},
+	)
+}
+
+// Ethtool reads the device settings of a link in this netns: as far as its driver
+// has any. Whoever has CAP_NET_ADMIN in the link's netns can change them, and they
+// stay when it changes netns.
+func (h *Handle) Ethtool(name string) (nodestate.Settings, error) {
+	e, out := ethtool{h, name}, nodestate.Settings{}
+	for _, s := range e.settings() {
+		value, err := s.read()
+		switch {
+		case err == nil:
+			out[s.name] = value
+		case errors.Is(err, unix.ENODEV):
+			return nil, fmt.Errorf("read %s of link %s: %w", s.name, name, ErrNotFound)
+		}
+	}
+	return out, nil
+}
+
+// restoreEthtool gives a link those device settings that it has otherwise than
+// want says. It does all it can. It goes over them twice, as one may change others.
+func (h *Handle) restoreEthtool(name string, want nodestate.Settings) (failed map[string]error) {
+	e := ethtool{h, name}
+	for range 2 {
+		failed = map[string]error{}
+		changed := false
+		for _, s := range e.settings() {
+			was, recorded := want[s.name]
+			if !recorded {
+				continue
+			}
+			now, err := s.read()
+			if err == nil && now != was {
+				changed = true
+				err = s.write(was)
+				if now, again := s.read(); err == nil && (again != nil || now != was) {
+					err = errors.Join(again, fmt.Errorf("it is %q: %w", now, errNotKept))
+				}
+			}
+			if err != nil && !errors.Is(err, unix.EOPNOTSUPP) { // else a pod cannot have set it either
+				failed[s.name] = fmt.Errorf("set it of link %s from %q to %q: %w", name, now, was, err)
+			}
+		}
+		if !changed {
+			break
+		}
+	}
+	return failed
+}
+
+// errNotKept: the kernel has taken a value, and has another one.
+var errNotKept = errors.New("the kernel takes the value, but does not keep it")
+
+func (e ethtool) readGroup(g ethtoolGroup) (string, error) {
+	data, err := e.getGroup(g)
+	if err != nil {
+		return "", err
+	}
+	if g.get == unix.ETHTOOL_GPAUSEPARAM && data[g.from] != 0 { // both sides have agreed on the rest
+		data[g.from+1], data[g.from+2] = 0, 0
+	}
+	return numbers(data[g.from : g.from+g.n]), nil
+}
+
+func (e ethtool) getGroup(g ethtoolGroup) ([]uint32, error) {
+	data := make([]uint32, g.words)
+	data[0] = g.get
+	copy(data[1:], g.ask)
+	return data, e.do(data)
+}
+
+func (e ethtool) writeGroup(g ethtoolGroup, want string) error {
+	data, err := e.getGroup(g)
+	if err != nil {
+		return err
+	}
+	values, err := parseNumbers(want, g.n)
+	if err != nil {
+		return err
+	}
+	data[0] = g.set
+	copy(data[g.from:], values)
+	return e.do(data)
+}
+
+// do is SIOCETHTOOL; data begins with the command.
+func (e ethtool) do(data []uint32) error { return e.ioctl(unix.SIOCETHTOOL, unsafe.Pointer(&data[0])) }
+
+func (e ethtool) ioctl(request uintptr, data unsafe.Pointer) error {
+	req := struct {
+		name [unix.IFNAMSIZ]byte
+		data unsafe.Pointer
+		_    [16]byte
+	}{data: data}
+	copy(req.name[:unix.IFNAMSIZ-1], e.name)
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(e.h.sock.GetFd()), request, uintptr(unsafe.Pointer(&req))); errno != 0 {
+		return errno
+	}
+	return nil
+}
+
+func numbers(values []uint32) string {
+	out := make([]string, 0, len(values))
+	for _, v := range values {
+		out = append(out, strconv.FormatUint(uint64(v), 10))
+	}
+	return strings.Join(out, " ")
+}
+
+// parseNumbers is the reverse of numbers. Any number of them where n is 0.
+func parseNumbers(s string, n int) ([]uint32, error) {
+	var out []uint32
+	for field := range strings.FieldsSeq(s) {
+		v, err := strconv.ParseUint(field, 10, 32)
+		if err != nil {
+			return nil, fmt.Errorf("parse %q: %w", s, err)
+		}
+		out = append(out, uint32(v))
+	}
+	if n != 0 && len(out) != n {
+		return nil, fmt.Errorf("parse %q: not %d numbers", s, n)
+	}
+	return out, nil
+}
+
+// Words of struct ethtool_cmd.
+const (
+	modeAdvertised = 2
+	modeSpeed      = 3 // speed, duplex << 16, port << 24
+	modeAutoneg    = 4 // autoneg << 16
+	modeMDIX       = 7 // speed's upper half, mdix << 16, what was asked of it << 24
+	modeWords      = 11
+)
+
+// readMode reads whether speed and duplex are negotiated, what is offered, and else
+// which they are.
+func (e ethtool) readMode() (string, error) {
+	data := make([]uint32, modeWords)
+	data[0] = unix.ETHTOOL_GSET
+	if err := e.do(data); err != nil {
+		return "", err
+	}
+	autoneg, speed, upper := data[modeAutoneg]>>16&0xff, data[modeSpeed]&0xffffff, data[modeMDIX]&0xffff
+	if autoneg != 0 {
+		speed, upper = 0, 0
+	}
+	return numbers([]uint32{autoneg, data[modeAdvertised], speed, upper, data[modeMDIX] >> 24}), nil
+}
+
+func (e ethtool) writeMode(want string) error {
+	values, err := parseNumbers(want, 5)
+	if err != nil {
+		return err
+	}
+	data := make([]uint32, modeWords)
+	data[0] = unix.ETHTOOL_GSET
+	if err := e.do(data); err != nil {
+		return err
+	}
+	data[0], data[modeAdvertised] = unix.ETHTOOL_SSET, values[1]
+	data[modeAutoneg] = data[modeAutoneg]&^(0xff<<16) | values[0]<<16
+	data[modeSpeed] = data[modeSpeed]&^0xffffff | values[2]
+	data[modeMDIX] = data[modeMDIX]&(0xff<<16) | values[3] | values[4]<<24
+	return e.do(data)
+}
+
+// maxFeatureWords is more than any kernel has.
+const maxFeatureWords = 8
+
+// getFeatures returns, for each word of features, those that can be changed and
+// those that are asked for.
+func (e ethtool) getFeatures() (words []struct{ available, wanted, active, fixed uint32 }, err error) {
+	var data struct {
+		cmd, size uint32
+		words     [maxFeatureWords]struct{ available, wanted, active, fixed uint32 }
+	}
+	data.cmd, data.size = unix.ETHTOOL_GFEATURES, maxFeatureWords
+	if err := e.ioctl(unix.SIOCETHTOOL, unsafe.Pointer(&data)); err != nil {
+		return nil, err
+	}
+	return data.words[:min(data.size, maxFeatureWords)], nil
+}
+
+func (e ethtool) readFeatures() (string, error) {
+	words, err := e.getFeatures()
+	var out []uint32
+	for _, w := range words {
+		out = append(out, w.wanted&w.available)
+	}
+	return numbers(out), err
+}
+
+func (e ethtool) writeFeatures(want string) error {
+	now, err := e.getFeatures()
+	if err != nil {
+		return err
+	}
+	values, err := parseNumbers(want, len(now))
+	if err != nil {
+		return err
+	}
+	data := []uint32{unix.ETHTOOL_SFEATURES, uint32(len(now))}
+	for i, w := range now {
+		data = append(data, w.available, values[i]&w.available)
+	}
+	return e.do(data)
+}
+
+// readStamps reads the hardware's timestamps: flags, of what is sent, of what comes.
+func (e ethtool) readStamps() (string, error) {
+	data := make([]uint32, 3)
+	err := e.ioctl(unix.SIOCGHWTSTAMP, unsafe.Pointer(&data[0]))
+	return numbers(data), err
+}
+
+func (e ethtool) writeStamps(want string) error {
+	data, err := parseNumbers(want, 3)
+	if err != nil {
+		return err
+	}
+	return e.ioctl(unix.SIOCSHWTSTAMP, unsafe.Pointer(&slices.Clone(data)[0]))
+}
