@@ -77,7 +77,8 @@ func TestENIIPAMBelowOthers(t *testing.T) {
 			c.mustTool("del", pod)
 		}
 
-		c.conflist(version, map[string]any{"type": "host-device", "device": eni.Name, "ipam": ipam})
+		own := map[string]any{"type": "eni-ipam", "families": ipam["families"]}
+		c.conflist(version, map[string]any{"type": "host-device", "device": eni.Name, "ipam": own})
 		alone := c.pod("alone-" + version)
 		gives(c.mustTool("add", alone), "10.0.2.15/24", "fd00:2::15/64")
 		must(t, c.reach(alone, "10.0.2.15/24", "10.0.2.1"))

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
@@ -23,13 +24,16 @@ func (c *call) add() (*types100.Result, error) {
 	if _, err := device.ParseInterfaceName(c.args.IfName); err != nil {
 		return nil, &refusal{code: codeEnvironment, msg: "CNI_IFNAME", err: err}
 	}
-	if c.cfg.PrevResult != nil && c.cfg.Delegate == nil {
-		return nil, refuse(codeInvalid, "prevResult: multi-eni without a delegate makes the interface; put it first in the list of plugins")
+	if c.cfg.PrevResult != nil && !c.cfg.TakesPrevResult() {
+		return nil, refuse(codeInvalid, "prevResult: what makes the interface here takes none; put multi-eni first in the list of plugins")
 	}
 	if err := c.policy.Check(c.cfg); err != nil {
 		return nil, err
 	}
 	if err := c.policy.CheckDeviceInfoFile(c.cfg.DeviceInfoFile, c.id); err != nil {
+		return nil, err
+	}
+	if err := c.readRequests(); err != nil {
 		return nil, err
 	}
 	ns, err := c.openTarget()
@@ -222,7 +226,8 @@ func (c *call) attach(d *claimed) (*types100.Result, error) {
 		return nil, err
 	}
 	result.CNIVersion = types100.ImplementedSpecVersion
-	if c.cfg.DNS != nil && len(result.DNS.Nameservers) == 0 {
+	if c.cfg.DNS != nil { // in place of the address plugin's, as bridge has it
+		result.DNS = types.DNS{}
 		if err := json.Unmarshal(c.cfg.DNS, &result.DNS); err != nil {
 			return nil, refuse(codeInvalid, "dns: %v", err)
 		}

@@ -139,7 +139,7 @@ func TestRefusals(t *testing.T) {
 	e.refused("ADD", e.pod(map[string]any{"select": map[string]any{"subnetID": "subnet-0000000a"}, "delegate": map[string]any{"type": "ipvlan"}}), 7, "several devices match", "select.eniID")
 	e.refused("ADD", e.pod(with(sel("a"), "selct", 1)), 7, "selct", "select")
 
-	e.refused("ADD", e.pod(with(sel("a"), "prevResult", map[string]any{"cniVersion": "1.1.0"})), 7, "prevResult", "put it first")
+	e.refused("ADD", e.pod(with(sel("a"), "prevResult", map[string]any{"cniVersion": "1.1.0"})), 7, "prevResult", "put multi-eni first")
 
 	args := e.pod(sel("a"))
 	args.Netns = "/proc/self/ns/net"

@@ -81,6 +81,9 @@ func (c *call) claimUnder(lock func(context.Context, device.PCIAddress) (func(),
 	if err != nil {
 		return nil, err
 	}
+	if err := c.refuseMAC(got); err != nil {
+		return nil, err
+	}
 	if err := c.findPlugins(); err != nil {
 		return nil, err
 	}

@@ -117,7 +117,7 @@ func (c *call) ipamAdd(d *claimed) (*types100.Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	return addressesOnly(d.IPAM.Type, result)
+	return c.addressesOnly(d.IPAM.Type, result)
 }
 
 // startIPAM is ipamAdd, begun at once where the IPAM plugin needs no interface.
@@ -132,17 +132,17 @@ func (c *call) startIPAM(d *claimed) func() (*types100.Result, error) {
 		if err := wait(); err != nil {
 			return nil, err
 		}
-		return addressesOnly(d.IPAM.Type, result)
+		return c.addressesOnly(d.IPAM.Type, result)
 	}
 }
 
 // addressesOnly keeps of an IPAM plugin's result what the spec lets it say.
-func addressesOnly(typ string, result *types100.Result) (*types100.Result, error) {
+func (c *call) addressesOnly(typ string, result *types100.Result) (*types100.Result, error) {
 	if len(result.IPs) == 0 {
 		return nil, refuse(codeInvalid, "ipam.type: %s gave no address", typ)
 	}
 	result.Interfaces = nil
-	return result, nil
+	return result, c.gotAddresses(result)
 }
 
 // attachDelegate lets another plugin make the interface, with addresses.
@@ -178,9 +178,17 @@ func (c *call) attachDelegate(d *claimed) (*types100.Result, error) {
 			i.PciID = d.Device.PCIAddress.String()
 		}
 	}
+	if err := c.gotMAC(d, l, result, at); err != nil {
+		return nil, err
+	}
+	if err := c.setMTU(d, &l); err != nil {
+		return nil, err
+	}
 	if d.own != nil {
 		own := d.own.result()
 		result.IPs, result.Routes = own.IPs, own.Routes
+	} else if err := c.gotAddresses(result); err != nil {
+		return nil, err
 	}
 	if d.link.Index == 0 { // a userspace device: the container reads all in the result
 		addRoutes(result, c.cfg.Routes)
@@ -208,9 +216,7 @@ func (c *call) finishDelegate(d *claimed, l link.Link, result *types100.Result, 
 		}
 		return nil
 	}
-	if i := result.Interfaces[at]; i.Mtu == 0 {
-		i.Mtu = l.MTU
-	}
+	result.Interfaces[at].Mtu = l.MTU
 	if d.own != nil {
 		return c.configure(d, l, result)
 	}

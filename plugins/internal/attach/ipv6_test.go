@@ -172,7 +172,7 @@ func TestRouterAdvertisements(t *testing.T) {
 	static := map[string]any{"type": "static", "addresses": []any{map[string]any{"address": "10.0.2.15/24"}, map[string]any{"address": "fd00:2::15/64", "gateway": "fd00:2::1"}},
 		"routes": []any{map[string]any{"dst": "::/0"}}}
 	eniIPAM := func(families ...string) map[string]any {
-		return map[string]any{"type": "eni-ipam", "families": families, "dataDir": e.file("leases"), "coolDown": 0}
+		return map[string]any{"type": "eni-ipam", "families": families, "dataDir": e.file("leases")}
 	}
 	for _, tt := range []struct {
 		name   string
@@ -193,6 +193,9 @@ func TestRouterAdvertisements(t *testing.T) {
 			conf := map[string]any{"select": map[string]any{"nodeENI": "a"}}
 			if tt.shared {
 				conf = map[string]any{"select": shared["select"], "delegate": shared["delegate"]}
+				if tt.ipam["type"] == "eni-ipam" {
+					tt.ipam["coolDown"] = 0
+				}
 			}
 			conf["ipam"] = any(tt.ipam)
 			if tt.ipam == nil {

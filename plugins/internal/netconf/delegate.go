@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
@@ -110,6 +111,16 @@ func AddressesAlone(ipam string) bool {
 	return false
 }
 
+// TakesPrevResult says whether ADD hands the result of an earlier plugin of the list to
+// a delegate that reads it, so far as is known.
+func (c *Config) TakesPrevResult() bool {
+	if c.Delegate == nil || c.ENIIPAM != nil { // with eni-ipam it is the addresses
+		return false
+	}
+	_, known := knownDelegates[c.Delegate.Type]
+	return !known || c.Delegate.Type == "ipvlan"
+}
+
 // NeedsLink says whether the delegate is given the interface's name, so that
 // the device must have one.
 func (d *Delegate) NeedsLink() bool { return !delegateFields[d.Field] }
@@ -138,7 +149,7 @@ func (c *Config) DelegateConfig(pci device.PCIAddress, link string, mtu int) (js
 	if value != "" {
 		own[c.Delegate.Field] = value
 	}
-	if !hasFold(fields, "mtu") && mtu != 0 && c.Delegate.Shared {
+	if !c.Delegate.OwnMTU() && mtu != 0 && c.Delegate.Shared {
 		own["mtu"] = mtu
 	}
 	for key, raw := range fields {
@@ -206,11 +217,15 @@ func WithPrevResult(conf, prev json.RawMessage) (json.RawMessage, error) {
 }
 
 // runtimeConfigFor keeps the runtime's deviceID in step with the device that
-// was selected: host-device prefers it over its own keys.
+// was selected: host-device prefers it over its own keys. It has the MAC that the
+// runtime asks for wherever it does.
 func (c *Config) runtimeConfigFor(pci device.PCIAddress) json.RawMessage {
-	var fields map[string]json.RawMessage
-	if json.Unmarshal(c.RuntimeConfig, &fields) != nil { // there is none: else it was read as an object
+	fields := map[string]json.RawMessage{}
+	if json.Unmarshal(c.RuntimeConfig, &fields) != nil && c.MAC == "" { // there is none: else it was read as an object
 		return nil
+	}
+	if c.MAC != "" {
+		fields["mac"] = json.RawMessage(strconv.Quote(c.MAC.String()))
 	}
 	maps.DeleteFunc(fields, func(key string, raw json.RawMessage) bool {
 		switch {

@@ -149,12 +149,13 @@ func TestDelegateRuntimeConfig(t *testing.T) {
 	for runtime, want := range map[string]string{
 		`{"deviceID":"0000:00:07.0"}`:                 `{"deviceID":"0000:00:07.0"}`,
 		`{"deviceID":"0000:00:08.0"}`:                 `{}`,
-		`{"DeviceID":"0000:00:08.0","mac":"x"}`:       `{"mac":"x"}`,
+		`{"DeviceID":"0000:00:08.0","mtu":"x"}`:       `{"mtu":"x"}`,
+		`{"mac":"02:00:00:AB:00:07"}`:                 `{"mac":"02:00:00:ab:00:07"}`,
 		`{"DEVICEID":"0000:00:07.0"}`:                 `{}`,
-		`{"cnideviceinfofile":"/x","ips":["a"]}`:      `{"ips":["a"]}`,
+		`{"cnideviceinfofile":"/x","a":["a"]}`:        `{"a":["a"]}`,
 		`{"deviceID":"0000:00:07.0","devıceID":"no"}`: `{"deviceID":"0000:00:07.0","devıceID":"no"}`, // a letter that no case folds to i
 	} {
-		c := parseOK(t, with(`,"delegate":{"type":"host-device"},"runtimeConfig":`+runtime))
+		c := parseOK(t, with(`,"delegate":{"type":"other","deviceField":"pciBusID"},"runtimeConfig":`+runtime))
 		conf, err := c.DelegateConfig(pci, link, 0)
 		if err != nil {
 			t.Fatal(err)

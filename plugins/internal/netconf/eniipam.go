@@ -40,7 +40,8 @@ type ENIIPAM struct {
 	// DataDir is the folder of the leases.
 	DataDir string `key:"dataDir,\"/var/lib/cni/eni-ipam\""`
 
-	// Requested are the runtime's, by runtimeConfig.ips: these and no other.
+	// Requested are the runtime's, by runtimeConfig.ips and args.cni.ips: these and no
+	// other.
 	Requested []netip.Addr
 }
 
@@ -86,6 +87,9 @@ func (d *decoder) eniIPAM(p *Plugin, more ...string) *ENIIPAM {
 
 // checkSharing faults what of eni-ipam does not go with the delegate.
 func (e *ENIIPAM) checkSharing(d *decoder, delegate *Delegate) {
+	if sub := d.object("ipam"); (delegate == nil || !delegate.Shared) && given(sub.fields["coolDown"]) {
+		sub.fault("coolDown", "a pod that has the ENI to itself leases nothing; remove it")
+	}
 	switch {
 	case delegate == nil:
 	case delegate.Type == "vlan":
@@ -93,30 +97,6 @@ func (e *ENIIPAM) checkSharing(d *decoder, delegate *Delegate) {
 	case delegate.Shared && e.Addresses == addressesAll:
 		d.fault("ipam.addresses", "%q is for a pod that has the ENI to itself; with delegate %s leave it out", addressesAll, delegate.Type)
 	}
-}
-
-// requestedIPs are those of runtimeConfig.ips, with or without a length (CNI
-// conventions, capability "ips").
-func (d *decoder) requestedIPs() (out []netip.Addr) {
-	sub := d.object("runtimeConfig")
-	var raw json.RawMessage
-	if sub == nil || !sub.raw("ips", &raw) {
-		return nil
-	}
-	var ips []string
-	if json.Unmarshal(raw, &ips) != nil {
-		sub.fault("ips", "%.100s: want a list of addresses such as 10.0.1.15/24", raw)
-		return nil
-	}
-	for i, s := range ips {
-		addr, err := ParseRequestedIP(s)
-		if err != nil {
-			sub.fault(fmt.Sprintf("ips[%d]", i), "%v", err)
-			continue
-		}
-		out = append(out, addr)
-	}
-	return out
 }
 
 // ParseRequestedIP reads an address that a runtime asks for, with or without a

@@ -29,6 +29,7 @@ func TestENIIPAMFaults(t *testing.T) {
 		`"x":1},"delegate":{"type":"vlan"`:               `ipam.type: "eni-ipam": the VPC carries no VLANs, and so does not deliver the ENI's addresses in one; use ipvlan, or another IPAM plugin`,
 		`"addresses":"all"},"delegate":{"type":"ipvlan"`: `ipam.addresses: "all" is for a pod that has the ENI to itself; with delegate ipvlan leave it out`,
 		`"coolDown":"30s"`:                               `ipam.coolDown: "30s": want seconds between 0 and 3600`,
+		`"coolDown":7`:                                   `ipam.coolDown: a pod that has the ENI to itself leases nothing; remove it`,
 		`"coolDown":-1`:                                  `ipam.coolDown: -1: want seconds between 0 and 3600`,
 		`"dataDir":"leases"`:                             `ipam.dataDir: "leases": want a clean absolute path`,
 		`"routes":[{"dst":"vpc","gw":"fd00::1"}]`:        `ipam.routes[0].gw: fd00::1 is not of the family of routes[0].dst vpc`,

@@ -5,6 +5,7 @@ package netconf
 
 import (
 	"encoding/json"
+	"net/netip"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -54,6 +55,10 @@ type Config struct {
 	// DNS, Args, RuntimeConfig and PrevResult are as the runtime wrote them;
 	// nil when absent.
 	DNS, Args, RuntimeConfig, PrevResult json.RawMessage
+	// MAC is what runtimeConfig.mac, args.cni.mac and the delegate's mac agree on, IPs
+	// those of runtimeConfig.ips and args.cni.ips; neither given when nobody asks.
+	MAC device.MAC
+	IPs []netip.Addr
 	// DeviceInfoFile is runtimeConfig.CNIDeviceInfoFile (device-info spec 1.1.0).
 	DeviceInfoFile string
 	Paths          Paths
@@ -224,6 +229,7 @@ func parse(stdin []byte) (*decoder, *Config, error) {
 	d.path("sysfs", &c.Paths.Sysfs)
 	d.path("logFile", &c.Paths.LogFile)
 	d.oneOf("logLevel", &c.Paths.LogLevel, logLevels...)
+	d.requested(c)
 	d.check(c)
 	c.Refused = d.refused(c)
 	return d, c, nil

@@ -113,11 +113,12 @@ func TestParseDefaults(t *testing.T) {
 // TestParseTolerates what runtimes inject into a netconf.
 func TestParseTolerates(t *testing.T) {
 	for name, keys := range map[string]string{
-		"libcni":        `,"cniVersions":["1.0.0","1.1.0"],"capabilities":{"CNIDeviceInfoFile":true},"disableCheck":true,"disableGC":true,"loadOnlyInlinedPlugins":true`,
-		"libcni GC":     `,"cni.dev/valid-attachments":[],"cni.dev/attachments":[]`,
-		"libcni result": `,"prevResult":{"cniVersion":"1.1.0","interfaces":[]}`,
-		"Multus device": `,"deviceID":"0000:00:07.0","pciBusID":"0000:00:07.0","runtimeConfig":{"deviceID":"0000:00:07.0"}`,
-		"Multus args":   `,"args":{"cni":{"ips":["10.0.2.9/24"],"mac":"02:00:00:00:00:09","labels":{}}},"runtimeConfig":{"mac":"02:00:00:00:00:09","ips":["10.0.2.9/24"],"bandwidth":{},"portMappings":[],"infinibandGUID":"x"}`,
+		"libcni":         `,"cniVersions":["1.0.0","1.1.0"],"capabilities":{"CNIDeviceInfoFile":true},"disableCheck":true,"disableGC":true,"loadOnlyInlinedPlugins":true`,
+		"libcni GC":      `,"cni.dev/valid-attachments":[],"cni.dev/attachments":[]`,
+		"libcni result":  `,"prevResult":{"cniVersion":"1.1.0","interfaces":[]}`,
+		"Multus device":  `,"deviceID":"0000:00:07.0","pciBusID":"0000:00:07.0","runtimeConfig":{"deviceID":"0000:00:07.0"}`,
+		"Multus args":    `,"args":{"cni":{"ips":["10.0.2.9/24"],"mac":"02:00:00:00:00:09","labels":{}}},"ipam":{"type":"host-local"},"runtimeConfig":{"mac":"02:00:00:00:00:09","ips":["10.0.2.9/24"],"bandwidth":{},"portMappings":[],"dns":null}`,
+		"another's args": `,"args":{"cni":{"labels":[{"key":"a","value":"b"}]},"org.example":{}}`,
 	} {
 		if _, err := Parse([]byte(with(keys))); err != nil {
 			t.Errorf("%s: %v", name, err)

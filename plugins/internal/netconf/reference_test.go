@@ -93,8 +93,8 @@ bring, is a fault too, and so is a key that an object has twice, or in two spell
 	table("At the top", "`type` is `multi-eni`.", "Config", Config{}, "key")
 	table("select", "Every key that is given must hold; what is left must be one device that is free.", "Select", Select{}, "key")
 	table("routes[]", "As in the result of the CNI spec 1.1.0; only `dst` must be given.", "Route", Route{}, "key")
-	table("ipam of type eni-ipam", "The addresses that the inventory has for the ENI, with the length of their subnet; nothing is asked of AWS, and no other plugin is run. Who has\nthe ENI to himself (no delegate, or host-device, sriov …) has its addresses. Pods that share it (ipvlan, macvlan) get each a lease of one that is not\nthe ENI's own: a secondary address, or one out of a delegated prefix. `runtimeConfig.ips` (capability `ips`) and `IP` in `CNI_ARGS` choose among\nthem. Every other type is an IPAM plugin in the runtime's folder, with keys of its own.\n\nOther plugins than multi-eni may name `eni-ipam` too: it is in the runtime's folder. It then finds the ENI by their `master`, `device`, `deviceID` or\n`pciBusID`, or by `ipam.select`, which is like `select` above, in the `inventory` of that key.", "ENIIPAM", ENIIPAM{}, "key")
-	b.WriteString("\n## delegate\nIts netconf, with its `type` and the keys of its own. multi-eni adds the device, `name`, `cniVersion`, `ipam`, `args`, `runtimeConfig`,\n`prevResult` and `dns`; none of these may be in it.\n\n| type | pods with the device | key for the device |\n|---|---|---|\n")
+	table("ipam of type eni-ipam", "The addresses that the inventory has for the ENI, with the length of their subnet; nothing is asked of AWS, and no other plugin is run. Who has\nthe ENI to himself (no delegate, or host-device, sriov …) has its addresses. Pods that share it (ipvlan, macvlan) get each a lease of one that is not\nthe ENI's own: a secondary address, or one out of a delegated prefix. `runtimeConfig.ips` (capability `ips`), `args.cni.ips`\nand `IP` in `CNI_ARGS` choose among them. Every other type is an IPAM plugin in the runtime's folder, with keys of its own.\n\nOther plugins than multi-eni may name `eni-ipam` too: it is in the runtime's folder. It then finds the ENI by their `master`, `device`, `deviceID` or\n`pciBusID`, or by `ipam.select`, which is like `select` above, in the `inventory` of that key.", "ENIIPAM", ENIIPAM{}, "key")
+	b.WriteString("\n## delegate\nIts netconf, with its `type` and the keys of its own. multi-eni adds the device, `name`, `cniVersion`, `ipam`, `args`, `runtimeConfig`,\n`prevResult` and `dns`; none of these may be in it. The `mtu` above holds with every delegate; where the delegate's part has one of its own, that one\nholds, and both are a fault.\n\n| type | pods with the device | key for the device |\n|---|---|---|\n")
 	for _, name := range slices.Sorted(maps.Keys(knownDelegates)) {
 		d := knownDelegates[name]
 		holders := "one"
@@ -104,6 +104,15 @@ bring, is a fault too, and so is a key that an object has twice, or in two spell
 		fmt.Fprintf(&b, "| `%s` | %s | `%s` |\n", name, holders, strings.Join(d.fields, "`, or by `deviceField` `"))
 	}
 	b.WriteString("| any other | one | the one that `deviceField` names: `" + strings.Join(slices.Sorted(maps.Keys(delegateFields)), "`, `") + "` |\n")
+	b.WriteString("\n## What a runtime asks for\nBy the capabilities that the netconf declares (`runtimeConfig`), by `args.cni`, and by `CNI_ARGS`. Each is carried out by one of these, or refused\n(7; 4 in `CNI_ARGS`): nothing is passed over. A MAC must be the same in all places, and the device's own where the VPC delivers to no other (102);\nan address that was asked for must be among those given (102). Of plugins that are not listed nothing is known: they get all of it.\n\n| plugin | runtimeConfig | args.cni | CNI_ARGS |\n|---|---|---|---|\n")
+	for _, typ := range slices.Sorted(maps.Keys(capabilities)) {
+		fmt.Fprintf(&b, "| `%s` |", typ)
+		for _, keys := range [][]string{capabilities[typ], cniArgs[typ], environment[typ]} {
+			fmt.Fprintf(&b, " %s |", strings.ReplaceAll("`"+strings.Join(keys, "`, `")+"`", "``", ""))
+		}
+		b.WriteString("\n")
+	}
+	b.WriteString("\nOther keys of `args` and `CNI_ARGS` may be meant for another plugin of the list, and are handed on. `dns` takes the place of the address plugin's.\n")
 	table("Paths", "Only where the node has no policy (cnitool, tests). Under a policy they, and `ipam.dataDir` of eni-ipam, are refused with code 105. The values are the defaults.", "Paths", Paths{}, "key")
 	table("The policy", "`/etc/multi-eni/policy.json` is the node's, not the netconf's; the installer writes it. [conf/policy.json](../conf/policy.json) is the default.", "Policy", Policy{}, "json")
 	return b.String()

@@ -1,0 +1,101 @@
+package attach
+
+import (
+	"net/netip"
+	"slices"
+
+	types100 "github.com/containernetworking/cni/pkg/types/100"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/device"
+	"github.com/multi-eni/multi-eni-cni/pkg/link"
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+)
+
+// readRequests adds to the netconf's requests those of CNI_ARGS, which must agree
+// with it, and refuses one that nobody carries out.
+func (c *call) readRequests() error {
+	bad := func(err error) error { return &refusal{code: codeEnvironment, msg: "CNI_ARGS", err: err} }
+	if err := c.cfg.CheckArgs(c.env); err != nil {
+		return bad(err)
+	}
+	if s := c.env["MAC"]; s != "" {
+		mac, err := device.ParseMAC(s)
+		if err != nil {
+			return bad(err)
+		}
+		if c.cfg.MAC != "" && mac != c.cfg.MAC {
+			return refuse(codeEnvironment, "CNI_ARGS: MAC=%s, but the netconf asks for %s; they must agree", mac, c.cfg.MAC)
+		}
+		c.cfg.MAC = mac
+	}
+	ips, err := c.requestedIPs()
+	if err != nil {
+		return err
+	}
+	for _, ip := range ips {
+		if !slices.Contains(c.cfg.IPs, ip) {
+			c.cfg.IPs = append(c.cfg.IPs, ip)
+		}
+	}
+	return nil
+}
+
+// refuseMAC refuses a MAC that the pod's interface will not have, or could not
+// receive by.
+func (c *call) refuseMAC(d *claimed) error {
+	own := d.link.MAC
+	if d.link.Index == 0 && d.row != nil {
+		own = d.row.MAC
+	}
+	want, by := c.cfg.MAC, c.cfg.Delegate
+	switch {
+	case want == "" || want == own:
+		return nil
+	case by == nil || d.fn.Driver == "ena":
+		return refuse(codeUnsupported, "MAC %s was asked for, but device %s has %s, and the VPC delivers to no other; leave it out", want, d.fn.Address, own)
+	case !by.TakesMAC():
+		return refuse(codeUnsupported, "MAC %s was asked for, but with delegate %s the interface has its device's, %s; leave it out", want, by.Type, own)
+	}
+	return nil
+}
+
+// gotMAC says whether a delegate has given the interface the MAC that was asked for:
+// by the kernel, or by the delegate's word where the container has no link.
+func (c *call) gotMAC(d *claimed, l link.Link, result *types100.Result, at int) error {
+	var got device.MAC
+	if got = l.MAC; l.Index == 0 && at >= 0 {
+		got, _ = device.ParseMAC(result.Interfaces[at].Mac) // what is none is not the wanted one
+	}
+	if c.cfg.MAC == "" || got == c.cfg.MAC {
+		return nil
+	}
+	return refuse(codeUnsupported, "MAC %s was asked for, but delegate %s gave %q; leave it out, or take a delegate that gives it", c.cfg.MAC, d.Delegate.Type, got)
+}
+
+// gotAddresses says whether the addresses that were asked for are in a result.
+func (c *call) gotAddresses(result *types100.Result) error {
+	have, err := addressesOf(result)
+	if err != nil {
+		return err
+	}
+	for _, want := range c.cfg.IPs {
+		if !slices.ContainsFunc(have, func(p netip.Prefix) bool { return p.Addr() == want }) {
+			return refuse(codeUnsupported, "address %s was asked for, but the address plugin gave %v; leave it out, or take a plugin that gives it", want, have)
+		}
+	}
+	return nil
+}
+
+// setMTU gives an interface that a delegate has put into the pod the MTU that
+// delegates do not: host-device, for one, has no key for it.
+func (c *call) setMTU(d *claimed, l *link.Link) error {
+	mtu := c.mtu(d.row)
+	if l.Index == 0 || d.Mode != nodestate.ModeDelegateExclusive || mtu == 0 || mtu == l.MTU || c.cfg.Delegate.OwnMTU() {
+		return nil
+	}
+	err := c.step("mtu", func() error { return c.in.SetMTU(l.Index, mtu) })
+	if err == nil {
+		l.MTU = mtu
+	}
+	return err
+}

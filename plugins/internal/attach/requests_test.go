@@ -1,0 +1,91 @@
+package attach_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/multi-eni/multi-eni-cni/plugins/internal/attach"
+	"github.com/multi-eni/multi-eni-cni/test/nstest"
+)
+
+// TestRequestedMAC: a MAC that is asked for, in whichever place, is the pod's, or is
+// refused before anything is touched.
+func TestRequestedMAC(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	e := newEnv(t)
+	shared := e.shared()
+	e.path = copyBinaries(t, e, "macvlan", "host-device", "host-local")
+	before := e.snapshot()
+	hostDevice := map[string]any{"select": map[string]any{"nodeENI": "a"}, "delegate": map[string]any{"type": "host-device", "deviceField": "device"}}
+	passthru := map[string]any{"select": map[string]any{"nodeENI": "a"}, "delegate": map[string]any{"type": "macvlan", "mode": "passthru"}}
+	for name, tt := range map[string]struct {
+		conf  map[string]any
+		mac   string
+		words []string // of the refusal; nil where the MAC is to be the pod's
+	}{
+		"exclusive, its own":      {e.selectA(), strings.ToUpper(eniA.MAC), nil},
+		"exclusive, another":      {e.selectA(), foreignMAC, []string{foreignMAC, eniA.PCI, eniA.MAC, "the VPC delivers to no other", "leave it out"}},
+		"host-device, its own":    {hostDevice, eniA.MAC, nil},
+		"host-device, another":    {hostDevice, foreignMAC, []string{foreignMAC, eniA.MAC}},
+		"macvlan on another NIC":  {shared, foreignMAC, nil},
+		"macvlan passthru on ena": {passthru, foreignMAC, []string{foreignMAC, "the VPC delivers to no other"}},
+	} {
+		for place, key := range map[string]keyOfNetconf{
+			"runtimeConfig": {"mac", "runtimeConfig", tt.mac}, "args": {"mac", "args.cni", tt.mac}, "CNI_ARGS": {"MAC", "CNI_ARGS", tt.mac},
+		} {
+			args := e.pod(tt.conf)
+			conf, env := way{conf: tt.conf}.with(key, args.Args)
+			args.StdinData, args.Args = e.conf(conf), env
+			if tt.words != nil {
+				e.refused("ADD", args, 102, tt.words...)
+				e.unchanged(before, name+" by "+place)
+				continue
+			}
+			r := e.add(args)
+			if links := e.podLinks(args); !strings.EqualFold(links[0].MAC.String(), tt.mac) || !strings.EqualFold(r.Interfaces[0].Mac, tt.mac) {
+				t.Errorf("%s by %s: the pod has %+v, the result %+v", name, place, links, r.Interfaces)
+			}
+			if _, err := run(&attach.Plugin{}, "CHECK", withPrev(t, args, r)); err != nil {
+				t.Errorf("%s by %s: CHECK: %v", name, place, err)
+			}
+			e.del(args)
+			e.unchanged(before, name+" by "+place)
+		}
+	}
+	args := e.pod(shared)
+	conf, env := way{conf: shared}.with(keyOfNetconf{"mac", "runtimeConfig", foreignMAC}, args.Args+";MAC="+eniA.MAC)
+	args.StdinData, args.Args = e.conf(conf), env
+	e.refused("ADD", args, 4, "CNI_ARGS", eniA.MAC, foreignMAC, "must agree")
+
+	// A delegate that we do not know may give it or not: the kernel tells.
+	other := map[string]any{"select": shared["select"], "delegate": map[string]any{"type": "other", "deviceField": "device"}}
+	args = e.pod(other)
+	conf, _ = way{conf: other}.with(keyOfNetconf{"mac", "runtimeConfig", foreignMAC}, args.Args)
+	args.StdinData = e.conf(conf)
+	_, err := run(&attach.Plugin{Exec: &likeness{Exec: fake("none", nil).Exec, hostDevice: e.file("bin", "host-device")}}, "ADD", args)
+	wantCode(t, err, 102, foreignMAC, "delegate other gave")
+	e.unchanged(before, "a delegate that gives another MAC")
+}
+
+// TestRequestedAddress: an IPAM plugin that does not give the address that was asked
+// for fails the attachment, and what it has given goes back.
+func TestRequestedAddress(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	e := newEnv(t)
+	e.path = e.script("stubborn", `[ $CNI_COMMAND = ADD ] && echo '{"cniVersion":"1.1.0","ips":[{"address":"10.0.2.9/24"}]}'; exit 0`)
+	before := e.snapshot()
+	conf := map[string]any{"select": map[string]any{"nodeENI": "a"}, "ipam": map[string]any{"type": "stubborn"}, "runtimeConfig": map[string]any{"ips": []string{"10.0.2.8/24"}}}
+	args := e.pod(conf)
+	e.refused("ADD", args, 102, "10.0.2.8 was asked for", "10.0.2.9/24")
+	e.unchanged(before, "an address that was not given")
+	conf["runtimeConfig"] = map[string]any{"ips": []string{"10.0.2.9"}}
+	args = e.pod(conf)
+	e.add(args)
+	e.del(args)
+	args.Args += ";IP=x"
+	e.refused("ADD", args, 4, "CNI_ARGS: IP", `"x"`)
+}

@@ -1,0 +1,170 @@
+package netconf
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/device"
+)
+
+// A runtime asks for things in three places (CNI conventions): by the capabilities
+// in runtimeConfig, by args.cni, and by CNI_ARGS. These are the keys that each plugin
+// takes there; of a plugin that is not here we do not know.
+var (
+	capabilities = map[string][]string{
+		Type:     {"deviceID", "CNIDeviceInfoFile", "mac"},
+		"ipvlan": {}, "vlan": {}, "host-device": {"deviceID"}, "macvlan": {"mac"}, "sriov": {"mac"},
+		ENIIPAMType: {"ips"}, "host-local": {"ips", "ipRanges"}, "static": {"ips"}, "dhcp": {}, "whereabouts": {},
+	}
+	// Of args.cni only these are faults where nobody takes them: the others may be
+	// meant for a plugin that comes later in the list, which has the same args.
+	cniArgs = map[string][]string{
+		Type:     {"mac"},
+		"ipvlan": {}, "vlan": {}, "host-device": {}, "macvlan": {}, "sriov": {},
+		ENIIPAMType: {"ips"}, "host-local": {"ips"}, "static": {"ips"}, "dhcp": {}, "whereabouts": {},
+	}
+	environment = map[string][]string{
+		Type:     {"MAC"},
+		"ipvlan": {}, "vlan": {}, "host-device": {}, "macvlan": {"MAC"}, "sriov": {"MAC"},
+		ENIIPAMType: {"IP"}, "host-local": {"IP"}, "static": {"IP", "GATEWAY"}, "dhcp": {}, "whereabouts": {"IP", "GATEWAY"},
+	}
+)
+
+// takes says whether multi-eni, the delegate or the IPAM plugin takes a key, so far
+// as is known.
+func (c *Config) takes(of map[string][]string, key string) bool {
+	return slices.ContainsFunc(c.types(), func(typ string) bool {
+		known, ok := of[typ]
+		return !ok || slices.Contains(known, key)
+	})
+}
+
+// types are those of the plugins that have a part in an attachment.
+func (c *Config) types() []string {
+	out := []string{Type}
+	if c.Delegate != nil {
+		out = append(out, c.Delegate.Type)
+	}
+	switch {
+	case c.ENIIPAM != nil:
+		out = append(out, ENIIPAMType)
+	case c.IPAM != nil:
+		out = append(out, c.IPAM.Type)
+	}
+	return out
+}
+
+// checkRequests faults what a runtime asks for and nobody does.
+func (d *decoder) checkRequests(c *Config) {
+	nobody := fmt.Sprintf("is taken by none of %s", strings.Join(c.types(), ", "))
+	if sub := d.object("runtimeConfig"); sub != nil {
+		for _, key := range slices.Sorted(maps.Keys(sub.fields)) {
+			if given(sub.fields[key]) && !c.takes(capabilities, key) {
+				sub.fault(key, "%s; remove it from capabilities", nobody)
+			}
+		}
+	}
+	if sub := d.cniArgs(); sub != nil {
+		for _, key := range []string{"ips", "mac"} {
+			if given(sub.fields[key]) && !c.takes(cniArgs, key) {
+				sub.fault(key, "%s; remove it", nobody)
+			}
+		}
+	}
+}
+
+// given says whether a value asks for anything.
+func given(raw json.RawMessage) bool {
+	return !slices.Contains([]string{"", "null", `""`, "[]", "{}"}, string(raw))
+}
+
+// CheckArgs refuses keys of CNI_ARGS that ask for what nobody does. Others than
+// these are the runtime's own.
+func (c *Config) CheckArgs(args map[string]string) error {
+	for _, key := range []string{"IP", "GATEWAY", "MAC"} {
+		if args[key] != "" && !c.takes(environment, key) {
+			return fmt.Errorf("%s=%s is taken by none of %s; leave it out", key, args[key], strings.Join(c.types(), ", "))
+		}
+	}
+	return nil
+}
+
+// cniArgs is args.cni; nil when there is none.
+func (d *decoder) cniArgs() *decoder {
+	if sub := d.object("args"); sub != nil {
+		return sub.object("cni")
+	}
+	return nil
+}
+
+// requested reads the MAC that a runtime or the delegate's part asks for, and the
+// addresses. They must agree on one MAC, which every plugin then gets.
+func (d *decoder) requested(c *Config) {
+	var where string
+	take := func(in *decoder, key string) {
+		var mac device.MAC
+		if in == nil || !parseInto(in, key, &mac, device.ParseMAC) {
+			return
+		}
+		if c.MAC != "" && mac != c.MAC {
+			in.fault(key, "%s, but %s is %s; they must agree", mac, where, c.MAC)
+			return
+		}
+		c.MAC, where = mac, in.prefix+key
+	}
+	take(d.object("runtimeConfig"), "mac")
+	take(d.cniArgs(), "mac")
+	if c.Delegate != nil && slices.Contains(capabilities[c.Delegate.Type], "mac") {
+		sub := d.object("delegate")
+		for key := range sub.fields {
+			if strings.EqualFold(key, "mac") {
+				take(sub, key)
+			}
+		}
+	}
+	c.IPs = d.requestedIPs()
+}
+
+// requestedIPs are those of runtimeConfig.ips and args.cni.ips, each once, with or
+// without a length.
+func (d *decoder) requestedIPs() (out []netip.Addr) {
+	for _, sub := range []*decoder{d.object("runtimeConfig"), d.cniArgs()} {
+		var raw json.RawMessage
+		if sub == nil || !sub.raw("ips", &raw) {
+			continue
+		}
+		var ips []string
+		if json.Unmarshal(raw, &ips) != nil {
+			sub.fault("ips", "%.100s: want a list of addresses such as 10.0.1.15/24", raw)
+			continue
+		}
+		for i, s := range ips {
+			addr, err := ParseRequestedIP(s)
+			if err != nil {
+				sub.fault(fmt.Sprintf("ips[%d]", i), "%v", err)
+				continue
+			}
+			if !slices.Contains(out, addr) {
+				out = append(out, addr)
+			}
+		}
+	}
+	return out
+}
+
+// TakesMAC says whether the delegate can give the pod's interface another MAC than
+// the device's, so far as is known.
+func (d *Delegate) TakesMAC() bool {
+	known, ok := capabilities[d.Type]
+	return !ok || slices.Contains(known, "mac")
+}
+
+// OwnMTU says whether the delegate's part has an MTU of its own.
+func (d *Delegate) OwnMTU() bool {
+	var fields map[string]json.RawMessage
+	return json.Unmarshal(d.Raw, &fields) == nil && hasFold(fields, "mtu")
+}

@@ -1,0 +1,112 @@
+package netconf
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// requests are what a runtime can ask for, with a value that is sound.
+var requests = map[string]string{
+	"deviceID": `"0000:00:07.0"`, "CNIDeviceInfoFile": `"/run/x"`, "mac": `"02:00:00:00:00:09"`, "ips": `["10.0.2.9/24"]`, "ipRanges": `[[{"subnet":"10.0.2.0/24"}]]`,
+	"bandwidth": `{"ingressRate":1}`, "portMappings": `[{"hostPort":80}]`, "infinibandGUID": `"x"`, "dns": `{"servers":["10.0.0.2"]}`, "aliases": `["a"]`,
+	"cgroupPath": `"/x"`, "io.kubernetes.cri.pod-annotations": `{"a":"b"}`, "DeviceID": `"0000:00:07.0"`, "MAC": `"02:00:00:00:00:09"`,
+}
+
+// TestCapabilities: every capability is taken by a plugin that is known to take it,
+// or perhaps by one that is not known, or refused.
+func TestCapabilities(t *testing.T) {
+	parts := map[string]string{"": ""}
+	for typ := range capabilities {
+		switch _, delegate := knownDelegates[typ]; {
+		case delegate:
+			parts[typ] = `,"delegate":{"type":"` + typ + `"}`
+		case typ != Type:
+			parts[typ] = `,"ipam":{"type":"` + typ + `"}`
+		}
+	}
+	for typ, part := range parts {
+		for key, value := range requests {
+			taken := slices.Contains(capabilities[Type], key) || slices.Contains(capabilities[typ], key)
+			checkTaken(t, with(part+fmt.Sprintf(`,"runtimeConfig":{%q:%s}`, key, value)), "runtimeConfig."+key, taken)
+			if key == "mac" || key == "ips" {
+				taken = slices.Contains(cniArgs[Type], key) || slices.Contains(cniArgs[typ], key)
+				checkTaken(t, with(part+fmt.Sprintf(`,"args":{"cni":{%q:%s}}`, key, value)), "args.cni."+key, taken)
+			}
+		}
+		for _, key := range []string{"IP", "MAC", "GATEWAY"} {
+			c := parseOK(t, with(part))
+			taken := slices.Contains(environment[Type], key) || slices.Contains(environment[typ], key)
+			if err := c.CheckArgs(map[string]string{key: "x", "K8S_POD_NAME": "y"}); (err == nil) != taken {
+				t.Errorf("CNI_ARGS %s with %s: %v; want it taken: %t", key, part, err, taken)
+			}
+		}
+	}
+	for _, part := range []string{`,"delegate":{"type":"other","deviceField":"device"}`, `,"ipam":{"type":"other"}`} {
+		for key, value := range requests {
+			checkTaken(t, with(part+fmt.Sprintf(`,"runtimeConfig":{%q:%s}`, key, value)), "runtimeConfig."+key, true)
+		}
+	}
+}
+
+func checkTaken(t *testing.T, stdin, path string, taken bool) {
+	t.Helper()
+	_, err := Parse([]byte(stdin))
+	if taken && err != nil || !taken && (err == nil || !strings.Contains(err.Error(), path+": is taken by none of multi-eni")) {
+		t.Errorf("Parse(%s) = %v; want it taken: %t", stdin, err, taken)
+	}
+}
+
+// TestKnownTypesAreComplete: the three tables are of the same plugins, and of all
+// whose device or behaviour is known.
+func TestKnownTypesAreComplete(t *testing.T) {
+	want := slices.Sorted(maps.Keys(capabilities))
+	for _, of := range []map[string][]string{cniArgs, environment} {
+		if got := slices.Sorted(maps.Keys(of)); !slices.Equal(got, want) {
+			t.Errorf("a table is of %q, another of %q", got, want)
+		}
+	}
+	for typ := range knownDelegates {
+		if !slices.Contains(want, typ) {
+			t.Errorf("%s is missing", typ)
+		}
+	}
+}
+
+func TestRequested(t *testing.T) {
+	const a, b = "02:00:00:00:00:0a", "02:00:00:00:00:0b"
+	for keys, want := range map[string]string{
+		``:                                     "",
+		`,"runtimeConfig":{"mac":""}`:          "",
+		`,"runtimeConfig":{"mac":"` + a + `"}`: a,
+		`,"args":{"cni":{"mac":"` + a + `"}}`:  a,
+		`,"args":{"cni":{"mac":"02:00:00:00:00:0A"}},"runtimeConfig":{"mac":"` + a + `"}`:   a,
+		`,"delegate":{"type":"macvlan","mac":"` + a + `"}`:                                  a,
+		`,"delegate":{"type":"sriov","MAC":"` + a + `"},"args":{"cni":{"mac":"` + a + `"}}`: a,
+		`,"delegate":{"type":"other","deviceField":"device","mac":"what it may mean"}`:      "",
+	} {
+		if c := parseOK(t, with(keys)); c.MAC.String() != want {
+			t.Errorf("%s: MAC %q; want %q", keys, c.MAC, want)
+		}
+	}
+	for keys, want := range map[string]string{
+		`,"args":{"cni":{"mac":"` + b + `"}},"runtimeConfig":{"mac":"` + a + `"}`:            "args.cni.mac: " + b + ", but runtimeConfig.mac is " + a,
+		`,"delegate":{"type":"sriov","mac":"` + b + `"},"runtimeConfig":{"mac":"` + a + `"}`: "delegate.mac: " + b + ", but runtimeConfig.mac is " + a,
+		`,"runtimeConfig":{"mac":"x"}`:                        `runtimeConfig.mac: MAC address "x"`,
+		`,"args":{"cni":{"mac":1}}`:                           `args.cni.mac: 1: want a string`,
+		`,"args":{"cni":{"ips":"10.0.0.1"}}`:                  `args.cni.ips: "10.0.0.1": want a list of addresses`,
+		`,"args":{"cni":7}`:                                   `args.cni: 7: want an object`,
+		`,"mtu":1500,"delegate":{"type":"ipvlan","MTU":1400}`: "mtu: 1500, but delegate has one of its own",
+	} {
+		if _, err := Parse([]byte(with(keys))); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v; want %s", keys, err, want)
+		}
+	}
+	c := parseOK(t, with(`,"ipam":{"type":"eni-ipam"},"runtimeConfig":{"ips":["10.0.2.9/24","10.0.2.8"]},"args":{"cni":{"ips":["10.0.2.9","10.0.2.7"]}}`))
+	if want := []netip.Addr{netip.MustParseAddr("10.0.2.9"), netip.MustParseAddr("10.0.2.8"), netip.MustParseAddr("10.0.2.7")}; !slices.Equal(c.IPs, want) || !slices.Equal(c.ENIIPAM.Requested, want) {
+		t.Errorf("addresses %v, eni-ipam's %v; want %v", c.IPs, c.ENIIPAM.Requested, want)
+	}
+}
