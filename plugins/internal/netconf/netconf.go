@@ -119,12 +119,6 @@ func (s Select) Matches(d nodestate.Device) bool {
 		(s.ResourceName == "" || s.ResourceName == d.ResourceName)
 }
 
-// Plugin is another CNI plugin's type and netconf.
-type Plugin struct {
-	Type string
-	Raw  json.RawMessage
-}
-
 // Paths are the places of the node's files. A netconf may set them only where
 // no policy exists.
 type Paths struct {
@@ -337,41 +331,6 @@ func (d *decoder) selectDevice() Select {
 	parseInto(sub, "pciAddress", &s.PCIAddress, device.ParsePCIAddress)
 	parseInto(sub, "resourceName", &s.ResourceName, device.ParseResourceName)
 	return s
-}
-
-func (d *decoder) ipam() *Plugin {
-	sub := d.object("ipam")
-	if sub == nil || len(sub.fields) == 0 {
-		return nil
-	}
-	return sub.plugin()
-}
-
-// plugin reads the netconf of another plugin: its type, and its paths, which must
-// not depend on the folder that the plugin runs in. It is nil, with a fault, when
-// the type is bad.
-func (d *decoder) plugin() *Plugin {
-	p := &Plugin{Raw: d.whole}
-	for key := range d.fields {
-		if key != "type" && strings.EqualFold(key, "type") && !d.faultAt(key) { // other plugins may read it as type
-			d.fault(key, "unknown key (did you mean type?); remove it")
-		}
-	}
-	if d.str("type", &p.Type); !pluginName(p.Type) && !d.faultAt("type") {
-		d.fault("type", "%q: want the file name of a CNI plugin, such as host-local", p.Type)
-	}
-	relative := func(key, v string) bool { return containsFold(othersPaths, key) && v != "" && !filepath.IsAbs(v) }
-	if at, v := findString("", d.whole, relative); at != "" && p.Type != ENIIPAMType {
-		d.fault(at, "%q: want an absolute path", v)
-	}
-	if d.faultAt("type") {
-		return nil
-	}
-	return p
-}
-
-func pluginName(s string) bool {
-	return s != "" && s[0] != '.' && !strings.ContainsAny(s, "/\\\x00 ")
 }
 
 // validAttachments returns GC's list. A faulty one counts as absent as a whole:
