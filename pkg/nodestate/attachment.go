@@ -3,6 +3,7 @@ package nodestate
 import (
 	"encoding/json"
 	"fmt"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -79,6 +80,8 @@ type Attachment struct {
 	// Leases is the folder in which the attachment has leases of the device's
 	// addresses; "" when it needs none.
 	Leases string `json:"leases,omitempty"`
+	// LeasedAddresses are these leases', from before the first of them is configured.
+	LeasedAddresses []netip.Addr `json:"leasedAddresses,omitempty"`
 	// Interface tells the attachment's interface from everything else in the
 	// container's netns; null for a userspace device, in records of older versions,
 	// and in an intent whose delegate may make any kind of interface.

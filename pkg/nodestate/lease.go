@@ -114,9 +114,22 @@ type LockedLeases struct {
 
 // Lock returns the leases of an ENI in a boot under this process's lock, waiting
 // for another holder until ctx ends (then ErrBusy). An ENI without a file has no
-// leases. Errors: ErrCorrupt, ErrUntrusted. The first call of a boot makes its
-// folder and deletes those of earlier ones.
+// leases. Errors: ErrCorrupt, ErrUntrusted (see Rebuild). The first call of a boot
+// makes its folder and deletes those of earlier ones.
 func (d LeaseDir) Lock(ctx context.Context, bootID string, eni device.ENIID) (*LockedLeases, error) {
+	l, err := d.lock(ctx, bootID, eni)
+	if err != nil {
+		return nil, err
+	}
+	if l.Leases, err = d.Read(bootID, eni); err != nil {
+		l.Close()
+		return nil, err
+	}
+	return l, nil
+}
+
+// lock is Lock without a look at the leases.
+func (d LeaseDir) lock(ctx context.Context, bootID string, eni device.ENIID) (*LockedLeases, error) {
 	path, err := d.path(bootID, eni)
 	if err != nil {
 		return nil, err
@@ -134,12 +147,7 @@ func (d LeaseDir) Lock(ctx context.Context, bootID string, eni device.ENIID) (*L
 	if err != nil {
 		return nil, err
 	}
-	l := &LockedLeases{path: path, lock: file}
-	if l.Leases, err = d.Read(bootID, eni); err != nil {
-		l.Close()
-		return nil, err
-	}
-	return l, nil
+	return &LockedLeases{path: path, lock: file}, nil
 }
 
 // Save replaces the ENI's file.
@@ -173,16 +181,20 @@ func (d LeaseDir) Read(bootID string, eni device.ENIID) (Leases, error) {
 		return Leases{SchemaVersion: SchemaVersion, ENIID: eni}, nil
 	}
 	if err != nil {
-		return Leases{}, err
+		return Leases{}, rebuilt(err)
 	}
 	l, err := decodeLeases(path, data)
 	if err == nil && l.ENIID != eni {
 		err = fmt.Errorf("parse %s: %w: it is the file of %s", path, ErrCorrupt, l.ENIID)
 	}
 	if err != nil {
-		return Leases{}, fmt.Errorf("%w; once no pod has an address of this ENI, remove the file", err)
+		return Leases{}, rebuilt(err)
 	}
 	return l, nil
+}
+
+func rebuilt(err error) error {
+	return fmt.Errorf("%w; the next ADD or DEL of a pod that has an address of this ENI rebuilds it", err)
 }
 
 func decodeLeases(path string, data []byte) (Leases, error) {
@@ -201,21 +213,29 @@ func (l *Leases) validate() error {
 		return fmt.Errorf("%w: eniID: %w", ErrCorrupt, err)
 	}
 	for i, lease := range l.Leases {
-		switch {
-		case !lease.Address.IsValid() || lease.Address.Zone() != "":
-			return fmt.Errorf("%w: leases[%d].address %q", ErrCorrupt, i, lease.Address)
-		case i > 0 && lease.Address.Compare(l.Leases[i-1].Address) <= 0:
+		if err := lease.validate(); err != nil {
+			return fmt.Errorf("%w: leases[%d]: %w", ErrCorrupt, i, err)
+		}
+		if i > 0 && lease.Address.Compare(l.Leases[i-1].Address) <= 0 {
 			return fmt.Errorf("%w: leases[%d]: %s is not behind %s", ErrCorrupt, i, lease.Address, l.Leases[i-1].Address)
-		case lease.State != LeaseHeld && lease.State != LeaseCooling:
-			return fmt.Errorf("%w: leases[%d].state %q", ErrCorrupt, i, lease.State)
-		case lease.State == LeaseHeld && (lease.ContainerID == "" || lease.IfName == ""):
-			return fmt.Errorf("%w: leases[%d]: containerID or ifname is empty", ErrCorrupt, i)
 		}
 	}
 	for i, p := range l.Retiring {
 		if !p.IsValid() || p != p.Masked() {
 			return fmt.Errorf("%w: retiring[%d] %q", ErrCorrupt, i, p)
 		}
+	}
+	return nil
+}
+
+func (l *Lease) validate() error {
+	switch {
+	case !l.Address.IsValid() || l.Address.Zone() != "":
+		return fmt.Errorf("address %q", l.Address)
+	case l.State != LeaseHeld && l.State != LeaseCooling:
+		return fmt.Errorf("state %q", l.State)
+	case l.State == LeaseHeld && (l.ContainerID == "" || l.IfName == ""):
+		return errors.New("containerID or ifname is empty")
 	}
 	return nil
 }
@@ -294,7 +314,7 @@ func (d LeaseDir) removeBoots(but string) error {
 // removeBoot deletes the files of leases in a boot's folder, and the folder unless
 // something else is in it.
 func removeBoot(dir string) error {
-	for _, pattern := range []string{"eni-*.json", ".eni-*.json.tmp", "locks/eni-*.lock"} {
+	for _, pattern := range []string{"eni-*.json", "eni-*.json" + asideSuffix, ".eni-*.json.tmp", "locks/eni-*.lock"} {
 		files, err := filepath.Glob(filepath.Join(dir, pattern))
 		if err != nil {
 			return err

@@ -124,7 +124,7 @@ func TestLeasesRefused(t *testing.T) {
 		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := dir.Lock(t.Context(), thisBoot, leaseENI); !errors.Is(err, ErrCorrupt) || !strings.Contains(err.Error(), "remove the file") {
+		if _, err := dir.Lock(t.Context(), thisBoot, leaseENI); !errors.Is(err, ErrCorrupt) || !strings.Contains(err.Error(), "rebuilds it") {
 			t.Errorf("%s: %v; want ErrCorrupt with the way out", name, err)
 		}
 	}

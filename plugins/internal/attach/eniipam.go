@@ -42,7 +42,7 @@ func (c *call) pickOwn(cand candidate) (*ownAddresses, error) {
 	if c.cfg.ENIIPAM.Secondary(requested...) {
 		// Under the claim lock nothing begins to retire; what has ceased to is in the
 		// inventory no more, which is therefore read anew, and after the leases.
-		if l, err = nodestate.LeaseDir(c.paths.LeaseDir).Read(c.bootID, row.ENIID); err != nil {
+		if l, err = c.readLeases(c.paths.LeaseDir, row.ENIID); err != nil {
 			return nil, err
 		}
 		if row, err = c.freshRow(row.ENIID); err != nil {
@@ -134,7 +134,13 @@ func (c *call) leaseOwn(eni device.ENIID, ns nodestate.Netns) (own *ownAddresses
 		if err := l.Save(); err != nil {
 			return err
 		}
-		return leaseRefusal(refused)
+		if refused != nil || c.intent == nil {
+			return leaseRefusal(refused)
+		}
+		for _, p := range addresses { // by which the leases can be rebuilt
+			c.intent.LeasedAddresses = append(c.intent.LeasedAddresses, p.Addr())
+		}
+		return c.intent.Save()
 	})
 	return own, err
 }
@@ -161,6 +167,10 @@ func (c *call) withLeases(dir string, eni device.ENIID, f func(*nodestate.Locked
 	ctx, cancel := context.WithTimeout(c.ctx, claimWait)
 	defer cancel()
 	l, err := nodestate.LeaseDir(dir).Lock(ctx, c.bootID, eni)
+	if nodestate.Unreadable(err) {
+		c.log.WithError(err).Warn("rebuilding the leases from the attachment records")
+		l, err = nodestate.LeaseDir(dir).Rebuild(ctx, c.bootID, eni, func() ([]nodestate.Lease, error) { return c.recordedLeases(dir, eni) })
+	}
 	if errors.Is(err, nodestate.ErrBusy) {
 		return refuse(codeTryAgain, "the leases of ENI %s have been locked by others for more than %s", eni, claimWait)
 	}
@@ -192,10 +202,15 @@ func (c *call) giveBack(dir string, eni device.ENIID, id nodestate.AttachmentID,
 // them finds that needed: most calls of DEL and GC have nothing to do.
 func (c *call) changeLeases(dir string, eni device.ENIID, needed func(*nodestate.Leases) bool, f func(*nodestate.LockedLeases) error) error {
 	l, err := nodestate.LeaseDir(dir).Read(c.bootID, eni)
-	if err != nil || !needed(&l) {
+	if unreadable := nodestate.Unreadable(err); !unreadable && (err != nil || !needed(&l)) {
 		return err
 	}
-	return c.withLeases(dir, eni, f)
+	err = c.withLeases(dir, eni, f)
+	if nodestate.Unreadable(err) { // a record, which the leases would be rebuilt from
+		c.log.WithError(err).Warn("leaving the leases to the next ADD, which rebuilds them from the attachment records that are left")
+		return nil
+	}
+	return err
 }
 
 // giveBackAnywhere ends the leases of an attachment in whatever ENI they are: for
@@ -247,7 +262,7 @@ func (c *call) collectLeases() error {
 
 // checkLease is CHECK's part: the addresses of the result are still leased.
 func (c *call) checkLease(dir string, eni device.ENIID, id nodestate.AttachmentID, want []netip.Prefix) error {
-	l, err := nodestate.LeaseDir(dir).Read(c.bootID, eni)
+	l, err := c.readLeases(dir, eni)
 	if err != nil {
 		return err
 	}

@@ -131,7 +131,7 @@ func (c *call) ipamVerbCheck() error {
 	if err != nil {
 		return err
 	}
-	l, err := nodestate.LeaseDir(c.paths.LeaseDir).Read(c.bootID, row.ENIID)
+	l, err := c.readLeases(c.paths.LeaseDir, row.ENIID)
 	if err != nil {
 		return err
 	}

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -378,18 +377,6 @@ func TestLeaseRefusals(t *testing.T) {
 	e.del(have)
 	e.refused("ADD", withIP(e.pod(conf), "10.0.2.16"), 11, "released a moment ago")
 
-	// A file that somebody has spoilt holds every address, and says the way out.
-	path := filepath.Join(e.file("leases"), e.inv.BootID, d.ENIID.String()+".json")
-	must(t, os.WriteFile(path, []byte("{"), 0o600))
-	spoilt := e.pod(conf)
-	e.refused("ADD", spoilt, 999, path, "remove the file")
-	_, err := run(&attach.Plugin{}, "DEL", spoilt) // it cannot know whether there is a lease
-	wantCode(t, err, 999, path)
-	must(t, os.Remove(path))
-	e.del(spoilt)
-	args := e.pod(conf)
-	e.add(args)
-	e.del(args)
 	e.unchanged(before, "after all DELs")
 	d.VPCCIDRs = nil
 	ipam["routes"] = []any{map[string]any{"dst": "vpc"}}

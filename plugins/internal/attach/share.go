@@ -93,7 +93,7 @@ func (c *call) refuseLeased(cand candidate) error {
 	if c.shares() || cand.row == nil {
 		return nil
 	}
-	l, err := nodestate.LeaseDir(c.paths.LeaseDir).Read(c.bootID, cand.row.ENIID)
+	l, err := c.readLeases(c.paths.LeaseDir, cand.row.ENIID)
 	if err != nil {
 		return &refusal{code: codeTryAgain, msg: fmt.Sprintf("device %s: its leases cannot be read, and pods may have some", cand.pci), err: err}
 	}
