@@ -182,7 +182,7 @@ func decodeAttachment(path string, data []byte) (Attachment, error) {
 }
 
 // Discard removes what is left of id's record: the way out for one that Lock
-// calls corrupt. One that is whole, or that another process works on, stays
+// calls corrupt, but for ErrOtherVersion. One that is whole, or that another process works on, stays
 // (ErrBusy); one that is gone is not an error.
 func (d AttachmentDir) Discard(id AttachmentID) error {
 	path, err := d.path(id)
@@ -203,7 +203,7 @@ func (d AttachmentDir) Discard(id AttachmentID) error {
 		return fmt.Errorf("discard %s: %w", path, ErrBusy)
 	}
 	switch _, err := readAttachment(f); {
-	case errors.Is(err, ErrCorrupt):
+	case errors.Is(err, ErrCorrupt) && !errors.Is(err, ErrOtherVersion):
 		return removeAll(path)
 	case err != nil:
 		return err

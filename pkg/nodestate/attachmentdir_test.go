@@ -429,16 +429,16 @@ func TestUnusableRecords(t *testing.T) {
 		return string(data)
 	}
 	contents := map[string]string{
-		"empty":         "",
-		"torn":          whole(t, func(*Attachment) {})[:200],
-		"twice":         strings.Repeat(whole(t, func(*Attachment) {}), 2),
-		"null":          "null",
-		"other version": whole(t, func(a *Attachment) { a.SchemaVersion = 2 }),
-		"state":         whole(t, func(a *Attachment) { a.State = "done" }),
-		"mode":          whole(t, func(a *Attachment) { a.Mode = "borrowed" }),
-		"no device":     whole(t, func(a *Attachment) { a.Device = AttachedDevice{} }),
-		"bad address":   whole(t, func(a *Attachment) { a.Device.PCIAddress = "../../../etc" }),
-		"no id":         whole(t, func(a *Attachment) { a.IfName = "" }),
+		"empty":       "",
+		"torn":        whole(t, func(*Attachment) {})[:200],
+		"twice":       strings.Repeat(whole(t, func(*Attachment) {}), 2),
+		"null":        "null",
+		"no version":  whole(t, func(a *Attachment) { a.SchemaVersion = 0 }),
+		"state":       whole(t, func(a *Attachment) { a.State = "done" }),
+		"mode":        whole(t, func(a *Attachment) { a.Mode = "borrowed" }),
+		"no device":   whole(t, func(a *Attachment) { a.Device = AttachedDevice{} }),
+		"bad address": whole(t, func(a *Attachment) { a.Device.PCIAddress = "../../../etc" }),
+		"no id":       whole(t, func(a *Attachment) { a.IfName = "" }),
 	}
 	for name, content := range contents {
 		t.Run(name, func(t *testing.T) {
@@ -463,6 +463,29 @@ func TestUnusableRecords(t *testing.T) {
 				t.Errorf("after Discard the folder holds %q", names)
 			}
 		})
+	}
+}
+
+// TestRecordsOfAnotherVersion: nobody but that version knows what they undo, so they
+// are not taken for torn ones.
+func TestRecordsOfAnotherVersion(t *testing.T) {
+	id := AttachmentID{ContainerID: "c1", IfName: "net1"}
+	for name, content := range map[string]string{
+		"more keys":   `{"schemaVersion":2,"containerID":"c1","ifname":"net1","new":1}`,
+		"other types": `{"device":["a"],"schemaVersion":3,"state":{"a":1}}`,
+	} {
+		d := AttachmentDir(t.TempDir())
+		path := filepath.Join(string(d), id.String()+".json")
+		put(t, path, content, 0o600)
+		_, err := d.Lock(soon(t), id)
+		for what, err := range map[string]error{"Lock": err, "Discard": d.Discard(id)} {
+			if !errors.Is(err, ErrOtherVersion) || !errors.Is(err, ErrCorrupt) {
+				t.Errorf("%s: %s: %v; want ErrOtherVersion", name, what, err)
+			}
+		}
+		if names := list(t, string(d)); len(names) != 1 {
+			t.Errorf("%s: the folder holds %q; want the record", name, names)
+		}
 	}
 }
 

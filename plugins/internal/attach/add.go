@@ -105,6 +105,8 @@ func (c *call) clearOwnRecord() error {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil
+	case errors.Is(err, nodestate.ErrOtherVersion):
+		return otherVersion(err)
 	case errors.Is(err, nodestate.ErrCorrupt): // an intent that was lost before its first effect
 		return c.dir.Discard(c.id)
 	case errors.Is(err, nodestate.ErrBusy):

@@ -423,6 +423,44 @@ func TestUnusablePolicy(t *testing.T) {
 	}
 }
 
+// TestUnreadableRecord: a record that cannot be read is not forgotten while nobody
+// knows what its pod has.
+func TestUnreadableRecord(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	e := newEnv(t)
+	conf := map[string]any{"select": map[string]any{"nodeENI": "a"}}
+	args := e.pod(conf)
+	e.add(args)
+	path := e.file("records", args.ContainerID+"-net1.json")
+	record, err := os.ReadFile(path)
+	must(t, err)
+	must(t, os.WriteFile(path, bytes.Replace(record, []byte(`"schemaVersion": 1`), []byte(`"schemaVersion": 2`), 1), 0o600))
+	e.refused("DEL", args, 999, "another version", "schemaVersion 2")
+	e.refused("ADD", args, 999, "another version")
+	if _, err := os.Stat(path); err != nil {
+		t.Errorf("the record of another version: %v", err)
+	}
+	must(t, os.WriteFile(path, record, 0o600))
+	e.del(args)
+
+	args = e.pod(conf)
+	e.add(args)
+	path = e.file("records", args.ContainerID+"-net1.json")
+	must(t, os.WriteFile(path, record[:100], 0o600))
+	inventory, err := os.ReadFile(e.file("inventory.json"))
+	must(t, err)
+	must(t, os.Remove(e.file("inventory.json")))
+	e.refused("DEL", args, 11, "corrupt", "inventory.json")
+	must(t, os.WriteFile(e.file("inventory.json"), inventory, 0o600))
+	e.del(args)
+	links := e.snapshot()
+	if _, err := os.Stat(path); err == nil || !strings.Contains(links, "Name:eth1") {
+		t.Errorf("after DEL by the inventory: record %v, %s", err, links)
+	}
+}
+
 // TestHostileRecords: nothing in the records folder that is not the plugin's own
 // is followed, run or deleted through.
 func TestHostileRecords(t *testing.T) {

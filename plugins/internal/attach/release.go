@@ -183,7 +183,12 @@ func (c *call) del() error {
 		return c.release(r, claimLockFree)
 	case errors.Is(err, fs.ErrNotExist):
 		return c.delWithoutRecord()
-	case errors.Is(err, nodestate.ErrCorrupt):
+	case errors.Is(err, nodestate.ErrOtherVersion):
+		return otherVersion(err)
+	case errors.Is(err, nodestate.ErrCorrupt): // there was something, which must not be forgotten
+		if _, _, err := c.proveOurs(); err != nil {
+			return &refusal{code: codeTryAgain, msg: "the attachment's record is corrupt, and nothing else tells what the pod has; repeat DEL", err: err}
+		}
 		if err := c.delWithoutRecord(); err != nil {
 			return err
 		}
@@ -192,6 +197,11 @@ func (c *call) del() error {
 		return refuse(codeTryAgain, "another ADD or DEL of container %s, interface %s is still running; repeat DEL", c.id.ContainerID, c.id.IfName)
 	}
 	return errors.Join(err, c.delWithoutRecord())
+}
+
+// otherVersion refuses to forget, or to guess, what another version has done.
+func otherVersion(err error) error {
+	return &refusal{code: codeInternal, msg: "the attachment's record is of another version of multi-eni; install that one to release it, or remove the file once its device is free", err: err}
 }
 
 // delWithoutRecord releases what can be told from the netconf: the address, and
@@ -205,7 +215,7 @@ func (c *call) delWithoutRecord() error {
 		return errors.Join(c.garbled, c.giveBackAnywhere(c.id))
 	}
 	var errs []error
-	if a, ok := c.proveOurs(); ok {
+	if a, ok, err := c.proveOurs(); err == nil && ok {
 		errs = append(errs, c.returnUnrecorded(a))
 	}
 	if c.cfg.ENIIPAM != nil {
@@ -248,33 +258,37 @@ func (c *call) returnUnrecorded(a nodestate.Attachment) error {
 }
 
 // proveOurs looks for the netconf's device under CNI_IFNAME in CNI_NETNS, and
-// describes the attachment that it must have been.
-func (c *call) proveOurs() (nodestate.Attachment, bool) {
-	inv, err := nodestate.ReadInventory(c.paths.Inventory)
-	if err != nil || c.args.Netns == "" {
-		return nodestate.Attachment{}, false
-	}
+// describes the attachment that it must have been. An error says that there is an
+// interface, of which nobody can tell whether it is ours.
+func (c *call) proveOurs() (a nodestate.Attachment, ours bool, err error) {
 	ns, err := link.OpenNetns(c.args.Netns)
 	if err != nil {
-		return nodestate.Attachment{}, false
+		return a, false, nil
 	}
 	defer ns.Close()
 	if host, err := ns.Current(); err != nil || host {
-		return nodestate.Attachment{}, false
+		return a, false, err
 	}
 	in, err := ns.Open()
 	if err != nil {
-		return nodestate.Attachment{}, false
+		return a, false, err
 	}
 	defer in.Close()
 	l, err := in.ByName(c.args.IfName)
+	if errors.Is(err, link.ErrNotFound) {
+		return a, false, nil
+	}
 	if err != nil {
-		return nodestate.Attachment{}, false
+		return a, false, err
+	}
+	inv, err := nodestate.ReadInventory(c.paths.Inventory)
+	if err != nil {
+		return a, false, err
 	}
 	for _, d := range inv.Devices {
 		meant := !c.cfg.Select.Empty() && c.cfg.Select.Matches(d) || c.cfg.DeviceID != "" && c.cfg.DeviceID == d.PCIAddress
-		ours := l.Parent == d.PCIAddress && l.Parent != "" || l.Parent == "" && l.MAC == d.MAC && l.MAC != ""
-		if !meant || !ours || !l.Movable() || d.InterfaceName == "" {
+		its := l.Parent == d.PCIAddress && l.Parent != "" || l.Parent == "" && l.MAC == d.MAC && l.MAC != ""
+		if !meant || !its || !l.Movable() || d.InterfaceName == "" {
 			continue
 		}
 		state := l.State()
@@ -284,7 +298,7 @@ func (c *call) proveOurs() (nodestate.Attachment, bool) {
 		return nodestate.Attachment{
 			AttachmentID: c.id, BootID: c.bootID, Netns: ns.Netns, Mode: nodestate.ModeExclusive,
 			Device: nodestate.AttachedDevice{PCIAddress: d.PCIAddress, MAC: d.MAC, ENIID: d.ENIID, NodeENI: d.NodeENI, Link: &state},
-		}, true
+		}, true, nil
 	}
-	return nodestate.Attachment{}, false
+	return a, false, nil
 }

@@ -190,8 +190,8 @@ func (p *Policy) checkRestricted(at string, plugin *Plugin) error {
 }
 
 // CheckDeviceInfoFile refuses a device-info file that another attachment may have:
-// Multus calls an attachment's own network-containerID_interface. A nil policy, and
-// no file, are allowed.
+// Multus calls an attachment's own network-containerID_interface (multus-cni v4,
+// pkg/types/conf.go). A nil policy, and no file, are allowed.
 func (p *Policy) CheckDeviceInfoFile(path string, id nodestate.AttachmentID) error {
 	if p == nil || path == "" {
 		return nil
