@@ -29,7 +29,7 @@ type Policy struct {
 	Sysfs string `json:"sysfs"`
 	// LogFile is where the plugin's log goes; "" stands for standard error.
 	LogFile string `json:"logFile"`
-	// LogLevel is debug, info, warning or error; "" is info.
+	// LogLevel is one of debug, info, warning and error; "" is info.
 	LogLevel string `json:"logLevel,omitempty"`
 }
 

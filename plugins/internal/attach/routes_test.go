@@ -468,3 +468,48 @@ func TestRouteRefusals(t *testing.T) {
 		e.unchanged(before, fmt.Sprintf("after refusal %d", i))
 	}
 }
+
+// TestRouteKeys: each key of a route reaches the kernel, and what is left out is as
+// docs/netconf.md says.
+func TestRouteKeys(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	e := newEnv(t)
+	conf := map[string]any{"select": map[string]any{"nodeENI": "a"}, "routes": []any{
+		map[string]any{"dst": "10.9.0.0/16", "gw": "10.0.2.9", "mtu": 1400, "advmss": 1300, "priority": 7, "table": 300, "scope": 0},
+		map[string]any{"dst": "10.8.0.0/16"}, // by the first address's gateway
+		map[string]any{"dst": "10.7.0.0/16", "scope": 253},
+		map[string]any{"dst": "fd08::/64"}, // no address of the family has one
+	}, "ipam": map[string]any{"type": "static", "addresses": []any{
+		map[string]any{"address": "10.0.2.15/24", "gateway": "10.0.2.1"}, map[string]any{"address": "10.0.3.15/24", "gateway": "10.0.3.1"}, map[string]any{"address": "fd00:2::15/64"},
+	}, "routes": []any{map[string]any{"dst": "10.6.0.0/16"}}}}
+	args := e.pod(conf)
+	result := e.add(args)
+	want := map[string]string{
+		"10.9.0.0/16": "via 10.0.2.9 mtu 1400 advmss 1300 metric 7 table 300 scope 0",
+		"10.8.0.0/16": "via 10.0.2.1 mtu 0 advmss 0 metric 0 table 254 scope 0",
+		"10.7.0.0/16": "via <nil> mtu 0 advmss 0 metric 0 table 254 scope 253",
+		"10.6.0.0/16": "via 10.0.2.1 mtu 0 advmss 0 metric 0 table 254 scope 0",
+		"fd08::/64":   "via <nil> mtu 0 advmss 0 metric 1024 table 254 scope 0",
+		"10.0.2.0/24": "via <nil> mtu 0 advmss 0 metric 0 table 254 scope 253", // the subnets are on the link
+		"10.0.3.0/24": "via <nil> mtu 0 advmss 0 metric 0 table 254 scope 253",
+	}
+	got := map[string]string{}
+	must(t, nstest.In(args.Netns, func() error {
+		all, err := netlink.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
+		for _, r := range all {
+			if r.Dst != nil && want[r.Dst.String()] != "" && r.Table != unix.RT_TABLE_LOCAL {
+				got[r.Dst.String()] = fmt.Sprintf("via %v mtu %d advmss %d metric %d table %d scope %d", r.Gw, r.MTU, r.AdvMSS, r.Priority, r.Table, r.Scope)
+			}
+		}
+		return err
+	}))
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("routes (-want +got):\n%s", diff)
+	}
+	if len(result.Routes) != 5 {
+		t.Errorf("the result has %v", result.Routes)
+	}
+	e.del(args)
+}

@@ -21,10 +21,10 @@ const ENIIPAMType = "eni-ipam"
 // its addresses. Pods that share one get a lease each: of a secondary address, or
 // of one out of a prefix that is delegated to the ENI.
 type ENIIPAM struct {
-	// Addresses is one, the primary address of each family, or all of them. Pods that
-	// share an ENI get one.
+	// Addresses is how many: one, the primary address of each of families, or all of
+	// them. Pods that share an ENI get one of each.
 	Addresses string `key:"addresses,\"one\""`
-	// Families are ipv4 and ipv6; each that is named must be there. Without the
+	// Families are a list of ipv4 and ipv6; each that is named must be there. Without the
 	// key it is IPv4, or IPv6 on an ENI that has no other.
 	Families []string `key:"families,[\"ipv4\"]"`
 	// Routes are further ones. One without a gateway goes by the subnet's router,

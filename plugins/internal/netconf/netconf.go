@@ -130,7 +130,7 @@ type Paths struct {
 	Sysfs string `key:"sysfs,\"/sys\""`
 	// LogFile is where the log goes; "" stands for standard error, which the runtime shows.
 	LogFile string `key:"logFile,\"\""`
-	// LogLevel is debug, info, warning or error.
+	// LogLevel is one of debug, info, warning and error.
 	LogLevel string `key:"logLevel,\"info\""`
 
 	// LeaseDir is ipam.dataDir of eni-ipam.
