@@ -106,6 +106,35 @@ func TestManageAddresses(t *testing.T) {
 	m.end()
 }
 
+// TestNobodyAsksEC2: without --manage-addresses no call is made, however much a pod lacks
+// an address.
+func TestNobodyAsksEC2(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	m := newMachine(t, 1, 2)
+	e := imdsOf(1)
+	ec2 := fakeec2.Start(t, fakeec2.Config{
+		Subnets: []fakeec2.Subnet{{ID: e.SubnetID, IPv4: netip.MustParsePrefix(e.SubnetIPv4CIDR)}},
+		ENIs:    []fakeec2.ENI{{ID: e.ID, MAC: e.MAC, SubnetID: e.SubnetID, Instance: "i-0a1b2c3d4e5f60718", DeviceIndex: 1, Tags: map[string]string{awsnode.NodeENITag: "shared"}}},
+	})
+	t.Setenv("AWS_REGION", "eu-central-1")
+	m.declare("shared", 1)
+	m.start()
+	m.until("shared ready")
+	m.must(nstest.NewNetns("/run/netns/c1"))
+	if out := m.share("ADD", "shared", "c1"); !strings.Contains(out, `"code": 11`) {
+		t.Errorf("ADD without an address: %s", out)
+	}
+	m.declare("other", 2) // has the daemon look at everything once more
+	m.until("other ready", "shared ready")
+	if calls := ec2.Calls(); calls != nil {
+		t.Errorf("calls: %q", calls)
+	}
+	m.share("DEL", "shared", "c1")
+	m.end()
+}
+
 // TestLeasedAddressStays: what a pod has leased stays in the inventory though the
 // metadata lack it, across a restart that has forgotten everything, and while the
 // leases cannot be read; it goes when the pod ends.

@@ -18,7 +18,7 @@ type rule struct {
 }
 
 func rules() []rule {
-	return slices.Concat(importRules(), sourceRules(), textRules(), docRules())
+	return slices.Concat(importRules(), sourceRules(), textRules(), docRules(), sentenceRules())
 }
 
 func TestRules(t *testing.T) {

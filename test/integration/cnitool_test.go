@@ -94,19 +94,32 @@ func (c *cluster) pod(name string) string {
 	return path
 }
 
-func (c *cluster) cnitool(verb, netns string, env ...string) (string, error) {
+func (c *cluster) tool(verb, netns string, env ...string) *exec.Cmd {
 	cmd := exec.CommandContext(c.t.Context(), binary(c.t, "tools/cnitool"), verb, "dataplane", netns)
 	cmd.Env = []string{
 		"CNI_PATH=" + filepath.Dir(binary(c.t, "multi-eni")) + ":" + filepath.Dir(binary(c.t, "cni/host-local")),
 		"NETCONFPATH=" + c.netconf, "CNI_IFNAME=net1", "CNI_ARGS=" + c.args, "PATH=" + os.Getenv("PATH"),
 	}
 	cmd.Env = append(cmd.Env, env...)
-	out, err := cmd.Output()
+	return cmd
+}
+
+func (c *cluster) cnitool(verb, netns string, env ...string) (string, error) {
+	out, err := c.tool(verb, netns, env...).Output()
 	var failed *exec.ExitError
 	if errors.As(err, &failed) {
 		out = append(out, failed.Stderr...)
 	}
 	return strings.TrimSpace(string(out)), err
+}
+
+// stderrOf is the standard error of a verb, which is the plugin's.
+func (c *cluster) stderrOf(verb, netns string) (string, error) {
+	cmd := c.tool(verb, netns)
+	var said strings.Builder
+	cmd.Stderr = &said
+	err := cmd.Run()
+	return said.String(), err
 }
 
 func (c *cluster) mustTool(verb, netns string) string {

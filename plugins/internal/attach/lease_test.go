@@ -250,6 +250,28 @@ func TestBrokenPod(t *testing.T) {
 	e.add(e.pod(conf))
 }
 
+// TestLeaseGivenBackByTheRecordAlone: DEL needs no netns, device, inventory or netconf to
+// give an address back.
+func TestLeaseGivenBackByTheRecordAlone(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	e := newEnv(t)
+	args := e.pod(e.sharing(map[string]any{}, "10.0.2.15/24", "10.0.2.16/24"))
+	e.add(args)
+	if held := e.held(); len(held) != 1 {
+		t.Fatalf("held: %v", held)
+	}
+	must(t, nstest.DeleteNetns(args.Netns))
+	must(t, e.node.Detach(nstest.ENI{PCI: "0000:00:0c.0", Name: "ens12"}))
+	must(t, os.Remove(e.file("inventory.json")))
+	args.StdinData = e.conf(map[string]any{"select": map[string]any{"nodeENI": "no more"}})
+	e.del(args)
+	if held := e.held(); held != nil {
+		t.Errorf("held after DEL: %v", held)
+	}
+}
+
 // TestLeaseAfterDeath: whose netns is gone without a DEL keeps nobody waiting.
 func TestLeaseAfterDeath(t *testing.T) {
 	if nstest.Outside(t) {
