@@ -171,7 +171,11 @@ func (n *node) ipam(w way, p pod) map[string]any {
 	store := filepath.Join(n.Dir, "ipam", dashed(w.String()))
 	switch w.ipam {
 	case eniIPAM:
-		return map[string]any{"type": eniIPAM, "dataDir": store, "coolDown": 0}
+		conf := map[string]any{"type": eniIPAM, "dataDir": store}
+		if w.kind == sharedMacvlan {
+			conf["coolDown"] = 0
+		}
+		return conf
 	case hostLocal:
 		return map[string]any{"type": hostLocal, "dataDir": store, "ranges": []any{[]any{
 			map[string]any{"subnet": "10.0.2.0/24", "rangeStart": "10.0.2.10", "rangeEnd": "10.0.2.200"},

@@ -65,6 +65,7 @@ func (b bed) close() { guest.DeleteNetns(b.t, b.pod) }
 type ipam struct{ kind, keys string }
 
 var (
+	primary   = ipam{"eni-ipam", `"addresses":"one"`}
 	leases    = ipam{"eni-ipam", `"coolDown":0`}
 	hostLocal = ipam{"host-local", `"ranges":[[{"subnet":"10.0.1.0/24","rangeStart":"10.0.1.100"}]]`}
 	static    = ipam{"static", `"addresses":[{"address":"10.0.1.10/24"}]`}
@@ -107,7 +108,7 @@ func exclusive(t *testing.T, name, pci string, up bool) []table.Row {
 	b := newBed(t, pci)
 	defer b.close()
 	device := fmt.Sprintf(`"device":%q`, b.host)
-	own, ours := b.ours("", leases), b.ours("", static)
+	own, ours := b.ours("", primary), b.ours("", static)
 	local, theirs := b.plugin("host-device", device, hostLocal), b.plugin("host-device", device, static)
 	measure([]*contender{own, local, ours, theirs}, func(c guest.CNICall) (add, del time.Duration) { return b.move(c, up) })
 	return append(own.against(local, name+": exclusive %s, eni-ipam; other: host-device, host-local", exclusiveTarget),
