@@ -33,6 +33,9 @@ func (c *call) ipamVerbAdd(stdout io.Writer) error {
 	if err := c.policy.CheckIPAM(c.cfg); err != nil {
 		return err
 	}
+	if err := c.readRequests(); err != nil {
+		return err
+	}
 	row, err := c.namedRow()
 	if err != nil {
 		return err

@@ -174,7 +174,7 @@ func (w way) applies(k keyOfNetconf) bool {
 	case k.in == "ipam":
 		return ipam["type"] == "eni-ipam"
 	case binary: // the others are the business of the plugin that runs it
-		return k.name == "ips" || k.name == "IP"
+		return k.name == "ips" || k.name == "IP" || k.name == "GATEWAY"
 	}
 	return true
 }
