@@ -107,8 +107,13 @@ func (h *Handle) compareRoute(index int, r Route) error {
 const ipv6Metric = 1024
 
 // leads says whether a route, or one of its next hops, leads out of the link by the
-// gateway.
+// gateway. The kernel dumps an IPv6 route with several next hops at the first and goes
+// on behind the last, and so passes over a route without a gateway that was added in
+// between (fib6_dump_node): one that may be hidden so counts as there.
 func leads(r netlink.Route, index int, gateway netip.Addr) bool {
+	if r.Family == netlink.FAMILY_V6 && len(r.MultiPath) > 0 && !gateway.IsValid() {
+		return true
+	}
 	by := func(i int, gw net.IP) bool {
 		got, _ := netip.AddrFromSlice(gw)
 		return (i == index || index == Any) && got.Unmap() == gateway

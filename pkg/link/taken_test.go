@@ -86,6 +86,33 @@ func TestRouteTaken(t *testing.T) {
 	}
 }
 
+// TestHiddenRoute: the kernel's dump passes over an IPv6 route without a gateway between
+// two next hops of another. It is there all the same.
+func TestHiddenRoute(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	node(t, eth1, nstest.ENI{PCI: "0000:00:07.0", Name: "eth2", MAC: "02:00:00:00:00:02"})
+	h := open(t)
+	var index []int
+	for i, name := range []string{"eth1", "eth2"} {
+		l, err := h.ByName(name)
+		must(t, err)
+		must(t, h.SetUp(l.Index))
+		must(t, h.EnsureAddress(l.Index, netip.MustParsePrefix(fmt.Sprintf("fd00:%d::5/64", i))))
+		index = append(index, l.Index)
+	}
+	dst := netip.MustParsePrefix("fd09::/64")
+	hidden := link.Route{Dst: dst}
+	must(t, h.EnsureRoute(index[0], link.Route{Dst: dst, Gateway: netip.MustParseAddr("fd00:0::1")}))
+	must(t, h.EnsureRoute(index[1], hidden))
+	must(t, h.EnsureRoute(index[1], link.Route{Dst: dst, Gateway: netip.MustParseAddr("fd00:1::1")}))
+	must(t, h.EnsureRoute(index[1], hidden))
+	if ok, err := h.HasRoute(index[1], hidden); err != nil || !ok {
+		t.Errorf("HasRoute = %v, %v", ok, err)
+	}
+}
+
 // TestSourcesBesideOthers: whatever rules and routes others have where ours should be,
 // theirs stay, ours are there or an error says why not, and in the end ours are gone.
 func TestSourcesBesideOthers(t *testing.T) {

@@ -20,35 +20,44 @@ func TestTunedAttachmentIsChecked(t *testing.T) {
 		return
 	}
 	c := newCluster(t)
-	c.inventory("10.0.2.15/24")
+	c.inventory("10.0.2.15/24", "10.0.2.16/24")
 	for _, tuning := range []map[string]any{
 		{"mtu": 1300},
 		{"mac": "02:00:00:00:00:99"},
 		{"promisc": true, "allmulti": true, "mtu": 1300, "mac": "02:00:00:00:00:99"},
 	} {
 		tuning["type"] = "tuning"
-		c.conflist("1.0.0", map[string]any{
-			"type": "multi-eni", "sysfs": c.node.Sysfs, "select": map[string]any{"nodeENI": "dataplane-a"}, "ipam": map[string]any{"type": "eni-ipam"},
-		}, tuning)
-		pod := c.pod("pod")
-		c.mustTool("add", pod)
-		c.mustTool("check", pod)
-		must(t, nstest.In(pod, func() error {
-			l, err := netlink.LinkByName("net1")
-			if err != nil {
-				return err
+		for address, delegate := range map[string]any{
+			"10.0.2.15/24": nil,
+			"10.0.2.16/24": map[string]any{"type": "macvlan", "mode": "passthru"},
+		} {
+			ipam := map[string]any{"type": "eni-ipam"}
+			if delegate != nil {
+				ipam["coolDown"] = 0
 			}
-			addr, err := netlink.ParseAddr("10.0.2.15/24")
-			if err != nil {
-				return err
+			c.conflist("1.0.0", map[string]any{
+				"type": "multi-eni", "sysfs": c.node.Sysfs, "select": map[string]any{"nodeENI": "dataplane-a"}, "delegate": delegate, "ipam": ipam,
+			}, tuning)
+			pod := c.pod("pod")
+			c.mustTool("add", pod)
+			c.mustTool("check", pod)
+			must(t, nstest.In(pod, func() error {
+				l, err := netlink.LinkByName("net1")
+				if err != nil {
+					return err
+				}
+				addr, err := netlink.ParseAddr(address)
+				if err != nil {
+					return err
+				}
+				return netlink.AddrDel(l, addr)
+			}))
+			if out, err := c.cnitool("check", pod); err == nil || !strings.Contains(out, "lost its address "+address) {
+				t.Errorf("%v: CHECK without the address: %v, %s", tuning, err, out)
 			}
-			return netlink.AddrDel(l, addr)
-		}))
-		if out, err := c.cnitool("check", pod); err == nil || !strings.Contains(out, "lost its address 10.0.2.15/24") {
-			t.Errorf("%v: CHECK without the address: %v, %s", tuning, err, out)
+			c.mustTool("del", pod)
+			must(t, nstest.DeleteNetns(pod))
 		}
-		c.mustTool("del", pod)
-		must(t, nstest.DeleteNetns(pod))
 	}
 }
 

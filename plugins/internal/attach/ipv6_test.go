@@ -211,6 +211,16 @@ func TestRouterAdvertisements(t *testing.T) {
 				t.Errorf("a default route by an announced router: %v, want %v\n%s", learned, tt.learns, strings.Join(tables(t, args.Netns), "\n"))
 			}
 			e.holds(args, r)
+			if tt.name == "IPv6 of the ENI" { // another network's own default route stands beside the announced one
+				beside := *args
+				beside.IfName = "net2"
+				beside.StdinData = e.conf(map[string]any{"select": map[string]any{"nodeENI": "b"}, "ipam": static})
+				e.holds(&beside, e.add(&beside))
+				if !e.hearRouter(args) {
+					t.Error("the announced default route is gone")
+				}
+				e.del(&beside)
+			}
 			e.del(args)
 		})
 	}

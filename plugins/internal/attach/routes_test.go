@@ -379,7 +379,8 @@ func (e *env) holds(args *skel.CmdArgs, result *types100.Result) {
 		prefix := fmt.Sprintf("table %d %s metric %d ", table, r.Dst.String(), metric)
 		hop := fmt.Sprintf(" via %s dev %s", r.GW, args.IfName)
 		if !slices.ContainsFunc(have, func(line string) bool {
-			return strings.HasPrefix(line, prefix) && strings.Contains(line+" ", hop+" ")
+			hides := r.GW == nil && strings.Count(line, " via ") > 1 // see link.TestHiddenRoute
+			return strings.HasPrefix(line, prefix) && (hides || strings.Contains(line+" ", hop+" "))
 		}) {
 			e.t.Errorf("the result has route %s, the kernel has not:\n%s", r, strings.Join(have, "\n"))
 		}
