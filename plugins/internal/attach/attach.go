@@ -70,7 +70,7 @@ func (p *Plugin) Funcs(ctx context.Context, stdout io.Writer) skel.CNIFuncs {
 		Del:    verb(anything, (*call).del),
 		Check:  verb(strict, checking((*call).check)),
 		GC:     verb(lenient, (*call).gc),
-		Status: verb(strictPolicy, (*call).status),
+		Status: verb(lenient, ready((*call).ready)),
 	}
 }
 
@@ -84,11 +84,17 @@ func (p *Plugin) verbs(ctx context.Context, parse parser) func(validation, func(
 // checking refuses a CHECK for a netconf of before CNI 0.4.0, which brought it.
 func checking(check func(*call) error) func(*call) error {
 	return func(c *call) error {
-		if since, err := version.GreaterThanOrEqualTo(c.cfg.CNIVersion, "0.4.0"); err != nil || !since {
+		if !c.since("0.4.0") {
 			return refuse(codeVersion, "cniVersion: %q: there is no CHECK before 0.4.0", c.cfg.CNIVersion)
 		}
 		return check(c)
 	}
+}
+
+// since says whether the netconf is of that version of the CNI spec, or of a later one.
+func (c *call) since(spec string) bool {
+	later, err := version.GreaterThanOrEqualTo(c.cfg.CNIVersion, spec)
+	return err == nil && later
 }
 
 // validation says what of the input a verb insists on. Runtimes call DEL after
@@ -97,10 +103,9 @@ func checking(check func(*call) error) func(*call) error {
 type validation struct{ text, netconf, policy bool }
 
 var (
-	strict       = validation{text: true, netconf: true, policy: true}
-	strictPolicy = validation{text: true, policy: true}
-	lenient      = validation{text: true}
-	anything     = validation{}
+	strict   = validation{text: true, netconf: true, policy: true}
+	lenient  = validation{text: true}
+	anything = validation{}
 )
 
 // parser reads a program's netconfs, as strictly as the verb wants.
@@ -119,6 +124,8 @@ type call struct {
 	// garbled says why DEL's text is no netconf, and cfg empty; nil when it is one.
 	garbled error
 	policy  *netconf.Policy
+	// unusable says why the node's policy cannot be used; nil when it can.
+	unusable error
 	// lost says why the node's policy does not even tell its paths, so that these are
 	// the defaults, and records may be elsewhere; nil when they are known.
 	lost   error
@@ -128,6 +135,9 @@ type call struct {
 	sys    sysfs.FS
 	host   *link.Handle
 	bootID string
+	// anyPod: the call is for no pod in particular, so that nothing is known of what the
+	// kubelet has allocated.
+	anyPod bool
 	// target is ADD's netns, open, and in a handle in it; nil in other verbs.
 	target *link.Netns
 	// intent is ADD's record once the device is claimed; nil in other verbs.
@@ -159,7 +169,7 @@ func (p *Plugin) run(ctx context.Context, args *skel.CmdArgs, parse parser, v va
 		}
 		cfg = &netconf.Config{Paths: netconf.DefaultPaths()}
 	}
-	c := &call{Plugin: p, ctx: ctx, args: args, cfg: cfg, garbled: garbled, policy: policy, lost: lost, paths: policy.ResolvePaths(cfg)}
+	c := &call{Plugin: p, ctx: ctx, args: args, cfg: cfg, garbled: garbled, policy: policy, unusable: unusable, lost: lost, paths: policy.ResolvePaths(cfg)}
 	c.id = nodestate.AttachmentID{ContainerID: args.ContainerID, IfName: args.IfName}
 	c.dir = nodestate.AttachmentDir(c.paths.DataDir)
 	c.sys = sysfs.NewFS(c.paths.Sysfs)

@@ -202,19 +202,9 @@ func (c *call) evictOne(a nodestate.Attachment) error {
 // confirm compares a candidate with sysfs and the kernel before anything is
 // touched. Hold its claim lock. Error, unless alone: errUntidy.
 func (c *call) confirm(cand candidate, alone bool) (*claimed, error) {
-	fn, err := c.sys.PCI(cand.pci)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, refuse(codeOtherDevice, "device %s is gone: there is no such PCI function", cand.pci)
-	}
+	fn, err := c.function(cand.pci)
 	if err != nil {
 		return nil, err
-	}
-	if fn.IsEFA() {
-		return nil, refuse(codeUnsupported, "device %s is an Elastic Fabric Adapter, which no pod gets by CNI; select an ENI", cand.pci)
-	}
-	if len(fn.VirtFns) > 0 && !c.shares() {
-		return nil, refuse(codeUnsupported, "device %s is a physical function whose %d virtual functions would lose it; select one of these, or write 0 to its sriov_numvfs first",
-			cand.pci, len(fn.VirtFns))
 	}
 	if err := c.refuseLeased(cand); err != nil {
 		return nil, err
@@ -229,12 +219,35 @@ func (c *call) confirm(cand candidate, alone bool) (*claimed, error) {
 	if got.link, err = c.confirmLink(cand, fn, alone); err != nil {
 		return nil, err
 	}
-	if has, err := c.host.HasDefaultRoute(got.link.Index); err != nil {
+	if err := c.refuseNodes(cand.pci, got.link); err != nil {
 		return nil, err
-	} else if has {
-		return nil, refuse(codeUnsupported, "device %s (%s) carries a default route of the host's main table; it serves the node itself", cand.pci, got.link.Name)
 	}
 	return got, c.refuseDelegate(cand.pci, fn)
+}
+
+// function is a device's PCI function, if it can be a pod's.
+func (c *call) function(pci device.PCIAddress) (fn sysfs.PCIFunction, err error) {
+	fn, err = c.sys.PCI(pci)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		err = refuse(codeOtherDevice, "device %s is gone: there is no such PCI function", pci)
+	case err != nil:
+	case fn.IsEFA():
+		err = refuse(codeUnsupported, "device %s is an Elastic Fabric Adapter, which no pod gets by CNI; select an ENI", pci)
+	case len(fn.VirtFns) > 0 && !c.shares():
+		err = refuse(codeUnsupported, "device %s is a physical function whose %d virtual functions would lose it; select one of these, or write 0 to its sriov_numvfs first",
+			pci, len(fn.VirtFns))
+	}
+	return fn, err
+}
+
+// refuseNodes refuses a link that the node itself needs.
+func (c *call) refuseNodes(pci device.PCIAddress, l link.Link) error {
+	has, err := c.host.HasDefaultRoute(l.Index)
+	if err == nil && has {
+		err = refuse(codeUnsupported, "device %s (%s) carries a default route of the host's main table; it serves the node itself", pci, l.Name)
+	}
+	return err
 }
 
 func (c *call) refuseUserspace(pci device.PCIAddress, fn sysfs.PCIFunction) error {

@@ -23,7 +23,7 @@ func (p *Plugin) IPAMFuncs(ctx context.Context, stdout io.Writer) skel.CNIFuncs 
 		Del:    verb(anything, func(c *call) error { return errors.Join(c.garbled, c.lost, c.giveBackAnywhere(c.id)) }),
 		Check:  verb(strict, checking((*call).ipamVerbCheck)),
 		GC:     verb(lenient, func(c *call) error { return errors.Join(c.lost, c.collectLeases()) }),
-		Status: verb(strictPolicy, (*call).ipamVerbStatus),
+		Status: verb(lenient, ready((*call).ipamReady)),
 	}
 }
 
@@ -140,13 +140,6 @@ func (c *call) ipamVerbCheck() error {
 	}
 	if !slices.ContainsFunc(l.Leases, func(lease nodestate.Lease) bool { return lease.HeldBy(c.id) }) {
 		return refuse(codeUnknownRecord, "container %s, interface %s has no address of ENI %s; run ADD", c.id.ContainerID, c.id.IfName, row.ENIID)
-	}
-	return nil
-}
-
-func (c *call) ipamVerbStatus() error {
-	if _, err := c.inventory(); err != nil {
-		return &refusal{code: codeNotAvailable, msg: "not ready", err: err}
 	}
 	return nil
 }

@@ -295,23 +295,6 @@ func TestGC(t *testing.T) {
 	count(0)
 }
 
-func TestStatus(t *testing.T) {
-	if nstest.Outside(t) {
-		return
-	}
-	e := newEnv(t)
-	ok := e.pod(e.selectA())
-	_, err := run(&attach.Plugin{}, "STATUS", ok)
-	must(t, err)
-	conf := e.selectA()
-	conf["ipam"] = map[string]any{"type": "nosuch"}
-	e.refused("STATUS", e.pod(conf), 50, "nosuch", "install it")
-	must(t, os.Remove(e.file("inventory.json")))
-	e.refused("STATUS", ok, 50, "inventory.json")
-	_, err = run(&attach.Plugin{}, "STATUS", e.pod(map[string]any{"deviceID": eniA.PCI})) // needs no inventory
-	must(t, err)
-}
-
 func TestPolicy(t *testing.T) {
 	if nstest.Outside(t) {
 		return

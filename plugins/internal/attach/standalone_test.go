@@ -58,8 +58,8 @@ func TestStandalone(t *testing.T) {
 	if _, code, msg := runBinary(t, e.file("bin", "macvlan"), "ADD", third); code != 11 || !strings.Contains(msg, "none of the 2 ipv4 addresses") {
 		t.Errorf("third ADD: code %d: %s", code, msg)
 	}
-	if _, code, msg := runBinary(t, own, "STATUS", first); code != 0 {
-		t.Errorf("STATUS: code %d: %s", code, msg)
+	if _, code, msg := runBinary(t, own, "STATUS", first); code != 50 || !strings.Contains(msg, "none of the 2 ipv4 addresses") {
+		t.Errorf("STATUS of a pool that is used up: code %d: %s", code, msg)
 	}
 	for range 2 {
 		if _, code, msg := runBinary(t, e.file("bin", "macvlan"), "DEL", first); code != 0 {

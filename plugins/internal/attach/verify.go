@@ -9,22 +9,6 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// status is CNI STATUS: can an ADD work now?
-func (c *call) status() error {
-	unready := func(err error) error { return &refusal{code: codeNotAvailable, msg: "not ready", err: err} }
-	if !c.cfg.Select.Empty() || c.cfg.ENIIPAM != nil {
-		if _, err := c.inventory(); err != nil {
-			return unready(err)
-		}
-	}
-	for _, d := range c.plugins() {
-		if err := c.pluginRun("STATUS", d, c.own()); err != nil {
-			return unready(err)
-		}
-	}
-	return nil
-}
-
 // plugins returns the netconf's delegate and address plugin, as STATUS and GC
 // call them: without a device. None of a netconf that ADD would refuse.
 func (c *call) plugins() []*nodestate.Delegation {
@@ -64,7 +48,9 @@ func (c *call) gc() error {
 	}
 	errs = append(errs, c.collectLeases())
 	for _, d := range c.plugins() {
-		errs = append(errs, c.pluginRun("GC", d, c.own()))
+		if c.since("1.1.0") { // which brought GC
+			errs = append(errs, c.pluginRun("GC", d, c.own()))
+		}
 	}
 	return errors.Join(errs...)
 }
