@@ -63,6 +63,15 @@ func policy(_ context.Context, o Options) []Finding {
 	if all != nil {
 		return all
 	}
+	for typ, keys := range nodestate.DefaultRestricted() {
+		if p.Restricted == nil && slices.Contains(p.Delegates, typ) {
+			all = append(all, warn(check, `add "restricted" from conf/policy.json, or {} to say that they may`,
+				"%s lets tenants choose %s of %s", o.Policy, strings.Join(slices.Sorted(maps.Keys(keys)), " and "), typ)...)
+		}
+	}
+	if all != nil {
+		return all
+	}
 	return ok(check, "%s is valid and agrees with the daemon's paths", o.Policy)
 }
 
