@@ -78,6 +78,41 @@ func TestHostileText(t *testing.T) {
 	}
 }
 
+// TestHostilePaths: under a policy no spelling of host-local's own key leads the real
+// host-local anywhere, on any verb.
+func TestHostilePaths(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	e := newEnv(t)
+	policy, err := json.Marshal(map[string]any{
+		"schemaVersion": 1, "binDir": e.path, "ipam": []string{"host-local"}, "dataDir": e.file("records"), "inventory": e.file("inventory.json"), "sysfs": e.node.Sysfs,
+	})
+	must(t, err)
+	must(t, os.WriteFile(e.file("policy.json"), policy, 0o644))
+	p := &attach.Plugin{PolicyPath: e.file("policy.json")}
+	anywhere := e.file("anywhere")
+	for _, key := range []string{"dataDir", "DATADIR", "datadir", "DataDir", "data\u0044ir", "dataD\u0069r"} {
+		for _, value := range []string{anywhere, "anywhere", "./anywhere", "../anywhere", "x/../anywhere"} {
+			args := e.pod(map[string]any{"select": map[string]any{"nodeENI": "a"}, "dataDir": nil, "inventory": nil, "sysfs": nil, "logFile": nil})
+			ipam := fmt.Sprintf(`,"ipam":{"type":"host-local","subnet":"10.0.2.0/24","%s":%q}}`, key, value)
+			args.StdinData = []byte(strings.TrimSuffix(string(args.StdinData), "}") + ipam)
+			if _, err := run(p, "ADD", args); err == nil {
+				t.Errorf("%s: ADD succeeds", ipam)
+			}
+			for _, name := range []string{"DEL", "GC", "STATUS", "CHECK"} {
+				_, _ = run(p, name, args) // whatever it says
+			}
+			for _, path := range []string{anywhere, "anywhere", "../anywhere", "/run/anywhere", "/anywhere"} {
+				if _, err := os.Stat(path); err == nil {
+					t.Fatalf("%s: there is %s", ipam, path)
+				}
+			}
+			must(t, nstest.DeleteNetns(args.Netns))
+		}
+	}
+}
+
 // TestPluginsRunNowhere: another plugin's folder is empty, nothing can be made in
 // it, and it is not this process's.
 func TestPluginsRunNowhere(t *testing.T) {
