@@ -40,8 +40,8 @@ func (r Route) String() string {
 	return s
 }
 
-// EnsureRoute adds a route as the reference plugins do: beside those that there are
-// to its destination, and of IPv4 before them, so that it holds. The very same one
+// EnsureRoute adds a route as the reference plugins do: beside the routes that there
+// are to its destination, and of IPv4 before them, so that it holds. The very same one
 // already there is not an error. ErrRouteTaken: the kernel has another in its place,
 // which the error names.
 func (h *Handle) EnsureRoute(index int, r Route) error {
@@ -72,8 +72,8 @@ func (r Route) netlink(index int) *netlink.Route {
 	return route
 }
 
-// compareRoute looks at what the kernel has instead of a route that it did not add:
-// nil when that is the same.
+// compareRoute compares a route that the kernel refused with the one in its place: nil
+// when they are the same.
 func (h *Handle) compareRoute(index int, r Route) error {
 	all, err := h.routes(cmp.Or(r.Table, unix.RT_TABLE_MAIN))
 	if err != nil {

@@ -113,8 +113,8 @@ func TestHiddenRoute(t *testing.T) {
 	}
 }
 
-// TestSourcesBesideOthers: whatever rules and routes others have where ours should be,
-// theirs stay, ours are there or an error says why not, and in the end ours are gone.
+// TestSourcesBesideOthers: foreign rules and routes in the place of ours stay. Ours are
+// there, or an error says why not, and in the end ours are gone.
 func TestSourcesBesideOthers(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -142,7 +142,7 @@ func TestSourcesBesideOthers(t *testing.T) {
 		foreign := theirs(t)
 		_, err := h.EnsureSources(want)
 		if diff := cmp.Diff(foreign, theirs(t)); diff != "" {
-			t.Errorf("seed %d: what others have (-before +after):\n%s", seed, diff)
+			t.Errorf("seed %d: foreign rules and routes (-before +after):\n%s", seed, diff)
 		}
 		if n := len(ours(t)); (n == 12) != (err == nil) {
 			t.Errorf("seed %d: %d of 12 rules and routes, error %v", seed, n, err)
@@ -156,7 +156,7 @@ func TestSourcesBesideOthers(t *testing.T) {
 			_, err := h.EnsureSources(nil)
 			must(t, err)
 			if diff := cmp.Diff(foreign, theirs(t)); diff != "" {
-				t.Errorf("seed %d: what others have, without ours (-before +after):\n%s", seed, diff)
+				t.Errorf("seed %d: foreign rules and routes, without ours (-before +after):\n%s", seed, diff)
 			}
 		}
 		remove()
@@ -176,7 +176,7 @@ func TestSourcesBesideOthers(t *testing.T) {
 	}
 }
 
-// addForeign adds rules and routes that have much in common with those that are wanted.
+// addForeign adds rules and routes that resemble the wanted ones.
 func addForeign(t *testing.T, r *rand.Rand, want []link.Source) (remove func()) {
 	t.Helper()
 	var undo []func() error

@@ -36,8 +36,8 @@ var (
 // ipv6MTU is the least MTU, in octets, of a link with IPv6 (RFC 8200 section 5).
 const ipv6MTU = 1280
 
-// Values of the sysctl accept_ra: what routers announce is not for the interface, or
-// is even where the pod forwards packets.
+// Values of the sysctl accept_ra: router advertisements are ignored, or believed even
+// where the pod forwards packets.
 const (
 	ignoreRouters = "0"
 	heedRouters   = "2"

@@ -17,8 +17,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/plugins/internal/netconf"
 )
 
-// check is CNI CHECK: the record says whose the interface is, and prevResult, which
-// plugins that are chained after multi-eni may have changed, what the kernel must have.
+// check is CNI CHECK. The record identifies the interface. The expected state is
+// prevResult's, since later plugins of the chain may have changed it.
 func (c *call) check() error {
 	r, err := c.lockOwn()
 	if errors.Is(err, fs.ErrNotExist) {
@@ -138,7 +138,7 @@ func (c *call) checkKernel(a nodestate.Attachment, ns *link.Netns, prev *types10
 	if mac := prev.Interfaces[at].Mac; mac != "" && !a.Device.VF && !strings.EqualFold(mac, l.MAC.String()) {
 		return refuse(codeOtherDevice, "interface %s has MAC %s, want %s", l.Name, l.MAC, mac)
 	}
-	if !l.Up && a.Mode != nodestate.ModeShared { // the delegate knows what it made
+	if !l.Up && a.Mode != nodestate.ModeShared { // the delegate checks its own
 		return refuse(codeOtherDevice, "interface %s is down", l.Name)
 	}
 	if err := checkAddresses(in, l, prev, at); err != nil {
@@ -173,9 +173,9 @@ func checkAddresses(in *link.Handle, l link.Link, prev *types100.Result, at int)
 	return nil
 }
 
-// checkRoutes looks for the routes of a result: by the interface for those that ADD
-// has recorded, by any for those of later plugins, which need not mean our gateway
-// where they name none.
+// checkRoutes looks for the routes of prevResult. A route that ADD has recorded must
+// lead out of the interface. A later plugin's may lead anywhere, and without a gateway
+// need not mean ours.
 func checkRoutes(in *link.Handle, l link.Link, prev, recorded *types100.Result) error {
 	var bare []bool
 	for _, r := range prev.Routes {

@@ -20,8 +20,8 @@ func network(cidr string) net.IPNet {
 	return net.IPNet{IP: ip, Mask: n.Mask}
 }
 
-// loses takes everything that a result names, one by one, from a pod: CHECK must miss
-// each. The names say what is gone.
+// loses has, for each item of a result, a function that takes it from the pod. CHECK
+// must miss it and name it.
 func loses(r *types100.Result) map[string]func(netlink.Link) error {
 	all := map[string]func(netlink.Link) error{
 		"interface net1": func(l netlink.Link) error { return netlink.LinkSetName(l, "other") },
@@ -43,8 +43,8 @@ func loses(r *types100.Result) map[string]func(netlink.Link) error {
 	return all
 }
 
-// changed are what plugins that are chained after multi-eni do, in the pod and in the
-// result. CHECK must pass.
+// changed are the changes of later plugins of the chain, in the pod and in the result.
+// CHECK must pass.
 var changed = map[string]func(*types100.Result, netlink.Link) error{
 	"nothing":           func(*types100.Result, netlink.Link) error { return nil },
 	"tuning of the MTU": func(_ *types100.Result, l netlink.Link) error { return netlink.LinkSetMTU(l, 1300) },
@@ -88,8 +88,8 @@ var changed = map[string]func(*types100.Result, netlink.Link) error{
 	},
 }
 
-// TestCheck: prevResult counts. What it names and the kernel lacks is found; what later
-// plugins have changed passes.
+// TestCheck: prevResult counts. CHECK finds each item of it that the kernel lacks, and
+// passes changes of later plugins.
 func TestCheck(t *testing.T) {
 	if nstest.Outside(t) {
 		return

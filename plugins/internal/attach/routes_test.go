@@ -42,7 +42,7 @@ type wire struct {
 
 func (w wire) v4() bool { return netip.MustParsePrefix(w.Dst).Addr().Is4() }
 
-// scene is a pod with routes by its eth0, and what an attachment asks for.
+// scene is a pod with routes by its eth0, and the wishes of an attachment.
 type scene struct {
 	Pod       []wire
 	Addresses []map[string]string
@@ -470,8 +470,8 @@ func TestRouteRefusals(t *testing.T) {
 	}
 }
 
-// TestRouteKeys: each key of a route reaches the kernel, and what is left out is as
-// docs/netconf.md says.
+// TestRouteKeys: each key of a route reaches the kernel, and the defaults are the ones
+// of docs/netconf.md.
 func TestRouteKeys(t *testing.T) {
 	if nstest.Outside(t) {
 		return
