@@ -23,14 +23,18 @@ func TestENIIPAMBelowOthers(t *testing.T) {
 	l, err := netlink.LinkByName(eni.Name)
 	must(t, err)
 	must(t, netlink.LinkSetUp(l))
-	ipam := map[string]any{"type": "eni-ipam", "families": []string{"ipv4", "ipv6"}, "coolDown": 0}
+	ipam := map[string]any{"type": "eni-ipam", "families": []string{"ipv4", "ipv6"}, "coolDown": 0, "routes": []any{map[string]any{"dst": "0.0.0.0/0"}}}
 	macvlan := map[string]any{"type": "macvlan", "master": eni.Name, "ipam": ipam, "capabilities": map[string]any{"ips": true}}
 	gives := func(out string, want ...string) {
 		t.Helper()
 		var result struct {
-			IPs []struct{ Address, Gateway string }
+			IPs    []struct{ Address, Gateway string }
+			Routes []struct{ Dst, GW string }
 		}
 		must(t, json.Unmarshal([]byte(out), &result))
+		if len(result.Routes) != 1 || result.Routes[0].GW != "10.0.2.1" { // for whoever prints it
+			t.Errorf("routes %+v", result.Routes)
+		}
 		var got []string
 		for _, ip := range result.IPs {
 			got = append(got, ip.Address)
@@ -77,7 +81,7 @@ func TestENIIPAMBelowOthers(t *testing.T) {
 			c.mustTool("del", pod)
 		}
 
-		own := map[string]any{"type": "eni-ipam", "families": ipam["families"]}
+		own := map[string]any{"type": "eni-ipam", "families": ipam["families"], "routes": ipam["routes"]}
 		c.conflist(version, map[string]any{"type": "host-device", "device": eni.Name, "ipam": own})
 		alone := c.pod("alone-" + version)
 		gives(c.mustTool("add", alone), "10.0.2.15/24", "fd00:2::15/64")

@@ -320,6 +320,6 @@ func (c *call) attachUserspace(d *claimed) (*types100.Result, error) {
 	result.Interfaces = []*types100.Interface{{
 		Name: c.args.IfName, Mac: d.Device.MAC.String(), Mtu: c.mtu(d.row), Sandbox: c.args.Netns, PciID: d.Device.PCIAddress.String(),
 	}}
-	_, err = routesOf(result)
-	return result, err
+	fillGateways(result)
+	return result, nil
 }

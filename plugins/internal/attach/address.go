@@ -180,16 +180,26 @@ func addRoutes(result *types100.Result, routes []netconf.Route) {
 	}
 }
 
-// routesOf converts a result's routes, once it has given those without a gateway the
-// one that they get. As the reference plugins do, that is the gateway of the first
+// fillGateways gives the routes of a result that have no gateway the one that the
+// kernel will have. As the reference plugins do, that is the gateway of the first
 // address of their family, unless their scope says that they need none.
-func routesOf(result *types100.Result) ([]link.Route, error) {
+func fillGateways(result *types100.Result) {
 	gateways := map[bool]net.IP{}
 	for _, ip := range result.IPs {
 		if v4 := ip.Gateway.To4() != nil; gateways[v4] == nil {
 			gateways[v4] = ip.Gateway
 		}
 	}
+	for _, r := range result.Routes {
+		if len(r.GW) == 0 && (r.Scope == nil || *r.Scope == 0) {
+			r.GW = gateways[r.Dst.IP.To4() != nil]
+		}
+	}
+}
+
+// routesOf converts a result's routes, once their gateways are filled in.
+func routesOf(result *types100.Result) ([]link.Route, error) {
+	fillGateways(result)
 	out := make([]link.Route, 0, len(result.Routes))
 	for _, r := range result.Routes {
 		dst, ok := prefix(r.Dst)
@@ -199,9 +209,6 @@ func routesOf(result *types100.Result) ([]link.Route, error) {
 		lr := link.Route{Dst: dst.Masked(), MTU: r.MTU, AdvMSS: r.AdvMSS, Priority: r.Priority, Scope: r.Scope}
 		if r.Table != nil {
 			lr.Table = *r.Table
-		}
-		if len(r.GW) == 0 && (r.Scope == nil || *r.Scope == 0) {
-			r.GW = gateways[dst.Addr().Is4()]
 		}
 		if gw, ok := netip.AddrFromSlice(r.GW); ok {
 			lr.Gateway = gw.Unmap()

@@ -192,7 +192,7 @@ func (c *call) attachDelegate(d *claimed) (*types100.Result, error) {
 	}
 	if d.link.Index == 0 { // a userspace device: the container reads all in the result
 		addRoutes(result, c.cfg.Routes)
-		_, err = routesOf(result)
+		fillGateways(result)
 	} else {
 		err = c.finishDelegate(d, l, result, at)
 	}

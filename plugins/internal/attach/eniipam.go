@@ -301,6 +301,7 @@ func (o *ownAddresses) result() *types100.Result {
 		result.IPs = append(result.IPs, ip)
 	}
 	addRoutes(result, o.routes)
+	fillGateways(result)
 	return result
 }
 
