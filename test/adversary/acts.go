@@ -202,6 +202,12 @@ func clsact(l netlink.Link) error {
 }
 
 func ofPrograms() []Act {
+	tcx := func(err error) error { // which Linux 6.6 brought
+		if errors.Is(err, unix.EINVAL) {
+			return fmt.Errorf("%w: tcx: %w", ErrCannot, err)
+		}
+		return err
+	}
 	with := func(name string, load func() (Program, error), attach func(*Pod, Program) error) Act {
 		return Act{name, func(p *Pod) error {
 			prog, err := load()
@@ -225,9 +231,9 @@ func ofPrograms() []Act {
 		with("generic XDP", LoadXDP, func(p *Pod, prog Program) error { return prog.XDP(p.Index, unix.XDP_FLAGS_SKB_MODE) }),
 		with("native XDP", LoadXDP, func(p *Pod, prog Program) error { return prog.XDP(p.Index, unix.XDP_FLAGS_DRV_MODE) }),
 		with("XDP by bpf_link", LoadXDP, hold(HookXDP)),
-		with("tcx ingress", LoadTC, func(p *Pod, prog Program) error { return prog.TCX(p.Index, unix.BPF_TCX_INGRESS) }),
-		with("tcx egress", LoadTC, func(p *Pod, prog Program) error { return prog.TCX(p.Index, unix.BPF_TCX_EGRESS) }),
-		with("tcx by bpf_link", LoadTC, hold(unix.BPF_TCX_INGRESS)),
+		with("tcx ingress", LoadTC, func(p *Pod, prog Program) error { return tcx(prog.TCX(p.Index, unix.BPF_TCX_INGRESS)) }),
+		with("tcx egress", LoadTC, func(p *Pod, prog Program) error { return tcx(prog.TCX(p.Index, unix.BPF_TCX_EGRESS)) }),
+		with("tcx by bpf_link", LoadTC, func(p *Pod, prog Program) error { return tcx(hold(unix.BPF_TCX_INGRESS)(p, prog)) }),
 	}
 }
 

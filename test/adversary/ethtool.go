@@ -63,6 +63,7 @@ func (s ethtoolStruct) read(name string) ([]uint32, error) {
 // change sets each setting to something else, as far as the driver takes it.
 func (s ethtoolStruct) change(name string) error {
 	changed := false
+	var refused error
 	for i := s.from; i < s.to; i++ {
 		for _, v := range s.alternatives {
 			now, err := s.read(name)
@@ -71,7 +72,11 @@ func (s ethtoolStruct) change(name string) error {
 			}
 			was := now[i]
 			now[0], now[i] = s.set, v
-			if was == v || ethtool(name, now) != nil {
+			if was == v {
+				continue
+			}
+			if err := ethtool(name, now); err != nil {
+				refused = err
 				continue
 			}
 			if after, err := s.read(name); err == nil && after[i] != was {
@@ -81,7 +86,7 @@ func (s ethtoolStruct) change(name string) error {
 		}
 	}
 	if !changed {
-		return fmt.Errorf("%w: the driver takes no other %s", ErrCannot, s.name)
+		return errors.Join(fmt.Errorf("%w: the driver takes no other %s", ErrCannot, s.name), refused)
 	}
 	return nil
 }

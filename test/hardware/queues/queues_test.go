@@ -1,0 +1,144 @@
+// Package queues is about NICs with several queues, which drivers make for several
+// processors only.
+package queues
+
+import (
+	"encoding/json"
+	"maps"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	pcidev "github.com/multi-eni/multi-eni-cni/pkg/device"
+	"github.com/multi-eni/multi-eni-cni/pkg/link"
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+	"github.com/multi-eni/multi-eni-cni/test/adversary"
+	"github.com/multi-eni/multi-eni-cni/test/hardware/guest"
+	"github.com/multi-eni/multi-eni-cni/test/hardware/machine"
+)
+
+func TestMain(m *testing.M) { machine.Main(m, machine.Spec{Processors: 2}) }
+
+// pf is the MAC of the igb PF of machine.DefaultNICs, which has no VFs here.
+const pf = "02:00:00:00:02:00"
+
+// TestQueues: a pod changes the number of queues and which packets go where; DEL
+// gives both back from the profile in the inventory. With a table of its own, as the
+// second pod leaves it, the kernel takes no fewer queues.
+func TestQueues(t *testing.T) {
+	guest.Clean(t)
+	pci, name := guest.WaitNIC(t, pf)
+	guest.SetUp(t, name) // the driver fills the table then
+	t.Cleanup(func() { guest.SetDown(t, name) })
+	settings := declare(t, pci, name)
+	t.Logf("settings: %v", settings)
+	for _, want := range []string{"channels", "rss"} {
+		if settings[want] == "" {
+			t.Errorf("the driver tells no %s: %v", want, settings)
+		}
+	}
+	before := describe(t, "/proc/1/ns/net", name)
+	for _, acts := range [][]string{{"ethtool channels"}, {"ethtool rss"}, {"ethtool rss", "ethtool features", "ethtool rings"}} {
+		pod := attach(t, pci)
+		p := adversary.New(pod.Netns, indexIn(t, pod.Netns), 1)
+		for _, act := range acts {
+			do(t, p, act)
+		}
+		changed := describe(t, pod.Netns, "net1")
+		differs := false
+		for key := range before {
+			differs = differs || key[:3] == "eth" && changed[key] != before[key]
+		}
+		if !differs {
+			t.Errorf("%q changed nothing", acts)
+		}
+		guest.MustDel(t, pod)
+		guest.DeleteNetns(t, pod.Netns)
+		if diff := cmp.Diff(before, describe(t, "/proc/1/ns/net", name)); diff != "" {
+			t.Errorf("after %q (-before +after):\n%s", acts, diff)
+		}
+	}
+}
+
+func do(t *testing.T, p *adversary.Pod, name string) {
+	t.Helper()
+	for _, act := range adversary.Acts() {
+		if act.Name == name {
+			if err := p.Do(act); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+			return
+		}
+	}
+	t.Errorf("there is no act %s", name)
+}
+
+// declare writes an inventory with the device and its settings, as the daemon does.
+func declare(t *testing.T, pci, name string) nodestate.Settings {
+	t.Helper()
+	h, err := link.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.Close()
+	settings, err := h.Ethtool(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	boot, err := nodestate.BootID()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(filepath.Dir(nodestate.DefaultInventoryPath), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	err = nodestate.WriteInventory(nodestate.DefaultInventoryPath, nodestate.Inventory{NodeName: "node", BootID: boot, Devices: []nodestate.Device{{
+		ENIID: "eni-0a1b2c3d4e5f60001", NodeENI: "a", MAC: pf, PCIAddress: pcidev.PCIAddress(pci), InterfaceName: name,
+		Driver: guest.Driver(pci), Phase: nodestate.PhaseReady, Ethtool: maps.Clone(settings),
+	}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.Remove(nodestate.DefaultInventoryPath) })
+	return settings
+}
+
+// attach makes a pod that has the device.
+func attach(t *testing.T, pci string) guest.CNICall {
+	t.Helper()
+	data, err := json.Marshal(map[string]any{"cniVersion": "1.1.0", "name": "wire", "type": "multi-eni", "deviceID": pci})
+	if err != nil {
+		t.Fatal(err)
+	}
+	pod := guest.CNICall{ContainerID: "queues", Netns: guest.NewNetns(t, "queues"), IfName: "net1", Conf: string(data)}
+	guest.MustAdd(t, pod)
+	return pod
+}
+
+func indexIn(t *testing.T, netns string) (index int) {
+	t.Helper()
+	guest.In(t, netns, func() {
+		if l, ok := guest.ByName("net1"); ok {
+			index = l.Attrs().Index
+		}
+	})
+	return index
+}
+
+func describe(t *testing.T, netns, name string) (out adversary.Description) {
+	t.Helper()
+	guest.In(t, netns, func() {
+		l, ok := guest.ByName(name)
+		if !ok {
+			t.Errorf("no %s in %s", name, netns)
+			return
+		}
+		var err error
+		if out, err = adversary.Describe(l.Attrs().Index); err != nil {
+			t.Error(err)
+		}
+	})
+	return out
+}
