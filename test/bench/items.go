@@ -15,7 +15,8 @@ import (
 const (
 	ownTarget           = 0.50 // with eni-ipam
 	exclusiveTarget     = 0.60
-	ownAboveFloorTarget = 1.3 // with eni-ipam
+	ownAboveFloorTarget = 1.2 // with eni-ipam, one at a time
+	ownLoadedTarget     = 1.4 // with eni-ipam, eight at once
 	floorTarget         = 1.4
 	leasedTarget        = 1.25 // with eni-ipam
 	sharedTarget        = 1.35
