@@ -97,13 +97,13 @@ func (c *call) refuseRow(d nodestate.Device) error {
 	case c.cfg.DeviceID != "" && !named:
 		return refuse(codeNoDevice, "the runtime allocated %s, which select %s does not mean (it means %s); "+
 			"let the network attachment definition's resourceName and select agree", c.cfg.DeviceID, c.cfg.Select, describe(d))
-	case d.ResourceName != "" && !named && !c.anyPod:
-		return refuse(codeNotAllocated, "device %s is of resource %s, which the kubelet allocates, and the runtime passed no deviceID; request the resource in the pod's limits, "+
-			"and give the network attachment definition the annotation k8s.v1.cni.cncf.io/resourceName: %[2]s", describe(d), d.ResourceName)
 	case d.Phase == nodestate.PhaseDraining && !named:
 		return refuse(codeNoDevice, "%s is draining: its NodeENI was removed from this node", describe(d))
 	case d.Phase == nodestate.PhasePending:
 		return refuse(codeTryAgain, "%s is declared but not ready yet; multi-enid status says why", describe(d))
+	case d.ResourceName != "" && !named && !c.anyPod:
+		return refuse(codeNotAllocated, "%s is of resource %s, which the kubelet allocates, and the runtime passed no deviceID; request the resource in the pod's limits, "+
+			"and give the network attachment definition the annotation k8s.v1.cni.cncf.io/resourceName: %[2]s", describe(d), d.ResourceName)
 	}
 	if c.anyPod {
 		return nil

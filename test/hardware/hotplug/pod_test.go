@@ -27,22 +27,30 @@ const (
 	ipvlan    = `"delegate":{"type":"ipvlan","mode":"l2"},`
 )
 
-// netconf attaches a pod to an ENI.
-func netconf(e guest.ENI, delegate string) string {
-	return fmt.Sprintf(`{"cniVersion":"1.1.0","name":%q,"type":"multi-eni","select":{"eniID":%q},%s`+
-		`"ipam":{"type":"host-local","ranges":[[{"subnet":%q}]],"dataDir":%q}}`, network, e.ID, delegate, guest.CloudCIDR, leaseDir)
+// pod is a container with one attachment, to an ENI by a delegate.
+type pod struct {
+	id, netns string
+	eni       guest.ENI
+	delegate  string
 }
 
-// pod is a container with one attachment.
-type pod struct{ id, netns, conf string }
-
-func newPod(t testing.TB, id, conf string) pod {
+func newPod(t testing.TB, id string, e guest.ENI, delegate string) pod {
 	t.Helper()
-	return pod{id: id, netns: guest.NewNetns(t, id), conf: conf}
+	return pod{id: id, netns: guest.NewNetns(t, id), eni: e, delegate: delegate}
 }
 
+// call is a verb as a runtime calls it: with the device where the ENI has a resource
+// name now, as if the kubelet had allocated it.
 func (p pod) call(verb string) guest.CNICall {
-	return guest.CNICall{Verb: verb, Netns: p.netns, ContainerID: p.id, IfName: ifName, Conf: p.conf}
+	var allocated string
+	if inv, err := nodestate.ReadInventory(nodestate.DefaultInventoryPath); err == nil {
+		if row := find(inv, p.eni.ID); row.ResourceName != "" && row.PCIAddress != "" {
+			allocated = fmt.Sprintf(`"deviceID":%q,`, row.PCIAddress)
+		}
+	}
+	conf := fmt.Sprintf(`{"cniVersion":"1.1.0","name":%q,"type":"multi-eni","select":{"eniID":%q},%s%s`+
+		`"ipam":{"type":"host-local","ranges":[[{"subnet":%q}]],"dataDir":%q}}`, network, p.eni.ID, allocated, p.delegate, guest.CloudCIDR, leaseDir)
+	return guest.CNICall{Verb: verb, Netns: p.netns, ContainerID: p.id, IfName: ifName, Conf: conf}
 }
 
 // add must succeed.

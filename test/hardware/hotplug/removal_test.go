@@ -36,7 +36,7 @@ func (s *stage) testRemoval(t *testing.T) {
 			row, _ := s.awaitReady(t, e.ID, soon)
 			var pods []pod
 			for n := range tt.pods {
-				p := newPod(t, fmt.Sprintf("%s-%d", name, n), netconf(e, tt.delegate))
+				p := newPod(t, fmt.Sprintf("%s-%d", name, n), e, tt.delegate)
 				p.add(t)
 				pods = append(pods, p)
 			}

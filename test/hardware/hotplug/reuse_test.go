@@ -54,7 +54,7 @@ func (tt reuse) run(t *testing.T, s *stage, i int, g *gate) {
 	row, _ := s.awaitReady(t, old.ID, soon)
 	var pods []pod
 	for n := range tt.pods {
-		p := newPod(t, fmt.Sprintf("%s-%d", name, n), netconf(old, tt.delegate))
+		p := newPod(t, fmt.Sprintf("%s-%d", name, n), old, tt.delegate)
 		p.add(t)
 		pods = append(pods, p)
 	}
@@ -73,7 +73,7 @@ func (tt reuse) run(t *testing.T, s *stage, i int, g *gate) {
 		r := find(inv, old.ID)
 		return r.Phase != nodestate.PhaseReady && r.PCIAddress == ""
 	})
-	p := newPod(t, name+"-next", netconf(next, exclusive))
+	p := newPod(t, name+"-next", next, exclusive)
 	p.add(t)
 	for _, o := range pods {
 		o.end(t)

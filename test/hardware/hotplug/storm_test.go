@@ -215,13 +215,13 @@ func (w *slotWorker) pause(t *testing.T, d time.Duration) {
 
 // startPods gives a ready device to one pod, or to some that share it.
 func (w *slotWorker) startPods(t *testing.T, e guest.ENI, k kind) (pods []pod) {
-	conf, n := netconf(e, exclusive), 1
+	delegate, n := exclusive, 1
 	if k != dpdk && w.chance(30) {
-		conf, n = netconf(e, ipvlan), 1+w.rng.IntN(2)
+		delegate, n = ipvlan, 1+w.rng.IntN(2)
 	}
 	for i := range n {
 		w.pods.Add(1)
-		p := newPod(t, fmt.Sprintf("s%d-%d-%d", w.slot, w.gen, i), conf)
+		p := newPod(t, fmt.Sprintf("s%d-%d-%d", w.slot, w.gen, i), e, delegate)
 		pods = append(pods, p)
 		w.add(t, p)
 	}
@@ -241,8 +241,8 @@ func (w *slotWorker) add(t *testing.T, p pod) {
 		if r.Code == 0 {
 			return
 		}
-		// 100 and 104: the row may still be that of an earlier round of the same ENI.
-		if passing := slices.Contains([]int{11, 100, 101, 104}, r.Code); !passing || time.Now().After(deadline) {
+		// 100, 103 and 104: the row may still be that of an earlier round of the same ENI.
+		if passing := slices.Contains([]int{11, 100, 101, 103, 104}, r.Code); !passing || time.Now().After(deadline) {
 			w.fatal(t, "ADD of %s: code %d: %s", p.id, r.Code, r.Msg)
 		}
 		w.retry("ADD", r.Code)

@@ -36,7 +36,7 @@ func TestPlugin(t *testing.T) {
 	}
 	guest.Talk(t, pods[0].Netns, pods[1].Netns, "10.9.0.1:7000")
 	held := pods[0]
-	held.Verb, held.ContainerID, held.Netns = "ADD", "other", pods[1].Netns
+	held.Verb, held.ContainerID, held.Netns = "ADD", "other", guest.NewNetns(t, "other")
 	guest.WantCode(t, held, 101, "pod0")
 	for _, p := range pods {
 		guest.MustDel(t, p)
