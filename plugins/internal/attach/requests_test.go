@@ -1,6 +1,8 @@
 package attach_test
 
 import (
+	"errors"
+	"slices"
 	"strings"
 	"testing"
 
@@ -67,6 +69,45 @@ func TestRequestedMAC(t *testing.T) {
 	_, err := run(&attach.Plugin{Exec: &likeness{Exec: fake("none", nil).Exec, hostDevice: e.file("bin", "host-device")}}, "ADD", args)
 	wantCode(t, err, 102, foreignMAC, "delegate other gave")
 	e.unchanged(before, "a delegate that gives another MAC")
+}
+
+// TestMTUBehindHostDevice: multi-eni gives the interface the MTU, which host-device
+// has no key for, and takes it back wherever ADD fails or dies.
+func TestMTUBehindHostDevice(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	e := newEnv(t)
+	before := e.snapshot()
+	conf := e.selectA()
+	conf["delegate"], conf["mtu"] = map[string]any{"type": "host-device", "deviceField": "device"}, 1400
+	conf["ipam"] = map[string]any{"type": "host-local", "dataDir": e.file("ipam"), "subnet": "10.0.2.0/24"} // IPv6 would wait for DAD
+	var steps []string
+	args := e.pod(conf)
+	out, err := run(&attach.Plugin{Before: func(s string) error { steps = append(steps, s); return nil }}, "ADD", args)
+	must(t, err)
+	if r := parseResult(t, out); r.Interfaces[0].Mtu != 1400 || e.podLinks(args)[0].MTU != 1400 || !slices.Contains(steps, "mtu") {
+		t.Errorf("steps %q, result %+v, the pod has %+v; want MTU 1400", steps, r.Interfaces[0], e.podLinks(args)[0])
+	}
+	e.del(args)
+	e.unchanged(before, "after DEL")
+	for i, name := range steps {
+		args := e.pod(conf)
+		n := 0
+		_, err := run(&attach.Plugin{Before: func(string) error {
+			if n++; n == i+1 {
+				return errors.New("failed here")
+			}
+			return nil
+		}}, "ADD", args)
+		wantCode(t, err, 999, "failed here")
+		e.unchanged(before, "failed before "+name)
+		if !e.kill("ADD", i+1, args) {
+			t.Fatalf("ADD has no step %d", i+1)
+		}
+		e.del(args)
+		e.unchanged(before, "killed before "+name)
+	}
 }
 
 // TestRequestedAddress: an IPAM plugin that does not give the address that was asked
