@@ -11,37 +11,38 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 )
 
-// A runtime asks for things in three places (CNI conventions): by the capabilities
-// in runtimeConfig, by args.cni, and by CNI_ARGS. These are the keys that each plugin
-// takes there; of a plugin that is not here we do not know.
-var (
-	capabilities = map[string][]string{
-		Type:     {"deviceID", "CNIDeviceInfoFile", "mac"},
-		"ipvlan": {}, "vlan": {}, "host-device": {"deviceID"}, "macvlan": {"mac"}, "sriov": {"mac"},
-		ENIIPAMType: {"ips"}, "host-local": {"ips", "ipRanges"}, "static": {"ips"}, "dhcp": {}, "whereabouts": {},
-	}
-	// Of args.cni only these are faults where nobody takes them: the others may be
-	// meant for a plugin that comes later in the list, which has the same args.
-	cniArgs = map[string][]string{
-		Type:     {"mac"},
-		"ipvlan": {}, "vlan": {}, "host-device": {}, "macvlan": {}, "sriov": {},
-		ENIIPAMType: {"ips"}, "host-local": {"ips"}, "static": {"ips"}, "dhcp": {}, "whereabouts": {},
-	}
-	environment = map[string][]string{
-		Type:     {"MAC"},
-		"ipvlan": {}, "vlan": {}, "host-device": {}, "macvlan": {"MAC"}, "sriov": {"MAC"},
-		ENIIPAMType: {"IP"}, "host-local": {"IP"}, "static": {"IP", "GATEWAY"}, "dhcp": {}, "whereabouts": {"IP", "GATEWAY"},
-	}
-)
+// asks are the keys of three places in which a runtime asks for things (CNI
+// conventions): the capabilities in runtimeConfig, args.cni, and CNI_ARGS.
+type asks struct{ capabilities, args, environment []string }
 
-// takes says whether multi-eni, the delegate or the IPAM plugin takes a key, so far
-// as is known.
-func (c *Config) takes(of map[string][]string, key string) bool {
+// takers are the plugins of which is known what they take of that; nothing where
+// there is none.
+var takers = map[string]asks{
+	Type:          {[]string{"deviceID", "CNIDeviceInfoFile", "mac"}, []string{"mac"}, []string{"MAC"}},
+	"ipvlan":      {},
+	"vlan":        {},
+	"host-device": {capabilities: []string{"deviceID"}},
+	"macvlan":     {capabilities: []string{"mac"}, environment: []string{"MAC"}},
+	"sriov":       {capabilities: []string{"mac"}, environment: []string{"MAC"}},
+	ENIIPAMType:   {[]string{"ips"}, []string{"ips"}, []string{"IP"}},
+	"host-local":  {[]string{"ips", "ipRanges"}, []string{"ips"}, []string{"IP"}},
+	"static":      {[]string{"ips"}, []string{"ips"}, []string{"IP", "GATEWAY"}},
+	"dhcp":        {},
+	"whereabouts": {environment: []string{"IP", "GATEWAY"}},
+}
+
+// takes says whether multi-eni, the delegate or the IPAM plugin takes a key of a
+// place, so far as is known.
+func (c *Config) takes(key string, place func(asks) []string) bool {
 	return slices.ContainsFunc(c.types(), func(typ string) bool {
-		known, ok := of[typ]
-		return !ok || slices.Contains(known, key)
+		known, ok := takers[typ]
+		return !ok || slices.Contains(place(known), key)
 	})
 }
+
+func capabilitiesOf(a asks) []string { return a.capabilities }
+func argsOf(a asks) []string         { return a.args }
+func environmentOf(a asks) []string  { return a.environment }
 
 // types are those of the plugins that have a part in an attachment.
 func (c *Config) types() []string {
@@ -63,14 +64,14 @@ func (d *decoder) checkRequests(c *Config) {
 	nobody := fmt.Sprintf("is taken by none of %s", strings.Join(c.types(), ", "))
 	if sub := d.object("runtimeConfig"); sub != nil {
 		for _, key := range slices.Sorted(maps.Keys(sub.fields)) {
-			if given(sub.fields[key]) && !c.takes(capabilities, key) {
+			if given(sub.fields[key]) && !c.takes(key, capabilitiesOf) {
 				sub.fault(key, "%s; remove it from capabilities", nobody)
 			}
 		}
 	}
 	if sub := d.cniArgs(); sub != nil {
-		for _, key := range []string{"ips", "mac"} {
-			if given(sub.fields[key]) && !c.takes(cniArgs, key) {
+		for _, key := range []string{"ips", "mac"} { // others may be meant for a plugin that comes later in the list
+			if given(sub.fields[key]) && !c.takes(key, argsOf) {
 				sub.fault(key, "%s; remove it", nobody)
 			}
 		}
@@ -86,7 +87,7 @@ func given(raw json.RawMessage) bool {
 // these are the runtime's own.
 func (c *Config) CheckArgs(args map[string]string) error {
 	for _, key := range []string{"IP", "GATEWAY", "MAC"} {
-		if args[key] != "" && !c.takes(environment, key) {
+		if args[key] != "" && !c.takes(key, environmentOf) {
 			return fmt.Errorf("%s=%s is taken by none of %s; leave it out", key, args[key], strings.Join(c.types(), ", "))
 		}
 	}
@@ -118,7 +119,7 @@ func (d *decoder) requested(c *Config) {
 	}
 	take(d.object("runtimeConfig"), "mac")
 	take(d.cniArgs(), "mac")
-	if c.Delegate != nil && slices.Contains(capabilities[c.Delegate.Type], "mac") {
+	if c.Delegate != nil && slices.Contains(takers[c.Delegate.Type].capabilities, "mac") {
 		sub := d.object("delegate")
 		for key := range sub.fields {
 			if strings.EqualFold(key, "mac") {
@@ -159,8 +160,8 @@ func (d *decoder) requestedIPs() (out []netip.Addr) {
 // TakesMAC says whether the delegate can give the pod's interface another MAC than
 // the device's, so far as is known.
 func (d *Delegate) TakesMAC() bool {
-	known, ok := capabilities[d.Type]
-	return !ok || slices.Contains(known, "mac")
+	known, ok := takers[d.Type]
+	return !ok || slices.Contains(known.capabilities, "mac")
 }
 
 // OwnMTU says whether the delegate's part has an MTU of its own.

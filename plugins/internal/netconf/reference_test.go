@@ -105,9 +105,9 @@ bring, is a fault too, and so is a key that an object has twice, or in two spell
 	}
 	b.WriteString("| any other | one | the one that `deviceField` names: `" + strings.Join(slices.Sorted(maps.Keys(delegateFields)), "`, `") + "` |\n")
 	b.WriteString("\n## What a runtime asks for\nBy the capabilities that the netconf declares (`runtimeConfig`), by `args.cni`, and by `CNI_ARGS`. Each is carried out by one of these, or refused\n(7; 4 in `CNI_ARGS`): nothing is passed over. A MAC must be the same in all places, and the device's own where the VPC delivers to no other (102);\nan address that was asked for must be among those given (102). Of plugins that are not listed nothing is known: they get all of it.\n\n| plugin | runtimeConfig | args.cni | CNI_ARGS |\n|---|---|---|---|\n")
-	for _, typ := range slices.Sorted(maps.Keys(capabilities)) {
+	for _, typ := range slices.Sorted(maps.Keys(takers)) {
 		fmt.Fprintf(&b, "| `%s` |", typ)
-		for _, keys := range [][]string{capabilities[typ], cniArgs[typ], environment[typ]} {
+		for _, keys := range [][]string{takers[typ].capabilities, takers[typ].args, takers[typ].environment} {
 			fmt.Fprintf(&b, " %s |", strings.ReplaceAll("`"+strings.Join(keys, "`, `")+"`", "``", ""))
 		}
 		b.WriteString("\n")
