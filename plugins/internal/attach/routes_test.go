@@ -514,3 +514,41 @@ func TestRouteKeys(t *testing.T) {
 	}
 	e.del(args)
 }
+
+// TestUndoSparesThePodsRoutes: an ADD that is killed at any step, and undone by DEL,
+// leaves the pod's own routes, also those to the same networks.
+func TestUndoSparesThePodsRoutes(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	e := newEnv(t)
+	s := scene{Pod: []wire{
+		{Dst: "0.0.0.0/0", GW: "10.1.0.1"}, {Dst: "10.9.0.0/16", GW: "10.1.0.1"}, {Dst: "10.0.2.0/24"}, {Dst: "::/0", GW: "fd00:1::1"}, {Dst: "fd09::/64", GW: "fe80::2", Table: 300},
+	}}
+	exclusive, shared := e.selectA(), e.shared()
+	nic, err := netlink.LinkByName("ens12")
+	must(t, err)
+	must(t, netlink.LinkSetUp(nic))
+	for _, conf := range []map[string]any{exclusive, shared} {
+		conf["ipam"] = map[string]any{"type": "static", "addresses": []any{map[string]any{"address": "10.0.2.15/24", "gateway": "10.0.2.1"}, map[string]any{"address": "fd00:2::15/64", "gateway": "fd00:2::1"}}}
+		conf["routes"] = []any{map[string]any{"dst": "0.0.0.0/0"}, map[string]any{"dst": "10.9.0.0/16"}, map[string]any{"dst": "::/0"}, map[string]any{"dst": "fd09::/64", "table": 300}}
+		args := e.pod(conf)
+		s.furnish(t, args.Netns)
+		before := tables(t, args.Netns)
+		steps := 0
+		for more := true; more; {
+			steps++
+			more = e.kill("ADD", steps, args)
+			if after := tables(t, args.Netns); !more && len(after) <= len(before) {
+				t.Errorf("ADD has added no routes: %q", after)
+			}
+			e.del(args)
+			if diff := cmp.Diff(before, tables(t, args.Netns)); diff != "" {
+				t.Fatalf("the pod's routes after an ADD that was killed before step %d (-before +after):\n%s", steps, diff)
+			}
+		}
+		if steps < 7 {
+			t.Errorf("ADD has had %d steps", steps)
+		}
+	}
+}
