@@ -120,6 +120,35 @@ func TestVersionsAsTheReference(t *testing.T) {
 	}
 }
 
+// TestVersionsOfDelegates: a delegate is called, and its result read, in every
+// version.
+func TestVersionsOfDelegates(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	c := newCluster(t)
+	c.inventory("10.0.2.15/24", "10.0.2.16/24")
+	must(t, nstest.NewNetns("/run/netns/pod"))
+	for _, version := range []string{"", "0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"} {
+		for delegate, more := range map[string]string{"macvlan": `,"mode":"passthru"`, "host-device": `,"deviceField":"device"`} {
+			for _, ipam := range []string{`{"type":"eni-ipam"` + map[bool]string{true: `,"coolDown":0`}[delegate == "macvlan"] + `}`, `{"type":"host-local","subnet":"10.0.2.0/24"}`} {
+				conf := []byte(`{"cniVersion":"` + version + `","name":"dataplane","type":"multi-eni","sysfs":"` + c.node.Sysfs + `","select":{"nodeENI":"dataplane-a"},` +
+					`"delegate":{"type":"` + delegate + `"` + more + `},"ipam":` + ipam + `}`)
+				code, result := c.process("multi-eni", "ADD", "pod", conf)
+				if want := map[bool]string{true: version, false: "0.1.0"}[version != ""]; code != 0 || result["cniVersion"] != want {
+					t.Errorf("%s: ADD: %d, %v", conf, code, result)
+				}
+				if ips, _ := result["ips"].([]any); version >= "0.3.0" && len(ips) != 1 || version < "0.3.0" && result["ip4"] == nil {
+					t.Errorf("%s: no address in %v", conf, result)
+				}
+				if code, said := c.process("multi-eni", "DEL", "pod", conf); code != 0 {
+					t.Errorf("%s: DEL: %v", conf, said)
+				}
+			}
+		}
+	}
+}
+
 // TestVersionsOfENIIPAM: eni-ipam takes what host-local takes.
 func TestVersionsOfENIIPAM(t *testing.T) {
 	if nstest.Outside(t) {

@@ -239,7 +239,7 @@ func (c *call) attach(d *claimed) (*types100.Result, error) {
 			return nil, err
 		}
 	}
-	if _, err := c.inVersion(result); err != nil { // while there is an undo
+	if _, err := c.inVersion(result, c.cfg.CNIVersion); err != nil { // while there is an undo
 		return nil, err
 	}
 	if d.Result, err = json.Marshal(result); err != nil {

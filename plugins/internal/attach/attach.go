@@ -307,19 +307,19 @@ func (c *call) printAdd(stdout io.Writer) error {
 	if err != nil {
 		return err
 	}
-	versioned, err := c.inVersion(result)
+	versioned, err := c.inVersion(result, c.cfg.CNIVersion)
 	if err != nil {
 		return err
 	}
 	return versioned.PrintTo(stdout)
 }
 
-// inVersion is a result in the netconf's version. Before 0.3.0 a result cannot be
+// inVersion is a result in a version of the CNI spec. Before 0.3.0 a result cannot be
 // without an address.
-func (c *call) inVersion(result *types100.Result) (types.Result, error) {
-	versioned, err := result.GetAsVersion(c.cfg.CNIVersion)
+func (c *call) inVersion(result *types100.Result, version string) (types.Result, error) {
+	versioned, err := result.GetAsVersion(version)
 	if err != nil {
-		return nil, refuse(codeInvalid, "cniVersion: %q: the result cannot be written in this version: %v; take 0.3.1 or later", c.cfg.CNIVersion, err)
+		return nil, refuse(codeInvalid, "cniVersion: %q: the result cannot be written in this version: %v; take 0.3.1 or later", version, err)
 	}
 	return versioned, nil
 }

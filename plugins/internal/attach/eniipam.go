@@ -310,7 +310,7 @@ func (o *ownAddresses) result() *types100.Result {
 func (c *call) forDelegate(d *claimed) (*nodestate.Delegation, error) {
 	result := d.own.result()
 	result.Routes = nil // once the interface is there
-	versioned, err := c.inVersion(result)
+	versioned, err := c.inVersion(result, c.cfg.PluginVersion())
 	if err != nil {
 		return nil, err
 	}

@@ -61,7 +61,7 @@ func (c *call) ipamVerbAdd(stdout io.Writer) error {
 			return err
 		}
 	}
-	versioned, err := c.inVersion(own.result())
+	versioned, err := c.inVersion(own.result(), c.cfg.CNIVersion)
 	if err != nil {
 		return err
 	}

@@ -174,10 +174,21 @@ func (c *Config) IPAMConfig() (json.RawMessage, error) {
 	return compose(c.IPAM.Type, conf)
 }
 
+// PluginVersion is the version of the CNI spec in which other plugins are called. It is
+// the netconf's, but for those before 0.3.0, whose results name no interface and
+// cannot be without an address.
+func (c *Config) PluginVersion() string {
+	switch c.CNIVersion {
+	case "", "0.1.0", "0.2.0":
+		return "0.3.1"
+	}
+	return c.CNIVersion
+}
+
 // inherited are the keys that another plugin gets from multi-eni's netconf, for a
 // device: none that has not been read.
 func (c *Config) inherited(pci device.PCIAddress) map[string]any {
-	out := map[string]any{"cniVersion": c.CNIVersion, "name": c.Name}
+	out := map[string]any{"cniVersion": c.PluginVersion(), "name": c.Name}
 	if c.IPAM != nil {
 		out["ipam"] = c.IPAM.Raw
 	}
