@@ -18,7 +18,7 @@ type Policy struct {
 	// Restricted are keys that an administrator reserves: by plugin type and key, the
 	// values that a netconf may give it in delegate or ipam, as written in JSON but
 	// for the quotes of text. Without one it may not have the key at all.
-	Restricted map[string]map[string][]string `json:"restricted,omitempty"`
+	Restricted map[string]map[string][]string `json:"restricted,omitzero"`
 	// DataDir is the folder of the attachment records; "" is the default.
 	DataDir string `json:"dataDir"`
 	// LeaseDir is the folder of the leases of addresses; "" is the default.

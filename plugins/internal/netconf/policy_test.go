@@ -222,6 +222,8 @@ func errText(err error) string {
 
 func FuzzPolicy(f *testing.F) {
 	f.Add([]byte(policyText), []byte(with(inherited+`,"delegate":{"type":"ipvlan"}`)))
+	f.Add([]byte(`{"schemaVersion":1,"binDir":"/b","restricted":{"sriov":{"trust":[],"x":null},"y":null}}`), []byte(with(`,"delegate":{"type":"sriov","TRUST":"on"}`)))
+	f.Add([]byte(`{"schemaVersion":1,"binDir":"/b","restricted":{}}`), []byte(with(``)))
 	f.Add([]byte(`{"schemaVersion":1,"binDir":"/b"}`), []byte(with(`,"ipam":{"type":"host-local","dataDir":"/etc"}`)))
 	f.Fuzz(func(t *testing.T, policy, stdin []byte) {
 		p, err := ParsePolicy(policy)
