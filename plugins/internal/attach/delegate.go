@@ -181,7 +181,7 @@ func (c *call) attachDelegate(d *claimed) (*types100.Result, error) {
 	if err := c.gotMAC(d, l, result, at); err != nil {
 		return nil, err
 	}
-	if err := c.setMTU(d, &l); err != nil {
+	if err := c.setMTU(d, &l, result, at); err != nil {
 		return nil, err
 	}
 	if d.own != nil {
@@ -259,7 +259,7 @@ func reported(result *types100.Result, name string) int {
 }
 
 func noInterface(delegate, name string) error {
-	return refuse(codeUnsupported, "delegate %s reports no interface %s in the container, which could have addresses or routes; leave ipam and routes out", delegate, name)
+	return refuse(codeUnsupported, "delegate %s reports no interface %s in the container, which could have addresses, routes or an MTU; leave ipam, routes and mtu out", delegate, name)
 }
 
 // deviceInfo is the device-info spec 1.1.0's file for a PCI device; readers

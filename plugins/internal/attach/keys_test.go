@@ -134,6 +134,7 @@ func waysOf(e *env) []way {
 		{"ipvlan, eni-ipam", map[string]any{"select": sel("a"), "delegate": map[string]any{"type": "ipvlan"}, "ipam": own()}, ours},
 		{"sriov, host-local", map[string]any{"select": sel("vf"), "delegate": map[string]any{"type": "sriov"}, "ipam": local}, ours},
 		{"unknown, eni-ipam", map[string]any{"select": sel("a"), "delegate": map[string]any{"type": "other", "deviceField": "device"}, "ipam": own()}, ours},
+		{"unknown, dpdk", map[string]any{"select": sel("dpdk"), "delegate": map[string]any{"type": "quiet", "deviceField": "pciBusID"}, "ipam": own()}, ours},
 		{"eni-ipam below macvlan", map[string]any{
 			"type": "macvlan", "master": "ens12", "select": nil, "dataDir": nil, "inventory": nil, "sysfs": nil, "logFile": nil,
 			"ipam": map[string]any{"type": "eni-ipam", "dataDir": e.file("leases"), "inventory": e.file("inventory.json")},
@@ -189,7 +190,7 @@ type likeness struct {
 }
 
 func (f *likeness) FindInPath(plugin string, paths []string) (string, error) {
-	if plugin == "ipvlan" || plugin == "sriov" || plugin == "other" {
+	if plugin == "ipvlan" || plugin == "sriov" || plugin == "other" || plugin == "quiet" {
 		return plugin, nil
 	}
 	return f.Exec.FindInPath(plugin, paths)
@@ -228,6 +229,9 @@ func (f *likeness) ExecPlugin(ctx context.Context, path string, stdin []byte, en
 			la.Name, la.HardwareAddr, la.MTU = env["CNI_IFNAME"], mac, max(conf.MTU, 1200)
 			return netlink.LinkAdd(&netlink.Veth{LinkAttrs: la, PeerName: "peer"})
 		})
+	case "quiet": // no link, and nothing is left
+		f.got = string(stdin) + env["CNI_ARGS"]
+		return fmt.Appendf(nil, `{"cniVersion":"1.1.0","interfaces":[{"name":%q,"mac":%q,"sandbox":"/x"}],"ips":[]}`, env["CNI_IFNAME"], conf.RuntimeConfig.Mac), nil
 	case "sriov", "other": // the device itself; sriov also sets its MAC
 		device := conf.Device
 		if path == "sriov" {

@@ -87,10 +87,20 @@ func (c *call) gotAddresses(result *types100.Result) error {
 }
 
 // setMTU gives an interface that a delegate has put into the pod the MTU that
-// delegates do not: host-device, for one, has no key for it.
-func (c *call) setMTU(d *claimed, l *link.Link) error {
+// delegates do not: host-device, for one, has no key for it. Of a userspace device the
+// container reads it in the result.
+func (c *call) setMTU(d *claimed, l *link.Link, result *types100.Result, at int) error {
 	mtu := c.mtu(d.row)
-	if l.Index == 0 || d.Mode != nodestate.ModeDelegateExclusive || mtu == 0 || mtu == l.MTU || c.cfg.Delegate.OwnMTU() {
+	if d.Mode != nodestate.ModeDelegateExclusive || mtu == 0 || c.cfg.Delegate.OwnMTU() {
+		return nil
+	}
+	switch {
+	case at < 0 && c.cfg.MTU != 0:
+		return noInterface(d.Delegate.Type, c.args.IfName)
+	case at < 0 || mtu == l.MTU:
+		return nil
+	case l.Index == 0:
+		result.Interfaces[at].Mtu = mtu
 		return nil
 	}
 	err := c.step("mtu", func() error { return c.in.SetMTU(l.Index, mtu) })
