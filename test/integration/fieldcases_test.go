@@ -2,6 +2,8 @@ package integration
 
 import (
 	"encoding/json"
+	"errors"
+	"net"
 	"net/netip"
 	"strings"
 	"testing"
@@ -124,4 +126,57 @@ func TestOneDestinationByTwoNetworks(t *testing.T) {
 	}
 	verb("check", 0)
 	verb("del", 0)
+}
+
+// TestDefaultRouteWithSBR: a default route stands before eth0's, and the plugin sbr moves
+// it into a table of its own: eth0 keeps the pod's other traffic. CHECK agrees with both.
+func TestDefaultRouteWithSBR(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	c := newCluster(t)
+	c.inventory("10.0.2.15/24")
+	multiENI := map[string]any{
+		"type": "multi-eni", "sysfs": c.node.Sysfs, "select": map[string]any{"nodeENI": "dataplane-a"}, "ipam": map[string]any{"type": "eni-ipam", "routes": []any{map[string]any{"dst": "0.0.0.0/0"}}},
+	}
+	for _, tt := range []struct {
+		plugins []map[string]any
+		by      string // an answer to nobody in particular leaves by
+	}{
+		{[]map[string]any{multiENI}, "net1"},
+		{[]map[string]any{multiENI, {"type": "sbr"}}, "eth0"},
+	} {
+		c.conflist("1.1.0", tt.plugins...)
+		pod := c.pod("pod")
+		must(t, nstest.In(pod, func() error {
+			eth0 := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "eth0"}, PeerName: "wire"}
+			addr, err := netlink.ParseAddr("10.1.0.5/24")
+			if err != nil {
+				return err
+			}
+			return errors.Join(netlink.LinkAdd(eth0), netlink.LinkSetUp(eth0), netlink.AddrAdd(eth0, addr),
+				netlink.RouteAdd(&netlink.Route{LinkIndex: eth0.Index, Gw: net.IPv4(10, 1, 0, 1)}))
+		}))
+		c.mustTool("add", pod)
+		c.mustTool("check", pod)
+		must(t, nstest.In(pod, func() error {
+			for from, want := range map[string]string{"": tt.by, "10.0.2.15": "net1"} {
+				options := &netlink.RouteGetOptions{}
+				if from != "" {
+					options.SrcAddr = net.ParseIP(from)
+				}
+				routes, err := netlink.RouteGetWithOptions(net.IPv4(192, 0, 2, 1), options)
+				if err != nil {
+					return err
+				}
+				l, err := netlink.LinkByIndex(routes[0].LinkIndex)
+				if err != nil || l.Attrs().Name != want {
+					t.Errorf("%d plugins, from %q: by %v, %v; want %s", len(tt.plugins), from, l, err, want)
+				}
+			}
+			return nil
+		}))
+		c.mustTool("del", pod)
+		must(t, nstest.DeleteNetns(pod))
+	}
 }
