@@ -41,6 +41,12 @@ func ofLink() []Act {
 			}
 			return netlink.LinkAddAltName(l, p.Host[p.rand.IntN(len(p.Host))])
 		}),
+		onLink("alias", func(p *Pod, l netlink.Link) error { // from which host-device takes the name for the host
+			if len(p.Host) == 0 {
+				return ErrCannot
+			}
+			return netlink.LinkSetAlias(l, p.Host[p.rand.IntN(len(p.Host))])
+		}),
 		onLink("drop altnames", func(_ *Pod, l netlink.Link) error {
 			if len(l.Attrs().AltNames) == 0 {
 				return ErrCannot
@@ -57,7 +63,7 @@ func ofLink() []Act {
 // but for those that move it, and returns them.
 func SetAttributes(index int) (taken []int, err error) {
 	for attr := 1; attr < 128; attr++ {
-		if attr == unix.IFLA_NET_NS_PID || attr == unix.IFLA_NET_NS_FD {
+		if attr == unix.IFLA_NET_NS_PID || attr == unix.IFLA_NET_NS_FD || attr == unix.IFLA_TARGET_NETNSID {
 			continue
 		}
 		before, _, err := attributes(index)

@@ -2,6 +2,8 @@ package reconcile
 
 import (
 	"errors"
+	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -147,5 +149,49 @@ func TestRestore(t *testing.T) {
 				t.Errorf("rows (-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+// TestUnrestored: a setting that a link cannot be given back is a Problem that names
+// the device, the setting, the cause and the way out, and another one where no pod
+// gets the device. It ends with its cause.
+func TestUnrestored(t *testing.T) {
+	for reason, tt := range map[string]struct {
+		err   error
+		words []string
+	}{
+		"LinkNotRestored": {
+			link.Unrestored{{Setting: "MTU", Err: errors.New("invalid argument")}}, []string{"MTU", "invalid argument", "pods get the device", "by hand"},
+		},
+		"LinkUnfit": {
+			link.Unrestored{{Setting: "alias", Err: errors.New("no")}, {Setting: "program", Err: fmt.Errorf("XDP program 7: %w", link.ErrUnfit)}},
+			[]string{"alias", "XDP program 7", "no pod gets the device", "detach"},
+		},
+	} {
+		n := newNode(t, 1)
+		n.declare("a", 1)
+		n.settle()
+		was := nodestate.LinkState{Name: "eth1", MAC: mac(1), MTU: 9001, Up: true}
+		n.must(n.records().SaveRestore(nodestate.Restore{
+			BootID: n.boot, Device: nodestate.AttachedDevice{PCIAddress: pci(1), MAC: mac(1), ENIID: eniID(1), Link: &was},
+		}))
+		n.host.fail["restore"] = tt.err
+		for range 3 {
+			n.sync()
+		}
+		n.expect([]string{"a eth1 ready"}, []string{reason}, nil)
+		for _, p := range n.inventory().Problems {
+			for _, word := range append(tt.words, "tried again") {
+				if !strings.Contains(p.Message, word) {
+					t.Errorf("%s does not say %q: %s", reason, word, p.Message)
+				}
+			}
+			if p.Device != pci(1).String() {
+				t.Errorf("%s is about %q", reason, p.Device)
+			}
+		}
+		delete(n.host.fail, "restore")
+		n.settle()
+		n.expect([]string{"a eth1 ready"}, nil, nil)
 	}
 }

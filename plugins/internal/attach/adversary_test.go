@@ -4,6 +4,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -20,7 +21,7 @@ var (
 	adversary1  = flag.Uint64("adversary", 1, "the seed of the first of them")
 )
 
-// device is the ENI as it is in the host, or as a pod has it.
+// describe is a link as it is in the host, or in a pod.
 func (e *env) describe(netns, name string) adversary.Description {
 	e.t.Helper()
 	var out adversary.Description
@@ -59,53 +60,119 @@ func TestAdversary(t *testing.T) {
 		return
 	}
 	e := newEnv(t)
+	v := e.victim(e.selectA())
+	acts := v.each()
+	for seed := *adversary1; seed < *adversary1+uint64(*adversaries); seed++ {
+		v.random(append(acts, adversary.Moves()...), seed, seed%2 == 0)
+	}
+}
+
+// TestAdversaryDelegate is TestAdversary for a pod that got the device from
+// host-device, which goes by what the pod may have changed.
+func TestAdversaryDelegate(t *testing.T) {
+	if nstest.OutsideAsRoot(t) {
+		return
+	}
+	e := newEnv(t)
+	conf := e.selectA()
+	conf["delegate"] = map[string]any{"type": "host-device", "deviceField": "device"}
+	v := e.victim(conf)
+	acts := slices.DeleteFunc(adversary.Acts(), func(a adversary.Act) bool { // a veth under another name is known by its MAC alone
+		return a.Name == "MAC" || a.Name == "every attribute"
+	})
+	for seed := *adversary1; seed < *adversary1+uint64(*adversaries)/2; seed++ {
+		v.random(acts, seed, false) // killed, host-device has a veth die with the netns by way of which it moves it
+	}
+}
+
+// victim is the device that adversaries get, by a netconf.
+type victim struct {
+	*env
+	conf map[string]any
+	// host is the device in the host, fresh in the first pod, and whole the node.
+	host, fresh adversary.Description
+	whole       string
+}
+
+func (e *env) victim(conf map[string]any) *victim {
+	e.t.Helper()
 	e.profile()
-	before, whole := e.describe(hostNetns, "eth1"), e.snapshot()
-	fresh := e.fresh()
-	var acts []adversary.Act
+	v := &victim{env: e, conf: conf, host: e.describe(hostNetns, "eth1"), whole: e.snapshot()}
+	v.fresh = v.next()
+	return v
+}
+
+// each tries each act alone, and returns those that the kernel lets a pod do.
+func (v *victim) each() (done []adversary.Act) {
+	v.t.Helper()
 	for _, act := range adversary.Acts() {
-		args := e.pod(e.selectA())
-		e.add(args)
-		p := e.adversary(args, 1)
+		args := v.pod(v.conf)
+		v.add(args)
+		p := v.adversary(args, 1)
 		err := p.Do(act)
-		e.del(args)
+		v.del(args)
 		switch {
 		case err == nil:
-			acts = append(acts, act)
-			e.asBefore(act.Name, before, whole, fresh)
+			done = append(done, act)
+			v.asBefore(act.Name)
 		case mayRefuse(act, err):
-			t.Logf("not tried: %s: %v", act.Name, err)
+			v.t.Logf("not tried: %s: %v", act.Name, err)
 		default:
-			t.Errorf("%s: %v", act.Name, err)
+			v.t.Errorf("%s: %v", act.Name, err)
 		}
 		p.Kill()
 	}
-	acts = append(acts, adversary.Moves()...)
-	for seed := *adversary1; seed < *adversary1+uint64(*adversaries); seed++ {
-		args := e.pod(e.selectA())
-		e.add(args)
-		p := e.adversary(args, seed)
-		done := []string{fmt.Sprintf("-adversary %d:", seed)}
-		for _, act := range p.Some(acts, 8) {
-			if p.Do(act) == nil {
-				done = append(done, act.Name)
-			}
+	return done
+}
+
+// random has a pod act at random, and end, perhaps by DELs that are killed.
+func (v *victim) random(acts []adversary.Act, seed uint64, kills bool) {
+	v.t.Helper()
+	args := v.pod(v.conf)
+	v.add(args)
+	p := v.adversary(args, seed)
+	done := []string{fmt.Sprintf("-adversary %d:", seed)}
+	for _, act := range p.Some(acts, 8) {
+		if p.Do(act) == nil {
+			done = append(done, act.Name)
 		}
-		for step := 1; seed%2 == 0 && e.kill("DEL", step, args); step++ {
-			done = append(done, "kill of DEL")
+	}
+	for step := 1; kills && v.kill("DEL", step, args); step++ {
+		done = append(done, "kill of DEL")
+	}
+	v.del(args)
+	if p.Away() { // the next ADD finishes what DEL could not
+		if !v.owes(eniA.PCI) {
+			v.t.Errorf("%s: nothing is known of the device in the nested netns", done)
 		}
-		e.del(args)
-		if p.Away() { // the next ADD finishes what DEL could not
-			if !e.owes(eniA.PCI) {
-				t.Errorf("%s: nothing is known of the device in the nested netns", done)
-			}
-			must(t, p.Return("/proc/thread-self/ns/net", eniA.MAC))
-			again := e.pod(e.selectA())
-			e.add(again)
-			e.del(again)
-		}
-		e.asBefore(strings.Join(done, ", "), before, whole, fresh)
-		p.Kill()
+		must(v.t, p.Return("/proc/thread-self/ns/net", eniA.MAC))
+		again := v.pod(v.conf)
+		v.add(again)
+		v.del(again)
+	}
+	v.asBefore(strings.Join(done, ", "))
+	p.Kill()
+}
+
+// next is the device as the next pod gets it.
+func (v *victim) next() adversary.Description {
+	v.t.Helper()
+	args := v.pod(v.conf)
+	v.add(args)
+	defer v.del(args)
+	return v.describe(args.Netns, args.IfName)
+}
+
+// asBefore demands that the host has the device as it was, and that the next pod
+// gets it as the first did.
+func (v *victim) asBefore(done string) {
+	v.t.Helper()
+	v.unchanged(v.whole, "after "+done)
+	if diff := cmp.Diff(v.host, v.describe(hostNetns, "eth1")); diff != "" {
+		v.t.Errorf("after %s: the device in the host (-before +after):\n%s", done, diff)
+	}
+	if diff := cmp.Diff(v.fresh, v.next()); diff != "" {
+		v.t.Errorf("after %s: the device in the next pod (-first +next):\n%s", done, diff)
 	}
 }
 
@@ -122,32 +189,10 @@ func (e *env) profile() {
 	e.writeInventory()
 }
 
-// fresh is the device as a pod gets it that nobody has been before.
-func (e *env) fresh() adversary.Description {
-	e.t.Helper()
-	args := e.pod(e.selectA())
-	e.add(args)
-	defer e.del(args)
-	return e.describe(args.Netns, args.IfName)
-}
-
 func (e *env) adversary(args *skel.CmdArgs, seed uint64) *adversary.Pod {
 	p := adversary.New(args.Netns, e.podLinks(args)[0].Index, seed)
 	p.Host = []string{"eth1", "eth2"}
 	return p
-}
-
-// asBefore demands that the host has the device as it was, and that the next pod
-// gets it as the first did.
-func (e *env) asBefore(done string, host adversary.Description, whole string, pod adversary.Description) {
-	e.t.Helper()
-	e.unchanged(whole, "after "+done)
-	if diff := cmp.Diff(host, e.describe(hostNetns, "eth1")); diff != "" {
-		e.t.Errorf("after %s: the device in the host (-before +after):\n%s", done, diff)
-	}
-	if diff := cmp.Diff(pod, e.fresh()); diff != "" {
-		e.t.Errorf("after %s: the device in the next pod (-first +next):\n%s", done, diff)
-	}
 }
 
 // TestAdversaryDeletes: a pod may delete an interface that has no hardware. DEL

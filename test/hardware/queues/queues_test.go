@@ -1,5 +1,5 @@
-// Package queues is about NICs with several queues, which drivers make for several
-// processors only.
+// Package queues is about the settings of NICs with several queues, which drivers
+// make for several processors only.
 package queues
 
 import (
