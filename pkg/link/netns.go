@@ -74,7 +74,7 @@ func identify(n ns.NetNS, path string, enter func(*Netns, func() error) error) (
 	}
 	out.Inode = st.Ino
 	if byPID(path) {
-		out.PIDNamespace = pidNamespace()
+		out.PIDNamespace = nodestate.PIDNamespace()
 	}
 	if err := enter(out, func() (err error) { out.Cookie, err = cookie(); return err }); err != nil {
 		return nil, errors.Join(err, n.Close())

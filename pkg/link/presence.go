@@ -55,23 +55,13 @@ func Probe(want nodestate.Netns) Presence {
 // byPID says whether a netns is named by a process that is in it.
 func byPID(path string) bool { return strings.HasPrefix(path, "/proc/") }
 
-// pidNamespace is the inode number of this process's PID namespace; 0 when it cannot
-// be told.
-func pidNamespace() uint64 {
-	var st unix.Stat_t
-	if unix.Stat("/proc/self/ns/pid", &st) != nil {
-		return 0
-	}
-	return st.Ino
-}
-
 // inProcesses looks for a process in the netns, twice: a process that is forked
 // behind the first look's back is there for the second. Unknown when there is one
 // whose netns cannot be read; whoever cannot read that of the first process may be
 // shown no others (hidepid in proc(5)).
 func inProcesses(want nodestate.Netns) Presence {
 	var st unix.Stat_t
-	if want.PIDNamespace == 0 || want.PIDNamespace != pidNamespace() || unix.Stat("/proc/1/ns/net", &st) != nil {
+	if want.PIDNamespace == 0 || want.PIDNamespace != nodestate.PIDNamespace() || unix.Stat("/proc/1/ns/net", &st) != nil {
 		return Unknown
 	}
 	for range 2 {

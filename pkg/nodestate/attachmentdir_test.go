@@ -210,14 +210,18 @@ func TestHeir(t *testing.T) {
 	}
 	r.Close()
 
-	d = AttachmentDir(t.TempDir())
-	p = start(t, "beget", string(d), "c1", "net1")
-	p.do("release") // the program has ended, as far as multi-eni knows
-	p.kill()
-	if r, err = d.Lock(atOnce(t), id); err != nil {
-		t.Fatalf("Lock beside what the program has left behind: %v", err)
+	for _, how := range []string{"leave", "beget"} {
+		d = AttachmentDir(t.TempDir())
+		p = start(t, how, string(d), "c1", "net1")
+		if how == "beget" {
+			p.do("release") // the program has ended, as far as multi-eni knows
+		}
+		p.kill()
+		if r, err = d.Lock(atOnce(t), id); err != nil {
+			t.Fatalf("Lock beside what a program has left behind (%s): %v", how, err)
+		}
+		r.Close()
 	}
-	r.Close()
 }
 
 // TestLockWaits has the record change while its lock is waited for.

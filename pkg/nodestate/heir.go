@@ -1,9 +1,13 @@
 package nodestate
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -15,7 +19,11 @@ import (
 //
 // It is an open file description lock (fcntl_locking(2)), for which the writer's own
 // flock is no obstacle. A process that the program leaves behind has the lock too:
-// so Release ends it for all of them, and it counts for heirTime only.
+// so Release ends it for all of them, and it counts as long as the program lives, but
+// for heirTime at most.
+//
+// Two octets are locked, whose places say what is to be known of the program: one the
+// time since boot at its start in milliseconds, the other its PID (see place).
 type Heir struct {
 	// File is for the program to inherit.
 	File *os.File
@@ -25,8 +33,24 @@ type Heir struct {
 // have given it no more.
 const heirTime = 2 * time.Minute
 
-// Heir returns a lock to hand on to a program that is started now. The octet that is
-// locked says when that is: its place is the time since boot in milliseconds.
+// programs is the first place of octets that stand for programs.
+const programs = 1 << 62
+
+// place is the octet that stands for a process of this PID namespace. A PID has 22
+// bits at most (proc(5), pid_max).
+func place(pid int) int64 { return programs | int64(uint32(PIDNamespace()))<<22 | int64(pid) }
+
+// PIDNamespace is the inode number of this process's PID namespace; 0 when it cannot
+// be told.
+func PIDNamespace() uint64 {
+	var st unix.Stat_t
+	if unix.Stat("/proc/self/ns/pid", &st) != nil {
+		return 0
+	}
+	return st.Ino
+}
+
+// Heir returns a lock to hand on to a program that is started now.
 func (r *Record) Heir() (*Heir, error) {
 	now, err := Uptime()
 	if err != nil {
@@ -36,11 +60,21 @@ func (r *Record) Heir() (*Heir, error) {
 	if err != nil {
 		return nil, fmt.Errorf("lock %s for a program: %w", r.path, err)
 	}
-	if err := unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_RDLCK, Start: now.Milliseconds(), Len: 1}); err != nil {
+	h := &Heir{f}
+	if err := h.lock(now.Milliseconds()); err != nil {
 		f.Close() //nolint:errcheck,gosec // nothing was written
 		return nil, fmt.Errorf("lock %s for a program: %w", r.path, err)
 	}
-	return &Heir{f}, nil
+	return h, nil
+}
+
+func (h *Heir) lock(octet int64) error {
+	return unix.FcntlFlock(h.File.Fd(), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_RDLCK, Start: octet, Len: 1})
+}
+
+// Started says which process the program is.
+func (h *Heir) Started(pid int) {
+	h.lock(place(pid)) //nolint:errcheck // without it the lock counts for heirTime
 }
 
 // Release ends the lock once the program has ended.
@@ -65,11 +99,35 @@ func (r *Record) awaitHeir(ctx context.Context) error {
 	}
 }
 
-// heirLives says whether a program, or what it has left behind, holds an Heir that
-// counts at a time since boot.
+// heirLives says whether a program holds an Heir that counts at a time since boot.
 func (r *Record) heirLives(now time.Duration) bool {
-	from := max(now-heirTime, 0)
-	held := unix.Flock_t{Type: unix.F_WRLCK, Start: from.Milliseconds()}
-	err := unix.FcntlFlock(r.file.Fd(), unix.F_OFD_GETLK, &held)
-	return err == nil && held.Type != unix.F_UNLCK
+	if _, held := r.heldOctet(max(now-heirTime, 0).Milliseconds(), programs); !held {
+		return false
+	}
+	octet, held := r.heldOctet(programs, 0)
+	if pid := int(octet & (1<<22 - 1)); held && octet == place(pid) {
+		return running(pid)
+	}
+	return true
+}
+
+// heldOctet is the first octet that another holds of those from one place to another,
+// which 0 leaves open.
+func (r *Record) heldOctet(from, to int64) (octet int64, held bool) {
+	lock := unix.Flock_t{Type: unix.F_WRLCK, Start: from}
+	if to != 0 {
+		lock.Len = to - from
+	}
+	err := unix.FcntlFlock(r.file.Fd(), unix.F_OFD_GETLK, &lock)
+	return lock.Start, err == nil && lock.Type != unix.F_UNLCK
+}
+
+// running says whether a process has not ended; one that nobody has waited for has.
+func running(pid int) bool {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return !errors.Is(err, fs.ErrNotExist)
+	}
+	_, state, _ := strings.Cut(string(stat[bytes.LastIndexByte(stat, ')')+1:]), " ")
+	return !strings.HasPrefix(state, "Z") && !strings.HasPrefix(state, "X")
 }

@@ -92,11 +92,11 @@ func serve(command []string) error {
 	var heir *Heir
 	var err error
 	switch command[0] {
-	case "begin", "beget":
+	case "begin", "beget", "leave":
 		if record, err = dir.Begin(attachment(command[2], command[3])); err != nil {
 			return err
 		}
-		if command[0] == "beget" {
+		if command[0] != "begin" {
 			if heir, err = record.Heir(); err != nil {
 				return err
 			}
@@ -105,6 +105,20 @@ func serve(command []string) error {
 			child.Stdin, child.ExtraFiles = os.Stdin, []*os.File{heir.File}
 			if err := child.Start(); err != nil {
 				return err
+			}
+			program := child
+			if command[0] == "leave" { // the child is what a program has left behind
+				program = exec.Command("true")
+				program.ExtraFiles = child.ExtraFiles
+				if err := program.Start(); err != nil {
+					return err
+				}
+			}
+			heir.Started(program.Process.Pid)
+			if command[0] == "leave" {
+				if err := program.Wait(); err != nil {
+					return err
+				}
 			}
 		}
 	case "claim":

@@ -79,6 +79,11 @@ func (e *pluginExec) run(cmd *exec.Cmd) error {
 		}
 		defer heir.Release()
 		cmd.ExtraFiles = []*os.File{heir.File}
+		if err := cmd.Start(); err != nil {
+			return err
+		}
+		heir.Started(cmd.Process.Pid)
+		return cmd.Wait()
 	}
 	return cmd.Run()
 }

@@ -41,8 +41,9 @@ func TestPluginOfAKilledADD(t *testing.T) {
 	e := newEnv(t)
 	before := e.snapshot()
 	for name, script := range map[string]string{
-		"late":       "touch $STARTED\nsleep 0.5\nexec $HOSTLOCAL\n",
-		"by a child": "(touch $STARTED; sleep 0.5; exec $HOSTLOCAL)\ntrue\n",
+		"late":           "touch $STARTED\nsleep 0.5\nexec $HOSTLOCAL\n",
+		"beside a child": "sleep 1000 </dev/null >/dev/null 2>&1 &\necho $! >>$PIDS\ntouch $STARTED\nsleep 0.5\nexec $HOSTLOCAL\n",
+		"by a child":     "(touch $STARTED; sleep 0.5; exec $HOSTLOCAL)\ntrue\n",
 	} {
 		e.ipamScript("[ $CNI_COMMAND = ADD ] || exec $HOSTLOCAL\n" + script)
 		args := e.pod(e.selectA())
