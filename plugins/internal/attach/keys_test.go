@@ -149,7 +149,7 @@ func (w way) with(k keyOfNetconf, args string) (conf map[string]any, newArgs str
 	case "":
 		conf[k.name] = k.value
 	case "CNI_ARGS":
-		return conf, args + ";" + k.name + "=" + k.value.(string)
+		return conf, fmt.Sprintf("%s;%s=%s", args, k.name, k.value)
 	case "args.cni":
 		conf["args"] = map[string]any{"cni": map[string]any{k.name: k.value}}
 	default:
@@ -216,8 +216,8 @@ func (f *likeness) ExecPlugin(ctx context.Context, path string, stdin []byte, en
 		if env["CNI_COMMAND"] != "ADD" {
 			return nil, nstest.In(env["CNI_NETNS"], func() error {
 				l, err := netlink.LinkByName(env["CNI_IFNAME"])
-				if err != nil {
-					return nil
+				if err != nil { // none is left
+					return nil //nolint:nilerr // DEL is idempotent
 				}
 				return netlink.LinkDel(l)
 			})

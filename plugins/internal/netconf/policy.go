@@ -171,8 +171,8 @@ func (c *Config) delegatePlugin() *Plugin {
 // any spelling, for the plugin does not tell them apart.
 func (p *Policy) checkRestricted(at string, plugin *Plugin) error {
 	var fields map[string]json.RawMessage
-	if json.Unmarshal(plugin.Raw, &fields) != nil {
-		return nil // it was read as an object
+	if err := json.Unmarshal(plugin.Raw, &fields); err != nil {
+		return fmt.Errorf("%s: %w", at, err) // it was read as an object before
 	}
 	for _, key := range slices.Sorted(maps.Keys(fields)) {
 		for restricted, values := range p.Restricted[plugin.Type] {

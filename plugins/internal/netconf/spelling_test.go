@@ -298,17 +298,17 @@ func FuzzHandedOn(f *testing.F) {
 			}
 			for _, conf := range handedTo(t, c) {
 				var net hostLocal
-				var any types.PluginConf
-				if json.Unmarshal(conf, &net) != nil || json.Unmarshal(conf, &any) != nil {
+				var every types.PluginConf
+				if json.Unmarshal(conf, &net) != nil || json.Unmarshal(conf, &every) != nil {
 					continue
 				}
-				if net.Name != c.Name || net.CNIVersion != c.CNIVersion || any.Name != c.Name || len(twins(conf, 1)) > 0 {
+				if net.Name != c.Name || net.CNIVersion != c.CNIVersion || every.Name != c.Name || len(twins(conf, 1)) > 0 {
 					t.Fatalf("%s becomes %s; want name %q, version %q, and each key once", stdin, conf, c.Name, c.CNIVersion)
 				}
 				if net.IPAM == nil {
 					continue
 				}
-				if c.IPAM == nil || net.IPAM.Type != c.IPAM.Type || any.IPAM.Type != c.IPAM.Type {
+				if c.IPAM == nil || net.IPAM.Type != c.IPAM.Type || every.IPAM.Type != c.IPAM.Type {
 					t.Fatalf("%s becomes %s; want ipam.type %+v", stdin, conf, c.IPAM)
 				}
 				for _, path := range []string{net.IPAM.DataDir, net.IPAM.ResolvConf} {
