@@ -444,6 +444,21 @@ func TestUnreadableRecord(t *testing.T) {
 	}
 }
 
+// TestAbsentPlugin: a pod whose address plugin nobody has installed can end, and one
+// whose torn record may be of that plugin's address waits for it.
+func TestAbsentPlugin(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	e := newEnv(t)
+	args := e.pod(map[string]any{"select": map[string]any{"nodeENI": "a"}, "ipam": map[string]any{"type": "absent"}})
+	e.refused("ADD", args, 999, "absent", "not found")
+	e.del(args)
+	must(t, os.MkdirAll(e.file("records"), 0o700))
+	must(t, os.WriteFile(e.file("records", args.ContainerID+"-net1.json"), nil, 0o600))
+	e.refused("DEL", args, 999, "absent", "not found")
+}
+
 // TestHostileRecords: nothing in the records folder that is not the plugin's own
 // is followed, run or deleted through.
 func TestHostileRecords(t *testing.T) {

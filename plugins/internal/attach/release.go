@@ -182,21 +182,30 @@ func (c *call) del() error {
 		defer r.Close()
 		return c.release(r, claimLockFree)
 	case errors.Is(err, fs.ErrNotExist):
-		return c.delWithoutRecord()
+		return errors.Join(c.delWithoutRecord(), present(c.delUnrecordedIPAM()))
 	case errors.Is(err, nodestate.ErrOtherVersion):
 		return otherVersion(err)
 	case errors.Is(err, nodestate.ErrCorrupt): // there was something, which must not be forgotten
 		if _, _, err := c.proveOurs(); err != nil {
 			return &refusal{code: codeTryAgain, msg: "the attachment's record is corrupt, and nothing else tells what the pod has; repeat DEL", err: err}
 		}
-		if err := c.delWithoutRecord(); err != nil {
+		if err := errors.Join(c.delWithoutRecord(), c.delUnrecordedIPAM()); err != nil {
 			return err
 		}
 		return c.dir.Discard(c.id)
 	case errors.Is(err, nodestate.ErrBusy):
 		return refuse(codeTryAgain, "another ADD or DEL of container %s, interface %s is still running; repeat DEL", c.id.ContainerID, c.id.IfName)
 	}
-	return errors.Join(err, c.delWithoutRecord())
+	return errors.Join(err, c.delWithoutRecord(), c.delUnrecordedIPAM())
+}
+
+// present passes over an IPAM plugin that is not there: an ADD without it has made
+// nothing, and had it gone since, there would be a record.
+func present(err error) error {
+	if errors.Is(err, errNoBinary) {
+		return nil
+	}
+	return err
 }
 
 // otherVersion refuses to forget, or to guess, what another version has done.
@@ -204,9 +213,9 @@ func otherVersion(err error) error {
 	return &refusal{code: codeInternal, msg: "the attachment's record is of another version of multi-eni; install that one to release it, or remove the file once its device is free", err: err}
 }
 
-// delWithoutRecord releases what can be told from the netconf: the address, and
-// the interface CNI_IFNAME when its MAC or PCI parent proves that it is a device
-// of the inventory that the netconf means.
+// delWithoutRecord releases what can be told from the netconf: leases, and the
+// interface CNI_IFNAME when its MAC or PCI parent proves that it is a device of the
+// inventory that the netconf means.
 func (c *call) delWithoutRecord() error {
 	if c.lost != nil { // the record may be where the policy says that it is
 		return errors.Join(c.lost, c.giveBackAnywhere(c.id))
@@ -221,14 +230,24 @@ func (c *call) delWithoutRecord() error {
 	if c.cfg.ENIIPAM != nil {
 		errs = append(errs, c.giveBackAnywhere(c.id))
 	}
-	if c.cfg.IPAM != nil && c.cfg.Refused == nil && c.policy.Check(c.cfg) == nil {
-		conf, err := c.cfg.IPAMConfig()
-		if err == nil {
-			err = c.pluginRun("DEL", &nodestate.Delegation{Type: c.cfg.IPAM.Type, Config: conf}, c.own())
-		}
-		errs = append(errs, err)
-	}
 	return errors.Join(errs...)
+}
+
+// delUnrecordedIPAM runs the DEL of the netconf's IPAM plugin, unless ADD refuses such
+// a netconf, and the plugin has therefore given nothing.
+func (c *call) delUnrecordedIPAM() error {
+	if c.cfg.IPAM == nil || c.cfg.Refused != nil {
+		return nil
+	}
+	if err := c.policy.Check(c.cfg); err != nil {
+		c.log.WithError(err).Warn("not running the address plugin")
+		return nil
+	}
+	conf, err := c.cfg.IPAMConfig()
+	if err != nil {
+		return err
+	}
+	return c.pluginRun("DEL", &nodestate.Delegation{Type: c.cfg.IPAM.Type, Config: conf}, c.own())
 }
 
 // returnUnrecorded brings the device of an attachment home that has no record, if
