@@ -82,9 +82,20 @@ func (c *call) ownIPAM(a nodestate.Attachment) *nodestate.Delegation {
 	return a.IPAM
 }
 
-// pluginCheck runs CHECK with the runtime's prevResult, which the spec demands.
+// pluginCheck runs CHECK with the runtime's prevResult, which the spec demands, but for
+// its routes: the reference plugins look for these in the main table only, and multi-eni
+// has found them in whatever table they are.
 func (c *call) pluginCheck(d *nodestate.Delegation, i invocation) error {
-	conf, err := netconf.WithPrevResult(d.Config, c.cfg.PrevResult)
+	var fields map[string]json.RawMessage
+	if err := json.Unmarshal(c.cfg.PrevResult, &fields); err != nil {
+		return fmt.Errorf("prevResult for %s: %w", d.Type, err)
+	}
+	delete(fields, "routes")
+	prev, err := json.Marshal(fields)
+	if err != nil {
+		return fmt.Errorf("prevResult for %s: %w", d.Type, err)
+	}
+	conf, err := netconf.WithPrevResult(d.Config, prev)
 	if err != nil {
 		return fmt.Errorf("recorded netconf of %s: %w", d.Type, err)
 	}

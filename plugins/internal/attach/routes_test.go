@@ -263,8 +263,8 @@ func (e *env) reference(verb string, args *skel.CmdArgs, conf map[string]any) (*
 
 // TestRoutesAsReference: random routes of an attachment against random routes of its
 // pod, with multi-eni and with host-device of the reference project. Both succeed or
-// both fail; the results and the kernel's tables are the same; and a failed ADD, or a
-// DEL, leaves the pod's own routes as they were. Three differences are meant: routes
+// both fail; the results and the kernel's tables are the same; CHECK agrees; and a
+// failed ADD, or a DEL, leaves the pod's own routes as they were. Three differences are meant: routes
 // of the result have the gateway that the kernel has; and those of repeats and
 // reaches.
 func TestRoutesAsReference(t *testing.T) {
@@ -323,6 +323,9 @@ func (e *env) sameAsReference(s *scene, shared map[string]any) bool {
 	if err == nil {
 		result := parseResult(t, out)
 		e.holds(ours, result)
+		if _, err := run(&attach.Plugin{}, "CHECK", withPrev(t, ours, result)); err != nil {
+			t.Errorf("CHECK after ADD: %v", err)
+		}
 		if refErr == nil {
 			compareResults(t, s, result, want)
 			if diff := cmp.Diff(tables(t, theirs.Netns), tables(t, ours.Netns)); diff != "" {
