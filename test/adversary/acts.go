@@ -305,7 +305,7 @@ func ofEthtool() []Act {
 	act := func(name string, do func(name string) error) Act {
 		return Act{"ethtool " + name, func(p *Pod) error { return notSupported(do(p.name())) }}
 	}
-	all := []Act{act("features", changeFeatures), act("rss", rssTable), act("rule", rxRule)}
+	all := []Act{act("features", changeFeatures), act("rss", rssTable), act("rss key", rssKey), act("rule", rxRule)}
 	for _, s := range ethtoolStructs {
 		all = append(all, act(s.name, s.change))
 	}

@@ -125,6 +125,20 @@ func rssTable(name string) error {
 	return ethtool(name, set)
 }
 
+// rssKey sets a hash key of ones.
+func rssKey(name string) error {
+	size := []uint32{unix.ETHTOOL_GRSSH, 0, 0, 0, 0, 0}
+	if err := ethtool(name, size); err != nil || size[3] == 0 {
+		return errors.Join(ErrCannot, err)
+	}
+	set := make([]uint32, 6+(size[3]+3)/4)
+	set[0], set[2], set[3] = unix.ETHTOOL_SRSSH, ^uint32(0), size[3]
+	for i := range set[6:] {
+		set[6+i] = 0x01010101
+	}
+	return ethtool(name, set)
+}
+
 // rxRule steers UDP to port 4791 to the first queue (ntuple).
 func rxRule(name string) error {
 	set := make([]byte, 192)

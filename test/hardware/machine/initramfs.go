@@ -20,6 +20,7 @@ func defaultModules() []string {
 	return []string{
 		"e1000e", "igb", "igbvf", "vfio_pci", "vfio_iommu_type1", "uio",
 		"ipvlan", "macvlan", "8021q", "dummy", "veth", "bridge", "tun", "vrf", "vxlan", "sch_tbf", "sch_ingress", "cls_u32",
+		"virtio_pci", "virtio_net",
 	}
 }
 

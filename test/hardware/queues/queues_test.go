@@ -7,6 +7,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -19,7 +20,48 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/hardware/machine"
 )
 
-func TestMain(m *testing.M) { machine.Main(m, machine.Spec{Processors: 2}) }
+func TestMain(m *testing.M) {
+	machine.Main(m, machine.Spec{Processors: 2, NICs: append(machine.DefaultNICs(), machine.NIC{ID: "virtio", Model: machine.VirtioRSS, MAC: virtio})})
+}
+
+// virtio is the MAC of a NIC whose driver has a hash key.
+const virtio = "02:00:00:00:03:00"
+
+// TestHashKey: link.Restore gives a hash key back. The plugin has no part in it.
+func TestHashKey(t *testing.T) {
+	guest.Clean(t)
+	l, ok := guest.ByMAC(virtio)
+	if !ok {
+		t.Fatal("there is no NIC with a hash key")
+	}
+	h, err := link.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.Close()
+	now, err := h.ByIndex(l.Attrs().Index)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := now.State()
+	if want.Ethtool, err = h.Ethtool(now.Name); err != nil {
+		t.Fatal(err)
+	}
+	if _, key, _ := strings.Cut(want.Ethtool["rss"], "/"); len(key) < 40 {
+		t.Fatalf("the driver tells no key: %v", want.Ethtool)
+	}
+	before := describe(t, "/proc/1/ns/net", now.Name)
+	do(t, adversary.New("/proc/1/ns/net", now.Index, 1), "ethtool rss key")
+	if cmp.Equal(before, describe(t, "/proc/1/ns/net", now.Name)) {
+		t.Error("the key is as it was: nothing to be shown")
+	}
+	if err := h.Restore(now, want); err != nil {
+		t.Error(err)
+	}
+	if diff := cmp.Diff(before, describe(t, "/proc/1/ns/net", now.Name)); diff != "" {
+		t.Errorf("after Restore (-before +after):\n%s", diff)
+	}
+}
 
 // pf is the MAC of the igb PF of machine.DefaultNICs, which has no VFs here.
 const pf = "02:00:00:00:02:00"
