@@ -41,7 +41,10 @@ func TestProbeByProcess(t *testing.T) {
 		} else {
 			must(t, nstest.In(in, cmd.Start))
 		}
-		t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
+		t.Cleanup(func() {
+			cmd.Process.Kill() //nolint:errcheck // it may have ended
+			cmd.Wait()         //nolint:errcheck // it was killed
+		})
 		return cmd
 	}
 	path := func(cmd *exec.Cmd) string { return fmt.Sprintf("/proc/%d/ns/net", cmd.Process.Pid) }

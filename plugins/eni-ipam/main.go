@@ -22,5 +22,5 @@ func init() {
 func main() {
 	attach.GrowStack(0)
 	p := &attach.Plugin{}
-	dispatch.Main("eni-ipam", version, p.IPAMFuncs(context.Background(), os.Stdout))
+	os.Exit(dispatch.Main("eni-ipam", version, p.IPAMFuncs(context.Background(), os.Stdout)))
 }

@@ -21,5 +21,5 @@ func init() {
 func main() {
 	attach.GrowStack(0)
 	p := &attach.Plugin{}
-	dispatch.Main("multi-eni", version, p.Funcs(context.Background(), os.Stdout))
+	os.Exit(dispatch.Main("multi-eni", version, p.Funcs(context.Background(), os.Stdout)))
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -47,16 +48,21 @@ func (c *cluster) process(plugin, verb, container string, stdin []byte) (int, ma
 	return cmd.ProcessState.ExitCode(), said
 }
 
-// comparable leaves of a result what every plugin says, in whatever version.
-func comparable(result map[string]any) map[string]any {
+// common leaves of a result what every plugin says, in whatever version.
+func common(result map[string]any) map[string]any {
 	interfaces, _ := result["interfaces"].([]any)
 	for _, i := range interfaces {
-		for _, key := range []string{"mtu", "pciID", "sandbox"} {
-			delete(i.(map[string]any), key)
+		if i, ok := i.(map[string]any); ok {
+			for _, key := range []string{"mtu", "pciID", "sandbox"} {
+				delete(i, key)
+			}
 		}
 	}
 	return result
 }
+
+// message is that of an error which a plugin has said.
+func message(said map[string]any) string { return fmt.Sprint(said["msg"]) }
 
 // texts are netconfs with every kind of version and name, without their closing
 // brace, and the fragment that is odd about each.
@@ -102,7 +108,7 @@ func TestVersionsAsTheReference(t *testing.T) {
 			t.Errorf("%s: multi-eni exits with %d, %v; host-device with %d, %v", name, got, gotResult, want, wantResult)
 		}
 		if got == 0 {
-			if diff := cmp.Diff(comparable(wantResult), comparable(gotResult)); diff != "" {
+			if diff := cmp.Diff(common(wantResult), common(gotResult)); diff != "" {
 				t.Errorf("%s: result (-host-device +multi-eni):\n%s", name, diff)
 			}
 		}
@@ -170,7 +176,7 @@ func TestVersionsOfENIIPAM(t *testing.T) {
 			if diff := cmp.Diff(wantResult["cniVersion"], gotResult["cniVersion"]); diff != "" {
 				t.Errorf("%s: version (-host-local +eni-ipam):\n%s", name, diff)
 			}
-		case !strings.HasPrefix(gotResult["msg"].(string), "eni-ipam "):
+		case !strings.HasPrefix(message(gotResult), "eni-ipam "):
 			t.Errorf("%s: %v, want the plugin's name and the code first", name, gotResult)
 		}
 		if want == 0 {
@@ -209,7 +215,7 @@ func TestDELByTheRecordAlone(t *testing.T) {
 		}
 	}
 	code, said := c.process("multi-eni", "DEL", "pod", []byte("not a netconf"))
-	if code == 0 || !strings.HasPrefix(said["msg"].(string), `multi-eni 6: decode netconf "not a netconf": `) {
+	if code == 0 || !strings.HasPrefix(message(said), `multi-eni 6: decode netconf "not a netconf": `) {
 		t.Errorf("DEL without record or netconf: %d, %v", code, said)
 	}
 }
@@ -228,7 +234,7 @@ func TestFieldCaseVersion(t *testing.T) {
 		t.Errorf("ADD: %d, %v", code, result)
 	}
 	must(t, c.reach("/run/netns/pod", "10.0.2.15/24", "10.0.2.1"))
-	if code, said := c.process("multi-eni", "CHECK", "pod", conf); code == 0 || !strings.HasPrefix(said["msg"].(string), `multi-eni 1: cniVersion: "0.3.0"`) {
+	if code, said := c.process("multi-eni", "CHECK", "pod", conf); code == 0 || !strings.HasPrefix(message(said), `multi-eni 1: cniVersion: "0.3.0"`) {
 		t.Errorf("CHECK: %d, %v; want it refused as before 0.4.0", code, said)
 	}
 	if code, said := c.process("multi-eni", "DEL", "pod", conf); code != 0 {

@@ -2,7 +2,9 @@ package attach_test
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -74,10 +76,11 @@ func TestSpoiltLeases(t *testing.T) {
 			case "DEL":
 				_, err = run(&attach.Plugin{}, "DEL", first)
 			case "GC":
-				all := map[string]any{"cni.dev/valid-attachments": []any{}}
+				var valid []any
 				for _, p := range []*skel.CmdArgs{second, dead} {
-					all["cni.dev/valid-attachments"] = append(all["cni.dev/valid-attachments"].([]any), map[string]any{"containerID": p.ContainerID, "ifname": p.IfName})
+					valid = append(valid, map[string]any{"containerID": p.ContainerID, "ifname": p.IfName})
 				}
+				all := map[string]any{"cni.dev/valid-attachments": valid}
 				for k, v := range conf {
 					all[k] = v
 				}
@@ -161,7 +164,7 @@ func TestRebuildTwice(t *testing.T) {
 		}
 	}
 	must(t, d.RemoveAll())
-	if _, err := os.Stat(filepath.Dir(path)); !os.IsNotExist(err) {
+	if _, err := os.Stat(filepath.Dir(path)); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("after RemoveAll: %v", err)
 	}
 }

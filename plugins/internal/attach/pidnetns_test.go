@@ -47,7 +47,10 @@ func TestNetnsOfAProcess(t *testing.T) {
 			start = func() error { return nstest.In(in, cmd.Start) }
 		}
 		must(t, start())
-		t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
+		t.Cleanup(func() {
+			cmd.Process.Kill() //nolint:errcheck // it may have ended
+			cmd.Wait()         //nolint:errcheck // it was killed
+		})
 		return cmd
 	}
 	end := func(cmd *exec.Cmd) {

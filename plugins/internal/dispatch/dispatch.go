@@ -38,10 +38,10 @@ type Program struct {
 	Stdout, Stderr io.Writer
 }
 
-// Main runs a plugin with this process's environment and ends the process.
-func Main(name, binaryVersion string, verbs skel.CNIFuncs) {
+// Main runs a plugin with this process's environment and returns its exit code.
+func Main(name, binaryVersion string, verbs skel.CNIFuncs) int {
 	p := Program{Name: name, Version: binaryVersion, Verbs: verbs, Getenv: os.Getenv, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr}
-	os.Exit(p.Run())
+	return p.Run()
 }
 
 // Run carries out CNI_COMMAND and returns the exit code.
