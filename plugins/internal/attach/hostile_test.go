@@ -26,17 +26,11 @@ func (e *env) script(name, text string) (path string) {
 	return dir + ":" + e.path
 }
 
-// TestHostileText: host-local, and a plugin that keeps all that it gets, are not
-// run with a text that ADD refuses, on any verb.
-func TestHostileText(t *testing.T) {
-	if nstest.Outside(t) {
-		return
-	}
-	e := newEnv(t)
-	seen, anywhere := e.file("seen"), e.file("anywhere")
-	e.path = e.script("keeper", fmt.Sprintf(`cat >>%s; echo '{"cniVersion":"1.1.0","ips":[{"address":"10.0.2.9/24"}]}'`, seen))
-	good := `"ipam":{"type":"%[1]s","ranges":[[{"subnet":"10.0.2.0/24"}]],"dataDir":` + strconv.Quote(e.file("ipam"))
-	for _, evil := range []string{
+// hostileTexts are parts of netconfs in which a plugin could read something else than
+// was checked: %[1]s is its type, %[2]s a path and %[3]s one that is relative.
+func hostileTexts(dataDir string) []string {
+	good := `"ipam":{"type":"%[1]s","ranges":[[{"subnet":"10.0.2.0/24"}]],"dataDir":` + strconv.Quote(dataDir)
+	out := []string{
 		good + `},"Ipam":{"type":"%[1]s","dataDir":"%[2]s"}`,
 		`"IPAM":{"dataDir":"%[2]s"},` + good + `}`,
 		good + `},"ipam":{"type":"%[1]s","dataDir":"%[2]s"},"ipam":{"type":"%[1]s","dataDir":"%[3]s"}`,
@@ -46,20 +40,42 @@ func TestHostileText(t *testing.T) {
 		`"ipam":{"type":"%[1]s","dataDir":"%[3]s"}`,
 		`"ipam":{"type":"%[1]s","DATADIR":"%[3]s"}`,
 		good + `,"Type":"other","resolvConf":"%[2]s"}`,
-		good + `,"log_file":"%[2]s","log_file":"%[2]s"}`,
 		good + `},"delegate":{"type":"%[1]s","deviceField":"device","logFile":"%[2]s","LOGFILE":"%[2]s"}`,
 		good + `},"runtimeConfig":{"ipRanges":[],"IPRanges":[[{"subnet":"%[2]s"}]]}`,
 		good + `},"args":{"cni":{"x":"%[2]s","X":"%[2]s"}}`,
-	} {
+	}
+	for _, key := range []string{"resolvConf", "subnet", "routes", "gateway", "addresses", "dns", "daemonSocketPath", "provide", "log_file", "configuration_path", "kubernetes", "kubeconfig", "exclude"} {
+		odd := strings.NewReplacer("k", "\u212a", "s", "\u017f").Replace(key) // Kelvin sign, long s
+		for _, other := range []string{key, strings.ToUpper(key), odd, strings.ToTitle(key[:1]) + key[1:]} {
+			for _, form := range []string{`,%q:"%%[2]s",%q:"%%[3]s"}`, `,"x":[{"y":{%q:"%%[2]s",%q:{}}}]}`, `},"delegate":{"type":"%%[1]s","deviceField":"device",%q:"%%[2]s",%q:1}`} {
+				out = append(out, good+fmt.Sprintf(form, key, other), good+fmt.Sprintf(form, other, key))
+			}
+		}
+	}
+	return out
+}
+
+// TestHostileText: host-local, and a plugin that keeps all that it gets, are not
+// run with a text that ADD refuses, on any verb.
+func TestHostileText(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	e := newEnv(t)
+	seen, anywhere := e.file("seen"), e.file("anywhere")
+	e.path = e.script("keeper", fmt.Sprintf(`cat >>%s; echo '{"cniVersion":"1.1.0","ips":[{"address":"10.0.2.9/24"}]}'`, seen))
+	args := e.pod(map[string]any{"select": map[string]any{"nodeENI": "a"}})
+	sound := strings.TrimSuffix(string(args.StdinData), "}")
+	for _, evil := range hostileTexts(e.file("ipam")) {
 		for _, typ := range []string{"host-local", "keeper"} {
-			args := e.pod(map[string]any{"select": map[string]any{"nodeENI": "a"}})
 			evil := fmt.Sprintf(evil, typ, anywhere, "anywhere")
-			args.StdinData = []byte(strings.TrimSuffix(string(args.StdinData), "}") + "," + evil + "}")
-			e.refused("ADD", args, 7)
+			args.StdinData = []byte(sound + "," + evil + "}")
+			if _, err := run(&attach.Plugin{}, "ADD", args); err == nil || !strings.Contains(err.Error(), "invalid netconf") {
+				t.Fatalf("%s: ADD: %v; want it refused", evil, err)
+			}
 			for _, name := range []string{"DEL", "GC", "STATUS", "CHECK"} {
 				_, _ = run(&attach.Plugin{}, name, args)
 			}
-			must(t, nstest.DeleteNetns(args.Netns))
 			for _, path := range []string{anywhere, "anywhere"} {
 				if _, err := os.Stat(path); err == nil {
 					t.Fatalf("%s: there is %s", evil, path)
@@ -70,7 +86,7 @@ func TestHostileText(t *testing.T) {
 			}
 		}
 	}
-	args := e.pod(map[string]any{"select": map[string]any{"nodeENI": "a"}, "ipam": map[string]any{"type": "keeper", "dataDir": "/sound"}})
+	args = e.pod(map[string]any{"select": map[string]any{"nodeENI": "a"}, "ipam": map[string]any{"type": "keeper", "dataDir": "/sound"}})
 	e.add(args)
 	e.del(args)
 	if text, err := os.ReadFile(seen); err != nil || strings.Count(string(text), `"dataDir":"/sound"`) != 2 {
