@@ -3,6 +3,7 @@ package integration
 import (
 	"encoding/json"
 	"errors"
+	"maps"
 	"net"
 	"net/netip"
 	"strings"
@@ -135,16 +136,20 @@ func TestDefaultRouteWithSBR(t *testing.T) {
 		return
 	}
 	c := newCluster(t)
-	c.inventory("10.0.2.15/24")
+	c.inventory("10.0.2.15/24", "10.0.2.16/24")
 	multiENI := map[string]any{
 		"type": "multi-eni", "sysfs": c.node.Sysfs, "select": map[string]any{"nodeENI": "dataplane-a"}, "ipam": map[string]any{"type": "eni-ipam", "routes": []any{map[string]any{"dst": "0.0.0.0/0"}}},
 	}
+	shared := maps.Clone(multiENI)
+	shared["delegate"] = map[string]any{"type": "macvlan", "mode": "passthru"}
 	for _, tt := range []struct {
 		plugins []map[string]any
-		by      string // an answer to nobody in particular leaves by
+		address string
+		by      string // traffic of no address leaves by
 	}{
-		{[]map[string]any{multiENI}, "net1"},
-		{[]map[string]any{multiENI, {"type": "sbr"}}, "eth0"},
+		{[]map[string]any{multiENI}, "10.0.2.15", "net1"},
+		{[]map[string]any{multiENI, {"type": "sbr"}}, "10.0.2.15", "eth0"},
+		{[]map[string]any{shared, {"type": "sbr"}}, "10.0.2.16", "eth0"},
 	} {
 		c.conflist("1.1.0", tt.plugins...)
 		pod := c.pod("pod")
@@ -160,7 +165,7 @@ func TestDefaultRouteWithSBR(t *testing.T) {
 		c.mustTool("add", pod)
 		c.mustTool("check", pod)
 		must(t, nstest.In(pod, func() error {
-			for from, want := range map[string]string{"": tt.by, "10.0.2.15": "net1"} {
+			for from, want := range map[string]string{"": tt.by, tt.address: "net1"} {
 				options := &netlink.RouteGetOptions{}
 				if from != "" {
 					options.SrcAddr = net.ParseIP(from)

@@ -53,9 +53,13 @@ func (c *call) check() error {
 		errs = append(errs, c.checkLeases(r.Attachment))
 	}
 	i := c.recorded(r.Attachment)
+	checked := []string{"routes"}
+	if r.IPAM == nil {
+		checked = append(checked, "ips")
+	}
 	for _, d := range []*nodestate.Delegation{r.Delegate, c.ownIPAM(r.Attachment)} {
 		if d != nil {
-			errs = append(errs, c.pluginCheck(d, i))
+			errs = append(errs, c.pluginCheck(d, i, checked))
 		}
 	}
 	return errors.Join(errs...)
@@ -83,14 +87,17 @@ func (c *call) ownIPAM(a nodestate.Attachment) *nodestate.Delegation {
 }
 
 // pluginCheck runs CHECK with the runtime's prevResult, which the spec demands, but for
-// its routes: the reference plugins look for these in the main table only, and multi-eni
-// has found them in whatever table they are.
-func (c *call) pluginCheck(d *nodestate.Delegation, i invocation) error {
+// the keys that are checked: routes, and addresses unless an IPAM plugin wants them. The
+// reference plugins look for a route, and for one to an address's subnet, in the main
+// table only. Sbr moves them, and multi-eni has found them where they are.
+func (c *call) pluginCheck(d *nodestate.Delegation, i invocation, checked []string) error {
 	var fields map[string]json.RawMessage
 	if err := json.Unmarshal(c.cfg.PrevResult, &fields); err != nil {
 		return fmt.Errorf("prevResult for %s: %w", d.Type, err)
 	}
-	delete(fields, "routes")
+	for _, key := range checked {
+		delete(fields, key)
+	}
 	prev, err := json.Marshal(fields)
 	if err != nil {
 		return fmt.Errorf("prevResult for %s: %w", d.Type, err)
