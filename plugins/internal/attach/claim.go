@@ -104,18 +104,32 @@ func (c *call) heldForGood(pci device.PCIAddress, records []nodestate.Attachment
 
 // held refuses the device of a live attachment and says when it will be free.
 func (c *call) held(a nodestate.Attachment) error {
-	who, what := holder(a), "it is free after that pod's end"
+	what := "it is free after that pod's end"
 	switch {
 	case a.ContainerID == c.id.ContainerID:
-		who = fmt.Sprintf("this pod already, as interface %s", a.IfName)
 		what = "two of its network attachments mean one device: let each select its own, or remove one"
-	case a.Pod != "" && a.Pod == c.pod():
-		who = fmt.Sprintf("this pod's earlier sandbox (container %s, interface %s)", a.ContainerID, a.IfName)
+	case c.restarted(a):
 		what = "it is free once the runtime has removed that sandbox"
 	case !a.Mode.Exclusive():
 		what = "that shares it with others, but an exclusive attachment needs it alone"
 	}
-	return heldError(a.Device.PCIAddress, what, who)
+	return heldError(a.Device.PCIAddress, what, c.who(a))
+}
+
+// restarted says whether an attachment is of an earlier sandbox of this call's pod.
+func (c *call) restarted(a nodestate.Attachment) bool {
+	return a.ContainerID != c.id.ContainerID && a.Pod != "" && a.Pod == c.pod()
+}
+
+// who is an attachment's pod, as this call's pod is to read it.
+func (c *call) who(a nodestate.Attachment) string {
+	switch {
+	case a.ContainerID == c.id.ContainerID:
+		return fmt.Sprintf("this pod already, as interface %s", a.IfName)
+	case c.restarted(a):
+		return fmt.Sprintf("this pod's earlier sandbox (container %s, interface %s)", a.ContainerID, a.IfName)
+	}
+	return holder(a)
 }
 
 // excludes says whether an attachment of the same device and this call's

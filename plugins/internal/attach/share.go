@@ -76,7 +76,7 @@ func (c *call) agree(pci device.PCIAddress, records []nodestate.Attachment, alon
 			return err
 		}
 		if why := mine.conflict(theirs); why != "" {
-			return refuse(codeUnsupported, "device %s is shared with %s: %s", pci, holder(a), why)
+			return refuse(codeUnsupported, "device %s is shared with %s: %s", pci, c.who(a), why)
 		}
 		first = first && theirs.kind != mine.kind
 	}
@@ -100,7 +100,7 @@ func (c *call) refuseLeased(cand candidate) error {
 	for _, o := range l.Leases {
 		if o.State == nodestate.LeaseHeld && o.AttachmentID != c.id && link.Probe(o.Netns) != link.Gone {
 			return heldError(cand.pci, fmt.Sprintf("it has leased %s of this ENI, which an exclusive attachment needs alone", o.Address),
-				holder(nodestate.Attachment{AttachmentID: o.AttachmentID, Pod: o.Pod}))
+				c.who(nodestate.Attachment{AttachmentID: o.AttachmentID, Pod: o.Pod}))
 		}
 	}
 	return nil

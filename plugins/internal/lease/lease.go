@@ -133,7 +133,7 @@ func takeThese(l *nodestate.Leases, d *nodestate.Device, r Request, now time.Dur
 // *HeldError, *RetiringError.
 func Free(l *nodestate.Leases, a netip.Addr, holder *nodestate.Lease, now time.Duration) error {
 	if i, found := l.Find(a); found && l.Leases[i].Holds(now) && !l.Leases[i].HeldBy(holder.AttachmentID) && !leftBy(&l.Leases[i], holder) {
-		return &HeldError{Lease: l.Leases[i], Now: now}
+		return &HeldError{Lease: l.Leases[i], Own: l.Leases[i].ContainerID == holder.ContainerID, Now: now}
 	}
 	if l.Retires(a) {
 		return &RetiringError{Address: a}
@@ -273,6 +273,8 @@ func (e *ExhaustedError) Error() string {
 // HeldError says that a requested address is somebody else's.
 type HeldError struct {
 	nodestate.Lease
+	// Own: another interface of the same pod has it.
+	Own bool
 	Now time.Duration
 }
 
@@ -283,7 +285,9 @@ func (e *HeldError) Error() string {
 	case nodestate.LeaseHeld:
 	}
 	who := fmt.Sprintf("container %s, interface %s", e.ContainerID, e.IfName)
-	if e.Pod != "" {
+	if e.Own {
+		who = "this pod already, on interface " + e.IfName
+	} else if e.Pod != "" {
 		who = fmt.Sprintf("pod %s (%s)", e.Pod, who)
 	}
 	return fmt.Sprintf("address %s is held by %s", e.Address, who)

@@ -224,6 +224,9 @@ func TestFamiliesAndPrefixes(t *testing.T) {
 	other.Addresses = mine.Addresses
 	want(t, "mine", take(l, d, mine, 0, alive), "10.0.1.11/24")
 	want(t, "mine again", take(l, d, mine, 0, alive), "10.0.1.11/24")
+	twin := mine
+	twin.Holder.IfName = "net2"
+	want(t, "its other interface", take(l, d, twin, 0, alive), "address 10.0.1.11 is held by this pod already, on interface net1")
 	want(t, "other", take(l, d, other, 0, alive), "address 10.0.1.11 is held by pod ns/first (container mine, interface net1)")
 	lease.Give(l, mine.Holder.AttachmentID, 0)
 	want(t, "other", take(l, d, other, time.Second, alive), "address 10.0.1.11 was released a moment ago and is free in 30s")
