@@ -194,44 +194,67 @@ func parseNumbers(s string, n int) ([]uint32, error) {
 	return out, nil
 }
 
-// Words of struct ethtool_cmd.
+// Words of struct ethtool_link_settings, and the shifts of the octets in them. The
+// masks of modes follow: supported, advertised, and those of the other side.
 const (
-	modeAdvertised = 2
-	modeSpeed      = 3 // speed, duplex << 16, port << 24
-	modeAutoneg    = 4 // autoneg << 16
-	modeMDIX       = 7 // speed's upper half, mdix << 16, what was asked of it << 24
-	modeWords      = 11
+	modeSpeed   = 1
+	modeDuplex  = 2 // in the lowest octet
+	modeAutoneg = 24
+	modeMDIX    = 3 // what was asked for
+	mdixShift   = 16
+	masksShift  = 24 // the number of words of a mask, in the word of MDIX
+	modeHeader  = 12
 )
+
+// getMode reads link settings, with the number of words of each mask, which the
+// kernel tells as a negative number when it is asked for another.
+func (e ethtool) getMode() (data []uint32, masks int, err error) {
+	data = make([]uint32, modeHeader)
+	data[0] = unix.ETHTOOL_GLINKSETTINGS
+	if err := e.do(data); err != nil {
+		return nil, 0, err
+	}
+	masks = -int(int8(data[modeMDIX] >> masksShift))
+	if masks <= 0 {
+		return nil, 0, unix.EOPNOTSUPP
+	}
+	data = make([]uint32, modeHeader+3*masks)
+	data[0], data[modeMDIX] = unix.ETHTOOL_GLINKSETTINGS, uint32(masks)<<masksShift
+	return data, masks, e.do(data)
+}
 
 // readMode reads whether speed and duplex are negotiated, what is offered, and else
 // which they are.
 func (e ethtool) readMode() (string, error) {
-	data := make([]uint32, modeWords)
-	data[0] = unix.ETHTOOL_GSET
-	if err := e.do(data); err != nil {
+	data, masks, err := e.getMode()
+	if err != nil {
 		return "", err
 	}
-	autoneg, speed, upper := data[modeAutoneg]>>16&0xff, data[modeSpeed]&0xffffff, data[modeMDIX]&0xffff
+	autoneg, speed, duplex := data[modeDuplex]>>modeAutoneg, data[modeSpeed], data[modeDuplex]&0xff
 	if autoneg != 0 {
-		speed, upper = 0, 0
+		speed, duplex = 0, 0
 	}
-	return numbers([]uint32{autoneg, data[modeAdvertised], speed, upper, data[modeMDIX] >> 24}), nil
+	out := []uint32{autoneg, speed, duplex, data[modeMDIX] >> mdixShift & 0xff}
+	return numbers(append(out, data[modeHeader+masks:modeHeader+2*masks]...)), nil
 }
 
 func (e ethtool) writeMode(want string) error {
-	values, err := parseNumbers(want, 5)
+	data, masks, err := e.getMode()
 	if err != nil {
 		return err
 	}
-	data := make([]uint32, modeWords)
-	data[0] = unix.ETHTOOL_GSET
-	if err := e.do(data); err != nil {
+	values, err := parseNumbers(want, 4+masks)
+	if err != nil {
 		return err
 	}
-	data[0], data[modeAdvertised] = unix.ETHTOOL_SSET, values[1]
-	data[modeAutoneg] = data[modeAutoneg]&^(0xff<<16) | values[0]<<16
-	data[modeSpeed] = data[modeSpeed]&^0xffffff | values[2]
-	data[modeMDIX] = data[modeMDIX]&(0xff<<16) | values[3] | values[4]<<24
+	data[0] = unix.ETHTOOL_SLINKSETTINGS
+	if values[0] == 0 {
+		data[modeSpeed] = values[1]
+		data[modeDuplex] = data[modeDuplex]&^0xff | values[2]
+	}
+	data[modeDuplex] = data[modeDuplex]&^(0xff<<modeAutoneg) | values[0]<<modeAutoneg
+	data[modeMDIX] = data[modeMDIX]&^(0xff<<mdixShift) | values[3]<<mdixShift
+	copy(data[modeHeader+masks:], values[4:])
 	return e.do(data)
 }
 
