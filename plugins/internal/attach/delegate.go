@@ -70,7 +70,7 @@ func (c *call) exec(intent *nodestate.Record) invoke.Exec {
 	if c.Exec != nil {
 		return c.Exec
 	}
-	return &pluginExec{stderr: c.log.Logger.Out, intent: intent}
+	return &pluginExec{stderr: c.log.Logger.Out, intent: intent, folder: string(c.dir)}
 }
 
 func (i invocation) environ(command string) *invoke.Args {

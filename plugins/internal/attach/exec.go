@@ -34,6 +34,9 @@ const (
 type pluginExec struct {
 	version.PluginDecoder
 	stderr io.Writer
+	// folder is ours to make another one in. The daemon's container, where it runs an
+	// orphan's DEL, can write nowhere else.
+	folder string
 	// intent is the record of the ADD that they belong to; nil in other verbs. Its next
 	// lock waits for one that runs when this process is killed.
 	intent *nodestate.Record
@@ -47,7 +50,7 @@ func (*pluginExec) FindInPath(plugin string, paths []string) (string, error) {
 // ExecPlugin runs a plugin and returns its standard output. Its error is a
 // *types.Error, which is the plugin's own where it has printed one.
 func (e *pluginExec) ExecPlugin(ctx context.Context, path string, stdin []byte, environ []string) ([]byte, error) {
-	dir, err := nowhere()
+	dir, err := nowhere(e.folder)
 	if err != nil {
 		return nil, fmt.Errorf("run %s: %w", path, err)
 	}
@@ -98,16 +101,20 @@ func wait(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// nowhere opens a folder that has been removed. The caller closes it.
-func nowhere() (*os.File, error) {
-	path, err := os.MkdirTemp("/run", "multi-eni-")
-	if err != nil {
-		if path, err = os.MkdirTemp("", "multi-eni-"); err != nil {
-			return nil, fmt.Errorf("make an empty folder: %w", err)
+// nowhere opens a folder that has been removed; it is made in the first of ours and
+// the usual ones where one can be. The caller closes it.
+func nowhere(ours string) (*os.File, error) {
+	var errs []error
+	for _, in := range []string{ours, "/run", os.TempDir()} {
+		path, err := os.MkdirTemp(in, ".nowhere-")
+		if err != nil {
+			errs = append(errs, err)
+			continue
 		}
+		f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_DIRECTORY|syscall.O_NOFOLLOW, 0) //nolint:gosec // just made
+		return f, errors.Join(err, os.Remove(path))
 	}
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_DIRECTORY|syscall.O_NOFOLLOW, 0) //nolint:gosec // just made
-	return f, errors.Join(err, os.Remove(path))
+	return nil, fmt.Errorf("make an empty folder: %w", errors.Join(errs...))
 }
 
 // pluginError is the error that a plugin has printed, else one that says all that

@@ -108,7 +108,7 @@ func (c *traffic) until(check func() error) error {
 func (c *traffic) runPairs(e eni, netns string) {
 	network := "pairs-" + e.letter
 	list, err := json.Marshal(map[string]any{"cniVersion": "1.1.0", "name": network, "plugins": []any{
-		map[string]any{"type": "multi-eni", "select": map[string]any{"nodeENI": e.letter}, "ipam": map[string]any{"type": "eni-ipam"}},
+		map[string]any{"type": "multi-eni", "deviceID": e.PCI, "select": map[string]any{"nodeENI": e.letter}, "ipam": map[string]any{"type": "eni-ipam"}},
 	}})
 	folder := c.path(network)
 	err = errors.Join(err, os.MkdirAll(folder, 0o755), os.WriteFile(filepath.Join(folder, "pairs.conflist"), list, 0o600))
