@@ -199,11 +199,12 @@ func (h *Handle) RestorePending(dir nodestate.AttachmentDir, sys Functions, pci 
 	if r.BootID != boot || d.Link == nil || !d.VF && d.MAC != "" && !l.HasMAC(d.MAC) {
 		return false, dir.RemoveRestore(pci)
 	}
-	switch err = h.GiveBack(sys, l, d); {
-	case errors.Is(err, ErrUnfit):
-		return true, err
-	case err != nil:
-		return true, nil
+	err = h.GiveBack(sys, l, d)
+	if err == nil {
+		return true, dir.Returned(pci)
 	}
-	return true, dir.Returned(pci)
+	if errors.Is(err, ErrUnfit) {
+		return true, err
+	}
+	return true, nil // it is owed still, and tried again
 }

@@ -96,6 +96,7 @@ func (f form) encode(value string) ([]byte, error) {
 		return nl.Uint32Attr(uint32(n)), err
 	case text:
 		return []byte(value), nil
+	case address:
 	}
 	return hex.DecodeString(value)
 }

@@ -185,7 +185,7 @@ func (p *Pod) listen(kind uint16, address []byte) error {
 	if err != nil {
 		return err
 	}
-	p.ends = append(p.ends, func() { unix.Close(fd) }) //nolint:errcheck // nothing was written
+	p.ends = append(p.ends, func() { unix.Close(fd) })
 	m := unix.PacketMreq{Ifindex: int32(p.Index), Type: kind, Alen: uint16(len(address))}
 	copy(m.Address[:], address)
 	return unix.SetsockoptPacketMreq(fd, unix.SOL_PACKET, unix.PACKET_ADD_MEMBERSHIP, &m)
@@ -245,11 +245,11 @@ func ofPrograms() []Act {
 
 // ofOthers make links that use the interface.
 func ofOthers() []Act {
-	above := func(name string, make func(a netlink.LinkAttrs) netlink.Link) []Act {
+	above := func(name string, made func(a netlink.LinkAttrs) netlink.Link) []Act {
 		add := func(p *Pod, l netlink.Link) (netlink.Link, error) {
 			a := netlink.NewLinkAttrs()
 			a.Name, a.ParentIndex = fmt.Sprintf("%s%d", name, p.rand.IntN(10000)), l.Attrs().Index
-			up := make(a)
+			up := made(a)
 			if err := netlink.LinkAdd(up); err != nil {
 				return nil, notSupported(err)
 			}
@@ -270,11 +270,11 @@ func ofOthers() []Act {
 			}),
 		}
 	}
-	under := func(name string, make func(a netlink.LinkAttrs) netlink.Link) Act {
+	under := func(name string, made func(a netlink.LinkAttrs) netlink.Link) Act {
 		return onLink("port of a "+name, func(p *Pod, l netlink.Link) error {
 			a := netlink.NewLinkAttrs()
 			a.Name = fmt.Sprintf("%s%d", name, p.rand.IntN(10000))
-			master := make(a)
+			master := made(a)
 			if err := netlink.LinkAdd(master); err != nil {
 				return notSupported(err)
 			}

@@ -23,7 +23,7 @@ func LoadXDP() (Program, error) { return load(unix.BPF_PROG_TYPE_XDP, 1) }
 func LoadTC() (Program, error) { return load(unix.BPF_PROG_TYPE_SCHED_CLS, 2) }
 
 // Close lets go of the program; where it is attached it stays.
-func (p Program) Close() { unix.Close(int(p)) } //nolint:errcheck,gosec // nothing was written
+func (p Program) Close() { unix.Close(int(p)) }
 
 // load loads "return verdict".
 func load(typ, verdict uint32) (Program, error) {
@@ -58,7 +58,7 @@ func (p Program) Link(index int, hook uint32) (end func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	return func() { unix.Close(fd) }, nil //nolint:errcheck,gosec // nothing was written
+	return func() { unix.Close(fd) }, nil
 }
 
 // HookXDP is BPF_XDP of enum bpf_attach_type.

@@ -40,7 +40,7 @@ func ethtool(name string, data []uint32) error {
 	if err != nil {
 		return err
 	}
-	defer unix.Close(fd) //nolint:errcheck // nothing was written
+	defer unix.Close(fd)
 	req := struct {
 		name [unix.IFNAMSIZ]byte
 		data unsafe.Pointer

@@ -101,7 +101,11 @@ func newTarget(t *testing.T, pci string, c conf) *target {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { os.Remove(nodestate.DefaultInventoryPath) })
+	t.Cleanup(func() {
+		if err := os.Remove(nodestate.DefaultInventoryPath); err != nil {
+			t.Error(err)
+		}
+	})
 	a := &target{T: t, pci: pci, c: c.with(conf{"deviceID": pci})}
 	a.host = a.inHost()
 	p := a.pod()

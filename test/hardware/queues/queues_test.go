@@ -143,7 +143,11 @@ func declare(t *testing.T, pci, name string) nodestate.Settings {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { os.Remove(nodestate.DefaultInventoryPath) })
+	t.Cleanup(func() {
+		if err := os.Remove(nodestate.DefaultInventoryPath); err != nil {
+			t.Error(err)
+		}
+	})
 	return settings
 }
 
