@@ -261,7 +261,7 @@ func (e *badRecord) Unwrap() error { return e.err }
 // OfOthers returns the first of List's errors that is not about id's own record;
 // nil without one.
 func (d AttachmentDir) OfOthers(bad []error, id AttachmentID) error {
-	own, _ := d.path(id) //nolint:errcheck // an id that makes no file name has no record
+	own, _ := d.path(id) // an id that makes no file name has no record
 	for _, err := range bad {
 		var b *badRecord
 		if !errors.As(err, &b) || b.path != own {

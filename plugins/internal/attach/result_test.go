@@ -81,7 +81,7 @@ func TestResultsAsMultusPrintsThem(t *testing.T) {
 			result := e.add(args)
 			want := networkStatus{Interface: "net1", IPs: []string{"10.0.2.16", "fd00:2::16"}, MTU: 9001}
 			mac := vfio.MAC
-			if conf["select"].(map[string]any)["nodeENI"] != "dpdk" { //nolint:forcetypeassert // made above
+			if conf["select"].(map[string]any)["nodeENI"] != "dpdk" { //nolint:errcheck,forcetypeassert // made above
 				e.holds(args, result)
 				inPod(t, args, func(_ *link.Handle, l link.Link) error { want.MTU, mac = l.MTU, l.MAC.String(); return nil })
 			}
