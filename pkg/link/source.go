@@ -204,7 +204,7 @@ func sameRule(a, b netlink.Rule) bool {
 	from, _ := prefix(a.Src)
 	other, _ := prefix(b.Src)
 	a.Src, a.Protocol, b.Src, b.Protocol = nil, 0, nil, 0
-	return from == other && reflect.DeepEqual(a, b)
+	return from == other && reflect.DeepEqual(a, b) //nolint:forbidigo // every field, those too that the kernel gets later
 }
 
 func sameSourceRoute(a, b netlink.Route) bool {

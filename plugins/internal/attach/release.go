@@ -237,11 +237,11 @@ func (c *call) delWithoutRecord() error {
 // a netconf, and the plugin has therefore given nothing.
 func (c *call) delUnrecordedIPAM() error {
 	if c.cfg.IPAM == nil || c.cfg.Refused != nil {
-		return nil
+		return nil //nolint:nilerr // as the comment says
 	}
 	if err := c.policy.Check(c.cfg); err != nil {
 		c.log.WithError(err).Warn("not running the address plugin")
-		return nil //nolint:nilerr // ADD refuses it too
+		return nil
 	}
 	conf, err := c.cfg.IPAMConfig()
 	if err != nil {
