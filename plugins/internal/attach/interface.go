@@ -41,8 +41,19 @@ func ours(all []link.Link, a nodestate.Attachment) (link.Link, error) {
 	return link.FindMade(all, seen, a.IfName)
 }
 
+// unrenamed says whether the interface that ADD has seen still has its name. Names are
+// looked up without RTNL, for which DEL would wait behind the moves of others.
+func unrenamed(in *link.Handle, a nodestate.Attachment) bool {
+	if a.Interface == nil || a.Interface.Index == 0 {
+		return false
+	}
+	index, err := in.Index(a.IfName)
+	return err == nil && index == a.Interface.Index
+}
+
 // lookInPod calls f with the attachment's interface in its netns; link.ErrNotFound
-// when the netns, or the interface in it, is gone.
+// when the netns, or the interface in it, is gone. Of one that has its name still, f
+// gets index and name only.
 func (c *call) lookInPod(a nodestate.Attachment, f func(*link.Handle, link.Link) error) error {
 	ns, err := c.openRecorded(a)
 	if err != nil {
@@ -54,6 +65,9 @@ func (c *call) lookInPod(a nodestate.Attachment, f func(*link.Handle, link.Link)
 		return err
 	}
 	defer in.Close()
+	if unrenamed(in, a) {
+		return f(in, link.Link{Index: a.Interface.Index, Name: a.IfName})
+	}
 	all, err := in.Links()
 	if err != nil {
 		return err
