@@ -98,6 +98,47 @@ func flush(t *testing.T, name string) {
 	}
 }
 
+// TestIPVLANMode: the kernel keeps one mode for all ipvlan links of a device, and a new
+// link changes it for the others. So a pod that wants another one is refused.
+func TestIPVLANMode(t *testing.T) {
+	guest.Clean(t)
+	pci := prepare(t, nic0, netdev{Name: "ens7", MTU: 1500, Up: true})
+	before := device(pci)
+	in := func(id, mode string) *pod {
+		return newPod(t, id, conf{"deviceID": pci, "delegate": conf{"type": "ipvlan", "mode": mode}, "ipam": hostLocal("10.0.2.0/24")})
+	}
+	a := in("a", "l2")
+	a.add()
+	has := func(when string, want netlink.IPVlanMode) {
+		t.Helper()
+		if l, ok := a.link(ifName).(*netlink.IPVlan); !ok || l.Mode != want {
+			t.Errorf("%s the first pod's interface is %+v, want mode %d", when, l, want)
+		}
+	}
+	in("b", "l3").refused(102, pci, "container a", "which is l2 now")
+	has("after the refusal", netlink.IPVLAN_MODE_L2)
+
+	master, err := netlink.LinkByName("ens7")
+	if err != nil {
+		t.Fatal(err)
+	}
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.ParentIndex = "other", master.Attrs().Index
+	other := &netlink.IPVlan{LinkAttrs: attrs, Mode: netlink.IPVLAN_MODE_L3}
+	if err := netlink.LinkAdd(other); err != nil {
+		t.Fatal(err)
+	}
+	has("beside another link of the host in mode l3", netlink.IPVLAN_MODE_L3)
+	if err := netlink.LinkDel(other); err != nil {
+		t.Fatal(err)
+	}
+	a.del()
+	c := in("c", "l3")
+	c.add()
+	c.del()
+	same(t, pci, before)
+}
+
 // TestVLAN: each pod has a VLAN of its own on the ENI, and reaches another node in
 // that VLAN only. A VLAN of an interface can be had once: the kernel refuses the
 // second pod, of which nothing is left.
