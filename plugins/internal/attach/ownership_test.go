@@ -16,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netlink"
 
+	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/plugins/internal/attach"
@@ -226,6 +227,29 @@ func TestReusedNetnsPath(t *testing.T) {
 	must(t, os.WriteFile(record, whole, 0o600))
 	e.del(living)
 	e.same(t, node, "after the living pod's DEL")
+}
+
+// TestTwinOfTheDevice: a pod gives an interface of its own the MAC of an idle device.
+// Its DEL, without a record, does not take that for the device.
+func TestTwinOfTheDevice(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	e := newEnv(t)
+	node := e.snapshot()
+	args := e.pod(e.selectA())
+	give(t, args, "net1")
+	inPod(t, args, func(h *link.Handle, l link.Link) error {
+		state := l.State()
+		state.MAC = device.MAC(eniA.MAC)
+		return h.Restore(l, state)
+	})
+	own := e.belongings(args)
+	e.del(args)
+	if diff := cmp.Diff(own, e.belongings(args)); diff != "" {
+		t.Errorf("the pod's own interfaces (-before +after):\n%s", diff)
+	}
+	e.same(t, node, "after DEL")
 }
 
 // TestAloneBesideLeases: an ENI of which pods have leased addresses through plugins

@@ -250,15 +250,23 @@ func (c *call) delUnrecordedIPAM() error {
 	return c.pluginRun("DEL", &nodestate.Delegation{Type: c.cfg.IPAM.Type, Config: conf}, c.own())
 }
 
-// returnUnrecorded brings the device of an attachment home that has no record, if
-// the other records leave room for it: paths of netns are reused, and so the
-// container may be another one by now, which has the device.
+// returnUnrecorded brings the device of an attachment home that has no record, if it
+// is not at home, where a pod's own link may only have its MAC, and if the other
+// records leave room for it: paths of netns are reused, and so the container may be
+// another one by now, which has the device.
 func (c *call) returnUnrecorded(a nodestate.Attachment) error {
 	unlock, err := c.lockClaim(a.Device.PCIAddress, claimLockFree)
 	if err != nil {
 		return err
 	}
 	defer unlock()
+	switch _, err := c.findDevice(a.Device); {
+	case errors.Is(err, link.ErrNotFound):
+	case err == nil, errors.Is(err, fs.ErrNotExist), errors.Is(err, link.ErrOtherDevice):
+		return nil
+	default:
+		return err
+	}
 	records, bad, err := c.dir.List()
 	if err != nil {
 		return err

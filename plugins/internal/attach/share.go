@@ -64,7 +64,7 @@ func (c *call) agree(pci device.PCIAddress, records []nodestate.Attachment, alon
 	}
 	mine, err := sharingOf(nodestate.Delegation{Type: c.cfg.Delegate.Type, Config: c.cfg.Delegate.Raw})
 	if err != nil {
-		return err
+		return &refusal{code: codeInvalid, msg: "delegate", err: err}
 	}
 	first := mine.kind == "ipvlan"
 	for _, a := range records {
