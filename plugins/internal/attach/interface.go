@@ -51,10 +51,10 @@ func unrenamed(in *link.Handle, a nodestate.Attachment) bool {
 	return err == nil && index == a.Interface.Index
 }
 
-// lookInPod calls f with the attachment's interface in its netns; link.ErrNotFound
-// when the netns, or the interface in it, is gone. Of one that has its name still, f
-// gets index and name only.
-func (c *call) lookInPod(a nodestate.Attachment, f func(*link.Handle, link.Link) error) error {
+// lookInPod calls f with the attachment's netns, a handle in it, and its interface
+// there; link.ErrNotFound when the netns, or the interface in it, is gone. Of an
+// interface that has its name still, f gets index and name only.
+func (c *call) lookInPod(a nodestate.Attachment, f func(*link.Netns, *link.Handle, link.Link) error) error {
 	ns, err := c.openRecorded(a)
 	if err != nil {
 		return err
@@ -66,7 +66,7 @@ func (c *call) lookInPod(a nodestate.Attachment, f func(*link.Handle, link.Link)
 	}
 	defer in.Close()
 	if unrenamed(in, a) {
-		return f(in, link.Link{Index: a.Interface.Index, Name: a.IfName})
+		return f(ns, in, link.Link{Index: a.Interface.Index, Name: a.IfName})
 	}
 	all, err := in.Links()
 	if err != nil {
@@ -76,41 +76,44 @@ func (c *call) lookInPod(a nodestate.Attachment, f func(*link.Handle, link.Link)
 	if err != nil {
 		return err
 	}
-	return f(in, l)
+	return f(ns, in, l)
 }
 
 // inPod says whether the attachment's interface is, or may be, in its netns.
 func (c *call) inPod(a nodestate.Attachment) bool {
-	err := c.lookInPod(a, func(*link.Handle, link.Link) error { return nil })
+	err := c.lookInPod(a, func(*link.Netns, *link.Handle, link.Link) error { return nil })
 	return !errors.Is(err, link.ErrNotFound)
 }
 
-// netnsForDelegate returns the path of the netns for a delegate's DEL, which takes
-// the interface CNI_IFNAME for its own: "" unless that is the attachment's. One that
-// the pod has renamed gets its name back; where the pod has given that to another
-// interface, one that several pods share the device by is deleted here, and any
-// other is brought home by returnLink.
+// netnsForDelegate returns a path of the netns for a delegate's DEL, which takes the
+// interface CNI_IFNAME for its own: "" unless that is the attachment's. One that the
+// pod has renamed gets its name back. Where the delegate cannot take it, because the
+// pod has given that name to another interface or the netns has no path any more, one
+// that several pods share the device by is deleted here, and any other is brought home
+// by returnLink.
 func (c *call) netnsForDelegate(a nodestate.Attachment) (path string, err error) {
-	if !c.alive(a) {
-		return "", nil // the path may lead to somebody else's netns by now
-	}
-	if a.Device.Link == nil {
-		return a.Netns.Path, nil // a userspace device has no interface to be taken for another
-	}
-	err = c.lookInPod(a, func(in *link.Handle, l link.Link) error {
-		if l.Name != a.IfName {
-			renamed := in.Rename(l.Index, a.IfName)
-			if errors.Is(renamed, link.ErrNameTaken) && a.Mode == nodestate.ModeShared {
-				return in.Delete(l.Index)
-			}
-			if renamed != nil {
-				return renamed
-			}
+	if a.Device.Link == nil { // a userspace device has no interface to be taken for another
+		if c.alive(a) {
+			path = a.Netns.Path
 		}
-		path = a.Netns.Path
+		return path, nil
+	}
+	err = c.lookInPod(a, func(ns *link.Netns, in *link.Handle, l link.Link) error {
+		renamed := error(nil)
+		if l.Name != a.IfName {
+			renamed = in.Rename(l.Index, a.IfName)
+		}
+		switch pathless := c.target != nil && ns.Path == c.target.FDPath(); {
+		case renamed != nil && !errors.Is(renamed, link.ErrNameTaken):
+			return renamed
+		case renamed == nil && !pathless:
+			path = ns.Path
+		case a.Mode == nodestate.ModeShared:
+			return in.Delete(l.Index)
+		}
 		return nil
 	})
-	if errors.Is(err, link.ErrNotFound) || errors.Is(err, link.ErrNameTaken) {
+	if errors.Is(err, link.ErrNotFound) {
 		return "", nil
 	}
 	return path, err

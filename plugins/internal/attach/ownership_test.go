@@ -15,6 +15,7 @@ import (
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
@@ -182,6 +183,43 @@ func TestRenamedByThePod(t *testing.T) {
 			}
 			e.same(t, node, way)
 		}
+	}
+}
+
+// TestNetnsUnderAnotherPath: a netns whose recorded path is gone is found by the path
+// that the runtime names, and while ADD is running by none.
+func TestNetnsUnderAnotherPath(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	e := newEnv(t)
+	confs := ways(e)
+	node := e.snapshot()
+	for way, conf := range confs {
+		args := e.pod(conf)
+		e.add(args)
+		other := *args
+		other.Netns += "-moved"
+		must(t, os.WriteFile(other.Netns, nil, 0o600))
+		must(t, unix.Mount(args.Netns, other.Netns, "", unix.MS_BIND, ""))
+		must(t, nstest.DeleteNetns(args.Netns))
+		e.del(&other)
+		if left := e.podLinks(&other); len(left) != 0 {
+			t.Errorf("%s: left in the pod: %+v", way, left)
+		}
+		e.same(t, node, way)
+
+		args = e.pod(conf)
+		other.Netns = args.Netns + "-moved"
+		must(t, os.WriteFile(other.Netns, nil, 0o600))
+		must(t, unix.Mount(args.Netns, other.Netns, "", unix.MS_BIND, ""))
+		lost := at("complete", func() { must(t, nstest.DeleteNetns(args.Netns)) })
+		_, err := run(&attach.Plugin{Before: failAt("complete", lost)}, "ADD", args)
+		wantCode(t, err, 999, "injected")
+		if left := e.podLinks(&other); len(left) != 0 {
+			t.Errorf("%s: left in the pod by the undo: %+v", way, left)
+		}
+		e.same(t, node, way+", undone")
 	}
 }
 
