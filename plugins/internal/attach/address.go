@@ -43,9 +43,9 @@ const (
 	heedRouters   = "2"
 )
 
-// acceptRA is the interface's accept_ra; "" leaves it to the pod. Who is given fixed
-// addresses gets the routes of the netconf and no others. The VPC's IPv6 router is
-// known by its announcements only, so eni-ipam with IPv6 relies on them. Without an
+// acceptRA is the interface's accept_ra; "" leaves it to the pod. A pod with fixed
+// addresses gets the routes of the netconf and no others. Only router advertisements
+// announce the VPC's IPv6 router, so eni-ipam with IPv6 relies on them. Without an
 // address plugin the pod sets the interface up itself, SLAAC included.
 func (c *call) acceptRA(addrs []netip.Prefix) string {
 	switch {
@@ -99,7 +99,8 @@ func (c *call) setRoutes(index int, routes []link.Route) error {
 	for _, r := range routes {
 		err := c.step("route", func() error { return refuseTaken("routes", c.in.EnsureRoute(index, r)) })
 		if errors.Is(err, unix.ENETUNREACH) || errors.Is(err, unix.EHOSTUNREACH) {
-			return &refusal{code: codeUnsupported, msg: fmt.Sprintf("routes: gateway %s is in none of the subnets of the interface's addresses; give another, or a route to it first", r.Gateway), err: err}
+			return &refusal{code: codeUnsupported, err: err,
+				msg: fmt.Sprintf("routes: gateway %s is in none of the subnets of the interface's addresses; give another, or a route to it first", r.Gateway)}
 		}
 		if err != nil {
 			return err

@@ -44,17 +44,18 @@ func (e *env) describe(netns, name string) adversary.Description {
 // hostNetns is the netns of the test's node.
 const hostNetns = "/proc/self/ns/net"
 
-// mayRefuse are what no kernel, or not every one, lets a pod do to a veth; all else
-// must be done at least once, so that nothing is shown by doing nothing.
+// mayRefuse says whether some or all kernels keep a pod from doing an act to a veth.
+// Every other act must succeed at least once: a test of failed acts would prove
+// nothing.
 func mayRefuse(a adversary.Act, err error) bool {
 	return errors.Is(err, adversary.ErrCannot) || strings.HasPrefix(a.Name, "bond") || strings.HasPrefix(a.Name, "port of") ||
 		strings.Contains(a.Name, "on top") || strings.HasPrefix(a.Name, "flag")
 }
 
-// TestAdversary: whatever a pod does to its interface, the host has the device as it
-// was before, and the next pod gets it as the first one did. What the pod's
-// processes hold open they still hold when DEL runs. Each act is tried alone, then
-// some at random; -adversary repeats a seed.
+// TestAdversary: whatever a pod does to its interface, the host gets the device back
+// as it was, and the next pod gets it as the first one did. While DEL runs, the pod's
+// processes still hold everything open. Each act is tried alone, then some at random;
+// -adversary repeats a seed.
 func TestAdversary(t *testing.T) {
 	if nstest.OutsideAsRoot(t) {
 		return
@@ -68,7 +69,7 @@ func TestAdversary(t *testing.T) {
 }
 
 // TestAdversaryDelegate is TestAdversary for a pod that got the device from
-// host-device, which goes by what the pod may have changed.
+// host-device. That plugin trusts settings that the pod may have changed.
 func TestAdversaryDelegate(t *testing.T) {
 	if nstest.OutsideAsRoot(t) {
 		return
@@ -81,7 +82,7 @@ func TestAdversaryDelegate(t *testing.T) {
 		return a.Name == "MAC" || a.Name == "every attribute"
 	})
 	for seed := *adversary1; seed < *adversary1+uint64(*adversaries)/2; seed++ {
-		v.random(acts, seed, false) // killed, host-device has a veth die with the netns by way of which it moves it
+		v.random(acts, seed, false) // a killed host-device lets a veth die with the netns through which it moves it
 	}
 }
 
@@ -102,7 +103,7 @@ func (e *env) victim(conf map[string]any) *victim {
 	return v
 }
 
-// each tries each act alone, and returns those that the kernel lets a pod do.
+// each tries each act alone, and returns the acts that the kernel allows.
 func (v *victim) each() (done []adversary.Act) {
 	v.t.Helper()
 	for _, act := range adversary.Acts() {
@@ -141,7 +142,7 @@ func (v *victim) random(acts []adversary.Act, seed uint64, kills bool) {
 		done = append(done, "kill of DEL")
 	}
 	v.del(args)
-	if p.Away() { // the next ADD finishes what DEL could not
+	if p.Away() { // the next ADD finishes the work of DEL
 		if !v.owes(eniA.PCI) {
 			v.t.Errorf("%s: nothing is known of the device in the nested netns", done)
 		}

@@ -97,9 +97,9 @@ func (c *call) since(spec string) bool {
 	return err == nil && later
 }
 
-// validation says what of the input a verb insists on. Runtimes call DEL after
-// every ADD that failed, so DEL and GC make the best of what ADD has refused.
-// DEL needs no text at all where there is a record.
+// validation says which parts of the input a verb insists on. Runtimes call DEL after
+// every failed ADD, so DEL and GC make the best of input that ADD has refused. DEL
+// needs no text at all where there is a record.
 type validation struct{ text, netconf, policy bool }
 
 var (
@@ -135,8 +135,7 @@ type call struct {
 	sys    sysfs.FS
 	host   *link.Handle
 	bootID string
-	// anyPod: the call is for no pod in particular, so that nothing is known of what the
-	// kubelet has allocated.
+	// anyPod: the call is for no particular pod, so the kubelet's allocation is unknown.
 	anyPod bool
 	// target is ADD's netns, open, and in a handle in it; nil in other verbs.
 	target *link.Netns
@@ -195,9 +194,9 @@ func (p *Plugin) run(ctx context.Context, args *skel.CmdArgs, parse parser, v va
 	return verb(c)
 }
 
-// readPolicy reads the node's policy; nil is none. With an error it allows nothing:
-// what is on record needs no leave, and is where its paths say. It is nil then when
-// these are not known either.
+// readPolicy reads the node's policy; nil means that there is none. With an error the
+// policy allows nothing, but its paths still lead to the records, which need no
+// permission. With an error and a nil policy the paths are unknown too.
 func (p *Plugin) readPolicy() (*netconf.Policy, error) {
 	path := p.PolicyPath
 	if path == "" {

@@ -96,8 +96,12 @@ func TestCheck(t *testing.T) {
 	}
 	e := newEnv(t)
 	conf := e.selectA()
-	conf["ipam"] = map[string]any{"type": "static", "addresses": []any{map[string]any{"address": "10.0.2.15/24", "gateway": "10.0.2.1"}, map[string]any{"address": "fd00:2::15/64"}}}
-	conf["routes"] = []any{map[string]any{"dst": "10.9.0.0/16"}, map[string]any{"dst": "fd09::/64", "gw": "fd00:2::1"}, map[string]any{"dst": "10.7.0.0/16", "table": 300}}
+	conf["ipam"] = map[string]any{"type": "static", "addresses": []any{
+		map[string]any{"address": "10.0.2.15/24", "gateway": "10.0.2.1"}, map[string]any{"address": "fd00:2::15/64"},
+	}}
+	conf["routes"] = []any{
+		map[string]any{"dst": "10.9.0.0/16"}, map[string]any{"dst": "fd09::/64", "gw": "fd00:2::1"}, map[string]any{"dst": "10.7.0.0/16", "table": 300},
+	}
 	check := func(change func(*types100.Result, netlink.Link) error) error {
 		args := e.pod(conf)
 		setSysctls(t, args.Netns, "default/keep_addr_on_down=1", "all/keep_addr_on_down=1")

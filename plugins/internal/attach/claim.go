@@ -121,7 +121,7 @@ func (c *call) restarted(a nodestate.Attachment) bool {
 	return a.ContainerID != c.id.ContainerID && a.Pod != "" && a.Pod == c.pod()
 }
 
-// who is an attachment's pod, as this call's pod is to read it.
+// who names an attachment's pod, for a message to this call's pod.
 func (c *call) who(a nodestate.Attachment) string {
 	switch {
 	case a.ContainerID == c.id.ContainerID:
@@ -249,7 +249,8 @@ func (c *call) function(pci device.PCIAddress) (fn sysfs.PCIFunction, err error)
 	case fn.IsEFA():
 		err = refuse(codeUnsupported, "device %s is an Elastic Fabric Adapter, which no pod gets by CNI; select an ENI", pci)
 	case len(fn.VirtFns) > 0 && !c.shares():
-		err = refuse(codeUnsupported, "device %s is a physical function whose %d virtual functions would lose it; select one of these, or write 0 to its sriov_numvfs first",
+		err = refuse(codeUnsupported,
+			"device %s is a physical function whose %d virtual functions would lose it; select one of these, or write 0 to its sriov_numvfs first",
 			pci, len(fn.VirtFns))
 	}
 	return fn, err
@@ -310,7 +311,8 @@ func (c *call) confirmLink(cand candidate, fn sysfs.PCIFunction, alone bool) (li
 	if errors.Is(err, link.ErrUnfit) {
 		return l, &refusal{
 			code: codeTryAgain, err: err,
-			msg: fmt.Sprintf("device %s (%s) has something of an earlier pod that cannot be taken away, tried again with each ADD and by the daemon; unplug and attach the ENI if it lasts", cand.pci, l.Name),
+			msg: fmt.Sprintf("device %s (%s) has something of an earlier pod that cannot be taken away, "+
+				"tried again with each ADD and by the daemon; unplug and attach the ENI if it lasts", cand.pci, l.Name),
 		}
 	}
 	if err != nil || !restored {

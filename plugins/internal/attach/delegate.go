@@ -206,9 +206,8 @@ func (c *call) attachDelegate(d *claimed) (*types100.Result, error) {
 	return result, err
 }
 
-// finishDelegate gives the interface that a delegate has made what the delegate does
-// not: the ENI's addresses, the netconf's routes. At is its place in the result; -1
-// for none.
+// finishDelegate adds the ENI's addresses and the netconf's routes to the interface
+// that a delegate has made. At is the interface's index in the result; -1 for none.
 func (c *call) finishDelegate(d *claimed, l link.Link, result *types100.Result, at int) error {
 	if at < 0 {
 		if d.own != nil || len(c.cfg.Routes) > 0 {
@@ -259,7 +258,8 @@ func reported(result *types100.Result, name string) int {
 }
 
 func noInterface(delegate, name string) error {
-	return refuse(codeUnsupported, "delegate %s reports no interface %s in the container, which could have addresses, routes or an MTU; leave ipam, routes and mtu out", delegate, name)
+	return refuse(codeUnsupported,
+		"delegate %s reports no interface %s in the container, which could have addresses, routes or an MTU; leave ipam, routes and mtu out", delegate, name)
 }
 
 // deviceInfo is the device-info spec 1.1.0's file for a PCI device; readers

@@ -181,8 +181,8 @@ func (c *call) withLeases(dir string, eni device.ENIID, f func(*nodestate.Locked
 	return f(l)
 }
 
-// giveBack ends the leases of an attachment in one ENI. Unused ones need no cool-down:
-// those of an ADD that has not succeeded, which no process of the pod has seen.
+// giveBack ends the leases of an attachment in one ENI. Unused leases need no
+// cool-down: their ADD did not succeed, and no process of the pod has seen them.
 func (c *call) giveBack(dir string, eni device.ENIID, id nodestate.AttachmentID, used bool) error {
 	return c.changeLeases(dir, eni, func(l *nodestate.Leases) bool {
 		return slices.ContainsFunc(l.Leases, func(lease nodestate.Lease) bool { return lease.HeldBy(id) })

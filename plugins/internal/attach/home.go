@@ -64,7 +64,7 @@ func (c *call) moveBack(a nodestate.Attachment) (link.Link, error) {
 	if moved == nil && !a.Device.VF { // which its move has reset
 		l.Name, l.Up = name, up
 		l.Index, err = c.host.Index(name)
-		l.AltNames = slices.DeleteFunc(l.AltNames, func(alt string) bool { // the kernel drops those that the host has in use
+		l.AltNames = slices.DeleteFunc(l.AltNames, func(alt string) bool { // the kernel drops altnames that the host has in use
 			index, err := c.host.Index(alt)
 			return err != nil || index != l.Index
 		})

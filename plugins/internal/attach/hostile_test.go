@@ -44,10 +44,16 @@ func hostileTexts(dataDir string) []string {
 		good + `},"runtimeConfig":{"ipRanges":[],"IPRanges":[[{"subnet":"%[2]s"}]]}`,
 		good + `},"args":{"cni":{"x":"%[2]s","X":"%[2]s"}}`,
 	}
-	for _, key := range []string{"resolvConf", "subnet", "routes", "gateway", "addresses", "dns", "daemonSocketPath", "provide", "log_file", "configuration_path", "kubernetes", "kubeconfig", "exclude"} {
+	for _, key := range []string{
+		"resolvConf", "subnet", "routes", "gateway", "addresses", "dns", "daemonSocketPath", "provide",
+		"log_file", "configuration_path", "kubernetes", "kubeconfig", "exclude",
+	} {
 		odd := strings.NewReplacer("k", "\u212a", "s", "\u017f").Replace(key) // Kelvin sign, long s
 		for _, other := range []string{key, strings.ToUpper(key), odd, strings.ToTitle(key[:1]) + key[1:]} {
-			for _, form := range []string{`,%q:"%%[2]s",%q:"%%[3]s"}`, `,"x":[{"y":{%q:"%%[2]s",%q:{}}}]}`, `},"delegate":{"type":"%%[1]s","deviceField":"device",%q:"%%[2]s",%q:1}`} {
+			for _, form := range []string{
+				`,%q:"%%[2]s",%q:"%%[3]s"}`, `,"x":[{"y":{%q:"%%[2]s",%q:{}}}]}`,
+				`},"delegate":{"type":"%%[1]s","deviceField":"device",%q:"%%[2]s",%q:1}`,
+			} {
 				out = append(out, good+fmt.Sprintf(form, key, other), good+fmt.Sprintf(form, other, key))
 			}
 		}
@@ -102,7 +108,8 @@ func TestHostilePaths(t *testing.T) {
 	}
 	e := newEnv(t)
 	policy, err := json.Marshal(map[string]any{
-		"schemaVersion": 1, "binDir": e.path, "ipam": []string{"host-local"}, "dataDir": e.file("records"), "inventory": e.file("inventory.json"), "sysfs": e.node.Sysfs,
+		"schemaVersion": 1, "binDir": e.path, "ipam": []string{"host-local"}, "dataDir": e.file("records"),
+		"inventory": e.file("inventory.json"), "sysfs": e.node.Sysfs,
 	})
 	must(t, err)
 	must(t, os.WriteFile(e.file("policy.json"), policy, 0o644))

@@ -85,12 +85,11 @@ func (c *call) inPod(a nodestate.Attachment) bool {
 	return !errors.Is(err, link.ErrNotFound)
 }
 
-// netnsForDelegate returns a path of the netns for a delegate's DEL, which takes the
-// interface CNI_IFNAME for its own: "" unless that is the attachment's. One that the
-// pod has renamed gets its name back. Where the delegate cannot take it, because the
-// pod has given that name to another interface or the netns has no path any more, one
-// that several pods share the device by is deleted here, and any other is brought home
-// by returnLink.
+// netnsForDelegate returns a path of the netns for a delegate's DEL, or "". DEL takes
+// the interface CNI_IFNAME for its own, so that must be the attachment's: one that the
+// pod has renamed gets its name back. If another interface has the name, or the netns
+// has no path any more, an interface on a shared device is deleted here. Any other is
+// brought home by returnLink.
 func (c *call) netnsForDelegate(a nodestate.Attachment) (path string, err error) {
 	if a.Device.Link == nil { // a userspace device has no interface to be taken for another
 		if c.alive(a) {

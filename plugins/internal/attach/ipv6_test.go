@@ -50,8 +50,8 @@ func sysctls(t *testing.T, netns string, paths ...string) map[string]string {
 	return out
 }
 
-// TestIPv6AsReference: a pod that had IPv6 switched off gets a usable address, as by
-// host-device of the reference project: its own traffic goes by lo, and the address
+// TestIPv6AsReference: a pod that had IPv6 switched off gets a usable address, as with
+// the reference project's host-device. Its own traffic goes by lo, and the address
 // outlives the link's being down.
 func TestIPv6AsReference(t *testing.T) {
 	if nstest.Outside(t) {
@@ -147,7 +147,8 @@ func (e *env) hearRouter(args *skel.CmdArgs) (learned bool) {
 		}
 	}
 	for _, line := range tables(e.t, args.Netns) {
-		learned = learned || strings.Contains(line, " ::/0 ") && strings.Contains(line, fmt.Sprintf(" proto %d ", unix.RTPROT_RA)) && strings.Contains(line+" ", " dev "+args.IfName+" ")
+		learned = learned || strings.Contains(line, " ::/0 ") && strings.Contains(line, fmt.Sprintf(" proto %d ", unix.RTPROT_RA)) &&
+			strings.Contains(line+" ", " dev "+args.IfName+" ")
 	}
 	return learned
 }
@@ -169,8 +170,9 @@ func TestRouterAdvertisements(t *testing.T) {
 	for _, host := range []string{"eth1", "eth2", "ens12", "default"} { // else these serve the node itself
 		must(t, os.WriteFile("/proc/sys/net/ipv6/conf/"+host+"/accept_ra", []byte("0"), 0o644))
 	}
-	static := map[string]any{"type": "static", "addresses": []any{map[string]any{"address": "10.0.2.15/24"}, map[string]any{"address": "fd00:2::15/64", "gateway": "fd00:2::1"}},
-		"routes": []any{map[string]any{"dst": "::/0"}}}
+	static := map[string]any{"type": "static", "addresses": []any{
+		map[string]any{"address": "10.0.2.15/24"}, map[string]any{"address": "fd00:2::15/64", "gateway": "fd00:2::1"},
+	}, "routes": []any{map[string]any{"dst": "::/0"}}}
 	eniIPAM := func(families ...string) map[string]any {
 		return map[string]any{"type": "eni-ipam", "families": families, "dataDir": e.file("leases")}
 	}

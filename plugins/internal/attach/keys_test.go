@@ -39,8 +39,8 @@ type keyOfNetconf struct {
 	value any
 }
 
-// keysOfNetconf are all keys that a netconf may have: those of the reference, and
-// those that runtimes inject.
+// keysOfNetconf returns all keys that a netconf may have: keys of the reference, and
+// keys that runtimes inject.
 func keysOfNetconf(e *env) []keyOfNetconf {
 	route := []any{map[string]any{"dst": "10.77.0.0/16", "gw": "10.0.2.77"}}
 	return []keyOfNetconf{
@@ -48,18 +48,21 @@ func keysOfNetconf(e *env) []keyOfNetconf {
 		{"dns", "", map[string]any{"nameservers": []string{"10.0.0.2"}}},
 		{"prevResult", "", map[string]any{"cniVersion": "1.1.0", "interfaces": []any{map[string]any{"name": "eth0", "sandbox": "/x"}}}},
 		{"deviceID", "", eniB.PCI}, {"pciBusID", "", eniB.PCI}, {"select", "", map[string]any{"nodeENI": "none"}},
-		{"delegate", "", map[string]any{"type": "vlan", "vlanId": 5}}, {"ipam", "", map[string]any{"type": "static", "addresses": []any{map[string]any{"address": "10.0.2.66/24"}}}},
+		{"delegate", "", map[string]any{"type": "vlan", "vlanId": 5}},
+		{"ipam", "", map[string]any{"type": "static", "addresses": []any{map[string]any{"address": "10.0.2.66/24"}}}},
 		{"dataDir", "", e.file("records2")}, {"inventory", "", e.file("none.json")}, {"sysfs", "", e.file("none")}, {"logFile", "", e.file("log2")},
 
 		{"nodeENI", "select", "none"}, {"eniID", "select", "eni-0000000f"}, {"mac", "select", foreignMAC}, {"subnetID", "select", "subnet-0000000f"},
 		{"pciAddress", "select", "0000:00:1f.0"}, {"resourceName", "select", "intel.com/x"},
 
-		{"addresses", "ipam", "all"}, {"families", "ipam", []string{"ipv6"}}, {"routes", "ipam", route}, {"coolDown", "ipam", 3000}, {"dataDir", "ipam", e.file("leases2")},
+		{"addresses", "ipam", "all"}, {"families", "ipam", []string{"ipv6"}}, {"routes", "ipam", route}, {"coolDown", "ipam", 3000},
+		{"dataDir", "ipam", e.file("leases2")},
 
 		{"deviceID", "runtimeConfig", eniB.PCI}, {"CNIDeviceInfoFile", "runtimeConfig", e.file("info.json")}, {"mac", "runtimeConfig", foreignMAC},
 		{"ips", "runtimeConfig", []string{"10.0.2.17/24"}}, {"ipRanges", "runtimeConfig", []any{[]any{map[string]any{"subnet": "10.0.3.0/24"}}}},
 		{"bandwidth", "runtimeConfig", map[string]any{"ingressRate": 1}}, {"portMappings", "runtimeConfig", []any{map[string]any{"hostPort": 80}}},
-		{"infinibandGUID", "runtimeConfig", "x"}, {"dns", "runtimeConfig", map[string]any{"servers": []string{"10.0.0.2"}}}, {"aliases", "runtimeConfig", []string{"a"}},
+		{"infinibandGUID", "runtimeConfig", "x"}, {"dns", "runtimeConfig", map[string]any{"servers": []string{"10.0.0.2"}}},
+		{"aliases", "runtimeConfig", []string{"a"}},
 
 		{"mac", "args.cni", foreignMAC}, {"ips", "args.cni", []string{"10.0.2.17/24"}},
 		{"MAC", "CNI_ARGS", foreignMAC}, {"IP", "CNI_ARGS", "10.0.2.17/24"}, {"GATEWAY", "CNI_ARGS", "10.0.2.7"}, {"K8S_POD_NAME", "CNI_ARGS", "another"},
@@ -72,7 +75,8 @@ var withoutEffect = map[string]string{
 	"type":     "says which plugin the runtime runs",
 	"logLevel": "says what is logged: TestLog",
 	"args":     "has keys for several plugins: args.cni.mac and args.cni.ips are multi-eni's", "runtimeConfig": "has the capabilities, one by one",
-	"capabilities": "is the runtime's", "cniVersions": "is the runtime's", "disableCheck": "is the runtime's", "disableGC": "is the runtime's", "loadOnlyInlinedPlugins": "is the runtime's",
+	"capabilities": "is the runtime's", "cniVersions": "is the runtime's", "disableCheck": "is the runtime's",
+	"disableGC": "is the runtime's", "loadOnlyInlinedPlugins": "is the runtime's",
 }
 
 // TestKeysOfNetconfAreAll: the table above has every key of the reference and every
@@ -185,7 +189,7 @@ func (w way) applies(k keyOfNetconf) bool {
 type likeness struct {
 	invoke.Exec
 	hostDevice string
-	// got is what a plugin that nobody knows has been handed.
+	// got is the input of a plugin that multi-eni does not know.
 	got string
 }
 
@@ -239,7 +243,9 @@ func (f *likeness) ExecPlugin(ctx context.Context, path string, stdin []byte, en
 		} else {
 			f.got = string(stdin) + env["CNI_ARGS"]
 		}
-		text, err := json.Marshal(map[string]any{"cniVersion": conf.CNIVersion, "name": conf.Name, "type": "host-device", "device": device, "ipam": conf.IPAM, "dns": conf.DNS})
+		text, err := json.Marshal(map[string]any{
+			"cniVersion": conf.CNIVersion, "name": conf.Name, "type": "host-device", "device": device, "ipam": conf.IPAM, "dns": conf.DNS,
+		})
 		if err != nil {
 			return nil, err
 		}
@@ -344,8 +350,8 @@ func (e *env) inNetns(path string) *link.Handle {
 	return h
 }
 
-// TestEveryKeyHasAnEffect: in every way in which a pod gets a device, each key
-// that is accepted changes what can be seen, or is refused.
+// TestEveryKeyHasAnEffect: however a pod gets a device, each accepted key has a
+// visible effect or is refused.
 func TestEveryKeyHasAnEffect(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -358,7 +364,9 @@ func TestEveryKeyHasAnEffect(t *testing.T) {
 	dpdk.InterfaceName, dpdk.Driver = "", vfio.Driver
 	e.inv.Devices = append(e.inv.Devices, dpdk, row(vf, "vf"))
 	for i := range e.inv.Devices {
-		e.inv.Devices[i].Addresses = []netip.Prefix{mustPrefix("10.0.2.15/24"), mustPrefix("10.0.2.16/24"), mustPrefix("10.0.2.17/24"), mustPrefix("fd00:2::15/64"), mustPrefix("fd00:2::16/64")}
+		e.inv.Devices[i].Addresses = []netip.Prefix{
+			mustPrefix("10.0.2.15/24"), mustPrefix("10.0.2.16/24"), mustPrefix("10.0.2.17/24"), mustPrefix("fd00:2::15/64"), mustPrefix("fd00:2::16/64"),
+		}
 	}
 	e.writeInventory()
 	e.path = copyBinaries(t, e, "macvlan", "host-device", "host-local", "static")

@@ -143,7 +143,7 @@ func TestSpoiltLeasesAndRecord(t *testing.T) {
 	}
 }
 
-// TestRebuildTwice: a writer that dies between its steps leaves what can be rebuilt.
+// TestRebuildTwice: after a writer dies between its steps, the leases can be rebuilt.
 func TestRebuildTwice(t *testing.T) {
 	d := nodestate.LeaseDir(t.TempDir())
 	const boot, eni = "2f1f3a52-0000-4000-8000-00000000000b", device.ENIID("eni-0a1b2c3d4e5f60001")
@@ -154,7 +154,10 @@ func TestRebuildTwice(t *testing.T) {
 		_ = os.Remove(path + ".corrupt")
 		must(t, os.Link(path, path+".corrupt")) // as a killed writer leaves it
 		l, err := d.Rebuild(t.Context(), boot, eni, func() ([]nodestate.Lease, error) {
-			return []nodestate.Lease{{Address: mustPrefix("10.0.2.16/24").Addr(), State: nodestate.LeaseHeld, AttachmentID: nodestate.AttachmentID{ContainerID: "c1", IfName: "net1"}}}, nil
+			return []nodestate.Lease{{
+				Address: mustPrefix("10.0.2.16/24").Addr(), State: nodestate.LeaseHeld,
+				AttachmentID: nodestate.AttachmentID{ContainerID: "c1", IfName: "net1"},
+			}}, nil
 		})
 		must(t, err)
 		l.Close()

@@ -32,8 +32,8 @@ func (e *env) ipamScript(script string) {
 	})
 }
 
-// TestPluginOfAKilledADD: what an IPAM plugin, or what that has started, writes
-// after multi-eni was killed, is waited for.
+// TestPluginOfAKilledADD: after multi-eni is killed, other verbs wait until its IPAM
+// plugin and that plugin's children have written.
 func TestPluginOfAKilledADD(t *testing.T) {
 	if nstest.Outside(t) {
 		return

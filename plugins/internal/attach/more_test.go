@@ -359,7 +359,8 @@ func TestUnusablePolicy(t *testing.T) {
 	file := e.file("policy.json")
 	write := func(more map[string]any) {
 		policy := map[string]any{
-			"schemaVersion": 1, "binDir": e.path, "ipam": []string{"host-local"}, "dataDir": e.file("records"), "inventory": e.file("inventory.json"), "sysfs": e.node.Sysfs,
+			"schemaVersion": 1, "binDir": e.path, "ipam": []string{"host-local"}, "dataDir": e.file("records"),
+			"inventory": e.file("inventory.json"), "sysfs": e.node.Sysfs,
 		}
 		maps.Copy(policy, more)
 		data, err := json.Marshal(policy)
@@ -406,8 +407,8 @@ func TestUnusablePolicy(t *testing.T) {
 	}
 }
 
-// TestUnreadableRecord: a record that cannot be read is not forgotten while nobody
-// knows what its pod has.
+// TestUnreadableRecord: multi-eni keeps a record that it cannot read while nothing
+// else tells which device its pod has.
 func TestUnreadableRecord(t *testing.T) {
 	if nstest.Outside(t) {
 		return

@@ -69,7 +69,9 @@ func ways(e *env) map[string]map[string]any {
 	leasing := e.sharing(map[string]any{"coolDown": 0}, "10.0.2.15/24", "10.0.2.16/24")
 	hostDevice := e.selectA()
 	hostDevice["delegate"] = map[string]any{"type": "host-device", "deviceField": "device"}
-	macvlan := map[string]any{"select": leasing["select"], "delegate": leasing["delegate"], "ipam": map[string]any{"type": "host-local", "dataDir": e.file("ipam"), "subnet": "10.0.2.0/24"}}
+	macvlan := map[string]any{"select": leasing["select"], "delegate": leasing["delegate"], "ipam": map[string]any{
+		"type": "host-local", "dataDir": e.file("ipam"), "subnet": "10.0.2.0/24",
+	}}
 	return map[string]map[string]any{"exclusive": e.selectA(), "host-device": hostDevice, "macvlan": macvlan, "macvlan, eni-ipam": leasing}
 }
 
@@ -223,7 +225,7 @@ func TestNetnsUnderAnotherPath(t *testing.T) {
 	}
 }
 
-// forget takes what an older version did not record out of a record.
+// forget removes from a record the field that older versions did not write.
 func forget(t *testing.T, e *env, args *skel.CmdArgs) {
 	t.Helper()
 	r, err := e.records().Lock(t.Context(), nodestate.AttachmentID{ContainerID: args.ContainerID, IfName: args.IfName})
@@ -342,7 +344,9 @@ func TestAllocatedByTheKubelet(t *testing.T) {
 	e.writeInventory()
 	d := e.inv.Devices[0]
 	for name, v := range map[string]any{"nodeENI": "a", "eniID": d.ENIID, "mac": d.MAC, "pciAddress": d.PCIAddress} {
-		for way, conf := range map[string]map[string]any{"": {}, "ipvlan": {"delegate": map[string]any{"type": "ipvlan"}}, "host-device": {"delegate": map[string]any{"type": "host-device"}}} {
+		for way, conf := range map[string]map[string]any{
+			"": {}, "ipvlan": {"delegate": map[string]any{"type": "ipvlan"}}, "host-device": {"delegate": map[string]any{"type": "host-device"}},
+		} {
 			conf["select"] = map[string]any{name: v}
 			e.refused("ADD", e.pod(conf), 103, d.PCIAddress.String(), "intel.com/sriov_a", "limits", "k8s.v1.cni.cncf.io/resourceName")
 			if t.Failed() {
@@ -360,8 +364,8 @@ func TestAllocatedByTheKubelet(t *testing.T) {
 	e.del(other)
 }
 
-// TestOneModePerDevice: a pod does not change what the kernel keeps once for all
-// pods on a device, and is told before the delegate runs into the kernel's refusal.
+// TestOneModePerDevice: a pod cannot change a setting that the kernel keeps once per
+// device. ADD says so before the delegate runs into the kernel's refusal.
 func TestOneModePerDevice(t *testing.T) {
 	if nstest.Outside(t) {
 		return

@@ -22,11 +22,10 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// referenceCase is a case of the reference project's own tests for host-device, macvlan
-// or ipvlan, by its title there: either with the function that runs the like of it
-// against multi-eni, in each version, or with the reason why there is no such thing.
-// The reference runs some with the master in the container too (linkInContainer); our
-// devices are the host's.
+// referenceCase is one of the reference project's own tests for host-device, macvlan
+// or ipvlan, by its title there. Run does the same to multi-eni, in each version;
+// without it, reason says why there is no such thing. The reference runs some with the
+// master in the container too (linkInContainer); our devices are the host's.
 type referenceCase struct {
 	title  string
 	run    func(*env, string)
@@ -50,7 +49,8 @@ var referenceCases = map[string][]referenceCase{
 		{title: "[%s] configures and deconfigures a macvlan link with ADD/CHECK/DEL", run: sharedCase("macvlan", "macvl0", hostLocalRanges)},
 		{title: "[%s] configures and deconfigures a l2 macvlan link with ADD/DEL", run: sharedCase("macvlan", "macvl0", nil)},
 		{title: "[%s] deconfigures an unconfigured macvlan link with DEL", run: unconfiguredCase("macvlan")},
-		{title: "[%s] configures and deconfigures a macvlan link with ADD/DEL, without master config", reason: "multi-eni names the master, which select finds, and never takes the device with the default route"},
+		{title: "[%s] configures and deconfigures a macvlan link with ADD/DEL, without master config",
+			reason: "multi-eni names the master, which select finds, and never takes the device with the default route"},
 		{title: "[%s] configures and deconfigures l2 macvlan link with mac address (from CNI_ARGS) with ADD/DEL", run: (*env).caseMACOfArgs},
 		{title: "[%s] configures and deconfigures l2 macvlan link with mac address (from RuntimeConfig) with ADD/DEL", run: (*env).caseMACOfRuntime},
 	},
@@ -59,7 +59,8 @@ var referenceCases = map[string][]referenceCase{
 		{title: "[%s] configures and deconfigures an iplvan link with ADD/DEL", run: sharedCase("ipvlan", "ipvl0", hostLocal)},
 		{title: "[%s] configures and deconfigures an iplvan link with ADD/DEL when chained", run: (*env).caseChained},
 		{title: "[%s] deconfigures an unconfigured ipvlan link with DEL", run: unconfiguredCase("ipvlan")},
-		{title: "[%s] configures and deconfigures a ipvlan link with ADD/DEL, without master config", reason: "multi-eni names the master, which select finds, and never takes the device with the default route"},
+		{title: "[%s] configures and deconfigures a ipvlan link with ADD/DEL, without master config",
+			reason: "multi-eni names the master, which select finds, and never takes the device with the default route"},
 	},
 }
 
@@ -197,7 +198,8 @@ func static(address, gateway string) map[string]any {
 
 func (e *env) caseWithIPAM(ver string) {
 	for _, delegate := range []any{nil, map[string]any{"type": "host-device", "deviceField": "device"}} {
-		args := e.pod(map[string]any{"cniVersion": ver, "select": map[string]any{"nodeENI": "a"}, "delegate": delegate, "ipam": static("10.10.0.1/24", "10.10.0.254")})
+		args := e.pod(map[string]any{"cniVersion": ver, "select": map[string]any{"nodeENI": "a"}, "delegate": delegate,
+			"ipam": static("10.10.0.1/24", "10.10.0.254")})
 		e.sameDevice(args, e.life(ver, args), eniA.MAC)
 		e.hasAddress(args, "10.10.0.1/24")
 		e.del(args)
@@ -342,7 +344,8 @@ func (e *env) asksForMAC(ver, cniArgs string, more map[string]any) {
 func (e *env) caseChained(ver string) {
 	prev := map[string]any{"cniVersion": ver, "interfaces": []any{map[string]any{"name": "ens12"}},
 		"ips": []any{map[string]any{"version": "4", "address": "10.1.2.2/24", "gateway": "10.1.2.1", "interface": 0}}, "routes": []any{}}
-	args := e.pod(map[string]any{"cniVersion": ver, "select": map[string]any{"nodeENI": "shared"}, "delegate": map[string]any{"type": "ipvlan"}, "prevResult": prev})
+	args := e.pod(map[string]any{"cniVersion": ver, "select": map[string]any{"nodeENI": "shared"}, "delegate": map[string]any{"type": "ipvlan"},
+		"prevResult": prev})
 	if !e.makes("ipvlan", args) {
 		return
 	}

@@ -121,11 +121,10 @@ func (c *call) alive(a nodestate.Attachment) bool {
 	return a.BootID == c.bootID && link.Probe(a.Netns) == link.Alive
 }
 
-// returnLink brings the device's link, which it had when it was attached, back
-// to the host and gives it back what it had. A device that is gone needs
-// nothing. Once the link is in the host the device is free: what it cannot be given
-// back now waits in a restore record, as does a link that a dying netns has not
-// given back within returnWait.
+// returnLink brings the link that the device had at ADD back to the host, and restores
+// its settings. A device that is gone needs nothing. Once the link is in the host the
+// device is free. A restore record stays for settings that cannot be restored now, and
+// for a link that a dying netns has not given back within returnWait.
 func (c *call) returnLink(a nodestate.Attachment, lock claimLock) error {
 	unlock, err := c.lockClaim(a.Device.PCIAddress, lock)
 	if err != nil {
@@ -208,14 +207,15 @@ func present(err error) error {
 	return err
 }
 
-// otherVersion refuses to forget, or to guess, what another version has done.
+// otherVersion refuses to forget or to guess another version's work.
 func otherVersion(err error) error {
-	return &refusal{code: codeInternal, msg: "the attachment's record is of another version of multi-eni; install that one to release it, or remove the file once its device is free", err: err}
+	return &refusal{code: codeInternal, err: err,
+		msg: "the attachment's record is of another version of multi-eni; install that one to release it, or remove the file once its device is free"}
 }
 
-// delWithoutRecord releases what can be told from the netconf: leases, and the
-// interface CNI_IFNAME when its MAC or PCI parent proves that it is a device of the
-// inventory that the netconf means.
+// delWithoutRecord releases all that the netconf identifies: leases, and the interface
+// CNI_IFNAME. The MAC or PCI parent of the interface must prove that it is a device of
+// the inventory that the netconf means.
 func (c *call) delWithoutRecord() error {
 	if c.lost != nil { // the record may be where the policy says that it is
 		return errors.Join(c.lost, c.giveBackAnywhere(c.id))
@@ -250,10 +250,10 @@ func (c *call) delUnrecordedIPAM() error {
 	return c.pluginRun("DEL", &nodestate.Delegation{Type: c.cfg.IPAM.Type, Config: conf}, c.own())
 }
 
-// returnUnrecorded brings the device of an attachment home that has no record, if it
-// is not at home, where a pod's own link may only have its MAC, and if the other
-// records leave room for it: paths of netns are reused, and so the container may be
-// another one by now, which has the device.
+// returnUnrecorded brings home the device of an attachment that has no record. It
+// leaves a device that is at home: the pod's link then only has the same MAC. It also
+// leaves it when another record has the device, or another container's record the
+// netns: paths of netns are reused, so that container may have the device by now.
 func (c *call) returnUnrecorded(a nodestate.Attachment) error {
 	unlock, err := c.lockClaim(a.Device.PCIAddress, claimLockFree)
 	if err != nil {
@@ -272,7 +272,8 @@ func (c *call) returnUnrecorded(a nodestate.Attachment) error {
 		return err
 	}
 	for _, o := range records {
-		if o.AttachmentID != a.AttachmentID && o.Holds(c.bootID) && (o.Device.PCIAddress == a.Device.PCIAddress || o.ContainerID != a.ContainerID && o.Netns.Same(a.Netns)) {
+		if o.AttachmentID != a.AttachmentID && o.Holds(c.bootID) &&
+			(o.Device.PCIAddress == a.Device.PCIAddress || o.ContainerID != a.ContainerID && o.Netns.Same(a.Netns)) {
 			c.log.WithField("device", a.Device.PCIAddress).Warnf("leaving the device to %s", holder(o))
 			return nil
 		}

@@ -11,8 +11,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// readRequests adds to the netconf's requests those of CNI_ARGS, which must agree
-// with it, and refuses one that nobody carries out.
+// readRequests adds the requests of CNI_ARGS to the netconf's. It refuses a request
+// that differs from the netconf's, or that nobody carries out.
 func (c *call) readRequests() error {
 	bad := func(err error) error { return &refusal{code: codeEnvironment, msg: "CNI_ARGS", err: err} }
 	if err := c.cfg.CheckArgs(c.env); err != nil {
@@ -64,12 +64,13 @@ func (c *call) refuseMAC(d *claimed) error {
 func (c *call) gotMAC(d *claimed, l link.Link, result *types100.Result, at int) error {
 	var got device.MAC
 	if got = l.MAC; l.Index == 0 && at >= 0 {
-		got, _ = device.ParseMAC(result.Interfaces[at].Mac) // what is none is not the wanted one
+		got, _ = device.ParseMAC(result.Interfaces[at].Mac) // text that is no MAC differs from the wanted one
 	}
 	if c.cfg.MAC == "" || got == c.cfg.MAC {
 		return nil
 	}
-	return refuse(codeUnsupported, "MAC %s was asked for, but delegate %s gave %q; leave it out, or take a delegate that gives it", c.cfg.MAC, d.Delegate.Type, got)
+	return refuse(codeUnsupported, "MAC %s was asked for, but delegate %s gave %q; leave it out, or take a delegate that gives it",
+		c.cfg.MAC, d.Delegate.Type, got)
 }
 
 // gotAddresses says whether the addresses that were asked for are in a result.

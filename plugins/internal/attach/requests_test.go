@@ -110,8 +110,8 @@ func TestMTUBehindHostDevice(t *testing.T) {
 	}
 }
 
-// TestRequestedAddress: an IPAM plugin that does not give the address that was asked
-// for fails the attachment, and what it has given goes back.
+// TestRequestedAddress: ADD fails when an IPAM plugin does not give the requested
+// address, and releases the one that it gave.
 func TestRequestedAddress(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -119,7 +119,8 @@ func TestRequestedAddress(t *testing.T) {
 	e := newEnv(t)
 	e.path = e.script("stubborn", `[ $CNI_COMMAND = ADD ] && echo '{"cniVersion":"1.1.0","ips":[{"address":"10.0.2.9/24"}]}'; exit 0`)
 	before := e.snapshot()
-	conf := map[string]any{"select": map[string]any{"nodeENI": "a"}, "ipam": map[string]any{"type": "stubborn"}, "runtimeConfig": map[string]any{"ips": []string{"10.0.2.8/24"}}}
+	conf := map[string]any{"select": map[string]any{"nodeENI": "a"}, "ipam": map[string]any{"type": "stubborn"},
+		"runtimeConfig": map[string]any{"ips": []string{"10.0.2.8/24"}}}
 	args := e.pod(conf)
 	e.refused("ADD", args, 102, "10.0.2.8 was asked for", "10.0.2.9/24")
 	e.unchanged(before, "an address that was not given")

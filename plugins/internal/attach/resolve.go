@@ -102,8 +102,9 @@ func (c *call) refuseRow(d nodestate.Device) error {
 	case d.Phase == nodestate.PhasePending:
 		return refuse(codeTryAgain, "%s is declared but not ready yet; multi-enid status says why", describe(d))
 	case d.ResourceName != "" && !named && !c.anyPod:
-		return refuse(codeNotAllocated, "%s is of resource %s, which the kubelet allocates, and the runtime passed no deviceID; request the resource in the pod's limits, "+
-			"and give the network attachment definition the annotation k8s.v1.cni.cncf.io/resourceName: %[2]s", describe(d), d.ResourceName)
+		return refuse(codeNotAllocated,
+			"%s is of resource %s, which the kubelet allocates, and the runtime passed no deviceID; request the resource in the pod's limits, "+
+				"and give the network attachment definition the annotation k8s.v1.cni.cncf.io/resourceName: %[2]s", describe(d), d.ResourceName)
 	}
 	if c.anyPod {
 		return nil

@@ -10,9 +10,9 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// networkStatus is the annotation's part of one interface that Multus makes of a result
-// (CreateNetworkStatuses of network-attachment-definition-client v1.7.6): each in-pod
-// interface with its MAC and MTU, the addresses that name it by their index, and the
+// networkStatus is one interface in the annotation that Multus makes of a result
+// (CreateNetworkStatuses of network-attachment-definition-client v1.7.6). Each in-pod
+// interface has its MAC and MTU, the addresses that name it by their index, and the
 // gateways of the default routes.
 type networkStatus struct {
 	Interface, Mac string

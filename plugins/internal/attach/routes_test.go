@@ -196,8 +196,8 @@ func tables(t *testing.T, netns string) (lines []string) {
 	return lines
 }
 
-// repeats says whether two routes are the very same once the addresses' gateways are
-// filled in: the reference fails at the second, which we have no reason to.
+// repeats says whether two routes are the same once the addresses' gateways are filled
+// in. The reference fails at the second one; multi-eni need not.
 func (s *scene) repeats() bool {
 	var seen []wire
 	for _, w := range s.all() {
@@ -261,12 +261,11 @@ func (e *env) reference(verb string, args *skel.CmdArgs, conf map[string]any) (*
 	return types100.NewResultFromResult(r)
 }
 
-// TestRoutesAsReference: random routes of an attachment against random routes of its
-// pod, with multi-eni and with host-device of the reference project. Both succeed or
-// both fail; the results and the kernel's tables are the same; CHECK agrees; and a
-// failed ADD, or a DEL, leaves the pod's own routes as they were. Three differences are meant: routes
-// of the result have the gateway that the kernel has; and those of repeats and
-// reaches.
+// TestRoutesAsReference: random routes of an attachment meet random routes of its pod,
+// with multi-eni and with the reference project's host-device. Both succeed or both
+// fail, with the same results and kernel tables. CHECK agrees. A failed ADD, or a DEL,
+// leaves the pod's own routes as they were. Three differences are meant: our result
+// has the kernel's gateways; the others are repeats and reaches.
 func TestRoutesAsReference(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -486,7 +485,8 @@ func TestRouteKeys(t *testing.T) {
 		map[string]any{"dst": "10.7.0.0/16", "scope": 253},
 		map[string]any{"dst": "fd08::/64"}, // no address of the family has one
 	}, "ipam": map[string]any{"type": "static", "addresses": []any{
-		map[string]any{"address": "10.0.2.15/24", "gateway": "10.0.2.1"}, map[string]any{"address": "10.0.3.15/24", "gateway": "10.0.3.1"}, map[string]any{"address": "fd00:2::15/64"},
+		map[string]any{"address": "10.0.2.15/24", "gateway": "10.0.2.1"}, map[string]any{"address": "10.0.3.15/24", "gateway": "10.0.3.1"},
+		map[string]any{"address": "fd00:2::15/64"},
 	}, "routes": []any{map[string]any{"dst": "10.6.0.0/16"}}}}
 	args := e.pod(conf)
 	result := e.add(args)
@@ -526,15 +526,21 @@ func TestUndoSparesThePodsRoutes(t *testing.T) {
 	}
 	e := newEnv(t)
 	s := scene{Pod: []wire{
-		{Dst: "0.0.0.0/0", GW: "10.1.0.1"}, {Dst: "10.9.0.0/16", GW: "10.1.0.1"}, {Dst: "10.0.2.0/24"}, {Dst: "::/0", GW: "fd00:1::1"}, {Dst: "fd09::/64", GW: "fe80::2", Table: 300},
+		{Dst: "0.0.0.0/0", GW: "10.1.0.1"}, {Dst: "10.9.0.0/16", GW: "10.1.0.1"}, {Dst: "10.0.2.0/24"}, {Dst: "::/0", GW: "fd00:1::1"},
+		{Dst: "fd09::/64", GW: "fe80::2", Table: 300},
 	}}
 	exclusive, shared := e.selectA(), e.shared()
 	nic, err := netlink.LinkByName("ens12")
 	must(t, err)
 	must(t, netlink.LinkSetUp(nic))
 	for _, conf := range []map[string]any{exclusive, shared} {
-		conf["ipam"] = map[string]any{"type": "static", "addresses": []any{map[string]any{"address": "10.0.2.15/24", "gateway": "10.0.2.1"}, map[string]any{"address": "fd00:2::15/64", "gateway": "fd00:2::1"}}}
-		conf["routes"] = []any{map[string]any{"dst": "0.0.0.0/0"}, map[string]any{"dst": "10.9.0.0/16"}, map[string]any{"dst": "::/0"}, map[string]any{"dst": "fd09::/64", "table": 300}}
+		conf["ipam"] = map[string]any{"type": "static", "addresses": []any{
+			map[string]any{"address": "10.0.2.15/24", "gateway": "10.0.2.1"}, map[string]any{"address": "fd00:2::15/64", "gateway": "fd00:2::1"},
+		}}
+		conf["routes"] = []any{
+			map[string]any{"dst": "0.0.0.0/0"}, map[string]any{"dst": "10.9.0.0/16"}, map[string]any{"dst": "::/0"},
+			map[string]any{"dst": "fd09::/64", "table": 300},
+		}
 		args := e.pod(conf)
 		s.furnish(t, args.Netns)
 		before := tables(t, args.Netns)

@@ -86,9 +86,10 @@ func (c *call) agree(pci device.PCIAddress, records []nodestate.Attachment, alon
 	return nil
 }
 
-// refuseLeased refuses to give an ENI to one pod while others have leased addresses
-// of it. Those that have it through multi-eni have records too, and do not get so
-// far; these have it through other plugins that run eni-ipam. Hold the claim lock.
+// refuseLeased refuses to give an ENI to one pod while others have leased addresses of
+// it. Pods that lease through multi-eni have records too, which the caller checks
+// first. Leases found here came through other plugins that run eni-ipam. Hold the
+// claim lock.
 func (c *call) refuseLeased(cand candidate) error {
 	if c.shares() || cand.row == nil {
 		return nil

@@ -78,7 +78,9 @@ func TestStandalone(t *testing.T) {
 
 	// host-device has the ENI alone: its primary address, by the PCI address; and
 	// ipam.select names an ENI where nothing else does.
-	whole := pod(map[string]any{"type": "host-device", "device": "eth1", "ipam": map[string]any{"type": "eni-ipam", "dataDir": ipam["dataDir"], "inventory": ipam["inventory"]}})
+	whole := pod(map[string]any{"type": "host-device", "device": "eth1", "ipam": map[string]any{
+		"type": "eni-ipam", "dataDir": ipam["dataDir"], "inventory": ipam["inventory"],
+	}})
 	if r, code, msg := runBinary(t, e.file("bin", "host-device"), "ADD", whole); code != 0 || !slices.Equal(addresses(r), []string{"10.0.2.25/24"}) {
 		t.Errorf("host-device: %v, code %d: %s", r, code, msg)
 	}

@@ -104,7 +104,7 @@ func (e *env) status(t *testing.T) {
 	holder := e.pod(conf)
 	e.add(holder)
 	e.refused("STATUS", shared(), 50, "none of the 1 ipv4 addresses")
-	must(t, nstest.DeleteNetns(holder.Netns)) // what a dead pod has is free, or will be
+	must(t, nstest.DeleteNetns(holder.Netns)) // a dead pod's address is free, or will be
 	e.del(holder)
 
 	bare := map[string]any{"dataDir": nil, "inventory": nil, "sysfs": nil, "logFile": nil}

@@ -79,8 +79,8 @@ func (c *call) assigned(fn sysfs.PCIFunction) (*nodestate.VFState, error) {
 	return nil, err
 }
 
-// owing is what a device is to be given back after its pod. What a PF had assigned
-// before a delegate got the VF, the delegate's DEL may not have given back: sriov's
+// owing is the device with the settings to restore after its pod. They include the
+// PF's settings for a VF, since a delegate's DEL may not have restored them. Sriov's
 // does nothing without a netns, or when its ADD had not ended.
 func (c *call) owing(a nodestate.Attachment) nodestate.AttachedDevice {
 	d := a.Device

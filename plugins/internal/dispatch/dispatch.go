@@ -1,10 +1,10 @@
 // Package dispatch runs a CNI plugin as a process: it reads the environment and
 // standard input, calls a verb, and prints the verb's error.
 //
-// It does for this module's plugins what skel.PluginMainFuncs does for others.
+// It takes the place of skel.PluginMainFuncs for this module's plugins.
 // skel checks the netconf's version and name before every verb. A runtime calls
 // DEL after each ADD that failed, with the text that ADD has refused, so there
-// DEL would fail for ever. Here each verb decides what it needs of the text.
+// DEL would fail for ever. Here each verb decides how much of the text it needs.
 package dispatch
 
 import (
@@ -22,15 +22,15 @@ import (
 	"github.com/containernetworking/cni/pkg/version"
 )
 
-// Program is a plugin and what it runs with. All fields are needed.
+// Program is a plugin and its environment. All fields are needed.
 type Program struct {
 	// Name begins every message, with the code: users see no other trace of the
 	// code, neither in Events nor in a runtime's log.
 	Name string
 	// Version is the binary's.
 	Version string
-	// Verbs are called with what CNI passes. An error that is no *types.Error has the
-	// code 999.
+	// Verbs are called with the arguments of CNI. An error that is no *types.Error has
+	// the code 999.
 	Verbs skel.CNIFuncs
 
 	Getenv         func(string) string
@@ -97,7 +97,8 @@ func (p *Program) run() error {
 	command := p.Getenv("CNI_COMMAND")
 	switch command {
 	case "":
-		_, err := fmt.Fprintf(p.Stderr, "CNI %s plugin %s\nCNI protocol versions supported: %s\n", p.Name, p.Version, strings.Join(version.All.SupportedVersions(), ", "))
+		_, err := fmt.Fprintf(p.Stderr, "CNI %s plugin %s\nCNI protocol versions supported: %s\n",
+			p.Name, p.Version, strings.Join(version.All.SupportedVersions(), ", "))
 		return err
 	case "VERSION":
 		return version.All.Encode(p.Stdout)

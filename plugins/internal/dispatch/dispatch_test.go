@@ -12,7 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// process runs verbs with an environment and returns what becomes of it.
+// process runs verbs with an environment, and returns the exit code and the output.
 func process(env map[string]string, stdin string, verbs skel.CNIFuncs) (exit int, stdout, stderr string) {
 	var out, errOut bytes.Buffer
 	p := Program{

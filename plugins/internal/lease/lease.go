@@ -34,12 +34,12 @@ type Request struct {
 	Addresses []netip.Addr
 }
 
-// Take gives a pod its addresses. A pod that has leases and asks again gets the
-// same ones, and one that is started anew gets those that its interface had, as
-// long as they cool. Now is the time since boot; gone says whether a holder's netns is
-// certainly no more: such holders lose their addresses, which then cool down, but
-// only when no other is left. With an error, that and Asked are all that has
-// changed. Errors: *ExhaustedError, *HeldError, *RetiringError, *ForeignError.
+// Take gives a pod its addresses. A pod that has leases and asks again gets the same
+// ones. A pod that is started anew gets the addresses that its interface had, as long
+// as they cool. Now is the time since boot; gone says whether a holder's netns is
+// certainly no more. Such holders lose their addresses, which then cool down, but only
+// when no other is left. With an error, only these losses and Asked have changed.
+// Errors: *ExhaustedError, *HeldError, *RetiringError, *ForeignError.
 func Take(l *nodestate.Leases, d *nodestate.Device, r Request, now time.Duration, gone func(nodestate.Netns) bool) ([]netip.Prefix, error) {
 	if len(r.Addresses) > 0 {
 		return takeThese(l, d, r, now)
@@ -190,7 +190,7 @@ func held(l *nodestate.Leases, id nodestate.AttachmentID) (out []netip.Addr) {
 }
 
 // left are the cooling addresses that the same interface of the same pod had before
-// the pod was started anew: whoever still thinks of them thinks of that pod.
+// the pod was started anew. Peers that still use them mean that pod.
 func left(l *nodestate.Leases, holder *nodestate.Lease) (out []netip.Addr) {
 	for i := range l.Leases {
 		if leftBy(&l.Leases[i], holder) && !l.Retires(l.Leases[i].Address) {
@@ -204,8 +204,8 @@ func leftBy(lease, holder *nodestate.Lease) bool {
 	return lease.State == nodestate.LeaseCooling && lease.Pod != "" && lease.Pod == holder.Pod && lease.IfName == holder.IfName
 }
 
-// coolest is the address that has cooled longest of those that can be given while no
-// other is free.
+// coolest is the address that has cooled longest, among the addresses that can be
+// given while no other is free.
 func coolest(l *nodestate.Leases, pool nodestate.Pool, now time.Duration) (best netip.Prefix, found bool) {
 	var at time.Duration
 	for i := range l.Leases {

@@ -92,9 +92,9 @@ func TestTake(t *testing.T) {
 	want(t, "at once", take(l, d, c, 0, dead), "10.0.1.11/24")
 }
 
-// TestScarce: an address that cools is given early where no other is free, to a
-// netconf that does not say how long it is to cool; the one that has cooled longest
-// first.
+// TestScarce: while no other address is free, one that cools is given early, the one
+// that has cooled longest first. A netconf that says how long its address cools gets
+// that time in full.
 func TestScarce(t *testing.T) {
 	d := dev("10.0.1.10/24 10.0.1.11/24 10.0.1.12/24 10.0.1.13/24", "")
 	l := &nodestate.Leases{ENIID: eni}
@@ -114,7 +114,8 @@ func TestScarce(t *testing.T) {
 	want(t, "on its way to the subnet", take(l, d, ask("third"), 31*time.Second, alive), "none of the 3 ipv4 addresses…")
 }
 
-// TestStartedAnew: an interface of a pod that is started anew gets back what cools.
+// TestStartedAnew: an interface of a pod that is started anew gets its cooling
+// addresses back.
 func TestStartedAnew(t *testing.T) {
 	d := dev("10.0.1.10/24", "10.0.1.16/28")
 	l := &nodestate.Leases{ENIID: eni}
@@ -137,9 +138,9 @@ func TestStartedAnew(t *testing.T) {
 	want(t, "its own, by name", take(l, d, asked, 2*time.Second, alive), "10.0.1.16/24")
 }
 
-// TestRollingUpdate: how long six pods on six addresses take to be replaced two at a
-// time, where the kubelet tries a pod again every 10 to 15 s (its back-off and
-// jitter). docs/addresses.md has the figures.
+// TestRollingUpdate: how long it takes to replace six pods on six addresses, two at a
+// time. The kubelet tries a pod again every 10 to 15 s (its back-off and jitter).
+// docs/addresses.md has the figures.
 func TestRollingUpdate(t *testing.T) {
 	d := dev("10.0.1.10/24", "")
 	for i := range 6 {

@@ -15,8 +15,7 @@ import (
 // conventions): the capabilities in runtimeConfig, args.cni, and CNI_ARGS.
 type asks struct{ capabilities, args, environment []string }
 
-// takers are the plugins of which is known what they take of that; nothing where
-// there is none.
+// takers has the requests that each known plugin takes; no keys where it takes none.
 var takers = map[string]asks{
 	Type:          {[]string{"deviceID", "CNIDeviceInfoFile", "mac"}, []string{"mac"}, []string{"MAC"}},
 	"ipvlan":      {},
@@ -44,7 +43,7 @@ func capabilitiesOf(a asks) []string { return a.capabilities }
 func argsOf(a asks) []string         { return a.args }
 func environmentOf(a asks) []string  { return a.environment }
 
-// types are those of the plugins that have a part in an attachment.
+// types returns the types of the plugins that have a part in an attachment.
 func (c *Config) types() []string {
 	out := []string{Type}
 	if c.Delegate != nil {
@@ -59,7 +58,7 @@ func (c *Config) types() []string {
 	return out
 }
 
-// checkRequests faults what a runtime asks for and nobody does.
+// checkRequests faults requests of a runtime that no plugin carries out.
 func (d *decoder) checkRequests(c *Config) {
 	nobody := fmt.Sprintf("is taken by none of %s", strings.Join(c.types(), ", "))
 	if sub := d.object("runtimeConfig"); sub != nil {
@@ -83,8 +82,8 @@ func given(raw json.RawMessage) bool {
 	return !slices.Contains([]string{"", "null", `""`, "[]", "{}"}, string(raw))
 }
 
-// CheckArgs refuses keys of CNI_ARGS that ask for what nobody does. Others than
-// these are the runtime's own.
+// CheckArgs refuses IP, GATEWAY and MAC of CNI_ARGS where no plugin takes them. Other
+// keys are the runtime's own.
 func (c *Config) CheckArgs(args map[string]string) error {
 	for _, key := range []string{"IP", "GATEWAY", "MAC"} {
 		if args[key] != "" && !c.takes(key, environmentOf) {
@@ -130,8 +129,8 @@ func (d *decoder) requested(c *Config) {
 	c.IPs = d.requestedIPs()
 }
 
-// requestedIPs are those of runtimeConfig.ips and args.cni.ips, each once, with or
-// without a length.
+// requestedIPs returns the addresses of runtimeConfig.ips and args.cni.ips, each once,
+// written with or without a prefix length.
 func (d *decoder) requestedIPs() (out []netip.Addr) {
 	for _, sub := range []*decoder{d.object("runtimeConfig"), d.cniArgs()} {
 		var raw json.RawMessage

@@ -8,9 +8,10 @@ import (
 	"testing"
 )
 
-// requests are what a runtime can ask for, with a value that is sound.
+// requests has each key that a runtime can ask for, with a sound value.
 var requests = map[string]string{
-	"deviceID": `"0000:00:07.0"`, "CNIDeviceInfoFile": `"/run/x"`, "mac": `"02:00:00:00:00:09"`, "ips": `["10.0.2.9/24"]`, "ipRanges": `[[{"subnet":"10.0.2.0/24"}]]`,
+	"deviceID": `"0000:00:07.0"`, "CNIDeviceInfoFile": `"/run/x"`, "mac": `"02:00:00:00:00:09"`, "ips": `["10.0.2.9/24"]`,
+	"ipRanges":  `[[{"subnet":"10.0.2.0/24"}]]`,
 	"bandwidth": `{"ingressRate":1}`, "portMappings": `[{"hostPort":80}]`, "infinibandGUID": `"x"`, "dns": `{"servers":["10.0.0.2"]}`, "aliases": `["a"]`,
 	"cgroupPath": `"/x"`, "io.kubernetes.cri.pod-annotations": `{"a":"b"}`, "DeviceID": `"0000:00:07.0"`, "MAC": `"02:00:00:00:00:09"`,
 }
@@ -59,7 +60,7 @@ func checkTaken(t *testing.T, stdin, path string, taken bool) {
 	}
 }
 
-// TestTakersAreComplete: what is known of a delegate is known in either table.
+// TestTakersAreComplete: every known delegate is in both tables.
 func TestTakersAreComplete(t *testing.T) {
 	for typ := range knownDelegates {
 		if _, ok := takers[typ]; !ok {
@@ -98,7 +99,8 @@ func TestRequested(t *testing.T) {
 		}
 	}
 	c := parseOK(t, with(`,"ipam":{"type":"eni-ipam"},"runtimeConfig":{"ips":["10.0.2.9/24","10.0.2.8"]},"args":{"cni":{"ips":["10.0.2.9","10.0.2.7"]}}`))
-	if want := []netip.Addr{netip.MustParseAddr("10.0.2.9"), netip.MustParseAddr("10.0.2.8"), netip.MustParseAddr("10.0.2.7")}; !slices.Equal(c.IPs, want) || !slices.Equal(c.ENIIPAM.Requested, want) {
+	want := []netip.Addr{netip.MustParseAddr("10.0.2.9"), netip.MustParseAddr("10.0.2.8"), netip.MustParseAddr("10.0.2.7")}
+	if !slices.Equal(c.IPs, want) || !slices.Equal(c.ENIIPAM.Requested, want) {
 		t.Errorf("addresses %v, eni-ipam's %v; want %v", c.IPs, c.ENIIPAM.Requested, want)
 	}
 }

@@ -13,7 +13,7 @@ import (
 
 // DecodeError is returned when stdin is not a JSON object.
 type DecodeError struct {
-	// Text is what was read.
+	// Text is the input.
 	Text []byte
 	Err  error
 }

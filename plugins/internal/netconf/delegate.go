@@ -93,8 +93,8 @@ func (d *decoder) deviceField(typ string) string {
 // do not know.
 func ReleasesAddresses(delegate string) bool { return knownDelegates[delegate].shared }
 
-// MovesDevice says whether a delegate is known to put the device's own link into
-// the pod, so that nothing else there can be what it has made.
+// MovesDevice says whether a delegate is known to put the device's own link into the
+// pod. No other link there can then be the delegate's.
 func MovesDevice(delegate string) bool {
 	known, ok := knownDelegates[delegate]
 	return ok && !known.shared

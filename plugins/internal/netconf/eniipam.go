@@ -61,7 +61,10 @@ func (d *decoder) eniIPAM(p *Plugin, more ...string) *ENIIPAM {
 		return nil
 	}
 	sub.onlyKeys(slices.Concat(keysOf(ENIIPAM{}), []string{"type"}, more)...)
-	e := &ENIIPAM{Addresses: addressesOne, Routes: sub.routes(dstVPC), CoolDown: lease.DefaultCoolDown, ScarceCoolDown: lease.DefaultScarceCoolDown, DataDir: nodestate.DefaultLeaseDir}
+	e := &ENIIPAM{
+		Addresses: addressesOne, Routes: sub.routes(dstVPC), DataDir: nodestate.DefaultLeaseDir,
+		CoolDown: lease.DefaultCoolDown, ScarceCoolDown: lease.DefaultScarceCoolDown,
+	}
 	sub.oneOf("addresses", &e.Addresses, addressesOne, addressesAll)
 	sub.path("dataDir", &e.DataDir)
 	var raw json.RawMessage

@@ -23,9 +23,9 @@ const Type = "multi-eni"
 // Config is a validated netconf. The tag key is the key of the netconf and what
 // a value of it looks like; docs/netconf.md is made of tags and comments.
 type Config struct {
-	// CNIVersion is that of the CNI spec whose result is wanted: 0.1.0 to 1.1.0.
-	// Without the key, or with "", it is 0.1.0; before 0.3.0 a result has one address
-	// of each family and no interface. Prefer 1.0.0 or later.
+	// CNIVersion is the version of the CNI spec for the result: 0.1.0 to 1.1.0. Without
+	// the key, or with "", it is 0.1.0; before 0.3.0 a result has one address of each
+	// family and no interface. Prefer 1.0.0 or later.
 	CNIVersion string `key:"cniVersion,\"1.1.0\""`
 	// Name is the network's, by which GC selects attachments. Letters, digits,
 	// '_', '.' and '-', beginning with a letter or digit.
@@ -55,8 +55,9 @@ type Config struct {
 	// DNS, Args, RuntimeConfig and PrevResult are as the runtime wrote them;
 	// nil when absent.
 	DNS, Args, RuntimeConfig, PrevResult json.RawMessage
-	// MAC is what runtimeConfig.mac, args.cni.mac and the delegate's mac agree on, IPs
-	// those of runtimeConfig.ips and args.cni.ips; neither given when nobody asks.
+	// MAC is the one on which runtimeConfig.mac, args.cni.mac and the delegate's mac
+	// agree. IPs are the addresses of runtimeConfig.ips and args.cni.ips. Neither is
+	// given when nobody asks.
 	MAC device.MAC
 	IPs []netip.Addr
 	// DeviceInfoFile is runtimeConfig.CNIDeviceInfoFile (device-info spec 1.1.0).
@@ -65,8 +66,8 @@ type Config struct {
 	// ValidAttachments is GC's list; nil when the key is absent, which is not
 	// the same as an empty list.
 	ValidAttachments []nodestate.AttachmentID
-	// Refused is why ADD takes no such netconf, whatever device it is given; nil when
-	// it does. Of one that is refused nothing has been made, ever.
+	// Refused is why ADD takes no such netconf, whatever device it is given; nil when it
+	// does. No ADD has ever made anything of a refused netconf.
 	Refused error
 	// Raw is the whole netconf, for the attachment record.
 	// Every key is in it once.

@@ -24,7 +24,7 @@ var sameConfig = cmp.Options{
 // with is a netconf for dataplane-a, with more keys, or others in place of its own.
 func with(keys string) string {
 	var other map[string]any
-	_ = json.Unmarshal([]byte("{"+strings.TrimPrefix(keys, ",")+"}"), &other) // what is no JSON has no other
+	_ = json.Unmarshal([]byte("{"+strings.TrimPrefix(keys, ",")+"}"), &other) // text that is no JSON has no other
 	text := ""
 	for _, own := range []struct{ key, value string }{
 		{"cniVersion", `"1.1.0"`}, {"name", `"dataplane"`}, {"type", `"multi-eni"`}, {"select", `{"nodeENI":"dataplane-a"}`},

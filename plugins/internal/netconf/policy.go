@@ -61,8 +61,9 @@ func ParsePolicy(data []byte) (*Policy, error) {
 	return &p, nil
 }
 
-// SalvagePolicy reads a policy's paths where ParsePolicy refuses the rest, so that DEL
-// finds what is on record; it allows nothing. It is nil when not even these are known.
+// SalvagePolicy reads the paths of a policy that ParsePolicy refuses, so that DEL
+// finds the records. The result allows nothing; it is nil when the paths are unknown
+// too.
 func SalvagePolicy(data []byte) *Policy {
 	var paths struct {
 		SchemaVersion                               int
@@ -228,7 +229,7 @@ func findPath(at string, raw json.RawMessage) (place, value string) {
 }
 
 // findString returns the first string below a place that is as meant, with its own
-// place. Key is that of the object which has it, or has the list which has it.
+// place. Key is the key of the string, or of the list that has the string.
 func findString(at string, raw json.RawMessage, meant func(key, value string) bool) (place, value string) {
 	var v any
 	if json.Unmarshal(raw, &v) != nil {

@@ -66,8 +66,8 @@ parse /etc/multi-eni/policy.json: logFile "/l/../m": want a clean absolute path`
 	}
 }
 
-// TestSalvagePolicy: what ParsePolicy refuses allows nothing, but may say where
-// records are.
+// TestSalvagePolicy: a policy that ParsePolicy refuses allows nothing, but may say
+// where records are.
 func TestSalvagePolicy(t *testing.T) {
 	for content, want := range map[string]*Policy{
 		`{"schemaVersion":1,"binDir":"/b","dataDir":"/d","leaseDir":"/l","allow":1,"delegates":["x"],"ipam":["y"],"logFile":"/f"}`: {BinDir: "/b", DataDir: "/d", LeaseDir: "/l"},
@@ -160,7 +160,8 @@ func TestDeviceInfoFile(t *testing.T) {
 	for path, ok := range map[string]bool{
 		"": true, dir + "shop-dataplane-c1_net1": true, "/run/k8s.cni.cncf.io/devinfo/cni/dataplane-c1_net1": true,
 		dir + "shop-dataplane-c2_net1": false, dir + "shop-dataplane-c1_net2": false, dir + "shop-dataplane-xc1_net1": false, dir + "c1_net1": false,
-		dir + "x/shop-c1_net1": false, dir + "x": false, dir + "shop-c1_net1.json": false, "/etc/cron.d/x-c1_net1": false, "/varrun/k8s.cni.cncf.io/devinfo/cni/x-c1_net1": false,
+		dir + "x/shop-c1_net1": false, dir + "x": false, dir + "shop-c1_net1.json": false,
+		"/etc/cron.d/x-c1_net1": false, "/varrun/k8s.cni.cncf.io/devinfo/cni/x-c1_net1": false,
 	} {
 		err := policy(t).CheckDeviceInfoFile(path, id)
 		if ok != (err == nil) || err != nil && !strings.Contains(err.Error(), `policy forbids runtimeConfig.CNIDeviceInfoFile "`+path) {
@@ -222,7 +223,8 @@ func errText(err error) string {
 
 func FuzzPolicy(f *testing.F) {
 	f.Add([]byte(policyText), []byte(with(inherited+`,"delegate":{"type":"ipvlan"}`)))
-	f.Add([]byte(`{"schemaVersion":1,"binDir":"/b","restricted":{"sriov":{"trust":[],"x":null},"y":null}}`), []byte(with(`,"delegate":{"type":"sriov","TRUST":"on"}`)))
+	f.Add([]byte(`{"schemaVersion":1,"binDir":"/b","restricted":{"sriov":{"trust":[],"x":null},"y":null}}`),
+		[]byte(with(`,"delegate":{"type":"sriov","TRUST":"on"}`)))
 	f.Add([]byte(`{"schemaVersion":1,"binDir":"/b","restricted":{}}`), []byte(with(``)))
 	f.Add([]byte(`{"schemaVersion":1,"binDir":"/b"}`), []byte(with(`,"ipam":{"type":"host-local","dataDir":"/etc"}`)))
 	f.Fuzz(func(t *testing.T, policy, stdin []byte) {

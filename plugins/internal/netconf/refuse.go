@@ -17,7 +17,7 @@ func (e *VersionError) Error() string {
 	return fmt.Sprintf("cniVersion: %q: want one of %s", e.Version, strings.Join(version.All.SupportedVersions(), ", "))
 }
 
-// check faults what is wrong with a netconf as a whole.
+// check faults a netconf as a whole.
 func (d *decoder) check(c *Config) {
 	for _, key := range slices.Sorted(maps.Keys(d.fields)) {
 		if !slices.Contains(specKeys, key) && !slices.Contains(ownKeys, key) && !strings.HasPrefix(key, "cni.dev/") && !d.faultAt(key) {

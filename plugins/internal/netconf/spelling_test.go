@@ -17,7 +17,7 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 )
 
-// spellings are those of a key that are one key for encoding/json.
+// spellings returns spellings of a key that are one key for encoding/json.
 func spellings(key string) []string {
 	odd := strings.NewReplacer("k", "\u212a", "s", "\u017f", "K", "\u212a", "S", "\u017f").Replace(key) // Kelvin sign, long s
 	return slices.Compact([]string{key, strings.ToUpper(key), strings.ToLower(key), odd})
@@ -48,9 +48,9 @@ func TestFoldIsEncodingJSONs(t *testing.T) {
 	}
 }
 
-// pluginKeys are the keys that a plugin of the default policy reads in its own
-// part of a netconf, by the tags and names of the fields of its structs. Paths
-// are those of type string whose names say that they are paths.
+// pluginKeys returns the keys that each plugin of the default policy reads in its own
+// part of a netconf, from the tags and names of its struct fields. Paths are the
+// string keys whose names say that they are paths.
 func pluginKeys(t *testing.T) (keys, paths map[string][]string) {
 	t.Helper()
 	dir, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "github.com/containernetworking/plugins").Output()
@@ -59,11 +59,13 @@ func pluginKeys(t *testing.T) (keys, paths map[string][]string) {
 	}
 	keys, paths = map[string][]string{
 		// Of other modules: whereabouts v0.9.2 pkg/types, sriov-cni v2.9.0 pkg/types.
-		"whereabouts": {"name", "type", "routes", "datastore", "addresses", "ipRanges", "node_slice_size", "exclude", "dns", "range", "range_start", "range_end", "gateway",
+		"whereabouts": {"name", "type", "routes", "datastore", "addresses", "ipRanges", "node_slice_size", "exclude", "dns",
+			"range", "range_start", "range_end", "gateway",
 			"etcd_host", "etcd_username", "etcd_password", "etcd_key_file", "etcd_cert_file", "etcd_ca_cert_file", "leader_lease_duration", "leader_renew_deadline",
 			"leader_retry_period", "log_file", "log_level", "reconciler_cron_expression", "enable_overlapping_ranges", "sleep_for_race", "kubernetes", "kubeconfig",
 			"k8s_api_root", "configuration_path", "podName", "podNamespace", "network_name"},
-		"sriov": {"origVfState", "DPDKMode", "master", "MAC", "vlan", "vlanQoS", "vlanProto", "deviceID", "VFID", "contIFNames", "min_tx_rate", "max_tx_rate", "spoofchk",
+		"sriov": {"origVfState", "DPDKMode", "master", "MAC", "vlan", "vlanQoS", "vlanProto", "deviceID", "VFID", "contIFNames",
+			"min_tx_rate", "max_tx_rate", "spoofchk",
 			"trust", "link_state", "logLevel", "logFile"},
 	}, map[string][]string{}
 	for typ, file := range map[string]string{
@@ -96,7 +98,9 @@ func pluginKeys(t *testing.T) (keys, paths map[string][]string) {
 		})
 	}
 	named := func(key string) bool {
-		return slices.ContainsFunc([]string{"dir", "path", "file", "conf", "config", "socket"}, func(end string) bool { return strings.HasSuffix(strings.ToLower(key), end) })
+		return slices.ContainsFunc([]string{"dir", "path", "file", "conf", "config", "socket"}, func(end string) bool {
+			return strings.HasSuffix(strings.ToLower(key), end)
+		})
 	}
 	for typ, all := range keys {
 		if len(all) < 3 {
@@ -246,8 +250,8 @@ func handedTo(t *testing.T, c *Config) (out [][]byte) {
 	return out
 }
 
-// TestManyTwins: a text cannot buy more time with faults than with letters, and
-// what lies behind the first faults is no less refused.
+// TestManyTwins: faults cost no more time than other text of the same length, and a
+// text is refused for any fault behind the first ones too.
 func TestManyTwins(t *testing.T) {
 	var many strings.Builder
 	for i := range 100_000 {
@@ -275,8 +279,8 @@ type hostLocal struct {
 	} `json:"ipam"`
 }
 
-// FuzzHandedOn: other plugins, which read what they are handed with encoding/json
-// into structs of theirs, see what was checked.
+// FuzzHandedOn: other plugins, which read their netconf into their own structs with
+// encoding/json, see the keys and values that multi-eni has checked.
 func FuzzHandedOn(f *testing.F) {
 	f.Add(`"ipam":{"type":"host-local","dataDir":"/a"},"Ipam":{"dataDir":"/b"}`)
 	f.Add(`"ipam":{"type":"host-local","subnet":"10.0.0.0/24","resolvConf":"a","RESOLVCONF":"/etc/x"},"args":{"cni":{"ips":["10.0.0.1"]},"CNI":{}}`)
