@@ -116,7 +116,10 @@ func TestNobodyAsksEC2(t *testing.T) {
 	e := imdsOf(1)
 	ec2 := fakeec2.Start(t, fakeec2.Config{
 		Subnets: []fakeec2.Subnet{{ID: e.SubnetID, IPv4: netip.MustParsePrefix(e.SubnetIPv4CIDR)}},
-		ENIs:    []fakeec2.ENI{{ID: e.ID, MAC: e.MAC, SubnetID: e.SubnetID, Instance: "i-0a1b2c3d4e5f60718", DeviceIndex: 1, Tags: map[string]string{awsnode.NodeENITag: "shared"}}},
+		ENIs: []fakeec2.ENI{{
+			ID: e.ID, MAC: e.MAC, SubnetID: e.SubnetID, Instance: "i-0a1b2c3d4e5f60718", DeviceIndex: 1,
+			Tags: map[string]string{awsnode.NodeENITag: "shared"},
+		}},
 	})
 	t.Setenv("AWS_REGION", "eu-central-1")
 	m.declare("shared", 1)

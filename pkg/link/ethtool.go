@@ -21,7 +21,7 @@ type ethtoolGroup struct {
 	get, set uint32
 	// words is the size of the structure, from the first setting and n their number.
 	words, from, n int
-	// ask are the words after the command that say what is asked for.
+	// ask are the words after the command: they select the part to read.
 	ask []uint32
 }
 
@@ -88,8 +88,8 @@ func (h *Handle) Ethtool(name string) (nodestate.Settings, error) {
 	return out, nil
 }
 
-// restoreEthtool gives a link those device settings that it has otherwise than
-// want says. It does all it can. It goes over them twice, as one may change others.
+// restoreEthtool gives a link the device settings in want that differ from its own.
+// It does all it can. It goes over them twice, as one may change others.
 func (h *Handle) restoreEthtool(name string, want nodestate.Settings) (failed map[string]error) {
 	e := ethtool{h, name}
 	for range 2 {
@@ -194,13 +194,13 @@ func parseNumbers(s string, n int) ([]uint32, error) {
 	return out, nil
 }
 
-// Words of struct ethtool_link_settings, and the shifts of the octets in them. The
-// masks of modes follow: supported, advertised, and those of the other side.
+// Words of struct ethtool_link_settings, and the shifts of the octets in them. Three
+// masks of modes follow: supported, advertised, and the link partner's.
 const (
 	modeSpeed   = 1
 	modeDuplex  = 2 // in the lowest octet
 	modeAutoneg = 24
-	modeMDIX    = 3 // what was asked for
+	modeMDIX    = 3 // the requested mode (eth_tp_mdix_ctrl)
 	mdixShift   = 16
 	masksShift  = 24 // the number of words of a mask, in the word of MDIX
 	modeHeader  = 12
@@ -223,8 +223,8 @@ func (e ethtool) getMode() (data []uint32, masks int, err error) {
 	return data, masks, e.do(data)
 }
 
-// readMode reads whether speed and duplex are negotiated, what is offered, and else
-// which they are.
+// readMode reads whether speed and duplex are negotiated, which modes are offered,
+// and the fixed speed and duplex, which are 0 when negotiated.
 func (e ethtool) readMode() (string, error) {
 	data, masks, err := e.getMode()
 	if err != nil {
@@ -261,8 +261,8 @@ func (e ethtool) writeMode(want string) error {
 // maxFeatureWords is more than any kernel has.
 const maxFeatureWords = 8
 
-// getFeatures returns, for each word of features, those that can be changed and
-// those that are asked for.
+// getFeatures returns, for each word of features, masks of the changeable
+// (available) and of the requested (wanted) ones.
 func (e ethtool) getFeatures() (words []struct{ available, wanted, active, fixed uint32 }, err error) {
 	var data struct {
 		cmd, size uint32
@@ -300,7 +300,8 @@ func (e ethtool) writeFeatures(want string) error {
 	return e.do(data)
 }
 
-// readStamps reads the hardware's timestamps: flags, of what is sent, of what comes.
+// readStamps reads the hardware timestamping settings (struct hwtstamp_config):
+// flags, transmit type, receive filter.
 func (e ethtool) readStamps() (string, error) {
 	data := make([]uint32, 3)
 	err := e.ioctl(unix.SIOCGHWTSTAMP, unsafe.Pointer(&data[0]))

@@ -70,11 +70,11 @@ func stacked(l Link) bool {
 	return slices.Contains([]string{"ipvlan", "ipvtap", "macvlan", "macvtap", "vlan", "bridge", "bond", "team"}, l.Kind)
 }
 
-// FindMoved returns the link of a device among all of a container netns, where
-// there is no sysfs to ask and where the pod may have renamed it, changed its MAC
-// or stacked other links on it: by PCI parent, else by the index that ADD has seen
-// there, else by MAC. A link of another kind, or of another PCI function, never is
-// it. ErrNotFound.
+// FindMoved returns the link of a device among all of a container netns: by PCI
+// parent, else by the index that ADD has seen there, else by MAC. There is no sysfs
+// to ask, and the pod may have renamed the link, changed its MAC or stacked other
+// links on it. A link of another kind, or of another PCI function, never is it.
+// ErrNotFound.
 func FindMoved(all []Link, d nodestate.AttachedDevice, seen *nodestate.Interface) (Link, error) {
 	kind := ""
 	if d.Link != nil {

@@ -15,7 +15,7 @@ import (
 // Presence says whether a recorded netns is still there.
 type Presence int
 
-// What Probe can find. The zero value is Unknown.
+// The results of Probe. The zero value is Unknown.
 const (
 	// Unknown: not to be told from here. Nothing may be concluded.
 	Unknown Presence = iota
@@ -29,10 +29,10 @@ const (
 // Probe says whether want's netns is still there. A path that is not nsfs or cannot
 // be read is Unknown: a bind mount may not have reached this mount namespace.
 //
-// A path in /proc that is missing or leads elsewhere says nothing by itself: PIDs
-// are reused, and a netns may outlive the process by which it was named, as long as
-// a pod has other processes. So all processes are looked at. That takes the PID
-// namespace in which the path was recorded; from another one it is Unknown.
+// A path in /proc that is missing or leads elsewhere says nothing by itself. PIDs are
+// reused, and a netns lasts as long as any process of the pod, not only the one that
+// its path names. So Probe looks at all processes. It can do so only in the PID
+// namespace in which the path was recorded; from another one the result is Unknown.
 func Probe(want nodestate.Netns) Presence {
 	if want.Path == "" {
 		return Unknown
@@ -56,9 +56,9 @@ func Probe(want nodestate.Netns) Presence {
 func byPID(path string) bool { return strings.HasPrefix(path, "/proc/") }
 
 // inProcesses looks for a process in the netns, twice: a process that is forked
-// behind the first look's back is there for the second. Unknown when there is one
-// whose netns cannot be read; whoever cannot read that of the first process may be
-// shown no others (hidepid in proc(5)).
+// behind the first look's back is there for the second. Unknown when any process's
+// netns cannot be read. PID 1's must be readable too: if it is not, /proc may hide
+// other processes (hidepid in proc(5)).
 func inProcesses(want nodestate.Netns) Presence {
 	var st unix.Stat_t
 	if want.PIDNamespace == 0 || want.PIDNamespace != nodestate.PIDNamespace() || unix.Stat("/proc/1/ns/net", &st) != nil {

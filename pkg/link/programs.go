@@ -10,9 +10,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrUnfit is among Restore's errors when the link must not be given to anybody:
-// a program of an earlier pod is on it, it has another MAC than the VPC lets
-// through, or its PF still treats it as that pod's.
+// ErrUnfit is among Restore's errors when no pod may get the link. A program of an
+// earlier pod is on it, the VPC drops packets of its MAC, or its PF still treats it
+// as that pod's.
 var ErrUnfit = errors.New("the device cannot be used like this")
 
 // dropPrograms takes the XDP and tcx programs off the link that are not the
@@ -75,12 +75,12 @@ const (
 	xdpSeveral
 )
 
-// xdpFlags are what RTM_SETLINK calls the modes.
+// xdpFlags are the modes in RTM_SETLINK, by their values in IFLA_XDP_ATTACHED.
 var xdpFlags = map[uint8]uint32{
 	xdpDriver: unix.XDP_FLAGS_DRV_MODE, xdpGeneric: unix.XDP_FLAGS_SKB_MODE, xdpHardware: unix.XDP_FLAGS_HW_MODE,
 }
 
-// dropXDP takes off what is attached in each mode. RTM_SETLINK cannot take off
+// dropXDP takes off the program in each mode. RTM_SETLINK cannot take off
 // the program of a bpf_link, whose owner may be a process that outlives the pod.
 func (h *Handle) dropXDP(l Link, keep uint32) error {
 	if l.XDPMode == 0 || l.XDP != 0 && l.XDP == keep {
@@ -110,8 +110,8 @@ func (h *Handle) dropXDP(l Link, keep uint32) error {
 }
 
 // detachXDPLink detaches the bpf_link by which an XDP program is on l. The kernel
-// names the links of all netns, each with its program and an interface index, so
-// that a pod's own interface elsewhere may look the same: then none is touched.
+// lists the bpf_links of all netns, each with its program and an interface index. So
+// an interface in another netns may look the same: then none is touched.
 func detachXDPLink(l Link) error {
 	var found []uint32
 	for id := uint32(0); ; {

@@ -43,7 +43,7 @@ func (u Unrestored) Unwrap() []error {
 	return errs
 }
 
-// restoration collects what a Restore could not give back.
+// restoration collects the settings that a Restore could not give back.
 type restoration struct{ failed Unrestored }
 
 func (r *restoration) note(setting string, err error) {
@@ -59,8 +59,9 @@ func (r *restoration) err() error {
 	return r.failed
 }
 
-// GiveBack gives the link of a device, which is in the host netns, all that it had
-// before its pod: of its PF first, then as Restore, whose errors it has.
+// GiveBack restores the link of a device, which is in the host netns, to its state
+// before the pod. It restores the PF's assignments first, and the rest as Restore,
+// whose errors it returns.
 func (h *Handle) GiveBack(sys Functions, l Link, d nodestate.AttachedDevice) error {
 	var r restoration
 	want := *d.Link
@@ -77,15 +78,14 @@ func (h *Handle) GiveBack(sys Functions, l Link, d nodestate.AttachedDevice) err
 	return r.err()
 }
 
-// Restore makes the link what want says, in the netns it is in, which is the
-// calling thread's. It does all it can; its error is an Unrestored. ErrUnfit is in
-// it when nobody should get the link as it is, and ErrNameTaken when it goes
-// without a name that is taken meanwhile.
+// Restore brings the link to the state want, in the netns it is in, which is the
+// calling thread's. It does all it can; its error is an Unrestored. That holds
+// ErrUnfit when no pod should get the link as it is, and ErrNameTaken when another
+// link has taken a wanted name meanwhile.
 //
-// Programs go first, since they forbid some MTUs, and the link comes up last, so
-// that no packet meets what an earlier pod has left. Altnames that are not wanted
-// go before the rest: a pod may have given its link any, even the name that it
-// should get.
+// Programs go first, since they forbid some MTUs. The link comes up last, so that no
+// packet meets an earlier pod's settings. Unwanted altnames go before the rest: a pod
+// may have given its link any, even the name that it should get.
 func (h *Handle) Restore(l Link, want nodestate.LinkState) error {
 	var r restoration
 	r.restore(h, l, want)
@@ -167,9 +167,9 @@ func (r *restoration) settings(h *Handle, l Link, want nodestate.Settings) {
 	}
 }
 
-// Leave prepares a link for leaving its pod: the flags are given back there, since
-// the host's IPv6 settings of a link that arrives with NOARP are others, for good
-// (accept_dad). All else is Restore's, where the pod cannot undo it.
+// Leave prepares a link for leaving its pod: it gives the flags back there. A link
+// that arrives in the host with NOARP has other IPv6 settings for good (accept_dad).
+// All else is for Restore, in the host, where the pod cannot undo it.
 func (h *Handle) Leave(l Link, want nodestate.LinkState) error {
 	_, failed := h.restoreSettings(l, want.Settings.Only(flagsName))
 	return failed[flagsName]

@@ -107,9 +107,9 @@ func (h *Handle) compareRoute(index int, r Route) error {
 const ipv6Metric = 1024
 
 // leads says whether a route, or one of its next hops, leads out of the link by the
-// gateway. The kernel dumps an IPv6 route with several next hops at the first and goes
-// on behind the last, and so passes over a route without a gateway that was added in
-// between (fib6_dump_node): one that may be hidden so counts as there.
+// gateway. The kernel dumps an IPv6 route with several next hops at the first one and
+// goes on behind the last (fib6_dump_node). It so leaves out a route without a gateway
+// that was added in between: where one may be hidden, leads says that it is there.
 func leads(r netlink.Route, index int, gateway netip.Addr) bool {
 	if r.Family == netlink.FAMILY_V6 && len(r.MultiPath) > 0 && !gateway.IsValid() {
 		return true
@@ -153,10 +153,10 @@ func (h *Handle) describeRoute(r netlink.Route) string {
 // Any stands for whatever link a route leads out of.
 const Any = 0
 
-// HasRoute says whether a route with r's destination, gateway and, when that is
-// given, priority leads out of the link, or Any, in r.Table or, when that is zero, in any
-// table: plugins that are chained after multi-eni, such as sbr, move routes to tables
-// of their own.
+// HasRoute says whether a route with r's destination and gateway leads out of the
+// link, or out of any for Any. A priority of 0 matches every priority. A Table of 0
+// matches every table: plugins that are chained after multi-eni, such as sbr, move
+// routes to tables of their own.
 func (h *Handle) HasRoute(index int, r Route) (bool, error) {
 	routes, err := h.routes(r.Table)
 	if err != nil {
@@ -252,7 +252,7 @@ func isDefault(r netlink.Route) bool {
 	return ones == 0
 }
 
-// destination is a route's; that of a default route may be missing.
+// destination is a route's destination. The kernel may leave a default route's out.
 func destination(r netlink.Route) netip.Prefix {
 	if dst, ok := prefix(r.Dst); ok {
 		return dst

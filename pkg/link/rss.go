@@ -18,7 +18,7 @@ import (
 const (
 	rssIndirect = 2
 	rssKey      = 3
-	rssHash     = 4 // the function in the lowest byte, what is done before it in the next
+	rssHash     = 4 // the function in the lowest byte, the input transformation in the next
 	rssHeader   = 6
 	// rssMost is more than any driver has, of each.
 	rssMost = 1 << 16
@@ -66,7 +66,7 @@ func evenTable(size int, queues uint32) []uint32 {
 	return table
 }
 
-// What a driver need not change, it may refuse to be told.
+// Values for "no change": a driver may refuse its present value as a new one.
 const (
 	rssSameTable = ^uint32(0)
 	rssSameHash  = 0

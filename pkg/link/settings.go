@@ -11,10 +11,10 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// setting is an attribute of RTM_NEWLINK that whoever has CAP_NET_ADMIN in the
-// link's netns can change, that the link keeps when it changes netns, and that
-// RTM_SETLINK takes back as it was told. TestEveryAttribute holds all others
-// against the kernel.
+// setting is an attribute of RTM_NEWLINK that a process with CAP_NET_ADMIN in the
+// link's netns can change. The link keeps it when it changes netns, and RTM_SETLINK
+// takes the value that RTM_NEWLINK reports. TestEveryAttribute tries all others on
+// the kernel.
 type setting struct {
 	// name is its key in nodestate.Settings, as ip-link(8) calls it.
 	name string

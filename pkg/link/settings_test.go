@@ -16,9 +16,9 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// fate says what becomes of an attribute of a link (IFLA_*) that a pod may have
-// changed. An attribute that the kernel tells and that is not here fails
-// TestEveryAttribute: it is to be looked at, and restored if need be.
+// fate is the end of a change that a pod may have made to an attribute of a link
+// (IFLA_*). An attribute that the kernel reports and that is not in fates fails
+// TestEveryAttribute: look at it, and restore it if need be.
 type fate string
 
 const (
@@ -99,7 +99,9 @@ func TestEveryAttribute(t *testing.T) {
 			t.Errorf("the kernel lets a pod set attribute %d, which is to be restored; the table says %q", attr, f)
 		}
 	}
-	for _, attr := range []int{unix.IFLA_ADDRESS, unix.IFLA_BROADCAST, unix.IFLA_MTU, unix.IFLA_TXQLEN, unix.IFLA_IFALIAS, unix.IFLA_GROUP, unix.IFLA_GSO_MAX_SIZE} {
+	for _, attr := range []int{
+		unix.IFLA_ADDRESS, unix.IFLA_BROADCAST, unix.IFLA_MTU, unix.IFLA_TXQLEN, unix.IFLA_IFALIAS, unix.IFLA_GROUP, unix.IFLA_GSO_MAX_SIZE,
+	} {
 		if !slices.Contains(taken, attr) {
 			t.Errorf("attribute %d was not set: the test has lost its teeth", attr)
 		}

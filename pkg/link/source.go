@@ -45,11 +45,11 @@ type Source struct {
 func (s *Source) table() int { return sourceTables + s.Index }
 
 // EnsureSources makes source-based routing as it should be for these links, and
-// for no other: what of it is there for others is removed. It says whether it
-// changed anything. It costs one dump of each family's rules and one of the
-// routes. Once all is done for the others, two things are errors besides: a link that
-// is gone or down, and a rule or route of somebody else where ours should be
-// (ErrRuleTaken, ErrRouteTaken), which stays as it is.
+// removes our rules and routes of all others. It says whether it changed anything. It
+// costs one dump of each family's rules and one of the routes. A link that is gone or
+// down is an error, and so is a rule or route of somebody else where ours should be
+// (ErrRuleTaken, ErrRouteTaken). EnsureSources leaves that one as it is, and does all
+// other links first.
 func (h *Handle) EnsureSources(want []Source) (changed bool, err error) {
 	rules, err := h.rules()
 	if err != nil {

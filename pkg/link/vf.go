@@ -34,9 +34,9 @@ func (h *Handle) VF(pf string, number int) (nodestate.VFState, error) {
 	return out, nil
 }
 
-// AssignVF has the PF's link assign want to its VF of that number, as far as it
-// has not: a driver may refuse what it does not know, but then it has not been
-// changed either. It does all it can. Errors: as VF, and the driver's.
+// AssignVF has the PF's link assign want to its VF of that number. It sets only the
+// values that differ: a driver may refuse one that it does not know, but then nobody
+// has changed it either. It does all it can. Errors: as VF, and the driver's.
 func (h *Handle) AssignVF(pf string, number int, want nodestate.VFState) error {
 	have, err := h.VF(pf, number)
 	if err != nil {
@@ -91,8 +91,8 @@ func Physical(sys Functions, fn sysfs.PCIFunction) (pf string, number int, err e
 	return "", 0, fmt.Errorf("find the PF of %s: %w", fn.Address, ErrNotFound)
 }
 
-// reassign has the PF give a VF back what it had assigned before a delegate got
-// it: the next pod would be in the last one's VLAN. It says whether the VF had been
+// reassign has the PF give a VF its assignments from before the delegate back: else
+// the next pod would be in the last one's VLAN. It says whether the VF had been
 // assigned another MAC.
 func (h *Handle) reassign(sys Functions, d nodestate.AttachedDevice) (otherMAC bool, err error) {
 	if d.Assigned == nil {

@@ -83,8 +83,8 @@ type Attachment struct {
 	// LeasedAddresses are these leases', from before the first of them is configured.
 	LeasedAddresses []netip.Addr `json:"leasedAddresses,omitempty"`
 	// Interface tells the attachment's interface from everything else in the
-	// container's netns; null for a userspace device, in records of older versions,
-	// and in an intent whose delegate may make any kind of interface.
+	// container's netns. It is null for a userspace device, in records of older
+	// versions, and in an intent whose delegate may make any kind of interface.
 	Interface *Interface `json:"interface,omitempty"`
 	// DeviceInfoFile is the file written for runtimeConfig.CNIDeviceInfoFile.
 	DeviceInfoFile string `json:"deviceInfoFile,omitempty"`
@@ -181,10 +181,10 @@ type LinkState struct {
 	Kind string `json:"kind,omitempty"`
 	// XDP is the id of the program that the host has on the link; others go.
 	XDP uint32 `json:"xdp,omitempty"`
-	// Settings are those of the link itself; null in a record of a version that did
-	// not write them.
+	// Settings are the link's own; null in a record of a version that did not write
+	// them.
 	Settings Settings `json:"settings,omitempty"`
-	// Ethtool are those of the device (ethtool(8)), as the inventory's row had them
+	// Ethtool are the device's settings (ethtool(8)), as the inventory's row had them
 	// when the pod came; null where no daemon had read them.
 	Ethtool Settings `json:"ethtool,omitempty"`
 }

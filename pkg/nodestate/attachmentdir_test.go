@@ -179,9 +179,9 @@ func TestLockOfLiveAndDeadWriters(t *testing.T) {
 	r.Close()
 }
 
-// TestHeir: a program that outlives a killed multi-eni may still have effects, and
-// is waited for; what it has left behind has none, and nor has one that does not
-// end in its time.
+// TestHeir: a program that outlives a killed multi-eni may still have effects, so
+// Lock waits for it. Lock waits neither for a process that the program has left
+// behind, nor for a program that does not end in its time.
 func TestHeir(t *testing.T) {
 	now, err := Uptime()
 	if err != nil {
@@ -470,8 +470,8 @@ func TestUnusableRecords(t *testing.T) {
 	}
 }
 
-// TestRecordsOfAnotherVersion: nobody but that version knows what they undo, so they
-// are not taken for torn ones.
+// TestRecordsOfAnotherVersion: only that version can undo them, so they do not count
+// as torn.
 func TestRecordsOfAnotherVersion(t *testing.T) {
 	id := AttachmentID{ContainerID: "c1", IfName: "net1"}
 	for name, content := range map[string]string{

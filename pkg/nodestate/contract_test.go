@@ -79,7 +79,10 @@ func TestContract(t *testing.T) {
 	pod := attachment("c1", "net1")
 	pod.Pod, pod.Args, pod.Path, pod.DeviceInfoFile = "prod/web-0", "IgnoreUnknown=1", "/opt/cni/bin", "/var/run/k8s.cni.cncf.io/devinfo/cni/x.json"
 	pod.Device.ENIID, pod.Device.NodeENI = rows()[0].ENIID, "dataplane-a"
-	pod.Device.Link = &LinkState{Name: "ens7", AltNames: []string{"enp0s7"}, MAC: "02:00:00:00:00:07", MTU: 9001, Up: true, Kind: "veth", XDP: 7, Settings: Settings{"alias": "", "txqueuelen": "1000"}, Ethtool: Settings{"rings": "1024 0 0 512"}}
+	pod.Device.Link = &LinkState{
+		Name: "ens7", AltNames: []string{"enp0s7"}, MAC: "02:00:00:00:00:07", MTU: 9001, Up: true, Kind: "veth", XDP: 7,
+		Settings: Settings{"alias": "", "txqueuelen": "1000"}, Ethtool: Settings{"rings": "1024 0 0 512"},
+	}
 	pod.Device.Assigned = &VFState{MAC: "02:00:00:00:00:17", VLAN: 7, QoS: 3, Spoofchk: true, Trust: true}
 	pod.Delegate = &Delegation{Type: "ipvlan", Config: []byte(`{"type":"ipvlan"}`)}
 	pod.IPAM = &Delegation{Type: "host-local", Config: []byte(`{"type":"multi-eni"}`)}

@@ -18,12 +18,12 @@ import (
 // die before the program does, Lock waits for the program.
 //
 // It is an open file description lock (fcntl_locking(2)), for which the writer's own
-// flock is no obstacle. A process that the program leaves behind has the lock too:
-// so Release ends it for all of them, and it counts as long as the program lives, but
-// for heirTime at most.
+// flock is no obstacle. A process that the program leaves behind holds the lock too.
+// So Release ends it for all of them, and it counts only as long as the program
+// lives, and for heirTime at most.
 //
-// Two octets are locked, whose places say what is to be known of the program: one the
-// time since boot at its start in milliseconds, the other its PID (see place).
+// The lock is on two octets, whose places name the program. One place is its start,
+// in milliseconds since boot; the other is its PID (see place).
 type Heir struct {
 	// File is for the program to inherit.
 	File *os.File
@@ -79,7 +79,8 @@ func (h *Heir) Started(pid int) {
 
 // Release ends the lock once the program has ended.
 func (h *Heir) Release() {
-	unix.FcntlFlock(h.File.Fd(), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_UNLCK}) //nolint:errcheck // of its own lock: if it failed, the time would be waited for
+	// An unlock of its own lock. Should it fail, Lock waits for heirTime at most.
+	unix.FcntlFlock(h.File.Fd(), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_UNLCK}) //nolint:errcheck // see above
 	h.File.Close()                                                                    //nolint:errcheck,gosec // nothing was written
 }
 

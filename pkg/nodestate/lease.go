@@ -115,7 +115,7 @@ type LockedLeases struct {
 // Lock returns the leases of an ENI in a boot under this process's lock, waiting
 // for another holder until ctx ends (then ErrBusy). An ENI without a file has no
 // leases. Errors: ErrCorrupt, ErrUntrusted (see Rebuild). The first call of a boot
-// makes its folder and deletes those of earlier ones.
+// makes its folder and deletes the folders of earlier boots.
 func (d LeaseDir) Lock(ctx context.Context, bootID string, eni device.ENIID) (*LockedLeases, error) {
 	l, err := d.lock(ctx, bootID, eni)
 	if err != nil {

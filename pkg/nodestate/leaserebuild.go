@@ -56,12 +56,12 @@ func (l *LockedLeases) rebuild(eni device.ENIID, known func() ([]Lease, error)) 
 	}
 	// A link, so that there is a file here at every moment; it may fail without harm.
 	if removeAll(l.path+asideSuffix) == nil {
-		os.Link(l.path, l.path+asideSuffix) //nolint:errcheck,gosec // for people who want to know what was in it
+		os.Link(l.path, l.path+asideSuffix) //nolint:errcheck,gosec // for people who want to read it
 	}
 	return l.Save()
 }
 
-// put adds a lease, or replaces that of the same address.
+// put adds a lease, or replaces the one of the same address.
 func (l *Leases) put(lease Lease) {
 	i, found := l.Find(lease.Address)
 	if found {
@@ -71,8 +71,8 @@ func (l *Leases) put(lease Lease) {
 	l.Leases = slices.Insert(l.Leases, i, lease)
 }
 
-// salvage reads what of a corrupt file makes sense, up to the place where it is no
-// JSON any more. Nothing does of another ENI's file.
+// salvage reads the valid leases of a corrupt file, up to the place where it is no
+// JSON any more. Another ENI's file has none.
 func salvage(data []byte, eni device.ENIID) (l Leases) {
 	dec := json.NewDecoder(bytes.NewReader(data))
 	if open, err := dec.Token(); err != nil || open != json.Delim('{') {

@@ -33,8 +33,8 @@ type Policy struct {
 	LogLevel string `json:"logLevel,omitempty"`
 }
 
-// DefaultRestricted returns what of the default policy's plugins is not a tenant's to
-// choose. A VF that the PF trusts, or whose source addresses it does not check,
+// DefaultRestricted returns the keys and values to which a policy restricts tenants by
+// default, in the form of Policy.Restricted. A VF that the PF trusts, or whose source addresses it does not check,
 // reaches other pods' traffic. sriov takes every other text than "on" for off.
 func DefaultRestricted() map[string]map[string][]string {
 	return map[string]map[string][]string{"sriov": {"spoofchk": {"on"}, "trust": {"off"}}}

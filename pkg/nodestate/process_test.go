@@ -107,7 +107,7 @@ func serve(command []string) error {
 				return err
 			}
 			program := child
-			if command[0] == "leave" { // the child is what a program has left behind
+			if command[0] == "leave" { // the child stands for a process that a program has left behind
 				program = exec.Command("true")
 				program.ExtraFiles = child.ExtraFiles
 				if err := program.Start(); err != nil {

@@ -7,8 +7,8 @@ import (
 )
 
 // fileName is the name of an attachment's record. Container ids may have dashes
-// (those of cnitool do), and so may interface names: behind the last dash is the
-// interface, unless its name has one itself. A colon can be in neither.
+// (cnitool's do), and so may interface names. The interface is behind the last dash;
+// if its name has a dash, it is behind a colon, which neither name can have.
 func (id AttachmentID) fileName() string {
 	between := "-"
 	if strings.Contains(id.IfName, "-") {
@@ -47,8 +47,8 @@ func (d AttachmentDir) path(id AttachmentID) (string, error) {
 	return paths[0], nil
 }
 
-// old returns where the record is, if that is at the second of its paths. What is
-// there may be another attachment's, whose lock is none of our business.
+// old returns the second of the paths, and whether this attachment's record is there.
+// The path may hold another attachment's record, whose lock is none of our business.
 func old(paths []string, id AttachmentID) (string, bool) {
 	if len(paths) < 2 {
 		return "", false

@@ -58,9 +58,9 @@ func ofLink() []Act {
 	}
 }
 
-// SetAttributes sets every attribute (IFLA_*), known to anybody or not, that the
-// kernel lets the caller set on a link of this netns to something else than it is,
-// but for those that move it, and returns them.
+// SetAttributes changes every attribute (IFLA_*) that the kernel lets the caller
+// change on a link of this netns, and returns them. It tries all numbers, known or
+// not, except the attributes that move the link.
 func SetAttributes(index int) (taken []int, err error) {
 	for attr := 1; attr < 128; attr++ {
 		if attr == unix.IFLA_NET_NS_PID || attr == unix.IFLA_NET_NS_FD || attr == unix.IFLA_TARGET_NETNSID {
@@ -87,8 +87,8 @@ func SetAttributes(index int) (taken []int, err error) {
 	return taken, nil
 }
 
-// candidates are values that an attribute may take, first those that look like its
-// present one.
+// candidates are values that an attribute may take. Values like its present one come
+// first.
 func candidates(now []byte) [][]byte {
 	var all [][]byte
 	if len(now) > 0 {
@@ -158,7 +158,10 @@ func ofPackets() []Act {
 			return netlink.RouteReplace(&netlink.Route{LinkIndex: l.Attrs().Index, Dst: dst, Scope: netlink.SCOPE_LINK, Table: 7})
 		}),
 		onLink("neighbour", func(_ *Pod, l netlink.Link) error {
-			return netlink.NeighSet(&netlink.Neigh{LinkIndex: l.Attrs().Index, State: netlink.NUD_PERMANENT, IP: net.IPv4(10, 97, 0, 1), HardwareAddr: net.HardwareAddr{2, 1, 1, 1, 1, 1}})
+			return netlink.NeighSet(&netlink.Neigh{
+				LinkIndex: l.Attrs().Index, State: netlink.NUD_PERMANENT,
+				IP: net.IPv4(10, 97, 0, 1), HardwareAddr: net.HardwareAddr{2, 1, 1, 1, 1, 1},
+			})
 		}),
 		onLink("fdb entry", func(_ *Pod, l netlink.Link) error {
 			return notSupported(netlink.NeighAppend(&netlink.Neigh{

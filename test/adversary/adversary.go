@@ -1,5 +1,5 @@
-// Package adversary does to a network interface what the kernel allows to whoever
-// has CAP_NET_ADMIN in its netns, as a pod may, and describes what becomes of it.
+// Package adversary changes a network interface in every way that the kernel allows
+// with CAP_NET_ADMIN in its netns, which a pod may have. It also describes the result.
 package adversary
 
 import (
@@ -16,7 +16,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// ErrCannot is returned by what this kernel, this user or this device cannot do.
+// ErrCannot is returned by acts that this kernel, user or device does not allow.
 var ErrCannot = errors.New("not possible here")
 
 // Pod is a pod at work on an interface.
@@ -61,7 +61,8 @@ func (p *Pod) Some(all []Act, n int) []Act {
 	return out
 }
 
-// Kill ends the pod's processes: what they hold open, and netns that only they have.
+// Kill ends the pod's processes, and so their open files and the netns that only they
+// have.
 func (p *Pod) Kill() {
 	for i := len(p.ends) - 1; i >= 0; i-- {
 		p.ends[i]()
@@ -151,7 +152,7 @@ func onLink(name string, do func(p *Pod, l netlink.Link) error) Act {
 	}}
 }
 
-// notSupported makes ErrCannot of what this kernel does not know.
+// notSupported wraps errors of features that this kernel lacks in ErrCannot.
 func notSupported(err error) error {
 	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EPROTONOSUPPORT) {
 		return fmt.Errorf("%w: %w", ErrCannot, err)

@@ -13,8 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Description is all that is to be seen of a link, by what it is. Two of one
-// device differ only where it does.
+// Description is everything that a process can see of a link, by name. Two
+// descriptions of a device are equal if the device has not changed.
 type Description map[string]string
 
 // counters are attributes that change by themselves, or say where the link is.
@@ -105,8 +105,8 @@ func steadySpec(value []byte) (out string, err error) {
 	return out, nil
 }
 
-// hears are the link-layer multicast addresses that the link listens to, but for
-// those of the addresses that each netns gives it.
+// hears are the link-layer multicast addresses that the link listens to. It leaves out
+// the ones for IPv4 and IPv6 multicast, which every netns sets by itself.
 func hears(name string) (all []string) {
 	f, err := os.Open("/proc/thread-self/net/dev_mcast")
 	if err != nil {

@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ethtoolStruct is one of ethtool's structures: what reads and what writes it, its
-// size in words, and which words are settings.
+// ethtoolStruct is one of ethtool's structures: the commands that read and write it,
+// its size in words, and which words are settings.
 type ethtoolStruct struct {
 	name         string
 	get, set     uint32
@@ -20,8 +20,8 @@ type ethtoolStruct struct {
 	alternatives []uint32 // values to try in each word; nil: near the present ones
 }
 
-// ethtoolStructs are as linux/ethtool.h has them. What the link has negotiated is
-// left out.
+// ethtoolStructs are as linux/ethtool.h has them, without words that the link
+// negotiates.
 var ethtoolStructs = []ethtoolStruct{
 	{name: "rings", get: unix.ETHTOOL_GRINGPARAM, set: unix.ETHTOOL_SRINGPARAM, size: 9, from: 5, to: 9, alternatives: []uint32{64, 80, 128, 512}},
 	{name: "channels", get: unix.ETHTOOL_GCHANNELS, set: unix.ETHTOOL_SCHANNELS, size: 9, from: 5, to: 9, alternatives: []uint32{1, 2}},
@@ -29,7 +29,10 @@ var ethtoolStructs = []ethtoolStruct{
 	{name: "message level", get: unix.ETHTOOL_GMSGLVL, set: unix.ETHTOOL_SMSGLVL, size: 2, from: 1, to: 2, alternatives: []uint32{1, 2}},
 	{name: "wake-on-lan", get: unix.ETHTOOL_GWOL, set: unix.ETHTOOL_SWOL, size: 5, from: 2, to: 3, alternatives: []uint32{0, 1 << 5, 1}},
 	{name: "private flags", get: unix.ETHTOOL_GPFLAGS, set: unix.ETHTOOL_SPFLAGS, size: 2, from: 1, to: 2, alternatives: []uint32{1, 0, 2}},
-	{name: "rx-copybreak", get: unix.ETHTOOL_GTUNABLE, set: unix.ETHTOOL_STUNABLE, size: 5, from: 4, to: 5, ask: []uint32{1, 3, 4}, alternatives: []uint32{0, 200}},
+	{
+		name: "rx-copybreak", get: unix.ETHTOOL_GTUNABLE, set: unix.ETHTOOL_STUNABLE, size: 5, from: 4, to: 5,
+		ask: []uint32{1, 3, 4}, alternatives: []uint32{0, 200},
+	},
 	{name: "pause", get: unix.ETHTOOL_GPAUSEPARAM, set: unix.ETHTOOL_SPAUSEPARAM, size: 4, from: 1, to: 2, alternatives: []uint32{0, 1}},
 	{name: "link mode", get: unix.ETHTOOL_GSET, set: unix.ETHTOOL_SSET, size: 11, from: 2, to: 3, alternatives: []uint32{0x0f, 0x03, 0x20}},
 	{name: "flow hash of UDP", get: unix.ETHTOOL_GRXFH, set: unix.ETHTOOL_SRXFH, size: 48, from: 2, to: 3, ask: []uint32{2}, alternatives: []uint32{0x30, 0xf0}},

@@ -19,7 +19,8 @@ const shownBy = "test/arch/testdata/shown.txt"
 var promising = []string{"docs/netconf.md", "docs/addresses.md"}
 
 func sentenceRules() []rule {
-	page := "-- docs/netconf.md --\n# Title\n\nA pod gets it. Others do\nnot.\n\n| key | meaning |\n|---|---|\n| `x` | y |\n\n    code. Is not read.\n-- x/x_test.go --\npackage x\n\nfunc TestPod(t *testing.T) {}\n-- " + shownBy + " --\n# docs/netconf.md\nTestPod: A pod gets\n"
+	page := "-- docs/netconf.md --\n# Title\n\nA pod gets it. Others do\nnot.\n\n| key | meaning |\n|---|---|\n| `x` | y |\n\n    code. Is not read.\n" +
+		"-- x/x_test.go --\npackage x\n\nfunc TestPod(t *testing.T) {}\n-- " + shownBy + " --\n# docs/netconf.md\nTestPod: A pod gets\n"
 	return []rule{{
 		name:  "unshown-sentence",
 		why:   "a page that says something else than the code does is worse than none; write down the test that shows the sentence, in " + shownBy,
@@ -33,8 +34,8 @@ func sentenceRules() []rule {
 	}}
 }
 
-// sentences are those of a page's paragraphs and lists, and the rows of its tables but
-// for the first.
+// sentences returns the sentences of a page's paragraphs and lists, and the rows of its
+// tables except the first.
 func sentences(markdown string) (out []string) {
 	var paragraph []string
 	lines := strings.Split(markdown, "\n")

@@ -16,8 +16,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// TestTunedAttachmentIsChecked: a conflist of the field, in which tuning changes what
-// it owns after multi-eni. CHECK passes, and still finds what is lost.
+// TestTunedAttachmentIsChecked: a conflist of the field, in which tuning runs after
+// multi-eni and changes the interface. CHECK passes, and still finds a loss.
 func TestTunedAttachmentIsChecked(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -86,8 +86,10 @@ func TestOneDestinationByTwoNetworks(t *testing.T) {
 	}
 	must(t, nodestate.WriteInventory(nodestate.DefaultInventoryPath, inv))
 	networks := []string{
-		`{"cniVersion":"1.1.0","name":"n1","type":"multi-eni","select":{"nodeENI":"net-1"},"ipam":{"type":"eni-ipam"},"routes":[{"dst":"10.100.0.0/16","gw":"10.79.1.1"}]}`,
-		`{"cniVersion":"1.1.0","name":"n2","type":"multi-eni","select":{"nodeENI":"net-2"},"ipam":{"type":"eni-ipam"},"routes":[{"dst":"10.100.0.0/16","gw":"10.79.2.1"}]}`,
+		`{"cniVersion":"1.1.0","name":"n1","type":"multi-eni","select":{"nodeENI":"net-1"},"ipam":{"type":"eni-ipam"},` +
+			`"routes":[{"dst":"10.100.0.0/16","gw":"10.79.1.1"}]}`,
+		`{"cniVersion":"1.1.0","name":"n2","type":"multi-eni","select":{"nodeENI":"net-2"},"ipam":{"type":"eni-ipam"},` +
+			`"routes":[{"dst":"10.100.0.0/16","gw":"10.79.2.1"}]}`,
 	}
 	pod := c.pod("pod")
 	verb := func(verb string, i int) {
@@ -138,7 +140,8 @@ func TestDefaultRouteWithSBR(t *testing.T) {
 	c := newCluster(t)
 	c.inventory("10.0.2.15/24", "10.0.2.16/24")
 	multiENI := map[string]any{
-		"type": "multi-eni", "sysfs": c.node.Sysfs, "select": map[string]any{"nodeENI": "dataplane-a"}, "ipam": map[string]any{"type": "eni-ipam", "routes": []any{map[string]any{"dst": "0.0.0.0/0"}}},
+		"type": "multi-eni", "sysfs": c.node.Sysfs, "select": map[string]any{"nodeENI": "dataplane-a"},
+		"ipam": map[string]any{"type": "eni-ipam", "routes": []any{map[string]any{"dst": "0.0.0.0/0"}}},
 	}
 	shared := maps.Clone(multiENI)
 	shared["delegate"] = map[string]any{"type": "macvlan", "mode": "passthru"}

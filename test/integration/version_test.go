@@ -18,8 +18,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// process runs a plugin's binary as libcni does, and returns its exit code and what
-// it has said: its result, or its error.
+// process runs a plugin's binary as libcni does, and returns its exit code and its
+// result or error.
 func (c *cluster) process(plugin, verb, container string, stdin []byte) (int, map[string]any) {
 	c.t.Helper()
 	path := filepath.Dir(binary(c.t, "multi-eni")) + ":" + filepath.Dir(binary(c.t, "cni/host-local"))
@@ -48,7 +48,7 @@ func (c *cluster) process(plugin, verb, container string, stdin []byte) (int, ma
 	return cmd.ProcessState.ExitCode(), said
 }
 
-// common leaves of a result what every plugin says, in whatever version.
+// common reduces a result to the keys that every plugin writes, in every version.
 func common(result map[string]any) map[string]any {
 	interfaces, _ := result["interfaces"].([]any)
 	for _, i := range interfaces {
@@ -61,7 +61,7 @@ func common(result map[string]any) map[string]any {
 	return result
 }
 
-// message is that of an error which a plugin has said.
+// message is the text of a plugin's error.
 func message(said map[string]any) string { return fmt.Sprint(said["msg"]) }
 
 // texts are netconfs with every kind of version and name, without their closing
@@ -88,7 +88,8 @@ func TestVersionsAsTheReference(t *testing.T) {
 		return
 	}
 	c := newCluster(t)
-	const ipam = `,"ipam":{"type":"static","addresses":[{"address":"10.0.2.50/24","gateway":"10.0.2.1"},{"address":"fd00:2::50/64"}],"routes":[{"dst":"10.60.0.0/16","gw":"10.0.2.1"}]}}`
+	const ipam = `,"ipam":{"type":"static","addresses":[{"address":"10.0.2.50/24","gateway":"10.0.2.1"},{"address":"fd00:2::50/64"}],` +
+		`"routes":[{"dst":"10.60.0.0/16","gw":"10.0.2.1"}]}}`
 	must(t, nstest.NewNetns("/run/netns/theirs"))
 	must(t, nstest.NewNetns("/run/netns/ours"))
 	for name, text := range texts() {
@@ -137,7 +138,10 @@ func TestVersionsOfDelegates(t *testing.T) {
 	must(t, nstest.NewNetns("/run/netns/pod"))
 	for _, version := range []string{"", "0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"} {
 		for delegate, more := range map[string]string{"macvlan": `,"mode":"passthru"`, "host-device": `,"deviceField":"device"`} {
-			for _, ipam := range []string{`{"type":"eni-ipam"` + map[bool]string{true: `,"coolDown":0`}[delegate == "macvlan"] + `}`, `{"type":"host-local","subnet":"10.0.2.0/24"}`} {
+			for _, ipam := range []string{
+				`{"type":"eni-ipam"` + map[bool]string{true: `,"coolDown":0`}[delegate == "macvlan"] + `}`,
+				`{"type":"host-local","subnet":"10.0.2.0/24"}`,
+			} {
 				conf := []byte(`{"cniVersion":"` + version + `","name":"dataplane","type":"multi-eni","sysfs":"` + c.node.Sysfs + `","select":{"nodeENI":"dataplane-a"},` +
 					`"delegate":{"type":"` + delegate + `"` + more + `},"ipam":` + ipam + `}`)
 				code, result := c.process("multi-eni", "ADD", "pod", conf)
@@ -155,7 +159,7 @@ func TestVersionsOfDelegates(t *testing.T) {
 	}
 }
 
-// TestVersionsOfENIIPAM: eni-ipam takes what host-local takes.
+// TestVersionsOfENIIPAM: eni-ipam takes the same texts as host-local.
 func TestVersionsOfENIIPAM(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -191,8 +195,9 @@ func TestVersionsOfENIIPAM(t *testing.T) {
 	}
 }
 
-// TestDELByTheRecordAlone: what is on record is released whatever the text is by
-// now; where there is neither record nor text, the message quotes the text.
+// TestDELByTheRecordAlone: DEL releases a recorded attachment, whatever the text is by
+// now. Where there is neither a record nor a text that can be read, the message quotes
+// the text.
 func TestDELByTheRecordAlone(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -228,7 +233,8 @@ func TestFieldCaseVersion(t *testing.T) {
 	c := newCluster(t)
 	c.inventory("10.0.2.15/24")
 	must(t, nstest.NewNetns("/run/netns/pod"))
-	conf := []byte(`{"cniVersion":"0.3.0","name":"du","type":"multi-eni","select":{"nodeENI":"dataplane-a"},"ipam":{"type":"eni-ipam"},"sysfs":"` + c.node.Sysfs + `"}`)
+	conf := []byte(`{"cniVersion":"0.3.0","name":"du","type":"multi-eni","select":{"nodeENI":"dataplane-a"},"ipam":{"type":"eni-ipam"},` +
+		`"sysfs":"` + c.node.Sysfs + `"}`)
 	code, result := c.process("multi-eni", "ADD", "pod", conf)
 	if code != 0 || result["cniVersion"] != "0.3.0" {
 		t.Errorf("ADD: %d, %v", code, result)

@@ -11,13 +11,13 @@
 //   - What is to be undone is kept in a file before the first delegate runs. When
 //     ADD fails, all of it is deleted again, and the file stays for DEL.
 //   - DEL goes backwards, does all it can and returns the delegates' errors. The
-//     kubelet then repeats it, with netconfs that name no device: Multus has thrown
-//     its file away and asks the API server.
+//     kubelet then repeats it, with netconfs that name no device, since Multus has
+//     thrown its file away and asks the API server.
 //   - There is no GC and no STATUS: Multus passes them to the default network only.
 //
-// That is what Multus v4.3.0 does as a binary of its own ("thin"; CmdDel and
-// delPlugins in pkg/multus/multus.go). The shim of the thick one returns no error
-// of DEL. Neither runs a delegate's DEL once its file is gone and the API server
+// Multus v4.3.0 does the same as a binary of its own ("thin"; CmdDel and delPlugins
+// in pkg/multus/multus.go). The shim of the thick one returns no error of DEL.
+// Neither runs a delegate's DEL once its file is gone and the API server
 // has no such pod, as after a forced deletion.
 //
 // Its netconf, with all keys needed but shared:

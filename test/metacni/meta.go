@@ -86,7 +86,7 @@ func add(a *skel.CmdArgs, stdout io.Writer) error {
 	for i, at := range all {
 		result, err := at.run(ctx, a, n, libcni.CNI.AddNetwork)
 		if err != nil {
-			_ = remove(ctx, a, n, all[:i+1]) // the failed one too; DEL comes, and goes by what is kept
+			_ = remove(ctx, a, n, all[:i+1]) // the failed one too; DEL comes later, and goes by the file
 			return fmt.Errorf("add %s: %w", at.IfName, err)
 		}
 		if i == 0 {
@@ -120,7 +120,7 @@ func del(a *skel.CmdArgs) error {
 	return forget(n.DataDir, a.ContainerID)
 }
 
-// keepDeclared keeps for the next DEL what the API server would say: the netconfs
+// keepDeclared keeps netconfs for the next DEL as the API server would give them:
 // without the devices that the kubelet had allocated.
 func keepDeclared(n netconf, containerID string, all []attachment) error {
 	for i := range all {

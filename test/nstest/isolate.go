@@ -38,8 +38,8 @@ func Outside(t *testing.T) bool {
 	return outside(t, Command)
 }
 
-// OutsideAsRoot is Outside, but root keeps its user namespace: bpf(2) and what
-// else the kernel leaves to the first user namespace work then. Anybody else has
+// OutsideAsRoot is Outside, but root keeps its user namespace. Then bpf(2) works, and
+// all else that the kernel allows in the first user namespace only. Other users have
 // to do without.
 func OutsideAsRoot(t *testing.T) bool {
 	t.Helper()

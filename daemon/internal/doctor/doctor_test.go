@@ -310,7 +310,8 @@ func TestFindings(t *testing.T) {
 		"policy invalid": {func(w *world) { w.write("etc/policy.json", "{", 0o644) }, Fail, "policy", []string{"refuses every ADD"}},
 		"policy open":    {func(w *world) { w.must(os.Chmod(w.o.Policy, 0o666)) }, Fail, "policy", []string{"chmod go-w"}},
 		"policy of before": {func(w *world) {
-			w.write("etc/policy.json", fmt.Sprintf(`{"schemaVersion":1,"delegates":["sriov"],"binDir":%q,"dataDir":%q,"leaseDir":%q,"inventory":%q}`, w.o.BinDir, w.o.AttachmentsDir, w.o.LeaseDir, w.o.Inventory), 0o644)
+			w.write("etc/policy.json", fmt.Sprintf(`{"schemaVersion":1,"delegates":["sriov"],"binDir":%q,"dataDir":%q,"leaseDir":%q,"inventory":%q}`,
+				w.o.BinDir, w.o.AttachmentsDir, w.o.LeaseDir, w.o.Inventory), 0o644)
 		}, Warn, "policy", []string{"spoofchk and trust of sriov", "conf/policy.json"}},
 		"policy elsewhere": {func(w *world) {
 			w.write("etc/policy.json", fmt.Sprintf(`{"schemaVersion":1,"binDir":%q,"leaseDir":%q,"inventory":%q}`, w.o.BinDir, w.o.LeaseDir, w.o.Inventory), 0o644)

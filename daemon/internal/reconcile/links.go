@@ -194,9 +194,11 @@ func unrestored(pci device.PCIAddress, err error) finding {
 	switch {
 	case errors.Is(err, link.ErrUnfit):
 		p.Reason = "LinkUnfit"
-		p.Message = fmt.Sprintf("no pod gets the device, whose link has something of an earlier pod that cannot be taken away, tried again: %v; detach what it names, or unplug and attach the ENI", err)
+		p.Message = fmt.Sprintf("no pod gets the device, whose link has something of an earlier pod that cannot be taken away, "+
+			"tried again: %v; detach what it names, or unplug and attach the ENI", err)
 	case errors.As(err, &failed):
-		p.Message = fmt.Sprintf("pods get the device, but its link is not as it was before an earlier pod, tried again: %v; set it by hand, or unplug and attach the ENI", err)
+		p.Message = fmt.Sprintf("pods get the device, but its link is not as it was before an earlier pod, "+
+			"tried again: %v; set it by hand, or unplug and attach the ENI", err)
 	default:
 		p.Message = "the restore record of the device cannot be removed, see the daemon's log; tried again"
 	}

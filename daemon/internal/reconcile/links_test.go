@@ -152,9 +152,9 @@ func TestRestore(t *testing.T) {
 	}
 }
 
-// TestUnrestored: a setting that a link cannot be given back is a Problem that names
-// the device, the setting, the cause and the way out, and another one where no pod
-// gets the device. It ends with its cause.
+// TestUnrestored: where a link's setting cannot be given back, a Problem names the
+// device, the setting, the cause and the way out. Its reason is another where no pod
+// gets the device. The Problem ends with its cause.
 func TestUnrestored(t *testing.T) {
 	for reason, tt := range map[string]struct {
 		err   error

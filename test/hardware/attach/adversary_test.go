@@ -30,13 +30,13 @@ type target struct {
 	pods  int
 	host  adversary.Description // the device in the host
 	fresh adversary.Description // and in the first pod
-	// ignore are what the kernel itself does not give back in the host.
+	// ignore are attributes that the kernel itself does not give back in the host.
 	ignore []string
 }
 
 // TestAdversary: whatever a pod does to a NIC or a VF, the host has it back as it
-// was, and the next pod gets it as the first did: after DEL, after the end of the
-// netns, and from a netns of the pod's own making.
+// was, and the next pod gets it as the first did. That holds after DEL, after the end
+// of the netns, and from a netns that the pod has made.
 func TestAdversary(t *testing.T) {
 	t.Run("e1000e", func(t *testing.T) {
 		guest.Clean(t)
@@ -50,9 +50,9 @@ func TestAdversary(t *testing.T) {
 	})
 }
 
-// TestAdversaryShared: what a pod does to its ipvlan of a NIC ends with it, but for
-// IFLA_ALLMULTI: an ipvlan that is deleted with the flag ALLMULTI leaves its parent
-// hearing all multicast (Linux 6.1), and nobody can take that back.
+// TestAdversaryShared: a pod's changes to its ipvlan of a NIC end with the ipvlan. The
+// exception is IFLA_ALLMULTI: an ipvlan that is deleted with the flag ALLMULTI leaves
+// its parent hearing all multicast (Linux 6.1), and nobody can take that back.
 func TestAdversaryShared(t *testing.T) {
 	guest.Clean(t)
 	pci := prepare(t, nic0, netdev{Name: "ens7", MTU: 1500, Up: true})
@@ -161,7 +161,7 @@ func (a *target) inHost() adversary.Description {
 // together is how many acts each tries on one pod: emulated, a pod takes a second.
 const together = 5
 
-// each tries all acts, and returns those that the kernel lets a pod do.
+// each tries all acts, and returns the ones that the kernel lets a pod do.
 func (a *target) each(all []adversary.Act) (done []adversary.Act) {
 	a.Helper()
 	var not []string

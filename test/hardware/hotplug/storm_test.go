@@ -241,7 +241,7 @@ func (w *slotWorker) add(t *testing.T, p pod) {
 		if r.Code == 0 {
 			return
 		}
-		// 100, 103 and 104: the row may still be that of an earlier round of the same ENI.
+		// 100, 103 and 104: the row may still be from an earlier round of the same ENI.
 		if passing := slices.Contains([]int{11, 100, 101, 103, 104}, r.Code); !passing || time.Now().After(deadline) {
 			w.fatal(t, "ADD of %s: code %d: %s", p.id, r.Code, r.Msg)
 		}

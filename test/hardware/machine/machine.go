@@ -58,8 +58,9 @@ type Spec struct {
 const (
 	E1000E = "e1000e" // stands in for an ENI
 	IGB    = "igb"    // a PF with up to seven VFs
-	// VirtioRSS has a hash key for its queues. Its interface is not that of the PCI
-	// function itself, so the product takes it for no ENI. It cannot be hot-plugged.
+	// VirtioRSS has a hash key for its queues. Its interface belongs to a
+	// child of the PCI function, so the product takes it for no ENI. It cannot be
+	// hot-plugged.
 	VirtioRSS = "virtio-net-pci,rss=on,hash=on"
 )
 

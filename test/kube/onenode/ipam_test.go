@@ -26,9 +26,9 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// TestIPAM: pods get their addresses from the real whereabouts and from the real
-// dhcp with its daemon, whether they share the ENI or have it alone, and give them
-// back when they end.
+// TestIPAM: pods get their addresses from the real whereabouts, and from the real dhcp
+// with its daemon, and give them back when they end. They share the ENI or have it
+// alone.
 func TestIPAM(t *testing.T) {
 	a := sharedENI(addresses{})
 	s := newStageOf(t, a)
@@ -101,7 +101,8 @@ func startWhereabouts(s *stage, e eni) addressPlugin {
 	const conf = "/etc/cni/net.d/whereabouts.d/whereabouts.conf"
 	s.must(os.MkdirAll(filepath.Dir(conf), 0o755))
 	s.Cleanup(func() { s.must(os.RemoveAll(filepath.Dir(conf))) })
-	s.must(os.WriteFile(conf, fmt.Appendf(nil, `{"datastore":"kubernetes","kubernetes":{"kubeconfig":%q}}`, s.WriteKubeconfig(s.T, "kube-system", "whereabouts")), 0o600))
+	s.must(os.WriteFile(conf, fmt.Appendf(nil, `{"datastore":"kubernetes","kubernetes":{"kubeconfig":%q}}`,
+		s.WriteKubeconfig(s.T, "kube-system", "whereabouts")), 0o600))
 	pools := s.cluster().Dynamic.Resource(schema.GroupVersionResource{Group: "whereabouts.cni.cncf.io", Version: "v1alpha1", Resource: "ippools"})
 	return addressPlugin{
 		ipam: map[string]any{"type": "whereabouts", "range": e.cidr(), "range_start": e.ip(50), "range_end": e.ip(59), "gateway": e.ip(1)},
@@ -128,7 +129,7 @@ func startWhereabouts(s *stage, e eni) addressPlugin {
 	}
 }
 
-// dhcpServer gives addresses and remembers who has them.
+// dhcpServer gives addresses and remembers their clients.
 type dhcpServer struct {
 	mu     sync.Mutex
 	of     map[string]net.IP // by client identifier

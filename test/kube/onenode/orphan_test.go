@@ -171,7 +171,8 @@ func TestOrphanInstalled(t *testing.T) {
 
 	const path = "/run/netns/orphan"
 	s.must(nstest.NewNetns(path))
-	conf := fmt.Sprintf(`{"cniVersion":"1.1.0","name":"orphan","type":"multi-eni","deviceID":%q,"select":{"nodeENI":%q},"ipam":{"type":"host-local","ranges":[[{"subnet":%q}]]}}`, a.PCI, a.letter, a.cidr())
+	conf := fmt.Sprintf(`{"cniVersion":"1.1.0","name":"orphan","type":"multi-eni","deviceID":%q,"select":{"nodeENI":%q},`+
+		`"ipam":{"type":"host-local","ranges":[[{"subnet":%q}]]}}`, a.PCI, a.letter, a.cidr())
 	_, err := invoke.ExecPluginWithResult(t.Context(), pluginPath, []byte(conf), &invoke.Args{
 		Command: "ADD", ContainerID: "orphan", NetNS: path, IfName: "net1", Path: node.CNIBinDir,
 	}, nil)
