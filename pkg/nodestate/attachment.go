@@ -183,10 +183,10 @@ type LinkState struct {
 	XDP uint32 `json:"xdp,omitempty"`
 	// Settings are the link's own; null in a record of a version that did not write
 	// them.
-	Settings Settings `json:"settings,omitempty"`
+	Settings Settings `json:"settings,omitzero"`
 	// Ethtool are the device's settings (ethtool(8)), as the inventory's row had them
 	// when the pod came; null where no daemon had read them.
-	Ethtool Settings `json:"ethtool,omitempty"`
+	Ethtool Settings `json:"ethtool,omitzero"`
 }
 
 // Settings are values by name. One that is missing was not known, and is left as

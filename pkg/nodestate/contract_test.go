@@ -286,6 +286,24 @@ func TestNetnsSame(t *testing.T) {
 	}
 }
 
+// TestNoSettingsAreNotUnread: settings of which a device has none, and settings that
+// nobody has read, stay apart on the disk.
+func TestNoSettingsAreNotUnread(t *testing.T) {
+	for _, want := range []LinkState{{}, {Settings: Settings{}}, {Ethtool: Settings{}}} {
+		data, err := encode(want)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got LinkState
+		if err := json.Unmarshal(data, &got); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("written and read again (-want +got):\n%s", diff)
+		}
+	}
+}
+
 // fuzzDecoder checks a decoder: it never panics, and what it accepts is written
 // and read again as the same.
 func fuzzDecoder[T any](f *testing.F, decode func(path string, data []byte) (T, error), goldens ...string) {

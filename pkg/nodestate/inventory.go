@@ -91,7 +91,7 @@ type Device struct {
 	AllowedNamespaces []string `json:"allowedNamespaces,omitempty"`
 	// Ethtool are the device's settings (ethtool(8)) as they were when no pod had it,
 	// in link.Handle.Ethtool's own form; null when it was not seen like that.
-	Ethtool Settings `json:"ethtool,omitempty"`
+	Ethtool Settings `json:"ethtool,omitzero"`
 	Phase   Phase    `json:"phase"`
 }
 
