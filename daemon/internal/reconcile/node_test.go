@@ -170,7 +170,9 @@ func (h *fakeHost) Ethtool(name string) (nodestate.Settings, error) {
 	for n, l := range h.links {
 		if l.Name == name {
 			h.ethtoolRead++
-			return maps.Clone(h.ethtool[n]), h.fail["ethtool"]
+			settings := nodestate.Settings{} // never nil, as link.Ethtool's
+			maps.Copy(settings, h.ethtool[n])
+			return settings, h.fail["ethtool"]
 		}
 	}
 	return nil, link.ErrNotFound
