@@ -98,7 +98,7 @@ func (c *call) netnsForDelegate(a nodestate.Attachment) (path string, err error)
 		return path, nil
 	}
 	err = c.lookInPod(a, func(ns *link.Netns, in *link.Handle, l link.Link) error {
-		renamed := error(nil)
+		var renamed error
 		if l.Name != a.IfName {
 			renamed = in.Rename(l.Index, a.IfName)
 		}
