@@ -93,6 +93,9 @@ type Device struct {
 	// in link.Handle.Ethtool's own form; null when it was not seen like that.
 	Ethtool Settings `json:"ethtool,omitzero"`
 	Phase   Phase    `json:"phase"`
+	// Cause says why a draining device drains: a clause for people, of stable values.
+	// It is "" in every other phase, and in a row of a version that did not write it.
+	Cause string `json:"cause,omitempty"`
 }
 
 // Router is the subnet's in the VPC: its first address. The zero Addr for IPv6,

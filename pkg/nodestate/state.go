@@ -3,7 +3,6 @@ package nodestate
 import (
 	"encoding/json"
 	"fmt"
-	"net/netip"
 	"path/filepath"
 	"time"
 
@@ -52,25 +51,9 @@ func (d Device) validate() error {
 	return nil
 }
 
-// fillLists has an empty list written as [], not null.
-func (d *Device) fillLists() {
-	if d.Addresses == nil {
-		d.Addresses = []netip.Prefix{}
-	}
-	if d.Prefixes == nil {
-		d.Prefixes = []netip.Prefix{}
-	}
-}
-
 // WriteInventory replaces the inventory at path, durably, with mode 0600.
 func WriteInventory(path string, inv Inventory) error {
-	inv.SchemaVersion = SchemaVersion
-	inv.Problems = append([]Problem{}, inv.Problems...)
-	inv.Devices = append([]Device{}, inv.Devices...)
-	for i := range inv.Devices {
-		inv.Devices[i].fillLists()
-	}
-	data, err := encode(inv)
+	data, err := encode(inv.written())
 	if err != nil {
 		return err
 	}
@@ -138,13 +121,7 @@ func decodeCheckpoint(path string, data []byte) (Checkpoint, error) {
 
 // WriteCheckpoint replaces the checkpoint at path, durably, with mode 0600.
 func WriteCheckpoint(path string, c Checkpoint) error {
-	c.SchemaVersion = SchemaVersion
-	c.Devices = append([]CheckpointDevice{}, c.Devices...)
-	for i := range c.Devices {
-		c.Devices[i].fillLists()
-	}
-	c.OwnedResources = append([]device.ResourceName{}, c.OwnedResources...)
-	data, err := encode(c)
+	data, err := encode(c.written())
 	if err != nil {
 		return err
 	}

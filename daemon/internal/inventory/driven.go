@@ -2,6 +2,7 @@ package inventory
 
 import (
 	"cmp"
+	"fmt"
 
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
@@ -42,6 +43,19 @@ func (j *joiner) phaseDriven(c *claim, p place, d nodestate.Device) nodestate.Ph
 	}
 	j.drives = append(j.drives, drive)
 	return phase
+}
+
+// causeDriven says why a device that is declared drains: for its driver, or, where
+// what declares it cannot be read, for the reason that it had.
+func (j *joiner) causeDriven(c *claim, p place) string {
+	to := cmp.Or(c.driver, j.Taken.Value[p.pci].Driver)
+	switch before := j.prev[c.eni]; {
+	case c.remembered != nil && before != nil:
+		return before.Cause
+	case to == "" || to == p.fn.Driver:
+		return "its driver is being changed"
+	}
+	return fmt.Sprintf("it is bound to %s, and is to be bound to %s", cmp.Or(p.fn.Driver, "no driver"), to)
 }
 
 // free says whether nobody has the device, and nobody can be given it any more,

@@ -1,10 +1,12 @@
 package inventory
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"time"
 
+	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
 )
@@ -30,7 +32,7 @@ func (j *joiner) addLost(r *nodestate.CheckpointDevice) {
 	if forgettable && !bound {
 		return
 	}
-	j.keep(same, nodestate.PhaseDraining, j.missingSince(same))
+	j.drain(same, j.causeOf(same), j.missingSince(same))
 	if forgettable && j.Taken.Known && j.Functions.Known {
 		j.drives = append(j.drives, Drive{Device: same.Device, To: taken.Driver})
 	}
@@ -74,6 +76,28 @@ func (j *joiner) giveBackStray() {
 			ENIID: t.Device.ENIID, NodeENI: t.Device.NodeENI, MAC: t.Device.MAC, PCIAddress: pci,
 		}})
 	}
+}
+
+// causeOf says why nothing claims a row's ENI any more, by what was read for this Join.
+func (j *joiner) causeOf(r *nodestate.CheckpointDevice) string {
+	d, declared := j.declared[r.NodeENI]
+	switch {
+	case !declared && slices.ContainsFunc(j.NodeENIs, func(o v1alpha1.NodeENI) bool { return o.Name == r.NodeENI }):
+		return fmt.Sprintf("NodeENI %s is being deleted", r.NodeENI)
+	case !declared && j.Elsewhere != nil && j.Elsewhere(r.NodeENI):
+		return fmt.Sprintf("NodeENI %s does not select this node", r.NodeENI)
+	case !declared:
+		return fmt.Sprintf("there is no NodeENI %s", r.NodeENI)
+	case d.attached:
+		return fmt.Sprintf("status.attachments of NodeENI %s does not list the ENI for this node", r.NodeENI)
+	}
+	return fmt.Sprintf("the ENI is not at a device index and subnet that NodeENI %s names", r.NodeENI)
+}
+
+// drain keeps a row that no new pod may have, and says why.
+func (j *joiner) drain(r *nodestate.CheckpointDevice, cause string, since time.Time) {
+	j.keep(r, nodestate.PhaseDraining, since)
+	j.rows[len(j.rows)-1].Cause = cause
 }
 
 // keep takes over a row before, in a phase that may be another.

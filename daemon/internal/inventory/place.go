@@ -5,6 +5,7 @@ import (
 
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
 )
 
@@ -31,6 +32,8 @@ type place struct {
 	pci  device.PCIAddress
 	fn   sysfs.PCIFunction
 	link *link.Link
+	// replaced: gone, and another function is at its address.
+	replaced bool
 	// twins: more than one function has a link with the ENI's MAC.
 	twins bool
 }
@@ -53,17 +56,14 @@ func (j *joiner) locate(eni device.ENIID) place {
 	if !j.Functions.Known || !j.Links.Known {
 		return place{state: unreadable}
 	}
-	before := j.seenBefore(eni)
-	fn, there := j.Functions.Value[before]
-	if r := j.sameBefore(eni, before); r != nil && r.Instance != 0 && r.Instance != fn.Instance {
-		there = false // another function is at its address
-	}
+	before, there := j.lastTrace(eni)
+	fn := j.Functions.Value[before.pci]
 	if there && fn.PhysFn != "" { // a VF's MAC changes on reset: its address is its identity
-		return j.at(sighting{before, j.linkAt[before]})
+		return j.at(sighting{before.pci, j.linkAt[before.pci]})
 	}
 	at := j.byMAC[j.mac(eni)]
 	if len(at) > 1 {
-		i := slices.IndexFunc(at, func(s sighting) bool { return s.pci == before })
+		i := slices.IndexFunc(at, func(s sighting) bool { return s.pci == before.pci })
 		if i < 0 {
 			return place{state: nowhere, twins: true}
 		}
@@ -72,12 +72,12 @@ func (j *joiner) locate(eni device.ENIID) place {
 	switch {
 	case len(at) == 1:
 		return j.at(at[0])
-	case before == "":
+	case before.pci == "":
 		return place{state: nowhere}
 	case !there:
-		return place{state: gone, pci: before}
+		return place{state: gone, pci: before.pci, replaced: fn.Address != ""}
 	}
-	return place{state: trusted, pci: before, fn: fn}
+	return place{state: trusted, pci: before.pci, fn: fn}
 }
 
 func (j *joiner) at(s sighting) place {
@@ -88,19 +88,56 @@ func (j *joiner) at(s sighting) place {
 	return p
 }
 
-// seenBefore returns the PCI address at which the ENI's netdev was seen in this
-// boot: by the Sync before, else by the pod that has it, else by the daemon when
-// it bound the device. A row that never had an interface was placed by its pod or by a hint, which are weighed anew each time
-// that the records can be read.
-func (j *joiner) seenBefore(eni device.ENIID) device.PCIAddress {
-	if r := j.rowBefore(eni); r != nil && (r.InterfaceName != "" || !j.Attachments.Known) {
-		return r.PCIAddress
+// trace is where an ENI's netdev was seen in this boot, and which PCI function that
+// was; instance is 0 where that is not known.
+type trace struct {
+	pci      device.PCIAddress
+	instance uint64
+}
+
+// lastTrace returns the first trace of an ENI whose function is there still. Where
+// none is, it returns the first of all, and false.
+func (j *joiner) lastTrace(eni device.ENIID) (t trace, there bool) {
+	all := j.traces(eni)
+	for _, t := range all {
+		if j.standing(t) {
+			return t, true
+		}
+	}
+	if len(all) > 0 {
+		return all[0], false
+	}
+	return trace{}, false
+}
+
+// standing says whether the function of a trace is there, and is the same one.
+func (j *joiner) standing(t trace) bool {
+	fn, there := j.Functions.Value[t.pci]
+	return there && (t.instance == 0 || t.instance == fn.Instance)
+}
+
+// traces are those that an ENI has left: in the Sync before, in the record of the pod
+// that has it, in the daemon's own when it bound the device. A row that never had an
+// interface was placed by its pod or by a hint, which are weighed anew each time that
+// the records can be read.
+func (j *joiner) traces(eni device.ENIID) (all []trace) {
+	if r := j.rowBefore(eni); r != nil && r.PCIAddress != "" && (r.InterfaceName != "" || !j.Attachments.Known) {
+		all = append(all, trace{r.PCIAddress, r.Instance})
 	}
 	if a := j.record[eni]; a != nil {
-		return a.Device.PCIAddress
+		all = append(all, trace{a.Device.PCIAddress, a.Device.Instance})
 	}
 	if t := j.taken[eni]; t != nil {
-		return t.Device.PCIAddress
+		all = append(all, trace{t.Device.PCIAddress, t.Device.Instance})
 	}
-	return ""
+	return all
+}
+
+// sameFunction returns the row before if the device was the PCI function that is at
+// that address now, or nil.
+func (j *joiner) sameFunction(eni device.ENIID, pci device.PCIAddress) *nodestate.CheckpointDevice {
+	if r := j.sameBefore(eni, pci); r != nil && j.standing(trace{pci, r.Instance}) {
+		return r
+	}
+	return nil
 }

@@ -211,7 +211,7 @@ func (j *joiner) indexSources() {
 	for i := range j.Checkpoint.Devices {
 		r := &j.Checkpoint.Devices[i]
 		j.prev[r.ENIID] = r
-		if r.PCIAddress != "" && j.Checkpoint.BootID == j.BootID {
+		if r.PCIAddress != "" && j.Checkpoint.BootID == j.BootID && (!j.Functions.Known || j.standing(trace{r.PCIAddress, r.Instance})) {
 			j.knownAt[r.PCIAddress] = r.ENIID
 		}
 	}

@@ -77,9 +77,9 @@ func (j *joiner) addRow(c *claim, p place) {
 		p = j.takeHint(c)
 	}
 	if p.state == gone {
-		j.problem("DeviceGone", c.nodeENI, c.eni.String(), "the device that was at PCI address %s has been unplugged; attach the ENI again, or remove the NodeENI", p.pci)
+		j.problem("DeviceGone", c.nodeENI, c.eni.String(), "%s; attach the ENI, or remove the NodeENI", p.whyGone())
 		if before != nil && before.Phase != nodestate.PhasePending && !j.forgettable(before) {
-			j.keep(before, nodestate.PhaseDraining, before.MissingSince)
+			j.drain(before, p.whyGone(), before.MissingSince)
 			return
 		}
 		p = place{state: gone}
@@ -101,6 +101,9 @@ func (j *joiner) addRow(c *claim, p place) {
 		r.InterfaceName = r.hostName
 	}
 	r.Phase, r.missingSince = j.phase(c, p, r.Device), c.missingSince
+	if r.Phase == nodestate.PhaseDraining {
+		r.Cause = j.causeDriven(c, p)
+	}
 	j.rows = append(j.rows, r)
 	if p.state == seen && c.kernel() && c.at(p.pci) && j.Attachments.Known && !j.held[p.pci] && !j.Driving[p.pci] {
 		j.idle = append(j.idle, IdleLink{Device: r.Device, Link: *p.link})
@@ -136,7 +139,7 @@ func (j *joiner) takeHint(c *claim) place {
 	if other, known := j.knownAt[c.hint]; known && other != c.eni {
 		return place{state: nowhere}
 	}
-	if _, listed := j.enis[c.eni]; !listed && j.sameBefore(c.eni, c.hint) == nil {
+	if _, listed := j.enis[c.eni]; !listed && j.sameFunction(c.eni, c.hint) == nil {
 		return place{state: nowhere}
 	}
 	return place{state: trusted, pci: c.hint, fn: fn}
@@ -185,7 +188,7 @@ func (j *joiner) describe(c *claim, p place) nodestate.Device {
 		d.Addresses = append(d.Addresses, before.Addresses...)
 		d.Prefixes = append(d.Prefixes, before.Prefixes...)
 	}
-	if same := j.sameBefore(c.eni, p.pci); same != nil {
+	if same := j.sameFunction(c.eni, p.pci); same != nil {
 		d.Ethtool = same.Ethtool
 	}
 	return d
@@ -299,10 +302,18 @@ func (j *joiner) phaseKernel(c *claim, p place, before *nodestate.CheckpointDevi
 		return nodestate.PhaseReady
 	case p.state == trusted && j.record[c.eni] != nil:
 		return nodestate.PhaseReady
-	case before != nil && before.Phase != nodestate.PhasePending && before.Driver == p.fn.Driver:
+	case j.sameFunction(c.eni, p.pci) != nil && before.Phase != nodestate.PhasePending && before.Driver == p.fn.Driver:
 		return nodestate.PhaseReady
 	}
 	return nodestate.PhasePending
+}
+
+// whyGone says what is at the address where a device was that is gone.
+func (p place) whyGone() string {
+	if p.replaced {
+		return fmt.Sprintf("another PCI function is at %s, where the device was, and no link of this host has its MAC", p.pci)
+	}
+	return fmt.Sprintf("no PCI function is at %s, where the device was", p.pci)
 }
 
 // explainNowhere says why a device has not been found, where something other

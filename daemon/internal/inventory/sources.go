@@ -39,6 +39,9 @@ type Snapshot struct {
 	// Complete says that an object which is not in Objects is not declared for
 	// this node. While it is false, absence means nothing.
 	Complete bool
+	// Elsewhere says whether there is a NodeENI of that name that is not for this
+	// node. Nil where the source knows of none.
+	Elsewhere func(name string) bool
 	// Lookup says how the ENI of an object without an entry for this node in
 	// status.attachments is found.
 	Lookup Lookup
@@ -85,8 +88,9 @@ type Sources struct {
 	// a NodeENI means nothing; a source that could not be read at all is an
 	// empty list that is not complete.
 	Complete bool
-	// Lookup is the NodeENIs' source's; see Snapshot.
-	Lookup Lookup
+	// Lookup and Elsewhere are the NodeENIs' source's; see Snapshot.
+	Lookup    Lookup
+	Elsewhere func(name string) bool
 	// ENIs are the instance's as IMDS lists them: a hint that lags.
 	ENIs Fact[[]awsnode.ENI]
 	// Functions are all PCI functions of the machine.

@@ -49,8 +49,26 @@ type told struct {
 type toldDevice struct {
 	eni, nodeENI, pci string
 	phase             nodestate.Phase
+	// cause is the row's; the ENINodeState does not have it.
+	cause string
 	// holders are the pods that know that they cannot get the device again.
 	holders map[string]bool
+}
+
+// name is the device's, with its PCI address where that is known.
+func (d *toldDevice) name() string {
+	if d.pci == "" {
+		return d.eni
+	}
+	return d.eni + " (" + d.pci + ")"
+}
+
+// why is the cause in parentheses, or nothing.
+func (d *toldDevice) why() string {
+	if d.cause == "" {
+		return ""
+	}
+	return " (" + d.cause + ")"
 }
 
 // tellFrom returns what was told when the ENINodeState was as given.
@@ -119,13 +137,13 @@ func (t *told) tellDevices(node NodeRef, v reconcile.View) []note {
 		d := &v.Inventory.Devices[i]
 		key := rowKey(d.ENIID.String(), d.NodeENI, d.SubnetID.String(), d.DeviceIndex)
 		before := t.devices[key]
-		row := toldDevice{eni: d.ENIID.String(), nodeENI: d.NodeENI, pci: d.PCIAddress.String(), phase: d.Phase, holders: map[string]bool{}}
+		row := toldDevice{eni: d.ENIID.String(), nodeENI: d.NodeENI, pci: d.PCIAddress.String(), phase: d.Phase, cause: d.Cause, holders: map[string]bool{}}
 		about := t.nodeENI(d.NodeENI)
 		switch {
 		case d.Phase == nodestate.PhaseReady && before.phase != nodestate.PhaseReady:
 			notes = append(notes, note{about, corev1.EventTypeNormal, eventReady, fmt.Sprintf("%s (%s) is ready for pods on node %s", row.eni, row.pci, node.Name)})
 		case d.Phase == nodestate.PhaseDraining && before.phase != nodestate.PhaseDraining:
-			notes = append(notes, note{about, corev1.EventTypeNormal, eventRemoved, fmt.Sprintf("%s (%s) was removed from node %s; no new pod gets it, and it is released when no pod has it any more", row.eni, row.pci, node.Name)})
+			notes = append(notes, note{about, corev1.EventTypeNormal, eventRemoved, fmt.Sprintf("%s drains on node %s%s; no new pod gets it, and it is released when no pod has it any more", row.name(), node.Name, row.why())})
 		}
 		if d.Phase == nodestate.PhaseDraining {
 			notes = append(notes, row.tellHolders(before, v.Holders)...)
@@ -171,7 +189,7 @@ func (d *toldDevice) tellHolders(before toldDevice, holders []reconcile.Holder) 
 		namespace, name, _ := strings.Cut(h.Pod, "/")
 		notes = append(notes, note{
 			corev1.ObjectReference{APIVersion: "v1", Kind: "Pod", Namespace: namespace, Name: name, UID: types.UID(uid)}, corev1.EventTypeWarning, eventRemoved,
-			fmt.Sprintf("NodeENI %s was removed from this node. The pod keeps the device until it ends, but a container that restarts more than 5 minutes from now cannot get it again", d.nodeENI),
+			fmt.Sprintf("%s of NodeENI %s drains%s. The pod keeps the device until it ends, but a container that restarts more than 5 minutes from now cannot get it again", d.name(), d.nodeENI, d.why()),
 		})
 	}
 	return notes

@@ -111,7 +111,7 @@ func (s *Source) List() (inventory.Snapshot, error) {
 	case !s.nodeRead:
 		return inventory.Snapshot{}, fmt.Errorf("read Node %q: %w", s.client.nodeName, s.health.why())
 	}
-	snap := inventory.Snapshot{Complete: true, Lookup: s.lookup, Objects: []v1alpha1.NodeENI{}, Problems: []nodestate.Problem{}}
+	snap := inventory.Snapshot{Complete: true, Lookup: s.lookup, Elsewhere: s.elsewhere, Objects: []v1alpha1.NodeENI{}, Problems: []nodestate.Problem{}}
 	for _, name := range slices.SortedFunc(maps.Keys(s.declared), cmp.Compare[string]) {
 		d := s.declared[name]
 		if !d.selectedBy(s.node) {
@@ -126,6 +126,15 @@ func (s *Source) List() (inventory.Snapshot, error) {
 		snap.Complete = snap.Complete && d.known
 	}
 	return snap, nil
+}
+
+// elsewhere says whether there is a NodeENI of that name that does not select this
+// node.
+func (s *Source) elsewhere(name string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	d := s.declared[name]
+	return d != nil && s.node.exists() && !d.selectedBy(s.node)
 }
 
 // API returns how the API server is doing.

@@ -37,6 +37,7 @@ func (r *Reconciler) collect(ctx context.Context) (inventory.Sources, []finding)
 		found = append(found, unreadable("NodeENIsUnreadable", "NodeENIs cannot be read; until they can, none counts as removed", err))
 	}
 	f.NodeENIs, f.Complete, f.Lookup = snap.Objects, snap.Complete && err == nil, snap.Lookup
+	f.Elsewhere = snap.Elsewhere
 	for _, p := range snap.Problems {
 		found = append(found, finding{Problem: p})
 	}

@@ -56,6 +56,7 @@ type driving struct {
 
 type drivingJob struct {
 	device   nodestate.Device
+	instance uint64
 	from, to string
 	begun    time.Time
 	done     chan error // takes the end even when nobody comes for it
@@ -63,16 +64,22 @@ type drivingJob struct {
 
 type drivingFailure struct {
 	device nodestate.Device
-	to     string
-	err    error
-	until  time.Time
-	wait   time.Duration
+	// instance is the PCI function's; another one at its address has not failed.
+	instance uint64
+	to       string
+	err      error
+	until    time.Time
+	wait     time.Duration
 }
 
 // drive begins the changes that are due. What is in the way of one, and what has
 // become of one that lasts or is tried again, is a finding.
 func (r *Reconciler) drive(ctx context.Context, src inventory.Sources, res inventory.Result, out *Outcome) []finding {
 	var found []finding
+	maps.DeleteFunc(r.driving.failed, func(pci device.PCIAddress, f drivingFailure) bool {
+		fn, there := src.Functions.Value[pci]
+		return there && fn.Instance != f.instance && r.driving.jobs[pci] == nil
+	})
 	for pci, job := range r.driving.jobs {
 		if f, failed := r.driving.failed[pci]; failed { // trying again is no end of it
 			found = append(found, driverFailed(job.device, f.to, f.err))
@@ -172,7 +179,7 @@ func (r *Reconciler) takeDriven(now time.Time) {
 			continue
 		}
 		wait := min(max(2*r.driving.failed[pci].wait, driveFirst), driveLatest)
-		r.driving.failed[pci] = drivingFailure{device: job.device, to: job.to, err: err, until: now.Add(wait), wait: wait}
+		r.driving.failed[pci] = drivingFailure{device: job.device, instance: job.instance, to: job.to, err: err, until: now.Add(wait), wait: wait}
 	}
 	slices.SortFunc(r.view.Did.Driven, func(a, b Driven) int { return cmp.Compare(a.PCIAddress, b.PCIAddress) })
 }
@@ -219,7 +226,7 @@ func (r *Reconciler) beginDrive(ctx context.Context, src inventory.Sources, d in
 
 // begin has a driver changed in the background.
 func (r *Reconciler) begin(job *drivingJob, fn sysfs.PCIFunction, lock *os.File) {
-	job.done = make(chan error, 1)
+	job.instance, job.done = fn.Instance, make(chan error, 1)
 	r.driving.jobs[fn.Address] = job
 	go func() {
 		err := r.Drivers.Bind(fn, job.to, lock)

@@ -3,7 +3,6 @@ package reconcile
 import (
 	"bytes"
 	"encoding/json"
-	"maps"
 	"os"
 	"slices"
 	"time"
@@ -37,10 +36,7 @@ func (r *Reconciler) save(change func(*nodestate.Checkpoint)) error {
 	next := r.checkpoint
 	change(&next)
 	path := nodestate.CheckpointPath(r.StateDir)
-	if r.checkpointFile.same(path) && next.BootID == r.checkpoint.BootID && next.ConfirmedHash == r.checkpoint.ConfirmedHash &&
-		slices.Equal(next.OwnedResources, r.checkpoint.OwnedResources) &&
-		bytes.Equal(next.LastGoodConfig, r.checkpoint.LastGoodConfig) &&
-		slices.EqualFunc(next.Devices, r.checkpoint.Devices, sameCheckpointDevice) {
+	if r.checkpointFile.same(path) && r.checkpoint.Same(next) {
 		return nil
 	}
 	if err := nodestate.WriteCheckpoint(path, next); err != nil {
@@ -56,9 +52,7 @@ func (r *Reconciler) writeInventory(now time.Time, devices []nodestate.Device, p
 	next := nodestate.Inventory{
 		SchemaVersion: nodestate.SchemaVersion, NodeName: r.NodeName, BootID: r.BootID, UpdatedAt: now, Problems: problems, Devices: devices,
 	}
-	was := r.inventory
-	if r.inventoryFile.same(r.InventoryPath) && was.SchemaVersion == next.SchemaVersion && was.NodeName == next.NodeName && was.BootID == next.BootID &&
-		slices.Equal(was.Problems, next.Problems) && slices.EqualFunc(was.Devices, next.Devices, sameDevice) {
+	if r.inventoryFile.same(r.InventoryPath) && r.inventory.Same(next) {
 		return nil
 	}
 	if err := nodestate.WriteInventory(r.InventoryPath, next); err != nil {
@@ -66,19 +60,6 @@ func (r *Reconciler) writeInventory(now time.Time, devices []nodestate.Device, p
 	}
 	r.inventory, r.inventoryFile = next, markOf(r.InventoryPath)
 	return nil
-}
-
-func sameCheckpointDevice(a, b nodestate.CheckpointDevice) bool {
-	return a.MissingSince.Equal(b.MissingSince) && a.Advertised == b.Advertised && sameDevice(a.Device, b.Device)
-}
-
-func sameDevice(a, b nodestate.Device) bool {
-	return a.ENIID == b.ENIID && a.NodeENI == b.NodeENI && a.MAC == b.MAC && a.PCIAddress == b.PCIAddress &&
-		a.InterfaceName == b.InterfaceName && a.Driver == b.Driver && a.DeviceIndex == b.DeviceIndex &&
-		a.NetworkCard == b.NetworkCard && a.SubnetID == b.SubnetID && a.SubnetCIDR == b.SubnetCIDR &&
-		slices.Equal(a.Addresses, b.Addresses) && slices.Equal(a.Prefixes, b.Prefixes) && slices.Equal(a.VPCCIDRs, b.VPCCIDRs) && a.MTU == b.MTU &&
-		a.ResourceName == b.ResourceName && slices.Equal(a.AllowedNamespaces, b.AllowedNamespaces) && a.Phase == b.Phase &&
-		maps.Equal(a.Ethtool, b.Ethtool) && (a.Ethtool == nil) == (b.Ethtool == nil)
 }
 
 // compact gives a config the form in which it is read back from the checkpoint:

@@ -98,7 +98,7 @@ func (c *call) refuseRow(d nodestate.Device) error {
 		return refuse(codeNoDevice, "the runtime allocated %s, which select %s does not mean (it means %s); "+
 			"let the network attachment definition's resourceName and select agree", c.cfg.DeviceID, c.cfg.Select, describe(d))
 	case d.Phase == nodestate.PhaseDraining && !named:
-		return refuse(codeNoDevice, "%s is draining: its NodeENI was removed from this node", describe(d))
+		return refuse(codeNoDevice, "%s is draining: %s", describe(d), cmp.Or(d.Cause, "no new pod may have it"))
 	case d.Phase == nodestate.PhasePending:
 		return refuse(codeTryAgain, "%s is declared but not ready yet; multi-enid status says why", describe(d))
 	case d.ResourceName != "" && !named && !c.anyPod:

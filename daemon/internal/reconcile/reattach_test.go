@@ -1,0 +1,108 @@
+package reconcile
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+)
+
+// replug takes an ENI off and attaches it again at the same PCI address: another
+// PCI function, with the same ENI id and MAC.
+func (n *testNode) replug(e int) {
+	n.Helper()
+	was := n.instance(e)
+	n.unplug(e)
+	for i := range 3 { // a file system may give a freed inode number out again, which sysfs does not
+		n.mkdir("sys/bus/pci", fmt.Sprintf("freed-%d-%d-%d", e, was, i))
+	}
+	n.plug(e, "ena")
+	if n.instance(e) == was {
+		n.Fatal("the function is the same one")
+	}
+}
+
+// pod gives the device to a pod, with a record that has all that the plugin writes.
+func (n *testNode) pod(e int) *nodestate.Record {
+	n.Helper()
+	instance := n.instance(e)
+	rec := n.hold(e)
+	rec.Device.Instance = instance
+	n.must(rec.Save())
+	rec.Close()
+	return rec
+}
+
+// TestReattachedWhereItWas: an ENI that was detached and attached again at its old
+// PCI address while nobody looked is an ENI like any other. The next pod keeps it:
+// it does not drain, stays in the config, and the device plugin is left alone.
+func TestReattachedWhereItWas(t *testing.T) {
+	tests := map[string]func(n *testNode){
+		"while the daemon is down": func(n *testNode) {
+			n.replug(1)
+			n.start()
+			n.settle()
+		},
+		"between two looks": func(n *testNode) {
+			n.replug(1)
+			n.settle()
+		},
+		"while it has no interface": func(n *testNode) {
+			delete(n.host.links, 1)
+			n.settle()
+			if !slices.Contains(n.reasons(), "NoInterface") {
+				n.Fatalf("problems %q, want NoInterface", n.reasons())
+			}
+			n.replug(1)
+			n.settle()
+		},
+		"and taken by a pod, while the daemon is down": func(n *testNode) {
+			n.replug(1)
+			n.pod(1)
+			n.start()
+			n.settle()
+		},
+		"and taken by a pod, between two looks": func(n *testNode) {
+			n.replug(1)
+			n.pod(1)
+			n.settle()
+		},
+	}
+	for name, story := range tests {
+		t.Run(name, func(t *testing.T) {
+			n := newNode(t, 1)
+			n.declare("a", 1, "dpdkResourceName: intel.com/fast")
+			n.settle()
+			n.expect([]string{"a eth1 ready"}, nil, pools{"intel.com/fast": {pci(1)}})
+			restarts := len(n.restarts.wanted)
+			story(n)
+			n.expect([]string{"a eth1 ready"}, nil, pools{"intel.com/fast": {pci(1)}})
+			n.logged()
+
+			if _, inHost := n.host.links[1]; inHost {
+				n.pod(1)
+			}
+			for range 3 {
+				n.settle()
+				n.expect([]string{"a eth1 ready"}, nil, pools{"intel.com/fast": {pci(1)}})
+				n.now = n.now.Add(time.Hour)
+			}
+			n.start()
+			n.settle()
+			n.expect([]string{"a eth1 ready"}, nil, pools{"intel.com/fast": {pci(1)}})
+			if got := len(n.restarts.wanted) - restarts; got != 0 {
+				t.Errorf("the device plugin was restarted %d times", got)
+			}
+			if got := n.logged(); len(got) > 0 {
+				t.Errorf("logged %q, want nothing", got)
+			}
+			c, err := nodestate.ReadCheckpoint(nodestate.CheckpointPath(n.path("state")))
+			n.must(err)
+			if got, want := c.Devices[0].Instance, n.instance(1); got != want {
+				t.Errorf("the checkpoint has function %d, want %d", got, want)
+			}
+		})
+	}
+}

@@ -1,0 +1,63 @@
+package nodestate
+
+import (
+	"bytes"
+	"encoding/json"
+	"net/netip"
+	"reflect"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/device"
+)
+
+// Same says whether both would be written as the same file. There is no list of
+// fields here: one that is written is compared.
+func (c Checkpoint) Same(o Checkpoint) bool { return sameFile(c, o, Checkpoint.written) }
+
+// Same says whether both would be written as the same file, but for UpdatedAt.
+func (i Inventory) Same(o Inventory) bool {
+	o.UpdatedAt = i.UpdatedAt
+	return sameFile(i, o, Inventory.written)
+}
+
+// sameFile compares in memory first, which nothing can make equal that is not. What
+// differs there may still be one file: an empty list and none, a time and its zone.
+func sameFile[T any](a, b T, written func(T) T) bool {
+	if reflect.DeepEqual(a, b) {
+		return true
+	}
+	x, errX := json.Marshal(written(a))
+	y, errY := json.Marshal(written(b))
+	return errX == nil && errY == nil && bytes.Equal(x, y)
+}
+
+// written is the checkpoint as its file has it.
+func (c Checkpoint) written() Checkpoint {
+	c.SchemaVersion = SchemaVersion
+	c.Devices = append([]CheckpointDevice{}, c.Devices...)
+	for i := range c.Devices {
+		c.Devices[i].fillLists()
+	}
+	c.OwnedResources = append([]device.ResourceName{}, c.OwnedResources...)
+	return c
+}
+
+// written is the inventory as its file has it.
+func (i Inventory) written() Inventory {
+	i.SchemaVersion = SchemaVersion
+	i.Problems = append([]Problem{}, i.Problems...)
+	i.Devices = append([]Device{}, i.Devices...)
+	for k := range i.Devices {
+		i.Devices[k].fillLists()
+	}
+	return i
+}
+
+// fillLists has an empty list written as [], not null.
+func (d *Device) fillLists() {
+	if d.Addresses == nil {
+		d.Addresses = []netip.Prefix{}
+	}
+	if d.Prefixes == nil {
+		d.Prefixes = []netip.Prefix{}
+	}
+}
