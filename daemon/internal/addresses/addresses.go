@@ -157,7 +157,7 @@ func (m *Manager) Correct(all []awsnode.ENI) []awsnode.ENI {
 	for _, id := range slices.Sorted(maps.Keys(m.truth)) {
 		if _, listed := m.listed[id]; !listed {
 			t := m.truth[id]
-			all = append(all, awsnode.ENI{ID: t.ID, MAC: t.MAC, DeviceIndex: t.DeviceIndex, NetworkCard: t.NetworkCard, SubnetID: t.SubnetID})
+			all = append(all, awsnode.ENI{ID: t.ID, MAC: t.MAC, DeviceIndex: t.DeviceIndex, NetworkCard: t.NetworkCard, SubnetID: t.SubnetID, Described: true, NodeENI: t.NodeENI})
 		}
 	}
 	slices.SortFunc(all, func(a, b awsnode.ENI) int { return strings.Compare(string(a.MAC), string(b.MAC)) })
@@ -212,6 +212,7 @@ func text(mac device.MAC, addresses []netip.Addr, prefixes []netip.Prefix) strin
 // correct gives an ENI of the metadata what EC2 says. An address of which nobody
 // knows the subnet's length is left out: the metadata will say it.
 func correct(e *awsnode.ENI, t awsnode.Attached) {
+	e.Described, e.NodeENI = true, t.NodeENI
 	bits4, bits6 := 0, 64
 	if s := e.SubnetCIDR; s.IsValid() && s.Addr().Is4() {
 		bits4 = s.Bits()

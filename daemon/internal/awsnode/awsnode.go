@@ -68,6 +68,10 @@ type ENI struct {
 	Prefixes []netip.Prefix
 	// Primary says that the instance booted with it; it cannot be detached.
 	Primary bool
+	// Described: EC2 has answered for it, with or without NodeENITag, whose value is
+	// NodeENI. The metadata know no tags.
+	Described bool
+	NodeENI   string
 }
 
 // ValueError is an answer of IMDS that makes no sense.

@@ -37,6 +37,9 @@ type joiner struct {
 	rows     []row
 	idle     []IdleLink
 	drives   []Drive
+	// others says of ENIs that were not taken why: they seem to be somebody else's.
+	others    map[device.ENIID]string
+	lookAgain time.Time
 }
 
 // row is a row of the result and what only the checkpoint keeps of it.
@@ -68,6 +71,7 @@ func Join(s Sources) Result {
 		declared: make(map[string]declaration, len(s.NodeENIs)),
 		owner:    map[device.ENIID]string{},
 		used:     map[device.PCIAddress]device.ENIID{},
+		others:   map[device.ENIID]string{},
 	}
 	j.indexSources()
 	j.indexSlots()
@@ -159,7 +163,7 @@ func (j *joiner) result() Result {
 	})
 	slices.SortFunc(j.idle, func(a, b IdleLink) int { return cmp.Compare(a.Link.Index, b.Link.Index) })
 	slices.SortFunc(j.drives, func(a, b Drive) int { return cmp.Compare(a.Device.ENIID, b.Device.ENIID) })
-	res := Result{Problems: SortProblems(j.problems), Idle: j.idle, Drives: j.drives}
+	res := Result{Problems: SortProblems(j.problems), Idle: j.idle, Drives: j.drives, LookAgain: j.lookAgain}
 	placed := map[device.PCIAddress]bool{}
 	for _, r := range j.rows {
 		placed[r.PCIAddress] = placed[r.PCIAddress] || r.Phase != nodestate.PhaseDraining

@@ -82,6 +82,8 @@ func (j *joiner) giveBackStray() {
 func (j *joiner) causeOf(r *nodestate.CheckpointDevice) string {
 	d, declared := j.declared[r.NodeENI]
 	switch {
+	case declared && j.others[r.ENIID] != "":
+		return j.others[r.ENIID]
 	case !declared && slices.ContainsFunc(j.NodeENIs, func(o v1alpha1.NodeENI) bool { return o.Name == r.NodeENI }):
 		return fmt.Sprintf("NodeENI %s is being deleted", r.NodeENI)
 	case !declared && j.Elsewhere != nil && j.Elsewhere(r.NodeENI):

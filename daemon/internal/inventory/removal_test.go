@@ -98,11 +98,12 @@ func TestOverTime(t *testing.T) {
 				w.Lookup = LookupGuarded
 				w.attach(2)
 				w.setUp(2)
-				w.Foreign = Known(map[int]string{3: "rule 1536", 4: "rule 1536"})
+				w.Foreign = Known(map[int]string{4: "rule 1536"})
 				w.declare("b", 2)
 			}, []brief{aReady, {"b", -1, "", "", "", pending}}, []string{"ForeignENI"}},
 			{"routes cannot be read", func(w *world) { w.Foreign = Fact[map[int]string]{} }, []brief{aReady, {"b", -1, "", "", "", pending}}, nil},
-			{"nobody does", func(w *world) { w.Foreign = Known(map[int]string{}) }, []brief{aReady, {"b", 2, pci(2), "eth2", "", ready}}, nil},
+			{"nobody does", func(w *world) { w.Foreign = Known(map[int]string{}) }, []brief{aReady, {"b", -1, "", "", "", pending}}, nil},
+			{"nor did for a while", func(w *world) { w.Unmarked = map[int]time.Duration{4: quietTime} }, []brief{aReady, {"b", 2, pci(2), "eth2", "", ready}}, nil},
 		},
 		"NodeENI being deleted": {
 			{"timestamp", deleting, []brief{aDraining}, nil},

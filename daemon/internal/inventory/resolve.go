@@ -90,24 +90,6 @@ func (j *joiner) keptByAnother(c *claim, eni device.ENIID) bool {
 	return stays
 }
 
-// unlessForeign returns the ENI that was found at the claim's slot, or "" where
-// others attach ENIs too and the host shows that this one is theirs. A device
-// that was taken for ours earlier in this boot stays so: its pod may have set up anything.
-func (j *joiner) unlessForeign(c *claim, eni device.ENIID) device.ENIID {
-	if j.Lookup != LookupGuarded || j.rowBefore(eni) != nil {
-		return eni
-	}
-	l := j.place(eni).link
-	switch {
-	case !j.Foreign.Known || l == nil:
-		return "" // nothing can be said of it yet
-	case j.Foreign.Value[l.Index] != "":
-		j.problem("ForeignENI", c.nodeENI, eni.String(), "the ENI at device index %d in %s seems to be somebody else's: %s; give spec.deviceIndex another value, or name the ENI in status.attachments", c.index, c.subnet, j.Foreign.Value[l.Index])
-		return ""
-	}
-	return eni
-}
-
 // presence ranks an ENI by what the machine shows of it.
 func (j *joiner) presence(eni device.ENIID) int {
 	switch j.place(eni).state {

@@ -58,8 +58,7 @@ const (
 	// LookupNone: the status is the truth. Without an entry for this node there
 	// is no ENI here, or none any more.
 	LookupNone
-	// LookupGuarded is LookupSlot where others attach ENIs too: a link that shows
-	// signs of another owner is refused.
+	// LookupGuarded is LookupSlot where others attach ENIs too: see guard.go.
 	LookupGuarded
 )
 
@@ -100,6 +99,9 @@ type Sources struct {
 	// Foreign says of links, by their index, why they look like somebody else's.
 	// Only LookupGuarded needs it.
 	Foreign Fact[map[int]string]
+	// Unmarked says of links, by their index, how long they have been seen without
+	// such a sign.
+	Unmarked map[int]time.Duration
 	// Attachments are all records; those of another boot hold nothing.
 	Attachments Fact[[]nodestate.Attachment]
 	// Leases are those of this boot, by ENI; what has no entry has no leases.

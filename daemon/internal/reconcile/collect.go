@@ -110,10 +110,11 @@ func (r *Reconciler) readLinks(f *inventory.Sources) []finding {
 	}
 	foreign, err := r.Host.ForeignUse()
 	if err != nil {
-		f.Foreign = inventory.Fact[map[int]string]{}
+		f.Foreign, f.Unmarked = inventory.Fact[map[int]string]{}, nil
 		return []finding{unreadable("RoutesUnreadable", "the host's rules and routes cannot be read; until they can, no ENI is taken for ours", err)}
 	}
 	f.Foreign = inventory.Known(foreign)
+	f.Unmarked = r.unmarked.see(links, foreign, r.Now())
 	return nil
 }
 

@@ -2,7 +2,6 @@ package reconcile
 
 import (
 	"errors"
-	"fmt"
 	"net/netip"
 	"os"
 	"slices"
@@ -333,30 +332,6 @@ func TestView(t *testing.T) {
 	if len(v.Declared) != 1 || v.Declared[0].Name != "a" || !v.Config.Current || v.Config.Hash == "" {
 		t.Errorf("declared %+v, config %+v", v.Declared, v.Config)
 	}
-}
-
-// TestForeignENI: where others attach ENIs too, a link that is in somebody's use
-// is not taken, and one that was ours stays.
-func TestForeignENI(t *testing.T) {
-	n := newNode(t, 1)
-	n.declare("a", 1, "dpdkResourceName: intel.com/a")
-	source := n.daemon.NodeENIs
-	guard := func() { n.daemon.NodeENIs = guarded{source} }
-	guard()
-	n.host.foreign = map[int]string{11: "rule 1536 sends to table 2, which leads out of it"}
-	n.settle()
-	n.expect([]string{"a  pending"}, []string{"ForeignENI"}, nil)
-	n.host.foreign, n.host.fail["foreign"] = nil, fmt.Errorf("dump interrupted")
-	n.settle()
-	n.expect([]string{"a  pending"}, []string{"RoutesUnreadable"}, nil)
-	n.host.fail["foreign"] = nil
-	n.settle()
-	n.expect([]string{"a eth1 ready"}, nil, pools{"intel.com/a": {pci(1)}})
-	n.host.foreign = map[int]string{11: "rule 1536 sends to table 2, which leads out of it"}
-	n.start()
-	guard()
-	n.settle()
-	n.expect([]string{"a eth1 ready"}, nil, pools{"intel.com/a": {pci(1)}})
 }
 
 // guarded is a source on whose nodes others attach ENIs too.

@@ -138,6 +138,7 @@ type Reconciler struct {
 	// sourcesCleared: what an earlier run has left of source-based routing is gone.
 	sourcesCleared bool
 
+	unmarked unmarked
 	metadata metadataCache
 	keeper   keeper
 	driving  driving

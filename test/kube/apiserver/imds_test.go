@@ -40,7 +40,7 @@ func said(n *cluster.Node) ([]string, error) {
 
 func untilSaid(t *testing.T, n *cluster.Node, want ...string) {
 	t.Helper()
-	cluster.Eventually(t, fmt.Sprint(want), 30*time.Second, func() error {
+	cluster.Eventually(t, fmt.Sprint(want), 90*time.Second, func() error {
 		got, err := said(n)
 		if err == nil && !slices.Equal(got, want) {
 			err = fmt.Errorf("inventory says %q", got)
@@ -50,8 +50,8 @@ func untilSaid(t *testing.T, n *cluster.Node, want ...string) {
 }
 
 // TestENIsWithoutAnAttachingController: with --attachments-from=imds an ENI is
-// found by device index and subnet, but not one that somebody else uses, and not
-// on a node that is not selected. By default only the status counts.
+// found by device index and subnet, half a minute after it was seen without a mark,
+// but not one that somebody else uses, and not on a node that is not selected. By default only the status counts.
 func TestENIsWithoutAnAttachingController(t *testing.T) {
 	c := cluster.Start(t)
 	n := c.NewNode(t, "node-1", map[string]string{"role": "dataplane"})

@@ -1,0 +1,80 @@
+package inventory
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/device"
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+)
+
+// quietTime is how long a link must have been seen without marks before its ENI is
+// taken for ours. The VPC CNI attaches an ENI, asks the metadata for it with waits that
+// double from 100 ms, and gives it rule and table at its next answer
+// (waitForENIAndIPsAttached in pkg/awsutils/awsutils.go and setupENINetwork in
+// pkg/networkutils/network.go of amazon-vpc-cni-k8s): it needs no longer after we could
+// have seen the ENI than the metadata needed before, which are seconds. After a boot no
+// pod can come sooner, since the CNI writes its conflist behind all that.
+const quietTime = 30 * time.Second
+
+// unlessForeign returns the ENI that was found at the claim's slot, or "" where
+// others attach ENIs too and it is theirs, or may be. EC2's tag decides where it is
+// known. Else the marks on the link do: they are asked about at every look, for an ENI
+// that is ours too, but for one that a pod has, whose link may have any. What cannot be
+// read, or has no link to look at, stays as it is.
+func (j *joiner) unlessForeign(c *claim, eni device.ENIID) device.ENIID {
+	if j.Lookup != LookupGuarded {
+		return eni
+	}
+	row, p := j.rowBefore(eni), j.place(eni)
+	held := row != nil && (!j.Attachments.Known || j.held[row.PCIAddress])
+	if e := j.enis[eni]; e.Described {
+		if e.NodeENI != c.nodeENI {
+			j.foreign(c, eni, tagged(e.NodeENI), fmt.Sprintf("tag the ENI NodeENI=%s if it is yours, or give spec.deviceIndex another value", c.nodeENI))
+		}
+		if e.NodeENI == c.nodeENI || held {
+			return eni
+		}
+		return ""
+	}
+	ours := row != nil && (row.Phase != nodestate.PhaseDraining || p.link == nil)
+	if row != nil {
+		j.others[eni] = row.Cause // it drains for what was seen, until there is news
+	}
+	switch {
+	case held, ours && (!j.Foreign.Known || p.link == nil):
+		return eni
+	case !j.Foreign.Known || p.link == nil:
+		return "" // nothing can be said of it yet
+	case j.Foreign.Value[p.link.Index] != "":
+		j.foreign(c, eni, j.Foreign.Value[p.link.Index], "give spec.deviceIndex another value, or name the ENI in status.attachments")
+		return ""
+	case ours:
+		return eni
+	}
+	if left := quietTime - j.Unmarked[p.link.Index]; left > 0 {
+		j.lookIn(left)
+		return ""
+	}
+	return eni
+}
+
+func tagged(name string) string {
+	if name == "" {
+		return "EC2 shows no tag NodeENI on it"
+	}
+	return "EC2 shows the tag NodeENI=" + name + " on it"
+}
+
+// foreign reports an ENI at the claim's slot as somebody else's.
+func (j *joiner) foreign(c *claim, eni device.ENIID, why, remedy string) {
+	j.others[eni] = "the ENI seems to be somebody else's: " + why
+	j.problem("ForeignENI", c.nodeENI, eni.String(), "the ENI at device index %d in %s seems to be somebody else's: %s; %s", c.index, c.subnet, why, remedy)
+}
+
+// lookIn has Join called again after a time, or sooner.
+func (j *joiner) lookIn(d time.Duration) {
+	if at := j.Now.Add(d); j.lookAgain.IsZero() || at.Before(j.lookAgain) {
+		j.lookAgain = at
+	}
+}
