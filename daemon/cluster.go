@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -20,8 +21,9 @@ type cluster struct {
 	kubelet  *podresources.Client
 }
 
-// connect makes the clients that the flags ask for. They send nothing yet.
-func (c *nodeFlags) connect(log *logrus.Logger) (*cluster, error) {
+// connect makes the clients that the flags ask for. They send nothing yet. instance is
+// the id of this EC2 instance, "" while it is not known.
+func (c *nodeFlags) connect(log *logrus.Logger, instance func() string) (*cluster, error) {
 	var k cluster
 	if c.podresources != "" {
 		k.kubelet = podresources.New(c.podresources)
@@ -42,7 +44,7 @@ func (c *nodeFlags) connect(log *logrus.Logger) (*cluster, error) {
 			return nil, err
 		}
 	}
-	k.source = kube.NewSource(client, kube.SourceOptions{Lookup: c.lookup(), Now: time.Now, Log: log})
+	k.source = kube.NewSource(client, kube.SourceOptions{Lookup: c.lookup(), Instance: instance, Now: time.Now, Log: log})
 	k.reporter = kube.NewReporter(client, kube.ReporterOptions{Node: k.source.Node, Now: time.Now, Log: log})
 	if c.startupTaint {
 		k.taint = kube.NewStartupTaint(client, log)
@@ -96,22 +98,25 @@ func (k *cluster) eventsDropped() func() uint64 {
 // them then: all that was stays as it was, and a problem says so.
 const firstAnswer = 3 * time.Second
 
-// await waits until the NodeENIs are known, so that a start is not an outage.
-func (k *cluster) await(ctx context.Context, wake <-chan struct{}) {
+// await waits until the NodeENIs are known, so that a start is not an outage. It
+// returns an error where the Node is another instance's.
+func (k *cluster) await(ctx context.Context, wake <-chan struct{}) error {
 	if k.source == nil {
-		return
+		return nil
 	}
 	late := time.NewTimer(firstAnswer)
 	defer late.Stop()
 	for {
-		if _, err := k.source.List(); err == nil {
-			return
+		_, err := k.source.List()
+		var other *kube.OtherInstanceError
+		if err == nil || errors.As(err, &other) {
+			return err
 		}
 		select {
 		case <-ctx.Done():
-			return
+			return nil
 		case <-late.C:
-			return
+			return nil
 		case <-wake:
 		}
 	}

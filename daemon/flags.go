@@ -24,7 +24,7 @@ import (
 
 // nodeFlags is the command line of what works on this node: run and doctor.
 type nodeFlags struct {
-	nodeName, source, attachmentsFrom, kubeconfig              string
+	nodeName, renamedFrom, source, attachmentsFrom, kubeconfig string
 	pcidpConfig, inventory, stateDir, attachmentsDir, leaseDir string
 	sysfs                                                      string
 	restart, podresources, cniBinDir, listen, logLevel, format string
@@ -54,6 +54,7 @@ const (
 
 func (c *nodeFlags) add(f *pflag.FlagSet, p program) {
 	f.StringVar(&c.nodeName, "node-name", p.getenv("NODE_NAME"), "name of this node, as its Node object and status.attachments have it ($NODE_NAME; without a cluster else the host's name)")
+	f.StringVar(&c.renamedFrom, "renamed-from", "", "name that this node had before, so that a start under another name is meant; what is remembered stays this node's")
 	f.StringVar(&c.source, "nodeeni-source", "", "where the NodeENIs are: kube, the API server; dir:PATH, a folder of manifests")
 	f.StringVar(&c.attachmentsFrom, "attachments-from", "", "what says which ENIs a NodeENI has here: status, its status.attachments; imds, device index and subnet, for clusters where no controller writes that status (kube only; default status)")
 	f.StringVar(&c.kubeconfig, "kubeconfig", "", "how to reach the API server; default is the pod's service account")

@@ -59,7 +59,8 @@ func (c *nodeFlags) run(ctx context.Context, log *logrus.Logger) error {
 		return err
 	}
 	defer host.Close()
-	cluster, err := c.connect(log)
+	var instance ownInstance
+	cluster, err := c.connect(log, instance.ID)
 	if err != nil {
 		return err
 	}
@@ -81,8 +82,11 @@ func (c *nodeFlags) run(ctx context.Context, log *logrus.Logger) error {
 	server := operate.New(operate.Options{
 		Version: version, Inventory: c.inventory, Leases: nodestate.LeaseDir(c.leaseDir), API: cluster.api(), EventsDropped: cluster.eventsDropped(), Now: time.Now, Log: log,
 	})
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	instance.learn(ctx, awsnode.New(awsnode.Config{}).InstanceID, awake)
 	o := reconcile.Options{
-		NodeName: c.nodeName, BootID: bootID, InventoryPath: c.inventory, StateDir: c.stateDir,
+		NodeName: c.nodeName, RenamedFrom: c.renamedFrom, Instance: instance.ID, BootID: bootID, InventoryPath: c.inventory, StateDir: c.stateDir,
 		Attachments: attachments, Leases: nodestate.LeaseDir(c.leaseDir), NodeENIs: manifest.New(c.dir), Metadata: awsnode.New(awsnode.Config{}),
 		PCI: sysfs.NewFS(c.sysfs), Host: host, Drivers: c.nodeDrivers(), Config: &pcidp.File{Path: c.pcidpConfig, Now: time.Now},
 		Orphans: orphans, SourceRouting: c.sourceRouting, Wake: awake, Jitter: rand.N(maxJitter), Now: time.Now, Log: log,
@@ -101,8 +105,6 @@ func (c *nodeFlags) run(ctx context.Context, log *logrus.Logger) error {
 		return err
 	}
 	log.WithFields(logrus.Fields{"version": version, "node": c.nodeName, "nodeENIs": c.source}).Info("multi-enid started")
-	ctx, stop := context.WithCancel(ctx)
-	defer stop()
 	served := c.serve(ctx, server, stop)
 	go watcher.Run(ctx, awake)
 	go follow(ctx, link.Subscribe, awake, log.WithField("events", "links"))
@@ -111,7 +113,9 @@ func (c *nodeFlags) run(ctx context.Context, log *logrus.Logger) error {
 		go manager.Run(ctx)
 	}
 	cluster.run(ctx, awake, r.Nudge)
-	cluster.await(ctx, wake)
+	if err := cluster.await(ctx, wake); err != nil {
+		return err
+	}
 	reconcile.Run(ctx, r.Sync, wake)
 	orphans.Wait()
 	if err := <-served; err != nil {

@@ -63,6 +63,11 @@ func WriteInventory(path string, inv Inventory) error {
 // Checkpoint is the daemon's memory across its own restarts and the node's.
 type Checkpoint struct {
 	SchemaVersion int `json:"schemaVersion"`
+	// NodeName is the node's, and Instance the id of the EC2 instance, whose devices
+	// these are. Both are "" in a file of a version that did not write them; Instance
+	// also where the metadata have never told it.
+	NodeName string `json:"nodeName,omitempty"`
+	Instance string `json:"instanceID,omitempty"`
 	// BootID of the boot in which Devices was observed. PCI addresses and
 	// interface names of another boot prove nothing; ENI ids and MACs do.
 	BootID  string             `json:"bootID"`

@@ -2,7 +2,9 @@ package kube
 
 import (
 	"context"
+	"fmt"
 	"maps"
+	"regexp"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -13,6 +15,8 @@ import (
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
 // ownNode lists and watches one Node and no other.
@@ -75,10 +79,42 @@ type nodeFacts struct {
 	ref         NodeRef
 	labels      map[string]string
 	allocatable corev1.ResourceList
+	// instance is the EC2 instance's, "" where the Node names none.
+	instance string
 }
 
 func factsOf(n *corev1.Node) nodeFacts {
-	return nodeFacts{ref: NodeRef{Name: n.Name, UID: n.UID}, labels: n.Labels, allocatable: n.Status.Allocatable}
+	return nodeFacts{
+		ref: NodeRef{Name: n.Name, UID: n.UID}, labels: n.Labels, allocatable: n.Status.Allocatable, instance: instanceOf(n.Spec.ProviderID),
+	}
+}
+
+// providerID is that of a Node on EC2, such as aws:///us-east-1a/i-0a1b2c3d4e5f60718, as
+// the AWS cloud provider reads it (MapToAWSInstanceID in pkg/providers/v1/instances.go of
+// cloud-provider-aws). It is never changed once it is set (ValidateNodeUpdate in
+// pkg/apis/core/validation of Kubernetes). Fargate and hybrid nodes have other forms.
+var providerID = regexp.MustCompile(`^aws://.*/(i-[0-9a-f]{8,17})$`)
+
+func instanceOf(provider string) string {
+	if m := providerID.FindStringSubmatch(provider); m != nil {
+		return m[1]
+	}
+	return ""
+}
+
+// OtherInstanceError says that the Node of this name is not this machine's: its
+// NodeENIs say nothing of this one.
+type OtherInstanceError struct{ Node, NodeInstance, Instance string }
+
+// Error names both instances, and the ways out.
+func (e *OtherInstanceError) Error() string {
+	return fmt.Sprintf("Node %q is instance %s (spec.providerID), and this is instance %s: NodeENIs list nothing of this machine under that name, so all its devices would drain. "+
+		"Correct NODE_NAME or --node-name; if the instance was replaced under its name, delete the Node, which the kubelet makes anew", e.Node, e.NodeInstance, e.Instance)
+}
+
+// Problem is for a person.
+func (e *OtherInstanceError) Problem() nodestate.Problem {
+	return nodestate.Problem{Reason: "OtherInstance", Message: e.Error() + "; nothing counts as removed meanwhile"}
 }
 
 // exists says whether there is such a Node.
@@ -95,7 +131,7 @@ func (n nodeFacts) selects(selector map[string]string) bool {
 }
 
 func (n nodeFacts) sameForSelection(o nodeFacts) bool {
-	return n.ref == o.ref && maps.Equal(n.labels, o.labels)
+	return n.ref == o.ref && n.instance == o.instance && maps.Equal(n.labels, o.labels)
 }
 
 func (n nodeFacts) sameAllocatable(o nodeFacts) bool {

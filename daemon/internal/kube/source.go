@@ -19,12 +19,15 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// SourceOptions are what a Source works with. All are needed.
+// SourceOptions are what a Source works with. All are needed but Instance.
 type SourceOptions struct {
 	// Lookup goes into every Snapshot.
 	Lookup inventory.Lookup
-	Now    func() time.Time
-	Log    logrus.FieldLogger
+	// Instance returns the id of this EC2 instance, "" while it is not known. Nil: it
+	// never is.
+	Instance func() string
+	Now      func() time.Time
+	Log      logrus.FieldLogger
 }
 
 // Source is the NodeENIs that the API server has for this node. It follows them
@@ -37,7 +40,9 @@ type SourceOptions struct {
 type Source struct {
 	client *Client
 	lookup inventory.Lookup
-	health *health
+	// instance is this EC2 instance's; see SourceOptions.
+	instance func() string
+	health   *health
 	// retry is how long is waited after failures.
 	retry wait.Backoff
 
@@ -53,8 +58,11 @@ type Source struct {
 
 // NewSource returns a Source that knows nothing until Run.
 func NewSource(c *Client, o SourceOptions) *Source {
+	if o.Instance == nil {
+		o.Instance = func() string { return "" }
+	}
 	return &Source{
-		client: c, lookup: o.Lookup, health: newHealth(o.Now, o.Log),
+		client: c, lookup: o.Lookup, instance: o.Instance, health: newHealth(o.Now, o.Log),
 		retry: wait.Backoff{Duration: firstRetry, Cap: lastRetry, Steps: retrySteps, Factor: 2, Jitter: 0.5},
 		wake:  func() {}, nodeChanged: func() {},
 	}
@@ -99,7 +107,7 @@ func (s *Source) reflect(ctx context.Context, name string, lw *cache.ListWatch, 
 
 // List returns the NodeENIs that select this node. An error means that nothing
 // is known: the NodeENIs or the own Node were never read, or that Node does not
-// exist.
+// exist, or is another instance's (*OtherInstanceError).
 func (s *Source) List() (inventory.Snapshot, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -110,6 +118,9 @@ func (s *Source) List() (inventory.Snapshot, error) {
 		return inventory.Snapshot{}, fmt.Errorf("list NodeENIs: %w", s.health.why())
 	case !s.nodeRead:
 		return inventory.Snapshot{}, fmt.Errorf("read Node %q: %w", s.client.nodeName, s.health.why())
+	}
+	if err := s.otherInstance(); err != nil {
+		return inventory.Snapshot{}, err
 	}
 	snap := inventory.Snapshot{Complete: true, Lookup: s.lookup, Elsewhere: s.elsewhere, Objects: []v1alpha1.NodeENI{}, Problems: []nodestate.Problem{}}
 	for _, name := range slices.SortedFunc(maps.Keys(s.declared), cmp.Compare[string]) {
@@ -140,11 +151,20 @@ func (s *Source) elsewhere(name string) bool {
 // API returns how the API server is doing.
 func (s *Source) API() APIState { return s.health.get() }
 
-// Node returns the own Node; false while it is not known to exist.
+// Node returns the own Node; false while it is not known to exist and to be this
+// machine's.
 func (s *Source) Node() (NodeRef, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.node.ref, s.node.exists()
+	return s.node.ref, s.node.exists() && s.otherInstance() == nil
+}
+
+// otherInstance is an error where the Node is not this machine's. Hold mu.
+func (s *Source) otherInstance() error {
+	if own := s.instance(); own != "" && s.node.instance != "" && own != s.node.instance {
+		return &OtherInstanceError{Node: s.client.nodeName, NodeInstance: s.node.instance, Instance: own}
+	}
+	return nil
 }
 
 // setNode notes what the API server says of the own Node.

@@ -33,7 +33,11 @@ func (r *Reconciler) collect(ctx context.Context) (inventory.Sources, []finding)
 	}
 	var found []finding
 	snap, err := r.NodeENIs.List()
-	if err != nil {
+	var told interface{ Problem() nodestate.Problem }
+	switch {
+	case errors.As(err, &told):
+		found = append(found, finding{Problem: told.Problem(), err: err})
+	case err != nil:
 		found = append(found, unreadable("NodeENIsUnreadable", "NodeENIs cannot be read; until they can, none counts as removed", err))
 	}
 	f.NodeENIs, f.Complete, f.Lookup = snap.Objects, snap.Complete && err == nil, snap.Lookup

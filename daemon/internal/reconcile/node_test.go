@@ -301,6 +301,12 @@ func (n *testNode) write(content string, elem ...string) {
 // start is the daemon's start: what it knows is in the files.
 func (n *testNode) start() {
 	n.Helper()
+	n.must(n.startWith(func(*Options) {}))
+}
+
+// startWith is start with other options. It returns New's error.
+func (n *testNode) startWith(edit func(*Options)) error {
+	n.Helper()
 	o := Options{
 		NodeName: "node-a", BootID: n.boot, InventoryPath: n.path("run/inventory.json"), StateDir: n.path("state"),
 		Attachments: n.records(), Leases: nodestate.LeaseDir(n.path("leases")), NodeENIs: manifest.New(n.path("nodeenis")), Metadata: n.imds, PCI: sysfs.NewFS(n.path("sys")),
@@ -311,9 +317,12 @@ func (n *testNode) start() {
 	if n.kubelet != nil {
 		o.Kubelet = n.kubelet
 	}
+	edit(&o)
 	r, err := New(o)
-	n.must(err)
-	n.daemon = r
+	if err == nil {
+		n.daemon = r
+	}
+	return err
 }
 
 func (n *testNode) clock() time.Time { return n.now }

@@ -90,6 +90,11 @@ type Addresses interface {
 // what their absence means.
 type Options struct {
 	NodeName string
+	// RenamedFrom is a name that the node had before; "" for none.
+	RenamedFrom string
+	// Instance returns the id of this EC2 instance, "" while it is not known. Nil: it
+	// never is.
+	Instance func() string
 	// BootID is this boot's.
 	BootID        string
 	InventoryPath string
@@ -194,6 +199,10 @@ func New(o Options) (*Reconciler, error) {
 	if r.inventory, err = nodestate.ReadInventory(o.InventoryPath); err != nil {
 		r.inventory = nodestate.Inventory{} // it is written anew
 	}
+	r.forgetOthers()
+	if err := r.checkName(); err != nil {
+		return nil, err
+	}
 	r.log.phases = phasesOf(r.checkpoint.Devices)
 	return r, nil
 }
@@ -208,6 +217,7 @@ func (r *Reconciler) Nudge() { r.keeper.nudge() }
 func (r *Reconciler) Sync(ctx context.Context) Outcome {
 	begun := r.Now()
 	r.view = View{Config: ConfigView{Path: r.Config.Path, Hash: r.view.Config.Hash}}
+	r.forgetOthers()    // the metadata may have told the instance only now
 	r.takeDriven(begun) // before anything is read: it shows what they have come to
 	src, found := r.collect(ctx)
 	if ctx.Err() != nil {
@@ -275,7 +285,8 @@ func (r *Reconciler) publish(ctx context.Context, src inventory.Sources, res inv
 	was := r.withdrawn
 	r.withdrawn = false // until the config is known to be without what drains now
 	err := r.save(func(c *nodestate.Checkpoint) {
-		c.BootID, c.Devices, c.ConfirmedHash = r.BootID, res.Checkpoint, r.keeper.served
+		r.sign(c)
+		c.Devices, c.ConfirmedHash = res.Checkpoint, r.keeper.served
 	})
 	if err == nil {
 		err = r.writeInventory(src.Now, res.Devices, problems(found, r.late))

@@ -1,0 +1,79 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/device"
+	"github.com/multi-eni/multi-eni-cni/test/nstest"
+)
+
+// TestRenamedNodeIsRefused runs the built program: under another name it ends with an
+// error that says what to do as its last line, and leaves the devices alone.
+func TestRenamedNodeIsRefused(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	binary := filepath.Join(t.TempDir(), "multi-enid")
+	if out, err := exec.CommandContext(t.Context(), "go", "build", "-buildvcs=false", "-o", binary, ".").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	m := newMachine(t, 1)
+	m.declare("a", 1, "dpdkResourceName: intel.com/fast")
+	m.start()
+	m.until("a ready")
+	m.pools("intel.com/fast", device.PCIAddress(eniOf(1).PCI))
+	m.end()
+
+	config, err := os.ReadFile(m.path("pcidp/config.json"))
+	m.must(err)
+	var stderr bytes.Buffer
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, binary, append(m.args(), "--node-name=node-b")...)
+	cmd.Stderr = &stderr
+	var exit *exec.ExitError
+	if err := cmd.Run(); !errors.As(err, &exit) || exit.ExitCode() != exitFailure {
+		t.Fatalf("ended with %v\n%s", err, &stderr)
+	}
+	lines := strings.Split(strings.TrimSpace(stderr.String()), "\n")
+	for _, part := range []string{`"node-a"`, `"node-b"`, "NODE_NAME", "--renamed-from=node-a"} {
+		if !strings.Contains(lines[len(lines)-1], part) {
+			t.Errorf("the last line lacks %q:\n%s", part, &stderr)
+		}
+	}
+	if after, err := os.ReadFile(m.path("pcidp/config.json")); err != nil || !bytes.Equal(config, after) {
+		t.Errorf("the config is %s (%v)", after, err)
+	}
+	m.start("--node-name=node-b", "--renamed-from=node-a")
+	m.until("a ready")
+	m.end()
+}
+
+// TestOwnInstance: an answer that comes late is known then, and none is no error.
+func TestOwnInstance(t *testing.T) {
+	var asked atomic.Int32
+	ask := func(context.Context) (string, error) {
+		asked.Add(1)
+		return "", errors.New("connection refused")
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var i ownInstance
+	i.learn(ctx, ask, func() { t.Error("nothing is known") })
+	cancel()
+	if i.ID() != "" || asked.Load() != 1 {
+		t.Errorf("%q after %d questions", i.ID(), asked.Load())
+	}
+	i.learn(t.Context(), func(context.Context) (string, error) { return "i-0a1b2c3d", nil }, func() {})
+	if i.ID() != "i-0a1b2c3d" {
+		t.Errorf("%q, want the answer", i.ID())
+	}
+}
