@@ -80,7 +80,7 @@ func readStatus(path string, attachments nodestate.AttachmentDir, leases nodesta
 	switch {
 	case errors.Is(err, fs.ErrPermission):
 		return status{}, fmt.Errorf("read inventory: %w; only root may read it: sudo multi-enid status", err)
-	case errors.Is(err, nodestate.ErrCorrupt):
+	case errors.Is(err, nodestate.ErrCorrupt), errors.Is(err, nodestate.ErrOtherVersion):
 		return status{}, fmt.Errorf("read inventory: %w; multi-enid writes it anew within a minute if it is running and of this version", err)
 	case err != nil:
 		return status{}, fmt.Errorf("read inventory: %w", err)
@@ -92,10 +92,17 @@ func readStatus(path string, attachments nodestate.AttachmentDir, leases nodesta
 	s := operate.Status{Inventory: inv, EarlierBoot: inv.BootID != boot, Holders: []reconcile.Holder{}, Unreadable: []string{}}
 	all, bad, err := attachments.List()
 	if err != nil {
-		bad = append(bad, err)
-	}
-	for _, err := range bad {
 		s.Unreadable = append(s.Unreadable, err.Error())
+	}
+	for _, u := range bad {
+		text := u.Error()
+		if errors.Is(u, nodestate.ErrOtherVersion) {
+			text += "; " + u.Remedy()
+		}
+		s.Unreadable = append(s.Unreadable, text)
+		if u.PCIAddress != "" && !u.Ended(boot) {
+			s.Holders = append(s.Holders, reconcile.Holder{PCIAddress: u.PCIAddress, ContainerID: u.ID.ContainerID, IfName: u.ID.IfName})
+		}
 	}
 	for i := range all {
 		if a := &all[i]; a.Holds(boot) {
@@ -258,6 +265,9 @@ func (s status) problems(b *strings.Builder) {
 		fmt.Fprintf(b, "  %s: %s\n", about, p.Message)
 	}
 	for _, u := range s.Unreadable {
-		fmt.Fprintf(b, "  UnreadableRecord: %s; what it holds is not known: remove the file if its container is gone\n", u)
+		if !strings.Contains(u, "; ") { // it says no remedy itself
+			u += "; what it holds is not known: remove the file if its container is gone"
+		}
+		fmt.Fprintf(b, "  UnreadableRecord: %s\n", u)
 	}
 }

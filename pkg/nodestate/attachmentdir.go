@@ -98,7 +98,8 @@ func (r *Record) Close() {
 
 // Lock returns the record of id under this process's lock, waiting for another
 // holder until ctx ends (then ErrBusy). Errors: fs.ErrNotExist, ErrCorrupt,
-// ErrUntrusted. What a writer has left that was killed before its record became
+// ErrOtherVersion, ErrUntrusted; a record that cannot be understood is an
+// *UnreadRecord. What a writer has left that was killed before its record became
 // visible is removed.
 func (d AttachmentDir) Lock(ctx context.Context, id AttachmentID) (*Record, error) {
 	paths, err := d.paths(id)
@@ -172,19 +173,23 @@ func readAttachment(f *os.File) (Attachment, error) {
 
 func decodeAttachment(path string, data []byte) (Attachment, error) {
 	var a Attachment
-	if err := decode(path, data, &a, &a.SchemaVersion); err != nil {
-		return Attachment{}, err
+	err := decode(path, data, &a, &a.SchemaVersion)
+	if err == nil {
+		if err = a.validate(); err != nil {
+			err = fmt.Errorf("parse %s: %w", path, err)
+		}
 	}
-	if err := a.validate(); err != nil {
-		return Attachment{}, fmt.Errorf("parse %s: %w", path, err)
+	if err != nil {
+		return Attachment{}, unread(path, filepath.Base(path), data, err)
 	}
 	return a, nil
 }
 
 // Discard removes what is left of id's record: the way out for one that Lock
-// calls corrupt, but for ErrOtherVersion. One that is whole, or that another process works on, stays
-// (ErrBusy); one that is gone is not an error.
-func (d AttachmentDir) Discard(id AttachmentID) error {
+// calls corrupt, and for one of another version that is of another boot than that of
+// this id. One that is whole, or that another process works on, stays (ErrBusy); one
+// that is gone is not an error.
+func (d AttachmentDir) Discard(id AttachmentID, bootID string) error {
 	path, err := d.path(id)
 	if err != nil {
 		return err
@@ -202,8 +207,9 @@ func (d AttachmentDir) Discard(id AttachmentID) error {
 	} else if !ok || !samePath(f, path) {
 		return fmt.Errorf("discard %s: %w", path, ErrBusy)
 	}
+	var u *UnreadRecord
 	switch _, err := readAttachment(f); {
-	case errors.Is(err, ErrCorrupt) && !errors.Is(err, ErrOtherVersion):
+	case errors.Is(err, ErrCorrupt), errors.Is(err, ErrOtherVersion) && errors.As(err, &u) && u.Ended(bootID):
 		return removeAll(path)
 	case err != nil:
 		return err
@@ -211,61 +217,52 @@ func (d AttachmentDir) Discard(id AttachmentID) error {
 	return fmt.Errorf("discard %s: %w: the record is whole again", path, ErrBusy)
 }
 
-// readRecord reads a record without locking it.
-func readRecord(path string) (a Attachment, err error) {
+// readRecord reads a record without locking it. Its errors are *UnreadRecord.
+func readRecord(path string) (Attachment, error) {
 	data, err := ReadTrusted(path)
-	if err == nil {
-		a, err = decodeAttachment(path, data)
+	if err != nil {
+		return Attachment{}, unread(path, filepath.Base(path), nil, err)
 	}
-	return a, err
+	return decodeAttachment(path, data)
 }
 
 // List returns all readable records, sorted by file name, without locking
-// them, and the errors of those that are corrupt or untrusted. A folder that
+// them, and besides them those that could not be read. A folder that
 // does not exist holds none; one that cannot be read is the third result.
-func (d AttachmentDir) List() ([]Attachment, []error, error) {
+func (d AttachmentDir) List() ([]Attachment, Unread, error) {
 	names, err := listJSON(string(d))
 	if err != nil {
 		return nil, nil, err
 	}
 	var all []Attachment
-	var bad []error
+	var bad Unread
 	for _, name := range names {
 		path := filepath.Join(string(d), name)
 		a, err := readRecord(path)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // deleted since the folder was read
+		var u *UnreadRecord
+		switch {
+		case errors.Is(err, fs.ErrNotExist): // deleted since the folder was read
+		case errors.As(err, &u):
+			bad = append(bad, u)
+		case !slices.Contains(a.names(), name):
+			bad = append(bad, &UnreadRecord{
+				Path: path, BootID: a.BootID, PCIAddress: a.Device.PCIAddress, ENIID: a.Device.ENIID,
+				Err: fmt.Errorf("read %s: %w: it is the record of %s", path, ErrCorrupt, a.AttachmentID),
+			})
+		default:
+			all = append(all, a)
 		}
-		if err == nil && !slices.Contains(a.names(), name) {
-			err = fmt.Errorf("read %s: %w: it is the record of %s", path, ErrCorrupt, a.AttachmentID)
-		}
-		if err != nil {
-			bad = append(bad, &badRecord{path, err})
-			continue
-		}
-		all = append(all, a)
 	}
 	return all, bad, nil
 }
 
-// badRecord is why the record at path could not be read.
-type badRecord struct {
-	path string
-	err  error
-}
-
-func (e *badRecord) Error() string { return e.err.Error() }
-
-func (e *badRecord) Unwrap() error { return e.err }
-
 // OfOthers returns the first of List's errors that is not about id's own record;
 // nil without one.
-func (d AttachmentDir) OfOthers(bad []error, id AttachmentID) error {
+func (d AttachmentDir) OfOthers(bad Unread, id AttachmentID) error {
 	own, _ := d.path(id) // an id that makes no file name has no record
-	for _, err := range bad {
-		var b *badRecord
-		if !errors.As(err, &b) || b.path != own {
-			return err
+	for _, u := range bad {
+		if u.Path != own {
+			return u
 		}
 	}
 	return nil
@@ -320,7 +317,7 @@ func (d AttachmentDir) SaveRestore(r Restore) error {
 }
 
 // LoadRestore reads the restore record of a device. Errors: fs.ErrNotExist,
-// ErrCorrupt, ErrUntrusted.
+// ErrCorrupt, ErrOtherVersion, ErrUntrusted.
 func (d AttachmentDir) LoadRestore(pci device.PCIAddress) (Restore, error) {
 	var r Restore
 	path := d.restorePath(pci)
@@ -339,9 +336,10 @@ func (d AttachmentDir) LoadRestore(pci device.PCIAddress) (Restore, error) {
 
 // Returned ends the restore record of a device whose link has back what it had.
 // One that the daemon has for a change of the device's driver stays: only the
-// daemon knows when nothing is left of that. Hold its ClaimLock.
+// daemon knows when nothing is left of that. So does one of another version. Hold its
+// ClaimLock.
 func (d AttachmentDir) Returned(pci device.PCIAddress) error {
-	if r, err := d.LoadRestore(pci); err == nil && r.Driver != "" {
+	if r, err := d.LoadRestore(pci); err == nil && r.Driver != "" || errors.Is(err, ErrOtherVersion) {
 		return nil
 	}
 	return d.RemoveRestore(pci)

@@ -168,7 +168,7 @@ func TestLockOfLiveAndDeadWriters(t *testing.T) {
 	if all, bad, err := d.List(); len(all) != 1 || len(bad) > 0 || err != nil {
 		t.Fatalf("List beside a living writer = %v, %v, %v; want its intent", all, bad, err)
 	}
-	if err := d.Discard(id); !errors.Is(err, ErrBusy) {
+	if err := d.Discard(id, "boot"); !errors.Is(err, ErrBusy) {
 		t.Fatalf("Discard of a living writer's intent: %v; want ErrBusy", err)
 	}
 	p.kill()
@@ -394,7 +394,7 @@ func TestTwoIDsOneOldName(t *testing.T) {
 	}
 	two.Close()
 	expect(t, d, first, second)
-	if err := d.Discard(second.AttachmentID); !errors.Is(err, ErrBusy) {
+	if err := d.Discard(second.AttachmentID, "boot"); !errors.Is(err, ErrBusy) {
 		t.Errorf("Discard of a whole record: %v; want ErrBusy", err)
 	}
 	one.Close()
@@ -459,7 +459,7 @@ func TestUnusableRecords(t *testing.T) {
 				t.Errorf("Begin over it: %v; want ErrExist", err)
 			}
 			for range 2 {
-				if err := d.Discard(id); err != nil {
+				if err := d.Discard(id, "boot"); err != nil {
 					t.Fatalf("Discard: %v", err)
 				}
 			}
@@ -482,8 +482,8 @@ func TestRecordsOfAnotherVersion(t *testing.T) {
 		path := filepath.Join(string(d), id.String()+".json")
 		put(t, path, content, 0o600)
 		_, err := d.Lock(soon(t), id)
-		for what, err := range map[string]error{"Lock": err, "Discard": d.Discard(id)} {
-			if !errors.Is(err, ErrOtherVersion) || !errors.Is(err, ErrCorrupt) {
+		for what, err := range map[string]error{"Lock": err, "Discard": d.Discard(id, "boot")} {
+			if !errors.Is(err, ErrOtherVersion) || errors.Is(err, ErrCorrupt) {
 				t.Errorf("%s: %s: %v; want ErrOtherVersion", name, what, err)
 			}
 		}
@@ -510,7 +510,7 @@ func TestUntrustedRecords(t *testing.T) {
 			if _, err := d.Lock(soon(t), id); !errors.Is(err, ErrUntrusted) {
 				t.Errorf("Lock: %v; want ErrUntrusted", err)
 			}
-			if err := d.Discard(id); !errors.Is(err, ErrUntrusted) {
+			if err := d.Discard(id, "boot"); !errors.Is(err, ErrUntrusted) {
 				t.Errorf("Discard: %v; want ErrUntrusted", err)
 			}
 			if _, err := d.Begin(attachment("c1", "net1")); !errors.Is(err, fs.ErrExist) {
@@ -679,7 +679,7 @@ func TestRestore(t *testing.T) {
 		t.Errorf("Restores: %v (-want +got):\n%s", err, diff)
 	}
 	for name, content := range map[string]string{
-		"empty": "", "other version": `{"schemaVersion":2}`,
+		"empty":             "",
 		"of another device": `{"schemaVersion":1,"device":{"pciAddress":"0000:00:08.0"}}`,
 	} {
 		put(t, path, content, 0o600)

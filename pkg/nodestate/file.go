@@ -20,9 +20,6 @@ var (
 	// ErrCorrupt is returned when the content is not what the schema says (empty,
 	// torn). For an attachment record this means an intent was lost.
 	ErrCorrupt = errors.New("corrupt file")
-	// ErrOtherVersion is the ErrCorrupt of a file that another version of this program
-	// has written, which alone understands it.
-	ErrOtherVersion = fmt.Errorf("%w of another version", ErrCorrupt)
 	// ErrUntrusted is returned for a symbolic link, for anything else that is not
 	// a regular file, and for a file that is owned by somebody else or writable by
 	// others. Its content was not looked at.
@@ -315,21 +312,6 @@ func nesting(data []byte) (deepest int) {
 		}
 	}
 	return deepest
-}
-
-// decode parses data into v and checks its schema version. Fields that are not
-// known are passed over.
-func decode(path string, data []byte, v any, version *int) error {
-	err := json.Unmarshal(data, v)
-	switch { // a value of another type than ours does not keep the version from being read
-	case *version != 0 && *version != SchemaVersion:
-		return fmt.Errorf("parse %s: %w: schemaVersion %d, want %d", path, ErrOtherVersion, *version, SchemaVersion)
-	case err != nil:
-		return fmt.Errorf("parse %s: %w: %w", path, ErrCorrupt, err)
-	case *version == 0:
-		return fmt.Errorf("parse %s: %w: no schemaVersion", path, ErrCorrupt)
-	}
-	return nil
 }
 
 const bootIDPath = "/proc/sys/kernel/random/boot_id"

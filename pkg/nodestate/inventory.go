@@ -8,7 +8,7 @@ import (
 )
 
 // SchemaVersion is the version of every file this package writes. A file with
-// another version is refused on reading, never guessed at.
+// another version is refused on reading, never guessed at: see ErrOtherVersion.
 const SchemaVersion = 1
 
 // Default paths of the files and folders of the contract.

@@ -114,7 +114,8 @@ type LockedLeases struct {
 
 // Lock returns the leases of an ENI in a boot under this process's lock, waiting
 // for another holder until ctx ends (then ErrBusy). An ENI without a file has no
-// leases. Errors: ErrCorrupt, ErrUntrusted (see Rebuild). The first call of a boot
+// leases. Errors: ErrCorrupt, ErrUntrusted (see Rebuild),
+// ErrOtherVersion. The first call of a boot
 // makes its folder and deletes the folders of earlier boots.
 func (d LeaseDir) Lock(ctx context.Context, bootID string, eni device.ENIID) (*LockedLeases, error) {
 	l, err := d.lock(ctx, bootID, eni)
@@ -170,7 +171,8 @@ func (l *LockedLeases) Save() error {
 func (l *LockedLeases) Close() { l.lock.Close() } //nolint:errcheck,gosec // nothing was written
 
 // Read returns the leases of an ENI in a boot as they were a moment ago; none
-// when it has no file. Errors: ErrCorrupt, ErrUntrusted.
+// when it has no file. Errors: ErrCorrupt, ErrUntrusted, ErrOtherVersion: then every
+// address of the ENI counts as taken.
 func (d LeaseDir) Read(bootID string, eni device.ENIID) (Leases, error) {
 	path, err := d.path(bootID, eni)
 	if err != nil {
@@ -193,7 +195,12 @@ func (d LeaseDir) Read(bootID string, eni device.ENIID) (Leases, error) {
 	return l, nil
 }
 
+// rebuilt adds the way out to an error about an ENI's file.
 func rebuilt(err error) error {
+	var other *VersionError
+	if errors.As(err, &other) {
+		return fmt.Errorf("%w; install that version of multi-eni again, or have the leases rebuilt from the attachment records: truncate -s 0 %s", err, other.Path)
+	}
 	return fmt.Errorf("%w; the next ADD or DEL of a pod that has an address of this ENI rebuilds it", err)
 }
 

@@ -115,11 +115,10 @@ func TestLeasesRefused(t *testing.T) {
 	}
 	for name, content := range map[string]string{
 		"empty": "", "torn": `{"schemaVersion":1,"eniID":"eni-0a`, "another ENI": `{"schemaVersion":1,"eniID":"eni-0a1b2c3d4e5f60002","leases":[]}`,
-		"version": `{"schemaVersion":2,"eniID":"` + leaseENI + `","leases":[]}`,
-		"state":   `{"schemaVersion":1,"eniID":"` + leaseENI + `","leases":[{"address":"10.0.0.1","state":"lent"}]}`,
-		"nobody":  `{"schemaVersion":1,"eniID":"` + leaseENI + `","leases":[{"address":"10.0.0.1","state":"leased"}]}`,
-		"order":   `{"schemaVersion":1,"eniID":"` + leaseENI + `","leases":[{"address":"10.0.0.2","state":"cooling"},{"address":"10.0.0.1","state":"cooling"}]}`,
-		"retire":  `{"schemaVersion":1,"eniID":"` + leaseENI + `","leases":[],"retiring":["10.0.0.9/28"]}`,
+		"state":  `{"schemaVersion":1,"eniID":"` + leaseENI + `","leases":[{"address":"10.0.0.1","state":"lent"}]}`,
+		"nobody": `{"schemaVersion":1,"eniID":"` + leaseENI + `","leases":[{"address":"10.0.0.1","state":"leased"}]}`,
+		"order":  `{"schemaVersion":1,"eniID":"` + leaseENI + `","leases":[{"address":"10.0.0.2","state":"cooling"},{"address":"10.0.0.1","state":"cooling"}]}`,
+		"retire": `{"schemaVersion":1,"eniID":"` + leaseENI + `","leases":[],"retiring":["10.0.0.9/28"]}`,
 	} {
 		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
 			t.Fatal(err)

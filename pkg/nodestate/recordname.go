@@ -17,6 +17,19 @@ func (id AttachmentID) fileName() string {
 	return id.ContainerID + between + id.IfName + ".json"
 }
 
+// idOf is the attachment by the name of its record; zero where the name tells none.
+func idOf(name string) AttachmentID {
+	base := strings.TrimSuffix(name, ".json")
+	at := strings.IndexByte(base, ':')
+	if at < 0 {
+		at = strings.LastIndexByte(base, '-')
+	}
+	if at <= 0 || at == len(base)-1 {
+		return AttachmentID{}
+	}
+	return AttachmentID{ContainerID: base[:at], IfName: base[at+1:]}
+}
+
 // names are the names that the record may have. The second, if there is one, is the
 // one that earlier versions gave it, when a with b-c and a-b with c shared a file.
 func (id AttachmentID) names() []string {

@@ -2,7 +2,9 @@ package nodestate
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -10,7 +12,7 @@ import (
 )
 
 // ReadInventory reads and checks the inventory at path. Errors: fs.ErrNotExist,
-// ErrCorrupt, ErrUntrusted. Whether BootID is this boot's is the caller's check.
+// ErrCorrupt, ErrOtherVersion, ErrUntrusted. Whether BootID is this boot's is the caller's check.
 func ReadInventory(path string) (Inventory, error) {
 	data, err := ReadTrusted(path)
 	if err != nil {
@@ -102,7 +104,8 @@ type CheckpointDevice struct {
 func CheckpointPath(stateDir string) string { return filepath.Join(stateDir, "checkpoint.json") }
 
 // ReadCheckpoint reads the checkpoint at path. Errors: fs.ErrNotExist,
-// ErrCorrupt, ErrUntrusted.
+// ErrCorrupt, ErrUntrusted, and ErrOtherVersion. With the last the Checkpoint has what
+// is valid in this version too, but no ConfirmedHash; see KeepOther.
 func ReadCheckpoint(path string) (Checkpoint, error) {
 	data, err := ReadTrusted(path)
 	if err != nil {
@@ -113,7 +116,9 @@ func ReadCheckpoint(path string) (Checkpoint, error) {
 
 func decodeCheckpoint(path string, data []byte) (Checkpoint, error) {
 	var c Checkpoint
-	if err := decode(path, data, &c, &c.SchemaVersion); err != nil {
+	if err := decode(path, data, &c, &c.SchemaVersion); errors.Is(err, ErrOtherVersion) {
+		return ofOtherVersion(data), err
+	} else if err != nil {
 		return Checkpoint{}, err
 	}
 	for i, d := range c.Devices {
@@ -122,6 +127,47 @@ func decodeCheckpoint(path string, data []byte) (Checkpoint, error) {
 		}
 	}
 	return c, nil
+}
+
+// ofOtherVersion takes from a checkpoint what is valid in this version.
+func ofOtherVersion(data []byte) (c Checkpoint) {
+	var top map[string]json.RawMessage
+	var rows []json.RawMessage
+	take(data, &top)
+	take(top["bootID"], &c.BootID)
+	take(top["ownedResources"], &c.OwnedResources)
+	take(top["lastGoodConfig"], &c.LastGoodConfig)
+	take(top["devices"], &rows)
+	for _, row := range rows {
+		var d CheckpointDevice
+		if json.Unmarshal(row, &d) == nil && d.validate() == nil && d.ENIID != "" {
+			c.Devices = append(c.Devices, d)
+		}
+	}
+	return c
+}
+
+// KeepOther keeps a file of another version under a second name, before this version
+// writes its own in its place. A file that has that name already, of an earlier time,
+// makes way.
+func KeepOther(e *VersionError) error {
+	kept := fmt.Sprintf("%s%s%d", e.Path, keptSuffix, e.Found)
+	if err := removeAll(kept); err != nil {
+		return err
+	}
+	if err := os.Link(e.Path, kept); err != nil {
+		return fmt.Errorf("keep file of another version: %w", err)
+	}
+	return syncFolder(filepath.Dir(kept))
+}
+
+// keptSuffix and the schemaVersion are behind the name of a file that was kept.
+const keptSuffix = ".schema-"
+
+// KeptOther lists what KeepOther has kept of a file, and nobody has removed since.
+func KeptOther(path string) []string {
+	kept, _ := filepath.Glob(path + keptSuffix + "*") // an error would be the pattern's
+	return kept
 }
 
 // WriteCheckpoint replaces the checkpoint at path, durably, with mode 0600.

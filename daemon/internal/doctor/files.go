@@ -90,7 +90,28 @@ func inventoryFile(_ context.Context, o Options) []Finding {
 	return ok(check, "%s; no problems", detail)
 }
 
-func stateDir(_ context.Context, o Options) []Finding { return ownFolder("state folder", o.StateDir) }
+// stateDir looks at the daemon's own folder and at the checkpoint in it.
+func stateDir(_ context.Context, o Options) []Finding {
+	const check = "state folder"
+	f := ownFolder(check, o.StateDir)
+	if f[0].Level != OK {
+		return f
+	}
+	path := nodestate.CheckpointPath(o.StateDir)
+	switch _, err := nodestate.ReadCheckpoint(path); {
+	case err == nil, errors.Is(err, fs.ErrNotExist):
+	case errors.Is(err, nodestate.ErrOtherVersion):
+		f = append(f, warn(check, "run the version of multi-enid that wrote it; another one keeps the file, and acts only upon as much of it as it understands", "%v", err)...)
+	case errors.Is(err, nodestate.ErrCorrupt):
+		f = append(f, warn(check, "multi-enid finds the devices again and writes it anew when it runs", "%v", err)...)
+	default:
+		f = append(f, fail(check, "remove what lies there, or correct owner and mode; multi-enid does not start until then", "%v", err)...)
+	}
+	for _, kept := range nodestate.KeptOther(path) {
+		f = append(f, warn(check, "remove it if that version of multi-enid does not come back", "%s is of another version", kept)...)
+	}
+	return f
+}
 
 // attachments looks at the records' folder and at each record.
 func attachments(_ context.Context, o Options) []Finding {
@@ -103,8 +124,8 @@ func attachments(_ context.Context, o Options) []Finding {
 		return fail(check, "mount the node's folder (hostPath)", "%v", err)
 	}
 	var found []Finding
-	for _, err := range bad {
-		found = append(found, warn(check, "remove the file if its container is gone", "%v", err)...)
+	for _, u := range bad {
+		found = append(found, warn(check, u.Remedy(), "%v", u)...)
 	}
 	held := 0
 	for _, a := range all {

@@ -45,6 +45,10 @@ func policy(_ context.Context, o Options) []Finding {
 	if err := json.Unmarshal(data, &p); err != nil {
 		return fail(check, "correct it; the plugin refuses every ADD until then", "%s is not valid: %v", o.Policy, err)
 	}
+	if p.SchemaVersion != nodestate.SchemaVersion {
+		return fail(check, "install the version of multi-eni that it is for, or write it anew: multi-enid install --to "+o.BinDir,
+			"%s is of another version: schemaVersion %d, this version reads %d", o.Policy, p.SchemaVersion, nodestate.SchemaVersion)
+	}
 	var all []Finding
 	for _, c := range []struct{ key, value, otherwise, flag, want string }{
 		{"binDir", p.BinDir, "", "--cni-bin-dir", o.BinDir},

@@ -20,6 +20,8 @@ type joiner struct {
 	enis   map[device.ENIID]awsnode.ENI
 	prev   map[device.ENIID]*nodestate.CheckpointDevice
 	record map[device.ENIID]*nodestate.Attachment
+	// unread is where ENIs are by records that are not understood otherwise.
+	unread map[device.ENIID]device.PCIAddress
 	held   map[device.PCIAddress]bool
 	taken  map[device.ENIID]*nodestate.Restore
 	slots  map[slot][]device.ENIID
@@ -61,6 +63,7 @@ func Join(s Sources) Result {
 		enis:     make(map[device.ENIID]awsnode.ENI, len(s.ENIs.Value)),
 		prev:     make(map[device.ENIID]*nodestate.CheckpointDevice, len(s.Checkpoint.Devices)),
 		record:   map[device.ENIID]*nodestate.Attachment{},
+		unread:   map[device.ENIID]device.PCIAddress{},
 		held:     make(map[device.PCIAddress]bool, len(s.Attachments.Value)),
 		taken:    map[device.ENIID]*nodestate.Restore{},
 		slots:    map[slot][]device.ENIID{},

@@ -127,6 +127,9 @@ func (j *joiner) traces(eni device.ENIID) (all []trace) {
 	if a := j.record[eni]; a != nil {
 		all = append(all, trace{a.Device.PCIAddress, a.Device.Instance})
 	}
+	if pci := j.unread[eni]; pci != "" {
+		all = append(all, trace{pci: pci})
+	}
 	if t := j.taken[eni]; t != nil {
 		all = append(all, trace{t.Device.PCIAddress, t.Device.Instance})
 	}

@@ -207,6 +207,14 @@ func (j *joiner) indexSources() {
 			j.record[a.Device.ENIID] = a
 		}
 	}
+	for _, u := range j.Unread {
+		if u.ENIID != "" && !u.Ended(j.BootID) {
+			j.unread[u.ENIID] = u.PCIAddress
+		}
+	}
+	for pci := range j.Held {
+		j.held[pci] = true
+	}
 	for pci, r := range j.Taken.Value {
 		if j.InHand(pci) {
 			j.taken[r.Device.ENIID] = &r

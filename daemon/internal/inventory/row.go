@@ -196,7 +196,7 @@ func (j *joiner) describe(c *claim, p place) nodestate.Device {
 
 // keepLeased keeps in a row what some pod has a lease of, whatever the sources say:
 // the pod still uses it, and nobody else may be told otherwise. It stays as the row
-// before had it, if there was one. While leases cannot be read, everything counts
+// before had it, if there was one. While its leases cannot be read, everything counts
 // as leased.
 func (j *joiner) keepLeased(d *nodestate.Device, before *nodestate.CheckpointDevice) {
 	var lost []netip.Addr
@@ -207,7 +207,8 @@ func (j *joiner) keepLeased(d *nodestate.Device, before *nodestate.CheckpointDev
 		}
 	}
 	if before != nil {
-		keep := func(p netip.Prefix) bool { return !j.Leases.Known || slices.ContainsFunc(lost, p.Contains) }
+		unread := !j.Leases.Known || j.UnreadLeases[d.ENIID]
+		keep := func(p netip.Prefix) bool { return unread || slices.ContainsFunc(lost, p.Contains) }
 		for _, a := range before.Addresses {
 			if !slices.Contains(d.Addresses, a) && keep(netip.PrefixFrom(a.Addr(), a.Addr().BitLen())) {
 				d.Addresses = append(d.Addresses, a)
@@ -300,7 +301,7 @@ func (j *joiner) phaseKernel(c *claim, p place, before *nodestate.CheckpointDevi
 	switch {
 	case p.state == seen && settled(*p.link, c.mtu):
 		return nodestate.PhaseReady
-	case p.state == trusted && j.record[c.eni] != nil:
+	case p.state == trusted && (j.record[c.eni] != nil || j.unread[c.eni] != ""):
 		return nodestate.PhaseReady
 	case j.sameFunction(c.eni, p.pci) != nil && before.Phase != nodestate.PhasePending && before.Driver == p.fn.Driver:
 		return nodestate.PhaseReady

@@ -104,8 +104,14 @@ type Sources struct {
 	Unmarked map[int]time.Duration
 	// Attachments are all records; those of another boot hold nothing.
 	Attachments Fact[[]nodestate.Attachment]
-	// Leases are those of this boot, by ENI; what has no entry has no leases.
-	Leases Fact[map[device.ENIID]nodestate.Leases]
+	// Unread are the records that could not be understood, and Held the devices that
+	// count as held on account of these, and of restore records of the kind.
+	Unread nodestate.Unread
+	Held   map[device.PCIAddress]bool
+	// Leases are those of this boot, by ENI; what has no entry has no leases. Of the
+	// ENIs in UnreadLeases every address counts as leased.
+	Leases       Fact[map[device.ENIID]nodestate.Leases]
+	UnreadLeases map[device.ENIID]bool
 	// Taken are the restore records of the functions that the daemon has bound to a
 	// userspace driver in this boot, or is about to bind. What somebody else has
 	// bound is not in it.

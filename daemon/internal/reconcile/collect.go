@@ -61,6 +61,7 @@ func (r *Reconciler) collect(ctx context.Context) (inventory.Sources, []finding)
 	found = append(found, r.readLinks(&f)...)
 	found = append(found, r.readRecords(&f)...)
 	found = append(found, r.readLeases(&f)...)
+	found = append(found, r.keptCheckpoints()...)
 	return f, append(found, r.readKubelet(ctx, &f)...)
 }
 
@@ -122,42 +123,43 @@ func (r *Reconciler) readLinks(f *inventory.Sources) []finding {
 	return nil
 }
 
-// readRecords reads the attachment records. A corrupt one is an intent that
-// was lost with its effects and holds nothing; one that may not be looked at
-// may hold anything.
+// readRecords reads the attachment records. A torn one is an intent that was lost with
+// its effects and holds nothing. One that is not understood holds what it names, and
+// anything where it names nothing, as one does that may not be looked at.
 func (r *Reconciler) readRecords(f *inventory.Sources) []finding {
 	all, bad, err := r.Attachments.List()
 	if err != nil {
 		return []finding{unreadable("RecordsUnreadable", "attachment records cannot be read; until they can, every device counts as held", err)}
 	}
-	f.Attachments = inventory.Known(all)
-	var found []finding
-	if f.Taken, err = r.readTaken(); err != nil {
-		found = append(found, unreadable("RecordsUnreadable", "restore records cannot be read; until they can, no device changes its driver", err))
-	}
-	for _, err := range bad {
-		if !errors.Is(err, nodestate.ErrCorrupt) {
+	f.Attachments, f.Unread, f.Held = inventory.Known(all), bad, map[device.PCIAddress]bool{}
+	found := r.readRestores(f)
+	for _, u := range bad {
+		switch {
+		case u.Lost, u.Ended(r.BootID):
+		case u.PCIAddress == "":
 			f.Attachments = inventory.Fact[[]nodestate.Attachment]{}
+		default:
+			f.Held[u.PCIAddress] = true
 		}
 		found = append(found, finding{Problem: nodestate.Problem{
-			Reason: "RecordUnreadable", Message: fmt.Sprintf("%v; remove the file if its container is gone", err),
+			Reason: "RecordUnreadable", Device: u.PCIAddress.String(), Message: fmt.Sprintf("%v; %s", u, u.Remedy()),
 		}})
 	}
 	return found
 }
 
-// readLeases reads the leases of addresses. An ENI whose file cannot be read may
-// have any, and so may then all.
+// readLeases reads the leases of addresses. Of an ENI whose file cannot be read, every
+// address counts as leased.
 func (r *Reconciler) readLeases(f *inventory.Sources) (found []finding) {
 	enis, err := r.Leases.ENIs(r.BootID)
 	if err != nil {
 		return []finding{unreadable("LeasesUnreadable", "leases of addresses cannot be read; until they can, no ENI's addresses become fewer", err)}
 	}
-	f.Leases = inventory.Known(make(map[device.ENIID]nodestate.Leases, len(enis)))
+	f.Leases, f.UnreadLeases = inventory.Known(make(map[device.ENIID]nodestate.Leases, len(enis))), map[device.ENIID]bool{}
 	for _, eni := range enis {
 		l, err := r.Leases.Read(r.BootID, eni)
 		if err != nil {
-			f.Leases.Known = false
+			f.UnreadLeases[eni] = true
 			found = append(found, finding{Problem: nodestate.Problem{Reason: "LeasesUnreadable", Device: eni.String(), Message: err.Error()}})
 			continue
 		}
@@ -166,26 +168,36 @@ func (r *Reconciler) readLeases(f *inventory.Sources) (found []finding) {
 	return found
 }
 
-// readTaken reads which devices the daemon has bound to a userspace driver. A
-// corrupt record was never whole, so nothing was done upon it.
-func (r *Reconciler) readTaken() (inventory.Fact[map[device.PCIAddress]nodestate.Restore], error) {
-	var unknown inventory.Fact[map[device.PCIAddress]nodestate.Restore]
+// readRestores reads which devices the daemon has bound to a userspace driver. A
+// corrupt record was never whole, so nothing was done upon it. The device of one of
+// another version counts as held.
+func (r *Reconciler) readRestores(f *inventory.Sources) (found []finding) {
+	unknown := func(err error) []finding {
+		return append(found, unreadable("RecordsUnreadable", "restore records cannot be read; until they can, no device changes its driver", err))
+	}
 	waiting, err := r.Attachments.Restores()
 	if err != nil {
-		return unknown, err
+		return unknown(err)
 	}
 	taken := map[device.PCIAddress]nodestate.Restore{}
 	for _, pci := range waiting {
 		rec, err := r.Attachments.LoadRestore(pci)
 		switch {
 		case errors.Is(err, fs.ErrNotExist), errors.Is(err, nodestate.ErrCorrupt):
+		case errors.Is(err, nodestate.ErrOtherVersion):
+			f.Held[pci] = true
+			found = append(found, finding{Problem: nodestate.Problem{
+				Reason: "RecordUnreadable", Device: pci.String(),
+				Message: fmt.Sprintf("%v; install that version of multi-eni again, or remove the file if the device needs nothing given back", err),
+			}})
 		case err != nil:
-			return unknown, err
+			return unknown(err)
 		case rec.Driver != "" && rec.BootID == r.BootID:
 			taken[pci] = rec
 		}
 	}
-	return inventory.Known(taken), nil
+	f.Taken = inventory.Known(taken)
+	return found
 }
 
 // readFunctions reads all PCI functions, on all processors: each takes a dozen

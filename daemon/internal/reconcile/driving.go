@@ -354,7 +354,11 @@ func (r *Reconciler) takeFromKernel(src inventory.Sources, d inventory.Drive, fn
 	}
 	state := l.State()
 	pci := d.Device.PCIAddress
-	if earlier, err := r.Attachments.LoadRestore(pci); err == nil && earlier.BootID == r.BootID && earlier.Device.Link != nil && !earlier.Device.Replaced(fn.Instance) {
+	earlier, err := r.Attachments.LoadRestore(pci)
+	if errors.Is(err, nodestate.ErrOtherVersion) {
+		return nil, errNotOurs
+	}
+	if err == nil && earlier.BootID == r.BootID && earlier.Device.Link != nil && !earlier.Device.Replaced(fn.Instance) {
 		state = *earlier.Device.Link // its link has not got back yet what it had
 	}
 	err = r.Attachments.SaveRestore(nodestate.Restore{BootID: r.BootID, Driver: fn.Driver, Device: nodestate.AttachedDevice{

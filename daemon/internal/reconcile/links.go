@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"slices"
 	"time"
@@ -152,8 +151,8 @@ func (r *Reconciler) claimFile(ctx context.Context, pci device.PCIAddress) (*os.
 	if fn, err := r.PCI.PCI(pci); err == nil {
 		instance = fn.Instance
 	}
-	all, _, err := r.Attachments.List() // corrupt ones hold nothing
-	held := slices.ContainsFunc(all, func(a nodestate.Attachment) bool {
+	all, unread, err := r.Attachments.List()
+	held := unread.MayHold(r.BootID, pci) != nil || slices.ContainsFunc(all, func(a nodestate.Attachment) bool {
 		return a.Holds(r.BootID) && a.Device.PCIAddress == pci && !a.Device.Replaced(instance)
 	})
 	if err == nil && held {
@@ -221,8 +220,8 @@ func (r *Reconciler) restore(ctx context.Context, pci device.PCIAddress, src *in
 		}
 	}()
 	rec, err := r.Attachments.LoadRestore(pci)
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
+	if err != nil && !errors.Is(err, nodestate.ErrCorrupt) {
+		return false, nil // it is gone, or was reported when the restore records were read
 	}
 	entry := r.Log.WithField("pciAddress", pci)
 	fn, plugged := src.Functions.Value[pci]

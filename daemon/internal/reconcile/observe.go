@@ -74,6 +74,11 @@ func holders(src inventory.Sources, devices []nodestate.Device) []Holder {
 			all = append(all, HolderOf(a))
 		}
 	}
+	for _, u := range src.Unread {
+		if ours[u.PCIAddress] && !u.Ended(src.BootID) {
+			all = append(all, Holder{PCIAddress: u.PCIAddress, ContainerID: u.ID.ContainerID, IfName: u.ID.IfName})
+		}
+	}
 	if src.Kubelet != nil {
 		for pci, containers := range src.Kubelet.Value.Allocated {
 			for _, c := range containers {

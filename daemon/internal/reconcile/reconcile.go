@@ -16,9 +16,7 @@ package reconcile
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"slices"
 	"time"
 
@@ -139,6 +137,9 @@ type Reconciler struct {
 	// written or read them.
 	checkpoint nodestate.Checkpoint
 	inventory  nodestate.Inventory
+	// otherCheckpoint is the file of another version that is still in the checkpoint's
+	// place; nil without one.
+	otherCheckpoint *nodestate.VersionError
 
 	// sourcesCleared: what an earlier run has left of source-based routing is gone.
 	sourcesCleared bool
@@ -174,7 +175,8 @@ type Outcome struct {
 }
 
 // New returns a Reconciler that goes on where the files say the last one was. A
-// corrupt checkpoint or inventory counts as none: devices are found again.
+// corrupt checkpoint counts as none, as does an inventory that cannot be read: devices
+// are found again.
 func New(o Options) (*Reconciler, error) {
 	path := nodestate.CheckpointPath(o.StateDir)
 	book := &logbook{out: o.Log}
@@ -184,18 +186,11 @@ func New(o Options) (*Reconciler, error) {
 		removals: map[device.ENIID]time.Time{}, profiled: map[device.PCIAddress]time.Time{},
 		driving: driving{jobs: map[device.PCIAddress]*drivingJob{}, failed: map[device.PCIAddress]drivingFailure{}, busy: map[device.PCIAddress]time.Time{}},
 	}
-	var err error
-	if r.checkpoint, err = nodestate.ReadCheckpoint(path); err != nil {
-		if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, nodestate.ErrCorrupt) {
-			return nil, fmt.Errorf("read checkpoint: %w", err)
-		}
-		r.checkpoint = nodestate.Checkpoint{}
+	if err := r.loadCheckpoint(path); err != nil {
+		return nil, err
 	}
-	if errors.Is(err, nodestate.ErrCorrupt) {
-		o.Log.WithError(err).Warn("the checkpoint is lost; devices are found again, entries of the device plugin config that nobody declares any more stay")
-	}
-	r.checkpoint.LastGoodConfig = compact(r.checkpoint.LastGoodConfig)
 	r.keeper.served = r.checkpoint.ConfirmedHash
+	var err error
 	if r.inventory, err = nodestate.ReadInventory(o.InventoryPath); err != nil {
 		r.inventory = nodestate.Inventory{} // it is written anew
 	}

@@ -36,8 +36,11 @@ func (r *Reconciler) save(change func(*nodestate.Checkpoint)) error {
 	next := r.checkpoint
 	change(&next)
 	path := nodestate.CheckpointPath(r.StateDir)
-	if r.checkpointFile.same(path) && r.checkpoint.Same(next) {
+	if r.otherCheckpoint == nil && r.checkpointFile.same(path) && r.checkpoint.Same(next) {
 		return nil
+	}
+	if err := r.keepOther(); err != nil {
+		return err
 	}
 	if err := nodestate.WriteCheckpoint(path, next); err != nil {
 		return err

@@ -108,7 +108,7 @@ func (c *call) clearOwnRecord() error {
 	case errors.Is(err, nodestate.ErrOtherVersion):
 		return otherVersion(err)
 	case errors.Is(err, nodestate.ErrCorrupt): // an intent that was lost before its first effect
-		return c.dir.Discard(c.id)
+		return c.dir.Discard(c.id, c.bootID)
 	case errors.Is(err, nodestate.ErrBusy):
 		return refuse(codeTryAgain, "another ADD or DEL of container %s, interface %s is running", c.id.ContainerID, c.id.IfName)
 	case err != nil:

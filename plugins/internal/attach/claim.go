@@ -45,11 +45,14 @@ var errUntidy = errors.New("something is to be put right first")
 // held for long, so that is looked at first without the lock. Pods that share a
 // device are no business of each other's: they claim it side by side.
 func (c *call) claimOne(cand candidate, ns *link.Netns) (*claimed, error) {
-	records, _, err := c.dir.List()
+	records, unread, err := c.dir.List()
 	if err != nil {
 		return nil, err
 	}
 	if err := c.heldForGood(cand.pci, records); err != nil {
+		return nil, err
+	}
+	if err := c.heldUnread(cand.pci, unread); err != nil {
 		return nil, err
 	}
 	if c.shares() {
@@ -100,6 +103,18 @@ func (c *call) heldForGood(pci device.PCIAddress, records []nodestate.Attachment
 		}
 	}
 	return nil
+}
+
+// heldUnread refuses a device that an attachment may have whose record cannot be
+// understood: nobody knows which claims go with it. A file that others may have written
+// claims nothing: they could lock up any device by it.
+func (c *call) heldUnread(pci device.PCIAddress, unread nodestate.Unread) error {
+	u := unread.Trusted().MayHold(c.bootID, pci)
+	if u == nil {
+		return nil
+	}
+	return &refusal{code: codeHeld, err: u,
+		msg: fmt.Sprintf("device %s counts as held, since an attachment record that may be about it cannot be understood; %s", pci, u.Remedy())}
 }
 
 // held refuses the device of a live attachment and says when it will be free.
@@ -165,8 +180,11 @@ func (c *call) replaced(a nodestate.Attachment) bool {
 // device that excludes this call, and refuses when a live one does. Error, unless
 // alone: errUntidy.
 func (c *call) evict(pci device.PCIAddress, alone bool) error {
-	records, _, err := c.dir.List()
+	records, unread, err := c.dir.List()
 	if err != nil {
+		return err
+	}
+	if err := c.heldUnread(pci, unread); err != nil {
 		return err
 	}
 	if err := c.agree(pci, records, alone); err != nil {
@@ -308,6 +326,10 @@ func (c *call) confirmLink(cand candidate, fn sysfs.PCIFunction, alone bool) (li
 		return l, nil
 	}
 	restored, err := c.host.RestorePending(c.dir, c.sys, cand.pci, l)
+	if errors.Is(err, nodestate.ErrOtherVersion) {
+		return l, &refusal{code: codeHeld, err: err, msg: fmt.Sprintf(
+			"device %s counts as held, since its restore record cannot be understood; install that version of multi-eni again, or remove the file if the device needs nothing given back", cand.pci)}
+	}
 	if errors.Is(err, link.ErrUnfit) {
 		return l, &refusal{
 			code: codeTryAgain, err: err,

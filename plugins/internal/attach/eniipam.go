@@ -171,6 +171,9 @@ func (c *call) withLeases(dir string, eni device.ENIID, f func(*nodestate.Locked
 		c.log.WithError(err).Warn("rebuilding the leases from the attachment records")
 		l, err = nodestate.LeaseDir(dir).Rebuild(ctx, c.bootID, eni, func() ([]nodestate.Lease, error) { return c.recordedLeases(dir, eni) })
 	}
+	if errors.Is(err, nodestate.ErrOtherVersion) {
+		return &refusal{code: codeHeld, msg: fmt.Sprintf("every address of ENI %s counts as leased", eni), err: err}
+	}
 	if errors.Is(err, nodestate.ErrBusy) {
 		return refuse(codeTryAgain, "the leases of ENI %s have been locked by others for more than %s", eni, claimWait)
 	}
@@ -202,6 +205,10 @@ func (c *call) giveBack(dir string, eni device.ENIID, id nodestate.AttachmentID,
 // them finds that needed: most calls of DEL and GC have nothing to do.
 func (c *call) changeLeases(dir string, eni device.ENIID, needed func(*nodestate.Leases) bool, f func(*nodestate.LockedLeases) error) error {
 	l, err := nodestate.LeaseDir(dir).Read(c.bootID, eni)
+	if errors.Is(err, nodestate.ErrOtherVersion) { // that version frees what has no netns any more
+		c.log.WithError(err).Warn("leaving the leases of this ENI, which stay taken")
+		return nil
+	}
 	if unreadable := nodestate.Unreadable(err); !unreadable && (err != nil || !needed(&l)) {
 		return err
 	}
@@ -230,12 +237,12 @@ func (c *call) collectLeases() error {
 	if c.cfg.ENIIPAM == nil || c.cfg.Name == "" {
 		return nil
 	}
-	records, _, err := c.dir.List()
+	records, unread, err := c.dir.List()
 	if err != nil {
 		return err
 	}
 	keep := func(l *nodestate.Lease) bool {
-		if slices.ContainsFunc(records, func(a nodestate.Attachment) bool { return a.AttachmentID == l.AttachmentID }) {
+		if unread.MayBe(l.AttachmentID) || slices.ContainsFunc(records, func(a nodestate.Attachment) bool { return a.AttachmentID == l.AttachmentID }) {
 			return true
 		}
 		if c.cfg.ValidAttachments == nil {

@@ -26,9 +26,6 @@ var spoilers = map[string]func(path string, data []byte) error{
 	"no JSON": func(path string, _ []byte) error { return os.WriteFile(path, []byte("\x00\x00\x00"), 0o600) },
 	"a list":  func(path string, _ []byte) error { return os.WriteFile(path, []byte("[]"), 0o600) },
 	"torn":    func(path string, data []byte) error { return os.WriteFile(path, data[:len(data)*2/3], 0o600) },
-	"other version": func(path string, data []byte) error {
-		return os.WriteFile(path, bytes.Replace(data, []byte(`"schemaVersion": 1`), []byte(`"schemaVersion": 9`), 1), 0o600)
-	},
 	"odd state": func(path string, data []byte) error {
 		return os.WriteFile(path, bytes.ReplaceAll(data, []byte(`"leased"`), []byte(`"lent"`)), 0o600)
 	},

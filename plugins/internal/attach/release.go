@@ -158,7 +158,12 @@ func (c *call) returnLink(a nodestate.Attachment, lock claimLock) error {
 // leaveRestore leaves a restore record, unless the daemon has one of this boot for
 // a device that it has taken from the kernel since: that one has more to tell.
 func (c *call) leaveRestore(bootID string, d nodestate.AttachedDevice) error {
-	if r, err := c.dir.LoadRestore(d.PCIAddress); err == nil && r.BootID == bootID && r.Driver != "" && !r.Device.Replaced(d.Instance) {
+	r, err := c.dir.LoadRestore(d.PCIAddress)
+	if err == nil && r.BootID == bootID && r.Driver != "" && !r.Device.Replaced(d.Instance) {
+		return nil
+	}
+	if errors.Is(err, nodestate.ErrOtherVersion) { // nobody gets the device while that is there
+		c.log.WithError(err).Warn("leaving the restore record of the device as it is")
 		return nil
 	}
 	return c.dir.SaveRestore(nodestate.Restore{BootID: bootID, Device: d})
@@ -183,7 +188,7 @@ func (c *call) del() error {
 	case errors.Is(err, fs.ErrNotExist):
 		return errors.Join(c.delWithoutRecord(), present(c.delUnrecordedIPAM()))
 	case errors.Is(err, nodestate.ErrOtherVersion):
-		return otherVersion(err)
+		return c.delOtherVersion(err)
 	case errors.Is(err, nodestate.ErrCorrupt): // there was something, which must not be forgotten
 		if _, _, err := c.proveOurs(); err != nil {
 			return &refusal{code: codeTryAgain, msg: "the attachment's record is corrupt, and nothing else tells what the pod has; repeat DEL", err: err}
@@ -191,7 +196,7 @@ func (c *call) del() error {
 		if err := errors.Join(c.delWithoutRecord(), c.delUnrecordedIPAM()); err != nil {
 			return err
 		}
-		return c.dir.Discard(c.id)
+		return c.dir.Discard(c.id, c.bootID)
 	case errors.Is(err, nodestate.ErrBusy):
 		return refuse(codeTryAgain, "another ADD or DEL of container %s, interface %s is still running; repeat DEL", c.id.ContainerID, c.id.IfName)
 	}
@@ -210,7 +215,23 @@ func present(err error) error {
 // otherVersion refuses to forget or to guess another version's work.
 func otherVersion(err error) error {
 	return &refusal{code: codeInternal, err: err,
-		msg: "the attachment's record is of another version of multi-eni; install that one to release it, or remove the file once its device is free"}
+		msg: "the attachment's record is of another version of multi-eni, which alone can release it; " +
+			"install that one again, or remove the file and repeat DEL, which then goes by the netconf"}
+}
+
+// delOtherVersion is DEL for a record of another version. In this boot only that one
+// knows what it stands for. An attachment of an earlier boot has nothing any more but
+// what an address plugin keeps of it, which the netconf tells.
+func (c *call) delOtherVersion(err error) error {
+	var u *nodestate.UnreadRecord
+	if !errors.As(err, &u) || !u.Ended(c.bootID) {
+		return otherVersion(err)
+	}
+	c.log.WithError(err).Warn("releasing an attachment of an earlier boot by the netconf")
+	if err := errors.Join(c.delWithoutRecord(), present(c.delUnrecordedIPAM())); err != nil {
+		return err
+	}
+	return c.dir.Discard(c.id, c.bootID)
 }
 
 // delWithoutRecord releases all that the netconf identifies: leases, and the interface

@@ -117,7 +117,10 @@ func (c *call) notAlone(pci device.PCIAddress) (unlock func(), err error) {
 	} else if err != nil {
 		return nil, err
 	}
-	records, _, err := c.dir.List()
+	records, unread, err := c.dir.List()
+	if err == nil {
+		err = c.heldUnread(pci, unread)
+	}
 	if i := slices.IndexFunc(records, func(a nodestate.Attachment) bool {
 		return a.Device.PCIAddress == pci && a.Mode.Exclusive() && a.Holds(c.bootID) && !c.stale(a)
 	}); i >= 0 {

@@ -36,11 +36,11 @@ func (c *call) delDelegate(r *nodestate.Record, i invocation, lock claimLock) (d
 	return err == nil, err
 }
 
-// passedOn says whether another attachment has the device of a released one.
-// Hold the claim lock.
+// passedOn says whether another attachment has, or may have, the device of a released
+// one. Hold the claim lock.
 func (c *call) passedOn(released nodestate.Attachment) (bool, error) {
-	records, _, err := c.dir.List()
-	return slices.ContainsFunc(records, func(a nodestate.Attachment) bool {
+	records, unread, err := c.dir.List()
+	return unread.MayHold(c.bootID, released.Device.PCIAddress) != nil || slices.ContainsFunc(records, func(a nodestate.Attachment) bool {
 		return a.Device.PCIAddress == released.Device.PCIAddress && a.AttachmentID != released.AttachmentID && a.State != nodestate.StateReleased
 	}), err
 }

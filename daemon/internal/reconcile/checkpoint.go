@@ -1,0 +1,50 @@
+package reconcile
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+)
+
+// loadCheckpoint reads what the daemon before remembered. A checkpoint of another
+// version counts as far as it is understood, and the file is kept before the first
+// write; a corrupt one counts as none.
+func (r *Reconciler) loadCheckpoint(path string) (err error) {
+	r.checkpoint, err = nodestate.ReadCheckpoint(path)
+	switch {
+	case err == nil, errors.Is(err, fs.ErrNotExist):
+	case errors.As(err, &r.otherCheckpoint):
+		r.Log.WithError(err).WithField("devices", len(r.checkpoint.Devices)).
+			Warn("the checkpoint is of another version; what is understood of it counts, and the file is kept")
+	case errors.Is(err, nodestate.ErrCorrupt):
+		r.Log.WithError(err).Warn("the checkpoint is lost; devices are found again, entries of the device plugin config that nobody declares any more stay")
+	default:
+		return fmt.Errorf("read checkpoint: %w", err)
+	}
+	r.checkpoint.LastGoodConfig = compact(r.checkpoint.LastGoodConfig)
+	return nil
+}
+
+// keepOther keeps a checkpoint of another version before it is replaced.
+func (r *Reconciler) keepOther() error {
+	if r.otherCheckpoint == nil {
+		return nil
+	}
+	if err := nodestate.KeepOther(r.otherCheckpoint); err != nil && !errors.Is(err, fs.ErrNotExist) { // somebody has removed it
+		return err
+	}
+	r.otherCheckpoint = nil
+	return nil
+}
+
+// keptCheckpoints tells of what keepOther has kept, until somebody removes it.
+func (r *Reconciler) keptCheckpoints() (found []finding) {
+	for _, kept := range nodestate.KeptOther(nodestate.CheckpointPath(r.StateDir)) {
+		found = append(found, finding{Problem: nodestate.Problem{Reason: "CheckpointOtherVersion", Device: kept, Message: fmt.Sprintf(
+			"another version of multi-enid has written the daemon's memory, which is kept as %s; this version acts only upon as much of it as it understands; "+
+				"install that version again, or remove the file", kept)}})
+	}
+	return found
+}
