@@ -37,10 +37,15 @@ type Fault struct {
 	Delay time.Duration
 	// Drop closes the connection without any answer.
 	Drop bool
-	// Status is answered, with an empty body, unless it is 0.
+	// Status is answered in place of the right one, unless it is 0. 401 and 404 have
+	// the service's own page for a body, others none, unless Body is given.
 	Status int
 	// Body is answered in place of the value, unless it is "".
 	Body string
+	// Location is where a Status of 3xx points.
+	Location string
+	// Truncate ends the connection in the middle of the body, which must not be empty.
+	Truncate bool
 	// After is how many requests are let through first.
 	After int
 	// Times is how many requests it then hits; 0 is all.
@@ -63,6 +68,15 @@ type Server struct {
 	faults   map[string]*Fault
 	unknown  []string
 	requests map[string]int
+	log      []Request
+}
+
+// Request is one that the Server had, whatever its outcome.
+type Request struct {
+	// Path is below /latest/.
+	Path string
+	// At is by the Server's clock.
+	At time.Time
 }
 
 // Config is how a Server starts. The zero value is an instance without an id or
@@ -120,6 +134,13 @@ func (s *Server) Requests(path string) int {
 	return s.requests[path]
 }
 
+// Log lists all requests so far.
+func (s *Server) Log() []Request {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.log)
+}
+
 // Unknown lists the requests that the server does not know, as "METHOD path",
 // sorted and once each.
 func (s *Server) Unknown() []string {
@@ -148,8 +169,15 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case f.Drop:
 		panic(http.ErrAbortHandler)
+	case f.Truncate:
+		w.Header().Set("Content-Length", strconv.Itoa(2*len(f.Body)))
+		fmt.Fprint(w, f.Body)
+		panic(http.ErrAbortHandler)
 	case f.Status != 0:
-		w.WriteHeader(f.Status)
+		if f.Location != "" {
+			w.Header().Set("Location", f.Location)
+		}
+		writePage(w, f.Status, f.Body)
 	case path == Token:
 		s.serveToken(w, r)
 	default:
@@ -162,6 +190,7 @@ func (s *Server) take(path string) Fault {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.requests[path]++
+	s.log = append(s.log, Request{path, s.now()})
 	f, ok := s.faults[path]
 	if !ok {
 		f, ok = s.faults[""]
@@ -217,11 +246,11 @@ func (s *Server) serveData(w http.ResponseWriter, r *http.Request, path, body st
 	s.mu.Unlock()
 	switch {
 	case !authorized:
-		w.WriteHeader(http.StatusUnauthorized)
+		writePage(w, http.StatusUnauthorized, "")
 	case found == unknown:
 		s.refuse(w, r, http.StatusNotFound)
 	case found == absent:
-		w.WriteHeader(http.StatusNotFound)
+		writePage(w, http.StatusNotFound, "")
 	default:
 		w.Header().Set("Content-Type", "text/plain")
 		fmt.Fprint(w, cmp.Or(body, value))
@@ -237,5 +266,30 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, status int) {
 	if s.onUnknown != nil {
 		s.onUnknown(request)
 	}
-	w.WriteHeader(status)
+	writePage(w, status, "")
 }
+
+// writePage answers a status with a body; "" is the service's own. The pages of 401
+// and 404 are those of AWS' own mock (amazon-ec2-metadata-mock v1.13.0,
+// pkg/server/httpserver.go).
+func writePage(w http.ResponseWriter, status int, body string) {
+	if body == "" && (status == http.StatusUnauthorized || status == http.StatusNotFound) {
+		w.Header().Set("Content-Type", "text/html")
+		body = fmt.Sprintf(page, status, http.StatusText(status))
+	}
+	w.WriteHeader(status)
+	fmt.Fprint(w, body)
+}
+
+const page = `<?xml version="1.0" encoding="iso-8859-1"?>
+<!DOCTYPE html PUBLIC "-//W3C//DTD XHTML 1.0 Transitional//EN"
+	"http://www.w3.org/TR/xhtml1/DTD/xhtml1-transitional.dtd">
+<html xmlns="http://www.w3.org/1999/xhtml" xml:lang="en" lang="en">
+ <head>
+  <title>%[1]d - %[2]s</title>
+ </head>
+ <body>
+  <h1>%[1]d - %[2]s</h1>
+ </body>
+</html>
+`

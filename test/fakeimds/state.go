@@ -183,7 +183,7 @@ func (s *Server) listed(a *attachment) bool {
 func interfaceKeys() []string {
 	return []string{
 		"device-number", "interface-id", "ipv4-prefix", "ipv6-prefix", "ipv6s", "local-ipv4s", "mac",
-		"network-card", "subnet-id", "subnet-ipv4-cidr-block", "subnet-ipv6-cidr-blocks", "vpc-ipv4-cidr-blocks",
+		"network-card", "network-card-index", "subnet-id", "subnet-ipv4-cidr-block", "subnet-ipv6-cidr-blocks", "vpc-ipv4-cidr-blocks",
 	}
 }
 
@@ -208,6 +208,8 @@ func (s *Server) interfaceValue(a *attachment, key string) (string, answer) {
 			return "", absent
 		}
 		return strconv.Itoa(a.NetworkCard), present
+	case "network-card-index": // another name for it, in AWS' own mock
+		return "", absent
 	case "interface-id":
 		return nonEmpty(a.ID)
 	case "mac":

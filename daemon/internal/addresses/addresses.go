@@ -10,6 +10,7 @@
 package addresses
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -149,7 +150,11 @@ func (m *Manager) Correct(all []awsnode.ENI) []awsnode.ENI {
 	m.listed = map[device.ENIID]string{}
 	for i := range all {
 		e := &all[i]
-		m.listed[e.ID] = text(e.MAC, addressesOf(e.Addresses), e.Prefixes)
+		if e.ID != "" && e.Unreadable == nil {
+			m.listed[e.ID] = text(e.MAC, addressesOf(e.Addresses), e.Prefixes)
+		} else if e.ID = cmp.Or(e.ID, m.idOf(e.MAC)); e.ID != "" {
+			m.listed[e.ID] = m.told(e.ID) // it has no news
+		}
 		if t, known := m.truth[e.ID]; known {
 			correct(e, t)
 		}
@@ -166,6 +171,16 @@ func (m *Manager) Correct(all []awsnode.ENI) []awsnode.ENI {
 		m.again()
 	}
 	return all
+}
+
+// idOf is the ENI that has a MAC by EC2's word, or "". Hold mu.
+func (m *Manager) idOf(mac device.MAC) device.ENIID {
+	for id, t := range m.truth {
+		if mac != "" && t.MAC == mac {
+			return id
+		}
+	}
+	return ""
 }
 
 // known are the ENIs that the metadata listed or EC2 knows. Hold mu.

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/netip"
 	"regexp"
@@ -19,6 +20,7 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/aws/retry"
+	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/aws-sdk-go-v2/feature/ec2/imds"
 	"github.com/aws/smithy-go"
 	smithyhttp "github.com/aws/smithy-go/transport/http"
@@ -28,18 +30,19 @@ import (
 
 const (
 	// requestTimeout bounds the reading of one key, all attempts and the token
-	// call included. The SDK waits 250 ms for a connection and 500 ms for an
-	// answer.
+	// call included.
 	requestTimeout = 3 * time.Second
-	// maxAttempts and maxBackoff are for requests that get no answer, a 5xx, or a
+	// dialTimeout and answerTimeout bound one attempt. They are the SDK's own.
+	dialTimeout   = 250 * time.Millisecond
+	answerTimeout = 500 * time.Millisecond
+	// maxAttempts and attemptsApart are for requests that get no answer, a 5xx, or a
 	// 401 for a token that the service has forgotten. IMDS is on the machine
 	// itself, so there is no point in waiting for long.
-	maxAttempts = 3
-	maxBackoff  = 200 * time.Millisecond
+	maxAttempts   = 3
+	attemptsApart = 100 * time.Millisecond
 	// listTimeout bounds a whole ENIs call.
 	listTimeout = 15 * time.Second
-	// concurrency is how many ENIs are read at once. IMDS drops what exceeds
-	// 1,024 packets per second.
+	// concurrency is how many new ENIs are read at once.
 	concurrency = 4
 	// maxValue bounds one value, in bytes. The longest is a list of addresses:
 	// 50 of them per ENI at most, 40 bytes each.
@@ -48,12 +51,15 @@ const (
 
 // ENI is one network interface as IMDS describes it.
 type ENI struct {
+	// ID is "" of one that IMDS lists and of which it has not told the rest, as of one
+	// that comes or goes. MAC is "" only of an Unreadable line of the list.
 	ID  device.ENIID
 	MAC device.MAC
 	// DeviceIndex is EC2's; -1 while it is not known, because IMDS gives 0 for a
 	// hot-plugged ENI until the true one has reached it.
 	DeviceIndex int
-	// NetworkCard is EC2's index of the card; 0 where there is only one.
+	// NetworkCard is EC2's index of the card; 0 where there is only one, -1 while it
+	// is not known.
 	NetworkCard int
 	SubnetID    device.SubnetID
 	// SubnetCIDR is the subnet's IPv4 range, or its first IPv6 range where it
@@ -72,6 +78,9 @@ type ENI struct {
 	// NodeENI. The metadata know no tags.
 	Described bool
 	NodeENI   string
+	// Unreadable is a value of IMDS about this ENI that makes no sense; nil when all
+	// do. The other fields are then as they were read last, or not known.
+	Unreadable *ValueError
 }
 
 // ValueError is an answer of IMDS that makes no sense.
@@ -97,24 +106,37 @@ type Config struct {
 	// Endpoint is its base URL. "" leaves it to the SDK: the environment's
 	// AWS_EC2_METADATA_SERVICE_ENDPOINT, else http://169.254.169.254.
 	Endpoint string
+	// Now is the clock of the request budget and of what is remembered; nil is
+	// time.Now.
+	Now func() time.Time
 }
 
 // Client reads the metadata of this instance: IMDSv2 only, with a token that
-// the SDK keeps and renews. It is safe for concurrent use.
+// the SDK keeps and renews. It remembers the ENIs that it has read, and asks no
+// more often than its budget allows. It is safe for concurrent use.
 type Client struct {
-	imds *imds.Client
+	imds   *imds.Client
+	budget *budget
+	// looking is full while ENIs looks, and known then its own.
+	looking chan struct{}
+	known   interfaces
 }
 
 // New returns a client. It sends nothing yet.
 func New(cfg Config) *Client {
-	return &Client{imds: imds.New(imds.Options{
-		Endpoint: cfg.Endpoint,
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	client := awshttp.NewBuildableClient().
+		WithDialerOptions(func(d *net.Dialer) { d.Timeout = dialTimeout }).
+		WithTransportOptions(func(t *http.Transport) { t.ResponseHeaderTimeout = answerTimeout })
+	b := newBudget(client, cfg.Now)
+	return &Client{budget: b, looking: make(chan struct{}, 1), imds: imds.New(imds.Options{
+		Endpoint:   cfg.Endpoint,
+		HTTPClient: b,
 		// Version 1 takes no token, so any proxy or pod could be made to ask for us.
 		EnableFallback: aws.FalseTernary,
-		Retryer: retry.NewStandard(func(o *retry.StandardOptions) {
-			o.MaxAttempts, o.MaxBackoff = maxAttempts, maxBackoff
-		}),
-		DisableDefaultMaxBackoff: true, // it would replace ours by 1 s
+		Retryer:        aws.NopRetryer{}, // get repeats, as far as the budget allows
 	})}
 }
 
@@ -142,6 +164,39 @@ var errNoKey = errors.New("no such key")
 func (c *Client) get(ctx context.Context, key string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
+	for attempt := 1; ; attempt++ {
+		value, err := c.try(ctx, key)
+		ctx = again(ctx)
+		if err == nil || attempt == maxAttempts || !passing(err) || c.budget.left(ctx) < 1 || !pause(ctx, attemptsApart) {
+			return value, err
+		}
+	}
+}
+
+// pause waits, and says whether ctx is still alive.
+func pause(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	}
+}
+
+// passing says whether another attempt may have another outcome. The SDK calls each
+// failure of a token call final, since it would have been repeated there.
+func passing(err error) bool {
+	var operation, token *smithy.OperationError
+	if errors.As(err, &operation) && errors.As(operation.Err, &token) {
+		err = token.Err
+	}
+	return retry.IsErrorRetryables(retry.DefaultRetryables).IsErrorRetryable(err) == aws.TrueTernary
+}
+
+// try is one attempt of get.
+func (c *Client) try(ctx context.Context, key string) (string, error) {
 	out, err := c.imds.GetMetadata(ctx, &imds.GetMetadataInput{Path: key})
 	switch {
 	case isNotFound(err):

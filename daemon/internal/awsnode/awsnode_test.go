@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -74,7 +75,7 @@ func start(t *testing.T, enis ...fakeimds.ENI) node {
 	t.Helper()
 	c := &clock{now: time.Unix(1_750_000_000, 0)}
 	s := fakeimds.Start(t, fakeimds.Config{Now: c.Now, State: fakeimds.State{InstanceID: "i-0a1b2c3d4e5f60718", ENIs: enis}})
-	return node{Running: s, clock: c, client: New(Config{Endpoint: s.URL})}
+	return node{Running: s, clock: c, client: New(Config{Endpoint: s.URL, Now: c.Now})}
 }
 
 func (n node) enis(t *testing.T) []ENI {
@@ -245,7 +246,13 @@ func TestFailureIsUnknown(t *testing.T) {
 				t.Errorf("error %q shows the token", err)
 			}
 			n.Fault(tt.path, fakeimds.Fault{})
-			if got := n.enis(t); len(got) != 2 {
+			for _, e := range n.enis(t) { // what failed is not asked again at once
+				if e.ID == "" && e.MAC != firstMAC {
+					t.Errorf("right after the fault: %+v", e)
+				}
+			}
+			n.clock.add(againFirst)
+			if got := indexes(t, n); got["eni-000000ff"] != 0 || got["eni-00000001"] != 1 || len(got) != 2 {
 				t.Errorf("ENIs after the fault = %v, want both", got)
 			}
 		})
@@ -308,15 +315,19 @@ func TestTokenIsRenewed(t *testing.T) {
 	}
 }
 
+// TestSenselessValues: one bad value is of one ENI, and takes nothing from the
+// others; only what all of them depend on makes all unknown.
 func TestSenselessValues(t *testing.T) {
 	first := macs + firstMAC + "/"
 	tests := []struct {
 		path, body string
 		value      string // that the error must carry
+		all        bool   // nothing else is known either
 	}{
-		{path: "meta-data/mac", body: "eth0", value: "eth0"},
-		{path: macs, body: "02:00:00:00:00:01/\nlo/", value: "lo"},
-		{path: macs, body: " \n", value: ""},
+		{path: "meta-data/mac", body: "eth0", value: "eth0", all: true},
+		{path: macs, body: firstMAC + "/\n" + primaryMAC + "/\nlo/", value: "lo"},
+		{path: macs, body: "<html> <body>", value: "<html> <body>", all: true},
+		{path: macs, body: " \n", value: "", all: true},
 		{path: first + "interface-id", body: "eni-1", value: "eni-1"},
 		{path: first + "device-number", body: "-1", value: "-1"},
 		{path: first + "device-number", body: "4096", value: "4096"},
@@ -335,16 +346,48 @@ func TestSenselessValues(t *testing.T) {
 			n.Fault(tt.path, fakeimds.Fault{Body: tt.body})
 			got, err := n.client.ENIs(t.Context())
 			var bad *ValueError
-			if !errors.As(err, &bad) || got != nil {
-				t.Fatalf("ENIs = %v, %v; want a ValueError only", got, err)
+			if errors.As(err, &bad) != tt.all || (got == nil) != tt.all {
+				t.Fatalf("ENIs = %v, %v", got, err)
 			}
-			if "meta-data/"+bad.Key != tt.path || bad.Value != tt.value {
-				t.Errorf("key %q, value %q; want %q, %q", bad.Key, bad.Value, tt.path, tt.value)
+			for _, e := range got {
+				if e.Unreadable != nil {
+					bad = e.Unreadable
+				}
 			}
-			if !strings.Contains(err.Error(), bad.Key) || !strings.Contains(err.Error(), tt.value) {
-				t.Errorf("error %q names not both key and value", err)
+			if bad == nil || "meta-data/"+bad.Key != tt.path || bad.Value != tt.value {
+				t.Fatalf("bad value %v; want %q, %q", bad, tt.path, tt.value)
+			}
+			if !strings.Contains(bad.Error(), bad.Key) || !strings.Contains(bad.Error(), tt.value) {
+				t.Errorf("error %q names not both key and value", bad)
+			}
+			if !tt.all && !slices.ContainsFunc(got, func(e ENI) bool { return e.Primary && e.Unreadable == nil && e.Addresses != nil }) {
+				t.Errorf("ENIs = %v; the primary one is not as it was", got)
 			}
 		})
+	}
+}
+
+// TestSenselessLater: an ENI of which a value ceases to make sense stays as it was
+// read last, until all of it can be read.
+func TestSenselessLater(t *testing.T) {
+	for _, key := range []string{"device-number", "local-ipv4s", "ipv4-prefix"} {
+		n := start(t, primaryENI(), firstENI())
+		before := n.enis(t)
+		n.Fault(macs+firstMAC+"/"+key, fakeimds.Fault{Body: "<html>"})
+		n.clock.add(refreshEvery)
+		got := n.enis(t)
+		if len(got) != 2 || got[0].Unreadable == nil || got[0].Unreadable.Key != macsKey+firstMAC+"/"+key {
+			t.Fatalf("%s: %+v", key, got)
+		}
+		got[0].Unreadable = nil
+		if diff := cmp.Diff(before, got, cmpopts.EquateComparable(netip.Prefix{})); diff != "" {
+			t.Errorf("%s (-before +after):\n%s", key, diff)
+		}
+		n.Fault(macs+firstMAC+"/"+key, fakeimds.Fault{})
+		n.clock.add(againMost)
+		if diff := cmp.Diff(before, n.enis(t), cmpopts.EquateComparable(netip.Prefix{})); diff != "" {
+			t.Errorf("%s is over (-before +after):\n%s", key, diff)
+		}
 	}
 }
 

@@ -17,28 +17,6 @@ const macsKey = "network/interfaces/macs/"
 
 var errSlow = fmt.Errorf("metadata service not done within %v: %w", listTimeout, context.DeadlineExceeded)
 
-// ENIs lists the instance's ENIs, sorted by MAC. One that comes or goes while it
-// is read is left out. An error means that nothing is known, whatever the
-// cause; it is a *ValueError where IMDS's answer makes no sense. An instance has
-// a primary ENI, so no answer is ever an empty list.
-func (c *Client) ENIs(ctx context.Context) ([]ENI, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, listTimeout, errSlow)
-	defer cancel()
-	primary, err := c.primary(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("list ENIs: %w", err)
-	}
-	macs, err := c.macs(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("list ENIs: %w", err)
-	}
-	found, err := c.readAll(ctx, macs, primary)
-	if err != nil {
-		return nil, fmt.Errorf("list ENIs: %w", err)
-	}
-	return found, nil
-}
-
 func (c *Client) primary(ctx context.Context) (device.MAC, error) {
 	const key = "mac"
 	value, err := c.get(ctx, key)
@@ -48,28 +26,30 @@ func (c *Client) primary(ctx context.Context) (device.MAC, error) {
 	return parse(key, value, device.ParseMAC)
 }
 
-func (c *Client) macs(ctx context.Context) ([]device.MAC, error) {
+// macs lists the MACs, and the lines that are none.
+func (c *Client) macs(ctx context.Context) (macs []device.MAC, odd []*ValueError, err error) {
 	value, err := c.get(ctx, macsKey)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	var macs []device.MAC
 	for _, line := range strings.Fields(value) {
-		mac, err := parse(macsKey, strings.TrimSuffix(line, "/"), device.ParseMAC)
+		mac, err := device.ParseMAC(strings.TrimSuffix(line, "/"))
 		if err != nil {
-			return nil, err
+			odd = append(odd, &ValueError{Key: macsKey, Value: strings.TrimSuffix(line, "/"), Err: err})
+			continue
 		}
 		macs = append(macs, mac)
 	}
 	if len(macs) == 0 {
-		return nil, &ValueError{Key: macsKey, Value: value, Err: errors.New("no interface is listed, not even the primary one")}
+		return nil, nil, &ValueError{Key: macsKey, Value: value, Err: errors.New("no interface is listed, not even the primary one")}
 	}
 	slices.Sort(macs)
-	return slices.Compact(macs), nil
+	return slices.Compact(macs), odd, nil
 }
 
-// readAll reads several ENIs at once. The first failure ends the others.
-func (c *Client) readAll(ctx context.Context, macs []device.MAC, primary device.MAC) ([]ENI, error) {
+// readAll reads several ENIs at once, nil for one that is not there as a whole, or
+// could not be read. The first failure ends the others.
+func (c *Client) readAll(ctx context.Context, macs []device.MAC) ([]*ENI, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	found := make([]*ENI, len(macs))
@@ -82,9 +62,7 @@ func (c *Client) readAll(ctx context.Context, macs []device.MAC, primary device.
 				if err != nil && !errors.Is(err, errNoKey) {
 					cancel(err) // only the first counts
 				}
-				if err == nil {
-					found[i] = e
-				}
+				found[i] = e
 			}
 		})
 	}
@@ -94,24 +72,13 @@ func (c *Client) readAll(ctx context.Context, macs []device.MAC, primary device.
 	close(next)
 	wg.Wait()
 	if ctx.Err() != nil {
-		return nil, context.Cause(ctx)
+		return found, context.Cause(ctx)
 	}
-	out := make([]ENI, 0, len(macs))
-	for _, e := range found {
-		if e == nil {
-			continue
-		}
-		e.Primary = e.MAC == primary
-		if !e.Primary && e.DeviceIndex == 0 {
-			e.DeviceIndex = -1
-		}
-		out = append(out, *e)
-	}
-	return out, nil
+	return found, nil
 }
 
 // readENI reads one ENI, key by key. The error wraps errNoKey if it is not there
-// as a whole.
+// as a whole. Of one with a value that makes no sense, Unreadable is that.
 func readENI(mac device.MAC, get func(key string) (string, error)) (*ENI, error) {
 	r := reader{get: get, base: macsKey + mac.String() + "/"}
 	e := &ENI{
@@ -120,23 +87,27 @@ func readENI(mac device.MAC, get func(key string) (string, error)) (*ENI, error)
 		DeviceIndex: value(&r, "device-number", parseIndex),
 		SubnetID:    value(&r, "subnet-id", device.ParseSubnetID),
 	}
-	if card := values(&r, "network-card", parseIndex); len(card) > 0 {
-		e.NetworkCard = card[0]
+	// The VPC CNI reads the first, and gets a 404 where there is one card
+	// (pkg/awsutils/imds.go); AWS' metadata mock has the second.
+	for _, key := range []string{"network-card", "network-card-index"} {
+		if card := values(&r, key, parseIndex); len(card) > 0 {
+			e.NetworkCard = card[0]
+			break
+		}
 	}
 	subnets := append(values(&r, "subnet-ipv4-cidr-block", parsePrefix), values(&r, "subnet-ipv6-cidr-blocks", parsePrefix)...)
 	if len(subnets) > 0 {
 		e.SubnetCIDR = subnets[0]
 	}
 	e.VPCCIDRs = values(&r, "vpc-ipv4-cidr-blocks", parsePrefix)
-	for _, key := range []string{"local-ipv4s", "ipv6s"} {
-		e.Addresses = append(e.Addresses, r.addresses(key, subnets)...)
-	}
-	for _, key := range []string{"ipv4-prefix", "ipv6-prefix"} {
-		e.Prefixes = append(e.Prefixes, values(&r, key, parsePrefix)...)
-	}
+	r.pool(e, subnets)
 	// An ENI that went away half-way would look like one without addresses.
 	if again := value(&r, "interface-id", device.ParseENIID); r.err == nil && again != e.ID {
 		return nil, fmt.Errorf("metadata key %sinterface-id: changed from %s to %s: %w", r.base, e.ID, again, errNoKey)
+	}
+	var bad *ValueError
+	if errors.As(r.err, &bad) {
+		return &ENI{ID: e.ID, MAC: mac, DeviceIndex: -1, NetworkCard: -1, Unreadable: bad}, nil
 	}
 	if r.err != nil {
 		return nil, r.err
@@ -144,16 +115,29 @@ func readENI(mac device.MAC, get func(key string) (string, error)) (*ENI, error)
 	return e, nil
 }
 
+// pool reads addresses and prefixes.
+func (r *reader) pool(e *ENI, subnets []netip.Prefix) {
+	e.Addresses, e.Prefixes = nil, nil
+	for _, key := range []string{"local-ipv4s", "ipv6s"} {
+		e.Addresses = append(e.Addresses, r.addresses(key, subnets)...)
+	}
+	for _, key := range []string{"ipv4-prefix", "ipv6-prefix"} {
+		e.Prefixes = append(e.Prefixes, values(r, key, parsePrefix)...)
+	}
+}
+
 // reader reads the keys of one ENI until the first failure, which it keeps.
 type reader struct {
 	get  func(key string) (string, error)
 	base string // "network/interfaces/macs/02:00:00:00:00:07/"
+	// keys are those that the service says to have; nil: not known.
+	keys []string
 	err  error
 }
 
 // lines returns a key's lines. A key that does not exist has none.
 func (r *reader) lines(key string) []string {
-	if r.err != nil {
+	if r.err != nil || r.keys != nil && !slices.Contains(r.keys, key) {
 		return nil
 	}
 	text, err := r.get(r.base + key)

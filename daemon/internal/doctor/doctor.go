@@ -169,7 +169,13 @@ func metadata(ctx context.Context, o Options) []Finding {
 	case len(enis) == 0:
 		return fail(check, "this is no EC2 metadata: see AWS_EC2_METADATA_SERVICE_ENDPOINT", "it answers, but knows of no ENI")
 	}
-	return ok(check, "token granted, ENIs readable: %d", len(enis))
+	var all []Finding
+	for _, e := range enis {
+		if e.Unreadable != nil {
+			all = append(all, fail(check, "a proxy may change it: see AWS_EC2_METADATA_SERVICE_ENDPOINT; other ENIs are not concerned", "%v", e.Unreadable)...)
+		}
+	}
+	return append(all, ok(check, "token granted, ENIs readable: %d", len(enis)-len(all))...)
 }
 
 func kubelet(ctx context.Context, o Options) []Finding {

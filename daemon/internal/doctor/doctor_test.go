@@ -244,6 +244,11 @@ func TestFindings(t *testing.T) {
 				return nil, &awsnode.ValueError{Key: "mac", Value: "<html>", Err: errors.New("no MAC")}
 			}
 		}, Fail, "instance metadata", []string{"<html>", "proxy"}},
+		"odd value of one ENI": {func(w *world) {
+			w.o.ENIs = func(context.Context) ([]awsnode.ENI, error) {
+				return []awsnode.ENI{{ID: "eni-0a1b2c3d4e5f60001"}, {Unreadable: &awsnode.ValueError{Key: "network/interfaces/macs/x/subnet-id", Value: "<html>", Err: errors.New("no subnet")}}}, nil
+			}
+		}, Fail, "instance metadata", []string{"macs/x/subnet-id", "<html>", "proxy"}},
 		"EC2 may not be asked": {func(w *world) {
 			w.ec2(fakeec2.Config{ENIs: []fakeec2.ENI{eni("fast")}, May: func(string, fakeec2.ENI) bool { return false }})
 		}, Fail, "EC2", []string{"DescribeNetworkInterfaces", "UnauthorizedOperation", "deploy/iam/multi-enid.json", "Pod Identity", "IRSA"}},

@@ -188,7 +188,9 @@ func list(enis []device.ENIID) string {
 // indexSources makes the look-up tables of one Join.
 func (j *joiner) indexSources() {
 	for _, e := range j.ENIs.Value {
-		j.enis[e.ID] = e
+		if e.ID != "" {
+			j.enis[e.ID] = e
+		}
 	}
 	for i := range j.Checkpoint.Devices {
 		r := &j.Checkpoint.Devices[i]

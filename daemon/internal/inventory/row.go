@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/awsnode"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
@@ -165,7 +166,9 @@ func (j *joiner) describe(c *claim, p place) nodestate.Device {
 		} else if d.DeviceIndex < 1 && before != nil {
 			d.DeviceIndex = before.DeviceIndex
 		}
-		d.NetworkCard = e.NetworkCard
+		if d.NetworkCard = e.NetworkCard; d.NetworkCard < 0 && before != nil {
+			d.NetworkCard = before.NetworkCard
+		}
 		d.SubnetID = cmp.Or(e.SubnetID, d.SubnetID)
 	} else if before != nil {
 		if d.DeviceIndex < 1 {
@@ -325,7 +328,7 @@ func (j *joiner) explainNowhere(c *claim, p place) {
 	case c.eni == "" || p.state != nowhere:
 	case p.twins:
 		j.problem("DuplicateMAC", c.nodeENI, c.eni.String(), "several PCI functions have a link with the ENI's MAC %s; only one may", mac)
-	case mac == "" && j.ENIs.Known:
+	case mac == "" && j.ENIs.Known && !slices.ContainsFunc(j.ENIs.Value, func(e awsnode.ENI) bool { return e.ID == "" }):
 		j.problem("ENINotListed", c.nodeENI, c.eni.String(), "IMDS does not list this ENI, so that its MAC is not known; attach it to this instance, or correct status.attachments")
 	case mac != "" && c.driver != "":
 		j.problem("DeviceNotSeen", c.nodeENI, c.eni.String(), "no link of this host has the ENI's MAC %s; if it is bound to %s already, give its PCI address in spec.dpdkPCIAddress", mac, c.driver)

@@ -45,12 +45,7 @@ func (r *Reconciler) collect(ctx context.Context) (inventory.Sources, []finding)
 	for _, p := range snap.Problems {
 		found = append(found, finding{Problem: p})
 	}
-	if f.ENIs, err = r.metadata.get(ctx, r.Metadata, f.Now); err != nil {
-		found = append(found, unreadable("MetadataUnreadable", "instance metadata (IMDSv2) cannot be read; until it can, new ENIs are not found, check that it is switched on and its hop limit", err))
-	}
-	if f.ENIs.Known && r.Addresses != nil {
-		f.ENIs.Value = r.Addresses.Correct(f.ENIs.Value)
-	}
+	found = append(found, r.readMetadata(ctx, &f)...)
 	f.Functions, err = readFunctions(r.PCI)
 	if err == nil && len(f.Functions.Value) == 0 && r.hasPlaced() {
 		f.Functions, err = inventory.Fact[map[device.PCIAddress]sysfs.PCIFunction]{}, errNoFunctions

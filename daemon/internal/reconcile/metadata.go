@@ -1,11 +1,15 @@
 package reconcile
 
 import (
+	"cmp"
 	"context"
+	"errors"
+	"fmt"
 	"time"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/awsnode"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
 // How IMDS is asked.
@@ -18,10 +22,10 @@ const (
 	// metadataFresh is how long an answer is good for while nothing is on its
 	// way: pods that come and go are no reason to ask again.
 	metadataFresh = 10 * time.Second
-	// metadataApart is the least time between two questions while something is on
-	// its way: a device may be pending for days, and pods come and go meanwhile.
-	// The loop's first retry comes no sooner. IMDS drops what exceeds 1,024
-	// packets per second.
+	// metadataApart is the least time between two questions while a device waits for
+	// news. Each wait is an eighth of the time for which it has waited, and metadataFresh
+	// at most: what lags for some seconds is seen soon, and what never comes is asked
+	// for seldom. awsnode.Client bounds the requests besides.
 	metadataApart = retryFirst
 	// metadataBackOff is the longest wait after failures; it doubles from a
 	// second.
@@ -37,9 +41,10 @@ type metadataCache struct {
 	// pending gets the answer to the question that is on its way; nil when none
 	// is.
 	pending chan metadataAnswer
-	// settled is Sync's: no device is waiting for news. One that is drained, for
-	// days where its pod stays, is not.
-	settled bool
+	// wants are the devices that wait for news that the metadata may have, "" for none,
+	// machine the PCI addresses where these may be, and since is when either last changed.
+	wants, machine string
+	since          time.Time
 }
 
 type metadataAnswer struct {
@@ -91,11 +96,116 @@ func (m *metadataCache) take(a metadataAnswer) {
 // stale says whether to ask again. A clock that was set back makes it so.
 func (m *metadataCache) stale(now time.Time) bool {
 	age := now.Sub(m.asked)
+	return age < 0 || !m.answer.Known && m.err == nil || age >= m.wait(now)
+}
+
+// wait is how long an answer stands.
+func (m *metadataCache) wait(now time.Time) time.Duration {
 	switch {
-	case age < 0:
-		return true
 	case m.err != nil:
-		return age >= min(time.Second<<min(m.failures-1, 10), metadataBackOff)
+		return min(time.Second<<min(m.failures-1, 10), metadataBackOff)
+	case m.wants == "":
+		return metadataFresh
 	}
-	return !m.answer.Known || !m.settled && age >= metadataApart || age >= metadataFresh
+	return min(max(now.Sub(m.since)/8, metadataApart), metadataFresh)
+}
+
+// follow notes which devices wait for the metadata, and returns in how long these
+// are to be asked again; 0 for when something happens.
+func (m *metadataCache) follow(devices []nodestate.Device, now time.Time) time.Duration {
+	wants := ""
+	for i := range devices {
+		if d := &devices[i]; mendable(d) {
+			wants += fmt.Sprintln(d.NodeENI, d.ENIID, d.MAC, d.SubnetID, d.DeviceIndex)
+		}
+	}
+	if m.wants != wants || m.since.After(now) {
+		m.wants, m.since = wants, now
+	}
+	if wait := m.wait(now); wants != "" && wait < metadataFresh {
+		return wait
+	}
+	return 0
+}
+
+// look notes which PCI functions there are, while a device waits: one that was
+// plugged in may be that device.
+func (m *metadataCache) look(pci PCI, now time.Time) {
+	if m.wants == "" {
+		return
+	}
+	addrs, err := pci.PCIAddresses()
+	if machine := fmt.Sprint(addrs); err == nil && m.machine != machine {
+		m.machine, m.since = machine, now
+	}
+}
+
+// mendable says whether the metadata may have what a device lacks: they lag behind
+// for some seconds. A link that is missing, down or somebody else's is none of
+// theirs.
+func mendable(d *nodestate.Device) bool {
+	switch d.Phase {
+	case nodestate.PhaseDraining:
+		return false
+	case nodestate.PhasePending:
+		if d.ENIID == "" || d.MAC == "" || d.DeviceIndex < 1 {
+			return true
+		}
+	case nodestate.PhaseReady:
+	}
+	return len(d.Addresses)+len(d.Prefixes) == 0
+}
+
+// identify names those ENIs of which the metadata say only the MAC, as the rows
+// before have it: an ENI keeps its MAC for life.
+func identify(enis []awsnode.ENI, before []nodestate.CheckpointDevice) (all []awsnode.ENI) {
+	for _, e := range enis {
+		for i := range before {
+			if e.ID == "" && e.MAC != "" && before[i].MAC == e.MAC {
+				e.ID = before[i].ENIID
+			}
+		}
+		all = append(all, e)
+	}
+	return all
+}
+
+// readMetadata asks the metadata, and EC2 for what it knows better.
+func (r *Reconciler) readMetadata(ctx context.Context, f *inventory.Sources) (found []finding) {
+	r.metadata.look(r.PCI, f.Now)
+	answer, err := r.metadata.get(ctx, r.Metadata, f.Now)
+	f.ENIs = answer
+	var bad *awsnode.ValueError
+	switch {
+	case errors.As(err, &bad):
+		found = append(found, unreadable("MetadataUnreadable", senseless(bad)+"; until it does, new ENIs are not found, see AWS_EC2_METADATA_SERVICE_ENDPOINT, and whether a proxy answers for the metadata service", err))
+	case err != nil:
+		found = append(found, unreadable("MetadataUnreadable", "instance metadata (IMDSv2) cannot be read; until it can, new ENIs are not found, check that it is switched on and its hop limit", err))
+	}
+	if !f.ENIs.Known {
+		return found
+	}
+	f.ENIs.Value = identify(f.ENIs.Value, r.checkpoint.Devices)
+	for _, e := range f.ENIs.Value {
+		if e.Unreadable != nil {
+			found = append(found, finding{Problem: nodestate.Problem{
+				Reason: "MetadataSenseless", Device: cmp.Or(e.ID.String(), e.MAC.String()), Message: senseless(e.Unreadable) + "; what was known of this ENI before still holds",
+			}})
+		}
+	}
+	if r.Addresses != nil {
+		f.ENIs.Value = r.Addresses.Correct(f.ENIs.Value)
+	}
+	return found
+}
+
+// longestValue is how much of a value a Problem shows.
+const longestValue = 80
+
+func senseless(e *awsnode.ValueError) string {
+	value := e.Value
+	if len(value) > longestValue {
+		value = value[:longestValue] + "…"
+	}
+	return fmt.Sprintf("instance metadata say %q for %s, which makes no sense", value, e.Key)
 }

@@ -253,7 +253,7 @@ func (r *Reconciler) Sync(ctx context.Context) Outcome {
 		out.sooner(holderPoll)
 	}
 	late := r.publish(ctx, src, res, found, &out)
-	r.metadata.settled = !slices.ContainsFunc(res.Devices, func(d nodestate.Device) bool { return d.Phase == nodestate.PhasePending })
+	out.sooner(r.metadata.follow(res.Devices, src.Now))
 	r.log.devices(res.Devices)
 	r.view.Did.Began, r.view.Did.Over = r.log.findings(append(found, late...))
 	r.observe(begun, src)

@@ -1,0 +1,268 @@
+package awsnode
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/device"
+)
+
+const (
+	// refreshEvery is how old what may change of an ENI gets before it is read again,
+	// as far as the budget allows, and wholeEvery how old all else.
+	refreshEvery = 10 * time.Second
+	wholeEvery   = 10 * time.Minute
+	// againFirst and againMost bound the waits before what could not be read is read
+	// again; they are an eighth of the time for which IMDS has listed it.
+	againFirst = 250 * time.Millisecond
+	againMost  = time.Minute
+)
+
+// interfaces is what a Client remembers of the instance's ENIs.
+type interfaces struct {
+	asked   bool
+	primary device.MAC // "" before it was read: it never changes
+	listed  []device.MAC
+	odd     []*ValueError // lines of the list that are no MAC
+	entries map[device.MAC]*entry
+}
+
+// entry is an ENI that IMDS lists.
+type entry struct {
+	// eni is nil until the ENI was there as a whole.
+	eni *ENI
+	// since is when IMDS began to list it, tried when it was read last, and whole when
+	// all of it was; zero: all of it is to be read.
+	since, tried, whole time.Time
+}
+
+// errTooOften says that the service has not told yet which ENIs there are, and was
+// asked too often lately.
+var errTooOften = errors.New("the metadata service has failed too often for another question now")
+
+// ENIs lists the instance's ENIs, sorted by MAC. Of one that is not there as a whole
+// only the MAC is known; one with a value that makes no sense is Unreadable. An error
+// means that nothing is known, whatever the cause; it is a *ValueError where IMDS's
+// answer makes no sense. An instance has a primary ENI, so no answer is ever an
+// empty list.
+//
+// What IMDS lists for the first time is read at once. All else is read again as the
+// budget allows: what an ENI lacks at each call, what may change every 10 s. So an
+// address that comes or goes is seen by a call some 10 s later, or 60 s where there
+// are many ENIs.
+func (c *Client) ENIs(ctx context.Context) ([]ENI, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, listTimeout, errSlow)
+	defer cancel()
+	select {
+	case c.looking <- struct{}{}:
+	case <-ctx.Done():
+		return nil, fmt.Errorf("list ENIs: %w", context.Cause(ctx))
+	}
+	defer func() { <-c.looking }()
+	if err := c.look(ctx); err != nil {
+		return nil, fmt.Errorf("list ENIs: %w", err)
+	}
+	return c.known.answer(), nil
+}
+
+// look brings what is known up to date.
+func (c *Client) look(ctx context.Context) error {
+	if err := c.list(ctx); err != nil {
+		return err
+	}
+	var fresh, old []device.MAC
+	for _, mac := range c.known.listed {
+		if c.known.entries[mac].tried.IsZero() {
+			fresh = append(fresh, mac)
+		} else {
+			old = append(old, mac)
+		}
+	}
+	if err := c.readFresh(ctx, fresh); err != nil {
+		return err
+	}
+	slices.SortStableFunc(old, func(a, b device.MAC) int { return c.known.entries[a].tried.Compare(c.known.entries[b].tried) })
+	for _, urgent := range []bool{true, false} {
+		for _, mac := range old {
+			e := c.known.entries[mac]
+			if urgent != e.lacking(mac == c.known.primary) {
+				continue
+			}
+			if err := c.readAgain(again(ctx), mac, e, urgent); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// list reads which ENIs there are. Where the budget has nothing left, the last list
+// stands.
+func (c *Client) list(ctx context.Context) error {
+	k := &c.known
+	if k.asked {
+		ctx = again(ctx)
+		switch {
+		case c.budget.left(ctx) > 0:
+		case k.listed == nil:
+			return errTooOften
+		default:
+			return nil
+		}
+	}
+	k.asked = true
+	if k.primary == "" {
+		primary, err := c.primary(ctx)
+		if err != nil {
+			return err
+		}
+		k.primary, k.entries = primary, map[device.MAC]*entry{}
+	}
+	macs, odd, err := c.macs(ctx)
+	if err != nil {
+		return err
+	}
+	k.listed, k.odd = macs, odd
+	for mac := range k.entries {
+		if !slices.Contains(macs, mac) {
+			delete(k.entries, mac)
+		}
+	}
+	for _, mac := range macs {
+		if k.entries[mac] == nil {
+			k.entries[mac] = &entry{since: c.budget.now()}
+		}
+	}
+	return nil
+}
+
+// readFresh reads ENIs that were never read.
+func (c *Client) readFresh(ctx context.Context, macs []device.MAC) error {
+	macs = macs[:min(len(macs), max(0, c.budget.left(ctx)/eniRequests))]
+	found, err := c.readAll(ctx, macs)
+	for i, mac := range macs { // after an error too: what was read need not be read again
+		c.known.entries[mac].take(found[i], mac == c.known.primary, c.budget.now())
+	}
+	return err
+}
+
+// take notes what was read as a whole; nil: it was not there as a whole.
+func (e *entry) take(eni *ENI, primary bool, now time.Time) {
+	e.tried = now
+	if eni == nil {
+		e.whole = time.Time{}
+		return
+	}
+	eni.Primary = primary
+	if !primary && eni.DeviceIndex == 0 {
+		eni.DeviceIndex = -1
+	}
+	if eni.Unreadable == nil {
+		e.whole = now
+	} else if e.whole = (time.Time{}); e.eni != nil && e.eni.ID != "" {
+		last := *e.eni
+		last.Unreadable = eni.Unreadable
+		eni = &last
+	}
+	e.eni = eni
+}
+
+// lacking says whether the ENI lacks what IMDS may yet tell: all of it, its index,
+// or its first address.
+func (e *entry) lacking(primary bool) bool {
+	return e.whole.IsZero() || !primary && (e.eni.DeviceIndex < 0 || len(e.eni.Addresses) == 0)
+}
+
+// wait is how long after the last time it is read again.
+func (e *entry) wait(urgent bool, now time.Time) time.Duration {
+	if urgent {
+		return min(max(againFirst, now.Sub(e.since)/8), againMost)
+	}
+	return refreshEvery
+}
+
+// readAgain reads what may have changed of an ENI, or all of it, when that is due
+// and the budget allows it.
+func (c *Client) readAgain(ctx context.Context, mac device.MAC, e *entry, urgent bool) error {
+	now, cost, spare := c.budget.now(), refreshRequests, spareRequests
+	all := e.whole.IsZero() || now.Sub(e.whole) >= wholeEvery
+	if all {
+		cost = eniRequests
+	}
+	if urgent {
+		spare = 0
+	}
+	if age := now.Sub(e.tried); age >= 0 && age < e.wait(urgent, now) || c.budget.left(ctx) < cost+spare {
+		return nil
+	}
+	get := func(key string) (string, error) { return c.get(ctx, key) }
+	if all {
+		eni, err := readENI(mac, get)
+		if err != nil && !errors.Is(err, errNoKey) {
+			return err
+		}
+		e.take(eni, mac == c.known.primary, now)
+		return nil
+	}
+	return e.refresh(get, mac == c.known.primary, now)
+}
+
+// refresh reads what may change of an ENI. An address outside of the known ranges
+// has all of the ENI read next time.
+func (e *entry) refresh(get func(key string) (string, error), primary bool, now time.Time) error {
+	next := *e.eni
+	r := reader{get: get, base: macsKey + next.MAC.String() + "/"}
+	keys := r.lines("")
+	if r.keys = keys; !slices.Contains(keys, "device-number") { // it goes, or a service without such a list
+		r.keys = nil
+	}
+	next.DeviceIndex = value(&r, "device-number", parseIndex)
+	r.pool(&next, ranges(e.eni))
+	var bad *ValueError
+	switch {
+	case errors.As(r.err, &bad):
+		e.take(&ENI{Unreadable: bad}, primary, now)
+	case errors.Is(r.err, errNoKey): // it goes, or has new ranges
+		e.take(nil, primary, now)
+	case r.err != nil:
+		return r.err
+	default:
+		whole := e.whole
+		e.take(&next, primary, now)
+		e.whole = whole
+	}
+	return nil
+}
+
+// ranges are those of the subnet that show in an ENI.
+func ranges(e *ENI) (all []netip.Prefix) {
+	if e.SubnetCIDR.IsValid() {
+		all = append(all, e.SubnetCIDR)
+	}
+	for _, a := range e.Addresses {
+		all = append(all, a.Masked())
+	}
+	return all
+}
+
+// answer lists what is known, sorted by MAC.
+func (k *interfaces) answer() []ENI {
+	var out []ENI
+	for _, bad := range k.odd {
+		out = append(out, ENI{DeviceIndex: -1, NetworkCard: -1, Unreadable: bad})
+	}
+	for _, mac := range k.listed {
+		e := ENI{MAC: mac, DeviceIndex: -1, NetworkCard: -1, Primary: mac == k.primary}
+		if read := k.entries[mac].eni; read != nil {
+			e = *read
+		}
+		out = append(out, e)
+	}
+	slices.SortStableFunc(out, func(a, b ENI) int { return cmp.Compare(a.MAC, b.MAC) })
+	return out
+}
