@@ -83,6 +83,10 @@ type Checkpoint struct {
 	// ConfirmedHash is the hash of the config that the device plugin was last
 	// confirmed to serve; "" when none was.
 	ConfirmedHash string `json:"confirmedHash,omitempty"`
+	// PluginPrefixes are those for which LastGoodConfig was rendered: what the device
+	// plugins of this node put before resource names without a prefix. None before any
+	// was seen.
+	PluginPrefixes []string `json:"pluginPrefixes,omitempty"`
 }
 
 // CheckpointDevice is a device as the inventory last had it.

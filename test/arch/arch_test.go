@@ -18,7 +18,7 @@ type rule struct {
 }
 
 func rules() []rule {
-	return slices.Concat(importRules(), sourceRules(), textRules(), docRules(), sentenceRules())
+	return slices.Concat(importRules(), sourceRules(), textRules(), docRules(), sentenceRules(), configRules())
 }
 
 func TestRules(t *testing.T) {

@@ -8,8 +8,8 @@
 //
 //   - The config and the devices are read once, at the start. A change of either
 //     shows after a restart only. Every device found then is healthy for good.
-//   - An empty resourceList ends it with status 0, a refused one with another, a
-//     selector that is missing makes it crash.
+//   - An empty or unreadable resourceList ends it with status 0, as a socket that
+//     cannot be made does; a refused one and a missing selector with 2.
 //   - Each pool with a device has a server of its own on
 //     <plugins_registry>/<prefix>_<name>.sock, which the kubelet finds by
 //     watching the folder, at its own start too. The older way, a call to
@@ -48,10 +48,13 @@ var (
 	ErrCrashed = errors.New("crashed")
 )
 
-// Options are what a device plugin works with. All are needed.
+// Options are what a device plugin works with. All are needed but Args.
 type Options struct {
 	// Config is the path of the config.
 	Config string
+	// Args are more arguments of the plugin, such as -resource-prefix=a.io. They
+	// may be none.
+	Args []string
 	// Sysfs is the tree that has the devices, and Routes the path of the routes;
 	// see Discover.
 	Sysfs  sysfs.FS
@@ -75,7 +78,7 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return fmt.Errorf("discover devices: %w", err)
 	}
-	verdict := dpmodel.Judge(content, devices)
+	verdict := dpmodel.Judge(content, devices, o.Args...)
 	if err := ended(verdict); err != nil {
 		return err
 	}
@@ -105,15 +108,38 @@ func Run(ctx context.Context, o Options) error {
 	return nil
 }
 
+// Status is the plugin's exit status after Run has returned err.
+func Status(err error) int {
+	var end *endError
+	switch {
+	case err == nil, errors.Is(err, ErrNoConfig):
+		return 0
+	case errors.As(err, &end):
+		return end.status
+	}
+	return 1
+}
+
+// endError is a verdict by which the plugin ends.
+type endError struct {
+	kind   error
+	reason string
+	status int
+}
+
+func (e *endError) Error() string { return e.kind.Error() + ": " + e.reason }
+
+func (e *endError) Unwrap() error { return e.kind }
+
 // ended returns how the plugin ends on a config, and nil when it runs.
 func ended(v dpmodel.Verdict) error {
 	switch {
 	case v.Panic != "":
-		return fmt.Errorf("%w: %s", ErrCrashed, v.Panic)
+		return &endError{ErrCrashed, v.Panic, v.Status}
 	case v.Exit == ErrNoConfig.Error():
 		return ErrNoConfig
 	case v.Exit != "":
-		return fmt.Errorf("%w: %s", ErrRefused, v.Exit)
+		return &endError{ErrRefused, v.Exit, v.Status}
 	}
 	return nil
 }

@@ -3,6 +3,7 @@ package deviceplugin
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
 	"github.com/multi-eni/multi-eni-cni/test/dpmodel"
+	"github.com/multi-eni/multi-eni-cni/test/dpmodel/verdicts"
 	"github.com/multi-eni/multi-eni-cni/test/sysfstree"
 )
 
@@ -207,7 +209,7 @@ func TestEndsOnWhatThePluginEndsOn(t *testing.T) {
 		"no list":         {`{}`, ErrNoConfig},
 		"unreadable":      {`{"resourceList":[`, ErrRefused},
 		"same name twice": {`{"resourceList":[{"resourceName":"a","selectors":{}},{"resourceName":"a","selectors":{}}]}`, ErrRefused},
-		"invalid name":    {`{"resourceList":[{"resourceName":"a-b","selectors":{}}]}`, ErrRefused},
+		"invalid name":    {`{"resourceList":[{"resourceName":"a.b","selectors":{}}]}`, ErrRefused},
 		"no selectors":    {`{"resourceList":[{"resourceName":"a"}]}`, ErrCrashed},
 	}
 	for name, tt := range tests {
@@ -220,6 +222,32 @@ func TestEndsOnWhatThePluginEndsOn(t *testing.T) {
 				t.Errorf("left in the registry: %v", left)
 			}
 		})
+	}
+}
+
+// TestPrefix: entries without a prefix get the one of the command line.
+func TestPrefix(t *testing.T) {
+	n := newNode(t, twoPools)
+	n.Args = []string{"--resource-prefix", "openshift.io"}
+	k := startKubelet(t, n.Registry, "")
+	defer k.stop()
+	stop := n.start(t)
+	defer stop() //nolint:errcheck // the other test looks at it
+	want := map[string][]string{"openshift.io/kernel": {"0000:00:06.0"}, "x.example/dpdk": {"0000:00:07.0"}}
+	eventually(t, "registration", func() bool { return cmp.Equal(k.allocatable(), want) })
+}
+
+// TestStatus: the verdicts' configs end it with the plugin's status.
+func TestStatus(t *testing.T) {
+	for _, c := range verdicts.All(t) {
+		if c.Runs() || c.Case == "selectors {}" || c.Case == "selectors [{}]" { // these two end only where there is no kubelet
+			continue
+		}
+		n := newNode(t, string(c.Content()))
+		n.Args = c.Args
+		if got := fmt.Sprintf("exits %d", Status(Run(t.Context(), n.Options))); got != c.Verdict {
+			t.Errorf("%s: %s; want %s", c.Case, got, c.Verdict)
+		}
 	}
 }
 
@@ -258,14 +286,14 @@ func TestDiscoverVFs(t *testing.T) {
 	with := func(change func(*dpmodel.Device)) dpmodel.Device { d := base; change(&d); return d }
 	want := []dpmodel.Device{
 		with(func(d *dpmodel.Device) {
-			d.Address, d.Driver, d.PFName, d.LinkType, d.DefaultRoute = "0000:00:05.0", "ena", "ens5", "ether", true
+			d.Address, d.Driver, d.LinkType, d.DefaultRoute = "0000:00:05.0", "ena", "ether", true
 		}),
 		with(func(d *dpmodel.Device) {
-			d.Address, d.Driver, d.PFName, d.LinkType = "0000:00:06.0", "ena", "ens6", "ether"
+			d.Address, d.Driver, d.LinkType = "0000:00:06.0", "ena", "ether"
 		}),
 		with(func(d *dpmodel.Device) { d.Address, d.Driver = "0000:00:07.0", "vfio-pci" }),
 		with(func(d *dpmodel.Device) {
-			d.Address, d.Driver, d.PFName, d.LinkType, d.VFs = "0000:01:00.0", "igb", "eth1", "ether", 1
+			d.Address, d.Driver, d.LinkType, d.VFs = "0000:01:00.0", "igb", "ether", 1
 		}),
 		with(func(d *dpmodel.Device) {
 			d.Address, d.Driver, d.PFName, d.PFAddress, d.VFID = "0000:01:10.0", "igbvf", "eth1", "0000:01:00.0", 0

@@ -58,12 +58,8 @@ func see(f, pf sysfs.PCIFunction, used map[string]bool) dpmodel.Device {
 	if len(f.Interfaces) > 0 {
 		d.LinkType = "ether"
 	}
-	named := f
-	if f.PhysFn != "" {
-		named = pf
-	}
-	if len(named.Interfaces) > 0 {
-		d.PFName = named.Interfaces[0]
+	if len(pf.Interfaces) > 0 {
+		d.PFName = pf.Interfaces[0]
 	}
 	return d
 }

@@ -3,19 +3,22 @@
 // and which device every pool gets.
 //
 // It is a model for tests, written from the public facts of
-// k8snetworkplumbingwg/sriov-network-device-plugin v3.7 and later (README
+// k8snetworkplumbingwg/sriov-network-device-plugin v3.6 and later (README
 // "Configurations"; cmd/sriovdp, pkg/factory, pkg/resources, pkg/netdevice), and
-// as strict as the strictest of those releases. It shares no code with the
-// daemon. Like the plugin it reads with encoding/json, whose rules are part of
+// as strict as the strictest of those releases. verdicts/verdicts.json has what
+// one of them was measured to do. The model shares no code with the daemon. Like the plugin it reads with encoding/json, whose rules are part of
 // the facts: keys match in any case, the last of two keys wins, and one value of
 // a wrong type makes the whole file unreadable.
 package dpmodel
 
 import (
 	"encoding/json"
+	"flag"
 	"fmt"
+	"io"
+	"path/filepath"
 	"regexp"
-	"strings"
+	"slices"
 
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 )
@@ -23,19 +26,15 @@ import (
 // DefaultPrefix is the plugin's --resource-prefix when nothing else is given.
 const DefaultPrefix = "intel.com"
 
-// socketDir is where the plugin listens; the name of a pool's socket is
-// "<prefix>_<name>.sock". A Unix socket's path has at most 107 octets (unix(7)).
-const (
-	socketDir    = "/var/lib/kubelet/plugins_registry/"
-	maxSocketLen = 107
-)
-
 // Verdict is what the plugin does with a config.
 type Verdict struct {
 	// Exit says why the plugin ends, whatever its status; "" when it runs.
 	Exit string
 	// Panic says why the plugin crashes; "" when it does not.
 	Panic string
+	// Status is with which status it ends: 0 where main returns, 2 after
+	// glog.Fatal and after a panic. It is 0 while the plugin runs.
+	Status int
 	// Skipped has a line for every entry that the plugin leaves out with a
 	// warning, by its index in resourceList.
 	Skipped map[int]string
@@ -60,29 +59,72 @@ type pool struct {
 	selectors []*selector
 }
 
-func (p *pool) prefix() string {
-	if p.ResourcePrefix == "" {
-		return DefaultPrefix
-	}
-	return p.ResourcePrefix
+func (p *pool) name() string { return p.ResourcePrefix + "/" + p.ResourceName }
+
+// Machine is where the plugin runs.
+type Machine struct {
+	Devices []Device
+	// NoKubelet: the folders in which the plugin makes its sockets are missing.
+	NoKubelet bool
 }
 
-func (p *pool) name() string { return p.prefix() + "/" + p.ResourceName }
+// Judge reads content as the plugin does on a node with the given devices. The
+// arguments are those of its command line; a flag that it does not know ends it.
+func Judge(content []byte, devices []Device, args ...string) Verdict {
+	return Machine{Devices: devices}.Judge(content, args...)
+}
 
-// Judge reads content as the plugin does on a machine with the given devices.
-func Judge(content []byte, devices []Device) Verdict {
+// Judge is as the function of that name.
+func (m Machine) Judge(content []byte, args ...string) Verdict {
 	v := Verdict{Skipped: map[int]string{}, Resources: map[string][]device.PCIAddress{}}
+	prefix, err := Prefix(args)
+	if err != nil {
+		v.ends(2, "%v", err)
+		return v
+	}
 	pools := v.read(content)
 	if v.Runs() && len(pools) == 0 {
-		v.Exit = "no resource configuration"
+		v.ends(0, "no resource configuration")
+	}
+	for _, p := range pools {
+		if p.ResourcePrefix == "" {
+			p.ResourcePrefix = prefix
+		}
 	}
 	if v.Runs() {
 		v.validate(pools)
 	}
 	if v.Runs() {
-		v.allocate(pools, devices)
+		v.allocate(pools, m)
 	}
 	return v
+}
+
+// Prefix is what the plugin's command line says with -resource-prefix, or the
+// default. The error is that of a command line which the plugin refuses.
+func Prefix(args []string) (string, error) {
+	flags := flag.NewFlagSet("sriovdp", flag.ContinueOnError)
+	flags.SetOutput(io.Discard)
+	prefix := flags.String("resource-prefix", DefaultPrefix, "")
+	flags.String("config-file", "", "")
+	flags.Bool("use-cdi", false, "")
+	for _, name := range []string{"v", "log_dir", "stderrthreshold", "vmodule", "log_backtrace_at"} { // glog's
+		flags.String(name, "", "")
+	}
+	flags.Bool("logtostderr", false, "")
+	flags.Bool("alsologtostderr", false, "")
+	if err := flags.Parse(args); err != nil {
+		return "", err
+	}
+	return *prefix, nil
+}
+
+func (v *Verdict) ends(status int, format string, values ...any) {
+	v.Status, v.Exit = status, fmt.Sprintf(format, values...)
+}
+
+func (v *Verdict) panics(format string, values ...any) {
+	v.Status, v.Panic = 2, fmt.Sprintf(format, values...)
 }
 
 func (v *Verdict) read(content []byte) []*pool {
@@ -90,7 +132,7 @@ func (v *Verdict) read(content []byte) []*pool {
 		ResourceList []pool `json:"resourceList"`
 	}
 	if err := json.Unmarshal(content, &config); err != nil {
-		v.Exit = "unreadable: " + err.Error()
+		v.ends(0, "unreadable: %v", err)
 		return nil
 	}
 	var pools []*pool
@@ -102,11 +144,11 @@ func (v *Verdict) read(content []byte) []*pool {
 			p.DeviceType = "netDevice"
 		case "netDevice", "accelerator", "auxNetDevice":
 		default:
-			v.Exit = fmt.Sprintf("entry %d: unsupported deviceType %q", i, p.DeviceType)
+			v.ends(0, "entry %d: unsupported deviceType %q", i, p.DeviceType)
 			return nil
 		}
 		if p.Selectors == nil {
-			v.Panic = fmt.Sprintf("entry %d: nil selectors", i)
+			v.panics("entry %d: nil selectors", i)
 			return nil
 		}
 		selectors, err := parseSelectors(p.DeviceType, *p.Selectors)
@@ -120,27 +162,28 @@ func (v *Verdict) read(content []byte) []*pool {
 	return pools
 }
 
-var validName = regexp.MustCompile(`^[a-zA-Z0-9_]+$`)
+// validName has a hyphen since v3.6.0 (ValidResourceName in pkg/utils).
+var validName = regexp.MustCompile(`^[a-zA-Z0-9_-]+$`)
 
 func (v *Verdict) validate(pools []*pool) {
 	seen := map[string]int{}
 	for _, p := range pools {
 		if !validName.MatchString(p.ResourceName) {
-			v.Exit = fmt.Sprintf("entry %d: resource name %q contains invalid characters", p.index, p.ResourceName)
+			v.ends(2, "entry %d: resource name %q contains invalid characters", p.index, p.ResourceName)
 			return
 		}
 		if first, ok := seen[p.name()]; ok {
-			v.Exit = fmt.Sprintf("entry %d: resource name %q already exists in entry %d", p.index, p.name(), first)
+			v.ends(2, "entry %d: resource name %q already exists in entry %d", p.index, p.name(), first)
 			return
 		}
 		seen[p.name()] = p.index
 		for _, s := range p.selectors {
-			if s == nil {
-				v.Panic = fmt.Sprintf("entry %d: nil selector", p.index)
+			if s == nil { // of an accelerator when its devices are filtered, of the others now
+				v.panics("entry %d: nil selector", p.index)
 				return
 			}
-			if p.DeviceType == "netDevice" && s.IsRdma && s.VdpaType != "" {
-				v.Exit = fmt.Sprintf("entry %d: isRdma and vdpaType exclude each other", p.index)
+			if fault := s.fault(p.DeviceType); fault != "" {
+				v.ends(2, "entry %d: %s", p.index, fault)
 				return
 			}
 		}
@@ -148,25 +191,46 @@ func (v *Verdict) validate(pools []*pool) {
 }
 
 // allocate gives every device to the first pool of which a selector matches it,
-// and starts a server for each pool that got one.
-func (v *Verdict) allocate(pools []*pool, devices []Device) {
+// and then starts a server for each pool that got one.
+func (v *Verdict) allocate(pools []*pool, m Machine) {
 	taken := map[device.PCIAddress]bool{}
 	for _, p := range pools {
 		for _, s := range p.selectors {
-			for _, d := range devices {
+			for _, d := range m.Devices {
 				if !taken[d.Address] && d.offered(p.DeviceType) && s.matches(p.DeviceType, d) {
 					taken[d.Address] = true
 					v.Resources[p.name()] = append(v.Resources[p.name()], d.Address)
 				}
 			}
 		}
+	}
+	for _, p := range pools {
 		if v.Resources[p.name()] == nil {
 			continue
 		}
-		socket := p.prefix() + "_" + p.ResourceName + ".sock"
-		if len(socketDir)+len(socket) > maxSocketLen || strings.ContainsAny(socket, "/\x00") {
-			v.Exit = fmt.Sprintf("entry %d: cannot listen on %q", p.index, socketDir+socket)
+		if fault := m.socketFault(p.ResourcePrefix + "_" + p.ResourceName + ".sock"); fault != "" {
+			v.ends(0, "entry %d: cannot listen: %s", p.index, fault)
 			return
 		}
 	}
+}
+
+// socketDir is where the plugin listens (types.SockDir). existing are folders
+// that are there wherever it is; of others nobody can know.
+const socketDir = "/var/lib/kubelet/plugins_registry"
+
+var existing = []string{socketDir, "/var/lib/kubelet/device-plugins", "/var/lib/kubelet", "/var/lib", "/var", "/"}
+
+// socketFault says why the plugin cannot listen on a socket of that name. Its
+// path is filepath.Join's, which resolves ".." (NewResourceServer in
+// pkg/resources), and has at most 107 octets (unix(7)).
+func (m Machine) socketFault(name string) string {
+	path := filepath.Join(socketDir, name)
+	switch {
+	case m.NoKubelet, !slices.Contains(existing, filepath.Dir(path)):
+		return fmt.Sprintf("no folder %s", filepath.Dir(path))
+	case len(path) > 107:
+		return fmt.Sprintf("the socket's path has %d octets", len(path))
+	}
+	return ""
 }

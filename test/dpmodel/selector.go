@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -22,10 +21,11 @@ type Device struct {
 	Class uint32
 	// Driver is the bound driver. A function without one is in no pool.
 	Driver string
-	// PFAddress is the PF of a VF; "" means the function itself.
+	// PFAddress is the PF of a VF, and PFName the PF's interface; "" for any other
+	// function, which no pfNames and rootDevices match (GetPfName and GetPfAddr in
+	// pkg/utils).
 	PFAddress device.PCIAddress
-	// PFName is the PF's interface, or a non-VF's own; "" when there is none.
-	PFName string
+	PFName    string
 	// VFID is the VF's number; -1 for any other function.
 	VFID int
 	// LinkType is "ether" or "infiniband"; "" when there is no interface.
@@ -36,7 +36,8 @@ type Device struct {
 	DDPProfile, PKey, VDPAType string
 	RDMA                       bool
 	// DefaultRoute: the interface has an IPv4 default route. VFs is the number
-	// of enabled VFs. Either keeps a network function out of every pool.
+	// of enabled VFs. Either keeps a network function out of every pool; the former
+	// only in releases before v3.8, as netlink 1.3 has a destination in each route.
 	DefaultRoute bool
 	VFs          int
 }
@@ -75,6 +76,8 @@ type networkSelector struct {
 	VdpaType     string   `json:"vdpaType,omitempty"`
 	IsRdma       bool
 	NeedVhostNet bool
+	// AuxTypes is read for auxNetDevice only.
+	AuxTypes []string `json:"-"`
 }
 
 type acceleratorSelector struct {
@@ -106,7 +109,7 @@ func parseSelectors(deviceType string, raw json.RawMessage) ([]*selector, error)
 		}), err
 	case "auxNetDevice":
 		list, err := objectOrList[auxSelector](raw)
-		return convert(list, func(auxSelector) selector { return selector{} }), err
+		return convert(list, func(a auxSelector) selector { return selector{networkSelector: networkSelector{AuxTypes: a.AuxTypes}} }), err
 	}
 	return objectOrList[selector](raw)
 }
@@ -136,6 +139,19 @@ func convert[T any](in []*T, f func(T) selector) []*selector {
 	return out
 }
 
+// fault says why ValidConfig of the device type's provider refuses s.
+func (s *selector) fault(deviceType string) string {
+	switch {
+	case deviceType == "netDevice" && s.IsRdma && s.VdpaType != "":
+		return "isRdma and vdpaType exclude each other"
+	case deviceType == "auxNetDevice" && len(s.AuxTypes) == 0:
+		return "auxTypes are not specified"
+	case deviceType == "auxNetDevice" && slices.ContainsFunc(s.AuxTypes, func(t string) bool { return t != "sf" }):
+		return `only auxType "sf" is supported`
+	}
+	return ""
+}
+
 // matches applies every criterion that is given; an empty selector matches all.
 func (s *selector) matches(deviceType string, d Device) bool {
 	if !allowed(s.Vendors, fmt.Sprintf("%04x", d.Vendor)) || !allowed(s.Devices, fmt.Sprintf("%04x", d.Device)) ||
@@ -145,12 +161,8 @@ func (s *selector) matches(deviceType string, d Device) bool {
 	if deviceType != "netDevice" {
 		return true
 	}
-	root := d.PFAddress
-	if root == "" {
-		root = d.Address
-	}
 	return allowed(s.AcpiIndexes, d.ACPIIndex) && selected(s.PfNames, d.PFName, d.VFID) &&
-		selected(s.RootDevices, root.String(), d.VFID) && allowed(s.LinkTypes, d.LinkType) &&
+		selected(s.RootDevices, d.PFAddress.String(), d.VFID) && allowed(s.LinkTypes, d.LinkType) &&
 		allowed(s.DDPProfiles, d.DDPProfile) && allowed(s.PKeys, d.PKey) &&
 		(!s.IsRdma || d.RDMA) && (s.VdpaType == "" || s.VdpaType == d.VDPAType)
 }
@@ -160,8 +172,8 @@ func allowed(list []string, value string) bool {
 }
 
 // selected is the rule of pfNames and rootDevices: "name" or "name#0,2-7". The
-// first item whose name equals value in any case, or matches it as an unanchored
-// regular expression, decides.
+// first item whose name equals value in any case decides (getItem and isSelected
+// in pkg/resources).
 func selected(list []string, value string, vf int) bool {
 	if len(list) == 0 {
 		return true
@@ -171,9 +183,8 @@ func selected(list []string, value string, vf int) bool {
 	}
 	for _, item := range list {
 		name, _, _ := strings.Cut(item, "#")
-		re, err := regexp.Compile(name)
-		if strings.EqualFold(name, value) || err == nil && re.MatchString(value) {
-			return item != "" && inRange(item, vf)
+		if strings.EqualFold(name, value) {
+			return inRange(item, vf)
 		}
 	}
 	return false

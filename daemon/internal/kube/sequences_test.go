@@ -423,6 +423,13 @@ func (s *sequence) fail() {
 	s.source.health.report(partNodes, err)
 }
 
+// judge looks at a config that the daemon has written.
+func (s *sequence) judge(content []byte) {
+	if v := dpmodel.Judge(content, s.devices()); !v.Runs() {
+		s.failed("the device plugin would not run: %+v, on what was written:\n%s", v, content)
+	}
+}
+
 // restart ends the daemon, if one runs, and starts another on its files.
 func (s *sequence) restart() {
 	s.note("daemon starts")
@@ -433,7 +440,7 @@ func (s *sequence) restart() {
 	r, err := reconcile.New(reconcile.Options{
 		NodeName: "node-a", BootID: "boot", InventoryPath: filepath.Join(s.dir, "inventory.json"), StateDir: filepath.Join(s.dir, "state"),
 		Attachments: nodestate.AttachmentDir(filepath.Join(s.dir, "records")), NodeENIs: s.source, Metadata: &s.machine, PCI: &s.machine, Host: &s.machine,
-		Config: &pcidp.File{Path: filepath.Join(s.dir, "config.json"), Now: clock}, Wake: func() {}, Now: clock, Log: quiet(),
+		Config: &pcidp.File{Path: filepath.Join(s.dir, "config.json"), Now: clock, Written: s.judge}, Wake: func() {}, Now: clock, Log: quiet(),
 	})
 	if err != nil {
 		s.failed("the daemon does not start: %v", err)

@@ -78,9 +78,9 @@ func readConfig(path string) ([]byte, error) {
 }
 
 // replace puts the rendering in the file's place, durably and in one step for a
-// reader, and returns asides with the copy that it made, if any. errEdited: the
-// file no longer has the content current, and was left.
-func (f *File) replace(current []byte, r Rendering, asides []string) ([]string, error) {
+// reader, after it has kept the contents that lose something, and returns where
+// those are. errEdited: the file no longer has the content current, and was left.
+func (f *File) replace(current []byte, r Rendering) (copies []string, err error) {
 	dir := filepath.Dir(f.Path)
 	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // the device plugin may run as another user
 		return nil, fmt.Errorf("make folder of device plugin config: %w", err)
@@ -92,24 +92,28 @@ func (f *File) replace(current []byte, r Rendering, asides []string) ([]string, 
 	if err := writeNew(tmp, r.Content); err != nil {
 		return nil, err
 	}
-	made := ""
-	if r.SetAside {
-		var err error
-		if made, err = f.keepAside(current, asides); err != nil {
-			return nil, errors.Join(err, os.Remove(tmp))
+	var undo []string
+	for _, content := range r.losing {
+		path, made, err := f.keepAside(content)
+		if err != nil {
+			return nil, errors.Join(err, remove(append(undo, tmp)))
+		}
+		if copies = append(copies, path); made {
+			undo = append(undo, path)
 		}
 	}
 	if err := publish(tmp, f.Path, current); err != nil {
-		err = errors.Join(err, os.Remove(tmp))
-		if made != "" {
-			err = errors.Join(err, os.Remove(made))
-		}
-		return nil, err
+		return nil, errors.Join(err, remove(append(undo, tmp)))
 	}
-	if made != "" {
-		asides = append(asides, made)
+	return copies, syncFolder(dir)
+}
+
+func remove(paths []string) error {
+	var all error
+	for _, p := range paths {
+		all = errors.Join(all, os.Remove(p))
 	}
-	return asides, syncFolder(dir)
+	return all
 }
 
 // publish renames tmp to path if that still has the content current.
@@ -157,59 +161,4 @@ func syncFolder(path string) error {
 		return fmt.Errorf("sync folder of device plugin config: %w", err)
 	}
 	return nil
-}
-
-// asideMark comes between the config's name and the time of a copy.
-const asideMark = ".corrupt-"
-
-// maxAsidePerSecond bounds the search for a free name.
-const maxAsidePerSecond = 100
-
-// keepAside copies content beside the file and returns the copy's path, or ""
-// when one of the earlier copies has the same content.
-func (f *File) keepAside(content []byte, asides []string) (string, error) {
-	for _, path := range asides {
-		if kept, err := os.ReadFile(path); err == nil && bytes.Equal(kept, content) {
-			return "", nil
-		}
-	}
-	base := f.Path + asideMark + f.Now().UTC().Format("20060102T150405Z")
-	path := base
-	err := writeNew(path, content)
-	for i := 2; errors.Is(err, fs.ErrExist) && i <= maxAsidePerSecond; i++ {
-		path = fmt.Sprintf("%s-%d", base, i)
-		err = writeNew(path, content)
-	}
-	if err != nil {
-		return "", fmt.Errorf("keep a copy: %w", err)
-	}
-	return path, nil
-}
-
-// asides lists the copies by name.
-func (f *File) asides() ([]string, error) {
-	dir := filepath.Dir(f.Path)
-	entries, err := os.ReadDir(dir)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("list copies of device plugin config: %w", err)
-	}
-	var paths []string
-	for _, e := range entries {
-		if e.Type().IsRegular() && strings.HasPrefix(e.Name(), filepath.Base(f.Path)+asideMark) {
-			paths = append(paths, filepath.Join(dir, e.Name()))
-		}
-	}
-	return paths, nil
-}
-
-func asideProblems(asides []string) []nodestate.Problem {
-	var problems []nodestate.Problem
-	for _, path := range asides {
-		problems = append(problems, nodestate.Problem{
-			Reason:  ReasonConfigSetAside,
-			Device:  path,
-			Message: path + " has content of the device plugin config that could not be kept in place; put back what is needed and delete it",
-		})
-	}
-	return problems
 }

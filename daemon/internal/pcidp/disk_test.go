@@ -125,7 +125,7 @@ func TestApplyEditedMeanwhile(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			r, err := n.file.Apply(Request{Entries: standard, Facts: machine, Claim: func([]device.ResourceName) error { return tt.edit(n.file.Path) }})
+			r, err := n.file.Apply(Request{Entries: standard, Node: here, Claim: func([]device.ResourceName) error { return tt.edit(n.file.Path) }})
 			if err != nil || r.RetryAfter != retryEdited || r.Changed || r.Owned != nil {
 				t.Fatalf("Apply: %+v, %v; want a retry", r, err)
 			}

@@ -21,7 +21,7 @@ func TestWhatEditorsAdd(t *testing.T) {
 		"byte order mark, empty": "\ufeff{}",
 	} {
 		t.Run(name, func(t *testing.T) {
-			f := File{Path: filepath.Join(t.TempDir(), "config.json"), Now: time.Now}
+			f := File{Path: filepath.Join(t.TempDir(), "config.json"), Now: time.Now, Written: judged(t, &Request{})}
 			if err := os.WriteFile(f.Path, []byte(content), 0o644); err != nil {
 				t.Fatal(err)
 			}

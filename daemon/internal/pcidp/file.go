@@ -24,6 +24,10 @@ const SettleTime = 2 * time.Second
 // retryEdited is when to look again after somebody wrote the file while we did.
 const retryEdited = 200 * time.Millisecond
 
+// restlessAfter is after how long of neither rest nor success with the file people
+// are told.
+const restlessAfter = 10 * time.Second
+
 // Reasons of the Problems about the file as a whole.
 const (
 	// ReasonConfigSymlink: a symbolic link stands where the file should be, as in
@@ -31,9 +35,11 @@ const (
 	ReasonConfigSymlink = "ConfigIsSymlink"
 	// ReasonConfigCorrupt: the file could not be parsed and was rebuilt.
 	ReasonConfigCorrupt = "ConfigCorrupt"
-	// ReasonConfigSetAside: a copy of an earlier content waits for somebody to
-	// look at it. Reported until the copy is deleted.
+	// ReasonConfigSetAside: copies of earlier contents wait for somebody to look at
+	// them. Reported until they are deleted, or their entries are back.
 	ReasonConfigSetAside = "ConfigSetAside"
+	// ReasonConfigUnsettled: somebody writes the file again and again.
+	ReasonConfigUnsettled = "ConfigUnsettled"
 )
 
 // File is the config on disk. Its methods must not be called concurrently.
@@ -42,11 +48,21 @@ type File struct {
 	Path string
 	// Now gives the time, for settling and for the names of copies.
 	Now func() time.Time
+	// Written is called with each content that was put in the file's place. Nil:
+	// nobody looks.
+	Written func(content []byte)
 
 	// unsettled is the hash of a content that is waiting for SettleTime since
 	// the time since; "" when none is.
 	unsettled string
 	since     time.Time
+	// restless is the first of the calls since which none could finish because the
+	// file was being written; zero after one that could.
+	restless time.Time
+	// prefixes are those for which the file was last rendered; nil before.
+	prefixes []string
+	// read has the copies that were read.
+	read map[string]asideContent
 }
 
 // Request is what Apply should bring about, and what its caller remembers.
@@ -55,7 +71,7 @@ type Request struct {
 	// Owned are the resources whose entries in the file are ours: Result.Owned of
 	// the last Apply, and what Claim was given since.
 	Owned []device.ResourceName
-	Facts Facts
+	Node
 	// LastGood is Result.Content of the last Apply that had one; empty when there
 	// never was one.
 	LastGood []byte
@@ -82,8 +98,8 @@ type Result struct {
 	Foreign  []device.ResourceName
 	Problems []nodestate.Problem
 	// RetryAfter asks for another call after this time; nothing was changed, and
-	// nothing but Owned is filled in: what was known before still stands. 0 asks
-	// for none.
+	// nothing but Owned is filled in, and a Problem where that goes on for long: what
+	// was known before still stands. 0 asks for none.
 	RetryAfter time.Duration
 }
 
@@ -91,7 +107,9 @@ type Result struct {
 // the right thing keeps people's formatting.
 //
 // An unparsable file is left alone for SettleTime, then copied beside and rebuilt
-// from the last good content's foreign entries and ours. An error means that the
+// from the last good content's foreign entries and ours. While somebody goes on
+// writing it, it is left alone for good, with a Problem: it may be a slow edit,
+// which would be destroyed, and the next write would undo a rebuilt file. An error means that the
 // file is unreadable or unwritable. It is unchanged then, unless only the folder
 // could not be synced; so decide by Hash, not by Changed, what has to be done.
 //
@@ -101,37 +119,44 @@ func (f *File) Apply(r Request) (Result, error) {
 	current, err := readConfig(f.Path)
 	var link *symlinkError
 	if errors.As(err, &link) {
-		f.unsettled = ""
+		f.unsettled, f.restless = "", time.Time{}
 		return Result{Owned: r.Owned, Problems: []nodestate.Problem{link.problem()}}, nil
 	}
 	if err != nil {
 		return Result{}, err
 	}
+	r.newPrefixes = f.prefixes != nil && !slices.Equal(f.prefixes, r.prefixes())
 	rendering, err := f.render(current, r)
 	var wait *unsettledError
 	if errors.As(err, &wait) {
-		return Result{Owned: r.Owned, RetryAfter: wait.after}, nil
+		return f.later(r, wait.after), nil
 	}
 	if err != nil {
 		return Result{}, err
+	}
+	changed := !sameValue(current, rendering.Content)
+	var copies []string
+	if changed {
+		if err := claim(r, rendering.Owned); err != nil {
+			return Result{}, err
+		}
+		copies, err = f.replace(current, rendering)
+		if errors.Is(err, errEdited) {
+			return f.later(r, retryEdited), nil
+		}
+		if err != nil {
+			return Result{}, err
+		}
+		if f.Written != nil {
+			f.Written(rendering.Content)
+		}
 	}
 	asides, err := f.asides()
 	if err != nil {
 		return Result{}, err
 	}
-	changed := !sameValue(current, rendering.Content)
-	if changed {
-		if err := claim(r, rendering.Owned); err != nil {
-			return Result{}, err
-		}
-		asides, err = f.replace(current, rendering, asides)
-		if errors.Is(err, errEdited) {
-			return Result{Owned: r.Owned, RetryAfter: retryEdited}, nil
-		}
-		if err != nil {
-			return Result{}, err
-		}
-	}
+	f.prune(asides, copies)
+	f.restless, f.prefixes, r.newPrefixes = time.Time{}, r.prefixes(), false
 	return Result{
 		Changed:  changed,
 		Content:  rendering.Content,
@@ -139,8 +164,23 @@ func (f *File) Apply(r Request) (Result, error) {
 		Owned:    rendering.Owned,
 		Offered:  rendering.Offered,
 		Foreign:  rendering.Foreign,
-		Problems: append(rendering.Problems, asideProblems(asides)...),
+		Problems: bounded(append(rendering.Problems, f.asideProblems(asides, r, rendering)...)),
 	}, nil
+}
+
+// later asks for another call because somebody is writing the file.
+func (f *File) later(r Request, after time.Duration) Result {
+	result := Result{Owned: r.Owned, RetryAfter: after}
+	now := f.Now()
+	if f.restless.IsZero() || now.Before(f.restless) {
+		f.restless = now
+	}
+	if now.Sub(f.restless) >= restlessAfter {
+		result.Problems = []nodestate.Problem{{Reason: ReasonConfigUnsettled, Device: f.Path, Message: fmt.Sprintf(
+			"%s changes again and again, for more than %v by now, so it is left alone; what it advertises may be out of date, and a device plugin that starts may not be able to read it; see who writes it, and have it written once, as a whole",
+			f.Path, restlessAfter)}}
+	}
+	return result
 }
 
 // unsettledError says that the file may be in the middle of an edit.
@@ -155,10 +195,13 @@ func (e *unsettledError) Error() string {
 // render renders the current content, or, when that is settled garbage, the last
 // good one.
 func (f *File) render(current []byte, r Request) (Rendering, error) {
-	rendering, err := Render(current, r.Entries, r.Owned, r.Facts)
+	rendering, err := Render(current, r.Entries, r.Owned, r.Node)
 	var syntax *SyntaxError
 	if corrupt := errors.As(err, &syntax); !corrupt && (err != nil || current != nil || len(r.LastGood) == 0) {
 		f.unsettled = ""
+		if rendering.SetAside() {
+			rendering.losing = [][]byte{current}
+		}
 		return rendering, err
 	}
 	if err := f.settle(current); err != nil {
@@ -189,17 +232,22 @@ func (f *File) settle(current []byte) error {
 
 // rebuild renders the last good content in place of a corrupt one.
 func (f *File) rebuild(current []byte, r Request, cause *SyntaxError) (Rendering, error) {
-	rendering, err := Render(r.LastGood, r.Entries, r.Owned, r.Facts)
+	rendering, err := Render(r.LastGood, r.Entries, r.Owned, r.Node)
 	source := "the last good content"
 	var syntax *SyntaxError
 	if errors.As(err, &syntax) || len(r.LastGood) == 0 {
-		rendering, err = Render(nil, r.Entries, r.Owned, r.Facts)
+		rendering, err = Render(nil, r.Entries, r.Owned, r.Node)
 		source = "our entries alone, as no good content is known"
 	}
 	if err != nil {
 		return Rendering{}, err
 	}
-	rendering.SetAside = len(bytes.TrimSpace(current)) > 0
+	if rendering.SetAside() { // by rules, or a prefix, that were others then
+		rendering.losing = append(rendering.losing, r.LastGood)
+	}
+	if len(bytes.TrimSpace(current)) > 0 {
+		rendering.losing = append(rendering.losing, current)
+	}
 	rendering.Problems = append([]nodestate.Problem{{
 		Reason:  ReasonConfigCorrupt,
 		Device:  f.Path,

@@ -23,7 +23,7 @@ type node struct {
 
 func newNode(t *testing.T) *node {
 	n := &node{T: t, now: time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)}
-	n.file = File{Path: filepath.Join(t.TempDir(), "pcidp", "config.json"), Now: func() time.Time { return n.now }}
+	n.file = File{Path: filepath.Join(t.TempDir(), "pcidp", "config.json"), Now: func() time.Time { return n.now }, Written: judged(t, &n.last)}
 	return n
 }
 
@@ -52,7 +52,7 @@ func (n *node) content() string {
 func (n *node) apply(entries []Entry) Result {
 	n.Helper()
 	before, _ := os.ReadFile(n.file.Path)
-	n.last.Entries, n.last.Facts = entries, machine
+	n.last.Entries, n.last.Node = entries, here
 	r, err := n.file.Apply(n.last)
 	if err != nil {
 		n.Fatal(err)
@@ -96,7 +96,7 @@ func (n *node) asides() []string {
 	}
 	var contents []string
 	for _, p := range paths {
-		data, err := os.ReadFile(p)
+		data, err := os.ReadFile(p.path)
 		if err != nil {
 			n.Fatal(err)
 		}

@@ -11,23 +11,41 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 )
 
-// defaultPrefix is the plugin's --resource-prefix unless its pod says otherwise.
-const defaultPrefix = "intel.com"
-
-// maxResourceName is the length of "prefix/name" up to which the plugin can
-// listen: its socket is /var/lib/kubelet/plugins_registry/<prefix>_<name>.sock,
-// and a Unix socket's path has at most 107 octets (unix(7)).
-const maxResourceName = 68
+// DefaultPrefix is the plugin's -resource-prefix unless its command line says
+// otherwise (cmd/sriovdp/main.go).
+const DefaultPrefix = "intel.com"
 
 // foreignEntry is an entry of the resource list as the plugin reads it: with
 // encoding/json, so that keys match in any case and the last of two keys wins.
 type foreignEntry struct {
-	raw       json.RawMessage
-	resource  device.ResourceName // not validated
-	selectors []*foreignSelector
-	// netDevice says whether the entry is for network functions.
-	netDevice bool
+	raw json.RawMessage
+	// prefix is the entry's own, "" where it has none. Neither it nor name is
+	// validated.
+	prefix, name string
+	// resources are the entry's full names, one under each prefix that a device
+	// plugin of this node has: they differ where the entry has no prefix.
+	resources  []device.ResourceName
+	selectors  []*foreignSelector
+	deviceType string
 }
+
+// names says how people call the entry: its resources, each once.
+func (e foreignEntry) names() string {
+	var names []string
+	for _, r := range e.resources {
+		if !slices.Contains(names, r.String()) {
+			names = append(names, r.String())
+		}
+	}
+	return strings.Join(names, " or ")
+}
+
+// always says whether every device plugin of this node reads that name in it.
+func (e foreignEntry) always(name device.ResourceName) bool {
+	return !slices.ContainsFunc(e.resources, func(r device.ResourceName) bool { return r != name })
+}
+
+func (e foreignEntry) netDevice() bool { return e.deviceType == "" || e.deviceType == netDevice }
 
 // skipped says whether the plugin leaves the entry out with a warning, so that
 // its name does not count.
@@ -44,7 +62,7 @@ func (e foreignEntry) plain() bool {
 // onlySelects says whether the entry selects some of these addresses, by driver
 // and address, and says nothing else.
 func (e foreignEntry) onlySelects(addresses []device.PCIAddress) bool {
-	if !e.plain() || !e.netDevice || e.skipped() {
+	if !e.plain() || !e.netDevice() || e.skipped() {
 		return false
 	}
 	for _, s := range e.selectors {
@@ -78,6 +96,7 @@ type foreignSelector struct {
 	Drivers      []string `json:"drivers"`
 	PCIAddresses []string `json:"pciAddresses"`
 	networkCriteria
+	auxTypes []string // of an auxNetDevice
 }
 
 // equal says whether both select by the same criteria; an empty list is none.
@@ -101,30 +120,35 @@ type networkCriteria struct {
 	NeedVhostNet bool     `json:"needVhostNet"`
 }
 
-// pluginName is the rule by which the plugin refuses a name, and then exits
-// (ValidResourceName in its pkg/utils).
-var pluginName = regexp.MustCompile(`^[a-zA-Z0-9_]+$`)
+// The device types (SupportedDevices in the plugin's pkg/types).
+const (
+	netDevice    = "netDevice"
+	accelerator  = "accelerator"
+	auxNetDevice = "auxNetDevice"
+)
 
-// parseForeign reads an entry that is not ours. An error says why the plugin
-// would exit or crash because of it; the resource is still filled in when it can
-// be read. An entry that the plugin skips with a warning is no error: it has no
-// selectors.
-func parseForeign(raw json.RawMessage) (foreignEntry, error) {
-	e := foreignEntry{raw: raw}
+// pluginName is the rule by which the plugin refuses a name, and then exits
+// (ValidResourceName in its pkg/utils; before v3.6.0 a hyphen was refused too).
+var pluginName = regexp.MustCompile(`^[a-zA-Z0-9_-]+$`)
+
+// parseForeign reads an entry that is not ours, as plugins with these prefixes
+// do. An error says why the plugin would exit or crash because of it whatever the
+// devices; the names are still filled in when they can be read. An entry that the
+// plugin skips with a warning is no error: it has no selectors.
+func parseForeign(raw json.RawMessage, prefixes []string) (foreignEntry, error) {
 	var f entryFields
 	err := json.Unmarshal(raw, &f)
-	if f.ResourcePrefix == "" {
-		f.ResourcePrefix = defaultPrefix
+	e := foreignEntry{raw: raw, prefix: f.ResourcePrefix, name: f.ResourceName, deviceType: f.DeviceType}
+	for _, prefix := range prefixes {
+		if f.ResourcePrefix != "" {
+			prefix = f.ResourcePrefix
+		}
+		e.resources = append(e.resources, device.ResourceName(prefix+"/"+f.ResourceName))
 	}
-	e.resource = device.ResourceName(f.ResourcePrefix + "/" + f.ResourceName)
 	if err != nil {
 		return e, wrongType(err)
 	}
-	switch f.DeviceType {
-	case "", "netDevice":
-		e.netDevice = true
-	case "accelerator", "auxNetDevice":
-	default:
+	if !slices.Contains([]string{"", netDevice, accelerator, auxNetDevice}, f.DeviceType) {
 		return e, fmt.Errorf("deviceType is %q, want netDevice, accelerator or auxNetDevice", f.DeviceType)
 	}
 	if f.Selectors == nil {
@@ -133,7 +157,7 @@ func parseForeign(raw json.RawMessage) (foreignEntry, error) {
 	if e.selectors = parseSelectors(f.DeviceType, *f.Selectors); len(e.selectors) == 0 {
 		return e, nil
 	}
-	return e, e.check(f)
+	return e, e.check()
 }
 
 // wrongType rewords encoding/json's error, which names our types.
@@ -148,22 +172,23 @@ func wrongType(err error) error {
 	return fmt.Errorf("%s has a JSON %s in it, want a %s", t.Field, t.Value, t.Type.Kind())
 }
 
-func (e foreignEntry) check(f entryFields) error {
+// check has the rules of validConfigs in the plugin's cmd/sriovdp, and of
+// ValidConfig of its device providers.
+func (e foreignEntry) check() error {
 	if slices.Contains(e.selectors, nil) {
 		return errors.New("selectors has a null in it")
 	}
-	if !pluginName.MatchString(f.ResourceName) {
-		return fmt.Errorf("resourceName is %q, want letters, digits and underscores", f.ResourceName)
-	}
-	if len(e.resource) > maxResourceName {
-		return fmt.Errorf("resourcePrefix and resourceName have %d characters together, want at most %d", len(e.resource)-1, maxResourceName-1)
-	}
-	if strings.ContainsAny(f.ResourcePrefix, "/\x00") {
-		return fmt.Errorf("resourcePrefix is %q, want a DNS name", f.ResourcePrefix)
+	if !pluginName.MatchString(e.name) {
+		return fmt.Errorf("resourceName is %q, want letters, digits, underscores and hyphens", e.name)
 	}
 	for _, s := range e.selectors {
-		if e.netDevice && s.IsRDMA && s.VDPAType != "" {
+		switch {
+		case e.netDevice() && s.IsRDMA && s.VDPAType != "":
 			return errors.New("a selector has both isRdma and vdpaType")
+		case e.deviceType == auxNetDevice && len(s.auxTypes) == 0:
+			return errors.New(`a selector of an auxNetDevice has no auxTypes, want ["sf"]`)
+		case e.deviceType == auxNetDevice && slices.ContainsFunc(s.auxTypes, func(t string) bool { return t != "sf" }):
+			return fmt.Errorf(`auxTypes is %q, want ["sf"]`, s.auxTypes)
 		}
 	}
 	return nil
@@ -173,18 +198,18 @@ func (e foreignEntry) check(f entryFields) error {
 // skips together with their entry.
 func parseSelectors(deviceType string, raw json.RawMessage) []*foreignSelector {
 	switch deviceType {
-	case "accelerator":
+	case accelerator:
 		return objectOrList(raw, func(s struct {
 			Vendors, Devices, Drivers, PCIAddresses []string
 		}) foreignSelector {
 			return foreignSelector{Vendors: s.Vendors, Devices: s.Devices, Drivers: s.Drivers, PCIAddresses: s.PCIAddresses}
 		})
-	case "auxNetDevice":
+	case auxNetDevice:
 		return objectOrList(raw, func(s struct {
 			Vendors, Devices, Drivers, PFNames, RootDevices, LinkTypes, ACPIIndexes, AuxTypes []string
 			IsRDMA                                                                            bool
 		}) foreignSelector {
-			return foreignSelector{} // they match no PCI function
+			return foreignSelector{Vendors: s.Vendors, Devices: s.Devices, Drivers: s.Drivers, auxTypes: s.AuxTypes}
 		})
 	}
 	return objectOrList(raw, func(s foreignSelector) foreignSelector { return s })

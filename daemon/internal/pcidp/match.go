@@ -2,7 +2,6 @@ package pcidp
 
 import (
 	"fmt"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -15,74 +14,140 @@ import (
 // and the PFs of the VFs among them.
 type Facts map[device.PCIAddress]sysfs.PCIFunction
 
+// answer is whether something is so, as far as this machine shows it.
+type answer int
+
+const (
+	no answer = iota
+	perhaps
+	yes
+)
+
 // couldTake says whether the entry would put the function with this address into
 // its pool if ours did not come first. Of a function without facts only the
-// address is compared. What sysfs does not tell (ACPI index) counts as a match.
+// address is compared.
 func (e foreignEntry) couldTake(addr device.PCIAddress, facts Facts) bool {
-	for _, s := range e.selectors {
-		if e.netDevice && s.couldTake(addr, facts) {
-			return true
+	if _, known := facts[addr]; !known {
+		return e.netDevice() && slices.ContainsFunc(e.selectors, func(s *foreignSelector) bool {
+			return slices.Contains(s.PCIAddresses, addr.String())
+		})
+	}
+	return e.netDevice() && e.matches(addr, facts) != no
+}
+
+// matches says whether a selector matches a function of which there are facts.
+// The rules are those of the device providers in the plugin's pkg/netdevice and
+// pkg/accelerator. What sysfs does not tell is left open: an ACPI index, and
+// which auxiliary devices a network function has. A default route is not looked at.
+func (e foreignEntry) matches(addr device.PCIAddress, facts Facts) answer {
+	f := facts[addr]
+	class := f.Class >> 16
+	switch {
+	case f.Driver == "":
+		return no
+	case e.deviceType == accelerator:
+		if class != 0x12 {
+			return no
 		}
+	case class != 0x02 || e.netDevice() && len(f.VirtFns) > 0:
+		return no
 	}
-	return false
+	best := no
+	for _, s := range e.selectors {
+		best = max(best, s.matches(f, e.deviceType, facts))
+	}
+	return best
 }
 
-func (s *foreignSelector) couldTake(addr device.PCIAddress, facts Facts) bool {
-	f, known := facts[addr]
-	if !known {
-		return slices.Contains(s.PCIAddresses, addr.String())
+func (s *foreignSelector) matches(f sysfs.PCIFunction, deviceType string, facts Facts) answer {
+	if !permits(s.PCIAddresses, f.Address.String()) || !permits(s.Vendors, fmt.Sprintf("%04x", f.Vendor)) ||
+		!permits(s.Devices, fmt.Sprintf("%04x", f.Device)) || !permits(s.Drivers, f.Driver) {
+		return no
 	}
-	return permits(s.PCIAddresses, addr.String()) &&
-		permits(s.Vendors, fmt.Sprintf("%04x", f.Vendor)) &&
-		permits(s.Devices, fmt.Sprintf("%04x", f.Device)) &&
-		permits(s.Drivers, f.Driver) &&
-		s.permitsPF(f, facts) && s.permitsLink(f)
+	switch deviceType {
+	case accelerator:
+		return yes
+	case auxNetDevice:
+		return perhaps
+	}
+	if !s.permitsPF(f, facts) {
+		return no
+	}
+	found := min(s.permitsLink(f, facts), s.permitsFeatures(f))
+	if len(s.ACPIIndexes) > 0 {
+		found = min(found, perhaps)
+	}
+	return found
 }
 
-// permitsLink compares what depends on the kind of network. An ENI is Ethernet,
-// and has neither RDMA (EFA is never advertised), nor vDPA, nor DDP profiles.
-func (s *foreignSelector) permitsLink(f sysfs.PCIFunction) bool {
-	if len(s.PKeys) > 0 { // InfiniBand
-		return false
+const amazon = 0x1d0f
+
+// permitsLink compares the kind of the function's link, or of its PF's where it
+// has none (NewGenNetDevice in the plugin's pkg/devices). An ENI is Ethernet.
+// A link that is in a pod now may be back when the plugin looks.
+func (s *foreignSelector) permitsLink(f sysfs.PCIFunction, facts Facts) answer {
+	if len(s.LinkTypes) == 0 {
+		return yes
 	}
-	const amazon = 0x1d0f
-	if f.Vendor == amazon && (s.IsRDMA || s.VDPAType != "" || len(s.DDPProfiles) > 0) {
-		return false
+	switch {
+	case f.Vendor != amazon && len(f.Interfaces)+len(facts[f.PhysFn].Interfaces) > 0:
+		return perhaps // Ethernet or InfiniBand
+	case len(f.Interfaces)+len(facts[f.PhysFn].Interfaces) > 0:
+		return certain(slices.Contains(s.LinkTypes, "ether"))
+	case !f.UserspaceDriver() && slices.Contains(s.LinkTypes, "ether"):
+		return perhaps
 	}
-	link := "ether"
-	if f.UserspaceDriver() {
-		link = ""
-	}
-	return permits(s.LinkTypes, link)
+	return certain(slices.Contains(s.LinkTypes, ""))
 }
 
+// permitsFeatures compares what an ENI never has: RDMA (EFA is never
+// advertised), vDPA, DDP profiles, and InfiniBand's partition keys.
+func (s *foreignSelector) permitsFeatures(f sysfs.PCIFunction) answer {
+	switch {
+	case !s.IsRDMA && s.VDPAType == "" && len(s.DDPProfiles)+len(s.PKeys) == 0:
+		return yes
+	case f.Vendor == amazon:
+		return no
+	}
+	return perhaps
+}
+
+// permitsPF applies pfNames and rootDevices, which match VFs only (GetPfName and
+// GetPfAddr in the plugin's pkg/utils).
 func (s *foreignSelector) permitsPF(f sysfs.PCIFunction, facts Facts) bool {
-	root, names, vf := f.Address, f.Interfaces, -1
-	if f.PhysFn != "" {
-		root, names = f.PhysFn, facts[f.PhysFn].Interfaces
-		vf = slices.Index(facts[f.PhysFn].VirtFns, f.Address)
+	if len(s.PFNames)+len(s.RootDevices) == 0 {
+		return true
 	}
-	if len(s.PFNames) > 0 && (len(names) == 0 || !permitsVF(s.PFNames, names[0], vf)) {
+	if f.PhysFn == "" {
 		return false
 	}
-	return len(s.RootDevices) == 0 || permitsVF(s.RootDevices, root.String(), vf)
+	pf := facts[f.PhysFn]
+	vf := slices.Index(pf.VirtFns, f.Address)
+	if len(s.PFNames) > 0 && (len(pf.Interfaces) == 0 || !permitsVF(s.PFNames, pf.Interfaces[0], vf)) {
+		return false
+	}
+	return len(s.RootDevices) == 0 || permitsVF(s.RootDevices, f.PhysFn.String(), vf)
+}
+
+func certain(is bool) answer {
+	if is {
+		return yes
+	}
+	return no
 }
 
 func permits(list []string, value string) bool {
 	return len(list) == 0 || slices.Contains(list, value)
 }
 
-// permitsVF applies pfNames or rootDevices: "name" or "name#0,2-7", where name
-// is taken in any case or as an unanchored regular expression, and the first
-// item whose name fits decides.
+// permitsVF applies pfNames or rootDevices: "name" or "name#0,2-7". The first
+// item of that name, in any case, decides (getItem and isSelected in the plugin's
+// pkg/resources).
 func permitsVF(items []string, value string, vf int) bool {
 	for _, item := range items {
-		name, numbers, limited := strings.Cut(item, "#")
-		re, err := regexp.Compile(name)
-		if !strings.EqualFold(name, value) && (err != nil || !re.MatchString(value)) {
-			continue
+		if name, numbers, limited := strings.Cut(item, "#"); strings.EqualFold(name, value) {
+			return !limited || inNumbers(numbers, vf)
 		}
-		return item != "" && (!limited || inNumbers(numbers, vf))
 	}
 	return false
 }

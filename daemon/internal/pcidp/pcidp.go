@@ -12,8 +12,10 @@
 // and escapes included. There are two exceptions, both of which the device plugin
 // cannot live with: a second entry of one resource, and an entry that is known to
 // make the plugin exit or crash, and with it every pool of the node. Those are
-// left out, named in a Problem, and kept in a copy of the file beside it
-// (config.json.corrupt-<time>), as is a file that cannot be parsed at all.
+// left out, named in a Problem for as long as they are missing, and kept in a copy
+// of the file beside it (config.json.corrupt-<time>), as is a file that cannot be
+// parsed at all. An entry on which the plugin ends only once a device matches it
+// stays until one does.
 package pcidp
 
 import (

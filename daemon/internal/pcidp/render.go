@@ -21,6 +21,9 @@ const (
 	ReasonDuplicateEntry = "DuplicateEntry"
 	// ReasonFatalEntry: an entry that stops the device plugin was left out.
 	ReasonFatalEntry = "FatalEntry"
+	// ReasonUnservableEntry: an entry would stop the device plugin if a device
+	// matched it. It stays: none is known to.
+	ReasonUnservableEntry = "UnservableEntry"
 	// ReasonInvalidResource: a NodeENI asks for a name that cannot be served.
 	ReasonInvalidResource = "InvalidResourceName"
 	// ReasonAdvertisedTwice: a device is asked for under two names.
@@ -37,11 +40,50 @@ type Rendering struct {
 	Offered map[device.ResourceName][]device.PCIAddress
 	// Foreign are the resources of people's entries in Content, in its order.
 	Foreign []device.ResourceName
-	// Problems come in the order of the file.
+	// Problems come in the order of the file. What LeftOut says is not in them.
 	Problems []nodestate.Problem
-	// SetAside says that Content lacks something that people wrote, so that the
-	// file must be copied before it is replaced.
-	SetAside bool
+	// LeftOut are what Content lacks though people wrote it: unless it is empty,
+	// the file must be copied before it is replaced.
+	LeftOut []LeftOut
+	// kept are the names of people's entries in Content that are not skipped.
+	kept map[string]bool
+	// losing are the contents of which something is not in Content. Render leaves
+	// it to its caller.
+	losing [][]byte
+}
+
+// SetAside says that the file must be copied before it is replaced.
+func (r Rendering) SetAside() bool { return len(r.LeftOut) > 0 }
+
+// LeftOut is an entry, or a list of them, that the device plugin would end on.
+type LeftOut struct {
+	// Reason is ReasonFatalEntry or ReasonDuplicateEntry.
+	Reason string
+	// Entry names the entry by its resource, or else says what it is.
+	Entry string
+	// Cause completes "Entry …"; Remedy is what somebody can do.
+	Cause, Remedy string
+}
+
+// Node is what is known of the machine and of its device plugins.
+type Node struct {
+	Facts Facts
+	// Prefixes are what the device plugins of this node put before a name without a
+	// prefix, one for each that they differ in. None stands for DefaultPrefix.
+	Prefixes []string
+	// DefaultRoutes gives the links that have a default route, by name, and nil
+	// when they are not known. It is asked only where it matters, and may be nil.
+	DefaultRoutes func() map[string]bool
+
+	// newPrefixes: the content was rendered for other Prefixes.
+	newPrefixes bool
+}
+
+func (n Node) prefixes() []string {
+	if len(n.Prefixes) == 0 {
+		return []string{DefaultPrefix}
+	}
+	return n.Prefixes
 }
 
 // Render merges our entries, at most one for each resource, into the current
@@ -49,50 +91,71 @@ type Rendering struct {
 // the plugin gives a device to the first entry that matches it. Where the plugin
 // would be left without any entry, and exit, a placeholder stands in. The only
 // error is *SyntaxError.
-func Render(current []byte, ours []Entry, owned []device.ResourceName, facts Facts) (Rendering, error) {
+func Render(current []byte, ours []Entry, owned []device.ResourceName, node Node) (Rendering, error) {
 	doc, err := parseDocument(current)
 	if err != nil {
 		return Rendering{}, err
 	}
-	m := merge{owned: owned, seen: map[device.ResourceName]bool{}}
+	m := merge{owned: owned, node: node}
 	wanted := m.encodeOurs(ours)
-	if doc.shadowed > 0 {
-		m.leaveOut(ReasonDuplicateEntry, fmt.Sprintf("%s is in the device plugin config more than once; the last one is kept", listKey))
+	m.walk(doc, wanted)
+	wanted = slices.DeleteFunc(wanted, m.clashes)
+	if slices.ContainsFunc(m.foreign, foreignEntry.unservable) {
+		m.claims = newClaims(node, wanted)
+		m.walk(doc, wanted)
 	}
-	for i, raw := range doc.entries {
-		m.add(i, raw, wanted)
-	}
-	r := Rendering{Offered: map[device.ResourceName][]device.PCIAddress{}}
+	r := Rendering{Offered: map[device.ResourceName][]device.PCIAddress{}, kept: map[string]bool{}}
+	wanted = slices.DeleteFunc(wanted, m.clashes)
 	var entries []json.RawMessage
 	for _, w := range wanted {
-		if m.clashes(w) {
-			continue
-		}
 		entries = append(entries, w.raw)
 		r.Owned = append(r.Owned, w.entry.Resource)
 		r.Offered[w.entry.Resource] = w.entry.addresses()
-		m.compare(w, facts)
+		m.compare(w)
 	}
 	for _, f := range m.foreign {
 		entries = append(entries, f.raw)
-		r.Foreign = append(r.Foreign, f.resource)
+		r.Foreign = append(r.Foreign, f.resources...)
+		r.kept[f.names()] = !f.skipped()
 	}
 	if len(r.Owned) == 0 && !slices.ContainsFunc(m.foreign, func(f foreignEntry) bool { return !f.skipped() }) {
 		entries = slices.Insert(entries, 0, json.RawMessage(placeholder))
 	}
 	slices.Sort(r.Owned)
-	r.Problems, r.SetAside = m.problems, m.setAside
+	r.Problems, r.LeftOut = m.problems, m.leftOut
 	r.Content, err = doc.format(entries)
 	return r, err
 }
 
+// reading is a resource as one of the device plugins reads it.
+type reading struct {
+	plugin   int // index of its prefix
+	resource device.ResourceName
+}
+
 // merge collects what becomes of the entries of one config.
 type merge struct {
-	owned    []device.ResourceName
-	seen     map[device.ResourceName]bool
-	foreign  []foreignEntry
+	owned []device.ResourceName
+	node  Node
+	// ours has the resources of which our entry was met, and seen those of people's.
+	ours    map[device.ResourceName]bool
+	seen    map[reading]bool
+	foreign []foreignEntry
+	// claims is nil where no entry depends on them.
+	claims   *claims
 	problems []nodestate.Problem
-	setAside bool
+	leftOut  []LeftOut
+}
+
+// walk decides about people's entries, in their order.
+func (m *merge) walk(doc document, wanted []wantedEntry) {
+	m.ours, m.seen, m.foreign, m.leftOut = map[device.ResourceName]bool{}, map[reading]bool{}, nil, nil
+	if doc.shadowed > 0 {
+		m.leaveOut(LeftOut{ReasonDuplicateEntry, listKey, "is there more than once, and the device plugin reads the last only", "move what is needed into that one"})
+	}
+	for i, raw := range doc.entries {
+		m.add(i, raw, wanted)
+	}
 }
 
 // wantedEntry is one of ours that can be written.
@@ -108,11 +171,6 @@ func (m *merge) encodeOurs(ours []Entry) []wantedEntry {
 	for _, e := range ours {
 		if _, err := device.ParseResourceName(e.Resource.String()); err != nil {
 			m.report(ReasonInvalidResource, e, "", fmt.Sprintf("%v; correct dpdkResourceName", err))
-			continue
-		}
-		if len(e.Resource) > maxResourceName {
-			m.report(ReasonInvalidResource, e, "", fmt.Sprintf(
-				"resource name %q has %d characters, the device plugin can serve %d; choose a shorter dpdkResourceName", e.Resource, len(e.Resource), maxResourceName))
 			continue
 		}
 		e.Selectors = m.unadvertised(e, advertised)
@@ -145,22 +203,52 @@ func (m *merge) unadvertised(e Entry, advertised map[device.PCIAddress]device.Re
 	return selectors
 }
 
-// add decides about one entry of the file.
+// add decides about one entry of the file. Of an owned resource only an entry
+// with a prefix is ours: we always write it.
 func (m *merge) add(index int, raw json.RawMessage, wanted []wantedEntry) {
-	f, err := parseForeign(raw)
-	label := fmt.Sprintf("entry %d of the device plugin config (%s)", index, f.resource)
-	ours := slices.Contains(m.owned, f.resource) || isWanted(f, wanted)
+	f, err := parseForeign(raw, m.node.prefixes())
+	label := f.names()
+	if f.name == "" {
+		label = fmt.Sprintf("%d (no resourceName)", index)
+	}
+	ours := f.prefix != "" && slices.Contains(m.owned, f.resources[0]) || isWanted(f, wanted)
 	switch {
 	case isPlaceholder(f):
-	case ours && !m.seen[f.resource]:
-		m.seen[f.resource] = true
+	case ours && !m.ours[f.resources[0]]:
+		m.ours[f.resources[0]] = true
 	case err != nil:
-		m.leaveOut(ReasonFatalEntry, fmt.Sprintf("%s would stop the device plugin: %v", label, err))
-	case ours || m.seen[f.resource] && !f.skipped():
-		m.leaveOut(ReasonDuplicateEntry, label+" is the second of its name, on which the device plugin exits; the first is kept")
-	default:
-		m.seen[f.resource] = m.seen[f.resource] || !f.skipped()
+		m.leaveOut(LeftOut{ReasonFatalEntry, label, "stops the device plugin: " + err.Error(), "correct it and put it back"})
+	case !f.skipped() && (ours || m.isSecond(f) || m.isOursToo(f)):
+		m.leaveOut(LeftOut{ReasonDuplicateEntry, label, "is the second entry of its name, on which the device plugin exits; the first is kept", "give it another name and put it back, or add its selectors to the first"})
+	case f.skipped():
 		m.foreign = append(m.foreign, f)
+	case m.claims == nil || m.claims.foreign(f, m.servable):
+		m.see(f)
+		m.foreign = append(m.foreign, f)
+	}
+}
+
+// isSecond says whether a device plugin would read the name of an entry of people's
+// twice.
+func (m *merge) isSecond(f foreignEntry) bool {
+	for i, r := range f.resources {
+		if m.seen[reading{i, r}] {
+			return true
+		}
+	}
+	return false
+}
+
+// isOursToo says whether an entry was written beside ours by somebody who could
+// know of it. Of one that is read as ours only since the prefixes are others,
+// nobody could.
+func (m *merge) isOursToo(f foreignEntry) bool {
+	return !m.node.newPrefixes && slices.ContainsFunc(f.resources, func(r device.ResourceName) bool { return m.ours[r] })
+}
+
+func (m *merge) see(f foreignEntry) {
+	for i, r := range f.resources {
+		m.seen[reading{i, r}] = true
 	}
 }
 
@@ -168,12 +256,12 @@ func (m *merge) add(index int, raw json.RawMessage, wanted []wantedEntry) {
 // resource, and devices of it by driver and PCI address. Such are those that the
 // public controller's eni-manager has left, in which nobody loses anything.
 func isWanted(f foreignEntry, wanted []wantedEntry) bool {
-	return slices.ContainsFunc(wanted, func(w wantedEntry) bool { return w.entry.Resource == f.resource && f.onlySelects(w.entry.addresses()) })
+	return slices.ContainsFunc(wanted, func(w wantedEntry) bool { return f.always(w.entry.Resource) && f.onlySelects(w.entry.addresses()) })
 }
 
 // clashes says whether people have an entry of the name.
 func (m *merge) clashes(w wantedEntry) bool {
-	if !slices.ContainsFunc(m.foreign, func(f foreignEntry) bool { return f.resource == w.entry.Resource }) {
+	if !slices.ContainsFunc(m.foreign, func(f foreignEntry) bool { return !f.skipped() && slices.Contains(f.resources, w.entry.Resource) }) {
 		return false
 	}
 	m.report(ReasonResourceClash, w.entry, "", fmt.Sprintf(
@@ -181,14 +269,30 @@ func (m *merge) clashes(w wantedEntry) bool {
 	return true
 }
 
+// servable says whether an entry may stay that has a function of the machine, or
+// has none. One that has, but can have no socket, is left out. Where it is not
+// certain that it has, it stays, with a Problem.
+func (m *merge) servable(f foreignEntry, has answer) bool {
+	switch {
+	case !f.unservable():
+	case has == yes:
+		m.leaveOut(LeftOut{ReasonFatalEntry, f.names(), "matches a device and stops the device plugin: " + f.socketFault(), "correct it and put it back"})
+		return false
+	default:
+		m.problems = append(m.problems, nodestate.Problem{Reason: ReasonUnservableEntry, Message: fmt.Sprintf(
+			"entry %s of the device plugin config stays, as no device is known to match it, but with one it stops the device plugin: %s; correct it", clip(f.names()), clip(f.socketFault()))})
+	}
+	return true
+}
+
 // compare reports the foreign entries that could take a device of w.
-func (m *merge) compare(w wantedEntry, facts Facts) {
+func (m *merge) compare(w wantedEntry) {
 	for _, f := range m.foreign {
 		for _, s := range w.entry.Selectors {
 			for _, addr := range s.PCIAddresses {
-				if f.couldTake(addr, facts) {
+				if f.couldTake(addr, m.node.Facts) {
 					m.report(ReasonForeignSelector, w.entry, addr.String(), fmt.Sprintf(
-						"entry %s of the device plugin config also matches %s, which is advertised as %s; narrow its selectors", f.resource, addr, w.entry.Resource))
+						"entry %s of the device plugin config also matches %s, which is advertised as %s; narrow its selectors", clip(f.names()), addr, w.entry.Resource))
 				}
 			}
 		}
@@ -207,10 +311,7 @@ func (m *merge) report(reason string, e Entry, dev, message string) {
 	}
 }
 
-func (m *merge) leaveOut(reason, message string) {
-	m.setAside = true
-	m.problems = append(m.problems, nodestate.Problem{Reason: reason, Message: message + "; the file as it was is kept beside it"})
-}
+func (m *merge) leaveOut(l LeftOut) { m.leftOut = append(m.leftOut, l) }
 
 // encodeEntry writes an entry in the form that every release of the plugin reads:
 // one selector as an object, several as a list.
@@ -249,7 +350,11 @@ func isPlaceholder(f foreignEntry) bool {
 	if !f.plain() || len(f.selectors) != 1 || f.selectors[0] == nil {
 		return false
 	}
-	switch f.resource {
+	prefix := f.prefix
+	if prefix == "" {
+		prefix = DefaultPrefix
+	}
+	switch prefix + "/" + f.name {
 	case "intel.com/sriov_placeholder":
 		return f.selectors[0].equal(foreignSelector{Drivers: []string{"placeholder"}, PCIAddresses: []string{"0000:00:00.0"}})
 	case "intel.com/placeholder":

@@ -61,7 +61,10 @@ func TestRenderField(t *testing.T) {
 
 func compareGolden(t *testing.T, path string, r Rendering) {
 	t.Helper()
-	got := string(r.Content) + fmt.Sprintf("owned: %s\nset aside: %t\n", r.Owned, r.SetAside)
+	got := string(r.Content) + fmt.Sprintf("owned: %s\nset aside: %t\n", r.Owned, r.SetAside())
+	for _, l := range r.LeftOut {
+		got += fmt.Sprintf("left out: %s: entry %s %s; %s\n", l.Reason, l.Entry, l.Cause, l.Remedy)
+	}
 	for _, p := range r.Problems {
 		got += fmt.Sprintf("problem: %s NodeENI=%s Device=%s: %s\n", p.Reason, p.NodeENI, p.Device, p.Message)
 	}
@@ -82,19 +85,19 @@ func compareGolden(t *testing.T, path string, r Rendering) {
 // checkRender renders and checks what must hold of every rendering.
 func checkRender(t *testing.T, current []byte, ours []Entry, owned []device.ResourceName) Rendering {
 	t.Helper()
-	r, err := Render(current, ours, owned, machine)
+	r, err := Render(current, ours, owned, here)
 	if err != nil {
 		t.Fatalf("Render: %v, of\n%s", err, current)
 	}
 	judge(t, r.Content, ours, r.Owned)
-	again, err := Render(r.Content, ours, r.Owned, machine)
-	if err != nil || !bytes.Equal(again.Content, r.Content) || again.SetAside {
-		t.Fatalf("rendering again: %v, set aside %t, (-once +again)\n%s", err, again.SetAside, cmp.Diff(string(r.Content), string(again.Content)))
+	again, err := Render(r.Content, ours, r.Owned, here)
+	if err != nil || !bytes.Equal(again.Content, r.Content) || again.SetAside() {
+		t.Fatalf("rendering again: %v, set aside %t, (-once +again)\n%s", err, again.SetAside(), cmp.Diff(string(r.Content), string(again.Content)))
 	}
 	if diff := cmp.Diff(r.Owned, again.Owned); diff != "" {
 		t.Fatalf("owned when rendering again (-once +again):\n%s", diff)
 	}
-	adopted, err := Render(r.Content, ours, nil, machine)
+	adopted, err := Render(r.Content, ours, nil, here)
 	if err != nil || !bytes.Equal(adopted.Content, r.Content) || !slices.Equal(adopted.Owned, r.Owned) {
 		t.Fatalf("rendering with a lost checkpoint: %v, owned %s (-once +again)\n%s", err, adopted.Owned, cmp.Diff(string(r.Content), string(adopted.Content)))
 	}
@@ -107,12 +110,15 @@ func checkRender(t *testing.T, current []byte, ours []Entry, owned []device.Reso
 func checkForeign(t *testing.T, current []byte, r Rendering, ours []Entry, owned []device.ResourceName) {
 	t.Helper()
 	lists := bytes.Count(bytes.ToLower(current), []byte(`"resourcelist"`))
-	if r.SetAside || lists != 1 || !dpmodel.Judge(current, modelDevices(machine)).Runs() {
+	if lists != 1 || !dpmodel.Judge(current, modelDevices(machine)).Runs() {
 		return
 	}
+	if r.SetAside() {
+		t.Fatalf("left out though the device plugin runs: %+v, from\n%s", r.LeftOut, current)
+	}
 	isOurs := func(e string) bool {
-		f, err := parseForeign([]byte(e))
-		return err == nil && (isPlaceholder(f) || slices.Contains(owned, f.resource) || slices.Contains(r.Owned, f.resource) && saysNoMore(e, r.Offered[f.resource]))
+		f, err := parseForeign([]byte(e), here.prefixes())
+		return err == nil && (isPlaceholder(f) || f.prefix != "" && slices.Contains(owned, f.resources[0]) || slices.Contains(r.Owned, f.resources[0]) && saysNoMore(e, r.Offered[f.resources[0]]))
 	}
 	want := slices.DeleteFunc(entries(t, current), isOurs)
 	got := slices.DeleteFunc(entries(t, r.Content)[len(r.Owned):], isOurs)
@@ -207,7 +213,7 @@ func TestRenderSyntaxError(t *testing.T) {
 		"list is a string":  `{"resourceList":"x"}`,
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := Render([]byte(content), standard, nil, machine)
+			_, err := Render([]byte(content), standard, nil, here)
 			var syntax *SyntaxError
 			if !errors.As(err, &syntax) || !strings.HasPrefix(err.Error(), "parse device plugin config: ") {
 				t.Errorf("Render(%q): %v; want *SyntaxError", content, err)
@@ -217,7 +223,7 @@ func TestRenderSyntaxError(t *testing.T) {
 }
 
 func TestSyntaxErrorOffset(t *testing.T) {
-	_, err := Render([]byte(`{"resourceList":[}`), nil, nil, nil)
+	_, err := Render([]byte(`{"resourceList":[}`), nil, nil, Node{})
 	var syntax *SyntaxError
 	var cause *json.SyntaxError
 	if !errors.As(err, &syntax) || syntax.Offset != 18 || !errors.As(err, &cause) || !strings.Contains(err.Error(), "after octet 18") {
@@ -236,7 +242,7 @@ func TestRenderUnusable(t *testing.T) {
 		reason string
 		device string
 	}{
-		"invalid name":     {[]Entry{one("intel.com/a-b", "0000:00:06.0")}, nil, ReasonInvalidResource, ""},
+		"invalid name":     {[]Entry{one("intel.com/a.b", "0000:00:06.0")}, nil, ReasonInvalidResource, ""},
 		"name too long":    {[]Entry{one(longest+"x", "0000:00:06.0")}, nil, ReasonInvalidResource, ""},
 		"longest name":     {[]Entry{one(longest, "0000:00:06.0")}, []device.ResourceName{device.ResourceName(longest)}, "", ""},
 		"advertised twice": {[]Entry{one("intel.com/a", "0000:00:06.0"), one("intel.com/b", "0000:00:06.0")}, []device.ResourceName{"intel.com/a"}, ReasonAdvertisedTwice, "0000:00:06.0"},
@@ -249,7 +255,7 @@ func TestRenderUnusable(t *testing.T) {
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			r, err := Render(nil, tt.ours, nil, machine)
+			r, err := Render(nil, tt.ours, nil, here)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -299,7 +305,7 @@ func FuzzRender(f *testing.F) {
 		if owns {
 			owned = standardOwned
 		}
-		_, err := Render(current, ours, owned, machine)
+		_, err := Render(current, ours, owned, here)
 		var syntax *SyntaxError
 		if errors.As(err, &syntax) {
 			if v := dpmodel.Judge(current, nil); !strings.HasPrefix(v.Exit, "unreadable") {

@@ -38,8 +38,8 @@ func TestSamples(t *testing.T) {
 			for _, e := range ours {
 				owned = append(owned, e.Resource)
 			}
-			r, err := Render(content, ours, owned, machine)
-			if err != nil || len(r.Problems) > 0 || r.SetAside {
+			r, err := Render(content, ours, owned, here)
+			if err != nil || len(r.Problems) > 0 || r.SetAside() {
 				t.Fatalf("Render: %+v, %v; want no problem", r, err)
 			}
 			if *update {

@@ -47,6 +47,10 @@ type Wanted struct {
 type PluginReport struct {
 	// Pods are its pods on this node as namespace/name, sorted.
 	Pods []string
+	// Prefixes are what they put before names without a prefix in the config, sorted
+	// and each once. Pods that do not read the config, or whose prefix cannot be told,
+	// count as none.
+	Prefixes []string
 	// Deleted are those of them, or of their predecessors, that were deleted.
 	Deleted []string
 	// Problems are for a person: a pod that takes its config from elsewhere, a

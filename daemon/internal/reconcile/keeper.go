@@ -48,6 +48,10 @@ type keeper struct {
 	// nudged: there is news that the last call does not know of.
 	nudged atomic.Bool
 
+	// prefixes are those of the device plugin that was seen last, in this run or an
+	// earlier one; none before.
+	prefixes []string
+
 	view PluginView
 	// problems are those of the last call that got that far.
 	problems []nodestate.Problem
@@ -195,6 +199,9 @@ func (k *keeper) take(now time.Time) *RestartDone {
 	if a.err == nil || missing || len(a.report.Pods) > 0 {
 		k.problems = a.report.Problems
 		k.view.Pods = a.report.Pods
+		if len(a.report.Prefixes) > 0 { // else those known last: it may come back
+			k.prefixes = a.report.Prefixes
+		}
 		k.log.pluginMissing(missing)
 	}
 	if !c.restart {

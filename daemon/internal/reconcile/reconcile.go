@@ -189,7 +189,7 @@ func New(o Options) (*Reconciler, error) {
 	if err := r.loadCheckpoint(path); err != nil {
 		return nil, err
 	}
-	r.keeper.served = r.checkpoint.ConfirmedHash
+	r.keeper.served, r.keeper.prefixes = r.checkpoint.ConfirmedHash, r.checkpoint.PluginPrefixes
 	var err error
 	if r.inventory, err = nodestate.ReadInventory(o.InventoryPath); err != nil {
 		r.inventory = nodestate.Inventory{} // it is written anew
@@ -313,8 +313,10 @@ func (r *Reconciler) publish(ctx context.Context, src inventory.Sources, res inv
 // applyConfig brings the device plugin's config, and with time the device
 // plugin, to serve the devices.
 func (r *Reconciler) applyConfig(ctx context.Context, src inventory.Sources, devices []nodestate.Device, out *Outcome) []finding {
+	node := r.configNode(src)
 	applied, err := r.Config.Apply(pcidp.Request{
-		Entries: pcidp.Desired(devices), Owned: r.checkpoint.OwnedResources, Facts: src.Functions.Value, LastGood: r.checkpoint.LastGoodConfig,
+		Entries: pcidp.Desired(devices), Owned: r.checkpoint.OwnedResources, LastGood: r.checkpoint.LastGoodConfig,
+		Node: node,
 		Claim: func(owned []device.ResourceName) error {
 			r.keeper.forget()
 			return r.save(func(c *nodestate.Checkpoint) { c.OwnedResources, c.ConfirmedHash = owned, r.keeper.served })
@@ -329,7 +331,7 @@ func (r *Reconciler) applyConfig(ctx context.Context, src inventory.Sources, dev
 	}
 	out.sooner(applied.RetryAfter)
 	if applied.RetryAfter > 0 { // somebody is at work on it: what was found before still stands
-		return r.lateConfig
+		return stillAtWork(r.lateConfig, applied.Problems)
 	}
 	r.view.Config.Current, r.view.Config.Hash = applied.Hash != "", applied.Hash
 	if applied.Changed {
@@ -342,7 +344,7 @@ func (r *Reconciler) applyConfig(ctx context.Context, src inventory.Sources, dev
 	}
 	found := appendProblems(nil, slices.Concat(applied.Problems, r.keeper.problems))
 	if err := r.save(func(c *nodestate.Checkpoint) {
-		c.OwnedResources, c.ConfirmedHash = applied.Owned, r.keeper.served
+		c.OwnedResources, c.ConfirmedHash, c.PluginPrefixes = applied.Owned, r.keeper.served, node.Prefixes
 		if len(applied.Content) > 0 {
 			c.LastGoodConfig = compact(applied.Content)
 		}
@@ -356,10 +358,14 @@ func (r *Reconciler) applyConfig(ctx context.Context, src inventory.Sources, dev
 
 // serve has the device plugin serve what was applied, in the background.
 func (r *Reconciler) serve(ctx context.Context, applied pcidp.Result, out *Outcome) {
+	rendered := r.keeper.prefixes
 	r.keeper.want(r.Config.Path, applied)
 	done, after := r.keeper.step(ctx, r.Now())
 	r.view.Did.Restart = done
 	out.sooner(after)
+	if !slices.Equal(rendered, r.keeper.prefixes) {
+		out.sooner(time.Millisecond) // the config was rendered for others
+	}
 }
 
 // sooner makes the next Sync come no later than after d; 0 asks for none.

@@ -4,7 +4,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -15,6 +14,7 @@ import (
 
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
 	"github.com/multi-eni/multi-eni-cni/test/deviceplugin"
+	"github.com/multi-eni/multi-eni-cni/test/dpmodel"
 )
 
 func main() {
@@ -26,12 +26,14 @@ func run() (status int) {
 	flag.StringVar(&o.Config, "config-file", "/etc/pcidp/config.json", "config to serve")
 	flag.StringVar(&o.Registry, "plugins-registry", "/var/lib/kubelet/plugins_registry", "the kubelet's folder of plugin sockets")
 	flag.StringVar(&o.Routes, "routes", "/proc/net/route", "IPv4 routes of the node")
+	prefix := flag.String("resource-prefix", dpmodel.DefaultPrefix, "prefix of resources that do not say one")
 	root := flag.String("sysfs", sysfs.DefaultRoot, "where sysfs is mounted")
 	flag.Parse()
 	if flag.NArg() > 0 {
 		fmt.Fprintf(os.Stderr, "unknown argument %q\n", flag.Arg(0))
 		return 2
 	}
+	o.Args = []string{"-resource-prefix=" + *prefix}
 	log := logrus.New()
 	log.SetOutput(os.Stdout)
 	log.SetFormatter(&logrus.TextFormatter{FullTimestamp: true, DisableColors: true})
@@ -43,11 +45,5 @@ func run() (status int) {
 	if err != nil {
 		log.WithError(err).Error("exiting")
 	}
-	switch {
-	case err == nil, errors.Is(err, deviceplugin.ErrNoConfig):
-		return 0
-	case errors.Is(err, deviceplugin.ErrCrashed):
-		return 2 // as of a panic
-	}
-	return 1
+	return deviceplugin.Status(err)
 }

@@ -1,0 +1,109 @@
+package pcidp
+
+import (
+	"fmt"
+	"maps"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/device"
+)
+
+// socketFolder is where the plugin makes a socket for each pool that has a
+// device, of the name <prefix>_<name>.sock (NewResourceServer in its
+// pkg/resources, SockDir in its pkg/types).
+const socketFolder = "/var/lib/kubelet/plugins_registry"
+
+// maxSocketPath is the longest path of a Unix socket, in octets (unix(7)).
+const maxSocketPath = 107
+
+// socketFault says why the plugin could not listen for the entry, and would end
+// for lack of it; "" when it could. It matters only once a device is in the
+// entry's pool. The plugin resolves ".." in the path; of the folders that a
+// prefix with a slash can lead to, only those above the sockets' are known to be
+// there, and the kubelet's other one.
+func (e foreignEntry) socketFault() string {
+	folders := []string{"/var/lib/kubelet/device-plugins"}
+	for f := socketFolder; f != "/"; f = path.Dir(f) {
+		folders = append(folders, f)
+	}
+	folders = append(folders, "/")
+	for _, r := range e.resources {
+		prefix := strings.TrimSuffix(r.String(), "/"+e.name)
+		socket := path.Join(socketFolder, prefix+"_"+e.name+".sock")
+		if !slices.Contains(folders, path.Dir(socket)) {
+			return fmt.Sprintf("resourcePrefix is %q, and there is no folder %s for its socket", prefix, path.Dir(socket))
+		}
+		if len(socket) > maxSocketPath {
+			return fmt.Sprintf("resourcePrefix and resourceName have %d characters together, want at most %d",
+				len(r)-1, maxSocketPath-len(socketFolder+"/_.sock"))
+		}
+	}
+	return ""
+}
+
+func (e foreignEntry) unservable() bool { return !e.skipped() && e.socketFault() != "" }
+
+// claims follow which function is in which pool: the first in the config that
+// matches it has it.
+type claims struct {
+	node  Node
+	taken map[device.PCIAddress]answer
+	// routes are Node.DefaultRoutes, once they were asked for.
+	routes map[string]bool
+	asked  bool
+}
+
+// newClaims begins with the functions of our entries, which come first.
+func newClaims(node Node, ours []wantedEntry) *claims {
+	c := &claims{node: node, taken: map[device.PCIAddress]answer{}}
+	for _, w := range ours {
+		for _, s := range w.entry.Selectors {
+			for _, a := range s.PCIAddresses {
+				c.taken[a] = max(c.taken[a], perhaps)
+				if slices.Contains(s.Drivers, node.Facts[a].Driver) {
+					c.taken[a] = yes
+				}
+			}
+		}
+	}
+	return c
+}
+
+// foreign asks stays whether an entry stays that has a function, perhaps has one
+// or has none, and notes what it takes if so.
+func (c *claims) foreign(e foreignEntry, stays func(foreignEntry, answer) bool) bool {
+	got, best := map[device.PCIAddress]answer{}, no
+	for addr, f := range c.node.Facts {
+		found := e.matches(addr, c.node.Facts)
+		if found == yes && e.netDevice() && c.mayHaveDefaultRoute(f.Interfaces) || c.taken[addr] == perhaps {
+			found = min(found, perhaps)
+		}
+		if c.taken[addr] == yes {
+			found = no
+		}
+		best = max(best, found)
+		if e.deviceType != auxNetDevice { // what that has is no PCI function
+			got[addr] = max(c.taken[addr], found)
+		}
+	}
+	if !stays(e, best) {
+		return false
+	}
+	maps.Copy(c.taken, got)
+	return true
+}
+
+// mayHaveDefaultRoute: releases of the plugin before v3.8 leave such a function
+// out (HasDefaultRoute in its pkg/utils, with netlink 1.3 since).
+func (c *claims) mayHaveDefaultRoute(interfaces []string) bool {
+	if len(interfaces) == 0 {
+		return false
+	}
+	if !c.asked && c.node.DefaultRoutes != nil {
+		c.routes = c.node.DefaultRoutes()
+	}
+	c.asked = true
+	return c.routes == nil || slices.ContainsFunc(interfaces, func(name string) bool { return c.routes[name] })
+}

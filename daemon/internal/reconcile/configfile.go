@@ -1,0 +1,33 @@
+package reconcile
+
+import (
+	"slices"
+
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/pcidp"
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+)
+
+// configNode is what the device plugin's config depends on besides our devices.
+func (r *Reconciler) configNode(src inventory.Sources) pcidp.Node {
+	return pcidp.Node{
+		Facts: src.Functions.Value, Prefixes: r.keeper.prefixes,
+		DefaultRoutes: func() map[string]bool {
+			routed, err := r.Host.DefaultRouteLinks()
+			if err != nil {
+				return nil // not known; configureLinks reports it where it matters
+			}
+			names := map[string]bool{}
+			for _, l := range src.Links.Value {
+				names[l.Name] = routed[l.Index]
+			}
+			return names
+		},
+	}
+}
+
+// stillAtWork adds to what was found before why the config is left alone, once.
+func stillAtWork(before []finding, problems []nodestate.Problem) []finding {
+	found := slices.DeleteFunc(slices.Clone(before), func(f finding) bool { return f.Reason == pcidp.ReasonConfigUnsettled })
+	return appendProblems(found, problems)
+}

@@ -1,0 +1,25 @@
+package dpmodel
+
+// TB is the part of testing.TB that is needed here.
+type TB interface {
+	Helper()
+	Errorf(format string, args ...any)
+}
+
+// Judged returns what looks at each config that is written: the test fails on one
+// with which the plugin would not run on the machine, as it is then, under one of
+// the prefixes; none stands for the default.
+func Judged(t TB, machine func() []Device, prefixes func() []string) func(content []byte) {
+	return func(content []byte) {
+		t.Helper()
+		all := prefixes()
+		if len(all) == 0 {
+			all = []string{DefaultPrefix}
+		}
+		for _, prefix := range all {
+			if v := Judge(content, machine(), "-resource-prefix="+prefix); !v.Runs() {
+				t.Errorf("the device plugin with prefix %s would not run: %+v, on what was written:\n%s", prefix, v, content)
+			}
+		}
+	}
+}
