@@ -208,6 +208,10 @@ func devicePlugin(ctx context.Context, o Options) []Finding {
 	case err != nil:
 		return append(all, fail(check, "see the RBAC findings above", "it cannot be looked for: %v", err)...)
 	}
+	all = append(all, servedEntries(o, report.Prefixes)...)
+	if len(report.Prefixes) > 0 {
+		return append(all, ok(check, "%s, resource prefix %s", list(report.Pods), list(report.Prefixes))...)
+	}
 	return append(all, ok(check, "%s", list(report.Pods))...)
 }
 

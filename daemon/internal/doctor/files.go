@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/pcidp"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
 )
@@ -168,4 +169,22 @@ func sysfsTree(_ context.Context, o Options) []Finding {
 		return fail(check, "mount the host's /sys there, or correct --sysfs; nothing is removed on its account", "%s shows no PCI function at all", o.Sysfs)
 	}
 	return ok(check, "%s, PCI functions: %d", o.Sysfs, len(addresses))
+}
+
+// servedEntries are the entries of the device plugin's config on which plugins
+// with these prefixes end. A running daemon takes them out.
+func servedEntries(o Options, prefixes []string) []Finding {
+	content, err := os.ReadFile(o.PCIDPConfig)
+	if err != nil {
+		return nil // said by another check
+	}
+	r, err := pcidp.Render(content, nil, nil, pcidp.Node{Prefixes: prefixes})
+	if err != nil {
+		return nil // so is that
+	}
+	var all []Finding
+	for _, l := range r.LeftOut[:min(len(r.LeftOut), 5)] {
+		all = append(all, warn("device plugin", "correct the entry, or start multi-enid run, which takes it out and keeps a copy", "entry %.200s of %s %.200s", l.Entry, o.PCIDPConfig, l.Cause)...)
+	}
+	return all
 }

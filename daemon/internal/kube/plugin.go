@@ -133,7 +133,7 @@ func (d *DevicePlugin) search(ctx context.Context) ([]corev1.Pod, reconcile.Plug
 		}
 		pods = append(pods, found...)
 	}
-	report := reconcile.PluginReport{Pods: podNames(pods), Problems: podProblems(pods, d.config)}
+	report := reconcile.PluginReport{Pods: podNames(pods), Prefixes: prefixes(pods, d.config), Problems: podProblems(pods, d.config)}
 	if len(pods) > 0 {
 		return pods, report, nil
 	}
@@ -188,6 +188,7 @@ func podProblems(pods []corev1.Pod, config string) []nodestate.Problem {
 		if owner != nil {
 			name = p.Namespace + "/" + owner.Name // which outlives its pods
 		}
+		found = append(found, prefixProblem(p, name, config)...)
 		if len(readers(p, config)) == 0 {
 			found = append(found, nodestate.Problem{
 				Reason: "DevicePluginConfigElsewhere", Device: name,

@@ -203,7 +203,7 @@ func TestFind(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(reconcile.PluginReport{Pods: want}, got); diff != "" {
+	if diff := cmp.Diff(reconcile.PluginReport{Pods: want, Prefixes: []string{"intel.com"}}, got); diff != "" {
 		t.Errorf("report (-want +got):\n%s", diff)
 	}
 	if len(s.requests) != 5 {

@@ -97,6 +97,9 @@ func roundUp(written time.Time) time.Time {
 // the kubelet has told of it.
 type reader struct {
 	status *corev1.ContainerStatus
+	// command is its command line, as far as the pod says it: the image may have
+	// more in front.
+	command []string
 	// once: it is an init container that runs to its end.
 	once bool
 }
@@ -114,14 +117,14 @@ func readers(p *corev1.Pod, config string) []reader {
 	var all, once []reader
 	for _, c := range p.Spec.Containers {
 		if mountsConfig(c, from, config) {
-			all = append(all, reader{status: statusOf(p.Status.ContainerStatuses, c.Name)})
+			all = append(all, reader{status: statusOf(p.Status.ContainerStatuses, c.Name), command: slices.Concat(c.Command, c.Args)})
 		}
 	}
 	for _, c := range p.Spec.InitContainers {
 		if !mountsConfig(c, from, config) {
 			continue
 		}
-		r := reader{status: statusOf(p.Status.InitContainerStatuses, c.Name)}
+		r := reader{status: statusOf(p.Status.InitContainerStatuses, c.Name), command: slices.Concat(c.Command, c.Args)}
 		if c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways {
 			all = append(all, r)
 			continue

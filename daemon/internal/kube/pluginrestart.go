@@ -120,7 +120,7 @@ func (r *restart) again(ctx context.Context, namespaces []string) ([]corev1.Pod,
 		}
 		pods = append(pods, found...)
 	}
-	r.report.Pods = podNames(pods)
+	r.report.Pods, r.report.Prefixes = podNames(pods), prefixes(pods, r.config)
 	return pods, nil
 }
 
