@@ -121,17 +121,18 @@ type ResourceName string
 // The prefix is a DNS subdomain and the name begins and ends alphanumeric
 // (Kubernetes' rules for extended resources). Within, the name is narrower than
 // Kubernetes allows: the SR-IOV network device plugin exits on a name with
-// anything but letters, digits and underscores.
+// anything but letters, digits, underscores and, since v3.6.0, hyphens
+// (ValidResourceName in its pkg/utils).
 func validPrefix(s string) bool {
 	for label := range strings.SplitSeq(s, ".") {
-		if !enclosed(label, isLowerAlnum, '-') {
+		if !enclosed(label, isLowerAlnum, "-") {
 			return false
 		}
 	}
 	return true
 }
 
-func validName(s string) bool { return len(s) <= 63 && enclosed(s, isAlnum, '_') }
+func validName(s string) bool { return len(s) <= 63 && enclosed(s, isAlnum, "_-") }
 
 // maxResourceName bounds prefix/name, in octets: the device plugin listens on
 // /var/lib/kubelet/plugins_registry/PREFIX_NAME.sock, and a socket's path has at
@@ -146,7 +147,7 @@ func ParseResourceName(s string) (ResourceName, error) {
 	prefix, name, ok := strings.Cut(s, "/")
 	switch {
 	case !ok || !validPrefix(prefix) || !validName(name):
-		return "", invalid("resource name", s, "prefix/name with letters, digits and underscores in the name, such as intel.com/sriov_net")
+		return "", invalid("resource name", s, "prefix/name with letters, digits, underscores and hyphens in the name, such as intel.com/sriov_net")
 	case len(s) > maxResourceName:
 		return "", invalid("resource name", s, fmt.Sprintf("at most %d characters, for the device plugin's socket is named after it", maxResourceName))
 	case strings.HasPrefix(prefix, "requests.") || strings.HasSuffix(prefix, "kubernetes.io"):
@@ -212,8 +213,8 @@ func only(s string, class func(byte) bool) bool {
 
 // enclosed says whether s begins and ends with a character of the class and has
 // nothing but these and inner ones between.
-func enclosed(s string, class func(byte) bool, inner byte) bool {
-	return s != "" && class(s[0]) && class(s[len(s)-1]) && only(s, func(c byte) bool { return class(c) || c == inner })
+func enclosed(s string, class func(byte) bool, inner string) bool {
+	return s != "" && class(s[0]) && class(s[len(s)-1]) && only(s, func(c byte) bool { return class(c) || strings.IndexByte(inner, c) >= 0 })
 }
 
 // validID checks an EC2 id: a prefix and 8 or 17 hexadecimal digits.

@@ -63,12 +63,12 @@ func TestParse(t *testing.T) {
 		"resource": {
 			wrap(ParseResourceName),
 			map[string]string{
-				"intel.com/sriov_net": "intel.com/sriov_net", "a/b": "a/b", "requests/a": "requests/a", "io.kubernetes/a": "io.kubernetes/a",
+				"intel.com/sriov_net": "intel.com/sriov_net", "a/b": "a/b", "requests/a": "requests/a", "intel.com/eni-a": "intel.com/eni-a", "a/b-_c": "a/b-_c", "io.kubernetes/a": "io.kubernetes/a",
 				"a/" + strings.Repeat("x", 63):   "a/" + strings.Repeat("x", 63),
 				strings.Repeat("p", 64) + "/abc": strings.Repeat("p", 64) + "/abc", // 68 octets
 			},
 			[]string{
-				"", "intel.com", "intel.com/", "/x", "intel.com/a-b", "intel.com/a.b", "Intel.com/x", "a/b/c", "intel.com/_x", "intel.com/x_", "intel..com/x", "-intel.com/x",
+				"", "intel.com", "intel.com/", "/x", "intel.com/a.b", "intel.com/-a", "intel.com/a-", "Intel.com/x", "a/b/c", "intel.com/_x", "intel.com/x_", "intel..com/x", "-intel.com/x",
 				"a/" + strings.Repeat("x", 64), strings.Repeat("p", 64) + "/abcd", strings.Repeat("p", 254) + "/a",
 				"requests.intel.com/a", "kubernetes.io/a", "node.kubernetes.io/a", "xkubernetes.io/a",
 			},
@@ -171,7 +171,7 @@ var (
 	pciPattern      = regexp.MustCompile(`^([0-9a-f]{4,8}):([0-9a-f]{2}):([01][0-9a-f])\.([0-7])$`)
 	eniPattern      = regexp.MustCompile(`^eni-([0-9a-f]{8}|[0-9a-f]{17})$`)
 	subnetPattern   = regexp.MustCompile(`^subnet-([0-9a-f]{8}|[0-9a-f]{17})$`)
-	resourcePattern = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*/[A-Za-z0-9]([A-Za-z0-9_]*[A-Za-z0-9])?$`)
+	resourcePattern = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*/[A-Za-z0-9]([A-Za-z0-9_-]*[A-Za-z0-9])?$`)
 )
 
 func FuzzRules(f *testing.F) {
@@ -189,7 +189,7 @@ func FuzzRules(f *testing.F) {
 			}
 		}
 		prefix, name, ok := strings.Cut(s, "/")
-		if got, want := ok && validPrefix(prefix) && enclosed(name, isAlnum, '_'), resourcePattern.MatchString(s); got != want {
+		if got, want := ok && validPrefix(prefix) && enclosed(name, isAlnum, "_-"), resourcePattern.MatchString(s); got != want {
 			t.Errorf("resource: %q: %v, want %v", s, got, want)
 		}
 	})

@@ -178,7 +178,7 @@ func TestParseFaults(t *testing.T) {
 		`,"select":{"mac":"01:00:5e:0:0:1"}`: `select.mac: MAC address "01:00:5e:0:0:1": invalid value: want six octets of a unicast address, such as 02:00:00:00:00:07`,
 		`,"select":{"subnetID":"x"}`:         `select.subnetID: subnet id "x": invalid value: want subnet- and 8 or 17 hexadecimal digits, such as subnet-0a1b2c3d4e5f60718`,
 		`,"select":{"pciAddress":"00:07.0"}`: `select.pciAddress: PCI address "00:07.0": invalid value: want domain:bus:device.function, such as 0000:00:07.0`,
-		`,"select":{"resourceName":"x"}`:     `select.resourceName: resource name "x": invalid value: want prefix/name with letters, digits and underscores in the name, such as intel.com/sriov_net`,
+		`,"select":{"resourceName":"x"}`:     `select.resourceName: resource name "x": invalid value: want prefix/name with letters, digits, underscores and hyphens in the name, such as intel.com/sriov_net`,
 		`,"deviceID":"eth1"`:                 `deviceID: PCI address "eth1": invalid value: want domain:bus:device.function, such as 0000:00:07.0`,
 		`,"mtu":67`:                          `mtu: 67: want octets between 68 and 65535, or leave it out`,
 		`,"mtu":65536`:                       `mtu: 65536: want octets between 68 and 65535, or leave it out`,

@@ -74,6 +74,7 @@ func TestWarningsOfWhatIsNotActedOn(t *testing.T) {
 		want []string
 	}{
 		{name: "nothing wrong", spec: v1alpha1.NodeENISpec{SubnetID: subnet, DeviceIndex: 2, MTU: 9001, EnableDPDK: true, DPDKDriver: "vfio-pci", DPDKResourceName: "intel.com/fast", DPDKPCIAddress: "0000:00:07.0"}},
+		{name: "a hyphen in the resource", spec: v1alpha1.NodeENISpec{SubnetID: subnet, DPDKResourceName: "intel.com/eni-a"}},
 		{name: "subnet by name", spec: v1alpha1.NodeENISpec{SubnetNames: []string{"a"}}},
 		{name: "a driver without DPDK means nothing", spec: v1alpha1.NodeENISpec{SubnetID: subnet, DPDKDriver: "ena"}},
 		{name: "no subnet", want: []string{
@@ -85,7 +86,7 @@ func TestWarningsOfWhatIsNotActedOn(t *testing.T) {
 				`spec.deviceIndex -1 means 1, since index 0 is the primary ENI; give 1 or more, or leave it out`,
 				`spec.dpdkDriver "ena" is not a userspace driver; give vfio-pci, uio_pci_generic or igb_uio, or leave it out for vfio-pci`,
 				`spec.dpdkPCIAddress "07.0" is not a full PCI address; write it as domain:bus:device.function, such as 0000:00:07.0, or leave it out, since it is discovered`,
-				`spec.dpdkResourceName "fast" cannot be advertised; give prefix/name of at most 68 characters, with letters, digits and underscores in the name and a prefix that Kubernetes does not keep for itself, such as intel.com/sriov_net`,
+				`spec.dpdkResourceName "fast" cannot be advertised; give prefix/name of at most 68 characters, with letters, digits, underscores and hyphens in the name and a prefix that Kubernetes does not keep for itself, such as intel.com/sriov_net`,
 				`spec.mtu 9217 is not an MTU; give 1 to 9216 octets, or leave it out to keep the link's own`,
 				`spec.subnetID "a" is not a subnet id; give subnet- and 8 or 17 hexadecimal digits`,
 				`spec.subnetIDs has "b", "", not a subnet id; give subnet- and 8 or 17 hexadecimal digits`,
