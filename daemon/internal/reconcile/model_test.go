@@ -114,6 +114,7 @@ func (w *world) look() Outcome {
 			}
 		}
 		w.judgeFailures(before, rows)
+		w.judgePeople(before)
 		if !again {
 			w.judgeConfig()
 			return out
@@ -197,16 +198,16 @@ func (w *world) judgeConfig() {
 	if content == nil || w.blind {
 		return
 	}
-	w.judge()
 	var config struct {
 		ResourceList []struct {
 			ResourceName string         `json:"resourceName"`
 			Selectors    modelSelectors `json:"selectors"`
 		} `json:"resourceList"`
 	}
-	if !w.daemon.view.Config.Current || w.host.err != nil {
+	if !w.daemon.view.Config.Current || w.host.err != nil { // what people have written may be there still
 		return
 	}
+	w.judge()
 	w.must(json.Unmarshal(content, &config))
 	rows := w.known()
 	for _, entry := range config.ResourceList {

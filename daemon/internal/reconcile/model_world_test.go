@@ -1,12 +1,14 @@
 package reconcile
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -69,7 +71,7 @@ var modelSpecs = map[string][]string{
 func (w *world) event() string {
 	e := 1 + w.rng.IntN(modelSlots)
 	name := string(rune('a' - 1 + e))
-	switch w.rng.IntN(24) {
+	switch w.rng.IntN(27) {
 	case 0, 1, 2, 3, 4:
 		if w.unread {
 			return ""
@@ -102,8 +104,10 @@ func (w *world) event() string {
 		return w.toggleDriver(e)
 	case 20:
 		return w.togglePlugin()
-	case 21:
+	case 21, 22:
 		return w.edit()
+	case 23:
+		return w.otherPrefix()
 	default:
 		d := []time.Duration{time.Second, 5 * time.Second, 40 * time.Second}[w.rng.IntN(3)]
 		w.now = w.now.Add(d)
@@ -299,20 +303,37 @@ func (w *world) read() []byte {
 	return content
 }
 
+// people's entries: the device plugin lives with the lasting ones whatever its
+// prefix and the devices, and ends on others.
+var (
+	lasting = []string{
+		`{"resourceName":"numa0-pf1","selectors":{"vendors":["8086"]}}`,
+		`{"resourceName":"` + strings.Repeat("long", 20) + `","selectors":{"vendors":["8086"]}}`,
+	}
+	peoples = append([]string{
+		`{"resourceName":"people","selectors":{"vendors":["8086"]}}`,
+		`{"resourceName":"people","resourcePrefix":"openshift.io","selectors":{"vendors":["15b3"]}}`,
+		`{"resourceName":"no.name","selectors":{"vendors":["8086"]}}`,
+		`{"resourceName":"aux","deviceType":"auxNetDevice","selectors":[{"pfNames":["p0"]}]}`,
+		`{"resourceName":"nothing"}`,
+	}, lasting...)
+)
+
 // edit is a person's: an entry of another's device, put in or taken out.
 func (w *world) edit() string {
 	var config struct {
-		ResourceList []map[string]any `json:"resourceList"`
+		ResourceList []json.RawMessage `json:"resourceList"`
 	}
 	if json.Unmarshal(w.read(), &config) != nil {
 		return ""
 	}
-	all := len(config.ResourceList)
-	config.ResourceList = slices.DeleteFunc(config.ResourceList, func(e map[string]any) bool { return e["resourceName"] == "people" })
+	entry, all := peoples[w.rng.IntN(len(peoples))], len(config.ResourceList)
+	config.ResourceList = slices.DeleteFunc(config.ResourceList, func(e json.RawMessage) bool {
+		var b bytes.Buffer
+		return json.Compact(&b, e) == nil && b.String() == entry
+	})
 	if all == len(config.ResourceList) {
-		config.ResourceList = append(config.ResourceList, map[string]any{
-			"resourceName": "people", "selectors": map[string]any{"vendors": []string{"8086"}},
-		})
+		config.ResourceList = append(config.ResourceList, json.RawMessage(entry))
 	}
 	if len(config.ResourceList) == 0 {
 		return ""
@@ -320,7 +341,27 @@ func (w *world) edit() string {
 	content, err := json.Marshal(config)
 	w.must(err)
 	w.write(string(content), "pcidp/config.json")
-	return "config edited"
+	return "config edited: " + entry
+}
+
+// otherPrefix starts the device plugin with other arguments.
+func (w *world) otherPrefix() string {
+	w.restarts.mu.Lock()
+	w.restarts.prefixes = [][]string{{"intel.com"}, {"openshift.io"}, {"intel.com", "openshift.io"}}[w.rng.IntN(3)]
+	w.restarts.mu.Unlock()
+	w.daemon.Nudge()
+	return fmt.Sprintf("device plugin with prefixes %q", w.restarts.prefixes)
+}
+
+// judgePeople: an entry of people's that every device plugin lives with stays.
+func (w *world) judgePeople(before []byte) {
+	now := w.read()
+	for _, e := range lasting {
+		name, _, _ := strings.Cut(e, ",")
+		if _, name, _ = strings.Cut(name, ":"); bytes.Contains(before, []byte(name)) && !bytes.Contains(now, []byte(name)) {
+			w.Errorf("people's entry %s is gone from\n%s", name, now)
+		}
+	}
 }
 
 // refresh lets the kubelet say what it then would.
