@@ -83,9 +83,8 @@ type Checkpoint struct {
 	// ConfirmedHash is the hash of the config that the device plugin was last
 	// confirmed to serve; "" when none was.
 	ConfirmedHash string `json:"confirmedHash,omitempty"`
-	// PluginPrefixes are those for which LastGoodConfig was rendered: what the device
-	// plugins of this node put before resource names without a prefix. None before any
-	// was seen.
+	// PluginPrefixes are the prefixes for which LastGoodConfig was rendered: the
+	// -resource-prefix of each device plugin of this node. None before any was seen.
 	PluginPrefixes []string `json:"pluginPrefixes,omitempty"`
 }
 

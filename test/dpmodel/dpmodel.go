@@ -5,8 +5,8 @@
 // It is a model for tests, written from the public facts of
 // k8snetworkplumbingwg/sriov-network-device-plugin v3.6 and later (README
 // "Configurations"; cmd/sriovdp, pkg/factory, pkg/resources, pkg/netdevice), and
-// as strict as the strictest of those releases. verdicts/verdicts.json has what
-// one of them was measured to do. The model shares no code with the daemon. Like the plugin it reads with encoding/json, whose rules are part of
+// as strict as the strictest of those releases. verdicts/verdicts.json has measured
+// verdicts of one of them. The model shares no code with the daemon. Like the plugin it reads with encoding/json, whose rules are part of
 // the facts: keys match in any case, the last of two keys wins, and one value of
 // a wrong type makes the whole file unreadable.
 package dpmodel
@@ -68,8 +68,8 @@ type Machine struct {
 	NoKubelet bool
 }
 
-// Judge reads content as the plugin does on a node with the given devices. The
-// arguments are those of its command line; a flag that it does not know ends it.
+// Judge reads content as the plugin does on a node with the given devices. Args is
+// its command line; a flag that it does not know ends it.
 func Judge(content []byte, devices []Device, args ...string) Verdict {
 	return Machine{Devices: devices}.Judge(content, args...)
 }
@@ -100,8 +100,8 @@ func (m Machine) Judge(content []byte, args ...string) Verdict {
 	return v
 }
 
-// Prefix is what the plugin's command line says with -resource-prefix, or the
-// default. The error is that of a command line which the plugin refuses.
+// Prefix is the value of -resource-prefix on the plugin's command line, or the
+// default. It returns an error for a command line that the plugin refuses.
 func Prefix(args []string) (string, error) {
 	flags := flag.NewFlagSet("sriovdp", flag.ContinueOnError)
 	flags.SetOutput(io.Discard)

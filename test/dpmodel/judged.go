@@ -6,9 +6,9 @@ type TB interface {
 	Errorf(format string, args ...any)
 }
 
-// Judged returns what looks at each config that is written: the test fails on one
-// with which the plugin would not run on the machine, as it is then, under one of
-// the prefixes; none stands for the default.
+// Judged returns a function to call with each config that is written. The test
+// fails on one with which the plugin would not run on the machine, as it is then,
+// under one of the prefixes; none stands for the default.
 func Judged(t TB, machine func() []Device, prefixes func() []string) func(content []byte) {
 	return func(content []byte) {
 		t.Helper()
@@ -18,7 +18,7 @@ func Judged(t TB, machine func() []Device, prefixes func() []string) func(conten
 		}
 		for _, prefix := range all {
 			if v := Judge(content, machine(), "-resource-prefix="+prefix); !v.Runs() {
-				t.Errorf("the device plugin with prefix %s would not run: %+v, on what was written:\n%s", prefix, v, content)
+				t.Errorf("the device plugin with prefix %s would not run: %+v, on the new config:\n%s", prefix, v, content)
 			}
 		}
 	}

@@ -20,12 +20,12 @@ const prefixFlag = "resource-prefix"
 // errNoPrefix says that a command line has the flag, but not a plain value.
 var errNoPrefix = errors.New("its value cannot be told from the pod")
 
-// prefixText is what counts as a plain value: no variable of the kubelet's or of
-// a shell is in it.
+// prefixText matches a plain value, without a variable of the kubelet's or of a
+// shell.
 var prefixText = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*$`)
 
-// prefixes are those of the pods that read the config, sorted, each once. Those
-// that cannot be told are not in it.
+// prefixes lists the prefixes of the pods that read the config, sorted, each once,
+// without unknown ones.
 func prefixes(pods []corev1.Pod, config string) []string {
 	var all []string
 	for i := range pods {
@@ -79,7 +79,7 @@ func saidPrefix(words []string) (prefix string, ok bool, err error) {
 	return prefix, ok, nil
 }
 
-// prefixProblem is what is wrong with the prefix of a pod that goes by that name.
+// prefixProblem reports an unknown prefix of a pod that goes by that name.
 func prefixProblem(p *corev1.Pod, name, config string) []nodestate.Problem {
 	if _, _, err := prefixOf(p, config); err == nil {
 		return nil

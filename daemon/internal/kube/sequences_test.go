@@ -426,7 +426,7 @@ func (s *sequence) fail() {
 // judge looks at a config that the daemon has written.
 func (s *sequence) judge(content []byte) {
 	if v := dpmodel.Judge(content, s.devices()); !v.Runs() {
-		s.failed("the device plugin would not run: %+v, on what was written:\n%s", v, content)
+		s.failed("the device plugin would not run: %+v, on the new config:\n%s", v, content)
 	}
 }
 

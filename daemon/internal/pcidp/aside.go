@@ -39,7 +39,7 @@ const (
 // aside is a copy of an earlier content.
 type aside struct {
 	path string
-	// at and number are those of its name.
+	// at and number are parts of its name.
 	at     string
 	number int
 }
@@ -95,8 +95,8 @@ func (f *File) writeAside(content []byte) (string, error) {
 	return path, nil
 }
 
-// prune deletes all but maxAsides of the copies: those that are equal to a newer
-// one, and then the oldest. The copies of this call stay, wherever the clock has
+// prune deletes all but maxAsides of the copies: first the equals of newer ones,
+// then the oldest. The copies of this call stay, wherever the clock has
 // put them. One that cannot be deleted is tried again by the next call.
 func (f *File) prune(asides []aside, now []string) {
 	if len(asides) <= maxAsides {
@@ -124,7 +124,7 @@ func (f *File) prune(asides []aside, now []string) {
 	}
 }
 
-// asideContent is what was read of a copy that looked so.
+// asideContent is a copy's text, and how its file looked then.
 type asideContent struct {
 	size     int64
 	modified time.Time
@@ -153,8 +153,8 @@ func (f *File) asideContent(path string) []byte {
 	return text
 }
 
-// asideProblems say what the copies have that the config has not, now, and why:
-// nothing but the copies tells that after a restart of the daemon.
+// asideProblems name the entries that are in the copies, but not in the config,
+// with the reason. Nothing but the copies tells it after a restart of the daemon.
 func (f *File) asideProblems(asides []aside, r Request, now Rendering) []nodestate.Problem {
 	maps.DeleteFunc(f.read, func(path string, _ asideContent) bool {
 		return !slices.ContainsFunc(asides, func(a aside) bool { return a.path == path })
@@ -200,8 +200,8 @@ func leftOutProblem(l LeftOut, path string) nodestate.Problem {
 		"entry %s of the device plugin config was left out, it %s; %s, or delete %s, which has the file as it was", clip(l.Entry), clip(l.Cause), l.Remedy, path)}
 }
 
-// missing says what a copy has that the config has not: entries on which the
-// plugin ends, or else, in words, what there is to say. An entry is back when the
+// missing returns the entries of a copy that the config lacks because the plugin
+// ends on them. If there are none, otherwise names other missing entries. An entry is back when the
 // config has one of its name, unless the copy itself has another of that name.
 func (f *File) missing(path string, r Request, now Rendering) (entries []LeftOut, otherwise string) {
 	content := f.asideContent(path)
@@ -232,7 +232,7 @@ func (f *File) missing(path string, r Request, now Rendering) (entries []LeftOut
 	return nil, ": entries " + clip(strings.Join(lacking, ", "))
 }
 
-// clip shortens text that people wrote to what a message can hold.
+// clip shortens people's text to fit a message.
 func clip(text string) string {
 	const most = 200
 	if len(text) <= most {
@@ -241,7 +241,7 @@ func clip(text string) string {
 	return strings.ToValidUTF8(text[:most], "") + "…"
 }
 
-// bounded leaves out what nobody would read, and says how much that is.
+// bounded keeps maxProblems of the Problems, and counts the others in one.
 func bounded(problems []nodestate.Problem) []nodestate.Problem {
 	if len(problems) <= maxProblems {
 		return problems
@@ -249,6 +249,6 @@ func bounded(problems []nodestate.Problem) []nodestate.Problem {
 	last := problems[len(problems)-1]
 	rest := problems[maxProblems-2]
 	rest.NodeENI, rest.Device = "", ""
-	rest.Message = fmt.Sprintf("%d more problems of the device plugin config are not listed; correct those that are", len(problems)-maxProblems+1)
+	rest.Message = fmt.Sprintf("%d more problems of the device plugin config are not listed; correct the ones above first", len(problems)-maxProblems+1)
 	return append(slices.Clone(problems[:maxProblems-2]), rest, last)
 }

@@ -15,7 +15,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// restart is what a restart of the daemon leaves of a File.
+// restart makes the File anew, as a restart of the daemon does.
 func (n *node) restart() {
 	n.file = File{Path: n.file.Path, Now: n.file.Now, Written: n.file.Written}
 }
@@ -159,7 +159,7 @@ func TestCopiesAreBounded(t *testing.T) {
 	}
 }
 
-// TestManyFaults: what people write does not grow the inventory without a bound.
+// TestManyFaults: many faulty entries do not grow the inventory without a bound.
 func TestManyFaults(t *testing.T) {
 	var list []string
 	for i := range 3000 {

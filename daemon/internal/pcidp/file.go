@@ -98,8 +98,8 @@ type Result struct {
 	Foreign  []device.ResourceName
 	Problems []nodestate.Problem
 	// RetryAfter asks for another call after this time; nothing was changed, and
-	// nothing but Owned is filled in, and a Problem where that goes on for long: what
-	// was known before still stands. 0 asks for none.
+	// nothing but Owned is filled in, and a Problem where that goes on for long: the
+	// Result before still stands. 0 asks for none.
 	RetryAfter time.Duration
 }
 
@@ -177,7 +177,7 @@ func (f *File) later(r Request, after time.Duration) Result {
 	}
 	if now.Sub(f.restless) >= restlessAfter {
 		result.Problems = []nodestate.Problem{{Reason: ReasonConfigUnsettled, Device: f.Path, Message: fmt.Sprintf(
-			"%s changes again and again, for more than %v by now, so it is left alone; what it advertises may be out of date, and a device plugin that starts may not be able to read it; see who writes it, and have it written once, as a whole",
+			"%s changes again and again, for more than %v by now, so it is left alone; the devices in it may be out of date, and a device plugin that starts may not be able to read it; see who writes it, and have it written once, as a whole",
 			f.Path, restlessAfter)}}
 	}
 	return result

@@ -100,7 +100,7 @@ func (s *foreignSelector) permitsLink(f sysfs.PCIFunction, facts Facts) answer {
 	return certain(slices.Contains(s.LinkTypes, ""))
 }
 
-// permitsFeatures compares what an ENI never has: RDMA (EFA is never
+// permitsFeatures compares features that an ENI never has: RDMA (EFA is never
 // advertised), vDPA, DDP profiles, and InfiniBand's partition keys.
 func (s *foreignSelector) permitsFeatures(f sysfs.PCIFunction) answer {
 	switch {

@@ -42,8 +42,8 @@ type Rendering struct {
 	Foreign []device.ResourceName
 	// Problems come in the order of the file. What LeftOut says is not in them.
 	Problems []nodestate.Problem
-	// LeftOut are what Content lacks though people wrote it: unless it is empty,
-	// the file must be copied before it is replaced.
+	// LeftOut are people's entries that Content lacks: unless it is empty, the file
+	// must be copied before it is replaced.
 	LeftOut []LeftOut
 	// kept are the names of people's entries in Content that are not skipped.
 	kept map[string]bool
@@ -59,17 +59,17 @@ func (r Rendering) SetAside() bool { return len(r.LeftOut) > 0 }
 type LeftOut struct {
 	// Reason is ReasonFatalEntry or ReasonDuplicateEntry.
 	Reason string
-	// Entry names the entry by its resource, or else says what it is.
+	// Entry names the entry by its resource, or else by its place.
 	Entry string
-	// Cause completes "Entry …"; Remedy is what somebody can do.
+	// Cause completes "Entry …"; Remedy tells the reader how to mend it.
 	Cause, Remedy string
 }
 
-// Node is what is known of the machine and of its device plugins.
+// Node describes the machine and its device plugins, as far as they are known.
 type Node struct {
 	Facts Facts
-	// Prefixes are what the device plugins of this node put before a name without a
-	// prefix, one for each that they differ in. None stands for DefaultPrefix.
+	// Prefixes has the -resource-prefix of each device plugin of this node, each value
+	// once: a name without a prefix gets it. None stands for DefaultPrefix.
 	Prefixes []string
 	// DefaultRoutes gives the links that have a default route, by name, and nil
 	// when they are not known. It is asked only where it matters, and may be nil.
@@ -137,7 +137,8 @@ type reading struct {
 type merge struct {
 	owned []device.ResourceName
 	node  Node
-	// ours has the resources of which our entry was met, and seen those of people's.
+	// ours has the resources whose entry of ours was met, seen the ones of people's
+	// entries.
 	ours    map[device.ResourceName]bool
 	seen    map[reading]bool
 	foreign []foreignEntry
@@ -151,7 +152,7 @@ type merge struct {
 func (m *merge) walk(doc document, wanted []wantedEntry) {
 	m.ours, m.seen, m.foreign, m.leftOut = map[device.ResourceName]bool{}, map[reading]bool{}, nil, nil
 	if doc.shadowed > 0 {
-		m.leaveOut(LeftOut{ReasonDuplicateEntry, listKey, "is there more than once, and the device plugin reads the last only", "move what is needed into that one"})
+		m.leaveOut(LeftOut{ReasonDuplicateEntry, listKey, "is there more than once, and the device plugin reads the last only", "move the entries that you need into that one"})
 	}
 	for i, raw := range doc.entries {
 		m.add(i, raw, wanted)

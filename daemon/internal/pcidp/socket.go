@@ -84,7 +84,7 @@ func (c *claims) foreign(e foreignEntry, stays func(foreignEntry, answer) bool) 
 			found = no
 		}
 		best = max(best, found)
-		if e.deviceType != auxNetDevice { // what that has is no PCI function
+		if e.deviceType != auxNetDevice { // its devices are no PCI functions
 			got[addr] = max(c.taken[addr], found)
 		}
 	}

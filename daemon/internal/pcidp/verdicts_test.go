@@ -32,9 +32,8 @@ var (
 	}()
 )
 
-// survivors are the entries that the plugin lives with, each after those before
-// it: the model's answer to what has to be left out. The plugins have these
-// prefixes; before come entries that stay.
+// survivors are the entries that the plugin lives with, by the model, taken one
+// after the other. Before them come entries that stay anyway.
 func survivors(t *testing.T, before, list []string, node Node) []string {
 	t.Helper()
 	kept := slices.Clone(before)
@@ -59,8 +58,8 @@ func runs(list []string, node Node) bool {
 	return true
 }
 
-// compareToModel renders a list that has no entry of ours and no placeholder: what
-// becomes of people's entries is what the model says.
+// compareToModel renders a list without an entry of ours and without a placeholder:
+// the model decides which of people's entries must stay.
 func compareToModel(t *testing.T, list []string, ours []Entry, node Node) Rendering {
 	t.Helper()
 	r, err := Render([]byte(`{"resourceList":[`+strings.Join(list, ",")+`]}`), ours, nil, node)
@@ -73,7 +72,7 @@ func compareToModel(t *testing.T, list []string, ours []Entry, node Node) Render
 		first++
 	}
 	want := survivors(t, got[:first], list, node)
-	if uncertain(list) { // what stays then may end the plugin
+	if uncertain(list) { // an entry that stays then may end the plugin
 		for _, e := range want {
 			if !slices.Contains(got[first:], e) {
 				t.Fatalf("left out though the plugin lives with it: %s, of\n%s", e, strings.Join(list, "\n"))
@@ -95,7 +94,7 @@ func compareToModel(t *testing.T, list []string, ours []Entry, node Node) Render
 	return r
 }
 
-// uncertain says whether what matches depends on more than the daemon sees.
+// uncertain says whether a match depends on more than the daemon sees.
 func uncertain(list []string) bool {
 	all := strings.Join(list, "")
 	return strings.Contains(all, "acpiIndexes") || strings.Contains(all, "isRdma") || strings.Contains(all, "vdpaType")
@@ -194,7 +193,7 @@ func TestDependsOnDevices(t *testing.T) {
 	}
 }
 
-// pieces are what the generated entries are made of.
+// pieces are the parts of generated entries.
 type pieces struct{ names, prefixes, types, selectors []string }
 
 func verdictPieces(t testing.TB) pieces {
@@ -291,7 +290,7 @@ func FuzzAgainstModel(f *testing.F) {
 }
 
 // TestPluginPrefix is a public report (sriov-network-device-plugin #145): the
-// plugin's own prefix is that of our resource.
+// plugin's own prefix is our resource's too.
 func TestPluginPrefix(t *testing.T) {
 	const theirs = `{"resourceName":"nic1","selectors":{"vendors":["8086"],"pfNames":["ens803f0"]}}`
 	current := []byte(`{"resourceList":[` + theirs + `]}`)

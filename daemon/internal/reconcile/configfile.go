@@ -8,7 +8,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// configNode is what the device plugin's config depends on besides our devices.
+// configNode has the facts that the device plugin's config depends on besides our
+// devices.
 func (r *Reconciler) configNode(src inventory.Sources) pcidp.Node {
 	return pcidp.Node{
 		Facts: src.Functions.Value, Prefixes: r.keeper.prefixes,
@@ -26,7 +27,8 @@ func (r *Reconciler) configNode(src inventory.Sources) pcidp.Node {
 	}
 }
 
-// stillAtWork adds to what was found before why the config is left alone, once.
+// stillAtWork adds the reason for which the config is left alone to the findings
+// before, once.
 func stillAtWork(before []finding, problems []nodestate.Problem) []finding {
 	found := slices.DeleteFunc(slices.Clone(before), func(f finding) bool { return f.Reason == pcidp.ReasonConfigUnsettled })
 	return appendProblems(found, problems)

@@ -47,9 +47,9 @@ type Wanted struct {
 type PluginReport struct {
 	// Pods are its pods on this node as namespace/name, sorted.
 	Pods []string
-	// Prefixes are what they put before names without a prefix in the config, sorted
-	// and each once. Pods that do not read the config, or whose prefix cannot be told,
-	// count as none.
+	// Prefixes are their -resource-prefix, sorted and each once: names without a
+	// prefix in the config get it. Pods that do not read the config, or do not show
+	// their prefix, have none here.
 	Prefixes []string
 	// Deleted are those of them, or of their predecessors, that were deleted.
 	Deleted []string

@@ -48,7 +48,7 @@ type keeper struct {
 	// nudged: there is news that the last call does not know of.
 	nudged atomic.Bool
 
-	// prefixes are those of the device plugin that was seen last, in this run or an
+	// prefixes belong to the device plugins that were seen last, in this run or an
 	// earlier one; none before.
 	prefixes []string
 

@@ -204,7 +204,7 @@ func (w *world) judgeConfig() {
 			Selectors    modelSelectors `json:"selectors"`
 		} `json:"resourceList"`
 	}
-	if !w.daemon.view.Config.Current || w.host.err != nil { // what people have written may be there still
+	if !w.daemon.view.Config.Current || w.host.err != nil { // people's edit may be there still
 		return
 	}
 	w.judge()

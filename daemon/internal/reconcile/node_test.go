@@ -189,7 +189,7 @@ type fakePlugin struct {
 	wanted []string
 	last   Wanted
 	looks  int
-	// prefixes are what it puts before names without one.
+	// prefixes are the -resource-prefix of its pods.
 	prefixes []string
 	err      error
 	// hold, when it is not nil, keeps Restart waiting until it is closed.
@@ -478,7 +478,7 @@ func (n *testNode) judge() map[string][]device.PCIAddress {
 	return v.Resources
 }
 
-// prefixes are those that the daemon knows of, and renders for by and by.
+// prefixes are the ones that the daemon knows of, and renders for by and by.
 func (n *testNode) prefixes() []string { return n.daemon.keeper.prefixes }
 
 // machine is the node as the device plugin sees it.

@@ -1,5 +1,5 @@
-// Package verdicts has configs with what the real SR-IOV network device plugin
-// did with each; verdicts.json says which release, and where.
+// Package verdicts has configs, each with the verdict of the real SR-IOV network
+// device plugin; verdicts.json says which release, and where.
 package verdicts
 
 import (
