@@ -88,28 +88,35 @@ type health struct {
 	log logrus.FieldLogger
 	// changed holds a token when the state has changed.
 	changed chan struct{}
+	// recovered is called when the API server is followed again after a trouble. It
+	// must return at once.
+	recovered func()
 
 	mu       sync.Mutex
 	known    [parts]bool
 	faults   [parts]fault
 	state    APIState
+	troubled bool // since it was last followed
 	cause    error
 	lastSync time.Time
 	herald   herald
 }
 
 func newHealth(now func() time.Time, log logrus.FieldLogger) *health {
-	h := &health{now: now, log: log, changed: make(chan struct{}, 1)}
+	h := &health{now: now, log: log, changed: make(chan struct{}, 1), recovered: func() {}}
 	h.known[partOwnNode] = true // until it was looked for, partNodes speaks for it
 	return h
 }
 
 // report notes an answer; nil is a good one.
 func (h *health) report(p part, err error) {
-	f, says := classify(p, err)
-	if !says {
-		return
+	if f, says := classify(p, err); says && h.note(p, f) {
+		h.recovered()
 	}
+}
+
+// note says whether a trouble is over.
+func (h *health) note(p part, f fault) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.known[p], h.faults[p] = true, f
@@ -117,13 +124,16 @@ func (h *health) report(p part, err error) {
 	reachable := all && worst.reason == ""
 	h.cause = worst.err
 	if reachable == h.state.Reachable && worst.reason == h.state.Reason {
-		return
+		return false
 	}
+	over := reachable && h.troubled
+	h.troubled = !reachable && (h.troubled || worst.reason != "")
 	h.state = APIState{Reachable: reachable, Reason: worst.reason, Since: h.now()}
 	if reachable || worst.reason != "" {
 		h.herald.observe(h.state.Since, worst.reason)
 	}
 	signal(h.changed)
+	return over
 }
 
 // worst returns the fault that explains most, and whether all parts have

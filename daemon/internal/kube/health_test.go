@@ -157,3 +157,42 @@ func TestPatienceEnds(t *testing.T) {
 		})
 	}
 }
+
+// TestRecoveryIsNews once, at the end of a trouble of whichever part, and not at a
+// start without one.
+func TestRecoveryIsNews(t *testing.T) {
+	h := newHealth(time.Now, quiet())
+	news := 0
+	h.recovered = func() {
+		h.get() // it may ask
+		news++
+	}
+	for i, tc := range []struct {
+		part part
+		err  error
+		want int
+	}{
+		{partNodeENIs, nil, 0},
+		{partNodes, nil, 0}, // followed from here on
+		{partNodes, answer(410), 0},
+		{partNodes, errNoAnswer, 0},
+		{partNodeENIs, answer(403), 0},
+		{partNodes, nil, 0},
+		{partNodeENIs, nil, 1},
+		{partNodeENIs, nil, 1},
+		{partOwnNode, errNoNode, 1},
+		{partOwnNode, nil, 2},
+	} {
+		if h.report(tc.part, tc.err); news != tc.want {
+			t.Errorf("after answer %d: %d times news, want %d", i, news, tc.want)
+		}
+	}
+	late := newHealth(time.Now, quiet())
+	late.recovered = func() { news++ }
+	late.report(partNodeENIs, errNoAnswer) // away at the start
+	late.report(partNodeENIs, nil)
+	late.report(partNodes, nil)
+	if news != 3 {
+		t.Error("the end of a trouble at the start is no news")
+	}
+}

@@ -47,8 +47,8 @@ type Source struct {
 	retry wait.Backoff
 
 	mu sync.Mutex
-	// wake and nodeChanged are Run's.
-	wake, nodeChanged func()
+	// wake and news are Run's.
+	wake, news func()
 	// declared are all NodeENIs, by name; nil until they were read as a whole.
 	declared map[string]*declaration
 	node     nodeFacts
@@ -61,20 +61,30 @@ func NewSource(c *Client, o SourceOptions) *Source {
 	if o.Instance == nil {
 		o.Instance = func() string { return "" }
 	}
-	return &Source{
+	s := &Source{
 		client: c, lookup: o.Lookup, instance: o.Instance, health: newHealth(o.Now, o.Log),
 		retry: wait.Backoff{Duration: firstRetry, Cap: lastRetry, Steps: retrySteps, Factor: 2, Jitter: 0.5},
-		wake:  func() {}, nodeChanged: func() {},
+		wake:  func() {}, news: func() {},
 	}
+	s.health.recovered = s.recovered
+	return s
+}
+
+// recovered says that whatever failed at the API server may be tried again.
+func (s *Source) recovered() {
+	s.mu.Lock()
+	news := s.news
+	s.mu.Unlock()
+	news()
 }
 
 // Run follows the API server until ctx ends. It calls wake when List would
-// return something else than before, and nodeChanged when the allocatable
-// resources of the own Node have changed; both must return at once. It is
-// called once.
-func (s *Source) Run(ctx context.Context, wake, nodeChanged func()) {
+// return something else than before, and news when the allocatable
+// resources of the own Node have changed, or the API server is followed again after
+// a trouble; both must return at once. It is called once.
+func (s *Source) Run(ctx context.Context, wake, news func()) {
 	s.mu.Lock()
-	s.wake, s.nodeChanged = wake, nodeChanged
+	s.wake, s.news = wake, news
 	s.mu.Unlock()
 
 	report := func(p part) func(error) {
@@ -178,13 +188,13 @@ func (s *Source) setNode(n nodeFacts) {
 	s.mu.Lock()
 	before, first := s.node, !s.nodeRead
 	s.node, s.nodeRead = n, true
-	wake, nodeChanged := s.wake, s.nodeChanged
+	wake, news := s.wake, s.news
 	s.mu.Unlock()
 	if first || !before.sameForSelection(n) {
 		wake()
 	}
 	if !first && !before.sameAllocatable(n) {
-		nodeChanged()
+		news()
 	}
 }
 

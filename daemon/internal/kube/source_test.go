@@ -168,6 +168,7 @@ func TestSourceNeverTakesAFaultForARemoval(t *testing.T) {
 				s.recover()
 				r.untilSays("a b")
 				r.untilReason("")
+				r.until("news of the first recovery", func() bool { return r.nodeHas.Load() == 1 })
 
 				s.refuseWith(code, pathNodeENIs)
 				r.untilReason(reason)
@@ -178,6 +179,7 @@ func TestSourceNeverTakesAFaultForARemoval(t *testing.T) {
 				}
 				s.recover()
 				r.untilSays("b")
+				r.until("news of the second recovery", func() bool { return r.nodeHas.Load() == 2 })
 				if n := r.wakes.Load() - wakes; n != 1 {
 					t.Errorf("the outage woke %d times, want once, at its end", n)
 				}
