@@ -36,7 +36,7 @@ func (c *nodeFlags) connect(log *logrus.Logger, instance func() string) (*cluste
 		return nil, err
 	}
 	if c.restart == restartPods {
-		o := kube.DevicePluginOptions{Namespaces: c.dpNamespaces, Selectors: c.dpSelectors, Config: c.pcidpConfig, Log: log}
+		o := kube.DevicePluginOptions{Namespaces: c.dpNamespaces, Selectors: c.dpSelectors, Config: c.pcidpConfig, Now: time.Now, Log: log}
 		if k.kubelet != nil {
 			o.Kubelet = k.kubelet.Devices
 		}

@@ -86,6 +86,8 @@ type Checkpoint struct {
 	// PluginPrefixes are the prefixes for which LastGoodConfig was rendered: the
 	// -resource-prefix of each device plugin of this node. None before any was seen.
 	PluginPrefixes []string `json:"pluginPrefixes,omitempty"`
+	// DevicePlugin is how the daemon came to know that, and when it tried last.
+	DevicePlugin DevicePluginMemory `json:"devicePlugin,omitzero"`
 }
 
 // CheckpointDevice is a device as the inventory last had it.

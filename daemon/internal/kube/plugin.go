@@ -56,6 +56,7 @@ type DevicePluginOptions struct {
 	// Kubelet says what is offered. Nil where it cannot be asked: a restart then
 	// counts as verified when the new pods are ready.
 	Kubelet func(context.Context) (inventory.Kubelet, error)
+	Now     func() time.Time
 	Log     logrus.FieldLogger
 }
 
@@ -68,8 +69,9 @@ type DevicePlugin struct {
 	config     string
 	kubelet    func(context.Context) (inventory.Kubelet, error)
 	log        logrus.FieldLogger
-	// patience and poll are pluginPatience and pluginPoll.
+	// patience and poll are pluginPatience and pluginPoll, and now is the clock.
 	patience, poll time.Duration
+	now            func() time.Time
 }
 
 var _ reconcile.DevicePlugin = (*DevicePlugin)(nil)
@@ -83,7 +85,7 @@ func NewDevicePlugin(c *Client, o DevicePluginOptions) (*DevicePlugin, error) {
 	if o.Selectors == nil {
 		o.Selectors = DefaultPluginSelectors()
 	}
-	d := &DevicePlugin{client: c, config: o.Config, kubelet: o.Kubelet, log: o.Log, patience: pluginPatience, poll: pluginPoll}
+	d := &DevicePlugin{client: c, config: o.Config, kubelet: o.Kubelet, now: o.Now, log: o.Log, patience: pluginPatience, poll: pluginPoll}
 	for _, namespace := range o.Namespaces {
 		if faults := validation.IsDNS1123Label(namespace); len(faults) > 0 {
 			return nil, fmt.Errorf("namespace %q of the device plugin: %s", namespace, strings.Join(faults, "; "))
@@ -133,7 +135,7 @@ func (d *DevicePlugin) search(ctx context.Context) ([]corev1.Pod, reconcile.Plug
 		}
 		pods = append(pods, found...)
 	}
-	report := reconcile.PluginReport{Pods: podNames(pods), Prefixes: prefixes(pods, d.config), Problems: podProblems(pods, d.config)}
+	report := reconcile.PluginReport{Pods: podNames(pods), Readers: runs(pods, d.config), Prefixes: prefixes(pods, d.config), Problems: podProblems(pods, d.config)}
 	if len(pods) > 0 {
 		return pods, report, nil
 	}

@@ -69,6 +69,7 @@ func (s *podServer) plugin(o DevicePluginOptions) *DevicePlugin {
 	if err != nil {
 		s.t.Fatal(err)
 	}
+	d.now = func() time.Time { return written.Add(time.Minute) }
 	d.patience, d.poll = 300*time.Millisecond, time.Millisecond
 	return d
 }
@@ -203,6 +204,10 @@ func TestFind(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if len(got.Readers) != len(want) || got.Readers[0].Started != at(9).Running.StartedAt.Unix() {
+		t.Errorf("runs %v, want one of each pod", got.Readers)
+	}
+	got.Readers = nil
 	if diff := cmp.Diff(reconcile.PluginReport{Pods: want, Prefixes: []string{"intel.com"}}, got); diff != "" {
 		t.Errorf("report (-want +got):\n%s", diff)
 	}

@@ -1,6 +1,7 @@
 package kube
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"path"
@@ -9,10 +10,10 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
 // memory is what one restart remembers of the pods that it has seen.
@@ -37,10 +38,9 @@ type plan struct {
 	waits, stuck map[string]error
 }
 
-// decide compares the pods with the wanted config.
-func decide(pods []corev1.Pod, config string, want reconcile.Wanted, m memory) plan {
+// decide compares the pods with the wanted config, as they are at the time now.
+func decide(pods []corev1.Pod, config string, want reconcile.Wanted, m memory, now time.Time) plan {
 	p := plan{waits: map[string]error{}, stuck: map[string]error{}}
-	limit := roundUp(want.Written)
 	there := map[types.UID]bool{}
 	apart := map[string]error{}
 	for i := range pods {
@@ -58,7 +58,7 @@ func decide(pods []corev1.Pod, config string, want reconcile.Wanted, m memory) p
 		switch {
 		case len(reading) == 0:
 			apart[name] = errors.New("it takes its config from elsewhere")
-		case !outdated(reading, limit, want.Before):
+		case !outdated(reading, want, now):
 			if why := unready(pod); why != nil {
 				p.waits[name] = why
 			}
@@ -81,21 +81,10 @@ func decide(pods []corev1.Pod, config string, want reconcile.Wanted, m memory) p
 	return p
 }
 
-// roundUp makes a file's time comparable with startedAt, of which the kubelet
-// tells whole seconds, rounded down. A container that started later than that
-// has begun at least a second after the file was written. The second is needed:
-// the time is that of the content, which is renamed into its place afterwards.
-func roundUp(written time.Time) time.Time {
-	second := written.Truncate(time.Second)
-	if second.Before(written) {
-		second = second.Add(time.Second)
-	}
-	return second
-}
-
 // reader is a container that sees the config file, with its status; nil before
 // the kubelet has told of it.
 type reader struct {
+	pod    types.UID
 	status *corev1.ContainerStatus
 	// command is its command line, as far as the pod says it: the image may have
 	// more in front.
@@ -117,14 +106,14 @@ func readers(p *corev1.Pod, config string) []reader {
 	var all, once []reader
 	for _, c := range p.Spec.Containers {
 		if mountsConfig(c, from, config) {
-			all = append(all, reader{status: statusOf(p.Status.ContainerStatuses, c.Name), command: slices.Concat(c.Command, c.Args)})
+			all = append(all, reader{pod: p.UID, status: statusOf(p.Status.ContainerStatuses, c.Name), command: slices.Concat(c.Command, c.Args)})
 		}
 	}
 	for _, c := range p.Spec.InitContainers {
 		if !mountsConfig(c, from, config) {
 			continue
 		}
-		r := reader{status: statusOf(p.Status.InitContainerStatuses, c.Name), command: slices.Concat(c.Command, c.Args)}
+		r := reader{pod: p.UID, status: statusOf(p.Status.InitContainerStatuses, c.Name), command: slices.Concat(c.Command, c.Args)}
 		if c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways {
 			all = append(all, r)
 			continue
@@ -162,28 +151,55 @@ func statusOf(all []corev1.ContainerStatus, name string) *corev1.ContainerStatus
 	return nil
 }
 
-// outdated says whether any of them may have read another config: one that has
-// started by the limit, but not before the time when this one was there already,
-// and will not read it again by itself soon. One that has yet to start will read
-// it as it is then.
-func outdated(all []reader, limit, before time.Time) bool {
-	old := func(started metav1.Time) bool { return !started.After(limit) && !started.Time.Before(before) }
+// run is the container's run that has read the config, or is about to; false
+// where there is none.
+func (r reader) run() (nodestate.Reader, bool) {
+	if r.status == nil {
+		return nodestate.Reader{}, false
+	}
+	run := nodestate.Reader{Pod: string(r.pod), Container: r.status.Name}
+	switch {
+	case r.status.State.Running != nil:
+		run.Started = r.status.State.Running.StartedAt.Unix()
+	case r.status.State.Terminated != nil && r.once:
+		run.Started = r.status.State.Terminated.StartedAt.Unix()
+	default:
+		return nodestate.Reader{}, false
+	}
+	return run, true
+}
+
+// runs are the runs of all pods that read the config, sorted.
+func runs(pods []corev1.Pod, config string) []nodestate.Reader {
+	var all []nodestate.Reader
+	for i := range pods {
+		for _, r := range readers(&pods[i], config) {
+			if run, ok := r.run(); ok {
+				all = append(all, run)
+			}
+		}
+	}
+	slices.SortFunc(all, func(a, b nodestate.Reader) int {
+		return cmp.Or(cmp.Compare(a.Pod, b.Pod), cmp.Compare(a.Container, b.Container), cmp.Compare(a.Started, b.Started))
+	})
+	return all
+}
+
+// outdated says whether any of them may have read another config, and will not
+// read this one by itself soon. One that has yet to start will read it as it is
+// then.
+func outdated(all []reader, want reconcile.Wanted, now time.Time) bool {
 	return slices.ContainsFunc(all, func(r reader) bool {
-		if r.status == nil {
+		if run, ok := r.run(); ok {
+			return !want.HasRead(run, now)
+		}
+		if r.status == nil || r.status.State.Waiting == nil || r.status.State.Waiting.Reason != "CrashLoopBackOff" {
 			return false
 		}
-		now, last := r.status.State, r.status.LastTerminationState
-		switch {
-		case now.Running != nil:
-			return old(now.Running.StartedAt)
-		case now.Waiting != nil && now.Waiting.Reason == "CrashLoopBackOff":
-			// The kubelet lets up to 5 min pass. One that has crashed with this
-			// config would do so again.
-			return last.Terminated == nil || !last.Terminated.StartedAt.After(limit)
-		case now.Terminated != nil && r.once:
-			return old(now.Terminated.StartedAt)
-		}
-		return false
+		// The kubelet lets up to 5 min pass. One that has crashed with this config
+		// would do so again.
+		last := r.status.LastTerminationState.Terminated
+		return last == nil || !want.Precedes(last.StartedAt.Time)
 	})
 }
 

@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
 // written is when the tests' config was written; a container that started at
@@ -106,50 +107,55 @@ func TestDecide(t *testing.T) {
 		pods                 []corev1.Pod
 		memory               memory
 		before               time.Time
+		readers              map[nodestate.Reader]bool
 		remove, waits, stuck []string
 	}{
-		"started before":                    {pods: []corev1.Pod{pluginPod("a", old)}, remove: []string{"a"}},
-		"when this config was there before": {pods: []corev1.Pod{pluginPod("a", old)}, before: written.Add(time.Second)},
-		"when another was there":            {pods: []corev1.Pod{pluginPod("a", old)}, before: written.Add(-5 * time.Second), remove: []string{"a"}},
-		"in the second of writing":          {pods: []corev1.Pod{pluginPod("a", at(10))}, remove: []string{"a"}},
-		"in the second after":               {pods: []corev1.Pod{pluginPod("a", at(11))}, remove: []string{"a"}},
-		"later":                             {pods: []corev1.Pod{pluginPod("a", young)}},
-		"later, not ready":                  {pods: []corev1.Pod{with(pluginPod("a", young), notReady)}, waits: []string{"a"}},
-		"every match":                       {pods: []corev1.Pod{pluginPod("a", old), pluginPod("b", young), pluginPod("c", old)}, remove: []string{"a", "c"}},
-		"being created":                     {pods: []corev1.Pod{with(pluginPod("a", waiting("ContainerCreating")), notReady)}, waits: []string{"a"}},
-		"no status yet":                     {pods: []corev1.Pod{with(pluginPod("a", old), func(p *corev1.Pod) { p.Status = corev1.PodStatus{Phase: corev1.PodPending} })}, waits: []string{"a"}},
-		"crash loop":                        {pods: []corev1.Pod{with(with(pluginPod("a", waiting("CrashLoopBackOff")), notReady), lastRun(9))}, remove: []string{"a"}},
-		"crash loop, no last run":           {pods: []corev1.Pod{with(pluginPod("a", waiting("CrashLoopBackOff")), notReady)}, remove: []string{"a"}},
-		"crash loop with this config":       {pods: []corev1.Pod{with(with(pluginPod("a", waiting("CrashLoopBackOff")), notReady), lastRun(12))}, waits: []string{"a"}},
-		"between two runs":                  {pods: []corev1.Pod{with(pluginPod("a", ended(9)), notReady)}, waits: []string{"a"}},
-		"already being deleted":             {pods: []corev1.Pod{with(pluginPod("a", old), deleting)}, waits: []string{"a"}},
-		"deleted, in a list that lags":      {pods: []corev1.Pod{pluginPod("a", old)}, memory: memory{deleted: map[types.UID]bool{"uid-a": true}}, waits: []string{"a"}},
-		"deleted, not yet replaced":         {memory: memory{awaited: map[types.UID]string{"uid-ds": "kube-system/a"}}, waits: []string{"a"}},
-		"deleted and replaced":              {pods: []corev1.Pod{pluginPod("b", young)}, memory: memory{awaited: map[types.UID]string{"uid-ds": "kube-system/a"}}},
-		"could not be deleted":              {pods: []corev1.Pod{pluginPod("a", old)}, memory: memory{refused: map[types.UID]error{"uid-a": refused}}, stuck: []string{"a"}},
-		"bare":                              {pods: []corev1.Pod{with(pluginPod("a", old), bare)}, stuck: []string{"a"}},
-		"bare, restarted by hand":           {pods: []corev1.Pod{with(pluginPod("a", young), bare)}},
-		"of a ReplicaSet":                   {pods: []corev1.Pod{with(pluginPod("a", old), func(p *corev1.Pod) { p.OwnerReferences[0].Kind = "ReplicaSet" })}, stuck: []string{"a"}},
-		"owned, not controlled":             {pods: []corev1.Pod{with(pluginPod("a", old), func(p *corev1.Pod) { p.OwnerReferences[0].Controller = nil })}, stuck: []string{"a"}},
-		"of another DaemonSet":              {pods: []corev1.Pod{with(pluginPod("a", old), func(p *corev1.Pod) { p.OwnerReferences[0].APIVersion = "apps.kruise.io/v1" })}, stuck: []string{"a"}},
-		"from a ConfigMap":                  {pods: []corev1.Pod{with(pluginPod("a", old), configMap)}, stuck: []string{"a"}},
-		"one from a ConfigMap, one not":     {pods: []corev1.Pod{with(pluginPod("a", old), configMap), pluginPod("b", old)}, remove: []string{"b"}},
-		"one from a ConfigMap, one serving": {pods: []corev1.Pod{with(pluginPod("a", old), configMap), pluginPod("b", young)}},
-		"mounts a folder above":             {pods: []corev1.Pod{with(pluginPod("a", old), hostPath("/etc/", ""))}, remove: []string{"a"}},
-		"mounts the root":                   {pods: []corev1.Pod{with(pluginPod("a", old), hostPath("/", ""))}, remove: []string{"a"}},
-		"mounts the file":                   {pods: []corev1.Pod{with(pluginPod("a", old), hostPath(configFile, ""))}, remove: []string{"a"}},
-		"mounts a subPath that leads there": {pods: []corev1.Pod{with(pluginPod("a", old), hostPath("/etc", "pcidp"))}, remove: []string{"a"}},
-		"mounts another subPath":            {pods: []corev1.Pod{with(pluginPod("a", old), hostPath("/etc", "pci"))}, stuck: []string{"a"}},
-		"mounts a folder beside":            {pods: []corev1.Pod{with(pluginPod("a", old), hostPath("/etc/pcidp2", ""))}, stuck: []string{"a"}},
-		"mounts a folder below":             {pods: []corev1.Pod{with(pluginPod("a", old), hostPath("/etc/pcidp/d", ""))}, stuck: []string{"a"}},
-		"the earliest of two counts":        {pods: []corev1.Pod{with(pluginPod("a", young), second(true, old))}, remove: []string{"a"}},
-		"one that does not mount it":        {pods: []corev1.Pod{with(pluginPod("a", young), second(false, old))}},
-		"an init container copies it":       {pods: []corev1.Pod{with(pluginPod("a", young), initOnly(ended(9), nil))}, remove: []string{"a"}},
-		"an init container copied it later": {pods: []corev1.Pod{with(pluginPod("a", young), initOnly(ended(12), nil))}},
-		"a sidecar reads it":                {pods: []corev1.Pod{with(pluginPod("a", young), initOnly(old, new(corev1.ContainerRestartPolicyAlways)))}, remove: []string{"a"}},
+		"started before":                       {pods: []corev1.Pod{pluginPod("a", old)}, remove: []string{"a"}},
+		"when this config was there before":    {pods: []corev1.Pod{pluginPod("a", old)}, before: written.Add(time.Second)},
+		"when another was there":               {pods: []corev1.Pod{pluginPod("a", old)}, before: written.Add(-5 * time.Second), remove: []string{"a"}},
+		"started before, known to read this":   {pods: []corev1.Pod{pluginPod("a", old)}, readers: map[nodestate.Reader]bool{readerRun("a", old): true}},
+		"started later, known to read another": {pods: []corev1.Pod{pluginPod("a", young)}, readers: map[nodestate.Reader]bool{readerRun("a", young): false}, remove: []string{"a"}},
+		"another run is known":                 {pods: []corev1.Pod{pluginPod("a", old)}, readers: map[nodestate.Reader]bool{readerRun("a", young): true, readerRun("b", old): true}, remove: []string{"a"}},
+		"before the clock was set back":        {pods: []corev1.Pod{pluginPod("a", at(90))}, remove: []string{"a"}},
+		"in the second of writing":             {pods: []corev1.Pod{pluginPod("a", at(10))}, remove: []string{"a"}},
+		"in the second after":                  {pods: []corev1.Pod{pluginPod("a", at(11))}, remove: []string{"a"}},
+		"later":                                {pods: []corev1.Pod{pluginPod("a", young)}},
+		"later, not ready":                     {pods: []corev1.Pod{with(pluginPod("a", young), notReady)}, waits: []string{"a"}},
+		"every match":                          {pods: []corev1.Pod{pluginPod("a", old), pluginPod("b", young), pluginPod("c", old)}, remove: []string{"a", "c"}},
+		"being created":                        {pods: []corev1.Pod{with(pluginPod("a", waiting("ContainerCreating")), notReady)}, waits: []string{"a"}},
+		"no status yet":                        {pods: []corev1.Pod{with(pluginPod("a", old), func(p *corev1.Pod) { p.Status = corev1.PodStatus{Phase: corev1.PodPending} })}, waits: []string{"a"}},
+		"crash loop":                           {pods: []corev1.Pod{with(with(pluginPod("a", waiting("CrashLoopBackOff")), notReady), lastRun(9))}, remove: []string{"a"}},
+		"crash loop, no last run":              {pods: []corev1.Pod{with(pluginPod("a", waiting("CrashLoopBackOff")), notReady)}, remove: []string{"a"}},
+		"crash loop with this config":          {pods: []corev1.Pod{with(with(pluginPod("a", waiting("CrashLoopBackOff")), notReady), lastRun(12))}, waits: []string{"a"}},
+		"between two runs":                     {pods: []corev1.Pod{with(pluginPod("a", ended(9)), notReady)}, waits: []string{"a"}},
+		"already being deleted":                {pods: []corev1.Pod{with(pluginPod("a", old), deleting)}, waits: []string{"a"}},
+		"deleted, in a list that lags":         {pods: []corev1.Pod{pluginPod("a", old)}, memory: memory{deleted: map[types.UID]bool{"uid-a": true}}, waits: []string{"a"}},
+		"deleted, not yet replaced":            {memory: memory{awaited: map[types.UID]string{"uid-ds": "kube-system/a"}}, waits: []string{"a"}},
+		"deleted and replaced":                 {pods: []corev1.Pod{pluginPod("b", young)}, memory: memory{awaited: map[types.UID]string{"uid-ds": "kube-system/a"}}},
+		"could not be deleted":                 {pods: []corev1.Pod{pluginPod("a", old)}, memory: memory{refused: map[types.UID]error{"uid-a": refused}}, stuck: []string{"a"}},
+		"bare":                                 {pods: []corev1.Pod{with(pluginPod("a", old), bare)}, stuck: []string{"a"}},
+		"bare, restarted by hand":              {pods: []corev1.Pod{with(pluginPod("a", young), bare)}},
+		"of a ReplicaSet":                      {pods: []corev1.Pod{with(pluginPod("a", old), func(p *corev1.Pod) { p.OwnerReferences[0].Kind = "ReplicaSet" })}, stuck: []string{"a"}},
+		"owned, not controlled":                {pods: []corev1.Pod{with(pluginPod("a", old), func(p *corev1.Pod) { p.OwnerReferences[0].Controller = nil })}, stuck: []string{"a"}},
+		"of another DaemonSet":                 {pods: []corev1.Pod{with(pluginPod("a", old), func(p *corev1.Pod) { p.OwnerReferences[0].APIVersion = "apps.kruise.io/v1" })}, stuck: []string{"a"}},
+		"from a ConfigMap":                     {pods: []corev1.Pod{with(pluginPod("a", old), configMap)}, stuck: []string{"a"}},
+		"one from a ConfigMap, one not":        {pods: []corev1.Pod{with(pluginPod("a", old), configMap), pluginPod("b", old)}, remove: []string{"b"}},
+		"one from a ConfigMap, one serving":    {pods: []corev1.Pod{with(pluginPod("a", old), configMap), pluginPod("b", young)}},
+		"mounts a folder above":                {pods: []corev1.Pod{with(pluginPod("a", old), hostPath("/etc/", ""))}, remove: []string{"a"}},
+		"mounts the root":                      {pods: []corev1.Pod{with(pluginPod("a", old), hostPath("/", ""))}, remove: []string{"a"}},
+		"mounts the file":                      {pods: []corev1.Pod{with(pluginPod("a", old), hostPath(configFile, ""))}, remove: []string{"a"}},
+		"mounts a subPath that leads there":    {pods: []corev1.Pod{with(pluginPod("a", old), hostPath("/etc", "pcidp"))}, remove: []string{"a"}},
+		"mounts another subPath":               {pods: []corev1.Pod{with(pluginPod("a", old), hostPath("/etc", "pci"))}, stuck: []string{"a"}},
+		"mounts a folder beside":               {pods: []corev1.Pod{with(pluginPod("a", old), hostPath("/etc/pcidp2", ""))}, stuck: []string{"a"}},
+		"mounts a folder below":                {pods: []corev1.Pod{with(pluginPod("a", old), hostPath("/etc/pcidp/d", ""))}, stuck: []string{"a"}},
+		"the earliest of two counts":           {pods: []corev1.Pod{with(pluginPod("a", young), second(true, old))}, remove: []string{"a"}},
+		"one that does not mount it":           {pods: []corev1.Pod{with(pluginPod("a", young), second(false, old))}},
+		"an init container copies it":          {pods: []corev1.Pod{with(pluginPod("a", young), initOnly(ended(9), nil))}, remove: []string{"a"}},
+		"an init container copied it later":    {pods: []corev1.Pod{with(pluginPod("a", young), initOnly(ended(12), nil))}},
+		"a sidecar reads it":                   {pods: []corev1.Pod{with(pluginPod("a", young), initOnly(old, new(corev1.ContainerRestartPolicyAlways)))}, remove: []string{"a"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got := decide(tc.pods, configFile, reconcile.Wanted{Written: written, Before: tc.before}, tc.memory)
+			got := decide(tc.pods, configFile, reconcile.Wanted{Written: written, Before: tc.before, Readers: tc.readers}, tc.memory, written.Add(time.Minute))
 			var remove []string
 			for _, p := range got.remove {
 				remove = append(remove, p.Name)
@@ -167,25 +173,17 @@ func TestDecide(t *testing.T) {
 	}
 }
 
+// readerRun is the one that the pod of that name is in.
+func readerRun(name string, state corev1.ContainerState) nodestate.Reader {
+	return nodestate.Reader{Pod: "uid-" + name, Container: "dp", Started: state.Running.StartedAt.Unix()}
+}
+
 func qualified(names []string) []string {
 	var all []string
 	for _, n := range names {
 		all = append(all, "kube-system/"+n)
 	}
 	return all
-}
-
-func TestRoundUp(t *testing.T) {
-	whole := written.Truncate(time.Second)
-	for _, tc := range []struct{ in, want time.Time }{
-		{whole, whole},
-		{whole.Add(1), whole.Add(time.Second)},
-		{whole.Add(time.Second - 1), whole.Add(time.Second)},
-	} {
-		if got := roundUp(tc.in); !got.Equal(tc.want) {
-			t.Errorf("%v rounded up is %v, want %v", tc.in, got, tc.want)
-		}
-	}
 }
 
 func TestPodProblems(t *testing.T) {

@@ -120,7 +120,7 @@ func (r *restart) again(ctx context.Context, namespaces []string) ([]corev1.Pod,
 		}
 		pods = append(pods, found...)
 	}
-	r.report.Pods, r.report.Prefixes = podNames(pods), prefixes(pods, r.config)
+	r.report.Pods, r.report.Prefixes, r.report.Readers = podNames(pods), prefixes(pods, r.config), runs(pods, r.config)
 	return pods, nil
 }
 
@@ -132,13 +132,13 @@ func (r *restart) step(ctx context.Context, pods []corev1.Pod) (done bool, left 
 			r.memory.awaited[owner.UID] = podName(&pods[i])
 		}
 	}
-	p := decide(pods, r.config, r.want, r.memory)
+	p := decide(pods, r.config, r.want, r.memory, r.now())
 	if len(p.remove) > 0 {
 		r.tell(ctx, p.remove)
 		for _, pod := range p.remove {
 			r.remove(ctx, pod)
 		}
-		p = decide(pods, r.config, r.want, r.memory)
+		p = decide(pods, r.config, r.want, r.memory, r.now())
 	}
 	if len(p.waits) > 0 || len(p.stuck) > 0 {
 		why := maps.Clone(p.waits)

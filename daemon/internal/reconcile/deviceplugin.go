@@ -31,8 +31,12 @@ var ErrNoDevicePlugin = errors.New("no SR-IOV device plugin pod on this node")
 type Wanted struct {
 	// Path is the config file, and Hash that of its canonical content.
 	Path, Hash string
-	// Written is the file's modification time, but never later than the call.
+	// Written is a time from which on the file has had this content, and never later
+	// than the call. It is no modification time: people's tools set those.
 	Written time.Time
+	// Readers are runs of containers of which it is known, whatever their times say,
+	// that they have read this config (true) or another (false).
+	Readers map[nodestate.Reader]bool
 	// Before is a time before which the file had this content already, and every
 	// pod served it, though another one was there in between; zero when there was
 	// none. What has started before it, and not again, has read it.
@@ -43,6 +47,29 @@ type Wanted struct {
 	Devices map[device.ResourceName][]device.PCIAddress
 }
 
+// HasRead says whether a run has read this config, by what is known of it, else by
+// its start: later than this content, or well before another one. A start that is
+// still to come at the time now was before the clock was set back.
+func (w Wanted) HasRead(run nodestate.Reader, now time.Time) bool {
+	if current, known := w.Readers[run]; known {
+		return current
+	}
+	started := run.StartedAt()
+	return started.Before(w.Before) || w.Precedes(started) && !started.After(now)
+}
+
+// Precedes says whether what has started then has certainly found this config. The
+// kubelet tells whole seconds, rounded down, so that a start in a later second than
+// the config was at least a second after it. The second is needed: the time is that
+// of the content, which is renamed into its place afterwards.
+func (w Wanted) Precedes(started time.Time) bool {
+	second := w.Written.Truncate(time.Second)
+	if second.Before(w.Written) {
+		second = second.Add(time.Second)
+	}
+	return started.After(second)
+}
+
 // PluginReport is what is known of the device plugin after a call.
 type PluginReport struct {
 	// Pods are its pods on this node as namespace/name, sorted.
@@ -51,6 +78,8 @@ type PluginReport struct {
 	// prefix in the config get it. Pods that do not read the config, or do not show
 	// their prefix, have none here.
 	Prefixes []string
+	// Readers are the runs of their containers that read the config file.
+	Readers []nodestate.Reader
 	// Deleted are those of them, or of their predecessors, that were deleted.
 	Deleted []string
 	// Problems are for a person: a pod that takes its config from elsewhere, a

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"maps"
-	"os"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -19,6 +18,9 @@ import (
 // lookEvery is how often the device plugin is looked for while nothing is due:
 // nothing tells of one that was installed or removed.
 const lookEvery = 5 * time.Minute
+
+// lookApart is the least time between two looks, whatever the news.
+const lookApart = 5 * time.Second
 
 // readsWithin is how long after its start a device plugin has read its config at
 // the latest.
@@ -39,12 +41,24 @@ type keeper struct {
 	served string
 	wanted Wanted
 	call   *call
+	// memory is what the next daemon is to know, but for the gate's part. Commit
+	// makes it durable.
+	memory nodestate.DevicePluginMemory
+	commit func()
+	// stat is statConfig. Sighted: it was called by this daemon.
+	stat    func(path string) nodestate.SeenConfig
+	sighted bool
 	// intact is the config that was last on disk and served at once, at the time
 	// intactAt.
 	intact   string
 	intactAt time.Time
-	// looked is when the last call began; zero before the first.
-	looked time.Time
+	// stepped is when the last step was, and looked when the last call began; zero
+	// before the first.
+	stepped, looked time.Time
+	// lookFailures is how many looks have failed since one that did not.
+	lookFailures int
+	// young: a run was seen that may not have read its config then.
+	young bool
 	// nudged: there is news that the last call does not know of.
 	nudged atomic.Bool
 
@@ -62,9 +76,12 @@ type call struct {
 	// restart: it is Restart, else Find. givenUp: its config was replaced.
 	restart, givenUp bool
 	want             Wanted
-	begun            time.Time
-	cancel           context.CancelFunc
-	answer           chan answer // takes the one answer even when nobody comes for it
+	// seen is the file that it is about.
+	seen nodestate.SeenConfig
+	// begun is when it began, and before when the restart before it was tried.
+	begun, before time.Time
+	cancel        context.CancelFunc
+	answer        chan answer // takes the one answer even when nobody comes for it
 }
 
 type answer struct {
@@ -94,16 +111,13 @@ func (k *keeper) want(path string, a pcidp.Result) {
 // step takes the end of a call, and begins the next if it is due. It returns the
 // end of a restart and after how long to step again; 0 for no time in particular.
 func (k *keeper) step(ctx context.Context, now time.Time) (*RestartDone, time.Duration) {
+	same := k.plugin == nil || k.look(now)
 	done := k.take(now)
 	if k.plugin == nil {
 		k.gate.observe(now, k.wanted.Hash, k.served)
 		return k.unmanaged(now)
 	}
-	if k.wanted.Hash == k.served {
-		k.intact, k.intactAt = k.served, now
-	} else {
-		k.forget()
-	}
+	k.compare(now, same)
 	k.gate.observe(now, k.wanted.Hash, k.served)
 	if k.call != nil {
 		if k.call.restart && k.call.want.Hash != k.wanted.Hash {
@@ -113,17 +127,52 @@ func (k *keeper) step(ctx context.Context, now time.Time) (*RestartDone, time.Du
 		k.show()
 		return done, 0
 	}
-	look := k.looked.IsZero() || now.Sub(k.looked) >= lookEvery || now.Before(k.looked)
-	if k.nudged.Swap(false) || look && k.gate.parked {
+	looking := k.lookDue(now)
+	if looking <= 0 && (k.nudged.Swap(false) || k.gate.parked) {
 		k.gate.unpark()
-		look = true
 	}
-	due, wait := k.gate.due(now)
-	if due || look && k.gate.hash == "" {
+	due, wait := k.due(now)
+	switch {
+	case due || looking <= 0 && k.gate.hash == "":
 		k.begin(ctx, now, due)
+	case k.nudged.Load() || k.gate.hash == "" && (k.young || k.lookFailures > 0):
+		if looking = max(looking, time.Millisecond); wait == 0 || looking < wait {
+			wait = looking
+		}
 	}
 	k.show()
 	return done, wait
+}
+
+// compare forgets what is served where the config has changed. Same says that the
+// file is the one of the step before.
+func (k *keeper) compare(now time.Time, same bool) {
+	if setBack(k.stepped, now) {
+		k.intact = "" // startedAt is wall-clock time
+	}
+	k.stepped = now
+	if !same || k.wanted.Hash != k.served {
+		k.forget()
+		return
+	}
+	k.intact, k.intactAt = k.served, now
+}
+
+// lookDue is after how long the device plugin is to be looked for; 0 or less for
+// now.
+func (k *keeper) lookDue(now time.Time) time.Duration {
+	every := lookEvery
+	switch {
+	case k.looked.IsZero() || now.Before(k.looked):
+		return 0
+	case k.nudged.Load():
+		every = lookApart
+	case k.lookFailures > 0:
+		every = backOff(k.lookFailures - 1)
+	case k.young:
+		every = readsWithin
+	}
+	return every - now.Sub(k.looked)
 }
 
 // forget is called before another config is on disk, or when one is found there.
@@ -139,7 +188,7 @@ func (k *keeper) forget() {
 func (k *keeper) unmanaged(now time.Time) (*RestartDone, time.Duration) {
 	k.view.State = PluginUnmanaged
 	k.gate.jitter = 0 // nobody's restart is to be kept apart from other nodes'
-	due, wait := k.gate.due(now)
+	due, wait := k.due(now)
 	if !due {
 		return nil, wait
 	}
@@ -156,16 +205,24 @@ func (k *keeper) unmanaged(now time.Time) (*RestartDone, time.Duration) {
 // begin starts a call in the background.
 func (k *keeper) begin(ctx context.Context, now time.Time, restart bool) {
 	want := k.wanted
-	want.Written = now // nobody can have read what is not there
-	if info, err := os.Stat(want.Path); err == nil && info.ModTime().Before(now) {
-		want.Written = info.ModTime() // by a later one each new pod would be too old
+	want.Written = k.memory.Seen.Since
+	if want.Written.After(now) {
+		want.Written = now // by a later one each new pod would be too old
 	}
 	if want.Hash == k.intact {
 		want.Before = k.intactAt.Add(-readsWithin)
 	}
+	want.Readers = make(map[nodestate.Reader]bool, len(k.memory.Readers))
+	for _, run := range k.memory.Readers {
+		want.Readers[run] = k.memory.ReadersOf == want.Hash
+	}
 	ctx, cancel := context.WithCancel(ctx)
-	c := &call{restart: restart, want: want, begun: now, cancel: cancel, answer: make(chan answer, 1)}
+	c := &call{restart: restart, want: want, seen: k.memory.Seen, begun: now, before: k.gate.tried, cancel: cancel, answer: make(chan answer, 1)}
 	k.call, k.looked = c, now
+	if restart {
+		k.gate.tried = now // should the daemon end before the call does
+		k.commit()
+	}
 	go func() {
 		var a answer
 		if restart {
@@ -204,27 +261,53 @@ func (k *keeper) take(now time.Time) *RestartDone {
 		}
 		k.log.pluginMissing(missing)
 	}
+	// untouched: the file of which the call has found out something is still there.
+	untouched := c.want.Hash == k.wanted.Hash && c.seen.SameFile(k.memory.Seen)
 	if !c.restart {
+		k.takeLook(now, a, untouched && k.served == c.want.Hash)
 		return nil
 	}
+	done := k.takeRestart(now, c, a, untouched)
+	if missing && was {
+		return nil // a state, of which the beginning is news
+	}
+	return done
+}
+
+// takeLook deals with the end of Find. Served says that what it has found serves
+// the config.
+func (k *keeper) takeLook(now time.Time, a answer, served bool) {
+	if k.lookFailures++; a.err == nil || errors.Is(a.err, ErrNoDevicePlugin) {
+		k.lookFailures = 0
+	}
+	k.log.lookFailed(k.lookFailures > 0, a.err)
+	if a.err == nil && served {
+		k.noteReaders(a.report.Readers, now)
+	}
+}
+
+// takeRestart deals with the end of Restart. It returns nil when that says nothing
+// of the config which is there now.
+func (k *keeper) takeRestart(now time.Time, c *call, a answer, untouched bool) *RestartDone {
 	done := &RestartDone{Report: a.report, Err: a.err, Took: now.Sub(c.begun)}
 	switch {
-	case missing:
+	case errors.Is(a.err, ErrNoDevicePlugin):
 		done.Result = RestartNoneFound
+		k.gate.tried = c.before
 		k.gate.park(c.want.Hash)
-		if was {
-			return nil // a state, of which the beginning is news
-		}
+	case c.givenUp && len(a.report.Deleted) == 0:
+		k.gate.tried = c.before
+		return nil
+	case c.givenUp || !untouched:
+		k.gate.tried = now
+		return nil
 	case a.err == nil:
 		done.Result = RestartVerified
 		k.gate.succeeded(now, c.want.Hash)
 		k.served = c.want.Hash
+		k.lookFailures = 0
+		k.noteReaders(a.report.Readers, now)
 		k.log.served(a.report, c.want.Hash)
-	case c.givenUp:
-		if len(a.report.Deleted) > 0 {
-			k.gate.tried = now
-		}
-		return nil
 	default:
 		done.Result = RestartFailed
 		k.gate.failed(now)
@@ -249,6 +332,8 @@ func (k *keeper) state() (PluginState, string) {
 		return PluginFailed, "the device plugin does not serve its config, see the daemon's log; it is tried again"
 	case k.gate.hash != "":
 		return PluginPending, "the config has changed, and the device plugin will be restarted"
+	case k.view.Pods == nil && k.lookFailures > 0:
+		return PluginUnknown, "the device plugin cannot be looked for, see the daemon's log; it is tried again"
 	case k.view.Pods == nil:
 		return PluginUnknown, "the device plugin has not been looked for yet"
 	}

@@ -267,24 +267,6 @@ func TestHoldersArePolledEachSecond(t *testing.T) {
 	}
 }
 
-// TestConfigFromTheFuture: a file with a time to come, as after a clock was set
-// back, was written by now. No pod would ever be younger than it.
-func TestConfigFromTheFuture(t *testing.T) {
-	n := newNode(t, 1)
-	n.declare("a", 1, "dpdkResourceName: intel.com/a")
-	for _, tt := range []struct{ ahead, want time.Duration }{{time.Hour, 0}, {-time.Hour, -time.Hour}} {
-		n.sync()
-		at := n.now.Add(time.Minute)
-		n.must(os.Chtimes(n.path("pcidp/config.json"), at, at.Add(tt.ahead)))
-		n.now = at
-		n.settle()
-		if got := n.restarts.last.Written.Sub(at); got != tt.want {
-			t.Errorf("written %v after the call, want %v; the file says %v", got, tt.want, tt.ahead)
-		}
-		n.declare("a", 1, "dpdkResourceName: intel.com/b")
-	}
-}
-
 // TestRemovalIsTimed: from when it was seen to when the config was without it,
 // however long the config could not be written.
 func TestRemovalIsTimed(t *testing.T) {

@@ -20,8 +20,11 @@ type logbook struct {
 	out    logrus.FieldLogger
 	known  map[nodestate.Problem]bool
 	phases map[phaseKey]nodestate.Phase
-	// failed: the last restart of the device plugin has; missing: there is none.
-	failed, missing bool
+	// failed: the last restart of the device plugin has; missing: there is none;
+	// unseen: it cannot be looked for.
+	failed, missing, unseen bool
+	// said is the hash of the config that was last said to be served.
+	said string
 }
 
 // phaseKey tells rows apart, those without a known ENI too.
@@ -122,14 +125,17 @@ func (l *logbook) restartFailed(err error) {
 }
 
 // served logs that the device plugin serves a config that it did not serve
-// before, which also ends a row of failures.
+// before, or was restarted, which also ends a row of failures.
 func (l *logbook) served(report PluginReport, hash string) {
+	news := hash != l.said || l.failed || len(report.Deleted) > 0
+	if l.said, l.failed = hash, false; !news {
+		return
+	}
 	fields := logrus.Fields{"pods": report.Pods, "config": hash}
 	if len(report.Deleted) > 0 {
 		fields["deleted"] = report.Deleted
 	}
 	l.out.WithFields(fields).Info("device plugin serves its config")
-	l.failed = false
 }
 
 // pluginMissing logs when the device plugin is found to be missing, and when it
@@ -142,4 +148,16 @@ func (l *logbook) pluginMissing(missing bool) {
 		l.out.Info("device plugin found")
 	}
 	l.missing = missing
+}
+
+// lookFailed logs when the device plugin can no longer be looked for, and when it
+// can be again.
+func (l *logbook) lookFailed(failed bool, err error) {
+	switch {
+	case failed && !l.unseen:
+		l.out.WithError(err).Warn("device plugin cannot be looked for, trying again")
+	case !failed && l.unseen:
+		l.out.Info("device plugin can be looked for again")
+	}
+	l.unseen = failed
 }

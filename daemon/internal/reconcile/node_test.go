@@ -188,10 +188,12 @@ type fakePlugin struct {
 	mu     sync.Mutex
 	wanted []string
 	last   Wanted
+	served string // hash of the config that it was last restarted for
 	looks  int
 	// prefixes are the -resource-prefix of its pods.
 	prefixes []string
-	err      error
+	// err is Restart's answer, and Find's where it is ErrNoDevicePlugin; lookErr is Find's.
+	err, lookErr error
 	// hold, when it is not nil, keeps Restart waiting until it is closed.
 	hold chan struct{}
 	// restarted, when it is not nil, is told of each restart.
@@ -208,6 +210,9 @@ func (f *fakePlugin) Find(context.Context) (PluginReport, error) {
 	f.looks++
 	if errors.Is(f.err, ErrNoDevicePlugin) {
 		return PluginReport{}, f.err
+	}
+	if f.lookErr != nil {
+		return PluginReport{}, f.lookErr
 	}
 	return f.report(), nil
 }
@@ -233,7 +238,12 @@ func (f *fakePlugin) Restart(ctx context.Context, w Wanted) (PluginReport, error
 		f.restarted(w)
 	}
 	r := f.report()
-	r.Deleted = r.Pods
+	if f.served != w.Hash {
+		r.Deleted = r.Pods
+	}
+	if err == nil {
+		f.served = w.Hash
+	}
 	return r, err
 }
 

@@ -182,15 +182,18 @@ func New(o Options) (*Reconciler, error) {
 	book := &logbook{out: o.Log}
 	r := &Reconciler{
 		Options: o, log: book, checkpointFile: markOf(path), inventoryFile: markOf(o.InventoryPath),
-		keeper:   keeper{plugin: o.DevicePlugin, wake: o.Wake, log: book, gate: restartGate{jitter: o.Jitter}, view: PluginView{State: PluginUnknown}},
+		keeper:   keeper{plugin: o.DevicePlugin, stat: statConfig, wake: o.Wake, log: book, gate: restartGate{jitter: o.Jitter}, view: PluginView{State: PluginUnknown}},
 		removals: map[device.ENIID]time.Time{}, profiled: map[device.PCIAddress]time.Time{},
 		driving: driving{jobs: map[device.PCIAddress]*drivingJob{}, failed: map[device.PCIAddress]drivingFailure{}, busy: map[device.PCIAddress]time.Time{}},
 	}
 	if err := r.loadCheckpoint(path); err != nil {
 		return nil, err
 	}
-	r.keeper.served, r.keeper.prefixes = r.checkpoint.ConfirmedHash, r.checkpoint.PluginPrefixes
+	r.keeper.resume(r.checkpoint)
 	var err error
+	r.keeper.commit = func() {
+		r.save(r.noteServed) //nolint:errcheck,gosec // the Sync saves the same at its end, and says so where it cannot
+	}
 	if r.inventory, err = nodestate.ReadInventory(o.InventoryPath); err != nil {
 		r.inventory = nodestate.Inventory{} // it is written anew
 	}
@@ -277,11 +280,13 @@ func appendProblems(found []finding, problems []nodestate.Problem) []finding {
 
 // publish writes what Join found, in the order that the package comment gives.
 func (r *Reconciler) publish(ctx context.Context, src inventory.Sources, res inventory.Result, found []finding, out *Outcome) []finding {
+	r.noteLate(src.Now, res.Devices)
 	was := r.withdrawn
 	r.withdrawn = false // until the config is known to be without what drains now
 	err := r.save(func(c *nodestate.Checkpoint) {
 		r.sign(c)
-		c.Devices, c.ConfirmedHash = res.Checkpoint, r.keeper.served
+		c.Devices = res.Checkpoint
+		c.DevicePlugin.Late, c.DevicePlugin.LateUntil = r.keeper.memory.Late, r.keeper.memory.LateUntil
 	})
 	if err == nil {
 		err = r.writeInventory(src.Now, res.Devices, problems(found, r.late))
@@ -319,7 +324,10 @@ func (r *Reconciler) applyConfig(ctx context.Context, src inventory.Sources, dev
 		Node: node,
 		Claim: func(owned []device.ResourceName) error {
 			r.keeper.forget()
-			return r.save(func(c *nodestate.Checkpoint) { c.OwnedResources, c.ConfirmedHash = owned, r.keeper.served })
+			return r.save(func(c *nodestate.Checkpoint) {
+				c.OwnedResources = owned
+				r.noteServed(c)
+			})
 		},
 	})
 	if err != nil {
@@ -344,7 +352,8 @@ func (r *Reconciler) applyConfig(ctx context.Context, src inventory.Sources, dev
 	}
 	found := appendProblems(nil, slices.Concat(applied.Problems, r.keeper.problems))
 	if err := r.save(func(c *nodestate.Checkpoint) {
-		c.OwnedResources, c.ConfirmedHash, c.PluginPrefixes = applied.Owned, r.keeper.served, node.Prefixes
+		c.OwnedResources, c.PluginPrefixes = applied.Owned, node.Prefixes
+		r.noteServed(c)
 		if len(applied.Content) > 0 {
 			c.LastGoodConfig = compact(applied.Content)
 		}
@@ -354,6 +363,11 @@ func (r *Reconciler) applyConfig(ctx context.Context, src inventory.Sources, dev
 	}
 	r.withdrawn = applied.Hash == "" && len(applied.Owned) == 0 || r.keeper.withdrawn(applied.Hash)
 	return found
+}
+
+// noteServed puts what is known of the device plugin into the checkpoint.
+func (r *Reconciler) noteServed(c *nodestate.Checkpoint) {
+	c.ConfirmedHash, c.DevicePlugin = r.keeper.served, r.keeper.remembered()
 }
 
 // serve has the device plugin serve what was applied, in the background.

@@ -39,6 +39,11 @@ type restartGate struct {
 // observe notes the hash of the config as it now is, and that of the one which
 // the device plugin is known to serve.
 func (g *restartGate) observe(now time.Time, hash, confirmed string) {
+	for _, t := range []*time.Time{&g.first, &g.last, &g.tried} {
+		if t.After(now) {
+			*t = now // the clock was set back
+		}
+	}
 	switch {
 	case hash == confirmed:
 		g.hash, g.parked = "", false
@@ -70,9 +75,12 @@ func (g *restartGate) due(now time.Time) (bool, time.Duration) {
 	return true, 0
 }
 
-func (g *restartGate) apart() time.Duration {
+func (g *restartGate) apart() time.Duration { return backOff(g.failures) }
+
+// backOff is how long is waited after so many failures.
+func backOff(failures int) time.Duration {
 	d := restartApart
-	for range g.failures {
+	for range failures {
 		if d *= 2; d >= restartBackOff {
 			return restartBackOff
 		}
