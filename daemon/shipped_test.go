@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/spf13/pflag"
 	"k8s.io/apimachinery/pkg/util/yaml"
 )
@@ -35,7 +36,7 @@ func TestShippedFlags(t *testing.T) {
 	shipped(t, "daemon.yaml", &daemon)
 	args := daemon.Spec.Template.Spec.Containers[0].Args[1:]
 	components, err := filepath.Glob("../deploy/components/*/args.yaml")
-	if err != nil || len(components) != 4 {
+	if err != nil || len(components) != 5 {
 		t.Fatalf("components with flags: %q, %v", components, err)
 	}
 	for _, c := range components {
@@ -50,6 +51,9 @@ func TestShippedFlags(t *testing.T) {
 	flags := pflag.NewFlagSet("run", pflag.ContinueOnError)
 	plain.add(pflag.NewFlagSet("plain", pflag.ContinueOnError), p)
 	c.add(flags, p)
+	if diff := cmp.Diff(plain.dpNamespaces, namespaces(args[2])); diff != "" {
+		t.Errorf("the daemon searches other namespaces than by default (-default +shipped):\n%s", diff)
+	}
 	if err := flags.Parse(args); err != nil {
 		t.Fatalf("%q: %v", args, err)
 	}
@@ -60,7 +64,8 @@ func TestShippedFlags(t *testing.T) {
 		t.Errorf("flags %+v", c)
 	}
 	var values struct {
-		ENIManager struct {
+		DevicePlugin struct{ Namespaces []string }
+		ENIManager   struct {
 			ManageAddresses struct {
 				Mode      string
 				Low, High int
@@ -68,7 +73,20 @@ func TestShippedFlags(t *testing.T) {
 		}
 	}
 	shipped(t, "chart/values.yaml", &values)
+	if diff := cmp.Diff(plain.dpNamespaces, values.DevicePlugin.Namespaces); diff != "" {
+		t.Errorf("the chart searches other namespaces than by default (-default +chart):\n%s", diff)
+	}
+	policy, err := os.ReadFile("../deploy/admission/own-node.yaml")
+	if want := "request.namespace in ['" + strings.Join(plain.dpNamespaces, "', '") + "']"; err != nil || !strings.Contains(string(policy), want) {
+		t.Errorf("the admission policy lacks %q: %v", want, err)
+	}
 	if m := values.ENIManager.ManageAddresses; m.Mode != manageSingle || m.Low != plain.marks.Low || m.High != plain.marks.High {
 		t.Errorf("the chart has %+v, the daemon %+v", m, plain.marks)
 	}
+}
+
+// namespaces are those of the flag.
+func namespaces(flag string) []string {
+	list, _ := strings.CutPrefix(flag, "--dp-namespaces=")
+	return strings.Split(list, ",")
 }

@@ -115,27 +115,31 @@ func TestPermissionsAreTheseAndNoMore(t *testing.T) {
 		rule("", "nodes", "get", "list", "watch"),
 		rule("", "events", "create", "patch"),
 	}
+	wantPods := []rbacv1.PolicyRule{rule("", "pods", "list", "delete")}
 	wantSubjects := []rbacv1.Subject{{Kind: "ServiceAccount", Name: "multi-enid", Namespace: "kube-system"}}
 	searched := map[string]int{} // Roles and bindings by namespace
-	for _, o := range slices.Concat(decode(t, "rbac.yaml"), decode(t, "rbac-optional-namespaces.yaml")) {
+	for _, o := range slices.Concat(decode(t, "rbac.yaml"), decode(t, "components/namespaced-pods/roles.yaml")) {
 		switch o := o.(type) {
 		case *corev1.ServiceAccount:
 			if o.Namespace != wantSubjects[0].Namespace || o.Name != wantSubjects[0].Name {
 				t.Errorf("ServiceAccount %s/%s", o.Namespace, o.Name)
 			}
 		case *rbacv1.ClusterRole:
-			if diff := cmp.Diff(wantCluster, o.Rules); diff != "" {
+			want := map[string][]rbacv1.PolicyRule{"multi-enid": wantCluster, "multi-enid-device-plugin": wantPods}[o.Name]
+			if diff := cmp.Diff(want, o.Rules); diff != "" {
 				t.Errorf("ClusterRole %s (-want +got):\n%s", o.Name, diff)
 			}
+			searched["cluster "+o.Name]++
 		case *rbacv1.Role:
 			searched[o.Namespace]++
-			if diff := cmp.Diff([]rbacv1.PolicyRule{rule("", "pods", "list", "delete")}, o.Rules); diff != "" {
+			if diff := cmp.Diff(wantPods, o.Rules); diff != "" {
 				t.Errorf("Role in %s (-want +got):\n%s", o.Namespace, diff)
 			}
 		case *rbacv1.ClusterRoleBinding:
-			if diff := cmp.Diff(wantSubjects, o.Subjects); diff != "" || o.RoleRef.Name != "multi-enid" {
+			if diff := cmp.Diff(wantSubjects, o.Subjects); diff != "" || o.RoleRef.Name != o.Name {
 				t.Errorf("ClusterRoleBinding of %s (-want +got):\n%s", o.RoleRef.Name, diff)
 			}
+			searched["cluster "+o.Name]++
 		case *rbacv1.RoleBinding:
 			searched[o.Namespace]++
 			if diff := cmp.Diff(wantSubjects, o.Subjects); diff != "" || o.RoleRef.Kind != "Role" || o.RoleRef.Name != "multi-enid-device-plugin" {
@@ -145,7 +149,7 @@ func TestPermissionsAreTheseAndNoMore(t *testing.T) {
 			t.Errorf("%T is no permission", o)
 		}
 	}
-	want := map[string]int{"kube-system": 2, "default": 2, "sriov-network-operator": 2, "openshift-sriov-network-operator": 2, "intel-device-plugins-operator": 2}
+	want := map[string]int{"cluster multi-enid": 2, "cluster multi-enid-device-plugin": 2, "kube-system": 2, "default": 2}
 	if diff := cmp.Diff(want, searched); diff != "" {
 		t.Errorf("Roles and bindings by namespace (-want +got):\n%s", diff)
 	}

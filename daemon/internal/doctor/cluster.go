@@ -138,7 +138,7 @@ func pods(ctx context.Context, o Options) []Finding {
 		all = ok(check, "%s allowed in %s", strings.Join(r.verbs, ", "), list(may))
 	}
 	if len(mayNot) > 0 {
-		all = append(all, warn(check, "if there is one, apply that namespace's Role of deploy/rbac-optional-namespaces.yaml; else name by --dp-namespaces only those that you use",
+		all = append(all, warn(check, "if there is one, apply deploy/rbac.yaml, or a Role in that namespace as in deploy/components/namespaced-pods; else name by --dp-namespaces only those that you use",
 			"denied in %s: a device plugin there would serve its old config until people restart it", list(mayNot))...)
 	}
 	return all

@@ -233,7 +233,7 @@ func TestFindings(t *testing.T) {
 		}, Fail, "RBAC nodes", []string{"patch denied", "deploy/components/startup-taint/rbac.yaml"}},
 		"denied":        {func(w *world) { w.server.denied = []string{"watch nodeenis"} }, Fail, "RBAC nodeenis.networking.k8s.aws", []string{"watch denied", "deploy/rbac.yaml"}},
 		"denied events": {func(w *world) { w.server.denied = []string{"create events"} }, Warn, "RBAC events", []string{"create denied"}},
-		"denied pods":   {func(w *world) { w.server.denied = []string{"delete pods default"} }, Warn, "RBAC pods", []string{"denied in default (delete)", "--dp-namespaces", "rbac-optional-namespaces.yaml"}},
+		"denied pods":   {func(w *world) { w.server.denied = []string{"delete pods default"} }, Warn, "RBAC pods", []string{"denied in default (delete)", "--dp-namespaces", "components/namespaced-pods"}},
 		"no Node":       {func(w *world) { w.server.node = false }, Fail, "Node object", []string{"node-a", "spec.nodeName"}},
 		"no IMDS": {func(w *world) {
 			w.o.ENIs = func(context.Context) ([]awsnode.ENI, error) { return nil, errors.New("timeout") }

@@ -142,7 +142,7 @@ func (d *DevicePlugin) search(ctx context.Context) ([]corev1.Pod, reconcile.Plug
 	if len(denied) > 0 {
 		report.Problems = append(report.Problems, nodestate.Problem{
 			Reason: "NamespacesNotSearchable",
-			Message: fmt.Sprintf("no device plugin was found on this node, and these namespaces may not be searched for it: %s; if it is in one of them, apply that namespace's Role of deploy/rbac-optional-namespaces.yaml, else name by --dp-namespaces only those that you use",
+			Message: fmt.Sprintf("no device plugin was found on this node, and these namespaces may not be searched for it: %s; if it is in one of them, apply deploy/rbac.yaml, or a Role in that namespace as in deploy/components/namespaced-pods, else name by --dp-namespaces only those that you use",
 				strings.Join(denied, ", ")),
 		})
 	}

@@ -62,7 +62,7 @@ func (r *Reconciler) forgetOthers() {
 	}
 	r.Log.WithFields(logrus.Fields{"checkpoint": was, "instance": id}).Warn("the checkpoint is of another instance; its devices are forgotten, its entries of the device plugin config stay ours")
 	r.checkpoint = nodestate.Checkpoint{NodeName: r.NodeName, Instance: id, OwnedResources: r.checkpoint.OwnedResources, LastGoodConfig: r.checkpoint.LastGoodConfig, PluginPrefixes: r.checkpoint.PluginPrefixes}
-	r.keeper.served = ""
+	r.keeper.resume(r.checkpoint)
 	r.checkpointFile = fileMark{} // so that it is written
 }
 

@@ -48,6 +48,10 @@ func TestChartIsWhatKustomizeMakes(t *testing.T) {
 				`--set=serviceAccount.annotations.eks\.amazonaws\.com/role-arn=arn:aws:iam::111122223333:role/multi-enid`,
 			},
 		},
+		"namespaced": {
+			"resources: [DEPLOY]\ncomponents: [DEPLOY/components/namespaced-pods]\n",
+			[]string{"--set=devicePlugin.clusterRole=false,devicePlugin.namespaces={kube-system,default}"},
+		},
 		"both": {"resources: [DEPLOY]\ncomponents: [DEPLOY/components/monitoring, DEPLOY/components/dpdk]\n", []string{"--set=metrics.enabled=true,eniManager.dpdk.enabled=true"}},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -23,7 +23,8 @@ func TestManifests(t *testing.T) {
 		t.Fatal(err)
 	}
 	files := []string{
-		cluster.Kustomize(t, "resources: [DEPLOY]\n"), cluster.Kustomize(t, "resources: [DEPLOY/uninstall]\n"), filepath.Join(repo, "deploy/rbac-optional-namespaces.yaml"),
+		cluster.Kustomize(t, "resources: [DEPLOY]\n"), cluster.Kustomize(t, "resources: [DEPLOY/uninstall]\n"),
+		cluster.Kustomize(t, "resources: [DEPLOY]\ncomponents: [DEPLOY/components/namespaced-pods]\n"),
 		cluster.Kustomize(t, "resources: [DEPLOY]\ncomponents: [DEPLOY/components/dpdk]\n"),
 		cluster.Kustomize(t, "resources: [DEPLOY]\ncomponents: [DEPLOY/components/monitoring, DEPLOY/components/startup-taint]\n"),
 		cluster.Kustomize(t, "resources: [DEPLOY]\ncomponents: [DEPLOY/components/manage-addresses, DEPLOY/components/source-routing]\n"),
@@ -54,7 +55,7 @@ func TestManifests(t *testing.T) {
 			seen[o.GetKind()]++
 		}
 	}
-	if seen["DaemonSet"] != 8 || seen["ConfigMap"] != 1 || seen["Job"] != 1 || seen["NodeENI"] == 0 || seen["NetworkAttachmentDefinition"] == 0 || seen["PodMonitor"] != 1 || seen["PrometheusRule"] != 1 {
+	if seen["DaemonSet"] != 10 || seen["ConfigMap"] != 1 || seen["Job"] != 1 || seen["NodeENI"] == 0 || seen["NetworkAttachmentDefinition"] == 0 || seen["PodMonitor"] != 1 || seen["PrometheusRule"] != 1 {
 		t.Errorf("objects by kind %v", seen)
 	}
 }

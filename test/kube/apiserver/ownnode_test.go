@@ -1,6 +1,7 @@
 package apiserver
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"path/filepath"
@@ -47,21 +48,26 @@ func (o ownNode) pod(name, node string, edit func(*corev1.Pod)) *corev1.Pod {
 	if edit != nil {
 		edit(p)
 	}
-	made, err := o.Admin.CoreV1().Pods("kube-system").Create(o.Context(), p, metav1.CreateOptions{})
+	made, err := o.Admin.CoreV1().Pods(cmp.Or(p.Namespace, "kube-system")).Create(o.Context(), p, metav1.CreateOptions{})
 	if err != nil {
 		o.Fatal(err)
 	}
 	return made
 }
 
-// deletePod asks for the end of a pod, without ending it.
+// deletePod asks for the end of a pod, namespace/name or one of kube-system,
+// without ending it.
 func (o ownNode) deletePod(as *rest.Config, name string) error {
 	o.Helper()
 	client, err := kubernetes.NewForConfig(as)
 	if err != nil {
 		o.Fatal(err)
 	}
-	return client.CoreV1().Pods("kube-system").Delete(o.Context(), name, metav1.DeleteOptions{DryRun: []string{metav1.DryRunAll}})
+	namespace, pod, qualified := strings.Cut(name, "/")
+	if !qualified {
+		namespace, pod = "kube-system", name
+	}
+	return client.CoreV1().Pods(namespace).Delete(o.Context(), pod, metav1.DeleteOptions{DryRun: []string{metav1.DryRunAll}})
 }
 
 // createState and applyStatus do as the daemon does with ENINodeStates.
@@ -140,6 +146,11 @@ func TestOwnNode(t *testing.T) {
 	o.pod("no-labels", "node-1", func(p *corev1.Pod) { p.Labels = nil })
 	o.pod("dns", "node-1", func(p *corev1.Pod) { p.Labels = map[string]string{"app": "dns"} })
 	o.pod("unscheduled", "", nil)
+	in := func(namespace string) func(*corev1.Pod) {
+		return func(p *corev1.Pod) { p.Namespace, p.Spec.ServiceAccountName = namespace, "" }
+	}
+	o.EnsureNamespace(t, "kube-public")
+	o.pod("own", "node-1", in("kube-public"))
 
 	cluster.Eventually(t, "the policy in force", settleTimeout, func() error {
 		if o.deletePod(nowhere, "own") == nil {
@@ -179,6 +190,7 @@ func TestOwnNode(t *testing.T) {
 		"somebody else, a label":     {o.patchNode(o.Administrator(), "node-2", `[{"op":"add","path":"/metadata/labels/x","value":"y"}]`), ""},
 		"somebody else, a bare pod":  {o.deletePod(o.Administrator(), "bare"), ""},
 		"somebody else, other state": {o.applyStatus(o.Administrator(), "node-2"), ""},
+		"one of no such namespace":   {o.deletePod(here, "kube-public/own"), "in the namespaces of --dp-namespaces"},
 	} {
 		if tt.denied == "" {
 			if tt.err != nil {

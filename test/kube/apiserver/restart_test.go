@@ -169,6 +169,7 @@ func TestRestartFindsEveryPod(t *testing.T) {
 	p := startPlugins(t, c, n)
 	var want []string
 	for _, namespace := range pluginNamespaces {
+		c.EnsureNamespace(t, namespace)
 		for i, label := range pluginLabels {
 			name := fmt.Sprint("dp-", i)
 			p.start(p.pod(namespace, name, label), time.Hour)
@@ -177,7 +178,6 @@ func TestRestartFindsEveryPod(t *testing.T) {
 	}
 	slices.Sort(want)
 	p.start(p.pod("default", "other", "app=other"), time.Hour)
-	p.start(p.pod("kube-system", "young", "app=sriovdp"), -time.Minute)
 	away := p.pod("default", "away", "app=sriovdp")
 	away.Spec.NodeName = "node-2"
 	p.start(away, time.Hour)
@@ -237,7 +237,7 @@ func TestNoDevicePluginIsAState(t *testing.T) {
 	cluster.Eventually(t, "the state begins", restartWithin, func() error { return lines(t, d, begin, 1) })
 
 	p := startPlugins(t, c, n)
-	p.start(p.pod("kube-system", "dp", "app=sriovdp"), -5*time.Second)
+	p.start(p.pod("kube-system", "dp", "app=sriovdp"), 0) // the config was written 2 s before the state began
 	node, err := c.Admin.CoreV1().Nodes().Get(t.Context(), n.Name, metav1.GetOptions{})
 	if err != nil {
 		t.Fatal(err)

@@ -184,7 +184,7 @@ func (c *Cluster) Apply(t testing.TB, o *unstructured.Unstructured) *unstructure
 		c.account = account{o.GetNamespace(), o.GetName()}
 	}
 	if o.GetNamespace() != "" {
-		c.ensureNamespace(t, o.GetNamespace())
+		c.EnsureNamespace(t, o.GetNamespace())
 	}
 	applied, err := c.client(t, o).Apply(t.Context(), o.GetName(), o, metav1.ApplyOptions{FieldManager: fieldManager, Force: true})
 	if err != nil {
@@ -198,7 +198,7 @@ func (c *Cluster) Apply(t testing.TB, o *unstructured.Unstructured) *unstructure
 func (c *Cluster) TryApply(t testing.TB, o *unstructured.Unstructured) error {
 	t.Helper()
 	if o.GetNamespace() != "" {
-		c.ensureNamespace(t, o.GetNamespace())
+		c.EnsureNamespace(t, o.GetNamespace())
 	}
 	data, err := o.MarshalJSON()
 	if err != nil {
@@ -237,7 +237,8 @@ func (c *Cluster) client(t testing.TB, o *unstructured.Unstructured) dynamic.Res
 	return c.Dynamic.Resource(mapping.Resource)
 }
 
-func (c *Cluster) ensureNamespace(t testing.TB, name string) {
+// EnsureNamespace makes a namespace where there is none.
+func (c *Cluster) EnsureNamespace(t testing.TB, name string) {
 	t.Helper()
 	if slices.Contains([]string{"", "default", "kube-system"}, name) {
 		return // the API server makes them itself

@@ -183,7 +183,7 @@ func (s *stage) installation(manifests string, look func(inUse bool)) {
 	t, before := s.T, s.files()
 	s.install(manifests)
 	// As docs/install.md says.
-	report := s.doctor("--nodeeni-source=kube", "--dp-namespaces=kube-system,default")
+	report := s.doctor("--nodeeni-source=kube")
 	t.Logf("doctor in the daemon's pod:\n%s", report)
 	if !strings.Contains(report, "ok    CNI plugin: /opt/cni/bin/multi-eni") || strings.Contains(report, "FAIL") {
 		t.Error("doctor finds faults")

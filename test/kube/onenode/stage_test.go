@@ -189,9 +189,7 @@ func (s *stage) deploy() {
 	s.must(err)
 	c := s.cluster()
 	c.InstallCRDs(s.T)
-	for _, name := range []string{"rbac.yaml", "rbac-optional-namespaces.yaml"} {
-		c.ApplyFile(s.T, filepath.Join(repo, "deploy", name))
-	}
+	c.ApplyFile(s.T, filepath.Join(repo, "deploy/rbac.yaml"))
 }
 
 func (s *stage) cluster() *cluster.Cluster {
