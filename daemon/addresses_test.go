@@ -52,7 +52,7 @@ func TestManageAddresses(t *testing.T) {
 	m := newMachine(t, 1)
 	e := imdsOf(1)
 	ec2 := fakeec2.Start(t, fakeec2.Config{
-		Subnets: []fakeec2.Subnet{{ID: e.SubnetID, IPv4: netip.MustParsePrefix(e.SubnetIPv4CIDR)}},
+		DryRun: true, Subnets: []fakeec2.Subnet{{ID: e.SubnetID, IPv4: netip.MustParsePrefix(e.SubnetIPv4CIDR)}},
 		ENIs: []fakeec2.ENI{{
 			ID: e.ID, MAC: e.MAC, SubnetID: e.SubnetID, Instance: "i-0a1b2c3d4e5f60718", DeviceIndex: 1,
 			Tags: map[string]string{awsnode.NodeENITag: "shared"}, IPv4: []netip.Addr{netip.MustParseAddr(e.IPv4s[0])},
@@ -80,7 +80,7 @@ func TestManageAddresses(t *testing.T) {
 	if got := ec2.ENI(e.ID).IPv4; len(got) != 4 {
 		t.Errorf("EC2 has assigned %v, want three more than the primary one", got)
 	}
-	if calls := ec2.Calls(); slices.Contains(calls, "UnassignPrivateIpAddresses "+e.ID) || len(calls) != 2 {
+	if calls := ec2.Calls(); slices.Contains(calls, "UnassignPrivateIpAddresses "+e.ID) || slices.Index(calls, "AssignPrivateIpAddresses "+e.ID) < 0 || len(calls) > 3 {
 		t.Errorf("calls: %q", calls)
 	}
 	_, stdout, _ := call(t.Context(), nil, "status", "--inventory", m.path("run/inventory.json"), "--attachments-dir", m.path("records"), "--lease-dir", m.path("leases"))

@@ -7,7 +7,8 @@ import (
 	"strings"
 )
 
-// describe is DescribeNetworkInterfaces, by attachment.instance-id.
+// describe is DescribeNetworkInterfaces, by attachment.instance-id
+// (API_DescribeNetworkInterfaces.html: MaxResults from 5 to 1000).
 func (s *Server) describe(p params) (string, error) {
 	most, err := p.count("MaxResults")
 	if err != nil {
@@ -39,16 +40,31 @@ func (s *Server) describe(p params) (string, error) {
 		shown, next = shown[:most], item("nextToken", "page-"+strconv.Itoa(from+most))
 	}
 	var all string
+	s.shuffle(len(shown), func(i, j int) { shown[i], shown[j] = shown[j], shown[i] })
 	for _, e := range shown {
-		all += item("item", describeENI(e))
+		all += item("item", s.describeENI(e))
 	}
 	return item("networkInterfaceSet", all) + next, nil
 }
 
-func describeENI(e ENI) string {
+func (s *Server) shuffle(n int, swap func(i, j int)) {
+	if s.cfg.Shuffle != nil {
+		s.cfg.Shuffle(n, swap)
+	}
+}
+
+func (s *Server) describeENI(e ENI) string {
 	var v4, v6, p4, p6, tags string
-	for i, a := range e.IPv4 {
-		v4 += item("item", item("privateIpAddress", a.String())+item("primary", strconv.FormatBool(i == 0)))
+	e = e.clone()
+	var primary netip.Addr
+	if len(e.IPv4) > 0 {
+		primary = e.IPv4[0]
+	}
+	s.shuffle(len(e.IPv4), func(i, j int) { e.IPv4[i], e.IPv4[j] = e.IPv4[j], e.IPv4[i] })
+	s.shuffle(len(e.IPv6), func(i, j int) { e.IPv6[i], e.IPv6[j] = e.IPv6[j], e.IPv6[i] })
+	s.shuffle(len(e.Prefixes), func(i, j int) { e.Prefixes[i], e.Prefixes[j] = e.Prefixes[j], e.Prefixes[i] })
+	for _, a := range e.IPv4 {
+		v4 += item("item", item("privateIpAddress", a.String())+item("primary", strconv.FormatBool(a == primary)))
 	}
 	for _, a := range e.IPv6 {
 		v6 += item("item", item("ipv6Address", a.String()))
@@ -151,6 +167,9 @@ func (s *Server) choose(in netip.Prefix, bits, n int) (out []netip.Prefix, err e
 			out = append(out, p)
 		}
 	}
+	if len(out) < n && bits < in.Addr().BitLen() {
+		return nil, refuse("InsufficientCidrBlocks", "The specified subnet does not have enough free cidr blocks to satisfy the request.")
+	}
 	if len(out) < n {
 		return nil, refuse("InsufficientFreeAddressesInSubnet", "The specified subnet does not have enough free addresses to satisfy the request.")
 	}
@@ -197,9 +216,9 @@ func after(p netip.Prefix) netip.Prefix {
 	return netip.PrefixFrom(a, p.Bits())
 }
 
-func (s *Server) room(used, n int, code string) error {
+func (s *Server) room(used, n int) error {
 	if s.cfg.PerENI > 0 && used+n > s.cfg.PerENI {
-		return refuse(code, "Number of private addresses will exceed limit.")
+		return refuse("PrivateIpAddressLimitExceeded", "Number of private addresses will exceed limit.")
 	}
 	return nil
 }
@@ -213,6 +232,8 @@ func prefixesOf(e ENI, is4 bool) (n int) {
 	return n
 }
 
+// assignIPv4 is AssignPrivateIpAddresses (API_AssignPrivateIpAddresses.html): either a
+// number or names, and no more than the instance type has for an ENI.
 func (s *Server) assignIPv4(p params) (string, error) {
 	r, err := s.changing(p)
 	if err != nil {
@@ -222,24 +243,52 @@ func (s *Server) assignIPv4(p params) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	var addresses, prefixes string
+	addresses, prefixes := s.assigned(r, got, true)
+	out := ""
+	for _, a := range addresses {
+		out += item("item", item("privateIpAddress", a.String()))
+	}
+	var networks string
+	for _, p := range prefixes {
+		networks += item("item", item("ipv4Prefix", p.String()))
+	}
+	return item("networkInterfaceId", r.ID) + item("assignedPrivateIpAddressesSet", out) + item("assignedIpv4PrefixSet", networks), nil
+}
+
+// assigned gives an ENI what was chosen and returns what the answer lists.
+func (s *Server) assigned(r *record, got []netip.Prefix, is4 bool) (addresses []netip.Addr, prefixes []netip.Prefix) {
+	before := r.clone()
 	s.change(r, func(e *ENI) {
-		for _, a := range got {
-			if a.IsSingleIP() {
-				e.IPv4 = append(e.IPv4, a.Addr())
-				addresses += item("item", item("privateIpAddress", a.Addr().String()))
-			} else {
-				e.Prefixes = append(e.Prefixes, a)
-				prefixes += item("item", item("ipv4Prefix", a.String()))
+		for _, p := range got {
+			switch {
+			case !p.IsSingleIP():
+				e.Prefixes = append(e.Prefixes, p)
+			case is4:
+				e.IPv4 = append(e.IPv4, p.Addr())
+			default:
+				e.IPv6 = append(e.IPv6, p.Addr())
 			}
 		}
 	})
-	if prefixes != "" {
-		return item("networkInterfaceId", r.ID) + item("assignedIpv4PrefixSet", prefixes), nil
+	if s.cfg.ListAll {
+		addresses = append(addresses, before.IPv6...)
+		if is4 {
+			addresses = slices.Clone(before.IPv4)
+		}
+		prefixes = slices.DeleteFunc(before.Prefixes, func(p netip.Prefix) bool { return p.Addr().Is4() != is4 })
 	}
-	return item("networkInterfaceId", r.ID) + item("assignedPrivateIpAddressesSet", addresses), nil
+	for _, p := range got {
+		if p.IsSingleIP() {
+			addresses = append(addresses, p.Addr())
+		} else {
+			prefixes = append(prefixes, p)
+		}
+	}
+	s.shuffle(len(addresses), func(i, j int) { addresses[i], addresses[j] = addresses[j], addresses[i] })
+	return addresses, prefixes
 }
 
+// assignIPv6 is AssignIpv6Addresses (API_AssignIpv6Addresses.html).
 func (s *Server) assignIPv6(p params) (string, error) {
 	r, err := s.changing(p)
 	if err != nil {
@@ -249,22 +298,15 @@ func (s *Server) assignIPv6(p params) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	var addresses, prefixes string
-	s.change(r, func(e *ENI) {
-		for _, a := range got {
-			if a.IsSingleIP() {
-				e.IPv6 = append(e.IPv6, a.Addr())
-				addresses += item("item", a.Addr().String())
-			} else {
-				e.Prefixes = append(e.Prefixes, a)
-				prefixes += item("item", a.String())
-			}
-		}
-	})
-	if prefixes != "" {
-		return item("networkInterfaceId", r.ID) + item("assignedIpv6PrefixSet", prefixes), nil
+	addresses, prefixes := s.assigned(r, got, false)
+	var out, networks string
+	for _, a := range addresses {
+		out += item("item", a.String())
 	}
-	return item("networkInterfaceId", r.ID) + item("assignedIpv6Addresses", addresses), nil
+	for _, p := range prefixes {
+		networks += item("item", p.String())
+	}
+	return item("networkInterfaceId", r.ID) + item("assignedIpv6Addresses", out) + item("assignedIpv6PrefixSet", networks), nil
 }
 
 // wanted are the addresses or the prefixes that a call asks for, by their number
@@ -282,11 +324,11 @@ func (s *Server) wanted(r *record, p params, in netip.Prefix, countParam, addres
 	if given := []bool{count > 0, prefixes > 0, len(names) > 0}; len(slices.DeleteFunc(given, func(b bool) bool { return !b })) != 1 {
 		return nil, refuse("InvalidParameterCombination", "want one of %s, %s and %s", countParam, addressParam, prefixesParam)
 	}
-	used, code := len(r.IPv4), "PrivateIpAddressLimitExceeded"
-	if in.Addr().Is6() {
-		used, code = len(r.IPv6), "Ipv6AddressLimitExceeded"
+	used := len(r.IPv4)
+	if in.Addr().Is6() { // as many as IPv4 ones (API_AssignIpv6Addresses.html)
+		used = len(r.IPv6)
 	}
-	if err := s.room(used+prefixesOf(r.ENI, in.Addr().Is4()), count+prefixes+len(names), code); err != nil {
+	if err := s.room(used+prefixesOf(r.ENI, in.Addr().Is4()), count+prefixes+len(names)); err != nil {
 		return nil, err
 	}
 	switch {
@@ -316,7 +358,8 @@ func (s *Server) unassignIPv6(p params) (string, error) {
 	return item("networkInterfaceId", id), nil
 }
 
-// unassign takes all of what a call names, or nothing.
+// unassign takes all of what a call names, or nothing (API_UnassignPrivateIpAddresses.html,
+// API_UnassignIpv6Addresses.html); the primary address is not to be unassigned.
 func (s *Server) unassign(p params, addressParam, prefixParam string, of func(*ENI) *[]netip.Addr) error {
 	r, err := s.changing(p)
 	if err != nil {

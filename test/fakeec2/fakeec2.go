@@ -1,7 +1,7 @@
 // Package fakeec2 is the part of Amazon EC2 that has to do with the addresses of
 // network interfaces, for tests: the Query protocol over HTTP with answers in
 // XML, with state that changes while it runs, pages, eventual consistency,
-// throttling, and the rights of a role.
+// throttling, the rights of a role, and answers that are not EC2's.
 //
 // It is strict. A call without a signature, an action or a parameter that it does
 // not know, is refused as EC2 refuses it and reported besides, so that a client
@@ -64,6 +64,19 @@ type Config struct {
 	// Key and Region are of the credentials that calls must be signed with; "" admits
 	// any.
 	Key, Region string
+	// DryRun says that actions which change an ENI answer dry runs. The API's model has
+	// the parameter DryRun for none of them ("API reference", and service/ec2 of
+	// aws-sdk-go-v2), so that it is refused by default.
+	DryRun bool
+	// ListAll has an Assign list all secondary addresses and prefixes of the ENI, and the
+	// primary one, instead of the new ones: the reference says only that they "are
+	// assigned to the network interface".
+	ListAll bool
+	// Shuffle, unless nil, gives the items of each list another order (rand.Shuffle): the
+	// reference promises none.
+	Shuffle func(n int, swap func(i, j int))
+	// Slow ends the waiting of the fault Slow; nil: only the client does.
+	Slow <-chan struct{}
 	// Lag is for how long Describe does not show a change.
 	Lag time.Duration
 	// Now is the clock for lags; nil is time.Now.
@@ -110,12 +123,19 @@ func New(cfg Config) *Server {
 	return s
 }
 
-// Fail answers the next calls of an action with these error codes, one after the
-// other; "drop" closes the connection before anything is done, and "lose" after.
+// Fail answers the next calls of an action with these error codes or faults, one after
+// the other.
 func (s *Server) Fail(action string, codes ...string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.faults[action] = append(s.faults[action], codes...)
+}
+
+// Pending says whether an action has faults left.
+func (s *Server) Pending(action string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.faults[action]) > 0
 }
 
 // Change edits an ENI as somebody else would, at once for everybody.
@@ -150,29 +170,6 @@ func (s *Server) Calls() []string {
 	return calls
 }
 
-// apiError is what EC2 answers instead of a result.
-type apiError struct {
-	status        int
-	code, message string
-}
-
-func (e *apiError) Error() string { return e.code + ": " + e.message }
-
-func refuse(code, format string, args ...any) error {
-	status := http.StatusBadRequest
-	switch code {
-	case "RequestLimitExceeded", "Unavailable":
-		status = http.StatusServiceUnavailable
-	case "InternalError":
-		status = http.StatusInternalServerError
-	case "UnauthorizedOperation", "AuthFailure":
-		status = http.StatusForbidden
-	case "DryRunOperation":
-		status = http.StatusPreconditionFailed
-	}
-	return &apiError{status, code, fmt.Sprintf(format, args...)}
-}
-
 // signature is that of Signature Version 4 for this service; in brackets are access
 // key and region.
 var signature = regexp.MustCompile(`^AWS4-HMAC-SHA256 Credential=([^/]+)/\d{8}/([a-z0-9-]+)/ec2/aws4_request, SignedHeaders=[a-z0-9;-]*host[a-z0-9;-]*, Signature=[0-9a-f]{64}$`)
@@ -194,31 +191,50 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.answerError(w, refuse("AuthFailure", "AWS was not able to validate the provided access credentials"))
 		return
 	}
+	fault := s.begin(action, form.Get("NetworkInterfaceId"))
+	if fault == Slow {
+		select {
+		case <-s.cfg.Slow:
+			fault = ""
+		case <-r.Context().Done():
+			return
+		}
+	}
+	if instead(w, fault) {
+		return
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.calls = append(s.calls, strings.TrimSpace(action+" "+form.Get("NetworkInterfaceId")))
-	fault := ""
-	if q := s.faults[action]; len(q) > 0 {
-		fault, s.faults[action] = q[0], q[1:]
-	}
-	switch fault {
-	case "", "lose":
-	case "drop":
-		panic(http.ErrAbortHandler)
-	default:
+	if fault != "" && fault != Lose && fault != Truncate {
 		s.answerError(w, refuse(fault, "as told to"))
 		return
 	}
 	result, err := s.call(action, params(form))
-	if fault == "lose" {
+	if fault == Lose {
 		panic(http.ErrAbortHandler)
 	}
 	if err != nil {
 		s.answerError(w, err)
 		return
 	}
+	answer := fmt.Sprintf(`<?xml version="1.0" encoding="UTF-8"?>`+"\n"+`<%[1]sResponse xmlns="http://ec2.amazonaws.com/doc/%[2]s/"><requestId>59dbff89-35bd-4eac-99ed-be587EXAMPLE</requestId>%[3]s</%[1]sResponse>`, action, version, result)
 	w.Header().Set("Content-Type", "text/xml;charset=UTF-8")
-	fmt.Fprintf(w, `<?xml version="1.0" encoding="UTF-8"?>`+"\n"+`<%[1]sResponse xmlns="http://ec2.amazonaws.com/doc/%[2]s/"><requestId>59dbff89-35bd-4eac-99ed-be587EXAMPLE</requestId>%[3]s</%[1]sResponse>`, action, version, result)
+	if fault == Truncate {
+		w.Header().Set("Content-Length", strconv.Itoa(len(answer)))
+		answer = answer[:len(answer)*2/3]
+	}
+	fmt.Fprint(w, answer)
+}
+
+// begin notes a call and takes the fault that hits it.
+func (s *Server) begin(action, eni string) (fault string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.calls = append(s.calls, strings.TrimSpace(action+" "+eni))
+	if q := s.faults[action]; len(q) > 0 {
+		fault, s.faults[action] = q[0], q[1:]
+	}
+	return fault
 }
 
 func (s *Server) answerError(w http.ResponseWriter, err error) {
@@ -239,6 +255,22 @@ func (s *Server) unknown(request string) {
 
 // params are a call's, each of which must be taken.
 type params map[string][]string
+
+// Parameters are those that the server takes of an action, without Action and Version,
+// of a list as "Name.N". Sources: the actions' pages of the API reference
+// (API_DescribeNetworkInterfaces.html and so on); a test compares them with the SDK's
+// model.
+func Parameters(action string) []string {
+	return map[string][]string{
+		"DescribeNetworkInterfaces":  {"MaxResults", "NextToken", "DryRun", "Filter.N.Name", "Filter.N.Value.N"},
+		"AssignPrivateIpAddresses":   {"NetworkInterfaceId", "SecondaryPrivateIpAddressCount", "PrivateIpAddress.N", "Ipv4PrefixCount"},
+		"UnassignPrivateIpAddresses": {"NetworkInterfaceId", "PrivateIpAddress.N", "Ipv4Prefix.N"},
+		"AssignIpv6Addresses":        {"NetworkInterfaceId", "Ipv6AddressCount", "Ipv6Addresses.N", "Ipv6PrefixCount"},
+		"UnassignIpv6Addresses":      {"NetworkInterfaceId", "Ipv6Addresses.N", "Ipv6Prefix.N"},
+	}[action]
+}
+
+var number = regexp.MustCompile(`\.[0-9]+`)
 
 func (p params) take(name string) string {
 	v := p[name]
@@ -286,6 +318,12 @@ func (s *Server) call(action string, p params) (string, error) {
 		s.unknown("action " + action)
 		return "", refuse("InvalidAction", "The action %s is not valid for this web service.", action)
 	}
+	for name := range p {
+		if name != "DryRun" && !slices.Contains(Parameters(action), number.ReplaceAllString(name, ".N")) {
+			s.unknown("parameter " + name + " of " + action)
+			return "", refuse("UnknownParameter", "The parameter %s is not recognized", name)
+		}
+	}
 	if err := s.admit(action, p); err != nil {
 		return "", err
 	}
@@ -317,6 +355,9 @@ func (s *Server) admit(action string, p params) error {
 		return refuse("UnauthorizedOperation", "You are not authorized to perform this operation.")
 	}
 	dry := p.take("DryRun")
+	if dry != "" && !s.cfg.DryRun && action != "DescribeNetworkInterfaces" {
+		return refuse("UnknownParameter", "The parameter DryRun is not recognized")
+	}
 	if s.dry = dry == "true"; !s.dry && dry != "" && dry != "false" {
 		return refuse("InvalidParameterValue", "Invalid value '%s' for DryRun. Must be 'true' or 'false'", dry)
 	}

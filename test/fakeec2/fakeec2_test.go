@@ -61,7 +61,7 @@ func TestDryRun(t *testing.T) {
 	subnet := Subnet{ID: "subnet-1", IPv4: netip.MustParsePrefix("10.0.1.0/24")}
 	e := ENI{ID: "eni-1", SubnetID: subnet.ID, IPv4: []netip.Addr{netip.MustParseAddr("10.0.1.200"), netip.MustParseAddr("10.0.1.201")}}
 	s := New(Config{
-		Subnets: []Subnet{subnet}, ENIs: []ENI{e}, OnUnknown: func(r string) { t.Errorf("unknown: %s", r) },
+		DryRun: true, Subnets: []Subnet{subnet}, ENIs: []ENI{e}, OnUnknown: func(r string) { t.Errorf("unknown: %s", r) },
 		OnChange: func(e ENI) { t.Errorf("change: %v", e) },
 		May:      func(action string, on ENI) bool { return on.ID == "eni-1" && action != "UnassignIpv6Addresses" },
 	})

@@ -37,8 +37,12 @@ const (
 	// Waits after a failure: the first, which doubles, and the longest.
 	backOffFirst = 5 * time.Second
 	backOffMost  = 5 * time.Minute
-	// callTimeout bounds one call with all of the SDK's attempts.
-	callTimeout = time.Minute
+	// describeTimeout and callTimeout bound one call with all of the SDK's attempts:
+	// that which only looks, and one that changes an ENI, whose answer is worth a wait.
+	describeTimeout = 15 * time.Second
+	callTimeout     = 30 * time.Second
+	// lookSoon is after how long EC2 is first asked what a call has done that has failed.
+	lookSoon = 2 * time.Second
 )
 
 // EC2 is awsnode.EC2. Errors are *awsnode.EC2Error.
@@ -72,6 +76,7 @@ type Options struct {
 type Manager struct {
 	Options
 	wake chan struct{}
+	jobs *jobs
 
 	mu sync.Mutex
 	// devices are the inventory's, as the file has them.
@@ -84,8 +89,11 @@ type Manager struct {
 	// did not list. agreed is that of it which needs no further question: EC2 has said
 	// the same, or has said otherwise twice, the second time too late to lag behind.
 	asked, agreed map[device.ENIID]string
-	// changed is when we have last changed an ENI.
+	// changed is when we have last changed an ENI, and changes are what, as long as
+	// Describe may not show it. unsure are the calls whose outcome is not known.
 	changed map[device.ENIID]time.Time
+	changes map[device.ENIID][]change
+	unsure  map[device.ENIID]unsure
 	// describeAt is when EC2 may be asked again, and describe whether it should be.
 	describeAt time.Time
 	describe   bool
@@ -102,13 +110,16 @@ type trouble struct {
 	until   time.Time
 	// most is how many may be asked for after EC2Limit; 0 is not known.
 	most int
+	// absent is since when EC2 does not know the ENI; zero: that is not the trouble.
+	absent time.Time
 }
 
 // New returns a Manager that has not asked anything yet.
 func New(o Options) *Manager {
 	return &Manager{
-		Options: o, wake: make(chan struct{}, 1), describe: true,
+		Options: o, wake: make(chan struct{}, 1), jobs: newJobs(), describe: true,
 		listed: map[device.ENIID]string{}, changed: map[device.ENIID]time.Time{}, trouble: map[subject]*trouble{},
+		changes: map[device.ENIID][]change{}, unsure: map[device.ENIID]unsure{},
 	}
 }
 
@@ -117,6 +128,11 @@ func New(o Options) *Manager {
 func (m *Manager) Observe(devices []nodestate.Device) {
 	m.mu.Lock()
 	m.devices = devices
+	for i := range devices {
+		if m.unknown(&devices[i]) && m.trouble[devices[i].ENIID] == nil {
+			m.soon(lookSoon)
+		}
+	}
 	m.mu.Unlock()
 	m.again()
 }
@@ -239,8 +255,13 @@ func correct(e *awsnode.ENI, t awsnode.Attached) {
 			bits6 = a.Bits()
 		}
 	}
+	ordered := awsnode.Attached{Addresses: inOrder(t.Addresses, addressesOf(e.Addresses))}
+	if i := slices.IndexFunc(ordered.Addresses, func(a netip.Addr) bool { return a == t.Addresses[0] }); i > 0 && t.Addresses[0].Is4() { // the primary one
+		ordered.Addresses = slices.Insert(slices.Delete(ordered.Addresses, i, i+1), 0, t.Addresses[0])
+	}
+	v4First(&ordered)
 	e.MAC, e.Addresses, e.Prefixes = t.MAC, nil, t.Prefixes
-	for _, a := range t.Addresses {
+	for _, a := range ordered.Addresses {
 		switch {
 		case a.Is6():
 			e.Addresses = append(e.Addresses, netip.PrefixFrom(a, bits6))
@@ -252,9 +273,12 @@ func correct(e *awsnode.ENI, t awsnode.Attached) {
 
 // Run works until ctx ends.
 func (m *Manager) Run(ctx context.Context) {
+	defer m.jobs.all.Wait()
 	for {
 		var timer <-chan time.Time
-		if wait := m.step(ctx); wait > 0 {
+		m.look(ctx)
+		m.tendAll(ctx)
+		if wait := m.next(); wait > 0 {
 			timer = time.After(wait)
 		}
 		select {
@@ -266,20 +290,24 @@ func (m *Manager) Run(ctx context.Context) {
 	}
 }
 
-// step does what is due, and returns after how long there may be more, 0 for when
-// something changes.
-func (m *Manager) step(ctx context.Context) time.Duration {
-	m.describeENIs(ctx)
+// look has EC2 asked in the background, when that is due.
+func (m *Manager) look(ctx context.Context) {
+	m.mu.Lock()
+	due := m.describeDue()
+	m.mu.Unlock()
+	if due {
+		m.jobs.start(ctx, "", m.describeENIs, m.again)
+	}
+}
+
+// tendAll does in the background for each ENI what is due.
+func (m *Manager) tendAll(ctx context.Context) {
 	m.mu.Lock()
 	devices := m.devices
 	m.mu.Unlock()
 	for i := range devices {
-		if ctx.Err() != nil {
-			return 0
-		}
-		m.tend(ctx, &devices[i])
+		m.jobs.start(ctx, devices[i].ENIID, func(ctx context.Context) bool { return m.tend(ctx, &devices[i]) }, m.again)
 	}
-	return m.next()
 }
 
 // next is in how long a failed call may be repeated, or EC2 asked again.
@@ -292,10 +320,12 @@ func (m *Manager) next() (wait time.Duration) {
 			wait = d
 		}
 	}
-	if t := m.trouble[""]; t != nil {
-		sooner(t.until)
-	} else if m.describe {
-		sooner(m.describeAt)
+	if m.describe {
+		at := m.describeAt
+		if t := m.trouble[""]; t != nil && t.until.After(at) {
+			at = t.until
+		}
+		sooner(at)
 	}
 	for s, t := range m.trouble {
 		if s != "" {
@@ -303,52 +333,4 @@ func (m *Manager) next() (wait time.Duration) {
 		}
 	}
 	return wait
-}
-
-// describeENIs asks EC2 about all ENIs, if there may be news and it is time.
-func (m *Manager) describeENIs(ctx context.Context) {
-	m.mu.Lock()
-	now := m.Now()
-	due := m.describe && !now.Before(m.describeAt) && m.ready("", now)
-	if due {
-		m.describe, m.describeAt = false, now.Add(describeApart+m.Jitter(describeJitter))
-	}
-	listed := m.listed
-	m.mu.Unlock()
-	if !due {
-		return
-	}
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	all, err := m.EC2.Describe(ctx)
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if err != nil {
-		m.describe = true
-		m.failed("", err, "ENIs cannot be looked up in EC2; until they can, the metadata are believed, and no address is assigned or given back")
-		return
-	}
-	delete(m.trouble, "")
-	truth := make(map[device.ENIID]awsnode.Attached, len(all))
-	for _, a := range all {
-		if own, ok := m.truth[a.ID]; ok && m.Now().Sub(m.changed[a.ID]) < consistent {
-			a, m.describe = own, true // it may not show what we have just changed
-		}
-		truth[a.ID] = a
-	}
-	different := m.truth == nil || !maps.EqualFunc(m.truth, truth, func(a, b awsnode.Attached) bool {
-		return a.NodeENI == b.NodeENI && textOf(a) == textOf(b)
-	})
-	m.truth = truth
-	asked, agreed := map[device.ENIID]string{}, map[device.ENIID]string{}
-	for _, id := range m.known(listed) {
-		asked[id] = listed[id]
-		if before, ok := m.asked[id]; ok && before == listed[id] || m.told(id) == listed[id] {
-			agreed[id] = listed[id]
-		}
-	}
-	m.asked, m.agreed = asked, agreed
-	if different {
-		m.Wake()
-	}
 }

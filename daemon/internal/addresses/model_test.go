@@ -23,19 +23,33 @@ type watched struct {
 	// lose is whether the answer to the next change is lost, throttle whether it is
 	// refused.
 	lose, throttle bool
+	// drop is whether the next change does not reach EC2, and nobody knows.
+	drop bool
+	// last is when the last change was asked for. A Manager that was started soon after is
+	// blind to that until a question which certainly shows it.
+	last  time.Time
+	blind bool
 }
 
 // client is a new one each time: time is the model's, and the rate limit's is not.
 func (e *watched) client() EC2 { return awsnode.NewEC2(e.w.client) }
 
 func (e *watched) Describe(ctx context.Context) ([]awsnode.Attached, error) {
+	if e.w.now.Sub(e.last) >= consistent {
+		e.blind = false
+	}
 	return e.client().Describe(ctx)
 }
 
 func (e *watched) change(do func() error) error {
+	e.last = e.w.now
 	if e.throttle {
 		e.throttle = false
 		return &awsnode.EC2Error{Kind: awsnode.EC2Throttled, Code: "RequestLimitExceeded", Err: errors.New("RequestLimitExceeded")}
+	}
+	if e.drop {
+		e.drop = false
+		return &awsnode.EC2Error{Err: errors.New("connection reset")}
 	}
 	err := do()
 	if e.lose {
@@ -45,6 +59,9 @@ func (e *watched) change(do func() error) error {
 }
 
 func (e *watched) Assign(ctx context.Context, eni device.ENIID, family awsnode.Family, prefixes bool, n int) (got []netip.Prefix, err error) {
+	if free := e.w.free(); family == awsnode.IPv4 && !e.blind && (free >= e.w.Marks.Low || !prefixes && free+n > e.w.Marks.middle()) {
+		e.w.Errorf("%d more are asked for, while EC2 has %d free ones", n, free)
+	}
 	err = e.change(func() (err error) {
 		got, err = e.client().Assign(ctx, eni, family, prefixes, n)
 		return err
@@ -66,6 +83,29 @@ func (e *watched) Unassign(ctx context.Context, id device.ENIID, family awsnode.
 		}
 	}
 	return e.change(func() error { return e.client().Unassign(ctx, id, family, what) })
+}
+
+// free is how many IPv4 addresses for pods are free of those that the ENI has.
+func (w *world) free() (n int) {
+	w.Helper()
+	l, err := w.Leases.Read(bootID, eni)
+	if err != nil {
+		w.Fatal(err)
+	}
+	e := w.ec2.ENI(eni)
+	spans := slices.Clone(e.Prefixes)
+	for _, a := range e.IPv4[1:] {
+		spans = append(spans, netip.PrefixFrom(a, 32))
+	}
+	for _, p := range spans {
+		for a := p.Addr(); p.Contains(a); a = a.Next() {
+			i, found := l.Find(a)
+			if !l.Retires(a) && (!found || !l.Leases[i].Holds(w.uptime)) {
+				n++
+			}
+		}
+	}
+	return n
 }
 
 // lease gives a pod a free address, as the plugin does from the inventory.
@@ -107,7 +147,7 @@ func (w *world) pass(d time.Duration) { w.now, w.uptime = w.now.Add(d), w.uptime
 func TestModel(t *testing.T) {
 	// With 56 it dies, and is told by Describe of what it has given back just before;
 	// with 230 Describe lags behind the metadata.
-	for _, seed := range []uint64{0, 1, 2, 3, 4, 56, 230} {
+	for _, seed := range []uint64{0, 1, 2, 3, 4, 56, 230, rand.Uint64()} {
 		for _, prefixes := range []bool{false, true} {
 			t.Run(fmt.Sprint(seed, " prefixes ", prefixes), func(t *testing.T) { walk(t, seed, prefixes) })
 		}
@@ -116,13 +156,13 @@ func TestModel(t *testing.T) {
 
 func walk(t *testing.T, seed uint64, prefixes bool) {
 	r := rand.New(rand.NewPCG(seed, 0)) //nolint:gosec // to be the same again
-	w := newWorld(t, prefixes, fakeec2.Config{Lag: 20 * time.Second})
+	w := newWorld(t, prefixes, fakeec2.Config{Lag: 20 * time.Second, ListAll: seed%2 == 0, Shuffle: r.Shuffle})
 	e := &watched{w: w}
 	w.EC2 = e
 	w.sync()
 	var done []string
 	for range 120 {
-		step := r.IntN(12)
+		step := r.IntN(13)
 		done = append(done, fmt.Sprint(step))
 		switch step {
 		case 0, 1, 2, 3:
@@ -132,11 +172,13 @@ func walk(t *testing.T, seed uint64, prefixes bool) {
 		case 7:
 			w.catchUp()
 		case 8:
-			w.Manager = New(w.Options)
+			w.Manager, e.blind = New(w.Options), e.blind || w.now.Sub(e.last) < consistent
 		case 9:
 			e.lose = true
 		case 10:
 			e.throttle = true
+		case 12:
+			e.drop = true
 		case 11:
 			w.pass(time.Duration(r.IntN(90)) * time.Second)
 		}
@@ -153,7 +195,7 @@ func walk(t *testing.T, seed uint64, prefixes bool) {
 			}
 		}
 	}
-	e.lose, e.throttle = false, false
+	e.lose, e.throttle, e.drop = false, false, false
 	for range 30 {
 		w.catchUp()
 		w.pass(time.Minute)

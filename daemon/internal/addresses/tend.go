@@ -1,7 +1,6 @@
 package addresses
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -21,55 +20,57 @@ const lockWait = 200 * time.Millisecond
 
 // tend does for one ENI what is due: it ends what is retiring, or has EC2 assign
 // more, or retires what is left over. Only an ENI of which pods have asked for an
-// address in this boot, and that has the tag of its NodeENI, is touched.
-func (m *Manager) tend(ctx context.Context, d *nodestate.Device) {
+// address in this boot, and that has the tag of its NodeENI, is touched. It says whether
+// EC2 was asked for anything.
+func (m *Manager) tend(ctx context.Context, d *nodestate.Device) (done bool) {
 	leases, err := m.Leases.Read(m.BootID, d.ENIID)
 	if err != nil { // what it holds is not known; the reconciler says so
-		return
+		return done
 	}
 	if d.Phase != nodestate.PhaseReady || (sysfs.PCIFunction{Driver: d.Driver}).UserspaceDriver() || len(leases.Asked)+len(leases.Retiring) == 0 {
 		m.forget(d.ENIID)
-		return
+		return done
 	}
 	truth, ok := m.touchable(d.ENIID)
 	if !ok {
-		return
+		return done
 	}
 	if truth.NodeENI != d.NodeENI {
 		m.untagged(d, truth)
-		return
+		return done
 	}
 	if len(leases.Retiring) > 0 {
-		m.giveBack(ctx, d, leases.Retiring)
+		done = m.giveBack(ctx, d, leases.Retiring)
 		truth, ok = m.touchable(d.ENIID)
 	}
 	if !ok || !agree(d, truth, &leases) { // what we have changed is not in the inventory yet
-		return
+		return done
 	}
 	now, err := m.Uptime()
 	if err != nil {
-		return
+		return done
 	}
 	orders := plan(d, &leases, now, m.Marks, m.Prefixes)
 	for _, o := range orders {
 		if o.assign > 0 {
-			m.assign(ctx, d, o)
+			done = m.assign(ctx, d, o) || done
 		} else if retiring, ok := m.retire(ctx, d, o.retire); ok {
-			m.giveBack(ctx, d, retiring)
+			done = m.giveBack(ctx, d, retiring) || done
 		}
 	}
 	if len(orders) == 0 {
 		m.forget(d.ENIID)
 	}
+	return done
 }
 
-// touchable is what EC2 says of an ENI, unless it says nothing or a call that has
-// failed is to wait.
+// touchable is what EC2 says of an ENI, unless it says nothing, a call that has failed
+// is to wait, or nobody knows yet what the last call has done.
 func (m *Manager) touchable(eni device.ENIID) (truth awsnode.Attached, ok bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	truth, ok = m.truth[eni]
-	return truth, ok && m.ready(eni, m.Now())
+	return truth, ok && m.ready(eni, m.Now()) && !m.doubtful(eni)
 }
 
 // agree says whether the inventory has what EC2 says, but for what EC2 has no longer
@@ -85,9 +86,14 @@ func agree(d *nodestate.Device, t awsnode.Attached, l *nodestate.Leases) bool {
 	return text("", addresses, prefixes) == text("", t.Addresses, t.Prefixes)
 }
 
-// assign asks for more, and for half of it next time when that is too much.
-func (m *Manager) assign(ctx context.Context, d *nodestate.Device, o order) {
+// assign asks for more, and for half of it next time when that is too much. It says
+// whether it has asked.
+func (m *Manager) assign(ctx context.Context, d *nodestate.Device, o order) bool {
 	m.mu.Lock()
+	if m.doubtful(d.ENIID) { // the other family's call has failed
+		m.mu.Unlock()
+		return false
+	}
 	n := o.assign
 	if t := m.trouble[d.ENIID]; t != nil && t.most > 0 {
 		n = min(n, t.most)
@@ -100,32 +106,41 @@ func (m *Manager) assign(ctx context.Context, d *nodestate.Device, o order) {
 	defer m.mu.Unlock()
 	if err != nil {
 		m.failed(d.ENIID, err, "EC2 assigns it no more addresses for pods")
+		m.check(d.ENIID, err)
 		if t := m.trouble[d.ENIID]; kindOf(err) == awsnode.EC2Limit && n > 1 {
 			t.most, t.until, t.problem = n/2, m.Now(), nodestate.Problem{}
 		}
-		return
+		return true
 	}
 	delete(m.trouble, d.ENIID)
-	m.change(d.ENIID, func(t *awsnode.Attached) {
-		for _, p := range got {
-			if p.IsSingleIP() {
-				t.Addresses = append(slices.Clone(t.Addresses), p.Addr())
-			} else {
-				t.Prefixes = append(slices.Clone(t.Prefixes), p)
-			}
-		}
-	})
+	had := all(m.truth[d.ENIID])
+	got = slices.DeleteFunc(got, func(p netip.Prefix) bool { return slices.Contains(had, p) }) // the answer may list all
+	m.change(d.ENIID, false, got)
 	m.Log.WithField("eniID", d.ENIID).WithField("addresses", got).Info("EC2 has assigned addresses for pods")
+	return true
+}
+
+// check has EC2 asked what it has, after an error that may not be the whole truth. Hold mu.
+func (m *Manager) check(eni device.ENIID, err error) {
+	switch kindOf(err) {
+	case awsnode.EC2Unknown:
+		m.lost(eni)
+	case awsnode.EC2Refused: // it has not what we believe
+		m.soon(lookSoon)
+	case awsnode.EC2NotSent, awsnode.EC2Throttled, awsnode.EC2Forbidden, awsnode.EC2Unauthenticated, awsnode.EC2Limit, awsnode.EC2SubnetFull:
+	}
 }
 
 // change notes what we have changed. Hold mu.
-func (m *Manager) change(eni device.ENIID, edit func(*awsnode.Attached)) {
-	t := m.truth[eni]
-	edit(&t)
-	v4First := func(a, b netip.Addr) int { return cmp.Compare(a.BitLen(), b.BitLen()) }
-	slices.SortStableFunc(t.Addresses, v4First)
-	slices.SortStableFunc(t.Prefixes, func(a, b netip.Prefix) int { return v4First(a.Addr(), b.Addr()) })
-	m.truth[eni], m.changed[eni] = t, m.Now()
+func (m *Manager) change(eni device.ENIID, gone bool, what []netip.Prefix) {
+	t, now := m.truth[eni], m.Now()
+	for _, p := range what {
+		c := change{what: p, gone: gone, at: now}
+		c.apply(&t)
+		m.changes[eni] = append(slices.DeleteFunc(m.changes[eni], func(o change) bool { return o.what == p }), c)
+	}
+	v4First(&t)
+	m.truth[eni], m.changed[eni] = t, now
 	m.Wake()
 }
 
@@ -190,15 +205,20 @@ func (m *Manager) recorded(pci device.PCIAddress) (all []netip.Addr, ok bool) {
 }
 
 // giveBack has EC2 unassign what is retiring, and ends that for what is nowhere
-// any more.
-func (m *Manager) giveBack(ctx context.Context, d *nodestate.Device, retiring []netip.Prefix) {
+// any more. It says whether it has asked.
+func (m *Manager) giveBack(ctx context.Context, d *nodestate.Device, retiring []netip.Prefix) (done bool) {
 	for _, family := range []awsnode.Family{awsnode.IPv4, awsnode.IPv6} {
 		truth, ok := m.touchable(d.ENIID)
 		left := slices.DeleteFunc(slices.Clone(retiring), func(p netip.Prefix) bool {
 			return p.Addr().Is4() != (family == awsnode.IPv4) || !has(truth.Addresses, truth.Prefixes, p)
 		})
-		if !ok || len(left) > 0 && !m.unassign(ctx, d.ENIID, family, left) {
-			return
+		if !ok {
+			return done
+		}
+		if len(left) > 0 {
+			if done = true; !m.unassign(ctx, d.ENIID, family, left) {
+				return done
+			}
 		}
 	}
 	m.mu.Lock()
@@ -210,6 +230,7 @@ func (m *Manager) giveBack(ctx context.Context, d *nodestate.Device, retiring []
 	if agreed && settled && !slices.ContainsFunc(retiring, inUse) {
 		m.stay(ctx, d.ENIID, func(netip.Prefix) bool { return true })
 	}
+	return done
 }
 
 func has(addresses []netip.Addr, prefixes []netip.Prefix, p netip.Prefix) bool {
@@ -223,16 +244,14 @@ func (m *Manager) unassign(ctx context.Context, eni device.ENIID, family awsnode
 	m.mu.Lock()
 	if err == nil {
 		delete(m.trouble, eni)
-		m.change(eni, func(t *awsnode.Attached) {
-			t.Addresses = slices.DeleteFunc(slices.Clone(t.Addresses), func(a netip.Addr) bool { return slices.Contains(what, netip.PrefixFrom(a, a.BitLen())) })
-			t.Prefixes = slices.DeleteFunc(slices.Clone(t.Prefixes), func(p netip.Prefix) bool { return slices.Contains(what, p) })
-		})
+		m.change(eni, true, what)
 		m.mu.Unlock()
 		m.Log.WithField("eniID", eni).WithField("addresses", what).Info("EC2 has taken back addresses that no pod needs")
 		return true
 	}
 	m.failed(eni, err, "EC2 takes back none of its addresses")
 	m.describe = true
+	m.check(eni, err)
 	m.mu.Unlock()
 	if kindOf(err) == awsnode.EC2Forbidden { // it was not done, and will not be
 		m.stay(ctx, eni, func(p netip.Prefix) bool { return slices.Contains(what, p) })
@@ -278,7 +297,7 @@ func (m *Manager) ready(s subject, now time.Time) bool {
 func (m *Manager) forget(eni device.ENIID) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if t := m.trouble[eni]; t != nil {
+	if t := m.trouble[eni]; t != nil && t.absent.IsZero() {
 		delete(m.trouble, eni)
 		if t.problem.Reason != "" {
 			m.Wake()
@@ -294,25 +313,33 @@ func kindOf(err error) awsnode.EC2Kind {
 	return awsnode.EC2Unknown
 }
 
+// backOff is how long to wait after so many failures before.
+func backOff(times int) time.Duration { return min(backOffFirst<<min(times, 10), backOffMost) }
+
 // failed notes a failure and when to try again. A Problem is made of it at once
-// where a person must act, else once it does not pass. Hold mu.
+// where a person must act, else with the second one. Hold mu.
 func (m *Manager) failed(s subject, err error, what string) {
-	wait := backOffFirst
+	times := 0
 	if t := m.trouble[s]; t != nil {
-		wait = min(backOffFirst<<min(t.times, 10), backOffMost)
+		times = t.times
 	}
+	wait := backOff(times)
 	p := nodestate.Problem{Device: s.String()}
-	advice := ""
+	advice := adviceOf(err)
 	switch kindOf(err) {
 	case awsnode.EC2Forbidden:
-		p.Reason, advice, wait = "EC2Forbidden", "give the daemon's role the policy of deploy/iam", backOffMost
+		p.Reason, wait = "EC2Forbidden", backOffMost
 	case awsnode.EC2Limit:
 		p.Reason, advice, wait = "ENIAddressLimit", "the instance type allows no more for an ENI; use --manage-addresses=prefixes, or fewer pods", backOffMost
 	case awsnode.EC2SubnetFull:
 		p.Reason, advice, wait = "SubnetFull", "the subnet has no more, or no whole prefix; add a reservation, or use another subnet", backOffMost
-	case awsnode.EC2Throttled, awsnode.EC2Unknown, awsnode.EC2Refused:
-		if t := m.trouble[s]; t != nil && t.times >= 2 {
-			p.Reason, advice = "EC2Failing", "tried again every 5 minutes"
+	case awsnode.EC2Unauthenticated:
+		if times >= 1 {
+			p.Reason = "EC2Unauthenticated"
+		}
+	case awsnode.EC2Throttled, awsnode.EC2Unknown, awsnode.EC2NotSent, awsnode.EC2Refused:
+		if times >= 1 {
+			p.Reason, advice = "EC2Failing", advice+"; tried again every 5 minutes at least"
 		}
 	}
 	p.Message = fmt.Sprintf("%s: %v; %s", what, err, advice)

@@ -1,12 +1,14 @@
 package awsnode
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -125,5 +127,34 @@ func TestRegionOfIRSA(t *testing.T) {
 	close(asked)
 	if got := <-asked; got != "CONNECT sts.eu-central-1.amazonaws.com:443" {
 		t.Errorf("first asked: %q", got)
+	}
+}
+
+// TestTrustPolicy: a role that does not let the daemon be it is no missing right.
+func TestTrustPolicy(t *testing.T) {
+	for code, kind := range map[string]EC2Kind{"AccessDenied": EC2Unauthenticated, "InvalidIdentityToken": EC2Unauthenticated} {
+		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(http.StatusForbidden)
+			fmt.Fprintf(w, `<ErrorResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><Error><Type>Sender</Type><Code>%s</Code><Message>Not authorized to perform sts:AssumeRoleWithWebIdentity</Message></Error></ErrorResponse>`, code)
+		}))
+		t.Cleanup(s.Close)
+		c, calls := ec2Of(t, fakeec2.Config{ENIs: []fakeec2.ENI{tagged(1)}})
+		tokenFile := filepath.Join(t.TempDir(), "token")
+		if err := os.WriteFile(tokenFile, []byte("token"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		for name, value := range map[string]string{
+			"AWS_ENDPOINT_URL_STS": s.URL, "AWS_ROLE_ARN": "arn:aws:iam::111122223333:role/multi-enid", "AWS_WEB_IDENTITY_TOKEN_FILE": tokenFile, "AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": "",
+		} {
+			t.Setenv(name, value)
+		}
+		_, err := c.Describe(t.Context())
+		var e *EC2Error
+		if !errors.As(err, &e) || e.Kind != kind || e.Service != "STS" || e.Code != code || !strings.Contains(e.Remedy(), "trust policy") {
+			t.Errorf("%s: %v, %+v", code, err, e)
+		}
+		if sent := calls.Calls(); sent != nil {
+			t.Errorf("%s: EC2 was asked: %q", code, sent)
+		}
 	}
 }

@@ -14,7 +14,6 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws/retry"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
-	"github.com/aws/smithy-go"
 	"golang.org/x/time/rate"
 
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
@@ -50,40 +49,6 @@ type Attached struct {
 	Prefixes []netip.Prefix
 }
 
-// EC2Kind says what an error of EC2 asks for.
-type EC2Kind int
-
-// The kinds of errors.
-const (
-	// EC2Unknown: it may or may not have been done; Describe will tell.
-	EC2Unknown EC2Kind = iota
-	// EC2Throttled: less often.
-	EC2Throttled
-	// EC2Forbidden: the permission is missing.
-	EC2Forbidden
-	// EC2Limit: the instance type has no more for this ENI.
-	EC2Limit
-	// EC2SubnetFull: the subnet has no more.
-	EC2SubnetFull
-	// EC2Refused: whatever it was, it was not done.
-	EC2Refused
-)
-
-// EC2Error is a call that has failed.
-type EC2Error struct {
-	Kind EC2Kind
-	// Code is EC2's word for it, "" when it gave none.
-	Code string
-	// Err names the call.
-	Err error
-}
-
-// Error is that of the call.
-func (e *EC2Error) Error() string { return e.Err.Error() }
-
-// Unwrap returns Err.
-func (e *EC2Error) Unwrap() error { return e.Err }
-
 // EC2 asks EC2 about the ENIs of this instance and changes their addresses. It is
 // safe for concurrent use, and sends nothing before its first call.
 type EC2 struct {
@@ -105,7 +70,8 @@ func NewEC2(imds *Client) *EC2 {
 	return &EC2{imds: imds, limiter: rate.NewLimiter(rate.Every(ec2Apart), ec2Burst), backOff: retry.DefaultMaxBackoff}
 }
 
-// Describe returns all ENIs of this instance, sorted by id. Errors: *EC2Error.
+// Describe returns all ENIs of this instance, sorted by id; there is always one, the
+// primary. Errors: *EC2Error.
 func (e *EC2) Describe(ctx context.Context) ([]Attached, error) {
 	client, instance, err := e.connect(ctx)
 	if err != nil {
@@ -135,6 +101,9 @@ func (e *EC2) Describe(ctx context.Context) ([]Attached, error) {
 			}
 		}
 		in.NextToken = page.NextToken
+	}
+	if len(all) == 0 {
+		return nil, &EC2Error{Kind: EC2Unknown, Service: "EC2", Err: errNoENIs}
 	}
 	slices.SortFunc(all, func(a, b Attached) int { return strings.Compare(a.ID.String(), b.ID.String()) })
 	return all, nil
@@ -202,8 +171,11 @@ const (
 	IPv6 Family = true
 )
 
-// Assign has EC2 choose n more addresses, or prefixes, for an ENI and returns
-// them: addresses with their full length. Errors: *EC2Error.
+// Assign has EC2 choose n more addresses, or prefixes, for an ENI and returns what
+// the answer lists, addresses with their full length. The API reference does not say
+// that these are new ones only ("The private IP addresses assigned to the network
+// interface", AssignPrivateIpAddresses). The call is made once: it has no ClientToken,
+// and each time it is carried out the ENI has n more. Errors: *EC2Error.
 func (e *EC2) Assign(ctx context.Context, eni device.ENIID, family Family, prefixes bool, n int) (got []netip.Prefix, err error) {
 	client, _, err := e.connect(ctx)
 	if err != nil {
@@ -284,28 +256,4 @@ func (e *EC2) Unassign(ctx context.Context, eni device.ENIID, family Family, wha
 		return classify("unassign addresses of "+eni.String(), err)
 	}
 	return nil
-}
-
-// classify finds out what an error asks for, by the codes of the EC2 API
-// reference ("Error codes for the Amazon EC2 API").
-func classify(call string, err error) *EC2Error {
-	e := &EC2Error{Err: fmt.Errorf("%s: %w", call, err)}
-	var api smithy.APIError
-	if !errors.As(err, &api) {
-		return e
-	}
-	e.Code, e.Kind = api.ErrorCode(), EC2Refused
-	switch e.Code {
-	case "RequestLimitExceeded", "Throttling", "ThrottlingException", "RequestThrottled", "EC2ThrottledException":
-		e.Kind = EC2Throttled
-	case "UnauthorizedOperation", "AuthFailure", "AccessDenied", "AccessDeniedException", "InvalidClientTokenId", "ExpiredToken", "OptInRequired":
-		e.Kind = EC2Forbidden
-	case "PrivateIpAddressLimitExceeded", "Ipv6AddressLimitExceeded", "AddressLimitExceeded":
-		e.Kind = EC2Limit
-	case "InsufficientFreeAddressesInSubnet", "InsufficientCidrBlocks":
-		e.Kind = EC2SubnetFull
-	case "InternalError", "InternalFailure", "Unavailable", "ServiceUnavailable":
-		e.Kind = EC2Unknown
-	}
-	return e
 }

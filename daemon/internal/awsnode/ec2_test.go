@@ -145,8 +145,10 @@ func TestEC2Errors(t *testing.T) {
 	fails("another's ENI", err, EC2Forbidden, "eni-00000002", "UnauthorizedOperation")
 	_, err = c.Assign(t.Context(), "eni-00000001", IPv4, false, 30)
 	fails("too many for the ENI", err, EC2Limit)
+	_, err = c.Assign(t.Context(), "eni-00000001", IPv6, false, 30)
+	fails("too many of IPv6 for the ENI", err, EC2Limit, "PrivateIpAddressLimitExceeded")
 	_, err = c.Assign(t.Context(), "eni-00000001", IPv4, true, 16)
-	fails("too many for the subnet", err, EC2SubnetFull)
+	fails("too many for the subnet", err, EC2SubnetFull, "InsufficientCidrBlocks")
 	fails("not assigned", c.Unassign(t.Context(), "eni-00000001", IPv4, prefixes("10.0.1.99/32")), EC2Refused)
 	_, err = c.Assign(t.Context(), "eni-0000000f", IPv4, false, 1)
 	fails("no such ENI", err, EC2Refused, "NotFound")
@@ -157,9 +159,108 @@ func TestEC2Errors(t *testing.T) {
 	}
 	s.Fail("UnassignPrivateIpAddresses", slices.Repeat([]string{"RequestLimitExceeded"}, 10)...)
 	fails("throttled for long", c.Unassign(t.Context(), "eni-00000001", IPv4, prefixes("10.0.1.99/32")), EC2Throttled)
-	s.Fail("AssignIpv6Addresses", slices.Repeat([]string{"drop"}, 10)...)
-	_, err = c.Assign(t.Context(), "eni-00000001", IPv6, false, 1)
-	fails("connection lost", err, EC2Unknown)
+}
+
+// TestUnknownOutcome: what is not EC2's answer, whatever it looks like, says nothing of
+// what was done; and an Assign is sent once.
+func TestUnknownOutcome(t *testing.T) {
+	c, s := ec2Of(t, fakeec2.Config{ENIs: []fakeec2.ENI{tagged(1)}})
+	if _, err := c.Describe(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, fault := range []string{
+		fakeec2.Drop, fakeec2.Lose, fakeec2.HTML, fakeec2.HTML503, fakeec2.Empty500, fakeec2.Nothing, fakeec2.Redirect, fakeec2.Truncate, "InternalError", "Unavailable",
+	} {
+		for action, call := range map[string]func() error{
+			"AssignPrivateIpAddresses": func() error { _, err := c.Assign(t.Context(), "eni-00000001", IPv4, false, 1); return err },
+			"AssignIpv6Addresses":      func() error { _, err := c.Assign(t.Context(), "eni-00000001", IPv6, false, 1); return err },
+			"DescribeNetworkInterfaces": func() error {
+				all, err := c.Describe(t.Context())
+				if all != nil {
+					t.Errorf("%s: ENIs %v", fault, all)
+				}
+				return err
+			},
+			"UnassignPrivateIpAddresses": func() error { return c.Unassign(t.Context(), "eni-00000001", IPv4, prefixes("10.0.1.201/32")) },
+		} {
+			s.Change("eni-00000001", func(e *fakeec2.ENI) {
+				e.IPv4, e.IPv6 = append(e.IPv4[:1:1], netip.MustParseAddr("10.0.1.201")), e.IPv6[:1]
+			})
+			s.Calls()
+			times := ec2Attempts
+			if strings.HasPrefix(action, "Assign") {
+				times = 1
+			}
+			s.Fail(action, slices.Repeat([]string{fault}, times)...)
+			err := call()
+			var e *EC2Error
+			if !errors.As(err, &e) || e.Kind != EC2Unknown && (e.Kind != EC2Refused || action != "UnassignPrivateIpAddresses") || e.Code == "UnknownError" {
+				t.Errorf("%s, %s: %v (kind %d, code %q)", action, fault, err, e.Kind, e.Code)
+			}
+			if calls := s.Calls(); times == 1 && len(calls) != 1 {
+				t.Errorf("%s, %s: sent %d times", action, fault, len(calls))
+			}
+			for s.Pending(action) { // what was not repeated
+				call() //nolint:errcheck // it fails
+			}
+		}
+	}
+}
+
+// TestNotSent: without a connection nothing was done.
+func TestNotSent(t *testing.T) {
+	c, _ := ec2Of(t, fakeec2.Config{ENIs: []fakeec2.ENI{tagged(1)}})
+	t.Setenv("AWS_ENDPOINT_URL_EC2", "http://127.0.0.1:1")
+	_, err := c.Assign(t.Context(), "eni-00000001", IPv4, false, 1)
+	var e *EC2Error
+	if !errors.As(err, &e) || e.Kind != EC2NotSent || !strings.Contains(e.Remedy(), "NAT gateway") {
+		t.Errorf("%v, %+v", err, e)
+	}
+}
+
+// TestNoENIs: an instance has an ENI, so that an answer without any is of another
+// region or account.
+func TestNoENIs(t *testing.T) {
+	c, _ := ec2Of(t, fakeec2.Config{})
+	all, err := c.Describe(t.Context())
+	var e *EC2Error
+	if all != nil || !errors.As(err, &e) || e.Kind != EC2Unknown || !strings.Contains(e.Remedy(), "AWS_REGION") {
+		t.Errorf("%v, %v", all, err)
+	}
+}
+
+// TestRemedies: each cause has its own way out, and none is called a missing right that
+// is not.
+func TestRemedies(t *testing.T) {
+	c, s := ec2Of(t, fakeec2.Config{ENIs: []fakeec2.ENI{tagged(1)}})
+	for fault, tt := range map[string]struct {
+		kind EC2Kind
+		says string
+	}{
+		"RequestExpired":        {EC2Unauthenticated, "clock"},
+		"SignatureDoesNotMatch": {EC2Unauthenticated, "secret key"},
+		"AuthFailure":           {EC2Unauthenticated, "access key"},
+		"InvalidClientTokenId":  {EC2Unauthenticated, "access key"},
+		"ExpiredToken":          {EC2Unauthenticated, "session has ended"},
+		"OptInRequired":         {EC2Forbidden, "signed up"},
+		"UnauthorizedOperation": {EC2Forbidden, "deploy/iam/multi-enid.json"},
+		"OperationNotPermitted": {EC2Refused, "later"},
+		fakeec2.Redirect:        {EC2Unknown, "elsewhere: see AWS_REGION"},
+		fakeec2.HTML:            {EC2Unknown, "proxy"},
+		fakeec2.Nothing:         {EC2Unknown, "proxy"},
+		fakeec2.HTML503:         {EC2Unknown, "proxy"},
+		fakeec2.Empty500:        {EC2Unknown, "may also pass"},
+	} {
+		s.Fail("DescribeNetworkInterfaces", slices.Repeat([]string{fault}, ec2Attempts)...)
+		_, err := c.Describe(t.Context())
+		var e *EC2Error
+		if !errors.As(err, &e) || e.Kind != tt.kind || !strings.Contains(e.Remedy(), tt.says) {
+			t.Errorf("%s: %v, kind %d, remedy %q; want %d, %q", fault, err, e.Kind, e.Remedy(), tt.kind, tt.says)
+		}
+		for s.Pending("DescribeNetworkInterfaces") {
+			c.Describe(t.Context()) //nolint:errcheck,gosec // it fails
+		}
+	}
 }
 
 // TestRateLimit: every call of whatever kind, and every page, is one of those that
@@ -191,7 +292,7 @@ func TestRateLimit(t *testing.T) {
 			t.Errorf("%s: %d calls sent, want 3", name, sent)
 		}
 		var e *EC2Error
-		if err := call(); !errors.As(err, &e) || e.Kind != EC2Unknown || !strings.Contains(err.Error(), "wait for the next EC2 call") {
+		if err := call(); !errors.As(err, &e) || e.Kind != EC2NotSent || !strings.Contains(err.Error(), "wait for the next EC2 call") {
 			t.Errorf("%s: %v", name, err)
 		}
 		if sent := s.Calls(); sent != nil {
@@ -206,10 +307,11 @@ func TestPermissions(t *testing.T) {
 	untagged := tagged(2)
 	untagged.Tags = nil
 	denied := ""
-	c, s := ec2Of(t, fakeec2.Config{
+	cfg := fakeec2.Config{
 		ENIs: []fakeec2.ENI{tagged(1), untagged},
 		May:  func(action string, e fakeec2.ENI) bool { return e.Tags[NodeENITag] != "" && action != denied },
-	})
+	}
+	c, s := ec2Of(t, cfg)
 	says := func(what string, eni device.ENIID, want ...string) {
 		t.Helper()
 		var got []string
@@ -225,6 +327,10 @@ func TestPermissions(t *testing.T) {
 		}
 	}
 	const assign4, unassign4, assign6, unassign6 = "AssignPrivateIpAddresses ", "UnassignPrivateIpAddresses ", "AssignIpv6Addresses ", "UnassignIpv6Addresses "
+	says("EC2 answers no dry run", "eni-00000001", assign4+"UnknownParameter false", unassign4+"UnknownParameter false", assign6+"UnknownParameter false", unassign6+"UnknownParameter false")
+	says("no dry run, no tag", "eni-00000002", assign4+"UnauthorizedOperation true", unassign4+"UnauthorizedOperation true", assign6+"UnauthorizedOperation true", unassign6+"UnauthorizedOperation true")
+	cfg.DryRun = true
+	c, s = ec2Of(t, cfg)
 	says("all", "eni-00000001", assign4+"may", unassign4+"may", assign6+"may", unassign6+"may")
 	says("no tag", "eni-00000002", assign4+"UnauthorizedOperation true", unassign4+"UnauthorizedOperation true", assign6+"UnauthorizedOperation true", unassign6+"UnauthorizedOperation true")
 	denied = "UnassignIpv6Addresses"

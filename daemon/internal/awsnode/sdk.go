@@ -3,14 +3,19 @@ package awsnode
 import (
 	"bytes"
 	"context"
+	"encoding/xml"
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/aws/retry"
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
+	"github.com/aws/smithy-go/logging"
+	"github.com/aws/smithy-go/middleware"
+	smithyhttp "github.com/aws/smithy-go/transport/http"
 )
 
 // ec2Calls are those of the SDK's client that are made. They hide it: a type that
@@ -30,10 +35,10 @@ func callsOf(c *ec2.Client) *ec2Calls {
 			return c.DescribeNetworkInterfaces(ctx, in)
 		},
 		assign4: func(ctx context.Context, in *ec2.AssignPrivateIpAddressesInput) (*ec2.AssignPrivateIpAddressesOutput, error) {
-			return c.AssignPrivateIpAddresses(ctx, in)
+			return c.AssignPrivateIpAddresses(ctx, in, once)
 		},
 		assign6: func(ctx context.Context, in *ec2.AssignIpv6AddressesInput) (*ec2.AssignIpv6AddressesOutput, error) {
-			return c.AssignIpv6Addresses(ctx, in)
+			return c.AssignIpv6Addresses(ctx, in, once)
 		},
 		unassign4: func(ctx context.Context, in *ec2.UnassignPrivateIpAddressesInput) (*ec2.UnassignPrivateIpAddressesOutput, error) {
 			return c.UnassignPrivateIpAddresses(ctx, in)
@@ -43,6 +48,9 @@ func callsOf(c *ec2.Client) *ec2Calls {
 		},
 	}
 }
+
+// once has a call not be repeated, for it is not idempotent.
+func once(o *ec2.Options) { o.Retryer = aws.NopRetryer{} }
 
 // connect finds out who and where we are, once that succeeds, and waits for the
 // limiter.
@@ -63,7 +71,7 @@ func (e *EC2) connect(ctx context.Context) (*ec2Calls, string, error) {
 	if err != nil {
 		return nil, "", err
 	}
-	e.calls, e.dry, e.instance = callsOf(ec2.NewFromConfig(cfg, inOnePiece)), callsOf(ec2.NewFromConfig(cfg, inOnePiece, asDryRun)), instance
+	e.calls, e.dry, e.instance = callsOf(ec2.NewFromConfig(cfg, inOnePiece, onlyEC2)), callsOf(ec2.NewFromConfig(cfg, inOnePiece, onlyEC2, asDryRun)), instance
 	return e.calls, e.instance, nil
 }
 
@@ -71,7 +79,8 @@ func (e *EC2) connect(ctx context.Context) (*ec2Calls, string, error) {
 // no region it is the instance's; the credentials of IRSA need one too, so that it
 // is given before they are looked for.
 func (e *EC2) configure(ctx context.Context) (aws.Config, error) {
-	options := []func(*config.LoadOptions) error{config.WithRetryer(func() aws.Retryer {
+	// What the SDK has to log of a failing service is in the errors, and said once there.
+	options := []func(*config.LoadOptions) error{config.WithLogger(logging.Nop{}), config.WithRetryer(func() aws.Retryer {
 		return retry.NewAdaptiveMode(func(o *retry.AdaptiveModeOptions) {
 			o.StandardOptions = append(o.StandardOptions, func(o *retry.StandardOptions) { o.MaxAttempts, o.MaxBackoff = ec2Attempts, e.backOff })
 		})
@@ -108,4 +117,45 @@ func (w whole) Do(r *http.Request) (*http.Response, error) {
 		r.Body = io.NopCloser(bytes.NewReader(all))
 	}
 	return w.client.Do(r)
+}
+
+// maxAnswer bounds an answer, in bytes: ec2Page ENIs with 50 addresses each take less.
+const maxAnswer = 8 << 20
+
+// onlyEC2 has a client take no other answer for EC2's. The SDK takes any XML with
+// status 200, and none at all, for an answer without content.
+func onlyEC2(o *ec2.Options) {
+	o.APIOptions = append(slices.Clone(o.APIOptions), func(s *middleware.Stack) error {
+		return s.Deserialize.Add(middleware.DeserializeMiddlewareFunc("OnlyEC2", checkRoot), middleware.After)
+	})
+}
+
+// checkRoot reads an answer and looks at its root element, which is the action's name
+// and "Response" ("Making API requests", in the EC2 developer guide).
+func checkRoot(ctx context.Context, in middleware.DeserializeInput, next middleware.DeserializeHandler) (out middleware.DeserializeOutput, m middleware.Metadata, err error) {
+	out, m, err = next.HandleDeserialize(ctx, in)
+	response, ok := out.RawResponse.(*smithyhttp.Response)
+	if err != nil || !ok || response.StatusCode != http.StatusOK {
+		return out, m, err
+	}
+	body, err := io.ReadAll(io.LimitReader(response.Body, maxAnswer))
+	if err != nil {
+		return out, m, fmt.Errorf("read the answer: %w", err)
+	}
+	response.Body = struct {
+		io.Reader
+		io.Closer
+	}{bytes.NewReader(body), response.Body}
+	for d := xml.NewDecoder(bytes.NewReader(body)); ; {
+		token, err := d.Token()
+		if err != nil {
+			return out, m, fmt.Errorf("%w: no XML", errOtherService)
+		}
+		if root, ok := token.(xml.StartElement); ok {
+			if want := middleware.GetOperationName(ctx) + "Response"; root.Name.Local != want {
+				return out, m, fmt.Errorf("%w: it begins with %q, not %s", errOtherService, root.Name.Local, want)
+			}
+			return out, m, nil
+		}
+	}
 }

@@ -273,8 +273,26 @@ func TestFindings(t *testing.T) {
 			w.ec2(fakeec2.Config{ENIs: []fakeec2.ENI{eni("fast")}, May: func(action string, _ fakeec2.ENI) bool { return !strings.HasPrefix(action, "Unassign") }})
 		}, Fail, "EC2 rights", []string{"UnassignPrivateIpAddresses, UnassignIpv6Addresses denied on eni-0a1b2c3d4e5f60001", "deploy/iam/multi-enid.json", "tag NodeENI"}},
 		"rights in EC2 unknown": {func(w *world) {
-			w.ec2(fakeec2.Config{ENIs: []fakeec2.ENI{eni("fast")}}).Fail("AssignIpv6Addresses", "UnknownParameter")
-		}, Warn, "EC2 rights", []string{"AssignIpv6Addresses", "UnknownParameter", "EC2Forbidden"}},
+			w.ec2(fakeec2.Config{ENIs: []fakeec2.ENI{eni("fast")}}).Fail("AssignIpv6Addresses", fakeec2.Empty500)
+		}, Warn, "EC2 rights", []string{"AssignIpv6Addresses", "500", "EC2Forbidden"}},
+		"clock": {func(w *world) {
+			w.ec2(fakeec2.Config{}).Fail("DescribeNetworkInterfaces", "RequestExpired")
+		}, Fail, "EC2", []string{"RequestExpired", "clock"}},
+		"signature": {func(w *world) {
+			w.ec2(fakeec2.Config{}).Fail("DescribeNetworkInterfaces", "SignatureDoesNotMatch")
+		}, Fail, "EC2", []string{"SignatureDoesNotMatch", "AWS_SECRET_ACCESS_KEY"}},
+		"key": {func(w *world) {
+			w.ec2(fakeec2.Config{}).Fail("DescribeNetworkInterfaces", "AuthFailure")
+		}, Fail, "EC2", []string{"AuthFailure", "access key"}},
+		"region elsewhere": {func(w *world) {
+			w.ec2(fakeec2.Config{}).Fail("DescribeNetworkInterfaces", fakeec2.Redirect)
+		}, Fail, "EC2", []string{"301", "AWS_REGION"}},
+		"page of a proxy": {func(w *world) {
+			w.ec2(fakeec2.Config{}).Fail("DescribeNetworkInterfaces", fakeec2.HTML)
+		}, Fail, "EC2", []string{"not EC2's", "HTTPS_PROXY"}},
+		"error of a proxy": {func(w *world) {
+			w.ec2(fakeec2.Config{}).Fail("DescribeNetworkInterfaces", slices.Repeat([]string{fakeec2.HTML503}, 4)...)
+		}, Fail, "EC2", []string{"503", "HTTPS_PROXY"}},
 		"config is a ConfigMap": {func(w *world) {
 			w.must(os.Remove(w.o.PCIDPConfig))
 			w.must(os.Symlink("..data/config.json", w.o.PCIDPConfig))
@@ -393,7 +411,7 @@ func TestManaged(t *testing.T) {
 	}})
 	untagged := eni("")
 	untagged.ID = "eni-0a1b2c3d4e5f60000"
-	s := w.ec2(fakeec2.Config{ENIs: []fakeec2.ENI{untagged, eni("fast")}, May: func(action string, e fakeec2.ENI) bool {
+	s := w.ec2(fakeec2.Config{DryRun: true, ENIs: []fakeec2.ENI{untagged, eni("fast")}, May: func(action string, e fakeec2.ENI) bool {
 		return action == "DescribeNetworkInterfaces" || e.Tags[awsnode.NodeENITag] != ""
 	}})
 	report := w.report()
@@ -416,6 +434,16 @@ func TestManaged(t *testing.T) {
 	w.inventory(nodestate.Inventory{NodeName: "node-a", BootID: bootID})
 	s.Change("eni-0a1b2c3d4e5f60001", func(e *fakeec2.ENI) { e.Tags = nil })
 	if got := w.report(); !strings.Contains(got, "ok    EC2 rights: not asked, for no ENI of this instance has the tag NodeENI\n") {
+		t.Errorf("report:\n%s", got)
+	}
+}
+
+// TestNoDryRuns: that EC2 answers no dry run of a change is as it should be.
+func TestNoDryRuns(t *testing.T) {
+	w := newWorld(t)
+	w.ec2(fakeec2.Config{ENIs: []fakeec2.ENI{eni("fast")}})
+	const want = "ok    EC2 rights: AssignPrivateIpAddresses, UnassignPrivateIpAddresses, AssignIpv6Addresses, UnassignIpv6Addresses: EC2 answers no dry run; "
+	if got := w.report(); !strings.Contains(got, want) {
 		t.Errorf("report:\n%s", got)
 	}
 }

@@ -19,9 +19,6 @@ type EC2 interface {
 	Permissions(ctx context.Context, eni device.ENIID) []awsnode.Permission
 }
 
-// rightsRemedy is the way to a right in EC2.
-const rightsRemedy = "give the role the policy deploy/iam/multi-enid.json, by EKS Pod Identity or IRSA (docs/addresses.md)"
-
 // managed looks at what --manage-addresses needs: a way to EC2, the tag of each ENI,
 // and the rights to change its addresses.
 func managed(ctx context.Context, o Options) []Finding {
@@ -30,16 +27,18 @@ func managed(ctx context.Context, o Options) []Finding {
 		return ok(check, "not asked, since nobody manages addresses (--manage-addresses)")
 	}
 	enis, err := o.EC2.Describe(ctx)
-	var refused *awsnode.EC2Error
+	var failed *awsnode.EC2Error
+	if err != nil && !errors.As(err, &failed) {
+		failed = &awsnode.EC2Error{Kind: awsnode.EC2NotSent, Err: err}
+	}
 	switch {
-	case errors.As(err, &refused) && refused.Kind == awsnode.EC2Forbidden:
-		return fail(check, rightsRemedy, "ENIs cannot be looked up, so no address is assigned or given back: %v", err)
-	case errors.As(err, &refused) && refused.Code != "":
-		return warn(check, "ask again later", "ENIs cannot be looked up: %v", err)
-	case err != nil:
-		return fail(check, "credentials come by EKS Pod Identity, by IRSA or from the instance's role (docs/addresses.md); from a private subnet EC2 is reached by a NAT gateway or the VPC endpoint ec2", "it cannot be asked: %v", err)
-	case len(enis) == 0:
-		return fail(check, "see AWS_REGION and AWS_ENDPOINT_URL_EC2, and of which account the role is", "it knows no ENI of this instance")
+	case err == nil:
+	case failed.Kind == awsnode.EC2NotSent:
+		return fail(check, failed.Remedy(), "it cannot be asked: %v", err)
+	case failed.Kind == awsnode.EC2Throttled || failed.Kind == awsnode.EC2Refused:
+		return warn(check, failed.Remedy(), "ENIs cannot be looked up: %v", err)
+	default:
+		return fail(check, failed.Remedy(), "ENIs cannot be looked up, so no address is assigned or given back: %v", err)
 	}
 	all := ok(check, "DescribeNetworkInterfaces allowed, ENIs of this instance: %d", len(enis))
 	all = append(all, tags(o, enis)...)
@@ -79,13 +78,16 @@ func changes(ctx context.Context, o Options, enis []awsnode.Attached) []Finding 
 	if i < 0 {
 		return ok(check, "not asked, for no ENI of this instance has the tag %s", awsnode.NodeENITag)
 	}
-	var may, mayNot, unknown []string
+	var may, mayNot, silent, unknown []string
+	remedy := ""
 	for _, p := range o.EC2.Permissions(ctx, enis[i].ID) {
 		switch {
 		case p.Err == nil:
 			may = append(may, p.Action)
 		case p.Err.Kind == awsnode.EC2Forbidden:
-			mayNot = append(mayNot, p.Action)
+			mayNot, remedy = append(mayNot, p.Action), p.Err.Remedy()
+		case p.Err.Kind == awsnode.EC2Refused:
+			silent = append(silent, p.Action)
 		default:
 			unknown = append(unknown, fmt.Sprintf("%s (%v)", p.Action, p.Err))
 		}
@@ -94,8 +96,12 @@ func changes(ctx context.Context, o Options, enis []awsnode.Attached) []Finding 
 	if may != nil {
 		all = ok(check, "%s allowed on %s", strings.Join(may, ", "), enis[i].ID)
 	}
+	if silent != nil { // the API's model has no dry run for them
+		all = append(all, ok(check, "%s: EC2 answers no dry run; multi-enid status shows EC2Forbidden once one is denied, compare the role's policy with deploy/iam/multi-enid.json",
+			strings.Join(silent, ", "))...)
+	}
 	if mayNot != nil {
-		all = append(all, fail(check, rightsRemedy+"; it reaches ENIs that have the tag "+awsnode.NodeENITag, "%s denied on %s", strings.Join(mayNot, ", "), enis[i].ID)...)
+		all = append(all, fail(check, remedy+"; it reaches ENIs that have the tag "+awsnode.NodeENITag, "%s denied on %s", strings.Join(mayNot, ", "), enis[i].ID)...)
 	}
 	if unknown != nil {
 		all = append(all, warn(check, "compare the role's policy with deploy/iam/multi-enid.json; multi-enid status shows EC2Forbidden once one is denied", "EC2 does not say of %s whether they are allowed", strings.Join(unknown, ", "))...)

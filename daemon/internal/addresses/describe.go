@@ -1,0 +1,225 @@
+package addresses
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/awsnode"
+	"github.com/multi-eni/multi-eni-cni/pkg/device"
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+)
+
+// change is what we have changed of an ENI a moment ago, and Describe may not show yet.
+type change struct {
+	what netip.Prefix
+	gone bool
+	at   time.Time
+}
+
+// unsure is a call of which nobody knows whether it was carried out.
+type unsure struct {
+	at time.Time
+	// had is what the ENI had before.
+	had []netip.Prefix
+}
+
+// all are an ENI's addresses, of full length, and prefixes.
+func all(a awsnode.Attached) []netip.Prefix {
+	out := make([]netip.Prefix, 0, len(a.Addresses)+len(a.Prefixes))
+	for _, ip := range a.Addresses {
+		out = append(out, netip.PrefixFrom(ip, ip.BitLen()))
+	}
+	return append(out, a.Prefixes...)
+}
+
+// apply makes a change to what EC2 says, and says whether it was not there yet.
+func (c change) apply(a *awsnode.Attached) bool {
+	there := has(a.Addresses, a.Prefixes, c.what)
+	if there != c.gone {
+		return false
+	}
+	a.Addresses, a.Prefixes = slices.Clone(a.Addresses), slices.Clone(a.Prefixes)
+	switch {
+	case c.gone:
+		a.Addresses = slices.DeleteFunc(a.Addresses, func(ip netip.Addr) bool { return c.what == netip.PrefixFrom(ip, ip.BitLen()) })
+		a.Prefixes = slices.DeleteFunc(a.Prefixes, func(p netip.Prefix) bool { return c.what == p })
+	case c.what.IsSingleIP():
+		a.Addresses = append(a.Addresses, c.what.Addr())
+	default:
+		a.Prefixes = append(a.Prefixes, c.what)
+	}
+	return true
+}
+
+// soon has EC2 asked again after d, however lately it was asked. Hold mu.
+func (m *Manager) soon(d time.Duration) {
+	m.describe = true
+	if at := m.Now().Add(d); at.Before(m.describeAt) {
+		m.describeAt = at
+	}
+}
+
+// describeDue says whether EC2 is to be asked now. Hold mu.
+func (m *Manager) describeDue() bool {
+	now := m.Now()
+	return m.describe && !now.Before(m.describeAt) && m.ready("", now)
+}
+
+// describeENIs asks EC2 about all ENIs, and says whether it has.
+func (m *Manager) describeENIs(ctx context.Context) bool {
+	m.mu.Lock()
+	if !m.describeDue() {
+		m.mu.Unlock()
+		return false
+	}
+	began, listed := m.Now(), m.listed
+	m.describe, m.describeAt = false, began.Add(describeApart+m.Jitter(describeJitter))
+	m.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, describeTimeout)
+	defer cancel()
+	found, err := m.EC2.Describe(ctx)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err != nil { // the next is due when the back-off says so
+		m.describe, m.describeAt = true, began
+		m.failed("", err, "ENIs cannot be looked up in EC2; until they can, the metadata are believed, and no address is assigned or given back")
+		return true
+	}
+	delete(m.trouble, "")
+	m.learn(found, began)
+	m.agree(listed)
+	m.missing()
+	return true
+}
+
+// learn takes what EC2 has said, to a question asked at a time. Hold mu.
+func (m *Manager) learn(found []awsnode.Attached, began time.Time) {
+	truth := make(map[device.ENIID]awsnode.Attached, len(found))
+	for _, a := range found {
+		m.settle(a, began)
+		a.Addresses, a.Prefixes = inOrder(a.Addresses, m.truth[a.ID].Addresses), inOrder(a.Prefixes, m.truth[a.ID].Prefixes)
+		m.changes[a.ID] = slices.DeleteFunc(m.changes[a.ID], func(c change) bool { return m.Now().Sub(c.at) >= consistent })
+		for _, c := range m.changes[a.ID] {
+			if c.apply(&a) {
+				m.describe = true // it does not show what we have just changed
+			}
+		}
+		v4First(&a)
+		truth[a.ID] = a
+	}
+	different := m.truth == nil || !maps.EqualFunc(m.truth, truth, func(a, b awsnode.Attached) bool {
+		return a.NodeENI == b.NodeENI && textOf(a) == textOf(b)
+	})
+	if m.truth = truth; different {
+		m.Wake()
+	}
+}
+
+// inOrder gives items the order that they had, new ones behind: EC2's lists have none,
+// and the first address of a family is the ENI's own.
+func inOrder[T comparable](now, before []T) []T {
+	out := slices.DeleteFunc(slices.Clone(before), func(x T) bool { return !slices.Contains(now, x) })
+	for _, x := range now {
+		if !slices.Contains(out, x) {
+			out = append(out, x)
+		}
+	}
+	return out
+}
+
+// settle ends the doubt about a call once an answer shows its effect, or was asked for
+// when it would certainly show it. Hold mu.
+func (m *Manager) settle(a awsnode.Attached, began time.Time) {
+	u, doubt := m.unsure[a.ID]
+	if !doubt {
+		return
+	}
+	news := slices.ContainsFunc(all(a), func(p netip.Prefix) bool { return !slices.Contains(u.had, p) })
+	if waited := began.Sub(u.at); news || waited >= consistent || waited < 0 {
+		delete(m.unsure, a.ID)
+		return
+	}
+	m.soon(max(began.Sub(u.at), lookSoon))
+}
+
+// agree notes what the metadata said when EC2 was asked. Hold mu.
+func (m *Manager) agree(listed map[device.ENIID]string) {
+	asked, agreed := map[device.ENIID]string{}, map[device.ENIID]string{}
+	for _, id := range m.known(listed) {
+		asked[id] = listed[id]
+		if before, ok := m.asked[id]; ok && before == listed[id] || m.told(id) == listed[id] {
+			agreed[id] = listed[id]
+		}
+	}
+	m.asked, m.agreed = asked, agreed
+}
+
+// missing looks for ready ENIs that EC2 does not know, and has it asked again for them.
+// It may lag behind, so that a Problem is made of an answer that comes later than that.
+// Hold mu.
+func (m *Manager) missing() {
+	now := m.Now()
+	for i := range m.devices {
+		d := &m.devices[i]
+		if !m.unknown(d) {
+			continue
+		}
+		t := m.trouble[d.ENIID]
+		if t == nil || t.absent.IsZero() || t.absent.After(now) {
+			t = &trouble{absent: now}
+			m.trouble[d.ENIID] = t
+		}
+		p := nodestate.Problem{}
+		if now.Sub(t.absent) >= consistent {
+			p = nodestate.Problem{Reason: "ENIUnknownToEC2", NodeENI: d.NodeENI, Device: d.ENIID.String(), Message: "EC2 does not list this ENI among those of the instance, so that none of its addresses " +
+				"is assigned or given back; see AWS_REGION and AWS_ENDPOINT_URL_EC2, and of which account the role is"}
+		}
+		m.set(d.ENIID, p, backOff(t.times))
+		m.soon(t.until.Sub(now))
+	}
+	for s, t := range m.trouble {
+		if _, known := m.truth[s]; known && !t.absent.IsZero() {
+			delete(m.trouble, s)
+			m.Wake()
+		}
+	}
+}
+
+// unknown says whether EC2 has been asked, and does not know a device. Hold mu.
+func (m *Manager) unknown(d *nodestate.Device) bool {
+	_, known := m.truth[d.ENIID]
+	return m.truth != nil && !known && d.ENIID != "" && d.Phase == nodestate.PhaseReady
+}
+
+// v4First sorts the families, and leaves each in its order.
+func v4First(a *awsnode.Attached) {
+	byFamily := func(x, y netip.Addr) int { return x.BitLen() - y.BitLen() }
+	slices.SortStableFunc(a.Addresses, byFamily)
+	slices.SortStableFunc(a.Prefixes, func(x, y netip.Prefix) int { return byFamily(x.Addr(), y.Addr()) })
+}
+
+// doubtful says whether a call about an ENI is to wait for the outcome of the last.
+// Hold mu.
+func (m *Manager) doubtful(eni device.ENIID) bool {
+	_, doubt := m.unsure[eni]
+	return doubt
+}
+
+// lost notes that nobody knows whether a call was carried out. Hold mu.
+func (m *Manager) lost(eni device.ENIID) {
+	m.unsure[eni] = unsure{at: m.Now(), had: all(m.truth[eni])}
+	m.soon(lookSoon)
+}
+
+// adviceOf is the way out of an error, for a Problem.
+func adviceOf(err error) string {
+	var e *awsnode.EC2Error
+	if errors.As(err, &e) {
+		return e.Remedy()
+	}
+	return "see the daemon's log"
+}

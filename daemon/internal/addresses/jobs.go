@@ -1,0 +1,50 @@
+package addresses
+
+import (
+	"context"
+	"sync"
+)
+
+// concurrency is how many calls are on their way at once, each about another ENI, or
+// about all. awsnode.EC2 bounds how many are made at all.
+const concurrency = 4
+
+// jobs runs what is due for each subject in the background, one job for each at a
+// time: an answer that is late holds up its own ENI only.
+type jobs struct {
+	slots chan struct{}
+	all   sync.WaitGroup
+	mu    sync.Mutex
+	// busy are the subjects with a job; true: there is more to do afterwards.
+	busy map[subject]bool
+}
+
+func newJobs() *jobs { return &jobs{slots: make(chan struct{}, concurrency), busy: map[subject]bool{}} }
+
+// start runs do, unless the subject has a job already: then again is called when that
+// ends. do says whether it has done anything, which is a reason to look again too.
+func (j *jobs) start(ctx context.Context, s subject, do func(context.Context) bool, again func()) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if _, busy := j.busy[s]; busy {
+		j.busy[s] = true
+		return
+	}
+	j.busy[s] = false
+	j.all.Go(func() {
+		select {
+		case j.slots <- struct{}{}:
+		case <-ctx.Done():
+			return // nothing begins any more
+		}
+		done := do(ctx)
+		<-j.slots
+		j.mu.Lock()
+		more := j.busy[s]
+		delete(j.busy, s)
+		j.mu.Unlock()
+		if done || more {
+			again()
+		}
+	})
+}
