@@ -139,7 +139,7 @@ generate: go-version ## Write the generated files again
 	$(GO) generate ./...
 
 .PHONY: tools
-tools: $(BIN)/.tools ## Build the pinned cnitool and reference CNI plugins into bin/
+tools: $(BIN)/.tools $(BIN)/tools/ec2-metadata-mock ## Build the pinned cnitool, reference CNI plugins and AWS' metadata mock into bin/
 
 .PHONY: clean
 clean: ## Remove what the build made
@@ -194,6 +194,12 @@ $(BIN)/tools/helm: test/tools/helm/go.mod test/tools/helm/go.sum
 	$(call gobuild,-C test/tools/helm) -ldflags '-s -w -X $(CHARTUTIL).k8sVersionMajor=1 -X $(CHARTUTIL).k8sVersionMinor=34' -o $@ helm.sh/helm/v3/cmd/helm
 	@touch $@
 
+$(BIN)/tools/ec2-metadata-mock: test/tools/imds/go.mod test/tools/imds/go.sum
+	@mkdir -p $(@D)
+	$(call gobuild,-C test/tools/imds) -o $(@D)/ tool
+	@touch $@
+	@$(GIVEBACK)
+
 $(LINT): test/tools/lint/go.mod test/tools/lint/go.sum
 	@mkdir -p $(@D)
 	$(call gobuild,-C test/tools/lint) -o $(@D)/ tool
@@ -209,6 +215,7 @@ tidy-check:
 	$(GO) -C test/tools/gen mod tidy -diff
 	$(GO) -C test/tools/helm mod tidy -diff
 	$(GO) -C test/tools/sbom mod tidy -diff
+	$(GO) -C test/tools/imds mod tidy -diff
 	$(GO) -C test/kube mod tidy -diff
 	$(GO) -C test/kube/whereabouts mod tidy -diff
 	$(GO) -C test/monitoring mod tidy -diff

@@ -28,7 +28,7 @@ const (
 	paceBurst, paceRate   = 100, 300
 
 	// eniRequests are those for all keys of an interface.
-	eniRequests = 14
+	eniRequests = 15
 	// maxInterfaces are those of the largest instance types (p5.48xlarge).
 	maxInterfaces = 64
 	// refreshRequests are the most for what may change of an interface.

@@ -311,7 +311,7 @@ func TestPermissions(t *testing.T) {
 		ENIs: []fakeec2.ENI{tagged(1), untagged},
 		May:  func(action string, e fakeec2.ENI) bool { return e.Tags[NodeENITag] != "" && action != denied },
 	}
-	c, s := ec2Of(t, cfg)
+	c, _ := ec2Of(t, cfg)
 	says := func(what string, eni device.ENIID, want ...string) {
 		t.Helper()
 		var got []string
@@ -330,6 +330,7 @@ func TestPermissions(t *testing.T) {
 	says("EC2 answers no dry run", "eni-00000001", assign4+"UnknownParameter false", unassign4+"UnknownParameter false", assign6+"UnknownParameter false", unassign6+"UnknownParameter false")
 	says("no dry run, no tag", "eni-00000002", assign4+"UnauthorizedOperation true", unassign4+"UnauthorizedOperation true", assign6+"UnauthorizedOperation true", unassign6+"UnauthorizedOperation true")
 	cfg.DryRun = true
+	var s *fakeec2.Server
 	c, s = ec2Of(t, cfg)
 	says("all", "eni-00000001", assign4+"may", unassign4+"may", assign6+"may", unassign6+"may")
 	says("no tag", "eni-00000002", assign4+"UnauthorizedOperation true", unassign4+"UnauthorizedOperation true", assign6+"UnauthorizedOperation true", unassign6+"UnauthorizedOperation true")

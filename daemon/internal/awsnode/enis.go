@@ -81,6 +81,7 @@ func (c *Client) readAll(ctx context.Context, macs []device.MAC) ([]*ENI, error)
 // as a whole. Of one with a value that makes no sense, Unreadable is that.
 func readENI(mac device.MAC, get func(key string) (string, error)) (*ENI, error) {
 	r := reader{get: get, base: macsKey + mac.String() + "/"}
+	r.list("interface-id")
 	e := &ENI{
 		MAC:         mac,
 		ID:          value(&r, "interface-id", device.ParseENIID),
@@ -133,6 +134,14 @@ type reader struct {
 	// keys are those that the service says to have; nil: not known.
 	keys []string
 	err  error
+}
+
+// list reads which keys there are, so that no others are asked for. A list without a
+// key that every ENI has is none.
+func (r *reader) list(always string) {
+	if keys := r.lines(""); slices.Contains(keys, always) {
+		r.keys = keys
+	}
 }
 
 // lines returns a key's lines. A key that does not exist has none.

@@ -217,10 +217,7 @@ func (c *Client) readAgain(ctx context.Context, mac device.MAC, e *entry, urgent
 func (e *entry) refresh(get func(key string) (string, error), primary bool, now time.Time) error {
 	next := *e.eni
 	r := reader{get: get, base: macsKey + next.MAC.String() + "/"}
-	keys := r.lines("")
-	if r.keys = keys; !slices.Contains(keys, "device-number") { // it goes, or a service without such a list
-		r.keys = nil
-	}
+	r.list("device-number")
 	next.DeviceIndex = value(&r, "device-number", parseIndex)
 	r.pool(&next, ranges(e.eni))
 	var bad *ValueError

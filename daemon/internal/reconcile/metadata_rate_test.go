@@ -59,7 +59,7 @@ func (m *metered) list(e int, edit ...func(*fakeimds.ENI)) {
 }
 
 // eniRequests are those for all keys of an ENI, which is asked for once when it comes.
-const eniRequests = 14
+const eniRequests = 15
 
 // judgeRate says of every 10 s how often the metadata were asked again, at most: the
 // first eniRequests about an ENI that has come are not that, nor are the first of all.
