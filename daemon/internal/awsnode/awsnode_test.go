@@ -228,6 +228,9 @@ func TestFailureIsUnknown(t *testing.T) {
 		{name: "connection lost", path: macs, fault: fakeimds.Fault{Drop: true}, names: "metadata key network/interfaces/macs/"},
 		{name: "one ENI's key fails", path: macs + firstMAC + "/subnet-id", fault: fakeimds.Fault{Status: http.StatusInternalServerError}, names: firstMAC + "/subnet-id"},
 		{name: "one ENI's optional key fails", path: macs + firstMAC + "/ipv6s", fault: fakeimds.Fault{Status: http.StatusInternalServerError}, names: firstMAC + "/ipv6s"},
+		{name: "truncated", path: macs, fault: fakeimds.Fault{Truncate: true, Body: primaryMAC + "/\n"}, names: "metadata key network/interfaces/macs/"},
+		{name: "redirected", path: macs, fault: fakeimds.Fault{Status: http.StatusFound, Location: "http://127.0.0.1:1/"}, names: "metadata key network/interfaces/macs/"},
+		{name: "page of a proxy", path: macs, fault: fakeimds.Fault{Status: http.StatusBadGateway, Body: "<html>02:00:00:00:00:01/</html>"}, names: "metadata key network/interfaces/macs/"},
 		{name: "slow", path: macs, fault: fakeimds.Fault{Delay: time.Minute}, names: "metadata key network/interfaces/macs/"},
 	}
 	for _, tt := range tests {

@@ -218,6 +218,28 @@ func TestNotSent(t *testing.T) {
 	}
 }
 
+// TestSlowAnswer: who gives up does not know what was done, and what was not.
+func TestSlowAnswer(t *testing.T) {
+	proceed := make(chan struct{})
+	c, s := ec2Of(t, fakeec2.Config{ENIs: []fakeec2.ENI{tagged(1)}, Slow: proceed})
+	if _, err := c.Describe(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	s.Fail("AssignPrivateIpAddresses", fakeec2.Slow)
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	_, err := c.Assign(ctx, "eni-00000001", IPv4, false, 1)
+	var e *EC2Error
+	if !errors.As(err, &e) || e.Kind != EC2Unknown {
+		t.Errorf("given up: %v, %+v", err, e)
+	}
+	s.Fail("AssignPrivateIpAddresses", fakeec2.Slow)
+	close(proceed)
+	if got, err := c.Assign(t.Context(), "eni-00000001", IPv4, false, 1); err != nil || len(got) != 1 {
+		t.Errorf("waited: %v, %v", got, err)
+	}
+}
+
 // TestNoENIs: an instance has an ENI, so that an answer without any is of another
 // region or account.
 func TestNoENIs(t *testing.T) {
