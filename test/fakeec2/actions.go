@@ -255,7 +255,7 @@ func (s *Server) assignIPv4(p params) (string, error) {
 	return item("networkInterfaceId", r.ID) + item("assignedPrivateIpAddressesSet", out) + item("assignedIpv4PrefixSet", networks), nil
 }
 
-// assigned gives an ENI what was chosen and returns what the answer lists.
+// assigned gives an ENI the chosen addresses and prefixes, and returns the answer's lists.
 func (s *Server) assigned(r *record, got []netip.Prefix, is4 bool) (addresses []netip.Addr, prefixes []netip.Prefix) {
 	before := r.clone()
 	s.change(r, func(e *ENI) {

@@ -45,8 +45,7 @@ func refuse(code, format string, args ...any) error {
 	return &apiError{status, code, fmt.Sprintf(format, args...)}
 }
 
-// Faults that are no error codes. Those that an answer would have say whether the call
-// was carried out.
+// Faults that are no error codes. Each says whether the call was carried out.
 const (
 	// Drop ends the connection before anything is done, and Lose after.
 	Drop = "drop"

@@ -256,8 +256,8 @@ func (s *Server) unknown(request string) {
 // params are a call's, each of which must be taken.
 type params map[string][]string
 
-// Parameters are those that the server takes of an action, without Action and Version,
-// of a list as "Name.N". Sources: the actions' pages of the API reference
+// Parameters lists the parameters of an action that the server takes, without Action
+// and Version; a list is "Name.N". Sources: the actions' pages of the API reference
 // (API_DescribeNetworkInterfaces.html and so on); a test compares them with the SDK's
 // model.
 func Parameters(action string) []string {

@@ -41,7 +41,7 @@ const (
 	// that which only looks, and one that changes an ENI, whose answer is worth a wait.
 	describeTimeout = 15 * time.Second
 	callTimeout     = 30 * time.Second
-	// lookSoon is after how long EC2 is first asked what a call has done that has failed.
+	// lookSoon is the wait before the first look at the effect of a failed call.
 	lookSoon = 2 * time.Second
 )
 
@@ -89,8 +89,8 @@ type Manager struct {
 	// did not list. agreed is that of it which needs no further question: EC2 has said
 	// the same, or has said otherwise twice, the second time too late to lag behind.
 	asked, agreed map[device.ENIID]string
-	// changed is when we have last changed an ENI, and changes are what, as long as
-	// Describe may not show it. unsure are the calls whose outcome is not known.
+	// changed is when we last changed an ENI. changes are our changes, as long as
+	// Describe may not show them. unsure are the calls whose outcome is not known.
 	changed map[device.ENIID]time.Time
 	changes map[device.ENIID][]change
 	unsure  map[device.ENIID]unsure
@@ -300,7 +300,7 @@ func (m *Manager) look(ctx context.Context) {
 	}
 }
 
-// tendAll does in the background for each ENI what is due.
+// tendAll starts the due work of each ENI in the background.
 func (m *Manager) tendAll(ctx context.Context) {
 	m.mu.Lock()
 	devices := m.devices

@@ -114,7 +114,7 @@ func (w *world) sync() {
 	w.step(w.Context())
 }
 
-// step does what is due, and waits for it.
+// step does the due work and waits for its end.
 func (w *world) step(ctx context.Context) {
 	w.look(ctx)
 	w.jobs.all.Wait()
@@ -734,7 +734,7 @@ func TestDescribeLagsBehind(t *testing.T) {
 }
 
 // TestAnswerLost: a call whose answer was lost is not made again before Describe shows
-// what it has done, and the inventory has that within seconds.
+// its effect, and the inventory has that within seconds.
 func TestAnswerLost(t *testing.T) {
 	for _, fault := range []string{fakeec2.Lose, fakeec2.Truncate} {
 		w := newWorld(t, false, fakeec2.Config{})

@@ -13,7 +13,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// change is what we have changed of an ENI a moment ago, and Describe may not show yet.
+// change is one of our changes of an ENI that Describe may not show yet.
 type change struct {
 	what netip.Prefix
 	gone bool
@@ -23,7 +23,7 @@ type change struct {
 // unsure is a call of which nobody knows whether it was carried out.
 type unsure struct {
 	at time.Time
-	// had is what the ENI had before.
+	// had are the ENI's addresses and prefixes before the call.
 	had []netip.Prefix
 }
 
@@ -36,7 +36,7 @@ func all(a awsnode.Attached) []netip.Prefix {
 	return append(out, a.Prefixes...)
 }
 
-// apply makes a change to what EC2 says, and says whether it was not there yet.
+// apply makes the change in EC2's answer, and says whether the answer lacked it.
 func (c change) apply(a *awsnode.Attached) bool {
 	there := has(a.Addresses, a.Prefixes, c.what)
 	if there != c.gone {
@@ -96,7 +96,7 @@ func (m *Manager) describeENIs(ctx context.Context) bool {
 	return true
 }
 
-// learn takes what EC2 has said, to a question asked at a time. Hold mu.
+// learn takes EC2's answer to a question that was asked at the time began. Hold mu.
 func (m *Manager) learn(found []awsnode.Attached, began time.Time) {
 	truth := make(map[device.ENIID]awsnode.Attached, len(found))
 	for _, a := range found {
@@ -105,7 +105,7 @@ func (m *Manager) learn(found []awsnode.Attached, began time.Time) {
 		m.changes[a.ID] = slices.DeleteFunc(m.changes[a.ID], func(c change) bool { return m.Now().Sub(c.at) >= consistent })
 		for _, c := range m.changes[a.ID] {
 			if c.apply(&a) {
-				m.describe = true // it does not show what we have just changed
+				m.describe = true // it does not show our last change yet
 			}
 		}
 		v4First(&a)
@@ -146,7 +146,7 @@ func (m *Manager) settle(a awsnode.Attached, began time.Time) {
 	m.soon(max(began.Sub(u.at), lookSoon))
 }
 
-// agree notes what the metadata said when EC2 was asked. Hold mu.
+// agree notes the state of the metadata at the time of the question. Hold mu.
 func (m *Manager) agree(listed map[device.ENIID]string) {
 	asked, agreed := map[device.ENIID]string{}, map[device.ENIID]string{}
 	for _, id := range m.known(listed) {

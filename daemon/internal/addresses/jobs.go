@@ -9,8 +9,8 @@ import (
 // about all. awsnode.EC2 bounds how many are made at all.
 const concurrency = 4
 
-// jobs runs what is due for each subject in the background, one job for each at a
-// time: an answer that is late holds up its own ENI only.
+// jobs runs the work of each subject in the background, one job for each at a time:
+// a late answer holds up its own ENI only.
 type jobs struct {
 	slots chan struct{}
 	all   sync.WaitGroup

@@ -85,7 +85,7 @@ func (e *watched) Unassign(ctx context.Context, id device.ENIID, family awsnode.
 	return e.change(func() error { return e.client().Unassign(ctx, id, family, what) })
 }
 
-// free is how many IPv4 addresses for pods are free of those that the ENI has.
+// free counts the ENI's IPv4 addresses that no pod has.
 func (w *world) free() (n int) {
 	w.Helper()
 	l, err := w.Leases.Read(bootID, eni)

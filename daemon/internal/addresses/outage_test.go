@@ -17,8 +17,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/fakeec2"
 )
 
-// TestFirstDescribeFails: it is repeated after 5 s, not after a minute, and what lasts
-// is a Problem with the second failure.
+// TestFirstDescribeFails: it is repeated after 5 s, not after a minute, and the second
+// failure is a Problem.
 func TestFirstDescribeFails(t *testing.T) {
 	for fault, says := range map[string]string{
 		"InternalError": "EC2Failing: ENIs cannot be looked up in EC2", fakeec2.HTML: "see AWS_ENDPOINT_URL_EC2, HTTPS_PROXY", fakeec2.Nothing: "see AWS_ENDPOINT_URL_EC2, HTTPS_PROXY",
@@ -93,9 +93,8 @@ func TestUnknownToEC2(t *testing.T) {
 	}
 }
 
-// TestAnswerListsAll: an answer that lists what the ENI has had before, the primary
-// address too, in any order, adds nothing but what is new; and whatever order EC2's
-// lists have, the ENI's own addresses stay the first.
+// TestAnswerListsAll: an answer may list older addresses, the primary one too, in any
+// order; only new ones are added. The ENI's own addresses stay the first.
 func TestAnswerListsAll(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // to be the same again
 	w := newWorld(t, false, fakeec2.Config{ListAll: true, Shuffle: r.Shuffle}, func(e *fakeec2.ENI) {
@@ -154,8 +153,8 @@ func (l *late) Unassign(context.Context, device.ENIID, awsnode.Family, []netip.P
 	return errors.New("not asked for")
 }
 
-// TestSlowAssign: an answer that is late holds up its own ENI only, also for what comes
-// up while it is awaited.
+// TestSlowAssign: a late answer holds up its own ENI only, also for demands that come
+// up meanwhile.
 func TestSlowAssign(t *testing.T) {
 	l := &late{release: make(chan struct{}), slow: numbered(0), asked: make(chan device.ENIID, 100)}
 	w := newWorld(t, false, fakeec2.Config{})

@@ -64,8 +64,8 @@ func (m *Manager) tend(ctx context.Context, d *nodestate.Device) (done bool) {
 	return done
 }
 
-// touchable is what EC2 says of an ENI, unless it says nothing, a call that has failed
-// is to wait, or nobody knows yet what the last call has done.
+// touchable returns EC2's state of an ENI. It is not ok while EC2 does not know the ENI,
+// a failed call waits, or the outcome of the last call is not known.
 func (m *Manager) touchable(eni device.ENIID) (truth awsnode.Attached, ok bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -120,12 +120,12 @@ func (m *Manager) assign(ctx context.Context, d *nodestate.Device, o order) bool
 	return true
 }
 
-// check has EC2 asked what it has, after an error that may not be the whole truth. Hold mu.
+// check has EC2 asked again after an error that may hide an effect. Hold mu.
 func (m *Manager) check(eni device.ENIID, err error) {
 	switch kindOf(err) {
 	case awsnode.EC2Unknown:
 		m.lost(eni)
-	case awsnode.EC2Refused: // it has not what we believe
+	case awsnode.EC2Refused: // our picture of the ENI is wrong
 		m.soon(lookSoon)
 	case awsnode.EC2NotSent, awsnode.EC2Throttled, awsnode.EC2Forbidden, awsnode.EC2Unauthenticated, awsnode.EC2Limit, awsnode.EC2SubnetFull:
 	}

@@ -106,8 +106,7 @@ type Config struct {
 	// Endpoint is its base URL. "" leaves it to the SDK: the environment's
 	// AWS_EC2_METADATA_SERVICE_ENDPOINT, else http://169.254.169.254.
 	Endpoint string
-	// Now is the clock of the request budget and of what is remembered; nil is
-	// time.Now.
+	// Now is the clock of the request budget and of the memory; nil is time.Now.
 	Now func() time.Time
 }
 

@@ -249,7 +249,7 @@ func TestFailureIsUnknown(t *testing.T) {
 				t.Errorf("error %q shows the token", err)
 			}
 			n.Fault(tt.path, fakeimds.Fault{})
-			for _, e := range n.enis(t) { // what failed is not asked again at once
+			for _, e := range n.enis(t) { // a failed ENI is not asked for again at once
 				if e.ID == "" && e.MAC != firstMAC {
 					t.Errorf("right after the fault: %+v", e)
 				}
@@ -318,8 +318,8 @@ func TestTokenIsRenewed(t *testing.T) {
 	}
 }
 
-// TestSenselessValues: one bad value is of one ENI, and takes nothing from the
-// others; only what all of them depend on makes all unknown.
+// TestSenselessValues: a bad value concerns its own ENI; only a key that all of them
+// depend on makes all unknown.
 func TestSenselessValues(t *testing.T) {
 	first := macs + firstMAC + "/"
 	tests := []struct {

@@ -15,11 +15,11 @@ import (
 // againBurst + againRate*T requests in any T seconds, and one more for a token: 50 in
 // any 10 s, 5 a second.
 //
-// Besides, what IMDS lists for the first time is read once, with eniRequests for
-// each interface at most. firstBurst is for the interfaces of the largest instance; one that
+// Besides, each interface is read once when IMDS first lists it, with eniRequests at
+// most. firstBurst is for the interfaces of the largest instance; one that
 // comes and goes for ever gets no more than firstRate.
 //
-// paceRate bounds both: IMDS drops what exceeds 1,024 packets a second, which it
+// paceRate bounds both: IMDS drops packets above 1,024 a second, a limit that it
 // shares with the VPC's DNS, and a request takes three ("Query throttling" in the
 // EC2 user guide, "DNS quotas" in the VPC user guide).
 const (
@@ -31,7 +31,7 @@ const (
 	eniRequests = 15
 	// maxInterfaces are those of the largest instance types (p5.48xlarge).
 	maxInterfaces = 64
-	// refreshRequests are the most for what may change of an interface.
+	// refreshRequests are the most for the changeable keys of an interface.
 	refreshRequests = 6
 	// spareRequests are kept for the interfaces that somebody waits for.
 	spareRequests = 8

@@ -171,8 +171,8 @@ const (
 	IPv6 Family = true
 )
 
-// Assign has EC2 choose n more addresses, or prefixes, for an ENI and returns what
-// the answer lists, addresses with their full length. The API reference does not say
+// Assign has EC2 choose n more addresses, or prefixes, for an ENI and returns the
+// answer's list, addresses with their full length. The API reference does not say
 // that these are new ones only ("The private IP addresses assigned to the network
 // interface", AssignPrivateIpAddresses). The call is made once: it has no ClientToken,
 // and each time it is carried out the ENI has n more. Errors: *EC2Error.

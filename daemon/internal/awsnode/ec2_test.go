@@ -161,8 +161,8 @@ func TestEC2Errors(t *testing.T) {
 	fails("throttled for long", c.Unassign(t.Context(), "eni-00000001", IPv4, prefixes("10.0.1.99/32")), EC2Throttled)
 }
 
-// TestUnknownOutcome: what is not EC2's answer, whatever it looks like, says nothing of
-// what was done; and an Assign is sent once.
+// TestUnknownOutcome: an answer that is not EC2's leaves the outcome open; and an Assign
+// is sent once.
 func TestUnknownOutcome(t *testing.T) {
 	c, s := ec2Of(t, fakeec2.Config{ENIs: []fakeec2.ENI{tagged(1)}})
 	if _, err := c.Describe(t.Context()); err != nil {
@@ -200,7 +200,7 @@ func TestUnknownOutcome(t *testing.T) {
 			if calls := s.Calls(); times == 1 && len(calls) != 1 {
 				t.Errorf("%s, %s: sent %d times", action, fault, len(calls))
 			}
-			for s.Pending(action) { // what was not repeated
+			for s.Pending(action) { // faults that no repetition has met
 				call() //nolint:errcheck // it fails
 			}
 		}
@@ -218,7 +218,7 @@ func TestNotSent(t *testing.T) {
 	}
 }
 
-// TestSlowAnswer: who gives up does not know what was done, and what was not.
+// TestSlowAnswer: a caller that gives up does not know the outcome.
 func TestSlowAnswer(t *testing.T) {
 	proceed := make(chan struct{})
 	c, s := ec2Of(t, fakeec2.Config{ENIs: []fakeec2.ENI{tagged(1)}, Slow: proceed})

@@ -131,7 +131,7 @@ func (r *reader) pool(e *ENI, subnets []netip.Prefix) {
 type reader struct {
 	get  func(key string) (string, error)
 	base string // "network/interfaces/macs/02:00:00:00:00:07/"
-	// keys are those that the service says to have; nil: not known.
+	// keys are the service's list of its keys; nil: not known.
 	keys []string
 	err  error
 }

@@ -10,7 +10,7 @@ import (
 	smithyhttp "github.com/aws/smithy-go/transport/http"
 )
 
-// EC2Kind says what an error of EC2 asks for.
+// EC2Kind is the reaction that an error of EC2 asks for.
 type EC2Kind int
 
 // The kinds of errors.
@@ -39,13 +39,13 @@ type EC2Error struct {
 	// Code is the word for it of Service, "" when it gave none; Service is EC2's or
 	// STS's name in the SDK, "" where the call did not get as far.
 	Code, Service string
-	// Status is that of the HTTP answer; 0 without one.
+	// Status is the HTTP status; 0 without an answer.
 	Status int
 	// Err names the call.
 	Err error
 }
 
-// Error is that of the call.
+// Error names the call and its cause.
 func (e *EC2Error) Error() string { return e.Err.Error() }
 
 // Unwrap returns Err.
@@ -61,12 +61,12 @@ var errNoENIs = errors.New("EC2 knows no ENI of this instance, not even the prim
 // (service/ec2/deserializers.go of aws-sdk-go-v2).
 const noCode = "UnknownError"
 
-// classify finds out what an error asks for.
+// classify finds the kind of an error.
 func classify(call string, err error) *EC2Error {
 	e := &EC2Error{Err: fmt.Errorf("%s: %w", call, err)}
 	var operation *smithy.OperationError
 	for inner := err; errors.As(inner, &operation); inner = operation.Err {
-		e.Service = operation.Service() // the innermost is who has answered
+		e.Service = operation.Service() // the innermost service has answered
 	}
 	var response *smithyhttp.ResponseError
 	if errors.As(err, &response) {

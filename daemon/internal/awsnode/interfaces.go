@@ -13,17 +13,17 @@ import (
 )
 
 const (
-	// refreshEvery is how old what may change of an ENI gets before it is read again,
-	// as far as the budget allows, and wholeEvery how old all else.
+	// refreshEvery is the age at which the changeable keys of an ENI are read again, as
+	// far as the budget allows, and wholeEvery the age of the others.
 	refreshEvery = 10 * time.Second
 	wholeEvery   = 10 * time.Minute
-	// againFirst and againMost bound the waits before what could not be read is read
-	// again; they are an eighth of the time for which IMDS has listed it.
+	// againFirst and againMost bound the waits before an incomplete ENI is read again;
+	// each is an eighth of the time for which IMDS has listed it.
 	againFirst = 250 * time.Millisecond
 	againMost  = time.Minute
 )
 
-// interfaces is what a Client remembers of the instance's ENIs.
+// interfaces is a Client's memory of the instance's ENIs.
 type interfaces struct {
 	asked   bool
 	primary device.MAC // "" before it was read: it never changes
@@ -51,10 +51,9 @@ var errTooOften = errors.New("the metadata service has failed too often for anot
 // answer makes no sense. An instance has a primary ENI, so no answer is ever an
 // empty list.
 //
-// What IMDS lists for the first time is read at once. All else is read again as the
-// budget allows: what an ENI lacks at each call, what may change every 10 s. So an
-// address that comes or goes is seen by a call some 10 s later, or 60 s where there
-// are many ENIs.
+// A newly listed ENI is read at once. Others are read again as the budget allows:
+// incomplete ones soon, changeable keys every 10 s. So a call sees a new address some
+// 10 s later, or up to two minutes later where there are many ENIs.
 func (c *Client) ENIs(ctx context.Context) ([]ENI, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, listTimeout, errSlow)
 	defer cancel()
@@ -70,7 +69,7 @@ func (c *Client) ENIs(ctx context.Context) ([]ENI, error) {
 	return c.known.answer(), nil
 }
 
-// look brings what is known up to date.
+// look brings the memory up to date.
 func (c *Client) look(ctx context.Context) error {
 	if err := c.list(ctx); err != nil {
 		return err
@@ -145,13 +144,13 @@ func (c *Client) list(ctx context.Context) error {
 func (c *Client) readFresh(ctx context.Context, macs []device.MAC) error {
 	macs = macs[:min(len(macs), max(0, c.budget.left(ctx)/eniRequests))]
 	found, err := c.readAll(ctx, macs)
-	for i, mac := range macs { // after an error too: what was read need not be read again
+	for i, mac := range macs { // after an error too, so that nothing is read twice
 		c.known.entries[mac].take(found[i], mac == c.known.primary, c.budget.now())
 	}
 	return err
 }
 
-// take notes what was read as a whole; nil: it was not there as a whole.
+// take notes a whole reading; nil: the ENI was not there as a whole.
 func (e *entry) take(eni *ENI, primary bool, now time.Time) {
 	e.tried = now
 	if eni == nil {
@@ -172,8 +171,8 @@ func (e *entry) take(eni *ENI, primary bool, now time.Time) {
 	e.eni = eni
 }
 
-// lacking says whether the ENI lacks what IMDS may yet tell: all of it, its index,
-// or its first address.
+// lacking says whether IMDS may yet tell more of the ENI: all of it, its index, or its
+// first address.
 func (e *entry) lacking(primary bool) bool {
 	return e.whole.IsZero() || !primary && (e.eni.DeviceIndex < 0 || len(e.eni.Addresses) == 0)
 }
@@ -186,8 +185,8 @@ func (e *entry) wait(urgent bool, now time.Time) time.Duration {
 	return refreshEvery
 }
 
-// readAgain reads what may have changed of an ENI, or all of it, when that is due
-// and the budget allows it.
+// readAgain reads the changeable keys of an ENI, or all of them, when that is due and
+// the budget allows it.
 func (c *Client) readAgain(ctx context.Context, mac device.MAC, e *entry, urgent bool) error {
 	now, cost, spare := c.budget.now(), refreshRequests, spareRequests
 	all := e.whole.IsZero() || now.Sub(e.whole) >= wholeEvery
@@ -212,7 +211,7 @@ func (c *Client) readAgain(ctx context.Context, mac device.MAC, e *entry, urgent
 	return e.refresh(get, mac == c.known.primary, now)
 }
 
-// refresh reads what may change of an ENI. An address outside of the known ranges
+// refresh reads the changeable keys of an ENI. An address outside of the known ranges
 // has all of the ENI read next time.
 func (e *entry) refresh(get func(key string) (string, error), primary bool, now time.Time) error {
 	next := *e.eni
@@ -247,7 +246,7 @@ func ranges(e *ENI) (all []netip.Prefix) {
 	return all
 }
 
-// answer lists what is known, sorted by MAC.
+// answer lists the known ENIs, sorted by MAC.
 func (k *interfaces) answer() []ENI {
 	var out []ENI
 	for _, bad := range k.odd {

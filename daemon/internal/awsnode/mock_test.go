@@ -76,8 +76,8 @@ func awsMock(t *testing.T, values string) string {
 	}
 }
 
-// TestAgainstAWSMock: what AWS' own mock serves is read as the strict fake's is: the
-// token, keys by their list, values, and keys that are not there.
+// TestAgainstAWSMock: AWS' own mock is read like the strict fake: the token, keys by
+// their list, values, and keys that are not there.
 func TestAgainstAWSMock(t *testing.T) {
 	url := awsMock(t, `"mac-local-ipv4s":"192.0.2.54\n192.0.2.55","mac-network-interface-card-index":"1"`)
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url+"/latest/meta-data/mac", nil)
@@ -106,7 +106,7 @@ func TestAgainstAWSMock(t *testing.T) {
 		ID: "eni-0f95d3625f5c521cc", MAC: "0e:49:61:0f:c3:11", NetworkCard: 1, SubnetID: "subnet-0ac62554", SubnetCIDR: netip.MustParsePrefix("192.0.2.0/24"),
 		VPCCIDRs: prefixes("192.0.2.0/24"), Addresses: prefixes("192.0.2.54/24", "192.0.2.55/24", "2001:db8:8:4::2/32"), Primary: true,
 	}}
-	for range 2 { // the second from what is remembered
+	for range 2 { // the second from memory
 		got, err := c.ENIs(t.Context())
 		if err != nil {
 			t.Fatal(err)

@@ -18,7 +18,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/fakeec2"
 )
 
-// captured is an HTTP client that keeps what it is to send.
+// captured is an HTTP client that keeps requests instead of sending them.
 type captured struct{ form url.Values }
 
 func (c *captured) Do(r *http.Request) (*http.Response, error) {
@@ -56,7 +56,7 @@ func fill(v reflect.Value) {
 }
 
 // TestFakeAgainstTheModel: each parameter that the strict fake takes is one of the API's
-// model, from which the SDK's requests are generated; and so is what the model lacks.
+// model, from which the SDK's requests are generated. So does the lack of ClientToken and DryRun.
 func TestFakeAgainstTheModel(t *testing.T) {
 	sent := &captured{}
 	c := ec2.New(ec2.Options{HTTPClient: sent, Region: "eu-central-1", Retryer: aws.NopRetryer{}, Credentials: aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) {

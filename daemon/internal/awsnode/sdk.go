@@ -79,7 +79,7 @@ func (e *EC2) connect(ctx context.Context) (*ec2Calls, string, error) {
 // no region it is the instance's; the credentials of IRSA need one too, so that it
 // is given before they are looked for.
 func (e *EC2) configure(ctx context.Context) (aws.Config, error) {
-	// What the SDK has to log of a failing service is in the errors, and said once there.
+	// The SDK's log lines about a failing service repeat its errors.
 	options := []func(*config.LoadOptions) error{config.WithLogger(logging.Nop{}), config.WithRetryer(func() aws.Retryer {
 		return retry.NewAdaptiveMode(func(o *retry.AdaptiveModeOptions) {
 			o.StandardOptions = append(o.StandardOptions, func(o *retry.StandardOptions) { o.MaxAttempts, o.MaxBackoff = ec2Attempts, e.backOff })

@@ -24,8 +24,8 @@ const (
 	metadataFresh = 10 * time.Second
 	// metadataApart is the least time between two questions while a device waits for
 	// news. Each wait is an eighth of the time for which it has waited, and metadataFresh
-	// at most: what lags for some seconds is seen soon, and what never comes is asked
-	// for seldom. awsnode.Client bounds the requests besides.
+	// at most: an answer that lags for some seconds is seen soon, and one that never
+	// comes is asked for seldom. awsnode.Client bounds the requests besides.
 	metadataApart = retryFirst
 	// metadataBackOff is the longest wait after failures; it doubles from a
 	// second.
@@ -140,8 +140,8 @@ func (m *metadataCache) look(pci PCI, now time.Time) {
 	}
 }
 
-// mendable says whether the metadata may have what a device lacks: they lag behind
-// for some seconds. A link that is missing, down or somebody else's is none of
+// mendable says whether the metadata may still complete a device: they lag behind by
+// some seconds. A link that is missing, down or somebody else's is none of
 // theirs.
 func mendable(d *nodestate.Device) bool {
 	switch d.Phase {
@@ -170,7 +170,7 @@ func identify(enis []awsnode.ENI, before []nodestate.CheckpointDevice) (all []aw
 	return all
 }
 
-// readMetadata asks the metadata, and EC2 for what it knows better.
+// readMetadata asks the metadata, and lets EC2 correct them.
 func (r *Reconciler) readMetadata(ctx context.Context, f *inventory.Sources) (found []finding) {
 	r.metadata.look(r.PCI, f.Now)
 	answer, err := r.metadata.get(ctx, r.Metadata, f.Now)

@@ -156,7 +156,8 @@ func rateWalk(t *testing.T, r *rand.Rand) {
 }
 
 // TestMetadataWorstCase: fifteen ENIs, each declared and pending for something that the
-// metadata cannot mend, or one of them for what they never tell, and an event each 50 ms.
+// metadata cannot mend, or one of them for a value that never comes, with an event every
+// 100 ms.
 func TestMetadataWorstCase(t *testing.T) {
 	for name, tt := range map[string]struct {
 		arrange func(m *metered)
@@ -278,7 +279,7 @@ func TestMetadataSenseless(t *testing.T) {
 	}
 }
 
-// TestMendable: the metadata are asked for what they may have, and for nothing else.
+// TestMendable: only a missing ENI, MAC, index or address has the metadata asked.
 func TestMendable(t *testing.T) {
 	whole := nodestate.Device{ENIID: eniID(1), MAC: mac(1), DeviceIndex: 1, Prefixes: []netip.Prefix{netip.MustParsePrefix("10.0.0.16/28")}}
 	for name, tt := range map[string]struct {
