@@ -193,6 +193,26 @@ func TestDependsOnDevices(t *testing.T) {
 	}
 }
 
+// TestServedVerdicts: where a device matches, as measured.
+func TestServedVerdicts(t *testing.T) {
+	node := here
+	node.Facts = Facts{"0000:00:03.0": {Address: "0000:00:03.0", Vendor: 0x1af4, Device: 0x1041, Class: 0x020000, Driver: "virtio-pci"}}
+	for _, c := range verdicts.Served(t) {
+		t.Run(c.Case, func(t *testing.T) {
+			prefix, err := dpmodel.Prefix(c.Args)
+			if err != nil {
+				t.Fatal(err)
+			}
+			node.Prefixes = []string{prefix}
+			r, err := Render(c.Content(), nil, nil, node)
+			if err != nil || r.SetAside() == c.Runs() {
+				t.Errorf("%v, left out %+v; the plugin %s", err, r.LeftOut, c.Verdict)
+			}
+			compareToModel(t, listOf(t, c.Content()), nil, node)
+		})
+	}
+}
+
 // pieces are the parts of generated entries.
 type pieces struct{ names, prefixes, types, selectors []string }
 

@@ -1,5 +1,5 @@
 // Package verdicts has configs, each with the verdict of the real SR-IOV network
-// device plugin; verdicts.json says which release, and where.
+// device plugin; verdicts.json and served.json say which release, and where.
 package verdicts
 
 import (
@@ -8,8 +8,12 @@ import (
 	"testing"
 )
 
-//go:embed verdicts.json
-var file []byte
+var (
+	//go:embed verdicts.json
+	file []byte
+	//go:embed served.json
+	served []byte
+)
 
 // Case is one config and its verdict.
 type Case struct {
@@ -34,12 +38,25 @@ func (c Case) Content() []byte {
 // Runs says whether the plugin stayed up.
 func (c Case) Runs() bool { return c.Verdict == "runs" }
 
-// All returns every case.
+// All returns the cases of a machine where no entry but an empty selector matches,
+// and where no socket can be made.
 func All(t testing.TB) []Case {
 	t.Helper()
+	return read(t, file, 72)
+}
+
+// Served returns the cases of a machine with the kubelet's folders and one network
+// function: 0000:00:03.0, vendor 1af4, device 1041, driver virtio-pci, no VF.
+func Served(t testing.TB) []Case {
+	t.Helper()
+	return read(t, served, 26)
+}
+
+func read(t testing.TB, file []byte, atLeast int) []Case {
+	t.Helper()
 	var all struct{ Cases []Case }
-	if err := json.Unmarshal(file, &all); err != nil || len(all.Cases) < 72 {
-		t.Fatalf("verdicts.json: %d cases, %v", len(all.Cases), err)
+	if err := json.Unmarshal(file, &all); err != nil || len(all.Cases) < atLeast {
+		t.Fatalf("%d cases, want %d or more; %v", len(all.Cases), atLeast, err)
 	}
 	return all.Cases
 }
