@@ -35,10 +35,10 @@ func crds() schema.GroupVersionResource {
 	return schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"}
 }
 
-// applyDeploy applies what deploy/ has for the API server, the optional
-// permissions too. What an earlier test has deleted or changed is as it should be
-// again. One file is missing, own-node.yaml: the daemon of these tests runs in no
-// pod, so that its token names no node.
+// applyDeploy applies what deploy/ has for the API server. What an earlier test
+// has deleted or changed is as it should be again. One file is missing,
+// own-node.yaml: the daemon of these tests runs in no pod, so that its token names
+// no node.
 func (c *Cluster) applyDeploy(t testing.TB) {
 	t.Helper()
 	c.InstallCRDs(t)
