@@ -110,7 +110,7 @@ func rule(group, resource string, verbs ...string) rbacv1.PolicyRule {
 func TestPermissionsAreTheseAndNoMore(t *testing.T) {
 	wantCluster := []rbacv1.PolicyRule{
 		rule("networking.k8s.aws", "nodeenis", "get", "list", "watch"),
-		rule("networking.k8s.aws", "eninodestates", "get", "create"),
+		rule("networking.k8s.aws", "eninodestates", "get", "list", "watch", "create"),
 		rule("networking.k8s.aws", "eninodestates/status", "patch"),
 		rule("", "nodes", "get", "list", "watch"),
 		rule("", "events", "create", "patch"),

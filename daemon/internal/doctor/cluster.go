@@ -26,7 +26,7 @@ func rights(o Options) []right {
 	const base = "rbac.yaml"
 	all := []right{
 		{v1alpha1.GroupName, "nodeenis", []string{"get", "list", "watch"}, "no device of this node is known", Fail, base},
-		{v1alpha1.GroupName, "eninodestates", []string{"get", "create"}, "the cluster cannot see this node's devices", Fail, base},
+		{v1alpha1.GroupName, "eninodestates", []string{"get", "list", "watch", "create"}, "the cluster cannot see this node's devices", Fail, base},
 		{v1alpha1.GroupName, "eninodestates/status", []string{"patch"}, "the cluster cannot see this node's devices", Fail, base},
 		{"", "nodes", []string{"get", "list", "watch"}, "it is not known which NodeENIs select this node", Fail, base},
 		{"", "events", []string{"create", "patch"}, "people are not told by events; nothing else depends on them", Warn, base},

@@ -19,6 +19,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/client-go/kubernetes"
+	objectmeta "k8s.io/client-go/metadata"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
@@ -68,6 +69,8 @@ type Client struct {
 	nodeName string
 	// watchCore and watchNENI have no limit of their own.
 	watchCore, watchNENI rest.Interface
+	// watchMeta is for the metadata of objects, without a limit either.
+	watchMeta objectmeta.Interface
 }
 
 // NodeRef names a Node object.
@@ -172,6 +175,9 @@ func newClient(config *rest.Config, nodeName string) (*Client, error) {
 		return nil, err
 	}
 	if c.watchNENI, err = rest.RESTClientFor(asNodeENI(watching, codecs)); err != nil {
+		return nil, err
+	}
+	if c.watchMeta, err = objectmeta.NewForConfig(watching); err != nil {
 		return nil, err
 	}
 	return c, nil

@@ -3,7 +3,6 @@ package kube
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -76,21 +75,13 @@ func (s *eventSender) prepare(n note) func(context.Context) error {
 			result.Event.ResourceVersion = ""
 			stored, err = events.Create(ctx, result.Event, metav1.CreateOptions{})
 		}
+		if apierrors.IsAlreadyExists(err) {
+			return nil // it was made by a call whose answer was lost
+		}
 		if err != nil {
 			return fmt.Errorf("send Event: %w", err)
 		}
 		s.correlator.UpdateState(stored)
 		return nil
 	}
-}
-
-// retriable says whether the same Event may be accepted later: not when the API
-// server has found a fault with it (its namespace has gone, for one).
-func retriable(err error) bool {
-	var status apierrors.APIStatus
-	if !errors.As(err, &status) {
-		return true
-	}
-	code := status.Status().Code
-	return code >= 500 || code == 401 || code == 403 || code == 408 || code == 429
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/sirupsen/logrus"
+	objectmeta "k8s.io/client-go/metadata"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
 	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
@@ -22,9 +23,7 @@ const (
 	// reportFirstRetry and reportLastRetry bound the waits after failures, which
 	// double.
 	reportFirstRetry = time.Second
-	reportLastRetry  = time.Minute
-	// maxNotes is how many Events wait for the API server at most.
-	maxNotes = 256
+	reportLastRetry  = 30 * time.Second
 )
 
 // ReporterOptions are what a Reporter works with. All are needed.
@@ -39,16 +38,19 @@ type ReporterOptions struct {
 // NodeENIs, the Node and pods. Its methods are safe for concurrent use.
 //
 // The ENINodeState is written when it differs from what was written or read
-// last, and read only at the start. Of several Views at once only the last one
-// counts for it. Events wait in a queue while the API server takes none; the
-// oldest are given up when it is full.
+// last, and read at the start and when it was deleted. Of several Views at once
+// only the last one counts for it. Events wait in a queue while the API server
+// takes none; the oldest are given up when it is full. Neither waits for the
+// other.
 type Reporter struct {
 	ReporterOptions
 	state  stateWriter
+	watch  objectmeta.Interface
 	events eventSender
-	// changed and queued hold a token when there is something to do.
-	changed, queued chan struct{}
-	began           time.Time
+	// changed and queued hold a token when there is something to do, and lost when
+	// the ENINodeState may have gone.
+	changed, queued, lost chan struct{}
+	began                 time.Time
 
 	mu      sync.Mutex
 	settled bool
@@ -57,15 +59,15 @@ type Reporter struct {
 	restart *reconcile.RestartDone
 	// told is nil until it is known what the ENINodeState said at the start.
 	told    *told
-	notes   []note
+	notes   noteQueue
 	dropped uint64
 }
 
 // NewReporter returns a Reporter that sends nothing until Run.
 func NewReporter(c *Client, o ReporterOptions) *Reporter {
 	return &Reporter{
-		ReporterOptions: o, state: stateWriter{client: c.neni, name: c.nodeName}, events: newEventSender(c, o.Now),
-		changed: make(chan struct{}, 1), queued: make(chan struct{}, 1), began: o.Now(),
+		ReporterOptions: o, state: stateWriter{client: c.neni, name: c.nodeName}, watch: c.watchMeta, events: newEventSender(c, o.Now),
+		changed: make(chan struct{}, 1), queued: make(chan struct{}, 1), lost: make(chan struct{}, 1), began: o.Now(),
 	}
 }
 
@@ -112,6 +114,7 @@ func (r *Reporter) Run(ctx context.Context) {
 	var wg sync.WaitGroup
 	wg.Go(func() { r.writeStates(ctx) })
 	wg.Go(func() { r.sendNotes(ctx) })
+	wg.Go(func() { r.followState(ctx) })
 	wg.Wait()
 }
 
@@ -121,20 +124,19 @@ func (r *Reporter) tell(v reconcile.View) {
 	if !ok {
 		node = NodeRef{Name: r.state.name}
 	}
-	r.notes = append(r.notes, r.told.tell(node, v)...)
-	if over := len(r.notes) - maxNotes; over > 0 {
-		r.notes = slices.Delete(r.notes, 0, over)
-		r.dropped += uint64(over)
-	}
-	if len(r.notes) > 0 {
+	if notes := r.told.tell(node, v); len(notes) > 0 {
+		r.dropped += r.notes.add(r.Now(), notes...)
 		signal(r.queued)
 	}
 }
 
-// begin notes what was told before this daemon began.
+// begin notes what was told before this daemon began. Only the first call counts.
 func (r *Reporter) begin(before v1alpha1.ENINodeStateStatus) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.told != nil {
+		return
+	}
 	t := tellFrom(before)
 	r.told = &t
 	if r.view != nil {
@@ -148,33 +150,11 @@ func (r *Reporter) latest() *reconcile.View {
 	return r.view
 }
 
-func (r *Reporter) next() (note, bool) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if len(r.notes) == 0 {
-		return note{}, false
-	}
-	n := r.notes[0]
-	r.notes = slices.Delete(r.notes, 0, 1)
-	return n, true
-}
-
 // writeStates keeps the ENINodeState as the last View has it.
 func (r *Reporter) writeStates(ctx context.Context) {
 	failing := failure{log: r.Log.WithField("object", "ENINodeState")}
-	var written v1alpha1.ENINodeStateStatus
-	for {
-		var err error
-		if written, err = r.state.read(ctx); err == nil {
-			break
-		}
-		if !pause(ctx, failing.wait(ctx, err)) {
-			return
-		}
-	}
-	failing.over()
-	r.begin(written)
-	for {
+	written, ok := r.readFirst(ctx, &failing)
+	for ok {
 		after, err := r.writeState(ctx, &written)
 		if err != nil {
 			after = failing.wait(ctx, err)
@@ -193,8 +173,45 @@ func (r *Reporter) writeStates(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-r.changed:
+		case <-r.lost:
+			ok = r.reread(ctx, &written, &failing)
 		}
 	}
+}
+
+// readFirst reads what an earlier daemon has told. Events do not wait for that
+// longer than settleWithin: some may then be repeated.
+func (r *Reporter) readFirst(ctx context.Context, failing *failure) (v1alpha1.ENINodeStateStatus, bool) {
+	for {
+		before, err := r.state.read(ctx)
+		if err == nil {
+			failing.over()
+			r.begin(before)
+			return before, true
+		}
+		after := failing.wait(ctx, err)
+		if r.Now().Sub(r.began) >= settleWithin {
+			r.begin(v1alpha1.ENINodeStateStatus{})
+		}
+		if !pause(ctx, after) {
+			return v1alpha1.ENINodeStateStatus{}, false
+		}
+	}
+}
+
+// reread looks whether the ENINodeState is there. One that is not is written
+// again by the next writeState.
+func (r *Reporter) reread(ctx context.Context, written *v1alpha1.ENINodeStateStatus, failing *failure) bool {
+	now, err := r.state.read(ctx)
+	switch {
+	case err != nil:
+		signal(r.lost)
+		return pause(ctx, failing.wait(ctx, err))
+	case r.state.exists:
+		*written = now
+	}
+	failing.over()
+	return true
 }
 
 // writeState writes if there is something new, and returns how long not to write
@@ -214,36 +231,6 @@ func (r *Reporter) writeState(ctx context.Context, written *v1alpha1.ENINodeStat
 	}
 	*written = status
 	return writeApart, nil
-}
-
-// sendNotes sends the Events in their order.
-func (r *Reporter) sendNotes(ctx context.Context) {
-	failing := failure{log: r.Log.WithField("object", "Event")}
-	for {
-		n, ok := r.next()
-		if !ok {
-			select {
-			case <-ctx.Done():
-				return
-			case <-r.queued:
-			}
-			continue
-		}
-		send := r.events.prepare(n)
-		for {
-			err := send(ctx)
-			if err == nil {
-				failing.over()
-				break
-			}
-			if !pause(ctx, failing.wait(ctx, err)) {
-				return
-			}
-			if !retriable(err) {
-				break
-			}
-		}
-	}
 }
 
 // failure is a row of failures, of which the first and the end are logged.

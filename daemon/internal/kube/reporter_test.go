@@ -7,11 +7,14 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/sirupsen/logrus"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -39,10 +42,18 @@ type stateServer struct {
 	creates   int
 	applies   int
 	events    []string
+	// refuse answers the Events of a namespace in place of the server; nil for none.
+	refuse map[string]http.HandlerFunc
+	// removed is closed and replaced when the object is deleted.
+	removed chan struct{}
+	// states answers what is asked of ENINodeStates in place of the server.
+	states http.HandlerFunc
+	// refusedStates counts what was asked while the kind is not known.
+	refusedStates int
 }
 
 func newStateServer(t *testing.T) *stateServer {
-	s := &stateServer{t: t, crd: true}
+	s := &stateServer{t: t, crd: true, refuse: map[string]http.HandlerFunc{}, removed: make(chan struct{})}
 	srv := httptest.NewServer(s)
 	t.Cleanup(srv.Close)
 	s.url = srv.URL
@@ -51,19 +62,29 @@ func newStateServer(t *testing.T) *stateServer {
 
 // ServeHTTP implements http.Handler.
 func (s *stateServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.Method == http.MethodGet && r.URL.Path == pathStates {
+		s.follow(w, r)
+		return
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
 		s.t.Errorf("read request: %v", err)
 	}
-	isEvent := r.Method == http.MethodPost && (r.URL.Path == "/api/v1/namespaces/default/events" || r.URL.Path == "/api/v1/namespaces/red/events")
+	namespace := strings.TrimSuffix(strings.TrimPrefix(r.URL.Path, "/api/v1/namespaces/"), "/events")
+	isEvent := r.Method == http.MethodPost && slices.Contains([]string{"default", "red", "blue"}, namespace)
 	switch key := r.Method + " " + r.URL.Path; {
 	case s.deny:
 		status(w, http.StatusServiceUnavailable)
+	case isEvent && s.refuse[namespace] != nil:
+		s.refuse[namespace](w, r)
 	case isEvent:
 		s.event(w, body)
+	case s.states != nil:
+		s.states(w, r)
 	case !s.crd:
+		s.refusedStates++
 		status(w, http.StatusNotFound)
 	case key == "GET "+pathState && s.object != nil:
 		s.answer(w, s.object)
@@ -92,6 +113,48 @@ func (s *stateServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.t.Errorf("%s: not permitted", key)
 		status(w, http.StatusForbidden)
 	}
+}
+
+// follow answers who lists or watches the one object's metadata.
+func (s *stateServer) follow(w http.ResponseWriter, r *http.Request) {
+	q := r.URL.Query()
+	if q.Get("fieldSelector") != "metadata.name=node-a" || !strings.Contains(r.Header.Get("Accept"), "as=PartialObjectMetadata") {
+		s.t.Errorf("%s (%s): not the metadata of the own object", r.URL, r.Header.Get("Accept"))
+	}
+	s.mu.Lock()
+	there, removed, refused := s.object != nil, s.removed, s.deny || !s.crd
+	s.mu.Unlock()
+	const item = `{"apiVersion":"meta.k8s.io/v1","kind":"PartialObjectMetadata","metadata":{"name":"node-a","resourceVersion":"1"}}`
+	switch {
+	case refused:
+		status(w, http.StatusNotFound)
+	case q.Get("sendInitialEvents") != "":
+		status(w, http.StatusUnprocessableEntity)
+	case q.Get("watch") == "":
+		w.Header().Set("Content-Type", "application/json")
+		items := ""
+		if there {
+			items = item
+		}
+		fmt.Fprintf(w, `{"apiVersion":"meta.k8s.io/v1","kind":"PartialObjectMetadataList","metadata":{"resourceVersion":"1"},"items":[%s]}`, items)
+	default:
+		w.Header().Set("Content-Type", "application/json")
+		http.NewResponseController(w).Flush() //nolint:errcheck // httptest's can
+		select {
+		case <-r.Context().Done():
+		case <-removed:
+			fmt.Fprintln(w, event("DELETED", item))
+		}
+	}
+}
+
+// remove deletes the object.
+func (s *stateServer) remove() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.object = nil
+	close(s.removed)
+	s.removed = make(chan struct{})
 }
 
 func (s *stateServer) decode(body []byte) *v1alpha1.ENINodeState {
@@ -153,7 +216,12 @@ func readyView() reconcile.View {
 // report runs a Reporter until the test ends or stop is called.
 func report(t *testing.T, s *stateServer) (r *Reporter, stop func()) {
 	t.Helper()
-	r = NewReporter(s.client(t), ReporterOptions{Node: func() (NodeRef, bool) { return reportNode, true }, Now: time.Now, Log: quiet()})
+	return reportWith(t, s, quiet())
+}
+
+func reportWith(t *testing.T, s *stateServer, log logrus.FieldLogger) (r *Reporter, stop func()) {
+	t.Helper()
+	r = NewReporter(s.client(t), ReporterOptions{Node: func() (NodeRef, bool) { return reportNode, true }, Now: time.Now, Log: log})
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan struct{})
 	go func() { r.Run(ctx); close(ended) }()
@@ -243,8 +311,8 @@ func TestReporterQueueIsBounded(t *testing.T) {
 		v.Inventory.Problems = append(v.Inventory.Problems, nodestate.Problem{Reason: "InvalidMTU", NodeENI: fmt.Sprint("n", i), Message: "m"})
 	}
 	r.Observe(v)
-	if r.Dropped() != 10 || len(r.notes) != maxNotes { // one more is DeviceReady
-		t.Errorf("%d dropped, %d wait", r.Dropped(), len(r.notes))
+	if r.Dropped() != 10 || r.notes.count != maxNotes { // one more is DeviceReady
+		t.Errorf("%d dropped, %d wait", r.Dropped(), r.notes.count)
 	}
 }
 

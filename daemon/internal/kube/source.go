@@ -63,7 +63,7 @@ func NewSource(c *Client, o SourceOptions) *Source {
 	}
 	s := &Source{
 		client: c, lookup: o.Lookup, instance: o.Instance, health: newHealth(o.Now, o.Log),
-		retry: wait.Backoff{Duration: firstRetry, Cap: lastRetry, Steps: retrySteps, Factor: 2, Jitter: 0.5},
+		retry: newRetry(),
 		wake:  func() {}, news: func() {},
 	}
 	s.health.recovered = s.recovered
@@ -110,6 +110,10 @@ const (
 	lastRetry  = 20 * time.Second
 	retrySteps = 10 // more than it takes to get there
 )
+
+func newRetry() wait.Backoff {
+	return wait.Backoff{Duration: firstRetry, Cap: lastRetry, Steps: retrySteps, Factor: 2, Jitter: 0.5}
+}
 
 func (s *Source) reflect(ctx context.Context, name string, lw *cache.ListWatch, example any, store cache.ReflectorStore) {
 	cache.NewReflectorWithOptions(lw, example, store, cache.ReflectorOptions{Name: name, Backoff: &s.retry}).RunWithContext(ctx)

@@ -64,7 +64,7 @@ func TestDoctor(t *testing.T) {
 		"ok    Kubernetes API: v1.",
 		"ok    CRDs: nodeenis and eninodestates of networking.k8s.aws/v1alpha1 are served\n",
 		"ok    RBAC nodeenis.networking.k8s.aws: get, list, watch allowed\n",
-		"ok    RBAC eninodestates.networking.k8s.aws: get, create allowed\n",
+		"ok    RBAC eninodestates.networking.k8s.aws: get, list, watch, create allowed\n",
 		"ok    RBAC eninodestates.networking.k8s.aws/status: patch allowed\n",
 		"ok    RBAC nodes: get, list, watch allowed\n",
 		"ok    RBAC events: create, patch allowed\n",

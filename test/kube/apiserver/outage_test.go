@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
 	"github.com/multi-eni/multi-eni-cni/test/kube/cluster"
 )
 
@@ -129,8 +130,25 @@ func TestCRDGoneAndBack(t *testing.T) {
 	s.awaitTold(t, lines, recovery, "lost NoCRD", "found")
 }
 
-// TestAtRest: nothing is asked of the API server while nothing happens; the two
-// watches stay.
+// TestStateCRDGoneAndBack: a node's ENINodeState comes back with its CRD, though
+// nothing changes.
+func TestStateCRDGoneAndBack(t *testing.T) {
+	s := stage(t, 1)
+	untilState(t, s.Cluster, s.node.Name, func(v1alpha1.ENINodeStateStatus) bool { return true })
+	s.DeleteCRD(t, "eninodestates")
+	s.unchanged(t, "without the CRD", calm, s.enis...)
+	s.InstallCRDs(t)
+	cluster.Eventually(t, "ENINodeState", time.Minute, func() error {
+		now, err := state(t, s.Cluster, s.node.Name)
+		if err == nil && now.Status.DevicesReady != "1/1" {
+			err = fmt.Errorf("status is %+v", now.Status)
+		}
+		return err
+	})
+}
+
+// TestAtRest: nothing is asked of the API server while nothing happens; the
+// three watches stay.
 func TestAtRest(t *testing.T) {
 	s := stage(t, 1)
 	s.unchanged(t, "at rest", calm, s.enis...)
@@ -145,7 +163,7 @@ func TestAtRest(t *testing.T) {
 			open[r.Resource] += map[string]int{"ResponseStarted": 1, "ResponseComplete": -1}[r.Stage]
 		}
 	}
-	for _, resource := range []string{"nodeenis", "nodes"} {
+	for _, resource := range []string{"nodeenis", "nodes", "eninodestates"} {
 		if open[resource] != 1 {
 			t.Errorf("%d open watches of %s, want one", open[resource], resource)
 		}

@@ -21,6 +21,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
@@ -120,6 +121,7 @@ func TestNodeState(t *testing.T) {
 	if err := c.ENINodeStates().Delete(t.Context(), n.Name, metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
+	untilState(t, c, n.Name, func(now v1alpha1.ENINodeStateStatus) bool { return now.DevicesReady == "1/2" }) // though nothing changes
 	c.DeleteNodeENI(t, "b")
 	untilState(t, c, n.Name, func(s v1alpha1.ENINodeStateStatus) bool { return s.DevicesReady == "1/1" && s.ProblemCount == 0 })
 }
@@ -194,16 +196,63 @@ func TestEvents(t *testing.T) {
 	})
 }
 
+// TestEventsOfATerminatingNamespace: Kubernetes takes no Event in a namespace
+// that is being deleted, which holds up nothing that is said elsewhere.
+func TestEventsOfATerminatingNamespace(t *testing.T) {
+	c := cluster.Start(t)
+	const going = "going"
+	namespaces := c.Admin.CoreV1().Namespaces()
+	if _, err := namespaces.Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: going, Finalizers: []string{"example.com/kept"}}}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if _, err := namespaces.Patch(context.WithoutCancel(t.Context()), going, types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`), metav1.PatchOptions{}); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := namespaces.Delete(t.Context(), going, metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	c.ExpectDenials("the namespace is being deleted")
+	n := c.NewNode(t, "node-1", nil)
+	e := n.Attach(t, 1)
+	d := n.StartDaemon(t, unmanaged()...)
+	declare(t, c, n, "a", e)
+	untilSaid(t, n, "a ready")
+	rec := holdIn(t, n, e, going)
+	c.DeleteNodeENI(t, "a")
+	untilSaid(t, n, "a draining")
+	if err := rec.Remove(); err != nil {
+		t.Fatal(err)
+	}
+	untilSaid(t, n)
+	cluster.Eventually(t, "the Event after it", 20*time.Second, func() error {
+		list, err := c.Admin.CoreV1().Events("default").List(t.Context(), metav1.ListOptions{FieldSelector: "involvedObject.kind=NodeENI,reason=DeviceReleased"})
+		if err == nil && len(list.Items) == 0 {
+			err = errors.New("no such Event")
+		}
+		return err
+	})
+	cluster.Eventually(t, "one line", 20*time.Second, func() error {
+		return lines(t, d, "the API server takes no such Event, it is given up", 1)
+	})
+}
+
 // hold writes the record of a pod that has the ENI.
 func hold(t *testing.T, n *cluster.Node, e cluster.ENI) *nodestate.Record {
+	t.Helper()
+	return holdIn(t, n, e, "default")
+}
+
+func holdIn(t *testing.T, n *cluster.Node, e cluster.ENI, namespace string) *nodestate.Record {
 	t.Helper()
 	boot, err := nodestate.BootID()
 	if err != nil {
 		t.Fatal(err)
 	}
 	rec, err := n.AttachmentsDir().Begin(nodestate.Attachment{
-		AttachmentID: nodestate.AttachmentID{ContainerID: "c1", IfName: "net1"}, BootID: boot, Mode: nodestate.ModeDPDK, Pod: "default/p",
-		Args: "K8S_POD_NAMESPACE=default;K8S_POD_NAME=p;K8S_POD_UID=uid-of-p", Netns: nodestate.Netns{Path: "/proc/1/ns/net"},
+		AttachmentID: nodestate.AttachmentID{ContainerID: "c1", IfName: "net1"}, BootID: boot, Mode: nodestate.ModeDPDK, Pod: namespace + "/p",
+		Args: "K8S_POD_NAMESPACE=" + namespace + ";K8S_POD_NAME=p;K8S_POD_UID=uid-of-p", Netns: nodestate.Netns{Path: "/proc/1/ns/net"},
 		Device: nodestate.AttachedDevice{PCIAddress: device.PCIAddress(e.PCI), MAC: device.MAC(e.MAC), ENIID: device.ENIID(e.ID)},
 	})
 	if err != nil {

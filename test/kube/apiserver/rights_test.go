@@ -16,7 +16,7 @@ import (
 // to: resources without a namespace, and those of one.
 func rights() map[string][]string {
 	return map[string][]string{
-		"networking.k8s.aws/nodeenis": {"get", "list", "watch"}, "networking.k8s.aws/eninodestates": {"get", "create"}, "networking.k8s.aws/eninodestates/status": {"patch"},
+		"networking.k8s.aws/nodeenis": {"get", "list", "watch"}, "networking.k8s.aws/eninodestates": {"get", "list", "watch", "create"}, "networking.k8s.aws/eninodestates/status": {"patch"},
 		"/nodes": {"get", "list", "watch"}, "/events": {"create", "patch"},
 		// Of these own-node.yaml denies all but the device plugin's: see TestOwnNode.
 		"/pods": {"list", "delete"}, "/pods in kube-public": {"list", "delete"},
