@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -16,6 +17,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/driver"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/operate"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/pcidp"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/podresources"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
@@ -153,6 +155,11 @@ func (c *nodeFlags) check() error {
 	for _, f := range []struct{ flag, path string }{{"--sysfs", c.sysfs}, {"--modules-root", c.modulesRoot}} {
 		if f.path != "" && !filepath.IsAbs(f.path) {
 			fault("%s %q: want an absolute path, for the program that changes drivers runs in another folder", f.flag, f.path)
+		}
+	}
+	if c.listen != "" && c.listen != operate.Off {
+		if _, _, err := net.SplitHostPort(c.listen); err != nil {
+			fault("--listen %q: want an address and a port such as %s, or off", c.listen, defaultListen)
 		}
 	}
 	if c.orphanGrace <= 0 {

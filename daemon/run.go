@@ -64,10 +64,6 @@ func (c *nodeFlags) run(ctx context.Context, log *logrus.Logger) error {
 	if err != nil {
 		return err
 	}
-	watcher, err := reconcile.NewWatcher(c.watched(bootID)...)
-	if err != nil {
-		return err
-	}
 	wake := make(chan struct{}, 1)
 	awake := func() {
 		select {
@@ -75,12 +71,17 @@ func (c *nodeFlags) run(ctx context.Context, log *logrus.Logger) error {
 		default:
 		}
 	}
+	aids := &reconcile.Aids{Wake: awake}
+	watcher, err := reconcile.NewWatcher(aids, c.watched(bootID)...)
+	if err != nil {
+		return err
+	}
 	attachments := nodestate.AttachmentDir(c.attachmentsDir)
 	orphans := orphan.New(orphan.Options{
 		Attachments: attachments, BootID: bootID, BinDir: c.cniBinDir, Grace: c.orphanGrace, Now: time.Now, Log: log, Wake: awake,
 	})
 	server := operate.New(operate.Options{
-		Version: version, Inventory: c.inventory, Leases: nodestate.LeaseDir(c.leaseDir), API: cluster.api(), EventsDropped: cluster.eventsDropped(), Now: time.Now, Log: log,
+		Version: version, Inventory: c.inventory, Leases: nodestate.LeaseDir(c.leaseDir), API: cluster.api(), EventsDropped: cluster.eventsDropped(), Aids: aids, Now: time.Now, Log: log,
 	})
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
@@ -89,7 +90,7 @@ func (c *nodeFlags) run(ctx context.Context, log *logrus.Logger) error {
 		NodeName: c.nodeName, RenamedFrom: c.renamedFrom, Instance: instance.ID, BootID: bootID, InventoryPath: c.inventory, StateDir: c.stateDir,
 		Attachments: attachments, Leases: nodestate.LeaseDir(c.leaseDir), NodeENIs: manifest.New(c.dir), Metadata: awsnode.New(awsnode.Config{}),
 		PCI: sysfs.NewFS(c.sysfs), Host: host, Drivers: c.nodeDrivers(), Config: &pcidp.File{Path: c.pcidpConfig, Now: time.Now},
-		Orphans: orphans, SourceRouting: c.sourceRouting, Wake: awake, Jitter: rand.N(maxJitter), Now: time.Now, Log: log,
+		Orphans: orphans, SourceRouting: c.sourceRouting, Aids: aids, Wake: awake, Jitter: rand.N(maxJitter), Now: time.Now, Log: log,
 	}
 	manager := c.manager(&o)
 	o.Observe = func(v reconcile.View) {
@@ -107,8 +108,8 @@ func (c *nodeFlags) run(ctx context.Context, log *logrus.Logger) error {
 	log.WithFields(logrus.Fields{"version": version, "node": c.nodeName, "nodeENIs": c.source}).Info("multi-enid started")
 	served := c.serve(ctx, server, stop)
 	go watcher.Run(ctx, awake)
-	go follow(ctx, link.Subscribe, awake, log.WithField("events", "links"))
-	go follow(ctx, link.SubscribeUevents, awake, log.WithField("events", "uevents"))
+	go follower{name: "links", subscribe: link.Subscribe, awake: awake, aids: aids, pause: pause}.run(ctx)
+	go follower{name: "PCI functions", subscribe: link.SubscribeUevents, awake: awake, aids: aids, pause: pause}.run(ctx)
 	if manager != nil {
 		go manager.Run(ctx)
 	}
@@ -134,8 +135,8 @@ func (c *nodeFlags) watched(bootID string) []string {
 	return all
 }
 
-// serve runs the server until ctx ends, and then says how it ended. A daemon that
-// cannot be asked how it does must not look well: stop is called for it.
+// serve runs the server until ctx ends, and then says how it ended. Two daemons
+// with one inventory would work against each other: stop is called for it.
 func (c *nodeFlags) serve(ctx context.Context, server *operate.Server, stop func()) <-chan error {
 	served := make(chan error, 1)
 	go func() {
@@ -186,37 +187,4 @@ func lockStateDir(dir string) (unlock func(), err error) {
 		return nil, fmt.Errorf("lock state folder %q: %w", dir, err)
 	}
 	return func() { f.Close() }, nil //nolint:errcheck,gosec // nothing was written
-}
-
-// resubscribeAfter is the wait after a subscription has failed or ended.
-const resubscribeAfter = 5 * time.Second
-
-// follow calls awake for each event, and once when a subscription has ended,
-// since events may have been lost then.
-func follow(ctx context.Context, subscribe func(context.Context) (<-chan struct{}, error), awake func(), log *logrus.Entry) {
-	failing := false
-	for {
-		events, err := subscribe(ctx)
-		if err != nil && !failing {
-			log.WithError(err).Warn("kernel events cannot be read, looking once a minute")
-		}
-		if err == nil && failing {
-			log.Info("kernel events can be read again")
-		}
-		failing = err != nil
-		for err == nil {
-			_, open := <-events
-			if ctx.Err() == nil {
-				awake()
-			}
-			if !open {
-				break
-			}
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(resubscribeAfter):
-		}
-	}
 }

@@ -16,10 +16,19 @@ import (
 // netns have changed. Changes that nobody has taken yet are one value. The
 // channel is closed when ctx ends or the socket fails; subscribe again then and
 // look at everything anew, since events may have been lost.
+//
+// One way to fail is an overflow: the kernel had more to say than the socket's
+// buffer takes, and says so once (ENOBUFS, netlink(7)).
 func Subscribe(ctx context.Context) (<-chan struct{}, error) {
+	return subscribe(ctx, 0)
+}
+
+// subscribe is Subscribe with a receive buffer of that many bytes; 0 for the
+// kernel's default.
+func subscribe(ctx context.Context, buffer int) (<-chan struct{}, error) {
 	updates := make(chan netlink.LinkUpdate)
 	done := make(chan struct{})
-	if err := netlink.LinkSubscribe(updates, done); err != nil {
+	if err := netlink.LinkSubscribeWithOptions(updates, done, netlink.LinkSubscribeOptions{ReceiveBufferSize: buffer}); err != nil {
 		return nil, fmt.Errorf("subscribe to link changes: %w", err)
 	}
 	out := make(chan struct{}, 1)

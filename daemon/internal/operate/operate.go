@@ -33,8 +33,10 @@ type Options struct {
 	// EventsDropped is how many Events for the cluster were given up. Nil where
 	// none are sent.
 	EventsDropped func() uint64
-	Now           func() time.Time
-	Log           logrus.FieldLogger
+	// Aids get to know what cannot be served.
+	Aids *reconcile.Aids
+	Now  func() time.Time
+	Log  logrus.FieldLogger
 }
 
 // Server answers questions about the daemon. Its methods are safe for

@@ -13,6 +13,10 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
 // What one client may cost at most.
@@ -26,48 +30,139 @@ const (
 	closeTimeout   = 2 * time.Second
 	dialTimeout    = time.Second
 	socketFileMode = 0o600
+	// reopenFirst and reopenLatest bound the waits before an address that could
+	// not be listened at is tried again; they double.
+	reopenFirst  = time.Second
+	reopenLatest = 30 * time.Second
 )
+
+// errAnotherDaemon: one listens at the socket already.
+var errAnotherDaemon = errors.New("another multi-enid listens there; stop that one, or give this one an --inventory in a folder of its own")
 
 // Off is a value of listen that, like "", stands for no address.
 const Off = "off"
 
 // Run serves /metrics, /healthz and /readyz on the TCP address listen, and the
-// status on the unix socket, until ctx ends. An error is that one of them could
-// not be opened: then neither is served.
+// status on the unix socket, until ctx ends. What cannot be opened is a problem
+// of the aids, and is tried again: nothing of the node depends on it. An error
+// is only that another daemon listens at the socket; then nothing is served.
 func (s *Server) Run(ctx context.Context, listen, socket string) error {
-	status, closeStatus, err := listenUnix(ctx, socket)
-	if err != nil {
-		return fmt.Errorf("open status socket: %w", err)
+	status, err := s.openStatus(ctx, socket)
+	if errors.Is(err, errAnotherDaemon) {
+		return err
 	}
-	defer closeStatus()
-	servers := map[*http.Server]net.Listener{newServer(ctx, s.local()): status}
+	endpoints := []endpoint{{
+		name: "status", handler: s.local(), first: status, firstErr: err, problem: func(error) nodestate.Problem {
+			return nodestate.Problem{Reason: "StatusUnserved", Device: socket, Message: "the daemon cannot be asked for its status, which is read from its files: its socket cannot be made, see the daemon's log; it is tried again"}
+		},
+		open: func() (listener, error) { return s.openStatus(ctx, socket) },
+	}}
 	if listen != "" && listen != Off {
-		var config net.ListenConfig
-		public, err := config.Listen(ctx, "tcp", listen)
-		if err != nil {
-			return fmt.Errorf("open address for metrics and probes: %w; give another --listen, or off", err)
-		}
-		servers[newServer(ctx, s.public())] = public
-		s.Log.WithField("address", public.Addr().String()).Info("metrics and probes are served")
-	}
-	var running sync.WaitGroup
-	for server, l := range servers {
-		running.Go(func() {
-			if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-				s.Log.WithError(err).Warn("daemon can no longer be asked")
-			}
+		open := func() (listener, error) { return openTCP(ctx, listen) }
+		public, err := open()
+		endpoints = append(endpoints, endpoint{
+			name: "listen", handler: s.public(), first: public, firstErr: err, open: open,
+			problem: func(err error) nodestate.Problem { return unserved(listen, err) },
 		})
 	}
-	<-ctx.Done()
-	ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
-	defer cancel()
-	for server := range servers {
-		if server.Shutdown(ending) != nil {
-			server.Close() //nolint:errcheck,gosec // the process ends
-		}
+	var running sync.WaitGroup
+	for _, e := range endpoints {
+		running.Go(func() { s.keep(ctx, e) })
 	}
 	running.Wait()
 	return nil
+}
+
+// listener is where one endpoint is served, and what to do after that.
+type listener struct {
+	net.Listener
+	done func()
+}
+
+// endpoint is one of the places where the daemon can be asked.
+type endpoint struct {
+	name    string
+	handler http.Handler
+	// first and firstErr are the outcome of the first open.
+	first    listener
+	firstErr error
+	open     func() (listener, error)
+	// problem tells that it is not served.
+	problem func(err error) nodestate.Problem
+}
+
+// keep serves an endpoint until ctx ends, whenever that can be done.
+func (s *Server) keep(ctx context.Context, e endpoint) {
+	wait := reopenFirst
+	l, err := e.first, e.firstErr
+	for {
+		s.Aids.Report(e.name, e.problem(err), err)
+		if err == nil {
+			wait = reopenFirst
+			if err = s.serve(ctx, e, l); err == nil {
+				return
+			}
+			s.Aids.Report(e.name, e.problem(err), err)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(wait):
+		}
+		wait = min(2*wait, reopenLatest)
+		l, err = e.open()
+	}
+}
+
+// serve returns nil when ctx has ended, and else why nobody is answered any
+// more.
+func (s *Server) serve(ctx context.Context, e endpoint, l listener) error {
+	defer l.done()
+	server := newServer(ctx, e.handler)
+	s.Log.WithFields(logrus.Fields{"endpoint": e.name, "address": l.Addr().String()}).Info("the daemon can be asked")
+	ended := make(chan error, 1)
+	go func() { ended <- server.Serve(l) }()
+	select {
+	case err := <-ended:
+		server.Close() //nolint:errcheck,gosec // it is opened anew
+		return err
+	case <-ctx.Done():
+	}
+	ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
+	defer cancel()
+	if server.Shutdown(ending) != nil {
+		server.Close() //nolint:errcheck,gosec // the process ends
+	}
+	<-ended
+	return nil
+}
+
+func openTCP(ctx context.Context, listen string) (listener, error) {
+	var config net.ListenConfig
+	l, err := config.Listen(ctx, "tcp", listen)
+	return listener{l, func() {}}, err
+}
+
+// unserved says why metrics and probes are not served, where that is known.
+func unserved(listen string, err error) nodestate.Problem {
+	why := "see the daemon's log"
+	switch {
+	case errors.Is(err, unix.EADDRINUSE):
+		why = "another program listens there; end that program, or give another --listen, or off"
+	case errors.Is(err, unix.EADDRNOTAVAIL):
+		why = "no interface of this node has the address; give another --listen, or off"
+	case errors.Is(err, unix.EACCES):
+		why = "the daemon may not listen at that port; give a --listen above 1023, or off"
+	}
+	return nodestate.Problem{Reason: "MetricsUnserved", Device: listen, Message: fmt.Sprintf("metrics and probes are not served at %s: %s; it is tried again", listen, why)}
+}
+
+func (s *Server) openStatus(ctx context.Context, socket string) (listener, error) {
+	l, done, err := listenUnix(ctx, socket)
+	if err != nil {
+		return listener{}, fmt.Errorf("open status socket: %w", err)
+	}
+	return listener{l, done}, nil
 }
 
 func newServer(ctx context.Context, h http.Handler) *http.Server {
@@ -124,7 +219,7 @@ func listenUnix(ctx context.Context, path string) (l net.Listener, done func(), 
 	}
 	if conn, err := dial(ctx, path); err == nil {
 		conn.Close() //nolint:errcheck,gosec // nothing was sent
-		return nil, nil, fmt.Errorf("%q: another multi-enid listens there; stop that one, or give this one an --inventory in a folder of its own", path)
+		return nil, nil, fmt.Errorf("%q: %w", path, errAnotherDaemon)
 	}
 	private, err := os.MkdirTemp(dir, "."+SocketName+"-")
 	if err != nil {

@@ -8,7 +8,6 @@ import (
 	"runtime"
 	"slices"
 	"sync"
-	"time"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
@@ -31,7 +30,7 @@ func (r *Reconciler) collect(ctx context.Context) (inventory.Sources, []finding)
 	for pci := range r.driving.jobs {
 		f.Driving[pci] = true
 	}
-	var found []finding
+	found := r.Aids.findings()
 	snap, err := r.NodeENIs.List()
 	var told interface{ Problem() nodestate.Problem }
 	switch {
@@ -58,29 +57,6 @@ func (r *Reconciler) collect(ctx context.Context) (inventory.Sources, []finding)
 	found = append(found, r.readLeases(&f)...)
 	found = append(found, r.keptCheckpoints()...)
 	return f, append(found, r.readKubelet(ctx, &f)...)
-}
-
-// kubeletTimeout bounds the question to the kubelet, which is on this machine.
-const kubeletTimeout = time.Second
-
-// readKubelet asks the kubelet who has which device, while one drains: at other
-// times nothing depends on it.
-func (r *Reconciler) readKubelet(ctx context.Context, f *inventory.Sources) []finding {
-	if r.Kubelet == nil {
-		return nil
-	}
-	f.Kubelet = &inventory.Fact[inventory.Kubelet]{}
-	if !slices.ContainsFunc(r.checkpoint.Devices, func(d nodestate.CheckpointDevice) bool { return d.Phase == nodestate.PhaseDraining }) {
-		return nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, kubeletTimeout)
-	defer cancel()
-	devices, err := r.Kubelet.Devices(ctx)
-	if err != nil {
-		return []finding{unreadable("KubeletUnreadable", "the kubelet's podresources socket cannot be asked; until it can, devices that were removed count as in use, check --podresources-socket", err)}
-	}
-	*f.Kubelet = inventory.Known(devices)
-	return nil
 }
 
 // errNoFunctions: the primary ENI cannot be unplugged, so a machine that had

@@ -291,9 +291,7 @@ func (r *Reconciler) prepareDrive(ctx context.Context, src inventory.Sources, d 
 		return nil, errNotOurs // it has changed, or gone, since this Sync has read it
 	}
 	if r.Kubelet != nil {
-		ctx, cancel := context.WithTimeout(ctx, kubeletTimeout)
-		defer cancel()
-		kubelet, err := r.Kubelet.Devices(ctx)
+		kubelet, err := r.kubeletDevices(ctx)
 		if err != nil {
 			return []finding{unreadable("KubeletUnreadable", "the kubelet's podresources socket cannot be asked; until it can, devices keep their drivers, check --podresources-socket", err)}, nil
 		}

@@ -115,6 +115,8 @@ type Options struct {
 	Orphans Orphans
 	// Addresses is nil where nobody asks EC2.
 	Addresses Addresses
+	// Aids are those that report to this daemon. Nil: none does.
+	Aids *Aids
 	// SourceRouting: what comes from an ENI's addresses leaves the host by that ENI.
 	SourceRouting bool
 
@@ -148,6 +150,7 @@ type Reconciler struct {
 	metadata metadataCache
 	keeper   keeper
 	driving  driving
+	kubelet  kubeletAnswer
 	log      *logbook
 	// checkpointFile and inventoryFile are the files as we last wrote or read
 	// them. Others may remove or replace them.
@@ -215,7 +218,8 @@ func (r *Reconciler) Nudge() { r.keeper.nudge() }
 func (r *Reconciler) Sync(ctx context.Context) Outcome {
 	begun := r.Now()
 	r.view = View{Config: ConfigView{Path: r.Config.Path, Hash: r.view.Config.Hash}}
-	r.forgetOthers()    // the metadata may have told the instance only now
+	r.forgetOthers() // the metadata may have told the instance only now
+	r.kubelet.forget(begun)
 	r.takeDriven(begun) // before anything is read: it shows what they have come to
 	src, found := r.collect(ctx)
 	if ctx.Err() != nil {

@@ -4,69 +4,117 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
+	"time"
 
 	"github.com/fsnotify/fsnotify"
+	"golang.org/x/sys/unix"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+)
+
+const (
+	// pollEvery is how often the folders are looked at while a watch is lacking.
+	pollEvery = 5 * time.Second
+	// watchAgainFirst and watchAgainLatest bound the waits before the lacking
+	// watches are asked for again; they double.
+	watchAgainFirst  = 5 * time.Second
+	watchAgainLatest = time.Minute
 )
 
 // Watcher reports changes in folders. It watches folders, not files, since
 // files are replaced; and what leads to a folder, since the folder may come
-// later, or be replaced itself.
+// later, or be replaced itself. Where the kernel gives it no watch it looks at
+// the folders every pollEvery instead, says so, and asks again.
 type Watcher struct {
-	notify  *fsnotify.Watcher
+	aids    *Aids
 	folders []string
+	// notify is nil while the kernel gives none.
+	notify *fsnotify.Watcher
 	// watched are the identities under which paths are watched: a folder that
 	// was replaced has another.
 	watched map[string]os.FileInfo
+	// lacking is why something is not watched; nil when all is.
+	lacking error
+	// seen is what the last look by poll has found.
+	seen uint64
 }
 
-// NewWatcher watches the folders, which need not exist yet.
-func NewWatcher(folders ...string) (*Watcher, error) {
-	notify, err := fsnotify.NewWatcher()
-	if err != nil {
-		return nil, fmt.Errorf("watch files: %w", err)
-	}
-	w := &Watcher{notify: notify, watched: map[string]os.FileInfo{}}
+// NewWatcher watches the folders, which need not exist yet. aids gets to know
+// whether it can. An error is that of a path that cannot be made absolute.
+func NewWatcher(aids *Aids, folders ...string) (*Watcher, error) {
+	w := &Watcher{aids: aids, watched: map[string]os.FileInfo{}}
 	for _, f := range folders {
 		abs, err := filepath.Abs(f)
 		if err != nil {
-			return nil, errors.Join(fmt.Errorf("watch folder %s: %w", f, err), notify.Close())
+			return nil, fmt.Errorf("watch folder %s: %w", f, err)
 		}
 		w.folders = append(w.folders, abs)
 	}
-	w.refresh()
+	w.seen = w.fingerprint()
+	w.watch()
 	return w, nil
 }
 
 // Run calls changed after every change, until ctx ends.
 func (w *Watcher) Run(ctx context.Context, changed func()) {
-	defer w.notify.Close() //nolint:errcheck // nothing is written through it
+	defer w.close()
+	poll := time.NewTimer(pollEvery)
+	defer poll.Stop()
+	wait, waited := watchAgainFirst, time.Duration(0)
 	for {
+		events, faults := w.channels()
 		select {
 		case <-ctx.Done():
 			return
-		case e, ok := <-w.notify.Events:
-			if !ok {
-				return
-			}
+		case e := <-events:
 			if !w.concerns(e.Name) {
 				continue
 			}
 			if e.Has(fsnotify.Remove) || e.Has(fsnotify.Rename) {
 				w.forget(e.Name) // what is there now may have its inode number
 			}
-			w.refresh()
+			w.watch()
 			changed()
-		case _, ok := <-w.notify.Errors: // events were lost
-			if !ok {
-				return
+		case <-faults: // events were lost
+			w.watch()
+			changed()
+		case <-poll.C:
+			poll.Reset(pollEvery)
+			if w.lacking == nil {
+				continue
 			}
-			w.refresh()
-			changed()
+			if waited += pollEvery; waited >= wait {
+				wait, waited = min(2*wait, watchAgainLatest), 0
+				w.watch()
+			}
+			if now := w.fingerprint(); now != w.seen || w.lacking == nil {
+				w.seen = now
+				changed()
+			}
 		}
+		if w.lacking == nil {
+			wait, waited = watchAgainFirst, 0
+		}
+	}
+}
+
+// channels are nil, and so for ever silent, without a watch.
+func (w *Watcher) channels() (<-chan fsnotify.Event, <-chan error) {
+	if w.notify == nil {
+		return nil, nil
+	}
+	return w.notify.Events, w.notify.Errors
+}
+
+func (w *Watcher) close() {
+	if w.notify != nil {
+		w.notify.Close() //nolint:errcheck,gosec // nothing is written through it
 	}
 }
 
@@ -80,15 +128,25 @@ func (w *Watcher) concerns(path string) bool {
 	return false
 }
 
-// refresh watches what is there now. What a folder gained between the look at
-// it and the watch on it would go unnoticed, hence the repetition.
-func (w *Watcher) refresh() {
-	for w.refreshOnce() {
+// watch watches what is there now, as far as the kernel lets it. What a folder
+// gained between the look at it and the watch on it would go unnoticed, hence
+// the repetition.
+func (w *Watcher) watch() {
+	if w.notify == nil {
+		if w.notify, w.lacking = fsnotify.NewWatcher(); w.lacking != nil {
+			w.notify, w.lacking = nil, instanceError(w.lacking)
+		}
 	}
+	if w.notify != nil {
+		for w.watchOnce() {
+		}
+	}
+	w.aids.Report("files", nodestate.Problem{Reason: "FilesUnwatched", Message: unwatchedMessage(w.lacking)}, w.lacking)
 }
 
-// refreshOnce says whether it has watched anything anew.
-func (w *Watcher) refreshOnce() (more bool) {
+// watchOnce says whether it has watched anything anew.
+func (w *Watcher) watchOnce() (more bool) {
+	w.lacking = nil
 	want := w.existing()
 	for path, info := range w.watched {
 		if now, ok := want[path]; !ok || !os.SameFile(now, info) {
@@ -104,7 +162,8 @@ func (w *Watcher) refreshOnce() (more bool) {
 			w.watched[path], more = info, true
 		case errors.Is(err, fs.ErrNotExist): // removed since it was looked at
 			more = true
-		default: // a folder that cannot be watched is looked at by the resync
+		default:
+			w.lacking = fmt.Errorf("watch folder %s: %w", path, err)
 		}
 	}
 	return more
@@ -137,4 +196,56 @@ func (w *Watcher) existing() map[string]os.FileInfo {
 		}
 	}
 	return there
+}
+
+// fingerprint is another number when a file of the folders has come, gone, or
+// changed (by its ctime, which nobody sets).
+func (w *Watcher) fingerprint() uint64 {
+	sum := fnv.New64a()
+	for _, f := range w.folders {
+		entries, err := os.ReadDir(f)
+		fmt.Fprintf(sum, "%s %t\n", f, err == nil)
+		for _, e := range entries {
+			info, err := e.Info()
+			if err != nil {
+				continue // gone meanwhile
+			}
+			if st, ok := info.Sys().(*syscall.Stat_t); ok {
+				fmt.Fprintf(sum, "%s %d %d %d %d\n", e.Name(), st.Dev, st.Ino, st.Size, st.Ctim)
+			}
+		}
+	}
+	return sum.Sum64()
+}
+
+// errNoInstance: the user has as many inotify instances as it may have.
+var errNoInstance = errors.New("no inotify instance is left")
+
+// instanceError tells the two limits apart for which inotify_init1(2) fails with
+// EMFILE: that of the user's instances, and that of this process' open files.
+func instanceError(err error) error {
+	if !errors.Is(err, unix.EMFILE) {
+		return err
+	}
+	f, openErr := os.Open(os.DevNull)
+	if openErr != nil {
+		return fmt.Errorf("open a file: %w", openErr)
+	}
+	f.Close() //nolint:errcheck,gosec // opened for nothing
+	return fmt.Errorf("%w: %w", errNoInstance, err)
+}
+
+// unwatchedMessage says which limit was met, where it is known; inotify(7) has
+// the limits.
+func unwatchedMessage(err error) string {
+	message := fmt.Sprintf("changes of files are not seen at once but within %v: ", pollEvery)
+	switch {
+	case errors.Is(err, errNoInstance):
+		return message + "all inotify instances of the daemon's user are taken; on the node raise fs.inotify.max_user_instances (sysctl), which is often 128"
+	case errors.Is(err, unix.ENOSPC):
+		return message + "all inotify watches of the daemon's user are taken; on the node raise fs.inotify.max_user_watches (sysctl)"
+	case errors.Is(err, unix.EMFILE):
+		return message + "the daemon has as many files open as it may; raise its limit (LimitNOFILE of its service, or of the container runtime's)"
+	}
+	return message + "they cannot be watched, see the daemon's log"
 }

@@ -1,0 +1,67 @@
+package main
+
+import (
+	"net"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+	"github.com/multi-eni/multi-eni-cni/test/nstest"
+)
+
+// problemsUntil waits until the inventory has those problems, and no others.
+func (m *machine) problemsUntil(want ...string) {
+	m.Helper()
+	var got []string
+	for begin := time.Now(); time.Since(begin) < 40*time.Second; <-time.After(10 * time.Millisecond) {
+		inv, err := nodestate.ReadInventory(m.path("run/inventory.json"))
+		got = nil
+		for _, p := range inv.Problems {
+			got = append(got, p.Reason)
+		}
+		if err == nil && slices.Equal(got, want) {
+			return
+		}
+	}
+	m.Fatalf("problems %q, want %q\n%s", got, want, m.stderr.String())
+}
+
+// TestRunWithoutAids: without an inotify instance and with a busy port the
+// daemon does all of its work, says so once, and needs no restart when both are
+// there.
+func TestRunWithoutAids(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	const instances = "/proc/sys/user/max_inotify_instances"
+	m := newMachine(t, 1, 2)
+	m.declare("a", 1)
+	m.must(os.WriteFile(instances, []byte("0"), 0o644))
+	l, err := net.Listen("tcp", defaultListen)
+	m.must(err)
+	m.start()
+	m.until("a ready")
+	m.problemsUntil("FilesUnwatched", "MetricsUnserved")
+	m.declare("b", 2)
+	m.until("a ready", "b ready")
+	m.must(os.WriteFile(instances, []byte("100"), 0o644))
+	m.must(l.Close())
+	m.problemsUntil()
+	m.end()
+	for _, reason := range []string{"FilesUnwatched", "MetricsUnserved"} {
+		for _, line := range []string{"problem found", "problem is over"} {
+			n := 0
+			for logged := range strings.Lines(m.stderr.String()) {
+				if strings.Contains(logged, line) && strings.Contains(logged, reason) {
+					n++
+				}
+			}
+			if n != 1 {
+				t.Errorf("%q of %s was logged %d times\n%s", line, reason, n, m.stderr.String())
+			}
+		}
+	}
+}

@@ -1,0 +1,82 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
+)
+
+// TestFollowLooksAfterSubscribingAgain: what was lost between two subscriptions
+// is looked for when the second has begun, not at the next event.
+func TestFollowLooksAfterSubscribingAgain(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	var did []string
+	steps := []func() (<-chan struct{}, error){
+		func() (<-chan struct{}, error) { // one event, then an overflow
+			events := make(chan struct{}, 1)
+			events <- struct{}{}
+			close(events)
+			return events, nil
+		},
+		func() (<-chan struct{}, error) { return nil, errors.New("no buffer") },
+		func() (<-chan struct{}, error) {
+			events := make(chan struct{})
+			close(events)
+			return events, nil
+		},
+	}
+	aids := &reconcile.Aids{}
+	follower{
+		name: "links", aids: aids, awake: func() { did = append(did, "look") },
+		subscribe: func(context.Context) (<-chan struct{}, error) {
+			step := steps[0]
+			steps = steps[1:]
+			events, err := step()
+			did = append(did, "subscribe")
+			if err != nil {
+				did = append(did, "fails")
+			}
+			return events, err
+		},
+		pause: func(_ context.Context, d time.Duration) bool {
+			did = append(did, "wait "+d.String())
+			for _, p := range aids.Problems() {
+				did = append(did, p.Reason)
+			}
+			if len(steps) == 0 {
+				cancel()
+			}
+			return ctx.Err() == nil
+		},
+	}.run(ctx)
+	want := []string{
+		"subscribe", "look", "wait 100ms",
+		"subscribe", "fails", "wait 200ms", "KernelEventsUnseen",
+		"subscribe", "look", "wait 400ms",
+	}
+	if !slices.Equal(did, want) {
+		t.Errorf("did %q, want %q", did, want)
+	}
+}
+
+// TestFollowWaitsAreBounded: however often it fails.
+func TestFollowWaitsAreBounded(t *testing.T) {
+	var last time.Duration
+	times := 0
+	follower{
+		name: "links", aids: &reconcile.Aids{}, awake: func() {},
+		subscribe: func(context.Context) (<-chan struct{}, error) { return nil, errors.New("no") },
+		pause: func(_ context.Context, d time.Duration) bool {
+			if d > resubscribeLatest || d < last {
+				t.Errorf("waits %v after %v", d, last)
+			}
+			last = d
+			times++
+			return times < 50
+		},
+	}.run(t.Context())
+}

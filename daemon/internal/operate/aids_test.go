@@ -1,0 +1,109 @@
+package operate
+
+import (
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+)
+
+// reported waits until the problems of the aids are the wanted ones.
+func reported(t *testing.T, aids *reconcile.Aids, want ...string) []nodestate.Problem {
+	t.Helper()
+	for deadline := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
+		problems := aids.Problems()
+		var got []string
+		for _, p := range problems {
+			got = append(got, p.Reason)
+		}
+		if slices.Equal(got, want) {
+			return problems
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("problems %q, want %q", got, want)
+		}
+	}
+}
+
+// TestBusyAddress: another program has the port. The status is served all the
+// same, a problem names the flag, and the metrics are there once the port is
+// free.
+func TestBusyAddress(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := l.Addr().String()
+	socket := filepath.Join(t.TempDir(), SocketName)
+	s := newServerAt(t, &clock{noon})
+	s.Aids = &reconcile.Aids{}
+	s.Observe(busy())
+	serve(t, s, address, socket)
+	if _, err := Ask(t.Context(), socket); err != nil {
+		t.Error(err)
+	}
+	if p := reported(t, s.Aids, "MetricsUnserved")[0]; p.Device != address || !strings.Contains(p.Message, "another program listens there") || !strings.Contains(p.Message, "--listen") {
+		t.Errorf("problem %+v", p)
+	}
+	l.Close()
+	reported(t, s.Aids)
+	client := &http.Client{Timeout: patience}
+	defer client.CloseIdleConnections()
+	resp, err := client.Get("http://" + address + "/healthz")
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		t.Error(resp.Status)
+	}
+}
+
+// TestStatusSocketCannotBeMade: a file is where its folder should be.
+func TestStatusSocketCannotBeMade(t *testing.T) {
+	folder := filepath.Join(t.TempDir(), "run")
+	if err := os.WriteFile(folder, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := newServerAt(t, &clock{noon})
+	s.Aids = &reconcile.Aids{}
+	s.Observe(busy())
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(t.Context(), "", filepath.Join(folder, SocketName)) }()
+	reported(t, s.Aids, "StatusUnserved")
+	if err := os.Remove(folder); err != nil {
+		t.Fatal(err)
+	}
+	reported(t, s.Aids)
+	if _, err := Ask(t.Context(), filepath.Join(folder, SocketName)); err != nil {
+		t.Error(err)
+	}
+	select {
+	case err := <-ended:
+		t.Errorf("the server has ended: %v", err)
+	default:
+	}
+}
+
+// TestUnserved: what was not seen is not named.
+func TestUnserved(t *testing.T) {
+	for address, want := range map[string]string{
+		"203.0.113.1:0": "no interface of this node has the address", "host.invalid:1": "see the daemon's log",
+	} {
+		l, err := openTCP(t.Context(), address)
+		if err == nil {
+			l.Close()
+			t.Fatalf("listens at %s", address)
+		}
+		if p := unserved(address, err); !strings.Contains(p.Message, want) {
+			t.Errorf("%s (%v): %q, want %q", address, err, p.Message, want)
+		}
+	}
+}
