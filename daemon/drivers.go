@@ -1,9 +1,12 @@
 package main
 
 import (
+	"errors"
+	"fmt"
 	"os"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/driver"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
 )
@@ -37,8 +40,12 @@ func (d nodeDrivers) Obstacle(fn sysfs.PCIFunction, to string, all map[device.PC
 }
 
 // Open says whether a program has the function open.
-func (d nodeDrivers) Open(fn sysfs.PCIFunction) (node string, open bool, err error) {
-	return driver.InUse(d.dev, fn)
+func (d nodeDrivers) Open(fn sysfs.PCIFunction) (by string, open bool, err error) {
+	by, open, err = driver.InUse(d.sys, d.dev, fn)
+	if errors.Is(err, driver.ErrUnseen) {
+		err = fmt.Errorf("%w: %w", reconcile.ErrUseUnseen, err)
+	}
+	return by, open, err
 }
 
 // Bind has a program of its own bind the function, which goes on when this one

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 )
 
@@ -35,6 +36,29 @@ func (f FS) ModuleParameter(module, name string) (value string, ok bool, err err
 		return "", false, unreadable(filepath.Join(dir, name), err)
 	}
 	return value, ok, nil
+}
+
+// ModuleUsers returns how many references a loaded module has, from
+// /sys/module/<name>/refcnt. ok is false when the kernel does not count them: the
+// module is not there, or built in, or can never be unloaded. An error means that
+// it is not known; it is never fs.ErrNotExist.
+func (f FS) ModuleUsers(name string) (users int, ok bool, err error) {
+	there, err := f.Module(name)
+	if err != nil || !there {
+		return 0, false, err
+	}
+	dir := f.path("module", name)
+	value, ok, err := optional(dir, "refcnt")
+	if err != nil {
+		return 0, false, unreadable(filepath.Join(dir, "refcnt"), err)
+	}
+	if !ok {
+		return 0, false, nil
+	}
+	if users, err = strconv.Atoi(value); err != nil || users < 0 { // negative while it is being unloaded
+		return 0, false, fmt.Errorf("parse %s: %q, want a count", filepath.Join(dir, "refcnt"), value)
+	}
+	return users, true, nil
 }
 
 // listed says whether a folder of all things of a kind has one by that name. It

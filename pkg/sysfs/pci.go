@@ -270,6 +270,27 @@ func (f FS) DriverOverride(addr device.PCIAddress) (string, error) {
 	return parseOverride(s), nil
 }
 
+// Bound returns how many functions a PCI driver has. A driver that is not there
+// has none.
+func (f FS) Bound(driver string) (int, error) {
+	there, err := f.PCIDriver(driver)
+	if err != nil || !there {
+		return 0, err
+	}
+	path := f.path("bus/pci/drivers", driver)
+	entries, err := os.ReadDir(path)
+	if err != nil {
+		return 0, unreadable(path, err)
+	}
+	n := 0
+	for _, e := range entries {
+		if _, err := device.ParsePCIAddress(e.Name()); err == nil {
+			n++
+		}
+	}
+	return n, nil
+}
+
 // PCIDriver says whether a PCI driver is registered, that is loaded or built
 // into the kernel: /sys/bus/pci/drivers/<name>. An error means that it is not
 // known; it is never fs.ErrNotExist.

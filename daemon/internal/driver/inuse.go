@@ -12,10 +12,49 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
 )
 
-// InUse says whether a program has the function open through vfio, and by which
-// node. dev is where the host's /dev is mounted. Of a function with another
-// driver it is not known: "", false, nil. An error means that it is not known
-// either, though it should be; a missing node is one.
+// ErrUnseen: the kernel does not tell whether a program has the function open.
+// Then it is known only who was given it.
+var ErrUnseen = errors.New("the kernel does not tell which devices of the driver are open")
+
+// InUse says whether a program has the function open, and how that is seen. dev
+// is where the host's /dev is mounted. Of a function without a userspace driver
+// nobody can: "", false, nil. An error means that it is not known: ErrUnseen, or
+// one that says what is lacking.
+func InUse(sys sysfs.FS, dev string, fn sysfs.PCIFunction) (by string, open bool, err error) {
+	switch {
+	case fn.Driver == vfioPCI:
+		return vfioInUse(dev, fn)
+	case fn.UserspaceDriver():
+		return uioInUse(sys, fn)
+	}
+	return "", false, nil
+}
+
+// uioInUse goes by the use count of the driver's module. Each open file of a uio
+// device holds one reference to the module that has registered the device, until
+// the file is closed and unmapped (uio_open and uio_release in drivers/uio/uio.c:
+// try_module_get and module_put of idev->owner), and nothing else does. So a
+// count of 0 proves that no device of the driver is open. A higher one does not
+// tell which is, unless the driver has only one.
+func uioInUse(sys sysfs.FS, fn sysfs.PCIFunction) (by string, open bool, err error) {
+	users, counted, err := sys.ModuleUsers(fn.Driver)
+	if err != nil || counted && users == 0 {
+		return "", false, err
+	}
+	if !counted {
+		return "", false, fmt.Errorf("%w: /sys/module/%s has no refcnt", ErrUnseen, fn.Driver)
+	}
+	devices, err := sys.Bound(fn.Driver)
+	if err != nil {
+		return "", false, err
+	}
+	if devices != 1 {
+		return "", false, fmt.Errorf("%w: %s has %d devices, which are open %d times", ErrUnseen, fn.Driver, devices, users)
+	}
+	return "by the use count of " + fn.Driver + ", which has no other device", true, nil
+}
+
+// vfioInUse opens the group. A missing node is an error.
 //
 // The kernel lets a group be opened once (vfio_group_fops_open in
 // drivers/vfio/group.c): EBUSY means that somebody has it, or a device of it by
@@ -23,10 +62,7 @@ import (
 // program that opens it at that very moment gets EBUSY. Ask only when the
 // function is about to be taken from everybody. A group is shared by all of its
 // functions; one with several is in use as long as any of them is.
-func InUse(dev string, fn sysfs.PCIFunction) (node string, open bool, err error) {
-	if fn.Driver != vfioPCI {
-		return "", false, nil
-	}
+func vfioInUse(dev string, fn sysfs.PCIFunction) (node string, open bool, err error) {
 	if fn.IOMMUGroup < 0 {
 		return "", false, fmt.Errorf("ask vfio who uses %s: it has no IOMMU group", fn.Address)
 	}

@@ -69,6 +69,8 @@ type Kubelet struct {
 	Allocatable map[device.ResourceName][]device.PCIAddress
 	// Allocated are the containers that have a device, sorted.
 	Allocated map[device.PCIAddress][]Container
+	// Fresh: the kubelet has started a moment ago, and may not list all pods yet.
+	Fresh bool
 }
 
 // Container is one container of a pod.

@@ -35,6 +35,7 @@ const (
 type Client struct {
 	socket  string
 	options []grpc.DialOption
+	age     socketAge
 }
 
 // New returns a client of the kubelet that listens at the socket.
@@ -42,7 +43,7 @@ func New(socket string) *Client {
 	dial := func(ctx context.Context, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "unix", socket)
 	}
-	return &Client{socket: socket, options: []grpc.DialOption{
+	return &Client{socket: socket, age: socketAge{now: time.Now}, options: []grpc.DialOption{
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithContextDialer(dial),
 		grpc.WithNoProxy(),
@@ -75,14 +76,16 @@ var errNoPods = errors.New("it lists no pod, as it does until it knows its pods 
 //     container alone has asked for is not seen, though it is the pod's.
 //   - A kubelet that has just started lists no pod until it has heard of them from
 //     the API server. No pod at all is therefore an error: device plugins run as
-//     pods, and so does the daemon.
+//     pods, and so does the daemon. It may list static pods before, which it reads
+//     from files (NewSourceFile in pkg/kubelet/config of Kubernetes): hence Fresh.
 //   - A device for which the kubelet awaits the device plugin's Allocate answer
 //     is not yet listed.
 //
 // Allocatable is asked for first. So a device that neither has is not given to
 // anybody by an allocation that was over by then, nor will it be.
 func (c *Client) Devices(ctx context.Context) (inventory.Kubelet, error) {
-	if _, err := os.Stat(c.socket); err != nil {
+	info, err := os.Stat(c.socket)
+	if err != nil {
 		return inventory.Kubelet{}, fmt.Errorf("find the kubelet's podresources socket: %w; mount its folder, or correct --podresources-socket", err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
@@ -105,7 +108,7 @@ func (c *Client) Devices(ctx context.Context) (inventory.Kubelet, error) {
 	if len(given.GetPodResources()) == 0 {
 		return inventory.Kubelet{}, fmt.Errorf("ask the kubelet at %s for allocated devices: %w", c.socket, errNoPods)
 	}
-	return inventory.Kubelet{Allocatable: allocatable(offered), Allocated: allocated(given)}, nil
+	return inventory.Kubelet{Allocatable: allocatable(offered), Allocated: allocated(given), Fresh: c.age.fresh(info)}, nil
 }
 
 func allocatable(answer *podresourcesv1.AllocatableResourcesResponse) map[device.ResourceName][]device.PCIAddress {

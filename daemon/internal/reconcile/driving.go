@@ -25,14 +25,18 @@ type Drivers interface {
 	// Problem's Reason and Message; "" when nothing is in the way. all are the
 	// machine's functions, and wanted those that are to be handed over too.
 	Obstacle(fn sysfs.PCIFunction, to string, all map[device.PCIAddress]sysfs.PCIFunction, wanted func(device.PCIAddress) bool) (reason, message string, err error)
-	// Open says whether a program has the function open, and by which file. An
-	// error means that this is not known.
-	Open(fn sysfs.PCIFunction) (node string, open bool, err error)
+	// Open says whether a program has the function open, and how that is seen. An
+	// error means that this is not known: ErrUseUnseen where nothing can mend that.
+	Open(fn sysfs.PCIFunction) (by string, open bool, err error)
 	// Bind binds the function to the driver, and returns when it has, or has
 	// failed: after any time, since the kernel waits for whoever has the function
 	// open. It goes on when the daemon dies, and holds the lock as long.
 	Bind(fn sysfs.PCIFunction, to string, lock *os.File) error
 }
+
+// ErrUseUnseen: the kernel does not tell whether a program has a function of this
+// driver open.
+var ErrUseUnseen = errors.New("open devices are not to be seen")
 
 const (
 	// stuckAfter is how long a driver may take before people are told.
@@ -290,6 +294,7 @@ func (r *Reconciler) prepareDrive(ctx context.Context, src inventory.Sources, d 
 	if now, err := r.PCI.PCI(pci); err != nil || now.Driver != fn.Driver || now.Instance != fn.Instance {
 		return nil, errNotOurs // it has changed, or gone, since this Sync has read it
 	}
+	fresh := false
 	if r.Kubelet != nil {
 		kubelet, err := r.kubeletDevices(ctx)
 		if err != nil {
@@ -298,6 +303,7 @@ func (r *Reconciler) prepareDrive(ctx context.Context, src inventory.Sources, d 
 		if len(kubelet.Allocated[pci]) > 0 {
 			return []finding{about(d.Device, "DriverNotBound", "%s is bound to %q, wanted %s, and the kubelet has given it to a pod; it is bound once that pod has ended", pci, fn.Driver, d.To)}, nil
 		}
+		fresh = kubelet.Fresh
 		if name, offered := offeredAs(kubelet, pci); offered && d.Device.Phase != nodestate.PhasePending {
 			return []finding{about(d.Device, "DriverNotBound", "%s is bound to %q, wanted %s, and the kubelet still offers it as %s; take it out of that resource's entry in the device plugin config", pci, fn.Driver, d.To, name)}, nil
 		}
@@ -308,14 +314,19 @@ func (r *Reconciler) prepareDrive(ctx context.Context, src inventory.Sources, d 
 	case !fn.UserspaceDriver():
 		return r.takeFromKernel(src, d, fn)
 	}
-	node, open, err := r.Drivers.Open(fn)
+	by, open, err := r.Drivers.Open(fn)
 	switch {
+	case errors.Is(err, ErrUseUnseen) && fresh:
+		f := about(d.Device, "DeviceUseUnknown", "it cannot be seen whether a program has %s open, and the kubelet, which has started a moment ago, may not know its pods yet, so it stays bound to %s for a minute", pci, fn.Driver)
+		f.err = err
+		return []finding{f}, nil
+	case errors.Is(err, ErrUseUnseen): // no record and no allocation has it: more is not to be known
 	case err != nil:
 		f := about(d.Device, "DeviceUseUnknown", "it cannot be seen whether a program has %s open, so it stays bound to %s; give the daemon the host's /dev/vfio", pci, fn.Driver)
 		f.err = err
 		return []finding{f}, nil
 	case open:
-		return []finding{about(d.Device, "DeviceOpen", "a program has %s open (%s) though no pod of ours has the device, so it stays bound to %s; end that program", pci, node, fn.Driver)}, nil
+		return []finding{about(d.Device, "DeviceOpen", "a program has %s open (%s) though no pod of ours has the device, so it stays bound to %s; end that program", pci, by, fn.Driver)}, nil
 	}
 	return nil, nil
 }

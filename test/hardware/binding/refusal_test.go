@@ -213,3 +213,33 @@ func TestLoadModules(t *testing.T) {
 		t.Errorf("what drives the IOMMU for vfio-pci is not loaded: %v", err)
 	}
 }
+
+// A device on a uio driver that a program has open is not given back, although
+// the kernel would let it go (uio_unregister_device in drivers/uio/uio.c does
+// not wait). It is given back when the program has ended.
+func TestUIOHeldOpen(t *testing.T) {
+	guest.Clean(t)
+	const driver = "uio_pci_generic"
+	a := prepare(t, macA, "ens-a", true)
+	guest.LoadModule(t, driver)
+	start(t, nil, eniA())
+	guest.WriteNodeENI(t, "a", dpdk(eniA(), driver))
+	a.bound(t, eniA(), driver)
+	nodes, err := filepath.Glob(guest.Devices + a.pci + "/uio/uio*")
+	if err != nil || len(nodes) != 1 {
+		t.Fatalf("uio devices of %s: %q, %v", a.pci, nodes, err)
+	}
+	f, err := os.OpenFile(filepath.Join("/dev", filepath.Base(nodes[0])), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	guest.RemoveNodeENI(t, "a")
+	problem(t, "DeviceOpen", a.pci, "use count of "+driver)
+	if got := guest.Driver(a.pci); got != driver {
+		t.Errorf("bound to %q while a program has it", got)
+	}
+	f.Close()
+	a.restored(t)
+	a.withdrawn(t, eniA())
+	guest.UnloadModule(t, driver)
+}

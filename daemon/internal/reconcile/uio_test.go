@@ -1,0 +1,36 @@
+package reconcile
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
+)
+
+// TestUnseenUseWaitsForTheKubelet: whether a program has a uio device open
+// cannot always be seen. It then goes by records and kubelet, but not by a
+// kubelet that has just started, whose list may lack the pod that has it.
+func TestUnseenUseWaitsForTheKubelet(t *testing.T) {
+	n := newNode(t, 1)
+	n.kubelet = &fakeKubelet{}
+	n.start()
+	n.declare("a", 1, fastDPDK, "enableDPDK: true", "dpdkDriver: uio_pci_generic")
+	n.settle()
+	n.expectDriver(1, "uio_pci_generic")
+	n.drivers.openErr = ErrUseUnseen
+	n.kubelet.devices = inventory.Kubelet{Fresh: true}
+	n.undeclare("a")
+	for range 90 {
+		n.sync()
+		n.now = n.now.Add(time.Second)
+	}
+	n.expectDriver(1, "uio_pci_generic")
+	if !slices.Contains(n.reasons(), "DeviceUseUnknown") {
+		t.Errorf("problems %q", n.reasons())
+	}
+	n.kubelet.devices = inventory.Kubelet{}
+	n.settle()
+	n.expect(nil, nil, nil)
+	n.expectDriver(1, "ena")
+}
