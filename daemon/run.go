@@ -20,6 +20,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/orphan"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/pcidp"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
+	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
@@ -64,13 +65,7 @@ func (c *nodeFlags) run(ctx context.Context, log *logrus.Logger) error {
 	if err != nil {
 		return err
 	}
-	wake := make(chan struct{}, 1)
-	awake := func() {
-		select {
-		case wake <- struct{}{}:
-		default:
-		}
-	}
+	wake, awake := newWake()
 	aids := &reconcile.Aids{Wake: awake}
 	watcher, err := reconcile.NewWatcher(aids, c.watched(bootID)...)
 	if err != nil {
@@ -119,11 +114,30 @@ func (c *nodeFlags) run(ctx context.Context, log *logrus.Logger) error {
 	}
 	reconcile.Run(ctx, r.Sync, wake)
 	orphans.Wait()
+	tellUnended(log, r.Unended())
 	if err := <-served; err != nil {
 		return err
 	}
 	log.Info("multi-enid stopped")
 	return nil
+}
+
+// newWake returns a channel that holds a token once awake was called.
+func newWake() (wake chan struct{}, awake func()) {
+	wake = make(chan struct{}, 1)
+	return wake, func() {
+		select {
+		case wake <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// tellUnended names the devices whose change of driver outlasts the daemon.
+func tellUnended(log *logrus.Logger, devices []device.PCIAddress) {
+	if len(devices) > 0 {
+		log.WithField("pciAddresses", devices).Warn("changes of drivers are under way; a container cannot end before they do, see docs/dpdk.md")
+	}
 }
 
 // watched are the folders whose changes have the node looked at again.

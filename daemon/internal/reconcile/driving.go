@@ -272,6 +272,12 @@ func (r *Reconciler) tidy(rec nodestate.Restore, src *inventory.Sources, lock *o
 	return true
 }
 
+// Unended are the devices whose change of driver is under way, sorted. It is not
+// to be called while Sync runs.
+func (r *Reconciler) Unended() []device.PCIAddress {
+	return slices.Sorted(maps.Keys(r.driving.jobs))
+}
+
 // busy notes that somebody else has the device's claim lock.
 func (r *Reconciler) busy(d nodestate.Device, now time.Time) []finding {
 	since, known := r.driving.busy[d.PCIAddress]
