@@ -1,8 +1,10 @@
 package main
 
 import (
+	"context"
 	"net"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -63,5 +65,42 @@ func TestRunWithoutAids(t *testing.T) {
 				t.Errorf("%q of %s was logged %d times\n%s", line, reason, n, m.stderr.String())
 			}
 		}
+	}
+}
+
+// TestInstallKeepWithoutInotify: what somebody removes comes back, and the limit
+// is named.
+func TestInstallKeepWithoutInotify(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	if err := os.WriteFile("/proc/sys/user/max_inotify_instances", []byte("0"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	i := newInstallation(t)
+	ctx, end := context.WithCancel(t.Context())
+	defer end()
+	var out, errOut lockedBuffer
+	p := program{stdout: &out, stderr: &errOut, getenv: func(string) string { return "" }}
+	ended := make(chan int, 1)
+	go func() {
+		ended <- p.main(ctx, []string{"install", "--keep", "--from", i.from, "--to", i.to, "--policy", i.policy})
+	}()
+	said := func(n int) {
+		t.Helper()
+		for deadline := time.Now().Add(40 * time.Second); strings.Count(out.String(), "installed, none") != n; time.Sleep(10 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("%d times installed, want %d; errors %q", strings.Count(out.String(), "installed, none"), n, errOut.String())
+			}
+		}
+	}
+	said(1)
+	if err := os.Remove(filepath.Join(i.to, "multi-eni")); err != nil {
+		t.Fatal(err)
+	}
+	said(2)
+	end()
+	if code := <-ended; code != 0 || strings.Count(errOut.String(), "fs.inotify.max_user_instances") != 1 {
+		t.Errorf("exit code %d, %q", code, errOut.String())
 	}
 }

@@ -26,7 +26,7 @@ type cluster struct {
 func (c *nodeFlags) connect(log *logrus.Logger, instance func() string) (*cluster, error) {
 	var k cluster
 	if c.podresources != "" {
-		k.kubelet = podresources.New(c.podresources)
+		k.kubelet = podresources.New(c.podresources, time.Now)
 	}
 	if !c.usesAPI() {
 		return &k, nil

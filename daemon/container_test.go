@@ -74,7 +74,9 @@ func helpers(t *testing.T) (pids []int) {
 		line, err := os.ReadFile(path)
 		if err == nil && strings.Contains(string(line), "\x00bind-driver\x00") {
 			var pid int
-			fmt.Sscanf(path, "/proc/%d/", &pid)
+			if _, err := fmt.Sscanf(path, "/proc/%d/", &pid); err != nil {
+				t.Fatal(err)
+			}
 			pids = append(pids, pid)
 		}
 	}
@@ -104,7 +106,7 @@ func TestHelperThatHangsHoldsTheContainer(t *testing.T) {
 	if err != nil {
 		t.Skip(err)
 	}
-	defer stuck.LetGo()
+	defer stuck.LetGo() //nolint:errcheck // for a test that has failed
 	m.declare("a", 1, "enableDPDK: true", "dpdkDriver: uio_pci_generic", "dpdkResourceName: intel.com/fast")
 	old := m.container()
 	select {

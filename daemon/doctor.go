@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"path/filepath"
 	"syscall"
+	"time"
 
 	"github.com/sirupsen/logrus"
 	"github.com/spf13/cobra"
@@ -98,7 +99,7 @@ func (p program) doctor(ctx context.Context, c nodeFlags, policy, output string)
 // examineCluster adds what is asked where there is a cluster.
 func (c *nodeFlags) examineCluster(o *doctor.Options) {
 	if c.podresources != "" {
-		o.Kubelet = podresources.New(c.podresources).Devices
+		o.Kubelet = podresources.New(c.podresources, time.Now).Devices
 	}
 	if !c.usesAPI() {
 		return

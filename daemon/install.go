@@ -10,14 +10,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
-	"github.com/fsnotify/fsnotify"
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
 )
@@ -129,14 +128,21 @@ const (
 // keepInstalled installs, and again after each change by somebody else. An
 // error ends it: whoever has started it starts it again, with a pause.
 func (p program) keepInstalled(ctx context.Context, i installer) error {
-	// Before the first look, so that no change is missed.
-	watcher, err := watchFolders(i.folders())
-	if err != nil { // such as no inotify instance left; it is no reason not to install
-		fmt.Fprintf(p.stderr, "multi-enid: watch what is installed: %v; looking every %v instead\n", err, keepEvery)
-		watcher = &fsnotify.Watcher{}
-	} else {
-		defer watcher.Close() //nolint:errcheck // nothing can be lost
+	aids := &reconcile.Aids{}
+	aids.Wake = func() {
+		for _, problem := range aids.Problems() {
+			fmt.Fprintf(p.stderr, "multi-enid: watch what is installed: %s\n", problem.Message)
+		}
 	}
+	// Before the first look, so that no change is missed.
+	watcher, err := reconcile.NewWatcher(aids, i.folders()...)
+	if err != nil {
+		return err
+	}
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	changes, changed := newWake()
+	go watcher.Run(ctx, changed)
 	all := true   // what is as it should be is told once
 	soon := false // a look at a change is due; more changes do not put it off
 	look := time.NewTimer(0)
@@ -145,14 +151,11 @@ func (p program) keepInstalled(ctx context.Context, i installer) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case event := <-watcher.Events:
-			if i.concerns(event.Name) && !soon {
+		case <-changes:
+			if !soon {
 				soon = true
 				look.Reset(keepSettle)
 			}
-		case err := <-watcher.Errors: // events may be lost
-			fmt.Fprintf(p.stderr, "multi-enid: watch what is installed: %v\n", err)
-			look.Reset(keepSettle)
 		case <-look.C:
 			soon = false
 			err := i.run(ctx, func(path, what string, changed bool) {
@@ -167,24 +170,6 @@ func (p program) keepInstalled(ctx context.Context, i installer) error {
 			look.Reset(keepEvery)
 		}
 	}
-}
-
-func watchFolders(dirs []string) (*fsnotify.Watcher, error) {
-	watcher, err := fsnotify.NewWatcher()
-	if err != nil {
-		return nil, err
-	}
-	for _, dir := range dirs {
-		if err := watcher.Add(dir); err != nil {
-			return nil, errors.Join(err, watcher.Close())
-		}
-	}
-	return watcher, nil
-}
-
-// concerns says whether a path is of a file that is installed.
-func (i installer) concerns(path string) bool {
-	return path == i.policy || filepath.Dir(path) == i.to && slices.Contains(installed(), filepath.Base(path))
 }
 
 // writePolicy writes the default policy, unless there is anything at path.

@@ -10,13 +10,10 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-
-	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
 // plugin is a CNI plugin as far as install looks at it.
@@ -305,34 +302,4 @@ func TestInstallKeepEnds(t *testing.T) {
 	if code, _, stderr := i.install("--keep"); code != exitFailure || !strings.Contains(stderr, "the old one stays") {
 		t.Errorf("exit code %d: %s", code, stderr)
 	}
-}
-
-// TestInstallKeepWithoutInotify: a node whose inotify instances are used up, as
-// those of many pods do, gets its plugin all the same.
-func TestInstallKeepWithoutInotify(t *testing.T) {
-	program, err := nstest.Binary("multi-enid")
-	if err != nil {
-		t.Fatal(err)
-	}
-	i := newInstallation(t)
-	script := `echo 0 >/proc/sys/user/max_inotify_instances && exec "$0" install --keep --from "$1" --to "$2" --policy "$3"`
-	cmd := exec.CommandContext(t.Context(), "unshare", "--user", "--map-root-user", "sh", "-c", script, program, i.from, i.to, i.policy)
-	var out, errOut lockedBuffer
-	cmd.Stdout, cmd.Stderr = &out, &errOut
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	for deadline := time.Now().Add(20 * time.Second); !strings.Contains(out.String(), "multi-eni: installed") && time.Now().Before(deadline); {
-		time.Sleep(10 * time.Millisecond)
-	}
-	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Wait(); err != nil {
-		t.Errorf("%v: %s", err, errOut.String())
-	}
-	if !strings.Contains(errOut.String(), "looking every 5m0s instead") {
-		t.Errorf("it says %q", errOut.String())
-	}
-	i.holds(plugin("v1"))
 }

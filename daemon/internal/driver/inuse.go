@@ -12,8 +12,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
 )
 
-// ErrUnseen: the kernel does not tell whether a program has the function open.
-// Then it is known only who was given it.
+// ErrUnseen says that the kernel does not tell whether a program has the function
+// open. Then it is known only who was given it.
 var ErrUnseen = errors.New("the kernel does not tell which devices of the driver are open")
 
 // InUse says whether a program has the function open, and how that is seen. dev

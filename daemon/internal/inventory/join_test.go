@@ -176,7 +176,7 @@ func TestJoinOnce(t *testing.T) {
 		},
 		{
 			name:     "resource name that the device plugin would exit on",
-			setUp:    func(w *world) { w.declare("a", 1, resource("intel.com/fast-net")); w.setUp(1) },
+			setUp:    func(w *world) { w.declare("a", 1, resource("intel.com/fast net")); w.setUp(1) },
 			rows:     []brief{{"a", 1, pci(1), "eth1", "", ready}},
 			problems: []string{"InvalidResourceName"},
 			idle:     1,

@@ -145,7 +145,9 @@ func runQueue(t *testing.T, rnd *rand.Rand) {
 		}
 		name := n.about.Name
 		var place int
-		fmt.Sscan(n.message, &place)
+		if _, err := fmt.Sscan(n.message, &place); err != nil {
+			t.Fatal(err)
+		}
 		if place < last[name] {
 			t.Fatalf("%s: note %d after %d", name, place, last[name])
 		}

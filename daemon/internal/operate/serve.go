@@ -133,7 +133,7 @@ func (s *Server) serve(ctx context.Context, e endpoint, l listener) error {
 	if server.Shutdown(ending) != nil {
 		server.Close() //nolint:errcheck,gosec // the process ends
 	}
-	<-ended
+	<-ended //nolint:errcheck // http.ErrServerClosed
 	return nil
 }
 

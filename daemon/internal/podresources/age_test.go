@@ -14,7 +14,7 @@ func TestSocketAge(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "kubelet.sock")
 	listen := func() {
 		t.Helper()
-		os.Remove(path)
+		os.Remove(path) //nolint:errcheck // there is none at first
 		l, err := net.Listen("unix", path)
 		if err != nil {
 			t.Fatal(err)

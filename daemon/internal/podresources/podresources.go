@@ -39,11 +39,11 @@ type Client struct {
 }
 
 // New returns a client of the kubelet that listens at the socket.
-func New(socket string) *Client {
+func New(socket string, now func() time.Time) *Client {
 	dial := func(ctx context.Context, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "unix", socket)
 	}
-	return &Client{socket: socket, age: socketAge{now: time.Now}, options: []grpc.DialOption{
+	return &Client{socket: socket, age: socketAge{now: now}, options: []grpc.DialOption{
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithContextDialer(dial),
 		grpc.WithNoProxy(),

@@ -81,7 +81,7 @@ func (w *Watcher) Run(ctx context.Context, changed func()) {
 			}
 			w.watch()
 			changed()
-		case <-faults: // events were lost
+		case <-faults: //nolint:errcheck // events were lost, whichever
 			w.watch()
 			changed()
 		case <-poll.C:
