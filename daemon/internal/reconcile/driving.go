@@ -34,10 +34,6 @@ type Drivers interface {
 	Bind(fn sysfs.PCIFunction, to string, lock *os.File) error
 }
 
-// ErrUseUnseen says that the kernel does not tell whether a program has a function
-// of this driver open.
-var ErrUseUnseen = errors.New("open devices are not to be seen")
-
 const (
 	// stuckAfter is how long a driver may take before people are told.
 	stuckAfter = 15 * time.Second
@@ -322,15 +318,8 @@ func (r *Reconciler) prepareDrive(ctx context.Context, src inventory.Sources, d 
 	}
 	by, open, err := r.Drivers.Open(fn)
 	switch {
-	case errors.Is(err, ErrUseUnseen) && fresh:
-		f := about(d.Device, "DeviceUseUnknown", "it cannot be seen whether a program has %s open, and the kubelet, which has started a moment ago, may not know its pods yet, so it stays bound to %s for a minute", pci, fn.Driver)
-		f.err = err
-		return []finding{f}, nil //nolint:nilerr // the finding has it
-	case errors.Is(err, ErrUseUnseen): // no record and no allocation has it: more is not to be known
 	case err != nil:
-		f := about(d.Device, "DeviceUseUnknown", "it cannot be seen whether a program has %s open, so it stays bound to %s; give the daemon the host's /dev/vfio", pci, fn.Driver)
-		f.err = err
-		return []finding{f}, nil
+		return useUnknown(d.Device, fn, fresh, err), nil
 	case open:
 		return []finding{about(d.Device, "DeviceOpen", "a program has %s open (%s) though no pod of ours has the device, so it stays bound to %s; end that program", pci, by, fn.Driver)}, nil
 	}
