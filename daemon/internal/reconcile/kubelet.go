@@ -19,6 +19,11 @@ const (
 	silentLatest = 15 * time.Second
 )
 
+// Kubelet is the kubelet of this node; an error means that nothing is known.
+type Kubelet interface {
+	Devices(ctx context.Context) (inventory.Kubelet, error)
+}
+
 // kubeletAnswer is what the kubelet has said to the only question of one Sync.
 // Everything that needs the kubelet shares it.
 type kubeletAnswer struct {

@@ -65,11 +65,6 @@ type Host interface {
 	EnsureSources(want []link.Source) (changed bool, err error)
 }
 
-// Kubelet is the kubelet of this node; an error means that nothing is known.
-type Kubelet interface {
-	Devices(ctx context.Context) (inventory.Kubelet, error)
-}
-
 // Orphans releases the attachments of pods that died without DEL. Sweep must not
 // block; again is after how long time alone may make a difference, 0 for never.
 type Orphans interface {
