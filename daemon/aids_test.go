@@ -68,8 +68,8 @@ func TestRunWithoutAids(t *testing.T) {
 	}
 }
 
-// TestInstallKeepWithoutInotify: what somebody removes comes back, and the limit
-// is named.
+// TestInstallKeepWithoutInotify: a removed plugin comes back, and the limit is
+// named.
 func TestInstallKeepWithoutInotify(t *testing.T) {
 	if nstest.Outside(t) {
 		return

@@ -83,8 +83,8 @@ func helpers(t *testing.T) (pids []int) {
 	return pids
 }
 
-// TestHelperThatHangsHoldsTheContainer is what an upgrade meets when the kernel
-// does not let a device go. The old container cannot end before the helper does,
+// TestHelperThatHangsHoldsTheContainer is an upgrade while the kernel does not let
+// a device go. The old container cannot end before the helper does,
 // SIGKILL or not. But nothing else waits: a new daemon gets the state folder and
 // the port at once, serves the other devices, and tells of the one that hangs,
 // whose claim lock the helper has. When the kernel lets go, the old container

@@ -22,8 +22,8 @@ type follower struct {
 
 // The waits before subscribing again double from the first to the latest, and
 // begin anew with the next event. A subscription ends when the kernel has had
-// more events than its buffer takes (ENOBUFS, netlink(7)): what was lost in it
-// and until the next begins is looked at as soon as that has begun.
+// more events than its buffer takes (ENOBUFS, netlink(7)): events are lost
+// in it, and until the next begins: everything is looked at then.
 const (
 	resubscribeFirst  = 100 * time.Millisecond
 	resubscribeLatest = 10 * time.Second

@@ -10,8 +10,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
 )
 
-// TestFollowLooksAfterSubscribingAgain: what was lost between two subscriptions
-// is looked for when the second has begun, not at the next event.
+// TestFollowLooksAfterSubscribingAgain: events were lost between two
+// subscriptions, so the node is looked at when the second has begun.
 func TestFollowLooksAfterSubscribingAgain(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var did []string

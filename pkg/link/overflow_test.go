@@ -11,7 +11,7 @@ import (
 )
 
 // TestOverflowEndsTheSubscription: more changes than the buffer takes close the
-// channel, so that who follows it knows that some were lost; the next
+// channel, so that its reader knows of the loss; the next
 // subscription works.
 func TestOverflowEndsTheSubscription(t *testing.T) {
 	if nstest.Outside(t) {

@@ -10,9 +10,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Stuck is a file system of which every file hangs: who looks at one waits in
-// the kernel, and no signal ends that, as with a device that a driver does not
-// let go. It is FUSE without anybody who answers (request_wait_answer in the
+// Stuck is a file system of which every file hangs: a process that looks at one
+// waits in the kernel, and no signal ends that, as with a device that a driver does not
+// let go. It is FUSE without answers (request_wait_answer in the
 // kernel's fs/fuse/dev.c: a request that userspace has read is waited out).
 type Stuck struct {
 	// Asked is closed when somebody hangs.
@@ -23,7 +23,7 @@ type Stuck struct {
 	once sync.Once
 }
 
-// What FUSE needs to begin (include/uapi/linux/fuse.h).
+// Parts of FUSE's protocol (include/uapi/linux/fuse.h).
 const (
 	fuseInit    = 26 // opcode
 	fuseHeader  = 40 // bytes of a request before its body: len, opcode, unique, …
@@ -49,7 +49,7 @@ func NewStuck(path string) (*Stuck, error) {
 	if err := s.greet(); err != nil {
 		return nil, errors.Join(err, s.LetGo())
 	}
-	go func() { // reads what is asked, and answers nothing
+	go func() { // reads a request, and answers nothing
 		defer close(asked)
 		unix.Read(fd, make([]byte, fuseBuffer)) //nolint:errcheck,gosec // its end is news, too
 	}()

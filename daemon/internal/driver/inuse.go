@@ -13,13 +13,13 @@ import (
 )
 
 // ErrUnseen says that the kernel does not tell whether a program has the function
-// open. Then it is known only who was given it.
+// open. Only records and allocations say something then.
 var ErrUnseen = errors.New("the kernel does not tell which devices of the driver are open")
 
 // InUse says whether a program has the function open, and how that is seen. dev
 // is where the host's /dev is mounted. Of a function without a userspace driver
 // nobody can: "", false, nil. An error means that it is not known: ErrUnseen, or
-// one that says what is lacking.
+// one that names the missing file.
 func InUse(sys sysfs.FS, dev string, fn sysfs.PCIFunction) (by string, open bool, err error) {
 	switch {
 	case fn.Driver == vfioPCI:

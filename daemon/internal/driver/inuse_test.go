@@ -54,7 +54,7 @@ func TestInUse(t *testing.T) {
 }
 
 // TestUIOInUse: a use count of 0 is proof, a higher one only where the driver has
-// one device; what is not counted is not known.
+// one device; without a count nothing is known.
 func TestUIOInUse(t *testing.T) {
 	const driver = "uio_pci_generic"
 	for name, tc := range map[string]struct {

@@ -55,7 +55,7 @@ func (r *Reporter) next() (*waitingNote, time.Duration) {
 	return r.notes.next(r.Now())
 }
 
-// sent notes what has become of a note.
+// sent notes the outcome of a call.
 func (r *Reporter) sent(n *waitingNote, err error, spell *eventSpell) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

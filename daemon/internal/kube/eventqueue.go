@@ -29,7 +29,7 @@ type noteQueue struct {
 	retry backoff
 }
 
-// noteLine is what waits about one object.
+// noteLine has the waiting notes about one object.
 type noteLine struct {
 	notes []*waitingNote
 	// retry has waited since the first note failed; zero while none has.

@@ -45,9 +45,8 @@ func drainingFor(v reconcile.View, last int, pod string) reconcile.View {
 	return v
 }
 
-// TestEventsOfOthersAreSent: whatever the API server answers to one Event, those
-// about other objects arrive, and what it will never take is given up with one
-// line.
+// TestEventsOfOthersAreSent: no answer to one Event holds up the Events about other
+// objects, and an Event that can never be sent is given up with one line.
 func TestEventsOfOthersAreSent(t *testing.T) {
 	for name, tc := range map[string]struct {
 		answer  http.HandlerFunc
@@ -99,9 +98,9 @@ func TestEventsWithoutState(t *testing.T) {
 	await(t, "Events begin", func() bool { r.mu.Lock(); defer r.mu.Unlock(); return r.told != nil })
 }
 
-// TestNoteQueue holds random runs to what the queue promises: the notes of an
-// object leave in their order, a healthy object never waits, retries of failing
-// ones are apart, nothing is lost but what is counted.
+// TestNoteQueue checks the queue in random runs: the notes of an object leave in
+// their order, a healthy object never waits, retries of failing ones are apart,
+// and every lost note is counted.
 func TestNoteQueue(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
@@ -214,7 +213,7 @@ func TestRefusedForLong(t *testing.T) {
 }
 
 // TestStateComesBack: an ENINodeState that somebody deletes is made again though
-// nothing changes, with what it said; so it is when its kind was away.
+// nothing changes, with its old status.
 func TestStateComesBack(t *testing.T) {
 	s := newStateServer(t)
 	r, _ := report(t, s)

@@ -90,7 +90,7 @@ func (o ownState) Replace(all []any, _ string) error {
 func (o ownState) Resync() error { return nil }
 
 // remakeApart is the least time between two looks after the ENINodeState, so
-// that nobody who deletes it again and again keeps the daemon busy.
+// that repeated deletions do not keep the daemon busy.
 const remakeApart = 10 * time.Second
 
 // followState has the ENINodeState looked at when it was deleted.
@@ -122,8 +122,8 @@ func (r *Reporter) followState(ctx context.Context) {
 const deniedTimes = 5
 
 // watchSpell says once that the ENINodeState may not be watched, and when that
-// is over. Any other trouble is said by those who write the object or follow the
-// NodeENIs.
+// is over. The writer of the object, and the watch of the NodeENIs, tell of
+// other troubles.
 type watchSpell struct {
 	log    logrus.FieldLogger
 	denied int

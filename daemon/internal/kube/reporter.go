@@ -179,7 +179,7 @@ func (r *Reporter) writeStates(ctx context.Context) {
 	}
 }
 
-// readFirst reads what an earlier daemon has told. Events do not wait for that
+// readFirst reads the status that an earlier daemon has written. Events do not wait for that
 // longer than settleWithin: some may then be repeated.
 func (r *Reporter) readFirst(ctx context.Context, failing *failure) (v1alpha1.ENINodeStateStatus, bool) {
 	for {

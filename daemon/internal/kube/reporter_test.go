@@ -46,9 +46,9 @@ type stateServer struct {
 	refuse map[string]http.HandlerFunc
 	// removed is closed and replaced when the object is deleted.
 	removed chan struct{}
-	// states answers what is asked of ENINodeStates in place of the server.
+	// states answers requests about ENINodeStates in place of the server.
 	states http.HandlerFunc
-	// refusedStates counts what was asked while the kind is not known.
+	// refusedStates counts the requests while the kind is not known.
 	refusedStates int
 }
 
@@ -115,7 +115,7 @@ func (s *stateServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// follow answers who lists or watches the one object's metadata.
+// follow answers lists and watches of the one object's metadata.
 func (s *stateServer) follow(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
 	if q.Get("fieldSelector") != "metadata.name=node-a" || !strings.Contains(r.Header.Get("Accept"), "as=PartialObjectMetadata") {

@@ -92,7 +92,7 @@ func TestStatusSocketCannotBeMade(t *testing.T) {
 	}
 }
 
-// TestUnserved: what was not seen is not named.
+// TestUnserved: a message names no cause but the kernel's.
 func TestUnserved(t *testing.T) {
 	for address, want := range map[string]string{
 		"203.0.113.1:0": "no interface of this node has the address", "host.invalid:1": "see the daemon's log",

@@ -33,7 +33,7 @@ type Options struct {
 	// EventsDropped is how many Events for the cluster were given up. Nil where
 	// none are sent.
 	EventsDropped func() uint64
-	// Aids get to know what cannot be served.
+	// Aids get to know of endpoints that cannot be served.
 	Aids *reconcile.Aids
 	Now  func() time.Time
 	Log  logrus.FieldLogger

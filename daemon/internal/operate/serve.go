@@ -43,8 +43,8 @@ var errAnotherDaemon = errors.New("another multi-enid listens there; stop that o
 const Off = "off"
 
 // Run serves /metrics, /healthz and /readyz on the TCP address listen, and the
-// status on the unix socket, until ctx ends. What cannot be opened is a problem
-// of the aids, and is tried again: nothing of the node depends on it. An error
+// status on the unix socket, until ctx ends. A failed open is a problem of the
+// aids, and is tried again: nothing of the node depends on it. An error
 // is only that another daemon listens at the socket; then nothing is served.
 func (s *Server) Run(ctx context.Context, listen, socket string) error {
 	status, err := s.openStatus(ctx, socket)
@@ -73,7 +73,7 @@ func (s *Server) Run(ctx context.Context, listen, socket string) error {
 	return nil
 }
 
-// listener is where one endpoint is served, and what to do after that.
+// listener serves one endpoint; done is called after that.
 type listener struct {
 	net.Listener
 	done func()

@@ -8,8 +8,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// Aids are what makes the daemon quicker, or lets it be asked, and what it works
-// without: watches of files, events of the kernel, addresses to listen at. Each
+// Aids make the daemon quicker, or let it be asked, and it works without them:
+// watches of files, events of the kernel, addresses to listen at. Each
 // that fails is a problem until it works. The zero value has none, and nobody to
 // wake; nil takes reports and drops them. It is safe for concurrent use.
 type Aids struct {

@@ -24,7 +24,7 @@ type Kubelet interface {
 	Devices(ctx context.Context) (inventory.Kubelet, error)
 }
 
-// kubeletAnswer is what the kubelet has said to the only question of one Sync.
+// kubeletAnswer is the kubelet's answer to the only question of one Sync.
 // Everything that needs the kubelet shares it.
 type kubeletAnswer struct {
 	asked   bool

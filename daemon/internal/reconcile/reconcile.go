@@ -110,7 +110,7 @@ type Options struct {
 	Orphans Orphans
 	// Addresses is nil where nobody asks EC2.
 	Addresses Addresses
-	// Aids are those that report to this daemon. Nil: none does.
+	// Aids report to this daemon. Nil: none does.
 	Aids *Aids
 	// SourceRouting: what comes from an ENI's addresses leaves the host by that ENI.
 	SourceRouting bool

@@ -23,7 +23,7 @@ func limit(t *testing.T, name string, n int) {
 }
 
 // TestWithoutInotify: the kernel gives no instance, or no watch, as it does to
-// who has as many as the limit allows. Changes are noticed all the same, the
+// a user at the limit. Changes are noticed all the same, the
 // problem names the limit, and ends when that is raised.
 func TestWithoutInotify(t *testing.T) {
 	if nstest.Outside(t) {

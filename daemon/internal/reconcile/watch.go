@@ -41,12 +41,12 @@ type Watcher struct {
 	watched map[string]os.FileInfo
 	// lacking is why something is not watched; nil when all is.
 	lacking error
-	// seen is what the last look by poll has found.
+	// seen is the fingerprint of the last look by poll.
 	seen uint64
 }
 
 // NewWatcher watches the folders, which need not exist yet. aids gets to know
-// whether it can. An error is that of a path that cannot be made absolute.
+// whether it can. It fails for a path that cannot be made absolute.
 func NewWatcher(aids *Aids, folders ...string) (*Watcher, error) {
 	w := &Watcher{aids: aids, watched: map[string]os.FileInfo{}}
 	for _, f := range folders {
@@ -222,7 +222,7 @@ func (w *Watcher) fingerprint() uint64 {
 var errNoInstance = errors.New("no inotify instance is left")
 
 // instanceError tells the two limits apart for which inotify_init1(2) fails with
-// EMFILE: that of the user's instances, and that of this process' open files.
+// EMFILE: the user's inotify instances, and this process' open files.
 func instanceError(err error) error {
 	if !errors.Is(err, unix.EMFILE) {
 		return err
