@@ -85,7 +85,7 @@ func (c *nodeFlags) run(ctx context.Context, log *logrus.Logger) error {
 		NodeName: c.nodeName, RenamedFrom: c.renamedFrom, Instance: instance.ID, BootID: bootID, InventoryPath: c.inventory, StateDir: c.stateDir,
 		Attachments: attachments, Leases: nodestate.LeaseDir(c.leaseDir), NodeENIs: manifest.New(c.dir), Metadata: awsnode.New(awsnode.Config{}),
 		PCI: sysfs.NewFS(c.sysfs), Host: host, Drivers: c.nodeDrivers(), Config: &pcidp.File{Path: c.pcidpConfig, Now: time.Now},
-		Orphans: orphans, SourceRouting: c.sourceRouting, Aids: aids, Wake: awake, Jitter: rand.N(maxJitter), Now: time.Now, Log: log,
+		Orphans: orphans, SourceRouting: c.sourceRouting, Aids: aids, Wake: awake, Jitter: rand.N(maxJitter), Now: time.Now, Uptime: nodestate.Uptime, Log: log,
 	}
 	manager := c.manager(&o)
 	o.Observe = func(v reconcile.View) {

@@ -94,7 +94,8 @@ type Checkpoint struct {
 type CheckpointDevice struct {
 	Device
 	// MissingSince is when its declaration or its attachment was first found
-	// absent (not unknown); zero while it is declared.
+	// absent (not unknown), as the time since boot counted from 1970, which nobody
+	// sets; zero while it is declared. It means nothing in another boot.
 	MissingSince time.Time `json:"missingSince,omitzero"`
 	// Advertised: it was ready under a resource name at some time of this boot, at
 	// the address where it is. It may be offered still, and a pod may have it that is not set up yet, though

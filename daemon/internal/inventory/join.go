@@ -125,7 +125,7 @@ func (j *joiner) claims() [][]claim {
 func (j *joiner) mayStay(r *nodestate.CheckpointDevice) (since time.Time, ok bool) {
 	d, declared := j.declared[r.NodeENI]
 	if !j.Complete || d.undecided {
-		return r.MissingSince, true
+		return j.missedSince(r), true
 	}
 	if !declared || !d.attached || r.Phase == nodestate.PhaseDraining || j.place(r.ENIID).state == gone {
 		return time.Time{}, false
@@ -134,11 +134,19 @@ func (j *joiner) mayStay(r *nodestate.CheckpointDevice) (since time.Time, ok boo
 	return since, j.Now.Sub(since) < missingGrace
 }
 
-// missingSince is now where the row was not missing yet, or by a clock that has
-// been set back since: the grace would never end.
+// missingSince is now where the row was not missing yet, or in another boot, by whose
+// clock the grace might have ended, or never end.
 func (j *joiner) missingSince(r *nodestate.CheckpointDevice) time.Time {
-	if r.MissingSince.IsZero() || r.MissingSince.After(j.Now) {
-		return j.Now
+	if since := j.missedSince(r); !since.IsZero() && !since.After(j.Now) {
+		return since
+	}
+	return j.Now
+}
+
+// missedSince is the row's MissingSince, if it is of this boot.
+func (j *joiner) missedSince(r *nodestate.CheckpointDevice) time.Time {
+	if j.Checkpoint.BootID != j.BootID {
+		return time.Time{}
 	}
 	return r.MissingSince
 }

@@ -78,7 +78,8 @@ type Container struct{ Namespace, Pod, Container string }
 
 // Sources is everything that one Join looks at. Join does not change it.
 type Sources struct {
-	// Now is the time of the reading, from which MissingSince is counted.
+	// Now is the time of the reading, from which MissingSince is counted, by a clock
+	// that nobody sets. In another boot it may begin anew.
 	Now      time.Time
 	NodeName string
 	// BootID is this boot's; see nodestate.Checkpoint.

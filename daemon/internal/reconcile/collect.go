@@ -24,7 +24,7 @@ func allKnown(s inventory.Sources) bool {
 // collect reads every source. What cannot be read is a finding, and unknown.
 func (r *Reconciler) collect(ctx context.Context) (inventory.Sources, []finding) {
 	f := inventory.Sources{
-		Now: r.Now().UTC().Round(0), NodeName: r.NodeName, BootID: r.BootID, Checkpoint: r.checkpoint, Withdrawn: r.withdrawn,
+		Now: r.steady().UTC().Round(0), NodeName: r.NodeName, BootID: r.BootID, Checkpoint: r.checkpoint, Withdrawn: r.withdrawn,
 	}
 	f.Driving = make(map[device.PCIAddress]bool, len(r.driving.jobs))
 	for pci := range r.driving.jobs {
@@ -90,7 +90,7 @@ func (r *Reconciler) readLinks(f *inventory.Sources) []finding {
 		return []finding{unreadable("RoutesUnreadable", "the host's rules and routes cannot be read; until they can, no ENI is taken for ours", err)}
 	}
 	f.Foreign = inventory.Known(foreign)
-	f.Unmarked = r.unmarked.see(links, foreign, r.Now())
+	f.Unmarked = r.unmarked.see(links, foreign, f.Now)
 	return nil
 }
 

@@ -22,7 +22,7 @@ const profileEvery = time.Minute
 // pod keeps the row's, and so does one that still owes something of an earlier pod.
 func (r *Reconciler) readProfiles(ctx context.Context, res *inventory.Result) {
 	for _, l := range res.Idle {
-		now := r.Now()
+		now := r.steady()
 		if l.Device.Ethtool != nil && now.Sub(r.profiled[l.Device.PCIAddress]).Abs() < profileEvery {
 			continue
 		}

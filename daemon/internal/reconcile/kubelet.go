@@ -59,7 +59,7 @@ func (r *Reconciler) kubeletDevices(ctx context.Context) (inventory.Kubelet, err
 		return k.devices, k.err
 	}
 	k.silent = min(max(2*k.silent, silentFirst), silentLatest)
-	k.until = r.Now().Add(k.silent)
+	k.until = r.steady().Add(k.silent)
 	return k.devices, k.err
 }
 

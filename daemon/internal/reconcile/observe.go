@@ -29,7 +29,7 @@ func (r *Reconciler) noteRemovals(src inventory.Sources, res inventory.Result) {
 // withdrawRemovals notes that the config is without the removed devices.
 func (r *Reconciler) withdrawRemovals() {
 	for eni, since := range r.removals {
-		r.view.Did.Withdrawn = append(r.view.Did.Withdrawn, max(0, r.Now().Sub(since)))
+		r.view.Did.Withdrawn = append(r.view.Did.Withdrawn, r.steady().Sub(since))
 		delete(r.removals, eni)
 	}
 	slices.Sort(r.view.Did.Withdrawn)
@@ -41,10 +41,10 @@ func (r *Reconciler) observe(begun time.Time, src inventory.Sources) {
 		return
 	}
 	v := r.view
-	v.At, v.Inventory, v.Plugin = src.Now, r.inventory, r.keeper.view
+	v.At, v.Inventory, v.Plugin = r.Now().UTC().Round(0), r.inventory, r.keeper.view
 	v.Declared = declared(src)
 	v.Holders = holders(src, r.inventory.Devices)
-	v.Did.Took = r.Now().Sub(begun)
+	v.Did.Took = r.steady().Sub(begun)
 	r.Observe(v)
 }
 

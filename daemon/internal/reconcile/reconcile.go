@@ -123,7 +123,9 @@ type Options struct {
 	Jitter time.Duration
 
 	Now func() time.Time
-	Log logrus.FieldLogger
+	// Uptime is nodestate.Uptime. Nil: Now is never set.
+	Uptime func() (time.Duration, error)
+	Log    logrus.FieldLogger
 }
 
 // Reconciler keeps this node as its NodeENIs say. Its methods must not be
@@ -141,12 +143,13 @@ type Reconciler struct {
 	// sourcesCleared: what an earlier run has left of source-based routing is gone.
 	sourcesCleared bool
 
-	unmarked unmarked
-	metadata metadataCache
-	keeper   keeper
-	driving  driving
-	kubelet  kubeletAnswer
-	log      *logbook
+	lastSteady time.Time
+	unmarked   unmarked
+	metadata   metadataCache
+	keeper     keeper
+	driving    driving
+	kubelet    kubeletAnswer
+	log        *logbook
 	// checkpointFile and inventoryFile are the files as we last wrote or read
 	// them. Others may remove or replace them.
 	checkpointFile, inventoryFile fileMark
@@ -211,7 +214,7 @@ func (r *Reconciler) Nudge() { r.keeper.nudge() }
 // is possible now. What fails is logged when it begins and when it ends, shows
 // in the inventory's problems, and is tried again by the next Sync.
 func (r *Reconciler) Sync(ctx context.Context) Outcome {
-	begun := r.Now()
+	begun := r.steady()
 	r.view = View{Config: ConfigView{Path: r.Config.Path, Hash: r.view.Config.Hash}}
 	r.forgetOthers() // the metadata may have told the instance only now
 	r.kubelet.forget(begun)
@@ -279,7 +282,7 @@ func appendProblems(found []finding, problems []nodestate.Problem) []finding {
 
 // publish writes what Join found, in the order that the package comment gives.
 func (r *Reconciler) publish(ctx context.Context, src inventory.Sources, res inventory.Result, found []finding, out *Outcome) []finding {
-	r.noteLate(src.Now, res.Devices)
+	r.noteLate(r.Now(), res.Devices) // by the keeper's clock
 	was := r.withdrawn
 	r.withdrawn = false // until the config is known to be without what drains now
 	err := r.save(func(c *nodestate.Checkpoint) {
@@ -288,13 +291,13 @@ func (r *Reconciler) publish(ctx context.Context, src inventory.Sources, res inv
 		c.DevicePlugin.Late, c.DevicePlugin.LateUntil = r.keeper.memory.Late, r.keeper.memory.LateUntil
 	})
 	if err == nil {
-		err = r.writeInventory(src.Now, res.Devices, problems(found, r.late))
+		err = r.writeInventory(res.Devices, problems(found, r.late))
 	}
 	if err != nil {
 		out.Unsettled = true
 		late := append(slices.Clone(r.late), unwritable(err))
 		if r.inventory.BootID == r.BootID { // the rows stay as they were; that they do must be seen
-			r.writeInventory(src.Now, r.inventory.Devices, problems(found, late)) //nolint:errcheck,gosec // it is tried for the sake of the error above
+			r.writeInventory(r.inventory.Devices, problems(found, late)) //nolint:errcheck,gosec // it is tried for the sake of the error above
 		}
 		return late
 	}
@@ -306,7 +309,7 @@ func (r *Reconciler) publish(ctx context.Context, src inventory.Sources, res inv
 	if r.withdrawn && !was {
 		out.sooner(time.Millisecond) // what was draining may go
 	}
-	if err := r.writeInventory(src.Now, res.Devices, problems(found, late)); err != nil {
+	if err := r.writeInventory(res.Devices, problems(found, late)); err != nil {
 		out.Unsettled = true
 		late = append(late, unwritable(err))
 	}

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"os"
 	"slices"
-	"time"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
@@ -51,9 +50,9 @@ func (r *Reconciler) save(change func(*nodestate.Checkpoint)) error {
 
 // writeInventory replaces the inventory unless it says the same already and is
 // the file that we know.
-func (r *Reconciler) writeInventory(now time.Time, devices []nodestate.Device, problems []nodestate.Problem) error {
+func (r *Reconciler) writeInventory(devices []nodestate.Device, problems []nodestate.Problem) error {
 	next := nodestate.Inventory{
-		SchemaVersion: nodestate.SchemaVersion, NodeName: r.NodeName, BootID: r.BootID, UpdatedAt: now, Problems: problems, Devices: devices,
+		SchemaVersion: nodestate.SchemaVersion, NodeName: r.NodeName, BootID: r.BootID, UpdatedAt: r.Now().UTC().Round(0), Problems: problems, Devices: devices,
 	}
 	if r.inventoryFile.same(r.InventoryPath) && r.inventory.Same(next) {
 		return nil

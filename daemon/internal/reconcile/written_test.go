@@ -58,7 +58,7 @@ func TestEveryChangeIsWritten(t *testing.T) {
 				v = other
 			}
 			n.daemon.NodeName, n.daemon.BootID = v.NodeName, v.BootID
-			n.must(n.daemon.writeInventory(v.UpdatedAt, v.Devices, v.Problems))
+			n.must(n.daemon.writeInventory(v.Devices, v.Problems))
 		})
 	})
 }

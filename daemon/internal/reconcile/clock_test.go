@@ -1,0 +1,207 @@
+package reconcile
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/device"
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+)
+
+// clockStory is something that is waited for: it must come no sooner than after least
+// and no later than after most, whatever somebody does to the clock.
+type clockStory struct {
+	least, most time.Duration
+	options     func(*Options)
+	// begin brings the node to where the wait begins, by way of settle.
+	begin func(n *testNode, settle func(time.Duration))
+	come  func(n *testNode) bool
+}
+
+func hasReason(reason string) func(*testNode) bool {
+	return func(n *testNode) bool { return slices.Contains(n.reasons(), reason) }
+}
+
+func hasRow(row string) func(*testNode) bool {
+	return func(n *testNode) bool { return slices.Contains(n.rows(), row) }
+}
+
+func failingBind(n *testNode) {
+	n.drivers.fail = map[device.PCIAddress]error{pci(1): errors.New("busy")}
+}
+
+const clockSlack = retryLatest + time.Second
+
+var clockStories = map[string]clockStory{
+	"a bind that has failed is tried again": {
+		most: driveLatest + clockSlack,
+		begin: func(n *testNode, settle func(time.Duration)) {
+			failingBind(n)
+			n.declareDPDK("a", 1)
+			settle(5 * time.Minute)
+			n.drivers.fail = nil
+		},
+		come: hasRow("a  ready"),
+	},
+	"metadata that could not be read are asked again": {
+		most: metadataBackOff + clockSlack,
+		begin: func(n *testNode, settle func(time.Duration)) {
+			n.imds.err = errors.New("connection refused")
+			n.declare("a", 1)
+			settle(5 * time.Minute)
+			n.imds.err = nil
+		},
+		come: hasRow("a eth1 ready"),
+	},
+	"new metadata are seen": {
+		most: metadataFresh + clockSlack,
+		begin: func(n *testNode, settle func(time.Duration)) {
+			n.declare("a", 1)
+			settle(time.Minute)
+			n.attach(2)
+			n.declare("b", 2)
+		},
+		come: hasRow("b eth2 ready"),
+	},
+	"a lost attachment has its grace": {
+		least: time.Minute - time.Second, most: time.Minute + clockSlack, // inventory.missingGrace
+		begin: func(n *testNode, settle func(time.Duration)) {
+			attached := "status: {attachments: [{nodeID: %s, eniID: " + eniID(1).String() + "}]}\n"
+			n.declare("a", 1)
+			n.write(clockManifest+fmt.Sprintf(attached, "node-a"), "nodeenis", "a.yaml")
+			settle(time.Minute)
+			n.hold(1).Close() // so that it stays to be seen
+			n.write(clockManifest+fmt.Sprintf(attached, "node-b"), "nodeenis", "a.yaml")
+		},
+		come: hasRow("a eth1 draining"),
+	},
+	"a claim lock that somebody keeps is reported": {
+		least: stuckAfter - time.Second, most: stuckAfter + clockSlack,
+		begin: func(n *testNode, settle func(time.Duration)) {
+			unlock, err := n.records().ClaimLock(context.Background(), pci(1))
+			n.must(err)
+			n.Cleanup(unlock)
+			n.declareDPDK("a", 1)
+		},
+		come: hasReason("DriverStuck"),
+	},
+	"a bind that hangs is reported": {
+		least: stuckAfter - time.Second, most: stuckAfter + clockSlack,
+		begin: func(n *testNode, settle func(time.Duration)) {
+			hang := make(chan struct{})
+			n.Cleanup(func() { close(hang); n.drivers.hang = nil })
+			n.drivers.hang = map[device.PCIAddress]chan struct{}{pci(1): hang}
+			n.declareDPDK("a", 1)
+		},
+		come: hasReason("DriverStuck"),
+	},
+	"an ENI that may be somebody else's": {
+		least: 30*time.Second - time.Second, most: 30*time.Second + clockSlack, // inventory.quietTime
+		options: func(o *Options) { o.NodeENIs = guarded{o.NodeENIs} },
+		begin:   func(n *testNode, settle func(time.Duration)) { n.declare("a", 1) },
+		come:    hasRow("a eth1 ready"),
+	},
+	"settings of an idle device are read again": {
+		most: profileEvery + resyncEvery + clockSlack,
+		begin: func(n *testNode, settle func(time.Duration)) {
+			n.declare("a", 1)
+			settle(time.Minute)
+			n.host.ethtool = map[int]nodestate.Settings{1: {"rings": "512"}}
+		},
+		come: func(n *testNode) bool { return n.inventory().Devices[0].Ethtool["rings"] == "512" },
+	},
+}
+
+const clockManifest = "apiVersion: networking.k8s.aws/v1alpha1\nkind: NodeENI\nmetadata: {name: a}\nspec: {nodeSelector: {}, subnetID: subnet-00000000000000001, deviceIndex: 1}\n"
+
+// TestClockIsSet: somebody sets the clock forth and back by hours at any moment, and the
+// daemon may start anew; nothing comes later than its own bound, nor too soon.
+func TestClockIsSet(t *testing.T) {
+	seed := *seedFlag
+	if seed == 0 {
+		seed = uint64(time.Now().UnixNano())
+	}
+	for name, story := range clockStories {
+		for i := range uint64(3) {
+			t.Run(fmt.Sprintf("%s/seed=%d", name, seed+i), func(t *testing.T) { story.run(t, seed+i) })
+		}
+	}
+}
+
+func (s clockStory) run(t *testing.T, seed uint64) {
+	rng := rand.New(rand.NewPCG(seed, 23)) //nolint:gosec // to be repeated
+	n := newNode(t, 1)
+	up := time.Hour
+	start := func() {
+		n.must(n.startWith(func(o *Options) {
+			o.Uptime = func() (time.Duration, error) { return up, nil }
+			if s.options != nil {
+				s.options(o)
+			}
+		}))
+	}
+	start()
+	advance := func(d time.Duration) { up += d; n.now = n.now.Add(d) }
+	// wait lets at most d pass, and says after how long the end had come.
+	wait := func(d time.Duration, end func() bool) (time.Duration, bool) {
+		p, begun := pace{}, up
+		for {
+			if gate := &n.daemon.keeper; rng.IntN(4) == 0 && gate.call == nil && gate.gate.hash == "" { // its times are time.Now's
+				n.now = n.now.Add(time.Duration(rng.Int64N(int64(12*time.Hour))) - 6*time.Hour)
+			}
+			out := n.sync()
+			took := up - begun
+			if end() || took >= d {
+				return took, took < d
+			}
+			advance(min(p.next(out), max(d-took, time.Millisecond)))
+		}
+	}
+	s.begin(n, func(d time.Duration) { wait(d, func() bool { return false }) })
+	if s.least > time.Minute/2 && rng.IntN(2) == 0 { // what is in the checkpoint survives this
+		wait(time.Second, func() bool { return false })
+		start()
+	}
+	took, came := wait(2*s.most, func() bool { return s.come(n) })
+	if !came || took > s.most || took < s.least-2*time.Second {
+		t.Errorf("came after %v (%v), want %v to %v: %q, %q", took, came, s.least, s.most, n.rows(), n.reasons())
+	}
+}
+
+// TestWallClockIsForPeople: a time of the clock that people set goes nowhere but to
+// people, and to what compares it with other programs' times.
+func TestWallClockIsForPeople(t *testing.T) {
+	allowed := map[string]string{
+		"clock.go: return r.Now()": "without Uptime nobody sets it",
+		"observe.go: v.At, v.Inventory, v.Plugin = r.Now().UTC().Round(0), r.inventory, r.keeper.view":                                                                       "the View's time is for people",
+		"reconcile.go: done, after := r.keeper.step(ctx, r.Now())":                                                                                                           "files' and pods' times; its own differences are of time.Now's monotonic reading",
+		"state.go: SchemaVersion: nodestate.SchemaVersion, NodeName: r.NodeName, BootID: r.BootID, UpdatedAt: r.Now().UTC().Round(0), Problems: problems, Devices: devices,": "UpdatedAt is for people",
+	}
+	files, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range files {
+		if strings.HasSuffix(file, "_test.go") {
+			continue
+		}
+		source, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(string(source)) {
+			key := file + ": " + strings.TrimSpace(line)
+			if strings.Contains(line, ".Now()") && allowed[key] == "" || strings.Contains(line, "time.Now") {
+				t.Errorf("%s: take steady(), or say here why not", key)
+			}
+		}
+	}
+}
