@@ -74,6 +74,9 @@ type Checkpoint struct {
 	// interface names of another boot prove nothing; ENI ids and MACs do.
 	BootID  string             `json:"bootID"`
 	Devices []CheckpointDevice `json:"devices"`
+	// Forgotten: an earlier checkpoint was lost, or this is the first, so that entries
+	// of the device plugin's config may be ours and not be in OwnedResources.
+	Forgotten bool `json:"forgotten,omitempty"`
 	// OwnedResources are the entries of the device plugin's config that the
 	// daemon has written and may change or remove.
 	OwnedResources []device.ResourceName `json:"ownedResources"`

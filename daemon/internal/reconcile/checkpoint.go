@@ -10,16 +10,17 @@ import (
 
 // loadCheckpoint reads what the daemon before remembered. A checkpoint of another
 // version counts as far as it is understood, and the file is kept before the first
-// write; a corrupt one counts as none.
+// write; a corrupt one counts as none, and then the inventory remembers: it is read
+// before.
 func (r *Reconciler) loadCheckpoint(path string) (err error) {
 	r.checkpoint, err = nodestate.ReadCheckpoint(path)
 	switch {
-	case err == nil, errors.Is(err, fs.ErrNotExist):
+	case err == nil:
 	case errors.As(err, &r.otherCheckpoint):
 		r.Log.WithError(err).WithField("devices", len(r.checkpoint.Devices)).
 			Warn("the checkpoint is of another version; what is understood of it counts, and the file is kept")
-	case errors.Is(err, nodestate.ErrCorrupt):
-		r.Log.WithError(err).Warn("the checkpoint is lost; devices are found again, entries of the device plugin config that nobody declares any more stay")
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, nodestate.ErrCorrupt):
+		r.remember(err)
 	default:
 		return fmt.Errorf("read checkpoint: %w", err)
 	}

@@ -106,7 +106,7 @@ func (n *testNode) checkOrder() {
 	}
 }
 
-// TestLostCheckpoint: devices in pods are found by their records, entries that
+// TestLostCheckpoint: devices in pods are remembered by the inventory, entries that
 // are as we would write them are ours again.
 func TestLostCheckpoint(t *testing.T) {
 	for name, lose := range map[string]func(path string) error{
@@ -122,7 +122,7 @@ func TestLostCheckpoint(t *testing.T) {
 			n.must(lose(nodestate.CheckpointPath(n.path("state"))))
 			n.start()
 			n.settle()
-			n.expect([]string{"a eth1 ready", "b  ready"}, nil, pools{"intel.com/fast": {pci(1), pci(2)}})
+			n.expect([]string{"a eth1 ready", "b eth2 ready"}, nil, pools{"intel.com/fast": {pci(1), pci(2)}})
 		})
 	}
 }

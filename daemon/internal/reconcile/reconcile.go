@@ -175,9 +175,9 @@ type Outcome struct {
 	After time.Duration
 }
 
-// New returns a Reconciler that goes on where the files say the last one was. A
-// corrupt checkpoint counts as none, as does an inventory that cannot be read: devices
-// are found again.
+// New returns a Reconciler that goes on where the files say the last one was. A corrupt
+// checkpoint counts as none, as does an inventory that cannot be read: see remember. The
+// error is *OtherNodeError where the files are of a node of another name.
 func New(o Options) (*Reconciler, error) {
 	path := nodestate.CheckpointPath(o.StateDir)
 	book := &logbook{out: o.Log}
@@ -187,10 +187,6 @@ func New(o Options) (*Reconciler, error) {
 		removals: map[device.ENIID]time.Time{}, profiled: map[device.PCIAddress]time.Time{},
 		driving: driving{jobs: map[device.PCIAddress]*drivingJob{}, failed: map[device.PCIAddress]drivingFailure{}, busy: map[device.PCIAddress]time.Time{}},
 	}
-	if err := r.loadCheckpoint(path); err != nil {
-		return nil, err
-	}
-	r.keeper.resume(r.checkpoint)
 	var err error
 	r.keeper.commit = func() {
 		r.save(r.noteServed) //nolint:errcheck,gosec // the Sync saves the same at its end, and says so where it cannot
@@ -198,6 +194,10 @@ func New(o Options) (*Reconciler, error) {
 	if r.inventory, err = nodestate.ReadInventory(o.InventoryPath); err != nil {
 		r.inventory = nodestate.Inventory{} // it is written anew
 	}
+	if err := r.loadCheckpoint(path); err != nil {
+		return nil, err
+	}
+	r.keeper.resume(r.checkpoint)
 	r.forgetOthers()
 	if err := r.checkName(); err != nil {
 		return nil, err
@@ -352,9 +352,10 @@ func (r *Reconciler) applyConfig(ctx context.Context, src inventory.Sources, dev
 		r.withdrawRemovals()
 		r.serve(ctx, applied, out)
 	}
-	found := appendProblems(nil, slices.Concat(applied.Problems, r.keeper.problems))
+	found, forgotten := r.entriesOfNobody(applied.Content, applied.Owned, src, devices)
+	found = appendProblems(found, slices.Concat(applied.Problems, r.keeper.problems))
 	if err := r.save(func(c *nodestate.Checkpoint) {
-		c.OwnedResources, c.PluginPrefixes = applied.Owned, node.Prefixes
+		c.OwnedResources, c.PluginPrefixes, c.Forgotten = applied.Owned, node.Prefixes, forgotten
 		r.noteServed(c)
 		if len(applied.Content) > 0 {
 			c.LastGoodConfig = compact(applied.Content)
