@@ -333,6 +333,6 @@ func (j *joiner) explainNowhere(c *claim, p place) {
 	case mac != "" && c.driver != "":
 		j.problem("DeviceNotSeen", c.nodeENI, c.eni.String(), "no link of this host has the ENI's MAC %s; if it is bound to %s already, give its PCI address in spec.dpdkPCIAddress", mac, c.driver)
 	case mac != "":
-		j.problem("DeviceNotSeen", c.nodeENI, c.eni.String(), "no link of this host has the ENI's MAC %s; attach the ENI, or bring its link back from the netns it is in", mac)
+		j.problem("DeviceNotSeen", c.nodeENI, c.eni.String(), "no link of this host has the ENI's MAC %s; attach the ENI, or bring its link back if it is in another netns", mac)
 	}
 }

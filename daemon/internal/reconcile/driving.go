@@ -148,7 +148,7 @@ func (r *Reconciler) tryDrive(ctx context.Context, src inventory.Sources, d inve
 
 // stuck tells of a change that lasts, in the same words whoever has begun it.
 func stuck(d nodestate.Device) finding {
-	return about(d, "DriverStuck", "changing the driver of %s does not come to an end: the kernel waits for a program that has the device open; end that program", d.PCIAddress)
+	return about(d, "DriverStuck", "changing the driver of %s does not come to an end; the kernel waits as long as a program has the device open: end any that has", d.PCIAddress)
 }
 
 func driverFailed(d nodestate.Device, to string, err error) finding {
