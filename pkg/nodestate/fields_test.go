@@ -94,3 +94,31 @@ func TestSame(t *testing.T) {
 		t.Error("an empty list and none are not the same")
 	}
 }
+
+// TestOtherVersionKeepsEveryField: what this version understands of another one's
+// checkpoint counts, but for what that version may mean otherwise.
+func TestOtherVersionKeepsEveryField(t *testing.T) {
+	fields.Each(samples(), func(path string, base, other Checkpoint) {
+		if path == ".SchemaVersion" || path == ".ConfirmedHash" {
+			return
+		}
+		for _, c := range []*Checkpoint{&base, &other} {
+			for i := range c.Devices {
+				c.Devices[i].Phase, c.Devices[i].InterfaceName = PhaseReady, "eth1" // valid ones
+			}
+		}
+		if path == ".Devices[0].Device.Phase" || path == ".Devices[0].Device.InterfaceName" {
+			return
+		}
+		read := func(c Checkpoint) Checkpoint {
+			data, err := json.Marshal(c.written())
+			if err != nil {
+				t.Fatal(err)
+			}
+			return ofOtherVersion(data)
+		}
+		if read(base).Same(read(other)) {
+			t.Errorf("%s is lost", path)
+		}
+	})
+}

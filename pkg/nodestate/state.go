@@ -143,6 +143,9 @@ func ofOtherVersion(data []byte) (c Checkpoint) {
 	var top map[string]json.RawMessage
 	var rows []json.RawMessage
 	take(data, &top)
+	take(top["nodeName"], &c.NodeName)
+	take(top["instanceID"], &c.Instance)
+	take(top["forgotten"], &c.Forgotten)
 	take(top["bootID"], &c.BootID)
 	take(top["ownedResources"], &c.OwnedResources)
 	take(top["lastGoodConfig"], &c.LastGoodConfig)

@@ -19,6 +19,9 @@ func (r *Reconciler) loadCheckpoint(path string) (err error) {
 	case errors.As(err, &r.otherCheckpoint):
 		r.Log.WithError(err).WithField("devices", len(r.checkpoint.Devices)).
 			Warn("the checkpoint is of another version; what is understood of it counts, and the file is kept")
+		if len(r.checkpoint.Devices) == 0 {
+			r.remember(err)
+		}
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, nodestate.ErrCorrupt):
 		r.remember(err)
 	default:

@@ -89,13 +89,13 @@ var kinds = map[string]struct {
 		"unreadable":                {},
 		"untrusted":                 {reason: "RecordsUnreadable", stays: true}, // no device changes its driver; these have their own
 	}},
-	"Checkpoint": {"state/checkpoint.json", map[string]fate{
-		"missing":                   {}, // nothing tells of them any more
-		"empty":                     {},
-		"torn":                      {},
+	"Checkpoint": {"state/checkpoint.json", map[string]fate{ // the inventory of the same boot tells what it does not
+		"missing":                   {first: drains},
+		"empty":                     {first: drains},
+		"torn":                      {first: drains},
 		"other version":             {first: drains, reason: "CheckpointOtherVersion"},
-		"other version, other keys": {reason: "CheckpointOtherVersion"},
-		"unreadable":                {},
+		"other version, other keys": {first: drains, reason: "CheckpointOtherVersion"},
+		"unreadable":                {first: drains},
 		"untrusted":                 {refuses: true, stays: true},
 	}},
 	"Inventory": {"run/inventory.json", map[string]fate{ // it tells nothing that the checkpoint does not

@@ -13,12 +13,12 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// remember makes up for a checkpoint that could not be read, for the reason why. The
+// remember makes up for a checkpoint that tells no device, for the reason why. The
 // inventory of this boot, which is only written after a checkpoint, tells the devices,
 // and which entries of the device plugin's config offer them: these are ours. Without it
 // nothing tells our entries from people's, and entriesOfNobody speaks of those.
 func (r *Reconciler) remember(why error) {
-	r.checkpoint, r.checkpointFile = nodestate.Checkpoint{Forgotten: true}, fileMark{} // so that it is written
+	r.checkpoint.Forgotten, r.checkpointFile = true, fileMark{} // so that it is written
 	if r.inventory.BootID != r.BootID {
 		if !errors.Is(why, fs.ErrNotExist) {
 			r.Log.WithError(why).Warn("the checkpoint is lost; devices are found again, entries of the device plugin config that nobody declares any more stay")
@@ -42,12 +42,12 @@ func (r *Reconciler) remember(why error) {
 		config = nil
 	}
 	for name, addrs := range entriesOfOurForm(config) {
-		if len(offered[name]) > 0 && !slices.ContainsFunc(addrs, func(a device.PCIAddress) bool { return !slices.Contains(offered[name], a) }) {
+		if len(offered[name]) > 0 && !slices.ContainsFunc(addrs, func(a device.PCIAddress) bool { return !slices.Contains(offered[name], a) }) && !slices.Contains(r.checkpoint.OwnedResources, name) {
 			r.checkpoint.OwnedResources = append(r.checkpoint.OwnedResources, name)
 		}
 	}
 	slices.Sort(r.checkpoint.OwnedResources)
-	r.Log.WithError(why).Warn("the checkpoint is lost; what the inventory of this boot says is remembered instead")
+	r.Log.WithError(why).Warn("the checkpoint tells nothing; what the inventory of this boot says counts instead")
 }
 
 // entriesOfNobody reports the entries of the device plugin's config that have the form of

@@ -50,8 +50,8 @@ func TestLostCheckpointOfThisBoot(t *testing.T) {
 			if diff := cmp.Diff([]device.ResourceName{"intel.com/c"}, c.OwnedResources); diff != "" || c.Forgotten {
 				t.Errorf("owned (-want +got):\n%s forgotten: %v", diff, c.Forgotten)
 			}
-			if got := n.logged(); !slices.ContainsFunc(got, func(m string) bool { return strings.Contains(m, "checkpoint is lost") }) {
-				t.Errorf("logged %q, and not that the checkpoint is lost", got)
+			if got := n.logged(); !slices.ContainsFunc(got, func(m string) bool { return strings.Contains(m, "checkpoint tells nothing") }) {
+				t.Errorf("logged %q, and not that the checkpoint tells nothing", got)
 			}
 		})
 	}
