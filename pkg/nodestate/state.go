@@ -138,17 +138,23 @@ func decodeCheckpoint(path string, data []byte) (Checkpoint, error) {
 	return c, nil
 }
 
-// ofOtherVersion takes from a checkpoint what is valid in this version.
+// ofOtherVersion takes from a checkpoint what is valid in this version, one key after the
+// other.
 func ofOtherVersion(data []byte) (c Checkpoint) {
 	var top map[string]json.RawMessage
 	var rows []json.RawMessage
 	take(data, &top)
-	take(top["nodeName"], &c.NodeName)
-	take(top["instanceID"], &c.Instance)
-	take(top["forgotten"], &c.Forgotten)
-	take(top["bootID"], &c.BootID)
-	take(top["ownedResources"], &c.OwnedResources)
-	take(top["lastGoodConfig"], &c.LastGoodConfig)
+	for key, value := range top {
+		if key == "schemaVersion" || key == "devices" || key == "confirmedHash" {
+			continue
+		}
+		if one, err := json.Marshal(map[string]json.RawMessage{key: value}); err == nil {
+			next := c
+			if json.Unmarshal(one, &next) == nil {
+				c = next
+			}
+		}
+	}
 	take(top["devices"], &rows)
 	for _, row := range rows {
 		var d CheckpointDevice

@@ -61,7 +61,9 @@ func (r *Reconciler) forgetOthers() {
 		return
 	}
 	r.Log.WithFields(logrus.Fields{"checkpoint": was, "instance": id}).Warn("the checkpoint is of another instance; its devices are forgotten, its entries of the device plugin config stay ours")
-	r.checkpoint = nodestate.Checkpoint{NodeName: r.NodeName, Instance: id, OwnedResources: r.checkpoint.OwnedResources, LastGoodConfig: r.checkpoint.LastGoodConfig, PluginPrefixes: r.checkpoint.PluginPrefixes}
+	c := &r.checkpoint // the rest is about the device plugin's config, which came with it
+	c.NodeName, c.Instance, c.BootID, c.Devices = r.NodeName, id, "", nil
+	c.ConfirmedHash, c.DevicePlugin = "", nodestate.DevicePluginMemory{}
 	r.keeper.resume(r.checkpoint)
 	r.checkpointFile = fileMark{} // so that it is written
 }
