@@ -37,12 +37,12 @@ func (j *joiner) unlessForeign(c *claim, eni device.ENIID) device.ENIID {
 		}
 		return ""
 	}
-	ours := row != nil && (row.Phase != nodestate.PhaseDraining || p.link == nil)
+	ours := row != nil && (row.Phase != nodestate.PhaseDraining || p.link == nil) || j.beforeTheBoot(c, eni)
 	if row != nil {
 		j.others[eni] = row.Cause // it drains for what was seen, until there is news
 	}
 	switch {
-	case held, ours && (!j.Foreign.Known || p.link == nil):
+	case held, row != nil && ours && (!j.Foreign.Known || p.link == nil):
 		return eni
 	case !j.Foreign.Known || p.link == nil:
 		return "" // nothing can be said of it yet
@@ -57,6 +57,13 @@ func (j *joiner) unlessForeign(c *claim, eni device.ENIID) device.ENIID {
 		return ""
 	}
 	return eni
+}
+
+// beforeTheBoot says whether an ENI was this NodeENI's, and ready, when the boot before
+// this one ended: its time without marks is over.
+func (j *joiner) beforeTheBoot(c *claim, eni device.ENIID) bool {
+	r := j.prev[eni]
+	return r != nil && j.Checkpoint.BootID != j.BootID && r.NodeENI == c.nodeENI && r.Phase == nodestate.PhaseReady
 }
 
 func tagged(name string) string {

@@ -44,6 +44,11 @@ func TestGuard(t *testing.T) {
 			{"for long enough", func(w *world) { w.quiet(1, quietTime) }, []brief{aReady}, nil},
 			{"it stays", func(w *world) { w.quiet(1, 0) }, []brief{aReady}, nil},
 		},
+		"a reboot": {
+			{"taken", func(w *world) { w.quiet(1, quietTime) }, []brief{aReady}, nil},
+			{"ours at once", func(w *world) { w.quiet(1, 0); w.BootID = "boot-2" }, []brief{aReady}, nil},
+			{"but not with marks", func(w *world) { w.guard(1); w.BootID = "boot-3" }, []brief{{"a", -1, "", "", "intel.com/x", pending}}, []string{"ForeignENI"}},
+		},
 		"the VPC CNI sets up its ENI while it waits": {
 			{"seen", func(w *world) {}, []brief{{"a", -1, "", "", "intel.com/x", pending}}, nil},
 			{"marked", func(w *world) { w.guard(1) }, []brief{{"a", -1, "", "", "intel.com/x", pending}}, []string{"ForeignENI"}},
