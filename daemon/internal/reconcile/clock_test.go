@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -97,7 +98,14 @@ var clockStories = map[string]clockStory{
 		least: stuckAfter - time.Second, most: stuckAfter + clockSlack,
 		begin: func(n *testNode, settle func(time.Duration)) {
 			hang := make(chan struct{})
-			n.Cleanup(func() { close(hang); n.drivers.hang = nil })
+			failingBind(n)
+			n.Cleanup(func() {
+				job := n.daemon.driving.jobs[pci(1)]
+				close(hang)
+				for job != nil && len(job.done) == 0 { // it is over before its folders are
+					runtime.Gosched()
+				}
+			})
 			n.drivers.hang = map[device.PCIAddress]chan struct{}{pci(1): hang}
 			n.declareDPDK("a", 1)
 		},
