@@ -97,6 +97,11 @@ func (j *joiner) claims() [][]claim {
 	for _, o := range live {
 		j.declared[o.Name] = j.declare(o)
 	}
+	for _, name := range j.UnreadNodeENIs {
+		if _, read := j.declared[name]; !read {
+			j.declared[name] = declaration{undecided: true}
+		}
+	}
 	for _, o := range live {
 		var group []claim
 		for _, c := range j.declared[o.Name].claims {

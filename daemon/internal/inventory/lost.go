@@ -59,17 +59,12 @@ func (j *joiner) giveBackStray() {
 	if !j.Complete || !j.Attachments.Known || !j.Functions.Known {
 		return
 	}
-	for _, d := range j.declared {
-		if d.undecided {
-			return
-		}
-	}
 	for _, pci := range slices.Sorted(maps.Keys(j.Taken.Value)) {
 		t := j.Taken.Value[pci]
 		_, claimed := j.owner[t.Device.ENIID]
 		hasRow := slices.ContainsFunc(j.rows, func(r row) bool { return r.PCIAddress == pci })
 		given := j.Kubelet != nil && len(j.Kubelet.Value.Allocated[pci]) > 0
-		if claimed || hasRow || given || j.held[pci] || !j.InHand(pci) {
+		if claimed || hasRow || given || j.held[pci] || !j.InHand(pci) || j.undecided(t.Device.NodeENI) {
 			continue
 		}
 		j.drives = append(j.drives, Drive{To: t.Driver, Device: nodestate.Device{
@@ -100,6 +95,17 @@ func (j *joiner) causeOf(r *nodestate.CheckpointDevice) string {
 func (j *joiner) drain(r *nodestate.CheckpointDevice, cause string, since time.Time) {
 	j.keep(r, nodestate.PhaseDraining, since)
 	j.rows[len(j.rows)-1].Cause = cause
+}
+
+// undecided says whether a NodeENI may mean ENIs that it is not understood to mean; of
+// a device of which nobody knows the NodeENI, whether any does.
+func (j *joiner) undecided(nodeENI string) bool {
+	for name, d := range j.declared {
+		if d.undecided && (nodeENI == "" || nodeENI == name) {
+			return true
+		}
+	}
+	return false
 }
 
 // keep takes over a row before, in a phase that may be another.

@@ -36,8 +36,11 @@ type Snapshot struct {
 	// Problems are those that the source has with single objects, in a stable
 	// order.
 	Problems []nodestate.Problem
-	// Complete says that an object which is not in Objects is not declared for
-	// this node. While it is false, absence means nothing.
+	// Unread are the names of objects that are declared, perhaps for this node, and
+	// cannot be understood, nor ever were. Only what each of these meant is unknown.
+	Unread []string
+	// Complete says that an object which is neither in Objects nor in Unread is not
+	// declared for this node. While it is false, absence means nothing.
 	Complete bool
 	// Elsewhere says whether there is a NodeENI of that name that is not for this
 	// node. Nil where the source knows of none.
@@ -86,6 +89,9 @@ type Sources struct {
 	BootID string
 	// NodeENIs are the readable declarations, in any order.
 	NodeENIs []v1alpha1.NodeENI
+	// UnreadNodeENIs are the names of others that cannot be understood: the rows of each
+	// stay as they were.
+	UnreadNodeENIs []string
 	// Complete says that there are no others. While it is false, the absence of
 	// a NodeENI means nothing; a source that could not be read at all is an
 	// empty list that is not complete.

@@ -80,7 +80,7 @@ func (d *declaration) same(o *declaration) bool {
 func (d *declaration) problem() nodestate.Problem {
 	until := "until then it is acted upon as it was before"
 	if !d.known {
-		until = "until then no NodeENI counts as removed from this node"
+		until = "until then its devices on this node stay as they are"
 	}
 	return nodestate.Problem{
 		Reason: reasonUnreadable, NodeENI: d.object.Name,

@@ -147,8 +147,9 @@ func (s *Source) List() (inventory.Snapshot, error) {
 		}
 		if d.known {
 			snap.Objects = append(snap.Objects, d.object)
+		} else {
+			snap.Unread = append(snap.Unread, name)
 		}
-		snap.Complete = snap.Complete && d.known
 	}
 	return snap, nil
 }

@@ -22,7 +22,9 @@ import (
 type decoded struct {
 	objects  []v1alpha1.NodeENI
 	problems []nodestate.Problem
-	// complete: every document was understood.
+	// unread are the names of the NodeENIs that could not be understood.
+	unread []string
+	// complete: every other document was understood.
 	complete bool
 }
 
@@ -91,7 +93,7 @@ func (d *decoder) object(where string, data []byte, mayList bool) {
 	case ours && version == v1alpha1.Version && meta.Kind == v1alpha1.Kind:
 		d.nodeENI(where, data)
 	case ours && maybeNodeENI(meta.Kind):
-		d.fail(fmt.Errorf("read %s: apiVersion %q, kind %q: not known here; want %s and %s",
+		d.notUnderstood(where, data, fmt.Errorf("read %s: apiVersion %q, kind %q: not known here; want %s and %s",
 			where, meta.APIVersion, meta.Kind, v1alpha1.APIVersion, v1alpha1.Kind))
 	default:
 		d.out.problems = append(d.out.problems, nodestate.Problem{
@@ -131,7 +133,7 @@ func (d *decoder) nodeENI(where string, data []byte) {
 	var o v1alpha1.NodeENI
 	doubts, err := kjson.UnmarshalStrict(data, &o)
 	if err != nil {
-		d.fail(fmt.Errorf("read %s: %w", where, err))
+		d.notUnderstood(where, data, fmt.Errorf("read %s: %w", where, err))
 		return
 	}
 	if faults := validation.IsDNS1123Subdomain(o.Name); len(faults) > 0 {
@@ -142,6 +144,26 @@ func (d *decoder) nodeENI(where string, data []byte) {
 		d.doubt(o.Name, where, doubt)
 	}
 	d.out.objects = append(d.out.objects, o.Defaulted())
+}
+
+// notUnderstood reports a NodeENI of which nothing but the name can be read. Without
+// that, it may be any.
+func (d *decoder) notUnderstood(where string, data []byte, err error) {
+	var o struct {
+		Kind     string `json:"kind"`
+		Metadata struct {
+			Name string `json:"name"`
+		} `json:"metadata"`
+	}
+	if kjson.UnmarshalCaseSensitivePreserveInts(data, &o) != nil || o.Kind != v1alpha1.Kind || len(validation.IsDNS1123Subdomain(o.Metadata.Name)) > 0 {
+		d.fail(err)
+		return
+	}
+	d.out.unread = append(d.out.unread, o.Metadata.Name)
+	d.out.problems = append(d.out.problems, nodestate.Problem{
+		Reason: ReasonNotUnderstood, NodeENI: o.Metadata.Name, Device: d.path,
+		Message: fmt.Sprintf("file %q: %v; correct it, until then the devices of this NodeENI stay as they are", d.path, err),
+	})
 }
 
 // doubt reports what the API server would warn of and drop.

@@ -38,6 +38,8 @@ const (
 const (
 	// ReasonUnreadable: the file, or a document in it, cannot be understood (yet).
 	ReasonUnreadable = "UnreadableManifest"
+	// ReasonNotUnderstood: a NodeENI has a value or a version that cannot be understood.
+	ReasonNotUnderstood = "NodeENIUnreadable"
 	// ReasonChanging: the folder changed each time while it was read.
 	ReasonChanging = "ManifestsChanging"
 	// ReasonOtherKind: a document declares something else than NodeENIs.
@@ -131,6 +133,7 @@ func (s *Source) read(entries []entry) inventory.Snapshot {
 // add takes over what a file declares, unless an earlier one did.
 func add(s *inventory.Snapshot, path string, d decoded, owner map[string]string) {
 	s.Complete = s.Complete && d.complete
+	s.Unread = append(s.Unread, d.unread...)
 	s.Problems = append(s.Problems, d.problems...)
 	for _, o := range d.objects {
 		if first, ok := owner[o.Name]; ok {

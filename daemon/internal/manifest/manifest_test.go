@@ -64,6 +64,7 @@ func TestList(t *testing.T) {
 		objects  string
 		problems string
 		blocked  bool
+		unread   string
 	}{
 		{name: "an empty folder declares nothing"},
 		{
@@ -137,13 +138,23 @@ func TestList(t *testing.T) {
 		{name: "torn before the name", files: files{"a.yaml": "apiVersion: networking.k8s.aws/v1alpha1\nkind: NodeENI\nmetadata:\n"}, problems: "UnreadableManifest a.yaml", blocked: true},
 		{name: "torn before the items", files: files{"a.yaml": "apiVersion: v1\nkind: List\n"}, problems: "UnreadableManifest a.yaml", blocked: true},
 		{name: "a list in a list", files: files{"a.yaml": "apiVersion: networking.k8s.aws/v1alpha1\nkind: NodeENIList\nitems:\n- {apiVersion: networking.k8s.aws/v1alpha1, kind: NodeENIList, items: []}\n"}, problems: "UnreadableManifest a.yaml", blocked: true},
-		{name: "a version of the future", files: files{"a.yaml": strings.Replace(nodeENI("a"), "v1alpha1", "v2", 1)}, problems: "UnreadableManifest a.yaml", blocked: true},
+		{name: "a version of the future", files: files{"a.yaml": strings.Replace(nodeENI("a"), "v1alpha1", "v2", 1)}, problems: "NodeENIUnreadable a.yaml", unread: "a"},
 		{name: "a name that no object can have", files: files{"a.yaml": nodeENI("A_b")}, problems: "UnreadableManifest a.yaml", blocked: true},
 		{name: "no object", files: files{"a.yaml": "hello\n"}, problems: "UnreadableManifest a.yaml", blocked: true},
 		{
 			name:    "a wrong type hides one document, not the others",
 			files:   files{"a.yaml": nodeENI("a") + "---\n" + nodeENI("b") + "  deviceIndex: two\n---\n" + nodeENI("c")},
-			objects: "a c", problems: "UnreadableManifest a.yaml", blocked: true,
+			objects: "a c", problems: "NodeENIUnreadable a.yaml", unread: "b",
+		},
+		{
+			name:     "numbers that fit into no int",
+			files:    files{"a.yaml": nodeENI("a") + "  mtu: 1.0e+300\n", "b.yaml": nodeENI("b") + "  deviceIndex: 18446744073709551616\n"},
+			problems: "NodeENIUnreadable a.yaml NodeENIUnreadable b.yaml", unread: "a b",
+		},
+		{
+			name:     "a wrong type and no name",
+			files:    files{"a.yaml": strings.Replace(nodeENI("a"), "name: a", "name: 7", 1) + "  deviceIndex: two\n"},
+			problems: "UnreadableManifest a.yaml", blocked: true,
 		},
 		{name: "tabs", files: files{"a.yaml": nodeENI("a") + "\tmtu: 1\n"}, problems: "UnreadableManifest a.yaml", blocked: true},
 		{name: "too large", files: files{"a.yaml": nodeENI("a") + strings.Repeat("#", maxFileSize)}, problems: "UnreadableManifest a.yaml", blocked: true},
@@ -160,6 +171,9 @@ func TestList(t *testing.T) {
 			}
 			if diff := cmp.Diff(tt.problems, reasons(snap)); diff != "" {
 				t.Errorf("problems (-want +got):\n%s\n%+v", diff, snap.Problems)
+			}
+			if diff := cmp.Diff(tt.unread, strings.Join(snap.Unread, " ")); diff != "" {
+				t.Errorf("unread (-want +got):\n%s", diff)
 			}
 			if snap.Complete == tt.blocked {
 				t.Errorf("Complete = %v", snap.Complete)
@@ -195,7 +209,7 @@ func TestProblemMessages(t *testing.T) {
 		{Reason: ReasonDuplicate, NodeENI: "a", Device: f("2.yaml"), Message: fmt.Sprintf(`file %q declares NodeENI "a" again, which file %q declares; the first counts, give one of them another name`, f("2.yaml"), f("1.yaml"))},
 		{Reason: ReasonOtherKind, Device: f("3.yaml"), Message: fmt.Sprintf(`file %q: document 1 has apiVersion "v1" and kind "Pod", which is left alone; only NodeENI is read here, move it elsewhere`, f("3.yaml"))},
 		{Reason: ReasonUnreadable, Device: f("4.yaml"), Message: fmt.Sprintf(`file %q: declares nothing; an editor may be about to write it; until it is mended or removed, no NodeENI of this folder counts as removed`, f("4.yaml"))},
-		{Reason: ReasonUnreadable, Device: f("5.yaml"), Message: fmt.Sprintf(`file %q: read document 1: json: cannot unmarshal string into Go struct field NodeENISpec.spec.deviceIndex of type int; until it is mended or removed, no NodeENI of this folder counts as removed`, f("5.yaml"))},
+		{Reason: ReasonNotUnderstood, NodeENI: "b", Device: f("5.yaml"), Message: fmt.Sprintf(`file %q: read document 1: json: cannot unmarshal string into Go struct field NodeENISpec.spec.deviceIndex of type int; correct it, until then the devices of this NodeENI stay as they are`, f("5.yaml"))},
 	}
 	if diff := cmp.Diff(want, list(t, New(dir)).Problems); diff != "" {
 		t.Errorf("problems (-want +got):\n%s", diff)

@@ -39,6 +39,7 @@ func (r *Reconciler) collect(ctx context.Context) (inventory.Sources, []finding)
 	case err != nil:
 		found = append(found, unreadable("NodeENIsUnreadable", "NodeENIs cannot be read; until they can, none counts as removed", err))
 	}
+	f.UnreadNodeENIs = snap.Unread
 	f.NodeENIs, f.Complete, f.Lookup = snap.Objects, snap.Complete && err == nil, snap.Lookup
 	f.Elsewhere = snap.Elsewhere
 	for _, p := range snap.Problems {
