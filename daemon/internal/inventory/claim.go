@@ -2,6 +2,7 @@ package inventory
 
 import (
 	"fmt"
+	"math"
 	"net/netip"
 	"strconv"
 	"time"
@@ -67,6 +68,7 @@ func (j *joiner) declare(o *v1alpha1.NodeENI) declaration {
 	} else {
 		j.declareSubnets(o, base, &d)
 	}
+	j.fitClaims(o.Name, &d)
 	if len(d.claims) > 1 && d.pci != "" {
 		for i := range d.claims { // it names one of several: which is not known yet
 			d.claims[i].stated, d.claims[i].hint = "", ""
@@ -102,6 +104,10 @@ func (j *joiner) wants(o *v1alpha1.NodeENI) claim {
 	c.allowed = j.allowedNamespaces(o)
 	return c
 }
+
+// maxDeviceIndex is the largest that EC2 can be asked for: DeviceIndex of
+// AttachNetworkInterface is a 32-bit Integer (Amazon EC2 API Reference).
+const maxDeviceIndex = math.MaxInt32
 
 // maxMTU is the largest that any driver of a cloud NIC takes, in octets; ena
 // has 9216.
@@ -146,7 +152,7 @@ func (j *joiner) declareAttached(o *v1alpha1.NodeENI, base claim, d *declaration
 		}
 		c := base
 		c.eni = eni
-		if a.DeviceIndex > 0 {
+		if a.DeviceIndex > 0 && a.DeviceIndex <= maxDeviceIndex {
 			c.index = a.DeviceIndex
 		}
 		// Both only describe the row, and IMDS knows them too.
@@ -170,6 +176,11 @@ func (j *joiner) declareAttached(o *v1alpha1.NodeENI, base claim, d *declaration
 // declareSubnets takes one ENI for each subnet, in the order in which the
 // public controller counts them: subnetID, then subnetIDs, then names.
 func (j *joiner) declareSubnets(o *v1alpha1.NodeENI, base claim, d *declaration) {
+	if o.Spec.DeviceIndex > maxDeviceIndex {
+		j.problem("InvalidDeviceIndex", o.Name, "", "spec.deviceIndex %d is not a device index; give 1 to %d, or leave it out for 1", o.Spec.DeviceIndex, maxDeviceIndex)
+		d.undecided = true
+		return
+	}
 	for i, s := range subnets(&o.Spec) {
 		subnet, err := device.ParseSubnetID(s.value)
 		if err != nil {
@@ -223,7 +234,12 @@ func remember(r *nodestate.CheckpointDevice, since time.Time) claim {
 // problem notes something for a person. Only stable values may go into its
 // message, since a changed message is a changed inventory.
 func (j *joiner) problem(reason, nodeENI, dev, format string, args ...any) {
+	if nodeENI != "" {
+		if j.said[nodeENI]++; j.said[nodeENI] > maxProblems {
+			return
+		}
+	}
 	j.problems = append(j.problems, nodestate.Problem{
-		Reason: reason, NodeENI: nodeENI, Device: dev, Message: fmt.Sprintf(format, args...),
+		Reason: reason, NodeENI: nodeENI, Device: dev, Message: shorten(fmt.Sprintf(format, args...)),
 	})
 }

@@ -36,9 +36,11 @@ type joiner struct {
 	owner    map[device.ENIID]string
 	used     map[device.PCIAddress]device.ENIID
 	problems []nodestate.Problem
-	rows     []row
-	idle     []IdleLink
-	drives   []Drive
+	// said is how many problems each NodeENI has; see maxProblems.
+	said   map[string]int
+	rows   []row
+	idle   []IdleLink
+	drives []Drive
 	// others says of ENIs that were not taken why: they seem to be somebody else's.
 	others    map[device.ENIID]string
 	lookAgain time.Time
@@ -74,6 +76,7 @@ func Join(s Sources) Result {
 		declared: make(map[string]declaration, len(s.NodeENIs)),
 		owner:    map[device.ENIID]string{},
 		used:     map[device.PCIAddress]device.ENIID{},
+		said:     map[string]int{},
 		others:   map[device.ENIID]string{},
 	}
 	j.indexSources()
@@ -172,6 +175,8 @@ func (j *joiner) live() []*v1alpha1.NodeENI {
 }
 
 func (j *joiner) result() Result {
+	j.fitRows()
+	j.moreProblems()
 	slices.SortFunc(j.rows, func(a, b row) int {
 		return cmp.Or(
 			cmp.Compare(a.NodeENI, b.NodeENI), cmp.Compare(a.SubnetID, b.SubnetID),

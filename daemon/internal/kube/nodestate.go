@@ -27,7 +27,11 @@ func nodeState(v reconcile.View, before v1alpha1.ENINodeStateStatus) v1alpha1.EN
 	if v.Config.Path != "" {
 		out.Config = &v1alpha1.ConfigState{Path: v.Config.Path, Hash: v.Config.Hash, Current: v.Config.Current}
 	}
+	octets := 0
 	for _, d := range v.Declared {
+		if octets += len(d.Name) + len(d.UID) + 40; octets > maxObserved {
+			break
+		}
 		out.NodeENIs = append(out.NodeENIs, v1alpha1.ObservedNodeENI{Name: d.Name, UID: d.UID, ObservedGeneration: d.Generation})
 	}
 	for _, p := range v.Inventory.Problems {
@@ -49,6 +53,10 @@ func nodeState(v reconcile.View, before v1alpha1.ENINodeStateStatus) v1alpha1.EN
 	}
 	return out
 }
+
+// maxObserved bounds the list of NodeENIs in the status, in octets: etcd takes 1.5 MiB
+// for an object (--max-request-bytes), and each entry has another in managedFields.
+const maxObserved = 128 << 10
 
 // since is when a condition got its status.
 func since(c metav1.Condition, before []metav1.Condition, now time.Time) metav1.Time {

@@ -149,7 +149,7 @@ func TestList(t *testing.T) {
 		{
 			name:     "numbers that fit into no int",
 			files:    files{"a.yaml": nodeENI("a") + "  mtu: 1.0e+300\n", "b.yaml": nodeENI("b") + "  deviceIndex: 18446744073709551616\n"},
-			problems: "NodeENIUnreadable a.yaml NodeENIUnreadable b.yaml", unread: "a b",
+			problems: "NodeENIUnreadable a.yaml\nNodeENIUnreadable b.yaml", unread: "a b",
 		},
 		{
 			name:     "a wrong type and no name",

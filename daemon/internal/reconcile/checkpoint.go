@@ -1,6 +1,7 @@
 package reconcile
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -51,4 +52,26 @@ func (r *Reconciler) keptCheckpoints() (found []finding) {
 				"install that version again, or remove the file", kept)}})
 	}
 	return found
+}
+
+// maxRemembered bounds the config in the checkpoint, in octets: it has to leave room for
+// the devices. A ConfigMap has no more either.
+const maxRemembered = 1 << 20
+
+// remembered is what the checkpoint keeps of a config; null where that is too large.
+func remembered(content []byte) json.RawMessage {
+	if short := compact(content); len(short) <= maxRemembered {
+		return short
+	}
+	return nil
+}
+
+// notRemembered tells of a config that the checkpoint does not keep.
+func (r *Reconciler) notRemembered(content []byte) []finding {
+	if len(content) == 0 || remembered(content) != nil {
+		return nil
+	}
+	return []finding{{Problem: nodestate.Problem{Reason: "ConfigTooLarge", Device: r.Config.Path, Message: fmt.Sprintf(
+		"device plugin config %q has more than %d octets, which the daemon does not remember: should the file become unreadable, your entries are only in the copy beside it; shorten it",
+		r.Config.Path, maxRemembered)}}}
 }

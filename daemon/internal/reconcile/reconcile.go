@@ -16,6 +16,7 @@ package reconcile
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -354,11 +355,12 @@ func (r *Reconciler) applyConfig(ctx context.Context, src inventory.Sources, dev
 	}
 	found, forgotten := r.entriesOfNobody(applied.Content, applied.Owned, src, devices)
 	found = appendProblems(found, slices.Concat(applied.Problems, r.keeper.problems))
+	found = append(found, r.notRemembered(applied.Content)...)
 	if err := r.save(func(c *nodestate.Checkpoint) {
 		c.OwnedResources, c.PluginPrefixes, c.Forgotten = applied.Owned, node.Prefixes, forgotten
 		r.noteServed(c)
 		if len(applied.Content) > 0 {
-			c.LastGoodConfig = compact(applied.Content)
+			c.LastGoodConfig = remembered(applied.Content)
 		}
 	}); err != nil {
 		out.Unsettled = true
@@ -393,6 +395,12 @@ func (o *Outcome) sooner(d time.Duration) {
 }
 
 func unwritable(err error) finding {
+	if errors.Is(err, nodestate.ErrTooLarge) {
+		return finding{Problem: nodestate.Problem{
+			Reason:  "StateTooLarge",
+			Message: "what the daemon has to write down of this node is larger than any reader takes, see its log; nothing is changed until it is less, remove NodeENIs",
+		}, err: err}
+	}
 	return finding{Problem: nodestate.Problem{
 		Reason:  "StateUnwritable",
 		Message: "the daemon's own files cannot be written, see its log; nothing is changed until they can, make room on the disk or correct the permissions",

@@ -82,5 +82,5 @@ func problems(lists ...[]finding) []nodestate.Problem {
 	for _, f := range slices.Concat(lists...) {
 		all = append(all, f.Problem)
 	}
-	return inventory.SortProblems(all)
+	return inventory.FitProblems(all)
 }

@@ -1,0 +1,147 @@
+package inventory
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+)
+
+// People may write any number of NodeENIs, each of 1.5 MiB. The inventory, the
+// checkpoint and the ENINodeState must have room for all that depends on them. So what
+// people write without limit shares a budget, and a NodeENI whose share does not fit
+// goes without. The smallest shares fit first: nobody's suffers from a larger one.
+const (
+	// maxENIs is how many ENIs one NodeENI may mean on one node. No instance type of EC2
+	// has as many.
+	maxENIs = 500
+	// namespaceBudget is for the lists of allowed namespaces in all rows, in octets.
+	namespaceBudget = 1 << 20
+	// absentBudget is for the rows of ENIs that this machine does not show, in octets.
+	absentBudget = 128 << 10
+	// problemBudget is for the problems of all NodeENIs, in octets.
+	problemBudget = 256 << 10
+	// maxProblems is how many problems of one NodeENI are shown, and maxMessage how long
+	// the message of each is, in octets.
+	maxProblems, maxMessage = 20, 1 << 10
+)
+
+// over returns the names whose shares do not fit into a budget, sorted.
+func over(shares map[string]int, budget int) (names []string) {
+	all := slices.SortedFunc(maps.Keys(shares), func(a, b string) int {
+		return cmp.Or(cmp.Compare(shares[a], shares[b]), cmp.Compare(a, b))
+	})
+	for i, name := range all {
+		if budget -= shares[name]; budget < 0 {
+			names = slices.Sorted(slices.Values(all[i:]))
+			break
+		}
+	}
+	return names
+}
+
+// fitRows brings the rows within the budgets.
+func (j *joiner) fitRows() {
+	shares := map[string]int{}
+	for i := range j.rows {
+		if r := &j.rows[i]; j.absent(r) {
+			shares[r.NodeENI] += rowSize + len(r.NodeENI)
+		}
+	}
+	for _, name := range over(shares, absentBudget) {
+		j.rows = slices.DeleteFunc(j.rows, func(r row) bool { return r.NodeENI == name && j.absent(&r) })
+		j.noRoom("TooManyENIs", name, "the NodeENIs of this node mean more ENIs that it does not have than the inventory has room for, so those of this one are left out; "+
+			"correct its nodeSelector or its subnets")
+	}
+	clear(shares)
+	for i := range j.rows {
+		if octets := listSize(j.rows[i].AllowedNamespaces); octets > 0 {
+			shares[j.rows[i].NodeENI] += octets
+		}
+	}
+	for _, name := range over(shares, namespaceBudget) {
+		for i := range j.rows {
+			if j.rows[i].NodeENI == name {
+				j.rows[i].AllowedNamespaces = []string{""} // which no namespace is
+			}
+		}
+		j.noRoom("AllowedNamespacesTooLong", name, "the list of allowed namespaces stands in the row of each ENI, and is too long for the inventory, "+
+			"which has room for %d octets of all such lists; until it is shorter, no namespace may use the devices of this NodeENI", namespaceBudget)
+	}
+}
+
+// noRoom is problem, but is never one too many.
+func (j *joiner) noRoom(reason, nodeENI, format string, args ...any) {
+	j.problems = append(j.problems, nodestate.Problem{Reason: reason, NodeENI: nodeENI, Message: fmt.Sprintf(format, args...)})
+}
+
+// rowSize is about what a row takes, in octets.
+const rowSize = 500
+
+// absent says whether a row is of an ENI that is nowhere on this machine: any number of
+// them can be declared. Rows that were placed, and ENIs of this instance, are only as
+// many as the machine has.
+func (j *joiner) absent(r *row) bool {
+	_, listed := j.enis[r.ENIID]
+	return r.Phase == nodestate.PhasePending && r.PCIAddress == "" && !listed
+}
+
+// listSize is what a list takes in JSON, in octets.
+func listSize(names []string) (octets int) {
+	for _, name := range names {
+		octets += len(name) + len(`"",`)
+	}
+	return octets
+}
+
+// fitClaims bounds what one NodeENI means.
+func (j *joiner) fitClaims(name string, d *declaration) {
+	if len(d.claims) <= maxENIs {
+		return
+	}
+	d.claims, d.undecided = d.claims[:maxENIs], true
+	j.noRoom("TooManyENIs", name, "more than %d ENIs are meant for this node, which no instance can have; the first %[1]d count, shorten spec.subnetIDs or status.attachments", maxENIs)
+}
+
+// FitProblems sorts problems, and brings them within the budget. The argument is changed.
+func FitProblems(all []nodestate.Problem) []nodestate.Problem {
+	shares := map[string]int{}
+	for i := range all {
+		p := &all[i]
+		p.Message = shorten(p.Message)
+		if p.NodeENI != "" {
+			shares[p.NodeENI] += len(p.Reason) + len(p.NodeENI) + len(p.Device) + len(p.Message)
+		}
+	}
+	if hidden := over(shares, problemBudget); hidden != nil {
+		all = slices.DeleteFunc(all, func(p nodestate.Problem) bool {
+			_, found := slices.BinarySearch(hidden, p.NodeENI)
+			return found
+		})
+		all = append(all, nodestate.Problem{Reason: "MoreProblems", Message: fmt.Sprintf(
+			"the problems of %d more NodeENIs are not shown; mend those that are, or remove NodeENIs", len(hidden))})
+	}
+	return SortProblems(all)
+}
+
+// shorten cuts a message that has become too long by a value in it.
+func shorten(message string) string {
+	if len(message) <= maxMessage {
+		return message
+	}
+	return strings.ToValidUTF8(message[:maxMessage], "") + fmt.Sprintf("… (%d octets more)", len(message)-maxMessage)
+}
+
+// moreProblems tells of the NodeENIs that have more problems than are shown.
+func (j *joiner) moreProblems() {
+	for _, name := range slices.Sorted(maps.Keys(j.said)) {
+		if n := j.said[name] - maxProblems; n > 0 {
+			j.problems = append(j.problems, nodestate.Problem{
+				Reason: "MoreProblems", NodeENI: name, Message: fmt.Sprintf("%d more problems of this NodeENI are not shown; mend those that are", n),
+			})
+		}
+	}
+}
