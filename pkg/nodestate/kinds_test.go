@@ -109,7 +109,7 @@ func TestEveryKindOfFile(t *testing.T) {
 			}
 			err := k.read(root)
 			for _, class := range []error{ErrCorrupt, ErrOtherVersion, ErrUntrusted, fs.ErrNotExist} {
-				if errors.Is(err, class) != (class == tt.want) {
+				if errors.Is(err, class) != (class == tt.want) { //nolint:errorlint // a row of the table
 					t.Errorf("%s, %s: %v; want %v alone", name, fault, err, tt.want)
 				}
 			}

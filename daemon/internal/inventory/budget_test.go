@@ -44,17 +44,17 @@ func hostile(r *rand.Rand) map[string]func(*v1alpha1.NodeENI) {
 			}
 		}
 	}
-	real := func(i int) string { return subnet(i + 100).String() }
+	valid := func(i int) string { return subnet(i + 100).String() }
 	for i := range 1 + r.IntN(3) {
 		name := fmt.Sprintf("h%d-%s", i, strings.Repeat("n", r.IntN(200)))
 		switch r.IntN(7) {
 		case 0: // 14,000 namespaces and 20 subnets
 			long := allowing(namespaces(maxAnnotations))
-			all[name] = func(o *v1alpha1.NodeENI) { long(o); subnets(20, real)(o) }
+			all[name] = func(o *v1alpha1.NodeENI) { long(o); subnets(20, valid)(o) }
 		case 1: // names that are none
 			all[name] = allowing(strings.Repeat("A_", maxAnnotations/3) + strings.Repeat("B_ ", maxAnnotations/4))
 		case 2:
-			all[name] = subnets(20_000, real)
+			all[name] = subnets(20_000, valid)
 		case 3:
 			all[name] = subnets(20_000, func(i int) string { return fmt.Sprintf("no subnet %d", i) })
 		case 4: // a status that names ENIs which nobody has

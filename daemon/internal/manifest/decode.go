@@ -93,7 +93,7 @@ func (d *decoder) object(where string, data []byte, mayList bool) {
 	case ours && version == v1alpha1.Version && meta.Kind == v1alpha1.Kind:
 		d.nodeENI(where, data)
 	case ours && maybeNodeENI(meta.Kind):
-		d.notUnderstood(where, data, fmt.Errorf("read %s: apiVersion %q, kind %q: not known here; want %s and %s",
+		d.notUnderstood(data, fmt.Errorf("read %s: apiVersion %q, kind %q: not known here; want %s and %s",
 			where, meta.APIVersion, meta.Kind, v1alpha1.APIVersion, v1alpha1.Kind))
 	default:
 		d.out.problems = append(d.out.problems, nodestate.Problem{
@@ -133,7 +133,7 @@ func (d *decoder) nodeENI(where string, data []byte) {
 	var o v1alpha1.NodeENI
 	doubts, err := kjson.UnmarshalStrict(data, &o)
 	if err != nil {
-		d.notUnderstood(where, data, fmt.Errorf("read %s: %w", where, err))
+		d.notUnderstood(data, fmt.Errorf("read %s: %w", where, err))
 		return
 	}
 	if faults := validation.IsDNS1123Subdomain(o.Name); len(faults) > 0 {
@@ -148,7 +148,7 @@ func (d *decoder) nodeENI(where string, data []byte) {
 
 // notUnderstood reports a NodeENI of which nothing but the name can be read. Without
 // that, it may be any.
-func (d *decoder) notUnderstood(where string, data []byte, err error) {
+func (d *decoder) notUnderstood(data []byte, err error) {
 	var o struct {
 		Kind     string `json:"kind"`
 		Metadata struct {
