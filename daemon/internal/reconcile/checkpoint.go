@@ -75,3 +75,17 @@ func (r *Reconciler) notRemembered(content []byte) []finding {
 		"device plugin config %q has more than %d octets, which the daemon does not remember: should the file become unreadable, your entries are only in the copy beside it; shorten it",
 		r.Config.Path, maxRemembered)}}}
 }
+
+// unwritable tells that the daemon's own files cannot be written.
+func unwritable(err error) finding {
+	if errors.Is(err, nodestate.ErrTooLarge) {
+		return finding{Problem: nodestate.Problem{
+			Reason:  "StateTooLarge",
+			Message: "what the daemon has to write down of this node is larger than any reader takes, see its log; nothing is changed until it is less, remove NodeENIs",
+		}, err: err}
+	}
+	return finding{Problem: nodestate.Problem{
+		Reason:  "StateUnwritable",
+		Message: "the daemon's own files cannot be written, see its log; nothing is changed until they can, make room on the disk or correct the permissions",
+	}, err: err}
+}

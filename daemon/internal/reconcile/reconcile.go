@@ -16,7 +16,6 @@ package reconcile
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -392,17 +391,4 @@ func (o *Outcome) sooner(d time.Duration) {
 	if d > 0 && (o.After == 0 || d < o.After) {
 		o.After = d
 	}
-}
-
-func unwritable(err error) finding {
-	if errors.Is(err, nodestate.ErrTooLarge) {
-		return finding{Problem: nodestate.Problem{
-			Reason:  "StateTooLarge",
-			Message: "what the daemon has to write down of this node is larger than any reader takes, see its log; nothing is changed until it is less, remove NodeENIs",
-		}, err: err}
-	}
-	return finding{Problem: nodestate.Problem{
-		Reason:  "StateUnwritable",
-		Message: "the daemon's own files cannot be written, see its log; nothing is changed until they can, make room on the disk or correct the permissions",
-	}, err: err}
 }
