@@ -152,14 +152,7 @@ func (w *world) allocate(e int) string {
 	return ""
 }
 
-func (w *world) driver(e int) string {
-	for _, d := range w.machine() {
-		if d.Address == pci(e) {
-			return d.Driver
-		}
-	}
-	return ""
-}
+func (w *world) driver(e int) string { return w.testNode.driver(pci(e)) }
 
 // add is the plugin's ADD for a device that the kubelet has allocated.
 func (w *world) add(e int) string {

@@ -272,6 +272,7 @@ type testNode struct {
 	unlock   func()
 	kubelet  *fakeKubelet       // nil: there is none
 	macs     map[int]device.MAC // of those that have taken another's place
+	seen     map[device.PCIAddress]dpmodel.Device
 	views    []View
 	logs     *logtest.Hook
 	log      *logrus.Logger
@@ -282,7 +283,7 @@ func newNode(t testing.TB, enis ...int) *testNode {
 	t.Helper()
 	log, logs := logtest.NewNullLogger()
 	n := &testNode{
-		TB: t, dir: t.TempDir(), boot: "boot-1", now: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC),
+		TB: t, dir: t.TempDir(), seen: map[device.PCIAddress]dpmodel.Device{}, boot: "boot-1", now: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC),
 		imds: &fakeMetadata{enis: map[int]awsnode.ENI{}}, restarts: &fakePlugin{}, logs: logs, log: log,
 		host: &fakeHost{t: t, links: map[int]link.Link{}, ours: map[int]bool{}, routes: map[int]bool{0: true}, fail: map[string]error{}},
 	}
@@ -491,7 +492,8 @@ func (n *testNode) judge() map[string][]device.PCIAddress {
 // prefixes are the ones that the daemon knows of, and renders for by and by.
 func (n *testNode) prefixes() []string { return n.daemon.keeper.prefixes }
 
-// machine is the node as the device plugin sees it.
+// machine is the node as the device plugin sees it. Of a function that was seen
+// before only the driver is read again: the others are the same for all.
 func (n *testNode) machine() []dpmodel.Device {
 	n.Helper()
 	tree := sysfs.NewFS(n.path("sys"))
@@ -499,11 +501,30 @@ func (n *testNode) machine() []dpmodel.Device {
 	n.must(err)
 	var all []dpmodel.Device
 	for _, a := range addrs {
-		f, err := tree.PCI(a)
-		n.must(err)
-		all = append(all, dpmodel.Device{Address: a, Vendor: f.Vendor, Device: f.Device, Class: f.Class, Driver: f.Driver, VFID: -1, DefaultRoute: a == pci(0)})
+		d, seen := n.seen[a]
+		if seen {
+			d.Driver = n.driver(a)
+		} else {
+			f, err := tree.PCI(a)
+			n.must(err)
+			d = dpmodel.Device{Address: a, Vendor: f.Vendor, Device: f.Device, Class: f.Class, Driver: f.Driver, VFID: -1, DefaultRoute: a == pci(0)}
+			n.seen[a] = d
+		}
+		all = append(all, d)
 	}
 	return all
+}
+
+// driver is "" for a function that has none, or that is not there.
+func (n *testNode) driver(a device.PCIAddress) string {
+	to, err := os.Readlink(n.path("sys/bus/pci/devices", a.String(), "driver"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		n.Fatal(err)
+	}
+	if err != nil {
+		return ""
+	}
+	return filepath.Base(to)
 }
 
 func (n *testNode) inventory() nodestate.Inventory {
