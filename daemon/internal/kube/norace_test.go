@@ -3,3 +3,5 @@
 package kube
 
 const defaultSequences = 10_000
+
+const defaultNeighbours = 300

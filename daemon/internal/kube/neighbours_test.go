@@ -1,0 +1,444 @@
+package kube
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"reflect"
+	"runtime"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/pcidp"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
+	"github.com/multi-eni/multi-eni-cni/pkg/device"
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+	"github.com/multi-eni/multi-eni-cni/test/dpmodel"
+)
+
+var neighboursFlag = flag.Int("neighbours", defaultNeighbours, "how many sequences with neighbours to generate")
+
+// TestNeighbours: whatever the other programs and people of a node do, and in
+// whichever order, the daemon never says that the device plugin serves a config
+// that it has not read, deletes no device plugin that has read the config,
+// drains no device that is declared, takes no ENI that shows another owner, and
+// once all is well, everything is as declared, without another request.
+//
+// Each sequence has a clock of its own (synctest), by which the daemon's loop,
+// the device plugin, the kubelet and the API server run.
+func TestNeighbours(t *testing.T) {
+	seed := *seedFlag
+	if seed == 0 {
+		seed = uint64(time.Now().UnixNano())
+	}
+	t.Logf("%d sequences, of which the first has -seed=%d", *neighboursFlag, seed)
+	root := t.TempDir()
+	if shm, err := os.MkdirTemp("/dev/shm", "multi-eni"); err == nil { // the daemon syncs its files to the disk
+		t.Cleanup(func() { os.RemoveAll(shm) }) //nolint:errcheck // it is a test's
+		root = shm
+	}
+	var done atomic.Int64
+	for w := range runtime.GOMAXPROCS(0) {
+		t.Run(fmt.Sprint("worker ", w), func(t *testing.T) {
+			t.Parallel()
+			for i := done.Add(1) - 1; i < int64(*neighboursFlag) && !t.Failed(); i = done.Add(1) - 1 {
+				dir := filepath.Join(root, fmt.Sprint(i))
+				synctest.Test(t, func(t *testing.T) { runNeighbours(t, seed+uint64(i), dir) })
+				os.RemoveAll(dir) //nolint:errcheck,gosec // the root is removed in the end
+			}
+		})
+	}
+}
+
+func runNeighbours(t *testing.T, seed uint64, dir string) {
+	w := newNeighbourhood(t, seed, dir)
+	w.start()
+	for range 5 + w.rnd.IntN(15) {
+		w.do(func() { w.note("%s", w.happen()) })
+		time.Sleep([]time.Duration{0, 100 * time.Millisecond, time.Second, 5 * time.Second, 20 * time.Second, 100 * time.Second}[w.rnd.IntN(6)])
+		if w.failed() {
+			break
+		}
+	}
+	if !w.failed() {
+		w.heal()
+	}
+	w.stop()
+	if w.failed() {
+		t.Errorf("go test ./daemon/internal/kube -run TestNeighbours -neighbours=1 -seed=%d\n%s\nafter:\n\t%s\nconfig: %s", seed, w.fault, strings.Join(w.story, "\n\t"), w.content())
+	}
+}
+
+// happen lets one thing happen, and says what.
+func (w *neighbourhood) happen() string {
+	e := 1 + w.rnd.IntN(len(w.slots)-1)
+	switch n := w.rnd.IntN(40); {
+	case n < 6:
+		return w.declare(e)
+	case n < 8:
+		w.declared[e] = declaredENI{}
+		w.woken()
+		return fmt.Sprintf("undeclare %d", e)
+	case n < 13:
+		return w.rewire(e)
+	case n < 17:
+		return w.pod(e)
+	case n < 26:
+		return w.people()
+	case n < 31:
+		return w.plugin.happen(w.rnd)
+	case n < 34:
+		w.down = !w.down
+		return fmt.Sprintf("API server down: %t", w.down)
+	case n < 36:
+		return w.namespace()
+	default:
+		return w.restart()
+	}
+}
+
+// declare makes a NodeENI, or changes its resource.
+func (w *neighbourhood) declare(e int) string {
+	d := &w.declared[e]
+	d.there = true
+	d.resource = []string{"", "intel.com/a", "intel.com/b-1", "example.org/a"}[w.rnd.IntN(4)]
+	w.woken()
+	return fmt.Sprintf("declare %d as %q", e, d.resource)
+}
+
+// rewire changes what is plugged in.
+func (w *neighbourhood) rewire(e int) string {
+	s := &w.slots[e]
+	switch {
+	case !s.plugged:
+		s.plugged, s.vpc, s.marked, s.up = true, w.guarded && w.rnd.IntN(2) == 0, false, false
+		s.generation++
+		w.instances++
+		s.instance = w.instances
+		if s.vpc {
+			return fmt.Sprintf("the VPC CNI attaches %d", e)
+		}
+		return fmt.Sprintf("attach %d", e)
+	case s.vpc && w.rnd.IntN(3) > 0:
+		s.marked = !s.marked
+		return fmt.Sprintf("the VPC CNI's rules of %d: %t", e, s.marked)
+	case s.rec != nil:
+		return "nothing"
+	case w.rnd.IntN(2) == 0 && !s.vpc:
+		w.instances++
+		s.instance, s.up = w.instances, false
+		return fmt.Sprintf("re-attach %d at the same address", e)
+	}
+	s.plugged = false
+	return fmt.Sprintf("detach %d", e)
+}
+
+// pod lets one take the device, as the plugin does, or end.
+func (w *neighbourhood) pod(e int) string {
+	s := &w.slots[e]
+	if s.rec != nil {
+		w.must(s.rec.Remove())
+		s.rec = nil
+		w.touched()
+		return fmt.Sprintf("DEL %d", e)
+	}
+	inv, err := nodestate.ReadInventory(w.path("inventory.json"))
+	i := slices.IndexFunc(inv.Devices, func(d nodestate.Device) bool { return d.PCIAddress == seqPCI(e) && d.Phase == nodestate.PhaseReady })
+	if err != nil || i < 0 || !s.plugged {
+		return "nothing"
+	}
+	rec, err := nodestate.AttachmentDir(w.path("records")).Begin(nodestate.Attachment{
+		AttachmentID: nodestate.AttachmentID{ContainerID: fmt.Sprintf("c%d", e), IfName: "net1"}, BootID: "boot", Mode: nodestate.ModeExclusive, Pod: fmt.Sprintf("%s/p%d", podNamespace(e), e),
+		Args:   fmt.Sprintf("K8S_POD_NAMESPACE=%s;K8S_POD_NAME=p%d", podNamespace(e), e),
+		Device: nodestate.AttachedDevice{PCIAddress: seqPCI(e), MAC: s.mac(), ENIID: s.id(), Instance: s.instance},
+	})
+	w.must(err)
+	rec.State = nodestate.StateComplete
+	w.must(rec.Save())
+	s.rec = rec
+	w.touched()
+	return fmt.Sprintf("ADD %d", e)
+}
+
+// people edit the config, and the times of the file.
+func (w *neighbourhood) people() string {
+	path := w.path("pcidp", "config.json")
+	content := w.content()
+	if content == nil {
+		return "nothing"
+	}
+	old := time.Now().Add(-time.Duration(w.rnd.IntN(1000)) * time.Hour)
+	switch w.rnd.IntN(7) {
+	case 0:
+		w.backup = content
+		return "the config is copied away"
+	case 1, 2: // mv, rsync -a: the file gets the time that the copy had
+		if w.backup == nil {
+			return "nothing"
+		}
+		w.must(os.WriteFile(path+".bak", w.backup, 0o644))
+		w.must(os.Chtimes(path+".bak", old, old))
+		w.must(os.Rename(path+".bak", path))
+		w.edited(w.backup)
+		return "the copy is moved back"
+	case 3: // cp -p
+		if w.backup == nil {
+			return "nothing"
+		}
+		w.must(os.WriteFile(path, w.backup, 0o644))
+		w.must(os.Chtimes(path, old, old))
+		w.edited(w.backup)
+		return "the copy is copied back with its times"
+	case 4:
+		w.must(os.Chtimes(path, old, old))
+		w.changed()
+		w.touched()
+		return "the config is touched"
+	case 5:
+		w.must(os.WriteFile(path, content[:len(content)/2], 0o644))
+		w.edited(content[:len(content)/2])
+		return "half of the config is lost"
+	default:
+		edited := w.withPeople(content)
+		if edited == nil {
+			return "nothing"
+		}
+		w.must(os.WriteFile(path, edited, 0o644))
+		w.edited(edited)
+		return "people edit the config"
+	}
+}
+
+// withPeople puts an entry of other hardware in, or takes it out.
+func (w *neighbourhood) withPeople(content []byte) []byte {
+	var config struct {
+		ResourceList []map[string]any `json:"resourceList"`
+	}
+	if json.Unmarshal(content, &config) != nil {
+		return nil
+	}
+	all := len(config.ResourceList)
+	config.ResourceList = slices.DeleteFunc(config.ResourceList, func(e map[string]any) bool { return e["resourceName"] == "numa0-pf1" })
+	if all == len(config.ResourceList) {
+		config.ResourceList = append(config.ResourceList, map[string]any{
+			"resourceName": "numa0-pf1", "selectors": map[string]any{"vendors": []string{"8086"}},
+		})
+	}
+	if len(config.ResourceList) == 0 {
+		return nil
+	}
+	edited, err := json.Marshal(config)
+	w.must(err)
+	return edited
+}
+
+func (w *neighbourhood) namespace() string {
+	n := w.rnd.IntN(3)
+	if n == 0 {
+		w.refused = !w.refused
+		return fmt.Sprintf("Events are forbidden: %t", w.refused)
+	}
+	w.terminating[n] = !w.terminating[n]
+	return fmt.Sprintf("namespace ns%d terminates: %t", n, w.terminating[n])
+}
+
+// restart ends the daemon; it may be away for a while. Its files may have been
+// written by a later version meanwhile, and its clock is another's.
+func (w *neighbourhood) restart() string {
+	if w.away {
+		w.away = false
+		w.launch()
+		return "daemon starts"
+	}
+	w.halt()
+	if w.rnd.IntN(2) == 0 {
+		w.away = true
+		return "daemon stops"
+	}
+	w.launch()
+	return "daemon restarts"
+}
+
+// heal ends everything that is out of order, and judges what comes of it.
+func (w *neighbourhood) heal() {
+	w.do(func() {
+		w.note("all is well")
+		w.down, w.refused = false, false
+		clear(w.terminating[:])
+		w.plugin.heal()
+		if w.away {
+			w.restart()
+		}
+		for e := range w.slots {
+			w.slots[e].marked = w.slots[e].vpc
+			if s := &w.slots[e]; s.rec != nil && (w.rnd.IntN(2) == 0 || !w.wanted(e)) {
+				w.pod(e)
+			}
+		}
+	})
+	time.Sleep(15 * time.Minute)
+	w.do(func() {
+		w.judgeEnd()
+		w.requests = 0
+		w.note("calm")
+	})
+	time.Sleep(10 * time.Minute)
+	w.do(func() {
+		if w.requests > 4 { // the device plugin is looked for each 5 minutes, in two namespaces
+			w.wrong("%d requests in 10 minutes without an event", w.requests)
+		}
+		w.judgeEnd()
+	})
+}
+
+// judgeEnd: the config and the device plugin are as declared.
+func (w *neighbourhood) judgeEnd() {
+	want := pools{}
+	for e := range w.slots {
+		if s := w.slots[e]; w.wanted(e) && w.declared[e].resource != "" && s.plugged {
+			want[w.declared[e].resource] = append(want[w.declared[e].resource], seqPCI(e))
+		}
+	}
+	got := pools(dpmodel.Judge(w.content(), w.devices()).Resources)
+	for name, addrs := range want {
+		if !slices.Equal(addrs, got[name]) && !w.clashes(name) {
+			w.wrong("in the end %s offers %v, want %v", name, got[name], addrs)
+		}
+	}
+	for name, addrs := range got {
+		for _, a := range addrs {
+			if !slices.Contains(want[name], a) && !w.peopleOffer(name, a) {
+				w.wrong("in the end %s of %s is not wanted", a, name)
+			}
+		}
+	}
+	if p := w.plugin.pod; p != nil && !sameJSON(p.read, w.content()) {
+		w.wrong("in the end the device plugin has read\n%s", p.read)
+	}
+	inv, err := nodestate.ReadInventory(w.path("inventory.json"))
+	w.must(err)
+	for e := 1; e < len(w.slots); e++ {
+		i := slices.IndexFunc(inv.Devices, func(d nodestate.Device) bool { return d.PCIAddress == seqPCI(e) })
+		phase := nodestate.Phase("no row")
+		if i >= 0 {
+			phase = inv.Devices[i].Phase
+		}
+		if wanted := w.wanted(e) && w.slots[e].plugged; wanted != (phase == nodestate.PhaseReady) {
+			w.wrong("in the end %d is %s, wanted: %t, problems %q", e, phase, wanted, inv.Problems)
+		}
+	}
+}
+
+// wanted says whether a slot's ENI is declared and ours.
+func (w *neighbourhood) wanted(e int) bool {
+	return w.declared[e].there && !w.slots[e].vpc
+}
+
+// clashes says whether the config that people have last written has an entry of
+// the name, which stays theirs.
+func (w *neighbourhood) clashes(name string) bool {
+	_, theirs := dpmodel.Judge(w.theirs, w.devices()).Resources[name]
+	return theirs
+}
+
+// peopleOffer says whether people have put that entry there.
+func (w *neighbourhood) peopleOffer(name string, a device.PCIAddress) bool {
+	return slices.Contains(dpmodel.Judge(w.theirs, w.devices()).Resources[name], a)
+}
+
+// observe judges a View as soon as a Sync has made it.
+func (w *neighbourhood) observe(v reconcile.View) {
+	if v.Plugin.State == reconcile.PluginServing {
+		if p := w.plugin.pod; p != nil && p.read != nil && !sameJSON(p.read, w.content()) {
+			w.wrong("the device plugin is said to serve the config\n%s\nbut has read\n%s", w.content(), p.read)
+		}
+	}
+	for i := range v.Inventory.Devices {
+		d := &v.Inventory.Devices[i]
+		e := slices.IndexFunc(w.slots[:], func(s slot) bool { return s.plugged && s.id() == d.ENIID })
+		if e < 0 {
+			continue
+		}
+		s := &w.slots[e]
+		if d.Phase == nodestate.PhaseDraining && w.wanted(e) {
+			w.wrong("%s (%s) drains though it is declared and plugged in, problems %q", d.ENIID, d.PCIAddress, v.Inventory.Problems)
+		}
+		if d.Phase == nodestate.PhaseReady && s.vpc && s.marked && s.rec == nil {
+			w.wrong("%s is ready though the VPC CNI's rules are on it", d.PCIAddress)
+		}
+	}
+}
+
+// deleted judges that the daemon deletes the device plugin's pod.
+func (w *neighbourhood) deleted(p *sriovdpPod) {
+	stable := p.started.Add(-2 * time.Second)
+	if p.read != nil && p.runs && sameJSON(p.read, w.content()) && w.contentSince.Before(stable) && w.daemonSince.Before(stable) {
+		w.wrong("the device plugin is restarted though it has read the config: it started at %s, the config is from %s", p.started, w.contentSince)
+	}
+}
+
+func sameJSON(a, b []byte) bool {
+	var x, y any
+	return json.Unmarshal(a, &x) == nil && json.Unmarshal(b, &y) == nil && reflect.DeepEqual(x, y)
+}
+
+func (w *neighbourhood) content() []byte {
+	content, err := os.ReadFile(w.path("pcidp", "config.json"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		w.must(err)
+	}
+	return content
+}
+
+// launch starts the daemon.
+func (w *neighbourhood) launch() {
+	ctx, cancel := context.WithCancel(context.Background())
+	client := w.client()
+	plugin, err := NewDevicePlugin(client, DevicePluginOptions{
+		Namespaces: []string{"kube-system", "default"}, Config: w.path("pcidp", "config.json"), Kubelet: w.plugin.kubelet, Log: quiet(),
+	})
+	w.must(err)
+	reporter := NewReporter(client, ReporterOptions{Node: func() (NodeRef, bool) { return NodeRef{Name: "node-a", UID: "u-1"}, true }, Now: time.Now, Log: quiet()})
+	wake := make(chan struct{}, 1)
+	r, err := reconcile.New(reconcile.Options{
+		NodeName: "node-a", BootID: "boot", InventoryPath: w.path("inventory.json"), StateDir: w.path("state"),
+		Attachments: nodestate.AttachmentDir(w.path("records")), Leases: nodestate.LeaseDir(w.path("leases")),
+		NodeENIs: neighbourENIs{w}, Metadata: &w.kernel, PCI: &w.kernel, Host: &w.kernel, DevicePlugin: plugin,
+		Config: &pcidp.File{Path: w.path("pcidp", "config.json"), Now: time.Now},
+		Wake:   func() { signal(wake) }, Now: time.Now, Log: quiet(),
+		Observe: func(v reconcile.View) { w.observe(v); reporter.Observe(v) },
+	})
+	w.must(err)
+	sync := func(ctx context.Context) (out reconcile.Outcome) {
+		w.do(func() {
+			out = r.Sync(ctx)
+			w.looked()
+		})
+		return out
+	}
+	w.wake, w.daemonSince = wake, time.Now()
+	w.halt = func() {
+		cancel()
+		w.unlocked(w.running.Wait)
+	}
+	w.running.Go(func() { reconcile.Run(ctx, sync, wake) })
+	w.running.Go(func() { reporter.Run(ctx) })
+}
+
+type neighbourENIs struct{ w *neighbourhood }
+
+// List implements reconcile.NodeENIs.
+func (n neighbourENIs) List() (inventory.Snapshot, error) { return n.w.snapshot(), nil }
+
+func newRand(seed uint64) *rand.Rand { return rand.New(rand.NewPCG(seed, 3)) } //nolint:gosec // to be repeated

@@ -1,0 +1,644 @@
+package kube
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/rest"
+
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/awsnode"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
+	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
+	"github.com/multi-eni/multi-eni-cni/pkg/device"
+	"github.com/multi-eni/multi-eni-cni/pkg/link"
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
+	"github.com/multi-eni/multi-eni-cni/test/dpmodel"
+)
+
+// slot is a place for an ENI: its device index and its PCI address. Slot 0 has
+// the primary one.
+type slot struct {
+	index    int
+	plugged  bool
+	instance uint64
+	// generation tells one ENI in this place from the next.
+	generation int
+	// vpc: the VPC CNI has attached it for pods of its own, which its rules show
+	// as soon as there are any.
+	vpc, marked bool
+	up          bool
+	// rec is the attachment of the pod that has it.
+	rec *nodestate.Record
+}
+
+func (s *slot) id() device.ENIID {
+	return device.ENIID(fmt.Sprintf("eni-%017x", s.generation<<8|s.index))
+}
+
+func (s *slot) mac() device.MAC {
+	return device.MAC(fmt.Sprintf("02:00:00:00:%02x:%02x", s.generation, s.index))
+}
+
+// declaredENI is the NodeENI of a slot.
+type declaredENI struct {
+	there    bool
+	resource string
+}
+
+// neighbourhood is a node with everything that runs on it, and the API server.
+// All of it is changed within do only.
+type neighbourhood struct {
+	t   *testing.T
+	rnd *rand.Rand
+	dir string
+	// lock holds a token while nobody is at work. It is no mutex, since synctest
+	// lets no time pass while somebody waits for one.
+	lock  chan struct{}
+	story []string
+	fault string
+	began time.Time
+
+	// guarded: NodeENIs name subnet and index, and the VPC CNI attaches ENIs too.
+	// deaf: no inotify instance is left.
+	guarded, deaf bool
+	declared      [5]declaredENI
+	slots         [5]slot
+	instances     uint64
+	kernel        neighbourKernel
+	plugin        devicePluginModel
+
+	// backup is a copy of the config that people have made, theirs what they have
+	// last written.
+	backup, theirs []byte
+	last           []byte // content after the last look at it
+	contentSince   time.Time
+
+	// down: the API server does not answer. refused: no Event is accepted.
+	down, refused bool
+	terminating   [3]bool
+	requests      int
+	events        []string
+	state         *v1alpha1.ENINodeState
+
+	// daemon
+	away        bool
+	wake        chan struct{}
+	halt        func()
+	running     sync.WaitGroup
+	daemonSince time.Time
+}
+
+func newNeighbourhood(t *testing.T, seed uint64, dir string) *neighbourhood {
+	w := &neighbourhood{t: t, rnd: newRand(seed), dir: dir, lock: make(chan struct{}, 1), began: time.Now(), instances: 100}
+	w.lock <- struct{}{}
+	w.guarded, w.deaf = w.rnd.IntN(3) == 0, w.rnd.IntN(4) == 0
+	w.kernel.w, w.plugin.w = w, w
+	for e := range w.slots {
+		w.instances++
+		w.slots[e] = slot{index: e, plugged: e < 3, instance: w.instances}
+	}
+	w.slots[0].up = true
+	for _, d := range []string{"pcidp", "records", "state"} {
+		w.must(os.MkdirAll(w.path(d), 0o755))
+	}
+	return w
+}
+
+func (w *neighbourhood) start() {
+	w.do(func() {
+		w.note("guarded: %t, without inotify: %t", w.guarded, w.deaf)
+		w.plugin.install()
+		w.launch()
+	})
+}
+
+// stop ends all goroutines.
+func (w *neighbourhood) stop() {
+	w.do(func() {
+		if !w.away {
+			w.halt()
+		}
+		w.plugin.uninstall()
+	})
+}
+
+func (w *neighbourhood) path(elem ...string) string {
+	return filepath.Join(w.dir, filepath.Join(elem...))
+}
+
+func (w *neighbourhood) must(err error) {
+	w.t.Helper()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// do runs f alone.
+func (w *neighbourhood) do(f func()) {
+	<-w.lock
+	defer func() { w.lock <- struct{}{} }()
+	f()
+}
+
+// unlocked lets others work while f waits for them.
+func (w *neighbourhood) unlocked(f func()) {
+	w.lock <- struct{}{}
+	defer func() { <-w.lock }()
+	f()
+}
+
+func (w *neighbourhood) note(format string, args ...any) {
+	w.story = append(w.story, fmt.Sprintf("%-10s ", time.Since(w.began).Round(time.Millisecond))+fmt.Sprintf(format, args...))
+}
+
+// wrong notes a fault if it is the first.
+func (w *neighbourhood) wrong(format string, args ...any) {
+	if w.fault == "" {
+		w.note("WRONG")
+		w.fault = fmt.Sprintf(format, args...)
+	}
+}
+
+func (w *neighbourhood) failed() (failed bool) {
+	w.do(func() { failed = w.fault != "" })
+	return failed || w.t.Failed()
+}
+
+// woken tells the daemon that something has happened of which the API server or
+// the kernel tells it, touched that a file has changed.
+func (w *neighbourhood) woken() {
+	if w.wake != nil {
+		signal(w.wake)
+	}
+}
+
+func (w *neighbourhood) touched() {
+	if !w.deaf {
+		w.woken()
+	}
+}
+
+// edited notes that people have written the config.
+func (w *neighbourhood) edited(content []byte) {
+	w.theirs = content
+	w.changed()
+	w.touched()
+}
+
+// changed notes since when the config is as it is.
+func (w *neighbourhood) changed() {
+	if now := w.content(); !bytes.Equal(now, w.last) {
+		w.last, w.contentSince = now, time.Now()
+		if info, err := os.Stat(w.path("pcidp", "config.json")); err == nil && info.ModTime().After(time.Now()) {
+			w.must(os.Chtimes(w.path("pcidp", "config.json"), time.Now(), time.Now()))
+		}
+	}
+}
+
+// looked is called after each Sync.
+func (w *neighbourhood) looked() {
+	before := w.last
+	w.changed()
+	if !bytes.Equal(before, w.last) {
+		var b bytes.Buffer
+		if json.Compact(&b, w.last) != nil {
+			b.Write(w.last)
+		}
+		w.note("config is now %s", b.String())
+	}
+}
+
+// snapshot is the NodeENIs as the API server has them.
+func (w *neighbourhood) snapshot() inventory.Snapshot {
+	snap := inventory.Snapshot{Complete: true, Lookup: inventory.LookupNone}
+	if w.guarded {
+		snap.Lookup = inventory.LookupGuarded
+	}
+	for e := range w.declared {
+		d := w.declared[e]
+		if !d.there {
+			continue
+		}
+		o := v1alpha1.NodeENI{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("n%d", e), UID: types.UID(fmt.Sprint(e))}}
+		o.Spec.SubnetID, o.Spec.DeviceIndex, o.Spec.DPDKResourceName = "subnet-00000000", e, d.resource
+		if s := &w.slots[e]; s.plugged && !w.guarded {
+			o.Status.Attachments = []v1alpha1.ENIAttachment{{NodeID: "node-a", ENIID: s.id().String(), DeviceIndex: e}}
+		}
+		snap.Objects = append(snap.Objects, o)
+	}
+	return snap
+}
+
+// neighbourKernel is the node's kernel, and IMDS.
+type neighbourKernel struct{ w *neighbourhood }
+
+// ENIs implements reconcile.Metadata.
+func (k *neighbourKernel) ENIs(context.Context) ([]awsnode.ENI, error) {
+	var all []awsnode.ENI
+	for e := range k.w.slots {
+		if s := &k.w.slots[e]; s.plugged {
+			all = append(all, awsnode.ENI{
+				ID: s.id(), MAC: s.mac(), DeviceIndex: e, Primary: e == 0, SubnetID: "subnet-00000000",
+				SubnetCIDR: netip.MustParsePrefix("10.0.0.0/16"), Addresses: []netip.Prefix{netip.MustParsePrefix("10.0.0.5/16")},
+			})
+		}
+	}
+	return all, nil
+}
+
+func (k *neighbourKernel) PCIAddresses() ([]device.PCIAddress, error) {
+	var all []device.PCIAddress
+	for e := range k.w.slots {
+		if k.w.slots[e].plugged {
+			all = append(all, seqPCI(e))
+		}
+	}
+	return all, nil
+}
+
+func (k *neighbourKernel) PCI(addr device.PCIAddress) (sysfs.PCIFunction, error) {
+	for e := range k.w.slots {
+		if s := &k.w.slots[e]; s.plugged && seqPCI(e) == addr {
+			return sysfs.PCIFunction{Address: addr, Vendor: 0x1d0f, Device: 0xec20, Class: 0x020000, Driver: "ena", IOMMUGroup: -1, NUMANode: -1, Instance: s.instance}, nil
+		}
+	}
+	return sysfs.PCIFunction{}, os.ErrNotExist
+}
+
+func (k *neighbourKernel) Links() ([]link.Link, error) {
+	var all []link.Link
+	for e := range k.w.slots {
+		if s := &k.w.slots[e]; s.plugged && s.rec == nil {
+			all = append(all, link.Link{Index: 10 + e, Name: fmt.Sprintf("eth%d", e), MAC: s.mac(), MTU: 1500, Parent: seqPCI(e), Up: s.up})
+		}
+	}
+	return all, nil
+}
+
+func (k *neighbourKernel) SetUp(index int) error {
+	s := &k.w.slots[index-10]
+	if s.vpc && s.marked {
+		k.w.wrong("the link of %s is set up, which the VPC CNI uses", s.id())
+	}
+	s.up = true
+	return nil
+}
+
+func (k *neighbourKernel) SetDown(int) error {
+	return fmt.Errorf("no link is to be taken from the kernel")
+}
+func (k *neighbourKernel) SetMTU(int, int) error { return fmt.Errorf("no MTU was asked for") }
+func (k *neighbourKernel) DefaultRouteLinks() (map[int]bool, error) {
+	return map[int]bool{10: true}, nil
+}
+func (k *neighbourKernel) RemoveDefaultRoutes(int) (int, error) {
+	return 0, fmt.Errorf("there is none")
+}
+func (k *neighbourKernel) GiveBack(link.Functions, link.Link, nodestate.AttachedDevice) error {
+	return nil
+}
+
+func (k *neighbourKernel) Ethtool(string) (nodestate.Settings, error) {
+	return nodestate.Settings{}, nil
+}
+
+func (k *neighbourKernel) ForeignUse() (map[int]string, error) {
+	foreign := map[int]string{}
+	for e := range k.w.slots {
+		if s := &k.w.slots[e]; s.plugged && s.vpc && s.marked {
+			foreign[10+e] = "table 3 has its routes"
+		}
+	}
+	return foreign, nil
+}
+
+func (k *neighbourKernel) EnsureSources([]link.Source) (bool, error) { return false, nil }
+
+// devices is the machine as the device plugin sees it.
+func (w *neighbourhood) devices() []dpmodel.Device {
+	var all []dpmodel.Device
+	for e := range w.slots {
+		if w.slots[e].plugged {
+			all = append(all, dpmodel.Device{Address: seqPCI(e), Vendor: 0x1d0f, Device: 0xec20, Class: 0x020000, Driver: "ena", VFID: -1, DefaultRoute: e == 0})
+		}
+	}
+	return all
+}
+
+// devicePluginModel is the device plugin's DaemonSet with its pod on this node.
+type devicePluginModel struct {
+	w         *neighbourhood
+	installed bool
+	pod       *sriovdpPod
+	pods      int
+}
+
+// sriovdpPod is one pod. It reads the config soon after its container has
+// started, exits where the plugin would, and is started again by the kubelet.
+type sriovdpPod struct {
+	uid string
+	// started is when its container has, zero before; crashed while it waits to be
+	// started again.
+	started time.Time
+	crashed bool
+	crashes int
+	read    []byte
+	runs    bool
+	// ending is when its deletion began.
+	ending time.Time
+	// timers are what is about to happen to it.
+	next *time.Timer
+}
+
+func (m *devicePluginModel) install() {
+	m.installed = true
+	m.schedule()
+}
+
+func (m *devicePluginModel) uninstall() {
+	m.installed = false
+	m.end()
+}
+
+// schedule makes a pod, as the DaemonSet's controller does.
+func (m *devicePluginModel) schedule() {
+	if !m.installed || m.pod != nil {
+		return
+	}
+	m.pods++
+	p := &sriovdpPod{uid: fmt.Sprintf("dp-%d", m.pods)}
+	m.pod = p
+	m.later(p, 500*time.Millisecond+m.delay(3*time.Second), func() { m.run(p) })
+}
+
+func (m *devicePluginModel) delay(most time.Duration) time.Duration {
+	return time.Duration(m.w.rnd.Int64N(int64(most)))
+}
+
+// later has f called unless the pod is another by then.
+func (m *devicePluginModel) later(p *sriovdpPod, d time.Duration, f func()) {
+	p.next = time.AfterFunc(d, func() {
+		m.w.do(func() {
+			if m.pod == p {
+				f()
+			}
+		})
+	})
+}
+
+// run starts the container, which reads its config soon.
+func (m *devicePluginModel) run(p *sriovdpPod) {
+	p.started, p.crashed, p.read, p.runs = time.Now(), false, nil, false
+	m.later(p, m.delay(900*time.Millisecond), func() {
+		p.read = append([]byte{}, m.w.content()...)
+		p.runs = dpmodel.Judge(p.read, m.w.devices()).Runs()
+		m.w.note("device plugin %s has read the config, runs: %t", p.uid, p.runs)
+		if !p.runs {
+			p.crashed, p.crashes = true, p.crashes+1
+			m.later(p, min(10*time.Second<<min(p.crashes-1, 5), 5*time.Minute), func() { m.run(p) })
+		}
+	})
+}
+
+// end lets the pod go at once.
+func (m *devicePluginModel) end() {
+	if m.pod != nil && m.pod.next != nil {
+		m.pod.next.Stop()
+	}
+	m.pod = nil
+}
+
+// remove deletes the pod as the API server and the kubelet do.
+func (m *devicePluginModel) remove() {
+	p := m.pod
+	if !p.ending.IsZero() {
+		return
+	}
+	p.ending = time.Now()
+	p.next.Stop()
+	m.later(p, m.delay(2*time.Second), func() {
+		m.end()
+		time.AfterFunc(m.delay(time.Second), func() { m.w.do(m.schedule) })
+	})
+}
+
+// happen is something that the daemon has no part in.
+func (m *devicePluginModel) happen(rnd *rand.Rand) string {
+	p := m.pod
+	switch n := rnd.IntN(4); {
+	case !m.installed:
+		m.install()
+		m.w.woken()
+		return "device plugin installed"
+	case p == nil || !p.ending.IsZero():
+		return "nothing"
+	case n == 0:
+		m.installed = false
+		m.remove()
+		return "device plugin removed"
+	case n == 1:
+		m.remove()
+		return "device plugin's pod deleted"
+	case p.read == nil:
+		return "nothing"
+	}
+	p.next.Stop()
+	m.run(p)
+	return "device plugin's container restarts"
+}
+
+func (m *devicePluginModel) heal() {
+	if !m.installed {
+		m.install()
+		m.w.woken()
+	}
+}
+
+// kubelet is the podresources API.
+func (m *devicePluginModel) kubelet(context.Context) (known inventory.Kubelet, err error) {
+	m.w.do(func() {
+		known.Allocatable = map[device.ResourceName][]device.PCIAddress{}
+		known.Allocated = map[device.PCIAddress][]inventory.Container{}
+		if p := m.pod; p != nil && p.runs {
+			for name, offered := range dpmodel.Judge(p.read, m.w.devices()).Resources {
+				known.Allocatable[device.ResourceName(name)] = offered
+			}
+		}
+	})
+	return known, nil
+}
+
+// object is the pod as the API server has it.
+func (m *devicePluginModel) object() corev1.Pod {
+	p, controller := m.pod, true
+	o := corev1.Pod{
+		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"},
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: "kube-system", Name: p.uid, UID: types.UID(p.uid), Labels: map[string]string{"app": "sriovdp"},
+			OwnerReferences: []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "DaemonSet", Name: "sriovdp", UID: "ds", Controller: &controller}},
+		},
+		Spec: corev1.PodSpec{
+			NodeName:   "node-a",
+			Volumes:    []corev1.Volume{{Name: "config", VolumeSource: corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: m.w.path("pcidp")}}}},
+			Containers: []corev1.Container{{Name: "dp", VolumeMounts: []corev1.VolumeMount{{Name: "config", MountPath: "/etc/pcidp"}}}},
+		},
+	}
+	if !p.ending.IsZero() {
+		at := metav1.NewTime(p.ending)
+		o.DeletionTimestamp = &at
+	}
+	state, ready := corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "ContainerCreating"}}, corev1.ConditionFalse
+	last := corev1.ContainerState{}
+	started := metav1.NewTime(p.started.Truncate(time.Second))
+	switch {
+	case p.crashed:
+		state.Waiting.Reason = "CrashLoopBackOff"
+		last.Terminated = &corev1.ContainerStateTerminated{StartedAt: started}
+	case !p.started.IsZero():
+		state, ready = corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: started}}, corev1.ConditionTrue
+	}
+	o.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: "dp", State: state, LastTerminationState: last}}
+	o.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: ready}}
+	return o
+}
+
+func podNamespace(e int) string { return fmt.Sprintf("ns%d", 1+e%2) }
+
+// client speaks to the API server of this neighbourhood.
+func (w *neighbourhood) client() *Client {
+	config := &rest.Config{Host: "http://api", QPS: -1, Transport: apiTransport{w}}
+	c, err := newClient(config, "node-a")
+	w.must(err)
+	c.core = jsonCore(w.t, config)
+	return c
+}
+
+type apiTransport struct{ w *neighbourhood }
+
+// RoundTrip implements http.RoundTripper.
+func (a apiTransport) RoundTrip(r *http.Request) (*http.Response, error) {
+	answer := httptest.NewRecorder()
+	down := false
+	a.w.do(func() {
+		if down = a.w.down; !down {
+			a.w.serve(answer, r)
+		}
+	})
+	if down {
+		return nil, fmt.Errorf("connection refused")
+	}
+	if err := r.Context().Err(); err != nil {
+		return nil, err
+	}
+	return answer.Result(), nil
+}
+
+// serve answers one request.
+func (w *neighbourhood) serve(answer http.ResponseWriter, r *http.Request) {
+	w.requests++
+	var body []byte
+	if r.Body != nil {
+		var err error
+		if body, err = io.ReadAll(r.Body); err != nil {
+			w.wrong("read the body of %s: %v", r.URL, err)
+		}
+	}
+	parts := strings.Split(strings.TrimPrefix(r.URL.Path, "/"), "/")
+	switch {
+	case strings.HasPrefix(r.URL.Path, pathStates):
+		w.serveState(answer, r, body)
+	case len(parts) >= 5 && parts[4] == "events":
+		w.serveEvent(answer, parts[3], body)
+	case len(parts) == 5 && parts[4] == "pods" && r.Method == http.MethodGet:
+		list := corev1.PodList{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "PodList"}}
+		if w.plugin.pod != nil && parts[3] == "kube-system" {
+			list.Items = append(list.Items, w.plugin.object())
+		}
+		respond(answer, http.StatusOK, list)
+	case len(parts) == 6 && parts[4] == "pods" && r.Method == http.MethodDelete:
+		w.serveDelete(answer, parts[5], body)
+	default:
+		w.wrong("request %s %s is not known", r.Method, r.URL)
+		refuse(answer, http.StatusTeapot)
+	}
+}
+
+func (w *neighbourhood) serveDelete(answer http.ResponseWriter, name string, body []byte) {
+	var options metav1.DeleteOptions
+	if _, _, err := scheme.Codecs.UniversalDeserializer().Decode(body, nil, &options); err != nil {
+		w.wrong("body of DELETE %s: %v", name, err)
+	}
+	p := w.plugin.pod
+	switch {
+	case p == nil || p.uid != name:
+		refuse(answer, http.StatusNotFound)
+	case options.Preconditions == nil || *options.Preconditions.UID != types.UID(p.uid):
+		refuse(answer, http.StatusConflict)
+	default:
+		w.note("the daemon deletes %s", name)
+		w.deleted(p)
+		o := w.plugin.object()
+		w.plugin.remove()
+		respond(answer, http.StatusOK, o)
+	}
+}
+
+func (w *neighbourhood) serveEvent(answer http.ResponseWriter, namespace string, body []byte) {
+	var e corev1.Event
+	if _, _, err := scheme.Codecs.UniversalDeserializer().Decode(body, nil, &e); err != nil {
+		w.wrong("Event %q: %v", body, err)
+	}
+	if w.refused || w.terminates(namespace) {
+		refuse(answer, http.StatusForbidden)
+		return
+	}
+	w.events = append(w.events, e.InvolvedObject.Kind+" "+e.InvolvedObject.Name+" "+e.Reason)
+	respond(answer, http.StatusCreated, e)
+}
+
+func (w *neighbourhood) terminates(namespace string) bool {
+	n := slices.Index([]string{"", "ns1", "ns2"}, namespace)
+	return n > 0 && w.terminating[n]
+}
+
+// serveState is the resource of ENINodeStates.
+func (w *neighbourhood) serveState(answer http.ResponseWriter, r *http.Request, body []byte) {
+	switch {
+	case r.Method == http.MethodGet && w.state == nil:
+		refuse(answer, http.StatusNotFound)
+		return
+	case r.Method == http.MethodPost && w.state != nil:
+		refuse(answer, http.StatusConflict)
+		return
+	case r.Method != http.MethodGet && r.Method != http.MethodPost && w.state == nil:
+		refuse(answer, http.StatusNotFound)
+		return
+	case r.Method != http.MethodGet:
+		var o v1alpha1.ENINodeState
+		w.must(json.Unmarshal(body, &o))
+		if w.state != nil {
+			o.ObjectMeta = w.state.ObjectMeta
+		}
+		w.state = &o
+	}
+	respond(answer, http.StatusOK, w.state)
+}
