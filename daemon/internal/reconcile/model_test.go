@@ -23,7 +23,7 @@ import (
 
 var (
 	seedFlag      = flag.Uint64("seed", 0, "seed of the first generated sequence; 0 stands for one by the clock")
-	sequencesFlag = flag.Int("sequences", 15, "how many sequences to generate")
+	sequencesFlag = flag.Int("sequences", 50, "how many sequences to generate")
 )
 
 // modelEvents is how long a sequence is.
@@ -44,9 +44,10 @@ func TestModel(t *testing.T) {
 		t.Setenv("TMPDIR", shm)
 	}
 	for i := range uint64(*sequencesFlag) {
-		if !t.Run(fmt.Sprintf("seed=%d", seed+i), func(t *testing.T) { runModel(t, seed+i) }) {
-			t.Fatalf("go test -run TestModel -sequences=1 -seed=%d", seed+i)
-		}
+		t.Run(fmt.Sprintf("seed=%d", seed+i), func(t *testing.T) {
+			t.Parallel()
+			runModel(t, seed+i)
+		})
 	}
 }
 
@@ -67,7 +68,7 @@ func runModel(t *testing.T, seed uint64) {
 			close(hang)
 		}
 		if t.Failed() {
-			t.Logf("after\n\t%s", strings.Join(w.story, "\n\t"))
+			t.Logf("go test -run TestModel -sequences=1 -seed=%d, after\n\t%s", seed, strings.Join(w.story, "\n\t"))
 		}
 	})
 	for range modelEvents {
@@ -117,6 +118,7 @@ func (w *world) look() Outcome {
 		w.judgePeople(before)
 		if !again {
 			w.judgeConfig()
+			w.judgeDraining()
 			return out
 		}
 	}
@@ -156,6 +158,31 @@ func (w *world) judgeFailures(config []byte, rows []nodestate.Device) {
 			w.Errorf("%s was removed while something could not be read", was.ENIID)
 		}
 	}
+}
+
+// judgeDraining: a device that is there as its NodeENI wants it does not drain.
+func (w *world) judgeDraining() {
+	if w.blind || w.unread || w.host.err != nil || w.imds.err != nil {
+		return
+	}
+	for _, d := range w.known() {
+		for e := 1; e <= modelSlots; e++ {
+			if w.hang[e] == nil && w.drivers.fail[pci(e)] == nil && d.ENIID == w.imds.enis[e].ID && w.plugged[e] && w.declared[e] != "" && w.driver(e) == specDriver(w.declared[e]) && d.Phase == nodestate.PhaseDraining {
+				w.Errorf("%d is declared %q and plugged in, and drains, with %q", e, w.declared[e], w.inventory().Problems)
+			}
+		}
+	}
+}
+
+// specDriver is the driver that a variant of modelSpecs asks for.
+func specDriver(spec string) string {
+	switch spec {
+	case "dpdk", "dpdk2":
+		return "vfio-pci"
+	case "uio":
+		return "uio_pci_generic"
+	}
+	return "ena"
 }
 
 // judgeBind looks at a change of a driver as it begins.

@@ -119,19 +119,25 @@ func (w *world) unplugOrPlug(e int) string {
 	if w.blind || w.hang[e] != nil {
 		return ""
 	}
-	what := "plug"
+	what, same := "plug", false
 	if w.plugged[e] {
 		w.unplug(e)
-		if w.rng.IntN(2) == 0 {
+		switch w.rng.IntN(3) {
+		case 0:
 			w.plugged[e] = false
 			return fmt.Sprintf("unplug %d", e)
+		case 1:
+			what = "replace"
+		default: // another function, and the same ENI
+			what, same = "unplug and plug", true
 		}
-		what = "replace"
 	}
-	w.ages++
-	entry := w.imds.enis[e]
-	entry.ID, entry.MAC = eniID(e+256*w.ages), mac(e+256*w.ages)
-	w.macs[e], w.imds.enis[e] = entry.MAC, entry
+	if !same {
+		w.ages++
+		entry := w.imds.enis[e]
+		entry.ID, entry.MAC = eniID(e+256*w.ages), mac(e+256*w.ages)
+		w.macs[e], w.imds.enis[e] = entry.MAC, entry
+	}
 	// A bind leaves the name behind that its interface had.
 	if err := os.Remove(w.path("sys/class/net", ifname(e))); err != nil && !errors.Is(err, os.ErrNotExist) {
 		w.Fatal(err)
