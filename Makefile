@@ -131,6 +131,12 @@ lint: $(LINT) ## Run golangci-lint, and prove that each of our own rules fires
 fuzz: go-version ## Run every fuzz target for FUZZTIME each
 	@GO='$(GO)' test/fuzz '$(FUZZTIME)'
 
+SEQUENCES ?= 10000
+.PHONY: sequences
+sequences: go-version ## Let SEQUENCES generated stories happen to a node, its neighbours and its cluster; the seeds are printed
+	$(GO) test -count=1 -v -run '^(TestSequences|TestNeighbours)$$' ./daemon/internal/kube -sequences $(SEQUENCES) -neighbours $(SEQUENCES) | grep -v '^=== '
+	$(GO) test -count=1 -v -run '^TestModel$$' ./daemon/internal/reconcile -sequences $$(( $(SEQUENCES) / 20 )) | grep -v -e '^=== ' -e '--- PASS: TestModel/'
+
 .PHONY: verify
 verify: format-check tidy-check generate-check arch monitoring lint ## Check all that needs no kernel: format, modules, generated files, rules, alerts, lint
 
