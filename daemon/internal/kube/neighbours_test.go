@@ -411,14 +411,16 @@ func (w *neighbourhood) launch() {
 	w.must(err)
 	reporter := NewReporter(client, ReporterOptions{Node: func() (NodeRef, bool) { return NodeRef{Name: "node-a", UID: "u-1"}, true }, Now: time.Now, Log: quiet()})
 	wake := make(chan struct{}, 1)
-	r, err := reconcile.New(reconcile.Options{
+	options := reconcile.Options{
 		NodeName: "node-a", BootID: "boot", InventoryPath: w.path("inventory.json"), StateDir: w.path("state"),
 		Attachments: nodestate.AttachmentDir(w.path("records")), Leases: nodestate.LeaseDir(w.path("leases")),
 		NodeENIs: neighbourENIs{w}, Metadata: &w.kernel, PCI: &w.kernel, Host: &w.kernel, DevicePlugin: plugin,
 		Config: &pcidp.File{Path: w.path("pcidp", "config.json"), Now: time.Now},
 		Wake:   func() { signal(wake) }, Now: time.Now, Log: quiet(),
 		Observe: func(v reconcile.View) { w.observe(v); reporter.Observe(v) },
-	})
+	}
+	w.rename(options)
+	r, err := reconcile.New(options)
 	w.must(err)
 	sync := func(ctx context.Context) (out reconcile.Outcome) {
 		w.do(func() {
@@ -434,6 +436,24 @@ func (w *neighbourhood) launch() {
 	}
 	w.running.Go(func() { reconcile.Run(ctx, sync, wake) })
 	w.running.Go(func() { reporter.Run(ctx) })
+}
+
+// rename starts the daemon under the name of another node, now and then: it must
+// refuse where it has something to lose.
+func (w *neighbourhood) rename(o reconcile.Options) {
+	if w.rnd.IntN(4) > 0 {
+		return
+	}
+	memory, err := nodestate.ReadCheckpoint(nodestate.CheckpointPath(w.path("state")))
+	if err != nil || len(memory.Devices) == 0 {
+		return
+	}
+	o.NodeName = "node-b"
+	var other *reconcile.OtherNodeError
+	if _, err := reconcile.New(o); !errors.As(err, &other) {
+		w.wrong("the daemon starts under the name of another node: %v", err)
+	}
+	w.note("the daemon does not start as node-b")
 }
 
 type neighbourENIs struct{ w *neighbourhood }
