@@ -24,7 +24,6 @@ import (
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
-	"github.com/multi-eni/multi-eni-cni/test/dpmodel"
 )
 
 var neighboursFlag = flag.Int("neighbours", defaultNeighbours, "how many sequences with neighbours to generate")
@@ -220,7 +219,8 @@ func (w *neighbourhood) people() string {
 	}
 }
 
-// withPeople puts an entry of other hardware in, or takes it out.
+// withPeople puts an entry of other hardware in, or takes it out. The second has
+// the name of a resource of ours where the device plugin's own prefix is ours too.
 func (w *neighbourhood) withPeople(content []byte) []byte {
 	var config struct {
 		ResourceList []map[string]any `json:"resourceList"`
@@ -228,11 +228,11 @@ func (w *neighbourhood) withPeople(content []byte) []byte {
 	if json.Unmarshal(content, &config) != nil {
 		return nil
 	}
-	all := len(config.ResourceList)
-	config.ResourceList = slices.DeleteFunc(config.ResourceList, func(e map[string]any) bool { return e["resourceName"] == "numa0-pf1" })
+	all, name := len(config.ResourceList), []string{"numa0-pf1", "numa0-pf1", "a"}[w.rnd.IntN(3)]
+	config.ResourceList = slices.DeleteFunc(config.ResourceList, func(e map[string]any) bool { return e["resourceName"] == name && e["resourcePrefix"] == nil })
 	if all == len(config.ResourceList) {
 		config.ResourceList = append(config.ResourceList, map[string]any{
-			"resourceName": "numa0-pf1", "selectors": map[string]any{"vendors": []string{"8086"}},
+			"resourceName": name, "selectors": map[string]any{"vendors": []string{"8086"}},
 		})
 	}
 	if len(config.ResourceList) == 0 {
@@ -310,7 +310,7 @@ func (w *neighbourhood) judgeEnd() {
 			want[w.declared[e].resource] = append(want[w.declared[e].resource], seqPCI(e))
 		}
 	}
-	got := pools(dpmodel.Judge(w.content(), w.devices()).Resources)
+	got := pools(w.plugin.judge(w.content()).Resources)
 	for name, addrs := range want {
 		if !slices.Equal(addrs, got[name]) && !w.clashes(name) {
 			w.wrong("in the end %s offers %v, want %v", name, got[name], addrs)
@@ -345,16 +345,31 @@ func (w *neighbourhood) wanted(e int) bool {
 	return w.declared[e].there && !w.slots[e].vpc
 }
 
-// clashes says whether the config that people have last written has an entry of
-// the name, which stays theirs.
+// clashes says whether the config has an entry of the name that people have put
+// there, and that stays theirs.
 func (w *neighbourhood) clashes(name string) bool {
-	_, theirs := dpmodel.Judge(w.theirs, w.devices()).Resources[name]
+	var config struct {
+		ResourceList []struct{ ResourcePrefix, ResourceName string } `json:"resourceList"`
+	}
+	w.must(json.Unmarshal(w.content(), &config))
+	for _, e := range config.ResourceList {
+		if e.ResourcePrefix == "" && w.plugin.prefix()+"/"+e.ResourceName == name {
+			return true
+		}
+	}
+	return w.peopleHave(name)
+}
+
+// peopleHave says whether people have last written an entry that selects devices
+// of ours by that name.
+func (w *neighbourhood) peopleHave(name string) bool {
+	_, theirs := w.plugin.judge(w.theirs).Resources[name]
 	return theirs
 }
 
 // peopleOffer says whether people have put that entry there.
 func (w *neighbourhood) peopleOffer(name string, a device.PCIAddress) bool {
-	return slices.Contains(dpmodel.Judge(w.theirs, w.devices()).Resources[name], a)
+	return slices.Contains(w.plugin.judge(w.theirs).Resources[name], a)
 }
 
 // observe judges a View as soon as a Sync has made it.

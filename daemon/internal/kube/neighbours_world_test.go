@@ -348,8 +348,10 @@ func (w *neighbourhood) devices() []dpmodel.Device {
 type devicePluginModel struct {
 	w         *neighbourhood
 	installed bool
-	pod       *sriovdpPod
-	pods      int
+	// prefixed: it was given a resource prefix of its own.
+	prefixed bool
+	pod      *sriovdpPod
+	pods     int
 }
 
 // sriovdpPod is one pod. It reads the config soon after its container has
@@ -369,8 +371,28 @@ type sriovdpPod struct {
 	next *time.Timer
 }
 
+// prefix is its -resource-prefix.
+func (m *devicePluginModel) prefix() string {
+	if m.prefixed {
+		return "example.org"
+	}
+	return "intel.com"
+}
+
+func (m *devicePluginModel) args() []string {
+	if m.prefixed {
+		return []string{"--resource-prefix=example.org"}
+	}
+	return nil
+}
+
+// judge reads content as the device plugin would.
+func (m *devicePluginModel) judge(content []byte) dpmodel.Verdict {
+	return dpmodel.Judge(content, m.w.devices(), m.args()...)
+}
+
 func (m *devicePluginModel) install() {
-	m.installed = true
+	m.installed, m.prefixed = true, m.w.rnd.IntN(4) == 0
 	m.schedule()
 }
 
@@ -410,7 +432,7 @@ func (m *devicePluginModel) run(p *sriovdpPod) {
 	p.started, p.crashed, p.read, p.runs = time.Now(), false, nil, false
 	m.later(p, m.delay(900*time.Millisecond), func() {
 		p.read = append([]byte{}, m.w.content()...)
-		p.runs = dpmodel.Judge(p.read, m.w.devices()).Runs()
+		p.runs = m.judge(p.read).Runs()
 		m.w.note("device plugin %s has read the config, runs: %t", p.uid, p.runs)
 		if !p.runs {
 			p.crashed, p.crashes = true, p.crashes+1
@@ -479,7 +501,7 @@ func (m *devicePluginModel) kubelet(context.Context) (known inventory.Kubelet, e
 		known.Allocatable = map[device.ResourceName][]device.PCIAddress{}
 		known.Allocated = map[device.PCIAddress][]inventory.Container{}
 		if p := m.pod; p != nil && p.runs {
-			for name, offered := range dpmodel.Judge(p.read, m.w.devices()).Resources {
+			for name, offered := range m.judge(p.read).Resources {
 				known.Allocatable[device.ResourceName(name)] = offered
 			}
 		}
@@ -499,7 +521,7 @@ func (m *devicePluginModel) object() corev1.Pod {
 		Spec: corev1.PodSpec{
 			NodeName:   "node-a",
 			Volumes:    []corev1.Volume{{Name: "config", VolumeSource: corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: m.w.path("pcidp")}}}},
-			Containers: []corev1.Container{{Name: "dp", VolumeMounts: []corev1.VolumeMount{{Name: "config", MountPath: "/etc/pcidp"}}}},
+			Containers: []corev1.Container{{Name: "dp", Args: append([]string{"--log-level=10"}, m.args()...), VolumeMounts: []corev1.VolumeMount{{Name: "config", MountPath: "/etc/pcidp"}}}},
 		},
 	}
 	if !p.ending.IsZero() {
