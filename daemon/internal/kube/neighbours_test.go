@@ -1,6 +1,7 @@
 package kube
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -324,7 +325,7 @@ func (w *neighbourhood) judgeEnd() {
 		}
 	}
 	if p := w.plugin.pod; p != nil && !sameJSON(p.read, w.content()) {
-		w.wrong("in the end the device plugin has read\n%s", p.read)
+		w.wrong("in the end the device plugin has read\n%s", oneLine(p.read))
 	}
 	inv, err := nodestate.ReadInventory(w.path("inventory.json"))
 	w.must(err)
@@ -374,9 +375,10 @@ func (w *neighbourhood) peopleOffer(name string, a device.PCIAddress) bool {
 
 // observe judges a View as soon as a Sync has made it.
 func (w *neighbourhood) observe(v reconcile.View) {
-	if v.Plugin.State == reconcile.PluginServing {
+	if v.Plugin.State == reconcile.PluginServing && v.Config.Current {
+		w.served = time.Now()
 		if p := w.plugin.pod; p != nil && p.read != nil && !sameJSON(p.read, w.content()) {
-			w.wrong("the device plugin is said to serve the config\n%s\nbut has read\n%s", w.content(), p.read)
+			w.wrong("the device plugin is said to serve the config\n%s\nbut has read\n%s", oneLine(w.content()), oneLine(p.read))
 		}
 	}
 	for i := range v.Inventory.Devices {
@@ -395,12 +397,23 @@ func (w *neighbourhood) observe(v reconcile.View) {
 	}
 }
 
-// deleted judges that the daemon deletes the device plugin's pod.
+// deleted judges that the daemon deletes the device plugin's pod: not one that has
+// read the config, as far as the daemon can know. It can where it ran and saw the
+// config served some time after the pod's start, whoever touches the file then.
 func (w *neighbourhood) deleted(p *sriovdpPod) {
 	stable := p.started.Add(-2 * time.Second)
-	if p.read != nil && p.runs && sameJSON(p.read, w.content()) && w.contentSince.Before(stable) && w.daemonSince.Before(stable) {
-		w.wrong("the device plugin is restarted though it has read the config: it started at %s, the config is from %s", p.started, w.contentSince)
+	if p.read != nil && p.runs && sameJSON(p.read, w.content()) && w.contentSince.Before(stable) && w.daemonSince.Before(stable) && w.served.After(p.started.Add(12*time.Second)) {
+		w.wrong("the device plugin is restarted though it has read the config: it started at %s, the config is from %s", p.started.Sub(w.began), w.contentSince.Sub(w.began))
 	}
+}
+
+// oneLine is for people.
+func oneLine(config []byte) string {
+	var b bytes.Buffer
+	if json.Compact(&b, config) != nil {
+		return string(config)
+	}
+	return b.String()
 }
 
 func sameJSON(a, b []byte) bool {
@@ -421,7 +434,7 @@ func (w *neighbourhood) launch() {
 	ctx, cancel := context.WithCancel(context.Background())
 	client := w.client()
 	plugin, err := NewDevicePlugin(client, DevicePluginOptions{
-		Namespaces: []string{"kube-system", "default"}, Config: w.path("pcidp", "config.json"), Kubelet: w.plugin.kubelet, Log: quiet(),
+		Namespaces: []string{"kube-system", "default"}, Config: w.path("pcidp", "config.json"), Kubelet: w.plugin.kubelet, Now: time.Now, Log: quiet(),
 	})
 	w.must(err)
 	reporter := NewReporter(client, ReporterOptions{Node: func() (NodeRef, bool) { return NodeRef{Name: "node-a", UID: "u-1"}, true }, Now: time.Now, Log: quiet()})
@@ -430,8 +443,8 @@ func (w *neighbourhood) launch() {
 		NodeName: "node-a", BootID: "boot", InventoryPath: w.path("inventory.json"), StateDir: w.path("state"),
 		Attachments: nodestate.AttachmentDir(w.path("records")), Leases: nodestate.LeaseDir(w.path("leases")),
 		NodeENIs: neighbourENIs{w}, Metadata: &w.kernel, PCI: &w.kernel, Host: &w.kernel, DevicePlugin: plugin,
-		Config: &pcidp.File{Path: w.path("pcidp", "config.json"), Now: time.Now},
-		Wake:   func() { signal(wake) }, Now: time.Now, Log: quiet(),
+		Config: &pcidp.File{Path: w.path("pcidp", "config.json"), Now: time.Now}, ConfigSeen: w.configSeen,
+		Wake: func() { signal(wake) }, Now: time.Now, Log: quiet(),
 		Observe: func(v reconcile.View) { w.observe(v); reporter.Observe(v) },
 	}
 	w.rename(options)

@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
@@ -15,6 +17,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -91,6 +94,9 @@ type neighbourhood struct {
 	backup, theirs []byte
 	last           []byte // content after the last look at it
 	contentSince   time.Time
+	// changeTimes are the times of this neighbourhood at which files were changed, by
+	// the kernel's.
+	changeTimes map[syscall.Timespec]time.Time
 
 	// down: the API server does not answer. refused: no Event is accepted.
 	down, refused bool
@@ -105,10 +111,12 @@ type neighbourhood struct {
 	halt        func()
 	running     sync.WaitGroup
 	daemonSince time.Time
+	// served is when it last said that the config is served.
+	served time.Time
 }
 
 func newNeighbourhood(t *testing.T, seed uint64, dir string) *neighbourhood {
-	w := &neighbourhood{t: t, rnd: newRand(seed), dir: dir, lock: make(chan struct{}, 1), began: time.Now(), instances: 100}
+	w := &neighbourhood{t: t, rnd: newRand(seed), dir: dir, lock: make(chan struct{}, 1), began: time.Now(), instances: 100, changeTimes: map[syscall.Timespec]time.Time{}}
 	w.lock <- struct{}{}
 	w.guarded, w.deaf = w.rnd.IntN(3) == 0, w.rnd.IntN(4) == 0
 	w.kernel.w, w.plugin.w = w, w
@@ -208,10 +216,34 @@ func (w *neighbourhood) edited(content []byte) {
 func (w *neighbourhood) changed() {
 	if now := w.content(); !bytes.Equal(now, w.last) {
 		w.last, w.contentSince = now, time.Now()
-		if info, err := os.Stat(w.path("pcidp", "config.json")); err == nil && info.ModTime().After(time.Now()) {
-			w.must(os.Chtimes(w.path("pcidp", "config.json"), time.Now(), time.Now()))
-		}
 	}
+	w.configSeen(w.path("pcidp", "config.json"))
+}
+
+// configSeen is the file as the kernel would tell of it at the times of this
+// neighbourhood: each change time is the moment at which it was first seen, which
+// changed sees to.
+func (w *neighbourhood) configSeen(path string) nodestate.SeenConfig {
+	inode, changed := w.changeTime(path)
+	_, folder := w.changeTime(filepath.Dir(path))
+	seen := nodestate.SeenConfig{Inode: inode, Changed: changed, Folder: folder, Since: changed}
+	if folder.After(changed) {
+		seen.Since = folder
+	}
+	return seen
+}
+
+func (w *neighbourhood) changeTime(path string) (inode uint64, changed time.Time) {
+	info, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, time.Time{}
+	}
+	w.must(err)
+	st := info.Sys().(*syscall.Stat_t) //nolint:errcheck,forcetypeassert // this is Linux
+	if _, seen := w.changeTimes[st.Ctim]; !seen {
+		w.changeTimes[st.Ctim] = time.Now().UTC().Round(0)
+	}
+	return st.Ino, w.changeTimes[st.Ctim]
 }
 
 // looked is called after each Sync.
@@ -219,11 +251,7 @@ func (w *neighbourhood) looked() {
 	before := w.last
 	w.changed()
 	if !bytes.Equal(before, w.last) {
-		var b bytes.Buffer
-		if json.Compact(&b, w.last) != nil {
-			b.Write(w.last)
-		}
-		w.note("config is now %s", b.String())
+		w.note("config is now %s", oneLine(w.last))
 	}
 }
 

@@ -45,7 +45,7 @@ type keeper struct {
 	// makes it durable.
 	memory nodestate.DevicePluginMemory
 	commit func()
-	// stat is statConfig. Sighted: it was called by this daemon.
+	// stat is Options.ConfigSeen. Sighted: it was called by this daemon.
 	stat    func(path string) nodestate.SeenConfig
 	sighted bool
 	// intact is the config that was last on disk and served at once, at the time

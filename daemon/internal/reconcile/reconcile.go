@@ -100,7 +100,10 @@ type Options struct {
 	PCI      PCI
 	Host     Host
 	Config   *pcidp.File
-	Drivers  Drivers
+	// ConfigSeen tells which file is at the config's path, without its Hash; nil
+	// stands for the file system's own answer.
+	ConfigSeen func(path string) nodestate.SeenConfig
+	Drivers    Drivers
 	// DevicePlugin is nil where somebody else restarts it: then the log says when
 	// that is due.
 	DevicePlugin DevicePlugin
@@ -180,10 +183,13 @@ type Outcome struct {
 // error is *OtherNodeError where the files are of a node of another name.
 func New(o Options) (*Reconciler, error) {
 	path := nodestate.CheckpointPath(o.StateDir)
+	if o.ConfigSeen == nil {
+		o.ConfigSeen = statConfig
+	}
 	book := &logbook{out: o.Log}
 	r := &Reconciler{
 		Options: o, log: book, checkpointFile: markOf(path), inventoryFile: markOf(o.InventoryPath),
-		keeper:   keeper{plugin: o.DevicePlugin, stat: statConfig, wake: o.Wake, log: book, gate: restartGate{jitter: o.Jitter}, view: PluginView{State: PluginUnknown}},
+		keeper:   keeper{plugin: o.DevicePlugin, stat: o.ConfigSeen, wake: o.Wake, log: book, gate: restartGate{jitter: o.Jitter}, view: PluginView{State: PluginUnknown}},
 		removals: map[device.ENIID]time.Time{}, profiled: map[device.PCIAddress]time.Time{},
 		driving: driving{jobs: map[device.PCIAddress]*drivingJob{}, failed: map[device.PCIAddress]drivingFailure{}, busy: map[device.PCIAddress]time.Time{}},
 	}
