@@ -25,6 +25,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+	"github.com/multi-eni/multi-eni-cni/test/dpmodel"
 )
 
 var neighboursFlag = flag.Int("neighbours", defaultNeighbours, "how many sequences with neighbours to generate")
@@ -443,7 +444,7 @@ func (w *neighbourhood) launch() {
 		NodeName: "node-a", BootID: "boot", InventoryPath: w.path("inventory.json"), StateDir: w.path("state"),
 		Attachments: nodestate.AttachmentDir(w.path("records")), Leases: nodestate.LeaseDir(w.path("leases")),
 		NodeENIs: neighbourENIs{w}, Metadata: &w.kernel, PCI: &w.kernel, Host: &w.kernel, DevicePlugin: plugin,
-		Config: &pcidp.File{Path: w.path("pcidp", "config.json"), Now: time.Now}, ConfigSeen: w.configSeen,
+		Config: &pcidp.File{Path: w.path("pcidp", "config.json"), Now: time.Now, Written: dpmodel.Judged(w.t, w.devices, w.prefixes)}, ConfigSeen: w.configSeen,
 		Wake: func() { signal(wake) }, Now: time.Now, Log: quiet(),
 		Observe: func(v reconcile.View) { w.observe(v); reporter.Observe(v) },
 	}
@@ -464,6 +465,15 @@ func (w *neighbourhood) launch() {
 	}
 	w.running.Go(func() { reconcile.Run(ctx, sync, wake) })
 	w.running.Go(func() { reporter.Run(ctx) })
+}
+
+// prefixes are those that the daemon knows of.
+func (w *neighbourhood) prefixes() []string {
+	memory, err := nodestate.ReadCheckpoint(nodestate.CheckpointPath(w.path("state")))
+	if err != nil {
+		return nil
+	}
+	return memory.PluginPrefixes
 }
 
 // rename starts the daemon under the name of another node, now and then: it must
