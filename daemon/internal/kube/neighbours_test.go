@@ -44,6 +44,7 @@ func TestNeighbours(t *testing.T) {
 		seed = uint64(time.Now().UnixNano())
 	}
 	t.Logf("%d sequences, of which the first has -seed=%d", *neighboursFlag, seed)
+	quietClientGo(quiet())
 	root := t.TempDir()
 	if shm, err := os.MkdirTemp("/dev/shm", "multi-eni"); err == nil { // the daemon syncs its files to the disk
 		t.Cleanup(func() { os.RemoveAll(shm) }) //nolint:errcheck // it is a test's
@@ -100,7 +101,9 @@ func (w *neighbourhood) happen() string {
 	case n < 31:
 		return w.plugin.happen(w.rnd)
 	case n < 34:
-		w.down = !w.down
+		if w.down = !w.down; w.down {
+			w.cutWatches()
+		}
 		return fmt.Sprintf("API server down: %t", w.down)
 	case n < 36:
 		return w.namespace()
@@ -246,8 +249,16 @@ func (w *neighbourhood) withPeople(content []byte) []byte {
 }
 
 func (w *neighbourhood) namespace() string {
-	n := w.rnd.IntN(3)
-	if n == 0 {
+	n := w.rnd.IntN(4)
+	switch n {
+	case 3:
+		if w.state != nil {
+			w.version++
+			w.state, w.stateDeleted = nil, w.version
+			w.cutWatches()
+		}
+		return "the ENINodeState is deleted"
+	case 0:
 		w.refused = !w.refused
 		return fmt.Sprintf("Events are forbidden: %t", w.refused)
 	}
@@ -297,7 +308,7 @@ func (w *neighbourhood) heal() {
 	})
 	time.Sleep(10 * time.Minute)
 	w.do(func() {
-		if w.requests > 4 { // the device plugin is looked for each 5 minutes, in two namespaces
+		if w.requests > 8 { // two looks for the device plugin in two namespaces each, and watches that are begun anew
 			w.wrong("%d requests in 10 minutes without an event", w.requests)
 		}
 		w.judgeEnd()
@@ -324,6 +335,9 @@ func (w *neighbourhood) judgeEnd() {
 				w.wrong("in the end %s of %s is not wanted", a, name)
 			}
 		}
+	}
+	if w.state == nil {
+		w.wrong("in the end there is no ENINodeState")
 	}
 	if p := w.plugin.pod; p != nil && !sameJSON(p.read, w.content()) {
 		w.wrong("in the end the device plugin has read\n%s", oneLine(p.read))
@@ -444,7 +458,7 @@ func (w *neighbourhood) launch() {
 		NodeName: "node-a", BootID: "boot", InventoryPath: w.path("inventory.json"), StateDir: w.path("state"),
 		Attachments: nodestate.AttachmentDir(w.path("records")), Leases: nodestate.LeaseDir(w.path("leases")),
 		NodeENIs: neighbourENIs{w}, Metadata: &w.kernel, PCI: &w.kernel, Host: &w.kernel, DevicePlugin: plugin,
-		Config: &pcidp.File{Path: w.path("pcidp", "config.json"), Now: time.Now, Written: dpmodel.Judged(w.t, w.devices, w.prefixes)}, ConfigSeen: w.configSeen,
+		Config: &pcidp.File{Path: w.path("pcidp", "config.json"), Now: time.Now, Written: w.written}, ConfigSeen: w.configSeen,
 		Wake: func() { signal(wake) }, Now: time.Now, Log: quiet(),
 		Observe: func(v reconcile.View) { w.observe(v); reporter.Observe(v) },
 	}
@@ -467,13 +481,15 @@ func (w *neighbourhood) launch() {
 	w.running.Go(func() { reporter.Run(ctx) })
 }
 
-// prefixes are those that the daemon knows of.
-func (w *neighbourhood) prefixes() []string {
-	memory, err := nodestate.ReadCheckpoint(nodestate.CheckpointPath(w.path("state")))
-	if err != nil {
-		return nil
+// written judges a config of the daemon's: it runs under one of the prefixes that
+// the device plugin here may have. Which the daemon knows is its own affair.
+func (w *neighbourhood) written(content []byte) {
+	for _, prefix := range []string{"intel.com", "example.org"} {
+		if dpmodel.Judge(content, w.devices(), "-resource-prefix="+prefix).Runs() {
+			return
+		}
 	}
-	return memory.PluginPrefixes
+	w.wrong("the device plugin would not run with the new config\n%s", oneLine(content))
 }
 
 // rename starts the daemon under the name of another node, now and then: it must

@@ -15,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -103,7 +104,12 @@ type neighbourhood struct {
 	terminating   [3]bool
 	requests      int
 	events        []string
-	state         *v1alpha1.ENINodeState
+	// version is the API server's, and stateDeleted that of the last deletion of the
+	// ENINodeState.
+	version, stateDeleted int
+	// cut is closed when the watches end.
+	cut   chan struct{}
+	state *v1alpha1.ENINodeState
 
 	// daemon
 	away        bool
@@ -116,7 +122,7 @@ type neighbourhood struct {
 }
 
 func newNeighbourhood(t *testing.T, seed uint64, dir string) *neighbourhood {
-	w := &neighbourhood{t: t, rnd: newRand(seed), dir: dir, lock: make(chan struct{}, 1), began: time.Now(), instances: 100, changeTimes: map[syscall.Timespec]time.Time{}}
+	w := &neighbourhood{t: t, rnd: newRand(seed), dir: dir, lock: make(chan struct{}, 1), began: time.Now(), instances: 100, version: 1, cut: make(chan struct{}), changeTimes: map[syscall.Timespec]time.Time{}}
 	w.lock <- struct{}{}
 	w.guarded, w.deaf = w.rnd.IntN(3) == 0, w.rnd.IntN(4) == 0
 	w.kernel.w, w.plugin.w = w, w
@@ -588,11 +594,25 @@ type apiTransport struct{ w *neighbourhood }
 func (a apiTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	answer := httptest.NewRecorder()
 	down := false
+	var watch io.ReadCloser
 	a.w.do(func() {
-		if down = a.w.down; !down {
-			a.w.serve(answer, r)
+		if down = a.w.down; down {
+			return
 		}
+		if q := r.URL.Query(); q.Get("watch") == "true" && q.Get("sendInitialEvents") == "" {
+			a.w.requests++
+			body := &watchBody{done: r.Context().Done(), cut: a.w.cut}
+			if from, _ := strconv.Atoi(q.Get("resourceVersion")); from < a.w.stateDeleted { // it was there then
+				body.pending = []byte(event("DELETED", `{"apiVersion":"meta.k8s.io/v1","kind":"PartialObjectMetadata","metadata":{"name":"node-a","resourceVersion":"`+strconv.Itoa(a.w.stateDeleted)+`"}}`) + "\n")
+			}
+			watch = body
+			return
+		}
+		a.w.serve(answer, r)
 	})
+	if watch != nil {
+		return &http.Response{StatusCode: http.StatusOK, Header: http.Header{"Content-Type": {"application/json"}}, Body: watch, Request: r}, nil
+	}
 	if down {
 		return nil, fmt.Errorf("connection refused")
 	}
@@ -600,6 +620,35 @@ func (a apiTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	return answer.Result(), nil
+}
+
+// watchBody is a watch with one event or none, until its end.
+type watchBody struct {
+	pending   []byte
+	done, cut <-chan struct{}
+}
+
+// Read implements io.Reader.
+func (b *watchBody) Read(p []byte) (int, error) {
+	if len(b.pending) > 0 {
+		n := copy(p, b.pending)
+		b.pending = b.pending[n:]
+		return n, nil
+	}
+	select {
+	case <-b.done:
+	case <-b.cut:
+	}
+	return 0, io.EOF
+}
+
+// Close implements io.Closer.
+func (b *watchBody) Close() error { return nil }
+
+// cutWatches ends all watches, as the API server's end does.
+func (w *neighbourhood) cutWatches() {
+	close(w.cut)
+	w.cut = make(chan struct{})
 }
 
 // serve answers one request.
@@ -673,6 +722,16 @@ func (w *neighbourhood) terminates(namespace string) bool {
 // serveState is the resource of ENINodeStates.
 func (w *neighbourhood) serveState(answer http.ResponseWriter, r *http.Request, body []byte) {
 	switch {
+	case r.URL.Query().Get("watch") == "true": // with sendInitialEvents, which not every server can
+		status(answer, http.StatusUnprocessableEntity)
+		return
+	case r.Method == http.MethodGet && r.URL.Path == pathStates:
+		list := metav1.PartialObjectMetadataList{TypeMeta: metav1.TypeMeta{APIVersion: "meta.k8s.io/v1", Kind: "PartialObjectMetadataList"}, ListMeta: metav1.ListMeta{ResourceVersion: strconv.Itoa(w.version)}}
+		if w.state != nil {
+			list.Items = append(list.Items, metav1.PartialObjectMetadata{ObjectMeta: w.state.ObjectMeta})
+		}
+		respond(answer, http.StatusOK, list)
+		return
 	case r.Method == http.MethodGet && w.state == nil:
 		refuse(answer, http.StatusNotFound)
 		return
