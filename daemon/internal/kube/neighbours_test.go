@@ -2,6 +2,7 @@ package kube
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -19,6 +20,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/pcidp"
@@ -45,6 +48,9 @@ func TestNeighbours(t *testing.T) {
 	}
 	t.Logf("%d sequences, of which the first has -seed=%d", *neighboursFlag, seed)
 	quietClientGo(quiet())
+	handlers := utilruntime.ErrorHandlers
+	utilruntime.ErrorHandlers = nil // they share one back-off, and each sequence has a clock of its own
+	t.Cleanup(func() { utilruntime.ErrorHandlers = handlers })
 	root := t.TempDir()
 	if shm, err := os.MkdirTemp("/dev/shm", "multi-eni"); err == nil { // the daemon syncs its files to the disk
 		t.Cleanup(func() { os.RemoveAll(shm) }) //nolint:errcheck // it is a test's
@@ -266,21 +272,45 @@ func (w *neighbourhood) namespace() string {
 	return fmt.Sprintf("namespace ns%d terminates: %t", n, w.terminating[n])
 }
 
-// restart ends the daemon; it may be away for a while. Its files may have been
-// written by a later version meanwhile, and its clock is another's.
+// restart ends the daemon; it may be away for a while, in which a later version may
+// have run.
 func (w *neighbourhood) restart() string {
 	if w.away {
+		what := "daemon starts" + w.upgraded()
 		w.away = false
 		w.launch()
-		return "daemon starts"
+		return what
 	}
 	w.halt()
 	if w.rnd.IntN(2) == 0 {
 		w.away = true
-		return "daemon stops"
+		return "daemon stops" + w.upgraded()
 	}
 	w.launch()
 	return "daemon restarts"
+}
+
+// upgraded makes files look, now and then, as if a later version had written them
+// before this one came back.
+func (w *neighbourhood) upgraded() string {
+	paths := []string{nodestate.CheckpointPath(w.path("state"))}
+	for e := range w.slots {
+		if rec := w.slots[e].rec; rec != nil {
+			paths = append(paths, filepath.Join(w.path("records"), fmt.Sprintf("c%d-net1.json", e)))
+		}
+	}
+	path := paths[w.rnd.IntN(len(paths))]
+	data, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) || w.rnd.IntN(2) == 0 {
+		return ""
+	}
+	w.must(err)
+	later := bytes.Replace(data, []byte(`"schemaVersion": 1`), []byte(`"schemaVersion": 2`), 1)
+	if bytes.Equal(data, later) && !bytes.Contains(data, []byte(`"schemaVersion": 2`)) {
+		w.wrong("%s has no schemaVersion: %s", path, data)
+	}
+	w.must(os.WriteFile(path, later, 0o600))
+	return ", " + filepath.Base(path) + " is of another version"
 }
 
 // heal ends everything that is out of order, and judges what comes of it.
@@ -361,26 +391,24 @@ func (w *neighbourhood) wanted(e int) bool {
 	return w.declared[e].there && !w.slots[e].vpc
 }
 
-// clashes says whether the config has an entry of the name that people have put
-// there, and that stays theirs.
+// clashes says whether people have an entry of the name in the config, or had one
+// when they last wrote it: it stays theirs.
 func (w *neighbourhood) clashes(name string) bool {
-	var config struct {
-		ResourceList []struct{ ResourcePrefix, ResourceName string } `json:"resourceList"`
-	}
-	w.must(json.Unmarshal(w.content(), &config))
-	for _, e := range config.ResourceList {
-		if e.ResourcePrefix == "" && w.plugin.prefix()+"/"+e.ResourceName == name {
-			return true
+	for _, content := range [][]byte{w.content(), w.theirs} {
+		var config struct {
+			ResourceList []struct{ ResourcePrefix, ResourceName string } `json:"resourceList"`
+		}
+		if json.Unmarshal(content, &config) != nil { // theirs may be anything
+			continue
+		}
+		for _, e := range config.ResourceList {
+			theirs := e.ResourcePrefix == "" || bytes.Equal(content, w.theirs)
+			if theirs && cmp.Or(e.ResourcePrefix, w.plugin.prefix())+"/"+e.ResourceName == name {
+				return true
+			}
 		}
 	}
-	return w.peopleHave(name)
-}
-
-// peopleHave says whether people have last written an entry that selects devices
-// of ours by that name.
-func (w *neighbourhood) peopleHave(name string) bool {
-	_, theirs := w.plugin.judge(w.theirs).Resources[name]
-	return theirs
+	return false
 }
 
 // peopleOffer says whether people have put that entry there.
@@ -475,7 +503,12 @@ func (w *neighbourhood) launch() {
 	w.wake, w.daemonSince = wake, time.Now()
 	w.halt = func() {
 		cancel()
+		late := time.AfterFunc(time.Minute, func() {
+			stacks := make([]byte, 1<<20)
+			w.wrong("the daemon does not end\n%s", stacks[:runtime.Stack(stacks, true)])
+		})
 		w.unlocked(w.running.Wait)
+		late.Stop()
 	}
 	w.running.Go(func() { reconcile.Run(ctx, sync, wake) })
 	w.running.Go(func() { reporter.Run(ctx) })
