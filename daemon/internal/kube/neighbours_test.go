@@ -12,7 +12,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"reflect"
 	"runtime"
 	"slices"
 	"strings"
@@ -459,9 +458,15 @@ func oneLine(config []byte) string {
 	return b.String()
 }
 
+// sameJSON says whether both are valid and mean the same.
 func sameJSON(a, b []byte) bool {
 	var x, y any
-	return json.Unmarshal(a, &x) == nil && json.Unmarshal(b, &y) == nil && reflect.DeepEqual(x, y)
+	if json.Unmarshal(a, &x) != nil || json.Unmarshal(b, &y) != nil {
+		return false
+	}
+	canonicalA, errA := json.Marshal(x)
+	canonicalB, errB := json.Marshal(y)
+	return errA == nil && errB == nil && bytes.Equal(canonicalA, canonicalB)
 }
 
 func (w *neighbourhood) content() []byte {
