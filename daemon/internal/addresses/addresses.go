@@ -37,8 +37,8 @@ const (
 	// Waits after a failure: the first, which doubles, and the longest.
 	backOffFirst = 5 * time.Second
 	backOffMost  = 5 * time.Minute
-	// describeTimeout and callTimeout bound one call with all of the SDK's attempts:
-	// that which only looks, and one that changes an ENI, whose answer is worth a wait.
+	// describeTimeout bounds a call that only looks, callTimeout one that changes an
+	// ENI: its answer is worth a wait. Both include all of the SDK's attempts.
 	describeTimeout = 15 * time.Second
 	callTimeout     = 30 * time.Second
 	// lookSoon is the wait before the first look at the effect of a failed call.

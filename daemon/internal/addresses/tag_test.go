@@ -7,8 +7,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 )
 
-// TestCorrectTellsWhoseAnENIIs: what EC2 has described has its tag, or is known to have
-// none; what it has not described has neither.
+// TestCorrectTellsWhoseAnENIIs: an ENI that EC2 has described has its tag, or is known to
+// have none. The tag of any other ENI is unknown.
 func TestCorrectTellsWhoseAnENIIs(t *testing.T) {
 	m := New(Options{})
 	m.truth = map[device.ENIID]awsnode.Attached{"eni-1": {ID: "eni-1", NodeENI: "a"}, "eni-2": {ID: "eni-2"}, "eni-3": {ID: "eni-3", NodeENI: "b"}}

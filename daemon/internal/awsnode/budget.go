@@ -27,9 +27,9 @@ const (
 	firstBurst, firstRate = maxInterfaces * eniRequests, 1
 	paceBurst, paceRate   = 100, 300
 
-	// eniRequests are those for all keys of an interface.
+	// eniRequests is the number of requests for all keys of an interface.
 	eniRequests = 15
-	// maxInterfaces are those of the largest instance types (p5.48xlarge).
+	// maxInterfaces is how many interfaces the largest instance types have (p5.48xlarge).
 	maxInterfaces = 64
 	// refreshRequests are the most for the changeable keys of an interface.
 	refreshRequests = 6

@@ -235,7 +235,7 @@ func (e *entry) refresh(get func(key string) (string, error), primary bool, now 
 	return nil
 }
 
-// ranges are those of the subnet that show in an ENI.
+// ranges returns the ranges of the subnet that an ENI shows.
 func ranges(e *ENI) (all []netip.Prefix) {
 	if e.SubnetCIDR.IsValid() {
 		all = append(all, e.SubnetCIDR)

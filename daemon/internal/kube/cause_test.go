@@ -20,7 +20,7 @@ func TestEventsNameTheCauseThatWasSeen(t *testing.T) {
 		v.Holders = []reconcile.Holder{{PCIAddress: "0000:00:06.0", Pod: "red/p", PodUID: "u-p"}}
 		notes := told.tell(reportNode, v)
 		if len(notes) != 2 {
-			t.Fatalf("%d Events, want that of the NodeENI and that of the pod", len(notes))
+			t.Fatalf("%d Events, want one of the NodeENI and one of the pod", len(notes))
 		}
 		for _, n := range notes {
 			if !strings.Contains(n.message, cause) || strings.Contains(n.message, "remove") || strings.Contains(n.message, "()") {

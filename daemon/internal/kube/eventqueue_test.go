@@ -69,7 +69,7 @@ func TestEventsOfOthersAreSent(t *testing.T) {
 				return func() bool { _, _, e := s.counts(); return slices.Contains(e, want) }
 			}
 			await(t, "the Event of the other pod", arrived("Warning Pod q DeviceRemoved"))
-			await(t, "what is given up", func() bool { return r.Dropped() == tc.dropped })
+			await(t, "the number of Events given up", func() bool { return r.Dropped() == tc.dropped })
 			if tc.dropped > 0 {
 				await(t, "one line", func() bool { return strings.Count(log.String(), "given up") == 1 })
 				return

@@ -26,8 +26,8 @@ func TestInstanceOf(t *testing.T) {
 	}
 }
 
-// TestNodeOfAnotherInstance: its NodeENIs are not those of this machine, and nothing is
-// written about it; while either instance is not known, it is taken for this one.
+// TestNodeOfAnotherInstance: its NodeENIs do not count for this machine, and nothing is
+// written about it. While either instance is unknown, the Node counts as this machine's.
 func TestNodeOfAnotherInstance(t *testing.T) {
 	own := ""
 	s := NewSource(&Client{nodeName: "node-a"}, SourceOptions{Instance: func() string { return own }, Now: nil, Log: quiet()})
@@ -54,7 +54,7 @@ func TestNodeOfAnotherInstance(t *testing.T) {
 	err := look(there)
 	var other *OtherInstanceError
 	if !errors.As(err, &other) {
-		t.Fatalf("error %v, want that of another instance", err)
+		t.Fatalf("error %v, want an OtherInstanceError", err)
 	}
 	for _, part := range []string{"node-a", own, "i-0a1b2c3d4e5f60719", "NODE_NAME", "delete the Node"} {
 		if !strings.Contains(other.Problem().Message, part) {

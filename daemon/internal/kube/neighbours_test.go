@@ -87,7 +87,7 @@ func runNeighbours(t *testing.T, seed uint64, dir string) {
 	}
 }
 
-// happen lets one thing happen, and says what.
+// happen lets one thing happen, and describes it.
 func (w *neighbourhood) happen() string {
 	e := 1 + w.rnd.IntN(len(w.slots)-1)
 	switch n := w.rnd.IntN(40); {
@@ -126,7 +126,7 @@ func (w *neighbourhood) declare(e int) string {
 	return fmt.Sprintf("declare %d as %q", e, d.resource)
 }
 
-// rewire changes what is plugged in.
+// rewire attaches or detaches an ENI, or changes an attached one.
 func (w *neighbourhood) rewire(e int) string {
 	s := &w.slots[e]
 	switch {
@@ -312,7 +312,7 @@ func (w *neighbourhood) upgraded() string {
 	return ", " + filepath.Base(path) + " is of another version"
 }
 
-// heal ends everything that is out of order, and judges what comes of it.
+// heal ends everything that is out of order, and judges the outcome.
 func (w *neighbourhood) heal() {
 	w.do(func() {
 		w.note("all is well")

@@ -90,8 +90,7 @@ type neighbourhood struct {
 	kernel        neighbourKernel
 	plugin        devicePluginModel
 
-	// backup is a copy of the config that people have made, theirs what they have
-	// last written.
+	// backup is people's copy of the config, theirs the content that they wrote last.
 	backup, theirs []byte
 	last           []byte // content after the last look at it
 	contentSince   time.Time
@@ -104,8 +103,8 @@ type neighbourhood struct {
 	terminating   [3]bool
 	requests      int
 	events        []string
-	// version is the API server's, and stateDeleted that of the last deletion of the
-	// ENINodeState.
+	// version is the API server's. At version stateDeleted the ENINodeState was last
+	// deleted.
 	version, stateDeleted int
 	// cut is closed when the watches end.
 	cut   chan struct{}
@@ -401,7 +400,7 @@ type sriovdpPod struct {
 	runs    bool
 	// ending is when its deletion began.
 	ending time.Time
-	// timers are what is about to happen to it.
+	// next is the timer of its next change.
 	next *time.Timer
 }
 

@@ -89,8 +89,8 @@ func factsOf(n *corev1.Node) nodeFacts {
 	}
 }
 
-// providerID is that of a Node on EC2, such as aws:///us-east-1a/i-0a1b2c3d4e5f60718, as
-// the AWS cloud provider reads it (MapToAWSInstanceID in pkg/providers/v1/instances.go of
+// providerID matches the ID of a Node on EC2, such as aws:///us-east-1a/i-0a1b2c3d4e5f60718,
+// as the AWS cloud provider reads it (MapToAWSInstanceID in pkg/providers/v1/instances.go of
 // cloud-provider-aws). It is never changed once it is set (ValidateNodeUpdate in
 // pkg/apis/core/validation of Kubernetes). Fargate and hybrid nodes have other forms.
 var providerID = regexp.MustCompile(`^aws://.*/(i-[0-9a-f]{8,17})$`)

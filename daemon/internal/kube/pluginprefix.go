@@ -37,9 +37,9 @@ func prefixes(pods []corev1.Pod, config string) []string {
 	return slices.Compact(all)
 }
 
-// prefixOf is the prefix of a pod's device plugin: of the container that says
-// one, among those that mount the config, or else the default. Reads is false
-// where none mounts it.
+// prefixOf returns the prefix of a pod's device plugin. The first container that
+// mounts the config and sets the flag decides; without one it is the default.
+// Reads is false if no container mounts the config.
 func prefixOf(p *corev1.Pod, config string) (prefix string, reads bool, err error) {
 	containers := readers(p, config)
 	for _, c := range containers {

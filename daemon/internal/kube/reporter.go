@@ -130,7 +130,8 @@ func (r *Reporter) tell(v reconcile.View) {
 	}
 }
 
-// begin notes what was told before this daemon began. Only the first call counts.
+// begin learns from the last status which Events an earlier daemon has told. Only the
+// first call counts.
 func (r *Reporter) begin(before v1alpha1.ENINodeStateStatus) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

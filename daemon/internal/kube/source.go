@@ -19,7 +19,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// SourceOptions are what a Source works with. All are needed but Instance.
+// SourceOptions configure a Source. All are needed but Instance.
 type SourceOptions struct {
 	// Lookup goes into every Snapshot.
 	Lookup inventory.Lookup

@@ -337,7 +337,7 @@ func TestSourceKeepsWhatItCannotRead(t *testing.T) {
 	s.remove(pathNodeENIs, "b")
 	r.untilSays("a NodeENIUnreadable=a")
 	s.put(pathNodeENIs, "c", broken)
-	r.untilSays("a NodeENIUnreadable=a NodeENIUnreadable=c") // never read: what it means is unknown, and the others go on
+	r.untilSays("a NodeENIUnreadable=a NodeENIUnreadable=c") // never read: its meaning is unknown, and the others go on
 	if snap, err := r.List(); err != nil || !slices.Equal(snap.Unread, []string{"c"}) {
 		t.Errorf("unread %q, error %v", snap.Unread, err)
 	}

@@ -192,7 +192,7 @@ func (f *File) asideProblems(asides []aside, r Request, now Rendering) []nodesta
 	if more > 0 {
 		message += fmt.Sprintf("; %d more entries were left out", more)
 	}
-	return append(entries, nodestate.Problem{Reason: ReasonConfigSetAside, Device: open[0], Message: message + "; put back what is needed and delete the copy"})
+	return append(entries, nodestate.Problem{Reason: ReasonConfigSetAside, Device: open[0], Message: message + "; put back the parts you need and delete the copy"})
 }
 
 func leftOutProblem(l LeftOut, path string) nodestate.Problem {

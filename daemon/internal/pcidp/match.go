@@ -36,8 +36,8 @@ func (e foreignEntry) couldTake(addr device.PCIAddress, facts Facts) bool {
 }
 
 // matches says whether a selector matches a function of which there are facts.
-// The rules are those of the device providers in the plugin's pkg/netdevice and
-// pkg/accelerator. What sysfs does not tell is left open: an ACPI index, and
+// The rules come from the device providers in the plugin's pkg/netdevice and
+// pkg/accelerator. Two facts that sysfs does not tell stay open: an ACPI index, and
 // which auxiliary devices a network function has. A default route is not looked at.
 func (e foreignEntry) matches(addr device.PCIAddress, facts Facts) answer {
 	f := facts[addr]

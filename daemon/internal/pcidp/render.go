@@ -40,7 +40,7 @@ type Rendering struct {
 	Offered map[device.ResourceName][]device.PCIAddress
 	// Foreign are the resources of people's entries in Content, in its order.
 	Foreign []device.ResourceName
-	// Problems come in the order of the file. What LeftOut says is not in them.
+	// Problems come in the order of the file. They do not repeat LeftOut.
 	Problems []nodestate.Problem
 	// LeftOut are people's entries that Content lacks: unless it is empty, the file
 	// must be copied before it is replaced.

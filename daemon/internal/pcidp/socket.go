@@ -71,8 +71,8 @@ func newClaims(node Node, ours []wantedEntry) *claims {
 	return c
 }
 
-// foreign asks stays whether an entry stays that has a function, perhaps has one
-// or has none, and notes what it takes if so.
+// foreign finds out whether an entry has a function, perhaps has one or has none,
+// and asks stays whether the entry stays. If so, foreign notes its functions as taken.
 func (c *claims) foreign(e foreignEntry, stays func(foreignEntry, answer) bool) bool {
 	got, best := map[device.PCIAddress]answer{}, no
 	for addr, f := range c.node.Facts {

@@ -42,7 +42,7 @@ func (a *Aids) Report(name string, problem nodestate.Problem, err error) {
 	}
 }
 
-// findings are those of the aids that fail.
+// findings lists the failing aids, sorted by name.
 func (a *Aids) findings() (found []finding) {
 	if a == nil {
 		return nil
@@ -55,5 +55,5 @@ func (a *Aids) findings() (found []finding) {
 	return found
 }
 
-// Problems are those of the aids that fail, sorted.
+// Problems lists the problems of the failing aids, sorted.
 func (a *Aids) Problems() []nodestate.Problem { return problems(a.findings()) }

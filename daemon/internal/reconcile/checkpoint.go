@@ -9,17 +9,17 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// loadCheckpoint reads what the daemon before remembered. A checkpoint of another
-// version counts as far as it is understood, and the file is kept before the first
-// write; a corrupt one counts as none, and then the inventory remembers: it is read
-// before.
+// loadCheckpoint reads the checkpoint of the last daemon. A checkpoint of another
+// version counts as far as this version understands it, and the file is kept before
+// the first write. A corrupt one counts as none. Then the inventory, which must have
+// been read before, stands in for it.
 func (r *Reconciler) loadCheckpoint(path string) (err error) {
 	r.checkpoint, err = nodestate.ReadCheckpoint(path)
 	switch {
 	case err == nil:
 	case errors.As(err, &r.otherCheckpoint):
 		r.Log.WithError(err).WithField("devices", len(r.checkpoint.Devices)).
-			Warn("the checkpoint is of another version; what is understood of it counts, and the file is kept")
+			Warn("the checkpoint is of another version; the parts that this version understands count, and the file is kept")
 		if len(r.checkpoint.Devices) == 0 {
 			r.remember(err)
 		}
@@ -44,7 +44,7 @@ func (r *Reconciler) keepOther() error {
 	return nil
 }
 
-// keptCheckpoints tells of what keepOther has kept, until somebody removes it.
+// keptCheckpoints reports each file that keepOther has kept, until somebody removes it.
 func (r *Reconciler) keptCheckpoints() (found []finding) {
 	for _, kept := range nodestate.KeptOther(nodestate.CheckpointPath(r.StateDir)) {
 		found = append(found, finding{Problem: nodestate.Problem{Reason: "CheckpointOtherVersion", Device: kept, Message: fmt.Sprintf(
@@ -58,7 +58,7 @@ func (r *Reconciler) keptCheckpoints() (found []finding) {
 // the devices. A ConfigMap has no more either.
 const maxRemembered = 1 << 20
 
-// remembered is what the checkpoint keeps of a config; null where that is too large.
+// remembered returns a config as the checkpoint keeps it; null if it is too large.
 func remembered(content []byte) json.RawMessage {
 	if short := compact(content); len(short) <= maxRemembered {
 		return short
@@ -81,7 +81,7 @@ func unwritable(err error) finding {
 	if errors.Is(err, nodestate.ErrTooLarge) {
 		return finding{Problem: nodestate.Problem{
 			Reason:  "StateTooLarge",
-			Message: "what the daemon has to write down of this node is larger than any reader takes, see its log; nothing is changed until it is less, remove NodeENIs",
+			Message: "the daemon's own files about this node would be larger than any reader takes, see its log; nothing is changed until they are smaller, remove NodeENIs",
 		}, err: err}
 	}
 	return finding{Problem: nodestate.Problem{

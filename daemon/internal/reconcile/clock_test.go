@@ -174,7 +174,7 @@ func (s clockStory) run(t *testing.T, seed uint64) {
 		}
 	}
 	s.begin(n, func(d time.Duration) { wait(d, func() bool { return false }) })
-	if s.least > time.Minute/2 && rng.IntN(2) == 0 { // what is in the checkpoint survives this
+	if s.least > time.Minute/2 && rng.IntN(2) == 0 { // the checkpoint survives this
 		wait(time.Second, func() bool { return false })
 		start()
 	}
@@ -184,8 +184,8 @@ func (s clockStory) run(t *testing.T, seed uint64) {
 	}
 }
 
-// TestWallClockIsForPeople: a time of the clock that people set goes nowhere but to
-// people, and to what compares it with other programs' times.
+// TestWallClockIsForPeople: a time of the clock that people set goes only to people,
+// and to code that compares it with other programs' times.
 func TestWallClockIsForPeople(t *testing.T) {
 	allowed := map[string]string{
 		"clock.go: return r.Now()": "without Uptime nobody sets it",

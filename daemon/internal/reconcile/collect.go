@@ -96,8 +96,8 @@ func (r *Reconciler) readLinks(f *inventory.Sources) []finding {
 }
 
 // readRecords reads the attachment records. A torn one is an intent that was lost with
-// its effects and holds nothing. One that is not understood holds what it names, and
-// anything where it names nothing, as one does that may not be looked at.
+// its effects and holds nothing. One that the daemon cannot understand holds the device
+// it names. If it names none, or may not be looked at, every device counts as held.
 func (r *Reconciler) readRecords(f *inventory.Sources) []finding {
 	all, bad, err := r.Attachments.List()
 	if err != nil {

@@ -47,9 +47,9 @@ type Wanted struct {
 	Devices map[device.ResourceName][]device.PCIAddress
 }
 
-// HasRead says whether a run has read this config, by what is known of it, else by
-// its start: later than this content, or well before another one. A start that is
-// still to come at the time now was before the clock was set back.
+// HasRead says whether a run has read this config. If Readers does not list the run,
+// its start decides: it was later than this content, or well before another one. A
+// start that is still to come at the time now was before the clock was set back.
 func (w Wanted) HasRead(run nodestate.Reader, now time.Time) bool {
 	if current, known := w.Readers[run]; known {
 		return current
@@ -58,10 +58,10 @@ func (w Wanted) HasRead(run nodestate.Reader, now time.Time) bool {
 	return started.Before(w.Before) || w.Precedes(started) && !started.After(now)
 }
 
-// Precedes says whether what has started then has certainly found this config. The
-// kubelet tells whole seconds, rounded down, so that a start in a later second than
-// the config was at least a second after it. The second is needed: the time is that
-// of the content, which is renamed into its place afterwards.
+// Precedes says whether a container that started then has certainly found this config.
+// The kubelet tells whole seconds, rounded down, so that a start in a later second than
+// the config was at least a second after it. The second is needed: Written is the time
+// of the content, and the file is renamed into its place afterwards.
 func (w Wanted) Precedes(started time.Time) bool {
 	second := w.Written.Truncate(time.Second)
 	if second.Before(w.Written) {

@@ -90,7 +90,7 @@ func TestForeignENILater(t *testing.T) {
 	n.expect([]string{"a eth1 ready", "b eth2 ready"}, nil, pools{"intel.com/a": {pci(1)}, "intel.com/b": {pci(2)}})
 }
 
-// TestUnmarked: the time without a mark is that of one link.
+// TestUnmarked: each link has its own time without a mark.
 func TestUnmarked(t *testing.T) {
 	var u unmarked
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)

@@ -8,8 +8,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// OtherNodeError is why New refuses: what is remembered is of a node of another name,
-// so that with this one every device of it would count as removed.
+// OtherNodeError is New's error when the daemon's memory belongs to a node of another
+// name. Under this name every device in it would count as removed.
 type OtherNodeError struct {
 	// Was is the name in File, and Is this one.
 	Was, Is, File string

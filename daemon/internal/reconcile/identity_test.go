@@ -55,7 +55,7 @@ func TestRenamedNode(t *testing.T) {
 				return
 			}
 			if !errors.As(err, &other) || other.Was != "node-a" || other.Is != "node-b" {
-				t.Fatalf("error %v, want that of another node", err)
+				t.Fatalf("error %v, want an OtherNodeError for node-a and node-b", err)
 			}
 			for _, part := range []string{`"node-a"`, `"node-b"`, other.File, "NODE_NAME", `--renamed-from=node-a`} {
 				if !strings.Contains(err.Error(), part) {
@@ -69,8 +69,8 @@ func TestRenamedNode(t *testing.T) {
 	}
 }
 
-// TestRenamedNodeGoesOn: what was remembered under the old name is this node's, and is
-// kept under the new one.
+// TestRenamedNodeGoesOn: the daemon takes over the memory of the old name, and keeps it
+// under the new one.
 func TestRenamedNodeGoesOn(t *testing.T) {
 	n := newNode(t, 1)
 	n.declare("a", 1, "dpdkResourceName: intel.com/a")

@@ -41,7 +41,7 @@ type keeper struct {
 	served string
 	wanted Wanted
 	call   *call
-	// memory is what the next daemon is to know, but for the gate's part. Commit
+	// memory is kept for the next daemon; remembered adds the gate's part. Commit
 	// makes it durable.
 	memory nodestate.DevicePluginMemory
 	commit func()
@@ -144,7 +144,7 @@ func (k *keeper) step(ctx context.Context, now time.Time) (*RestartDone, time.Du
 	return done, wait
 }
 
-// compare forgets what is served where the config has changed. Same says that the
+// compare forgets which config is served if the file has changed. Same says that the
 // file is the one of the step before.
 func (k *keeper) compare(now time.Time, same bool) {
 	if setBack(k.stepped, now) {
@@ -274,8 +274,8 @@ func (k *keeper) take(now time.Time) *RestartDone {
 	return done
 }
 
-// takeLook deals with the end of Find. Served says that what it has found serves
-// the config.
+// takeLook deals with the end of Find. Served says that the device plugin serves the
+// config.
 func (k *keeper) takeLook(now time.Time, a answer, served bool) {
 	if k.lookFailures++; a.err == nil || errors.Is(a.err, ErrNoDevicePlugin) {
 		k.lookFailures = 0

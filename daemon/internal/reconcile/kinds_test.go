@@ -50,7 +50,7 @@ func ofVersion(v int, content []byte) []byte {
 	return version.ReplaceAll(content, []byte(`"schemaVersion": `+string(rune('0'+v))))
 }
 
-// fate is what becomes of two devices that are removed while a file is spoilt. The
+// fate is the outcome for two devices that are removed while a file is spoilt. The
 // file is about the first one, or about both.
 type fate struct {
 	// first and second are the phases in which they stay; "" is gone.
@@ -65,7 +65,7 @@ type fate struct {
 
 const drains = nodestate.PhaseDraining
 
-// kinds has for each kind of file what the daemon does with each fault. A pod has the
+// kinds has the outcome of each fault in each kind of file. A pod has the
 // first device where the kind is Attachment or Checkpoint.
 var kinds = map[string]struct {
 	path  string
@@ -89,7 +89,7 @@ var kinds = map[string]struct {
 		"unreadable":                {},
 		"untrusted":                 {reason: "RecordsUnreadable", stays: true}, // no device changes its driver; these have their own
 	}},
-	"Checkpoint": {"state/checkpoint.json", map[string]fate{ // the inventory of the same boot tells what it does not
+	"Checkpoint": {"state/checkpoint.json", map[string]fate{ // the inventory of the same boot fills its gaps
 		"missing":                   {first: drains},
 		"empty":                     {first: drains},
 		"torn":                      {first: drains},
@@ -112,8 +112,8 @@ var kinds = map[string]struct {
 	}},
 }
 
-// TestEveryKindOfFile: a file that is not understood holds what it names, and all that
-// it may name; one that is lost does not.
+// TestEveryKindOfFile: a file that the daemon cannot understand holds each device that it
+// names or may name. A lost file holds none.
 func TestEveryKindOfFile(t *testing.T) {
 	for name, k := range kinds {
 		if diff := cmp.Diff(keys(faults), keys(k.fates)); diff != "" {
@@ -169,7 +169,7 @@ func TestEveryKindOfFile(t *testing.T) {
 	}
 }
 
-// fate compares what has become of the devices a and b.
+// fate compares the outcome for the devices a and b.
 func (n *testNode) fate(want fate) {
 	n.Helper()
 	got := fate{stays: want.stays}

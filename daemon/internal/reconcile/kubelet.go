@@ -63,8 +63,8 @@ func (r *Reconciler) kubeletDevices(ctx context.Context) (inventory.Kubelet, err
 	return k.devices, k.err
 }
 
-// readKubelet asks the kubelet who has which device, while one drains: at other
-// times nothing depends on it.
+// readKubelet asks the kubelet which pod has which device, as long as a device drains.
+// At other times nothing depends on the answer.
 func (r *Reconciler) readKubelet(ctx context.Context, f *inventory.Sources) []finding {
 	if r.Kubelet == nil {
 		return nil

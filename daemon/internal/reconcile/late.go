@@ -11,7 +11,7 @@ import (
 // lateLimit is how long a restart of the device plugin waits, after the first Sync
 // of a boot, for devices that were advertised in the boot before and are not ready
 // yet. Links and drivers come one after the other then, and each would cost a
-// restart. The device plugin starts by itself meanwhile and offers what is there.
+// restart. The device plugin starts by itself meanwhile and offers the devices that are there.
 const lateLimit = 2 * time.Minute
 
 // noteLate notes which devices a restart is to wait for.

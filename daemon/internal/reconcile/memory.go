@@ -47,7 +47,7 @@ func (r *Reconciler) remember(why error) {
 		}
 	}
 	slices.Sort(r.checkpoint.OwnedResources)
-	r.Log.WithError(why).Warn("the checkpoint tells nothing; what the inventory of this boot says counts instead")
+	r.Log.WithError(why).Warn("the checkpoint tells nothing; the inventory of this boot counts instead")
 }
 
 // entriesOfNobody reports the entries of the device plugin's config that have the form of

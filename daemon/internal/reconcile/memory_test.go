@@ -22,8 +22,8 @@ var lostCheckpoints = map[string]func(n *testNode){
 }
 
 // TestLostCheckpointOfThisBoot: the inventory remembers the devices and which entries
-// offer them, so that nothing changes, and that what was removed meanwhile drains and
-// goes as ever, for a pod that has it too.
+// offer them, so that nothing changes. A device that was removed meanwhile drains and
+// goes as ever, even if a pod has it.
 func TestLostCheckpointOfThisBoot(t *testing.T) {
 	for how, lose := range lostCheckpoints {
 		t.Run(how, func(t *testing.T) {

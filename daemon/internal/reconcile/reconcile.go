@@ -375,7 +375,7 @@ func (r *Reconciler) applyConfig(ctx context.Context, src inventory.Sources, dev
 	return found
 }
 
-// noteServed puts what is known of the device plugin into the checkpoint.
+// noteServed puts the served config and the keeper's memory into the checkpoint.
 func (r *Reconciler) noteServed(c *nodestate.Checkpoint) {
 	c.ConfirmedHash, c.DevicePlugin = r.keeper.served, r.keeper.remembered()
 }

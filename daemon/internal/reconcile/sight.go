@@ -11,9 +11,9 @@ import (
 )
 
 // statConfig tells which file is at path and since when it has had its content at
-// the latest: since its change time, or that of its folder, which may have come
-// with the file in it. The Hash is left out. The zero value stands for a file that
-// cannot be looked at.
+// the latest: since its change time, or since the folder's if that is later. The folder
+// may have come with the file in it. The Hash is left out. The zero value stands for a
+// file that cannot be looked at.
 func statConfig(path string) nodestate.SeenConfig {
 	inode, changed, ok := changeOf(path)
 	_, folder, folderOK := changeOf(filepath.Dir(path))
@@ -47,8 +47,8 @@ func changeOf(path string) (inode uint64, changed time.Time, ok bool) {
 // have been there since the last look, or one is there now.
 //
 // The daemon saw a new hash no earlier than it was there, so that this time is a
-// bound which nobody can set back. What was changed while no daemon ran is bounded
-// by the kernel's change times alone.
+// bound which nobody can set back. Only the kernel's change times bound a change that was
+// made while no daemon ran.
 func (k *keeper) look(now time.Time) bool {
 	was, first := k.memory.Seen, !k.sighted
 	k.sighted = true
@@ -64,7 +64,7 @@ func (k *keeper) look(now time.Time) bool {
 		seen.Since = now.UTC().Round(0)
 	}
 	k.memory.Seen = seen
-	// A version that did not keep it has left no Hash; what it confirmed still holds.
+	// A version that did not keep it has left no Hash; its confirmation still holds.
 	return was.Hash == "" && first && seen.Hash == k.served
 }
 
@@ -93,7 +93,7 @@ func (k *keeper) resume(c nodestate.Checkpoint) {
 	k.gate.tried, k.gate.failures = k.memory.Tried, k.memory.Failures
 }
 
-// remembered is what the next daemon is to know.
+// remembered returns the memory for the next daemon, with the gate's part.
 func (k *keeper) remembered() nodestate.DevicePluginMemory {
 	m := k.memory
 	m.Tried, m.Failures = k.gate.tried.UTC().Round(0), k.gate.failures

@@ -266,7 +266,7 @@ func (r *readers) event(t *testing.T) {
 		if what = r.put(contents[r.rng.IntN(3)], how); how == 3 {
 			r.sync(t) // a running daemon looks at each change of the folder, some time before the next
 		}
-	case n < 5 && r.keep != nil && r.keep.sighted: // what is mounted while no daemon looks leaves no trace
+	case n < 5 && r.keep != nil && r.keep.sighted: // a mount leaves no trace while no daemon looks
 		r.sync(t)
 		what = r.put("", 4)
 		r.sync(t)

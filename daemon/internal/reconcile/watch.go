@@ -128,9 +128,9 @@ func (w *Watcher) concerns(path string) bool {
 	return false
 }
 
-// watch watches what is there now, as far as the kernel lets it. What a folder
-// gained between the look at it and the watch on it would go unnoticed, hence
-// the repetition.
+// watch watches every path that exists now, as far as the kernel lets it. A folder may
+// gain an entry between the look at it and the watch on it. So watch looks again until
+// nothing is new.
 func (w *Watcher) watch() {
 	if w.notify == nil {
 		if w.notify, w.lacking = fsnotify.NewWatcher(); w.lacking != nil {
