@@ -16,8 +16,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// TestRenamedNodeIsRefused runs the built program: under another name it ends with an
-// error that says what to do as its last line, and leaves the devices alone.
+// TestRenamedNodeIsRefused runs the built program: under another name it leaves the
+// devices alone and ends. Its last line is an error with the remedy.
 func TestRenamedNodeIsRefused(t *testing.T) {
 	if nstest.Outside(t) {
 		return

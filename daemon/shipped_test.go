@@ -85,7 +85,7 @@ func TestShippedFlags(t *testing.T) {
 	}
 }
 
-// namespaces are those of the flag.
+// namespaces returns the namespaces that the flag lists.
 func namespaces(flag string) []string {
 	list, _ := strings.CutPrefix(flag, "--dp-namespaces=")
 	return strings.Split(list, ",")

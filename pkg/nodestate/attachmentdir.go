@@ -99,8 +99,8 @@ func (r *Record) Close() {
 // Lock returns the record of id under this process's lock, waiting for another
 // holder until ctx ends (then ErrBusy). Errors: fs.ErrNotExist, ErrCorrupt,
 // ErrOtherVersion, ErrUntrusted; a record that cannot be understood is an
-// *UnreadRecord. What a writer has left that was killed before its record became
-// visible is removed.
+// *UnreadRecord. Lock removes the leftovers of a writer that was killed before its
+// record became visible.
 func (d AttachmentDir) Lock(ctx context.Context, id AttachmentID) (*Record, error) {
 	paths, err := d.paths(id)
 	if err != nil {
@@ -185,10 +185,10 @@ func decodeAttachment(path string, data []byte) (Attachment, error) {
 	return a, nil
 }
 
-// Discard removes what is left of id's record: the way out for one that Lock
-// calls corrupt, and for one of another version that is of another boot than that of
-// this id. One that is whole, or that another process works on, stays (ErrBusy); one
-// that is gone is not an error.
+// Discard removes the remains of id's record: the way out for one that Lock calls
+// corrupt, and for one of another version that is not of the boot bootID. One that is
+// whole, or that another process works on, stays (ErrBusy); one that is gone is not an
+// error.
 func (d AttachmentDir) Discard(id AttachmentID, bootID string) error {
 	path, err := d.path(id)
 	if err != nil {
@@ -227,7 +227,7 @@ func readRecord(path string) (Attachment, error) {
 }
 
 // List returns all readable records, sorted by file name, without locking
-// them, and besides them those that could not be read. A folder that
+// them, and apart from them the unreadable ones. A folder that
 // does not exist holds none; one that cannot be read is the third result.
 func (d AttachmentDir) List() ([]Attachment, Unread, error) {
 	names, err := listJSON(string(d))

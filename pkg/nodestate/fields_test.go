@@ -31,7 +31,7 @@ func samples() fields.Samples {
 }
 
 // everyField shows that each field of a stored type is in its file, and comes back
-// from there. written is what its writer makes of it first.
+// from there. Its writer calls written first.
 func everyField[T any](t *testing.T, written func(T) T) {
 	t.Run(reflect.TypeFor[T]().Name(), func(t *testing.T) {
 		encoded := func(v T) []byte {
@@ -74,7 +74,7 @@ func TestEveryFieldIsStored(t *testing.T) {
 	everyField(t, func(l Leases) Leases { return l })
 }
 
-// TestSame: what would be another file is not the same, whichever field it is; an
+// TestSame: a difference in any field makes another file, and is not the same; an
 // empty list and none, and a time in another zone, are one file.
 func TestSame(t *testing.T) {
 	fields.Each(samples(), func(path string, base, other Checkpoint) {
@@ -95,8 +95,8 @@ func TestSame(t *testing.T) {
 	}
 }
 
-// TestOtherVersionKeepsEveryField: what this version understands of another one's
-// checkpoint counts, but for what that version may mean otherwise.
+// TestOtherVersionKeepsEveryField: each field of another version's checkpoint counts
+// that this version understands, unless the other version may mean something else by it.
 func TestOtherVersionKeepsEveryField(t *testing.T) {
 	fields.Each(samples(), func(path string, base, other Checkpoint) {
 		if path == ".SchemaVersion" || path == ".ConfirmedHash" {

@@ -26,7 +26,8 @@ type kind struct {
 	path func(root string) string
 	// read is how the programs read it.
 	read func(root string) error
-	// missing is what a missing file is: fs.ErrNotExist, or nil where that says something.
+	// missing is the error for a missing file: fs.ErrNotExist, or nil where that says
+	// something.
 	missing error
 }
 
@@ -63,7 +64,7 @@ var readers = map[string]kind{
 	},
 }
 
-// spoilt are the ways in which a file is not one of ours, and what its reader says.
+// spoilt are the ways in which a file is not one of ours, with the reader's error.
 var spoilt = map[string]struct {
 	make func(path string) error
 	want error
@@ -93,9 +94,9 @@ func content(s string) func(string) error {
 	return func(path string) error { return os.WriteFile(path, []byte(s), 0o600) }
 }
 
-// TestEveryKindOfFile: what each reader makes of each kind of fault, and that no fault
-// is taken for another: a file of another version is not a corrupt one, and no file is
-// a missing one.
+// TestEveryKindOfFile: each reader returns the right error for each kind of fault, and
+// takes no fault for another: a file of another version is not a corrupt one, and no
+// file is a missing one.
 func TestEveryKindOfFile(t *testing.T) {
 	for name, k := range readers {
 		root := t.TempDir()
@@ -164,8 +165,8 @@ func TestKindsAreComplete(t *testing.T) {
 	}
 }
 
-// TestStableKeys is the contract that ErrOtherVersion states: what a reader knows of a
-// record whatever its version, and that a record of this version has it there.
+// TestStableKeys is the contract of ErrOtherVersion: a reader knows the stable keys of a
+// record of any version, and a record of this version has them in these places.
 func TestStableKeys(t *testing.T) {
 	a := attachment("c1", "net-1") // whose name has a dash
 	complete := attachment("c1", "net1")
@@ -237,8 +238,8 @@ func TestDiscardOtherVersion(t *testing.T) {
 	}
 }
 
-// TestCheckpointOfAnotherVersion: what is valid in this version counts, and the file is
-// kept.
+// TestCheckpointOfAnotherVersion: rows and keys that are valid in this version count, and
+// the file is kept.
 func TestCheckpointOfAnotherVersion(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "checkpoint.json")
 	row := `{"eniID":"eni-0a1b2c3d4e5f60001","nodeENI":"a","mac":"02:00:00:00:00:07","pciAddress":"0000:00:07.0","phase":"ready","advertised":true,"new":1}`
@@ -269,6 +270,6 @@ func TestCheckpointOfAnotherVersion(t *testing.T) {
 		t.Errorf("%s: %s, %v", kept[0], data, err)
 	}
 	if _, err := ReadCheckpoint(path); err != nil {
-		t.Errorf("what was written in its place: %v", err)
+		t.Errorf("the checkpoint written in its place: %v", err)
 	}
 }

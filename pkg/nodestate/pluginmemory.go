@@ -6,7 +6,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 )
 
-// DevicePluginMemory is what the daemon knows of the device plugin and its config
+// DevicePluginMemory keeps the daemon's knowledge of the device plugin and its config
 // across the daemon's own restarts. Its times are wall-clock times: the clock may
 // have been set back since, so that a time to come counts as now.
 type DevicePluginMemory struct {
@@ -42,7 +42,7 @@ func (r Reader) StartedAt() time.Time { return time.Unix(r.Started, 0) }
 // change time stay the same, so has the content: nobody can set the change time,
 // and each write, rename and change of the attributes renews it (inode(7)).
 type SeenConfig struct {
-	// Hash is that of the canonical content; "" when no config was seen.
+	// Hash is the hash of the canonical content; "" when no config was seen.
 	Hash string `json:"hash,omitempty"`
 	// Inode and Changed (st_ctim) are 0 and zero where they could not be read.
 	Inode   uint64    `json:"inode,omitempty"`

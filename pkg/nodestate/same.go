@@ -19,8 +19,9 @@ func (i Inventory) Same(o Inventory) bool {
 	return sameFile(i, o, Inventory.written)
 }
 
-// sameFile compares in memory first, which nothing can make equal that is not. What
-// differs there may still be one file: an empty list and none, a time and its zone.
+// sameFile compares in memory first: values that are equal there make the same file.
+// Values that differ there may still make one: an empty list and none, one time in two
+// zones.
 func sameFile[T any](a, b T, written func(T) T) bool {
 	if reflect.DeepEqual(a, b) { //nolint:forbidigo // a list of fields would forget one
 		return true

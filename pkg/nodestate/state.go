@@ -113,8 +113,8 @@ type CheckpointDevice struct {
 func CheckpointPath(stateDir string) string { return filepath.Join(stateDir, "checkpoint.json") }
 
 // ReadCheckpoint reads the checkpoint at path. Errors: fs.ErrNotExist,
-// ErrCorrupt, ErrUntrusted, and ErrOtherVersion. With the last the Checkpoint has what
-// is valid in this version too, but no ConfirmedHash; see KeepOther.
+// ErrCorrupt, ErrUntrusted, and ErrOtherVersion. With the last the Checkpoint has the
+// rows and keys that are valid in this version too, but no ConfirmedHash; see KeepOther.
 func ReadCheckpoint(path string) (Checkpoint, error) {
 	data, err := ReadTrusted(path)
 	if err != nil {
@@ -138,8 +138,8 @@ func decodeCheckpoint(path string, data []byte) (Checkpoint, error) {
 	return c, nil
 }
 
-// ofOtherVersion takes from a checkpoint what is valid in this version, one key after the
-// other.
+// ofOtherVersion takes from a checkpoint the rows and keys that are valid in this version,
+// one key after the other.
 func ofOtherVersion(data []byte) (c Checkpoint) {
 	var top map[string]json.RawMessage
 	var rows []json.RawMessage
@@ -182,7 +182,7 @@ func KeepOther(e *VersionError) error {
 // keptSuffix and the schemaVersion are behind the name of a file that was kept.
 const keptSuffix = ".schema-"
 
-// KeptOther lists what KeepOther has kept of a file, and nobody has removed since.
+// KeptOther lists the copies that KeepOther has kept of a file and nobody has removed.
 func KeptOther(path string) []string {
 	kept, _ := filepath.Glob(path + keptSuffix + "*") // an error would be the pattern's
 	return kept

@@ -11,9 +11,9 @@ import (
 
 // ErrOtherVersion is returned for a file whose schemaVersion is not ours: another
 // version of this program has written it, and only that one understands it. It is
-// not ErrCorrupt. Such a file counts: it holds what it names, and where it cannot be
-// read what it names, it may name anything. Nobody repairs it, rebuilds it, or acts
-// upon it by guess.
+// not ErrCorrupt. Such a file counts: it holds the devices and addresses that it names.
+// Where a reader cannot tell which, it may hold any. Nobody repairs it, rebuilds it, or
+// acts upon it by guess.
 //
 // A reader still knows a little of it, since every version keeps these keys in these
 // places, with the meaning and the form that they have in version 1:
@@ -77,8 +77,8 @@ func take[T any](data json.RawMessage, value *T) {
 	}
 }
 
-// UnreadRecord says why an attachment record could not be read, and what is known of
-// it all the same. It is an error, and wraps ErrCorrupt, ErrOtherVersion, ErrUntrusted
+// UnreadRecord says why an attachment record could not be read, and has the keys that
+// are known all the same. It is an error, and wraps ErrCorrupt, ErrOtherVersion, ErrUntrusted
 // or an error of the file system.
 type UnreadRecord struct {
 	Path string
@@ -86,7 +86,7 @@ type UnreadRecord struct {
 	ID AttachmentID
 	// Lost: an intent was lost together with its effects. It holds nothing.
 	Lost bool
-	// BootID, PCIAddress and ENIID are those that the record names; "" is unknown.
+	// BootID, PCIAddress and ENIID are from the record; "" is unknown.
 	BootID     string
 	PCIAddress device.PCIAddress
 	ENIID      device.ENIID
@@ -146,7 +146,7 @@ func (all Unread) MayHold(bootID string, pci device.PCIAddress) *UnreadRecord {
 	return nil
 }
 
-// Trusted are those that nobody else can have written.
+// Trusted returns the records that nobody else can have written.
 func (all Unread) Trusted() Unread {
 	return slices.DeleteFunc(slices.Clone(all), func(u *UnreadRecord) bool { return errors.Is(u.Err, ErrUntrusted) })
 }

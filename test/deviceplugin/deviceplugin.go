@@ -48,7 +48,7 @@ var (
 	ErrCrashed = errors.New("crashed")
 )
 
-// Options are what a device plugin works with. All are needed but Args.
+// Options configure a device plugin. All are needed but Args.
 type Options struct {
 	// Config is the path of the config.
 	Config string

@@ -358,7 +358,7 @@ func (s *Server) unassignIPv6(p params) (string, error) {
 	return item("networkInterfaceId", id), nil
 }
 
-// unassign takes all of what a call names, or nothing (API_UnassignPrivateIpAddresses.html,
+// unassign takes all addresses that a call names, or none (API_UnassignPrivateIpAddresses.html,
 // API_UnassignIpv6Addresses.html); the primary address is not to be unassigned.
 func (s *Server) unassign(p params, addressParam, prefixParam string, of func(*ENI) *[]netip.Addr) error {
 	r, err := s.changing(p)

@@ -5,7 +5,7 @@ import (
 	"net/http"
 )
 
-// apiError is what EC2 answers instead of a result.
+// apiError is EC2's answer instead of a result.
 type apiError struct {
 	status        int
 	code, message string

@@ -270,7 +270,7 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, status int) {
 }
 
 // writePage answers a status with a body; "" is the service's own. The pages of 401
-// and 404 are those of AWS' own mock (amazon-ec2-metadata-mock v1.13.0,
+// and 404 are taken from AWS' own mock (amazon-ec2-metadata-mock v1.13.0,
 // pkg/server/httpserver.go).
 func writePage(w http.ResponseWriter, status int, body string) {
 	if body == "" && (status == http.StatusUnauthorized || status == http.StatusNotFound) {

@@ -1,5 +1,5 @@
 // Package fields changes one field of a value after the other, however deep it lies,
-// so that a test of all fields knows those that are added later.
+// so that a test of all fields also covers fields that are added later.
 package fields
 
 import (
@@ -16,7 +16,7 @@ func Sample[T any](s Samples, base, other T) { s[reflect.TypeFor[T]()] = [2]any{
 
 // Each calls f for each exported field of T, with a value in which all fields are set
 // and one that differs from it in that field alone. A list has one element, which is
-// taken away in one more call; so is what a pointer points to. Each panics at a type
+// taken away in one more call; so is a pointer's target. Each panics at a type
 // of which it can make no value.
 func Each[T any](s Samples, f func(path string, base, other T)) {
 	for i := 0; ; i++ {

@@ -11,9 +11,9 @@ import (
 )
 
 // People may write any number of NodeENIs, each of 1.5 MiB. The inventory, the
-// checkpoint and the ENINodeState must have room for all that depends on them. So what
-// people write without limit shares a budget, and a NodeENI whose share does not fit
-// goes without. The smallest shares fit first: nobody's suffers from a larger one.
+// checkpoint and the ENINodeState must have room for all that depends on them. So fields
+// without a length limit share a budget, and a NodeENI whose share does not fit goes
+// without. The smallest shares fit first: nobody's suffers from a larger one.
 const (
 	// maxENIs is how many ENIs one NodeENI may mean on one node. No instance type of EC2
 	// has as many.
@@ -53,7 +53,7 @@ func (j *joiner) fitRows() {
 	}
 	for _, name := range over(shares, absentBudget) {
 		j.rows = slices.DeleteFunc(j.rows, func(r row) bool { return r.NodeENI == name && j.absent(&r) })
-		j.noRoom("TooManyENIs", name, "the NodeENIs of this node mean more ENIs that it does not have than the inventory has room for, so those of this one are left out; "+
+		j.noRoom("TooManyENIs", name, "the NodeENIs of this node mean more ENIs that it does not have than the inventory has room for, so this NodeENI's are left out; "+
 			"correct its nodeSelector or its subnets")
 	}
 	clear(shares)
@@ -78,7 +78,7 @@ func (j *joiner) noRoom(reason, nodeENI, format string, args ...any) {
 	j.problems = append(j.problems, nodestate.Problem{Reason: reason, NodeENI: nodeENI, Message: fmt.Sprintf(format, args...)})
 }
 
-// rowSize is about what a row takes, in octets.
+// rowSize is the approximate size of a row in octets.
 const rowSize = 500
 
 // absent says whether a row is of an ENI that is nowhere on this machine: any number of
@@ -89,7 +89,7 @@ func (j *joiner) absent(r *row) bool {
 	return r.Phase == nodestate.PhasePending && r.PCIAddress == "" && !listed
 }
 
-// listSize is what a list takes in JSON, in octets.
+// listSize returns the size of a list in JSON, in octets.
 func listSize(names []string) (octets int) {
 	for _, name := range names {
 		octets += len(name) + len(`"",`)
@@ -97,7 +97,7 @@ func listSize(names []string) (octets int) {
 	return octets
 }
 
-// fitClaims bounds what one NodeENI means.
+// fitClaims keeps the first maxENIs claims of a NodeENI.
 func (j *joiner) fitClaims(name string, d *declaration) {
 	if len(d.claims) <= maxENIs {
 		return
@@ -122,7 +122,7 @@ func FitProblems(all []nodestate.Problem) []nodestate.Problem {
 			return found
 		})
 		all = append(all, nodestate.Problem{Reason: "MoreProblems", Message: fmt.Sprintf(
-			"the problems of %d more NodeENIs are not shown; mend those that are, or remove NodeENIs", len(hidden))})
+			"the problems of %d more NodeENIs are not shown; mend the shown ones, or remove NodeENIs", len(hidden))})
 	}
 	return SortProblems(all)
 }
@@ -140,7 +140,7 @@ func (j *joiner) moreProblems() {
 	for _, name := range slices.Sorted(maps.Keys(j.said)) {
 		if n := j.said[name] - maxProblems; n > 0 {
 			j.problems = append(j.problems, nodestate.Problem{
-				Reason: "MoreProblems", NodeENI: name, Message: fmt.Sprintf("%d more problems of this NodeENI are not shown; mend those that are", n),
+				Reason: "MoreProblems", NodeENI: name, Message: fmt.Sprintf("%d more problems of this NodeENI are not shown; mend the shown ones", n),
 			})
 		}
 	}

@@ -14,7 +14,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// maxAnnotations is what the API server takes of an object's annotations, in octets
+// maxAnnotations is the API server's limit for all annotations of an object, in octets
 // (TotalAnnotationSizeLimitB in k8s.io/apimachinery/pkg/api/validation/objectmeta.go).
 const maxAnnotations = 256 << 10
 
@@ -90,8 +90,8 @@ func ours(res Result) (rows []string) {
 	return rows
 }
 
-// fits checks that readers take what is written of a result, and that nobody may use
-// a device who could not before.
+// fits checks that readers accept the files and the object made of a result, and that
+// it lets nobody use a device who could not before.
 func fits(t *testing.T, res Result) {
 	t.Helper()
 	dir := t.TempDir()
@@ -127,9 +127,9 @@ func fits(t *testing.T, res Result) {
 	}
 }
 
-// TestNoNodeENITakesAnothersRoom: whatever NodeENIs there are that the API server takes,
-// other NodeENIs' rows, lists and removals are as they would be without, and what the
-// daemon writes is no larger than its readers take.
+// TestNoNodeENITakesAnothersRoom: no NodeENI that the API server takes changes the rows,
+// lists or removals of other NodeENIs, and the daemon writes nothing that is too large
+// for its readers.
 func TestNoNodeENITakesAnothersRoom(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
@@ -186,8 +186,8 @@ func TestTooLongIsClosed(t *testing.T) {
 	}
 }
 
-// TestProblemsFit: a NodeENI with many problems does not hide those of another, and many
-// NodeENIs with problems do not hide those of none.
+// TestProblemsFit: a NodeENI with many problems does not hide another's problems, and
+// many NodeENIs with problems do not hide the problems that are of no NodeENI.
 func TestProblemsFit(t *testing.T) {
 	var all []nodestate.Problem
 	for i := range 20_000 {

@@ -8,8 +8,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// TestCauseOfDraining: a draining row says what was seen, and nothing else; it says
-// the same while nothing can be read.
+// TestCauseOfDraining: the cause of a draining row names only seen facts. It stays the
+// same while nothing can be read.
 func TestCauseOfDraining(t *testing.T) {
 	tests := map[string]struct {
 		change func(*world)

@@ -45,8 +45,8 @@ func (j *joiner) phaseDriven(c *claim, p place, d nodestate.Device) nodestate.Ph
 	return phase
 }
 
-// causeDriven says why a device that is declared drains: for its driver, or, where
-// what declares it cannot be read, for the reason that it had.
+// causeDriven says why a device that is declared drains: for its driver, or for the
+// reason that it had, where its declaration cannot be read.
 func (j *joiner) causeDriven(c *claim, p place) string {
 	to := cmp.Or(c.driver, j.Taken.Value[p.pci].Driver)
 	switch before := j.prev[c.eni]; {

@@ -20,8 +20,8 @@ const quietTime = 30 * time.Second
 // unlessForeign returns the ENI that was found at the claim's slot, or "" where
 // others attach ENIs too and it is theirs, or may be. EC2's tag decides where it is
 // known. Else the marks on the link do: they are asked about at every look, for an ENI
-// that is ours too, but for one that a pod has, whose link may have any. What cannot be
-// read, or has no link to look at, stays as it is.
+// that is ours too, but for one that a pod has, whose link may have any. An ENI
+// stays as it is where its marks cannot be read, or it has no link to look at.
 func (j *joiner) unlessForeign(c *claim, eni device.ENIID) device.ENIID {
 	if j.Lookup != LookupGuarded {
 		return eni
@@ -39,7 +39,7 @@ func (j *joiner) unlessForeign(c *claim, eni device.ENIID) device.ENIID {
 	}
 	ours := row != nil && (row.Phase != nodestate.PhaseDraining || p.link == nil) || j.beforeTheBoot(c, eni)
 	if row != nil {
-		j.others[eni] = row.Cause // it drains for what was seen, until there is news
+		j.others[eni] = row.Cause // it drains for the same cause until there is news
 	}
 	switch {
 	case held, row != nil && ours && (!j.Foreign.Known || p.link == nil):

@@ -73,7 +73,7 @@ func (j *joiner) giveBackStray() {
 	}
 }
 
-// causeOf says why nothing claims a row's ENI any more, by what was read for this Join.
+// causeOf says why nothing claims a row's ENI any more. It goes by this Join's Sources.
 func (j *joiner) causeOf(r *nodestate.CheckpointDevice) string {
 	d, declared := j.declared[r.NodeENI]
 	switch {

@@ -312,7 +312,8 @@ func (j *joiner) phaseKernel(c *claim, p place, before *nodestate.CheckpointDevi
 	return nodestate.PhasePending
 }
 
-// whyGone says what is at the address where a device was that is gone.
+// whyGone says whether no PCI function or another one is at the address of a device
+// that is gone.
 func (p place) whyGone() string {
 	if p.replaced {
 		return fmt.Sprintf("another PCI function is at %s, where the device was, and no link of this host has its MAC", p.pci)

@@ -37,7 +37,7 @@ type Snapshot struct {
 	// order.
 	Problems []nodestate.Problem
 	// Unread are the names of objects that are declared, perhaps for this node, and
-	// cannot be understood, nor ever were. Only what each of these meant is unknown.
+	// cannot be understood, nor ever were. Only the meaning of each of these is unknown.
 	Unread []string
 	// Complete says that an object which is neither in Objects nor in Unread is not
 	// declared for this node. While it is false, absence means nothing.
@@ -117,7 +117,7 @@ type Sources struct {
 	// count as held on account of these, and of restore records of the kind.
 	Unread nodestate.Unread
 	Held   map[device.PCIAddress]bool
-	// Leases are those of this boot, by ENI; what has no entry has no leases. Of the
+	// Leases are the leases of this boot, by ENI; an ENI without an entry has none. Of the
 	// ENIs in UnreadLeases every address counts as leased.
 	Leases       Fact[map[device.ENIID]nodestate.Leases]
 	UnreadLeases map[device.ENIID]bool

@@ -205,7 +205,7 @@ func (c *call) giveBack(dir string, eni device.ENIID, id nodestate.AttachmentID,
 // them finds that needed: most calls of DEL and GC have nothing to do.
 func (c *call) changeLeases(dir string, eni device.ENIID, needed func(*nodestate.Leases) bool, f func(*nodestate.LockedLeases) error) error {
 	l, err := nodestate.LeaseDir(dir).Read(c.bootID, eni)
-	if errors.Is(err, nodestate.ErrOtherVersion) { // that version frees what has no netns any more
+	if errors.Is(err, nodestate.ErrOtherVersion) { // that version frees leases whose netns is gone
 		c.log.WithError(err).Warn("leaving the leases of this ENI, which stay taken")
 		return nil
 	}

@@ -42,8 +42,8 @@ func spoil(t *testing.T, fault, path string) {
 	}
 }
 
-// outcome has the codes of what a pod, which has the first device, and another pod
-// meet when a file is spoilt; 0 is success.
+// outcome has the codes of the calls for a pod, which has the first device, and for
+// another pod when a file is spoilt; 0 is success.
 type outcome struct {
 	// other is another pod's ADD of another device, same one of the first device (with
 	// Leases: of one more address of it), and del the first pod's DEL.
@@ -52,7 +52,7 @@ type outcome struct {
 	stays bool
 }
 
-// kinds has for each kind of file what the plugin does with each fault. It reads no
+// kinds has the outcome of each fault in each kind of file. The plugin reads no
 // Checkpoint. For the Policy see TestUnusablePolicy.
 var kinds = map[string]struct {
 	path     func(e *env, pod *skel.CmdArgs) string
@@ -98,8 +98,8 @@ var kinds = map[string]struct {
 	}},
 }
 
-// TestEveryKindOfFile: a file that is not understood holds what it names, and nobody
-// touches it; it keeps no verb from what it is not about.
+// TestEveryKindOfFile: a file that is not understood holds the devices and addresses
+// that it names, and nobody touches it. It stops no verb on anything else.
 func TestEveryKindOfFile(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -196,8 +196,8 @@ func TestKindsAreComplete(t *testing.T) {
 	}
 }
 
-// TestOtherVersionOfAnEarlierBoot: what a pod had ended with its boot, so DEL goes by
-// the netconf and the record is forgotten, and no ADD is held up.
+// TestOtherVersionOfAnEarlierBoot: an attachment ends with its boot, so DEL goes by the
+// netconf and forgets the record, and no ADD is held up.
 func TestOtherVersionOfAnEarlierBoot(t *testing.T) {
 	if nstest.Outside(t) {
 		return

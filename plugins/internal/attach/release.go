@@ -219,9 +219,9 @@ func otherVersion(err error) error {
 			"install that one again, or remove the file and repeat DEL, which then goes by the netconf"}
 }
 
-// delOtherVersion is DEL for a record of another version. In this boot only that one
-// knows what it stands for. An attachment of an earlier boot has nothing any more but
-// what an address plugin keeps of it, which the netconf tells.
+// delOtherVersion is DEL for a record of another version. In this boot only that
+// version knows the meaning of the record. Of an attachment of an earlier boot only an
+// address plugin may still keep something, and the netconf names the plugin.
 func (c *call) delOtherVersion(err error) error {
 	var u *nodestate.UnreadRecord
 	if !errors.As(err, &u) || !u.Ended(c.bootID) {

@@ -35,8 +35,8 @@ func crds() schema.GroupVersionResource {
 	return schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"}
 }
 
-// applyDeploy applies what deploy/ has for the API server. What an earlier test
-// has deleted or changed is as it should be again. One file is missing,
+// applyDeploy applies the manifests of deploy/ that are for the API server. It restores
+// objects that an earlier test has deleted or changed. One file is missing,
 // own-node.yaml: the daemon of these tests runs in no pod, so that its token names
 // no node.
 func (c *Cluster) applyDeploy(t testing.TB) {
