@@ -131,9 +131,10 @@ func TestPermissionsAreTheseAndNoMore(t *testing.T) {
 			}
 			searched["cluster "+o.Name]++
 		case *rbacv1.Role:
-			searched[o.Namespace]++
-			if diff := cmp.Diff(wantPods, o.Rules); diff != "" {
-				t.Errorf("Role in %s (-want +got):\n%s", o.Namespace, diff)
+			searched[o.Namespace+" "+o.Name]++
+			want := map[string][]rbacv1.PolicyRule{"multi-enid-device-plugin": wantPods, "multi-enid-own-pod": {rule("", "pods", "delete")}}[o.Name]
+			if diff := cmp.Diff(want, o.Rules); diff != "" {
+				t.Errorf("Role %s in %s (-want +got):\n%s", o.Name, o.Namespace, diff)
 			}
 		case *rbacv1.ClusterRoleBinding:
 			if diff := cmp.Diff(wantSubjects, o.Subjects); diff != "" || o.RoleRef.Name != o.Name {
@@ -141,15 +142,15 @@ func TestPermissionsAreTheseAndNoMore(t *testing.T) {
 			}
 			searched["cluster "+o.Name]++
 		case *rbacv1.RoleBinding:
-			searched[o.Namespace]++
-			if diff := cmp.Diff(wantSubjects, o.Subjects); diff != "" || o.RoleRef.Kind != "Role" || o.RoleRef.Name != "multi-enid-device-plugin" {
+			searched[o.Namespace+" "+o.Name]++
+			if diff := cmp.Diff(wantSubjects, o.Subjects); diff != "" || o.RoleRef.Kind != "Role" || o.RoleRef.Name != o.Name {
 				t.Errorf("RoleBinding in %s of %v (-want +got):\n%s", o.Namespace, o.RoleRef, diff)
 			}
 		default:
 			t.Errorf("%T is no permission", o)
 		}
 	}
-	want := map[string]int{"cluster multi-enid": 2, "cluster multi-enid-device-plugin": 2, "kube-system": 2, "default": 2}
+	want := map[string]int{"cluster multi-enid": 2, "cluster multi-enid-device-plugin": 2, "kube-system multi-enid-device-plugin": 2, "default multi-enid-device-plugin": 2, "kube-system multi-enid-own-pod": 2}
 	if diff := cmp.Diff(want, searched); diff != "" {
 		t.Errorf("Roles and bindings by namespace (-want +got):\n%s", diff)
 	}

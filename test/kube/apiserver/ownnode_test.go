@@ -136,7 +136,14 @@ func TestOwnNode(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	here := o.InPod(t, o.pod("multi-enid-1", "node-1", nil))
+	daemon := func(p *corev1.Pod) { p.Labels = map[string]string{"app.kubernetes.io/name": "multi-enid"} }
+	here := o.InPod(t, o.pod("multi-enid-1", "node-1", daemon))
+	o.pod("multi-enid-2", "node-2", daemon)
+	o.pod("multi-enid-3", "node-1", daemon)
+	o.pod("multi-enid-1", "node-1", func(p *corev1.Pod) {
+		daemon(p)
+		p.Namespace, p.Spec.ServiceAccountName = "default", ""
+	})
 	nowhere := o.InNoPod(t)
 	o.pod("own", "node-1", nil)
 	o.pod("other-label", "node-1", func(p *corev1.Pod) { p.Labels = map[string]string{"name": "sriov-device-plugin"} })
@@ -164,6 +171,11 @@ func TestOwnNode(t *testing.T) {
 	}{
 		"own device plugin":          {o.deletePod(here, "own"), ""},
 		"own, by its other label":    {o.deletePod(here, "other-label"), ""},
+		"own pod":                    {o.deletePod(here, "multi-enid-1"), ""},
+		"own pod, no node":           {o.deletePod(nowhere, "multi-enid-1"), "the token names no node"},
+		"the daemon elsewhere":       {o.deletePod(here, "multi-enid-2"), "of its own node only"},
+		"another daemon's pod here":  {o.deletePod(here, "multi-enid-3"), "of the SR-IOV device plugin"},
+		"its name, other namespace":  {o.deletePod(here, "default/multi-enid-1"), "of the SR-IOV device plugin"},
 		"device plugin elsewhere":    {o.deletePod(here, "others"), "of its own node only"},
 		"pod on no node":             {o.deletePod(here, "unscheduled"), "of its own node only"},
 		"bare pod":                   {o.deletePod(here, "bare"), "a DaemonSet makes anew"},
