@@ -19,6 +19,8 @@ type cluster struct {
 	reporter *kube.Reporter
 	taint    *kube.StartupTaint
 	kubelet  *podresources.Client
+	// release deletes the own Pod object.
+	release func(context.Context, kube.OwnPod) error
 }
 
 // connect makes the clients that the flags ask for. They send nothing yet. instance is
@@ -44,6 +46,7 @@ func (c *nodeFlags) connect(log *logrus.Logger, instance func() string) (*cluste
 			return nil, err
 		}
 	}
+	k.release = client.ReleaseOwnPod
 	k.source = kube.NewSource(client, kube.SourceOptions{Lookup: c.lookup(), Instance: instance, Now: time.Now, Log: log})
 	k.reporter = kube.NewReporter(client, kube.ReporterOptions{Node: k.source.Node, Now: time.Now, Log: log})
 	if c.startupTaint {

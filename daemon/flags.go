@@ -27,6 +27,7 @@ import (
 // nodeFlags is the command line of what works on this node: run and doctor.
 type nodeFlags struct {
 	nodeName, renamedFrom, source, attachmentsFrom, kubeconfig string
+	podName, podNamespace, podUID                              string
 	pcidpConfig, inventory, stateDir, attachmentsDir, leaseDir string
 	sysfs                                                      string
 	restart, podresources, cniBinDir, listen, logLevel, format string
@@ -57,6 +58,9 @@ const (
 func (c *nodeFlags) add(f *pflag.FlagSet, p program) {
 	f.StringVar(&c.nodeName, "node-name", p.getenv("NODE_NAME"), "name of this node, as its Node object and status.attachments have it ($NODE_NAME; without a cluster else the host's name)")
 	f.StringVar(&c.renamedFrom, "renamed-from", "", "name that this node had before, so that a start under another name is meant; what is remembered stays this node's")
+	f.StringVar(&c.podName, "pod-name", p.getenv("POD_NAME"), "name of the pod that this runs in ($POD_NAME); with the next two the daemon deletes its own Pod object when it is told to stop and a change of a driver hangs")
+	f.StringVar(&c.podNamespace, "pod-namespace", p.getenv("POD_NAMESPACE"), "namespace of that pod ($POD_NAMESPACE)")
+	f.StringVar(&c.podUID, "pod-uid", p.getenv("POD_UID"), "UID of that pod ($POD_UID)")
 	f.StringVar(&c.source, "nodeeni-source", "", "where the NodeENIs are: kube, the API server; dir:PATH, a folder of manifests")
 	f.StringVar(&c.attachmentsFrom, "attachments-from", "", "what says which ENIs a NodeENI has here: status, its status.attachments; imds, device index and subnet, for clusters where no controller writes that status (kube only; default status)")
 	f.StringVar(&c.kubeconfig, "kubeconfig", "", "how to reach the API server; default is the pod's service account")
@@ -179,6 +183,11 @@ func (c *nodeFlags) checkNodeName() (err error) {
 		}
 	}
 	return nil
+}
+
+// ownPod is the pod that this runs in, as far as it is known.
+func (c *nodeFlags) ownPod() kube.OwnPod {
+	return kube.OwnPod{Namespace: c.podNamespace, Name: c.podName, UID: c.podUID}
 }
 
 // usesAPI says whether there is an API server to talk to.

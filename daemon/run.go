@@ -20,7 +20,6 @@ import (
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/orphan"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/pcidp"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
-	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
@@ -78,6 +77,7 @@ func (c *nodeFlags) run(ctx context.Context, log *logrus.Logger) error {
 	server := operate.New(operate.Options{
 		Version: version, Inventory: c.inventory, Leases: nodestate.LeaseDir(c.leaseDir), API: cluster.api(), EventsDropped: cluster.eventsDropped(), Aids: aids, Now: time.Now, Log: log,
 	})
+	told := ctx
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	instance.learn(ctx, awsnode.New(awsnode.Config{}).InstanceID, awake)
@@ -114,12 +114,14 @@ func (c *nodeFlags) run(ctx context.Context, log *logrus.Logger) error {
 	}
 	reconcile.Run(ctx, r.Sync, wake)
 	orphans.Wait()
-	tellUnended(log, r.Unended())
-	if err := <-served; err != nil {
-		return err
+	last := departure{devices: unended(ctx, r), pod: c.ownPod(), release: cluster.release, log: log}
+	err = <-served
+	last.told = err == nil && told.Err() != nil
+	if err == nil {
+		log.Info("multi-enid stopped")
 	}
-	log.Info("multi-enid stopped")
-	return nil
+	last.leave(ctx)
+	return err
 }
 
 // newWake returns a channel that holds a token once awake was called.
@@ -130,13 +132,6 @@ func newWake() (wake chan struct{}, awake func()) {
 		case wake <- struct{}{}:
 		default:
 		}
-	}
-}
-
-// tellUnended names the devices whose change of driver outlasts the daemon.
-func tellUnended(log *logrus.Logger, devices []device.PCIAddress) {
-	if len(devices) > 0 {
-		log.WithField("pciAddresses", devices).Warn("changes of drivers are under way; a container cannot end before they do, see docs/dpdk.md")
 	}
 }
 

@@ -268,10 +268,22 @@ func (r *Reconciler) tidy(rec nodestate.Restore, src *inventory.Sources, lock *o
 	return true
 }
 
-// Unended are the devices whose change of driver is under way, sorted. It is not
-// to be called while Sync runs.
-func (r *Reconciler) Unended() []device.PCIAddress {
-	return slices.Sorted(maps.Keys(r.driving.jobs))
+// Unended waits until ctx ends for the changes of drivers that are under way, and
+// returns the devices of those that have not ended by then, sorted. No Sync runs
+// meanwhile, or later.
+func (r *Reconciler) Unended(ctx context.Context) (devices []device.PCIAddress) {
+	for _, pci := range slices.Sorted(maps.Keys(r.driving.jobs)) {
+		job := r.driving.jobs[pci]
+		if len(job.done) > 0 {
+			continue
+		}
+		select {
+		case <-job.done: //nolint:errcheck // the next daemon looks at the device itself
+		case <-ctx.Done():
+			devices = append(devices, pci)
+		}
+	}
+	return devices
 }
 
 // busy notes that somebody else has the device's claim lock.
