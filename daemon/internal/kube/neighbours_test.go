@@ -71,12 +71,13 @@ func TestNeighbours(t *testing.T) {
 func runNeighbours(t *testing.T, seed uint64, dir string) {
 	w := newNeighbourhood(t, seed, dir)
 	w.start()
-	for range 5 + w.rnd.IntN(15) {
-		w.do(func() { w.note("%s", w.happen()) })
-		time.Sleep([]time.Duration{0, 100 * time.Millisecond, time.Second, 5 * time.Second, 20 * time.Second, 100 * time.Second}[w.rnd.IntN(6)])
-		if w.failed() {
-			break
-		}
+	for left := 5 + int(seed%15); left > 0 && !w.failed(); left-- {
+		var calm time.Duration
+		w.do(func() {
+			w.note("%s", w.happen())
+			calm = []time.Duration{0, 100 * time.Millisecond, time.Second, 5 * time.Second, 20 * time.Second, 100 * time.Second}[w.rnd.IntN(6)]
+		})
+		time.Sleep(calm)
 	}
 	if !w.failed() {
 		w.heal()

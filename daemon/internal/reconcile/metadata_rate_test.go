@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -23,17 +24,27 @@ type metered struct {
 	imds *fakeimds.Running
 	// came is when an ENI was attached, by its MAC.
 	came map[string][]time.Time
+	// told is the service's time, in nanoseconds: an answer that nobody waits for any
+	// more may still be given when the node's time goes on.
+	told atomic.Int64
 }
 
 func newMetered(t *testing.T, enis int) *metered {
 	t.Helper()
 	m := &metered{testNode: newNode(t), came: map[string][]time.Time{}}
-	m.imds = fakeimds.Start(t, fakeimds.Config{Now: m.clock})
+	m.tell()
+	m.imds = fakeimds.Start(t, fakeimds.Config{Now: func() time.Time { return time.Unix(0, m.told.Load()).UTC() }})
 	for e := range enis + 1 {
 		m.list(e)
 	}
-	m.daemon.Metadata = awsnode.New(awsnode.Config{Endpoint: m.imds.URL, Now: m.clock})
+	m.daemon.Metadata = awsnode.New(awsnode.Config{Endpoint: m.imds.URL, Now: m.tell})
 	return m
+}
+
+// tell is the node's time, which the service has from then on.
+func (m *metered) tell() time.Time {
+	m.told.Store(m.now.UnixNano())
+	return m.now
 }
 
 // sync is a Sync, and more while the metadata have not answered.
@@ -54,6 +65,7 @@ func (m *metered) list(e int, edit ...func(*fakeimds.ENI)) {
 	for _, f := range edit {
 		f(&entry)
 	}
+	m.tell()
 	m.imds.Attach(entry)
 	m.came[entry.MAC] = append(m.came[entry.MAC], m.now)
 }
