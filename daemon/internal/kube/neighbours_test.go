@@ -121,7 +121,9 @@ func (w *neighbourhood) happen() string {
 // declare makes a NodeENI, or changes its resource.
 func (w *neighbourhood) declare(e int) string {
 	d := &w.declared[e]
-	d.there = true
+	if !d.there {
+		d.there, d.since = true, time.Now()
+	}
 	d.resource = []string{"", "intel.com/a", "intel.com/b-1", "example.org/a"}[w.rnd.IntN(4)]
 	w.woken()
 	return fmt.Sprintf("declare %d as %q", e, d.resource)
@@ -411,9 +413,19 @@ func (w *neighbourhood) clashes(name string) bool {
 	return false
 }
 
-// peopleOffer says whether people have put that entry there.
+// peopleOffer says whether people have put an entry there that offers the device by
+// the name. Each counts alone: of two with one name the daemon keeps the first.
 func (w *neighbourhood) peopleOffer(name string, a device.PCIAddress) bool {
-	return slices.Contains(w.plugin.judge(w.theirs).Resources[name], a)
+	var config struct {
+		ResourceList []json.RawMessage `json:"resourceList"`
+	}
+	if json.Unmarshal(w.theirs, &config) != nil {
+		return false
+	}
+	return slices.ContainsFunc(config.ResourceList, func(entry json.RawMessage) bool {
+		alone := slices.Concat([]byte(`{"resourceList":[`), entry, []byte(`]}`))
+		return slices.Contains(w.plugin.judge(alone).Resources[name], a)
+	})
 }
 
 // observe judges a View as soon as a Sync has made it.
@@ -431,7 +443,10 @@ func (w *neighbourhood) observe(v reconcile.View) {
 			continue
 		}
 		s := &w.slots[e]
-		if d.Phase == nodestate.PhaseDraining && w.wanted(e) {
+		// One that drained and is declared again is looked at for 30 s where the VPC CNI
+		// may have taken it meanwhile.
+		doubtful := w.guarded && time.Since(w.declared[e].since) < 45*time.Second || w.guarded && time.Since(w.daemonSince) < 45*time.Second
+		if d.Phase == nodestate.PhaseDraining && w.wanted(e) && !doubtful {
 			w.wrong("%s (%s) drains though it is declared and plugged in, problems %q", d.ENIID, d.PCIAddress, v.Inventory.Problems)
 		}
 		if d.Phase == nodestate.PhaseReady && s.vpc && s.marked && s.rec == nil {

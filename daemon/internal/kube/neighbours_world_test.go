@@ -65,6 +65,7 @@ func (s *slot) mac() device.MAC {
 // declaredENI is the NodeENI of a slot.
 type declaredENI struct {
 	there    bool
+	since    time.Time
 	resource string
 }
 
