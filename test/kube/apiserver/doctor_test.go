@@ -78,7 +78,7 @@ func TestDoctor(t *testing.T) {
 	devicePlugin(t, c, "served", corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: folder}}, folder)
 	devicePlugin(t, c, "useless", corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{}}, folder)
 	report := doctor(t, c, n)
-	wantLines(t, report, "ok    device plugin: kube-system/served, kube-system/useless\n", "warn  device plugin: ")
+	wantLines(t, report, "ok    device plugin: kube-system/served, kube-system/useless, resource prefix intel.com\n", "warn  device plugin: ")
 	if !strings.Contains(report, "kube-system/useless does not mount") {
 		t.Errorf("report does not name the pod that a ConfigMap feeds:\n%s", report)
 	}

@@ -179,7 +179,7 @@ func TestEvents(t *testing.T) {
 	untilSaid(t, n, "a draining")
 	cluster.Eventually(t, "Event on the pod", 20*time.Second, func() error {
 		list, err := c.Admin.CoreV1().Events("default").List(t.Context(), metav1.ListOptions{FieldSelector: "involvedObject.kind=Pod,involvedObject.uid=uid-of-p"})
-		if err == nil && (len(list.Items) != 1 || !strings.Contains(list.Items[0].Message, "NodeENI a was removed")) {
+		if err == nil && (len(list.Items) != 1 || !strings.Contains(list.Items[0].Message, "of NodeENI a drains (there is no NodeENI a)")) {
 			err = fmt.Errorf("Events %+v", list.Items)
 		}
 		return err

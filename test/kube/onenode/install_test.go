@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -191,6 +192,15 @@ func (s *stage) installation(manifests string, look func(inUse bool)) {
 
 	a := s.enis[0]
 	s.startDevicePlugin()
+	cluster.Eventually(t, "device plugin", restart, func() error {
+		if s.devicePlugins() == "" {
+			return errors.New("it does not run")
+		}
+		return nil
+	})
+	// Its start is told in whole seconds. One at the very time of a change may have read either
+	// config, and is restarted though it offers the device.
+	time.Sleep(2 * time.Second)
 	s.must(s.declare(a))
 	cluster.Eventually(t, "allocatable 1", restart, s.counts(a, 1))
 	look(false)
