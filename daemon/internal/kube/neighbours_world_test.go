@@ -213,7 +213,9 @@ func (w *neighbourhood) touched() {
 
 // edited notes that people have written the config.
 func (w *neighbourhood) edited(content []byte) {
-	w.theirs = content
+	if json.Valid(content) { // else the daemon makes up for it by what was there
+		w.theirs = content
+	}
 	w.changed()
 	w.touched()
 }
