@@ -107,7 +107,7 @@ func (c *Client) list(ctx context.Context) error {
 	if k.asked {
 		ctx = again(ctx)
 		switch {
-		case c.budget.left(ctx) > 0:
+		case c.budget.left(ctx) > k.reserved(c.budget.now()):
 		case k.listed == nil:
 			return errTooOften
 		default:
@@ -188,19 +188,15 @@ func (e *entry) wait(urgent bool, now time.Time) time.Duration {
 // readAgain reads the changeable keys of an ENI, or all of them, when that is due and
 // the budget allows it.
 func (c *Client) readAgain(ctx context.Context, mac device.MAC, e *entry, urgent bool) error {
-	now, cost, spare := c.budget.now(), refreshRequests, spareRequests
-	all := e.whole.IsZero() || now.Sub(e.whole) >= wholeEvery
-	if all {
-		cost = eniRequests
-	}
+	now, spare := c.budget.now(), spareRequests
 	if urgent {
 		spare = 0
 	}
-	if age := now.Sub(e.tried); age >= 0 && age < e.wait(urgent, now) || c.budget.left(ctx) < cost+spare {
+	if !e.due(urgent, now) || c.budget.left(ctx) < e.cost(urgent, now)+spare {
 		return nil
 	}
 	get := func(key string) (string, error) { return c.get(ctx, key) }
-	if all {
+	if e.all(now) {
 		eni, err := readENI(mac, get)
 		if err != nil && !errors.Is(err, errNoKey) {
 			return err
@@ -208,17 +204,55 @@ func (c *Client) readAgain(ctx context.Context, mac device.MAC, e *entry, urgent
 		e.take(eni, mac == c.known.primary, now)
 		return nil
 	}
-	return e.refresh(get, mac == c.known.primary, now)
+	return e.refresh(get, mac == c.known.primary, urgent && e.lacksIndexOnly(), now)
 }
 
-// refresh reads the changeable keys of an ENI. An address outside of the known ranges
+// due says whether the ENI is to be read again now.
+func (e *entry) due(urgent bool, now time.Time) bool {
+	age := now.Sub(e.tried)
+	return age < 0 || age >= e.wait(urgent, now)
+}
+
+// all says whether every key of the ENI is to be read.
+func (e *entry) all(now time.Time) bool { return e.whole.IsZero() || now.Sub(e.whole) >= wholeEvery }
+
+// lacksIndexOnly says whether the index is all that IMDS may yet tell.
+func (e *entry) lacksIndexOnly() bool { return e.eni.DeviceIndex < 0 && len(e.eni.Addresses) > 0 }
+
+// cost is how many requests the next reading of the ENI takes at most.
+func (e *entry) cost(urgent bool, now time.Time) int {
+	switch {
+	case e.all(now):
+		return eniRequests
+	case urgent && e.lacksIndexOnly():
+		return 1
+	}
+	return refreshRequests
+}
+
+// reserved are the requests for an ENI that somebody waits for and that is due. The list
+// leaves them: without that it would take each request as soon as it may be made.
+func (k *interfaces) reserved(now time.Time) (most int) {
+	for mac, e := range k.entries {
+		if !e.tried.IsZero() && e.lacking(mac == k.primary) && e.due(true, now) {
+			most = max(most, e.cost(true, now))
+		}
+	}
+	return most
+}
+
+// refresh reads the changeable keys of an ENI, or its index only. An address outside of the known ranges
 // has all of the ENI read next time.
-func (e *entry) refresh(get func(key string) (string, error), primary bool, now time.Time) error {
+func (e *entry) refresh(get func(key string) (string, error), primary, indexOnly bool, now time.Time) error {
 	next := *e.eni
 	r := reader{get: get, base: macsKey + next.MAC.String() + "/"}
-	r.list("device-number")
+	if !indexOnly {
+		r.list("device-number")
+	}
 	next.DeviceIndex = value(&r, "device-number", parseIndex)
-	r.pool(&next, ranges(e.eni))
+	if !indexOnly {
+		r.pool(&next, ranges(e.eni))
+	}
 	var bad *ValueError
 	switch {
 	case errors.As(r.err, &bad):

@@ -236,6 +236,44 @@ func TestMetadataHotPlug(t *testing.T) {
 	}
 }
 
+// TestMetadataHotPlugs: of several that are plugged in at once none takes the requests
+// that another waits for. Each is ready soon after the metadata list it, and its index.
+func TestMetadataHotPlugs(t *testing.T) {
+	lags := []struct{ listed, index time.Duration }{
+		{}, {listed: time.Second}, {index: 3 * time.Second}, {listed: 3 * time.Second, index: 6 * time.Second}, {listed: 6 * time.Second, index: 6 * time.Second},
+		{listed: 9 * time.Second, index: 15 * time.Second},
+	}
+	m := newMetered(t, 1)
+	for i, lag := range lags {
+		e := 2 + i
+		m.declare(fmt.Sprintf("n%d", e), e)
+		m.host.ours[e] = true
+		m.plug(e, "ena")
+		m.list(e, func(entry *fakeimds.ENI) {
+			entry.AppearsAfter, entry.IndexAfter = fakeimds.Duration(lag.listed), fakeimds.Duration(lag.index)
+		})
+	}
+	begin, p, ready := m.now, pace{}, map[string]bool{}
+	for len(ready) < len(lags) {
+		out := m.sync()
+		for _, d := range m.inventory().Devices {
+			if d.Phase != nodestate.PhaseReady || ready[d.NodeENI] {
+				continue
+			}
+			ready[d.NodeENI] = true
+			lag := lags[d.DeviceIndex-2]
+			late := m.now.Sub(begin) - max(lag.listed, lag.index)
+			if t.Logf("lags %+v: %s later", lag, late); late > 2*time.Second {
+				t.Errorf("ready %s after the metadata have it, which lagged %+v", late, lag)
+			}
+		}
+		if m.now.Sub(begin) > time.Minute {
+			t.Fatalf("only %v are ready within a minute", ready)
+		}
+		m.now = m.now.Add(p.next(out))
+	}
+}
+
 // TestMetadataSenseless: a value that makes no sense is named, with its key; the row of
 // its ENI stays as it was, and the others have nothing to do with it.
 func TestMetadataSenseless(t *testing.T) {
@@ -257,7 +295,7 @@ func TestMetadataSenseless(t *testing.T) {
 			m.now = m.now.Add(11 * time.Minute) // everything is read again
 			if how == "started again" {
 				m.start()
-				m.daemon.Metadata = awsnode.New(awsnode.Config{Endpoint: m.imds.URL, Now: m.clock})
+				m.daemon.Metadata = awsnode.New(awsnode.Config{Endpoint: m.imds.URL, Now: m.tell})
 			}
 			for range 5 {
 				m.sync()
