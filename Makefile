@@ -135,7 +135,7 @@ SEQUENCES ?= 10000
 .PHONY: sequences
 sequences: go-version ## Let SEQUENCES generated stories happen to a node, its neighbours and its cluster; the seeds are printed
 	$(GO) test -count=1 -timeout 30m -v -run '^(TestSequences|TestNeighbours)$$' ./daemon/internal/kube -sequences $(SEQUENCES) -neighbours $(SEQUENCES) | grep -v '^=== '
-	$(GO) test -count=1 -timeout 30m -v -run '^TestModel$$' ./daemon/internal/reconcile -sequences $$(( $(SEQUENCES) / 20 )) | grep -v -e '^=== ' -e '--- PASS: TestModel/'
+	$(GO) test -count=1 -timeout 30m -v -run '^TestModel$$' ./daemon/internal/reconcile -sequences $$(( $(SEQUENCES) / 50 )) | grep -v -e '^=== ' -e '--- PASS: TestModel/'
 
 .PHONY: verify
 verify: format-check tidy-check generate-check arch monitoring lint ## Check all that needs no kernel: format, modules, generated files, rules, alerts, lint
