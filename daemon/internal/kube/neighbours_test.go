@@ -445,7 +445,7 @@ func (w *neighbourhood) observe(v reconcile.View) {
 		s := &w.slots[e]
 		// One that drained and is declared again is looked at for 30 s where the VPC CNI
 		// may have taken it meanwhile.
-		doubtful := w.guarded && time.Since(w.declared[e].since) < 45*time.Second || w.guarded && time.Since(w.daemonSince) < 45*time.Second
+		doubtful := w.guarded && min(time.Since(w.declared[e].since), time.Since(w.daemonSince)) < 45*time.Second
 		if d.Phase == nodestate.PhaseDraining && w.wanted(e) && !doubtful {
 			w.wrong("%s (%s) drains though it is declared and plugged in, problems %q", d.ENIID, d.PCIAddress, v.Inventory.Problems)
 		}
