@@ -52,7 +52,7 @@ func (s *Server) Run(ctx context.Context, listen, socket string) error {
 		return err
 	}
 	endpoints := []endpoint{{
-		name: "status", handler: s.local(), first: status, firstErr: err, problem: func(error) nodestate.Problem {
+		name: "status", address: socket, handler: s.local(), first: status, firstErr: err, problem: func(error) nodestate.Problem {
 			return nodestate.Problem{Reason: "StatusUnserved", Device: socket, Message: "the daemon cannot be asked for its status, which is read from its files: its socket cannot be made, see the daemon's log; it is tried again"}
 		},
 		open: func() (listener, error) { return s.openStatus(ctx, socket) },
@@ -61,7 +61,7 @@ func (s *Server) Run(ctx context.Context, listen, socket string) error {
 		open := func() (listener, error) { return openTCP(ctx, listen) }
 		public, err := open()
 		endpoints = append(endpoints, endpoint{
-			name: "listen", handler: s.public(), first: public, firstErr: err, open: open,
+			name: "listen", address: listen, handler: s.public(), first: public, firstErr: err, open: open,
 			problem: func(err error) nodestate.Problem { return unserved(listen, err) },
 		})
 	}
@@ -81,7 +81,9 @@ type listener struct {
 
 // endpoint is one of the places where the daemon can be asked.
 type endpoint struct {
-	name    string
+	name string
+	// address is a name for people: the socket was made under another.
+	address string
 	handler http.Handler
 	// first and firstErr are the outcome of the first open.
 	first    listener
@@ -119,7 +121,7 @@ func (s *Server) keep(ctx context.Context, e endpoint) {
 func (s *Server) serve(ctx context.Context, e endpoint, l listener) error {
 	defer l.done()
 	server := newServer(ctx, e.handler)
-	s.Log.WithFields(logrus.Fields{"endpoint": e.name, "address": l.Addr().String()}).Info("the daemon can be asked")
+	s.Log.WithFields(logrus.Fields{"endpoint": e.name, "address": e.address}).Info("the daemon can be asked")
 	ended := make(chan error, 1)
 	go func() { ended <- server.Serve(l) }()
 	select {
