@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"flag"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -304,8 +305,8 @@ func TestNoSettingsAreNotUnread(t *testing.T) {
 	}
 }
 
-// fuzzDecoder checks a decoder: it never panics, and what it accepts is written
-// and read again as the same.
+// fuzzDecoder checks a decoder: it never panics, it refuses a file as corrupt or as another
+// version's and as nothing else, and a file that it accepts is written and read again as the same.
 func fuzzDecoder[T any](f *testing.F, decode func(path string, data []byte) (T, error), goldens ...string) {
 	for _, name := range goldens {
 		data, err := os.ReadFile(filepath.Join("testdata", name+".golden.json"))
@@ -314,12 +315,14 @@ func fuzzDecoder[T any](f *testing.F, decode func(path string, data []byte) (T, 
 		}
 		f.Add(data)
 	}
-	f.Add([]byte(`{"schemaVersion":1}`))
+	for version := range 3 {
+		f.Add(fmt.Appendf(nil, `{"schemaVersion":%d}`, version))
+	}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		first, err := decode("f", data)
 		if err != nil {
-			if !errors.Is(err, ErrCorrupt) {
-				t.Fatalf("decode: %v; want ErrCorrupt", err)
+			if errors.Is(err, ErrCorrupt) == errors.Is(err, ErrOtherVersion) {
+				t.Fatalf("decode: %v; want either ErrCorrupt or ErrOtherVersion", err)
 			}
 			return
 		}
