@@ -170,21 +170,21 @@ func TestAddressesAndRoutes(t *testing.T) {
 			t.Errorf("HasRoute of a route of table 100 in table %d = %v, %v; want %v", table, ok, err, want)
 		}
 	}
-	if has, err := h.HasDefaultRoute(l.Index); err != nil || has {
-		t.Errorf("HasDefaultRoute = %v, %v; want false", has, err)
+	if all, err := h.DefaultRoutes(); err != nil || len(all.Of(l.Index)) > 0 {
+		t.Errorf("DefaultRoutes = %v, %v; want none of the link", all, err)
 	}
 	for _, gw := range []string{"10.0.2.1", "fd00::1"} {
 		g := netip.MustParseAddr(gw)
 		must(t, h.EnsureRoute(l.Index, link.Route{Dst: netip.PrefixFrom(g, 0).Masked(), Gateway: g}))
 	}
-	if has, err := h.HasDefaultRoute(l.Index); err != nil || !has {
-		t.Errorf("HasDefaultRoute = %v, %v; want true", has, err)
+	if all, err := h.DefaultRoutes(); err != nil || len(all.Of(l.Index)) == 0 {
+		t.Errorf("DefaultRoutes = %v, %v; want some of the link", all, err)
 	}
 	if n, err := h.RemoveDefaultRoutes(l.Index); err != nil || n != 2 {
 		t.Errorf("RemoveDefaultRoutes = %d, %v; want 2", n, err)
 	}
-	if has, err := h.HasDefaultRoute(l.Index); err != nil || has {
-		t.Errorf("HasDefaultRoute after the removal = %v, %v; want false", has, err)
+	if all, err := h.DefaultRoutes(); err != nil || len(all.Of(l.Index)) > 0 {
+		t.Errorf("DefaultRoutes after the removal = %v, %v; want none of the link", all, err)
 	}
 }
 

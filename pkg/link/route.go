@@ -167,55 +167,6 @@ func (h *Handle) HasRoute(index int, r Route) (bool, error) {
 	}), nil
 }
 
-// DefaultRouteLinks returns the indexes of the links out of which a default
-// route of the main table, of either family, leads, alone or as one of several
-// next hops. It costs one dump of the routes, whatever the number of links.
-func (h *Handle) DefaultRouteLinks() (map[int]bool, error) {
-	routes, err := h.routes(unix.RT_TABLE_MAIN)
-	if err != nil {
-		return nil, err
-	}
-	links := map[int]bool{}
-	for _, r := range routes {
-		if !isDefault(r) {
-			continue
-		}
-		if r.LinkIndex != 0 { // 0: it has next hops instead
-			links[r.LinkIndex] = true
-		}
-		for _, hop := range r.MultiPath {
-			links[hop.LinkIndex] = true
-		}
-	}
-	return links, nil
-}
-
-// HasDefaultRoute says whether the link is one of DefaultRouteLinks.
-func (h *Handle) HasDefaultRoute(index int) (bool, error) {
-	links, err := h.DefaultRouteLinks()
-	return links[index], err
-}
-
-// RemoveDefaultRoutes deletes the default routes of the main table that lead
-// out of this link only, and says how many there were.
-func (h *Handle) RemoveDefaultRoutes(index int) (int, error) {
-	routes, err := h.routes(unix.RT_TABLE_MAIN)
-	if err != nil {
-		return 0, err
-	}
-	n := 0
-	for _, r := range routes {
-		if r.LinkIndex != index || !isDefault(r) {
-			continue
-		}
-		if err := h.nl.RouteDel(&r); err != nil && !errors.Is(err, unix.ESRCH) {
-			return n, fmt.Errorf("delete default route of link %d: %w", index, err)
-		}
-		n++
-	}
-	return n, nil
-}
-
 // ForgetRouters deletes the default routes that the link has learned from router
 // advertisements.
 func (h *Handle) ForgetRouters(index int) error {

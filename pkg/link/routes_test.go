@@ -13,9 +13,9 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// TestDefaultRouteLinks: a link counts alone and as one of several next hops,
+// TestDefaultRoutes: a link counts alone and as one of several next hops,
 // which no removal takes away.
-func TestDefaultRouteLinks(t *testing.T) {
+func TestDefaultRoutes(t *testing.T) {
 	if nstest.Outside(t) {
 		return
 	}
@@ -35,14 +35,14 @@ func TestDefaultRouteLinks(t *testing.T) {
 	must(t, h.EnsureRoute(index[1], link.Route{Dst: netip.MustParsePrefix("10.9.0.0/16"), Gateway: netip.MustParseAddr("10.0.1.1")}))
 	want := func(links map[int]bool) {
 		t.Helper()
-		got, err := h.DefaultRouteLinks()
+		got, err := h.DefaultRoutes()
 		must(t, err)
-		if diff := cmp.Diff(links, got, cmpopts.EquateEmpty()); diff != "" {
+		if diff := cmp.Diff(links, got.Links(), cmpopts.EquateEmpty()); diff != "" {
 			t.Errorf("links with a default route (-want +got):\n%s", diff)
 		}
 		for _, i := range index[1:] {
-			if has, err := h.HasDefaultRoute(i); err != nil || has != links[i] {
-				t.Errorf("HasDefaultRoute(%d) = %v, %v; want %v", i, has, err, links[i])
+			if of := got.Of(i); (len(of) > 0) != links[i] {
+				t.Errorf("Of(%d) = %v; want any: %v", i, of, links[i])
 			}
 		}
 	}
@@ -60,4 +60,28 @@ func TestDefaultRouteLinks(t *testing.T) {
 		t.Errorf("RemoveDefaultRoutes = %d, %v; want 1", n, err)
 	}
 	want(map[int]bool{index[2]: true, index[3]: true})
+}
+
+// TestOnlyDefaultRoute: each family has a way out of its own, and none by a router that
+// only announced itself.
+func TestOnlyDefaultRoute(t *testing.T) {
+	const v4, v6, dhcp, ra = netlink.FAMILY_V4, netlink.FAMILY_V6, 16, 9
+	for name, tt := range map[string]struct {
+		routes link.DefaultRoutes
+		only   bool
+		shared bool
+	}{
+		"none":                          {nil, false, false},
+		"alone":                         {link.DefaultRoutes{{Index: 2, Family: v4, Protocol: dhcp}}, true, false},
+		"beside the primary's":          {link.DefaultRoutes{{Index: 1, Family: v4}, {Index: 2, Family: v4, Protocol: dhcp}}, false, false},
+		"another family's":              {link.DefaultRoutes{{Index: 1, Family: v4}, {Index: 2, Family: v6}}, true, false},
+		"announced":                     {link.DefaultRoutes{{Index: 1, Family: v4}, {Index: 2, Family: v6, Protocol: ra}}, false, false},
+		"one of several":                {link.DefaultRoutes{{Index: 1, Family: v4, Beside: true}, {Index: 2, Family: v4, Beside: true}}, false, true},
+		"both hops are by this link":    {link.DefaultRoutes{{Index: 2, Family: v4, Beside: true}, {Index: 2, Family: v4, Beside: true}}, true, true},
+		"another link has several hops": {link.DefaultRoutes{{Index: 1, Family: v4, Beside: true}, {Index: 3, Family: v4, Beside: true}}, false, false},
+	} {
+		if only, shared := tt.routes.OnlyBy(2), tt.routes.SharedBy(2); only != tt.only || shared != tt.shared {
+			t.Errorf("%s: OnlyBy = %t, SharedBy = %t; want %t, %t", name, only, shared, tt.only, tt.shared)
+		}
+	}
 }

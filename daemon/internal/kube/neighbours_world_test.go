@@ -343,8 +343,8 @@ func (k *neighbourKernel) SetDown(int) error {
 	return fmt.Errorf("no link is to be taken from the kernel")
 }
 func (k *neighbourKernel) SetMTU(int, int) error { return fmt.Errorf("no MTU was asked for") }
-func (k *neighbourKernel) DefaultRouteLinks() (map[int]bool, error) {
-	return map[int]bool{10: true}, nil
+func (k *neighbourKernel) DefaultRoutes() (link.DefaultRoutes, error) {
+	return link.DefaultRoutes{{Index: 10, Family: syscall.AF_INET}}, nil
 }
 func (k *neighbourKernel) RemoveDefaultRoutes(int) (int, error) {
 	return 0, fmt.Errorf("there is none")

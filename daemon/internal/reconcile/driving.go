@@ -362,7 +362,7 @@ func (r *Reconciler) takeFromKernel(src inventory.Sources, d inventory.Drive, fn
 		return nil, errNotOurs
 	}
 	l := links[i]
-	if err := r.removeDefaultRoutes(l, src); err != nil {
+	if err := r.removeDefaultRoutes(l); err != nil {
 		if f, ok := routeFinding(d.Device, l, err); ok {
 			return []finding{f}, nil
 		}

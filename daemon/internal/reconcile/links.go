@@ -25,20 +25,21 @@ var errNotOurs = errors.New("the device is not ours to change now")
 
 // configureLinks brings the links up that no pod holds: MTU, then up, then away
 // with default routes. It says whether anything was changed.
-func (r *Reconciler) configureLinks(ctx context.Context, src inventory.Sources, idle []inventory.IdleLink) (changed bool, found []finding) {
+func (r *Reconciler) configureLinks(ctx context.Context, idle []inventory.IdleLink) (changed bool, found []finding) {
 	if len(idle) == 0 {
 		return false, nil
 	}
-	routed, err := r.Host.DefaultRouteLinks()
+	routes, err := r.Host.DefaultRoutes()
 	if err != nil {
 		return false, []finding{unreadable("RoutesUnreadable", "the host's routes cannot be read; until they can, no link is brought up", err)}
 	}
+	routed := routes.Links()
 	for _, l := range idle {
 		if l.Settled() && !routed[l.Link.Index] {
 			continue
 		}
 		changed = true
-		err := r.configure(ctx, l, src)
+		err := r.configure(ctx, l)
 		switch {
 		case err == nil, errors.Is(err, errNotOurs), errors.Is(err, link.ErrNotFound), errors.Is(err, nodestate.ErrBusy):
 		default:
@@ -72,7 +73,7 @@ func about(d nodestate.Device, reason, format string, args ...any) finding {
 
 // configure changes one link under its device's claim lock, after another look
 // at the records and at the link: a pod may have got it meanwhile.
-func (r *Reconciler) configure(ctx context.Context, l inventory.IdleLink, src inventory.Sources) error {
+func (r *Reconciler) configure(ctx context.Context, l inventory.IdleLink) error {
 	unlock, err := r.claim(ctx, l.Device.PCIAddress)
 	if err != nil {
 		return err
@@ -100,7 +101,7 @@ func (r *Reconciler) configure(ctx context.Context, l inventory.IdleLink, src in
 		}
 		r.Log.WithFields(logrus.Fields{"eniID": l.Device.ENIID, "interface": now.Name, "mtu": l.Device.MTU}).Info("link brought up")
 	}
-	return r.removeDefaultRoutes(now, src)
+	return r.removeDefaultRoutes(now)
 }
 
 // What keeps a default route of the main table on a link.
@@ -112,12 +113,12 @@ var (
 )
 
 // removeDefaultRoutes looks at the routes anew, since others change them too.
-func (r *Reconciler) removeDefaultRoutes(l link.Link, src inventory.Sources) error {
-	routed, err := r.Host.DefaultRouteLinks()
-	if err != nil || !routed[l.Index] {
+func (r *Reconciler) removeDefaultRoutes(l link.Link) error {
+	routes, err := r.Host.DefaultRoutes()
+	if err != nil || len(routes.Of(l.Index)) == 0 {
 		return err
 	}
-	if !slices.ContainsFunc(src.Links.Value, func(other link.Link) bool { return other.Index != l.Index && routed[other.Index] }) {
+	if routes.OnlyBy(l.Index) {
 		return errOnlyDefaultRoute
 	}
 	n, err := r.Host.RemoveDefaultRoutes(l.Index)

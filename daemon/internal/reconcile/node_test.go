@@ -139,15 +139,17 @@ func (h *fakeHost) SetMTU(index, mtu int) error {
 	return h.change("mtu", index, func(_ int, l *link.Link) { l.MTU = mtu })
 }
 
-func (h *fakeHost) DefaultRouteLinks() (map[int]bool, error) {
+func (h *fakeHost) DefaultRoutes() (link.DefaultRoutes, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.dumps++
-	links := map[int]bool{}
+	var all link.DefaultRoutes
 	for n, has := range h.routes {
-		links[n+10] = has
+		if has {
+			all = append(all, link.DefaultRoute{Index: n + 10, Family: syscall.AF_INET})
+		}
 	}
-	return links, h.fail["routes"]
+	return all, h.fail["routes"]
 }
 
 func (h *fakeHost) RemoveDefaultRoutes(index int) (int, error) {

@@ -55,7 +55,7 @@ type Host interface {
 	SetUp(index int) error
 	SetDown(index int) error
 	SetMTU(index, mtu int) error
-	DefaultRouteLinks() (map[int]bool, error)
+	DefaultRoutes() (link.DefaultRoutes, error)
 	RemoveDefaultRoutes(index int) (int, error)
 	GiveBack(sys link.Functions, l link.Link, d nodestate.AttachedDevice) error
 	// Ethtool are the device settings of the link of that name.
@@ -246,7 +246,7 @@ func (r *Reconciler) Sync(ctx context.Context) Outcome {
 	res := inventory.Join(src)
 	// The IPv6 router is known by a default route that configureLinks removes.
 	unrouted := r.routeSources(src, res.Devices)
-	configured, linkFindings := r.configureLinks(ctx, src, res.Idle)
+	configured, linkFindings := r.configureLinks(ctx, res.Idle)
 	if configured {
 		found = append(found, r.readLinks(&src)...)
 		res = inventory.Join(src)

@@ -276,8 +276,8 @@ func (c *call) function(pci device.PCIAddress) (fn sysfs.PCIFunction, err error)
 
 // refuseNodes refuses a link that the node itself needs.
 func (c *call) refuseNodes(pci device.PCIAddress, l link.Link) error {
-	has, err := c.host.HasDefaultRoute(l.Index)
-	if err == nil && has {
+	routes, err := c.host.DefaultRoutes()
+	if err == nil && len(routes.Of(l.Index)) > 0 {
 		err = refuse(codeUnsupported, "device %s (%s) carries a default route of the host's main table; it serves the node itself", pci, l.Name)
 	}
 	return err

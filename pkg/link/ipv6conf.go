@@ -1,0 +1,49 @@
+package link
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// IPv6Conf is the folder with the IPv6 settings of links (ip-sysctl of the kernel),
+// DefaultIPv6Conf or a mount of it. It shows the links of the calling thread's netns.
+type IPv6Conf string
+
+// DefaultIPv6Conf is where the kernel has the folder.
+const DefaultIPv6Conf IPv6Conf = "/proc/sys/net/ipv6/conf"
+
+// AcceptRA returns whether the link of that name accepts router advertisements: "0"
+// never, "1" unless it forwards, "2" always. It is "" where the link has no IPv6, or is
+// not there.
+func (c IPv6Conf) AcceptRA(name string) (string, error) {
+	data, err := os.ReadFile(c.path(name))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return "", nil
+	case err != nil:
+		return "", fmt.Errorf("read accept_ra of link %s: %w", name, err)
+	}
+	return strings.TrimSpace(string(data)), nil
+}
+
+// SetAcceptRA sets it. A link without IPv6, or that is not there, is not an error.
+func (c IPv6Conf) SetAcceptRA(name, value string) error {
+	f, err := os.OpenFile(c.path(name), os.O_WRONLY, 0)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return fmt.Errorf("set accept_ra of link %s: %w", name, err)
+	}
+	_, err = f.WriteString(value)
+	if err := errors.Join(err, f.Close()); err != nil {
+		return fmt.Errorf("set accept_ra of link %s to %s: %w", name, value, err)
+	}
+	return nil
+}
+
+func (c IPv6Conf) path(name string) string { return filepath.Join(string(c), name, "accept_ra") }
