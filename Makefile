@@ -69,8 +69,9 @@ demo: prereq-demo build tools ## Show the main job: no root, no cluster, no AWS
 bench: bench-plugin bench-daemon bench-story ## Measure against the reference plugins and a real API server; prints tables, asserts nothing
 bench-plugin: prereq-bench build tools ## The plugin alone, against the reference plugins: eight minutes
 	$(GO) run -buildvcs=false ./test/bench
+BENCHFLAGS ?=
 bench-daemon: prereq-bench kube-tools ## The daemon alone, against a real API server: five minutes
-	CGO_ENABLED=0 $(GO) -C test/kube test -trimpath -tags bench -v -count=1 -timeout 20m ./bench
+	CGO_ENABLED=0 $(GO) -C test/kube test -trimpath -tags bench -v -count=1 -timeout 20m ./bench $(BENCHFLAGS)
 # The story of a device needs root, and test-kube tells it too.
 bench-story: prereq-bench kube-tools
 	[ "$$(id -u)" != 0 ] || CGO_ENABLED=0 $(GO) -C test/kube test -trimpath -v -count=1 -run '^TestStory$$' ./onenode

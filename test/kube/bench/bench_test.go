@@ -7,6 +7,7 @@ package bench
 
 import (
 	"bytes"
+	"flag"
 	"fmt"
 	"math"
 	"os"
@@ -29,12 +30,13 @@ const (
 	removals = 120
 	// objects is the number of NodeENIs of the busy cluster.
 	objects = 100
-	// span is how long idling and updates are measured.
-	span = 60 * time.Second
 	// updatesPerMinute is how often other nodes' attachments change.
 	updatesPerMinute = 2000
 	settleWithin     = 2 * time.Minute
 )
+
+// span is how long idling and updates are measured.
+var span = flag.Duration("span", time.Minute, "how long each rest and each series of updates is measured")
 
 // line is one row of the table.
 type line struct{ what, figure, target string }
@@ -166,7 +168,7 @@ func percent(cpu, of time.Duration) float64 { return 100 * float64(cpu) / float6
 func idle(t *testing.T, c *cluster.Cluster, d *cluster.Daemon, scale string, attachments int) {
 	wait(t, 10*time.Second)
 	requests, cpu, begin := len(c.DaemonRequests(t)), d.CPU(t), time.Now()
-	wait(t, span)
+	wait(t, *span)
 	target := ""
 	if attachments == 500 {
 		target = "≤ 60 MB"
@@ -196,7 +198,7 @@ func updates(t *testing.T, c *cluster.Cluster, n *cluster.Node, d *cluster.Daemo
 	}
 	cpu, received, begin := d.CPU(t), c.Proxy.Received(), time.Now()
 	made := 0
-	for ; time.Since(begin) < span; made++ {
+	for ; time.Since(begin) < *span; made++ {
 		if ahead := time.Duration(made)*time.Minute/updatesPerMinute - time.Since(begin); ahead > 0 {
 			wait(t, ahead)
 		}
