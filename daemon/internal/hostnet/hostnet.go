@@ -1,0 +1,133 @@
+// Package hostnet knows the network managers of hosts, systemd-networkd and
+// NetworkManager: the files that keep them off ENIs, and what their own files say about a
+// link. It is pure: it reads trees that it is given, and writes nothing.
+package hostnet
+
+import (
+	"fmt"
+	"io/fs"
+	"strings"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/device"
+)
+
+// Manager is a program that configures the links of a host.
+type Manager string
+
+// The managers that are known here.
+const (
+	Networkd       Manager = "systemd-networkd"
+	NetworkManager Manager = "NetworkManager"
+)
+
+// ENIDriver is the kernel driver of ENIs.
+const ENIDriver = "ena"
+
+// Where the files are. 05 comes before the files of images and of ec2-net-utils (70, 80):
+// networkd takes the first file that matches a link.
+const (
+	networkFile        = "/etc/systemd/network/05-multi-eni.network"
+	networkdConfFile   = "/etc/systemd/networkd.conf.d/80-multi-eni.conf"
+	networkManagerFile = "/etc/NetworkManager/conf.d/80-multi-eni.conf"
+)
+
+// File is one file of the host.
+type File struct {
+	// Path is absolute, as the host sees it.
+	Path    string
+	Content string
+}
+
+// Files returns the files that keep a manager off all links of the driver but the primary
+// ENI's. It refuses a name that is empty or has a meaning in the files' syntax: a file
+// that could match the primary ENI takes the node offline.
+//
+// networkd (src/shared/net-condition.c) ignores an assignment that it cannot parse, and
+// then matches without it. It compares Name= with the alternative names of the link as
+// well, so that Name=!ens5 holds for every link that has one. Property=!INTERFACE= is
+// compared with the uevent's INTERFACE, the link's only name.
+func Files(m Manager, primary, driver string) ([]File, error) {
+	if _, err := device.ParseInterfaceName(primary); err != nil {
+		return nil, fmt.Errorf("name of the primary ENI's link: %w", err)
+	}
+	for what, s := range map[string]string{"link": primary, "driver": driver} {
+		if !plain(s) {
+			return nil, fmt.Errorf("%s %q: want letters, digits, '-', '_' and '.' only, for others have a meaning in the files of %s", what, s, m)
+		}
+	}
+	switch m {
+	case Networkd:
+		return []File{
+			{networkFile, "[Match]\nDriver=" + driver + "\nProperty=!INTERFACE=" + primary + "\n\n[Link]\nUnmanaged=yes\n"},
+			{networkdConfFile, "[Network]\nManageForeignRoutingPolicyRules=no\nManageForeignRoutes=no\n"},
+		}, nil
+	case NetworkManager:
+		return []File{{networkManagerFile, "[keyfile]\nunmanaged-devices=driver:" + driver + ";except:interface-name:" + primary + "\n"}}, nil
+	}
+	return nil, fmt.Errorf("no file is known for the network manager %q", m)
+}
+
+// plain says whether neither networkd (globs, quotes, escapes, specifiers) nor
+// NetworkManager (globs, separators, "=", "~", "except:") reads more into s than itself.
+func plain(s string) bool {
+	for i := range len(s) {
+		c := s[i]
+		if (c < '0' || c > '9') && (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && c != '-' && c != '_' && c != '.' {
+			return false
+		}
+	}
+	return s != ""
+}
+
+// Reload is the command that has a manager read the files.
+func Reload(m Manager) string {
+	if m == NetworkManager {
+		return "nmcli general reload"
+	}
+	return "systemctl restart systemd-networkd"
+}
+
+// Advice says in one line which files keep the managers off ENIs, with their content
+// as the argument of printf. Without managers it names the files of each known one. It
+// never names a file where the primary ENI's link is not known.
+func Advice(managers []Manager, primary, driver string) string {
+	if len(managers) == 0 {
+		managers = []Manager{Networkd, NetworkManager}
+	}
+	var parts []string
+	for _, m := range managers {
+		files, err := Files(m, primary, driver)
+		if err != nil {
+			return fmt.Sprintf("keep the host's network manager off ENIs other than the primary one (no file can be given: %v)", err)
+		}
+		var writes []string
+		for _, f := range files {
+			writes = append(writes, fmt.Sprintf("write %s: '%s'", f.Path, strings.ReplaceAll(f.Content, "\n", `\n`)))
+		}
+		parts = append(parts, fmt.Sprintf("for %s %s, then run `%s`", m, strings.Join(writes, " and "), Reload(m)))
+	}
+	return strings.Join(parts, "; ")
+}
+
+// units are the managers' units.
+var units = map[Manager]string{Networkd: "systemd-networkd.service", NetworkManager: "NetworkManager.service"}
+
+// Running returns the managers that run on the host whose /sys that is, by their control
+// groups: systemd has one for a unit as long as it runs. known is false where the tree
+// does not show the groups of the host's units; then nothing can be told.
+func Running(sys fs.FS) (managers []Manager, known bool) {
+	// The second is the tree of control groups v1.
+	for _, slice := range []string{"fs/cgroup/system.slice", "fs/cgroup/systemd/system.slice"} {
+		if info, err := fs.Stat(sys, slice); err != nil || !info.IsDir() {
+			continue
+		}
+		known = true
+		for _, m := range []Manager{Networkd, NetworkManager} {
+			if info, err := fs.Stat(sys, slice+"/"+units[m]); err == nil && info.IsDir() {
+				managers = append(managers, m)
+			}
+		}
+		return managers, known
+	}
+	return nil, false
+}
