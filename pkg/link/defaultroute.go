@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -15,10 +16,21 @@ type DefaultRoute struct {
 	Index int
 	// Family is netlink's: FAMILY_V4 or FAMILY_V6.
 	Family int
-	// Protocol is rtm_protocol: who has made the route.
+	// Protocol is rtm_protocol: who has made the route. It is 0 (RTPROT_UNSPEC) for an
+	// IPv6 route of several next hops, of which the kernel tells the first one's only.
 	Protocol int
-	// Beside says that the route has other next hops too.
+	// Beside says that the kernel keeps the route as one with other next hops. It keeps
+	// IPv6 routes of several next hops as one route for each.
 	Beside bool
+}
+
+// String names the route for people: "IPv6 default route (proto ra)".
+func (r DefaultRoute) String() string {
+	family := "IPv4"
+	if r.Family == netlink.FAMILY_V6 {
+		family = "IPv6"
+	}
+	return fmt.Sprintf("%s default route (proto %s)", family, netlink.RouteProtocol(r.Protocol))
 }
 
 // DefaultRoutes are the default routes of the main table, of both families.
@@ -41,12 +53,21 @@ func (h *Handle) DefaultRoutes() (DefaultRoutes, error) {
 			all = append(all, d)
 			continue
 		}
+		if r.Family == netlink.FAMILY_V6 {
+			d.Protocol = unix.RTPROT_UNSPEC
+		}
 		for _, hop := range r.MultiPath {
-			d.Index, d.Beside = hop.LinkIndex, len(r.MultiPath) > 1
+			d.Index, d.Beside = hop.LinkIndex, len(r.MultiPath) > 1 && !separable(r, hop)
 			all = append(all, d)
 		}
 	}
 	return all, nil
+}
+
+// separable says whether the kernel deletes the next hop and leaves the others: of IPv6,
+// where the request names the gateway (ip6_route_del).
+func separable(r netlink.Route, hop *netlink.NexthopInfo) bool {
+	return r.Family == netlink.FAMILY_V6 && hop.Gw != nil
 }
 
 // Of returns the routes that lead out of the link.
@@ -63,17 +84,23 @@ func (all DefaultRoutes) Links() map[int]bool {
 	return links
 }
 
-// OnlyBy says whether the link has the only default route of a family. A route that it
-// has learned from router advertisements does not count: whoever sends them there
-// has not chosen this link for the node.
-func (all DefaultRoutes) OnlyBy(index int) bool {
+// Only returns a route of the link that is the only way out of its family. A route that
+// the link has learned from router advertisements does not count: whoever sends them
+// there has not chosen this link for the node.
+func (all DefaultRoutes) Only(index int) (DefaultRoute, bool) {
 	for _, r := range all.Of(index) {
 		other := func(o DefaultRoute) bool { return o.Index != index && o.Family == r.Family }
 		if r.Protocol != unix.RTPROT_RA && !slices.ContainsFunc(all, other) {
-			return true
+			return r, true
 		}
 	}
-	return false
+	return DefaultRoute{}, false
+}
+
+// OnlyBy says whether the link has the only default route of a family, as Only.
+func (all DefaultRoutes) OnlyBy(index int) bool {
+	_, only := all.Only(index)
+	return only
 }
 
 // SharedBy says whether a route of several next hops has the link as one of them.
@@ -82,7 +109,8 @@ func (all DefaultRoutes) SharedBy(index int) bool {
 }
 
 // RemoveDefaultRoutes deletes the default routes of the main table that lead
-// out of this link only, and says how many there were.
+// out of this link, and says how many there were. It leaves those that it could only
+// delete together with others' next hops (SharedBy).
 func (h *Handle) RemoveDefaultRoutes(index int) (int, error) {
 	routes, err := h.routes(unix.RT_TABLE_MAIN)
 	if err != nil {
@@ -90,13 +118,29 @@ func (h *Handle) RemoveDefaultRoutes(index int) (int, error) {
 	}
 	n := 0
 	for _, r := range routes {
-		if r.LinkIndex != index || !isDefault(r) {
+		if !isDefault(r) {
 			continue
 		}
-		if err := h.nl.RouteDel(&r); err != nil && !errors.Is(err, unix.ESRCH) {
-			return n, fmt.Errorf("delete default route of link %d: %w", index, err)
+		for _, own := range leadingOut(r, index) {
+			if err := h.nl.RouteDel(&own); err != nil && !errors.Is(err, unix.ESRCH) {
+				return n, fmt.Errorf("delete default route of link %d: %w", index, err)
+			}
+			n++
 		}
-		n++
 	}
 	return n, nil
+}
+
+// leadingOut returns what to delete of a default route so that it no longer leads out of
+// the link.
+func leadingOut(r netlink.Route, index int) (out []netlink.Route) {
+	if len(r.MultiPath) == 0 && r.LinkIndex == index {
+		return []netlink.Route{r}
+	}
+	for _, hop := range r.MultiPath {
+		if hop.LinkIndex == index && separable(r, hop) {
+			out = append(out, netlink.Route{LinkIndex: index, Dst: ipNet(destination(r)), Gw: hop.Gw, Priority: r.Priority, Table: r.Table})
+		}
+	}
+	return out
 }

@@ -62,6 +62,36 @@ func TestDefaultRoutes(t *testing.T) {
 	want(map[int]bool{index[2]: true, index[3]: true})
 }
 
+// TestDefaultRoutesIPv6: of an IPv6 route of several next hops only this link's goes.
+func TestDefaultRoutesIPv6(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	node(t, eth1, nstest.ENI{PCI: "0000:00:07.0", Name: "eth2", MAC: "02:00:00:00:00:02"})
+	h := open(t)
+	var index []int
+	for i, name := range []string{"eth1", "eth2"} {
+		l, err := h.ByName(name)
+		must(t, err)
+		index = append(index, l.Index)
+		must(t, h.SetUp(l.Index))
+		subnet := netip.MustParsePrefix([]string{"fd00:1::/64", "fd00:2::/64"}[i])
+		must(t, h.EnsureAddress(l.Index, netip.PrefixFrom(subnet.Addr().Next(), 64)))
+		// The kernel makes one route of the two, since their metrics are the same.
+		must(t, h.EnsureRoute(l.Index, link.Route{Dst: netip.MustParsePrefix("::/0"), Gateway: subnet.Addr().Next().Next()}))
+	}
+	all, err := h.DefaultRoutes()
+	if err != nil || len(all) != 2 || all.SharedBy(index[0]) || all.OnlyBy(index[0]) || all[0].Protocol != 0 {
+		t.Fatalf("DefaultRoutes = %+v, %v; want one by each link, neither shared", all, err)
+	}
+	if n, err := h.RemoveDefaultRoutes(index[0]); err != nil || n != 1 {
+		t.Errorf("RemoveDefaultRoutes = %d, %v; want 1", n, err)
+	}
+	if all, err = h.DefaultRoutes(); err != nil || len(all) != 1 || !all.OnlyBy(index[1]) {
+		t.Errorf("DefaultRoutes = %+v, %v; want the other link's", all, err)
+	}
+}
+
 // TestOnlyDefaultRoute: each family has a way out of its own, and none by a router that
 // only announced itself.
 func TestOnlyDefaultRoute(t *testing.T) {

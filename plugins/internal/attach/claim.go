@@ -18,6 +18,8 @@ type claimed struct {
 	row  *nodestate.Device
 	fn   sysfs.PCIFunction
 	link link.Link // zero without a netdev
+	// routed: the link has default routes that the node does not need.
+	routed bool
 	// own are the ENI's addresses that the pod gets; nil without eni-ipam, and for a
 	// pod that shares the ENI until it has leased them.
 	own *ownAddresses
@@ -89,6 +91,11 @@ func (c *call) claimUnder(lock func(context.Context, device.PCIAddress) (func(),
 	}
 	if err := c.findPlugins(); err != nil {
 		return nil, err
+	}
+	if got.routed && c.shares() {
+		if err := c.clearRoutes(cand, got.link, alone); err != nil {
+			return nil, err
+		}
 	}
 	got.ns = ns
 	got.Record, err = c.begin(got, cand)
@@ -251,10 +258,11 @@ func (c *call) confirm(cand candidate, alone bool) (*claimed, error) {
 	if got.link, err = c.confirmLink(cand, fn, alone); err != nil {
 		return nil, err
 	}
-	if err := c.refuseNodes(cand.pci, got.link); err != nil {
+	if err := c.refuseDelegate(cand.pci, fn); err != nil {
 		return nil, err
 	}
-	return got, c.refuseDelegate(cand.pci, fn)
+	got.routed, err = c.refuseRouted(cand, got.link)
+	return got, err
 }
 
 // function is a device's PCI function, if it can be a pod's.
@@ -272,15 +280,6 @@ func (c *call) function(pci device.PCIAddress) (fn sysfs.PCIFunction, err error)
 			pci, len(fn.VirtFns))
 	}
 	return fn, err
-}
-
-// refuseNodes refuses a link that the node itself needs.
-func (c *call) refuseNodes(pci device.PCIAddress, l link.Link) error {
-	routes, err := c.host.DefaultRoutes()
-	if err == nil && len(routes.Of(l.Index)) > 0 {
-		err = refuse(codeUnsupported, "device %s (%s) carries a default route of the host's main table; it serves the node itself", pci, l.Name)
-	}
-	return err
 }
 
 func (c *call) refuseUserspace(pci device.PCIAddress, fn sysfs.PCIFunction) error {

@@ -80,7 +80,7 @@ func (c *call) deviceReady(cand candidate) error {
 		return err
 	}
 	if l, err := c.host.FindDevice(c.sys, fn, attached(cand.pci, fn, cand.row)); err == nil { // else a pod may have it
-		if err := c.refuseNodes(cand.pci, l); err != nil {
+		if _, err := c.refuseRouted(cand, l); err != nil {
 			return err
 		}
 	}

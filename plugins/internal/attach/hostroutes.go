@@ -1,0 +1,61 @@
+package attach
+
+import (
+	"fmt"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/link"
+)
+
+// refuseRouted refuses a link whose default routes of the host's main table the node
+// needs. It says whether the link has others: a move takes these along, and a pod that
+// shares the link needs them removed (clearRoutes).
+//
+// A device that the inventory has is never the primary ENI. The node needs its route
+// where it is the family's only one, or has other next hops: the kernel deletes such an
+// IPv4 route as a whole when one of its links leaves (fib_sync_down_dev, see
+// docs/adr/0028-host-routes-of-declared-enis.md). Any other device may be the primary
+// ENI, so each default route counts.
+func (c *call) refuseRouted(cand candidate, l link.Link) (routed bool, err error) {
+	all, err := c.host.DefaultRoutes()
+	if err != nil {
+		return false, err
+	}
+	own := all.Of(l.Index)
+	if len(own) == 0 {
+		return false, nil
+	}
+	if cand.row == nil {
+		return true, refuse(codeUnsupported, "device %s (%s) carries the host's %s in the main table, and no NodeENI declares it, so it may be the primary ENI; "+
+			"declare it by a NodeENI, or take that route away", cand.pci, l.Name, own[0])
+	}
+	if only, yes := all.Only(l.Index); yes {
+		return true, refuse(codeUnsupported, "device %s (%s) carries the host's only %s in the main table, and the node would lose it; "+
+			"give the node one by another link, or take the route away", cand.pci, l.Name, only)
+	}
+	if all.SharedBy(l.Index) {
+		return true, refuse(codeUnsupported, "device %s (%s) is one of several next hops of the host's %s in the main table, and the others would go with it; "+
+			"take that next hop out of the route", cand.pci, l.Name, own[0])
+	}
+	return true, nil
+}
+
+// clearRoutes removes the default routes of the main table that a link shared by pods
+// has: they would send the node's own packets out of the pods' ENI. Hold the claim
+// lock. Error, unless alone: errUntidy.
+func (c *call) clearRoutes(cand candidate, l link.Link, alone bool) error {
+	if !alone {
+		return errUntidy
+	}
+	err := c.step("routes", func() error {
+		n, err := c.host.RemoveDefaultRoutes(l.Index)
+		if n > 0 {
+			c.log.WithField("interface", l.Name).WithField("routes", n).Info("default routes removed from the host's main table")
+		}
+		return err
+	})
+	if err != nil { // the daemon repeats it
+		return &refusal{code: codeTryAgain, err: err,
+			msg: fmt.Sprintf("device %s (%s) has a default route in the host's main table that cannot be removed now", cand.pci, l.Name)}
+	}
+	return nil
+}
