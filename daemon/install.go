@@ -16,13 +16,14 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/awsnode"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
 )
 
 func (p program) installCommand(ctx context.Context) *cobra.Command {
-	var i installer
+	i := installer{host: &hostNetwork{}}
 	var keep bool
 	cmd := &cobra.Command{
 		Use:   "install --to DIR",
@@ -32,6 +33,9 @@ func (p program) installCommand(ctx context.Context) *cobra.Command {
 			if i.to == "" {
 				return usagef("--to %q: want the runtime's folder of CNI plugins, such as /opt/cni/bin", i.to)
 			}
+			if err := i.host.check(); err != nil {
+				return err
+			}
 			return p.install(ctx, i, keep)
 		},
 	}
@@ -40,6 +44,7 @@ func (p program) installCommand(ctx context.Context) *cobra.Command {
 	f.StringVar(&i.from, "from", "", "folder to install from (default: that of multi-enid itself)")
 	f.StringVar(&i.policy, "policy", nodestate.DefaultPolicyPath, "policy file to write unless it exists; empty writes none")
 	f.BoolVar(&keep, "keep", false, "stay, and install again what somebody changes or removes; removes nothing when it ends")
+	i.host.add(f)
 	return cmd
 }
 
@@ -50,6 +55,7 @@ func installed() []string { return []string{"multi-eni", "eni-ipam"} }
 type installer struct {
 	from, to string
 	policy   string // "" for none
+	host     *hostNetwork
 }
 
 // install installs once and, to keep it so, until ctx is done.
@@ -61,6 +67,7 @@ func (p program) install(ctx context.Context, i installer, keep bool) error {
 		}
 		i.from = filepath.Dir(self)
 	}
+	i.host.primaryMAC = awsnode.New(awsnode.Config{}).PrimaryMAC
 	var err error
 	if i.to, err = filepath.Abs(i.to); err != nil {
 		return fmt.Errorf("--to %q: %w", i.to, err)
@@ -81,7 +88,11 @@ func (p program) install(ctx context.Context, i installer, keep bool) error {
 	}
 	defer unlock()
 	if !keep {
-		return i.run(ctx, func(path, what string, _ bool) { fmt.Fprintf(p.stdout, "%s: %s\n", path, what) })
+		tell := func(path, what string, _ bool) { fmt.Fprintf(p.stdout, "%s: %s\n", path, what) }
+		if err := i.run(ctx, tell); err != nil {
+			return err
+		}
+		return i.host.run(ctx, tell)
 	}
 	return p.keepInstalled(ctx, i)
 }
@@ -123,6 +134,9 @@ const (
 	keepSettle = time.Second
 	// keepEvery is how often it is looked at without any event.
 	keepEvery = 5 * time.Minute
+	// hostNetworkFirst is how soon what failed for the host's network is tried again.
+	// Each further pause is twice as long, up to keepEvery.
+	hostNetworkFirst = 10 * time.Second
 )
 
 // keepInstalled installs, and again after each change by somebody else. An
@@ -143,7 +157,8 @@ func (p program) keepInstalled(ctx context.Context, i installer) error {
 	defer stop()
 	changes, changed := newWake()
 	go watcher.Run(ctx, changed)
-	all := true   // what is as it should be is told once
+	all := true // what is as it should be is told once
+	host := keptHostNetwork{hostNetwork: i.host, told: map[string]string{}, pause: hostNetworkFirst}
 	soon := false // a look at a change is due; more changes do not put it off
 	look := time.NewTimer(0)
 	defer look.Stop()
@@ -167,7 +182,7 @@ func (p program) keepInstalled(ctx context.Context, i installer) error {
 				return err
 			}
 			all = false
-			look.Reset(keepEvery)
+			look.Reset(host.run(ctx, p))
 		}
 	}
 }

@@ -21,6 +21,7 @@ import (
 type removal struct {
 	from, policy                                  string
 	attachmentsDir, leaseDir, stateDir, inventory string
+	hostRoot                                      string
 	force                                         bool
 }
 
@@ -44,6 +45,7 @@ func (p program) uninstallCommand() *cobra.Command {
 	f.StringVar(&r.leaseDir, "lease-dir", nodestate.DefaultLeaseDir, "folder of the leases of addresses by eni-ipam")
 	f.StringVar(&r.stateDir, "state-dir", nodestate.DefaultStateDir, "folder of the daemon's own memory")
 	f.StringVar(&r.inventory, "inventory", nodestate.DefaultInventoryPath, "inventory")
+	f.StringVar(&r.hostRoot, "host-root", "/", "folder with the host's etc, from which the files of install --host-network are removed")
 	f.BoolVar(&r.force, "force", false, "remove it although pods have attachments or devices are not given back; what is known of these stays")
 	return cmd
 }
@@ -85,7 +87,9 @@ func (p program) uninstall(r removal) error {
 			}
 		}
 	}
-	errs := []error{p.removePolicy(r.policy, from)}
+	errs := []error{p.removePolicy(r.policy, from), removeHostFiles(r.hostRoot, func(path, what string, _ bool) {
+		fmt.Fprintf(p.stdout, "%s: %s\n", path, what)
+	})}
 	// Once more: an ADD may have begun before the plugin was gone.
 	if left, err := r.uses(); err == nil && len(left) == 0 {
 		errs = append(errs, p.removeState(r))

@@ -17,7 +17,8 @@ const macsKey = "network/interfaces/macs/"
 
 var errSlow = fmt.Errorf("metadata service not done within %v: %w", listTimeout, context.DeadlineExceeded)
 
-func (c *Client) primary(ctx context.Context) (device.MAC, error) {
+// PrimaryMAC asks IMDS for the MAC of the ENI that the instance booted with.
+func (c *Client) PrimaryMAC(ctx context.Context) (device.MAC, error) {
 	const key = "mac"
 	value, err := c.get(ctx, key)
 	if err != nil {

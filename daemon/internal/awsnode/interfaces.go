@@ -116,7 +116,7 @@ func (c *Client) list(ctx context.Context) error {
 	}
 	k.asked = true
 	if k.primary == "" {
-		primary, err := c.primary(ctx)
+		primary, err := c.PrimaryMAC(ctx)
 		if err != nil {
 			return err
 		}

@@ -31,6 +31,9 @@ const (
 	networkManagerFile = "/etc/NetworkManager/conf.d/80-multi-eni.conf"
 )
 
+// Paths are those of all files that Files can return.
+func Paths() []string { return []string{networkFile, networkdConfFile, networkManagerFile} }
+
 // File is one file of the host.
 type File struct {
 	// Path is absolute, as the host sees it.

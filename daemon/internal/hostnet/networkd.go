@@ -70,6 +70,7 @@ func NetworkdVerdict(host fs.FS, l Link) (Verdict, error) {
 			if unmanaged {
 				v.Unsure = append(v.Unsure, f.path)
 			}
+		case no:
 		}
 	}
 	return v, nil

@@ -30,12 +30,13 @@ func TestChartIsWhatKustomizeMakes(t *testing.T) {
 		overlay string
 		flags   []string
 	}{
-		"as it comes": {"resources: [DEPLOY]\n", nil},
-		"DPDK":        {"resources: [DEPLOY]\ncomponents: [DEPLOY/components/dpdk]\n", []string{"--set=eniManager.dpdk.enabled=true"}},
-		"monitoring":  {"resources: [DEPLOY]\ncomponents: [DEPLOY/components/monitoring]\n", []string{"--set=metrics.enabled=true"}},
-		"startup":     {"resources: [DEPLOY]\ncomponents: [DEPLOY/components/startup-taint]\n", []string{"--set=eniManager.startupTaint=true"}},
-		"addresses":   {"resources: [DEPLOY]\ncomponents: [DEPLOY/components/manage-addresses]\n", []string{"--set=eniManager.manageAddresses.enabled=true"}},
-		"routing":     {"resources: [DEPLOY]\ncomponents: [DEPLOY/components/source-routing]\n", []string{"--set=eniManager.sourceRouting=true"}},
+		"as it comes":  {"resources: [DEPLOY]\n", nil},
+		"DPDK":         {"resources: [DEPLOY]\ncomponents: [DEPLOY/components/dpdk]\n", []string{"--set=eniManager.dpdk.enabled=true"}},
+		"monitoring":   {"resources: [DEPLOY]\ncomponents: [DEPLOY/components/monitoring]\n", []string{"--set=metrics.enabled=true"}},
+		"startup":      {"resources: [DEPLOY]\ncomponents: [DEPLOY/components/startup-taint]\n", []string{"--set=eniManager.startupTaint=true"}},
+		"addresses":    {"resources: [DEPLOY]\ncomponents: [DEPLOY/components/manage-addresses]\n", []string{"--set=eniManager.manageAddresses.enabled=true"}},
+		"routing":      {"resources: [DEPLOY]\ncomponents: [DEPLOY/components/source-routing]\n", []string{"--set=eniManager.sourceRouting=true"}},
+		"host network": {"resources: [DEPLOY]\ncomponents: [DEPLOY/components/host-network]\n", []string{"--set=hostNetworkFiles=write"}},
 		"prefixes": {
 			"resources: [DEPLOY]\ncomponents: [DEPLOY/components/manage-addresses, DEPLOY/components/source-routing]\npatches:\n- target: {kind: DaemonSet, name: multi-enid}\n  patch: |\n" +
 				"    - {op: replace, path: /spec/template/spec/containers/0/args/4, value: --manage-addresses=prefixes}\n" +
@@ -79,6 +80,7 @@ func everyValue() []string {
 		"--set=logLevel=debug,eniManager.attachmentsFrom=imds,eniManager.extraArgs[0]=--orphan-grace=5s,serviceAccount.annotations.e=f",
 		"--set=eniManager.manageAddresses.enabled=true,eniManager.manageAddresses.mode=prefixes,eniManager.manageAddresses.low=2,eniManager.manageAddresses.high=20,eniManager.sourceRouting=true",
 		"--set=eniManager.startupTaint=true,eniManager.dpdk.enabled=true,eniManager.dpdk.loadModules=false,eniManager.dpdk.allowUnsafeNoIOMMU=true,devicePlugin.namespaces[0]=sriov,devicePlugin.clusterRole=false",
+		"--set=hostNetworkFiles=remove",
 		// Their kinds are those of the Prometheus operator; test/monitoring has its types.
 		"--set=metrics.enabled=true,metrics.podMonitor=false,metrics.prometheusRule=false",
 	}
@@ -105,7 +107,7 @@ func TestChartValues(t *testing.T) {
 		"a: b\n": 2, "c: d\n": 2, "memory: 1Gi": 2, "--log-level=debug": 1, "--attachments-from=imds": 1, "--orphan-grace=5s": 1,
 		"--manage-addresses=prefixes\n": 1, "--addresses-low=2\n": 1, "--addresses-high=20\n": 1, "--source-routing\n": 1,
 		"e: f\n": 1, "privileged: true": 1, "--load-modules": 0, "--startup-taint": 1, "name: multi-enid-startup-taint": 3, "--allow-unsafe-noiommu": 1, "--dp-namespaces=sriov\n": 1, "namespace: sriov\n": 2, "request.namespace in ['sriov']": 1,
-		"--listen=[$(NODE_IP)]:9616": 1, "host: 127.0.0.1": 0, "kind: ConfigMap": 1, "kind: P": 0,
+		"--listen=[$(NODE_IP)]:9616": 1, "host: 127.0.0.1": 0, "--host-network=remove\n": 1, "mountPath: /host/etc": 1, "kind: ConfigMap": 1, "kind: P": 0,
 	} {
 		if got := strings.Count(string(data), part); got != times {
 			t.Errorf("%q %d times, want %d", part, got, times)
@@ -138,6 +140,7 @@ func TestChartRefuses(t *testing.T) {
 		"eniManager.manageAddresses.high=1001":                                      "/eniManager/manageAddresses/high",
 		"eniManager.manageAddresses.enabled=true,eniManager.manageAddresses.low=12": "low must be less than high",
 		"eniManager.sourceRouting=maybe":                                            "/eniManager/sourceRouting",
+		"hostNetworkFiles=true":                                                     "/hostNetworkFiles",
 		"awsRegion=eu-west-1":                                                       "awsRegion",
 	} {
 		if out, err := cluster.Helm(t, "template", "x", cluster.Chart(t), "--set="+set); err == nil || !strings.Contains(out, want) {

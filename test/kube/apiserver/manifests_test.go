@@ -27,7 +27,7 @@ func TestManifests(t *testing.T) {
 		cluster.Kustomize(t, "resources: [DEPLOY]\ncomponents: [DEPLOY/components/namespaced-pods]\n"),
 		cluster.Kustomize(t, "resources: [DEPLOY]\ncomponents: [DEPLOY/components/dpdk]\n"),
 		cluster.Kustomize(t, "resources: [DEPLOY]\ncomponents: [DEPLOY/components/monitoring, DEPLOY/components/startup-taint]\n"),
-		cluster.Kustomize(t, "resources: [DEPLOY]\ncomponents: [DEPLOY/components/manage-addresses, DEPLOY/components/source-routing]\n"),
+		cluster.Kustomize(t, "resources: [DEPLOY]\ncomponents: [DEPLOY/components/manage-addresses, DEPLOY/components/source-routing, DEPLOY/components/host-network]\n"),
 	}
 	var samples []string
 	for _, pattern := range []string{"conf/nodeenis/*.yaml", "conf/pods/*.yaml"} {

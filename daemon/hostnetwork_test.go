@@ -1,0 +1,262 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/hostnet"
+	"github.com/multi-eni/multi-eni-cni/pkg/device"
+	"github.com/multi-eni/multi-eni-cni/pkg/link"
+	"github.com/multi-eni/multi-eni-cni/test/fakeimds"
+	"github.com/multi-eni/multi-eni-cni/test/nstest"
+)
+
+// managed is a machine on whose host a network manager runs, with two ENIs.
+type managed struct {
+	*machine
+	installation
+	t    *testing.T
+	root string
+}
+
+func newManaged(t *testing.T, unit string) managed {
+	t.Helper()
+	m := managed{newMachine(t, 1), newInstallation(t), t, filepath.Join(t.TempDir(), "host")}
+	m.run(unit)
+	return m
+}
+
+// run makes the host, with a unit that runs.
+func (m managed) run(unit string) {
+	m.t.Helper()
+	if err := os.MkdirAll(m.host("sys/fs/cgroup/system.slice/"+unit), 0o755); err != nil {
+		m.t.Fatal(err)
+	}
+	m.put("etc/hostname", "node-a")
+}
+
+func (m managed) host(path string) string { return filepath.Join(m.root, path) }
+
+func (m managed) put(path, content string) {
+	m.t.Helper()
+	if err := os.MkdirAll(filepath.Dir(m.host(path)), 0o755); err != nil {
+		m.t.Fatal(err)
+	}
+	if err := os.WriteFile(m.host(path), []byte(content), 0o600); err != nil {
+		m.t.Fatal(err)
+	}
+}
+
+func (m managed) read(path string) string {
+	m.t.Helper()
+	data, err := os.ReadFile(m.host(path))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		m.t.Fatal(err)
+	}
+	return string(data)
+}
+
+// write runs install --host-network.
+func (m managed) write(mode string) (code int, stdout, stderr string) {
+	return m.install("--host-network="+mode, "--host-root="+m.host(""))
+}
+
+func (m managed) says(mode string, lines ...string) {
+	m.t.Helper()
+	code, stdout, stderr := m.write(mode)
+	for _, line := range lines {
+		if code != 0 || !strings.Contains(stdout, line+"\n") {
+			m.t.Errorf("--host-network=%s: exit code %d, %q; it lacks %q\n%s", mode, code, stderr, line, stdout)
+		}
+	}
+}
+
+const (
+	networkFile  = "etc/systemd/network/05-multi-eni.network"
+	networkdConf = "etc/systemd/networkd.conf.d/80-multi-eni.conf"
+	managerConf  = "etc/NetworkManager/conf.d/80-multi-eni.conf"
+)
+
+// TestHostNetwork: the files are for the primary ENI's link by the MAC of IMDS, also after
+// it was renamed; those of others and edited ones stay.
+func TestHostNetwork(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	m := newManaged(t, "systemd-networkd.service")
+	m.says("leave")
+	if _, err := os.Stat(m.host("etc/systemd")); err == nil {
+		t.Error("a folder was made without --host-network")
+	}
+	m.says("write", "/"+networkFile+": written, in effect after a reboot or `systemctl restart systemd-networkd`", "/"+networkdConf+": written, in effect after a reboot or `systemctl restart systemd-networkd`")
+	if got := m.read(networkFile); !strings.Contains(got, "\nProperty=!INTERFACE=eth0\n") {
+		t.Errorf("file:\n%s", got)
+	}
+	if info, err := os.Stat(m.host(networkFile)); err != nil || info.Mode() != 0o644 {
+		t.Errorf("mode %v, %v", info.Mode(), err)
+	}
+	if _, err := os.Stat(m.host("etc/NetworkManager")); err == nil {
+		t.Error("a folder was made for a manager that does not run")
+	}
+	m.says("write", "/"+networkFile+": as it should be", "/"+networkdConf+": as it should be")
+
+	links, err := link.Open()
+	m.machine.must(err)
+	defer links.Close()
+	index, err := links.Index("eth0")
+	m.machine.must(err)
+	m.machine.must(links.Rename(index, "ens5"))
+	m.says("write", "/"+networkFile+": written, in effect after a reboot or `systemctl restart systemd-networkd`", "/"+networkdConf+": as it should be")
+	if got := m.read(networkFile); !strings.Contains(got, "\nProperty=!INTERFACE=ens5\n") {
+		t.Errorf("file:\n%s", got)
+	}
+
+	edited := m.read(networkFile) + "# mine\n"
+	m.put(networkFile, edited)
+	m.put(networkdConf, "[Network]\n")
+	kept := []string{"/" + networkFile + ": kept, somebody has edited it", "/" + networkdConf + ": kept, multi-enid has not written it"}
+	for _, mode := range []string{"write", "remove"} {
+		m.says(mode, kept...)
+		if m.read(networkFile) != edited || m.read(networkdConf) != "[Network]\n" {
+			t.Errorf("%s: a file was changed", mode)
+		}
+	}
+	m.machine.must(os.Remove(m.host(networkFile)))
+	m.machine.must(os.Remove(m.host(networkdConf)))
+	m.machine.must(os.Symlink("../../hostname", m.host(networkdConf)))
+	m.says("write", kept[1])
+	if m.read("etc/hostname") != "node-a" {
+		t.Error("a symbolic link was followed")
+	}
+	m.says("remove", "/"+networkFile+": removed", kept[1])
+	if m.read(networkFile) != "" {
+		t.Error("the file is there")
+	}
+}
+
+// TestHostNetworkOfNetworkManager, and that uninstall removes the file.
+func TestHostNetworkOfNetworkManager(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	m := newManaged(t, "NetworkManager.service")
+	m.says("write", "/"+managerConf+": written, in effect after a reboot or `nmcli general reload`")
+	if got := m.read(managerConf); !strings.HasSuffix(got, "\n[keyfile]\nunmanaged-devices=driver:ena;except:interface-name:eth0\n") {
+		t.Errorf("file:\n%s", got)
+	}
+	u := newUninstallable(t)
+	code, stdout, stderr := u.run("--host-root=" + m.host(""))
+	if code != 0 || !strings.Contains(stdout, "/"+managerConf+": removed\n") || m.read(managerConf) != "" {
+		t.Errorf("exit code %d, %s, %s", code, stdout, stderr)
+	}
+}
+
+// TestHostNetworkIsNoGuess: without a primary ENI that is known for sure there is no file,
+// and the plugin is installed all the same.
+func TestHostNetworkIsNoGuess(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	first := newManaged(t, "systemd-networkd.service")
+	for _, tt := range []struct {
+		name   string
+		happen func(m managed)
+		says   string
+	}{
+		{"not seen", func(m managed) { m.machine.must(os.RemoveAll(m.host("sys/fs"))) }, "does not show the control groups"},
+		{"elsewhere", func(m managed) { m.machine.must(os.Symlink("/tmp", m.host("etc/systemd"))) }, "escapes"},
+		{"odd name", func(m managed) { rename(m, "eth0", "ens*", false) }, `"ens*"`},
+		{"no link", func(m managed) { rename(m, "ens*", "", true) }, "0 links have its MAC"},
+		{"no IMDS", func(m managed) { m.imds.Fault("meta-data/mac", fakeimds.Fault{Status: http.StatusForbidden}) }, "find the primary ENI"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			m := managed{first.machine, newInstallation(t), t, filepath.Join(t.TempDir(), "host")}
+			m.run("systemd-networkd.service")
+			tt.happen(m)
+			code, stdout, stderr := m.write("write")
+			if code != exitFailure || !strings.Contains(stderr, tt.says) || !strings.Contains(stdout, "installed") {
+				t.Errorf("exit code %d, %q, %q; want %q", code, stdout, stderr, tt.says)
+			}
+			if m.read(networkFile) != "" {
+				t.Errorf("a file was written")
+			}
+		})
+	}
+	m := managed{first.machine, newInstallation(t), t, filepath.Join(t.TempDir(), "host")}
+	m.run("sshd.service")
+	m.says("write", "host network: neither systemd-networkd nor NetworkManager runs, nothing to write")
+	if code, _, stderr := m.write("perhaps"); code != exitUsage || !strings.Contains(stderr, "--host-network") {
+		t.Errorf("exit code %d, %q", code, stderr)
+	}
+}
+
+// rename renames a link, or deletes it.
+func rename(m managed, name, to string, remove bool) {
+	links, err := link.Open()
+	m.machine.must(err)
+	defer links.Close()
+	index, err := links.Index(name)
+	m.machine.must(err)
+	if remove {
+		m.machine.must(links.Delete(index))
+		return
+	}
+	m.machine.must(links.Rename(index, to))
+}
+
+func TestPrimaryLink(t *testing.T) {
+	const mac = device.MAC("02:00:00:00:00:01")
+	stacked := []link.Link{{Name: "lo"}, {Name: "ens5", MAC: mac}, {Name: "ens5.7", MAC: mac, Kind: "vlan"}, {Name: "br-ex", MAC: mac, Kind: "openvswitch"}}
+	if got, err := primaryLink(stacked, mac); err != nil || got != "ens5" {
+		t.Errorf("%q, %v", got, err)
+	}
+	if got, err := primaryLink(append(stacked, link.Link{Name: "ens6", MAC: mac}), mac); err == nil {
+		t.Errorf("two links: %q", got)
+	}
+}
+
+// TestKeptHostNetwork: what stays as it is is told once, what fails is tried again more and
+// more slowly, and IMDS is asked until it has answered.
+func TestKeptHostNetwork(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	m := newManaged(t, "systemd-networkd.service")
+	var out, errs strings.Builder
+	asked := 0
+	mac := device.MAC("")
+	k := keptHostNetwork{hostNetwork: &hostNetwork{mode: hostNetworkWrite, root: m.host(""), primaryMAC: func(context.Context) (device.MAC, error) {
+		if asked++; mac == "" {
+			return "", os.ErrDeadlineExceeded
+		}
+		return mac, nil
+	}}, told: map[string]string{}, pause: hostNetworkFirst}
+	p := program{stdout: &out, stderr: &errs}
+	for i, want := range []time.Duration{hostNetworkFirst, 2 * hostNetworkFirst, 4 * hostNetworkFirst} {
+		if got := k.run(t.Context(), p); got != want {
+			t.Errorf("pause %d is %v, want %v", i, got, want)
+		}
+	}
+	if strings.Count(errs.String(), "\n") != 1 || out.Len() > 0 {
+		t.Errorf("said %q, %q", out.String(), errs.String())
+	}
+	mac = m.link("eth0").MAC
+	for range 3 {
+		if got := k.run(t.Context(), p); got != keepEvery {
+			t.Errorf("pause %v", got)
+		}
+	}
+	if asked != 4 || strings.Count(out.String(), networkFile+": written") != 1 || strings.Count(out.String(), networkFile+": as it should be") != 1 {
+		t.Errorf("IMDS asked %d times, said %q", asked, out.String())
+	}
+	if len(hostnet.Paths()) != 3 {
+		t.Error("a path is missing in uninstall")
+	}
+}
