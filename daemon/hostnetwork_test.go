@@ -260,3 +260,33 @@ func TestKeptHostNetwork(t *testing.T) {
 		t.Error("a path is missing in uninstall")
 	}
 }
+
+// TestShippedHostNetwork: install takes the flags that the component gives it, and
+// uninstall looks where the Job has the host's files.
+func TestShippedHostNetwork(t *testing.T) {
+	var installer, job struct {
+		Spec struct {
+			Template struct {
+				Spec struct{ Containers []struct{ Args []string } }
+			}
+		}
+	}
+	var patch []struct{ Value string }
+	shipped(t, "installer.yaml", &installer)
+	shipped(t, "components/host-network/installer-args.yaml", &patch)
+	shipped(t, "uninstall/job.yaml", &job)
+	args := installer.Spec.Template.Spec.Containers[0].Args[1:]
+	for _, p := range patch {
+		args = append(args, p.Value)
+	}
+	p := program{getenv: func(string) string { return "" }}
+	flags := p.installCommand(t.Context()).Flags()
+	if err := flags.Parse(args); err != nil || flags.Lookup("host-network").Value.String() != hostNetworkWrite {
+		t.Errorf("install %q: %v", args, err)
+	}
+	uninstall := p.uninstallCommand().Flags()
+	err := uninstall.Parse(job.Spec.Template.Spec.Containers[0].Args[1:])
+	if root := uninstall.Lookup("host-root").Value.String(); err != nil || root != flags.Lookup("host-root").Value.String() {
+		t.Errorf("uninstall looks below %s, %v", root, err)
+	}
+}
