@@ -23,12 +23,14 @@ import (
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/podresources"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
 	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
+	"github.com/multi-eni/multi-eni-cni/pkg/link"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
 )
 
 func (p program) doctorCommand(ctx context.Context) *cobra.Command {
 	var c nodeFlags
-	var policy, output string
+	var policy, output, hostRoot string
 	cmd := &cobra.Command{
 		Use:   "doctor",
 		Short: "Look for what keeps the daemon, the plugin or the device plugin from their work",
@@ -43,17 +45,18 @@ func (p program) doctorCommand(ctx context.Context) *cobra.Command {
 			if err := c.check(); err != nil {
 				return &usageError{err}
 			}
-			return p.doctor(ctx, c, policy, output)
+			return p.doctor(ctx, c, policy, output, hostRoot)
 		},
 	}
 	c.add(cmd.Flags(), p)
 	cmd.Flags().StringVar(&policy, "policy", nodestate.DefaultPolicyPath, "policy of the plugin")
+	cmd.Flags().StringVar(&hostRoot, "host-root", "/", "folder with the host's etc, run and usr, as far as they are mounted, to read the configs of its network managers")
 	cmd.Flags().StringVarP(&output, "output", "o", "text", "text or json")
 	return cmd
 }
 
 // doctor prints what doctor.Run finds.
-func (p program) doctor(ctx context.Context, c nodeFlags, policy, output string) error {
+func (p program) doctor(ctx context.Context, c nodeFlags, policy, output, hostRoot string) error {
 	bootID, err := nodestate.BootID()
 	if err != nil {
 		return err
@@ -71,7 +74,8 @@ func (p program) doctor(ctx context.Context, c nodeFlags, policy, output string)
 		Look:        orphan.Look,
 		Running:     func(ctx context.Context) (bool, error) { return daemonAnswers(ctx, c.inventory) },
 		PCIDPConfig: c.pcidpConfig, Inventory: c.inventory, StateDir: c.stateDir, AttachmentsDir: c.attachmentsDir, LeaseDir: c.leaseDir,
-		Sysfs: c.sysfs, Policy: policy, BinDir: c.cniBinDir,
+		Sysfs: c.sysfs, Policy: policy, BinDir: c.cniBinDir, HostRoot: hostRoot,
+		HostLinks:     func() ([]doctor.HostLink, error) { return hostLinks(sysfs.NewFS(c.sysfs), link.DefaultIPv6Conf) },
 		SourceRouting: c.sourceRouting, DriverPolicy: c.drivers, Dev: c.dev, ModulesRoot: c.modulesRoot,
 	}
 	if c.manageAddresses != "" {

@@ -85,6 +85,8 @@ func TestDoctorOfAFolder(t *testing.T) {
 		"ok    inventory: devices: 1 ready, 0 pending, 0 draining; no problems",
 		"ok    state folder: /node/state has mode 0700",
 		"ok    sysfs: /node/sys, PCI functions: 2",
+		"ok    host network: /node/sys does not show which network managers run",
+		`ok    host network: files that would keep network managers off the other ENIs: for systemd-networkd write /etc/systemd/network/05-multi-eni.network: '[Match]\nDriver=ena\nProperty=!INTERFACE=eth0\n`,
 		"ok    CNI plugin: /node/bin/multi-eni: ",
 		"ok    policy: /node/policy.json is valid and agrees with the daemon's paths",
 	} {

@@ -144,12 +144,11 @@ func (h *hostNetwork) primary(ctx context.Context) (string, error) {
 	return primaryLink(all, h.mac)
 }
 
-// primaryLink finds the device's own link, not one that lies on it and shares its MAC, as
-// a VLAN or the bridge of OpenShift does.
+// primaryLink finds the name of the one link of a device that has the MAC.
 func primaryLink(all []link.Link, mac device.MAC) (string, error) {
 	var names []string
 	for _, l := range all {
-		if l.HasMAC(mac) && (l.Kind == "" || l.Kind == "veth") {
+		if ownLink(l) && l.HasMAC(mac) {
 			names = append(names, l.Name)
 		}
 	}

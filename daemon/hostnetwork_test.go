@@ -5,15 +5,19 @@ import (
 	"errors"
 	"io/fs"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/doctor"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/hostnet"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
+	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
 	"github.com/multi-eni/multi-eni-cni/test/fakeimds"
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
@@ -288,5 +292,30 @@ func TestShippedHostNetwork(t *testing.T) {
 	err := uninstall.Parse(job.Spec.Template.Spec.Containers[0].Args[1:])
 	if root := uninstall.Lookup("host-root").Value.String(); err != nil || root != flags.Lookup("host-root").Value.String() {
 		t.Errorf("uninstall looks below %s, %v", root, err)
+	}
+}
+
+// TestHostLinks: what a network manager would leave on a link is seen by doctor.
+func TestHostLinks(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	m := newMachine(t, 1)
+	links, err := link.Open()
+	m.must(err)
+	defer links.Close()
+	index, err := links.Index("eth1")
+	m.must(err)
+	m.must(links.SetUp(index))
+	m.must(links.EnsureAddress(index, netip.MustParsePrefix("10.0.1.15/24")))
+	m.must(links.EnsureRoute(index, link.Route{Dst: netip.MustParsePrefix("0.0.0.0/0"), Gateway: netip.MustParseAddr("10.0.1.1")}))
+	all, err := hostLinks(sysfs.NewFS(m.node.Sysfs), link.DefaultIPv6Conf)
+	m.must(err)
+	i := slices.IndexFunc(all, func(l doctor.HostLink) bool { return l.Name == "eth1" })
+	if i < 0 {
+		t.Fatalf("links %+v", all)
+	}
+	if l := all[i]; !slices.Equal(l.Addresses, []string{"10.0.1.15/24"}) || len(l.Routes) != 1 || !strings.HasPrefix(l.Routes[0], "IPv4 default route (proto ") || l.AcceptRA != "1" || l.Forwarding != "0" || l.Driver != "ena" {
+		t.Errorf("link %+v", l)
 	}
 }

@@ -19,13 +19,19 @@ const DefaultIPv6Conf IPv6Conf = "/proc/sys/net/ipv6/conf"
 // AcceptRA returns whether the link of that name accepts router advertisements: "0"
 // never, "1" unless it forwards, "2" always. It is "" where the link has no IPv6, or is
 // not there.
-func (c IPv6Conf) AcceptRA(name string) (string, error) {
-	data, err := os.ReadFile(c.path(name))
+func (c IPv6Conf) AcceptRA(name string) (string, error) { return c.read(name, "accept_ra") }
+
+// Forwarding returns "1" where the link forwards IPv6 packets, "0" where it does not, and
+// "" where it has no IPv6 or is not there.
+func (c IPv6Conf) Forwarding(name string) (string, error) { return c.read(name, "forwarding") }
+
+func (c IPv6Conf) read(name, setting string) (string, error) {
+	data, err := os.ReadFile(filepath.Join(string(c), name, setting))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return "", nil
 	case err != nil:
-		return "", fmt.Errorf("read accept_ra of link %s: %w", name, err)
+		return "", fmt.Errorf("read %s of link %s: %w", setting, name, err)
 	}
 	return strings.TrimSpace(string(data)), nil
 }

@@ -20,6 +20,9 @@ func TestAcceptRA(t *testing.T) {
 			t.Errorf("AcceptRA = %q, %v; want %q", got, err, value)
 		}
 	}
+	if got, err := conf.Forwarding("eth1"); err != nil || got != "0" {
+		t.Errorf("Forwarding = %q, %v; want 0", got, err)
+	}
 	must(t, conf.SetAcceptRA("nosuch", "0"))
 	if got, err := conf.AcceptRA("nosuch"); err != nil || got != "" {
 		t.Errorf("AcceptRA of no link = %q, %v; want none", got, err)

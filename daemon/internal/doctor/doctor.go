@@ -100,6 +100,10 @@ type Options struct {
 	ENIs func(context.Context) ([]awsnode.ENI, error)
 	// EC2 is nil where nobody manages addresses; then EC2 is not asked.
 	EC2 EC2
+	// HostLinks are the links of this network namespace.
+	HostLinks func() ([]HostLink, error)
+	// HostRoot is the host's root folder as far as it is mounted, for etc, run and usr.
+	HostRoot string
 	// SourceRouting says that the daemon is to make rules and routes.
 	SourceRouting bool
 	// Kubelet asks the podresources API; nil where there is no kubelet.
@@ -126,7 +130,7 @@ type Options struct {
 func Run(ctx context.Context, o Options) []Finding {
 	var all []Finding
 	for _, check := range []func(context.Context, Options) []Finding{
-		nodeName, cluster, metadata, managed, routing, drivers,
+		nodeName, cluster, metadata, managed, routing, hostNetwork, drivers,
 		config, inventoryFile, stateDir, attachments, sysfsTree,
 		binary, policy, netns, kubelet, devicePlugin, daemon,
 	} {

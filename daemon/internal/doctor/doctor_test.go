@@ -64,7 +64,10 @@ func newWorld(t *testing.T) *world {
 		Drivers: func(context.Context) (map[string][]string, error) {
 			return map[string][]string{"vfio-pci": {"fast"}}, nil
 		},
-		ENIs: func(context.Context) ([]awsnode.ENI, error) { return make([]awsnode.ENI, 3), nil },
+		ENIs: func(context.Context) ([]awsnode.ENI, error) {
+			return []awsnode.ENI{{MAC: primaryMAC, Primary: true}, {MAC: "02:00:00:00:00:01"}, {}}, nil
+		},
+		HostLinks: func() ([]HostLink, error) { return []HostLink{primary(), declared()}, nil }, HostRoot: w.path("root"),
 		Kubelet: func(context.Context) (inventory.Kubelet, error) {
 			return inventory.Kubelet{Allocatable: map[device.ResourceName][]device.PCIAddress{"intel.com/sriov_net": {"0000:00:06.0"}}}, nil
 		},

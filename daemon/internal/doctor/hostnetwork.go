@@ -1,0 +1,192 @@
+package doctor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/hostnet"
+	"github.com/multi-eni/multi-eni-cni/pkg/device"
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+)
+
+// HostLink is a device's own link in the host, not one that lies on it.
+type HostLink struct {
+	hostnet.Link
+	// Addresses and Routes are in words: addresses that are not link-local, default routes of
+	// the main table, and other routes there of protocol dhcp or ra.
+	Addresses, Routes []string
+	// AcceptRA and Forwarding are the kernel's IPv6 settings; "" without IPv6.
+	AcceptRA, Forwarding string
+}
+
+// acceptsRA says whether the kernel takes routes from router advertisements (ip-sysctl of
+// the kernel).
+func (l HostLink) acceptsRA() bool {
+	return l.AcceptRA == "2" || l.AcceptRA == "1" && l.Forwarding == "0"
+}
+
+const hostNetworkCheck = "host network"
+
+// hostNetwork looks at what the host's network managers do about ENIs. It asks the
+// kernel and reads files, and asks no manager.
+func hostNetwork(ctx context.Context, o Options) []Finding {
+	managers, known := hostnet.Running(os.DirFS(o.Sysfs))
+	var all []Finding
+	if known {
+		all = ok(hostNetworkCheck, "network managers that run: %s", list(names(managers)))
+	} else {
+		all = ok(hostNetworkCheck, "%s does not show which network managers run", o.Sysfs)
+	}
+	links, err := o.HostLinks()
+	if err != nil {
+		return append(all, fail(hostNetworkCheck, "run doctor where the daemon runs, in the host's network", "links cannot be read: %v", err)...)
+	}
+	primary, why := primaryLink(ctx, o, links)
+	if why != "" {
+		all = append(all, ok(hostNetworkCheck, "%s, so that no file can be given that leaves it alone", why)...)
+	}
+	advice := hostnet.Advice(managers, primary.Name, hostnet.ENIDriver)
+	all = append(all, declaredLinks(o, links, primary, advice)...)
+	if slices.Contains(managers, hostnet.Networkd) {
+		all = append(all, foreignManaged(o, advice)...)
+	}
+	if primary.Name == "" {
+		return all
+	}
+	if len(managers) == 0 {
+		managers = []hostnet.Manager{hostnet.Networkd, hostnet.NetworkManager}
+		known = false
+	}
+	for _, m := range managers {
+		all = append(all, primaryManaged(o, m, primary, advice, known && len(managers) == 1)...)
+	}
+	if !slices.ContainsFunc(all, func(f Finding) bool { return strings.Contains(f.Remedy, advice) }) {
+		all = append(all, ok(hostNetworkCheck, "files that would keep network managers off the other ENIs: %s", advice)...)
+	}
+	return all
+}
+
+func names(managers []hostnet.Manager) (all []string) {
+	for _, m := range managers {
+		all = append(all, string(m))
+	}
+	return all
+}
+
+// primaryLink finds the primary ENI's link by the MAC that IMDS has for it; why is not ""
+// when it is not found.
+func primaryLink(ctx context.Context, o Options, links []HostLink) (primary HostLink, why string) {
+	enis, err := o.ENIs(ctx)
+	if err != nil {
+		return HostLink{}, "the primary ENI is not known, for the instance metadata cannot be read"
+	}
+	var mac device.MAC
+	for _, e := range enis {
+		if e.Primary {
+			mac = e.MAC
+		}
+	}
+	if mac == "" {
+		return HostLink{}, "the instance metadata name no primary ENI"
+	}
+	var found []HostLink
+	for _, l := range links {
+		if l.MAC == mac.String() {
+			found = append(found, l)
+		}
+	}
+	if len(found) != 1 {
+		return HostLink{}, fmt.Sprintf("%d links have the MAC %s of the primary ENI", len(found), mac)
+	}
+	return found[0], ""
+}
+
+// declaredLinks looks at the links of NodeENIs that no pod has.
+func declaredLinks(o Options, links []HostLink, primary HostLink, advice string) []Finding {
+	inv, err := nodestate.ReadInventory(o.Inventory)
+	if err != nil || inv.BootID != o.BootID {
+		return ok(hostNetworkCheck, "links of NodeENIs are not looked at without an inventory")
+	}
+	var bad, learning []string
+	seen := 0
+	for _, d := range inv.Devices {
+		for _, l := range links {
+			if d.MAC == "" || l.MAC != d.MAC.String() || l.MAC == primary.MAC {
+				continue
+			}
+			seen++
+			if clutter := l.clutter(); clutter != "" {
+				bad = append(bad, fmt.Sprintf("link %s of NodeENI %s: %s", l.Name, d.NodeENI, clutter))
+			}
+			if l.acceptsRA() {
+				learning = append(learning, fmt.Sprintf("%s of NodeENI %s (accept_ra %s, forwarding %s)", l.Name, d.NodeENI, l.AcceptRA, l.Forwarding))
+			}
+		}
+	}
+	var all []Finding
+	if len(bad) > 0 {
+		all = warn(hostNetworkCheck, advice, "%s", strings.Join(bad, "; "))
+	}
+	if len(learning) > 0 {
+		all = append(all, warn(hostNetworkCheck, "let the daemon switch that off, by a writable mount of the host's /proc/sys/net as in deploy/daemon.yaml, "+
+			"or set net.ipv6.conf.default.accept_ra=0 on the host", "the kernel takes addresses and default routes from router advertisements on %s", strings.Join(learning, "; "))...)
+	}
+	if len(all) > 0 {
+		return all
+	}
+	return ok(hostNetworkCheck, "links of NodeENIs in the host: %d, none with a host address, a default route or router advertisements", seen)
+}
+
+// clutter is what is on the link that a pod's device should not have; "" without any.
+func (l HostLink) clutter() string {
+	var parts []string
+	if len(l.Addresses) > 0 {
+		parts = append(parts, "host address "+strings.Join(l.Addresses, ", "))
+	}
+	return strings.Join(append(parts, l.Routes...), ", ")
+}
+
+func foreignManaged(o Options, advice string) []Finding {
+	on, err := hostnet.ForeignManaged(os.DirFS(o.HostRoot))
+	switch {
+	case errors.Is(err, hostnet.ErrNotVisible):
+		return ok(hostNetworkCheck, "networkd.conf is not visible below %s; a doctor on the host itself sees it", o.HostRoot)
+	case err != nil:
+		return warn(hostNetworkCheck, "run doctor on the host itself", "networkd.conf cannot be read: %v", err)
+	case len(on) > 0:
+		return warn(hostNetworkCheck, advice, "systemd-networkd removes rules and routes that others have made, when a link comes back or is configured again (%s)", strings.Join(on, ", "))
+	}
+	return ok(hostNetworkCheck, "systemd-networkd leaves rules and routes of others alone")
+}
+
+// primaryManaged looks whether a file keeps the manager off the primary ENI. alone says
+// that no other manager can have it then.
+func primaryManaged(o Options, m hostnet.Manager, primary HostLink, advice string, alone bool) []Finding {
+	verdict := map[hostnet.Manager]func() (hostnet.Verdict, error){
+		hostnet.Networkd: func() (hostnet.Verdict, error) { return hostnet.NetworkdVerdict(os.DirFS(o.HostRoot), primary.Link) },
+		hostnet.NetworkManager: func() (hostnet.Verdict, error) {
+			return hostnet.NetworkManagerVerdict(os.DirFS(o.HostRoot), primary.Link)
+		},
+	}[m]
+	v, err := verdict()
+	switch {
+	case errors.Is(err, hostnet.ErrNotVisible):
+		return ok(hostNetworkCheck, "files of %s are not visible below %s; a doctor on the host itself sees them", m, o.HostRoot)
+	case err != nil:
+		return warn(hostNetworkCheck, "run doctor on the host itself", "files of %s cannot be read: %v", m, err)
+	case v.Unmanaged && alone:
+		return fail(hostNetworkCheck, "correct the file before the node starts again: "+advice,
+			"%s makes %s leave the primary ENI's link %s alone, which then gets no address", v.File, m, primary.Name)
+	case v.Unmanaged:
+		return warn(hostNetworkCheck, "see that another manager has it, or correct the file: "+advice,
+			"%s makes %s leave the primary ENI's link %s alone", v.File, m, primary.Name)
+	case len(v.Unsure) > 0:
+		return warn(hostNetworkCheck, "see that it does not: "+advice,
+			"%s may make %s leave the primary ENI's link %s alone; it has conditions that doctor does not know", list(v.Unsure), m, primary.Name)
+	}
+	return ok(hostNetworkCheck, "no file keeps %s off the primary ENI's link %s", m, primary.Name)
+}
