@@ -1,6 +1,8 @@
 package link_test
 
 import (
+	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
@@ -29,5 +31,45 @@ func TestAcceptRA(t *testing.T) {
 	}
 	if err := conf.SetAcceptRA("eth1", "often"); err == nil {
 		t.Error("SetAcceptRA takes a word")
+	}
+}
+
+// TestRestoreAcceptRA: Restore finds the setting in the folder that the handle has. A
+// folder that cannot be written, or is not there, is no error of it.
+func TestRestoreAcceptRA(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	node(t, eth1)
+	h := open(t)
+	l, err := h.ByName("eth1")
+	must(t, err)
+	want := l.State()
+	if want.AcceptRA = "0"; h.IPv6Conf != link.DefaultIPv6Conf {
+		t.Errorf("the kernel's folder is %q", h.IPv6Conf)
+	}
+	must(t, h.Restore(l, want))
+	if got, err := h.IPv6Conf.AcceptRA("eth1"); err != nil || got != "0" {
+		t.Errorf("accept_ra = %q, %v; want 0", got, err)
+	}
+	elsewhere := t.TempDir()
+	must(t, os.Mkdir(filepath.Join(elsewhere, "eth1"), 0o755))
+	setting := filepath.Join(elsewhere, "eth1", "accept_ra")
+	must(t, os.WriteFile(setting, []byte("1"), 0o644))
+	h.IPv6Conf = link.IPv6Conf(elsewhere)
+	must(t, h.Restore(l, want))
+	if data, err := os.ReadFile(setting); err != nil || string(data) != "0" {
+		t.Errorf("in another folder: %q, %v; want 0", data, err)
+	}
+	must(t, os.Remove(setting))
+	must(t, os.Mkdir(setting, 0o755)) // which nobody can write
+	must(t, h.Restore(l, want))
+	h.IPv6Conf = "/nonexistent"
+	must(t, h.Restore(l, want))
+	h.IPv6Conf, want.AcceptRA = link.DefaultIPv6Conf, ""
+	must(t, h.IPv6Conf.SetAcceptRA("eth1", "2"))
+	must(t, h.Restore(l, want))
+	if got, err := h.IPv6Conf.AcceptRA("eth1"); err != nil || got != "2" {
+		t.Errorf("accept_ra that is not on record = %q, %v; want 2, as it was", got, err)
 	}
 }

@@ -78,6 +78,9 @@ type Handle struct {
 	// by way of sockets.
 	sock    *nl.NetlinkSocket
 	sockets map[int]*nl.SocketHandle
+	// IPv6Conf is where Restore finds the IPv6 settings of links. Open sets
+	// DefaultIPv6Conf; a process that has the host's folder elsewhere sets that.
+	IPv6Conf IPv6Conf
 }
 
 // Open returns a Handle in the calling thread's netns.
@@ -91,7 +94,7 @@ func Open() (*Handle, error) {
 		h.Close()
 		return nil, fmt.Errorf("open netlink socket: %w", err)
 	}
-	return &Handle{nl: h, sock: sock, sockets: map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: {Socket: sock}}}, nil
+	return &Handle{nl: h, sock: sock, sockets: map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: {Socket: sock}}, IPv6Conf: DefaultIPv6Conf}, nil
 }
 
 // Close releases the connection.

@@ -86,6 +86,10 @@ func (h *Handle) GiveBack(sys Functions, l Link, d nodestate.AttachedDevice) err
 // Programs go first, since they forbid some MTUs. The link comes up last, so that no
 // packet meets an earlier pod's settings. Unwanted altnames go before the rest: a pod
 // may have given its link any, even the name that it should get.
+//
+// AcceptRA goes behind the MTU: a link with less than 1280 octets has no IPv6 and so no
+// such setting. Where it cannot be written that is no error. The kernel's default
+// stays, and the daemon removes whatever routers put on an idle link.
 func (h *Handle) Restore(l Link, want nodestate.LinkState) error {
 	var r restoration
 	r.restore(h, l, want)
@@ -112,6 +116,9 @@ func (r *restoration) restore(h *Handle, l Link, want nodestate.LinkState) {
 	}
 	if want.MTU != 0 && l.MTU != want.MTU {
 		r.note("MTU", h.SetMTU(l.Index, want.MTU))
+	}
+	if want.AcceptRA != "" {
+		_ = h.IPv6Conf.SetAcceptRA(name, want.AcceptRA)
 	}
 	r.settings(h, l, want.Settings)
 	if len(want.Ethtool) > 0 {

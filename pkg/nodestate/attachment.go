@@ -187,6 +187,9 @@ type LinkState struct {
 	// Ethtool are the device's settings (ethtool(8)), as the inventory's row had them
 	// when the pod came; null where no daemon had read them.
 	Ethtool Settings `json:"ethtool,omitzero"`
+	// AcceptRA is the IPv6 setting accept_ra, which the kernel makes anew whenever the
+	// link changes netns: "0", "1" or "2"; "" where it was not known, and is left as it is.
+	AcceptRA string `json:"acceptRA,omitempty"`
 }
 
 // Settings are values by name. One that is missing was not known, and is left as

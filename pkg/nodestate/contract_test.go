@@ -82,7 +82,7 @@ func TestContract(t *testing.T) {
 	pod.Device.ENIID, pod.Device.NodeENI = rows()[0].ENIID, "dataplane-a"
 	pod.Device.Link = &LinkState{
 		Name: "ens7", AltNames: []string{"enp0s7"}, MAC: "02:00:00:00:00:07", MTU: 9001, Up: true, Kind: "veth", XDP: 7,
-		Settings: Settings{"alias": "", "txqueuelen": "1000"}, Ethtool: Settings{"rings": "1024 0 0 512"},
+		Settings: Settings{"alias": "", "txqueuelen": "1000"}, Ethtool: Settings{"rings": "1024 0 0 512"}, AcceptRA: "0",
 	}
 	pod.Device.Assigned = &VFState{MAC: "02:00:00:00:00:17", VLAN: 7, QoS: 3, Spoofchk: true, Trust: true}
 	pod.Delegate = &Delegation{Type: "ipvlan", Config: []byte(`{"type":"ipvlan"}`)}
@@ -147,7 +147,7 @@ func TestContract(t *testing.T) {
 		}
 		got, err := records.LoadRestore(pod.Device.PCIAddress)
 		want := *pod.Device.Link
-		want.XDP, want.Settings, want.Ethtool = 0, nil, nil
+		want.XDP, want.Settings, want.Ethtool, want.AcceptRA = 0, nil, nil, ""
 		if diff := cmp.Diff(&want, got.Device.Link); diff != "" || err != nil {
 			t.Errorf("read: %v (-want +got):\n%s", err, diff)
 		}

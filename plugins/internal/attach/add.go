@@ -185,7 +185,9 @@ func (c *call) owed(pci device.PCIAddress, l link.Link) (nodestate.LinkState, er
 	pending, err := c.dir.LoadRestore(pci)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return l.State(), nil
+		state := l.State()
+		state.AcceptRA, _ = c.host.IPv6Conf.AcceptRA(l.Name) // "" with an error: not known
+		return state, nil
 	case err != nil:
 		return nodestate.LinkState{}, err
 	}

@@ -363,7 +363,7 @@ func TestDeviceLost(t *testing.T) {
 			must(t, err)
 			l, err := h.ByName("eth1")
 			must(t, err)
-			must(t, h.Restore(l, nodestate.LinkState{Name: "eth1", MAC: l.MAC, MTU: 1500, Up: true, AltNames: []string{"enp0s6", "ens6"}}))
+			must(t, h.Restore(l, nodestate.LinkState{Name: "eth1", MAC: l.MAC, MTU: 1500, Up: true, AltNames: []string{"enp0s6", "ens6"}, AcceptRA: "0"}))
 			h.Close()
 			e.same(t, before, fmt.Sprintf("%s, device lost before %s", verb, step))
 		}

@@ -104,7 +104,8 @@ func row(e nstest.ENI, nodeENI string) nodestate.Device {
 }
 
 // newEnv makes a node with eniA as NodeENI "a", eniB as "b", and more ENIs that
-// are in no inventory.
+// are in no inventory. The kernel has an ENI accept router advertisements; eniA has had
+// that switched off, as the daemon does.
 func newEnv(t *testing.T, more ...nstest.ENI) *env {
 	t.Helper()
 	n, err := nstest.NewNode(t.TempDir())
@@ -118,6 +119,7 @@ func newEnv(t *testing.T, more ...nstest.ENI) *env {
 	l, err := h.ByName("eth1")
 	must(t, err)
 	must(t, h.Restore(l, nodestate.LinkState{Name: "eth1", MAC: l.MAC, MTU: 1500, Up: true, AltNames: []string{"enp0s6", "ens6"}}))
+	must(t, h.IPv6Conf.SetAcceptRA("eth1", "0"))
 	host, err := nstest.Binary("cni/host-local")
 	must(t, err)
 	e := &env{t: t, node: n, path: filepath.Dir(host)}
@@ -241,7 +243,10 @@ func (e *env) snapshot() string {
 	must(e.t, err)
 	for _, l := range links {
 		slices.Sort(l.AltNames)
-		lines = append(lines, fmt.Sprintf("link %+v", l.State()))
+		state := l.State()
+		state.AcceptRA, err = h.IPv6Conf.AcceptRA(l.Name)
+		must(e.t, err)
+		lines = append(lines, fmt.Sprintf("link %+v", state))
 	}
 	slices.Sort(lines)
 	for _, dir := range []string{"records", "ipam"} {

@@ -47,7 +47,7 @@ func (c *call) moveBack(a nodestate.Attachment) (link.Link, error) {
 		c.log.WithError(err).WithField("interface", l.Name).Warn("the pod's interface keeps its flags on its way")
 	}
 	move, up := in.Move, false
-	if want := a.Device.Link; want.Up && name == want.Name && l.MAC == want.MAC && !a.Device.VF && !l.MayRunPrograms() {
+	if want := a.Device.Link; want.Up && name == want.Name && l.MAC == want.MAC && !a.Device.VF && !l.MayRunPrograms() && c.acceptsBy(want.AcceptRA) {
 		move, up = in.MoveUp, true
 	}
 	moved := move(l.Index, host, name)
@@ -75,6 +75,14 @@ func (c *call) moveBack(a nodestate.Attachment) (link.Link, error) {
 		return link.Link{}, moved // still in the pod: the record must stay
 	}
 	return home, err
+}
+
+// acceptsBy says whether a link that comes up as it arrives in the host treats router
+// advertisements as it should. The kernel gives it the host's default (ipv6_add_dev);
+// anything else must be set before it is up.
+func (c *call) acceptsBy(acceptRA string) bool {
+	byDefault, err := c.host.IPv6Conf.AcceptRA("default")
+	return acceptRA == "" || err == nil && acceptRA == byDefault
 }
 
 // arrived finds a link that has just been moved to the host: under its name,
