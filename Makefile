@@ -103,6 +103,16 @@ kube-tools: build tools $(KUBE)/.built $(KUBE)/whereabouts/.built $(BIN)/tools/h
 	$(call gobuild) -ldflags '-s -w -X main.version=next' -o $(KUBE)/next/ ./plugins/multi-eni
 	$(call gobuild) -ldflags '-s -w -X main.version=next' -o $(KUBE)/next/multi-enid ./daemon
 
+# Each host has namespaces of its own and mostly waits, so all run at once.
+.PHONY: test-hostnet
+test-hostnet: go-version ## Test beside real network managers: systemd-networkd, NetworkManager, ec2-net-utils (root)
+	@test/hostnet/prepare check
+	@test/hostnet/prepare unpack
+	@$(MAKE) --no-print-directory build tools
+	CGO_ENABLED=0 $(GO) vet -tags hostnet ./test/hostnet
+	CGO_ENABLED=0 $(GO) test -tags hostnet -count=1 -timeout 15m -parallel 12 $(TESTFLAGS) ./test/hostnet
+	@$(GIVEBACK)
+
 .PHONY: test-hardware
 test-hardware: hardware-tools ## Test on a machine with real PCI NICs, SR-IOV and vfio-pci (QEMU)
 	CGO_ENABLED=0 $(GO) -C test/hardware vet -trimpath ./...

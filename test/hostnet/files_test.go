@@ -1,0 +1,195 @@
+//go:build hostnet
+
+package hostnet
+
+import (
+	"os"
+	"strings"
+	"testing"
+	"time"
+)
+
+// hostRoot is the host as the installer's pod sees it.
+const hostRoot = "/run/hostroot"
+
+// install runs multi-enid install with a mode of --host-network, on a host whose control
+// groups show that a unit runs. The files that it writes name the driver ena, for which veth stands here.
+func (h *host) install(mode, unit string) {
+	h.Helper()
+	h.imds()
+	h.sh("mkdir -p %[1]s/etc %[1]s/sys/fs/cgroup/system.slice/%[2]s && { mountpoint -q %[1]s/etc || mount --bind /etc %[1]s/etc; }", hostRoot, unit)
+	out := h.sh("AWS_EC2_METADATA_SERVICE_ENDPOINT=http://%s %s install --to=/run/cnibin --policy= --host-network=%s --host-root=%s", imdsAddress, binary(h, "multi-enid"), mode, hostRoot)
+	h.Log(out)
+}
+
+// files are those that the installer writes.
+var files = []string{"/etc/systemd/network/05-multi-eni.network", "/etc/systemd/networkd.conf.d/80-multi-eni.conf", "/etc/NetworkManager/conf.d/80-multi-eni.conf"}
+
+// stand has a file of the installer match veth in place of ena, and returns what puts it back.
+func (h *host) stand(path string) (back func()) {
+	h.Helper()
+	before, err := os.ReadFile(path)
+	h.do(err)
+	h.write(path, strings.NewReplacer("Driver=ena", "Driver=veth", "driver:ena", "driver:veth").Replace(string(before)))
+	return func() { h.write(path, string(before)) }
+}
+
+// gone fails if a file of the installer is there.
+func (h *host) gone() {
+	h.Helper()
+	for _, f := range files {
+		if missing(f) == "" {
+			h.Errorf("%s is still there", f)
+		}
+	}
+}
+
+// cniRules are rules in the shape of the VPC CNI's: nobody but it may take them away.
+var cniRules = []string{"not to 10.0.0.0/16 fwmark 0x80/0x80 lookup main priority 1024", "to 10.0.1.200 lookup main priority 512", "from 10.0.1.200 to 10.0.0.0/16 lookup 7 priority 1536"}
+
+func (h *host) addCNIRules() {
+	h.Helper()
+	for _, r := range cniRules {
+		h.sh("ip rule add %s", r)
+	}
+}
+
+// countCNIRules is how many of them are there.
+func (h *host) countCNIRules() int {
+	h.Helper()
+	n := 0
+	for _, priority := range []string{"512:", "1024:", "1536:"} {
+		n += len(lines(h.sh("ip rule"), priority))
+	}
+	return n
+}
+
+// TestFilesNetworkd: the installer's files keep networkd off the ENIs of pods and off the
+// rules of others, and never off the primary. Both links have alternative names.
+func TestFilesNetworkd(t *testing.T) {
+	if outside(t) {
+		return
+	}
+	h, networkd := ready(t, 0, (*host).dhcpAll, primary, owned, shared)
+	h.install("write", "systemd-networkd.service")
+	back := h.stand(files[0])
+	h.stop(networkd)
+	h.sh("ip addr flush dev %s; ip addr flush dev %s", owned.name, shared.name) // as after a boot
+	networkd = h.networkd()
+	for _, e := range []eni{owned, shared} {
+		h.has("unmanaged", "networkctl --no-pager list %s", e.name)
+	}
+	h.addCNIRules()
+	start := h.mark()
+	h.scene(nothing)
+	h.untouched(start)
+	if n := h.countCNIRules(); n != len(cniRules) {
+		h.Errorf("%d of the VPC CNI's %d rules are left:\n%s", n, len(cniRules), h.sh("ip rule"))
+	}
+	for _, e := range []eni{owned, shared} {
+		if out := h.sh("ip -4 addr show dev %s", e.name); out != "" && strings.Contains(out, "inet ") {
+			h.Errorf("%s has host addresses:\n%s", e.name, out)
+		}
+	}
+	h.again(networkd, h.networkd)
+	if n := h.countCNIRules(); n != len(cniRules) {
+		h.Errorf("after a restart of networkd %d of the VPC CNI's %d rules are left", n, len(cniRules))
+	}
+	back()
+	h.install("remove", "systemd-networkd.service")
+	h.gone()
+}
+
+// TestFilesNetworkManager is the same for NetworkManager.
+func TestFilesNetworkManager(t *testing.T) {
+	if outside(t) {
+		return
+	}
+	h := newHost(t)
+	for _, e := range []eni{primary, owned, shared} {
+		h.plug(e)
+	}
+	h.lease(0, primary, owned, shared)
+	h.bus()
+	h.udev()
+	h.networkManager()
+	h.install("write", "NetworkManager.service")
+	back := h.stand(files[2])
+	start := h.mark()
+	h.sh("nmcli general reload")
+	h.has(owned.name+":unmanaged", "nmcli -t -f DEVICE,STATE device")
+	h.has(shared.name+":unmanaged", "nmcli -t -f DEVICE,STATE device")
+	h.addCNIRules()
+	h.scene(nothing)
+	h.untouched(start)
+	h.has(owned.name+":unmanaged", "nmcli -t -f DEVICE,STATE device")
+	h.has(primary.name+":connected", "nmcli -t -f DEVICE,STATE device")
+	if n := h.countCNIRules(); n != len(cniRules) {
+		h.Errorf("%d of the VPC CNI's %d rules are left", n, len(cniRules))
+	}
+	back()
+	h.install("remove", "NetworkManager.service")
+	h.gone()
+}
+
+// TestNameMatchesAltNames shows why the documents forbid Name=!ens5: the primary is
+// unmanaged, since its alternative name is another.
+func TestNameMatchesAltNames(t *testing.T) {
+	if outside(t) {
+		return
+	}
+	h := newHost(t)
+	h.plug(primary)
+	h.plug(owned)
+	h.lease(0, primary, owned)
+	h.bus()
+	h.udev()
+	h.dhcpAll()
+	h.write(files[0], "[Match]\nDriver=veth\nName=!"+primary.name+"\n[Link]\nUnmanaged=yes\n")
+	h.start("networkd", "/lib/systemd/systemd-networkd")
+	for _, e := range []eni{primary, owned} {
+		h.has("unmanaged", "networkctl --no-pager list %s || true", e.name)
+	}
+}
+
+// TestDriverMatchesPrimary shows the same of NetworkManager: a driver alone unmanages the
+// primary, and a device that nmcli sets unmanaged is managed again after its first pod.
+func TestDriverMatchesPrimary(t *testing.T) {
+	if outside(t) {
+		return
+	}
+	h := newHost(t)
+	for _, e := range []eni{primary, owned, shared} {
+		h.plug(e)
+	}
+	h.lease(0, primary, owned, shared)
+	h.bus()
+	h.udev()
+	h.networkManager()
+	h.daemon()
+	h.sh("nmcli device set %s managed no", owned.name)
+	h.has(owned.name+":unmanaged", "nmcli -t -f DEVICE,STATE device")
+	h.pairs(owned, 1, 0, nothing)
+	h.has(owned.name+":connected", "nmcli -t -f DEVICE,STATE device")
+	h.write(files[2], "[keyfile]\nunmanaged-devices=driver:veth\n")
+	h.sh("nmcli general reload")
+	h.has(primary.name+":unmanaged", "nmcli -t -f DEVICE,STATE device")
+}
+
+// TestForeignRules shows the fault that networkd.conf.d mends: networkd takes away rules
+// that it has not made, here when it starts.
+func TestForeignRules(t *testing.T) {
+	if outside(t) {
+		return
+	}
+	h, networkd := ready(t, 0, (*host).dhcpAll, primary, owned, shared)
+	h.addCNIRules()
+	h.stop(networkd)
+	h.networkd()
+	h.eventually(5*time.Second, func() string {
+		if n := h.countCNIRules(); n > 0 {
+			return "networkd leaves rules of others"
+		}
+		return ""
+	})
+}

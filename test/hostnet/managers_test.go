@@ -1,0 +1,126 @@
+//go:build hostnet
+
+package hostnet
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+const busConfig = `<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN" "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
+<busconfig><type>system</type><listen>unix:path=/run/dbus/system_bus_socket</listen><auth>EXTERNAL</auth>
+<policy context="default"><allow user="*"/><allow own="*"/><allow send_destination="*" eavesdrop="true"/><allow eavesdrop="true"/></policy></busconfig>
+`
+
+// bus starts the system bus, by which networkctl and nmcli speak to their daemons.
+func (h *host) bus() {
+	h.Helper()
+	h.write("/run/dbus/system.conf", busConfig)
+	h.start("dbus", "dbus-daemon", "--config-file=/run/dbus/system.conf", "--nofork", "--nopidfile")
+	h.eventually(settle, func() string { return missing("/run/dbus/system_bus_socket") })
+}
+
+func missing(path string) string {
+	if _, err := os.Stat(path); err != nil {
+		return err.Error()
+	}
+	return ""
+}
+
+// udev starts udevd, and has it look at the links that are there, as at boot.
+func (h *host) udev() {
+	h.Helper()
+	h.start("udevd", "/lib/systemd/systemd-udevd")
+	h.eventually(settle, func() string { return missing("/run/udev/control") })
+	h.sh("udevadm trigger --action=add --subsystem-match=net && udevadm settle")
+}
+
+// networkd starts systemd-networkd and waits until it has configured a link.
+func (h *host) networkd() *output {
+	h.Helper()
+	o := h.start("networkd", "/lib/systemd/systemd-networkd")
+	h.has("State: routable (configured)", "networkctl status %s || true", primary.name)
+	return o
+}
+
+// again restarts a manager. networkd 252 takes the primary's lease off for a moment when it
+// starts, whoever else is there; that is not ours to judge.
+func (h *host) again(o *output, start func() *output) *output {
+	h.Helper()
+	from := h.mark()
+	h.stop(o)
+	o = start()
+	h.eventually(settle, func() string {
+		return map[bool]string{false: "the primary has no default route"}[h.sh("ip -4 route show default dev %s", primary.name) != ""]
+	})
+	h.excused = append(h.excused, [2]int{from, h.mark()})
+	return o
+}
+
+// networkManager starts NetworkManager and waits until it has configured the primary.
+func (h *host) networkManager() *output {
+	h.Helper()
+	h.write("/etc/NetworkManager/NetworkManager.conf", "[main]\nplugins=keyfile\nauth-polkit=false\ndns=none\n[logging]\nlevel=INFO\n")
+	o := h.start("NetworkManager", "NetworkManager", "--no-daemon")
+	h.has(primary.name+":connected", "nmcli -t -f DEVICE,STATE device || true")
+	h.has("default via", "ip route show default dev %s", primary.name)
+	return o
+}
+
+// dhcpAll is the file by which hosts of EC2 have networkd ask for leases on all ENIs; it
+// matches the driver, which is veth here.
+func (h *host) dhcpAll() {
+	h.write("/etc/systemd/network/80-ec2.network", "[Match]\nDriver=veth\n[Network]\nDHCP=yes\nIPv6DuplicateAddressDetection=0\n[DHCPv4]\nUseHostname=no\n[DHCPv6]\nWithoutRA=solicit\n")
+}
+
+// dhcpPrimary is the file of hosts that manage the primary ENI only.
+func (h *host) dhcpPrimary() {
+	h.write("/etc/systemd/network/10-primary.network", "[Match]\nMACAddress="+primary.mac+"\n[Network]\nDHCP=ipv4\n[DHCPv4]\nUseHostname=no\n")
+}
+
+// ec2NetUtils puts the programs of the unpacked package amazon-ec2-net-utils where they
+// expect themselves. Its files match the drivers of EC2's links, for which veth stands here.
+func (h *host) ec2NetUtils() {
+	h.Helper()
+	from := filepath.Join(repo(h), "bin/hostnet/amazon-ec2-net-utils")
+	if why := missing(from); why != "" {
+		h.Fatalf("%s; run: test/hostnet/prepare unpack", why)
+	}
+	h.sh("sed 's/Driver=.*/Driver=veth/; /MTUBytes/d' %s/usr/lib/systemd/network/80-ec2.network > /lib/systemd/network/80-ec2.network", from)
+	h.sh("mkdir -p /run/ec2 && cp -a %s/usr/share/amazon-ec2-net-utils /run/ec2/lib && cp %s/usr/bin/setup-policy-routes /run/ec2/", from, from)
+	// There is no syslog here; without one logger(1) fails, and the script with it.
+	h.write("/run/ec2/bin/logger", "#!/bin/sh\necho \"$@\" >> /run/ec2/log\n")
+	h.sh("chmod +x /run/ec2/bin/logger; touch /run/ec2/log")
+}
+
+// refresh is one run of ec2-net-utils' refresh-policy-routes@.service, which its timer
+// starts each minute. The script tells its own faults by its exit status, which the unit takes as they come.
+func (h *host) refresh(e eni) {
+	h.Helper()
+	h.sh("PATH=/run/ec2/bin:$PATH LIBDIR_OVERRIDE=/run/ec2/lib timeout 60 bash /run/ec2/setup-policy-routes %s start >>/run/ec2/out 2>&1 || { tail -5 /run/ec2/out; exit 1; }", e.name)
+}
+
+// repo is the root folder of the repository.
+func repo(h *host) string {
+	h.Helper()
+	dir, err := os.Getwd()
+	h.do(err)
+	return filepath.Dir(filepath.Dir(dir))
+}
+
+// lines are the lines of a text that have all words.
+func lines(text string, words ...string) []string {
+	var found []string
+next:
+	for line := range strings.Lines(text) {
+		for _, w := range words {
+			if !strings.Contains(line, w) {
+				continue next
+			}
+		}
+		found = append(found, fmt.Sprint(line))
+	}
+	return found
+}

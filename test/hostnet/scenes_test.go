@@ -1,0 +1,150 @@
+//go:build hostnet
+
+package hostnet
+
+import (
+	"testing"
+	"time"
+)
+
+const (
+	pairs = 100
+	// pause is longer than networkd needs for a lease, so that an ADD meets a link in any state.
+	pause = 250 * time.Millisecond
+)
+
+// scene is what all the hosts of this package have in common: the primary is up before
+// the daemon starts, pods come and go, and nothing is left to do afterwards.
+func (h *host) scene(between func(i int)) {
+	h.Helper()
+	start := h.mark()
+	h.daemon()
+	h.pairs(owned, pairs, pause, between)
+	h.sharing(shared, 10)
+	h.untouched(start)
+}
+
+// ready starts udevd and systemd-networkd on a host with these ENIs.
+func ready(t *testing.T, t1 int, files func(*host), enis ...eni) (h *host, networkd *output) {
+	t.Helper()
+	h = newHost(t)
+	for _, e := range enis {
+		h.plug(e)
+	}
+	h.lease(t1, enis...)
+	h.bus()
+	h.udev()
+	files(h)
+	return h, h.networkd()
+}
+
+// TestNetworkdBoot: ENIs that are there before networkd starts, which asks for leases on all.
+func TestNetworkdBoot(t *testing.T) {
+	if outside(t) {
+		return
+	}
+	h, _ := ready(t, 0, (*host).dhcpAll, primary, owned, shared)
+	h.has("routable", "networkctl --no-pager list %s", owned.name)
+	h.scene(nothing)
+}
+
+// TestNetworkdHotplug: ENIs that come while networkd runs.
+func TestNetworkdHotplug(t *testing.T) {
+	if outside(t) {
+		return
+	}
+	h, _ := ready(t, 0, (*host).dhcpAll, primary)
+	h.plug(owned)
+	h.plug(shared)
+	h.lease(0, owned, shared)
+	h.scene(nothing)
+}
+
+// TestLeaseRenewal: leases are renewed each 5 s, in which networkd writes its routes again.
+func TestLeaseRenewal(t *testing.T) {
+	if outside(t) {
+		return
+	}
+	h, _ := ready(t, 5, (*host).dhcpAll, primary, owned, shared)
+	h.scene(nothing)
+}
+
+// TestRouterOften, TestRouterRare, TestRouterAsked: nobody manages the ENIs of pods, so the
+// kernel listens to routers on them: to one that speaks each 4 to 8 s, each 22 to 30 s, and only when asked.
+func TestRouterOften(t *testing.T) { router(t, 4, 8) }
+func TestRouterRare(t *testing.T)  { router(t, 22, 30) }
+func TestRouterAsked(t *testing.T) { router(t, 0, 0) }
+
+func router(t *testing.T, minimum, maximum int) {
+	t.Helper()
+	if outside(t) {
+		return
+	}
+	h, _ := ready(t, 0, (*host).dhcpPrimary, primary, owned, shared)
+	for _, e := range []eni{primary, owned, shared} {
+		h.advertise(e, minimum, maximum)
+	}
+	h.sh("ip link set %s up; ip link set %s up", owned.name, shared.name)
+	h.has("proto ra", "ip -6 route show default dev %s", owned.name)
+	h.scene(nothing)
+}
+
+// TestNetworkdAgain: networkd is restarted and told to begin again between pods.
+func TestNetworkdAgain(t *testing.T) {
+	if outside(t) {
+		return
+	}
+	h, networkd := ready(t, 0, (*host).dhcpAll, primary, owned, shared)
+	h.scene(func(i int) {
+		switch i {
+		case 20, 60:
+			networkd = h.again(networkd, h.networkd)
+		case 40:
+			h.sh("networkctl reconfigure %s %s", owned.name, shared.name)
+		case 80:
+			h.sh("networkctl reload && networkctl renew %s %s", owned.name, shared.name)
+		}
+	})
+}
+
+// TestNetworkManager: NetworkManager asks for leases on all links, and is restarted.
+func TestNetworkManager(t *testing.T) {
+	if outside(t) {
+		return
+	}
+	h := newHost(t)
+	for _, e := range []eni{primary, owned, shared} {
+		h.plug(e)
+	}
+	h.lease(0, primary, owned, shared)
+	h.bus()
+	h.udev()
+	nm := h.networkManager()
+	h.has(owned.name+":connected", "nmcli -t -f DEVICE,STATE device")
+	h.scene(func(i int) {
+		if i == 30 || i == 70 {
+			nm = h.again(nm, h.networkManager)
+		}
+	})
+}
+
+// TestEC2NetUtils: amazon-ec2-net-utils writes files for networkd for each ENI, with rules,
+// a route table and the ENI's other addresses as /32, and looks again now and then.
+func TestEC2NetUtils(t *testing.T) {
+	if outside(t) {
+		return
+	}
+	h, _ := ready(t, 0, (*host).ec2NetUtils, primary, owned, shared)
+	h.imds()
+	for _, e := range []eni{primary, owned, shared} {
+		h.refresh(e)
+	}
+	h.has("10.0.2.100/32", "ip addr show dev %s", shared.name)
+	h.has("lookup 10001", "ip rule")
+	h.scene(func(i int) {
+		if i%25 == 24 {
+			h.refresh(owned)
+			h.refresh(shared)
+		}
+	})
+}
