@@ -29,7 +29,7 @@ type nodeFlags struct {
 	nodeName, renamedFrom, source, attachmentsFrom, kubeconfig string
 	podName, podNamespace, podUID                              string
 	pcidpConfig, inventory, stateDir, attachmentsDir, leaseDir string
-	sysfs                                                      string
+	sysfs, sysctls                                             string
 	restart, podresources, cniBinDir, listen, logLevel, format string
 	dev, modulesRoot                                           string
 	drivers                                                    driver.Policy
@@ -70,6 +70,7 @@ func (c *nodeFlags) add(f *pflag.FlagSet, p program) {
 	f.StringVar(&c.attachmentsDir, "attachments-dir", nodestate.DefaultAttachmentsDir, "folder of the plugin's attachment records")
 	f.StringVar(&c.leaseDir, "lease-dir", nodestate.DefaultLeaseDir, "folder of the leases of addresses by eni-ipam")
 	f.StringVar(&c.sysfs, "sysfs", sysfs.DefaultRoot, "where sysfs is mounted")
+	f.StringVar(&c.sysctls, "sysctls", "/proc/sys", "folder that has the host's net/ipv6/conf, to have idle ENIs ignore IPv6 router advertisements; a container needs a writable mount of it")
 	f.StringVar(&c.dev, "dev", "/dev", "where the host's /dev is mounted, to see whether a program has a device open")
 	f.StringVar(&c.modulesRoot, "modules-root", "/", "folder that has the host's lib/modules, for --load-modules")
 	f.BoolVar(&c.drivers.LoadModules, "load-modules", false, "load the kernel module of a userspace driver (vfio-pci, uio_pci_generic) that a NodeENI asks for and the kernel lacks")
@@ -150,7 +151,7 @@ func (c *nodeFlags) check() error {
 	}
 	for _, f := range []struct{ flag, path string }{
 		{"--pcidp-config", c.pcidpConfig}, {"--inventory", c.inventory}, {"--state-dir", c.stateDir}, {"--attachments-dir", c.attachmentsDir}, {"--lease-dir", c.leaseDir}, {"--sysfs", c.sysfs}, {"--cni-bin-dir", c.cniBinDir},
-		{"--dev", c.dev}, {"--modules-root", c.modulesRoot},
+		{"--dev", c.dev}, {"--sysctls", c.sysctls}, {"--modules-root", c.modulesRoot},
 	} {
 		if f.path == "" {
 			fault("%s %q: want a path", f.flag, f.path)

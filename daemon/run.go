@@ -59,6 +59,7 @@ func (c *nodeFlags) run(ctx context.Context, log *logrus.Logger) error {
 		return err
 	}
 	defer host.Close()
+	interest := &link.Interest{}
 	var instance ownInstance
 	cluster, err := c.connect(log, instance.ID)
 	if err != nil {
@@ -85,7 +86,7 @@ func (c *nodeFlags) run(ctx context.Context, log *logrus.Logger) error {
 		NodeName: c.nodeName, RenamedFrom: c.renamedFrom, Instance: instance.ID, BootID: bootID, InventoryPath: c.inventory, StateDir: c.stateDir,
 		Attachments: attachments, Leases: nodestate.LeaseDir(c.leaseDir), NodeENIs: manifest.New(c.dir), Metadata: awsnode.New(awsnode.Config{}),
 		PCI: sysfs.NewFS(c.sysfs), Host: host, Drivers: c.nodeDrivers(), Config: &pcidp.File{Path: c.pcidpConfig, Now: time.Now},
-		Orphans: orphans, SourceRouting: c.sourceRouting, Aids: aids, Wake: awake, Jitter: rand.N(maxJitter), Now: time.Now, Uptime: nodestate.Uptime, Log: log,
+		Orphans: orphans, SourceRouting: c.sourceRouting, IPv6: c.ipv6Conf(), Interest: interest, Advice: c.advice, Aids: aids, Wake: awake, Jitter: rand.N(maxJitter), Now: time.Now, Uptime: nodestate.Uptime, Log: log,
 	}
 	manager := c.manager(&o)
 	o.Observe = func(v reconcile.View) {
@@ -103,7 +104,7 @@ func (c *nodeFlags) run(ctx context.Context, log *logrus.Logger) error {
 	log.WithFields(logrus.Fields{"version": version, "node": c.nodeName, "nodeENIs": c.source}).Info("multi-enid started")
 	served := c.serve(ctx, server, stop)
 	go watcher.Run(ctx, awake)
-	go follower{name: "links", subscribe: link.Subscribe, awake: awake, aids: aids, pause: pause}.run(ctx)
+	go follower{name: "links", subscribe: interest.Subscribe, awake: awake, aids: aids, pause: pause}.run(ctx)
 	go follower{name: "PCI functions", subscribe: link.SubscribeUevents, awake: awake, aids: aids, pause: pause}.run(ctx)
 	if manager != nil {
 		go manager.Run(ctx)

@@ -43,7 +43,11 @@ func (h *Handle) DefaultRoutes() (DefaultRoutes, error) {
 	if err != nil {
 		return nil, err
 	}
-	var all DefaultRoutes
+	return defaultRoutes(routes), nil
+}
+
+// defaultRoutes finds the default routes among those of the main table.
+func defaultRoutes(routes []netlink.Route) (all DefaultRoutes) {
 	for _, r := range routes {
 		if !isDefault(r) {
 			continue
@@ -61,7 +65,11 @@ func (h *Handle) DefaultRoutes() (DefaultRoutes, error) {
 			all = append(all, d)
 		}
 	}
-	return all, nil
+	return all
+}
+
+func (all DefaultRoutes) ofFamily(family int) DefaultRoutes {
+	return slices.DeleteFunc(slices.Clone(all), func(r DefaultRoute) bool { return r.Family != family })
 }
 
 // separable says whether the kernel deletes the next hop and leaves the others: of IPv6,

@@ -1,87 +1,64 @@
 package link
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"syscall"
 
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
+// routeGroups are the multicast groups of rtnetlink(7) that Subscribe joins, as a mask.
+const routeGroups = 1<<(unix.RTNLGRP_LINK-1) |
+	1<<(unix.RTNLGRP_IPV4_IFADDR-1) | 1<<(unix.RTNLGRP_IPV6_IFADDR-1) |
+	1<<(unix.RTNLGRP_IPV4_ROUTE-1) | 1<<(unix.RTNLGRP_IPV6_ROUTE-1) |
+	1<<(unix.RTNLGRP_IPV4_RULE-1) | 1<<(unix.RTNLGRP_IPV6_RULE-1)
+
+// eventBuffer is the receive buffer of Subscribe's socket, in bytes: a router's routes
+// change by the ten thousand, and each change takes about 1 KiB until it is read.
+const eventBuffer = 16 << 20
+
 // Subscribe returns a channel that receives a value after links of the current
-// netns have changed. Changes that nobody has taken yet are one value. The
+// netns have changed, and after routes, addresses and rules have that concern the links
+// of interest. Changes that nobody has taken yet are one value. The
 // channel is closed when ctx ends or the socket fails; subscribe again then and
 // look at everything anew, since events may have been lost.
 //
 // One way to fail is an overflow: the kernel had more to say than the socket's
-// buffer takes, and says so once (ENOBUFS, netlink(7)).
-func Subscribe(ctx context.Context) (<-chan struct{}, error) {
-	return subscribe(ctx, 0)
+// buffer takes, and says so once (ENOBUFS, netlink(7)). One socket serves all kinds of
+// events, so that there is one overflow.
+func (i *Interest) Subscribe(ctx context.Context) (<-chan struct{}, error) {
+	return i.subscribe(ctx, eventBuffer)
 }
 
-// subscribe is Subscribe with a receive buffer of that many bytes; 0 for the
-// kernel's default.
-func subscribe(ctx context.Context, buffer int) (<-chan struct{}, error) {
-	updates := make(chan netlink.LinkUpdate)
-	done := make(chan struct{})
-	if err := netlink.LinkSubscribeWithOptions(updates, done, netlink.LinkSubscribeOptions{ReceiveBufferSize: buffer}); err != nil {
-		return nil, fmt.Errorf("subscribe to link changes: %w", err)
-	}
-	out := make(chan struct{}, 1)
-	go func() {
-		defer close(out)
-		defer drain(updates)
-		defer close(done)
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case _, ok := <-updates:
-				if !ok {
-					return
-				}
-				wake(out)
-			}
-		}
-	}()
-	return out, nil
+// subscribe is Subscribe with a receive buffer of that many bytes.
+func (i *Interest) subscribe(ctx context.Context, buffer int) (<-chan struct{}, error) {
+	return follow(ctx, "rtnetlink", unix.NETLINK_ROUTE, routeGroups, buffer, i.concerned)
 }
 
-// drain lets the subscription's sender see that it was stopped.
-func drain(updates <-chan netlink.LinkUpdate) {
-	go func() {
-		for range updates {
-		}
-	}()
-}
-
-func wake(out chan<- struct{}) {
-	select {
-	case out <- struct{}{}:
-	default:
-	}
-}
-
-// SubscribeUevents is Subscribe for the kernel's own uevents of PCI functions
-// and network devices (NETLINK_KOBJECT_UEVENT, group 1): hot-plug, bind and
-// unbind. The kernel sends them to the initial network namespace and to those
-// of the same user namespace.
-func SubscribeUevents(ctx context.Context) (<-chan struct{}, error) {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_KOBJECT_UEVENT)
+// follow wakes the channel's reader after each message of the groups for which relevant
+// holds. A receive buffer of 0 bytes is the kernel's default one. With a buffer of its
+// own an overflow is an end, otherwise it is an event.
+func follow(ctx context.Context, name string, protocol int, groups uint32, buffer int, relevant func(msg []byte) bool) (<-chan struct{}, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, protocol)
 	if err != nil {
-		return nil, fmt.Errorf("open uevent socket: %w", err)
+		return nil, fmt.Errorf("open %s socket: %w", name, err)
 	}
-	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: 1}); err != nil {
-		return nil, errors.Join(fmt.Errorf("bind uevent socket: %w", err), unix.Close(fd))
+	if buffer > 0 {
+		err = resize(fd, buffer)
 	}
-	f := os.NewFile(uintptr(fd), "uevent socket") // not blocking: a read waits in Go's poller
+	if err == nil {
+		err = unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: groups})
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("bind %s socket: %w", name, err), unix.Close(fd))
+	}
+	f := os.NewFile(uintptr(fd), name+" socket") // not blocking: a read waits in Go's poller
 	conn, err := f.SyscallConn()
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("use uevent socket: %w", err), f.Close())
+		return nil, errors.Join(fmt.Errorf("use %s socket: %w", name, err), f.Close())
 	}
 	out := make(chan struct{}, 1)
 	stop := context.AfterFunc(ctx, func() { f.Close() }) //nolint:errcheck,gosec // never written to; ends the read
@@ -89,14 +66,23 @@ func SubscribeUevents(ctx context.Context) (<-chan struct{}, error) {
 		defer close(out)
 		defer f.Close() //nolint:errcheck // never written to
 		defer stop()
-		readUevents(conn, out)
+		readEvents(conn, out, buffer > 0, relevant)
 	}()
 	return out, nil
 }
 
-// readUevents returns when the socket is closed or fails.
-func readUevents(conn syscall.RawConn, out chan<- struct{}) {
-	buf := make([]byte, os.Getpagesize()*4) // the kernel's UEVENT_BUFFER_SIZE is 2048
+// resize sets the receive buffer. Without CAP_NET_ADMIN the kernel gives no more than
+// net.core.rmem_max (socket(7)); then an overflow comes sooner.
+func resize(fd, bytes int) error {
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, bytes); !errors.Is(err, unix.EPERM) {
+		return err
+	}
+	return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, bytes)
+}
+
+// readEvents returns when the socket is closed or fails.
+func readEvents(conn syscall.RawConn, out chan<- struct{}, overflowEnds bool, relevant func(msg []byte) bool) {
+	buf := make([]byte, 32<<10) // a dump's part is no larger (NLMSG_GOODSIZE), nor is an event
 	var failed error
 	for failed == nil {
 		err := conn.Read(func(fd uintptr) (done bool) {
@@ -104,7 +90,7 @@ func readUevents(conn syscall.RawConn, out chan<- struct{}) {
 			switch {
 			case errors.Is(err, unix.EAGAIN):
 				return false
-			case errors.Is(err, unix.ENOBUFS): // events were lost: look at everything
+			case errors.Is(err, unix.ENOBUFS) && !overflowEnds: // events were lost: look at everything
 				wake(out)
 			case errors.Is(err, unix.EINTR):
 			case err != nil:
@@ -120,19 +106,15 @@ func readUevents(conn syscall.RawConn, out chan<- struct{}) {
 	}
 }
 
-// fromKernel refuses what another process sent to the group.
+// fromKernel refuses messages that another process sent to the group.
 func fromKernel(from unix.Sockaddr) bool {
 	a, ok := from.(*unix.SockaddrNetlink)
 	return ok && a.Pid == 0
 }
 
-// relevant says whether a uevent (ACTION@DEVPATH and KEY=VALUE strings, each
-// ended by a NUL) concerns a PCI function or a network device.
-func relevant(msg []byte) bool {
-	for field := range bytes.SplitSeq(msg, []byte{0}) {
-		if subsystem, ok := bytes.CutPrefix(field, []byte("SUBSYSTEM=")); ok {
-			return string(subsystem) == "pci" || string(subsystem) == "net"
-		}
+func wake(out chan<- struct{}) {
+	select {
+	case out <- struct{}{}:
+	default:
 	}
-	return false
 }

@@ -334,7 +334,7 @@ func TestSubscribe(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
-	events, err := link.Subscribe(ctx)
+	events, err := new(link.Interest).Subscribe(ctx)
 	must(t, err)
 	uevents, err := link.SubscribeUevents(ctx)
 	must(t, err)

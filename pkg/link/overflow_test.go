@@ -19,7 +19,7 @@ func TestOverflowEndsTheSubscription(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	events, err := subscribe(ctx, 1) // the kernel makes it the least that it allows
+	events, err := new(Interest).subscribe(ctx, 1) // the kernel makes it the least that it allows
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -44,7 +44,7 @@ func TestOverflowEndsTheSubscription(t *testing.T) {
 		default:
 		}
 	}
-	again, err := Subscribe(ctx)
+	again, err := new(Interest).Subscribe(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -25,6 +25,11 @@ const (
 	sourceTables = 20000
 )
 
+// VPCRouter is the address of IPv6 at which the router of each subnet of a VPC can be
+// reached (GetIPv6Gateway in pkg/networkutils/network.go of amazon-vpc-cni-k8s). Links that
+// ignore router advertisements learn no other.
+var VPCRouter = netip.MustParseAddr("fe80:ec2::1")
+
 // ErrRuleTaken is returned when somebody else's rule is where one of ours should be.
 var ErrRuleTaken = errors.New("somebody else's rule has its place")
 
@@ -38,7 +43,7 @@ type Source struct {
 	Subnets []netip.Prefix
 	// Routers lead to everywhere else, one of each family at most. Without one of
 	// IPv6 it is the one that its announcements have put into the main table, now or
-	// at an earlier call.
+	// at an earlier call, else VPCRouter.
 	Routers []netip.Addr
 }
 
@@ -153,9 +158,7 @@ func (s *Source) routes(have []netlink.Route) (out []netlink.Route) {
 	}
 	routers := s.Routers
 	if v6 && !slices.ContainsFunc(routers, netip.Addr.Is6) {
-		if router, ok := s.announced(have); ok {
-			routers = append(slices.Clone(routers), router)
-		}
+		routers = append(slices.Clone(routers), s.announced(have))
 	}
 	for _, router := range routers {
 		everywhere := netip.PrefixFrom(netip.IPv4Unspecified(), 0)
@@ -173,8 +176,9 @@ func (s *Source) routes(have []netlink.Route) (out []netlink.Route) {
 }
 
 // announced is the IPv6 router of the link: of the main table's default route,
-// else of the one that is in the link's own table already.
-func (s *Source) announced(have []netlink.Route) (router netip.Addr, ok bool) {
+// else of the one that is in the link's own table already, else the VPC's.
+func (s *Source) announced(have []netlink.Route) netip.Addr {
+	router := VPCRouter
 	for _, r := range have {
 		gw, isAddr := netip.AddrFromSlice(r.Gw)
 		if !isAddr || !gw.Is6() || r.LinkIndex != s.Index || !isDefault(r) {
@@ -182,12 +186,12 @@ func (s *Source) announced(have []netlink.Route) (router netip.Addr, ok bool) {
 		}
 		switch {
 		case r.Table == unix.RT_TABLE_MAIN:
-			return gw, true
+			return gw
 		case r.Table == s.table() && r.Protocol == SourceProtocol:
-			router, ok = gw, true
+			router = gw
 		}
 	}
-	return router, ok
+	return router
 }
 
 func family(a netip.Addr) int {

@@ -312,3 +312,22 @@ func ask(t *testing.T, n *nstest.Node, address string, tries int) string {
 	}))
 	return answer
 }
+
+// TestSourceWithoutAnnouncements: a link that has never heard of a router sends by the
+// VPC's.
+func TestSourceWithoutAnnouncements(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	m := newMarked(t)
+	want := []link.Source{{Index: m.index["eth1"], From: prefixesOf("fd00:1::15/128"), Subnets: prefixesOf("fd00:1::/64")}}
+	for _, changes := range []bool{true, false} {
+		if changed, err := m.EnsureSources(want); err != nil || changed != changes {
+			t.Fatalf("EnsureSources: changed %v, %v; want %v", changed, err, changes)
+		}
+	}
+	router := fmt.Sprintf("route default via fe80:ec2::1 table +%d", m.index["eth1"])
+	if got := ours(t); !slices.Contains(got, router) {
+		t.Errorf("rules and routes %q, want %q", got, router)
+	}
+}

@@ -23,6 +23,8 @@ type joiner struct {
 	// unread is where ENIs are by records that are not understood otherwise.
 	unread map[device.ENIID]device.PCIAddress
 	held   map[device.PCIAddress]bool
+	// alone are the held devices that pods do not share, or may not.
+	alone  map[device.PCIAddress]bool
 	taken  map[device.ENIID]*nodestate.Restore
 	slots  map[slot][]device.ENIID
 	linkAt map[device.PCIAddress]*link.Link
@@ -40,6 +42,7 @@ type joiner struct {
 	said   map[string]int
 	rows   []row
 	idle   []IdleLink
+	shared []IdleLink
 	drives []Drive
 	// others says of ENIs that were not taken why: they seem to be somebody else's.
 	others    map[device.ENIID]string
@@ -67,6 +70,7 @@ func Join(s Sources) Result {
 		record:   map[device.ENIID]*nodestate.Attachment{},
 		unread:   map[device.ENIID]device.PCIAddress{},
 		held:     make(map[device.PCIAddress]bool, len(s.Attachments.Value)),
+		alone:    map[device.PCIAddress]bool{},
 		taken:    map[device.ENIID]*nodestate.Restore{},
 		slots:    map[slot][]device.ENIID{},
 		linkAt:   make(map[device.PCIAddress]*link.Link, len(s.Links.Value)),
@@ -182,9 +186,11 @@ func (j *joiner) result() Result {
 			cmp.Compare(a.NodeENI, b.NodeENI), cmp.Compare(a.SubnetID, b.SubnetID),
 			cmp.Compare(a.ENIID, b.ENIID), cmp.Compare(a.DeviceIndex, b.DeviceIndex))
 	})
-	slices.SortFunc(j.idle, func(a, b IdleLink) int { return cmp.Compare(a.Link.Index, b.Link.Index) })
+	byIndex := func(a, b IdleLink) int { return cmp.Compare(a.Link.Index, b.Link.Index) }
+	slices.SortFunc(j.idle, byIndex)
+	slices.SortFunc(j.shared, byIndex)
 	slices.SortFunc(j.drives, func(a, b Drive) int { return cmp.Compare(a.Device.ENIID, b.Device.ENIID) })
-	res := Result{Problems: SortProblems(j.problems), Idle: j.idle, Drives: j.drives, LookAgain: j.lookAgain}
+	res := Result{Problems: SortProblems(j.problems), Idle: j.idle, Shared: j.shared, Drives: j.drives, LookAgain: j.lookAgain}
 	placed := map[device.PCIAddress]bool{}
 	for _, r := range j.rows {
 		placed[r.PCIAddress] = placed[r.PCIAddress] || r.Phase != nodestate.PhaseDraining

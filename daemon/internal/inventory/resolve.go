@@ -205,6 +205,7 @@ func (j *joiner) indexSources() {
 			continue
 		}
 		j.held[a.Device.PCIAddress] = true
+		j.alone[a.Device.PCIAddress] = j.alone[a.Device.PCIAddress] || a.Mode.Exclusive()
 		if a.Device.ENIID != "" && a.Mode.Exclusive() {
 			j.record[a.Device.ENIID] = a
 		}
@@ -215,7 +216,7 @@ func (j *joiner) indexSources() {
 		}
 	}
 	for pci := range j.Held {
-		j.held[pci] = true
+		j.held[pci], j.alone[pci] = true, true
 	}
 	for pci, r := range j.Taken.Value {
 		if j.InHand(pci) {

@@ -106,8 +106,13 @@ func (j *joiner) addRow(c *claim, p place) {
 		r.Cause = j.causeDriven(c, p)
 	}
 	j.rows = append(j.rows, r)
-	if p.state == seen && c.kernel() && c.at(p.pci) && j.Attachments.Known && !j.held[p.pci] && !j.Driving[p.pci] {
-		j.idle = append(j.idle, IdleLink{Device: r.Device, Link: *p.link})
+	if p.state != seen || !c.kernel() || !c.at(p.pci) || !j.Attachments.Known || j.alone[p.pci] || j.Driving[p.pci] {
+		return
+	}
+	if l := (IdleLink{Device: r.Device, Link: *p.link}); j.held[p.pci] {
+		j.shared = append(j.shared, l)
+	} else {
+		j.idle = append(j.idle, l)
 	}
 }
 

@@ -158,8 +158,11 @@ type Result struct {
 	// every row whose ENI is known, in the order of Devices.
 	Checkpoint []nodestate.CheckpointDevice
 	// Idle are the host's links that belong to a declared kernel device which
-	// no pod holds: those that may be brought up and cleared of default routes.
+	// no pod holds: those that may be brought up and cleared of what others put there.
 	Idle []IdleLink
+	// Shared are those of declared kernel devices that pods share: they may be cleared
+	// too, and changed in no other way.
+	Shared []IdleLink
 	// Drives are the changes of drivers that are due, by ENI id: nothing that
 	// Join knows stands against them.
 	Drives []Drive
@@ -170,7 +173,7 @@ type Result struct {
 	LookAgain time.Time
 }
 
-// IdleLink is a link that the daemon may configure.
+// IdleLink is a link that the daemon may configure, or clear.
 type IdleLink struct {
 	Device nodestate.Device
 	Link   link.Link

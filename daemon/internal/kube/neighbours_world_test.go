@@ -343,12 +343,13 @@ func (k *neighbourKernel) SetDown(int) error {
 	return fmt.Errorf("no link is to be taken from the kernel")
 }
 func (k *neighbourKernel) SetMTU(int, int) error { return fmt.Errorf("no MTU was asked for") }
-func (k *neighbourKernel) DefaultRoutes() (link.DefaultRoutes, error) {
-	return link.DefaultRoutes{{Index: 10, Family: syscall.AF_INET}}, nil
+func (k *neighbourKernel) Clutter() (link.Clutter, error) {
+	return link.Clutter{Defaults: link.DefaultRoutes{{Index: 10, Family: syscall.AF_INET}}}, nil
 }
-func (k *neighbourKernel) RemoveDefaultRoutes(int) (int, error) {
-	return 0, fmt.Errorf("there is none")
+func (k *neighbourKernel) ClearRoutes(int) (link.Cleared, error) {
+	return link.Cleared{}, errors.New("there are none")
 }
+func (k *neighbourKernel) ClearAddress(int, netip.Prefix) error { return errors.New("there is none") }
 func (k *neighbourKernel) GiveBack(link.Functions, link.Link, nodestate.AttachedDevice) error {
 	return nil
 }

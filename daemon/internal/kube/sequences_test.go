@@ -189,10 +189,13 @@ func (m *machine) Links() ([]link.Link, error) {
 func (m *machine) SetUp(index int) error { m.up[index-10] = true; return nil }
 func (m *machine) SetDown(int) error     { return errors.New("no link is to be taken from the kernel") }
 func (m *machine) SetMTU(int, int) error { return errors.New("no MTU was asked for") }
-func (m *machine) DefaultRoutes() (link.DefaultRoutes, error) {
-	return link.DefaultRoutes{{Index: 10, Family: syscall.AF_INET}}, nil
+func (m *machine) Clutter() (link.Clutter, error) {
+	return link.Clutter{Defaults: link.DefaultRoutes{{Index: 10, Family: syscall.AF_INET}}}, nil
 }
-func (m *machine) RemoveDefaultRoutes(int) (int, error) { return 0, errors.New("there is none") }
+func (m *machine) ClearRoutes(int) (link.Cleared, error) {
+	return link.Cleared{}, errors.New("there are none")
+}
+func (m *machine) ClearAddress(int, netip.Prefix) error { return errors.New("there is none") }
 func (m *machine) GiveBack(link.Functions, link.Link, nodestate.AttachedDevice) error {
 	return errors.New("nothing was moved")
 }

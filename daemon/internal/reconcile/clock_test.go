@@ -190,7 +190,7 @@ func TestWallClockIsForPeople(t *testing.T) {
 	allowed := map[string]string{
 		"clock.go: return r.Now()": "without Uptime nobody sets it",
 		"observe.go: v.At, v.Inventory, v.Plugin = r.Now().UTC().Round(0), r.inventory, r.keeper.view":                                                                       "the View's time is for people",
-		"reconcile.go: done, after := r.keeper.step(ctx, r.Now())":                                                                                                           "files' and pods' times; its own differences are of time.Now's monotonic reading",
+		"apply.go: done, after := r.keeper.step(ctx, r.Now())":                                                                                                               "files' and pods' times; its own differences are of time.Now's monotonic reading",
 		"reconcile.go: r.noteLate(r.Now(), res.Devices) // by the keeper's clock":                                                                                            "the keeper compares it by the same clock; set back, the wait is bounded, and set forth, it costs one restart",
 		"state.go: SchemaVersion: nodestate.SchemaVersion, NodeName: r.NodeName, BootID: r.BootID, UpdatedAt: r.Now().UTC().Round(0), Problems: problems, Devices: devices,": "UpdatedAt is for people",
 	}

@@ -45,6 +45,7 @@ func (r *Reconciler) collect(ctx context.Context) (inventory.Sources, []finding)
 	for _, p := range snap.Problems {
 		found = append(found, finding{Problem: p})
 	}
+	r.sweep(ctx, &f)
 	found = append(found, r.readMetadata(ctx, &f)...)
 	f.Functions, err = readFunctions(r.PCI)
 	if err == nil && len(f.Functions.Value) == 0 && r.hasPlaced() {

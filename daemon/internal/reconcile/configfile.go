@@ -14,13 +14,13 @@ func (r *Reconciler) configNode(src inventory.Sources) pcidp.Node {
 	return pcidp.Node{
 		Facts: src.Functions.Value, Prefixes: r.keeper.prefixes,
 		DefaultRoutes: func() map[string]bool {
-			routed, err := r.Host.DefaultRoutes()
+			clutter, err := r.Host.Clutter()
 			if err != nil {
-				return nil // not known; configureLinks reports it where it matters
+				return nil // not known; clearLinks reports it where it matters
 			}
 			names := map[string]bool{}
 			for _, l := range src.Links.Value {
-				names[l.Name] = len(routed.Of(l.Index)) > 0
+				names[l.Name] = len(clutter.Defaults.Of(l.Index)) > 0
 			}
 			return names
 		},

@@ -326,7 +326,7 @@ func (r *Reconciler) prepareDrive(ctx context.Context, src inventory.Sources, d 
 	case fn.Driver == "": // stopped between two drivers
 		return nil, nil
 	case !fn.UserspaceDriver():
-		return r.takeFromKernel(src, d, fn)
+		return r.takeFromKernel(d, fn)
 	}
 	by, open, err := r.Drivers.Open(fn)
 	switch {
@@ -350,23 +350,13 @@ func offeredAs(k inventory.Kubelet, pci device.PCIAddress) (device.ResourceName,
 }
 
 // takeFromKernel prepares a device that has a link in the host.
-func (r *Reconciler) takeFromKernel(src inventory.Sources, d inventory.Drive, fn sysfs.PCIFunction) ([]finding, error) {
-	links, err := r.Host.Links()
+func (r *Reconciler) takeFromKernel(d inventory.Drive, fn sysfs.PCIFunction) ([]finding, error) {
+	l, err := r.sameLink(d.Link)
 	if err != nil {
 		return nil, err
 	}
-	i := slices.IndexFunc(links, func(l link.Link) bool {
-		return l.Index == d.Link.Index && l.Name == d.Link.Name && l.MAC == d.Link.MAC
-	})
-	if i < 0 {
-		return nil, errNotOurs
-	}
-	l := links[i]
-	if err := r.removeDefaultRoutes(l); err != nil {
-		if f, ok := routeFinding(d.Device, l, err); ok {
-			return []finding{f}, nil
-		}
-		return nil, err
+	if found, err := r.clearForDriver(d.Device, l); err != nil || found != nil {
+		return found, err
 	}
 	state := l.State()
 	pci := d.Device.PCIAddress

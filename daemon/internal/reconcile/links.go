@@ -23,19 +23,11 @@ const claimTimeout = 200 * time.Millisecond
 // errNotOurs: a pod has the device, or its link is not there any more.
 var errNotOurs = errors.New("the device is not ours to change now")
 
-// configureLinks brings the links up that no pod holds: MTU, then up, then away
-// with default routes. It says whether anything was changed.
+// configureLinks brings the links up that no pod holds: MTU, then up. It says whether
+// anything was changed.
 func (r *Reconciler) configureLinks(ctx context.Context, idle []inventory.IdleLink) (changed bool, found []finding) {
-	if len(idle) == 0 {
-		return false, nil
-	}
-	routes, err := r.Host.DefaultRoutes()
-	if err != nil {
-		return false, []finding{unreadable("RoutesUnreadable", "the host's routes cannot be read; until they can, no link is brought up", err)}
-	}
-	routed := routes.Links()
 	for _, l := range idle {
-		if l.Settled() && !routed[l.Link.Index] {
+		if l.Settled() {
 			continue
 		}
 		changed = true
@@ -43,26 +35,12 @@ func (r *Reconciler) configureLinks(ctx context.Context, idle []inventory.IdleLi
 		switch {
 		case err == nil, errors.Is(err, errNotOurs), errors.Is(err, link.ErrNotFound), errors.Is(err, nodestate.ErrBusy):
 		default:
-			f, ok := routeFinding(l.Device, l.Link, err)
-			if !ok {
-				f = about(l.Device, "LinkNotConfigured", "link %s cannot be brought up as wanted (mtu %d), see the daemon's log; correct spec.mtu or the link", l.Link.Name, l.Device.MTU)
-				f.err = err
-			}
+			f := about(l.Device, "LinkNotConfigured", "link %s cannot be brought up as wanted (mtu %d), see the daemon's log; correct spec.mtu or the link", l.Link.Name, l.Device.MTU)
+			f.err = err
 			found = append(found, f)
 		}
 	}
 	return changed, found
-}
-
-// routeFinding tells of a default route that must stay.
-func routeFinding(d nodestate.Device, l link.Link, err error) (f finding, ok bool) {
-	switch {
-	case errors.Is(err, errOnlyDefaultRoute):
-		return about(d, "OnlyDefaultRoute", "the main table's only default route leads out of %s, so it was left; move the route to another link, or remove the NodeENI", l.Name), true
-	case errors.Is(err, errSharedDefaultRoute):
-		return about(d, "SharedDefaultRoute", "a default route of the main table has %s as one of several next hops, so it was left, and no pod gets the device; take that next hop out of the route", l.Name), true
-	}
-	return finding{}, false
 }
 
 func about(d nodestate.Device, reason, format string, args ...any) finding {
@@ -79,56 +57,36 @@ func (r *Reconciler) configure(ctx context.Context, l inventory.IdleLink) error 
 		return err
 	}
 	defer unlock()
-	links, err := r.Host.Links()
+	now, err := r.sameLink(l.Link)
 	if err != nil {
 		return err
 	}
-	i := slices.IndexFunc(links, func(k link.Link) bool {
-		return k.Index == l.Link.Index && k.MAC == l.Link.MAC && k.Name == l.Link.Name
-	})
-	if i < 0 {
-		return errNotOurs
-	}
-	now := links[i]
 	if l.Device.MTU != 0 && now.MTU != l.Device.MTU {
 		if err := r.Host.SetMTU(now.Index, l.Device.MTU); err != nil {
 			return err
 		}
 	}
 	if !now.Up {
+		r.refuseRouters(now.Name) // before the link asks for some
 		if err := r.Host.SetUp(now.Index); err != nil {
 			return err
 		}
 		r.Log.WithFields(logrus.Fields{"eniID": l.Device.ENIID, "interface": now.Name, "mtu": l.Device.MTU}).Info("link brought up")
 	}
-	return r.removeDefaultRoutes(now)
+	return nil
 }
 
-// What keeps a default route of the main table on a link.
-var (
-	// errOnlyDefaultRoute: without that route the node would be cut off.
-	errOnlyDefaultRoute = errors.New("no other link has a default route")
-	// errSharedDefaultRoute: the route has other next hops, which are not ours.
-	errSharedDefaultRoute = errors.New("a default route has other next hops too")
-)
-
-// removeDefaultRoutes looks at the routes anew, since others change them too.
-func (r *Reconciler) removeDefaultRoutes(l link.Link) error {
-	routes, err := r.Host.DefaultRoutes()
-	if err != nil || len(routes.Of(l.Index)) == 0 {
-		return err
+// sameLink looks at a link once more; errNotOurs where another one has its index, or none.
+func (r *Reconciler) sameLink(l link.Link) (link.Link, error) {
+	links, err := r.Host.Links()
+	if err != nil {
+		return link.Link{}, err
 	}
-	if routes.OnlyBy(l.Index) {
-		return errOnlyDefaultRoute
+	i := slices.IndexFunc(links, func(k link.Link) bool { return k.Index == l.Index && k.MAC == l.MAC && k.Name == l.Name })
+	if i < 0 {
+		return link.Link{}, errNotOurs
 	}
-	n, err := r.Host.RemoveDefaultRoutes(l.Index)
-	if n > 0 {
-		r.Log.WithFields(logrus.Fields{"interface": l.Name, "routes": n}).Info("default routes removed")
-	}
-	if err == nil && n == 0 {
-		return errSharedDefaultRoute
-	}
-	return err
+	return links[i], nil
 }
 
 // claim takes a device's claim lock, unless a pod of this boot has the device.
@@ -144,6 +102,11 @@ func (r *Reconciler) claim(ctx context.Context, pci device.PCIAddress) (unlock f
 
 // claimFile is claim for one who hands the lock on, and waits until ctx ends.
 func (r *Reconciler) claimFile(ctx context.Context, pci device.PCIAddress) (*os.File, error) {
+	return r.claimUnless(ctx, pci, func(nodestate.Mode) bool { return true })
+}
+
+// claimUnless is claimFile, unless a pod of this boot has the device in such a mode.
+func (r *Reconciler) claimUnless(ctx context.Context, pci device.PCIAddress, such func(nodestate.Mode) bool) (*os.File, error) {
 	lock, err := r.Attachments.ClaimFile(ctx, pci)
 	if err != nil {
 		return nil, err
@@ -154,7 +117,7 @@ func (r *Reconciler) claimFile(ctx context.Context, pci device.PCIAddress) (*os.
 	}
 	all, unread, err := r.Attachments.List()
 	held := unread.MayHold(r.BootID, pci) != nil || slices.ContainsFunc(all, func(a nodestate.Attachment) bool {
-		return a.Holds(r.BootID) && a.Device.PCIAddress == pci && !a.Device.Replaced(instance)
+		return a.Holds(r.BootID) && such(a.Mode) && a.Device.PCIAddress == pci && !a.Device.Replaced(instance)
 	})
 	if err == nil && held {
 		err = errNotOurs

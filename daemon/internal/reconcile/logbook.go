@@ -1,6 +1,8 @@
 package reconcile
 
 import (
+	"time"
+
 	"github.com/sirupsen/logrus"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
@@ -23,6 +25,8 @@ type logbook struct {
 	// failed: the last restart of the device plugin has; missing: there is none;
 	// unseen: it cannot be looked for.
 	failed, missing, unseen bool
+	// imposing is when others last put something on ENIs' links; see imposed.
+	imposing map[imposition]time.Time
 	// said is the hash of the config that was last said to be served.
 	said string
 }

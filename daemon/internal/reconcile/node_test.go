@@ -71,17 +71,19 @@ func (m *fakeMetadata) ENIs(ctx context.Context) ([]awsnode.ENI, error) {
 // fakeHost is the host's netns. It fails the test when a link is changed that
 // nobody has declared, or that is not there.
 type fakeHost struct {
-	t       testing.TB
-	mu      sync.Mutex
-	links   map[int]link.Link // by ENI; the index is that plus 10
-	ours    map[int]bool
-	routes  map[int]bool // default routes, by ENI
-	shared  bool         // they are next hops of one route
-	dumps   int          // of the routes
-	changes []string
-	err     error // of Links
-	fail    map[string]error
-	foreign map[int]string // by index
+	t      testing.TB
+	mu     sync.Mutex
+	links  map[int]link.Link // by ENI; the index is that plus 10
+	ours   map[int]bool
+	routes map[int]bool // default routes, by ENI
+	shared bool         // they are next hops of one route
+	// addresses are those that links have in the host.
+	addresses []link.HostAddress
+	dumps     int // of the routes
+	changes   []string
+	err       error // of Links
+	fail      map[string]error
+	foreign   map[int]string // by index
 	// ethtool are the links' device settings, by ENI, and ethtoolRead how often they
 	// were read.
 	ethtool     map[int]nodestate.Settings
@@ -139,24 +141,40 @@ func (h *fakeHost) SetMTU(index, mtu int) error {
 	return h.change("mtu", index, func(_ int, l *link.Link) { l.MTU = mtu })
 }
 
-func (h *fakeHost) DefaultRoutes() (link.DefaultRoutes, error) {
+func (h *fakeHost) Clutter() (link.Clutter, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.dumps++
-	var all link.DefaultRoutes
-	for n, has := range h.routes {
-		if has {
-			all = append(all, link.DefaultRoute{Index: n + 10, Family: syscall.AF_INET})
-		}
-	}
-	return all, h.fail["routes"]
+	return h.clutter(), h.fail["routes"]
 }
 
-func (h *fakeHost) RemoveDefaultRoutes(index int) (int, error) {
-	if h.shared {
-		return 0, nil
+func (h *fakeHost) clutter() link.Clutter {
+	c := link.Clutter{Addresses: h.addresses}
+	for n, has := range h.routes {
+		if has {
+			c.Defaults = append(c.Defaults, link.DefaultRoute{Index: n + 10, Family: syscall.AF_INET, Beside: h.shared})
+		}
 	}
-	return 1, h.change("unroute", index, func(n int, _ *link.Link) { delete(h.routes, n) })
+	return c
+}
+
+func (h *fakeHost) ClearRoutes(index int) (link.Cleared, error) {
+	h.mu.Lock()
+	c := h.clutter()
+	h.mu.Unlock()
+	var done link.Cleared
+	var clearable bool
+	if clearable, done.Only, done.Shared = c.Routes(index); !clearable {
+		return done, nil
+	}
+	done.Protocols = []string{"dhcp"}
+	return done, h.change("unroute", index, func(n int, _ *link.Link) { delete(h.routes, n) })
+}
+
+func (h *fakeHost) ClearAddress(index int, p netip.Prefix) error {
+	return h.change("unaddress "+p.String(), index, func(int, *link.Link) {
+		h.addresses = slices.DeleteFunc(h.addresses, func(a link.HostAddress) bool { return a.Index == index && a.Prefix == p })
+	})
 }
 
 func (h *fakeHost) GiveBack(_ link.Functions, l link.Link, d nodestate.AttachedDevice) error {

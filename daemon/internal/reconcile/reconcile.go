@@ -16,7 +16,7 @@ package reconcile
 
 import (
 	"context"
-	"fmt"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -55,8 +55,9 @@ type Host interface {
 	SetUp(index int) error
 	SetDown(index int) error
 	SetMTU(index, mtu int) error
-	DefaultRoutes() (link.DefaultRoutes, error)
-	RemoveDefaultRoutes(index int) (int, error)
+	Clutter() (link.Clutter, error)
+	ClearRoutes(index int) (link.Cleared, error)
+	ClearAddress(index int, p netip.Prefix) error
 	GiveBack(sys link.Functions, l link.Link, d nodestate.AttachedDevice) error
 	// Ethtool are the device settings of the link of that name.
 	Ethtool(name string) (nodestate.Settings, error)
@@ -117,6 +118,13 @@ type Options struct {
 	Aids *Aids
 	// SourceRouting: what comes from an ENI's addresses leaves the host by that ENI.
 	SourceRouting bool
+	// IPv6 is where accept_ra of the host's links is. Empty: they have no IPv6.
+	IPv6 link.IPv6Conf
+	// Interest gets the links of which routes and addresses matter. Nil: nobody asks.
+	Interest *link.Interest
+	// Advice is how to keep the host's network manager off all ENIs but the one of that
+	// name, in one line. Nil: nobody knows.
+	Advice func(primary string) string
 
 	// Wake has Sync called again; it is called from other goroutines.
 	Wake func()
@@ -151,6 +159,7 @@ type Reconciler struct {
 	metadata   metadataCache
 	keeper     keeper
 	driving    driving
+	clearing   clearing
 	kubelet    kubeletAnswer
 	log        *logbook
 	// checkpointFile and inventoryFile are the files as we last wrote or read
@@ -244,7 +253,8 @@ func (r *Reconciler) Sync(ctx context.Context) Outcome {
 		found = append(found, r.readLinks(&src)...)
 	}
 	res := inventory.Join(src)
-	// The IPv6 router is known by a default route that configureLinks removes.
+	r.attend(res) // before anything of the links' routes is read
+	// The IPv6 router is known by a default route that clearLinks removes.
 	unrouted := r.routeSources(src, res.Devices)
 	configured, linkFindings := r.configureLinks(ctx, res.Idle)
 	if configured {
@@ -252,9 +262,10 @@ func (r *Reconciler) Sync(ctx context.Context) Outcome {
 		res = inventory.Join(src)
 		unrouted = r.routeSources(src, res.Devices)
 	}
+	linkFindings = append(linkFindings, r.clearLinks(ctx, &out)...)
 	r.readProfiles(ctx, &res)
 	linkFindings = append(linkFindings, unrouted...)
-	found = appendProblems(append(found, linkFindings...), res.Problems)
+	found = appendProblems(slices.Concat(found, linkFindings, r.lasting(src, res.Devices)), res.Problems)
 	r.noteRemovals(src, res)
 	out.Unsettled = res.Unsettled || len(linkFindings)+len(unrestored) > 0 || !allKnown(src) || r.metadata.pending != nil
 	if !res.LookAgain.IsZero() {
@@ -321,75 +332,6 @@ func (r *Reconciler) publish(ctx context.Context, src inventory.Sources, res inv
 	}
 	r.late = late
 	return late
-}
-
-// applyConfig brings the device plugin's config, and with time the device
-// plugin, to serve the devices.
-func (r *Reconciler) applyConfig(ctx context.Context, src inventory.Sources, devices []nodestate.Device, out *Outcome) []finding {
-	node := r.configNode(src)
-	applied, err := r.Config.Apply(pcidp.Request{
-		Entries: pcidp.Desired(devices), Owned: r.checkpoint.OwnedResources, LastGood: r.checkpoint.LastGoodConfig,
-		Node: node,
-		Claim: func(owned []device.ResourceName) error {
-			r.keeper.forget()
-			return r.save(func(c *nodestate.Checkpoint) {
-				c.OwnedResources = owned
-				r.noteServed(c)
-			})
-		},
-	})
-	if err != nil {
-		out.Unsettled = true
-		return []finding{{Problem: nodestate.Problem{
-			Reason: "ConfigUnwritable", Device: r.Config.Path,
-			Message: fmt.Sprintf("device plugin config %q cannot be read or written, see the daemon's log; what it advertises may be out of date", r.Config.Path),
-		}, err: err}}
-	}
-	out.sooner(applied.RetryAfter)
-	if applied.RetryAfter > 0 { // somebody is at work on it: what was found before still stands
-		return stillAtWork(r.lateConfig, applied.Problems)
-	}
-	r.view.Config.Current, r.view.Config.Hash = applied.Hash != "", applied.Hash
-	if applied.Changed {
-		r.Log.WithFields(logrus.Fields{"path": r.Config.Path, "hash": applied.Hash}).Info("device plugin config written")
-	}
-	r.view.Did.ConfigWritten = applied.Changed
-	if applied.Hash != "" { // else the file is not ours to write
-		r.withdrawRemovals()
-		r.serve(ctx, applied, out)
-	}
-	found, forgotten := r.entriesOfNobody(applied.Content, applied.Owned, src, devices)
-	found = appendProblems(found, slices.Concat(applied.Problems, r.keeper.problems))
-	found = append(found, r.notRemembered(applied.Content)...)
-	if err := r.save(func(c *nodestate.Checkpoint) {
-		c.OwnedResources, c.PluginPrefixes, c.Forgotten = applied.Owned, node.Prefixes, forgotten
-		r.noteServed(c)
-		if len(applied.Content) > 0 {
-			c.LastGoodConfig = remembered(applied.Content)
-		}
-	}); err != nil {
-		out.Unsettled = true
-		found = append(found, unwritable(err))
-	}
-	r.withdrawn = applied.Hash == "" && len(applied.Owned) == 0 || r.keeper.withdrawn(applied.Hash)
-	return found
-}
-
-// noteServed puts the served config and the keeper's memory into the checkpoint.
-func (r *Reconciler) noteServed(c *nodestate.Checkpoint) {
-	c.ConfirmedHash, c.DevicePlugin = r.keeper.served, r.keeper.remembered()
-}
-
-// serve has the device plugin serve what was applied, in the background.
-func (r *Reconciler) serve(ctx context.Context, applied pcidp.Result, out *Outcome) {
-	rendered := r.keeper.prefixes
-	r.keeper.want(r.Config.Path, applied)
-	done, after := r.keeper.step(ctx, r.Now())
-	r.view.Did.Restart = done
-	out.sooner(after)
-	if !slices.Equal(rendered, r.keeper.prefixes) {
-		out.sooner(time.Millisecond) // the config was rendered for others
-	}
 }
 
 // sooner makes the next Sync come no later than after d; 0 asks for none.

@@ -1,0 +1,21 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/hostnet"
+	"github.com/multi-eni/multi-eni-cni/pkg/link"
+)
+
+// ipv6Conf is the folder of the IPv6 settings of the host's links.
+func (c *nodeFlags) ipv6Conf() link.IPv6Conf {
+	return link.IPv6Conf(filepath.Join(c.sysctls, "net", "ipv6", "conf"))
+}
+
+// advice says which files keep the network managers of this host off all ENIs but the
+// primary one, whose link has that name.
+func (c *nodeFlags) advice(primary string) string {
+	managers, _ := hostnet.Running(os.DirFS(c.sysfs)) // of a host that does not show them, all are named
+	return hostnet.Advice(managers, primary, hostnet.ENIDriver)
+}

@@ -1,0 +1,84 @@
+package reconcile
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/pcidp"
+	"github.com/multi-eni/multi-eni-cni/pkg/device"
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+)
+
+// applyConfig brings the device plugin's config, and with time the device
+// plugin, to serve the devices.
+func (r *Reconciler) applyConfig(ctx context.Context, src inventory.Sources, devices []nodestate.Device, out *Outcome) []finding {
+	node := r.configNode(src)
+	applied, err := r.Config.Apply(pcidp.Request{
+		Entries: pcidp.Desired(devices), Owned: r.checkpoint.OwnedResources, LastGood: r.checkpoint.LastGoodConfig,
+		Node: node,
+		Claim: func(owned []device.ResourceName) error {
+			r.keeper.forget()
+			return r.save(func(c *nodestate.Checkpoint) {
+				c.OwnedResources = owned
+				r.noteServed(c)
+			})
+		},
+	})
+	if err != nil {
+		out.Unsettled = true
+		return []finding{{Problem: nodestate.Problem{
+			Reason: "ConfigUnwritable", Device: r.Config.Path,
+			Message: fmt.Sprintf("device plugin config %q cannot be read or written, see the daemon's log; what it advertises may be out of date", r.Config.Path),
+		}, err: err}}
+	}
+	out.sooner(applied.RetryAfter)
+	if applied.RetryAfter > 0 { // somebody is at work on it: what was found before still stands
+		return stillAtWork(r.lateConfig, applied.Problems)
+	}
+	r.view.Config.Current, r.view.Config.Hash = applied.Hash != "", applied.Hash
+	if applied.Changed {
+		r.Log.WithFields(logrus.Fields{"path": r.Config.Path, "hash": applied.Hash}).Info("device plugin config written")
+	}
+	r.view.Did.ConfigWritten = applied.Changed
+	if applied.Hash != "" { // else the file is not ours to write
+		r.withdrawRemovals()
+		r.serve(ctx, applied, out)
+	}
+	found, forgotten := r.entriesOfNobody(applied.Content, applied.Owned, src, devices)
+	found = appendProblems(found, slices.Concat(applied.Problems, r.keeper.problems))
+	found = append(found, r.notRemembered(applied.Content)...)
+	if err := r.save(func(c *nodestate.Checkpoint) {
+		c.OwnedResources, c.PluginPrefixes, c.Forgotten = applied.Owned, node.Prefixes, forgotten
+		r.noteServed(c)
+		if len(applied.Content) > 0 {
+			c.LastGoodConfig = remembered(applied.Content)
+		}
+	}); err != nil {
+		out.Unsettled = true
+		found = append(found, unwritable(err))
+	}
+	r.withdrawn = applied.Hash == "" && len(applied.Owned) == 0 || r.keeper.withdrawn(applied.Hash)
+	return found
+}
+
+// noteServed puts the served config and the keeper's memory into the checkpoint.
+func (r *Reconciler) noteServed(c *nodestate.Checkpoint) {
+	c.ConfirmedHash, c.DevicePlugin = r.keeper.served, r.keeper.remembered()
+}
+
+// serve has the device plugin serve what was applied, in the background.
+func (r *Reconciler) serve(ctx context.Context, applied pcidp.Result, out *Outcome) {
+	rendered := r.keeper.prefixes
+	r.keeper.want(r.Config.Path, applied)
+	done, after := r.keeper.step(ctx, r.Now())
+	r.view.Did.Restart = done
+	out.sooner(after)
+	if !slices.Equal(rendered, r.keeper.prefixes) {
+		out.sooner(time.Millisecond) // the config was rendered for others
+	}
+}

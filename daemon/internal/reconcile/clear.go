@@ -1,0 +1,286 @@
+package reconcile
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
+	"github.com/multi-eni/multi-eni-cni/pkg/link"
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+)
+
+const (
+	// clearTimeout bounds the wait for one device's claim lock when its link is cleared:
+	// a plugin at work on the device must not keep other links waiting.
+	clearTimeout = 20 * time.Millisecond
+	// refusedAgain is how often it is tried to write accept_ra where that has failed.
+	refusedAgain = time.Minute
+)
+
+// clearing takes away what the host's network manager and router advertisements put on
+// declared links that no pod has alone: default routes, learned routes, and some
+// addresses. They come again at any time, so that links are cleared at the beginning of
+// each Sync, before a slow source is asked.
+type clearing struct {
+	// targets are the links that Join last found, idle and shared ones.
+	targets []inventory.IdleLink
+	// done are the links that this Sync has cleared, with what it has found there.
+	done map[linkKey][]finding
+	// busy: a plugin was at work on a device, so that its link was not cleared.
+	busy bool
+	// refused is why accept_ra could not be written at the time refusedAt; nil when it
+	// could.
+	refused   error
+	refusedAt time.Time
+	// addressed are the addresses that ENIs' links have in the host.
+	addressed addressed
+}
+
+func keyOfLink(l link.Link) linkKey { return linkKey{l.Index, l.MAC, l.Parent} }
+
+// attend makes the result's links those that are cleared, and of interest.
+func (r *Reconciler) attend(res inventory.Result) {
+	r.clearing.targets = slices.Concat(res.Idle, res.Shared)
+	if r.Interest == nil {
+		return
+	}
+	links := make([]link.Link, 0, len(r.clearing.targets))
+	for _, t := range r.clearing.targets {
+		links = append(links, t.Link)
+	}
+	r.Interest.Set(links)
+}
+
+// sweep clears the links that the Sync before knew, as far as their NodeENIs are still
+// declared.
+func (r *Reconciler) sweep(ctx context.Context, src *inventory.Sources) {
+	r.clearing.done, r.clearing.busy = map[linkKey][]finding{}, false
+	var known []inventory.IdleLink
+	for _, t := range r.clearing.targets {
+		declared := !src.Complete
+		for i := range src.NodeENIs {
+			declared = declared || src.NodeENIs[i].Name == t.Device.NodeENI && src.NodeENIs[i].DeletionTimestamp == nil
+		}
+		if declared {
+			known = append(known, t)
+		}
+	}
+	r.clearAll(ctx, known) //nolint:errcheck,gosec // they are tried again by this Sync, which reports it
+}
+
+// clearLinks clears the links that sweep has not, and returns what was found on all.
+func (r *Reconciler) clearLinks(ctx context.Context, out *Outcome) (found []finding) {
+	var left []inventory.IdleLink
+	for _, t := range r.clearing.targets {
+		if _, done := r.clearing.done[keyOfLink(t.Link)]; !done {
+			left = append(left, t)
+		}
+	}
+	if err := r.clearAll(ctx, left); err != nil {
+		found = append(found, unreadable("RoutesUnreadable", "the host's routes and addresses cannot be read; until they can, nothing that others put on links is removed", err))
+	}
+	for _, t := range r.clearing.targets {
+		found = append(found, r.clearing.done[keyOfLink(t.Link)]...)
+	}
+	if r.clearing.busy {
+		out.sooner(retryFirst)
+	}
+	return found
+}
+
+// clearAll reads what is on all links once. The error is that of the reading.
+func (r *Reconciler) clearAll(ctx context.Context, targets []inventory.IdleLink) error {
+	if len(targets) == 0 {
+		return nil
+	}
+	clutter, err := r.Host.Clutter()
+	if err != nil {
+		return err
+	}
+	for _, t := range targets {
+		r.clearing.done[keyOfLink(t.Link)] = r.clearOne(ctx, t, &clutter)
+	}
+	return nil
+}
+
+// chores are what there is to do on one link.
+type chores struct {
+	routes, routers bool
+	addresses       []link.HostAddress
+}
+
+func (c *chores) any() bool { return c.routes || c.routers || len(c.addresses) > 0 }
+
+// clearOne clears one link. It takes the claim lock only where there is something to do.
+func (r *Reconciler) clearOne(ctx context.Context, t inventory.IdleLink, c *link.Clutter) (found []finding) {
+	var todo chores
+	var only, shared bool
+	todo.routes, only, shared = c.Routes(t.Link.Index)
+	todo.routers = r.takesRouters(t.Link.Name)
+	var stay []link.HostAddress
+	todo.addresses, stay = r.sortAddresses(t, c)
+	if todo.any() {
+		cleared, err := r.clear(ctx, t, &todo)
+		switch {
+		case err == nil:
+			only, shared = cleared.Only, cleared.Shared
+		case errors.Is(err, nodestate.ErrBusy):
+			r.clearing.busy = true
+		case errors.Is(err, errNotOurs), errors.Is(err, link.ErrNotFound):
+			return nil
+		default:
+			f := about(t.Device, "LinkNotConfigured", "routes or addresses that others have put on link %s cannot be removed, see the daemon's log; tried again", t.Link.Name)
+			f.err = err
+			found = append(found, f)
+		}
+	}
+	r.clearing.addressed.note(t, stay, r.log.imposers(t.Device.ENIID), r.steady())
+	if only {
+		found = append(found, onlyDefaultRoute(t.Device, t.Link))
+	}
+	if shared {
+		found = append(found, sharedDefaultRoute(t.Device, t.Link))
+	}
+	return found
+}
+
+// clear does the chores under the device's claim lock, unless a pod has it alone: of those
+// who share the device nobody is harmed.
+func (r *Reconciler) clear(ctx context.Context, t inventory.IdleLink, todo *chores) (done link.Cleared, err error) {
+	ctx, cancel := context.WithTimeout(ctx, clearTimeout)
+	defer cancel()
+	lock, err := r.claimUnless(ctx, t.Device.PCIAddress, nodestate.Mode.Exclusive)
+	if err != nil {
+		return done, err
+	}
+	defer lock.Close() //nolint:errcheck // nothing was written
+	now, err := r.sameLink(t.Link)
+	if err != nil {
+		return done, err
+	}
+	if todo.routers {
+		r.refuseRouters(now.Name)
+	}
+	done, err = r.Host.ClearRoutes(now.Index)
+	for _, who := range done.Protocols {
+		r.log.imposed(t, who, "others put routes on a link of ours; they are removed", r.steady())
+	}
+	errs := []error{err}
+	for _, a := range todo.addresses {
+		err := r.Host.ClearAddress(now.Index, a.Prefix)
+		if errs = append(errs, err); err == nil {
+			r.log.imposed(t, "address "+a.Prefix.String(), "others put an address on a link of ours; it is removed", r.steady())
+		}
+	}
+	return done, errors.Join(errs...)
+}
+
+// sortAddresses tells the addresses of a link that are removed from those that stay:
+// removed are those that the kernel has made from router advertisements, and those of
+// one pod (a /32 or /128), in whose place the host would answer.
+func (r *Reconciler) sortAddresses(t inventory.IdleLink, c *link.Clutter) (remove, stay []link.HostAddress) {
+	var leases *nodestate.Leases
+	for _, a := range c.Addresses {
+		if a.Index != t.Link.Index {
+			continue
+		}
+		single := a.Prefix.IsSingleIP() && ofENI(t.Device, a)
+		if single && leases == nil {
+			l, err := r.Leases.Read(r.BootID, t.Device.ENIID)
+			if err != nil {
+				l = nodestate.Leases{} // reported where the leases are read for this Sync
+			}
+			leases = &l
+		}
+		if a.ByRA() || single && leased(leases, a) {
+			remove = append(remove, a)
+		} else {
+			stay = append(stay, a)
+		}
+	}
+	return remove, stay
+}
+
+// ofENI says whether EC2 has given the address to the ENI.
+func ofENI(d nodestate.Device, a link.HostAddress) bool {
+	for _, own := range d.Addresses {
+		if own.Addr() == a.Prefix.Addr() {
+			return true
+		}
+	}
+	for _, p := range d.Prefixes {
+		if p.Contains(a.Prefix.Addr()) {
+			return true
+		}
+	}
+	return false
+}
+
+func leased(l *nodestate.Leases, a link.HostAddress) bool {
+	return slices.ContainsFunc(l.Leases, func(l nodestate.Lease) bool {
+		return l.State == nodestate.LeaseHeld && l.Address == a.Prefix.Addr()
+	})
+}
+
+// takesRouters says whether the link of that name accepts router advertisements, and that
+// can be ended.
+func (r *Reconciler) takesRouters(name string) bool {
+	if r.IPv6 == "" || r.clearing.refused != nil && r.steady().Sub(r.clearing.refusedAt).Abs() < refusedAgain {
+		return false
+	}
+	value, err := r.IPv6.AcceptRA(name)
+	if err != nil {
+		r.clearing.refused, r.clearing.refusedAt = err, r.steady()
+	}
+	return err == nil && value != "" && value != "0"
+}
+
+// refuseRouters has the link of that name take no default route, nor an address, from
+// router advertisements. The kernel forgets it each time that the link changes its netns.
+// Without it, routes and addresses are removed when they have come.
+func (r *Reconciler) refuseRouters(name string) {
+	if r.IPv6 == "" {
+		return
+	}
+	if r.clearing.refused = r.IPv6.SetAcceptRA(name, "0"); r.clearing.refused != nil {
+		r.clearing.refusedAt = r.steady()
+	}
+}
+
+// routersRefused tells that router advertisements cannot be switched off.
+func (r *Reconciler) routersRefused() []finding {
+	if r.clearing.refused == nil {
+		return nil
+	}
+	return []finding{unreadable("RouterAdvertisementsAccepted", fmt.Sprintf(
+		"idle ENIs accept IPv6 router advertisements, since accept_ra in %s/<link> cannot be written, see the daemon's log; the routes are removed each time that they come, "+
+			"which a pod may notice; have the host's /proc/sys/net writable in the daemon's container, as the manifests have it (--sysctls)", r.IPv6), r.clearing.refused)}
+}
+
+// What keeps a default route of the main table on a link.
+
+func onlyDefaultRoute(d nodestate.Device, l link.Link) finding {
+	return about(d, "OnlyDefaultRoute", "the main table's only default route of IPv4 or IPv6 leads out of %s, so it was left; move the route to another link, or remove the NodeENI", l.Name)
+}
+
+func sharedDefaultRoute(d nodestate.Device, l link.Link) finding {
+	return about(d, "SharedDefaultRoute", "a default route of the main table has %s as one of several next hops, so it was left, and no pod gets the device; take that next hop out of the route", l.Name)
+}
+
+// clearForDriver clears the link of a device that is about to be taken from the kernel. A
+// default route that must stay is a finding.
+func (r *Reconciler) clearForDriver(d nodestate.Device, l link.Link) ([]finding, error) {
+	cleared, err := r.Host.ClearRoutes(l.Index)
+	switch {
+	case err != nil:
+		return nil, err
+	case cleared.Only:
+		return []finding{onlyDefaultRoute(d, l)}, nil
+	case cleared.Shared:
+		return []finding{sharedDefaultRoute(d, l)}, nil
+	}
+	return nil, nil
+}
