@@ -39,9 +39,9 @@ func TestChartIsWhatKustomizeMakes(t *testing.T) {
 		"host network": {"resources: [DEPLOY]\ncomponents: [DEPLOY/components/host-network]\n", []string{"--set=hostNetworkFiles=write"}},
 		"prefixes": {
 			"resources: [DEPLOY]\ncomponents: [DEPLOY/components/manage-addresses, DEPLOY/components/source-routing]\npatches:\n- target: {kind: DaemonSet, name: multi-enid}\n  patch: |\n" +
-				"    - {op: replace, path: /spec/template/spec/containers/0/args/4, value: --manage-addresses=prefixes}\n" +
-				"    - {op: replace, path: /spec/template/spec/containers/0/args/5, value: --addresses-low=8}\n" +
-				"    - {op: replace, path: /spec/template/spec/containers/0/args/6, value: --addresses-high=24}\n" +
+				"    - {op: replace, path: /spec/template/spec/containers/0/args/5, value: --manage-addresses=prefixes}\n" +
+				"    - {op: replace, path: /spec/template/spec/containers/0/args/6, value: --addresses-low=8}\n" +
+				"    - {op: replace, path: /spec/template/spec/containers/0/args/7, value: --addresses-high=24}\n" +
 				"- target: {kind: ServiceAccount, name: multi-enid}\n  patch: |\n" +
 				"    - {op: add, path: /metadata/annotations, value: {eks.amazonaws.com/role-arn: arn:aws:iam::111122223333:role/multi-enid}}\n",
 			[]string{
