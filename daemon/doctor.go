@@ -23,7 +23,6 @@ import (
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/podresources"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
 	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
-	"github.com/multi-eni/multi-eni-cni/pkg/link"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
 )
@@ -75,7 +74,7 @@ func (p program) doctor(ctx context.Context, c nodeFlags, policy, output, hostRo
 		Running:     func(ctx context.Context) (bool, error) { return daemonAnswers(ctx, c.inventory) },
 		PCIDPConfig: c.pcidpConfig, Inventory: c.inventory, StateDir: c.stateDir, AttachmentsDir: c.attachmentsDir, LeaseDir: c.leaseDir,
 		Sysfs: c.sysfs, Policy: policy, BinDir: c.cniBinDir, HostRoot: hostRoot,
-		HostLinks:     func() ([]doctor.HostLink, error) { return hostLinks(sysfs.NewFS(c.sysfs), link.DefaultIPv6Conf) },
+		HostLinks:     func() ([]doctor.HostLink, error) { return hostLinks(sysfs.NewFS(c.sysfs), c.ipv6Conf()) },
 		SourceRouting: c.sourceRouting, DriverPolicy: c.drivers, Dev: c.dev, ModulesRoot: c.modulesRoot,
 	}
 	if c.manageAddresses != "" {

@@ -1,6 +1,10 @@
 package main
 
 import (
+	"fmt"
+	"maps"
+	"slices"
+
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/doctor"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/hostnet"
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
@@ -18,7 +22,7 @@ func hostLinks(sys sysfs.FS, conf link.IPv6Conf) ([]doctor.HostLink, error) {
 	if err != nil {
 		return nil, err
 	}
-	defaults, err := links.DefaultRoutes()
+	clutter, err := links.Clutter()
 	if err != nil {
 		return nil, err
 	}
@@ -27,13 +31,11 @@ func hostLinks(sys sysfs.FS, conf link.IPv6Conf) ([]doctor.HostLink, error) {
 		if !ownLink(l) {
 			continue
 		}
-		h, err := hostLink(links, l, sys, conf)
+		h, err := hostLink(l, sys, conf)
 		if err != nil {
 			return nil, err
 		}
-		for _, r := range defaults.Of(l.Index) {
-			h.Routes = append(h.Routes, r.String())
-		}
+		h.Addresses, h.Routes = put(clutter, l.Index)
 		found = append(found, h)
 	}
 	return found, nil
@@ -43,20 +45,11 @@ func hostLinks(sys sysfs.FS, conf link.IPv6Conf) ([]doctor.HostLink, error) {
 // MAC, as a VLAN or the bridge of OpenShift does.
 func ownLink(l link.Link) bool { return l.MAC != "" && (l.Kind == "" || l.Kind == "veth") }
 
-func hostLink(links *link.Handle, l link.Link, sys sysfs.FS, conf link.IPv6Conf) (h doctor.HostLink, err error) {
+func hostLink(l link.Link, sys sysfs.FS, conf link.IPv6Conf) (h doctor.HostLink, err error) {
 	h.Link = hostnet.Link{Name: l.Name, AltNames: l.AltNames, MAC: l.MAC.String(), Driver: hostnet.ENIDriver}
 	if pci, err := sys.NetPCI(l.Name); err == nil && pci != "" { // else it is taken for an ENI's
 		if fn, err := sys.PCI(pci); err == nil && fn.Driver != "" {
 			h.Driver = fn.Driver
-		}
-	}
-	addresses, err := links.Addresses(l.Index)
-	if err != nil {
-		return h, err
-	}
-	for _, a := range addresses {
-		if !a.Addr().IsLinkLocalUnicast() {
-			h.Addresses = append(h.Addresses, a.String())
 		}
 	}
 	if h.AcceptRA, err = conf.AcceptRA(l.Name); err != nil {
@@ -64,4 +57,29 @@ func hostLink(links *link.Handle, l link.Link, sys sysfs.FS, conf link.IPv6Conf)
 	}
 	h.Forwarding, err = conf.Forwarding(l.Name)
 	return h, err
+}
+
+// put is what others have put on a link, in words.
+func put(c link.Clutter, index int) (addresses, routes []string) {
+	for _, a := range c.Addresses {
+		if a.Index == index {
+			addresses = append(addresses, a.Prefix.String())
+		}
+	}
+	other := map[int]int{} // routes by protocol, less default routes
+	for _, r := range c.Defaults.Of(index) {
+		routes = append(routes, r.String())
+		other[r.Protocol]--
+	}
+	for _, r := range c.Learned {
+		if r.Index == index {
+			other[r.Protocol]++
+		}
+	}
+	for _, protocol := range slices.Sorted(maps.Keys(other)) {
+		if n := other[protocol]; n > 0 {
+			routes = append(routes, fmt.Sprintf("other routes of the main table (proto %s): %d", link.ProtocolName(protocol), n))
+		}
+	}
+	return addresses, routes
 }

@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/doctor"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/hostnet"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
@@ -301,21 +303,19 @@ func TestHostLinks(t *testing.T) {
 		return
 	}
 	m := newMachine(t, 1)
-	links, err := link.Open()
-	m.must(err)
-	defer links.Close()
-	index, err := links.Index("eth1")
-	m.must(err)
-	m.must(links.SetUp(index))
-	m.must(links.EnsureAddress(index, netip.MustParsePrefix("10.0.1.15/24")))
-	m.must(links.EnsureRoute(index, link.Route{Dst: netip.MustParsePrefix("0.0.0.0/0"), Gateway: netip.MustParseAddr("10.0.1.1")}))
+	other := m.intruder("eth1")
+	m.must(other.host.SetUp(other.index["eth1"]))
+	m.must(other.host.EnsureAddress(other.index["eth1"], netip.MustParsePrefix("10.0.1.15/24")))
+	for _, to := range []string{"0.0.0.0/0", "10.9.0.0/16"} {
+		other.add("eth1", to, unix.RTPROT_DHCP, 512)
+	}
 	all, err := hostLinks(sysfs.NewFS(m.node.Sysfs), link.DefaultIPv6Conf)
 	m.must(err)
 	i := slices.IndexFunc(all, func(l doctor.HostLink) bool { return l.Name == "eth1" })
 	if i < 0 {
 		t.Fatalf("links %+v", all)
 	}
-	if l := all[i]; !slices.Equal(l.Addresses, []string{"10.0.1.15/24"}) || len(l.Routes) != 1 || !strings.HasPrefix(l.Routes[0], "IPv4 default route (proto ") || l.AcceptRA != "1" || l.Forwarding != "0" || l.Driver != "ena" {
+	if l := all[i]; !slices.Equal(l.Addresses, []string{"10.0.1.15/24"}) || !slices.Equal(l.Routes, []string{"IPv4 default route (proto dhcp)", "other routes of the main table (proto dhcp): 1"}) || l.AcceptRA != "1" || l.Forwarding != "0" || l.Driver != "ena" {
 		t.Errorf("link %+v", l)
 	}
 }

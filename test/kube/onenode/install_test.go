@@ -204,6 +204,7 @@ func (s *stage) installation(manifests string, look func(inUse bool)) {
 	s.must(s.declare(a))
 	cluster.Eventually(t, "allocatable 1", restart, s.counts(a, 1))
 	look(false)
+	s.ignoresRouters(a)
 	s.must(s.create("p1", a.resource()))
 	cluster.Eventually(t, "pod p1", settle, s.inPhase("p1", corev1.PodRunning))
 	s.must(s.hasDevice("p1", a))
@@ -258,6 +259,16 @@ func (s *stage) sourceRouted(e eni, wanted bool) {
 			return fmt.Errorf("rules %v; wanted from %s: %v", rules, from, wanted)
 		}
 		return nil
+	})
+}
+
+// ignoresRouters waits until the daemon has had the ENI's link ignore router
+// advertisements, which it can by the mount of /proc/sys/net only.
+func (s *stage) ignoresRouters(e eni) {
+	s.Helper()
+	cluster.Eventually(s.T, "accept_ra off", settle, func() error {
+		got, err := link.DefaultIPv6Conf.AcceptRA(e.Name)
+		return errors.Join(err, want(got, "0"))
 	})
 }
 
