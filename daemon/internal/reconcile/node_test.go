@@ -89,10 +89,20 @@ type fakeHost struct {
 	ethtool     map[int]nodestate.Settings
 	ethtoolRead int
 	sources     [][]link.Source // as they were asked for
+	taking      func()          // is called once, as EnsureSources begins
 }
 
 func (h *fakeHost) EnsureSources(want []link.Source) (bool, error) {
 	h.sources = append(h.sources, want)
+	if h.taking != nil {
+		h.taking()
+		h.taking = nil
+	}
+	for _, s := range want {
+		if _, ok := h.links[s.Index-10]; !ok {
+			return false, link.ErrNotFound
+		}
+	}
 	return false, h.fail["sources"]
 }
 

@@ -22,6 +22,9 @@ func (r *Reconciler) routeSources(src inventory.Sources, devices []nodestate.Dev
 	}
 	changed, err := r.Host.EnsureSources(want)
 	if err != nil {
+		want, changed, err = r.withoutTaken(want, devices, changed, err)
+	}
+	if err != nil {
 		f := unreadable("SourceRoutingFailed", "the rules and routes by which answers leave by the ENI that was asked cannot be made, see the daemon's log; tried again", err)
 		return []finding{f}
 	}
@@ -30,6 +33,22 @@ func (r *Reconciler) routeSources(src inventory.Sources, devices []nodestate.Dev
 	}
 	r.sourcesCleared = !r.SourceRouting
 	return nil
+}
+
+// withoutTaken tries again without the links that a pod has taken, or that went down, since
+// they were read: for those there is nothing to make, and their return is an event. It
+// returns what was wanted in the end.
+func (r *Reconciler) withoutTaken(want []link.Source, devices []nodestate.Device, changed bool, err error) ([]link.Source, bool, error) {
+	links, unread := r.Host.Links()
+	if unread != nil {
+		return want, changed, err
+	}
+	still := sourcesOf(devices, links)
+	if len(still) >= len(want) {
+		return want, changed, err
+	}
+	more, err := r.Host.EnsureSources(still)
+	return still, changed || more, err
 }
 
 func sourcesOf(devices []nodestate.Device, links []link.Link) (all []link.Source) {

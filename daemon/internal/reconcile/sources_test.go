@@ -60,6 +60,24 @@ func TestSourceRouting(t *testing.T) {
 	}
 }
 
+// TestSourceOfLinkTakenMeanwhile: a pod takes a link after the daemon has read the links.
+// There is nothing wrong then, and the other link has its rules.
+func TestSourceOfLinkTakenMeanwhile(t *testing.T) {
+	n := newNode(t, 1, 2)
+	n.daemon.SourceRouting = true
+	n.declare("a", 1)
+	n.declare("b", 2)
+	n.settle()
+	n.host.taking = func() { n.hold(2) }
+	n.sync()
+	if got := fmt.Sprint(n.reasons()); got != "[]" {
+		t.Errorf("problems %s", got)
+	}
+	if got := n.routed(); got != "11 from [10.0.0.1/32] on [10.0.0.0/16] by [10.0.0.1];" {
+		t.Errorf("in the end: %s", got)
+	}
+}
+
 // TestSourceRoutingOff: what an earlier run has left is cleared once.
 func TestSourceRoutingOff(t *testing.T) {
 	n := newNode(t, 1)
