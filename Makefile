@@ -68,8 +68,9 @@ demo: prereq-demo build tools ## Show the main job: no root, no cluster, no AWS
 .PHONY: bench bench-plugin bench-daemon bench-story
 bench: bench-plugin bench-daemon bench-story ## Measure against the reference plugins and a real API server; prints tables, asserts nothing
 bench-plugin: prereq-bench build tools ## The plugin alone, against the reference plugins: eight minutes
-	$(GO) run -buildvcs=false ./test/bench
-BENCHFLAGS ?=
+	$(GO) run -buildvcs=false ./test/bench -rounds $(BENCHROUNDS)
+BENCHROUNDS ?= 50
+BENCHFLAGS  ?=
 bench-daemon: prereq-bench kube-tools ## The daemon alone, against a real API server: five minutes
 	CGO_ENABLED=0 $(GO) -C test/kube test -trimpath -tags bench -v -count=1 -timeout 20m ./bench $(BENCHFLAGS)
 # The story of a device needs root, and test-kube tells it too.
@@ -110,7 +111,7 @@ test-hostnet: go-version ## Test beside real network managers: systemd-networkd,
 	@test/hostnet/prepare unpack
 	@$(MAKE) --no-print-directory build tools
 	CGO_ENABLED=0 $(GO) vet -tags hostnet ./test/hostnet
-	CGO_ENABLED=0 $(GO) test -tags hostnet -count=1 -timeout 15m -parallel 12 $(TESTFLAGS) ./test/hostnet
+	CGO_ENABLED=0 $(GO) test -tags hostnet -count=1 -timeout 15m -parallel 14 $(TESTFLAGS) ./test/hostnet
 	@$(GIVEBACK)
 
 .PHONY: test-hardware
