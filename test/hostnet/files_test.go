@@ -79,6 +79,7 @@ func TestFilesNetworkd(t *testing.T) {
 	for _, e := range []eni{owned, shared} {
 		h.has("unmanaged", "networkctl --no-pager list %s", e.name)
 	}
+	h.says("systemd-networkd.service", "no file keeps systemd-networkd off the primary ENI's link "+primary.name)
 	h.addCNIRules()
 	start := h.mark()
 	h.scene(nothing)
@@ -132,8 +133,25 @@ func TestFilesNetworkManager(t *testing.T) {
 	h.gone()
 }
 
+// doctor is what multi-enid doctor says about the host's network, where a unit runs.
+func (h *host) doctor(unit string) string {
+	h.Helper()
+	h.imds()
+	h.sh("mkdir -p %s/fs/cgroup/system.slice/%s /run/nodeenis", sysTree, unit)
+	out := h.sh("AWS_EC2_METADATA_SERVICE_ENDPOINT=http://%s %s doctor --nodeeni-source=dir:/run/nodeenis --sysfs=%s --node-name=host || true", imdsAddress, binary(h, "multi-enid"), sysTree)
+	return strings.Join(lines(out, "host network"), "")
+}
+
+// says fails if doctor does not say something.
+func (h *host) says(unit, word string) {
+	h.Helper()
+	if out := h.doctor(unit); !strings.Contains(out, word) {
+		h.Errorf("doctor does not say %q:\n%s", word, out)
+	}
+}
+
 // TestNameMatchesAltNames shows why the documents forbid Name=!ens5: the primary is
-// unmanaged, since its alternative name is another.
+// unmanaged, since its alternative name is another. doctor says so beforehand.
 func TestNameMatchesAltNames(t *testing.T) {
 	if outside(t) {
 		return
@@ -145,7 +163,8 @@ func TestNameMatchesAltNames(t *testing.T) {
 	h.bus()
 	h.udev()
 	h.dhcpAll()
-	h.write(files[0], "[Match]\nDriver=veth\nName=!"+primary.name+"\n[Link]\nUnmanaged=yes\n")
+	h.write(files[0], "[Match]\nDriver=veth ena\nName=!"+primary.name+"\n[Link]\nUnmanaged=yes\n")
+	h.says("systemd-networkd.service", files[0]+" makes systemd-networkd leave the primary ENI's link "+primary.name+" alone")
 	h.start("networkd", "/lib/systemd/systemd-networkd")
 	for _, e := range []eni{primary, owned} {
 		h.has("unmanaged", "networkctl --no-pager list %s || true", e.name)
@@ -171,7 +190,8 @@ func TestDriverMatchesPrimary(t *testing.T) {
 	h.has(owned.name+":unmanaged", "nmcli -t -f DEVICE,STATE device")
 	h.pairs(owned, 1, 0, nothing)
 	h.has(owned.name+":connected", "nmcli -t -f DEVICE,STATE device")
-	h.write(files[2], "[keyfile]\nunmanaged-devices=driver:veth\n")
+	h.write(files[2], "[keyfile]\nunmanaged-devices=driver:veth;driver:ena\n")
+	h.says("NetworkManager.service", files[2]+" makes NetworkManager leave the primary ENI's link "+primary.name+" alone")
 	h.sh("nmcli general reload")
 	h.has(primary.name+":unmanaged", "nmcli -t -f DEVICE,STATE device")
 }
@@ -183,6 +203,7 @@ func TestForeignRules(t *testing.T) {
 		return
 	}
 	h, networkd := ready(t, 0, (*host).dhcpAll, primary, owned, shared)
+	h.says("systemd-networkd.service", "systemd-networkd removes rules and routes that others have made")
 	h.addCNIRules()
 	h.stop(networkd)
 	h.networkd()

@@ -72,7 +72,7 @@ func newHost(t *testing.T) *host {
 		h.do(os.MkdirAll(filepath.Join(sysTree, dir), 0o755))
 	}
 	h.do(nstest.NewNetns(vpcNetns))
-	h.watch = h.start("watch", "ip", "-o", "monitor", "link", "address", "route", "rule")
+	h.watch = h.start("watch", "ip", "-ts", "-o", "monitor", "link", "address", "route", "rule")
 	h.start("watch6", "ip", "-6", "-o", "monitor", "rule") // ip's family decides which rules it hears of
 	return h
 }

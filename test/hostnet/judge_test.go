@@ -2,7 +2,17 @@
 
 package hostnet
 
-import "strings"
+import (
+	"fmt"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+)
+
+// quiet is how long nothing may be rewritten once all have done their part.
+const quiet = 10 * time.Second
 
 // untouched fails if the primary ENI lost an address, its default route or its link since
 // mark. The kernel's notices tell, so nothing is missed between two looks.
@@ -21,3 +31,121 @@ func (h *host) untouched(mark int) {
 
 // mark is the place in the kernel's notices from which something is judged.
 func (h *host) mark() int { return len(h.watch.String()) }
+
+// restful waits until the ENIs of pods are as the daemon leaves them, and fails if
+// anything but the primary is rewritten in the seconds after that.
+func (h *host) restful() {
+	h.Helper()
+	h.clean(owned, shared)
+	from := h.mark()
+	time.Sleep(quiet)
+	var rewritten []string
+	for line := range strings.Lines(h.watch.String()[from:]) {
+		if !strings.Contains(line, primary.name) {
+			rewritten = append(rewritten, line)
+		}
+	}
+	if len(rewritten) > 0 {
+		h.Errorf("%d notices in %s, in which nobody had anything to do:\n%s", len(rewritten), quiet, strings.Join(rewritten, ""))
+	}
+}
+
+// stamp is what ip -ts prints before a notice.
+const stamp = "2006-01-02T15:04:05.000000"
+
+// brief fails if a default route by an ENI of pods, which others wrote in the watch after
+// from, stood longer than the daemon may need. The kernel's own times tell. Half of them
+// must be gone within 200 ms; all hosts share two processors here, so the slowest may take a second.
+func (h *host) brief(from int, enis ...eni) {
+	h.Helper()
+	var stood []time.Duration
+	for _, e := range enis {
+		var since time.Time
+		for _, line := range lines(h.watch.String()[from:], "default via", "src "+e.addr()+" ") {
+			at, err := time.Parse(stamp, line[1:1+len(stamp)])
+			h.do(err)
+			if !strings.Contains(line, "Deleted") {
+				since = at
+			} else if !since.IsZero() {
+				stood = append(stood, at.Sub(since))
+				since = time.Time{}
+			}
+		}
+		if !since.IsZero() && h.unclean(e) != "" {
+			h.Errorf("the default route by %s of %s was never removed", e.name, since)
+		}
+	}
+	slices.Sort(stood)
+	if len(stood) == 0 {
+		h.Error("nobody wrote a default route, so the scene shows nothing")
+		return
+	}
+	median, worst := stood[len(stood)/2], stood[len(stood)-1]
+	h.Logf("%d default routes stood for %s in the median, %s at most", len(stood), median, worst)
+	if median > 200*time.Millisecond || worst > time.Second {
+		h.Errorf("default routes of others stood for %s in the median, %s at most", median, worst)
+	}
+}
+
+// clean waits until idle ENIs have no default route in the main table, do not listen to
+// routers, and have their source routing.
+func (h *host) clean(enis ...eni) {
+	h.Helper()
+	for _, e := range enis {
+		if why := await(2*time.Second, func() string { return h.unclean(e) }); why != "" {
+			h.Errorf("idle %s: %s", e.name, why)
+		}
+	}
+}
+
+func (h *host) unclean(e eni) string {
+	for _, family := range []string{"-4", "-6"} {
+		for _, protocol := range []string{"", "proto ra", "proto dhcp"} {
+			route := "default"
+			if protocol != "" {
+				route = protocol
+			}
+			if out := h.sh("ip %s route show table main %s dev %s", family, route, e.name); out != "" {
+				return fmt.Sprintf("%s has main-table routes: %s", e.name, out)
+			}
+		}
+	}
+	ra, err := os.ReadFile("/proc/sys/net/ipv6/conf/" + e.name + "/accept_ra")
+	if err != nil {
+		return err.Error()
+	}
+	if strings.TrimSpace(string(ra)) != "0" {
+		return fmt.Sprintf("%s has accept_ra %s", e.name, ra)
+	}
+	return h.unruled(e)
+}
+
+// unruled says which source-routing rule an ENI lacks.
+func (h *host) unruled(e eni) string {
+	if !strings.Contains(h.sh("ip rule"), "from "+e.addr()+" ") {
+		return "no rule from " + e.addr()
+	}
+	return ""
+}
+
+// logTime is the part of a line of the log that differs where the same is said twice.
+var logTime = regexp.MustCompile(`time="[^"]*" `)
+
+// perPod are messages that tell of a pod's coming and going, so that there is one for each.
+var perPod = []string{"source-based routing changed", "the host has an address on"}
+
+// calm fails if the daemon has said the same thing more than a few times.
+func (h *host) calm(daemon *output) {
+	h.Helper()
+	count := map[string]int{}
+	for line := range strings.Lines(daemon.String()) {
+		if !slices.ContainsFunc(perPod, func(m string) bool { return strings.Contains(line, m) }) {
+			count[logTime.ReplaceAllString(line, "")]++
+		}
+	}
+	for line, n := range count {
+		if n > 3 {
+			h.Errorf("the daemon says %d times: %s", n, line)
+		}
+	}
+}

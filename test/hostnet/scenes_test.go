@@ -3,6 +3,7 @@
 package hostnet
 
 import (
+	"strings"
 	"testing"
 	"time"
 )
@@ -13,15 +14,24 @@ const (
 	pause = 250 * time.Millisecond
 )
 
-// scene is what all the hosts of this package have in common: the primary is up before
-// the daemon starts, pods come and go, and nothing is left to do afterwards.
+// scene is what all the hosts of this package have in common: the primary is up before the
+// daemon starts, pods come and go, and nothing is left to do afterwards.
 func (h *host) scene(between func(i int)) {
 	h.Helper()
+	h.busy(between)
+	h.restful()
+}
+
+// busy is a scene without its rest, for hosts where others always have something to do.
+func (h *host) busy(between func(i int)) {
+	h.Helper()
 	start := h.mark()
-	h.daemon()
+	d := h.daemon()
 	h.pairs(owned, pairs, pause, between)
 	h.sharing(shared, 10)
+	h.clean(owned, shared)
 	h.untouched(start)
+	h.calm(d)
 }
 
 // ready starts udevd and systemd-networkd on a host with these ENIs.
@@ -46,6 +56,12 @@ func TestNetworkdBoot(t *testing.T) {
 	h, _ := ready(t, 0, (*host).dhcpAll, primary, owned, shared)
 	h.has("routable", "networkctl --no-pager list %s", owned.name)
 	h.scene(nothing)
+	from := h.mark()
+	for range 5 {
+		h.sh("networkctl reconfigure %s %s", owned.name, shared.name)
+		time.Sleep(2 * time.Second)
+	}
+	h.brief(from, owned, shared)
 }
 
 // TestNetworkdHotplug: ENIs that come while networkd runs.
@@ -66,7 +82,10 @@ func TestLeaseRenewal(t *testing.T) {
 		return
 	}
 	h, _ := ready(t, 5, (*host).dhcpAll, primary, owned, shared)
-	h.scene(nothing)
+	h.busy(nothing)
+	from := h.mark()
+	time.Sleep(20 * time.Second)
+	h.brief(from, owned, shared)
 }
 
 // TestRouterOften, TestRouterRare, TestRouterAsked: nobody manages the ENIs of pods, so the
@@ -89,7 +108,8 @@ func router(t *testing.T, minimum, maximum int) {
 	h.scene(nothing)
 }
 
-// TestNetworkdAgain: networkd is restarted and told to begin again between pods.
+// TestNetworkdAgain: networkd is restarted and told to begin again between pods. It
+// takes its rules from all others then, so ours must be back.
 func TestNetworkdAgain(t *testing.T) {
 	if outside(t) {
 		return
@@ -102,7 +122,12 @@ func TestNetworkdAgain(t *testing.T) {
 		case 40:
 			h.sh("networkctl reconfigure %s %s", owned.name, shared.name)
 		case 80:
-			h.sh("networkctl reload && networkctl renew %s %s", owned.name, shared.name)
+			h.sh("networkctl reload && networkctl renew %s", shared.name)
+		default:
+			return
+		}
+		if why := await(time.Second, func() string { return h.unruled(shared) }); why != "" {
+			h.Errorf("pair %d: a second later %s", i, why)
 		}
 	})
 }
@@ -147,4 +172,7 @@ func TestEC2NetUtils(t *testing.T) {
 			h.refresh(shared)
 		}
 	})
+	if out := h.sh("ip -4 addr show dev %s", shared.name); strings.Contains(out, "/32") {
+		h.Errorf("the host has addresses that pods lease:\n%s", out)
+	}
 }
