@@ -107,7 +107,8 @@ func (h *hostNetwork) write(ctx context.Context, tell func(path, what string, ch
 	}
 	var errs []error
 	for _, m := range managers {
-		files, err := hostnet.Files(m, primary, hostnet.ENIDriver)
+		errs = append(errs, warnOfFiles(h.root, m, primary, tell))
+		files, err := hostnet.Files(m, primary.Name, hostnet.ENIDriver)
 		errs = append(errs, err)
 		for _, f := range files {
 			what, changed, err := writeHostFile(h.root, m, f)
@@ -121,41 +122,63 @@ func (h *hostNetwork) write(ctx context.Context, tell func(path, what string, ch
 	return errors.Join(errs...)
 }
 
-// primary is the name that the link of the primary ENI has now.
-func (h *hostNetwork) primary(ctx context.Context) (string, error) {
+// warnOfFiles tells of a file of somebody else that keeps the manager off the primary ENI.
+// Only the files in /etc are seen here.
+func warnOfFiles(root string, m hostnet.Manager, primary link.Link, tell func(path, what string, changed bool)) error {
+	verdict := hostnet.NetworkdVerdict
+	if m == hostnet.NetworkManager {
+		verdict = hostnet.NetworkManagerVerdict
+	}
+	l := hostnet.Link{Name: primary.Name, AltNames: primary.AltNames, MAC: primary.MAC.String(), Driver: hostnet.ENIDriver}
+	v, err := verdict(os.DirFS(root), l)
+	switch {
+	case errors.Is(err, hostnet.ErrNotVisible): // as on a host without that folder
+		return nil
+	case err != nil:
+		return fmt.Errorf("look for files that keep %s off the primary ENI: %w", m, err)
+	case v.Unmanaged:
+		tell("warning: "+v.File, fmt.Sprintf("makes %s leave the primary ENI's link %s alone: remove it before the node starts again", m, l.Name), false)
+	}
+	return nil
+}
+
+// primary is the link of the primary ENI as it is now.
+func (h *hostNetwork) primary(ctx context.Context) (link.Link, error) {
 	if h.mac == "" {
 		asking, stop := context.WithTimeout(ctx, imdsTimeout)
 		mac, err := h.primaryMAC(asking)
 		stop()
 		if err != nil {
-			return "", fmt.Errorf("find the primary ENI: %w", err)
+			return link.Link{}, fmt.Errorf("find the primary ENI: %w", err)
 		}
 		h.mac = mac
 	}
 	links, err := link.Open()
 	if err != nil {
-		return "", err
+		return link.Link{}, err
 	}
 	defer links.Close()
 	all, err := links.Links()
 	if err != nil {
-		return "", err
+		return link.Link{}, err
 	}
 	return primaryLink(all, h.mac)
 }
 
-// primaryLink finds the name of the one link of a device that has the MAC.
-func primaryLink(all []link.Link, mac device.MAC) (string, error) {
+// primaryLink finds the one link of a device that has the MAC.
+func primaryLink(all []link.Link, mac device.MAC) (link.Link, error) {
 	var names []string
+	var found link.Link
 	for _, l := range all {
 		if ownLink(l) && l.HasMAC(mac) {
 			names = append(names, l.Name)
+			found = l
 		}
 	}
 	if len(names) != 1 {
-		return "", fmt.Errorf("find the link of the primary ENI: %d links have its MAC %s (%s), want 1", len(names), mac, strings.Join(names, ", "))
+		return link.Link{}, fmt.Errorf("find the link of the primary ENI: %d links have its MAC %s (%s), want 1", len(names), mac, strings.Join(names, ", "))
 	}
-	return names[0], nil
+	return found, nil
 }
 
 // writeHostFile writes one file, unless somebody else has one there, or has edited ours.

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/doctor"
@@ -134,6 +135,12 @@ func TestHostNetwork(t *testing.T) {
 			t.Errorf("%s: a file was changed", mode)
 		}
 	}
+	// What docs/migration.md once had.
+	m.put(networkFile, "[Match]\nDriver=ena\nName=!ens5\n[Link]\nUnmanaged=yes\n")
+	ens5, err := netlink.LinkByName("ens5")
+	m.machine.must(err)
+	m.machine.must(netlink.LinkAddAltName(ens5, "enp0s5"))
+	m.says("write", "warning: /"+networkFile+": makes systemd-networkd leave the primary ENI's link ens5 alone: remove it before the node starts again", "/"+networkFile+": kept, multi-enid has not written it")
 	m.machine.must(os.Remove(m.host(networkFile)))
 	m.machine.must(os.Remove(m.host(networkdConf)))
 	m.machine.must(os.Symlink("../../hostname", m.host(networkdConf)))
@@ -220,11 +227,11 @@ func rename(m managed, name, to string, remove bool) {
 func TestPrimaryLink(t *testing.T) {
 	const mac = device.MAC("02:00:00:00:00:01")
 	stacked := []link.Link{{Name: "lo"}, {Name: "ens5", MAC: mac}, {Name: "ens5.7", MAC: mac, Kind: "vlan"}, {Name: "br-ex", MAC: mac, Kind: "openvswitch"}}
-	if got, err := primaryLink(stacked, mac); err != nil || got != "ens5" {
-		t.Errorf("%q, %v", got, err)
+	if got, err := primaryLink(stacked, mac); err != nil || got.Name != "ens5" {
+		t.Errorf("%+v, %v", got, err)
 	}
 	if got, err := primaryLink(append(stacked, link.Link{Name: "ens6", MAC: mac}), mac); err == nil {
-		t.Errorf("two links: %q", got)
+		t.Errorf("two links: %+v", got)
 	}
 }
 
@@ -254,12 +261,13 @@ func TestKeptHostNetwork(t *testing.T) {
 		t.Errorf("said %q, %q", out.String(), errs.String())
 	}
 	mac = m.link("eth0").MAC
+	m.put("etc/systemd/network/01-a.network", "[Match]\nDriver=ena\n[Link]\nUnmanaged=yes\n")
 	for range 3 {
 		if got := k.run(t.Context(), p); got != keepEvery {
 			t.Errorf("pause %v", got)
 		}
 	}
-	if asked != 4 || strings.Count(out.String(), networkFile+": written") != 1 || strings.Count(out.String(), networkFile+": as it should be") != 1 {
+	if asked != 4 || strings.Count(out.String(), networkFile+": written") != 1 || strings.Count(out.String(), networkFile+": as it should be") != 1 || strings.Count(out.String(), "warning: ") != 1 {
 		t.Errorf("IMDS asked %d times, said %q", asked, out.String())
 	}
 	if len(hostnet.Paths()) != 3 {
