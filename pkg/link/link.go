@@ -291,6 +291,12 @@ func (h *Handle) move(index int, to *Netns, name string, flags uint32) error {
 	return nameError("move", index, name, err)
 }
 
+// TryRename names the link as it is. ErrNameTaken; an error too for a link that is up,
+// before Linux 6.2.
+func (h *Handle) TryRename(index int, name string) error {
+	return nameError("rename", index, name, h.nl.LinkSetName(ref(index), name))
+}
+
 // Rename names the link. A link that is up is taken down for it, since older
 // kernels refuse to rename it; SetUp it afterwards. ErrNameTaken.
 func (h *Handle) Rename(index int, name string) error {

@@ -46,35 +46,56 @@ func (c *call) moveBack(a nodestate.Attachment) (link.Link, error) {
 	if err := in.Leave(l, *a.Device.Link); err != nil { // tried again at home
 		c.log.WithError(err).WithField("interface", l.Name).Warn("the pod's interface keeps its flags on its way")
 	}
-	move, up := in.Move, false
-	if want := a.Device.Link; want.Up && name == want.Name && l.MAC == want.MAC && !a.Device.VF && !l.MayRunPrograms() && c.acceptsBy(want.AcceptRA) {
-		move, up = in.MoveUp, true
-	}
-	moved := move(l.Index, host, name)
-	if errors.Is(moved, link.ErrNameTaken) {
-		if still, err := in.ByName(l.Name); err == nil && still.Index == l.Index {
-			// Since Linux 6.6 an altname that the host has in use keeps the link.
-			if err := in.DropAltNames(l.Index, still.AltNames...); err != nil {
-				return link.Link{}, err
-			}
-			l.AltNames = nil // one of them may be the name that it gets
-			moved = move(l.Index, host, name)
-		}
-	}
+	l, moved := c.carry(in, l, a.Device, host, name)
 	if moved == nil && !a.Device.VF { // which its move has reset
-		l.Name, l.Up = name, up
-		l.Index, err = c.host.Index(name)
+		l.Index, err = c.host.Index(l.Name)
 		l.AltNames = slices.DeleteFunc(l.AltNames, func(alt string) bool { // the kernel drops altnames that the host has in use
 			index, err := c.host.Index(alt)
 			return err != nil || index != l.Index
 		})
 		return l, err
 	}
-	home, err := c.arrived(l, name)
+	home, err := c.arrived(l, l.Name)
 	if errors.Is(err, link.ErrNotFound) && moved != nil {
 		return link.Link{}, moved // still in the pod: the record must stay
 	}
 	return home, err
+}
+
+// carry moves the link from the pod into the host and returns it with the name that it
+// should have there: name, or its fallback name where another link has taken that
+// meanwhile.
+//
+// Udev hears of a link by the name that it arrives with (__dev_change_net_namespace), so
+// it gets the name in the pod already. Where it cannot, because the pod has the name in use
+// or the kernel is older than 6.2, it is renamed in the host.
+func (c *call) carry(in *link.Handle, l link.Link, d nodestate.AttachedDevice, host *link.Netns, name string) (link.Link, error) {
+	move := in.Move
+	want := d.Link
+	l.Up = want.Up && name == want.Name && l.MAC == want.MAC && !d.VF && !l.MayRunPrograms() && c.acceptsBy(want.AcceptRA)
+	if l.Up {
+		move = in.MoveUp
+	}
+	if in.TryRename(l.Index, name) == nil {
+		l.Name = name
+	}
+	moved := c.step("home", func() error { return move(l.Index, host, name) })
+	if errors.Is(moved, link.ErrNameTaken) {
+		if still, err := in.ByName(l.Name); err == nil && still.Index == l.Index {
+			// Since Linux 6.6 an altname that the host has in use keeps the link, and so does the
+			// name of a link that needs no other.
+			if err := in.DropAltNames(l.Index, still.AltNames...); err != nil {
+				return l, err
+			}
+			l.AltNames = nil // one of them may be the name that it gets
+			if _, err := c.host.Index(name); err == nil {
+				name = link.FallbackName(d.PCIAddress)
+			}
+			moved = move(l.Index, host, name)
+		}
+	}
+	l.Name = name
+	return l, moved
 }
 
 // acceptsBy says whether a link that comes up as it arrives in the host treats router

@@ -1,0 +1,119 @@
+package attach_test
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/link"
+	"github.com/multi-eni/multi-eni-cni/plugins/internal/attach"
+	"github.com/multi-eni/multi-eni-cni/test/nstest"
+)
+
+// uevents calls f and returns what udev hears of links meanwhile, as "add net1".
+func uevents(t *testing.T, f func()) (heard []string) {
+	t.Helper()
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_KOBJECT_UEVENT)
+	must(t, err)
+	defer unix.Close(fd)
+	must(t, unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: 1}))
+	f()
+	buf := make([]byte, 1<<16)
+	for quiet := 0; quiet < 5; {
+		n, err := unix.Read(fd, buf)
+		if err != nil {
+			quiet++
+			time.Sleep(10 * time.Millisecond)
+			continue
+		}
+		fields := strings.Split(string(buf[:n]), "\x00")
+		name := ""
+		for _, field := range fields[1:] {
+			if v, ok := strings.CutPrefix(field, "INTERFACE="); ok {
+				name = v
+			}
+		}
+		action, path, _ := strings.Cut(fields[0], "@")
+		if !strings.Contains(path, "/queues/") {
+			heard = append(heard, action+" "+name)
+		}
+	}
+	return heard
+}
+
+// TestUdevHearsTheName: a link comes home under its name. If the pod has another
+// interface of that name, udev hears of the link twice.
+func TestUdevHearsTheName(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	e := newEnv(t)
+	before := e.snapshot()
+	args := e.pod(e.selectA())
+	e.add(args)
+	inPod(t, args, func(in *link.Handle, l link.Link) error {
+		if err := in.TryRename(l.Index, "other"); errors.Is(err, unix.EBUSY) {
+			t.Skip("this kernel renames no link that is up")
+		}
+		return in.TryRename(l.Index, l.Name)
+	})
+	for _, tt := range []struct {
+		name string
+		pod  func(*link.Handle, link.Link) error
+		want []string
+	}{
+		{"as the pod had it", func(*link.Handle, link.Link) error { return nil }, []string{"add eth1"}},
+		{"renamed by the pod", func(in *link.Handle, l link.Link) error { return in.TryRename(l.Index, "mine") }, []string{"add eth1"}},
+		{"named so by the pod", func(in *link.Handle, l link.Link) error { return in.TryRename(l.Index, "eth1") }, []string{"add eth1"}},
+		{"beside another of the name", func(*link.Handle, link.Link) error {
+			return nstest.In(args.Netns, func() error {
+				return netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "eth1"}, PeerName: "peer"})
+			})
+		}, []string{"add net1", "move eth1"}},
+	} {
+		if tt.name != "as the pod had it" {
+			args = e.pod(e.selectA())
+			e.add(args)
+		}
+		inPod(t, args, tt.pod)
+		if got := uevents(t, func() { e.del(args) }); !slices.Equal(got, tt.want) {
+			t.Errorf("%s: udev hears %q, want %q", tt.name, got, tt.want)
+		}
+		e.unchanged(before, tt.name)
+	}
+}
+
+// TestNameTakenOnTheWay: another link of the host takes the name after DEL has looked.
+// The device comes home under its fallback name, and gets its own later.
+func TestNameTakenOnTheWay(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	e := newEnv(t)
+	before := e.snapshot()
+	args := e.pod(e.selectA())
+	e.add(args)
+	_, err := run(&attach.Plugin{Before: func(step string) error {
+		if step == "home" {
+			squat(t, "eth1")
+		}
+		return nil
+	}}, "DEL", args)
+	must(t, err)
+	if left := e.podLinks(args); len(left) != 0 {
+		t.Fatalf("left in the pod: %+v", left)
+	}
+	if !e.owes(eniA.PCI) {
+		t.Error("nothing tells that the name is still owed")
+	}
+	unsquat(t, "eth1")
+	next := e.pod(e.selectA())
+	e.add(next)
+	e.del(next)
+	e.unchanged(before, "once the name is free")
+}
