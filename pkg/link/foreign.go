@@ -16,13 +16,14 @@ import (
 // not in the map. The marks, of which the first that holds is given:
 //
 //   - a route out of the link in a table other than main, local and default, of
-//     either family, alone or as one of several next hops, that is not ours. Policy rules lead to
+//     either family, alone or as one of several next hops, that is not ours, nor the
+//     network manager's (managers). Policy rules lead to
 //     such tables: the Amazon VPC CNI gives each of its ENIs one, numbered after
-//     its device number, and amazon-ec2-net-utils does so too;
+//     its device number;
 //   - another link of this netns on top of it: vlan, ipvlan, macvlan. The VPC
 //     CNI makes one VLAN link per branch ENI on the instance's trunk ENI;
 //   - a bond, bridge, VRF or the like that it is a port of;
-//   - a policy rule that names it as iif or oif.
+//   - a policy rule that names it as iif or oif, and is not the network manager's.
 //
 // The sentence names what lasts, not what comes and goes with each pod: it stays
 // the same while the first mark does. It costs one dump of the links, one of the
@@ -51,6 +52,9 @@ func (h *Handle) ForeignUse() (map[int]string, error) {
 		if r.Protocol == SourceProtocol || slices.Contains([]int{unix.RT_TABLE_MAIN, unix.RT_TABLE_LOCAL, unix.RT_TABLE_DEFAULT}, r.Table) {
 			continue
 		}
+		if managers(int(r.Protocol), r.Table) {
+			continue
+		}
 		mark(r.LinkIndex, "route table %d leads out of it", r.Table)
 		for _, hop := range r.MultiPath {
 			mark(hop.LinkIndex, "route table %d leads out of it", r.Table)
@@ -59,6 +63,27 @@ func (h *Handle) ForeignUse() (map[int]string, error) {
 	markStacked(links, mark)
 	markRules(links, rules, mark)
 	return use, nil
+}
+
+// Tables of the host's network manager.
+const (
+	managerTables = 10000
+	cardTables    = managerTables + 100
+)
+
+// managers says whether a route is the host's network manager's, which has configured the
+// link as it does every link, and owns none.
+// networkd and NetworkManager give their routes the protocol dhcp, ra or static.
+// amazon-ec2-net-utils numbers its tables 10000 + 100 × network card + device number
+// (lib/lib.sh). So does the VPC CNI on network cards other than the first
+// (CalculateRouteTableId in pkg/networkutils/helper.go of amazon-vpc-cni-k8s), by routes of
+// the protocol boot, and on the first from 2: these are marks.
+func managers(protocol, table int) bool {
+	switch protocol {
+	case unix.RTPROT_DHCP, unix.RTPROT_RA, unix.RTPROT_STATIC:
+		return true
+	}
+	return table >= managerTables && table < cardTables || table >= cardTables && protocol != unix.RTPROT_BOOT && protocol != unix.RTPROT_UNSPEC
 }
 
 // markStacked marks the links that others of this netns use. Kinds, not names,
@@ -90,6 +115,9 @@ func markRules(links []netlink.Link, rules []netlink.Rule, mark func(index int, 
 	for _, l := range links {
 		a := l.Attrs()
 		for _, r := range rules {
+			if r.Table >= managerTables { // those of the VPC CNI name no ENI
+				continue
+			}
 			if name := ruleLink(r, append([]string{a.Name}, a.AltNames...)); name != "" {
 				mark(a.Index, "the policy rule of priority %d names it (%s)", r.Priority, name)
 			}

@@ -9,6 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
@@ -101,6 +102,37 @@ func TestForeignUse(t *testing.T) {
 	want["eth5"] = "the policy rule of priority 20 names it (iif eth5)"
 	want["eth6"] = "the policy rule of priority 40 names it (oif eth6)"
 	m.want(want)
+}
+
+// TestNetworkManagersUse: a link that the host's network manager has configured is not
+// somebody else's for that; an ENI of the VPC CNI stays one, on any network card, also where the
+// manager has configured it as well.
+func TestNetworkManagersUse(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	m := newMarked(t)
+	table := func(name string, table int, protocol int) {
+		t.Helper()
+		gw := fmt.Sprintf("10.0.%s.1", name[3:])
+		m.learn(name, "0.0.0.0/0", gw, protocol, func(r *netlink.Route) { r.Table = table })
+	}
+	// EKS AL2023 at boot: DHCP in the main table and in 10001, and a rule to that.
+	m.learn("eth1", "0.0.0.0/0", "10.0.1.1", unix.RTPROT_DHCP, func(r *netlink.Route) { r.Priority = 512 })
+	table("eth1", 10001, unix.RTPROT_DHCP)
+	m.rule(func(r *netlink.Rule) { r.Priority, r.Table, r.Src = 32765, 10001, dst("10.0.1.15/32") })
+	m.rule(func(r *netlink.Rule) { r.Priority, r.Table, r.IifName = 32764, 10001, "eth1" })
+	table("eth2", 77, unix.RTPROT_STATIC)
+	m.learn("eth2", "fd77::/64", "fd00:2::1", unix.RTPROT_RA, func(r *netlink.Route) { r.Table = 78 })
+	table("eth3", 10003, unix.RTPROT_BOOT)
+	m.want(nil)
+	table("eth3", 4, unix.RTPROT_BOOT)     // the VPC CNI on the first network card
+	table("eth4", 10104, unix.RTPROT_BOOT) // and on the second
+	table("eth4", 10004, unix.RTPROT_DHCP)
+	m.rule(func(r *netlink.Rule) { r.Priority, r.Table, r.OifName = 30, 100, "eth5" })
+	m.want(map[string]string{
+		"eth3": "route table 4 leads out of it", "eth4": "route table 10104 leads out of it", "eth5": "the policy rule of priority 30 names it (oif eth5)",
+	})
 }
 
 // TestForeignUseAsNextHopAndPort: a link counts as one of several next hops, by

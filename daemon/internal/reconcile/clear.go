@@ -7,6 +7,8 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
@@ -100,6 +102,15 @@ func (r *Reconciler) clearAll(ctx context.Context, targets []inventory.IdleLink)
 	if err != nil {
 		return err
 	}
+	// Routes that somebody has chosen come last: one of them is kept where they are the
+	// only way out once the announced ones are gone.
+	chosen := func(t inventory.IdleLink) int {
+		if slices.ContainsFunc(clutter.Defaults.Of(t.Link.Index), func(d link.DefaultRoute) bool { return d.Protocol != unix.RTPROT_RA }) {
+			return 1
+		}
+		return 0
+	}
+	targets = slices.SortedStableFunc(slices.Values(targets), func(a, b inventory.IdleLink) int { return chosen(a) - chosen(b) })
 	for _, t := range targets {
 		r.clearing.done[keyOfLink(t.Link)] = r.clearOne(ctx, t, &clutter)
 	}
@@ -121,7 +132,9 @@ func (r *Reconciler) clearOne(ctx context.Context, t inventory.IdleLink, c *link
 	todo.routes, only, shared = c.Routes(t.Link.Index)
 	todo.routers = r.takesRouters(t.Link.Name)
 	var stay []link.HostAddress
-	todo.addresses, stay = r.sortAddresses(t, c)
+	if todo.addresses, stay = r.sortAddresses(t, c); only { // with the last address the kernel would drop that way out
+		todo.addresses, stay = nil, slices.Concat(todo.addresses, stay)
+	}
 	if todo.any() {
 		cleared, err := r.clear(ctx, t, &todo)
 		switch {
@@ -169,6 +182,9 @@ func (r *Reconciler) clear(ctx context.Context, t inventory.IdleLink, todo *chor
 		r.log.imposed(t, who, "others put routes on a link of ours; they are removed", r.steady())
 	}
 	errs := []error{err}
+	if done.Only { // it may be so only now
+		todo.addresses = nil
+	}
 	for _, a := range todo.addresses {
 		err := r.Host.ClearAddress(now.Index, a.Prefix)
 		if errs = append(errs, err); err == nil {

@@ -1,6 +1,7 @@
 package reconcile
 
 import (
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -19,7 +20,7 @@ import (
 // share lets a pod share the ENI, with a lease of the address.
 func (n *testNode) share(e int, address string) *nodestate.Record {
 	n.Helper()
-	id := nodestate.AttachmentID{ContainerID: "shares", IfName: "net1"}
+	id := nodestate.AttachmentID{ContainerID: fmt.Sprintf("shares%d", e), IfName: "net1"}
 	rec, err := n.records().Begin(nodestate.Attachment{
 		AttachmentID: id, BootID: n.boot, Mode: nodestate.ModeShared, Device: nodestate.AttachedDevice{PCIAddress: pci(e), MAC: mac(e), ENIID: eniID(e)},
 	})
@@ -105,6 +106,7 @@ func TestSharedLinkIsCleared(t *testing.T) {
 	n.declare("a", 1, "mtu: 9001")
 	n.settle()
 	n.share(1, "10.0.0.1")
+	n.sync()
 	l := n.host.links[1]
 	l.Up, l.MTU = false, 1400
 	n.host.links[1], n.host.changes = l, nil

@@ -212,7 +212,7 @@ func (r *Reconciler) beginDrive(ctx context.Context, src inventory.Sources, d in
 	if err != nil {
 		return nil, err
 	}
-	found, err := r.prepareDrive(ctx, src, d, fn)
+	found, err := r.prepareDrive(ctx, d, fn)
 	if err != nil || len(found) > 0 {
 		lock.Close() //nolint:errcheck,gosec // nothing was written
 		if errors.Is(err, errNotOurs) {
@@ -303,7 +303,7 @@ func (r *Reconciler) busy(d nodestate.Device, now time.Time) []finding {
 // kernel, writes down what it must get back and sets its link down. Nothing has
 // happened where it returns findings or an error, but that the link may be down:
 // the restore record brings it up again.
-func (r *Reconciler) prepareDrive(ctx context.Context, src inventory.Sources, d inventory.Drive, fn sysfs.PCIFunction) ([]finding, error) {
+func (r *Reconciler) prepareDrive(ctx context.Context, d inventory.Drive, fn sysfs.PCIFunction) ([]finding, error) {
 	pci := d.Device.PCIAddress
 	if now, err := r.PCI.PCI(pci); err != nil || now.Driver != fn.Driver || now.Instance != fn.Instance {
 		return nil, errNotOurs // it has changed, or gone, since this Sync has read it
