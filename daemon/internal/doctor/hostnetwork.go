@@ -29,7 +29,11 @@ func (l HostLink) acceptsRA() bool {
 	return l.AcceptRA == "2" || l.AcceptRA == "1" && l.Forwarding == "0"
 }
 
-const hostNetworkCheck = "host network"
+const (
+	hostNetworkCheck = "host network"
+	// elsewhere is where the host's files can be seen.
+	elsewhere = "the host itself has them, and with components/host-network the installer's pod, below /host (--host-root)"
+)
 
 // hostNetwork looks at what the host's network managers do about ENIs. It asks the
 // kernel and reads files, and asks no manager.
@@ -154,7 +158,7 @@ func foreignManaged(o Options, advice string) []Finding {
 	on, err := hostnet.ForeignManaged(os.DirFS(o.HostRoot))
 	switch {
 	case errors.Is(err, hostnet.ErrNotVisible):
-		return ok(hostNetworkCheck, "networkd.conf is not visible below %s; a doctor on the host itself sees it", o.HostRoot)
+		return ok(hostNetworkCheck, "networkd.conf is not visible below %s; %s", o.HostRoot, elsewhere)
 	case err != nil:
 		return warn(hostNetworkCheck, "run doctor on the host itself", "networkd.conf cannot be read: %v", err)
 	case len(on) > 0:
@@ -175,7 +179,7 @@ func primaryManaged(o Options, m hostnet.Manager, primary HostLink, advice strin
 	v, err := verdict()
 	switch {
 	case errors.Is(err, hostnet.ErrNotVisible):
-		return ok(hostNetworkCheck, "files of %s are not visible below %s; a doctor on the host itself sees them", m, o.HostRoot)
+		return ok(hostNetworkCheck, "files of %s are not visible below %s; %s", m, o.HostRoot, elsewhere)
 	case err != nil:
 		return warn(hostNetworkCheck, "run doctor on the host itself", "files of %s cannot be read: %v", m, err)
 	case v.Unmanaged && alone:
