@@ -13,6 +13,16 @@ func (c *nodeFlags) ipv6Conf() link.IPv6Conf {
 	return link.IPv6Conf(filepath.Join(c.sysctls, "net", "ipv6", "conf"))
 }
 
+// openHost opens the host's links, whose IPv6 settings are in the flag's folder.
+func (c *nodeFlags) openHost() (*link.Handle, error) {
+	h, err := link.Open()
+	if err != nil {
+		return nil, err
+	}
+	h.IPv6Conf = c.ipv6Conf()
+	return h, nil
+}
+
 // advice says which files keep the network managers of this host off all ENIs but the
 // primary one, whose link has that name.
 func (c *nodeFlags) advice(primary string) string {

@@ -54,7 +54,7 @@ func (c *nodeFlags) run(ctx context.Context, log *logrus.Logger) error {
 	if err != nil {
 		return err
 	}
-	host, err := link.Open()
+	host, err := c.openHost()
 	if err != nil {
 		return err
 	}
