@@ -4,18 +4,22 @@ package hostnet
 
 import (
 	"fmt"
+	"net"
 	"os"
 	"regexp"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/link"
 )
 
 // quiet is how long nothing may be rewritten once all have done their part.
 const quiet = 10 * time.Second
 
 // untouched fails if the primary ENI lost an address, its default route or its link since
-// mark. The kernel's notices tell, so nothing is missed between two looks.
+// mark, or if the host heard of a link by the name that it had in a pod, by which udev would
+// know it. The kernel's notices tell, so nothing is missed between two looks.
 func (h *host) untouched(mark int) {
 	h.Helper()
 	notices := h.watch.String()
@@ -24,6 +28,9 @@ func (h *host) untouched(mark int) {
 	}
 	if lost := lines(notices[mark:], "Deleted", primary.name); len(lost) > 0 {
 		h.Errorf("the primary ENI lost:\n%s", strings.Join(lost, ""))
+	}
+	if named := lines(notices[mark:], ": net1@"); len(named) > 0 {
+		h.Errorf("%d times a link was seen in the host under its pod's name, the first time:\n%s", len(named), named[0])
 	}
 	h.has(primary.addr()+"/24", "ip -4 addr show dev %s", primary.name)
 	h.has("default via 10.0.0.1", "ip -4 route show default dev %s", primary.name)
@@ -118,6 +125,19 @@ func (h *host) unclean(e eni) string {
 		return fmt.Sprintf("%s has accept_ra %s", e.name, ra)
 	}
 	return h.unruled(e)
+}
+
+// foreign is the mark by which a link counts as another owner's where EC2 does not tell.
+func (h *host) foreign(e eni) string {
+	h.Helper()
+	handle, err := link.Open()
+	h.do(err)
+	defer handle.Close()
+	index, err := net.InterfaceByName(e.name)
+	h.do(err)
+	use, err := handle.ForeignUse()
+	h.do(err)
+	return use[index.Index]
 }
 
 // unruled says which source-routing rule an ENI lacks.

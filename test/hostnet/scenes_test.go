@@ -166,6 +166,12 @@ func TestEC2NetUtils(t *testing.T) {
 	}
 	h.has("10.0.2.100/32", "ip addr show dev %s", shared.name)
 	h.has("lookup 10001", "ip rule")
+	// A daemon that finds ENIs by IMDS must not take them for the VPC CNI's.
+	for _, e := range []eni{owned, shared} {
+		if why := h.foreign(e); why != "" {
+			h.Errorf("%s counts as a foreign owner's: %s", e.name, why)
+		}
+	}
 	h.scene(func(i int) {
 		if i%25 == 24 {
 			h.refresh(owned)
