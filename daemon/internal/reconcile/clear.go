@@ -60,13 +60,13 @@ func (r *Reconciler) attend(res inventory.Result) {
 // declared.
 func (r *Reconciler) sweep(ctx context.Context, src *inventory.Sources) {
 	r.clearing.done, r.clearing.busy = map[linkKey][]finding{}, false
+	declared := make(map[string]bool, len(src.NodeENIs))
+	for i := range src.NodeENIs {
+		declared[src.NodeENIs[i].Name] = src.NodeENIs[i].DeletionTimestamp == nil
+	}
 	var known []inventory.IdleLink
 	for _, t := range r.clearing.targets {
-		declared := !src.Complete
-		for i := range src.NodeENIs {
-			declared = declared || src.NodeENIs[i].Name == t.Device.NodeENI && src.NodeENIs[i].DeletionTimestamp == nil
-		}
-		if declared {
+		if alive, read := declared[t.Device.NodeENI]; alive || !read && !src.Complete {
 			known = append(known, t)
 		}
 	}

@@ -258,3 +258,16 @@ func TestLinksOfInterest(t *testing.T) {
 		t.Errorf("links that are cleared (-want +got):\n%s", diff)
 	}
 }
+
+// TestUndeclaredLinkIsNotCleared: an ENI that was ours at the last look is nobody's now.
+func TestUndeclaredLinkIsNotCleared(t *testing.T) {
+	n := newNode(t, 1)
+	n.declare("a", 1)
+	n.settle()
+	n.undeclare("a")
+	n.host.ours[1], n.host.routes[1] = false, true
+	n.settle()
+	if !n.host.routes[1] {
+		t.Error("the route of an ENI was removed that no NodeENI declares")
+	}
+}
