@@ -151,6 +151,11 @@ func readAddress(m []byte) (HostAddress, bool) {
 	return a, ok && a.Prefix.IsValid()
 }
 
+// Of returns the addresses of the link.
+func (c *Clutter) Of(index int) []HostAddress {
+	return slices.DeleteFunc(slices.Clone(c.Addresses), func(a HostAddress) bool { return a.Index != index })
+}
+
 // Routes says of a link whether ClearRoutes has anything to delete, and what else it would
 // say (Cleared).
 func (c *Clutter) Routes(index int) (clearable, only, shared bool) {

@@ -151,17 +151,12 @@ func (h *host) unruled(e eni) string {
 // logTime is the part of a line of the log that differs where the same is said twice.
 var logTime = regexp.MustCompile(`time="[^"]*" `)
 
-// perPod are messages that tell of a pod's coming and going, so that there is one for each.
-var perPod = []string{"source-based routing changed", "the host has an address on"}
-
 // calm fails if the daemon has said the same thing more than a few times.
 func (h *host) calm(daemon *output) {
 	h.Helper()
 	count := map[string]int{}
 	for line := range strings.Lines(daemon.String()) {
-		if !slices.ContainsFunc(perPod, func(m string) bool { return strings.Contains(line, m) }) {
-			count[logTime.ReplaceAllString(line, "")]++
-		}
+		count[logTime.ReplaceAllString(line, "")]++
 	}
 	for line, n := range count {
 		if n > 3 {

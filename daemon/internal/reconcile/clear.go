@@ -46,6 +46,7 @@ func keyOfLink(l link.Link) linkKey { return linkKey{l.Index, l.MAC, l.Parent} }
 // attend makes the result's links those that are cleared, and of interest.
 func (r *Reconciler) attend(res inventory.Result) {
 	r.clearing.targets = slices.Concat(res.Idle, res.Shared)
+	r.clearing.addressed.unseen(r.clearing.targets)
 	if r.Interest == nil {
 		return
 	}
@@ -131,9 +132,10 @@ func (r *Reconciler) clearOne(ctx context.Context, t inventory.IdleLink, c *link
 	var only, shared bool
 	todo.routes, only, shared = c.Routes(t.Link.Index)
 	todo.routers = r.takesRouters(t.Link.Name)
-	var stay []link.HostAddress
-	if todo.addresses, stay = r.sortAddresses(t, c); only { // with the last address the kernel would drop that way out
-		todo.addresses, stay = nil, slices.Concat(todo.addresses, stay)
+	todo.addresses = r.unwanted(t, c)
+	placed := slices.DeleteFunc(c.Of(t.Link.Index), link.HostAddress.ByRA) // also those that come again and again
+	if only {                                                              // with the last address the kernel would drop that way out
+		todo.addresses, placed = nil, c.Of(t.Link.Index)
 	}
 	if todo.any() {
 		cleared, err := r.clear(ctx, t, &todo)
@@ -150,7 +152,7 @@ func (r *Reconciler) clearOne(ctx context.Context, t inventory.IdleLink, c *link
 			found = append(found, f)
 		}
 	}
-	r.clearing.addressed.note(t, stay, r.log.imposers(t.Device.ENIID), r.steady())
+	r.clearing.addressed.note(t, placed, r.log.imposers(t.Device.ENIID), r.steady())
 	if only {
 		found = append(found, onlyDefaultRoute(t.Device, t.Link))
 	}
@@ -194,15 +196,12 @@ func (r *Reconciler) clear(ctx context.Context, t inventory.IdleLink, todo *chor
 	return done, errors.Join(errs...)
 }
 
-// sortAddresses tells the addresses of a link that are removed from those that stay:
-// removed are those that the kernel has made from router advertisements, and those of
-// one pod (a /32 or /128), in whose place the host would answer.
-func (r *Reconciler) sortAddresses(t inventory.IdleLink, c *link.Clutter) (remove, stay []link.HostAddress) {
+// unwanted are the addresses of a link that are removed: those that the kernel has made
+// from router advertisements, and those of one pod (a /32 or /128), in whose place the host
+// would answer.
+func (r *Reconciler) unwanted(t inventory.IdleLink, c *link.Clutter) (remove []link.HostAddress) {
 	var leases *nodestate.Leases
-	for _, a := range c.Addresses {
-		if a.Index != t.Link.Index {
-			continue
-		}
+	for _, a := range c.Of(t.Link.Index) {
 		single := a.Prefix.IsSingleIP() && ofENI(t.Device, a)
 		if single && leases == nil {
 			l, err := r.Leases.Read(r.BootID, t.Device.ENIID)
@@ -213,11 +212,9 @@ func (r *Reconciler) sortAddresses(t inventory.IdleLink, c *link.Clutter) (remov
 		}
 		if a.ByRA() || single && leased(leases, a) {
 			remove = append(remove, a)
-		} else {
-			stay = append(stay, a)
 		}
 	}
-	return remove, stay
+	return remove
 }
 
 // ofENI says whether EC2 has given the address to the ENI.

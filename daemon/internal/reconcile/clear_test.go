@@ -161,6 +161,45 @@ func TestHostAddress(t *testing.T) {
 	n.expect([]string{"a eth1 ready"}, nil, nil)
 }
 
+// TestHostAddressIsSaidOnce: whenever an ENI comes back from a pod, however long that had
+// it, the network manager gives it one address after the other, with their routes later.
+// That is one problem, which gains words but loses none.
+func TestHostAddressIsSaidOnce(t *testing.T) {
+	n := newNode(t, 1)
+	n.declare("a", 1)
+	n.settle()
+	one := link.HostAddress{Index: 11, Prefix: netip.MustParsePrefix("10.0.0.1/16"), Dynamic: true}
+	routed := one
+	routed.Tables, routed.Routes = []int{10001}, []int{unix.RTPROT_DHCP}
+	two := link.HostAddress{Index: 11, Prefix: netip.MustParsePrefix("10.0.0.2/32")}
+	said := 0
+	for stay := range 30 {
+		for _, addresses := range [][]link.HostAddress{nil, {one}, {routed}, {routed, two}} {
+			n.host.addresses = addresses
+			n.sync()
+			n.now = n.now.Add(time.Second)
+		}
+		if stay == 2 {
+			n.logged()
+		}
+		rec := n.hold(1)
+		n.sync()
+		n.now = n.now.Add(time.Duration(stay) * time.Minute)
+		n.host.addresses = nil
+		n.addLink(1, "eth1")
+		n.must(rec.Remove())
+	}
+	for _, line := range n.logged() {
+		if strings.Contains(line, "problem") {
+			said++
+		}
+	}
+	if said > 0 {
+		t.Errorf("%d lines of problems in 27 stays", said)
+	}
+	n.expect([]string{"a eth1 ready"}, []string{"HostAddress"}, nil)
+}
+
 // TestPodsAddressIsTakenFromTheHost: a /32 of an address that a pod leases, and an address
 // that the kernel made of a router's advertisement, are removed each time. Others stay.
 func TestPodsAddressIsTakenFromTheHost(t *testing.T) {

@@ -2,6 +2,8 @@ package reconcile
 
 import (
 	"fmt"
+	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -14,72 +16,119 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// addressFaded is how long a link must be without addresses in the host until its problem
-// is over. A link that comes back from a pod is without some until the network manager has
-// seen it: the problem would begin and end with each pod.
-const addressFaded = time.Minute
+// addressFaded is how long a link must be seen without an address until that counts as
+// gone. A network manager gives a link its addresses one by one when it is back from a pod,
+// and amazon-ec2-net-utils does so once a minute: the problem would change with each pod.
+const addressFaded = 2 * time.Minute
 
-// addressed are the ENIs whose links have addresses in the host. It is kept while a pod
-// has the link, and where it is not known.
-type addressed map[device.ENIID]hostAddresses
+// addressed are the ENIs whose links have addresses in the host. It stays as it is while a
+// pod has the link alone.
+type addressed map[device.ENIID]*hostAddresses
 
 type hostAddresses struct {
 	device nodestate.Device
 	name   string
-	// what are the addresses, each with who has put it there.
-	what []string
-	seen time.Time
+	placed map[netip.Prefix]*placedAddress
 }
 
-// note notes the addresses of a link, and who else puts things on it.
+// placedAddress has every sign that was seen of who has put an address on a link. One look
+// may come before the manager has made the routes that go with it.
+type placedAddress struct {
+	protocols map[string]bool
+	tables    map[int]bool
+	dynamic   bool
+	// absent is since when the link has been seen without it; zero for not at all.
+	absent time.Time
+}
+
+// note notes the addresses of a link. The routes of the main table that go with them may be
+// gone by now: imposers are the protocols that had put some there.
 func (a *addressed) note(t inventory.IdleLink, found []link.HostAddress, imposers []string, now time.Time) {
-	if len(found) == 0 {
-		if now.Sub((*a)[t.Device.ENIID].seen) >= addressFaded {
-			delete(*a, t.Device.ENIID)
-		}
-		return
-	}
-	h := hostAddresses{device: t.Device, name: t.Link.Name, seen: now}
-	for _, f := range found {
-		h.what = append(h.what, f.Prefix.String()+" ("+origin(f, imposers)+")")
-	}
-	slices.Sort(h.what)
 	if *a == nil {
 		*a = addressed{}
 	}
-	(*a)[t.Device.ENIID] = h
+	h := (*a)[t.Device.ENIID]
+	if h == nil {
+		h = &hostAddresses{placed: map[netip.Prefix]*placedAddress{}}
+		(*a)[t.Device.ENIID] = h
+	}
+	h.device, h.name = t.Device, t.Link.Name
+	for prefix, p := range h.placed {
+		switch here := slices.ContainsFunc(found, func(f link.HostAddress) bool { return f.Prefix == prefix }); {
+		case here:
+			p.absent = time.Time{}
+		case p.absent.IsZero():
+			p.absent = now
+		case now.Sub(p.absent) >= addressFaded:
+			delete(h.placed, prefix)
+		}
+	}
+	for _, f := range found {
+		p := h.placed[f.Prefix]
+		if p == nil {
+			p = &placedAddress{protocols: map[string]bool{}, tables: map[int]bool{}}
+			h.placed[f.Prefix] = p
+		}
+		p.see(f, imposers)
+	}
+	if len(h.placed) == 0 {
+		delete(*a, t.Device.ENIID)
+	}
 }
 
-// origin says who has put an address on a link, as far as the kernel shows it: by the
-// routes that prefer it as source. Those of the main table are gone by now, so that
-// imposers says who had put them there.
-func origin(a link.HostAddress, imposers []string) string {
-	var who, tables []string
-	for _, p := range a.Routes {
-		if name := link.ProtocolName(p); name != "kernel" && !slices.Contains(imposers, name) {
-			who = append(who, name)
+// see adds the signs of one look.
+func (p *placedAddress) see(f link.HostAddress, imposers []string) {
+	for _, name := range imposers {
+		p.protocols[name] = true
+	}
+	for _, protocol := range f.Routes {
+		if name := link.ProtocolName(protocol); name != "kernel" {
+			p.protocols[name] = true
 		}
 	}
-	for _, t := range a.Tables {
-		if t != unix.RT_TABLE_MAIN {
-			tables = append(tables, fmt.Sprint(t))
+	for _, table := range f.Tables {
+		if table != unix.RT_TABLE_MAIN {
+			p.tables[table] = true
 		}
 	}
-	who = append(who, imposers...)
-	slices.Sort(who)
-	var parts []string
+	p.dynamic = p.dynamic || f.Dynamic
+}
+
+// unseen notes which links this Sync has not looked at: for how long they are without an
+// address is counted anew.
+func (a addressed) unseen(looked []inventory.IdleLink) {
+	for eni, h := range a {
+		if slices.ContainsFunc(looked, func(t inventory.IdleLink) bool { return t.Device.ENIID == eni }) {
+			continue
+		}
+		for _, p := range h.placed {
+			p.absent = time.Time{}
+		}
+	}
+}
+
+// String names the addresses, and of each who has put it there.
+func (h *hostAddresses) String() string {
+	var all []string
+	for prefix, p := range h.placed {
+		all = append(all, fmt.Sprintf("%s (%s)", prefix, p))
+	}
+	slices.Sort(all)
+	return strings.Join(all, ", ")
+}
+
+func (p *placedAddress) String() string {
+	s := "put there for ever, by hand or by a network manager"
 	switch {
-	case len(who) > 0:
-		parts = append(parts, "with routes of protocol "+strings.Join(who, ", "))
-	case a.Dynamic:
-		parts = append(parts, "for a limited time, as DHCP clients do")
-	default:
-		parts = append(parts, "for ever, by hand or by a network manager")
+	case len(p.protocols) > 0:
+		s = "put there with routes of protocol " + strings.Join(slices.Sorted(maps.Keys(p.protocols)), ", ")
+	case p.dynamic:
+		s = "put there for a limited time, as DHCP clients do"
 	}
-	if len(tables) > 0 {
-		parts = append(parts, "table "+strings.Join(tables, ", "))
+	for _, table := range slices.Sorted(maps.Keys(p.tables)) {
+		s += fmt.Sprintf(", table %d", table)
 	}
-	return "put there " + strings.Join(parts, ", ")
+	return s
 }
 
 // lasting are the findings that stand until somebody changes the host. No retry helps.
@@ -99,7 +148,7 @@ func (r *Reconciler) lasting(src inventory.Sources, devices []nodestate.Device) 
 		if r.Advice != nil {
 			advice = r.Advice(primaryLink(src))
 		}
-		found = append(found, about(h.device, "HostAddress", "the host has an address on %s: %s; pods that share the ENI may not be reached from the host; %s", h.name, strings.Join(h.what, ", "), advice))
+		found = append(found, about(h.device, "HostAddress", "the host has an address on %s: %s; pods that share the ENI may not be reached from the host; %s", h.name, h, advice))
 	}
 	return found
 }

@@ -29,7 +29,7 @@ func (r *Reconciler) routeSources(src inventory.Sources, devices []nodestate.Dev
 		return []finding{f}
 	}
 	if changed {
-		r.Log.WithField("links", len(want)).Info("source-based routing changed")
+		r.Log.WithField("links", len(want)).Debug("source-based routing changed") // with each pod
 	}
 	r.sourcesCleared = !r.SourceRouting
 	return nil
