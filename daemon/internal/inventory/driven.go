@@ -81,5 +81,6 @@ func (j *joiner) explainForeignDriver(c *claim, p place) {
 }
 
 func (j *joiner) explainNoInterface(c *claim, p place) {
+	j.missing = true
 	j.problem("NoInterface", c.nodeENI, c.eni.String(), "%s has no network interface in the host and no pod of ours has it; bring it back if it is in another netns, or attach the ENI anew", p.pci)
 }

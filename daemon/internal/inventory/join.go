@@ -44,6 +44,8 @@ type joiner struct {
 	idle   []IdleLink
 	shared []IdleLink
 	drives []Drive
+	// missing is Result.Missing.
+	missing bool
 	// others says of ENIs that were not taken why: they seem to be somebody else's.
 	others    map[device.ENIID]string
 	lookAgain time.Time
@@ -190,7 +192,7 @@ func (j *joiner) result() Result {
 	slices.SortFunc(j.idle, byIndex)
 	slices.SortFunc(j.shared, byIndex)
 	slices.SortFunc(j.drives, func(a, b Drive) int { return cmp.Compare(a.Device.ENIID, b.Device.ENIID) })
-	res := Result{Problems: SortProblems(j.problems), Idle: j.idle, Shared: j.shared, Drives: j.drives, LookAgain: j.lookAgain}
+	res := Result{Problems: SortProblems(j.problems), Idle: j.idle, Shared: j.shared, Drives: j.drives, Missing: j.missing, LookAgain: j.lookAgain}
 	placed := map[device.PCIAddress]bool{}
 	for _, r := range j.rows {
 		placed[r.PCIAddress] = placed[r.PCIAddress] || r.Phase != nodestate.PhaseDraining

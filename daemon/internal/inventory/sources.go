@@ -166,6 +166,10 @@ type Result struct {
 	// Drives are the changes of drivers that are due, by ENI id: nothing that
 	// Join knows stands against them.
 	Drives []Drive
+	// Missing says that a device has no link in the host and no record has it
+	// (NoInterface). Links and records are read one after the other: a pod may have come
+	// or gone in between.
+	Missing bool
 	// Unsettled says that a device is not where it should end: pending, or
 	// draining. Look again soon, the facts may change without any event.
 	Unsettled bool

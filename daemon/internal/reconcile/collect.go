@@ -61,6 +61,17 @@ func (r *Reconciler) collect(ctx context.Context) (inventory.Sources, []finding)
 	return f, append(found, r.readKubelet(ctx, &f)...)
 }
 
+// join is inventory.Join. A device that is missing is looked for once more: its pod may
+// have come or gone while links and records were read.
+func (r *Reconciler) join(src *inventory.Sources) (inventory.Result, []finding) {
+	res := inventory.Join(*src)
+	if !res.Missing {
+		return res, nil
+	}
+	found := append(r.readLinks(src), r.readRecords(src)...)
+	return inventory.Join(*src), found
+}
+
 // errNoFunctions: the primary ENI cannot be unplugged, so a machine that had
 // PCI functions does not end up with none.
 var errNoFunctions = errors.New("sysfs lists no PCI function at all, though devices were there in this boot")

@@ -90,6 +90,7 @@ type fakeHost struct {
 	ethtoolRead int
 	sources     [][]link.Source // as they were asked for
 	taking      func()          // is called once, as EnsureSources begins
+	linksRead   func()          // is called once, when Links has ended
 }
 
 func (h *fakeHost) EnsureSources(want []link.Source) (bool, error) {
@@ -115,6 +116,10 @@ func (h *fakeHost) Links() ([]link.Link, error) {
 	var all []link.Link
 	for _, n := range slices.Sorted(maps.Keys(h.links)) {
 		all = append(all, h.links[n])
+	}
+	if read := h.linksRead; read != nil {
+		h.linksRead = nil
+		read()
 	}
 	return all, nil
 }

@@ -252,14 +252,16 @@ func (r *Reconciler) Sync(ctx context.Context) Outcome {
 	if restored {
 		found = append(found, r.readLinks(&src)...)
 	}
-	res := inventory.Join(src)
+	res, unread := r.join(&src)
+	found = append(found, unread...)
 	r.attend(res) // before anything of the links' routes is read
 	// The IPv6 router is known by a default route that clearLinks removes.
 	unrouted := r.routeSources(src, res.Devices)
 	configured, linkFindings := r.configureLinks(ctx, res.Idle)
 	if configured {
 		found = append(found, r.readLinks(&src)...)
-		res = inventory.Join(src)
+		res, unread = r.join(&src)
+		found = append(found, unread...)
 		unrouted = r.routeSources(src, res.Devices)
 	}
 	linkFindings = append(linkFindings, r.clearLinks(ctx, &out)...)

@@ -3,7 +3,10 @@ package reconcile
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/link"
 )
 
 // routed says for which links, and from where, the last Sync wanted source-based
@@ -90,4 +93,31 @@ func TestSourceRoutingOff(t *testing.T) {
 	if got := n.routed(); got != "not asked" {
 		t.Errorf("later: %s", got)
 	}
+}
+
+// TestPodComesOrGoesWhileReading: the links were read before a pod gave its ENI back or took
+// it, and the records after that. Nobody is told that the ENI has no interface.
+func TestPodComesOrGoesWhileReading(t *testing.T) {
+	n := newNode(t, 1)
+	n.declare("a", 1)
+	n.settle()
+	n.logged()
+	for range 5 {
+		rec := n.hold(1)
+		n.sync()
+		n.host.linksRead = func() { // the host's lock is held
+			n.host.links[1] = link.Link{Index: 11, Name: "eth1", MAC: mac(1), Parent: pci(1), MTU: 1500, Up: true}
+			n.must(rec.Remove())
+		}
+		n.sync()
+	}
+	for _, line := range n.logged() {
+		if strings.Contains(line, "problem") {
+			t.Errorf("logged %q", line)
+		}
+	}
+	n.expect([]string{"a eth1 ready"}, nil, nil)
+	delete(n.host.links, 1) // nobody has it
+	n.sync()
+	n.expect([]string{"a eth1 ready"}, []string{"NoInterface"}, nil)
 }
