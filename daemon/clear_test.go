@@ -50,7 +50,7 @@ func (i *intruder) add(name, to string, protocol, metric int) {
 	i.must(netlink.RouteAdd(&netlink.Route{LinkIndex: i.index[name], Dst: ipNet(to), Protocol: netlink.RouteProtocol(protocol), Priority: metric, Scope: netlink.SCOPE_LINK}))
 }
 
-// routes are those of the link in the main table that the kernel has not made.
+// routes counts the link's routes in the main table, except the kernel's own.
 func (i *intruder) routes(name string) (n int) {
 	i.Helper()
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
@@ -65,7 +65,7 @@ func (i *intruder) routes(name string) (n int) {
 	return n
 }
 
-// gone waits until the link has no such route, and says how long that took.
+// gone waits until the link has no such route, and returns the time that it took.
 func (i *intruder) gone(name string) time.Duration {
 	i.Helper()
 	for begin := time.Now(); ; time.Sleep(time.Millisecond) {

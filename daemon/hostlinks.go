@@ -11,7 +11,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
 )
 
-// hostLinks reads the devices' own links of this netns, and what others have put on them.
+// hostLinks reads the devices' own links of this netns, with the addresses and routes that
+// others have put on them.
 func hostLinks(sys sysfs.FS, conf link.IPv6Conf) ([]doctor.HostLink, error) {
 	links, err := link.Open()
 	if err != nil {
@@ -41,13 +42,13 @@ func hostLinks(sys sysfs.FS, conf link.IPv6Conf) ([]doctor.HostLink, error) {
 	return found, nil
 }
 
-// ownLink says whether the link is a device's own, not one that lies on it and shares its
-// MAC, as a VLAN or the bridge of OpenShift does.
+// ownLink says whether the link is a device's own. A VLAN or OpenShift's bridge lies on
+// such a link and shares its MAC.
 func ownLink(l link.Link) bool { return l.MAC != "" && (l.Kind == "" || l.Kind == "veth") }
 
 func hostLink(l link.Link, sys sysfs.FS, conf link.IPv6Conf) (h doctor.HostLink, err error) {
 	h.Link = hostnet.Link{Name: l.Name, AltNames: l.AltNames, MAC: l.MAC.String(), Driver: hostnet.ENIDriver}
-	if pci, err := sys.NetPCI(l.Name); err == nil && pci != "" { // else it is taken for an ENI's
+	if pci, err := sys.NetPCI(l.Name); err == nil && pci != "" { // else assume an ENI's
 		if fn, err := sys.PCI(pci); err == nil && fn.Driver != "" {
 			h.Driver = fn.Driver
 		}
@@ -59,7 +60,7 @@ func hostLink(l link.Link, sys sysfs.FS, conf link.IPv6Conf) (h doctor.HostLink,
 	return h, err
 }
 
-// put is what others have put on a link, in words.
+// put describes the link's addresses, its default routes and its other learned routes.
 func put(c link.Clutter, index int) (addresses, routes []string) {
 	for _, a := range c.Addresses {
 		if a.Index == index {

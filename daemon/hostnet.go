@@ -23,9 +23,9 @@ func (c *nodeFlags) openHost() (*link.Handle, error) {
 	return h, nil
 }
 
-// advice says which files keep the network managers of this host off all ENIs but the
-// primary one, whose link has that name.
+// advice describes the files that keep this host's network managers off all ENIs but the
+// primary one. primary is the name of that one's link.
 func (c *nodeFlags) advice(primary string) string {
-	managers, _ := hostnet.Running(os.DirFS(c.sysfs)) // of a host that does not show them, all are named
+	managers, _ := hostnet.Running(os.DirFS(c.sysfs)) // none known: Advice names the files of all
 	return hostnet.Advice(managers, primary, hostnet.ENIDriver)
 }

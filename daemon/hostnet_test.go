@@ -2,8 +2,8 @@ package main
 
 import "testing"
 
-// TestHostHasTheMount: what the daemon gives back to a link, accept_ra too, it writes into
-// the folder of --sysctls. In a container the kernel's own folder cannot be written.
+// TestHostHasTheMount: the daemon restores a link's accept_ra in the folder of --sysctls.
+// A container cannot write the kernel's own folder.
 func TestHostHasTheMount(t *testing.T) {
 	c := nodeFlags{sysctls: "/host/proc/sys"}
 	h, err := c.openHost()
@@ -12,6 +12,6 @@ func TestHostHasTheMount(t *testing.T) {
 	}
 	defer h.Close()
 	if h.IPv6Conf != "/host/proc/sys/net/ipv6/conf" {
-		t.Errorf("the host's IPv6 settings are in %q, want those of the mount", h.IPv6Conf)
+		t.Errorf("the host's IPv6 settings are in %q, want the folder of --sysctls", h.IPv6Conf)
 	}
 }

@@ -25,15 +25,16 @@ const (
 	hostNetworkRemove = "remove"
 )
 
-// imdsTimeout bounds the question for the primary ENI.
+// imdsTimeout bounds the request for the primary ENI's MAC.
 const imdsTimeout = 10 * time.Second
 
-// hostNetwork is what install does about the host's network managers.
+// hostNetwork carries out --host-network: it writes or removes the files that keep the
+// host's network managers off ENIs.
 type hostNetwork struct {
 	mode string
 	// root is where the host's /etc and /sys are.
 	root string
-	// primaryMAC asks IMDS, which is done once: an instance keeps its primary ENI.
+	// primaryMAC asks IMDS. One answer is enough: an instance keeps its primary ENI.
 	primaryMAC func(context.Context) (device.MAC, error)
 	mac        device.MAC
 }
@@ -51,8 +52,8 @@ func (h *hostNetwork) check() error {
 	return usagef("--host-network %q: want leave, write or remove", h.mode)
 }
 
-// run brings the host's files into the state that is wanted, and tells of each what
-// became of it.
+// run writes or removes the host's files, as mode says. It calls tell with the outcome for
+// each file.
 func (h *hostNetwork) run(ctx context.Context, tell func(path, what string, changed bool)) error {
 	switch h.mode {
 	case hostNetworkWrite:
@@ -63,14 +64,15 @@ func (h *hostNetwork) run(ctx context.Context, tell func(path, what string, chan
 	return nil
 }
 
-// keptHostNetwork does so again and again. A failure never ends what installs the plugin.
+// keptHostNetwork repeats hostNetwork. A failure never ends the process that installs the
+// plugin.
 type keptHostNetwork struct {
 	*hostNetwork
-	told  map[string]string // by path, what was told last
-	pause time.Duration     // until what failed is tried again
+	told  map[string]string // the last report by path; the last error by "error"
+	pause time.Duration     // before the next try after a failure
 }
 
-// run returns when to run again.
+// run returns the pause before the next run.
 func (k *keptHostNetwork) run(ctx context.Context, p program) time.Duration {
 	err := k.hostNetwork.run(ctx, func(path, what string, changed bool) {
 		if changed || k.told[path] != what {
@@ -122,8 +124,8 @@ func (h *hostNetwork) write(ctx context.Context, tell func(path, what string, ch
 	return errors.Join(errs...)
 }
 
-// warnOfFiles tells of a file of somebody else that keeps the manager off the primary ENI.
-// Only the files in /etc are seen here.
+// warnOfFiles warns of a file that keeps the manager off the primary ENI. It sees only the
+// files in /etc.
 func warnOfFiles(root string, m hostnet.Manager, primary link.Link, tell func(path, what string, changed bool)) error {
 	verdict := hostnet.NetworkdVerdict
 	if m == hostnet.NetworkManager {
@@ -142,7 +144,7 @@ func warnOfFiles(root string, m hostnet.Manager, primary link.Link, tell func(pa
 	return nil
 }
 
-// primary is the link of the primary ENI as it is now.
+// primary returns the primary ENI's link as it is now.
 func (h *hostNetwork) primary(ctx context.Context) (link.Link, error) {
 	if h.mac == "" {
 		asking, stop := context.WithTimeout(ctx, imdsTimeout)
@@ -181,7 +183,8 @@ func primaryLink(all []link.Link, mac device.MAC) (link.Link, error) {
 	return found, nil
 }
 
-// writeHostFile writes one file, unless somebody else has one there, or has edited ours.
+// writeHostFile writes one file. It keeps a foreign file, and ours when somebody has edited
+// it.
 func writeHostFile(root string, m hostnet.Manager, f hostnet.File) (what string, changed bool, err error) {
 	state, data, err := hostFile(root, f.Path)
 	if err != nil {
@@ -213,7 +216,7 @@ func writeHostFile(root string, m hostnet.Manager, f hostnet.File) (what string,
 	return fmt.Sprintf("written, in effect after a reboot or `%s`", hostnet.Reload(m)), true, nil
 }
 
-// removeHostFiles removes the files that write has written and nobody has edited.
+// removeHostFiles removes the files that multi-enid has written and nobody has edited.
 func removeHostFiles(root string, tell func(path, what string, changed bool)) error {
 	var errs []error
 	for _, path := range hostnet.Paths() {
@@ -241,7 +244,7 @@ type hostFileState int
 
 const (
 	hostFileNone hostFileState = iota
-	// hostFileForeign is what somebody else has written, or no plain file.
+	// hostFileForeign: multi-enid has not written it, or it is no regular file.
 	hostFileForeign
 	hostFileEdited
 	hostFileOurs

@@ -91,8 +91,8 @@ const (
 	managerConf  = "etc/NetworkManager/conf.d/80-multi-eni.conf"
 )
 
-// TestHostNetwork: the files are for the primary ENI's link by the MAC of IMDS, also after
-// it was renamed; those of others and edited ones stay.
+// TestHostNetwork: the files name the link that has the primary ENI's MAC, also after a
+// rename. Foreign and edited files stay.
 func TestHostNetwork(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -135,7 +135,7 @@ func TestHostNetwork(t *testing.T) {
 			t.Errorf("%s: a file was changed", mode)
 		}
 	}
-	// What docs/migration.md once had.
+	// The file that docs/migration.md once gave.
 	m.put(networkFile, "[Match]\nDriver=ena\nName=!ens5\n[Link]\nUnmanaged=yes\n")
 	ens5, err := netlink.LinkByName("ens5")
 	m.machine.must(err)
@@ -171,8 +171,8 @@ func TestHostNetworkOfNetworkManager(t *testing.T) {
 	}
 }
 
-// TestHostNetworkIsNoGuess: without a primary ENI that is known for sure there is no file,
-// and the plugin is installed all the same.
+// TestHostNetworkIsNoGuess: if the primary ENI is not known for sure, install writes no
+// file, and installs the plugin all the same.
 func TestHostNetworkIsNoGuess(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -235,8 +235,8 @@ func TestPrimaryLink(t *testing.T) {
 	}
 }
 
-// TestKeptHostNetwork: what stays as it is is told once, what fails is tried again more and
-// more slowly, and IMDS is asked until it has answered.
+// TestKeptHostNetwork: an unchanged file is reported once, a failure is tried again after
+// ever longer pauses, and IMDS is asked until it answers.
 func TestKeptHostNetwork(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -305,7 +305,8 @@ func TestShippedHostNetwork(t *testing.T) {
 	}
 }
 
-// TestHostLinks: what a network manager would leave on a link is seen by doctor.
+// TestHostLinks: doctor sees the addresses and routes that a network manager leaves on a
+// link.
 func TestHostLinks(t *testing.T) {
 	if nstest.Outside(t) {
 		return

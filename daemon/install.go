@@ -134,8 +134,8 @@ const (
 	keepSettle = time.Second
 	// keepEvery is how often it is looked at without any event.
 	keepEvery = 5 * time.Minute
-	// hostNetworkFirst is how soon what failed for the host's network is tried again.
-	// Each further pause is twice as long, up to keepEvery.
+	// hostNetworkFirst is the pause after the first failure of --host-network. Each further
+	// pause is twice as long, up to keepEvery.
 	hostNetworkFirst = 10 * time.Second
 )
 
@@ -157,7 +157,7 @@ func (p program) keepInstalled(ctx context.Context, i installer) error {
 	defer stop()
 	changes, changed := newWake()
 	go watcher.Run(ctx, changed)
-	all := true // what is as it should be is told once
+	all := true // the first run reports unchanged files too
 	host := keptHostNetwork{hostNetwork: i.host, told: map[string]string{}, pause: hostNetworkFirst}
 	soon := false // a look at a change is due; more changes do not put it off
 	look := time.NewTimer(0)

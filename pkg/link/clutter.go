@@ -12,13 +12,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Clutter is all that network managers and router advertisements put on links: routes of
-// the main table, and addresses.
+// Clutter holds the routes of the main table and the addresses that network managers and
+// router advertisements may have put on links.
 type Clutter struct {
 	Defaults DefaultRoutes
 	// Learned are the main table's routes of protocol ra and dhcp, default routes too.
 	Learned []LearnedRoute
-	// Addresses are those of all links but loopback and IPv6 link-local ones.
+	// Addresses are the addresses of all links, except loopback and IPv6 link-local ones.
 	Addresses []HostAddress
 }
 
@@ -33,14 +33,14 @@ type HostAddress struct {
 	// Index is the link's.
 	Index  int
 	Prefix netip.Prefix
-	// Protocol is IFA_PROTO: who has made the address. 0 where nobody said, and before
-	// Linux 5.18.
+	// Protocol is IFA_PROTO, the origin of the address. It is 0 if the maker gave none, and
+	// before Linux 5.18.
 	Protocol int
-	// Dynamic says that it ends by itself unless it is renewed: a DHCP client or router
-	// advertisements have brought it.
+	// Dynamic says that the address expires unless it is renewed, as one from DHCP or a router
+	// advertisement does.
 	Dynamic bool
-	// Tables are the route tables other than local of which a route out of the link
-	// prefers this address as its source (RTA_PREFSRC), sorted.
+	// Tables are the tables, except local, with a route out of the link that prefers this
+	// address as its source (RTA_PREFSRC), sorted.
 	Tables []int
 	// Routes are the protocols (rtm_protocol) of these routes, sorted.
 	Routes []int
@@ -156,8 +156,8 @@ func (c *Clutter) Of(index int) []HostAddress {
 	return slices.DeleteFunc(slices.Clone(c.Addresses), func(a HostAddress) bool { return a.Index != index })
 }
 
-// Routes says of a link whether ClearRoutes has anything to delete, and what else it would
-// say (Cleared).
+// Routes predicts ClearRoutes for a link. clearable says whether it would delete a route.
+// only and shared are the Only and Shared of its result.
 func (c *Clutter) Routes(index int) (clearable, only, shared bool) {
 	for _, f := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
 		defaults := c.Defaults.ofFamily(f)
@@ -172,20 +172,20 @@ func (c *Clutter) Routes(index int) (clearable, only, shared bool) {
 	return clearable, only, c.Defaults.SharedBy(index)
 }
 
-// Cleared says what ClearRoutes has done.
+// Cleared is the result of ClearRoutes.
 type Cleared struct {
-	// Protocols are the names of those who have made the deleted routes, sorted.
+	// Protocols are the names of the deleted routes' protocols, sorted.
 	Protocols []string
-	// Only: the link has the only default route of a family, and kept all of that family.
-	// Shared: it is one of several next hops of a default route, which was kept
+	// Only: the link has the only default route of a family, and keeps its routes of that
+	// family. Shared: the link is one of several next hops of a default route, which stays
 	// (DefaultRoutes.SharedBy).
 	Only, Shared bool
 }
 
-// ClearRoutes deletes the routes of the main table that lead out of this link only and are
-// default routes, or of protocol ra or dhcp. A family of which the link has the only
-// default route keeps its routes (DefaultRoutes.OnlyBy). It looks at the routes anew, since
-// others change them too.
+// ClearRoutes deletes the link's routes of the main table that are default routes or have
+// the protocol ra or dhcp. It keeps the next hops by other links. It also keeps all routes
+// of a family whose only default route is this link's (DefaultRoutes.OnlyBy). It reads the
+// routes anew, since others change them too.
 func (h *Handle) ClearRoutes(index int) (done Cleared, err error) {
 	routes, err := h.routes(unix.RT_TABLE_MAIN)
 	if err != nil {
@@ -214,7 +214,7 @@ func (h *Handle) ClearRoutes(index int) (done Cleared, err error) {
 	return done, nil
 }
 
-// ClearAddress takes an address from the link. One that it does not have is not an error.
+// ClearAddress removes an address from the link. It is no error if the link lacks it.
 func (h *Handle) ClearAddress(index int, p netip.Prefix) error {
 	addr := &netlink.Addr{IPNet: ipNet(p)}
 	if err := h.nl.AddrDel(ref(index), addr); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {

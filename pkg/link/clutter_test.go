@@ -81,12 +81,12 @@ func TestClearRoutes(t *testing.T) {
 	}}))
 	cleared("eth3", link.Cleared{Shared: true})
 	if got, err := m.Clutter(); err != nil || len(got.Learned) != 1 || !got.Defaults.SharedBy(m.index["eth3"]) {
-		t.Errorf("Clutter = %+v, %v; want the learned route of eth1, and that of two next hops", got, err)
+		t.Errorf("Clutter = %+v, %v; want the learned route of eth1, and the default route with two next hops", got, err)
 	}
 }
 
-// TestHostAddresses: who has made an address shows, by IFA_PROTO and by the routes that
-// prefer it.
+// TestHostAddresses: an address has the tables and protocols of the routes that prefer it
+// as source.
 func TestHostAddresses(t *testing.T) {
 	if nstest.Outside(t) {
 		return

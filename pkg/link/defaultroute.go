@@ -9,18 +9,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// DefaultRoute is one way out of a default route of the main table: the whole route, or
-// one of its next hops.
+// DefaultRoute is a default route of the main table, or one next hop of a route that has
+// several.
 type DefaultRoute struct {
 	// Index is the link's.
 	Index int
 	// Family is netlink's: FAMILY_V4 or FAMILY_V6.
 	Family int
-	// Protocol is rtm_protocol: who has made the route. It is 0 (RTPROT_UNSPEC) for an
-	// IPv6 route of several next hops, of which the kernel tells the first one's only.
+	// Protocol is rtm_protocol, the origin of the route. It is 0 (RTPROT_UNSPEC) for an IPv6
+	// route of several next hops: the kernel reports only the first hop's.
 	Protocol int
-	// Beside says that the kernel keeps the route as one with other next hops. It keeps
-	// IPv6 routes of several next hops as one route for each.
+	// Beside says that the kernel cannot delete this next hop without the others. It can
+	// delete an IPv6 next hop that has a gateway.
 	Beside bool
 }
 
@@ -46,7 +46,7 @@ func (h *Handle) DefaultRoutes() (DefaultRoutes, error) {
 	return defaultRoutes(routes), nil
 }
 
-// defaultRoutes finds the default routes among those of the main table.
+// defaultRoutes finds the default routes in the routes of the main table.
 func defaultRoutes(routes []netlink.Route) (all DefaultRoutes) {
 	for _, r := range routes {
 		if !isDefault(r) {
@@ -72,8 +72,8 @@ func (all DefaultRoutes) ofFamily(family int) DefaultRoutes {
 	return slices.DeleteFunc(slices.Clone(all), func(r DefaultRoute) bool { return r.Family != family })
 }
 
-// separable says whether the kernel deletes the next hop and leaves the others: of IPv6,
-// where the request names the gateway (ip6_route_del).
+// separable says whether the kernel can delete the next hop and leave the others. It can
+// for IPv6, if the request names the gateway (ip6_route_del).
 func separable(r netlink.Route, hop *netlink.NexthopInfo) bool {
 	return r.Family == netlink.FAMILY_V6 && hop.Gw != nil
 }
@@ -83,7 +83,7 @@ func (all DefaultRoutes) Of(index int) DefaultRoutes {
 	return slices.DeleteFunc(slices.Clone(all), func(r DefaultRoute) bool { return r.Index != index })
 }
 
-// Links returns the indexes of the links out of which the routes lead.
+// Links returns the indexes of the links that the routes lead out of.
 func (all DefaultRoutes) Links() map[int]bool {
 	links := map[int]bool{}
 	for _, r := range all {
@@ -92,9 +92,9 @@ func (all DefaultRoutes) Links() map[int]bool {
 	return links
 }
 
-// Only returns a route of the link that is the only way out of its family. A route that
-// the link has learned from router advertisements does not count: whoever sends them
-// there has not chosen this link for the node.
+// Only returns a default route of the link if no other link has one of its family. The
+// link's own routes from router advertisements do not count: their sender has not chosen
+// this link for the node.
 func (all DefaultRoutes) Only(index int) (DefaultRoute, bool) {
 	for _, r := range all.Of(index) {
 		other := func(o DefaultRoute) bool { return o.Index != index && o.Family == r.Family }
@@ -117,8 +117,8 @@ func (all DefaultRoutes) SharedBy(index int) bool {
 }
 
 // RemoveDefaultRoutes deletes the default routes of the main table that lead
-// out of this link, and says how many there were. It leaves those that it could only
-// delete together with others' next hops (SharedBy).
+// out of this link, and returns their number. It leaves a route that it could delete only
+// together with next hops by other links (SharedBy).
 func (h *Handle) RemoveDefaultRoutes(index int) (int, error) {
 	routes, err := h.routes(unix.RT_TABLE_MAIN)
 	if err != nil {
@@ -139,8 +139,8 @@ func (h *Handle) RemoveDefaultRoutes(index int) (int, error) {
 	return n, nil
 }
 
-// leadingOut returns what to delete of a default route so that it no longer leads out of
-// the link.
+// leadingOut returns the routes to delete so that r no longer leads out of the link. It
+// leaves out next hops that the kernel cannot delete alone.
 func leadingOut(r netlink.Route, index int) (out []netlink.Route) {
 	if len(r.MultiPath) == 0 && r.LinkIndex == index {
 		return []netlink.Route{r}

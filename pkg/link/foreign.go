@@ -115,7 +115,7 @@ func markRules(links []netlink.Link, rules []netlink.Rule, mark func(index int, 
 	for _, l := range links {
 		a := l.Attrs()
 		for _, r := range rules {
-			if r.Table >= managerTables { // those of the VPC CNI name no ENI
+			if r.Table >= managerTables { // a network manager's; the VPC CNI's rules name no ENI
 				continue
 			}
 			if name := ruleLink(r, append([]string{a.Name}, a.AltNames...)); name != "" {

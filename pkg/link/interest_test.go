@@ -133,8 +133,8 @@ func TestInterest(t *testing.T) {
 	}
 }
 
-// TestManyForeignRoutes: a router's routes wake nobody and cost little, and what matters
-// is heard of at once behind them.
+// TestManyForeignRoutes: a router's routes wake nobody and cost little. A change that
+// matters is heard of at once behind them.
 func TestManyForeignRoutes(t *testing.T) {
 	if nstest.Outside(t) {
 		return

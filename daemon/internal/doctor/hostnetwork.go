@@ -13,11 +13,11 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// HostLink is a device's own link in the host, not one that lies on it.
+// HostLink is a device's own link in the host, not a VLAN or bridge on top of it.
 type HostLink struct {
 	hostnet.Link
-	// Addresses and Routes are in words: addresses that are not link-local, default routes of
-	// the main table, and other routes there of protocol dhcp or ra.
+	// Addresses and Routes are descriptions. Addresses has none that is link-local. Routes has
+	// the main table's default routes and its other routes of protocol dhcp or ra.
 	Addresses, Routes []string
 	// AcceptRA and Forwarding are the kernel's IPv6 settings; "" without IPv6.
 	AcceptRA, Forwarding string
@@ -35,8 +35,8 @@ const (
 	elsewhere = "the host itself has them, and with components/host-network the installer's pod, below /host (--host-root)"
 )
 
-// hostNetwork looks at what the host's network managers do about ENIs. It asks the
-// kernel and reads files, and asks no manager.
+// hostNetwork reports how the host's network managers treat ENIs. It asks the kernel and
+// IMDS and reads files. It asks no manager.
 func hostNetwork(ctx context.Context, o Options) []Finding {
 	managers, known := hostnet.Running(os.DirFS(o.Sysfs))
 	var all []Finding
@@ -81,8 +81,8 @@ func names(managers []hostnet.Manager) (all []string) {
 	return all
 }
 
-// primaryLink finds the primary ENI's link by the MAC that IMDS has for it; why is not ""
-// when it is not found.
+// primaryLink finds the primary ENI's link by the MAC from IMDS. If it finds none, why says
+// the reason; else why is "".
 func primaryLink(ctx context.Context, o Options, links []HostLink) (primary HostLink, why string) {
 	enis, err := o.ENIs(ctx)
 	if err != nil {
@@ -109,7 +109,7 @@ func primaryLink(ctx context.Context, o Options, links []HostLink) (primary Host
 	return found[0], ""
 }
 
-// declaredLinks looks at the links of NodeENIs that no pod has.
+// declaredLinks checks the links of NodeENIs that are in the host.
 func declaredLinks(o Options, links []HostLink, primary HostLink, advice string) []Finding {
 	inv, err := nodestate.ReadInventory(o.Inventory)
 	if err != nil || inv.BootID != o.BootID {
@@ -145,7 +145,8 @@ func declaredLinks(o Options, links []HostLink, primary HostLink, advice string)
 	return ok(hostNetworkCheck, "links of NodeENIs in the host: %d, none with a host address, a default route or router advertisements", seen)
 }
 
-// clutter is what is on the link that a pod's device should not have; "" without any.
+// clutter describes the host addresses and the routes of the link; "" for none. An ENI for
+// pods should have none.
 func (l HostLink) clutter() string {
 	var parts []string
 	if len(l.Addresses) > 0 {
@@ -167,8 +168,8 @@ func foreignManaged(o Options, advice string) []Finding {
 	return ok(hostNetworkCheck, "systemd-networkd leaves rules and routes of others alone")
 }
 
-// primaryManaged looks whether a file keeps the manager off the primary ENI. alone says
-// that no other manager can have it then.
+// primaryManaged checks whether a file keeps the manager off the primary ENI. alone says
+// that no other manager runs that could configure it.
 func primaryManaged(o Options, m hostnet.Manager, primary HostLink, advice string, alone bool) []Finding {
 	verdict := map[hostnet.Manager]func() (hostnet.Verdict, error){
 		hostnet.Networkd: func() (hostnet.Verdict, error) { return hostnet.NetworkdVerdict(os.DirFS(o.HostRoot), primary.Link) },

@@ -13,7 +13,7 @@ import (
 
 const primaryMAC = "02:00:00:00:00:00"
 
-// primary is the primary ENI's link, and declared that of the inventory's device.
+// primary returns the primary ENI's link, declared the link of the inventory's device.
 func primary() HostLink {
 	return HostLink{
 		Link:      hostnet.Link{Name: "ens5", AltNames: []string{"enp0s5"}, MAC: primaryMAC, Driver: "ena"},

@@ -1,6 +1,6 @@
-// Package hostnet knows the network managers of hosts, systemd-networkd and
-// NetworkManager: the files that keep them off ENIs, and what their own files say about a
-// link. It is pure: it reads trees that it is given, and writes nothing.
+// Package hostnet knows systemd-networkd and NetworkManager, the network managers of hosts.
+// It returns the files that keep them off ENIs, and finds out from their files whether they
+// leave a link alone. It is pure: it reads only trees that it is given, and writes nothing.
 package hostnet
 
 import (
@@ -14,7 +14,7 @@ import (
 // Manager is a program that configures the links of a host.
 type Manager string
 
-// The managers that are known here.
+// The known managers.
 const (
 	Networkd       Manager = "systemd-networkd"
 	NetworkManager Manager = "NetworkManager"
@@ -31,7 +31,7 @@ const (
 	networkManagerFile = "/etc/NetworkManager/conf.d/80-multi-eni.conf"
 )
 
-// Paths are those of all files that Files can return.
+// Paths returns the paths of all files that Files can return.
 func Paths() []string { return []string{networkFile, networkdConfFile, networkManagerFile} }
 
 // File is one file of the host.
@@ -53,9 +53,9 @@ func Files(m Manager, primary, driver string) ([]File, error) {
 	if _, err := device.ParseInterfaceName(primary); err != nil {
 		return nil, fmt.Errorf("name of the primary ENI's link: %w", err)
 	}
-	for what, s := range map[string]string{"link": primary, "driver": driver} {
+	for kind, s := range map[string]string{"link": primary, "driver": driver} {
 		if !plain(s) {
-			return nil, fmt.Errorf("%s %q: want letters, digits, '-', '_' and '.' only, for others have a meaning in the files of %s", what, s, m)
+			return nil, fmt.Errorf("%s %q: want letters, digits, '-', '_' and '.' only, for others have a meaning in the files of %s", kind, s, m)
 		}
 	}
 	switch m {
@@ -82,7 +82,7 @@ func plain(s string) bool {
 	return s != ""
 }
 
-// Reload is the command that has a manager read the files.
+// Reload returns the command that makes a manager read the files.
 func Reload(m Manager) string {
 	if m == NetworkManager {
 		return "nmcli general reload"
@@ -90,9 +90,9 @@ func Reload(m Manager) string {
 	return "systemctl restart systemd-networkd"
 }
 
-// Advice says in one line which files keep the managers off ENIs, with their content
-// as the argument of printf. Without managers it names the files of each known one. It
-// never names a file where the primary ENI's link is not known.
+// Advice describes in one line the files that keep the managers off ENIs, with their content
+// as printf's argument. Without managers it gives the files of each known one. If the
+// primary ENI's link is not known, it gives no file.
 func Advice(managers []Manager, primary, driver string) string {
 	if len(managers) == 0 {
 		managers = []Manager{Networkd, NetworkManager}
@@ -115,9 +115,9 @@ func Advice(managers []Manager, primary, driver string) string {
 // units are the managers' units.
 var units = map[Manager]string{Networkd: "systemd-networkd.service", NetworkManager: "NetworkManager.service"}
 
-// Running returns the managers that run on the host whose /sys that is, by their control
-// groups: systemd has one for a unit as long as it runs. known is false where the tree
-// does not show the groups of the host's units; then nothing can be told.
+// Running returns the managers that run on the host. sys is the host's /sys. A unit has a
+// control group as long as it runs. known is false if the tree does not show the control
+// groups of the host's units; then managers is empty.
 func Running(sys fs.FS) (managers []Manager, known bool) {
 	// The second is the tree of control groups v1.
 	for _, slice := range []string{"fs/cgroup/system.slice", "fs/cgroup/systemd/system.slice"} {

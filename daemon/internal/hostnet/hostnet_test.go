@@ -73,7 +73,7 @@ func TestFiles(t *testing.T) {
 	}
 }
 
-// TestFilesRefuse: no name from which a file could come that matches the primary ENI.
+// TestFilesRefuse: Files refuses names that could make a file match the primary ENI.
 func TestFilesRefuse(t *testing.T) {
 	for _, name := range []string{
 		"", "ens*", "ens?", "ens[5]", "ens;5", "ens,5", "ens%5", "ens 5", `ens"5`, "ens'5", `ens\5`, "~ens5", "=ens5", "!ens5", "#ens5", "ens5\n", "a-name-of-16-byt",
@@ -106,7 +106,7 @@ func TestAdvice(t *testing.T) {
 	}
 }
 
-// TestMark: an edited file, and one of somebody else, is told from ours.
+// TestMark: Ours tells our file from an edited and from a foreign one.
 func TestMark(t *testing.T) {
 	f := File{"/x", "[Match]\nDriver=ena\n"}
 	if ours, unchanged := Ours(f.Marked()); !ours || !unchanged {
@@ -128,7 +128,7 @@ func TestNetworkdVerdict(t *testing.T) {
 		want  Verdict
 	}{
 		"nothing": {nil, Verdict{}},
-		// What docs/migration.md once had.
+		// The file that docs/migration.md once gave.
 		"Name=! and an altname": {
 			map[string]string{"etc/systemd/network/05-multi-eni.network": "[Match]\nDriver=ena\nName=!ens5\n" + unmanaged},
 			Verdict{Unmanaged: true, File: "/etc/systemd/network/05-multi-eni.network"},
@@ -202,7 +202,7 @@ func TestNetworkManagerVerdict(t *testing.T) {
 			Verdict{Unmanaged: true, File: "/" + conf},
 		},
 		"of /usr/lib, before":   {map[string]string{"usr/lib/NetworkManager/conf.d/99-z.conf": "[keyfile]\nunmanaged-devices=*\n", main: "[keyfile]\nunmanaged-devices=none\n"}, Verdict{}},
-		"what cannot be told":   {map[string]string{conf: "[keyfile]\nunmanaged-devices=s390-subchannels:0.0.1\n"}, Verdict{Unsure: []string{"/" + conf}}},
+		"unknown condition":     {map[string]string{conf: "[keyfile]\nunmanaged-devices=s390-subchannels:0.0.1\n"}, Verdict{Unsure: []string{"/" + conf}}},
 		"of another section":    {map[string]string{conf: "[main]\nunmanaged-devices=*\n"}, Verdict{}},
 		"its name, and exactly": {map[string]string{conf: "[keyfile]\nunmanaged-devices=interface-name:=ens5\n"}, Verdict{Unmanaged: true, File: "/" + conf}},
 	} {
@@ -239,7 +239,7 @@ func TestForeignManaged(t *testing.T) {
 	}
 }
 
-// TestNotVisible: what is not seen is not absent.
+// TestNotVisible: files that cannot be seen do not count as absent.
 func TestNotVisible(t *testing.T) {
 	_, networkd := NetworkdVerdict(fstest.MapFS{}, primary())
 	_, nm := NetworkManagerVerdict(fstest.MapFS{}, primary())

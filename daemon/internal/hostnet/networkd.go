@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// Link is a link as the files see it.
+// Link holds the properties of a link that the files can match.
 type Link struct {
 	Name     string
 	AltNames []string
@@ -17,14 +17,15 @@ type Link struct {
 	Driver string
 }
 
-// Verdict is what the files of a manager say about a link.
+// Verdict says whether a manager's files make it leave a link alone. The zero value: they
+// do not.
 type Verdict struct {
-	// Unmanaged: the manager leaves the link alone, because of File. File is "" where no
-	// file says anything about the link.
+	// Unmanaged: the manager leaves the link alone, because of File. File is "" if no file
+	// says anything about the link.
 	Unmanaged bool
 	File      string
-	// Unsure are files that say Unmanaged and may match the link: they have conditions that
-	// cannot be told here.
+	// Unsure lists files that say Unmanaged and may match the link: they have conditions that
+	// this package cannot evaluate.
 	Unsure []string
 }
 

@@ -157,11 +157,11 @@ type Result struct {
 	// Checkpoint is what the next Join must be given as Checkpoint.Devices:
 	// every row whose ENI is known, in the order of Devices.
 	Checkpoint []nodestate.CheckpointDevice
-	// Idle are the host's links that belong to a declared kernel device which
-	// no pod holds: those that may be brought up and cleared of what others put there.
+	// Idle are the host's links of declared kernel devices that no pod holds. The daemon may
+	// bring them up, and clear them of foreign routes and addresses.
 	Idle []IdleLink
-	// Shared are those of declared kernel devices that pods share: they may be cleared
-	// too, and changed in no other way.
+	// Shared are the host's links of declared kernel devices that pods share. The daemon may
+	// clear them too, but not change them in another way.
 	Shared []IdleLink
 	// Drives are the changes of drivers that are due, by ENI id: nothing that
 	// Join knows stands against them.

@@ -77,8 +77,8 @@ func (s hostScene) refused() bool {
 	return false
 }
 
-// joined says whether the kernel has made one IPv6 route of several next hops out of it
-// and another one. Of such a route nobody can tell who has made which.
+// joined says whether the kernel has merged r with another IPv6 route into one route of
+// several next hops. It reports only one protocol for that route.
 func (s hostScene) joined(r hostRoute) bool {
 	n := 0
 	for _, o := range s.Routes {

@@ -15,7 +15,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// uevents calls f and returns what udev hears of links meanwhile, as "add net1".
+// uevents calls f and returns the link events that udev hears meanwhile, such as "add net1".
 func uevents(t *testing.T, f func()) (heard []string) {
 	t.Helper()
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_KOBJECT_UEVENT)
