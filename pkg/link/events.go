@@ -20,27 +20,25 @@ const routeGroups = 1<<(unix.RTNLGRP_LINK-1) |
 // change by the ten thousand, and each change takes about 1 KiB until it is read.
 const eventBuffer = 16 << 20
 
-// Subscribe returns a channel that receives a value after links of the current
-// netns have changed, and after routes, addresses and rules have that concern the links
-// of interest. Changes that nobody has taken yet are one value. The
-// channel is closed when ctx ends or the socket fails; subscribe again then and
-// look at everything anew, since events may have been lost.
+// Subscribe returns a channel that receives a value after a change of links of the current
+// netns, or of routes, addresses and rules that concern the links of interest. Changes that
+// nobody has received yet are one value. The channel is closed when ctx ends or the socket
+// fails. Then subscribe again and look at everything anew, since events may have been lost.
 //
-// One way to fail is an overflow: the kernel had more to say than the socket's
-// buffer takes, and says so once (ENOBUFS, netlink(7)). One socket serves all kinds of
-// events, so that there is one overflow.
+// An overflow is such a failure: the socket's buffer is full, and the kernel says so once
+// (ENOBUFS, netlink(7)). One socket serves all kinds of events, so there is one overflow.
 func (i *Interest) Subscribe(ctx context.Context) (<-chan struct{}, error) {
 	return i.subscribe(ctx, eventBuffer)
 }
 
-// subscribe is Subscribe with a receive buffer of that many bytes.
+// subscribe is Subscribe with a receive buffer of buffer bytes.
 func (i *Interest) subscribe(ctx context.Context, buffer int) (<-chan struct{}, error) {
 	return follow(ctx, "rtnetlink", unix.NETLINK_ROUTE, routeGroups, buffer, i.concerned)
 }
 
-// follow wakes the channel's reader after each message of the groups for which relevant
-// holds. A receive buffer of 0 bytes is the kernel's default one. With a buffer of its
-// own an overflow is an end, otherwise it is an event.
+// follow wakes the channel's reader after each message of the groups that relevant accepts.
+// buffer is the receive buffer in bytes: an overflow closes the channel. With 0 the socket
+// has the kernel's default, and an overflow is an event.
 func follow(ctx context.Context, name string, protocol int, groups uint32, buffer int, relevant func(msg []byte) bool) (<-chan struct{}, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, protocol)
 	if err != nil {

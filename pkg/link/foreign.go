@@ -16,14 +16,13 @@ import (
 // not in the map. The marks, of which the first that holds is given:
 //
 //   - a route out of the link in a table other than main, local and default, of
-//     either family, alone or as one of several next hops, that is not ours, nor the
-//     network manager's (managers). Policy rules lead to
-//     such tables: the Amazon VPC CNI gives each of its ENIs one, numbered after
-//     its device number;
+//     either family, alone or as one of several next hops, that is neither ours nor a
+//     network manager's (managers). Policy rules lead to such tables: the Amazon VPC CNI
+//     gives each of its ENIs one, numbered after its device number;
 //   - another link of this netns on top of it: vlan, ipvlan, macvlan. The VPC
 //     CNI makes one VLAN link per branch ENI on the instance's trunk ENI;
 //   - a bond, bridge, VRF or the like that it is a port of;
-//   - a policy rule that names it as iif or oif, and is not the network manager's.
+//   - a policy rule that names it as iif or oif and leads to a table below managerTables.
 //
 // The sentence names what lasts, not what comes and goes with each pod: it stays
 // the same while the first mark does. It costs one dump of the links, one of the
@@ -65,14 +64,16 @@ func (h *Handle) ForeignUse() (map[int]string, error) {
 	return use, nil
 }
 
-// Tables of the host's network manager.
+// amazon-ec2-net-utils numbers its tables from managerTables on, and from cardTables on for
+// network cards other than the first.
 const (
 	managerTables = 10000
 	cardTables    = managerTables + 100
 )
 
-// managers says whether a route is the host's network manager's, which has configured the
-// link as it does every link, and owns none.
+// managers says whether the host's network manager has made a route. It configures every
+// link and owns none.
+//
 // networkd and NetworkManager give their routes the protocol dhcp, ra or static.
 // amazon-ec2-net-utils numbers its tables 10000 + 100 × network card + device number
 // (lib/lib.sh). So does the VPC CNI on network cards other than the first

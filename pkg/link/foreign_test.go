@@ -104,9 +104,9 @@ func TestForeignUse(t *testing.T) {
 	m.want(want)
 }
 
-// TestNetworkManagersUse: a link that the host's network manager has configured is not
-// somebody else's for that; an ENI of the VPC CNI stays one, on any network card, also where the
-// manager has configured it as well.
+// TestNetworkManagersUse: a network manager that configures a link does not make it somebody
+// else's. An ENI of the VPC CNI stays the VPC CNI's on any network card, also if the manager
+// has configured it too.
 func TestNetworkManagersUse(t *testing.T) {
 	if nstest.Outside(t) {
 		return

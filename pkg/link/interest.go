@@ -10,8 +10,8 @@ import (
 )
 
 // Interest tells Subscribe which links' routes, addresses and rules matter. A CNI adds
-// some for each pod, and a router may have a million routes: all others wake nobody. The
-// zero value does not know, so that every change matters. It is safe for concurrent use.
+// some for each pod, and a router may have a million routes: all others wake nobody. With the
+// zero value every change matters. It is safe for concurrent use.
 type Interest struct{ links atomic.Pointer[interesting] }
 
 type interesting struct {
@@ -19,8 +19,8 @@ type interesting struct {
 	names   map[string]bool
 }
 
-// Set makes these the links of interest. Set them before a look at the routes: then
-// each change is in the look, or comes as an event after it.
+// Set sets the links of interest. Call it before you read the routes: then each change is in
+// the routes read, or comes as an event after that.
 func (i *Interest) Set(links []Link) {
 	set := &interesting{indexes: make(map[int32]bool, len(links)), names: make(map[string]bool, len(links))}
 	for _, l := range links {
@@ -42,8 +42,8 @@ const (
 	nlaTypeMask = 0x3fff
 )
 
-// concerned says whether a datagram of rtnetlink messages matters. One that cannot be
-// understood does.
+// concerned says whether a datagram of rtnetlink messages matters. A
+// malformed one does.
 func (i *Interest) concerned(datagram []byte) bool {
 	set := i.links.Load()
 	for len(datagram) >= unix.NLMSG_HDRLEN {
@@ -59,7 +59,8 @@ func (i *Interest) concerned(datagram []byte) bool {
 	return len(datagram) > 0
 }
 
-// concerned looks at one message of that nlmsg_type, without its header.
+// concerned says whether one message matters. kind is its nlmsg_type, body the message
+// without its header.
 func (s *interesting) concerned(kind uint16, body []byte) bool {
 	switch kind {
 	case unix.RTM_NEWADDR, unix.RTM_DELADDR:
@@ -72,8 +73,8 @@ func (s *interesting) concerned(kind uint16, body []byte) bool {
 	return true
 }
 
-// route leaves out the routes that we add ourselves, and the host's own of its
-// addresses, which are changes of addresses already.
+// route says whether a change of a route matters. It ignores routes that we add ourselves,
+// and the table local, since its routes follow changes of addresses.
 func (s *interesting) route(kind uint16, body []byte) bool {
 	if len(body) < unix.SizeofRtMsg {
 		return true
@@ -109,7 +110,8 @@ func (s *interesting) nextHop(hops []byte) bool {
 	return false
 }
 
-// rule: one of ours was deleted, or it names a link.
+// rule says whether a change of a rule matters: one of ours was deleted, or the rule names a
+// link of interest.
 func (s *interesting) rule(kind uint16, body []byte) bool {
 	if len(body) < unix.SizeofRtMsg { // struct fib_rule_hdr is laid out alike
 		return true
@@ -126,7 +128,7 @@ func (s *interesting) rule(kind uint16, body []byte) bool {
 	return ours && kind == unix.RTM_DELRULE || named
 }
 
-// attributes calls f for each rtattr, as far as they are well formed.
+// attributes calls f for each rtattr, up to the first malformed one.
 func attributes(b []byte, f func(attr uint16, value []byte)) {
 	for len(b) >= unix.SizeofRtAttr {
 		size := int(binary.NativeEndian.Uint16(b))

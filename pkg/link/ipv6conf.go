@@ -13,16 +13,15 @@ import (
 // DefaultIPv6Conf or a mount of it. It shows the links of the calling thread's netns.
 type IPv6Conf string
 
-// DefaultIPv6Conf is where the kernel has the folder.
+// DefaultIPv6Conf is the kernel's folder.
 const DefaultIPv6Conf IPv6Conf = "/proc/sys/net/ipv6/conf"
 
-// AcceptRA returns whether the link of that name accepts router advertisements: "0"
-// never, "1" unless it forwards, "2" always. It is "" where the link has no IPv6, or is
-// not there.
+// AcceptRA returns whether the link of that name accepts router advertisements: "0" never,
+// "1" unless it forwards, "2" always. It is "" if the link has no IPv6 or does not exist.
 func (c IPv6Conf) AcceptRA(name string) (string, error) { return c.read(name, "accept_ra") }
 
-// Forwarding returns "1" where the link forwards IPv6 packets, "0" where it does not, and
-// "" where it has no IPv6 or is not there.
+// Forwarding returns "1" if the link forwards IPv6 packets and "0" if not. It is "" if the
+// link has no IPv6 or does not exist.
 func (c IPv6Conf) Forwarding(name string) (string, error) { return c.read(name, "forwarding") }
 
 func (c IPv6Conf) read(name, setting string) (string, error) {
@@ -36,7 +35,8 @@ func (c IPv6Conf) read(name, setting string) (string, error) {
 	return strings.TrimSpace(string(data)), nil
 }
 
-// SetAcceptRA sets it. A link without IPv6, or that is not there, is not an error.
+// SetAcceptRA sets accept_ra of a link. It is no error if the link has no IPv6 or does not
+// exist.
 func (c IPv6Conf) SetAcceptRA(name, value string) error {
 	f, err := os.OpenFile(c.path(name), os.O_WRONLY, 0)
 	switch {

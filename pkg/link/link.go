@@ -78,8 +78,8 @@ type Handle struct {
 	// by way of sockets.
 	sock    *nl.NetlinkSocket
 	sockets map[int]*nl.SocketHandle
-	// IPv6Conf is where Restore finds the IPv6 settings of links. Open sets
-	// DefaultIPv6Conf; a process that has the host's folder elsewhere sets that.
+	// IPv6Conf is the folder in which Restore finds the IPv6 settings of links. Open sets
+	// DefaultIPv6Conf. A process that has the host's folder mounted elsewhere sets it.
 	IPv6Conf IPv6Conf
 }
 
@@ -291,8 +291,8 @@ func (h *Handle) move(index int, to *Netns, name string, flags uint32) error {
 	return nameError("move", index, name, err)
 }
 
-// TryRename names the link as it is. ErrNameTaken; an error too for a link that is up,
-// before Linux 6.2.
+// TryRename renames the link, and never sets it down for that. ErrNameTaken. Before Linux
+// 6.2 it fails for a link that is up.
 func (h *Handle) TryRename(index int, name string) error {
 	return nameError("rename", index, name, h.nl.LinkSetName(ref(index), name))
 }

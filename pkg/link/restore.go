@@ -87,9 +87,9 @@ func (h *Handle) GiveBack(sys Functions, l Link, d nodestate.AttachedDevice) err
 // packet meets an earlier pod's settings. Unwanted altnames go before the rest: a pod
 // may have given its link any, even the name that it should get.
 //
-// AcceptRA goes behind the MTU: a link with less than 1280 octets has no IPv6 and so no
-// such setting. Where it cannot be written that is no error. The kernel's default
-// stays, and the daemon removes whatever routers put on an idle link.
+// AcceptRA goes after the MTU: a link with an MTU below 1280 has no IPv6 and so no such
+// setting. A failure to write it is no error. The link then keeps the kernel's default, and
+// the daemon removes the routes that routers put on an idle link.
 func (h *Handle) Restore(l Link, want nodestate.LinkState) error {
 	var r restoration
 	r.restore(h, l, want)

@@ -25,9 +25,9 @@ const (
 	sourceTables = 20000
 )
 
-// VPCRouter is the address of IPv6 at which the router of each subnet of a VPC can be
-// reached (GetIPv6Gateway in pkg/networkutils/network.go of amazon-vpc-cni-k8s). Links that
-// ignore router advertisements learn no other.
+// VPCRouter is the IPv6 address of the router of each subnet of a VPC (GetIPv6Gateway in
+// pkg/networkutils/network.go of amazon-vpc-cni-k8s). A link that ignores router
+// advertisements learns no other.
 var VPCRouter = netip.MustParseAddr("fe80:ec2::1")
 
 // ErrRuleTaken is returned when somebody else's rule is where one of ours should be.
@@ -41,9 +41,9 @@ type Source struct {
 	From []netip.Prefix
 	// Subnets are on the link.
 	Subnets []netip.Prefix
-	// Routers lead to everywhere else, one of each family at most. Without one of
-	// IPv6 it is the one that its announcements have put into the main table, now or
-	// at an earlier call, else VPCRouter.
+	// Routers lead to everywhere else, at most one of each family. Without an IPv6 one it is
+	// the router of an announced route in the main table, now or at an earlier call, else
+	// VPCRouter.
 	Routers []netip.Addr
 }
 
@@ -175,8 +175,8 @@ func (s *Source) routes(have []netlink.Route) (out []netlink.Route) {
 	return out
 }
 
-// announced is the IPv6 router of the link: of the main table's default route,
-// else of the one that is in the link's own table already, else the VPC's.
+// announced returns the link's IPv6 router: the gateway of its default route in the main
+// table, else of the one in its own table, else VPCRouter.
 func (s *Source) announced(have []netlink.Route) netip.Addr {
 	router := VPCRouter
 	for _, r := range have {

@@ -187,8 +187,8 @@ type LinkState struct {
 	// Ethtool are the device's settings (ethtool(8)), as the inventory's row had them
 	// when the pod came; null where no daemon had read them.
 	Ethtool Settings `json:"ethtool,omitzero"`
-	// AcceptRA is the IPv6 setting accept_ra, which the kernel makes anew whenever the
-	// link changes netns: "0", "1" or "2"; "" where it was not known, and is left as it is.
+	// AcceptRA is the IPv6 setting accept_ra: "0", "1" or "2". The kernel resets it whenever
+	// the link changes netns. "": it was not known, and is not restored.
 	AcceptRA string `json:"acceptRA,omitempty"`
 }
 

@@ -14,8 +14,8 @@ import (
 // assignment is one line of a config: a key of a section, and its value.
 type assignment struct{ section, key, value string }
 
-// parse reads the syntax that both managers have in common. A line that continues
-// (networkd) is joined with the next one.
+// parse reads the syntax that both managers share. It joins a line that continues
+// (networkd) with the next one.
 func parse(text string) (all []assignment) {
 	section, pending := "", ""
 	for line := range strings.Lines(text) {
@@ -49,9 +49,9 @@ type found struct {
 // largest bounds the read of a config file of the host, in bytes.
 const largest = 1 << 20
 
-// read returns the files in folders that end so, ordered by name. A name in a folder hides
-// the same name in later ones, and an empty file, as a link to /dev/null is, hides
-// it too. A folder that is not there has none.
+// read returns the files in folders whose names end in suffix, sorted by name. A file hides
+// files of the same name in later folders, also if it is empty or a link to /dev/null. A
+// folder that does not exist has no files.
 func read(host fs.FS, suffix string, folders ...string) ([]found, error) {
 	byName := map[string]found{}
 	for _, folder := range folders {
@@ -81,8 +81,8 @@ func read(host fs.FS, suffix string, folders ...string) ([]found, error) {
 	return all, nil
 }
 
-// readFile reads one file. A link that leads nowhere in this tree may lead somewhere on the
-// host, unless it is the one to /dev/null.
+// readFile reads one file. A link to /dev/null is an empty file. Any other link that leads
+// nowhere in this tree is an error: it may lead somewhere on the host.
 func readFile(host fs.FS, name string) (found, error) {
 	f := found{path: "/" + name}
 	if target, err := fs.ReadLink(host, name); err == nil && target == "/dev/null" {
@@ -101,8 +101,8 @@ func readFile(host fs.FS, name string) (found, error) {
 	return f, nil
 }
 
-// values are the words of a list that may be assigned several times: each adds to it, and
-// an empty one empties it.
+// values returns all values that are assigned to a key, in order. An empty value empties
+// the list.
 func values(all []assignment, section, key string) (list []string) {
 	for _, a := range all {
 		if a.section == section && a.key == key {
@@ -114,7 +114,7 @@ func values(all []assignment, section, key string) (list []string) {
 	return list
 }
 
-// last is the last value of a key; "" without one.
+// last returns the last value of a key; "" without one.
 func last(all []assignment, section, key string) string {
 	if list := values(all, section, key); len(list) > 0 {
 		return list[len(list)-1]

@@ -77,7 +77,7 @@ func NetworkdVerdict(host fs.FS, l Link) (Verdict, error) {
 	return v, nil
 }
 
-// answer is yes, no, or that it cannot be told.
+// answer is yes, no or unsure.
 type answer int
 
 const (
@@ -86,8 +86,8 @@ const (
 	yes
 )
 
-// matches is networkd's choice of a file for a link (net_match_config of systemd's
-// src/shared/net-condition.c): every condition must hold, and there must be one.
+// matches says whether a file matches a link, as networkd does it (net_match_config of
+// systemd's src/shared/net-condition.c): every condition must hold, and there must be one.
 func matches(all []assignment, l Link) answer {
 	result, conditions := yes, 0
 	for _, key := range matchKeys(all) {
@@ -143,8 +143,8 @@ func matchKey(key string, list []string, l Link) answer {
 	return unsure
 }
 
-// matchProperties: all must hold (net_condition_test_property). Of the properties only
-// those are known that follow from the link itself.
+// matchProperties: all must hold (net_condition_test_property). It knows
+// only the properties that follow from the link itself.
 func matchProperties(words []string, l Link) answer {
 	result := yes
 	for _, w := range words {
@@ -164,8 +164,8 @@ func matchProperties(words []string, l Link) answer {
 	return result
 }
 
-// matchWords is net_condition_test_strv: a hit on a negative word says no, and otherwise a
-// hit on a positive one is needed where there are any.
+// matchWords is net_condition_test_strv: a negative word that matches means no. Otherwise a
+// positive word must match, if there are any.
 func matchWords(words []string, s string) answer {
 	result, positive := no, false
 	for _, w := range words {
@@ -187,9 +187,9 @@ func matchWords(words []string, s string) answer {
 	return result
 }
 
-// split takes the assignments apart into words; a "!" before the first word of an
-// assignment stands for each of its words. plain is false where quotes or escapes make
-// it more than that.
+// split takes assignments apart into words. A "!" before the first word of an assignment
+// applies to each of its words. plain is false if there are quotes, escapes or specifiers,
+// which split does not interpret.
 func split(list []string) (words []string, plain bool) {
 	for _, value := range list {
 		if strings.ContainsAny(value, `"'\%`) {
@@ -221,8 +221,8 @@ func glob(pattern, s string) answer {
 	return no
 }
 
-// ForeignManaged are the keys of networkd.conf that let networkd remove rules and
-// routes that others have made, as far as they are on.
+// ForeignManaged returns the keys of networkd.conf that are on and let networkd remove
+// rules and routes that others have made.
 func ForeignManaged(host fs.FS) ([]string, error) {
 	if !visible(host, "etc/systemd") {
 		return nil, ErrNotVisible

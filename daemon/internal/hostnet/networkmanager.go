@@ -60,8 +60,8 @@ func NetworkManagerVerdict(host fs.FS, l Link) (Verdict, error) {
 	return v, nil
 }
 
-// matchSpecs is NetworkManager's match of a device: one "except:" that matches says no,
-// otherwise one specification that matches says yes.
+// matchSpecs is NetworkManager's match of a device: an "except:" that matches means no.
+// Otherwise a specification that matches means yes.
 func matchSpecs(specs []string, l Link) answer {
 	result := no
 	for _, spec := range specs {

@@ -15,7 +15,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// announced are the host's routes that it has learned from router advertisements.
+// announced returns the routes that the host has learned from router advertisements.
 func announced(t *testing.T) []netlink.Route {
 	t.Helper()
 	routes, err := netlink.RouteListFiltered(netlink.FAMILY_V6, &netlink.Route{Protocol: unix.RTPROT_RA}, netlink.RT_FILTER_PROTOCOL)
@@ -58,8 +58,8 @@ func (e *env) flood() {
 	}()
 }
 
-// TestNoRouterAfterDel: of an ENI that accepts no advertisements the host learns no
-// router, however many it hears while pods come and go at once. The kernel asks for
+// TestNoRouterAfterDel: the host learns no router by an ENI that accepts no advertisements,
+// however many arrive while pods come and go at once. The kernel asks for
 // routers a second after the link is up.
 func TestNoRouterAfterDel(t *testing.T) {
 	if nstest.Outside(t) {
@@ -120,7 +120,7 @@ func TestRouterOnIdleENI(t *testing.T) {
 }
 
 // TestAcceptRAComesBack: whatever way the link comes home, it treats advertisements as
-// before ADD; where the record does not tell, it keeps the kernel's default.
+// before ADD. If the record has no value, the link keeps the kernel's default.
 func TestAcceptRAComesBack(t *testing.T) {
 	if nstest.Outside(t) {
 		return

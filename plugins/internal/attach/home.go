@@ -62,13 +62,12 @@ func (c *call) moveBack(a nodestate.Attachment) (link.Link, error) {
 	return home, err
 }
 
-// carry moves the link from the pod into the host and returns it with the name that it
-// should have there: name, or its fallback name where another link has taken that
-// meanwhile.
+// carry moves the link from the pod into the host and returns it with its name there: name,
+// or its fallback name if another link has taken name meanwhile.
 //
-// Udev hears of a link by the name that it arrives with (__dev_change_net_namespace), so
-// it gets the name in the pod already. Where it cannot, because the pod has the name in use
-// or the kernel is older than 6.2, it is renamed in the host.
+// Udev hears of a link by the name with which it arrives (__dev_change_net_namespace), so
+// carry renames it in the pod already. If it cannot, because the pod uses the name or the
+// kernel is older than 6.2, the move renames the link in the host.
 func (c *call) carry(in *link.Handle, l link.Link, d nodestate.AttachedDevice, host *link.Netns, name string) (link.Link, error) {
 	move := in.Move
 	want := d.Link
@@ -98,9 +97,9 @@ func (c *call) carry(in *link.Handle, l link.Link, d nodestate.AttachedDevice, h
 	return l, moved
 }
 
-// acceptsBy says whether a link that comes up as it arrives in the host treats router
-// advertisements as it should. The kernel gives it the host's default (ipv6_add_dev);
-// anything else must be set before it is up.
+// acceptsBy says whether a link that comes up as it arrives in the host has the right
+// accept_ra. The kernel gives it the host's default (ipv6_add_dev). Any other value must be
+// set before the link is up.
 func (c *call) acceptsBy(acceptRA string) bool {
 	byDefault, err := c.host.IPv6Conf.AcceptRA("default")
 	return acceptRA == "" || err == nil && acceptRA == byDefault

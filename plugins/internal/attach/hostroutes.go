@@ -6,15 +6,15 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
 )
 
-// refuseRouted refuses a link whose default routes of the host's main table the node
-// needs. It says whether the link has others: a move takes these along, and a pod that
-// shares the link needs them removed (clearRoutes).
+// refuseRouted refuses a link if the node needs its default routes of the host's main table.
+// Otherwise routed says whether the link has any: a move takes them along, and for pods that
+// share the link clearRoutes removes them.
 //
-// A device that the inventory has is never the primary ENI. The node needs its route
-// where it is the family's only one, or has other next hops: the kernel deletes such an
-// IPv4 route as a whole when one of its links leaves (fib_sync_down_dev, see
-// docs/adr/0028-host-routes-of-declared-enis.md). Any other device may be the primary
-// ENI, so each default route counts.
+// A device with a row in the inventory is never the primary ENI. The node needs its route if
+// it is the family's only one, or has other next hops: the kernel deletes such an IPv4 route
+// as a whole when one of its links leaves (fib_sync_down_dev, see
+// docs/adr/0028-host-routes-of-declared-enis.md). Any other device may be the primary ENI, so
+// each default route counts.
 func (c *call) refuseRouted(cand candidate, l link.Link) (routed bool, err error) {
 	all, err := c.host.DefaultRoutes()
 	if err != nil {
@@ -39,9 +39,9 @@ func (c *call) refuseRouted(cand candidate, l link.Link) (routed bool, err error
 	return true, nil
 }
 
-// clearRoutes removes the default routes of the main table that a link shared by pods
-// has: they would send the node's own packets out of the pods' ENI. Hold the claim
-// lock. Error, unless alone: errUntidy.
+// clearRoutes removes the main table's default routes by a link that pods share: they would
+// send the node's own packets out of the pods' ENI. Hold the claim lock. Unless alone, it
+// removes nothing and returns errUntidy.
 func (c *call) clearRoutes(cand candidate, l link.Link, alone bool) error {
 	if !alone {
 		return errUntidy

@@ -262,8 +262,8 @@ func (s *stage) sourceRouted(e eni, wanted bool) {
 	})
 }
 
-// ignoresRouters waits until the daemon has had the ENI's link ignore router
-// advertisements, which it can by the mount of /proc/sys/net only.
+// ignoresRouters waits until the daemon has made the ENI's link ignore router
+// advertisements. It can do so only by the mount of /proc/sys/net.
 func (s *stage) ignoresRouters(e eni) {
 	s.Helper()
 	cluster.Eventually(s.T, "accept_ra off", settle, func() error {
