@@ -22,10 +22,10 @@ func (h *host) install(mode, unit string) {
 	h.Log(out)
 }
 
-// files are those that the installer writes.
+// files are the files that the installer writes.
 var files = []string{"/etc/systemd/network/05-multi-eni.network", "/etc/systemd/networkd.conf.d/80-multi-eni.conf", "/etc/NetworkManager/conf.d/80-multi-eni.conf"}
 
-// stand has a file of the installer match veth in place of ena, and returns what puts it back.
+// stand makes a file of the installer match veth in place of ena. back restores it.
 func (h *host) stand(path string) (back func()) {
 	h.Helper()
 	before, err := os.ReadFile(path)
@@ -133,7 +133,7 @@ func TestFilesNetworkManager(t *testing.T) {
 	h.gone()
 }
 
-// doctor is what multi-enid doctor says about the host's network, where a unit runs.
+// doctor returns doctor's lines about the host's network, on a host where the unit runs.
 func (h *host) doctor(unit string) string {
 	h.Helper()
 	h.imds()

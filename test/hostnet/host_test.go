@@ -48,7 +48,7 @@ var (
 func (e eni) addr() string { return fmt.Sprintf("10.0.%d.%d", e.net, e.host) }
 func (e eni) far() string  { return "v" + e.name }
 
-// host is a host with its VPC, and what runs on it.
+// host is a host with its VPC and the programs that run on it.
 type host struct {
 	*testing.T
 	watch *output // of ip monitor, from the beginning
@@ -99,7 +99,7 @@ func (h *host) do(err error) {
 	}
 }
 
-// sh runs a command of the shell, which has to succeed, and returns what it prints.
+// sh runs a shell command, which must succeed, and returns its output.
 func (h *host) sh(format string, args ...any) string {
 	h.Helper()
 	line := fmt.Sprintf(format, args...)

@@ -83,14 +83,14 @@ func outside(t *testing.T) bool {
 	return true
 }
 
-// rules are the udev rules of the host: those that describe and name network links.
+// rules are the host's udev rules that describe and name network links.
 // Debian's 85-nm-unmanaged.rules, which keeps NetworkManager from veth, is not among them,
 // since a veth stands in for an ENI here.
 var rules = []string{"75-net-description.rules", "80-net-setup-link.rules"}
 
 // prepare makes the namespaces a host: /run, /var/lib, /etc, /proc and /sys are its own.
 // Nobody may make /run/systemd/system: udevd, whose parent is process 1, would take its
-// control group for its own and kill what is in it.
+// control group for its own and kill the processes in it.
 func prepare() error {
 	if err := nstest.Prepare(); err != nil {
 		return err
@@ -98,7 +98,7 @@ func prepare() error {
 	if err := unix.Mount("proc", "/proc", "proc", 0, ""); err != nil {
 		return fmt.Errorf("mount /proc: %w", err)
 	}
-	// Else /proc/sys/net is that of the machine for processes that look through another's eyes.
+	// Without it, processes that look through another's eyes see the machine's /proc/sys/net.
 	if err := unix.Mount("sysfs", "/sys", "sysfs", 0, ""); err != nil {
 		return fmt.Errorf("mount /sys: %w", err)
 	}

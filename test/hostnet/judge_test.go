@@ -57,7 +57,7 @@ func (h *host) restful() {
 	}
 }
 
-// stamp is what ip -ts prints before a notice.
+// stamp is the format of the time that ip -ts prints before a notice.
 const stamp = "2006-01-02T15:04:05.000000"
 
 // brief fails if a default route by an ENI of pods, which others wrote in the watch after

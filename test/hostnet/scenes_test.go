@@ -14,8 +14,8 @@ const (
 	pause = 250 * time.Millisecond
 )
 
-// scene is what all the hosts of this package have in common: the primary is up before the
-// daemon starts, pods come and go, and nothing is left to do afterwards.
+// scene is common to all hosts of this package: the primary is up before the daemon starts,
+// pods come and go, and nothing is left to do afterwards.
 func (h *host) scene(between func(i int)) {
 	h.Helper()
 	h.busy(between)

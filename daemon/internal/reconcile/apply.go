@@ -33,11 +33,11 @@ func (r *Reconciler) applyConfig(ctx context.Context, src inventory.Sources, dev
 		out.Unsettled = true
 		return []finding{{Problem: nodestate.Problem{
 			Reason: "ConfigUnwritable", Device: r.Config.Path,
-			Message: fmt.Sprintf("device plugin config %q cannot be read or written, see the daemon's log; what it advertises may be out of date", r.Config.Path),
+			Message: fmt.Sprintf("device plugin config %q cannot be read or written, see the daemon's log; it may advertise outdated devices", r.Config.Path),
 		}, err: err}}
 	}
 	out.sooner(applied.RetryAfter)
-	if applied.RetryAfter > 0 { // somebody is at work on it: what was found before still stands
+	if applied.RetryAfter > 0 { // somebody is at work on it: the earlier findings still stand
 		return stillAtWork(r.lateConfig, applied.Problems)
 	}
 	r.view.Config.Current, r.view.Config.Hash = applied.Hash != "", applied.Hash
@@ -71,7 +71,7 @@ func (r *Reconciler) noteServed(c *nodestate.Checkpoint) {
 	c.ConfirmedHash, c.DevicePlugin = r.keeper.served, r.keeper.remembered()
 }
 
-// serve has the device plugin serve what was applied, in the background.
+// serve makes the device plugin serve the applied config, in the background.
 func (r *Reconciler) serve(ctx context.Context, applied pcidp.Result, out *Outcome) {
 	rendered := r.keeper.prefixes
 	r.keeper.want(r.Config.Path, applied)

@@ -18,23 +18,23 @@ const (
 	// clearTimeout bounds the wait for one device's claim lock when its link is cleared:
 	// a plugin at work on the device must not keep other links waiting.
 	clearTimeout = 20 * time.Millisecond
-	// refusedAgain is how often it is tried to write accept_ra where that has failed.
+	// refusedAgain is the pause before accept_ra is tried again after a failure.
 	refusedAgain = time.Minute
 )
 
-// clearing takes away what the host's network manager and router advertisements put on
-// declared links that no pod has alone: default routes, learned routes, and some
-// addresses. They come again at any time, so that links are cleared at the beginning of
-// each Sync, before a slow source is asked.
+// clearing removes default routes, learned routes and some addresses from declared links
+// that no pod owns alone. The host's network manager and router advertisements put them
+// there again at any time, so each Sync clears the links at its beginning, before it asks a
+// slow source.
 type clearing struct {
 	// targets are the links that Join last found, idle and shared ones.
 	targets []inventory.IdleLink
-	// done are the links that this Sync has cleared, with what it has found there.
+	// done are the links that this Sync has cleared, with its findings.
 	done map[linkKey][]finding
 	// busy: a plugin was at work on a device, so that its link was not cleared.
 	busy bool
-	// refused is why accept_ra could not be written at the time refusedAt; nil when it
-	// could.
+	// refused is the error of reading or writing accept_ra at refusedAt; nil after a write
+	// that succeeded.
 	refused   error
 	refusedAt time.Time
 	// addressed are the addresses that ENIs' links have in the host.
@@ -43,7 +43,7 @@ type clearing struct {
 
 func keyOfLink(l link.Link) linkKey { return linkKey{l.Index, l.MAC, l.Parent} }
 
-// attend makes the result's links those that are cleared, and of interest.
+// attend makes the result's idle and shared links the targets and the links of interest.
 func (r *Reconciler) attend(res inventory.Result) {
 	r.clearing.targets = slices.Concat(res.Idle, res.Shared)
 	r.clearing.addressed.unseen(r.clearing.targets)
@@ -74,7 +74,7 @@ func (r *Reconciler) sweep(ctx context.Context, src *inventory.Sources) {
 	r.clearAll(ctx, known) //nolint:errcheck,gosec // they are tried again by this Sync, which reports it
 }
 
-// clearLinks clears the links that sweep has not, and returns what was found on all.
+// clearLinks clears the links that sweep has left out, and returns the findings of all.
 func (r *Reconciler) clearLinks(ctx context.Context, out *Outcome) (found []finding) {
 	var left []inventory.IdleLink
 	for _, t := range r.clearing.targets {
@@ -94,7 +94,8 @@ func (r *Reconciler) clearLinks(ctx context.Context, out *Outcome) (found []find
 	return found
 }
 
-// clearAll reads what is on all links once. The error is that of the reading.
+// clearAll clears links after one dump of the host's routes and addresses. It returns the
+// error of that dump.
 func (r *Reconciler) clearAll(ctx context.Context, targets []inventory.IdleLink) error {
 	if len(targets) == 0 {
 		return nil
@@ -118,7 +119,7 @@ func (r *Reconciler) clearAll(ctx context.Context, targets []inventory.IdleLink)
 	return nil
 }
 
-// chores are what there is to do on one link.
+// chores are the things to clear on one link.
 type chores struct {
 	routes, routers bool
 	addresses       []link.HostAddress
@@ -133,7 +134,7 @@ func (r *Reconciler) clearOne(ctx context.Context, t inventory.IdleLink, c *link
 	todo.routes, only, shared = c.Routes(t.Link.Index)
 	todo.routers = r.takesRouters(t.Link.Name)
 	todo.addresses = r.unwanted(t, c)
-	placed := slices.DeleteFunc(c.Of(t.Link.Index), link.HostAddress.ByRA) // also those that come again and again
+	placed := slices.DeleteFunc(c.Of(t.Link.Index), link.HostAddress.ByRA) // also addresses that are removed now
 	if only {                                                              // with the last address the kernel would drop that way out
 		todo.addresses, placed = nil, c.Of(t.Link.Index)
 	}
@@ -162,8 +163,8 @@ func (r *Reconciler) clearOne(ctx context.Context, t inventory.IdleLink, c *link
 	return found
 }
 
-// clear does the chores under the device's claim lock, unless a pod has it alone: of those
-// who share the device nobody is harmed.
+// clear does the chores under the device's claim lock, unless a pod owns the device alone.
+// They harm no pod that shares it.
 func (r *Reconciler) clear(ctx context.Context, t inventory.IdleLink, todo *chores) (done link.Cleared, err error) {
 	ctx, cancel := context.WithTimeout(ctx, clearTimeout)
 	defer cancel()
@@ -196,9 +197,9 @@ func (r *Reconciler) clear(ctx context.Context, t inventory.IdleLink, todo *chor
 	return done, errors.Join(errs...)
 }
 
-// unwanted are the addresses of a link that are removed: those that the kernel has made
-// from router advertisements, and those of one pod (a /32 or /128), in whose place the host
-// would answer.
+// unwanted returns the addresses to remove from a link: addresses that the kernel has made
+// from router advertisements, and a /32 or /128 that a pod leases, since the host would
+// answer in the pod's place.
 func (r *Reconciler) unwanted(t inventory.IdleLink, c *link.Clutter) (remove []link.HostAddress) {
 	var leases *nodestate.Leases
 	for _, a := range c.Of(t.Link.Index) {
@@ -238,8 +239,8 @@ func leased(l *nodestate.Leases, a link.HostAddress) bool {
 	})
 }
 
-// takesRouters says whether the link of that name accepts router advertisements, and that
-// can be ended.
+// takesRouters says whether the link of that name accepts router advertisements, and the
+// daemon should try to end that.
 func (r *Reconciler) takesRouters(name string) bool {
 	if r.IPv6 == "" || r.clearing.refused != nil && r.steady().Sub(r.clearing.refusedAt).Abs() < refusedAgain {
 		return false
@@ -251,9 +252,9 @@ func (r *Reconciler) takesRouters(name string) bool {
 	return err == nil && value != "" && value != "0"
 }
 
-// refuseRouters has the link of that name take no default route, nor an address, from
-// router advertisements. The kernel forgets it each time that the link changes its netns.
-// Without it, routes and addresses are removed when they have come.
+// refuseRouters makes the link of that name ignore router advertisements, so that it gets no
+// default route and no address from them. The kernel forgets that each time the link changes
+// its netns. If it fails, routes and addresses are removed when they have come.
 func (r *Reconciler) refuseRouters(name string) {
 	if r.IPv6 == "" {
 		return
@@ -263,7 +264,7 @@ func (r *Reconciler) refuseRouters(name string) {
 	}
 }
 
-// routersRefused tells that router advertisements cannot be switched off.
+// routersRefused reports that router advertisements cannot be switched off.
 func (r *Reconciler) routersRefused() []finding {
 	if r.clearing.refused == nil {
 		return nil
@@ -273,7 +274,7 @@ func (r *Reconciler) routersRefused() []finding {
 			"which a pod may notice; have the host's /proc/sys/net writable in the daemon's container, as the manifests have it (--sysctls)", r.IPv6), r.clearing.refused)}
 }
 
-// What keeps a default route of the main table on a link.
+// Findings about a default route of the main table that stays on a link.
 
 func onlyDefaultRoute(d nodestate.Device, l link.Link) finding {
 	return about(d, "OnlyDefaultRoute", "the main table's only default route of IPv4 or IPv6 leads out of %s, so it was left; move the route to another link, or remove the NodeENI", l.Name)
@@ -283,7 +284,7 @@ func sharedDefaultRoute(d nodestate.Device, l link.Link) finding {
 	return about(d, "SharedDefaultRoute", "a default route of the main table has %s as one of several next hops, so it was left, and no pod gets the device; take that next hop out of the route", l.Name)
 }
 
-// clearForDriver clears the link of a device that is about to be taken from the kernel. A
+// clearForDriver removes the routes of a link whose device is about to leave the kernel. A
 // default route that must stay is a finding.
 func (r *Reconciler) clearForDriver(d nodestate.Device, l link.Link) ([]finding, error) {
 	cleared, err := r.Host.ClearRoutes(l.Index)

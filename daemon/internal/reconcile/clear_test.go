@@ -35,8 +35,7 @@ func (n *testNode) share(e int, address string) *nodestate.Record {
 	return rec
 }
 
-// TestClearedThoughMetadataAreSlow: what comes to a known link is gone before IMDS is
-// asked.
+// TestClearedThoughMetadataAreSlow: a route on a known link is gone before IMDS is asked.
 func TestClearedThoughMetadataAreSlow(t *testing.T) {
 	n := newNode(t, 1)
 	n.declare("a", 1)
@@ -99,8 +98,8 @@ func TestRepeatedRoutesAreLoggedOnce(t *testing.T) {
 	}
 }
 
-// TestSharedLinkIsCleared: the host's link is what pods share; a default route there comes
-// back with each renewal. The link itself is left as it is.
+// TestSharedLinkIsCleared: a default route by a link that pods share is removed. The link
+// itself stays as it is. The link of a pod that owns it alone keeps its routes.
 func TestSharedLinkIsCleared(t *testing.T) {
 	n := newNode(t, 1)
 	n.declare("a", 1, "mtu: 9001")

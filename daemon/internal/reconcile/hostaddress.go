@@ -16,7 +16,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// addressFaded is how long a link must be seen without an address until that counts as
+// addressFaded is how long a link must be seen without an address before that counts as
 // gone. A network manager gives a link its addresses one by one when it is back from a pod,
 // and amazon-ec2-net-utils does so once a minute: the problem would change with each pod.
 const addressFaded = 2 * time.Minute
@@ -31,18 +31,18 @@ type hostAddresses struct {
 	placed map[netip.Prefix]*placedAddress
 }
 
-// placedAddress has every sign that was seen of who has put an address on a link. One look
-// may come before the manager has made the routes that go with it.
+// placedAddress collects all signs of the origin of an address on a link. One look may come
+// before the manager has made the routes that go with the address.
 type placedAddress struct {
 	protocols map[string]bool
 	tables    map[int]bool
 	dynamic   bool
-	// absent is since when the link has been seen without it; zero for not at all.
+	// absent is the time since which the link has been seen without it; zero if it has not.
 	absent time.Time
 }
 
-// note notes the addresses of a link. The routes of the main table that go with them may be
-// gone by now: imposers are the protocols that had put some there.
+// note records the addresses of a link. Their routes in the main table may be gone by now:
+// imposers are the protocols of the routes that were removed from there.
 func (a *addressed) note(t inventory.IdleLink, found []link.HostAddress, imposers []string, now time.Time) {
 	if *a == nil {
 		*a = addressed{}
@@ -94,8 +94,8 @@ func (p *placedAddress) see(f link.HostAddress, imposers []string) {
 	p.dynamic = p.dynamic || f.Dynamic
 }
 
-// unseen notes which links this Sync has not looked at: for how long they are without an
-// address is counted anew.
+// unseen starts to count anew how long links are without an address, for all links but the
+// ones that this Sync looks at.
 func (a addressed) unseen(looked []inventory.IdleLink) {
 	for eni, h := range a {
 		if slices.ContainsFunc(looked, func(t inventory.IdleLink) bool { return t.Device.ENIID == eni }) {
@@ -107,7 +107,7 @@ func (a addressed) unseen(looked []inventory.IdleLink) {
 	}
 }
 
-// String names the addresses, and of each who has put it there.
+// String lists the addresses, each with its origin.
 func (h *hostAddresses) String() string {
 	var all []string
 	for prefix, p := range h.placed {

@@ -12,22 +12,20 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 )
 
-// imposedFor is how long nothing must have come until it counts as over that others put
-// things on a link. It is longer than a DHCP lease's renewal (half of an hour in a VPC).
+// imposedFor is the time without an imposition after which it counts as over. It is longer than a DHCP lease's renewal (half of an hour in a VPC).
 const imposedFor = 2 * time.Hour
 
 // imposition is one kind of thing that others put on an ENI's link: routes of a protocol,
 // or an address.
 type imposition struct {
-	eni  device.ENIID
-	what string
+	eni     device.ENIID
+	subject string
 }
 
-// imposed logs that others have put something on a link when that begins. They do so
-// again and again: with each renewal of a lease, each router advertisement, each return
-// of the link from a pod.
-func (l *logbook) imposed(t inventory.IdleLink, what, message string, now time.Time) {
-	key := imposition{t.Device.ENIID, what}
+// imposed logs the beginning of an imposition, not its repetitions. Others repeat it with
+// each renewal of a lease, each router advertisement, each return of the link from a pod.
+func (l *logbook) imposed(t inventory.IdleLink, subject, message string, now time.Time) {
+	key := imposition{t.Device.ENIID, subject}
 	last, known := l.imposing[key]
 	if l.imposing == nil {
 		l.imposing = map[imposition]time.Time{}
@@ -35,21 +33,21 @@ func (l *logbook) imposed(t inventory.IdleLink, what, message string, now time.T
 	if l.imposing[key] = now; known && now.Sub(last) < imposedFor {
 		return
 	}
-	l.out.WithFields(logrus.Fields{"eniID": t.Device.ENIID, "interface": t.Link.Name, "by": what}).Info(message)
+	l.out.WithFields(logrus.Fields{"eniID": t.Device.ENIID, "interface": t.Link.Name, "by": subject}).Info(message)
 }
 
 // imposers are the protocols of the routes that others put on the ENI's link, sorted.
 func (l *logbook) imposers(eni device.ENIID) (who []string) {
-	for _, key := range slices.SortedFunc(maps.Keys(l.imposing), func(a, b imposition) int { return strings.Compare(a.what, b.what) }) {
-		if key.eni == eni && !strings.HasPrefix(key.what, "address ") {
-			who = append(who, key.what)
+	for _, key := range slices.SortedFunc(maps.Keys(l.imposing), func(a, b imposition) int { return strings.Compare(a.subject, b.subject) }) {
+		if key.eni == eni && !strings.HasPrefix(key.subject, "address ") {
+			who = append(who, key.subject)
 		}
 	}
 	return who
 }
 
-// forget ends what others have not done for long, and what concerns ENIs that are no
-// longer declared.
+// forget logs the end of impositions that have not come for imposedFor, and drops them. It
+// also drops the impositions on ENIs that are no longer declared.
 func (l *logbook) forget(declared map[device.ENIID]bool, now time.Time) {
 	for key, last := range l.imposing {
 		over := now.Sub(last) >= imposedFor
@@ -57,7 +55,7 @@ func (l *logbook) forget(declared map[device.ENIID]bool, now time.Time) {
 			delete(l.imposing, key)
 		}
 		if over {
-			l.out.WithFields(logrus.Fields{"eniID": key.eni, "by": key.what}).Info("others put nothing on this ENI's link any more")
+			l.out.WithFields(logrus.Fields{"eniID": key.eni, "by": key.subject}).Info("others put nothing on this ENI's link any more")
 		}
 	}
 }

@@ -62,7 +62,7 @@ func ipNetOf(text string) *net.IPNet {
 	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 }
 
-// route adds a route. What the kernel refuses beside another is no matter.
+// route adds a route. The kernel may refuse it beside another one.
 func (n *managedNode) route(e int, to string, protocol, metric, table int) error {
 	r := &netlink.Route{LinkIndex: n.index[e], Dst: ipNetOf(to), Protocol: netlink.RouteProtocol(protocol), Priority: metric, Table: table}
 	if r.Dst.IP.To4() != nil {
@@ -71,7 +71,8 @@ func (n *managedNode) route(e int, to string, protocol, metric, table int) error
 	return netlink.RouteAdd(r)
 }
 
-// mainRoutes are those of ENI e, or of all for -1, that the kernel has not made itself.
+// mainRoutes returns the main table's routes by ENI e, or all for -1, but not the kernel's
+// own.
 func (n *managedNode) mainRoutes(e int) (all []netlink.Route) {
 	n.Helper()
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
@@ -147,8 +148,8 @@ func (n *managedNode) waysOut() map[int]bool {
 	return out
 }
 
-// want says what must hold once the daemon has come to rest. Before are the primary
-// ENI's routes, and ways the families that had a way out.
+// want checks the node once the daemon has come to rest. before are the primary ENI's routes,
+// ways the families that had a way out.
 func (n *managedNode) want(before []string, ways map[int]bool) {
 	n.Helper()
 	wrong := func(format string, args ...any) {
@@ -198,7 +199,7 @@ func (n *managedNode) want(before []string, ways map[int]bool) {
 	}
 }
 
-// left is what the main table has of an ENI.
+// left returns the main table's routes by an ENI, as text.
 func (n *managedNode) left(e int) (out []string) {
 	n.Helper()
 	for _, r := range n.mainRoutes(e) {
@@ -208,9 +209,9 @@ func (n *managedNode) left(e int) (out []string) {
 	return out
 }
 
-// TestNetworkManagerSequences: whatever a network manager does, at rest nothing of it is
-// on idle and shared ENIs but a way out that the node has nowhere else; the primary ENI is
-// untouched; and nothing is rewritten at rest.
+// TestNetworkManagerSequences: whatever a network manager does, at rest idle and shared ENIs
+// have only those default and learned routes without which the node had no way out. The
+// primary ENI is untouched, and nothing is rewritten at rest.
 func TestNetworkManagerSequences(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -254,9 +255,9 @@ func TestNetworkManagerSequences(t *testing.T) {
 	}
 }
 
-// TestManagedENIAtBoot: on EKS AL2023 networkd has configured an ENI that was there at
-// boot, by DHCP. Where others attach ENIs it is ready once it has been seen without
-// another owner's marks; one with the VPC CNI's table stays theirs.
+// TestManagedENIAtBoot: on EKS AL2023 networkd has configured the ENIs that were there at
+// boot, by DHCP. If others attach ENIs, such an ENI becomes ready after 30 s without another
+// owner's marks. An ENI with a table of the VPC CNI stays the VPC CNI's.
 func TestManagedENIAtBoot(t *testing.T) {
 	if nstest.Outside(t) {
 		return

@@ -15,8 +15,8 @@ import (
 // How IMDS is asked.
 const (
 	// metadataWait is how long a Sync waits for the answer. One that comes later
-	// is for the next Sync: a slow IMDS holds nothing else up. Others' routes are to be
-	// gone from idle links within 200 ms, also of those that come while it waits.
+	// is for the next Sync: a slow IMDS holds nothing else up. Foreign routes must be
+	// gone from idle links within 200 ms, also if they come while it waits.
 	metadataWait = 100 * time.Millisecond
 	// metadataTimeout is how long an answer may take at all.
 	metadataTimeout = 20 * time.Second

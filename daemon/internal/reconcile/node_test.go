@@ -77,7 +77,7 @@ type fakeHost struct {
 	ours   map[int]bool
 	routes map[int]bool // default routes, by ENI
 	shared bool         // they are next hops of one route
-	// addresses are those that links have in the host.
+	// addresses are the addresses of the links in the host.
 	addresses []link.HostAddress
 	dumps     int // of the routes
 	changes   []string

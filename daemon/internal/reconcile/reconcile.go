@@ -118,12 +118,12 @@ type Options struct {
 	Aids *Aids
 	// SourceRouting: what comes from an ENI's addresses leaves the host by that ENI.
 	SourceRouting bool
-	// IPv6 is where accept_ra of the host's links is. Empty: they have no IPv6.
+	// IPv6 is the folder with accept_ra of the host's links. Empty: they have no IPv6.
 	IPv6 link.IPv6Conf
-	// Interest gets the links of which routes and addresses matter. Nil: nobody asks.
+	// Interest gets the links whose routes and addresses matter. Nil: nobody asks.
 	Interest *link.Interest
-	// Advice is how to keep the host's network manager off all ENIs but the one of that
-	// name, in one line. Nil: nobody knows.
+	// Advice returns one line: how to keep the host's network manager off all ENIs but the
+	// primary one. primary is the name of that one's link. Nil: no advice.
 	Advice func(primary string) string
 
 	// Wake has Sync called again; it is called from other goroutines.

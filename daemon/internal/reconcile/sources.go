@@ -36,8 +36,8 @@ func (r *Reconciler) routeSources(src inventory.Sources, devices []nodestate.Dev
 }
 
 // withoutTaken tries again without the links that a pod has taken, or that went down, since
-// they were read: for those there is nothing to make, and their return is an event. It
-// returns what was wanted in the end.
+// they were read. Such a link needs no rules, and its return is an event. It returns the
+// sources that it asked for in the end.
 func (r *Reconciler) withoutTaken(want []link.Source, devices []nodestate.Device, changed bool, err error) ([]link.Source, bool, error) {
 	links, unread := r.Host.Links()
 	if unread != nil {
