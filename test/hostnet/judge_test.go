@@ -117,6 +117,10 @@ func (h *host) unclean(e eni) string {
 			}
 		}
 	}
+	// The kernel marks the addresses that it makes from advertisements so.
+	if out := h.sh("ip -6 addr show dev %s scope global mngtmpaddr", e.name); out != "" {
+		return fmt.Sprintf("%s has addresses that were announced: %s", e.name, out)
+	}
 	ra, err := os.ReadFile("/proc/sys/net/ipv6/conf/" + e.name + "/accept_ra")
 	if err != nil {
 		return err.Error()

@@ -105,6 +105,7 @@ func router(t *testing.T, minimum, maximum int) {
 	}
 	h.sh("ip link set %s up; ip link set %s up", owned.name, shared.name)
 	h.has("proto ra", "ip -6 route show default dev %s", owned.name)
+	h.has("mngtmpaddr", "ip -6 addr show dev %s", shared.name)
 	h.scene(nothing)
 }
 

@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
+	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
@@ -33,12 +35,17 @@ type clearing struct {
 	done map[linkKey][]finding
 	// busy: a plugin was at work on a device, so that its link was not cleared.
 	busy bool
-	// refused is the error of reading or writing accept_ra at refusedAt; nil after a write
-	// that succeeded.
-	refused   error
-	refusedAt time.Time
+	// refused are the last failures to read or write accept_ra of ENIs' links, until it is 0
+	// or the ENI is no longer declared.
+	refused map[device.ENIID]refusal
 	// addressed are the addresses that ENIs' links have in the host.
 	addressed addressed
+}
+
+// refusal is a failure, and when it happened.
+type refusal struct {
+	err error
+	at  time.Time
 }
 
 func keyOfLink(l link.Link) linkKey { return linkKey{l.Index, l.MAC, l.Parent} }
@@ -132,7 +139,7 @@ func (r *Reconciler) clearOne(ctx context.Context, t inventory.IdleLink, c *link
 	var todo chores
 	var only, shared bool
 	todo.routes, only, shared = c.Routes(t.Link.Index)
-	todo.routers = r.takesRouters(t.Link.Name)
+	todo.routers = r.takesRouters(t)
 	todo.addresses = r.unwanted(t, c)
 	placed := slices.DeleteFunc(c.Of(t.Link.Index), link.HostAddress.ByRA) // also addresses that are removed now
 	if only {                                                              // with the last address the kernel would drop that way out
@@ -178,7 +185,7 @@ func (r *Reconciler) clear(ctx context.Context, t inventory.IdleLink, todo *chor
 		return done, err
 	}
 	if todo.routers {
-		r.refuseRouters(now.Name)
+		r.refuseRouters(t)
 	}
 	done, err = r.Host.ClearRoutes(now.Index)
 	for _, who := range done.Protocols {
@@ -239,39 +246,55 @@ func leased(l *nodestate.Leases, a link.HostAddress) bool {
 	})
 }
 
-// takesRouters says whether the link of that name accepts router advertisements, and the
-// daemon should try to end that.
-func (r *Reconciler) takesRouters(name string) bool {
-	if r.IPv6 == "" || r.clearing.refused != nil && r.steady().Sub(r.clearing.refusedAt).Abs() < refusedAgain {
+// takesRouters says whether the link accepts router advertisements, and the daemon should
+// try to end that.
+func (r *Reconciler) takesRouters(t inventory.IdleLink) bool {
+	last := r.clearing.refused[t.Device.ENIID]
+	if r.IPv6 == "" || last.err != nil && r.steady().Sub(last.at).Abs() < refusedAgain {
 		return false
 	}
-	value, err := r.IPv6.AcceptRA(name)
-	if err != nil {
-		r.clearing.refused, r.clearing.refusedAt = err, r.steady()
+	value, err := r.IPv6.AcceptRA(t.Link.Name)
+	accepts := err == nil && value != "" && value != "0"
+	if !accepts {
+		r.clearing.refuse(t.Device.ENIID, err, r.steady())
 	}
-	return err == nil && value != "" && value != "0"
+	return accepts
 }
 
-// refuseRouters makes the link of that name ignore router advertisements, so that it gets no
-// default route and no address from them. The kernel forgets that each time the link changes
-// its netns. If it fails, routes and addresses are removed when they have come.
-func (r *Reconciler) refuseRouters(name string) {
-	if r.IPv6 == "" {
+// refuse notes how it went with a link's accept_ra; no error means that it is 0, or that
+// the link has none.
+func (c *clearing) refuse(eni device.ENIID, err error, now time.Time) {
+	if err == nil {
+		delete(c.refused, eni)
 		return
 	}
-	if r.clearing.refused = r.IPv6.SetAcceptRA(name, "0"); r.clearing.refused != nil {
-		r.clearing.refusedAt = r.steady()
+	if c.refused == nil {
+		c.refused = map[device.ENIID]refusal{}
+	}
+	c.refused[eni] = refusal{err, now}
+}
+
+// refuseRouters makes the link ignore router advertisements, so that it gets no default
+// route and no address from them. The kernel forgets that each time the link changes its
+// netns. If it fails, routes and addresses are removed when they have come.
+func (r *Reconciler) refuseRouters(t inventory.IdleLink) {
+	if r.IPv6 != "" {
+		r.clearing.refuse(t.Device.ENIID, r.IPv6.SetAcceptRA(t.Link.Name, "0"), r.steady())
 	}
 }
 
 // routersRefused reports that router advertisements cannot be switched off.
 func (r *Reconciler) routersRefused() []finding {
-	if r.clearing.refused == nil {
+	if len(r.clearing.refused) == 0 {
 		return nil
 	}
+	var errs []error
+	for _, eni := range slices.Sorted(maps.Keys(r.clearing.refused)) {
+		errs = append(errs, r.clearing.refused[eni].err)
+	}
 	return []finding{unreadable("RouterAdvertisementsAccepted", fmt.Sprintf(
-		"idle ENIs accept IPv6 router advertisements, since accept_ra in %s/<link> cannot be written, see the daemon's log; the routes are removed each time that they come, "+
-			"which a pod may notice; have the host's /proc/sys/net writable in the daemon's container, as the manifests have it (--sysctls)", r.IPv6), r.clearing.refused)}
+		"idle ENIs accept IPv6 router advertisements, since accept_ra in %s/<link> cannot be read or written, see the daemon's log; the routes are removed each time that they come, "+
+			"which a pod may notice; have the host's /proc/sys/net writable in the daemon's container, as the manifests have it (--sysctls)", r.IPv6), errors.Join(errs...))}
 }
 
 // Findings about a default route of the main table that stays on a link.

@@ -269,12 +269,46 @@ func TestRouterAdvertisements(t *testing.T) {
 	if got := n.inventory().Problems[0].Message; !strings.Contains(got, filepath.Dir(filepath.Dir(conf(1)))+"/<link>") || !strings.Contains(got, "--sysctls") {
 		t.Errorf("message %q", got)
 	}
-	n.logged()
 	n.must(os.Remove(conf(1)))
 	n.write("1\n", "ipv6", ifname(1), "accept_ra")
 	n.now = n.now.Add(refusedAgain)
 	n.settle()
 	n.expect([]string{"a eth1 ready"}, nil, nil)
+
+	// Pods that come and go neither end nor begin it.
+	n.must(os.RemoveAll(conf(1)))
+	n.must(os.Mkdir(conf(1), 0o755)) // which nobody can read
+	n.settle()
+	n.logged()
+	for range 3 {
+		rec := n.hold(1)
+		n.sync()
+		n.now = n.now.Add(refusedAgain)
+		n.addLink(1, "eth1")
+		n.must(rec.Remove())
+		n.settle()
+	}
+	if got := n.logged(); slices.ContainsFunc(got, func(s string) bool { return strings.Contains(s, "problem") }) {
+		t.Errorf("logged %q", got)
+	}
+
+	// A failure ends when somebody else sets 0, and when nobody declares the ENI any more.
+	for _, end := range []func(){
+		func() { n.write("0\n", "ipv6", ifname(1), "accept_ra") },
+		func() { n.undeclare("a") },
+	} {
+		n.must(os.RemoveAll(conf(1)))
+		n.must(os.Mkdir(conf(1), 0o755)) // which nobody can read
+		n.settle()
+		n.expect([]string{"a eth1 ready"}, []string{"RouterAdvertisementsAccepted"}, nil)
+		n.must(os.RemoveAll(conf(1)))
+		end()
+		n.now = n.now.Add(refusedAgain)
+		n.settle()
+		if got := n.inventory().Problems; len(got) > 0 {
+			t.Errorf("problems %+v", got)
+		}
+	}
 }
 
 // TestLinksOfInterest: events of idle and shared links matter, and of no others.

@@ -133,12 +133,13 @@ func (p *placedAddress) String() string {
 
 // lasting are the findings that stand until somebody changes the host. No retry helps.
 func (r *Reconciler) lasting(src inventory.Sources, devices []nodestate.Device) []finding {
-	found := r.routersRefused()
 	declared := make(map[device.ENIID]bool, len(devices))
 	for _, d := range devices {
 		declared[d.ENIID] = d.Phase != nodestate.PhaseDraining
 	}
 	r.log.forget(declared, r.steady())
+	maps.DeleteFunc(r.clearing.refused, func(eni device.ENIID, _ refusal) bool { return !declared[eni] })
+	found := r.routersRefused()
 	for eni, h := range r.clearing.addressed {
 		if !declared[eni] {
 			delete(r.clearing.addressed, eni)

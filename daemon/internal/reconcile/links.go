@@ -67,7 +67,7 @@ func (r *Reconciler) configure(ctx context.Context, l inventory.IdleLink) error 
 		}
 	}
 	if !now.Up {
-		r.refuseRouters(now.Name) // before the link asks for some
+		r.refuseRouters(l) // before the link asks for some
 		if err := r.Host.SetUp(now.Index); err != nil {
 			return err
 		}
