@@ -18,7 +18,7 @@ import (
 )
 
 // mostImage is how much the files of the image may take on a node, in bytes.
-const mostImage = 66_000_000
+const mostImage = 46_000_000
 
 // members are the files of an archive.
 func members(t *testing.T, r io.Reader) (headers map[string]*tar.Header, contents map[string][]byte) {
