@@ -44,6 +44,11 @@ func (h *host) mark() int { return len(h.watch.String()) }
 func (h *host) restful() {
 	h.Helper()
 	h.clean(owned, shared)
+	for _, e := range []eni{owned, shared} { // the kernel itself checks a link-local address for a second
+		if why := await(5*time.Second, func() string { return h.sh("ip -6 addr show dev %s tentative", e.name) }); why != "" {
+			h.Errorf("%s has a tentative address: %s", e.name, why)
+		}
+	}
 	from := h.mark()
 	time.Sleep(quiet)
 	var rewritten []string
