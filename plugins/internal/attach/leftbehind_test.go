@@ -1,12 +1,16 @@
 package attach_test
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/containernetworking/cni/pkg/skel"
+	"github.com/containernetworking/cni/pkg/types"
 
 	"github.com/multi-eni/multi-eni-cni/plugins/internal/attach"
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
@@ -32,6 +36,18 @@ func (e *env) ipamScript(script string) {
 	})
 }
 
+// delRepeated is del, repeated as the kubelet does while a plugin of a killed ADD is at work.
+func (e *env) delRepeated(args *skel.CmdArgs) {
+	e.t.Helper()
+	var refused *types.Error
+	for range 10 {
+		if _, err := run(&attach.Plugin{}, "DEL", args); !errors.As(err, &refused) || refused.Code != types.ErrTryAgainLater {
+			break
+		}
+	}
+	e.del(args)
+}
+
 // TestPluginOfAKilledADD: after multi-eni is killed, other verbs wait until its IPAM
 // plugin and that plugin's children have written.
 func TestPluginOfAKilledADD(t *testing.T) {
@@ -53,7 +69,7 @@ func TestPluginOfAKilledADD(t *testing.T) {
 		}
 		must(t, os.Remove(e.file("started")))
 		e.refused("ADD", e.pod(e.selectA()), 101, "container "+args.ContainerID)
-		e.del(args)
+		e.delRepeated(args)
 		e.unchanged(before, "after an IPAM plugin that writes "+name)
 	}
 }
