@@ -18,6 +18,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -77,7 +78,9 @@ type neighbourhood struct {
 	dir string
 	// lock holds a token while nobody is at work. It is no mutex, since synctest
 	// lets no time pass while somebody waits for one.
-	lock  chan struct{}
+	lock chan struct{}
+	// imds is the metadata's answer.
+	imds  atomic.Pointer[[]awsnode.ENI]
 	story []string
 	fault string
 	began time.Time
@@ -134,6 +137,7 @@ func newNeighbourhood(t *testing.T, seed uint64, dir string) *neighbourhood {
 	for _, d := range []string{"pcidp", "records", "state"} {
 		w.must(os.MkdirAll(w.path(d), 0o755))
 	}
+	w.tellIMDS()
 	return w
 }
 
@@ -169,15 +173,31 @@ func (w *neighbourhood) must(err error) {
 // do runs f alone.
 func (w *neighbourhood) do(f func()) {
 	<-w.lock
-	defer func() { w.lock <- struct{}{} }()
+	defer func() { w.tellIMDS(); w.lock <- struct{}{} }()
 	f()
 }
 
 // unlocked lets others work while f waits for them.
 func (w *neighbourhood) unlocked(f func()) {
+	w.tellIMDS()
 	w.lock <- struct{}{}
 	defer func() { <-w.lock }()
 	f()
+}
+
+// tellIMDS has the metadata say what is plugged in now. The daemon asks beside its Sync, and
+// one that was told to stop does not wait for the answer.
+func (w *neighbourhood) tellIMDS() {
+	var all []awsnode.ENI
+	for e := range w.slots {
+		if s := &w.slots[e]; s.plugged {
+			all = append(all, awsnode.ENI{
+				ID: s.id(), MAC: s.mac(), DeviceIndex: e, Primary: e == 0, SubnetID: "subnet-00000000",
+				SubnetCIDR: netip.MustParsePrefix("10.0.0.0/16"), Addresses: []netip.Prefix{netip.MustParsePrefix("10.0.0.5/16")},
+			})
+		}
+	}
+	w.imds.Store(&all)
 }
 
 func (w *neighbourhood) note(format string, args ...any) {
@@ -289,16 +309,7 @@ type neighbourKernel struct{ w *neighbourhood }
 
 // ENIs implements reconcile.Metadata.
 func (k *neighbourKernel) ENIs(context.Context) ([]awsnode.ENI, error) {
-	var all []awsnode.ENI
-	for e := range k.w.slots {
-		if s := &k.w.slots[e]; s.plugged {
-			all = append(all, awsnode.ENI{
-				ID: s.id(), MAC: s.mac(), DeviceIndex: e, Primary: e == 0, SubnetID: "subnet-00000000",
-				SubnetCIDR: netip.MustParsePrefix("10.0.0.0/16"), Addresses: []netip.Prefix{netip.MustParsePrefix("10.0.0.5/16")},
-			})
-		}
-	}
-	return all, nil
+	return slices.Clone(*k.w.imds.Load()), nil
 }
 
 func (k *neighbourKernel) PCIAddresses() ([]device.PCIAddress, error) {
