@@ -83,15 +83,6 @@ func (all DefaultRoutes) Of(index int) DefaultRoutes {
 	return slices.DeleteFunc(slices.Clone(all), func(r DefaultRoute) bool { return r.Index != index })
 }
 
-// Links returns the indexes of the links that the routes lead out of.
-func (all DefaultRoutes) Links() map[int]bool {
-	links := map[int]bool{}
-	for _, r := range all {
-		links[r.Index] = true
-	}
-	return links
-}
-
 // Only returns a default route of the link if no other link has one of its family. The
 // link's own routes from router advertisements do not count: their sender has not chosen
 // this link for the node.

@@ -297,12 +297,12 @@ func (r *Reconciler) routersRefused() []finding {
 			"which a pod may notice; have the host's /proc/sys/net writable in the daemon's container, as the manifests have it (--sysctls)", r.IPv6), errors.Join(errs...))}
 }
 
-// Findings about a default route of the main table that stays on a link.
-
+// onlyDefaultRoute reports the only default route of a family, which stays on a link.
 func onlyDefaultRoute(d nodestate.Device, l link.Link) finding {
 	return about(d, "OnlyDefaultRoute", "the main table's only default route of IPv4 or IPv6 leads out of %s, so it was left; move the route to another link, or remove the NodeENI", l.Name)
 }
 
+// sharedDefaultRoute reports a default route of several next hops, which stays as it is.
 func sharedDefaultRoute(d nodestate.Device, l link.Link) finding {
 	return about(d, "SharedDefaultRoute", "a default route of the main table has %s as one of several next hops, so it was left, and no pod gets the device; take that next hop out of the route", l.Name)
 }
