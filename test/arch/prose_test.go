@@ -1,0 +1,169 @@
+package arch
+
+import (
+	"fmt"
+	"os"
+	"path"
+	"regexp"
+	"strings"
+	"unicode/utf8"
+)
+
+const (
+	maxWords   = 30  // of a sentence; a span of code is one word
+	maxColumns = 160 // of a line of a page
+	maxClauses = 2   // heavy clauses in 1,000 words, and one on a shorter page
+)
+
+// unrevised are the texts that are still to be rewritten, and who does so. With PROSE=all
+// in the environment the rules judge them too.
+var unrevised = map[string]string{
+	"CHANGELOG.md":           "prose",
+	"README.md":              "front page",
+	"conf/README.md":         "quickstart",
+	"deploy/chart/README.md": "chart",
+	"deploy/crd/networking.k8s.aws_eninodestates.yaml": "netconf",
+	"deploy/crd/networking.k8s.aws_nodeenis.yaml":      "netconf",
+	"daemon/flags.go":         "command line",
+	"daemon/hostnetwork.go":   "command line",
+	"daemon/doctor.go":        "command line",
+	"daemon/status.go":        "command line",
+	"daemon/uninstall.go":     "command line",
+	"daemon/install.go":       "command line",
+	"docs/README.md":          "front page",
+	"docs/addresses.md":       "netconf",
+	"docs/adr":                "prose",
+	"docs/api.md":             "netconf",
+	"docs/compatibility.md":   "prose",
+	"docs/concepts.md":        "front page",
+	"docs/dpdk.md":            "prose",
+	"docs/install.md":         "quickstart",
+	"docs/migration.md":       "prose",
+	"docs/netconf.md":         "netconf",
+	"docs/operations.md":      "reasons",
+	"docs/performance.md":     "front page",
+	"docs/quickstart.md":      "quickstart",
+	"docs/security.md":        "prose",
+	"docs/troubleshooting.md": "reasons",
+	"test/hardware/README.md": "prose",
+	"test/hostnet/README.md":  "prose",
+	"test/kube/README.md":     "prose",
+	"deploy/iam/README.md":    "prose",
+}
+
+func isUnrevised(name string) bool {
+	_, page := unrevised[name]
+	_, folder := unrevised[path.Dir(name)]
+	return (page || folder) && os.Getenv("PROSE") != "all"
+}
+
+func proseRules() []rule {
+	words := func(n int) string { return strings.Repeat("word ", n-1) + "word" }
+	return []rule{
+		{
+			name:  "long-sentence",
+			why:   "a reader who has forgotten the beginning of a sentence at its end starts again",
+			check: longSentences,
+			bad: []string{
+				"-- x.md --\n" + words(31) + ".\n",
+				"-- x.md --\n# " + words(31) + "\n",
+				"-- x.md --\n- " + words(15) + "\n  " + words(16) + "\n",
+				"-- x.md --\n| a | b |\n|---|---|\n| x | " + words(31) + " |\n",
+				"-- x.md --\n" + words(29) + " [two words](https://example.com).\n",
+				"-- deploy/crd/x.yaml --\nproperties:\n  x:\n    description: " + words(31) + "\n",
+				"-- daemon/x.go --\npackage x\n\nfunc f() { f.StringVar(&x, \"x\", \"\", \"" + words(31) + "\") }\n",
+			},
+			good: []string{
+				"-- x.md --\n" + words(29) + " `one span of code`. " + words(30) + "? `x` " + words(29) + "\n",
+				"-- x.md --\n- " + words(20) + "\n- " + words(20) + "\n\n" + words(20) + "\n",
+				"-- x.md --\n| " + words(20) + " | " + words(20) + " |\n|---|---|\n| x | " + words(20) + " |\n",
+				"-- x.md --\n```\n" + words(31) + "\n```\n\n    " + words(31) + "\n",
+				"-- daemon/x.go --\npackage x\n\nfunc f() { f.StringVar(&x, \"x\", \"\", \"" + words(30) + "\") }\n",
+			},
+		},
+		{
+			name:  "heavy-clause",
+			why:   "\"what goes back\", \"those that have one\" and \"who has it\" hide the thing behind a clause: name it",
+			check: heavyClauses,
+			bad: []string{
+				"-- x.md --\nWhat goes back is retired. It shows what is left.\n",
+				"-- x.md --\nThe name is that of the pod. Those that have none wait.\n",
+				"-- x.md --\nWho has the ENI has its addresses. It goes to who shares it.\n",
+				"-- x.md --\n" + strings.Repeat(words(19)+" what. ", 3) + words(900) + "\n",
+				"-- x.md --\nSay what.\n" + words(500) + "\n-- y.md --\nSay what.\n" + words(400) + "\n",
+				"-- deploy/crd/x.yaml --\ndescription: What one node knows of what it has.\n",
+				"-- daemon/x.go --\npackage x\n\nfunc f() { f.BoolVar(&x, \"x\", false, \"what goes back is that of the pod\") }\n",
+			},
+			good: []string{
+				"-- x.md --\n# What is an ENI?\nPods, which share it, and people who own one, know that. Print `what` and \"what it is\".\n",
+				"-- x.md --\nSay what.\n",
+				"-- x.md --\n" + strings.Repeat(words(19)+" what. ", 2) + words(960) + "\n",
+			},
+		},
+		{
+			name:  "wide-line",
+			why:   "a line that does not fit into a window or a diff is not read; make a wide table a list",
+			check: wideLines,
+			bad:   []string{"-- x.md --\n" + strings.Repeat("x", maxColumns+1) + "\n", "-- docs/x.md --\n| " + strings.Repeat("x", maxColumns) + " |\n"},
+			good:  []string{"-- x.md --\n" + strings.Repeat("ä", maxColumns) + "\n", "-- x.yaml --\n" + strings.Repeat("x", maxColumns+1) + "\n"},
+		},
+	}
+}
+
+func wideLines(tr tree) (out []string) {
+	for _, f := range tr.files {
+		if path.Ext(f.path) != ".md" || isUnrevised(f.path) {
+			continue
+		}
+		for n, line := range strings.Split(f.text, "\n") {
+			if columns := utf8.RuneCountInString(line); columns > maxColumns {
+				out = append(out, fmt.Sprintf("%s:%d: %d columns", f.path, n+1, columns))
+			}
+		}
+	}
+	return out
+}
+
+func longSentences(tr tree) (out []string) {
+	for _, p := range prose(tr) {
+		for _, s := range p.sentences {
+			if n := words(s); n > maxWords {
+				out = append(out, fmt.Sprintf("%s: %d words: %s", p.path, n, s))
+			}
+		}
+	}
+	return out
+}
+
+var (
+	// heavy is a noun clause in place of a noun.
+	heavy = regexp.MustCompile(`(?i)\bwhat\b|\b(that|those) of\b|\bthose (that|which|who|whose)\b|\bthat which\b|` +
+		`(^|[,;:(] ?|\b(to|for|of|by|from|with|and|or|on|in|not|is|are|than|but|says?|shows?|tells?|names?|knows?) )who(m|ever)?\b`)
+	quoted = regexp.MustCompile(`"[^"]*"|“[^”]*”`)
+)
+
+func heavyClauses(tr tree) (out []string) {
+	var all []string
+	allWords := 0
+	for _, p := range prose(tr) {
+		var found []string
+		total := 0
+		for _, s := range p.sentences {
+			total += words(s)
+			if strings.HasSuffix(s, "?") {
+				continue
+			}
+			for _, m := range heavy.FindAllString(quoted.ReplaceAllString(s, "`"), -1) {
+				found = append(found, fmt.Sprintf("%s: %q in: %s", p.path, strings.TrimSpace(m), s))
+			}
+		}
+		if len(found) > 1 && len(found)*1000 > maxClauses*total {
+			out = append(out, found...)
+		}
+		all, allWords = append(all, found...), allWords+total
+	}
+	if len(out) == 0 && len(all) > 1 && len(all)*1000 > maxClauses*allWords {
+		return all
+	}
+	return out
+}
