@@ -36,7 +36,6 @@ var unrevised = map[string]string{
 	"docs/api.md":             "netconf",
 	"docs/compatibility.md":   "prose",
 	"docs/concepts.md":        "front page",
-	"docs/dpdk.md":            "prose",
 	"docs/install.md":         "quickstart",
 	"docs/migration.md":       "prose",
 	"docs/netconf.md":         "netconf",
