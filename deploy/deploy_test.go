@@ -2,6 +2,7 @@
 // is meant to be. How they act is shown on a real API server, in test/kube.
 package deploy
 
+//go:generate sh -c "mkdir -p chart/monitoring && cp components/monitoring/alerts.yaml components/monitoring/podmonitor.yaml components/monitoring/dashboard.json chart/monitoring"
 //go:generate go tool -modfile=../test/tools/helm/go.mod helm-docs --chart-search-root=chart --sort-values-order=file --log-level=warning
 
 import (

@@ -72,7 +72,7 @@ func alertCases() []alertCase {
 		{"MultiENIProblem", []string{`multi_eni_problems{reason="OrphansUnwatched", ` + from + `} _x5 1x30`}, 19, 20, 0, "OrphansUnwatched on node-1"},
 		{"MultiENIDevicePending", []string{`multi_eni_devices{phase="pending", ` + from + `} 0x4 2x30 0x5`}, 19, 20, 36, "2 declared devices of node-1 are not ready"},
 		{"MultiENIDeviceDraining", []string{`multi_eni_devices{phase="draining", ` + from + `} 0x4 1x400 0x5`}, 364, 365, 406, "1 removed devices of node-1 are still held"},
-		{"MultiENIConfigNotCurrent", []string{`multi_eni_config_current{` + from + `} 1x4 0x20 1x5`}, 9, 10, 26, "config on node-1 is not as the devices want it"},
+		{"MultiENIConfigNotCurrent", []string{`multi_eni_config_current{` + from + `} 1x4 0x20 1x5`}, 9, 10, 26, "config on node-1 does not match the devices"},
 		{
 			"MultiENIDevicePluginNotFound",
 			[]string{state("NotFound", "1x60"), `multi_eni_advertised_devices{` + from + `} 0x9 1x30 0x10`},
@@ -85,8 +85,8 @@ func alertCases() []alertCase {
 			7, 10, 80, "times in an hour",
 		},
 		{"MultiENIDriverChangeFailed", []string{`multi_eni_driver_changes_total{result="failed", to="kernel", ` + from + `} 0x4 1x120`}, 4, 6, 70, "could not change its driver"},
-		{"MultiENIAddressesExhausted", []string{`multi_eni_exhausted_pools{` + from + `} 0x4 1x20 0x5`}, 9, 10, 26, "1 pools of addresses on node-1"},
-		{"MultiENIEventsDropped", []string{`multi_eni_events_dropped_total{` + from + `} 0x4 3x120`}, 4, 6, 70, "has given up Events"},
+		{"MultiENIAddressesExhausted", []string{`multi_eni_exhausted_pools{` + from + `} 0x4 1x20 0x5`}, 9, 10, 26, "1 address pools on node-1"},
+		{"MultiENIEventsDropped", []string{`multi_eni_events_dropped_total{` + from + `} 0x4 3x120`}, 4, 6, 70, "could not send Events"},
 	}
 }
 
@@ -218,11 +218,40 @@ func TestAlertsSayWhatToDo(t *testing.T) {
 			if r.Annotations["summary"] == "" || r.Annotations["description"] == "" {
 				t.Errorf("%s: annotations %v", r.Alert, r.Annotations)
 			}
+			heading := runbook(t, r.Annotations["runbook_url"])
+			if heading != r.Alert {
+				t.Errorf("%s: runbook_url %q leads to the heading %q", r.Alert, r.Annotations["runbook_url"], heading)
+			}
 			if !slices.Contains([]string{"info", "warning", "critical"}, r.Labels["severity"]) {
 				t.Errorf("%s: severity %q", r.Alert, r.Labels["severity"])
 			}
 		}
 	}
+}
+
+// project is where the documents of a release are read.
+const project = "https://github.com/multi-eni/multi-eni-cni/blob/main/"
+
+// runbook is the heading to which a URL of a document of this repository leads; ""
+// for none.
+func runbook(t *testing.T, url string) string {
+	t.Helper()
+	page, anchor, _ := strings.Cut(strings.TrimPrefix(url, project), "#")
+	if page == url || anchor == "" {
+		return ""
+	}
+	data, err := os.ReadFile(filepath.Join("../..", page))
+	if err != nil {
+		t.Error(err)
+		return ""
+	}
+	for line := range strings.Lines(string(data)) {
+		heading, isHeading := strings.CutPrefix(strings.TrimSpace(line), "### ")
+		if isHeading && strings.ToLower(heading) == anchor {
+			return heading
+		}
+	}
+	return ""
 }
 
 // TestPodMonitor: it is of its type, and gives the label by which the rules tell

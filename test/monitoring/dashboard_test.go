@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	operator "github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring/v1"
 	"github.com/prometheus/prometheus/promql/parser"
 )
 
@@ -33,17 +34,66 @@ type panel struct {
 	} `json:"targets"`
 }
 
-// TestDashboard: each panel has an explanation and queries that Prometheus
-// understands, and none lies on another.
-func TestDashboard(t *testing.T) {
+func readDashboard(t *testing.T) (d dashboard) {
+	t.Helper()
 	data, err := os.ReadFile(filepath.Join(component, "dashboard.json"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	var d dashboard
 	if err := json.NewDecoder(bytes.NewReader(data)).Decode(&d); err != nil {
 		t.Fatal(err)
 	}
+	return d
+}
+
+// metricsOf are the names of the metrics that a query reads.
+func metricsOf(t *testing.T, query string) (names []string) {
+	t.Helper()
+	expr, err := parser.NewParser(parser.Options{}).ParseExpr(strings.ReplaceAll(query, "$node", "node-1"))
+	if err != nil {
+		t.Errorf("%s: %v", query, err)
+		return nil
+	}
+	parser.Inspect(expr, func(n parser.Node, _ []parser.Node) error {
+		if v, ok := n.(*parser.VectorSelector); ok {
+			names = append(names, v.Name)
+		}
+		return nil
+	})
+	return names
+}
+
+// TestDashboardShowsAlerts: who comes from an alert finds its metrics on a panel.
+func TestDashboardShowsAlerts(t *testing.T) {
+	shown := map[string]bool{}
+	for _, p := range readDashboard(t).Panels {
+		for _, target := range p.Targets {
+			for _, name := range metricsOf(t, target.Expr) {
+				shown[name] = true
+			}
+		}
+	}
+	var rule operator.PrometheusRule
+	decode(t, "alerts.yaml", &rule)
+	for _, g := range rule.Spec.Groups {
+		for _, r := range g.Rules {
+			names := metricsOf(t, r.Expr.String())
+			if len(names) == 0 {
+				t.Errorf("%s reads no metric", r.Alert)
+			}
+			for _, name := range names {
+				if !shown[name] {
+					t.Errorf("%s reads %s, which no panel shows", r.Alert, name)
+				}
+			}
+		}
+	}
+}
+
+// TestDashboard: each panel has an explanation and queries that Prometheus
+// understands, and none lies on another.
+func TestDashboard(t *testing.T) {
+	d := readDashboard(t)
 	if d.Title == "" || len(d.Panels) == 0 || len(d.Templating.List) != 2 {
 		t.Errorf("title %q, %d panels, %d variables", d.Title, len(d.Panels), len(d.Templating.List))
 	}

@@ -3,6 +3,7 @@ package apiserver
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -72,17 +73,19 @@ func TestChartIsWhatKustomizeMakes(t *testing.T) {
 // everyValue changes each value of the chart.
 func everyValue() []string {
 	return []string{
-		"--set=image.repository=r,image.tag=t,image.pullPolicy=Never,imagePullSecrets[0].name=s,nodeSelector.ng=multi-eni",
+		"--set=image.repository=r,image.tag=t,image.pullPolicy=Never,imagePullSecrets[0].name=s,cni.binDir=/x/cni,cni.linkedDirs={/x,/y},cni.netnsDir=/z/netns,kubeletDir=/x/kubelet,nodeSelector.ng=multi-eni",
 		"--set=tolerations[0].key=k,tolerations[0].operator=Exists", "--set=affinity.nodeAffinity.preferredDuringSchedulingIgnoredDuringExecution[0].weight=1",
 		"--set=affinity.nodeAffinity.preferredDuringSchedulingIgnoredDuringExecution[0].preference.matchExpressions[0].key=k",
 		"--set=affinity.nodeAffinity.preferredDuringSchedulingIgnoredDuringExecution[0].preference.matchExpressions[0].operator=Exists",
 		"--set=priorityClassName=system-cluster-critical,seLinuxOptions.type=spc_t,podAnnotations.a=b,podLabels.c=d,resources.manager.limits.memory=1Gi,resources.installer.limits.memory=1Gi",
-		"--set=logLevel=debug,eniManager.attachmentsFrom=imds,eniManager.extraArgs[0]=--orphan-grace=5s,serviceAccount.annotations.e=f",
+		"--set=logLevel=debug,eniManager.attachmentsFrom=imds,eniManager.extraArgs[0]=--orphan-grace=5s,serviceAccount.annotations.e=f,serviceAccount.name=other",
+		"--set=eniManager.extraEnv[0].name=PROXY,eniManager.extraEnv[0].value=p,eniManager.extraVolumes[0].name=ca,eniManager.extraVolumes[0].hostPath.path=/ca",
+		"--set=eniManager.extraVolumeMounts[0].name=ca,eniManager.extraVolumeMounts[0].mountPath=/etc/ssl",
 		"--set=eniManager.manageAddresses.enabled=true,eniManager.manageAddresses.mode=prefixes,eniManager.manageAddresses.low=2,eniManager.manageAddresses.high=20,eniManager.sourceRouting=true",
 		"--set=eniManager.startupTaint=true,eniManager.dpdk.enabled=true,eniManager.dpdk.loadModules=false,eniManager.dpdk.allowUnsafeNoIOMMU=true,devicePlugin.namespaces[0]=sriov,devicePlugin.clusterRole=false",
 		"--set=hostNetworkFiles=remove",
 		// Their kinds are those of the Prometheus operator; test/monitoring has its types.
-		"--set=metrics.enabled=true,metrics.podMonitor=false,metrics.prometheusRule=false",
+		"--set=metrics.enabled=true,metrics.podMonitor.enabled=false,metrics.prometheusRule.enabled=false,metrics.dashboard.labels.sidecar=yes",
 	}
 }
 
@@ -103,7 +106,8 @@ func TestChartValues(t *testing.T) {
 		t.Fatal(err)
 	}
 	for part, times := range map[string]int{
-		"image: r:t": 2, "imagePullPolicy: Never": 2, "- name: s\n": 2, "ng: multi-eni": 2, "key: k\n": 4, "system-cluster-critical": 2, "type: spc_t\n": 2,
+		`image: "r:t"`: 2, "other": 7, "name: PROXY": 1, "name: ca": 2, "/ca": 1, "/etc/ssl": 1, "=/x/cni": 2, `"/x/cni"`: 4, `"/y"`: 2, `"/z/netns"`: 2, "/x/kubelet/": 1, "sidecar: ": 1, `grafana_dashboard: "1"`: 1,
+		"imagePullPolicy: Never": 2, "- name: s\n": 2, "ng: multi-eni": 2, "key: k\n": 4, "system-cluster-critical": 2, "type: spc_t\n": 2,
 		"a: b\n": 2, "c: d\n": 2, "memory: 1Gi": 2, "--log-level=debug": 1, "--attachments-from=imds": 1, "--orphan-grace=5s": 1,
 		"--manage-addresses=prefixes\n": 1, "--addresses-low=2\n": 1, "--addresses-high=20\n": 1, "--source-routing\n": 1,
 		"e: f\n": 1, "privileged: true": 1, "--load-modules": 0, "--startup-taint": 1, "name: multi-enid-startup-taint": 3, "--allow-unsafe-noiommu": 1, "--dp-namespaces=sriov\n": 1, "namespace: sriov\n": 2, "request.namespace in ['sriov']": 1,
@@ -122,15 +126,25 @@ func TestChartValues(t *testing.T) {
 // TestChartRefuses: a value that cannot be meant is named.
 func TestChartRefuses(t *testing.T) {
 	for set, want := range map[string]string{
-		"image.tga=v1":                       "tga",
-		"image.pullPolicy=Sometimes":         "/image/pullPolicy",
-		"logLevel=loud":                      "/logLevel",
-		"eniManager.dpdk.enabled=maybe":      "/eniManager/dpdk/enabled",
-		"eniManager.dpdk.bindingScript=x.py": "bindingScript",
-		"eniManager.extraArgs[0]=restart":    "/eniManager/extraArgs/0",
-		"devicePlugin.namespaces[0]=Kube":    "/devicePlugin/namespaces/0",
-		"devicePlugin.namespaces=null":       "devicePlugin",
-		"seLinuxOptions.typ=spc_t":           "typ",
+		"image.tga=v1":                            "tga",
+		"image.tag=true":                          "/image/tag",
+		"image.tag=a/b":                           "/image/tag",
+		"image.digest=sha256:12":                  "/image/digest",
+		"image.repository=r@sha256:12":            "/image/repository",
+		"cni.binDir=opt/cni/bin":                  "/cni/binDir",
+		"cni.binDri=/opt/cni/bin":                 "binDri",
+		"kubeletDir=":                             "/kubeletDir",
+		"metrics.podMonitor=false":                "/metrics/podMonitor",
+		"serviceAccount.name=Multi":               "/serviceAccount/name",
+		"eniManager.extraVolumeMounts[0].name=ca": "/eniManager/extraVolumeMounts/0",
+		"image.pullPolicy=Sometimes":              "/image/pullPolicy",
+		"logLevel=loud":                           "/logLevel",
+		"eniManager.dpdk.enabled=maybe":           "/eniManager/dpdk/enabled",
+		"eniManager.dpdk.bindingScript=x.py":      "bindingScript",
+		"eniManager.extraArgs[0]=restart":         "/eniManager/extraArgs/0",
+		"devicePlugin.namespaces[0]=Kube":         "/devicePlugin/namespaces/0",
+		"devicePlugin.namespaces=null":            "devicePlugin",
+		"seLinuxOptions.typ=spc_t":                "typ",
 		"eniManager.startupTaint=true,devicePlugin.clusterRole=false,admission.create=false": "eniManager.startupTaint",
 		"admission.create=false":                                                    "devicePlugin.clusterRole=false",
 		"devicePlugin.clusterRole=maybe":                                            "/devicePlugin/clusterRole",
@@ -145,6 +159,79 @@ func TestChartRefuses(t *testing.T) {
 	} {
 		if out, err := cluster.Helm(t, "template", "x", cluster.Chart(t), "--set="+set); err == nil || !strings.Contains(out, want) {
 			t.Errorf("%s: %v, %q; want it refused with %q", set, err, out, want)
+		}
+	}
+}
+
+// TestChartImage: a tag may be a number, in the way that Helm reads values, and a
+// digest wins over it.
+func TestChartImage(t *testing.T) {
+	digest := "sha256:" + strings.Repeat("0123456789abcdef", 4)
+	file := func(text string) string {
+		path := filepath.Join(t.TempDir(), "values.yaml")
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return "--values=" + path
+	}
+	for _, tt := range []struct{ flag, want string }{
+		{"--set=image.tag=", "r:dev"},
+		{"--set=image.tag=1", "r:1"},
+		{"--set=image.tag=0", "r:0"},
+		{"--set=image.tag=1.10", "r:1.10"},
+		{"--set=image.tag=007", "r:007"},
+		{"--set=image.tag=1e3", "r:1e3"},
+		{"--set=image.tag=20261129220000", "r:20261129220000"},
+		{"--set-string=image.tag=1", "r:1"},
+		{file("image: {tag: 20261129220000}"), "r:20261129220000"},
+		{file(`image: {tag: "1.10"}`), "r:1.10"},
+		{file("image: {tag: 1.10}"), ""}, // YAML reads 1.1
+		{"--set=image.tag=1234567890123456789", ""},
+		{"--set=image.tag=v1,image.digest=" + digest, "r@" + digest},
+	} {
+		out, err := cluster.Helm(t, "template", "x", cluster.Chart(t), "--set=image.repository=r", tt.flag)
+		if tt.want == "" {
+			if err == nil || !strings.Contains(out, "/image/tag") {
+				t.Errorf("%s: %v; want it refused by its name", tt.flag, err)
+			}
+			continue
+		}
+		if got := strings.Count(out, fmt.Sprintf("image: %q\n", tt.want)); err != nil || got != 2 {
+			t.Errorf("%s: %v, %q %d times, want twice", tt.flag, err, tt.want, got)
+		}
+	}
+}
+
+// TestChartMonitoringLabels: the objects of the Prometheus operator get more labels
+// and the release's namespace, and are what they were otherwise.
+func TestChartMonitoringLabels(t *testing.T) {
+	plain := manifest(t, cluster.HelmTemplate(t, "--set=metrics.enabled=true"))
+	labelled := manifest(t, cluster.HelmTemplate(t, "--set=metrics.enabled=true,metrics.podMonitor.labels.release=a,metrics.prometheusRule.labels.release=b"))
+	for kind, release := range map[string]string{"PodMonitor": "a", "PrometheusRule": "b"} {
+		name := kind + " kube-system/multi-enid"
+		want, got := plain[name], labelled[name]
+		if want == nil || got == nil {
+			t.Fatalf("no %s", name)
+		}
+		labels := want.GetLabels()
+		labels["release"] = release
+		want.SetLabels(labels)
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", name, diff)
+		}
+	}
+}
+
+// TestChartSaysNothing: helm finds nothing to warn of when it reads the chart.
+func TestChartSaysNothing(t *testing.T) {
+	dir := t.TempDir()
+	for _, args := range [][]string{
+		{"lint", cluster.Chart(t), "--strict", "--quiet"},
+		{"template", "x", cluster.Chart(t)},
+		{"package", cluster.Chart(t), "--destination", dir},
+	} {
+		if said, err := cluster.HelmWarnings(t, args...); err != nil || said != "" {
+			t.Errorf("helm %s: %v\n%s", args[0], err, said)
 		}
 	}
 }

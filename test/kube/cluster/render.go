@@ -58,19 +58,32 @@ func Chart(t testing.TB) string {
 // too.
 func Helm(t testing.TB, args ...string) (string, error) {
 	t.Helper()
+	out, said, err := helm(t, args)
+	if err != nil {
+		return said + out, err
+	}
+	return out, nil
+}
+
+// HelmWarnings runs helm, and returns what it says besides its output.
+func HelmWarnings(t testing.TB, args ...string) (string, error) {
+	t.Helper()
+	_, said, err := helm(t, args)
+	return said, err
+}
+
+func helm(t testing.TB, args []string) (out, said string, err error) {
+	t.Helper()
 	program, err := nstest.Binary("tools/helm")
 	if err != nil {
 		Unavailable(t, err.Error())
 	}
 	cmd := exec.CommandContext(t.Context(), program, args...)
 	cmd.Env = append(os.Environ(), "HOME="+t.TempDir())
-	var said strings.Builder
-	cmd.Stderr = &said
-	out, err := cmd.Output()
-	if err != nil {
-		return said.String() + string(out), err
-	}
-	return string(out), nil
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	stdout, err := cmd.Output()
+	return string(stdout), stderr.String(), err
 }
 
 func repo(t testing.TB) string {

@@ -165,7 +165,7 @@ func TestInstallation(t *testing.T) {
 		}
 		// CRDs are not in it, and those of the Prometheus operator are not on this node.
 		s.installation(cluster.HelmTemplate(t, "--set=image.repository="+imageName, "--set=image.tag="+shipped, "--set=eniManager.startupTaint=true,eniManager.sourceRouting=true",
-			"--set=metrics.enabled=true,metrics.podMonitor=false,metrics.prometheusRule=false"), func(inUse bool) {
+			"--set=metrics.enabled=true,metrics.podMonitor.enabled=false,metrics.prometheusRule.enabled=false"), func(inUse bool) {
 			s.sourceRouted(s.enis[0], !inUse)
 			if inUse {
 				s.metricsAreServed()

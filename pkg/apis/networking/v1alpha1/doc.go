@@ -16,4 +16,5 @@
 package v1alpha1
 
 //go:generate go tool -modfile=../../../../test/tools/gen/go.mod controller-gen object crd paths=. output:crd:dir=../../../../deploy/crd
+//go:generate sh -c "rm -rf ../../../../deploy/chart/crds && cp -r ../../../../deploy/crd ../../../../deploy/chart/crds"
 //go:generate go tool -modfile=../../../../test/tools/gen/go.mod crd-ref-docs --log-level=ERROR --source-path=. --config=../../../../test/tools/gen/crd-ref-docs.yaml --renderer=markdown --output-path=../../../../docs/api.md
