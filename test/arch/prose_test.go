@@ -35,7 +35,6 @@ var unrevised = map[string]string{
 	"docs/compatibility.md":   "prose",
 	"docs/dpdk.md":            "prose",
 	"docs/install.md":         "quickstart",
-	"docs/migration.md":       "prose",
 	"docs/netconf.md":         "netconf",
 	"docs/operations.md":      "reasons",
 	"docs/performance.md":     "front page",
