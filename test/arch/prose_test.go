@@ -32,8 +32,6 @@ var unrevised = map[string]string{
 	"docs/addresses.md":       "netconf",
 	"docs/adr":                "prose",
 	"docs/api.md":             "netconf",
-	"docs/compatibility.md":   "prose",
-	"docs/dpdk.md":            "prose",
 	"docs/install.md":         "quickstart",
 	"docs/netconf.md":         "netconf",
 	"docs/operations.md":      "reasons",
