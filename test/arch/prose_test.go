@@ -39,10 +39,6 @@ var unrevised = map[string]string{
 	"docs/quickstart.md":      "quickstart",
 	"docs/security.md":        "prose",
 	"docs/troubleshooting.md": "reasons",
-	"test/hardware/README.md": "prose",
-	"test/hostnet/README.md":  "prose",
-	"test/kube/README.md":     "prose",
-	"deploy/iam/README.md":    "prose",
 }
 
 func isUnrevised(name string) bool {
