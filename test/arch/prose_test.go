@@ -37,7 +37,6 @@ var unrevised = map[string]string{
 	"docs/operations.md":      "reasons",
 	"docs/performance.md":     "front page",
 	"docs/quickstart.md":      "quickstart",
-	"docs/security.md":        "prose",
 	"docs/troubleshooting.md": "reasons",
 }
 
