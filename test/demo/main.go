@@ -22,7 +22,7 @@ const (
 
 func main() {
 	if err := demo(); err != nil {
-		fmt.Fprintf(os.Stderr, "\nmake demo: %v\n", err)
+		fmt.Fprintf(os.Stderr, "demo: %v\n", err)
 		os.Exit(1)
 	}
 }
@@ -32,7 +32,10 @@ func demo() error {
 	defer cancel()
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if os.Getenv(insideEnv) != "" {
+	switch {
+	case len(os.Args) > 1:
+		return look(ctx, os.Stdout, os.Args[1:])
+	case os.Getenv(insideEnv) != "":
 		return inside(ctx)
 	}
 	return outside(ctx)

@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -14,6 +13,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/test/fakeimds"
@@ -49,6 +50,9 @@ type stage struct {
 
 func newStage(ctx context.Context) (*stage, error) {
 	s := &stage{ctx: ctx}
+	if err := sharedRun(); err != nil {
+		return nil, err
+	}
 	var err error
 	if s.node, err = nstest.NewNode(root); err != nil {
 		return nil, err
@@ -85,6 +89,15 @@ func newStage(ctx context.Context) (*stage, error) {
 	return s, writeNetconf()
 }
 
+// sharedRun puts /run into a peer group, as systemd does on a node. From that
+// the daemon knows that it sees the namespaces of pods come and go.
+func sharedRun() error {
+	if err := unix.Mount("", "/run", "", unix.MS_SHARED, ""); err != nil {
+		return fmt.Errorf("make /run a shared mount: %w", err)
+	}
+	return nil
+}
+
 // serveIMDS starts an instance metadata service (IMDSv2) that knows the ENIs.
 func (s *stage) serveIMDS() (string, error) {
 	state := fakeimds.State{InstanceID: "i-0123456789abcdef0"}
@@ -111,23 +124,24 @@ func copyFolder(from, to string) error {
 	return nil
 }
 
-// writeNetconf writes what a NetworkAttachmentDefinition would hold; sysfs is
-// the only key that a real node does not need.
+// netconf is what a NetworkAttachmentDefinition would hold, but for sysfs.
+const netconf = `{
+  "cniVersion": "1.1.0",
+  "name": "dataplane-a",
+  "plugins": [{
+    "type": "multi-eni",
+    "select": {"nodeENI": "dataplane-a"},
+    "ipam": {"type": "eni-ipam"},
+    "sysfs": "` + root + `/sys"
+  }]
+}
+`
+
 func writeNetconf() error {
-	data, err := json.MarshalIndent(map[string]any{
-		"cniVersion": "1.1.0", "name": "dataplane-a", "plugins": []any{map[string]any{
-			"type": "multi-eni", "select": map[string]any{"nodeENI": "dataplane-a"},
-			"ipam":  map[string]any{"type": "static", "addresses": []any{map[string]any{"address": "10.0.1.15/24"}}},
-			"sysfs": root + "/sys",
-		}},
-	}, "", "  ")
-	if err != nil {
-		return err
-	}
 	if err := os.MkdirAll(confDir, 0o755); err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(confDir, "dataplane-a.conflist"), append(data, '\n'), 0o600)
+	return os.WriteFile(filepath.Join(confDir, "dataplane-a.conflist"), []byte(netconf), 0o600)
 }
 
 // say heads a step.
