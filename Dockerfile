@@ -1,16 +1,17 @@
 # multi-enid and the plugin that it installs, static, and nothing else: no shell, no libc, no package.
 #
 #   make image                   by buildah, from the binaries of `make build`, offline: they take the first stage's place
-#   docker buildx build --platform linux/amd64,linux/arm64 --build-arg VERSION=v1.0.0 .
+#   docker buildx build --platform linux/amd64,linux/arm64 --build-arg VERSION=v1.0.0 --build-arg COMMIT="$(git rev-parse HEAD)" .
 #
 # It runs as root: it writes the host's /opt/cni/bin, which is root's, and reads records that only root may read. What it may do
 # besides is set by its DaemonSets, by capability.
 FROM --platform=$BUILDPLATFORM golang:1.26 AS build
 ARG TARGETARCH
 ARG VERSION=dev
+ARG COMMIT
 WORKDIR /src
 COPY . .
-RUN GOOS=linux GOARCH=$TARGETARCH make build VERSION=$VERSION && mkdir /out && cp bin/multi-eni bin/eni-ipam bin/multi-enid /out/
+RUN GOOS=linux GOARCH=$TARGETARCH make build VERSION=$VERSION COMMIT="$COMMIT" && mkdir /out && cp bin/multi-eni bin/eni-ipam bin/multi-enid /out/
 
 FROM scratch
 ARG VERSION=dev

@@ -5,34 +5,69 @@ SHELL       := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
+# Everything is named by a path relative to the repository's own folder, whose name may hold a blank: make splits its lists at
+# blanks, so a target or a variable with an absolute path would be two. test/prereq refuses the names that nothing can handle.
+ifeq ($(filter Makefile ./Makefile,$(firstword $(MAKEFILE_LIST))),)
+$(error run make in the folder of the repository: make -C FOLDER)
+endif
+refused := $(shell test/prereq folder 2>&1)
+ifneq ($(refused),)
+$(error $(refused))
+endif
+ifeq ($(origin BIN),command line)
+$(error BIN cannot be given: it is always bin)
+endif
+override BIN := bin
+KUBE         := $(BIN)/kube
+LINT         := $(BIN)/tools/golangci-lint
+SBOM         := $(BIN)/tools/cyclonedx-gomod
+GOTESTSUM    := $(BIN)/tools/gotestsum
+# The same for programs that run in another folder. Quoted, as every use of CURDIR and GO in a recipe: their text may hold a blank.
+HERE         := "$(CURDIR)"
+
 # sudo resets PATH; the second name is where Go's own installer puts it.
 GO        ?= $(or $(shell command -v go),/usr/local/go/bin/go)
-VERSION   ?= $(or $(shell git describe --tags --always --dirty 2>/dev/null),dev)
+go        := "$(GO)"
 TESTFLAGS ?=
 FUZZTIME  ?= 10s
 
-BIN  := $(CURDIR)/bin
-KUBE := $(BIN)/kube
-LINT := $(BIN)/tools/golangci-lint
-SBOM := $(BIN)/tools/cyclonedx-gomod
+# What `version` prints. The tag of an IMAGE that was given is the version, unless VERSION was given as well. safe.directory: git
+# refuses to read a tree that belongs to somebody else, as under sudo, and would leave the binaries without their commit.
+git        = git -c safe.directory='*'
+IMAGE_TAG := $(word 2,$(subst :, ,$(lastword $(subst /, ,$(IMAGE)))))
+DESCRIBED := $(shell $(git) describe --tags --always --dirty 2>/dev/null)
+VERSION   ?= $(or $(IMAGE_TAG),$(DESCRIBED),dev)
+COMMIT    ?= $(shell $(git) rev-parse HEAD 2>/dev/null)$(if $(filter %-dirty,$(DESCRIBED)), (modified))
+VERSION   := $(VERSION)
+COMMIT    := $(COMMIT)
+ifneq ($(words $(VERSION))$(findstring ',$(VERSION)$(COMMIT)),1)
+$(error VERSION "$(VERSION)": want one word)
+endif
+ifneq ($(findstring @,$(IMAGE)),)
+$(error IMAGE "$(IMAGE)": only a registry gives a digest; name a tag)
+endif
 
-# -buildvcs=false: under sudo git refuses to read a tree that belongs to somebody else, and the build would fail.
-gobuild = CGO_ENABLED=0 $(GO) $(1) build -trimpath -buildvcs=false
+# -buildvcs=false: git refuses that tree for the go command too, and the build would fail.
+gobuild = CGO_ENABLED=0 $(go) $(1) build -trimpath -buildvcs=false
 # -s -w: no symbol table and no DWARF, a third of the size; a panic's trace needs neither.
-LDFLAGS := -s -w -X main.version=$(VERSION)
+LDFLAGS := -s -w -X main.version=$(VERSION) -X "main.commit=$(COMMIT)"
 # grpcnotrace: grpc leaves golang.org/x/net/trace out. Its templates call methods by name, so that the linker had to keep every
 # exported method of the daemon: 20 MB.
 TAGS    := -tags grpcnotrace
 
 # `sudo make` must not leave files that the user cannot replace.
-GIVEBACK = [ -z "$${SUDO_UID:-}" ] || chown -R "$$SUDO_UID:$$SUDO_GID" $(BIN)
+GIVEBACK = [ -z "$${SUDO_UID:-}" ] || chown -hR "$$SUDO_UID:$$SUDO_GID" $(BIN)
+
+# gotestsum tells each package as soon as it ends; go test alone would hold back all that stand after a slow one. With -v it
+# shows every test. Its own flags stand first, then those of go test.
+tests = $(GOTESTSUM) --format $(if $(filter -v -test.v,$(TESTFLAGS)),standard-verbose,pkgname) --format-hide-empty-pkg --raw-command -- $(go) $(1) test -json
 
 ##@ Use
 .PHONY: help
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} \
 	  /^##@ / {printf "\n%s\n", substr($$0, 5)} \
-	  /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
+	  /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@printf '\nVariables: FUZZTIME=%s TESTFLAGS="-race -run Name" VERSION=%s\n' '$(FUZZTIME)' '$(VERSION)'
 
 .PHONY: build
@@ -47,7 +82,7 @@ build: go-version ## Build static multi-eni, eni-ipam and multi-enid into bin/
 # sources give the same bytes. The store is its own: the user's is not touched, and no overlay file system is needed.
 IMAGE      ?= localhost/multi-eni-cni:$(VERSION)
 PLATFORMS  ?= linux/amd64 linux/arm64
-BUILDAH     = buildah --storage-driver vfs --root $(BIN)/image/storage --runroot $(BIN)/image/run
+BUILDAH     = buildah --storage-driver vfs --root $(HERE)/$(BIN)/image/storage --runroot $(HERE)/$(BIN)/image/run
 IMAGE_FLAGS = --isolation chroot --timestamp 0 --build-arg VERSION=$(VERSION)
 .PHONY: image
 image: prereq-image go-version $(SBOM) ## Build IMAGE for PLATFORMS by buildah: bin/image.tar (OCI archive) and bin/sbom
@@ -55,10 +90,10 @@ image: prereq-image go-version $(SBOM) ## Build IMAGE for PLATFORMS by buildah: 
 	for p in $(PLATFORMS); do out=$(BIN)/image/$$p/out; mkdir -p $$out; \
 	  for program in multi-eni=./plugins/multi-eni eni-ipam=./plugins/eni-ipam multi-enid=./daemon; do \
 	    GOOS=$${p%/*} GOARCH=$${p#*/} $(call gobuild) $(TAGS) -ldflags '$(LDFLAGS)' -o $$out/$${program%=*} $${program#*=}; done; \
-	  $(BUILDAH) build -q $(IMAGE_FLAGS) --platform $$p --build-arg TARGETARCH=$${p#*/} --build-context build=$(BIN)/image/$$p --manifest $(IMAGE) .; done
+	  $(BUILDAH) build -q $(IMAGE_FLAGS) --platform $$p --build-arg TARGETARCH=$${p#*/} --build-context build=$(HERE)/$(BIN)/image/$$p --manifest $(IMAGE) .; done
 	for p in multi-eni eni-ipam multi-enid; do $(SBOM) bin -json -std -noserial -notimestamp -version '$(VERSION)' -output $(BIN)/sbom/$$p.cdx.json \
 	  $(BIN)/image/$(firstword $(PLATFORMS))/out/$$p; done
-	$(BUILDAH) manifest push -q --all $(IMAGE) oci-archive:$(BIN)/image.tar:$(IMAGE)
+	$(BUILDAH) manifest push -q --all $(IMAGE) oci-archive:$(HERE)/$(BIN)/image.tar:$(IMAGE)
 	@chmod -R u+w $(BIN)/image && rm -rf $(BIN)/image
 	@$(GIVEBACK)
 
@@ -71,37 +106,37 @@ demo: prereq-demo build tools ## Show the main job: no root, no cluster, no AWS
 .PHONY: bench bench-plugin bench-daemon bench-story
 bench: bench-plugin bench-daemon bench-story ## Measure against the reference plugins and a real API server; prints tables, asserts nothing
 bench-plugin: prereq-bench build tools ## The plugin alone, against the reference plugins: eight minutes
-	$(GO) run -buildvcs=false ./test/bench -rounds $(BENCHROUNDS)
+	$(go) run -buildvcs=false ./test/bench -rounds $(BENCHROUNDS)
 BENCHROUNDS ?= 50
 BENCHFLAGS  ?=
 bench-daemon: prereq-bench kube-tools ## The daemon alone, against a real API server: five minutes
-	CGO_ENABLED=0 $(GO) -C test/kube test -trimpath -tags bench -v -count=1 -timeout 20m ./bench $(BENCHFLAGS)
+	CGO_ENABLED=0 $(go) -C test/kube test -trimpath -tags bench -v -count=1 -timeout 20m ./bench $(BENCHFLAGS)
 # The story of a device needs root, and test-kube tells it too.
 bench-story: prereq-bench kube-tools
-	[ "$$(id -u)" != 0 ] || CGO_ENABLED=0 $(GO) -C test/kube test -trimpath -v -count=1 -run '^TestStory$$' ./onenode
+	[ "$$(id -u)" != 0 ] || CGO_ENABLED=0 $(go) -C test/kube test -trimpath -v -count=1 -run '^TestStory$$' ./onenode
 
 ##@ Work on it
 .PHONY: test
-test: prereq-test build tools ## Run every test that needs no extra machine
-	$(GO) vet ./...
-	$(GO) test $(TESTFLAGS) ./...
+test: prereq-test build tools $(GOTESTSUM) ## Run every test that needs no extra machine
+	$(go) vet ./...
+	$(call tests) $(TESTFLAGS) ./...
 
 .PHONY: race
-race: prereq-race build tools ## Run the tests of the product code under the race detector
-	CGO_ENABLED=1 $(GO) test -race $(TESTFLAGS) ./pkg/... ./plugins/... ./daemon/...
+race: prereq-race build tools $(GOTESTSUM) ## Run the tests of the product code under the race detector
+	CGO_ENABLED=1 $(call tests) -race $(TESTFLAGS) ./pkg/... ./plugins/... ./daemon/...
 
 # The same flags as for the Kubernetes programs: what both have in common is compiled once. Each package has a control plane
 # and namespaces of its own; two at a time are what two processors carry, for most of the tests wait.
 .PHONY: test-kube
-test-kube: prereq-test-kube kube-tools ## Test against a real kube-apiserver and a real kubelet
-	CGO_ENABLED=0 $(GO) -C test/kube vet -trimpath ./...
-	CGO_ENABLED=0 $(GO) -C test/kube test -trimpath -p 2 -timeout 40m $(TESTFLAGS) ./...
+test-kube: prereq-test-kube kube-tools $(GOTESTSUM) ## Test against a real kube-apiserver and a real kubelet
+	CGO_ENABLED=0 $(go) -C test/kube vet -trimpath ./...
+	CGO_ENABLED=0 $(call tests,-C test/kube) -trimpath -p 2 -timeout 40m $(TESTFLAGS) ./...
 
 # What runs on the node of these tests besides Kubernetes and the product. next/ is another version of it, to upgrade to.
 .PHONY: kube-tools
 kube-tools: build tools $(KUBE)/.built $(KUBE)/whereabouts/.built $(BIN)/tools/helm
 	@if command -v buildah >/dev/null; then $(MAKE) --no-print-directory image; else rm -f $(BIN)/image.tar; fi
-	$(call gobuild,-C test/kube) -o $(KUBE)/pause ./pause
+	$(call gobuild,-C test/kube) -o $(HERE)/$(KUBE)/pause ./pause
 	$(call gobuild) -o $(KUBE)/sriovdp ./test/deviceplugin/cmd
 	$(call gobuild) -o $(KUBE)/metacni ./test/metacni
 	$(call gobuild) $(TAGS) -ldflags '-s -w -X main.version=next' -o $(KUBE)/next/ ./plugins/multi-eni
@@ -113,58 +148,58 @@ test-hostnet: go-version ## Test beside real network managers: systemd-networkd,
 	@test/hostnet/prepare check
 	@test/hostnet/prepare unpack
 	@$(MAKE) --no-print-directory build tools
-	CGO_ENABLED=0 $(GO) vet -tags hostnet ./test/hostnet
-	CGO_ENABLED=0 $(GO) test -tags hostnet -count=1 -timeout 15m -parallel 14 $(TESTFLAGS) ./test/hostnet
+	CGO_ENABLED=0 $(go) vet -tags hostnet ./test/hostnet
+	CGO_ENABLED=0 $(go) test -tags hostnet -count=1 -timeout 15m -parallel 14 $(TESTFLAGS) ./test/hostnet
 	@$(GIVEBACK)
 
 .PHONY: test-hardware
 test-hardware: hardware-tools ## Test on a machine with real PCI NICs, SR-IOV and vfio-pci (QEMU)
-	CGO_ENABLED=0 $(GO) -C test/hardware vet -trimpath ./...
-	@GO='$(GO)' CGO_ENABLED=0 test/hardware/run $(TESTFLAGS)
+	CGO_ENABLED=0 $(go) -C test/hardware vet -trimpath ./...
+	@GO=$(go) CGO_ENABLED=0 test/hardware/run $(TESTFLAGS)
 
 .PHONY: bench-hardware
 bench-hardware: hardware-tools ## Measure plugin and daemon on real PCI devices, against host-device
-	CGO_ENABLED=0 $(GO) -C test/hardware test -trimpath -count=1 -v -timeout 40m ./bench -rounds 50
+	CGO_ENABLED=0 $(go) -C test/hardware test -trimpath -count=1 -v -timeout 40m ./bench -rounds 50
 
 # What a machine is made of besides the tests.
 .PHONY: hardware-tools
 hardware-tools: prereq-hardware build tools
 	test/hardware/prepare kernel
 	@mkdir -p $(BIN)/hardware
-	$(call gobuild,-C test/hardware) -o $(BIN)/hardware/sriov ./sriov
+	$(call gobuild,-C test/hardware) -o $(HERE)/$(BIN)/hardware/sriov ./sriov
 	@$(GIVEBACK)
 
 .PHONY: lint
 lint: $(LINT) ## Run golangci-lint, and prove that each of our own rules fires
 	$(LINT) run ./...
-	cd test/kube && $(LINT) run --config ../../.golangci.yml ./...
-	cd test/monitoring && $(LINT) run --config ../../.golangci.yml ./...
-	cd test/hardware && $(LINT) run --config ../../.golangci.yml ./...
-	GOLANGCI_LINT=$(LINT) $(GO) test -tags lint -run '^TestLintFixtures$$' ./test/arch
+	cd test/kube && ../../$(LINT) run --config ../../.golangci.yml ./...
+	cd test/monitoring && ../../$(LINT) run --config ../../.golangci.yml ./...
+	cd test/hardware && ../../$(LINT) run --config ../../.golangci.yml ./...
+	GOLANGCI_LINT=$(HERE)/$(LINT) $(go) test -tags lint -run '^TestLintFixtures$$' ./test/arch
 
 .PHONY: fuzz
 fuzz: go-version ## Run every fuzz target for FUZZTIME each
-	@GO='$(GO)' test/fuzz '$(FUZZTIME)'
+	@GO=$(go) test/fuzz '$(FUZZTIME)'
 
 SEQUENCES ?= 10000
 .PHONY: sequences
 sequences: go-version ## Let SEQUENCES generated stories happen to a node, its neighbours and its cluster; the seeds are printed
-	$(GO) test -count=1 -timeout 30m -v -run '^(TestSequences|TestNeighbours)$$' ./daemon/internal/kube -sequences $(SEQUENCES) -neighbours $(SEQUENCES) | grep -v '^=== '
-	$(GO) test -count=1 -timeout 30m -v -run '^TestModel$$' ./daemon/internal/reconcile -sequences $$(( $(SEQUENCES) / 50 )) | grep -v -e '^=== ' -e '--- PASS: TestModel/'
+	$(go) test -count=1 -timeout 30m -v -run '^(TestSequences|TestNeighbours)$$' ./daemon/internal/kube -sequences $(SEQUENCES) -neighbours $(SEQUENCES) | grep -v '^=== '
+	$(go) test -count=1 -timeout 30m -v -run '^TestModel$$' ./daemon/internal/reconcile -sequences $$(( $(SEQUENCES) / 50 )) | grep -v -e '^=== ' -e '--- PASS: TestModel/'
 
 .PHONY: verify
 verify: format-check tidy-check generate-check arch monitoring lint ## Check all that needs no kernel: format, modules, generated files, rules, alerts, lint
 
 .PHONY: generate
 generate: go-version ## Write the generated files again
-	$(GO) generate ./...
+	$(go) generate ./...
 
 .PHONY: tools
 tools: $(BIN)/.tools $(BIN)/tools/ec2-metadata-mock ## Build the pinned cnitool, reference CNI plugins and AWS' metadata mock into bin/
 
 .PHONY: clean
 clean: ## Remove what the build made
-	rm -rf $(BIN) .cache coverage*
+	rm -rf bin .cache coverage*
 
 # One line each for a machine that lacks something, before any other output.
 prereq-%: go-version
@@ -174,13 +209,13 @@ prereq-hardware: go-version
 	@test/hardware/prepare check
 .PHONY: go-version
 go-version:
-	@command -v $(GO) >/dev/null || { echo 'go: not found: install Go, the version in go.mod or later (https://go.dev/dl); under sudo: sudo env "PATH=$$PATH" make' >&2; exit 1; }
+	@test/prereq go $(go)
 
 # The tool list is the `tool` block of test/tools/go.mod, and nothing else.
 $(BIN)/.tools: test/tools/go.mod test/tools/go.sum
 	@mkdir -p $(BIN)/cni $(BIN)/tools
-	$(call gobuild,-C test/tools) -o $(BIN)/cni/ $$($(GO) -C test/tools list tool | grep /plugins/)
-	$(call gobuild,-C test/tools) -o $(BIN)/tools/ $$($(GO) -C test/tools list tool | grep -v /plugins/)
+	$(call gobuild,-C test/tools) -o $(HERE)/$(BIN)/cni/ $$($(go) -C test/tools list tool | grep /plugins/)
+	$(call gobuild,-C test/tools) -o $(HERE)/$(BIN)/tools/ $$($(go) -C test/tools list tool | grep -v /plugins/)
 	@touch $@
 	@$(GIVEBACK)
 
@@ -188,42 +223,48 @@ $(BIN)/.tools: test/tools/go.mod test/tools/go.sum
 # the version in that file, as a client expects, and have no symbol table: it would double them.
 $(KUBE)/.built: test/kube/binaries/go.mod test/kube/binaries/go.sum
 	@mkdir -p $(KUBE)
-	version=$$($(GO) -C test/kube/binaries list -m -f '{{.Version}}' k8s.io/kubernetes); \
+	version=$$($(go) -C test/kube/binaries list -m -f '{{.Version}}' k8s.io/kubernetes); \
 	flags="-s -w -X k8s.io/component-base/version.gitVersion=$$version"; set -x; \
-	$(call gobuild,-C test/kube/binaries) -ldflags "$$flags" -o $(KUBE)/etcd go.etcd.io/etcd/server/v3; \
-	$(call gobuild,-C test/kube/binaries) -ldflags "$$flags" -o $(KUBE)/ $$($(GO) -C test/kube/binaries list tool | grep ^k8s.io/)
+	$(call gobuild,-C test/kube/binaries) -ldflags "$$flags" -o $(HERE)/$(KUBE)/etcd go.etcd.io/etcd/server/v3; \
+	$(call gobuild,-C test/kube/binaries) -ldflags "$$flags" -o $(HERE)/$(KUBE)/ $$($(go) -C test/kube/binaries list tool | grep ^k8s.io/)
 	@touch $@
 	@$(GIVEBACK)
 
 # Its main package is called cmd; its manifests lie beside the sources.
 $(KUBE)/whereabouts/.built: test/kube/whereabouts/go.mod test/kube/whereabouts/go.sum
 	@mkdir -p $(@D)/crds
-	$(call gobuild,-C test/kube/whereabouts) -o $(@D)/whereabouts tool
-	cp $$($(GO) -C test/kube/whereabouts list -m -f '{{.Dir}}' github.com/k8snetworkplumbingwg/whereabouts)/doc/crds/*.yaml $(@D)/crds/
+	$(call gobuild,-C test/kube/whereabouts) -o $(HERE)/$(@D)/whereabouts tool
+	dir=$$($(go) -C test/kube/whereabouts list -m -f '{{.Dir}}' github.com/k8snetworkplumbingwg/whereabouts); cp "$$dir"/doc/crds/*.yaml $(@D)/crds/
 	@chmod u+w $(@D)/crds/* && touch $@
 	@$(GIVEBACK)
 
 $(SBOM): test/tools/sbom/go.mod test/tools/sbom/go.sum
 	@mkdir -p $(@D)
-	$(call gobuild,-C test/tools/sbom) -o $(@D)/ tool
+	$(call gobuild,-C test/tools/sbom) -o $(HERE)/$(@D)/ tool
 	@touch $@
 
 # Without the flags it takes itself for a client of Kubernetes 1.20.
 CHARTUTIL := helm.sh/helm/v3/pkg/chartutil
 $(BIN)/tools/helm: test/tools/helm/go.mod test/tools/helm/go.sum
 	@mkdir -p $(@D)
-	$(call gobuild,-C test/tools/helm) -ldflags '-s -w -X $(CHARTUTIL).k8sVersionMajor=1 -X $(CHARTUTIL).k8sVersionMinor=34' -o $@ helm.sh/helm/v3/cmd/helm
+	$(call gobuild,-C test/tools/helm) -ldflags '-s -w -X $(CHARTUTIL).k8sVersionMajor=1 -X $(CHARTUTIL).k8sVersionMinor=34' -o $(HERE)/$@ helm.sh/helm/v3/cmd/helm
 	@touch $@
 
 $(BIN)/tools/ec2-metadata-mock: test/tools/imds/go.mod test/tools/imds/go.sum
 	@mkdir -p $(@D)
-	$(call gobuild,-C test/tools/imds) -o $(@D)/ tool
+	$(call gobuild,-C test/tools/imds) -o $(HERE)/$(@D)/ tool
+	@touch $@
+	@$(GIVEBACK)
+
+$(GOTESTSUM): test/tools/gotestsum/go.mod test/tools/gotestsum/go.sum
+	@mkdir -p $(@D)
+	$(call gobuild,-C test/tools/gotestsum) -o $(HERE)/$(@D)/ tool
 	@touch $@
 	@$(GIVEBACK)
 
 $(LINT): test/tools/lint/go.mod test/tools/lint/go.sum
 	@mkdir -p $(@D)
-	$(call gobuild,-C test/tools/lint) -o $(@D)/ tool
+	$(call gobuild,-C test/tools/lint) -o $(HERE)/$(@D)/ tool
 	@touch $@
 
 .PHONY: format-check tidy-check generate-check arch monitoring
@@ -231,20 +272,21 @@ format-check:
 	@out=$$(gofmt -l $$(find . -name '*.go' -not -path './bin/*' -not -path './.cache/*')); \
 	  [ -z "$$out" ] || { printf 'not formatted, run gofmt -w on:\n%s\n' "$$out" >&2; exit 1; }
 tidy-check:
-	$(GO) mod tidy -diff
-	$(GO) -C test/tools mod tidy -diff
-	$(GO) -C test/tools/gen mod tidy -diff
-	$(GO) -C test/tools/helm mod tidy -diff
-	$(GO) -C test/tools/sbom mod tidy -diff
-	$(GO) -C test/tools/imds mod tidy -diff
-	$(GO) -C test/kube mod tidy -diff
-	$(GO) -C test/kube/whereabouts mod tidy -diff
-	$(GO) -C test/monitoring mod tidy -diff
-	$(GO) -C test/hardware mod tidy -diff
+	$(go) mod tidy -diff
+	$(go) -C test/tools mod tidy -diff
+	$(go) -C test/tools/gen mod tidy -diff
+	$(go) -C test/tools/helm mod tidy -diff
+	$(go) -C test/tools/sbom mod tidy -diff
+	$(go) -C test/tools/imds mod tidy -diff
+	$(go) -C test/tools/gotestsum mod tidy -diff
+	$(go) -C test/kube mod tidy -diff
+	$(go) -C test/kube/whereabouts mod tidy -diff
+	$(go) -C test/monitoring mod tidy -diff
+	$(go) -C test/hardware mod tidy -diff
 generate-check:
-	@GO='$(GO)' test/generated
+	@GO=$(go) test/generated
 arch:
-	$(GO) vet ./...
-	$(GO) test ./test/arch
+	$(go) vet ./...
+	$(go) test ./test/arch
 monitoring:
-	$(GO) -C test/monitoring test ./...
+	$(go) -C test/monitoring test ./...

@@ -14,10 +14,15 @@ import (
 
 	"github.com/spf13/cobra"
 	_ "golang.org/x/crypto/x509roots/fallback" // the image has no certificates of its own
+
+	"github.com/multi-eni/multi-eni-cni/pkg/buildinfo"
 )
 
-// version is set by the linker.
-var version = "dev"
+// version and commit are set by the linker; main completes them.
+var (
+	version = buildinfo.Unset
+	commit  string
+)
 
 // Exit codes.
 const (
@@ -26,6 +31,8 @@ const (
 )
 
 func main() {
+	info := buildinfo.Of(version, commit)
+	version, commit = info.Version, info.Commit
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	p := program{stdout: os.Stdout, stderr: os.Stderr, getenv: os.Getenv}
 	code := p.main(ctx, os.Args[1:])

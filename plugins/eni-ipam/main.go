@@ -8,12 +8,16 @@ import (
 	"os"
 	"runtime"
 
+	"github.com/multi-eni/multi-eni-cni/pkg/buildinfo"
 	"github.com/multi-eni/multi-eni-cni/plugins/internal/attach"
 	"github.com/multi-eni/multi-eni-cni/plugins/internal/dispatch"
 )
 
-// version is set by the linker.
-var version = "dev"
+// version and commit are set by the linker.
+var (
+	version = buildinfo.Unset
+	commit  string
+)
 
 func init() {
 	runtime.LockOSThread() // the main thread stays in the host's netns
@@ -22,5 +26,5 @@ func init() {
 func main() {
 	attach.GrowStack(0)
 	p := &attach.Plugin{}
-	os.Exit(dispatch.Main("eni-ipam", version, p.IPAMFuncs(context.Background(), os.Stdout)))
+	os.Exit(dispatch.Main("eni-ipam", version, commit, p.IPAMFuncs(context.Background(), os.Stdout)))
 }

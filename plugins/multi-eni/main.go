@@ -7,12 +7,16 @@ import (
 	"os"
 	"runtime"
 
+	"github.com/multi-eni/multi-eni-cni/pkg/buildinfo"
 	"github.com/multi-eni/multi-eni-cni/plugins/internal/attach"
 	"github.com/multi-eni/multi-eni-cni/plugins/internal/dispatch"
 )
 
-// version is set by the linker.
-var version = "dev"
+// version and commit are set by the linker.
+var (
+	version = buildinfo.Unset
+	commit  string
+)
 
 func init() {
 	runtime.LockOSThread() // the main thread stays in the host's netns
@@ -21,5 +25,5 @@ func init() {
 func main() {
 	attach.GrowStack(0)
 	p := &attach.Plugin{}
-	os.Exit(dispatch.Main("multi-eni", version, p.Funcs(context.Background(), os.Stdout)))
+	os.Exit(dispatch.Main("multi-eni", version, commit, p.Funcs(context.Background(), os.Stdout)))
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -203,7 +204,13 @@ func TestVersionAndAbout(t *testing.T) {
 	if out := run("CNI_COMMAND=VERSION"); !strings.Contains(out, `"0.3.1"`) || !strings.Contains(out, `"1.1.0"`) || !strings.Contains(out, `"0.1.0"`) {
 		t.Errorf("VERSION = %s", out)
 	}
-	if out := run(); !strings.HasPrefix(out, "CNI multi-eni plugin ") {
+	commit := "[0-9a-f]{40}( [(]modified[)])?"
+	repo, err := nstest.Repo()
+	must(t, err)
+	if _, err := os.Stat(filepath.Join(repo, ".git")); err != nil {
+		commit = "unknown" // built from an archive
+	}
+	if out := run(); !strings.HasPrefix(out, "CNI multi-eni plugin ") || !regexp.MustCompile("\nCommit: "+commit+"\n$").MatchString(out) {
 		t.Errorf("about = %s", out)
 	}
 }

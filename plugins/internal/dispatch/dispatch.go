@@ -20,6 +20,8 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/containernetworking/cni/pkg/utils"
 	"github.com/containernetworking/cni/pkg/version"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/buildinfo"
 )
 
 // Program is a plugin and its environment. All fields are needed.
@@ -27,8 +29,8 @@ type Program struct {
 	// Name begins every message, with the code: users see no other trace of the
 	// code, neither in Events nor in a runtime's log.
 	Name string
-	// Version is the binary's.
-	Version string
+	// Version and Commit are those that the linker was given (see buildinfo.Of).
+	Version, Commit string
 	// Verbs are called with the arguments of CNI. An error that is no *types.Error has
 	// the code 999.
 	Verbs skel.CNIFuncs
@@ -39,8 +41,8 @@ type Program struct {
 }
 
 // Main runs a plugin with this process's environment and returns its exit code.
-func Main(name, binaryVersion string, verbs skel.CNIFuncs) int {
-	p := Program{Name: name, Version: binaryVersion, Verbs: verbs, Getenv: os.Getenv, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr}
+func Main(name, binaryVersion, commit string, verbs skel.CNIFuncs) int {
+	p := Program{Name: name, Version: binaryVersion, Commit: commit, Verbs: verbs, Getenv: os.Getenv, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr}
 	return p.Run()
 }
 
@@ -97,8 +99,9 @@ func (p *Program) run() error {
 	command := p.Getenv("CNI_COMMAND")
 	switch command {
 	case "":
-		_, err := fmt.Fprintf(p.Stderr, "CNI %s plugin %s\nCNI protocol versions supported: %s\n",
-			p.Name, p.Version, strings.Join(version.All.SupportedVersions(), ", "))
+		build := buildinfo.Of(p.Version, p.Commit)
+		_, err := fmt.Fprintf(p.Stderr, "CNI %s plugin %s\nCNI protocol versions supported: %s\nCommit: %s\n",
+			p.Name, build.Version, strings.Join(version.All.SupportedVersions(), ", "), build.Commit)
 		return err
 	case "VERSION":
 		return version.All.Encode(p.Stdout)

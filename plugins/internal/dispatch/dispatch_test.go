@@ -16,7 +16,7 @@ import (
 func process(env map[string]string, stdin string, verbs skel.CNIFuncs) (exit int, stdout, stderr string) {
 	var out, errOut bytes.Buffer
 	p := Program{
-		Name: "multi-eni", Version: "v1", Verbs: verbs,
+		Name: "multi-eni", Version: "v1", Commit: "c0ffee", Verbs: verbs,
 		Getenv: func(name string) string { return env[name] }, Stdin: strings.NewReader(stdin), Stdout: &out, Stderr: &errOut,
 	}
 	return p.Run(), out.String(), errOut.String()
