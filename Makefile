@@ -175,6 +175,7 @@ lint: $(LINT) ## Run golangci-lint, and prove that each of our own rules fires
 	cd test/kube && ../../$(LINT) run --config ../../.golangci.yml ./...
 	cd test/monitoring && ../../$(LINT) run --config ../../.golangci.yml ./...
 	cd test/hardware && ../../$(LINT) run --config ../../.golangci.yml ./...
+	cd test/tools/chart && ../../../$(LINT) run --config ../../../.golangci.yml ./...
 	GOLANGCI_LINT=$(HERE)/$(LINT) $(go) test -tags lint -run '^TestLintFixtures$$' ./test/arch
 
 .PHONY: fuzz
@@ -275,6 +276,7 @@ tidy-check:
 	$(go) mod tidy -diff
 	$(go) -C test/tools mod tidy -diff
 	$(go) -C test/tools/gen mod tidy -diff
+	$(go) -C test/tools/chart mod tidy -diff
 	$(go) -C test/tools/helm mod tidy -diff
 	$(go) -C test/tools/sbom mod tidy -diff
 	$(go) -C test/tools/imds mod tidy -diff

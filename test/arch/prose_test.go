@@ -34,7 +34,6 @@ var unrevised = map[string]string{
 	"docs/install.md":         "quickstart",
 	"docs/netconf.md":         "netconf",
 	"docs/operations.md":      "reasons",
-	"docs/performance.md":     "front page",
 	"docs/quickstart.md":      "quickstart",
 	"docs/troubleshooting.md": "reasons",
 }

@@ -35,7 +35,7 @@ PASS
 	if diff := cmp.Diff(map[int]table.Sample{10: {1}, 100: {8}, 1000: {60, 40.0000005}}, parsed); diff != "" {
 		t.Fatalf("parseBenchmark (-want +got):\n%s", diff)
 	}
-	rows, err := readSync("Sync", parsed)
+	rows, err := readSync(parsed)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -46,7 +46,7 @@ PASS
 	if diff := cmp.Diff([]string{"", "", "no", "yes", "yes"}, verdicts); diff != "" {
 		t.Errorf("verdicts (-want +got):\n%s", diff)
 	}
-	if _, err := readSync("Sync", parseBenchmark("PASS\n")); err == nil || !strings.Contains(err.Error(), "10 devices") {
+	if _, err := readSync(parseBenchmark("PASS\n")); err == nil || !strings.Contains(err.Error(), "10 devices") {
 		t.Errorf("without results: %v; want an error that names the size", err)
 	}
 }
@@ -54,7 +54,7 @@ PASS
 // TestComparisonRows sets ways side by side, pair by pair: the 99th percentile of
 // ADD and DEL together is that of pods, not of the slowest of each.
 func TestComparisonRows(t *testing.T) {
-	all := []comparison{{"(a)", own, reference, 0.5, 0.5, true}, {"(b)", own, floor, 0, 0, false}}
+	all := []comparison{{itemOwn, own, reference, 0.5, 0.5, true}, {itemFloor, own, floor, 0, 0, false}}
 	if diff := cmp.Diff([]string{"exclusive, eni-ipam", "host-device, host-local", "the floor"}, names(waysOf(all))); diff != "" {
 		t.Errorf("ways (-want +got):\n%s", diff)
 	}
@@ -67,14 +67,15 @@ func TestComparisonRows(t *testing.T) {
 	for _, c := range all {
 		rows = append(rows, c.rows(c.item, got)...)
 	}
+	const theirs = "host-device, host-local"
 	want := []table.Row{
-		{Name: "(a) exclusive ADD, eni-ipam; other: host-device, host-local", Ours: "2.00 (1.00 … 3.00)", Other: "4.00 (4.00 … 4.00)", Value: "0.50"},
-		{Name: "(a) exclusive DEL, eni-ipam; other: host-device, host-local", Ours: "3.00 (2.00 … 4.00)", Other: "5.00 (5.00 … 5.00)", Value: "0.60"},
+		{Item: itemOwn, Name: "exclusive ADD, eni-ipam", Against: theirs, Ours: "2.00 (1.00 … 3.00)", Other: "4.00 (4.00 … 4.00)", OursMedian: 2, OtherMedian: 4, Value: "0.50"},
+		{Item: itemOwn, Name: "exclusive DEL, eni-ipam", Against: theirs, Ours: "3.00 (2.00 … 4.00)", Other: "5.00 (5.00 … 5.00)", OursMedian: 3, OtherMedian: 5, Value: "0.60"},
 		{
-			Name: "(a) exclusive ADD + DEL, eni-ipam; other: host-device, host-local", Ours: "5.00 (5.00 … 5.00)", Other: "9.00 (9.00 … 9.00)",
+			Item: itemOwn, Name: "exclusive ADD + DEL, eni-ipam", Against: theirs, Ours: "5.00 (5.00 … 5.00)", Other: "9.00 (9.00 … 9.00)", OursMedian: 5, OtherMedian: 9,
 			Value: "0.56", Target: "≤ 0.50", Met: "no",
 		},
-		{Name: "(b) exclusive ADD + DEL, eni-ipam; other: the floor", Ours: "5.00 (5.00 … 5.00)", Other: "4.00 (4.00 … 4.00)", Value: "1.25"},
+		{Item: itemFloor, Name: "exclusive ADD + DEL, eni-ipam", Against: "the floor", Ours: "5.00 (5.00 … 5.00)", Other: "4.00 (4.00 … 4.00)", OursMedian: 5, OtherMedian: 4, Value: "1.25"},
 	}
 	if diff := cmp.Diff(want, rows); diff != "" {
 		t.Errorf("rows (-want +got):\n%s", diff)

@@ -46,7 +46,7 @@ func (n *node) counts(ctx context.Context) (rows []table.Row, err error) {
 	for _, c := range comparisons {
 		for i, verb := range []string{"ADD", "DEL"} {
 			ours := got[c.ours][i]
-			r := table.Row{Name: fmt.Sprintf("(k) %s; other: %s", c.ours.called(verb), c.other), Ours: ours.String(), Other: got[c.other][i].String()}
+			r := table.Row{Item: itemCounts, Name: c.ours.called(verb), Against: c.other.String(), Ours: ours.String(), Other: got[c.other][i].String()}
 			r.Target, r.Met = "no fsync", table.Met(ours.syncs == 0)
 			if c.ours.kind == exclusive && c.ours.ipam != hostLocal {
 				r.Target, r.Met = "no exec, no fsync", table.Met(ours.syncs == 0 && ours.execs == 1)

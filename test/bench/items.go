@@ -34,14 +34,14 @@ func (n *node) measure(ctx context.Context) []table.Row {
 		name string
 		run  func(context.Context) ([]table.Row, error)
 	}{
-		{"(a) (b) (c) pairs, one pod at a time", n.quiet},
-		{"(d) start-up", n.start},
-		{"(e) size of the inventory", n.sizes},
-		{"(g) peak memory", n.memory},
-		{"(k) counts", n.counts},
-		{"(h) pairs, side by side", n.loaded}, // what is quiet comes first: the kernel destroys for long what many have left
-		{"(i) many pods at once", n.crowded},
-		{"(j) growth", n.growth},
+		{"(a) (b) (c) One pod at a time", n.quiet},
+		{itemStart, n.start},
+		{itemInventory, n.sizes},
+		{itemMemory, n.memory},
+		{itemCounts, n.counts},
+		{itemLoaded, n.loaded}, // what is quiet comes first: the kernel destroys for long what many have left
+		{itemCrowd, n.crowded},
+		{itemGrowth, n.growth},
 	} {
 		if !wanted(item.name) {
 			continue
@@ -49,7 +49,7 @@ func (n *node) measure(ctx context.Context) []table.Row {
 		progress(item.name)
 		got, err := item.run(ctx)
 		if err != nil {
-			got = []table.Row{table.Fault(item.name, err)}
+			got = []table.Row{table.Fault("all", err).About(item.name, "")}
 		}
 		rows = append(rows, got...)
 	}
@@ -71,7 +71,7 @@ func (n *node) start(ctx context.Context) ([]table.Row, error) {
 			}
 		}
 	}
-	return []table.Row{table.Ratio("(d) start-up (VERSION); other: host-device", took[0], took[1], startTarget)}, nil
+	return []table.Row{table.Ratio("VERSION", took[0], took[1], startTarget).About(itemStart, hostDevice)}, nil
 }
 
 // sizes compares inventories. The wait for a link's move is the kernel's, and
@@ -83,8 +83,8 @@ func (n *node) sizes(ctx context.Context) (rows []table.Row, err error) {
 		kind  way
 		limit float64
 	}{
-		{"(e) exclusive ADD, 100 devices in the inventory; other: 10", own, 0},
-		{"(e) the same, of a device that is not moved (DPDK)", way{kind: dpdk}, inventoryTarget},
+		{own.called("ADD"), own, 0},
+		{"the same, of a device that is not moved (DPDK)", way{kind: dpdk}, inventoryTarget},
 	} {
 		few, most := item.kind, item.kind
 		few.devices, most.devices = fewDevices, mostDevices
@@ -92,7 +92,7 @@ func (n *node) sizes(ctx context.Context) (rows []table.Row, err error) {
 		if err != nil {
 			return nil, err
 		}
-		rows = append(rows, table.Difference(item.name, got[most].add, got[few].add, item.limit))
+		rows = append(rows, table.Difference(item.name, got[most].add, got[few].add, item.limit).About(itemInventory, ""))
 	}
 	return rows, nil
 }
@@ -111,7 +111,7 @@ func (n *node) memory(ctx context.Context) ([]table.Row, error) {
 	}
 	var rows []table.Row
 	for _, w := range []way{own, local} {
-		rows = append(rows, table.Ratio(fmt.Sprintf("(g) peak memory, MiB: %s; other: %s", w.called("ADD"), reference), peaks[w], peaks[reference], memoryTarget))
+		rows = append(rows, table.Ratio(w.called("ADD"), peaks[w], peaks[reference], memoryTarget).About(itemMemory, reference.String()))
 	}
 	return rows, nil
 }

@@ -26,8 +26,7 @@ func (n *node) crowded(ctx context.Context) ([]table.Row, error) {
 	if err != nil {
 		return nil, err
 	}
-	return []table.Row{table.Ratio(fmt.Sprintf("(i) %d pods at once, until the last has its interface: %s; other: %s", crowd.pods, own, reference),
-		got[own].allAdded, got[reference].allAdded, crowdTarget)}, nil
+	return []table.Row{table.Ratio(own.String(), got[own].allAdded, got[reference].allAdded, crowdTarget).About(itemCrowd, reference.String())}, nil
 }
 
 // growth has one pod after the other on a device, and compares the last with the
@@ -72,9 +71,13 @@ func (n *node) growth(ctx context.Context) ([]table.Row, error) {
 	if err != nil {
 		return nil, err
 	}
-	grown := table.Row{Name: fmt.Sprintf("(j) files, links, rules, routes after %d pairs; other: after %d", cycles, cycleShare), Ours: after, Other: before, Target: "the same", Met: table.Met(after == before)}
-	return []table.Row{table.Ratio(fmt.Sprintf("(j) pairs %d to %d of one device; other: the first %d", cycles-cycleShare, cycles, cycleShare), last, first, growthTarget), grown,
-		table.Ratio("(j) the kernel's memory (SUnreclaim), MiB", kernel, memory, growthTarget)}, nil
+	early := fmt.Sprintf("after %d", cycleShare)
+	grown := table.Row{Name: fmt.Sprintf("files, links, rules, routes after %d", cycles), Ours: after, Other: before, Target: "the same", Met: table.Met(after == before)}
+	return []table.Row{
+		table.Ratio(fmt.Sprintf("ADD + DEL, the last %d", cycleShare), last, first, growthTarget).About(itemGrowth, fmt.Sprintf("the first %d", cycleShare)),
+		grown.About(itemGrowth, early),
+		table.Ratio("the kernel's memory (SUnreclaim), MiB", kernel, memory, growthTarget).About(itemGrowth, early),
+	}, nil
 }
 
 // kernelMemory is what the kernel has allocated for itself and cannot give back

@@ -4,6 +4,8 @@
 // something could not be measured.
 package main
 
+//go:generate go -C ../tools/chart run . ../../../docs/performance.json ../../../docs/images/performance.svg
+
 import (
 	"context"
 	"encoding/json"
@@ -37,6 +39,9 @@ var only = flag.String("only", os.Getenv(onlyEnv), "letters of the items to meas
 
 // rounds is how often one pod at a time is compared; eight side by side are a fifth as often.
 var rounds = flag.Int("rounds", one.rounds, "rounds of each comparison; fewer are faster and less exact")
+
+// asJSON is where the figures go besides, for docs/performance.json.
+var asJSON = flag.String("json", "", "file to write the figures to, as JSON")
 
 func main() {
 	flag.Parse()
@@ -91,8 +96,8 @@ func outside(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if wanted("(f)") {
-		progress("(f) daemon Sync")
+	if wanted(itemSync) {
+		progress(itemSync)
 		rows = append(rows, syncRows(ctx, repo)...)
 	}
 	return report(rows)
@@ -139,15 +144,19 @@ func inside(ctx context.Context) error {
 }
 
 func report(rows []table.Row) error {
-	fmt.Printf("\n%s\nTimes in ms, median (least … 99th percentile) of %d pairs, interleaved, and of %d side by side; ratios of medians.\n"+
-		"(k): system calls / fsync and its kin / netlink messages / waits for RCU / programs / threads and processes.\n\n", machine(), one.pairs(), side.pairs())
-	if err := table.Print(os.Stdout, rows); err != nil {
+	figures := table.Report{Machine: machine(), Pairs: one.pairs(), SideBySide: side.pairs(), Rows: rows}
+	if err := figures.Print(os.Stdout); err != nil {
 		return err
+	}
+	if *asJSON != "" {
+		if err := figures.WriteFile(*asJSON); err != nil {
+			return err
+		}
 	}
 	missing := 0
 	for _, r := range rows {
 		if r.Fault != "" {
-			fmt.Fprintf(os.Stderr, "\nnot measured: %s: %s\n", r.Name, r.Fault)
+			fmt.Fprintf(os.Stderr, "\nnot measured: %s: %s: %s\n", r.Item, r.Name, r.Fault)
 			missing++
 		}
 	}

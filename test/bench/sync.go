@@ -24,37 +24,36 @@ const (
 // syncRows runs the daemon's own benchmark, which fails when an unchanged Sync
 // writes a file.
 func syncRows(ctx context.Context, repo string) []table.Row {
-	const name = "(f) daemon Sync of an unchanged node, ms"
 	cmd := exec.CommandContext(ctx, "go", "test", "-run", "^$", "-bench", "^BenchmarkSync$", "-benchtime", syncTime, "-count", syncCount, "./daemon/internal/reconcile")
 	cmd.Dir = repo
 	out, err := cmd.CombinedOutput()
 	if err != nil {
-		return []table.Row{table.Fault(name, fmt.Errorf("go test: %w: %s", err, strings.TrimSpace(string(out))))}
+		return []table.Row{table.Fault("all", fmt.Errorf("go test: %w: %s", err, strings.TrimSpace(string(out)))).About(itemSync, "")}
 	}
-	rows, err := readSync(name, parseBenchmark(string(out)))
+	rows, err := readSync(parseBenchmark(string(out)))
 	if err != nil {
-		return []table.Row{table.Fault(name, err)}
+		return []table.Row{table.Fault("all", err).About(itemSync, "")}
 	}
 	return rows
 }
 
-func readSync(name string, got map[int]table.Sample) ([]table.Row, error) {
+func readSync(got map[int]table.Sample) ([]table.Row, error) {
 	var rows []table.Row
 	for _, size := range []int{10, 100, 1000} {
 		s := got[size]
 		if len(s) == 0 {
 			return nil, fmt.Errorf("BenchmarkSync reports nothing for %d devices", size)
 		}
-		rows = append(rows, table.Row{Name: fmt.Sprintf("%s, %d devices", name, size), Ours: s.String()})
+		rows = append(rows, table.Row{Item: itemSync, Name: fmt.Sprintf("%d devices, ms", size), Ours: s.String()})
 	}
 	most := got[1000].Median()
 	last := &rows[len(rows)-1]
 	last.Target, last.Met = fmt.Sprintf("≤ %d ms", syncTarget), table.Met(most <= syncTarget)
 	growth := most / 10 / got[100].Median()
 	return append(rows,
-		table.Row{Name: "(f) cost of one device among 1,000; other: among 100", Value: fmt.Sprintf("%.2f", growth),
+		table.Row{Item: itemSync, Name: "one device of 1,000", Against: "one of 100", Value: fmt.Sprintf("%.2f", growth),
 			Target: fmt.Sprintf("≤ %.2f", linearTarget), Met: table.Met(growth <= linearTarget)},
-		table.Row{Name: "(f) files that an unchanged Sync writes", Ours: "0", Target: "0", Met: table.Met(true)}), nil
+		table.Row{Item: itemSync, Name: "files written", Ours: "0", Target: "0", Met: table.Met(true)}), nil
 }
 
 var benchmarkLine = regexp.MustCompile(`^BenchmarkSync/devices=(\d+)(?:-\d+)?\s+\d+\s+([\d.]+) ns/op`)

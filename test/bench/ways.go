@@ -60,7 +60,7 @@ func (w way) called(verb string) string {
 
 // comparison is what one of our ways is measured against.
 type comparison struct {
-	item        string
+	item        string // heading of its tables, one pod at a time
 	ours, other way
 	// limit is of the ratio of ADD and DEL together, one pod at a time, and loaded
 	// with pods side by side; 0 is no target.
@@ -72,14 +72,14 @@ type comparison struct {
 var (
 	macvlan     = way{kind: aloneMacvlan, ipam: hostLocal}
 	comparisons = []comparison{
-		{"(a)", own, reference, ownTarget, ownTarget, true},
-		{"(a)", own, way{kind: hostDevice, ipam: static}, 0, 0, false},
-		{"(a)", local, reference, exclusiveTarget, exclusiveTarget, true},
-		{"(b)", own, floor, ownAboveFloorTarget, ownLoadedTarget, true},
-		{"(b)", local, floor, 0, 0, false},
-		{"(b)", way{kind: exclusive, ipam: none}, floor, floorTarget, floorTarget, false},
-		{"(c)", way{kind: sharedMacvlan, ipam: eniIPAM}, macvlan, leasedTarget, leasedTarget, true},
-		{"(c)", way{kind: sharedMacvlan, ipam: hostLocal}, macvlan, sharedTarget, sharedTarget, true},
+		{itemOwn, own, reference, ownTarget, ownTarget, true},
+		{itemOwn, own, way{kind: hostDevice, ipam: static}, 0, 0, false},
+		{itemOwn, local, reference, exclusiveTarget, exclusiveTarget, true},
+		{itemFloor, own, floor, ownAboveFloorTarget, ownLoadedTarget, true},
+		{itemFloor, local, floor, 0, 0, false},
+		{itemFloor, way{kind: exclusive, ipam: none}, floor, floorTarget, floorTarget, false},
+		{itemShared, way{kind: sharedMacvlan, ipam: eniIPAM}, macvlan, leasedTarget, leasedTarget, true},
+		{itemShared, way{kind: sharedMacvlan, ipam: hostLocal}, macvlan, sharedTarget, sharedTarget, true},
 	}
 )
 
@@ -95,11 +95,26 @@ func waysOf(all []comparison) (ways []way) {
 	return ways
 }
 
-// rows are those of one comparison; title comes before the name of the way.
-func (c comparison) rows(title string, got map[way]timed) []table.Row {
+// The headings of the tables. The letter is what -only takes.
+const (
+	itemOwn       = "(a) One pod at a time, own ENI"
+	itemFloor     = "(b) One pod at a time, own ENI, against the least that the kernel takes"
+	itemShared    = "(c) One pod at a time, shared ENI"
+	itemStart     = "(d) Start-up"
+	itemInventory = "(e) Size of the inventory: 100 devices against 10"
+	itemSync      = "(f) The daemon: one Sync of an unchanged node"
+	itemMemory    = "(g) Peak memory, MiB"
+	itemLoaded    = "(h) Eight pods at once"
+	itemCrowd     = "(i) 100 pods at once, until the last has its interface"
+	itemGrowth    = "(j) 1000 pods in a row on one device"
+	itemCounts    = "(k) Requests to the kernel"
+)
+
+// rows are those of one comparison, below the heading item.
+func (c comparison) rows(item string, got map[way]timed) []table.Row {
 	ours, other := got[c.ours], got[c.other]
 	row := func(verb string, ours, other table.Sample, limit float64) table.Row {
-		return table.Ratio(fmt.Sprintf("%s %s; other: %s", title, c.ours.called(verb), c.other), ours, other, limit)
+		return table.Ratio(c.ours.called(verb), ours, other, limit).About(item, c.other.String())
 	}
 	sum := row("ADD + DEL", ours.sum(), other.sum(), c.limit)
 	if !c.verbs {
@@ -125,7 +140,7 @@ func (n *node) loaded(ctx context.Context) ([]table.Row, error) {
 	var rows []table.Row
 	for _, c := range comparisons {
 		c.limit = c.loaded
-		rows = append(rows, c.rows(fmt.Sprintf("(h) %d at once:", side.pods), got)...)
+		rows = append(rows, c.rows(itemLoaded, got)...)
 	}
 	return rows, err
 }

@@ -47,16 +47,33 @@ func TestRows(t *testing.T) {
 	}
 }
 
-// The columns line up however wide a cell is, counted in characters.
+// The columns line up however wide a cell is, counted in characters; each item has a
+// heading, and no column that is empty.
 func TestPrint(t *testing.T) {
 	var b strings.Builder
-	if err := Print(&b, []Row{Ratio("a ratio", Sample{1}, Sample{2}, 0.5), {Name: "x", Ours: "1 … 2"}}); err != nil {
+	rows := []Row{
+		Ratio("a ratio", Sample{1}, Sample{2}, 0.5), {Name: "x", Ours: "1 … 2"},
+		Row{Name: "y", Ours: "1"}.About("(b) Item", "z"), Row{Name: "x"}.About("(b) Item", ""),
+		Row{Name: "y"}.About("(c) Item", ""),
+	}
+	if err := Print(&b, rows); err != nil {
 		t.Fatal(err)
 	}
 	const want = `|         | ours               | other              | ratio | target | met? |
 | ------- | ------------------ | ------------------ | ----- | ------ | ---- |
 | a ratio | 1.00 (1.00 … 1.00) | 2.00 (2.00 … 2.00) | 0.50  | ≤ 0.50 | yes  |
 | x       | 1 … 2              |                    |       |        |      |
+
+### (b) Item
+|   | against | ours | other |
+| - | ------- | ---- | ----- |
+| y | z       | 1    |       |
+| x |         |      |       |
+
+### (c) Item
+|   | ours | other |
+| - | ---- | ----- |
+| y |      |       |
 `
 	if diff := cmp.Diff(want, b.String()); diff != "" {
 		t.Errorf("table (-want +got):\n%s", diff)
