@@ -52,7 +52,7 @@ func TestENIIPAMBelowOthers(t *testing.T) {
 		first, second, third := c.pod("first-"+version), c.pod("second-"+version), c.pod("third-"+version)
 		gives(c.mustTool("add", first), "10.0.2.16/24", "fd00:2::16/64")
 		must(t, c.reach(first, "10.0.2.16/24", "10.0.2.1"))
-		if out, err := c.cnitool("add", second, `CAP_ARGS={"ips":["10.0.2.15"]}`); err == nil || !strings.Contains(out, "10.0.2.15 was asked for") || !strings.Contains(out, "10.0.2.16, 10.0.2.17 (ipv4)") {
+		if out, err := c.cnitool("add", second, `CAP_ARGS={"ips":["10.0.2.15"]}`); err == nil || !strings.Contains(out, "10.0.2.15 was requested") || !strings.Contains(out, "10.0.2.16, 10.0.2.17 (ipv4)") {
 			t.Errorf("%s: the ENI's own address, asked for: %v, %s", version, err, out)
 		}
 		c.mustTool("del", second) // as runtimes do after any failed ADD
@@ -61,7 +61,7 @@ func TestENIIPAMBelowOthers(t *testing.T) {
 			t.Fatalf("%s: add: %v, %s", version, err, out)
 		}
 		gives(out, "10.0.2.17/24", "fd00:2::17/64")
-		if out, err := c.cnitool("add", third); err == nil || !strings.Contains(out, "none of the 2 ipv4 addresses") || !strings.Contains(out, "2 leased, 0 cooling down") {
+		if out, err := c.cnitool("add", third); err == nil || !strings.Contains(out, "all 2 ipv4 addresses") || !strings.Contains(out, "2 leased, 0 cooling down") {
 			t.Errorf("%s: a third pod: %v, %s", version, err, out)
 		}
 		c.mustTool("del", third)

@@ -25,7 +25,7 @@ func (c *call) add() (*types100.Result, error) {
 		return nil, &refusal{code: codeEnvironment, msg: "CNI_IFNAME", err: err}
 	}
 	if c.cfg.PrevResult != nil && !c.cfg.TakesPrevResult() {
-		return nil, refuse(codeInvalid, "prevResult: what makes the interface here takes none; put multi-eni first in the list of plugins")
+		return nil, refuse(codeInvalid, "prevResult: this netconf cannot continue the result of an earlier plugin; put multi-eni first in the list of plugins")
 	}
 	if err := c.policy.Check(c.cfg); err != nil {
 		return nil, err
@@ -94,7 +94,7 @@ func (c *call) openTarget() (*link.Netns, error) {
 	}
 	if host {
 		ns.Close()
-		return nil, refuse(codeInvalidNetNS, "CNI_NETNS: %s is the host's own network namespace; a pod with hostNetwork has all of its interfaces already", c.args.Netns)
+		return nil, refuse(codeInvalidNetNS, "CNI_NETNS: %s is the host's own network namespace; remove the network from the pod, or hostNetwork: true", c.args.Netns)
 	}
 	return ns, nil
 }
@@ -110,7 +110,7 @@ func (c *call) clearOwnRecord() error {
 	case errors.Is(err, nodestate.ErrCorrupt): // an intent that was lost before its first effect
 		return c.dir.Discard(c.id, c.bootID)
 	case errors.Is(err, nodestate.ErrBusy):
-		return refuse(codeTryAgain, "another ADD or DEL of container %s, interface %s is running", c.id.ContainerID, c.id.IfName)
+		return refuse(codeTryAgain, "another ADD or DEL of container %s, interface %s is running; try again", c.id.ContainerID, c.id.IfName)
 	case err != nil:
 		return err
 	}
@@ -172,9 +172,9 @@ func (c *call) begin(d *claimed, cand candidate) (*nodestate.Record, error) {
 	err := c.step("intent", func() (err error) { r, err = c.dir.Begin(a); return err })
 	switch {
 	case errors.Is(err, nodestate.ErrTooLarge):
-		return nil, &refusal{code: codeInvalid, msg: "netconf: shorten it, so that its attachment record can be read back", err: err}
+		return nil, &refusal{code: codeInvalid, msg: "netconf: too long for an attachment record; shorten it", err: err}
 	case errors.Is(err, fs.ErrExist):
-		return nil, refuse(codeTryAgain, "another ADD of container %s, interface %s is running", c.id.ContainerID, c.id.IfName)
+		return nil, refuse(codeTryAgain, "another ADD of container %s, interface %s is running; try again", c.id.ContainerID, c.id.IfName)
 	}
 	return r, err
 }

@@ -100,7 +100,7 @@ func (c *call) setRoutes(index int, routes []link.Route) error {
 		err := c.step("route", func() error { return refuseTaken("routes", c.in.EnsureRoute(index, r)) })
 		if errors.Is(err, unix.ENETUNREACH) || errors.Is(err, unix.EHOSTUNREACH) {
 			return &refusal{code: codeUnsupported, err: err,
-				msg: fmt.Sprintf("routes: gateway %s is in none of the subnets of the interface's addresses; give another, or a route to it first", r.Gateway)}
+				msg: fmt.Sprintf("routes: gateway %s is outside the subnets of the interface's addresses; give another, or add a route to it first", r.Gateway)}
 		}
 		if err != nil {
 			return err
@@ -139,9 +139,9 @@ func (c *call) setSysctls(ns *link.Netns, l link.Link, addrs []netip.Prefix) err
 			err := set("net/ipv6/conf/"+l.Name+"/"+s.name, s.value)
 			switch {
 			case errors.Is(err, fs.ErrNotExist) && l.MTU < ipv6MTU:
-				return refuse(codeUnsupported, "mtu %d: an IPv6 address needs %d octets at least; raise the MTU, or take IPv4 addresses only", l.MTU, ipv6MTU)
+				return refuse(codeUnsupported, "mtu %d: an IPv6 address needs at least %d octets; raise the MTU, or use IPv4 addresses only", l.MTU, ipv6MTU)
 			case errors.Is(err, fs.ErrNotExist):
-				return refuse(codeUnsupported, "the address plugin gave an IPv6 address, but this kernel has IPv6 switched off")
+				return refuse(codeUnsupported, "the address plugin gave an IPv6 address, but IPv6 is disabled in this kernel; enable it, or use IPv4 addresses only")
 			case err != nil:
 				return err
 			}

@@ -125,7 +125,7 @@ func TestRefusals(t *testing.T) {
 	e.refused("ADD", e.pod(sel("nosuch")), 100, "nodeENI=nosuch", "eni-", "NodeENI a")
 	e.refused("ADD", e.pod(sel("pending")), 11, "not ready yet")
 	e.refused("ADD", e.pod(sel("draining")), 100, "draining")
-	e.refused("ADD", e.pod(sel("lying")), 104, "02:00:00:00:00:99", "not what the inventory says")
+	e.refused("ADD", e.pod(sel("lying")), 104, "02:00:00:00:00:99", "does not match the inventory")
 	e.refused("ADD", e.pod(sel("gone")), 104, "gone", "0000:00:1f.0")
 	e.refused("ADD", e.pod(map[string]any{"deviceID": primary.PCI}), 102, "default route")
 	e.refused("ADD", e.pod(map[string]any{"deviceID": efa.PCI}), 102, "Elastic Fabric Adapter")

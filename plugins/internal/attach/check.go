@@ -47,7 +47,7 @@ func (c *call) check() error {
 	if r.Device.Link != nil {
 		errs = append(errs, c.checkKernel(r.Attachment, ns, prev))
 	} else if fn, err := c.sys.PCI(r.Device.PCIAddress); err != nil || !fn.UserspaceDriver() {
-		errs = append(errs, refuse(codeOtherDevice, "device %s is no longer bound to a userspace driver", r.Device.PCIAddress))
+		errs = append(errs, refuse(codeOtherDevice, "device %s is no longer bound to a userspace driver; run DEL, then ADD", r.Device.PCIAddress))
 	}
 	if r.Leases != "" {
 		errs = append(errs, c.checkLeases(r.Attachment))
@@ -146,7 +146,7 @@ func (c *call) checkKernel(a nodestate.Attachment, ns *link.Netns, prev *types10
 	}
 	l, err := ours(all, a)
 	if errors.Is(err, link.ErrNotFound) || err == nil && l.Name != a.IfName {
-		return refuse(codeOtherDevice, "the container has no interface %s any more that is this attachment's", a.IfName)
+		return refuse(codeOtherDevice, "the container no longer has the interface %s of this attachment; run DEL, then ADD", a.IfName)
 	}
 	if err != nil {
 		return err
@@ -154,10 +154,10 @@ func (c *call) checkKernel(a nodestate.Attachment, ns *link.Netns, prev *types10
 	// Tuning and the like change a MAC and say so in their result; an MTU they change
 	// without a word, so nobody can check it. A VF may get another MAC when it is reset.
 	if mac := prev.Interfaces[at].Mac; mac != "" && !a.Device.VF && !strings.EqualFold(mac, l.MAC.String()) {
-		return refuse(codeOtherDevice, "interface %s has MAC %s, want %s", l.Name, l.MAC, mac)
+		return refuse(codeOtherDevice, "interface %s has MAC %s, want %s; run DEL, then ADD", l.Name, l.MAC, mac)
 	}
 	if !l.Up && a.Mode != nodestate.ModeShared { // the delegate checks its own
-		return refuse(codeOtherDevice, "interface %s is down", l.Name)
+		return refuse(codeOtherDevice, "interface %s is down; set it up, or run DEL, then ADD", l.Name)
 	}
 	if err := checkAddresses(in, l, prev, at); err != nil {
 		return err
@@ -185,7 +185,7 @@ func checkAddresses(in *link.Handle, l link.Link, prev *types100.Result, at int)
 			continue
 		}
 		if !slices.Contains(have, p) {
-			return refuse(codeOtherDevice, "interface %s has lost its address %s", l.Name, p)
+			return refuse(codeOtherDevice, "interface %s has lost its address %s; run DEL, then ADD", l.Name, p)
 		}
 	}
 	return nil
@@ -222,7 +222,7 @@ func checkRoutes(in *link.Handle, l link.Link, prev, recorded *types100.Result) 
 			return err
 		}
 		if !ok {
-			return refuse(codeOtherDevice, "interface %s has lost its route %s", l.Name, r)
+			return refuse(codeOtherDevice, "interface %s has lost its route %s; run DEL, then ADD", l.Name, r)
 		}
 	}
 	return nil

@@ -121,19 +121,19 @@ func (c *call) heldUnread(pci device.PCIAddress, unread nodestate.Unread) error 
 		return nil
 	}
 	return &refusal{code: codeHeld, err: u,
-		msg: fmt.Sprintf("device %s counts as held, since an attachment record that may be about it cannot be understood; %s", pci, u.Remedy())}
+		msg: fmt.Sprintf("device %s counts as held, because an attachment record that may name it cannot be read; %s", pci, u.Remedy())}
 }
 
 // held refuses the device of a live attachment and says when it will be free.
 func (c *call) held(a nodestate.Attachment) error {
-	what := "it is free after that pod's end"
+	what := "it becomes free when that pod ends"
 	switch {
 	case a.ContainerID == c.id.ContainerID:
-		what = "two of its network attachments mean one device: let each select its own, or remove one"
+		what = "two of its network attachments select the same device; select another device in one, or remove one"
 	case c.restarted(a):
-		what = "it is free once the runtime has removed that sandbox"
+		what = "it becomes free when the runtime removes that sandbox"
 	case !a.Mode.Exclusive():
-		what = "that shares it with others, but an exclusive attachment needs it alone"
+		what = "that pod shares the device, but this attachment must own it; select another device, or use a delegate that shares"
 	}
 	return heldError(a.Device.PCIAddress, what, c.who(a))
 }
@@ -270,13 +270,13 @@ func (c *call) function(pci device.PCIAddress) (fn sysfs.PCIFunction, err error)
 	fn, err = c.sys.PCI(pci)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		err = refuse(codeOtherDevice, "device %s is gone: there is no such PCI function", pci)
+		err = refuse(codeOtherDevice, "device %s is gone: there is no such PCI function; attach the ENI again, or select another device", pci)
 	case err != nil:
 	case fn.IsEFA():
-		err = refuse(codeUnsupported, "device %s is an Elastic Fabric Adapter, which no pod gets by CNI; select an ENI", pci)
+		err = refuse(codeUnsupported, "device %s is an Elastic Fabric Adapter, which CNI cannot give to a pod; select an ENI", pci)
 	case len(fn.VirtFns) > 0 && !c.shares():
 		err = refuse(codeUnsupported,
-			"device %s is a physical function whose %d virtual functions would lose it; select one of these, or write 0 to its sriov_numvfs first",
+			"device %s is a physical function, and its %d virtual functions would stop working; select one of these, or write 0 to its sriov_numvfs first",
 			pci, len(fn.VirtFns))
 	}
 	return fn, err
@@ -298,7 +298,8 @@ func (c *call) refuseDelegate(pci device.PCIAddress, fn sysfs.PCIFunction) error
 	case d == nil:
 		return nil
 	case d.Type == "macvlan" && fn.Driver == "ena" && !d.Passthru():
-		return refuse(codeUnsupported, `delegate macvlan gives pods MAC addresses of their own, which the VPC drops on device %s (driver ena); use ipvlan, or "mode":"passthru"`, pci)
+		return refuse(codeUnsupported, "delegate macvlan gives each pod its own MAC address, and the VPC drops its packets on device %s (driver ena); "+
+			`use ipvlan, or "mode":"passthru"`, pci)
 	case d.Type == "sriov" && fn.PhysFn == "":
 		return refuse(codeUnsupported, "delegate sriov needs a virtual function, and device %s has no physfn; use host-device or no delegate", pci)
 	}
@@ -312,9 +313,10 @@ func (c *call) confirmLink(cand candidate, fn sysfs.PCIFunction, alone bool) (li
 	l, err := c.host.FindDevice(c.sys, fn, d)
 	switch {
 	case errors.Is(err, link.ErrOtherDevice):
-		return l, &refusal{code: codeOtherDevice, msg: fmt.Sprintf("device %s is not what the inventory says", cand.pci), err: err}
+		return l, &refusal{code: codeOtherDevice, msg: fmt.Sprintf("device %s does not match the inventory; multi-enid updates it, so try again", cand.pci), err: err}
 	case errors.Is(err, link.ErrNotFound):
-		return l, refuse(codeOtherDevice, "device %s has no interface in the host (driver %q): something else has moved it away, or its driver is not bound", cand.pci, fn.Driver)
+		return l, refuse(codeOtherDevice, "device %s has no interface in the host (driver %q); "+
+			"bind its kernel driver, or bring back the interface that something else moved", cand.pci, fn.Driver)
 	case err != nil:
 		return l, err
 	}
@@ -327,13 +329,14 @@ func (c *call) confirmLink(cand candidate, fn sysfs.PCIFunction, alone bool) (li
 	restored, err := c.host.RestorePending(c.dir, c.sys, cand.pci, l)
 	if errors.Is(err, nodestate.ErrOtherVersion) {
 		return l, &refusal{code: codeHeld, err: err, msg: fmt.Sprintf(
-			"device %s counts as held, since its restore record cannot be understood; install that version of multi-eni again, or remove the file if the device needs nothing given back", cand.pci)}
+			"device %s counts as held, because another version of multi-eni wrote its restore record; "+
+				"install that version again, or remove the file if the device needs nothing restored", cand.pci)}
 	}
 	if errors.Is(err, link.ErrUnfit) {
 		return l, &refusal{
 			code: codeTryAgain, err: err,
-			msg: fmt.Sprintf("device %s (%s) has something of an earlier pod that cannot be taken away, "+
-				"tried again with each ADD and by the daemon; unplug and attach the ENI if it lasts", cand.pci, l.Name),
+			msg: fmt.Sprintf("device %s (%s) keeps settings of an earlier pod that cannot be removed yet; "+
+				"each ADD and the daemon try again; if it lasts, detach and attach the ENI", cand.pci, l.Name),
 		}
 	}
 	if err != nil || !restored {

@@ -259,7 +259,7 @@ func reported(result *types100.Result, name string) int {
 
 func noInterface(delegate, name string) error {
 	return refuse(codeUnsupported,
-		"delegate %s reports no interface %s in the container, which could have addresses, routes or an MTU; leave ipam, routes and mtu out", delegate, name)
+		"delegate %s reports no interface %s in the container, so nothing can have addresses, routes or an MTU; remove ipam, routes and mtu", delegate, name)
 }
 
 // deviceInfo is the device-info spec 1.1.0's file for a PCI device; readers

@@ -32,7 +32,7 @@ func (c *call) pickOwn(cand candidate) (*ownAddresses, error) {
 		return nil, nil
 	}
 	if cand.row == nil {
-		return nil, refuse(codeTryAgain, "ipam.type %s: the inventory has no device %s, whose addresses it would say; see that multi-enid runs and that a NodeENI declares it", netconf.ENIIPAMType, cand.pci)
+		return nil, unknownDevice(cand.pci)
 	}
 	requested, err := c.requestedIPs()
 	if err != nil || c.shares() {
@@ -172,10 +172,11 @@ func (c *call) withLeases(dir string, eni device.ENIID, f func(*nodestate.Locked
 		l, err = nodestate.LeaseDir(dir).Rebuild(ctx, c.bootID, eni, func() ([]nodestate.Lease, error) { return c.recordedLeases(dir, eni) })
 	}
 	if errors.Is(err, nodestate.ErrOtherVersion) {
-		return &refusal{code: codeHeld, msg: fmt.Sprintf("every address of ENI %s counts as leased", eni), err: err}
+		return &refusal{code: codeHeld, msg: fmt.Sprintf("every address of ENI %s counts as leased, because its lease file cannot be read; "+
+			"install the multi-eni version that wrote it", eni), err: err}
 	}
 	if errors.Is(err, nodestate.ErrBusy) {
-		return refuse(codeTryAgain, "the leases of ENI %s have been locked by others for more than %s", eni, claimWait)
+		return refuse(codeTryAgain, "the leases of ENI %s have been locked by other ADDs or DELs for more than %s; try again", eni, claimWait)
 	}
 	if err != nil {
 		return err
@@ -275,7 +276,7 @@ func (c *call) checkLease(dir string, eni device.ENIID, id nodestate.AttachmentI
 	}
 	for _, p := range want {
 		if i, found := l.Find(p.Addr()); !found || !l.Leases[i].HeldBy(id) {
-			return refuse(codeOtherDevice, "address %s is not leased to container %s, interface %s any more; run DEL, then ADD", p.Addr(), id.ContainerID, id.IfName)
+			return refuse(codeOtherDevice, "address %s is no longer leased to container %s, interface %s; run DEL, then ADD", p.Addr(), id.ContainerID, id.IfName)
 		}
 	}
 	return nil

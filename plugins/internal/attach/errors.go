@@ -68,7 +68,13 @@ func worst(errs []error) error {
 }
 
 func busyDevice(pci device.PCIAddress) error {
-	return refuse(codeTryAgain, "device %s is being claimed by others for more than %s", pci, claimWait)
+	return refuse(codeTryAgain, "device %s has been locked by other ADDs or DELs for more than %s; try again", pci, claimWait)
+}
+
+// unknownDevice refuses addresses of a device that the inventory does not have.
+func unknownDevice(pci device.PCIAddress) error {
+	return refuse(codeTryAgain, "ipam.type %s: the inventory has no device %s, so its addresses are not known; "+
+		"see that multi-enid runs and that a NodeENI declares it", netconf.ENIIPAMType, pci)
 }
 
 // heldError names who has the device.

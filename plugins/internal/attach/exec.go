@@ -124,7 +124,7 @@ func pluginError(err error, stdout, stderr []byte) error {
 	switch {
 	case len(stdout) > 0:
 		if json.Unmarshal(stdout, &printed) != nil {
-			printed.Msg = fmt.Sprintf("failed (%v) and printed %q, which is no CNI error", err, clipped(stdout))
+			printed.Msg = fmt.Sprintf("failed (%v) and printed %q, which is not a CNI error", err, clipped(stdout))
 		}
 	case len(stderr) > 0:
 		printed.Msg = fmt.Sprintf("failed (%v): %q", err, clipped(stderr))

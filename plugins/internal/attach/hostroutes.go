@@ -26,15 +26,15 @@ func (c *call) refuseRouted(cand candidate, l link.Link) (routed bool, err error
 	}
 	if cand.row == nil {
 		return true, refuse(codeUnsupported, "device %s (%s) carries the host's %s in the main table, and no NodeENI declares it, so it may be the primary ENI; "+
-			"declare it by a NodeENI, or take that route away", cand.pci, l.Name, own[0])
+			"declare it by a NodeENI, or remove that route", cand.pci, l.Name, own[0])
 	}
 	if only, yes := all.Only(l.Index); yes {
 		return true, refuse(codeUnsupported, "device %s (%s) carries the host's only %s in the main table, and the node would lose it; "+
-			"give the node one by another link, or take the route away", cand.pci, l.Name, only)
+			"add one through another link, or remove the route", cand.pci, l.Name, only)
 	}
 	if all.SharedBy(l.Index) {
-		return true, refuse(codeUnsupported, "device %s (%s) is one of several next hops of the host's %s in the main table, and the others would go with it; "+
-			"take that next hop out of the route", cand.pci, l.Name, own[0])
+		return true, refuse(codeUnsupported, "device %s (%s) is one of several next hops of the host's %s in the main table, "+
+			"and removing it would remove the others; remove that next hop from the route", cand.pci, l.Name, own[0])
 	}
 	return true, nil
 }
@@ -55,7 +55,8 @@ func (c *call) clearRoutes(cand candidate, l link.Link, alone bool) error {
 	})
 	if err != nil { // the daemon repeats it
 		return &refusal{code: codeTryAgain, err: err,
-			msg: fmt.Sprintf("device %s (%s) has a default route in the host's main table that cannot be removed now", cand.pci, l.Name)}
+			msg: fmt.Sprintf("device %s (%s) has a default route in the host's main table that cannot be removed now; "+
+				"each ADD and the daemon try again", cand.pci, l.Name)}
 	}
 	return nil
 }

@@ -82,7 +82,7 @@ func (c *call) namedRow() (nodestate.Device, error) {
 		return nodestate.Device{}, err
 	}
 	if all[0].row == nil {
-		return nodestate.Device{}, refuse(codeTryAgain, "the inventory has no device %s, whose addresses it would say; see that a NodeENI declares it", all[0].pci)
+		return nodestate.Device{}, refuse(codeTryAgain, "the inventory has no device %s, so its addresses are not known; see that a NodeENI declares it", all[0].pci)
 	}
 	if len(all) > 1 {
 		var rows []nodestate.Device
@@ -102,9 +102,9 @@ func (c *call) macOf(ifname string) (device.MAC, error) {
 	}
 	switch {
 	case errors.Is(err, link.ErrNotFound):
-		return "", refuse(codeNoDevice, "interface %s is neither the host's nor, as %s, the container's; give ipam.select.nodeENI", ifname, c.args.IfName)
+		return "", refuse(codeNoDevice, "interface %s is not in the host, and not in the container as %s; give ipam.select.nodeENI", ifname, c.args.IfName)
 	case err == nil && l.MAC == "":
-		return "", refuse(codeNoDevice, "interface %s has no hardware address, and so is no ENI's; give ipam.select.nodeENI", ifname)
+		return "", refuse(codeNoDevice, "interface %s has no MAC address, so it belongs to no ENI; give ipam.select.nodeENI", ifname)
 	}
 	return l.MAC, err
 }

@@ -113,7 +113,7 @@ func TestLease(t *testing.T) {
 	must(t, err)
 
 	e.add(second)
-	e.refused("ADD", third, 11, "none of the 2 ipv4 addresses", "2 leased, 0 cooling down", "assign more")
+	e.refused("ADD", third, 11, "all 2 ipv4 addresses", "2 leased, 0 cooling down", "assign more")
 	if diff := cmp.Diff([]string{"10.0.2.16=leased", "10.0.2.17=leased", "fd00:2::16=leased", "fd00:2::17=leased"}, e.leases()); diff != "" {
 		t.Errorf("leases (-want +got):\n%s", diff)
 	}
@@ -133,7 +133,7 @@ func TestLease(t *testing.T) {
 	first = e.pod(conf)
 	r = e.add(first)
 	must(t, os.RemoveAll(e.file("leases")))
-	e.refused("CHECK", withPrev(t, first, r), 104, "10.0.2.16 is not leased")
+	e.refused("CHECK", withPrev(t, first, r), 104, "10.0.2.16 is no longer leased")
 	e.del(first)
 }
 
@@ -353,7 +353,7 @@ func TestLeaseInParallel(t *testing.T) {
 			switch {
 			case code == 0 && got[r.IPs[0].Address.String()] == "":
 				got[r.IPs[0].Address.String()] = args.ContainerID
-			case code != 11 || !strings.Contains(msg, "none of the 16 ipv4 addresses"):
+			case code != 11 || !strings.Contains(msg, "all 16 ipv4 addresses"):
 				t.Errorf("%s: %v, code %d: %s", args.ContainerID, r, code, msg)
 			}
 		})
@@ -390,14 +390,14 @@ func TestLeaseRefusals(t *testing.T) {
 	e.writeInventory()
 	asked := e.pod(conf)
 	asked.Args += ";IP=10.0.2.15"
-	e.refused("ADD", asked, 102, "10.0.2.15 was asked for", "10.0.2.16")
+	e.refused("ADD", asked, 102, "10.0.2.15 was requested", "10.0.2.16")
 	e.unchanged(before, "after refusals")
 	have := e.pod(conf)
 	have.Args += ";IP=10.0.2.16"
 	e.add(have)
 	e.refused("ADD", withIP(e.pod(conf), "10.0.2.16"), 101, "10.0.2.16 is held by pod shop/pod-")
 	e.del(have)
-	e.refused("ADD", withIP(e.pod(conf), "10.0.2.16"), 11, "released a moment ago")
+	e.refused("ADD", withIP(e.pod(conf), "10.0.2.16"), 11, "released recently")
 
 	e.unchanged(before, "after all DELs")
 	d.VPCCIDRs = nil
@@ -405,7 +405,7 @@ func TestLeaseRefusals(t *testing.T) {
 	ipam["coolDown"] = 0
 	must(t, os.RemoveAll(e.file("leases")))
 	e.writeInventory()
-	e.refused("ADD", e.pod(conf), 102, "ipam.routes", "vpc", "one by one")
+	e.refused("ADD", e.pod(conf), 102, "ipam.routes", "vpc", "one route for each network")
 	if held := e.held(); held != nil {
 		t.Errorf("held after a refusal: %v", held)
 	}
@@ -508,12 +508,12 @@ func TestRetiring(t *testing.T) {
 	if got := addresses(e.add(e.pod(conf))); !slices.Equal(got, []string{"10.0.2.17/24"}) {
 		t.Errorf("shared: %v", got)
 	}
-	e.refused("ADD", withIP(e.pod(conf), "10.0.2.16"), 11, "10.0.2.16 is being given back")
+	e.refused("ADD", withIP(e.pod(conf), "10.0.2.16"), 11, "10.0.2.16 is being returned")
 	ipam := map[string]any{"type": "eni-ipam", "dataDir": e.file("leases"), "addresses": "all"}
 	alone := e.pod(map[string]any{"select": map[string]any{"nodeENI": "a"}, "ipam": ipam})
 	if got := addresses(e.add(alone)); !slices.Equal(got, []string{"10.0.2.25/24", "10.0.2.27/24"}) {
 		t.Errorf("all: %v", got)
 	}
 	e.del(alone)
-	e.refused("ADD", withIP(e.pod(map[string]any{"select": map[string]any{"nodeENI": "a"}, "ipam": ipam}), "10.0.2.26"), 102, "10.0.2.26 was asked for")
+	e.refused("ADD", withIP(e.pod(map[string]any{"select": map[string]any{"nodeENI": "a"}, "ipam": ipam}), "10.0.2.26"), 102, "10.0.2.26 was requested")
 }

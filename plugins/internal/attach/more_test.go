@@ -171,7 +171,7 @@ func TestShared(t *testing.T) {
 	_, err := run(&attach.Plugin{}, "CHECK", withPrev(t, first, r))
 	must(t, err)
 	alone := e.pod(map[string]any{"select": map[string]any{"nodeENI": "shared"}})
-	e.refused("ADD", alone, 101, "shares it")
+	e.refused("ADD", alone, 101, "shares the device")
 	e.del(first)
 	e.refused("ADD", alone, 101, "pod-c2")
 	must(t, nstest.DeleteNetns(second.Netns))

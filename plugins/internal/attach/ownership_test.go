@@ -384,8 +384,8 @@ func TestOneModePerDevice(t *testing.T) {
 		says          string
 	}{
 		{m{"type": "ipvlan"}, m{"type": "ipvlan", "mode": "l2"}, ""},
-		{m{"type": "ipvlan"}, m{"type": "ipvlan", "mode": "l3"}, "which is l2 now"},
-		{m{"type": "ipvlan", "mode": "l3s"}, m{"type": "ipvlan"}, "which is l3s now"},
+		{m{"type": "ipvlan"}, m{"type": "ipvlan", "mode": "l3"}, "now l2;"},
+		{m{"type": "ipvlan", "mode": "l3s"}, m{"type": "ipvlan"}, "now l3s;"},
 		{m{"type": "ipvlan"}, m{"type": "macvlan"}, "ipvlan, not both"},
 		{m{"type": "macvlan"}, m{"type": "ipvlan"}, "macvlan, not both"},
 		{m{"type": "macvlan"}, m{"type": "macvlan", "mode": "private"}, ""},

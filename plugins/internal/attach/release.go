@@ -191,7 +191,7 @@ func (c *call) del() error {
 		return c.delOtherVersion(err)
 	case errors.Is(err, nodestate.ErrCorrupt): // there was something, which must not be forgotten
 		if _, _, err := c.proveOurs(); err != nil {
-			return &refusal{code: codeTryAgain, msg: "the attachment's record is corrupt, and nothing else tells what the pod has; repeat DEL", err: err}
+			return &refusal{code: codeTryAgain, msg: "the attachment's record is corrupt, and nothing else shows which device the pod has; repeat DEL", err: err}
 		}
 		if err := errors.Join(c.delWithoutRecord(), c.delUnrecordedIPAM()); err != nil {
 			return err
@@ -215,8 +215,8 @@ func present(err error) error {
 // otherVersion refuses to forget or to guess another version's work.
 func otherVersion(err error) error {
 	return &refusal{code: codeInternal, err: err,
-		msg: "the attachment's record is of another version of multi-eni, which alone can release it; " +
-			"install that one again, or remove the file and repeat DEL, which then goes by the netconf"}
+		msg: "another version of multi-eni wrote the attachment's record, and only that version can release it; " +
+			"install it again, or remove the file and repeat DEL, which then uses the netconf"}
 }
 
 // delOtherVersion is DEL for a record of another version. In this boot only that

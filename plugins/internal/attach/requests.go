@@ -24,7 +24,7 @@ func (c *call) readRequests() error {
 			return bad(err)
 		}
 		if c.cfg.MAC != "" && mac != c.cfg.MAC {
-			return refuse(codeEnvironment, "CNI_ARGS: MAC=%s, but the netconf asks for %s; they must agree", mac, c.cfg.MAC)
+			return refuse(codeEnvironment, "CNI_ARGS: MAC=%s, but the netconf requests %s; they must be the same, so remove one", mac, c.cfg.MAC)
 		}
 		c.cfg.MAC = mac
 	}
@@ -52,9 +52,9 @@ func (c *call) refuseMAC(d *claimed) error {
 	case want == "" || want == own:
 		return nil
 	case by == nil || d.fn.Driver == "ena":
-		return refuse(codeUnsupported, "MAC %s was asked for, but device %s has %s, and the VPC delivers to no other; leave it out", want, d.fn.Address, own)
+		return refuse(codeUnsupported, "MAC %s was requested, but device %s has %s, and the VPC delivers to no other; remove the request", want, d.fn.Address, own)
 	case !by.TakesMAC():
-		return refuse(codeUnsupported, "MAC %s was asked for, but with delegate %s the interface has its device's, %s; leave it out", want, by.Type, own)
+		return refuse(codeUnsupported, "MAC %s was requested, but delegate %s keeps the MAC of the device, %s; remove the request", want, by.Type, own)
 	}
 	return nil
 }
@@ -69,7 +69,7 @@ func (c *call) gotMAC(d *claimed, l link.Link, result *types100.Result, at int) 
 	if c.cfg.MAC == "" || got == c.cfg.MAC {
 		return nil
 	}
-	return refuse(codeUnsupported, "MAC %s was asked for, but delegate %s gave %q; leave it out, or take a delegate that gives it",
+	return refuse(codeUnsupported, "MAC %s was requested, but delegate %s gave %q; remove the request, or use a delegate that gives it",
 		c.cfg.MAC, d.Delegate.Type, got)
 }
 
@@ -81,7 +81,7 @@ func (c *call) gotAddresses(result *types100.Result) error {
 	}
 	for _, want := range c.cfg.IPs {
 		if !slices.ContainsFunc(have, func(p netip.Prefix) bool { return p.Addr() == want }) {
-			return refuse(codeUnsupported, "address %s was asked for, but the address plugin gave %v; leave it out, or take a plugin that gives it", want, have)
+			return refuse(codeUnsupported, "address %s was requested, but the address plugin gave %v; remove the request, or use a plugin that gives it", want, have)
 		}
 	}
 	return nil

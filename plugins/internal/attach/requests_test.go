@@ -28,7 +28,7 @@ func TestRequestedMAC(t *testing.T) {
 		words []string // of the refusal; nil where the MAC is to be the pod's
 	}{
 		"exclusive, its own":      {e.selectA(), strings.ToUpper(eniA.MAC), nil},
-		"exclusive, another":      {e.selectA(), foreignMAC, []string{foreignMAC, eniA.PCI, eniA.MAC, "the VPC delivers to no other", "leave it out"}},
+		"exclusive, another":      {e.selectA(), foreignMAC, []string{foreignMAC, eniA.PCI, eniA.MAC, "the VPC delivers to no other", "remove the request"}},
 		"host-device, its own":    {hostDevice, eniA.MAC, nil},
 		"host-device, another":    {hostDevice, foreignMAC, []string{foreignMAC, eniA.MAC}},
 		"macvlan on another NIC":  {shared, foreignMAC, nil},
@@ -59,7 +59,7 @@ func TestRequestedMAC(t *testing.T) {
 	args := e.pod(shared)
 	conf, env := way{conf: shared}.with(keyOfNetconf{"mac", "runtimeConfig", foreignMAC}, args.Args+";MAC="+eniA.MAC)
 	args.StdinData, args.Args = e.conf(conf), env
-	e.refused("ADD", args, 4, "CNI_ARGS", eniA.MAC, foreignMAC, "must agree")
+	e.refused("ADD", args, 4, "CNI_ARGS", eniA.MAC, foreignMAC, "must be the same")
 
 	// A delegate that we do not know may give it or not: the kernel tells.
 	other := map[string]any{"select": shared["select"], "delegate": map[string]any{"type": "other", "deviceField": "device"}}
@@ -122,7 +122,7 @@ func TestRequestedAddress(t *testing.T) {
 	conf := map[string]any{"select": map[string]any{"nodeENI": "a"}, "ipam": map[string]any{"type": "stubborn"},
 		"runtimeConfig": map[string]any{"ips": []string{"10.0.2.8/24"}}}
 	args := e.pod(conf)
-	e.refused("ADD", args, 102, "10.0.2.8 was asked for", "10.0.2.9/24")
+	e.refused("ADD", args, 102, "10.0.2.8 was requested", "10.0.2.9/24")
 	e.unchanged(before, "an address that was not given")
 	conf["runtimeConfig"] = map[string]any{"ips": []string{"10.0.2.9"}}
 	args = e.pod(conf)

@@ -63,7 +63,7 @@ func (c *call) allocated(inv nodestate.Inventory) ([]candidate, error) {
 	}
 	if c.policy != nil {
 		return nil, &netconf.PolicyError{Rule: "deviceID", Value: c.cfg.DeviceID.String(),
-			Advice: "a device must be in the inventory; declare it by a NodeENI"}
+			Advice: "the device is not in the node's inventory; create a NodeENI that declares it"}
 	}
 	return []candidate{{pci: c.cfg.DeviceID}}, nil
 }
@@ -85,7 +85,7 @@ func (c *call) usable(rows []nodestate.Device) ([]candidate, error) {
 	}
 	slices.SortFunc(out, func(a, b candidate) int { return strings.Compare(string(a.pci), string(b.pci)) })
 	if c.shares() && len(out) > 1 {
-		return nil, refuse(codeInvalid, "select %s: several devices match, and a shared attachment needs one: %s; add select.subnetID or select.eniID",
+		return nil, refuse(codeInvalid, "select %s: several devices match, but pods can share only one: %s; add select.subnetID or select.eniID",
 			c.cfg.Select, describeRows(rows))
 	}
 	return out, nil
@@ -95,15 +95,15 @@ func (c *call) refuseRow(d nodestate.Device) error {
 	named := c.cfg.DeviceID != "" && d.PCIAddress == c.cfg.DeviceID
 	switch {
 	case c.cfg.DeviceID != "" && !named:
-		return refuse(codeNoDevice, "the runtime allocated %s, which select %s does not mean (it means %s); "+
-			"let the network attachment definition's resourceName and select agree", c.cfg.DeviceID, c.cfg.Select, describe(d))
+		return refuse(codeNoDevice, "the runtime allocated %s, but select %s matches %s; "+
+			"make the network attachment definition's resourceName and select name the same device", c.cfg.DeviceID, c.cfg.Select, describe(d))
 	case d.Phase == nodestate.PhaseDraining && !named:
-		return refuse(codeNoDevice, "%s is draining: %s", describe(d), cmp.Or(d.Cause, "no new pod may have it"))
+		return refuse(codeNoDevice, "%s is draining: %s", describe(d), cmp.Or(d.Cause, "no new pod can get it"))
 	case d.Phase == nodestate.PhasePending:
 		return refuse(codeTryAgain, "%s is declared but not ready yet; multi-enid status says why", describe(d))
 	case d.ResourceName != "" && !named && !c.anyPod:
 		return refuse(codeNotAllocated,
-			"%s is of resource %s, which the kubelet allocates, and the runtime passed no deviceID; request the resource in the pod's limits, "+
+			"%s belongs to resource %s, which the kubelet allocates, but the runtime passed no deviceID; request the resource in the pod's limits, "+
 				"and give the network attachment definition the annotation k8s.v1.cni.cncf.io/resourceName: %[2]s", describe(d), d.ResourceName)
 	}
 	if c.anyPod {
@@ -158,7 +158,7 @@ func (c *call) inventory() (nodestate.Inventory, error) {
 	case err != nil:
 		return inv, &refusal{code: codeTryAgain, msg: "the inventory cannot be used", err: err}
 	case inv.BootID != c.bootID:
-		return inv, refuse(codeTryAgain, "the inventory at %s is of an earlier boot; multi-enid has not written this boot's yet", c.paths.Inventory)
+		return inv, refuse(codeTryAgain, "the inventory at %s is from an earlier boot; see that multi-enid runs on this node and writes a new one", c.paths.Inventory)
 	}
 	return inv, nil
 }

@@ -42,13 +42,13 @@ func (s sharing) conflict(o sharing) string {
 	passthru := func(s sharing) bool { return s.kind == kindMacvlan && s.Mode == "passthru" }
 	switch {
 	case s.kind == "ipvlan" && o.kind == "ipvlan" && s.Mode != o.Mode:
-		return fmt.Sprintf("ipvlan has one mode for all pods on a device, which is %s now; use %[1]s instead of %s, or another device", o.Mode, s.Mode)
+		return fmt.Sprintf("all ipvlan pods of a device share one mode, now %s; use %[1]s instead of %s, or another device", o.Mode, s.Mode)
 	case s.kind == "vlan" && o.kind == "vlan" && s.VLAN == o.VLAN:
-		return fmt.Sprintf("it has VLAN %d there already; use another vlanId, or another device", o.VLAN)
+		return fmt.Sprintf("that pod already uses VLAN %d; use another vlanId, or another device", o.VLAN)
 	case s.kind == "vlan" || o.kind == "vlan":
 		return ""
 	case s.kind != o.kind:
-		return fmt.Sprintf("a device serves %s or %s, not both; use %[2]s, or another device", s.kind, o.kind)
+		return fmt.Sprintf("a device can serve %s or %s, not both; use %[2]s, or another device", s.kind, o.kind)
 	case passthru(s) || passthru(o):
 		return "macvlan in mode passthru needs the device alone; use another mode, or another device"
 	}
@@ -96,11 +96,12 @@ func (c *call) refuseLeased(cand candidate) error {
 	}
 	l, err := c.readLeases(c.paths.LeaseDir, cand.row.ENIID)
 	if err != nil {
-		return &refusal{code: codeTryAgain, msg: fmt.Sprintf("device %s: its leases cannot be read, and pods may have some", cand.pci), err: err}
+		return &refusal{code: codeTryAgain, msg: fmt.Sprintf("device %s: the leases of its ENI cannot be read, so pods may use its addresses", cand.pci), err: err}
 	}
 	for _, o := range l.Leases {
 		if o.State == nodestate.LeaseHeld && o.AttachmentID != c.id && link.Probe(o.Netns) != link.Gone {
-			return heldError(cand.pci, fmt.Sprintf("it has leased %s of this ENI, which an exclusive attachment needs alone", o.Address),
+			return heldError(cand.pci, fmt.Sprintf("that pod leases %s of this ENI, but this attachment must own the ENI; "+
+				"select another ENI, or use a delegate that shares", o.Address),
 				c.who(nodestate.Attachment{AttachmentID: o.AttachmentID, Pod: o.Pod}))
 		}
 	}

@@ -209,9 +209,9 @@ func TestAloneAfterSharing(t *testing.T) {
 	}
 	gets("one", "", "10.0.2.15/24")
 	gets("one", "10.0.2.40,10.0.2.17", "10.0.2.40/24", "10.0.2.17/24")
-	e.refused("ADD", alone("one", "10.0.2.16"), 11, "10.0.2.16 was released a moment ago and is free in")
-	e.refused("ADD", alone("all", ""), 11, "10.0.2.16 was released a moment ago")
-	e.refused("ADD", alone("one", "10.0.2.50"), 102, "10.0.2.50 was asked for", "has 10.0.2.15, 10.0.2.16, 10.0.2.17, 10.0.2.32/28:")
+	e.refused("ADD", alone("one", "10.0.2.16"), 11, "10.0.2.16 was released recently and is free again in")
+	e.refused("ADD", alone("all", ""), 11, "10.0.2.16 was released recently")
+	e.refused("ADD", alone("one", "10.0.2.50"), 102, "10.0.2.50 was requested", "has only 10.0.2.15, 10.0.2.16, 10.0.2.17, 10.0.2.32/28;")
 	must(t, os.RemoveAll(e.file("leases")))
 	gets("all", "", "10.0.2.15/24", "10.0.2.16/24", "10.0.2.17/24")
 }

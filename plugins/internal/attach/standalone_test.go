@@ -55,10 +55,10 @@ func TestStandalone(t *testing.T) {
 	if r, code, msg := runBinary(t, e.file("bin", "macvlan"), "ADD", second); code != 0 || !slices.Equal(addresses(r), []string{"10.0.2.17/24"}) {
 		t.Errorf("second ADD: %v, code %d: %s", r, code, msg)
 	}
-	if _, code, msg := runBinary(t, e.file("bin", "macvlan"), "ADD", third); code != 11 || !strings.Contains(msg, "none of the 2 ipv4 addresses") {
+	if _, code, msg := runBinary(t, e.file("bin", "macvlan"), "ADD", third); code != 11 || !strings.Contains(msg, "all 2 ipv4 addresses") {
 		t.Errorf("third ADD: code %d: %s", code, msg)
 	}
-	if _, code, msg := runBinary(t, own, "STATUS", first); code != 50 || !strings.Contains(msg, "none of the 2 ipv4 addresses") {
+	if _, code, msg := runBinary(t, own, "STATUS", first); code != 50 || !strings.Contains(msg, "all 2 ipv4 addresses") {
 		t.Errorf("STATUS of a pool that is used up: code %d: %s", code, msg)
 	}
 	for range 2 {
@@ -99,9 +99,9 @@ func TestStandalone(t *testing.T) {
 		want string
 	}{
 		"no ENI":     {map[string]any{"type": "bridge"}, 7, "ipam.select: names no ENI"},
-		"no link":    {map[string]any{"type": "macvlan", "master": "eth9"}, 100, "eth9 is neither the host's"},
-		"not an ENI": {map[string]any{"type": "macvlan", "master": "lo"}, 100, "lo has no hardware address"},
-		"vlan":       {map[string]any{"type": "vlan", "master": "ens12"}, 7, "no VLANs"},
+		"no link":    {map[string]any{"type": "macvlan", "master": "eth9"}, 100, "eth9 is not in the host"},
+		"not an ENI": {map[string]any{"type": "macvlan", "master": "lo"}, 100, "lo has no MAC address"},
+		"vlan":       {map[string]any{"type": "vlan", "master": "ens12"}, 7, "inside a VLAN"},
 	} {
 		if _, code, msg := runBinary(t, own, "ADD", pod(tt.conf)); code != tt.code || !strings.Contains(msg, tt.want) {
 			t.Errorf("%s: code %d: %s", name, code, msg)

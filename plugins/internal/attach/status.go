@@ -100,7 +100,7 @@ func (c *call) addressesReady(cand candidate) error {
 		return nil
 	}
 	if cand.row == nil {
-		return refuse(codeTryAgain, "ipam.type %s: the inventory has no device %s, whose addresses it would say", netconf.ENIIPAMType, cand.pci)
+		return unknownDevice(cand.pci)
 	}
 	row := *cand.row
 	addresses, err := c.cfg.ENIIPAM.Pick(row)

@@ -74,7 +74,7 @@ func TestStatus(t *testing.T) {
 	expect("unplugged", sel("gone"), "no such PCI function")
 	expect("EFA", sel("efa"), "Elastic Fabric Adapter")
 	expect("no VF", sel("a", delegate("sriov")), "no physfn")
-	expect("macvlan on ena", sel("a", delegate("macvlan")), "which the VPC drops")
+	expect("macvlan on ena", sel("a", delegate("macvlan")), "the VPC drops its packets")
 	expect("sharing a userspace device", sel("dpdk", delegate("ipvlan")), "needs a kernel interface")
 	expect("no address yet", sel("a", ipam), "not known yet")
 	expect("a faulty netconf", sel("a", map[string]any{"mtu": 1, "bogus": true}), "mtu", "bogus")
@@ -103,7 +103,7 @@ func (e *env) status(t *testing.T) {
 	must(t, err)
 	holder := e.pod(conf)
 	e.add(holder)
-	e.refused("STATUS", shared(), 50, "none of the 1 ipv4 addresses")
+	e.refused("STATUS", shared(), 50, "all 1 ipv4 addresses")
 	must(t, nstest.DeleteNetns(holder.Netns)) // a dead pod's address is free, or will be
 	e.del(holder)
 

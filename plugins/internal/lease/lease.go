@@ -257,13 +257,14 @@ type ExhaustedError struct {
 
 func (e *ExhaustedError) Error() string {
 	if e.Size == 0 {
-		return fmt.Sprintf("ENI %s has no %s address for pods that share it: the first one is its own; assign secondary addresses or a prefix to it", e.ENI, e.Family)
+		return fmt.Sprintf("ENI %s has no %s address for pods that share it, since the first one stays its own; "+
+			"assign secondary addresses or a prefix to it", e.ENI, e.Family)
 	}
 	parts := []string{fmt.Sprintf("%d leased", e.Leased), fmt.Sprintf("%d cooling down", e.Cooling)}
 	if e.Retiring > 0 {
-		parts = append(parts, fmt.Sprintf("%d being given back", e.Retiring))
+		parts = append(parts, fmt.Sprintf("%d being returned", e.Retiring))
 	}
-	msg := fmt.Sprintf("none of the %d %s addresses that ENI %s has for pods is free: %s", e.Size, e.Family, e.ENI, strings.Join(parts, ", "))
+	msg := fmt.Sprintf("all %d %s addresses that ENI %s has for pods are taken: %s", e.Size, e.Family, e.ENI, strings.Join(parts, ", "))
 	if e.Next > 0 {
 		return fmt.Sprintf("%s; the next is free in %s", msg, e.Next.Round(time.Second)+time.Second)
 	}
@@ -281,7 +282,7 @@ type HeldError struct {
 func (e *HeldError) Error() string {
 	switch e.State {
 	case nodestate.LeaseCooling:
-		return fmt.Sprintf("address %s was released a moment ago and is free in %s", e.Address, (e.FreeAt-e.Now).Round(time.Second)+time.Second)
+		return fmt.Sprintf("address %s was released recently and is free again in %s", e.Address, (e.FreeAt-e.Now).Round(time.Second)+time.Second)
 	case nodestate.LeaseHeld:
 	}
 	who := fmt.Sprintf("container %s, interface %s", e.ContainerID, e.IfName)
@@ -297,7 +298,7 @@ func (e *HeldError) Error() string {
 type RetiringError struct{ Address netip.Addr }
 
 func (e *RetiringError) Error() string {
-	return fmt.Sprintf("address %s is being given back to its subnet", e.Address)
+	return fmt.Sprintf("address %s is being returned to its subnet; request another", e.Address)
 }
 
 // ForeignError says that a requested address is not one which the ENI has for pods.
@@ -312,6 +313,6 @@ func (e *ForeignError) Error() string {
 	for _, p := range e.Pools {
 		have = append(have, fmt.Sprintf("%s (%s)", p, p.Family))
 	}
-	return fmt.Sprintf("address %s was asked for, but ENI %s has for pods that share it %s: ask for one of these, or assign it to the ENI",
+	return fmt.Sprintf("address %s was requested, but ENI %s has only %s for pods that share it; request one of these, or assign it to the ENI",
 		e.Address, e.ENI, strings.Join(have, " and "))
 }

@@ -62,7 +62,7 @@ func TestTake(t *testing.T) {
 	want(t, "the first secondary", take(l, d, a, 0, alive), "10.0.1.11/24")
 	want(t, "the same again", take(l, d, a, 0, alive), "10.0.1.11/24")
 	want(t, "the second", take(l, d, b, 0, alive), "10.0.1.12/24")
-	want(t, "none left", take(l, d, c, 0, alive), "none of the 2 ipv4 addresses that ENI eni-0000000a has for pods is free: 2 leased, 0 cooling down; assign more…")
+	want(t, "none left", take(l, d, c, 0, alive), "all 2 ipv4 addresses that ENI eni-0000000a has for pods are taken: 2 leased, 0 cooling down; assign more…")
 	if !lease.Give(l, a.Holder.AttachmentID, time.Second) || lease.Give(l, a.Holder.AttachmentID, time.Second) {
 		t.Error("Give does not say whether there was anything")
 	}
@@ -111,7 +111,7 @@ func TestScarce(t *testing.T) {
 	want(t, "the other", take(l, d, ask("more"), 20*time.Second, alive), "10.0.1.11/24")
 	want(t, "the full cool-down", take(l, d, ask("third"), 20*time.Second, alive), "2 leased, 1 cooling down; the next is free in 11s…")
 	l.Retiring = []netip.Prefix{netip.MustParsePrefix("10.0.1.13/32")}
-	want(t, "on its way to the subnet", take(l, d, ask("third"), 31*time.Second, alive), "none of the 3 ipv4 addresses…")
+	want(t, "on its way to the subnet", take(l, d, ask("third"), 31*time.Second, alive), "all 3 ipv4 addresses…")
 }
 
 // TestStartedAnew: an interface of a pod that is started anew gets its cooling
@@ -133,7 +133,7 @@ func TestStartedAnew(t *testing.T) {
 	want(t, "the other interface", take(l, d, of("new", "net2", "shop/db-0"), 2*time.Second, alive), "10.0.1.17/24")
 	asked := of("new", "net1", "shop/db-0")
 	asked.Addresses = []netip.Addr{netip.MustParseAddr("10.0.1.18")}
-	want(t, "of another, by name", take(l, d, asked, 2*time.Second, alive), "address 10.0.1.18 was released a moment ago…")
+	want(t, "of another, by name", take(l, d, asked, 2*time.Second, alive), "address 10.0.1.18 was released recently…")
 	asked.Addresses[0] = netip.MustParseAddr("10.0.1.16")
 	want(t, "its own, by name", take(l, d, asked, 2*time.Second, alive), "10.0.1.16/24")
 }
@@ -203,7 +203,7 @@ func TestFamiliesAndPrefixes(t *testing.T) {
 		"an IPv6 subnet":    {dev("2001:db8::9/64", ""), nil, "has no ipv6 address for pods that share it…"},
 		"nothing for pods":  {dev("10.0.1.10/24", ""), nil, "has no ipv4 address for pods that share it…"},
 		"asked for":         {dev("10.0.1.10/24", "10.0.1.16/28"), func(r *lease.Request) { r.Addresses = []netip.Addr{netip.MustParseAddr("10.0.1.20")} }, "10.0.1.20/24"},
-		"asked for primary": {dev("10.0.1.10/24 10.0.1.11/24", "10.0.1.16/28"), func(r *lease.Request) { r.Addresses = []netip.Addr{netip.MustParseAddr("10.0.1.10")} }, "has for pods that share it 10.0.1.11, 10.0.1.16/28 (ipv4) and none (ipv6)…"},
+		"asked for primary": {dev("10.0.1.10/24 10.0.1.11/24", "10.0.1.16/28"), func(r *lease.Request) { r.Addresses = []netip.Addr{netip.MustParseAddr("10.0.1.10")} }, "has only 10.0.1.11, 10.0.1.16/28 (ipv4) and none (ipv6) for pods that share it…"},
 	} {
 		r := ask("x")
 		if tt.change != nil {
@@ -230,9 +230,9 @@ func TestFamiliesAndPrefixes(t *testing.T) {
 	want(t, "its other interface", take(l, d, twin, 0, alive), "address 10.0.1.11 is held by this pod already, on interface net1")
 	want(t, "other", take(l, d, other, 0, alive), "address 10.0.1.11 is held by pod ns/first (container mine, interface net1)")
 	lease.Give(l, mine.Holder.AttachmentID, 0)
-	want(t, "other", take(l, d, other, time.Second, alive), "address 10.0.1.11 was released a moment ago and is free in 30s")
+	want(t, "other", take(l, d, other, time.Second, alive), "address 10.0.1.11 was released recently and is free again in 30s")
 	l.Retiring = []netip.Prefix{netip.MustParsePrefix("10.0.1.11/32")}
-	want(t, "other", take(l, d, other, time.Hour, alive), "address 10.0.1.11 is being given back to its subnet")
+	want(t, "other", take(l, d, other, time.Hour, alive), "address 10.0.1.11 is being returned to its subnet; request another")
 }
 
 func TestHugePrefix(t *testing.T) {

@@ -60,18 +60,18 @@ func (c *Config) types() []string {
 
 // checkRequests faults requests of a runtime that no plugin carries out.
 func (d *decoder) checkRequests(c *Config) {
-	nobody := fmt.Sprintf("is taken by none of %s", strings.Join(c.types(), ", "))
+	nobody := fmt.Sprintf("no plugin of this netconf uses it (%s)", strings.Join(c.types(), ", "))
 	if sub := d.object("runtimeConfig"); sub != nil {
 		for _, key := range slices.Sorted(maps.Keys(sub.fields)) {
 			if given(sub.fields[key]) && !c.takes(key, capabilitiesOf) {
-				sub.fault(key, "%s; remove it from capabilities", nobody)
+				sub.fault(key, "%s: %s; remove it from capabilities", clip(sub.fields[key]), nobody)
 			}
 		}
 	}
 	if sub := d.cniArgs(); sub != nil {
 		for _, key := range []string{"ips", "mac"} { // others may be meant for a plugin that comes later in the list
 			if given(sub.fields[key]) && !c.takes(key, argsOf) {
-				sub.fault(key, "%s; remove it", nobody)
+				sub.fault(key, "%s: %s; remove it", clip(sub.fields[key]), nobody)
 			}
 		}
 	}
@@ -87,7 +87,7 @@ func given(raw json.RawMessage) bool {
 func (c *Config) CheckArgs(args map[string]string) error {
 	for _, key := range []string{"IP", "GATEWAY", "MAC"} {
 		if args[key] != "" && !c.takes(key, environmentOf) {
-			return fmt.Errorf("%s=%s is taken by none of %s; leave it out", key, args[key], strings.Join(c.types(), ", "))
+			return fmt.Errorf("%s=%s: no plugin of this netconf uses it (%s); remove it", key, args[key], strings.Join(c.types(), ", "))
 		}
 	}
 	return nil
@@ -111,7 +111,7 @@ func (d *decoder) requested(c *Config) {
 			return
 		}
 		if c.MAC != "" && mac != c.MAC {
-			in.fault(key, "%s, but %s is %s; they must agree", mac, where, c.MAC)
+			in.fault(key, "%s, but %s is %s; they must be the same, so remove one", mac, where, c.MAC)
 			return
 		}
 		c.MAC, where = mac, in.prefix+key

@@ -19,7 +19,7 @@ type DecodeError struct {
 }
 
 func (e *DecodeError) Error() string {
-	return fmt.Sprintf("decode netconf %q: %v", clip(e.Text), e.Err)
+	return fmt.Sprintf("decode netconf %q: %v; want one JSON object", clip(e.Text), e.Err)
 }
 
 // Unwrap returns the cause.
@@ -78,10 +78,10 @@ func canonical(stdin []byte) (json.RawMessage, error) {
 		return nil, err
 	}
 	if object == nil {
-		return nil, errors.New("want a JSON object, got null")
+		return nil, errors.New("got null")
 	}
 	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return nil, errors.New("want one JSON object, got more after it")
+		return nil, errors.New("got more after the object")
 	}
 	return json.Marshal(object)
 }

@@ -79,7 +79,7 @@ func (d *decoder) deviceField(typ string) string {
 	case !ok && field == "" && !d.faultAt("deviceField"):
 		d.fault("deviceField", "is missing; name the key by which %s takes its device: deviceID or pciBusID (PCI address), master or device (interface name)", typ)
 	case ok && field != "" && !slices.Contains(known.fields, field):
-		d.fault("deviceField", "%q: %s takes its device as %s; remove the key", field, typ, strings.Join(known.fields, " or "))
+		d.fault("deviceField", "%q: %s takes its device by the key %s; remove deviceField", field, typ, strings.Join(known.fields, " or "))
 		field = ""
 	}
 	if ok && field == "" {

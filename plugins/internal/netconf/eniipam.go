@@ -81,7 +81,8 @@ func (d *decoder) eniIPAM(p *Plugin, more ...string) *ENIIPAM {
 	}
 	for i, r := range e.Routes {
 		if r.wantsRouter() && r.Dst.Addr().Is6() {
-			sub.fault(fmt.Sprintf("routes[%d].gw", i), "is missing, and the VPC's IPv6 router is not known by address; give it, or leave the route out: the router announces itself")
+			sub.fault(fmt.Sprintf("routes[%d].gw", i), "is missing, and the VPC's IPv6 router has no fixed address; "+
+				"give gw, or remove the route: the router announces itself")
 		}
 	}
 	e.Requested = d.requestedIPs()
@@ -91,14 +92,14 @@ func (d *decoder) eniIPAM(p *Plugin, more ...string) *ENIIPAM {
 // checkSharing faults what of eni-ipam does not go with the delegate.
 func (e *ENIIPAM) checkSharing(d *decoder, delegate *Delegate) {
 	if sub := d.object("ipam"); (delegate == nil || !delegate.Shared) && given(sub.fields["coolDown"]) {
-		sub.fault("coolDown", "a pod that has the ENI to itself leases nothing; remove it")
+		sub.fault("coolDown", "%s: only pods that share the ENI lease addresses; remove the key", clip(sub.fields["coolDown"]))
 	}
 	switch {
 	case delegate == nil:
 	case delegate.Type == "vlan":
-		d.fault("ipam.type", "%q: the VPC carries no VLANs, and so does not deliver the ENI's addresses in one; use ipvlan, or another IPAM plugin", ENIIPAMType)
+		d.fault("ipam.type", "%q: the VPC does not deliver the ENI's addresses inside a VLAN; use delegate ipvlan, or another IPAM plugin", ENIIPAMType)
 	case delegate.Shared && e.Addresses == addressesAll:
-		d.fault("ipam.addresses", "%q is for a pod that has the ENI to itself; with delegate %s leave it out", addressesAll, delegate.Type)
+		d.fault("ipam.addresses", "%q is for a pod that owns the ENI, but delegate %s shares it; remove the key", addressesAll, delegate.Type)
 	}
 }
 
@@ -131,7 +132,7 @@ func (e *ENIIPAM) Pick(d nodestate.Device, requested ...netip.Addr) ([]netip.Pre
 	for _, family := range families {
 		of := slices.DeleteFunc(slices.Clone(d.Addresses), func(p netip.Prefix) bool { return nodestate.FamilyOf(p.Addr()) != family })
 		if len(of) == 0 {
-			return nil, fmt.Errorf("ENI %s has no %s address; it has %s: assign one to it, or leave that family out of ipam.families", d.ENIID, family, list(d.Addresses))
+			return nil, fmt.Errorf("ENI %s has no %s address, only %s; assign one to it, or remove that family from ipam.families", d.ENIID, family, list(d.Addresses))
 		}
 		if e.Addresses != addressesAll {
 			of = of[:1]
@@ -147,13 +148,14 @@ func (e *ENIIPAM) Secondary(requested ...netip.Addr) bool {
 }
 
 // ErrNoAddressYet says that the daemon has not learned the ENI's addresses.
-var ErrNoAddressYet = errors.New("the addresses of the ENI are not known yet")
+var ErrNoAddressYet = errors.New("the addresses of the ENI are not known yet; multi-enid learns them from the instance metadata, see multi-enid status")
 
 func pickRequested(d nodestate.Device, requested []netip.Addr) (out []netip.Prefix, err error) {
 	for _, want := range requested {
 		p, ok := owned(d, want)
 		if !ok {
-			return nil, fmt.Errorf("address %s was asked for, but ENI %s has %s: ask for one of these, or assign it to the ENI", want, d.ENIID, list(d.Addresses, d.Prefixes...))
+			return nil, fmt.Errorf("address %s was requested, but ENI %s has only %s; request one of these, or assign it to the ENI",
+				want, d.ENIID, list(d.Addresses, d.Prefixes...))
 		}
 		if !slices.Contains(out, p) {
 			out = append(out, p)
@@ -183,14 +185,15 @@ func (e *ENIIPAM) ResolveRoutes(d nodestate.Device, addresses []netip.Prefix) (o
 	v4 := slices.ContainsFunc(addresses, func(p netip.Prefix) bool { return p.Addr().Is4() })
 	for _, r := range e.Routes {
 		if !v4 && r.wantsRouter() && (r.VPC || r.Dst.Addr().Is4()) {
-			return nil, fmt.Errorf("%s has no gateway, and the pod gets no address whose subnet's router it could take; give gw, or add ipv4 to ipam.families", r.dst())
+			return nil, fmt.Errorf("the route to %s has no gateway, and the pod gets no IPv4 address whose subnet router it could use; "+
+				"give gw, or add ipv4 to ipam.families", r.dst())
 		}
 		if !r.VPC {
 			out = append(out, r)
 			continue
 		}
 		if len(d.VPCCIDRs) == 0 {
-			return nil, fmt.Errorf("%s: the inventory does not know the networks of the VPC; give them one by one", dstVPC)
+			return nil, fmt.Errorf("dst %q: the inventory does not list the VPC's networks; write one route for each network instead", dstVPC)
 		}
 		for _, cidr := range d.VPCCIDRs {
 			r.Dst, r.VPC = cidr, false

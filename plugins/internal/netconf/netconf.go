@@ -267,13 +267,15 @@ func (c *Config) PathKeys() map[string]string {
 	return set
 }
 
+const wantPath = `an absolute path without "..", "//" or a slash at the end`
+
 func (d *decoder) path(key string, dst *string) {
 	v := *dst
 	if !d.str(key, &v) || v == "" {
 		return
 	}
 	if !filepath.IsAbs(v) || filepath.Clean(v) != v {
-		d.fault(key, "%q: want a clean absolute path", v)
+		d.fault(key, "%q: want %s", v, wantPath)
 		return
 	}
 	*dst = v
@@ -305,7 +307,7 @@ func (d *decoder) deviceID() device.PCIAddress {
 		}
 		path := in.prefix + key
 		if found != "" && v != found {
-			d.fault(path, "%s, but %s is %s; they must name one device", v, where, found)
+			d.fault(path, "%s, but %s is %s; they must name the same device, so remove one", v, where, found)
 			return
 		}
 		if found == "" {
@@ -349,7 +351,7 @@ func (d *decoder) validAttachments() []nodestate.AttachmentID {
 		var id nodestate.AttachmentID
 		for name, dst := range map[string]*string{"containerID": &id.ContainerID, "ifname": &id.IfName} {
 			if sub.str(name, dst); *dst == "" && !sub.faultAt(name) {
-				sub.fault(name, "is missing")
+				sub.fault(name, "is missing; each entry needs containerID and ifname")
 			}
 		}
 		out = append(out, id)

@@ -167,7 +167,7 @@ func TestParseFaults(t *testing.T) {
 		`,"runtimeConfig":{"deviceID":1,"CNIDeviceInfoFile":2}`:              `runtimeConfig.CNIDeviceInfoFile: 2: want a string; runtimeConfig.deviceID: 1: want a string`,
 		`,"dataDir":1,"inventory":[],"sysfs":{},"logFile":true,"logLevel":0`: `dataDir: 1: want a string; inventory: []: want a string; logFile: true: want a string; logLevel: 0: want a string; sysfs: {}: want a string`,
 		`,"cni.dev/valid-attachments":{}`:                                    `cni.dev/valid-attachments: {}: want a list`,
-		`,"cni.dev/valid-attachments":[{"containerID":1},"x"]`:               `cni.dev/valid-attachments[0].containerID: 1: want a string; cni.dev/valid-attachments[0].ifname: is missing; cni.dev/valid-attachments[1]: "x": want an object`,
+		`,"cni.dev/valid-attachments":[{"containerID":1},"x"]`:               `cni.dev/valid-attachments[0].containerID: 1: want a string; cni.dev/valid-attachments[0].ifname: is missing; each entry needs containerID and ifname; cni.dev/valid-attachments[1]: "x": want an object`,
 		`,"args":["` + strings.Repeat("x", 100) + `"]`:                       `args: ["` + strings.Repeat("x", 58) + `…: want an object`,
 		// Values.
 		`,"name":""`:                         `name: is missing; give the network a name`,
@@ -185,18 +185,18 @@ func TestParseFaults(t *testing.T) {
 		`,"mtu":-1`:                          `mtu: -1: want octets between 68 and 65535, or leave it out`,
 		`,"routes":[{"gw":"10.0.0.1"}]`:      `routes[0].dst: is missing; give a network such as 10.0.0.0/8`,
 		`,"routes":[{"dst":"10.0.0.0/8"},{"dst":"default"}]`: `routes[1].dst: "default": want a network such as 10.0.0.0/8`,
-		`,"routes":[{"dst":"10.0.0.0/8","gw":"fe80::1"}]`:    `routes[0].gw: fe80::1 is not of the family of routes[0].dst 10.0.0.0/8`,
-		`,"routes":[{"dst":"fd00::/8","gw":"fe80::1%eth0"}]`: `routes[0].gw: fe80::1%eth0: want an address without zone; it is looked for on the pod's interface`,
+		`,"routes":[{"dst":"10.0.0.0/8","gw":"fe80::1"}]`:    `routes[0].gw: fe80::1 is not of the same IP family as routes[0].dst 10.0.0.0/8; give a gateway of that family`,
+		`,"routes":[{"dst":"fd00::/8","gw":"fe80::1%eth0"}]`: `routes[0].gw: fe80::1%eth0: want an address without a zone, since the gateway is always on the pod's interface; remove the zone`,
 		`,"routes":[{"dst":"fd00::/8","gw":"router"}]`:       `routes[0].gw: "router": want an address such as 10.0.0.1`,
 		`,"routes":[{"dst":"fd00::/8","mtu":1,"advmss":65536,"priority":-1,"table":-1,"scope":256}]`: `routes[0].advmss: 65536: want octets between 1 and 65535; routes[0].mtu: 1: want octets between 68 and 65535; ` +
 			`routes[0].priority: -1: want a whole number from 0; routes[0].scope: 256: want a scope from 0 (universe) to 255 (nowhere); routes[0].table: -1: want a route table from 1`,
-		`,"dataDir":"relative","inventory":"/a/../b","sysfs":"/sys/","logFile":"./x"`: `dataDir: "relative": want a clean absolute path; inventory: "/a/../b": want a clean absolute path; ` +
-			`logFile: "./x": want a clean absolute path; sysfs: "/sys/": want a clean absolute path`,
+		`,"dataDir":"relative","inventory":"/a/../b","sysfs":"/sys/","logFile":"./x"`: `dataDir: "relative": want an absolute path without "..", "//" or a slash at the end; inventory: "/a/../b": want an absolute path without "..", "//" or a slash at the end; ` +
+			`logFile: "./x": want an absolute path without "..", "//" or a slash at the end; sysfs: "/sys/": want an absolute path without "..", "//" or a slash at the end`,
 		`,"logLevel":"loud"`:                           `logLevel: "loud": want one of debug, info, warning, error`,
-		`,"runtimeConfig":{"CNIDeviceInfoFile":"x/y"}`: `runtimeConfig.CNIDeviceInfoFile: "x/y": want a clean absolute path`,
+		`,"runtimeConfig":{"CNIDeviceInfoFile":"x/y"}`: `runtimeConfig.CNIDeviceInfoFile: "x/y": want an absolute path without "..", "//" or a slash at the end`,
 		`,"ipam":{"subnet":"10.0.0.0/8"}`:              `ipam.type: "": want the file name of a CNI plugin, such as host-local`,
 		`,"ipam":{"type":"../../bin/sh"}`:              `ipam.type: "../../bin/sh": want the file name of a CNI plugin, such as host-local`,
-		`,"ipam":{"type":"host-local","Type":"other"}`: `ipam.Type: is type in another spelling, and other plugins may read either; remove one`,
+		`,"ipam":{"type":"host-local","Type":"other"}`: `ipam.Type: is type in another spelling, and other plugins may read either one; remove one`,
 		`,"ipam":{"type":".hidden"}`:                   `ipam.type: ".hidden": want the file name of a CNI plugin, such as host-local`,
 	} {
 		checkFaults(t, with(keys), "invalid netconf: "+want)
@@ -249,9 +249,9 @@ func TestDeviceID(t *testing.T) {
 		"runtimeConfig":        {`,"runtimeConfig":{"deviceID":"0000:00:07.0"}`, "0000:00:07.0", ""},
 		"all, in either case":  {`,"deviceID":"0000:AF:07.0","pciBusID":"0000:af:07.0","runtimeConfig":{"deviceID":"0000:Af:07.0"}`, "0000:af:07.0", ""},
 		"select agrees":        {`,"deviceID":"0000:AF:07.0","select":{"pciAddress":"0000:af:07.0"}`, "0000:af:07.0", ""},
-		"deviceID disagrees":   {`,"deviceID":"0000:00:08.0","runtimeConfig":{"deviceID":"0000:00:07.0"}`, "0000:00:07.0", `deviceID: 0000:00:08.0, but runtimeConfig.deviceID is 0000:00:07.0; they must name one device`},
-		"pciBusID disagrees":   {`,"deviceID":"0000:00:07.0","pciBusID":"0000:00:08.0"`, "0000:00:07.0", `pciBusID: 0000:00:08.0, but deviceID is 0000:00:07.0; they must name one device`},
-		"all disagree":         {`,"deviceID":"0000:00:08.0","pciBusID":"0000:00:09.0","runtimeConfig":{"deviceID":"0000:00:07.0"}`, "0000:00:07.0", `deviceID: 0000:00:08.0, but runtimeConfig.deviceID is 0000:00:07.0; they must name one device; pciBusID: 0000:00:09.0, but runtimeConfig.deviceID is 0000:00:07.0; they must name one device`},
+		"deviceID disagrees":   {`,"deviceID":"0000:00:08.0","runtimeConfig":{"deviceID":"0000:00:07.0"}`, "0000:00:07.0", `deviceID: 0000:00:08.0, but runtimeConfig.deviceID is 0000:00:07.0; they must name the same device, so remove one`},
+		"pciBusID disagrees":   {`,"deviceID":"0000:00:07.0","pciBusID":"0000:00:08.0"`, "0000:00:07.0", `pciBusID: 0000:00:08.0, but deviceID is 0000:00:07.0; they must name the same device, so remove one`},
+		"all disagree":         {`,"deviceID":"0000:00:08.0","pciBusID":"0000:00:09.0","runtimeConfig":{"deviceID":"0000:00:07.0"}`, "0000:00:07.0", `deviceID: 0000:00:08.0, but runtimeConfig.deviceID is 0000:00:07.0; they must name the same device, so remove one; pciBusID: 0000:00:09.0, but runtimeConfig.deviceID is 0000:00:07.0; they must name the same device, so remove one`},
 		"select disagrees":     {`,"deviceID":"0000:00:07.0","select":{"pciAddress":"0000:00:08.0"}`, "0000:00:07.0", `select.pciAddress: 0000:00:08.0, but the runtime allocated 0000:00:07.0; remove one of them`},
 		"the first is faulty":  {`,"deviceID":"0000:00:07.0","runtimeConfig":{"deviceID":"x"}`, "0000:00:07.0", `runtimeConfig.deviceID: PCI address "x": invalid value: want domain:bus:device.function, such as 0000:00:07.0`},
 		"no other fault of it": {`,"deviceID":"x"`, "", `deviceID: PCI address "x": invalid value: want domain:bus:device.function, such as 0000:00:07.0`},

@@ -36,7 +36,7 @@ func ParsePolicy(data []byte) (*Policy, error) {
 		return nil, fmt.Errorf("parse %s: %w", nodestate.DefaultPolicyPath, err)
 	}
 	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return nil, fmt.Errorf("parse %s: want one JSON object, got more after it", nodestate.DefaultPolicyPath)
+		return nil, fmt.Errorf("parse %s: got more after the object; want one JSON object", nodestate.DefaultPolicyPath)
 	}
 	if p.SchemaVersion != nodestate.SchemaVersion {
 		return nil, fmt.Errorf("parse %s: schemaVersion %d, want %d", nodestate.DefaultPolicyPath, p.SchemaVersion, nodestate.SchemaVersion)
@@ -46,7 +46,7 @@ func ParsePolicy(data []byte) (*Policy, error) {
 		{"binDir", p.BinDir}, {"dataDir", p.DataDir}, {"inventory", p.Inventory}, {"sysfs", p.Sysfs}, {"logFile", p.LogFile}, {"leaseDir", p.LeaseDir},
 	} {
 		if (f.path != "" || f.name == "binDir") && (!filepath.IsAbs(f.path) || filepath.Clean(f.path) != f.path) {
-			errs = append(errs, fmt.Errorf("parse %s: %s %q: want a clean absolute path", nodestate.DefaultPolicyPath, f.name, f.path))
+			errs = append(errs, fmt.Errorf("parse %s: %s %q: want %s", nodestate.DefaultPolicyPath, f.name, f.path, wantPath))
 		}
 	}
 	for _, t := range twins(data, mostTwins) {
@@ -131,7 +131,8 @@ func (p *Policy) CheckPlugin(rule, typ string, allowed []string) error {
 	if slices.Contains(allowed, typ) {
 		return nil
 	}
-	return &PolicyError{rule, typ, fmt.Sprintf("allowed: %s (%s)", orNone(allowed), nodestate.DefaultPolicyPath)}
+	return &PolicyError{rule, typ,
+		fmt.Sprintf("%s allows %s; use an allowed type, or have an administrator add this one", nodestate.DefaultPolicyPath, orNone(allowed))}
 }
 
 // Check refuses what of a netconf the policy does not allow; a nil policy
@@ -152,7 +153,7 @@ func (p *Policy) Check(c *Config) error {
 			continue
 		}
 		if key, v := findPath(at, plugin.Raw); key != "" {
-			return &PolicyError{key, v, "another plugin's paths are not a tenant's to choose; remove the key"}
+			return &PolicyError{key, v, "a netconf must not choose another plugin's paths; remove the key"}
 		}
 		if err := p.checkRestricted(at, plugin); err != nil {
 			return err
@@ -182,8 +183,8 @@ func (p *Policy) checkRestricted(at string, plugin *Plugin) error {
 			}
 			v := cmp.Or(unquote(fields[key]), string(fields[key]))
 			if !slices.Contains(values, v) {
-				return &PolicyError{at + "." + key, v, fmt.Sprintf("with %s a netconf may give it %s (restricted in %s); remove the key",
-					plugin.Type, orNone(values), nodestate.DefaultPolicyPath)}
+				return &PolicyError{at + "." + key, v, fmt.Sprintf("%s allows %s for this key of %s; remove the key, or use an allowed value",
+					nodestate.DefaultPolicyPath, orNone(values), plugin.Type)}
 			}
 		}
 	}
@@ -282,7 +283,8 @@ func (p *Policy) CheckNamespace(d nodestate.Device, namespace string) error {
 	if p == nil || len(d.AllowedNamespaces) == 0 || namespace != "" && slices.Contains(d.AllowedNamespaces, namespace) {
 		return nil
 	}
-	return &PolicyError{"K8S_POD_NAMESPACE", namespace, fmt.Sprintf("NodeENI %s allows %s (annotation networking.k8s.aws/allowed-namespaces)",
+	return &PolicyError{"K8S_POD_NAMESPACE", namespace, fmt.Sprintf("NodeENI %s allows these namespaces: %s "+
+		"(annotation networking.k8s.aws/allowed-namespaces); run the pod there, or select another NodeENI",
 		d.NodeENI, orNone(d.AllowedNamespaces))}
 }
 

@@ -29,7 +29,7 @@ func (d *decoder) check(c *Config) {
 	}
 	d.checkRequests(c)
 	if c.Delegate != nil && c.Delegate.OwnMTU() && c.MTU != 0 {
-		d.fault("mtu", "%d, but delegate has one of its own; remove one of them", c.MTU)
+		d.fault("mtu", "%d, but delegate has an mtu of its own; remove one of them", c.MTU)
 	}
 	if s := c.Select.PCIAddress; s != "" && c.DeviceID != "" && s != c.DeviceID {
 		d.fault("select.pciAddress", "%s, but the runtime allocated %s; remove one of them", s, c.DeviceID)

@@ -71,9 +71,9 @@ func (d *decoder) routes(words ...string) []Route {
 		if parseInto(sub, "gw", &r.Gateway, parseAddress) {
 			switch {
 			case r.Gateway.Zone() != "":
-				sub.fault("gw", "%s: want an address without zone; it is looked for on the pod's interface", r.Gateway)
+				sub.fault("gw", "%s: want an address without a zone, since the gateway is always on the pod's interface; remove the zone", r.Gateway)
 			case ok && r.Gateway.Is4() != (r.VPC || r.Dst.Addr().Is4()):
-				sub.fault("gw", "%s is not of the family of routes[%d].dst %s", r.Gateway, i, r.dst())
+				sub.fault("gw", "%s is not of the same IP family as routes[%d].dst %s; give a gateway of that family", r.Gateway, i, r.dst())
 			}
 		}
 		r.Dst = r.Dst.Masked()

@@ -38,7 +38,7 @@ func (t twin) problem() string {
 	if t.key == t.of {
 		return "is given twice; remove one"
 	}
-	return fmt.Sprintf("is %s in another spelling, and other plugins may read either; remove one", t.of)
+	return fmt.Sprintf("is %s in another spelling, and other plugins may read either one; remove one", t.of)
 }
 
 // mostTwins bounds the faults that a hostile text can cause.

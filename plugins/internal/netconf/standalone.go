@@ -14,10 +14,14 @@ func ParseIPAM(stdin []byte) (*Config, error) {
 	switch {
 	case c.ENIIPAM == nil:
 		if !d.faultAt("ipam") {
-			d.fault("ipam.type", "is not %s", ENIIPAMType)
+			var typ string
+			if sub := d.object("ipam"); sub != nil {
+				typ = unquote(sub.fields["type"])
+			}
+			d.fault("ipam.type", "%q: want %q", typ, ENIIPAMType)
 		}
 	case c.Select.Empty() && c.DeviceID == "" && c.Interface == "" && !d.faultAt("ipam", "deviceID", "pciBusID", "runtimeConfig"):
-		d.fault("ipam.select", "names no ENI, nor does the netconf by master, device, deviceID or pciBusID; give ipam.select.nodeENI")
+		d.fault("ipam.select", "names no ENI, and neither does the netconf by master, device, deviceID or pciBusID; give ipam.select.nodeENI")
 	default:
 		c.ENIIPAM.checkSharing(d, c.Delegate)
 	}

@@ -115,7 +115,7 @@ func TestIPVLANMode(t *testing.T) {
 			t.Errorf("%s the first pod's interface is %+v, want mode %d", when, l, want)
 		}
 	}
-	in("b", "l3").refused(102, pci, "container a", "which is l2 now")
+	in("b", "l3").refused(102, pci, "container a", "now l2;")
 	has("after the refusal", netlink.IPVLAN_MODE_L2)
 
 	master, err := netlink.LinkByName("ens7")

@@ -250,7 +250,7 @@ func TestSharedENI(t *testing.T) {
 	})
 
 	s.must(s.createPod("p5", nil))
-	why := fmt.Sprintf("none of the 4 ipv4 addresses that ENI %s has for pods is free: 4 leased, 0 cooling down; assign more", a.id)
+	why := fmt.Sprintf("all 4 ipv4 addresses that ENI %s has for pods are taken: 4 leased, 0 cooling down; assign more", a.id)
 	cluster.Eventually(t, "an Event", settle, s.waits("p5", why))
 	refused := s.refusal()
 	s.must(errors.Join(want(refused.Code, 11), contains(refused.Msg, why)))
