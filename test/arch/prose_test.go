@@ -29,7 +29,6 @@ var unrevised = map[string]string{
 	"daemon/uninstall.go":     "command line",
 	"daemon/install.go":       "command line",
 	"docs/addresses.md":       "netconf",
-	"docs/adr":                "prose",
 	"docs/api.md":             "netconf",
 	"docs/install.md":         "quickstart",
 	"docs/netconf.md":         "netconf",
