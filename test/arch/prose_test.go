@@ -87,6 +87,17 @@ func proseRules() []rule {
 			},
 		},
 		{
+			name:  "no-audience",
+			why:   "a reader who learns in the first sentence for whom a page is, knows whether to read on",
+			check: noAudience,
+			bad:   []string{"-- docs/x.md --\n# Title\n\nIt does much.\n\nThis page is for users.\n", "-- docs/x.md --\n# Title\n\n- This page is for users.\n"},
+			good: []string{
+				"-- docs/x.md --\n<!-- generated -->\n# Title\n\nThis page is for\nusers.\n",
+				"-- README.md --\n# Title\n\n![picture](x.svg)\n\n**A pod gets it.** The project is for engineers.\n",
+				"-- docs/adr/0001-x.md --\n# Title\n\nStatus: accepted\n",
+			},
+		},
+		{
 			name:  "wide-line",
 			why:   "a line that does not fit into a window or a diff is not read; make a wide table a list",
 			check: wideLines,
@@ -109,6 +120,20 @@ func wideLines(tr tree) (out []string) {
 	}
 	return out
 }
+
+// noAudience returns the pages whose first paragraph names no readers. Decisions have
+// those of their index; templates are forms.
+func noAudience(tr tree) (out []string) {
+	for _, f := range tr.files {
+		form := strings.HasPrefix(f.path, "docs/adr/0") || strings.HasPrefix(f.path, ".github/")
+		if path.Ext(f.path) == ".md" && !form && !isUnrevised(f.path) && !audience.MatchString(firstParagraph(f.text)) {
+			out = append(out, fmt.Sprintf("%s: for whom is it? Write: This page is for …", f.path))
+		}
+	}
+	return out
+}
+
+var audience = regexp.MustCompile(`^For |\bis for\s`)
 
 func longSentences(tr tree) (out []string) {
 	for _, p := range prose(tr) {

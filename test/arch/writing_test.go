@@ -71,6 +71,18 @@ func pageSentences(markdown string) (out []string) {
 	return out
 }
 
+// firstParagraph returns the text of the first paragraph that has words.
+func firstParagraph(markdown string) string {
+	source := []byte(markdown)
+	for n := goldmark.DefaultParser().Parse(text.NewReader(source)).FirstChild(); n != nil; n = n.NextSibling() {
+		var b strings.Builder
+		if inline(&b, n, source); n.Kind() == ast.KindParagraph && words(b.String()) > 1 {
+			return b.String()
+		}
+	}
+	return ""
+}
+
 // inline writes the words within n, with a line break for each HTML tag.
 func inline(b *strings.Builder, n ast.Node, source []byte) {
 	for c := n.FirstChild(); c != nil; c = c.NextSibling() {
