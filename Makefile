@@ -87,12 +87,12 @@ IMAGE_FLAGS = --isolation chroot --timestamp 0 --build-arg VERSION=$(VERSION)
 .PHONY: image
 image: prereq-image go-version $(SBOM) ## Build IMAGE for PLATFORMS by buildah: bin/image.tar (OCI archive) and bin/sbom
 	@rm -rf $(BIN)/image $(BIN)/image.tar && mkdir -p $(BIN)/image $(BIN)/sbom
-	for p in $(PLATFORMS); do out=$(BIN)/image/$$p/out; mkdir -p $$out; \
+	for p in $(PLATFORMS); do out=$(BIN)/image/$$p/out; mkdir -p "$$out"; \
 	  for program in multi-eni=./plugins/multi-eni eni-ipam=./plugins/eni-ipam multi-enid=./daemon; do \
-	    GOOS=$${p%/*} GOARCH=$${p#*/} $(call gobuild) $(TAGS) -ldflags '$(LDFLAGS)' -o $$out/$${program%=*} $${program#*=}; done; \
-	  $(BUILDAH) build -q $(IMAGE_FLAGS) --platform $$p --build-arg TARGETARCH=$${p#*/} --build-context build=$(HERE)/$(BIN)/image/$$p --manifest $(IMAGE) .; done
-	for p in multi-eni eni-ipam multi-enid; do $(SBOM) bin -json -std -noserial -notimestamp -version '$(VERSION)' -output $(BIN)/sbom/$$p.cdx.json \
-	  $(BIN)/image/$(firstword $(PLATFORMS))/out/$$p; done
+	    GOOS=$${p%/*} GOARCH=$${p#*/} $(call gobuild) $(TAGS) -ldflags '$(LDFLAGS)' -o "$$out/$${program%=*}" "$${program#*=}"; done; \
+	  $(BUILDAH) build -q $(IMAGE_FLAGS) --platform "$$p" --build-arg "TARGETARCH=$${p#*/}" --build-context build=$(HERE)/$(BIN)/image/"$$p" --manifest $(IMAGE) .; done
+	for p in multi-eni eni-ipam multi-enid; do $(SBOM) bin -json -std -noserial -notimestamp -version '$(VERSION)' -output "$(BIN)/sbom/$$p.cdx.json" \
+	  $(BIN)/image/$(firstword $(PLATFORMS))/out/"$$p"; done
 	$(BUILDAH) manifest push -q --all $(IMAGE) oci-archive:$(HERE)/$(BIN)/image.tar:$(IMAGE)
 	@chmod -R u+w $(BIN)/image && rm -rf $(BIN)/image
 	@$(GIVEBACK)
@@ -270,7 +270,7 @@ $(LINT): test/tools/lint/go.mod test/tools/lint/go.sum
 
 .PHONY: format-check tidy-check generate-check arch monitoring
 format-check:
-	@out=$$(gofmt -l $$(find . -name '*.go' -not -path './bin/*' -not -path './.cache/*')); \
+	@out=$$(find . -name '*.go' -not -path './bin/*' -not -path './.cache/*' -exec gofmt -l {} +); \
 	  [ -z "$$out" ] || { printf 'not formatted, run gofmt -w on:\n%s\n' "$$out" >&2; exit 1; }
 tidy-check:
 	$(go) mod tidy -diff

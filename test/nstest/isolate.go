@@ -119,14 +119,25 @@ func Denied(err error) error {
 	return fmt.Errorf("this machine denies user namespaces; run it as root (sudo): %w", err)
 }
 
+// hostConfig are folders of settings that the product or a reference plugin
+// reads by a fixed path: the host's own must not decide over a test. containerd
+// makes /etc/cni unreadable for users, and the plugin tuning then fails.
+var hostConfig = []string{"/etc/cni", "/etc/multi-eni", "/etc/pcidp"}
+
 // Prepare makes the fresh namespaces of a Command usable: private mounts, an
-// empty /run and /var/lib, loopback up.
+// empty /run and /var/lib, none of the host's settings, loopback up.
 func Prepare() error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
 	}
 	for _, dir := range []string{"/run", "/var/lib"} {
 		if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "mode=0755"); err != nil {
+			return fmt.Errorf("mount an empty %s: %w", dir, err)
+		}
+	}
+	for _, dir := range hostConfig {
+		// Where there is no such folder, there is nothing to hide.
+		if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "mode=0755"); err != nil && !errors.Is(err, unix.ENOENT) {
 			return fmt.Errorf("mount an empty %s: %w", dir, err)
 		}
 	}
