@@ -1,4 +1,4 @@
-# multi-enid and the plugin that it installs, static, and nothing else: no shell, no libc, no package.
+# multi-enid and the plugins that it installs, static, with the licences of their code. No shell, no libc, no package.
 #
 #   make image                   by buildah, from the binaries of `make build`, offline: they take the first stage's place
 #   docker buildx build --platform linux/amd64,linux/arm64 --build-arg VERSION=v1.0.0 --build-arg COMMIT="$(git rev-parse HEAD)" .
@@ -8,10 +8,11 @@
 FROM --platform=$BUILDPLATFORM golang:1.26 AS build
 ARG TARGETARCH
 ARG VERSION=dev
-ARG COMMIT
+ARG COMMIT=""
 WORKDIR /src
 COPY . .
-RUN GOOS=linux GOARCH=$TARGETARCH make build VERSION=$VERSION COMMIT="$COMMIT" && mkdir /out && cp bin/multi-eni bin/eni-ipam bin/multi-enid /out/
+RUN GOOS=linux GOARCH=$TARGETARCH make build VERSION=$VERSION COMMIT="$COMMIT" && make licenses && \
+    mkdir /out && cp -r bin/multi-eni bin/eni-ipam bin/multi-enid bin/licenses /out/
 
 FROM scratch
 ARG VERSION=dev
@@ -19,6 +20,6 @@ LABEL org.opencontainers.image.title="multi-eni-cni" \
       org.opencontainers.image.description="ENIs and SR-IOV devices for pods by the name of their NodeENI: the daemon multi-enid and the CNI plugins multi-eni and eni-ipam" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="$VERSION"
-# multi-enid install takes the plugins from its own folder.
-COPY --from=build /out/multi-eni /out/eni-ipam /out/multi-enid /
+# multi-enid install takes the plugins from its own folder. licenses/ has LICENSE and THIRD_PARTY_NOTICES.
+COPY --from=build /out/ /
 ENTRYPOINT ["/multi-enid"]

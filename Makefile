@@ -78,24 +78,7 @@ build: go-version ## Build static multi-eni, eni-ipam and multi-enid into bin/
 	$(call gobuild) $(TAGS) -ldflags '$(LDFLAGS)' -o $(BIN)/multi-enid ./daemon
 	@$(GIVEBACK)
 
-# The Dockerfile as it is, except that binaries from here take the place of its first stage: no base image, no network. The same
-# sources give the same bytes. The store is its own: the user's is not touched, and no overlay file system is needed.
-IMAGE      ?= localhost/multi-eni-cni:$(VERSION)
-PLATFORMS  ?= linux/amd64 linux/arm64
-BUILDAH     = buildah --storage-driver vfs --root $(HERE)/$(BIN)/image/storage --runroot $(HERE)/$(BIN)/image/run
-IMAGE_FLAGS = --isolation chroot --timestamp 0 --build-arg VERSION=$(VERSION)
-.PHONY: image
-image: prereq-image go-version $(SBOM) ## Build IMAGE for PLATFORMS by buildah: bin/image.tar (OCI archive) and bin/sbom
-	@rm -rf $(BIN)/image $(BIN)/image.tar && mkdir -p $(BIN)/image $(BIN)/sbom
-	for p in $(PLATFORMS); do out=$(BIN)/image/$$p/out; mkdir -p "$$out"; \
-	  for program in multi-eni=./plugins/multi-eni eni-ipam=./plugins/eni-ipam multi-enid=./daemon; do \
-	    GOOS=$${p%/*} GOARCH=$${p#*/} $(call gobuild) $(TAGS) -ldflags '$(LDFLAGS)' -o "$$out/$${program%=*}" "$${program#*=}"; done; \
-	  $(BUILDAH) build -q $(IMAGE_FLAGS) --platform "$$p" --build-arg "TARGETARCH=$${p#*/}" --build-context build=$(HERE)/$(BIN)/image/"$$p" --manifest $(IMAGE) .; done
-	for p in multi-eni eni-ipam multi-enid; do $(SBOM) bin -json -std -noserial -notimestamp -version '$(VERSION)' -output "$(BIN)/sbom/$$p.cdx.json" \
-	  $(BIN)/image/$(firstword $(PLATFORMS))/out/"$$p"; done
-	$(BUILDAH) manifest push -q --all $(IMAGE) oci-archive:$(HERE)/$(BIN)/image.tar:$(IMAGE)
-	@chmod -R u+w $(BIN)/image && rm -rf $(BIN)/image
-	@$(GIVEBACK)
+include release.mk
 
 .PHONY: demo
 demo: prereq-demo build tools ## Show the main job: no root, no cluster, no AWS
@@ -135,7 +118,7 @@ test-kube: prereq-test-kube kube-tools $(GOTESTSUM) ## Test against a real kube-
 # What runs on the node of these tests besides Kubernetes and the product. next/ is another version of it, to upgrade to.
 .PHONY: kube-tools
 kube-tools: build tools $(KUBE)/.built $(KUBE)/whereabouts/.built $(BIN)/tools/helm
-	@if command -v buildah >/dev/null; then $(MAKE) --no-print-directory image; else rm -f $(BIN)/image.tar; fi
+	@if command -v buildah >/dev/null; then $(MAKE) --no-print-directory release UNRELEASED=1 KUBECTL_PLATFORMS=linux/amd64; else rm -f $(BIN)/image.tar; fi
 	$(call gobuild,-C test/kube) -o $(HERE)/$(KUBE)/pause ./pause
 	$(call gobuild) -o $(KUBE)/sriovdp ./test/deviceplugin/cmd
 	$(call gobuild) -o $(KUBE)/metacni ./test/metacni

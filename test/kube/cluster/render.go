@@ -39,7 +39,13 @@ func Kustomize(t testing.TB, overlay string) (path string) {
 // HelmTemplate returns the file that helm makes of the chart for kube-system.
 func HelmTemplate(t testing.TB, flags ...string) (path string) {
 	t.Helper()
-	out, err := Helm(t, append([]string{"template", "multi-eni-cni", Chart(t), "--namespace=kube-system"}, flags...)...)
+	return HelmTemplateOf(t, Chart(t), flags...)
+}
+
+// HelmTemplateOf does so of a chart's folder or package.
+func HelmTemplateOf(t testing.TB, chart string, flags ...string) (path string) {
+	t.Helper()
+	out, err := Helm(t, append([]string{"template", "multi-eni-cni", chart, "--namespace=kube-system"}, flags...)...)
 	if err != nil {
 		t.Fatalf("helm template %q: %v\n%s", flags, err, out)
 	}

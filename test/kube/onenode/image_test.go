@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"compress/gzip"
+	"debug/buildinfo"
 	"debug/elf"
 	"encoding/json"
 	"errors"
@@ -12,12 +13,15 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/multi-eni/multi-eni-cni/test/kube/cluster"
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// mostImage is how much the files of the image may take on a node, in bytes.
+// mostImage is how much the programs of the image may take on a node, in bytes.
 const mostImage = 46_000_000
 
 // members are the files of an archive.
@@ -63,9 +67,9 @@ func (a archive) decodeFile(name string, into any) {
 	}
 }
 
-// TestImage: what `make image` has made is, for each platform, two static
-// programs and nothing else, small, described, and without the time at which it
-// was made.
+// TestImage: what `make image` has made is, for each platform, three static
+// programs and the licences of their code, small, described, and of one time: not
+// that at which it was made.
 func TestImage(t *testing.T) {
 	path, err := nstest.Binary("image.tar")
 	if err != nil {
@@ -111,7 +115,8 @@ func (a archive) checkImage(r reference, machine elf.Machine) {
 	}
 	a.decode(r, &manifest)
 	a.decode(manifest.Config, &config)
-	if !strings.HasPrefix(config.Created, "1970-01-01T00:00:00") || !slices.Equal(config.Config.Entrypoint, []string{"/multi-enid"}) || config.Architecture != r.Platform.Architecture {
+	created, err := time.Parse(time.RFC3339, config.Created)
+	if err != nil || !slices.Equal(config.Config.Entrypoint, []string{"/multi-enid"}) || config.Architecture != r.Platform.Architecture {
 		a.Errorf("created %s, entry point %q, architecture %s", config.Created, config.Config.Entrypoint, config.Architecture)
 	}
 	for _, name := range []string{"title", "description", "licenses", "version"} {
@@ -126,31 +131,60 @@ func (a archive) checkImage(r reference, machine elf.Machine) {
 	if err != nil {
 		a.Fatal(err)
 	}
-	headers, programs := members(a.T, layer)
-	var names []string
+	headers, contents := members(a.T, layer)
+	modes := map[string]int64{}
 	size := 0
 	for name, h := range headers {
-		names = append(names, name)
-		size += len(programs[name])
-		if h.Mode&0o7777 != 0o755 || h.Uid != 0 || h.ModTime.Unix() != 0 {
-			a.Errorf("%s: mode %o, owner %d, time %v", name, h.Mode, h.Uid, h.ModTime)
-		}
-		program, err := elf.NewFile(bytes.NewReader(programs[name]))
-		if err != nil {
-			a.Fatalf("%s: %v", name, err)
-		}
-		if libraries, err := program.ImportedLibraries(); err != nil || len(libraries) > 0 || program.Section(".interp") != nil || program.Machine != machine {
-			a.Errorf("%s is not static for %v: %v, %v, %v", name, machine, program.Machine, libraries, err)
+		modes[name] = h.Mode & 0o7777
+		if h.Uid != 0 || !h.ModTime.Equal(created) {
+			a.Errorf("%s: owner %d, time %v, want that of the image, %v", name, h.Uid, h.ModTime, created)
 		}
 	}
-	slices.Sort(names)
-	if !slices.Equal(names, []string{"eni-ipam", "multi-eni", "multi-enid"}) {
-		a.Errorf("files %q, want the three programs", names)
+	if diff := cmp.Diff(map[string]int64{
+		"eni-ipam": 0o755, "multi-eni": 0o755, "multi-enid": 0o755, "licenses/": 0o755, "licenses/LICENSE": 0o644, "licenses/THIRD_PARTY_NOTICES": 0o644,
+	}, modes); diff != "" {
+		a.Fatalf("files and modes (-want +got):\n%s", diff)
+	}
+	for _, program := range []string{"eni-ipam", "multi-eni", "multi-enid"} {
+		size += len(contents[program])
+		checkStatic(a.T, program, contents[program], machine)
+		a.hasNotices(program, contents[program], string(contents["licenses/THIRD_PARTY_NOTICES"]))
 	}
 	if size > mostImage {
 		a.Errorf("%d bytes, want %d at most", size, mostImage)
 	}
 	a.Logf("%d bytes, manifest %s", size, r.Digest)
+}
+
+// checkStatic says whether a program needs nothing but a kernel of the machine.
+func checkStatic(t *testing.T, name string, data []byte, machine elf.Machine) {
+	t.Helper()
+	program, err := elf.NewFile(bytes.NewReader(data))
+	if err != nil {
+		t.Fatalf("%s: %v", name, err)
+	}
+	if libraries, err := program.ImportedLibraries(); err != nil || len(libraries) > 0 || program.Section(".interp") != nil || program.Machine != machine {
+		t.Errorf("%s is not static for %v: %v, %v, %v", name, machine, program.Machine, libraries, err)
+	}
+}
+
+// hasNotices says whether the notices are those of a program: they list each module
+// that the linker has put into it, and Go itself.
+func (a archive) hasNotices(name string, program []byte, notices string) {
+	a.Helper()
+	info, err := buildinfo.Read(bytes.NewReader(program))
+	if err != nil {
+		a.Fatalf("%s: %v", name, err)
+	}
+	modules := []string{"std " + info.GoVersion}
+	for _, m := range info.Deps {
+		modules = append(modules, m.Path+" "+m.Version)
+	}
+	for _, m := range modules {
+		if !strings.Contains(notices, "\n"+m+": [") {
+			a.Errorf("%s has code of %s, of which the notices say nothing", name, m)
+		}
+	}
 }
 
 // TestSBOM: the bill of materials names what is linked into each program, with

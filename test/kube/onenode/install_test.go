@@ -150,12 +150,14 @@ func (s *stage) awaitReady() {
 	}
 }
 
-// TestInstallation: by the shipped manifests, unchanged but for the image's name,
-// from a bare node to a pod with its device, and back to the bare node.
+// TestInstallation: by the files of a release as they are, from a bare node to a pod
+// with its device, and back to the bare node.
 func TestInstallation(t *testing.T) {
 	t.Run("kustomize", func(t *testing.T) {
 		s := bareNode(t, 1)
-		s.installation(s.render("", shipped), func(bool) { s.sourceRouted(s.enis[0], false) })
+		r := released(t)
+		s.importFor(r, r.manifests())
+		s.installation(r.manifests(), func(bool) { s.sourceRouted(s.enis[0], false) })
 	})
 	t.Run("helm", func(t *testing.T) {
 		s := bareNode(t, 1)
@@ -164,8 +166,11 @@ func TestInstallation(t *testing.T) {
 			t.Fatalf("kubectl taint: %v\n%s", err, out)
 		}
 		// CRDs are not in it, and those of the Prometheus operator are not on this node.
-		s.installation(cluster.HelmTemplate(t, "--set=image.repository="+imageName, "--set=image.tag="+shipped, "--set=eniManager.startupTaint=true,eniManager.sourceRouting=true",
-			"--set=metrics.enabled=true,metrics.podMonitor.enabled=false,metrics.prometheusRule.enabled=false"), func(inUse bool) {
+		r := released(t)
+		manifests := cluster.HelmTemplateOf(t, r.chart(), "--set=eniManager.startupTaint=true,eniManager.sourceRouting=true",
+			"--set=metrics.enabled=true,metrics.podMonitor.enabled=false,metrics.prometheusRule.enabled=false")
+		s.importFor(r, manifests)
+		s.installation(manifests, func(inUse bool) {
 			s.sourceRouted(s.enis[0], !inUse)
 			if inUse {
 				s.metricsAreServed()
