@@ -10,12 +10,13 @@ import (
 // loaders are the tests that load what lies in this folder, each with all
 // files of a subfolder, for Go lets no test here import their parsers.
 var loaders = map[string]string{
-	"conflist":    "plugins/internal/netconf/samples_test.go",
-	"netconf":     "plugins/internal/netconf/samples_test.go",
-	"nodeenis":    "daemon/internal/manifest/samples_test.go",
-	"pcidp":       "daemon/internal/pcidp/samples_test.go",
-	"pods":        "plugins/internal/netconf/samples_test.go",
-	"policy.json": "plugins/internal/netconf/samples_test.go",
+	"conflist":            "plugins/internal/netconf/samples_test.go",
+	"netconf":             "plugins/internal/netconf/samples_test.go",
+	"netconf.schema.json": "plugins/internal/netconf/schema_test.go",
+	"nodeenis":            "daemon/internal/manifest/samples_test.go",
+	"pcidp":               "daemon/internal/pcidp/samples_test.go",
+	"pods":                "plugins/internal/netconf/samples_test.go",
+	"policy.json":         "plugins/internal/netconf/samples_test.go",
 }
 
 // TestEverySampleIsLoaded and named in the README.

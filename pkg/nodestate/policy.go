@@ -7,29 +7,29 @@ const DefaultPolicyPath = "/etc/multi-eni/policy.json"
 // Policy is what the node's administrator allows: NetworkAttachmentDefinitions
 // are written by tenants, and the plugin runs as root.
 type Policy struct {
-	// SchemaVersion is 1; a file with another is refused, and with it every ADD.
+	// Must be 1. With any other value, every ADD is refused.
 	SchemaVersion int `json:"schemaVersion"`
-	// BinDir is the only folder from which delegates and IPAM plugins come.
+	// The only folder from which delegates and IPAM plugins are started.
 	BinDir string `json:"binDir"`
-	// Delegates are the plugin types that a netconf may name in delegate.type.
+	// Plugin types that a netconf may name in `delegate.type`.
 	Delegates []string `json:"delegates"`
-	// IPAM are the plugin types that a netconf may name in ipam.type.
+	// Plugin types that a netconf may name in `ipam.type`.
 	IPAM []string `json:"ipam"`
-	// Restricted are keys that an administrator reserves: by plugin type and key, the
-	// values that a netconf may give it in delegate or ipam, as written in JSON but
-	// for the quotes of text. Without one it may not have the key at all.
+	// Keys that an administrator reserves, by plugin type and key, each with the values that
+	// a netconf may give it in `delegate` or `ipam`. Write a value as in JSON, but text
+	// without its quotes. With an empty list, no netconf may have the key.
 	Restricted map[string]map[string][]string `json:"restricted,omitzero"`
-	// DataDir is the folder of the attachment records; "" is the default.
+	// Folder of the attachment records. "" is the default.
 	DataDir string `json:"dataDir"`
-	// LeaseDir is the folder of the leases of addresses; "" is the default.
+	// Folder of the address leases. "" is the default.
 	LeaseDir string `json:"leaseDir,omitempty"`
-	// Inventory is the file that the daemon writes; "" is the default.
+	// The daemon's list of the node's devices. "" is the default.
 	Inventory string `json:"inventory"`
-	// Sysfs is where sysfs is mounted; "" is the default.
+	// Mount point of sysfs. "" is the default.
 	Sysfs string `json:"sysfs"`
-	// LogFile is where the plugin's log goes; "" stands for standard error.
+	// File of the plugin's log. With "" the log goes to standard error.
 	LogFile string `json:"logFile"`
-	// LogLevel is one of debug, info, warning and error; "" is info.
+	// Least severe messages in the log: debug, info, warning or error. "" is info.
 	LogLevel string `json:"logLevel,omitempty"`
 }
 

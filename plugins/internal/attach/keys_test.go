@@ -72,6 +72,7 @@ func keysOfNetconf(e *env) []keyOfNetconf {
 // withoutEffect are the accepted keys that change nothing in the pod or on the node,
 // and why that is right.
 var withoutEffect = map[string]string{
+	"$schema":  "names the schema to editors",
 	"type":     "says which plugin the runtime runs",
 	"logLevel": "says what is logged: TestLog",
 	"args":     "has keys for several plugins: args.cni.mac and args.cni.ips are multi-eni's", "runtimeConfig": "has the capabilities, one by one",
@@ -102,7 +103,7 @@ func TestKeysOfNetconfAreAll(t *testing.T) {
 	}
 	accepted := `{"cniVersion":"1.1.0","name":"n","type":"multi-eni","select":{"nodeENI":"a"},%q:null}`
 	for _, key := range []string{"cniVersion", "cniVersions", "name", "type", "args", "capabilities", "disableCheck", "disableGC", "loadOnlyInlinedPlugins", "dns",
-		"prevResult", "runtimeConfig", "deviceID", "pciBusID", "ipam"} {
+		"prevResult", "runtimeConfig", "deviceID", "pciBusID", "ipam", "$schema"} {
 		if _, err := netconf.ParseLenient(fmt.Appendf(nil, accepted, key)); err != nil || !have["."+key] && withoutEffect[key] == "" {
 			t.Errorf("%s is in no row: %v", key, err)
 		}

@@ -21,23 +21,23 @@ const ENIIPAMType = "eni-ipam"
 // its addresses. Pods that share one get a lease each: of a secondary address, or
 // of one out of a prefix that is delegated to the ENI.
 type ENIIPAM struct {
-	// Addresses is how many: one, the primary address of each of families, or all of
-	// them. Pods that share an ENI get one of each.
+	// How many addresses the pod gets. `one` is the primary address of each family; `all`
+	// adds the secondary addresses, for a pod that owns the ENI. Pods that share an ENI get
+	// one of each family.
 	Addresses string `key:"addresses,\"one\""`
-	// Families are a list of ipv4 and ipv6; each that is named must be there. Without the
-	// key it is IPv4, or IPv6 on an ENI that has no other.
+	// IP families: `ipv4`, `ipv6` or both. ADD fails if the ENI has no address of a family
+	// in the list. Without the key it is IPv4, or IPv6 on an ENI that has only IPv6.
 	Families []string `key:"families,[\"ipv4\"]"`
-	// Routes are further ones. One without a gateway goes by the subnet's router,
-	// which is known for IPv4 only: the first address of the subnet. The dst vpc
-	// stands for the IPv4 networks of the VPC.
+	// More routes. A route without `gw` goes through the subnet's router, the first address
+	// of the subnet; this works for IPv4 only. The `dst` `vpc` stands for all IPv4 networks
+	// of the VPC.
 	Routes []Route `key:"routes,list of objects"`
-	// CoolDown is for how many seconds nobody gets an address that was released by a
-	// pod that shared the ENI, 0 to 3600. Without the key it is 30, or 5 while no other
-	// address is free.
+	// Seconds for which a released address stays unused, 0 to 3600; only for pods that share
+	// the ENI. Without the key it is 30, or 5 while no other address is free.
 	CoolDown time.Duration `key:"coolDown,30"`
 	// ScarceCoolDown is nodestate.Lease's.
 	ScarceCoolDown time.Duration
-	// DataDir is the folder of the leases.
+	// Folder of the leases.
 	DataDir string `key:"dataDir,\"/var/lib/cni/eni-ipam\""`
 
 	// Requested are the runtime's, by runtimeConfig.ips and args.cni.ips: these and no

@@ -21,36 +21,40 @@ import (
 const Type = "multi-eni"
 
 // Config is a validated netconf. The tag key is the key of the netconf and what
-// a value of it looks like; docs/netconf.md is made of tags and comments.
+// a value of it looks like. docs/netconf.md and conf/netconf.schema.json are made of
+// the tags and of the comments, up to a line ---; go generate writes them.
 type Config struct {
-	// CNIVersion is the version of the CNI spec for the result: 0.1.0 to 1.1.0. Without
-	// the key, or with "", it is 0.1.0; before 0.3.0 a result has one address of each
-	// family and no interface. Prefer 1.0.0 or later.
+	// Version of the CNI spec for the result: 0.1.0 to 1.1.0. Prefer 1.0.0 or later. Without
+	// the key, or with "", it is 0.1.0. Before 0.3.0 a result has one address of each family
+	// and no interface.
 	CNIVersion string `key:"cniVersion,\"1.1.0\""`
-	// Name is the network's, by which GC selects attachments. Letters, digits,
-	// '_', '.' and '-', beginning with a letter or digit.
+	// Name of the network. GC selects attachments by it. It has letters, digits, '_', '.'
+	// and '-', and begins with a letter or a digit.
 	Name string `key:"name,\"dataplane-a\""`
-	// Select is which device of the node is wanted. It may be missing where the
-	// device plugin has allocated one.
+	// The device of the node that the pod gets. The key may be missing if the device plugin
+	// has allocated a device.
 	Select Select `key:"select,object"`
-	// DeviceID is what runtimeConfig.deviceID, deviceID and pciBusID agree on: the
-	// PCI address of the device that the kubelet has allocated, as Multus injects
-	// it. Not given when none was.
+	// PCI address of the device that the kubelet has allocated. Multus writes it into
+	// `runtimeConfig.deviceID`, `deviceID` and `pciBusID`, so you need not. All three must
+	// be the same.
+	// ---
+	// The zero value when none was allocated.
 	DeviceID device.PCIAddress `key:"deviceID,\"0000:00:07.0\""`
 	// Interface is the host's interface that another plugin's netconf names; eni-ipam
 	// finds its ENI by it.
 	Interface string
-	// Delegate is the plugin that makes the pod's interface from the device.
-	// Without it the pod gets the device itself.
+	// The plugin that makes the pod's interface from the device. Without it, the pod gets
+	// the device itself.
 	Delegate *Delegate `key:"delegate,object"`
-	// IPAM is the plugin that gives addresses; without it there are none. The type
-	// eni-ipam stands for the ENI's own addresses, and is not run as a plugin.
+	// The plugin that gives the pod addresses. Without it, the pod gets none. The type
+	// `eni-ipam` is built in: it gives the ENI's own addresses and starts no process.
 	IPAM *Plugin `key:"ipam,object"`
 	// ENIIPAM is not nil where ipam.type is eni-ipam; IPAM is nil then.
 	ENIIPAM *ENIIPAM
-	// MTU in octets, 68 to 65535; 0 leaves it to the NodeENI.
+	// MTU of the pod's interface in octets, 68 to 65535. Without the key, or with 0, it is
+	// the MTU of the NodeENI.
 	MTU int `key:"mtu,9001"`
-	// Routes are those of the pod, besides the ones that the IPAM plugin gives.
+	// Routes of the pod, besides those that the IPAM plugin gives.
 	Routes []Route `key:"routes,list of objects"`
 	// DNS, Args, RuntimeConfig and PrevResult are as the runtime wrote them;
 	// nil when absent.
@@ -76,20 +80,19 @@ type Config struct {
 
 // Select says which device is wanted: every field that is set must hold.
 type Select struct {
-	// NodeENI is the name of the NodeENI that declares the ENI.
+	// Name of the NodeENI that declares the ENI.
 	NodeENI string `key:"nodeENI,\"dataplane-a\""`
-	// ENIID is the id of the ENI in EC2.
+	// ID of the ENI in EC2.
 	ENIID device.ENIID `key:"eniID,\"eni-0a1b2c3d4e5f60001\""`
-	// MAC is the ENI's hardware address.
+	// MAC address of the ENI.
 	MAC device.MAC `key:"mac,\"02:00:00:00:00:0b\""`
-	// SubnetID is the ENI's subnet; it tells the ENIs of a NodeENI with several
-	// subnets apart.
+	// Subnet of the ENI. It tells the ENIs of a NodeENI with several subnets apart.
 	SubnetID device.SubnetID `key:"subnetID,\"subnet-0a1b2c3d4e5f60001\""`
-	// PCIAddress is the place of the device in sysfs. It differs between instance
-	// types and after re-attachment: prefer nodeENI.
+	// PCI address of the device. It differs between instance types and can change when an
+	// ENI is attached again, so prefer `nodeENI`.
 	PCIAddress device.PCIAddress `key:"pciAddress,\"0000:00:07.0\""`
-	// ResourceName is the resource as which the device plugin offers the device.
-	// Which device of it, the runtime has to say by deviceID; else ADD fails with 103.
+	// Resource under which the device plugin advertises the device. The runtime must pass
+	// the allocated device as `deviceID`; otherwise ADD fails with 103.
 	ResourceName device.ResourceName `key:"resourceName,\"intel.com/sriov_net_b\""`
 }
 
@@ -123,15 +126,15 @@ func (s Select) Matches(d nodestate.Device) bool {
 // Paths are the places of the node's files. A netconf may set them only where
 // no policy exists.
 type Paths struct {
-	// DataDir is the folder of the attachment records.
+	// Folder of the attachment records.
 	DataDir string `key:"dataDir,\"/var/lib/cni/multi-eni\""`
-	// Inventory is the file that the daemon writes.
+	// The daemon's list of the node's devices.
 	Inventory string `key:"inventory,\"/run/multi-eni/inventory.json\""`
-	// Sysfs is where sysfs is mounted.
+	// Mount point of sysfs.
 	Sysfs string `key:"sysfs,\"/sys\""`
-	// LogFile is where the log goes; "" stands for standard error, which the runtime shows.
+	// File of the log. With "" the log goes to standard error, which the runtime shows.
 	LogFile string `key:"logFile,\"\""`
-	// LogLevel is one of debug, info, warning and error.
+	// Least severe messages in the log: debug, info, warning or error.
 	LogLevel string `key:"logLevel,\"info\""`
 
 	// LeaseDir is ipam.dataDir of eni-ipam.
@@ -153,6 +156,7 @@ var (
 	specKeys = []string{
 		"cniVersion", "cniVersions", "name", "type", "args", "capabilities", "disableCheck", "disableGC", "loadOnlyInlinedPlugins",
 		"dns", "prevResult", "runtimeConfig", "deviceID", "pciBusID", "ipam",
+		"$schema", // names conf/netconf.schema.json to editors; nothing reads it
 	}
 	pathKeys   = keysOf(Paths{})
 	ownKeys    = slices.Concat(keysOf(Config{}), pathKeys)

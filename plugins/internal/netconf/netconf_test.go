@@ -114,6 +114,7 @@ func TestParseDefaults(t *testing.T) {
 func TestParseTolerates(t *testing.T) {
 	for name, keys := range map[string]string{
 		"libcni":         `,"cniVersions":["1.0.0","1.1.0"],"capabilities":{"CNIDeviceInfoFile":true},"disableCheck":true,"disableGC":true,"loadOnlyInlinedPlugins":true`,
+		"editors":        `,"$schema":"https://example.org/netconf.schema.json"`,
 		"libcni GC":      `,"cni.dev/valid-attachments":[],"cni.dev/attachments":[]`,
 		"libcni result":  `,"prevResult":{"cniVersion":"1.1.0","interfaces":[]}`,
 		"Multus device":  `,"deviceID":"0000:00:07.0","pciBusID":"0000:00:07.0","runtimeConfig":{"deviceID":"0000:00:07.0"}`,

@@ -15,7 +15,15 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-const reference = "../../../docs/netconf.md"
+//go:generate go test . -run "^(TestReference|TestSchema)$" -update
+
+const (
+	reference = "../../../docs/netconf.md"
+	schemaURL = "https://raw.githubusercontent.com/multi-eni/multi-eni-cni/main/conf/netconf.schema.json"
+)
+
+// sources are the files whose comments say what the keys of a netconf and of the policy mean.
+var sources = []string{"netconf.go", "route.go", "eniipam.go", "delegate.go", "../../../pkg/nodestate/policy.go"}
 
 // TestReference: docs/netconf.md is made of the structs of a netconf and their
 // comments, and is up to date.
@@ -31,7 +39,7 @@ func TestReference(t *testing.T) {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(string(written), made); diff != "" {
-		t.Errorf("docs/netconf.md, run go test ./plugins/internal/netconf -run Reference -update (-is +wanted):\n%s", diff)
+		t.Errorf("docs/netconf.md, run make generate (-is +wanted):\n%s", diff)
 	}
 }
 
@@ -56,69 +64,144 @@ func TestTaggedKeysAreRead(t *testing.T) {
 
 func makeReference(t *testing.T) string {
 	t.Helper()
-	docs := comments(t, "netconf.go", "route.go", "eniipam.go", "delegate.go", "../../../pkg/nodestate/policy.go")
-	var b strings.Builder
-	table := func(title, above, structName string, of any, tag string) {
-		fmt.Fprintf(&b, "\n## %s\n%s\n\n| key | value | meaning |\n|---|---|---|\n", title, above)
-		for _, f := range reflect.VisibleFields(reflect.TypeOf(of)) {
-			key, example, _ := strings.Cut(f.Tag.Get(tag), ",")
-			if key == "" {
-				continue
-			}
-			doc := docs[structName+"."+f.Name]
-			for _, be := range []string{" is ", " are "} { // as Go's comments begin
-				if rest, ok := strings.CutPrefix(doc, f.Name+be); ok {
-					doc = strings.ToUpper(rest[:1]) + rest[1:]
-				}
-			}
-			if doc == "" {
-				t.Errorf("%s.%s has no comment, and so no meaning", structName, f.Name)
-			}
-			if tag == "json" {
-				example = map[reflect.Kind]string{reflect.Int: "number", reflect.String: "text", reflect.Slice: "list of text", reflect.Map: "object"}[f.Type.Kind()]
-			} else {
-				example = "`" + example + "`"
-			}
-			fmt.Fprintf(&b, "| `%s` | %s | %s |\n", key, strings.NewReplacer("`object`", "object", "`list of objects`", "list of objects").Replace(example), doc)
-		}
+	p := &page{t: t, docs: comments(t, sources...)}
+	p.text(introduction, editors)
+	p.table("At the top", "`type` is `multi-eni`.", "Config", Config{}, "key")
+	p.table("select", aboutSelect, "Select", Select{}, "key")
+	p.table("routes[]", "Routes have the form of a CNI 1.1.0 result. Only `dst` is required.", "Route", Route{}, "key")
+	p.table("ipam of type eni-ipam", aboutENIIPAM, "ENIIPAM", ENIIPAM{}, "key")
+	p.delegates()
+	p.requests()
+	p.table("Paths", "Use these keys only on a node without a policy, as with cnitool or in tests. With a policy, ADD refuses them, and `ipam.dataDir` of\n"+
+		"eni-ipam, with 105. The values below are the defaults.", "Paths", Paths{}, "key")
+	p.table("The policy", "`/etc/multi-eni/policy.json` belongs to the node, and `multi-enid install` writes it. [conf/policy.json](../conf/policy.json) is\n"+
+		"the default.", "Policy", Policy{}, "json")
+	return p.String()
+}
+
+const introduction = `# Netconf reference
+
+<!-- Made of the code by make generate. -->
+
+This page is for people who write a netconf of multi-eni: the ` + "`spec.config`" + ` of a NetworkAttachmentDefinition, or an entry of a conflist's
+` + "`plugins`" + `. It lists every key. Whole examples are in [conf/](../conf/README.md).
+
+multi-eni refuses a faulty netconf with code 7. The message names all faults at once, each with its key, its value and the way out. A key that is
+not listed here is a fault, unless the CNI spec or Multus defines it. A key that an object has twice, or in two spellings (` + "`dataDir`, `DataDir`" + `),
+is a fault too, because plugins do not tell these apart.
+`
+
+const editors = `
+## Check it in an editor
+[conf/netconf.schema.json](../conf/netconf.schema.json) is a JSON Schema of netconfs and conflists. With it, an editor completes the keys, explains
+them, and marks most faults while you type. It is of draft-07, the newest draft that VS Code and yaml-language-server support in full. For VS
+Code, put this into ` + "`.vscode/settings.json`" + `:
+
+    {"files.associations": {"*.conflist": "json"},
+     "json.schemas": [{"fileMatch": ["conf/netconf/*.json", "*.conflist"], "url": "./conf/netconf.schema.json"}]}
+
+Or name the schema in the file. multi-eni and libcni ignore the key ` + "`$schema`" + `, so it may stay there:
+
+    "$schema": "` + schemaURL + `"
+
+A NetworkAttachmentDefinition holds its netconf as a string in YAML, and no editor looks into that string. Write the netconf into a file of its own,
+or copy it there:
+
+    kubectl get network-attachment-definition dataplane-a -o jsonpath='{.spec.config}' > dataplane-a.json
+
+The schema refuses nothing that multi-eni accepts. It does not see these faults:
+
+- a key that an object has twice, or in another spelling
+- a netconf that selects no device, since Multus may add one
+- an address, a network, a MAC address or a resource name of the right form that does not exist
+- two keys that must fit each other: a route's ` + "`gw` and `dst`" + `, or the same request in two places
+- a request that no plugin of the netconf uses
+- a whole number that is written as 1500.0 or 1.5e3
+- a relative path in a key of another plugin
+`
+
+const aboutSelect = `Every key must match the device. If several devices match, the pod gets the first free one in the order of PCI addresses. Pods that share a
+device need a selection that matches exactly one; otherwise ADD fails with 7.
+
+When a pod gets the ENI, the host loses the default routes through it. If pods share the ENI, ADD removes these routes. ADD fails with 102 if the
+node needs one of them: the only one of its IP family, or one that has other next hops too. It also fails with 102 for any default route through a
+device that the inventory does not have.`
+
+const aboutENIIPAM = "`eni-ipam` gives the addresses that the inventory lists for the ENI, with the prefix length of their subnet. It asks nothing of AWS and runs no other\n" +
+	"plugin. A pod that owns the ENI (no delegate, or host-device, sriov …) gets the ENI's addresses. Pods that share it (ipvlan, macvlan) each\n" +
+	"lease one that is not the ENI's own: a secondary address, or one from a delegated prefix. `runtimeConfig.ips` (capability `ips`), `args.cni.ips`\n" +
+	"and `IP` in `CNI_ARGS` choose among them. Any other type is an IPAM plugin in the runtime's folder, or in the policy's, with keys of its own.\n\n" +
+	"Other plugins than multi-eni can name `eni-ipam` too, since it is in the runtime's folder. It then finds the ENI by their `master`, `device`,\n" +
+	"`deviceID` or `pciBusID`, or by `ipam.select`. That key is like `select` above; `ipam.inventory` names the inventory."
+
+// page is docs/netconf.md as far as it is written.
+type page struct {
+	strings.Builder
+	t    *testing.T
+	docs map[string]string
+}
+
+func (p *page) text(parts ...string) {
+	for _, part := range parts {
+		p.WriteString(part)
 	}
-	b.WriteString(`# Netconf reference
+}
 
-<!-- Made of the code by: go test ./plugins/internal/netconf -run Reference -update -->
+// table has a row for each key of a struct.
+func (p *page) table(title, above, structName string, of any, tag string) {
+	p.t.Helper()
+	p.text("\n## "+title+"\n", above, "\n\n| key | value | meaning |\n|---|---|---|\n")
+	for _, f := range reflect.VisibleFields(reflect.TypeOf(of)) {
+		key, example, _ := strings.Cut(f.Tag.Get(tag), ",")
+		if key == "" {
+			continue
+		}
+		doc := p.docs[structName+"."+f.Name]
+		if doc == "" {
+			p.t.Errorf("%s.%s has no comment, and so no meaning", structName, f.Name)
+		}
+		if tag == "json" {
+			example = map[reflect.Kind]string{reflect.Int: "number", reflect.String: "text", reflect.Slice: "list of text", reflect.Map: "object"}[f.Type.Kind()]
+		} else {
+			example = "`" + example + "`"
+		}
+		example = strings.NewReplacer("`object`", "object", "`list of objects`", "list of objects").Replace(example)
+		fmt.Fprintf(p, "| `%s` | %s | %s |\n", key, example, doc)
+	}
+}
 
-What a NetworkAttachmentDefinition's ` + "`spec.config`" + `, or a plugin's entry of a conflist, may have. Every fault is refused with code 7, all
-of them at once, each with its key, its value and the way out. A key that is not listed here, and that the CNI spec or Multus does not
-bring, is a fault too, and so is a key that an object has twice, or in two spellings (` + "`dataDir`, `DataDir`" + `): plugins do not tell these apart. Whole examples are in [conf/](../conf/README.md).
-`)
-	table("At the top", "`type` is `multi-eni`.", "Config", Config{}, "key")
-	table("select", "Every key that is given must hold. Of several devices that match, the pod gets the first by PCI address that is free. One that pods share must be the\nonly one that matches; else ADD fails with 7.\n\nThe host's default routes by the ENI leave with it. If pods share the ENI, ADD removes these routes. ADD fails with 102 if the node needs one of them:\nthe only one of its family, or one that has other next hops too. It also fails with 102 for any default route by a device that the inventory does not have.", "Select", Select{}, "key")
-	table("routes[]", "As in the result of the CNI spec 1.1.0; only `dst` must be given.", "Route", Route{}, "key")
-	table("ipam of type eni-ipam", "The addresses that the inventory has for the ENI, with the length of their subnet; nothing is asked of AWS, and no other plugin is run. Who has\nthe ENI to himself (no delegate, or host-device, sriov …) has its addresses. Pods that share it (ipvlan, macvlan) get each a lease of one that is not\nthe ENI's own: a secondary address, or one out of a delegated prefix. `runtimeConfig.ips` (capability `ips`), `args.cni.ips`\nand `IP` in `CNI_ARGS` choose among them. Every other type is an IPAM plugin in the runtime's folder, or the policy's, with keys of its own.\n\nOther plugins than multi-eni may name `eni-ipam` too: it is in the runtime's folder. It then finds the ENI by their `master`, `device`, `deviceID` or\n`pciBusID`, or by `ipam.select`, which is like `select` above, in the `inventory` of that key.", "ENIIPAM", ENIIPAM{}, "key")
-	b.WriteString("\n## delegate\nIts netconf, with its `type` and the keys of its own. multi-eni adds the device, `name`, `cniVersion`, `ipam`, `args`, `runtimeConfig`,\n`prevResult` and `dns`; none of these may be in it. The `mtu` above holds with every delegate; where the delegate's part has one of its own, that one\nholds, and both are a fault.\n\n| type | pods with the device | key for the device |\n|---|---|---|\n")
+func (p *page) delegates() {
+	p.text("\n## delegate\nThis is the delegate's own netconf, with its `type` and its own keys. multi-eni adds the device, `name`, `cniVersion`, `ipam`, `args`,\n" +
+		"`runtimeConfig`, `prevResult` and `dns`, so none of these may be in `delegate`. The `mtu` above works with every delegate. A delegate may have its own `mtu`\n" +
+		"instead, but not besides.\n\n| type | pods per device | key for the device |\n|---|---|---|\n")
 	for _, name := range slices.Sorted(maps.Keys(knownDelegates)) {
 		d := knownDelegates[name]
 		holders := "one"
 		if d.shared {
 			holders = "several"
 		}
-		fmt.Fprintf(&b, "| `%s` | %s | `%s` |\n", name, holders, strings.Join(d.fields, "`, or by `deviceField` `"))
+		fmt.Fprintf(p, "| `%s` | %s | `%s` |\n", name, holders, strings.Join(d.fields, "`; with `deviceField` also `"))
 	}
-	b.WriteString("| any other | one | the one that `deviceField` names: `" + strings.Join(slices.Sorted(maps.Keys(delegateFields)), "`, `") + "` |\n")
-	b.WriteString("\n## What a runtime asks for\nBy the capabilities that the netconf declares (`runtimeConfig`), by `args.cni`, and by `CNI_ARGS`. Each is carried out by one of these, or refused\n(7; 4 in `CNI_ARGS`): nothing is passed over. A MAC must be the same in all places, and the device's own where the VPC delivers to no other (102);\nan address that was asked for must be among those given (102). Of plugins that are not listed nothing is known: they get all of it.\n\n| plugin | runtimeConfig | args.cni | CNI_ARGS |\n|---|---|---|---|\n")
-	for _, typ := range slices.Sorted(maps.Keys(takers)) {
-		fmt.Fprintf(&b, "| `%s` |", typ)
-		for _, keys := range [][]string{takers[typ].capabilities, takers[typ].args, takers[typ].environment} {
-			fmt.Fprintf(&b, " %s |", strings.ReplaceAll("`"+strings.Join(keys, "`, `")+"`", "``", ""))
-		}
-		b.WriteString("\n")
-	}
-	b.WriteString("\nOther keys of `args` and `CNI_ARGS` may be meant for another plugin of the list, and are handed on. `dns` takes the place of the address plugin's.\n")
-	table("Paths", "Only where the node has no policy (cnitool, tests). Under a policy they, and `ipam.dataDir` of eni-ipam, are refused with code 105. The values are the defaults.", "Paths", Paths{}, "key")
-	table("The policy", "`/etc/multi-eni/policy.json` is the node's, not the netconf's; the installer writes it. [conf/policy.json](../conf/policy.json) is the default.", "Policy", Policy{}, "json")
-	return b.String()
+	p.text("| any other | one | give it in `deviceField`: `" + strings.Join(slices.Sorted(maps.Keys(delegateFields)), "`, `") + "` |\n")
 }
 
-// comments are those of the fields of structs, in one line, by struct and field.
+func (p *page) requests() {
+	p.text("\n## Requests of the runtime\nA runtime can request things in three places: `runtimeConfig`, by the capabilities that the netconf declares, `args.cni`, and `CNI_ARGS`. " +
+		"Each request\nneeds a plugin that uses it. If none does, ADD fails with 7, or with 4 for `CNI_ARGS`. A MAC must be the same in all places. ADD fails with 102 if\n" +
+		"the VPC does not deliver to the requested MAC, or if the pod does not get a requested address. multi-eni does not know plugins that are not in\n" +
+		"the table, and passes them every request.\n\n| plugin | runtimeConfig | args.cni | CNI_ARGS |\n|---|---|---|---|\n")
+	for _, typ := range slices.Sorted(maps.Keys(takers)) {
+		fmt.Fprintf(p, "| `%s` |", typ)
+		for _, keys := range [][]string{takers[typ].capabilities, takers[typ].args, takers[typ].environment} {
+			fmt.Fprintf(p, " %s |", strings.ReplaceAll("`"+strings.Join(keys, "`, `")+"`", "``", ""))
+		}
+		p.text("\n")
+	}
+	p.text("\nOther keys of `args` and `CNI_ARGS` may be for another plugin of the list, so multi-eni passes them on. `dns` replaces the DNS settings of the\naddress plugin.\n")
+}
+
+// comments are those of the fields of structs, in one line, by struct and field. What
+// stands behind a line --- is for readers of the code.
 func comments(t *testing.T, files ...string) map[string]string {
 	t.Helper()
 	out := map[string]string{}
@@ -135,7 +218,8 @@ func comments(t *testing.T, files ...string) map[string]string {
 			if st, ok := spec.Type.(*ast.StructType); ok {
 				for _, f := range st.Fields.List {
 					for _, name := range f.Names {
-						out[spec.Name.Name+"."+name.Name] = strings.ReplaceAll(strings.TrimSpace(f.Doc.Text()), "\n", " ")
+						doc, _, _ := strings.Cut(f.Doc.Text(), "---\n")
+						out[spec.Name.Name+"."+name.Name] = strings.ReplaceAll(strings.TrimSpace(doc), "\n", " ")
 					}
 				}
 			}

@@ -10,22 +10,22 @@ import (
 // Route is a route of the netconf, as in the CNI spec 1.1.0 result. Zero values
 // mean "not given".
 type Route struct {
-	// Dst is the network that is reached by the route; always given.
+	// Network that the route reaches. Required.
 	Dst netip.Prefix `key:"dst,\"10.0.0.0/8\""`
-	// Gateway is the next hop, of Dst's family. Without it the route takes the gateway of
-	// the first address of that family. With none there either, or with a scope other
-	// than 0, the network is on the link.
+	// Next hop, of the same IP family as `dst`. Without it, the route uses the gateway of
+	// the pod's first address of that family. If that address has none, or `scope` is not 0,
+	// the network is on the link.
 	Gateway netip.Addr `key:"gw,\"10.0.1.1\""`
 	// MTU of the path in octets, 68 to 65535.
 	MTU int `key:"mtu,1500"`
-	// AdvMSS is the segment size that TCP advertises, in octets.
+	// TCP segment size that the pod advertises, in octets.
 	AdvMSS int `key:"advmss,1460"`
-	// Priority is the metric: among routes to one network the lowest holds. Without it
-	// IPv6 routes get 1024.
+	// Metric: the kernel prefers the route with the lowest one. Without the key, IPv6 routes
+	// get 1024.
 	Priority int `key:"priority,100"`
-	// Table is the route table, from 1; the main one when not given.
+	// Number of the route table, from 1. Without the key, it is the main table.
 	Table int `key:"table,100"`
-	// Scope is the kernel's, from 0 (universe) to 255 (nowhere).
+	// Scope of the route in the kernel, from 0 (universe) to 255 (nowhere).
 	Scope *int `key:"scope,253"`
 
 	// VPC: the route stands for one to each IPv4 network of the VPC, and Dst is not
