@@ -27,7 +27,6 @@ var unrevised = map[string]string{
 	"daemon/status.go":        "command line",
 	"daemon/uninstall.go":     "command line",
 	"daemon/install.go":       "command line",
-	"docs/addresses.md":       "netconf",
 	"docs/api.md":             "netconf",
 	"docs/install.md":         "quickstart",
 	"docs/netconf.md":         "netconf",
