@@ -74,6 +74,13 @@ func forgeRules() []rule {
 			good:  []string{"-- x.md --\nRun `make test` and\n\n    sudo make image IMAGE=x\n\nto make sure.\n-- Makefile --\ntest bench: x\n-- x.mk --\nimage: x\n"},
 		},
 		{
+			name:  "lane-time",
+			why:   "CONTRIBUTING.md gives the time of each lane, as make help does",
+			check: laneTimes,
+			bad:   []string{"-- CONTRIBUTING.md --\n| `make test` | x | y | 3 min |\n-- Makefile --\ntest: ## Run it (4 min)\n"},
+			good:  []string{"-- CONTRIBUTING.md --\n| `make test` | x | y | 4 min; 8 min |\n-- Makefile --\ntest: x ## Run it (all) (4 min; 8 min)\n"},
+		},
+		{
 			name:  "unknown-place",
 			why:   "CONTRIBUTING.md sends people to files and tests, which must be there",
 			check: unknownPlaces,
@@ -85,7 +92,7 @@ func forgeRules() []rule {
 
 // targets are the names that make knows.
 func targets(tr tree) map[string]bool {
-	out := map[string]bool{"chart": true, "release": true} // release.mk
+	out := map[string]bool{}
 	for _, f := range tr.files {
 		if f.path != "Makefile" && path.Ext(f.path) != ".mk" {
 			continue
@@ -277,6 +284,28 @@ func unknownTargets(tr tree) (out []string) {
 				if name := m[1] + m[2]; !known[name] {
 					out = append(out, fmt.Sprintf("%s:%d: make has no target %s", f.path, n+1, name))
 				}
+			}
+		}
+	}
+	return out
+}
+
+func laneTimes(tr tree) (out []string) {
+	times := map[string]string{}
+	for _, f := range tr.files {
+		if f.path == "Makefile" || path.Ext(f.path) == ".mk" {
+			for _, m := range regexp.MustCompile(`(?m)^([a-z-]+):.*## .*\(([^()]*\w [^()]*)\)$`).FindAllStringSubmatch(f.text, -1) {
+				times[m[1]] = m[2]
+			}
+		}
+	}
+	for _, f := range tr.files {
+		if f.path != "CONTRIBUTING.md" {
+			continue
+		}
+		for _, m := range regexp.MustCompile("(?m)^\\| `make ([a-z-]+)` \\|.*\\| ([^|]*) \\|$").FindAllStringSubmatch(f.text, -1) {
+			if want, ok := times[m[1]]; ok && m[2] != want {
+				out = append(out, fmt.Sprintf("%s: make %s takes %q, not %q", f.path, m[1], want, m[2]))
 			}
 		}
 	}

@@ -5,6 +5,7 @@
 package main
 
 //go:generate go -C ../tools/chart run . ../../../docs/performance.json ../../../docs/images/performance.svg
+//go:generate go test ./table -run ^TestPage$ -update
 
 import (
 	"context"

@@ -42,7 +42,7 @@ func TestPage(t *testing.T) {
 		return
 	}
 	if diff := cmp.Diff(written, b.String()); diff != "" {
-		t.Errorf("docs/performance.md, run go test ./test/bench/table -run Page -update (-is +wanted):\n%s", diff)
+		t.Errorf("docs/performance.md, run make generate (-is +wanted):\n%s", diff)
 	}
 }
 
