@@ -28,7 +28,6 @@ var unrevised = map[string]string{
 	"daemon/uninstall.go":     "command line",
 	"daemon/install.go":       "command line",
 	"docs/api.md":             "netconf",
-	"docs/install.md":         "quickstart",
 	"docs/netconf.md":         "netconf",
 	"docs/operations.md":      "reasons",
 	"docs/quickstart.md":      "quickstart",
