@@ -68,10 +68,11 @@ help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} \
 	  /^##@ / {printf "\n%s\n", substr($$0, 5)} \
 	  /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@printf '\nVariables: FUZZTIME=%s TESTFLAGS="-race -run Name" VERSION=%s\n' '$(FUZZTIME)' '$(VERSION)'
+	@printf '\nTimes: on two processors. The first time, what is needed is downloaded and compiled.\nVariables: FUZZTIME=%s TESTFLAGS="-race -run Name" VERSION=%s\n' '$(FUZZTIME)' '$(VERSION)'
 
 .PHONY: build
-build: go-version ## Build static multi-eni, eni-ipam and multi-enid into bin/
+build: go-version ## Build static multi-eni, eni-ipam and multi-enid into bin/ (10 s; the first time 3 min)
+	@[ -e $(BIN)/multi-enid ] || echo 'The first build compiles some 700 packages: a few minutes without output.'
 	@mkdir -p $(BIN)
 	$(call gobuild) $(TAGS) -ldflags '$(LDFLAGS)' -o $(BIN)/multi-eni ./plugins/multi-eni
 	$(call gobuild) $(TAGS) -ldflags '$(LDFLAGS)' -o $(BIN)/eni-ipam ./plugins/eni-ipam
@@ -81,18 +82,18 @@ build: go-version ## Build static multi-eni, eni-ipam and multi-enid into bin/
 include release.mk
 
 .PHONY: demo
-demo: prereq-demo build tools ## Show the main job: no root, no cluster, no AWS
+demo: prereq-demo build tools ## Show the main job: no root, no cluster, no AWS (10 s; the first time 4 min)
 	$(call gobuild) -o $(BIN)/tools/demo ./test/demo
 	@$(GIVEBACK)
 	@$(BIN)/tools/demo
 
 .PHONY: bench bench-plugin bench-daemon bench-story
-bench: bench-plugin bench-daemon bench-story ## Measure against the reference plugins and a real API server; prints tables, asserts nothing
-bench-plugin: prereq-bench build tools ## The plugin alone, against the reference plugins: eight minutes
+bench: bench-plugin bench-daemon bench-story ## Measure against the reference plugins and a real API server; prints tables, asserts nothing (15 min)
+bench-plugin: prereq-bench build tools ## Measure the plugin alone, against the reference plugins (8 min)
 	$(go) run -buildvcs=false ./test/bench -rounds $(BENCHROUNDS)
 BENCHROUNDS ?= 50
 BENCHFLAGS  ?=
-bench-daemon: prereq-bench kube-tools ## The daemon alone, against a real API server: five minutes
+bench-daemon: prereq-bench kube-tools ## Measure the daemon alone, against a real API server (5 min)
 	CGO_ENABLED=0 $(go) -C test/kube test -trimpath -tags bench -v -count=1 -timeout 20m ./bench $(BENCHFLAGS)
 # The story of a device needs root, and test-kube tells it too.
 bench-story: prereq-bench kube-tools
@@ -100,18 +101,19 @@ bench-story: prereq-bench kube-tools
 
 ##@ Work on it
 .PHONY: test
-test: prereq-test build tools $(GOTESTSUM) ## Run every test that needs no extra machine
+test: prereq-test build tools $(GOTESTSUM) ## Run every test that needs no extra machine (4 min; the first time 8 min)
+	@echo 'Compiling the tests: at first a few minutes without output. Then each package is told as it ends.'
 	$(go) vet ./...
 	$(call tests) $(TESTFLAGS) ./...
 
 .PHONY: race
-race: prereq-race build tools $(GOTESTSUM) ## Run the tests of the product code under the race detector
+race: prereq-race build tools $(GOTESTSUM) ## Run the tests of the product code under the race detector (5 min)
 	CGO_ENABLED=1 $(call tests) -race $(TESTFLAGS) ./pkg/... ./plugins/... ./daemon/...
 
 # The same flags as for the Kubernetes programs: what both have in common is compiled once. Each package has a control plane
 # and namespaces of its own; two at a time are what two processors carry, for most of the tests wait.
 .PHONY: test-kube
-test-kube: prereq-test-kube kube-tools $(GOTESTSUM) ## Test against a real kube-apiserver and a real kubelet
+test-kube: prereq-test-kube kube-tools $(GOTESTSUM) ## Test against a real kube-apiserver and a real kubelet (15 min; the first time 20 min)
 	CGO_ENABLED=0 $(go) -C test/kube vet -trimpath ./...
 	CGO_ENABLED=0 $(call tests,-C test/kube) -trimpath -p 2 -timeout 40m $(TESTFLAGS) ./...
 
@@ -127,7 +129,7 @@ kube-tools: build tools $(KUBE)/.built $(KUBE)/whereabouts/.built $(BIN)/tools/h
 
 # Each host has namespaces of its own and mostly waits, so all run at once.
 .PHONY: test-hostnet
-test-hostnet: go-version ## Test beside real network managers: systemd-networkd, NetworkManager, ec2-net-utils (root)
+test-hostnet: go-version ## Test beside real network managers: systemd-networkd, NetworkManager, ec2-net-utils (root) (2 min)
 	@test/hostnet/prepare check
 	@test/hostnet/prepare unpack
 	@$(MAKE) --no-print-directory build tools
@@ -136,12 +138,12 @@ test-hostnet: go-version ## Test beside real network managers: systemd-networkd,
 	@$(GIVEBACK)
 
 .PHONY: test-hardware
-test-hardware: hardware-tools ## Test on a machine with real PCI NICs, SR-IOV and vfio-pci (QEMU)
+test-hardware: hardware-tools ## Test on a machine with real PCI NICs, SR-IOV and vfio-pci (QEMU) (5 min)
 	CGO_ENABLED=0 $(go) -C test/hardware vet -trimpath ./...
 	@GO=$(go) CGO_ENABLED=0 test/hardware/run $(TESTFLAGS)
 
 .PHONY: bench-hardware
-bench-hardware: hardware-tools ## Measure plugin and daemon on real PCI devices, against host-device
+bench-hardware: hardware-tools ## Measure plugin and daemon on real PCI devices, against host-device (10 min)
 	CGO_ENABLED=0 $(go) -C test/hardware test -trimpath -count=1 -v -timeout 40m ./bench -rounds 50
 
 # What a machine is made of besides the tests.
@@ -153,7 +155,7 @@ hardware-tools: prereq-hardware build tools
 	@$(GIVEBACK)
 
 .PHONY: lint
-lint: $(LINT) ## Run golangci-lint, and prove that each of our own rules fires
+lint: $(LINT) ## Run golangci-lint, and prove that each of our own rules fires (2 min)
 	$(LINT) run ./...
 	cd test/kube && ../../$(LINT) run --config ../../.golangci.yml ./...
 	cd test/monitoring && ../../$(LINT) run --config ../../.golangci.yml ./...
@@ -162,24 +164,24 @@ lint: $(LINT) ## Run golangci-lint, and prove that each of our own rules fires
 	GOLANGCI_LINT=$(HERE)/$(LINT) $(go) test -tags lint -run '^TestLintFixtures$$' ./test/arch
 
 .PHONY: fuzz
-fuzz: go-version ## Run every fuzz target for FUZZTIME each
+fuzz: go-version ## Run every fuzz target for FUZZTIME each (30 times FUZZTIME)
 	@GO=$(go) test/fuzz '$(FUZZTIME)'
 
 SEQUENCES ?= 10000
 .PHONY: sequences
-sequences: go-version ## Let SEQUENCES generated stories happen to a node, its neighbours and its cluster; the seeds are printed
+sequences: go-version ## Let SEQUENCES generated stories happen to a node, its neighbours and its cluster; the seeds are printed (3 min)
 	$(go) test -count=1 -timeout 30m -v -run '^(TestSequences|TestNeighbours)$$' ./daemon/internal/kube -sequences $(SEQUENCES) -neighbours $(SEQUENCES) | grep -v '^=== '
 	$(go) test -count=1 -timeout 30m -v -run '^TestModel$$' ./daemon/internal/reconcile -sequences $$(( $(SEQUENCES) / 50 )) | grep -v -e '^=== ' -e '--- PASS: TestModel/'
 
 .PHONY: verify
-verify: format-check tidy-check generate-check arch monitoring lint ## Check all that needs no kernel: format, modules, generated files, rules, alerts, lint
+verify: format-check tidy-check generate-check arch monitoring lint ## Check all that needs no kernel: format, modules, generated files, rules, alerts, lint (4 min)
 
 .PHONY: generate
-generate: go-version ## Write the generated files again
+generate: go-version ## Write the generated files again (15 s)
 	$(go) generate ./...
 
 .PHONY: tools
-tools: $(BIN)/.tools $(BIN)/tools/ec2-metadata-mock ## Build the pinned cnitool, reference CNI plugins and AWS' metadata mock into bin/
+tools: $(BIN)/.tools $(BIN)/tools/ec2-metadata-mock ## Build the pinned cnitool, reference CNI plugins and AWS' metadata mock into bin/ (15 s)
 
 .PHONY: clean
 clean: ## Remove what the build made

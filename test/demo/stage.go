@@ -226,12 +226,27 @@ func phases(want map[string]nodestate.Phase) bool {
 	return true
 }
 
-// podSeen says whether the daemon has seen that a pod's attachment is complete.
-func (s *stage) podSeen() bool {
+// status is what the daemon tells at present; "" when it does not answer yet.
+func (s *stage) status() string {
 	cmd := exec.CommandContext(s.ctx, "/bin/sh", "-c", "multi-enid status -o json")
 	cmd.Env = s.env
 	out, err := cmd.Output()
-	return err == nil && strings.Contains(string(out), `"state": "complete"`)
+	if err != nil || !strings.Contains(string(out), `"live"`) {
+		return ""
+	}
+	return string(out)
+}
+
+// podSeen says whether the daemon has seen that a pod's attachment is complete.
+func (s *stage) podSeen() bool { return strings.Contains(s.status(), `"state": "complete"`) }
+
+// problemSeen says whether the daemon tells the story's one problem.
+func (s *stage) problemSeen() bool { return strings.Contains(s.status(), toldProblem) }
+
+// problemOver says whether the daemon answers, and tells no problem of the story.
+func (s *stage) problemOver() bool {
+	status := s.status()
+	return status != "" && !strings.Contains(status, toldProblem)
 }
 
 func configHas(words ...string) bool {

@@ -28,7 +28,7 @@ func (s *stage) tell() error {
 	for line := range strings.SplitSeq(log, "\n") {
 		fmt.Println("     " + line)
 	}
-	if err := onlyProblem(log, "DriverNotLoaded"); err != nil {
+	if err := onlyProblem(log, toldProblem); err != nil {
 		return err
 	}
 	fmt.Printf("\nAll steps held, in %s. Nothing is left behind.\n", time.Since(started).Round(10*time.Millisecond))
@@ -46,6 +46,9 @@ func onlyProblem(log, told string) error {
 	return nil
 }
 
+// toldProblem is the Problem that the story tells.
+const toldProblem = "DriverNotLoaded"
+
 func (s *stage) discover() error {
 	s.say("Three NodeENIs say which ENIs this node's pods may have.")
 	if err := s.must("ls "+manifest, "dataplane-a.yaml"); err != nil {
@@ -56,14 +59,18 @@ func (s *stage) discover() error {
 	if err := s.startDaemon(); err != nil {
 		return err
 	}
-	took, err := s.waitFor("the inventory", func() bool {
+	took, err := s.waitFor("the daemon to name the missing driver", s.problemSeen)
+	if err != nil {
+		return err
+	}
+	_, err = s.waitFor("the inventory", func() bool {
 		return phases(map[string]nodestate.Phase{"dataplane-a": nodestate.PhaseReady, "dataplane-b": nodestate.PhaseReady, "dpdk-c": nodestate.PhasePending})
 	})
 	if err != nil {
 		return err
 	}
 	fmt.Printf("   (ready after %s)\n", took.Round(time.Millisecond))
-	if err := s.must("multi-enid status", "dataplane-a", "10.0.1.15", "ready", "DriverNotLoaded", "modprobe vfio-pci"); err != nil {
+	if err := s.must("multi-enid status", "dataplane-a", "10.0.1.15", "ready", toldProblem, "modprobe vfio-pci"); err != nil {
 		return err
 	}
 	s.say("dataplane-b is for the SR-IOV device plugin, so it is in the plugin's config. dpdk-c is not, until it has the driver that it wants.")
@@ -84,7 +91,10 @@ func (s *stage) bindDPDK() error {
 		return err
 	}
 	fmt.Printf("   (advertised after %s)\n", took.Round(time.Millisecond))
-	return s.must("multi-enid status", "vfio-pci", "sriov_dpdk_c")
+	if _, err := s.waitFor("the problem to be over", s.problemOver); err != nil {
+		return err
+	}
+	return s.must("multi-enid status", "No problems", "vfio-pci", "sriov_dpdk_c")
 }
 
 func (s *stage) attachPod() error {

@@ -84,7 +84,8 @@ var numbers = regexp.MustCompile(`^\$(\{#|[?#$!])`)
 
 // expansion notes one at the lexer's place, and returns how long its beginning is.
 func (l *lexer) expansion(rest string) int {
-	length, next := 1, byte(0)
+	var length int
+	var next byte
 	switch {
 	case numbers.MatchString(rest):
 		return 2
@@ -170,7 +171,7 @@ func TestQuoted(t *testing.T) {
 			if slices.Contains([]string{".git", "bin", ".cache"}, rel) {
 				return filepath.SkipDir
 			}
-			return nil //nolint:nilerr // another test's temporary file
+			return nil // another test's temporary file
 		}
 		data, err := os.ReadFile(path)
 		if err != nil {
