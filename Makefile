@@ -132,9 +132,9 @@ kube-tools: build tools $(KUBE)/.built $(KUBE)/whereabouts/.built $(BIN)/tools/h
 test-hostnet: go-version ## Test beside real network managers: systemd-networkd, NetworkManager, ec2-net-utils (root) (2 min)
 	@test/hostnet/prepare check
 	@test/hostnet/prepare unpack
-	@$(MAKE) --no-print-directory build tools
+	@$(MAKE) --no-print-directory build tools $(GOTESTSUM)
 	CGO_ENABLED=0 $(go) vet -tags hostnet ./test/hostnet
-	CGO_ENABLED=0 $(go) test -tags hostnet -count=1 -timeout 15m -parallel 14 $(TESTFLAGS) ./test/hostnet
+	CGO_ENABLED=0 $(subst pkgname,testname,$(call tests)) -tags hostnet -count=1 -timeout 15m -parallel 14 $(TESTFLAGS) ./test/hostnet
 	@$(GIVEBACK)
 
 .PHONY: test-hardware
@@ -209,6 +209,7 @@ $(BIN)/.tools: test/tools/go.mod test/tools/go.sum
 # the version in that file, as a client expects, and have no symbol table: it would double them.
 $(KUBE)/.built: test/kube/binaries/go.mod test/kube/binaries/go.sum
 	@mkdir -p $(KUBE)
+	@echo 'Compiling Kubernetes: at first five minutes without output.'
 	version=$$($(go) -C test/kube/binaries list -m -f '{{.Version}}' k8s.io/kubernetes); \
 	flags="-s -w -X k8s.io/component-base/version.gitVersion=$$version"; set -x; \
 	$(call gobuild,-C test/kube/binaries) -ldflags "$$flags" -o $(HERE)/$(KUBE)/etcd go.etcd.io/etcd/server/v3; \
