@@ -5,6 +5,7 @@ import (
 	"os"
 	"path"
 	"regexp"
+	"slices"
 	"strings"
 	"unicode/utf8"
 )
@@ -18,21 +19,21 @@ const (
 // unrevised are the texts that are still to be rewritten, and who does so. With PROSE=all
 // in the environment the rules judge them too.
 var unrevised = map[string]string{
-	"conf/README.md": "quickstart",
-	"deploy/crd/networking.k8s.aws_eninodestates.yaml": "netconf",
-	"deploy/crd/networking.k8s.aws_nodeenis.yaml":      "netconf",
+	"conf/README.md":          "quickstart",
 	"daemon/flags.go":         "command line",
 	"daemon/hostnetwork.go":   "command line",
 	"daemon/doctor.go":        "command line",
 	"daemon/status.go":        "command line",
 	"daemon/uninstall.go":     "command line",
 	"daemon/install.go":       "command line",
-	"docs/api.md":             "netconf",
-	"docs/netconf.md":         "netconf",
 	"docs/operations.md":      "reasons",
 	"docs/quickstart.md":      "quickstart",
 	"docs/troubleshooting.md": "reasons",
 }
+
+// references are the pages whose tables are made of the code: a row has a field's whole
+// description, and no row can be broken.
+var references = []string{"docs/api.md", "docs/netconf.md"}
 
 func isUnrevised(name string) bool {
 	_, page := unrevised[name]
@@ -110,6 +111,9 @@ func wideLines(tr tree) (out []string) {
 			continue
 		}
 		for n, line := range strings.Split(f.text, "\n") {
+			if slices.Contains(references, f.path) && strings.HasPrefix(line, "|") {
+				continue
+			}
 			if columns := utf8.RuneCountInString(line); columns > maxColumns {
 				out = append(out, fmt.Sprintf("%s:%d: %d columns", f.path, n+1, columns))
 			}

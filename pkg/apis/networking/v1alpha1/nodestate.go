@@ -42,28 +42,27 @@ const (
 	ReasonConfigOutdated = "ConfigOutdated"
 )
 
-// ENINodeState is what one node knows of its ENIs: the contents of the node's
-// inventory and how its device plugin stands. It has the node's name and is
-// owned by the Node. Only the daemon on that node writes it, and only its
-// status; whatever else writes it is overwritten at the next change.
-//
-// Every value is the plain string that the daemon wrote, so that no reader
-// fails on one that it does not know.
+// ENINodeState reports the ENIs of one node and the state of its SR-IOV device plugin.
+// It has the name of the node and is deleted with it. Only the daemon on that node
+// writes it, and overwrites changes by others.
+// ---
+// Every value is the plain string that the daemon wrote, so that no reader fails on one
+// that it does not know.
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:resource:path=eninodestates,singular=eninodestate,shortName=ens,scope=Cluster
 // +kubebuilder:subresource:status
-// +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.devicesReady`,description="Devices that are ready for pods, of all that are declared"
-// +kubebuilder:printcolumn:name="Problems",type=integer,JSONPath=`.status.problemCount`,description="What keeps devices from being ready, see .status.problems"
-// +kubebuilder:printcolumn:name="Device plugin",type=string,JSONPath=`.status.devicePlugin.state`,description="How the SR-IOV device plugin stands to its config"
-// +kubebuilder:printcolumn:name="Last restart",type=date,priority=1,JSONPath=`.status.devicePlugin.lastRestart`,description="When this daemon last restarted the device plugin"
+// +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.devicesReady`,description="Devices that are ready for pods, of all declared devices"
+// +kubebuilder:printcolumn:name="Problems",type=integer,JSONPath=`.status.problemCount`,description="Number of problems, see .status.problems"
+// +kubebuilder:printcolumn:name="Device plugin",type=string,JSONPath=`.status.devicePlugin.state`,description="State of the SR-IOV device plugin"
+// +kubebuilder:printcolumn:name="Last restart",type=date,priority=1,JSONPath=`.status.devicePlugin.lastRestart`,description="Time at which the daemon last restarted the device plugin"
 // +kubebuilder:printcolumn:name="Message",type=string,priority=1,JSONPath=`.status.devicePlugin.message`,description="Why the device plugin does not serve the config"
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 type ENINodeState struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 
-	// Status is what the daemon on the node reported last.
+	// Last report of the daemon on the node.
 	//
 	// +optional
 	Status ENINodeStateStatus `json:"status,omitzero"`
@@ -79,10 +78,12 @@ type ENINodeStateList struct {
 	Items []ENINodeState `json:"items"`
 }
 
-// ENINodeStateStatus is what a node knows. No list of it is bounded: each grows
-// with the ENIs and pods of one node, and cutting it would hide a device.
+// Report of one node.
+// ---
+// No list of it is bounded: each grows with the ENIs and pods of one node, and cutting
+// it would hide a device.
 type ENINodeStateStatus struct {
-	// Conditions sum up the rest: DevicesReady, ConfigCurrent and
+	// Summary of the status in three conditions: DevicesReady, ConfigCurrent and
 	// DevicePluginServing.
 	//
 	// +optional
@@ -90,199 +91,199 @@ type ENINodeStateStatus struct {
 	// +listMapKey=type
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
 
-	// DevicesReady is how many of Devices are ready, such as 3/4.
+	// How many of the devices are ready, such as 3/4.
 	//
 	// +optional
 	DevicesReady string `json:"devicesReady,omitempty"`
 
-	// ProblemCount is the length of Problems.
+	// Number of problems.
 	//
 	// +optional
 	ProblemCount int `json:"problemCount"`
 
-	// NodeENIs are the NodeENIs that mean this node, sorted by name.
+	// NodeENIs that select this node, sorted by name.
 	//
 	// +optional
 	NodeENIs []ObservedNodeENI `json:"nodeENIs,omitempty"`
 
-	// Devices are the rows of the node's inventory, in its order.
+	// Devices of the node, as in the node's inventory.
 	//
 	// +optional
 	Devices []DeviceState `json:"devices,omitempty"`
 
-	// Config is the device plugin's config file; absent while nothing is known
-	// of it.
+	// Config file of the SR-IOV device plugin. Absent until the daemon has read it.
 	//
 	// +optional
 	Config *ConfigState `json:"config,omitempty"`
 
-	// DevicePlugin is the SR-IOV device plugin; absent while nothing is known of
-	// it.
+	// The SR-IOV device plugin on the node. Absent until the daemon has found out about it.
 	//
 	// +optional
 	DevicePlugin *DevicePluginState `json:"devicePlugin,omitempty"`
 
-	// Problems are what keeps devices from being as declared.
+	// Problems that keep devices from being as declared, each with its remedy.
 	//
 	// +optional
 	Problems []ProblemState `json:"problems,omitempty"`
 }
 
-// ObservedNodeENI is the version of a NodeENI that the node has acted upon.
+// The version of a NodeENI that the node has acted upon.
 type ObservedNodeENI struct {
-	// Name is the NodeENI's.
+	// Name of the NodeENI.
 	Name string `json:"name"`
 
-	// UID is the NodeENI's; absent for a manifest from a folder.
+	// UID of the NodeENI. Absent if the NodeENI comes from a folder of manifests.
 	//
 	// +optional
 	UID string `json:"uid,omitempty"`
 
-	// ObservedGeneration is the metadata.generation that was acted upon.
+	// The metadata.generation of the NodeENI that the node has acted upon.
 	//
 	// +optional
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
 }
 
-// DeviceState is one row of the inventory. An absent field is one that is not
-// known (yet).
+// One device of the node. A field is absent if its value is not known.
 type DeviceState struct {
-	// ENIID is the ENI, such as eni-0a1b2c3d4e5f60718; empty while it is sought.
+	// ID of the ENI, such as eni-0a1b2c3d4e5f60718. Empty until the node has found the ENI.
 	ENIID string `json:"eniID"`
 
-	// NodeENI is the name of the NodeENI that declares the device.
+	// Name of the NodeENI that declares the device.
 	NodeENI string `json:"nodeENI"`
 
-	// Phase is pending, ready or draining.
+	// Phase of the device: pending, ready or draining. Only a ready device goes to new pods.
 	Phase string `json:"phase"`
 
-	// MAC is the ENI's, such as 02:00:00:00:00:07.
+	// MAC address of the ENI, such as 02:00:00:00:00:07.
 	//
 	// +optional
 	MAC string `json:"mac,omitempty"`
 
-	// PCIAddress is where the device was found, such as 0000:00:07.0.
+	// PCI address of the device, such as 0000:00:07.0.
 	//
 	// +optional
 	PCIAddress string `json:"pciAddress,omitempty"`
 
-	// InterfaceName is the link's name in the host; absent while a pod or a
-	// userspace driver has the device.
+	// Name of the network interface in the host, such as ens6. Absent while the device is in
+	// a pod or bound to a userspace driver.
 	//
 	// +optional
 	InterfaceName string `json:"interfaceName,omitempty"`
 
-	// Driver is the kernel driver it is bound to.
+	// Driver that the device is bound to, such as ena.
 	//
 	// +optional
 	Driver string `json:"driver,omitempty"`
 
-	// DeviceIndex is EC2's index of the ENI on its network card; -1 when not
-	// known.
+	// Device index of the ENI on its network card in EC2. -1 if not known.
 	DeviceIndex int `json:"deviceIndex"`
 
-	// NetworkCard is EC2's index of the network card; -1 when not known.
+	// Index of the network card in EC2. -1 if not known.
 	NetworkCard int `json:"networkCard"`
 
-	// SubnetID is the ENI's subnet.
+	// ID of the subnet of the ENI, such as subnet-0a1b2c3d4e5f60718.
 	//
 	// +optional
 	SubnetID string `json:"subnetID,omitempty"`
 
-	// SubnetCIDR is that subnet's IPv4 range, such as 10.0.2.0/24.
+	// IPv4 range of the subnet, such as 10.0.2.0/24.
 	//
 	// +optional
 	SubnetCIDR string `json:"subnetCIDR,omitempty"`
 
-	// Addresses are the ENI's private addresses, such as 10.0.2.15/24.
+	// Private addresses of the ENI with the prefix length of the subnet, such as
+	// 10.0.2.15/24.
 	//
 	// +optional
 	Addresses []string `json:"addresses,omitempty"`
 
-	// Prefixes are the prefixes delegated to the ENI.
+	// Prefixes that are delegated to the ENI, such as 10.0.2.16/28.
 	//
 	// +optional
 	Prefixes []string `json:"prefixes,omitempty"`
 
-	// MTU is the one asked for, in octets; absent to leave the link's own.
+	// MTU of the NodeENI in octets, such as 9001. Absent if it has none.
 	//
 	// +optional
 	MTU int `json:"mtu,omitempty"`
 
-	// ResourceName is the resource, as prefix/name, under which the device is
-	// advertised; absent for one that is not.
+	// Resource under which the device is advertised to pods, as prefix/name. Absent if it is
+	// not advertised.
 	//
 	// +optional
 	ResourceName string `json:"resourceName,omitempty"`
 
-	// Holders are the pods that have the device, as namespace/name.
+	// Pods that have the device, as namespace/name.
 	//
 	// +optional
 	Holders []string `json:"holders,omitempty"`
 }
 
-// ConfigState is the device plugin's config file.
+// The config file of the SR-IOV device plugin.
 type ConfigState struct {
-	// Path is the file's on the node.
+	// Path of the file on the node.
 	Path string `json:"path"`
 
-	// Hash is that of the file's canonical content; absent when not known.
+	// Hash of the content of the file, independent of its formatting. Absent if not known.
 	//
 	// +optional
 	Hash string `json:"hash,omitempty"`
 
-	// Current says that the file is as the devices want it.
+	// Whether the file lists the devices as they are now.
 	Current bool `json:"current"`
 }
 
-// DevicePluginState is the SR-IOV device plugin on the node.
+// The SR-IOV device plugin on the node.
 type DevicePluginState struct {
-	// State is Unknown, Unmanaged, NotFound, RestartPending, Restarting, Serving
-	// or RestartFailed.
+	// State of the device plugin: Unknown, Unmanaged, NotFound, RestartPending, Restarting,
+	// Serving or RestartFailed. Serving means that it advertises the devices of the config
+	// file.
 	State string `json:"state"`
 
-	// Pods are its pods on the node, as namespace/name.
+	// Pods of the device plugin on the node, as namespace/name.
 	//
 	// +optional
 	Pods []string `json:"pods,omitempty"`
 
-	// ServedHash is the Config.Hash that it was last verified to serve.
+	// Hash of the config that the device plugin was last seen to serve. Compare it with
+	// config.hash.
 	//
 	// +optional
 	ServedHash string `json:"servedHash,omitempty"`
 
-	// LastRestart is when the daemon last restarted it; absent when it never did.
+	// Time at which the daemon last restarted the device plugin. Absent if it never did.
 	//
 	// +optional
 	LastRestart metav1.Time `json:"lastRestart,omitzero"`
 
-	// LastResult is how the last restart ended: verified, none_found or failed;
-	// absent before the first end.
+	// Result of the last restart: verified, none_found or failed. Absent until a restart has
+	// ended.
 	//
 	// +optional
 	LastResult string `json:"lastResult,omitempty"`
 
-	// Message says why State is not Serving.
+	// Why the state is not Serving.
 	//
 	// +optional
 	Message string `json:"message,omitempty"`
 }
 
-// ProblemState is one fault that a person can mend.
+// One problem that a person can solve.
 type ProblemState struct {
-	// Reason is one word in CamelCase, such as InvalidMTU.
+	// Kind of the problem in one word, such as InvalidMTU. docs/troubleshooting.md explains
+	// each.
 	Reason string `json:"reason"`
 
-	// NodeENI is the name of the one concerned.
+	// Name of the NodeENI concerned.
 	//
 	// +optional
 	NodeENI string `json:"nodeENI,omitempty"`
 
-	// Device is the device concerned, by ENI id or PCI address.
+	// Device concerned, by ENI ID or PCI address.
 	//
 	// +optional
 	Device string `json:"device,omitempty"`
 
-	// Message names the field, the value and the way out.
+	// The field, its value and the remedy.
 	Message string `json:"message"`
 }
