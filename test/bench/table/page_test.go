@@ -2,6 +2,7 @@ package table
 
 import (
 	"flag"
+	"fmt"
 	"os"
 	"strings"
 	"testing"
@@ -59,5 +60,51 @@ func TestReportFile(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-written +read):\n%s", diff)
+	}
+}
+
+// TestHeadlines: the sentences that lead the page, and the README's, have the
+// figures of docs/performance.json, rounded.
+func TestHeadlines(t *testing.T) {
+	figures, err := ReadFile("../../../docs/performance.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	row := func(letter, name, against string) Row {
+		for _, r := range figures.Rows {
+			if strings.HasPrefix(r.Item, letter) && r.Name == name && r.Against == against {
+				return r
+			}
+		}
+		t.Fatalf("no row %s %s against %s", letter, name, against)
+		return Row{}
+	}
+	more := func(r Row) float64 { return 100*r.OursMedian/r.OtherMedian - 100 }
+	const pair, shared, theirs, alone = "exclusive ADD + DEL, eni-ipam", "shared macvlan ADD + DEL, eni-ipam", "host-device, host-local", "macvlan alone, host-local"
+	one, eight, crowd := row("(a)", pair, theirs), row("(h)", pair, theirs), row("(i)", "exclusive, eni-ipam", theirs)
+	share, shares, floor := row("(c)", shared, alone), row("(h)", shared, alone), row("(b)", pair, "the floor")
+	start, memory := row("(d)", "VERSION", "host-device"), row("(g)", "exclusive ADD, eni-ipam", theirs)
+	for page, wanted := range map[string][]string{
+		"docs/performance.md": {
+			fmt.Sprintf("own ENI %s, %s and %s of host-device's time; shared ENI %s and %s of macvlan's; start-up %s, memory %s",
+				one.Value, eight.Value, crowd.Value, share.Value, shares.Value, start.Value, memory.Value),
+			fmt.Sprintf("%.0f ms instead of %.0f ms for ADD and DEL together", one.OursMedian, one.OtherMedian),
+			fmt.Sprintf("(*the floor*) takes %.0f ms", floor.OtherMedian),
+			fmt.Sprintf("The plugin adds %.0f ms", floor.OursMedian-floor.OtherMedian),
+			fmt.Sprintf("waits %.0f %% longer than with macvlan alone, and %.0f %% longer when eight pods start at once", more(share), more(shares)),
+			fmt.Sprintf("after %.1f s instead of %.1f s", crowd.OursMedian/1000, crowd.OtherMedian/1000),
+		},
+		"README.md": {fmt.Sprintf("That is %.0f %% more than the kernel's bare move", more(floor))},
+	} {
+		data, err := os.ReadFile("../../../" + page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text := strings.Join(strings.Fields(string(data)), " ")
+		for _, w := range wanted {
+			if !strings.Contains(text, w) {
+				t.Errorf("%s does not say %q", page, w)
+			}
+		}
 	}
 }
