@@ -213,7 +213,8 @@ func krew(manifest, version string, sum func(file string) (string, error)) (stri
 			if err != nil {
 				return "", fmt.Errorf("checksum of uri %q: %w", waiting, err)
 			}
-			lines[i] = line[:strings.Index(line, "sha256")] + "sha256: " + got
+			indent, _, _ := strings.Cut(line, "sha256")
+			lines[i] = indent + "sha256: " + got
 			waiting = ""
 			filled++
 		}
@@ -227,7 +228,7 @@ func krew(manifest, version string, sum func(file string) (string, error)) (stri
 // addNotes adds the text of the release: its changes, and what a person needs to
 // get and check its files.
 func addNotes(o options) error {
-	section, err := notes("CHANGELOG.md", o)
+	section, err := notes(o)
 	if err != nil {
 		return err
 	}

@@ -80,14 +80,14 @@ func chartYAML(data []byte, o options) ([]byte, error) {
 	for key, value := range map[string]string{"version": chartVersion(o.version), "appVersion": strconv.Quote(o.version)} {
 		line := regexp.MustCompile(`(?m)^` + key + `: .*$`)
 		if len(line.FindAllString(content, -1)) != 1 {
-			return nil, fmt.Errorf("Chart.yaml: want one line %s", key)
+			return nil, fmt.Errorf("want one line %s in Chart.yaml", key)
 		}
 		content = line.ReplaceAllString(content, key+": "+value)
 	}
 	content = strings.Replace(content, "# `make chart` replaces both by VERSION.\n", "", 1)
 	if o.repository != "" {
 		content += fmt.Sprintf("  artifacthub.io/images: |\n    - name: %s\n      image: %s:%s\n", chartName, o.repository, o.version)
-		section, err := notes("CHANGELOG.md", o)
+		section, err := notes(o)
 		if err != nil {
 			return nil, err
 		}
@@ -133,7 +133,7 @@ func chartValues(data []byte, o options) ([]byte, error) {
 	const line = "  repository: multi-eni-cni\n"
 	content := string(data)
 	if strings.Count(content, line) != 1 {
-		return nil, fmt.Errorf("values.yaml: want one line %q", line)
+		return nil, fmt.Errorf("want one line %q in values.yaml", line)
 	}
 	return []byte(strings.Replace(content, line, "  repository: "+o.repository+"\n", 1)), nil
 }

@@ -89,11 +89,11 @@ func TestCheck(t *testing.T) {
 	if err := run(t.Context(), []string{"check", "-unreleased", "-version", "x"}); err != nil {
 		t.Errorf("a trial: %v", err)
 	}
-	got, err := notes("CHANGELOG.md", options{version: "v1.2.3"})
+	got, err := notes(options{version: "v1.2.3"})
 	if err != nil || got != "### Added\n- b\n" {
 		t.Errorf("notes %q, %v", got, err)
 	}
-	got, err = notes("CHANGELOG.md", options{version: "v1.2.3", unreleased: true})
+	got, err = notes(options{version: "v1.2.3", unreleased: true})
 	if err != nil || got != "- c\n" {
 		t.Errorf("notes of a trial %q, %v", got, err)
 	}

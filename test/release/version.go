@@ -33,7 +33,7 @@ func check(ctx context.Context, o options, _ []string) error {
 	var errs []error
 	if !semver.MatchString(o.version) {
 		errs = append(errs, fmt.Errorf("VERSION %q: want v and a semantic version, such as v1.2.3 or v1.2.3-rc.1", o.version))
-	} else if _, err := notes("CHANGELOG.md", o); err != nil {
+	} else if _, err := notes(o); err != nil {
 		errs = append(errs, err)
 	}
 	out, err := exec.CommandContext(ctx, "git", "-c", "safe.directory=*", "status", "--porcelain").Output()
@@ -51,7 +51,8 @@ func check(ctx context.Context, o options, _ []string) error {
 }
 
 // notes are the lines of a version's section of the changelog, without its heading.
-func notes(path string, o options) (string, error) {
+func notes(o options) (string, error) {
+	const path = "CHANGELOG.md"
 	name := strings.TrimPrefix(o.version, "v")
 	if o.unreleased {
 		name = "Unreleased"
