@@ -26,7 +26,6 @@ var unrevised = map[string]string{
 	"daemon/status.go":        "command line",
 	"daemon/uninstall.go":     "command line",
 	"daemon/install.go":       "command line",
-	"docs/operations.md":      "reasons",
 	"docs/quickstart.md":      "quickstart",
 	"docs/troubleshooting.md": "reasons",
 }
