@@ -235,3 +235,25 @@ func TestChartSaysNothing(t *testing.T) {
 		}
 	}
 }
+
+// TestChartNotes: after an installation helm tells the next steps, and warns where no
+// node could pull the image.
+func TestChartNotes(t *testing.T) {
+	c := cluster.Start(t)
+	const warning = "WARNING: image.repository has its default."
+	for set, warned := range map[string]bool{"image.repository=r": false, "image.tag=v1": true} {
+		out, err := cluster.Helm(t, "install", "x", cluster.Chart(t), "--namespace=helm", "--take-ownership", "--dry-run=client", "--kubeconfig="+c.WriteAdminKubeconfig(t), "--set="+set)
+		_, notes, found := strings.Cut(out, "\nNOTES:\n")
+		if err != nil || !found {
+			t.Fatalf("helm install: %v\n%s", err, out)
+		}
+		for _, part := range []string{"kubectl -n helm rollout status ds/multi-enid\n", "kubectl describe ens NODE\n", "docs/quickstart.md\n", "docs/troubleshooting.md\n"} {
+			if !strings.Contains(notes, part) {
+				t.Errorf("notes without %q:\n%s", part, notes)
+			}
+		}
+		if got := strings.Contains(notes, warning); got != warned {
+			t.Errorf("%s: a warning %v, want %v", set, got, warned)
+		}
+	}
+}

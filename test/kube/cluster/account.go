@@ -148,3 +148,13 @@ func (c *Cluster) WriteKubeconfig(t testing.TB) string {
 	}
 	return path
 }
+
+// WriteAdminKubeconfig writes a kubeconfig of an administrator, and returns its path.
+func (c *Cluster) WriteAdminKubeconfig(t testing.TB) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "kubeconfig")
+	if err := c.plane.WriteUserKubeconfig(path, "admin", "system:masters"); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
