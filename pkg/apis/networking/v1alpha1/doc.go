@@ -16,5 +16,4 @@ package v1alpha1
 
 //go:generate go tool -modfile=../../../../test/tools/gen/go.mod controller-gen object crd paths=. output:crd:dir=../../../../deploy/crd
 //go:generate sh -c "rm -rf ../../../../deploy/chart/crds && cp -r ../../../../deploy/crd ../../../../deploy/chart/crds"
-//go:generate go tool -modfile=../../../../test/tools/gen/go.mod crd-ref-docs --log-level=ERROR --source-path=. --config=../../../../test/tools/gen/crd-ref-docs.yaml --renderer=markdown --output-path=../../../../docs/api.md
-//go:generate sed -i -e 1G -e "2i This page is for people who write NodeENIs or read ENINodeStates. kubectl explain shows the same descriptions." ../../../../docs/api.md
+//go:generate go tool -modfile=../../../../test/tools/gen/go.mod crd-ref-docs --log-level=ERROR --source-path=. --config=../../../../test/tools/gen/crd-ref-docs.yaml --renderer=markdown --templates-dir=../../../../test/tools/gen/templates --output-path=../../../../docs/api.md

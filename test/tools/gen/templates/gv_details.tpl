@@ -1,0 +1,13 @@
+{{- define "gvDetails" -}}
+## {{ .GroupVersionString }}
+
+{{ .Doc }}
+
+Resource types:
+{{ range .SortedKinds }}
+- {{ $.TypeForKind . | markdownRenderTypeLink }}
+{{- end }}
+{{ range .SortedTypes }}
+{{- template "type" . }}
+{{- end }}
+{{- end -}}
