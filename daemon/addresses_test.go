@@ -16,6 +16,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/awsnode"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/cli"
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/test/fakeec2"
@@ -96,7 +97,7 @@ func TestManageAddresses(t *testing.T) {
 	_, report, _ = m.doctor("--manage-addresses")
 	wantLine(t, report, "ok    EC2 tags: ENIs with the name of their NodeENI: 1")
 	wantLine(t, report, "ok    EC2 rights: AssignPrivateIpAddresses, UnassignPrivateIpAddresses, AssignIpv6Addresses, UnassignIpv6Addresses allowed on "+e.ID)
-	if diff := cmp.Diff(before, ec2.ENI(e.ID), cmpopts.EquateComparable(netip.Addr{})); diff != "" || code == exitUsage {
+	if diff := cmp.Diff(before, ec2.ENI(e.ID), cmpopts.EquateComparable(netip.Addr{})); diff != "" || code == cli.Usage {
 		t.Errorf("exit code %d; doctor has changed the ENI (-want +got):\n%s", code, diff)
 	}
 	run("DEL")
@@ -203,7 +204,7 @@ func TestManageAddressesFlags(t *testing.T) {
 		{"--addresses-high=4", "--addresses-low 4, --addresses-high 4: want"},
 	} {
 		code, _, stderr := call(t.Context(), nil, "run", "--node-name=a", "--nodeeni-source=dir:/nodeenis", tt.flag)
-		if code != exitUsage || !strings.Contains(stderr, tt.want) {
+		if code != cli.Usage || !strings.Contains(stderr, tt.want) {
 			t.Errorf("%s: exit code %d, %q; want %q", tt.flag, code, stderr, tt.want)
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/cli"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/driver"
 )
 
@@ -19,7 +20,7 @@ func (p program) bindDriverCommand() *cobra.Command {
 		Use:    driver.Command,
 		Short:  "Carry out one order of multi-enid run, read from standard input",
 		Hidden: true,
-		Args:   noArgs,
+		Args:   cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return bindDriver(cmd.InOrStdin())
 		},

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/cli"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
@@ -197,7 +198,7 @@ func TestDaemon(t *testing.T) {
 	m.pools("intel.com/fast")
 	m.until("a ready", "c ready")
 
-	if code, _, stderr := call(t.Context(), nil, m.args()...); code != exitFailure || !strings.Contains(stderr, m.path("state")) || !strings.Contains(stderr, "another multi-enid") {
+	if code, _, stderr := call(t.Context(), nil, m.args()...); code != cli.Failure || !strings.Contains(stderr, m.path("state")) || !strings.Contains(stderr, "another multi-enid") {
 		t.Errorf("a second daemon ended with %d: %s", code, stderr)
 	}
 	m.end()

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/awsnode"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/cli"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/doctor"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/manifest"
@@ -32,30 +33,44 @@ func (p program) doctorCommand(ctx context.Context) *cobra.Command {
 	var policy, output, hostRoot string
 	cmd := &cobra.Command{
 		Use:   "doctor",
-		Short: "Look for what keeps the daemon, the plugin or the device plugin from their work",
-		Long: "Look for what keeps the daemon, the plugin or the device plugin from their work, and print one line for each check,\n" +
-			"with the remedy. It changes nothing. Give it the flags and the environment of multi-enid run, and run it where that runs.\n" +
-			"It ends with 1 when a check has failed, with 2 when it was called wrongly.",
-		Args: noArgs,
-		RunE: func(*cobra.Command, []string) error {
-			if output != "text" && output != "json" {
-				return usagef("--output %q: want text or json", output)
+		Short: "Check whether daemon, plugin and device plugin can do their work",
+		Long: `Check whether the daemon, the CNI plugin and the SR-IOV device plugin can do their work
+on this node. doctor prints one line for each check, with the remedy if it fails, and
+changes nothing.
+
+doctor asks the running daemon for its flags; a flag that you give wins. Run it where
+the daemon runs: in its container, or on a node without one.
+
+The exit code is 1 if a check has failed, and 2 if the command line is wrong.`,
+		Example: `  kubectl -n kube-system exec ds/multi-enid -- /multi-enid doctor
+  multi-enid doctor --output json`,
+		Args: cli.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := cli.OneOf("output", output, "text", "json"); err != nil {
+				return err
+			}
+			from, err := c.adopt(ctx, cmd.Flags(), p)
+			if err != nil {
+				return err
 			}
 			if err := c.check(); err != nil {
-				return &usageError{err}
+				return &cli.UsageError{Err: err}
 			}
-			return p.doctor(ctx, c, policy, output, hostRoot)
+			return p.doctor(ctx, c, from, policy, output, hostRoot)
 		},
 	}
 	c.add(cmd.Flags(), p)
-	cmd.Flags().StringVar(&policy, "policy", nodestate.DefaultPolicyPath, "policy of the plugin")
-	cmd.Flags().StringVar(&hostRoot, "host-root", "/", "folder with the host's etc, run and usr, as far as they are mounted, to read the configs of its network managers")
-	cmd.Flags().StringVarP(&output, "output", "o", "text", "text or json")
+	c.offer(cmd)
+	cmd.Flags().StringVar(&policy, "policy", nodestate.DefaultPolicyPath, "Policy `file` of the plugin.")
+	cmd.Flags().StringVar(&hostRoot, "host-root", "/", "`Folder` where the host's etc, run and usr are mounted. doctor reads the configs of the host's network managers there.")
+	cmd.Flags().StringVarP(&output, "output", "o", "text", "`Format`: text or json.")
+	cmd.Flags().Lookup("nodeeni-source").Usage = "`Source` of the NodeENIs: kube for the API server, or dir:PATH for a folder of manifests. Defaults to the running daemon's."
+	cli.Offer(cmd, "output", "text", "json")
 	return cmd
 }
 
 // doctor prints what doctor.Run finds.
-func (p program) doctor(ctx context.Context, c nodeFlags, policy, output, hostRoot string) error {
+func (p program) doctor(ctx context.Context, c nodeFlags, from doctor.Finding, policy, output, hostRoot string) error {
 	bootID, err := nodestate.BootID()
 	if err != nil {
 		return err
@@ -81,7 +96,7 @@ func (p program) doctor(ctx context.Context, c nodeFlags, policy, output, hostRo
 		o.EC2 = awsnode.NewEC2(awsnode.New(awsnode.Config{}))
 	}
 	c.examineCluster(&o)
-	found := doctor.Run(ctx, o)
+	found := append([]doctor.Finding{from}, doctor.Run(ctx, o)...)
 	if output == "json" {
 		enc := json.NewEncoder(p.stdout)
 		enc.SetIndent("", "  ")

@@ -13,6 +13,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/cli"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/doctor"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/operate"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
@@ -44,8 +45,8 @@ func TestDoctorOfAFolder(t *testing.T) {
 	}
 	m := newMachine(t, 1)
 	code, report, stderr := m.doctor()
-	if code != exitFailure || !strings.Contains(stderr, "1 of ") {
-		t.Errorf("exit code %d, %q; want %d and one check failed\n%s", code, stderr, exitFailure, report)
+	if code != cli.Failure || !strings.Contains(stderr, "1 of ") {
+		t.Errorf("exit code %d, %q; want %d and one check failed\n%s", code, stderr, cli.Failure, report)
 	}
 	for _, line := range []string{
 		"ok    node name: node-a",
@@ -107,10 +108,10 @@ func TestDoctorOfAFolder(t *testing.T) {
 		}
 	}
 	// This machine has neither the driver nor, by its sysfs, an IOMMU.
-	if len(failed) != 2 || code != exitFailure ||
+	if len(failed) != 2 || code != cli.Failure ||
 		!strings.HasPrefix(failed[0], "FAIL  drivers: vfio-pci is not loaded, which NodeENI dpdk wants; run: modprobe vfio-pci") ||
 		!strings.HasPrefix(failed[1], "FAIL  IOMMU: there is none") {
-		t.Errorf("exit code %d, failed %q; want %d and driver and IOMMU\n%s", code, failed, exitFailure, report)
+		t.Errorf("exit code %d, failed %q; want %d and driver and IOMMU\n%s", code, failed, cli.Failure, report)
 	}
 }
 

@@ -11,9 +11,11 @@ import (
 	"time"
 
 	"github.com/sirupsen/logrus"
+	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/addresses"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/cli"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/driver"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube"
@@ -41,6 +43,8 @@ type nodeFlags struct {
 
 	// dir is the folder of manifests; "" when NodeENIs come from the API server.
 	dir string
+	// given are the flags' values for others to read.
+	given map[string]string
 }
 
 // The values of --nodeeni-source, --attachments-from and --restart.
@@ -55,42 +59,73 @@ const (
 	managePrefixes = "prefixes"
 )
 
+// add defines the flags. Their texts are for people who have not read the documents.
 func (c *nodeFlags) add(f *pflag.FlagSet, p program) {
-	f.StringVar(&c.nodeName, "node-name", p.getenv("NODE_NAME"), "name of this node, as its Node object and status.attachments have it ($NODE_NAME; without a cluster else the host's name)")
-	f.StringVar(&c.renamedFrom, "renamed-from", "", "name that this node had before, so that a start under another name is meant; what is remembered stays this node's")
-	f.StringVar(&c.podName, "pod-name", p.getenv("POD_NAME"), "name of the pod that this runs in ($POD_NAME); with the next two the daemon deletes its own Pod object when it is told to stop and a change of a driver hangs")
-	f.StringVar(&c.podNamespace, "pod-namespace", p.getenv("POD_NAMESPACE"), "namespace of that pod ($POD_NAMESPACE)")
-	f.StringVar(&c.podUID, "pod-uid", p.getenv("POD_UID"), "UID of that pod ($POD_UID)")
-	f.StringVar(&c.source, "nodeeni-source", "", "where the NodeENIs are: kube, the API server; dir:PATH, a folder of manifests")
-	f.StringVar(&c.attachmentsFrom, "attachments-from", "", "what says which ENIs a NodeENI has here: status, its status.attachments; imds, device index and subnet, for clusters where no controller writes that status (kube only; default status)")
-	f.StringVar(&c.kubeconfig, "kubeconfig", "", "how to reach the API server; default is the pod's service account")
-	f.StringVar(&c.pcidpConfig, "pcidp-config", or(p.getenv("SRIOV_DP_CONFIG_PATH"), pcidp.DefaultPath), "config file of the SR-IOV device plugin ($SRIOV_DP_CONFIG_PATH)")
-	f.StringVar(&c.inventory, "inventory", nodestate.DefaultInventoryPath, "inventory to write")
-	f.StringVar(&c.stateDir, "state-dir", nodestate.DefaultStateDir, "folder of the daemon's own memory")
-	f.StringVar(&c.attachmentsDir, "attachments-dir", nodestate.DefaultAttachmentsDir, "folder of the plugin's attachment records")
-	f.StringVar(&c.leaseDir, "lease-dir", nodestate.DefaultLeaseDir, "folder of the leases of addresses by eni-ipam")
-	f.StringVar(&c.sysfs, "sysfs", sysfs.DefaultRoot, "where sysfs is mounted")
-	f.StringVar(&c.sysctls, "sysctls", "/proc/sys", "folder that has the host's net/ipv6/conf, to have idle ENIs ignore IPv6 router advertisements; a container needs a writable mount of it")
-	f.StringVar(&c.dev, "dev", "/dev", "where the host's /dev is mounted, to see whether a program has a device open")
-	f.StringVar(&c.modulesRoot, "modules-root", "/", "folder that has the host's lib/modules, for --load-modules")
-	f.BoolVar(&c.drivers.LoadModules, "load-modules", false, "load the kernel module of a userspace driver (vfio-pci, uio_pci_generic) that a NodeENI asks for and the kernel lacks")
-	f.BoolVar(&c.drivers.AllowUnsafeNoIOMMU, "allow-unsafe-noiommu", false, "switch on vfio's mode without an IOMMU where a machine has none; a pod with such a device can read and write all of the node's memory")
-	f.StringVar(&c.restart, "restart", "", "how to restart the device plugin after its config has changed: pods deletes its pods on this node; none only logs it (default pods with kube, none with dir)")
-	f.StringSliceVar(&c.dpNamespaces, "dp-namespaces", kube.DefaultPluginNamespaces(), "namespaces in which the device plugin is looked for")
-	f.StringSliceVar(&c.dpSelectors, "dp-selectors", kube.DefaultPluginSelectors(), "label selectors of the device plugin's pods; one of them is enough")
-	f.StringVar(&c.podresources, "podresources-socket", unset, "the kubelet's podresources socket; empty for none (default "+podresources.DefaultSocket+" with kube, none with dir)")
+	c.addIdentity(f, p)
+	c.addPaths(f, p)
+	c.addBehaviour(f)
+}
+
+func (c *nodeFlags) addIdentity(f *pflag.FlagSet, p program) {
+	f.StringVar(&c.nodeName, "node-name", p.getenv("NODE_NAME"), "`Name` of this node's Node object. Defaults to $NODE_NAME; without a cluster, to the host name.")
+	f.StringVar(&c.renamedFrom, "renamed-from", "", "Earlier `name` of this node. Needed once, at the first start under the new name.")
+	f.StringVar(&c.podName, "pod-name", p.getenv("POD_NAME"), "`Name` of the daemon's own pod ($POD_NAME). With namespace and UID, the daemon can delete its pod at the end if a driver change hangs.")
+	f.StringVar(&c.podNamespace, "pod-namespace", p.getenv("POD_NAMESPACE"), "`Namespace` of the daemon's own pod ($POD_NAMESPACE).")
+	f.StringVar(&c.podUID, "pod-uid", p.getenv("POD_UID"), "`UID` of the daemon's own pod ($POD_UID).")
+	f.StringVar(&c.source, "nodeeni-source", "", "`Source` of the NodeENIs: kube for the API server, or dir:PATH for a folder of manifests. Required.")
+	f.StringVar(&c.attachmentsFrom, "attachments-from", "", "How to find a NodeENI's ENIs: `status` reads its status.attachments; imds looks for the device index and subnet in the instance metadata, "+
+		"for clusters without the public controller. Only for kube. Defaults to status.")
+	f.StringVar(&c.kubeconfig, "kubeconfig", "", "Kubeconfig `file` to reach the API server. Defaults to the pod's service account.")
+}
+
+func (c *nodeFlags) addPaths(f *pflag.FlagSet, p program) {
+	f.StringVar(&c.pcidpConfig, "pcidp-config", or(p.getenv("SRIOV_DP_CONFIG_PATH"), pcidp.DefaultPath), "Config `file` of the SR-IOV device plugin ($SRIOV_DP_CONFIG_PATH).")
+	f.StringVar(&c.inventory, "inventory", nodestate.DefaultInventoryPath, "Inventory `file` to write. The plugin reads it.")
+	f.StringVar(&c.stateDir, "state-dir", nodestate.DefaultStateDir, "`Folder` of the daemon's checkpoint.")
+	f.StringVar(&c.attachmentsDir, "attachments-dir", nodestate.DefaultAttachmentsDir, "`Folder` of the plugin's attachment records.")
+	f.StringVar(&c.leaseDir, "lease-dir", nodestate.DefaultLeaseDir, "`Folder` of the address leases.")
+	f.StringVar(&c.cniBinDir, "cni-bin-dir", "/opt/cni/bin", "`Folder` of the CNI plugins. The daemon runs multi-eni from here to release attachments of dead pods.")
+	f.StringVar(&c.sysfs, "sysfs", sysfs.DefaultRoot, "`Folder` where sysfs is mounted.")
+	f.StringVar(&c.sysctls, "sysctls", "/proc/sys", "`Folder` with the host's net/ipv6/conf. The daemon has idle ENIs ignore IPv6 router advertisements. In a container it must be a writable mount.")
+	f.StringVar(&c.dev, "dev", "/dev", "`Folder` where the host's /dev is mounted. It shows whether a program has a device open.")
+	f.StringVar(&c.modulesRoot, "modules-root", "/", "`Folder` with the host's lib/modules, for --load-modules.")
+	f.StringVar(&c.podresources, "podresources-socket", unset, "The kubelet's podresources `socket`; empty for none. Defaults to "+podresources.DefaultSocket+" with kube and to none with dir.")
 	f.Lookup("podresources-socket").DefValue = ""
-	f.BoolVar(&c.startupTaint, "startup-taint", false, "take the taint "+kube.StartupTaintKey+" from this Node once the devices that are declared for it are ready (kube only; needs the right to patch nodes)")
-	f.BoolVar(&c.sourceRouting, "source-routing", false, "have what comes from an ENI's addresses leave the host by that ENI, by a rule and a route table of its own (for host-side use, ipvlan in mode l3 and the like)")
-	f.StringVar(&c.manageAddresses, "manage-addresses", "", "have EC2 assign what pods that share an ENI need, and take back what is left over: addresses, or prefixes (needs the rights of deploy/iam)")
+}
+
+func (c *nodeFlags) addBehaviour(f *pflag.FlagSet) {
+	f.BoolVar(&c.drivers.LoadModules, "load-modules", false, "Load the kernel module of a userspace driver (vfio-pci, uio_pci_generic) if a NodeENI needs it.")
+	f.BoolVar(&c.drivers.AllowUnsafeNoIOMMU, "allow-unsafe-noiommu", false, "Use vfio without an IOMMU on machines that have none. A pod with such a device can read and write all of the node's memory.")
+	f.StringVar(&c.restart, "restart", "", "How to restart the device plugin after a change of its config: `pods` deletes its pods on this node; none only logs. Defaults to pods with kube and to none with dir.")
+	listVar(f, &c.dpNamespaces, "dp-namespaces", kube.DefaultPluginNamespaces(), "`Namespaces` where the daemon looks for the device plugin.")
+	listVar(f, &c.dpSelectors, "dp-selectors", kube.DefaultPluginSelectors(), "Label `selectors` of the device plugin's pods. A pod must match one of them.")
+	f.BoolVar(&c.startupTaint, "startup-taint", false, "Remove the taint "+kube.StartupTaintKey+" from this Node once its devices are ready. Only for kube; needs the right to patch nodes.")
+	f.BoolVar(&c.sourceRouting, "source-routing", false, "Send packets from an ENI's addresses through that ENI, by a rule and a route table of its own. Programs on the host and ipvlan in mode l3 need it.")
+	f.StringVar(&c.manageAddresses, "manage-addresses", "", "Have EC2 assign `addresses` or prefixes to ENIs that pods share, and take back spare ones. Needs the rights of deploy/iam.")
 	f.Lookup("manage-addresses").NoOptDefVal = manageSingle
-	f.IntVar(&c.marks.Low, "addresses-low", 4, "with --manage-addresses: fewer free addresses of an ENI's pool than that, and more are asked for")
-	f.IntVar(&c.marks.High, "addresses-high", 12, "with --manage-addresses: more free addresses than that, and some are given back")
-	f.StringVar(&c.cniBinDir, "cni-bin-dir", "/opt/cni/bin", "folder of the CNI plugins, to release attachments of pods that died without DEL")
-	f.DurationVar(&c.orphanGrace, "orphan-grace", 60*time.Second, "how long a pod's netns must be gone until its attachments are released")
-	f.StringVar(&c.listen, "listen", defaultListen, "address of metrics, healthz and readyz; off for none")
-	f.StringVar(&c.logLevel, "log-level", "info", "debug, info, warning or error")
-	f.StringVar(&c.format, "log-format", "text", "text or json")
+	f.IntVar(&c.marks.Low, "addresses-low", 4, "With --manage-addresses: ask for more if an ENI has a smaller `number` of free addresses.")
+	f.IntVar(&c.marks.High, "addresses-high", 12, "With --manage-addresses: give some back if an ENI has a larger `number` of free addresses.")
+	f.DurationVar(&c.orphanGrace, "orphan-grace", 60*time.Second, "How long a pod's network namespace must be gone before its attachments are released, as a `duration`.")
+	f.StringVar(&c.listen, "listen", defaultListen, "`Address` and port of metrics, healthz and readyz; off for none.")
+	f.StringVar(&c.logLevel, "log-level", "info", "Least `level` to log: debug, info, warning or error.")
+	f.StringVar(&c.format, "log-format", "text", "`Format` of the log: text or json.")
+}
+
+// listVar defines a flag of several values. Help shows its default in the text, which
+// it can wrap.
+func listVar(f *pflag.FlagSet, v *[]string, name string, value []string, usage string) {
+	f.StringSliceVar(v, name, value, usage+" Separate them by commas. Defaults to "+strings.Join(value, ", ")+".")
+	f.Lookup(name).DefValue = "[]"
+}
+
+// offer has shells complete the flags that have few values.
+func (c *nodeFlags) offer(cmd *cobra.Command) {
+	for flag, values := range map[string][]string{
+		"nodeeni-source": {sourceKube, "dir:"}, "attachments-from": {fromStatus, fromIMDS}, "restart": {restartPods, restartNone},
+		"manage-addresses": {manageSingle, managePrefixes}, "log-level": {"debug", "info", "warning", "error"}, "log-format": {"text", "json"},
+	} {
+		cli.Offer(cmd, flag, values...)
+	}
 }
 
 // defaultListen is on this machine only: metrics tell how many devices and pods

@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/cli"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/hostnet"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
@@ -40,8 +41,8 @@ type hostNetwork struct {
 }
 
 func (h *hostNetwork) add(f *pflag.FlagSet) {
-	f.StringVar(&h.mode, "host-network", hostNetworkLeave, "files that keep systemd-networkd or NetworkManager off all ENIs but the primary one: leave, write or remove them")
-	f.StringVar(&h.root, "host-root", "/", "folder with the host's etc and sys, for --host-network")
+	f.StringVar(&h.mode, "host-network", hostNetworkLeave, "What to do with the files that keep systemd-networkd and NetworkManager off all ENIs but the primary one: `leave`, write or remove.")
+	f.StringVar(&h.root, "host-root", "/", "`Folder` where the host's etc and sys are mounted, for --host-network.")
 }
 
 func (h *hostNetwork) check() error {
@@ -49,7 +50,7 @@ func (h *hostNetwork) check() error {
 	case hostNetworkLeave, hostNetworkWrite, hostNetworkRemove:
 		return nil
 	}
-	return usagef("--host-network %q: want leave, write or remove", h.mode)
+	return cli.Usagef("--host-network %q: want leave, write or remove", h.mode)
 }
 
 // run writes or removes the host's files, as mode says. It calls tell with the outcome for

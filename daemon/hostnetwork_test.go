@@ -16,6 +16,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/cli"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/doctor"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/hostnet"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
@@ -194,7 +195,7 @@ func TestHostNetworkIsNoGuess(t *testing.T) {
 			m.run("systemd-networkd.service")
 			tt.happen(m)
 			code, stdout, stderr := m.write("write")
-			if code != exitFailure || !strings.Contains(stderr, tt.says) || !strings.Contains(stdout, "installed") {
+			if code != cli.Failure || !strings.Contains(stderr, tt.says) || !strings.Contains(stdout, "installed") {
 				t.Errorf("exit code %d, %q, %q; want %q", code, stdout, stderr, tt.says)
 			}
 			if m.read(networkFile) != "" {
@@ -205,7 +206,7 @@ func TestHostNetworkIsNoGuess(t *testing.T) {
 	m := managed{first.machine, newInstallation(t), t, filepath.Join(t.TempDir(), "host")}
 	m.run("sshd.service")
 	m.says("write", "host network: neither systemd-networkd nor NetworkManager runs, nothing to write")
-	if code, _, stderr := m.write("perhaps"); code != exitUsage || !strings.Contains(stderr, "--host-network") {
+	if code, _, stderr := m.write("perhaps"); code != cli.Usage || !strings.Contains(stderr, "--host-network") {
 		t.Errorf("exit code %d, %q", code, stderr)
 	}
 }

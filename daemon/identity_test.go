@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/cli"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
@@ -41,7 +42,7 @@ func TestRenamedNodeIsRefused(t *testing.T) {
 	cmd := exec.CommandContext(ctx, binary, append(m.args(), "--node-name=node-b")...)
 	cmd.Stderr = &stderr
 	var exit *exec.ExitError
-	if err := cmd.Run(); !errors.As(err, &exit) || exit.ExitCode() != exitFailure {
+	if err := cmd.Run(); !errors.As(err, &exit) || exit.ExitCode() != cli.Failure {
 		t.Fatalf("ended with %v\n%s", err, &stderr)
 	}
 	lines := strings.Split(strings.TrimSpace(stderr.String()), "\n")

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/awsnode"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/cli"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
@@ -27,11 +28,16 @@ func (p program) installCommand(ctx context.Context) *cobra.Command {
 	var keep bool
 	cmd := &cobra.Command{
 		Use:   "install --to DIR",
-		Short: "Install the CNI plugin, and its policy where there is none",
-		Args:  noArgs,
+		Short: "Install the CNI plugins, and the default policy",
+		Long: `Install the CNI plugins multi-eni and eni-ipam into the runtime's folder of plugins. A
+plugin that runs meanwhile is not disturbed. install also writes the default policy,
+unless there is a policy.`,
+		Example: `  multi-enid install --to /opt/cni/bin
+  multi-enid install --to /opt/cni/bin --keep`,
+		Args: cli.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			if i.to == "" {
-				return usagef("--to %q: want the runtime's folder of CNI plugins, such as /opt/cni/bin", i.to)
+				return cli.Usagef("--to %q: want the runtime's folder of CNI plugins, such as /opt/cni/bin", i.to)
 			}
 			if err := i.host.check(); err != nil {
 				return err
@@ -40,10 +46,11 @@ func (p program) installCommand(ctx context.Context) *cobra.Command {
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&i.to, "to", "", "folder of CNI plugins to install into")
-	f.StringVar(&i.from, "from", "", "folder to install from (default: that of multi-enid itself)")
-	f.StringVar(&i.policy, "policy", nodestate.DefaultPolicyPath, "policy file to write unless it exists; empty writes none")
-	f.BoolVar(&keep, "keep", false, "stay, and install again what somebody changes or removes; removes nothing when it ends")
+	f.StringVar(&i.to, "to", "", "`Folder` of CNI plugins to install into. Required.")
+	f.BoolVar(&i.mkdir, "mkdir", false, "Make the folder of --to if it does not exist.")
+	f.StringVar(&i.from, "from", "", "`Folder` to install from. Defaults to the folder of multi-enid itself.")
+	f.StringVar(&i.policy, "policy", nodestate.DefaultPolicyPath, "Policy `file` to write unless it exists; empty writes none.")
+	f.BoolVar(&keep, "keep", false, "Stay, and install again after somebody has changed or removed a file. Removes nothing at the end.")
 	i.host.add(f)
 	return cmd
 }
@@ -55,6 +62,7 @@ func installed() []string { return []string{"multi-eni", "eni-ipam"} }
 type installer struct {
 	from, to string
 	policy   string // "" for none
+	mkdir    bool   // make the folder that to names
 	host     *hostNetwork
 }
 
@@ -76,6 +84,9 @@ func (p program) install(ctx context.Context, i installer, keep bool) error {
 		if i.policy, err = filepath.Abs(i.policy); err != nil {
 			return fmt.Errorf("--policy %q: %w", i.policy, err)
 		}
+	}
+	if _, err := os.Stat(i.to); errors.Is(err, fs.ErrNotExist) && !i.mkdir {
+		return cli.Usagef("--to %q: there is no such folder; give the folder that the runtime reads, or --mkdir to make this one", i.to)
 	}
 	for n, dir := range i.folders() {
 		if err := os.MkdirAll(dir, 0o755); err != nil {

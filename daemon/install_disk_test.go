@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/cli"
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
@@ -66,7 +67,7 @@ func TestInstallOnFullDisk(t *testing.T) {
 	i.want("installed, none → v1", plugin("v1"))
 	i.provide(big("v2"))
 	code, _, stderr := i.install()
-	if code != exitFailure || !strings.Contains(stderr, "no space left on device") || !strings.Contains(stderr, i.to) {
+	if code != cli.Failure || !strings.Contains(stderr, "no space left on device") || !strings.Contains(stderr, i.to) {
 		t.Errorf("exit code %d: %s", code, stderr)
 	}
 	i.holds(plugin("v1"))
@@ -89,7 +90,7 @@ func TestInstallOnReadOnlyDisk(t *testing.T) {
 	i.want("already installed, v1", plugin("v1"))
 	i.provide(plugin("v2"))
 	code, _, stderr := i.install()
-	if code != exitFailure || !strings.Contains(stderr, "read-only file system") || !strings.Contains(stderr, i.to) {
+	if code != cli.Failure || !strings.Contains(stderr, "read-only file system") || !strings.Contains(stderr, i.to) {
 		t.Errorf("exit code %d: %s", code, stderr)
 	}
 	i.holds(plugin("v1"))
@@ -115,7 +116,7 @@ func TestInstallWithoutRoomForThePolicy(t *testing.T) {
 		}
 	})
 	code, _, stderr := i.install()
-	if code != exitFailure || !strings.Contains(stderr, "write policy") || !strings.Contains(stderr, "read-only file system") {
+	if code != cli.Failure || !strings.Contains(stderr, "write policy") || !strings.Contains(stderr, "read-only file system") {
 		t.Errorf("exit code %d: %s", code, stderr)
 	}
 	if entries, err := os.ReadDir(i.to); err != nil || len(entries) > 0 {
@@ -144,7 +145,7 @@ func TestInstallIsAlone(t *testing.T) {
 		t.Fatal(err)
 	}
 	i.provide(plugin("v2"))
-	if code, _, stderr := i.install(); code != exitFailure || !strings.Contains(stderr, "another install") || !strings.Contains(stderr, i.to) {
+	if code, _, stderr := i.install(); code != cli.Failure || !strings.Contains(stderr, "another install") || !strings.Contains(stderr, i.to) {
 		t.Errorf("exit code %d: %s", code, stderr)
 	}
 	i.holds(plugin("v1"))

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/cli"
 )
 
 // plugin is a CNI plugin as far as install looks at it.
@@ -34,8 +36,10 @@ func newInstallation(t *testing.T) installation {
 	t.Helper()
 	dir := t.TempDir()
 	i := installation{t, filepath.Join(dir, "from"), filepath.Join(dir, "opt", "cni", "bin"), filepath.Join(dir, "etc", "policy.json")}
-	if err := os.Mkdir(i.from, 0o755); err != nil {
-		t.Fatal(err)
+	for _, dir := range []string{i.from, i.to} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
 	}
 	i.provide(plugin("v1"))
 	return i
@@ -114,7 +118,7 @@ func TestInstallRefusesWhatDoesNotRun(t *testing.T) {
 			i.want("installed", plugin("v1"))
 			i.provide(content)
 			code, _, stderr := i.install()
-			if code != exitFailure || !strings.Contains(stderr, "the old one stays") {
+			if code != cli.Failure || !strings.Contains(stderr, "the old one stays") {
 				t.Errorf("exit code %d: %s", code, stderr)
 			}
 			i.holds(plugin("v1"))
@@ -173,7 +177,7 @@ func TestInstallErrors(t *testing.T) {
 				t.Fatal(err)
 			}
 			code, _, stderr := i.install()
-			if code != exitFailure {
+			if code != cli.Failure {
 				t.Errorf("exit code %d", code)
 			}
 			for _, w := range tt.want {
@@ -249,7 +253,7 @@ func TestInstallKeep(t *testing.T) {
 	}
 	said(1, target+": installed, none → v1")
 	said(1, i.policy+": written")
-	if code, _, stderr := i.install(); code != exitFailure || !strings.Contains(stderr, "another install") {
+	if code, _, stderr := i.install(); code != cli.Failure || !strings.Contains(stderr, "another install") {
 		t.Errorf("a second install: exit code %d: %s", code, stderr)
 	}
 	if err := os.WriteFile(target, []byte("half a bin"), 0o755); err != nil {
@@ -299,7 +303,28 @@ func TestInstallKeep(t *testing.T) {
 func TestInstallKeepEnds(t *testing.T) {
 	i := newInstallation(t)
 	i.provide("#!/bin/sh\nexit 1\n")
-	if code, _, stderr := i.install("--keep"); code != exitFailure || !strings.Contains(stderr, "the old one stays") {
+	if code, _, stderr := i.install("--keep"); code != cli.Failure || !strings.Contains(stderr, "the old one stays") {
 		t.Errorf("exit code %d: %s", code, stderr)
+	}
+}
+
+// TestInstallIntoNothing: a misspelt folder is not made, unless --mkdir says so.
+func TestInstallIntoNothing(t *testing.T) {
+	i := newInstallation(t)
+	i.to = filepath.Join(i.to, "bni")
+	code, _, stderr := i.install()
+	if code != cli.Usage || !strings.Contains(stderr, i.to) || !strings.Contains(stderr, "--mkdir") {
+		t.Errorf("exit code %d: %s", code, stderr)
+	}
+	for _, path := range []string{i.to, i.policy} {
+		if _, err := os.Stat(path); !os.IsNotExist(err) {
+			t.Errorf("%s was made: %v", path, err)
+		}
+	}
+	if code, _, stderr := i.install("--mkdir"); code != 0 {
+		t.Errorf("exit code %d: %s", code, stderr)
+	}
+	if _, err := os.Stat(filepath.Join(i.to, "multi-eni")); err != nil {
+		t.Error(err)
 	}
 }

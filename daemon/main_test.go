@@ -6,6 +6,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/cli"
 )
 
 // call runs the program with arguments and an environment.
@@ -42,10 +44,14 @@ func TestUsage(t *testing.T) {
 		args []string
 		want []string
 	}{
-		{"nothing", nil, []string{"no command", "run, status, doctor, install, uninstall or version"}},
-		{"unknown command", []string{"start"}, []string{`"start"`, "run, status, doctor, install, uninstall or version"}},
-		{"unknown flag", []string{"run", "--node"}, []string{"unknown flag: --node"}},
-		{"argument", []string{"status", "json"}, []string{`"json"`, "only flags"}},
+		{"nothing", nil, []string{"no command", "completion, doctor, install, run, status, uninstall, version", "Try 'multi-enid --help'."}},
+		{"unknown command", []string{"statsu"}, []string{`"statsu"`, "did you mean status?", "Try 'multi-enid --help'."}},
+		{"swapped letters", []string{"stauts"}, []string{`"stauts"`, "did you mean status?"}},
+		{"no command at all", []string{"frobnicate"}, []string{`unknown command "frobnicate"` + "\n"}},
+		{"unknown flag", []string{"run", "--node"}, []string{"unknown flag: --node; did you mean --node-name or --nodeeni-source?", "Try 'multi-enid run --help'."}},
+		{"misspelt flag", []string{"doctor", "--kubconfig=x"}, []string{"unknown flag: --kubconfig; did you mean --kubeconfig?", "Try 'multi-enid doctor --help'."}},
+		{"unknown shell", []string{"completion", "zhs"}, []string{`"zhs"`, "did you mean zsh?", "Try 'multi-enid completion --help'."}},
+		{"argument", []string{"status", "json"}, []string{`"json"`, "only flags", "Try 'multi-enid status --help'."}},
 		{"no source", []string{"run"}, []string{"--nodeeni-source", "kube", "dir:PATH"}},
 		{"source without a path", []string{"run", "--nodeeni-source=dir:"}, []string{`"dir:"`, "dir:PATH"}},
 		{"cluster without a node name", []string{"run", "--nodeeni-source=kube"}, []string{"node name", "--node-name", "NODE_NAME"}},
@@ -61,7 +67,7 @@ func TestUsage(t *testing.T) {
 		{"log format", []string{"run", "--nodeeni-source=dir:/x", "--log-format=xml"}, []string{`--log-format "xml"`, "text or json"}},
 		{"empty path", []string{"run", "--nodeeni-source=dir:/x", "--inventory="}, []string{"--inventory", "want a path"}},
 		{"all at once", []string{"run", "--restart=all", "--log-level=loud"}, []string{"--nodeeni-source", "--restart", "--log-level"}},
-		{"output", []string{"status", "-o", "yaml"}, []string{`"yaml"`, "table or json"}},
+		{"output", []string{"status", "-o", "xml"}, []string{`"xml"`, "table, wide, json or yaml"}},
 		{"doctor's output", []string{"doctor", "--nodeeni-source=dir:/x", "-o", "table"}, []string{`"table"`, "text or json"}},
 		{"doctor without a source", []string{"doctor"}, []string{"--nodeeni-source", "dir:PATH"}},
 		{"install nowhere", []string{"install"}, []string{"--to", "/opt/cni/bin"}},
@@ -69,8 +75,8 @@ func TestUsage(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			code, stdout, stderr := call(t.Context(), nil, tt.args...)
-			if code != exitUsage || stdout != "" {
-				t.Errorf("exit code %d with output %q, want %d and none", code, stdout, exitUsage)
+			if code != cli.Usage || stdout != "" {
+				t.Errorf("exit code %d with output %q, want %d and none", code, stdout, cli.Usage)
 			}
 			for _, w := range tt.want {
 				if !strings.Contains(stderr, w) {

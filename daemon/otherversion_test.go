@@ -36,7 +36,7 @@ func TestOtherVersionInStatusAndUninstall(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(s.Holders) != 1 || s.Holders[0].PCIAddress != "0000:00:07.0" || holderName(s.Holders[0]) != "c1 as net1" {
+	if len(s.Holders) != 1 || s.Holders[0].PCIAddress != "0000:00:07.0" || viewHolder(s.Holders[0]).Name != "c1" {
 		t.Errorf("holders %+v", s.Holders)
 	}
 	if len(s.Unreadable) != 1 || !strings.Contains(s.Unreadable[0], "schemaVersion 2, this version reads 1; install that version") {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/addresses"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/awsnode"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/cli"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/manifest"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/operate"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/orphan"
@@ -30,16 +31,25 @@ func (p program) runCommand(ctx context.Context) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "run",
 		Short: "Run the daemon of this node until SIGTERM",
-		Args:  noArgs,
-		RunE: func(*cobra.Command, []string) error {
+		Long: `Run the daemon of this node until SIGTERM.
+
+The daemon finds the ENIs that the NodeENIs declare, brings them up or binds their
+drivers, and writes the inventory for the CNI plugin. It keeps the config of the SR-IOV
+device plugin, and reports to the cluster. It changes nothing when it ends.`,
+		Example: `  multi-enid run --nodeeni-source=kube
+  multi-enid run --nodeeni-source=dir:/etc/multi-eni/nodeenis`,
+		Args: cli.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c.given = flagValues(cmd.Flags()) // as they were given: check fills in what follows from others
 			log, logErr := newLog(p, c.logLevel, c.format)
 			if err := errors.Join(c.check(), logErr); err != nil {
-				return &usageError{err}
+				return &cli.UsageError{Err: err}
 			}
 			return c.run(ctx, log)
 		},
 	}
 	c.add(cmd.Flags(), p)
+	c.offer(cmd)
 	return cmd
 }
 
@@ -76,7 +86,7 @@ func (c *nodeFlags) run(ctx context.Context, log *logrus.Logger) error {
 		Attachments: attachments, BootID: bootID, BinDir: c.cniBinDir, Grace: c.orphanGrace, Now: time.Now, Log: log, Wake: awake,
 	})
 	server := operate.New(operate.Options{
-		Version: version, Inventory: c.inventory, Leases: nodestate.LeaseDir(c.leaseDir), API: cluster.api(), EventsDropped: cluster.eventsDropped(), Aids: aids, Now: time.Now, Log: log,
+		Version: version, Flags: c.given, Inventory: c.inventory, Leases: nodestate.LeaseDir(c.leaseDir), API: cluster.api(), EventsDropped: cluster.eventsDropped(), Aids: aids, Now: time.Now, Log: log,
 	})
 	told := ctx
 	ctx, stop := context.WithCancel(ctx)

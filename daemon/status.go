@@ -8,16 +8,14 @@ import (
 	"io"
 	"io/fs"
 	"path/filepath"
-	"strconv"
-	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
+	"sigs.k8s.io/yaml"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/cli"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/operate"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
-	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
@@ -25,39 +23,82 @@ import (
 const askTimeout = 2 * time.Second
 
 func (p program) statusCommand(ctx context.Context) *cobra.Command {
-	var inventory, attachments, leases, output string
+	var c statusFlags
 	cmd := &cobra.Command{
 		Use:   "status",
-		Short: "Show the node's devices, who holds them, and what is wrong",
-		Long: "Show the node's devices, who holds them, and what is wrong. It asks the running daemon by the socket beside the inventory;\n" +
-			"when that does not answer it reads the files, and works while the daemon is down.",
-		Args: noArgs,
+		Short: "Show the node's devices, the pods that have them, and all problems",
+		Long: `Show the devices of this node, the pods that have them, and all problems.
+
+status asks the running daemon by its socket, which is beside the inventory. If no
+daemon answers, status reads the files on the node.`,
+		Example: `  multi-enid status
+  multi-enid status --output wide
+  multi-enid status --watch`,
+		Args: cli.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			if output != "table" && output != "json" {
-				return usagef("--output %q: want table or json", output)
+			if err := cli.OneOf("output", c.output, outputs()...); err != nil {
+				return err
 			}
-			s, err := getStatus(ctx, inventory, nodestate.AttachmentDir(attachments), nodestate.LeaseDir(leases))
+			if c.watch {
+				return p.watchStatus(ctx, c)
+			}
+			s, err := c.get(ctx)
 			if err != nil {
 				return err
 			}
-			if output == "json" {
-				enc := json.NewEncoder(p.stdout)
-				enc.SetIndent("", "  ")
-				return enc.Encode(s)
-			}
-			return s.print(p.stdout)
+			return s.write(p.stdout, c.output)
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&inventory, "inventory", nodestate.DefaultInventoryPath, "inventory to read, and in whose folder the daemon's socket is")
-	f.StringVar(&attachments, "attachments-dir", nodestate.DefaultAttachmentsDir, "folder of the plugin's attachment records")
-	f.StringVar(&leases, "lease-dir", nodestate.DefaultLeaseDir, "folder of the leases of addresses by eni-ipam")
-	f.StringVarP(&output, "output", "o", "table", "table or json")
+	f.StringVar(&c.inventory, "inventory", nodestate.DefaultInventoryPath, "`File` of the inventory. The daemon's socket is in the same folder.")
+	f.StringVar(&c.attachments, "attachments-dir", nodestate.DefaultAttachmentsDir, "`Folder` of the plugin's attachment records.")
+	f.StringVar(&c.leases, "lease-dir", nodestate.DefaultLeaseDir, "`Folder` of the address leases.")
+	f.StringVarP(&c.output, "output", "o", outputTable, "`Format`: table, wide, json or yaml. Only table shortens long names.")
+	f.BoolVarP(&c.watch, "watch", "w", false, "Look once a second, and print again after each change.")
+	cli.Offer(cmd, "output", outputs()...)
 	return cmd
+}
+
+// The values of status --output.
+const (
+	outputTable = "table"
+	outputWide  = "wide"
+	outputJSON  = "json"
+	outputYAML  = "yaml"
+)
+
+func outputs() []string { return []string{outputTable, outputWide, outputJSON, outputYAML} }
+
+// statusFlags is the command line of status.
+type statusFlags struct {
+	inventory, attachments, leases, output string
+	watch                                  bool
+}
+
+func (c statusFlags) get(ctx context.Context) (status, error) {
+	return getStatus(ctx, c.inventory, nodestate.AttachmentDir(c.attachments), nodestate.LeaseDir(c.leases))
 }
 
 // status is printed for people, or as JSON as it is.
 type status struct{ operate.Status }
+
+// write prints the status in one of the formats.
+func (s status) write(out io.Writer, format string) error {
+	switch format {
+	case outputJSON:
+		enc := json.NewEncoder(out)
+		enc.SetIndent("", "  ")
+		return enc.Encode(s)
+	case outputYAML:
+		data, err := yaml.Marshal(s)
+		if err != nil {
+			return err
+		}
+		_, err = out.Write(data)
+		return err
+	}
+	return s.view().Print(out, format == outputWide)
+}
 
 // getStatus asks the daemon that writes the inventory, else the files.
 func getStatus(ctx context.Context, inventory string, attachments nodestate.AttachmentDir, leases nodestate.LeaseDir) (status, error) {
@@ -111,163 +152,4 @@ func readStatus(path string, attachments nodestate.AttachmentDir, leases nodesta
 	}
 	s.SetPools(leases)
 	return status{s}, nil
-}
-
-// print writes the status for people.
-func (s status) print(out io.Writer) error {
-	var b strings.Builder
-	fmt.Fprintf(&b, "Node %s, last change %s\n", s.Inventory.NodeName, s.Inventory.UpdatedAt.UTC().Format(time.RFC3339))
-	if s.EarlierBoot {
-		b.WriteString("This inventory is of an earlier boot: nothing in it holds until multi-enid has run again.\n")
-	}
-	s.origin(&b)
-	b.WriteByte('\n')
-	switch {
-	case len(s.Inventory.Devices) == 0 && len(s.Inventory.Problems) > 0:
-		b.WriteString("No devices, perhaps for the problems below.\n")
-	case len(s.Inventory.Devices) == 0:
-		b.WriteString("No devices: no NodeENI declares an ENI of this node.\n")
-	default:
-		if err := s.table(&b); err != nil {
-			return err
-		}
-	}
-	if err := s.pools(&b); err != nil {
-		return err
-	}
-	s.live(&b)
-	s.problems(&b)
-	_, err := io.WriteString(out, b.String())
-	return err
-}
-
-func (s status) table(out io.Writer) error {
-	held := map[device.PCIAddress][]string{}
-	for _, h := range s.Holders {
-		if s.EarlierBoot {
-			break // its addresses may be those of other devices now
-		}
-		held[h.PCIAddress] = append(held[h.PCIAddress], holderName(h))
-	}
-	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "DEVICE\tNODEENI\tPCI\tINTERFACE\tDRIVER\tADDRESSES\tRESOURCE\tPHASE\tHOLDER")
-	for _, d := range s.Inventory.Devices {
-		var addresses []string
-		for _, a := range d.Addresses {
-			addresses = append(addresses, a.String())
-		}
-		row := []string{
-			d.ENIID.String(), d.NodeENI, d.PCIAddress.String(), d.InterfaceName, d.Driver, strings.Join(addresses, ","),
-			d.ResourceName.String(), string(d.Phase), strings.Join(held[d.PCIAddress], ", "),
-		}
-		for i := range row {
-			row[i] = or(row[i], "-")
-		}
-		fmt.Fprintln(w, strings.Join(row, "\t"))
-	}
-	return w.Flush()
-}
-
-// pools has a line for each pool of addresses.
-func (s status) pools(b *strings.Builder) error {
-	if len(s.Pools) == 0 || s.EarlierBoot {
-		return nil
-	}
-	b.WriteString("\nAddresses for pods that share an ENI:\n")
-	w := tabwriter.NewWriter(b, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "DEVICE\tFAMILY\tFREE\tLEASED\tCOOLING\tRETIRING")
-	for _, p := range s.Pools {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%d\t%d\n", p.ENIID, p.Family, many(p.Free()), p.Leased, p.Cooling, p.Retiring)
-	}
-	return w.Flush()
-}
-
-// many is a count that nobody reads digit by digit.
-func many(n int) string {
-	if n > 1<<20 {
-		return ">1M"
-	}
-	return strconv.Itoa(n)
-}
-
-// holderName names the pod, or the container where the runtime named no pod, and
-// the interface as which it has the device.
-func holderName(h reconcile.Holder) string {
-	name := or(h.Pod, h.ContainerID)
-	switch {
-	case h.Container != "":
-		return name + " (allocated to " + h.Container + ")"
-	case h.State == nodestate.StateIntent:
-		return name + " (starting or stopping)"
-	case h.IfName != "":
-		return name + " as " + h.IfName
-	}
-	return name
-}
-
-// origin says in one line who was asked.
-func (s status) origin(b *strings.Builder) {
-	if s.Live == nil {
-		b.WriteString("From the files: multi-enid does not answer.\n")
-		return
-	}
-	fmt.Fprintf(b, "From multi-enid %s, running since %s.\n", s.Live.Version, s.Live.StartedAt.UTC().Format(time.RFC3339))
-}
-
-// live has a line for each of what only the daemon knows.
-func (s status) live(b *strings.Builder) {
-	l := s.Live
-	if l == nil {
-		return
-	}
-	current := "current"
-	if !l.Config.Current {
-		current = "not current"
-	}
-	fmt.Fprintf(b, "\nConfig:         %s, %s, hash %s\n", l.Config.Path, current, or(l.Config.Hash, "not known"))
-	fmt.Fprintf(b, "Device plugin:  %s", l.DevicePlugin.State)
-	if len(l.DevicePlugin.Pods) > 0 {
-		fmt.Fprintf(b, ", %s", strings.Join(l.DevicePlugin.Pods, ", "))
-	}
-	if !l.DevicePlugin.LastRestart.IsZero() {
-		fmt.Fprintf(b, ", restarted %s", l.DevicePlugin.LastRestart.UTC().Format(time.RFC3339))
-	}
-	if l.DevicePlugin.Message != "" {
-		fmt.Fprintf(b, ": %s", l.DevicePlugin.Message)
-	}
-	b.WriteString("\nAPI server:     ")
-	switch {
-	case l.API == nil:
-		b.WriteString("not used\n")
-	case l.API.Reachable:
-		b.WriteString("followed\n")
-	case l.API.Reason == "":
-		b.WriteString("not answered yet\n")
-	default:
-		fmt.Fprintf(b, "cannot be followed (%s), what it said last still holds\n", l.API.Reason)
-	}
-}
-
-func (s status) problems(b *strings.Builder) {
-	b.WriteByte('\n')
-	if len(s.Inventory.Problems) == 0 && len(s.Unreadable) == 0 {
-		b.WriteString("No problems.\n")
-		return
-	}
-	b.WriteString("Problems:\n")
-	for _, p := range s.Inventory.Problems {
-		about := p.Reason
-		for _, part := range []string{p.NodeENI, p.Device} {
-			if part != "" {
-				about += " " + part
-			}
-		}
-		fmt.Fprintf(b, "  %s: %s\n", about, p.Message)
-	}
-	for _, u := range s.Unreadable {
-		if !strings.Contains(u, "; ") { // it says no remedy itself
-			u += "; what it holds is not known: remove the file if its container is gone"
-		}
-		fmt.Fprintf(b, "  UnreadableRecord: %s\n", u)
-	}
 }

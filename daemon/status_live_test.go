@@ -76,7 +76,7 @@ func TestStatusOfTheRunningDaemon(t *testing.T) {
 		if code != 0 || stderr != "" {
 			t.Fatalf("exit code %d: %s", code, stderr)
 		}
-		golden(t, name, strings.ReplaceAll(stdout, filepath.Dir(inventory), "DIR"))
+		golden(t, filepath.Join("testdata", "status", name), strings.ReplaceAll(stdout, filepath.Dir(inventory), "DIR"))
 	}
 }
 

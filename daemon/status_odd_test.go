@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/cli"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
@@ -109,7 +110,7 @@ func TestStatusErrorsNameTheWayOut(t *testing.T) {
 				t.Fatal(err)
 			}
 			code, stdout, stderr := call(t.Context(), nil, "status", "--inventory", path)
-			if code != exitFailure || stdout != "" || !strings.Contains(stderr, path) || !strings.Contains(stderr, tt.want) {
+			if code != cli.Failure || stdout != "" || !strings.Contains(stderr, path) || !strings.Contains(stderr, tt.want) {
 				t.Errorf("exit code %d, want %q named:\n%s", code, tt.want, stderr)
 			}
 		})
@@ -131,7 +132,7 @@ func TestStatusWithoutPermission(t *testing.T) {
 	}
 	withoutCapabilities(t)
 	code, _, stderr := call(t.Context(), nil, "status", "--inventory", path)
-	if code != exitFailure || !strings.Contains(stderr, "sudo multi-enid status") {
+	if code != cli.Failure || !strings.Contains(stderr, "sudo multi-enid status") {
 		t.Errorf("exit code %d: %s", code, stderr)
 	}
 	if err := os.Chmod(dir, 0o700); err != nil {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/cli"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
@@ -55,8 +56,8 @@ func TestStatus(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			dir := t.TempDir()
-			path, records, leases := filepath.Join(dir, "inventory.json"), filepath.Join(dir, "records"), filepath.Join(dir, "leases")
+			repo := workIn(t, t.TempDir()) // so that messages have names of one length
+			const path, records, leases = "inventory.json", "records", "leases"
 			if err := nodestate.WriteInventory(path, tt.inv); err != nil {
 				t.Fatal(err)
 			}
@@ -68,7 +69,7 @@ func TestStatus(t *testing.T) {
 			if code != 0 || stderr != "" {
 				t.Fatalf("exit code %d: %s", code, stderr)
 			}
-			golden(t, tt.name+".txt", strings.ReplaceAll(stdout, dir, "DIR"))
+			golden(t, filepath.Join(repo, tt.name+".txt"), stdout)
 
 			code, stdout, stderr = call(t.Context(), nil, "status", "--inventory", path, "--attachments-dir", records, "--lease-dir", leases, "-o", "json")
 			if code != 0 || stderr != "" {
@@ -77,8 +78,7 @@ func TestStatus(t *testing.T) {
 			if !json.Valid([]byte(stdout)) {
 				t.Errorf("not JSON: %s", stdout)
 			}
-			stdout = strings.ReplaceAll(stdout, dir, "DIR")
-			golden(t, tt.name+".json", strings.ReplaceAll(stdout, boot, "THIS-BOOT"))
+			golden(t, filepath.Join(repo, tt.name+".json"), strings.ReplaceAll(stdout, boot, "THIS-BOOT"))
 		})
 	}
 }
@@ -112,7 +112,9 @@ func writeHolders(t *testing.T, records nodestate.AttachmentDir, boot string) {
 		return rec
 	}
 	first := nodestate.Attachment{BootID: boot, Mode: nodestate.ModeShared, Device: nodestate.AttachedDevice{PCIAddress: "0000:00:06.0"}}
-	for _, rec := range []*nodestate.Record{begin("c1", "default/web-0", first), begin("c2", "", first)} {
+	web := begin("c1", "default/web-0", first)
+	web.LeasedAddresses = []netip.Addr{netip.MustParseAddr("10.0.1.16")}
+	for _, rec := range []*nodestate.Record{web, begin("c2", "", first)} {
 		rec.State = nodestate.StateComplete
 		if err := rec.Save(); err != nil {
 			t.Fatal(err)
@@ -127,9 +129,19 @@ func writeHolders(t *testing.T, records nodestate.AttachmentDir, boot string) {
 	}
 }
 
-func golden(t *testing.T, name, got string) {
+// workIn makes dir the working folder, and returns that of the golden files.
+func workIn(t *testing.T, dir string) (goldens string) {
 	t.Helper()
-	path := filepath.Join("testdata", "status", name)
+	goldens, err := filepath.Abs(filepath.Join("testdata", "status"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Chdir(dir)
+	return goldens
+}
+
+func golden(t *testing.T, path, got string) {
+	t.Helper()
 	if *update {
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			t.Fatal(err)
@@ -151,13 +163,13 @@ func TestStatusWithoutInventory(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "inventory.json")
 	code, _, stderr := call(t.Context(), nil, "status", "--inventory", path)
-	if code != exitFailure || !strings.Contains(stderr, path) || !strings.Contains(stderr, "has not run") {
+	if code != cli.Failure || !strings.Contains(stderr, path) || !strings.Contains(stderr, "has not run") {
 		t.Errorf("exit code %d: %s", code, stderr)
 	}
 	if err := os.WriteFile(path, []byte("{"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if code, _, stderr = call(t.Context(), nil, "status", "--inventory", path); code != exitFailure || !strings.Contains(stderr, "corrupt") {
+	if code, _, stderr = call(t.Context(), nil, "status", "--inventory", path); code != cli.Failure || !strings.Contains(stderr, "corrupt") {
 		t.Errorf("exit code %d: %s", code, stderr)
 	}
 }

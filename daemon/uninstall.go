@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/cli"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/operate"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
@@ -29,24 +30,27 @@ func (p program) uninstallCommand() *cobra.Command {
 	var r removal
 	cmd := &cobra.Command{
 		Use:   "uninstall --from DIR",
-		Short: "Remove what install and run have put on this node, unless it is in use",
-		Args:  noArgs,
+		Short: "Remove what install and run have put on this node",
+		Long: `Remove the CNI plugins and all files that install and run have put on this node. If a
+pod has a device or an address, uninstall says so and removes nothing.`,
+		Example: `  multi-enid uninstall --from /opt/cni/bin`,
+		Args:    cli.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			if r.from == "" {
-				return usagef("--from %q: want the runtime's folder of CNI plugins, such as /opt/cni/bin", r.from)
+				return cli.Usagef("--from %q: want the runtime's folder of CNI plugins, such as /opt/cni/bin", r.from)
 			}
 			return p.uninstall(r)
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&r.from, "from", "", "folder of CNI plugins to remove from")
-	f.StringVar(&r.policy, "policy", nodestate.DefaultPolicyPath, "policy file to remove if nobody has changed it; empty leaves it")
-	f.StringVar(&r.attachmentsDir, "attachments-dir", nodestate.DefaultAttachmentsDir, "folder of the plugin's attachment records")
-	f.StringVar(&r.leaseDir, "lease-dir", nodestate.DefaultLeaseDir, "folder of the leases of addresses by eni-ipam")
-	f.StringVar(&r.stateDir, "state-dir", nodestate.DefaultStateDir, "folder of the daemon's own memory")
-	f.StringVar(&r.inventory, "inventory", nodestate.DefaultInventoryPath, "inventory")
-	f.StringVar(&r.hostRoot, "host-root", "/", "folder with the host's etc, from which the files of install --host-network are removed")
-	f.BoolVar(&r.force, "force", false, "remove it although pods have attachments or devices are not given back; what is known of these stays")
+	f.StringVar(&r.from, "from", "", "`Folder` of CNI plugins to remove from. Required.")
+	f.StringVar(&r.policy, "policy", nodestate.DefaultPolicyPath, "Policy `file` to remove unless somebody has changed it; empty leaves it.")
+	f.StringVar(&r.attachmentsDir, "attachments-dir", nodestate.DefaultAttachmentsDir, "`Folder` of the plugin's attachment records.")
+	f.StringVar(&r.leaseDir, "lease-dir", nodestate.DefaultLeaseDir, "`Folder` of the address leases.")
+	f.StringVar(&r.stateDir, "state-dir", nodestate.DefaultStateDir, "`Folder` of the daemon's checkpoint.")
+	f.StringVar(&r.inventory, "inventory", nodestate.DefaultInventoryPath, "`File` of the inventory.")
+	f.StringVar(&r.hostRoot, "host-root", "/", "`Folder` where the host's etc is mounted. The files of install --host-network are removed from it.")
+	f.BoolVar(&r.force, "force", false, "Remove it even if pods have attachments or devices were not given back. Their records stay.")
 	return cmd
 }
 

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/cli"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
@@ -139,7 +140,7 @@ func TestUninstallRefuses(t *testing.T) {
 			tt.arrange(u)
 			before := u.left()
 			code, stdout, stderr := u.run()
-			if code != exitFailure || stdout != "" || !strings.Contains(stderr, tt.want) || !strings.Contains(stderr, "--force") {
+			if code != cli.Failure || stdout != "" || !strings.Contains(stderr, tt.want) || !strings.Contains(stderr, "--force") {
 				t.Errorf("exit code %d, %q, %q; want %q", code, stdout, stderr, tt.want)
 			}
 			if got := u.left(); !slices.Equal(got, before) {
@@ -166,7 +167,7 @@ func TestUninstallRefuses(t *testing.T) {
 		plugin := filepath.Join(u.to, "multi-eni")
 		u.must(os.Remove(plugin))
 		u.must(os.MkdirAll(filepath.Join(plugin, "x"), 0o755)) // cannot be removed, not even by root
-		if code, _, stderr := u.run(); code != exitFailure || !strings.Contains(stderr, plugin) || !slices.Contains(u.left(), "etc/policy.json") {
+		if code, _, stderr := u.run(); code != cli.Failure || !strings.Contains(stderr, plugin) || !slices.Contains(u.left(), "etc/policy.json") {
 			t.Errorf("exit code %d, %q; want its policy kept, left: %q", code, stderr, u.left())
 		}
 	})
@@ -175,7 +176,7 @@ func TestUninstallRefuses(t *testing.T) {
 		unlock, err := lockStateDir(u.state)
 		u.must(err)
 		defer unlock()
-		if code, _, stderr := u.run("--force"); code != exitFailure || !strings.Contains(stderr, "delete its DaemonSet first") {
+		if code, _, stderr := u.run("--force"); code != cli.Failure || !strings.Contains(stderr, "delete its DaemonSet first") {
 			t.Errorf("exit code %d, %q", code, stderr)
 		}
 	})
@@ -184,7 +185,7 @@ func TestUninstallRefuses(t *testing.T) {
 		unlock, err := lockFolder(u.to)
 		u.must(err)
 		defer unlock()
-		if code, _, stderr := u.run("--force"); code != exitFailure || !strings.Contains(stderr, "another install") {
+		if code, _, stderr := u.run("--force"); code != cli.Failure || !strings.Contains(stderr, "another install") {
 			t.Errorf("exit code %d, %q", code, stderr)
 		}
 	})

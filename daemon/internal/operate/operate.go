@@ -23,6 +23,8 @@ const aliveWithin = 5 * time.Minute
 // their absence means.
 type Options struct {
 	Version string
+	// Flags are those that the daemon was started with, by name; nil if nobody asks.
+	Flags map[string]string
 	// Inventory is the path of the inventory, as the status names it.
 	Inventory string
 	// Leases is the folder of the leases.

@@ -208,6 +208,10 @@ func (s *Server) local() http.Handler {
 		w.Header().Set("Content-Type", "application/json")
 		json.NewEncoder(w).Encode(status) //nolint:errcheck,gosec,errchkjson // a client that has gone needs no answer
 	})
+	mux.HandleFunc("GET "+configPath, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		json.NewEncoder(w).Encode(Config{Version: s.Version, Flags: s.Flags}) //nolint:errcheck,gosec,errchkjson // a client that has gone needs no answer
+	})
 	return mux
 }
 

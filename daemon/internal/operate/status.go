@@ -92,27 +92,39 @@ func (s *Server) status() (Status, bool) {
 // Ask returns the Status of the daemon that listens on the socket. Only ctx
 // bounds how long that takes.
 func Ask(ctx context.Context, socket string) (Status, error) {
+	body, err := ask(ctx, socket, statusPath)
+	if err != nil {
+		return Status{}, err
+	}
+	return decode(body)
+}
+
+// ask returns what the daemon that listens on the socket has at a path.
+func ask(ctx context.Context, socket, path string) ([]byte, error) {
 	transport := &http.Transport{
 		DisableKeepAlives: true,
 		DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx, socket) },
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://multi-enid"+statusPath, http.NoBody)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://multi-enid"+path, http.NoBody)
 	if err != nil {
-		return Status{}, fmt.Errorf("ask daemon: %w", err)
+		return nil, fmt.Errorf("ask daemon: %w", err)
 	}
 	resp, err := (&http.Client{Transport: transport}).Do(req)
 	if err != nil {
-		return Status{}, fmt.Errorf("ask daemon: %w", err)
+		return nil, fmt.Errorf("ask daemon: %w", err)
 	}
 	defer resp.Body.Close() //nolint:errcheck // it was only read
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxStatus))
 	if err != nil {
-		return Status{}, fmt.Errorf("read daemon's answer: %w", err)
+		return nil, fmt.Errorf("read daemon's answer: %w", err)
 	}
-	if resp.StatusCode != http.StatusOK {
-		return Status{}, fmt.Errorf("ask daemon: %s: %.200q", resp.Status, body)
+	switch resp.StatusCode {
+	case http.StatusOK:
+		return body, nil
+	case http.StatusNotFound:
+		return nil, fmt.Errorf("ask daemon: %w", errNotServed)
 	}
-	return decode(body)
+	return nil, fmt.Errorf("ask daemon: %s: %.200q", resp.Status, body)
 }
 
 // decode accepts what status has made, later additions included.

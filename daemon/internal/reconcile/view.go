@@ -1,6 +1,7 @@
 package reconcile
 
 import (
+	"net/netip"
 	"time"
 
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
@@ -43,6 +44,8 @@ type Holder struct {
 	IfName      string          `json:"ifname,omitempty"`
 	Mode        nodestate.Mode  `json:"mode,omitempty"`
 	State       nodestate.State `json:"state,omitempty"`
+	// Addresses are the pod's on this device; none before they are known.
+	Addresses []netip.Addr `json:"addresses,omitempty"`
 	// Container is that of the kubelet's allocation; "" for a record.
 	Container string `json:"container,omitempty"`
 }

@@ -1,0 +1,109 @@
+package main
+
+import (
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/show"
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+)
+
+// view is the status in the words that people see.
+func (s status) view() show.Node {
+	n := show.Node{Name: s.Inventory.NodeName, Changed: s.Inventory.UpdatedAt, Source: "From the files: multi-enid does not answer."}
+	if s.EarlierBoot {
+		n.Outdated = "This inventory is of an earlier boot: nothing in it holds until multi-enid has run again."
+	}
+	for i := range s.Inventory.Devices {
+		n.Devices = append(n.Devices, viewDevice(&s.Inventory.Devices[i]))
+	}
+	for _, h := range s.Holders {
+		n.Pods = append(n.Pods, viewHolder(h))
+	}
+	for _, p := range s.Pools {
+		n.Pools = append(n.Pools, show.Pool{ENIID: p.ENIID.String(), Family: p.Family, Free: p.Free(), Leased: p.Leased, Cooling: p.Cooling, Retiring: p.Retiring})
+	}
+	for _, p := range s.Inventory.Problems {
+		n.Problems = append(n.Problems, show.Problem(p))
+	}
+	for _, u := range s.Unreadable {
+		if !strings.Contains(u, "; ") { // it says no remedy itself
+			u += "; what it holds is not known: remove the file if its container is gone"
+		}
+		n.Problems = append(n.Problems, show.Problem{Reason: "UnreadableRecord", Message: u})
+	}
+	s.viewLive(&n)
+	return n
+}
+
+func viewDevice(d *nodestate.Device) show.Device {
+	return show.Device{
+		ENIID: d.ENIID.String(), NodeENI: d.NodeENI, MAC: d.MAC.String(), PCIAddress: d.PCIAddress.String(), Link: d.InterfaceName, Driver: d.Driver,
+		SubnetID: d.SubnetID.String(), Resource: d.ResourceName.String(), Phase: string(d.Phase), Index: d.DeviceIndex, Card: d.NetworkCard,
+		Addresses: prefixes(d.Addresses), Prefixes: prefixes(d.Prefixes), MTU: d.MTU,
+	}
+}
+
+func prefixes(all []netip.Prefix) (texts []string) {
+	for _, p := range all {
+		texts = append(texts, p.String())
+	}
+	return texts
+}
+
+// viewHolder names the pod, or the container where the runtime named no pod.
+func viewHolder(h reconcile.Holder) show.Pod {
+	p := show.Pod{
+		PCIAddress: h.PCIAddress.String(), Name: or(h.Pod, h.ContainerID), UID: h.PodUID, ContainerID: h.ContainerID, Link: h.IfName, Mode: string(h.Mode),
+		State: show.Attached,
+	}
+	for _, a := range h.Addresses {
+		p.Addresses = append(p.Addresses, a.String())
+	}
+	switch {
+	case h.Container != "":
+		p.State = show.Allocated
+	case h.State == nodestate.StateIntent:
+		p.State = show.Changing
+	case h.State == "":
+		p.State = show.Unknown
+	}
+	return p
+}
+
+// viewLive adds what only the daemon knows.
+func (s status) viewLive(n *show.Node) {
+	l := s.Live
+	if l == nil {
+		return
+	}
+	n.Source = "From multi-enid " + l.Version + ", running since " + l.StartedAt.UTC().Format(time.RFC3339) + "."
+	current := "current"
+	if !l.Config.Current {
+		current = "not current"
+	}
+	plugin := strings.Join(append([]string{string(l.DevicePlugin.State)}, l.DevicePlugin.Pods...), ", ")
+	if !l.DevicePlugin.LastRestart.IsZero() {
+		plugin += ", restarted " + l.DevicePlugin.LastRestart.UTC().Format(time.RFC3339)
+	}
+	if l.DevicePlugin.Message != "" {
+		plugin += ": " + l.DevicePlugin.Message
+	}
+	n.Facts = []show.Fact{
+		{Name: "Config", Text: l.Config.Path + ", " + current + ", hash " + or(l.Config.Hash, "not known")},
+		{Name: "Device plugin", Text: plugin},
+	}
+	api := "not used"
+	switch {
+	case l.API == nil:
+	case l.API.Reachable:
+		api = "followed"
+	case l.API.Reason == "":
+		api = "not answered yet"
+	default:
+		api = "cannot be followed (" + l.API.Reason + "); its last answer still holds"
+	}
+	n.Facts = append(n.Facts, show.Fact{Name: "API server", Text: api})
+}
