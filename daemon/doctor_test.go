@@ -62,7 +62,7 @@ func TestDoctorOfAFolder(t *testing.T) {
 
 	plugin, err := nstest.Binary("multi-eni")
 	m.must(err)
-	if code, _, stderr := call(t.Context(), nil, "install", "--to="+m.path("bin"), "--from="+filepath.Dir(plugin), "--policy="+m.path("policy.json")); code != 0 {
+	if code, _, stderr := call(t.Context(), nil, "install", "--mkdir", "--to="+m.path("bin"), "--from="+filepath.Dir(plugin), "--policy="+m.path("policy.json")); code != 0 {
 		t.Fatal(stderr)
 	}
 	_, report, _ = m.doctor()

@@ -52,7 +52,7 @@ func TestDaemonReleasesOrphan(t *testing.T) {
 	m.must(err)
 	m.declare("a", 1)
 	m.declare("b", 2)
-	if code, _, stderr := call(t.Context(), nil, "install", "--to="+m.path("bin"), "--from="+filepath.Dir(plugin), "--policy="); code != 0 {
+	if code, _, stderr := call(t.Context(), nil, "install", "--mkdir", "--to="+m.path("bin"), "--from="+filepath.Dir(plugin), "--policy="); code != 0 {
 		t.Fatal(stderr)
 	}
 	m.start("--cni-bin-dir="+m.path("bin"), "--orphan-grace=1s")

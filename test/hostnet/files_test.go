@@ -18,7 +18,7 @@ func (h *host) install(mode, unit string) {
 	h.Helper()
 	h.imds()
 	h.sh("mkdir -p %[1]s/etc %[1]s/sys/fs/cgroup/system.slice/%[2]s && { mountpoint -q %[1]s/etc || mount --bind /etc %[1]s/etc; }", hostRoot, unit)
-	out := h.sh("AWS_EC2_METADATA_SERVICE_ENDPOINT=http://%s %s install --to=/run/cnibin --policy= --host-network=%s --host-root=%s", imdsAddress, binary(h, "multi-enid"), mode, hostRoot)
+	out := h.sh("AWS_EC2_METADATA_SERVICE_ENDPOINT=http://%s %s install --mkdir --to=/run/cnibin --policy= --host-network=%s --host-root=%s", imdsAddress, binary(h, "multi-enid"), mode, hostRoot)
 	h.Log(out)
 }
 
