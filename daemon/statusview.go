@@ -30,9 +30,9 @@ func (s status) view() show.Node {
 	}
 	for _, u := range s.Unreadable {
 		if !strings.Contains(u, "; ") { // it says no remedy itself
-			u += "; what it holds is not known: remove the file if its container is gone"
+			u += "; its device is not known; remove the file if its container is gone"
 		}
-		n.Problems = append(n.Problems, show.Problem{Reason: "UnreadableRecord", Message: u})
+		n.Problems = append(n.Problems, show.Problem{Reason: "RecordUnreadable", Message: u})
 	}
 	s.viewLive(&n)
 	return n
