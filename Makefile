@@ -71,12 +71,13 @@ help: ## List the targets
 	@printf '\nTimes: on two processors. The first time, what is needed is downloaded and compiled.\nVariables: FUZZTIME=%s TESTFLAGS="-race -run Name" VERSION=%s\n' '$(FUZZTIME)' '$(VERSION)'
 
 .PHONY: build
-build: go-version ## Build static multi-eni, eni-ipam and multi-enid into bin/ (10 s; the first time 3 min)
+build: go-version ## Build static multi-eni, eni-ipam, multi-enid and kubectl-multi_eni into bin/ (10 s; the first time 3 min)
 	@[ -e $(BIN)/multi-enid ] || echo 'The first build compiles some 700 packages: a few minutes without output.'
 	@mkdir -p $(BIN)
 	$(call gobuild) $(TAGS) -ldflags '$(LDFLAGS)' -o $(BIN)/multi-eni ./plugins/multi-eni
 	$(call gobuild) $(TAGS) -ldflags '$(LDFLAGS)' -o $(BIN)/eni-ipam ./plugins/eni-ipam
 	$(call gobuild) $(TAGS) -ldflags '$(LDFLAGS)' -o $(BIN)/multi-enid ./daemon
+	$(call gobuild) $(TAGS) -ldflags '$(LDFLAGS)' -o $(BIN)/kubectl-multi_eni ./daemon/kubectl-multi_eni
 	@$(GIVEBACK)
 
 include release.mk

@@ -53,6 +53,8 @@ TRIAL = $(if $(UNRELEASED),-unreleased)
 release: $(RELEASE) $(BIN)/tools/kustomize ## Make all files of release VERSION, such as v1.2.3: bin/release, see RELEASING.md (1 min)
 	$(RELEASE) check $(TRIAL) -version '$(VERSION)'
 	@$(MAKE) --no-print-directory image VERSION='$(VERSION)' IMAGE='$(REPOSITORY):$(VERSION)'
+	for p in $(KUBECTL_PLATFORMS); do \
+	  GOOS=$${p%/*} GOARCH=$${p#*/} $(call gobuild) $(TAGS) -ldflags '$(LDFLAGS)' -o $(DIST)/"$$p"/kubectl-multi_eni ./daemon/kubectl-multi_eni; done
 	@rm -rf $(BIN)/manifests && mkdir -p $(BIN)/manifests
 	digest=$$($(RELEASE) digest); printf 'resources: [../../deploy]\nimages: [{name: multi-eni-cni, newName: %s, digest: "%s"}]\n' '$(REPOSITORY)' "$$digest" >$(BIN)/manifests/kustomization.yaml
 	$(BIN)/tools/kustomize build $(BIN)/manifests >$(BIN)/manifests/install.yaml

@@ -88,7 +88,7 @@ func TestManageAddresses(t *testing.T) {
 	if !strings.Contains(stdout, e.ID+"  ipv4    2     1       0        0") {
 		t.Errorf("status:\n%s", stdout)
 	}
-	code, report, _ := m.doctor()
+	code, report, _ := m.doctor("--manage-addresses=")
 	wantLine(t, report, "ok    EC2: not asked, since nobody manages addresses")
 	if calls := ec2.Calls(); calls != nil {
 		t.Errorf("doctor without the flag has asked EC2: %q", calls)

@@ -35,7 +35,7 @@ func TestDoctorAsksTheDaemon(t *testing.T) {
 	for _, line := range []string{
 		"ok    configuration: flags of the running multi-enid " + version + ", NodeENIs from dir:/node/",
 		"ok    node name: node-a",
-		"ok    device plugin config: /node/pcidp/config.json",
+		"ok    attachment records: /node/records",
 		"ok    state folder: /node/state has mode 0700",
 		"ok    sysfs: /node/sys, PCI functions: 2",
 	} {

@@ -8,12 +8,14 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 
 	"github.com/spf13/cobra"
 	_ "golang.org/x/crypto/x509roots/fallback" // the image has no certificates of its own
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/cli"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/kubectl"
 	"github.com/multi-eni/multi-eni-cni/pkg/buildinfo"
 )
 
@@ -28,7 +30,12 @@ func main() {
 	version, commit = info.Version, info.Commit
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	p := program{stdout: os.Stdout, stderr: os.Stderr, getenv: os.Getenv}
-	code := p.main(ctx, os.Args[1:])
+	var code int
+	if filepath.Base(os.Args[0]) == kubectl.Name {
+		code = p.kubectl().Main(ctx, os.Args[1:])
+	} else {
+		code = p.main(ctx, os.Args[1:])
+	}
 	stop()
 	os.Exit(code)
 }
@@ -56,9 +63,15 @@ Documentation: ` + projectURL,
 	}
 	root.SetOut(p.stdout)
 	root.SetErr(p.stderr)
-	root.AddCommand(p.runCommand(ctx), p.statusCommand(ctx), p.doctorCommand(ctx), p.installCommand(ctx), p.uninstallCommand(), p.versionCommand(), p.bindDriverCommand())
+	root.AddCommand(p.runCommand(ctx), p.statusCommand(ctx), p.doctorCommand(ctx), p.installCommand(ctx), p.uninstallCommand(),
+		p.kubectl().Command(ctx), p.versionCommand(), p.bindDriverCommand())
 	cli.Prepare(root, version)
 	return root
+}
+
+// kubectl is the plugin for kubectl, which has a small binary of its own too.
+func (p program) kubectl() kubectl.Program {
+	return kubectl.Program{Stdout: p.stdout, Stderr: p.stderr, Version: version}
 }
 
 // projectURL is where the documents are.

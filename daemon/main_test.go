@@ -44,7 +44,7 @@ func TestUsage(t *testing.T) {
 		args []string
 		want []string
 	}{
-		{"nothing", nil, []string{"no command", "completion, doctor, install, run, status, uninstall, version", "Try 'multi-enid --help'."}},
+		{"nothing", nil, []string{"no command", "completion, doctor, install, kubectl, run, status, uninstall, version", "Try 'multi-enid --help'."}},
 		{"unknown command", []string{"statsu"}, []string{`"statsu"`, "did you mean status?", "Try 'multi-enid --help'."}},
 		{"swapped letters", []string{"stauts"}, []string{`"stauts"`, "did you mean status?"}},
 		{"no command at all", []string{"frobnicate"}, []string{`unknown command "frobnicate"` + "\n"}},

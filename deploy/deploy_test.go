@@ -77,7 +77,7 @@ func documents(t *testing.T, path string) [][]byte {
 	}
 }
 
-// Every file but the generated CRDs and what is rendered, the chart among them,
+// Every file but the generated CRDs, Krew's manifest and what is rendered, the chart among them,
 // which the API server of test/kube reads.
 func TestManifestsAreOfTheirTypes(t *testing.T) {
 	seen := 0
@@ -85,7 +85,7 @@ func TestManifestsAreOfTheirTypes(t *testing.T) {
 		switch {
 		case err != nil:
 			return err
-		case path == "crd", path == "components", path == "chart":
+		case path == "crd", path == "components", path == "chart", path == "krew":
 			return fs.SkipDir
 		case filepath.Base(path) == "kustomization.yaml":
 			return nil

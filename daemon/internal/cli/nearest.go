@@ -9,8 +9,8 @@ import (
 // mostNear is how many names Nearest returns at most.
 const mostNear = 3
 
-// Nearest are the names that a misspelt word may mean, the likeliest first: those a
-// third of its letters away, and those that it begins.
+// Nearest are the names that a misspelt word most likely means. At most a third of its
+// letters differ, or it is the beginning of a name.
 func Nearest(word string, names []string) []string {
 	type near struct {
 		name     string
@@ -29,7 +29,9 @@ func Nearest(word string, names []string) []string {
 	slices.SortStableFunc(found, func(a, b near) int { return cmp.Compare(a.distance, b.distance) })
 	var out []string
 	for _, n := range found[:min(len(found), mostNear)] {
-		out = append(out, n.name)
+		if n.distance == found[0].distance {
+			out = append(out, n.name)
+		}
 	}
 	return out
 }

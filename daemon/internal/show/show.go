@@ -175,8 +175,8 @@ func known(index int) string {
 // pods has a line for each hold on a device of the node.
 func (n Node) pods(b *strings.Builder, wide bool) {
 	t := &table{columns: []column{
-		{head: "DEVICE"}, {head: "POD", least: 16}, {head: "LINK", least: 8}, {head: "ADDRESSES", least: 18, short: list, cheap: firstItem}, {head: "STATE"},
-		{head: "MODE", wide: true}, {head: "POD UID", wide: true}, {head: "CONTAINER ID", wide: true},
+		{head: "DEVICE"}, {head: "POD", least: 16}, {head: "LINK", least: 8, optional: true}, {head: "ADDRESSES", least: 18, short: list, cheap: firstItem, optional: true},
+		{head: "STATE", optional: true}, {head: "MODE", wide: true, optional: true}, {head: "POD UID", wide: true, optional: true}, {head: "CONTAINER ID", wide: true, optional: true},
 	}}
 	for _, d := range n.Devices {
 		for _, p := range n.heldBy(d) {

@@ -3,6 +3,7 @@ package show
 import (
 	"cmp"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode"
@@ -28,6 +29,8 @@ type column struct {
 	cheap func(cell string) int
 	// wide: it is in the wide view only.
 	wide bool
+	// optional: it is left out if it has no value at all.
+	optional bool
 }
 
 // table is columns and the cells of its rows; an empty cell is printed as "-".
@@ -51,6 +54,7 @@ func (t *table) write(out io.Writer, wide bool) error {
 }
 
 func (t *table) print(b *strings.Builder, wide bool) {
+	t.drop()
 	widths := t.natural()
 	if !wide {
 		t.fit(widths)
@@ -77,6 +81,19 @@ func (t *table) print(b *strings.Builder, wide bool) {
 		}
 		b.WriteString(strings.TrimRight(line.String(), " "))
 		b.WriteByte('\n')
+	}
+}
+
+// drop leaves out the optional columns without a value.
+func (t *table) drop() {
+	for i := len(t.columns) - 1; i >= 0; i-- {
+		if !t.columns[i].optional || slices.ContainsFunc(t.rows, func(row []string) bool { return row[i] != "-" }) {
+			continue
+		}
+		t.columns = slices.Delete(t.columns, i, i+1)
+		for n := range t.rows {
+			t.rows[n] = slices.Delete(t.rows[n], i, i+1)
+		}
 	}
 }
 

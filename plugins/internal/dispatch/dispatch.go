@@ -35,6 +35,8 @@ type Program struct {
 	// the code 999.
 	Verbs skel.CNIFuncs
 
+	// Args are the command line's, without the program; only people give any.
+	Args           []string
 	Getenv         func(string) string
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer
@@ -42,7 +44,7 @@ type Program struct {
 
 // Main runs a plugin with this process's environment and returns its exit code.
 func Main(name, binaryVersion, commit string, verbs skel.CNIFuncs) int {
-	p := Program{Name: name, Version: binaryVersion, Commit: commit, Verbs: verbs, Getenv: os.Getenv, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr}
+	p := Program{Name: name, Version: binaryVersion, Commit: commit, Verbs: verbs, Args: os.Args[1:], Getenv: os.Getenv, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr}
 	return p.Run()
 }
 
@@ -96,6 +98,9 @@ func (p *Program) verbs() map[string]verb {
 }
 
 func (p *Program) run() error {
+	if answered, err := p.byHand(); answered {
+		return err
+	}
 	command := p.Getenv("CNI_COMMAND")
 	switch command {
 	case "":
