@@ -49,7 +49,7 @@ func (c *nodeFlags) adopt(ctx context.Context, f *pflag.FlagSet, p program) (doc
 		if f.Changed("nodeeni-source") {
 			return doctor.Finding{Level: doctor.OK, Check: check, Detail: "as the flags say, for " + why}, nil
 		}
-		if c.kubeconfig == "" && p.getenv("KUBERNETES_SERVICE_HOST") == "" {
+		if c.nodeName == "" || c.kubeconfig == "" && p.getenv("KUBERNETES_SERVICE_HOST") == "" {
 			return doctor.Finding{}, cli.Usagef("%s: give the flags of multi-enid run, at least --nodeeni-source=kube or --nodeeni-source=dir:PATH", why)
 		}
 		c.source = sourceKube

@@ -64,8 +64,8 @@ func (p Program) Command(ctx context.Context) *cobra.Command {
 		Use:   "kubectl",
 		Short: "Show the ENIs of a cluster's nodes, from outside the nodes",
 		Long: `Show the ENIs of a cluster's nodes: which pods have them, and all problems. status and who
-read only ENINodeState objects, which the ClusterRole view may read. doctor runs in the
-daemon's pods, so it needs the right to exec into them.`,
+read only ENINodeState objects (ClusterRole multi-eni-view of docs/operations.md). doctor
+runs in the daemon's pods, so it needs the right to exec into them.`,
 	}
 	flags := root.PersistentFlags()
 	flags.StringVar(&f.kubeconfig, "kubeconfig", "", "Kubeconfig `file`. Defaults to $KUBECONFIG, else to ~/.kube/config.")

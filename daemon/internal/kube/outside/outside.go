@@ -146,7 +146,7 @@ func (c *Client) get(ctx context.Context, request *rest.Request, verb, resource 
 	case apierrors.IsNotFound(err):
 		return fmt.Errorf("%w: it has no %s; install it by docs/install.md, or check --context", ErrNotInstalled, resource)
 	case apierrors.IsForbidden(err):
-		return fmt.Errorf("%w: you may not %s %s; ask for the ClusterRole view or multi-eni-view", ErrForbidden, verb, resource)
+		return fmt.Errorf("%w: you may not %s %s; ask for the ClusterRole of docs/operations.md (multi-eni-view)", ErrForbidden, verb, resource)
 	case apierrors.IsUnauthorized(err):
 		return fmt.Errorf("%w: %s does not accept your credentials; log in again, or check --context", ErrForbidden, c.host)
 	case errors.As(err, &unreachable), errors.As(err, &network):
