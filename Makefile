@@ -82,6 +82,18 @@ build: go-version ## Build static multi-eni, eni-ipam, multi-enid and kubectl-mu
 
 include release.mk
 
+# No builder is needed: containerd, kind, minikube, k3s and docker load this archive.
+LOCAL_IMAGE := localhost/multi-eni-cni
+LOCAL_PARTS := multi-enid multi-eni eni-ipam local/multi-eni-local
+.PHONY: local
+local: build ## Build what tries it in a cluster without AWS (docs/local.md): bin/local.tar and bin/local (under a minute)
+	@mkdir -p $(BIN)/local
+	$(call gobuild) -ldflags '$(LDFLAGS)' -o $(BIN)/local/multi-eni-local ./test/local
+	$(go) run -buildvcs=false ./test/imagetar/cmd $(BIN)/local.tar $(LOCAL_IMAGE):local $(addprefix $(BIN)/,$(LOCAL_PARTS))
+	@printf '%s\n' 'apiVersion: kustomize.config.k8s.io/v1beta1' 'kind: Kustomization' 'resources: [../../deploy]' \
+	  'components: [../../deploy/components/local]' 'images: [{name: multi-eni-cni, newName: $(LOCAL_IMAGE), newTag: local}]' >$(BIN)/local/kustomization.yaml
+	@$(GIVEBACK)
+
 .PHONY: demo
 demo: prereq-demo build tools ## Show the main job: no root, no cluster, no AWS (10 s; the first time 4 min)
 	$(call gobuild) -o $(BIN)/tools/demo ./test/demo
@@ -125,6 +137,7 @@ kube-tools: build tools $(KUBE)/.built $(KUBE)/whereabouts/.built $(BIN)/tools/h
 	$(call gobuild,-C test/kube) -o $(HERE)/$(KUBE)/pause ./pause
 	$(call gobuild) -o $(KUBE)/sriovdp ./test/deviceplugin/cmd
 	$(call gobuild) -o $(KUBE)/metacni ./test/metacni
+	@$(MAKE) --no-print-directory local
 	$(call gobuild) $(TAGS) -ldflags '-s -w -X main.version=next' -o $(KUBE)/next/ ./plugins/multi-eni
 	$(call gobuild) $(TAGS) -ldflags '-s -w -X main.version=next' -o $(KUBE)/next/multi-enid ./daemon
 

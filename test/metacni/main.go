@@ -6,8 +6,8 @@
 //   - Every device that the kubelet has allocated to the pod (its podresources
 //     API) becomes one attachment, net1 and so on, by the netconf "device", into
 //     which deviceID and pciBusID are written.
-//   - A pod without any gets net1 by the netconf "shared" as it is; without that
-//     key it gets eth0 only.
+//   - A pod without any gets net1 by the netconf of its name in "pods", or else by
+//     the netconf "shared", as it is; without such a key it gets eth0 only.
 //   - What is to be undone is kept in a file before the first delegate runs. When
 //     ADD fails, all of it is deleted again, and the file stays for DEL.
 //   - DEL goes backwards, does all it can and returns the delegates' errors. The
@@ -20,9 +20,9 @@
 // Neither runs a delegate's DEL once its file is gone and the API server
 // has no such pod, as after a forced deletion.
 //
-// Its netconf, with all keys needed but shared:
+// Its netconf, with all keys needed but shared and pods:
 //
-//	{"cniVersion":"1.0.0","name":"node","type":"metacni","default":{…},"device":{…},"shared":{…},
+//	{"cniVersion":"1.0.0","name":"node","type":"metacni","default":{…},"device":{…},"shared":{…},"pods":{"p1":{…}},
 //	 "dataDir":"/var/lib/cni/metacni","podResources":"/var/lib/kubelet/pod-resources/kubelet.sock"}
 package main
 

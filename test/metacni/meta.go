@@ -25,11 +25,13 @@ const delegateTimeout = 2 * time.Minute
 // netconf is what the runtime passes on stdin.
 type netconf struct {
 	types.NetConf
-	Default      json.RawMessage `json:"default"`
-	Device       json.RawMessage `json:"device"`
-	Shared       json.RawMessage `json:"shared"`
-	DataDir      string          `json:"dataDir"`
-	PodResources string          `json:"podResources"`
+	Default json.RawMessage `json:"default"`
+	Device  json.RawMessage `json:"device"`
+	Shared  json.RawMessage `json:"shared"`
+	// Pods are netconfs that take the place of Shared, by the pod's name.
+	Pods         map[string]json.RawMessage `json:"pods"`
+	DataDir      string                     `json:"dataDir"`
+	PodResources string                     `json:"podResources"`
 }
 
 // attachment is one delegate's part of the pod, as kept for DEL.
@@ -76,8 +78,8 @@ func add(a *skel.CmdArgs, stdout io.Writer) error {
 		}
 		all = append(all, attachment{IfName: fmt.Sprintf("net%d", i+1), Conf: conf, DeviceID: id})
 	}
-	if len(devices) == 0 && n.Shared != nil {
-		all = append(all, attachment{IfName: "net1", Conf: n.Shared})
+	if conf := n.shared(argument(a.Args, "K8S_POD_NAME")); len(devices) == 0 && conf != nil {
+		all = append(all, attachment{IfName: "net1", Conf: conf})
 	}
 	if err := keep(n.DataDir, a.ContainerID, all); err != nil {
 		return err
@@ -98,6 +100,14 @@ func add(a *skel.CmdArgs, stdout io.Writer) error {
 		return err
 	}
 	return first.PrintTo(stdout)
+}
+
+// shared is the netconf of a pod without devices, nil for none.
+func (n netconf) shared(pod string) json.RawMessage {
+	if conf, ok := n.Pods[pod]; ok {
+		return conf
+	}
+	return n.Shared
 }
 
 func del(a *skel.CmdArgs) error {

@@ -199,6 +199,24 @@ func TestShared(t *testing.T) {
 	r.want("bridge ADD eth0", "multi-eni ADD net1 0000:00:08.0")
 }
 
+// TestPods: a pod has the netconf of its name, and another what many share.
+func TestPods(t *testing.T) {
+	r := newRuntime(t)
+	r.args.StdinData = bytes.Replace(r.args.StdinData, []byte("{"), []byte(`{"shared":{"cniVersion":"1.0.0","name":"shared","type":"bridge"},
+		"pods":{"pod":{"cniVersion":"1.0.0","name":"its-own","type":"multi-eni","mtu":9001}},`), 1)
+	if _, err := r.add(); err != nil {
+		t.Fatal(err)
+	}
+	r.want("bridge ADD eth0", "multi-eni ADD net1 ")
+	r.del()
+	r.want("multi-eni DEL net1 ", "bridge DEL eth0")
+	r.args.Args = strings.Replace(r.args.Args, "K8S_POD_NAME=pod", "K8S_POD_NAME=other", 1)
+	if _, err := r.add(); err != nil {
+		t.Fatal(err)
+	}
+	r.want("bridge ADD eth0", "bridge ADD net1")
+}
+
 func TestUndoesAFailedADD(t *testing.T) {
 	r := newRuntime(t, pod("space", "pod", devices("intel.com/a", "0000:00:07.0", "0000:00:08.0")))
 	r.fail("ADD.net1")

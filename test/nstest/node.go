@@ -54,14 +54,20 @@ type Node struct {
 
 // NewNode makes a node without ENIs in dir. Prepare has been called.
 func NewNode(dir string) (*Node, error) {
-	n := &Node{Dir: dir, Sysfs: filepath.Join(dir, "sys"), VPC: "/run/netns/vpc"}
-	for _, d := range []string{"bus/pci/devices", "bus/pci/drivers", "class/net", "module"} {
+	const vpc = "/run/netns/vpc"
+	if err := NewNetns(vpc); err != nil {
+		return nil, err
+	}
+	return NewNodeIn(dir, vpc)
+}
+
+// NewNodeIn is NewNode with a netns of the caller's for the peers.
+func NewNodeIn(dir, vpc string) (*Node, error) {
+	n := &Node{Dir: dir, Sysfs: filepath.Join(dir, "sys"), VPC: vpc}
+	for _, d := range []string{"bus/pci/devices", "bus/pci/drivers", "class/net", "devices/pci0000:00", "module"} {
 		if err := os.MkdirAll(filepath.Join(n.Sysfs, d), 0o755); err != nil {
 			return nil, err
 		}
-	}
-	if err := NewNetns(n.VPC); err != nil {
-		return nil, err
 	}
 	return n, n.InVPC(func() error {
 		la := netlink.NewLinkAttrs()

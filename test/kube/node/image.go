@@ -1,17 +1,11 @@
 package node
 
 import (
-	"archive/tar"
-	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/json"
-	"fmt"
 	"os"
-	"path/filepath"
-	"runtime"
 	"testing"
 
+	"github.com/multi-eni/multi-eni-cni/test/imagetar"
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
@@ -20,7 +14,17 @@ import (
 // that use it set imagePullPolicy: Never.
 func (n *Node) ImportImage(t testing.TB, ref string, binaries ...string) {
 	t.Helper()
-	if err := n.importImage(t.Context(), ref, binaries...); err != nil {
+	files, err := imagetar.Programs(binaries...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.ImportFiles(t, ref, files...)
+}
+
+// ImportFiles is ImportImage with files of any kind.
+func (n *Node) ImportFiles(t testing.TB, ref string, files ...imagetar.File) {
+	t.Helper()
+	if err := n.importFiles(t.Context(), ref, files...); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -39,13 +43,17 @@ func (n *Node) importPause(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return n.importImage(ctx, PauseImage, pause)
+	files, err := imagetar.Programs(pause)
+	if err != nil {
+		return err
+	}
+	return n.importFiles(ctx, PauseImage, files...)
 }
 
-func (n *Node) importImage(ctx context.Context, ref string, binaries ...string) error {
-	archive, err := image(ref, binaries)
+func (n *Node) importFiles(ctx context.Context, ref string, files ...imagetar.File) error {
+	archive, err := imagetar.Make(ref, files...)
 	if err != nil {
-		return fmt.Errorf("make image %s: %w", ref, err)
+		return err
 	}
 	f, err := os.CreateTemp(n.dir, "image")
 	if err != nil {
@@ -57,59 +65,4 @@ func (n *Node) importImage(ctx context.Context, ref string, binaries ...string) 
 		return err
 	}
 	return n.ctr(ctx, "images", "import", "--snapshotter=native", f.Name())
-}
-
-// image returns a "docker save" archive with one layer: what every containerd
-// imports (Docker image specification v1.2, "Combined Image JSON + Filesystem
-// Changeset Format").
-func image(ref string, binaries []string) ([]byte, error) {
-	var programs []member
-	for _, binary := range binaries {
-		program, err := os.ReadFile(binary)
-		if err != nil {
-			return nil, err
-		}
-		programs = append(programs, member{filepath.Base(binary), program, 0o755})
-	}
-	layer, err := archive(programs...)
-	if err != nil {
-		return nil, err
-	}
-	config, err := json.Marshal(map[string]any{
-		"architecture": runtime.GOARCH, "os": "linux",
-		"config": map[string]any{"Entrypoint": []string{"/" + programs[0].name}},
-		"rootfs": map[string]any{"type": "layers", "diff_ids": []string{fmt.Sprintf("sha256:%x", sha256.Sum256(layer))}},
-	})
-	if err != nil {
-		return nil, err
-	}
-	manifest, err := json.Marshal([]any{map[string]any{"Config": "config.json", "RepoTags": []string{ref}, "Layers": []string{"layer.tar"}}})
-	if err != nil {
-		return nil, err
-	}
-	return archive(member{"manifest.json", manifest, 0o644}, member{"config.json", config, 0o644}, member{"layer.tar", layer, 0o644})
-}
-
-// member is a file of an archive.
-type member struct {
-	name string
-	data []byte
-	mode int64
-}
-
-func archive(members ...member) ([]byte, error) {
-	var out bytes.Buffer
-	w := tar.NewWriter(&out)
-	for _, m := range members {
-		if err := w.WriteHeader(&tar.Header{Name: m.name, Mode: m.mode, Size: int64(len(m.data)), Format: tar.FormatPAX}); err != nil {
-			return nil, err
-		}
-		if _, err := w.Write(m.data); err != nil {
-			return nil, err
-		}
-	}
-	if err := w.Close(); err != nil {
-		return nil, err
-	}
-	return out.Bytes(), nil
 }

@@ -33,71 +33,18 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-func TestMain(m *testing.M) { os.Exit(node.Main(m)) }
+func TestMain(m *testing.M) {
+	if calledAsAWS() {
+		os.Exit(askCloud())
+	}
+	os.Exit(node.Main(m))
+}
 
 const (
 	instanceID = "i-0a1b2c3d4e5f60000"
 	// orphanGrace is the daemon's --orphan-grace.
 	orphanGrace = 3 * time.Second
 )
-
-// eni is one ENI of the node, and the NodeENI of the same letter that declares
-// it: nodeENI "a" offers intel.com/net_a.
-type eni struct {
-	nstest.ENI
-	letter string
-	id     string // the ENI's
-	subnet string
-	// more are the addresses that it has besides its primary one.
-	more addresses
-	// shared: pods share it, and its NodeENI offers nothing.
-	shared bool
-}
-
-// addresses are what the metadata list of an ENI.
-type addresses struct{ ipv4, ipv6, prefixes []string }
-
-func newENI(i int) eni {
-	letter := string(rune('a' + i))
-	return eni{
-		ENI:    nstest.ENI{PCI: fmt.Sprintf("0000:00:%02x.0", 6+i), Name: fmt.Sprintf("eth%d", i+1), MAC: fmt.Sprintf("02:00:00:00:00:%02x", 0x0a+i)},
-		letter: letter, id: fmt.Sprintf("eni-0a1b2c3d4e5f600%02x", 0x0a+i), subnet: fmt.Sprintf("subnet-0a1b2c3d4e5f600%02x", 0x0a+i),
-	}
-}
-
-func newENIs(n int) (all []eni) {
-	for i := range n {
-		all = append(all, newENI(i))
-	}
-	return all
-}
-
-func (e eni) resource() string { return "intel.com/net_" + e.letter }
-
-// ip is an IPv4 address of the subnet: the router's is the first, the ENI's own
-// the tenth.
-func (e eni) ip(n int) string { return fmt.Sprintf("10.0.%d.%d", e.letter[0]-'a'+2, n) }
-
-// ip6 is an IPv6 address of the subnet.
-func (e eni) ip6(n int) string { return fmt.Sprintf("fd00:%d::%x", e.letter[0]-'a'+2, n) }
-
-// own is the primary address of the ENI.
-func (e eni) own() string { return e.ip(10) }
-
-// cidr is the subnet of the ENI.
-func (e eni) cidr() string { return e.ip(0) + "/24" }
-
-// metadata are what the instance metadata say of the ENI.
-func (e eni) metadata(index int) fakeimds.ENI {
-	out := fakeimds.ENI{
-		ID: e.id, MAC: e.MAC, DeviceIndex: index, SubnetID: e.subnet, SubnetIPv4CIDR: e.cidr(), VPCIPv4CIDRs: []string{"10.0.0.0/16"},
-		IPv4s: append([]string{e.own()}, e.more.ipv4...), IPv4Prefixes: e.more.prefixes, IPv6s: e.more.ipv6,
-	}
-	if out.IPv6s != nil {
-		out.SubnetIPv6CIDR = []string{e.ip6(0) + "/64"}
-	}
-	return out
-}
 
 // stage is a node on which everything runs: a cluster, ENIs of veth pairs with a
 // recorded sysfs, instance metadata, the daemon, and the plugin behind metacni.
@@ -113,6 +60,8 @@ type stage struct {
 	paths    paths
 	// shared is the netconf of pods that ask for no device; nil for none.
 	shared map[string]any
+	// pods are netconfs of pods that ask for no device, in place of shared.
+	pods map[string]any
 
 	daemon    *plane.Process
 	daemonEnv []string
@@ -255,6 +204,9 @@ func (s *stage) netconf(device map[string]any) string {
 	}
 	if s.shared != nil {
 		plugin["shared"] = s.shared
+	}
+	if s.pods != nil {
+		plugin["pods"] = s.pods
 	}
 	b, err := json.Marshal(object{"cniVersion": "1.0.0", "name": "node", "plugins": []any{plugin}})
 	s.must(err)
