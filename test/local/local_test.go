@@ -3,6 +3,8 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
+	"io/fs"
 	"net"
 	"net/http"
 	"os"
@@ -58,7 +60,7 @@ func TestRun(t *testing.T) {
 	if data, err := os.ReadFile(o.policy); err != nil || !bytes.Equal(data, shipped) {
 		t.Errorf("policy after the end, %v:\n%s", err, data)
 	}
-	if _, err := os.Stat(tree); !os.IsNotExist(err) {
+	if _, err := os.Stat(tree); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("the tree is left: %v", err)
 	}
 }
@@ -82,7 +84,7 @@ func asked(t *testing.T, listen string) bool {
 		t.Fatal(err)
 	}
 	r.Header.Set("X-Aws-Ec2-Metadata-Token-Ttl-Seconds", "60")
-	answer, err := http.DefaultClient.Do(r)
+	answer, err := (&http.Client{Timeout: headerTimeout}).Do(r)
 	if err != nil {
 		return false
 	}

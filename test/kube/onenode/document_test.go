@@ -84,6 +84,43 @@ func TestFences(t *testing.T) {
 	}
 }
 
+// TestRemovalIsAsInstallSays: the quickstart, which is run, removes the product by
+// the commands of the install guide, in their order.
+func TestRemovalIsAsInstallSays(t *testing.T) {
+	repo, err := nstest.Repo()
+	if err != nil {
+		t.Fatal(err)
+	}
+	commands := func(document, after string) (all []string) {
+		text, err := os.ReadFile(filepath.Join(repo, "docs", document))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, section, found := strings.Cut(string(text), after)
+		if !found {
+			t.Fatalf("docs/%s has no %q", document, after)
+		}
+		inside := false
+		for line := range strings.Lines(section) {
+			line = strings.TrimSpace(line)
+			if strings.HasPrefix(line, "```") {
+				inside = line == "```sh"
+			} else if inside {
+				all = append(all, line)
+			}
+		}
+		return all
+	}
+	guide := commands("install.md", "\n## Remove\n")
+	quickstart := commands("quickstart.md", "\nThen remove the product")
+	if n := len(quickstart) - 1; n < 1 || quickstart[n] != "kubectl label node $NODE ng-" {
+		t.Fatalf("the last command of the quickstart is not that of its own label: %q", quickstart)
+	}
+	if diff := cmp.Diff(guide, quickstart[:len(quickstart)-1]); diff != "" {
+		t.Errorf("commands that remove the product (-install.md +quickstart.md):\n%s", diff)
+	}
+}
+
 // reader is a person who follows a document on the node of a stage: a shell that
 // keeps its variables from block to block.
 type reader struct {
