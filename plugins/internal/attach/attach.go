@@ -85,7 +85,7 @@ func (p *Plugin) verbs(ctx context.Context, parse parser) func(validation, func(
 func checking(check func(*call) error) func(*call) error {
 	return func(c *call) error {
 		if !c.since("0.4.0") {
-			return refuse(codeVersion, "cniVersion: %q: there is no CHECK before 0.4.0", c.cfg.CNIVersion)
+			return refuse(codeVersion, "cniVersion: %q: there is no CHECK before 0.4.0; give 0.4.0 or later", c.cfg.CNIVersion)
 		}
 		return check(c)
 	}
@@ -267,7 +267,7 @@ func (c *call) openLog() (closeLog func(), err error) {
 	}
 	f, err := os.OpenFile(filepath.Clean(c.paths.LogFile), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
 	if err != nil {
-		return func() {}, refuse(codeInvalid, "logFile: %v", err)
+		return func() {}, refuse(codeInvalid, "logFile: %v; name a file in a folder that exists, or remove the key", err)
 	}
 	logger.Out = f
 	return func() { f.Close() }, nil //nolint:errcheck,gosec // nothing is buffered

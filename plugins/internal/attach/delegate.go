@@ -139,7 +139,7 @@ func (c *call) startIPAM(d *claimed) func() (*types100.Result, error) {
 // addressesOnly keeps of an IPAM plugin's result what the spec lets it say.
 func (c *call) addressesOnly(typ string, result *types100.Result) (*types100.Result, error) {
 	if len(result.IPs) == 0 {
-		return nil, refuse(codeInvalid, "ipam.type: %s gave no address", typ)
+		return nil, refuse(codeInvalid, "ipam.type: %s gave no address; see its own keys in ipam, or use another IPAM plugin", typ)
 	}
 	result.Interfaces = nil
 	return result, c.gotAddresses(result)
@@ -164,7 +164,7 @@ func (c *call) attachDelegate(d *claimed) (*types100.Result, error) {
 	err := c.step("delegate", func() (err error) { result, err = c.pluginAdd(run, c.own()); return err })
 	if err != nil {
 		if mtu := c.mtu(d.row); mtu != 0 && mtu < ipv6MTU && strings.Contains(err.Error(), "/ipv6/") {
-			err = refuse(codeUnsupported, "mtu %d: an IPv6 address needs %d octets at least: %v", mtu, ipv6MTU, err)
+			err = refuse(codeUnsupported, "mtu %d: an IPv6 address needs at least %d octets; raise the MTU, or use IPv4 addresses only: %v", mtu, ipv6MTU, err)
 		}
 		return nil, err
 	}
