@@ -246,7 +246,7 @@ func (s *stage) problemSeen() bool { return strings.Contains(s.status(), toldPro
 // problemOver says whether the daemon answers, and tells no problem of the story.
 func (s *stage) problemOver() bool {
 	status := s.status()
-	return status != "" && !strings.Contains(status, toldProblem)
+	return status != "" && !strings.Contains(status, toldProblem) && !strings.Contains(status, noIOMMU)
 }
 
 func configHas(words ...string) bool {

@@ -196,7 +196,7 @@ func TestConflist(t *testing.T) {
 func TestVersionAndAbout(t *testing.T) {
 	run := func(env ...string) string {
 		cmd := exec.CommandContext(t.Context(), binary(t, "multi-eni"))
-		cmd.Env = env
+		cmd.Env = append([]string{}, env...) // nil would be the environment of the test
 		out, err := cmd.CombinedOutput()
 		must(t, err)
 		return string(out)

@@ -123,7 +123,8 @@ func Unplug(root, address string) error {
 }
 
 // Bind gives a function to another driver. Its interfaces go: a driver that
-// makes new ones does not make them here.
+// makes new ones does not make them here. The driver comes into being with its
+// function: somebody who looks meanwhile hardly sees it loaded but not bound.
 func Bind(root, address, driver string) error {
 	dir := filepath.Join(root, "bus/pci/devices", address)
 	folder, err := os.Readlink(dir)
@@ -135,7 +136,7 @@ func Bind(root, address, driver string) error {
 	err = errors.Join(unlist(root, address), remove(filepath.Join(root, "bus/pci/drivers/*", address)), remove(filepath.Join(dir, "driver")),
 		os.RemoveAll(filepath.Join(dir, "net")))
 	if err == nil && driver != "" {
-		err = Grow(root, fmt.Sprintf("bus/pci/drivers/%s/%s -> ../../../../%s\n%s/driver -> %sbus/pci/drivers/%s\n", driver, address, folder, folder, up, driver))
+		err = Grow(root, fmt.Sprintf("%s/driver -> %sbus/pci/drivers/%s\nbus/pci/drivers/%s/%s -> ../../../../%s\n", folder, up, driver, driver, address, folder))
 	}
 	if err != nil {
 		return fmt.Errorf("bind %s to %s: %w", address, driver, err)
