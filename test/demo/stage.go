@@ -184,7 +184,10 @@ func (s *stage) refused(command string, words ...string) error {
 	return contains(command, out, words)
 }
 
+// contains fails unless the output has all of words; a table may break its lines
+// between them.
 func contains(command, out string, words []string) error {
+	out = strings.Join(strings.Fields(out), " ")
 	for _, w := range words {
 		if !strings.Contains(out, w) {
 			return fmt.Errorf("%s: the output does not say %q", command, w)

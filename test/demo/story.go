@@ -99,7 +99,7 @@ func (s *stage) bindDPDK() error {
 	if _, err := s.waitFor("the problem to be over", s.problemOver); err != nil {
 		return err
 	}
-	return s.must("multi-enid status", "No problems", "vfio-pci", "sriov_dpdk_c")
+	return s.must("multi-enid status", "No problems", "dpdk-c", "sriov_dpdk_c")
 }
 
 func (s *stage) attachPod() error {
