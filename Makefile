@@ -58,6 +58,11 @@ TAGS    := -tags grpcnotrace
 # `sudo make` must not leave files that the user cannot replace.
 GIVEBACK = [ -z "$${SUDO_UID:-}" ] || chown -hR "$$SUDO_UID:$$SUDO_GID" $(BIN)
 
+# What runs here brings its own settings: those of the person who types must not decide over a test, nor be used by one.
+unexport $(filter AWS_% KUBECONFIG NODE_NAME CNI_%,$(.VARIABLES))
+export AWS_CONFIG_FILE             := /dev/null
+export AWS_SHARED_CREDENTIALS_FILE := /dev/null
+
 # gotestsum tells each package as soon as it ends; go test alone would hold back all that stand after a slow one. With -v it
 # shows every test. Its own flags stand first, then those of go test.
 tests = $(GOTESTSUM) --format $(if $(filter -v -test.v,$(TESTFLAGS)),standard-verbose,pkgname) --format-hide-empty-pkg --raw-command -- $(go) $(1) test -json

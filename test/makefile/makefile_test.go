@@ -268,6 +268,18 @@ func TestGoVersion(t *testing.T) {
 	}
 }
 
+// TestSettingsOfThePerson gives make the settings that people have for AWS and
+// Kubernetes; no recipe may see them.
+func TestSettingsOfThePerson(t *testing.T) {
+	t.Parallel()
+	look(t, "make")
+	env := []string{"AWS_PROFILE=theirs", "AWS_REGION=theirs", "AWS_ACCESS_KEY_ID=theirs", "AWS_CONFIG_FILE=/theirs", "KUBECONFIG=/theirs", "NODE_NAME=theirs", "CNI_PATH=/theirs"}
+	out, err := command(t, repo(t), env, "make", "--no-print-directory", "--eval", "show: ; @env", "show")
+	if err != nil || strings.Contains(out, "theirs") || !strings.Contains(out, "AWS_CONFIG_FILE=/dev/null") {
+		t.Errorf("a recipe's environment: %v\n%s", err, out)
+	}
+}
+
 // TestVersionOfImage shows which version the linker is given.
 func TestVersionOfImage(t *testing.T) {
 	t.Parallel()
