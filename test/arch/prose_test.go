@@ -5,7 +5,6 @@ import (
 	"os"
 	"path"
 	"regexp"
-	"slices"
 	"strings"
 	"unicode/utf8"
 )
@@ -27,10 +26,6 @@ var unrevised = map[string]string{
 	"daemon/install.go":       "command line",
 	"docs/troubleshooting.md": "reasons",
 }
-
-// references are the pages whose tables are made of the code: a row has a field's whole
-// description, and no row can be broken.
-var references = []string{"docs/netconf.md"}
 
 func isUnrevised(name string) bool {
 	_, page := unrevised[name]
@@ -108,9 +103,6 @@ func wideLines(tr tree) (out []string) {
 			continue
 		}
 		for n, line := range strings.Split(f.text, "\n") {
-			if slices.Contains(references, f.path) && strings.HasPrefix(line, "|") {
-				continue
-			}
 			if columns := utf8.RuneCountInString(line); columns > maxColumns {
 				out = append(out, fmt.Sprintf("%s:%d: %d columns", f.path, n+1, columns))
 			}

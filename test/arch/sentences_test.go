@@ -19,8 +19,8 @@ const shownBy = "test/arch/testdata/shown.txt"
 var promising = []string{"docs/netconf.md", "docs/addresses.md"}
 
 func sentenceRules() []rule {
-	page := "-- docs/netconf.md --\n# Title\n\nA pod gets it. Others do\nnot.\n\n| key | meaning |\n|---|---|\n| `x` | y |\n\n    code. Is not read.\n" +
-		"-- x/x_test.go --\npackage x\n\nfunc TestPod(t *testing.T) {}\n-- " + shownBy + " --\n# docs/netconf.md\nTestPod: A pod gets\n"
+	page := "-- docs/netconf.md --\n# Title\n\nA pod gets it. Others do\nnot.\n\n| key | meaning |\n|---|---|\n| `x` | y |\n\n- `k` (1): It. Is\n  one.\n\n    code. Is not read.\n" +
+		"-- x/x_test.go --\npackage x\n\nfunc TestPod(t *testing.T) {}\n-- " + shownBy + " --\n# docs/netconf.md\nTestPod: A pod gets\nTestPod: - `k` (1): It. Is one\n"
 	return []rule{{
 		name:  "unshown-sentence",
 		why:   "a page that says something else than the code does is worse than none; write down the test that shows the sentence, in " + shownBy,
@@ -34,25 +34,37 @@ func sentenceRules() []rule {
 	}}
 }
 
-// sentences returns the sentences of a page's paragraphs and lists, and the rows of its
-// tables except the first.
+// sentences returns the sentences of a page's paragraphs and lists, the rows of its
+// tables except the first, and the items that begin with code, each as a whole.
 func sentences(markdown string) (out []string) {
 	var paragraph []string
+	flush := func() {
+		text := strings.Join(paragraph, " ")
+		if strings.HasPrefix(text, "- `") {
+			out = append(out, text)
+		} else {
+			out = append(out, split(text)...)
+		}
+		paragraph = nil
+	}
 	lines := strings.Split(markdown, "\n")
 	for i, line := range lines {
+		if strings.HasPrefix(line, "- `") {
+			flush()
+		}
 		trimmed := strings.TrimSpace(line)
 		row := strings.HasPrefix(line, "|")
 		if text := trimmed != "" && !row && !strings.HasPrefix(line, "    ") && !strings.HasPrefix(line, "#") && !strings.HasPrefix(line, "<!--"); text {
 			paragraph = append(paragraph, trimmed)
 			continue
 		}
-		out = append(out, split(strings.Join(paragraph, " "))...)
-		paragraph = nil
+		flush()
 		if header := i+1 < len(lines) && strings.HasPrefix(lines[i+1], "|---"); row && !header && !strings.HasPrefix(line, "|---") {
 			out = append(out, trimmed)
 		}
 	}
-	return append(out, split(strings.Join(paragraph, " "))...)
+	flush()
+	return out
 }
 
 // split divides a paragraph after each full stop that something begins behind.

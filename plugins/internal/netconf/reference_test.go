@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -66,15 +67,15 @@ func makeReference(t *testing.T) string {
 	t.Helper()
 	p := &page{t: t, docs: comments(t, sources...)}
 	p.text(introduction, editors)
-	p.table("At the top", "`type` is `multi-eni`.", "Config", Config{}, "key")
-	p.table("select", aboutSelect, "Select", Select{}, "key")
-	p.table("routes[]", "Routes have the form of a CNI 1.1.0 result. Only `dst` is required.", "Route", Route{}, "key")
-	p.table("ipam of type eni-ipam", aboutENIIPAM, "ENIIPAM", ENIIPAM{}, "key")
+	p.keys("At the top", "`type` is `multi-eni`.", "Config", Config{}, "key")
+	p.keys("select", aboutSelect, "Select", Select{}, "key")
+	p.keys("routes[]", "Routes have the form of a CNI 1.1.0 result. Only `dst` is required.", "Route", Route{}, "key")
+	p.keys("ipam of type eni-ipam", aboutENIIPAM, "ENIIPAM", ENIIPAM{}, "key")
 	p.delegates()
 	p.requests()
-	p.table("Paths", "Use these keys only on a node without a policy, as with cnitool or in tests. With a policy, ADD refuses them, and `ipam.dataDir` of\n"+
+	p.keys("Paths", "Use these keys only on a node without a policy, as with cnitool or in tests. With a policy, ADD refuses them, and `ipam.dataDir` of\n"+
 		"eni-ipam, with 105. The values below are the defaults.", "Paths", Paths{}, "key")
-	p.table("The policy", "`/etc/multi-eni/policy.json` belongs to the node, and `multi-enid install` writes it. [conf/policy.json](../conf/policy.json) is\n"+
+	p.keys("The policy", "`/etc/multi-eni/policy.json` belongs to the node, and `multi-enid install` writes it. [conf/policy.json](../conf/policy.json) is\n"+
 		"the default.", "Policy", Policy{}, "json")
 	return p.String()
 }
@@ -147,10 +148,10 @@ func (p *page) text(parts ...string) {
 	}
 }
 
-// table has a row for each key of a struct.
-func (p *page) table(title, above, structName string, of any, tag string) {
+// keys has an item for each key of a struct.
+func (p *page) keys(title, above, structName string, of any, tag string) {
 	p.t.Helper()
-	p.text("\n## "+title+"\n", above, "\n\n| key | value | meaning |\n|---|---|---|\n")
+	p.text("\n## "+title+"\n", above, "\n\n")
 	for _, f := range reflect.VisibleFields(reflect.TypeOf(of)) {
 		key, example, _ := strings.Cut(f.Tag.Get(tag), ",")
 		if key == "" {
@@ -166,8 +167,28 @@ func (p *page) table(title, above, structName string, of any, tag string) {
 			example = "`" + example + "`"
 		}
 		example = strings.NewReplacer("`object`", "object", "`list of objects`", "list of objects").Replace(example)
-		fmt.Fprintf(p, "| `%s` | %s | %s |\n", key, example, doc)
+		p.text(item(fmt.Sprintf("- `%s` (%s): %s", key, example, doc)))
 	}
+}
+
+// item breaks an item of a list into lines that fit a page.
+func item(words string) string {
+	var b strings.Builder
+	column := 0
+	for word := range strings.FieldsSeq(words) {
+		switch width := utf8.RuneCountInString(word); {
+		case column == 0:
+			b.WriteString(word)
+			column = width
+		case column+1+width > 148:
+			b.WriteString("\n  " + word)
+			column = 2 + width
+		default:
+			b.WriteString(" " + word)
+			column += 1 + width
+		}
+	}
+	return b.String() + "\n"
 }
 
 func (p *page) delegates() {
