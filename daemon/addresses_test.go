@@ -170,7 +170,7 @@ func TestLeasedAddressStays(t *testing.T) {
 			var reasons []string
 			for _, p := range inv.Problems {
 				if p.Reason != "OrphansUnwatched" { // this namespace's /run is not shared with others
-					reasons = append(reasons, p.Reason)
+					reasons = append(reasons, string(p.Reason))
 				}
 			}
 			if len(inv.Devices) == 1 && slices.Equal(inv.Devices[0].Addresses, want) && strings.Join(reasons, " ") == problem {

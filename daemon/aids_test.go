@@ -22,7 +22,7 @@ func (m *machine) problemsUntil(want ...string) {
 		inv, err := nodestate.ReadInventory(m.path("run/inventory.json"))
 		got = nil
 		for _, p := range inv.Problems {
-			got = append(got, p.Reason)
+			got = append(got, string(p.Reason))
 		}
 		if err == nil && slices.Equal(got, want) {
 			return

@@ -132,6 +132,6 @@ func (k *cluster) api() func() (reachable bool, reason string) {
 	}
 	return func() (bool, string) {
 		s := k.source.API()
-		return s.Reachable, s.Reason
+		return s.Reachable, string(s.Reason)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/driver"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
 )
 
@@ -28,7 +29,7 @@ func (c *nodeFlags) nodeDrivers() nodeDrivers {
 }
 
 // Obstacle says why a function cannot be handed to a userspace driver now.
-func (d nodeDrivers) Obstacle(fn sysfs.PCIFunction, to string, all map[device.PCIAddress]sysfs.PCIFunction, wanted func(device.PCIAddress) bool) (reason, message string, err error) {
+func (d nodeDrivers) Obstacle(fn sysfs.PCIFunction, to string, all map[device.PCIAddress]sysfs.PCIFunction, wanted func(device.PCIAddress) bool) (why nodestate.Reason, message string, err error) {
 	facts, err := driver.ReadFacts(d.sys, d.modules)
 	if err != nil {
 		return "", "", err

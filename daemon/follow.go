@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
@@ -33,7 +34,7 @@ func (f follower) run(ctx context.Context) {
 	wait, again := resubscribeFirst, false
 	for {
 		events, err := f.subscribe(ctx)
-		f.aids.Report(f.name, nodestate.Problem{Reason: "KernelEventsUnseen", Message: "changes of " + f.name +
+		f.aids.Report(f.name, nodestate.Problem{Reason: reason.KernelEventsUnseen, Message: "changes of " + f.name +
 			" are not seen at once but within a minute: the kernel's events cannot be subscribed to, see the daemon's log; it is tried again"}, err)
 		if err == nil {
 			if again {

@@ -45,7 +45,7 @@ func TestFollowLooksAfterSubscribingAgain(t *testing.T) {
 		pause: func(_ context.Context, d time.Duration) bool {
 			did = append(did, "wait "+d.String())
 			for _, p := range aids.Problems() {
-				did = append(did, p.Reason)
+				did = append(did, string(p.Reason))
 			}
 			if len(steps) == 0 {
 				cancel()

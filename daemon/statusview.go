@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/show"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
@@ -26,13 +27,13 @@ func (s status) view() show.Node {
 		n.Pools = append(n.Pools, show.Pool{ENIID: p.ENIID.String(), Family: p.Family, Free: p.Free(), Leased: p.Leased, Cooling: p.Cooling, Retiring: p.Retiring})
 	}
 	for _, p := range s.Inventory.Problems {
-		n.Problems = append(n.Problems, show.Problem(p))
+		n.Problems = append(n.Problems, show.Problem{Reason: string(p.Reason), NodeENI: p.NodeENI, Device: p.Device, Message: p.Message})
 	}
 	for _, u := range s.Unreadable {
 		if !strings.Contains(u, "; ") { // it says no remedy itself
 			u += "; its device is not known; remove the file if its container is gone"
 		}
-		n.Problems = append(n.Problems, show.Problem{Reason: "RecordUnreadable", Message: u})
+		n.Problems = append(n.Problems, show.Problem{Reason: string(reason.RecordUnreadable), Message: u})
 	}
 	s.viewLive(&n)
 	return n

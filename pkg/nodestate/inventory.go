@@ -46,11 +46,15 @@ type Inventory struct {
 	Devices   []Device  `json:"devices"`
 }
 
+// Reason is one word in CamelCase, for programs. The daemon's are listed in
+// docs/troubleshooting.md.
+type Reason string
+
 // Problem is something a person must look at. It names what is wrong, with
 // which value, and the way out.
 type Problem struct {
 	// Reason is a stable CamelCase word, such as PCIAddressMismatch.
-	Reason string `json:"reason"`
+	Reason Reason `json:"reason"`
 	// NodeENI is the object concerned, or "".
 	NodeENI string `json:"nodeENI,omitempty"`
 	// Device is the ENI id, PCI address or file concerned, or "".

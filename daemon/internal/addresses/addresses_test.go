@@ -180,7 +180,7 @@ func (w *world) problem(what, want string) {
 	w.Helper()
 	got := ""
 	for _, p := range w.Problems() {
-		got += p.Reason + ": " + p.Message
+		got += string(p.Reason) + ": " + p.Message
 	}
 	if (want == "") != (got == "") || !strings.Contains(got, want) {
 		w.Errorf("%s: problems %q, want %q", what, got, want)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/awsnode"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
@@ -175,7 +176,7 @@ func (m *Manager) missing() {
 		}
 		p := nodestate.Problem{}
 		if now.Sub(t.absent) >= consistent {
-			p = nodestate.Problem{Reason: "ENIUnknownToEC2", NodeENI: d.NodeENI, Device: d.ENIID.String(), Message: "EC2 does not list this ENI among the ENIs of the instance, so that none of its addresses " +
+			p = nodestate.Problem{Reason: reason.ENIUnknownToEC2, NodeENI: d.NodeENI, Device: d.ENIID.String(), Message: "EC2 does not list this ENI among the ENIs of the instance, so that none of its addresses " +
 				"is assigned or given back; see AWS_REGION and AWS_ENDPOINT_URL_EC2, and of which account the role is"}
 		}
 		m.set(d.ENIID, p, backOff(t.times))

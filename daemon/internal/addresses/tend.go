@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/awsnode"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
@@ -283,7 +284,7 @@ func (m *Manager) untagged(d *nodestate.Device, t awsnode.Attached) {
 		why = fmt.Sprintf("its tag %s is %q", awsnode.NodeENITag, t.NodeENI)
 	}
 	m.describe = true // somebody may mend it
-	m.set(d.ENIID, nodestate.Problem{Reason: "ENINotTagged", NodeENI: d.NodeENI, Device: d.ENIID.String(), Message: fmt.Sprintf(
+	m.set(d.ENIID, nodestate.Problem{Reason: reason.ENINotTagged, NodeENI: d.NodeENI, Device: d.ENIID.String(), Message: fmt.Sprintf(
 		"addresses of this ENI are neither assigned nor given back: %s; tag it %s=%s", why, awsnode.NodeENITag, d.NodeENI)}, backOffMost)
 }
 
@@ -328,18 +329,18 @@ func (m *Manager) failed(s subject, err error, what string) {
 	advice := adviceOf(err)
 	switch kindOf(err) {
 	case awsnode.EC2Forbidden:
-		p.Reason, wait = "EC2Forbidden", backOffMost
+		p.Reason, wait = reason.EC2Forbidden, backOffMost
 	case awsnode.EC2Limit:
-		p.Reason, advice, wait = "ENIAddressLimit", "the instance type allows no more for an ENI; use --manage-addresses=prefixes, or fewer pods", backOffMost
+		p.Reason, advice, wait = reason.ENIAddressLimit, "the instance type allows no more for an ENI; use --manage-addresses=prefixes, or fewer pods", backOffMost
 	case awsnode.EC2SubnetFull:
-		p.Reason, advice, wait = "SubnetFull", "the subnet has no more, or no whole prefix; add a reservation, or use another subnet", backOffMost
+		p.Reason, advice, wait = reason.SubnetFull, "the subnet has no more, or no whole prefix; add a reservation, or use another subnet", backOffMost
 	case awsnode.EC2Unauthenticated:
 		if times >= 1 {
-			p.Reason = "EC2Unauthenticated"
+			p.Reason = reason.EC2Unauthenticated
 		}
 	case awsnode.EC2Throttled, awsnode.EC2Unknown, awsnode.EC2NotSent, awsnode.EC2Refused:
 		if times >= 1 {
-			p.Reason, advice = "EC2Failing", advice+"; tried again every 5 minutes at least"
+			p.Reason, advice = reason.EC2Failing, advice+"; tried again every 5 minutes at least"
 		}
 	}
 	p.Message = fmt.Sprintf("%s: %v; %s", what, err, advice)

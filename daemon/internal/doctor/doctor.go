@@ -203,7 +203,7 @@ func devicePlugin(ctx context.Context, o Options) []Finding {
 	report, err := o.DevicePlugin(ctx)
 	var all []Finding
 	for _, p := range report.Problems {
-		all = append(all, Finding{Level: Warn, Check: check, Detail: p.Reason, Remedy: p.Message})
+		all = append(all, Finding{Level: Warn, Check: check, Detail: string(p.Reason), Remedy: p.Message})
 	}
 	switch {
 	case errors.Is(err, reconcile.ErrNoDevicePlugin):

@@ -6,7 +6,9 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
 )
 
@@ -21,7 +23,10 @@ type Policy struct {
 // Obstacle is why a function cannot be bound now. Its Reason is one word for
 // machines. Its Message names the function and the way out, and stays the same
 // as long as the obstacle does.
-type Obstacle struct{ Reason, Message string }
+type Obstacle struct {
+	Reason  nodestate.Reason
+	Message string
+}
 
 // Check says what keeps fn from being bound to a userspace driver, nil if
 // nothing does. all are the machine's functions; bindable says whether another
@@ -33,7 +38,7 @@ type Obstacle struct{ Reason, Message string }
 // iommu_group_claim_dma_owner).
 func Check(fn sysfs.PCIFunction, driver string, all map[device.PCIAddress]sysfs.PCIFunction, bindable func(device.PCIAddress) bool, f Facts, p Policy) *Obstacle {
 	if !userspace(driver) {
-		return &Obstacle{"InvalidDPDKDriver", fmt.Sprintf("%q is not a userspace driver; give %s", driver, strings.Join(userspaceDrivers(), ", "))}
+		return &Obstacle{reason.InvalidDPDKDriver, fmt.Sprintf("%q is not a userspace driver; give %s", driver, strings.Join(userspaceDrivers(), ", "))}
 	}
 	if o := untouchable(fn); o != nil {
 		return o
@@ -64,17 +69,17 @@ func notLoaded(addr device.PCIAddress, driver string, f Facts, p Policy) *Obstac
 	if driver == "igb_uio" {
 		way += "; igb_uio is no part of Linux: build it from dpdk-kmods, or set spec.dpdkDriver to vfio-pci"
 	}
-	return &Obstacle{"DriverNotLoaded", fmt.Sprintf("%s cannot be bound to %s, which is not loaded; on the node run: modprobe %[2]s (and name it in /etc/modules-load.d)%s", addr, driver, way)}
+	return &Obstacle{reason.DriverNotLoaded, fmt.Sprintf("%s cannot be bound to %s, which is not loaded; on the node run: modprobe %[2]s (and name it in /etc/modules-load.d)%s", addr, driver, way)}
 }
 
 func withoutIOMMU(addr device.PCIAddress, f Facts, p Policy) *Obstacle {
 	const iommu = "use an instance type with an IOMMU (bare metal) and boot its kernel with intel_iommu=on or amd_iommu=on"
 	switch {
 	case !p.AllowUnsafeNoIOMMU:
-		return &Obstacle{"NoIOMMU", fmt.Sprintf("%s cannot be bound to vfio-pci, for it is behind no IOMMU; %s, "+
+		return &Obstacle{reason.NoIOMMU, fmt.Sprintf("%s cannot be bound to vfio-pci, for it is behind no IOMMU; %s, "+
 			"or accept that pods with DPDK can read and write all memory of the node, and run multi-enid with --allow-unsafe-noiommu", addr, iommu)}
 	case f.Loaded[vfioPCI] && f.NoIOMMU == NoIOMMUAbsent:
-		return &Obstacle{"NoIOMMU", fmt.Sprintf("%s cannot be bound to vfio-pci, for it is behind no IOMMU, and this kernel has no no-IOMMU mode (CONFIG_VFIO_NOIOMMU); "+
+		return &Obstacle{reason.NoIOMMU, fmt.Sprintf("%s cannot be bound to vfio-pci, for it is behind no IOMMU, and this kernel has no no-IOMMU mode (CONFIG_VFIO_NOIOMMU); "+
 			"boot one that has it, set spec.dpdkDriver to uio_pci_generic, or %s", addr, iommu)}
 	}
 	return nil
@@ -98,7 +103,7 @@ func sharedGroup(fn sysfs.PCIFunction, all map[device.PCIAddress]sysfs.PCIFuncti
 	if len(others) == 0 {
 		return nil
 	}
-	return &Obstacle{"IOMMUGroupShared", fmt.Sprintf("%s cannot be bound to vfio-pci, for its IOMMU group %d has functions with other drivers too: %s; "+
+	return &Obstacle{reason.IOMMUGroupShared, fmt.Sprintf("%s cannot be bound to vfio-pci, for its IOMMU group %d has functions with other drivers too: %s; "+
 		"give them NodeENIs with enableDPDK, unbind them, or use a device with a group of its own", fn.Address, fn.IOMMUGroup, strings.Join(others, ", "))}
 }
 

@@ -118,7 +118,7 @@ func TestCheck(t *testing.T) {
 			} else {
 				fmt.Fprintf(&messages, "%s\n  %s: %s\n", s.name, got.Reason, got.Message)
 			}
-			if got.Reason != s.reason {
+			if string(got.Reason) != s.reason {
 				t.Errorf("obstacle %+v, want %q", got, s.reason)
 			}
 		})

@@ -22,6 +22,7 @@ import (
 	"io"
 	"path/filepath"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
 )
@@ -119,13 +120,13 @@ const classNetwork = 0x02
 func untouchable(fn sysfs.PCIFunction) *Obstacle {
 	switch {
 	case fn.IsEFA():
-		return &Obstacle{"NotBindable", fmt.Sprintf("%s is an Elastic Fabric Adapter, whose driver is never changed", fn.Address)}
+		return &Obstacle{reason.NotBindable, fmt.Sprintf("%s is an Elastic Fabric Adapter, whose driver is never changed", fn.Address)}
 	case fn.Class>>16 != classNetwork:
-		return &Obstacle{"NotBindable", fmt.Sprintf("%s is no network device (class 0x%06x), so its driver is never changed", fn.Address, fn.Class)}
+		return &Obstacle{reason.NotBindable, fmt.Sprintf("%s is no network device (class 0x%06x), so its driver is never changed", fn.Address, fn.Class)}
 	case len(fn.VirtFns) > 0:
 		// A PF's driver disables its VFs when it is unbound (igb_remove in
 		// drivers/net/ethernet/intel/igb/igb_main.c and its like).
-		return &Obstacle{"PFInUse", fmt.Sprintf("%s has SR-IOV VFs, which a change of its driver would take away; free them and write 0 to its sriov_numvfs first", fn.Address)}
+		return &Obstacle{reason.PFInUse, fmt.Sprintf("%s has SR-IOV VFs, which a change of its driver would take away; free them and write 0 to its sriov_numvfs first", fn.Address)}
 	}
 	return nil
 }

@@ -55,7 +55,7 @@ func TestCheckRecorded(t *testing.T) {
 			if o == nil {
 				o = &Obstacle{}
 			}
-			if o.Reason != tt.reason {
+			if string(o.Reason) != tt.reason {
 				t.Errorf("Check finds %q (%s), want %q", o.Reason, o.Message, tt.reason)
 			}
 		})

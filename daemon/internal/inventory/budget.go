@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
@@ -53,7 +54,7 @@ func (j *joiner) fitRows() {
 	}
 	for _, name := range over(shares, absentBudget) {
 		j.rows = slices.DeleteFunc(j.rows, func(r row) bool { return r.NodeENI == name && j.absent(&r) })
-		j.noRoom("TooManyENIs", name, "the NodeENIs of this node mean more ENIs that it does not have than the inventory has room for, so this NodeENI's are left out; "+
+		j.noRoom(reason.TooManyENIs, name, "the NodeENIs of this node mean more ENIs that it does not have than the inventory has room for, so this NodeENI's are left out; "+
 			"correct its nodeSelector or its subnets")
 	}
 	clear(shares)
@@ -68,14 +69,14 @@ func (j *joiner) fitRows() {
 				j.rows[i].AllowedNamespaces = []string{""} // which no namespace is
 			}
 		}
-		j.noRoom("AllowedNamespacesTooLong", name, "the list of allowed namespaces stands in the row of each ENI, and is too long for the inventory, "+
+		j.noRoom(reason.AllowedNamespacesTooLong, name, "the list of allowed namespaces stands in the row of each ENI, and is too long for the inventory, "+
 			"which has room for %d octets of all such lists; until it is shorter, no namespace may use the devices of this NodeENI", namespaceBudget)
 	}
 }
 
 // noRoom is problem, but is never one too many.
-func (j *joiner) noRoom(reason, nodeENI, format string, args ...any) {
-	j.problems = append(j.problems, nodestate.Problem{Reason: reason, NodeENI: nodeENI, Message: fmt.Sprintf(format, args...)})
+func (j *joiner) noRoom(why nodestate.Reason, nodeENI, format string, args ...any) {
+	j.problems = append(j.problems, nodestate.Problem{Reason: why, NodeENI: nodeENI, Message: fmt.Sprintf(format, args...)})
 }
 
 // rowSize is the approximate size of a row in octets.
@@ -103,7 +104,7 @@ func (j *joiner) fitClaims(name string, d *declaration) {
 		return
 	}
 	d.claims, d.undecided = d.claims[:maxENIs], true
-	j.noRoom("TooManyENIs", name, "more than %d ENIs are meant for this node, which no instance can have; the first %[1]d count, shorten spec.subnetIDs or status.attachments", maxENIs)
+	j.noRoom(reason.TooManyENIs, name, "more than %d ENIs are meant for this node, which no instance can have; the first %[1]d count, shorten spec.subnetIDs or status.attachments", maxENIs)
 }
 
 // FitProblems sorts problems, and brings them within the budget. The argument is changed.
@@ -121,7 +122,7 @@ func FitProblems(all []nodestate.Problem) []nodestate.Problem {
 			_, found := slices.BinarySearch(hidden, p.NodeENI)
 			return found
 		})
-		all = append(all, nodestate.Problem{Reason: "MoreProblems", Message: fmt.Sprintf(
+		all = append(all, nodestate.Problem{Reason: reason.MoreProblems, Message: fmt.Sprintf(
 			"the problems of %d more NodeENIs are not shown; mend the shown ones, or remove NodeENIs", len(hidden))})
 	}
 	return SortProblems(all)
@@ -140,7 +141,7 @@ func (j *joiner) moreProblems() {
 	for _, name := range slices.Sorted(maps.Keys(j.said)) {
 		if n := j.said[name] - maxProblems; n > 0 {
 			j.problems = append(j.problems, nodestate.Problem{
-				Reason: "MoreProblems", NodeENI: name, Message: fmt.Sprintf("%d more problems of this NodeENI are not shown; mend the shown ones", n),
+				Reason: reason.MoreProblems, NodeENI: name, Message: fmt.Sprintf("%d more problems of this NodeENI are not shown; mend the shown ones", n),
 			})
 		}
 	}

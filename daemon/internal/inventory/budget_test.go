@@ -198,7 +198,7 @@ func TestProblemsFit(t *testing.T) {
 	size, seen := 0, map[string]bool{}
 	for _, p := range got {
 		size += len(p.Message)
-		seen[p.Reason] = true
+		seen[string(p.Reason)] = true
 	}
 	if size > problemBudget+1024 || !seen["X"] || !seen["Y"] || !seen["Z"] || !seen["MoreProblems"] {
 		t.Errorf("%d octets, %v", size, seen)

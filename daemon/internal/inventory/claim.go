@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
 	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
@@ -81,7 +82,7 @@ func (j *joiner) declare(o *v1alpha1.NodeENI) declaration {
 func (j *joiner) wants(o *v1alpha1.NodeENI) claim {
 	c := claim{nodeENI: o.Name, index: -1, mtu: o.Spec.MTU}
 	if c.mtu < 0 || c.mtu > maxMTU {
-		j.problem("InvalidMTU", o.Name, "", "spec.mtu %d is not an MTU; give 1 to %d octets, or leave it out to keep the link's own", c.mtu, maxMTU)
+		j.problem(reason.InvalidMTU, o.Name, "", "spec.mtu %d is not an MTU; give 1 to %d octets, or leave it out to keep the link's own", c.mtu, maxMTU)
 		c.mtu = 0
 	}
 	if o.Spec.Case() == v1alpha1.Case3DPDK {
@@ -91,14 +92,14 @@ func (j *joiner) wants(o *v1alpha1.NodeENI) claim {
 	if s := o.Spec.DPDKPCIAddress; s != "" {
 		pci, err := device.ParsePCIAddress(s)
 		if err != nil {
-			j.problem("InvalidPCIAddress", o.Name, "", "spec.dpdkPCIAddress %q is not a full PCI address; write it as domain:bus:device.function, such as 0000:00:07.0, or leave it out, since it is discovered", s)
+			j.problem(reason.InvalidPCIAddress, o.Name, "", "spec.dpdkPCIAddress %q is not a full PCI address; write it as domain:bus:device.function, such as 0000:00:07.0, or leave it out, since it is discovered", s)
 			c.faulty = true
 		}
 		c.stated, c.hint = pci, pci
 	}
 	name, err := o.Spec.ResourceName()
 	if err != nil {
-		j.problem("InvalidResourceName", o.Name, "", "%v; until it is mended the device is not advertised, since the device plugin would exit on it", err)
+		j.problem(reason.InvalidResourceName, o.Name, "", "%v; until it is mended the device is not advertised, since the device plugin would exit on it", err)
 	}
 	c.resource = name
 	c.allowed = j.allowedNamespaces(o)
@@ -116,7 +117,7 @@ const maxMTU = 9216
 // dpdkDriver returns "" for a driver that gives the device to no program.
 func (j *joiner) dpdkDriver(o *v1alpha1.NodeENI) string {
 	if !(sysfs.PCIFunction{Driver: o.Spec.DPDKDriver}).UserspaceDriver() {
-		j.problem("InvalidDPDKDriver", o.Name, "", "spec.dpdkDriver %q is not a userspace driver; give vfio-pci, uio_pci_generic or igb_uio", o.Spec.DPDKDriver)
+		j.problem(reason.InvalidDPDKDriver, o.Name, "", "spec.dpdkDriver %q is not a userspace driver; give vfio-pci, uio_pci_generic or igb_uio", o.Spec.DPDKDriver)
 		return ""
 	}
 	return o.Spec.DPDKDriver
@@ -128,7 +129,7 @@ func (j *joiner) dpdkDriver(o *v1alpha1.NodeENI) string {
 func (j *joiner) allowedNamespaces(o *v1alpha1.NodeENI) []string {
 	names, err := o.AllowedNamespaces()
 	if err != nil {
-		j.problem("InvalidAllowedNamespaces", o.Name, "", "%v", err)
+		j.problem(reason.InvalidAllowedNamespaces, o.Name, "", "%v", err)
 	}
 	if names != nil && len(names) == 0 {
 		return []string{""}
@@ -146,7 +147,7 @@ func (j *joiner) declareAttached(o *v1alpha1.NodeENI, base claim, d *declaration
 		field := "status.attachments[" + strconv.Itoa(i) + "]"
 		eni, err := device.ParseENIID(a.ENIID)
 		if err != nil {
-			j.problem("InvalidENIID", o.Name, "", "%s.eniID %q is not an ENI id; give eni- and 8 or 17 hexadecimal digits", field, a.ENIID)
+			j.problem(reason.InvalidENIID, o.Name, "", "%s.eniID %q is not an ENI id; give eni- and 8 or 17 hexadecimal digits", field, a.ENIID)
 			d.undecided = true
 			continue
 		}
@@ -167,24 +168,24 @@ func (j *joiner) declareAttached(o *v1alpha1.NodeENI, base claim, d *declaration
 		return
 	}
 	if j.Lookup == LookupNone {
-		j.problem("NotAttached", o.Name, "", "status.attachments has no entry with nodeID %q; the controller that attaches ENIs adds it, see its log if it does not, or correct --node-name", j.NodeName)
+		j.problem(reason.NotAttached, o.Name, "", "status.attachments has no entry with nodeID %q; the controller that attaches ENIs adds it, see its log if it does not, or correct --node-name", j.NodeName)
 		return
 	}
-	j.problem("NotAttached", o.Name, "", "status.attachments has no entry with nodeID %q; attach an ENI to this node, correct --node-name, or leave status out to have the ENI found by spec.deviceIndex and subnet", j.NodeName)
+	j.problem(reason.NotAttached, o.Name, "", "status.attachments has no entry with nodeID %q; attach an ENI to this node, correct --node-name, or leave status out to have the ENI found by spec.deviceIndex and subnet", j.NodeName)
 }
 
 // declareSubnets takes one ENI for each subnet, in the order in which the
 // public controller counts them: subnetID, then subnetIDs, then names.
 func (j *joiner) declareSubnets(o *v1alpha1.NodeENI, base claim, d *declaration) {
 	if o.Spec.DeviceIndex > maxDeviceIndex {
-		j.problem("InvalidDeviceIndex", o.Name, "", "spec.deviceIndex %d is not a device index; give 1 to %d, or leave it out for 1", o.Spec.DeviceIndex, maxDeviceIndex)
+		j.problem(reason.InvalidDeviceIndex, o.Name, "", "spec.deviceIndex %d is not a device index; give 1 to %d, or leave it out for 1", o.Spec.DeviceIndex, maxDeviceIndex)
 		d.undecided = true
 		return
 	}
 	for i, s := range subnets(&o.Spec) {
 		subnet, err := device.ParseSubnetID(s.value)
 		if err != nil {
-			j.problem("InvalidSubnetID", o.Name, "", "%s %q is not a subnet id; give subnet- and 8 or 17 hexadecimal digits", s.field, s.value)
+			j.problem(reason.InvalidSubnetID, o.Name, "", "%s %q is not a subnet id; give subnet- and 8 or 17 hexadecimal digits", s.field, s.value)
 			d.undecided = true
 			continue
 		}
@@ -195,10 +196,10 @@ func (j *joiner) declareSubnets(o *v1alpha1.NodeENI, base claim, d *declaration)
 	named := o.Spec.SubnetName != "" || len(o.Spec.SubnetNames) > 0
 	switch {
 	case named:
-		j.problem("SubnetNameUnknown", o.Name, "", "spec.subnetName and spec.subnetNames cannot be looked up without EC2; give spec.subnetID or spec.subnetIDs, or status.attachments")
+		j.problem(reason.SubnetNameUnknown, o.Name, "", "spec.subnetName and spec.subnetNames cannot be looked up without EC2; give spec.subnetID or spec.subnetIDs, or status.attachments")
 		d.undecided = true
 	case len(d.claims) == 0 && o.Spec.SubnetID == "" && len(o.Spec.SubnetIDs) == 0:
-		j.problem("NoSubnet", o.Name, "", "neither status.attachments nor a subnet says which ENI is meant; give spec.subnetID or spec.subnetIDs")
+		j.problem(reason.NoSubnet, o.Name, "", "neither status.attachments nor a subnet says which ENI is meant; give spec.subnetID or spec.subnetIDs")
 		d.undecided = true
 	}
 }
@@ -233,13 +234,13 @@ func remember(r *nodestate.CheckpointDevice, since time.Time) claim {
 
 // problem notes something for a person. Only stable values may go into its
 // message, since a changed message is a changed inventory.
-func (j *joiner) problem(reason, nodeENI, dev, format string, args ...any) {
+func (j *joiner) problem(why nodestate.Reason, nodeENI, dev, format string, args ...any) {
 	if nodeENI != "" {
 		if j.said[nodeENI]++; j.said[nodeENI] > maxProblems {
 			return
 		}
 	}
 	j.problems = append(j.problems, nodestate.Problem{
-		Reason: reason, NodeENI: nodeENI, Device: dev, Message: shorten(fmt.Sprintf(format, args...)),
+		Reason: why, NodeENI: nodeENI, Device: dev, Message: shorten(fmt.Sprintf(format, args...)),
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
@@ -26,7 +27,7 @@ func (j *joiner) phaseDriven(c *claim, p place, d nodestate.Device) nodestate.Ph
 		return nodestate.PhasePending
 	case !j.free(before, p.pci):
 		if j.held[p.pci] {
-			j.problem("DriverNotBound", c.nodeENI, c.eni.String(), "%s is bound to %q, wanted %s, and a pod has it; it is bound once that pod has ended", p.pci, p.fn.Driver, cmp.Or(c.driver, taken.Driver))
+			j.problem(reason.DriverNotBound, c.nodeENI, c.eni.String(), "%s is bound to %q, wanted %s, and a pod has it; it is bound once that pod has ended", p.pci, p.fn.Driver, cmp.Or(c.driver, taken.Driver))
 		}
 		return phase
 	case !j.InHand(p.pci) && p.state != seen:
@@ -74,13 +75,13 @@ func (j *joiner) free(before *nodestate.CheckpointDevice, pci device.PCIAddress)
 // take away.
 func (j *joiner) explainForeignDriver(c *claim, p place) {
 	if c.driver == "" {
-		j.problem("DriverMismatch", c.nodeENI, c.eni.String(), "%s is bound to %s by somebody else, but spec.enableDPDK is false; set it, or give the device back: driverctl unset-override %[1]s", p.pci, p.fn.Driver)
+		j.problem(reason.DriverMismatch, c.nodeENI, c.eni.String(), "%s is bound to %s by somebody else, but spec.enableDPDK is false; set it, or give the device back: driverctl unset-override %[1]s", p.pci, p.fn.Driver)
 		return
 	}
-	j.problem("DriverMismatch", c.nodeENI, c.eni.String(), "%s is bound to %s by somebody else, but spec.dpdkDriver is %s; change that, or give the device back: driverctl unset-override %[1]s", p.pci, p.fn.Driver, c.driver)
+	j.problem(reason.DriverMismatch, c.nodeENI, c.eni.String(), "%s is bound to %s by somebody else, but spec.dpdkDriver is %s; change that, or give the device back: driverctl unset-override %[1]s", p.pci, p.fn.Driver, c.driver)
 }
 
 func (j *joiner) explainNoInterface(c *claim, p place) {
 	j.missing = true
-	j.problem("NoInterface", c.nodeENI, c.eni.String(), "%s has no network interface in the host and no pod of ours has it; bring it back if it is in another netns, or attach the ENI anew", p.pci)
+	j.problem(reason.NoInterface, c.nodeENI, c.eni.String(), "%s has no network interface in the host and no pod of ours has it; bring it back if it is in another netns, or attach the ENI anew", p.pci)
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
@@ -76,7 +77,7 @@ func tagged(name string) string {
 // foreign reports an ENI at the claim's slot as somebody else's.
 func (j *joiner) foreign(c *claim, eni device.ENIID, why, remedy string) {
 	j.others[eni] = "the ENI seems to be somebody else's: " + why
-	j.problem("ForeignENI", c.nodeENI, eni.String(), "the ENI at device index %d in %s seems to be somebody else's: %s; %s", c.index, c.subnet, why, remedy)
+	j.problem(reason.ForeignENI, c.nodeENI, eni.String(), "the ENI at device index %d in %s seems to be somebody else's: %s; %s", c.index, c.subnet, why, remedy)
 }
 
 // lookIn has Join called again after a time, or sooner.

@@ -72,12 +72,12 @@ func TestProblemsNameTheWayOut(t *testing.T) {
 		"InvalidMTU":          {"spec.mtu", "-1", "leave it out"},
 	}
 	for _, p := range w.join().Problems {
-		for _, part := range want[p.Reason] {
+		for _, part := range want[string(p.Reason)] {
 			if !strings.Contains(p.Message, part) {
 				t.Errorf("%s: message %q lacks %q", p.Reason, p.Message, part)
 			}
 		}
-		delete(want, p.Reason)
+		delete(want, string(p.Reason))
 	}
 	if len(want) != 0 {
 		t.Errorf("no problem of %v", want)

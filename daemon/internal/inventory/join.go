@@ -227,7 +227,7 @@ func SortProblems(p []nodestate.Problem) []nodestate.Problem {
 	slices.SortFunc(p, func(a, b nodestate.Problem) int {
 		return cmp.Or(
 			strings.Compare(a.Device, b.Device), strings.Compare(a.NodeENI, b.NodeENI),
-			strings.Compare(a.Reason, b.Reason), strings.Compare(a.Message, b.Message))
+			cmp.Compare(a.Reason, b.Reason), strings.Compare(a.Message, b.Message))
 	})
 	return slices.Compact(p)
 }

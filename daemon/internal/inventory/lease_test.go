@@ -40,7 +40,7 @@ func TestLeasedAddressesStay(t *testing.T) {
 		}
 		got := ""
 		for _, p := range r.Problems {
-			got += p.Reason + ": " + p.Message
+			got += string(p.Reason) + ": " + p.Message
 		}
 		if (problem == "") != (got == "") || !strings.Contains(got, problem) {
 			t.Errorf("%s: problems %q, want %q", what, got, problem)

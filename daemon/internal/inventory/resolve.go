@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
@@ -27,12 +28,12 @@ func (j *joiner) resolve(c *claim) bool {
 		return true
 	}
 	if j.enis[c.eni].Primary {
-		j.problem("PrimaryENI", c.nodeENI, c.eni.String(), "this is the instance's primary ENI, which the daemon never touches; name another one")
+		j.problem(reason.PrimaryENI, c.nodeENI, c.eni.String(), "this is the instance's primary ENI, which the daemon never touches; name another one")
 		return false
 	}
 	if owner, taken := j.owner[c.eni]; taken {
 		if owner != c.nodeENI {
-			j.problem("ENIClaimedTwice", c.nodeENI, c.eni.String(), "NodeENI %s names this ENI already and goes first by name; change deviceIndex, subnet or status of one of the two", owner)
+			j.problem(reason.ENIClaimedTwice, c.nodeENI, c.eni.String(), "NodeENI %s names this ENI already and goes first by name; change deviceIndex, subnet or status of one of the two", owner)
 		}
 		return false
 	}
@@ -71,7 +72,7 @@ func (j *joiner) find(c *claim) device.ENIID {
 			}
 		}
 	}
-	j.problem("AmbiguousENI", c.nodeENI, "", "%s are all at device index %d in %s; name the one that is meant in status.attachments", list(best), c.index, c.subnet)
+	j.problem(reason.AmbiguousENI, c.nodeENI, "", "%s are all at device index %d in %s; name the one that is meant in status.attachments", list(best), c.index, c.subnet)
 	return ""
 }
 
@@ -126,7 +127,7 @@ func (j *joiner) explainMissing(c *claim) {
 	if len(there) == 0 {
 		there = []string{"no secondary ENI has either"}
 	}
-	j.problem("ENINotAttached", c.nodeENI, "", "no ENI is attached at device index %d in %s (%s); attach one, or correct spec.deviceIndex and the subnet", c.index, c.subnet, strings.Join(there, ", "))
+	j.problem(reason.ENINotAttached, c.nodeENI, "", "no ENI is attached at device index %d in %s (%s); attach one, or correct spec.deviceIndex and the subnet", c.index, c.subnet, strings.Join(there, ", "))
 }
 
 // indexSlots collects which ENIs may be meant by a slot. A row before counts

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/awsnode"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
@@ -46,7 +47,7 @@ func (j *joiner) choose(group []claim, places []place) {
 		open = open || !p.found()
 	}
 	if !matched && !open {
-		j.problem("PCIAddressMismatch", name, pci.String(), "spec.dpdkPCIAddress %s is none of this NodeENI's devices, which are at %s; give one of these, or leave it out", pci, addresses(places))
+		j.problem(reason.PCIAddressMismatch, name, pci.String(), "spec.dpdkPCIAddress %s is none of this NodeENI's devices, which are at %s; give one of these, or leave it out", pci, addresses(places))
 	}
 	for i := range group {
 		if !places[i].found() || places[i].pci != pci {
@@ -78,7 +79,7 @@ func (j *joiner) addRow(c *claim, p place) {
 		p = j.takeHint(c)
 	}
 	if p.state == gone {
-		j.problem("DeviceGone", c.nodeENI, c.eni.String(), "%s; attach the ENI, or remove the NodeENI", p.whyGone())
+		j.problem(reason.DeviceGone, c.nodeENI, c.eni.String(), "%s; attach the ENI, or remove the NodeENI", p.whyGone())
 		if before != nil && before.Phase != nodestate.PhasePending && !j.forgettable(before) {
 			j.drain(before, p.whyGone(), before.MissingSince)
 			return
@@ -86,12 +87,12 @@ func (j *joiner) addRow(c *claim, p place) {
 		p = place{state: gone}
 	}
 	if p.fn.IsEFA() {
-		j.problem("EFADevice", c.nodeENI, c.eni.String(), "PCI function %s is an Elastic Fabric Adapter, which the daemon never touches; name another ENI", p.pci)
+		j.problem(reason.EFADevice, c.nodeENI, c.eni.String(), "PCI function %s is an Elastic Fabric Adapter, which the daemon never touches; name another ENI", p.pci)
 		return
 	}
 	if p.pci != "" {
 		if other, taken := j.used[p.pci]; taken {
-			j.problem("PCIAddressShared", c.nodeENI, c.eni.String(), "PCI function %s is that of %s already; unplug and attach the ENI again to have it found anew", p.pci, other)
+			j.problem(reason.PCIAddressShared, c.nodeENI, c.eni.String(), "PCI function %s is that of %s already; unplug and attach the ENI again to have it found anew", p.pci, other)
 			p = place{state: nowhere}
 		} else {
 			j.used[p.pci] = c.eni
@@ -236,7 +237,7 @@ func (j *joiner) keepLeased(d *nodestate.Device, before *nodestate.CheckpointDev
 		}
 	}
 	if who != nil {
-		j.problem("LeasedAddressGone", d.NodeENI, d.ENIID.String(), "the ENI has no longer what these pods have leased, and the VPC delivers nothing to them: %s; assign it again, or delete the pods", strings.Join(who, ", "))
+		j.problem(reason.LeasedAddressGone, d.NodeENI, d.ENIID.String(), "the ENI has no longer what these pods have leased, and the VPC delivers nothing to them: %s; assign it again, or delete the pods", strings.Join(who, ", "))
 	}
 }
 
@@ -288,7 +289,7 @@ func (j *joiner) agrees(c *claim, p place) bool {
 	if c.at(p.pci) {
 		return true
 	}
-	j.problem("PCIAddressMismatch", c.nodeENI, c.eni.String(), "dpdkPCIAddress %s is not where the ENI is, which is %s; correct it, or leave it out", c.stated, p.pci)
+	j.problem(reason.PCIAddressMismatch, c.nodeENI, c.eni.String(), "dpdkPCIAddress %s is not where the ENI is, which is %s; correct it, or leave it out", c.stated, p.pci)
 	return false
 }
 
@@ -301,7 +302,7 @@ func (j *joiner) phaseKernel(c *claim, p place, before *nodestate.CheckpointDevi
 		return nodestate.PhasePending // the kernel has not bound it yet
 	case p.state == trusted && j.Attachments.Known && !j.held[p.pci]:
 		if l := j.linkAt[p.pci]; l != nil {
-			j.problem("MACChanged", c.nodeENI, c.eni.String(), "%s has MAC %s, but the ENI's is %s, and the VPC drops what others send; give it back: ip link set dev %[1]s address %[3]s", l.Name, l.MAC, j.mac(c.eni))
+			j.problem(reason.MACChanged, c.nodeENI, c.eni.String(), "%s has MAC %s, but the ENI's is %s, and the VPC drops what others send; give it back: ip link set dev %[1]s address %[3]s", l.Name, l.MAC, j.mac(c.eni))
 			return nodestate.PhasePending
 		}
 		j.explainNoInterface(c, p)
@@ -333,12 +334,12 @@ func (j *joiner) explainNowhere(c *claim, p place) {
 	switch {
 	case c.eni == "" || p.state != nowhere:
 	case p.twins:
-		j.problem("DuplicateMAC", c.nodeENI, c.eni.String(), "several PCI functions have a link with the ENI's MAC %s; only one may", mac)
+		j.problem(reason.DuplicateMAC, c.nodeENI, c.eni.String(), "several PCI functions have a link with the ENI's MAC %s; only one may", mac)
 	case mac == "" && j.ENIs.Known && !slices.ContainsFunc(j.ENIs.Value, func(e awsnode.ENI) bool { return e.ID == "" }):
-		j.problem("ENINotListed", c.nodeENI, c.eni.String(), "IMDS does not list this ENI, so that its MAC is not known; attach it to this instance, or correct status.attachments")
+		j.problem(reason.ENINotListed, c.nodeENI, c.eni.String(), "IMDS does not list this ENI, so that its MAC is not known; attach it to this instance, or correct status.attachments")
 	case mac != "" && c.driver != "":
-		j.problem("DeviceNotSeen", c.nodeENI, c.eni.String(), "no link of this host has the ENI's MAC %s; if it is bound to %s already, give its PCI address in spec.dpdkPCIAddress", mac, c.driver)
+		j.problem(reason.DeviceNotSeen, c.nodeENI, c.eni.String(), "no link of this host has the ENI's MAC %s; if it is bound to %s already, give its PCI address in spec.dpdkPCIAddress", mac, c.driver)
 	case mac != "":
-		j.problem("DeviceNotSeen", c.nodeENI, c.eni.String(), "no link of this host has the ENI's MAC %s; attach the ENI, or bring its link back if it is in another netns", mac)
+		j.problem(reason.DeviceNotSeen, c.nodeENI, c.eni.String(), "no link of this host has the ENI's MAC %s; attach the ENI, or bring its link back if it is in another netns", mac)
 	}
 }

@@ -279,7 +279,7 @@ func briefs(r Result) []brief {
 func reasons(r Result) []string {
 	var all []string
 	for _, p := range r.Problems {
-		all = append(all, p.Reason)
+		all = append(all, string(p.Reason))
 	}
 	slices.Sort(all)
 	return all

@@ -8,12 +8,10 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	kjson "sigs.k8s.io/json"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
 	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
-
-// reasonUnreadable is that of the Problem of an object which cannot be decoded.
-const reasonUnreadable = "NodeENIUnreadable"
 
 // declaration is what is known of one NodeENI. It is not changed once made.
 type declaration struct {
@@ -83,7 +81,7 @@ func (d *declaration) problem() nodestate.Problem {
 		until = "until then its devices on this node stay as they are"
 	}
 	return nodestate.Problem{
-		Reason: reasonUnreadable, NodeENI: d.object.Name,
+		Reason: reason.NodeENIUnreadable, NodeENI: d.object.Name,
 		Message: fmt.Sprintf("the object cannot be read (%s); correct or delete it, %s", d.fault, until),
 	}
 }

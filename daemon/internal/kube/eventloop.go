@@ -66,7 +66,7 @@ func (r *Reporter) sent(n *waitingNote, err error, spell *eventSpell) {
 	case !retriable(err) || apierrors.IsForbidden(err) && now.Sub(n.since) >= refusedLatest:
 		r.notes.done(n, false)
 		r.dropped++
-		spell.log.WithError(err).WithFields(logrus.Fields{"reason": n.reason, "about": n.about.Kind + " " + n.about.Name}).
+		spell.log.WithError(err).WithFields(logrus.Fields{"reason": string(n.reason), "about": n.about.Kind + " " + n.about.Name}).
 			Warn("the API server takes no such Event, it is given up")
 	default:
 		r.notes.failed(n, now)

@@ -5,32 +5,26 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
 	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// The reasons of Events that are not those of a Problem.
-const (
-	eventReady           = "DeviceReady"
-	eventRemoved         = "DeviceRemoved"
-	eventReleased        = "DeviceReleased"
-	eventRestarted       = "DevicePluginRestarted"
-	eventRestartFailed   = "DevicePluginRestartFailed"
-	eventPluginNotFound  = "DevicePluginNotFound"
-	reasonNotAttached    = "NotAttached"
-	reasonSourceUnread   = "NodeENIsUnreadable"
-	maxEventMessageBytes = 1024 // the API server refuses more
-)
+// maxEventMessageBytes is the longest message that the API server takes.
+const maxEventMessageBytes = 1024
 
 // note is an Event to be sent.
 type note struct {
-	about                 corev1.ObjectReference
-	kind, reason, message string
+	about   corev1.ObjectReference
+	kind    string
+	reason  nodestate.Reason
+	message string
 }
 
 // told is what was said about the node so far. It makes Events of what is new,
@@ -39,6 +33,8 @@ type note struct {
 type told struct {
 	devices  map[string]toldDevice
 	problems map[nodestate.Problem]bool
+	// waiting are problems whose Event is not due yet, and since when they last.
+	waiting map[nodestate.Problem]time.Time
 	// uids are those of NodeENIs, kept until their last device has gone.
 	uids map[string]string
 	// plugin is the last end of a restart that was told; "" for one without a
@@ -86,7 +82,7 @@ func tellFrom(s v1alpha1.ENINodeStateStatus) told {
 		t.devices[key] = known
 	}
 	for _, p := range s.Problems {
-		t.problems[nodestate.Problem(p)] = true
+		t.problems[nodestate.Problem{Reason: nodestate.Reason(p.Reason), NodeENI: p.NodeENI, Device: p.Device, Message: p.Message}] = true
 	}
 	for _, n := range s.NodeENIs {
 		t.uids[n.Name] = n.UID
@@ -117,7 +113,7 @@ func (t *told) tell(node NodeRef, v reconcile.View) []note {
 		t.uids[d.Name] = d.UID
 	}
 	notes := t.tellDevices(node, v)
-	notes = append(notes, t.tellProblems(node, v.Inventory.Problems)...)
+	notes = append(notes, t.tellProblems(node, v.Inventory.Problems, v.At)...)
 	if v.Did.Restart != nil {
 		notes = append(notes, t.tellRestart(node, *v.Did.Restart)...)
 	}
@@ -141,9 +137,9 @@ func (t *told) tellDevices(node NodeRef, v reconcile.View) []note {
 		about := t.nodeENI(d.NodeENI)
 		switch {
 		case d.Phase == nodestate.PhaseReady && before.phase != nodestate.PhaseReady:
-			notes = append(notes, note{about, corev1.EventTypeNormal, eventReady, fmt.Sprintf("%s (%s) is ready for pods on node %s", row.eni, row.pci, node.Name)})
+			notes = append(notes, note{about, corev1.EventTypeNormal, reason.DeviceReady, fmt.Sprintf("%s (%s) is ready for pods on node %s", row.eni, row.pci, node.Name)})
 		case d.Phase == nodestate.PhaseDraining && before.phase != nodestate.PhaseDraining:
-			notes = append(notes, note{about, corev1.EventTypeNormal, eventRemoved, fmt.Sprintf("%s drains on node %s%s; no new pod gets it, and it is released when no pod has it any more", row.name(), node.Name, row.why())})
+			notes = append(notes, note{about, corev1.EventTypeNormal, reason.DeviceRemoved, fmt.Sprintf("%s drains on node %s%s; no new pod gets it, and it is released when no pod has it any more", row.name(), node.Name, row.why())})
 		}
 		if d.Phase == nodestate.PhaseDraining {
 			notes = append(notes, row.tellHolders(before, v.Holders)...)
@@ -153,7 +149,7 @@ func (t *told) tellDevices(node NodeRef, v reconcile.View) []note {
 	for _, key := range slices.Sorted(maps.Keys(t.devices)) {
 		before := t.devices[key]
 		if _, there := now[key]; !there && before.eni != "" && before.phase != nodestate.PhasePending {
-			notes = append(notes, note{t.nodeENI(before.nodeENI), corev1.EventTypeNormal, eventReleased, fmt.Sprintf("%s was released by node %s", before.eni, node.Name)})
+			notes = append(notes, note{t.nodeENI(before.nodeENI), corev1.EventTypeNormal, reason.DeviceReleased, fmt.Sprintf("%s was released by node %s", before.eni, node.Name)})
 		}
 	}
 	t.devices = now
@@ -188,19 +184,28 @@ func (d *toldDevice) tellHolders(before toldDevice, holders []reconcile.Holder) 
 		}
 		namespace, name, _ := strings.Cut(h.Pod, "/")
 		notes = append(notes, note{
-			corev1.ObjectReference{APIVersion: "v1", Kind: "Pod", Namespace: namespace, Name: name, UID: types.UID(uid)}, corev1.EventTypeWarning, eventRemoved,
+			corev1.ObjectReference{APIVersion: "v1", Kind: "Pod", Namespace: namespace, Name: name, UID: types.UID(uid)}, corev1.EventTypeWarning, reason.DeviceRemoved,
 			fmt.Sprintf("%s of NodeENI %s drains%s. The pod keeps the device until it ends, but a container that restarts more than 5 minutes from now cannot get it again", d.name(), d.nodeENI, d.why()),
 		})
 	}
 	return notes
 }
 
-// tellProblems leaves NotAttached to the controller that attaches.
-func (t *told) tellProblems(node NodeRef, problems []nodestate.Problem) []note {
+// tellProblems makes an Event of each problem that has lasted for its reason.Delay. A
+// problem that an earlier daemon has written counts as told: an Event that is lost when
+// the daemon starts anew within the delay is better than one that each start repeats.
+func (t *told) tellProblems(node NodeRef, problems []nodestate.Problem, at time.Time) []note {
 	var notes []note
-	now := make(map[nodestate.Problem]bool, len(problems))
+	now, waiting := make(map[nodestate.Problem]bool, len(problems)), map[nodestate.Problem]time.Time{}
 	for _, p := range problems {
-		if !t.problems[p] && !now[p] && p.Reason != reasonNotAttached {
+		if now[p] {
+			continue
+		}
+		if !t.problems[p] {
+			if since := t.since(p, at); at.Sub(since) < reason.Delay(p.Reason) {
+				waiting[p] = since
+				continue
+			}
 			about, message := nodeObject(node), p.Message
 			if p.NodeENI != "" {
 				about, message = t.nodeENI(p.NodeENI), fmt.Sprintf("node %s: %s", node.Name, p.Message)
@@ -209,8 +214,16 @@ func (t *told) tellProblems(node NodeRef, problems []nodestate.Problem) []note {
 		}
 		now[p] = true
 	}
-	t.problems = now
+	t.problems, t.waiting = now, waiting
 	return notes
+}
+
+// since is when a problem was first seen; a clock that was set back begins anew.
+func (t *told) since(p nodestate.Problem, at time.Time) time.Time {
+	if since, ok := t.waiting[p]; ok && !since.After(at) {
+		return since
+	}
+	return at
 }
 
 func (t *told) tellRestart(node NodeRef, done reconcile.RestartDone) []note {
@@ -225,13 +238,13 @@ func (t *told) tellRestart(node NodeRef, done reconcile.RestartDone) []note {
 	n := note{about: nodeObject(node), kind: corev1.EventTypeWarning}
 	switch {
 	case done.Result == reconcile.RestartNoneFound:
-		n.reason, n.message = eventPluginNotFound, "no SR-IOV device plugin pod on this node serves the devices; one that comes reads the config as it is then"
+		n.reason, n.message = reason.DevicePluginNotFound, "no SR-IOV device plugin pod on this node serves the devices; one that comes reads the config as it is then"
 	case done.Result == reconcile.RestartFailed:
-		n.reason, n.message = eventRestartFailed, fmt.Sprintf("the SR-IOV device plugin does not serve its new config, trying again: %v", done.Err)
+		n.reason, n.message = reason.DevicePluginRestartFailed, fmt.Sprintf("the SR-IOV device plugin does not serve its new config, trying again: %v", done.Err)
 	case len(done.Report.Deleted) == 0:
 		return nil // it had read the config already
 	default:
-		n.kind, n.reason = corev1.EventTypeNormal, eventRestarted
+		n.kind, n.reason = corev1.EventTypeNormal, reason.DevicePluginRestarted
 		n.message = "the SR-IOV device plugin was restarted and serves its new config; deleted " + some(done.Report.Deleted)
 	}
 	return []note{n}

@@ -56,7 +56,7 @@ func (s *eventSender) prepare(n note) func(context.Context) error {
 		ObjectMeta: metav1.ObjectMeta{
 			Name: fmt.Sprintf("%s.%x", name, now.UnixNano()+s.sent), Namespace: cmp.Or(n.about.Namespace, metav1.NamespaceDefault),
 		},
-		InvolvedObject: n.about, Type: n.kind, Reason: n.reason, Message: n.message,
+		InvolvedObject: n.about, Type: n.kind, Reason: string(n.reason), Message: n.message,
 		Source:              corev1.EventSource{Component: fieldManager, Host: s.nodeName},
 		ReportingController: fieldManager, ReportingInstance: s.nodeName,
 		FirstTimestamp: now, LastTimestamp: now, Count: 1,

@@ -8,34 +8,23 @@ import (
 
 	"github.com/sirupsen/logrus"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
 // APIState says whether the NodeENIs and the own Node are being followed.
 type APIState struct {
 	// Reachable: both are. False also before the first answers, with no Reason.
 	Reachable bool
-	// Reason is why not: one of the Reasons below.
-	Reason string
+	// Reason is why not: Unreachable, Unauthorized, Forbidden, NoCRD or NoNode.
+	Reason nodestate.Reason
 	// Since is when this state began; zero before the first answers.
 	Since time.Time
 	// LastSync is when the NodeENIs were last read as a whole, since when every
 	// change was followed while Reachable; zero for never.
 	LastSync time.Time
 }
-
-// Why the API server is not followed.
-const (
-	// ReasonUnreachable: no answer, or none that can be used.
-	ReasonUnreachable = "Unreachable"
-	// ReasonUnauthorized: the credentials are not accepted (401).
-	ReasonUnauthorized = "Unauthorized"
-	// ReasonForbidden: the service account lacks a permission (403).
-	ReasonForbidden = "Forbidden"
-	// ReasonNoCRD: the API server does not know NodeENIs (404).
-	ReasonNoCRD = "NoCRD"
-	// ReasonNoNode: the API server has no Node of this node's name.
-	ReasonNoNode = "NoNode"
-)
 
 var (
 	errNotRead = errors.New("not read yet")
@@ -56,7 +45,7 @@ const (
 
 // fault is why a part cannot be followed; the zero value, that it is.
 type fault struct {
-	reason string
+	reason nodestate.Reason
 	err    error
 }
 
@@ -69,15 +58,15 @@ func classify(p part, err error) (fault, bool) {
 	case errors.Is(err, errNoNews), apierrors.IsResourceExpired(err), apierrors.IsGone(err):
 		return fault{}, false
 	case errors.Is(err, errNoNode):
-		return fault{ReasonNoNode, err}, true
+		return fault{reason.NoNode, err}, true
 	case apierrors.IsUnauthorized(err):
-		return fault{ReasonUnauthorized, err}, true
+		return fault{reason.Unauthorized, err}, true
 	case apierrors.IsForbidden(err):
-		return fault{ReasonForbidden, err}, true
+		return fault{reason.Forbidden, err}, true
 	case apierrors.IsNotFound(err) && p == partNodeENIs:
-		return fault{ReasonNoCRD, err}, true
+		return fault{reason.NoCRD, err}, true
 	default:
-		return fault{ReasonUnreachable, err}, true
+		return fault{reason.Unreachable, err}, true
 	}
 }
 
@@ -140,10 +129,10 @@ func (h *health) note(p part, f fault) bool {
 // answered.
 func (h *health) worst() (worst fault, all bool) {
 	all = true
-	for _, reason := range []string{ReasonUnreachable, ReasonUnauthorized, ReasonForbidden, ReasonNoCRD, ReasonNoNode} {
+	for _, why := range []nodestate.Reason{reason.Unreachable, reason.Unauthorized, reason.Forbidden, reason.NoCRD, reason.NoNode} {
 		for p := range parts {
 			all = all && h.known[p]
-			if worst.reason == "" && h.faults[p].reason == reason {
+			if worst.reason == "" && h.faults[p].reason == why {
 				worst = h.faults[p]
 			}
 		}
@@ -206,20 +195,20 @@ func (h *health) say() time.Duration {
 		h.log.WithField("after", lasted.Round(time.Second)).Info("API server is followed again")
 		return 0
 	}
-	h.log.WithFields(logrus.Fields{"reason": h.state.Reason, "remedy": remedy(h.state.Reason)}).WithError(h.cause).
+	h.log.WithFields(logrus.Fields{"reason": string(h.state.Reason), "remedy": remedy(h.state.Reason)}).WithError(h.cause).
 		Warn("API server cannot be followed, what it said last still holds")
 	return 0
 }
 
-func remedy(reason string) string {
-	switch reason {
-	case ReasonUnauthorized:
+func remedy(why nodestate.Reason) string {
+	switch why {
+	case reason.Unauthorized:
 		return "check the service account's token or the kubeconfig"
-	case ReasonForbidden:
+	case reason.Forbidden:
 		return "grant the service account what deploy/rbac.yaml has"
-	case ReasonNoCRD:
+	case reason.NoCRD:
 		return "install the CustomResourceDefinition in deploy/crd"
-	case ReasonNoNode:
+	case reason.NoNode:
 		return "correct --node-name, or wait for the kubelet to register this node"
 	default:
 		return "none is needed if the API server comes back"
@@ -239,22 +228,22 @@ const otherTime = 45 * time.Second
 // goes is said once, and is over when it has stayed away for settleTime.
 type herald struct {
 	// is is the reason of the trouble since the time since; "" for none.
-	is    string
+	is    nodestate.Reason
 	since time.Time
 	// said is what was said last; "" also for nothing yet.
-	said string
+	said nodestate.Reason
 	// trouble is when the present spell of trouble began.
 	trouble time.Time
 }
 
-func (h *herald) observe(now time.Time, reason string) {
-	if reason == h.is {
+func (h *herald) observe(now time.Time, why nodestate.Reason) {
+	if why == h.is {
 		return
 	}
 	if h.is == "" && (h.trouble.IsZero() || now.Sub(h.since) >= settleTime) {
 		h.trouble = now
 	}
-	h.is, h.since = reason, now
+	h.is, h.since = why, now
 }
 
 // due says whether the state is to be said now, or after how long to ask again;

@@ -32,20 +32,20 @@ func TestClassify(t *testing.T) {
 		says bool
 	}{
 		{partNodeENIs, nil, "", true},
-		{partNodeENIs, errors.New("dial tcp: connection refused"), ReasonUnreachable, true},
-		{partNodeENIs, errNoAnswer, ReasonUnreachable, true},
-		{partNodeENIs, errMalformed, ReasonUnreachable, true},
-		{partNodeENIs, answer(http.StatusTooManyRequests), ReasonUnreachable, true},
-		{partNodeENIs, answer(http.StatusUnauthorized), ReasonUnauthorized, true},
-		{partNodeENIs, answer(http.StatusForbidden), ReasonForbidden, true},
-		{partNodeENIs, answer(http.StatusNotFound), ReasonNoCRD, true},
-		{partNodes, answer(http.StatusNotFound), ReasonUnreachable, true},
-		{partOwnNode, errNoNode, ReasonNoNode, true},
+		{partNodeENIs, errors.New("dial tcp: connection refused"), "Unreachable", true},
+		{partNodeENIs, errNoAnswer, "Unreachable", true},
+		{partNodeENIs, errMalformed, "Unreachable", true},
+		{partNodeENIs, answer(http.StatusTooManyRequests), "Unreachable", true},
+		{partNodeENIs, answer(http.StatusUnauthorized), "Unauthorized", true},
+		{partNodeENIs, answer(http.StatusForbidden), "Forbidden", true},
+		{partNodeENIs, answer(http.StatusNotFound), "NoCRD", true},
+		{partNodes, answer(http.StatusNotFound), "Unreachable", true},
+		{partOwnNode, errNoNode, "NoNode", true},
 		{partNodeENIs, answer(http.StatusGone), "", false},
 		{partNodeENIs, watchError(answer(http.StatusUnprocessableEntity), true), "", false},
-		{partNodeENIs, watchError(answer(http.StatusUnprocessableEntity), false), ReasonUnreachable, true},
+		{partNodeENIs, watchError(answer(http.StatusUnprocessableEntity), false), "Unreachable", true},
 	} {
-		if f, says := classify(tc.part, tc.err); f.reason != tc.want || says != tc.says {
+		if f, says := classify(tc.part, tc.err); string(f.reason) != tc.want || says != tc.says {
 			t.Errorf("part %d, %v: %q, %t; want %q, %t", tc.part, tc.err, f.reason, says, tc.want, tc.says)
 		}
 	}

@@ -16,6 +16,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
@@ -114,7 +115,7 @@ func (e *OtherInstanceError) Error() string {
 
 // Problem is for a person.
 func (e *OtherInstanceError) Problem() nodestate.Problem {
-	return nodestate.Problem{Reason: "OtherInstance", Message: e.Error() + "; nothing counts as removed meanwhile"}
+	return nodestate.Problem{Reason: reason.OtherInstance, Message: e.Error() + "; nothing counts as removed meanwhile"}
 }
 
 // exists says whether there is such a Node.

@@ -35,7 +35,7 @@ func nodeState(v reconcile.View, before v1alpha1.ENINodeStateStatus) v1alpha1.EN
 		out.NodeENIs = append(out.NodeENIs, v1alpha1.ObservedNodeENI{Name: d.Name, UID: d.UID, ObservedGeneration: d.Generation})
 	}
 	for _, p := range v.Inventory.Problems {
-		out.Problems = append(out.Problems, v1alpha1.ProblemState(p))
+		out.Problems = append(out.Problems, v1alpha1.ProblemState{Reason: string(p.Reason), NodeENI: p.NodeENI, Device: p.Device, Message: p.Message})
 	}
 	held := holdersOf(v)
 	ready := 0

@@ -18,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
@@ -141,7 +142,7 @@ func (d *DevicePlugin) search(ctx context.Context) ([]corev1.Pod, reconcile.Plug
 	}
 	if len(denied) > 0 {
 		report.Problems = append(report.Problems, nodestate.Problem{
-			Reason: "NamespacesNotSearchable",
+			Reason: reason.NamespacesNotSearchable,
 			Message: fmt.Sprintf("no device plugin was found on this node, and these namespaces may not be searched for it: %s; if it is in one of them, apply deploy/rbac.yaml, or a Role in that namespace as in deploy/components/namespaced-pods, else name by --dp-namespaces only those that you use",
 				strings.Join(denied, ", ")),
 		})
@@ -193,12 +194,12 @@ func podProblems(pods []corev1.Pod, config string) []nodestate.Problem {
 		found = append(found, prefixProblem(p, name, config)...)
 		if len(readers(p, config)) == 0 {
 			found = append(found, nodestate.Problem{
-				Reason: "DevicePluginConfigElsewhere", Device: name,
+				Reason: reason.DevicePluginConfigElsewhere, Device: name,
 				Message: fmt.Sprintf("device plugin %s does not mount the folder of %s from the host, so it does not read this config and restarting it is useless; mount that folder instead of a ConfigMap", name, config),
 			})
 		} else if owner == nil {
 			found = append(found, nodestate.Problem{
-				Reason: "DevicePluginUnowned", Device: name,
+				Reason: reason.DevicePluginUnowned, Device: name,
 				Message: fmt.Sprintf("device plugin pod %s has no DaemonSet that would replace it, so it is not restarted; run it as a DaemonSet, or restart it by hand after each change of its config", name),
 			})
 		}

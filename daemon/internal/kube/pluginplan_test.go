@@ -195,7 +195,7 @@ func TestPodProblems(t *testing.T) {
 	}
 	var got []string
 	for _, p := range podProblems(pods, configFile) {
-		got = append(got, p.Reason+" "+p.Device)
+		got = append(got, string(p.Reason)+" "+p.Device)
 	}
 	want := []string{"DevicePluginUnowned kube-system/bare", "DevicePluginConfigElsewhere kube-system/dp"}
 	if diff := cmp.Diff(want, got); diff != "" {

@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/pcidp"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
@@ -85,7 +86,7 @@ func prefixProblem(p *corev1.Pod, name, config string) []nodestate.Problem {
 		return nil
 	}
 	return []nodestate.Problem{{
-		Reason: "DevicePluginPrefixUnknown", Device: name,
+		Reason: reason.DevicePluginPrefixUnknown, Device: name,
 		Message: fmt.Sprintf("device plugin %s is started with --%s, but %v; entries of %s without a resourcePrefix are read with the prefix that was known last, or with %s; write the value plainly into the container's args, or give each entry a resourcePrefix",
 			name, prefixFlag, errNoPrefix, config, pcidp.DefaultPrefix),
 	}}

@@ -9,6 +9,7 @@ import (
 	"github.com/sirupsen/logrus"
 	objectmeta "k8s.io/client-go/metadata"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
 	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
@@ -99,7 +100,7 @@ func unsettled(v reconcile.View) bool {
 
 // sourceUnread says that the NodeENIs of the node are not known.
 func sourceUnread(v reconcile.View) bool {
-	return slices.ContainsFunc(v.Inventory.Problems, func(p nodestate.Problem) bool { return p.Reason == reasonSourceUnread })
+	return slices.ContainsFunc(v.Inventory.Problems, func(p nodestate.Problem) bool { return p.Reason == reason.NodeENIsUnreadable })
 }
 
 // Dropped is how many Events were given up.

@@ -338,7 +338,7 @@ func TestTell(t *testing.T) {
 		t.Helper()
 		got := []string{}
 		for _, n := range told.tell(reportNode, v) {
-			got = append(got, n.kind+" "+n.about.Kind+" "+n.about.Name+" "+string(n.about.UID)+" "+n.reason)
+			got = append(got, n.kind+" "+n.about.Kind+" "+n.about.Name+" "+string(n.about.UID)+" "+string(n.reason))
 		}
 		if diff := cmp.Diff(append([]string{}, want...), got); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", when, diff)

@@ -69,7 +69,7 @@ func (r *running) says() string {
 		out += " and more"
 	}
 	for _, p := range snap.Problems {
-		out += " " + p.Reason + "=" + p.NodeENI
+		out += " " + string(p.Reason) + "=" + p.NodeENI
 	}
 	return out
 }
@@ -93,7 +93,7 @@ func (r *running) untilSays(want string) {
 
 func (r *running) untilReason(want string) {
 	r.t.Helper()
-	r.until("reason "+want, func() bool { return r.API().Reason == want && r.API().Reachable == (want == "") })
+	r.until("reason "+want, func() bool { return string(r.API().Reason) == want && r.API().Reachable == (want == "") })
 }
 
 // eachKind runs a test against servers that can send initial events, and that
@@ -136,7 +136,7 @@ func TestSourceFollows(t *testing.T) {
 		r.until("the new allocatable", func() bool { return r.nodeHas.Load() == 1 })
 		s.remove(pathNodes, "node-a")
 		r.untilSays("unknown")
-		r.untilReason(ReasonNoNode)
+		r.untilReason("NoNode")
 		if _, ok := r.Node(); ok {
 			t.Error("a Node that is gone is still there")
 		}
@@ -153,7 +153,7 @@ func TestSourceFollows(t *testing.T) {
 
 func TestSourceNeverTakesAFaultForARemoval(t *testing.T) {
 	for code, reason := range map[int]string{
-		401: ReasonUnauthorized, 403: ReasonForbidden, 404: ReasonNoCRD, 500: ReasonUnreachable, 503: ReasonUnreachable,
+		401: "Unauthorized", 403: "Forbidden", 404: "NoCRD", 500: "Unreachable", 503: "Unreachable",
 	} {
 		t.Run(fmt.Sprint(code), func(t *testing.T) {
 			eachKind(t, func(t *testing.T, s *apiServer) {
@@ -190,7 +190,7 @@ func TestSourceNeverTakesAFaultForARemoval(t *testing.T) {
 }
 
 func TestSourceTellsTheNodesFaults(t *testing.T) {
-	for code, reason := range map[int]string{401: ReasonUnauthorized, 403: ReasonForbidden, 404: ReasonUnreachable, 503: ReasonUnreachable} {
+	for code, reason := range map[int]string{401: "Unauthorized", 403: "Forbidden", 404: "Unreachable", 503: "Unreachable"} {
 		eachKind(t, func(t *testing.T, s *apiServer) {
 			s.put(pathNodes, "node-a", nodeX)
 			s.put(pathNodeENIs, "a", ngX)
@@ -385,7 +385,7 @@ func TestListSaysWhy(t *testing.T) {
 	s := newAPIServer(t, true)
 	s.put(pathNodeENIs, "a", anyNode)
 	r := run(t, s)
-	r.untilReason(ReasonNoNode)
+	r.untilReason("NoNode")
 	_, err := r.List()
 	r.until("the NodeENIs", func() bool {
 		_, err = r.List()

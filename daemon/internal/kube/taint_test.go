@@ -120,7 +120,7 @@ func TestStartupTaint(t *testing.T) {
 	unattached.Declared = append(unattached.Declared, reconcile.Declared{Name: "b"})
 	st.Observe(unattached)
 	early := reconcile.View{}
-	early.Inventory.Problems = []nodestate.Problem{{Reason: reasonSourceUnread}}
+	early.Inventory.Problems = []nodestate.Problem{{Reason: "NodeENIsUnreadable"}}
 	st.Observe(early)
 	select {
 	case <-ended:

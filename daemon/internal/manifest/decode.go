@@ -14,6 +14,7 @@ import (
 	kjson "sigs.k8s.io/json"
 	"sigs.k8s.io/yaml"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
 	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
@@ -97,7 +98,7 @@ func (d *decoder) object(where string, data []byte, mayList bool) {
 			where, meta.APIVersion, meta.Kind, v1alpha1.APIVersion, v1alpha1.Kind))
 	default:
 		d.out.problems = append(d.out.problems, nodestate.Problem{
-			Reason: ReasonOtherKind, Device: d.path,
+			Reason: reason.OtherKind, Device: d.path,
 			Message: fmt.Sprintf("file %q: %s has apiVersion %q and kind %q, which is left alone; only %s is read here, move it elsewhere",
 				d.path, where, meta.APIVersion, meta.Kind, v1alpha1.Kind),
 		})
@@ -161,7 +162,7 @@ func (d *decoder) notUnderstood(data []byte, err error) {
 	}
 	d.out.unread = append(d.out.unread, o.Metadata.Name)
 	d.out.problems = append(d.out.problems, nodestate.Problem{
-		Reason: ReasonNotUnderstood, NodeENI: o.Metadata.Name, Device: d.path,
+		Reason: reason.NodeENIUnreadable, NodeENI: o.Metadata.Name, Device: d.path,
 		Message: fmt.Sprintf("file %q: %v; correct it, until then the devices of this NodeENI stay as they are", d.path, err),
 	})
 }
@@ -169,7 +170,7 @@ func (d *decoder) notUnderstood(data []byte, err error) {
 // doubt reports what the API server would warn of and drop.
 func (d *decoder) doubt(nodeENI, where string, err error) {
 	d.out.problems = append(d.out.problems, nodestate.Problem{
-		Reason: ReasonUnknownField, NodeENI: nodeENI, Device: d.path,
+		Reason: reason.UnknownField, NodeENI: nodeENI, Device: d.path,
 		Message: fmt.Sprintf("file %q: %s: %v; the API server would drop it, correct or remove it", d.path, where, err),
 	})
 }

@@ -31,7 +31,7 @@ func FuzzManifest(f *testing.F) {
 			if p.Device != path || !strings.Contains(p.Message, path) {
 				t.Errorf("problem does not name the file: %+v", p)
 			}
-			if p.Reason == ReasonUnreadable {
+			if p.Reason == "UnreadableManifest" {
 				unreadable++
 			}
 		}

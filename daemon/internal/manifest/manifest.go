@@ -21,6 +21,7 @@ import (
 	"syscall"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
 	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
@@ -32,22 +33,6 @@ const (
 	// maxReads bounds how often a folder that changes while it is read is read
 	// again at once.
 	maxReads = 3
-)
-
-// Reasons of the Problems that List reports. The Device of each is the file.
-const (
-	// ReasonUnreadable: the file, or a document in it, cannot be understood (yet).
-	ReasonUnreadable = "UnreadableManifest"
-	// ReasonNotUnderstood: a NodeENI has a value or a version that cannot be understood.
-	ReasonNotUnderstood = "NodeENIUnreadable"
-	// ReasonChanging: the folder changed each time while it was read.
-	ReasonChanging = "ManifestsChanging"
-	// ReasonOtherKind: a document declares something else than NodeENIs.
-	ReasonOtherKind = "OtherKind"
-	// ReasonUnknownField: a field has no meaning, is given twice or is misspelt.
-	ReasonUnknownField = "UnknownField"
-	// ReasonDuplicate: another file declares an object of the same name.
-	ReasonDuplicate = "DuplicateNodeENI"
 )
 
 // Source is a folder of NodeENI manifests. It is safe for concurrent use.
@@ -96,7 +81,7 @@ func (s *Source) List() (inventory.Snapshot, error) {
 	// An object that moved from one file to another meanwhile is in neither.
 	snap.Complete = false
 	snap.Problems = append(snap.Problems, nodestate.Problem{
-		Reason: ReasonChanging, Device: s.dir,
+		Reason: reason.ManifestsChanging, Device: s.dir,
 		Message: fmt.Sprintf("folder %q changes all the time, so no NodeENI counts as removed; stop writing to it", s.dir),
 	})
 	return snap, nil
@@ -138,7 +123,7 @@ func add(s *inventory.Snapshot, path string, d decoded, owner map[string]string)
 	for _, o := range d.objects {
 		if first, ok := owner[o.Name]; ok {
 			s.Problems = append(s.Problems, nodestate.Problem{
-				Reason: ReasonDuplicate, NodeENI: o.Name, Device: path,
+				Reason: reason.DuplicateNodeENI, NodeENI: o.Name, Device: path,
 				Message: fmt.Sprintf("file %q declares NodeENI %q again, which file %q declares; the first counts, give one of them another name", path, o.Name, first),
 			})
 			continue
@@ -235,7 +220,7 @@ func withoutPath(err error) error {
 
 func unreadable(path string, err error) nodestate.Problem {
 	return nodestate.Problem{
-		Reason: ReasonUnreadable, Device: path,
+		Reason: reason.UnreadableManifest, Device: path,
 		Message: fmt.Sprintf("file %q: %v; until it is mended or removed, no NodeENI of this folder counts as removed", path, err),
 	}
 }

@@ -50,7 +50,7 @@ func names(s inventory.Snapshot) string {
 func reasons(s inventory.Snapshot) string {
 	var out []string
 	for _, p := range s.Problems {
-		out = append(out, p.Reason+" "+filepath.Base(p.Device))
+		out = append(out, string(p.Reason)+" "+filepath.Base(p.Device))
 	}
 	return strings.Join(out, "\n")
 }
@@ -205,11 +205,11 @@ func TestProblemMessages(t *testing.T) {
 	write(t, dir, "5.yaml", nodeENI("b")+"  deviceIndex: two\n")
 	f := func(name string) string { return filepath.Join(dir, name) }
 	want := []nodestate.Problem{
-		{Reason: ReasonUnknownField, NodeENI: "a", Device: f("1.yaml"), Message: fmt.Sprintf(`file %q: document 1: unknown field "spec.mtuu"; the API server would drop it, correct or remove it`, f("1.yaml"))},
-		{Reason: ReasonDuplicate, NodeENI: "a", Device: f("2.yaml"), Message: fmt.Sprintf(`file %q declares NodeENI "a" again, which file %q declares; the first counts, give one of them another name`, f("2.yaml"), f("1.yaml"))},
-		{Reason: ReasonOtherKind, Device: f("3.yaml"), Message: fmt.Sprintf(`file %q: document 1 has apiVersion "v1" and kind "Pod", which is left alone; only NodeENI is read here, move it elsewhere`, f("3.yaml"))},
-		{Reason: ReasonUnreadable, Device: f("4.yaml"), Message: fmt.Sprintf(`file %q: declares nothing; an editor may be about to write it; until it is mended or removed, no NodeENI of this folder counts as removed`, f("4.yaml"))},
-		{Reason: ReasonNotUnderstood, NodeENI: "b", Device: f("5.yaml"), Message: fmt.Sprintf(`file %q: read document 1: json: cannot unmarshal string into Go struct field NodeENISpec.spec.deviceIndex of type int; correct it, until then the devices of this NodeENI stay as they are`, f("5.yaml"))},
+		{Reason: "UnknownField", NodeENI: "a", Device: f("1.yaml"), Message: fmt.Sprintf(`file %q: document 1: unknown field "spec.mtuu"; the API server would drop it, correct or remove it`, f("1.yaml"))},
+		{Reason: "DuplicateNodeENI", NodeENI: "a", Device: f("2.yaml"), Message: fmt.Sprintf(`file %q declares NodeENI "a" again, which file %q declares; the first counts, give one of them another name`, f("2.yaml"), f("1.yaml"))},
+		{Reason: "OtherKind", Device: f("3.yaml"), Message: fmt.Sprintf(`file %q: document 1 has apiVersion "v1" and kind "Pod", which is left alone; only NodeENI is read here, move it elsewhere`, f("3.yaml"))},
+		{Reason: "UnreadableManifest", Device: f("4.yaml"), Message: fmt.Sprintf(`file %q: declares nothing; an editor may be about to write it; until it is mended or removed, no NodeENI of this folder counts as removed`, f("4.yaml"))},
+		{Reason: "NodeENIUnreadable", NodeENI: "b", Device: f("5.yaml"), Message: fmt.Sprintf(`file %q: read document 1: json: cannot unmarshal string into Go struct field NodeENISpec.spec.deviceIndex of type int; correct it, until then the devices of this NodeENI stay as they are`, f("5.yaml"))},
 	}
 	if diff := cmp.Diff(want, list(t, New(dir)).Problems); diff != "" {
 		t.Errorf("problems (-want +got):\n%s", diff)
@@ -338,7 +338,7 @@ func TestFolderChangesWhileRead(t *testing.T) {
 	}{
 		{changes: 1, complete: true},
 		{changes: maxReads - 1, complete: true},
-		{changes: maxReads, problems: ReasonChanging},
+		{changes: maxReads, problems: "ManifestsChanging"},
 	}
 	for _, tt := range tests {
 		t.Run(fmt.Sprint(tt.changes), func(t *testing.T) {
@@ -357,7 +357,7 @@ func TestFolderChangesWhileRead(t *testing.T) {
 			snap := list(t, s)
 			var got []string
 			for _, p := range snap.Problems {
-				got = append(got, p.Reason)
+				got = append(got, string(p.Reason))
 			}
 			if names(snap) != "a z" || snap.Complete != tt.complete || strings.Join(got, " ") != tt.problems {
 				t.Errorf("List = %+v, want a and z, Complete %v, problems %q", snap, tt.complete, tt.problems)

@@ -21,7 +21,7 @@ func reported(t *testing.T, aids *reconcile.Aids, want ...string) []nodestate.Pr
 		problems := aids.Problems()
 		var got []string
 		for _, p := range problems {
-			got = append(got, p.Reason)
+			got = append(got, string(p.Reason))
 		}
 		if slices.Equal(got, want) {
 			return problems

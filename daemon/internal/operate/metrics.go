@@ -180,13 +180,13 @@ func collectView(v *reconcile.View, gauge func(d *prometheus.Desc, v float64, la
 		gauge(devices, float64(n), string(phase))
 	}
 	gauge(describe("advertised_devices", "Devices that are ready and that the device plugin is to offer."), float64(advertised))
-	reasons := map[string]int{}
+	reasons := map[nodestate.Reason]int{}
 	for _, p := range v.Inventory.Problems {
 		reasons[p.Reason]++
 	}
 	problems := describe("problems", "Problems that a person must look at, by reason.", "reason")
-	for reason, n := range reasons {
-		gauge(problems, float64(n), reason)
+	for why, n := range reasons {
+		gauge(problems, float64(n), string(why))
 	}
 	gauge(describe("holders", "Attachments and allocations that have a device."), float64(len(v.Holders)))
 	gauge(describe("config_current", "1 while the device plugin's config is as the devices want it, else 0."), number(v.Config.Current))

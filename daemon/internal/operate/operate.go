@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/sirupsen/logrus"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
@@ -72,11 +73,8 @@ func (s *Server) Observe(v reconcile.View) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.view, s.seen = &v, s.Now()
-	s.ready = s.ready || !slices.ContainsFunc(v.Inventory.Problems, func(p nodestate.Problem) bool { return p.Reason == reasonUnreadable })
+	s.ready = s.ready || !slices.ContainsFunc(v.Inventory.Problems, func(p nodestate.Problem) bool { return p.Reason == reason.NodeENIsUnreadable })
 }
-
-// reasonUnreadable is that of the problem that nothing is known of the NodeENIs.
-const reasonUnreadable = "NodeENIsUnreadable"
 
 // last returns the last View, or nil.
 func (s *Server) last() *reconcile.View {

@@ -186,7 +186,7 @@ func TestProbes(t *testing.T) {
 	probe("when the first Sync hangs", 503, 503)
 
 	unknown := busy()
-	unknown.Inventory.Problems = []nodestate.Problem{{Reason: reasonUnreadable, Message: "not read yet"}}
+	unknown.Inventory.Problems = []nodestate.Problem{{Reason: "NodeENIsUnreadable", Message: "not read yet"}}
 	s.Observe(unknown)
 	probe("while nothing is known of the NodeENIs", 200, 503)
 	s.Observe(busy())

@@ -16,6 +16,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
@@ -53,7 +54,7 @@ func (s *Server) Run(ctx context.Context, listen, socket string) error {
 	}
 	endpoints := []endpoint{{
 		name: "status", address: socket, handler: s.local(), first: status, firstErr: err, problem: func(error) nodestate.Problem {
-			return nodestate.Problem{Reason: "StatusUnserved", Device: socket, Message: "the daemon cannot be asked for its status, which is read from its files: its socket cannot be made, see the daemon's log; it is tried again"}
+			return nodestate.Problem{Reason: reason.StatusUnserved, Device: socket, Message: "the daemon cannot be asked for its status, which is read from its files: its socket cannot be made, see the daemon's log; it is tried again"}
 		},
 		open: func() (listener, error) { return s.openStatus(ctx, socket) },
 	}}
@@ -156,7 +157,7 @@ func unserved(listen string, err error) nodestate.Problem {
 	case errors.Is(err, unix.EACCES):
 		why = "the daemon may not listen at that port; give a --listen above 1023, or off"
 	}
-	return nodestate.Problem{Reason: "MetricsUnserved", Device: listen, Message: fmt.Sprintf("metrics and probes are not served at %s: %s; it is tried again", listen, why)}
+	return nodestate.Problem{Reason: reason.MetricsUnserved, Device: listen, Message: fmt.Sprintf("metrics and probes are not served at %s: %s; it is tried again", listen, why)}
 }
 
 func (s *Server) openStatus(ctx context.Context, socket string) (listener, error) {

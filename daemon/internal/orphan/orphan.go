@@ -22,19 +22,9 @@ import (
 
 	"github.com/sirupsen/logrus"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
-)
-
-// Reasons of the problems that Sweep finds.
-const (
-	// ReasonUnwatched: the folder of the pods' network namespaces is not shown to
-	// this process as the host has it, so their end cannot be seen.
-	ReasonUnwatched = "OrphansUnwatched"
-	// ReasonPlugin: the plugin's binary, which is to release orphans, cannot be run.
-	ReasonPlugin = "OrphanPluginUnusable"
-	// ReasonStuck: an orphan's DEL fails. It is tried again.
-	ReasonStuck = "OrphanNotReleased"
 )
 
 // Times of the sweeper.
@@ -299,14 +289,14 @@ func (s *Sweeper) ended(ctx context.Context, f *fate, err error) {
 func problemOf(a nodestate.Attachment, err error) nodestate.Problem {
 	var plugin *pluginError
 	if errors.As(err, &plugin) {
-		return nodestate.Problem{Reason: ReasonPlugin, Device: plugin.path, Message: fmt.Sprintf(
+		return nodestate.Problem{Reason: reason.OrphanPluginUnusable, Device: plugin.path, Message: fmt.Sprintf(
 			"attachments whose pod is gone cannot be released: %v; install multi-eni there, or correct --cni-bin-dir", plugin)}
 	}
 	what := "the plugin's DEL fails, see the daemon's log"
 	if errors.Is(err, errStillThere) {
 		what = err.Error()
 	}
-	return nodestate.Problem{Reason: ReasonStuck, NodeENI: a.Device.NodeENI, Device: a.Device.PCIAddress.String(), Message: fmt.Sprintf(
+	return nodestate.Problem{Reason: reason.OrphanNotReleased, NodeENI: a.Device.NodeENI, Device: a.Device.PCIAddress.String(), Message: fmt.Sprintf(
 		"attachment %s%s, whose pod is gone, cannot be released: %s; the device or its address stays held until that works", a.AttachmentID, ofPod(a), what)}
 }
 
@@ -333,7 +323,7 @@ func (s *Sweeper) problems() []nodestate.Problem {
 		found = append(found, unwatched(folders))
 	}
 	slices.SortFunc(found, func(a, b nodestate.Problem) int {
-		return cmp.Or(strings.Compare(a.Reason, b.Reason), strings.Compare(a.Device, b.Device), strings.Compare(a.Message, b.Message))
+		return cmp.Or(cmp.Compare(a.Reason, b.Reason), strings.Compare(a.Device, b.Device), strings.Compare(a.Message, b.Message))
 	})
 	return slices.Compact(found)
 }

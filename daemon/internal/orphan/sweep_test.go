@@ -256,8 +256,8 @@ func TestInAContainer(t *testing.T) {
 					}
 					continue
 				}
-				if len(found) != 1 || found[0].Reason != ReasonUnwatched || !strings.Contains(found[0].Message, `"/run/netns"`) || !strings.Contains(found[0].Message, "HostToContainer") {
-					t.Errorf("found %+v; want one %s", found, ReasonUnwatched)
+				if len(found) != 1 || found[0].Reason != "OrphansUnwatched" || !strings.Contains(found[0].Message, `"/run/netns"`) || !strings.Contains(found[0].Message, "HostToContainer") {
+					t.Errorf("found %+v; want one %s", found, "OrphansUnwatched")
 				}
 			}
 			if !tt.releases {
@@ -330,16 +330,16 @@ func TestPluginTrouble(t *testing.T) {
 		says    string
 		details string
 	}{
-		{"missing", func() {}, ReasonPlugin, "no such file", ""},
-		{"a link", func() { l.must(os.Symlink(filepath.Join(l.bin, "host-local"), path)) }, ReasonPlugin, "symbolic link", ""},
-		{"writable by others", func() { l.plugin("multi-eni", "#!/bin/sh\n"); l.must(os.Chmod(path, 0o777)) }, ReasonPlugin, "writable by others", ""},
+		{"missing", func() {}, "OrphanPluginUnusable", "no such file", ""},
+		{"a link", func() { l.must(os.Symlink(filepath.Join(l.bin, "host-local"), path)) }, "OrphanPluginUnusable", "symbolic link", ""},
+		{"writable by others", func() { l.plugin("multi-eni", "#!/bin/sh\n"); l.must(os.Chmod(path, 0o777)) }, "OrphanPluginUnusable", "writable by others", ""},
 		{"failing", func() {
 			l.plugin("multi-eni", "#!/bin/sh\necho '{\"code\":11,\"msg\":\"try again '$$'\",\"details\":\"later\"}'\nexit 1\n")
-		}, ReasonStuck, "the plugin's DEL fails", "try again"},
-		{"failing without words", func() { l.plugin("multi-eni", "#!/bin/sh\nexit 3\n") }, ReasonStuck, "the plugin's DEL fails", "it said nothing"},
-		{"crashing", func() { l.plugin("multi-eni", "#!/bin/sh\necho dead >&2\nkill -SEGV $$\n") }, ReasonStuck, "the plugin's DEL fails", "dead"},
-		{"without effect", func() { l.plugin("multi-eni", "#!/bin/sh\n") }, ReasonStuck, "--attachments-dir", ""},
-		{"hanging", func() { l.plugin("multi-eni", "#!/bin/sh\nsleep 1000\n"); l.s.timeout = 50 * time.Millisecond }, ReasonStuck, "the plugin's DEL fails", "deadline"},
+		}, "OrphanNotReleased", "the plugin's DEL fails", "try again"},
+		{"failing without words", func() { l.plugin("multi-eni", "#!/bin/sh\nexit 3\n") }, "OrphanNotReleased", "the plugin's DEL fails", "it said nothing"},
+		{"crashing", func() { l.plugin("multi-eni", "#!/bin/sh\necho dead >&2\nkill -SEGV $$\n") }, "OrphanNotReleased", "the plugin's DEL fails", "dead"},
+		{"without effect", func() { l.plugin("multi-eni", "#!/bin/sh\n") }, "OrphanNotReleased", "--attachments-dir", ""},
+		{"hanging", func() { l.plugin("multi-eni", "#!/bin/sh\nsleep 1000\n"); l.s.timeout = 50 * time.Millisecond }, "OrphanNotReleased", "the plugin's DEL fails", "deadline"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			l.T = t
@@ -353,7 +353,7 @@ func TestPluginTrouble(t *testing.T) {
 			l.sweep()
 			l.wait()
 			found, again := l.sweep()
-			if len(found) != 1 || found[0].Reason != tt.reason || !strings.Contains(found[0].Message, tt.says) || again != retryFirst {
+			if len(found) != 1 || string(found[0].Reason) != tt.reason || !strings.Contains(found[0].Message, tt.says) || again != retryFirst {
 				t.Fatalf("found %+v, again in %s; want %s with %q, again in %s", found, again, tt.reason, tt.says, retryFirst)
 			}
 			for _, minutes := range []int{1, 2, 4, 8, 16, 30, 30} {

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
@@ -165,7 +166,7 @@ func unwatched(folders map[string]bool) nodestate.Problem {
 	for i, name := range names {
 		names[i] = strconv.Quote(name)
 	}
-	return nodestate.Problem{Reason: ReasonUnwatched, Message: fmt.Sprintf(
+	return nodestate.Problem{Reason: reason.OrphansUnwatched, Message: fmt.Sprintf(
 		"the end of pods cannot be seen in %s, so what a pod leaves behind that ends without DEL is not released: "+
 			"mount that folder of the host into the daemon's container, at the same path and with mountPropagation: HostToContainer",
 		strings.Join(names, ", "))}

@@ -15,6 +15,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
@@ -192,7 +193,7 @@ func (f *File) asideProblems(asides []aside, r Request, now Rendering) []nodesta
 	if more > 0 {
 		message += fmt.Sprintf("; %d more entries were left out", more)
 	}
-	return append(entries, nodestate.Problem{Reason: ReasonConfigSetAside, Device: open[0], Message: message + "; put back the parts you need and delete the copy"})
+	return append(entries, nodestate.Problem{Reason: reason.ConfigSetAside, Device: open[0], Message: message + "; put back the parts you need and delete the copy"})
 }
 
 func leftOutProblem(l LeftOut, path string) nodestate.Problem {

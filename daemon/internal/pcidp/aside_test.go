@@ -21,7 +21,7 @@ func (n *node) restart() {
 }
 
 func find(problems []nodestate.Problem, reason string) []nodestate.Problem {
-	return slices.DeleteFunc(slices.Clone(problems), func(p nodestate.Problem) bool { return p.Reason != reason })
+	return slices.DeleteFunc(slices.Clone(problems), func(p nodestate.Problem) bool { return string(p.Reason) != reason })
 }
 
 // TestReasonStays: why an entry was left out is a Problem, with the way out, for
@@ -33,7 +33,7 @@ func TestReasonStays(t *testing.T) {
 	n.put(`{"resourceList":[` + foreign + `,` + bad + `]}`)
 	check := func(when string, r Result) {
 		t.Helper()
-		if diff := cmp.Diff([]string{ReasonFatalEntry, ReasonConfigSetAside}, reasons(r)); diff != "" {
+		if diff := cmp.Diff([]string{"FatalEntry", "ConfigSetAside"}, reasons(r)); diff != "" {
 			t.Fatalf("%s: problems (-want +got):\n%s", when, diff)
 		}
 		for _, want := range []string{"nvidia.com/sf", "auxTypes", "put it back", "delete " + r.Problems[1].Device} {
@@ -86,7 +86,7 @@ func TestReasonOfSecondStays(t *testing.T) {
 		n := newNode(t)
 		n.put(`{"resourceList":[` + foreign + `,` + second + `]}`)
 		for range 2 {
-			if r := n.apply(standard); len(r.Problems) != 2 || r.Problems[1].Reason != ReasonConfigSetAside {
+			if r := n.apply(standard); len(r.Problems) != 2 || r.Problems[1].Reason != "ConfigSetAside" {
 				t.Errorf("%s: problems %+v; want the entry and the copy", name, r.Problems)
 			}
 			n.restart()
@@ -102,11 +102,11 @@ func TestCopyOfEarlierRelease(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := n.apply(standard)
-	if len(r.Problems) != 1 || r.Problems[0].Reason != ReasonConfigSetAside || !strings.Contains(r.Problems[0].Message, "intel.com/numa0-pf1") {
+	if len(r.Problems) != 1 || r.Problems[0].Reason != "ConfigSetAside" || !strings.Contains(r.Problems[0].Message, "intel.com/numa0-pf1") {
 		t.Errorf("problems %+v; want the entry named", r.Problems)
 	}
 	n.put(strings.Replace(n.content(), `"resourceList": [`, `"resourceList": [{"resourceName":"numa0-pf1","selectors":{}},`, 1))
-	if r := n.apply(standard); len(find(r.Problems, ReasonConfigSetAside)) > 0 {
+	if r := n.apply(standard); len(find(r.Problems, "ConfigSetAside")) > 0 {
 		t.Errorf("after it was put back: %+v", r.Problems)
 	}
 }
@@ -139,7 +139,7 @@ func TestCopiesAreBounded(t *testing.T) {
 	}
 	for range 2 {
 		r := n.apply(standard)
-		if got := find(r.Problems, ReasonConfigSetAside); len(got) != 1 || len(r.Problems) != 1 || len(got[0].Message) > 1000 {
+		if got := find(r.Problems, "ConfigSetAside"); len(got) != 1 || len(r.Problems) != 1 || len(got[0].Message) > 1000 {
 			t.Fatalf("problems %+v; want one line", r.Problems)
 		}
 		var left []string
@@ -173,7 +173,7 @@ func TestManyFaults(t *testing.T) {
 		for _, p := range r.Problems {
 			size += len(p.Message)
 		}
-		if len(r.Problems) > maxProblems || size > 50_000 || len(find(r.Problems, ReasonConfigSetAside)) != 1 {
+		if len(r.Problems) > maxProblems || size > 50_000 || len(find(r.Problems, "ConfigSetAside")) != 1 {
 			t.Errorf("%d problems of %d octets", len(r.Problems), size)
 		}
 	}
@@ -196,7 +196,7 @@ func TestNeverSettles(t *testing.T) {
 				if n.now.Sub(begun) >= restlessAfter {
 					want = 1
 				}
-				if len(r.Problems) != want || want == 1 && r.Problems[0].Reason != ReasonConfigUnsettled || r.RetryAfter == 0 {
+				if len(r.Problems) != want || want == 1 && r.Problems[0].Reason != "ConfigUnsettled" || r.RetryAfter == 0 {
 					t.Fatalf("after %v: %+v; want %d problem", n.now.Sub(begun), r, want)
 				}
 				if n.content() != text {
@@ -210,7 +210,7 @@ func TestNeverSettles(t *testing.T) {
 				n.now = n.now.Add(SettleTime)
 				r = n.apply(standard)
 			}
-			if !r.Changed || len(find(r.Problems, ReasonConfigUnsettled)) > 0 {
+			if !r.Changed || len(find(r.Problems, "ConfigUnsettled")) > 0 {
 				t.Errorf("in the end: %+v", r)
 			}
 			if n.put("{"); n.apply(standard).Problems != nil {
@@ -236,7 +236,7 @@ func TestAlwaysEdited(t *testing.T) {
 		last = r
 		n.now = n.now.Add(retryEdited)
 	}
-	if len(last.Problems) != 1 || last.Problems[0].Reason != ReasonConfigUnsettled {
+	if len(last.Problems) != 1 || last.Problems[0].Reason != "ConfigUnsettled" {
 		t.Errorf("after 20 s: %+v; want a Problem", last)
 	}
 }
@@ -252,7 +252,7 @@ func TestRebuildKeepsLastGood(t *testing.T) {
 	must(n.file.Apply(n.last))
 	n.now = n.now.Add(SettleTime)
 	r := must(n.file.Apply(n.last))
-	if len(n.asides()) != 2 || len(find(r.Problems, ReasonDuplicateEntry)) != 1 {
+	if len(n.asides()) != 2 || len(find(r.Problems, "DuplicateEntry")) != 1 {
 		t.Errorf("copies %q, problems %+v; want both contents and the duplicate", n.asides(), r.Problems)
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
@@ -33,7 +34,7 @@ func (e *symlinkError) Error() string {
 // problem names the way out. The kubelet mounts a ConfigMap as links into a
 // folder "..data", which is itself a link to the current version.
 func (e *symlinkError) problem() nodestate.Problem {
-	p := nodestate.Problem{Reason: ReasonConfigSymlink, Device: e.path}
+	p := nodestate.Problem{Reason: reason.ConfigIsSymlink, Device: e.path}
 	if strings.HasPrefix(e.target, "..data/") {
 		p.Message = fmt.Sprintf("%s comes from a ConfigMap, which is not overwritten, so no device is advertised; mount the node's folder %s (hostPath) into the device plugin instead",
 			e.path, filepath.Dir(e.path))

@@ -33,7 +33,7 @@ func TestApplySymlink(t *testing.T) {
 			if err != nil || r.Changed || r.Content != nil || !slices.Equal(r.Owned, standardOwned) {
 				t.Fatalf("Apply: %+v, %v; want nothing done", r, err)
 			}
-			if len(r.Problems) != 1 || r.Problems[0].Reason != ReasonConfigSymlink || !strings.Contains(r.Problems[0].Message, tt.want) {
+			if len(r.Problems) != 1 || r.Problems[0].Reason != "ConfigIsSymlink" || !strings.Contains(r.Problems[0].Message, tt.want) {
 				t.Errorf("problems %+v; want one with %q", r.Problems, tt.want)
 			}
 			if target, err := os.Readlink(n.file.Path); err != nil || target != tt.target {

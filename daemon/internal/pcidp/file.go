@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
@@ -27,20 +28,6 @@ const retryEdited = 200 * time.Millisecond
 // restlessAfter is after how long of neither rest nor success with the file people
 // are told.
 const restlessAfter = 10 * time.Second
-
-// Reasons of the Problems about the file as a whole.
-const (
-	// ReasonConfigSymlink: a symbolic link stands where the file should be, as in
-	// a mounted ConfigMap. It is left alone, and nothing is advertised.
-	ReasonConfigSymlink = "ConfigIsSymlink"
-	// ReasonConfigCorrupt: the file could not be parsed and was rebuilt.
-	ReasonConfigCorrupt = "ConfigCorrupt"
-	// ReasonConfigSetAside: copies of earlier contents wait for somebody to look at
-	// them. Reported until they are deleted, or their entries are back.
-	ReasonConfigSetAside = "ConfigSetAside"
-	// ReasonConfigUnsettled: somebody writes the file again and again.
-	ReasonConfigUnsettled = "ConfigUnsettled"
-)
 
 // File is the config on disk. Its methods must not be called concurrently.
 type File struct {
@@ -176,7 +163,7 @@ func (f *File) later(r Request, after time.Duration) Result {
 		f.restless = now
 	}
 	if now.Sub(f.restless) >= restlessAfter {
-		result.Problems = []nodestate.Problem{{Reason: ReasonConfigUnsettled, Device: f.Path, Message: fmt.Sprintf(
+		result.Problems = []nodestate.Problem{{Reason: reason.ConfigUnsettled, Device: f.Path, Message: fmt.Sprintf(
 			"%s changes again and again, for more than %v by now, so it is left alone; the devices in it may be out of date, and a device plugin that starts may not be able to read it; see who writes it, and have it written once, as a whole",
 			f.Path, restlessAfter)}}
 	}
@@ -249,7 +236,7 @@ func (f *File) rebuild(current []byte, r Request, cause *SyntaxError) (Rendering
 		rendering.losing = append(rendering.losing, current)
 	}
 	rendering.Problems = append([]nodestate.Problem{{
-		Reason:  ReasonConfigCorrupt,
+		Reason:  reason.ConfigCorrupt,
 		Device:  f.Path,
 		Message: fmt.Sprintf("%v; the file was rebuilt from %s", cause, source),
 	}}, rendering.Problems...)

@@ -108,7 +108,7 @@ func (n *node) asides() []string {
 func reasons(r Result) []string {
 	var list []string
 	for _, p := range r.Problems {
-		list = append(list, p.Reason)
+		list = append(list, string(p.Reason))
 	}
 	return list
 }
@@ -245,7 +245,7 @@ func TestApplyCorrupt(t *testing.T) {
 			n.put(garbage)
 			n.last.LastGood, n.last.Owned = []byte(tt.lastGood), standardOwned[:1]
 			r := n.settle(standard)
-			if diff := cmp.Diff([]string{ReasonConfigCorrupt, ReasonConfigSetAside}, reasons(r)); diff != "" || !r.Changed {
+			if diff := cmp.Diff([]string{"ConfigCorrupt", "ConfigSetAside"}, reasons(r)); diff != "" || !r.Changed {
 				t.Errorf("result %+v; problems (-want +got):\n%s", r, diff)
 			}
 			if got := entries(t, []byte(n.content())); !slices.Equal(got[2:], tt.want) {
@@ -257,7 +257,7 @@ func TestApplyCorrupt(t *testing.T) {
 			if want := n.file.Path + ".corrupt-20260304T050609Z"; r.Problems[1].Device != want {
 				t.Errorf("copy %s; want %s", r.Problems[1].Device, want)
 			}
-			if diff := cmp.Diff([]string{ReasonConfigSetAside}, reasons(n.apply(standard))); diff != "" {
+			if diff := cmp.Diff([]string{"ConfigSetAside"}, reasons(n.apply(standard))); diff != "" {
 				t.Errorf("later problems (-want +got):\n%s", diff)
 			}
 			if err := os.Remove(r.Problems[1].Device); err != nil {
@@ -300,7 +300,7 @@ func TestApplyEmptyFile(t *testing.T) {
 			n.apply(standard)
 			n.put(content)
 			r := n.settle(standard)
-			if diff := cmp.Diff([]string{ReasonConfigCorrupt}, reasons(r)); diff != "" || n.asides() != nil {
+			if diff := cmp.Diff([]string{"ConfigCorrupt"}, reasons(r)); diff != "" || n.asides() != nil {
 				t.Errorf("copies %q, problems (-want +got):\n%s", n.asides(), diff)
 			}
 			if got := entries(t, []byte(n.content())); got[2] != foreign {
@@ -355,7 +355,7 @@ func TestApplySetsAside(t *testing.T) {
 	original := `{"resourceList":[` + foreign + `,` + foreign + `]}`
 	n.put(original)
 	r := n.apply(standard)
-	if diff := cmp.Diff([]string{ReasonDuplicateEntry, ReasonConfigSetAside}, reasons(r)); diff != "" {
+	if diff := cmp.Diff([]string{"DuplicateEntry", "ConfigSetAside"}, reasons(r)); diff != "" {
 		t.Errorf("problems (-want +got):\n%s", diff)
 	}
 	if diff := cmp.Diff([]string{original}, n.asides()); diff != "" {

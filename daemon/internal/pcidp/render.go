@@ -6,28 +6,9 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
-)
-
-// Reasons of this package's Problems.
-const (
-	// ReasonResourceClash: people have an entry of the name that a NodeENI asks
-	// for. Theirs stays, ours is not written.
-	ReasonResourceClash = "ResourceClash"
-	// ReasonForeignSelector: people's entry could take a device of ours.
-	ReasonForeignSelector = "ForeignSelectorMatches"
-	// ReasonDuplicateEntry: a second entry of one resource was left out.
-	ReasonDuplicateEntry = "DuplicateEntry"
-	// ReasonFatalEntry: an entry that stops the device plugin was left out.
-	ReasonFatalEntry = "FatalEntry"
-	// ReasonUnservableEntry: an entry would stop the device plugin if a device
-	// matched it. It stays: none is known to.
-	ReasonUnservableEntry = "UnservableEntry"
-	// ReasonInvalidResource: a NodeENI asks for a name that cannot be served.
-	ReasonInvalidResource = "InvalidResourceName"
-	// ReasonAdvertisedTwice: a device is asked for under two names.
-	ReasonAdvertisedTwice = "AdvertisedTwice"
 )
 
 // Rendering is the content that the config should have.
@@ -57,8 +38,8 @@ func (r Rendering) SetAside() bool { return len(r.LeftOut) > 0 }
 
 // LeftOut is an entry, or a list of them, that the device plugin would end on.
 type LeftOut struct {
-	// Reason is ReasonFatalEntry or ReasonDuplicateEntry.
-	Reason string
+	// Reason is reason.FatalEntry or reason.DuplicateEntry.
+	Reason nodestate.Reason
 	// Entry names the entry by its resource, or else by its place.
 	Entry string
 	// Cause completes "Entry …"; Remedy tells the reader how to mend it.
@@ -152,7 +133,7 @@ type merge struct {
 func (m *merge) walk(doc document, wanted []wantedEntry) {
 	m.ours, m.seen, m.foreign, m.leftOut = map[device.ResourceName]bool{}, map[reading]bool{}, nil, nil
 	if doc.shadowed > 0 {
-		m.leaveOut(LeftOut{ReasonDuplicateEntry, listKey, "is there more than once, and the device plugin reads the last only", "move the entries that you need into that one"})
+		m.leaveOut(LeftOut{reason.DuplicateEntry, listKey, "is there more than once, and the device plugin reads the last only", "move the entries that you need into that one"})
 	}
 	for i, raw := range doc.entries {
 		m.add(i, raw, wanted)
@@ -171,7 +152,7 @@ func (m *merge) encodeOurs(ours []Entry) []wantedEntry {
 	advertised := map[device.PCIAddress]device.ResourceName{}
 	for _, e := range ours {
 		if _, err := device.ParseResourceName(e.Resource.String()); err != nil {
-			m.report(ReasonInvalidResource, e, "", fmt.Sprintf("%v; correct dpdkResourceName", err))
+			m.report(reason.InvalidResourceName, e, "", fmt.Sprintf("%v; correct dpdkResourceName", err))
 			continue
 		}
 		e.Selectors = m.unadvertised(e, advertised)
@@ -190,7 +171,7 @@ func (m *merge) unadvertised(e Entry, advertised map[device.PCIAddress]device.Re
 		var addrs []device.PCIAddress
 		for _, a := range s.PCIAddresses {
 			if first, ok := advertised[a]; ok && first != e.Resource {
-				m.report(ReasonAdvertisedTwice, e, a.String(), fmt.Sprintf(
+				m.report(reason.AdvertisedTwice, e, a.String(), fmt.Sprintf(
 					"device %s is asked for as %s and as %s; it is advertised as the former; give it one dpdkResourceName", a, first, e.Resource))
 				continue
 			}
@@ -218,9 +199,9 @@ func (m *merge) add(index int, raw json.RawMessage, wanted []wantedEntry) {
 	case ours && !m.ours[f.resources[0]]:
 		m.ours[f.resources[0]] = true
 	case err != nil:
-		m.leaveOut(LeftOut{ReasonFatalEntry, label, "stops the device plugin: " + err.Error(), "correct it and put it back"})
+		m.leaveOut(LeftOut{reason.FatalEntry, label, "stops the device plugin: " + err.Error(), "correct it and put it back"})
 	case !f.skipped() && (ours || m.isSecond(f) || m.isOursToo(f)):
-		m.leaveOut(LeftOut{ReasonDuplicateEntry, label, "is the second entry of its name, on which the device plugin exits; the first is kept", "give it another name and put it back, or add its selectors to the first"})
+		m.leaveOut(LeftOut{reason.DuplicateEntry, label, "is the second entry of its name, on which the device plugin exits; the first is kept", "give it another name and put it back, or add its selectors to the first"})
 	case f.skipped():
 		m.foreign = append(m.foreign, f)
 	case m.claims == nil || m.claims.foreign(f, m.servable):
@@ -265,7 +246,7 @@ func (m *merge) clashes(w wantedEntry) bool {
 	if !slices.ContainsFunc(m.foreign, func(f foreignEntry) bool { return !f.skipped() && slices.Contains(f.resources, w.entry.Resource) }) {
 		return false
 	}
-	m.report(ReasonResourceClash, w.entry, "", fmt.Sprintf(
+	m.report(reason.ResourceClash, w.entry, "", fmt.Sprintf(
 		"resource %s has an entry in the device plugin config that is not ours, so its devices are not advertised; give the NodeENI another dpdkResourceName or delete that entry", w.entry.Resource))
 	return true
 }
@@ -277,10 +258,10 @@ func (m *merge) servable(f foreignEntry, has answer) bool {
 	switch {
 	case !f.unservable():
 	case has == yes:
-		m.leaveOut(LeftOut{ReasonFatalEntry, f.names(), "matches a device and stops the device plugin: " + f.socketFault(), "correct it and put it back"})
+		m.leaveOut(LeftOut{reason.FatalEntry, f.names(), "matches a device and stops the device plugin: " + f.socketFault(), "correct it and put it back"})
 		return false
 	default:
-		m.problems = append(m.problems, nodestate.Problem{Reason: ReasonUnservableEntry, Message: fmt.Sprintf(
+		m.problems = append(m.problems, nodestate.Problem{Reason: reason.UnservableEntry, Message: fmt.Sprintf(
 			"entry %s of the device plugin config stays, as no device is known to match it, but with one it stops the device plugin: %s; correct it", clip(f.names()), clip(f.socketFault()))})
 	}
 	return true
@@ -292,7 +273,7 @@ func (m *merge) compare(w wantedEntry) {
 		for _, s := range w.entry.Selectors {
 			for _, addr := range s.PCIAddresses {
 				if f.couldTake(addr, m.node.Facts) {
-					m.report(ReasonForeignSelector, w.entry, addr.String(), fmt.Sprintf(
+					m.report(reason.ForeignSelectorMatches, w.entry, addr.String(), fmt.Sprintf(
 						"entry %s of the device plugin config also matches %s, which is advertised as %s; narrow its selectors", clip(f.names()), addr, w.entry.Resource))
 				}
 			}
@@ -302,13 +283,13 @@ func (m *merge) compare(w wantedEntry) {
 
 // report names every NodeENI of a shared resource, but none of several when it
 // is about one device: which of them has declared that is not known here.
-func (m *merge) report(reason string, e Entry, dev, message string) {
+func (m *merge) report(why nodestate.Reason, e Entry, dev, message string) {
 	names := e.NodeENIs
 	if len(names) == 0 || len(names) > 1 && dev != "" {
 		names = []string{""}
 	}
 	for _, name := range names {
-		m.problems = append(m.problems, nodestate.Problem{Reason: reason, NodeENI: name, Device: dev, Message: message})
+		m.problems = append(m.problems, nodestate.Problem{Reason: why, NodeENI: name, Device: dev, Message: message})
 	}
 }
 

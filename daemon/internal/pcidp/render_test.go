@@ -242,10 +242,10 @@ func TestRenderUnusable(t *testing.T) {
 		reason string
 		device string
 	}{
-		"invalid name":     {[]Entry{one("intel.com/a.b", "0000:00:06.0")}, nil, ReasonInvalidResource, ""},
-		"name too long":    {[]Entry{one(longest+"x", "0000:00:06.0")}, nil, ReasonInvalidResource, ""},
+		"invalid name":     {[]Entry{one("intel.com/a.b", "0000:00:06.0")}, nil, "InvalidResourceName", ""},
+		"name too long":    {[]Entry{one(longest+"x", "0000:00:06.0")}, nil, "InvalidResourceName", ""},
 		"longest name":     {[]Entry{one(longest, "0000:00:06.0")}, []device.ResourceName{device.ResourceName(longest)}, "", ""},
-		"advertised twice": {[]Entry{one("intel.com/a", "0000:00:06.0"), one("intel.com/b", "0000:00:06.0")}, []device.ResourceName{"intel.com/a"}, ReasonAdvertisedTwice, "0000:00:06.0"},
+		"advertised twice": {[]Entry{one("intel.com/a", "0000:00:06.0"), one("intel.com/b", "0000:00:06.0")}, []device.ResourceName{"intel.com/a"}, "AdvertisedTwice", "0000:00:06.0"},
 		"two drivers": {[]Entry{{"intel.com/a", []Selector{
 			{[]string{"ena"}, []device.PCIAddress{"0000:00:06.0"}},
 			{[]string{"vfio-pci"}, []device.PCIAddress{"0000:00:06.0"}},
@@ -265,7 +265,7 @@ func TestRenderUnusable(t *testing.T) {
 			}
 			var want []nodestate.Problem
 			if tt.reason != "" {
-				want = []nodestate.Problem{{Reason: tt.reason, NodeENI: "n", Device: tt.device}}
+				want = []nodestate.Problem{{Reason: nodestate.Reason(tt.reason), NodeENI: "n", Device: tt.device}}
 			}
 			for i := range r.Problems {
 				if r.Problems[i].Message == "" {

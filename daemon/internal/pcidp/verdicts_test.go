@@ -203,7 +203,7 @@ func TestDependsOnDevices(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			reported := slices.ContainsFunc(r.Problems, func(p nodestate.Problem) bool { return p.Reason == ReasonUnservableEntry })
+			reported := slices.ContainsFunc(r.Problems, func(p nodestate.Problem) bool { return p.Reason == "UnservableEntry" })
 			if r.SetAside() != tt.leftOut || reported != tt.reported {
 				t.Errorf("left out %+v, problems %+v; want left out %t, reported %t", r.LeftOut, r.Problems, tt.leftOut, tt.reported)
 			}
@@ -356,7 +356,7 @@ func TestPluginPrefix(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				clash := slices.ContainsFunc(r.Problems, func(p nodestate.Problem) bool { return p.Reason == ReasonResourceClash && p.NodeENI == "mine" })
+				clash := slices.ContainsFunc(r.Problems, func(p nodestate.Problem) bool { return p.Reason == "ResourceClash" && p.NodeENI == "mine" })
 				if clash != tt.clash || r.SetAside() || len(r.Owned) == 1 == tt.clash {
 					t.Errorf("problems %+v, left out %+v, owned %s; want a clash %t", r.Problems, r.LeftOut, r.Owned, tt.clash)
 				}

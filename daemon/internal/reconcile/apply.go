@@ -10,6 +10,7 @@ import (
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/pcidp"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
@@ -32,7 +33,7 @@ func (r *Reconciler) applyConfig(ctx context.Context, src inventory.Sources, dev
 	if err != nil {
 		out.Unsettled = true
 		return []finding{{Problem: nodestate.Problem{
-			Reason: "ConfigUnwritable", Device: r.Config.Path,
+			Reason: reason.ConfigUnwritable, Device: r.Config.Path,
 			Message: fmt.Sprintf("device plugin config %q cannot be read or written, see the daemon's log; it may advertise outdated devices", r.Config.Path),
 		}, err: err}}
 	}

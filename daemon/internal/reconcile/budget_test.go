@@ -35,7 +35,7 @@ func TestLongListHoldsUpNobody(t *testing.T) {
 	named := false
 	for _, p := range n.inventory().Problems {
 		named = named || p.Reason == "AllowedNamespacesTooLong" && p.NodeENI == "long"
-		if strings.HasPrefix(p.Reason, "State") {
+		if strings.HasPrefix(string(p.Reason), "State") {
 			t.Errorf("problem %+v", p)
 		}
 	}
@@ -69,7 +69,7 @@ func TestConfigTooLargeToRemember(t *testing.T) {
 // TestTooLargeHasItsOwnMessage: room on the disk does not help there.
 func TestTooLargeHasItsOwnMessage(t *testing.T) {
 	for err, want := range map[error]string{fmt.Errorf("x: %w", nodestate.ErrTooLarge): "StateTooLarge", errors.New("disk full"): "StateUnwritable"} {
-		if p := unwritable(err).Problem; p.Reason != want || strings.Contains(p.Message, "room on the disk") != (want == "StateUnwritable") {
+		if p := unwritable(err).Problem; string(p.Reason) != want || strings.Contains(p.Message, "room on the disk") != (want == "StateUnwritable") {
 			t.Errorf("%v: %+v", err, p)
 		}
 	}

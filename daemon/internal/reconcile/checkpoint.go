@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
@@ -47,7 +48,7 @@ func (r *Reconciler) keepOther() error {
 // keptCheckpoints reports each file that keepOther has kept, until somebody removes it.
 func (r *Reconciler) keptCheckpoints() (found []finding) {
 	for _, kept := range nodestate.KeptOther(nodestate.CheckpointPath(r.StateDir)) {
-		found = append(found, finding{Problem: nodestate.Problem{Reason: "CheckpointOtherVersion", Device: kept, Message: fmt.Sprintf(
+		found = append(found, finding{Problem: nodestate.Problem{Reason: reason.CheckpointOtherVersion, Device: kept, Message: fmt.Sprintf(
 			"another version of multi-enid has written the daemon's memory, which is kept as %s; this version acts only upon as much of it as it understands; "+
 				"install that version again, or remove the file", kept)}})
 	}
@@ -71,7 +72,7 @@ func (r *Reconciler) notRemembered(content []byte) []finding {
 	if len(content) == 0 || remembered(content) != nil {
 		return nil
 	}
-	return []finding{{Problem: nodestate.Problem{Reason: "ConfigTooLarge", Device: r.Config.Path, Message: fmt.Sprintf(
+	return []finding{{Problem: nodestate.Problem{Reason: reason.ConfigTooLarge, Device: r.Config.Path, Message: fmt.Sprintf(
 		"device plugin config %q has more than %d octets, which the daemon does not remember: should the file become unreadable, your entries are only in the copy beside it; shorten it",
 		r.Config.Path, maxRemembered)}}}
 }
@@ -80,12 +81,12 @@ func (r *Reconciler) notRemembered(content []byte) []finding {
 func unwritable(err error) finding {
 	if errors.Is(err, nodestate.ErrTooLarge) {
 		return finding{Problem: nodestate.Problem{
-			Reason:  "StateTooLarge",
+			Reason:  reason.StateTooLarge,
 			Message: "the daemon's own files about this node would be larger than any reader takes, see its log; nothing is changed until they are smaller, remove NodeENIs",
 		}, err: err}
 	}
 	return finding{Problem: nodestate.Problem{
-		Reason:  "StateUnwritable",
+		Reason:  reason.StateUnwritable,
 		Message: "the daemon's own files cannot be written, see its log; nothing is changed until they can, make room on the disk or correct the permissions",
 	}, err: err}
 }

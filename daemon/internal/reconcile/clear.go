@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
@@ -90,7 +91,7 @@ func (r *Reconciler) clearLinks(ctx context.Context, out *Outcome) (found []find
 		}
 	}
 	if err := r.clearAll(ctx, left); err != nil {
-		found = append(found, unreadable("RoutesUnreadable", "the host's routes and addresses cannot be read; until they can, nothing that others put on links is removed", err))
+		found = append(found, unreadable(reason.RoutesUnreadable, "the host's routes and addresses cannot be read; until they can, nothing that others put on links is removed", err))
 	}
 	for _, t := range r.clearing.targets {
 		found = append(found, r.clearing.done[keyOfLink(t.Link)]...)
@@ -155,7 +156,7 @@ func (r *Reconciler) clearOne(ctx context.Context, t inventory.IdleLink, c *link
 		case errors.Is(err, errNotOurs), errors.Is(err, link.ErrNotFound):
 			return nil
 		default:
-			f := about(t.Device, "LinkNotConfigured", "routes or addresses that others have put on link %s cannot be removed, see the daemon's log; tried again", t.Link.Name)
+			f := about(t.Device, reason.LinkNotConfigured, "routes or addresses that others have put on link %s cannot be removed, see the daemon's log; tried again", t.Link.Name)
 			f.err = err
 			found = append(found, f)
 		}
@@ -292,19 +293,19 @@ func (r *Reconciler) routersRefused() []finding {
 	for _, eni := range slices.Sorted(maps.Keys(r.clearing.refused)) {
 		errs = append(errs, r.clearing.refused[eni].err)
 	}
-	return []finding{unreadable("RouterAdvertisementsAccepted", fmt.Sprintf(
+	return []finding{unreadable(reason.RouterAdvertisementsAccepted, fmt.Sprintf(
 		"idle ENIs accept IPv6 router advertisements, since accept_ra in %s/<link> cannot be read or written, see the daemon's log; the routes are removed each time that they come, "+
 			"which a pod may notice; have the host's /proc/sys/net writable in the daemon's container, as the manifests have it (--sysctls)", r.IPv6), errors.Join(errs...))}
 }
 
 // onlyDefaultRoute reports the only default route of a family, which stays on a link.
 func onlyDefaultRoute(d nodestate.Device, l link.Link) finding {
-	return about(d, "OnlyDefaultRoute", "the main table's only default route of IPv4 or IPv6 leads out of %s, so it was left; move the route to another link, or remove the NodeENI", l.Name)
+	return about(d, reason.OnlyDefaultRoute, "the main table's only default route of IPv4 or IPv6 leads out of %s, so it was left; move the route to another link, or remove the NodeENI", l.Name)
 }
 
 // sharedDefaultRoute reports a default route of several next hops, which stays as it is.
 func sharedDefaultRoute(d nodestate.Device, l link.Link) finding {
-	return about(d, "SharedDefaultRoute", "a default route of the main table has %s as one of several next hops, so it was left, and no pod gets the device; take that next hop out of the route", l.Name)
+	return about(d, reason.SharedDefaultRoute, "a default route of the main table has %s as one of several next hops, so it was left, and no pod gets the device; take that next hop out of the route", l.Name)
 }
 
 // clearForDriver removes the routes of a link whose device is about to leave the kernel. A

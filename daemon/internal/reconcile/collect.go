@@ -10,6 +10,7 @@ import (
 	"sync"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
@@ -37,7 +38,7 @@ func (r *Reconciler) collect(ctx context.Context) (inventory.Sources, []finding)
 	case errors.As(err, &told):
 		found = append(found, finding{Problem: told.Problem(), err: err})
 	case err != nil:
-		found = append(found, unreadable("NodeENIsUnreadable", "NodeENIs cannot be read; until they can, none counts as removed", err))
+		found = append(found, unreadable(reason.NodeENIsUnreadable, "NodeENIs cannot be read; until they can, none counts as removed", err))
 	}
 	f.UnreadNodeENIs = snap.Unread
 	f.NodeENIs, f.Complete, f.Lookup = snap.Objects, snap.Complete && err == nil, snap.Lookup
@@ -52,7 +53,7 @@ func (r *Reconciler) collect(ctx context.Context) (inventory.Sources, []finding)
 		f.Functions, err = inventory.Fact[map[device.PCIAddress]sysfs.PCIFunction]{}, errNoFunctions
 	}
 	if err != nil {
-		found = append(found, unreadable("SysfsUnreadable", "PCI functions cannot be read; until they can, nothing changes, check that sysfs is mounted", err))
+		found = append(found, unreadable(reason.SysfsUnreadable, "PCI functions cannot be read; until they can, nothing changes, check that sysfs is mounted", err))
 	}
 	found = append(found, r.readLinks(&f)...)
 	found = append(found, r.readRecords(&f)...)
@@ -82,8 +83,8 @@ func (r *Reconciler) hasPlaced() bool {
 		slices.ContainsFunc(r.checkpoint.Devices, func(d nodestate.CheckpointDevice) bool { return d.PCIAddress != "" })
 }
 
-func unreadable(reason, message string, err error) finding {
-	return finding{Problem: nodestate.Problem{Reason: reason, Message: message}, err: err}
+func unreadable(why nodestate.Reason, message string, err error) finding {
+	return finding{Problem: nodestate.Problem{Reason: why, Message: message}, err: err}
 }
 
 // readLinks reads the host's links, again if need be.
@@ -91,7 +92,7 @@ func (r *Reconciler) readLinks(f *inventory.Sources) []finding {
 	links, err := r.Host.Links()
 	if err != nil {
 		f.Links = inventory.Fact[[]link.Link]{}
-		return []finding{unreadable("LinksUnreadable", "the host's links cannot be read; until they can, nothing changes", err)}
+		return []finding{unreadable(reason.LinksUnreadable, "the host's links cannot be read; until they can, nothing changes", err)}
 	}
 	f.Links = inventory.Known(links)
 	if f.Lookup != inventory.LookupGuarded {
@@ -100,7 +101,7 @@ func (r *Reconciler) readLinks(f *inventory.Sources) []finding {
 	foreign, err := r.Host.ForeignUse()
 	if err != nil {
 		f.Foreign, f.Unmarked = inventory.Fact[map[int]string]{}, nil
-		return []finding{unreadable("RoutesUnreadable", "the host's rules and routes cannot be read; until they can, no ENI is taken for ours", err)}
+		return []finding{unreadable(reason.RoutesUnreadable, "the host's rules and routes cannot be read; until they can, no ENI is taken for ours", err)}
 	}
 	f.Foreign = inventory.Known(foreign)
 	f.Unmarked = r.unmarked.see(links, foreign, f.Now)
@@ -113,7 +114,7 @@ func (r *Reconciler) readLinks(f *inventory.Sources) []finding {
 func (r *Reconciler) readRecords(f *inventory.Sources) []finding {
 	all, bad, err := r.Attachments.List()
 	if err != nil {
-		return []finding{unreadable("RecordsUnreadable", "attachment records cannot be read; until they can, every device counts as held", err)}
+		return []finding{unreadable(reason.RecordsUnreadable, "attachment records cannot be read; until they can, every device counts as held", err)}
 	}
 	f.Attachments, f.Unread, f.Held = inventory.Known(all), bad, map[device.PCIAddress]bool{}
 	found := r.readRestores(f)
@@ -126,7 +127,7 @@ func (r *Reconciler) readRecords(f *inventory.Sources) []finding {
 			f.Held[u.PCIAddress] = true
 		}
 		found = append(found, finding{Problem: nodestate.Problem{
-			Reason: "RecordUnreadable", Device: u.PCIAddress.String(), Message: fmt.Sprintf("%v; %s", u, u.Remedy()),
+			Reason: reason.RecordUnreadable, Device: u.PCIAddress.String(), Message: fmt.Sprintf("%v; %s", u, u.Remedy()),
 		}})
 	}
 	return found
@@ -137,14 +138,14 @@ func (r *Reconciler) readRecords(f *inventory.Sources) []finding {
 func (r *Reconciler) readLeases(f *inventory.Sources) (found []finding) {
 	enis, err := r.Leases.ENIs(r.BootID)
 	if err != nil {
-		return []finding{unreadable("LeasesUnreadable", "leases of addresses cannot be read; until they can, no ENI's addresses become fewer", err)}
+		return []finding{unreadable(reason.LeasesUnreadable, "leases of addresses cannot be read; until they can, no ENI's addresses become fewer", err)}
 	}
 	f.Leases, f.UnreadLeases = inventory.Known(make(map[device.ENIID]nodestate.Leases, len(enis))), map[device.ENIID]bool{}
 	for _, eni := range enis {
 		l, err := r.Leases.Read(r.BootID, eni)
 		if err != nil {
 			f.UnreadLeases[eni] = true
-			found = append(found, finding{Problem: nodestate.Problem{Reason: "LeasesUnreadable", Device: eni.String(), Message: err.Error()}})
+			found = append(found, finding{Problem: nodestate.Problem{Reason: reason.LeasesUnreadable, Device: eni.String(), Message: err.Error()}})
 			continue
 		}
 		f.Leases.Value[eni] = l
@@ -157,7 +158,7 @@ func (r *Reconciler) readLeases(f *inventory.Sources) (found []finding) {
 // another version counts as held.
 func (r *Reconciler) readRestores(f *inventory.Sources) (found []finding) {
 	unknown := func(err error) []finding {
-		return append(found, unreadable("RecordsUnreadable", "restore records cannot be read; until they can, no device changes its driver", err))
+		return append(found, unreadable(reason.RecordsUnreadable, "restore records cannot be read; until they can, no device changes its driver", err))
 	}
 	waiting, err := r.Attachments.Restores()
 	if err != nil {
@@ -171,7 +172,7 @@ func (r *Reconciler) readRestores(f *inventory.Sources) (found []finding) {
 		case errors.Is(err, nodestate.ErrOtherVersion):
 			f.Held[pci] = true
 			found = append(found, finding{Problem: nodestate.Problem{
-				Reason: "RecordUnreadable", Device: pci.String(),
+				Reason: reason.RecordUnreadable, Device: pci.String(),
 				Message: fmt.Sprintf("%v; install that version of multi-eni again, or remove the file if the device needs nothing given back", err),
 			}})
 		case err != nil:

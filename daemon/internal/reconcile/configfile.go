@@ -5,6 +5,7 @@ import (
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/pcidp"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
@@ -30,6 +31,6 @@ func (r *Reconciler) configNode(src inventory.Sources) pcidp.Node {
 // stillAtWork adds the reason for which the config is left alone to the findings
 // before, once.
 func stillAtWork(before []finding, problems []nodestate.Problem) []finding {
-	found := slices.DeleteFunc(slices.Clone(before), func(f finding) bool { return f.Reason == pcidp.ReasonConfigUnsettled })
+	found := slices.DeleteFunc(slices.Clone(before), func(f finding) bool { return f.Reason == reason.ConfigUnsettled })
 	return appendProblems(found, problems)
 }

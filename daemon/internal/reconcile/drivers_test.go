@@ -36,14 +36,14 @@ type fakeDrivers struct {
 	tidied int
 }
 
-func (f *fakeDrivers) Obstacle(fn sysfs.PCIFunction, to string, all map[device.PCIAddress]sysfs.PCIFunction, wanted func(device.PCIAddress) bool) (reason, message string, err error) {
+func (f *fakeDrivers) Obstacle(fn sysfs.PCIFunction, to string, all map[device.PCIAddress]sysfs.PCIFunction, wanted func(device.PCIAddress) bool) (why nodestate.Reason, message string, err error) {
 	if _, there := all[fn.Address]; !there || !wanted(fn.Address) || fn.Driver == to {
 		f.n.Errorf("asked whether %s can be bound to %s, which is not wanted", fn.Address, to)
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if reason := f.obstacle[fn.Address]; reason != "" {
-		return reason, "in the way", nil
+		return nodestate.Reason(reason), "in the way", nil
 	}
 	return "", "", nil
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
@@ -24,7 +25,7 @@ type Drivers interface {
 	// Obstacle says why fn cannot be handed to a userspace driver now, as a
 	// Problem's Reason and Message; "" when nothing is in the way. all are the
 	// machine's functions, and wanted those that are to be handed over too.
-	Obstacle(fn sysfs.PCIFunction, to string, all map[device.PCIAddress]sysfs.PCIFunction, wanted func(device.PCIAddress) bool) (reason, message string, err error)
+	Obstacle(fn sysfs.PCIFunction, to string, all map[device.PCIAddress]sysfs.PCIFunction, wanted func(device.PCIAddress) bool) (why nodestate.Reason, message string, err error)
 	// Open says whether a program has the function open, and how that is seen. An
 	// error means that this is not known: ErrUseUnseen where nothing can mend that.
 	Open(fn sysfs.PCIFunction) (by string, open bool, err error)
@@ -148,11 +149,11 @@ func (r *Reconciler) tryDrive(ctx context.Context, src inventory.Sources, d inve
 
 // stuck tells of a change that lasts, in the same words whoever has begun it.
 func stuck(d nodestate.Device) finding {
-	return about(d, "DriverStuck", "changing the driver of %s does not come to an end; the kernel waits as long as a program has the device open: end any that has", d.PCIAddress)
+	return about(d, reason.DriverStuck, "changing the driver of %s does not come to an end; the kernel waits as long as a program has the device open: end any that has", d.PCIAddress)
 }
 
 func driverFailed(d nodestate.Device, to string, err error) finding {
-	f := about(d, "DriverNotBound", "%s cannot be bound to %s, see the daemon's log; it is tried again", d.PCIAddress, to)
+	f := about(d, reason.DriverNotBound, "%s cannot be bound to %s, see the daemon's log; it is tried again", d.PCIAddress, to)
 	f.err = err
 	return f
 }
@@ -191,12 +192,12 @@ func (r *Reconciler) beginDrive(ctx context.Context, src inventory.Sources, d in
 	pci := d.Device.PCIAddress
 	fn := src.Functions.Value[pci]
 	if d.Userspace() {
-		reason, message, err := r.Drivers.Obstacle(fn, d.To, src.Functions.Value, wanted)
+		why, message, err := r.Drivers.Obstacle(fn, d.To, src.Functions.Value, wanted)
 		if err != nil {
 			return nil, err
 		}
-		if reason != "" {
-			return []finding{about(d.Device, reason, "%s", message)}, nil
+		if why != "" {
+			return []finding{about(d.Device, why, "%s", message)}, nil
 		}
 	}
 	now, cancel := context.WithCancel(ctx)
@@ -312,14 +313,14 @@ func (r *Reconciler) prepareDrive(ctx context.Context, d inventory.Drive, fn sys
 	if r.Kubelet != nil {
 		kubelet, err := r.kubeletDevices(ctx)
 		if err != nil {
-			return []finding{unreadable("KubeletUnreadable", "the kubelet's podresources socket cannot be asked; until it can, devices keep their drivers, check --podresources-socket", err)}, nil
+			return []finding{unreadable(reason.KubeletUnreadable, "the kubelet's podresources socket cannot be asked; until it can, devices keep their drivers, check --podresources-socket", err)}, nil
 		}
 		if len(kubelet.Allocated[pci]) > 0 {
-			return []finding{about(d.Device, "DriverNotBound", "%s is bound to %q, wanted %s, and the kubelet has given it to a pod; it is bound once that pod has ended", pci, fn.Driver, d.To)}, nil
+			return []finding{about(d.Device, reason.DriverNotBound, "%s is bound to %q, wanted %s, and the kubelet has given it to a pod; it is bound once that pod has ended", pci, fn.Driver, d.To)}, nil
 		}
 		fresh = kubelet.Fresh
 		if name, offered := offeredAs(kubelet, pci); offered && d.Device.Phase != nodestate.PhasePending {
-			return []finding{about(d.Device, "DriverNotBound", "%s is bound to %q, wanted %s, and the kubelet still offers it as %s; take it out of that resource's entry in the device plugin config", pci, fn.Driver, d.To, name)}, nil
+			return []finding{about(d.Device, reason.DriverNotBound, "%s is bound to %q, wanted %s, and the kubelet still offers it as %s; take it out of that resource's entry in the device plugin config", pci, fn.Driver, d.To, name)}, nil
 		}
 	}
 	switch {
@@ -333,7 +334,7 @@ func (r *Reconciler) prepareDrive(ctx context.Context, d inventory.Drive, fn sys
 	case err != nil:
 		return useUnknown(d.Device, fn, fresh, err), nil
 	case open:
-		return []finding{about(d.Device, "DeviceOpen", "a program has %s open (%s) though no pod of ours has the device, so it stays bound to %s; end that program", pci, by, fn.Driver)}, nil
+		return []finding{about(d.Device, reason.DeviceOpen, "a program has %s open (%s) though no pod of ours has the device, so it stays bound to %s; end that program", pci, by, fn.Driver)}, nil
 	}
 	return nil, nil
 }

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
@@ -149,7 +150,7 @@ func (r *Reconciler) lasting(src inventory.Sources, devices []nodestate.Device) 
 		if r.Advice != nil {
 			advice = r.Advice(primaryLink(src))
 		}
-		found = append(found, about(h.device, "HostAddress", "the host has an address on %s: %s; pods that share the ENI may not be reached from the host; %s", h.name, h, advice))
+		found = append(found, about(h.device, reason.HostAddress, "the host has an address on %s: %s; pods that share the ENI may not be reached from the host; %s", h.name, h, advice))
 	}
 	return found
 }

@@ -181,8 +181,8 @@ func (n *testNode) fate(want fate) {
 		}
 	}
 	for _, p := range n.inventory().Problems {
-		if strings.HasSuffix(p.Reason, "Unreadable") || strings.HasSuffix(p.Reason, "OtherVersion") {
-			got.reason = p.Reason
+		if strings.HasSuffix(string(p.Reason), "Unreadable") || strings.HasSuffix(string(p.Reason), "OtherVersion") {
+			got.reason = string(p.Reason)
 		}
 	}
 	if got != want {

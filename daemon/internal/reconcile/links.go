@@ -11,6 +11,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
@@ -35,7 +36,7 @@ func (r *Reconciler) configureLinks(ctx context.Context, idle []inventory.IdleLi
 		switch {
 		case err == nil, errors.Is(err, errNotOurs), errors.Is(err, link.ErrNotFound), errors.Is(err, nodestate.ErrBusy):
 		default:
-			f := about(l.Device, "LinkNotConfigured", "link %s cannot be brought up as wanted (mtu %d), see the daemon's log; correct spec.mtu or the link", l.Link.Name, l.Device.MTU)
+			f := about(l.Device, reason.LinkNotConfigured, "link %s cannot be brought up as wanted (mtu %d), see the daemon's log; correct spec.mtu or the link", l.Link.Name, l.Device.MTU)
 			f.err = err
 			found = append(found, f)
 		}
@@ -43,9 +44,9 @@ func (r *Reconciler) configureLinks(ctx context.Context, idle []inventory.IdleLi
 	return changed, found
 }
 
-func about(d nodestate.Device, reason, format string, args ...any) finding {
+func about(d nodestate.Device, why nodestate.Reason, format string, args ...any) finding {
 	return finding{Problem: nodestate.Problem{
-		Reason: reason, NodeENI: d.NodeENI, Device: d.ENIID.String(), Message: fmt.Sprintf(format, args...),
+		Reason: why, NodeENI: d.NodeENI, Device: d.ENIID.String(), Message: fmt.Sprintf(format, args...),
 	}}
 }
 
@@ -152,11 +153,11 @@ func (r *Reconciler) restoreLinks(ctx context.Context, src *inventory.Sources) (
 // unrestored tells which settings of a device's link an earlier pod, or the daemon's
 // own change of its driver, has left otherwise than they were.
 func unrestored(pci device.PCIAddress, err error) finding {
-	p := nodestate.Problem{Reason: "LinkNotRestored", Device: pci.String()}
+	p := nodestate.Problem{Reason: reason.LinkNotRestored, Device: pci.String()}
 	var failed link.Unrestored
 	switch {
 	case errors.Is(err, link.ErrUnfit):
-		p.Reason = "LinkUnfit"
+		p.Reason = reason.LinkUnfit
 		p.Message = fmt.Sprintf("no pod gets the device, whose link has something of an earlier pod that cannot be taken away, "+
 			"tried again: %v; detach what it names, or unplug and attach the ENI", err)
 	case errors.As(err, &failed):

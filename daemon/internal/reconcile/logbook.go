@@ -84,7 +84,7 @@ func (l *logbook) findings(found []finding) (began, over []nodestate.Problem) {
 }
 
 func (l *logbook) problem(p nodestate.Problem) *logrus.Entry {
-	fields := logrus.Fields{"reason": p.Reason, "detail": p.Message}
+	fields := logrus.Fields{"reason": string(p.Reason), "detail": p.Message}
 	if p.NodeENI != "" {
 		fields["nodeENI"] = p.NodeENI
 	}

@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
@@ -68,7 +69,7 @@ func (r *Reconciler) entriesOfNobody(config []byte, owned []device.ResourceName,
 		}
 	}
 	for _, name := range names {
-		found = append(found, finding{Problem: nodestate.Problem{Reason: "CheckpointLost", Device: r.Config.Path, Message: fmt.Sprintf(
+		found = append(found, finding{Problem: nodestate.Problem{Reason: reason.CheckpointLost, Device: r.Config.Path, Message: fmt.Sprintf(
 			"entry %s of the device plugin config looks like one of the daemon's, and no NodeENI declares it, but the daemon's memory (%s) was not there when it started, so the entry stays; delete it, or, if it is yours, give it \"deviceType\": \"netDevice\"",
 			name, nodestate.CheckpointPath(r.StateDir))}})
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/awsnode"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
@@ -179,9 +180,9 @@ func (r *Reconciler) readMetadata(ctx context.Context, f *inventory.Sources) (fo
 	var bad *awsnode.ValueError
 	switch {
 	case errors.As(err, &bad):
-		found = append(found, unreadable("MetadataUnreadable", senseless(bad)+"; until it does, new ENIs are not found, see AWS_EC2_METADATA_SERVICE_ENDPOINT, and whether a proxy answers for the metadata service", err))
+		found = append(found, unreadable(reason.MetadataUnreadable, senseless(bad)+"; until it does, new ENIs are not found, see AWS_EC2_METADATA_SERVICE_ENDPOINT, and whether a proxy answers for the metadata service", err))
 	case err != nil:
-		found = append(found, unreadable("MetadataUnreadable", "instance metadata (IMDSv2) cannot be read; until it can, new ENIs are not found, check that it is switched on and its hop limit", err))
+		found = append(found, unreadable(reason.MetadataUnreadable, "instance metadata (IMDSv2) cannot be read; until it can, new ENIs are not found, check that it is switched on and its hop limit", err))
 	}
 	if !f.ENIs.Known {
 		return found
@@ -190,7 +191,7 @@ func (r *Reconciler) readMetadata(ctx context.Context, f *inventory.Sources) (fo
 	for _, e := range f.ENIs.Value {
 		if e.Unreadable != nil {
 			found = append(found, finding{Problem: nodestate.Problem{
-				Reason: "MetadataSenseless", Device: cmp.Or(e.ID.String(), e.MAC.String()), Message: senseless(e.Unreadable) + "; what was known of this ENI before still holds",
+				Reason: reason.MetadataSenseless, Device: cmp.Or(e.ID.String(), e.MAC.String()), Message: senseless(e.Unreadable) + "; what was known of this ENI before still holds",
 			}})
 		}
 	}

@@ -583,7 +583,7 @@ func (n *testNode) reasons() []string {
 	n.Helper()
 	var all []string
 	for _, p := range n.inventory().Problems {
-		all = append(all, p.Reason)
+		all = append(all, string(p.Reason))
 	}
 	return all
 }

@@ -75,11 +75,11 @@ func TestConfigNeverSettles(t *testing.T) {
 		n.daemon.Sync(t.Context())
 		n.now = n.now.Add(time.Second)
 	}
-	if got := n.reasons(); !slices.Equal(got, []string{pcidp.ReasonConfigUnsettled}) {
+	if got := n.reasons(); !slices.Equal(got, []string{"ConfigUnsettled"}) {
 		t.Errorf("problems %q", got)
 	}
 	n.now = n.now.Add(pcidp.SettleTime)
 	n.daemon.Sync(t.Context())
 	n.settle()
-	n.expect([]string{"a eth1 ready"}, []string{pcidp.ReasonConfigSetAside}, pools{"intel.com/fast": {pci(1)}})
+	n.expect([]string{"a eth1 ready"}, []string{"ConfigSetAside"}, pools{"intel.com/fast": {pci(1)}})
 }

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
@@ -25,7 +26,7 @@ func (r *Reconciler) routeSources(src inventory.Sources, devices []nodestate.Dev
 		want, changed, err = r.withoutTaken(want, devices, changed, err)
 	}
 	if err != nil {
-		f := unreadable("SourceRoutingFailed", "the rules and routes by which answers leave by the ENI that was asked cannot be made, see the daemon's log; tried again", err)
+		f := unreadable(reason.SourceRoutingFailed, "the rules and routes by which answers leave by the ENI that was asked cannot be made, see the daemon's log; tried again", err)
 		return []finding{f}
 	}
 	if changed {

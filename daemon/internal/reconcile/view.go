@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
@@ -65,19 +66,19 @@ type PluginState string
 // The states of the device plugin.
 const (
 	// PluginUnknown: not looked for yet, or it could not be.
-	PluginUnknown PluginState = "Unknown"
+	PluginUnknown = PluginState(reason.Unknown)
 	// PluginUnmanaged: somebody else restarts it (--restart=none).
-	PluginUnmanaged PluginState = "Unmanaged"
+	PluginUnmanaged = PluginState(reason.Unmanaged)
 	// PluginNotFound: there is none on this node.
-	PluginNotFound PluginState = "NotFound"
+	PluginNotFound = PluginState(reason.NotFound)
 	// PluginPending: a restart is due and waits for its time.
-	PluginPending PluginState = "RestartPending"
+	PluginPending = PluginState(reason.RestartPending)
 	// PluginRestarting: a restart is under way, or being verified.
-	PluginRestarting PluginState = "Restarting"
+	PluginRestarting = PluginState(reason.Restarting)
 	// PluginServing: it is verified to serve the config on disk.
-	PluginServing PluginState = "Serving"
+	PluginServing = PluginState(reason.Serving)
 	// PluginFailed: the last restart has failed, and is tried again.
-	PluginFailed PluginState = "RestartFailed"
+	PluginFailed = PluginState(reason.RestartFailed)
 )
 
 // PluginView is the device plugin.

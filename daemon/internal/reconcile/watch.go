@@ -15,6 +15,7 @@ import (
 	"github.com/fsnotify/fsnotify"
 	"golang.org/x/sys/unix"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
@@ -141,7 +142,7 @@ func (w *Watcher) watch() {
 		for w.watchOnce() {
 		}
 	}
-	w.aids.Report("files", nodestate.Problem{Reason: "FilesUnwatched", Message: unwatchedMessage(w.lacking)}, w.lacking)
+	w.aids.Report("files", nodestate.Problem{Reason: reason.FilesUnwatched, Message: unwatchedMessage(w.lacking)}, w.lacking)
 }
 
 // watchOnce says whether it has watched anything anew.

@@ -219,7 +219,7 @@ func problem(t *testing.T, reason string, parts ...string) {
 	t.Helper()
 	guest.Eventually(t, fmt.Sprintf("a problem %s with %q", reason, parts), soon, func() bool {
 		return slices.ContainsFunc(guest.Inventory(t).Problems, func(p nodestate.Problem) bool {
-			return p.Reason == reason && !slices.ContainsFunc(parts, func(part string) bool { return !strings.Contains(p.Message, part) })
+			return string(p.Reason) == reason && !slices.ContainsFunc(parts, func(part string) bool { return !strings.Contains(p.Message, part) })
 		})
 	})
 }
@@ -228,6 +228,6 @@ func problem(t *testing.T, reason string, parts ...string) {
 func noProblem(t *testing.T, reason string) {
 	t.Helper()
 	guest.Eventually(t, "no problem "+reason, soon, func() bool {
-		return !slices.ContainsFunc(guest.Inventory(t).Problems, func(p nodestate.Problem) bool { return p.Reason == reason })
+		return !slices.ContainsFunc(guest.Inventory(t).Problems, func(p nodestate.Problem) bool { return string(p.Reason) == reason })
 	})
 }

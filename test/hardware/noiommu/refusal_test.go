@@ -77,7 +77,7 @@ func awaitProblem(t *testing.T, reason string, parts []string) {
 	guest.Eventually(t, "a problem "+reason, soon, func() bool {
 		problems := guest.Inventory(t).Problems
 		i := slices.IndexFunc(problems, func(p nodestate.Problem) bool {
-			return p.Reason == reason && strings.Contains(p.Message, parts[1])
+			return string(p.Reason) == reason && strings.Contains(p.Message, parts[1])
 		})
 		if i >= 0 {
 			message = problems[i].Message

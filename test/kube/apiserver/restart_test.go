@@ -276,7 +276,7 @@ func TestUselessRestarts(t *testing.T) {
 			return err
 		}
 		for reason, at := range map[string]string{"DevicePluginConfigElsewhere": "kube-system/fed", "DevicePluginUnowned": "default/bare"} {
-			if !slices.ContainsFunc(inv.Problems, func(p nodestate.Problem) bool { return p.Reason == reason && p.Device == at }) {
+			if !slices.ContainsFunc(inv.Problems, func(p nodestate.Problem) bool { return string(p.Reason) == reason && p.Device == at }) {
 				return fmt.Errorf("problems %+v, want %s of %s", inv.Problems, reason, at)
 			}
 		}
