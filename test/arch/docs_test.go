@@ -14,7 +14,7 @@ import (
 )
 
 func docRules() []rule {
-	return []rule{
+	return append(reasonRules(), []rule{
 		{
 			name:  "dead-link",
 			why:   "a link that leads nowhere costs each reader more than it would have cost the writer",
@@ -31,17 +31,6 @@ func docRules() []rule {
 			},
 		},
 		{
-			name:  "unexplained-reason",
-			why:   "who is shown the reason of a Problem looks it up",
-			check: unexplainedReasons,
-			bad: []string{
-				"-- daemon/x.go --\npackage x\n\nconst ReasonX = \"XBroken\"\n-- docs/troubleshooting.md --\nnothing\n",
-				"-- daemon/x.go --\npackage x\n\nfunc f() { j.problem(\"XBroken\", \"\") }\n-- docs/troubleshooting.md --\nnothing\n",
-				"-- daemon/x.go --\npackage x\n\nvar p = Problem{Reason: \"XBroken\"}\n-- docs/troubleshooting.md --\nnothing\n",
-			},
-			good: []string{"-- daemon/x.go --\npackage x\n\nconst ReasonX = \"XBroken\"\n-- docs/troubleshooting.md --\n| `XBroken` | x |\n"},
-		},
-		{
 			name:  "unshown-security",
 			why:   "a line of the security model that no test shows is a hope",
 			check: unshownSecurity,
@@ -51,7 +40,7 @@ func docRules() []rule {
 			},
 			good: []string{"-- docs/security.md --\n| attempt | result | shown by |\n|---|---|---|\n| reads | cannot | TestReads |\n-- x/x_test.go --\npackage x\n\nfunc TestReads(t *testing.T) {}\n"},
 		},
-	}
+	}...)
 }
 
 // page is what others can link to, and what it links to.
@@ -110,32 +99,6 @@ func deadLinks(tr tree) (out []string) {
 		}
 	}
 	slices.Sort(out)
-	return out
-}
-
-// aReason is where code of the daemon names the reason of a Problem.
-var aReason = regexp.MustCompile(`(?:\bproblem\(|[rR]eason\w*\s*=\s*|Reason:\s*)"([A-Z]\w+)"`)
-
-// ofAnotherKind are reasons of conditions, which operations.md lists.
-var ofAnotherKind = []string{"AllReady", "NoDevices", "DevicesPending", "DevicesDraining", "ConfigWritten", "ConfigOutdated"}
-
-func unexplainedReasons(tr tree) (out []string) {
-	var explained string
-	for _, f := range tr.files {
-		if f.path == "docs/troubleshooting.md" || f.path == "docs/dpdk.md" {
-			explained += f.text
-		}
-	}
-	for _, f := range tr.files {
-		if path.Ext(f.path) != ".go" || strings.HasSuffix(f.path, "_test.go") || !strings.HasPrefix(f.path, "daemon/") && !strings.HasPrefix(f.path, "pkg/") {
-			continue
-		}
-		for _, m := range aReason.FindAllStringSubmatch(f.text, -1) {
-			if !strings.Contains(explained, "`"+m[1]+"`") && !slices.Contains(ofAnotherKind, m[1]) {
-				out = append(out, fmt.Sprintf("%s: reason %s", f.path, m[1]))
-			}
-		}
-	}
 	return out
 }
 
