@@ -35,7 +35,7 @@ func (f follower) run(ctx context.Context) {
 	for {
 		events, err := f.subscribe(ctx)
 		f.aids.Report(f.name, nodestate.Problem{Reason: reason.KernelEventsUnseen, Message: "changes of " + f.name +
-			" are not seen at once but within a minute: the kernel's events cannot be subscribed to, see the daemon's log; it is tried again"}, err)
+			" are seen within a minute instead of at once: the kernel's events cannot be read; the daemon tries again, and its log has the error"}, err)
 		if err == nil {
 			if again {
 				f.awake()

@@ -582,7 +582,7 @@ func TestLimits(t *testing.T) {
 		w.sync()
 		w.now = w.now.Add(time.Second)
 	}
-	w.problem("limit", "ENIAddressLimit: EC2 assigns it no more addresses for pods")
+	w.problem("limit", "ENIAddressLimit: EC2 gives this ENI no more addresses for pods")
 	w.ec2.Calls()
 	for range 10 {
 		w.sync()
@@ -601,7 +601,7 @@ func TestRights(t *testing.T) {
 	w := newWorld(t, false, fakeec2.Config{May: func(action string, e fakeec2.ENI) bool { return action == describeCall || e.Tags["allowed"] != "" }})
 	w.ask("ipv4")
 	w.sync()
-	w.problem("forbidden", "EC2Forbidden: EC2 assigns it no more addresses for pods")
+	w.problem("forbidden", "EC2Forbidden: EC2 gives this ENI no more addresses for pods")
 	w.ec2.Calls()
 	for range 4 {
 		w.now = w.now.Add(time.Minute)
@@ -630,7 +630,7 @@ func TestRights(t *testing.T) {
 	w.ec2.Fail("DescribeNetworkInterfaces", "UnauthorizedOperation")
 	w.ask("ipv4")
 	w.sync()
-	w.problem("may not even look", "EC2Forbidden: ENIs cannot be looked up in EC2")
+	w.problem("may not even look", "EC2Forbidden: the ENIs cannot be looked up in EC2")
 	if all := w.enis(); len(all) != 2 {
 		t.Errorf("metadata: %v", all)
 	}

@@ -87,7 +87,7 @@ func (m *Manager) describeENIs(ctx context.Context) bool {
 	defer m.mu.Unlock()
 	if err != nil { // the next is due when the back-off says so
 		m.describe, m.describeAt = true, began
-		m.failed("", err, "ENIs cannot be looked up in EC2; until they can, the metadata are believed, and no address is assigned or given back")
+		m.failed("", err, "the ENIs cannot be looked up in EC2, so no address is assigned or returned")
 		return true
 	}
 	delete(m.trouble, "")
@@ -176,8 +176,8 @@ func (m *Manager) missing() {
 		}
 		p := nodestate.Problem{}
 		if now.Sub(t.absent) >= consistent {
-			p = nodestate.Problem{Reason: reason.ENIUnknownToEC2, NodeENI: d.NodeENI, Device: d.ENIID.String(), Message: "EC2 does not list this ENI among the ENIs of the instance, so that none of its addresses " +
-				"is assigned or given back; see AWS_REGION and AWS_ENDPOINT_URL_EC2, and of which account the role is"}
+			p = nodestate.Problem{Reason: reason.ENIUnknownToEC2, NodeENI: d.NodeENI, Device: d.ENIID.String(), Message: "EC2 does not list this ENI among the ENIs of the instance, so none of its addresses " +
+				"is assigned or returned; check AWS_REGION, AWS_ENDPOINT_URL_EC2 and the account of the role"}
 		}
 		m.set(d.ENIID, p, backOff(t.times))
 		m.soon(t.until.Sub(now))

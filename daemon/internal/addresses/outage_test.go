@@ -21,8 +21,8 @@ import (
 // failure is a Problem.
 func TestFirstDescribeFails(t *testing.T) {
 	for fault, says := range map[string]string{
-		"InternalError": "EC2Failing: ENIs cannot be looked up in EC2", fakeec2.HTML: "see AWS_ENDPOINT_URL_EC2, HTTPS_PROXY", fakeec2.Nothing: "see AWS_ENDPOINT_URL_EC2, HTTPS_PROXY",
-		"AuthFailure": "EC2Unauthenticated: ENIs cannot be looked up", "RequestExpired": "clock",
+		"InternalError": "EC2Failing: the ENIs cannot be looked up in EC2", fakeec2.HTML: "see AWS_ENDPOINT_URL_EC2, HTTPS_PROXY", fakeec2.Nothing: "see AWS_ENDPOINT_URL_EC2, HTTPS_PROXY",
+		"AuthFailure": "EC2Unauthenticated: the ENIs cannot be looked up", "RequestExpired": "clock",
 	} {
 		w := newWorld(t, false, fakeec2.Config{})
 		w.EC2 = &watched{w: w}
@@ -79,7 +79,7 @@ func TestUnknownToEC2(t *testing.T) {
 				}
 			}
 			pass(consistent + 20*time.Second)
-			w.problem("for long", "see AWS_REGION and AWS_ENDPOINT_URL_EC2, and of which account the role is")
+			w.problem("for long", "check AWS_REGION, AWS_ENDPOINT_URL_EC2 and the account of the role")
 			w.ec2.Calls()
 			pass(time.Hour)
 			if calls := w.ec2.Calls(); len(calls) < 10 || len(calls) > 65 || slices.Contains(calls, assignCall) {

@@ -106,7 +106,7 @@ func (m *Manager) assign(ctx context.Context, d *nodestate.Device, o order) bool
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if err != nil {
-		m.failed(d.ENIID, err, "EC2 assigns it no more addresses for pods")
+		m.failed(d.ENIID, err, "EC2 gives this ENI no more addresses for pods")
 		m.check(d.ENIID, err)
 		if t := m.trouble[d.ENIID]; kindOf(err) == awsnode.EC2Limit && n > 1 {
 			t.most, t.until, t.problem = n/2, m.Now(), nodestate.Problem{}
@@ -250,7 +250,7 @@ func (m *Manager) unassign(ctx context.Context, eni device.ENIID, family awsnode
 		m.Log.WithField("eniID", eni).WithField("addresses", what).Info("EC2 has taken back addresses that no pod needs")
 		return true
 	}
-	m.failed(eni, err, "EC2 takes back none of its addresses")
+	m.failed(eni, err, "EC2 takes back no address of this ENI")
 	m.describe = true
 	m.check(eni, err)
 	m.mu.Unlock()

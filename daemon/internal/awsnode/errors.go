@@ -148,7 +148,7 @@ func (e *EC2Error) Remedy() string {
 	case e.Kind == EC2Unauthenticated:
 		return remedyKey
 	case errors.Is(e.Err, errNoENIs):
-		return "see AWS_REGION and AWS_ENDPOINT_URL_EC2, and of which account the role is"
+		return "check AWS_REGION, AWS_ENDPOINT_URL_EC2 and the account of the role"
 	case errors.Is(e.Err, errOtherService):
 		return remedyOther
 	case e.Status >= http.StatusMultipleChoices && e.Status < http.StatusBadRequest:

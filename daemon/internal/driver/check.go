@@ -76,10 +76,10 @@ func withoutIOMMU(addr device.PCIAddress, f Facts, p Policy) *Obstacle {
 	const iommu = "use an instance type with an IOMMU (bare metal) and boot its kernel with intel_iommu=on or amd_iommu=on"
 	switch {
 	case !p.AllowUnsafeNoIOMMU:
-		return &Obstacle{reason.NoIOMMU, fmt.Sprintf("%s cannot be bound to vfio-pci, for it is behind no IOMMU; %s, "+
+		return &Obstacle{reason.NoIOMMU, fmt.Sprintf("%s cannot be bound to vfio-pci, because it is behind no IOMMU; %s, "+
 			"or accept that pods with DPDK can read and write all memory of the node, and run multi-enid with --allow-unsafe-noiommu", addr, iommu)}
 	case f.Loaded[vfioPCI] && f.NoIOMMU == NoIOMMUAbsent:
-		return &Obstacle{reason.NoIOMMU, fmt.Sprintf("%s cannot be bound to vfio-pci, for it is behind no IOMMU, and this kernel has no no-IOMMU mode (CONFIG_VFIO_NOIOMMU); "+
+		return &Obstacle{reason.NoIOMMU, fmt.Sprintf("%s cannot be bound to vfio-pci, because it is behind no IOMMU, and this kernel has no no-IOMMU mode (CONFIG_VFIO_NOIOMMU); "+
 			"boot one that has it, set spec.dpdkDriver to uio_pci_generic, or %s", addr, iommu)}
 	}
 	return nil
@@ -103,7 +103,7 @@ func sharedGroup(fn sysfs.PCIFunction, all map[device.PCIAddress]sysfs.PCIFuncti
 	if len(others) == 0 {
 		return nil
 	}
-	return &Obstacle{reason.IOMMUGroupShared, fmt.Sprintf("%s cannot be bound to vfio-pci, for its IOMMU group %d has functions with other drivers too: %s; "+
+	return &Obstacle{reason.IOMMUGroupShared, fmt.Sprintf("%s cannot be bound to vfio-pci, because its IOMMU group %d has functions with other drivers too: %s; "+
 		"give them NodeENIs with enableDPDK, unbind them, or use a device with a group of its own", fn.Address, fn.IOMMUGroup, strings.Join(others, ", "))}
 }
 

@@ -54,7 +54,7 @@ func (j *joiner) fitRows() {
 	}
 	for _, name := range over(shares, absentBudget) {
 		j.rows = slices.DeleteFunc(j.rows, func(r row) bool { return r.NodeENI == name && j.absent(&r) })
-		j.noRoom(reason.TooManyENIs, name, "the NodeENIs of this node mean more ENIs that it does not have than the inventory has room for, so this NodeENI's are left out; "+
+		j.noRoom(reason.TooManyENIs, name, "the NodeENIs of this node declare more missing ENIs than the inventory has room for, so those of this NodeENI are left out; "+
 			"correct its nodeSelector or its subnets")
 	}
 	clear(shares)
@@ -69,8 +69,8 @@ func (j *joiner) fitRows() {
 				j.rows[i].AllowedNamespaces = []string{""} // which no namespace is
 			}
 		}
-		j.noRoom(reason.AllowedNamespacesTooLong, name, "the list of allowed namespaces stands in the row of each ENI, and is too long for the inventory, "+
-			"which has room for %d octets of all such lists; until it is shorter, no namespace may use the devices of this NodeENI", namespaceBudget)
+		j.noRoom(reason.AllowedNamespacesTooLong, name, "the list of allowed namespaces is too long: the inventory has room for %d octets of all such lists; "+
+			"no pod may use the devices of this NodeENI until the list is shorter", namespaceBudget)
 	}
 }
 
@@ -104,7 +104,7 @@ func (j *joiner) fitClaims(name string, d *declaration) {
 		return
 	}
 	d.claims, d.undecided = d.claims[:maxENIs], true
-	j.noRoom(reason.TooManyENIs, name, "more than %d ENIs are meant for this node, which no instance can have; the first %[1]d count, shorten spec.subnetIDs or status.attachments", maxENIs)
+	j.noRoom(reason.TooManyENIs, name, "this NodeENI declares more than %d ENIs for this node; only the first %[1]d count; shorten spec.subnetIDs or status.attachments", maxENIs)
 }
 
 // FitProblems sorts problems, and brings them within the budget. The argument is changed.

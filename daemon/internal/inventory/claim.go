@@ -99,7 +99,7 @@ func (j *joiner) wants(o *v1alpha1.NodeENI) claim {
 	}
 	name, err := o.Spec.ResourceName()
 	if err != nil {
-		j.problem(reason.InvalidResourceName, o.Name, "", "%v; until it is mended the device is not advertised, since the device plugin would exit on it", err)
+		j.problem(reason.InvalidResourceName, o.Name, "", "%v; the device is not offered to pods until you correct it", err)
 	}
 	c.resource = name
 	c.allowed = j.allowedNamespaces(o)
@@ -168,10 +168,10 @@ func (j *joiner) declareAttached(o *v1alpha1.NodeENI, base claim, d *declaration
 		return
 	}
 	if j.Lookup == LookupNone {
-		j.problem(reason.NotAttached, o.Name, "", "status.attachments has no entry with nodeID %q; the controller that attaches ENIs adds it, see its log if it does not, or correct --node-name", j.NodeName)
+		j.problem(reason.NotAttached, o.Name, "", "no ENI of this NodeENI is attached to this node: status.attachments has no entry with nodeID %q; read the log of the controller that attaches ENIs, or correct --node-name; where no controller attaches ENIs, attach one yourself and run multi-enid with --attachments-from=imds", j.NodeName)
 		return
 	}
-	j.problem(reason.NotAttached, o.Name, "", "status.attachments has no entry with nodeID %q; attach an ENI to this node, correct --node-name, or leave status out to have the ENI found by spec.deviceIndex and subnet", j.NodeName)
+	j.problem(reason.NotAttached, o.Name, "", "no ENI of this NodeENI is attached to this node: status.attachments has no entry with nodeID %q; attach one, correct --node-name, or leave the status out: the ENI is then found by spec.deviceIndex and subnet", j.NodeName)
 }
 
 // declareSubnets takes one ENI for each subnet, in the order in which the
@@ -199,7 +199,7 @@ func (j *joiner) declareSubnets(o *v1alpha1.NodeENI, base claim, d *declaration)
 		j.problem(reason.SubnetNameUnknown, o.Name, "", "spec.subnetName and spec.subnetNames cannot be looked up without EC2; give spec.subnetID or spec.subnetIDs, or status.attachments")
 		d.undecided = true
 	case len(d.claims) == 0 && o.Spec.SubnetID == "" && len(o.Spec.SubnetIDs) == 0:
-		j.problem(reason.NoSubnet, o.Name, "", "neither status.attachments nor a subnet says which ENI is meant; give spec.subnetID or spec.subnetIDs")
+		j.problem(reason.NoSubnet, o.Name, "", "neither status.attachments nor a subnet names the ENI; give spec.subnetID or spec.subnetIDs")
 		d.undecided = true
 	}
 }

@@ -75,13 +75,13 @@ func (j *joiner) free(before *nodestate.CheckpointDevice, pci device.PCIAddress)
 // take away.
 func (j *joiner) explainForeignDriver(c *claim, p place) {
 	if c.driver == "" {
-		j.problem(reason.DriverMismatch, c.nodeENI, c.eni.String(), "%s is bound to %s by somebody else, but spec.enableDPDK is false; set it, or give the device back: driverctl unset-override %[1]s", p.pci, p.fn.Driver)
+		j.problem(reason.DriverMismatch, c.nodeENI, c.eni.String(), "another program has bound %s to %s, but spec.enableDPDK is false; set it to true, or give the device back: driverctl unset-override %[1]s", p.pci, p.fn.Driver)
 		return
 	}
-	j.problem(reason.DriverMismatch, c.nodeENI, c.eni.String(), "%s is bound to %s by somebody else, but spec.dpdkDriver is %s; change that, or give the device back: driverctl unset-override %[1]s", p.pci, p.fn.Driver, c.driver)
+	j.problem(reason.DriverMismatch, c.nodeENI, c.eni.String(), "another program has bound %s to %s, but spec.dpdkDriver is %s; correct that, or give the device back: driverctl unset-override %[1]s", p.pci, p.fn.Driver, c.driver)
 }
 
 func (j *joiner) explainNoInterface(c *claim, p place) {
 	j.missing = true
-	j.problem(reason.NoInterface, c.nodeENI, c.eni.String(), "%s has no network interface in the host and no pod of ours has it; bring it back if it is in another netns, or attach the ENI anew", p.pci)
+	j.problem(reason.NoInterface, c.nodeENI, c.eni.String(), "%s has no network interface in the host, and no pod of ours has it; bring the interface back from another network namespace, or detach and attach the ENI", p.pci)
 }

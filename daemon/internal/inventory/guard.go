@@ -76,8 +76,8 @@ func tagged(name string) string {
 
 // foreign reports an ENI at the claim's slot as somebody else's.
 func (j *joiner) foreign(c *claim, eni device.ENIID, why, remedy string) {
-	j.others[eni] = "the ENI seems to be somebody else's: " + why
-	j.problem(reason.ForeignENI, c.nodeENI, eni.String(), "the ENI at device index %d in %s seems to be somebody else's: %s; %s", c.index, c.subnet, why, remedy)
+	j.others[eni] = "the ENI seems to belong to another program: " + why
+	j.problem(reason.ForeignENI, c.nodeENI, eni.String(), "the ENI at device index %d in %s seems to belong to another program: %s; %s", c.index, c.subnet, why, remedy)
 }
 
 // lookIn has Join called again after a time, or sooner.

@@ -47,7 +47,7 @@ func TestLeasedAddressesStay(t *testing.T) {
 		}
 	}
 	for range 2 {
-		check("while leased", w.sync(), []netip.Prefix{own, leased}, []netip.Prefix{used}, "LeasedAddressGone: the ENI has no longer")
+		check("while leased", w.sync(), []netip.Prefix{own, leased}, []netip.Prefix{used}, "LeasedAddressGone: the ENI has lost")
 	}
 	r := w.sync()
 	check("with who has it", r, []netip.Prefix{own, leased}, []netip.Prefix{used}, "10.0.1.77 (shop/web-0), 10.0.1.100 (container c1)")

@@ -33,7 +33,7 @@ func (j *joiner) resolve(c *claim) bool {
 	}
 	if owner, taken := j.owner[c.eni]; taken {
 		if owner != c.nodeENI {
-			j.problem(reason.ENIClaimedTwice, c.nodeENI, c.eni.String(), "NodeENI %s names this ENI already and goes first by name; change deviceIndex, subnet or status of one of the two", owner)
+			j.problem(reason.ENIClaimedTwice, c.nodeENI, c.eni.String(), "NodeENI %s, which comes first by name, already has this ENI; change deviceIndex, subnet or status of one of the two", owner)
 		}
 		return false
 	}
@@ -72,7 +72,7 @@ func (j *joiner) find(c *claim) device.ENIID {
 			}
 		}
 	}
-	j.problem(reason.AmbiguousENI, c.nodeENI, "", "%s are all at device index %d in %s; name the one that is meant in status.attachments", list(best), c.index, c.subnet)
+	j.problem(reason.AmbiguousENI, c.nodeENI, "", "%s are all at device index %d in %s; name one of them in status.attachments, or detach the others", list(best), c.index, c.subnet)
 	return ""
 }
 

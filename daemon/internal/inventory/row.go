@@ -92,7 +92,7 @@ func (j *joiner) addRow(c *claim, p place) {
 	}
 	if p.pci != "" {
 		if other, taken := j.used[p.pci]; taken {
-			j.problem(reason.PCIAddressShared, c.nodeENI, c.eni.String(), "PCI function %s is that of %s already; unplug and attach the ENI again to have it found anew", p.pci, other)
+			j.problem(reason.PCIAddressShared, c.nodeENI, c.eni.String(), "PCI function %s already belongs to %s; detach and attach the ENI", p.pci, other)
 			p = place{state: nowhere}
 		} else {
 			j.used[p.pci] = c.eni
@@ -237,7 +237,7 @@ func (j *joiner) keepLeased(d *nodestate.Device, before *nodestate.CheckpointDev
 		}
 	}
 	if who != nil {
-		j.problem(reason.LeasedAddressGone, d.NodeENI, d.ENIID.String(), "the ENI has no longer what these pods have leased, and the VPC delivers nothing to them: %s; assign it again, or delete the pods", strings.Join(who, ", "))
+		j.problem(reason.LeasedAddressGone, d.NodeENI, d.ENIID.String(), "the ENI has lost addresses that pods use, and the VPC delivers nothing to them: %s; assign the addresses again, or delete the pods", strings.Join(who, ", "))
 	}
 }
 
@@ -289,7 +289,7 @@ func (j *joiner) agrees(c *claim, p place) bool {
 	if c.at(p.pci) {
 		return true
 	}
-	j.problem(reason.PCIAddressMismatch, c.nodeENI, c.eni.String(), "dpdkPCIAddress %s is not where the ENI is, which is %s; correct it, or leave it out", c.stated, p.pci)
+	j.problem(reason.PCIAddressMismatch, c.nodeENI, c.eni.String(), "spec.dpdkPCIAddress is %s, but the ENI is at %s; correct it, or leave it out", c.stated, p.pci)
 	return false
 }
 
@@ -302,7 +302,7 @@ func (j *joiner) phaseKernel(c *claim, p place, before *nodestate.CheckpointDevi
 		return nodestate.PhasePending // the kernel has not bound it yet
 	case p.state == trusted && j.Attachments.Known && !j.held[p.pci]:
 		if l := j.linkAt[p.pci]; l != nil {
-			j.problem(reason.MACChanged, c.nodeENI, c.eni.String(), "%s has MAC %s, but the ENI's is %s, and the VPC drops what others send; give it back: ip link set dev %[1]s address %[3]s", l.Name, l.MAC, j.mac(c.eni))
+			j.problem(reason.MACChanged, c.nodeENI, c.eni.String(), "link %s has MAC %s instead of the ENI's MAC %s, so the VPC drops its packets; set it back: ip link set dev %[1]s address %[3]s", l.Name, l.MAC, j.mac(c.eni))
 			return nodestate.PhasePending
 		}
 		j.explainNoInterface(c, p)
@@ -334,12 +334,12 @@ func (j *joiner) explainNowhere(c *claim, p place) {
 	switch {
 	case c.eni == "" || p.state != nowhere:
 	case p.twins:
-		j.problem(reason.DuplicateMAC, c.nodeENI, c.eni.String(), "several PCI functions have a link with the ENI's MAC %s; only one may", mac)
+		j.problem(reason.DuplicateMAC, c.nodeENI, c.eni.String(), "several PCI functions have a link with the ENI's MAC %s; give the others another MAC, or remove them", mac)
 	case mac == "" && j.ENIs.Known && !slices.ContainsFunc(j.ENIs.Value, func(e awsnode.ENI) bool { return e.ID == "" }):
-		j.problem(reason.ENINotListed, c.nodeENI, c.eni.String(), "IMDS does not list this ENI, so that its MAC is not known; attach it to this instance, or correct status.attachments")
+		j.problem(reason.ENINotListed, c.nodeENI, c.eni.String(), "the instance metadata does not list this ENI, so its MAC is unknown; attach it to this instance, or correct status.attachments")
 	case mac != "" && c.driver != "":
 		j.problem(reason.DeviceNotSeen, c.nodeENI, c.eni.String(), "no link of this host has the ENI's MAC %s; if it is bound to %s already, give its PCI address in spec.dpdkPCIAddress", mac, c.driver)
 	case mac != "":
-		j.problem(reason.DeviceNotSeen, c.nodeENI, c.eni.String(), "no link of this host has the ENI's MAC %s; attach the ENI, or bring its link back if it is in another netns", mac)
+		j.problem(reason.DeviceNotSeen, c.nodeENI, c.eni.String(), "no link of this host has the ENI's MAC %s; attach the ENI, or bring its link back from another network namespace", mac)
 	}
 }

@@ -139,7 +139,7 @@ func (t *told) tellDevices(node NodeRef, v reconcile.View) []note {
 		case d.Phase == nodestate.PhaseReady && before.phase != nodestate.PhaseReady:
 			notes = append(notes, note{about, corev1.EventTypeNormal, reason.DeviceReady, fmt.Sprintf("%s (%s) is ready for pods on node %s", row.eni, row.pci, node.Name)})
 		case d.Phase == nodestate.PhaseDraining && before.phase != nodestate.PhaseDraining:
-			notes = append(notes, note{about, corev1.EventTypeNormal, reason.DeviceRemoved, fmt.Sprintf("%s drains on node %s%s; no new pod gets it, and it is released when no pod has it any more", row.name(), node.Name, row.why())})
+			notes = append(notes, note{about, corev1.EventTypeNormal, reason.DeviceRemoved, fmt.Sprintf("%s drains on node %s%s; no new pod gets it, and it is released when its last pod ends", row.name(), node.Name, row.why())})
 		}
 		if d.Phase == nodestate.PhaseDraining {
 			notes = append(notes, row.tellHolders(before, v.Holders)...)
@@ -238,14 +238,14 @@ func (t *told) tellRestart(node NodeRef, done reconcile.RestartDone) []note {
 	n := note{about: nodeObject(node), kind: corev1.EventTypeWarning}
 	switch {
 	case done.Result == reconcile.RestartNoneFound:
-		n.reason, n.message = reason.DevicePluginNotFound, "no SR-IOV device plugin pod on this node serves the devices; one that comes reads the config as it is then"
+		n.reason, n.message = reason.DevicePluginNotFound, "this node has no SR-IOV device plugin pod, so no device is offered to pods; deploy one, or name its namespace and labels with --dp-namespaces and --dp-selectors"
 	case done.Result == reconcile.RestartFailed:
-		n.reason, n.message = reason.DevicePluginRestartFailed, fmt.Sprintf("the SR-IOV device plugin does not serve its new config, trying again: %v", done.Err)
+		n.reason, n.message = reason.DevicePluginRestartFailed, fmt.Sprintf("the SR-IOV device plugin does not serve its new config; the daemon tries again: %v", done.Err)
 	case len(done.Report.Deleted) == 0:
 		return nil // it had read the config already
 	default:
-		n.kind, n.reason = corev1.EventTypeNormal, reason.DevicePluginRestarted
-		n.message = "the SR-IOV device plugin was restarted and serves its new config; deleted " + some(done.Report.Deleted)
+		n.kind = corev1.EventTypeNormal
+		n.reason, n.message = reason.DevicePluginRestarted, "the SR-IOV device plugin was restarted and serves its new config; deleted "+some(done.Report.Deleted)
 	}
 	return []note{n}
 }

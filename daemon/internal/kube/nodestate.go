@@ -136,7 +136,7 @@ func devicesReady(devices []nodestate.Device) metav1.Condition {
 	case len(pending) > 0:
 		c.Reason, c.Message = v1alpha1.ReasonDevicesPending, "not ready for pods yet: "+some(pending)
 	case len(draining) > 0:
-		c.Reason, c.Message = v1alpha1.ReasonDevicesDraining, "given back when no pod has them any more: "+some(draining)
+		c.Reason, c.Message = v1alpha1.ReasonDevicesDraining, "removed, and in use until their pods end: "+some(draining)
 	case len(devices) == 0:
 		c.Status, c.Reason, c.Message = metav1.ConditionTrue, v1alpha1.ReasonNoDevices, "no NodeENI declares an ENI of this node"
 	default:
@@ -165,10 +165,10 @@ func some(names []string) string {
 func configCurrent(config reconcile.ConfigView) metav1.Condition {
 	c := metav1.Condition{Type: v1alpha1.ConditionConfigCurrent}
 	if config.Current {
-		c.Status, c.Reason, c.Message = metav1.ConditionTrue, v1alpha1.ReasonConfigWritten, "the config is as the devices want it"
+		c.Status, c.Reason, c.Message = metav1.ConditionTrue, v1alpha1.ReasonConfigWritten, "the config lists the devices that are ready"
 		return c
 	}
-	c.Status, c.Reason, c.Message = metav1.ConditionFalse, v1alpha1.ReasonConfigOutdated, "the config is not as the devices want it, see problems"
+	c.Status, c.Reason, c.Message = metav1.ConditionFalse, v1alpha1.ReasonConfigOutdated, "the config could not be written; see the problems of this node"
 	return c
 }
 
@@ -178,7 +178,7 @@ func pluginServing(v reconcile.View) metav1.Condition {
 	}
 	switch v.Plugin.State {
 	case reconcile.PluginServing:
-		c.Status, c.Message = metav1.ConditionTrue, "verified to serve the config"
+		c.Status, c.Message = metav1.ConditionTrue, "the kubelet offers the devices of the config"
 	case reconcile.PluginUnknown, reconcile.PluginUnmanaged, "":
 		c.Status = metav1.ConditionUnknown
 		c.Reason = string(cmp.Or(v.Plugin.State, reconcile.PluginUnknown))

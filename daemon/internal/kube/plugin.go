@@ -143,7 +143,7 @@ func (d *DevicePlugin) search(ctx context.Context) ([]corev1.Pod, reconcile.Plug
 	if len(denied) > 0 {
 		report.Problems = append(report.Problems, nodestate.Problem{
 			Reason: reason.NamespacesNotSearchable,
-			Message: fmt.Sprintf("no device plugin was found on this node, and these namespaces may not be searched for it: %s; if it is in one of them, apply deploy/rbac.yaml, or a Role in that namespace as in deploy/components/namespaced-pods, else name by --dp-namespaces only those that you use",
+			Message: fmt.Sprintf("no device plugin was found on this node, and the daemon may not search these namespaces for it: %s; apply deploy/rbac.yaml, or a Role as in deploy/components/namespaced-pods, or name only your namespaces with --dp-namespaces",
 				strings.Join(denied, ", ")),
 		})
 	}

@@ -367,6 +367,45 @@ func TestTell(t *testing.T) {
 	step("gone", v)
 }
 
+// TestTellNotAttached: an ENI that a controller attaches within a minute is no Event; one
+// that is not attached then is one, whose message has the way out, and no more.
+func TestTellNotAttached(t *testing.T) {
+	p := nodestate.Problem{Reason: "NotAttached", NodeENI: "a", Message: "m"}
+	lasting := readyView()
+	lasting.Inventory.Devices, lasting.Inventory.Problems = nil, []nodestate.Problem{p, p}
+	over := readyView()
+	over.Inventory.Devices = nil
+	type step struct {
+		at   time.Duration
+		v    reconcile.View
+		want int
+	}
+	for name, tc := range map[string]struct {
+		before v1alpha1.ENINodeStateStatus
+		steps  []step
+	}{
+		"lasts":                   {steps: []step{{0, lasting, 0}, {59 * time.Second, lasting, 0}, {time.Minute, lasting, 1}, {2 * time.Minute, lasting, 0}, {time.Hour, lasting, 0}}},
+		"attached soon":           {steps: []step{{0, lasting, 0}, {50 * time.Second, over, 0}, {70 * time.Second, lasting, 0}, {80 * time.Second, over, 0}}},
+		"comes back":              {steps: []step{{0, lasting, 0}, {time.Minute, lasting, 1}, {2 * time.Minute, over, 0}, {3 * time.Minute, lasting, 0}, {4 * time.Minute, lasting, 1}}},
+		"the clock was set back":  {steps: []step{{time.Hour, lasting, 0}, {0, lasting, 0}, {59 * time.Second, lasting, 0}, {time.Minute, lasting, 1}}},
+		"an earlier daemon knows": {v1alpha1.ENINodeStateStatus{Problems: []v1alpha1.ProblemState{{Reason: "NotAttached", NodeENI: "a", Message: "m"}}}, []step{{0, lasting, 0}, {time.Hour, lasting, 0}}},
+	} {
+		told := tellFrom(tc.before)
+		for _, s := range tc.steps {
+			s.v.At = readyView().At.Add(s.at)
+			notes := told.tell(reportNode, s.v)
+			if len(notes) != s.want {
+				t.Errorf("%s, after %v: %d Events, want %d", name, s.at, len(notes), s.want)
+			}
+			for _, n := range notes {
+				if n.reason != "NotAttached" || n.about.Kind != "NodeENI" || n.about.Name != "a" || n.kind != "Warning" {
+					t.Errorf("%s: Event %+v", name, n)
+				}
+			}
+		}
+	}
+}
+
 // jsonCore speaks JSON, which the test server reads.
 func jsonCore(t *testing.T, config *rest.Config) kubernetes.Interface {
 	t.Helper()

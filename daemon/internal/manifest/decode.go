@@ -163,7 +163,7 @@ func (d *decoder) notUnderstood(data []byte, err error) {
 	d.out.unread = append(d.out.unread, o.Metadata.Name)
 	d.out.problems = append(d.out.problems, nodestate.Problem{
 		Reason: reason.NodeENIUnreadable, NodeENI: o.Metadata.Name, Device: d.path,
-		Message: fmt.Sprintf("file %q: %v; correct it, until then the devices of this NodeENI stay as they are", d.path, err),
+		Message: fmt.Sprintf("file %q: %v; the devices of this NodeENI stay as they are until you correct it", d.path, err),
 	})
 }
 

@@ -221,6 +221,6 @@ func withoutPath(err error) error {
 func unreadable(path string, err error) nodestate.Problem {
 	return nodestate.Problem{
 		Reason: reason.UnreadableManifest, Device: path,
-		Message: fmt.Sprintf("file %q: %v; until it is mended or removed, no NodeENI of this folder counts as removed", path, err),
+		Message: fmt.Sprintf("file %q: %v; no NodeENI of this folder counts as removed until you correct or remove the file", path, err),
 	}
 }

@@ -208,8 +208,8 @@ func TestProblemMessages(t *testing.T) {
 		{Reason: "UnknownField", NodeENI: "a", Device: f("1.yaml"), Message: fmt.Sprintf(`file %q: document 1: unknown field "spec.mtuu"; the API server would drop it, correct or remove it`, f("1.yaml"))},
 		{Reason: "DuplicateNodeENI", NodeENI: "a", Device: f("2.yaml"), Message: fmt.Sprintf(`file %q declares NodeENI "a" again, which file %q declares; the first counts, give one of them another name`, f("2.yaml"), f("1.yaml"))},
 		{Reason: "OtherKind", Device: f("3.yaml"), Message: fmt.Sprintf(`file %q: document 1 has apiVersion "v1" and kind "Pod", which is left alone; only NodeENI is read here, move it elsewhere`, f("3.yaml"))},
-		{Reason: "UnreadableManifest", Device: f("4.yaml"), Message: fmt.Sprintf(`file %q: declares nothing; an editor may be about to write it; until it is mended or removed, no NodeENI of this folder counts as removed`, f("4.yaml"))},
-		{Reason: "NodeENIUnreadable", NodeENI: "b", Device: f("5.yaml"), Message: fmt.Sprintf(`file %q: read document 1: json: cannot unmarshal string into Go struct field NodeENISpec.spec.deviceIndex of type int; correct it, until then the devices of this NodeENI stay as they are`, f("5.yaml"))},
+		{Reason: "UnreadableManifest", Device: f("4.yaml"), Message: fmt.Sprintf(`file %q: declares nothing; an editor may be about to write it; no NodeENI of this folder counts as removed until you correct or remove the file`, f("4.yaml"))},
+		{Reason: "NodeENIUnreadable", NodeENI: "b", Device: f("5.yaml"), Message: fmt.Sprintf(`file %q: read document 1: json: cannot unmarshal string into Go struct field NodeENISpec.spec.deviceIndex of type int; the devices of this NodeENI stay as they are until you correct it`, f("5.yaml"))},
 	}
 	if diff := cmp.Diff(want, list(t, New(dir)).Problems); diff != "" {
 		t.Errorf("problems (-want +got):\n%s", diff)

@@ -54,7 +54,7 @@ func (s *Server) Run(ctx context.Context, listen, socket string) error {
 	}
 	endpoints := []endpoint{{
 		name: "status", address: socket, handler: s.local(), first: status, firstErr: err, problem: func(error) nodestate.Problem {
-			return nodestate.Problem{Reason: reason.StatusUnserved, Device: socket, Message: "the daemon cannot be asked for its status, which is read from its files: its socket cannot be made, see the daemon's log; it is tried again"}
+			return nodestate.Problem{Reason: reason.StatusUnserved, Device: socket, Message: "multi-enid status reads the daemon's files instead of asking it, because its socket cannot be made; the daemon tries again, and its log has the error"}
 		},
 		open: func() (listener, error) { return s.openStatus(ctx, socket) },
 	}}
@@ -157,7 +157,7 @@ func unserved(listen string, err error) nodestate.Problem {
 	case errors.Is(err, unix.EACCES):
 		why = "the daemon may not listen at that port; give a --listen above 1023, or off"
 	}
-	return nodestate.Problem{Reason: reason.MetricsUnserved, Device: listen, Message: fmt.Sprintf("metrics and probes are not served at %s: %s; it is tried again", listen, why)}
+	return nodestate.Problem{Reason: reason.MetricsUnserved, Device: listen, Message: fmt.Sprintf("metrics and probes are not served at %s: %s; the daemon tries again", listen, why)}
 }
 
 func (s *Server) openStatus(ctx context.Context, socket string) (listener, error) {

@@ -8,8 +8,11 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
+	"strings"
 	"time"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
@@ -63,12 +66,14 @@ type API struct {
 	Reason    string `json:"reason,omitempty"`
 }
 
-// SetPools looks at the leases of the inventory's devices.
+// SetPools looks at the leases of the inventory's devices. Without the running daemon,
+// leases that cannot be read are a problem that the inventory's file may lack.
 func (s *Status) SetPools(leases nodestate.LeaseDir) {
 	pools, err := leases.Pools(s.Inventory.BootID, s.Inventory.Devices)
 	s.Pools = append([]nodestate.PoolState{}, pools...)
-	if err != nil && s.Live == nil {
-		s.Unreadable = append(s.Unreadable, err.Error())
+	known := slices.ContainsFunc(s.Inventory.Problems, func(p nodestate.Problem) bool { return p.Reason == reason.LeasesUnreadable })
+	if err != nil && s.Live == nil && !known {
+		s.Inventory.Problems = append(s.Inventory.Problems, nodestate.Problem{Reason: reason.LeasesUnreadable, Message: strings.ReplaceAll(err.Error(), "\n", "; ")})
 	}
 }
 

@@ -167,7 +167,7 @@ func unwatched(folders map[string]bool) nodestate.Problem {
 		names[i] = strconv.Quote(name)
 	}
 	return nodestate.Problem{Reason: reason.OrphansUnwatched, Message: fmt.Sprintf(
-		"the end of pods cannot be seen in %s, so what a pod leaves behind that ends without DEL is not released: "+
+		"the daemon cannot see in %s that a pod has ended, so the device of a pod that ends without DEL is not released; "+
 			"mount that folder of the host into the daemon's container, at the same path and with mountPropagation: HostToContainer",
 		strings.Join(names, ", "))}
 }

@@ -186,9 +186,9 @@ func (f *File) asideProblems(asides []aside, r Request, now Rendering) []nodesta
 	if len(open) == 0 {
 		return entries
 	}
-	message := open[0] + " has content of the device plugin config that could not be kept in place" + cause
+	message := open[0] + " has content of the device plugin config that the config lacks" + cause
 	if n := len(open) + max(0, len(asides)-maxAsides) - 1; n > 0 {
-		message += fmt.Sprintf("; so have older copies beside it, %d in all", n)
+		message += fmt.Sprintf("; so have %d copies in all", n)
 	}
 	if more > 0 {
 		message += fmt.Sprintf("; %d more entries were left out", more)
@@ -198,7 +198,7 @@ func (f *File) asideProblems(asides []aside, r Request, now Rendering) []nodesta
 
 func leftOutProblem(l LeftOut, path string) nodestate.Problem {
 	return nodestate.Problem{Reason: l.Reason, Device: path, Message: fmt.Sprintf(
-		"entry %s of the device plugin config was left out, it %s; %s, or delete %s, which has the file as it was", clip(l.Entry), clip(l.Cause), l.Remedy, path)}
+		"entry %s of the device plugin config was taken out, because it %s; %s, or delete %s, which has the file as it was", clip(l.Entry), clip(l.Cause), l.Remedy, path)}
 }
 
 // missing returns the entries of a copy that the config lacks because the plugin

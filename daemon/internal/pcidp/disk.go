@@ -34,12 +34,12 @@ func (e *symlinkError) Error() string {
 // problem names the way out. The kubelet mounts a ConfigMap as links into a
 // folder "..data", which is itself a link to the current version.
 func (e *symlinkError) problem() nodestate.Problem {
-	p := nodestate.Problem{Reason: reason.ConfigIsSymlink, Device: e.path}
+	p := nodestate.Problem{Device: e.path}
 	if strings.HasPrefix(e.target, "..data/") {
-		p.Message = fmt.Sprintf("%s comes from a ConfigMap, which is not overwritten, so no device is advertised; mount the node's folder %s (hostPath) into the device plugin instead",
+		p.Reason, p.Message = reason.ConfigIsSymlink, fmt.Sprintf("%s comes from a ConfigMap, which is not overwritten, so no device is offered; mount the node's folder %s (hostPath) into the device plugin instead",
 			e.path, filepath.Dir(e.path))
 	} else {
-		p.Message = fmt.Sprintf("%s is a symbolic link to %s, which is not followed, so no device is advertised; put a plain file in its place", e.path, e.target)
+		p.Reason, p.Message = reason.ConfigIsSymlink, fmt.Sprintf("%s is a symbolic link to %s, which is not followed, so no device is offered; put a plain file in its place", e.path, e.target)
 	}
 	return p
 }

@@ -164,7 +164,7 @@ func (f *File) later(r Request, after time.Duration) Result {
 	}
 	if now.Sub(f.restless) >= restlessAfter {
 		result.Problems = []nodestate.Problem{{Reason: reason.ConfigUnsettled, Device: f.Path, Message: fmt.Sprintf(
-			"%s changes again and again, for more than %v by now, so it is left alone; the devices in it may be out of date, and a device plugin that starts may not be able to read it; see who writes it, and have it written once, as a whole",
+			"%s has changed again and again for more than %v, so the daemon leaves it alone; it may list outdated devices, or be unreadable; find the program that writes it, and have it written once, as a whole",
 			f.Path, restlessAfter)}}
 	}
 	return result

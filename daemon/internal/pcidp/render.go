@@ -262,7 +262,7 @@ func (m *merge) servable(f foreignEntry, has answer) bool {
 		return false
 	default:
 		m.problems = append(m.problems, nodestate.Problem{Reason: reason.UnservableEntry, Message: fmt.Sprintf(
-			"entry %s of the device plugin config stays, as no device is known to match it, but with one it stops the device plugin: %s; correct it", clip(f.names()), clip(f.socketFault()))})
+			"entry %s of the device plugin config would stop the device plugin if a device matched it: %s; correct it", clip(f.names()), clip(f.socketFault()))})
 	}
 	return true
 }

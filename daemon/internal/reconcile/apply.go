@@ -34,7 +34,7 @@ func (r *Reconciler) applyConfig(ctx context.Context, src inventory.Sources, dev
 		out.Unsettled = true
 		return []finding{{Problem: nodestate.Problem{
 			Reason: reason.ConfigUnwritable, Device: r.Config.Path,
-			Message: fmt.Sprintf("device plugin config %q cannot be read or written, see the daemon's log; it may advertise outdated devices", r.Config.Path),
+			Message: fmt.Sprintf("device plugin config %q cannot be read or written, so it may list outdated devices; read the daemon's log", r.Config.Path),
 		}, err: err}}
 	}
 	out.sooner(applied.RetryAfter)

@@ -49,7 +49,7 @@ func (r *Reconciler) keepOther() error {
 func (r *Reconciler) keptCheckpoints() (found []finding) {
 	for _, kept := range nodestate.KeptOther(nodestate.CheckpointPath(r.StateDir)) {
 		found = append(found, finding{Problem: nodestate.Problem{Reason: reason.CheckpointOtherVersion, Device: kept, Message: fmt.Sprintf(
-			"another version of multi-enid has written the daemon's memory, which is kept as %s; this version acts only upon as much of it as it understands; "+
+			"another version of multi-enid wrote the daemon's memory, which is kept as %s; this version uses only the parts that it understands; "+
 				"install that version again, or remove the file", kept)}})
 	}
 	return found
@@ -73,7 +73,7 @@ func (r *Reconciler) notRemembered(content []byte) []finding {
 		return nil
 	}
 	return []finding{{Problem: nodestate.Problem{Reason: reason.ConfigTooLarge, Device: r.Config.Path, Message: fmt.Sprintf(
-		"device plugin config %q has more than %d octets, which the daemon does not remember: should the file become unreadable, your entries are only in the copy beside it; shorten it",
+		"device plugin config %q has more than %d octets, so the daemon keeps no last good copy of your entries; shorten it",
 		r.Config.Path, maxRemembered)}}}
 }
 
@@ -82,11 +82,11 @@ func unwritable(err error) finding {
 	if errors.Is(err, nodestate.ErrTooLarge) {
 		return finding{Problem: nodestate.Problem{
 			Reason:  reason.StateTooLarge,
-			Message: "the daemon's own files about this node would be larger than any reader takes, see its log; nothing is changed until they are smaller, remove NodeENIs",
+			Message: "the daemon's own files would be larger than their readers accept, so it changes nothing; delete NodeENIs that this node does not need",
 		}, err: err}
 	}
 	return finding{Problem: nodestate.Problem{
 		Reason:  reason.StateUnwritable,
-		Message: "the daemon's own files cannot be written, see its log; nothing is changed until they can, make room on the disk or correct the permissions",
+		Message: "the daemon's own files cannot be written, so it changes nothing; read its log, and make room on the disk or correct the permissions",
 	}, err: err}
 }

@@ -91,7 +91,7 @@ func (r *Reconciler) clearLinks(ctx context.Context, out *Outcome) (found []find
 		}
 	}
 	if err := r.clearAll(ctx, left); err != nil {
-		found = append(found, unreadable(reason.RoutesUnreadable, "the host's routes and addresses cannot be read; until they can, nothing that others put on links is removed", err))
+		found = append(found, unreadable(reason.RoutesUnreadable, "the host's routes and addresses cannot be read, so nothing foreign is removed from links; read the daemon's log", err))
 	}
 	for _, t := range r.clearing.targets {
 		found = append(found, r.clearing.done[keyOfLink(t.Link)]...)
@@ -156,7 +156,7 @@ func (r *Reconciler) clearOne(ctx context.Context, t inventory.IdleLink, c *link
 		case errors.Is(err, errNotOurs), errors.Is(err, link.ErrNotFound):
 			return nil
 		default:
-			f := about(t.Device, reason.LinkNotConfigured, "routes or addresses that others have put on link %s cannot be removed, see the daemon's log; tried again", t.Link.Name)
+			f := about(t.Device, reason.LinkNotConfigured, "foreign routes or addresses on link %s cannot be removed; the daemon tries again, and its log has the error", t.Link.Name)
 			f.err = err
 			found = append(found, f)
 		}
@@ -294,8 +294,8 @@ func (r *Reconciler) routersRefused() []finding {
 		errs = append(errs, r.clearing.refused[eni].err)
 	}
 	return []finding{unreadable(reason.RouterAdvertisementsAccepted, fmt.Sprintf(
-		"idle ENIs accept IPv6 router advertisements, since accept_ra in %s/<link> cannot be read or written, see the daemon's log; the routes are removed each time that they come, "+
-			"which a pod may notice; have the host's /proc/sys/net writable in the daemon's container, as the manifests have it (--sysctls)", r.IPv6), errors.Join(errs...))}
+		"idle ENIs accept IPv6 router advertisements, because accept_ra in %s/<link> cannot be read or written; their routes are removed each time they arrive, "+
+			"which a pod may notice; mount the host's /proc/sys/net writable into the daemon's container, as the manifests do (--sysctls)", r.IPv6), errors.Join(errs...))}
 }
 
 // onlyDefaultRoute reports the only default route of a family, which stays on a link.

@@ -38,7 +38,7 @@ func (r *Reconciler) collect(ctx context.Context) (inventory.Sources, []finding)
 	case errors.As(err, &told):
 		found = append(found, finding{Problem: told.Problem(), err: err})
 	case err != nil:
-		found = append(found, unreadable(reason.NodeENIsUnreadable, "NodeENIs cannot be read; until they can, none counts as removed", err))
+		found = append(found, unreadable(reason.NodeENIsUnreadable, "NodeENIs cannot be read, so none counts as removed; read the daemon's log", err))
 	}
 	f.UnreadNodeENIs = snap.Unread
 	f.NodeENIs, f.Complete, f.Lookup = snap.Objects, snap.Complete && err == nil, snap.Lookup
@@ -53,7 +53,7 @@ func (r *Reconciler) collect(ctx context.Context) (inventory.Sources, []finding)
 		f.Functions, err = inventory.Fact[map[device.PCIAddress]sysfs.PCIFunction]{}, errNoFunctions
 	}
 	if err != nil {
-		found = append(found, unreadable(reason.SysfsUnreadable, "PCI functions cannot be read; until they can, nothing changes, check that sysfs is mounted", err))
+		found = append(found, unreadable(reason.SysfsUnreadable, "PCI functions cannot be read, so nothing changes; check that sysfs is mounted", err))
 	}
 	found = append(found, r.readLinks(&f)...)
 	found = append(found, r.readRecords(&f)...)
@@ -92,7 +92,7 @@ func (r *Reconciler) readLinks(f *inventory.Sources) []finding {
 	links, err := r.Host.Links()
 	if err != nil {
 		f.Links = inventory.Fact[[]link.Link]{}
-		return []finding{unreadable(reason.LinksUnreadable, "the host's links cannot be read; until they can, nothing changes", err)}
+		return []finding{unreadable(reason.LinksUnreadable, "the host's links cannot be read, so nothing changes; read the daemon's log", err)}
 	}
 	f.Links = inventory.Known(links)
 	if f.Lookup != inventory.LookupGuarded {
@@ -101,7 +101,7 @@ func (r *Reconciler) readLinks(f *inventory.Sources) []finding {
 	foreign, err := r.Host.ForeignUse()
 	if err != nil {
 		f.Foreign, f.Unmarked = inventory.Fact[map[int]string]{}, nil
-		return []finding{unreadable(reason.RoutesUnreadable, "the host's rules and routes cannot be read; until they can, no ENI is taken for ours", err)}
+		return []finding{unreadable(reason.RoutesUnreadable, "the host's rules and routes cannot be read, so no ENI is taken for ours; read the daemon's log", err)}
 	}
 	f.Foreign = inventory.Known(foreign)
 	f.Unmarked = r.unmarked.see(links, foreign, f.Now)
@@ -114,7 +114,7 @@ func (r *Reconciler) readLinks(f *inventory.Sources) []finding {
 func (r *Reconciler) readRecords(f *inventory.Sources) []finding {
 	all, bad, err := r.Attachments.List()
 	if err != nil {
-		return []finding{unreadable(reason.RecordsUnreadable, "attachment records cannot be read; until they can, every device counts as held", err)}
+		return []finding{unreadable(reason.RecordsUnreadable, "attachment records cannot be read, so every device counts as held; read the daemon's log", err)}
 	}
 	f.Attachments, f.Unread, f.Held = inventory.Known(all), bad, map[device.PCIAddress]bool{}
 	found := r.readRestores(f)
@@ -138,7 +138,7 @@ func (r *Reconciler) readRecords(f *inventory.Sources) []finding {
 func (r *Reconciler) readLeases(f *inventory.Sources) (found []finding) {
 	enis, err := r.Leases.ENIs(r.BootID)
 	if err != nil {
-		return []finding{unreadable(reason.LeasesUnreadable, "leases of addresses cannot be read; until they can, no ENI's addresses become fewer", err)}
+		return []finding{unreadable(reason.LeasesUnreadable, "leases of addresses cannot be read, so no address is returned; read the daemon's log", err)}
 	}
 	f.Leases, f.UnreadLeases = inventory.Known(make(map[device.ENIID]nodestate.Leases, len(enis))), map[device.ENIID]bool{}
 	for _, eni := range enis {
@@ -158,7 +158,7 @@ func (r *Reconciler) readLeases(f *inventory.Sources) (found []finding) {
 // another version counts as held.
 func (r *Reconciler) readRestores(f *inventory.Sources) (found []finding) {
 	unknown := func(err error) []finding {
-		return append(found, unreadable(reason.RecordsUnreadable, "restore records cannot be read; until they can, no device changes its driver", err))
+		return append(found, unreadable(reason.RecordsUnreadable, "restore records cannot be read, so no device changes its driver; read the daemon's log", err))
 	}
 	waiting, err := r.Attachments.Restores()
 	if err != nil {

@@ -149,11 +149,11 @@ func (r *Reconciler) tryDrive(ctx context.Context, src inventory.Sources, d inve
 
 // stuck tells of a change that lasts, in the same words whoever has begun it.
 func stuck(d nodestate.Device) finding {
-	return about(d, reason.DriverStuck, "changing the driver of %s does not come to an end; the kernel waits as long as a program has the device open: end any that has", d.PCIAddress)
+	return about(d, reason.DriverStuck, "the change of the driver of %s does not end: the kernel waits for a program that has the device open; end that program", d.PCIAddress)
 }
 
 func driverFailed(d nodestate.Device, to string, err error) finding {
-	f := about(d, reason.DriverNotBound, "%s cannot be bound to %s, see the daemon's log; it is tried again", d.PCIAddress, to)
+	f := about(d, reason.DriverNotBound, "%s cannot be bound to %s; the daemon tries again, and its log has the error", d.PCIAddress, to)
 	f.err = err
 	return f
 }
@@ -313,7 +313,7 @@ func (r *Reconciler) prepareDrive(ctx context.Context, d inventory.Drive, fn sys
 	if r.Kubelet != nil {
 		kubelet, err := r.kubeletDevices(ctx)
 		if err != nil {
-			return []finding{unreadable(reason.KubeletUnreadable, "the kubelet's podresources socket cannot be asked; until it can, devices keep their drivers, check --podresources-socket", err)}, nil
+			return []finding{unreadable(reason.KubeletUnreadable, "the kubelet's podresources socket cannot be asked, so devices keep their drivers; check --podresources-socket", err)}, nil
 		}
 		if len(kubelet.Allocated[pci]) > 0 {
 			return []finding{about(d.Device, reason.DriverNotBound, "%s is bound to %q, wanted %s, and the kubelet has given it to a pod; it is bound once that pod has ended", pci, fn.Driver, d.To)}, nil

@@ -25,7 +25,7 @@ func useUnknown(d nodestate.Device, fn sysfs.PCIFunction, fresh bool, err error)
 	case fn.Driver == "vfio-pci":
 		remedy = "give the daemon the host's /dev/vfio"
 	}
-	f := about(d, reason.DeviceUseUnknown, "it cannot be seen whether a program has %s open, so it stays bound to %s; %s", fn.Address, fn.Driver, remedy)
+	f := about(d, reason.DeviceUseUnknown, "the daemon cannot see whether a program has %s open, so it stays bound to %s; %s", fn.Address, fn.Driver, remedy)
 	f.err = err
 	return []finding{f}
 }

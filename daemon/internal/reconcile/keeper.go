@@ -325,15 +325,15 @@ func (k *keeper) show() {
 func (k *keeper) state() (PluginState, string) {
 	switch {
 	case k.log.missing:
-		return PluginNotFound, "no device plugin runs on this node; one that comes reads the config as it is"
+		return PluginNotFound, "this node has no SR-IOV device plugin pod; deploy one, or name its namespace and labels with --dp-namespaces and --dp-selectors"
 	case k.call != nil && k.call.restart:
-		return PluginRestarting, "the device plugin is being restarted, or seen to offer the devices of its new config"
+		return PluginRestarting, "the device plugin restarts, or the kubelet does not offer the devices of the new config yet"
 	case k.gate.hash != "" && k.gate.failures > 0:
-		return PluginFailed, "the device plugin does not serve its config, see the daemon's log; it is tried again"
+		return PluginFailed, "the device plugin does not serve its config; the daemon tries again, and its log has the error"
 	case k.gate.hash != "":
 		return PluginPending, "the config has changed, and the device plugin will be restarted"
 	case k.view.Pods == nil && k.lookFailures > 0:
-		return PluginUnknown, "the device plugin cannot be looked for, see the daemon's log; it is tried again"
+		return PluginUnknown, "the device plugin cannot be looked for; the daemon tries again, and its log has the error"
 	case k.view.Pods == nil:
 		return PluginUnknown, "the device plugin has not been looked for yet"
 	}

@@ -76,7 +76,7 @@ func (r *Reconciler) readKubelet(ctx context.Context, f *inventory.Sources) []fi
 	}
 	devices, err := r.kubeletDevices(ctx)
 	if err != nil {
-		return []finding{unreadable(reason.KubeletUnreadable, "the kubelet's podresources socket cannot be asked; until it can, devices that were removed count as in use, check --podresources-socket", err)}
+		return []finding{unreadable(reason.KubeletUnreadable, "the kubelet's podresources socket cannot be asked, so removed devices count as in use; check --podresources-socket", err)}
 	}
 	*f.Kubelet = inventory.Known(devices)
 	return nil

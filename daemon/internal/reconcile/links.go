@@ -36,7 +36,7 @@ func (r *Reconciler) configureLinks(ctx context.Context, idle []inventory.IdleLi
 		switch {
 		case err == nil, errors.Is(err, errNotOurs), errors.Is(err, link.ErrNotFound), errors.Is(err, nodestate.ErrBusy):
 		default:
-			f := about(l.Device, reason.LinkNotConfigured, "link %s cannot be brought up as wanted (mtu %d), see the daemon's log; correct spec.mtu or the link", l.Link.Name, l.Device.MTU)
+			f := about(l.Device, reason.LinkNotConfigured, "link %s cannot be set up with MTU %d; read the daemon's log, and correct spec.mtu or the link", l.Link.Name, l.Device.MTU)
 			f.err = err
 			found = append(found, f)
 		}
@@ -153,18 +153,17 @@ func (r *Reconciler) restoreLinks(ctx context.Context, src *inventory.Sources) (
 // unrestored tells which settings of a device's link an earlier pod, or the daemon's
 // own change of its driver, has left otherwise than they were.
 func unrestored(pci device.PCIAddress, err error) finding {
-	p := nodestate.Problem{Reason: reason.LinkNotRestored, Device: pci.String()}
+	p := nodestate.Problem{Device: pci.String()}
 	var failed link.Unrestored
 	switch {
 	case errors.Is(err, link.ErrUnfit):
-		p.Reason = reason.LinkUnfit
-		p.Message = fmt.Sprintf("no pod gets the device, whose link has something of an earlier pod that cannot be taken away, "+
-			"tried again: %v; detach what it names, or unplug and attach the ENI", err)
+		p.Reason, p.Message = reason.LinkUnfit, fmt.Sprintf("no pod gets the device, because an earlier pod left something on its link that cannot be removed: "+
+			"%v; detach it, or detach and attach the ENI", err)
 	case errors.As(err, &failed):
-		p.Message = fmt.Sprintf("pods get the device, but its link is not as it was before an earlier pod, "+
-			"tried again: %v; set it by hand, or unplug and attach the ENI", err)
+		p.Reason, p.Message = reason.LinkNotRestored, fmt.Sprintf("pods get the device, but a setting that an earlier pod changed cannot be restored: "+
+			"%v; set it by hand, or detach and attach the ENI", err)
 	default:
-		p.Message = "the restore record of the device cannot be removed, see the daemon's log; tried again"
+		p.Reason, p.Message = reason.LinkNotRestored, "the restore record of the device cannot be removed; the daemon tries again, and its log has the error"
 	}
 	return finding{err: err, Problem: p}
 }

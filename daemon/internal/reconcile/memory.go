@@ -70,7 +70,7 @@ func (r *Reconciler) entriesOfNobody(config []byte, owned []device.ResourceName,
 	}
 	for _, name := range names {
 		found = append(found, finding{Problem: nodestate.Problem{Reason: reason.CheckpointLost, Device: r.Config.Path, Message: fmt.Sprintf(
-			"entry %s of the device plugin config looks like one of the daemon's, and no NodeENI declares it, but the daemon's memory (%s) was not there when it started, so the entry stays; delete it, or, if it is yours, give it \"deviceType\": \"netDevice\"",
+			"entry %s of the device plugin config has the form of the daemon's own, and no NodeENI declares it; it stays, because the daemon's memory (%s) was not there when it started; delete it, or give it \"deviceType\": \"netDevice\" if it is yours",
 			name, nodestate.CheckpointPath(r.StateDir))}})
 	}
 	return found, forgotten || len(names) > 0

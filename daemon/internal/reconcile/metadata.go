@@ -180,9 +180,9 @@ func (r *Reconciler) readMetadata(ctx context.Context, f *inventory.Sources) (fo
 	var bad *awsnode.ValueError
 	switch {
 	case errors.As(err, &bad):
-		found = append(found, unreadable(reason.MetadataUnreadable, senseless(bad)+"; until it does, new ENIs are not found, see AWS_EC2_METADATA_SERVICE_ENDPOINT, and whether a proxy answers for the metadata service", err))
+		found = append(found, unreadable(reason.MetadataUnreadable, senseless(bad)+", so new ENIs are not found; check AWS_EC2_METADATA_SERVICE_ENDPOINT, and whether a proxy answers for the metadata service", err))
 	case err != nil:
-		found = append(found, unreadable(reason.MetadataUnreadable, "instance metadata (IMDSv2) cannot be read; until it can, new ENIs are not found, check that it is switched on and its hop limit", err))
+		found = append(found, unreadable(reason.MetadataUnreadable, "the instance metadata (IMDSv2) cannot be read, so new ENIs are not found; check that it is switched on, and its hop limit", err))
 	}
 	if !f.ENIs.Known {
 		return found
@@ -209,5 +209,5 @@ func senseless(e *awsnode.ValueError) string {
 	if len(value) > longestValue {
 		value = value[:longestValue] + "…"
 	}
-	return fmt.Sprintf("instance metadata say %q for %s, which makes no sense", value, e.Key)
+	return fmt.Sprintf("the instance metadata has the senseless value %q for %s", value, e.Key)
 }

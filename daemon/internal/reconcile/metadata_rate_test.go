@@ -305,7 +305,7 @@ func TestMetadataSenseless(t *testing.T) {
 			if got := fmt.Sprint(inv.Devices); got != before {
 				t.Errorf("%s, %s: rows\n%s, want\n%s", key, how, got, before)
 			}
-			want := `instance metadata say "<html>" for network/interfaces/macs/` + mac(1).String() + "/" + key + ", which makes no sense; what was known of this ENI before still holds"
+			want := `the instance metadata has the senseless value "<html>" for network/interfaces/macs/` + mac(1).String() + "/" + key + "; what was known of this ENI before still holds"
 			if len(inv.Problems) != 1 || inv.Problems[0].Reason != "MetadataSenseless" || inv.Problems[0].Device != eniID(1).String() || inv.Problems[0].Message != want {
 				t.Errorf("%s, %s: problems %+v, want %s", key, how, inv.Problems, want)
 			}

@@ -26,7 +26,7 @@ func (r *Reconciler) routeSources(src inventory.Sources, devices []nodestate.Dev
 		want, changed, err = r.withoutTaken(want, devices, changed, err)
 	}
 	if err != nil {
-		f := unreadable(reason.SourceRoutingFailed, "the rules and routes by which answers leave by the ENI that was asked cannot be made, see the daemon's log; tried again", err)
+		f := unreadable(reason.SourceRoutingFailed, "the rules and routes of --source-routing cannot be made; the daemon tries again, and its log has the error", err)
 		return []finding{f}
 	}
 	if changed {

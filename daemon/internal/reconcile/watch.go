@@ -239,7 +239,7 @@ func instanceError(err error) error {
 // unwatchedMessage says which limit was met, where it is known; inotify(7) has
 // the limits.
 func unwatchedMessage(err error) string {
-	message := fmt.Sprintf("changes of files are not seen at once but within %v: ", pollEvery)
+	message := fmt.Sprintf("changes of files are seen within %v instead of at once: ", pollEvery)
 	switch {
 	case errors.Is(err, errNoInstance):
 		return message + "all inotify instances of the daemon's user are taken; on the node raise fs.inotify.max_user_instances (sysctl), which is often 128"

@@ -121,7 +121,7 @@ func TestBoundBySomebodyElse(t *testing.T) {
 	guest.AwaitPhase(t, eniA().ID, nodestate.PhaseReady, soon)
 	wantConfig(t, pool(resourceSRIOV, "e1000e", a))
 	guest.BindVFIO(t, a.pci)
-	problem(t, "DriverMismatch", a.pci, "by somebody else")
+	problem(t, "DriverMismatch", a.pci, "another program")
 	wantConfig(t, placeholder())
 	guest.WriteNodeENI(t, "a", dpdk(eniA(), "vfio-pci"))
 	a.bound(t, eniA(), "vfio-pci")
