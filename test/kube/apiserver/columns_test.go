@@ -19,9 +19,9 @@ func TestNodeENIColumns(t *testing.T) {
 	c.CreateNodeENI(t, v1alpha1.NodeENI{ObjectMeta: metav1.ObjectMeta{Name: "a"}, Spec: v1alpha1.NodeENISpec{
 		NodeSelector: map[string]string{"ng": "a"}, SubnetID: "subnet-0a1b2c3d", SubnetIDs: []string{"subnet-0a1b2c3e"}, DeviceIndex: 2, MTU: 9001,
 		EnableDPDK: true, DPDKResourceName: "intel.com/fast", DPDKPCIAddress: "0000:00:07.0",
-	}})
+	}, Status: v1alpha1.NodeENIStatus{Attachments: []v1alpha1.ENIAttachment{{NodeID: "node-a", ENIID: "eni-0a1b2c3d"}, {NodeID: "node-b", ENIID: "eni-0a1b2c3e"}}}})
 	columns, rows := table(t, c, nodeENIs)
-	want := []string{"Name", "Subnet", "Index", "MTU", "DPDK", "Resource", "Subnets", "Subnet names", "PCI address", "Selector", "Age"}
+	want := []string{"Name", "Subnet", "Index", "MTU", "DPDK", "Resource", "First node", "Subnets", "Subnet names", "PCI address", "Selector", "Age"}
 	if diff := cmp.Diff(want, columns); diff != "" {
 		t.Errorf("columns (-want +got):\n%s", diff)
 	}
@@ -31,7 +31,8 @@ func TestNodeENIColumns(t *testing.T) {
 	delete(rows[0], "Age")
 	if diff := cmp.Diff(map[string]any{
 		"Name": "a", "Subnet": "subnet-0a1b2c3d", "Index": 2.0, "MTU": 9001.0, "DPDK": true, "Resource": "intel.com/fast",
-		"Subnets": `["subnet-0a1b2c3e"]`, "Subnet names": nil, "PCI address": "0000:00:07.0", "Selector": `{"ng":"a"}`,
+		"First node": "node-a",
+		"Subnets":    `["subnet-0a1b2c3e"]`, "Subnet names": nil, "PCI address": "0000:00:07.0", "Selector": `{"ng":"a"}`,
 	}, numbers(rows[0])); diff != "" {
 		t.Errorf("row (-want +got):\n%s", diff)
 	}

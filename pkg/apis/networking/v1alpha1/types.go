@@ -24,6 +24,7 @@ const (
 // +kubebuilder:printcolumn:name="MTU",type=integer,JSONPath=`.spec.mtu`,description="MTU in octets"
 // +kubebuilder:printcolumn:name="DPDK",type=boolean,JSONPath=`.spec.enableDPDK`,description="Whether nodes bind the device to a userspace driver"
 // +kubebuilder:printcolumn:name="Resource",type=string,JSONPath=`.spec.dpdkResourceName`,description="Resource under which the device is advertised to pods"
+// +kubebuilder:printcolumn:name="First node",type=string,JSONPath=`.status.attachments[0].nodeID`,description="First node to which a controller has attached an ENI; kubectl get ens shows the readiness on each node"
 // +kubebuilder:printcolumn:name="Subnets",type=string,priority=1,JSONPath=`.spec.subnetIDs`,description="Subnets that have one ENI each"
 // +kubebuilder:printcolumn:name="Subnet names",type=string,priority=1,JSONPath=`.spec.subnetNames`,description="Name tags of the subnets that have one ENI each"
 // +kubebuilder:printcolumn:name="PCI address",type=string,priority=1,JSONPath=`.spec.dpdkPCIAddress`,description="PCI address that the NodeENI gives"
