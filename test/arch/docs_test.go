@@ -14,7 +14,7 @@ import (
 )
 
 func docRules() []rule {
-	return append(reasonRules(), []rule{
+	return append(append(reasonRules(), messageRules()...), []rule{
 		{
 			name:  "dead-link",
 			why:   "a link that leads nowhere costs each reader more than it would have cost the writer",

@@ -49,6 +49,11 @@ type Group struct {
 	Entries      []Entry
 }
 
+// Groups returns the table. The order is that of the documents.
+func Groups() []Group {
+	return []Group{declared, fields, links, addresses, drivers, config, plugin, records, sources, nodeenis, api, events, states}
+}
+
 // Delay returns for how long a Problem must have lasted before its Event is sent. It
 // is 0 but for states that each new NodeENI passes through.
 func Delay(r nodestate.Reason) time.Duration {
