@@ -55,6 +55,8 @@ release: $(RELEASE) $(BIN)/tools/kustomize ## Make all files of release VERSION,
 	@$(MAKE) --no-print-directory image VERSION='$(VERSION)' IMAGE='$(REPOSITORY):$(VERSION)'
 	for p in $(KUBECTL_PLATFORMS); do \
 	  GOOS=$${p%/*} GOARCH=$${p#*/} $(call gobuild) $(TAGS) -ldflags '$(LDFLAGS)' -o $(DIST)/"$$p"/kubectl-multi_eni ./daemon/kubectl-multi_eni; done
+	$(SBOM) bin -json -std -noserial -notimestamp -version '$(VERSION)' -output $(BIN)/sbom/kubectl-multi_eni.cdx.json \
+	  $(DIST)/$(firstword $(KUBECTL_PLATFORMS))/kubectl-multi_eni
 	@rm -rf $(BIN)/manifests && mkdir -p $(BIN)/manifests
 	digest=$$($(RELEASE) digest); printf 'resources: [../../deploy]\nimages: [{name: multi-eni-cni, newName: %s, digest: "%s"}]\n' '$(REPOSITORY)' "$$digest" >$(BIN)/manifests/kustomization.yaml
 	$(BIN)/tools/kustomize build $(BIN)/manifests >$(BIN)/manifests/install.yaml

@@ -16,11 +16,17 @@ import (
 	"strings"
 )
 
-// programs are the main packages of the image, by the name of their program.
-var programs = map[string]string{"multi-eni": "./plugins/multi-eni", "eni-ipam": "./plugins/eni-ipam", "multi-enid": "./daemon"}
-
-// platforms are those of a release's image.
-var platforms = []string{"amd64", "arm64"}
+// programs are the main packages of a release, by the name of their program, with the
+// systems that they are for.
+var programs = map[string]struct {
+	pkg     string
+	systems []string
+}{
+	"multi-eni":   {"./plugins/multi-eni", []string{"linux"}},
+	"eni-ipam":    {"./plugins/eni-ipam", []string{"linux"}},
+	"multi-enid":  {"./daemon", []string{"linux"}},
+	kubectlPlugin: {"./daemon/" + kubectlPlugin, []string{"linux", "darwin"}},
+}
 
 // legal are the names of files whose text must go with the code.
 var legal = regexp.MustCompile(`(?i)^(licen[cs]e|copying|copyright|notice|patents|authors)([.-].*)?$`)
@@ -65,17 +71,25 @@ func writeNotices(ctx context.Context, o options, args []string) error {
 // platforms. The result is sorted.
 func linkedModules(ctx context.Context, tags string) ([]linked, error) {
 	all := map[string]*linked{}
-	for _, arch := range platforms {
-		args := append([]string{"list", "-deps", "-json=Dir,Standard,Module", "-tags", tags}, slices.Sorted(maps.Values(programs))...)
-		cmd := exec.CommandContext(ctx, goCommand(), args...)
-		cmd.Env = append(os.Environ(), "GOOS=linux", "GOARCH="+arch, "CGO_ENABLED=0", "GOFLAGS=-mod=readonly")
-		cmd.Stderr = os.Stderr
-		out, err := cmd.Output()
-		if err != nil {
-			return nil, fmt.Errorf("go list: %w", err)
+	packages := map[string][]string{} // by system
+	for _, p := range programs {
+		for _, system := range p.systems {
+			packages[system] = append(packages[system], p.pkg)
 		}
-		if err := addPackages(all, out); err != nil {
-			return nil, err
+	}
+	for system, pkgs := range packages {
+		for _, arch := range []string{"amd64", "arm64"} {
+			args := append([]string{"list", "-deps", "-json=Dir,Standard,Module", "-tags", tags}, pkgs...)
+			cmd := exec.CommandContext(ctx, goCommand(), args...)
+			cmd.Env = append(os.Environ(), "GOOS="+system, "GOARCH="+arch, "CGO_ENABLED=0", "GOFLAGS=-mod=readonly")
+			cmd.Stderr = os.Stderr
+			out, err := cmd.Output()
+			if err != nil {
+				return nil, fmt.Errorf("go list: %w", err)
+			}
+			if err := addPackages(all, out); err != nil {
+				return nil, err
+			}
 		}
 	}
 	goroot, err := exec.CommandContext(ctx, goCommand(), "env", "GOROOT", "GOVERSION").Output()
@@ -168,7 +182,7 @@ func (m linked) texts() ([]text, error) {
 // notices are all texts, each once, after a list of the modules.
 func notices(modules []linked) ([]byte, error) {
 	var out, bodies strings.Builder
-	fmt.Fprintf(&out, "Third-party notices of multi-eni-cni\n\nmulti-eni, eni-ipam and multi-enid contain code of these modules. The numbers are those of the texts below.\n\n")
+	fmt.Fprintf(&out, "Third-party notices of multi-eni-cni\n\nThe programs of this project contain code of these modules. The numbers are those of the texts below.\n\n")
 	numbers := map[string]int{}
 	owners := map[int][]string{}
 	var contents []string

@@ -130,6 +130,11 @@ func TestRelease(t *testing.T) {
 	if diff := cmp.Diff(want, slices.DeleteFunc(slices.Clone(r.files), func(f string) bool { return strings.Contains(f, "kubectl") || strings.HasPrefix(f, "krew-") })); diff != "" {
 		t.Errorf("files (-want +got):\n%s", diff)
 	}
+	plugin := "kubectl-multi_eni_" + r.version + "_linux_amd64.tar.gz"
+	krew := string(r.read("krew-multi-eni.yaml"))
+	if want := fmt.Sprintf("/%s\n    sha256: %x\n", plugin, sha256.Sum256(r.read(plugin))); !strings.Contains(krew, want) || !strings.Contains(krew, "version: "+r.version+"\n") {
+		t.Errorf("the plugin's manifest has no %q:\n%s", want, krew)
+	}
 	if notes := string(r.read("RELEASE_NOTES.md")); !strings.Contains(notes, "# multi-eni-cni "+r.version) || !strings.Contains(notes, "\n- ") || !strings.Contains(notes, "sha256:") {
 		t.Errorf("notes:\n%s", notes)
 	}
