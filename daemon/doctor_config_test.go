@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"net"
 	"net/http"
 	"path/filepath"
@@ -60,9 +61,9 @@ func TestDoctorBesideAnotherVersion(t *testing.T) {
 		"older":             {http.NotFound, nil, "of a version that does not tell its flags: give the flags of multi-enid run"},
 		"older, in its pod": {http.NotFound, inCluster, "warn  configuration: the running multi-enid is of a version that does not tell its flags, so that flags that were not given have their defaults"},
 		"newer": {func(w http.ResponseWriter, _ *http.Request) {
-			w.Write([]byte(`{"version":"v99","flags":{"nodeeni-source":"dir:/none","warp":"9","orphan-grace":"forever","node-name":"node-a"}}`))
+			fmt.Fprint(w, `{"version":"v99","flags":{"nodeeni-source":"dir:/none","warp":"9","orphan-grace":"forever","node-name":"node-a"}}`)
 		}, nil, "warn  configuration: multi-enid v99 runs here, and this is " + version + ", which does not know its --orphan-grace, --warp"},
-		"garbled": {func(w http.ResponseWriter, _ *http.Request) { w.Write([]byte("{")) }, nil, "--nodeeni-source=kube"},
+		"garbled": {func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "{") }, nil, "--nodeeni-source=kube"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			inventory := filepath.Join(t.TempDir(), "inventory.json")
@@ -71,7 +72,7 @@ func TestDoctorBesideAnotherVersion(t *testing.T) {
 				t.Fatal(err)
 			}
 			server := &http.Server{Handler: tt.answer}
-			go server.Serve(l)
+			go server.Serve(l) //nolint:errcheck // it ends with Close
 			defer server.Close()
 			var c nodeFlags
 			p := program{getenv: func(k string) string { return tt.env[k] }}

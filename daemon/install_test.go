@@ -317,7 +317,7 @@ func TestInstallIntoNothing(t *testing.T) {
 		t.Errorf("exit code %d: %s", code, stderr)
 	}
 	for _, path := range []string{i.to, i.policy} {
-		if _, err := os.Stat(path); !os.IsNotExist(err) {
+		if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("%s was made: %v", path, err)
 		}
 	}

@@ -93,9 +93,9 @@ func (p Program) doctors(ctx context.Context, f *flags, pods []outside.Pod, outp
 	for i, pod := range pods {
 		if len(pods) > 1 && output == "text" {
 			if i > 0 {
-				fmt.Fprintln(p.Stdout) //nolint:errcheck // kubectl's output meets the same error
+				fmt.Fprintln(p.Stdout)
 			}
-			fmt.Fprintf(p.Stdout, "Node %s:\n", pod.Node) //nolint:errcheck // as above
+			fmt.Fprintf(p.Stdout, "Node %s:\n", pod.Node)
 		}
 		var args []string
 		if f.kubeconfig != "" {

@@ -96,7 +96,7 @@ func write(out io.Writer, states []v1alpha1.ENINodeState, format string, full bo
 	}
 	for i, n := range nodes {
 		if i > 0 {
-			fmt.Fprintln(out) //nolint:errcheck // Print meets the same error
+			fmt.Fprintln(out)
 		}
 		if err := n.Print(out, wide); err != nil {
 			return err

@@ -130,7 +130,7 @@ func (p Problem) String() string {
 func (n Node) devices(b *strings.Builder, wide bool) {
 	switch {
 	case len(n.Devices) > 0:
-		deviceTable(n.Devices).print(b, wide)
+		deviceTable(n.Devices).render(b, wide)
 	case len(n.Problems) > 0:
 		b.WriteString("No devices. The problems below may be the cause.\n")
 	default:
@@ -185,7 +185,7 @@ func (n Node) pods(b *strings.Builder, wide bool) {
 	}
 	if len(t.rows) > 0 {
 		b.WriteString("\nPods:\n")
-		t.print(b, wide)
+		t.render(b, wide)
 	}
 }
 
@@ -216,7 +216,7 @@ func (n Node) pools(b *strings.Builder, wide bool) {
 	for _, p := range n.Pools {
 		t.add(p.ENIID, p.Family, many(p.Free), strconv.Itoa(p.Leased), strconv.Itoa(p.Cooling), strconv.Itoa(p.Retiring))
 	}
-	t.print(b, wide)
+	t.render(b, wide)
 }
 
 // many is a count that nobody reads digit by digit.

@@ -48,12 +48,12 @@ func (t *table) add(cells ...string) {
 
 func (t *table) write(out io.Writer, wide bool) error {
 	var b strings.Builder
-	t.print(&b, wide)
+	t.render(&b, wide)
 	_, err := io.WriteString(out, b.String())
 	return err
 }
 
-func (t *table) print(b *strings.Builder, wide bool) {
+func (t *table) render(b *strings.Builder, wide bool) {
 	t.drop()
 	widths := t.natural()
 	if !wide {
