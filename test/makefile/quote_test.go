@@ -126,7 +126,9 @@ func recipes(text string) []string {
 		if code, ok := strings.CutPrefix(line, "\t"); ok {
 			code = regexp.MustCompile(`\$\((CURDIR|GO|PWD|HOME|TMPDIR)\)`).ReplaceAllString(code, "$$$${$1}")
 			code = strings.ReplaceAll(strings.TrimLeft(code, "@-"), "$$", "\x00")
-			code = regexp.MustCompile(`\$([@<^*]|\([@<^*][DF]?\)|\([^()]*(\([^()]*(\([^()]*\))?[^()]*\))*[^()]*\))`).ReplaceAllString(code, "word")
+			for reference := regexp.MustCompile(`\$([@<^*]|\([^()$]*\))`); reference.MatchString(code); { // the inner ones first
+				code = reference.ReplaceAllString(code, "word")
+			}
 			out = append(out, strings.ReplaceAll(code, "\x00", "$"))
 		}
 	}
@@ -205,7 +207,7 @@ func TestQuotedCanFail(t *testing.T) {
 	}
 	for text, want := range map[string]int{
 		"\trm -rf $(CURDIR)/bin": 2, "\trm -rf \"$(CURDIR)/bin\"": 1, "\trm -rf \"$(CURDIR)\"/bin": 0, "BIN := $(CURDIR)/bin": 1, "HERE := \"$(CURDIR)\"": 0, "\t$(GO) test": 2,
-		"\trm -rf $(BIN)": 0, "\trm -rf $$dir": 1, "\trm -rf \"$$dir\"": 0, "\tgo build $$($(go) -C test/tools list tool | grep x)": 0, "\tfor p in $(LIST); do a; \\\n\t  b $$p; done": 1,
+		"\trm -rf $(BIN)": 0, "\trm -rf $(addprefix $(BIN)/,$(word 1,$(X) y))": 0, "\trm -rf $$dir": 1, "\trm -rf \"$$dir\"": 0, "\tgo build $$($(go) -C test/tools list tool | grep x)": 0, "\tfor p in $(LIST); do a; \\\n\t  b $$p; done": 1,
 	} {
 		if got := faults("Makefile", text); len(got) != want {
 			t.Errorf("%s: %q, want %d", text, got, want)
