@@ -2,7 +2,6 @@ package arch
 
 import (
 	"fmt"
-	"os"
 	"path"
 	"regexp"
 	"strings"
@@ -14,23 +13,6 @@ const (
 	maxColumns = 160 // of a line of a page
 	maxClauses = 2   // heavy clauses in 1,000 words, and one on a shorter page
 )
-
-// unrevised are the texts that are still to be rewritten, and who does so. With PROSE=all
-// in the environment the rules judge them too.
-var unrevised = map[string]string{
-	"daemon/flags.go":       "command line",
-	"daemon/hostnetwork.go": "command line",
-	"daemon/doctor.go":      "command line",
-	"daemon/status.go":      "command line",
-	"daemon/uninstall.go":   "command line",
-	"daemon/install.go":     "command line",
-}
-
-func isUnrevised(name string) bool {
-	_, page := unrevised[name]
-	_, folder := unrevised[path.Dir(name)]
-	return (page || folder) && os.Getenv("PROSE") != "all"
-}
 
 func proseRules() []rule {
 	words := func(n int) string { return strings.Repeat("word ", n-1) + "word" }
@@ -76,6 +58,16 @@ func proseRules() []rule {
 			},
 		},
 		{
+			name:  "heavy-message",
+			why:   "a message is read in a hurry: name the thing and the actor",
+			check: heavyMessages,
+			bad:   []string{"-- pkg/x/x.go --\npackage x\n\nvar a, b = \"remove what a killed install left\", \"who has it cannot be seen\"\n"},
+			good: []string{
+				"-- pkg/x/x.go --\npackage x\n\nvar a, b = \"say what\", \"remove what a killed install left\"\n",
+				"-- pkg/x/x_test.go --\npackage x\n\nvar a, b = \"remove what a killed install left\", \"who has it cannot be seen\"\n",
+			},
+		},
+		{
 			name:  "no-audience",
 			why:   "a reader who learns in the first sentence for whom a page is, knows whether to read on",
 			check: noAudience,
@@ -98,7 +90,7 @@ func proseRules() []rule {
 
 func wideLines(tr tree) (out []string) {
 	for _, f := range tr.files {
-		if path.Ext(f.path) != ".md" || isUnrevised(f.path) {
+		if path.Ext(f.path) != ".md" {
 			continue
 		}
 		for n, line := range strings.Split(f.text, "\n") {
@@ -115,7 +107,7 @@ func wideLines(tr tree) (out []string) {
 func noAudience(tr tree) (out []string) {
 	for _, f := range tr.files {
 		form := strings.HasPrefix(f.path, "docs/adr/0") || strings.HasPrefix(f.path, ".github/")
-		if path.Ext(f.path) == ".md" && !form && !isUnrevised(f.path) && !audience.MatchString(firstParagraph(f.text)) {
+		if path.Ext(f.path) == ".md" && !form && !audience.MatchString(firstParagraph(f.text)) {
 			out = append(out, fmt.Sprintf("%s: for whom is it? Write: This page is for …", f.path))
 		}
 	}
@@ -146,24 +138,46 @@ func heavyClauses(tr tree) (out []string) {
 	var all []string
 	allWords := 0
 	for _, p := range prose(tr) {
-		var found []string
-		total := 0
-		for _, s := range p.sentences {
-			total += words(s)
-			if strings.HasSuffix(s, "?") {
-				continue
-			}
-			for _, m := range heavy.FindAllString(quoted.ReplaceAllString(s, "`"), -1) {
-				found = append(found, fmt.Sprintf("%s: %q in: %s", p.path, strings.TrimSpace(m), s))
-			}
-		}
-		if len(found) > 1 && len(found)*1000 > maxClauses*total {
+		found, total := p.clauses()
+		if tooMany(found, total) {
 			out = append(out, found...)
 		}
 		all, allWords = append(all, found...), allWords+total
 	}
-	if len(out) == 0 && len(all) > 1 && len(all)*1000 > maxClauses*allWords {
+	if len(out) == 0 && tooMany(all, allWords) {
 		return all
 	}
 	return out
+}
+
+// heavyMessages judges the strings of the product of four words and more, all together.
+func heavyMessages(tr tree) []string {
+	var all []string
+	allWords := 0
+	for _, f := range tr.goFiles(product) {
+		found, total := writing{path: f.path, sentences: messages(f)}.clauses()
+		all, allWords = append(all, found...), allWords+total
+	}
+	if tooMany(all, allWords) {
+		return all
+	}
+	return nil
+}
+
+func tooMany(found []string, words int) bool {
+	return len(found) > 1 && len(found)*1000 > maxClauses*words
+}
+
+// clauses returns the heavy clauses, and the number of words.
+func (p writing) clauses() (found []string, total int) {
+	for _, s := range p.sentences {
+		total += words(s)
+		if strings.HasSuffix(s, "?") {
+			continue
+		}
+		for _, m := range heavy.FindAllString(quoted.ReplaceAllString(s, "`"), -1) {
+			found = append(found, fmt.Sprintf("%s: %q in: %s", p.path, strings.TrimSpace(m), s))
+		}
+	}
+	return found, total
 }

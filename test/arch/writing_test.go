@@ -2,6 +2,7 @@ package arch
 
 import (
 	goast "go/ast"
+	"go/token"
 	"maps"
 	"path"
 	"regexp"
@@ -25,12 +26,9 @@ type writing struct {
 }
 
 // prose returns the pages, the descriptions in the CRDs and the help of the daemon's
-// flags, except the unrevised ones.
+// flags.
 func prose(tr tree) (out []writing) {
 	for _, f := range tr.files {
-		if isUnrevised(f.path) {
-			continue
-		}
 		p := writing{path: f.path}
 		switch {
 		case path.Ext(f.path) == ".md":
@@ -179,6 +177,19 @@ func flagHelp(f file) (out []string) {
 		}
 		if sel, ok := call.Fun.(*goast.SelectorExpr); ok && strings.HasSuffix(strings.TrimSuffix(sel.Sel.Name, "P"), "Var") {
 			out = append(out, plain(literals(call.Args[len(call.Args)-1]))...)
+		}
+		return true
+	})
+	return out
+}
+
+// messages returns the sentences of the strings of four words and more.
+func messages(f file) (out []string) {
+	goast.Inspect(f.ast, func(n goast.Node) bool {
+		if lit, ok := n.(*goast.BasicLit); ok && lit.Kind == token.STRING {
+			if s, err := strconv.Unquote(lit.Value); err == nil && words(s) > 3 {
+				out = append(out, plain(s)...)
+			}
 		}
 		return true
 	})
