@@ -36,7 +36,7 @@ func TestShippedFlags(t *testing.T) {
 	shipped(t, "daemon.yaml", &daemon)
 	args := daemon.Spec.Template.Spec.Containers[0].Args[1:]
 	components, err := filepath.Glob("../deploy/components/*/args.yaml")
-	if err != nil || len(components) != 5 {
+	if err != nil || len(components) != 6 {
 		t.Fatalf("components with flags: %q, %v", components, err)
 	}
 	for _, c := range components {
