@@ -155,7 +155,7 @@ func heavyMessages(tr tree) []string {
 	var all []string
 	allWords := 0
 	for _, f := range tr.goFiles(product) {
-		found, total := writing{path: f.path, sentences: messages(f)}.clauses()
+		found, total := writing{path: f.path, sentences: messageSentences(f)}.clauses()
 		all, allWords = append(all, found...), allWords+total
 	}
 	if tooMany(all, allWords) {

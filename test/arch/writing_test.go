@@ -183,8 +183,8 @@ func flagHelp(f file) (out []string) {
 	return out
 }
 
-// messages returns the sentences of the strings of four words and more.
-func messages(f file) (out []string) {
+// messageSentences returns the sentences of the strings of four words and more.
+func messageSentences(f file) (out []string) {
 	goast.Inspect(f.ast, func(n goast.Node) bool {
 		if lit, ok := n.(*goast.BasicLit); ok && lit.Kind == token.STRING {
 			if s, err := strconv.Unquote(lit.Value); err == nil && words(s) > 3 {
