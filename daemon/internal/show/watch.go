@@ -51,7 +51,7 @@ func newScreen(out io.Writer) *screen {
 	s := &screen{out: out}
 	if f, ok := out.(*os.File); ok {
 		if info, err := f.Stat(); err == nil && info.Mode()&os.ModeCharDevice != 0 {
-			s.clear = "\x1b[H\x1b[2J\x1b[3J"
+			s.clear = "\x1b[H\x1b[2J" // without 3J: what was printed before stays in reach
 		}
 	}
 	return s

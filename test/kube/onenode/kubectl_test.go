@@ -3,7 +3,9 @@ package onenode
 import (
 	"context"
 	"fmt"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 
 	"k8s.io/client-go/tools/clientcmd"
@@ -21,6 +23,35 @@ func (s *stage) kubectl(args ...string) (string, error) {
 	if err != nil {
 		cluster.Unavailable(s.T, err.Error())
 	}
+	ctx, cancel := context.WithTimeout(s.Context(), settle)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, program, append([]string{"--kubeconfig=" + s.kubeconfig(), "--cache-dir=" + s.path("kubectl-cache")}, args...)...)
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+// kubectlPlugin runs our plugin, which finds kubectl by PATH.
+func (s *stage) kubectlPlugin(args ...string) (string, error) {
+	s.Helper()
+	program, err := nstest.Binary("kubectl-multi_eni")
+	if err != nil {
+		s.Fatal(err)
+	}
+	kubectl, err := nstest.Binary("kube/kubectl")
+	if err != nil {
+		cluster.Unavailable(s.T, err.Error())
+	}
+	ctx, cancel := context.WithTimeout(s.Context(), settle)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, program, append(args, "--kubeconfig="+s.kubeconfig())...)
+	cmd.Env = append(os.Environ(), "PATH="+filepath.Dir(kubectl)+":"+os.Getenv("PATH"))
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+// kubeconfig is the administrator's.
+func (s *stage) kubeconfig() string {
+	s.Helper()
 	const name = "admin"
 	path := s.path("kubeconfig")
 	s.must(clientcmd.WriteToFile(api.Config{
@@ -29,11 +60,7 @@ func (s *stage) kubectl(args ...string) (string, error) {
 		Contexts:       map[string]*api.Context{name: {Cluster: name, AuthInfo: name}},
 		CurrentContext: name,
 	}, path))
-	ctx, cancel := context.WithTimeout(s.Context(), settle)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, program, append([]string{"--kubeconfig=" + path, "--cache-dir=" + s.path("kubectl-cache")}, args...)...)
-	out, err := cmd.CombinedOutput()
-	return string(out), err
+	return path
 }
 
 // reads: what people see of a node with one device that a pod has, in the words
@@ -65,5 +92,24 @@ func (s *stage) reads(a eni) {
 			return nil
 		})
 		t.Logf("kubectl %s (after %v)\n%s", strings.Join(tt.args, " "), took, out)
+	}
+	for _, tt := range []struct {
+		args []string
+		want []string
+	}{
+		{[]string{"status"}, []string{node.Name, "1/1", "Serving"}},
+		{[]string{"who", "p1"}, []string{"default/p1", node.Name, a.id, a.PCI}},
+		{[]string{"doctor", "--node", node.Name}, []string{"ok    CNI plugin: /opt/cni/bin/multi-eni"}},
+	} {
+		out, err := s.kubectlPlugin(tt.args...)
+		if err != nil {
+			t.Errorf("kubectl multi-eni %s: %v", strings.Join(tt.args, " "), err)
+		}
+		for _, want := range tt.want {
+			if !strings.Contains(out, want) {
+				t.Errorf("it lacks %q", want)
+			}
+		}
+		t.Logf("kubectl multi-eni %s\n%s", strings.Join(tt.args, " "), out)
 	}
 }
