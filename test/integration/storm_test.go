@@ -40,9 +40,9 @@ func TestStorm(t *testing.T) {
 		wg.Go(func() {
 			random := rand.New(rand.NewPCG(uint64(i), 2026)) //nolint:gosec // reproducible, not secret
 			for round := range rounds {
-				kill := time.Duration(min(round%4, 1)) // each fourth round ends by itself, however slow the machine is
-				s.run("ADD", name, kill*time.Duration(random.IntN(50))*time.Millisecond)
-				s.run("DEL", name, kill*time.Duration(random.IntN(80))*time.Millisecond)
+				kill := min(round%4, 1) // each fourth round ends by itself, however slow the machine is
+				s.run("ADD", name, time.Duration(kill*random.IntN(50))*time.Millisecond)
+				s.run("DEL", name, time.Duration(kill*random.IntN(80))*time.Millisecond)
 			}
 		})
 	}
