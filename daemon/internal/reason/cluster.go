@@ -71,7 +71,7 @@ var api = Group{
 		{
 			Reason: Forbidden, Kind: API,
 			Meaning: "The service account of the daemon lacks a permission (403).",
-			Remedy:  "Apply `deploy/rbac.yaml`. `multi-enid doctor --nodeeni-source=kube` names the permission.",
+			Remedy:  "Apply `deploy/rbac.yaml`. `multi-enid doctor` names the permission.",
 			Seen:    []string{"cannot be followed (Forbidden); its last answer still holds"},
 		},
 		{

@@ -189,7 +189,7 @@ func (s *stage) installation(manifests string, look func(inUse bool)) {
 	t, before := s.T, s.files()
 	s.install(manifests)
 	// As docs/install.md says.
-	report := s.doctor("--nodeeni-source=kube")
+	report := s.doctor()
 	t.Logf("doctor in the daemon's pod:\n%s", report)
 	if !strings.Contains(report, "ok    CNI plugin: /opt/cni/bin/multi-eni") || strings.Contains(report, "FAIL") {
 		t.Error("doctor finds faults")
@@ -378,10 +378,10 @@ func (s *stage) ready(daemonSet string) func() error {
 }
 
 // doctor is what it says in the daemon's pod.
-func (s *stage) doctor(flags ...string) (report string) {
+func (s *stage) doctor() (report string) {
 	s.Helper()
 	cluster.Eventually(s.T, "an answer of doctor", settle, func() (err error) {
-		report, err = s.kubectl(append([]string{"-n", "kube-system", "exec", "ds/multi-enid", "--", "/multi-enid", "doctor"}, flags...)...)
+		report, err = s.kubectl("-n", "kube-system", "exec", "ds/multi-enid", "--", "/multi-enid", "doctor")
 		if err == nil || strings.Contains(report, "FAIL") {
 			return nil // it says which faults it has found
 		}
