@@ -95,7 +95,7 @@ func TestUnbindHangs(t *testing.T) {
 	guest.AwaitPhase(t, eniB().ID, nodestate.PhaseReady, soon)
 	guest.RemoveNodeENI(t, "c")
 	c.restored(t)
-	problem(t, "DriverStuck", a.pci, "end any that has")
+	problem(t, "DriverStuck", a.pci, "end that program")
 	if got := guest.Row(t, eniA().ID).Phase; got != nodestate.PhaseDraining {
 		t.Errorf("phase %q, want draining", got)
 	}

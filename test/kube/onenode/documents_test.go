@@ -56,6 +56,10 @@ func followQuickstart(t *testing.T) {
 	if out, err := s.kubectl("patch", "node", node.Name, "-p", `{"spec":{"providerID":"aws:///eu-west-1a/`+instanceID+`"}}`); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
+	// The Events of earlier tests tell of a NodeENI of the same name.
+	if out, err := s.kubectl("delete", "events", "--all"); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
 	nads, _ := s.networks("quickstart.md")
 	s.useNetconf(nads["a"])
 	c := &cloud{stage: s, eni: newENI(0), free: 2}
