@@ -138,7 +138,7 @@ test-kube: prereq-test-kube kube-tools $(GOTESTSUM) ## Test against a real kube-
 # What runs on the node of these tests besides Kubernetes and the product. next/ is another version of it, to upgrade to.
 .PHONY: kube-tools
 kube-tools: build tools $(KUBE)/.built $(KUBE)/whereabouts/.built $(BIN)/tools/helm
-	@if command -v buildah >/dev/null; then $(MAKE) --no-print-directory release UNRELEASED=1 KUBECTL_PLATFORMS=linux/amd64; else rm -f $(BIN)/image.tar; fi
+	@if command -v buildah >/dev/null; then $(MAKE) --no-print-directory trial-release; else rm -f $(BIN)/image.tar; fi
 	$(call gobuild,-C test/kube) -o $(HERE)/$(KUBE)/pause ./pause
 	$(call gobuild) -o $(KUBE)/sriovdp ./test/deviceplugin/cmd
 	$(call gobuild) -o $(KUBE)/metacni ./test/metacni

@@ -18,7 +18,7 @@ BUILDAH     = buildah --storage-driver vfs --root $(HERE)/$(BIN)/image/storage -
 IMAGE_FLAGS = --isolation chroot --timestamp $(SOURCE_DATE_EPOCH) --build-arg VERSION=$(VERSION)
 .PHONY: image
 image: prereq-image dist $(SBOM) ## Build IMAGE for PLATFORMS by buildah: bin/image.tar (OCI archive) and bin/sbom (1 min)
-	@rm -rf $(BIN)/image $(BIN)/image.tar $(BIN)/sbom && mkdir -p $(BIN)/image $(BIN)/sbom
+	@rm -rf $(BIN)/image $(BIN)/image.tar $(BIN)/sbom $(TRIED) && mkdir -p $(BIN)/image $(BIN)/sbom
 	for p in $(PLATFORMS); do \
 	  $(BUILDAH) build -q $(IMAGE_FLAGS) --platform "$$p" --build-arg "TARGETARCH=$${p#*/}" --build-context build=$(HERE)/$(DIST)/"$$p" --manifest $(IMAGE) .; done
 	for p in multi-eni eni-ipam multi-enid; do $(SBOM) bin -json -std -noserial -notimestamp -version '$(VERSION)' -output "$(BIN)/sbom/$$p.cdx.json" \
@@ -62,6 +62,13 @@ release: $(RELEASE) $(BIN)/tools/kustomize ## Make all files of release VERSION,
 	$(BIN)/tools/kustomize build $(BIN)/manifests >$(BIN)/manifests/install.yaml
 	$(RELEASE) assemble $(TRIAL) -version '$(VERSION)' -repository '$(REPOSITORY)' -manifests $(BIN)/manifests/install.yaml -o $(BIN)/release
 	@$(GIVEBACK)
+
+# The trial that the one-node lane installs from. The same commit gives the same release, so it is made once of each.
+TRIED := $(BIN)/trial-release
+.PHONY: trial-release
+trial-release:
+	[ -z '$(filter %(modified),$(COMMIT))' ] && [ -n '$(COMMIT)' ] && [ "$$(cat $(TRIED) 2>/dev/null)" = '$(COMMIT)' ] || \
+	  { $(MAKE) --no-print-directory release UNRELEASED=1 KUBECTL_PLATFORMS=linux/amd64 && echo '$(COMMIT)' >$(TRIED); }
 
 .PHONY: $(RELEASE)
 $(RELEASE): go-version
