@@ -119,13 +119,13 @@ bench-story: prereq-bench kube-tools
 
 ##@ Work on it
 .PHONY: test
-test: prereq-test build tools $(GOTESTSUM) ## Run every test that needs no extra machine (4 min; the first time 8 min)
+test: prereq-test build tools $(GOTESTSUM) ## Run every test that needs no extra machine (5 min; the first time 8 min)
 	@echo 'Compiling the tests: at first a few minutes without output. Then each package is told as it ends.'
 	$(go) vet ./...
 	$(call tests) $(TESTFLAGS) ./...
 
 .PHONY: race
-race: prereq-race build tools $(GOTESTSUM) ## Run the tests of the product code under the race detector (5 min)
+race: prereq-race build tools $(GOTESTSUM) ## Run the tests of the product code under the race detector (8 min)
 	CGO_ENABLED=1 $(call tests) -race $(TESTFLAGS) ./pkg/... ./plugins/... ./daemon/...
 
 # The same flags as for the Kubernetes programs: what both have in common is compiled once. Each package has a control plane
@@ -183,17 +183,17 @@ lint: $(LINT) ## Run golangci-lint, and prove that each of our own rules fires (
 	GOLANGCI_LINT=$(HERE)/$(LINT) $(go) test -tags lint -run '^TestLintFixtures$$' ./test/arch
 
 .PHONY: fuzz
-fuzz: go-version ## Run every fuzz target for FUZZTIME each (30 times FUZZTIME)
+fuzz: go-version ## Run every fuzz target for FUZZTIME each (30 times FUZZTIME, and 1 min)
 	@GO=$(go) test/fuzz '$(FUZZTIME)'
 
 SEQUENCES ?= 10000
 .PHONY: sequences
-sequences: go-version ## Let SEQUENCES generated stories happen to a node, its neighbours and its cluster; the seeds are printed (3 min)
+sequences: go-version ## Let SEQUENCES generated stories happen to a node, its neighbours and its cluster; the seeds are printed (7 min)
 	$(go) test -count=1 -timeout 30m -v -run '^(TestSequences|TestNeighbours)$$' ./daemon/internal/kube -sequences $(SEQUENCES) -neighbours $(SEQUENCES) | grep -v '^=== '
 	$(go) test -count=1 -timeout 30m -v -run '^TestModel$$' ./daemon/internal/reconcile -sequences $$(( $(SEQUENCES) / 50 )) | grep -v -e '^=== ' -e '--- PASS: TestModel/'
 
 .PHONY: verify
-verify: format-check tidy-check generate-check arch monitoring lint ## Check all that needs no kernel: format, modules, generated files, rules, alerts, lint (4 min)
+verify: format-check tidy-check generate-check arch monitoring lint ## Check all that needs no kernel: format, modules, generated files, rules, alerts, lint (1 min; the first time 4 min)
 
 .PHONY: generate
 generate: go-version ## Write the generated files again (15 s)

@@ -67,7 +67,7 @@ release: $(RELEASE) $(BIN)/tools/kustomize ## Make all files of release VERSION,
 TRIED := $(BIN)/trial-release
 .PHONY: trial-release
 trial-release:
-	[ -z '$(filter %(modified),$(COMMIT))' ] && [ -n '$(COMMIT)' ] && [ "$$(cat $(TRIED) 2>/dev/null)" = '$(COMMIT)' ] || \
+	@[ -z '$(filter %(modified),$(COMMIT))' ] && [ -n '$(COMMIT)' ] && [ "$$(cat $(TRIED) 2>/dev/null)" = '$(COMMIT)' ] || \
 	  { $(MAKE) --no-print-directory release UNRELEASED=1 KUBECTL_PLATFORMS=linux/amd64 && echo '$(COMMIT)' >$(TRIED); }
 
 .PHONY: $(RELEASE)
