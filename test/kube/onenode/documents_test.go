@@ -31,8 +31,8 @@ const (
 	devicePluginImage = "ghcr.io/k8snetworkplumbingwg/sriov-network-device-plugin:v3.11.0"
 )
 
-// pinned is where the documents have other projects' manifests from, and
-// testdata what is there, byte for byte.
+// pinned is where the documents have other projects' manifests from. Stand-ins with
+// the names that the documents rely on are in testdata.
 const pinned = "https://raw.githubusercontent.com/"
 
 // TestDocuments runs the documents that people follow on their first day. The
