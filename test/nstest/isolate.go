@@ -13,6 +13,7 @@ import (
 	"regexp"
 	"runtime"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -90,15 +91,30 @@ func outside(t *testing.T, command func(ctx context.Context, name string, args .
 
 // Command returns a command that will run as root of a new user namespace, in
 // new network and mount namespaces, and that dies with this thread's process.
+// Root keeps its user namespace where the kernel allows no other one.
 func Command(ctx context.Context, name string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, name, args...)
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags:  unix.CLONE_NEWUSER | unix.CLONE_NEWNET | unix.CLONE_NEWNS,
-		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
-		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}},
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWNS}
+	if os.Geteuid() != 0 || userNamespaces() {
+		inUserNamespace(cmd.SysProcAttr)
 	}
 	return cmd
 }
+
+func inUserNamespace(attr *syscall.SysProcAttr) {
+	attr.Cloneflags |= unix.CLONE_NEWUSER
+	attr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}}
+	attr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}}
+}
+
+// userNamespaces says whether the kernel gives this process a user namespace. In a
+// chroot it gives none to anybody, and with user.max_user_namespaces=0 neither.
+var userNamespaces = sync.OnceValue(func() bool {
+	cmd := exec.Command("/bin/true")
+	cmd.SysProcAttr = &syscall.SysProcAttr{}
+	inUserNamespace(cmd.SysProcAttr)
+	return cmd.Run() == nil
+})
 
 // Denied turns the error of starting a Command into the reason why this
 // machine refuses user namespaces, with the way out; nil for any other error.
@@ -127,7 +143,11 @@ var hostConfig = []string{"/etc/cni", "/etc/multi-eni", "/etc/pcidp"}
 // Prepare makes the fresh namespaces of a Command usable: private mounts, an
 // empty /run and /var/lib, none of the host's settings, loopback up.
 func Prepare() error {
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+	err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "")
+	if errors.Is(err, unix.EINVAL) { // in a chroot / is a folder like any other
+		err = copyRoot()
+	}
+	if err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
 	}
 	for _, dir := range []string{"/run", "/var/lib"} {
@@ -142,6 +162,29 @@ func Prepare() error {
 		}
 	}
 	return loopbackUp()
+}
+
+// copyRoot makes / a mount, and private, for a process whose root is a plain folder. It
+// puts a copy of / on a folder of /proc and makes that the root: /proc is the one mount
+// that is sure to be there, so that the copy does not spread to the host's mounts.
+func copyRoot() error {
+	const place = "/proc/tty"
+	wd, err := os.Getwd()
+	if err != nil {
+		return err
+	}
+	for _, step := range []func() error{
+		func() error { return unix.Mount("", "/proc", "", unix.MS_PRIVATE, "") },
+		func() error { return unix.Mount("/", place, "", unix.MS_BIND|unix.MS_REC, "") },
+		func() error { return unix.Mount("", place, "", unix.MS_REC|unix.MS_PRIVATE, "") },
+		func() error { return unix.Chroot(place) },
+		func() error { return unix.Chdir(wd) },
+	} {
+		if err := step(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // NewNetns makes a network namespace and mounts it at path.
