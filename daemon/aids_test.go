@@ -35,6 +35,7 @@ func (m *machine) problemsUntil(want ...string) {
 // daemon does all of its work, says so once, and needs no restart when both are
 // there.
 func TestRunWithoutAids(t *testing.T) {
+	nstest.NeedUserNamespace(t)
 	if nstest.Outside(t) {
 		return
 	}
@@ -71,6 +72,7 @@ func TestRunWithoutAids(t *testing.T) {
 // TestInstallKeepWithoutInotify: a removed plugin comes back, and the limit is
 // named.
 func TestInstallKeepWithoutInotify(t *testing.T) {
+	nstest.NeedUserNamespace(t)
 	if nstest.Outside(t) {
 		return
 	}

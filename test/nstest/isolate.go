@@ -107,6 +107,20 @@ func inUserNamespace(attr *syscall.SysProcAttr) {
 	attr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}}
 }
 
+// NeedUserNamespace skips a test that sets limits of its user namespace, where that
+// would be the host's: see Command. With CI=true the test fails.
+func NeedUserNamespace(t *testing.T) {
+	t.Helper()
+	if userNamespaces() {
+		return
+	}
+	const why = "the kernel gives no user namespace here (a chroot, or user.max_user_namespaces=0)"
+	if os.Getenv("CI") == "true" {
+		t.Fatal(why)
+	}
+	t.Skip(why)
+}
+
 // userNamespaces says whether the kernel gives this process a user namespace. In a
 // chroot it gives none to anybody, and with user.max_user_namespaces=0 neither.
 var userNamespaces = sync.OnceValue(func() bool {

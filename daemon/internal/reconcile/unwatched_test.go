@@ -26,6 +26,7 @@ func limit(t *testing.T, name string, n int) {
 // a user at the limit. Changes are noticed all the same, the
 // problem names the limit, and ends when that is raised.
 func TestWithoutInotify(t *testing.T) {
+	nstest.NeedUserNamespace(t)
 	if nstest.Outside(t) {
 		return
 	}
