@@ -105,7 +105,7 @@ func TestEveryStepBehindDHCP(t *testing.T) {
 	}
 	e := newEnv(t)
 	before := e.snapshot()
-	script := "#!/bin/sh\nexec " + filepath.Join(e.path, "host-local") + "\n"
+	script := "#!/bin/sh\nexec '" + filepath.Join(e.path, "host-local") + "'\n"
 	e.path = copyBinaries(t, e)
 	must(t, os.WriteFile(filepath.Join(e.path, "dhcp"), []byte(script), 0o755))
 	conf := e.selectA()

@@ -24,7 +24,7 @@ func (e *env) ipamScript(script string) {
 	must(e.t, err)
 	e.path = copyBinaries(e.t, e)
 	pids := e.file("pids")
-	text := "#!/bin/sh\nHOSTLOCAL=" + hostLocal + " PIDS=" + pids + " STARTED=" + e.file("started") + "\n" + script
+	text := "#!/bin/sh\nHOSTLOCAL='" + hostLocal + "' PIDS='" + pids + "' STARTED='" + e.file("started") + "'\n" + script
 	must(e.t, os.WriteFile(filepath.Join(e.path, "host-local"), []byte(text), 0o755))
 	e.t.Cleanup(func() {
 		data, _ := os.ReadFile(pids)
@@ -57,11 +57,11 @@ func TestPluginOfAKilledADD(t *testing.T) {
 	e := newEnv(t)
 	before := e.snapshot()
 	for name, script := range map[string]string{
-		"late":           "touch $STARTED\nsleep 0.5\nexec $HOSTLOCAL\n",
-		"beside a child": "sleep 1000 </dev/null >/dev/null 2>&1 &\necho $! >>$PIDS\ntouch $STARTED\nsleep 0.5\nexec $HOSTLOCAL\n",
-		"by a child":     "(touch $STARTED; sleep 0.5; exec $HOSTLOCAL)\ntrue\n",
+		"late":           "touch \"$STARTED\"\nsleep 0.5\nexec \"$HOSTLOCAL\"\n",
+		"beside a child": "sleep 1000 </dev/null >/dev/null 2>&1 &\necho $! >>\"$PIDS\"\ntouch \"$STARTED\"\nsleep 0.5\nexec \"$HOSTLOCAL\"\n",
+		"by a child":     "(touch \"$STARTED\"; sleep 0.5; exec \"$HOSTLOCAL\")\ntrue\n",
 	} {
-		e.ipamScript("[ $CNI_COMMAND = ADD ] || exec $HOSTLOCAL\n" + script)
+		e.ipamScript("[ $CNI_COMMAND = ADD ] || exec \"$HOSTLOCAL\"\n" + script)
 		args := e.pod(e.selectA())
 		const move = 3 // after the intent and the start of the IPAM plugin
 		if !e.runKilled(killed{Verb: "ADD", Step: move, Args: *args, Await: e.file("started")}) {
@@ -82,7 +82,7 @@ func TestChildLeftBehindHoldsNothing(t *testing.T) {
 	}
 	e := newEnv(t)
 	before := e.snapshot()
-	e.ipamScript("sleep 1000 </dev/null >/dev/null 2>&1 &\necho $! >>$PIDS\nexec $HOSTLOCAL\n")
+	e.ipamScript("sleep 1000 </dev/null >/dev/null 2>&1 &\necho $! >>\"$PIDS\"\nexec \"$HOSTLOCAL\"\n")
 	args := e.pod(e.selectA())
 	result := e.add(args)
 	check := *args
