@@ -19,10 +19,10 @@ import (
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/doctor"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/manifest"
-	"github.com/multi-eni/multi-eni-cni/daemon/internal/operate"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/orphan"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/podresources"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/server"
 	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
@@ -170,7 +170,7 @@ func wantedDrivers(s *manifest.Source) (map[string][]string, error) {
 func daemonAnswers(ctx context.Context, inventory string) (bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	_, err := operate.Ask(ctx, filepath.Join(filepath.Dir(inventory), operate.SocketName))
+	_, err := server.Ask(ctx, filepath.Join(filepath.Dir(inventory), server.SocketName))
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) { // a killed daemon leaves its socket
 		return false, nil
 	}

@@ -11,7 +11,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/cli"
-	"github.com/multi-eni/multi-eni-cni/daemon/internal/operate"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/server"
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
@@ -67,13 +67,13 @@ func TestDoctorBesideAnotherVersion(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			inventory := filepath.Join(t.TempDir(), "inventory.json")
-			l, err := net.Listen("unix", filepath.Join(filepath.Dir(inventory), operate.SocketName))
+			l, err := net.Listen("unix", filepath.Join(filepath.Dir(inventory), server.SocketName))
 			if err != nil {
 				t.Fatal(err)
 			}
-			server := &http.Server{Handler: tt.answer}
-			go server.Serve(l) //nolint:errcheck // it ends with Close
-			defer server.Close()
+			srv := &http.Server{Handler: tt.answer}
+			go srv.Serve(l) //nolint:errcheck // it ends with Close
+			defer srv.Close()
 			var c nodeFlags
 			p := program{getenv: func(k string) string { return tt.env[k] }}
 			f := pflag.NewFlagSet("doctor", pflag.ContinueOnError)

@@ -15,8 +15,8 @@ import (
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/cli"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/doctor"
-	"github.com/multi-eni/multi-eni-cni/daemon/internal/operate"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/server"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
@@ -117,7 +117,7 @@ func TestDoctorOfAFolder(t *testing.T) {
 
 func TestDaemonAnswers(t *testing.T) {
 	inventory := filepath.Join(t.TempDir(), "inventory.json")
-	socket := filepath.Join(filepath.Dir(inventory), operate.SocketName)
+	socket := filepath.Join(filepath.Dir(inventory), server.SocketName)
 	want := func(want, failed bool) {
 		t.Helper()
 		ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
@@ -147,11 +147,11 @@ func TestDaemonAnswers(t *testing.T) {
 	}
 	log := logrus.New()
 	log.SetOutput(io.Discard)
-	server := operate.New(operate.Options{Inventory: inventory, Now: time.Now, Log: log})
-	server.Observe(reconcile.View{Inventory: nodestate.Inventory{NodeName: "node-a"}})
+	srv := server.New(server.Options{Inventory: inventory, Now: time.Now, Log: log})
+	srv.Observe(reconcile.View{Inventory: nodestate.Inventory{NodeName: "node-a"}})
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
-	go func() { ended <- server.Run(ctx, operate.Off, socket) }()
+	go func() { ended <- srv.Run(ctx, server.Off, socket) }()
 	deadline := time.Now().Add(10 * time.Second)
 	for running := false; !running && time.Now().Before(deadline); {
 		running, _ = daemonAnswers(ctx, inventory)

@@ -19,9 +19,9 @@ import (
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/driver"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube"
-	"github.com/multi-eni/multi-eni-cni/daemon/internal/operate"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/pcidp"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/podresources"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/server"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
 )
@@ -197,7 +197,7 @@ func (c *nodeFlags) check() error {
 			fault("%s %q: want an absolute path, for the program that changes drivers runs in another folder", f.flag, f.path)
 		}
 	}
-	if c.listen != "" && c.listen != operate.Off {
+	if c.listen != "" && c.listen != server.Off {
 		if _, _, err := net.SplitHostPort(c.listen); err != nil {
 			fault("--listen %q: want an address and a port such as %s, or off", c.listen, defaultListen)
 		}

@@ -12,7 +12,7 @@ import (
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/cli"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/doctor"
-	"github.com/multi-eni/multi-eni-cni/daemon/internal/operate"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/server"
 )
 
 // notConfig are flags that say nothing of the daemon.
@@ -37,13 +37,13 @@ func flagValues(f *pflag.FlagSet) map[string]string {
 // the configuration comes from.
 func (c *nodeFlags) adopt(ctx context.Context, f *pflag.FlagSet, p program) (doctor.Finding, error) {
 	const check = "configuration"
-	socket := filepath.Join(filepath.Dir(c.inventory), operate.SocketName)
+	socket := filepath.Join(filepath.Dir(c.inventory), server.SocketName)
 	asking, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	config, err := operate.AskConfig(asking, socket)
+	config, err := server.AskConfig(asking, socket)
 	if err != nil {
 		why := fmt.Sprintf("no multi-enid answers at %s", socket)
-		if errors.Is(err, operate.ErrNoConfig) {
+		if errors.Is(err, server.ErrNoConfig) {
 			why = err.Error()
 		}
 		if f.Changed("nodeeni-source") {

@@ -5,7 +5,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/multi-eni/multi-eni-cni/daemon/internal/operate"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/server"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
@@ -26,7 +26,7 @@ func TestHoldersFollowTheRecords(t *testing.T) {
 		m.attach("pod-"+name, name)
 		begin := time.Now()
 		for {
-			s, err := operate.Ask(t.Context(), filepath.Join(m.path("run"), operate.SocketName))
+			s, err := server.Ask(t.Context(), filepath.Join(m.path("run"), server.SocketName))
 			m.must(err)
 			complete := 0
 			for _, h := range s.Holders {

@@ -17,10 +17,10 @@ import (
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/awsnode"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/cli"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/manifest"
-	"github.com/multi-eni/multi-eni-cni/daemon/internal/operate"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/orphan"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/pcidp"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/server"
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
@@ -85,7 +85,7 @@ func (c *nodeFlags) run(ctx context.Context, log *logrus.Logger) error {
 	orphans := orphan.New(orphan.Options{
 		Attachments: attachments, BootID: bootID, BinDir: c.cniBinDir, Grace: c.orphanGrace, Now: time.Now, Log: log, Wake: awake,
 	})
-	server := operate.New(operate.Options{
+	srv := server.New(server.Options{
 		Version: version, Flags: c.given, Inventory: c.inventory, Leases: nodestate.LeaseDir(c.leaseDir), API: cluster.api(), EventsDropped: cluster.eventsDropped(), Aids: aids, Now: time.Now, Log: log,
 	})
 	told := ctx
@@ -100,7 +100,7 @@ func (c *nodeFlags) run(ctx context.Context, log *logrus.Logger) error {
 	}
 	manager := c.manager(&o)
 	o.Observe = func(v reconcile.View) {
-		server.Observe(v)
+		srv.Observe(v)
 		cluster.observe(v)
 		if manager != nil {
 			manager.Observe(v.Inventory.Devices)
@@ -112,7 +112,7 @@ func (c *nodeFlags) run(ctx context.Context, log *logrus.Logger) error {
 		return err
 	}
 	log.WithFields(logrus.Fields{"version": version, "node": c.nodeName, "nodeENIs": c.source}).Info("multi-enid started")
-	served := c.serve(ctx, server, stop)
+	served := c.serve(ctx, srv, stop)
 	go watcher.Run(ctx, awake)
 	go follower{name: "links", subscribe: interest.Subscribe, awake: awake, aids: aids, pause: pause}.run(ctx)
 	go follower{name: "PCI functions", subscribe: link.SubscribeUevents, awake: awake, aids: aids, pause: pause}.run(ctx)
@@ -157,10 +157,10 @@ func (c *nodeFlags) watched(bootID string) []string {
 
 // serve runs the server until ctx ends, and then says how it ended. Two daemons
 // with one inventory would work against each other: stop is called for it.
-func (c *nodeFlags) serve(ctx context.Context, server *operate.Server, stop func()) <-chan error {
+func (c *nodeFlags) serve(ctx context.Context, srv *server.Server, stop func()) <-chan error {
 	served := make(chan error, 1)
 	go func() {
-		err := server.Run(ctx, c.listen, filepath.Join(filepath.Dir(c.inventory), operate.SocketName))
+		err := srv.Run(ctx, c.listen, filepath.Join(filepath.Dir(c.inventory), server.SocketName))
 		if err != nil {
 			stop()
 		}

@@ -14,8 +14,8 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/cli"
-	"github.com/multi-eni/multi-eni-cni/daemon/internal/operate"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/server"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
@@ -80,7 +80,7 @@ func (c statusFlags) get(ctx context.Context) (status, error) {
 }
 
 // status is printed for people, or as JSON as it is.
-type status struct{ operate.Status }
+type status struct{ server.Status }
 
 // write prints the status in one of the formats.
 func (s status) write(out io.Writer, format string) error {
@@ -104,7 +104,7 @@ func (s status) write(out io.Writer, format string) error {
 func getStatus(ctx context.Context, inventory string, attachments nodestate.AttachmentDir, leases nodestate.LeaseDir) (status, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	live, err := operate.Ask(ctx, filepath.Join(filepath.Dir(inventory), operate.SocketName))
+	live, err := server.Ask(ctx, filepath.Join(filepath.Dir(inventory), server.SocketName))
 	// the daemon may see the folder at another path, and the file may be a copy
 	if err == nil && filepath.Base(live.Live.InventoryPath) == filepath.Base(inventory) {
 		return status{live}, nil
@@ -130,7 +130,7 @@ func readStatus(path string, attachments nodestate.AttachmentDir, leases nodesta
 	if err != nil {
 		return status{}, err
 	}
-	s := operate.Status{Inventory: inv, EarlierBoot: inv.BootID != boot, Holders: []reconcile.Holder{}, Unreadable: []string{}}
+	s := server.Status{Inventory: inv, EarlierBoot: inv.BootID != boot, Holders: []reconcile.Holder{}, Unreadable: []string{}}
 	all, bad, err := attachments.List()
 	if err != nil {
 		s.Unreadable = append(s.Unreadable, err.Error())

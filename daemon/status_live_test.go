@@ -13,8 +13,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/sirupsen/logrus"
 
-	"github.com/multi-eni/multi-eni-cni/daemon/internal/operate"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/server"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
@@ -24,15 +24,15 @@ func answering(t *testing.T, inventory string, v reconcile.View) {
 	log := logrus.New()
 	log.SetOutput(io.Discard)
 	started := time.Date(2026, 1, 2, 3, 0, 0, 0, time.UTC)
-	s := operate.New(operate.Options{
+	s := server.New(server.Options{
 		Version: "v1.2.3", Inventory: inventory, Log: log, Now: func() time.Time { return started },
 		API: func() (bool, string) { return false, "Unreachable" },
 	})
 	s.Observe(v)
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
-	socket := filepath.Join(filepath.Dir(inventory), operate.SocketName)
-	go func() { ended <- s.Run(ctx, operate.Off, socket) }()
+	socket := filepath.Join(filepath.Dir(inventory), server.SocketName)
+	go func() { ended <- s.Run(ctx, server.Off, socket) }()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-ended; err != nil {
@@ -41,7 +41,7 @@ func answering(t *testing.T, inventory string, v reconcile.View) {
 	})
 	deadline := time.Now().Add(10 * time.Second)
 	for {
-		_, err := operate.Ask(ctx, socket)
+		_, err := server.Ask(ctx, socket)
 		if err == nil {
 			return
 		}
@@ -137,7 +137,7 @@ func TestStatusOfADaemonThatHangs(t *testing.T) {
 	if err := nodestate.WriteInventory(inventory, sample(thisBoot(t))); err != nil {
 		t.Fatal(err)
 	}
-	l, err := net.Listen("unix", filepath.Join(dir, operate.SocketName))
+	l, err := net.Listen("unix", filepath.Join(dir, server.SocketName))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/cli"
-	"github.com/multi-eni/multi-eni-cni/daemon/internal/operate"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/server"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
 )
@@ -108,7 +108,7 @@ func (p program) removeState(r removal) error {
 	errs := []error{err, nodestate.LeaseDir(r.leaseDir).RemoveAll()}
 	for _, path := range append(locks,
 		r.leaseDir, filepath.Join(r.attachmentsDir, "locks"), filepath.Join(r.attachmentsDir, "restore"), r.attachmentsDir,
-		r.inventory, filepath.Join(filepath.Dir(r.inventory), operate.SocketName), filepath.Dir(r.inventory),
+		r.inventory, filepath.Join(filepath.Dir(r.inventory), server.SocketName), filepath.Dir(r.inventory),
 		nodestate.CheckpointPath(r.stateDir), filepath.Join(r.stateDir, lockName), r.stateDir,
 	) {
 		errs = append(errs, p.remove(path))

@@ -1,7 +1,7 @@
-// Package operate tells people and their tools how the daemon is doing: metrics
+// Package server tells people and their tools how the daemon is doing: metrics
 // and probes over HTTP, and the whole status over a unix socket. All of it is
 // made of the last View; nothing here has a truth of its own.
-package operate
+package server
 
 import (
 	"slices"
