@@ -98,12 +98,12 @@ func listSize(names []string) (octets int) {
 	return octets
 }
 
-// fitClaims keeps the first maxENIs claims of a NodeENI.
-func (j *joiner) fitClaims(name string, d *declaration) {
-	if len(d.claims) <= maxENIs {
+// fitDeclarations keeps the first maxENIs ENIs of a NodeENI.
+func (j *joiner) fitDeclarations(name string, d *declarations) {
+	if len(d.enis) <= maxENIs {
 		return
 	}
-	d.claims, d.undecided = d.claims[:maxENIs], true
+	d.enis, d.undecided = d.enis[:maxENIs], true
 	j.noRoom(reason.TooManyENIs, name, "this NodeENI declares more than %d ENIs for this node; only the first %[1]d count; shorten spec.subnetIDs or status.attachments", maxENIs)
 }
 

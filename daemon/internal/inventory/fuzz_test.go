@@ -42,7 +42,7 @@ var events = []func(w *world, n int){
 			w.bind(n, "vfio-pci")
 		}
 	},
-	func(w *world, _ int) { w.drive(w.join()) },
+	func(w *world, _ int) { w.changeDrivers(w.join()) },
 	func(w *world, _ int) { w.Checkpoint = nodestate.Checkpoint{} },
 	func(w *world, n int) {
 		if _, ours := w.taken[pci(n)]; ours && w.functions[pci(n)].UserspaceDriver() {
@@ -139,8 +139,8 @@ func checkAlways(t *testing.T, w *world, r Result) {
 			t.Errorf("a pod has %+v", l)
 		}
 	}
-	for _, d := range r.Drives {
-		checkDrive(t, w, d)
+	for _, d := range r.DriverChanges {
+		checkDriverChange(t, w, d)
 	}
 	for _, before := range w.Checkpoint.Devices {
 		if before.Phase != pending && w.Checkpoint.BootID == w.BootID && isHeld(w, before.PCIAddress) && !enis[before.ENIID] {
@@ -149,8 +149,8 @@ func checkAlways(t *testing.T, w *world, r Result) {
 	}
 }
 
-// checkDrive: what is never driven.
-func checkDrive(t *testing.T, w *world, d Drive) {
+// checkDriverChange: what is never bound.
+func checkDriverChange(t *testing.T, w *world, d DriverChange) {
 	t.Helper()
 	fn := w.functions[d.Device.PCIAddress]
 	taken, ours := w.taken[d.Device.PCIAddress]
@@ -158,7 +158,7 @@ func checkDrive(t *testing.T, w *world, d Drive) {
 	between := ours && fn.Driver == ""
 	switch {
 	case isHeld(w, d.Device.PCIAddress), d.Device.PCIAddress == pci(0), fn.Driver == d.To:
-		t.Errorf("not to be driven: %+v, bound to %q", d, fn.Driver)
+		t.Errorf("not to be bound: %+v, bound to %q", d, fn.Driver)
 	case fn.UserspaceDriver() && !ours:
 		t.Errorf("taken from somebody else: %+v", d)
 	case !d.Userspace() && (!fn.UserspaceDriver() && !between || d.To != taken.Driver):

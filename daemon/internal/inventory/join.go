@@ -33,17 +33,17 @@ type joiner struct {
 	knownAt map[device.PCIAddress]device.ENIID
 	places  map[device.ENIID]place
 
-	declared map[string]declaration
+	declared map[string]declarations
 	// owner is the NodeENI to which an ENI has been given.
 	owner    map[device.ENIID]string
 	used     map[device.PCIAddress]device.ENIID
 	problems []nodestate.Problem
 	// said is how many problems each NodeENI has; see maxProblems.
-	said   map[string]int
-	rows   []row
-	idle   []IdleLink
-	shared []IdleLink
-	drives []Drive
+	said          map[string]int
+	rows          []row
+	idle          []IdleLink
+	shared        []IdleLink
+	driverChanges []DriverChange
 	// missing is Result.Missing.
 	missing bool
 	// others says of ENIs that were not taken why: they seem to be somebody else's.
@@ -79,7 +79,7 @@ func Join(s Sources) Result {
 		byMAC:    make(map[device.MAC][]sighting, len(s.Links.Value)),
 		knownAt:  make(map[device.PCIAddress]device.ENIID, len(s.Checkpoint.Devices)),
 		places:   map[device.ENIID]place{},
-		declared: make(map[string]declaration, len(s.NodeENIs)),
+		declared: make(map[string]declarations, len(s.NodeENIs)),
 		owner:    map[device.ENIID]string{},
 		used:     map[device.PCIAddress]device.ENIID{},
 		said:     map[string]int{},
@@ -87,35 +87,35 @@ func Join(s Sources) Result {
 	}
 	j.indexSources()
 	j.indexSlots()
-	for _, group := range j.claims() {
+	for _, group := range j.declarations() {
 		j.addRows(group)
 	}
 	for i := range s.Checkpoint.Devices {
-		j.addLost(&s.Checkpoint.Devices[i])
+		j.drainUndeclared(&s.Checkpoint.Devices[i])
 	}
 	j.giveBackStray()
 	return j.result()
 }
 
-// claims returns the claims that stand, with their ENIs as far as they are
+// declarations returns the declarations that stand, with their ENIs as far as they are
 // known, in one group for each NodeENI. What could not be read or understood
 // is remembered from the rows before.
-func (j *joiner) claims() [][]claim {
-	var groups [][]claim
+func (j *joiner) declarations() [][]declaration {
+	var groups [][]declaration
 	live := j.live()
 	for _, o := range live {
 		j.declared[o.Name] = j.declare(o)
 	}
 	for _, name := range j.UnreadNodeENIs {
 		if _, read := j.declared[name]; !read {
-			j.declared[name] = declaration{undecided: true}
+			j.declared[name] = declarations{undecided: true}
 		}
 	}
 	for _, o := range live {
-		var group []claim
-		for _, c := range j.declared[o.Name].claims {
-			if j.resolve(&c) {
-				group = append(group, c)
+		var group []declaration
+		for _, decl := range j.declared[o.Name].enis {
+			if j.resolve(&decl) {
+				group = append(group, decl)
 			}
 		}
 		groups = append(groups, group)
@@ -126,14 +126,14 @@ func (j *joiner) claims() [][]claim {
 		if _, taken := j.owner[r.ENIID]; taken || !stays {
 			continue
 		}
-		if c := remember(r, since); j.resolve(&c) {
-			groups = append(groups, []claim{c})
+		if decl := remember(r, since); j.resolve(&decl) {
+			groups = append(groups, []declaration{decl})
 		}
 	}
 	return groups
 }
 
-// mayStay says whether a row that nothing claims is to be kept all the same:
+// mayStay says whether a row that nothing declares is to be kept all the same:
 // because its declaration may be where nothing can be read, or for the grace
 // that a lost attachment has, which began at the time since.
 func (j *joiner) mayStay(r *nodestate.CheckpointDevice) (since time.Time, ok bool) {
@@ -191,8 +191,8 @@ func (j *joiner) result() Result {
 	byIndex := func(a, b IdleLink) int { return cmp.Compare(a.Link.Index, b.Link.Index) }
 	slices.SortFunc(j.idle, byIndex)
 	slices.SortFunc(j.shared, byIndex)
-	slices.SortFunc(j.drives, func(a, b Drive) int { return cmp.Compare(a.Device.ENIID, b.Device.ENIID) })
-	res := Result{Problems: SortProblems(j.problems), Idle: j.idle, Shared: j.shared, Drives: j.drives, Missing: j.missing, LookAgain: j.lookAgain}
+	slices.SortFunc(j.driverChanges, func(a, b DriverChange) int { return cmp.Compare(a.Device.ENIID, b.Device.ENIID) })
+	res := Result{Problems: SortProblems(j.problems), Idle: j.idle, Shared: j.shared, DriverChanges: j.driverChanges, Missing: j.missing, LookAgain: j.lookAgain}
 	placed := map[device.PCIAddress]bool{}
 	for _, r := range j.rows {
 		placed[r.PCIAddress] = placed[r.PCIAddress] || r.Phase != nodestate.PhaseDraining

@@ -40,12 +40,12 @@ func TestJoinDescribesTheWholeDevice(t *testing.T) {
 // TestJoinOnce checks what a first Join says of one node and its declarations.
 func TestJoinOnce(t *testing.T) {
 	tests := []struct {
-		name     string
-		setUp    func(*world)
-		rows     []brief
-		problems []string
-		idle     int
-		drives   []string
+		name          string
+		setUp         func(*world)
+		rows          []brief
+		problems      []string
+		idle          int
+		driverChanges []string
 	}{
 		{
 			name:  "nothing declared: nothing is ours",
@@ -82,10 +82,10 @@ func TestJoinOnce(t *testing.T) {
 			idle:  1,
 		},
 		{
-			name:   "case 3: still bound to the kernel's driver",
-			setUp:  func(w *world) { w.declare("a", 1, dpdk); w.setUp(1) },
-			rows:   []brief{{"a", 1, pci(1), "", v1alpha1.DefaultResourceName, pending}},
-			drives: []string{"vfio-pci"},
+			name:          "case 3: still bound to the kernel's driver",
+			setUp:         func(w *world) { w.declare("a", 1, dpdk); w.setUp(1) },
+			rows:          []brief{{"a", 1, pci(1), "", v1alpha1.DefaultResourceName, pending}},
+			driverChanges: []string{"vfio-pci"},
 		},
 		{
 			name:     "case 3: a pod has it as a kernel device",
@@ -389,8 +389,8 @@ func TestJoinOnce(t *testing.T) {
 			if len(r.Idle) != tt.idle {
 				t.Errorf("idle links %v, want %d", r.Idle, tt.idle)
 			}
-			if diff := cmp.Diff(tt.drives, drives(r), cmpopts.EquateEmpty()); diff != "" {
-				t.Errorf("drives (-want +got):\n%s", diff)
+			if diff := cmp.Diff(tt.driverChanges, driverChanges(r), cmpopts.EquateEmpty()); diff != "" {
+				t.Errorf("driverChanges (-want +got):\n%s", diff)
 			}
 			if again := w.join(); len(again.Problems) != len(r.Problems) || len(again.Devices) != len(r.Devices) {
 				t.Errorf("a second Join says otherwise: %+v, %+v", again.Devices, again.Problems)

@@ -267,9 +267,9 @@ func TestOverTime(t *testing.T) {
 	}
 }
 
-// TestLostAttachment: an entry that vanishes from the status counts after 60 s
+// TestMissingAttachment: an entry that vanishes from the status counts after 60 s
 // while its device is plugged in, and at once when it is not.
-func TestLostAttachment(t *testing.T) {
+func TestMissingAttachment(t *testing.T) {
 	two := []brief{{"a", 1, pci(1), "eth1", "", ready}, {"a", 2, pci(2), "eth2", "", ready}}
 	gone := []brief{{"a", 1, pci(1), "eth1", "", draining}, {"a", 2, pci(2), "eth2", "", ready}}
 	at := func(d time.Duration, f func(*world)) func(*world) {

@@ -18,37 +18,37 @@ type slot struct {
 	subnet device.SubnetID
 }
 
-// resolve gives the claim its ENI, where that can be told, and says whether
-// the claim stands at all.
-func (j *joiner) resolve(c *claim) bool {
-	if c.eni == "" {
-		c.eni = j.find(c)
+// resolve gives the declaration its ENI, where that can be told, and says whether
+// the declaration stands at all.
+func (j *joiner) resolve(decl *declaration) bool {
+	if decl.eni == "" {
+		decl.eni = j.find(decl)
 	}
-	if c.eni == "" {
+	if decl.eni == "" {
 		return true
 	}
-	if j.enis[c.eni].Primary {
-		j.problem(reason.PrimaryENI, c.nodeENI, c.eni.String(), "this is the instance's primary ENI, which the daemon never touches; name another one")
+	if j.enis[decl.eni].Primary {
+		j.problem(reason.PrimaryENI, decl.nodeENI, decl.eni.String(), "this is the instance's primary ENI, which the daemon never touches; name another one")
 		return false
 	}
-	if owner, taken := j.owner[c.eni]; taken {
-		if owner != c.nodeENI {
-			j.problem(reason.ENIClaimedTwice, c.nodeENI, c.eni.String(), "NodeENI %s, which comes first by name, already has this ENI; change deviceIndex, subnet or status of one of the two", owner)
+	if owner, taken := j.owner[decl.eni]; taken {
+		if owner != decl.nodeENI {
+			j.problem(reason.ENIClaimedTwice, decl.nodeENI, decl.eni.String(), "NodeENI %s, which comes first by name, already has this ENI; change deviceIndex, subnet or status of one of the two", owner)
 		}
 		return false
 	}
-	j.owner[c.eni] = c.nodeENI
+	j.owner[decl.eni] = decl.nodeENI
 	return true
 }
 
-// find looks for the ENI at the claim's slot, in IMDS and among the rows
+// find looks for the ENI at the declaration's slot, in IMDS and among the rows
 // before. Of several, of which IMDS lists all but one too long, the one that is
 // plugged in is meant.
-func (j *joiner) find(c *claim) device.ENIID {
-	at := slot{c.index, c.subnet}
+func (j *joiner) find(decl *declaration) device.ENIID {
+	at := slot{decl.index, decl.subnet}
 	best, rank := []device.ENIID(nil), -1
 	for _, eni := range j.slots[at] {
-		if j.keptByAnother(c, eni) {
+		if j.keptByAnother(decl, eni) {
 			continue
 		}
 		switch r := j.presence(eni); {
@@ -60,28 +60,28 @@ func (j *joiner) find(c *claim) device.ENIID {
 	}
 	switch len(best) {
 	case 0:
-		j.explainMissing(c)
+		j.explainMissing(decl)
 		return ""
 	case 1:
-		return j.unlessForeign(c, best[0])
+		return j.unlessForeign(decl, best[0])
 	}
 	for _, drains := range []bool{false, true} { // one that drains has made way for the other
 		for _, eni := range best {
-			if p := j.prev[eni]; p != nil && p.NodeENI == c.nodeENI && (p.Phase == nodestate.PhaseDraining) == drains {
-				return j.unlessForeign(c, eni)
+			if p := j.prev[eni]; p != nil && p.NodeENI == decl.nodeENI && (p.Phase == nodestate.PhaseDraining) == drains {
+				return j.unlessForeign(decl, eni)
 			}
 		}
 	}
-	j.problem(reason.AmbiguousENI, c.nodeENI, "", "%s are all at device index %d in %s; name one of them in status.attachments, or detach the others", list(best), c.index, c.subnet)
+	j.problem(reason.AmbiguousENI, decl.nodeENI, "", "%s are all at device index %d in %s; name one of them in status.attachments, or detach the others", list(best), decl.index, decl.subnet)
 	return ""
 }
 
 // keptByAnother says whether an ENI is in the row of another NodeENI, which stays,
-// and is at the claim's slot only as long as nobody can be asked: neither the
+// and is at the declaration's slot only as long as nobody can be asked: neither the
 // metadata, nor, of a device that never had a link here, the records.
-func (j *joiner) keptByAnother(c *claim, eni device.ENIID) bool {
+func (j *joiner) keptByAnother(decl *declaration, eni device.ENIID) bool {
 	r := j.prev[eni]
-	if _, listed := j.enis[eni]; listed || r == nil || r.NodeENI == c.nodeENI {
+	if _, listed := j.enis[eni]; listed || r == nil || r.NodeENI == decl.nodeENI {
 		return false
 	}
 	if j.ENIs.Known && (j.Attachments.Known || r.InterfaceName != "") {
@@ -106,7 +106,7 @@ func (j *joiner) presence(eni device.ENIID) int {
 }
 
 // explainMissing reports a slot with no ENI, unless that is only not known yet.
-func (j *joiner) explainMissing(c *claim) {
+func (j *joiner) explainMissing(decl *declaration) {
 	if !j.ENIs.Known {
 		return
 	}
@@ -114,11 +114,11 @@ func (j *joiner) explainMissing(c *claim) {
 	for _, e := range j.ENIs.Value {
 		switch {
 		case e.Primary:
-		case e.DeviceIndex < 1 && (e.SubnetID == c.subnet || e.SubnetID == ""):
+		case e.DeviceIndex < 1 && (e.SubnetID == decl.subnet || e.SubnetID == ""):
 			return // IMDS has not heard of its index yet
-		case e.DeviceIndex == c.index:
+		case e.DeviceIndex == decl.index:
 			other = append(other, fmt.Sprintf("%s at that index is in %s", e.ID, e.SubnetID))
-		case e.SubnetID == c.subnet:
+		case e.SubnetID == decl.subnet:
 			same = append(same, fmt.Sprintf("%s in that subnet is at index %d", e.ID, e.DeviceIndex))
 		}
 	}
@@ -127,7 +127,7 @@ func (j *joiner) explainMissing(c *claim) {
 	if len(there) == 0 {
 		there = []string{"no secondary ENI has either"}
 	}
-	j.problem(reason.ENINotAttached, c.nodeENI, "", "no ENI is attached at device index %d in %s (%s); attach one, or correct spec.deviceIndex and the subnet", c.index, c.subnet, strings.Join(there, ", "))
+	j.problem(reason.ENINotAttached, decl.nodeENI, "", "no ENI is attached at device index %d in %s (%s); attach one, or correct spec.deviceIndex and the subnet", decl.index, decl.subnet, strings.Join(there, ", "))
 }
 
 // indexSlots collects which ENIs may be meant by a slot. A row before counts

@@ -13,8 +13,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// addRows adds the rows of one NodeENI's claims.
-func (j *joiner) addRows(group []claim) {
+// addRows adds the rows of one NodeENI's declarations.
+func (j *joiner) addRows(group []declaration) {
 	if len(group) == 0 {
 		return
 	}
@@ -35,13 +35,13 @@ func (j *joiner) addRows(group []claim) {
 // choose applies spec.dpdkPCIAddress of a NodeENI with several ENIs: the one
 // that has the address is advertised, the others are not. One that none has is
 // a fault of them all, once all addresses are known.
-func (j *joiner) choose(group []claim, places []place) {
+func (j *joiner) choose(group []declaration, places []place) {
 	name := group[0].nodeENI
 	pci := j.declared[name].pci
-	if group[0].remembered != nil || pci == "" || len(j.declared[name].claims) < 2 {
+	if group[0].remembered != nil || pci == "" || len(j.declared[name].enis) < 2 {
 		return
 	}
-	matched, open := false, len(group) < len(j.declared[name].claims)
+	matched, open := false, len(group) < len(j.declared[name].enis)
 	for _, p := range places {
 		matched = matched || p.found() && p.pci == pci
 		open = open || !p.found()
@@ -68,18 +68,18 @@ func addresses(places []place) string {
 	return s
 }
 
-// addRow adds the row of one claim.
-func (j *joiner) addRow(c *claim, p place) {
-	before := j.rowBefore(c.eni)
+// addRow adds the row of one declaration.
+func (j *joiner) addRow(decl *declaration, p place) {
+	before := j.rowBefore(decl.eni)
 	if p.state == unreadable && before != nil {
 		j.keep(before, before.Phase, before.MissingSince)
 		return
 	}
 	if p.state == nowhere && !p.twins {
-		p = j.takeHint(c)
+		p = j.takeHint(decl)
 	}
 	if p.state == gone {
-		j.problem(reason.DeviceGone, c.nodeENI, c.eni.String(), "%s; attach the ENI, or remove the NodeENI", p.whyGone())
+		j.problem(reason.DeviceGone, decl.nodeENI, decl.eni.String(), "%s; attach the ENI, or remove the NodeENI", p.whyGone())
 		if before != nil && before.Phase != nodestate.PhasePending && !j.forgettable(before) {
 			j.drain(before, p.whyGone(), before.MissingSince)
 			return
@@ -87,27 +87,27 @@ func (j *joiner) addRow(c *claim, p place) {
 		p = place{state: gone}
 	}
 	if p.fn.IsEFA() {
-		j.problem(reason.EFADevice, c.nodeENI, c.eni.String(), "PCI function %s is an Elastic Fabric Adapter, which the daemon never touches; name another ENI", p.pci)
+		j.problem(reason.EFADevice, decl.nodeENI, decl.eni.String(), "PCI function %s is an Elastic Fabric Adapter, which the daemon never touches; name another ENI", p.pci)
 		return
 	}
 	if p.pci != "" {
 		if other, taken := j.used[p.pci]; taken {
-			j.problem(reason.PCIAddressShared, c.nodeENI, c.eni.String(), "PCI function %s already belongs to %s; detach and attach the ENI", p.pci, other)
+			j.problem(reason.PCIAddressShared, decl.nodeENI, decl.eni.String(), "PCI function %s already belongs to %s; detach and attach the ENI", p.pci, other)
 			p = place{state: nowhere}
 		} else {
-			j.used[p.pci] = c.eni
+			j.used[p.pci] = decl.eni
 		}
 	}
-	r := row{Device: j.describe(c, p), hostName: j.hostName(c, p), instance: p.fn.Instance}
-	if c.driver == "" && !p.fn.UserspaceDriver() && !j.InHand(p.pci) {
+	r := row{Device: j.describe(decl, p), hostName: j.hostName(decl, p), instance: p.fn.Instance}
+	if decl.driver == "" && !p.fn.UserspaceDriver() && !j.InHand(p.pci) {
 		r.InterfaceName = r.hostName
 	}
-	r.Phase, r.missingSince = j.phase(c, p, r.Device), c.missingSince
+	r.Phase, r.missingSince = j.phase(decl, p, r.Device), decl.missingSince
 	if r.Phase == nodestate.PhaseDraining {
-		r.Cause = j.causeDriven(c, p)
+		r.Cause = j.causeOfDriverChange(decl, p)
 	}
 	j.rows = append(j.rows, r)
-	if p.state != seen || !c.kernel() || !c.at(p.pci) || !j.Attachments.Known || j.alone[p.pci] || j.Driving[p.pci] {
+	if p.state != seen || !decl.kernel() || !decl.at(p.pci) || !j.Attachments.Known || j.alone[p.pci] || j.ChangingDriver[p.pci] {
 		return
 	}
 	if l := (IdleLink{Device: r.Device, Link: *p.link}); j.held[p.pci] {
@@ -117,19 +117,19 @@ func (j *joiner) addRow(c *claim, p place) {
 	}
 }
 
-// kernel says whether the claim is one for kernel networking that may be acted
+// kernel says whether the declaration is one for kernel networking that may be acted
 // upon.
-func (c *claim) kernel() bool {
-	return c.driver == "" && !c.faulty && (c.remembered == nil || c.remembered.Phase == nodestate.PhaseReady)
+func (decl *declaration) kernel() bool {
+	return decl.driver == "" && !decl.faulty && (decl.remembered == nil || decl.remembered.Phase == nodestate.PhaseReady)
 }
 
 // hostName returns the name of the device's link in the host: as it is, or as
 // it was before the link went where the host does not see it.
-func (j *joiner) hostName(c *claim, p place) string {
+func (j *joiner) hostName(decl *declaration, p place) string {
 	if p.link != nil {
 		return p.link.Name
 	}
-	if r := j.sameBefore(c.eni, p.pci); r != nil {
+	if r := j.sameBefore(decl.eni, p.pci); r != nil {
 		return r.InterfaceName
 	}
 	return ""
@@ -138,35 +138,35 @@ func (j *joiner) hostName(c *claim, p place) string {
 // takeHint accepts the PCI address that somebody wrote down for a device which
 // is handed to a userspace driver already, so that its MAC can be read nowhere:
 // when everything that can be seen agrees with it.
-func (j *joiner) takeHint(c *claim) place {
-	fn, there := j.Functions.Value[c.hint]
-	if c.eni == "" || !there || c.driver == "" || fn.Driver != c.driver || fn.Class>>16 != classNetwork {
+func (j *joiner) takeHint(decl *declaration) place {
+	fn, there := j.Functions.Value[decl.hint]
+	if decl.eni == "" || !there || decl.driver == "" || fn.Driver != decl.driver || fn.Class>>16 != classNetwork {
 		return place{state: nowhere}
 	}
-	if other, known := j.knownAt[c.hint]; known && other != c.eni {
+	if other, known := j.knownAt[decl.hint]; known && other != decl.eni {
 		return place{state: nowhere}
 	}
-	if _, listed := j.enis[c.eni]; !listed && j.sameFunction(c.eni, c.hint) == nil {
+	if _, listed := j.enis[decl.eni]; !listed && j.sameFunction(decl.eni, decl.hint) == nil {
 		return place{state: nowhere}
 	}
-	return place{state: trusted, pci: c.hint, fn: fn}
+	return place{state: trusted, pci: decl.hint, fn: fn}
 }
 
 // classNetwork is the base class of network controllers (PCI Code and ID
 // Assignment Specification).
 const classNetwork = 0x02
 
-// describe fills in what is known of a device: from IMDS, else from the claim,
+// describe fills in what is known of a device: from IMDS, else from the declaration,
 // else from the row before.
-func (j *joiner) describe(c *claim, p place) nodestate.Device {
+func (j *joiner) describe(decl *declaration, p place) nodestate.Device {
 	d := nodestate.Device{
-		ENIID: c.eni, NodeENI: c.nodeENI, MAC: j.mac(c.eni), PCIAddress: p.pci, Driver: p.fn.Driver,
-		DeviceIndex: c.index, NetworkCard: -1, SubnetID: c.subnet, SubnetCIDR: c.cidr,
+		ENIID: decl.eni, NodeENI: decl.nodeENI, MAC: j.mac(decl.eni), PCIAddress: p.pci, Driver: p.fn.Driver,
+		DeviceIndex: decl.index, NetworkCard: -1, SubnetID: decl.subnet, SubnetCIDR: decl.cidr,
 		Addresses: []netip.Prefix{}, Prefixes: []netip.Prefix{},
-		MTU: c.mtu, ResourceName: c.resource, AllowedNamespaces: c.allowed,
+		MTU: decl.mtu, ResourceName: decl.resource, AllowedNamespaces: decl.allowed,
 	}
-	before := j.prev[c.eni]
-	if e, ok := j.enis[c.eni]; ok {
+	before := j.prev[decl.eni]
+	if e, ok := j.enis[decl.eni]; ok {
 		if e.DeviceIndex > 0 {
 			d.DeviceIndex = e.DeviceIndex
 		} else if d.DeviceIndex < 1 && before != nil {
@@ -184,7 +184,7 @@ func (j *joiner) describe(c *claim, p place) nodestate.Device {
 		d.SubnetID = cmp.Or(d.SubnetID, before.SubnetID)
 	}
 	// EC2 may know an ENI that the metadata do not list, but not its subnet's range.
-	if e := j.enis[c.eni]; e.SubnetCIDR.IsValid() {
+	if e := j.enis[decl.eni]; e.SubnetCIDR.IsValid() {
 		d.SubnetCIDR, d.VPCCIDRs = e.SubnetCIDR, e.VPCCIDRs
 		d.Addresses = append(d.Addresses, e.Addresses...)
 		d.Prefixes = append(d.Prefixes, e.Prefixes...)
@@ -197,7 +197,7 @@ func (j *joiner) describe(c *claim, p place) nodestate.Device {
 		d.Addresses = append(d.Addresses, before.Addresses...)
 		d.Prefixes = append(d.Prefixes, before.Prefixes...)
 	}
-	if same := j.sameFunction(c.eni, p.pci); same != nil {
+	if same := j.sameFunction(decl.eni, p.pci); same != nil {
 		d.Ethtool = same.Ethtool
 	}
 	return d
@@ -257,62 +257,64 @@ func (j *joiner) sameBefore(eni device.ENIID, pci device.PCIAddress) *nodestate.
 }
 
 // phase decides how far a declared device has come.
-func (j *joiner) phase(c *claim, p place, d nodestate.Device) nodestate.Phase {
-	before := j.sameBefore(c.eni, p.pci)
-	if c.remembered != nil && c.remembered.Phase != nodestate.PhaseReady {
+func (j *joiner) phase(decl *declaration, p place, d nodestate.Device) nodestate.Phase {
+	before := j.sameBefore(decl.eni, p.pci)
+	if decl.remembered != nil && decl.remembered.Phase != nodestate.PhaseReady {
 		if before != nil {
 			return before.Phase
 		}
 		return nodestate.PhasePending
 	}
 	if !p.found() {
-		j.explainNowhere(c, p)
+		j.explainNowhere(decl, p)
 		return nodestate.PhasePending
 	}
-	if !j.agrees(c, p) || c.faulty || d.MAC == "" {
+	if !j.agrees(decl, p) || decl.faulty || d.MAC == "" {
 		return nodestate.PhasePending
 	}
 	switch {
-	case j.Driving[p.pci], c.driver != p.fn.Driver && (c.driver != "" || p.fn.UserspaceDriver()), c.driver == "" && j.InHand(p.pci):
-		return j.phaseDriven(c, p, d)
-	case c.driver != "":
+	case j.ChangingDriver[p.pci], decl.driver != p.fn.Driver && (decl.driver != "" || p.fn.UserspaceDriver()), decl.driver == "" && j.InHand(p.pci):
+		return j.phaseOfDriverChange(decl, p, d)
+	case decl.driver != "":
 		return nodestate.PhaseReady
 	}
-	return j.phaseKernel(c, p, before)
+	return j.phaseKernel(decl, p, before)
 }
 
 // at says whether the device may be at an address, as far as that is stated.
-func (c *claim) at(pci device.PCIAddress) bool { return c.stated == "" || c.stated == pci }
+func (decl *declaration) at(pci device.PCIAddress) bool {
+	return decl.stated == "" || decl.stated == pci
+}
 
 // agrees checks the stated PCI address against the discovered one.
-func (j *joiner) agrees(c *claim, p place) bool {
-	if c.at(p.pci) {
+func (j *joiner) agrees(decl *declaration, p place) bool {
+	if decl.at(p.pci) {
 		return true
 	}
-	j.problem(reason.PCIAddressMismatch, c.nodeENI, c.eni.String(), "spec.dpdkPCIAddress is %s, but the ENI is at %s; correct it, or leave it out", c.stated, p.pci)
+	j.problem(reason.PCIAddressMismatch, decl.nodeENI, decl.eni.String(), "spec.dpdkPCIAddress is %s, but the ENI is at %s; correct it, or leave it out", decl.stated, p.pci)
 	return false
 }
 
 // phaseKernel makes a device ready once its link was seen up. One that was
 // ready at this address in this boot stays so: its link may be in a pod, or on
 // its way back.
-func (j *joiner) phaseKernel(c *claim, p place, before *nodestate.CheckpointDevice) nodestate.Phase {
+func (j *joiner) phaseKernel(decl *declaration, p place, before *nodestate.CheckpointDevice) nodestate.Phase {
 	switch {
 	case p.fn.Driver == "":
 		return nodestate.PhasePending // the kernel has not bound it yet
 	case p.state == trusted && j.Attachments.Known && !j.held[p.pci]:
 		if l := j.linkAt[p.pci]; l != nil {
-			j.problem(reason.MACChanged, c.nodeENI, c.eni.String(), "link %s has MAC %s instead of the ENI's MAC %s, so the VPC drops its packets; set it back: ip link set dev %[1]s address %[3]s", l.Name, l.MAC, j.mac(c.eni))
+			j.problem(reason.MACChanged, decl.nodeENI, decl.eni.String(), "link %s has MAC %s instead of the ENI's MAC %s, so the VPC drops its packets; set it back: ip link set dev %[1]s address %[3]s", l.Name, l.MAC, j.mac(decl.eni))
 			return nodestate.PhasePending
 		}
-		j.explainNoInterface(c, p)
+		j.explainNoInterface(decl, p)
 	}
 	switch {
-	case p.state == seen && settled(*p.link, c.mtu):
+	case p.state == seen && settled(*p.link, decl.mtu):
 		return nodestate.PhaseReady
-	case p.state == trusted && (j.record[c.eni] != nil || j.unread[c.eni] != ""):
+	case p.state == trusted && (j.record[decl.eni] != nil || j.unread[decl.eni] != ""):
 		return nodestate.PhaseReady
-	case j.sameFunction(c.eni, p.pci) != nil && before.Phase != nodestate.PhasePending && before.Driver == p.fn.Driver:
+	case j.sameFunction(decl.eni, p.pci) != nil && before.Phase != nodestate.PhasePending && before.Driver == p.fn.Driver:
 		return nodestate.PhaseReady
 	}
 	return nodestate.PhasePending
@@ -329,17 +331,17 @@ func (p place) whyGone() string {
 
 // explainNowhere says why a device has not been found, where something other
 // than time may be the reason.
-func (j *joiner) explainNowhere(c *claim, p place) {
-	mac := j.mac(c.eni)
+func (j *joiner) explainNowhere(decl *declaration, p place) {
+	mac := j.mac(decl.eni)
 	switch {
-	case c.eni == "" || p.state != nowhere:
+	case decl.eni == "" || p.state != nowhere:
 	case p.twins:
-		j.problem(reason.DuplicateMAC, c.nodeENI, c.eni.String(), "several PCI functions have a link with the ENI's MAC %s; give the others another MAC, or remove them", mac)
+		j.problem(reason.DuplicateMAC, decl.nodeENI, decl.eni.String(), "several PCI functions have a link with the ENI's MAC %s; give the others another MAC, or remove them", mac)
 	case mac == "" && j.ENIs.Known && !slices.ContainsFunc(j.ENIs.Value, func(e awsnode.ENI) bool { return e.ID == "" }):
-		j.problem(reason.ENINotListed, c.nodeENI, c.eni.String(), "the instance metadata does not list this ENI, so its MAC is unknown; attach it to this instance, or correct status.attachments")
-	case mac != "" && c.driver != "":
-		j.problem(reason.DeviceNotSeen, c.nodeENI, c.eni.String(), "no link of this host has the ENI's MAC %s; if it is bound to %s already, give its PCI address in spec.dpdkPCIAddress", mac, c.driver)
+		j.problem(reason.ENINotListed, decl.nodeENI, decl.eni.String(), "the instance metadata does not list this ENI, so its MAC is unknown; attach it to this instance, or correct status.attachments")
+	case mac != "" && decl.driver != "":
+		j.problem(reason.DeviceNotSeen, decl.nodeENI, decl.eni.String(), "no link of this host has the ENI's MAC %s; if it is bound to %s already, give its PCI address in spec.dpdkPCIAddress", mac, decl.driver)
 	case mac != "":
-		j.problem(reason.DeviceNotSeen, c.nodeENI, c.eni.String(), "no link of this host has the ENI's MAC %s; attach the ENI, or bring its link back from another network namespace", mac)
+		j.problem(reason.DeviceNotSeen, decl.nodeENI, decl.eni.String(), "no link of this host has the ENI's MAC %s; attach the ENI, or bring its link back from another network namespace", mac)
 	}
 }

@@ -61,7 +61,7 @@ const (
 	// LookupNone: the status is the truth. Without an entry for this node there
 	// is no ENI here, or none any more.
 	LookupNone
-	// LookupGuarded is LookupSlot where others attach ENIs too: see guard.go.
+	// LookupGuarded is LookupSlot where others attach ENIs too: see foreign.go.
 	LookupGuarded
 )
 
@@ -125,9 +125,9 @@ type Sources struct {
 	// userspace driver in this boot, or is about to bind. What somebody else has
 	// bound is not in it.
 	Taken Fact[map[device.PCIAddress]nodestate.Restore]
-	// Driving are the functions whose driver is being changed, whatever is read of
+	// ChangingDriver are the functions whose driver is being changed, whatever is read of
 	// them meanwhile.
-	Driving map[device.PCIAddress]bool
+	ChangingDriver map[device.PCIAddress]bool
 	// Checkpoint is what the Sync before this one ended with, in this run of
 	// the daemon or an earlier one; the zero value at the very first.
 	Checkpoint nodestate.Checkpoint
@@ -163,9 +163,9 @@ type Result struct {
 	// Shared are the host's links of declared kernel devices that pods share. The daemon may
 	// clear them too, but not change them in another way.
 	Shared []IdleLink
-	// Drives are the changes of drivers that are due, by ENI id: nothing that
+	// DriverChanges are the changes of drivers that are due, by ENI id: nothing that
 	// Join knows stands against them.
-	Drives []Drive
+	DriverChanges []DriverChange
 	// Missing says that a device has no link in the host and no record has it
 	// (NoInterface). Links and records are read one after the other: a pod may have come
 	// or gone in between.
@@ -183,8 +183,8 @@ type IdleLink struct {
 	Link   link.Link
 }
 
-// Drive is a device that is to be bound to another driver.
-type Drive struct {
+// DriverChange is a device that is to be bound to another driver.
+type DriverChange struct {
 	Device nodestate.Device
 	// Link is the device's in the host; the zero value where it has none there.
 	Link link.Link
@@ -195,7 +195,7 @@ type Drive struct {
 
 // Userspace says whether the device is to be handed to userspace, rather than
 // given back.
-func (d Drive) Userspace() bool { return sysfs.PCIFunction{Driver: d.To}.UserspaceDriver() }
+func (c DriverChange) Userspace() bool { return sysfs.PCIFunction{Driver: c.To}.UserspaceDriver() }
 
 // Settled says whether the link is as its device wants it: up, with its MTU.
 func (l IdleLink) Settled() bool { return settled(l.Link, l.Device.MTU) }

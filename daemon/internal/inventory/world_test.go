@@ -101,10 +101,10 @@ func (w *world) bind(n int, driver string) {
 	delete(w.links, n)
 }
 
-// drive binds what a result says is due, as the daemon does, and returns how
+// changeDrivers binds what a result says is due, as the daemon does, and returns how
 // many that were.
-func (w *world) drive(r Result) int {
-	for _, d := range r.Drives {
+func (w *world) changeDrivers(r Result) int {
+	for _, d := range r.DriverChanges {
 		n := w.at(d.Device.PCIAddress)
 		if d.Userspace() {
 			if fn := w.functions[pci(n)]; !fn.UserspaceDriver() {
@@ -119,7 +119,7 @@ func (w *world) drive(r Result) int {
 		w.plug(n)
 		w.setFunction(n, func(f *sysfs.PCIFunction) { f.Driver, f.Instance = d.To, instance })
 	}
-	return len(r.Drives)
+	return len(r.DriverChanges)
 }
 
 // at returns the n of a PCI address.

@@ -226,7 +226,7 @@ func TestAlwaysEdited(t *testing.T) {
 	var last Result
 	for i := range 100 {
 		n.put(fmt.Sprintf(`{"resourceList":[],"edit":%d}`, i))
-		r, err := n.file.Apply(Request{Entries: standard, Node: here, Claim: func([]device.ResourceName) error {
+		r, err := n.file.Apply(Request{Entries: standard, Node: here, SaveOwned: func([]device.ResourceName) error {
 			n.put(fmt.Sprintf(`{"resourceList":[],"edit":%d.5}`, i))
 			return nil
 		}})

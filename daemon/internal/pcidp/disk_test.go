@@ -95,13 +95,13 @@ func TestApplyAfterKill(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(filepath.Dir(n.file.Path), ".config.json.tmp"), []byte("half a fi"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	n.last.Owned = standardOwned // claimed, then killed
+	n.last.Owned = standardOwned // saved, then killed
 	if r := n.apply(standard); !r.Changed {
 		t.Errorf("result %+v; want the file written", r)
 	}
 }
 
-// TestApplyEditedMeanwhile: Claim is called after the file was read and before it
+// TestApplyEditedMeanwhile: SaveOwned is called after the file was read and before it
 // is replaced, which is when others may write it.
 func TestApplyEditedMeanwhile(t *testing.T) {
 	const theirs = `{"resourceList":[` + foreign + `],"edited":true}`
@@ -125,7 +125,7 @@ func TestApplyEditedMeanwhile(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			r, err := n.file.Apply(Request{Entries: standard, Node: here, Claim: func([]device.ResourceName) error { return tt.edit(n.file.Path) }})
+			r, err := n.file.Apply(Request{Entries: standard, Node: here, SaveOwned: func([]device.ResourceName) error { return tt.edit(n.file.Path) }})
 			if err != nil || r.RetryAfter != retryEdited || r.Changed || r.Owned != nil {
 				t.Fatalf("Apply: %+v, %v; want a retry", r, err)
 			}
@@ -145,11 +145,11 @@ func TestApplyEditedMeanwhile(t *testing.T) {
 	}
 }
 
-func TestApplyClaims(t *testing.T) {
+func TestApplySavesOwned(t *testing.T) {
 	n := newNode(t)
-	var claimed [][]device.ResourceName
-	n.last.Claim = func(names []device.ResourceName) error {
-		claimed = append(claimed, names)
+	var saved [][]device.ResourceName
+	n.last.SaveOwned = func(names []device.ResourceName) error {
+		saved = append(saved, names)
 		return nil
 	}
 	n.apply(standard[1:])
@@ -157,29 +157,29 @@ func TestApplyClaims(t *testing.T) {
 	n.apply(standard[:1])
 	n.apply(nil)
 	want := [][]device.ResourceName{{"intel.com/sriov_net"}, {"example.com/vf", "intel.com/sriov_net"}, {"example.com/vf"}}
-	if diff := cmp.Diff(want, claimed); diff != "" {
-		t.Errorf("claims (-want +got):\n%s", diff)
+	if diff := cmp.Diff(want, saved); diff != "" {
+		t.Errorf("saved (-want +got):\n%s", diff)
 	}
 }
 
-func TestApplyClaimFails(t *testing.T) {
+func TestApplySaveFails(t *testing.T) {
 	n := newNode(t)
 	n.put(`{}`)
 	full := errors.New("disk full")
-	r, err := n.file.Apply(Request{Entries: standard, Claim: func([]device.ResourceName) error { return full }})
+	r, err := n.file.Apply(Request{Entries: standard, SaveOwned: func([]device.ResourceName) error { return full }})
 	if !errors.Is(err, full) || r.Changed || n.content() != `{}` {
-		t.Errorf("Apply: %+v, %v; want the claim's error and the file untouched", r, err)
+		t.Errorf("Apply: %+v, %v; want the callback's error and the file untouched", r, err)
 	}
 }
 
 // A foreign entry of the name that we want must never come to be taken for ours.
-func TestApplyDoesNotClaimTheirs(t *testing.T) {
+func TestApplyDoesNotOwnTheirs(t *testing.T) {
 	n := newNode(t)
 	clash := `{"resourceName":"sriov_net","selectors":{"vendors":["15b3"]}}`
 	n.put(`{"resourceList":[` + clash + `]}`)
-	n.last.Claim = func(names []device.ResourceName) error {
+	n.last.SaveOwned = func(names []device.ResourceName) error {
 		if slices.Contains(names, "intel.com/sriov_net") {
-			t.Errorf("claims %s", names)
+			t.Errorf("saved %s", names)
 		}
 		return nil
 	}
@@ -189,7 +189,7 @@ func TestApplyDoesNotClaimTheirs(t *testing.T) {
 			t.Fatalf("entries %s, owned %s; want theirs kept", got, r.Owned)
 		}
 	}
-	n.last.Claim = nil
+	n.last.SaveOwned = nil
 	n.put(`{"resourceList":[]}`)
 	if r := n.apply(standard[1:]); !slices.Equal(r.Owned, standardOwned[1:]) || r.Problems != nil {
 		t.Errorf("after they deleted it: %+v; want ours", r)

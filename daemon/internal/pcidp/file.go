@@ -56,16 +56,16 @@ type File struct {
 type Request struct {
 	Entries []Entry
 	// Owned are the resources whose entries in the file are ours: Result.Owned of
-	// the last Apply, and what Claim was given since.
+	// the last Apply, and what SaveOwned was given since.
 	Owned []device.ResourceName
 	Node
 	// LastGood is Result.Content of the last Apply that had one; empty when there
 	// never was one.
 	LastGood []byte
-	// Claim is called before each change of the file, with every resource that
+	// SaveOwned is called before each change of the file, with every resource that
 	// will be ours then or was before. It must make them durable: after a crash
 	// they tell our entries from people's. An error stops the change.
-	Claim func(owned []device.ResourceName) error
+	SaveOwned func(owned []device.ResourceName) error
 }
 
 // Result is what Apply found and did.
@@ -124,7 +124,7 @@ func (f *File) Apply(r Request) (Result, error) {
 	changed := !sameValue(current, rendering.Content)
 	var copies []string
 	if changed {
-		if err := claim(r, rendering.Owned); err != nil {
+		if err := saveOwned(r, rendering.Owned); err != nil {
 			return Result{}, err
 		}
 		copies, err = f.replace(current, rendering)
@@ -243,19 +243,19 @@ func (f *File) rebuild(current []byte, r Request, cause *SyntaxError) (Rendering
 	return rendering, nil
 }
 
-// claim makes the caller remember what will be ours.
-func claim(r Request, owned []device.ResourceName) error {
+// saveOwned makes the caller remember what will be ours.
+func saveOwned(r Request, owned []device.ResourceName) error {
 	all := slices.Clone(r.Owned)
 	for _, name := range owned {
 		if !slices.Contains(all, name) {
 			all = append(all, name)
 		}
 	}
-	if r.Claim == nil {
+	if r.SaveOwned == nil {
 		return nil
 	}
 	slices.Sort(all)
-	if err := r.Claim(all); err != nil {
+	if err := r.SaveOwned(all); err != nil {
 		return fmt.Errorf("claim entries of device plugin config: %w", err)
 	}
 	return nil

@@ -82,7 +82,7 @@ func Render(current []byte, ours []Entry, owned []device.ResourceName, node Node
 	m.walk(doc, wanted)
 	wanted = slices.DeleteFunc(wanted, m.clashes)
 	if slices.ContainsFunc(m.foreign, foreignEntry.unservable) {
-		m.claims = newClaims(node, wanted)
+		m.pools = newPools(node, wanted)
 		m.walk(doc, wanted)
 	}
 	r := Rendering{Offered: map[device.ResourceName][]device.PCIAddress{}, kept: map[string]bool{}}
@@ -123,8 +123,8 @@ type merge struct {
 	ours    map[device.ResourceName]bool
 	seen    map[reading]bool
 	foreign []foreignEntry
-	// claims is nil where no entry depends on them.
-	claims   *claims
+	// pools is nil where no entry depends on them.
+	pools    *pools
 	problems []nodestate.Problem
 	leftOut  []LeftOut
 }
@@ -204,7 +204,7 @@ func (m *merge) add(index int, raw json.RawMessage, wanted []wantedEntry) {
 		m.leaveOut(LeftOut{reason.DuplicateEntry, label, "is the second entry of its name, on which the device plugin exits; the first is kept", "give it another name and put it back, or add its selectors to the first"})
 	case f.skipped():
 		m.foreign = append(m.foreign, f)
-	case m.claims == nil || m.claims.foreign(f, m.servable):
+	case m.pools == nil || m.pools.foreign(f, m.servable):
 		m.see(f)
 		m.foreign = append(m.foreign, f)
 	}

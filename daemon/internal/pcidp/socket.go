@@ -45,9 +45,9 @@ func (e foreignEntry) socketFault() string {
 
 func (e foreignEntry) unservable() bool { return !e.skipped() && e.socketFault() != "" }
 
-// claims follow which function is in which pool: the first in the config that
+// pools follow which function is in which pool: the first in the config that
 // matches it has it.
-type claims struct {
+type pools struct {
 	node  Node
 	taken map[device.PCIAddress]answer
 	// routes are Node.DefaultRoutes, once they were asked for.
@@ -55,55 +55,55 @@ type claims struct {
 	asked  bool
 }
 
-// newClaims begins with the functions of our entries, which come first.
-func newClaims(node Node, ours []wantedEntry) *claims {
-	c := &claims{node: node, taken: map[device.PCIAddress]answer{}}
+// newPools begins with the functions of our entries, which come first.
+func newPools(node Node, ours []wantedEntry) *pools {
+	p := &pools{node: node, taken: map[device.PCIAddress]answer{}}
 	for _, w := range ours {
 		for _, s := range w.entry.Selectors {
 			for _, a := range s.PCIAddresses {
-				c.taken[a] = max(c.taken[a], perhaps)
+				p.taken[a] = max(p.taken[a], perhaps)
 				if slices.Contains(s.Drivers, node.Facts[a].Driver) {
-					c.taken[a] = yes
+					p.taken[a] = yes
 				}
 			}
 		}
 	}
-	return c
+	return p
 }
 
 // foreign finds out whether an entry has a function, perhaps has one or has none,
 // and asks stays whether the entry stays. If so, foreign notes its functions as taken.
-func (c *claims) foreign(e foreignEntry, stays func(foreignEntry, answer) bool) bool {
+func (p *pools) foreign(e foreignEntry, stays func(foreignEntry, answer) bool) bool {
 	got, best := map[device.PCIAddress]answer{}, no
-	for addr, f := range c.node.Facts {
-		found := e.matches(addr, c.node.Facts)
-		if found == yes && e.netDevice() && c.mayHaveDefaultRoute(f.Interfaces) || c.taken[addr] == perhaps {
+	for addr, f := range p.node.Facts {
+		found := e.matches(addr, p.node.Facts)
+		if found == yes && e.netDevice() && p.mayHaveDefaultRoute(f.Interfaces) || p.taken[addr] == perhaps {
 			found = min(found, perhaps)
 		}
-		if c.taken[addr] == yes {
+		if p.taken[addr] == yes {
 			found = no
 		}
 		best = max(best, found)
 		if e.deviceType != auxNetDevice { // its devices are no PCI functions
-			got[addr] = max(c.taken[addr], found)
+			got[addr] = max(p.taken[addr], found)
 		}
 	}
 	if !stays(e, best) {
 		return false
 	}
-	maps.Copy(c.taken, got)
+	maps.Copy(p.taken, got)
 	return true
 }
 
 // mayHaveDefaultRoute: releases of the plugin before v3.8 leave such a function
 // out (HasDefaultRoute in its pkg/utils, with netlink 1.3 since).
-func (c *claims) mayHaveDefaultRoute(interfaces []string) bool {
+func (p *pools) mayHaveDefaultRoute(interfaces []string) bool {
 	if len(interfaces) == 0 {
 		return false
 	}
-	if !c.asked && c.node.DefaultRoutes != nil {
-		c.routes = c.node.DefaultRoutes()
+	if !p.asked && p.node.DefaultRoutes != nil {
+		p.routes = p.node.DefaultRoutes()
 	}
-	c.asked = true
-	return c.routes == nil || slices.ContainsFunc(interfaces, func(name string) bool { return c.routes[name] })
+	p.asked = true
+	return p.routes == nil || slices.ContainsFunc(interfaces, func(name string) bool { return p.routes[name] })
 }

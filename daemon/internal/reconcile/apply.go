@@ -22,7 +22,7 @@ func (r *Reconciler) applyConfig(ctx context.Context, src inventory.Sources, dev
 	applied, err := r.Config.Apply(pcidp.Request{
 		Entries: pcidp.Desired(devices), Owned: r.checkpoint.OwnedResources, LastGood: r.checkpoint.LastGoodConfig,
 		Node: node,
-		Claim: func(owned []device.ResourceName) error {
+		SaveOwned: func(owned []device.ResourceName) error {
 			r.keeper.forget()
 			return r.save(func(c *nodestate.Checkpoint) {
 				c.OwnedResources = owned

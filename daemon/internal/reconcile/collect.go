@@ -27,9 +27,9 @@ func (r *Reconciler) collect(ctx context.Context) (inventory.Sources, []finding)
 	f := inventory.Sources{
 		Now: r.steady().UTC().Round(0), NodeName: r.NodeName, BootID: r.BootID, Checkpoint: r.checkpoint, Withdrawn: r.withdrawn,
 	}
-	f.Driving = make(map[device.PCIAddress]bool, len(r.driving.jobs))
+	f.ChangingDriver = make(map[device.PCIAddress]bool, len(r.driving.jobs))
 	for pci := range r.driving.jobs {
-		f.Driving[pci] = true
+		f.ChangingDriver[pci] = true
 	}
 	found := r.Aids.findings()
 	snap, err := r.NodeENIs.List()

@@ -92,7 +92,7 @@ func (r *Reconciler) drive(ctx context.Context, src inventory.Sources, res inven
 		found = append(found, stuck(job.device))
 	}
 	due := map[device.PCIAddress]string{}
-	for _, d := range res.Drives {
+	for _, d := range res.DriverChanges {
 		due[d.Device.PCIAddress] = d.To
 	}
 	wanted := func(pci device.PCIAddress) bool { return sysfs.PCIFunction{Driver: due[pci]}.UserspaceDriver() }
@@ -119,7 +119,7 @@ func (r *Reconciler) drive(ctx context.Context, src inventory.Sources, res inven
 		}
 	}
 	maps.DeleteFunc(r.driving.busy, func(pci device.PCIAddress, _ time.Time) bool { return due[pci] == "" })
-	for _, d := range res.Drives {
+	for _, d := range res.DriverChanges {
 		if r.driving.jobs[d.Device.PCIAddress] == nil {
 			said[d.Device.PCIAddress] = r.tryDrive(ctx, src, d, wanted)
 		}
@@ -132,7 +132,7 @@ func (r *Reconciler) drive(ctx context.Context, src inventory.Sources, res inven
 }
 
 // tryDrive begins one change, unless it has failed a moment ago.
-func (r *Reconciler) tryDrive(ctx context.Context, src inventory.Sources, d inventory.Drive, wanted func(device.PCIAddress) bool) []finding {
+func (r *Reconciler) tryDrive(ctx context.Context, src inventory.Sources, d inventory.DriverChange, wanted func(device.PCIAddress) bool) []finding {
 	failure, failed := r.driving.failed[d.Device.PCIAddress]
 	if failed && src.Now.Before(failure.until) {
 		return []finding{driverFailed(d.Device, d.To, failure.err)}
@@ -188,7 +188,7 @@ func (r *Reconciler) takeDriven(now time.Time) {
 // beginDrive begins to change a device's driver, after another look, under its
 // claim lock, at all that may speak against it. It begins nothing where that is
 // only a matter of time.
-func (r *Reconciler) beginDrive(ctx context.Context, src inventory.Sources, d inventory.Drive, wanted func(device.PCIAddress) bool) ([]finding, error) {
+func (r *Reconciler) beginDrive(ctx context.Context, src inventory.Sources, d inventory.DriverChange, wanted func(device.PCIAddress) bool) ([]finding, error) {
 	pci := d.Device.PCIAddress
 	fn := src.Functions.Value[pci]
 	if d.Userspace() {
@@ -265,7 +265,7 @@ func (r *Reconciler) tidy(rec nodestate.Restore, src *inventory.Sources, lock *o
 	}
 	d := nodestate.Device{ENIID: rec.Device.ENIID, NodeENI: rec.Device.NodeENI, PCIAddress: fn.Address}
 	r.begin(&drivingJob{device: d, from: fn.Driver, to: rec.Driver, begun: src.Now}, fn, lock)
-	src.Driving[fn.Address] = true
+	src.ChangingDriver[fn.Address] = true
 	return true
 }
 
@@ -304,7 +304,7 @@ func (r *Reconciler) busy(d nodestate.Device, now time.Time) []finding {
 // kernel, writes down what it must get back and sets its link down. Nothing has
 // happened where it returns findings or an error, but that the link may be down:
 // the restore record brings it up again.
-func (r *Reconciler) prepareDrive(ctx context.Context, d inventory.Drive, fn sysfs.PCIFunction) ([]finding, error) {
+func (r *Reconciler) prepareDrive(ctx context.Context, d inventory.DriverChange, fn sysfs.PCIFunction) ([]finding, error) {
 	pci := d.Device.PCIAddress
 	if now, err := r.PCI.PCI(pci); err != nil || now.Driver != fn.Driver || now.Instance != fn.Instance {
 		return nil, errNotOurs // it has changed, or gone, since this Sync has read it
@@ -351,7 +351,7 @@ func offeredAs(k inventory.Kubelet, pci device.PCIAddress) (device.ResourceName,
 }
 
 // takeFromKernel prepares a device that has a link in the host.
-func (r *Reconciler) takeFromKernel(d inventory.Drive, fn sysfs.PCIFunction) ([]finding, error) {
+func (r *Reconciler) takeFromKernel(d inventory.DriverChange, fn sysfs.PCIFunction) ([]finding, error) {
 	l, err := r.sameLink(d.Link)
 	if err != nil {
 		return nil, err

@@ -138,7 +138,7 @@ func (r *Reconciler) restoreLinks(ctx context.Context, src *inventory.Sources) (
 		return false, nil // the records' folder is reported where it is listed
 	}
 	for _, pci := range waiting {
-		if src.InHand(pci) || src.Driving[pci] {
+		if src.InHand(pci) || src.ChangingDriver[pci] {
 			continue // it has no link, or is about to lose it
 		}
 		restored, err := r.restore(ctx, pci, src)

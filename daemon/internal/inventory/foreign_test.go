@@ -35,8 +35,8 @@ func (w *world) tag(n int, nodeENI string) {
 	w.enis[n] = e
 }
 
-// TestGuard: which ENI at a NodeENI's slot is taken where others attach ENIs too.
-func TestGuard(t *testing.T) {
+// TestForeign: which ENI at a NodeENI's slot is taken where others attach ENIs too.
+func TestForeign(t *testing.T) {
 	tests := map[string][]step{
 		"a fresh ENI waits, and is taken": {
 			{"seen", func(w *world) {}, []brief{{"a", -1, "", "", "intel.com/x", pending}}, nil},
@@ -114,8 +114,8 @@ func (w *world) attachAgain(n int) {
 	w.functions[pci(n)] = fn
 }
 
-// TestGuardLooksAgain: the wait ends by itself.
-func TestGuardLooksAgain(t *testing.T) {
+// TestForeignLooksAgain: the wait ends by itself.
+func TestForeignLooksAgain(t *testing.T) {
 	w := newWorld(1)
 	w.guard()
 	w.declare("a", 1)
@@ -125,10 +125,10 @@ func TestGuardLooksAgain(t *testing.T) {
 	}
 }
 
-// TestGuardAgainstAVPCCNI: another program attaches ENIs at the slots of NodeENIs and
+// TestForeignBesideAVPCCNI: another program attaches ENIs at the slots of NodeENIs and
 // marks them sooner or later, for as long as it likes; pods come and go. No link with
 // marks is touched or offered to a new pod, and no pod loses its device.
-func TestGuardAgainstAVPCCNI(t *testing.T) {
+func TestForeignBesideAVPCCNI(t *testing.T) {
 	for seed := range uint64(300) {
 		rng := rand.New(rand.NewPCG(seed, 11)) //nolint:gosec // to be repeated
 		w := newWorld(1, 2, 3)

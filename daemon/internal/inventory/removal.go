@@ -11,10 +11,10 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
 )
 
-// addLost deals with a row before that nothing claims any more: drained first,
+// drainUndeclared deals with a row before that nothing declares any more: drained first,
 // then given back to the kernel where the daemon had bound it, then out.
-func (j *joiner) addLost(r *nodestate.CheckpointDevice) {
-	if _, claimed := j.owner[r.ENIID]; claimed {
+func (j *joiner) drainUndeclared(r *nodestate.CheckpointDevice) {
+	if _, declared := j.owner[r.ENIID]; declared {
 		return
 	}
 	if j.enis[r.ENIID].Primary {
@@ -34,7 +34,7 @@ func (j *joiner) addLost(r *nodestate.CheckpointDevice) {
 	}
 	j.drain(same, j.causeOf(same), j.missingSince(same))
 	if forgettable && j.Taken.Known && j.Functions.Known {
-		j.drives = append(j.drives, Drive{Device: same.Device, To: taken.Driver})
+		j.driverChanges = append(j.driverChanges, DriverChange{Device: same.Device, To: taken.Driver})
 	}
 }
 
@@ -61,19 +61,19 @@ func (j *joiner) giveBackStray() {
 	}
 	for _, pci := range slices.Sorted(maps.Keys(j.Taken.Value)) {
 		t := j.Taken.Value[pci]
-		_, claimed := j.owner[t.Device.ENIID]
+		_, declared := j.owner[t.Device.ENIID]
 		hasRow := slices.ContainsFunc(j.rows, func(r row) bool { return r.PCIAddress == pci })
 		given := j.Kubelet != nil && len(j.Kubelet.Value.Allocated[pci]) > 0
-		if claimed || hasRow || given || j.held[pci] || !j.InHand(pci) || j.undecided(t.Device.NodeENI) {
+		if declared || hasRow || given || j.held[pci] || !j.InHand(pci) || j.undecided(t.Device.NodeENI) {
 			continue
 		}
-		j.drives = append(j.drives, Drive{To: t.Driver, Device: nodestate.Device{
+		j.driverChanges = append(j.driverChanges, DriverChange{To: t.Driver, Device: nodestate.Device{
 			ENIID: t.Device.ENIID, NodeENI: t.Device.NodeENI, MAC: t.Device.MAC, PCIAddress: pci,
 		}})
 	}
 }
 
-// causeOf says why nothing claims a row's ENI any more. It goes by this Join's Sources.
+// causeOf says why nothing declares a row's ENI any more. It goes by this Join's Sources.
 func (j *joiner) causeOf(r *nodestate.CheckpointDevice) string {
 	d, declared := j.declared[r.NodeENI]
 	switch {

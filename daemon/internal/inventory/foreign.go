@@ -18,27 +18,27 @@ import (
 // pod can come sooner, since the CNI writes its conflist behind all that.
 const quietTime = 30 * time.Second
 
-// unlessForeign returns the ENI that was found at the claim's slot, or "" where
+// unlessForeign returns the ENI that was found at the declaration's slot, or "" where
 // others attach ENIs too and it is theirs, or may be. EC2's tag decides where it is
 // known. Else the marks on the link do: they are asked about at every look, for an ENI
 // that is ours too, but for one that a pod has, whose link may have any. An ENI
 // stays as it is where its marks cannot be read, or it has no link to look at.
-func (j *joiner) unlessForeign(c *claim, eni device.ENIID) device.ENIID {
+func (j *joiner) unlessForeign(decl *declaration, eni device.ENIID) device.ENIID {
 	if j.Lookup != LookupGuarded {
 		return eni
 	}
 	row, p := j.rowBefore(eni), j.place(eni)
 	held := row != nil && (!j.Attachments.Known || j.held[row.PCIAddress])
 	if e := j.enis[eni]; e.Described {
-		if e.NodeENI != c.nodeENI {
-			j.foreign(c, eni, tagged(e.NodeENI), fmt.Sprintf("tag the ENI NodeENI=%s if it is yours, or give spec.deviceIndex another value", c.nodeENI))
+		if e.NodeENI != decl.nodeENI {
+			j.foreign(decl, eni, tagged(e.NodeENI), fmt.Sprintf("tag the ENI NodeENI=%s if it is yours, or give spec.deviceIndex another value", decl.nodeENI))
 		}
-		if e.NodeENI == c.nodeENI || held {
+		if e.NodeENI == decl.nodeENI || held {
 			return eni
 		}
 		return ""
 	}
-	ours := row != nil && (row.Phase != nodestate.PhaseDraining || p.link == nil) || j.beforeTheBoot(c, eni)
+	ours := row != nil && (row.Phase != nodestate.PhaseDraining || p.link == nil) || j.beforeTheBoot(decl, eni)
 	if row != nil {
 		j.others[eni] = row.Cause // it drains for the same cause until there is news
 	}
@@ -48,7 +48,7 @@ func (j *joiner) unlessForeign(c *claim, eni device.ENIID) device.ENIID {
 	case !j.Foreign.Known || p.link == nil:
 		return "" // nothing can be said of it yet
 	case j.Foreign.Value[p.link.Index] != "":
-		j.foreign(c, eni, j.Foreign.Value[p.link.Index], "give spec.deviceIndex another value, or name the ENI in status.attachments")
+		j.foreign(decl, eni, j.Foreign.Value[p.link.Index], "give spec.deviceIndex another value, or name the ENI in status.attachments")
 		return ""
 	case ours:
 		return eni
@@ -62,9 +62,9 @@ func (j *joiner) unlessForeign(c *claim, eni device.ENIID) device.ENIID {
 
 // beforeTheBoot says whether an ENI was this NodeENI's, and ready, when the boot before
 // this one ended: its time without marks is over.
-func (j *joiner) beforeTheBoot(c *claim, eni device.ENIID) bool {
+func (j *joiner) beforeTheBoot(decl *declaration, eni device.ENIID) bool {
 	r := j.prev[eni]
-	return r != nil && j.Checkpoint.BootID != j.BootID && r.NodeENI == c.nodeENI && r.Phase == nodestate.PhaseReady
+	return r != nil && j.Checkpoint.BootID != j.BootID && r.NodeENI == decl.nodeENI && r.Phase == nodestate.PhaseReady
 }
 
 func tagged(name string) string {
@@ -74,10 +74,10 @@ func tagged(name string) string {
 	return "EC2 shows the tag NodeENI=" + name + " on it"
 }
 
-// foreign reports an ENI at the claim's slot as somebody else's.
-func (j *joiner) foreign(c *claim, eni device.ENIID, why, remedy string) {
+// foreign reports an ENI at the declaration's slot as somebody else's.
+func (j *joiner) foreign(decl *declaration, eni device.ENIID, why, remedy string) {
 	j.others[eni] = "the ENI seems to belong to another program: " + why
-	j.problem(reason.ForeignENI, c.nodeENI, eni.String(), "the ENI at device index %d in %s seems to belong to another program: %s; %s", c.index, c.subnet, why, remedy)
+	j.problem(reason.ForeignENI, decl.nodeENI, eni.String(), "the ENI at device index %d in %s seems to belong to another program: %s; %s", decl.index, decl.subnet, why, remedy)
 }
 
 // lookIn has Join called again after a time, or sooner.

@@ -14,12 +14,12 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
 )
 
-// claim is one ENI that one NodeENI wants on this node.
-type claim struct {
+// declaration is one ENI that one NodeENI wants on this node.
+type declaration struct {
 	nodeENI string
 	// eni is given by the status, or found later; "" while not known.
 	eni device.ENIID
-	// index is EC2's device index; -1 when the claim does not say.
+	// index is EC2's device index; -1 when the declaration does not say.
 	index  int
 	subnet device.SubnetID
 	cidr   netip.Prefix
@@ -47,11 +47,11 @@ type claim struct {
 	missingSince time.Time
 }
 
-// declaration is what one NodeENI says for this node.
-type declaration struct {
-	claims []claim
+// declarations is what one NodeENI says for this node.
+type declarations struct {
+	enis []declaration
 	// undecided: part of it cannot be understood, so that it may mean ENIs
-	// that none of the claims names.
+	// that none of the declarations names.
 	undecided bool
 	// attached: the ENIs are listed by the status, not to be looked for.
 	attached bool
@@ -60,8 +60,8 @@ type declaration struct {
 }
 
 // declare reads one NodeENI that is not being deleted.
-func (j *joiner) declare(o *v1alpha1.NodeENI) declaration {
-	d := declaration{attached: j.Lookup == LookupNone || len(o.Status.Attachments) > 0}
+func (j *joiner) declare(o *v1alpha1.NodeENI) declarations {
+	d := declarations{attached: j.Lookup == LookupNone || len(o.Status.Attachments) > 0}
 	base := j.wants(o)
 	d.pci = base.stated
 	if d.attached {
@@ -69,41 +69,41 @@ func (j *joiner) declare(o *v1alpha1.NodeENI) declaration {
 	} else {
 		j.declareSubnets(o, base, &d)
 	}
-	j.fitClaims(o.Name, &d)
-	if len(d.claims) > 1 && d.pci != "" {
-		for i := range d.claims { // it names one of several: which is not known yet
-			d.claims[i].stated, d.claims[i].hint = "", ""
+	j.fitDeclarations(o.Name, &d)
+	if len(d.enis) > 1 && d.pci != "" {
+		for i := range d.enis { // it names one of several: which is not known yet
+			d.enis[i].stated, d.enis[i].hint = "", ""
 		}
 	}
 	return d
 }
 
 // wants reads what holds for every ENI of a NodeENI.
-func (j *joiner) wants(o *v1alpha1.NodeENI) claim {
-	c := claim{nodeENI: o.Name, index: -1, mtu: o.Spec.MTU}
-	if c.mtu < 0 || c.mtu > maxMTU {
-		j.problem(reason.InvalidMTU, o.Name, "", "spec.mtu %d is not an MTU; give 1 to %d octets, or leave it out to keep the link's own", c.mtu, maxMTU)
-		c.mtu = 0
+func (j *joiner) wants(o *v1alpha1.NodeENI) declaration {
+	decl := declaration{nodeENI: o.Name, index: -1, mtu: o.Spec.MTU}
+	if decl.mtu < 0 || decl.mtu > maxMTU {
+		j.problem(reason.InvalidMTU, o.Name, "", "spec.mtu %d is not an MTU; give 1 to %d octets, or leave it out to keep the link's own", decl.mtu, maxMTU)
+		decl.mtu = 0
 	}
 	if o.Spec.Case() == v1alpha1.Case3DPDK {
-		c.driver = j.dpdkDriver(o)
-		c.faulty = c.driver == ""
+		decl.driver = j.dpdkDriver(o)
+		decl.faulty = decl.driver == ""
 	}
 	if s := o.Spec.DPDKPCIAddress; s != "" {
 		pci, err := device.ParsePCIAddress(s)
 		if err != nil {
 			j.problem(reason.InvalidPCIAddress, o.Name, "", "spec.dpdkPCIAddress %q is not a full PCI address; write it as domain:bus:device.function, such as 0000:00:07.0, or leave it out, since it is discovered", s)
-			c.faulty = true
+			decl.faulty = true
 		}
-		c.stated, c.hint = pci, pci
+		decl.stated, decl.hint = pci, pci
 	}
 	name, err := o.Spec.ResourceName()
 	if err != nil {
 		j.problem(reason.InvalidResourceName, o.Name, "", "%v; the device is not offered to pods until you correct it", err)
 	}
-	c.resource = name
-	c.allowed = j.allowedNamespaces(o)
-	return c
+	decl.resource = name
+	decl.allowed = j.allowedNamespaces(o)
+	return decl
 }
 
 // maxDeviceIndex is the largest that EC2 can be asked for: DeviceIndex of
@@ -138,7 +138,7 @@ func (j *joiner) allowedNamespaces(o *v1alpha1.NodeENI) []string {
 }
 
 // declareAttached takes the ENIs that the status lists for this node.
-func (j *joiner) declareAttached(o *v1alpha1.NodeENI, base claim, d *declaration) {
+func (j *joiner) declareAttached(o *v1alpha1.NodeENI, base declaration, d *declarations) {
 	for i := range o.Status.Attachments {
 		a := &o.Status.Attachments[i]
 		if a.NodeID != j.NodeName {
@@ -151,20 +151,20 @@ func (j *joiner) declareAttached(o *v1alpha1.NodeENI, base claim, d *declaration
 			d.undecided = true
 			continue
 		}
-		c := base
-		c.eni = eni
+		decl := base
+		decl.eni = eni
 		if a.DeviceIndex > 0 && a.DeviceIndex <= maxDeviceIndex {
-			c.index = a.DeviceIndex
+			decl.index = a.DeviceIndex
 		}
 		// Both only describe the row, and IMDS knows them too.
-		c.subnet, _ = device.ParseSubnetID(a.SubnetID)
-		c.cidr, _ = netip.ParsePrefix(a.SubnetCIDR)
-		if c.hint == "" && a.DPDKBound {
-			c.hint, _ = device.ParsePCIAddress(a.DPDKPCIAddress)
+		decl.subnet, _ = device.ParseSubnetID(a.SubnetID)
+		decl.cidr, _ = netip.ParsePrefix(a.SubnetCIDR)
+		if decl.hint == "" && a.DPDKBound {
+			decl.hint, _ = device.ParsePCIAddress(a.DPDKPCIAddress)
 		}
-		d.claims = append(d.claims, c)
+		d.enis = append(d.enis, decl)
 	}
-	if len(d.claims) > 0 || d.undecided {
+	if len(d.enis) > 0 || d.undecided {
 		return
 	}
 	if j.Lookup == LookupNone {
@@ -176,7 +176,7 @@ func (j *joiner) declareAttached(o *v1alpha1.NodeENI, base claim, d *declaration
 
 // declareSubnets takes one ENI for each subnet, in the order in which the
 // public controller counts them: subnetID, then subnetIDs, then names.
-func (j *joiner) declareSubnets(o *v1alpha1.NodeENI, base claim, d *declaration) {
+func (j *joiner) declareSubnets(o *v1alpha1.NodeENI, base declaration, d *declarations) {
 	if o.Spec.DeviceIndex > maxDeviceIndex {
 		j.problem(reason.InvalidDeviceIndex, o.Name, "", "spec.deviceIndex %d is not a device index; give 1 to %d, or leave it out for 1", o.Spec.DeviceIndex, maxDeviceIndex)
 		d.undecided = true
@@ -189,16 +189,16 @@ func (j *joiner) declareSubnets(o *v1alpha1.NodeENI, base claim, d *declaration)
 			d.undecided = true
 			continue
 		}
-		c := base
-		c.subnet, c.index = subnet, o.Spec.DeviceIndex+i
-		d.claims = append(d.claims, c)
+		decl := base
+		decl.subnet, decl.index = subnet, o.Spec.DeviceIndex+i
+		d.enis = append(d.enis, decl)
 	}
 	named := o.Spec.SubnetName != "" || len(o.Spec.SubnetNames) > 0
 	switch {
 	case named:
 		j.problem(reason.SubnetNameUnknown, o.Name, "", "spec.subnetName and spec.subnetNames cannot be looked up without EC2; give spec.subnetID or spec.subnetIDs, or status.attachments")
 		d.undecided = true
-	case len(d.claims) == 0 && o.Spec.SubnetID == "" && len(o.Spec.SubnetIDs) == 0:
+	case len(d.enis) == 0 && o.Spec.SubnetID == "" && len(o.Spec.SubnetIDs) == 0:
 		j.problem(reason.NoSubnet, o.Name, "", "neither status.attachments nor a subnet names the ENI; give spec.subnetID or spec.subnetIDs")
 		d.undecided = true
 	}
@@ -217,19 +217,19 @@ func subnets(s *v1alpha1.NodeENISpec) []subnetField {
 	return all
 }
 
-// remember makes a claim of a row that nothing readable declares or denies.
-func remember(r *nodestate.CheckpointDevice, since time.Time) claim {
-	c := claim{
+// remember makes a declaration of a row that nothing readable declares or denies.
+func remember(r *nodestate.CheckpointDevice, since time.Time) declaration {
+	decl := declaration{
 		nodeENI: r.NodeENI, eni: r.ENIID, index: r.DeviceIndex, subnet: r.SubnetID, cidr: r.SubnetCIDR,
 		resource: r.ResourceName, mtu: r.MTU, allowed: r.AllowedNamespaces, remembered: r, missingSince: since,
 	}
 	if (sysfs.PCIFunction{Driver: r.Driver}).UserspaceDriver() {
-		c.driver = r.Driver
+		decl.driver = r.Driver
 	}
 	if r.InterfaceName == "" {
-		c.hint = r.PCIAddress
+		decl.hint = r.PCIAddress
 	}
-	return c
+	return decl
 }
 
 // problem notes something for a person. Only stable values may go into its

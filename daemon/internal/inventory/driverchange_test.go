@@ -11,19 +11,19 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
 )
 
-// drives returns what is to be bound to which driver: all tests but one have
+// driverChanges returns what is to be bound to which driver: all tests but one have
 // only one device.
-func drives(r Result) []string {
+func driverChanges(r Result) []string {
 	var all []string
-	for _, d := range r.Drives {
+	for _, d := range r.DriverChanges {
 		all = append(all, d.To)
 	}
 	return all
 }
 
-// TestDriven follows a device between drivers. The resource's devices, the pods
+// TestDriverChange follows a device between drivers. The resource's devices, the pods
 // and the kubelet are in the way one after the other.
-func TestDriven(t *testing.T) {
+func TestDriverChange(t *testing.T) {
 	kernel := func(w *world) { w.declare("a", 1, resource("intel.com/x")) }
 	userspace := func(w *world) { w.declare("a", 1, dpdk, resource("intel.com/x")) }
 	uio := func(w *world) {
@@ -31,30 +31,30 @@ func TestDriven(t *testing.T) {
 	}
 	row := func(name string, p nodestate.Phase) []brief { return []brief{{"a", 1, pci(1), name, "intel.com/x", p}} }
 	nothing := func(*world) {}
-	driven := func(w *world) { w.drive(w.join()) }
+	rebound := func(w *world) { w.changeDrivers(w.join()) }
 	type step struct {
-		name     string
-		change   func(*world)
-		rows     []brief
-		drives   []string
-		problems []string
+		name          string
+		change        func(*world)
+		rows          []brief
+		driverChanges []string
+		problems      []string
 	}
 	bound := []step{
 		{"declared", userspace, row("", pending), []string{"vfio-pci"}, nil},
-		{"bound", driven, row("", ready), nil, nil},
+		{"bound", rebound, row("", ready), nil, nil},
 	}
 	tests := map[string][]step{
 		"removed": append(bound[:2:2],
 			step{"removed", undeclare, row("", draining), nil, nil},
 			step{"withdrawn", nothing, row("", draining), []string{"ena"}, nil},
-			step{"given back", driven, nil, nil, nil},
+			step{"given back", rebound, nil, nil, nil},
 		),
 		"removed while a pod has it": append(bound[:2:2],
 			step{"pod", func(w *world) { w.hold(1, nodestate.ModeDPDK) }, row("", ready), nil, nil},
 			step{"removed", undeclare, row("", draining), nil, nil},
 			step{"held", nothing, row("", draining), nil, nil},
 			step{"pod gone", func(w *world) { w.records = nil }, row("", draining), []string{"ena"}, nil},
-			step{"given back", driven, nil, nil, nil},
+			step{"given back", rebound, nil, nil, nil},
 		),
 		"removed while the kubelet offers it": append(bound[:2:2],
 			step{"removed", func(w *world) { undeclare(w); w.kubelet([]int{1}, 1) }, row("", draining), nil, nil},
@@ -79,7 +79,7 @@ func TestDriven(t *testing.T) {
 		"DPDK switched off": append(bound[:2:2],
 			step{"off", kernel, row("", draining), nil, nil},
 			step{"withdrawn", nothing, row("", draining), []string{"ena"}, nil},
-			step{"given back", driven, row("eth1", ready), nil, nil},
+			step{"given back", rebound, row("eth1", ready), nil, nil},
 		),
 		"DPDK switched off and on again": append(bound[:2:2],
 			step{"off", kernel, row("", draining), nil, nil},
@@ -90,7 +90,7 @@ func TestDriven(t *testing.T) {
 			{"pod", func(w *world) { w.hold(1, nodestate.ModeExclusive) }, row("eth1", ready), nil, nil},
 			{"on", userspace, row("", draining), nil, []string{"DriverNotBound"}},
 			{"pod gone", func(w *world) { w.release(1) }, row("", draining), []string{"vfio-pci"}, nil},
-			{"bound", driven, row("", ready), nil, nil},
+			{"bound", rebound, row("", ready), nil, nil},
 		},
 		"DPDK switched on while the device plugin serves the config before": {
 			{"kernel", kernel, row("eth1", ready), nil, nil},
@@ -102,7 +102,7 @@ func TestDriven(t *testing.T) {
 		"another userspace driver": append(bound[:2:2],
 			step{"edited", uio, row("", draining), nil, nil},
 			step{"withdrawn", nothing, row("", draining), []string{"uio_pci_generic"}, nil},
-			step{"bound", driven, row("", ready), nil, nil},
+			step{"bound", rebound, row("", ready), nil, nil},
 			step{"removed", undeclare, row("", draining), nil, nil},
 			step{"withdrawn again", nothing, row("", draining), []string{"ena"}, nil},
 		),
@@ -123,7 +123,7 @@ func TestDriven(t *testing.T) {
 			step{"withdrawn", nothing, row("", draining), []string{"vfio-pci"}, nil},
 			step{"off", kernel, row("", draining), []string{"ena"}, nil},
 			step{"removed", undeclare, row("", draining), []string{"ena"}, nil},
-			step{"given back", driven, nil, nil, nil},
+			step{"given back", rebound, nil, nil, nil},
 		),
 		"stopped between two drivers, the checkpoint lost, removed": append(bound[:2:2],
 			step{"stopped", func(w *world) {
@@ -175,8 +175,8 @@ func TestDriven(t *testing.T) {
 				s.change(w)
 				r := w.sync()
 				expect(t, r, s.problems, s.rows...)
-				if diff := cmp.Diff(s.drives, drives(r), cmpopts.EquateEmpty()); diff != "" {
-					t.Errorf("drives (-want +got):\n%s", diff)
+				if diff := cmp.Diff(s.driverChanges, driverChanges(r), cmpopts.EquateEmpty()); diff != "" {
+					t.Errorf("driverChanges (-want +got):\n%s", diff)
 				}
 			}
 		})
@@ -188,7 +188,7 @@ func TestDriven(t *testing.T) {
 func TestTakenKeepsWhatItWas(t *testing.T) {
 	w := newWorld(1)
 	w.declare("a", 1, dpdk)
-	w.drive(w.join())
+	w.changeDrivers(w.join())
 	r := w.join()
 	if d := r.Devices[0]; d.InterfaceName != "" || d.Driver != "vfio-pci" || d.MAC != mac(1) || d.PCIAddress != pci(1) {
 		t.Errorf("row %+v", d)
