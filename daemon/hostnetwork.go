@@ -14,9 +14,9 @@ import (
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/cli"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/hostnet"
+	"github.com/multi-eni/multi-eni-cni/pkg/atomicfile"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
-	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
 // The values of --host-network.
@@ -211,7 +211,7 @@ func writeHostFile(root string, m hostnet.Manager, f hostnet.File) (what string,
 	if err := at.MkdirAll(filepath.Dir(relative(f.Path)), 0o755); err != nil {
 		return "", false, err
 	}
-	if err := nodestate.WriteFile(filepath.Join(root, f.Path), []byte(f.Marked()), 0o644, nodestate.Durable); err != nil {
+	if err := atomicfile.Write(filepath.Join(root, f.Path), []byte(f.Marked()), 0o644, atomicfile.Durable); err != nil {
 		return "", false, err
 	}
 	return fmt.Sprintf("written, in effect after a reboot or `%s`", hostnet.Reload(m)), true, nil

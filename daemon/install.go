@@ -19,6 +19,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/awsnode"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/cli"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
+	"github.com/multi-eni/multi-eni-cni/pkg/atomicfile"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
 )
@@ -211,7 +212,7 @@ func writePolicy(path, binDir string) (what string, changed bool, err error) {
 	if err != nil {
 		return "", false, err
 	}
-	if err := nodestate.WriteFile(path, data, 0o644, nodestate.Durable); err != nil {
+	if err := atomicfile.Write(path, data, 0o644, atomicfile.Durable); err != nil {
 		return "", false, fmt.Errorf("write policy: %w", err)
 	}
 	return "written", true, nil
@@ -251,20 +252,22 @@ func installPlugin(ctx context.Context, source, target string) (what string, cha
 	if err == nil {
 		before = pluginVersion(ctx, target)
 	}
-	tmp, err := writeExecutable(filepath.Dir(target), filepath.Base(target), data)
-	if err != nil {
-		return "", false, err
+	// A fixed name, from which a killed install may still run its probe.
+	if err := atomicfile.Remove(atomicfile.TempPath(target)); err != nil {
+		return "", false, fmt.Errorf("remove what a killed install has left: %w", err)
 	}
-	defer os.Remove(tmp) //nolint:errcheck // gone after the rename
-	if err := probe(ctx, tmp); err != nil {
+	tmp, err := atomicfile.Prepare(target, data, 0o755, atomicfile.Durable)
+	if err != nil {
+		return "", false, fmt.Errorf("write beside the old one: %w", err)
+	}
+	defer tmp.Discard() // gone after the rename
+	tmp.Close()         // a file that is open for writing cannot be executed
+	if err := probe(ctx, tmp.Name()); err != nil {
 		return "", false, fmt.Errorf("the new one does not work here, the old one stays: %w", err)
 	}
-	after := pluginVersion(ctx, tmp)
-	if err := os.Rename(tmp, target); err != nil {
+	after := pluginVersion(ctx, tmp.Name())
+	if err := tmp.Replace(); err != nil {
 		return "", false, fmt.Errorf("put the new one in place: %w", err)
-	}
-	if err := syncFolder(filepath.Dir(target)); err != nil {
-		return "", false, err
 	}
 	return fmt.Sprintf("installed, %s → %s", before, after), true, nil
 }
@@ -283,49 +286,6 @@ func lockFolder(path string) (unlock func(), err error) {
 		return nil, fmt.Errorf("lock folder of plugins %q: %w", path, err)
 	}
 	return func() { dir.Close() }, nil //nolint:errcheck,gosec // opened for reading only
-}
-
-// temporary is where a plugin is written before it is put in place.
-func temporary(dir, name string) string { return filepath.Join(dir, "."+name+".tmp") }
-
-// writeExecutable writes a temporary file that is on the disk when it returns.
-// Its name is fixed, so that what a killed install has left is taken away. The
-// folder is locked.
-func writeExecutable(dir, name string, data []byte) (path string, err error) {
-	path = temporary(dir, name)
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return "", fmt.Errorf("remove what a killed install has left: %w", err)
-	}
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return "", fmt.Errorf("write beside the old one: %w", err)
-	}
-	_, err = f.Write(data)
-	if err == nil {
-		err = f.Chmod(0o755)
-	}
-	if err == nil {
-		err = f.Sync()
-	}
-	if closeErr := f.Close(); err == nil {
-		err = closeErr
-	}
-	if err != nil {
-		return "", errors.Join(fmt.Errorf("write %s: %w", f.Name(), err), os.Remove(f.Name()))
-	}
-	return f.Name(), nil
-}
-
-func syncFolder(path string) error {
-	dir, err := os.Open(path)
-	if err != nil {
-		return fmt.Errorf("open folder: %w", err)
-	}
-	defer dir.Close() //nolint:errcheck // opened for reading only
-	if err := dir.Sync(); err != nil {
-		return fmt.Errorf("sync folder %s: %w", path, err)
-	}
-	return nil
 }
 
 // probeTimeout bounds one run of a plugin that only prints something.

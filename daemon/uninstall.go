@@ -14,6 +14,7 @@ import (
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/cli"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/server"
+	"github.com/multi-eni/multi-eni-cni/pkg/atomicfile"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
 )
@@ -84,7 +85,7 @@ func (p program) uninstall(r removal) error {
 		fmt.Fprintf(p.stdout, "left behind: %s\n", use)
 	}
 	for _, name := range installed() {
-		for _, path := range []string{filepath.Join(from, name), temporary(from, name)} {
+		for _, path := range []string{filepath.Join(from, name), atomicfile.TempPath(filepath.Join(from, name))} {
 			// A plugin that stays keeps its policy: without one it would believe its netconfs.
 			if err := p.removeFile(path); err != nil {
 				return err

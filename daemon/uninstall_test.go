@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/cli"
+	"github.com/multi-eni/multi-eni-cni/pkg/atomicfile"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
@@ -32,7 +33,7 @@ func newUninstallable(t *testing.T) uninstallable {
 	u.must(nodestate.WriteInventory(u.inventory, nodestate.Inventory{NodeName: "node-a"}))
 	u.checkpoint()
 	u.lease(nodestate.LeaseCooling)
-	unlock, err := nodestate.AttachmentDir(u.records).ClaimLock(t.Context(), "0000:00:06.0")
+	unlock, err := nodestate.AttachmentDir(u.records).LockDevice(t.Context(), "0000:00:06.0")
 	u.must(err)
 	unlock()
 	unlock, err = lockStateDir(u.state)
@@ -97,7 +98,7 @@ func (u uninstallable) left() (files []string) {
 func TestUninstall(t *testing.T) {
 	u := newUninstallable(t)
 	u.must(os.WriteFile(filepath.Join(u.to, "bridge"), nil, 0o755))
-	u.must(os.WriteFile(temporary(u.to, "multi-eni"), nil, 0o600)) // of an install that was killed
+	u.must(os.WriteFile(atomicfile.TempPath(filepath.Join(u.to, "multi-eni")), nil, 0o600)) // of an install that was killed
 	code, stdout, stderr := u.run()
 	if code != 0 || stderr != "" || !strings.Contains(stdout, filepath.Join(u.to, "multi-eni")+": removed") {
 		t.Errorf("exit code %d, %q, %q", code, stdout, stderr)

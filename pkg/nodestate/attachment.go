@@ -65,7 +65,10 @@ type Attachment struct {
 	BootID    string    `json:"bootID"`
 	Netns     Netns     `json:"netns"`
 	// Pod is namespace/name from CNI_ARGS, for messages only; may be "".
-	Pod    string         `json:"pod,omitempty"`
+	Pod string `json:"pod,omitempty"`
+	// PodUID is K8S_POD_UID from CNI_ARGS. "": the runtime gave none, or an older
+	// version wrote the record.
+	PodUID string         `json:"podUID,omitempty"`
 	Mode   Mode           `json:"mode"`
 	Device AttachedDevice `json:"device"`
 	// Config is the netconf, as the runtime gave it to ADD.

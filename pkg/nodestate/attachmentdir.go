@@ -10,11 +10,11 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/multi-eni/multi-eni-cni/pkg/atomicfile"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 )
 
-// ErrBusy is returned when another live process holds the lock on a record or a
-// claim.
+// ErrBusy is returned when another live process holds the lock on a record or a device.
 var ErrBusy = errors.New("held by another process")
 
 // AttachmentDir is the folder of attachment records (DefaultAttachmentsDir):
@@ -50,16 +50,16 @@ func (d AttachmentDir) Begin(a Attachment) (*Record, error) {
 	}
 	a.State = StateIntent
 	r := &Record{Attachment: a, path: paths[0]}
-	if err := r.save(renameNew); err != nil {
+	if err := r.save((*atomicfile.Pending).Create); err != nil {
 		return nil, err
 	}
 	return r, nil
 }
 
 // Save replaces the record's file with the Attachment as it now is.
-func (r *Record) Save() error { return r.save(exchange) }
+func (r *Record) Save() error { return r.save((*atomicfile.Pending).Exchange) }
 
-func (r *Record) save(rename func(from, to string) error) error {
+func (r *Record) save(publish func(*atomicfile.Pending) error) error {
 	r.SchemaVersion = SchemaVersion
 	if err := r.validate(); err != nil {
 		return fmt.Errorf("write %s: %w", r.path, err)
@@ -68,16 +68,16 @@ func (r *Record) save(rename func(from, to string) error) error {
 	if err != nil {
 		return err
 	}
-	f, err := createTemp(r.path, 0o600)
+	next, err := atomicfile.Prepare(r.path, data, 0o600, atomicfile.Volatile)
 	if err != nil {
 		return err
 	}
-	if err := publish(f, r.path, data, Volatile, rename); err != nil {
-		f.Close() //nolint:errcheck,gosec // the write's error is reported
+	if err := publish(next); err != nil {
+		next.Close()
 		return err
 	}
 	r.Close()
-	r.file = f
+	r.file = next.File
 	return nil
 }
 
@@ -85,7 +85,7 @@ func (r *Record) save(rename func(from, to string) error) error {
 // is not an error.
 func (r *Record) Remove() error {
 	defer r.Close()
-	return removeAll(tempPath(r.path), r.path)
+	return atomicfile.Remove(atomicfile.TempPath(r.path), r.path)
 }
 
 // Close gives up the lock and leaves the record.
@@ -121,7 +121,7 @@ func lockAt(ctx context.Context, path string, id AttachmentID) (*Record, error) 
 			continue
 		}
 		if errors.Is(err, fs.ErrNotExist) {
-			return nil, errors.Join(err, removeDead(tempPath(path)))
+			return nil, errors.Join(err, atomicfile.RemoveLeftover(path))
 		}
 		if err != nil {
 			return nil, err
@@ -143,7 +143,7 @@ func lockAt(ctx context.Context, path string, id AttachmentID) (*Record, error) 
 var errReplaced = errors.New("replaced while waiting for its lock")
 
 func lockRecord(ctx context.Context, path string) (*Record, error) {
-	f, err := openTrusted(path)
+	f, err := atomicfile.Open(path)
 	if err != nil {
 		return nil, err
 	}
@@ -151,7 +151,7 @@ func lockRecord(ctx context.Context, path string) (*Record, error) {
 		f.Close() //nolint:errcheck,gosec // opened for reading only
 		return nil, err
 	}
-	if !samePath(f, path) {
+	if !atomicfile.Same(f, path) {
 		f.Close() //nolint:errcheck,gosec // opened for reading only
 		return nil, errReplaced
 	}
@@ -194,7 +194,7 @@ func (d AttachmentDir) Discard(id AttachmentID, bootID string) error {
 	if err != nil {
 		return err
 	}
-	f, err := openTrusted(path)
+	f, err := atomicfile.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -204,13 +204,13 @@ func (d AttachmentDir) Discard(id AttachmentID, bootID string) error {
 	defer f.Close() //nolint:errcheck // opened for reading only
 	if ok, err := tryLock(f, alone); err != nil {
 		return err
-	} else if !ok || !samePath(f, path) {
+	} else if !ok || !atomicfile.Same(f, path) {
 		return fmt.Errorf("discard %s: %w", path, ErrBusy)
 	}
 	var u *UnreadRecord
 	switch _, err := readAttachment(f); {
 	case errors.Is(err, ErrCorrupt), errors.Is(err, ErrOtherVersion) && errors.As(err, &u) && u.Ended(bootID):
-		return removeAll(path)
+		return atomicfile.Remove(path)
 	case err != nil:
 		return err
 	}
@@ -268,17 +268,17 @@ func (d AttachmentDir) OfOthers(bad Unread, id AttachmentID) error {
 	return nil
 }
 
-// ClaimLock takes the lock under which a device's claims are decided and its
-// link is changed in the host, waiting until ctx ends (then ErrBusy). The
-// returned function gives it up.
-func (d AttachmentDir) ClaimLock(ctx context.Context, pci device.PCIAddress) (unlock func(), err error) {
-	return unlocking(d.ClaimFile(ctx, pci))
+// LockDevice takes the device lock, waiting until ctx ends (then ErrBusy). Under it a
+// device is given to a pod, and its link is changed in the host. The returned function
+// gives it up.
+func (d AttachmentDir) LockDevice(ctx context.Context, pci device.PCIAddress) (unlock func(), err error) {
+	return unlocking(d.DeviceLockFile(ctx, pci))
 }
 
-// ClaimShared is ClaimLock for one who changes nothing about the device and whose
-// claim excludes no other of the kind: these hold it together.
-func (d AttachmentDir) ClaimShared(ctx context.Context, pci device.PCIAddress) (unlock func(), err error) {
-	return unlocking(d.claimFile(ctx, pci, together))
+// ShareDevice is LockDevice for callers that leave the device unchanged and share it.
+// They hold the lock together.
+func (d AttachmentDir) ShareDevice(ctx context.Context, pci device.PCIAddress) (unlock func(), err error) {
+	return unlocking(d.deviceLock(ctx, pci, together))
 }
 
 func unlocking(f *os.File, err error) (unlock func(), _ error) {
@@ -288,13 +288,13 @@ func unlocking(f *os.File, err error) (unlock func(), _ error) {
 	return func() { f.Close() }, nil //nolint:errcheck,gosec // nothing was written
 }
 
-// ClaimFile is ClaimLock for one who hands the lock on: it is held until the file
-// is closed here and in every program that has inherited it.
-func (d AttachmentDir) ClaimFile(ctx context.Context, pci device.PCIAddress) (*os.File, error) {
-	return d.claimFile(ctx, pci, alone)
+// DeviceLockFile is LockDevice for a caller that hands the lock on. It is held until the
+// file is closed here and in every program that has inherited it.
+func (d AttachmentDir) DeviceLockFile(ctx context.Context, pci device.PCIAddress) (*os.File, error) {
+	return d.deviceLock(ctx, pci, alone)
 }
 
-func (d AttachmentDir) claimFile(ctx context.Context, pci device.PCIAddress, how lockKind) (*os.File, error) {
+func (d AttachmentDir) deviceLock(ctx context.Context, pci device.PCIAddress, how lockKind) (*os.File, error) {
 	path := filepath.Join(string(d), "locks", pci.String()+".lock")
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, fmt.Errorf("make folder of %s: %w", path, err)
@@ -306,14 +306,14 @@ func (d AttachmentDir) restorePath(pci device.PCIAddress) string {
 	return filepath.Join(string(d), "restore", pci.String()+".json")
 }
 
-// SaveRestore writes the restore record of r.Device.PCIAddress. Hold its ClaimLock.
+// SaveRestore writes the restore record of r.Device.PCIAddress. Hold its device lock.
 func (d AttachmentDir) SaveRestore(r Restore) error {
 	r.SchemaVersion = SchemaVersion
 	data, err := encode(r)
 	if err != nil {
 		return err
 	}
-	return WriteFile(d.restorePath(r.Device.PCIAddress), data, 0o600, Volatile)
+	return atomicfile.Write(d.restorePath(r.Device.PCIAddress), data, 0o600, atomicfile.Volatile)
 }
 
 // LoadRestore reads the restore record of a device. Errors: fs.ErrNotExist,
@@ -337,7 +337,7 @@ func (d AttachmentDir) LoadRestore(pci device.PCIAddress) (Restore, error) {
 // Returned ends the restore record of a device whose link has back what it had.
 // One that the daemon has for a change of the device's driver stays: only the
 // daemon knows when nothing is left of that. So does one of another version. Hold its
-// ClaimLock.
+// device lock.
 func (d AttachmentDir) Returned(pci device.PCIAddress) error {
 	if r, err := d.LoadRestore(pci); err == nil && r.Driver != "" || errors.Is(err, ErrOtherVersion) {
 		return nil
@@ -346,9 +346,9 @@ func (d AttachmentDir) Returned(pci device.PCIAddress) error {
 }
 
 // RemoveRestore deletes the restore record of a device, if there is one. Hold
-// its ClaimLock.
+// its LockDevice.
 func (d AttachmentDir) RemoveRestore(pci device.PCIAddress) error {
-	return removeAll(d.restorePath(pci))
+	return atomicfile.Remove(d.restorePath(pci))
 }
 
 // Restores lists the devices that have a restore record.
@@ -379,14 +379,4 @@ func listJSON(dir string) ([]string, error) {
 	}
 	slices.Sort(names)
 	return names, nil
-}
-
-func removeAll(paths ...string) error {
-	var errs []error
-	for _, p := range paths {
-		if err := os.Remove(p); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			errs = append(errs, fmt.Errorf("remove %s: %w", p, err))
-		}
-	}
-	return errors.Join(errs...)
 }

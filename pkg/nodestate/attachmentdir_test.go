@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
+	"github.com/multi-eni/multi-eni-cni/pkg/atomicfile"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 )
 
@@ -193,7 +194,7 @@ func TestHeir(t *testing.T) {
 	if _, err := d.Lock(atOnce(t), id); !errors.Is(err, ErrBusy) {
 		t.Errorf("Lock while a program of the dead writer lives: %v; want ErrBusy", err)
 	}
-	f, err := openTrusted(filepath.Join(string(d), "c1-net1.json"))
+	f, err := atomicfile.Open(filepath.Join(string(d), "c1-net1.json"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -319,7 +320,7 @@ func TestSaveKeepsLock(t *testing.T) {
 func TestSaveLeavesOneFile(t *testing.T) {
 	for name, before := range map[string]func(path string) error{
 		"as usual":          func(string) error { return nil },
-		"a dead writer's":   func(path string) error { return os.WriteFile(tempPath(path), []byte("{}"), 0o600) },
+		"a dead writer's":   func(path string) error { return os.WriteFile(atomicfile.TempPath(path), []byte("{}"), 0o600) },
 		"deleted by others": os.Remove,
 	} {
 		d := AttachmentDir(t.TempDir())
@@ -343,7 +344,7 @@ func TestSaveLeavesOneFile(t *testing.T) {
 			t.Fatalf("%s: the record is %+v, %v; want it complete", name, got, err)
 		}
 		// As a writer leaves it that is killed before it has removed the old file.
-		if err := os.WriteFile(tempPath(r.path), []byte("{}"), 0o600); err != nil {
+		if err := os.WriteFile(atomicfile.TempPath(r.path), []byte("{}"), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		if all, bad, err := d.List(); len(all) != 1 || len(bad) > 0 || err != nil {
@@ -404,7 +405,7 @@ func TestTwoIDsOneOldName(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := WriteFile(filepath.Join(string(d), "a-b-c.json"), data, 0o600, Volatile); err != nil {
+	if err := atomicfile.Write(filepath.Join(string(d), "a-b-c.json"), data, 0o600, atomicfile.Volatile); err != nil {
 		t.Fatal(err)
 	}
 	expect(t, d, second)
@@ -561,7 +562,7 @@ func TestLeftoverTemp(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	writer, err := createTemp(path, 0o600)
+	writer, err := atomicfile.Prepare(path, nil, 0o600, atomicfile.Volatile)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -582,59 +583,59 @@ func TestLeftoverTemp(t *testing.T) {
 	}
 }
 
-// TestClaimShared: side by side with its kind, and never beside one who is alone.
-func TestClaimShared(t *testing.T) {
+// TestShareDevice: side by side with its kind, and never beside one who is alone.
+func TestShareDevice(t *testing.T) {
 	d := AttachmentDir(t.TempDir())
 	const pci = device.PCIAddress("0000:00:07.0")
 	p := start(t, "claim", string(d), pci.String())
-	if _, err := d.ClaimShared(atOnce(t), pci); !errors.Is(err, ErrBusy) {
-		t.Fatalf("ClaimShared beside ClaimLock: %v; want ErrBusy", err)
+	if _, err := d.ShareDevice(atOnce(t), pci); !errors.Is(err, ErrBusy) {
+		t.Fatalf("ShareDevice beside LockDevice: %v; want ErrBusy", err)
 	}
 	p.kill()
-	first, err := d.ClaimShared(soon(t), pci)
+	first, err := d.ShareDevice(soon(t), pci)
 	if err != nil {
 		t.Fatal(err)
 	}
-	second, err := d.ClaimShared(atOnce(t), pci)
+	second, err := d.ShareDevice(atOnce(t), pci)
 	if err != nil {
-		t.Fatalf("ClaimShared beside ClaimShared: %v", err)
+		t.Fatalf("ShareDevice beside ShareDevice: %v", err)
 	}
 	for _, unlock := range []func(){first, second} {
-		if _, err := d.ClaimLock(atOnce(t), pci); !errors.Is(err, ErrBusy) {
-			t.Errorf("ClaimLock beside ClaimShared: %v; want ErrBusy", err)
+		if _, err := d.LockDevice(atOnce(t), pci); !errors.Is(err, ErrBusy) {
+			t.Errorf("LockDevice beside ShareDevice: %v; want ErrBusy", err)
 		}
 		unlock()
 	}
-	unlock, err := d.ClaimLock(atOnce(t), pci)
+	unlock, err := d.LockDevice(atOnce(t), pci)
 	if err != nil {
-		t.Fatalf("ClaimLock after ClaimShared: %v", err)
+		t.Fatalf("LockDevice after ShareDevice: %v", err)
 	}
 	unlock()
 }
 
-func TestClaimLock(t *testing.T) {
+func TestLockDevice(t *testing.T) {
 	d := AttachmentDir(filepath.Join(t.TempDir(), "records"))
 	const pci, other = device.PCIAddress("0000:00:07.0"), device.PCIAddress("0000:00:08.0")
 	p := start(t, "claim", string(d), pci.String())
-	if _, err := d.ClaimLock(atOnce(t), pci); !errors.Is(err, ErrBusy) {
-		t.Fatalf("ClaimLock of a claimed device: %v; want ErrBusy", err)
+	if _, err := d.LockDevice(atOnce(t), pci); !errors.Is(err, ErrBusy) {
+		t.Fatalf("LockDevice of a claimed device: %v; want ErrBusy", err)
 	}
-	if unlock, err := d.ClaimLock(atOnce(t), other); err != nil {
-		t.Errorf("ClaimLock of another device: %v", err)
+	if unlock, err := d.LockDevice(atOnce(t), other); err != nil {
+		t.Errorf("LockDevice of another device: %v", err)
 	} else {
 		unlock()
 	}
 	p.kill()
-	unlock, err := d.ClaimLock(soon(t), pci)
+	unlock, err := d.LockDevice(soon(t), pci)
 	if err != nil {
-		t.Fatalf("ClaimLock of a dead process's device: %v", err)
+		t.Fatalf("LockDevice of a dead process's device: %v", err)
 	}
-	if _, err := d.ClaimLock(atOnce(t), pci); !errors.Is(err, ErrBusy) {
-		t.Errorf("ClaimLock twice in one process: %v; want ErrBusy", err)
+	if _, err := d.LockDevice(atOnce(t), pci); !errors.Is(err, ErrBusy) {
+		t.Errorf("LockDevice twice in one process: %v; want ErrBusy", err)
 	}
 	unlock()
-	if unlock, err = d.ClaimLock(atOnce(t), pci); err != nil {
-		t.Fatalf("ClaimLock after unlock: %v", err)
+	if unlock, err = d.LockDevice(atOnce(t), pci); err != nil {
+		t.Fatalf("LockDevice after unlock: %v", err)
 	}
 	unlock()
 	path := filepath.Join(string(d), "locks", pci.String()+".lock")
@@ -644,8 +645,8 @@ func TestClaimLock(t *testing.T) {
 	if err := errors.Join(os.Remove(path), os.Symlink("/dev/null", path)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := d.ClaimLock(soon(t), pci); !errors.Is(err, unix.ELOOP) {
-		t.Errorf("ClaimLock through a symbolic link: %v; want ELOOP", err)
+	if _, err := d.LockDevice(soon(t), pci); !errors.Is(err, unix.ELOOP) {
+		t.Errorf("LockDevice through a symbolic link: %v; want ELOOP", err)
 	}
 }
 

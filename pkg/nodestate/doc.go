@@ -1,5 +1,5 @@
 // Package nodestate is the on-disk contract between multi-eni and multi-enid:
-// the inventory, the attachment records, the restore records, the claim locks
+// the inventory, the attachment records, the restore records, the device locks
 // and the daemon's checkpoint.
 //
 // Every file is replaced by an atomic rename inside its folder, carries a

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/multi-eni/multi-eni-cni/pkg/atomicfile"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 )
 
@@ -164,7 +165,7 @@ func (l *LockedLeases) Save() error {
 	if err != nil {
 		return err
 	}
-	return WriteFile(l.path, data, 0o600, Volatile)
+	return atomicfile.Write(l.path, data, 0o600, atomicfile.Volatile)
 }
 
 // Close gives up the lock; what was not saved is lost.
@@ -326,7 +327,7 @@ func removeBoot(dir string) error {
 		if err != nil {
 			return err
 		}
-		if err := removeAll(files...); err != nil {
+		if err := atomicfile.Remove(files...); err != nil {
 			return err
 		}
 	}

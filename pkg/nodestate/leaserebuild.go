@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 
+	"github.com/multi-eni/multi-eni-cni/pkg/atomicfile"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 )
 
@@ -55,7 +56,7 @@ func (l *LockedLeases) rebuild(eni device.ENIID, known func() ([]Lease, error)) 
 		l.put(lease)
 	}
 	// A link, so that there is a file here at every moment; it may fail without harm.
-	if removeAll(l.path+asideSuffix) == nil {
+	if atomicfile.Remove(l.path+asideSuffix) == nil {
 		os.Link(l.path, l.path+asideSuffix) //nolint:errcheck,gosec // for people who want to read it
 	}
 	return l.Save()

@@ -122,7 +122,7 @@ func serve(command []string) error {
 			}
 		}
 	case "claim":
-		unlock, err := dir.ClaimLock(context.Background(), device.PCIAddress(command[2]))
+		unlock, err := dir.LockDevice(context.Background(), device.PCIAddress(command[2]))
 		if err != nil {
 			return err
 		}

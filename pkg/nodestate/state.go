@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/multi-eni/multi-eni-cni/pkg/atomicfile"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 )
 
@@ -59,7 +60,7 @@ func WriteInventory(path string, inv Inventory) error {
 	if err != nil {
 		return err
 	}
-	return WriteFile(path, data, 0o600, Durable)
+	return atomicfile.Write(path, data, 0o600, atomicfile.Durable)
 }
 
 // Checkpoint is the daemon's memory across its own restarts and the node's.
@@ -170,13 +171,13 @@ func ofOtherVersion(data []byte) (c Checkpoint) {
 // makes way.
 func KeepOther(e *VersionError) error {
 	kept := fmt.Sprintf("%s%s%d", e.Path, keptSuffix, e.Found)
-	if err := removeAll(kept); err != nil {
+	if err := atomicfile.Remove(kept); err != nil {
 		return err
 	}
 	if err := os.Link(e.Path, kept); err != nil {
 		return fmt.Errorf("keep file of another version: %w", err)
 	}
-	return syncFolder(filepath.Dir(kept))
+	return atomicfile.SyncFolder(filepath.Dir(kept))
 }
 
 // keptSuffix and the schemaVersion are behind the name of a file that was kept.
@@ -194,5 +195,5 @@ func WriteCheckpoint(path string, c Checkpoint) error {
 	if err != nil {
 		return err
 	}
-	return WriteFile(path, data, 0o600, Durable)
+	return atomicfile.Write(path, data, 0o600, atomicfile.Durable)
 }

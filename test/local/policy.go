@@ -7,7 +7,7 @@ import (
 	"io/fs"
 	"os"
 
-	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+	"github.com/multi-eni/multi-eni-cni/pkg/atomicfile"
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
 )
 
@@ -35,5 +35,5 @@ func (p policy) replace(from, to string) error {
 	if !bytes.Contains(data, line(from)) {
 		return fmt.Errorf("%s names neither %s nor %s", p.path, from, to)
 	}
-	return nodestate.WriteFile(p.path, bytes.ReplaceAll(data, line(from), line(to)), 0o644, nodestate.Durable)
+	return atomicfile.Write(p.path, bytes.ReplaceAll(data, line(from), line(to)), 0o644, atomicfile.Durable)
 }

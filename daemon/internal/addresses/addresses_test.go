@@ -394,7 +394,7 @@ func TestGiveBackRefused(t *testing.T) {
 			}
 		},
 		"a pod is claiming the device": func(w *world) {
-			unlock, err := w.Attachments.ClaimLock(w.Context(), "0000:00:06.0")
+			unlock, err := w.Attachments.LockDevice(w.Context(), "0000:00:06.0")
 			if err != nil {
 				w.Fatal(err)
 			}

@@ -150,7 +150,7 @@ func (m *Manager) change(eni device.ENIID, gone bool, what []netip.Prefix) {
 func (m *Manager) retire(ctx context.Context, d *nodestate.Device, spans []netip.Prefix) ([]netip.Prefix, bool) {
 	ctx, cancel := context.WithTimeout(ctx, lockWait)
 	defer cancel()
-	unlock, err := m.Attachments.ClaimLock(ctx, d.PCIAddress)
+	unlock, err := m.Attachments.LockDevice(ctx, d.PCIAddress)
 	if err != nil {
 		return nil, false
 	}

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
+	"github.com/multi-eni/multi-eni-cni/pkg/atomicfile"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
@@ -85,10 +86,10 @@ func (f *File) keepAside(content []byte) (path string, made bool, err error) {
 func (f *File) writeAside(content []byte) (string, error) {
 	base := f.Path + asideMark + f.Now().UTC().Format("20060102T150405Z")
 	path := base
-	err := writeNew(path, content)
+	err := atomicfile.WriteNew(path, content, configMode, atomicfile.Durable)
 	for i := 2; errors.Is(err, fs.ErrExist) && i <= maxAsidePerSecond; i++ {
 		path = fmt.Sprintf("%s-%d", base, i)
-		err = writeNew(path, content)
+		err = atomicfile.WriteNew(path, content, configMode, atomicfile.Durable)
 	}
 	if err != nil {
 		return "", fmt.Errorf("keep a copy: %w", err)

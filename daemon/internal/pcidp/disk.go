@@ -12,12 +12,16 @@ import (
 	"syscall"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
+	"github.com/multi-eni/multi-eni-cni/pkg/atomicfile"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
 // maxConfigSize bounds what is read into memory, in octets. The device plugin's
 // ConfigMap cannot exceed 1 MiB.
 const maxConfigSize = 4 << 20
+
+// configMode lets the device plugin run as another user.
+const configMode = 0o644
 
 // errEdited says that the file is no longer what the new content was made from.
 var errEdited = errors.New("edited meanwhile")
@@ -86,80 +90,39 @@ func (f *File) replace(current []byte, r Rendering) (copies []string, err error)
 	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // the device plugin may run as another user
 		return nil, fmt.Errorf("make folder of device plugin config: %w", err)
 	}
-	tmp := filepath.Join(dir, "."+filepath.Base(f.Path)+".tmp")
-	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("remove what a killed writer left: %w", err)
+	tmp, err := atomicfile.Prepare(f.Path, r.Content, configMode, atomicfile.Durable)
+	if err != nil {
+		return nil, fmt.Errorf("write device plugin config: %w", err)
 	}
-	if err := writeNew(tmp, r.Content); err != nil {
-		return nil, err
-	}
+	defer tmp.Close()
 	var undo []string
 	for _, content := range r.losing {
 		path, made, err := f.keepAside(content)
 		if err != nil {
-			return nil, errors.Join(err, remove(append(undo, tmp)))
+			return nil, errors.Join(err, atomicfile.Remove(append(undo, tmp.Name())...))
 		}
 		if copies = append(copies, path); made {
 			undo = append(undo, path)
 		}
 	}
 	if err := publish(tmp, f.Path, current); err != nil {
-		return nil, errors.Join(err, remove(append(undo, tmp)))
+		return nil, errors.Join(err, atomicfile.Remove(append(undo, tmp.Name())...))
 	}
-	return copies, syncFolder(dir)
-}
-
-func remove(paths []string) error {
-	var all error
-	for _, p := range paths {
-		all = errors.Join(all, os.Remove(p))
-	}
-	return all
+	return copies, nil
 }
 
 // publish renames tmp to path if that still has the content current.
-func publish(tmp, path string, current []byte) error {
+func publish(tmp *atomicfile.Pending, path string, current []byte) error {
 	now, err := readConfig(path)
 	if err != nil || (now == nil) != (current == nil) || !bytes.Equal(now, current) {
 		return errEdited
 	}
-	err = os.Rename(tmp, path)
+	err = tmp.Replace()
 	if errors.Is(err, syscall.EBUSY) {
 		return fmt.Errorf("replace device plugin config: %w (a mount point: mount its folder instead of the file)", err)
 	}
 	if err != nil {
 		return fmt.Errorf("replace device plugin config: %w", err)
-	}
-	return nil
-}
-
-// writeNew makes a file that must not exist yet, with mode 0644, on the disk.
-func writeNew(path string, data []byte) error {
-	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
-	if err != nil {
-		return fmt.Errorf("write device plugin config: %w", err)
-	}
-	_, err = file.Write(data)
-	if err == nil {
-		err = file.Chmod(0o644) // whatever the umask
-	}
-	if err == nil {
-		err = file.Sync()
-	}
-	if err = errors.Join(err, file.Close()); err != nil {
-		return errors.Join(fmt.Errorf("write device plugin config: %w", err), os.Remove(path))
-	}
-	return nil
-}
-
-func syncFolder(path string) error {
-	dir, err := os.Open(path)
-	if err != nil {
-		return fmt.Errorf("sync folder of device plugin config: %w", err)
-	}
-	defer dir.Close() //nolint:errcheck // opened for reading only
-	if err := dir.Sync(); err != nil {
-		return fmt.Errorf("sync folder of device plugin config: %w", err)
 	}
 	return nil
 }

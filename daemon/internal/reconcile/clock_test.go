@@ -87,7 +87,7 @@ var clockStories = map[string]clockStory{
 	"a claim lock that somebody keeps is reported": {
 		least: stuckAfter - time.Second, most: stuckAfter + clockSlack,
 		begin: func(n *testNode, settle func(time.Duration)) {
-			unlock, err := n.records().ClaimLock(context.Background(), pci(1))
+			unlock, err := n.records().LockDevice(context.Background(), pci(1))
 			n.must(err)
 			n.Cleanup(unlock)
 			n.declareDPDK("a", 1)

@@ -120,7 +120,7 @@ func (f *fakeDrivers) check(addr device.PCIAddress, to string, lock *os.File) {
 	n := f.n
 	expired, cancel := context.WithCancel(context.Background())
 	cancel()
-	if unlock, err := n.records().ClaimLock(expired, addr); !errors.Is(err, nodestate.ErrBusy) {
+	if unlock, err := n.records().LockDevice(expired, addr); !errors.Is(err, nodestate.ErrBusy) {
 		n.Errorf("%s is bound to %s without its claim lock (%v)", addr, to, err)
 		if err == nil {
 			unlock()

@@ -140,7 +140,7 @@ func TestBindRefused(t *testing.T) {
 		},
 		"somebody is at work on it": {
 			func(n *testNode) {
-				unlock, err := n.records().ClaimLock(n.Context(), pci(1))
+				unlock, err := n.records().LockDevice(n.Context(), pci(1))
 				n.must(err)
 				n.Cleanup(unlock)
 				n.unlock = unlock

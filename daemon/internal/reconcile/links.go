@@ -108,7 +108,7 @@ func (r *Reconciler) claimFile(ctx context.Context, pci device.PCIAddress) (*os.
 
 // claimUnless is claimFile, unless a pod of this boot has the device in such a mode.
 func (r *Reconciler) claimUnless(ctx context.Context, pci device.PCIAddress, such func(nodestate.Mode) bool) (*os.File, error) {
-	lock, err := r.Attachments.ClaimFile(ctx, pci)
+	lock, err := r.Attachments.DeviceLockFile(ctx, pci)
 	if err != nil {
 		return nil, err
 	}

@@ -31,7 +31,7 @@ func TestPodsLinkIsLeftAlone(t *testing.T) {
 func TestClaimedMeanwhile(t *testing.T) {
 	n := newNode(t, 1)
 	n.declare("a", 1)
-	unlock, err := n.records().ClaimLock(t.Context(), pci(1))
+	unlock, err := n.records().LockDevice(t.Context(), pci(1))
 	n.must(err)
 	n.sync()
 	n.expect([]string{"a eth1 pending"}, nil, nil)

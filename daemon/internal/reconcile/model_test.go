@@ -366,7 +366,7 @@ func (w *world) judgeEnd() {
 func (w *world) free(addr device.PCIAddress) bool {
 	expired, cancel := context.WithCancel(w.Context())
 	cancel()
-	unlock, err := w.records().ClaimLock(expired, addr)
+	unlock, err := w.records().LockDevice(expired, addr)
 	if err == nil {
 		unlock()
 	}

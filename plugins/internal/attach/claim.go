@@ -58,12 +58,12 @@ func (c *call) claimOne(cand candidate, ns *link.Netns) (*claimed, error) {
 		return nil, err
 	}
 	if c.shares() {
-		got, err := c.claimUnder(c.dir.ClaimShared, false, cand, ns)
+		got, err := c.claimUnder(c.dir.ShareDevice, false, cand, ns)
 		if !errors.Is(err, errUntidy) {
 			return got, err
 		}
 	}
-	return c.claimUnder(c.dir.ClaimLock, true, cand, ns)
+	return c.claimUnder(c.dir.LockDevice, true, cand, ns)
 }
 
 // claimUnder claims a device under a lock. Alone, it puts right first what dead

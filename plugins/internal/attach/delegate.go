@@ -12,6 +12,7 @@ import (
 	"github.com/containernetworking/cni/pkg/invoke"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 
+	"github.com/multi-eni/multi-eni-cni/pkg/atomicfile"
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/plugins/internal/netconf"
@@ -304,5 +305,5 @@ func writeDeviceInfo(d *claimed, result *types100.Result) error {
 	if err != nil {
 		return fmt.Errorf("encode device info: %w", err)
 	}
-	return nodestate.WriteFile(d.DeviceInfoFile, data, fs.FileMode(0o644), nodestate.Volatile)
+	return atomicfile.Write(d.DeviceInfoFile, data, fs.FileMode(0o644), atomicfile.Volatile)
 }

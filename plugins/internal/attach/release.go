@@ -112,7 +112,7 @@ func (c *call) lockClaim(pci device.PCIAddress, have claimLock) (unlock func(), 
 	}
 	ctx, cancel := context.WithTimeout(c.ctx, claimWait)
 	defer cancel()
-	return c.dir.ClaimLock(ctx, pci)
+	return c.dir.LockDevice(ctx, pci)
 }
 
 // alive says whether the attachment's netns is still at its path. One of an

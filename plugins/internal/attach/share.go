@@ -113,7 +113,7 @@ func (c *call) refuseLeased(cand candidate) error {
 func (c *call) notAlone(pci device.PCIAddress) (unlock func(), err error) {
 	ctx, cancel := context.WithTimeout(c.ctx, claimWait)
 	defer cancel()
-	if unlock, err = c.dir.ClaimShared(ctx, pci); errors.Is(err, nodestate.ErrBusy) {
+	if unlock, err = c.dir.ShareDevice(ctx, pci); errors.Is(err, nodestate.ErrBusy) {
 		return nil, busyDevice(pci)
 	} else if err != nil {
 		return nil, err

@@ -95,12 +95,12 @@ func TestSharersClaimSideBySide(t *testing.T) {
 		return args
 	}
 
-	unlock, err := e.records().ClaimShared(t.Context(), pci)
+	unlock, err := e.records().ShareDevice(t.Context(), pci)
 	must(t, err)
 	first := e.pod(conf)
 	e.add(first) // beside
 	unlock()
-	unlock, err = e.records().ClaimLock(t.Context(), pci)
+	unlock, err = e.records().LockDevice(t.Context(), pci)
 	must(t, err)
 	second := waits("beside one who is alone", unlock)
 	e.del(first)
@@ -108,7 +108,7 @@ func TestSharersClaimSideBySide(t *testing.T) {
 
 	dead := e.pod(map[string]any{"select": map[string]any{"nodeENI": "shared"}})
 	e.kill("ADD", 2, dead) // after its first step, the intent
-	unlock, err = e.records().ClaimShared(t.Context(), pci)
+	unlock, err = e.records().ShareDevice(t.Context(), pci)
 	must(t, err)
 	e.del(waits("with a dead pod's claim", unlock))
 	if _, err := e.records().Lock(t.Context(), nodestate.AttachmentID{ContainerID: dead.ContainerID, IfName: dead.IfName}); !errors.Is(err, fs.ErrNotExist) {

@@ -17,6 +17,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
+	"github.com/multi-eni/multi-eni-cni/pkg/atomicfile"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/test/fakeimds"
@@ -203,7 +204,7 @@ func WriteManifest(t testing.TB, name string, manifest []byte) {
 	t.Helper()
 	err := os.MkdirAll(NodeENIDir, 0o755)
 	if err == nil {
-		err = nodestate.WriteFile(filepath.Join(NodeENIDir, name+".yaml"), manifest, 0o644, nodestate.Volatile)
+		err = atomicfile.Write(filepath.Join(NodeENIDir, name+".yaml"), manifest, 0o644, atomicfile.Volatile)
 	}
 	if err != nil {
 		t.Fatalf("write NodeENI %s: %v", name, err)
