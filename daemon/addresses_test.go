@@ -15,8 +15,8 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/vishvananda/netlink"
 
-	"github.com/multi-eni/multi-eni-cni/daemon/internal/awsnode"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/cli"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/test/fakeec2"
@@ -56,7 +56,7 @@ func TestManageAddresses(t *testing.T) {
 		DryRun: true, Subnets: []fakeec2.Subnet{{ID: e.SubnetID, IPv4: netip.MustParsePrefix(e.SubnetIPv4CIDR)}},
 		ENIs: []fakeec2.ENI{{
 			ID: e.ID, MAC: e.MAC, SubnetID: e.SubnetID, Instance: "i-0a1b2c3d4e5f60718", DeviceIndex: 1,
-			Tags: map[string]string{awsnode.NodeENITag: "shared"}, IPv4: []netip.Addr{netip.MustParseAddr(e.IPv4s[0])},
+			Tags: map[string]string{vpc.NodeENITag: "shared"}, IPv4: []netip.Addr{netip.MustParseAddr(e.IPv4s[0])},
 		}},
 	})
 	t.Setenv("AWS_REGION", "eu-central-1")
@@ -119,7 +119,7 @@ func TestNobodyAsksEC2(t *testing.T) {
 		Subnets: []fakeec2.Subnet{{ID: e.SubnetID, IPv4: netip.MustParsePrefix(e.SubnetIPv4CIDR)}},
 		ENIs: []fakeec2.ENI{{
 			ID: e.ID, MAC: e.MAC, SubnetID: e.SubnetID, Instance: "i-0a1b2c3d4e5f60718", DeviceIndex: 1,
-			Tags: map[string]string{awsnode.NodeENITag: "shared"},
+			Tags: map[string]string{vpc.NodeENITag: "shared"},
 		}},
 	})
 	t.Setenv("AWS_REGION", "eu-central-1")

@@ -96,6 +96,18 @@ func importTable() []importRule {
 			good: []string{imports("daemon/internal/awsnode", "github.com/aws/aws-sdk-go-v2/config")},
 		},
 		{
+			name: "inventory",
+			why:  "the join of the sources is pure: it takes plain values (daemon/internal/vpc) and reaches no client; net/http comes along with the NodeENI's types",
+			from: []string{"daemon/internal/inventory", "daemon/internal/vpc"}, transitive: true,
+			to: []string{"github.com/aws", "k8s.io/client-go", "google.golang.org/grpc", "github.com/prometheus"},
+			bad: []string{
+				imports("daemon/internal/inventory", module+"/daemon/internal/awsnode") + imports("daemon/internal/awsnode", "github.com/aws/smithy-go"),
+				imports("daemon/internal/vpc", "github.com/aws/smithy-go"),
+				imports("daemon/internal/inventory", "k8s.io/client-go/rest"),
+			},
+			good: []string{imports("daemon/internal/inventory", module+"/daemon/internal/vpc")},
+		},
+		{
 			name: "client-go",
 			why:  "one package speaks to the API server; the others get its answers as plain values",
 			from: shipped, except: []string{"daemon/internal/kube"}, to: []string{"k8s.io/client-go"},

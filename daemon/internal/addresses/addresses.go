@@ -22,7 +22,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 
-	"github.com/multi-eni/multi-eni-cni/daemon/internal/awsnode"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
@@ -45,11 +45,11 @@ const (
 	lookSoon = 2 * time.Second
 )
 
-// EC2 is awsnode.EC2. Errors are *awsnode.EC2Error.
+// EC2 is awsnode.EC2. Errors are *vpc.EC2Error.
 type EC2 interface {
-	Describe(ctx context.Context) ([]awsnode.Attached, error)
-	Assign(ctx context.Context, eni device.ENIID, family awsnode.Family, prefixes bool, n int) ([]netip.Prefix, error)
-	Unassign(ctx context.Context, eni device.ENIID, family awsnode.Family, what []netip.Prefix) error
+	Describe(ctx context.Context) ([]vpc.Attached, error)
+	Assign(ctx context.Context, eni device.ENIID, family vpc.Family, prefixes bool, n int) ([]netip.Prefix, error)
+	Unassign(ctx context.Context, eni device.ENIID, family vpc.Family, what []netip.Prefix) error
 }
 
 // Options are what a Manager works with; all are needed.
@@ -84,7 +84,7 @@ type Manager struct {
 	// listed is what the metadata said last, by ENI, as text.
 	listed map[device.ENIID]string
 	// truth is what EC2 says, with our own changes since; nil before the first answer.
-	truth map[device.ENIID]awsnode.Attached
+	truth map[device.ENIID]vpc.Attached
 	// asked is what the metadata said when EC2 was asked last, "" of an ENI that they
 	// did not list. agreed is that of it which needs no further question: EC2 has said
 	// the same, or has said otherwise twice, the second time too late to lag behind.
@@ -159,7 +159,7 @@ func (m *Manager) Problems() (out []nodestate.Problem) {
 // Correct returns the ENIs of the metadata with what EC2 knows better: addresses,
 // prefixes and MACs, and ENIs that the metadata do not list yet. It does not
 // block, and leaves its argument as it is.
-func (m *Manager) Correct(all []awsnode.ENI) []awsnode.ENI {
+func (m *Manager) Correct(all []vpc.ENI) []vpc.ENI {
 	all = slices.Clone(all)
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -178,10 +178,10 @@ func (m *Manager) Correct(all []awsnode.ENI) []awsnode.ENI {
 	for _, id := range slices.Sorted(maps.Keys(m.truth)) {
 		if _, listed := m.listed[id]; !listed {
 			t := m.truth[id]
-			all = append(all, awsnode.ENI{ID: t.ID, MAC: t.MAC, DeviceIndex: t.DeviceIndex, NetworkCard: t.NetworkCard, SubnetID: t.SubnetID, Described: true, NodeENI: t.NodeENI})
+			all = append(all, vpc.ENI{ID: t.ID, MAC: t.MAC, DeviceIndex: t.DeviceIndex, NetworkCard: t.NetworkCard, SubnetID: t.SubnetID, Described: true, NodeENI: t.NodeENI})
 		}
 	}
-	slices.SortFunc(all, func(a, b awsnode.ENI) int { return strings.Compare(string(a.MAC), string(b.MAC)) })
+	slices.SortFunc(all, func(a, b vpc.ENI) int { return strings.Compare(string(a.MAC), string(b.MAC)) })
 	if m.truth != nil && slices.ContainsFunc(m.known(m.listed), m.disagree) {
 		m.describe = true
 		m.again()
@@ -223,7 +223,7 @@ func (m *Manager) told(eni device.ENIID) string {
 	return textOf(t)
 }
 
-func textOf(a awsnode.Attached) string { return text(a.MAC, a.Addresses, a.Prefixes) }
+func textOf(a vpc.Attached) string { return text(a.MAC, a.Addresses, a.Prefixes) }
 
 func addressesOf(all []netip.Prefix) (out []netip.Addr) {
 	for _, a := range all {
@@ -242,7 +242,7 @@ func text(mac device.MAC, addresses []netip.Addr, prefixes []netip.Prefix) strin
 
 // correct gives an ENI of the metadata what EC2 says. An address of which nobody
 // knows the subnet's length is left out: the metadata will say it.
-func correct(e *awsnode.ENI, t awsnode.Attached) {
+func correct(e *vpc.ENI, t vpc.Attached) {
 	e.Described, e.NodeENI = true, t.NodeENI
 	bits4, bits6 := 0, 64
 	if s := e.SubnetCIDR; s.IsValid() && s.Addr().Is4() {
@@ -255,7 +255,7 @@ func correct(e *awsnode.ENI, t awsnode.Attached) {
 			bits6 = a.Bits()
 		}
 	}
-	ordered := awsnode.Attached{Addresses: inOrder(t.Addresses, addressesOf(e.Addresses))}
+	ordered := vpc.Attached{Addresses: inOrder(t.Addresses, addressesOf(e.Addresses))}
 	if i := slices.IndexFunc(ordered.Addresses, func(a netip.Addr) bool { return a == t.Addresses[0] }); i > 0 && t.Addresses[0].Is4() { // the primary one
 		ordered.Addresses = slices.Insert(slices.Delete(ordered.Addresses, i, i+1), 0, t.Addresses[0])
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/awsnode"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/test/fakeec2"
@@ -123,7 +124,7 @@ func (w *world) step(ctx context.Context) {
 }
 
 // enis are those of the metadata, corrected.
-func (w *world) enis() []awsnode.ENI {
+func (w *world) enis() []vpc.ENI {
 	w.Helper()
 	all, err := awsnode.New(awsnode.Config{Endpoint: w.imds.URL}).ENIs(w.Context()) // one that remembers nothing
 	if err != nil {
@@ -718,7 +719,7 @@ func TestDescribeLagsBehind(t *testing.T) {
 	w.sync()
 	w.calls("start", describeCall)
 	w.now = w.now.Add(2 * time.Minute)
-	if _, err := w.EC2.Assign(t.Context(), eni, awsnode.IPv4, false, 1); err != nil { // the Manager does not learn of it
+	if _, err := w.EC2.Assign(t.Context(), eni, vpc.IPv4, false, 1); err != nil { // the Manager does not learn of it
 		t.Fatal(err)
 	}
 	w.ec2.Calls()
@@ -803,7 +804,7 @@ func TestEventualConsistency(t *testing.T) {
 // Problem only when it does not pass.
 func TestThrottled(t *testing.T) {
 	w := newWorld(t, false, fakeec2.Config{})
-	w.EC2 = &failing{EC2: w.EC2, err: &awsnode.EC2Error{Kind: awsnode.EC2Throttled, Code: "RequestLimitExceeded", Err: errors.New("RequestLimitExceeded")}}
+	w.EC2 = &failing{EC2: w.EC2, err: &vpc.EC2Error{Kind: vpc.EC2Throttled, Code: "RequestLimitExceeded", Err: errors.New("RequestLimitExceeded")}}
 	w.ask("ipv4")
 	var waits []time.Duration
 	for range 8 {
@@ -826,6 +827,6 @@ type failing struct {
 	err error
 }
 
-func (f *failing) Assign(context.Context, device.ENIID, awsnode.Family, bool, int) ([]netip.Prefix, error) {
+func (f *failing) Assign(context.Context, device.ENIID, vpc.Family, bool, int) ([]netip.Prefix, error) {
 	return nil, f.err
 }

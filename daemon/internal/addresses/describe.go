@@ -8,8 +8,8 @@ import (
 	"slices"
 	"time"
 
-	"github.com/multi-eni/multi-eni-cni/daemon/internal/awsnode"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
@@ -29,7 +29,7 @@ type unsure struct {
 }
 
 // all are an ENI's addresses, of full length, and prefixes.
-func all(a awsnode.Attached) []netip.Prefix {
+func all(a vpc.Attached) []netip.Prefix {
 	out := make([]netip.Prefix, 0, len(a.Addresses)+len(a.Prefixes))
 	for _, ip := range a.Addresses {
 		out = append(out, netip.PrefixFrom(ip, ip.BitLen()))
@@ -38,7 +38,7 @@ func all(a awsnode.Attached) []netip.Prefix {
 }
 
 // apply makes the change in EC2's answer, and says whether the answer lacked it.
-func (c change) apply(a *awsnode.Attached) bool {
+func (c change) apply(a *vpc.Attached) bool {
 	there := has(a.Addresses, a.Prefixes, c.what)
 	if there != c.gone {
 		return false
@@ -98,8 +98,8 @@ func (m *Manager) describeENIs(ctx context.Context) bool {
 }
 
 // learn takes EC2's answer to a question that was asked at the time began. Hold mu.
-func (m *Manager) learn(found []awsnode.Attached, began time.Time) {
-	truth := make(map[device.ENIID]awsnode.Attached, len(found))
+func (m *Manager) learn(found []vpc.Attached, began time.Time) {
+	truth := make(map[device.ENIID]vpc.Attached, len(found))
 	for _, a := range found {
 		m.settle(a, began)
 		a.Addresses, a.Prefixes = inOrder(a.Addresses, m.truth[a.ID].Addresses), inOrder(a.Prefixes, m.truth[a.ID].Prefixes)
@@ -112,7 +112,7 @@ func (m *Manager) learn(found []awsnode.Attached, began time.Time) {
 		v4First(&a)
 		truth[a.ID] = a
 	}
-	different := m.truth == nil || !maps.EqualFunc(m.truth, truth, func(a, b awsnode.Attached) bool {
+	different := m.truth == nil || !maps.EqualFunc(m.truth, truth, func(a, b vpc.Attached) bool {
 		return a.NodeENI == b.NodeENI && textOf(a) == textOf(b)
 	})
 	if m.truth = truth; different {
@@ -134,7 +134,7 @@ func inOrder[T comparable](now, before []T) []T {
 
 // settle ends the doubt about a call once an answer shows its effect, or was asked for
 // when it would certainly show it. Hold mu.
-func (m *Manager) settle(a awsnode.Attached, began time.Time) {
+func (m *Manager) settle(a vpc.Attached, began time.Time) {
 	u, doubt := m.unsure[a.ID]
 	if !doubt {
 		return
@@ -197,7 +197,7 @@ func (m *Manager) unknown(d *nodestate.Device) bool {
 }
 
 // v4First sorts the families, and leaves each in its order.
-func v4First(a *awsnode.Attached) {
+func v4First(a *vpc.Attached) {
 	byFamily := func(x, y netip.Addr) int { return x.BitLen() - y.BitLen() }
 	slices.SortStableFunc(a.Addresses, byFamily)
 	slices.SortStableFunc(a.Prefixes, func(x, y netip.Prefix) int { return byFamily(x.Addr(), y.Addr()) })
@@ -218,7 +218,7 @@ func (m *Manager) lost(eni device.ENIID) {
 
 // adviceOf is the way out of an error, for a Problem.
 func adviceOf(err error) string {
-	var e *awsnode.EC2Error
+	var e *vpc.EC2Error
 	if errors.As(err, &e) {
 		return e.Remedy()
 	}

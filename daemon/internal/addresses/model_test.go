@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/awsnode"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/test/fakeec2"
@@ -34,7 +35,7 @@ type watched struct {
 // client is a new one each time: time is the model's, and the rate limit's is not.
 func (e *watched) client() EC2 { return awsnode.NewEC2(e.w.client) }
 
-func (e *watched) Describe(ctx context.Context) ([]awsnode.Attached, error) {
+func (e *watched) Describe(ctx context.Context) ([]vpc.Attached, error) {
 	if e.w.now.Sub(e.last) >= consistent {
 		e.blind = false
 	}
@@ -45,21 +46,21 @@ func (e *watched) change(do func() error) error {
 	e.last = e.w.now
 	if e.throttle {
 		e.throttle = false
-		return &awsnode.EC2Error{Kind: awsnode.EC2Throttled, Code: "RequestLimitExceeded", Err: errors.New("RequestLimitExceeded")}
+		return &vpc.EC2Error{Kind: vpc.EC2Throttled, Code: "RequestLimitExceeded", Err: errors.New("RequestLimitExceeded")}
 	}
 	if e.drop {
 		e.drop = false
-		return &awsnode.EC2Error{Err: errors.New("connection reset")}
+		return &vpc.EC2Error{Err: errors.New("connection reset")}
 	}
 	err := do()
 	if e.lose {
-		e.lose, err = false, &awsnode.EC2Error{Err: errors.New("connection reset")}
+		e.lose, err = false, &vpc.EC2Error{Err: errors.New("connection reset")}
 	}
 	return err
 }
 
-func (e *watched) Assign(ctx context.Context, eni device.ENIID, family awsnode.Family, prefixes bool, n int) (got []netip.Prefix, err error) {
-	if free := e.w.free(); family == awsnode.IPv4 && !e.blind && (free >= e.w.Marks.Low || !prefixes && free+n > e.w.Marks.middle()) {
+func (e *watched) Assign(ctx context.Context, eni device.ENIID, family vpc.Family, prefixes bool, n int) (got []netip.Prefix, err error) {
+	if free := e.w.free(); family == vpc.IPv4 && !e.blind && (free >= e.w.Marks.Low || !prefixes && free+n > e.w.Marks.middle()) {
 		e.w.Errorf("%d more are asked for, while EC2 has %d free ones", n, free)
 	}
 	err = e.change(func() (err error) {
@@ -72,7 +73,7 @@ func (e *watched) Assign(ctx context.Context, eni device.ENIID, family awsnode.F
 	return got, err
 }
 
-func (e *watched) Unassign(ctx context.Context, id device.ENIID, family awsnode.Family, what []netip.Prefix) error {
+func (e *watched) Unassign(ctx context.Context, id device.ENIID, family vpc.Family, what []netip.Prefix) error {
 	l, err := e.w.Leases.Read(bootID, id)
 	if err != nil {
 		e.w.Fatal(err)

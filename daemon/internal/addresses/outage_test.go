@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/multi-eni/multi-eni-cni/daemon/internal/awsnode"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/test/fakeec2"
@@ -129,16 +129,16 @@ type late struct {
 	asked   chan device.ENIID
 }
 
-func (l *late) Describe(context.Context) (found []awsnode.Attached, err error) {
+func (l *late) Describe(context.Context) (found []vpc.Attached, err error) {
 	for n := range 8 {
-		found = append(found, awsnode.Attached{ID: numbered(n), NodeENI: "a", Addresses: []netip.Addr{netip.MustParseAddr("10.0.1.200")}})
+		found = append(found, vpc.Attached{ID: numbered(n), NodeENI: "a", Addresses: []netip.Addr{netip.MustParseAddr("10.0.1.200")}})
 	}
 	return found, nil
 }
 
 func numbered(n int) device.ENIID { return device.ENIID(fmt.Sprintf("eni-%08x", n)) }
 
-func (l *late) Assign(_ context.Context, eni device.ENIID, _ awsnode.Family, _ bool, n int) (got []netip.Prefix, err error) {
+func (l *late) Assign(_ context.Context, eni device.ENIID, _ vpc.Family, _ bool, n int) (got []netip.Prefix, err error) {
 	if eni == l.slow {
 		<-l.release
 	}
@@ -149,7 +149,7 @@ func (l *late) Assign(_ context.Context, eni device.ENIID, _ awsnode.Family, _ b
 	return got, nil
 }
 
-func (l *late) Unassign(context.Context, device.ENIID, awsnode.Family, []netip.Prefix) error {
+func (l *late) Unassign(context.Context, device.ENIID, vpc.Family, []netip.Prefix) error {
 	return errors.New("not asked for")
 }
 

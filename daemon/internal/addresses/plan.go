@@ -5,7 +5,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/multi-eni/multi-eni-cni/daemon/internal/awsnode"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
@@ -26,7 +26,7 @@ func (m Marks) middle() int { return (m.Low + m.High + 1) / 2 }
 // order is what EC2 is to be asked for one family of an ENI: Assign more, or take
 // back what is in Retire.
 type order struct {
-	family   awsnode.Family
+	family   vpc.Family
 	prefixes bool
 	assign   int
 	retire   []netip.Prefix
@@ -42,11 +42,11 @@ func plan(d *nodestate.Device, l *nodestate.Leases, now time.Duration, marks Mar
 		}
 		count, _ := l.Count(pool, now)
 		free := count.Free()
-		o := order{family: awsnode.Family(pool.Family == nodestate.IPv6), prefixes: prefixes}
+		o := order{family: vpc.Family(pool.Family == nodestate.IPv6), prefixes: prefixes}
 		switch {
 		case free < marks.Low:
 			o.assign = marks.middle() - free
-			if prefixes && o.family == awsnode.IPv6 {
+			if prefixes && o.family == vpc.IPv6 {
 				o.assign = 1 // of 2^48 addresses
 			} else if prefixes {
 				o.assign = (o.assign + prefixSize - 1) / prefixSize

@@ -3,7 +3,7 @@ package addresses
 import (
 	"testing"
 
-	"github.com/multi-eni/multi-eni-cni/daemon/internal/awsnode"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 )
 
@@ -11,12 +11,12 @@ import (
 // have none. The tag of any other ENI is unknown.
 func TestCorrectTellsWhoseAnENIIs(t *testing.T) {
 	m := New(Options{})
-	m.truth = map[device.ENIID]awsnode.Attached{"eni-1": {ID: "eni-1", NodeENI: "a"}, "eni-2": {ID: "eni-2"}, "eni-3": {ID: "eni-3", NodeENI: "b"}}
-	got := map[device.ENIID]awsnode.ENI{}
-	for _, e := range m.Correct([]awsnode.ENI{{ID: "eni-1"}, {ID: "eni-2"}, {ID: "eni-4"}}) {
+	m.truth = map[device.ENIID]vpc.Attached{"eni-1": {ID: "eni-1", NodeENI: "a"}, "eni-2": {ID: "eni-2"}, "eni-3": {ID: "eni-3", NodeENI: "b"}}
+	got := map[device.ENIID]vpc.ENI{}
+	for _, e := range m.Correct([]vpc.ENI{{ID: "eni-1"}, {ID: "eni-2"}, {ID: "eni-4"}}) {
 		got[e.ID] = e
 	}
-	for id, want := range map[device.ENIID]awsnode.ENI{
+	for id, want := range map[device.ENIID]vpc.ENI{
 		"eni-1": {Described: true, NodeENI: "a"}, "eni-2": {Described: true}, "eni-3": {Described: true, NodeENI: "b"}, "eni-4": {},
 	} {
 		if e, listed := got[id]; !listed || e.Described != want.Described || e.NodeENI != want.NodeENI {

@@ -9,8 +9,8 @@ import (
 	"slices"
 	"time"
 
-	"github.com/multi-eni/multi-eni-cni/daemon/internal/awsnode"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
@@ -67,7 +67,7 @@ func (m *Manager) tend(ctx context.Context, d *nodestate.Device) (done bool) {
 
 // touchable returns EC2's state of an ENI. It is not ok while EC2 does not know the ENI,
 // a failed call waits, or the outcome of the last call is not known.
-func (m *Manager) touchable(eni device.ENIID) (truth awsnode.Attached, ok bool) {
+func (m *Manager) touchable(eni device.ENIID) (truth vpc.Attached, ok bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	truth, ok = m.truth[eni]
@@ -76,7 +76,7 @@ func (m *Manager) touchable(eni device.ENIID) (truth awsnode.Attached, ok bool) 
 
 // agree says whether the inventory has what EC2 says, but for what EC2 has no longer
 // and pods have leased, which stays in the inventory until they end.
-func agree(d *nodestate.Device, t awsnode.Attached, l *nodestate.Leases) bool {
+func agree(d *nodestate.Device, t vpc.Attached, l *nodestate.Leases) bool {
 	leased := func(p netip.Prefix) bool {
 		return slices.ContainsFunc(l.Leases, func(lease nodestate.Lease) bool { return p.Contains(lease.Address) })
 	}
@@ -108,7 +108,7 @@ func (m *Manager) assign(ctx context.Context, d *nodestate.Device, o order) bool
 	if err != nil {
 		m.failed(d.ENIID, err, "EC2 gives this ENI no more addresses for pods")
 		m.check(d.ENIID, err)
-		if t := m.trouble[d.ENIID]; kindOf(err) == awsnode.EC2Limit && n > 1 {
+		if t := m.trouble[d.ENIID]; kindOf(err) == vpc.EC2Limit && n > 1 {
 			t.most, t.until, t.problem = n/2, m.Now(), nodestate.Problem{}
 		}
 		return true
@@ -124,11 +124,11 @@ func (m *Manager) assign(ctx context.Context, d *nodestate.Device, o order) bool
 // check has EC2 asked again after an error that may hide an effect. Hold mu.
 func (m *Manager) check(eni device.ENIID, err error) {
 	switch kindOf(err) {
-	case awsnode.EC2Unknown:
+	case vpc.EC2Unknown:
 		m.lost(eni)
-	case awsnode.EC2Refused: // our picture of the ENI is wrong
+	case vpc.EC2Refused: // our picture of the ENI is wrong
 		m.soon(lookSoon)
-	case awsnode.EC2NotSent, awsnode.EC2Throttled, awsnode.EC2Forbidden, awsnode.EC2Unauthenticated, awsnode.EC2Limit, awsnode.EC2SubnetFull:
+	case vpc.EC2NotSent, vpc.EC2Throttled, vpc.EC2Forbidden, vpc.EC2Unauthenticated, vpc.EC2Limit, vpc.EC2SubnetFull:
 	}
 }
 
@@ -208,10 +208,10 @@ func (m *Manager) recorded(pci device.PCIAddress) (all []netip.Addr, ok bool) {
 // giveBack has EC2 unassign what is retiring, and ends that for what is nowhere
 // any more. It says whether it has asked.
 func (m *Manager) giveBack(ctx context.Context, d *nodestate.Device, retiring []netip.Prefix) (done bool) {
-	for _, family := range []awsnode.Family{awsnode.IPv4, awsnode.IPv6} {
+	for _, family := range []vpc.Family{vpc.IPv4, vpc.IPv6} {
 		truth, ok := m.touchable(d.ENIID)
 		left := slices.DeleteFunc(slices.Clone(retiring), func(p netip.Prefix) bool {
-			return p.Addr().Is4() != (family == awsnode.IPv4) || !has(truth.Addresses, truth.Prefixes, p)
+			return p.Addr().Is4() != (family == vpc.IPv4) || !has(truth.Addresses, truth.Prefixes, p)
 		})
 		if !ok {
 			return done
@@ -238,7 +238,7 @@ func has(addresses []netip.Addr, prefixes []netip.Prefix, p netip.Prefix) bool {
 	return p.IsSingleIP() && slices.Contains(addresses, p.Addr()) || slices.Contains(prefixes, p)
 }
 
-func (m *Manager) unassign(ctx context.Context, eni device.ENIID, family awsnode.Family, what []netip.Prefix) bool {
+func (m *Manager) unassign(ctx context.Context, eni device.ENIID, family vpc.Family, what []netip.Prefix) bool {
 	call, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	err := m.EC2.Unassign(call, eni, family, what)
@@ -254,7 +254,7 @@ func (m *Manager) unassign(ctx context.Context, eni device.ENIID, family awsnode
 	m.describe = true
 	m.check(eni, err)
 	m.mu.Unlock()
-	if kindOf(err) == awsnode.EC2Forbidden { // it was not done, and will not be
+	if kindOf(err) == vpc.EC2Forbidden { // it was not done, and will not be
 		m.stay(ctx, eni, func(p netip.Prefix) bool { return slices.Contains(what, p) })
 	}
 	return false
@@ -276,16 +276,16 @@ func (m *Manager) stay(ctx context.Context, eni device.ENIID, these func(netip.P
 }
 
 // untagged says of an ENI that pods want addresses of, why it gets none.
-func (m *Manager) untagged(d *nodestate.Device, t awsnode.Attached) {
+func (m *Manager) untagged(d *nodestate.Device, t vpc.Attached) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	why := fmt.Sprintf("it has no tag %s", awsnode.NodeENITag)
+	why := fmt.Sprintf("it has no tag %s", vpc.NodeENITag)
 	if t.NodeENI != "" {
-		why = fmt.Sprintf("its tag %s is %q", awsnode.NodeENITag, t.NodeENI)
+		why = fmt.Sprintf("its tag %s is %q", vpc.NodeENITag, t.NodeENI)
 	}
 	m.describe = true // somebody may mend it
 	m.set(d.ENIID, nodestate.Problem{Reason: reason.ENINotTagged, NodeENI: d.NodeENI, Device: d.ENIID.String(), Message: fmt.Sprintf(
-		"addresses of this ENI are neither assigned nor given back: %s; tag it %s=%s", why, awsnode.NodeENITag, d.NodeENI)}, backOffMost)
+		"addresses of this ENI are neither assigned nor given back: %s; tag it %s=%s", why, vpc.NodeENITag, d.NodeENI)}, backOffMost)
 }
 
 // ready says whether a failed call may be repeated. Hold mu.
@@ -306,12 +306,12 @@ func (m *Manager) forget(eni device.ENIID) {
 	}
 }
 
-func kindOf(err error) awsnode.EC2Kind {
-	var e *awsnode.EC2Error
+func kindOf(err error) vpc.EC2Kind {
+	var e *vpc.EC2Error
 	if errors.As(err, &e) {
 		return e.Kind
 	}
-	return awsnode.EC2Unknown
+	return vpc.EC2Unknown
 }
 
 // backOff is how long to wait after so many failures before.
@@ -328,17 +328,17 @@ func (m *Manager) failed(s subject, err error, what string) {
 	p := nodestate.Problem{Device: s.String()}
 	advice := adviceOf(err)
 	switch kindOf(err) {
-	case awsnode.EC2Forbidden:
+	case vpc.EC2Forbidden:
 		p.Reason, wait = reason.EC2Forbidden, backOffMost
-	case awsnode.EC2Limit:
+	case vpc.EC2Limit:
 		p.Reason, advice, wait = reason.ENIAddressLimit, "the instance type allows no more for an ENI; use --manage-addresses=prefixes, or fewer pods", backOffMost
-	case awsnode.EC2SubnetFull:
+	case vpc.EC2SubnetFull:
 		p.Reason, advice, wait = reason.SubnetFull, "the subnet has no more, or no whole prefix; add a reservation, or use another subnet", backOffMost
-	case awsnode.EC2Unauthenticated:
+	case vpc.EC2Unauthenticated:
 		if times >= 1 {
 			p.Reason = reason.EC2Unauthenticated
 		}
-	case awsnode.EC2Throttled, awsnode.EC2Unknown, awsnode.EC2NotSent, awsnode.EC2Refused:
+	case vpc.EC2Throttled, vpc.EC2Unknown, vpc.EC2NotSent, vpc.EC2Refused:
 		if times >= 1 {
 			p.Reason, advice = reason.EC2Failing, advice+"; tried again every 5 minutes at least"
 		}

@@ -13,7 +13,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/netip"
 	"regexp"
 	"strings"
 	"time"
@@ -25,7 +24,7 @@ import (
 	"github.com/aws/smithy-go"
 	smithyhttp "github.com/aws/smithy-go/transport/http"
 
-	"github.com/multi-eni/multi-eni-cni/pkg/device"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
 )
 
 const (
@@ -48,58 +47,6 @@ const (
 	// 50 of them per ENI at most, 40 bytes each.
 	maxValue = 64 << 10
 )
-
-// ENI is one network interface as IMDS describes it.
-type ENI struct {
-	// ID is "" of one that IMDS lists and of which it has not told the rest, as of one
-	// that comes or goes. MAC is "" only of an Unreadable line of the list.
-	ID  device.ENIID
-	MAC device.MAC
-	// DeviceIndex is EC2's; -1 while it is not known, because IMDS gives 0 for a
-	// hot-plugged ENI until the true one has reached it.
-	DeviceIndex int
-	// NetworkCard is EC2's index of the card; 0 where there is only one, -1 while it
-	// is not known.
-	NetworkCard int
-	SubnetID    device.SubnetID
-	// SubnetCIDR is the subnet's IPv4 range, or its first IPv6 range where it
-	// has no other.
-	SubnetCIDR netip.Prefix
-	// VPCCIDRs are the IPv4 ranges of the VPC.
-	VPCCIDRs []netip.Prefix
-	// Addresses are the ENI's own in the order of IMDS (the primary one first),
-	// IPv4 before IPv6, each with the length of its subnet's range.
-	Addresses []netip.Prefix
-	// Prefixes are delegated to the ENI, IPv4 before IPv6.
-	Prefixes []netip.Prefix
-	// Primary says that the instance booted with it; it cannot be detached.
-	Primary bool
-	// Described: EC2 has answered for it, with or without NodeENITag, whose value is
-	// NodeENI. The metadata know no tags.
-	Described bool
-	NodeENI   string
-	// Unreadable is a value of IMDS about this ENI that makes no sense; nil when all
-	// do. The other fields are then as they were read last, or not known.
-	Unreadable *ValueError
-}
-
-// ValueError is an answer of IMDS that makes no sense.
-type ValueError struct {
-	// Key is the metadata path below meta-data/.
-	Key string
-	// Value is the line concerned.
-	Value string
-	// Err says what is wrong with it.
-	Err error
-}
-
-// Error names key and value.
-func (e *ValueError) Error() string {
-	return fmt.Sprintf("metadata key %s, value %q: %v", e.Key, e.Value, e.Err)
-}
-
-// Unwrap returns Err.
-func (e *ValueError) Unwrap() error { return e.Err }
 
 // Config says where IMDS is.
 type Config struct {
@@ -142,7 +89,7 @@ func New(cfg Config) *Client {
 var instancePattern = regexp.MustCompile(`^i-[0-9a-f]{8,17}$`)
 
 // InstanceID returns the instance's id, such as i-0a1b2c3d4e5f60718. A
-// *ValueError says that it is none; any other error, that it is unknown.
+// *vpc.ValueError says that it is none; any other error, that it is unknown.
 func (c *Client) InstanceID(ctx context.Context) (string, error) {
 	const key = "instance-id"
 	id, err := c.get(ctx, key)
@@ -150,7 +97,7 @@ func (c *Client) InstanceID(ctx context.Context) (string, error) {
 		return "", fmt.Errorf("read the instance's id: %w", err)
 	}
 	if !instancePattern.MatchString(id) {
-		return "", fmt.Errorf("read the instance's id: %w", &ValueError{Key: key, Value: id, Err: errors.New("want i- and 8 to 17 hexadecimal digits")})
+		return "", fmt.Errorf("read the instance's id: %w", &vpc.ValueError{Key: key, Value: id, Err: errors.New("want i- and 8 to 17 hexadecimal digits")})
 	}
 	return id, nil
 }

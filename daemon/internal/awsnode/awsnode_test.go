@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/test/fakeimds"
 )
@@ -78,7 +79,7 @@ func start(t *testing.T, enis ...fakeimds.ENI) node {
 	return node{Running: s, clock: c, client: New(Config{Endpoint: s.URL, Now: c.Now})}
 }
 
-func (n node) enis(t *testing.T) []ENI {
+func (n node) enis(t *testing.T) []vpc.ENI {
 	t.Helper()
 	got, err := n.client.ENIs(t.Context())
 	if err != nil {
@@ -107,7 +108,7 @@ func prefixes(s ...string) []netip.Prefix {
 
 func TestENIs(t *testing.T) {
 	n := start(t, primaryENI(), secondENI(), firstENI())
-	want := []ENI{
+	want := []vpc.ENI{
 		{
 			ID: "eni-00000001", MAC: firstMAC, DeviceIndex: 1, NetworkCard: 1, SubnetID: "subnet-00000001",
 			SubnetCIDR: netip.MustParsePrefix("10.0.1.0/24"),
@@ -348,7 +349,7 @@ func TestSenselessValues(t *testing.T) {
 			n := start(t, primaryENI(), firstENI())
 			n.Fault(tt.path, fakeimds.Fault{Body: tt.body})
 			got, err := n.client.ENIs(t.Context())
-			var bad *ValueError
+			var bad *vpc.ValueError
 			if errors.As(err, &bad) != tt.all || (got == nil) != tt.all {
 				t.Fatalf("ENIs = %v, %v", got, err)
 			}
@@ -363,7 +364,7 @@ func TestSenselessValues(t *testing.T) {
 			if !strings.Contains(bad.Error(), bad.Key) || !strings.Contains(bad.Error(), tt.value) {
 				t.Errorf("error %q names not both key and value", bad)
 			}
-			if !tt.all && !slices.ContainsFunc(got, func(e ENI) bool { return e.Primary && e.Unreadable == nil && e.Addresses != nil }) {
+			if !tt.all && !slices.ContainsFunc(got, func(e vpc.ENI) bool { return e.Primary && e.Unreadable == nil && e.Addresses != nil }) {
 				t.Errorf("ENIs = %v; the primary one is not as it was", got)
 			}
 		})
@@ -397,7 +398,7 @@ func TestSenselessLater(t *testing.T) {
 func TestSenselessInstanceID(t *testing.T) {
 	n := start(t, primaryENI())
 	n.Fault("meta-data/instance-id", fakeimds.Fault{Body: "node-1"})
-	var bad *ValueError
+	var bad *vpc.ValueError
 	if id, err := n.client.InstanceID(t.Context()); !errors.As(err, &bad) || bad.Value != "node-1" || id != "" {
 		t.Errorf("InstanceID = %q, %v; want a ValueError with node-1", id, err)
 	}

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
 	"github.com/multi-eni/multi-eni-cni/test/fakeec2"
 	"github.com/multi-eni/multi-eni-cni/test/fakeimds"
 )
@@ -132,7 +133,7 @@ func TestRegionOfIRSA(t *testing.T) {
 
 // TestTrustPolicy: a role that does not let the daemon be it is no missing right.
 func TestTrustPolicy(t *testing.T) {
-	for code, kind := range map[string]EC2Kind{"AccessDenied": EC2Unauthenticated, "InvalidIdentityToken": EC2Unauthenticated} {
+	for code, kind := range map[string]vpc.EC2Kind{"AccessDenied": vpc.EC2Unauthenticated, "InvalidIdentityToken": vpc.EC2Unauthenticated} {
 		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			w.WriteHeader(http.StatusForbidden)
 			fmt.Fprintf(w, `<ErrorResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><Error><Type>Sender</Type><Code>%s</Code><Message>Not authorized to perform sts:AssumeRoleWithWebIdentity</Message></Error></ErrorResponse>`, code)
@@ -149,7 +150,7 @@ func TestTrustPolicy(t *testing.T) {
 			t.Setenv(name, value)
 		}
 		_, err := c.Describe(t.Context())
-		var e *EC2Error
+		var e *vpc.EC2Error
 		if !errors.As(err, &e) || e.Kind != kind || e.Service != "STS" || e.Code != code || !strings.Contains(e.Remedy(), "trust policy") {
 			t.Errorf("%s: %v, %+v", code, err, e)
 		}

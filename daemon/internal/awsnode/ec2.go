@@ -16,12 +16,9 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
 	"golang.org/x/time/rate"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 )
-
-// NodeENITag is the tag with the name of its NodeENI that the public controller
-// gives to each ENI it makes. What lacks it is somebody else's.
-const NodeENITag = "NodeENI"
 
 const (
 	// ec2Attempts are those of the SDK for one call, with its own waits for throttling.
@@ -33,21 +30,6 @@ const (
 	// ec2Page is how many ENIs are asked for at once; an instance has fewer.
 	ec2Page = 100
 )
-
-// Attached is an ENI of this instance as EC2 knows it.
-type Attached struct {
-	ID       device.ENIID
-	MAC      device.MAC
-	SubnetID device.SubnetID
-	// DeviceIndex and NetworkCard are those of its attachment.
-	DeviceIndex, NetworkCard int
-	// NodeENI is the value of NodeENITag, "" without it.
-	NodeENI string
-	// Addresses are the ENI's, the primary one first, IPv4 before IPv6.
-	Addresses []netip.Addr
-	// Prefixes are delegated to it, IPv4 before IPv6.
-	Prefixes []netip.Prefix
-}
 
 // EC2 asks EC2 about the ENIs of this instance and changes their addresses. It is
 // safe for concurrent use, and sends nothing before its first call.
@@ -71,8 +53,8 @@ func NewEC2(imds *Client) *EC2 {
 }
 
 // Describe returns all ENIs of this instance, sorted by id; there is always one, the
-// primary. Errors: *EC2Error.
-func (e *EC2) Describe(ctx context.Context) ([]Attached, error) {
+// primary. Errors: *vpc.EC2Error.
+func (e *EC2) Describe(ctx context.Context) ([]vpc.Attached, error) {
 	client, instance, err := e.connect(ctx)
 	if err != nil {
 		return nil, classify("DescribeNetworkInterfaces", err)
@@ -80,7 +62,7 @@ func (e *EC2) Describe(ctx context.Context) ([]Attached, error) {
 	in := &ec2.DescribeNetworkInterfacesInput{
 		Filters: []types.Filter{{Name: aws.String("attachment.instance-id"), Values: []string{instance}}}, MaxResults: aws.Int32(ec2Page),
 	}
-	var all []Attached
+	var all []vpc.Attached
 	for more := true; more; more = aws.ToString(in.NextToken) != "" {
 		if in.NextToken != nil {
 			if err := e.limiter.Wait(ctx); err != nil {
@@ -103,14 +85,14 @@ func (e *EC2) Describe(ctx context.Context) ([]Attached, error) {
 		in.NextToken = page.NextToken
 	}
 	if len(all) == 0 {
-		return nil, &EC2Error{Kind: EC2Unknown, Service: "EC2", Err: errNoENIs}
+		return nil, &vpc.EC2Error{Kind: vpc.EC2Unknown, Service: "EC2", Err: vpc.ErrNoENIs}
 	}
-	slices.SortFunc(all, func(a, b Attached) int { return strings.Compare(a.ID.String(), b.ID.String()) })
+	slices.SortFunc(all, func(a, b vpc.Attached) int { return strings.Compare(a.ID.String(), b.ID.String()) })
 	return all, nil
 }
 
 // attachedOf reads one ENI; one that is being detached is none.
-func attachedOf(n *types.NetworkInterface) (a Attached, ok bool, err error) {
+func attachedOf(n *types.NetworkInterface) (a vpc.Attached, ok bool, err error) {
 	if n.Attachment == nil || n.Attachment.Status != types.AttachmentStatusAttached && n.Attachment.Status != types.AttachmentStatusAttaching {
 		return a, false, nil
 	}
@@ -125,7 +107,7 @@ func attachedOf(n *types.NetworkInterface) (a Attached, ok bool, err error) {
 	text(n.SubnetId, func(s string) (err error) { a.SubnetID, err = device.ParseSubnetID(s); return err })
 	a.DeviceIndex, a.NetworkCard = int(aws.ToInt32(n.Attachment.DeviceIndex)), int(aws.ToInt32(n.Attachment.NetworkCardIndex))
 	for _, tag := range n.TagSet {
-		if aws.ToString(tag.Key) == NodeENITag {
+		if aws.ToString(tag.Key) == vpc.NodeENITag {
 			a.NodeENI = aws.ToString(tag.Value)
 		}
 	}
@@ -162,28 +144,19 @@ func attachedOf(n *types.NetworkInterface) (a Attached, ok bool, err error) {
 	return a, true, errors.Join(errs...)
 }
 
-// Family is IPv4 or IPv6.
-type Family bool
-
-// The families.
-const (
-	IPv4 Family = false
-	IPv6 Family = true
-)
-
 // Assign has EC2 choose n more addresses, or prefixes, for an ENI and returns the
 // answer's list, addresses with their full length. The API reference does not say
 // that these are new ones only ("The private IP addresses assigned to the network
 // interface", AssignPrivateIpAddresses). The call is made once: it has no ClientToken,
-// and each time it is carried out the ENI has n more. Errors: *EC2Error.
-func (e *EC2) Assign(ctx context.Context, eni device.ENIID, family Family, prefixes bool, n int) (got []netip.Prefix, err error) {
+// and each time it is carried out the ENI has n more. Errors: *vpc.EC2Error.
+func (e *EC2) Assign(ctx context.Context, eni device.ENIID, family vpc.Family, prefixes bool, n int) (got []netip.Prefix, err error) {
 	client, _, err := e.connect(ctx)
 	if err != nil {
 		return nil, classify("assign addresses to "+eni.String(), err)
 	}
 	id, count := aws.String(eni.String()), aws.Int32(int32(min(n, 1<<10))) //nolint:gosec // bounded
 	var addresses, networks []string
-	if family == IPv4 {
+	if family == vpc.IPv4 {
 		in := &ec2.AssignPrivateIpAddressesInput{NetworkInterfaceId: id}
 		if prefixes {
 			in.Ipv4PrefixCount = count
@@ -232,8 +205,8 @@ func (e *EC2) Assign(ctx context.Context, eni device.ENIID, family Family, prefi
 }
 
 // Unassign gives addresses (of full length) and prefixes of one family back to the
-// subnet, in one call. Errors: *EC2Error.
-func (e *EC2) Unassign(ctx context.Context, eni device.ENIID, family Family, what []netip.Prefix) error {
+// subnet, in one call. Errors: *vpc.EC2Error.
+func (e *EC2) Unassign(ctx context.Context, eni device.ENIID, family vpc.Family, what []netip.Prefix) error {
 	client, _, err := e.connect(ctx)
 	if err != nil {
 		return classify("unassign addresses of "+eni.String(), err)
@@ -247,7 +220,7 @@ func (e *EC2) Unassign(ctx context.Context, eni device.ENIID, family Family, wha
 		}
 	}
 	id := aws.String(eni.String())
-	if family == IPv4 {
+	if family == vpc.IPv4 {
 		_, err = client.unassign4(ctx, &ec2.UnassignPrivateIpAddressesInput{NetworkInterfaceId: id, PrivateIpAddresses: addresses, Ipv4Prefixes: prefixes})
 	} else {
 		_, err = client.unassign6(ctx, &ec2.UnassignIpv6AddressesInput{NetworkInterfaceId: id, Ipv6Addresses: addresses, Ipv6Prefixes: prefixes})

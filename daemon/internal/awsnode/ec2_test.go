@@ -16,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"golang.org/x/time/rate"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/test/fakeec2"
 	"github.com/multi-eni/multi-eni-cni/test/fakeimds"
@@ -55,7 +56,7 @@ func TestDescribe(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []Attached{
+	want := []vpc.Attached{
 		{
 			ID: "eni-00000001", MAC: "02:00:00:00:00:01", SubnetID: "subnet-00000001", DeviceIndex: 1, NodeENI: "a",
 			Addresses: []netip.Addr{netip.MustParseAddr("10.0.1.200"), netip.MustParseAddr("10.0.1.201"), netip.MustParseAddr("2001:db8:1::200")}, Prefixes: one.Prefixes,
@@ -92,25 +93,25 @@ func TestDescribePages(t *testing.T) {
 func TestAssignAndUnassign(t *testing.T) {
 	c, s := ec2Of(t, fakeec2.Config{ENIs: []fakeec2.ENI{tagged(1)}})
 	for _, tt := range []struct {
-		family   Family
+		family   vpc.Family
 		prefixes bool
 		n        int
 		want     []netip.Prefix
 	}{
-		{IPv4, false, 2, prefixes("10.0.1.4/32", "10.0.1.5/32")},
-		{IPv4, true, 2, prefixes("10.0.1.16/28", "10.0.1.32/28")},
-		{IPv6, false, 1, prefixes("2001:db8:1::4/128")},
-		{IPv6, true, 1, prefixes("2001:db8:1:0:1::/80")},
+		{vpc.IPv4, false, 2, prefixes("10.0.1.4/32", "10.0.1.5/32")},
+		{vpc.IPv4, true, 2, prefixes("10.0.1.16/28", "10.0.1.32/28")},
+		{vpc.IPv6, false, 1, prefixes("2001:db8:1::4/128")},
+		{vpc.IPv6, true, 1, prefixes("2001:db8:1:0:1::/80")},
 	} {
 		got, err := c.Assign(t.Context(), "eni-00000001", tt.family, tt.prefixes, tt.n)
 		if err != nil || !slices.Equal(got, tt.want) {
 			t.Errorf("assign: %v, %v; want %v", got, err, tt.want)
 		}
 	}
-	if err := c.Unassign(t.Context(), "eni-00000001", IPv4, prefixes("10.0.1.5/32", "10.0.1.16/28")); err != nil {
+	if err := c.Unassign(t.Context(), "eni-00000001", vpc.IPv4, prefixes("10.0.1.5/32", "10.0.1.16/28")); err != nil {
 		t.Error(err)
 	}
-	if err := c.Unassign(t.Context(), "eni-00000001", IPv6, prefixes("2001:db8:1::4/128", "2001:db8:1:0:1::/80")); err != nil {
+	if err := c.Unassign(t.Context(), "eni-00000001", vpc.IPv6, prefixes("2001:db8:1::4/128", "2001:db8:1:0:1::/80")); err != nil {
 		t.Error(err)
 	}
 	e := s.ENI("eni-00000001")
@@ -125,12 +126,12 @@ func TestEC2Errors(t *testing.T) {
 	c, s := ec2Of(t, fakeec2.Config{
 		ENIs: []fakeec2.ENI{tagged(1), untagged}, PerENI: 30,
 		May: func(action string, e fakeec2.ENI) bool {
-			return action == "DescribeNetworkInterfaces" || e.Tags[NodeENITag] != ""
+			return action == "DescribeNetworkInterfaces" || e.Tags[vpc.NodeENITag] != ""
 		},
 	})
-	fails := func(what string, err error, kind EC2Kind, words ...string) {
+	fails := func(what string, err error, kind vpc.EC2Kind, words ...string) {
 		t.Helper()
-		var e *EC2Error
+		var e *vpc.EC2Error
 		if !errors.As(err, &e) || e.Kind != kind {
 			t.Errorf("%s: %v; want kind %d", what, err, kind)
 			return
@@ -141,24 +142,24 @@ func TestEC2Errors(t *testing.T) {
 			}
 		}
 	}
-	_, err := c.Assign(t.Context(), "eni-00000002", IPv4, false, 1)
-	fails("another's ENI", err, EC2Forbidden, "eni-00000002", "UnauthorizedOperation")
-	_, err = c.Assign(t.Context(), "eni-00000001", IPv4, false, 30)
-	fails("too many for the ENI", err, EC2Limit)
-	_, err = c.Assign(t.Context(), "eni-00000001", IPv6, false, 30)
-	fails("too many of IPv6 for the ENI", err, EC2Limit, "PrivateIpAddressLimitExceeded")
-	_, err = c.Assign(t.Context(), "eni-00000001", IPv4, true, 16)
-	fails("too many for the subnet", err, EC2SubnetFull, "InsufficientCidrBlocks")
-	fails("not assigned", c.Unassign(t.Context(), "eni-00000001", IPv4, prefixes("10.0.1.99/32")), EC2Refused)
-	_, err = c.Assign(t.Context(), "eni-0000000f", IPv4, false, 1)
-	fails("no such ENI", err, EC2Refused, "NotFound")
+	_, err := c.Assign(t.Context(), "eni-00000002", vpc.IPv4, false, 1)
+	fails("another's ENI", err, vpc.EC2Forbidden, "eni-00000002", "UnauthorizedOperation")
+	_, err = c.Assign(t.Context(), "eni-00000001", vpc.IPv4, false, 30)
+	fails("too many for the ENI", err, vpc.EC2Limit)
+	_, err = c.Assign(t.Context(), "eni-00000001", vpc.IPv6, false, 30)
+	fails("too many of IPv6 for the ENI", err, vpc.EC2Limit, "PrivateIpAddressLimitExceeded")
+	_, err = c.Assign(t.Context(), "eni-00000001", vpc.IPv4, true, 16)
+	fails("too many for the subnet", err, vpc.EC2SubnetFull, "InsufficientCidrBlocks")
+	fails("not assigned", c.Unassign(t.Context(), "eni-00000001", vpc.IPv4, prefixes("10.0.1.99/32")), vpc.EC2Refused)
+	_, err = c.Assign(t.Context(), "eni-0000000f", vpc.IPv4, false, 1)
+	fails("no such ENI", err, vpc.EC2Refused, "NotFound")
 
 	s.Fail("DescribeNetworkInterfaces", "RequestLimitExceeded", "InternalError", "drop")
 	if _, err := c.Describe(t.Context()); err != nil {
 		t.Errorf("faults that pass: %v", err)
 	}
 	s.Fail("UnassignPrivateIpAddresses", slices.Repeat([]string{"RequestLimitExceeded"}, 10)...)
-	fails("throttled for long", c.Unassign(t.Context(), "eni-00000001", IPv4, prefixes("10.0.1.99/32")), EC2Throttled)
+	fails("throttled for long", c.Unassign(t.Context(), "eni-00000001", vpc.IPv4, prefixes("10.0.1.99/32")), vpc.EC2Throttled)
 }
 
 // TestUnknownOutcome: an answer that is not EC2's leaves the outcome open; and an Assign
@@ -172,8 +173,8 @@ func TestUnknownOutcome(t *testing.T) {
 		fakeec2.Drop, fakeec2.Lose, fakeec2.HTML, fakeec2.HTML503, fakeec2.Empty500, fakeec2.Nothing, fakeec2.Redirect, fakeec2.Truncate, "InternalError", "Unavailable",
 	} {
 		for action, call := range map[string]func() error{
-			"AssignPrivateIpAddresses": func() error { _, err := c.Assign(t.Context(), "eni-00000001", IPv4, false, 1); return err },
-			"AssignIpv6Addresses":      func() error { _, err := c.Assign(t.Context(), "eni-00000001", IPv6, false, 1); return err },
+			"AssignPrivateIpAddresses": func() error { _, err := c.Assign(t.Context(), "eni-00000001", vpc.IPv4, false, 1); return err },
+			"AssignIpv6Addresses":      func() error { _, err := c.Assign(t.Context(), "eni-00000001", vpc.IPv6, false, 1); return err },
 			"DescribeNetworkInterfaces": func() error {
 				all, err := c.Describe(t.Context())
 				if all != nil {
@@ -181,7 +182,7 @@ func TestUnknownOutcome(t *testing.T) {
 				}
 				return err
 			},
-			"UnassignPrivateIpAddresses": func() error { return c.Unassign(t.Context(), "eni-00000001", IPv4, prefixes("10.0.1.201/32")) },
+			"UnassignPrivateIpAddresses": func() error { return c.Unassign(t.Context(), "eni-00000001", vpc.IPv4, prefixes("10.0.1.201/32")) },
 		} {
 			s.Change("eni-00000001", func(e *fakeec2.ENI) {
 				e.IPv4, e.IPv6 = append(e.IPv4[:1:1], netip.MustParseAddr("10.0.1.201")), e.IPv6[:1]
@@ -193,8 +194,8 @@ func TestUnknownOutcome(t *testing.T) {
 			}
 			s.Fail(action, slices.Repeat([]string{fault}, times)...)
 			err := call()
-			var e *EC2Error
-			if !errors.As(err, &e) || e.Kind != EC2Unknown && (e.Kind != EC2Refused || action != "UnassignPrivateIpAddresses") || e.Code == "UnknownError" {
+			var e *vpc.EC2Error
+			if !errors.As(err, &e) || e.Kind != vpc.EC2Unknown && (e.Kind != vpc.EC2Refused || action != "UnassignPrivateIpAddresses") || e.Code == "UnknownError" {
 				t.Errorf("%s, %s: %v (kind %d, code %q)", action, fault, err, e.Kind, e.Code)
 			}
 			if calls := s.Calls(); times == 1 && len(calls) != 1 {
@@ -211,9 +212,9 @@ func TestUnknownOutcome(t *testing.T) {
 func TestNotSent(t *testing.T) {
 	c, _ := ec2Of(t, fakeec2.Config{ENIs: []fakeec2.ENI{tagged(1)}})
 	t.Setenv("AWS_ENDPOINT_URL_EC2", "http://127.0.0.1:1")
-	_, err := c.Assign(t.Context(), "eni-00000001", IPv4, false, 1)
-	var e *EC2Error
-	if !errors.As(err, &e) || e.Kind != EC2NotSent || !strings.Contains(e.Remedy(), "NAT gateway") {
+	_, err := c.Assign(t.Context(), "eni-00000001", vpc.IPv4, false, 1)
+	var e *vpc.EC2Error
+	if !errors.As(err, &e) || e.Kind != vpc.EC2NotSent || !strings.Contains(e.Remedy(), "NAT gateway") {
 		t.Errorf("%v, %+v", err, e)
 	}
 }
@@ -228,14 +229,14 @@ func TestSlowAnswer(t *testing.T) {
 	s.Fail("AssignPrivateIpAddresses", fakeec2.Slow)
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	_, err := c.Assign(ctx, "eni-00000001", IPv4, false, 1)
-	var e *EC2Error
-	if !errors.As(err, &e) || e.Kind != EC2Unknown {
+	_, err := c.Assign(ctx, "eni-00000001", vpc.IPv4, false, 1)
+	var e *vpc.EC2Error
+	if !errors.As(err, &e) || e.Kind != vpc.EC2Unknown {
 		t.Errorf("given up: %v, %+v", err, e)
 	}
 	s.Fail("AssignPrivateIpAddresses", fakeec2.Slow)
 	close(proceed)
-	if got, err := c.Assign(t.Context(), "eni-00000001", IPv4, false, 1); err != nil || len(got) != 1 {
+	if got, err := c.Assign(t.Context(), "eni-00000001", vpc.IPv4, false, 1); err != nil || len(got) != 1 {
 		t.Errorf("waited: %v, %v", got, err)
 	}
 }
@@ -245,8 +246,8 @@ func TestSlowAnswer(t *testing.T) {
 func TestNoENIs(t *testing.T) {
 	c, _ := ec2Of(t, fakeec2.Config{})
 	all, err := c.Describe(t.Context())
-	var e *EC2Error
-	if all != nil || !errors.As(err, &e) || e.Kind != EC2Unknown || !strings.Contains(e.Remedy(), "AWS_REGION") {
+	var e *vpc.EC2Error
+	if all != nil || !errors.As(err, &e) || e.Kind != vpc.EC2Unknown || !strings.Contains(e.Remedy(), "AWS_REGION") {
 		t.Errorf("%v, %v", all, err)
 	}
 }
@@ -256,26 +257,26 @@ func TestNoENIs(t *testing.T) {
 func TestRemedies(t *testing.T) {
 	c, s := ec2Of(t, fakeec2.Config{ENIs: []fakeec2.ENI{tagged(1)}})
 	for fault, tt := range map[string]struct {
-		kind EC2Kind
+		kind vpc.EC2Kind
 		says string
 	}{
-		"RequestExpired":        {EC2Unauthenticated, "clock"},
-		"SignatureDoesNotMatch": {EC2Unauthenticated, "secret key"},
-		"AuthFailure":           {EC2Unauthenticated, "access key"},
-		"InvalidClientTokenId":  {EC2Unauthenticated, "access key"},
-		"ExpiredToken":          {EC2Unauthenticated, "session has ended"},
-		"OptInRequired":         {EC2Forbidden, "signed up"},
-		"UnauthorizedOperation": {EC2Forbidden, "deploy/iam/multi-enid.json"},
-		"OperationNotPermitted": {EC2Refused, "later"},
-		fakeec2.Redirect:        {EC2Unknown, "elsewhere: see AWS_REGION"},
-		fakeec2.HTML:            {EC2Unknown, "proxy"},
-		fakeec2.Nothing:         {EC2Unknown, "proxy"},
-		fakeec2.HTML503:         {EC2Unknown, "proxy"},
-		fakeec2.Empty500:        {EC2Unknown, "may also pass"},
+		"RequestExpired":        {vpc.EC2Unauthenticated, "clock"},
+		"SignatureDoesNotMatch": {vpc.EC2Unauthenticated, "secret key"},
+		"AuthFailure":           {vpc.EC2Unauthenticated, "access key"},
+		"InvalidClientTokenId":  {vpc.EC2Unauthenticated, "access key"},
+		"ExpiredToken":          {vpc.EC2Unauthenticated, "session has ended"},
+		"OptInRequired":         {vpc.EC2Forbidden, "signed up"},
+		"UnauthorizedOperation": {vpc.EC2Forbidden, "deploy/iam/multi-enid.json"},
+		"OperationNotPermitted": {vpc.EC2Refused, "later"},
+		fakeec2.Redirect:        {vpc.EC2Unknown, "elsewhere: see AWS_REGION"},
+		fakeec2.HTML:            {vpc.EC2Unknown, "proxy"},
+		fakeec2.Nothing:         {vpc.EC2Unknown, "proxy"},
+		fakeec2.HTML503:         {vpc.EC2Unknown, "proxy"},
+		fakeec2.Empty500:        {vpc.EC2Unknown, "may also pass"},
 	} {
 		s.Fail("DescribeNetworkInterfaces", slices.Repeat([]string{fault}, ec2Attempts)...)
 		_, err := c.Describe(t.Context())
-		var e *EC2Error
+		var e *vpc.EC2Error
 		if !errors.As(err, &e) || e.Kind != tt.kind || !strings.Contains(e.Remedy(), tt.says) {
 			t.Errorf("%s: %v, kind %d, remedy %q; want %d, %q", fault, err, e.Kind, e.Remedy(), tt.kind, tt.says)
 		}
@@ -300,10 +301,10 @@ func TestRateLimit(t *testing.T) {
 	defer cancel()
 	for name, call := range map[string]func() error{
 		"Describe":    func() error { _, err := c.Describe(ctx); return err }, // two pages
-		"Assign":      func() error { _, err := c.Assign(ctx, "eni-00000001", IPv4, false, 1); return err },
-		"Assign6":     func() error { _, err := c.Assign(ctx, "eni-00000001", IPv6, false, 1); return err },
-		"Unassign":    func() error { return c.Unassign(ctx, "eni-00000001", IPv4, prefixes("10.0.1.99/32")) },
-		"Unassign6":   func() error { return c.Unassign(ctx, "eni-00000001", IPv6, prefixes("2001:db8:1::99/128")) },
+		"Assign":      func() error { _, err := c.Assign(ctx, "eni-00000001", vpc.IPv4, false, 1); return err },
+		"Assign6":     func() error { _, err := c.Assign(ctx, "eni-00000001", vpc.IPv6, false, 1); return err },
+		"Unassign":    func() error { return c.Unassign(ctx, "eni-00000001", vpc.IPv4, prefixes("10.0.1.99/32")) },
+		"Unassign6":   func() error { return c.Unassign(ctx, "eni-00000001", vpc.IPv6, prefixes("2001:db8:1::99/128")) },
 		"Permissions": func() error { return c.Permissions(ctx, "eni-00000001")[3].Err },
 	} {
 		c.limiter = rate.NewLimiter(rate.Every(time.Hour), 3)
@@ -313,8 +314,8 @@ func TestRateLimit(t *testing.T) {
 		if sent := len(s.Calls()); sent != 3 {
 			t.Errorf("%s: %d calls sent, want 3", name, sent)
 		}
-		var e *EC2Error
-		if err := call(); !errors.As(err, &e) || e.Kind != EC2NotSent || !strings.Contains(err.Error(), "wait for the next EC2 call") {
+		var e *vpc.EC2Error
+		if err := call(); !errors.As(err, &e) || e.Kind != vpc.EC2NotSent || !strings.Contains(err.Error(), "wait for the next EC2 call") {
 			t.Errorf("%s: %v", name, err)
 		}
 		if sent := s.Calls(); sent != nil {
@@ -331,7 +332,7 @@ func TestPermissions(t *testing.T) {
 	denied := ""
 	cfg := fakeec2.Config{
 		ENIs: []fakeec2.ENI{tagged(1), untagged},
-		May:  func(action string, e fakeec2.ENI) bool { return e.Tags[NodeENITag] != "" && action != denied },
+		May:  func(action string, e fakeec2.ENI) bool { return e.Tags[vpc.NodeENITag] != "" && action != denied },
 	}
 	c, _ := ec2Of(t, cfg)
 	says := func(what string, eni device.ENIID, want ...string) {
@@ -340,7 +341,7 @@ func TestPermissions(t *testing.T) {
 		for _, p := range c.Permissions(t.Context(), eni) {
 			said := "may"
 			if p.Err != nil {
-				said = fmt.Sprint(p.Err.Code, " ", p.Err.Kind == EC2Forbidden)
+				said = fmt.Sprint(p.Err.Code, " ", p.Err.Kind == vpc.EC2Forbidden)
 			}
 			got = append(got, p.Action+" "+said)
 		}
@@ -377,7 +378,7 @@ func TestPermissionsWithoutDryRun(t *testing.T) {
 	}
 	c.dry = c.calls
 	for _, p := range c.Permissions(t.Context(), "eni-00000001") {
-		if p.Err == nil || p.Err.Kind != EC2Refused {
+		if p.Err == nil || p.Err.Kind != vpc.EC2Refused {
 			t.Errorf("%s: %v", p.Action, p.Err)
 		}
 	}
@@ -414,7 +415,7 @@ func TestPolicyOfDeploy(t *testing.T) {
 			got[fmt.Sprint(s.Effect, " ", a)] = fmt.Sprint(s.Resource, " ", s.Condition)
 		}
 	}
-	const tagged = "arn:aws:ec2:*:*:network-interface/* map[Null:map[aws:ResourceTag/" + NodeENITag + ":false]]"
+	const tagged = "arn:aws:ec2:*:*:network-interface/* map[Null:map[aws:ResourceTag/" + vpc.NodeENITag + ":false]]"
 	want := map[string]string{
 		"Allow ec2:DescribeNetworkInterfaces": "* map[]", "Allow ec2:AssignPrivateIpAddresses": tagged, "Allow ec2:UnassignPrivateIpAddresses": tagged,
 		"Allow ec2:AssignIpv6Addresses": tagged, "Allow ec2:UnassignIpv6Addresses": tagged,

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 )
 
@@ -28,7 +29,7 @@ func (c *Client) PrimaryMAC(ctx context.Context) (device.MAC, error) {
 }
 
 // macs lists the MACs, and the lines that are none.
-func (c *Client) macs(ctx context.Context) (macs []device.MAC, odd []*ValueError, err error) {
+func (c *Client) macs(ctx context.Context) (macs []device.MAC, odd []*vpc.ValueError, err error) {
 	value, err := c.get(ctx, macsKey)
 	if err != nil {
 		return nil, nil, err
@@ -36,13 +37,13 @@ func (c *Client) macs(ctx context.Context) (macs []device.MAC, odd []*ValueError
 	for _, line := range strings.Fields(value) {
 		mac, err := device.ParseMAC(strings.TrimSuffix(line, "/"))
 		if err != nil {
-			odd = append(odd, &ValueError{Key: macsKey, Value: strings.TrimSuffix(line, "/"), Err: err})
+			odd = append(odd, &vpc.ValueError{Key: macsKey, Value: strings.TrimSuffix(line, "/"), Err: err})
 			continue
 		}
 		macs = append(macs, mac)
 	}
 	if len(macs) == 0 {
-		return nil, nil, &ValueError{Key: macsKey, Value: value, Err: errors.New("no interface is listed, not even the primary one")}
+		return nil, nil, &vpc.ValueError{Key: macsKey, Value: value, Err: errors.New("no interface is listed, not even the primary one")}
 	}
 	slices.Sort(macs)
 	return slices.Compact(macs), odd, nil
@@ -50,10 +51,10 @@ func (c *Client) macs(ctx context.Context) (macs []device.MAC, odd []*ValueError
 
 // readAll reads several ENIs at once, nil for one that is not there as a whole, or
 // could not be read. The first failure ends the others.
-func (c *Client) readAll(ctx context.Context, macs []device.MAC) ([]*ENI, error) {
+func (c *Client) readAll(ctx context.Context, macs []device.MAC) ([]*vpc.ENI, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	found := make([]*ENI, len(macs))
+	found := make([]*vpc.ENI, len(macs))
 	next := make(chan int)
 	var wg sync.WaitGroup
 	for range min(concurrency, len(macs)) {
@@ -80,10 +81,10 @@ func (c *Client) readAll(ctx context.Context, macs []device.MAC) ([]*ENI, error)
 
 // readENI reads one ENI, key by key. The error wraps errNoKey if it is not there
 // as a whole. Of one with a value that makes no sense, Unreadable is that.
-func readENI(mac device.MAC, get func(key string) (string, error)) (*ENI, error) {
+func readENI(mac device.MAC, get func(key string) (string, error)) (*vpc.ENI, error) {
 	r := reader{get: get, base: macsKey + mac.String() + "/"}
 	r.list("interface-id")
-	e := &ENI{
+	e := &vpc.ENI{
 		MAC:         mac,
 		ID:          value(&r, "interface-id", device.ParseENIID),
 		DeviceIndex: value(&r, "device-number", parseIndex),
@@ -107,9 +108,9 @@ func readENI(mac device.MAC, get func(key string) (string, error)) (*ENI, error)
 	if again := value(&r, "interface-id", device.ParseENIID); r.err == nil && again != e.ID {
 		return nil, fmt.Errorf("metadata key %sinterface-id: changed from %s to %s: %w", r.base, e.ID, again, errNoKey)
 	}
-	var bad *ValueError
+	var bad *vpc.ValueError
 	if errors.As(r.err, &bad) {
-		return &ENI{ID: e.ID, MAC: mac, DeviceIndex: -1, NetworkCard: -1, Unreadable: bad}, nil
+		return &vpc.ENI{ID: e.ID, MAC: mac, DeviceIndex: -1, NetworkCard: -1, Unreadable: bad}, nil
 	}
 	if r.err != nil {
 		return nil, r.err
@@ -118,7 +119,7 @@ func readENI(mac device.MAC, get func(key string) (string, error)) (*ENI, error)
 }
 
 // pool reads addresses and prefixes.
-func (r *reader) pool(e *ENI, subnets []netip.Prefix) {
+func (r *reader) pool(e *vpc.ENI, subnets []netip.Prefix) {
 	e.Addresses, e.Prefixes = nil, nil
 	for _, key := range []string{"local-ipv4s", "ipv6s"} {
 		e.Addresses = append(e.Addresses, r.addresses(key, subnets)...)
@@ -204,7 +205,7 @@ func (r *reader) addresses(key string, subnets []netip.Prefix) []netip.Prefix {
 func parse[T any](key, text string, from func(string) (T, error)) (T, error) {
 	v, err := from(text)
 	if err != nil {
-		return v, &ValueError{Key: key, Value: text, Err: err}
+		return v, &vpc.ValueError{Key: key, Value: text, Err: err}
 	}
 	return v, nil
 }

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 )
 
@@ -28,14 +29,14 @@ type interfaces struct {
 	asked   bool
 	primary device.MAC // "" before it was read: it never changes
 	listed  []device.MAC
-	odd     []*ValueError // lines of the list that are no MAC
+	odd     []*vpc.ValueError // lines of the list that are no MAC
 	entries map[device.MAC]*entry
 }
 
 // entry is an ENI that IMDS lists.
 type entry struct {
 	// eni is nil until the ENI was there as a whole.
-	eni *ENI
+	eni *vpc.ENI
 	// since is when IMDS began to list it, tried when it was read last, and whole when
 	// all of it was; zero: all of it is to be read.
 	since, tried, whole time.Time
@@ -47,14 +48,14 @@ var errTooOften = errors.New("the metadata service has failed too often for anot
 
 // ENIs lists the instance's ENIs, sorted by MAC. Of one that is not there as a whole
 // only the MAC is known; one with a value that makes no sense is Unreadable. An error
-// means that nothing is known, whatever the cause; it is a *ValueError where IMDS's
+// means that nothing is known, whatever the cause; it is a *vpc.ValueError where IMDS's
 // answer makes no sense. An instance has a primary ENI, so no answer is ever an
 // empty list.
 //
 // A newly listed ENI is read at once. Others are read again as the budget allows:
 // incomplete ones soon, changeable keys every 10 s. So a call sees a new address some
 // 10 s later, or up to two minutes later where there are many ENIs.
-func (c *Client) ENIs(ctx context.Context) ([]ENI, error) {
+func (c *Client) ENIs(ctx context.Context) ([]vpc.ENI, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, listTimeout, errSlow)
 	defer cancel()
 	select {
@@ -151,7 +152,7 @@ func (c *Client) readFresh(ctx context.Context, macs []device.MAC) error {
 }
 
 // take notes a whole reading; nil: the ENI was not there as a whole.
-func (e *entry) take(eni *ENI, primary bool, now time.Time) {
+func (e *entry) take(eni *vpc.ENI, primary bool, now time.Time) {
 	e.tried = now
 	if eni == nil {
 		e.whole = time.Time{}
@@ -253,10 +254,10 @@ func (e *entry) refresh(get func(key string) (string, error), primary, indexOnly
 	if !indexOnly {
 		r.pool(&next, ranges(e.eni))
 	}
-	var bad *ValueError
+	var bad *vpc.ValueError
 	switch {
 	case errors.As(r.err, &bad):
-		e.take(&ENI{Unreadable: bad}, primary, now)
+		e.take(&vpc.ENI{Unreadable: bad}, primary, now)
 	case errors.Is(r.err, errNoKey): // it goes, or has new ranges
 		e.take(nil, primary, now)
 	case r.err != nil:
@@ -270,7 +271,7 @@ func (e *entry) refresh(get func(key string) (string, error), primary, indexOnly
 }
 
 // ranges returns the ranges of the subnet that an ENI shows.
-func ranges(e *ENI) (all []netip.Prefix) {
+func ranges(e *vpc.ENI) (all []netip.Prefix) {
 	if e.SubnetCIDR.IsValid() {
 		all = append(all, e.SubnetCIDR)
 	}
@@ -281,18 +282,18 @@ func ranges(e *ENI) (all []netip.Prefix) {
 }
 
 // answer lists the known ENIs, sorted by MAC.
-func (k *interfaces) answer() []ENI {
-	var out []ENI
+func (k *interfaces) answer() []vpc.ENI {
+	var out []vpc.ENI
 	for _, bad := range k.odd {
-		out = append(out, ENI{DeviceIndex: -1, NetworkCard: -1, Unreadable: bad})
+		out = append(out, vpc.ENI{DeviceIndex: -1, NetworkCard: -1, Unreadable: bad})
 	}
 	for _, mac := range k.listed {
-		e := ENI{MAC: mac, DeviceIndex: -1, NetworkCard: -1, Primary: mac == k.primary}
+		e := vpc.ENI{MAC: mac, DeviceIndex: -1, NetworkCard: -1, Primary: mac == k.primary}
 		if read := k.entries[mac].eni; read != nil {
 			e = *read
 		}
 		out = append(out, e)
 	}
-	slices.SortStableFunc(out, func(a, b ENI) int { return cmp.Compare(a.MAC, b.MAC) })
+	slices.SortStableFunc(out, func(a, b vpc.ENI) int { return cmp.Compare(a.MAC, b.MAC) })
 	return out
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
@@ -102,7 +103,7 @@ func TestAgainstAWSMock(t *testing.T) {
 	if value, err := c.get(t.Context(), "no-such-key"); !errors.Is(err, errNoKey) {
 		t.Errorf("no such key: %q, %v", value, err)
 	}
-	want := []ENI{{
+	want := []vpc.ENI{{
 		ID: "eni-0f95d3625f5c521cc", MAC: "0e:49:61:0f:c3:11", NetworkCard: 1, SubnetID: "subnet-0ac62554", SubnetCIDR: netip.MustParsePrefix("192.0.2.0/24"),
 		VPCCIDRs: prefixes("192.0.2.0/24"), Addresses: prefixes("192.0.2.54/24", "192.0.2.55/24", "2001:db8:8:4::2/32"), Primary: true,
 	}}
@@ -121,7 +122,7 @@ func TestAgainstAWSMock(t *testing.T) {
 // that the ENI is not there as a whole: nothing is made up of it.
 func TestAWSMockAsItComes(t *testing.T) {
 	got, err := New(Config{Endpoint: awsMock(t, "")}).ENIs(t.Context())
-	want := []ENI{{MAC: "0e:49:61:0f:c3:11", DeviceIndex: -1, NetworkCard: -1, Primary: true}}
+	want := []vpc.ENI{{MAC: "0e:49:61:0f:c3:11", DeviceIndex: -1, NetworkCard: -1, Primary: true}}
 	if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Prefix{})); err != nil || diff != "" {
 		t.Errorf("ENIs: %v (-want +got):\n%s", err, diff)
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/aws/smithy-go/middleware"
 	smithyhttp "github.com/aws/smithy-go/transport/http"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 )
 
@@ -23,19 +24,10 @@ const (
 	noAddress6 = "fe80::1"
 )
 
-// Permission is what EC2 says about the right to one call.
-type Permission struct {
-	// Action is the call, as policies name it behind "ec2:".
-	Action string
-	// Err is nil where it is permitted, and of EC2Forbidden where it is not. Of any
-	// other kind it says why that is not known.
-	Err *EC2Error
-}
-
 // Permissions asks EC2 for the right to each call that changes addresses of an
 // ENI. Nothing is changed: each is a dry run, and were that not honoured, it is
 // about an address that no ENI can have.
-func (e *EC2) Permissions(ctx context.Context, eni device.ENIID) (all []Permission) {
+func (e *EC2) Permissions(ctx context.Context, eni device.ENIID) (all []vpc.Permission) {
 	id, v4, v6 := aws.String(eni.String()), []string{noAddress4}, []string{noAddress6}
 	for _, p := range []struct {
 		action string
@@ -58,13 +50,13 @@ func (e *EC2) Permissions(ctx context.Context, eni device.ENIID) (all []Permissi
 			return err
 		}},
 	} {
-		all = append(all, Permission{p.action, e.permitted(ctx, p.action, p.call)})
+		all = append(all, vpc.Permission{Action: p.action, Err: e.permitted(ctx, p.action, p.call)})
 	}
 	return all
 }
 
 // permitted makes a dry run.
-func (e *EC2) permitted(ctx context.Context, action string, call func(*ec2Calls) error) *EC2Error {
+func (e *EC2) permitted(ctx context.Context, action string, call func(*ec2Calls) error) *vpc.EC2Error {
 	_, _, err := e.connect(ctx)
 	if err == nil {
 		err = call(e.dry)

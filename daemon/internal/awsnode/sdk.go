@@ -16,6 +16,8 @@ import (
 	"github.com/aws/smithy-go/logging"
 	"github.com/aws/smithy-go/middleware"
 	smithyhttp "github.com/aws/smithy-go/transport/http"
+
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
 )
 
 // ec2Calls are those of the SDK's client that are made. They hide it: a type that
@@ -149,11 +151,11 @@ func checkRoot(ctx context.Context, in middleware.DeserializeInput, next middlew
 	for d := xml.NewDecoder(bytes.NewReader(body)); ; {
 		token, err := d.Token()
 		if err != nil {
-			return out, m, fmt.Errorf("%w: no XML", errOtherService)
+			return out, m, fmt.Errorf("%w: no XML", vpc.ErrOtherService)
 		}
 		if root, ok := token.(xml.StartElement); ok {
 			if want := middleware.GetOperationName(ctx) + "Response"; root.Name.Local != want {
-				return out, m, fmt.Errorf("%w: it begins with %q, not %s", errOtherService, root.Name.Local, want)
+				return out, m, fmt.Errorf("%w: it begins with %q, not %s", vpc.ErrOtherService, root.Name.Local, want)
 			}
 			return out, m, nil
 		}

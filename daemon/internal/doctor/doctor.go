@@ -9,11 +9,11 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/multi-eni/multi-eni-cni/daemon/internal/awsnode"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/driver"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/orphan"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
 )
 
 // Level says how bad a finding is.
@@ -97,7 +97,7 @@ type Options struct {
 	// with the NodeENIs' names.
 	Drivers func(context.Context) (map[string][]string, error)
 	// ENIs asks IMDS.
-	ENIs func(context.Context) ([]awsnode.ENI, error)
+	ENIs func(context.Context) ([]vpc.ENI, error)
 	// EC2 is nil where nobody manages addresses; then EC2 is not asked.
 	EC2 EC2
 	// HostLinks are the links of this network namespace.
@@ -163,7 +163,7 @@ func nodeName(_ context.Context, o Options) []Finding {
 func metadata(ctx context.Context, o Options) []Finding {
 	const check = "instance metadata"
 	enis, err := o.ENIs(ctx)
-	var value *awsnode.ValueError
+	var value *vpc.ValueError
 	switch {
 	case errors.As(err, &value):
 		return fail(check, "this is no EC2 metadata, or a proxy changes it: see AWS_EC2_METADATA_SERVICE_ENDPOINT", "%v", err)

@@ -19,6 +19,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/orphan"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/test/fakeec2"
@@ -64,8 +65,8 @@ func newWorld(t *testing.T) *world {
 		Drivers: func(context.Context) (map[string][]string, error) {
 			return map[string][]string{"vfio-pci": {"fast"}}, nil
 		},
-		ENIs: func(context.Context) ([]awsnode.ENI, error) {
-			return []awsnode.ENI{{MAC: primaryMAC, Primary: true}, {MAC: "02:00:00:00:00:01"}, {}}, nil
+		ENIs: func(context.Context) ([]vpc.ENI, error) {
+			return []vpc.ENI{{MAC: primaryMAC, Primary: true}, {MAC: "02:00:00:00:00:01"}, {}}, nil
 		},
 		HostLinks: func() ([]HostLink, error) { return []HostLink{primary(), declared()}, nil }, HostRoot: w.path("root"),
 		Kubelet: func(context.Context) (inventory.Kubelet, error) {
@@ -152,7 +153,7 @@ func (w *world) ec2(cfg fakeec2.Config) *fakeec2.Server {
 func eni(tag string) fakeec2.ENI {
 	e := fakeec2.ENI{ID: "eni-0a1b2c3d4e5f60001", MAC: "02:00:00:00:00:01", SubnetID: "subnet-00000001", Instance: instance, DeviceIndex: 1, IPv4: []netip.Addr{netip.MustParseAddr("10.0.1.15")}}
 	if tag != "" {
-		e.Tags = map[string]string{awsnode.NodeENITag: tag}
+		e.Tags = map[string]string{vpc.NodeENITag: tag}
 	}
 	return e
 }
@@ -239,17 +240,17 @@ func TestFindings(t *testing.T) {
 		"denied pods":   {func(w *world) { w.server.denied = []string{"delete pods default"} }, Warn, "RBAC pods", []string{"denied in default (delete)", "--dp-namespaces", "components/namespaced-pods"}},
 		"no Node":       {func(w *world) { w.server.node = false }, Fail, "Node object", []string{"node-a", "spec.nodeName"}},
 		"no IMDS": {func(w *world) {
-			w.o.ENIs = func(context.Context) ([]awsnode.ENI, error) { return nil, errors.New("timeout") }
+			w.o.ENIs = func(context.Context) ([]vpc.ENI, error) { return nil, errors.New("timeout") }
 		}, Fail, "instance metadata", []string{"hop-limit 2", "hostNetwork"}},
-		"IMDS of others": {func(w *world) { w.o.ENIs = func(context.Context) ([]awsnode.ENI, error) { return nil, nil } }, Fail, "instance metadata", []string{"AWS_EC2_METADATA_SERVICE_ENDPOINT"}},
+		"IMDS of others": {func(w *world) { w.o.ENIs = func(context.Context) ([]vpc.ENI, error) { return nil, nil } }, Fail, "instance metadata", []string{"AWS_EC2_METADATA_SERVICE_ENDPOINT"}},
 		"odd IMDS": {func(w *world) {
-			w.o.ENIs = func(context.Context) ([]awsnode.ENI, error) {
-				return nil, &awsnode.ValueError{Key: "mac", Value: "<html>", Err: errors.New("no MAC")}
+			w.o.ENIs = func(context.Context) ([]vpc.ENI, error) {
+				return nil, &vpc.ValueError{Key: "mac", Value: "<html>", Err: errors.New("no MAC")}
 			}
 		}, Fail, "instance metadata", []string{"<html>", "proxy"}},
 		"odd value of one ENI": {func(w *world) {
-			w.o.ENIs = func(context.Context) ([]awsnode.ENI, error) {
-				return []awsnode.ENI{{ID: "eni-0a1b2c3d4e5f60001"}, {Unreadable: &awsnode.ValueError{Key: "network/interfaces/macs/x/subnet-id", Value: "<html>", Err: errors.New("no subnet")}}}, nil
+			w.o.ENIs = func(context.Context) ([]vpc.ENI, error) {
+				return []vpc.ENI{{ID: "eni-0a1b2c3d4e5f60001"}, {Unreadable: &vpc.ValueError{Key: "network/interfaces/macs/x/subnet-id", Value: "<html>", Err: errors.New("no subnet")}}}, nil
 			}
 		}, Fail, "instance metadata", []string{"macs/x/subnet-id", "<html>", "proxy"}},
 		"EC2 may not be asked": {func(w *world) {
@@ -415,7 +416,7 @@ func TestManaged(t *testing.T) {
 	untagged := eni("")
 	untagged.ID = "eni-0a1b2c3d4e5f60000"
 	s := w.ec2(fakeec2.Config{DryRun: true, ENIs: []fakeec2.ENI{untagged, eni("fast")}, May: func(action string, e fakeec2.ENI) bool {
-		return action == "DescribeNetworkInterfaces" || e.Tags[awsnode.NodeENITag] != ""
+		return action == "DescribeNetworkInterfaces" || e.Tags[vpc.NodeENITag] != ""
 	}})
 	report := w.report()
 	for _, line := range []string{
@@ -473,7 +474,7 @@ func TestHostNamespace(t *testing.T) {
 // TestEndsInTime: a check that gets no answer does not keep the others.
 func TestEndsInTime(t *testing.T) {
 	w := newWorld(t)
-	w.o.ENIs = func(ctx context.Context) ([]awsnode.ENI, error) {
+	w.o.ENIs = func(ctx context.Context) ([]vpc.ENI, error) {
 		if _, bounded := ctx.Deadline(); !bounded {
 			t.Error("a check without a time limit")
 		}

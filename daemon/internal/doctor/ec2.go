@@ -7,7 +7,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/multi-eni/multi-eni-cni/daemon/internal/awsnode"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
@@ -15,8 +15,8 @@ import (
 
 // EC2 is awsnode.EC2.
 type EC2 interface {
-	Describe(ctx context.Context) ([]awsnode.Attached, error)
-	Permissions(ctx context.Context, eni device.ENIID) []awsnode.Permission
+	Describe(ctx context.Context) ([]vpc.Attached, error)
+	Permissions(ctx context.Context, eni device.ENIID) []vpc.Permission
 }
 
 // managed looks at what --manage-addresses needs: a way to EC2, the tag of each ENI,
@@ -27,15 +27,15 @@ func managed(ctx context.Context, o Options) []Finding {
 		return ok(check, "not asked, since nobody manages addresses (--manage-addresses)")
 	}
 	enis, err := o.EC2.Describe(ctx)
-	var failed *awsnode.EC2Error
+	var failed *vpc.EC2Error
 	if err != nil && !errors.As(err, &failed) {
-		failed = &awsnode.EC2Error{Kind: awsnode.EC2NotSent, Err: err}
+		failed = &vpc.EC2Error{Kind: vpc.EC2NotSent, Err: err}
 	}
 	switch {
 	case err == nil:
-	case failed.Kind == awsnode.EC2NotSent:
+	case failed.Kind == vpc.EC2NotSent:
 		return fail(check, failed.Remedy(), "it cannot be asked: %v", err)
-	case failed.Kind == awsnode.EC2Throttled || failed.Kind == awsnode.EC2Refused:
+	case failed.Kind == vpc.EC2Throttled || failed.Kind == vpc.EC2Refused:
 		return warn(check, failed.Remedy(), "ENIs cannot be looked up: %v", err)
 	default:
 		return fail(check, failed.Remedy(), "ENIs cannot be looked up, so no address is assigned or given back: %v", err)
@@ -46,7 +46,7 @@ func managed(ctx context.Context, o Options) []Finding {
 }
 
 // tags compares the tags of the ENIs with the NodeENIs that have them.
-func tags(o Options, enis []awsnode.Attached) (all []Finding) {
+func tags(o Options, enis []vpc.Attached) (all []Finding) {
 	const check = "EC2 tags"
 	inv, err := nodestate.ReadInventory(o.Inventory)
 	if err != nil || inv.BootID != o.BootID { // the finding about the inventory says so
@@ -54,14 +54,14 @@ func tags(o Options, enis []awsnode.Attached) (all []Finding) {
 	}
 	tagged := 0
 	for _, d := range inv.Devices {
-		i := slices.IndexFunc(enis, func(e awsnode.Attached) bool { return e.ID == d.ENIID })
+		i := slices.IndexFunc(enis, func(e vpc.Attached) bool { return e.ID == d.ENIID })
 		switch {
 		case i < 0, (sysfs.PCIFunction{Driver: d.Driver}).UserspaceDriver(): // not attached, as the daemon says; or without a pool
 		case enis[i].NodeENI == d.NodeENI:
 			tagged++
 		default:
-			all = append(all, warn(check, fmt.Sprintf("run: aws ec2 create-tags --resources %s --tags Key=%s,Value=%s", d.ENIID, awsnode.NodeENITag, d.NodeENI),
-				"%s has the tag %s=%q, so its addresses are neither assigned nor given back", d.ENIID, awsnode.NodeENITag, enis[i].NodeENI)...)
+			all = append(all, warn(check, fmt.Sprintf("run: aws ec2 create-tags --resources %s --tags Key=%s,Value=%s", d.ENIID, vpc.NodeENITag, d.NodeENI),
+				"%s has the tag %s=%q, so its addresses are neither assigned nor given back", d.ENIID, vpc.NodeENITag, enis[i].NodeENI)...)
 		}
 	}
 	if all == nil {
@@ -72,11 +72,11 @@ func tags(o Options, enis []awsnode.Attached) (all []Finding) {
 
 // changes asks for the rights to change an ENI that has the tag: what holds for one
 // does for all.
-func changes(ctx context.Context, o Options, enis []awsnode.Attached) []Finding {
+func changes(ctx context.Context, o Options, enis []vpc.Attached) []Finding {
 	const check = "EC2 rights"
-	i := slices.IndexFunc(enis, func(e awsnode.Attached) bool { return e.NodeENI != "" })
+	i := slices.IndexFunc(enis, func(e vpc.Attached) bool { return e.NodeENI != "" })
 	if i < 0 {
-		return ok(check, "not asked, for no ENI of this instance has the tag %s", awsnode.NodeENITag)
+		return ok(check, "not asked, for no ENI of this instance has the tag %s", vpc.NodeENITag)
 	}
 	var may, mayNot, silent, unknown []string
 	remedy := ""
@@ -84,9 +84,9 @@ func changes(ctx context.Context, o Options, enis []awsnode.Attached) []Finding 
 		switch {
 		case p.Err == nil:
 			may = append(may, p.Action)
-		case p.Err.Kind == awsnode.EC2Forbidden:
+		case p.Err.Kind == vpc.EC2Forbidden:
 			mayNot, remedy = append(mayNot, p.Action), p.Err.Remedy()
-		case p.Err.Kind == awsnode.EC2Refused:
+		case p.Err.Kind == vpc.EC2Refused:
 			silent = append(silent, p.Action)
 		default:
 			unknown = append(unknown, fmt.Sprintf("%s (%v)", p.Action, p.Err))
@@ -101,7 +101,7 @@ func changes(ctx context.Context, o Options, enis []awsnode.Attached) []Finding 
 			strings.Join(silent, ", "))...)
 	}
 	if mayNot != nil {
-		all = append(all, fail(check, remedy+"; it reaches ENIs that have the tag "+awsnode.NodeENITag, "%s denied on %s", strings.Join(mayNot, ", "), enis[i].ID)...)
+		all = append(all, fail(check, remedy+"; it reaches ENIs that have the tag "+vpc.NodeENITag, "%s denied on %s", strings.Join(mayNot, ", "), enis[i].ID)...)
 	}
 	if unknown != nil {
 		all = append(all, warn(check, "compare the role's policy with deploy/iam/multi-enid.json; multi-enid status shows EC2Forbidden once one is denied", "EC2 does not say of %s whether they are allowed", strings.Join(unknown, ", "))...)

@@ -7,8 +7,8 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/multi-eni/multi-eni-cni/daemon/internal/awsnode"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/hostnet"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
 )
 
 const primaryMAC = "02:00:00:00:00:00"
@@ -121,7 +121,7 @@ func TestHostNetwork(t *testing.T) {
 			w.must(os.Symlink("nowhere", w.path(network)))
 		}, Warn, []string{"files of systemd-networkd cannot be read"}},
 		"no primary ENI": {func(w *world) {
-			w.o.ENIs = func(context.Context) ([]awsnode.ENI, error) { return make([]awsnode.ENI, 1), nil }
+			w.o.ENIs = func(context.Context) ([]vpc.ENI, error) { return make([]vpc.ENI, 1), nil }
 			w.with(func(l *HostLink) { l.Addresses = []string{"10.0.1.15/24"} })
 		}, Warn, []string{"keep the host's network manager off ENIs other than the primary one (no file can be given"}},
 		"two links with its MAC": {

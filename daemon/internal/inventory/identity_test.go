@@ -5,7 +5,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/multi-eni/multi-eni-cni/daemon/internal/awsnode"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
 	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
 )
@@ -88,7 +88,7 @@ func TestProblemsNameTheWayOut(t *testing.T) {
 // place.
 func TestTwoENIsAtOneSlot(t *testing.T) {
 	stale := func(w *world, n int) {
-		w.enis[n] = awsnode.ENI{ID: eniID(n), MAC: mac(n), DeviceIndex: 1, SubnetID: subnet(1)}
+		w.enis[n] = vpc.ENI{ID: eniID(n), MAC: mac(n), DeviceIndex: 1, SubnetID: subnet(1)}
 	}
 	t.Run("the one that is plugged in is meant", func(t *testing.T) {
 		w := newWorld(1)

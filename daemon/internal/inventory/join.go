@@ -6,7 +6,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/multi-eni/multi-eni-cni/daemon/internal/awsnode"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
 	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
@@ -17,7 +17,7 @@ import (
 // result as far as it has come.
 type joiner struct {
 	Sources
-	enis   map[device.ENIID]awsnode.ENI
+	enis   map[device.ENIID]vpc.ENI
 	prev   map[device.ENIID]*nodestate.CheckpointDevice
 	record map[device.ENIID]*nodestate.Attachment
 	// unread is where ENIs are by records that are not understood otherwise.
@@ -67,7 +67,7 @@ type row struct {
 func Join(s Sources) Result {
 	j := &joiner{
 		Sources:  s,
-		enis:     make(map[device.ENIID]awsnode.ENI, len(s.ENIs.Value)),
+		enis:     make(map[device.ENIID]vpc.ENI, len(s.ENIs.Value)),
 		prev:     make(map[device.ENIID]*nodestate.CheckpointDevice, len(s.Checkpoint.Devices)),
 		record:   map[device.ENIID]*nodestate.Attachment{},
 		unread:   map[device.ENIID]device.PCIAddress{},

@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/multi-eni/multi-eni-cni/daemon/internal/awsnode"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
@@ -55,7 +55,7 @@ func TestLeasedAddressesStay(t *testing.T) {
 	check("while leases cannot be read", w.sync(), []netip.Prefix{own, leased}, []netip.Prefix{used}, "")
 	lease(nodestate.LeaseCooling)
 	check("released", w.sync(), []netip.Prefix{own}, []netip.Prefix{}, "")
-	w.enis[1] = awsnode.ENI{ID: e.ID, MAC: e.MAC, DeviceIndex: 1, SubnetID: e.SubnetID} // the metadata do not list it, EC2 does
+	w.enis[1] = vpc.ENI{ID: e.ID, MAC: e.MAC, DeviceIndex: 1, SubnetID: e.SubnetID} // the metadata do not list it, EC2 does
 	check("known from EC2 only", w.sync(), []netip.Prefix{own}, []netip.Prefix{}, "")
 	w.enis[1] = e
 	check("assigned again", w.sync(), []netip.Prefix{own, leased, free}, []netip.Prefix{used, unused}, "")

@@ -7,8 +7,8 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/multi-eni/multi-eni-cni/daemon/internal/awsnode"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
@@ -337,7 +337,7 @@ func (j *joiner) explainNowhere(decl *declaration, p place) {
 	case decl.eni == "" || p.state != nowhere:
 	case p.twins:
 		j.problem(reason.DuplicateMAC, decl.nodeENI, decl.eni.String(), "several PCI functions have a link with the ENI's MAC %s; give the others another MAC, or remove them", mac)
-	case mac == "" && j.ENIs.Known && !slices.ContainsFunc(j.ENIs.Value, func(e awsnode.ENI) bool { return e.ID == "" }):
+	case mac == "" && j.ENIs.Known && !slices.ContainsFunc(j.ENIs.Value, func(e vpc.ENI) bool { return e.ID == "" }):
 		j.problem(reason.ENINotListed, decl.nodeENI, decl.eni.String(), "the instance metadata does not list this ENI, so its MAC is unknown; attach it to this instance, or correct status.attachments")
 	case mac != "" && decl.driver != "":
 		j.problem(reason.DeviceNotSeen, decl.nodeENI, decl.eni.String(), "no link of this host has the ENI's MAC %s; if it is bound to %s already, give its PCI address in spec.dpdkPCIAddress", mac, decl.driver)

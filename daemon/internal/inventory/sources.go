@@ -10,7 +10,7 @@ package inventory
 import (
 	"time"
 
-	"github.com/multi-eni/multi-eni-cni/daemon/internal/awsnode"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
 	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
@@ -100,7 +100,7 @@ type Sources struct {
 	Lookup    Lookup
 	Elsewhere func(name string) bool
 	// ENIs are the instance's as IMDS lists them: a hint that lags.
-	ENIs Fact[[]awsnode.ENI]
+	ENIs Fact[[]vpc.ENI]
 	// Functions are all PCI functions of the machine.
 	Functions Fact[map[device.PCIAddress]sysfs.PCIFunction]
 	// Links are those of the host netns.

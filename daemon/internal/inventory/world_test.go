@@ -12,7 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"github.com/multi-eni/multi-eni-cni/daemon/internal/awsnode"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
 	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
@@ -35,7 +35,7 @@ type world struct {
 	objects   map[string]*v1alpha1.NodeENI
 	functions map[device.PCIAddress]sysfs.PCIFunction
 	links     map[int]link.Link
-	enis      map[int]awsnode.ENI
+	enis      map[int]vpc.ENI
 	records   []nodestate.Attachment
 	taken     map[device.PCIAddress]nodestate.Restore
 	instances uint64 // so many functions were plugged in
@@ -52,7 +52,7 @@ func newWorld(secondary ...int) *world {
 	w := &world{
 		Sources: Sources{Now: start, NodeName: node, BootID: boot, Complete: true, Withdrawn: true},
 		objects: map[string]*v1alpha1.NodeENI{}, functions: map[device.PCIAddress]sysfs.PCIFunction{},
-		links: map[int]link.Link{}, enis: map[int]awsnode.ENI{}, taken: map[device.PCIAddress]nodestate.Restore{},
+		links: map[int]link.Link{}, enis: map[int]vpc.ENI{}, taken: map[device.PCIAddress]nodestate.Restore{},
 	}
 	w.attach(0)
 	w.setUp(0)
@@ -64,7 +64,7 @@ func newWorld(secondary ...int) *world {
 
 func (w *world) attach(n int) {
 	w.plug(n)
-	w.enis[n] = awsnode.ENI{
+	w.enis[n] = vpc.ENI{
 		ID: eniID(n), MAC: mac(n), DeviceIndex: n, SubnetID: subnet(n), SubnetCIDR: netip.PrefixFrom(prefix(n, 24).Masked().Addr(), 24),
 		Addresses: []netip.Prefix{netip.PrefixFrom(prefix(n, 24).Addr(), 24)}, Primary: n == 0,
 	}

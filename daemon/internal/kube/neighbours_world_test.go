@@ -29,8 +29,8 @@ import (
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 
-	"github.com/multi-eni/multi-eni-cni/daemon/internal/awsnode"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
 	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
@@ -80,7 +80,7 @@ type neighbourhood struct {
 	// lets no time pass while somebody waits for one.
 	lock chan struct{}
 	// imds is the metadata's answer.
-	imds  atomic.Pointer[[]awsnode.ENI]
+	imds  atomic.Pointer[[]vpc.ENI]
 	story []string
 	fault string
 	began time.Time
@@ -188,10 +188,10 @@ func (w *neighbourhood) unlocked(f func()) {
 // tellIMDS has the metadata say what is plugged in now. The daemon asks beside its Sync, and
 // one that was told to stop does not wait for the answer.
 func (w *neighbourhood) tellIMDS() {
-	var all []awsnode.ENI
+	var all []vpc.ENI
 	for e := range w.slots {
 		if s := &w.slots[e]; s.plugged {
-			all = append(all, awsnode.ENI{
+			all = append(all, vpc.ENI{
 				ID: s.id(), MAC: s.mac(), DeviceIndex: e, Primary: e == 0, SubnetID: "subnet-00000000",
 				SubnetCIDR: netip.MustParsePrefix("10.0.0.0/16"), Addresses: []netip.Prefix{netip.MustParsePrefix("10.0.0.5/16")},
 			})
@@ -308,7 +308,7 @@ func (w *neighbourhood) snapshot() inventory.Snapshot {
 type neighbourKernel struct{ w *neighbourhood }
 
 // ENIs implements reconcile.Metadata.
-func (k *neighbourKernel) ENIs(context.Context) ([]awsnode.ENI, error) {
+func (k *neighbourKernel) ENIs(context.Context) ([]vpc.ENI, error) {
 	return slices.Clone(*k.w.imds.Load()), nil
 }
 

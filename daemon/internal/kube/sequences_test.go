@@ -26,10 +26,10 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
-	"github.com/multi-eni/multi-eni-cni/daemon/internal/awsnode"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/pcidp"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
@@ -155,10 +155,10 @@ func implied(objects map[string]clusterENI, labels map[string]string) pools {
 // machine is the node's kernel: all ENIs are plugged in, and no pod has any.
 type machine struct{ up [seqENIs + 1]bool }
 
-func (m *machine) ENIs(context.Context) ([]awsnode.ENI, error) {
-	var all []awsnode.ENI
+func (m *machine) ENIs(context.Context) ([]vpc.ENI, error) {
+	var all []vpc.ENI
 	for e := range seqENIs + 1 {
-		all = append(all, awsnode.ENI{
+		all = append(all, vpc.ENI{
 			ID: seqENI(e), MAC: seqMAC(e), DeviceIndex: e, Primary: e == 0, SubnetID: "subnet-00000000",
 			SubnetCIDR: netip.MustParsePrefix("10.0.0.0/16"), Addresses: []netip.Prefix{netip.MustParsePrefix("10.0.0.5/16")},
 		})

@@ -13,7 +13,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
-	"github.com/multi-eni/multi-eni-cni/daemon/internal/awsnode"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
@@ -45,7 +45,7 @@ func newManaged(t *testing.T, enis int) *managedNode {
 		l, err := n.host.ByName(ifname(e))
 		n.must(err)
 		n.index[e] = l.Index
-		n.imds.enis[e] = awsnode.ENI{
+		n.imds.enis[e] = vpc.ENI{
 			ID: eniID(e), MAC: mac(e), DeviceIndex: e, SubnetID: subnet(e), Primary: e == 0, SubnetCIDR: netip.MustParsePrefix(fmt.Sprintf("10.0.%d.0/24", e)),
 			Addresses: []netip.Prefix{netip.MustParsePrefix(fmt.Sprintf("10.0.%d.15/24", e)), netip.MustParsePrefix(fmt.Sprintf("10.0.%d.16/24", e))},
 		}

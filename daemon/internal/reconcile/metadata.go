@@ -7,9 +7,9 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/multi-eni/multi-eni-cni/daemon/internal/awsnode"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
@@ -36,7 +36,7 @@ const (
 
 // metadataCache keeps the last answer of IMDS.
 type metadataCache struct {
-	answer   inventory.Fact[[]awsnode.ENI]
+	answer   inventory.Fact[[]vpc.ENI]
 	err      error
 	asked    time.Time
 	failures int
@@ -50,12 +50,12 @@ type metadataCache struct {
 }
 
 type metadataAnswer struct {
-	enis []awsnode.ENI
+	enis []vpc.ENI
 	err  error
 }
 
 // get returns the latest answer, after asking anew where that may help.
-func (m *metadataCache) get(ctx context.Context, from Metadata, now time.Time) (inventory.Fact[[]awsnode.ENI], error) {
+func (m *metadataCache) get(ctx context.Context, from Metadata, now time.Time) (inventory.Fact[[]vpc.ENI], error) {
 	if m.pending == nil && m.stale(now) {
 		m.asked = now
 		m.pending = ask(ctx, from)
@@ -89,7 +89,7 @@ func (m *metadataCache) take(a metadataAnswer) {
 	m.pending, m.err = nil, a.err
 	if a.err != nil {
 		m.failures++
-		m.answer = inventory.Fact[[]awsnode.ENI]{}
+		m.answer = inventory.Fact[[]vpc.ENI]{}
 		return
 	}
 	m.failures, m.answer = 0, inventory.Known(a.enis)
@@ -160,7 +160,7 @@ func mendable(d *nodestate.Device) bool {
 
 // identify names those ENIs of which the metadata say only the MAC, as the rows
 // before have it: an ENI keeps its MAC for life.
-func identify(enis []awsnode.ENI, before []nodestate.CheckpointDevice) (all []awsnode.ENI) {
+func identify(enis []vpc.ENI, before []nodestate.CheckpointDevice) (all []vpc.ENI) {
 	for _, e := range enis {
 		for i := range before {
 			if e.ID == "" && e.MAC != "" && before[i].MAC == e.MAC {
@@ -177,7 +177,7 @@ func (r *Reconciler) readMetadata(ctx context.Context, f *inventory.Sources) (fo
 	r.metadata.look(r.PCI, f.Now)
 	answer, err := r.metadata.get(ctx, r.Metadata, f.Now)
 	f.ENIs = answer
-	var bad *awsnode.ValueError
+	var bad *vpc.ValueError
 	switch {
 	case errors.As(err, &bad):
 		found = append(found, unreadable(reason.MetadataUnreadable, senseless(bad)+", so new ENIs are not found; check AWS_EC2_METADATA_SERVICE_ENDPOINT, and whether a proxy answers for the metadata service", err))
@@ -204,7 +204,7 @@ func (r *Reconciler) readMetadata(ctx context.Context, f *inventory.Sources) (fo
 // longestValue is how much of a value a Problem shows.
 const longestValue = 80
 
-func senseless(e *awsnode.ValueError) string {
+func senseless(e *vpc.ValueError) string {
 	value := e.Value
 	if len(value) > longestValue {
 		value = value[:longestValue] + "…"

@@ -19,10 +19,10 @@ import (
 	"github.com/sirupsen/logrus"
 	logtest "github.com/sirupsen/logrus/hooks/test"
 
-	"github.com/multi-eni/multi-eni-cni/daemon/internal/awsnode"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/manifest"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/pcidp"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
@@ -42,14 +42,14 @@ func ifname(n int) string          { return fmt.Sprintf("eth%d", n) }
 
 // fakeMetadata is IMDS. It fails on request and counts how often it was asked.
 type fakeMetadata struct {
-	enis  map[int]awsnode.ENI
+	enis  map[int]vpc.ENI
 	err   error
 	asked int
 	// hold, when it is not nil, keeps the answer back until it is closed.
 	hold chan struct{}
 }
 
-func (m *fakeMetadata) ENIs(ctx context.Context) ([]awsnode.ENI, error) {
+func (m *fakeMetadata) ENIs(ctx context.Context) ([]vpc.ENI, error) {
 	m.asked++
 	if m.hold != nil {
 		select {
@@ -61,7 +61,7 @@ func (m *fakeMetadata) ENIs(ctx context.Context) ([]awsnode.ENI, error) {
 	if m.err != nil {
 		return nil, m.err
 	}
-	var all []awsnode.ENI
+	var all []vpc.ENI
 	for _, n := range slices.Sorted(maps.Keys(m.enis)) {
 		all = append(all, m.enis[n])
 	}
@@ -319,7 +319,7 @@ func newNode(t testing.TB, enis ...int) *testNode {
 	log, logs := logtest.NewNullLogger()
 	n := &testNode{
 		TB: t, dir: t.TempDir(), seen: map[device.PCIAddress]dpmodel.Device{}, boot: "boot-1", now: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC),
-		imds: &fakeMetadata{enis: map[int]awsnode.ENI{}}, restarts: &fakePlugin{}, logs: logs, log: log,
+		imds: &fakeMetadata{enis: map[int]vpc.ENI{}}, restarts: &fakePlugin{}, logs: logs, log: log,
 		host: &fakeHost{t: t, links: map[int]link.Link{}, ours: map[int]bool{}, routes: map[int]bool{0: true}, fail: map[string]error{}},
 	}
 	n.drivers = &fakeDrivers{n: n}
@@ -383,7 +383,7 @@ func (n *testNode) records() nodestate.AttachmentDir {
 // attach plugs an ENI in and lets IMDS know.
 func (n *testNode) attach(e int) {
 	n.plug(e, "ena")
-	n.imds.enis[e] = awsnode.ENI{
+	n.imds.enis[e] = vpc.ENI{
 		ID: eniID(e), MAC: mac(e), DeviceIndex: e, SubnetID: subnet(e), Primary: e == 0,
 		SubnetCIDR: netip.MustParsePrefix("10.0.0.0/16"), Addresses: []netip.Prefix{netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 0, byte(e >> 8), byte(e)}), 16)},
 	}

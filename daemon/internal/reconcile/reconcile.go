@@ -22,9 +22,9 @@ import (
 
 	"github.com/sirupsen/logrus"
 
-	"github.com/multi-eni/multi-eni-cni/daemon/internal/awsnode"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/pcidp"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
@@ -40,7 +40,7 @@ type NodeENIs interface {
 // Metadata is the instance's own list of ENIs (IMDS); an error means that it is
 // not known.
 type Metadata interface {
-	ENIs(ctx context.Context) ([]awsnode.ENI, error)
+	ENIs(ctx context.Context) ([]vpc.ENI, error)
 }
 
 // PCI is sysfs; fs.ErrNotExist of the second means that the function is gone.
@@ -75,7 +75,7 @@ type Orphans interface {
 // Addresses has EC2 assign addresses and take them back, in the background.
 type Addresses interface {
 	// Correct returns the metadata's ENIs with what EC2 knows better.
-	Correct(enis []awsnode.ENI) []awsnode.ENI
+	Correct(enis []vpc.ENI) []vpc.ENI
 	// Problems are those that it has, sorted.
 	Problems() []nodestate.Problem
 }
