@@ -11,6 +11,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/buildinfo"
 	"github.com/multi-eni/multi-eni-cni/plugins/internal/attach"
 	"github.com/multi-eni/multi-eni-cni/plugins/internal/dispatch"
+	"github.com/multi-eni/multi-eni-cni/plugins/internal/steps"
 )
 
 // version and commit are set by the linker.
@@ -24,7 +25,7 @@ func init() {
 }
 
 func main() {
-	attach.GrowStack(0)
+	steps.GrowStack(0)
 	p := &attach.Plugin{}
 	os.Exit(dispatch.Main("eni-ipam", version, commit, p.IPAMFuncs(context.Background(), os.Stdout)))
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/buildinfo"
 	"github.com/multi-eni/multi-eni-cni/plugins/internal/attach"
 	"github.com/multi-eni/multi-eni-cni/plugins/internal/dispatch"
+	"github.com/multi-eni/multi-eni-cni/plugins/internal/steps"
 )
 
 // version and commit are set by the linker.
@@ -23,7 +24,7 @@ func init() {
 }
 
 func main() {
-	attach.GrowStack(0)
+	steps.GrowStack(0)
 	p := &attach.Plugin{}
 	os.Exit(dispatch.Main("multi-eni", version, commit, p.Funcs(context.Background(), os.Stdout)))
 }

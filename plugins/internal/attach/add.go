@@ -15,6 +15,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+	"github.com/multi-eni/multi-eni-cni/plugins/internal/cniresult"
+	"github.com/multi-eni/multi-eni-cni/plugins/internal/refusal"
 )
 
 // add attaches the pod to its device. When it fails after the record was
@@ -22,10 +24,10 @@ import (
 // not be released stays for DEL.
 func (c *call) add() (*types100.Result, error) {
 	if _, err := device.ParseInterfaceName(c.args.IfName); err != nil {
-		return nil, &refusal{code: codeEnvironment, msg: "CNI_IFNAME", err: err}
+		return nil, &refusal.Error{Code: refusal.Environment, Msg: "CNI_IFNAME", Err: err}
 	}
 	if c.cfg.PrevResult != nil && !c.cfg.TakesPrevResult() {
-		return nil, refuse(codeInvalid, "prevResult: this netconf cannot continue the result of an earlier plugin; put multi-eni first in the list of plugins")
+		return nil, refusal.New(refusal.Invalid, "prevResult: this netconf cannot continue the result of an earlier plugin; put multi-eni first in the list of plugins")
 	}
 	if err := c.policy.Check(c.cfg); err != nil {
 		return nil, err
@@ -63,7 +65,7 @@ func (c *call) add() (*types100.Result, error) {
 	defer dev.Close()
 	c.intent = dev.Record
 	result, err := c.attach(dev)
-	c.beside.Wait()
+	c.steps.Wait()
 	if err != nil {
 		if undo := c.undo(dev.Record); undo != nil {
 			err = errors.Join(err, fmt.Errorf("and undo it: %w", undo))
@@ -85,7 +87,7 @@ func (c *call) undo(r *nodestate.Record) error {
 func (c *call) openTarget() (*link.Netns, error) {
 	ns, err := link.OpenNetns(c.args.Netns)
 	if err != nil {
-		return nil, &refusal{code: codeInvalidNetNS, msg: "CNI_NETNS", err: err}
+		return nil, &refusal.Error{Code: refusal.InvalidNetNS, Msg: "CNI_NETNS", Err: err}
 	}
 	host, err := ns.Current()
 	if err != nil {
@@ -94,7 +96,7 @@ func (c *call) openTarget() (*link.Netns, error) {
 	}
 	if host {
 		ns.Close()
-		return nil, refuse(codeInvalidNetNS, "CNI_NETNS: %s is the host's own network namespace; remove the network from the pod, or hostNetwork: true", c.args.Netns)
+		return nil, refusal.New(refusal.InvalidNetNS, "CNI_NETNS: %s is the host's own network namespace; remove the network from the pod, or hostNetwork: true", c.args.Netns)
 	}
 	return ns, nil
 }
@@ -110,13 +112,13 @@ func (c *call) clearOwnRecord() error {
 	case errors.Is(err, nodestate.ErrCorrupt): // an intent that was lost before its first effect
 		return c.dir.Discard(c.id, c.bootID)
 	case errors.Is(err, nodestate.ErrBusy):
-		return refuse(codeTryAgain, "another ADD or DEL of container %s, interface %s is running; try again", c.id.ContainerID, c.id.IfName)
+		return refusal.New(refusal.TryAgain, "another ADD or DEL of container %s, interface %s is running; try again", c.id.ContainerID, c.id.IfName)
 	case err != nil:
 		return err
 	}
 	defer r.Close()
 	if r.State == nodestate.StateComplete && !c.stale(r.Attachment) {
-		return refuse(codeInternal, "container %s already has %s on interface %s; run DEL before another ADD", c.id.ContainerID, r.Device.PCIAddress, c.id.IfName)
+		return refusal.New(refusal.Internal, "container %s already has %s on interface %s; run DEL before another ADD", c.id.ContainerID, r.Device.PCIAddress, c.id.IfName)
 	}
 	c.log.WithField("device", r.Device.PCIAddress).Warn("undoing an earlier ADD of this attachment that died")
 	return c.release(r, claimLockFree)
@@ -169,12 +171,12 @@ func (c *call) begin(d *claimed, cand candidate) (*nodestate.Record, error) {
 		a.Delegate = &nodestate.Delegation{Type: c.cfg.Delegate.Type, Config: conf}
 	}
 	var r *nodestate.Record
-	err := c.step("intent", func() (err error) { r, err = c.dir.Begin(a); return err })
+	err := c.steps.Do("intent", func() (err error) { r, err = c.dir.Begin(a); return err })
 	switch {
 	case errors.Is(err, nodestate.ErrTooLarge):
-		return nil, &refusal{code: codeInvalid, msg: "netconf: too long for an attachment record; shorten it", err: err}
+		return nil, &refusal.Error{Code: refusal.Invalid, Msg: "netconf: too long for an attachment record; shorten it", Err: err}
 	case errors.Is(err, fs.ErrExist):
-		return nil, refuse(codeTryAgain, "another ADD of container %s, interface %s is running; try again", c.id.ContainerID, c.id.IfName)
+		return nil, refusal.New(refusal.TryAgain, "another ADD of container %s, interface %s is running; try again", c.id.ContainerID, c.id.IfName)
 	}
 	return r, err
 }
@@ -233,22 +235,22 @@ func (c *call) attach(d *claimed) (*types100.Result, error) {
 	if c.cfg.DNS != nil { // in place of the address plugin's, as bridge has it
 		result.DNS = types.DNS{}
 		if err := json.Unmarshal(c.cfg.DNS, &result.DNS); err != nil {
-			return nil, refuse(codeInvalid, "dns: %v", err)
+			return nil, refusal.New(refusal.Invalid, "dns: %v", err)
 		}
 	}
 	if d.DeviceInfoFile != "" {
-		if err := c.step("deviceInfo", func() error { return writeDeviceInfo(d, result) }); err != nil {
+		if err := c.steps.Do("deviceInfo", func() error { return writeDeviceInfo(d, result) }); err != nil {
 			return nil, err
 		}
 	}
-	if _, err := c.inVersion(result, c.cfg.CNIVersion); err != nil { // while there is an undo
+	if _, err := cniresult.InVersion(result, c.cfg.CNIVersion); err != nil { // while there is an undo
 		return nil, err
 	}
 	if d.Result, err = json.Marshal(result); err != nil {
 		return nil, fmt.Errorf("encode result: %w", err)
 	}
 	d.State = nodestate.StateComplete
-	return result, c.step("complete", d.Save)
+	return result, c.steps.Do("complete", d.Save)
 }
 
 // attachLink moves the device itself into the container's netns.
@@ -257,7 +259,7 @@ func (c *call) attachLink(d *claimed) (*types100.Result, error) {
 		return nil, err
 	}
 	addresses := c.startIPAM(d)
-	if err := c.step("move", func() error { return c.host.Move(d.link.Index, d.ns, c.args.IfName) }); err != nil {
+	if err := c.steps.Do("move", func() error { return c.host.Move(d.link.Index, d.ns, c.args.IfName) }); err != nil {
 		return nil, err
 	}
 	l, err := arrivedIn(c.in, d, c.args.IfName)
@@ -266,7 +268,7 @@ func (c *call) attachLink(d *claimed) (*types100.Result, error) {
 	}
 	d.Interface.Index = l.Index
 	if mtu := c.mtu(d.row); mtu != 0 && mtu != l.MTU {
-		if err := c.step("mtu", func() error { return c.in.SetMTU(l.Index, mtu) }); err != nil {
+		if err := c.steps.Do("mtu", func() error { return c.in.SetMTU(l.Index, mtu) }); err != nil {
 			return nil, err
 		}
 		l.MTU = mtu
@@ -300,7 +302,7 @@ func (c *call) nameFree(names ...string) error {
 	for _, n := range names {
 		switch _, err := c.in.Index(n); {
 		case err == nil:
-			return refuse(codeEnvironment, "the container already has an interface %s; choose another name for one of them", n)
+			return refusal.New(refusal.Environment, "the container already has an interface %s; choose another name for one of them", n)
 		case !errors.Is(err, link.ErrNotFound):
 			return err
 		}
@@ -315,13 +317,13 @@ func (c *call) attachUserspace(d *claimed) (*types100.Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	addRoutes(result, c.cfg.Routes)
+	cniresult.AddRoutes(result, c.cfg.Routes)
 	for _, ip := range result.IPs {
 		ip.Interface = types100.Int(0)
 	}
 	result.Interfaces = []*types100.Interface{{
 		Name: c.args.IfName, Mac: d.Device.MAC.String(), Mtu: c.mtu(d.row), Sandbox: c.args.Netns, PciID: d.Device.PCIAddress.String(),
 	}}
-	fillGateways(result)
+	cniresult.FillGateways(result)
 	return result, nil
 }

@@ -4,16 +4,15 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net"
 	"net/netip"
 	"slices"
 
-	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 	"golang.org/x/sys/unix"
 
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
-	"github.com/multi-eni/multi-eni-cni/plugins/internal/netconf"
+	"github.com/multi-eni/multi-eni-cni/plugins/internal/cniresult"
+	"github.com/multi-eni/multi-eni-cni/plugins/internal/refusal"
 )
 
 // sysctls of an interface that is one of several in the pod, under
@@ -67,20 +66,20 @@ const kindMacvlan = "macvlan"
 // routes and brings it up, in the order that lets the kernel announce the
 // addresses itself when the link comes up.
 func (c *call) configure(d *claimed, l link.Link, result *types100.Result) error {
-	addRoutes(result, c.cfg.Routes)
-	routes, err := routesOf(result)
+	cniresult.AddRoutes(result, c.cfg.Routes)
+	routes, err := cniresult.Routes(result)
 	if err != nil {
 		return err
 	}
-	addrs, err := addressesOf(result)
+	addrs, err := cniresult.Addresses(result)
 	if err != nil {
 		return err
 	}
-	if err := c.step("sysctls", func() error { return c.setSysctls(d.ns, l, addrs) }); err != nil {
+	if err := c.steps.Do("sysctls", func() error { return c.setSysctls(d.ns, l, addrs) }); err != nil {
 		return err
 	}
 	for i, p := range addrs {
-		if err := c.step("address", func() error { return refuseTaken("ipam", c.in.EnsureAddress(l.Index, p)) }); err != nil {
+		if err := c.steps.Do("address", func() error { return refuseTaken("ipam", c.in.EnsureAddress(l.Index, p)) }); err != nil {
 			return err
 		}
 		result.IPs[i].Interface = types100.Int(0)
@@ -89,7 +88,7 @@ func (c *call) configure(d *claimed, l link.Link, result *types100.Result) error
 	if l.Up && l.Kind == kindMacvlan && l.MAC != d.link.MAC { // the delegate has brought it up, without an address
 		up = func() error { return c.in.Announce(l) }
 	}
-	if err := c.step("up", up); err != nil {
+	if err := c.steps.Do("up", up); err != nil {
 		return err
 	}
 	return c.setRoutes(l.Index, routes)
@@ -97,10 +96,10 @@ func (c *call) configure(d *claimed, l link.Link, result *types100.Result) error
 
 func (c *call) setRoutes(index int, routes []link.Route) error {
 	for _, r := range routes {
-		err := c.step("route", func() error { return refuseTaken("routes", c.in.EnsureRoute(index, r)) })
+		err := c.steps.Do("route", func() error { return refuseTaken("routes", c.in.EnsureRoute(index, r)) })
 		if errors.Is(err, unix.ENETUNREACH) || errors.Is(err, unix.EHOSTUNREACH) {
-			return &refusal{code: codeUnsupported, err: err,
-				msg: fmt.Sprintf("routes: gateway %s is outside the subnets of the interface's addresses; give another, or add a route to it first", r.Gateway)}
+			return &refusal.Error{Code: refusal.Unsupported, Err: err,
+				Msg: fmt.Sprintf("routes: gateway %s is outside the subnets of the interface's addresses; give another, or add a route to it first", r.Gateway)}
 		}
 		if err != nil {
 			return err
@@ -113,7 +112,7 @@ func (c *call) setRoutes(index int, routes []link.Route) error {
 // place of a wanted one.
 func refuseTaken(key string, err error) error {
 	if errors.Is(err, link.ErrRouteTaken) || errors.Is(err, link.ErrAddressTaken) {
-		return &refusal{code: codeUnsupported, msg: key, err: err}
+		return &refusal.Error{Code: refusal.Unsupported, Msg: key, Err: err}
 	}
 	return err
 }
@@ -139,9 +138,9 @@ func (c *call) setSysctls(ns *link.Netns, l link.Link, addrs []netip.Prefix) err
 			err := set("net/ipv6/conf/"+l.Name+"/"+s.name, s.value)
 			switch {
 			case errors.Is(err, fs.ErrNotExist) && l.MTU < ipv6MTU:
-				return refuse(codeUnsupported, "mtu %d: an IPv6 address needs at least %d octets; raise the MTU, or use IPv4 addresses only", l.MTU, ipv6MTU)
+				return refusal.New(refusal.Unsupported, "mtu %d: an IPv6 address needs at least %d octets; raise the MTU, or use IPv4 addresses only", l.MTU, ipv6MTU)
 			case errors.Is(err, fs.ErrNotExist):
-				return refuse(codeUnsupported, "the address plugin gave an IPv6 address, but IPv6 is disabled in this kernel; enable it, or use IPv4 addresses only")
+				return refusal.New(refusal.Unsupported, "the address plugin gave an IPv6 address, but IPv6 is disabled in this kernel; enable it, or use IPv4 addresses only")
 			case err != nil:
 				return err
 			}
@@ -164,83 +163,4 @@ func setAcceptRA(set func(name, value string) error, ifname, value string) error
 		return err
 	}
 	return nil
-}
-
-// addRoutes appends the netconf's routes to those of the address plugin.
-func addRoutes(result *types100.Result, routes []netconf.Route) {
-	for _, r := range routes {
-		out := &types.Route{Dst: *ipNet(r.Dst), MTU: r.MTU, AdvMSS: r.AdvMSS, Priority: r.Priority, Scope: r.Scope}
-		if r.Gateway.IsValid() {
-			out.GW = r.Gateway.AsSlice()
-		}
-		if r.Table != 0 {
-			table := r.Table
-			out.Table = &table
-		}
-		result.Routes = append(result.Routes, out)
-	}
-}
-
-// fillGateways gives the routes of a result that have no gateway the one that the
-// kernel will have. As the reference plugins do, that is the gateway of the first
-// address of their family, unless their scope says that they need none.
-func fillGateways(result *types100.Result) {
-	gateways := map[bool]net.IP{}
-	for _, ip := range result.IPs {
-		if v4 := ip.Gateway.To4() != nil; gateways[v4] == nil {
-			gateways[v4] = ip.Gateway
-		}
-	}
-	for _, r := range result.Routes {
-		if len(r.GW) == 0 && (r.Scope == nil || *r.Scope == 0) {
-			r.GW = gateways[r.Dst.IP.To4() != nil]
-		}
-	}
-}
-
-// routesOf converts a result's routes, once their gateways are filled in.
-func routesOf(result *types100.Result) ([]link.Route, error) {
-	fillGateways(result)
-	out := make([]link.Route, 0, len(result.Routes))
-	for _, r := range result.Routes {
-		dst, ok := prefix(r.Dst)
-		if !ok {
-			return nil, fmt.Errorf("result of the address plugin: route %s: not a network", r.Dst.String())
-		}
-		lr := link.Route{Dst: dst.Masked(), MTU: r.MTU, AdvMSS: r.AdvMSS, Priority: r.Priority, Scope: r.Scope}
-		if r.Table != nil {
-			lr.Table = *r.Table
-		}
-		if gw, ok := netip.AddrFromSlice(r.GW); ok {
-			lr.Gateway = gw.Unmap()
-		}
-		out = append(out, lr)
-	}
-	return out, nil
-}
-
-func addressesOf(result *types100.Result) ([]netip.Prefix, error) {
-	out := make([]netip.Prefix, 0, len(result.IPs))
-	for _, ip := range result.IPs {
-		p, ok := prefix(ip.Address)
-		if !ok {
-			return nil, fmt.Errorf("result of the address plugin: address %s: not an address with a mask", ip.Address.String())
-		}
-		out = append(out, p)
-	}
-	return out, nil
-}
-
-func prefix(n net.IPNet) (netip.Prefix, bool) {
-	addr, ok := netip.AddrFromSlice(n.IP)
-	ones, bits := n.Mask.Size()
-	if !ok || bits == 0 {
-		return netip.Prefix{}, false
-	}
-	p := netip.PrefixFrom(addr.Unmap(), ones)
-	return p, p.IsValid()
-}
-
-func ipNet(p netip.Prefix) *net.IPNet {
-	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 }

@@ -16,13 +16,10 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/containernetworking/cni/pkg/invoke"
 	"github.com/containernetworking/cni/pkg/skel"
-	"github.com/containernetworking/cni/pkg/types"
-	types100 "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/containernetworking/cni/pkg/version"
 	"github.com/sirupsen/logrus"
 
@@ -30,7 +27,10 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
+	"github.com/multi-eni/multi-eni-cni/plugins/internal/cniresult"
 	"github.com/multi-eni/multi-eni-cni/plugins/internal/netconf"
+	"github.com/multi-eni/multi-eni-cni/plugins/internal/refusal"
+	"github.com/multi-eni/multi-eni-cni/plugins/internal/steps"
 )
 
 // Bounds of the waits.
@@ -77,7 +77,7 @@ func (p *Plugin) Funcs(ctx context.Context, stdout io.Writer) skel.CNIFuncs {
 // verbs makes what skel calls of what a call does.
 func (p *Plugin) verbs(ctx context.Context, parse parser) func(validation, func(*call) error) func(*skel.CmdArgs) error {
 	return func(v validation, do func(*call) error) func(*skel.CmdArgs) error {
-		return func(args *skel.CmdArgs) error { return toCNI(p.run(ctx, args, parse, v, do)) }
+		return func(args *skel.CmdArgs) error { return refusal.ToCNI(p.run(ctx, args, parse, v, do)) }
 	}
 }
 
@@ -85,7 +85,7 @@ func (p *Plugin) verbs(ctx context.Context, parse parser) func(validation, func(
 func checking(check func(*call) error) func(*call) error {
 	return func(c *call) error {
 		if !c.since("0.4.0") {
-			return refuse(codeVersion, "cniVersion: %q: there is no CHECK before 0.4.0; give 0.4.0 or later", c.cfg.CNIVersion)
+			return refusal.New(refusal.Version, "cniVersion: %q: there is no CHECK before 0.4.0; give 0.4.0 or later", c.cfg.CNIVersion)
 		}
 		return check(c)
 	}
@@ -142,8 +142,8 @@ type call struct {
 	// intent is ADD's record once the device is claimed; nil in other verbs.
 	intent *nodestate.Record
 	in     *link.Handle
-	// beside are the effects of meanwhile that are still running.
-	beside sync.WaitGroup
+	// steps runs the effects.
+	steps steps.Steps
 }
 
 func (p *Plugin) run(ctx context.Context, args *skel.CmdArgs, parse parser, v validation, verb func(*call) error) error {
@@ -168,7 +168,7 @@ func (p *Plugin) run(ctx context.Context, args *skel.CmdArgs, parse parser, v va
 		}
 		cfg = &netconf.Config{Paths: netconf.DefaultPaths()}
 	}
-	c := &call{Plugin: p, ctx: ctx, args: args, cfg: cfg, garbled: garbled, policy: policy, unusable: unusable, lost: lost, paths: policy.ResolvePaths(cfg)}
+	c := &call{Plugin: p, ctx: ctx, args: args, cfg: cfg, garbled: garbled, policy: policy, unusable: unusable, lost: lost, paths: policy.ResolvePaths(cfg), steps: steps.Steps{Before: p.Before}}
 	c.id = nodestate.AttachmentID{ContainerID: args.ContainerID, IfName: args.IfName}
 	c.dir = nodestate.AttachmentDir(c.paths.DataDir)
 	c.sys = sysfs.NewFS(c.paths.Sysfs)
@@ -213,7 +213,7 @@ func (p *Plugin) readPolicy() (*netconf.Policy, error) {
 		}
 		salvaged = netconf.SalvagePolicy(data)
 	}
-	return salvaged, &refusal{code: codePolicy, msg: "the node's policy cannot be used, so nothing is allowed; mend it or install it anew", err: err}
+	return salvaged, &refusal.Error{Code: refusal.Policy, Msg: "the node's policy cannot be used, so nothing is allowed; mend it or install it anew", Err: err}
 }
 
 // parseArgs reads CNI_ARGS: KEY=VALUE pairs separated by semicolons (CNI spec
@@ -228,7 +228,7 @@ func parseArgs(s string) (map[string]string, error) {
 		}
 		k, v, ok := strings.Cut(pair, "=")
 		if !ok {
-			bad = refuse(codeEnvironment, "CNI_ARGS: %q: want KEY=VALUE pairs separated by semicolons", pair)
+			bad = refusal.New(refusal.Environment, "CNI_ARGS: %q: want KEY=VALUE pairs separated by semicolons", pair)
 			continue
 		}
 		env[k] = v
@@ -267,38 +267,10 @@ func (c *call) openLog() (closeLog func(), err error) {
 	}
 	f, err := os.OpenFile(filepath.Clean(c.paths.LogFile), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
 	if err != nil {
-		return func() {}, refuse(codeInvalid, "logFile: %v; name a file in a folder that exists, or remove the key", err)
+		return func() {}, refusal.New(refusal.Invalid, "logFile: %v; name a file in a folder that exists, or remove the key", err)
 	}
 	logger.Out = f
 	return func() { f.Close() }, nil //nolint:errcheck,gosec // nothing is buffered
-}
-
-// step runs one effect under its name.
-func (c *call) step(name string, effect func() error) error {
-	if c.Before != nil {
-		if err := c.Before(name); err != nil {
-			return fmt.Errorf("%s: %w", name, err)
-		}
-	}
-	return effect()
-}
-
-// meanwhile begins a step and lets its effect run beside the steps that follow,
-// until wait is called. The kernel keeps a process waiting for most of the time
-// that it takes to move a link.
-func (c *call) meanwhile(name string, effect func() error) (wait func() error) {
-	done := make(chan error, 1)
-	err := c.step(name, func() error {
-		c.beside.Go(func() {
-			GrowStack(0)
-			done <- effect()
-		})
-		return nil
-	})
-	if err != nil {
-		done <- err
-	}
-	return sync.OnceValue(func() error { return <-done })
 }
 
 func (c *call) printAdd(stdout io.Writer) error {
@@ -306,29 +278,11 @@ func (c *call) printAdd(stdout io.Writer) error {
 	if err != nil {
 		return err
 	}
-	versioned, err := c.inVersion(result, c.cfg.CNIVersion)
+	versioned, err := cniresult.InVersion(result, c.cfg.CNIVersion)
 	if err != nil {
 		return err
 	}
 	return versioned.PrintTo(stdout)
-}
-
-// inVersion is a result in a version of the CNI spec. Before 0.3.0 a result cannot be
-// without an address.
-func (c *call) inVersion(result *types100.Result, version string) (types.Result, error) {
-	versioned, err := result.GetAsVersion(version)
-	if err != nil {
-		return nil, refuse(codeInvalid, "cniVersion: %q: the result cannot be written in this version: %v; take 0.3.1 or later", version, err)
-	}
-	return versioned, nil
-}
-
-func asResult(r types.Result) (*types100.Result, error) {
-	out, err := types100.NewResultFromResult(r)
-	if err != nil {
-		return nil, fmt.Errorf("convert result: %w", err)
-	}
-	return out, nil
 }
 
 // attached describes a device for the record, before its link is known.

@@ -14,7 +14,9 @@ import (
 
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+	"github.com/multi-eni/multi-eni-cni/plugins/internal/cniresult"
 	"github.com/multi-eni/multi-eni-cni/plugins/internal/netconf"
+	"github.com/multi-eni/multi-eni-cni/plugins/internal/refusal"
 )
 
 // check is CNI CHECK. The record identifies the interface. The expected state is
@@ -22,22 +24,22 @@ import (
 func (c *call) check() error {
 	r, err := c.lockOwn()
 	if errors.Is(err, fs.ErrNotExist) {
-		return refuse(codeUnknownRecord, "container %s has no attachment on interface %s; run ADD", c.id.ContainerID, c.id.IfName)
+		return refusal.New(refusal.UnknownRecord, "container %s has no attachment on interface %s; run ADD", c.id.ContainerID, c.id.IfName)
 	}
 	if err != nil {
 		return err
 	}
 	defer r.Close()
 	if r.State != nodestate.StateComplete {
-		return refuse(codeUnknownRecord, "ADD of container %s, interface %s did not finish; run DEL, then ADD", c.id.ContainerID, c.id.IfName)
+		return refusal.New(refusal.UnknownRecord, "ADD of container %s, interface %s did not finish; run DEL, then ADD", c.id.ContainerID, c.id.IfName)
 	}
 	ns, err := link.OpenNetns(c.args.Netns)
 	if err != nil {
-		return &refusal{code: codeInvalidNetNS, msg: "CNI_NETNS", err: err}
+		return &refusal.Error{Code: refusal.InvalidNetNS, Msg: "CNI_NETNS", Err: err}
 	}
 	defer ns.Close()
 	if r.BootID != c.bootID || !ns.Same(r.Netns) {
-		return refuse(codeInvalidNetNS, "CNI_NETNS: %s is not the network namespace that ADD was given; run DEL, then ADD", c.args.Netns)
+		return refusal.New(refusal.InvalidNetNS, "CNI_NETNS: %s is not the network namespace that ADD was given; run DEL, then ADD", c.args.Netns)
 	}
 	prev, err := c.previous()
 	if err != nil {
@@ -47,7 +49,7 @@ func (c *call) check() error {
 	if r.Device.Link != nil {
 		errs = append(errs, c.checkKernel(r.Attachment, ns, prev))
 	} else if fn, err := c.sys.PCI(r.Device.PCIAddress); err != nil || !fn.UserspaceDriver() {
-		errs = append(errs, refuse(codeOtherDevice, "device %s is no longer bound to a userspace driver; run DEL, then ADD", r.Device.PCIAddress))
+		errs = append(errs, refusal.New(refusal.OtherDevice, "device %s is no longer bound to a userspace driver; run DEL, then ADD", r.Device.PCIAddress))
 	}
 	if r.Leases != "" {
 		errs = append(errs, c.checkLeases(r.Attachment))
@@ -66,11 +68,11 @@ func (c *call) check() error {
 }
 
 func (c *call) checkLeases(a nodestate.Attachment) error {
-	result, err := recordedResult(a)
+	result, err := cniresult.Recorded(a)
 	if err != nil {
 		return err
 	}
-	want, err := addressesOf(result)
+	want, err := cniresult.Addresses(result)
 	if err != nil {
 		return err
 	}
@@ -113,27 +115,19 @@ func (c *call) pluginCheck(d *nodestate.Delegation, i invocation, checked []stri
 // have nothing to check.
 func (c *call) previous() (*types100.Result, error) {
 	if c.cfg.PrevResult == nil {
-		return nil, refuse(codeInvalid, "prevResult: is missing; CHECK needs the result of ADD")
+		return nil, refusal.New(refusal.Invalid, "prevResult: is missing; CHECK needs the result of ADD")
 	}
 	r, err := version.NewResult(c.cfg.CNIVersion, c.cfg.PrevResult)
 	if err != nil {
-		return nil, &refusal{code: codeInvalid, msg: "prevResult", err: err}
+		return nil, &refusal.Error{Code: refusal.Invalid, Msg: "prevResult", Err: err}
 	}
-	return asResult(r)
-}
-
-func recordedResult(a nodestate.Attachment) (*types100.Result, error) {
-	var result types100.Result
-	if err := json.Unmarshal(a.Result, &result); err != nil {
-		return nil, fmt.Errorf("recorded result: %w", err)
-	}
-	return &result, nil
+	return cniresult.From(r)
 }
 
 func (c *call) checkKernel(a nodestate.Attachment, ns *link.Netns, prev *types100.Result) error {
-	at := reported(prev, a.IfName)
+	at := cniresult.FindInterface(prev, a.IfName)
 	if at < 0 {
-		return refuse(codeInvalid, "prevResult: interfaces has no %s in a sandbox; give the result of this container's ADD", a.IfName)
+		return refusal.New(refusal.Invalid, "prevResult: interfaces has no %s in a sandbox; give the result of this container's ADD", a.IfName)
 	}
 	in, err := ns.Open()
 	if err != nil {
@@ -146,7 +140,7 @@ func (c *call) checkKernel(a nodestate.Attachment, ns *link.Netns, prev *types10
 	}
 	l, err := ours(all, a)
 	if errors.Is(err, link.ErrNotFound) || err == nil && l.Name != a.IfName {
-		return refuse(codeOtherDevice, "the container no longer has the interface %s of this attachment; run DEL, then ADD", a.IfName)
+		return refusal.New(refusal.OtherDevice, "the container no longer has the interface %s of this attachment; run DEL, then ADD", a.IfName)
 	}
 	if err != nil {
 		return err
@@ -154,15 +148,15 @@ func (c *call) checkKernel(a nodestate.Attachment, ns *link.Netns, prev *types10
 	// Tuning and the like change a MAC and say so in their result; an MTU they change
 	// without a word, so nobody can check it. A VF may get another MAC when it is reset.
 	if mac := prev.Interfaces[at].Mac; mac != "" && !a.Device.VF && !strings.EqualFold(mac, l.MAC.String()) {
-		return refuse(codeOtherDevice, "interface %s has MAC %s, want %s; run DEL, then ADD", l.Name, l.MAC, mac)
+		return refusal.New(refusal.OtherDevice, "interface %s has MAC %s, want %s; run DEL, then ADD", l.Name, l.MAC, mac)
 	}
 	if !l.Up && a.Mode != nodestate.ModeShared { // the delegate checks its own
-		return refuse(codeOtherDevice, "interface %s is down; set it up, or run DEL, then ADD", l.Name)
+		return refusal.New(refusal.OtherDevice, "interface %s is down; set it up, or run DEL, then ADD", l.Name)
 	}
 	if err := checkAddresses(in, l, prev, at); err != nil {
 		return err
 	}
-	recorded, err := recordedResult(a)
+	recorded, err := cniresult.Recorded(a)
 	if err != nil {
 		return err
 	}
@@ -176,7 +170,7 @@ func checkAddresses(in *link.Handle, l link.Link, prev *types100.Result, at int)
 	if err != nil {
 		return err
 	}
-	addrs, err := addressesOf(prev)
+	addrs, err := cniresult.Addresses(prev)
 	if err != nil {
 		return err
 	}
@@ -185,7 +179,7 @@ func checkAddresses(in *link.Handle, l link.Link, prev *types100.Result, at int)
 			continue
 		}
 		if !slices.Contains(have, p) {
-			return refuse(codeOtherDevice, "interface %s has lost its address %s; run DEL, then ADD", l.Name, p)
+			return refusal.New(refusal.OtherDevice, "interface %s has lost its address %s; run DEL, then ADD", l.Name, p)
 		}
 	}
 	return nil
@@ -199,11 +193,11 @@ func checkRoutes(in *link.Handle, l link.Link, prev, recorded *types100.Result) 
 	for _, r := range prev.Routes {
 		bare = append(bare, len(r.GW) == 0)
 	}
-	routes, err := routesOf(prev)
+	routes, err := cniresult.Routes(prev)
 	if err != nil {
 		return err
 	}
-	own, err := routesOf(recorded)
+	own, err := cniresult.Routes(recorded)
 	if err != nil {
 		return err
 	}
@@ -222,7 +216,7 @@ func checkRoutes(in *link.Handle, l link.Link, prev, recorded *types100.Result) 
 			return err
 		}
 		if !ok {
-			return refuse(codeOtherDevice, "interface %s has lost its route %s; run DEL, then ADD", l.Name, r)
+			return refusal.New(refusal.OtherDevice, "interface %s has lost its route %s; run DEL, then ADD", l.Name, r)
 		}
 	}
 	return nil

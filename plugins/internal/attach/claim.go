@@ -10,6 +10,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
+	"github.com/multi-eni/multi-eni-cni/plugins/internal/netconf"
+	"github.com/multi-eni/multi-eni-cni/plugins/internal/refusal"
 )
 
 // claimed is a device that is this attachment's: its record is written.
@@ -36,7 +38,7 @@ func (c *call) claim(all []candidate, ns *link.Netns) (*claimed, error) {
 		}
 		refused = append(refused, err)
 	}
-	return nil, worst(refused)
+	return nil, refusal.Worst(refused)
 }
 
 // errUntidy is returned where a claim that is made beside others would first have
@@ -120,8 +122,8 @@ func (c *call) heldUnread(pci device.PCIAddress, unread nodestate.Unread) error 
 	if u == nil {
 		return nil
 	}
-	return &refusal{code: codeHeld, err: u,
-		msg: fmt.Sprintf("device %s counts as held, because an attachment record that may name it cannot be read; %s", pci, u.Remedy())}
+	return &refusal.Error{Code: refusal.Held, Err: u,
+		Msg: fmt.Sprintf("device %s counts as held, because an attachment record that may name it cannot be read; %s", pci, u.Remedy())}
 }
 
 // held refuses the device of a live attachment and says when it will be free.
@@ -270,12 +272,12 @@ func (c *call) function(pci device.PCIAddress) (fn sysfs.PCIFunction, err error)
 	fn, err = c.sys.PCI(pci)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		err = refuse(codeOtherDevice, "device %s is gone: there is no such PCI function; attach the ENI again, or select another device", pci)
+		err = refusal.New(refusal.OtherDevice, "device %s is gone: there is no such PCI function; attach the ENI again, or select another device", pci)
 	case err != nil:
 	case fn.IsEFA():
-		err = refuse(codeUnsupported, "device %s is an Elastic Fabric Adapter, which CNI cannot give to a pod; select an ENI", pci)
+		err = refusal.New(refusal.Unsupported, "device %s is an Elastic Fabric Adapter, which CNI cannot give to a pod; select an ENI", pci)
 	case len(fn.VirtFns) > 0 && !c.shares():
-		err = refuse(codeUnsupported,
+		err = refusal.New(refusal.Unsupported,
 			"device %s is a physical function, and its %d virtual functions would stop working; select one of these, or write 0 to its sriov_numvfs first",
 			pci, len(fn.VirtFns))
 	}
@@ -285,7 +287,7 @@ func (c *call) function(pci device.PCIAddress) (fn sysfs.PCIFunction, err error)
 func (c *call) refuseUserspace(pci device.PCIAddress, fn sysfs.PCIFunction) error {
 	d := c.cfg.Delegate
 	if d != nil && (d.Shared || d.NeedsLink()) {
-		return refuse(codeUnsupported, "delegate %s needs a kernel interface, but device %s is bound to %s; leave the delegate out, or select a kernel device",
+		return refusal.New(refusal.Unsupported, "delegate %s needs a kernel interface, but device %s is bound to %s; leave the delegate out, or select a kernel device",
 			d.Type, pci, fn.Driver)
 	}
 	return c.refuseDelegate(pci, fn)
@@ -298,10 +300,10 @@ func (c *call) refuseDelegate(pci device.PCIAddress, fn sysfs.PCIFunction) error
 	case d == nil:
 		return nil
 	case d.Type == "macvlan" && fn.Driver == "ena" && !d.Passthru():
-		return refuse(codeUnsupported, "delegate macvlan gives each pod its own MAC address, and the VPC drops its packets on device %s (driver ena); "+
+		return refusal.New(refusal.Unsupported, "delegate macvlan gives each pod its own MAC address, and the VPC drops its packets on device %s (driver ena); "+
 			`use ipvlan, or "mode":"passthru"`, pci)
 	case d.Type == "sriov" && fn.PhysFn == "":
-		return refuse(codeUnsupported, "delegate sriov needs a virtual function, and device %s has no physfn; use host-device or no delegate", pci)
+		return refusal.New(refusal.Unsupported, "delegate sriov needs a virtual function, and device %s has no physfn; use host-device or no delegate", pci)
 	}
 	return nil
 }
@@ -313,9 +315,9 @@ func (c *call) confirmLink(cand candidate, fn sysfs.PCIFunction, alone bool) (li
 	l, err := c.host.FindDevice(c.sys, fn, d)
 	switch {
 	case errors.Is(err, link.ErrOtherDevice):
-		return l, &refusal{code: codeOtherDevice, msg: fmt.Sprintf("device %s does not match the inventory; multi-enid updates it, so try again", cand.pci), err: err}
+		return l, &refusal.Error{Code: refusal.OtherDevice, Msg: fmt.Sprintf("device %s does not match the inventory; multi-enid updates it, so try again", cand.pci), Err: err}
 	case errors.Is(err, link.ErrNotFound):
-		return l, refuse(codeOtherDevice, "device %s has no interface in the host (driver %q); "+
+		return l, refusal.New(refusal.OtherDevice, "device %s has no interface in the host (driver %q); "+
 			"bind its kernel driver, or bring back the interface that something else moved", cand.pci, fn.Driver)
 	case err != nil:
 		return l, err
@@ -328,14 +330,13 @@ func (c *call) confirmLink(cand candidate, fn sysfs.PCIFunction, alone bool) (li
 	}
 	restored, err := c.host.RestorePending(c.dir, c.sys, cand.pci, l)
 	if errors.Is(err, nodestate.ErrOtherVersion) {
-		return l, &refusal{code: codeHeld, err: err, msg: fmt.Sprintf(
+		return l, &refusal.Error{Code: refusal.Held, Err: err, Msg: fmt.Sprintf(
 			"device %s counts as held, because another version of multi-eni wrote its restore record; "+
 				"install that version again, or remove the file if the device needs nothing restored", cand.pci)}
 	}
 	if errors.Is(err, link.ErrUnfit) {
-		return l, &refusal{
-			code: codeTryAgain, err: err,
-			msg: fmt.Sprintf("device %s (%s) keeps settings of an earlier pod that cannot be removed yet; "+
+		return l, &refusal.Error{Code: refusal.TryAgain, Err: err,
+			Msg: fmt.Sprintf("device %s (%s) keeps settings of an earlier pod that cannot be removed yet; "+
 				"each ADD and the daemon try again; if it lasts, detach and attach the ENI", cand.pci, l.Name),
 		}
 	}
@@ -343,4 +344,19 @@ func (c *call) confirmLink(cand candidate, fn sysfs.PCIFunction, alone bool) (li
 		return l, err
 	}
 	return c.findDevice(d)
+}
+
+func busyDevice(pci device.PCIAddress) error {
+	return refusal.New(refusal.TryAgain, "device %s has been locked by other ADDs or DELs for more than %s; try again", pci, claimWait)
+}
+
+// unknownDevice refuses addresses of a device that the inventory does not have.
+func unknownDevice(pci device.PCIAddress) error {
+	return refusal.New(refusal.TryAgain, "ipam.type %s: the inventory has no device %s, so its addresses are not known; "+
+		"see that multi-enid runs and that a NodeENI declares it", netconf.ENIIPAMType, pci)
+}
+
+// heldError names who has the device.
+func heldError(pci device.PCIAddress, what, holder string) error {
+	return refusal.New(refusal.Held, "device %s is held by %s; %s", pci, holder, what)
 }

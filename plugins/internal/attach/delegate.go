@@ -15,7 +15,9 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/atomicfile"
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+	"github.com/multi-eni/multi-eni-cni/plugins/internal/cniresult"
 	"github.com/multi-eni/multi-eni-cni/plugins/internal/netconf"
+	"github.com/multi-eni/multi-eni-cni/plugins/internal/refusal"
 )
 
 // errNoBinary: another plugin's binary is not in the folders it may come from.
@@ -90,7 +92,7 @@ func (c *call) pluginAdd(d *nodestate.Delegation, i invocation) (*types100.Resul
 	if err != nil {
 		return nil, fmt.Errorf("%s ADD: %w", d.Type, err)
 	}
-	return asResult(r)
+	return cniresult.From(r)
 }
 
 // pluginRun runs a verb of another plugin that has no result.
@@ -114,7 +116,7 @@ func (c *call) ipamAdd(d *claimed) (*types100.Result, error) {
 		return &types100.Result{}, nil
 	}
 	var result *types100.Result
-	err := c.step("ipam", func() (err error) { result, err = c.pluginAdd(d.IPAM, c.own()); return err })
+	err := c.steps.Do("ipam", func() (err error) { result, err = c.pluginAdd(d.IPAM, c.own()); return err })
 	if err != nil {
 		return nil, err
 	}
@@ -128,7 +130,7 @@ func (c *call) startIPAM(d *claimed) func() (*types100.Result, error) {
 		return func() (*types100.Result, error) { return c.ipamAdd(d) }
 	}
 	var result *types100.Result
-	wait := c.meanwhile("ipam", func() (err error) { result, err = c.pluginAdd(d.IPAM, c.own()); return err })
+	wait := c.steps.Start("ipam", func() (err error) { result, err = c.pluginAdd(d.IPAM, c.own()); return err })
 	return func() (*types100.Result, error) {
 		if err := wait(); err != nil {
 			return nil, err
@@ -140,7 +142,7 @@ func (c *call) startIPAM(d *claimed) func() (*types100.Result, error) {
 // addressesOnly keeps of an IPAM plugin's result what the spec lets it say.
 func (c *call) addressesOnly(typ string, result *types100.Result) (*types100.Result, error) {
 	if len(result.IPs) == 0 {
-		return nil, refuse(codeInvalid, "ipam.type: %s gave no address; see its own keys in ipam, or use another IPAM plugin", typ)
+		return nil, refusal.New(refusal.Invalid, "ipam.type: %s gave no address; see its own keys in ipam, or use another IPAM plugin", typ)
 	}
 	result.Interfaces = nil
 	return result, c.gotAddresses(result)
@@ -150,7 +152,7 @@ func (c *call) addressesOnly(typ string, result *types100.Result) (*types100.Res
 func (c *call) attachDelegate(d *claimed) (*types100.Result, error) {
 	run := d.Delegate
 	if d.Leases != "" {
-		err := c.step("lease", func() (err error) { d.own, err = c.leaseOwn(d.Device.ENIID, d.Netns); return err })
+		err := c.steps.Do("lease", func() (err error) { d.own, err = c.leaseOwn(d.Device.ENIID, d.Netns); return err })
 		if err != nil {
 			return nil, err
 		}
@@ -162,10 +164,10 @@ func (c *call) attachDelegate(d *claimed) (*types100.Result, error) {
 		}
 	}
 	var result *types100.Result
-	err := c.step("delegate", func() (err error) { result, err = c.pluginAdd(run, c.own()); return err })
+	err := c.steps.Do("delegate", func() (err error) { result, err = c.pluginAdd(run, c.own()); return err })
 	if err != nil {
 		if mtu := c.mtu(d.row); mtu != 0 && mtu < ipv6MTU && strings.Contains(err.Error(), "/ipv6/") {
-			err = refuse(codeUnsupported, "mtu %d: an IPv6 address needs at least %d octets; raise the MTU, or use IPv4 addresses only: %v", mtu, ipv6MTU, err)
+			err = refusal.New(refusal.Unsupported, "mtu %d: an IPv6 address needs at least %d octets; raise the MTU, or use IPv4 addresses only: %v", mtu, ipv6MTU, err)
 		}
 		return nil, err
 	}
@@ -173,7 +175,7 @@ func (c *call) attachDelegate(d *claimed) (*types100.Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	at := reported(result, c.args.IfName)
+	at := cniresult.FindInterface(result, c.args.IfName)
 	if at >= 0 {
 		if i := result.Interfaces[at]; i.PciID == "" {
 			i.PciID = d.Device.PCIAddress.String()
@@ -192,8 +194,8 @@ func (c *call) attachDelegate(d *claimed) (*types100.Result, error) {
 		return nil, err
 	}
 	if d.link.Index == 0 { // a userspace device: the container reads all in the result
-		addRoutes(result, c.cfg.Routes)
-		fillGateways(result)
+		cniresult.AddRoutes(result, c.cfg.Routes)
+		cniresult.FillGateways(result)
 	} else {
 		err = c.finishDelegate(d, l, result, at)
 	}
@@ -221,7 +223,7 @@ func (c *call) finishDelegate(d *claimed, l link.Link, result *types100.Result, 
 		return c.configure(d, l, result)
 	}
 	if ra := c.acceptRA(nil); ra != "" {
-		err := c.step("sysctls", func() error {
+		err := c.steps.Do("sysctls", func() error {
 			err := d.ns.SetSysctls(func(set func(name, value string) error) error { return setAcceptRA(set, l.Name, ra) })
 			return errors.Join(err, c.in.ForgetRouters(l.Index))
 		})
@@ -230,8 +232,8 @@ func (c *call) finishDelegate(d *claimed, l link.Link, result *types100.Result, 
 		}
 	}
 	theirs := len(result.Routes)
-	addRoutes(result, c.cfg.Routes)
-	routes, err := routesOf(result)
+	cniresult.AddRoutes(result, c.cfg.Routes)
+	routes, err := cniresult.Routes(result)
 	if err != nil {
 		return err
 	}
@@ -242,7 +244,7 @@ func (c *call) finishDelegate(d *claimed, l link.Link, result *types100.Result, 
 // container, and has the record tell it from others. It is the zero Link where the
 // delegate reports none.
 func (c *call) seeMade(d *claimed, result *types100.Result) (l link.Link, err error) {
-	if d.link.Index == 0 || reported(result, c.args.IfName) < 0 {
+	if d.link.Index == 0 || cniresult.FindInterface(result, c.args.IfName) < 0 {
 		return l, nil
 	}
 	if l, err = c.in.ByName(c.args.IfName); err != nil {
@@ -252,14 +254,8 @@ func (c *call) seeMade(d *claimed, result *types100.Result) (l link.Link, err er
 	return l, nil
 }
 
-// reported returns where in a result the container's interface of that name is; -1
-// when it is not there.
-func reported(result *types100.Result, name string) int {
-	return slices.IndexFunc(result.Interfaces, func(i *types100.Interface) bool { return i.Sandbox != "" && i.Name == name })
-}
-
 func noInterface(delegate, name string) error {
-	return refuse(codeUnsupported,
+	return refusal.New(refusal.Unsupported,
 		"delegate %s reports no interface %s in the container, so nothing can have addresses, routes or an MTU; remove ipam, routes and mtu", delegate, name)
 }
 

@@ -14,8 +14,10 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+	"github.com/multi-eni/multi-eni-cni/plugins/internal/cniresult"
 	"github.com/multi-eni/multi-eni-cni/plugins/internal/lease"
 	"github.com/multi-eni/multi-eni-cni/plugins/internal/netconf"
+	"github.com/multi-eni/multi-eni-cni/plugins/internal/refusal"
 )
 
 // ownAddresses are those of an ENI that a pod gets by ipam.type eni-ipam, and the
@@ -54,9 +56,9 @@ func (c *call) pickOwn(cand candidate) (*ownAddresses, error) {
 	addresses, err := c.cfg.ENIIPAM.Pick(row, requested...)
 	switch {
 	case errors.Is(err, netconf.ErrNoAddressYet):
-		return nil, refuse(codeTryAgain, "ipam.type %s: device %s: %v", netconf.ENIIPAMType, cand.pci, err)
+		return nil, refusal.New(refusal.TryAgain, "ipam.type %s: device %s: %v", netconf.ENIIPAMType, cand.pci, err)
 	case err != nil:
-		return nil, &refusal{code: codeUnsupported, msg: "ipam.type " + netconf.ENIIPAMType, err: err}
+		return nil, &refusal.Error{Code: refusal.Unsupported, Msg: "ipam.type " + netconf.ENIIPAMType, Err: err}
 	}
 	if err := c.areFree(&l, addresses); err != nil {
 		return nil, err
@@ -93,13 +95,13 @@ func (c *call) freshRow(eni device.ENIID) (nodestate.Device, error) {
 			return d, nil
 		}
 	}
-	return nodestate.Device{}, refuse(codeTryAgain, "ipam.type %s: ENI %s: %v", netconf.ENIIPAMType, eni, netconf.ErrNoAddressYet)
+	return nodestate.Device{}, refusal.New(refusal.TryAgain, "ipam.type %s: ENI %s: %v", netconf.ENIIPAMType, eni, netconf.ErrNoAddressYet)
 }
 
 func (c *call) withRoutes(row nodestate.Device, addresses []netip.Prefix) (*ownAddresses, error) {
 	routes, err := c.cfg.ENIIPAM.ResolveRoutes(row, addresses)
 	if err != nil {
-		return nil, &refusal{code: codeUnsupported, msg: "ipam.routes", err: err}
+		return nil, &refusal.Error{Code: refusal.Unsupported, Msg: "ipam.routes", Err: err}
 	}
 	return &ownAddresses{addresses, routes}, nil
 }
@@ -149,17 +151,17 @@ func leaseRefusal(err error) error {
 	if err == nil {
 		return nil
 	}
-	code := uint(codeUnsupported)
+	code := uint(refusal.Unsupported)
 	var exhausted *lease.ExhaustedError
 	var held *lease.HeldError
 	var retiring *lease.RetiringError
 	switch {
 	case errors.As(err, &exhausted), errors.As(err, &retiring), errors.As(err, &held) && held.State != nodestate.LeaseHeld:
-		code = codeTryAgain
+		code = refusal.TryAgain
 	case held != nil:
-		code = codeHeld
+		code = refusal.Held
 	}
-	return &refusal{code: code, msg: "ipam.type " + netconf.ENIIPAMType, err: err}
+	return &refusal.Error{Code: code, Msg: "ipam.type " + netconf.ENIIPAMType, Err: err}
 }
 
 // withLeases calls f with an ENI's leases under their lock.
@@ -172,11 +174,11 @@ func (c *call) withLeases(dir string, eni device.ENIID, f func(*nodestate.Locked
 		l, err = nodestate.LeaseDir(dir).Rebuild(ctx, c.bootID, eni, func() ([]nodestate.Lease, error) { return c.recordedLeases(dir, eni) })
 	}
 	if errors.Is(err, nodestate.ErrOtherVersion) {
-		return &refusal{code: codeHeld, msg: fmt.Sprintf("every address of ENI %s counts as leased, because its lease file cannot be read; "+
-			"install the multi-eni version that wrote it", eni), err: err}
+		return &refusal.Error{Code: refusal.Held, Msg: fmt.Sprintf("every address of ENI %s counts as leased, because its lease file cannot be read; "+
+			"install the multi-eni version that wrote it", eni), Err: err}
 	}
 	if errors.Is(err, nodestate.ErrBusy) {
-		return refuse(codeTryAgain, "the leases of ENI %s have been locked by other ADDs or DELs for more than %s; try again", eni, claimWait)
+		return refusal.New(refusal.TryAgain, "the leases of ENI %s have been locked by other ADDs or DELs for more than %s; try again", eni, claimWait)
 	}
 	if err != nil {
 		return err
@@ -276,7 +278,7 @@ func (c *call) checkLease(dir string, eni device.ENIID, id nodestate.AttachmentI
 	}
 	for _, p := range want {
 		if i, found := l.Find(p.Addr()); !found || !l.Leases[i].HeldBy(id) {
-			return refuse(codeOtherDevice, "address %s is no longer leased to container %s, interface %s; run DEL, then ADD", p.Addr(), id.ContainerID, id.IfName)
+			return refusal.New(refusal.OtherDevice, "address %s is no longer leased to container %s, interface %s; run DEL, then ADD", p.Addr(), id.ContainerID, id.IfName)
 		}
 	}
 	return nil
@@ -291,7 +293,7 @@ func (c *call) requestedIPs() (out []netip.Addr, err error) {
 		}
 		addr, err := netconf.ParseRequestedIP(s)
 		if err != nil {
-			return nil, &refusal{code: codeEnvironment, msg: "CNI_ARGS: IP", err: err}
+			return nil, &refusal.Error{Code: refusal.Environment, Msg: "CNI_ARGS: IP", Err: err}
 		}
 		out = append(out, addr)
 	}
@@ -302,14 +304,14 @@ func (c *call) requestedIPs() (out []netip.Addr, err error) {
 func (o *ownAddresses) result() *types100.Result {
 	result := &types100.Result{CNIVersion: types100.ImplementedSpecVersion}
 	for _, p := range o.addresses {
-		ip := &types100.IPConfig{Address: *ipNet(p)}
+		ip := &types100.IPConfig{Address: *cniresult.IPNet(p)}
 		if router := nodestate.Router(p); router.IsValid() {
 			ip.Gateway = router.AsSlice()
 		}
 		result.IPs = append(result.IPs, ip)
 	}
-	addRoutes(result, o.routes)
-	fillGateways(result)
+	cniresult.AddRoutes(result, o.routes)
+	cniresult.FillGateways(result)
 	return result
 }
 
@@ -318,7 +320,7 @@ func (o *ownAddresses) result() *types100.Result {
 func (c *call) forDelegate(d *claimed) (*nodestate.Delegation, error) {
 	result := d.own.result()
 	result.Routes = nil // once the interface is there
-	versioned, err := c.inVersion(result, c.cfg.PluginVersion())
+	versioned, err := cniresult.InVersion(result, c.cfg.PluginVersion())
 	if err != nil {
 		return nil, err
 	}

@@ -78,7 +78,7 @@ func (c *call) carry(in *link.Handle, l link.Link, d nodestate.AttachedDevice, h
 	if in.TryRename(l.Index, name) == nil {
 		l.Name = name
 	}
-	moved := c.step("home", func() error { return move(l.Index, host, name) })
+	moved := c.steps.Do("home", func() error { return move(l.Index, host, name) })
 	if errors.Is(moved, link.ErrNameTaken) {
 		if still, err := in.ByName(l.Name); err == nil && still.Index == l.Index {
 			// Since Linux 6.6 an altname that the host has in use keeps the link, and so does the

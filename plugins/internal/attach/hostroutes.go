@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
+	"github.com/multi-eni/multi-eni-cni/plugins/internal/refusal"
 )
 
 // refuseRouted refuses a link if the node needs its default routes of the host's main table.
@@ -25,15 +26,15 @@ func (c *call) refuseRouted(cand candidate, l link.Link) (routed bool, err error
 		return false, nil
 	}
 	if cand.row == nil {
-		return true, refuse(codeUnsupported, "device %s (%s) carries the host's %s in the main table, and no NodeENI declares it, so it may be the primary ENI; "+
+		return true, refusal.New(refusal.Unsupported, "device %s (%s) carries the host's %s in the main table, and no NodeENI declares it, so it may be the primary ENI; "+
 			"declare it by a NodeENI, or remove that route", cand.pci, l.Name, own[0])
 	}
 	if only, yes := all.Only(l.Index); yes {
-		return true, refuse(codeUnsupported, "device %s (%s) carries the host's only %s in the main table, and the node would lose it; "+
+		return true, refusal.New(refusal.Unsupported, "device %s (%s) carries the host's only %s in the main table, and the node would lose it; "+
 			"add one through another link, or remove the route", cand.pci, l.Name, only)
 	}
 	if all.SharedBy(l.Index) {
-		return true, refuse(codeUnsupported, "device %s (%s) is one of several next hops of the host's %s in the main table, "+
+		return true, refusal.New(refusal.Unsupported, "device %s (%s) is one of several next hops of the host's %s in the main table, "+
 			"and removing it would remove the others; remove that next hop from the route", cand.pci, l.Name, own[0])
 	}
 	return true, nil
@@ -46,7 +47,7 @@ func (c *call) clearRoutes(cand candidate, l link.Link, alone bool) error {
 	if !alone {
 		return errUntidy
 	}
-	err := c.step("routes", func() error {
+	err := c.steps.Do("routes", func() error {
 		n, err := c.host.RemoveDefaultRoutes(l.Index)
 		if n > 0 {
 			c.log.WithField("interface", l.Name).WithField("routes", n).Info("default routes removed from the host's main table")
@@ -54,8 +55,8 @@ func (c *call) clearRoutes(cand candidate, l link.Link, alone bool) error {
 		return err
 	})
 	if err != nil { // the daemon repeats it
-		return &refusal{code: codeTryAgain, err: err,
-			msg: fmt.Sprintf("device %s (%s) has a default route in the host's main table that cannot be removed now; "+
+		return &refusal.Error{Code: refusal.TryAgain, Err: err,
+			Msg: fmt.Sprintf("device %s (%s) has a default route in the host's main table that cannot be removed now; "+
 				"each ADD and the daemon try again", cand.pci, l.Name)}
 	}
 	return nil

@@ -11,7 +11,9 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+	"github.com/multi-eni/multi-eni-cni/plugins/internal/cniresult"
 	"github.com/multi-eni/multi-eni-cni/plugins/internal/netconf"
+	"github.com/multi-eni/multi-eni-cni/plugins/internal/refusal"
 )
 
 // IPAMFuncs returns the verbs of eni-ipam for netconfs of other plugins than
@@ -61,7 +63,7 @@ func (c *call) ipamVerbAdd(stdout io.Writer) error {
 			return err
 		}
 	}
-	versioned, err := c.inVersion(own.result(), c.cfg.CNIVersion)
+	versioned, err := cniresult.InVersion(own.result(), c.cfg.CNIVersion)
 	if err != nil {
 		return err
 	}
@@ -82,14 +84,14 @@ func (c *call) namedRow() (nodestate.Device, error) {
 		return nodestate.Device{}, err
 	}
 	if all[0].row == nil {
-		return nodestate.Device{}, refuse(codeTryAgain, "the inventory has no device %s, so its addresses are not known; see that a NodeENI declares it", all[0].pci)
+		return nodestate.Device{}, refusal.New(refusal.TryAgain, "the inventory has no device %s, so its addresses are not known; see that a NodeENI declares it", all[0].pci)
 	}
 	if len(all) > 1 {
 		var rows []nodestate.Device
 		for _, cand := range all {
 			rows = append(rows, *cand.row)
 		}
-		return nodestate.Device{}, refuse(codeInvalid, "ipam.select %s: several ENIs match: %s; add subnetID or eniID", c.cfg.Select, describeRows(rows))
+		return nodestate.Device{}, refusal.New(refusal.Invalid, "ipam.select %s: several ENIs match: %s; add subnetID or eniID", c.cfg.Select, describeRows(rows))
 	}
 	return *all[0].row, nil
 }
@@ -102,9 +104,9 @@ func (c *call) macOf(ifname string) (device.MAC, error) {
 	}
 	switch {
 	case errors.Is(err, link.ErrNotFound):
-		return "", refuse(codeNoDevice, "interface %s is not in the host, and not in the container as %s; give ipam.select.nodeENI", ifname, c.args.IfName)
+		return "", refusal.New(refusal.NoDevice, "interface %s is not in the host, and not in the container as %s; give ipam.select.nodeENI", ifname, c.args.IfName)
 	case err == nil && l.MAC == "":
-		return "", refuse(codeNoDevice, "interface %s has no MAC address, so it belongs to no ENI; give ipam.select.nodeENI", ifname)
+		return "", refusal.New(refusal.NoDevice, "interface %s has no MAC address, so it belongs to no ENI; give ipam.select.nodeENI", ifname)
 	}
 	return l.MAC, err
 }
@@ -139,7 +141,7 @@ func (c *call) ipamVerbCheck() error {
 		return err
 	}
 	if !slices.ContainsFunc(l.Leases, func(lease nodestate.Lease) bool { return lease.HeldBy(c.id) }) {
-		return refuse(codeUnknownRecord, "container %s, interface %s has no address of ENI %s; run ADD", c.id.ContainerID, c.id.IfName, row.ENIID)
+		return refusal.New(refusal.UnknownRecord, "container %s, interface %s has no address of ENI %s; run ADD", c.id.ContainerID, c.id.IfName, row.ENIID)
 	}
 	return nil
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+	"github.com/multi-eni/multi-eni-cni/plugins/internal/cniresult"
 	"github.com/multi-eni/multi-eni-cni/plugins/internal/lease"
 )
 
@@ -48,7 +49,7 @@ func leased(a nodestate.Attachment) ([]netip.Addr, error) {
 	if err := json.Unmarshal(a.Result, &result); err != nil {
 		return nil, fmt.Errorf("recorded result: %w", err)
 	}
-	prefixes, err := addressesOf(&result)
+	prefixes, err := cniresult.Addresses(&result)
 	var out []netip.Addr
 	for _, p := range prefixes {
 		out = append(out, p.Addr())

@@ -12,6 +12,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/plugins/internal/netconf"
+	"github.com/multi-eni/multi-eni-cni/plugins/internal/refusal"
 )
 
 // claimLock says whether the caller of release holds the device's claim lock.
@@ -43,12 +44,12 @@ func (c *call) release(r *nodestate.Record, lock claimLock) error {
 		freed = c.freeIPAM(r.IPAM, i)
 	}
 	if r.State != nodestate.StateReleased && r.Device.Link != nil && r.Mode != nodestate.ModeShared {
-		back = c.step("return", func() error { return c.returnLink(r.Attachment, lock) })
+		back = c.steps.Do("return", func() error { return c.returnLink(r.Attachment, lock) })
 	}
 	plugins = errors.Join(plugins, freed())
 	if r.Leases != "" && !shares && r.BootID == c.bootID {
 		used := r.Result != nil
-		plugins = errors.Join(plugins, c.step("del-lease", func() error { return c.giveBack(r.Leases, r.Device.ENIID, r.AttachmentID, used) }))
+		plugins = errors.Join(plugins, c.steps.Do("del-lease", func() error { return c.giveBack(r.Leases, r.Device.ENIID, r.AttachmentID, used) }))
 	}
 	if r.DeviceInfoFile != "" && c.policy.CheckDeviceInfoFile(r.DeviceInfoFile, r.AttachmentID) == nil {
 		if err := os.Remove(r.DeviceInfoFile); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -61,13 +62,13 @@ func (c *call) release(r *nodestate.Record, lock claimLock) error {
 	case plugins != nil:
 		before := r.State
 		r.State = nodestate.StateReleased
-		if err := c.step("released", r.Save); err != nil {
+		if err := c.steps.Do("released", r.Save); err != nil {
 			r.State = before // what the file says, and what an eviction goes by
 			return errors.Join(plugins, err)
 		}
 		return plugins
 	}
-	return c.step("forget", r.Remove)
+	return c.steps.Do("forget", r.Remove)
 }
 
 // freeIPAM runs an IPAM plugin's DEL; the function that it returns waits for the
@@ -76,9 +77,9 @@ func (c *call) release(r *nodestate.Record, lock claimLock) error {
 func (c *call) freeIPAM(d *nodestate.Delegation, i invocation) (wait func() error) {
 	del := func() error { return c.pluginRun("DEL", d, i) }
 	if netconf.AddressesAlone(d.Type) {
-		return c.meanwhile("del-ipam", del)
+		return c.steps.Start("del-ipam", del)
 	}
-	err := c.step("del-ipam", del)
+	err := c.steps.Do("del-ipam", del)
 	return func() error { return err }
 }
 
@@ -191,14 +192,14 @@ func (c *call) del() error {
 		return c.delOtherVersion(err)
 	case errors.Is(err, nodestate.ErrCorrupt): // there was something, which must not be forgotten
 		if _, _, err := c.proveOurs(); err != nil {
-			return &refusal{code: codeTryAgain, msg: "the attachment's record is corrupt, and nothing else shows which device the pod has; repeat DEL", err: err}
+			return &refusal.Error{Code: refusal.TryAgain, Msg: "the attachment's record is corrupt, and nothing else shows which device the pod has; repeat DEL", Err: err}
 		}
 		if err := errors.Join(c.delWithoutRecord(), c.delUnrecordedIPAM()); err != nil {
 			return err
 		}
 		return c.dir.Discard(c.id, c.bootID)
 	case errors.Is(err, nodestate.ErrBusy):
-		return refuse(codeTryAgain, "another ADD or DEL of container %s, interface %s is still running; repeat DEL", c.id.ContainerID, c.id.IfName)
+		return refusal.New(refusal.TryAgain, "another ADD or DEL of container %s, interface %s is still running; repeat DEL", c.id.ContainerID, c.id.IfName)
 	}
 	return errors.Join(err, c.delWithoutRecord(), c.delUnrecordedIPAM())
 }
@@ -214,8 +215,8 @@ func present(err error) error {
 
 // otherVersion refuses to forget or to guess another version's work.
 func otherVersion(err error) error {
-	return &refusal{code: codeInternal, err: err,
-		msg: "another version of multi-eni wrote the attachment's record, and only that version can release it; " +
+	return &refusal.Error{Code: refusal.Internal, Err: err,
+		Msg: "another version of multi-eni wrote the attachment's record, and only that version can release it; " +
 			"install it again, or remove the file and repeat DEL, which then uses the netconf"}
 }
 

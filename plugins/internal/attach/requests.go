@@ -9,12 +9,14 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+	"github.com/multi-eni/multi-eni-cni/plugins/internal/cniresult"
+	"github.com/multi-eni/multi-eni-cni/plugins/internal/refusal"
 )
 
 // readRequests adds the requests of CNI_ARGS to the netconf's. It refuses a request
 // that differs from the netconf's, or that nobody carries out.
 func (c *call) readRequests() error {
-	bad := func(err error) error { return &refusal{code: codeEnvironment, msg: "CNI_ARGS", err: err} }
+	bad := func(err error) error { return &refusal.Error{Code: refusal.Environment, Msg: "CNI_ARGS", Err: err} }
 	if err := c.cfg.CheckArgs(c.env); err != nil {
 		return bad(err)
 	}
@@ -24,7 +26,7 @@ func (c *call) readRequests() error {
 			return bad(err)
 		}
 		if c.cfg.MAC != "" && mac != c.cfg.MAC {
-			return refuse(codeEnvironment, "CNI_ARGS: MAC=%s, but the netconf requests %s; they must be the same, so remove one", mac, c.cfg.MAC)
+			return refusal.New(refusal.Environment, "CNI_ARGS: MAC=%s, but the netconf requests %s; they must be the same, so remove one", mac, c.cfg.MAC)
 		}
 		c.cfg.MAC = mac
 	}
@@ -52,9 +54,9 @@ func (c *call) refuseMAC(d *claimed) error {
 	case want == "" || want == own:
 		return nil
 	case by == nil || d.fn.Driver == "ena":
-		return refuse(codeUnsupported, "MAC %s was requested, but device %s has %s, and the VPC delivers to no other; remove the request", want, d.fn.Address, own)
+		return refusal.New(refusal.Unsupported, "MAC %s was requested, but device %s has %s, and the VPC delivers to no other; remove the request", want, d.fn.Address, own)
 	case !by.TakesMAC():
-		return refuse(codeUnsupported, "MAC %s was requested, but delegate %s keeps the MAC of the device, %s; remove the request", want, by.Type, own)
+		return refusal.New(refusal.Unsupported, "MAC %s was requested, but delegate %s keeps the MAC of the device, %s; remove the request", want, by.Type, own)
 	}
 	return nil
 }
@@ -69,19 +71,19 @@ func (c *call) gotMAC(d *claimed, l link.Link, result *types100.Result, at int) 
 	if c.cfg.MAC == "" || got == c.cfg.MAC {
 		return nil
 	}
-	return refuse(codeUnsupported, "MAC %s was requested, but delegate %s gave %q; remove the request, or use a delegate that gives it",
+	return refusal.New(refusal.Unsupported, "MAC %s was requested, but delegate %s gave %q; remove the request, or use a delegate that gives it",
 		c.cfg.MAC, d.Delegate.Type, got)
 }
 
 // gotAddresses says whether the addresses that were asked for are in a result.
 func (c *call) gotAddresses(result *types100.Result) error {
-	have, err := addressesOf(result)
+	have, err := cniresult.Addresses(result)
 	if err != nil {
 		return err
 	}
 	for _, want := range c.cfg.IPs {
 		if !slices.ContainsFunc(have, func(p netip.Prefix) bool { return p.Addr() == want }) {
-			return refuse(codeUnsupported, "address %s was requested, but the address plugin gave %v; remove the request, or use a plugin that gives it", want, have)
+			return refusal.New(refusal.Unsupported, "address %s was requested, but the address plugin gave %v; remove the request, or use a plugin that gives it", want, have)
 		}
 	}
 	return nil
@@ -104,7 +106,7 @@ func (c *call) setMTU(d *claimed, l *link.Link, result *types100.Result, at int)
 		result.Interfaces[at].Mtu = mtu
 		return nil
 	}
-	err := c.step("mtu", func() error { return c.in.SetMTU(l.Index, mtu) })
+	err := c.steps.Do("mtu", func() error { return c.in.SetMTU(l.Index, mtu) })
 	if err == nil {
 		l.MTU = mtu
 	}

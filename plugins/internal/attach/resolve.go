@@ -11,6 +11,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/plugins/internal/netconf"
+	"github.com/multi-eni/multi-eni-cni/plugins/internal/refusal"
 )
 
 // candidate is a device that the netconf may mean. Row is nil for a deviceID
@@ -25,7 +26,7 @@ type candidate struct {
 func (c *call) candidates() ([]candidate, error) {
 	sel := c.cfg.Select
 	if sel.ResourceName != "" && c.cfg.DeviceID == "" && !c.anyPod {
-		return nil, refuse(codeNotAllocated, "select.resourceName is %s, but the runtime passed no deviceID: nothing was allocated; "+
+		return nil, refusal.New(refusal.NotAllocated, "select.resourceName is %s, but the runtime passed no deviceID: nothing was allocated; "+
 			"request the resource in the pod's limits, and give the network attachment definition the annotation k8s.v1.cni.cncf.io/resourceName", sel.ResourceName)
 	}
 	inv, err := c.inventory()
@@ -45,7 +46,7 @@ func (c *call) candidates() ([]candidate, error) {
 		}
 	}
 	if len(matching) == 0 {
-		return nil, refuse(codeNoDevice, "no device of this node matches select %s; this node has %s", sel, describeRows(inv.Devices))
+		return nil, refusal.New(refusal.NoDevice, "no device of this node matches select %s; this node has %s", sel, describeRows(inv.Devices))
 	}
 	return c.usable(matching)
 }
@@ -81,11 +82,11 @@ func (c *call) usable(rows []nodestate.Device) ([]candidate, error) {
 		out = append(out, candidate{pci: d.PCIAddress, row: &d})
 	}
 	if len(out) == 0 {
-		return nil, worst(refused)
+		return nil, refusal.Worst(refused)
 	}
 	slices.SortFunc(out, func(a, b candidate) int { return strings.Compare(string(a.pci), string(b.pci)) })
 	if c.shares() && len(out) > 1 {
-		return nil, refuse(codeInvalid, "select %s: several devices match, but pods can share only one: %s; add select.subnetID or select.eniID",
+		return nil, refusal.New(refusal.Invalid, "select %s: several devices match, but pods can share only one: %s; add select.subnetID or select.eniID",
 			c.cfg.Select, describeRows(rows))
 	}
 	return out, nil
@@ -95,14 +96,14 @@ func (c *call) refuseRow(d nodestate.Device) error {
 	named := c.cfg.DeviceID != "" && d.PCIAddress == c.cfg.DeviceID
 	switch {
 	case c.cfg.DeviceID != "" && !named:
-		return refuse(codeNoDevice, "the runtime allocated %s, but select %s matches %s; "+
+		return refusal.New(refusal.NoDevice, "the runtime allocated %s, but select %s matches %s; "+
 			"make the network attachment definition's resourceName and select name the same device", c.cfg.DeviceID, c.cfg.Select, describe(d))
 	case d.Phase == nodestate.PhaseDraining && !named:
-		return refuse(codeNoDevice, "%s is draining: %s", describe(d), cmp.Or(d.Cause, "no new pod can get it"))
+		return refusal.New(refusal.NoDevice, "%s is draining: %s", describe(d), cmp.Or(d.Cause, "no new pod can get it"))
 	case d.Phase == nodestate.PhasePending:
-		return refuse(codeTryAgain, "%s is declared but not ready yet; multi-enid status says why", describe(d))
+		return refusal.New(refusal.TryAgain, "%s is declared but not ready yet; multi-enid status says why", describe(d))
 	case d.ResourceName != "" && !named && !c.anyPod:
-		return refuse(codeNotAllocated,
+		return refusal.New(refusal.NotAllocated,
 			"%s belongs to resource %s, which the kubelet allocates, but the runtime passed no deviceID; request the resource in the pod's limits, "+
 				"and give the network attachment definition the annotation k8s.v1.cni.cncf.io/resourceName: %[2]s", describe(d), d.ResourceName)
 	}
@@ -154,11 +155,11 @@ func (c *call) inventory() (nodestate.Inventory, error) {
 	inv, err := nodestate.ReadInventory(c.paths.Inventory)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return inv, refuse(codeTryAgain, "no inventory at %s; is multi-enid running on this node?", c.paths.Inventory)
+		return inv, refusal.New(refusal.TryAgain, "no inventory at %s; is multi-enid running on this node?", c.paths.Inventory)
 	case err != nil:
-		return inv, &refusal{code: codeTryAgain, msg: "the inventory cannot be used", err: err}
+		return inv, &refusal.Error{Code: refusal.TryAgain, Msg: "the inventory cannot be used", Err: err}
 	case inv.BootID != c.bootID:
-		return inv, refuse(codeTryAgain, "the inventory at %s is from an earlier boot; see that multi-enid runs on this node and writes a new one", c.paths.Inventory)
+		return inv, refusal.New(refusal.TryAgain, "the inventory at %s is from an earlier boot; see that multi-enid runs on this node and writes a new one", c.paths.Inventory)
 	}
 	return inv, nil
 }

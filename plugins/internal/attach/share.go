@@ -11,6 +11,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+	"github.com/multi-eni/multi-eni-cni/plugins/internal/refusal"
 )
 
 // sharing says how a delegate lets several pods use one device.
@@ -64,7 +65,7 @@ func (c *call) agree(pci device.PCIAddress, records []nodestate.Attachment, alon
 	}
 	mine, err := sharingOf(nodestate.Delegation{Type: c.cfg.Delegate.Type, Config: c.cfg.Delegate.Raw})
 	if err != nil {
-		return &refusal{code: codeInvalid, msg: "delegate", err: err}
+		return &refusal.Error{Code: refusal.Invalid, Msg: "delegate", Err: err}
 	}
 	first := mine.kind == "ipvlan"
 	for _, a := range records {
@@ -76,7 +77,7 @@ func (c *call) agree(pci device.PCIAddress, records []nodestate.Attachment, alon
 			return err
 		}
 		if why := mine.conflict(theirs); why != "" {
-			return refuse(codeUnsupported, "device %s is shared with %s: %s", pci, c.who(a), why)
+			return refusal.New(refusal.Unsupported, "device %s is shared with %s: %s", pci, c.who(a), why)
 		}
 		first = first && theirs.kind != mine.kind
 	}
@@ -96,7 +97,7 @@ func (c *call) refuseLeased(cand candidate) error {
 	}
 	l, err := c.readLeases(c.paths.LeaseDir, cand.row.ENIID)
 	if err != nil {
-		return &refusal{code: codeTryAgain, msg: fmt.Sprintf("device %s: the leases of its ENI cannot be read, so pods may use its addresses", cand.pci), err: err}
+		return &refusal.Error{Code: refusal.TryAgain, Msg: fmt.Sprintf("device %s: the leases of its ENI cannot be read, so pods may use its addresses", cand.pci), Err: err}
 	}
 	for _, o := range l.Leases {
 		if o.State == nodestate.LeaseHeld && o.AttachmentID != c.id && link.Probe(o.Netns) != link.Gone {

@@ -8,6 +8,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/plugins/internal/lease"
 	"github.com/multi-eni/multi-eni-cni/plugins/internal/netconf"
+	"github.com/multi-eni/multi-eni-cni/plugins/internal/refusal"
 )
 
 // ready makes CNI STATUS of a check that says why an ADD would fail for every pod
@@ -21,7 +22,7 @@ func ready(check func(*call) error) func(*call) error {
 			err = check(c)
 		}
 		if err != nil {
-			return &refusal{code: codeNotAvailable, msg: "not ready", err: err}
+			return &refusal.Error{Code: refusal.NotAvailable, Msg: "not ready", Err: err}
 		}
 		return nil
 	}
@@ -70,7 +71,7 @@ func (c *call) devicesReady() error {
 		}
 		refused = append(refused, err)
 	}
-	return worst(refused)
+	return refusal.Worst(refused)
 }
 
 // deviceReady says why a device cannot be given to a pod, whoever has it now.
@@ -111,7 +112,7 @@ func (c *call) addressesReady(cand candidate) error {
 		_, err = c.cfg.ENIIPAM.ResolveRoutes(row, addresses)
 	}
 	if err != nil {
-		return &refusal{code: codeTryAgain, msg: "ipam.type " + netconf.ENIIPAMType, err: err}
+		return &refusal.Error{Code: refusal.TryAgain, Msg: "ipam.type " + netconf.ENIIPAMType, Err: err}
 	}
 	return nil
 }

@@ -28,7 +28,7 @@ func (c *call) delDelegate(r *nodestate.Record, i invocation, lock claimLock) (d
 	if i.netns, err = c.netnsForDelegate(r.Attachment); err != nil {
 		return false, err
 	}
-	err = c.step("del-delegate", func() error { return c.pluginRun("DEL", r.Delegate, i) })
+	err = c.steps.Do("del-delegate", func() error { return c.pluginRun("DEL", r.Delegate, i) })
 	if err != nil && c.delegateMoot(r.Attachment, i) {
 		c.log.WithError(err).Warn("the delegate's DEL failed, but there is nothing left for it to do")
 		return false, nil

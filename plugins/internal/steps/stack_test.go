@@ -1,10 +1,10 @@
-package attach_test
+package steps_test
 
 import (
 	"testing"
 	"unsafe"
 
-	"github.com/multi-eni/multi-eni-cni/plugins/internal/attach"
+	"github.com/multi-eni/multi-eni-cni/plugins/internal/steps"
 )
 
 // deep has at least so many KiB on the stack.
@@ -33,7 +33,7 @@ func TestGrowStack(t *testing.T) {
 		prepare func()
 		want    bool
 	}{
-		{"with a stack that has grown", func() { attach.GrowStack(0) }, false},
+		{"with a stack that has grown", func() { steps.GrowStack(0) }, false},
 		{"without", func() {}, true},
 	} {
 		got := make(chan bool)
