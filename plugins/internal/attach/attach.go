@@ -1,16 +1,14 @@
-// Package attach implements the CNI verbs of multi-eni: it resolves the device
-// that a netconf selects, claims it, moves it into the container's netns or
-// delegates, gives it addresses, records all that, and takes it back.
+// Package attach carries out the CNI verbs of multi-eni and eni-ipam. ADD selects a device,
+// holds it, moves it into the container's netns or runs a delegate, and configures it.
 //
-// The attachment record is the undo log. It is written before the first effect
-// and holds all that is needed to reverse any of them; a failed ADD, a DEL, a GC
-// and the ADD that meets a dead one's remains all run the same release.
+// The attachment record is the undo log. It is written before the first effect and holds
+// all that is needed to reverse every effect. A failed ADD, a DEL, a GC, and an ADD that
+// finds a dead attachment all release it from its record.
 package attach
 
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -23,83 +21,77 @@ import (
 	"github.com/containernetworking/cni/pkg/version"
 	"github.com/sirupsen/logrus"
 
-	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
-	"github.com/multi-eni/multi-eni-cni/plugins/internal/cniresult"
+	"github.com/multi-eni/multi-eni-cni/plugins/internal/addressing"
+	"github.com/multi-eni/multi-eni-cni/plugins/internal/delegation"
+	"github.com/multi-eni/multi-eni-cni/plugins/internal/giveback"
+	"github.com/multi-eni/multi-eni-cni/plugins/internal/hold"
 	"github.com/multi-eni/multi-eni-cni/plugins/internal/netconf"
+	"github.com/multi-eni/multi-eni-cni/plugins/internal/presence"
 	"github.com/multi-eni/multi-eni-cni/plugins/internal/refusal"
+	"github.com/multi-eni/multi-eni-cni/plugins/internal/selection"
 	"github.com/multi-eni/multi-eni-cni/plugins/internal/steps"
 )
 
-// Bounds of the waits.
 const (
-	// verbTimeout bounds a whole verb; the kubelet gives up on a sandbox after
-	// as long (runtimeRequestTimeout).
+	// verbTimeout bounds a verb. The kubelet gives up on a sandbox after the same time
+	// (runtimeRequestTimeout).
 	verbTimeout = 2 * time.Minute
-	// claimWait bounds the wait for another process that is claiming the device.
-	claimWait = 20 * time.Second
-	// undoTimeout bounds what a failed ADD has for its undo, which begins anew
-	// when the verb's own time is up.
+	// undoTimeout bounds the undo of a failed ADD, beyond verbTimeout if necessary.
 	undoTimeout = 30 * time.Second
-	// recordWait bounds DEL's wait for an ADD of the same attachment that is
-	// still running.
+	// recordWait bounds DEL's wait for a running ADD of the same attachment.
 	recordWait = 2 * time.Second
-	// returnWait bounds DEL's wait for a dying netns to give its links back.
-	returnWait = 2 * time.Second
 )
 
 // Plugin carries out the verbs. The zero value is ready for use.
 type Plugin struct {
-	// Exec runs other plugins; nil is the real thing.
+	// Exec runs other plugins; nil runs them as processes.
 	Exec invoke.Exec
-	// PolicyPath is where the policy is; "" is nodestate.DefaultPolicyPath.
+	// PolicyPath is the policy's file; "" is nodestate.DefaultPolicyPath.
 	PolicyPath string
-	// Before is called before each step that has an effect, with its name; an
-	// error from it is the step's. Tests fail or kill a verb with it.
+	// Before is called with the name of each step before its effect. An error from it
+	// fails the step. Tests fail or kill a verb with it.
 	Before func(step string) error
 }
 
-// Funcs returns the verbs for skel, which end with ctx at the latest. Results go
-// to stdout.
+// Funcs returns multi-eni's verbs for skel, which end with ctx at the latest. Results go to
+// stdout.
 func (p *Plugin) Funcs(ctx context.Context, stdout io.Writer) skel.CNIFuncs {
-	verb := p.verbs(ctx, parser{netconf.Parse, netconf.ParseLenient})
+	verb := p.verbs(parser{netconf.Parse, netconf.ParseLenient})
 	return skel.CNIFuncs{
-		Add:    verb(strict, func(c *call) error { return c.printAdd(stdout) }), //nolint:contextcheck // a call carries its context
-		Del:    verb(anything, (*call).del),
-		Check:  verb(strict, checking((*call).check)),
-		GC:     verb(lenient, (*call).gc),
-		Status: verb(lenient, ready((*call).ready)),
+		Add:    verb(ctx, strict, printing(stdout, (*call).add)),
+		Del:    verb(ctx, anything, (*call).del),
+		Check:  verb(ctx, strict, checking((*call).check)),
+		GC:     verb(ctx, lenient, (*call).gc),
+		Status: verb(ctx, lenient, ready((*call).ready)),
 	}
 }
 
-// verbs makes what skel calls of what a call does.
-func (p *Plugin) verbs(ctx context.Context, parse parser) func(validation, func(*call) error) func(*skel.CmdArgs) error {
-	return func(v validation, do func(*call) error) func(*skel.CmdArgs) error {
+// verb does the work of a verb.
+type verb func(*call, context.Context) error
+
+// verbs returns a function that makes skel's functions of verbs.
+func (p *Plugin) verbs(parse parser) func(context.Context, validation, verb) func(*skel.CmdArgs) error {
+	return func(ctx context.Context, v validation, do verb) func(*skel.CmdArgs) error {
 		return func(args *skel.CmdArgs) error { return refusal.ToCNI(p.run(ctx, args, parse, v, do)) }
 	}
 }
 
-// checking refuses a CHECK for a netconf of before CNI 0.4.0, which brought it.
-func checking(check func(*call) error) func(*call) error {
-	return func(c *call) error {
+// checking refuses a CHECK for a netconf before CNI 0.4.0, which introduced it.
+func checking(check verb) verb {
+	return func(c *call, ctx context.Context) error {
 		if !c.since("0.4.0") {
 			return refusal.New(refusal.Version, "cniVersion: %q: there is no CHECK before 0.4.0; give 0.4.0 or later", c.cfg.CNIVersion)
 		}
-		return check(c)
+		return check(c, ctx)
 	}
 }
 
-// since says whether the netconf is of that version of the CNI spec, or of a later one.
-func (c *call) since(spec string) bool {
-	later, err := version.GreaterThanOrEqualTo(c.cfg.CNIVersion, spec)
-	return err == nil && later
-}
-
-// validation says which parts of the input a verb insists on. Runtimes call DEL after
-// every failed ADD, so DEL and GC make the best of input that ADD has refused. DEL
-// needs no text at all where there is a record.
+// validation says which faults of the input fail a verb. Runtimes call DEL after every
+// failed ADD, so DEL and GC accept input that ADD has refused. DEL needs no readable netconf
+// if there is a record.
 type validation struct{ text, netconf, policy bool }
 
 var (
@@ -108,95 +100,114 @@ var (
 	anything = validation{}
 )
 
-// parser reads a program's netconfs, as strictly as the verb wants.
+// parser reads a program's netconfs.
 type parser struct {
 	strict, lenient func(stdin []byte) (*netconf.Config, error)
 }
 
-// call is one run of a verb.
-type call struct {
-	*Plugin
-	ctx  context.Context //nolint:containedctx // a call is the scope of the context
-	log  *logrus.Entry
-	args *skel.CmdArgs
-	env  map[string]string // CNI_ARGS
-	cfg  *netconf.Config
-	// garbled says why DEL's text is no netconf, and cfg empty; nil when it is one.
-	garbled error
-	policy  *netconf.Policy
-	// unusable says why the node's policy cannot be used; nil when it can.
-	unusable error
-	// lost says why the node's policy does not even tell its paths, so that these are
-	// the defaults, and records may be elsewhere; nil when they are known.
-	lost   error
-	paths  netconf.Paths
-	id     nodestate.AttachmentID
-	dir    nodestate.AttachmentDir
-	sys    sysfs.FS
-	host   *link.Handle
-	bootID string
-	// anyPod: the call is for no particular pod, so the kubelet's allocation is unknown.
-	anyPod bool
-	// target is ADD's netns, open, and in a handle in it; nil in other verbs.
-	target *link.Netns
-	// intent is ADD's record once the device is claimed; nil in other verbs.
-	intent *nodestate.Record
-	in     *link.Handle
-	// steps runs the effects.
-	steps steps.Steps
+// faults of the input of a lenient verb; each is nil if there is none.
+type faults struct {
+	// netconf: the text is no netconf, and the call's is empty.
+	netconf error
+	// policy: the node's policy cannot be used. It allows nothing.
+	policy error
+	// paths: the policy does not even tell its paths. The defaults are used, and records may
+	// be elsewhere.
+	paths error
 }
 
-func (p *Plugin) run(ctx context.Context, args *skel.CmdArgs, parse parser, v validation, verb func(*call) error) error {
+// call is one run of a verb: its input, and the parts that do its work.
+type call struct {
+	args   *skel.CmdArgs
+	env    map[string]string // CNI_ARGS
+	cfg    *netconf.Config
+	policy *netconf.Policy
+	faults faults
+	log    *logrus.Entry
+
+	records   nodestate.AttachmentDir
+	host      *link.Handle
+	steps     *steps.Steps
+	presence  *presence.Prober
+	selector  *selection.Selector
+	addresses *addressing.IPAM
+	plugins   *delegation.Runner
+	releaser  *giveback.Releaser
+	holder    *hold.Holder
+}
+
+func (p *Plugin) run(ctx context.Context, args *skel.CmdArgs, parse parser, v validation, do verb) error {
 	ctx, cancel := context.WithTimeout(ctx, verbTimeout)
 	defer cancel()
-	policy, unusable := p.readPolicy()
-	if unusable != nil && v.policy {
-		return unusable
+	c := &call{args: args, steps: &steps.Steps{Before: p.Before}}
+	c.policy, c.faults.policy = p.readPolicy()
+	if c.faults.policy != nil && v.policy {
+		return c.faults.policy
 	}
-	var lost error
-	if policy == nil && unusable != nil {
-		policy, lost = &netconf.Policy{}, unusable
+	if c.policy == nil && c.faults.policy != nil {
+		c.policy, c.faults.paths = &netconf.Policy{}, c.faults.policy
 	}
 	read := parse.lenient
 	if v.netconf {
 		read = parse.strict
 	}
-	cfg, garbled := read(args.StdinData)
-	if garbled != nil {
+	if c.cfg, c.faults.netconf = read(args.StdinData); c.faults.netconf != nil {
 		if v.text {
-			return garbled
+			return c.faults.netconf
 		}
-		cfg = &netconf.Config{Paths: netconf.DefaultPaths()}
+		c.cfg = &netconf.Config{Paths: netconf.DefaultPaths()}
 	}
-	c := &call{Plugin: p, ctx: ctx, args: args, cfg: cfg, garbled: garbled, policy: policy, unusable: unusable, lost: lost, paths: policy.ResolvePaths(cfg), steps: steps.Steps{Before: p.Before}}
-	c.id = nodestate.AttachmentID{ContainerID: args.ContainerID, IfName: args.IfName}
-	c.dir = nodestate.AttachmentDir(c.paths.DataDir)
-	c.sys = sysfs.NewFS(c.paths.Sysfs)
 	var err error
 	if c.env, err = parseArgs(args.Args); err != nil && v.netconf {
 		return err
 	}
-	if c.bootID, err = nodestate.BootID(); err != nil {
+	bootID, err := nodestate.BootID()
+	if err != nil {
 		return err
 	}
-	closeLog, err := c.openLog()
+	paths := c.policy.ResolvePaths(c.cfg)
+	closeLog, err := c.openLog(paths)
 	if err != nil && v.netconf {
 		return err
 	}
 	defer closeLog()
-	if unusable != nil {
-		c.log.WithError(unusable).Warn("going by the records alone")
+	if c.faults.policy != nil {
+		c.log.WithError(c.faults.policy).Warn("going by the records alone")
 	}
 	if c.host, err = link.Open(); err != nil {
 		return err
 	}
 	defer c.host.Close()
-	return verb(c)
+	c.assemble(paths, bootID, p.Exec)
+	return do(c, ctx)
 }
 
-// readPolicy reads the node's policy; nil means that there is none. With an error the
-// policy allows nothing, but its paths still lead to the records, which need no
-// permission. With an error and a nil policy the paths are unknown too.
+// assemble gives each part of the call the input that it needs.
+func (c *call) assemble(paths netconf.Paths, bootID string, exec invoke.Exec) {
+	id := c.id()
+	sys := sysfs.NewFS(paths.Sysfs)
+	c.records = nodestate.AttachmentDir(paths.DataDir)
+	c.presence = &presence.Prober{BootID: bootID, Host: c.host, Sys: sys, Netns: c.args.Netns}
+	c.selector = &selection.Selector{
+		Config: c.cfg, Policy: c.policy, Inventory: paths.Inventory, BootID: bootID, Namespace: c.env["K8S_POD_NAMESPACE"],
+	}
+	c.addresses = &addressing.IPAM{
+		Config: c.cfg, Inventory: paths.Inventory, Pod: c.pod(),
+		Leases: addressing.Leases{Dir: paths.LeaseDir, Records: c.records, BootID: bootID, ID: id, Log: c.log},
+	}
+	c.plugins = &delegation.Runner{Config: c.cfg, Policy: c.policy, Args: c.args, Log: c.log, Folder: paths.DataDir, Exec: exec}
+	c.releaser = &giveback.Releaser{
+		Devices: &giveback.Devices{Prober: c.presence, Records: c.records, Steps: c.steps, Log: c.log},
+		Plugins: c.plugins, Leases: c.addresses.Leases, Policy: c.policy,
+	}
+	c.holder = &hold.Holder{
+		Fit: &hold.Fit{Config: c.cfg, Host: c.host, Sys: sys}, Args: c.args, ID: id, Pod: c.pod(), PodUID: c.env["K8S_POD_UID"],
+		Records: c.records, Presence: c.presence, Plugins: c.plugins, Addresses: c.addresses, Releaser: c.releaser, Steps: c.steps, Log: c.log,
+	}
+}
+
+// readPolicy reads the node's policy; nil if there is none. With an error the policy allows
+// nothing, but has the paths of the records, or is nil if those are unknown too.
 func (p *Plugin) readPolicy() (*netconf.Policy, error) {
 	path := p.PolicyPath
 	if path == "" {
@@ -216,9 +227,8 @@ func (p *Plugin) readPolicy() (*netconf.Policy, error) {
 	return salvaged, &refusal.Error{Code: refusal.Policy, Msg: "the node's policy cannot be used, so nothing is allowed; mend it or install it anew", Err: err}
 }
 
-// parseArgs reads CNI_ARGS: KEY=VALUE pairs separated by semicolons (CNI spec
-// 1.1.0 section 2), all that are well formed even with an error. Keys of others
-// are none of our business.
+// parseArgs reads CNI_ARGS: KEY=VALUE pairs separated by semicolons (CNI spec 1.1.0 section
+// 2). With an error it returns the well-formed pairs. Unknown keys are allowed.
 func parseArgs(s string) (map[string]string, error) {
 	env := map[string]string{}
 	var bad error
@@ -236,36 +246,21 @@ func parseArgs(s string) (map[string]string, error) {
 	return env, bad
 }
 
-// pod names the pod for messages: namespace/name, else the container.
-func (c *call) pod() string {
-	if name := c.env["K8S_POD_NAME"]; name != "" {
-		return c.env["K8S_POD_NAMESPACE"] + "/" + name
-	}
-	return ""
-}
-
-func holder(a nodestate.Attachment) string {
-	if a.Pod != "" {
-		return fmt.Sprintf("pod %s (container %s, interface %s)", a.Pod, a.ContainerID, a.IfName)
-	}
-	return fmt.Sprintf("container %s, interface %s", a.ContainerID, a.IfName)
-}
-
-// openLog makes the call's log. With an error it is standard error.
-func (c *call) openLog() (closeLog func(), err error) {
+// openLog opens the call's log. With an error it is standard error.
+func (c *call) openLog(paths netconf.Paths) (closeLog func(), err error) {
 	logger := logrus.New()
 	logger.Formatter = &logrus.TextFormatter{DisableColors: true, FullTimestamp: true}
-	if level, err := logrus.ParseLevel(c.paths.LogLevel); err == nil {
+	if level, err := logrus.ParseLevel(paths.LogLevel); err == nil {
 		logger.Level = level
 	}
-	c.log = logger.WithFields(logrus.Fields{"containerID": c.id.ContainerID, "ifname": c.id.IfName})
+	c.log = logger.WithFields(logrus.Fields{"containerID": c.args.ContainerID, "ifname": c.args.IfName})
 	if pod := c.pod(); pod != "" {
 		c.log = c.log.WithField("pod", pod)
 	}
-	if c.paths.LogFile == "" {
+	if paths.LogFile == "" {
 		return func() {}, nil
 	}
-	f, err := os.OpenFile(filepath.Clean(c.paths.LogFile), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	f, err := os.OpenFile(filepath.Clean(paths.LogFile), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
 	if err != nil {
 		return func() {}, refusal.New(refusal.Invalid, "logFile: %v; name a file in a folder that exists, or remove the key", err)
 	}
@@ -273,23 +268,52 @@ func (c *call) openLog() (closeLog func(), err error) {
 	return func() { f.Close() }, nil //nolint:errcheck,gosec // nothing is buffered
 }
 
-func (c *call) printAdd(stdout io.Writer) error {
-	result, err := c.add()
-	if err != nil {
-		return err
-	}
-	versioned, err := cniresult.InVersion(result, c.cfg.CNIVersion)
-	if err != nil {
-		return err
-	}
-	return versioned.PrintTo(stdout)
+// since reports whether the netconf's CNI version is at least spec.
+func (c *call) since(spec string) bool {
+	later, err := version.GreaterThanOrEqualTo(c.cfg.CNIVersion, spec)
+	return err == nil && later
 }
 
-// attached describes a device for the record, before its link is known.
-func attached(pci device.PCIAddress, fn sysfs.PCIFunction, row *nodestate.Device) nodestate.AttachedDevice {
-	d := nodestate.AttachedDevice{PCIAddress: pci, VF: fn.PhysFn != "", Instance: fn.Instance}
-	if row != nil {
-		d.MAC, d.ENIID, d.NodeENI = row.MAC, row.ENIID, row.NodeENI
+// pod returns namespace/name of the pod; "" if the runtime does not tell.
+func (c *call) pod() string {
+	if name := c.env["K8S_POD_NAME"]; name != "" {
+		return c.env["K8S_POD_NAMESPACE"] + "/" + name
 	}
-	return d
+	return ""
+}
+
+func (c *call) id() nodestate.AttachmentID {
+	return nodestate.AttachmentID{ContainerID: c.args.ContainerID, IfName: c.args.IfName}
+}
+
+// lockRecord locks an attachment's record, waiting recordWait for a running verb.
+func (c *call) lockRecord(ctx context.Context, id nodestate.AttachmentID) (*nodestate.Record, error) {
+	ctx, cancel := context.WithTimeout(ctx, recordWait)
+	defer cancel()
+	return c.records.Lock(ctx, id)
+}
+
+// openTarget opens CNI_NETNS and refuses the host's own.
+func (c *call) openTarget() (*link.Netns, error) {
+	ns, err := link.OpenNetns(c.args.Netns)
+	if err != nil {
+		return nil, &refusal.Error{Code: refusal.InvalidNetNS, Msg: "CNI_NETNS", Err: err}
+	}
+	host, err := ns.Current()
+	if err != nil {
+		ns.Close()
+		return nil, err
+	}
+	if host {
+		ns.Close()
+		return nil, refusal.New(refusal.InvalidNetNS, "CNI_NETNS: %s is the host's own network namespace; remove the network from the pod, or hostNetwork: true", c.args.Netns)
+	}
+	return ns, nil
+}
+
+// otherVersion refuses to forget the work of another version, or to guess it.
+func otherVersion(err error) error {
+	return &refusal.Error{Code: refusal.Internal, Err: err,
+		Msg: "another version of multi-eni wrote the attachment's record, and only that version can release it; " +
+			"install it again, or remove the file and repeat DEL, which then uses the netconf"}
 }

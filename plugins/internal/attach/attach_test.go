@@ -29,7 +29,13 @@ func TestExclusiveRoundTrip(t *testing.T) {
 	conf["mtu"] = 1400
 	conf["routes"] = []any{map[string]any{"dst": "10.99.0.0/16", "gw": "10.0.2.1"}, map[string]any{"dst": "fd00:99::/64", "table": 100}}
 	args := e.pod(conf)
+	args.Args += ";K8S_POD_UID=u-1"
 	r := e.add(args)
+	records, _, err := e.records().List()
+	must(t, err)
+	if len(records) != 1 || records[0].PodUID != "u-1" || records[0].Pod != "shop/pod-"+args.ContainerID {
+		t.Errorf("records = %+v; want one of the pod and its UID", records)
+	}
 	if len(r.Interfaces) != 1 || len(r.IPs) != 2 {
 		t.Fatalf("result = %+v; want one interface and two addresses", r)
 	}
@@ -40,7 +46,7 @@ func TestExclusiveRoundTrip(t *testing.T) {
 	if got := e.podLinks(args); len(got) != 1 || got[0].Name != "net1" || !got[0].Up || got[0].MTU != 1400 {
 		t.Errorf("links in the pod = %+v", got)
 	}
-	_, err := run(&attach.Plugin{}, "CHECK", withPrev(t, args, r))
+	_, err = run(&attach.Plugin{}, "CHECK", withPrev(t, args, r))
 	must(t, err)
 	e.del(args)
 	e.unchanged(before, "after DEL")

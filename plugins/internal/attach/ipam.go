@@ -4,73 +4,93 @@ import (
 	"context"
 	"errors"
 	"io"
-	"slices"
 
 	"github.com/containernetworking/cni/pkg/skel"
+	types100 "github.com/containernetworking/cni/pkg/types/100"
 
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
-	"github.com/multi-eni/multi-eni-cni/plugins/internal/cniresult"
+	"github.com/multi-eni/multi-eni-cni/plugins/internal/addressing"
 	"github.com/multi-eni/multi-eni-cni/plugins/internal/netconf"
 	"github.com/multi-eni/multi-eni-cni/plugins/internal/refusal"
+	"github.com/multi-eni/multi-eni-cni/plugins/internal/selection"
 )
 
-// IPAMFuncs returns the verbs of eni-ipam for netconfs of other plugins than
-// multi-eni. Results go to stdout.
+// IPAMFuncs returns the verbs of eni-ipam for netconfs of other plugins than multi-eni.
+// Results go to stdout.
 func (p *Plugin) IPAMFuncs(ctx context.Context, stdout io.Writer) skel.CNIFuncs {
-	verb := p.verbs(ctx, parser{netconf.ParseIPAM, netconf.ParseIPAMLenient})
+	verb := p.verbs(parser{netconf.ParseIPAM, netconf.ParseIPAMLenient})
 	return skel.CNIFuncs{
-		Add:    verb(strict, func(c *call) error { return c.ipamVerbAdd(stdout) }), //nolint:contextcheck // a call carries its context
-		Del:    verb(anything, func(c *call) error { return errors.Join(c.garbled, c.lost, c.giveBackAnywhere(c.id)) }),
-		Check:  verb(strict, checking((*call).ipamVerbCheck)),
-		GC:     verb(lenient, func(c *call) error { return errors.Join(c.lost, c.collectLeases()) }),
-		Status: verb(lenient, ready((*call).ipamReady)),
+		Add:    verb(ctx, strict, printing(stdout, (*call).ipamAdd)),
+		Del:    verb(ctx, anything, (*call).ipamDel),
+		Check:  verb(ctx, strict, checking((*call).ipamCheck)),
+		GC:     verb(ctx, lenient, (*call).ipamGC),
+		Status: verb(ctx, lenient, ready((*call).ipamReady)),
 	}
 }
 
-// ipamVerbAdd is ADD: the primary address, or a lease for a plugin by which pods
-// share the ENI.
-func (c *call) ipamVerbAdd(stdout io.Writer) error {
+// ipamAdd is eni-ipam's ADD. If the calling plugin shares the ENI between pods it leases
+// addresses, else it picks them.
+func (c *call) ipamAdd(ctx context.Context) (*types100.Result, error) {
 	if err := c.policy.CheckIPAM(c.cfg); err != nil {
-		return err
+		return nil, err
 	}
 	if err := c.readRequests(); err != nil {
-		return err
+		return nil, err
+	}
+	row, err := c.namedRow()
+	if err != nil {
+		return nil, err
+	}
+	get := c.addresses.Pick
+	if c.cfg.Shares() {
+		get = c.ipamLease
+	}
+	own, err := get(ctx, row)
+	if err != nil {
+		return nil, err
+	}
+	return own.Result(), nil
+}
+
+func (c *call) ipamLease(ctx context.Context, row nodestate.Device) (*addressing.Addresses, error) {
+	ns, err := c.openTarget()
+	if err != nil {
+		return nil, err
+	}
+	defer ns.Close()
+	unlock, err := c.holder.Share(ctx, row.PCIAddress)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	id := ns.Netns
+	id.Path = c.args.Netns
+	return c.addresses.Lease(ctx, row.ENIID, id, nil)
+}
+
+func (c *call) ipamDel(ctx context.Context) error {
+	return errors.Join(c.faults.netconf, c.faults.paths, c.addresses.Leases.GiveBackAll(ctx))
+}
+
+func (c *call) ipamGC(ctx context.Context) error {
+	return errors.Join(c.faults.paths, c.collectLeases(ctx))
+}
+
+// ipamCheck is eni-ipam's CHECK: leased addresses are still leased.
+func (c *call) ipamCheck(ctx context.Context) error {
+	if !c.cfg.Shares() {
+		return nil
 	}
 	row, err := c.namedRow()
 	if err != nil {
 		return err
 	}
-	own, err := c.pickOwn(candidate{pci: row.PCIAddress, row: &row})
-	if err != nil {
-		return err
-	}
-	if own == nil {
-		ns, err := c.openTarget()
-		if err != nil {
-			return err
-		}
-		defer ns.Close()
-		unlock, err := c.notAlone(row.PCIAddress)
-		if err != nil {
-			return err
-		}
-		defer unlock()
-		id := ns.Netns
-		id.Path = c.args.Netns
-		if own, err = c.leaseOwn(row.ENIID, id); err != nil {
-			return err
-		}
-	}
-	versioned, err := cniresult.InVersion(own.result(), c.cfg.CNIVersion)
-	if err != nil {
-		return err
-	}
-	return versioned.PrintTo(stdout)
+	return c.addresses.Leases.CheckAny(ctx, row.ENIID)
 }
 
-// namedRow is the one device of the inventory that the netconf names.
+// namedRow returns the one row of the inventory that the netconf names.
 func (c *call) namedRow() (nodestate.Device, error) {
 	if c.cfg.Select.Empty() && c.cfg.DeviceID == "" {
 		mac, err := c.macOf(c.cfg.Interface)
@@ -79,24 +99,24 @@ func (c *call) namedRow() (nodestate.Device, error) {
 		}
 		c.cfg.Select.MAC = mac
 	}
-	all, err := c.candidates()
+	all, err := c.selector.Candidates()
 	if err != nil {
 		return nodestate.Device{}, err
 	}
-	if all[0].row == nil {
-		return nodestate.Device{}, refusal.New(refusal.TryAgain, "the inventory has no device %s, so its addresses are not known; see that a NodeENI declares it", all[0].pci)
+	if all[0].Row == nil {
+		return nodestate.Device{}, refusal.New(refusal.TryAgain, "the inventory has no device %s, so its addresses are not known; see that a NodeENI declares it", all[0].PCI)
 	}
 	if len(all) > 1 {
 		var rows []nodestate.Device
 		for _, cand := range all {
-			rows = append(rows, *cand.row)
+			rows = append(rows, *cand.Row)
 		}
-		return nodestate.Device{}, refusal.New(refusal.Invalid, "ipam.select %s: several ENIs match: %s; add subnetID or eniID", c.cfg.Select, describeRows(rows))
+		return nodestate.Device{}, refusal.New(refusal.Invalid, "ipam.select %s: several ENIs match: %s; add subnetID or eniID", c.cfg.Select, selection.DescribeRows(rows))
 	}
-	return *all[0].row, nil
+	return *all[0].Row, nil
 }
 
-// macOf is the hardware address of the interface that the netconf names.
+// macOf returns the MAC of the interface that the netconf names.
 func (c *call) macOf(ifname string) (device.MAC, error) {
 	l, err := c.host.ByName(ifname)
 	if errors.Is(err, link.ErrNotFound) {
@@ -111,8 +131,8 @@ func (c *call) macOf(ifname string) (device.MAC, error) {
 	return l.MAC, err
 }
 
-// movedLink is the interface that is in the container already: host-device moves
-// it before it asks for addresses.
+// movedLink returns the container's interface CNI_IFNAME, which host-device moves before it
+// asks for addresses.
 func (c *call) movedLink() (link.Link, error) {
 	ns, err := c.openTarget()
 	if err != nil {
@@ -125,23 +145,4 @@ func (c *call) movedLink() (link.Link, error) {
 	}
 	defer in.Close()
 	return in.ByName(c.args.IfName)
-}
-
-// ipamVerbCheck is CHECK: what was leased still is.
-func (c *call) ipamVerbCheck() error {
-	if !c.shares() {
-		return nil
-	}
-	row, err := c.namedRow()
-	if err != nil {
-		return err
-	}
-	l, err := c.readLeases(c.paths.LeaseDir, row.ENIID)
-	if err != nil {
-		return err
-	}
-	if !slices.ContainsFunc(l.Leases, func(lease nodestate.Lease) bool { return lease.HeldBy(c.id) }) {
-		return refusal.New(refusal.UnknownRecord, "container %s, interface %s has no address of ENI %s; run ADD", c.id.ContainerID, c.id.IfName, row.ENIID)
-	}
-	return nil
 }

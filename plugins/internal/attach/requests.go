@@ -3,6 +3,7 @@ package attach
 import (
 	"net/netip"
 	"slices"
+	"strings"
 
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 
@@ -10,11 +11,12 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/plugins/internal/cniresult"
+	"github.com/multi-eni/multi-eni-cni/plugins/internal/netconf"
 	"github.com/multi-eni/multi-eni-cni/plugins/internal/refusal"
 )
 
-// readRequests adds the requests of CNI_ARGS to the netconf's. It refuses a request
-// that differs from the netconf's, or that nobody carries out.
+// readRequests adds the requests of CNI_ARGS to the netconf's. It refuses a request that
+// differs from the netconf's, or that no plugin carries out.
 func (c *call) readRequests() error {
 	bad := func(err error) error { return &refusal.Error{Code: refusal.Environment, Msg: "CNI_ARGS", Err: err} }
 	if err := c.cfg.CheckArgs(c.env); err != nil {
@@ -30,11 +32,15 @@ func (c *call) readRequests() error {
 		}
 		c.cfg.MAC = mac
 	}
-	ips, err := c.requestedIPs()
-	if err != nil {
-		return err
-	}
-	for _, ip := range ips {
+	for s := range strings.SplitSeq(c.env["IP"], ",") { // CNI conventions
+		if s == "" {
+			continue
+		}
+		ip, err := netconf.ParseRequestedIP(s)
+		if err != nil {
+			return &refusal.Error{Code: refusal.Environment, Msg: "CNI_ARGS: IP", Err: err}
+		}
+		c.addresses.Requested = append(c.addresses.Requested, ip)
 		if !slices.Contains(c.cfg.IPs, ip) {
 			c.cfg.IPs = append(c.cfg.IPs, ip)
 		}
@@ -42,46 +48,27 @@ func (c *call) readRequests() error {
 	return nil
 }
 
-// refuseMAC refuses a MAC that the pod's interface will not have, or could not
-// receive by.
-func (c *call) refuseMAC(d *claimed) error {
-	own := d.link.MAC
-	if d.link.Index == 0 && d.row != nil {
-		own = d.row.MAC
+// checkMAC returns an error unless a delegate has given the interface the requested MAC.
+// Without a link the delegate's result counts.
+func (e *effects) checkMAC(l link.Link, result *types100.Result, at int) error {
+	got := l.MAC
+	if l.Index == 0 && at >= 0 {
+		got, _ = device.ParseMAC(result.Interfaces[at].Mac) // other text differs from the requested MAC
 	}
-	want, by := c.cfg.MAC, c.cfg.Delegate
-	switch {
-	case want == "" || want == own:
-		return nil
-	case by == nil || d.fn.Driver == "ena":
-		return refusal.New(refusal.Unsupported, "MAC %s was requested, but device %s has %s, and the VPC delivers to no other; remove the request", want, d.fn.Address, own)
-	case !by.TakesMAC():
-		return refusal.New(refusal.Unsupported, "MAC %s was requested, but delegate %s keeps the MAC of the device, %s; remove the request", want, by.Type, own)
-	}
-	return nil
-}
-
-// gotMAC says whether a delegate has given the interface the MAC that was asked for:
-// by the kernel, or by the delegate's word where the container has no link.
-func (c *call) gotMAC(d *claimed, l link.Link, result *types100.Result, at int) error {
-	var got device.MAC
-	if got = l.MAC; l.Index == 0 && at >= 0 {
-		got, _ = device.ParseMAC(result.Interfaces[at].Mac) // text that is no MAC differs from the wanted one
-	}
-	if c.cfg.MAC == "" || got == c.cfg.MAC {
+	if e.cfg.MAC == "" || got == e.cfg.MAC {
 		return nil
 	}
 	return refusal.New(refusal.Unsupported, "MAC %s was requested, but delegate %s gave %q; remove the request, or use a delegate that gives it",
-		c.cfg.MAC, d.Delegate.Type, got)
+		e.cfg.MAC, e.Delegate.Type, got)
 }
 
-// gotAddresses says whether the addresses that were asked for are in a result.
-func (c *call) gotAddresses(result *types100.Result) error {
+// checkIPs returns an error unless a result has the requested addresses.
+func checkIPs(requested []netip.Addr, result *types100.Result) error {
 	have, err := cniresult.Addresses(result)
 	if err != nil {
 		return err
 	}
-	for _, want := range c.cfg.IPs {
+	for _, want := range requested {
 		if !slices.ContainsFunc(have, func(p netip.Prefix) bool { return p.Addr() == want }) {
 			return refusal.New(refusal.Unsupported, "address %s was requested, but the address plugin gave %v; remove the request, or use a plugin that gives it", want, have)
 		}
@@ -89,26 +76,20 @@ func (c *call) gotAddresses(result *types100.Result) error {
 	return nil
 }
 
-// setMTU gives an interface that a delegate has put into the pod the MTU that
-// delegates do not: host-device, for one, has no key for it. Of a userspace device the
-// container reads it in the result.
-func (c *call) setMTU(d *claimed, l *link.Link, result *types100.Result, at int) error {
-	mtu := c.mtu(d.row)
-	if d.Mode != nodestate.ModeDelegateExclusive || mtu == 0 || c.cfg.Delegate.OwnMTU() {
+// setMTU sets the MTU of an interface that a delegate has moved into the pod: host-device,
+// for one, has no key for it. The MTU of a userspace device goes into the result only.
+func (e *effects) setMTU(l *link.Link, result *types100.Result, at int) error {
+	if e.Mode != nodestate.ModeDelegateExclusive || e.MTU == 0 || e.cfg.Delegate.OwnMTU() {
 		return nil
 	}
 	switch {
-	case at < 0 && c.cfg.MTU != 0:
-		return noInterface(d.Delegate.Type, c.args.IfName)
-	case at < 0 || mtu == l.MTU:
+	case at < 0 && e.cfg.MTU != 0:
+		return e.noInterface()
+	case at < 0 || e.MTU == l.MTU:
 		return nil
 	case l.Index == 0:
-		result.Interfaces[at].Mtu = mtu
+		result.Interfaces[at].Mtu = e.MTU
 		return nil
 	}
-	err := c.steps.Do("mtu", func() error { return c.in.SetMTU(l.Index, mtu) })
-	if err == nil {
-		l.MTU = mtu
-	}
-	return err
+	return e.pod.SetMTU(l, e.MTU)
 }

@@ -96,6 +96,9 @@ type Select struct {
 	ResourceName device.ResourceName `key:"resourceName,\"intel.com/sriov_net_b\""`
 }
 
+// Shares reports whether the delegate lets several pods use the device.
+func (c *Config) Shares() bool { return c.Delegate != nil && c.Delegate.Shared }
+
 // Empty says whether nothing is selected.
 func (s Select) Empty() bool { return s == Select{} }
 

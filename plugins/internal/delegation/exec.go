@@ -1,4 +1,4 @@
-package attach
+package delegation
 
 import (
 	"bytes"
@@ -20,25 +20,25 @@ import (
 )
 
 const (
-	// busyTries is how often a plugin is begun whose file is just being written,
-	// busyWait apart, as libcni does.
+	// busyTries bounds the attempts, busyWait apart, to start a plugin while its file is
+	// being written. libcni does the same.
 	busyTries = 6
 	busyWait  = time.Second
-	// leftBehindWait bounds the wait for the output of a plugin that has exited,
-	// but has left a process behind which keeps its output open.
+	// leftBehindWait bounds the wait for output after a plugin has exited and left a
+	// process behind that keeps its output open.
 	leftBehindWait = 500 * time.Millisecond
 )
 
-// pluginExec runs other plugins as libcni does, but in a folder that is no more:
-// a path of theirs that is relative leads nowhere, and nothing can be made there.
+// pluginExec runs other plugins as libcni does, but in a removed folder: their relative
+// paths lead nowhere, and they can create nothing there.
 type pluginExec struct {
 	version.PluginDecoder
 	stderr io.Writer
-	// folder is ours to make another one in. The daemon's container, where it runs an
-	// orphan's DEL, can write nowhere else.
+	// folder is where the removed folder is created first. The daemon's container, in
+	// which it runs an orphan's DEL, can write nowhere else.
 	folder string
-	// intent is the record of the ADD that they belong to; nil in other verbs. Its next
-	// lock waits for one that runs when this process is killed.
+	// intent is the record of the ADD that runs the plugins; nil in other verbs. If this
+	// process is killed, the record stays locked until its plugin ends.
 	intent *nodestate.Record
 }
 
@@ -47,8 +47,8 @@ func (*pluginExec) FindInPath(plugin string, paths []string) (string, error) {
 	return invoke.FindInPath(plugin, paths)
 }
 
-// ExecPlugin runs a plugin and returns its standard output. Its error is a
-// *types.Error, which is the plugin's own where it has printed one.
+// ExecPlugin runs a plugin and returns its standard output. An error of the plugin is a
+// *types.Error, with the code and text that it printed, if any.
 func (e *pluginExec) ExecPlugin(ctx context.Context, path string, stdin []byte, environ []string) ([]byte, error) {
 	dir, err := nowhere(e.folder)
 	if err != nil {
@@ -57,7 +57,7 @@ func (e *pluginExec) ExecPlugin(ctx context.Context, path string, stdin []byte, 
 	defer dir.Close() //nolint:errcheck // nothing was written
 	for try := 1; ; try++ {
 		var stdout, stderr bytes.Buffer
-		cmd := exec.CommandContext(ctx, path) //nolint:gosec // a file of the folders that plugins come from
+		cmd := exec.CommandContext(ctx, path) //nolint:gosec // a file of a plugin folder
 		cmd.Dir = fmt.Sprintf("/proc/self/fd/%d", dir.Fd())
 		cmd.Env, cmd.Stdin, cmd.Stdout, cmd.Stderr = environ, bytes.NewReader(stdin), &stdout, &stderr
 		cmd.WaitDelay = leftBehindWait
@@ -73,7 +73,7 @@ func (e *pluginExec) ExecPlugin(ctx context.Context, path string, stdin []byte, 
 	}
 }
 
-// run runs a plugin that has the intent's lock as long as it lives.
+// run runs a plugin, which holds the intent's lock while it lives.
 func (e *pluginExec) run(cmd *exec.Cmd) error {
 	if e.intent != nil {
 		heir, err := e.intent.Heir()
@@ -91,7 +91,7 @@ func (e *pluginExec) run(cmd *exec.Cmd) error {
 	return cmd.Run()
 }
 
-// wait says whether ctx has outlasted it.
+// wait waits for d and reports true, or false if ctx ended first.
 func wait(ctx context.Context, d time.Duration) bool {
 	select {
 	case <-ctx.Done():
@@ -101,8 +101,8 @@ func wait(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// nowhere opens a folder that has been removed; it is made in the first of ours and
-// the usual ones where one can be. The caller closes it.
+// nowhere opens a removed folder, created in ours or else in the usual places. The
+// caller closes it.
 func nowhere(ours string) (*os.File, error) {
 	var errs []error
 	for _, in := range []string{ours, "/run", os.TempDir()} {
@@ -117,8 +117,8 @@ func nowhere(ours string) (*os.File, error) {
 	return nil, fmt.Errorf("make an empty folder: %w", errors.Join(errs...))
 }
 
-// pluginError is the error that a plugin has printed, else one that says all that
-// is known.
+// pluginError returns the error that a plugin printed, or one with its exit status and
+// output.
 func pluginError(err error, stdout, stderr []byte) error {
 	var printed types.Error
 	switch {
@@ -134,7 +134,7 @@ func pluginError(err error, stdout, stderr []byte) error {
 	return &printed
 }
 
-// clipped keeps a plugin's output in a message readable.
+// clipped shortens a plugin's output for a message.
 func clipped(out []byte) []byte {
 	const most = 1024
 	return out[:min(most, len(out))]

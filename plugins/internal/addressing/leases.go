@@ -1,0 +1,244 @@
+package addressing
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/device"
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+	"github.com/multi-eni/multi-eni-cni/plugins/internal/cniresult"
+	"github.com/multi-eni/multi-eni-cni/plugins/internal/lease"
+	"github.com/multi-eni/multi-eni-cni/plugins/internal/refusal"
+)
+
+// lockWait bounds the wait for other verbs that hold the lease lock of an ENI.
+const lockWait = 20 * time.Second
+
+// Leases are the leases in one folder, for one call. All fields are needed.
+type Leases struct {
+	Dir string
+	// Records has the attachment records, from which unreadable leases are rebuilt.
+	Records nodestate.AttachmentDir
+	BootID  string
+	// ID is the call's own attachment.
+	ID  nodestate.AttachmentID
+	Log *logrus.Entry
+}
+
+// In returns the leases in another folder.
+func (s Leases) In(dir string) Leases {
+	s.Dir = dir
+	return s
+}
+
+// Read returns an ENI's leases without waiting for their lock, unless they must be
+// rebuilt.
+func (s Leases) Read(ctx context.Context, eni device.ENIID) (nodestate.Leases, error) {
+	l, err := nodestate.LeaseDir(s.Dir).Read(s.BootID, eni)
+	if nodestate.Unreadable(err) {
+		err = s.locked(ctx, eni, func(rebuilt *nodestate.LockedLeases) error { l = rebuilt.Leases; return nil })
+	}
+	return l, err
+}
+
+// locked calls f with an ENI's leases under their lock.
+func (s Leases) locked(ctx context.Context, eni device.ENIID, f func(*nodestate.LockedLeases) error) error {
+	ctx, cancel := context.WithTimeout(ctx, lockWait)
+	defer cancel()
+	l, err := nodestate.LeaseDir(s.Dir).Lock(ctx, s.BootID, eni)
+	if nodestate.Unreadable(err) {
+		s.Log.WithError(err).Warn("rebuilding the leases from the attachment records")
+		l, err = nodestate.LeaseDir(s.Dir).Rebuild(ctx, s.BootID, eni, func() ([]nodestate.Lease, error) { return s.recorded(eni) })
+	}
+	if errors.Is(err, nodestate.ErrOtherVersion) {
+		return &refusal.Error{Code: refusal.Held, Msg: fmt.Sprintf("every address of ENI %s counts as leased, because its lease file cannot be read; "+
+			"install the multi-eni version that wrote it", eni), Err: err}
+	}
+	if errors.Is(err, nodestate.ErrBusy) {
+		return refusal.New(refusal.TryAgain, "the leases of ENI %s have been locked by other ADDs or DELs for more than %s; try again", eni, lockWait)
+	}
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	return f(l)
+}
+
+// recorded returns the leases of an ENI that the attachment records imply.
+func (s Leases) recorded(eni device.ENIID) (all []nodestate.Lease, err error) {
+	records, bad, err := s.Records.List()
+	if err == nil {
+		err = s.Records.OfOthers(bad, s.ID)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("rebuild the leases of ENI %s: %w", eni, err)
+	}
+	for _, a := range records {
+		if a.Leases != s.Dir || a.Device.ENIID != eni || !a.Holds(s.BootID) {
+			continue
+		}
+		addresses, err := leased(a)
+		if err != nil {
+			return nil, fmt.Errorf("rebuild the leases of ENI %s: record of %s: %w", eni, a.AttachmentID, err)
+		}
+		for _, addr := range addresses {
+			all = append(all, nodestate.Lease{
+				Address: addr, State: nodestate.LeaseHeld, AttachmentID: a.AttachmentID, Network: a.Network, Pod: a.Pod, Netns: a.Netns, CoolDown: lease.DefaultCoolDown,
+			})
+		}
+	}
+	return all, nil
+}
+
+// leased returns the addresses that an attachment has leased. Earlier versions wrote them
+// into the result only.
+func leased(a nodestate.Attachment) ([]netip.Addr, error) {
+	if a.LeasedAddresses != nil || a.Result == nil {
+		return a.LeasedAddresses, nil
+	}
+	result, err := cniresult.Recorded(a)
+	if err != nil {
+		return nil, err
+	}
+	prefixes, err := cniresult.Addresses(result)
+	var out []netip.Addr
+	for _, p := range prefixes {
+		out = append(out, p.Addr())
+	}
+	return out, err
+}
+
+// change calls f under the lock of an ENI's leases if needed reports true without it. Most
+// DELs and GCs have nothing to change.
+func (s Leases) change(ctx context.Context, eni device.ENIID, needed func(*nodestate.Leases) bool, f func(*nodestate.LockedLeases) error) error {
+	l, err := nodestate.LeaseDir(s.Dir).Read(s.BootID, eni)
+	if errors.Is(err, nodestate.ErrOtherVersion) { // that version frees leases of a netns that is gone
+		s.Log.WithError(err).Warn("leaving the leases of this ENI, which stay taken")
+		return nil
+	}
+	if unreadable := nodestate.Unreadable(err); !unreadable && (err != nil || !needed(&l)) {
+		return err
+	}
+	err = s.locked(ctx, eni, f)
+	if nodestate.Unreadable(err) { // of an attachment record, so the leases could not be rebuilt
+		s.Log.WithError(err).Warn("leaving the leases to the next ADD, which rebuilds them from the attachment records that are left")
+		return nil
+	}
+	return err
+}
+
+// GiveBack ends the leases of an attachment in one ENI. Unused says that its ADD failed
+// before any process could use the addresses, so they need no cool-down.
+func (s Leases) GiveBack(ctx context.Context, eni device.ENIID, id nodestate.AttachmentID, unused bool) error {
+	return s.change(ctx, eni, func(l *nodestate.Leases) bool {
+		return slices.ContainsFunc(l.Leases, func(lease nodestate.Lease) bool { return lease.HeldBy(id) })
+	}, func(l *nodestate.LockedLeases) error {
+		now, err := nodestate.Uptime()
+		if err != nil {
+			return err
+		}
+		if unused && !lease.Drop(&l.Leases, id) || !unused && !lease.Give(&l.Leases, id, now) {
+			return nil
+		}
+		return l.Save()
+	})
+}
+
+// GiveBackAll ends the leases of the call's attachment in every ENI, for a DEL without a
+// record.
+func (s Leases) GiveBackAll(ctx context.Context) error {
+	enis, err := nodestate.LeaseDir(s.Dir).ENIs(s.BootID)
+	errs := []error{err}
+	for _, eni := range enis {
+		errs = append(errs, s.GiveBack(ctx, eni, s.ID, false))
+	}
+	return errors.Join(errs...)
+}
+
+// Collect ends the leases of a network's attachments that are not valid. Valid is GC's
+// list; if it is nil, attachments whose netns is gone are not valid. Attachments with a
+// record keep their leases.
+func (s Leases) Collect(ctx context.Context, network string, valid []nodestate.AttachmentID) error {
+	records, unread, err := s.Records.List()
+	if err != nil {
+		return err
+	}
+	keep := func(l *nodestate.Lease) bool {
+		if unread.MayBe(l.AttachmentID) || slices.ContainsFunc(records, func(a nodestate.Attachment) bool { return a.AttachmentID == l.AttachmentID }) {
+			return true
+		}
+		if valid == nil {
+			return !gone(l.Netns)
+		}
+		return slices.Contains(valid, l.AttachmentID)
+	}
+	enis, err := nodestate.LeaseDir(s.Dir).ENIs(s.BootID)
+	errs := []error{err}
+	for _, eni := range enis {
+		errs = append(errs, s.change(ctx, eni, func(l *nodestate.Leases) bool {
+			return slices.ContainsFunc(l.Leases, func(lease nodestate.Lease) bool { return lease.Network == network && !keep(&lease) })
+		}, func(l *nodestate.LockedLeases) error {
+			now, err := nodestate.Uptime()
+			if err != nil || !lease.Collect(&l.Leases, network, now, keep) {
+				return err
+			}
+			return l.Save()
+		}))
+	}
+	return errors.Join(errs...)
+}
+
+// Check returns an error unless the addresses of a recorded result are still leased.
+func (s Leases) Check(ctx context.Context, a nodestate.Attachment) error {
+	result, err := cniresult.Recorded(a)
+	if err != nil {
+		return err
+	}
+	want, err := cniresult.Addresses(result)
+	if err != nil {
+		return err
+	}
+	l, err := s.Read(ctx, a.Device.ENIID)
+	if err != nil {
+		return err
+	}
+	for _, p := range want {
+		if i, found := l.Find(p.Addr()); !found || !l.Leases[i].HeldBy(a.AttachmentID) {
+			return refusal.New(refusal.OtherDevice, "address %s is no longer leased to container %s, interface %s; run DEL, then ADD", p.Addr(), a.ContainerID, a.IfName)
+		}
+	}
+	return nil
+}
+
+// CheckAny returns an error if the call's attachment leases no address of an ENI.
+func (s Leases) CheckAny(ctx context.Context, eni device.ENIID) error {
+	l, err := s.Read(ctx, eni)
+	if err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(l.Leases, func(lease nodestate.Lease) bool { return lease.HeldBy(s.ID) }) {
+		return refusal.New(refusal.UnknownRecord, "container %s, interface %s has no address of ENI %s; run ADD", s.ID.ContainerID, s.ID.IfName, eni)
+	}
+	return nil
+}
+
+// Holder returns a lease of an ENI that a live pod other than the call's holds; nil if
+// there is none.
+func (s Leases) Holder(ctx context.Context, eni device.ENIID) (*nodestate.Lease, error) {
+	l, err := s.Read(ctx, eni)
+	if err != nil {
+		return nil, err
+	}
+	for _, o := range l.Leases {
+		if o.State == nodestate.LeaseHeld && o.AttachmentID != s.ID && !gone(o.Netns) {
+			return &o, nil
+		}
+	}
+	return nil, nil
+}

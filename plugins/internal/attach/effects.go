@@ -1,0 +1,172 @@
+package attach
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"github.com/containernetworking/cni/pkg/skel"
+	"github.com/containernetworking/cni/pkg/types"
+	types100 "github.com/containernetworking/cni/pkg/types/100"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/link"
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+	"github.com/multi-eni/multi-eni-cni/plugins/internal/addressing"
+	"github.com/multi-eni/multi-eni-cni/plugins/internal/cniresult"
+	"github.com/multi-eni/multi-eni-cni/plugins/internal/delegation"
+	"github.com/multi-eni/multi-eni-cni/plugins/internal/hold"
+	"github.com/multi-eni/multi-eni-cni/plugins/internal/netconf"
+	"github.com/multi-eni/multi-eni-cni/plugins/internal/podlink"
+	"github.com/multi-eni/multi-eni-cni/plugins/internal/refusal"
+	"github.com/multi-eni/multi-eni-cni/plugins/internal/steps"
+)
+
+// effects are ADD's work on the device that it holds.
+type effects struct {
+	*hold.Device
+	cfg     *netconf.Config
+	args    *skel.CmdArgs
+	host    *link.Handle
+	steps   *steps.Steps
+	pod     *podlink.Pod
+	eniIPAM *addressing.IPAM
+	plugins *delegation.Runner
+}
+
+// attach has the effects, each a step, and completes the record.
+func (e *effects) attach(ctx context.Context) (*types100.Result, error) {
+	var result *types100.Result
+	var err error
+	switch e.Mode {
+	case nodestate.ModeExclusive:
+		result, err = e.attachLink(ctx)
+	case nodestate.ModeDPDK:
+		result, err = e.attachUserspace(ctx)
+	default:
+		result, err = e.attachDelegate(ctx)
+	}
+	if err != nil {
+		return nil, err
+	}
+	result.CNIVersion = types100.ImplementedSpecVersion
+	if e.cfg.DNS != nil { // replaces the address plugin's, as in bridge
+		result.DNS = types.DNS{}
+		if err := json.Unmarshal(e.cfg.DNS, &result.DNS); err != nil {
+			return nil, refusal.New(refusal.Invalid, "dns: %v", err)
+		}
+	}
+	if e.DeviceInfoFile != "" {
+		if err := e.steps.Do("deviceInfo", func() error { return writeDeviceInfo(e.Device, result) }); err != nil {
+			return nil, err
+		}
+	}
+	if _, err := cniresult.InVersion(result, e.cfg.CNIVersion); err != nil { // while it can be undone
+		return nil, err
+	}
+	if e.Result, err = json.Marshal(result); err != nil {
+		return nil, fmt.Errorf("encode result: %w", err)
+	}
+	e.State = nodestate.StateComplete
+	return result, e.steps.Do("complete", e.Save)
+}
+
+// attachLink moves the device itself into the container's netns.
+func (e *effects) attachLink(ctx context.Context) (*types100.Result, error) {
+	if err := e.pod.CheckFree(e.Link.AltNames...); err != nil {
+		return nil, err
+	}
+	addresses := e.startIPAM(ctx)
+	if err := e.steps.Do("move", func() error { return e.host.Move(e.Link.Index, e.pod.NS, e.args.IfName) }); err != nil {
+		return nil, err
+	}
+	l, err := e.arrived()
+	if err != nil {
+		return nil, err
+	}
+	e.Interface.Index = l.Index
+	if e.MTU != 0 && e.MTU != l.MTU {
+		if err := e.pod.SetMTU(&l, e.MTU); err != nil {
+			return nil, err
+		}
+	}
+	result, err := addresses()
+	if err != nil {
+		return nil, err
+	}
+	e.describe(result, l.Name, l.MAC.String(), l.MTU)
+	return result, e.pod.Configure(l, e.Link.MAC, result)
+}
+
+// describe makes the pod's interface the only one of a result.
+func (e *effects) describe(result *types100.Result, name, mac string, mtu int) {
+	result.Interfaces = []*types100.Interface{{Name: name, Mac: mac, Mtu: mtu, Sandbox: e.args.Netns, PciID: e.Record.Device.PCIAddress.String()}}
+}
+
+// arrived returns the link after its move: renamed, down, and perhaps with another index. A
+// move resets a VF, which may change its MAC to the PF's choice.
+func (e *effects) arrived() (l link.Link, err error) {
+	if e.Record.Device.VF {
+		return e.pod.In.ByName(e.args.IfName)
+	}
+	l = e.Link
+	l.Name, l.Up = e.args.IfName, false
+	l.Index, err = e.pod.In.Index(l.Name)
+	return l, err
+}
+
+// attachUserspace moves nothing. The device plugin gives the container the device's files,
+// and the container reads the rest in the result.
+func (e *effects) attachUserspace(ctx context.Context) (*types100.Result, error) {
+	result, err := e.runIPAM(ctx)
+	if err != nil {
+		return nil, err
+	}
+	cniresult.AddRoutes(result, e.cfg.Routes)
+	for _, ip := range result.IPs {
+		ip.Interface = types100.Int(0)
+	}
+	e.describe(result, e.args.IfName, e.Record.Device.MAC.String(), e.MTU)
+	cniresult.FillGateways(result)
+	return result, nil
+}
+
+// runIPAM returns the addresses in a result, which is empty without an address plugin.
+func (e *effects) runIPAM(ctx context.Context) (*types100.Result, error) {
+	if e.Addresses != nil {
+		return e.Addresses.Result(), nil
+	}
+	if e.IPAM == nil {
+		return &types100.Result{}, nil
+	}
+	var result *types100.Result
+	err := e.steps.Do("ipam", func() (err error) { result, err = e.plugins.Add(ctx, e.IPAM); return err })
+	if err != nil {
+		return nil, err
+	}
+	return e.onlyAddresses(result)
+}
+
+// startIPAM starts runIPAM beside later steps if the IPAM plugin needs no interface. The
+// returned function waits for the addresses.
+func (e *effects) startIPAM(ctx context.Context) func() (*types100.Result, error) {
+	if e.IPAM == nil || !netconf.AddressesAlone(e.IPAM.Type) {
+		return func() (*types100.Result, error) { return e.runIPAM(ctx) }
+	}
+	var result *types100.Result
+	wait := e.steps.Start("ipam", func() (err error) { result, err = e.plugins.Add(ctx, e.IPAM); return err })
+	return func() (*types100.Result, error) {
+		if err := wait(); err != nil {
+			return nil, err
+		}
+		return e.onlyAddresses(result)
+	}
+}
+
+// onlyAddresses removes interfaces from an IPAM plugin's result, as the spec demands.
+func (e *effects) onlyAddresses(result *types100.Result) (*types100.Result, error) {
+	if len(result.IPs) == 0 {
+		return nil, refusal.New(refusal.Invalid, "ipam.type: %s gave no address; see its own keys in ipam, or use another IPAM plugin", e.IPAM.Type)
+	}
+	result.Interfaces = nil
+	return result, checkIPs(e.cfg.IPs, result)
+}
