@@ -177,9 +177,8 @@ hardware-tools: prereq-hardware build tools
 lint: $(LINT) ## Run golangci-lint, and prove that each of our own rules fires (2 min)
 	$(LINT) run ./...
 	cd test/kube && ../../$(LINT) run --config ../../.golangci.yml ./...
-	cd test/monitoring && ../../$(LINT) run --config ../../.golangci.yml ./...
 	cd test/hardware && ../../$(LINT) run --config ../../.golangci.yml ./...
-	cd test/tools/chart && ../../../$(LINT) run --config ../../../.golangci.yml ./...
+	cd test/tools && ../../$(LINT) run --config ../../.golangci.yml ./...
 	GOLANGCI_LINT=$(HERE)/$(LINT) $(go) test -tags lint -run '^TestLintFixtures$$' ./test/arch
 
 .PHONY: fuzz
@@ -216,12 +215,36 @@ prereq-hardware: go-version
 go-version:
 	@test/prereq go $(go)
 
-# The tool list is the `tool` block of test/tools/go.mod, and nothing else.
-$(BIN)/.tools: test/tools/go.mod test/tools/go.sum
+# test/tools/go.mod pins every program. Its `tool` block is the list; `go list tool` would download the modules of all of them.
+PINNED := test/tools/go.mod test/tools/go.sum
+pinned  = $$(sed -nE 's,^\t($(1))$$,\1,p' test/tools/go.mod)
+$(BIN)/.tools: $(PINNED)
 	@mkdir -p $(BIN)/cni $(BIN)/tools
-	$(call gobuild,-C test/tools) -o $(HERE)/$(BIN)/cni/ $$($(go) -C test/tools list tool | grep /plugins/)
-	$(call gobuild,-C test/tools) -o $(HERE)/$(BIN)/tools/ $$($(go) -C test/tools list tool | grep -v /plugins/)
+	$(call gobuild,-C test/tools) -o $(HERE)/$(BIN)/cni/ $(call pinned,.*/plugins/plugins/.*)
+	$(call gobuild,-C test/tools) -o $(HERE)/$(BIN)/tools/ $(call pinned,.*/cnitool)
 	@touch $@
+	@$(GIVEBACK)
+
+$(BIN)/tools/ec2-metadata-mock $(GOTESTSUM) $(SBOM) $(BIN)/tools/kustomize: $(PINNED)
+	@mkdir -p $(@D)
+	$(call gobuild,-C test/tools) -o $(HERE)/$@ $(call pinned,.*/$(@F)(/v[0-9]+)?)
+	@touch $@
+	@$(GIVEBACK)
+
+# Without the flags it takes itself for a client of Kubernetes 1.20.
+CHARTUTIL := helm.sh/helm/v3/pkg/chartutil
+$(BIN)/tools/helm: $(PINNED)
+	@mkdir -p $(@D)
+	$(call gobuild,-C test/tools) -ldflags '-s -w -X $(CHARTUTIL).k8sVersionMajor=1 -X $(CHARTUTIL).k8sVersionMinor=36' -o $(HERE)/$@ $(call pinned,.*/helm)
+	@touch $@
+
+# Its main package is called cmd; its manifests lie beside the sources.
+WHEREABOUTS := github.com/k8snetworkplumbingwg/whereabouts
+$(KUBE)/whereabouts/.built: $(PINNED)
+	@mkdir -p $(@D)/crds
+	$(call gobuild,-C test/tools) -o $(HERE)/$(@D)/whereabouts $(WHEREABOUTS)/cmd
+	dir=$$($(go) -C test/tools list -m -f '{{.Dir}}' $(WHEREABOUTS)); cp "$$dir"/doc/crds/*.yaml $(@D)/crds/
+	@chmod u+w $(@D)/crds/* && touch $@
 	@$(GIVEBACK)
 
 # The programs are the `tool` block of test/kube/binaries/go.mod; etcd's main package has no name of its own. They tell
@@ -233,38 +256,6 @@ $(KUBE)/.built: test/kube/binaries/go.mod test/kube/binaries/go.sum
 	flags="-s -w -X k8s.io/component-base/version.gitVersion=$$version"; set -x; \
 	$(call gobuild,-C test/kube/binaries) -ldflags "$$flags" -o $(HERE)/$(KUBE)/etcd go.etcd.io/etcd/server/v3; \
 	$(call gobuild,-C test/kube/binaries) -ldflags "$$flags" -o $(HERE)/$(KUBE)/ $$($(go) -C test/kube/binaries list tool | grep ^k8s.io/)
-	@touch $@
-	@$(GIVEBACK)
-
-# Its main package is called cmd; its manifests lie beside the sources.
-$(KUBE)/whereabouts/.built: test/kube/whereabouts/go.mod test/kube/whereabouts/go.sum
-	@mkdir -p $(@D)/crds
-	$(call gobuild,-C test/kube/whereabouts) -o $(HERE)/$(@D)/whereabouts tool
-	dir=$$($(go) -C test/kube/whereabouts list -m -f '{{.Dir}}' github.com/k8snetworkplumbingwg/whereabouts); cp "$$dir"/doc/crds/*.yaml $(@D)/crds/
-	@chmod u+w $(@D)/crds/* && touch $@
-	@$(GIVEBACK)
-
-$(SBOM): test/tools/sbom/go.mod test/tools/sbom/go.sum
-	@mkdir -p $(@D)
-	$(call gobuild,-C test/tools/sbom) -o $(HERE)/$(@D)/ tool
-	@touch $@
-
-# Without the flags it takes itself for a client of Kubernetes 1.20.
-CHARTUTIL := helm.sh/helm/v3/pkg/chartutil
-$(BIN)/tools/helm: test/tools/helm/go.mod test/tools/helm/go.sum
-	@mkdir -p $(@D)
-	$(call gobuild,-C test/tools/helm) -ldflags '-s -w -X $(CHARTUTIL).k8sVersionMajor=1 -X $(CHARTUTIL).k8sVersionMinor=34' -o $(HERE)/$@ helm.sh/helm/v3/cmd/helm
-	@touch $@
-
-$(BIN)/tools/ec2-metadata-mock: test/tools/imds/go.mod test/tools/imds/go.sum
-	@mkdir -p $(@D)
-	$(call gobuild,-C test/tools/imds) -o $(HERE)/$(@D)/ tool
-	@touch $@
-	@$(GIVEBACK)
-
-$(GOTESTSUM): test/tools/gotestsum/go.mod test/tools/gotestsum/go.sum
-	@mkdir -p $(@D)
-	$(call gobuild,-C test/tools/gotestsum) -o $(HERE)/$(@D)/ tool
 	@touch $@
 	@$(GIVEBACK)
 
@@ -280,15 +271,7 @@ format-check:
 tidy-check:
 	$(go) mod tidy -diff
 	$(go) -C test/tools mod tidy -diff
-	$(go) -C test/tools/gen mod tidy -diff
-	$(go) -C test/tools/chart mod tidy -diff
-	$(go) -C test/tools/helm mod tidy -diff
-	$(go) -C test/tools/sbom mod tidy -diff
-	$(go) -C test/tools/imds mod tidy -diff
-	$(go) -C test/tools/gotestsum mod tidy -diff
 	$(go) -C test/kube mod tidy -diff
-	$(go) -C test/kube/whereabouts mod tidy -diff
-	$(go) -C test/monitoring mod tidy -diff
 	$(go) -C test/hardware mod tidy -diff
 generate-check:
 	@GO=$(go) test/generated
@@ -296,4 +279,4 @@ arch:
 	$(go) vet ./...
 	$(go) test ./test/arch
 monitoring:
-	$(go) -C test/monitoring test ./...
+	$(go) -C test/tools test ./monitoring

@@ -74,8 +74,3 @@ trial-release:
 $(RELEASE): go-version
 	@mkdir -p $(@D)
 	$(call gobuild) -o $@ ./test/release
-
-$(BIN)/tools/kustomize: test/tools/helm/go.mod test/tools/helm/go.sum
-	@mkdir -p $(@D)
-	$(call gobuild,-C test/tools/helm) -o $(HERE)/$@ sigs.k8s.io/kustomize/kustomize/v5
-	@touch $@

@@ -3,7 +3,7 @@
 package deploy
 
 //go:generate sh -c "mkdir -p chart/monitoring && cp components/monitoring/alerts.yaml components/monitoring/podmonitor.yaml components/monitoring/dashboard.json chart/monitoring"
-//go:generate go tool -modfile=../test/tools/helm/go.mod helm-docs --chart-search-root=chart --sort-values-order=file --log-level=warning
+//go:generate go tool -modfile=../test/tools/go.mod helm-docs --chart-search-root=chart --sort-values-order=file --log-level=warning
 
 import (
 	"bufio"

@@ -14,7 +14,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/kube/cluster"
 )
 
-// manifest is the objects of a file, by kind, namespace and name.
+// manifest holds a file's objects by kind, namespace and name.
 func manifest(t *testing.T, path string) map[string]*unstructured.Unstructured {
 	t.Helper()
 	all := map[string]*unstructured.Unstructured{}
@@ -24,7 +24,7 @@ func manifest(t *testing.T, path string) map[string]*unstructured.Unstructured {
 	return all
 }
 
-// TestChartIsWhatKustomizeMakes: the two ways to install have the same outcome.
+// TestChartIsWhatKustomizeMakes: both ways to install give the same objects.
 func TestChartIsWhatKustomizeMakes(t *testing.T) {
 	const image = "images: [{name: multi-eni-cni, newName: example/multi-eni-cni, newTag: v7}]\n"
 	for name, tt := range map[string]struct {
@@ -84,12 +84,12 @@ func everyValue() []string {
 		"--set=eniManager.manageAddresses.enabled=true,eniManager.manageAddresses.mode=prefixes,eniManager.manageAddresses.low=2,eniManager.manageAddresses.high=20,eniManager.sourceRouting=true",
 		"--set=eniManager.startupTaint=true,eniManager.dpdk.enabled=true,eniManager.dpdk.loadModules=false,eniManager.dpdk.allowUnsafeNoIOMMU=true,devicePlugin.namespaces[0]=sriov,devicePlugin.clusterRole=false",
 		"--set=hostNetworkFiles=remove",
-		// Their kinds are those of the Prometheus operator; test/monitoring has its types.
+		// These are kinds of the Prometheus operator; test/tools/monitoring has its types.
 		"--set=metrics.enabled=true,metrics.podMonitor.enabled=false,metrics.prometheusRule.enabled=false,metrics.dashboard.labels.sidecar=yes",
 	}
 }
 
-// TestChartValues: each value has its effect, and the API server takes the outcome.
+// TestChartValues: each value has its effect, and the API server accepts the result.
 func TestChartValues(t *testing.T) {
 	c := cluster.Start(t)
 	if out, err := cluster.Helm(t, append(everyValue(), "lint", cluster.Chart(t), "--strict")...); err != nil {
@@ -123,7 +123,7 @@ func TestChartValues(t *testing.T) {
 	}
 }
 
-// TestChartRefuses: a value that cannot be meant is named.
+// TestChartRefuses: the chart names a value that makes no sense.
 func TestChartRefuses(t *testing.T) {
 	for set, want := range map[string]string{
 		"image.tga=v1":                            "tga",
@@ -163,8 +163,7 @@ func TestChartRefuses(t *testing.T) {
 	}
 }
 
-// TestChartImage: a tag may be a number, in the way that Helm reads values, and a
-// digest wins over it.
+// TestChartImage: a tag may be a number, as Helm parses values, and a digest overrides it.
 func TestChartImage(t *testing.T) {
 	digest := "sha256:" + strings.Repeat("0123456789abcdef", 4)
 	file := func(text string) string {
@@ -202,8 +201,8 @@ func TestChartImage(t *testing.T) {
 	}
 }
 
-// TestChartMonitoringLabels: the objects of the Prometheus operator get more labels
-// and the release's namespace, and are what they were otherwise.
+// TestChartMonitoringLabels: objects of the Prometheus operator get the extra labels and the release's
+// namespace, and are otherwise unchanged.
 func TestChartMonitoringLabels(t *testing.T) {
 	plain := manifest(t, cluster.HelmTemplate(t, "--set=metrics.enabled=true"))
 	labelled := manifest(t, cluster.HelmTemplate(t, "--set=metrics.enabled=true,metrics.podMonitor.labels.release=a,metrics.prometheusRule.labels.release=b"))
@@ -222,7 +221,7 @@ func TestChartMonitoringLabels(t *testing.T) {
 	}
 }
 
-// TestChartSaysNothing: helm finds nothing to warn of when it reads the chart.
+// TestChartSaysNothing: helm prints no warning about the chart.
 func TestChartSaysNothing(t *testing.T) {
 	dir := t.TempDir()
 	for _, args := range [][]string{
@@ -236,8 +235,8 @@ func TestChartSaysNothing(t *testing.T) {
 	}
 }
 
-// TestChartNotes: after an installation helm tells the next steps, and warns where no
-// node could pull the image.
+// TestChartNotes: helm prints the next steps after an installation, and warns of an image that no node can
+// pull.
 func TestChartNotes(t *testing.T) {
 	c := cluster.Start(t)
 	const warning = "WARNING: image.repository has its default."

@@ -14,6 +14,6 @@ package v1alpha1
 // The types are plain values; the functions are pure and safe for concurrent
 // use as long as nobody changes their receiver.
 
-//go:generate go tool -modfile=../../../../test/tools/gen/go.mod controller-gen object crd paths=. output:crd:dir=../../../../deploy/crd
+//go:generate go tool -modfile=../../../../test/tools/go.mod controller-gen object crd paths=. output:crd:dir=../../../../deploy/crd
 //go:generate sh -c "rm -rf ../../../../deploy/chart/crds && cp -r ../../../../deploy/crd ../../../../deploy/chart/crds"
-//go:generate go tool -modfile=../../../../test/tools/gen/go.mod crd-ref-docs --log-level=ERROR --source-path=. --config=../../../../test/tools/gen/crd-ref-docs.yaml --renderer=markdown --templates-dir=../../../../test/tools/gen/templates --output-path=../../../../docs/api.md
+//go:generate go tool -modfile=../../../../test/tools/go.mod crd-ref-docs --log-level=ERROR --source-path=. --config=../../../../test/tools/gen/crd-ref-docs.yaml --renderer=markdown --templates-dir=../../../../test/tools/gen/templates --output-path=../../../../docs/api.md

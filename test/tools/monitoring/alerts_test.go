@@ -18,7 +18,7 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-const component = "../../deploy/components/monitoring"
+const component = "../../../deploy/components/monitoring"
 
 func decode(t *testing.T, file string, into any) {
 	t.Helper()
@@ -240,7 +240,7 @@ func runbook(t *testing.T, url string) string {
 	if page == url || anchor == "" {
 		return ""
 	}
-	data, err := os.ReadFile(filepath.Join("../..", page))
+	data, err := os.ReadFile(filepath.Join("../../..", page))
 	if err != nil {
 		t.Error(err)
 		return ""
