@@ -30,13 +30,13 @@ type target struct {
 	pods  int
 	host  adversary.Description // the device in the host
 	fresh adversary.Description // and in the first pod
-	// ignore are attributes that the kernel itself does not give back in the host.
+	// ignore lists attributes that the kernel itself does not restore in the host.
 	ignore []string
 }
 
-// TestAdversary: whatever a pod does to a NIC or a VF, the host has it back as it
-// was, and the next pod gets it as the first did. That holds after DEL, after the end
-// of the netns, and from a netns that the pod has made.
+// TestAdversary: whatever a pod does to a NIC or a VF, the host gets it back unchanged, and the next pod
+// gets it like the first. That holds after DEL, after the end of the netns, and from a netns that the pod
+// has made.
 func TestAdversary(t *testing.T) {
 	t.Run("e1000e", func(t *testing.T) {
 		guest.Clean(t)
@@ -50,9 +50,9 @@ func TestAdversary(t *testing.T) {
 	})
 }
 
-// TestAdversaryShared: a pod's changes to its ipvlan of a NIC end with the ipvlan. The
-// exception is IFLA_ALLMULTI: an ipvlan that is deleted with the flag ALLMULTI leaves
-// its parent hearing all multicast (Linux 6.1), and nobody can take that back.
+// TestAdversaryShared: a pod's changes to its ipvlan end with the ipvlan. The exception is IFLA_ALLMULTI:
+// an ipvlan that is deleted with the flag ALLMULTI leaves its parent receiving all multicast (Linux 6.1),
+// and nothing can undo that.
 func TestAdversaryShared(t *testing.T) {
 	guest.Clean(t)
 	pci := prepare(t, nic0, netdev{Name: "ens7", MTU: 1500, Up: true})
@@ -69,7 +69,7 @@ func adverse(t *testing.T, pci string) {
 	}
 }
 
-// newTarget has the inventory know the device and its settings, as the daemon does.
+// newTarget puts the device and its settings into the inventory, as the daemon does.
 func newTarget(t *testing.T, pci string, c conf) *target {
 	t.Helper()
 	h, err := link.Open()
@@ -158,10 +158,10 @@ func (a *target) inHost() adversary.Description {
 	return describeIn(a.T, "/proc/1/ns/net", guest.Netdev(a.pci))
 }
 
-// together is how many acts each tries on one pod: emulated, a pod takes a second.
+// together is how many acts each tries on one pod: under emulation a pod takes a second.
 const together = 5
 
-// each tries all acts, and returns the ones that the kernel lets a pod do.
+// each tries all acts, and returns those that the kernel permits a pod.
 func (a *target) each(all []adversary.Act) (done []adversary.Act) {
 	a.Helper()
 	var not []string
@@ -186,7 +186,7 @@ func (a *target) each(all []adversary.Act) (done []adversary.Act) {
 	return done
 }
 
-// random has a pod act at random, and end in one of the ways that pods end.
+// random lets a pod act at random, and ends it in one of the ways that pods end.
 func (a *target) random(acts []adversary.Act, seed uint64) {
 	a.Helper()
 	p := a.pod()
@@ -213,8 +213,8 @@ func (a *target) random(acts []adversary.Act, seed uint64) {
 	a.asBefore(strings.Join(done, ", "))
 }
 
-// ipv6OfTheHost is IFLA_AF_SPEC: the host's sysctls of the link. They are others
-// where a netns has ended with a link that had NOARP; the next pod has its own.
+// ipv6OfTheHost is IFLA_AF_SPEC: the host's sysctls of the link. They change when a netns ends with a link
+// that had NOARP. The next pod has its own.
 const ipv6OfTheHost = "attribute 26"
 
 func (a *target) asBefore(done string) {

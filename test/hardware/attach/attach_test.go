@@ -21,15 +21,15 @@ import (
 
 func TestMain(m *testing.M) { machine.Main(m, machine.Spec{}) }
 
-// NICs of machine.DefaultNICs. nic0 and nic2 are attached to pods; nic1 is what
-// another node has on the wire.
+// NICs of machine.DefaultNICs. nic0 and nic2 are attached to pods; nic1 belongs to another node on the
+// wire.
 const (
 	nic0 = "02:00:00:00:01:00"
 	nic1 = "02:00:00:00:01:01"
 	nic2 = "02:00:00:00:01:02"
 )
 
-// ifName is the interface that every pod here gets.
+// ifName is the interface of every pod here.
 const ifName = "net1"
 
 // conf are keys of a netconf of multi-eni.
@@ -102,15 +102,14 @@ func (p *pod) del() {
 	guest.MustDel(p, p.cni("DEL", nil))
 }
 
-// refused runs an ADD that must fail with the code, naming words, and DEL after
-// it, as a runtime does.
+// refused runs an ADD that must fail with the code and name these words, and then DEL, as a runtime does.
 func (p *pod) refused(code int, words ...string) {
 	p.Helper()
 	guest.WantCode(p, p.cni("ADD", nil), code, words...)
 	p.del()
 }
 
-// destroy ends the pod without DEL: its netns goes with what is in it.
+// destroy ends the pod without DEL: its netns and everything in it is gone.
 func (p *pod) destroy() {
 	p.Helper()
 	guest.DeleteNetns(p, p.netns)
@@ -153,7 +152,7 @@ func (p *pod) ip(i int) netip.Addr {
 
 func at(a netip.Addr) string { return netip.AddrPortFrom(a, 7000).String() }
 
-// netdev is what a device's interface is to have again after DEL.
+// netdev is the state of a device's interface that DEL must restore.
 type netdev struct {
 	Name, MAC string
 	AltNames  []string
@@ -174,7 +173,7 @@ func device(pci string) netdev {
 	return netdev{}
 }
 
-// same fails unless the device is in the host as it was.
+// same fails unless the host has the device in its earlier state.
 func same(t *testing.T, pci string, want netdev) {
 	t.Helper()
 	if d := cmp.Diff(want, device(pci)); d != "" {
@@ -182,8 +181,8 @@ func same(t *testing.T, pci string, want netdev) {
 	}
 }
 
-// prepare gives the NIC with this MAC a state of its own for the test, and what
-// it had back after it. It returns the PCI function.
+// prepare gives the NIC with this MAC a state of its own, which the test's end undoes. It returns the PCI
+// function.
 func prepare(t *testing.T, mac string, want netdev) string {
 	t.Helper()
 	pci, name := guest.WaitNIC(t, mac)
@@ -197,7 +196,7 @@ func prepare(t *testing.T, mac string, want netdev) string {
 	return pci
 }
 
-// apply makes a link of this netns what want says, but for its MAC.
+// apply sets a link of this netns to the wanted state, except for its MAC.
 func apply(t *testing.T, name string, want netdev) {
 	t.Helper()
 	l, err := netlink.LinkByName(name)
@@ -226,8 +225,8 @@ func apply(t *testing.T, name string, want netdev) {
 	}
 }
 
-// otherNode makes another node on the wire: a netns that has the NIC, with these
-// addresses. It returns the netns's path.
+// otherNode makes another node on the wire: a netns with the NIC and these addresses. It returns the
+// netns's path.
 func otherNode(t *testing.T, mac string, addresses ...string) string {
 	t.Helper()
 	path := guest.NewNetns(t, "other-node")
@@ -242,7 +241,7 @@ func otherNode(t *testing.T, mac string, addresses ...string) string {
 	return path
 }
 
-// addAddresses gives the link addresses and brings it up.
+// addAddresses adds addresses to the link and brings it up.
 func addAddresses(t *testing.T, name string, addresses ...string) {
 	t.Helper()
 	l, err := netlink.LinkByName(name)
@@ -261,7 +260,7 @@ func addAddresses(t *testing.T, name string, addresses ...string) {
 	}
 }
 
-// addRoute adds a route of this netns by way of a gateway.
+// addRoute adds a route of this netns through a gateway.
 func addRoute(t *testing.T, dst, gateway string) {
 	t.Helper()
 	if err := netlink.RouteAdd(&netlink.Route{Dst: ipNet(netip.MustParsePrefix(dst)), Gw: net.ParseIP(gateway)}); err != nil {

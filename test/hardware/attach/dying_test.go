@@ -14,17 +14,15 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/hardware/guest"
 )
 
-// returnTime is how long the kernel may take to end a netns and give its
-// devices back.
+// returnTime is how long the kernel may take to end a netns and return its devices.
 const returnTime = 30 * time.Second
 
-// restoreRecord is where DEL leaves what a device must be given back later.
+// restoreRecord is DEL's file with the settings that a device must be given later.
 func restoreRecord(pci string) string {
 	return filepath.Join("/var/lib/cni/multi-eni/restore", pci+".json")
 }
 
-// settle brings a device that came back too late for its pod's DEL to what it
-// was: the next attachment does.
+// settle restores a device that returned too late for its pod's DEL: the next attachment does that.
 func settle(t *testing.T, pci string) {
 	t.Helper()
 	guest.Eventually(t, "the device "+pci+" is in the host", returnTime, func() bool { return guest.Netdev(pci) != "" })
@@ -37,15 +35,14 @@ func settle(t *testing.T, pci string) {
 	}
 }
 
-// inBothEnds runs a test with a pod that DEL ends, and with one whose netns is
-// destroyed before DEL.
+// inBothEnds runs a test with a pod that DEL ends, and with one whose netns ends before DEL.
 func inBothEnds(t *testing.T, f func(t *testing.T, destroyed bool)) {
 	t.Run("del", func(t *testing.T) { f(t, false) })
 	t.Run("destroyed", func(t *testing.T) { f(t, true) })
 }
 
-// TestDyingNetns: DEL follows the end of the netns at once, when the kernel may
-// not have given the device back yet.
+// TestDyingNetns: DEL follows the end of the netns at once, when the kernel may not have returned the
+// device yet.
 func TestDyingNetns(t *testing.T) {
 	guest.Clean(t)
 	pci := prepare(t, nic0, netdev{Name: "ens7", AltNames: []string{"eni-a"}, MTU: 1600, Up: true})
@@ -59,8 +56,7 @@ func TestDyingNetns(t *testing.T) {
 	same(t, pci, before)
 }
 
-// TestTwoDying: two netns end at once, and each device takes a name that the
-// kernel makes up, perhaps the other's.
+// TestTwoDying: two netns end at once, and each device gets a name from the kernel, perhaps the other's.
 func TestTwoDying(t *testing.T) {
 	guest.Clean(t)
 	before := map[string]netdev{}
@@ -89,9 +85,8 @@ func TestTwoDying(t *testing.T) {
 	}
 }
 
-// TestLimbo: the netns's path is gone, but a process holds the netns and the
-// device in it. DEL succeeds within its bound; the device cannot be had until
-// the process lets go, and then is given back what it had.
+// TestLimbo: the netns's path is gone, but a process holds the netns with the device. DEL succeeds within
+// its bound. No pod can have the device until the process lets go, and then it is restored.
 func TestLimbo(t *testing.T) {
 	guest.Clean(t)
 	pci := prepare(t, nic0, netdev{Name: "ens7", AltNames: []string{"eni-a"}, MTU: 1600, Up: true})
@@ -120,9 +115,8 @@ func TestLimbo(t *testing.T) {
 	same(t, pci, before)
 }
 
-// TestNameTaken: another link has the device's name by the time of DEL. The
-// device comes home under its fallback name, and has its own again once that is
-// free.
+// TestNameTaken: another link has the device's name at DEL. The device returns under its fallback name,
+// and gets its own again once that is free.
 func TestNameTaken(t *testing.T) {
 	guest.Clean(t)
 	pci := prepare(t, nic0, netdev{Name: "ens7", AltNames: []string{"eni-a"}, MTU: 1600, Up: true})
@@ -155,8 +149,8 @@ func digits(pci string) string {
 	return string(out)
 }
 
-// TestAltNameClash: the pod has given its interface an altname that is another
-// link's name in the host. That does not keep the device.
+// TestAltNameClash: the pod has given its interface an altname that is another link's name in the host.
+// The device returns nevertheless.
 func TestAltNameClash(t *testing.T) {
 	inBothEnds(t, func(t *testing.T, destroyed bool) {
 		guest.Clean(t)
@@ -182,9 +176,8 @@ func nameOf(t *testing.T, mac string) string {
 	return name
 }
 
-// TestStackedByPod: links that the pod has made on its device, one of them under
-// the name that the device had, do not outlive DEL: they would still be on the
-// wire, beside the next pod.
+// TestStackedByPod: links that the pod has made on its device, one of them under the device's old name,
+// end with DEL. Otherwise they would be on the wire beside the next pod.
 func TestStackedByPod(t *testing.T) {
 	inBothEnds(t, func(t *testing.T, destroyed bool) {
 		guest.Clean(t)

@@ -10,8 +10,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/hardware/guest"
 )
 
-// TestExclusive: the pod gets the NIC itself, with addresses and routes of both
-// families, talks to another node, and the host has the NIC back as it was.
+// TestExclusive: the pod gets the NIC itself, with addresses and routes of both families, and talks to
+// another node. The host gets the NIC back unchanged.
 func TestExclusive(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
@@ -53,8 +53,8 @@ func TestExclusive(t *testing.T) {
 	}
 }
 
-// TestEvicted: a pod that has changed all it can of its NIC dies without DEL. The
-// next pod gets the NIC, and the late DEL of the first leaves it alone.
+// TestEvicted: a pod that has changed everything it can on its NIC dies without DEL. The next pod gets the
+// NIC, and the late DEL of the first does not touch it.
 func TestEvicted(t *testing.T) {
 	guest.Clean(t)
 	pci := prepare(t, nic0, netdev{Name: "ens7", AltNames: []string{"eni-a"}, MTU: 1600, Up: true})
@@ -75,8 +75,7 @@ func TestEvicted(t *testing.T) {
 	same(t, pci, before)
 }
 
-// disfigure changes name, MAC, MTU and altnames of the pod's interface, as the
-// pod is free to.
+// disfigure changes name, MAC, MTU and altnames of the pod's interface.
 func (p *pod) disfigure(name string) {
 	p.Helper()
 	l := p.link(ifName)

@@ -11,7 +11,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/hardware/guest"
 )
 
-// prompt bounds a DEL that has nothing to wait for: the device is gone for good.
+// prompt bounds a DEL that need not wait: the device is gone for good.
 const prompt = 1500 * time.Millisecond
 
 // kinds are the ways in which pods have a device.
@@ -25,7 +25,7 @@ func kinds() map[string]conf {
 	}
 }
 
-// pull takes the PCI function out of the kernel, by sysfs.
+// pull removes the PCI function by sysfs.
 func pull(t *testing.T, pci string) {
 	t.Helper()
 	guest.WriteSys(t, filepath.Join(guest.Devices, pci, "remove"), "1")
@@ -40,14 +40,14 @@ func gone(t *testing.T, pci string) {
 	})
 }
 
-// rescan has the kernel find what was pulled, and waits for the NIC.
+// rescan lets the kernel find the function again, and waits for the NIC.
 func rescan(t *testing.T, mac string) {
 	t.Helper()
 	guest.WriteSys(t, "/sys/bus/pci/rescan", "1")
 	guest.WaitNIC(t, mac)
 }
 
-// vanished fails when the pod still has its interface.
+// vanished fails if the pod still has its interface.
 func (p *pod) vanished() {
 	p.Helper()
 	p.in(func() error {
@@ -58,7 +58,7 @@ func (p *pod) vanished() {
 	})
 }
 
-// delOfNothing is a DEL, twice, of a pod whose device is gone.
+// delOfNothing runs DEL twice for a pod whose device is gone.
 func (p *pod) delOfNothing() {
 	p.Helper()
 	if r := guest.MustDel(p, p.cni("DEL", nil)); r.Took > prompt {
@@ -67,15 +67,14 @@ func (p *pod) delOfNothing() {
 	p.del()
 }
 
-// TestSurpriseRemoval: the device goes under its pods, which lose their
-// interface. Each pod's DEL succeeds, twice, at once, and leaves nothing, also
-// when the netns has gone too. What comes back is as new: DEL does not touch it,
-// and pods can have it.
+// TestSurpriseRemoval: the device is removed under its pods, which lose their interface. Each pod's DEL
+// succeeds at once, twice, and leaves nothing, also without the netns. A device that returns is new: DEL
+// does not touch it, and pods can have it.
 func TestSurpriseRemoval(t *testing.T) {
 	for kind, c := range kinds() {
 		for _, order := range []string{"del", "destroyed", "back"} {
 			if order != "del" && (kind == "vlan" || kind == "macvlan") || order == "back" && kind == "ipvlan" {
-				continue // nothing new: what shares the device does not move it
+				continue // nothing new: a plugin that shares the device does not move it
 			}
 			t.Run(kind+"/"+order, func(t *testing.T) {
 				guest.Clean(t)
@@ -111,7 +110,7 @@ func TestSurpriseRemoval(t *testing.T) {
 	}
 }
 
-// hot is a NIC that is plugged into a slot and pulled out of it.
+// hot is a NIC that is plugged into a slot and pulled out.
 type hot struct {
 	*testing.T
 	plugged bool
@@ -143,7 +142,7 @@ func (h *hot) unplug() {
 	h.plugged = false
 }
 
-// TestUnplugged: a NIC is taken out of its slot under the pods that share it.
+// TestUnplugged: a NIC is pulled out of its slot under the pods that share it.
 func TestUnplugged(t *testing.T) {
 	guest.Clean(t)
 	h := newHot(t)
@@ -159,9 +158,8 @@ func TestUnplugged(t *testing.T) {
 	}
 }
 
-// TestReplaced: another NIC is plugged into the slot of one that a pod has lost,
-// and has its PCI address. It is a new device: a pod can have it, and the old
-// pod's DEL, early or late, does not touch it.
+// TestReplaced: another NIC is plugged into the slot of a lost one, and has its PCI address. It is a new
+// device: a pod can have it, and the old pod's DEL, early or late, does not touch it.
 func TestReplaced(t *testing.T) {
 	for name, tt := range map[string]struct {
 		kind string

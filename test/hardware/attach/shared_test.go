@@ -12,8 +12,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/hardware/guest"
 )
 
-// TestIPVLANL2: two pods share an ENI, whose MAC both have, with addresses of its
-// subnet. They reach each other and another node, which reaches them.
+// TestIPVLANL2: two pods share an ENI and its MAC, with addresses of its subnet. They reach each other and
+// another node, in both directions.
 func TestIPVLANL2(t *testing.T) {
 	guest.Clean(t)
 	node := otherNode(t, nic1, "10.0.2.1/24", "fd00:2::1/64")
@@ -42,16 +42,13 @@ func TestIPVLANL2(t *testing.T) {
 	same(t, pci, before)
 }
 
-// TestIPVLANL3: in modes l3 and l3s the pods have a subnet of their own, and the
-// host routes for them without ARP. What makes that work is the user's to set:
+// TestIPVLANL3: in modes l3 and l3s the pods have a subnet of their own, and the host routes for them without
+// ARP. The user must set up:
 //
-//   - the ENI has an address of its subnet in the host, from which the host asks
-//     for its neighbours there and at which it is asked;
-//   - the pods have a route to whom they talk to, of scope link: an interface in
-//     these modes knows no neighbours, and so no gateway;
-//   - the other nodes have a route to the pods' subnet by way of the ENI's
-//     address. In a VPC that is a route of the subnet's route table to the ENI,
-//     with the ENI's source/destination check off.
+//   - an address of the ENI's subnet in the host, for its ARP there;
+//   - routes of scope link in the pods: these modes have no ARP, and so no gateway;
+//   - routes in the other nodes to the pods' subnet through the ENI's address. In a VPC this is a route of the
+//     subnet's route table to the ENI, with the ENI's source/destination check off.
 func TestIPVLANL3(t *testing.T) {
 	for _, mode := range []string{"l3", "l3s"} {
 		t.Run(mode, func(t *testing.T) {
@@ -80,7 +77,7 @@ func TestIPVLANL3(t *testing.T) {
 	}
 }
 
-// flush takes all addresses of the host's interface away.
+// flush deletes all addresses of the host's interface.
 func flush(t *testing.T, name string) {
 	t.Helper()
 	l, err := netlink.LinkByName(name)
@@ -98,8 +95,8 @@ func flush(t *testing.T, name string) {
 	}
 }
 
-// TestIPVLANMode: the kernel keeps one mode for all ipvlan links of a device, and a new
-// link changes it for the others. So a pod that wants another one is refused.
+// TestIPVLANMode: the kernel has one mode for all ipvlan links of a device, and a new link changes it for
+// the others. A pod that wants another mode is therefore refused.
 func TestIPVLANMode(t *testing.T) {
 	guest.Clean(t)
 	pci := prepare(t, nic0, netdev{Name: "ens7", MTU: 1500, Up: true})
@@ -139,9 +136,8 @@ func TestIPVLANMode(t *testing.T) {
 	same(t, pci, before)
 }
 
-// TestVLAN: each pod has a VLAN of its own on the ENI, and reaches another node in
-// that VLAN only. A VLAN of an interface can be had once: the kernel refuses the
-// second pod, of which nothing is left.
+// TestVLAN: each pod has a VLAN of its own on the ENI, and reaches another node in that VLAN only. An
+// interface has each VLAN once: the kernel refuses the second pod, and nothing of it is left.
 func TestVLAN(t *testing.T) {
 	guest.Clean(t)
 	node := otherNode(t, nic1, "10.0.2.1/24")
@@ -175,7 +171,7 @@ func TestVLAN(t *testing.T) {
 	same(t, pci, before)
 }
 
-// TestMACVLAN: on a NIC that is no ENI pods may have MACs of their own.
+// TestMACVLAN: on a NIC that is not an ENI pods may have MACs of their own.
 func TestMACVLAN(t *testing.T) {
 	guest.Clean(t)
 	node := otherNode(t, nic1, "10.0.2.1/24")
@@ -193,9 +189,8 @@ func TestMACVLAN(t *testing.T) {
 	same(t, pci, before)
 }
 
-// TestIPVLANLeases: pods that share an ENI get addresses of it, of both families,
-// leased by the plugin itself: host-local is not asked. ipvlan configures them,
-// as it configures what a chained plugin has found before it.
+// TestIPVLANLeases: pods that share an ENI get addresses of it, of both families, leased by the plugin
+// itself without host-local. ipvlan configures them like results of a chained plugin.
 func TestIPVLANLeases(t *testing.T) {
 	for _, mode := range []string{"l2", "l3s"} {
 		t.Run(mode, func(t *testing.T) {

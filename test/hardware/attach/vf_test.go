@@ -13,14 +13,14 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/hardware/guest"
 )
 
-// assigned is what the PF says of a VF (IFLA_VFINFO_LIST).
+// assigned is a PF's settings of a VF (IFLA_VFINFO_LIST).
 type assigned struct {
 	MAC             string
 	VLAN, QoS       int
 	Spoofchk, Trust bool
 }
 
-// adminOf is what the PF says of its VF number i.
+// adminOf reads the PF's settings of its VF number i.
 func adminOf(t *testing.T, pf string, i int) assigned {
 	t.Helper()
 	l, err := netlink.LinkByName(guest.Netdev(pf))
@@ -36,7 +36,7 @@ func adminOf(t *testing.T, pf string, i int) assigned {
 	return assigned{}
 }
 
-// assign has the PF give its VF number i all of want.
+// assign sets all of them for VF number i.
 func assign(t *testing.T, pf string, i int, want assigned) {
 	t.Helper()
 	l, err := netlink.LinkByName(guest.Netdev(pf))
@@ -73,12 +73,11 @@ func assignMAC(t *testing.T, pf string, i int, mac string) {
 	}
 }
 
-// vfMAC is what the PF assigns to its VF number i to begin with.
+// vfMAC is the MAC that the PF assigns to VF number i at first.
 func vfMAC(i int) string { return fmt.Sprintf("02:00:00:00:02:1%d", i) }
 
-// newVFs enables VFs with links that are up and MACs assigned by the PF, which is
-// up for as long as the test lasts: else its VFs have no link. Without an
-// assigned MAC a VF makes one up each time.
+// newVFs enables VFs with links that are up and MACs assigned by the PF. The PF is up during the test, or
+// its VFs would have no link. Without an assigned MAC a VF makes one up each time.
 func newVFs(t *testing.T, n int) (pf string, vfs []string) {
 	t.Helper()
 	found, err := filepath.Glob("/sys/bus/pci/drivers/igb/*:*")
@@ -103,8 +102,7 @@ func newVFs(t *testing.T, n int) (pf string, vfs []string) {
 	return pf, vfs
 }
 
-// reset has the driver of the VF, which is up, reset it: it takes the MAC that
-// the PF has assigned.
+// reset lets the driver reset the VF, which is up: it takes the MAC that the PF has assigned.
 func reset(t *testing.T, name string) {
 	t.Helper()
 	l, err := netlink.LinkByName(name)
@@ -135,8 +133,8 @@ func otherVLAN(t *testing.T, node string, id int, address string) {
 	})
 }
 
-// TestVFs: pods have VFs, themselves and by way of the sriov delegate. The VFs
-// are the same ones throughout, since to make and unmake them takes seconds.
+// TestVFs: pods have VFs, directly and by the sriov delegate. All subtests use the same VFs, since making
+// and removing them takes seconds.
 func TestVFs(t *testing.T) {
 	guest.Clean(t)
 	node := otherNode(t, nic1, "10.0.2.1/24")
@@ -159,8 +157,7 @@ type vfTest struct {
 	node string
 }
 
-// prepare gives VF number i link state and PF settings for the test, and plain
-// ones back after it.
+// prepare sets link state and PF settings of VF number i for the test, and resets them after it.
 func (f *vfTest) prepare(t *testing.T, i int, up bool, want assigned) netdev {
 	t.Helper()
 	name := guest.Netdev(f.vfs[i])
@@ -174,7 +171,7 @@ func (f *vfTest) prepare(t *testing.T, i int, up bool, want assigned) netdev {
 	return device(f.vfs[i])
 }
 
-// said fails unless the PF says the same of its VF number i as before.
+// said fails unless the PF's settings of VF number i are as before.
 func (f *vfTest) said(t *testing.T, when string, i int, want assigned) {
 	t.Helper()
 	if d := cmp.Diff(want, adminOf(t, f.pf, i)); d != "" {
@@ -182,7 +179,7 @@ func (f *vfTest) said(t *testing.T, when string, i int, want assigned) {
 	}
 }
 
-// mac fails unless the pod's VF has the MAC, and the result says so.
+// mac fails unless the pod's VF and the result have the MAC.
 func (p *pod) mac(want string) {
 	p.Helper()
 	if got, said := p.link(ifName).Attrs().HardwareAddr.String(), p.result.Interfaces[0].Mac; got != want || said != want {
@@ -190,8 +187,8 @@ func (p *pod) mac(want string) {
 	}
 }
 
-// exclusive: a pod has a VF in the VLAN, and with the MAC, that the PF has
-// assigned. Neither ADD nor DEL nor the end of the netns changes what the PF says.
+// exclusive: a pod has a VF with the VLAN and MAC that the PF has assigned. ADD, DEL and the end of the
+// netns leave the PF's settings alone.
 func (f *vfTest) exclusive(t *testing.T, destroyed bool) {
 	guest.Clean(t)
 	want := assigned{MAC: vfMAC(1), VLAN: 7, QoS: 3, Spoofchk: false, Trust: true}
@@ -214,8 +211,8 @@ func (f *vfTest) exclusive(t *testing.T, destroyed bool) {
 	same(t, f.vfs[1], before)
 }
 
-// roundTrips: a hundred pods one after the other, five of which end without DEL
-// first, leave the VF as it was. Nothing grows or drifts.
+// roundTrips: a hundred pods in turn, five of which end without DEL, leave the VF unchanged. Nothing grows
+// or drifts.
 func (f *vfTest) roundTrips(t *testing.T) {
 	guest.Clean(t)
 	indexes := func() (all []int) {
@@ -250,8 +247,8 @@ func (f *vfTest) roundTrips(t *testing.T) {
 	}
 }
 
-// anotherMAC: a VF is known by its PCI address. The PF may assign it another MAC
-// before ADD or while a pod has it; it takes that when it is next reset.
+// anotherMAC: a VF is known by its PCI address. The PF may assign another MAC before ADD or while a pod
+// has the VF, which takes it at its next reset.
 func (f *vfTest) anotherMAC(t *testing.T, destroyed bool) {
 	guest.Clean(t)
 	name := guest.Netdev(f.vfs[0])
@@ -284,8 +281,7 @@ func (f *vfTest) anotherMAC(t *testing.T, destroyed bool) {
 	}
 }
 
-// sriov: what the sriov delegate has the PF change is in force for the pod, and
-// is undone after it.
+// sriov: the PF settings of the sriov delegate are in force for the pod, and undone after it.
 func (f *vfTest) sriov(t *testing.T, destroyed bool) {
 	guest.Clean(t)
 	was := assigned{MAC: vfMAC(0), VLAN: 7, Spoofchk: true, Trust: false}
@@ -310,8 +306,8 @@ func (f *vfTest) sriov(t *testing.T, destroyed bool) {
 	same(t, f.vfs[0], before)
 }
 
-// sriovFails: the delegate refuses the VLAN, and nothing of the ADD is left; and
-// it is not asked at all for a device that is no VF.
+// sriovFails: the delegate refuses the VLAN, and the ADD leaves nothing. For a device that is not a VF it
+// is not called at all.
 func (f *vfTest) sriovFails(t *testing.T) {
 	guest.Clean(t)
 	admin, before := adminOf(t, f.pf, 0), device(f.vfs[0])
@@ -323,8 +319,8 @@ func (f *vfTest) sriovFails(t *testing.T) {
 	newPod(t, "no-vf", sriov.with(conf{"deviceID": nic})).refused(102, nic, "physfn")
 }
 
-// physical: a PF does not go to a pod while it has VFs, whether pods use them or
-// not. When the VFs go under their pods, the pods' DEL succeeds.
+// physical: a PF with VFs goes to no pod, whether pods use the VFs or not. If the VFs vanish under their
+// pods, the pods' DEL succeeds.
 func (f *vfTest) physical(t *testing.T) {
 	before := device(f.pf)
 	exclusive := conf{"deviceID": f.pf}

@@ -12,8 +12,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/hardware/guest"
 )
 
-// TestUserspaceDevice: a NIC on vfio-pci stays where it is. The pod's result and
-// device info tell where, and a delegate that needs an interface is refused.
+// TestUserspaceDevice: a NIC on vfio-pci is not moved. The pod's result and device info give its place,
+// and a delegate that needs an interface is refused.
 func TestUserspaceDevice(t *testing.T) {
 	guest.Clean(t)
 	pci, _ := guest.WaitNIC(t, nic2)

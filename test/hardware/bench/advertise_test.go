@@ -13,7 +13,7 @@ import (
 )
 
 const (
-	// soon is how long the daemon may take for any of it.
+	// soon bounds each step of the daemon.
 	soon = 60 * time.Second
 
 	macPrimary = "02:00:00:00:00:01"
@@ -23,17 +23,17 @@ const (
 // cycles is how often a NodeENI of each kind is written and removed.
 func cycles() int { return 1 + *rounds/2 }
 
-// kind is a kind of NodeENI, and what its device took.
+// kind is a kind of NodeENI, with the times of its device.
 type kind struct {
 	spec   v1alpha1.NodeENISpec
 	driver string
-	// written and removed are until the device plugin's config says so, and
-	// given is from removal until the kernel's driver has the device again.
+	// written and removed end when the device plugin's config has changed. given is from the removal until
+	// the kernel's driver has the device again.
 	written, removed, given table.Sample
 }
 
-// advertise measures the daemon from a NodeENI to the device plugin's config, and
-// back, for a device that it binds to vfio-pci and for one that it leaves alone.
+// advertise measures the daemon from a NodeENI to the device plugin's config, and back, for a device that
+// it binds to vfio-pci and for one that it leaves alone.
 func advertise(t *testing.T) []table.Row {
 	t.Helper()
 	pci, _ := guest.WaitNIC(t, macDPDK)
@@ -87,8 +87,8 @@ func (k *kind) cycle(t *testing.T, pci string, eni fakeimds.ENI) {
 	guest.AwaitPhase(t, eni.ID, "", soon)
 }
 
-// drivers measures what the daemon's work is made of: the start of the process
-// that carries it out, and what kernel and drivers need for it.
+// drivers measures the parts of the daemon's work: the start of its child process, and the time of kernel
+// and drivers.
 func drivers(t *testing.T) []table.Row {
 	t.Helper()
 	pci, _ := guest.WaitNIC(t, macDPDK)

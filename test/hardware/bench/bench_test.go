@@ -1,6 +1,5 @@
-// Package bench measures the product side by side with the reference plugin on
-// real PCI functions. It asserts no ratio: it fails when something could not be
-// measured.
+// Package bench measures the product side by side with the reference plugin on real PCI functions. It
+// asserts no ratio: it fails only if it could not measure.
 package bench
 
 import (
@@ -23,25 +22,25 @@ const (
 	warmUp = 1
 	// partRounds is how often each part is measured.
 	partRounds = 5
-	// settle is the pause before each measured run, in which the kernel destroys
-	// host-device's temporary netns: whoever runs meanwhile waits for that.
+	// settle is the pause before each measured run, in which the kernel destroys host-device's temporary
+	// netns. A plugin that runs meanwhile waits for that.
 	settle = 20 * time.Millisecond
-	// exclusiveTarget is the ratio to host-device that ADD and DEL together may have.
+	// exclusiveTarget is the greatest ratio to host-device, for ADD and DEL together.
 	exclusiveTarget = 0.75
-	// sharedTarget is the ratio to the delegate alone.
+	// sharedTarget is the greatest ratio to the delegate alone.
 	sharedTarget = 1.25
 
 	macENI  = "02:00:00:00:01:00"
 	macDPDK = "02:00:00:00:01:01"
 )
 
-// rounds are few by default, so that the tests of the hardware show that all can
-// be measured without taking long over it: make bench-hardware has more.
+// rounds are few by default, to show quickly that everything can be measured: make bench-hardware has
+// more.
 var rounds = flag.Int("rounds", 3, "pairs of each comparison of plugins")
 
 func TestMain(m *testing.M) {
-	// Two processors, as a node has at least: what a plugin does while the kernel
-	// works counts. The time is for make bench-hardware.
+	// Two processors, the least of a node: work of a plugin while the kernel works counts. The time is for
+	// make bench-hardware.
 	machine.Main(m, machine.Spec{Processors: 2, Timeout: 35 * time.Minute, NICs: []machine.NIC{
 		{ID: "primary", MAC: macPrimary},
 		{ID: "eni", MAC: macENI},
@@ -84,8 +83,8 @@ func text(s table.Sample) string {
 	return fmt.Sprintf("%.1f (%.1f)", s.Median(), s.Quantile(0.99))
 }
 
-// parts measures what an attachment is made of: the start of a program, and what
-// the kernel and the device's driver need for each change of the link.
+// parts measures the parts of an attachment: the start of a program, and each change of the link by kernel
+// and driver.
 func parts(t *testing.T, name, pci string) []table.Row {
 	t.Helper()
 	path := guest.NewNetns(t, "parts")

@@ -13,7 +13,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/hardware/guest"
 )
 
-// contender is a plugin that gives a pod its interface, and what it took.
+// contender is a plugin that gives a pod its interface, with its times.
 type contender struct {
 	call     guest.CNICall
 	add, del table.Sample
@@ -28,7 +28,7 @@ func (c *contender) against(other *contender, title string, limit float64) []tab
 	}
 }
 
-// bed is a device, a pod, and what plugins are told about both.
+// bed is a device, a pod, and the plugins' arguments for both.
 type bed struct {
 	t         *testing.T
 	pci, host string // the device, and its link in the host
@@ -71,8 +71,7 @@ var (
 	static    = ipam{"static", `"addresses":[{"address":"10.0.1.10/24"}]`}
 )
 
-// plugin is a contender with keys in its netconf. The addresses of each have a
-// store of their own.
+// plugin is a contender with keys in its netconf. Each has an address store of its own.
 func (b bed) plugin(kind, keys string, from ipam) *contender {
 	id := kind + "-" + from.kind
 	return &contender{call: guest.CNICall{
@@ -86,7 +85,7 @@ func (b bed) ours(keys string, from ipam) *contender {
 	return b.plugin("multi-eni", fmt.Sprintf(`"select":{"nodeENI":"bench"},"inventory":%q%s`, b.inventory, keys), from)
 }
 
-// measure runs the contenders in turns; each goes first as often.
+// measure runs the contenders in turns; each goes first equally often.
 func measure(all []*contender, once func(guest.CNICall) (add, del time.Duration)) {
 	for i := range warmUp + *rounds {
 		for k := range all {
@@ -100,9 +99,8 @@ func measure(all []*contender, once func(guest.CNICall) (add, del time.Duration)
 	}
 }
 
-// exclusive compares multi-eni with host-device, which leaves the link down
-// whatever it was before. So the link is down in the host before and after, or
-// with up it is up, and DEL takes until it is up again.
+// exclusive compares multi-eni with host-device, which always leaves the link down. So the link is down in
+// the host before and after. With up it is up, and DEL takes until it is up again.
 func exclusive(t *testing.T, name, pci string, up bool) []table.Row {
 	t.Helper()
 	b := newBed(t, pci)
@@ -115,7 +113,7 @@ func exclusive(t *testing.T, name, pci string, up bool) []table.Row {
 		ours.against(theirs, name+": exclusive %s, static; other: host-device, static", exclusiveTarget)...)
 }
 
-// move is one ADD and one DEL, which are checked to have had their effect.
+// move is one ADD and one DEL, whose effects are checked.
 func (b bed) move(c guest.CNICall, up bool) (add, del time.Duration) {
 	b.t.Helper()
 	if up {
@@ -141,8 +139,8 @@ func (b bed) move(c guest.CNICall, up bool) (add, del time.Duration) {
 	return add, del
 }
 
-// shared compares a delegate through multi-eni, with leases and with host-local,
-// to the delegate alone with host-local.
+// shared compares a delegate through multi-eni, with leases and with host-local, to the delegate alone
+// with host-local.
 func shared(t *testing.T, pci, delegate string) []table.Row {
 	t.Helper()
 	b := newBed(t, pci)

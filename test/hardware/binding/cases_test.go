@@ -92,8 +92,8 @@ func TestThreeCases(t *testing.T) {
 	wantConfig(t, placeholder())
 }
 
-// placeholder is in the config when nothing else is: the device plugin ends on
-// an empty one.
+// placeholder is the config's only entry when nothing is offered: the device plugin exits on an empty
+// config.
 func placeholder() guest.Pool {
 	return guest.Pool{Resource: "intel.com/sriov_placeholder", Drivers: []string{"placeholder"}, Addresses: []string{"0000:00:00.0"}}
 }
@@ -117,8 +117,8 @@ func newPod(t *testing.T, name, device, address string) guest.CNICall {
 	}
 }
 
-// newPeer puts the NIC that nothing declares into a netns of its own, with
-// addresses. The test's end brings it back.
+// newPeer puts the NIC that no NodeENI declares into a netns of its own, with addresses, until the test
+// ends.
 func newPeer(t *testing.T, addresses ...string) (netns string) {
 	t.Helper()
 	pci, name := guest.WaitNIC(t, macPeer)
@@ -145,8 +145,7 @@ func newPeer(t *testing.T, addresses ...string) (netns string) {
 	return pod.Netns
 }
 
-// wantDeviceInfo checks what a DPDK application reads of its device
-// (device-info specification 1.1.0).
+// wantDeviceInfo checks the device info for a DPDK application (device-info specification 1.1.0).
 func wantDeviceInfo(t *testing.T, path, pci string) {
 	t.Helper()
 	data, err := os.ReadFile(path)
@@ -164,7 +163,7 @@ func wantDeviceInfo(t *testing.T, path, pci string) {
 	}
 }
 
-// wantUsable opens the device as a userspace driver does and has it answer.
+// wantUsable opens the device as a userspace driver does, and wants an answer.
 func wantUsable(t *testing.T, pci string) {
 	t.Helper()
 	v := guest.OpenVFIO(t, pci)

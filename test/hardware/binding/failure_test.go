@@ -9,9 +9,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/hardware/guest"
 )
 
-// A bind that fails at any step leaves the device with its kernel driver, as it
-// was, and is tried again. Where the kernel cannot even be asked for a driver,
-// the device has none until it can.
+// A bind that fails at any step leaves the device with its kernel driver, unchanged, and is retried. While
+// the kernel rejects even the probe, the device has no driver.
 func TestBindFails(t *testing.T) {
 	guest.Clean(t)
 	a := prepare(t, macA, "ens-a", true)
@@ -48,9 +47,8 @@ func TestBindFails(t *testing.T) {
 	})
 }
 
-// A child that dies between two writes leaves a device that the next one makes
-// good, in either direction, whether the daemon has died before it or not; and
-// while it stands still, only its device waits.
+// A child that dies between two writes leaves a device that the next one repairs, in either direction,
+// with or without a restart of the daemon. While the child hangs, only its device waits.
 func TestChildDies(t *testing.T) {
 	guest.Clean(t)
 	a, b := prepare(t, macA, "ens-a", true), prepare(t, macB, "ens-b", false)
@@ -88,8 +86,8 @@ func TestChildDies(t *testing.T) {
 	}
 }
 
-// A device that is pulled out while it changes its driver is gone, and what
-// comes to its place is another one.
+// A device that is pulled out during a driver change is gone, and the next one in its place is another
+// device.
 func TestPulledOutWhileBound(t *testing.T) {
 	guest.Clean(t)
 	a := prepare(t, macA, "ens-a", true)

@@ -11,7 +11,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/hardware/guest"
 )
 
-// macVF is a VF's, given by its PF.
+// macVF is the MAC that the PF gives a VF.
 const macVF = "02:00:00:00:02:01"
 
 // prepareVF is prepare for the first VF of the PF.
@@ -33,8 +33,7 @@ func prepareVF(t *testing.T, name string) (nic, fakeimds.ENI) {
 	return dress(t, pci, was, name, true), newENI(macVF, 4)
 }
 
-// A device goes from one driver to another as its NodeENI says, a VF like any
-// other, and gets all back that it had.
+// A device, also a VF, changes drivers as its NodeENI says, and gets everything back.
 func TestSwitches(t *testing.T) {
 	guest.Clean(t)
 	a := prepare(t, macA, "ens-a", false)
@@ -73,8 +72,8 @@ func TestSwitches(t *testing.T) {
 	guest.UnloadModule(t, "uio_pci_generic")
 }
 
-// A program that opens the device after the daemon has looked makes the kernel
-// wait: for that device only, and for no daemon.
+// A program that opens the device after the daemon's check makes the kernel wait: for that device only,
+// and without blocking a daemon.
 func TestUnbindHangs(t *testing.T) {
 	guest.Clean(t)
 	a, b, c := prepare(t, macA, "ens-a", true), prepare(t, macB, "ens-b", false), prepare(t, macC, "ens-c", true)

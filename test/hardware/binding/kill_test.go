@@ -11,8 +11,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/hardware/guest"
 )
 
-// Killed eighteen times, at random moments while two devices change their drivers,
-// half of the times with what it had started, the daemon goes on where it was.
+// The daemon is killed eighteen times at random moments while two devices change drivers, half of the
+// times with its children. It continues each time.
 func TestKills(t *testing.T) {
 	guest.Clean(t)
 	seed := uint64(time.Now().UnixNano())
@@ -57,10 +57,10 @@ type killer struct {
 	kills, atWork, children int
 }
 
-// killAtWork kills within the time that a change of drivers takes.
+// killAtWork kills within the time of a driver change.
 func (k *killer) killAtWork() {
 	k.t.Helper()
-	// It may have come to its end before the last kill.
+	// It may have finished before the last kill.
 	for began := time.Now(); len(children()) == 0 && time.Since(began) < 4*time.Second; time.Sleep(5 * time.Millisecond) {
 	}
 	k.kill(60 * time.Millisecond)

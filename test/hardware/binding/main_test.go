@@ -1,9 +1,8 @@
-// Package binding shows on real PCI functions that multi-enid gives devices to
-// userspace drivers and back: what NodeENIs say, every refusal, every failure,
-// and that a DPDK application works on what it has bound.
+// Package binding shows on real PCI functions that multi-enid binds devices to userspace drivers and returns
+// them: NodeENIs, every refusal, every failure, and a DPDK application on a bound device.
 //
-// An EFA, which the daemon never touches either, exists in AWS only: that it is
-// refused is shown by the tests of daemon/internal/driver and inventory.
+// An EFA, which the daemon never touches, exists in AWS only: tests of daemon/internal/driver and inventory show
+// that it is refused.
 package binding
 
 import (
@@ -15,7 +14,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/hardware/machine"
 )
 
-// The NICs of the machine, each with the ENI that the metadata says it is.
+// The NICs of the machine, each with its ENI in the metadata.
 const (
 	macPrimary = "02:00:00:00:00:01"
 	mac7       = "02:00:00:00:00:07" // at 0000:00:07.0, as the public samples have it
@@ -25,7 +24,7 @@ const (
 	macA       = "02:00:00:00:01:00"
 	macB       = "02:00:00:00:01:01"
 	macC       = "02:00:00:00:01:02"
-	macPeer    = "02:00:00:00:01:03" // what pods and DPDK applications talk to
+	macPeer    = "02:00:00:00:01:03" // the peer of pods and DPDK applications
 	macPF      = "02:00:00:00:02:00"
 )
 

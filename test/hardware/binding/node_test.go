@@ -19,8 +19,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/hardware/guest"
 )
 
-// soon is how long the daemon may take for what nothing holds up. A bind takes
-// half a second in this machine; a failed one is tried again after two.
+// soon bounds unhindered work of the daemon. A bind takes half a second in this machine; a failed one is
+// retried after two.
 const soon = 60 * time.Second
 
 // The ENIs, as the metadata lists them.
@@ -44,15 +44,14 @@ type node struct {
 	imds *fakeimds.Running
 }
 
-// start starts a fresh node with the ENIs and the primary one. Call prepare for
-// its NICs before.
+// start starts a fresh node with the ENIs and the primary one. Call prepare for its NICs before.
 func start(t *testing.T, flags []string, enis ...fakeimds.ENI) *node {
 	t.Helper()
 	forget(t)
 	return resume(t, flags, enis...)
 }
 
-// resume is start without the loss of what an earlier daemon has written.
+// resume is start that keeps the files of an earlier daemon.
 func resume(t *testing.T, flags []string, enis ...fakeimds.ENI) *node {
 	t.Helper()
 	n := &node{t: t, imds: serve(t, enis...)}
@@ -67,8 +66,7 @@ func serve(t *testing.T, enis ...fakeimds.ENI) *fakeimds.Running {
 	return fakeimds.Start(t, fakeimds.Config{State: fakeimds.State{InstanceID: "i-0123456789abcdef0", ENIs: append([]fakeimds.ENI{primary}, enis...)}})
 }
 
-// forget removes what the daemon of an earlier test has written, and the
-// manifests.
+// forget removes the files of an earlier test's daemon, and the manifests.
 func forget(t *testing.T) {
 	t.Helper()
 	for _, path := range []string{guest.NodeENIDir, filepath.Dir(guest.DPConfigPath), nodestate.DefaultStateDir, nodestate.DefaultInventoryPath} {
@@ -78,14 +76,14 @@ func forget(t *testing.T) {
 	}
 }
 
-// nic is a prepared NIC: what the host has of it, and gets back.
+// nic is a prepared NIC, with its state in the host.
 type nic struct {
 	pci    string
 	before state
 	index  int // of the link, which is another one after each change of drivers
 }
 
-// state is what a device must get back.
+// state is the state that a device must get back.
 type state struct {
 	Driver, Override string
 	Name, MAC        string
@@ -94,8 +92,8 @@ type state struct {
 	Up               bool
 }
 
-// prepare gives the NIC's link a name, an altname and an MTU that no kernel
-// driver would choose. The test's end takes them back.
+// prepare gives the NIC's link a name, an altname and an MTU that no kernel driver would choose. The
+// test's end undoes it.
 func prepare(t *testing.T, mac, name string, up bool) nic {
 	t.Helper()
 	pci, was := guest.WaitNIC(t, mac)
@@ -132,7 +130,7 @@ func try(t *testing.T, errs ...error) {
 	}
 }
 
-// state is how the device is now; without a link in the host, only its driver.
+// state is the device's present state; without a link in the host, only its driver.
 func (n nic) state(t *testing.T) state {
 	t.Helper()
 	override, err := os.ReadFile(guest.Devices + n.pci + "/driver_override")
@@ -150,7 +148,7 @@ func (n nic) state(t *testing.T) state {
 	return s
 }
 
-// restored waits until the device is as it was before the daemon bound it.
+// restored waits until the device is as before the bind.
 func (n nic) restored(t *testing.T) { t.Helper(); n.becomes(t, n.before) }
 
 // becomes waits until the device is in a state.
@@ -165,8 +163,7 @@ func (n nic) becomes(t *testing.T, want state) {
 	t.Fatalf("%s is not as wanted within %v (-want +got):\n%s\nproblems: %+v", n.pci, soon, cmp.Diff(want, got), guest.Inventory(t).Problems)
 }
 
-// untouched fails the test if the device's driver was ever changed, or its link
-// since it was prepared.
+// untouched fails the test if the device's driver was ever changed, or its link since prepare.
 func (n nic) untouched(t *testing.T) {
 	t.Helper()
 	if diff := cmp.Diff(n.before, n.state(t)); diff != "" {
@@ -175,8 +172,7 @@ func (n nic) untouched(t *testing.T) {
 	n.kept(t)
 }
 
-// kept fails the test if the device ever lost its kernel driver: it would have
-// another link now.
+// kept fails the test if the device ever lost its kernel driver: it would have another link now.
 func (n nic) kept(t *testing.T) {
 	t.Helper()
 	if l, ok := guest.ByName(guest.Netdev(n.pci)); !ok || l.Attrs().Index != n.index {
@@ -184,7 +180,7 @@ func (n nic) kept(t *testing.T) {
 	}
 }
 
-// up is a state with the link up, as the daemon leaves that of a kernel device.
+// up is a state with the link up, as the daemon leaves a kernel device's.
 func (s state) up() state {
 	s.Up = true
 	return s
@@ -203,8 +199,7 @@ func (n nic) bound(t *testing.T, eni fakeimds.ENI, driver string) {
 	}
 }
 
-// withdrawn waits until the ENI has left the inventory and its device the
-// config.
+// withdrawn waits until the ENI has left the inventory, and its device the config.
 func (n nic) withdrawn(t *testing.T, eni fakeimds.ENI) {
 	t.Helper()
 	guest.Eventually(t, eni.ID+" out of the inventory", soon, func() bool { return guest.Row(t, eni.ID).Phase == "" })
@@ -213,8 +208,7 @@ func (n nic) withdrawn(t *testing.T, eni fakeimds.ENI) {
 	}
 }
 
-// problem waits until the inventory has a problem of that reason whose message
-// holds every one of parts.
+// problem waits until the inventory has a problem with that reason and all parts in its message.
 func problem(t *testing.T, reason string, parts ...string) {
 	t.Helper()
 	guest.Eventually(t, fmt.Sprintf("a problem %s with %q", reason, parts), soon, func() bool {
@@ -224,7 +218,7 @@ func problem(t *testing.T, reason string, parts ...string) {
 	})
 }
 
-// noProblem waits until the inventory has no problem of that reason any more.
+// noProblem waits until the inventory has no problem with that reason.
 func noProblem(t *testing.T, reason string) {
 	t.Helper()
 	guest.Eventually(t, "no problem "+reason, soon, func() bool {

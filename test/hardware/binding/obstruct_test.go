@@ -13,15 +13,14 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/hardware/guest"
 )
 
-// The files by which a device changes its driver.
+// The sysfs files that change a device's driver.
 const (
 	unbindKernel = "/sys/bus/pci/drivers/e1000e/unbind"
 	unbindVFIO   = "/sys/bus/pci/drivers/vfio-pci/unbind"
 	driversProbe = "/sys/bus/pci/drivers_probe"
 )
 
-// cover puts a file in place of one of the kernel's, for everybody, until the
-// returned function is called or the test ends.
+// cover mounts a file over one of the kernel's until the returned function is called or the test ends.
 func cover(t *testing.T, path, with string) (uncover func()) {
 	t.Helper()
 	target, err := filepath.EvalSymlinks(path)
@@ -42,13 +41,13 @@ func cover(t *testing.T, path, with string) (uncover func()) {
 	return uncover
 }
 
-// refuse has every write to a file of the kernel's fail (ENOSPC).
+// refuse makes every write to a file of the kernel's fail (ENOSPC).
 func refuse(t *testing.T, path string) (uncover func()) {
 	t.Helper()
 	return cover(t, path, "/dev/full")
 }
 
-// swallow has every write to a file of the kernel's succeed and do nothing.
+// swallow makes every write to a file of the kernel's succeed without effect.
 func swallow(t *testing.T, path, content string) (uncover func()) {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "swallow")
@@ -58,7 +57,7 @@ func swallow(t *testing.T, path, content string) (uncover func()) {
 	return cover(t, path, file)
 }
 
-// gate has everybody who opens a file of the kernel's for writing wait.
+// gate makes everybody who opens a file of the kernel's for writing wait.
 func gate(t *testing.T, path string) (uncover func()) {
 	t.Helper()
 	fifo := filepath.Join(t.TempDir(), "gate")
@@ -68,8 +67,8 @@ func gate(t *testing.T, path string) (uncover func()) {
 	return cover(t, path, fifo)
 }
 
-// children are the processes that change drivers now. All of them are younger than
-// the tests; what is older is not looked at, for there are many kernel threads.
+// children are the processes that change drivers now. They are younger than the tests; older processes are
+// skipped, since there are many kernel threads.
 func children() []int {
 	var pids []int
 	found, _ := os.ReadDir("/proc") // cannot fail
@@ -86,8 +85,8 @@ func children() []int {
 	return pids
 }
 
-// child waits until one process changes a driver and stands still in the kernel
-// function, and returns its PID.
+// child waits until one process is blocked in the kernel function during a driver change, and returns its
+// PID.
 func child(t *testing.T, function string) int {
 	t.Helper()
 	var pid int
@@ -105,7 +104,7 @@ func child(t *testing.T, function string) int {
 	return pid
 }
 
-// Where the kernel waits.
+// The kernel functions that wait.
 const (
 	inGate = "wait_for_partner" // to open a FIFO (fs/pipe.c)
 	inVFIO = "vfio"             // for the last program that has the device open

@@ -12,9 +12,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/hardware/guest"
 )
 
-// After a reboot everything is right again by itself, from what the disk has
-// kept: as it was before, and with the NICs in each other's places. The tests
-// behind this one run in its last boot.
+// After a reboot everything is right again, from the files on disk: unchanged, and with the NICs in each
+// other's places. The tests behind this one run in its last boot.
 func TestReboot(t *testing.T) {
 	a, b, c := prepare(t, macA, "ens-a", false), prepare(t, macB, "ens-b", false), prepare(t, macC, "ens-c", true)
 	flags := []string{"--orphan-grace=1s"}
@@ -32,7 +31,7 @@ func TestReboot(t *testing.T) {
 			t.Fatalf("the disk has kept the config %s", kept.data)
 		}
 		resume(t, flags, eniA(), eniB(), eniC())
-		// What the disk has kept is of another boot. What is on it next is true.
+		// The files on disk are of another boot. The next ones are true.
 		guest.Eventually(t, "a config of this boot", soon, func() bool { return !kept.still(guest.DPConfigPath) })
 	}
 	w := watch(t, eniC().ID, c.pci, "vfio-pci")
@@ -60,15 +59,14 @@ func TestReboot(t *testing.T) {
 	}
 	c.restored(t)
 	c.withdrawn(t, eniC())
-	// Clean would miss what the disk had kept until the last boot began.
+	// Clean would miss the files that the disk had until the last boot began.
 	guest.Eventually(t, "no record", soon, func() bool {
 		records, restores := recordsOf(t)
 		return len(records) == 0 && len(restores) == 0
 	})
 }
 
-// recordsOf lists the attachments that are recorded, and the devices that are
-// to get something back.
+// recordsOf lists the recorded attachments, and the devices with settings to restore.
 func recordsOf(t *testing.T) ([]nodestate.Attachment, []nodestate.Restore) {
 	t.Helper()
 	dir := nodestate.AttachmentDir(nodestate.DefaultAttachmentsDir)
@@ -94,8 +92,7 @@ func recordsOf(t *testing.T) ([]nodestate.Attachment, []nodestate.Restore) {
 	return records, restores
 }
 
-// noRecordOfBefore waits until nothing is left of the attachments and bindings
-// of an earlier boot.
+// noRecordOfBefore waits until nothing is left of an earlier boot's attachments and bindings.
 func noRecordOfBefore(t *testing.T) {
 	t.Helper()
 	boot, err := nodestate.BootID()

@@ -30,7 +30,7 @@ func TestSharedGroup(t *testing.T) {
 	wantUsable(t, twin0.pci)
 	wantUsable(t, twin1.pci)
 
-	// One of them goes back to the kernel only when no program has the group.
+	// One of them returns to the kernel only when no program has the group.
 	h := guest.HoldVFIO(t, twin0.pci)
 	guest.RemoveNodeENI(t, "twin1")
 	problem(t, "DeviceOpen", twin1.pci, "/dev/vfio/"+group(t, twin0.pci))
@@ -45,10 +45,9 @@ func TestSharedGroup(t *testing.T) {
 	twin1.withdrawn(t, eni1)
 }
 
-// What may not be taken from the kernel stays there, and is bound once nothing
-// speaks against it: the link by which the node talks to the world, and a
-// device that a pod has. The primary ENI, however it is named, and a device that
-// no NodeENI names are never touched.
+// The link by which the node talks to the world, and a device that a pod has, stay with the kernel, and
+// are bound once nothing forbids it. The primary ENI, however it is named, and a device that no NodeENI
+// names are never touched.
 func TestRefusals(t *testing.T) {
 	guest.Clean(t)
 	primary, undeclared := prepare(t, macPrimary, "ens-p", true), prepare(t, macB, "ens-b", false)
@@ -111,8 +110,8 @@ func route(t *testing.T, name, address, gateway string, metric int) {
 	})
 }
 
-// What somebody else has bound is used where it is what a NodeENI wants, a
-// problem where it is not, and never taken away.
+// A device that somebody else has bound is used if its driver is the wanted one, a problem if it is not,
+// and never taken away.
 func TestBoundBySomebodyElse(t *testing.T) {
 	guest.Clean(t)
 	a := prepare(t, macA, "ens-a", true)
@@ -143,7 +142,7 @@ func TestBoundBySomebodyElse(t *testing.T) {
 	if got := guest.Driver(a.pci); got != "vfio-pci" {
 		t.Errorf("%s has driver %q, want what somebody has bound it to", a.pci, got)
 	}
-	// What prepare has set went with the link, and nobody keeps it.
+	// The prepared settings went with the link, and nothing keeps them.
 	guest.Bind(t, a.pci, "e1000e")
 	l, ok := guest.ByName(guest.Netdev(a.pci))
 	if !ok {
@@ -152,8 +151,8 @@ func TestBoundBySomebodyElse(t *testing.T) {
 	try(t, netlink.LinkSetName(l, a.before.Name), netlink.LinkAddAltName(l, a.before.AltNames[0]))
 }
 
-// A driver that is not loaded is a problem that says how to load it, and bound
-// as soon as it is.
+// A driver that is not loaded is a problem with the command that loads it. The device is bound as soon as
+// it is loaded.
 func TestDriverNotLoaded(t *testing.T) {
 	guest.Clean(t)
 	const driver = "uio_pci_generic"
@@ -187,7 +186,7 @@ func wantUIO(t *testing.T, pci string) {
 	f.Close()
 }
 
-// With --load-modules the daemon loads the module itself, and what it needs.
+// With --load-modules the daemon loads the module and its dependencies.
 func TestLoadModules(t *testing.T) {
 	guest.Clean(t)
 	a := prepare(t, macA, "ens-a", true)
@@ -214,9 +213,8 @@ func TestLoadModules(t *testing.T) {
 	}
 }
 
-// A device on a uio driver that a program has open is not given back, although
-// the kernel would let it go (uio_unregister_device in drivers/uio/uio.c does
-// not wait). It is given back when the program has ended.
+// A device on a uio driver that a program has open is not returned, although the kernel would permit it
+// (uio_unregister_device in drivers/uio/uio.c does not wait). It is returned when the program has ended.
 func TestUIOHeldOpen(t *testing.T) {
 	guest.Clean(t)
 	const driver = "uio_pci_generic"

@@ -27,8 +27,8 @@ func sample(t *testing.T, name string) []byte {
 	return data
 }
 
-// attach writes the sample's NodeENIs as they are once the public controller has
-// attached the ENIs, each to the NodeENI of its device index.
+// attach writes the sample's NodeENIs as after the public controller has attached the ENIs, each to the
+// NodeENI of its device index.
 func attach(t *testing.T, name string, enis ...fakeimds.ENI) {
 	t.Helper()
 	for _, doc := range bytes.Split(sample(t, name), []byte("\n---\n")) {
@@ -44,14 +44,14 @@ func attach(t *testing.T, name string, enis ...fakeimds.ENI) {
 	}
 }
 
-// publicENIs are the ENIs that the samples mean, on the NICs with these MACs.
+// publicENIs are the sample's ENIs, on the NICs with these MACs.
 func publicENIs(mac2, mac3 string) (index2, index3 fakeimds.ENI) {
 	index2, index3 = newENI(mac2, 2), newENI(mac3, 3)
 	index2.SubnetID = "subnet-08c2ddc07218f1105"
 	return index2, index3
 }
 
-// The samples on hardware that has the devices where they say.
+// The samples on hardware with the devices in their places.
 func TestSamples(t *testing.T) {
 	guest.Clean(t)
 	seven, eight := prepare(t, mac7, "ens7", true), prepare(t, mac8, "ens8", false)
@@ -61,7 +61,7 @@ func TestSamples(t *testing.T) {
 	jumbo.SubnetID = "subnet-0123456789abcdef0"
 	start(t, nil, eni7, eni8, jumbo)
 
-	// The file as it is: subnetIDs are found in the metadata, subnet names are not.
+	// The unchanged file: subnetIDs are in the metadata, subnet names are not.
 	guest.WriteManifest(t, "sample", sample(t, "sriov-kernel"))
 	guest.WriteManifest(t, "kernel", sample(t, "kernel"))
 	guest.AwaitPhase(t, eni7.ID, nodestate.PhaseReady, soon)
@@ -88,14 +88,14 @@ func TestSamples(t *testing.T) {
 	wantUsable(t, eight.pci)
 	guest.RemoveNodeENI(t, "test-sriov-integration-1")
 	guest.RemoveNodeENI(t, "test-sriov-integration-2")
-	seven.becomes(t, mtu(seven.before, 9001)) // what case 2 had left
+	seven.becomes(t, mtu(seven.before, 9001)) // as case 2 had left it
 	eight.becomes(t, mtu(eight.before.up(), 9001))
 	seven.withdrawn(t, eni7)
 	eight.withdrawn(t, eni8)
 }
 
-// The samples on hardware that has the devices elsewhere: an address that
-// disagrees is a problem, and neither the device there nor the ENI's is touched.
+// The samples on hardware with the devices elsewhere: an address that disagrees is a problem, and neither
+// the device there nor the ENI's is touched.
 func TestSamplesElsewhere(t *testing.T) {
 	guest.Clean(t)
 	seven, eight := prepare(t, mac7, "ens7", true), prepare(t, mac8, "ens8", false)

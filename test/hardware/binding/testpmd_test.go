@@ -19,9 +19,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/hardware/guest"
 )
 
-// A DPDK application in a pod receives and sends on a device that the daemon has
-// bound and the plugin has given it; and the device stays until it has ended,
-// DEL or not.
+// A DPDK application in a pod receives and sends on a device that the daemon has bound and the plugin has
+// given it. The device stays until the application has ended, with or without DEL.
 func TestDPDKApplication(t *testing.T) {
 	guest.Clean(t)
 	c := prepare(t, macC, "ens-c", true)
@@ -71,8 +70,7 @@ func TestDPDKApplication(t *testing.T) {
 	try(t, netlink.AddrDel(l, addr))
 }
 
-// testpmd is a running dpdk-testpmd, which answers ARP requests and pings to any
-// address.
+// testpmd is a running dpdk-testpmd, which answers ARP requests and pings to any address.
 type testpmd struct {
 	t     *testing.T
 	cmd   *exec.Cmd
@@ -82,7 +80,7 @@ type testpmd struct {
 	text bytes.Buffer
 }
 
-// Write takes what it says.
+// Write takes the program's output.
 func (p *testpmd) Write(b []byte) (int, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -95,8 +93,8 @@ func (p *testpmd) output() string {
 	return p.text.String()
 }
 
-// startTestpmd starts it on one device, as a process of a pod: in its netns, with
-// no more of the node than the device plugin gives.
+// startTestpmd starts it on one device, as a pod's process: in its netns, with only the device plugin's
+// part of the node.
 func startTestpmd(t *testing.T, netns, pci string) *testpmd {
 	t.Helper()
 	p := &testpmd{t: t, cmd: exec.Command("dpdk-testpmd", "--lcores", "0@0,1@0", "-n", "1", "--in-memory", "--no-telemetry", "-m", "96", "-a", pci, "--",
@@ -136,9 +134,8 @@ func (p *testpmd) tell(command string) {
 	}
 }
 
-// quit has it end by itself, and returns what the device has received and sent,
-// by the application's own statistics. It says them at its end only: its output
-// is no terminal.
+// quit makes it end, and returns the counts of received and sent packets from its own statistics. It
+// prints them only at its end, since its output is no terminal.
 func (p *testpmd) quit() (received, sent int) {
 	p.t.Helper()
 	p.tell("show port stats 0")
@@ -156,9 +153,8 @@ func (p *testpmd) quit() (received, sent int) {
 	return received, sent
 }
 
-// ping sends echo requests (RFC 792) to an IPv4 address from the calling thread's
-// netns, until n were answered, and returns how many were. One that is lost is
-// sent again, within a bound.
+// ping sends echo requests (RFC 792) to an IPv4 address from the calling thread's netns until n were
+// answered, and returns the number of answers. A lost one is sent again, within a bound.
 func ping(address string, n int) (answers int, err error) {
 	to, err := net.ResolveIPAddr("ip4", address)
 	if err != nil {
@@ -197,7 +193,7 @@ func awaitReply(c *net.IPConn, request []byte) error {
 		if err != nil {
 			return err
 		}
-		if n == len(request) && buf[0] == 0 && bytes.Equal(buf[4:n], request[4:]) { // type 0, and what was sent
+		if n == len(request) && buf[0] == 0 && bytes.Equal(buf[4:n], request[4:]) { // type 0, and the sent bytes
 			return nil
 		}
 	}

@@ -18,8 +18,8 @@ import (
 // watchEvery is how often a watcher looks.
 const watchEvery = 5 * time.Millisecond
 
-// watcher looks at what the daemon says of one ENI and at what sysfs shows of its
-// device, again and again. What is advertised as DPDK device must be one.
+// watcher repeatedly compares the daemon's report of one ENI with its device in sysfs. A device that is
+// advertised for DPDK must be one.
 type watcher struct {
 	t        *testing.T
 	eni, pci string
@@ -57,7 +57,7 @@ func (w *watcher) run() {
 	}
 }
 
-// look reads a file only when it is another one: the machine has better to do.
+// look reads a file only if it was replaced, to spare the machine.
 func (w *watcher) look() {
 	if !w.config.still(guest.DPConfigPath) {
 		w.config = read(guest.DPConfigPath)
@@ -110,8 +110,8 @@ func (w *watcher) finish() {
 	})
 }
 
-// reading is a file at one moment: its content, and what tells whether it was
-// replaced since. Files of the daemon are never changed in place.
+// reading is a file at one moment: its content, and the identity of the file. The daemon replaces its
+// files and never changes them.
 type reading struct {
 	data []byte
 	info os.FileInfo // nil when there was no file
@@ -134,13 +134,13 @@ func read(path string) reading {
 	return reading{data, info}
 }
 
-// still says whether the file at path is the one that was read.
+// still says whether the path still has the file that was read.
 func (r reading) still(path string) bool {
 	now, err := os.Stat(path)
 	return err == nil && r.info != nil && os.SameFile(now, r.info) && now.ModTime().Equal(r.info.ModTime())
 }
 
-// section is the entry of a device plugin config that has a PCI function.
+// section is the entry of a PCI function in a device plugin config.
 func section(config []byte, pci string) string {
 	var c struct{ ResourceList []json.RawMessage }
 	if json.Unmarshal(config, &c) != nil {

@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// checkLog wants each state logged once when it begins and once when it ends, and
-// no other warning twice within a second.
+// checkLog wants each state logged once at its start and once at its end, and no other warning twice
+// within a second.
 func checkLog(t *testing.T, log string) {
 	t.Helper()
 	state, last := map[string]string{}, map[string]time.Time{}
@@ -46,8 +46,7 @@ func checkLog(t *testing.T, log string) {
 	}
 }
 
-// subject returns what a line is about and the state it tells of; "" for a line
-// that tells of no state.
+// subject returns a line's object and state, "" for a line without a state.
 func subject(fields map[string]any) (of, state string) {
 	msg := fmt.Sprint(fields["msg"])
 	switch msg {

@@ -19,18 +19,17 @@ import (
 )
 
 const (
-	// observeEvery is how often the files are looked at.
+	// observeEvery is how often the observer reads the files.
 	observeEvery = 10 * time.Millisecond
-	// withdrawWithin is how long a device that has just stopped being ready may
-	// still be in the config: the inventory says so first, and the daemon may be
-	// killed in between, and take seconds to start again on a host under load.
+	// withdrawWithin is how long a device that is no longer ready may stay in the config. The inventory is
+	// written first, and the daemon may be killed in between and take seconds to start on a busy host.
 	withdrawWithin = 10 * time.Second
-	// mostFaults is how many are kept.
+	// mostFaults limits the faults that are kept.
 	mostFaults = 20
 )
 
-// observer reads every version of the inventory and of the device plugin's
-// config that it can catch, and judges it.
+// observer reads every version of the inventory and the device plugin's config that it can catch, and
+// checks it.
 type observer struct {
 	mu        sync.Mutex
 	inventory nodestate.Inventory
@@ -38,10 +37,10 @@ type observer struct {
 	versions  int
 	// ready is when each ENI was first seen ready since it was last forgotten.
 	ready map[device.ENIID]time.Time
-	// drivers are those of all devices there ever were, by their last address.
+	// drivers holds every device's driver, by its last address.
 	drivers map[device.PCIAddress]string
-	// wrongly are the devices that are advertised without a ready row, and since
-	// when; longest is the longest that any was.
+	// wrongly holds devices that are advertised without a ready row, and since when; longest is the
+	// longest time so far.
 	wrongly map[device.PCIAddress]time.Time
 	longest time.Duration
 	faults  []string
@@ -81,7 +80,7 @@ func (o *observer) run(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		// The inventory is looked at before the config, as it is written.
+		// The inventory is read before the config, in the order of writing.
 		i, newer := changedFile(nodestate.DefaultInventoryPath, inventory)
 		c, other := changedFile(guest.DPConfigPath, config)
 		inventory, config = i, c
@@ -103,7 +102,7 @@ func (o *observer) run(ctx context.Context) {
 	}
 }
 
-// changedFile says whether the file at path is another than was.
+// changedFile says whether the path has another file than was.
 func changedFile(path string, was os.FileInfo) (os.FileInfo, bool) {
 	now, err := os.Stat(path)
 	if err != nil {
@@ -156,7 +155,7 @@ func (o *observer) readConfig() {
 	o.config = content
 }
 
-// advertised is what the device plugin would offer by the config.
+// advertised lists the devices that the device plugin would offer by the config.
 func (o *observer) advertised() map[device.PCIAddress]string {
 	if o.config == nil {
 		return nil
@@ -178,8 +177,7 @@ func (o *observer) advertised() map[device.PCIAddress]string {
 	return pools
 }
 
-// judge finds what is advertised and not ready, in another pool than its row
-// says, or not there at all.
+// judge reports devices that are advertised and not ready, in another pool than their row's, or absent.
 func (o *observer) judge() {
 	pools, now := o.advertised(), time.Now()
 	for _, d := range o.inventory.Devices {
@@ -208,7 +206,7 @@ func (o *observer) overdue(now time.Time) {
 	}
 }
 
-// await waits until the inventory and the config are as cond wants them.
+// await waits until cond accepts the inventory and the config.
 func (o *observer) await(t testing.TB, what string, within time.Duration, cond func(nodestate.Inventory, string) bool) {
 	t.Helper()
 	timer := time.NewTimer(within)
@@ -230,8 +228,7 @@ func (o *observer) await(t testing.TB, what string, within time.Duration, cond f
 	}
 }
 
-// awaitReady waits for an ENI's row to be ready and returns it, and when it was
-// first seen so.
+// awaitReady waits for an ENI's row to be ready, and returns it with the time when it was first seen so.
 func (o *observer) awaitReady(t testing.TB, eni device.ENIID, within time.Duration) (nodestate.Device, time.Time) {
 	t.Helper()
 	var row nodestate.Device
@@ -244,7 +241,7 @@ func (o *observer) awaitReady(t testing.TB, eni device.ENIID, within time.Durati
 	return row, o.ready[eni]
 }
 
-// find returns the row of an ENI; the zero value where it has none.
+// find returns the row of an ENI, or the zero value.
 func find(inv nodestate.Inventory, eni device.ENIID) nodestate.Device {
 	i := slices.IndexFunc(inv.Devices, func(d nodestate.Device) bool { return d.ENIID == eni })
 	if i < 0 {

@@ -21,7 +21,7 @@ const (
 	ifName   = "net1"
 )
 
-// delegates are the netconf's delegate, by how a pod has its ENI.
+// delegates are the netconf's delegate, by the way a pod has its ENI.
 const (
 	exclusive = ""
 	ipvlan    = `"delegate":{"type":"ipvlan","mode":"l2"},`
@@ -39,8 +39,8 @@ func newPod(t testing.TB, id string, e guest.ENI, delegate string) pod {
 	return pod{id: id, netns: guest.NewNetns(t, id), eni: e, delegate: delegate}
 }
 
-// call is a verb as a runtime calls it: with the device where the ENI has a resource
-// name now, as if the kubelet had allocated it.
+// call is a runtime's call: with the device if the ENI has a resource name now, as if the kubelet had
+// allocated it.
 func (p pod) call(verb string) guest.CNICall {
 	var allocated string
 	if inv, err := nodestate.ReadInventory(nodestate.DefaultInventoryPath); err == nil {
@@ -61,8 +61,7 @@ func (p pod) add(t testing.TB) {
 	}
 }
 
-// end is what a runtime does when a pod ends: DEL, once more for good measure,
-// and the netns goes.
+// end ends a pod as a runtime does: DEL twice, and the netns goes.
 func (p pod) end(t testing.TB) {
 	t.Helper()
 	for range 2 {
@@ -73,7 +72,7 @@ func (p pod) end(t testing.TB) {
 	guest.DeleteNetns(t, p.netns)
 }
 
-// mac returns the MAC of the pod's interface; "" when it has none.
+// mac returns the MAC of the pod's interface, or "".
 func (p pod) mac(t testing.TB) (mac device.MAC) {
 	t.Helper()
 	guest.In(t, p.netns, func() {

@@ -9,21 +9,21 @@ import (
 )
 
 const (
-	// readyWithin is the promise: from when both the netdev and, from the metadata
-	// service, the ENI's MAC are known.
+	// readyWithin is the promise: from the time when the netdev and, from the metadata service, the ENI's
+	// MAC are known.
 	readyWithin = time.Second
-	// emulated is how many times as long an emulated machine may take on a host
-	// that has other work too; by itself it takes less than the promise.
+	// emulated is how many times as long an emulated machine may take on a busy host. Alone it keeps the
+	// promise.
 	emulated = 5
 )
 
-// testReady: however the metadata service stands to the hardware, a device is
-// ready within a second of when all is known.
+// testReady: in whichever order metadata and hardware change, a device is ready within a second after both
+// have.
 func (s *stage) testReady(t *testing.T) {
 	for i, tt := range []struct {
 		name string
 		lag  guest.Lag
-		// byStatus: the NodeENI names the ENI; else its device index decides.
+		// byStatus: the NodeENI names the ENI; otherwise its device index decides.
 		byStatus bool
 	}{
 		{"in step", guest.Lag{}, true},

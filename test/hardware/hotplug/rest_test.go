@@ -7,8 +7,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/hardware/guest"
 )
 
-// testAtRest: with no ENI, no pod and no manifest left, neither is anything else,
-// once the daemon has begun anew from its files.
+// testAtRest: without ENI, pod and manifest nothing is left, once the daemon has restarted from its files.
 func (s *stage) testAtRest(t *testing.T) {
 	s.daemon.Kill()
 	s.daemon.Restart()

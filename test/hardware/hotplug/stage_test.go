@@ -1,5 +1,4 @@
-// Package hotplug has ENIs come and go, as EC2 attaches and detaches them, while
-// pods use them.
+// Package hotplug attaches and detaches ENIs as EC2 does, while pods use them.
 package hotplug
 
 import (
@@ -20,28 +19,25 @@ import (
 
 const (
 	primaryMAC = "02:00:00:00:00:01"
-	// machineSlots is how many hot-plug slots the machine has.
+	// machineSlots is the machine's number of hot-plug slots.
 	machineSlots = 8
 	// orphanGrace is short, so that pods that die without DEL are released soon.
 	orphanGrace = time.Second
-	// soon bounds what has to happen with no more waiting than a busy machine
-	// needs.
+	// soon bounds work without waits on a busy machine.
 	soon = 60 * time.Second
-	// orphanSoon is soon after the daemon has noticed the end of a netns, for
-	// which it looks every 10 s.
+	// orphanSoon is soon after the daemon has noticed the end of a netns. It checks every 10 s.
 	orphanSoon = 10*time.Second + soon
 )
 
 func TestMain(m *testing.M) {
-	// Slots are worked on in parallel, however few processors there are.
+	// Slots are worked on in parallel, on any number of processors.
 	if err := flag.Set("test.parallel", "8"); err != nil {
 		panic(err)
 	}
 	machine.Main(m, machine.Spec{NICs: []machine.NIC{{ID: "primary", MAC: primaryMAC}}})
 }
 
-// TestHotPlug has one daemon and one EC2 from its start to its end: nothing may be
-// left of any part of it.
+// TestHotPlug has one daemon and one EC2 from start to end: no part may leave anything.
 func TestHotPlug(t *testing.T) {
 	s := newStage(t)
 	t.Run("ready", s.testReady)
@@ -81,7 +77,7 @@ func newStage(t *testing.T) *stage {
 	return s
 }
 
-// arrivals is when the kernel told of each netdev of the host, by MAC.
+// arrivals is when the kernel announced each netdev of the host, by MAC.
 type arrivals struct {
 	mu   sync.Mutex
 	when map[device.MAC]time.Time
@@ -107,7 +103,7 @@ func followLinks(t *testing.T) *arrivals {
 	return a
 }
 
-// of waits for the netdev with this MAC and returns when it came.
+// of waits for the netdev with this MAC and returns its time.
 func (a *arrivals) of(t testing.TB, mac device.MAC) time.Time {
 	t.Helper()
 	var at time.Time
@@ -129,8 +125,8 @@ const (
 	dpdk       kind = 3
 )
 
-// declare writes the manifest of a NodeENI for an ENI: one whose status names
-// it, or one that is found by device index and subnet.
+// declare writes the manifest of a NodeENI for an ENI: its status names the ENI, or it is found by device
+// index and subnet.
 func declare(t testing.TB, name string, e guest.ENI, k kind, byStatus bool) {
 	t.Helper()
 	spec := v1alpha1.NodeENISpec{SubnetID: guest.CloudSubnet.String(), DeviceIndex: e.Index}

@@ -21,13 +21,12 @@ const (
 	stormSlots = 6
 	// stormRounds is how often an ENI is attached and detached, over all slots.
 	stormRounds = 200
-	// readySoon bounds the wait for a device in the storm, in which the daemon is
-	// killed again and again.
+	// readySoon bounds the wait for a device in the storm, in which the daemon is killed again and again.
 	readySoon = 40 * time.Second
 )
 
-// testStorm: ENIs come and go in six slots, pods with them, manifests too; daemon
-// and plugin are killed at random.
+// testStorm attaches and detaches ENIs in six slots, with pods and manifests, and kills daemon and plugin
+// at random.
 func (s *stage) testStorm(t *testing.T) {
 	seed := *seedFlag
 	if seed == 0 {
@@ -57,20 +56,20 @@ func (s *stage) testStorm(t *testing.T) {
 		time.Since(begun).Round(time.Second), st.waited.Load(), st.slowest.Round(time.Millisecond), st.pods.Load(), st.killed.Load(), st.deaths.Load(), st.retries)
 }
 
-// storm is what the slots have in common.
+// storm is the state that the slots share.
 type storm struct {
 	*stage
 	rounds, waited, pods, killed, deaths atomic.Int64
-	// working is how many slots are, and ended is closed when none is.
+	// working counts the slots at work; ended is closed when none is.
 	working atomic.Int64
 	ended   chan struct{}
 
 	mu sync.Mutex
-	// slowest is the longest that a device took to be ready.
+	// slowest is the longest time until a device was ready.
 	slowest time.Duration
-	// detached are ENIs that may be attached again, in whichever slot.
+	// detached are ENIs that may be attached again, in any slot.
 	detached []guest.ENI
-	// retries is how many verbs failed and were tried again, by verb and code.
+	// retries counts the verbs that failed and were retried, by verb and code.
 	retries map[string]int
 }
 
@@ -92,8 +91,7 @@ func (st *storm) leave() {
 	}
 }
 
-// killDaemon kills the daemon now and then, and starts it again at once, until
-// the slots have ended.
+// killDaemon kills the daemon now and then, and restarts it at once, until the slots have ended.
 func (st *storm) killDaemon(t *testing.T, rng *rand.Rand) {
 	for {
 		select {
@@ -109,12 +107,12 @@ func (st *storm) killDaemon(t *testing.T, rng *rand.Rand) {
 	}
 }
 
-// slotWorker has ENIs come and go in one slot.
+// slotWorker attaches and detaches ENIs in one slot.
 type slotWorker struct {
 	*storm
 	slot, gen int
 	rng       *rand.Rand
-	// trail is what was done in this round, for who has to understand a failure.
+	// trail lists the steps of this round, to explain a failure.
 	trail []string
 }
 
@@ -182,7 +180,7 @@ func (w *slotWorker) round(t *testing.T) {
 	w.detached = append(w.detached, e)
 }
 
-// eni takes a new ENI, or one that was here or elsewhere before.
+// eni takes a new ENI, or one that was attached here or elsewhere before.
 func (w *slotWorker) eni() guest.ENI {
 	lag := guest.Lag{
 		Listed:  []time.Duration{0, 0, 0, -w.upTo(300 * time.Millisecond), w.upTo(time.Second)}[w.rng.IntN(5)],
@@ -228,8 +226,7 @@ func (w *slotWorker) startPods(t *testing.T, e guest.ENI, k kind) (pods []pod) {
 	return pods
 }
 
-// add tries as a kubelet would: an ADD that fails or dies is followed by DEL, and
-// tried again.
+// add acts as a kubelet would: an ADD that fails or dies is followed by DEL, and tried again.
 func (w *slotWorker) add(t *testing.T, p pod) {
 	for deadline := time.Now().Add(readySoon); ; {
 		if w.chance(15) {
@@ -250,8 +247,7 @@ func (w *slotWorker) add(t *testing.T, p pod) {
 	}
 }
 
-// endPods ends pods as runtimes do, and for a part as pods die when nobody calls
-// DEL.
+// endPods ends pods as runtimes do, and some of them without DEL.
 func (w *slotWorker) endPods(t *testing.T, pods []pod) {
 	for _, p := range pods {
 		if !w.chance(20) {
@@ -264,8 +260,7 @@ func (w *slotWorker) endPods(t *testing.T, pods []pod) {
 	}
 }
 
-// del runs DEL until it succeeds: programs of a verb that was killed may still be
-// at work.
+// del runs DEL until it succeeds: programs of a killed verb may still be at work.
 func (w *slotWorker) del(t *testing.T, p pod) {
 	if w.chance(15) {
 		w.kill(t, p.call("DEL"), 300*time.Millisecond)
@@ -283,8 +278,7 @@ func (w *slotWorker) del(t *testing.T, p pod) {
 	}
 }
 
-// kill starts a verb and kills it at some time up to within, unless it has ended
-// by then.
+// kill starts a verb and kills it at some time up to within, unless it has ended by then.
 func (w *slotWorker) kill(t *testing.T, c guest.CNICall, within time.Duration) {
 	ctx, cancel := context.WithTimeout(t.Context(), w.upTo(within))
 	defer cancel()

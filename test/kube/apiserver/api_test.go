@@ -24,18 +24,17 @@ const (
 	settleTimeout = 30 * time.Second
 )
 
-// answer is what the API server makes of an object.
+// answer is the API server's response to an object.
 type answer struct {
 	Code int
-	// Object is what it keeps, without metadata that differs each time; nil when
-	// it keeps nothing.
+	// Object is the stored object without metadata that differ each time; nil if it was rejected.
 	Object map[string]any
-	// Message says why it keeps nothing.
+	// Message is the reason of a rejection.
 	Message  string
 	Warnings []string
 }
 
-// send has the API server answer a request whose body is JSON text.
+// send sends a request with a body of JSON text.
 func send(t *testing.T, request *rest.Request, body string) answer {
 	t.Helper()
 	result := request.SetHeader("Content-Type", "application/json").WarningHandler(rest.NoWarnings{}).Body([]byte(body)).Do(t.Context())
@@ -67,13 +66,13 @@ func send(t *testing.T, request *rest.Request, body string) answer {
 	return a
 }
 
-// tryNodeENI asks what the API server would make of a new NodeENI.
+// tryNodeENI sends a new NodeENI as a dry run.
 func tryNodeENI(t *testing.T, c *cluster.Cluster, body string) answer {
 	t.Helper()
 	return send(t, c.Admin.Discovery().RESTClient().Post().AbsPath(nodeENIs).Param("dryRun", "All"), body)
 }
 
-// tryStatus asks what it would make of a status for a NodeENI that exists.
+// tryStatus sends a status for an existing NodeENI as a dry run.
 func tryStatus(t *testing.T, c *cluster.Cluster, name, status string) answer {
 	t.Helper()
 	o, err := c.NodeENIs().Get(t.Context(), name, metav1.GetOptions{})
@@ -85,8 +84,7 @@ func tryStatus(t *testing.T, c *cluster.Cluster, name, status string) answer {
 	return send(t, c.Admin.Discovery().RESTClient().Put().AbsPath(nodeENIs, name, "status").Param("dryRun", "All"), body)
 }
 
-// table returns what `kubectl get` would print, as rows of cells by column; the
-// columns of -o wide included.
+// table returns the output of `kubectl get -o wide` as rows of cells by column.
 func table(t *testing.T, c *cluster.Cluster, path string) (columns []string, rows []map[string]any) {
 	t.Helper()
 	data, err := c.Admin.Discovery().RESTClient().Get().AbsPath(path).

@@ -13,7 +13,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/kube/cluster"
 )
 
-// What `kubectl get neni` prints, and with -o wide.
+// The columns of `kubectl get neni`, and of -o wide.
 func TestNodeENIColumns(t *testing.T) {
 	c := cluster.Start(t)
 	c.CreateNodeENI(t, v1alpha1.NodeENI{ObjectMeta: metav1.ObjectMeta{Name: "a"}, Spec: v1alpha1.NodeENISpec{
@@ -38,7 +38,7 @@ func TestNodeENIColumns(t *testing.T) {
 	}
 }
 
-// numbers has integers as the JSON numbers that they were.
+// numbers turns integers back into JSON numbers.
 func numbers(row map[string]any) map[string]any {
 	for k, v := range row {
 		if n, ok := v.(int64); ok {
@@ -70,8 +70,8 @@ func fullState() v1alpha1.ENINodeStateStatus {
 	}
 }
 
-// The schema has every field of the Go type, as server-side apply of the status
-// shows, and `kubectl get ens` sums it up.
+// The schema has every field of the Go type, as server-side apply of the status shows. `kubectl get ens`
+// sums it up.
 func TestENINodeStateIsKeptAndPrinted(t *testing.T) {
 	c := cluster.Start(t)
 	admin := c.Admin.Discovery().RESTClient()
@@ -111,7 +111,7 @@ func TestENINodeStateIsKeptAndPrinted(t *testing.T) {
 	}
 }
 
-// Names that people type.
+// The names that people type.
 func TestShortNames(t *testing.T) {
 	c := cluster.Start(t)
 	list, err := c.Admin.Discovery().ServerResourcesForGroupVersion(v1alpha1.APIVersion)

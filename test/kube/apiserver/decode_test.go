@@ -11,9 +11,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/kube/cluster"
 )
 
-// TestWhatIsAcceptedCanBeDecoded: neither CRD has a maximum for its numbers, as the public
-// one has none. The API server still takes no integer that Go's int has no room for, so
-// that the daemon can decode whatever it takes.
+// TestWhatIsAcceptedCanBeDecoded: the CRDs set no maximum for numbers, as the public one sets none. The
+// API server still rejects an integer beyond Go's int, so the daemon can decode every accepted object.
 func TestWhatIsAcceptedCanBeDecoded(t *testing.T) {
 	c := cluster.Start(t)
 	accepted := 0

@@ -16,11 +16,10 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// doctorTimeout bounds one run of doctor, whose own checks are bounded too.
+// doctorTimeout bounds one run of doctor; its own checks have bounds too.
 const doctorTimeout = 2 * time.Minute
 
-// doctor runs multi-enid doctor as the daemon's ServiceAccount and returns its
-// report.
+// doctor runs multi-enid doctor as the daemon's ServiceAccount, and returns the report.
 func doctor(t *testing.T, c *cluster.Cluster, n *cluster.Node, flags ...string) string {
 	t.Helper()
 	bin, err := nstest.Binary("multi-enid")
@@ -55,8 +54,8 @@ func wantLines(t *testing.T, report string, lines ...string) {
 	}
 }
 
-// TestDoctor: what doctor says of a real API server, with the permissions of
-// deploy/ and when they, the CRDs, the Node or the server are missing.
+// TestDoctor checks the report about a real API server: with the permissions of deploy/, and without
+// permissions, CRDs, Node or server.
 func TestDoctor(t *testing.T) {
 	c := cluster.Start(t)
 	n := c.NewNode(t, "node-a", nil)
@@ -100,8 +99,7 @@ func TestDoctor(t *testing.T) {
 	c.StartAPIServer(t)
 }
 
-// devicePlugin makes a pod with a label of the device plugin on the node, which
-// has this volume at a path.
+// devicePlugin makes a labelled device plugin pod on the node, with this volume at a path.
 func devicePlugin(t *testing.T, c *cluster.Cluster, name string, volume corev1.VolumeSource, path string) {
 	t.Helper()
 	if volume.ConfigMap != nil {

@@ -14,7 +14,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/kube/cluster"
 )
 
-// unattached makes a NodeENI of that ENI whose status nobody writes.
+// unattached makes a NodeENI for that ENI, whose status nobody writes.
 func unattached(t *testing.T, c *cluster.Cluster, name string, e cluster.ENI, selector map[string]string) {
 	t.Helper()
 	c.CreateNodeENI(t, v1alpha1.NodeENI{
@@ -23,8 +23,7 @@ func unattached(t *testing.T, c *cluster.Cluster, name string, e cluster.ENI, se
 	})
 }
 
-// said are the rows and problems of the inventory, as "NodeENI phase" and
-// "NodeENI reason".
+// said returns the rows and problems of the inventory, as "NodeENI phase" and "NodeENI reason".
 func said(n *cluster.Node) ([]string, error) {
 	inv, err := n.Inventory()
 	all := []string{}
@@ -49,9 +48,9 @@ func untilSaid(t *testing.T, n *cluster.Node, want ...string) {
 	})
 }
 
-// TestENIsWithoutAnAttachingController: with --attachments-from=imds an ENI is
-// found by device index and subnet, half a minute after it was seen without a mark,
-// but not one that somebody else uses, and not on a node that is not selected. By default only the status counts.
+// TestENIsWithoutAnAttachingController: with --attachments-from=imds an ENI is found by device index and
+// subnet, half a minute after it was seen unused. It is not found while something else uses it, or on a
+// node that is not selected. By default only the status counts.
 func TestENIsWithoutAnAttachingController(t *testing.T) {
 	c := cluster.Start(t)
 	n := c.NewNode(t, "node-1", map[string]string{"role": "dataplane"})
@@ -74,8 +73,7 @@ func TestENIsWithoutAnAttachingController(t *testing.T) {
 	})
 }
 
-// useLikeVPCCNI gives a link what the VPC CNI gives one that it hands addresses
-// of to pods: a route table of its own.
+// useLikeVPCCNI gives a link a route table, as the VPC CNI does for an ENI of pod addresses.
 func useLikeVPCCNI(t *testing.T, name string) {
 	t.Helper()
 	link, err := netlink.LinkByName(name)

@@ -16,7 +16,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// putState makes the object of a node as its daemon does.
+// putState makes a node's object as its daemon does.
 func putState(t *testing.T, c *cluster.Cluster, node string, status v1alpha1.ENINodeStateStatus) {
 	t.Helper()
 	admin := c.Admin.Discovery().RESTClient()
@@ -33,8 +33,8 @@ func putState(t *testing.T, c *cluster.Cluster, node string, status v1alpha1.ENI
 	}
 }
 
-// TestKubectlPlugin: what people outside the nodes see of a real API server, with the
-// rights of the daemon's ServiceAccount, and when something is missing.
+// TestKubectlPlugin checks the output outside the nodes with the rights of the daemon's ServiceAccount,
+// and with parts missing.
 func TestKubectlPlugin(t *testing.T) {
 	bin, err := nstest.Binary("kubectl-multi_eni")
 	if err != nil {

@@ -1,5 +1,4 @@
-// Package apiserver shows the daemon against a real API server, without a
-// kubelet.
+// Package apiserver tests the daemon against a real API server, without a kubelet.
 package apiserver
 
 import (

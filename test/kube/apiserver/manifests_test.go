@@ -14,8 +14,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// TestManifests: the API server takes every manifest and sample that we ship, by
-// a strict server-side dry run.
+// TestManifests: the API server accepts every manifest and sample that we ship, in a strict server-side
+// dry run.
 func TestManifests(t *testing.T) {
 	c := cluster.Start(t)
 	repo, err := nstest.Repo()
@@ -60,7 +60,7 @@ func TestManifests(t *testing.T) {
 	}
 }
 
-// daemonOf is the daemon's container in a manifest.
+// daemonOf returns the daemon's container of a manifest.
 func daemonOf(t *testing.T, path string) corev1.Container {
 	t.Helper()
 	for _, o := range cluster.ReadFile(t, path) {
@@ -77,7 +77,7 @@ func daemonOf(t *testing.T, path string) corev1.Container {
 	return corev1.Container{}
 }
 
-// TestDPDKComponent: what it changes, and that it loses nothing.
+// TestDPDKComponent: it changes these fields, and drops nothing.
 func TestDPDKComponent(t *testing.T) {
 	yes := true
 	want := daemonOf(t, cluster.Kustomize(t, "resources: [DEPLOY]\n"))

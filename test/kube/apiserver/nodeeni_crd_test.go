@@ -17,7 +17,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/kube/cluster"
 )
 
-// installation is a CRD, and a column by which it is known to be served.
+// installation is a CRD, and a column that shows when it is served.
 type installation struct{ name, path, column string }
 
 func public() installation {
@@ -28,8 +28,8 @@ func ours(t *testing.T) installation {
 	return installation{"ours", deployed(t, "crd/networking.k8s.aws_nodeenis.yaml"), "Resource"}
 }
 
-// install puts a CRD in the place of whichever is there, and waits until the
-// API server acts on it: columns and schema change at once.
+// install replaces the present CRD, and waits until the API server acts on it: columns and schema change
+// together.
 func install(t *testing.T, c *cluster.Cluster, i installation) {
 	t.Helper()
 	c.ApplyFile(t, i.path)
@@ -41,8 +41,8 @@ func install(t *testing.T, c *cluster.Cluster, i installation) {
 	})
 }
 
-// values are what fields are tried with: right and wrong types, null, empty,
-// and numbers at and beyond what fits.
+// values are tried in each field: right and wrong types, null, empty, and numbers at and beyond the
+// limits.
 func values() []string {
 	return []string{
 		`null`, `true`, `false`, `"true"`, `""`, `"x"`, `"1"`, `"07.0"`, `"0000:00:07.0"`, `"subnet-0a1b2c3d"`, `"2025-05-01T10:00:00Z"`, `"yesterday"`,
@@ -65,12 +65,12 @@ func attachmentFields() []string {
 	}
 }
 
-// nodeENI is an object's JSON text; rest is what follows its metadata.
+// nodeENI is an object's JSON text; rest follows its metadata.
 func nodeENI(rest string) string {
 	return `{"apiVersion":"networking.k8s.aws/v1alpha1","kind":"NodeENI","metadata":{"name":"tried"}` + rest + `}`
 }
 
-// objects are NodeENIs of every kind that people and mistakes make.
+// objects are valid NodeENIs, and NodeENIs with mistakes.
 func objects(random *rand.Rand) []string {
 	all := []string{
 		nodeENI(``),
@@ -112,7 +112,7 @@ func statuses(random *rand.Rand) []string {
 	return all
 }
 
-// object is one with some of the fields, each with any value.
+// object has some of the fields, each with any value.
 func object(random *rand.Rand, fields []string) string {
 	var b []string
 	for _, f := range fields {
@@ -123,8 +123,8 @@ func object(random *rand.Rand, fields []string) string {
 	return "{" + strings.Join(b, ",") + "}"
 }
 
-// A manifest is accepted, defaulted and pruned by our CRD exactly as by the
-// public controller's, so that a cluster may have either.
+// Our CRD accepts, defaults and prunes a manifest exactly as the public controller's does, so a cluster
+// may have either.
 func TestNodeENICRDActsAsThePublicOne(t *testing.T) {
 	c := cluster.Start(t)
 	seed := rand.Uint64()
@@ -153,8 +153,7 @@ func TestNodeENICRDActsAsThePublicOne(t *testing.T) {
 	compare(t, reported, wantStatuses, gotStatuses)
 }
 
-// compare fails for what is answered differently, and if the inputs leave a
-// kind of answer untried.
+// compare fails for differing answers, and for a kind of answer that no input caused.
 func compare(t *testing.T, inputs []string, want, got []answer) {
 	t.Helper()
 	accepted, pruned := 0, 0
@@ -175,8 +174,7 @@ func compare(t *testing.T, inputs []string, want, got []answer) {
 	}
 }
 
-// What the two are the same in, said once for people: the differential test
-// would also pass if both were wrong.
+// The common behaviour, spelt out: the differential test would also pass if both were wrong.
 func TestNodeENIIsAcceptedAndDefaulted(t *testing.T) {
 	c := cluster.Start(t)
 	tests := []struct {
@@ -208,8 +206,7 @@ func TestNodeENIIsAcceptedAndDefaulted(t *testing.T) {
 	}
 }
 
-// Either CRD may be installed over the other: objects stay as they are, and can
-// be written.
+// Each CRD may replace the other: objects stay unchanged and writable.
 func TestEitherCRDIsInstalledLast(t *testing.T) {
 	c := cluster.Start(t)
 	install(t, c, public())
@@ -233,7 +230,7 @@ func TestEitherCRDIsInstalledLast(t *testing.T) {
 	}
 }
 
-// content is spec and status of the NodeENI "tried".
+// content returns spec and status of the NodeENI "tried".
 func content(t *testing.T, c *cluster.Cluster) map[string]any {
 	t.Helper()
 	o, err := c.NodeENIs().Get(t.Context(), "tried", metav1.GetOptions{})

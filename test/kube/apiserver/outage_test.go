@@ -11,13 +11,13 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/kube/cluster"
 )
 
-// outage is a fault that the daemon is to sit out: nothing on the node changes,
-// one line tells when it begins and one when it ends, and then work goes on.
+// outage is a fault that the daemon must survive: the node does not change, one log line marks the start
+// and one the end, and then work goes on.
 type outage struct {
 	name       string
 	reason     string
 	begin, end func(t *testing.T, s *scene)
-	// noAPI: there is nobody who could change anything meanwhile.
+	// noAPI: nothing can change in the API meanwhile.
 	noAPI bool
 }
 
@@ -46,9 +46,8 @@ func outages() []outage {
 	}
 }
 
-// cutUntilLost cuts connections until a request of the daemon was answered 401:
-// the API server takes an old token from its cache for a while. Between two cuts
-// there is time for an answer.
+// cutUntilLost cuts connections until a request of the daemon got 401: the API server takes an old token
+// from its cache for a while. Between two cuts there is time for an answer.
 func cutUntilLost(t *testing.T, s *scene) {
 	t.Helper()
 	var last time.Time
@@ -71,7 +70,7 @@ func TestOutages(t *testing.T) {
 			s := stage(t, 1)
 			lines := len(s.daemon.Log(t))
 			o.begin(t, s)
-			s.awaitTold(t, lines, recovery, "lost "+o.reason)
+			s.awaitLines(t, lines, recovery, "lost "+o.reason)
 			later := s.node.Attach(t, 2)
 			if !o.noAPI {
 				s.declare(t, later)
@@ -83,17 +82,16 @@ func TestOutages(t *testing.T) {
 			}
 			s.enis = append(s.enis, later)
 			s.eventually(t, "what was declared meanwhile", recovery, s.enis...)
-			s.awaitTold(t, lines, recovery, "lost "+o.reason, "found")
+			s.awaitLines(t, lines, recovery, "lost "+o.reason, "found")
 			s.unchanged(t, "after the outage", calm, s.enis...)
-			if got := s.told(t, lines); len(got) != 2 {
+			if got := s.apiLines(t, lines); len(got) != 2 {
 				t.Errorf("told %q, want one line at each change", got)
 			}
 		})
 	}
 }
 
-// TestHardlyNoticed: faults that are over at once, or only slow, are not worth a
-// line, and changes come through.
+// TestHardlyNoticed: short or slow faults cause no log line, and changes come through.
 func TestHardlyNoticed(t *testing.T) {
 	for name, fault := range map[string]func(*testing.T, *scene){
 		"connections cut": func(_ *testing.T, s *scene) { s.Proxy.Cut() },
@@ -108,30 +106,29 @@ func TestHardlyNoticed(t *testing.T) {
 			s.declare(t, s.enis[1])
 			s.eventually(t, "what was declared meanwhile", recovery, s.enis...)
 			s.unchanged(t, "afterwards", calm, s.enis...)
-			if got := s.told(t, lines); len(got) != 0 {
+			if got := s.apiLines(t, lines); len(got) != 0 {
 				t.Errorf("told %q, want nothing", got)
 			}
 		})
 	}
 }
 
-// TestCRDGoneAndBack: the objects that go with their CRD are removed; the 404
-// afterwards is a state, and is over when the CRD is back.
+// TestCRDGoneAndBack: objects that vanish with their CRD are removed. The 404 afterwards is a state, which
+// ends when the CRD is back.
 func TestCRDGoneAndBack(t *testing.T) {
 	s := stage(t, 1)
 	lines := len(s.daemon.Log(t))
 	s.DeleteCRD(t, "nodeenis")
 	s.eventually(t, "removal with the CRD", recovery)
-	s.awaitTold(t, lines, recovery, "lost NoCRD")
+	s.awaitLines(t, lines, recovery, "lost NoCRD")
 	s.unchanged(t, "without the CRD", calm)
 	s.InstallCRDs(t)
 	s.declare(t, s.enis[0])
 	s.eventually(t, "what was declared with the CRD back", recovery, s.enis...)
-	s.awaitTold(t, lines, recovery, "lost NoCRD", "found")
+	s.awaitLines(t, lines, recovery, "lost NoCRD", "found")
 }
 
-// TestStateCRDGoneAndBack: a node's ENINodeState comes back with its CRD, though
-// nothing changes.
+// TestStateCRDGoneAndBack: a node's ENINodeState returns with its CRD, though nothing else changes.
 func TestStateCRDGoneAndBack(t *testing.T) {
 	s := stage(t, 1)
 	untilState(t, s.Cluster, s.node.Name, func(v1alpha1.ENINodeStateStatus) bool { return true })
@@ -147,8 +144,7 @@ func TestStateCRDGoneAndBack(t *testing.T) {
 	})
 }
 
-// TestAtRest: nothing is asked of the API server while nothing happens; the
-// three watches stay.
+// TestAtRest: without changes the daemon sends no request; the three watches stay open.
 func TestAtRest(t *testing.T) {
 	s := stage(t, 1)
 	s.unchanged(t, "at rest", calm, s.enis...)
@@ -170,8 +166,8 @@ func TestAtRest(t *testing.T) {
 	}
 }
 
-// TestDaemonBeforeTheCRDs: a daemon that is there first says so once, removes
-// nothing, and begins by itself when they are installed.
+// TestDaemonBeforeTheCRDs: a daemon that starts first says so once, removes nothing, and begins when the
+// CRDs are installed.
 func TestDaemonBeforeTheCRDs(t *testing.T) {
 	c := cluster.Start(t)
 	for _, plural := range []string{"nodeenis", "eninodestates"} {

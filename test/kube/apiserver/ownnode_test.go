@@ -19,18 +19,18 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// ownNode is a cluster with own-node.yaml in force.
+// ownNode is a cluster in which own-node.yaml is in force.
 type ownNode struct {
 	*testing.T
 	*cluster.Cluster
 	ctx context.Context
 }
 
-// Context is the test's, or one that lasts longer.
+// Context is the test's, or a longer one.
 func (o ownNode) Context() context.Context { return o.ctx }
 
-// pod makes a pod of a node, which need not run. The edit makes it one of the
-// device plugin, or nearly so.
+// pod makes a pod of a node, which need not run. The edit turns it into a device plugin's pod, or nearly
+// one.
 func (o ownNode) pod(name, node string, edit func(*corev1.Pod)) *corev1.Pod {
 	o.Helper()
 	controller := true
@@ -55,8 +55,7 @@ func (o ownNode) pod(name, node string, edit func(*corev1.Pod)) *corev1.Pod {
 	return made
 }
 
-// deletePod asks for the end of a pod, namespace/name or one of kube-system,
-// without ending it.
+// deletePod deletes a pod, namespace/name or one of kube-system, without ending it.
 func (o ownNode) deletePod(as *rest.Config, name string) error {
 	o.Helper()
 	client, err := kubernetes.NewForConfig(as)
@@ -70,14 +69,14 @@ func (o ownNode) deletePod(as *rest.Config, name string) error {
 	return client.CoreV1().Pods(namespace).Delete(o.Context(), pod, metav1.DeleteOptions{DryRun: []string{metav1.DryRunAll}})
 }
 
-// createState and applyStatus do as the daemon does with ENINodeStates.
+// createState and applyStatus write ENINodeStates as the daemon does.
 func (o ownNode) createState(as *rest.Config, name string) error {
 	o.Helper()
 	body := `{"apiVersion":"networking.k8s.aws/v1alpha1","kind":"ENINodeState","metadata":{"name":"` + name + `"}}`
 	return o.rest(as).Post().AbsPath(states).Param("dryRun", "All").SetHeader("Content-Type", "application/json").Body([]byte(body)).Do(o.Context()).Error()
 }
 
-// createGenerated has the API server choose the name, from that of the own node.
+// createGenerated lets the API server choose the name, with the own node's as prefix.
 func (o ownNode) createGenerated(as *rest.Config) error {
 	o.Helper()
 	body := `{"apiVersion":"networking.k8s.aws/v1alpha1","kind":"ENINodeState","metadata":{"generateName":"node-1"}}`
@@ -91,7 +90,7 @@ func (o ownNode) applyStatus(as *rest.Config, name string) error {
 		Param("fieldManager", "test").Param("force", "true").Body([]byte(body)).Do(o.Context()).Error()
 }
 
-// patchNode asks for a change of a Node.
+// patchNode changes a Node.
 func (o ownNode) patchNode(as *rest.Config, name, patch string) error {
 	o.Helper()
 	return o.rest(as).Patch(types.JSONPatchType).AbsPath("/api/v1/nodes", name).Param("dryRun", "All").Body([]byte(patch)).Do(o.Context()).Error()
@@ -106,8 +105,8 @@ func (o ownNode) rest(as *rest.Config) rest.Interface {
 	return client.Discovery().RESTClient()
 }
 
-// TestOwnNode: with the token of the daemon of one node, the device plugin of
-// this node can be restarted and its ENINodeState written, and nothing else.
+// TestOwnNode: the token of one node's daemon can restart the device plugin of this node and write its
+// ENINodeState, and nothing else.
 func TestOwnNode(t *testing.T) {
 	o := ownNode{t, cluster.Start(t), t.Context()}
 	o.ExpectDenials("the policy is tried")

@@ -18,8 +18,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// terminating makes the daemon's pod and asks for its end, as an update of the
-// DaemonSet does. Nothing ends it: there is no kubelet.
+// terminating makes the daemon's pod and deletes it, as an update of the DaemonSet does. No kubelet ends
+// it.
 func terminating(t *testing.T, c *cluster.Cluster, name, node string) *corev1.Pod {
 	t.Helper()
 	grace := int64(600)
@@ -33,7 +33,7 @@ func terminating(t *testing.T, c *cluster.Cluster, name, node string) *corev1.Po
 	return pod
 }
 
-// there says whether the API server has the pod.
+// there says whether the pod exists in the API.
 func there(t *testing.T, c *cluster.Cluster, pod *corev1.Pod) bool {
 	t.Helper()
 	_, err := c.Admin.CoreV1().Pods(pod.Namespace).Get(t.Context(), pod.Name, metav1.GetOptions{})
@@ -43,9 +43,9 @@ func there(t *testing.T, c *cluster.Cluster, pod *corev1.Pod) bool {
 	return err == nil
 }
 
-// TestHelperThatHangsFreesThePod: the daemon of a pod that is to end deletes the
-// Pod object as its last act while a change of a driver hangs, within its rights of
-// deploy/. Without such a change the object stays, and other pods do always.
+// TestHelperThatHangsFreesThePod: while a driver change hangs, the daemon of a terminating pod deletes the
+// Pod object as its last act, with the rights of deploy/. Without such a change the object stays. Other
+// pods always stay.
 func TestHelperThatHangsFreesThePod(t *testing.T) {
 	c := cluster.Start(t)
 	n := c.NewNode(t, "node-1", map[string]string{label: "yes"})
@@ -100,7 +100,7 @@ func TestHelperThatHangsFreesThePod(t *testing.T) {
 	}
 }
 
-// says looks for the one line that has all the parts.
+// says looks for one line with all the parts.
 func says(log []cluster.LogLine, parts ...string) error {
 	found := 0
 	for _, l := range log {

@@ -11,8 +11,8 @@ import (
 // errStill is for probes that only wait.
 var errStill = errors.New("not yet")
 
-// forms are how a NodeENI is removed from a node, one for each ENI. The last
-// counts only after a minute, since the public controller writes stale status.
+// forms are the ways to remove a NodeENI from a node, one for each ENI. The last one takes effect after a
+// minute, since the public controller writes stale status.
 func forms() []func(t *testing.T, s *scene, e cluster.ENI) {
 	return []func(*testing.T, *scene, cluster.ENI){
 		func(t *testing.T, s *scene, e cluster.ENI) { s.DeleteNodeENI(t, name(e)) },
@@ -27,10 +27,8 @@ func forms() []func(t *testing.T, s *scene, e cluster.ENI) {
 	}
 }
 
-// TestRemoval: each form of removal is seen by a daemon that runs, by one that
-// could not reach the API server meanwhile, by one that was down meanwhile, and by
-// one that cannot reach it at its start either; they remove nothing until they
-// can.
+// TestRemoval: each form is noticed by a daemon that ran, that could not reach the API server, that was
+// down, or that cannot reach it at its start. They remove nothing until they can reach it.
 func TestRemoval(t *testing.T) {
 	for when, around := range map[string]struct{ before, after func(*testing.T, *scene) }{
 		"while the daemon runs": {func(*testing.T, *scene) {}, func(*testing.T, *scene) {}},
@@ -56,7 +54,7 @@ func TestRemoval(t *testing.T) {
 			func(t *testing.T, s *scene) {
 				s.unchanged(t, "while the daemon is down", calm, s.enis...)
 				s.daemon.Start(t)
-				// It has read nothing yet, and says so in the inventory's problems; the devices stay.
+				// It has read nothing yet, and says so in the inventory's problems. The devices stay.
 				cluster.Holds(t, "before the API server answers", calm, func() error { return s.shows(s.enis...) })
 				s.Proxy.Set(t, cluster.Pass)
 			},
@@ -78,8 +76,8 @@ func TestRemoval(t *testing.T) {
 	}
 }
 
-// TestNodeLabels: a NodeENI is removed when the node's labels change, too, and
-// comes back with them; a Node that is gone is unknown.
+// TestNodeLabels: a change of the node's labels removes a NodeENI and brings it back. A missing Node is
+// unknown.
 func TestNodeLabels(t *testing.T) {
 	s := stage(t, 1)
 	s.SetNodeLabel(t, s.node.Name, label, "no")
@@ -88,6 +86,6 @@ func TestNodeLabels(t *testing.T) {
 	s.eventually(t, "back by label", recovery, s.enis...)
 	lines := len(s.daemon.Log(t))
 	s.DeleteNode(t, s.node.Name)
-	s.awaitTold(t, lines, recovery, "lost NoNode")
+	s.awaitLines(t, lines, recovery, "lost NoNode")
 	s.unchanged(t, "without a Node", calm, s.enis...)
 }

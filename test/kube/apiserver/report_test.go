@@ -30,7 +30,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// state reads the node's own object.
+// state reads the node's ENINodeState.
 func state(t *testing.T, c *cluster.Cluster, node string) (v1alpha1.ENINodeState, error) {
 	t.Helper()
 	var s v1alpha1.ENINodeState
@@ -57,7 +57,7 @@ func hasCondition(s v1alpha1.ENINodeStateStatus, kind, reason string) bool {
 	return slices.ContainsFunc(s.Conditions, func(c metav1.Condition) bool { return c.Type == kind && c.Reason == reason })
 }
 
-// events are "kind type reason" of all Events, in the order of their making.
+// events returns "kind type reason" of all Events, in order of creation.
 func events(t *testing.T, c *cluster.Cluster) []string {
 	t.Helper()
 	list, err := c.Admin.CoreV1().Events("").List(t.Context(), metav1.ListOptions{})
@@ -77,9 +77,8 @@ func events(t *testing.T, c *cluster.Cluster) []string {
 // unmanaged are flags for a node without a kubelet and a device plugin.
 func unmanaged() []string { return []string{"--restart=none", "--podresources-socket="} }
 
-// TestNodeState: the node's object says what the inventory says, belongs to the
-// Node, and is written when something has changed and at no other time, the
-// daemon's own restart included.
+// TestNodeState: the node's object equals the inventory, belongs to the Node, and is written only after a
+// change, the daemon's own restart included.
 func TestNodeState(t *testing.T) {
 	c := cluster.Start(t)
 	n := c.NewNode(t, "node-1", nil)
@@ -133,7 +132,7 @@ func same(want, got []string) error {
 	return nil
 }
 
-// untilSync waits until the daemon that now runs has looked at the node.
+// untilSync waits until the running daemon has reconciled the node.
 func untilSync(t *testing.T, n *cluster.Node) {
 	t.Helper()
 	cluster.Eventually(t, "ready", 30*time.Second, func() error {
@@ -161,11 +160,10 @@ func get(t *testing.T, path string) (int, string, error) {
 	return resp.StatusCode, string(body), err
 }
 
-// TestEvents: people are told where they look: on the NodeENI, and on the pod
-// that has its device.
+// TestEvents: Events are on the NodeENI, and on the pod that has its device.
 func TestEvents(t *testing.T) {
 	c := cluster.Start(t)
-	// Events outlive the tests that have caused them.
+	// Events outlive the tests that caused them.
 	if err := c.Admin.CoreV1().Events("default").DeleteCollection(t.Context(), metav1.DeleteOptions{}, metav1.ListOptions{}); err != nil {
 		t.Fatal(err)
 	}
@@ -196,8 +194,8 @@ func TestEvents(t *testing.T) {
 	})
 }
 
-// TestEventsOfATerminatingNamespace: Kubernetes takes no Event in a namespace
-// that is being deleted, which holds up nothing that is said elsewhere.
+// TestEventsOfATerminatingNamespace: Kubernetes rejects Events in a namespace that is being deleted. Other
+// reports go on.
 func TestEventsOfATerminatingNamespace(t *testing.T) {
 	c := cluster.Start(t)
 	const going = "going"
@@ -265,8 +263,8 @@ func holdIn(t *testing.T, n *cluster.Node, e cluster.ENI, namespace string) *nod
 	return rec
 }
 
-// TestOperations: metrics, probes and the status command against a daemon that
-// runs; and what it leaves when it is told to end.
+// TestOperations: metrics, probes and the status command of a running daemon, and its files after it has
+// ended.
 func TestOperations(t *testing.T) {
 	c := cluster.Start(t)
 	n := c.NewNode(t, "node-1", nil)
@@ -328,7 +326,7 @@ func status(t *testing.T, n *cluster.Node, flags ...string) string {
 	return string(out)
 }
 
-// tree is the content of what the daemon has written.
+// tree is the content of the daemon's files.
 func tree(t *testing.T, n *cluster.Node) map[string]string {
 	t.Helper()
 	all := map[string]string{}

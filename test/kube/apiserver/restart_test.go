@@ -20,18 +20,18 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/kube/cluster"
 )
 
-// restartWithin bounds the wait for a restart: the config settles within 10 s,
-// the jitter included, and 30 s pass between two restarts.
+// restartWithin bounds the wait for a restart: the config settles within 10 s, jitter included, and
+// restarts are 30 s apart.
 const restartWithin = time.Minute
 
-// The namespaces and labels in which the daemon looks without flags (DESIGN §7).
+// The default namespaces and labels of the daemon's search (DESIGN §7).
 var (
 	pluginNamespaces = []string{"kube-system", "sriov-network-operator", "openshift-sriov-network-operator", "intel-device-plugins-operator", "default"}
 	pluginLabels     = []string{"app=sriov-device-plugin", "app=kube-sriov-device-plugin", "name=sriov-device-plugin", "component=sriov-device-plugin", "app=sriovdp"}
 )
 
-// plugins makes device plugin pods, and is their kubelet and the DaemonSet
-// controller: a pod that is deleted ends, and a new one starts at once.
+// plugins makes device plugin pods, and acts as their kubelet and DaemonSet controller: a deleted pod
+// ends, and a new one starts at once.
 type plugins struct {
 	t    *testing.T
 	c    *cluster.Cluster
@@ -56,7 +56,7 @@ func startPlugins(t *testing.T, c *cluster.Cluster, n *cluster.Node) *plugins {
 	return p
 }
 
-// pod is one that a DaemonSet has made, with the config's folder from the host.
+// pod is a DaemonSet's pod with the config's folder from the host.
 func (p *plugins) pod(namespace, name, label string) *corev1.Pod {
 	key, value, _ := strings.Cut(label, "=")
 	return &corev1.Pod{
@@ -72,7 +72,7 @@ func (p *plugins) pod(namespace, name, label string) *corev1.Pod {
 	}
 }
 
-// run creates a pod and has it ready since that time.
+// run creates a pod that is ready since that time.
 func (p *plugins) run(ctx context.Context, pod *corev1.Pod, started time.Time) error {
 	made, err := p.c.Admin.CoreV1().Pods(pod.Namespace).Create(ctx, pod, metav1.CreateOptions{})
 	if err != nil {
@@ -87,7 +87,7 @@ func (p *plugins) run(ctx context.Context, pod *corev1.Pod, started time.Time) e
 	return err
 }
 
-// start runs a pod that started so long ago.
+// start runs a pod that started this long ago.
 func (p *plugins) start(pod *corev1.Pod, ago time.Duration) {
 	p.t.Helper()
 	if err := p.run(p.t.Context(), pod, time.Now().Add(-ago)); err != nil {
@@ -120,7 +120,7 @@ func (p *plugins) replace(ctx context.Context) {
 	}
 }
 
-// deletes are the pods that the daemon has deleted so far, sorted.
+// deletes lists the pods that the daemon has deleted so far, sorted.
 func deletes(t *testing.T, c *cluster.Cluster) []string {
 	t.Helper()
 	var all []string
@@ -133,7 +133,7 @@ func deletes(t *testing.T, c *cluster.Cluster) []string {
 	return all
 }
 
-// declare makes a NodeENI whose ENI is attached, with a resource.
+// declare makes a NodeENI with an attached ENI and a resource.
 func declare(t *testing.T, c *cluster.Cluster, n *cluster.Node, name string, e cluster.ENI) {
 	t.Helper()
 	o := v1alpha1.NodeENI{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: v1alpha1.NodeENISpec{
@@ -195,8 +195,8 @@ func TestRestartFindsEveryPod(t *testing.T) {
 	}
 }
 
-// TestBurstIsOneRestart: 50 changes of NodeENIs that settle are one restart, and
-// neither an unchanged config nor a restart of the daemon is another.
+// TestBurstIsOneRestart: 50 changes of NodeENIs that settle cause one restart. An unchanged config or a
+// restart of the daemon causes none.
 func TestBurstIsOneRestart(t *testing.T) {
 	c := cluster.Start(t)
 	n := c.NewNode(t, "node-1", nil)
@@ -226,8 +226,8 @@ func TestBurstIsOneRestart(t *testing.T) {
 	})
 }
 
-// TestNoDevicePluginIsAState: two lines of log, and one that appears later is
-// left alone: it has read the config.
+// TestNoDevicePluginIsAState: it causes two log lines. A device plugin that appears later is left alone,
+// since it has read the config.
 func TestNoDevicePluginIsAState(t *testing.T) {
 	c := cluster.Start(t)
 	n := c.NewNode(t, "node-1", nil)
@@ -256,8 +256,8 @@ func TestNoDevicePluginIsAState(t *testing.T) {
 	}
 }
 
-// TestUselessRestarts: a pod that reads no config of ours and one that nothing
-// replaces are problems, and stay.
+// TestUselessRestarts: a pod that reads none of our configs, and a pod that nothing replaces, are lasting
+// problems.
 func TestUselessRestarts(t *testing.T) {
 	c := cluster.Start(t)
 	n := c.NewNode(t, "node-1", nil)

@@ -12,18 +12,18 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/kube/cluster"
 )
 
-// rights are all that the daemon's ServiceAccount may do, by what it may do it
-// to: resources without a namespace, and those of one.
+// rights are all rights of the daemon's ServiceAccount: on resources without a namespace, and in each
+// namespace.
 func rights() map[string][]string {
 	return map[string][]string{
 		"networking.k8s.aws/nodeenis": {"get", "list", "watch"}, "networking.k8s.aws/eninodestates": {"get", "list", "watch", "create"}, "networking.k8s.aws/eninodestates/status": {"patch"},
 		"/nodes": {"get", "list", "watch"}, "/events": {"create", "patch"},
-		// Of these own-node.yaml denies all but the device plugin's: see TestOwnNode.
+		// own-node.yaml denies all of these but the device plugin's: see TestOwnNode.
 		"/pods": {"list", "delete"}, "/pods in kube-public": {"list", "delete"},
 	}
 }
 
-// forbidden is what a daemon has no business with, or what would give it more.
+// forbidden are resources that the daemon does not need, or that would give it more rights.
 func forbidden() []string {
 	return []string{
 		"networking.k8s.aws/nodeenis/status", "/nodes/status", "/nodes/proxy", "/pods/exec in kube-system", "/pods/eviction in kube-system", "/pods/log in kube-system",
@@ -33,9 +33,8 @@ func forbidden() []string {
 	}
 }
 
-// TestRights: of every verb on all of these the API server allows the daemon's
-// account the ones listed, and denies the others. Calls that it makes are in
-// the other tests, of which none may be denied.
+// TestRights: of all verbs on all these resources the API server allows the daemon's account exactly the
+// listed ones. Other tests make the daemon's calls, and none may be denied.
 func TestRights(t *testing.T) {
 	c := cluster.Start(t)
 	client, err := kubernetes.NewForConfig(c.InNoPod(t))
@@ -62,7 +61,7 @@ func TestRights(t *testing.T) {
 	}
 }
 
-// attributes takes "group/resource/subresource in namespace" apart.
+// attributes splits "group/resource/subresource in namespace".
 func attributes(what, verb string) *authorizationv1.ResourceAttributes {
 	a := &authorizationv1.ResourceAttributes{Verb: verb}
 	if name, namespace, ok := strings.Cut(what, " in "); ok {

@@ -16,13 +16,12 @@ import (
 )
 
 const (
-	// soon bounds what takes the daemon a moment on a busy machine.
+	// soon bounds short work of the daemon on a busy machine.
 	soon = 30 * time.Second
-	// recovery bounds what the daemon may need after a fault: its longest pause
-	// between two attempts, and those of the connection's own checks.
+	// recovery bounds the daemon's recovery from a fault: its longest backoff, and the connection's own
+	// checks.
 	recovery = 2 * time.Minute
-	// calm is how long nothing may change; longer than a trouble must last to be
-	// worth a line in the log.
+	// calm is how long nothing may change; longer than a fault must last to be logged.
 	calm = 5 * time.Second
 )
 
@@ -31,8 +30,7 @@ const (
 	foundMessage = "API server is followed again"
 )
 
-// scene is a node with a running daemon that advertises ENIs 1 to n, each
-// declared by a NodeENI.
+// scene is a node with a running daemon that advertises ENIs 1 to n, each declared by a NodeENI.
 type scene struct {
 	*cluster.Cluster
 	node   *cluster.Node
@@ -40,7 +38,7 @@ type scene struct {
 	enis   []cluster.ENI
 }
 
-// label is what the NodeENIs of a scene select the node by.
+// label selects the node for the scene's NodeENIs.
 const label = "multi-eni-test"
 
 func stage(t *testing.T, enis int) *scene {
@@ -56,7 +54,7 @@ func stage(t *testing.T, enis int) *scene {
 	return s
 }
 
-// name is that of an ENI's NodeENI.
+// name is the name of an ENI's NodeENI.
 func name(e cluster.ENI) string { return fmt.Sprintf("dataplane-%d", e.Index) }
 
 // declare makes the NodeENI of an ENI.
@@ -72,8 +70,7 @@ func (s *scene) declare(t *testing.T, e cluster.ENI) {
 	})
 }
 
-// shows says whether the inventory has exactly these ENIs, all ready, and the
-// config advertises exactly them.
+// shows says whether exactly these ENIs are ready in the inventory and advertised in the config.
 func (s *scene) shows(enis ...cluster.ENI) error {
 	inv, err := s.node.Inventory()
 	if err != nil {
@@ -119,7 +116,7 @@ func (s *scene) eventually(t *testing.T, what string, within time.Duration, enis
 	cluster.Eventually(t, what, within, func() error { return s.shows(enis...) })
 }
 
-// unchanged checks that the bytes of inventory and config stay as they are.
+// unchanged checks that the bytes of inventory and config stay the same.
 func (s *scene) unchanged(t *testing.T, what string, during time.Duration, enis ...cluster.ENI) {
 	t.Helper()
 	if err := s.shows(enis...); err != nil {
@@ -145,9 +142,9 @@ func (s *scene) unchanged(t *testing.T, what string, during time.Duration, enis 
 	})
 }
 
-// told returns the lines about the API server since the first n of the log, as
-// "lost REASON" and "found".
-func (s *scene) told(t *testing.T, n int) []string {
+// apiLines returns the lines about the API server since the first n of the log, as "lost REASON" and
+// "found".
+func (s *scene) apiLines(t *testing.T, n int) []string {
 	t.Helper()
 	var out []string
 	for _, l := range s.daemon.LogSince(t, n) {
@@ -165,11 +162,11 @@ func (s *scene) told(t *testing.T, n int) []string {
 	return out
 }
 
-// awaitTold waits until the log has told exactly these things since line n.
-func (s *scene) awaitTold(t *testing.T, n int, within time.Duration, want ...string) {
+// awaitLines waits until the log has exactly these lines about the API server since line n.
+func (s *scene) awaitLines(t *testing.T, n int, within time.Duration, want ...string) {
 	t.Helper()
 	cluster.Eventually(t, fmt.Sprintf("log lines %q", want), within, func() error {
-		if got := s.told(t, n); !slices.Equal(got, want) {
+		if got := s.apiLines(t, n); !slices.Equal(got, want) {
 			return fmt.Errorf("told %q", got)
 		}
 		return nil

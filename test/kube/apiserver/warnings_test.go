@@ -27,11 +27,10 @@ func warned(t *testing.T, c *cluster.Cluster) {
 	})
 }
 
-// prefix is what the API server puts before a message of the policy.
+// prefix is the API server's text before a message of the policy.
 const prefix = "Validation failed for ValidatingAdmissionPolicy 'nodeeni-warnings.networking.k8s.aws' with binding 'nodeeni-warnings.networking.k8s.aws': "
 
-// warnings returns what a client is warned of that makes a NodeENI, which is
-// accepted in spite of it.
+// warnings returns the client's warnings when it creates this NodeENI, which is accepted nevertheless.
 func warnings(t *testing.T, c *cluster.Cluster, o v1alpha1.NodeENI) []string {
 	t.Helper()
 	o.APIVersion, o.Kind, o.Name = v1alpha1.APIVersion, v1alpha1.Kind, "tried"
@@ -63,8 +62,7 @@ func warningsOf(t *testing.T, a answer, body string) []string {
 
 const subnet = "subnet-0a1b2c3d"
 
-// Each warning names the field, the value and the way out, and the object is
-// accepted.
+// Each warning names the field, the value and the remedy, and the object is accepted.
 func TestWarningsOfWhatIsNotActedOn(t *testing.T) {
 	c := cluster.Start(t)
 	warned(t, c)
@@ -118,8 +116,8 @@ func TestWarningsOfWhatIsNotActedOn(t *testing.T) {
 	})
 }
 
-// The policy and the daemon agree on every value: it warns of just those which
-// the code that reads the field refuses.
+// Policy and daemon agree on every value: the policy warns exactly of those values which the daemon's code
+// refuses.
 func TestWarningsAgreeWithTheDaemon(t *testing.T) {
 	c := cluster.Start(t)
 	warned(t, c)

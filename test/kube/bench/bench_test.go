@@ -1,8 +1,7 @@
 //go:build bench
 
-// Package bench measures what the daemon costs against a real API server, and
-// how fast it is. It judges nothing: a test fails only when something could not
-// be measured. Run it by `make bench`.
+// Package bench measures cost and speed of the daemon with a real API server. A test fails only if it
+// could not measure. Run it by `make bench`.
 package bench
 
 import (
@@ -25,17 +24,16 @@ import (
 )
 
 const (
-	// removals is how often a NodeENI is removed, for a 99th percentile that is
-	// more than the maximum.
+	// removals is the number of removals, enough for a 99th percentile below the maximum.
 	removals = 120
-	// objects is the number of NodeENIs of the busy cluster.
+	// objects is the number of NodeENIs in the busy cluster.
 	objects = 100
-	// updatesPerMinute is how often other nodes' attachments change.
+	// updatesPerMinute is the rate of changes of other nodes' attachments.
 	updatesPerMinute = 2000
 	settleWithin     = 2 * time.Minute
 )
 
-// span is how long idling and updates are measured.
+// span is the length of the idle and of the update phase.
 var span = flag.Duration("span", time.Minute, "how long each rest and each series of updates is measured")
 
 // line is one row of the table.
@@ -60,8 +58,7 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// TestRemovalToPlaceholder: from the DELETE of a NodeENI, before it is sent, to
-// the placeholder on disk.
+// TestRemovalToPlaceholder measures from just before the DELETE of a NodeENI to the placeholder on disk.
 func TestRemovalToPlaceholder(t *testing.T) {
 	c := cluster.Start(t)
 	n := c.NewNode(t, "node-1", nil)
@@ -109,7 +106,7 @@ func declared(name, resource string, attachments []v1alpha1.ENIAttachment) v1alp
 	}
 }
 
-// others are attachments of a NodeENI on other nodes.
+// others are a NodeENI's attachments on other nodes.
 func others(count int) []v1alpha1.ENIAttachment {
 	all := make([]v1alpha1.ENIAttachment, count)
 	for i := range all {
@@ -122,7 +119,7 @@ func others(count int) []v1alpha1.ENIAttachment {
 	return all
 }
 
-// TestBusyCluster: memory, idling, and what status updates of other nodes cost.
+// TestBusyCluster measures memory, idling, and status updates of other nodes.
 func TestBusyCluster(t *testing.T) {
 	for _, attachments := range []int{20, 500} {
 		t.Run(fmt.Sprintf("attachments=%d", attachments), func(t *testing.T) {
@@ -164,7 +161,7 @@ func mega(bytes int64) float64 { return float64(bytes) / 1e6 }
 
 func percent(cpu, of time.Duration) float64 { return 100 * float64(cpu) / float64(of) }
 
-// idle lets the daemon rest, first for as long as it may be busy with its start.
+// idle measures the daemon at rest, after the time that its start may take.
 func idle(t *testing.T, c *cluster.Cluster, d *cluster.Daemon, scale string, attachments int) {
 	wait(t, 10*time.Second)
 	requests, cpu, begin := len(c.DaemonRequests(t)), d.CPU(t), time.Now()
@@ -186,7 +183,7 @@ func wait(t *testing.T, d time.Duration) {
 	}
 }
 
-// updates has other nodes' attachments change, evenly over the time.
+// updates changes other nodes' attachments, evenly over the time.
 func updates(t *testing.T, c *cluster.Cluster, n *cluster.Node, d *cluster.Daemon, scale string, attachments int) {
 	config, err := os.Stat(n.ConfigPath())
 	if err != nil {

@@ -19,8 +19,8 @@ func (a account) user() string {
 	return "system:serviceaccount:" + a.namespace + ":" + a.name
 }
 
-// RotateToken puts a new token of the daemon's ServiceAccount into the file
-// that its kubeconfig names, by rename, as the kubelet does.
+// RotateToken renames a new token of the daemon's ServiceAccount over the kubeconfig's token file, as the
+// kubelet does.
 func (c *Cluster) RotateToken(t testing.TB) {
 	t.Helper()
 	hour := int64(3600) // the API server gives none for less than ten minutes
@@ -41,8 +41,8 @@ func (c *Cluster) RotateToken(t testing.TB) {
 	}
 }
 
-// InPod returns what a client has that runs as the daemon's ServiceAccount in a
-// pod: a token that is bound to it, and so to its node.
+// InPod returns the client configuration of the daemon's ServiceAccount in a pod: its token is bound to
+// the pod, and so to the node.
 func (c *Cluster) InPod(t testing.TB, pod *corev1.Pod) *rest.Config {
 	t.Helper()
 	answer, err := c.Admin.CoreV1().ServiceAccounts(c.account.namespace).CreateToken(t.Context(), c.account.name,
@@ -55,7 +55,7 @@ func (c *Cluster) InPod(t testing.TB, pod *corev1.Pod) *rest.Config {
 	return c.withToken(answer.Status.Token)
 }
 
-// InNoPod returns what a client has whose token is bound to nothing.
+// InNoPod returns the same with a token that is bound to nothing.
 func (c *Cluster) InNoPod(t testing.TB) *rest.Config {
 	t.Helper()
 	token, err := os.ReadFile(c.token)
@@ -65,7 +65,7 @@ func (c *Cluster) InNoPod(t testing.TB) *rest.Config {
 	return c.withToken(string(token))
 }
 
-// Administrator returns the configuration of a client that may do everything.
+// Administrator returns the configuration of a client with all rights.
 func (c *Cluster) Administrator() *rest.Config { return c.plane.Admin() }
 
 func (c *Cluster) withToken(token string) *rest.Config {
@@ -74,9 +74,9 @@ func (c *Cluster) withToken(token string) *rest.Config {
 	return config
 }
 
-// InvalidateToken makes every token of the daemon's ServiceAccount invalid
-// (401): the account is deleted and made again, so that its UID differs. The
-// API server may take an old token from its cache for some ten seconds more.
+// InvalidateToken invalidates every token of the daemon's ServiceAccount (401): the account is deleted and
+// made again, with another UID. The API server may take an old token from its cache for some ten seconds
+// more.
 func (c *Cluster) InvalidateToken(t testing.TB) {
 	t.Helper()
 	accounts := c.Admin.CoreV1().ServiceAccounts(c.account.namespace)
@@ -89,8 +89,7 @@ func (c *Cluster) InvalidateToken(t testing.TB) {
 	}
 }
 
-// RevokePermissions deletes the bindings of the daemon's ServiceAccount, until
-// RestorePermissions.
+// RevokePermissions deletes the bindings of the daemon's ServiceAccount, until RestorePermissions.
 func (c *Cluster) RevokePermissions(t testing.TB, why string) {
 	t.Helper()
 	c.ExpectDenials(why)
@@ -130,7 +129,7 @@ func (a account) among(subjects []rbacv1.Subject) bool {
 	return false
 }
 
-// RestorePermissions gives the daemon what deploy/ gives it.
+// RestorePermissions restores the daemon's rights of deploy/.
 func (c *Cluster) RestorePermissions(t testing.TB) {
 	t.Helper()
 	for _, path := range permissions(t) {
@@ -138,8 +137,8 @@ func (c *Cluster) RestorePermissions(t testing.TB) {
 	}
 }
 
-// WriteKubeconfig writes a kubeconfig of the daemon's ServiceAccount, by way of
-// Proxy, and returns its path.
+// WriteKubeconfig writes a kubeconfig of the daemon's ServiceAccount that uses Proxy, and returns its
+// path.
 func (c *Cluster) WriteKubeconfig(t testing.TB) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "kubeconfig")

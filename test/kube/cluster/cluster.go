@@ -19,7 +19,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/kube/plane"
 )
 
-// shared is the control plane of the test binary: it costs seconds to start.
+// shared is the test binary's control plane: starting it takes seconds.
 var shared struct {
 	sync.Once
 	plane  *plane.Plane
@@ -36,11 +36,10 @@ func stopShared() {
 	}
 }
 
-// Cluster is one test's view of the API: what Start has not found there is gone
-// when the test ends. Tests that use it do not run in parallel. Methods that
-// take a test end it when they fail.
+// Cluster is one test's view of the API: everything that Start did not find there is deleted when the test
+// ends. Tests that use it must not run in parallel. Methods that take a test end it on failure.
 type Cluster struct {
-	// Admin may do everything, and does not go through Proxy.
+	// Admin has all rights, and does not go through Proxy.
 	Admin kubernetes.Interface
 	// Dynamic is Admin for kinds of any group.
 	Dynamic dynamic.Interface
@@ -57,12 +56,11 @@ type Cluster struct {
 	starts      []span // of the API server
 }
 
-// span is a time from which on and until which something was so.
+// span is a period; a zero end is open.
 type span struct{ from, to time.Time }
 
-// Start returns the cluster with deploy/ applied and nothing else in it. The
-// first call in a test binary starts the control plane. When the test ends, a
-// request of the daemon that was answered 403 fails it.
+// Start returns the cluster with deploy/ applied and nothing else in it. The first call of a test binary
+// starts the control plane. At the test's end a request of the daemon that got 403 fails it.
 func Start(t testing.TB) *Cluster {
 	t.Helper()
 	Available(t)
@@ -88,8 +86,7 @@ func Start(t testing.TB) *Cluster {
 	return c
 }
 
-// Unavailable skips a test that cannot run here, with the reason; with CI=true it
-// fails it.
+// Unavailable skips a test that cannot run here, with the reason. With CI=true it fails the test.
 func Unavailable(t testing.TB, reason string) {
 	t.Helper()
 	if os.Getenv("CI") == "true" {
@@ -111,8 +108,8 @@ func (c *Cluster) connect(t testing.TB) {
 	}
 }
 
-// end starts an API server that the test has left down, checks what the daemon
-// was answered, and empties the cluster.
+// end restarts an API server that the test has left down, checks the answers to the daemon, and empties
+// the cluster.
 func (c *Cluster) end(t testing.TB) {
 	if !c.plane.APIServerRuns() {
 		if err := c.plane.StartAPIServer(context.Background()); err != nil { // the test's own context is over
@@ -128,7 +125,7 @@ func (c *Cluster) end(t testing.TB) {
 	c.empty(t)
 }
 
-// Lines puts each request on a line of its own, for a message.
+// Lines formats requests for a message, one a line.
 func Lines(requests []plane.Request) string {
 	var b strings.Builder
 	for _, r := range requests {
@@ -140,8 +137,7 @@ func Lines(requests []plane.Request) string {
 // cleanTimeout bounds the emptying of the cluster after a test.
 const cleanTimeout = time.Minute
 
-// empty deletes what tests make: the objects of our own group, Nodes and Pods.
-// A kind that is not there has no objects.
+// empty deletes the tests' objects: of our own group, Nodes and Pods. A kind without a CRD has no objects.
 func (c *Cluster) empty(t testing.TB) {
 	ctx, cancel := context.WithTimeout(context.Background(), cleanTimeout) // the test's own is over
 	defer cancel()
@@ -165,8 +161,7 @@ func (c *Cluster) empty(t testing.TB) {
 	}
 }
 
-// Requests returns what a user has asked of the API server since the test
-// began, in the order in which it was answered.
+// Requests returns a user's requests since the test began, in the order of the answers.
 func (c *Cluster) Requests(t testing.TB, user string) []plane.Request {
 	t.Helper()
 	all, _, err := c.plane.ReadAudit(c.auditFrom)
@@ -182,16 +177,14 @@ func (c *Cluster) Requests(t testing.TB, user string) []plane.Request {
 	return out
 }
 
-// DaemonRequests returns what the daemon has asked of the API server since the
-// test began, in the order in which it was answered.
+// DaemonRequests returns the daemon's requests since the test began, in the order of the answers.
 func (c *Cluster) DaemonRequests(t testing.TB) []plane.Request {
 	t.Helper()
 	return c.Requests(t, c.account.user())
 }
 
-// Denied returns the daemon's requests that were answered 403, except by an API
-// server that was not ready yet: it denies everything until it has read the
-// roles.
+// Denied returns the daemon's requests that got 403. It omits denials by an API server that was not ready:
+// it denies everything until it has read the roles.
 func (c *Cluster) Denied(t testing.TB) []plane.Request {
 	t.Helper()
 	var out []plane.Request
@@ -209,8 +202,7 @@ func (c *Cluster) whileStarting(at time.Time) bool {
 	return slices.ContainsFunc(c.starts, func(s span) bool { return at.After(s.from) && at.Before(s.to) })
 }
 
-// ExpectDenials says that this test revokes permissions, so that denied
-// requests are no failure, and why.
+// ExpectDenials says why this test revokes permissions, so that denied requests do not fail it.
 func (c *Cluster) ExpectDenials(why string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -226,8 +218,8 @@ func (c *Cluster) auditEnd(t testing.TB) int64 {
 	return end
 }
 
-// StopAPIServer ends the API server as an upgrade does; StartAPIServer, or the
-// end of the test, brings it back. In between, Admin does not work either.
+// StopAPIServer ends the API server as an upgrade does. StartAPIServer, or the test's end, brings it back.
+// Admin does not work in between.
 func (c *Cluster) StopAPIServer(t testing.TB) {
 	t.Helper()
 	if err := c.plane.StopAPIServer(); err != nil {
@@ -254,9 +246,8 @@ func (c *Cluster) StartAPIServer(t testing.TB) {
 	c.starts = append(c.starts, span{from, time.Now()})
 }
 
-// Expire makes every resourceVersion of before invalid: it stops the API
-// server, compacts etcd and starts the API server. A client that comes back
-// with an old one, say because Proxy kept it away meanwhile, is answered 410.
+// Expire invalidates every earlier resourceVersion: it stops the API server, compacts etcd and starts it
+// again. A client that returns with an old version, because Proxy cut it off for instance, gets 410.
 func (c *Cluster) Expire(t testing.TB) {
 	t.Helper()
 	if err := c.plane.StopAPIServer(); err != nil {

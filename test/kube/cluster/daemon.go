@@ -15,8 +15,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// Daemon is bin/multi-enid, running for a Node. Methods that take a test end
-// it when they fail.
+// Daemon is bin/multi-enid, running for a Node. Methods that take a test end it on failure.
 type Daemon struct {
 	argv []string
 	env  []string
@@ -36,8 +35,8 @@ type LogLine struct {
 // String is the line as it was written.
 func (l LogLine) String() string { return l.Raw }
 
-// StartDaemon runs the daemon against the cluster. Flags are added to those
-// that it needs, and win over them. When the test fails, its log is shown.
+// StartDaemon runs the daemon against the cluster. These flags are added to the required ones, and
+// override them. If the test fails, its log is shown.
 func (n *Node) StartDaemon(t testing.TB, flags ...string) *Daemon {
 	t.Helper()
 	bin, err := nstest.Binary("multi-enid")
@@ -63,7 +62,7 @@ func (n *Node) StartDaemon(t testing.TB, flags ...string) *Daemon {
 	return d
 }
 
-// Start runs the daemon again after Kill9 or Term. Its log goes on.
+// Start runs the daemon again after Kill9 or Term. Its log continues.
 func (d *Daemon) Start(t testing.TB) {
 	t.Helper()
 	var err error
@@ -77,8 +76,7 @@ func (d *Daemon) Kill9() {
 	d.proc.Kill()
 }
 
-// Term ends the daemon as the kubelet does. The test fails if it does not end
-// well.
+// Term ends the daemon as the kubelet does. The test fails unless it exits with 0.
 func (d *Daemon) Term(t testing.TB) {
 	t.Helper()
 	if err := d.proc.Stop(); err != nil {
@@ -86,7 +84,7 @@ func (d *Daemon) Term(t testing.TB) {
 	}
 }
 
-// Runs says whether the process has not ended.
+// Runs says whether the process is running.
 func (d *Daemon) Runs() bool {
 	select {
 	case <-d.proc.Exited():
@@ -96,7 +94,7 @@ func (d *Daemon) Runs() bool {
 	}
 }
 
-// Log returns the log's whole lines, of every run.
+// Log returns the complete lines of the log, of every run.
 func (d *Daemon) Log(t testing.TB) []LogLine {
 	t.Helper()
 	var out []LogLine
@@ -123,8 +121,7 @@ func (l LogLine) text(key string) string {
 	return s
 }
 
-// LogSince returns the lines after the first n, so that a test can look at what
-// one step has added.
+// LogSince returns the lines after the first n, such as the lines of one step.
 func (d *Daemon) LogSince(t testing.TB, n int) []LogLine {
 	t.Helper()
 	return d.Log(t)[n:]
@@ -161,8 +158,8 @@ func (d *Daemon) RSS(t testing.TB) int64 {
 // that Go supports (USER_HZ).
 const clockTick = 10 * time.Millisecond
 
-// CPU is the time that the daemon's present run has spent on a processor, to a
-// hundredth of a second (proc_pid_stat(5), utime and stime).
+// CPU is the processor time of the daemon's present run, to a hundredth of a second (proc_pid_stat(5),
+// utime and stime).
 func (d *Daemon) CPU(t testing.TB) time.Duration {
 	t.Helper()
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", d.proc.PID()))

@@ -23,22 +23,21 @@ import (
 	"k8s.io/client-go/restmapper"
 )
 
-// fieldManager is who owns what tests apply.
+// fieldManager owns the fields that tests apply.
 const fieldManager = "multi-eni-test"
 
-// crdTimeout bounds the time until the API server serves a new kind, and until
-// a deleted one has gone with its objects.
+// crdTimeout bounds the time until the API server serves a new kind, and until a deleted kind and its
+// objects are gone.
 const crdTimeout = 30 * time.Second
 
-// crds is where CustomResourceDefinitions are.
+// crds is the API of CustomResourceDefinitions.
 func crds() schema.GroupVersionResource {
 	return schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"}
 }
 
-// applyDeploy applies the manifests of deploy/ that are for the API server. It restores
-// objects that an earlier test has deleted or changed. One file is missing,
-// own-node.yaml: the daemon of these tests runs in no pod, so that its token names
-// no node.
+// applyDeploy applies the manifests of deploy/ that are for the API server. It restores objects that an
+// earlier test has deleted or changed. It leaves out own-node.yaml: the daemon runs in no pod here, so its
+// token names no node.
 func (c *Cluster) applyDeploy(t testing.TB) {
 	t.Helper()
 	c.InstallCRDs(t)
@@ -50,13 +49,13 @@ func (c *Cluster) applyDeploy(t testing.TB) {
 	}
 }
 
-// permissions are the files that give the daemon its rights.
+// permissions are the files with the daemon's rights.
 func permissions(t testing.TB) []string {
 	t.Helper()
 	return deployed(t, "rbac*.yaml")
 }
 
-// deployed are the files of deploy/ that match a pattern.
+// deployed returns the files of deploy/ that match a pattern.
 func deployed(t testing.TB, pattern string) []string {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join(repo(t), "deploy", pattern))
@@ -97,8 +96,7 @@ func (c *Cluster) AwaitServed(t testing.TB, crd *unstructured.Unstructured) {
 	})
 }
 
-// lists says whether the API server answers for a CRD's kind, which comes a
-// moment after it is Established.
+// lists says whether the API server answers for a CRD's kind, a moment after it is Established.
 func (c *Cluster) lists(t testing.TB, crd *unstructured.Unstructured) error {
 	group, _, _ := unstructured.NestedString(crd.Object, "spec", "group")            // a CRD without one is refused
 	plural, _, _ := unstructured.NestedString(crd.Object, "spec", "names", "plural") // likewise
@@ -108,8 +106,8 @@ func (c *Cluster) lists(t testing.TB, crd *unstructured.Unstructured) error {
 	return err
 }
 
-// DeleteCRD deletes a CRD of our group, by its plural, with all objects of its
-// kind, and waits until the API server answers 404 for it.
+// DeleteCRD deletes a CRD of our group by its plural, with all objects, and waits until the API server
+// answers 404.
 func (c *Cluster) DeleteCRD(t testing.TB, plural string) {
 	t.Helper()
 	err := c.Dynamic.Resource(crds()).Delete(t.Context(), plural+"."+ours("").Group, metav1.DeleteOptions{})
@@ -125,8 +123,7 @@ func (c *Cluster) DeleteCRD(t testing.TB, plural string) {
 	})
 }
 
-// deleteAll deletes all objects of a kind of our group. A kind that is not
-// served has none.
+// deleteAll deletes all objects of a kind of our group. A kind without a CRD has none.
 func (c *Cluster) deleteAll(ctx context.Context, plural string) {
 	kind := c.Dynamic.Resource(ours(plural))
 	list, err := kind.List(ctx, metav1.ListOptions{})
@@ -142,8 +139,8 @@ func (c *Cluster) deleteAll(ctx context.Context, plural string) {
 	}
 }
 
-// ApplyFile applies every object of a manifest and returns them as they are
-// then. A namespace that they need is made.
+// ApplyFile applies every object of a manifest and returns the results. It makes the namespaces that they
+// need.
 func (c *Cluster) ApplyFile(t testing.TB, path string) []*unstructured.Unstructured {
 	t.Helper()
 	all := ReadFile(t, path)
@@ -177,7 +174,7 @@ func ReadFile(t testing.TB, path string) []*unstructured.Unstructured {
 	}
 }
 
-// Apply applies one object (server-side, by force) and returns it as it is then.
+// Apply applies one object (server-side, by force) and returns the result.
 func (c *Cluster) Apply(t testing.TB, o *unstructured.Unstructured) *unstructured.Unstructured {
 	t.Helper()
 	if o.GetKind() == "ServiceAccount" {
@@ -193,8 +190,7 @@ func (c *Cluster) Apply(t testing.TB, o *unstructured.Unstructured) *unstructure
 	return applied
 }
 
-// TryApply asks whether the API server would take an object, with every field
-// known (fieldValidation=Strict).
+// TryApply applies an object as a dry run that rejects unknown fields (fieldValidation=Strict).
 func (c *Cluster) TryApply(t testing.TB, o *unstructured.Unstructured) error {
 	t.Helper()
 	if o.GetNamespace() != "" {
@@ -211,7 +207,7 @@ func (c *Cluster) TryApply(t testing.TB, o *unstructured.Unstructured) error {
 	return err
 }
 
-// Delete deletes an object, which need not be there, also when the test is over.
+// Delete deletes an object if it exists. It works after the test's end, too.
 func (c *Cluster) Delete(t testing.TB, o *unstructured.Unstructured) {
 	t.Helper()
 	if err := c.client(t, o).Delete(context.Background(), o.GetName(), metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
@@ -219,7 +215,7 @@ func (c *Cluster) Delete(t testing.TB, o *unstructured.Unstructured) {
 	}
 }
 
-// client is that of an object's kind and namespace.
+// client returns the client for an object's kind and namespace.
 func (c *Cluster) client(t testing.TB, o *unstructured.Unstructured) dynamic.ResourceInterface {
 	t.Helper()
 	groups, err := restmapper.GetAPIGroupResources(c.Admin.Discovery())
@@ -237,7 +233,7 @@ func (c *Cluster) client(t testing.TB, o *unstructured.Unstructured) dynamic.Res
 	return c.Dynamic.Resource(mapping.Resource)
 }
 
-// EnsureNamespace makes a namespace where there is none.
+// EnsureNamespace makes a missing namespace.
 func (c *Cluster) EnsureNamespace(t testing.TB, name string) {
 	t.Helper()
 	if slices.Contains([]string{"", "default", "kube-system"}, name) {

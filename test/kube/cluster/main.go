@@ -1,10 +1,8 @@
-// Package cluster gives tests a real Kubernetes API: etcd and kube-apiserver,
-// the manifests of deploy/, and this project's daemon running against them as
-// a process, under its own ServiceAccount and through a proxy that can fail.
+// Package cluster gives tests a real Kubernetes API: etcd and kube-apiserver, the manifests of deploy/, and
+// multi-enid as a process, under its own ServiceAccount and through a proxy that can fail.
 //
-// No root is needed: a test binary runs once more inside user, network and
-// mount namespaces, so that the API server, the daemon and the veth pairs that
-// stand in for ENIs share a netns, and nothing outlives it. Its TestMain is
+// No root is needed: a test binary runs once more inside user, network and mount namespaces. API server, daemon
+// and the veth pairs that stand in for ENIs share a netns, and nothing outlives it. Its TestMain is
 //
 //	func TestMain(m *testing.M) { os.Exit(cluster.Main(m)) }
 package cluster
@@ -28,7 +26,7 @@ import (
 
 const (
 	insideEnv = "MULTI_ENI_CLUSTER_INSIDE"
-	// unavailableEnv tells Available why there can be no cluster.
+	// unavailableEnv has the reason why there can be no cluster, for Available.
 	unavailableEnv = "MULTI_ENI_KUBE_UNAVAILABLE"
 	// LogsEnv names a folder that keeps the logs of the control plane.
 	LogsEnv = "MULTI_ENI_KUBE_LOGS"
@@ -40,9 +38,8 @@ const uplinkAddress = "192.0.2.1/24"
 func uplinkIPs() []net.IP { return []net.IP{net.IPv4(192, 0, 2, 1)} }
 func gateway() net.IP     { return net.IPv4(192, 0, 2, 254) }
 
-// Main runs the tests of a test binary in namespaces of their own and returns
-// the exit status. Where that cannot be, each test that calls Start is skipped
-// with the reason; with CI=true it fails.
+// Main runs a test binary's tests in namespaces of their own, and returns the exit status. Where that is
+// impossible, each test that calls Start is skipped with the reason; with CI=true it fails.
 func Main(m *testing.M) int {
 	if os.Getenv(insideEnv) != "" {
 		return inside(m)
@@ -50,9 +47,8 @@ func Main(m *testing.M) int {
 	return Outside(m, outside)
 }
 
-// Outside returns the exit status of what again runs: this test binary once more,
-// in namespaces. Where that cannot be, it runs the tests here, and Available
-// tells them why they cannot do their work.
+// Outside returns the exit status of again, which runs this test binary once more in namespaces. Where
+// that is impossible it runs the tests here, and Available ends them with the reason.
 func Outside(m *testing.M, again func() error) int {
 	err := again()
 	if err == nil {
@@ -66,8 +62,8 @@ func Outside(m *testing.M, again func() error) int {
 	return m.Run()
 }
 
-// Available ends a test for which there are no namespaces or programs: it skips
-// it with the reason, and with CI=true it fails it.
+// Available skips a test for which there are no namespaces or programs, with the reason. With CI=true it
+// fails the test.
 func Available(t testing.TB) {
 	t.Helper()
 	if reason := os.Getenv(unavailableEnv); reason != "" {
@@ -106,8 +102,8 @@ func inside(m *testing.M) int {
 	return m.Run()
 }
 
-// prepare makes the namespaces usable: those of nstest, and a link with a
-// default route to nowhere, which kube-apiserver wants before it starts.
+// prepare sets up the namespaces: nstest's part, and a default route to nowhere, which kube-apiserver
+// needs to start.
 func prepare() error {
 	if err := nstest.Prepare(); err != nil {
 		return err
@@ -140,8 +136,8 @@ func prepare() error {
 	return nil
 }
 
-// WorkFolder returns the folder for a control plane's files, and what removes it
-// unless somebody wants to keep it.
+// WorkFolder returns the folder for a control plane's files, and a function that removes it unless LogsEnv
+// keeps it.
 func WorkFolder() (dir string, remove func(), err error) {
 	if keep := os.Getenv(LogsEnv); keep != "" {
 		return keep, func() {}, os.MkdirAll(keep, 0o755)

@@ -16,12 +16,11 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// InstanceID is that of every Node; there is one at a time.
+// InstanceID is the ID of every Node; a cluster has one at a time.
 const InstanceID = "i-0123456789abcdef0"
 
-// Node is a node of the cluster whose kubelet is the test: a Node object, the
-// links and the sysfs tree of nstest, a metadata service, and the folders of a
-// daemon. Its netns is the API server's.
+// Node is a node of the cluster without a kubelet: a Node object, the links and the sysfs tree of nstest,
+// a metadata service, and a daemon's folders. Its netns is the API server's.
 type Node struct {
 	*nstest.Node
 	Name string
@@ -31,7 +30,7 @@ type Node struct {
 	enis    []nstest.ENI
 }
 
-// ENI is one that is attached to a Node, and all that is known of it.
+// ENI describes an ENI that is attached to a Node.
 type ENI struct {
 	nstest.ENI
 	ID         string
@@ -40,8 +39,7 @@ type ENI struct {
 	Index      int
 }
 
-// NewNode makes the node of a test, with its primary ENI and these labels. A
-// test has one.
+// NewNode makes the node of a test, with its primary ENI and these labels. A test has one.
 func (c *Cluster) NewNode(t testing.TB, name string, labels map[string]string) *Node {
 	t.Helper()
 	object := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: labels}}
@@ -58,7 +56,7 @@ func (c *Cluster) NewNode(t testing.TB, name string, labels map[string]string) *
 	return n
 }
 
-// close takes the links away, so that the next test's may have their names.
+// close removes the links, whose names the next test's may have.
 func (n *Node) close(t testing.TB) {
 	for _, e := range n.enis {
 		if err := n.Node.Detach(e); err != nil {
@@ -89,7 +87,7 @@ func (n *Node) Attach(t testing.TB, index int) ENI {
 	return e
 }
 
-// Detach pulls an ENI out, and the metadata service forgets it.
+// Detach pulls an ENI out and removes it from the metadata.
 func (n *Node) Detach(t testing.TB, e ENI) {
 	t.Helper()
 	if err := n.Node.Detach(e.ENI); err != nil {
@@ -104,7 +102,7 @@ func (n *Node) Detach(t testing.TB, e ENI) {
 	n.IMDS.Detach(e.MAC)
 }
 
-// Attachment is what the attaching controller says of an ENI.
+// Attachment is the attaching controller's entry for an ENI.
 func (n *Node) Attachment(e ENI) v1alpha1.ENIAttachment {
 	return v1alpha1.ENIAttachment{
 		NodeID: n.Name, InstanceID: InstanceID, ENIID: e.ID, AttachmentID: "eni-attach-" + e.ID[len("eni-"):],
@@ -112,7 +110,7 @@ func (n *Node) Attachment(e ENI) v1alpha1.ENIAttachment {
 	}
 }
 
-// Inventory reads what the daemon has written for the plugin.
+// Inventory reads the daemon's inventory file.
 func (n *Node) Inventory() (nodestate.Inventory, error) {
 	return nodestate.ReadInventory(n.inventoryPath())
 }
@@ -120,10 +118,10 @@ func (n *Node) Inventory() (nodestate.Inventory, error) {
 // Config returns the bytes of the device plugin's config.
 func (n *Node) Config() ([]byte, error) { return os.ReadFile(n.ConfigPath()) }
 
-// ConfigPath is where the daemon writes the device plugin's config.
+// ConfigPath is the path of the device plugin's config.
 func (n *Node) ConfigPath() string { return filepath.Join(n.Dir, "pcidp", "config.json") }
 
-// AttachmentsDir is where the plugin would keep its attachment records.
+// AttachmentsDir is the folder of the plugin's attachment records.
 func (n *Node) AttachmentsDir() nodestate.AttachmentDir {
 	return nodestate.AttachmentDir(filepath.Join(n.Dir, "attachments"))
 }

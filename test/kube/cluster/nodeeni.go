@@ -26,9 +26,8 @@ func (c *Cluster) ENINodeStates() dynamic.ResourceInterface {
 	return c.Dynamic.Resource(ours("eninodestates"))
 }
 
-// CreateNodeENI makes a NodeENI, and then gives it its status, as the attaching
-// controller does. Without a nodeSelector it is given the empty one, which
-// selects every node: the API server wants one.
+// CreateNodeENI makes a NodeENI, and then sets its status as the attaching controller does. A missing
+// nodeSelector becomes the empty one, which selects every node: the API server requires one.
 func (c *Cluster) CreateNodeENI(t testing.TB, o v1alpha1.NodeENI) {
 	t.Helper()
 	if o.Spec.NodeSelector == nil {

@@ -17,14 +17,12 @@ type Fault int
 const (
 	// Pass forwards everything.
 	Pass Fault = iota
-	// Refuse refuses new connections and cuts those that are open, as an API
-	// server does that is not running.
+	// Refuse refuses new connections and cuts open ones, like an API server that is not running.
 	Refuse
-	// Blackhole accepts connections and forwards nothing, in neither direction,
-	// as a network does that drops packets. What was held back flows when the
-	// fault ends.
+	// Blackhole accepts connections and forwards nothing in either direction, like a network that drops
+	// packets. The data flow when the fault ends.
 	Blackhole
-	// Slow holds every piece of data back for SlowBy.
+	// Slow delays all data by SlowBy.
 	Slow
 )
 
@@ -33,7 +31,7 @@ const SlowBy = 500 * time.Millisecond
 
 // Proxy is a TCP proxy with faults. It is safe for concurrent use.
 type Proxy struct {
-	// Address is where it listens; the port stays the same through every fault.
+	// Address is the address of the proxy; the port never changes.
 	Address string
 
 	target   string
@@ -63,7 +61,7 @@ func startProxy(t testing.TB, target string) *Proxy {
 	return p
 }
 
-// Set changes the fault. Open connections keep going, except under Refuse.
+// Set changes the fault. Open connections stay, except under Refuse.
 func (p *Proxy) Set(t testing.TB, f Fault) {
 	t.Helper()
 	p.mu.Lock()
@@ -83,8 +81,7 @@ func (p *Proxy) Cut() {
 	p.cut()
 }
 
-// Received is the number of bytes that the API server has sent to the daemon,
-// TLS included.
+// Received counts the bytes from the API server to the daemon, TLS included.
 func (p *Proxy) Received() int64 { return p.received.Load() }
 
 // set changes the fault; p.mu is held.
@@ -106,8 +103,7 @@ func (p *Proxy) cut() {
 	}
 }
 
-// listen accepts connections until the listener is closed; p.mu is held, or
-// nobody else has p yet.
+// listen accepts connections until the listener is closed; p.mu is held, or p is not shared yet.
 func (p *Proxy) listen(t testing.TB) (err error) {
 	if p.listener, err = (&net.ListenConfig{}).Listen(t.Context(), "tcp", p.Address); err != nil {
 		return err
@@ -149,7 +145,7 @@ func (p *Proxy) serve(client net.Conn) {
 // dialTimeout bounds the connection to the API server, on the same machine.
 const dialTimeout = 5 * time.Second
 
-// remember registers a connection to be cut; false says that it is too late.
+// remember registers a connection to be cut. It returns false if connections are refused now.
 func (p *Proxy) remember(c net.Conn) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -164,7 +160,7 @@ func (p *Proxy) forget(c net.Conn) {
 	delete(p.open, c)
 }
 
-// forward copies until an end closes, counting into n unless it is nil.
+// forward copies until an end closes, and counts into n unless it is nil.
 func (p *Proxy) forward(to, from net.Conn, n *atomic.Int64) {
 	buf := make([]byte, 64<<10)
 	for {

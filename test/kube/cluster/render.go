@@ -13,8 +13,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// Kustomize returns the file that kustomize makes of an overlay, in which DEPLOY
-// stands for the folder deploy/.
+// Kustomize returns kustomize's output for an overlay, in which DEPLOY stands for the folder deploy/.
 func Kustomize(t testing.TB, overlay string) (path string) {
 	t.Helper()
 	dir := t.TempDir()
@@ -36,13 +35,13 @@ func Kustomize(t testing.TB, overlay string) (path string) {
 	return path
 }
 
-// HelmTemplate returns the file that helm makes of the chart for kube-system.
+// HelmTemplate returns helm's output for the chart in kube-system.
 func HelmTemplate(t testing.TB, flags ...string) (path string) {
 	t.Helper()
 	return HelmTemplateOf(t, Chart(t), flags...)
 }
 
-// HelmTemplateOf does so of a chart's folder or package.
+// HelmTemplateOf does the same for a chart's folder or package.
 func HelmTemplateOf(t testing.TB, chart string, flags ...string) (path string) {
 	t.Helper()
 	out, err := Helm(t, append([]string{"template", "multi-eni-cni", chart, "--namespace=kube-system"}, flags...)...)
@@ -60,8 +59,7 @@ func Chart(t testing.TB) string {
 	return filepath.Join(repo(t), "deploy/chart")
 }
 
-// Helm runs helm, and returns what it prints; with an error, what it complains of
-// too.
+// Helm runs helm, and returns its output; with an error, its complaints too.
 func Helm(t testing.TB, args ...string) (string, error) {
 	t.Helper()
 	out, said, err := helm(t, args)
@@ -71,7 +69,7 @@ func Helm(t testing.TB, args ...string) (string, error) {
 	return out, nil
 }
 
-// HelmWarnings runs helm, and returns what it says besides its output.
+// HelmWarnings runs helm, and returns its standard error.
 func HelmWarnings(t testing.TB, args ...string) (string, error) {
 	t.Helper()
 	_, said, err := helm(t, args)

@@ -5,11 +5,11 @@ import (
 	"time"
 )
 
-// look is how often a state is looked for.
+// look is the polling interval.
 const look = 20 * time.Millisecond
 
-// Eventually waits until probe returns nil, and returns how long that took. The
-// test ends if it has not within that time; the last error says why.
+// Eventually waits until probe returns nil, and returns how long that took. After the time limit it ends
+// the test with the last error.
 func Eventually(t testing.TB, what string, within time.Duration, probe func() error) time.Duration {
 	t.Helper()
 	started := time.Now()
@@ -26,8 +26,7 @@ func Eventually(t testing.TB, what string, within time.Duration, probe func() er
 	}
 }
 
-// Holds checks that probe returns nil all the time. The test ends at the first
-// error.
+// Holds checks that probe returns nil for the whole time. The first error ends the test.
 func Holds(t testing.TB, what string, during time.Duration, probe func() error) {
 	t.Helper()
 	for started := time.Now(); time.Since(started) < during; pause(t) {

@@ -20,33 +20,33 @@ import (
 const (
 	// churnTime is how long the churn lasts.
 	churnTime = 60 * time.Second
-	// churnENIs and churnPods are how many there are at a time, at most.
+	// At most so many exist at a time.
 	churnENIs = 3
 	churnPods = 4
-	// staleBound is for how long the config may go on listing the device of a
-	// NodeENI that is gone. The daemon may be dead for up to downTime of it.
+	// staleBound is how long the config may list a device after its NodeENI is gone; the daemon may be
+	// dead for up to downTime of it.
 	staleBound = 5 * time.Second
 	downTime   = time.Second
 )
 
-// churn is what happens all at once. Everything it decides comes from its seed.
+// churn is the state of one run. Its seed decides everything.
 type churn struct {
 	*stage
 	until time.Time
 
 	mu      sync.Mutex
 	removed map[string]time.Time // ENI's PCI address -> since when no NodeENI declares it
-	done    map[string]int       // what was done, how often
+	done    map[string]int       // events by name
 }
 
-// count notes what was done.
+// count counts one event by name.
 func (c *churn) count(what string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.done[what]++
 }
 
-// loop does something again and again, after random waits.
+// loop repeats a step after random waits.
 func (c *churn) loop(r *rand.Rand, least, most time.Duration, act func()) {
 	for {
 		wait := least + time.Duration(r.Int64N(int64(most-least)))
@@ -58,7 +58,7 @@ func (c *churn) loop(r *rand.Rand, least, most time.Duration, act func()) {
 	}
 }
 
-// declarations come and go.
+// declarations creates and deletes NodeENIs.
 func (c *churn) declarations(r *rand.Rand) {
 	declared := map[string]bool{}
 	c.loop(r, 500*time.Millisecond, 3*time.Second, func() {
@@ -92,7 +92,7 @@ func (c *churn) declarations(r *rand.Rand) {
 	}
 }
 
-// pods come and go.
+// pods creates and deletes pods.
 func (c *churn) pods(r *rand.Rand) {
 	live := map[string]bool{}
 	n := 0
@@ -123,8 +123,7 @@ func (c *churn) pods(r *rand.Rand) {
 	}
 }
 
-// kills kills one program after another, and starts it again where nobody else
-// does.
+// kills kills one program after another, and restarts each that nothing else restarts.
 func (c *churn) kills(r *rand.Rand) {
 	down := func() { time.Sleep(time.Duration(r.Int64N(int64(downTime)))) }
 	victims := map[string]func(){
@@ -146,7 +145,7 @@ func (c *churn) kills(r *rand.Rand) {
 	})
 }
 
-// watch checks what must hold at every moment, until stop is closed.
+// watch checks the invariants until stop is closed.
 func (c *churn) watch(stop <-chan struct{}) {
 	for n := 0; ; n++ {
 		select {
@@ -186,7 +185,7 @@ func (c *churn) look() error {
 	return nil
 }
 
-// settled is a check: nothing is left of all that was there.
+// settled is a check: nothing of the run is left.
 func (c *churn) settled() error {
 	inv, err := c.inventory()
 	if err != nil {
@@ -227,9 +226,8 @@ func seed(t *testing.T) uint64 {
 	return s
 }
 
-// TestChurn kills everything there is on a node, at random moments, while
-// declarations and pods come and go: at no moment is a file wrong, and in the
-// end nothing is left.
+// TestChurn kills every program of a node at random moments while NodeENIs and pods come and go. No file
+// is wrong at any moment, and nothing is left at the end.
 func TestChurn(t *testing.T) {
 	from := seed(t)
 	s := newStage(t, churnENIs)

@@ -12,16 +12,15 @@ import (
 	"sync"
 )
 
-// cloudEnv has the socket of a cloud, for the stand-in of the AWS CLI.
+// cloudEnv holds the socket of the cloud, for the stand-in of the AWS CLI.
 const cloudEnv = "MULTI_ENI_CLOUD"
 
-// cloud is what the AWS CLI talks to: one instance, this node, and one ENI that
-// can be made. It takes the calls of docs/quickstart.md and no other. Their flags
-// and answers are those of the AWS CLI v2 reference (ec2).
+// cloud has one instance, this node, and one ENI that can be created. It answers the calls of
+// docs/quickstart.md only, with flags and answers of the AWS CLI v2 reference (ec2).
 type cloud struct {
 	*stage
 	eni eni
-	// free is the device index that is the lowest free one.
+	// free is the lowest free device index.
 	free int
 
 	mu       sync.Mutex
@@ -30,18 +29,16 @@ type cloud struct {
 	calls    []string
 }
 
-// call is what the stand-in was called with, and answer what it prints.
+// call holds the arguments of the stand-in, answer its output.
 type (
 	call   struct{ Args []string }
 	answer struct{ Out, Err string }
 )
 
-// calledAsAWS says whether this test binary runs as the stand-in: a link named aws
-// leads to it.
+// calledAsAWS says whether this test binary runs under the name aws, as the stand-in.
 func calledAsAWS() bool { return filepath.Base(os.Args[0]) == "aws" }
 
-// askCloud is the stand-in for the AWS CLI. It returns its exit status, 254 for an
-// error of the service.
+// askCloud is the stand-in's main. It returns the exit status, 254 for an error of the service.
 func askCloud() int {
 	c, err := net.Dial("unix", os.Getenv(cloudEnv))
 	if err == nil {
@@ -66,8 +63,7 @@ func askCloud() int {
 	return 0
 }
 
-// serve answers the stand-in until the test ends, and returns the environment by
-// which it finds the cloud.
+// serve answers the stand-in until the test ends, and returns its environment.
 func (c *cloud) serve() (env string) {
 	c.Helper()
 	socket := filepath.Join("/run", "cloud.sock") // short enough for a socket
@@ -100,7 +96,7 @@ func (c *cloud) serve() (env string) {
 	return cloudEnv + "=" + socket
 }
 
-// do acts on one call.
+// do carries out one call.
 func (c *cloud) do(args []string) (string, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -113,7 +109,7 @@ func (c *cloud) do(args []string) (string, error) {
 	}
 	c.calls = append(c.calls, name)
 	act, ok := map[string]struct {
-		// takes are its flags with the values that they must have, all of them; "" for any.
+		// takes lists the required flags with their values; "" accepts any.
 		takes map[string]string
 		do    func(map[string]string) (string, error)
 	}{

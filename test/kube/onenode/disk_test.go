@@ -15,9 +15,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// TestInstallerOnABadDisk: where nothing can be written, the plugin that was
-// there stays and works, and the pod's log says why; once there is room the new
-// one comes, without anybody's help.
+// TestInstallerOnABadDisk: on a full or read-only disk the old plugin stays and works, and the pod's log
+// says why. Once there is room, the new one is installed without help.
 func TestInstallerOnABadDisk(t *testing.T) {
 	other, err := nstest.Binary("kube/next/multi-eni")
 	if err != nil {
@@ -28,7 +27,7 @@ func TestInstallerOnABadDisk(t *testing.T) {
 		flags           uintptr
 		says            string
 	}{
-		// Room for the plugin that is there and no other.
+		// Room for the old plugin only.
 		"full":      {"size=5M", "size=64M", 0, "no space left on device"},
 		"read-only": {"size=64M", "size=64M", unix.MS_RDONLY, "read-only file system"},
 	} {
@@ -73,7 +72,7 @@ func TestInstallerOnABadDisk(t *testing.T) {
 	}
 }
 
-// contains returns an error with the text unless the part is in it.
+// contains returns the text as an error unless it has the part.
 func contains(text, part string) error {
 	if strings.Contains(text, part) {
 		return nil

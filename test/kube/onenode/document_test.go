@@ -18,20 +18,19 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// fence is one fenced block of a document: commands (sh), or what the commands
-// before it print (text).
+// fence is one fenced block of a document: commands (sh), or the output of the commands before it (text).
 type fence struct {
 	line int
 	kind string
-	// excuse is why commands are not run: of the comment right above them.
+	// excuse is the reason, from the comment above, why commands are not run.
 	excuse string
 	text   string
 }
 
 var excuseOf = regexp.MustCompile(`^<!-- not run: (.+) -->$`)
 
-// fences are the blocks of a document, in order. It is an error if a reader could
-// take something for a command that is neither run nor excused.
+// fences returns the blocks of a document, in order. It refuses anything that looks like a command and is
+// neither run nor excused.
 func fences(document string) (all []fence, err error) {
 	var open *fence
 	before := ""
@@ -84,8 +83,8 @@ func TestFences(t *testing.T) {
 	}
 }
 
-// TestRemovalIsAsInstallSays: the quickstart, which is run, removes the product by
-// the commands of the install guide, in their order.
+// TestRemovalIsAsInstallSays: the quickstart, which is run, removes the product by the commands of the
+// install guide, in the same order.
 func TestRemovalIsAsInstallSays(t *testing.T) {
 	repo, err := nstest.Repo()
 	if err != nil {
@@ -121,17 +120,16 @@ func TestRemovalIsAsInstallSays(t *testing.T) {
 	}
 }
 
-// reader is a person who follows a document on the node of a stage: a shell that
-// keeps its variables from block to block.
+// reader follows a document on a stage's node: a shell that keeps its variables from block to block.
 type reader struct {
 	*stage
 	env []string
-	// instead has what is not to be had here, and what takes its place.
+	// instead replaces commands that cannot work here.
 	instead map[string]string
 	state   string
 }
 
-// newReader has these programs, besides the machine's, under their names.
+// newReader adds these programs, by name, to the machine's.
 func (s *stage) newReader(programs map[string]string) *reader {
 	s.Helper()
 	bin := s.path("programs")
@@ -148,8 +146,7 @@ func (s *stage) newReader(programs map[string]string) *reader {
 	}
 }
 
-// follow runs the commands of a document of docs/ and compares what they print
-// with the samples.
+// follow runs the commands of a document below docs/ and compares their output with the samples.
 func (r *reader) follow(document string) {
 	r.Helper()
 	repo, err := nstest.Repo()
@@ -179,10 +176,10 @@ func (r *reader) follow(document string) {
 	}
 }
 
-// look is a block that only looks: a reader who sees too little looks again.
+// look marks a block that only looks; it is repeated until it prints the sample.
 var look = regexp.MustCompile(`\A(kubectl (get|describe|logs|exec|-n kube-system (get|exec|logs)) [^\n|;]*\n)+\z`)
 
-// try runs a block, again while it only looks and does not yet print the sample.
+// try runs a block, and repeats it if it only looks.
 func (r *reader) try(where, repo string, f fence, sample string) {
 	r.Helper()
 	attempt := func() error {
@@ -205,7 +202,7 @@ func (r *reader) try(where, repo string, f fence, sample string) {
 	r.must(attempt())
 }
 
-// sh runs commands, with the variables of those before.
+// sh runs commands with the variables of earlier ones.
 func (r *reader) sh(dir, commands string) (string, error) {
 	for old, with := range r.instead {
 		commands = strings.ReplaceAll(commands, old, with)
@@ -219,8 +216,8 @@ func (r *reader) sh(dir, commands string) (string, error) {
 	return string(out), err
 }
 
-// odd are the parts of an output that differ from run to run, or from a veth pair
-// to an ENI, and what stands for them.
+// odd maps parts of an output that differ from run to run, or from a veth pair to an ENI, to their
+// placeholders.
 var odd = []struct {
 	part *regexp.Regexp
 	with string
@@ -239,7 +236,7 @@ var odd = []struct {
 	{regexp.MustCompile(`(?m) $`), ""},
 }
 
-// typical is an output with all that is odd left out.
+// typical replaces all odd parts of an output.
 func typical(out string) string {
 	for _, o := range odd {
 		out = o.part.ReplaceAllString(out, o.with)

@@ -31,12 +31,12 @@ const (
 	devicePluginImage = "ghcr.io/k8snetworkplumbingwg/sriov-network-device-plugin:v3.11.0"
 )
 
-// pinned is where the documents have other projects' manifests from. Stand-ins with
-// the names that the documents rely on are in testdata.
+// pinned lists the addresses of other projects' manifests. testdata has stand-ins with the names that the
+// documents rely on.
 const pinned = "https://raw.githubusercontent.com/"
 
-// TestDocuments runs the documents that people follow on their first day. The
-// one for EC2 is the last: it leaves the Node with an instance for good.
+// TestDocuments runs the documents that people follow on their first day. The one for EC2 is last: it
+// gives the Node an instance for good.
 func TestDocuments(t *testing.T) {
 	t.Run("local.md", followLocal)
 	t.Run("quickstart.md", followQuickstart)
@@ -56,7 +56,7 @@ func followQuickstart(t *testing.T) {
 	if out, err := s.kubectl("patch", "node", node.Name, "-p", `{"spec":{"providerID":"aws:///eu-west-1a/`+instanceID+`"}}`); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	// The Events of earlier tests tell of a NodeENI of the same name.
+	// Earlier tests left Events about a NodeENI of the same name.
 	if out, err := s.kubectl("delete", "events", "--all"); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
@@ -97,8 +97,8 @@ func followLocal(t *testing.T) {
 	}
 }
 
-// newDocumentReader has kubectl and helm, and the pinned manifests as files.
-// Whatever it leaves in the cluster when it fails is deleted.
+// newDocumentReader has kubectl and helm, and the pinned manifests as files. It deletes leftovers from the
+// cluster after a failure.
 func (s *stage) newDocumentReader(programs map[string]string) *reader {
 	s.Helper()
 	all := map[string]string{}
@@ -123,7 +123,7 @@ func (s *stage) newDocumentReader(programs map[string]string) *reader {
 	return r
 }
 
-// tidy deletes what a document's reader may have left, when the test is over.
+// tidy deletes a document's leftovers when the test ends.
 func (s *stage) tidy(manifests string) {
 	s.Helper()
 	ctx := context.Background() // the test's own is over
@@ -150,7 +150,7 @@ func (s *stage) tidy(manifests string) {
 	})
 }
 
-// nothingLeft: the product has gone from the node, and from the API.
+// nothingLeft: the product has gone from the node and from the API.
 func (s *stage) nothingLeft(before []string) {
 	s.Helper()
 	s.must(os.Remove(s.config())) // it stays, as the document says
@@ -172,11 +172,11 @@ func (s *stage) nothingLeft(before []string) {
 	}
 }
 
-// heredoc are the objects that a document applies.
+// heredoc returns the objects that a document applies.
 var heredoc = regexp.MustCompile(`(?s)<<END\n(.*?)\nEND\n`)
 
-// networks are the configs of a document's NetworkAttachmentDefinitions by their
-// name, and the network of each pod: what Multus would pass to the plugin.
+// networks returns the configs of a document's NetworkAttachmentDefinitions by name, and the network of
+// each pod, as Multus passes them to the plugin.
 func (s *stage) networks(document string) (configs map[string]map[string]any, pods map[string]string) {
 	s.Helper()
 	repo, err := nstest.Repo()
@@ -208,7 +208,7 @@ func (s *stage) networks(document string) (configs map[string]map[string]any, po
 	return configs, pods
 }
 
-// importBusybox makes the documents' image of the machine's own busybox.
+// importBusybox builds the documents' image from the machine's busybox.
 func (s *stage) importBusybox() {
 	s.Helper()
 	program := s.busybox()
@@ -219,7 +219,7 @@ func (s *stage) importBusybox() {
 	s.ImportFiles(s.T, busyboxImage, files...)
 }
 
-// busybox is the machine's, which must be static.
+// busybox returns the machine's busybox, which must be static.
 func (s *stage) busybox() imagetar.File {
 	s.Helper()
 	const remedy = "install the Debian/Ubuntu package busybox-static"
@@ -240,9 +240,8 @@ func (s *stage) busybox() imagetar.File {
 	return imagetar.File{Name: "bin/busybox", Data: data}
 }
 
-// importDevicePlugin has the stand-in under the name of the real one. It takes no
-// flags of that, and has the sysfs tree from a folder that the manifest mounts: a
-// privileged container has a /sys of its own.
+// importDevicePlugin gives the stand-in the name of the real one. It ignores the real one's flags, and
+// reads the sysfs tree from a mounted folder, since a privileged container sees the host's /sys.
 func (s *stage) importDevicePlugin() {
 	s.Helper()
 	const tree = "/run/k8s.cni.cncf.io/devinfo/dp/sys"

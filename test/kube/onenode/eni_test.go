@@ -7,20 +7,19 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// eni is one ENI of the node, and the NodeENI of the same letter that declares
-// it: nodeENI "a" offers intel.com/net_a.
+// eni is one ENI of the node and the NodeENI of the same letter: nodeENI "a" offers intel.com/net_a.
 type eni struct {
 	nstest.ENI
 	letter string
 	id     string // the ENI's
 	subnet string
-	// more are the addresses that it has besides its primary one.
+	// more are its secondary addresses.
 	more addresses
-	// shared: pods share it, and its NodeENI offers nothing.
+	// shared: pods share the ENI, and its NodeENI offers no resource.
 	shared bool
 }
 
-// addresses are what the metadata list of an ENI.
+// addresses is the ENI's entry in the metadata.
 type addresses struct{ ipv4, ipv6, prefixes []string }
 
 func newENI(i int) eni {
@@ -40,8 +39,7 @@ func newENIs(n int) (all []eni) {
 
 func (e eni) resource() string { return "intel.com/net_" + e.letter }
 
-// ip is an IPv4 address of the subnet: the router's is the first, the ENI's own
-// the tenth.
+// ip is an IPv4 address of the subnet: the router has the first, the ENI the tenth.
 func (e eni) ip(n int) string { return fmt.Sprintf("10.0.%d.%d", e.letter[0]-'a'+2, n) }
 
 // ip6 is an IPv6 address of the subnet.
@@ -53,7 +51,7 @@ func (e eni) own() string { return e.ip(10) }
 // cidr is the subnet of the ENI.
 func (e eni) cidr() string { return e.ip(0) + "/24" }
 
-// metadata are what the instance metadata say of the ENI.
+// metadata returns the ENI's instance metadata.
 func (e eni) metadata(index int) fakeimds.ENI {
 	out := fakeimds.ENI{
 		ID: e.id, MAC: e.MAC, DeviceIndex: index, SubnetID: e.subnet, SubnetIPv4CIDR: e.cidr(), VPCIPv4CIDRs: []string{"10.0.0.0/16"},

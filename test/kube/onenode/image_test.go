@@ -21,10 +21,10 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// mostImage is how much the programs of the image may take on a node, in bytes.
+// mostImage limits the unpacked size of the image's programs, in bytes.
 const mostImage = 46_000_000
 
-// members are the files of an archive.
+// members returns the files of an archive.
 func members(t *testing.T, r io.Reader) (headers map[string]*tar.Header, contents map[string][]byte) {
 	t.Helper()
 	headers, contents = map[string]*tar.Header{}, map[string][]byte{}
@@ -49,7 +49,7 @@ type archive struct {
 	blobs map[string][]byte
 }
 
-// reference is one of the OCI image specification's descriptors.
+// reference is an OCI descriptor (image specification).
 type reference struct {
 	Digest   string
 	Platform struct{ Architecture, OS string }
@@ -67,9 +67,8 @@ func (a archive) decodeFile(name string, into any) {
 	}
 }
 
-// TestImage: what `make image` has made is, for each platform, three static
-// programs and the licences of their code, small, described, and of one time: not
-// that at which it was made.
+// TestImage: the image of `make image` has, per platform, three small static programs, their licences,
+// labels, and one time, which is not the time of the build.
 func TestImage(t *testing.T) {
 	path, err := nstest.Binary("image.tar")
 	if err != nil {
@@ -156,7 +155,7 @@ func (a archive) checkImage(r reference, machine elf.Machine) {
 	a.Logf("%d bytes, manifest %s", size, r.Digest)
 }
 
-// checkStatic says whether a program needs nothing but a kernel of the machine.
+// checkStatic fails unless a program needs only a kernel of the machine.
 func checkStatic(t *testing.T, name string, data []byte, machine elf.Machine) {
 	t.Helper()
 	program, err := elf.NewFile(bytes.NewReader(data))
@@ -168,8 +167,7 @@ func checkStatic(t *testing.T, name string, data []byte, machine elf.Machine) {
 	}
 }
 
-// hasNotices says whether the notices are those of a program: they list each module
-// that the linker has put into it, and Go itself.
+// hasNotices fails unless the notices list Go and every module linked into a program.
 func (a archive) hasNotices(name string, program []byte, notices string) {
 	a.Helper()
 	info, err := buildinfo.Read(bytes.NewReader(program))
@@ -187,8 +185,8 @@ func (a archive) hasNotices(name string, program []byte, notices string) {
 	}
 }
 
-// TestSBOM: the bill of materials names what is linked into each program, with
-// its version; into the plugin neither Kubernetes nor AWS.
+// TestSBOM: the bill of materials lists every module linked into a program, with its version. The plugin's
+// has neither Kubernetes nor AWS.
 func TestSBOM(t *testing.T) {
 	modules := func(program string) (purls []string) {
 		t.Helper()

@@ -31,23 +31,21 @@ import (
 )
 
 const (
-	// imageName is that of the product's images on the node.
+	// imageName is the name of the product's images on the node.
 	imageName = "localhost/multi-eni-cni"
-	// shipped is the tag of the image of `make image`, and next that of one with
-	// programs of another version.
+	// shipped is the tag of the image of `make image`; next has programs of another version.
 	shipped, next = "shipped", "next"
 )
 
-// imdsAddress is the metadata service's own.
+// imdsAddress is the metadata service's.
 const imdsAddress = "169.254.169.254"
 
-// bareNode has so many ENIs, and nothing of the product but its images.
+// bareNode has this many ENIs, and only the images of the product.
 func bareNode(t *testing.T, enis int) *stage {
 	t.Helper()
 	return bareNodeWith(t, newENIs(enis)...)
 }
 
-// bareNodeWith has these.
 func bareNodeWith(t *testing.T, enis ...eni) *stage {
 	t.Helper()
 	archive, err := nstest.Binary("image.tar")
@@ -62,7 +60,7 @@ func bareNodeWith(t *testing.T, enis ...eni) *stage {
 	return s
 }
 
-// install applies manifests, and returns when all runs.
+// install applies manifests, and returns when all pods are ready.
 func (s *stage) install(manifests string) {
 	s.Helper()
 	before := s.files()
@@ -102,7 +100,7 @@ func (s *stage) install(manifests string) {
 	})
 }
 
-// metrics are what the daemon serves at an address of the node.
+// metrics reads the daemon's metrics at an address of the node.
 func (s *stage) metrics(host string) (string, error) {
 	s.Helper()
 	ctx, cancel := context.WithTimeout(s.Context(), callTimeout)
@@ -142,7 +140,7 @@ func (s *stage) exists(path string) bool {
 // pluginPath is where the installer puts the plugin.
 var pluginPath = filepath.Join(node.CNIBinDir, "multi-eni")
 
-// awaitReady waits until both DaemonSets are, as they were applied last.
+// awaitReady waits until both DaemonSets have rolled out.
 func (s *stage) awaitReady() {
 	s.Helper()
 	for _, name := range []string{"multi-eni-installer", "multi-enid"} {
@@ -150,8 +148,8 @@ func (s *stage) awaitReady() {
 	}
 }
 
-// TestInstallation: by the files of a release as they are, from a bare node to a pod
-// with its device, and back to the bare node.
+// TestInstallation installs the unchanged files of a release on a bare node, runs a pod with a device, and
+// removes everything.
 func TestInstallation(t *testing.T) {
 	t.Run("kustomize", func(t *testing.T) {
 		s := bareNode(t, 1)
@@ -165,7 +163,7 @@ func TestInstallation(t *testing.T) {
 		if out, err := s.kubectl("taint", "node", node.Name, startup+":NoSchedule"); err != nil {
 			t.Fatalf("kubectl taint: %v\n%s", err, out)
 		}
-		// CRDs are not in it, and those of the Prometheus operator are not on this node.
+		// The release has no CRDs, and this node has none of the Prometheus operator.
 		r := released(t)
 		manifests := cluster.HelmTemplateOf(t, r.chart(), "--set=eniManager.startupTaint=true,eniManager.sourceRouting=true",
 			"--set=metrics.enabled=true,metrics.podMonitor.enabled=false,metrics.prometheusRule.enabled=false")
@@ -182,13 +180,12 @@ func TestInstallation(t *testing.T) {
 	})
 }
 
-// installation has a pod get its device, looks at what people see and at what
-// else there is, and removes all. Look is called before a pod has the device, and
-// with true while one has it.
+// installation gives a pod a device, checks status and files, and removes everything. It calls look first
+// without a pod (false), then with one (true).
 func (s *stage) installation(manifests string, look func(inUse bool)) {
 	t, before := s.T, s.files()
 	s.install(manifests)
-	// As docs/install.md says.
+	// As in docs/install.md.
 	report := s.doctor()
 	t.Logf("doctor in the daemon's pod:\n%s", report)
 	if !strings.Contains(report, "ok    CNI plugin: /opt/cni/bin/multi-eni") || strings.Contains(report, "FAIL") {
@@ -203,8 +200,8 @@ func (s *stage) installation(manifests string, look func(inUse bool)) {
 		}
 		return nil
 	})
-	// Its start is told in whole seconds. One at the very time of a change may have read either
-	// config, and is restarted though it offers the device.
+	// A container's start has whole seconds. If it equals the time of a change, the program may have read
+	// either config, and is restarted though it offers the device.
 	time.Sleep(2 * time.Second)
 	s.must(s.declare(a))
 	cluster.Eventually(t, "allocatable 1", restart, s.counts(a, 1))
@@ -243,15 +240,15 @@ func (s *stage) installation(manifests string, look func(inUse bool)) {
 	s.deleteAll(manifests, "DaemonSet")
 	cluster.Eventually(t, "end of the daemon", settle, func() error { return none("processes", processes(isDaemon)) })
 	log := s.uninstall()
-	// The device plugin's config stays, or it would exit.
+	// The device plugin's config stays, or the device plugin would exit.
 	s.must(os.Remove(s.config()))
 	if after := s.files(); !slices.Equal(after, before) {
 		t.Errorf("files after uninstall %q, before %q; it says:\n%s", after, before, log)
 	}
 }
 
-// sourceRouted waits until there is a rule of source-based routing for the ENI's
-// address, or none of it at all: the daemon has the rights for that in its pod.
+// sourceRouted waits until the ENI's address has its rule of source-based routing, or none. It shows the
+// daemon's rights in its pod.
 func (s *stage) sourceRouted(e eni, wanted bool) {
 	s.Helper()
 	cluster.Eventually(s.T, fmt.Sprintf("source-based routing %v", wanted), settle, func() error {
@@ -267,8 +264,8 @@ func (s *stage) sourceRouted(e eni, wanted bool) {
 	})
 }
 
-// ignoresRouters waits until the daemon has made the ENI's link ignore router
-// advertisements. It can do so only by the mount of /proc/sys/net.
+// ignoresRouters waits until the ENI's link ignores router advertisements. The daemon needs the mount of
+// /proc/sys/net for it.
 func (s *stage) ignoresRouters(e eni) {
 	s.Helper()
 	cluster.Eventually(s.T, "accept_ra off", settle, func() error {
@@ -279,7 +276,7 @@ func (s *stage) ignoresRouters(e eni) {
 
 func isDaemon(args []string) bool { return args[0] == "/multi-enid" }
 
-// files are those below the folders in which the product may write.
+// files lists the files below the folders in which the product may write.
 func (s *stage) files() (all []string) {
 	s.Helper()
 	for _, dir := range []string{node.CNIBinDir, "/etc/multi-eni", "/etc/pcidp", "/run/multi-eni", "/var/lib/multi-eni", nodestate.DefaultAttachmentsDir, nodestate.DefaultLeaseDir} {
@@ -296,8 +293,7 @@ func (s *stage) files() (all []string) {
 	return all
 }
 
-// mountSysfs has the recorded tree where the kernel's is, in the mount namespace
-// of the node only.
+// mountSysfs mounts the recorded tree over the kernel's, in the node's mount namespace only.
 func (s *stage) mountSysfs() {
 	s.Helper()
 	for _, dir := range []string{"devices/pci0000:00", "bus/pci", "class/net"} {
@@ -309,7 +305,7 @@ func (s *stage) mountSysfs() {
 	}
 }
 
-// serveIMDS is the metadata service at the address at which pods look for it.
+// serveIMDS serves metadata at the address that pods use.
 func (s *stage) serveIMDS() {
 	s.Helper()
 	lo, err := netlink.LinkByName("lo")
@@ -330,14 +326,14 @@ func (s *stage) serveIMDS() {
 	})
 }
 
-// render is what `kubectl apply -k` of a folder of deploy/ applies, with the
-// image's name put in as docs/install.md says.
+// render returns the objects of `kubectl apply -k` for a folder of deploy/, with the image set as in
+// docs/install.md.
 func (s *stage) render(folder, tag string) string {
 	s.Helper()
 	return s.renderWith(folder, tag, "")
 }
 
-// renderWith has further lines in its kustomization besides.
+// renderWith adds lines to the kustomization.
 func (s *stage) renderWith(folder, tag, more string) string {
 	s.Helper()
 	return cluster.Kustomize(s.T, fmt.Sprintf("resources: [DEPLOY/%s]\nimages: [{name: multi-eni-cni, newName: %s, newTag: %s}]\n%s", folder, imageName, tag, more))
@@ -351,7 +347,7 @@ func (s *stage) applyAll(path string) {
 	c.ApplyFile(s.T, path)
 }
 
-// deleteAll deletes the objects of a kind that the manifest has.
+// deleteAll deletes the manifest's objects of a kind.
 func (s *stage) deleteAll(path, kind string) {
 	s.Helper()
 	for _, o := range cluster.ReadFile(s.T, path) {
@@ -361,7 +357,7 @@ func (s *stage) deleteAll(path, kind string) {
 	}
 }
 
-// ready is a check: the DaemonSet's pod of this node is ready.
+// ready is a check: the DaemonSet's pod on this node is ready.
 func (s *stage) ready(daemonSet string) func() error {
 	return func() error {
 		ctx, cancel := context.WithTimeout(s.Context(), callTimeout)
@@ -377,7 +373,7 @@ func (s *stage) ready(daemonSet string) func() error {
 	}
 }
 
-// doctor is what it says in the daemon's pod.
+// doctor returns the output of multi-enid doctor in the daemon's pod.
 func (s *stage) doctor() (report string) {
 	s.Helper()
 	cluster.Eventually(s.T, "an answer of doctor", settle, func() (err error) {
@@ -390,7 +386,7 @@ func (s *stage) doctor() (report string) {
 	return report
 }
 
-// uninstall runs the Job to its end, removes it, and returns its pod's log.
+// uninstall runs the Job to its end, deletes it, and returns its pod's log.
 func (s *stage) uninstall() string {
 	s.Helper()
 	s.applyAll(s.render("uninstall", shipped))
@@ -426,8 +422,7 @@ func (s *stage) uninstall() string {
 	return log
 }
 
-// log is what a pod of kube-system has said, as the node keeps it. The name may be
-// a pattern.
+// log returns the log of a pod in kube-system from the node. The name may be a pattern.
 func (s *stage) log(pod string) string {
 	s.Helper()
 	files, err := filepath.Glob("/var/lib/node/pod-logs/kube-system_" + pod + "_*/*/*.log")

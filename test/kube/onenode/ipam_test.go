@@ -26,9 +26,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// TestIPAM: pods get their addresses from the real whereabouts, and from the real dhcp
-// with its daemon, and give them back when they end. They share the ENI or have it
-// alone.
+// TestIPAM: pods that share or own an ENI get addresses from the real whereabouts and the real dhcp
+// daemon, and give them back when they end.
 func TestIPAM(t *testing.T) {
 	a := sharedENI(addresses{})
 	s := newStageOf(t, a)
@@ -72,14 +71,13 @@ func TestIPAM(t *testing.T) {
 	s.must(s.withdraw(a))
 }
 
-// addressPlugin is an IPAM plugin that runs: its netconf, and a check of the
-// addresses that it has given and not got back.
+// addressPlugin is a running IPAM plugin: its netconf, and a check of the addresses that are still out.
 type addressPlugin struct {
 	ipam  map[string]any
 	holds func(addresses ...string) func() error
 }
 
-// startWhereabouts installs it with the rights that its own manifests give it.
+// startWhereabouts installs it with the rights of its own manifests.
 func startWhereabouts(s *stage, e eni) addressPlugin {
 	s.Helper()
 	s.installPlugin("kube/whereabouts/whereabouts")
@@ -97,7 +95,7 @@ func startWhereabouts(s *stage, e eni) addressPlugin {
 			}
 		}
 	}
-	// As its own installer does: without this file it refuses every call.
+	// As its own installer does: it refuses every call without this file.
 	const conf = "/etc/cni/net.d/whereabouts.d/whereabouts.conf"
 	s.must(os.MkdirAll(filepath.Dir(conf), 0o755))
 	s.Cleanup(func() { s.must(os.RemoveAll(filepath.Dir(conf))) })
@@ -129,7 +127,7 @@ func startWhereabouts(s *stage, e eni) addressPlugin {
 	}
 }
 
-// dhcpServer gives addresses and remembers their clients.
+// dhcpServer assigns addresses and remembers the clients.
 type dhcpServer struct {
 	mu     sync.Mutex
 	of     map[string]net.IP // by client identifier
@@ -164,13 +162,14 @@ func (d *dhcpServer) handle(conn net.PacketConn, peer net.Addr, m *dhcpv4.DHCPv4
 	}
 }
 
-// startDHCP runs dhcp's daemon, and a server in the VPC.
+// startDHCP runs the dhcp daemon, and a server in the VPC.
 func startDHCP(s *stage, e eni) addressPlugin {
 	s.Helper()
 	s.installPlugin("cni/dhcp")
 	d := &dhcpServer{of: map[string]net.IP{}, router: net.ParseIP(e.ip(1)).To4(), next: e.ip}
 	s.must(s.host.InVPC(func() error {
-		// A raw socket, as servers have: the client's releases come from 0.0.0.0, which the kernel hands to no other.
+		// A raw socket, as servers have: releases come from 0.0.0.0, which the kernel delivers to no other
+		// socket.
 		conn, err := nclient4.NewRawUDPConn("vpc", dhcpv4.ServerPort)
 		if err != nil {
 			return err

@@ -16,7 +16,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// kubectl is what it prints for an administrator, with what it complains of.
+// kubectl returns its output for an administrator, with its errors.
 func (s *stage) kubectl(args ...string) (string, error) {
 	s.Helper()
 	program, err := nstest.Binary("kube/kubectl")
@@ -63,8 +63,7 @@ func (s *stage) kubeconfig() string {
 	return path
 }
 
-// reads: what people see of a node with one device that a pod has, in the words
-// of docs/quickstart.md.
+// reads checks the output for a node with one device in use, in the words of docs/quickstart.md.
 func (s *stage) reads(a eni) {
 	t := s.T
 	daemon := []string{"-n", "kube-system", "exec", "ds/multi-enid", "-c", "multi-enid", "--", "/multi-enid"}

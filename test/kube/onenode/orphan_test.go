@@ -25,8 +25,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// crash ends a pod as a crash of the container runtime ends it, so that no DEL
-// ever comes: shim, processes and netns are gone. The runtime is down already.
+// crash ends a pod as a crash of the container runtime does, without DEL: shim, processes and netns are
+// gone. The runtime is already down.
 func (s *stage) crash(r nodestate.Attachment) {
 	s.Helper()
 	for _, pid := range processes(func(args []string) bool {
@@ -44,8 +44,8 @@ func (s *stage) crash(r nodestate.Attachment) {
 	s.endNetns(r)
 }
 
-// orphan has a pod crash while the container runtime is down, which comes back
-// once the pod's attachment is released.
+// orphan crashes a pod while the container runtime is down, and restarts the runtime once the attachment
+// is released.
 func (s *stage) orphan(r nodestate.Attachment, released func() error) {
 	s.Helper()
 	s.KillContainerd()
@@ -65,11 +65,8 @@ func (s *stage) orphan(r nodestate.Attachment, released func() error) {
 	started = true
 }
 
-// endNetns ends the netns of an attachment.
-//
-// A NIC comes back into the host when its netns dies, under the name that it had
-// there; the veth that stands in for one would die too. It is carried over by
-// hand. What a delegate has made on it dies.
+// endNetns ends the netns of an attachment. A NIC returns to the host when its netns dies, under its name
+// there. The veth that stands in for it would die, so it is moved by hand. Links of delegates on it die.
 func (s *stage) endNetns(r nodestate.Attachment) {
 	s.Helper()
 	inside, err := netns.GetFromPath(r.Netns.Path)
@@ -92,7 +89,7 @@ func (s *stage) endNetns(r nodestate.Attachment) {
 	}))
 }
 
-// record is the one of a pod.
+// record returns the pod's record.
 func (s *stage) record(pod string) (nodestate.Attachment, error) {
 	all, err := s.records()
 	if err != nil {
@@ -106,7 +103,7 @@ func (s *stage) record(pod string) (nodestate.Attachment, error) {
 	return nodestate.Attachment{}, fmt.Errorf("pod %s has no record among %v", pod, all)
 }
 
-// unheld is a check: nothing of any attachment is left on the node.
+// unheld is a check: no attachment is left on the node.
 func (s *stage) unheld() error {
 	all, err := s.records()
 	if err != nil {
@@ -121,7 +118,7 @@ func (s *stage) unheld() error {
 	return errors.Join(errs...)
 }
 
-// TestOrphan: the container runtime dies with a pod, and never sends a DEL.
+// TestOrphan: the container runtime dies together with a pod, and never sends DEL.
 func TestOrphan(t *testing.T) {
 	s := newStage(t, 1)
 	a := s.enis[0]
@@ -147,9 +144,8 @@ func TestOrphan(t *testing.T) {
 	cluster.Eventually(s.T, "release", settle, s.unheld)
 }
 
-// TestOrphanInstalled: the daemon as it is shipped, in its pod with its
-// capabilities and mounts and without the right to more, releases what a netns
-// has left that ended without DEL.
+// TestOrphanInstalled: the shipped daemon, with the capabilities and mounts of its pod only, releases an
+// attachment whose netns ended without DEL.
 func TestOrphanInstalled(t *testing.T) {
 	s := bareNode(t, 1)
 	s.install(s.render("", shipped))

@@ -26,14 +26,14 @@ import (
 
 const (
 	registry = "/var/lib/kubelet/plugins_registry"
-	// devicePluginName is of the DaemonSet, its container and its program.
+	// devicePluginName names the DaemonSet, its container and its program.
 	devicePluginName = "sriovdp"
 	// callTimeout bounds one question to the API server or the kubelet.
 	callTimeout = 10 * time.Second
 )
 
-// startDevicePlugin runs the stand-in as a DaemonSet, under one of the labels
-// that are searched.
+// startDevicePlugin runs the stand-in as a DaemonSet, under one of the labels that the daemon searches
+// for.
 func (s *stage) startDevicePlugin() {
 	s.Helper()
 	binary, err := nstest.Binary("kube/sriovdp")
@@ -78,7 +78,7 @@ func (s *stage) startDevicePlugin() {
 
 func isDevicePlugin(args []string) bool { return filepath.Base(args[0]) == devicePluginName }
 
-// devicePlugins are the UIDs of its pods that run, joined.
+// devicePlugins returns the UIDs of its running pods, joined.
 func (s *stage) devicePlugins() string {
 	s.Helper()
 	list, err := s.Admin.CoreV1().Pods("kube-system").List(s.Context(), metav1.ListOptions{LabelSelector: "app=sriovdp"})
@@ -92,7 +92,7 @@ func (s *stage) devicePlugins() string {
 	return strings.Join(uids, ",")
 }
 
-// allocatable is the node's count of a resource, 0 where it has none.
+// allocatable is the node's count of a resource, 0 if it has none.
 func (s *stage) allocatable(name string) (int64, error) {
 	ctx, cancel := context.WithTimeout(s.Context(), callTimeout)
 	defer cancel()
@@ -109,7 +109,7 @@ func (s *stage) create(name, resourceName string) error {
 	return s.createPod(name, corev1.ResourceList{corev1.ResourceName(resourceName): resource.MustParse("1")})
 }
 
-// createPod makes a pod with such limits.
+// createPod makes a pod with these limits.
 func (s *stage) createPod(name string, limits corev1.ResourceList) error {
 	ctx, cancel := context.WithTimeout(s.Context(), callTimeout)
 	defer cancel()
@@ -137,7 +137,7 @@ func (s *stage) delete(name string) error {
 	return err
 }
 
-// phase is a pod's, "" when there is no such pod.
+// phase is a pod's phase, "" when there is no such pod.
 func (s *stage) phase(name string) (corev1.PodPhase, error) {
 	ctx, cancel := context.WithTimeout(s.Context(), callTimeout)
 	defer cancel()
@@ -162,7 +162,7 @@ func (s *stage) inPhase(name string, wanted corev1.PodPhase) func() error {
 	}
 }
 
-// allocations says which pods the kubelet has given a device, by address.
+// allocations maps each allocated PCI address to its pod, as the kubelet reports it.
 func (s *stage) allocations() (map[string]string, error) {
 	ctx, cancel := context.WithTimeout(s.Context(), callTimeout)
 	defer cancel()
@@ -191,7 +191,7 @@ func (s *stage) allocations() (map[string]string, error) {
 	return out, nil
 }
 
-// processes are those of this machine whose command line says so.
+// processes returns the processes of this machine whose command line has the text.
 func processes(is func(args []string) bool) []int {
 	entries, _ := os.ReadDir("/proc")
 	var out []int
@@ -211,8 +211,8 @@ func processes(is func(args []string) bool) []int {
 	return out
 }
 
-// cleanup is a test whose own context is over.
+// cleanup is a test whose own context has ended.
 type cleanup struct{ *testing.T }
 
-// Context has no end.
+// Context never ends.
 func (cleanup) Context() context.Context { return context.Background() }

@@ -20,7 +20,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// release is what `make release` has made.
+// release is the output of `make release`.
 type release struct {
 	*testing.T
 	dir     string
@@ -28,7 +28,7 @@ type release struct {
 	files   []string // of SHA256SUMS, sorted
 }
 
-// released reads the release, and checks each of its files against its checksums.
+// released reads the release, and checks each file against the checksums.
 func released(t *testing.T) release {
 	t.Helper()
 	sums, err := nstest.Binary("release/SHA256SUMS")
@@ -67,7 +67,7 @@ func (r release) image() string { return filepath.Join(r.dir, "multi-eni-cni_"+r
 
 func (r release) manifests() string { return filepath.Join(r.dir, "install.yaml") }
 
-// chart is the package, which has a version of its own where the release has none.
+// chart is the chart's package. In a trial release it has a version of its own.
 func (r release) chart() string {
 	r.Helper()
 	i := slices.IndexFunc(r.files, func(f string) bool { return filepath.Ext(f) == ".tgz" })
@@ -77,8 +77,8 @@ func (r release) chart() string {
 	return filepath.Join(r.dir, r.files[i])
 }
 
-// importFor gives the node the release's image, under each name that manifests have
-// for it: no test changes them.
+// importFor gives the node the release's image under every name in the manifests, which tests do not
+// change.
 func (s *stage) importFor(r release, manifests string) {
 	s.Helper()
 	imported := map[string]bool{}
@@ -95,7 +95,7 @@ func (s *stage) importFor(r release, manifests string) {
 	}
 }
 
-// images are the values of all keys image in a manifest.
+// images returns the values of all keys image in a manifest.
 func images(v any) (all []string) {
 	switch v := v.(type) {
 	case map[string]any:
@@ -113,8 +113,8 @@ func images(v any) (all []string) {
 	return all
 }
 
-// TestRelease: a release has each of its files, its archives have what they are named
-// after, and its manifests are those of the repository, with the image pinned.
+// TestRelease: a release has all files, its archives have the contents that their names promise, and its
+// manifests equal the repository's with the image pinned.
 func TestRelease(t *testing.T) {
 	r := released(t)
 	want := []string{
@@ -156,7 +156,7 @@ func TestRelease(t *testing.T) {
 	}
 }
 
-// objects are those of a manifest, by kind, namespace and name.
+// objects returns a manifest's objects by kind, namespace and name.
 func objects(t *testing.T, path string) map[string]any {
 	t.Helper()
 	all := map[string]any{}
@@ -166,8 +166,7 @@ func objects(t *testing.T, path string) map[string]any {
 	return all
 }
 
-// checkPrograms unpacks an archive of programs, and has one tell its version where it
-// can run.
+// checkPrograms unpacks an archive of programs, and runs one for its version where it can.
 func (r release) checkPrograms(name string, machine elf.Machine, runs bool) {
 	r.Helper()
 	zip, err := gzip.NewReader(bytes.NewReader(r.read(name)))

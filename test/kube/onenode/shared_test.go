@@ -29,20 +29,17 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// coolDown is that of the pods which share an ENI: time enough to see an address
-// cool down.
+// coolDown is the cool-down of these pods: long enough to be seen.
 const coolDown = 20 * time.Second
 
-// sharedENI is one that pods share by macvlan, which the VPC does not carry for
-// ena.
+// sharedENI is shared by macvlan, which an ena ENI does not carry in a VPC.
 func sharedENI(more addresses) eni {
 	e := newENI(0)
 	e.Driver, e.shared, e.more = "ixgbevf", true, more
 	return e
 }
 
-// sharing is the netconf of pods that share an ENI, as a
-// NetworkAttachmentDefinition may be under the policy.
+// sharing is the netconf of pods that share an ENI; the policy allows it as a NetworkAttachmentDefinition.
 func (e eni) sharing(cool time.Duration, families ...string) map[string]any {
 	return map[string]any{
 		"cniVersion": "1.0.0", "name": "shared", "type": "multi-eni", "select": map[string]any{"nodeENI": e.letter}, "delegate": map[string]any{"type": "macvlan"},
@@ -50,8 +47,8 @@ func (e eni) sharing(cool time.Duration, families ...string) map[string]any {
 	}
 }
 
-// installShared has the daemon installed with these arguments and environment
-// besides, and the ENI that pods share ready.
+// installShared installs the daemon with these extra arguments and environment, and waits for the shared
+// ENI.
 func (s *stage) installShared(e eni, families []string, cool time.Duration, args []string, env map[string]string) {
 	s.Helper()
 	s.shared = e.sharing(cool, families...)
@@ -69,7 +66,7 @@ func (s *stage) installShared(e eni, families []string, cool time.Duration, args
 	cluster.Eventually(s.T, "ready", settle, s.lists(e, nodestate.PhaseReady))
 }
 
-// addressesOf are those of net1 in a pod's netns, sorted, without link-local ones.
+// addressesOf returns the addresses of net1 in a pod's netns, sorted, without link-local ones.
 func (s *stage) addressesOf(pod string) (out []string, err error) {
 	r, err := s.record(pod)
 	if err != nil {
@@ -91,7 +88,7 @@ func (s *stage) addressesOf(pod string) (out []string, err error) {
 	})
 }
 
-// haveOwn starts pods, and returns the addresses of each when all of them run.
+// haveOwn starts pods, and returns the addresses of each when all run.
 func (s *stage) haveOwn(pods ...string) map[string][]string {
 	s.Helper()
 	for _, p := range pods {
@@ -116,7 +113,7 @@ func together(has map[string][]string) (out []string) {
 	return out
 }
 
-// reachEachOther: a pod reaches the next one and the router, with every address.
+// reachEachOther: each pod reaches the next one and the router, from every address.
 func (s *stage) reachEachOther(e eni, has map[string][]string) {
 	s.Helper()
 	pods := slices.Sorted(maps.Keys(has))
@@ -141,10 +138,10 @@ func (s *stage) reachEachOther(e eni, has map[string][]string) {
 	}
 }
 
-// pool is how one stands, as multi-enid status has it.
+// pool holds an address pool's counts, as multi-enid status prints them.
 type pool struct{ free, leased, cooling int }
 
-// shows is a check: the daemon says in status and in metrics how a pool stands.
+// shows is a check: status and metrics of the daemon report the pool.
 func (s *stage) shows(e eni, family string, p pool) func() error {
 	return func() error {
 		text, err := s.kubectl("-n", "kube-system", "exec", "ds/multi-enid", "-c", "multi-enid", "--", "/multi-enid", "status")
@@ -163,7 +160,7 @@ func (s *stage) shows(e eni, family string, p pool) func() error {
 	}
 }
 
-// waits is a check: an Event of a pod says why its sandbox cannot be made.
+// waits is a check: an Event of a pod says why its sandbox cannot be created.
 func (s *stage) waits(pod, why string) func() error {
 	return func() error {
 		list, err := s.Admin.CoreV1().Events("default").List(s.Context(), metav1.ListOptions{FieldSelector: "reason=FailedCreatePodSandBox,involvedObject.name=" + pod})
@@ -178,7 +175,7 @@ func (s *stage) waits(pod, why string) func() error {
 	}
 }
 
-// refusal is what the plugin says to a runtime of one more pod that shares.
+// refusal returns the plugin's error to one more ADD.
 func (s *stage) refusal() (refused *types.Error) {
 	s.Helper()
 	const path = "/run/netns/late"
@@ -193,7 +190,7 @@ func (s *stage) refusal() (refused *types.Error) {
 	return refused
 }
 
-// leaseOf is the one of an address.
+// leaseOf returns the lease of an address.
 func (s *stage) leaseOf(e eni, cidr string) (nodestate.Lease, error) {
 	boot, err := nodestate.BootID()
 	if err != nil {
@@ -210,8 +207,7 @@ func (s *stage) leaseOf(e eni, cidr string) (nodestate.Lease, error) {
 	return l.Leases[i], nil
 }
 
-// inState is a check: the lease of an address is in that state, and then it is in
-// lease.
+// inState is a check: the lease of an address has that state; lease then holds it.
 func (s *stage) inState(e eni, cidr string, state nodestate.LeaseState, lease *nodestate.Lease) func() error {
 	return func() (err error) {
 		if *lease, err = s.leaseOf(e, cidr); err != nil {
@@ -221,9 +217,8 @@ func (s *stage) inState(e eni, cidr string, state nodestate.LeaseState, lease *n
 	}
 }
 
-// TestSharedENI: pods that share an ENI have each their own addresses of it, as
-// many pods as there are addresses; one more waits until somebody's have cooled
-// down.
+// TestSharedENI: as many pods as the ENI has addresses share it, each with its own. One more waits until
+// an address has cooled down.
 func TestSharedENI(t *testing.T) {
 	a := sharedENI(addresses{})
 	for n := 10; n < 15; n++ {
@@ -281,8 +276,8 @@ func TestSharedENI(t *testing.T) {
 	cluster.Eventually(t, "removed", settle, s.lists(a, ""))
 }
 
-// sharerCrashes: what a pod had that died without DEL is given back, and it has
-// addresses again once it runs again.
+// sharerCrashes: the address of a pod that died without DEL is given back, and the pod has one when it
+// runs again.
 func (s *stage) sharerCrashes(e eni, has map[string][]string) {
 	s.Helper()
 	before, err := s.record("p2")
@@ -304,7 +299,7 @@ func (s *stage) sharerCrashes(e eni, has map[string][]string) {
 	s.reachEachOther(e, has)
 }
 
-// unshared is a check: there is no link of a pod in the host, and no netns of one.
+// unshared is a check: no link of a pod is left in the host, and no netns.
 func (s *stage) unshared() error {
 	links, err := netlink.LinkList()
 	left := slices.DeleteFunc(links, func(l netlink.Link) bool { return l.Type() != "macvlan" })
@@ -312,7 +307,7 @@ func (s *stage) unshared() error {
 	return errors.Join(err, globErr, none("links", left), none("network namespaces", spaces))
 }
 
-// showInMetadata has the metadata service say what EC2 says of an ENI.
+// showInMetadata copies EC2's view of an ENI into the metadata.
 func (s *stage) showInMetadata(now fakeec2.ENI) {
 	s.metadata.ENIs = slices.Clone(s.metadata.ENIs)
 	i := slices.IndexFunc(s.metadata.ENIs, func(e fakeimds.ENI) bool { return e.ID == now.ID })
@@ -327,8 +322,8 @@ func (s *stage) showInMetadata(now fakeec2.ENI) {
 	s.imds.Apply(s.metadata)
 }
 
-// TestSharedENIGrows: where the daemon may ask EC2, the first pods are the reason
-// to have addresses assigned, and all of them start.
+// TestSharedENIGrows: where the daemon may call EC2, the first pods make it assign addresses, and all of
+// them start.
 func TestSharedENIGrows(t *testing.T) {
 	for name, flag := range map[string]string{"addresses": "--manage-addresses", "prefixes": "--manage-addresses=prefixes"} {
 		t.Run(name, func(t *testing.T) {
@@ -368,7 +363,7 @@ func TestSharedENIGrows(t *testing.T) {
 				s.must(s.delete(pod))
 			}
 			cluster.Eventually(t, "release", settle, s.unheld)
-			// What ends to cool down wakes nobody: the daemon looks once a minute.
+			// The end of a cool-down wakes nobody: the daemon looks once a minute.
 			cluster.Eventually(t, "surplus given back", restart, func() error {
 				left := ec2.ENI(a.id)
 				if free := len(left.IPv4) - 1 + 16*len(left.Prefixes); flag == "--manage-addresses" && free > high {

@@ -1,6 +1,6 @@
-// Package onenode runs the whole product on one real node: the daemon under its
-// own ServiceAccount, the plugin behind a CNI meta-plugin, a stand-in for the
-// SR-IOV device plugin as a DaemonSet, and pods that ask for its devices.
+// Package onenode runs the whole product on one real node: the daemon under its own ServiceAccount, the
+// plugin behind a CNI meta-plugin, a stand-in for the SR-IOV device plugin as a DaemonSet, and pods that
+// request its devices.
 package onenode
 
 import (
@@ -47,8 +47,8 @@ const (
 	orphanGrace = 3 * time.Second
 )
 
-// stage is a node on which everything runs: a cluster, ENIs of veth pairs with a
-// recorded sysfs, instance metadata, the daemon, and the plugin behind metacni.
+// stage is a node with everything: a cluster, ENIs of veth pairs with a recorded sysfs, instance metadata,
+// the daemon, and the plugin behind metacni.
 type stage struct {
 	*testing.T
 	*node.Node
@@ -59,9 +59,9 @@ type stage struct {
 	imds     *fakeimds.Server // serves metadata where the daemon is a pod
 	dir      string
 	paths    paths
-	// shared is the netconf of pods that ask for no device; nil for none.
+	// shared is the netconf of pods that request no device; nil for none.
 	shared map[string]any
-	// pods are netconfs of pods that ask for no device, in place of shared.
+	// pods are netconfs of pods that request no device, in place of shared.
 	pods map[string]any
 
 	daemon    *plane.Process
@@ -72,12 +72,12 @@ type stage struct {
 // paths are the product's files.
 type paths struct{ config, inventory, state, attachments string }
 
-// productPaths are those that it has unless it is told otherwise.
+// productPaths are the defaults.
 func productPaths() paths {
 	return paths{"/etc/pcidp/config.json", nodestate.DefaultInventoryPath, nodestate.DefaultStateDir, nodestate.DefaultAttachmentsDir}
 }
 
-// newStage has the daemon as a process, with all files in a folder of the test.
+// newStage runs the daemon as a process, with all files in the test's folder.
 func newStage(t *testing.T, enis int) *stage {
 	t.Helper()
 	return newStageOf(t, newENIs(enis)...)
@@ -99,7 +99,7 @@ func newStageOf(t *testing.T, enis ...eni) *stage {
 	return s
 }
 
-// newNode is a node with ENIs, and nothing of the product.
+// newNode is a node with ENIs, without the product.
 func newNode(t *testing.T, enis ...eni) *stage {
 	t.Helper()
 	s := &stage{T: t, Node: node.Start(t), dir: t.TempDir()}
@@ -122,7 +122,7 @@ func newNode(t *testing.T, enis ...eni) *stage {
 	return s
 }
 
-// empty deletes what tests make of the API.
+// empty deletes the tests' objects from the API.
 func (s *stage) empty() {
 	ctx, cancel := context.WithTimeout(context.Background(), settle) // the test's own is over
 	defer cancel()
@@ -134,7 +134,7 @@ func (s *stage) empty() {
 	s.must(s.Admin.CoreV1().Pods("default").DeleteCollection(ctx, gone, metav1.ListOptions{}))
 }
 
-// deploy applies what an administrator does.
+// deploy applies an administrator's manifests.
 func (s *stage) deploy() {
 	s.Helper()
 	repo, err := nstest.Repo()
@@ -164,9 +164,9 @@ func (s *stage) installPlugin(binary string) {
 	s.Cleanup(func() { s.must(os.Remove(to)) })
 }
 
-// useNetconf makes the network of new pods: eth0 from a bridge, and by this
-// netconf, with addresses unless it has its own ipam, what the kubelet has
-// allocated; to whom it has allocated nothing, what pods share.
+// useNetconf sets the network of new pods: eth0 from a bridge and, by this netconf, the devices that the
+// kubelet has allocated. Addresses are assigned unless the netconf has ipam. A pod without devices gets
+// the shared netconf.
 func (s *stage) useNetconf(device map[string]any) {
 	s.Helper()
 	s.installPlugin("kube/metacni")
@@ -174,7 +174,7 @@ func (s *stage) useNetconf(device map[string]any) {
 	s.Cleanup(func() { s.must(os.Remove(stageConf)) })
 }
 
-// stageConf is where the node's network is, before any other.
+// stageConf sorts before any other network of the node.
 var stageConf = filepath.Join(node.CNIConfDir, "00-stage.conflist")
 
 func (s *stage) must(err error) {
@@ -216,7 +216,7 @@ func (s *stage) netconf(device map[string]any) string {
 	return string(b)
 }
 
-// startDaemon runs the daemon with what deploy/ grants it.
+// startDaemon runs the daemon with the rights of deploy/.
 func (s *stage) startDaemon(imds string) {
 	s.Helper()
 	binary, err := nstest.Binary("multi-enid")
@@ -248,8 +248,8 @@ func (s *stage) runDaemon() {
 
 func (s *stage) config() string { return s.paths.config }
 
-// declare creates the NodeENI of an ENI, and gives it the status that the
-// public controller does after it has attached the ENI.
+// declare creates the NodeENI of an ENI with the status that the public controller sets after attaching
+// it.
 func (s *stage) declare(e eni) error {
 	ctx, cancel := context.WithTimeout(s.Context(), callTimeout)
 	defer cancel()
@@ -279,7 +279,7 @@ func (s *stage) withdraw(e eni) error {
 	return s.nodeENIs.Delete(ctx, e.letter, metav1.DeleteOptions{})
 }
 
-// offered is what a device plugin that starts now would offer.
+// offered lists the devices that a device plugin would offer if it started now.
 func (s *stage) offered() (dpmodel.Verdict, error) {
 	devices, err := deviceplugin.Discover(sysfs.NewFS(s.host.Sysfs), "/proc/net/route")
 	if err != nil {
@@ -301,7 +301,7 @@ func (s *stage) inventory() (nodestate.Inventory, error) {
 	return nodestate.ReadInventory(s.paths.inventory)
 }
 
-// records are all attachment records.
+// records returns all attachment records.
 func (s *stage) records() ([]nodestate.Attachment, error) {
 	all, bad, err := s.attachments().List()
 	if len(bad) > 0 {
@@ -310,7 +310,7 @@ func (s *stage) records() ([]nodestate.Attachment, error) {
 	return all, err
 }
 
-// leases are the addresses that pods' devices have, by host-local and by eni-ipam.
+// leases returns the addresses of pods' devices, from host-local and eni-ipam.
 func (s *stage) leases() (out []string, err error) {
 	entries, err := os.ReadDir(s.path("leases/dataplane"))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -328,7 +328,7 @@ func (s *stage) leases() (out []string, err error) {
 	return out, err
 }
 
-// home says whether an ENI's link is in the host, with its own name and MAC.
+// home says whether an ENI's link is in the host under its own name and MAC.
 func (s *stage) home(e eni) error {
 	l, err := net.InterfaceByName(e.Name)
 	if err != nil {
@@ -340,7 +340,7 @@ func (s *stage) home(e eni) error {
 	return nil
 }
 
-// want returns an error unless got is as wanted.
+// want returns an error unless got equals want.
 func want[T comparable](got, want T) error {
 	if got != want {
 		return fmt.Errorf("%v, want %v", got, want)
@@ -356,7 +356,7 @@ func join[T fmt.Stringer](all []T) string {
 	return strings.Join(out, ",")
 }
 
-// none returns an error if there is anything.
+// none returns an error unless the list is empty.
 func none[T any](what string, all []T) error {
 	if len(all) > 0 {
 		return fmt.Errorf("%s: %v", what, all)

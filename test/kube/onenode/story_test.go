@@ -21,20 +21,18 @@ import (
 )
 
 const (
-	// settle bounds what takes the kubelet, the API server and the daemon a few
-	// seconds together on an idle machine.
+	// settle bounds work that takes the kubelet, the API server and the daemon a few seconds on an idle
+	// machine.
 	settle = time.Minute
-	// restart bounds what waits for a restart of the device plugin too: at most
-	// one in 30 s.
+	// restart also covers a restart of the device plugin, at most one in 30 s.
 	restart = 2 * time.Minute
-	// lookAgain bounds what waits for the daemon to look for a device plugin that
-	// came after it had found none, and registers nothing by which that would show:
-	// it does so every five minutes.
+	// lookAgain bounds the daemon's search for a device plugin that came late and registered nothing: it
+	// looks every five minutes.
 	lookAgain = 6 * time.Minute
 )
 
-// hasDevice says whether a pod's record is complete and its netns has the ENI's
-// link as net1, with an address.
+// hasDevice says whether a pod's record is complete and its netns has the ENI's link as net1, with an
+// address.
 func (s *stage) hasDevice(pod string, e eni) error {
 	all, err := s.records()
 	if err != nil {
@@ -81,7 +79,7 @@ func (s *stage) offers(enis ...eni) func() error {
 	}
 }
 
-// counts is a check: so many of the ENI's resource are allocatable.
+// counts is a check: this many of the ENI's resource are allocatable.
 func (s *stage) counts(e eni, wanted int64) func() error {
 	return func() error {
 		got, err := s.allocatable(e.resource())
@@ -92,7 +90,7 @@ func (s *stage) counts(e eni, wanted int64) func() error {
 	}
 }
 
-// lists is a check: the inventory has the ENI in a phase, "" for not at all.
+// lists is a check: the inventory has the ENI in a phase; "" for absent.
 func (s *stage) lists(e eni, phase nodestate.Phase) func() error {
 	return func() error {
 		inv, err := s.inventory()
@@ -109,8 +107,8 @@ func (s *stage) lists(e eni, phase nodestate.Phase) func() error {
 	}
 }
 
-// served waits until the device plugin is verified to serve another config than
-// before, and returns the hash of that.
+// served waits until the device plugin serves another config than before, as verified, and returns its
+// hash.
 func (s *stage) served(before string) string {
 	s.Helper()
 	var now string
@@ -124,7 +122,7 @@ func (s *stage) served(before string) string {
 	return now
 }
 
-// restarts is how often the daemon has begun to restart the device plugin.
+// restarts counts the restarts of the device plugin that the daemon has begun.
 func (s *stage) restarts() int {
 	s.Helper()
 	log, err := os.ReadFile(s.path("multi-enid.log"))
@@ -132,7 +130,7 @@ func (s *stage) restarts() int {
 	return strings.Count(string(log), `msg="restarting device plugin"`)
 }
 
-// ended is a check: neither record nor kubelet says that a pod has a device.
+// ended is a check: no record is left, and the kubelet has freed the device.
 func (s *stage) ended() error {
 	all, err := s.records()
 	if err != nil {
@@ -148,7 +146,7 @@ func (s *stage) ended() error {
 // apart is the least time between two restarts of the device plugin.
 const apart = 30 * time.Second
 
-// warned says whether one Event tells the pod that its NodeENI was removed.
+// warned says whether exactly one Event tells the pod that its NodeENI was removed.
 func (s *stage) warned(pod string) error {
 	p, err := s.Admin.CoreV1().Pods("default").Get(s.Context(), pod, metav1.GetOptions{})
 	if err != nil {
@@ -163,8 +161,7 @@ func (s *stage) warned(pod string) error {
 	return want(len(list.Items), 1)
 }
 
-// releaseBound is the longest time from the end of a removed device's last
-// holder to its release.
+// releaseBound is the longest time from the end of a removed device's last pod to its release.
 const releaseBound = 2 * time.Second
 
 func TestStory(t *testing.T) {

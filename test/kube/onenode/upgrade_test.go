@@ -22,17 +22,16 @@ import (
 )
 
 const (
-	// upgradeFor is how long the version changes, there and back, at least: until
-	// as many pods and pairs have come and gone as make 2 and 10 a second of it.
+	// upgradeFor is the least time of version changes. It also lasts until 2 pods and 10 pairs per second
+	// of it have come and gone.
 	upgradeFor = time.Minute
 	wantPods   = 120
 	wantPairs  = 600
-	// eachPods have come and gone under a version before the next one comes.
+	// Each version sees this many pods before the next one comes.
 	eachPods = 15
 )
 
-// traffic has pods and plugin calls come and go until it is ended. Nothing of it
-// may fail.
+// traffic creates and deletes pods, and calls the plugin, until it is ended. Nothing may fail.
 type traffic struct {
 	*stage
 	during context.Context
@@ -52,15 +51,14 @@ func (c *traffic) count(n *int, err error) {
 	*n++
 }
 
-// enough says whether so much has come and gone, or failed, that the upgrades can end.
+// enough says whether the upgrades can end: enough has come and gone, or something failed.
 func (c *traffic) enough() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.pods >= wantPods && c.pairs >= wantPairs || len(c.faults) > 0
 }
 
-// more is a check: so many pods more than at the call have come and gone, or
-// something has failed.
+// more is a check: this many more pods than at the call have come and gone, or something has failed.
 func (c *traffic) more(pods int) func() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -94,7 +92,7 @@ func (c *traffic) onePod(e eni, name string) error {
 	return errors.Join(err, c.until(func() error { return c.home(e) }))
 }
 
-// until polls a check until it holds.
+// until polls a check until it passes.
 func (c *traffic) until(check func() error) error {
 	for deadline := time.Now().Add(settle); ; time.Sleep(100 * time.Millisecond) {
 		err := check()
@@ -104,7 +102,7 @@ func (c *traffic) until(check func() error) error {
 	}
 }
 
-// runPairs has cnitool call the plugin as a runtime does, ADD and DEL in turn.
+// runPairs lets cnitool call the plugin as a runtime does, ADD and DEL in turn.
 func (c *traffic) runPairs(e eni, netns string) {
 	network := "pairs-" + e.letter
 	list, err := json.Marshal(map[string]any{"cniVersion": "1.1.0", "name": network, "plugins": []any{
@@ -131,7 +129,7 @@ func (c *traffic) runPairs(e eni, netns string) {
 	}
 }
 
-// runs is a check: the plugin on the node is of a version.
+// runs is a check: the node's plugin has this version.
 func (s *stage) runs(version string) func() error {
 	return func() error {
 		var said bytes.Buffer
@@ -147,9 +145,8 @@ func (s *stage) runs(version string) func() error {
 	}
 }
 
-// TestUpgrade: to another version and back, again and again, while pods come and
-// go and runtimes call the plugin: no call fails, nothing is left, and the device
-// plugin is not restarted.
+// TestUpgrade changes the version back and forth while pods come and go and runtimes call the plugin. No
+// call fails, nothing is left, and the device plugin is not restarted.
 func TestUpgrade(t *testing.T) {
 	s := bareNode(t, 9)
 	var programs []string
