@@ -9,9 +9,8 @@ import (
 	"strings"
 )
 
-// archive packs files and folders, with all that is in them, as PID 1 unpacks
-// them. What is neither file, folder nor symbolic link (a socket, a mounted
-// netns) does not outlive a boot, and is left out.
+// archive packs files and folders recursively, for PID 1 to unpack. It leaves out everything but files,
+// folders and symbolic links: a socket or a mounted netns does not outlive a boot.
 func archive(paths []string) ([]byte, error) {
 	var out bytes.Buffer
 	w := tar.NewWriter(&out)

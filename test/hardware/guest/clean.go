@@ -14,14 +14,12 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// cleanTime is how long the kernel and the daemon may take to bring everything
-// back after a test.
+// cleanTime bounds the cleanup by kernel and daemon after a test.
 const cleanTime = 15 * time.Second
 
-// Clean fails the test if it leaves something behind, or changes what it does
-// not give back: links of the host (name, altnames, MAC, MTU, up), drivers and
-// overrides of PCI functions, namespaces, records, leases, locks, processes.
-// Call it first: the test's other cleanups run before its own.
+// Clean fails the test if it leaves a difference: links of the host (name, altnames, MAC, MTU, up),
+// drivers and overrides of PCI functions, namespaces, records, leases, locks, processes. Call it first:
+// the test's other cleanups run before its own.
 func Clean(t testing.TB) {
 	t.Helper()
 	before := snapshot(t)
@@ -39,7 +37,7 @@ func Clean(t testing.TB) {
 	})
 }
 
-// snapshot is one line for each thing that a test could leave or change, sorted.
+// snapshot has a line for each thing that a test could leave or change, sorted.
 func snapshot(t testing.TB) []string {
 	t.Helper()
 	lines := map[string]bool{}
@@ -79,8 +77,7 @@ func snapshot(t testing.TB) []string {
 	return slices.Sorted(maps.Keys(lines))
 }
 
-// processes are all that have a program, by PID: the kernel's own threads have
-// none.
+// processes are all processes with a program, by PID: kernel threads have none.
 func processes() map[int]string {
 	out := map[int]string{}
 	found, _ := filepath.Glob("/proc/[0-9]*") // fails on a bad pattern only
@@ -94,8 +91,7 @@ func processes() map[int]string {
 	return out
 }
 
-// locks are the files that a process holds a lock on, as device:inode and PID
-// (proc_locks(5)).
+// locks are the locked files, as device:inode and PID (proc_locks(5)).
 func locks() []string {
 	data, err := os.ReadFile("/proc/locks")
 	if err != nil {

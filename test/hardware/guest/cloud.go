@@ -15,11 +15,11 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/fakeimds"
 )
 
-// What every ENI of a Cloud has.
+// Common values of all ENIs of a Cloud.
 const (
 	// InstanceID is the machine's.
 	InstanceID = "i-0123456789abcdef0"
-	// CloudSubnet is where the ENIs are.
+	// CloudSubnet is the ENIs' subnet.
 	CloudSubnet device.SubnetID = "subnet-0a1b2c3d4e5f60001"
 
 	// CloudCIDR is CloudSubnet's network.
@@ -30,21 +30,19 @@ const (
 	primaryIP     = "10.0.0.5"
 )
 
-// Cloud is EC2 as the machine sees it: ENIs come to its hot-plug slots and go,
-// and an instance metadata service tells of both in its own time. It is strict:
-// what EC2 refuses fails the test, and so does a request that the metadata
-// service does not know.
+// Cloud acts as EC2 for the machine: it attaches ENIs to hot-plug slots and detaches them, and an instance
+// metadata service reports both with a delay. It is strict: a call that EC2 would refuse fails the test, and so
+// does an unknown request to the metadata service.
 //
 // Its methods are safe for concurrent use.
 type Cloud struct {
 	imds *fakeimds.Running
-	// plugging is held alone while a device goes, and by any number that come:
-	// when another comes or goes meanwhile QEMU repeats the eject request, which
-	// hw/acpi/pcihp.c keeps until the guest has ejected, and the kernel ejects
-	// twice, what is in the slot by then included.
+	// plugging is locked for writing while a device goes, for reading while devices come. If another came
+	// or went meanwhile, QEMU would repeat the eject request, which hw/acpi/pcihp.c keeps until the guest
+	// has ejected. The kernel would eject twice, and remove a new device in the slot.
 	plugging sync.RWMutex
-	// before is how many functions there were at first, and plugged how many have
-	// come since, or are about to. Nothing else may come or go.
+	// before is the number of functions at first, plugged the number added since or about to be. No others
+	// may come or go.
 	before  int
 	plugged atomic.Int64
 
@@ -53,37 +51,31 @@ type Cloud struct {
 	ledger ledger
 }
 
-// ENI is an elastic network interface. ID, MAC and address are its own for life.
+// ENI is an elastic network interface. ID, MAC and address never change.
 type ENI struct {
 	ID  device.ENIID
 	MAC device.MAC
-	// Index is the device index that it is attached at; 1 or more.
+	// Index is the device index of its attachment; 1 or more.
 	Index   int
 	Address netip.Addr
 	Lag     Lag
 }
 
-// Lag is how the metadata service stands to the hardware. The zero value is in
-// step with it.
+// Lag is the delay of the metadata service against the hardware. The zero value has none.
 type Lag struct {
-	// Listed is the time from when a device is plugged in until its ENI is
-	// listed. Negative: it is listed that long before.
+	// Listed is the time from plugging in a device until its ENI is listed; negative for earlier.
 	Listed time.Duration
-	// Indexed is the time from then on until its device-number is right; it is 0
-	// before.
+	// Indexed is the time from then until its device-number is right; it is 0 before.
 	Indexed time.Duration
-	// Stale is the time from when a device is unplugged until its ENI is not
-	// listed any more. Negative: it is gone from the list that long before.
+	// Stale is the time from unplugging a device until its ENI leaves the list; negative for earlier.
 	Stale time.Duration
 }
 
-// Told says when the metadata service tells of an ENI: all but its device index,
-// and that too.
+// Told says when the metadata list the ENI without its device index, and with it.
 type Told struct{ Listed, Indexed time.Time }
 
-// NewCloud returns the Cloud of a machine whose primary ENI is the cold-plugged
-// NIC with that MAC. The metadata service runs until the test ends; ENIs that are
-// still attached then are detached.
+// NewCloud returns the Cloud of a machine whose primary ENI is the cold-plugged NIC with that MAC. The
+// metadata service runs until the test ends; ENIs that are still attached are then detached.
 func NewCloud(t testing.TB, primary device.MAC) *Cloud {
 	t.Helper()
 	c := &Cloud{ledger: ledger{}, before: functions(t)}
@@ -106,7 +98,7 @@ func NewCloud(t testing.TB, primary device.MAC) *Cloud {
 // URL is the metadata service's, for DaemonOptions.IMDS.
 func (c *Cloud) URL() string { return c.imds.URL }
 
-// NewENI makes an ENI, which is not attached yet.
+// NewENI makes an unattached ENI.
 func (c *Cloud) NewENI(index int, lag Lag) ENI {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -122,7 +114,7 @@ func (c *Cloud) NewENI(index int, lag Lag) ENI {
 // Attached is an ENI's entry of status.attachments.
 func (e ENI) Attached() v1alpha1.ENIAttachment { return Attached(e.metadata()) }
 
-// metadata is what the metadata service has to say of the ENI.
+// metadata is the ENI's entry in the metadata.
 func (e ENI) metadata() fakeimds.ENI {
 	return fakeimds.ENI{
 		ID: e.ID.String(), MAC: e.MAC.String(), DeviceIndex: e.Index,
@@ -130,8 +122,7 @@ func (e ENI) metadata() fakeimds.ENI {
 	}
 }
 
-// AttachENI plugs an ENI in, and returns when its PCI function is there and the
-// metadata service knows when it will tell.
+// AttachENI plugs an ENI in. It returns when its PCI function is there and the metadata's times are set.
 func (c *Cloud) AttachENI(t testing.TB, e ENI, slot string) Told {
 	t.Helper()
 	c.note(t, "attach "+e.ID.String(), func(l ledger) error { return l.attach(e, slot) })
@@ -143,8 +134,7 @@ func (c *Cloud) AttachENI(t testing.TB, e ENI, slot string) Told {
 	return told
 }
 
-// DetachENI pulls an ENI out, whoever has it, and returns when it has left the
-// machine.
+// DetachENI pulls an ENI out, also from a pod, and returns when it has left the machine.
 func (c *Cloud) DetachENI(t testing.TB, e ENI) {
 	t.Helper()
 	c.note(t, "detach "+e.ID.String(), func(l ledger) error { return l.detach(e.ID) })
@@ -156,8 +146,8 @@ func (c *Cloud) DetachENI(t testing.TB, e ENI) {
 	c.note(t, "detach "+e.ID.String(), func(l ledger) error { delete(l, e.ID); return nil })
 }
 
-// ReplaceENI pulls an ENI out and plugs another into its slot with nothing in
-// between. The metadata service is not ahead of that.
+// ReplaceENI pulls an ENI out and plugs another into its slot with nothing in between. The metadata
+// service reports it afterwards.
 func (c *Cloud) ReplaceENI(t testing.TB, old, next ENI) Told {
 	t.Helper()
 	var slot string
@@ -178,7 +168,7 @@ func (c *Cloud) ReplaceENI(t testing.TB, old, next ENI) Told {
 	return told
 }
 
-// note changes the ledger, which fails the test when EC2 would refuse.
+// note changes the ledger. It fails the test if EC2 would refuse.
 func (c *Cloud) note(t testing.TB, what string, change func(ledger) error) {
 	t.Helper()
 	c.mu.Lock()
@@ -189,7 +179,7 @@ func (c *Cloud) note(t testing.TB, what string, change func(ledger) error) {
 	}
 }
 
-// announce has the metadata service tell of an ENI, in its own time.
+// announce updates the metadata for an ENI after its delays.
 func (c *Cloud) announce(e ENI) Told {
 	listed, now := max(0, e.Lag.Listed), time.Now()
 	m := e.metadata()
@@ -199,8 +189,7 @@ func (c *Cloud) announce(e ENI) Told {
 	return Told{Listed: now.Add(listed), Indexed: now.Add(listed + e.Lag.Indexed)}
 }
 
-// plugIn returns when the kernel has found the functions of all ENIs that are
-// being plugged in.
+// plugIn returns when the kernel has found the functions of all ENIs that are being plugged in.
 func (c *Cloud) plugIn(t testing.TB, e ENI, slot string) {
 	t.Helper()
 	c.plugged.Add(1)
@@ -215,7 +204,7 @@ func (c *Cloud) pullOut(t testing.TB, e ENI) {
 	c.plugged.Add(-1)
 }
 
-// functions is how many PCI functions there are.
+// functions counts the PCI functions.
 func functions(t testing.TB) int {
 	t.Helper()
 	entries, err := os.ReadDir(Devices)
@@ -225,7 +214,7 @@ func functions(t testing.TB) int {
 	return len(entries)
 }
 
-// wait lets d pass, if it is not negative, unless the test ends before.
+// wait lets d pass unless the test ends before; a negative d is none.
 func wait(t testing.TB, d time.Duration) {
 	if d <= 0 {
 		return
@@ -238,11 +227,10 @@ func wait(t testing.TB, d time.Duration) {
 	}
 }
 
-// ledger is what EC2 knows to be attached.
+// ledger lists EC2's attachments.
 type ledger map[device.ENIID]*attachment
 
-// attachment is an ENI in a slot. While it is being detached it still takes slot
-// and index.
+// attachment is an ENI in a slot. It keeps slot and index until it is detached.
 type attachment struct {
 	ENI
 	slot      string
@@ -279,7 +267,7 @@ func (l ledger) detach(id device.ENIID) error {
 	return nil
 }
 
-// all lists what is attached and stays so.
+// all lists the attachments that are not being detached.
 func (l ledger) all() []ENI {
 	var enis []ENI
 	for _, a := range l {

@@ -18,7 +18,7 @@ import (
 const (
 	// PluginDir is where the CNI plugins lie, multi-eni among them.
 	PluginDir = "/opt/cni/bin"
-	// cniTime is how long one call of a plugin may take.
+	// cniTime bounds one call of a plugin.
 	cniTime = 60 * time.Second
 )
 
@@ -44,20 +44,20 @@ type CNICall struct {
 
 // Reply is the outcome of a CNICall.
 type Reply struct {
-	// Result is ADD's, of the newest version; nil for anything else.
+	// Result is ADD's, of the newest version; nil for other verbs.
 	Result *current.Result
-	// Code is the CNI error code, 0 for success. A plugin that dies without an
-	// error of the protocol has -1.
+	// Code is the CNI error code, 0 for success, -1 for a plugin that dies without an error of the
+	// protocol.
 	Code int
 	// Msg is the error's message and details, "" for success.
 	Msg string
-	// Stdout and Stderr are what the plugin wrote.
+	// Stdout and Stderr are the plugin's output.
 	Stdout, Stderr string
 	// Took is how long the process ran.
 	Took time.Duration
 }
 
-// CNI calls a plugin, and returns what it said, success or not.
+// CNI calls a plugin and returns its outcome, also a failure.
 func CNI(t testing.TB, c CNICall) Reply {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), cniTime)
@@ -80,7 +80,7 @@ func CNI(t testing.TB, c CNICall) Reply {
 	return r
 }
 
-// Command is the command of a call, ready to start: for those who kill it.
+// Command is the command of a call, ready to start: for tests that kill it.
 func Command(ctx context.Context, c CNICall) *exec.Cmd {
 	kind, ifname := c.Type, c.IfName
 	if kind == "" {
@@ -142,8 +142,7 @@ func must(t testing.TB, c CNICall) Reply {
 	return r
 }
 
-// WantCode calls the plugin and fails the test unless it fails with this code
-// and a message that holds every one of parts.
+// WantCode calls the plugin, which must fail with this code and all parts in its message.
 func WantCode(t testing.TB, c CNICall, code int, parts ...string) Reply {
 	t.Helper()
 	r := CNI(t, c)

@@ -33,21 +33,19 @@ const (
 
 	daemonProgram = "/usr/local/bin/multi-enid"
 	daemonLog     = "/run/multi-enid.log"
-	// stopTime is how long the daemon may take to end after SIGTERM.
+	// stopTime bounds the daemon's end after SIGTERM.
 	stopTime = 10 * time.Second
-	// startTime is how long it may take until it handles SIGTERM, or until it is
-	// ready, on processors that are emulated.
+	// startTime bounds its start, until it handles SIGTERM or is ready, under emulation.
 	startTime = time.Minute
 )
 
-// DaemonOptions is how the daemon is started. The zero value has no metadata
-// service, and so knows of no ENI.
+// DaemonOptions are the daemon's start options. The zero value has no metadata service, and so no ENI.
 type DaemonOptions struct {
-	// IMDS is the metadata service's URL, as of fakeimds.Start.
+	// IMDS is the metadata service's URL, from fakeimds.Start.
 	IMDS string
 	// NodeENIs is the folder of manifests; "" is NodeENIDir.
 	NodeENIs string
-	// Flags come after those that every daemon of these tests has.
+	// Flags are added to the common ones of these tests.
 	Flags []string
 	// Env is added to the environment.
 	Env []string
@@ -61,8 +59,8 @@ type Daemon struct {
 	logs int // octets that those before have logged
 }
 
-// StartDaemon starts `multi-enid run` with the manifests of NodeENIDir. The
-// test's end stops it, and shows its log if the test failed.
+// StartDaemon starts `multi-enid run` with the manifests of NodeENIDir. The test's end stops it, and shows
+// its log after a failure.
 func StartDaemon(t testing.TB, opts DaemonOptions) *Daemon {
 	t.Helper()
 	if opts.NodeENIs == "" {
@@ -111,7 +109,7 @@ func (d *Daemon) start() {
 	d.cmd, d.logs = cmd, int(before.Size())
 }
 
-// AwaitReady returns once the daemon has had its first Sync.
+// AwaitReady returns after the daemon's first Sync.
 func (d *Daemon) AwaitReady() {
 	d.t.Helper()
 	Eventually(d.t, "the daemon is ready", startTime, func() bool {
@@ -136,8 +134,8 @@ func (d *Daemon) Kill() {
 	}
 }
 
-// Stop ends the daemon as an operator does. It must end by itself, with success.
-// One that has just been started is let begin: until then SIGTERM is the kernel's.
+// Stop ends the daemon as an operator does. It must exit by itself, with 0. A new one gets time to begin:
+// before it handles SIGTERM, the kernel would kill it.
 func (d *Daemon) Stop() {
 	d.t.Helper()
 	Eventually(d.t, "the daemon has started", startTime, func() bool { return strings.Contains(d.Log()[d.logs:], "multi-enid started") })
@@ -146,8 +144,7 @@ func (d *Daemon) Stop() {
 	}
 }
 
-// Restart starts the daemon again, with the same options, after Kill or Stop;
-// a running one is stopped first.
+// Restart starts the daemon again with the same options, after Kill or Stop; it first stops a running one.
 func (d *Daemon) Restart() {
 	d.t.Helper()
 	if d.cmd != nil {
@@ -156,7 +153,7 @@ func (d *Daemon) Restart() {
 	d.start()
 }
 
-// Log is all that the daemon has logged since StartDaemon.
+// Log is the daemon's log since StartDaemon.
 func (d *Daemon) Log() string {
 	data, err := os.ReadFile(daemonLog)
 	if err != nil {
@@ -185,7 +182,7 @@ func (d *Daemon) end(s unix.Signal) error {
 	}
 }
 
-// WriteNodeENI declares a NodeENI to the daemon, or changes one.
+// WriteNodeENI declares or changes a NodeENI.
 func WriteNodeENI(t testing.TB, name string, spec v1alpha1.NodeENISpec, attachments ...v1alpha1.ENIAttachment) {
 	t.Helper()
 	data, err := json.Marshal(v1alpha1.NodeENI{
@@ -211,7 +208,7 @@ func WriteManifest(t testing.TB, name string, manifest []byte) {
 	}
 }
 
-// RemoveNodeENI takes a NodeENI back.
+// RemoveNodeENI deletes a NodeENI's manifest.
 func RemoveNodeENI(t testing.TB, name string) {
 	t.Helper()
 	if err := os.Remove(filepath.Join(NodeENIDir, name+".yaml")); err != nil {
@@ -227,8 +224,7 @@ func Attached(e fakeimds.ENI) v1alpha1.ENIAttachment {
 	}
 }
 
-// Inventory is what the daemon says of this node's ENIs. Before its first one it
-// is empty.
+// Inventory is the daemon's inventory of this node; empty before the first one.
 func Inventory(t testing.TB) nodestate.Inventory {
 	t.Helper()
 	inv, err := nodestate.ReadInventory(nodestate.DefaultInventoryPath)
@@ -238,7 +234,7 @@ func Inventory(t testing.TB) nodestate.Inventory {
 	return inv
 }
 
-// Row is the inventory's row of an ENI; the zero Device if it has none.
+// Row is the inventory's row of an ENI, or the zero Device.
 func Row(t testing.TB, eni string) nodestate.Device {
 	t.Helper()
 	for _, d := range Inventory(t).Devices {
@@ -263,7 +259,7 @@ func AwaitPhase(t testing.TB, eni string, phase nodestate.Phase, within time.Dur
 	return row
 }
 
-// AwaitRestored waits until the daemon has nothing more to give back to a device.
+// AwaitRestored waits until the daemon has nothing more to restore on a device.
 func AwaitRestored(t testing.TB, pci string, within time.Duration) {
 	t.Helper()
 	Eventually(t, pci+" has back what it had", within, func() bool {
@@ -279,8 +275,8 @@ type Pool struct {
 	Addresses []string // of all selectors
 }
 
-// DPConfig is the device plugin's config; nil before there is one. It fails the
-// test on a config on which the device plugin would end.
+// DPConfig is the device plugin's config; nil before the first one. A config on which the device plugin
+// would exit fails the test.
 func DPConfig(t testing.TB) []Pool {
 	t.Helper()
 	data, err := os.ReadFile(DPConfigPath)

@@ -15,18 +15,18 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// Devices is where the kernel shows PCI functions.
+// Devices is the folder of PCI functions in sysfs.
 const Devices = "/sys/bus/pci/devices/"
 
 const (
-	// pollInterval is how often Eventually looks.
+	// pollInterval is the interval of Eventually.
 	pollInterval = 20 * time.Millisecond
-	// settleTime is how long the kernel may take for what it does by itself.
+	// settleTime bounds the kernel's own work.
 	settleTime = 15 * time.Second
 )
 
-// Eventually waits until done says so, and returns how long that took. It fails
-// the test, naming what was waited for, when that is not within the bound.
+// Eventually waits until done returns true, and returns how long that took. After the bound it fails the
+// test with the given name.
 func Eventually(t testing.TB, what string, within time.Duration, done func() bool) time.Duration {
 	t.Helper()
 	began := time.Now()
@@ -58,8 +58,7 @@ func NewNetns(t testing.TB, name string) string {
 	return path
 }
 
-// DeleteNetns takes a namespace's path away. The namespace ends with the last
-// process in it.
+// DeleteNetns deletes a namespace's path. The namespace ends with its last process.
 func DeleteNetns(t testing.TB, path string) {
 	t.Helper()
 	if err := nstest.DeleteNetns(path); err != nil {
@@ -67,8 +66,8 @@ func DeleteNetns(t testing.TB, path string) {
 	}
 }
 
-// In runs f on a thread in the netns at path. In f the test may fail with Error
-// but not with Fatal, which would leave the thread there.
+// In runs f on a thread in the netns at path. There the test may fail with Error but not with Fatal, which
+// would leave the thread there.
 func In(t testing.TB, path string, f func()) {
 	t.Helper()
 	if err := nstest.In(path, func() error { f(); return nil }); err != nil {
@@ -76,7 +75,7 @@ func In(t testing.TB, path string, f func()) {
 	}
 }
 
-// Links are the calling thread's netns's links.
+// Links are the links of the calling thread's netns.
 func Links(t testing.TB) []netlink.Link {
 	t.Helper()
 	for {
@@ -91,8 +90,8 @@ func Links(t testing.TB) []netlink.Link {
 	}
 }
 
-// ByMAC finds the device with the address in the calling thread's netns. Links
-// stacked on a device, which may share its address, are not meant.
+// ByMAC finds the device with the address in the calling thread's netns. It skips links on a device, which
+// may share its address.
 func ByMAC(mac string) (netlink.Link, bool) {
 	return find(func(a *netlink.LinkAttrs) bool {
 		return a.HardwareAddr.String() == mac && a.ParentIndex == 0
@@ -117,8 +116,7 @@ func find(wanted func(*netlink.LinkAttrs) bool) (netlink.Link, bool) {
 	return nil, false
 }
 
-// Driver is the driver of a PCI function, "" for none, or if there is no such
-// function.
+// Driver is the driver of a PCI function, "" without one or without the function.
 func Driver(pci string) string {
 	target, err := os.Readlink(filepath.Join(Devices, pci, "driver"))
 	if err != nil {
@@ -127,7 +125,7 @@ func Driver(pci string) string {
 	return filepath.Base(target)
 }
 
-// Netdev is the interface of a PCI function in the host's netns, "" for none.
+// Netdev is the interface of a PCI function in the host's netns, or "".
 func Netdev(pci string) string {
 	entries, err := os.ReadDir(filepath.Join(Devices, pci, "net"))
 	if err != nil || len(entries) == 0 {
@@ -136,7 +134,7 @@ func Netdev(pci string) string {
 	return entries[0].Name()
 }
 
-// PCIOf is the PCI function of an interface in the host's netns, "" for none.
+// PCIOf is the PCI function of an interface in the host's netns, or "".
 func PCIOf(ifname string) string {
 	target, err := filepath.EvalSymlinks(filepath.Join("/sys/class/net", ifname, "device"))
 	if err != nil {
@@ -145,8 +143,8 @@ func PCIOf(ifname string) string {
 	return filepath.Base(target)
 }
 
-// WaitNIC waits until the NIC with the address has an interface, and returns
-// its PCI function and the interface's name.
+// WaitNIC waits until the NIC with the address has an interface. It returns the PCI function and the
+// interface's name.
 func WaitNIC(t testing.TB, mac string) (pci, ifname string) {
 	t.Helper()
 	Eventually(t, "an interface with MAC "+mac, settleTime, func() bool {
@@ -160,8 +158,8 @@ func WaitNIC(t testing.TB, mac string) (pci, ifname string) {
 	return pci, ifname
 }
 
-// VFs enables n VFs on the igb PF and waits until each has its interface. The
-// test's end disables them. It returns PCI functions, the VFs' in order.
+// VFs enables n VFs on the igb PF and waits for their interfaces. The test's end disables them. It returns
+// PCI functions, the VFs' in order.
 func VFs(t testing.TB, n int) (pf string, vfs []string) {
 	t.Helper()
 	found, err := filepath.Glob("/sys/bus/pci/drivers/igb/*:*")
@@ -193,7 +191,7 @@ func VFs(t testing.TB, n int) (pf string, vfs []string) {
 // WriteSys writes a value to a file of the kernel's.
 func WriteSys(t testing.TB, path, value string) {
 	t.Helper()
-	// Neither created nor truncated: the kernel's files are not.
+	// Neither created nor truncated: it is a kernel file.
 	f, err := os.OpenFile(path, os.O_WRONLY, 0)
 	if err == nil {
 		_, err = f.WriteString(value)
@@ -204,7 +202,7 @@ func WriteSys(t testing.TB, path, value string) {
 	}
 }
 
-// ReadSys is the value of a file of the kernel's, without the line's end.
+// ReadSys is the content of a kernel file without the line's end.
 func ReadSys(t testing.TB, path string) string {
 	t.Helper()
 	data, err := os.ReadFile(path)

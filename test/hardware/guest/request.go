@@ -1,6 +1,6 @@
-// Package guest is what tests use inside a machine: its hardware, its kernel,
-// and the product as a runtime and a node operator use it. Every function fails
-// the test, naming what it was about; none is of use outside a machine.
+// Package guest has the tests' helpers inside a machine: its hardware, its kernel, and the product as a
+// runtime and a node operator use it. Every function fails the test with the name of its object. They work
+// only inside a machine.
 package guest
 
 import (
@@ -22,12 +22,10 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/hardware/internal/protocol"
 )
 
-// requestTime is how long the host may take for a request. Its own limit is
-// shorter, and says more.
+// requestTime bounds a request to the host. The host's own limit is shorter and has a better message.
 const requestTime = 45 * time.Second
 
-// port is the connection to the host. There is one for the whole process; it is
-// safe for concurrent use.
+// port is the connection to the host, one for the whole process. It is safe for concurrent use.
 type port struct {
 	open func() error
 
@@ -59,7 +57,7 @@ func (p *port) connect() error {
 	return nil
 }
 
-// makeRaw has the kernel pass bytes on as they are (termios(3), cfmakeraw).
+// makeRaw makes the kernel pass bytes on unchanged (termios(3), cfmakeraw).
 func makeRaw(fd int) error {
 	t, err := unix.IoctlGetTermios(fd, unix.TCGETS)
 	if err != nil {
@@ -122,8 +120,8 @@ func (p *port) request(r protocol.Request) error {
 	}
 }
 
-// Attach plugs an e1000e into a hot-plug slot ("slot0" to "slot7"). It returns
-// when QEMU has it; the guest's kernel finds it in its own time.
+// Attach plugs an e1000e into a hot-plug slot ("slot0" to "slot7"). It returns when QEMU has it; the
+// guest's kernel finds it later.
 func Attach(t testing.TB, id, slot, mac string) {
 	t.Helper()
 	if err := host.request(protocol.Request{Op: protocol.Attach, ID: id, Slot: slot, MAC: mac}); err != nil {
@@ -131,7 +129,7 @@ func Attach(t testing.TB, id, slot, mac string) {
 	}
 }
 
-// Detach pulls the NIC out, and returns when the kernel has let go of it.
+// Detach pulls the NIC out, and returns when the kernel has released it.
 func Detach(t testing.TB, id string) {
 	t.Helper()
 	if err := host.request(protocol.Request{Op: protocol.Detach, ID: id}); err != nil {
@@ -139,9 +137,8 @@ func Detach(t testing.TB, id string) {
 	}
 }
 
-// Record has the host write a file, named from the test's folder and within the
-// repository's test folder, when the tests run with -update, a flag that the test
-// package defines.
+// Record lets the host write a file in the test's folder, or elsewhere in the repository's test folder,
+// when the tests run with -update. The test package defines that flag.
 func Record(t testing.TB, name string, data []byte) {
 	t.Helper()
 	if err := host.request(protocol.Request{Op: protocol.Record, Name: name, Data: data}); err != nil {
@@ -158,17 +155,16 @@ func Boot() int {
 	return n
 }
 
-// Reboot ends this boot at once, as a power failure does: nothing of it goes on,
-// no cleanup runs. The machine boots again with the files and folders of keep as
-// they are now, and begins with the top-level test that called; then Boot tells
-// the test where it is. What is hot-plugged stays plugged in.
+// Reboot ends this boot at once, like a power failure; no cleanup runs. The machine boots again with the
+// files and folders of keep as they are now, and begins with the top-level test that called. Boot tells
+// the test where it is. Hot-plugged NICs stay.
 func Reboot(t testing.TB, keep ...string) {
 	t.Helper()
 	RebootMoved(t, nil, keep...)
 }
 
-// RebootMoved is Reboot with NICs put into other slots meanwhile, by id. A NIC
-// that began outside the hot-plug slots may be moved into one.
+// RebootMoved is Reboot with NICs moved to other slots by ID. A NIC that began outside the hot-plug slots
+// may be moved into one.
 func RebootMoved(t testing.TB, moves map[string]string, keep ...string) {
 	t.Helper()
 	if t.Failed() {
@@ -189,8 +185,8 @@ func RebootMoved(t testing.TB, moves map[string]string, keep ...string) {
 	os.Exit(protocol.RebootStatus)
 }
 
-// remaining is the -test.run of the boot that begins with the test that name is
-// part of, and goes on with those after it.
+// remaining is the -test.run of a boot that begins with the top-level test of name and goes on with the
+// later ones.
 func remaining(name string) (string, error) {
 	top, _, _ := strings.Cut(name, "/")
 	pattern, parts := ".", ""
@@ -209,8 +205,8 @@ func remaining(name string) (string, error) {
 	return runFrom(top, strings.Fields(string(out)), parts)
 }
 
-// runFrom is the pattern of the tests in names from first on, with parts, the
-// pattern of their subtests, behind it.
+// runFrom is the pattern of the tests in names from first on, followed by parts, the pattern of their
+// subtests.
 func runFrom(first string, names []string, parts string) (string, error) {
 	for i, n := range names {
 		if n != first {

@@ -13,17 +13,17 @@ import (
 )
 
 const (
-	// talkTime is how long two ends may take until they reach each other: the
-	// first connection of a VF takes 7 s in this machine.
+	// talkTime bounds the time until two ends reach each other: the first connection of a VF takes 7 s in
+	// this machine.
 	talkTime = 20 * time.Second
-	// dialTime is how long one attempt may take.
+	// dialTime bounds one attempt.
 	dialTime = time.Second
-	// talkSize is how much is sent each way, in octets: many full segments.
+	// talkSize is the amount of data each way, in octets: many full segments.
 	talkSize = 64 << 10
 )
 
-// Talk has a TCP client in one netns send to a server in another, at addr
-// (host:port), and get all of it back. A path of "" is the host's netns.
+// Talk sends data from a TCP client in one netns to a server in another, at addr (host:port), and wants
+// all of it back. A path of "" is the host's netns.
 func Talk(t testing.TB, serverNS, clientNS, addr string) {
 	t.Helper()
 	if err := talk(serverNS, clientNS, addr); err != nil {
@@ -31,8 +31,7 @@ func Talk(t testing.TB, serverNS, clientNS, addr string) {
 	}
 }
 
-// CannotTalk fails the test if a TCP client in one netns reaches a server in
-// another within the time.
+// CannotTalk fails the test if a TCP client in one netns reaches a server in another within the time.
 func CannotTalk(t testing.TB, serverNS, clientNS, addr string, within time.Duration) {
 	t.Helper()
 	if err := talkWithin(serverNS, clientNS, addr, within); err == nil {
@@ -70,8 +69,7 @@ func talkWithin(serverNS, clientNS, addr string, within time.Duration) error {
 	}
 }
 
-// inside runs f in a netns; "" is the host's. A socket stays in the netns where
-// it was made.
+// inside runs f in a netns; "" is the host's. A socket stays in the netns where it was made.
 func inside(path string, f func() error) error {
 	if path == "" {
 		return f()
@@ -79,7 +77,7 @@ func inside(path string, f func() error) error {
 	return nstest.In(path, f)
 }
 
-// echo sends back what comes, until l is closed.
+// echo returns all data until l is closed.
 func echo(l net.Listener) {
 	for {
 		c, err := l.Accept()
@@ -88,7 +86,7 @@ func echo(l net.Listener) {
 		}
 		go func() {
 			defer c.Close()
-			io.Copy(c, c) //nolint:errcheck,gosec // the client sees what is missing
+			io.Copy(c, c) //nolint:errcheck,gosec // the client notices missing bytes
 		}()
 	}
 }

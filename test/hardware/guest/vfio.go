@@ -32,14 +32,13 @@ const (
 	vfioRegionPCI   = 7 // configuration space
 )
 
-// VFIO is a PCI function in the hands of this process, as a userspace driver has
-// it: container, group and device.
+// VFIO is a PCI function that this process has open as a userspace driver does: container, group and
+// device.
 type VFIO struct {
 	container, group, device *os.File
 }
 
-// OpenVFIO takes a function that is bound to vfio-pci. The test's end closes it,
-// if Close has not.
+// OpenVFIO opens a function that is bound to vfio-pci. The test's end closes it.
 func OpenVFIO(t testing.TB, pci string) *VFIO {
 	t.Helper()
 	v, err := openVFIO(pci)
@@ -104,7 +103,7 @@ func ioctl(f *os.File, request, argument uintptr) (uintptr, error) {
 	return r, nil
 }
 
-// IDs are vendor and device as configuration space says.
+// IDs are vendor and device from configuration space.
 func (v *VFIO) IDs() (vendor, device uint16, err error) {
 	data, err := v.read(vfioRegionPCI, 0)
 	return uint16(data), uint16(data >> 16), err
@@ -135,7 +134,7 @@ func (v *VFIO) read(region uint32, offset int64) (uint32, error) {
 	return binary.LittleEndian.Uint32(data[:]), nil
 }
 
-// Close gives the function back. It may be called again.
+// Close releases the function. It may be called again.
 func (v *VFIO) Close() {
 	for _, f := range []*os.File{v.device, v.group, v.container} {
 		if f != nil {
@@ -144,19 +143,17 @@ func (v *VFIO) Close() {
 	}
 }
 
-// holdEnv names the PCI function that a child process holds.
+// holdEnv is the variable with the PCI function of a child process.
 const holdEnv = "GUEST_HOLD_VFIO"
 
-// Holder is a process of its own that has a PCI function open by VFIO, as a
-// pod's has.
+// Holder is a separate process that has a PCI function open by VFIO, like a pod's.
 type Holder struct {
 	t     testing.TB
 	cmd   *exec.Cmd
 	stdin io.Closer
 }
 
-// HoldVFIO starts a Holder, and returns when it has the function. The test's end
-// ends it.
+// HoldVFIO starts a Holder, and returns when it has opened the function. The test's end kills it.
 func HoldVFIO(t testing.TB, pci string) *Holder {
 	t.Helper()
 	cmd := exec.Command("/proc/self/exe")
@@ -185,7 +182,7 @@ func HoldVFIO(t testing.TB, pci string) *Holder {
 // PID is the process's.
 func (h *Holder) PID() int { return h.cmd.Process.Pid }
 
-// Release has the process close the function and end.
+// Release makes the process close the function and exit.
 func (h *Holder) Release() {
 	h.t.Helper()
 	if h.cmd.ProcessState != nil {
@@ -197,7 +194,7 @@ func (h *Holder) Release() {
 	}
 }
 
-// Kill ends the process with SIGKILL, if it has not ended.
+// Kill ends the process with SIGKILL, if it is running.
 func (h *Holder) Kill() {
 	if h.cmd.ProcessState != nil {
 		return
@@ -206,8 +203,8 @@ func (h *Holder) Kill() {
 	h.cmd.Wait()         //nolint:errcheck,gosec // a signal is no success
 }
 
-// RunChild does the work of this process if it is a child that this package has
-// started, and says whether it was. TestMain is where a child begins.
+// RunChild does the work of a child process that this package has started, and says whether this process
+// is one. A child begins in TestMain.
 func RunChild() bool {
 	pci := os.Getenv(holdEnv)
 	if pci == "" {
@@ -224,8 +221,8 @@ func RunChild() bool {
 	return true
 }
 
-// BindVFIO binds a function to vfio-pci as a person would, for tests of what is
-// not the daemon's. The test's end gives the kernel's driver back.
+// BindVFIO binds a function to vfio-pci as a person would, without the daemon. The test's end returns it
+// to the kernel's driver.
 func BindVFIO(t testing.TB, pci string) {
 	t.Helper()
 	was := Driver(pci)
@@ -237,8 +234,8 @@ func BindVFIO(t testing.TB, pci string) {
 	})
 }
 
-// Bind gives a function to a driver by driver_override, and clears the override
-// again unless the driver is a userspace one.
+// Bind binds a function by driver_override. It clears the override again unless the driver is a userspace
+// one.
 func Bind(t testing.TB, pci, driver string) {
 	t.Helper()
 	dir := Devices + pci
@@ -254,8 +251,8 @@ func Bind(t testing.TB, pci, driver string) {
 	}
 }
 
-// LoadModule loads a module that the machine's Spec left unloaded, by the file
-// below /lib/modules, without what it depends on.
+// LoadModule loads a module that the machine's Spec left unloaded, by its file below /lib/modules, without
+// its dependencies.
 func LoadModule(t testing.TB, name string) {
 	t.Helper()
 	if err := loadModule(name); err != nil {
@@ -285,7 +282,7 @@ func loadModule(name string) error {
 	})
 }
 
-// UnloadModule removes a module of the kernel that nothing uses.
+// UnloadModule removes an unused kernel module.
 func UnloadModule(t testing.TB, name string) {
 	t.Helper()
 	Eventually(t, "module "+name+" is unloaded", settleTime, func() bool {

@@ -21,27 +21,24 @@ import (
 )
 
 const (
-	// connectTime is how long QEMU may take to connect to our sockets.
+	// connectTime bounds QEMU's connection to our sockets.
 	connectTime = 20 * time.Second
-	// upTime is how long a boot may take until PID 1 is ready for the tests: five
-	// times what it takes on two cores.
+	// upTime bounds a boot until PID 1 is ready: five times the time on two cores.
 	upTime = 45 * time.Second
-	// maxTries is how often one boot is tried. On a host under load QEMU now and
-	// then dies of an assertion of its own while firmware and kernel set the NICs up.
+	// maxTries is how often one boot is tried. On a busy host QEMU now and then dies of an assertion of
+	// its own while firmware and kernel set up the NICs.
 	maxTries = 3
-	// maxBoots is how often one package of tests may boot.
+	// maxBoots limits the boots of one package.
 	maxBoots = 10
 )
 
-// errNotUp is among the errors of a machine that has ended for reasons of its
-// own before any test could begin, so that it may be tried again.
+// errNotUp marks a machine that ended by itself before any test began, so that it may be tried again.
 var errNotUp = errors.New("the machine has not come up")
 
-// errDied is among the errors of a kernel that has panicked, and of a QEMU that was
-// ended by a signal: its own assertions do that.
+// errDied marks a kernel panic, or a QEMU that was ended by a signal: its own assertions do that.
 var errDied = errors.New("died")
 
-// errLifeless is why a boot that takes too long is ended.
+// errLifeless is the reason for ending a boot that takes too long.
 var errLifeless = fmt.Errorf("PID 1 has not said a word within %v", upTime)
 
 // host is the outside of a machine, over all its boots.
@@ -83,8 +80,7 @@ func findKernel(root string) (kernel, error) {
 	return k, nil
 }
 
-// run boots the machine until its tests have ended. It returns their status, or
-// an error when there is none.
+// run boots the machine until its tests have ended. It returns their status or an error.
 func run(ctx context.Context, s Spec) (status int, err error) {
 	repo, err := nstest.Repo()
 	if err != nil {
@@ -124,8 +120,8 @@ func run(ctx context.Context, s Spec) (status int, err error) {
 
 func (h *host) path(name string) string { return filepath.Join(h.dir, name) }
 
-// boot runs one boot, to be over by deadline. The tests' status means nothing
-// when h.next is set: they have not all run then.
+// boot runs one boot until deadline. When h.next is set, the tests' status is undefined: some have not
+// run.
 func (h *host) boot(ctx context.Context, number int, deadline time.Time) (status int, err error) {
 	cfg := protocol.Config{Boot: number, Modules: h.modules}
 	if h.spec.DPDK {
@@ -162,8 +158,8 @@ func (h *host) writeInitramfs(cfg protocol.Config, kept []byte) error {
 	return join(h.path("initramfs"), h.path("base"), h.path("boot"))
 }
 
-// join writes a file with the content of others, each from a multiple of four
-// bytes on, as the kernel wants archives.
+// join writes the contents of files to one, each at a multiple of four bytes, as the kernel wants
+// archives.
 func join(to string, from ...string) (err error) {
 	out, err := os.Create(to)
 	if err != nil {
@@ -236,8 +232,8 @@ func (h *host) start(ctx context.Context) (status int, err error) {
 	return status, err
 }
 
-// complaints passes on what QEMU says, line by line, but for one warning: the
-// wire between the NICs has no end outside on purpose.
+// complaints copies QEMU's messages line by line, except one warning: the wire between the NICs has no
+// outer end on purpose.
 type complaints struct {
 	to   io.Writer
 	rest []byte // a line that has no end yet
@@ -261,7 +257,7 @@ func (c *complaints) Write(p []byte) (int, error) {
 	}
 }
 
-// outcome is what QEMU's exit status says.
+// outcome translates QEMU's exit status.
 func (h *host) outcome(exit int, waiting, serving error, last string) (int, error) {
 	switch {
 	case exit == protocol.ExitStatus(protocol.Rebooting) && h.next != nil:
@@ -278,13 +274,11 @@ func (h *host) outcome(exit int, waiting, serving error, last string) (int, erro
 	return 0, errors.Join(fmt.Errorf("QEMU ended without a word of the tests: %w", waiting), serving)
 }
 
-// failure is the line that says that a test has failed; test2json's mode marks
-// it with a control character.
+// failure matches the line of a failed test; test2json's mode marks it with a control character.
 var failure = regexp.MustCompile(`^\x16?\s*--- FAIL: `)
 
-// show copies the console's output, without the carriage returns that a terminal
-// needs, and returns the last lines of it. It calls up when PID 1 says that it is
-// ready.
+// show copies the console's output without a terminal's carriage returns, and returns its last lines. It
+// calls up when PID 1 is ready.
 func (h *host) show(console io.Reader, up func()) string {
 	const keep = 30
 	var last []string

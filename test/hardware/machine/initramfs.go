@@ -14,8 +14,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/hardware/internal/protocol"
 )
 
-// defaultModules are loaded in every machine; offeredModules only lie below
-// /lib/modules.
+// defaultModules are loaded in every machine; offeredModules are only below /lib/modules.
 func defaultModules() []string {
 	return []string{
 		"e1000e", "igb", "igbvf", "vfio_pci", "vfio_iommu_type1", "uio",
@@ -26,8 +25,7 @@ func defaultModules() []string {
 
 func offeredModules() []string { return []string{"uio_pci_generic"} }
 
-// files are what a machine finds in its root folder, by path without the first
-// slash.
+// files are a machine's files, by path without the first slash.
 type files struct {
 	records map[string]cpio.Record
 }
@@ -71,7 +69,7 @@ func (f *files) save(to string) (err error) {
 	for _, r := range f.records {
 		records = append(records, r)
 	}
-	// A folder comes before what is in it.
+	// A folder comes before its content.
 	slices.SortFunc(records, func(a, b cpio.Record) int { return strings.Compare(a.Name, b.Name) })
 	w := cpio.Newc.Writer(out)
 	if err := cpio.WriteRecords(w, records); err != nil {
@@ -80,7 +78,7 @@ func (f *files) save(to string) (err error) {
 	return cpio.WriteTrailer(w)
 }
 
-// baseFiles are the files that every boot of a machine begins with.
+// baseFiles are the files of every boot of a machine.
 func (h *host) baseFiles() (*files, error) {
 	f := newFiles()
 	for _, dir := range []string{"dev", "proc", "sys", "run", "tmp", "etc", "root", "var/lib", "usr/bin", "usr/sbin", "usr/lib", "usr/lib64"} {
@@ -98,7 +96,7 @@ func (h *host) baseFiles() (*files, error) {
 	if err != nil {
 		return nil, err
 	}
-	// The test binary has an interpreter and libraries where cgo is on.
+	// With cgo the test binary needs an interpreter and libraries.
 	system, err := newLibraries("/", f)
 	if err != nil {
 		return nil, err
@@ -126,7 +124,7 @@ func (h *host) baseFiles() (*files, error) {
 	return f, h.addModules(f)
 }
 
-// addModules puts the modules in, and sets h.modules to those to be loaded.
+// addModules adds the modules, and sets h.modules to those that are loaded.
 func (h *host) addModules(f *files) error {
 	tree, err := openModules(h.kernel.modules)
 	if err != nil {
@@ -159,7 +157,7 @@ func (h *host) addModules(f *files) error {
 	return nil
 }
 
-// bootFiles are the files of one boot, besides those of every boot.
+// bootFiles are one boot's further files.
 func (h *host) bootFiles(cfg protocol.Config, kept []byte) (*files, error) {
 	data, err := json.Marshal(cfg)
 	if err != nil {

@@ -12,8 +12,8 @@ import (
 	"github.com/u-root/u-root/pkg/cpio"
 )
 
-// libraryDirs are where the dynamic linker of a Debian system looks without a
-// cache (ld.so(8)), with root before them.
+// libraryDirs are the folders that the dynamic linker of a Debian system searches without a cache
+// (ld.so(8)), below root.
 func libraryDirs(root string) ([]string, error) {
 	var dirs []string
 	for _, pattern := range []string{"usr/lib/x86_64-linux-gnu", "usr/lib", "usr/lib64"} {
@@ -26,8 +26,7 @@ func libraryDirs(root string) ([]string, error) {
 	return dirs, nil
 }
 
-// libraries collects programs of the host's system with all that the dynamic
-// linker loads for them.
+// libraries collects programs of the host's system with everything that the dynamic linker loads for them.
 type libraries struct {
 	root string // "/", or a folder that stands for it
 	dirs []string
@@ -43,8 +42,8 @@ func newLibraries(root string, out *files) (*libraries, error) {
 	return &libraries{root: root, dirs: dirs, out: out, done: map[string]bool{}}, nil
 }
 
-// add puts an ELF file, by its path below root, at the same path of the machine,
-// with its interpreter and the libraries that it needs, and theirs.
+// add copies an ELF file to the same path of the machine, with its interpreter and libraries, recursively.
+// The path is below root.
 func (l *libraries) add(path string) error {
 	path, err := l.copy(path)
 	if err != nil || l.done[path] {
@@ -57,7 +56,7 @@ func (l *libraries) add(path string) error {
 	return nil
 }
 
-// addNeeds puts in what the ELF file at path, anywhere on the host, needs.
+// addNeeds copies the needs of the ELF file at path, anywhere on the host.
 func (l *libraries) addNeeds(path string) error {
 	interpreter, needed, err := dynamic(path)
 	if err != nil {
@@ -79,7 +78,7 @@ func (l *libraries) addNeeds(path string) error {
 	return nil
 }
 
-// find is where the dynamic linker finds a library, as a path below root.
+// find is the path, below root, where the dynamic linker finds a library.
 func (l *libraries) find(name string) (string, error) {
 	for _, dir := range l.dirs {
 		if _, err := os.Stat(filepath.Join(dir, name)); err == nil {
@@ -89,9 +88,8 @@ func (l *libraries) find(name string) (string, error) {
 	return "", fmt.Errorf("find %s in %q: %w", name, l.dirs, fs.ErrNotExist)
 }
 
-// copy puts the file at path into the machine, and every symbolic link on the
-// way: a library that had two files would be loaded twice. It returns the path
-// of the file itself.
+// copy copies the file at path into the machine with every symbolic link on the way: a library with two
+// files would be loaded twice. It returns the path of the file itself.
 func (l *libraries) copy(path string) (string, error) {
 	const most = 40 // as many as the kernel follows
 	path = strings.TrimPrefix(path, "/")
@@ -124,8 +122,7 @@ func (l *libraries) copy(path string) (string, error) {
 	return "", fmt.Errorf("%s: too many symbolic links", path)
 }
 
-// dynamic reads what an ELF file names of others: its interpreter, "" for a
-// static program or a library, and the libraries that it needs.
+// dynamic reads an ELF file's interpreter ("" for a static program or a library) and its libraries.
 func dynamic(path string) (interpreter string, needed []string, err error) {
 	f, err := elf.Open(path)
 	if err != nil {
@@ -148,8 +145,7 @@ func dynamic(path string) (interpreter string, needed []string, err error) {
 	return interpreter, needed, nil
 }
 
-// addDPDK puts dpdk-testpmd in, and the plugins by which it drives an e1000e.
-// DPDK itself looks for plugins in its own folder.
+// addDPDK adds dpdk-testpmd and its plugins for an e1000e. DPDK looks for plugins in its own folder.
 func (*host) addDPDK(l *libraries) error {
 	missing := func(err error) error {
 		return fmt.Errorf("put DPDK into the machine: %w; see: test/hardware/prepare check", err)

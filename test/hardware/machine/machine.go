@@ -1,7 +1,6 @@
-// Package machine runs a package of tests in a QEMU machine with real PCI
-// NICs, SR-IOV and vfio-pci. The package's TestMain calls Main, and `go test`
-// is the runner: outside a machine Main boots one with the test binary in it
-// and serves it, inside it runs the tests.
+// Package machine runs a package of tests in a QEMU machine with real PCI NICs, SR-IOV and vfio-pci. The
+// package's TestMain calls Main, and `go test` is the runner: outside a machine Main boots one with the
+// test binary in it and serves it, inside it runs the tests.
 package machine
 
 import (
@@ -27,9 +26,9 @@ import (
 const (
 	defaultMemory  = 1024 // MiB
 	defaultTimeout = 8 * time.Minute
-	// hugepages is how many pages of 2 MiB a DPDK application gets.
+	// hugepages is the number of 2 MiB pages for a DPDK application.
 	hugepages = 64
-	// slots is the number of hot-plug slots, "slot0" and on.
+	// slots is the number of hot-plug slots: "slot0", "slot1" and so on.
 	slots = 8
 )
 
@@ -42,13 +41,12 @@ type Spec struct {
 	NoIOMMU bool
 	// MemoryMB is the memory in MiB; 0 is 1024.
 	MemoryMB int
-	// Processors is how many the machine has; 0 is one. With several, hot-plug is
-	// not to be relied on.
+	// Processors is their number; 0 is one. With several, hot-plug is unreliable.
 	Processors int
-	// DPDK puts dpdk-testpmd in, with what it needs, and reserves hugepages.
+	// DPDK adds dpdk-testpmd, and reserves hugepages.
 	DPDK bool
-	// Unloaded are modules to leave unloaded besides uio_pci_generic. Their
-	// files are below /lib/modules all the same.
+	// Unloaded are modules to leave unloaded besides uio_pci_generic. Their files are still below
+	// /lib/modules.
 	Unloaded []string
 	// Timeout bounds all boots together; 0 is eight minutes.
 	Timeout time.Duration
@@ -58,13 +56,12 @@ type Spec struct {
 const (
 	E1000E = "e1000e" // stands in for an ENI
 	IGB    = "igb"    // a PF with up to seven VFs
-	// VirtioRSS has a hash key for its queues. Its interface belongs to a
-	// child of the PCI function, so the product takes it for no ENI. It cannot be
-	// hot-plugged.
+	// VirtioRSS has a hash key for its queues. Its interface belongs to a child of the PCI function, so
+	// the product does not take it for an ENI. It cannot be hot-plugged.
 	VirtioRSS = "virtio-net-pci,rss=on,hash=on"
 )
 
-// NIC is a network card. All of them hang on one wire.
+// NIC is a network card. All are on one wire.
 type NIC struct {
 	// ID names it in requests: letters, digits and dashes.
 	ID string
@@ -72,20 +69,17 @@ type NIC struct {
 	Model string
 	// MAC is the permanent address.
 	MAC string
-	// Slot is a hot-plug slot, "slot0" to "slot7"; "" is a slot of its own, which
-	// nothing else can be plugged into.
+	// Slot is a hot-plug slot, "slot0" to "slot7"; "" is a slot of its own, without hot-plug.
 	Slot string
-	// Address is device and function on the root bus, such as "07.0" for
-	// 0000:00:07.0, in place of a slot; "" puts the NIC into its slot.
+	// Address is device and function on the root bus, such as "07.0" for 0000:00:07.0. It replaces Slot.
 	Address string
-	// Group puts the NICs of that name into one IOMMU group: their ports are
-	// functions of one device that does not keep them apart (no ACS). "" is a
-	// group of its own.
+	// Group puts the NICs of that name into one IOMMU group: their ports are functions of one device
+	// without isolation (no ACS). "" is a group of its own.
 	Group string
 }
 
-// DefaultNICs are the node's primary ENI, three e1000e to work with, and an igb
-// PF, each in a slot of its own: the hot-plug slots are free.
+// DefaultNICs are the node's primary ENI, three e1000e, and an igb PF, each in a slot of its own: the
+// hot-plug slots are free.
 func DefaultNICs() []NIC {
 	return []NIC{
 		{ID: "primary", MAC: "02:00:00:00:00:01"},
@@ -96,13 +90,11 @@ func DefaultNICs() []NIC {
 	}
 }
 
-// Main is what TestMain calls; it does not return. Outside a machine it boots
-// one with this test binary in it, copies the guest's output to standard output
-// as it comes, serves the guest's requests, and exits as the tests did. The
+// Main is for TestMain; it does not return. Outside a machine it boots one with this test binary in it, copies
+// the guest's output to standard output, serves the guest's requests, and exits with the tests' status. The
 // flags of `go test` hold for the guest's tests.
 //
-// A machine that cannot be made is a failure that says what is missing: who runs
-// these tests has asked for it.
+// A machine that cannot be made is a failure that names the missing part: whoever runs these tests wants one.
 func Main(m *testing.M, s Spec) {
 	switch {
 	case os.Getpid() == 1:
@@ -116,7 +108,7 @@ func Main(m *testing.M, s Spec) {
 	if nothingToRun() {
 		os.Exit(m.Run()) // says so
 	}
-	// QEMU is to die with this thread, which is the process's first.
+	// QEMU is to die with this thread, the first of the process.
 	runtime.LockOSThread()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGQUIT)
 	status, err := run(ctx, s.withDefaults())
@@ -142,13 +134,12 @@ func (s Spec) withDefaults() Spec {
 	return s
 }
 
-// listing says whether go test only wants the names of the tests.
+// listing says whether go test only lists the tests.
 func listing(args []string) bool {
 	return slices.ContainsFunc(args, func(a string) bool { return strings.HasPrefix(a, "-test.list=") && a != "-test.list=" })
 }
 
-// nothingToRun says whether -test.run matches no test of this binary, for which
-// no machine is needed.
+// nothingToRun says whether -test.run matches no test of this binary, so that no machine is needed.
 func nothingToRun() bool {
 	run := flag.Lookup("test.run")
 	if run == nil || run.Value.String() == "" {
@@ -159,9 +150,8 @@ func nothingToRun() bool {
 	return err == nil && len(out) == 0
 }
 
-// guestArgs are the arguments of the test binary in the guest: those of the
-// caller, without what names files of the host, without its time limit, and with
-// run, unless it is "", in place of its -test.run.
+// guestArgs are the guest's arguments for the test binary: the caller's without files of the host and
+// without the time limit. run replaces -test.run unless it is "".
 func guestArgs(args []string, run string) []string {
 	var out []string
 	if run != "" {

@@ -31,7 +31,7 @@ type moduleTree struct {
 	builtin map[string]bool
 }
 
-// moduleName is the name that the kernel gives a module's file.
+// moduleName is the kernel's name for a module's file.
 func moduleName(path string) string {
 	name, _, _ := strings.Cut(filepath.Base(path), ".ko")
 	return strings.ReplaceAll(name, "-", "_")
@@ -58,8 +58,8 @@ func openModules(dir string) (*moduleTree, error) {
 	return t, nil
 }
 
-// closure returns the named modules and all that they need, each after what it
-// needs. What is built into the kernel is left out.
+// closure returns the named modules and their dependencies, each after its own dependencies. It leaves out
+// built-in ones.
 func (t *moduleTree) closure(names ...string) ([]module, error) {
 	var out []module
 	seen := map[string]bool{}
@@ -117,8 +117,8 @@ func (t *moduleTree) read(name string) (module, error) {
 	return module{name: name, path: file, image: image, needs: needs}, nil
 }
 
-// moduleNeeds reads the section .modinfo of a module: what it depends on, and
-// what its softdep says to load before it (include/linux/module.h).
+// moduleNeeds reads the section .modinfo of a module: its dependencies, and its softdep's modules to load
+// before it (include/linux/module.h).
 func moduleNeeds(image []byte) ([]string, error) {
 	f, err := elf.NewFile(bytes.NewReader(image))
 	if err != nil {
@@ -154,11 +154,11 @@ func moduleNeeds(image []byte) ([]string, error) {
 	return out, nil
 }
 
-// validModule is what a module may be called: its file's name without ".ko".
+// validModule matches a module's name: its file's name without ".ko".
 var validModule = regexp.MustCompile(`^[A-Za-z0-9_-]+$`)
 
-// modulesDep is the content of modules.dep for modules in the order of closure:
-// each with all that has to be loaded before it, last first (modules.dep(5)).
+// modulesDep is the content of modules.dep for modules in the order of closure: each with the modules to
+// load before it, last first (modules.dep(5)).
 func modulesDep(modules []module) string {
 	byName := map[string]module{}
 	for _, m := range modules {

@@ -13,7 +13,7 @@ import (
 	"github.com/ulikunitz/xz"
 )
 
-// object is an ELF file with nothing but a section .modinfo.
+// object is an ELF file with only a section .modinfo.
 func object(t testing.TB, info ...string) []byte {
 	t.Helper()
 	const header, section = 64, 64
@@ -85,7 +85,7 @@ kernel/b/soft.ko: kernel/b/irqbypass.ko
 	if diff := cmp.Diff(sorted(want), sorted(dep)); diff != "" {
 		t.Errorf("modules.dep (-want +got):\n%s", diff)
 	}
-	// In the order of the file, nothing comes before what it needs.
+	// In the file's order, each module follows its dependencies.
 	seen := ""
 	for line := range strings.Lines(dep) {
 		path, needs, _ := strings.Cut(strings.TrimSpace(line), ":")

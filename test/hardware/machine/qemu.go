@@ -9,14 +9,12 @@ import (
 
 // arguments is QEMU's command line.
 //
-// The accelerator is TCG everywhere: what one machine shows, all show. A machine
-// that plugs and unplugs has one processor: with a thread for each of several,
-// QEMU 10 now and then writes a device's register to another device while PCI
-// functions come and go. When that is the local APIC's EOI, a processor has no
-// more timer.
+// The accelerator is always TCG, so that all machines give the same results. A machine with hot-plug has one
+// processor: with several threads QEMU 10 now and then writes a device's register to another device while PCI
+// functions come and go. If that is the local APIC's EOI, a processor loses its timer.
 //
-// With kernel-irqchip=split and caching-mode=on the IOMMU serves passed-through
-// devices, and vfio-pci has its groups (docs/specs: "VT-d" of QEMU's wiki).
+// With kernel-irqchip=split and caching-mode=on the IOMMU serves passed-through devices, and vfio-pci has its
+// groups (docs/specs: "VT-d" of QEMU's wiki).
 func (h *host) arguments() []string {
 	args := []string{
 		"-machine", "q35,kernel-irqchip=split", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", strconv.Itoa(h.spec.Processors), "-m", strconv.Itoa(h.spec.MemoryMB),
@@ -27,12 +25,12 @@ func (h *host) arguments() []string {
 		"-chardev", "socket,id=qmp,path=" + h.path("qmp"), "-mon", "chardev=qmp,mode=control",
 		"-kernel", h.kernel.image, "-initrd", h.path("initramfs"),
 	}
-	// A kernel that has an oops is not fit to go on testing. It tries the I/O APIC's
-	// timer for a moment, and would panic if the host had no time for it then.
+	// A kernel with an oops cannot be tested further. It tries the I/O APIC's timer for a moment, and
+	// would panic if the host had no time for it then.
 	line := "console=ttyS0 panic=-1 oops=panic quiet loglevel=4 net.ifnames=0 no_timer_check"
 	if h.spec.Processors == 1 {
-		// A timer that ticks by itself costs less than one that is set for each event: a
-		// fifth of the time of tests that wait for many things.
+		// A periodic timer costs less than one that is set for each event: a fifth of the time of tests
+		// that wait for many things.
 		line += " highres=off nohz=off"
 	}
 	if !h.spec.NoIOMMU {
@@ -40,7 +38,7 @@ func (h *host) arguments() []string {
 		line += " intel_iommu=on"
 	}
 	args = append(args, "-append", line)
-	// What has an address comes before what QEMU gives one to.
+	// NICs with an address come before those that QEMU places.
 	for _, n := range h.nics {
 		if n.Address != "" {
 			args = append(args, n.plugged(",addr="+n.Address)...)
@@ -84,11 +82,10 @@ func (n NIC) bus() string {
 	return "port-" + n.ID
 }
 
-// sharedPort is a root port whose place on the root bus matters.
+// sharedPort is a root port with a fixed place on the root bus.
 type sharedPort struct{ bus, properties string }
 
-// firstShared is the device number of the first group's ports: above those that
-// QEMU gives to the others.
+// firstShared is the device number of the first group's ports, above QEMU's own.
 const firstShared = 0x1a
 
 // sharedPorts are the ports of the NICs with a Group.

@@ -24,7 +24,7 @@ type qmp struct {
 	done    chan struct{}
 }
 
-// message is what QEMU sends: a greeting, a reply or an event.
+// message is a greeting, a reply or an event from QEMU.
 type message struct {
 	ID     int             `json:"id"`
 	QMP    json.RawMessage `json:"QMP"`
@@ -39,7 +39,7 @@ type message struct {
 	} `json:"data"`
 }
 
-// newQMP speaks to QEMU on conn, which it owns from then on. It ends with conn.
+// newQMP speaks to QEMU on conn, which it then owns. It ends with conn.
 func newQMP(ctx context.Context, conn net.Conn) (*qmp, error) {
 	q := &qmp{conn: conn, waiting: map[int]chan message{}, events: map[chan message]bool{}, done: make(chan struct{})}
 	go q.read()
@@ -119,7 +119,7 @@ func (q *qmp) do(ctx context.Context, command string, arguments map[string]any) 
 	}
 }
 
-// unplug runs device_del, and waits until the guest has let go of the device.
+// unplug runs device_del, and waits until the guest has released the device.
 func (q *qmp) unplug(ctx context.Context, id string) error {
 	events := make(chan message, 64)
 	q.mu.Lock()

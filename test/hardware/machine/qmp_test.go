@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// qemu answers the requests of a client by lines that answer makes of them.
+// qemu answers each request of a client with the lines that answer returns.
 func qemu(t *testing.T, answer func(command, id string) []string) *qmp {
 	t.Helper()
 	ours, theirs := net.Pipe()

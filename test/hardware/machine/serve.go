@@ -19,8 +19,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// hotplugTime is how long one request may take, of which the guest's own share
-// is the longest: it has to let go of the device.
+// hotplugTime bounds one request. The guest's release of the device takes most of it.
 const hotplugTime = 30 * time.Second
 
 // serve answers the guest's requests until the machine ends.
@@ -132,8 +131,8 @@ func (s *server) detach(ctx context.Context, id string) error {
 	return s.qmp.do(ctx, "netdev_del", map[string]any{"id": NIC{ID: id}.wire()})
 }
 
-// reboot has the machine boot again once this boot has ended, with what is
-// plugged in now, in other slots if r moves it.
+// reboot makes the machine boot again after this boot, with the NICs that are plugged in now, in other
+// slots if r moves them.
 func (s *server) reboot(r protocol.Request) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -149,9 +148,8 @@ func (s *server) reboot(r protocol.Request) error {
 	return nil
 }
 
-// record writes a file when the tests run with -update. Its name is relative to
-// the test's folder, which is the working folder, and leads to no place outside
-// the repository's test folder.
+// record writes a file when the tests run with -update. Its name is relative to the test's folder, the
+// working folder, and must stay within the repository's test folder.
 func record(name string, data []byte) error {
 	update := flag.Lookup("update")
 	if update == nil || update.Value.String() != "true" {

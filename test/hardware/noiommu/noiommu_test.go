@@ -1,7 +1,6 @@
-// Package noiommu records the machine without an IOMMU, as most EC2 instances
-// are. Debian's kernel has no no-IOMMU mode of vfio (CONFIG_VFIO_NOIOMMU), so
-// that no device can be bound there; what that mode changes in sysfs is in the
-// tests of daemon/internal/driver, written by hand.
+// Package noiommu records the machine without an IOMMU, like most EC2 instances. Debian's kernel lacks
+// vfio's no-IOMMU mode (CONFIG_VFIO_NOIOMMU), so no device can be bound there. Handwritten tests of
+// daemon/internal/driver cover that mode's sysfs.
 package noiommu
 
 import (

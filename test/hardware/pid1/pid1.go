@@ -1,5 +1,5 @@
-// Package pid1 is the first program of a machine. It makes the node that the
-// tests expect, runs them, and ends the boot.
+// Package pid1 is the first program of a machine. It sets up the node that the tests expect, runs them,
+// and ends the boot.
 package pid1
 
 import (
@@ -24,19 +24,17 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/hardware/internal/protocol"
 )
 
-// panicked is the exit status of a test binary that did not get to its end.
+// panicked is the exit status of a test binary that panicked.
 const panicked = 2
 
-// reportTime is how long before the boot's end its tests end, to say where they
-// hang.
+// reportTime is how long before the boot's end the tests end, to report where they hang.
 const reportTime = 10 * time.Second
 
 // exitPort is the I/O port of QEMU's isa-debug-exit device.
 const exitPort = 0xf4
 
-// Main prepares the machine, runs the calling program once more as an ordinary
-// process with the arguments of the machine's config, and ends the boot. It
-// does not return.
+// Main prepares the machine, runs the calling program again as an ordinary process with the arguments of
+// the config, and ends the boot. It does not return.
 func Main() {
 	code, err := run()
 	if err != nil {
@@ -84,8 +82,8 @@ func run() (int, error) {
 	return protocol.TestsEnded + min(status, 0xf), nil
 }
 
-// leave ends the boot with a code, once the console has all that was written to
-// it. QEMU ends at some time after leave has returned.
+// leave ends the boot with a code, after the console has all output. QEMU ends some time after leave has
+// returned.
 func leave(code int) error {
 	// tcdrain(3); Go's own signals interrupt it.
 	for errors.Is(unix.IoctlSetInt(int(os.Stdout.Fd()), unix.TCSBRK, 1), unix.EINTR) {
@@ -98,8 +96,8 @@ func leave(code int) error {
 	return err
 }
 
-// mountAll mounts what every node has. /run and /tmp are a tmpfs of their own, as
-// on any distribution; all mounts are shared, as systemd makes them.
+// mountAll makes the mounts of an ordinary node. /run and /tmp are a tmpfs each; all mounts are shared, as
+// under systemd.
 func mountAll() error {
 	for _, m := range []struct{ fstype, path string }{
 		{"proc", "/proc"}, {"sysfs", "/sys"}, {"devtmpfs", "/dev"}, {"tmpfs", "/dev/shm"}, {"tmpfs", "/run"}, {"tmpfs", "/tmp"},
@@ -112,8 +110,7 @@ func mountAll() error {
 			return fmt.Errorf("mount %s at %s: %w", m.fstype, m.path, err)
 		}
 	}
-	// The kernel's own initramfs leaves the root folder writable to all, which
-	// DPDK refuses.
+	// The kernel's own initramfs leaves the root folder writable for everybody, which DPDK refuses.
 	if err := os.Chmod("/", 0o755); err != nil {
 		return err
 	}
@@ -129,8 +126,8 @@ func mountAll() error {
 	return nil
 }
 
-// useConsole makes the console standard input and output: the kernel opened
-// none if the initramfs has no /dev/console.
+// useConsole makes the console standard input and output: without /dev/console in the initramfs the kernel
+// has opened none.
 func useConsole() error {
 	console, err := os.OpenFile("/dev/console", os.O_RDWR|unix.O_NOCTTY, 0)
 	if err != nil {
@@ -144,7 +141,7 @@ func useConsole() error {
 	return nil
 }
 
-// prepare does what the config says, short of the tests.
+// prepare carries out the config, except for the tests.
 func prepare(cfg protocol.Config) error {
 	for _, m := range cfg.Modules {
 		if err := loadModule(filepath.Join("/lib/modules", release(), m)); err != nil {
@@ -214,8 +211,7 @@ func reserveHugepages(pages int) error {
 	return nil
 }
 
-// restoreKept brings the files back below root that an earlier boot kept, as a
-// tar archive. There may be none.
+// restoreKept unpacks an earlier boot's files, a tar archive, below root. There may be none.
 func restoreKept(from, root string) error {
 	f, err := os.Open(from)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -265,8 +261,8 @@ func restore(root string, h *tar.Header, content io.Reader) error {
 	return fmt.Errorf("%s: neither file, folder nor symbolic link", path)
 }
 
-// runTests runs the test binary to its end, and returns its exit status. All
-// orphans of the machine become children of PID 1; it reaps them too.
+// runTests runs the test binary to its end, and returns its exit status. It also reaps the machine's
+// orphans, which become children of PID 1.
 func runTests(cfg protocol.Config) (int, error) {
 	limit, err := testLimit(cfg.Limit, uptime())
 	if err != nil {
@@ -298,8 +294,7 @@ func runTests(cfg protocol.Config) (int, error) {
 	}
 }
 
-// testLimit is how long the tests may run, on a machine that is given limit and
-// has been up for some seconds.
+// testLimit bounds the tests on a machine with this limit that has been up for some seconds.
 func testLimit(limit time.Duration, uptime string) (time.Duration, error) {
 	up, err := strconv.ParseFloat(uptime, 64)
 	if err != nil {
@@ -310,7 +305,7 @@ func testLimit(limit time.Duration, uptime string) (time.Duration, error) {
 	return max(left.Round(time.Second), time.Second), nil
 }
 
-// release is the running kernel's, "" if it does not say.
+// release is the running kernel's, or "".
 func release() string {
 	var u unix.Utsname
 	if err := unix.Uname(&u); err != nil {
@@ -319,7 +314,7 @@ func release() string {
 	return unix.ByteSliceToString(u.Release[:])
 }
 
-// uptime is the time since the kernel began, in seconds, "?" if it does not say.
+// uptime is the time since the kernel began, in seconds, or "?".
 func uptime() string {
 	data, err := os.ReadFile("/proc/uptime")
 	seconds, _, ok := strings.Cut(string(data), " ")

@@ -1,5 +1,5 @@
-// Package queues is about the settings of NICs with several queues, which drivers
-// make for several processors only.
+// Package queues tests the settings of NICs with several queues, which drivers make for several processors
+// only.
 package queues
 
 import (
@@ -27,7 +27,7 @@ func TestMain(m *testing.M) {
 // virtio is the MAC of a NIC whose driver has a hash key.
 const virtio = "02:00:00:00:03:00"
 
-// TestHashKey: link.Restore gives a hash key back. The plugin has no part in it.
+// TestHashKey: link.Restore restores a hash key. The plugin has no part in it.
 func TestHashKey(t *testing.T) {
 	guest.Clean(t)
 	l, ok := guest.ByMAC(virtio)
@@ -66,9 +66,9 @@ func TestHashKey(t *testing.T) {
 // pf is the MAC of the igb PF of machine.DefaultNICs, which has no VFs here.
 const pf = "02:00:00:00:02:00"
 
-// TestQueues: a pod changes the number of queues and which packets go where; DEL
-// gives both back from the profile in the inventory. With a table of its own, as the
-// second pod leaves it, the kernel takes no fewer queues.
+// TestQueues: a pod changes the number of queues and the distribution of packets; DEL restores both from
+// the profile in the inventory. While a table of its own is set, as the second pod leaves it, the kernel
+// accepts no fewer queues.
 func TestQueues(t *testing.T) {
 	guest.Clean(t)
 	pci, name := guest.WaitNIC(t, pf)

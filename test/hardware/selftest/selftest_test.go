@@ -1,4 +1,4 @@
-// Package selftest shows that the machine is what the other packages take it for.
+// Package selftest shows that the machine has the properties on which the other packages rely.
 package selftest
 
 import (

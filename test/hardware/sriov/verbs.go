@@ -18,7 +18,7 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-// netconf is what the plugin takes on stdin; no other key.
+// netconf is the plugin's input; other keys are errors.
 type netconf struct {
 	CNIVersion    string          `json:"cniVersion"`
 	Name          string          `json:"name"`
@@ -75,7 +75,7 @@ func parse(stdin []byte) (netconf, error) {
 	return n, nil
 }
 
-// record is what DEL has to know of an ADD.
+// record is ADD's state for DEL.
 type record struct {
 	Conf  netconf `json:"conf"`
 	Netns string  `json:"netns"`
@@ -89,7 +89,7 @@ func (s store) path(a *skel.CmdArgs) string {
 	return filepath.Join(string(s), a.ContainerID+"-"+a.IfName)
 }
 
-// free fails when a record has the VF in a netns that is still there.
+// free fails if a record has the VF in an existing netns.
 func (s store) free(deviceID string) error {
 	names, err := filepath.Glob(filepath.Join(string(s), "*-*"))
 	if err != nil {
@@ -201,8 +201,7 @@ func addresses(n netconf, stdin []byte) (*types100.Result, error) {
 	return result, nil
 }
 
-// describe adds the container's interface to the result, and gives it the
-// result's addresses.
+// describe adds the container's interface to the result, and assigns the result's addresses to it.
 func describe(result *types100.Result, in ns.NetNS, ifname, deviceID string) error {
 	return in.Do(func(ns.NetNS) error {
 		link, err := netlink.LinkByName(ifname)

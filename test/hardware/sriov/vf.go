@@ -17,15 +17,14 @@ import (
 // pciDevices is the folder of PCI functions (Documentation/ABI/testing/sysfs-bus-pci).
 const pciDevices = "/sys/bus/pci/devices"
 
-// vf is a virtual function: what its PF calls it.
+// vf is a virtual function, by PF and index.
 type vf struct {
 	address string
 	pf      netlink.Link
 	index   int
 }
 
-// vfState is what a VF had before ADD: its name and address, and what its PF
-// said of it (IFLA_VFINFO_LIST).
+// vfState is a VF's state before ADD: its name and address, and the PF's settings (IFLA_VFINFO_LIST).
 type vfState struct {
 	Name     string `json:"name"`
 	MAC      string `json:"mac"`
@@ -35,14 +34,14 @@ type vfState struct {
 	Trust    bool   `json:"trust"`
 }
 
-// admin is what a PF is told of a VF; nil is left alone.
+// admin is a PF's settings of a VF; nil is left alone.
 type admin struct {
 	mac             net.HardwareAddr
 	vlan            *int
 	spoofchk, trust *bool
 }
 
-// wanted is what the netconf asks of the PF; no VLAN counts as VLAN 0.
+// wanted are the netconf's settings for the PF; no VLAN counts as VLAN 0.
 func (n netconf) wanted() admin {
 	a := admin{vlan: n.VLAN, spoofchk: onOff(n.Spoofchk), trust: onOff(n.Trust)}
 	if a.vlan == nil {
@@ -60,7 +59,7 @@ func onOff(s string) *bool {
 	return &on
 }
 
-// admin gives back what wanted has changed.
+// admin undoes the changes of wanted.
 func (s vfState) admin(n netconf) admin {
 	a := admin{vlan: &s.VLAN}
 	if n.Spoofchk != "" {
@@ -75,7 +74,7 @@ func (s vfState) admin(n netconf) admin {
 	return a
 }
 
-// findVF finds the VF's PF and its index there: the PF's virtfn<index> leads to it.
+// findVF finds the VF's PF and its index: the PF's virtfn<index> leads to the VF.
 func findVF(address string) (vf, error) {
 	pf, err := os.Readlink(filepath.Join(pciDevices, address, "physfn"))
 	if err != nil {
@@ -105,7 +104,7 @@ func findVF(address string) (vf, error) {
 	return vf{}, fmt.Errorf("%s is not among the VFs of %s", address, pf)
 }
 
-// interfaceOf names the function's interface in this netns.
+// interfaceOf is the function's interface in this netns.
 func interfaceOf(address string) (string, error) {
 	names, err := filepath.Glob(filepath.Join(pciDevices, address, "net", "*"))
 	if err != nil || len(names) != 1 {
@@ -134,7 +133,7 @@ func (v vf) state() (vfState, error) {
 	}, nil
 }
 
-// set tells the PF. The driver may refuse any of it.
+// set applies settings through the PF. The driver may refuse any of them.
 func (v vf) set(a admin) error {
 	if a.vlan != nil {
 		if err := netlink.LinkSetVfVlan(v.pf, v.index, *a.vlan); err != nil {
@@ -203,8 +202,7 @@ func setMAC(link netlink.Link, mac string) error {
 	return nil
 }
 
-// takeBack moves the VF's link out of the netns again, down, under the name that
-// it had.
+// takeBack moves the VF's link out of the netns, down, under its earlier name.
 func (v vf) takeBack(from ns.NetNS, ifname string, was vfState, n netconf) error {
 	host, err := ns.GetCurrentNS()
 	if err != nil {

@@ -1,5 +1,5 @@
-// Package trees records the machine's sysfs trees for the tests that need no
-// machine, and shows that the recorded ones are what the machine shows.
+// Package trees records the machine's sysfs trees for tests without a machine, and checks that the records
+// are still true.
 package trees
 
 import (
@@ -12,13 +12,12 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/sysfstree"
 )
 
-// folder is where the trees are, from a package of test/hardware.
+// folder is the path of the trees from a package of test/hardware.
 const folder = "../../sysfstree/recorded/"
 
 var update = flag.Bool("update", false, "write the recorded sysfs trees anew")
 
-// Check compares the machine's sysfs with the recorded tree of that name, or
-// with -update writes it.
+// Check compares the machine's sysfs with the recorded tree of that name. With -update it writes the tree.
 func Check(t testing.TB, name string) {
 	t.Helper()
 	got, err := sysfstree.Record("/sys")

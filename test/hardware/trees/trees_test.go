@@ -26,7 +26,7 @@ func TestMain(m *testing.M) {
 	}})
 }
 
-// TestTrees is one story, for each tree grows out of the one before.
+// TestTrees is one story: each tree grows out of the one before.
 func TestTrees(t *testing.T) {
 	eni, _ := guest.WaitNIC(t, macENI)
 	_, pf := guest.WaitNIC(t, macPF)
@@ -34,7 +34,7 @@ func TestTrees(t *testing.T) {
 
 	guest.SetUp(t, pf) // a VF asks it for its address
 	_, vfs := guest.VFs(t, 2)
-	// Of the first the PF sets the address, of the second a node's operator.
+	// The PF sets the address of the first, a node's operator the second's.
 	parent, ok := guest.ByName(pf)
 	if !ok {
 		t.Fatalf("no link %s", pf)

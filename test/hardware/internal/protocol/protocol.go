@@ -1,22 +1,20 @@
-// Package protocol is what the host side of a machine and the guest in it have
-// to agree on: the file that tells PID 1 what to do, the requests that tests
-// make, and the codes with which a boot ends.
+// Package protocol is the contract between the host side of a machine and its guest: PID 1's config file,
+// the requests of tests, and the codes at a boot's end.
 package protocol
 
 import "time"
 
-// ConfigPath is where PID 1 finds its Config, as JSON.
+// ConfigPath is the path of PID 1's Config, as JSON.
 const ConfigPath = "/machine/config.json"
 
-// KeptPath is a tar archive of the files that an earlier boot kept, relative to
-// the root folder. There is none in the first boot.
+// KeptPath is a tar archive of the files of an earlier boot, relative to the root folder. The first boot
+// has none.
 const KeptPath = "/machine/kept.tar"
 
-// RequestPort is the guest's serial port for requests and replies, one JSON
-// value a line.
+// RequestPort is the guest's serial port for requests and replies, one JSON value a line.
 const RequestPort = "/dev/ttyS1"
 
-// Ready begins the line by which PID 1 says that the tests begin.
+// Ready begins PID 1's line before the tests.
 const Ready = "machine: boot "
 
 // Environment of the test binary.
@@ -27,14 +25,14 @@ const (
 	BootEnv = "GUEST_BOOT"
 )
 
-// Config tells PID 1 what to do.
+// Config configures PID 1.
 type Config struct {
 	// Args are the arguments of the test binary.
 	Args []string `json:"args"`
 	// Boot is the number of the boot, from 1.
 	Boot int `json:"boot"`
-	// Limit is how long the boot may take, in nanoseconds from QEMU's start on.
-	// The tests get less, to say themselves where they hang.
+	// Limit bounds the boot, in nanoseconds from QEMU's start. The tests get less, so that they can report
+	// where they hang.
 	Limit time.Duration `json:"limit"`
 	// Modules are the kernel modules to load, in order, as paths relative to
 	// /lib/modules/<release>.
@@ -43,19 +41,18 @@ type Config struct {
 	Hugepages int `json:"hugepages,omitempty"`
 }
 
-// Op is what a Request asks for.
+// Op is the kind of a Request.
 type Op string
 
 // The requests.
 const (
-	// Attach plugs an e1000e in: ID, Slot and MAC. It is answered when QEMU has it.
+	// Attach plugs an e1000e in: ID, Slot and MAC. The reply comes when QEMU has it.
 	Attach Op = "attach"
-	// Detach pulls the NIC ID out; answered when the guest has let go of it.
+	// Detach pulls the NIC ID out. The reply comes when the guest has released it.
 	Detach Op = "detach"
-	// Reboot has the machine boot again after this boot's end: Kept, Moves and Run.
+	// Reboot makes the machine boot again after this boot's end: Kept, Moves and Run.
 	Reboot Op = "reboot"
-	// Record keeps Data as the file Name of the test's folder, when the tests
-	// run with -update.
+	// Record writes Data as the file Name of the test's folder, when the tests run with -update.
 	Record Op = "record"
 )
 
@@ -69,9 +66,9 @@ type Request struct {
 	MAC    string `json:"mac,omitempty"`
 	// Moves are the new slots of NICs, by ID.
 	Moves map[string]string `json:"moves,omitempty"`
-	// Kept is a tar archive of the files that the next boot finds again.
+	// Kept is a tar archive of the files for the next boot.
 	Kept []byte `json:"kept,omitempty"`
-	// Run is the -test.run of the next boot: the test that asks, and those after it.
+	// Run is the -test.run of the next boot: the calling test, and the later ones.
 	Run  string `json:"run,omitempty"`
 	Name string `json:"name,omitempty"`
 	Data []byte `json:"data,omitempty"`
@@ -80,21 +77,21 @@ type Request struct {
 // Reply answers the Request with the same Number.
 type Reply struct {
 	Number int `json:"number"`
-	// Error is why it was not done; "" when it was.
+	// Error is the failure's reason, or "".
 	Error string `json:"error,omitempty"`
 }
 
-// RebootStatus is the exit status with which the test binary asks PID 1 for the
-// reboot that it has arranged with the host. `go test` binaries use 0, 1 and 2.
+// RebootStatus is the test binary's exit status for a reboot that it has arranged with the host. `go test`
+// binaries use 0, 1 and 2.
 const RebootStatus = 77
 
-// The codes that PID 1 writes to the isa-debug-exit device.
+// Codes that PID 1 writes to the isa-debug-exit device.
 const (
 	// TestsEnded plus the test binary's exit status.
 	TestsEnded = 0x10
 	// Rebooting: the machine boots again.
 	Rebooting = 0x20
-	// NotReady: the machine could not be made ready for the tests.
+	// NotReady: PID 1 could not prepare the machine.
 	NotReady = 0x21
 )
 
