@@ -124,7 +124,7 @@ func (h *host) baseFiles() (*files, error) {
 	return f, h.addModules(f)
 }
 
-// addModules adds the modules, and sets h.modules to those that are loaded.
+// addModules adds the modules, and sets h.modules to the ones to load.
 func (h *host) addModules(f *files) error {
 	tree, err := openModules(h.kernel.modules)
 	if err != nil {

@@ -38,7 +38,7 @@ func (h *host) arguments() []string {
 		line += " intel_iommu=on"
 	}
 	args = append(args, "-append", line)
-	// NICs with an address come before those that QEMU places.
+	// NICs with an address come before the ones that QEMU places.
 	for _, n := range h.nics {
 		if n.Address != "" {
 			args = append(args, n.plugged(",addr="+n.Address)...)
