@@ -13,8 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Acts are all that a pod does, but for taking its interface away (Moves) and
-// deleting it (Delete).
+// Acts are all actions of a pod except moving its interface away (Moves) and deleting it (Delete).
 func Acts() []Act {
 	return slices.Concat(ofLink(), ofFlags(), ofPackets(), ofPrograms(), ofOthers(), ofEthtool())
 }
@@ -58,9 +57,8 @@ func ofLink() []Act {
 	}
 }
 
-// SetAttributes changes every attribute (IFLA_*) that the kernel lets the caller
-// change on a link of this netns, and returns them. It tries all numbers, known or
-// not, except the attributes that move the link.
+// SetAttributes changes every attribute (IFLA_*) that the kernel permits the caller to change on a link of
+// this netns, and returns them. It tries all numbers, except the attributes that move the link.
 func SetAttributes(index int) (taken []int, err error) {
 	for attr := 1; attr < 128; attr++ {
 		if attr == unix.IFLA_NET_NS_PID || attr == unix.IFLA_NET_NS_FD || attr == unix.IFLA_TARGET_NETNSID {
@@ -87,8 +85,7 @@ func SetAttributes(index int) (taken []int, err error) {
 	return taken, nil
 }
 
-// candidates are values that an attribute may take. Values like its present one come
-// first.
+// candidates are possible values of an attribute. Values like its present one come first.
 func candidates(now []byte) [][]byte {
 	var all [][]byte
 	if len(now) > 0 {
@@ -116,7 +113,7 @@ func set(index int, flags, mask uint32, attrs ...*nl.RtAttr) error {
 	return err
 }
 
-// ofFlags turn each flag round.
+// ofFlags toggle each flag.
 func ofFlags() (all []Act) {
 	for bit := range 32 {
 		flag := uint32(1) << bit
@@ -182,7 +179,7 @@ func ofPackets() []Act {
 	}
 }
 
-// listen opens a packet socket that has the link hear more, until the pod is killed.
+// listen opens a packet socket that makes the link receive more, until the pod is killed.
 func (p *Pod) listen(kind uint16, address []byte) error {
 	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -194,8 +191,7 @@ func (p *Pod) listen(kind uint16, address []byte) error {
 	return unix.SetsockoptPacketMreq(fd, unix.SOL_PACKET, unix.PACKET_ADD_MEMBERSHIP, &m)
 }
 
-// clsact puts a filter that takes every IPv4 packet, and drops it where the kernel
-// has actions, before the link's own.
+// clsact adds a filter that matches every IPv4 packet, and drops it where the kernel has actions.
 func clsact(l netlink.Link) error {
 	index := l.Attrs().Index
 	err := netlink.QdiscReplace(&netlink.GenericQdisc{

@@ -16,16 +16,15 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// ErrCannot is returned by acts that this kernel, user or device does not allow.
+// ErrCannot is returned by acts that this kernel, user or device does not permit.
 var ErrCannot = errors.New("not possible here")
 
 // Pod is a pod at work on an interface.
 type Pod struct {
-	// Netns is the path of the netns where the interface is, and Index which it is
-	// there. A move changes both.
+	// Netns is the path of the interface's netns, and Index its index there. A move changes both.
 	Netns string
 	Index int
-	// Host are names of the host's links, which the pod would like to have.
+	// Host are names of the host's links, which the pod tries to take.
 	Host []string
 
 	home   string
@@ -34,25 +33,23 @@ type Pod struct {
 	ends   []func()
 }
 
-// New returns a pod whose netns is at path, with an interface of that index. Equal
-// seeds act alike.
+// New returns a pod whose netns is at path, with the interface of that index. Equal seeds give equal acts.
 func New(path string, index int, seed uint64) *Pod {
 	return &Pod{Netns: path, Index: index, home: path, rand: rand.New(rand.NewPCG(seed, 1))} //nolint:gosec // to be repeated
 }
 
-// Act is something that a pod does.
+// Act is one action of a pod.
 type Act struct {
 	Name string
 	do   func(p *Pod) error
 }
 
-// Do does it, in the interface's netns. The error is the kernel's; ErrCannot where
-// there was nothing to try.
+// Do acts in the interface's netns. The error is the kernel's, or ErrCannot if there was nothing to try.
 func (p *Pod) Do(a Act) error {
 	return nstest.In(p.Netns, func() error { return a.do(p) })
 }
 
-// Some returns so many acts of all, in an order of the pod's own.
+// Some returns that many of all acts, in a random order of the pod's own.
 func (p *Pod) Some(all []Act, n int) []Act {
 	out := make([]Act, 0, n)
 	for range n {
@@ -61,8 +58,7 @@ func (p *Pod) Some(all []Act, n int) []Act {
 	return out
 }
 
-// Kill ends the pod's processes, and so their open files and the netns that only they
-// have.
+// Kill ends the pod's processes, and so their open files and their namespaces.
 func (p *Pod) Kill() {
 	for i := len(p.ends) - 1; i >= 0; i-- {
 		p.ends[i]()
@@ -70,7 +66,7 @@ func (p *Pod) Kill() {
 	p.ends = nil
 }
 
-// Away says whether the interface is in another netns than the pod's.
+// Away says whether the interface has left the pod's netns.
 func (p *Pod) Away() bool { return p.Netns != p.home }
 
 // link is the interface.
@@ -94,7 +90,7 @@ func (p *Pod) nest() (path string, err error) {
 	return path, nil
 }
 
-// move moves a link to another netns, and returns the index that it has there.
+// move moves a link to another netns, and returns its index there.
 func move(l netlink.Link, to string) (int, error) {
 	f, err := os.Open(to)
 	if err != nil {
@@ -116,9 +112,8 @@ func move(l netlink.Link, to string) (int, error) {
 	return index, err
 }
 
-// Return brings an interface that the pod has moved away to a netns, as the kernel
-// does with a device's when the netns that has it dies. It has that MAC then, by
-// which a link without hardware is known.
+// Return moves an interface back to a netns, as the kernel does with a device when its netns dies. The MAC
+// identifies a link without hardware.
 func (p *Pod) Return(to, mac string) error {
 	f, err := os.Open(to)
 	if err != nil {
@@ -141,7 +136,7 @@ func (p *Pod) Return(to, mac string) error {
 	})
 }
 
-// onLink makes an act of something that is done to the link.
+// onLink makes an act of an action on the link.
 func onLink(name string, do func(p *Pod, l netlink.Link) error) Act {
 	return Act{name, func(p *Pod) error {
 		l, err := p.link()

@@ -9,20 +9,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Program is a loaded BPF program: XDP that drops all, or one for tcx and tc that
-// lets all pass.
+// Program is a loaded BPF program: an XDP program that drops all packets, or one for tcx and tc that
+// passes all.
 type Program int
 
-// Errors of the kernel, or of a user that may not, mean that there is nothing to
-// try (ErrCannot).
+// Errors of kernel or permission mean that there is nothing to try (ErrCannot).
 
 // LoadXDP loads an XDP program that drops every packet.
 func LoadXDP() (Program, error) { return load(unix.BPF_PROG_TYPE_XDP, 1) }
 
-// LoadTC loads a classifier that says TC_ACT_SHOT: it drops every packet.
+// LoadTC loads a classifier that returns TC_ACT_SHOT: it drops every packet.
 func LoadTC() (Program, error) { return load(unix.BPF_PROG_TYPE_SCHED_CLS, 2) }
 
-// Close lets go of the program; where it is attached it stays.
+// Close releases the program; it stays where it is attached.
 func (p Program) Close() { unix.Close(int(p)) }
 
 // load loads "return verdict".
@@ -74,8 +73,7 @@ func (p Program) TCX(index int, hook uint32) error {
 	return err
 }
 
-// TCXPrograms says how many programs are on both tcx hooks of a link of the calling
-// thread's netns.
+// TCXPrograms counts the programs on both tcx hooks of a link of the calling thread's netns.
 func TCXPrograms(index int) (n int, err error) {
 	for _, hook := range []uint32{unix.BPF_TCX_INGRESS, unix.BPF_TCX_EGRESS} {
 		attr := struct {

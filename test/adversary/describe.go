@@ -13,11 +13,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Description is everything that a process can see of a link, by name. Two
-// descriptions of a device are equal if the device has not changed.
+// Description is everything that a process can see of a link, by name. Equal descriptions mean an
+// unchanged device.
 type Description map[string]string
 
-// counters are attributes that change by themselves, or say where the link is.
+// counters are attributes that change by themselves, or depend on the link's place.
 var counters = []int{
 	unix.IFLA_STATS, unix.IFLA_STATS64, unix.IFLA_CARRIER_CHANGES, unix.IFLA_CARRIER_UP_COUNT, unix.IFLA_CARRIER_DOWN_COUNT,
 	unix.IFLA_PAD, unix.IFLA_LINK, unix.IFLA_LINK_NETNSID,
@@ -105,8 +105,8 @@ func steadySpec(value []byte) (out string, err error) {
 	return out, nil
 }
 
-// hears are the link-layer multicast addresses that the link listens to. It leaves out
-// the ones for IPv4 and IPv6 multicast, which every netns sets by itself.
+// hears are the link-layer multicast addresses of the link, without those that every netns adds for IPv4
+// and IPv6 multicast.
 func hears(name string) (all []string) {
 	f, err := os.Open("/proc/thread-self/net/dev_mcast")
 	if err != nil {

@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ethtoolStruct is one of ethtool's structures: the commands that read and write it,
-// its size in words, and which words are settings.
+// ethtoolStruct describes one of ethtool's structures: the commands that read and write it, its size in
+// words, and the words that are settings.
 type ethtoolStruct struct {
 	name         string
 	get, set     uint32
@@ -20,8 +20,7 @@ type ethtoolStruct struct {
 	alternatives []uint32 // values to try in each word; nil: near the present ones
 }
 
-// ethtoolStructs are as linux/ethtool.h has them, without words that the link
-// negotiates.
+// ethtoolStructs follow linux/ethtool.h, without words that the link negotiates.
 var ethtoolStructs = []ethtoolStruct{
 	{name: "rings", get: unix.ETHTOOL_GRINGPARAM, set: unix.ETHTOOL_SRINGPARAM, size: 9, from: 5, to: 9, alternatives: []uint32{64, 80, 128, 512}},
 	{name: "channels", get: unix.ETHTOOL_GCHANNELS, set: unix.ETHTOOL_SCHANNELS, size: 9, from: 5, to: 9, alternatives: []uint32{1, 2}},
@@ -63,7 +62,7 @@ func (s ethtoolStruct) read(name string) ([]uint32, error) {
 	return data, ethtool(name, data)
 }
 
-// change sets each setting to something else, as far as the driver takes it.
+// change changes each setting that the driver accepts.
 func (s ethtoolStruct) change(name string) error {
 	changed := false
 	var refused error
@@ -104,7 +103,7 @@ func features(name string) ([]uint32, error) {
 	return data[:2+4*min(data[1], featureWords)], err
 }
 
-// changeFeatures turns round each feature that the driver lets change.
+// changeFeatures toggles each feature that the driver can change.
 func changeFeatures(name string) error {
 	now, err := features(name)
 	if err != nil {
@@ -155,7 +154,7 @@ func rxRule(name string) error {
 	return ethtool(name, data)
 }
 
-// ethtoolState is all that ethtool tells of the link.
+// ethtoolState is all of ethtool's state of the link.
 func ethtoolState(name string) map[string]string {
 	out := map[string]string{}
 	for _, s := range ethtoolStructs {

@@ -9,9 +9,8 @@ import (
 	"testing"
 )
 
-// maxPlugin is the size in bytes that an unstripped plugin may have. A runtime
-// starts it twice or more for every pod; net/http or a client library alone
-// would take it over this.
+// maxPlugin limits the unstripped plugin, in bytes. A runtime starts it twice or more for every pod;
+// net/http or a client library alone would exceed this.
 const maxPlugin = 8 << 20
 
 func TestPluginSize(t *testing.T) {

@@ -30,8 +30,8 @@ func configRules() []rule {
 	}
 }
 
-// unjudgedConfigs are the device plugin's configs that a test writes without
-// asking the model, and samples that the plugin ends on.
+// unjudgedConfigs are device plugin configs that a test writes without the model, and samples on which the
+// plugin exits.
 func unjudgedConfigs(tr tree) (out []string) {
 	for _, f := range tr.files {
 		switch {

@@ -43,7 +43,7 @@ func docRules() []rule {
 	}...)
 }
 
-// page is what others can link to, and what it links to.
+// page has the anchors and the links of a page.
 type page struct {
 	anchors []string
 	links   []string

@@ -24,10 +24,9 @@ var strangers = []string{
 	"github.com/golang/mock", "github.com/onsi/gomega", "github.com/pkg/errors", "github.com/stretchr/testify", "go.uber.org/mock",
 }
 
-// TestLintFixtures runs the linter, with the repository's own configuration,
-// on testdata/lint, laid out as a module of the same name. What it reports
-// must be exactly what the `// want "text"` comments there say, and must show
-// each message of our own in the configuration at least once.
+// TestLintFixtures runs the linter, with the repository's own configuration, on testdata/lint, a module of the
+// same name. Its report must match the `// want "text"` comments there exactly, and show each message of our own
+// in the configuration at least once.
 //
 // GOLANGCI_LINT is the program; `make lint` builds and names it.
 func TestLintFixtures(t *testing.T) {

@@ -9,10 +9,9 @@ import (
 	"unicode/utf8"
 )
 
-// shownBy is the list of sentences and of the tests that show them. Under "# page", a
-// line is the names of tests with commas, a colon, and how a sentence or a row of a
-// table begins. The name is - where a sentence promises nothing: it defines a word,
-// gives advice, or says where to read on.
+// shownBy lists sentences and the tests that show them. Under "# page", a line has the names of tests with
+// commas, a colon, and the beginning of a sentence or a table row. The name is - where a sentence promises
+// nothing: it defines a word, gives advice, or says where to read on.
 const shownBy = "test/arch/testdata/shown.txt"
 
 // promising are the pages whose every sentence is in the list.

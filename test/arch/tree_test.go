@@ -24,8 +24,8 @@ const module = "github.com/multi-eni/multi-eni-cni"
 // maxText is the size in bytes above which a file is data, not text to read.
 const maxText = 1 << 20
 
-// tree is what the rules judge: the repository's text files, and the imports
-// of every package outside it that the product reaches.
+// tree is the input of the rules: the repository's text files, and the imports of every package outside it
+// that the product reaches.
 type tree struct {
 	files    []file              // sorted by path
 	external map[string][]string // import path -> its imports, standard library included
@@ -69,8 +69,7 @@ func (tr tree) goFiles(keep func(file) bool) []file {
 	return out
 }
 
-// product accepts what is shipped: no tests, no test support, nothing that a
-// generator wrote.
+// product accepts shipped code: no tests, no test support, no generated files.
 func product(f file) bool { return !f.isTest() && !ast.IsGenerated(f.ast) }
 
 // graph returns the imports of every package: the module's own from its

@@ -12,14 +12,12 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/bench/table"
 )
 
-// settle is the pause before each measured run. The kernel destroys
-// host-device's temporary netns after the plugin has ended, and whoever runs
-// meanwhile waits for that: with a pause of 30 ms the floor took half as long
-// again when it ran after host-device.
+// settle is the pause before each measured run. The kernel destroys host-device's temporary netns after
+// the plugin has ended, and delays other programs meanwhile: with a pause of 30 ms the floor took half as
+// long again after host-device.
 const settle = 100 * time.Millisecond
 
-// effort is how a comparison is made: with so many pods side by side, so many
-// rounds after warmUp rounds that are thrown away.
+// effort sizes a comparison: pods side by side, and rounds after warmUp rounds that are thrown away.
 type effort struct{ pods, warmUp, rounds int }
 
 // pairs is how many pairs of ADD and DEL are compared.
@@ -31,13 +29,13 @@ var (
 	crowd = effort{pods: 100, warmUp: 1, rounds: 3} // at most
 )
 
-// timed is what pairs of ADD and DEL took, and ADD of all that ran side by side
-// until the last had ended, in milliseconds.
+// timed has the times of pairs of ADD and DEL, and of all ADDs side by side until the last had ended, in
+// milliseconds.
 type timed struct{ add, del, allAdded table.Sample }
 
 func (t timed) sum() table.Sample { return t.add.Plus(t.del) }
 
-// compare runs the ways one after the other, round by round.
+// compare runs the ways in turn, round by round.
 func (n *node) compare(ctx context.Context, e effort, ways ...way) (map[way]timed, error) {
 	all := map[way][]contender{}
 	for _, w := range ways {
@@ -62,9 +60,8 @@ func (n *node) compare(ctx context.Context, e effort, ways ...way) (map[way]time
 	return out, nil
 }
 
-// pairs is one ADD of each contender side by side, and then one DEL of each.
-// Both begin with the links up, whatever those before have left, and are
-// checked to have had their effect.
+// pairs is one ADD of each contender side by side, and then one DEL of each. Both begin with the links up,
+// and their effects are checked.
 func pairs(ctx context.Context, all ...contender) (t timed, err error) {
 	if err := settled(ctx, all, func(c contender) place { return c.host }); err != nil {
 		return t, err
@@ -94,8 +91,8 @@ func pairs(ctx context.Context, all ...contender) (t timed, err error) {
 	return t, nil
 }
 
-// settled brings the links up and waits until the kernel has done what earlier
-// runs have left it to do. It does nothing where nothing moves.
+// settled brings the links up and waits until the kernel has finished the work of earlier runs. It does
+// nothing where no link moves.
 func settled(ctx context.Context, all []contender, where func(contender) place) error {
 	moving := slices.DeleteFunc(slices.Clone(all), func(c contender) bool { return where(c).links == nil })
 	for _, c := range moving {
@@ -119,8 +116,7 @@ func settled(ctx context.Context, all []contender, where func(contender) place) 
 	}
 }
 
-// together runs a program of each contender side by side, and returns how long
-// each took, in their order.
+// together runs a program of each contender side by side, and returns the time of each, in order.
 func together(ctx context.Context, all []contender, verb func(contender) program) (table.Sample, error) {
 	took, errs := make([]time.Duration, len(all)), make([]error, len(all))
 	var wg sync.WaitGroup

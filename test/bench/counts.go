@@ -13,7 +13,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/bench/table"
 )
 
-// counted are what the kernel is asked for by one verb and all that it runs.
+// counted are a verb's requests to the kernel, with all programs that it runs.
 type counted struct{ calls, syncs, netlink, waits, execs, threads int }
 
 func (c counted) String() string {
@@ -24,18 +24,17 @@ func (c counted) String() string {
 // arguments.
 var call = regexp.MustCompile(`^\d+ +([a-z0-9_]+)\((.*)`)
 
-// waiting are the requests for which the kernel waits for RCU: a link that is
-// moved, set down or deleted, and a netns that is made. strace names what it can
-// look up in /proc/net, and shows the messages of other namespaces' sockets as
-// octets: RTM_NEWLINK, RTM_DELLINK, RTM_SETLINK are 16, 17, 19, IFLA_NET_NS_FD
-// is 28, and a struct ifinfomsg (rtnetlink(7)) ends with flags and change.
+// waiting are the requests for which the kernel waits for RCU: a link is moved, set down or deleted, or a
+// netns is made. strace decodes sockets that it finds in /proc/net, and shows messages of other
+// namespaces' sockets as octets. RTM_NEWLINK, RTM_DELLINK, RTM_SETLINK are 16, 17, 19, IFLA_NET_NS_FD is
+// 28, and a struct ifinfomsg (rtnetlink(7)) ends with flags and change.
 var waiting = []*regexp.Regexp{
 	regexp.MustCompile(`RTM_(NEW|SET)LINK,.*IFLA_NET_NS_FD`), regexp.MustCompile(`nlmsg_type=0x1[03] .*\\x08\\x00\\x1c\\x00`),
 	regexp.MustCompile(`RTM_(NEW|SET)LINK,.*ifi_flags=0, ifi_change=0x1[,}]`), regexp.MustCompile(`nlmsg_type=0x1[03] [^"]*"(\\x[0-9a-f]{2}){8}(\\x00){4}\\x01(\\x00){3}`),
 	regexp.MustCompile(`RTM_DELLINK,|nlmsg_type=0x11 `), regexp.MustCompile(`(unshare|clone3?)\(.*CLONE_NEWNET`),
 }
 
-// counts has strace count what each verb asks of the kernel.
+// counts lets strace count each verb's requests to the kernel.
 func (n *node) counts(ctx context.Context) (rows []table.Row, err error) {
 	got := map[way][2]counted{}
 	for _, w := range waysOf(comparisons) {

@@ -27,7 +27,7 @@ const (
 	inventoryTarget     = 1 // ms
 )
 
-// measure runs all items that need a node. A row of an item that failed says so.
+// measure runs all items that need a node. The row of a failed item has its fault.
 func (n *node) measure(ctx context.Context) []table.Row {
 	var rows []table.Row
 	for _, item := range []struct {
@@ -39,7 +39,7 @@ func (n *node) measure(ctx context.Context) []table.Row {
 		{itemInventory, n.sizes},
 		{itemMemory, n.memory},
 		{itemCounts, n.counts},
-		{itemLoaded, n.loaded}, // what is quiet comes first: the kernel destroys for long what many have left
+		{itemLoaded, n.loaded}, // after the quiet items: the kernel destroys the leftovers of many pods for long
 		{itemCrowd, n.crowded},
 		{itemGrowth, n.growth},
 	} {
@@ -56,7 +56,7 @@ func (n *node) measure(ctx context.Context) []table.Row {
 	return rows
 }
 
-// start compares the plugins when they have nothing to do.
+// start compares the start-up of the plugins.
 func (n *node) start(ctx context.Context) ([]table.Row, error) {
 	var took [2]table.Sample
 	for i := range one.warmUp + 2*one.rounds {
@@ -74,9 +74,8 @@ func (n *node) start(ctx context.Context) ([]table.Row, error) {
 	return []table.Row{table.Ratio("VERSION", took[0], took[1], startTarget).About(itemStart, hostDevice)}, nil
 }
 
-// sizes compares inventories. The wait for a link's move is the kernel's, and
-// varies by more than reading a file takes: the target is judged on a device
-// that is not moved, whose ADD is the same but for that.
+// sizes compares inventories. The time of a link's move is the kernel's, and varies more than the time to
+// read a file. The target is therefore judged on a device that is not moved.
 func (n *node) sizes(ctx context.Context) (rows []table.Row, err error) {
 	for _, item := range []struct {
 		name  string
@@ -116,8 +115,8 @@ func (n *node) memory(ctx context.Context) ([]table.Row, error) {
 	return rows, nil
 }
 
-// peak runs one ADD below the launcher and returns its peak resident set in
-// MiB. It is that of the plugin or of the address plugin it ran, whichever is more.
+// peak runs one ADD below the launcher and returns the peak resident set in MiB of the plugin or its
+// address plugin, whichever is greater.
 func (n *node) peak(ctx context.Context, w way) (float64, error) {
 	all, err := n.contenders(w, 1)
 	if err != nil {
@@ -141,8 +140,7 @@ func (n *node) peak(ctx context.Context, w way) (float64, error) {
 	return parsePeak(string(data))
 }
 
-// parsePeak reads launch's report. A child that seems no bigger than launch
-// itself was hidden by it.
+// parsePeak reads launch's report. launch hides a child that seems no bigger than itself.
 func parsePeak(report string) (float64, error) {
 	child, own, _ := strings.Cut(strings.TrimSpace(report), " ")
 	c, err := strconv.Atoi(child)

@@ -16,8 +16,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/bench/table"
 )
 
-// cycles is how many attachments in a row must not grow dearer, and cycleShare
-// what of them is compared: the first and the last.
+// cycles is the number of attachments that must not grow dearer; cycleShare is the share at each end that
+// is compared.
 const cycles, cycleShare = 1000, 100
 
 // crowded measures many pods that start at once.
@@ -29,8 +29,8 @@ func (n *node) crowded(ctx context.Context) ([]table.Row, error) {
 	return []table.Row{table.Ratio(own.String(), got[own].allAdded, got[reference].allAdded, crowdTarget).About(itemCrowd, reference.String())}, nil
 }
 
-// growth has one pod after the other on a device, and compares the last with the
-// first, and what is left with what was there.
+// growth runs pods in turn on a device, and compares the last with the first, and the leftovers with the
+// state before.
 func (n *node) growth(ctx context.Context) ([]table.Row, error) {
 	all, err := n.contenders(own, 1)
 	if err != nil {
@@ -80,8 +80,8 @@ func (n *node) growth(ctx context.Context) ([]table.Row, error) {
 	}, nil
 }
 
-// kernelMemory is what the kernel has allocated for itself and cannot give back
-// (proc_meminfo(5)), in MiB, after it has had a moment to destroy what is over.
+// kernelMemory is the kernel's own memory that it cannot reclaim (proc_meminfo(5)), in MiB, after a pause
+// for its cleanup.
 func kernelMemory() (table.Sample, error) {
 	time.Sleep(time.Second)
 	data, err := os.ReadFile("/proc/meminfo")
@@ -97,7 +97,7 @@ func kernelMemory() (table.Sample, error) {
 	return nil, errors.New("/proc/meminfo has no SUnreclaim")
 }
 
-// left counts what attachments could leave on the node.
+// left counts possible leftovers of attachments on the node.
 func (n *node) left() (string, error) {
 	files := 0
 	err := filepath.WalkDir(n.Dir, func(_ string, d fs.DirEntry, err error) error {

@@ -1,7 +1,6 @@
-// Command bench measures multi-eni and multi-enid side by side with the
-// reference plugins and with the least that the job can cost, on a node of
-// namespaces, and prints one table. It judges nothing: it fails only when
-// something could not be measured.
+// Command bench measures multi-eni and multi-enid side by side with the reference plugins and with the
+// least possible cost, on a node of namespaces, and prints one table. It judges nothing: it fails only if
+// it could not measure.
 package main
 
 //go:generate go -C ../tools/chart run . ../../../docs/performance.json ../../../docs/images/performance.svg
@@ -26,7 +25,7 @@ import (
 )
 
 const (
-	// onlyEnv is what -only was in the outer process.
+	// onlyEnv has the outer process's -only.
 	onlyEnv = "MULTI_ENI_BENCH_ONLY"
 	// insideEnv holds the folder of the run in the process that has namespaces
 	// of its own.
@@ -38,10 +37,10 @@ const (
 // only are the letters of the items to measure; "" is all.
 var only = flag.String("only", os.Getenv(onlyEnv), "letters of the items to measure, such as ak; all of them by default")
 
-// rounds is how often one pod at a time is compared; eight side by side are a fifth as often.
+// rounds is the number for one pod at a time; eight side by side have a fifth of it.
 var rounds = flag.Int("rounds", one.rounds, "rounds of each comparison; fewer are faster and less exact")
 
-// asJSON is where the figures go besides, for docs/performance.json.
+// asJSON is a second output file, for docs/performance.json.
 var asJSON = flag.String("json", "", "file to write the figures to, as JSON")
 
 func main() {
@@ -76,8 +75,8 @@ func wanted(item string) bool {
 
 func progress(what string) { fmt.Fprintf(os.Stderr, "measuring %s\n", what) }
 
-// outside builds the small programs, measures the daemon, starts itself once
-// more on a node of namespaces, and prints what both have found.
+// outside builds the small programs, measures the daemon, starts itself again on a node of namespaces, and
+// prints both results.
 func outside(ctx context.Context) error {
 	repo, err := nstest.Repo()
 	if err != nil {
@@ -167,7 +166,7 @@ func report(rows []table.Row) error {
 	return nil
 }
 
-// machine says in one line what the numbers were taken on.
+// machine describes the machine in one line.
 func machine() string {
 	cpu := "unknown processor"
 	if info, err := os.ReadFile("/proc/cpuinfo"); err == nil {

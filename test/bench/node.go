@@ -17,8 +17,7 @@ import (
 
 const (
 	podIfName = "net1"
-	// fewDevices and mostDevices are the sizes of inventories, fewDevices of all
-	// that is not about them.
+	// fewDevices and mostDevices are sizes of inventories; fewDevices is the usual one.
 	fewDevices, mostDevices = 10, 100
 )
 
@@ -28,10 +27,10 @@ var (
 	baseENIs  = []nstest.ENI{sharedENI, dpdkENI}
 )
 
-// tools are the paths of what the outer process has built.
+// tools are the paths of the programs that the outer process has built.
 type tools struct{ floor, launch string }
 
-// pod is a pod's netns, and the ENI that is for it alone.
+// pod is a pod's netns, and its own ENI.
 type pod struct {
 	netns   string
 	links   *link.Handle
@@ -39,8 +38,8 @@ type pod struct {
 	address netip.Prefix // of the ENI
 }
 
-// node is a node with two ENIs that pods share or drive themselves, and as many
-// pods with an ENI each as have been needed.
+// node is a node with two ENIs that pods share or drive themselves, and a growing number of pods with an
+// ENI each.
 type node struct {
 	*nstest.Node
 	tools    tools
@@ -73,9 +72,8 @@ func newNode(dir string, t tools) (*node, error) {
 	return n, err
 }
 
-// inventory writes an inventory of size devices, the base ENIs first and then
-// one for each pod, and returns its path and the pods. The ENIs and the pods
-// that are not there yet are made.
+// inventory writes an inventory of size devices, the base ENIs first and then one for each pod, and
+// returns its path and the pods. It makes missing ENIs and pods.
 func (n *node) inventory(size int) (string, []pod, error) {
 	boot, err := nodestate.BootID()
 	if err != nil {

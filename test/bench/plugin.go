@@ -20,13 +20,12 @@ import (
 type program struct {
 	argv  []string
 	env   []string
-	stdin []byte // at most what a pipe holds, 64 KiB
+	stdin []byte // at most a pipe full, 64 KiB
 	extra *os.File
 }
 
-// run starts the program and returns the time from before fork to after wait.
-// Pipes are filled and emptied outside of that, so that no goroutine of this
-// process takes part.
+// run starts the program and returns the time from before fork to after wait. Pipes are filled and emptied
+// outside of that, so that no goroutine of this process takes part.
 func (p program) run(ctx context.Context) (time.Duration, error) {
 	stdin, err := filled(p.stdin)
 	if err != nil {
@@ -67,19 +66,18 @@ func filled(data []byte) (*os.File, error) {
 // contender gives one pod its interface and takes it back.
 type contender struct {
 	add, del program
-	// host and pod are the link before ADD and after it, up; zero for a device
-	// without link.
+	// host and pod are the link before and after ADD, up; zero for a device without link.
 	host, pod place
 }
 
-// place is where a link is, and its name there.
+// place is a link's netns and name.
 type place struct {
 	links *link.Handle
 	name  string
 }
 
-// plugin returns the contender that runs a CNI plugin for a pod, with more keys
-// in its netconf. host is the link that it is about, "" for none.
+// plugin returns the contender that runs a CNI plugin for a pod, with more keys in its netconf. host is
+// the link to move, "" for none.
 func (n *node) plugin(w way, p pod, kind, host string, more map[string]any) (contender, error) {
 	conf := map[string]any{"cniVersion": "1.1.0", "name": "bench", "type": kind}
 	maps.Copy(conf, more)

@@ -15,14 +15,13 @@ import (
 
 const (
 	syncTarget = 50 // ms, of 1,000 devices
-	// linearTarget is how much more a device may cost among 1,000 than among 100.
+	// linearTarget is the greatest ratio of a device's cost among 1,000 to the cost among 100.
 	linearTarget = 1.5
 	syncCount    = "3"
 	syncTime     = "20x"
 )
 
-// syncRows runs the daemon's own benchmark, which fails when an unchanged Sync
-// writes a file.
+// syncRows runs the daemon's own benchmark, which fails if an unchanged Sync writes a file.
 func syncRows(ctx context.Context, repo string) []table.Row {
 	cmd := exec.CommandContext(ctx, "go", "test", "-run", "^$", "-bench", "^BenchmarkSync$", "-benchtime", syncTime, "-count", syncCount, "./daemon/internal/reconcile")
 	cmd.Dir = repo

@@ -9,11 +9,10 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/bench/table"
 )
 
-// way is one way of giving a pod its interface and taking it back: a plugin,
-// and what it has addresses from.
+// way is one way of giving a pod its interface and taking it back: a plugin and its source of addresses.
 type way struct {
 	kind, ipam string
-	// devices is the size of the inventory; 0 is as many as are needed.
+	// devices is the size of the inventory; 0 is the least possible.
 	devices int
 }
 
@@ -36,7 +35,7 @@ const (
 	none      = "no addresses"
 )
 
-// The ways that more than one item is about.
+// The ways that several items use.
 var (
 	own       = way{kind: exclusive, ipam: eniIPAM}
 	local     = way{kind: exclusive, ipam: hostLocal}
@@ -58,14 +57,14 @@ func (w way) called(verb string) string {
 	return name
 }
 
-// comparison is what one of our ways is measured against.
+// comparison names the contender against one of our ways.
 type comparison struct {
 	item        string // heading of its tables, one pod at a time
 	ours, other way
-	// limit is of the ratio of ADD and DEL together, one pod at a time, and loaded
-	// with pods side by side; 0 is no target.
+	// limit is the greatest ratio of ADD and DEL together, one pod at a time, and loaded the same with
+	// pods side by side; 0 is no target.
 	limit, loaded float64
-	// verbs says that ADD and DEL have a row each, too.
+	// verbs gives ADD and DEL a row each, too.
 	verbs bool
 }
 
@@ -95,7 +94,7 @@ func waysOf(all []comparison) (ways []way) {
 	return ways
 }
 
-// The headings of the tables. The letter is what -only takes.
+// The headings of the tables. -only takes the letters.
 const (
 	itemOwn       = "(a) One pod at a time, own ENI"
 	itemFloor     = "(b) One pod at a time, own ENI, against the least that the kernel takes"
@@ -110,7 +109,7 @@ const (
 	itemCounts    = "(k) Requests to the kernel"
 )
 
-// rows are those of one comparison, below the heading item.
+// rows are the rows of one comparison, below the heading item.
 func (c comparison) rows(item string, got map[way]timed) []table.Row {
 	ours, other := got[c.ours], got[c.other]
 	row := func(verb string, ours, other table.Sample, limit float64) table.Row {
@@ -123,7 +122,7 @@ func (c comparison) rows(item string, got map[way]timed) []table.Row {
 	return []table.Row{row("ADD", ours.add, other.add, 0), row("DEL", ours.del, other.del, 0), sum}
 }
 
-// quiet measures the comparisons that are wanted, one pod at a time.
+// quiet measures the wanted comparisons, one pod at a time.
 func (n *node) quiet(ctx context.Context) ([]table.Row, error) {
 	asked := slices.DeleteFunc(slices.Clone(comparisons), func(c comparison) bool { return !wanted(c.item) })
 	got, err := n.compare(ctx, one, waysOf(asked)...)
@@ -145,7 +144,7 @@ func (n *node) loaded(ctx context.Context) ([]table.Row, error) {
 	return rows, err
 }
 
-// contenders are a way for so many pods, at most crowd.pods.
+// contenders are a way for that many pods, at most crowd.pods.
 func (n *node) contenders(w way, pods int) ([]contender, error) {
 	inventory, all, err := n.inventory(max(w.devices, pods+len(baseENIs), fewDevices))
 	if err != nil {
@@ -181,9 +180,8 @@ func (n *node) contender(w way, p pod, inventory string) (contender, error) {
 	return contender{}, fmt.Errorf("no way is called %q", w.kind)
 }
 
-// ipam is the netconf of what a way has addresses from, IPv4 only: with IPv6
-// host-device waits for duplicate address detection, which would make the
-// comparison easy. It is nil for a way without.
+// ipam is the netconf of a way's source of addresses, IPv4 only: with IPv6 host-device waits for duplicate
+// address detection, which would make the comparison easy. It is nil for a way without addresses.
 func (n *node) ipam(w way, p pod) map[string]any {
 	store := filepath.Join(n.Dir, "ipam", dashed(w.String()))
 	switch w.ipam {

@@ -89,8 +89,8 @@ func newStage(ctx context.Context) (*stage, error) {
 	return s, writeNetconf()
 }
 
-// sharedRun puts /run into a peer group, as systemd does on a node. From that
-// the daemon knows that it sees the namespaces of pods come and go.
+// sharedRun puts /run into a peer group, as systemd does. It shows the daemon that mounts of pods'
+// namespaces are visible.
 func sharedRun() error {
 	if err := unix.Mount("", "/run", "", unix.MS_SHARED, ""); err != nil {
 		return fmt.Errorf("make /run a shared mount: %w", err)
@@ -124,7 +124,7 @@ func copyFolder(from, to string) error {
 	return nil
 }
 
-// netconf is what a NetworkAttachmentDefinition would hold, but for sysfs.
+// netconf is a NetworkAttachmentDefinition's, plus sysfs.
 const netconf = `{
   "cniVersion": "1.1.0",
   "name": "dataplane-a",
@@ -150,7 +150,7 @@ func (s *stage) say(what string) {
 	fmt.Printf("\n%d. %s\n", s.steps, what)
 }
 
-// sh shows a command, runs it as typed, and shows what it prints.
+// sh shows a command, runs it as typed, and shows its output.
 func (s *stage) sh(command string) (string, error) {
 	fmt.Printf("   $ %s\n", command)
 	cmd := exec.CommandContext(s.ctx, "/bin/sh", "-c", command)
@@ -165,7 +165,7 @@ func (s *stage) sh(command string) (string, error) {
 	return text, err
 }
 
-// must runs a command that has to succeed and to print all of words.
+// must runs a command that must succeed and print all of words.
 func (s *stage) must(command string, words ...string) error {
 	out, err := s.sh(command)
 	if err != nil {
@@ -174,7 +174,7 @@ func (s *stage) must(command string, words ...string) error {
 	return contains(command, out, words)
 }
 
-// refused runs a command that has to fail and to print all of words.
+// refused runs a command that must fail and print all of words.
 func (s *stage) refused(command string, words ...string) error {
 	out, err := s.sh(command)
 	var exit *exec.ExitError
@@ -184,8 +184,7 @@ func (s *stage) refused(command string, words ...string) error {
 	return contains(command, out, words)
 }
 
-// contains fails unless the output has all of words; a table may break its lines
-// between them.
+// contains fails unless the output has all of words; a table may break its lines between them.
 func contains(command, out string, words []string) error {
 	out = strings.Join(strings.Fields(out), " ")
 	for _, w := range words {
@@ -196,10 +195,10 @@ func contains(command, out string, words []string) error {
 	return nil
 }
 
-// waitPoll is how often waitFor looks, and so how exact its answer is.
+// waitPoll is the polling interval of waitFor, and so its precision.
 const waitPoll = time.Millisecond
 
-// waitFor waits for a state of the node and says how long that took.
+// waitFor waits for a state of the node and prints the time.
 func (s *stage) waitFor(what string, ok func() bool) (time.Duration, error) {
 	started := time.Now()
 	for !ok() {
@@ -229,7 +228,7 @@ func phases(want map[string]nodestate.Phase) bool {
 	return true
 }
 
-// status is what the daemon tells at present; "" when it does not answer yet.
+// status is the daemon's status, "" if it does not answer yet.
 func (s *stage) status() string {
 	cmd := exec.CommandContext(s.ctx, "/bin/sh", "-c", "multi-enid status -o json")
 	cmd.Env = s.env
@@ -240,13 +239,13 @@ func (s *stage) status() string {
 	return string(out)
 }
 
-// podSeen says whether the daemon has seen that a pod's attachment is complete.
+// podSeen says whether the daemon knows that a pod's attachment is complete.
 func (s *stage) podSeen() bool { return strings.Contains(s.status(), `"state": "complete"`) }
 
-// problemSeen says whether the daemon tells the story's one problem.
+// problemSeen says whether the daemon reports the story's one problem.
 func (s *stage) problemSeen() bool { return strings.Contains(s.status(), toldProblem) }
 
-// problemOver says whether the daemon answers, and tells no problem of the story.
+// problemOver says whether the daemon answers and reports no problem of the story.
 func (s *stage) problemOver() bool {
 	status := s.status()
 	return status != "" && !strings.Contains(status, toldProblem) && !strings.Contains(status, noIOMMU)

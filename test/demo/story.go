@@ -10,7 +10,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// tell runs the story; the first step that does not hold ends it.
+// tell runs the story; the first failed step ends it.
 func (s *stage) tell() error {
 	started := time.Now()
 	fmt.Println("A node with three ENIs beside its primary: namespaces and veth pairs of this machine, a recorded\n" +
@@ -35,9 +35,8 @@ func (s *stage) tell() error {
 	return nil
 }
 
-// onlyTold fails if the daemon's log reports a Problem that the story does not
-// tell: such a one would be the demo's own doing. The daemon may look just when
-// vfio-pci is loaded and not bound yet; then it misses an IOMMU (noIOMMU).
+// onlyTold fails if the daemon's log has a Problem that is not in the story, and so is the demo's own
+// fault. The daemon may look between load and bind of vfio-pci; it then misses an IOMMU (noIOMMU).
 func onlyTold(log string) error {
 	for line := range strings.SplitSeq(log, "\n") {
 		told := strings.Contains(line, "reason="+toldProblem) || strings.Contains(line, "reason="+noIOMMU)

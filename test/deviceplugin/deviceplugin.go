@@ -1,26 +1,21 @@
-// Package deviceplugin is a stand-in for the SR-IOV network device plugin on a
-// node with a real kubelet: it implements the kubelet's device-plugin API
-// (v1beta1) and reads its config under the rules of test/dpmodel.
+// Package deviceplugin is a stand-in for the SR-IOV network device plugin on a node with a real kubelet: it
+// implements the kubelet's device-plugin API (v1beta1) and reads its config by the rules of test/dpmodel.
 //
-// It behaves as the plugin does where this project depends on it, from the
-// public facts of k8snetworkplumbingwg/sriov-network-device-plugin v3.7 and
-// later (cmd/sriovdp, pkg/resources):
+// It behaves like the plugin where this project depends on it, from the public facts of
+// k8snetworkplumbingwg/sriov-network-device-plugin v3.7 and later (cmd/sriovdp, pkg/resources):
 //
-//   - The config and the devices are read once, at the start. A change of either
-//     shows after a restart only. Every device found then is healthy for good.
-//   - An empty or unreadable resourceList ends it with status 0, as a socket that
-//     cannot be made does; a refused one and a missing selector with 2.
-//   - Each pool with a device has a server of its own on
-//     <plugins_registry>/<prefix>_<name>.sock, which the kubelet finds by
-//     watching the folder, at its own start too. The older way, a call to
-//     kubelet.sock, is for kubelets before 1.13, which have no such folder; without
-//     the folder this one fails.
-//   - A container gets PCIDEVICE_<PREFIX>_<NAME>=<address>,… and the same with
-//     _INFO.
-//   - Sockets are removed when it ends, and before it starts if it was killed.
+//   - It reads config and devices once, at the start. A change takes effect after a restart. Every device found
+//     then is healthy for good.
+//   - It exits with 0 on an empty or unreadable resourceList and without a socket, with 2 on a refused list and on
+//     a missing selector.
+//   - Each pool with a device has a server of its own on <plugins_registry>/<prefix>_<name>.sock. The kubelet
+//     watches that folder, also at its own start. Without the folder this stand-in fails; the plugin would call
+//     kubelet.sock, as kubelets before 1.13 need.
+//   - A container gets PCIDEVICE_<PREFIX>_<NAME>=<address>,… and the same with _INFO.
+//   - It removes its sockets when it ends, and after a kill before its next start.
 //
-// It is stricter than the plugin in one thing: it refuses to allocate what it
-// does not offer or cannot hand over.
+// It is stricter than the plugin in one thing: it refuses to allocate a device that it does not offer or cannot
+// hand over.
 package deviceplugin
 
 import (
@@ -37,26 +32,24 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/dpmodel"
 )
 
-// How Run ends before anything was served.
+// Exits of Run before anything was served.
 var (
-	// ErrNoConfig: the config has an empty list. The plugin ends with status 0,
-	// and the kubelet starts it again, more and more slowly.
+	// ErrNoConfig: the config has an empty list. The plugin exits with 0, and the kubelet restarts it,
+	// more and more slowly.
 	ErrNoConfig = errors.New("no resource configuration")
-	// ErrRefused: the plugin ends on this config.
+	// ErrRefused: the plugin exits on this config.
 	ErrRefused = errors.New("config refused")
 	// ErrCrashed: the plugin panics on this config.
 	ErrCrashed = errors.New("crashed")
 )
 
-// Options configure a device plugin. All are needed but Args.
+// Options configure a device plugin. Only Args may be empty.
 type Options struct {
 	// Config is the path of the config.
 	Config string
-	// Args are more arguments of the plugin, such as -resource-prefix=a.io. They
-	// may be none.
+	// Args are more arguments of the plugin, such as -resource-prefix=a.io.
 	Args []string
-	// Sysfs is the tree that has the devices, and Routes the path of the routes;
-	// see Discover.
+	// Sysfs is the tree with the devices, and Routes the path of the routes; see Discover.
 	Sysfs  sysfs.FS
 	Routes string
 	// Registry is the kubelet's folder of plugin sockets.
@@ -64,8 +57,7 @@ type Options struct {
 	Log      logrus.FieldLogger
 }
 
-// Run reads the config and serves every pool until ctx ends; then the error is
-// nil.
+// Run reads the config and serves every pool until ctx ends, with a nil error then.
 func Run(ctx context.Context, o Options) error {
 	if _, err := os.Stat(o.Registry); err != nil {
 		return fmt.Errorf("find the kubelet's plugin registry: %w", err)
@@ -120,7 +112,7 @@ func Status(err error) int {
 	return 1
 }
 
-// endError is a verdict by which the plugin ends.
+// endError is a verdict on which the plugin exits.
 type endError struct {
 	kind   error
 	reason string
@@ -131,7 +123,7 @@ func (e *endError) Error() string { return e.kind.Error() + ": " + e.reason }
 
 func (e *endError) Unwrap() error { return e.kind }
 
-// ended returns how the plugin ends on a config, and nil when it runs.
+// ended returns the plugin's exit on a config, nil if it runs.
 func ended(v dpmodel.Verdict) error {
 	switch {
 	case v.Panic != "":

@@ -73,8 +73,7 @@ func write(t *testing.T, path, content string) {
 	}
 }
 
-// start runs the device plugin until the returned function is called, which
-// says how it ended.
+// start runs the device plugin until the returned function is called, which returns its outcome.
 func (n *node) start(t *testing.T) (stop func() error) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -104,7 +103,7 @@ func TestServesWhatTheConfigSaid(t *testing.T) {
 		t.Errorf("%d sockets, want 2", got)
 	}
 
-	// Nothing that changes later shows.
+	// Later changes have no effect.
 	write(t, n.Config, `{"resourceList":[]}`)
 	if err := os.RemoveAll(filepath.Join(n.Sysfs.Root(), "bus/pci/devices/0000:00:06.0")); err != nil {
 		t.Fatal(err)

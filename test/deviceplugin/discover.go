@@ -13,12 +13,11 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/dpmodel"
 )
 
-// Discover lists the PCI functions of a sysfs tree as the device plugin sees
-// them. routes is a file in the format of /proc/net/route: an interface with a
-// default route keeps its function out of every pool.
+// Discover lists the PCI functions of a sysfs tree as the device plugin sees them. routes is a file in the format
+// of /proc/net/route: an interface with a default route keeps its function out of every pool.
 //
-// What a recorded tree does not hold is not there: RDMA, vDPA, DDP profiles,
-// partition keys and ACPI indexes. Every interface counts as Ethernet.
+// Recorded trees lack RDMA, vDPA, DDP profiles, partition keys and ACPI indexes. Every interface counts as
+// Ethernet.
 func Discover(tree sysfs.FS, routes string) ([]dpmodel.Device, error) {
 	used, err := defaultRoutes(routes)
 	if err != nil {
@@ -48,7 +47,7 @@ func Discover(tree sysfs.FS, routes string) ([]dpmodel.Device, error) {
 	return out, nil
 }
 
-// see describes f; pf is its PF, the zero value for a function that is no VF.
+// see describes f; pf is its PF, the zero value if f is no VF.
 func see(f, pf sysfs.PCIFunction, used map[string]bool) dpmodel.Device {
 	d := dpmodel.Device{
 		Address: f.Address, Vendor: f.Vendor, Device: f.Device, Class: f.Class, Driver: f.Driver,
@@ -64,9 +63,8 @@ func see(f, pf sysfs.PCIFunction, used map[string]bool) dpmodel.Device {
 	return d
 }
 
-// defaultRoutes returns the interfaces with an IPv4 default route in the main
-// table. The columns of the file are those of fib_route_seq_show in
-// net/ipv4/fib_trie.c.
+// defaultRoutes returns the interfaces with an IPv4 default route in the main table. fib_route_seq_show in
+// net/ipv4/fib_trie.c defines the columns of the file.
 func defaultRoutes(path string) (map[string]bool, error) {
 	b, err := os.ReadFile(path)
 	if err != nil {

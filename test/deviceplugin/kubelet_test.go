@@ -21,15 +21,14 @@ import (
 const (
 	// callTimeout bounds one call to a plugin, and every wait of a test.
 	callTimeout = 10 * time.Second
-	// dialTimeout is how long a socket may be there without a listener: it gets
-	// its name before it listens, and keeps it when its process is killed.
+	// dialTimeout is how long a socket may exist without a listener: its name comes before it listens, and
+	// stays when its process is killed.
 	dialTimeout = time.Second
 )
 
-// kubelet is the part of the kubelet that finds plugins by their sockets, as
-// pkg/kubelet/pluginmanager and pkg/kubelet/cm/devicemanager of v1.36 do: on
-// start and on each new socket it asks what is there, checks it, connects, and
-// keeps a watch until the socket has gone.
+// kubelet is the part of the kubelet that finds plugins by their sockets, like pkg/kubelet/pluginmanager
+// and pkg/kubelet/cm/devicemanager of v1.36. For each socket at its start, and for each new one, it asks
+// for the plugin's info, checks it, connects, and watches until the socket is gone.
 type kubelet struct {
 	t       *testing.T
 	refuse  string // why it does not register anything; "" when it does
@@ -97,8 +96,7 @@ func (k *kubelet) sockets() []string {
 	return out
 }
 
-// connect registers the plugin behind a socket. A socket that nobody listens on
-// is left over and no fault.
+// connect registers the plugin behind a socket. A socket without listener is left over, and no fault.
 func (k *kubelet) connect(socket string) {
 	ctx, cancel := context.WithTimeout(k.t.Context(), dialTimeout)
 	defer cancel()
@@ -117,8 +115,7 @@ func (k *kubelet) connect(socket string) {
 	k.register(socket, conn, registration, info)
 }
 
-// register takes a plugin that has said what it is, or refuses it. One that is
-// refused hangs up at once.
+// register accepts or refuses a plugin by its info. A refused one hangs up at once.
 func (k *kubelet) register(socket string, conn *grpc.ClientConn, registration registerapi.RegistrationClient, info *registerapi.PluginInfo) {
 	ctx, cancel := context.WithTimeout(k.t.Context(), callTimeout)
 	defer cancel()
@@ -211,7 +208,7 @@ func (k *kubelet) allocate(socket string, ids ...string) (map[string]string, err
 	return out.GetContainerResponses()[0].GetEnvs(), nil
 }
 
-// eventually polls until got is as wanted.
+// eventually polls until got equals want.
 func eventually(t *testing.T, what string, done func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(callTimeout); !done(); time.Sleep(5 * time.Millisecond) {

@@ -23,8 +23,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
 )
 
-// server serves one pool. A call that it does not know is refused by the
-// embedded types.
+// server serves one pool. The embedded types refuse unknown calls.
 type server struct {
 	deviceapi.UnimplementedDevicePluginServer
 	registerapi.UnimplementedRegistrationServer
@@ -71,8 +70,8 @@ func (s *server) GetInfo(context.Context, *registerapi.InfoRequest) (*registerap
 	}, nil
 }
 
-// NotifyRegistrationStatus implements the kubelet's plugin registration. The
-// plugin stops serving a resource that the kubelet does not take, and stays up.
+// NotifyRegistrationStatus implements the kubelet's plugin registration. The plugin stops serving a
+// resource that the kubelet refuses, and stays up.
 func (s *server) NotifyRegistrationStatus(_ context.Context, r *registerapi.RegistrationStatus) (*registerapi.RegistrationStatusResponse, error) {
 	if r.GetPluginRegistered() {
 		s.log.Info("registered at the kubelet")

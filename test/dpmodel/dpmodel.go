@@ -1,14 +1,11 @@
-// Package dpmodel judges a device plugin config as the SR-IOV network device
-// plugin would read it: what makes the plugin exit, panic or leave out an entry,
-// and which device every pool gets.
+// Package dpmodel judges a device plugin config as the SR-IOV network device plugin would: whether the plugin
+// exits, panics or leaves out an entry, and the devices of every pool.
 //
-// It is a model for tests, written from the public facts of
-// k8snetworkplumbingwg/sriov-network-device-plugin v3.6 and later (README
-// "Configurations"; cmd/sriovdp, pkg/factory, pkg/resources, pkg/netdevice), and
-// as strict as the strictest of those releases. verdicts/verdicts.json has measured
-// verdicts of one of them. The model shares no code with the daemon. Like the plugin it reads with encoding/json, whose rules are part of
-// the facts: keys match in any case, the last of two keys wins, and one value of
-// a wrong type makes the whole file unreadable.
+// It is a model for tests, written from the public facts of k8snetworkplumbingwg/sriov-network-device-plugin v3.6
+// and later (README "Configurations"; cmd/sriovdp, pkg/factory, pkg/resources, pkg/netdevice), and as strict as the
+// strictest of those releases. verdicts/verdicts.json has measured verdicts of one of them. The model shares no code
+// with the daemon. Like the plugin it uses encoding/json, whose rules are part of the facts: keys match in any case,
+// the last of two keys wins, and one value of a wrong type makes the whole file unreadable.
 package dpmodel
 
 import (
@@ -26,20 +23,20 @@ import (
 // DefaultPrefix is the plugin's --resource-prefix when nothing else is given.
 const DefaultPrefix = "intel.com"
 
-// Verdict is what the plugin does with a config.
+// Verdict is the plugin's reaction to a config.
 type Verdict struct {
-	// Exit says why the plugin ends, whatever its status; "" when it runs.
+	// Exit is the reason why the plugin exits, or "".
 	Exit string
-	// Panic says why the plugin crashes; "" when it does not.
+	// Panic is the reason why the plugin crashes, or "".
 	Panic string
-	// Status is with which status it ends: 0 where main returns, 2 after
-	// glog.Fatal and after a panic. It is 0 while the plugin runs.
+	// Status is the exit status: 0 where main returns, 2 after glog.Fatal and after a panic. It is 0 while
+	// the plugin runs.
 	Status int
-	// Skipped has a line for every entry that the plugin leaves out with a
-	// warning, by its index in resourceList.
+	// Skipped has a line for every entry that the plugin leaves out with a warning, by its index in
+	// resourceList.
 	Skipped map[int]string
-	// Resources are the pools that get a device, by "prefix/name", with their
-	// devices in the order of the devices given to Judge.
+	// Resources are the pools with a device, by "prefix/name", with their devices in the order given to
+	// Judge.
 	Resources map[string][]device.PCIAddress
 }
 
@@ -61,20 +58,20 @@ type pool struct {
 
 func (p *pool) name() string { return p.ResourcePrefix + "/" + p.ResourceName }
 
-// Machine is where the plugin runs.
+// Machine describes the plugin's host.
 type Machine struct {
 	Devices []Device
-	// NoKubelet: the folders in which the plugin makes its sockets are missing.
+	// NoKubelet: the folders for the plugin's sockets are missing.
 	NoKubelet bool
 }
 
-// Judge reads content as the plugin does on a node with the given devices. Args is
-// its command line; a flag that it does not know ends it.
+// Judge reads content as the plugin does on a node with the given devices. Args is its command line; an
+// unknown flag ends it.
 func Judge(content []byte, devices []Device, args ...string) Verdict {
 	return Machine{Devices: devices}.Judge(content, args...)
 }
 
-// Judge is as the function of that name.
+// Judge is the function Judge for this machine.
 func (m Machine) Judge(content []byte, args ...string) Verdict {
 	v := Verdict{Skipped: map[int]string{}, Resources: map[string][]device.PCIAddress{}}
 	prefix, err := Prefix(args)
@@ -100,8 +97,8 @@ func (m Machine) Judge(content []byte, args ...string) Verdict {
 	return v
 }
 
-// Prefix is the value of -resource-prefix on the plugin's command line, or the
-// default. It returns an error for a command line that the plugin refuses.
+// Prefix is the value of -resource-prefix on the plugin's command line, or the default. It returns an
+// error for a command line that the plugin refuses.
 func Prefix(args []string) (string, error) {
 	flags := flag.NewFlagSet("sriovdp", flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
@@ -190,8 +187,8 @@ func (v *Verdict) validate(pools []*pool) {
 	}
 }
 
-// allocate gives every device to the first pool of which a selector matches it,
-// and then starts a server for each pool that got one.
+// allocate gives every device to the first pool with a matching selector, and then starts a server for
+// each pool with a device.
 func (v *Verdict) allocate(pools []*pool, m Machine) {
 	taken := map[device.PCIAddress]bool{}
 	for _, p := range pools {
@@ -215,15 +212,15 @@ func (v *Verdict) allocate(pools []*pool, m Machine) {
 	}
 }
 
-// socketDir is where the plugin listens (types.SockDir). existing are folders
-// that are there wherever it is; of others nobody can know.
+// socketDir is the folder of the plugin's sockets (types.SockDir). existing are folders that every host
+// has.
 const socketDir = "/var/lib/kubelet/plugins_registry"
 
 var existing = []string{socketDir, "/var/lib/kubelet/device-plugins", "/var/lib/kubelet", "/var/lib", "/var", "/"}
 
-// socketFault says why the plugin cannot listen on a socket of that name. Its
-// path is filepath.Join's, which resolves ".." (NewResourceServer in
-// pkg/resources), and has at most 107 octets (unix(7)).
+// socketFault is the reason why the plugin cannot listen on a socket of that name. Its path is
+// filepath.Join's, which resolves ".." (NewResourceServer in pkg/resources), and has at most 107 octets
+// (unix(7)).
 func (m Machine) socketFault(name string) string {
 	path := filepath.Join(socketDir, name)
 	switch {

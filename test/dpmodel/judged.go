@@ -1,14 +1,14 @@
 package dpmodel
 
-// TB is the part of testing.TB that is needed here.
+// TB is the used part of testing.TB.
 type TB interface {
 	Helper()
 	Errorf(format string, args ...any)
 }
 
-// Judged returns a function to call with each config that is written. The test
-// fails on one with which the plugin would not run on the machine, as it is then,
-// under one of the prefixes; none stands for the default.
+// Judged returns a function to call with each written config. The test fails on a config with which the
+// plugin would not run on the machine, as it is then, under one of the prefixes; without prefixes the
+// default counts.
 func Judged(t TB, machine func() []Device, prefixes func() []string) func(content []byte) {
 	return func(content []byte) {
 		t.Helper()

@@ -19,25 +19,24 @@ type Device struct {
 	// Class is the 24-bit class code; only the base class (0x02 network, 0x12
 	// accelerator) is looked at.
 	Class uint32
-	// Driver is the bound driver. A function without one is in no pool.
+	// Driver is the bound driver. A function without driver is in no pool.
 	Driver string
-	// PFAddress is the PF of a VF, and PFName the PF's interface; "" for any other
-	// function, which no pfNames and rootDevices match (GetPfName and GetPfAddr in
-	// pkg/utils).
+	// PFAddress is the PF of a VF, and PFName the PF's interface; "" for other functions, which no pfNames
+	// and rootDevices match (GetPfName and GetPfAddr in pkg/utils).
 	PFAddress device.PCIAddress
 	PFName    string
 	// VFID is the VF's number; -1 for any other function.
 	VFID int
-	// LinkType is "ether" or "infiniband"; "" when there is no interface.
+	// LinkType is "ether" or "infiniband"; "" without an interface.
 	LinkType  string
 	ACPIIndex string
 	// DDPProfile, PKey, VDPAType and RDMA are "" and false on Ethernet devices
 	// without those features.
 	DDPProfile, PKey, VDPAType string
 	RDMA                       bool
-	// DefaultRoute: the interface has an IPv4 default route. VFs is the number
-	// of enabled VFs. Either keeps a network function out of every pool; the former
-	// only in releases before v3.8, as netlink 1.3 has a destination in each route.
+	// DefaultRoute: the interface has an IPv4 default route. VFs is the number of enabled VFs. Either
+	// keeps a network function out of every pool. The former does so only in releases before v3.8: netlink
+	// 1.3 has a destination in each route.
 	DefaultRoute bool
 	VFs          int
 }
@@ -139,7 +138,7 @@ func convert[T any](in []*T, f func(T) selector) []*selector {
 	return out
 }
 
-// fault says why ValidConfig of the device type's provider refuses s.
+// fault is the reason why ValidConfig of the device type's provider refuses s.
 func (s *selector) fault(deviceType string) string {
 	switch {
 	case deviceType == "netDevice" && s.IsRdma && s.VdpaType != "":
@@ -171,9 +170,8 @@ func allowed(list []string, value string) bool {
 	return len(list) == 0 || slices.Contains(list, value)
 }
 
-// selected is the rule of pfNames and rootDevices: "name" or "name#0,2-7". The
-// first item whose name equals value in any case decides (getItem and isSelected
-// in pkg/resources).
+// selected is the rule of pfNames and rootDevices: "name" or "name#0,2-7". The first item whose name
+// equals value in any case decides (getItem and isSelected in pkg/resources).
 func selected(list []string, value string, vf int) bool {
 	if len(list) == 0 {
 		return true

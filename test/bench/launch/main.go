@@ -1,9 +1,8 @@
-// Command launch runs a program and writes "CHILD OWN" to file descriptor 3:
-// the peak resident set of the program, and of launch itself, in KiB.
+// Command launch runs a program and writes "CHILD OWN" to file descriptor 3: the peak resident set of the program,
+// and of launch itself, in KiB.
 //
-// execve(2) hands the peak of the old memory down to the new program, so what
-// wait4(2) reports is never less than the peak of whatever called it. This
-// program stands between, and is small: without fmt, without os/exec.
+// execve(2) passes the peak of the old memory on to the new program, so wait4(2) never reports less than the
+// caller's peak. This program stands between, and is small: without fmt, without os/exec.
 package main
 
 import (
@@ -51,8 +50,7 @@ func run(argv []string) (int, error) {
 	return status.ExitStatus(), nil
 }
 
-// peak is this program's own VmHWM (proc_pid_status(5)), in KiB. Its rusage
-// would include its parent's.
+// peak is this program's own VmHWM (proc_pid_status(5)), in KiB. Its rusage would include its parent's.
 func peak() (string, error) {
 	data, err := os.ReadFile("/proc/self/status")
 	if err != nil {

@@ -12,8 +12,7 @@ import (
 
 var update = flag.Bool("update", false, "write the figures of docs/performance.json into docs/performance.md")
 
-// TestPage: docs/performance.md has the figures of docs/performance.json, all of
-// them and no others.
+// TestPage: docs/performance.md has exactly the figures of docs/performance.json.
 func TestPage(t *testing.T) {
 	const page, begins, ends = "../../../docs/performance.md", "<!-- figures of performance.json -->\n", "<!-- end of figures -->\n"
 	figures, err := ReadFile("../../../docs/performance.json")
@@ -63,8 +62,8 @@ func TestReportFile(t *testing.T) {
 	}
 }
 
-// TestHeadlines: the sentences that lead the page, and the README's, have the
-// figures of docs/performance.json, rounded.
+// TestHeadlines: the leading sentences of the page and of the README have the rounded figures of
+// docs/performance.json.
 func TestHeadlines(t *testing.T) {
 	figures, err := ReadFile("../../../docs/performance.json")
 	if err != nil {

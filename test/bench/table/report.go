@@ -8,7 +8,7 @@ import (
 	"os"
 )
 
-// Print writes how the figures were taken, and the tables.
+// Print writes the conditions and the tables.
 func (r Report) Print(w io.Writer) error {
 	_, err := fmt.Fprintf(w, "%s.\nTimes are in ms: median (least … 99th percentile). One at a time: %d pairs of ADD and DEL. Side by side: %d.\n"+
 		"A ratio divides medians. (k) counts: system calls / syncs / netlink messages / waits for RCU / programs / threads and processes.\n\n",

@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// Sample is what was measured of one contender, one value a round. The unit is
-// the row's: milliseconds or MiB. The zero value is empty.
+// Sample has one contender's values, one a round. The unit is the row's: milliseconds or MiB. The zero
+// value is empty.
 type Sample []float64
 
 // Add adds a time, in milliseconds.

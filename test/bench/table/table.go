@@ -1,5 +1,5 @@
-// Package table shows what was measured side by side, as Markdown tables that are
-// aligned for reading as plain text.
+// Package table prints side-by-side measurements, as Markdown tables that are aligned for reading as plain
+// text.
 package table
 
 import (
@@ -22,22 +22,21 @@ type Report struct {
 	Rows              []Row
 }
 
-// Row is one line of a table. All that Print shows of it is text.
+// Row is one line of a table, as text.
 type Row struct {
 	// Item is the heading of the table; "" is none. Rows of one item follow each other.
 	Item string `json:",omitempty"`
 	Name string
-	// Against names the other contender; "" where Name or Item does.
+	// Against names the other contender, "" where Name or Item does.
 	Against     string `json:",omitempty"`
 	Ours, Other string `json:",omitempty"`
-	// OursMedian and OtherMedian are the medians in Ours and Other, to two decimals; 0
-	// where these are no samples.
+	// OursMedian and OtherMedian are the medians in Ours and Other, to two decimals; 0 without samples.
 	OursMedian, OtherMedian float64 `json:",omitempty"`
-	// Value is the ratio, or what else Target is about.
+	// Value is the ratio, or another value to which Target applies.
 	Value, Target string `json:",omitempty"`
 	// Met is "yes" or "no", "" without a target.
 	Met string `json:",omitempty"`
-	// Fault says why the row could not be measured; "" when it was.
+	// Fault is the reason why the row could not be measured, or "".
 	Fault string `json:",omitempty"`
 }
 
@@ -79,12 +78,12 @@ func Difference(name string, ours, other Sample, limit float64) Row {
 	return r
 }
 
-// Fault is the row of what could not be measured.
+// Fault is the row of a failed measurement.
 func Fault(name string, err error) Row {
 	return Row{Name: name, Value: "not measured", Fault: err.Error()}
 }
 
-// Met says whether a target is met, as rows have it.
+// Met is "yes" or "no", for rows.
 func Met(ok bool) string {
 	if ok {
 		return "yes"

@@ -47,8 +47,8 @@ func TestRows(t *testing.T) {
 	}
 }
 
-// The columns line up however wide a cell is, counted in characters; each item has a
-// heading, and no column that is empty.
+// The columns line up however wide a cell is, counted in characters. Each item has a heading, and no
+// column is empty.
 func TestPrint(t *testing.T) {
 	var b strings.Builder
 	rows := []Row{

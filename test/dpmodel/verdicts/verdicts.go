@@ -1,5 +1,5 @@
-// Package verdicts has configs, each with the verdict of the real SR-IOV network
-// device plugin; verdicts.json and served.json say which release, and where.
+// Package verdicts has configs with the verdicts of the real SR-IOV network device plugin. verdicts.json
+// and served.json name the release and the machine.
 package verdicts
 
 import (
@@ -27,7 +27,7 @@ type Case struct {
 	Verdict string
 }
 
-// Content is the config as the file has it.
+// Content is the config's text.
 func (c Case) Content() []byte {
 	if c.Config != nil {
 		return c.Config
@@ -38,8 +38,8 @@ func (c Case) Content() []byte {
 // Runs says whether the plugin stayed up.
 func (c Case) Runs() bool { return c.Verdict == "runs" }
 
-// All returns the cases of a machine where no entry but an empty selector matches,
-// and where no socket can be made.
+// All returns the cases of a machine where only an empty selector matches, and where no socket can be
+// made.
 func All(t testing.TB) []Case {
 	t.Helper()
 	return read(t, file, 72)

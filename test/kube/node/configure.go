@@ -9,9 +9,9 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// containerdConfig is for containerd 1.6 and later. restrict_oom_score_adj: a
-// container without CAP_SYS_RESOURCE may not lower the score, and runc dies of
-// it. native: its folder may lie on an overlay already.
+// containerdConfig is for containerd 1.6 and later. restrict_oom_score_adj: a container without
+// CAP_SYS_RESOURCE may not lower the score, and runc dies of it. native: the node's folder may be on an
+// overlay.
 const containerdConfig = `version = 2
 root = "/var/lib/containerd"
 state = "/run/containerd/state"
@@ -37,8 +37,8 @@ disabled_plugins = [
     conf_dir = %q
 `
 
-// kubeletConfig has short periods, no interest in disks and images, and takes
-// whatever cgroups the machine has. oomScoreAdj: see containerdConfig.
+// kubeletConfig has short periods, no checks of disks and images, and accepts any cgroups of the machine.
+// oomScoreAdj: see containerdConfig.
 const kubeletConfig = `apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
 address: %s
@@ -94,8 +94,8 @@ func (n *Node) configure(context.Context) error {
 	return copyPlugins()
 }
 
-// copyPlugins puts the reference plugins into CNIBinDir: as files, for pods that
-// mount the folder see nothing else of this machine.
+// copyPlugins copies the reference plugins to CNIBinDir: pods that mount the folder see nothing else of
+// this machine.
 func copyPlugins() error {
 	repo, err := nstest.Repo()
 	if err != nil {

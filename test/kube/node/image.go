@@ -9,9 +9,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// ImportImage makes an image of static binaries, the first of which is its entry
-// point, and gives it to containerd under that name, such as localhost/x:1. Pods
-// that use it set imagePullPolicy: Never.
+// ImportImage makes an image of static binaries with the first as entry point, and imports it into
+// containerd under that name, such as localhost/x:1. Pods that use it set imagePullPolicy: Never.
 func (n *Node) ImportImage(t testing.TB, ref string, binaries ...string) {
 	t.Helper()
 	files, err := imagetar.Programs(binaries...)
@@ -29,8 +28,7 @@ func (n *Node) ImportFiles(t testing.TB, ref string, files ...imagetar.File) {
 	}
 }
 
-// ImportArchive gives containerd the image of an archive that a builder has
-// made, under the name ref.
+// ImportArchive imports a builder's archive into containerd under the name ref.
 func (n *Node) ImportArchive(t testing.TB, ref, archive string) {
 	t.Helper()
 	if err := n.ctr(t.Context(), "images", "import", "--snapshotter=native", "--index-name", ref, archive); err != nil {

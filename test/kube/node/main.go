@@ -1,12 +1,10 @@
-// Package node gives tests one real Kubernetes node: control plane, scheduler,
-// controller manager, kubelet, containerd and runc, with pods that run.
+// Package node gives tests one real Kubernetes node: control plane, scheduler, controller manager, kubelet,
+// containerd and runc, with running pods.
 //
-// It needs root, containerd and runc. A test binary runs once more in mount,
-// network and pid namespaces of its own, with folders of its own at /run and
-// /var/lib: the machine is untouched but for a cgroup, which goes with the
-// test, and nothing outlives it. Its TestMain is
+// It needs root, containerd and runc. A test binary runs once more in mount, network and pid namespaces of its own,
+// with its own /run and /var/lib. The machine itself gets only a cgroup, which the test removes. Its TestMain is
 //
-//	func TestMain(m *testing.M) { os.Exit(node.Main(m)) }
+// 	func TestMain(m *testing.M) { os.Exit(node.Main(m)) }
 package node
 
 import (
@@ -27,9 +25,8 @@ import (
 // insideEnv holds the work folder in the process that has namespaces.
 const insideEnv = "MULTI_ENI_NODE_INSIDE"
 
-// Main runs the tests of a test binary in namespaces of their own and returns
-// the exit status. Where that cannot be, each test that calls Start is skipped
-// with the reason; with CI=true it fails.
+// Main runs a test binary's tests in namespaces of their own, and returns the exit status. Where that is
+// impossible, each test that calls Start is skipped with the reason; with CI=true it fails.
 func Main(m *testing.M) int {
 	if dir := os.Getenv(insideEnv); dir != "" {
 		return inside(m, dir)
@@ -62,7 +59,7 @@ func outside() error {
 	return cmd.Run()
 }
 
-// wanted says what this machine lacks.
+// wanted names a missing program or right.
 func wanted() error {
 	if os.Getuid() != 0 {
 		return errors.New("a kubelet needs root: sudo make test-kube")
@@ -80,7 +77,7 @@ func wanted() error {
 	return nil
 }
 
-// installed also looks where Debian keeps the tools of root.
+// installed also looks where Debian keeps root's tools.
 func installed(name string) bool {
 	for _, candidate := range []string{name, "/usr/sbin/" + name, "/sbin/" + name} {
 		if _, err := exec.LookPath(candidate); err == nil {

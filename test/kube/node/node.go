@@ -26,9 +26,9 @@ import (
 
 // Fixed places and names of the node.
 const (
-	// Name is that of the Node object.
+	// Name is the Node object's name.
 	Name = "node-1"
-	// PauseImage runs until it is told to end. It is on the node; pull it never.
+	// PauseImage runs until it is told to end. The node has it; never pull it.
 	PauseImage = "localhost/pause:1"
 	// PodResourcesSocket is the kubelet's podresources API.
 	PodResourcesSocket = "/var/lib/kubelet/pod-resources/kubelet.sock"
@@ -47,11 +47,10 @@ const (
 // startTimeout bounds the start of each part on a busy machine.
 const startTimeout = 2 * time.Minute
 
-// Node is a running node. The first Start of a test binary starts it; tests use
-// it one after the other and remove what they make. Methods that take a test
-// end it when they fail.
+// Node is a running node. The first Start of a test binary starts it. Tests use it one after the other and
+// delete their objects. Methods that take a test end it on failure.
 type Node struct {
-	// Admin may do everything.
+	// Admin has all rights.
 	Admin kubernetes.Interface
 	// Config is Admin's, for clients of other kinds.
 	Config *rest.Config
@@ -129,8 +128,8 @@ func (n *Node) startPlane(ctx context.Context) (err error) {
 	return err
 }
 
-// serveService forwards connections to the service kubernetes to the API server,
-// as kube-proxy would, for as long as the process lives.
+// serveService forwards connections to the service kubernetes to the API server, as kube-proxy would,
+// until the process ends.
 func serveService(ctx context.Context) error {
 	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", net.JoinHostPort(serviceIP, "443"))
 	if err != nil {
@@ -225,7 +224,7 @@ func (n *Node) accountReady(ctx context.Context) error {
 	return err
 }
 
-// await waits for a part to be ready; an error has the end of its log.
+// await waits until a part is ready; its error has the end of the part's log.
 func (n *Node) await(ctx context.Context, name string, probe func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
@@ -242,7 +241,7 @@ func (n *Node) await(ctx context.Context, name string, probe func(context.Contex
 	}
 }
 
-// KillContainerd ends containerd as a crash does. Its containers go on.
+// KillContainerd ends containerd as a crash does. Its containers continue.
 func (n *Node) KillContainerd() { n.containerd.Kill() }
 
 // StartContainerd runs containerd again, and returns when it answers.
@@ -253,11 +252,11 @@ func (n *Node) StartContainerd(t testing.TB) {
 	}
 }
 
-// KillKubelet ends the kubelet as a crash does. Its pods go on.
+// KillKubelet ends the kubelet as a crash does. Its pods continue.
 func (n *Node) KillKubelet() { n.kubelet.Kill() }
 
-// StartKubelet runs the kubelet again, and returns when the Node is Ready,
-// which it may have been all the time.
+// StartKubelet runs the kubelet again, and returns when the Node is Ready. It may have been Ready all the
+// time.
 func (n *Node) StartKubelet(t testing.TB) {
 	t.Helper()
 	if err := errors.Join(n.startKubelet(t.Context()), n.awaitReady(t.Context())); err != nil {
@@ -274,8 +273,8 @@ func (n *Node) ctr(ctx context.Context, args ...string) error {
 	return nil
 }
 
-// WriteKubeconfig writes a kubeconfig of a ServiceAccount, which exists, with a
-// token that is good for a day, and returns its path.
+// WriteKubeconfig writes a kubeconfig of an existing ServiceAccount with a token for a day, and returns
+// its path.
 func (n *Node) WriteKubeconfig(t testing.TB, namespace, account string) string {
 	t.Helper()
 	day := int64(24 * 60 * 60)

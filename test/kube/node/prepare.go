@@ -16,15 +16,14 @@ import (
 // IP is the node's address. The kubelet refuses a loopback one.
 const IP = "10.88.0.1"
 
-// serviceIP is the address of the service kubernetes, the first of its range.
-// There is no kube-proxy: the node itself has it.
+// serviceIP is the address of the service kubernetes, the first of its range. The node itself has it,
+// since there is no kube-proxy.
 const serviceIP = "10.0.0.1"
 
-// prepare makes the namespaces usable: /run and /var/lib are the node's own and
-// shared, as on a host under systemd, so that a mount is seen by the pods that
-// ask for that; /etc is a copy, and /opt is empty, so that an installer may write
-// there; /proc is that of the pid namespace; the node has an address and a default
-// route to nowhere, which kube-apiserver and kubelet look for.
+// prepare sets up the namespaces. /run and /var/lib are the node's own and shared, as under systemd, so
+// that pods see mounts if they ask for them. /etc is a copy. /opt is empty, for installers. /proc belongs
+// to the pid namespace. The node has an address and a default route to nowhere, which kube-apiserver and
+// kubelet need.
 func prepare(dir string) error {
 	lib, etc := filepath.Join(dir, "var-lib"), filepath.Join(dir, "etc")
 	if err := os.MkdirAll(lib, 0o755); err != nil {
@@ -36,7 +35,7 @@ func prepare(dir string) error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
 	}
-	// Where `ip netns` was used there is a mount, which containerd finds also below the new /run, and refuses as private.
+	// `ip netns` leaves a mount, which containerd also finds below the new /run, and refuses as private.
 	if err := unix.Unmount("/run/netns", unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
 		return fmt.Errorf("unmount /run/netns: %w", err)
 	}
@@ -62,7 +61,7 @@ func prepare(dir string) error {
 	return prepareLinks()
 }
 
-// copyEtc copies what the programs of a node read of /etc, which are plain files.
+// copyEtc copies the plain files of /etc that a node's programs read.
 func copyEtc(to string) error {
 	root, err := os.OpenRoot("/etc")
 	if err != nil {
@@ -125,8 +124,7 @@ func prepareLinks() error {
 
 const cgroupMount = "/sys/fs/cgroup"
 
-// cgroupName is where the kubelet of this test binary puts its pods, in every
-// hierarchy: two binaries may run at once.
+// cgroupName is the cgroup of this test binary's pods, in every hierarchy: two binaries may run at once.
 func cgroupName() string {
 	exe, err := os.Executable()
 	if err != nil {
@@ -135,8 +133,7 @@ func cgroupName() string {
 	return "multi-eni-" + filepath.Base(exe)
 }
 
-// hierarchies are the folders in which the node needs a cgroup: each of
-// cgroup v1's, or the one of v2.
+// hierarchies are the folders in which the node needs a cgroup: each of cgroup v1, or the one of v2.
 func hierarchies() ([]string, error) {
 	if _, err := os.Stat(filepath.Join(cgroupMount, "cgroup.controllers")); err == nil {
 		return []string{cgroupMount}, nil
@@ -154,9 +151,8 @@ func hierarchies() ([]string, error) {
 	return all, nil
 }
 
-// makeCgroups makes the root of the kubelet's cgroups, which it expects to
-// find, with every controller or, in v1, with the processors and memory nodes
-// of its parent (cgroups(7)).
+// makeCgroups makes the root of the kubelet's cgroups, which must exist, with every controller. In v1 it
+// has the processors and memory nodes of its parent (cgroups(7)).
 func makeCgroups() error {
 	all, err := hierarchies()
 	if err != nil {
@@ -201,8 +197,7 @@ func delegate(parent, dir string) error {
 	return nil
 }
 
-// removeCgroups removes the cgroups, which are empty by now, from the inside
-// out. One that is not is left: it does no harm.
+// removeCgroups removes the empty cgroups from the inside out. It leaves others, which do no harm.
 func removeCgroups() {
 	all, err := hierarchies()
 	if err != nil {
@@ -210,7 +205,7 @@ func removeCgroups() {
 	}
 	for _, h := range all {
 		var dirs []string
-		filepath.WalkDir(filepath.Join(h, cgroupName()), func(path string, d fs.DirEntry, err error) error { //nolint:errcheck,gosec // what it finds
+		filepath.WalkDir(filepath.Join(h, cgroupName()), func(path string, d fs.DirEntry, err error) error { //nolint:errcheck,gosec // the walk goes on after an error
 			if err == nil && d.IsDir() {
 				dirs = append(dirs, path)
 			}

@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// auditPolicy records who asked for what and what was answered, without
-// bodies, of every request: when a watch begins, and when a request ends.
+// auditPolicy records user, request and status, without bodies: when a watch begins, and when a request
+// ends.
 const auditPolicy = `apiVersion: audit.k8s.io/v1
 kind: Policy
 omitStages: [RequestReceived]
@@ -46,7 +46,7 @@ func (r Request) String() string {
 	return fmt.Sprintf("%s %s %s -> %d (%s)", r.At.Format("15:04:05.000"), r.Verb, r.URI, r.Code, r.Stage)
 }
 
-// auditEvent is what is read of a line.
+// auditEvent has the fields that are read of a line.
 type auditEvent struct {
 	Stage, RequestURI, Verb  string
 	User                     struct{ Username string }
@@ -55,8 +55,7 @@ type auditEvent struct {
 	RequestReceivedTimestamp time.Time
 }
 
-// readAudit parses the whole lines of the log from offset on. No log yet is an
-// empty one.
+// readAudit parses the complete lines of the log from offset on. A missing log is empty.
 func readAudit(path string, offset int64) ([]Request, int64, error) {
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {

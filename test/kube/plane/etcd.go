@@ -13,9 +13,8 @@ import (
 // etcdTimeout bounds one call of etcd.
 const etcdTimeout = 10 * time.Second
 
-// Compact forgets every revision of every object but the current ones. With the
-// API server restarted afterwards, a watch from before is answered 410 Gone:
-// until then its watch cache still knows.
+// Compact deletes every old revision of every object. After a restart of the API server, whose watch cache
+// still has them until then, an older watch gets 410 Gone.
 func (p *Plane) Compact(ctx context.Context) error {
 	var status struct {
 		Header struct {

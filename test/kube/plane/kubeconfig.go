@@ -6,7 +6,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd/api"
 )
 
-// config returns the client configuration of a user who has a certificate.
+// config returns the client configuration of a user with a certificate.
 func (p *Plane) config(user string, groups ...string) (*rest.Config, error) {
 	key, err := p.authority.client(user, groups...)
 	if err != nil {
@@ -18,7 +18,7 @@ func (p *Plane) config(user string, groups ...string) (*rest.Config, error) {
 	}, nil
 }
 
-// WriteUserKubeconfig writes a kubeconfig for a user who has a certificate.
+// WriteUserKubeconfig writes a kubeconfig of a user with a certificate.
 func (p *Plane) WriteUserKubeconfig(path, user string, groups ...string) error {
 	key, err := p.authority.client(user, groups...)
 	if err != nil {
@@ -27,8 +27,8 @@ func (p *Plane) WriteUserKubeconfig(path, user string, groups ...string) error {
 	return p.writeKubeconfig(path, Address, &api.AuthInfo{ClientCertificateData: key.cert, ClientKeyData: key.key})
 }
 
-// WriteTokenKubeconfig writes a kubeconfig for a user whose token is in a file
-// that may be replaced at any time, and who reaches the API server at address.
+// WriteTokenKubeconfig writes a kubeconfig with a token file, which may be replaced at any time, for the
+// API server at address.
 func (p *Plane) WriteTokenKubeconfig(path, address, tokenFile string) error {
 	return p.writeKubeconfig(path, address, &api.AuthInfo{TokenFile: tokenFile})
 }

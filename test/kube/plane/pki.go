@@ -63,7 +63,7 @@ func (a *authority) server(addresses ...net.IP) (pair, error) {
 	return a.sign(template)
 }
 
-// client returns a certificate that the API server takes for this user.
+// client returns a certificate that authenticates this user.
 func (a *authority) client(user string, groups ...string) (pair, error) {
 	template := certificate(a.next, pkix.Name{CommonName: user, Organization: groups})
 	template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}

@@ -1,9 +1,8 @@
-// Package plane runs a real control plane for tests: etcd and kube-apiserver,
-// built from their Go modules, as processes of the test binary.
+// Package plane runs a real control plane for tests: etcd and kube-apiserver, built from their Go modules, as
+// processes of the test binary.
 //
-// It wants a network namespace of its own, since the ports are fixed, with a
-// default route: kube-apiserver ends at once where it finds no address to
-// advertise.
+// It needs a network namespace of its own, since the ports are fixed, with a default route: without an address to
+// advertise kube-apiserver exits.
 package plane
 
 import (
@@ -29,21 +28,20 @@ const (
 	// startTimeout bounds the start of etcd and of kube-apiserver, each. On a
 	// busy machine with two cores kube-apiserver takes ten seconds.
 	startTimeout = 2 * time.Minute
-	// adminGroup may do everything, whatever RBAC says.
+	// adminGroup has all rights, regardless of RBAC.
 	adminGroup = "system:masters"
 )
 
-// Options say how a control plane is to run.
+// Options configure a control plane.
 type Options struct {
-	// Dir is where everything is written: keys, data, logs.
+	// Dir is the folder of keys, data and logs.
 	Dir string
-	// Bin has the programs.
+	// Bin is the folder of the programs.
 	Bin string
-	// Addresses are those of the API server besides the loopback one, for its
-	// certificate. The first is the one it advertises.
+	// Addresses of the API server besides the loopback one, for its certificate. It advertises the first.
 	Addresses []net.IP
-	// ServiceAccounts turns the ServiceAccount admission plugin on, which lets no
-	// pod in before a controller manager has made its namespace's account.
+	// ServiceAccounts turns on the ServiceAccount admission plugin. It rejects pods until a controller
+	// manager has made their namespace's account.
 	ServiceAccounts bool
 }
 
@@ -73,7 +71,7 @@ func Start(ctx context.Context, o Options) (_ *Plane, err error) {
 	return p, p.StartAPIServer(ctx)
 }
 
-// Stop ends everything. Nothing is kept, so nobody needs to tidy up first.
+// Stop kills everything. Nothing is kept.
 func (p *Plane) Stop() {
 	p.api.Kill()
 	p.etcd.Kill()
@@ -82,14 +80,14 @@ func (p *Plane) Stop() {
 // Log returns the path of a program's log.
 func (p *Plane) Log(name string) string { return filepath.Join(p.o.Dir, "log", name+".log") }
 
-// Key returns the path of a key or certificate that Start has made: ca.crt,
-// apiserver.crt, apiserver.key, service-account.key.
+// Key returns the path of a key or certificate of Start: ca.crt, apiserver.crt, apiserver.key,
+// service-account.key.
 func (p *Plane) Key(name string) string { return filepath.Join(p.o.Dir, "keys", name) }
 
-// CA returns the certificate that has signed the API server's, PEM-encoded.
+// CA returns the PEM-encoded certificate that has signed the API server's.
 func (p *Plane) CA() []byte { return p.authority.pem }
 
-// Admin returns the configuration of a client that may do everything.
+// Admin returns the configuration of a client with all rights.
 func (p *Plane) Admin() *rest.Config { return rest.CopyConfig(p.admin) }
 
 func (p *Plane) writeKeys() (err error) {
@@ -130,8 +128,8 @@ func (p *Plane) startEtcd(ctx context.Context) (err error) {
 	})
 }
 
-// StartAPIServer runs kube-apiserver, after StopAPIServer or KillAPIServer
-// again with the same port, keys and data, and returns when it is ready.
+// StartAPIServer runs kube-apiserver and returns when it is ready. After StopAPIServer or KillAPIServer it
+// has the same port, keys and data.
 func (p *Plane) StartAPIServer(ctx context.Context) (err error) {
 	argv := []string{
 		filepath.Join(p.o.Bin, "kube-apiserver"),
@@ -165,12 +163,11 @@ func (p *Plane) StartAPIServer(ctx context.Context) (err error) {
 	})
 }
 
-// apiGrace is how long kube-apiserver may serve on after SIGTERM. It waits for
-// open watches much longer, and in a cluster is killed by the kubelet.
+// apiGrace is how long kube-apiserver may run after SIGTERM. It waits for open watches much longer; in a
+// cluster the kubelet kills it.
 const apiGrace = 10 * time.Second
 
-// StopAPIServer ends kube-apiserver as an upgrade does: with SIGTERM, and at
-// last with SIGKILL.
+// StopAPIServer ends kube-apiserver as an upgrade does: with SIGTERM, and in the end with SIGKILL.
 func (p *Plane) StopAPIServer() error {
 	if err := p.api.Signal(syscall.SIGTERM); err != nil {
 		return fmt.Errorf("stop kube-apiserver: %w", err)
@@ -186,7 +183,7 @@ func (p *Plane) StopAPIServer() error {
 // KillAPIServer ends kube-apiserver as a crash does.
 func (p *Plane) KillAPIServer() { p.api.Kill() }
 
-// APIServerRuns says whether kube-apiserver has been started and has not ended.
+// APIServerRuns says whether kube-apiserver is running.
 func (p *Plane) APIServerRuns() bool {
 	select {
 	case <-p.api.Exited():

@@ -14,11 +14,10 @@ import (
 // stopGrace is how long a process may take after SIGTERM before it is killed.
 const stopGrace = 30 * time.Second
 
-// Process is a program that runs in the background and dies with the test
-// binary, however that ends. Its methods are for one goroutine; Exited is for
-// any.
+// Process is a program in the background that dies with the test binary, however that ends. Its methods
+// are for one goroutine; Exited is for any.
 type Process struct {
-	// Log is the file that has its output.
+	// Log is the file with its output.
 	Log string
 
 	cmd    *exec.Cmd
@@ -61,19 +60,18 @@ func (p *Process) Exited() <-chan struct{} { return p.exited }
 // Signal sends a signal; one to a process that has ended is an error.
 func (p *Process) Signal(s syscall.Signal) error { return p.cmd.Process.Signal(s) }
 
-// Kill ends the process at once, without a chance to tidy up, and waits for its
-// end. A nil process, and one that has ended, is left alone.
+// Kill ends the process at once and waits for its end. It ignores a nil process and one that has ended.
 func (p *Process) Kill() {
 	if p == nil {
 		return
 	}
-	// An error says that it has ended already.
+	// The process has already ended if this fails.
 	p.cmd.Process.Kill() //nolint:errcheck,gosec // see above
 	<-p.exited
 }
 
-// Stop ends the process with SIGTERM and returns how it ended. A nil process,
-// and one that has ended before, is left alone.
+// Stop ends the process with SIGTERM and returns its outcome. It ignores a nil process and one that has
+// ended.
 func (p *Process) Stop() error {
 	if p == nil {
 		return nil
@@ -95,7 +93,7 @@ func (p *Process) Stop() error {
 
 func (p *Process) name() string { return filepath.Base(p.cmd.Path) }
 
-// poll is how often a state is looked for.
+// poll is the polling interval.
 const poll = 50 * time.Millisecond
 
 // ready calls probe until it returns nil, ctx ends or the process does.
@@ -115,7 +113,7 @@ func (p *Process) ready(ctx context.Context, probe func(context.Context) error) 
 	}
 }
 
-// tailBytes is as much of a log as a failure shows.
+// tailBytes is the part of a log in a failure's message.
 const tailBytes = 4 << 10
 
 // Tail returns the end of a log, for a message.
