@@ -1,7 +1,7 @@
 // Command floor only moves a link to another netns and renames it: the least cost of any plugin with this job.
 //
-// 	floor in NETNS LINK NAME    from the own netns into NETNS
-// 	floor out NETNS LINK NAME   from NETNS into the own netns
+//	floor in NETNS LINK NAME    from the own netns into NETNS
+//	floor out NETNS LINK NAME   from NETNS into the own netns
 package main
 
 import (

@@ -4,7 +4,7 @@
 // It needs root, containerd and runc. A test binary runs once more in mount, network and pid namespaces of its own,
 // with its own /run and /var/lib. The machine itself gets only a cgroup, which the test removes. Its TestMain is
 //
-// 	func TestMain(m *testing.M) { os.Exit(node.Main(m)) }
+//	func TestMain(m *testing.M) { os.Exit(node.Main(m)) }
 package node
 
 import (
