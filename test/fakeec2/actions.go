@@ -85,7 +85,7 @@ func (s *Server) describeENI(e ENI) string {
 		item("attachment", attachment) + item("privateIpAddressesSet", v4) + item("ipv4PrefixSet", p4) + item("ipv6AddressesSet", v6) + item("ipv6PrefixSet", p6) + item("tagSet", tags)
 }
 
-// seen is the ENI as Describe shows it.
+// seen is the ENI in Describe's answer.
 func (s *Server) seen(r *record) ENI {
 	for _, past := range r.before {
 		if s.cfg.Now().Before(past.until) {
@@ -95,7 +95,7 @@ func (s *Server) seen(r *record) ENI {
 	return r.ENI
 }
 
-// changing finds the ENI of a call that changes it.
+// changing finds the ENI that a call changes.
 func (s *Server) changing(p params) (*record, error) {
 	r := s.enis[p.take("NetworkInterfaceId")]
 	if r == nil {
@@ -104,7 +104,7 @@ func (s *Server) changing(p params) (*record, error) {
 	return r, nil
 }
 
-// change makes a change that Describe shows later, unless this is a dry run.
+// change makes a change that Describe shows after the lag, unless this is a dry run.
 func (s *Server) change(r *record, edit func(*ENI)) {
 	if s.dry {
 		return
@@ -124,7 +124,7 @@ func (s *Server) subnet(id string) Subnet {
 	return Subnet{}
 }
 
-// taken says whether some ENI has an address, or a prefix that overlaps.
+// taken says whether an ENI has an address, or an overlapping prefix.
 func (s *Server) taken(p netip.Prefix) bool {
 	for _, r := range s.enis {
 		for _, a := range slices.Concat(r.IPv4, r.IPv6) {
@@ -139,7 +139,7 @@ func (s *Server) taken(p netip.Prefix) bool {
 	return false
 }
 
-// reserved says whether an address or prefix has one of those that are the VPC's.
+// reserved says whether an address or prefix has one of the VPC's own.
 func reserved(in, p netip.Prefix) bool {
 	first, last := in.Addr(), in.Addr()
 	if in.Addr().Is4() {
@@ -176,8 +176,7 @@ func (s *Server) choose(in netip.Prefix, bits, n int) (out []netip.Prefix, err e
 	return out, nil
 }
 
-// named are the addresses that a call asks for by name, if a subnet's range has
-// them and nobody else does.
+// named are a call's addresses, if a subnet's range has them and no ENI does.
 func (s *Server) named(in netip.Prefix, names []string) (out []netip.Prefix, err error) {
 	for _, name := range names {
 		a, err := netip.ParseAddr(name)
@@ -232,8 +231,8 @@ func prefixesOf(e ENI, is4 bool) (n int) {
 	return n
 }
 
-// assignIPv4 is AssignPrivateIpAddresses (API_AssignPrivateIpAddresses.html): either a
-// number or names, and no more than the instance type has for an ENI.
+// assignIPv4 is AssignPrivateIpAddresses (API_AssignPrivateIpAddresses.html): with a number or with
+// addresses, up to the instance type's limit for an ENI.
 func (s *Server) assignIPv4(p params) (string, error) {
 	r, err := s.changing(p)
 	if err != nil {
@@ -309,8 +308,7 @@ func (s *Server) assignIPv6(p params) (string, error) {
 	return item("networkInterfaceId", r.ID) + item("assignedIpv6Addresses", out) + item("assignedIpv6PrefixSet", networks), nil
 }
 
-// wanted are the addresses or the prefixes that a call asks for, by their number
-// or by name, of a subnet's range.
+// wanted are the addresses or the prefixes of a call, by number or by name, of a subnet's range.
 func (s *Server) wanted(r *record, p params, in netip.Prefix, countParam, addressParam, prefixesParam string, prefixBits int) ([]netip.Prefix, error) {
 	count, err := p.count(countParam)
 	if err != nil {
@@ -358,8 +356,8 @@ func (s *Server) unassignIPv6(p params) (string, error) {
 	return item("networkInterfaceId", id), nil
 }
 
-// unassign takes all addresses that a call names, or none (API_UnassignPrivateIpAddresses.html,
-// API_UnassignIpv6Addresses.html); the primary address is not to be unassigned.
+// unassign removes all addresses of a call, or none (API_UnassignPrivateIpAddresses.html,
+// API_UnassignIpv6Addresses.html). It refuses the primary address.
 func (s *Server) unassign(p params, addressParam, prefixParam string, of func(*ENI) *[]netip.Addr) error {
 	r, err := s.changing(p)
 	if err != nil {

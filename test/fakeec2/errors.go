@@ -5,7 +5,7 @@ import (
 	"net/http"
 )
 
-// apiError is EC2's answer instead of a result.
+// apiError is an error response of EC2.
 type apiError struct {
 	status        int
 	code, message string
@@ -13,10 +13,9 @@ type apiError struct {
 
 func (e *apiError) Error() string { return e.code + ": " + e.message }
 
-// statusOf is the HTTP status of each code that the server knows, all of which are on
-// one of two pages of the EC2 API reference: "Error codes for the Amazon EC2 API"
-// (errors-overview.html) and "Common error types" (CommonErrors.html). A client error is
-// 400 unless one of them, or the SDKs' logs, say otherwise.
+// statusOf is the HTTP status of each code of the server. All codes are on one of two pages of the EC2 API
+// reference: "Error codes for the Amazon EC2 API" (errors-overview.html) and "Common error types"
+// (CommonErrors.html). A client error is 400 unless one of them, or the SDKs' logs, say otherwise.
 func statusOf(code string) (int, bool) {
 	switch code {
 	case "AuthFailure":
@@ -45,30 +44,30 @@ func refuse(code, format string, args ...any) error {
 	return &apiError{status, code, fmt.Sprintf(format, args...)}
 }
 
-// Faults that are no error codes. Each says whether the call was carried out.
+// Faults besides error codes. Each says whether the call was carried out.
 const (
-	// Drop ends the connection before anything is done, and Lose after.
+	// Drop ends the connection before the call is carried out, Lose afterwards.
 	Drop = "drop"
 	Lose = "lose"
-	// HTML is the page of a proxy, with status 200; nothing is done.
+	// HTML is the page of a proxy, with status 200; the call is not carried out.
 	HTML = "html"
-	// HTML503 is one with status 503, and Empty500 an answer without a body.
+	// HTML503 is a page with status 503, and Empty500 an answer without a body.
 	HTML503  = "html 503"
 	Empty500 = "empty 500"
-	// Nothing is status 200 without a body; nothing is done.
+	// Nothing is status 200 without a body; the call is not carried out.
 	Nothing = "nothing"
-	// Redirect is status 301 to a service that is not there.
+	// Redirect is status 301 to a missing service.
 	Redirect = "redirect"
-	// Truncate does the call and ends the connection in the middle of the answer.
+	// Truncate carries out the call and ends the connection in the middle of the answer.
 	Truncate = "truncate"
-	// Slow waits before the call is done, until Config.Slow is closed or the client gives up.
+	// Slow waits before it carries out the call, until Config.Slow is closed or the client gives up.
 	Slow = "slow"
 )
 
 // page is a proxy's answer.
 const page = "<html><head><title>Sign in</title></head><body><p>Welcome to the network.</p></body></html>"
 
-// instead answers as the fault says, before anything is done, and says whether it has.
+// instead answers with a fault that comes before the call, and says whether it has.
 func instead(w http.ResponseWriter, fault string) bool {
 	write := func(status int, body string) bool {
 		w.Header().Set("Content-Type", "text/html")

@@ -1,12 +1,10 @@
-// Package fakeec2 is the part of Amazon EC2 that has to do with the addresses of
-// network interfaces, for tests: the Query protocol over HTTP with answers in
-// XML, with state that changes while it runs, pages, eventual consistency,
-// throttling, the rights of a role, and answers that are not EC2's.
+// Package fakeec2 is the part of Amazon EC2 for addresses of network interfaces, for tests: the Query protocol over
+// HTTP with answers in XML, with changing state, pages, eventual consistency, throttling, the rights of a role, and
+// answers of proxies.
 //
-// It is strict. A call without a signature, an action or a parameter that it does
-// not know, is refused as EC2 refuses it and reported besides, so that a client
-// cannot come to rely on an answer that was never modelled. Errors have the codes
-// of "Error codes for the Amazon EC2 API".
+// It is strict. It refuses and reports a call without a signature, and an unknown action or parameter, as EC2
+// refuses them: a client cannot come to rely on an answer that was never modelled. Errors have the codes of "Error
+// codes for the Amazon EC2 API".
 package fakeec2
 
 import (
@@ -24,13 +22,13 @@ import (
 	"time"
 )
 
-// version is that of the API.
+// version is the API's version.
 const version = "2016-11-15"
 
 // ENI is a network interface. Addresses begin with the primary one.
 type ENI struct {
 	ID, MAC, SubnetID string
-	// Instance and DeviceIndex are those of its attachment; Instance is "" without one.
+	// Instance and DeviceIndex describe its attachment; Instance is "" without one.
 	Instance    string
 	DeviceIndex int
 	Tags        map[string]string
@@ -43,49 +41,44 @@ func (e ENI) clone() ENI {
 	return e
 }
 
-// Subnet is where addresses come from. The first four and the last of IPv4 are
-// the VPC's.
+// Subnet is the source of addresses. The first four and the last of IPv4 are the VPC's.
 type Subnet struct {
 	ID         string
 	IPv4, IPv6 netip.Prefix
 }
 
-// Config is how a Server starts.
+// Config is a Server's initial state.
 type Config struct {
 	Subnets []Subnet
 	ENIs    []ENI
-	// PerENI is how many IPv4 addresses, and how many IPv6 ones, the instance type
-	// has for an ENI; a prefix takes the place of one. 0 is no limit.
+	// PerENI limits the IPv4 addresses, and the IPv6 addresses, of an ENI on the instance type; a prefix
+	// counts as one. 0 is no limit.
 	PerENI int
-	// May says whether the caller's role may call an action, on an ENI where it is
-	// about one; nil admits all. It is what a policy with a condition on
-	// aws:ResourceTag does.
+	// May says whether the caller's role may call an action, on an ENI if the action is about one; nil
+	// permits all. It stands for a policy with a condition on aws:ResourceTag.
 	May func(action string, on ENI) bool
-	// Key and Region are of the credentials that calls must be signed with; "" admits
-	// any.
+	// Key and Region must be in the calls' signatures; "" permits any.
 	Key, Region string
-	// DryRun says that actions which change an ENI answer dry runs. The API's model has
-	// the parameter DryRun for none of them ("API reference", and service/ec2 of
-	// aws-sdk-go-v2), so that it is refused by default.
+	// DryRun makes actions that change an ENI answer dry runs. In the API's model none of them has the
+	// parameter DryRun ("API reference", and service/ec2 of aws-sdk-go-v2), so it is refused by default.
 	DryRun bool
-	// ListAll has an Assign list all secondary addresses and prefixes of the ENI, and the
-	// primary one, instead of the new ones: the reference says only that they "are
-	// assigned to the network interface".
+	// ListAll makes an Assign list the primary address and all secondary addresses and prefixes of the
+	// ENI, instead of the new ones. The reference says only that they "are assigned to the network
+	// interface".
 	ListAll bool
-	// Shuffle, unless nil, gives the items of each list another order (rand.Shuffle): the
-	// reference promises none.
+	// Shuffle reorders the items of each list (rand.Shuffle); nil does not. The reference promises no
+	// order.
 	Shuffle func(n int, swap func(i, j int))
-	// Slow ends the waiting of the fault Slow; nil: only the client does.
+	// Slow ends the waiting of the fault Slow; with nil only the client does.
 	Slow <-chan struct{}
-	// Lag is for how long Describe does not show a change.
+	// Lag is how long Describe hides a change.
 	Lag time.Duration
 	// Now is the clock for lags; nil is time.Now.
 	Now func() time.Time
-	// OnChange is called with an ENI that has changed, before the caller has its
-	// answer. It must not call the Server.
-	OnChange func(ENI)
-	// OnUnknown is called for what the server does not know. It must not call the
+	// OnChange is called with a changed ENI, before the caller has its answer. It must not call the
 	// Server.
+	OnChange func(ENI)
+	// OnUnknown is called for unknown requests. It must not call the Server.
 	OnUnknown func(request string)
 }
 
@@ -100,7 +93,7 @@ type Server struct {
 	dry    bool // the call at hand is a dry run
 }
 
-// record is an ENI and what Describe showed of it before the last changes.
+// record is an ENI, and Describe's view of it before the last changes.
 type record struct {
 	ENI
 	before []past
@@ -123,8 +116,7 @@ func New(cfg Config) *Server {
 	return s
 }
 
-// Fail answers the next calls of an action with these error codes or faults, one after
-// the other.
+// Fail answers the next calls of an action with these error codes or faults, one after the other.
 func (s *Server) Fail(action string, codes ...string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -138,7 +130,7 @@ func (s *Server) Pending(action string) bool {
 	return len(s.faults[action]) > 0
 }
 
-// Change edits an ENI as somebody else would, at once for everybody.
+// Change edits an ENI as another client would, visible at once.
 func (s *Server) Change(id string, edit func(*ENI)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -153,15 +145,14 @@ func (s *Server) edit(r *record, edit func(*ENI)) {
 	}
 }
 
-// ENI returns an ENI as it is.
+// ENI returns an ENI's present state.
 func (s *Server) ENI(id string) ENI {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.enis[id].clone()
 }
 
-// Calls returns the actions that were called since the last Calls, with the ENI
-// concerned.
+// Calls returns the actions since the last Calls, with their ENI.
 func (s *Server) Calls() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -170,8 +161,7 @@ func (s *Server) Calls() []string {
 	return calls
 }
 
-// signature is that of Signature Version 4 for this service; in brackets are access
-// key and region.
+// signature matches Signature Version 4 for this service; its groups are access key and region.
 var signature = regexp.MustCompile(`^AWS4-HMAC-SHA256 Credential=([^/]+)/\d{8}/([a-z0-9-]+)/ec2/aws4_request, SignedHeaders=[a-z0-9;-]*host[a-z0-9;-]*, Signature=[0-9a-f]{64}$`)
 
 // ServeHTTP answers one call.
@@ -226,7 +216,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	fmt.Fprint(w, answer)
 }
 
-// begin notes a call and takes the fault that hits it.
+// begin notes a call and takes its fault.
 func (s *Server) begin(action, eni string) (fault string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -253,13 +243,12 @@ func (s *Server) unknown(request string) {
 	}
 }
 
-// params are a call's, each of which must be taken.
+// params are a call's parameters. The handler must take each of them.
 type params map[string][]string
 
-// Parameters lists the parameters of an action that the server takes, without Action
-// and Version; a list is "Name.N". Sources: the actions' pages of the API reference
-// (API_DescribeNetworkInterfaces.html and so on); a test compares them with the SDK's
-// model.
+// Parameters lists an action's parameters without Action and Version; a list is "Name.N". Sources: the
+// actions' pages of the API reference (API_DescribeNetworkInterfaces.html and so on); a test compares them
+// with the SDK's model.
 func Parameters(action string) []string {
 	return map[string][]string{
 		"DescribeNetworkInterfaces":  {"MaxResults", "NextToken", "DryRun", "Filter.N.Name", "Filter.N.Value.N"},
@@ -340,8 +329,7 @@ func (s *Server) call(action string, p params) (string, error) {
 	return out, err
 }
 
-// admit lets a call pass for which the role has the right, and finds out whether
-// it is a dry run.
+// admit checks the role's rights for a call, and whether it is a dry run.
 func (s *Server) admit(action string, p params) error {
 	var on ENI
 	if id := p["NetworkInterfaceId"]; len(id) > 0 {

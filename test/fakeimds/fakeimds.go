@@ -1,13 +1,11 @@
-// Package fakeimds is an EC2 instance metadata service for tests and for the
-// demo: version 2 only, with state that changes while it runs, with the lags of
-// the real one, and with faults on demand.
+// Package fakeimds is an EC2 instance metadata service for tests and for the demo: version 2 only, with changing
+// state, with the lags of the real one, and with faults on demand.
 //
-// It is strict. What the real service refuses is refused, and a request that it
-// does not know is reported besides being answered 404, so that a client cannot
-// come to rely on an answer that was never modelled.
+// It is strict. It refuses everything that the real service refuses. It answers an unknown request with 404 and reports it,
+// so that a client cannot come to rely on an answer that was never modelled.
 //
-// Source: "Use the Instance Metadata Service to access instance metadata" and
-// "Instance metadata categories" in the EC2 user guide.
+// Source: "Use the Instance Metadata Service to access instance metadata" and "Instance metadata categories" in the
+// EC2 user guide.
 package fakeimds
 
 import (
@@ -25,30 +23,30 @@ const (
 	tokenHeader = "X-Aws-Ec2-Metadata-Token"
 	ttlHeader   = "X-Aws-Ec2-Metadata-Token-Ttl-Seconds"
 	maxTTL      = 21600 // seconds; six hours
-	// root is the version of the API that is served.
+	// root is the served version of the API.
 	root = "/latest/"
 	// Token is the path of the token call, for Fault.
 	Token = "api/token"
 )
 
-// Fault is what happens instead of, or before, the right answer.
+// Fault replaces or delays the right answer.
 type Fault struct {
-	// Delay is waited first, in real time, or until the client gives up.
+	// Delay comes first, in real time, or until the client gives up.
 	Delay time.Duration
 	// Drop closes the connection without any answer.
 	Drop bool
-	// Status is answered in place of the right one, unless it is 0. 401 and 404 have
-	// the service's own page for a body, others none, unless Body is given.
+	// Status replaces the right one, unless it is 0. 401 and 404 have the service's own page for a body,
+	// others none, unless Body is given.
 	Status int
-	// Body is answered in place of the value, unless it is "".
+	// Body replaces the value, unless it is "".
 	Body string
 	// Location is where a Status of 3xx points.
 	Location string
 	// Truncate ends the connection in the middle of the body, which must not be empty.
 	Truncate bool
-	// After is how many requests are let through first.
+	// After is the number of requests before the fault begins.
 	After int
-	// Times is how many requests it then hits; 0 is all.
+	// Times is the number of requests that it then hits; 0 is all.
 	Times int
 }
 
@@ -71,7 +69,7 @@ type Server struct {
 	log      []Request
 }
 
-// Request is one that the Server had, whatever its outcome.
+// Request is a request to the Server, with any outcome.
 type Request struct {
 	// Path is below /latest/.
 	Path string
@@ -79,14 +77,13 @@ type Request struct {
 	At time.Time
 }
 
-// Config is how a Server starts. The zero value is an instance without an id or
-// any ENI.
+// Config is a Server's initial state. The zero value is an instance without an ID or any ENI.
 type Config struct {
 	State State
 	// Now is the clock for token expiry and lags; nil is time.Now.
 	Now func() time.Time
-	// OnUnknown, unless nil, is called for each request that the server does not
-	// know, as "METHOD path". It must not call the Server.
+	// OnUnknown, unless nil, is called for each unknown request, as "METHOD path". It must not call the
+	// Server.
 	OnUnknown func(request string)
 }
 
@@ -103,9 +100,8 @@ func New(cfg Config) *Server {
 	return s
 }
 
-// Fault makes requests for a path below /latest/ fail, in place of the fault
-// that the path had; "" stands for the paths that have none of their own. The
-// zero Fault does nothing, and so ends one.
+// Fault sets the fault of a path below /latest/; "" stands for the paths without one of their own. The
+// zero Fault ends it.
 func (s *Server) Fault(path string, f Fault) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -126,8 +122,7 @@ func (s *Server) TokensIssued() int {
 	return s.issued
 }
 
-// Requests is the number of requests for a path below /latest/, whatever their
-// outcome.
+// Requests counts the requests for a path below /latest/, with any outcome.
 func (s *Server) Requests(path string) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -141,8 +136,7 @@ func (s *Server) Log() []Request {
 	return slices.Clone(s.log)
 }
 
-// Unknown lists the requests that the server does not know, as "METHOD path",
-// sorted and once each.
+// Unknown lists the unknown requests, as "METHOD path", sorted and without duplicates.
 func (s *Server) Unknown() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -185,7 +179,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// take counts a request and returns the fault that hits it.
+// take counts a request and returns its fault.
 func (s *Server) take(path string) Fault {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -257,7 +251,7 @@ func (s *Server) serveData(w http.ResponseWriter, r *http.Request, path, body st
 	}
 }
 
-// refuse answers and reports what is not modelled.
+// refuse answers and reports an unknown request.
 func (s *Server) refuse(w http.ResponseWriter, r *http.Request, status int) {
 	request := r.Method + " " + r.URL.Path
 	s.mu.Lock()
@@ -269,9 +263,8 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, status int) {
 	writePage(w, status, "")
 }
 
-// writePage answers a status with a body; "" is the service's own. The pages of 401
-// and 404 are taken from AWS' own mock (amazon-ec2-metadata-mock v1.13.0,
-// pkg/server/httpserver.go).
+// writePage answers a status with a body; "" is the service's own. The pages of 401 and 404 are copies
+// from AWS' own mock (amazon-ec2-metadata-mock v1.13.0, pkg/server/httpserver.go).
 func writePage(w http.ResponseWriter, status int, body string) {
 	if body == "" && (status == http.StatusUnauthorized || status == http.StatusNotFound) {
 		w.Header().Set("Content-Type", "text/html")

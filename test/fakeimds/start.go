@@ -15,8 +15,7 @@ type Running struct {
 	listener *httptest.Server
 }
 
-// Start runs a Server until the test ends, or until Stop. A request that the
-// server does not know fails the test.
+// Start runs a Server until the test ends, or until Stop. An unknown request fails the test.
 func Start(t testing.TB, cfg Config) *Running {
 	t.Helper()
 	s := New(cfg)
@@ -30,5 +29,5 @@ func Start(t testing.TB, cfg Config) *Running {
 	return &Running{Server: s, URL: l.URL, listener: l}
 }
 
-// Stop ends the service: connections are refused from now on.
+// Stop ends the service: connections are then refused.
 func (r *Running) Stop() { r.listener.Close() }

@@ -8,19 +8,17 @@ import (
 	"time"
 )
 
-// State is what a person declares of an instance; its JSON form is the file of
-// the stand-alone server.
+// State is an instance as a person declares it; its JSON form is the file of the stand-alone server.
 type State struct {
 	InstanceID string `json:"instanceID"`
 	// Region is placement/region.
 	Region string `json:"region"`
-	// RoleKey is the access key of the instance's role; without one it has none.
+	// RoleKey is the access key of the instance's role; "" is no role.
 	RoleKey string `json:"roleKey"`
 	ENIs    []ENI  `json:"enis"`
 }
 
-// ENI is one interface. Values are answered as they are, sensible or not; an
-// empty one has no key.
+// ENI is one interface. Values are returned unchecked; an empty one has no key.
 type ENI struct {
 	ID             string   `json:"id"`
 	MAC            string   `json:"mac"`
@@ -36,15 +34,14 @@ type ENI struct {
 	IPv6s          []string `json:"ipv6s"`
 	IPv6Prefixes   []string `json:"ipv6Prefixes"`
 
-	// The lags count from Attach, Attach and Detach: until the ENI is listed,
-	// until its device-number is right (0 before), and until it is not listed
-	// any more.
+	// The lags count from Attach, Attach and Detach: until the ENI is listed, until its device-number is
+	// right (0 before), and until it has left the list.
 	AppearsAfter Duration `json:"appearsAfter"`
 	IndexAfter   Duration `json:"indexAfter"`
 	StaleFor     Duration `json:"staleFor"`
 }
 
-// Duration is a time.Duration that reads as "1.5s" in JSON.
+// Duration is a time.Duration with the JSON form "1.5s".
 type Duration time.Duration
 
 // UnmarshalText implements encoding.TextUnmarshaler.
@@ -54,13 +51,13 @@ func (d *Duration) UnmarshalText(text []byte) error {
 	return err
 }
 
-// attachment is an ENI and when it came and went.
+// attachment is an ENI with its times of attachment and detachment.
 type attachment struct {
 	ENI
 	attached, detached time.Time // detached is zero while it is attached
 }
 
-// Attach adds an ENI, in place of one with the same MAC.
+// Attach adds an ENI, or replaces the one with the same MAC.
 func (s *Server) Attach(e ENI) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -72,8 +69,7 @@ func (s *Server) attach(e ENI) {
 	s.enis = append(s.enis, &attachment{ENI: e, attached: s.now()})
 }
 
-// Detach removes the ENI with this MAC, if it is attached; it stays listed for
-// its StaleFor.
+// Detach removes the ENI with this MAC, if it is attached; it stays in the list for its StaleFor.
 func (s *Server) Detach(mac string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -88,9 +84,8 @@ func (s *Server) detach(mac string) {
 	}
 }
 
-// Apply detaches the ENIs that st does not have and attaches those that are
-// new. An ENI that stays takes over st's values, and keeps its time of
-// attachment.
+// Apply detaches the ENIs that st lacks and attaches the new ones. Other ENIs take over st's values, and
+// keep their time of attachment.
 func (s *Server) Apply(st State) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -110,7 +105,7 @@ func (s *Server) Apply(st State) {
 	}
 }
 
-// answer is whether a path has a value.
+// answer says whether a path has a value.
 type answer int
 
 const (
@@ -126,7 +121,7 @@ const (
 	roleName = "node"
 )
 
-// value returns what a path below /latest/ has to say. s.mu is held.
+// value returns the value of a path below /latest/. s.mu is held.
 func (s *Server) value(path string) (string, answer) {
 	switch path {
 	case dataRoot + "instance-id":
@@ -173,7 +168,7 @@ func (s *Server) value(path string) (string, answer) {
 	return "", absent
 }
 
-// listed says whether the service shows an ENI, rightly or not.
+// listed says whether the service lists an ENI, rightly or not.
 func (s *Server) listed(a *attachment) bool {
 	now := s.now()
 	return !now.Before(a.attached.Add(time.Duration(a.AppearsAfter))) &&

@@ -1,5 +1,5 @@
-// Package fields changes one field of a value after the other, however deep it lies,
-// so that a test of all fields also covers fields that are added later.
+// Package fields changes one field of a value after the other, at any depth, so that a test of all fields
+// also covers fields that are added later.
 package fields
 
 import (
@@ -7,17 +7,15 @@ import (
 	"reflect"
 )
 
-// Samples are two different values for types that have no two by themselves, such as
-// those with a text form of their own.
+// Samples are two different values for types that need them, such as types with a text form of their own.
 type Samples map[reflect.Type][2]any
 
 // Sample adds the two values of one type.
 func Sample[T any](s Samples, base, other T) { s[reflect.TypeFor[T]()] = [2]any{base, other} }
 
-// Each calls f for each exported field of T, with a value in which all fields are set
-// and one that differs from it in that field alone. A list has one element, which is
-// taken away in one more call; so is a pointer's target. Each panics at a type
-// of which it can make no value.
+// Each calls f for each exported field of T, with a value in which all fields are set and one that differs
+// in that field alone. A list has one element, which one more call removes, like a pointer's target. Each
+// panics at a type without values.
 func Each[T any](s Samples, f func(path string, base, other T)) {
 	for i := 0; ; i++ {
 		var base, other T
@@ -31,7 +29,7 @@ func Each[T any](s Samples, f func(path string, base, other T)) {
 	}
 }
 
-// filler fills a value. The place whose number is change becomes another.
+// filler fills a value. It changes the place with the number change.
 type filler struct {
 	samples Samples
 	change  int
@@ -39,7 +37,7 @@ type filler struct {
 	changed string
 }
 
-// other says whether this place is the one to change.
+// other says whether this is the place to change.
 func (f *filler) other(path string) bool {
 	f.place++
 	if f.place-1 != f.change {

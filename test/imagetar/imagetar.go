@@ -1,7 +1,6 @@
-// Package imagetar makes container images of static programs without a builder:
-// archives as "docker save" writes them, which containerd, kind, k3s, minikube
-// and docker load (Docker image specification v1.2, "Combined Image JSON +
-// Filesystem Changeset Format").
+// Package imagetar makes container images of static programs without a builder: archives as "docker save"
+// writes them, which containerd, kind, k3s, minikube and docker load (Docker image specification v1.2,
+// "Combined Image JSON + Filesystem Changeset Format").
 package imagetar
 
 import (
@@ -39,8 +38,8 @@ func Programs(paths ...string) (files []File, err error) {
 	return files, nil
 }
 
-// Make returns the archive of an image for this machine's architecture, with one
-// layer and the first file as its entry point. The same files give the same bytes.
+// Make returns the archive of an image for this machine's architecture, with one layer and the first file
+// as its entry point. Equal files give equal bytes.
 func Make(ref string, files ...File) ([]byte, error) {
 	if len(files) == 0 {
 		return nil, errors.New("make image: no files")

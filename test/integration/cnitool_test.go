@@ -1,5 +1,4 @@
-// Package integration drives the built binaries as a runtime does: through
-// cnitool and libcni.
+// Package integration drives the built binaries as a runtime does: through cnitool and libcni.
 package integration
 
 import (
@@ -114,7 +113,7 @@ func (c *cluster) cnitool(verb, netns string, env ...string) (string, error) {
 	return strings.TrimSpace(string(out)), err
 }
 
-// stderrOf is the standard error of a verb, which is the plugin's.
+// stderrOf is a verb's standard error, which is the plugin's.
 func (c *cluster) stderrOf(verb, netns string) (string, error) {
 	cmd := c.tool(verb, netns)
 	var said strings.Builder
@@ -137,8 +136,8 @@ func (c *cluster) reach(netns, from, addr string) error {
 	return nstest.Reach(c.t.Context(), netns, netip.MustParsePrefix(from).Addr(), c.node.VPC, netip.MustParseAddr(addr))
 }
 
-// TestConflist runs the life of a pod under every CNI version, with the plugins
-// that people chain after multi-eni.
+// TestConflist runs the life of a pod under every CNI version, with the plugins that people chain after
+// multi-eni.
 func TestConflist(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -215,8 +214,7 @@ func TestVersionAndAbout(t *testing.T) {
 	}
 }
 
-// TestPolicyOfTheNode installs the policy where only root can and shows that no
-// key of the netconf gets around it.
+// TestPolicyOfTheNode installs the policy where only root may write, and shows that no key of the netconf evades it.
 func TestPolicyOfTheNode(t *testing.T) {
 	if nstest.Outside(t) {
 		return

@@ -100,8 +100,8 @@ func newStorm(t *testing.T, devices int) *storm {
 	return s
 }
 
-// run runs a verb, kills it after a while unless that is 0, and returns what it
-// printed if it failed by itself.
+// run runs a verb, kills it after a while unless that is 0, and returns the output of a verb that failed
+// by itself.
 func (s *storm) run(verb, pod string, after time.Duration) string {
 	cmd := exec.CommandContext(s.t.Context(), s.plugin)
 	cmd.Env = []string{"CNI_COMMAND=" + verb, "CNI_CONTAINERID=" + pod, "CNI_NETNS=/run/netns/" + pod, "CNI_IFNAME=net1", "CNI_PATH=" + s.path}

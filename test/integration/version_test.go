@@ -64,8 +64,8 @@ func common(result map[string]any) map[string]any {
 // message is the text of a plugin's error.
 func message(said map[string]any) string { return fmt.Sprint(said["msg"]) }
 
-// texts are netconfs with every kind of version and name, without their closing
-// brace, and the fragment that is odd about each.
+// texts are netconfs with every kind of version and name, without their closing brace, and with their odd
+// fragment.
 func texts() map[string]string {
 	all := map[string]string{"no version": `{"name":"dataplane"`, "no name": `{"cniVersion":"1.0.0"`}
 	for _, v := range []string{
@@ -80,9 +80,9 @@ func texts() map[string]string {
 	return all
 }
 
-// TestVersionsAsTheReference: multi-eni takes the versions and names that the
-// reference's host-device takes, and says the same in the version that was asked
-// for. DEL succeeds whatever ADD has said, and nothing is left.
+// TestVersionsAsTheReference: multi-eni accepts the same versions and names as the reference plugin
+// host-device, and answers the same in the requested version. DEL succeeds after any ADD, and nothing is
+// left.
 func TestVersionsAsTheReference(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -159,7 +159,7 @@ func TestVersionsOfDelegates(t *testing.T) {
 	}
 }
 
-// TestVersionsOfENIIPAM: eni-ipam takes the same texts as host-local.
+// TestVersionsOfENIIPAM: eni-ipam accepts the same texts as host-local.
 func TestVersionsOfENIIPAM(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -195,9 +195,8 @@ func TestVersionsOfENIIPAM(t *testing.T) {
 	}
 }
 
-// TestDELByTheRecordAlone: DEL releases a recorded attachment, whatever the text is by
-// now. Where there is neither a record nor a text that can be read, the message quotes
-// the text.
+// TestDELByTheRecordAlone: DEL releases a recorded attachment, with any text. With neither a record nor a
+// readable text, the message quotes the text.
 func TestDELByTheRecordAlone(t *testing.T) {
 	if nstest.Outside(t) {
 		return

@@ -18,7 +18,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// The node is the test's own namespaces, and its world is gone when it ends.
+// The node is the test's own namespaces; its world ends with it.
 func TestRun(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -92,7 +92,7 @@ func asked(t *testing.T, listen string) bool {
 	return answer.StatusCode == http.StatusOK
 }
 
-// Nodes of one cluster have other ENIs, and a node has the same after a restart.
+// Nodes of one cluster have different ENIs, and a node has the same after a restart.
 func TestWorldIsTheNodes(t *testing.T) {
 	a, again, b := newWorld("a", maxENIs), newWorld("a", 1), newWorld("b", maxENIs)
 	if a.instance != again.instance || a.enis[0].ID != again.enis[0].ID || a.enis[0].MAC != again.enis[0].MAC {
@@ -115,7 +115,7 @@ func TestWorldIsTheNodes(t *testing.T) {
 	}
 }
 
-// A policy of somebody's own, which names another tree, stays.
+// A foreign policy that names another tree stays.
 func TestForeignPolicyStays(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "policy.json")
 	const own = `{"schemaVersion": 1, "sysfs": "/other"}`

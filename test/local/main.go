@@ -1,15 +1,12 @@
-// Command local (multi-eni-local) gives a node without AWS what the product
-// expects of EC2, for trying it out and for nothing else: ENIs that are veth
-// pairs, a sysfs tree in which they are PCI functions, and an instance metadata
-// service that lists them. All of it ends with the process.
+// Command local (multi-eni-local) simulates EC2 on a node without AWS, to try the product: ENIs that are veth pairs,
+// a sysfs tree in which they are PCI functions, and an instance metadata service that lists them. All of it ends
+// with the process.
 //
-// The other ends of the pairs hang on one bridge in a network namespace of the
-// process: the VPC. Pods reach each other across it on this node, and the
-// router of the subnet, which answers to ping and leads nowhere.
+// The other ends of the pairs are ports of one bridge in a network namespace of the process: the VPC. Over it pods
+// of this node reach each other, and the router of the subnet, which answers to ping and leads nowhere.
 //
-// The plugin reads the sysfs tree by the node's policy, which the installer
-// writes. This program names its tree there, and the kernel's again when it ends,
-// so that the uninstaller finds the policy as it was installed.
+// The plugin reads the sysfs tree by the node's policy, which the installer writes. This program sets its own tree
+// there, and the kernel's again when it ends, so that the uninstaller finds the policy as it was installed.
 package main
 
 import (
@@ -31,8 +28,7 @@ import (
 
 const (
 	headerTimeout = 5 * time.Second
-	// policyInterval is how often the policy is looked at: the installer may write it
-	// late, or again.
+	// policyInterval is the polling interval of the policy: the installer may write it late, or again.
 	policyInterval = time.Second
 )
 
@@ -59,8 +55,7 @@ func main() {
 	}
 }
 
-// run makes everything, serves until ctx is done, and takes back what does not
-// end with the process.
+// run makes everything, serves until ctx is done, and undoes the changes that would outlive the process.
 func run(ctx context.Context, o options) (err error) {
 	if o.node == "" || o.enis < 1 || o.enis > maxENIs {
 		return fmt.Errorf("--node %q, --enis %d: want a name, and 1 to %d ENIs", o.node, o.enis, maxENIs)

@@ -11,13 +11,13 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
 )
 
-// policy is the plugin's policy file, in which sysfs takes the kernel's place.
+// policy is the plugin's policy file, in which sysfs replaces the kernel's.
 type policy struct{ path, sysfs string }
 
-// set names the tree, if there is a policy and it names the kernel's.
+// set names the tree, if there is a policy that names the kernel's.
 func (p policy) set() error { return p.replace(sysfs.DefaultRoot, p.sysfs) }
 
-// restore names the kernel's sysfs again: the file is as it was, byte for byte.
+// restore names the kernel's sysfs again: the file is as before, byte for byte.
 func (p policy) restore() error { return p.replace(p.sysfs, sysfs.DefaultRoot) }
 
 func (p policy) replace(from, to string) error {

@@ -14,8 +14,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// The one subnet, in 198.18.0.0/15, which is for tests (RFC 2544) and so hardly a
-// cluster's. Its addresses are the same on each node, for the subnet ends there.
+// The one subnet, in 198.18.0.0/15, which is for tests (RFC 2544) and so hardly a cluster's. All nodes use
+// the same addresses, since the subnet ends on the node.
 const (
 	subnetID   = "subnet-10ca1000000000001"
 	subnetCIDR = "198.18.0.0/24"
@@ -26,19 +26,19 @@ const (
 	maxENIs   = 15
 )
 
-// world is what there is besides the node itself.
+// world is the simulated part of the node.
 type world struct {
 	instance string
 	enis     []eni
 }
 
-// eni is one ENI: its link and PCI function, and what the metadata say of it.
+// eni is one ENI: its link, PCI function and metadata.
 type eni struct {
 	plug nstest.ENI
 	fakeimds.ENI
 }
 
-// newWorld makes up the ENIs of a node. The same node has the same ones again.
+// newWorld makes up the ENIs of a node, always the same for one node.
 func newWorld(node string, enis int) world {
 	id := fmt.Sprintf("%x", sha256.Sum256([]byte(node)))
 	w := world{instance: "i-" + id[:17]}
@@ -55,8 +55,8 @@ func newWorld(node string, enis int) world {
 	return w
 }
 
-// metadata are what the service says. The primary ENI is the link of the node's
-// default route, so that nothing takes it for one of the others.
+// metadata are the service's values. The primary ENI is the link of the node's default route, so that it
+// is never taken for another.
 func (w world) metadata() fakeimds.State {
 	primary := fakeimds.ENI{
 		ID: "eni-" + w.instance[2:], MAC: "02:00:00:00:00:00", Primary: true, SubnetID: "subnet-10ca1000000000000", SubnetIPv4CIDR: "198.19.0.0/24",
@@ -76,8 +76,8 @@ func (w world) metadata() fakeimds.State {
 	return st
 }
 
-// build makes the links in the netns of the calling process, and the sysfs tree
-// in dir, whose path it returns. What an earlier run has left there is removed.
+// build makes the links in the calling process's netns, and the sysfs tree in dir, whose path it returns.
+// It first removes leftovers of an earlier run.
 func (w world) build(dir string) (tree string, err error) {
 	tree = filepath.Join(dir, "sys")
 	if err := os.RemoveAll(tree); err != nil {
@@ -99,8 +99,8 @@ func (w world) build(dir string) (tree string, err error) {
 	return tree, n.AddPeerAddress(router)
 }
 
-// newNetns makes a network namespace that ends with the process, and everything
-// in it, and with them the veth pairs of which it has one end.
+// newNetns makes a network namespace that ends with the process. Its links end with it, and so do the veth
+// pairs.
 func newNetns() (path string, err error) {
 	made := make(chan error)
 	go func() {

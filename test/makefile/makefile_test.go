@@ -1,6 +1,5 @@
-// Package makefile tests what people type first: the Makefile in a folder with an
-// odd name, on a machine with no more than Debian's base system, and with the
-// wrong Go.
+// Package makefile tests a person's first commands: the Makefile in a folder with an odd name, on a
+// machine with only Debian's base system, and with the wrong Go.
 package makefile
 
 import (
@@ -36,7 +35,7 @@ func repo(t *testing.T) string {
 	return dir
 }
 
-// command runs in dir as somebody types it: without what a make above has set.
+// command runs in dir as a person types it: without the variables of an outer make.
 func command(t *testing.T, dir string, env []string, name string, args ...string) (string, error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), timeout)
@@ -52,7 +51,7 @@ func command(t *testing.T, dir string, env []string, name string, args ...string
 	return string(out), err
 }
 
-// look is a program of this machine; where it lacks make, the test is skipped.
+// look finds a program of this machine; where it is missing, the test is skipped.
 func look(t *testing.T, name string) string {
 	t.Helper()
 	path, err := exec.LookPath(name)
@@ -66,9 +65,8 @@ func look(t *testing.T, name string) string {
 	return ""
 }
 
-// baseCommands are commands that every Debian has: their packages are of priority
-// "required" (bash, coreutils, diffutils, findutils, grep, mawk, mount, sed, tar,
-// util-linux). The rest of the machine is git, make and Go.
+// baseCommands are in every Debian: their packages have priority "required" (bash, coreutils, diffutils,
+// findutils, grep, mawk, mount, sed, tar, util-linux). The rest of the machine is git, make and Go.
 func baseCommands() []string {
 	return strings.Fields(`sh bash awk mount unshare find xargs grep sed tar diff
 		cat chmod chown cp cut date dirname env false head id ls mkdir mktemp mv paste pwd rm sha256sum sleep sort tail test touch tr true uname wc`)
@@ -84,7 +82,7 @@ func basePath(t *testing.T, more ...string) string {
 	return bin
 }
 
-// copyTree copies the files of the repository, but not what the build made.
+// copyTree copies the files of the repository without the build's output.
 func copyTree(t *testing.T, to string) {
 	t.Helper()
 	from := repo(t)
@@ -121,8 +119,8 @@ func copyFile(from, to string) error {
 	return errors.Join(os.MkdirAll(filepath.Dir(to), 0o755), os.WriteFile(to, data, info.Mode().Perm()))
 }
 
-// copyTools copies the pinned tools, whose sources have not changed: building
-// them once more would show little.
+// copyTools copies the pinned tools, whose sources have not changed: building them again would show
+// little.
 func copyTools(t *testing.T, to string) {
 	t.Helper()
 	from := filepath.Join(repo(t), "bin")
@@ -138,9 +136,9 @@ func copyTools(t *testing.T, to string) {
 	must(t, os.WriteFile(filepath.Join(to, "bin/.tools"), nil, 0o600))
 }
 
-// TestDemoOnBareMachine runs `make demo` and `make clean` with the commands of
-// Debian's base system, in a folder whose name has each odd character that
-// test/prereq lets through, beside folders that a slip in quoting would hit.
+// TestDemoOnBareMachine runs `make demo` and `make clean` with the commands of Debian's base system, in a
+// folder whose name has each odd character that test/prereq accepts, beside folders that a mistake in
+// quoting would hit.
 func TestDemoOnBareMachine(t *testing.T) {
 	t.Parallel()
 	look(t, "make")
@@ -197,7 +195,7 @@ func ownerOf(t *testing.T, path string) int {
 	return int(stat.Uid)
 }
 
-// small makes a folder with what the Makefile needs before its first recipe.
+// small makes a folder with the files that the Makefile reads before its first recipe.
 func small(t *testing.T, dir string) {
 	t.Helper()
 	for _, name := range []string{"Makefile", "test/prereq", "go.mod"} {
@@ -233,7 +231,7 @@ func TestFolderRefused(t *testing.T) {
 	}
 }
 
-// TestGoVersion runs the check with a go command that says which Go it is.
+// TestGoVersion runs the check with a go command of another version.
 func TestGoVersion(t *testing.T) {
 	t.Parallel()
 	data, err := os.ReadFile(filepath.Join(repo(t), "go.mod"))
@@ -268,8 +266,7 @@ func TestGoVersion(t *testing.T) {
 	}
 }
 
-// TestSettingsOfThePerson gives make the settings that people have for AWS and
-// Kubernetes; no recipe may see them.
+// TestSettingsOfThePerson gives make a person's settings for AWS and Kubernetes; no recipe may see them.
 func TestSettingsOfThePerson(t *testing.T) {
 	t.Parallel()
 	look(t, "make")
@@ -280,7 +277,7 @@ func TestSettingsOfThePerson(t *testing.T) {
 	}
 }
 
-// TestVersionOfImage shows which version the linker is given.
+// TestVersionOfImage shows the linker's version.
 func TestVersionOfImage(t *testing.T) {
 	t.Parallel()
 	look(t, "make")

@@ -11,9 +11,8 @@ import (
 	"testing"
 )
 
-// unquoted lists the expansions of a shell script that the shell splits at
-// blanks: variables and commands outside quotes, but for places where it never
-// splits (assignments, case) or is meant to (for … in).
+// unquoted lists the expansions of a shell script that the shell splits at blanks: variables and commands
+// outside quotes. It omits places where it never splits (assignments, case) or is meant to (for … in).
 func unquoted(script string) []string {
 	l := lexer{text: script, state: []byte{command0}}
 	for l.pos < len(l.text) {
@@ -22,7 +21,7 @@ func unquoted(script string) []string {
 	return l.found
 }
 
-// States of the lexer: what it is in.
+// States of the lexer.
 const (
 	command0   = 'c' // words of a command
 	single     = '\''
@@ -82,7 +81,7 @@ var variable = regexp.MustCompile(`^\$([A-Za-z_][A-Za-z0-9_]*|[0-9@*])`)
 // numbers are expansions that never hold a blank.
 var numbers = regexp.MustCompile(`^\$(\{#|[?#$!])`)
 
-// expansion notes one at the lexer's place, and returns how long its beginning is.
+// expansion notes an expansion at the lexer's place, and returns the length of its beginning.
 func (l *lexer) expansion(rest string) int {
 	var length int
 	var next byte
@@ -117,9 +116,8 @@ func mayStand(before string) bool {
 	return harmless.MatchString(line)
 }
 
-// recipes are the shell's part of a makefile, each line on its own: $$ is the
-// shell's $, and a variable of make stands for its text. CURDIR and GO may hold
-// a blank; all others are words or lists of words.
+// recipes are the shell's part of a makefile, line by line: $$ is the shell's $, and a variable of make
+// stands for its text. CURDIR and GO may hold a blank; all others are words or lists of words.
 func recipes(text string) []string {
 	var out []string
 	for line := range strings.SplitSeq(strings.ReplaceAll(text, "\\\n", " "), "\n") {
@@ -162,8 +160,8 @@ func faults(name, text string) []string {
 	return found
 }
 
-// TestQuoted holds every makefile and shell script of the repository to quotes:
-// its path may hold a blank, and `rm -rf` would take each part of it.
+// TestQuoted checks the quotes of every makefile and shell script of the repository: its path may hold a
+// blank, and `rm -rf` would take each part of it.
 func TestQuoted(t *testing.T) {
 	root := repo(t)
 	var seen []string

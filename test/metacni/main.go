@@ -1,26 +1,22 @@
-// Command metacni is a minimal CNI meta-plugin for tests on a real kubelet. It
-// does what Multus does in production, where this project depends on it, and
-// needs no API server:
+// Command metacni is a minimal CNI meta-plugin for tests on a real kubelet. It behaves like Multus in production,
+// where this project depends on it, and needs no API server:
 //
 //   - eth0 comes from the netconf "default".
-//   - Every device that the kubelet has allocated to the pod (its podresources
-//     API) becomes one attachment, net1 and so on, by the netconf "device", into
-//     which deviceID and pciBusID are written.
-//   - A pod without any gets net1 by the netconf of its name in "pods", or else by
-//     the netconf "shared", as it is; without such a key it gets eth0 only.
-//   - What is to be undone is kept in a file before the first delegate runs. When
-//     ADD fails, all of it is deleted again, and the file stays for DEL.
-//   - DEL goes backwards, does all it can and returns the delegates' errors. The
-//     kubelet then repeats it, with netconfs that name no device, since Multus has
-//     thrown its file away and asks the API server.
+//   - Every device that the kubelet has allocated to the pod (its podresources API) becomes one attachment, net1
+//     and so on, by the netconf "device", into which deviceID and pciBusID are written.
+//   - A pod without devices gets net1 by the netconf of its name in "pods", or else by the netconf "shared",
+//     unchanged. Without such a key it gets eth0 only.
+//   - A file keeps all attachments before the first delegate runs. A failed ADD deletes them again, and leaves the
+//     file for DEL.
+//   - DEL goes backwards, continues after errors and returns the delegates' errors. The kubelet then repeats it,
+//     with netconfs without devices, since Multus has deleted its file and asks the API server.
 //   - There is no GC and no STATUS: Multus passes them to the default network only.
 //
-// Multus v4.3.0 does the same as a binary of its own ("thin"; CmdDel and delPlugins
-// in pkg/multus/multus.go). The shim of the thick one returns no error of DEL.
-// Neither runs a delegate's DEL once its file is gone and the API server
-// has no such pod, as after a forced deletion.
+// Multus v4.3.0 does the same as a binary of its own ("thin"; CmdDel and delPlugins in pkg/multus/multus.go). The
+// shim of the thick one returns no error of DEL. Neither runs a delegate's DEL once its file is gone and the API
+// server has no such pod, as after a forced deletion.
 //
-// Its netconf, with all keys needed but shared and pods:
+// All keys of its netconf but shared and pods are required:
 //
 //	{"cniVersion":"1.0.0","name":"node","type":"metacni","default":{…},"device":{…},"shared":{…},"pods":{"p1":{…}},
 //	 "dataDir":"/var/lib/cni/metacni","podResources":"/var/lib/kubelet/pod-resources/kubelet.sock"}

@@ -22,13 +22,13 @@ import (
 // up after some minutes.
 const delegateTimeout = 2 * time.Minute
 
-// netconf is what the runtime passes on stdin.
+// netconf is the runtime's input.
 type netconf struct {
 	types.NetConf
 	Default json.RawMessage `json:"default"`
 	Device  json.RawMessage `json:"device"`
 	Shared  json.RawMessage `json:"shared"`
-	// Pods are netconfs that take the place of Shared, by the pod's name.
+	// Pods are netconfs in place of Shared, by the pod's name.
 	Pods         map[string]json.RawMessage `json:"pods"`
 	DataDir      string                     `json:"dataDir"`
 	PodResources string                     `json:"podResources"`
@@ -130,8 +130,8 @@ func del(a *skel.CmdArgs) error {
 	return forget(n.DataDir, a.ContainerID)
 }
 
-// keepDeclared keeps netconfs for the next DEL as the API server would give them:
-// without the devices that the kubelet had allocated.
+// keepDeclared keeps netconfs for the next DEL as the API server would give them: without the allocated
+// devices.
 func keepDeclared(n netconf, containerID string, all []attachment) error {
 	for i := range all {
 		if all[i].DeviceID != "" {
@@ -157,7 +157,7 @@ func remove(ctx context.Context, a *skel.CmdArgs, n netconf, all []attachment) e
 
 type verb func(libcni.CNI, context.Context, *libcni.PluginConfig, *libcni.RuntimeConf) (types.Result, error)
 
-// run calls the delegate, whose binary is where ours is.
+// run calls the delegate, whose binary is in this one's folder.
 func (at attachment) run(ctx context.Context, a *skel.CmdArgs, n netconf, v verb) (types.Result, error) {
 	conf, err := libcni.NetworkPluginConfFromBytes(at.Conf)
 	if err != nil {
@@ -190,7 +190,7 @@ func withDevice(conf json.RawMessage, id string) (json.RawMessage, error) {
 	return json.Marshal(fields)
 }
 
-// argument returns a value of CNI_ARGS, "" when it is not there.
+// argument returns a value of CNI_ARGS, or "".
 func argument(args, name string) string {
 	for _, pair := range strings.Split(args, ";") {
 		if key, value, ok := strings.Cut(pair, "="); ok && key == name {

@@ -18,7 +18,7 @@ import (
 	podresources "k8s.io/kubelet/pkg/apis/podresources/v1"
 )
 
-// kubelet answers List and nothing else.
+// kubelet answers only List.
 type kubelet struct {
 	podresources.UnimplementedPodResourcesListerServer
 	pods []*podresources.PodResources
@@ -38,8 +38,8 @@ func devices(resource string, ids ...string) *podresources.ContainerDevices {
 	return &podresources.ContainerDevices{ResourceName: resource, DeviceIds: ids}
 }
 
-// delegate is a plugin that notes how it was called, and fails where a file of
-// its name and the interface's says so.
+// delegate is a plugin that records its calls, and fails where a file of its name and the interface's says
+// so.
 const delegate = `#!/bin/sh
 cd "$(dirname "$0")"
 echo "$(basename "$0") $CNI_COMMAND $CNI_IFNAME $CNI_ARGS $(cat)" >>calls
@@ -96,8 +96,7 @@ func (r *runtime) fail(verbAndInterface string) {
 	r.write("fail."+verbAndInterface, "", 0o600)
 }
 
-// calls are what the delegates were told since the last look: plugin, verb,
-// interface, and the device where there was one.
+// calls are the delegates' calls since the last look: plugin, verb, interface, and device.
 func (r *runtime) calls() []string {
 	r.Helper()
 	path := filepath.Join(r.dir, "calls")
@@ -182,7 +181,7 @@ func TestPodWithoutDevices(t *testing.T) {
 	r.want("bridge ADD eth0")
 }
 
-// TestShared: only a pod without a device of its own is given what many share.
+// TestShared: only a pod without a device of its own gets the shared netconf.
 func TestShared(t *testing.T) {
 	r := newRuntime(t, pod("space", "own", devices("intel.com/a", "0000:00:08.0")))
 	r.args.StdinData = bytes.Replace(r.args.StdinData, []byte("{"), []byte(`{"shared":{"cniVersion":"1.0.0","name":"shared","type":"multi-eni","mtu":9001},`), 1)
@@ -199,7 +198,7 @@ func TestShared(t *testing.T) {
 	r.want("bridge ADD eth0", "multi-eni ADD net1 0000:00:08.0")
 }
 
-// TestPods: a pod has the netconf of its name, and another what many share.
+// TestPods: a pod gets the netconf of its name, or the shared one.
 func TestPods(t *testing.T) {
 	r := newRuntime(t)
 	r.args.StdinData = bytes.Replace(r.args.StdinData, []byte("{"), []byte(`{"shared":{"cniVersion":"1.0.0","name":"shared","type":"bridge"},
@@ -228,7 +227,7 @@ func TestUndoesAFailedADD(t *testing.T) {
 	r.want("multi-eni DEL net2 0000:00:08.0", "multi-eni DEL net1 0000:00:07.0", "bridge DEL eth0")
 }
 
-// TestReturnsTheErrorsOfDEL: the runtime repeats DEL, which then knows no device.
+// TestReturnsTheErrorsOfDEL: the runtime repeats DEL, then without the device.
 func TestReturnsTheErrorsOfDEL(t *testing.T) {
 	r := newRuntime(t, pod("space", "pod", devices("intel.com/a", "0000:00:07.0")))
 	if _, err := r.add(); err != nil {

@@ -16,10 +16,9 @@ import (
 // podResourcesTimeout bounds one question to the kubelet.
 const podResourcesTimeout = 10 * time.Second
 
-// allocated are the devices that the kubelet has allocated to the containers of
-// a pod, by resource name and then device. The kubelet allocates before it has a
-// sandbox made, so that a pod which it does not list has none; a static pod is
-// listed as the others are.
+// allocated are the devices that the kubelet has allocated to a pod's containers, by resource name and
+// then device. The kubelet allocates before it creates a sandbox, so a pod that it does not list has none.
+// It lists static pods like others.
 func allocated(ctx context.Context, socket, namespace, name string) ([]string, error) {
 	if namespace == "" || name == "" {
 		return nil, errors.New("CNI_ARGS names no pod: K8S_POD_NAMESPACE and K8S_POD_NAME are needed")

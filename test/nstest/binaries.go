@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// Repo returns the root folder of the repository: the one above the working
-// folder that has the Makefile. Nested modules have a go.mod of their own.
+// Repo returns the root folder of the repository: the one above the working folder with the Makefile.
+// Nested modules have a go.mod of their own.
 func Repo() (string, error) {
 	dir, err := os.Getwd()
 	if err != nil {
@@ -22,8 +22,8 @@ func Repo() (string, error) {
 	return "", fmt.Errorf("no Makefile above the working folder")
 }
 
-// Binary returns the path of a program that make puts into bin/: `make build
-// tools`, and `make kube-tools` what lies in kube/.
+// Binary returns the path of a program that make puts into bin/: `make build tools`, and for kube/ `make
+// kube-tools`.
 func Binary(name string) (string, error) {
 	repo, err := Repo()
 	if err != nil {

@@ -1,7 +1,6 @@
-// Package nstest gives tests and the demo a node of their own on the real
-// kernel, without root: user, network and mount namespaces, veth pairs that
-// stand in for ENIs, and a recorded sysfs tree that says which PCI function
-// each belongs to.
+// Package nstest gives tests and the demo a node of their own on the real kernel, without root: user,
+// network and mount namespaces, veth pairs that stand in for ENIs, and a recorded sysfs tree with their
+// PCI functions.
 package nstest
 
 import (
@@ -39,9 +38,8 @@ func Outside(t *testing.T) bool {
 	return outside(t, Command)
 }
 
-// OutsideAsRoot is Outside, but root keeps its user namespace. Then bpf(2) works, and
-// all else that the kernel allows in the first user namespace only. Other users have
-// to do without.
+// OutsideAsRoot is Outside, but root keeps its user namespace. Then bpf(2) works, and everything else that
+// the kernel permits in the first user namespace only. Other users get a new one.
 func OutsideAsRoot(t *testing.T) bool {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -116,7 +114,7 @@ func NeedUserNamespace(t *testing.T) {
 	cannot(t, errors.New("the kernel gives no user namespace here (a chroot, or user.max_user_namespaces=0)"))
 }
 
-// cannot ends a test that this machine has no place for. With CI=true it fails.
+// cannot skips a test that cannot run on this machine. With CI=true it fails the test.
 func cannot(t *testing.T, why error) {
 	t.Helper()
 	if os.Getenv("CI") == "true" {

@@ -10,12 +10,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Stuck is a file system of which every file hangs: a process that looks at one
-// waits in the kernel, and no signal ends that, as with a device that a driver does not
-// let go. It is FUSE without answers (request_wait_answer in the
-// kernel's fs/fuse/dev.c: a request that userspace has read is waited out).
+// Stuck is a file system whose files all hang: a process that looks at one waits in the kernel, and no
+// signal ends that, as with a device that a driver does not release. It is FUSE without answers
+// (request_wait_answer in the kernel's fs/fuse/dev.c: a request that userspace has read is waited out).
 type Stuck struct {
-	// Asked is closed when somebody hangs.
+	// Asked is closed when a process hangs.
 	Asked <-chan struct{}
 
 	dev  *os.File
@@ -77,7 +76,7 @@ func (s *Stuck) greet() error {
 	return nil
 }
 
-// LetGo ends the hanging of everybody, and takes the file system away.
+// LetGo ends all hanging, and unmounts the file system.
 func (s *Stuck) LetGo() (err error) {
 	s.once.Do(func() {
 		err = errors.Join(unix.Unmount(s.path, unix.MNT_FORCE|unix.MNT_DETACH), s.dev.Close())

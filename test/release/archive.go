@@ -23,8 +23,8 @@ type member struct {
 	executable bool
 }
 
-// archive returns a .tar.gz of the members, in their order, which says nothing of
-// the machine and of the hour at which it was made.
+// archive returns a .tar.gz of the members, in their order, without traces of the machine and the time of
+// the build.
 func archive(built time.Time, members []member) ([]byte, error) {
 	var out bytes.Buffer
 	zip := gzip.NewWriter(&out)
@@ -48,8 +48,8 @@ func archive(built time.Time, members []member) ([]byte, error) {
 	return out.Bytes(), nil
 }
 
-// repack writes an archive of a builder anew, with its members in the order of their
-// names, of one owner and time.
+// repack rewrites a builder's archive, with its members in the order of their names, of one owner and
+// time.
 func repack(built time.Time, path string) error {
 	data, err := os.ReadFile(path)
 	if err != nil {
@@ -100,8 +100,8 @@ func sum(path string) (string, error) {
 	return fmt.Sprintf("%x", h.Sum(nil)), nil
 }
 
-// imageDigest is the digest by which a registry will know the image of an OCI
-// archive: that of its only entry, the index of all platforms.
+// imageDigest is a registry's digest of the image of an OCI archive: its only entry, the index of all
+// platforms.
 func imageDigest(path string) (string, error) {
 	f, err := os.Open(path)
 	if err != nil {

@@ -16,8 +16,7 @@ const (
 	checksums     = "SHA256SUMS"
 )
 
-// repackImage has the archive of the image say nothing of the machine and of the hour
-// at which it was made.
+// repackImage removes traces of the machine and the time of the build from the image's archive.
 func repackImage(_ context.Context, o options, _ []string) error { return repack(o.built, o.image) }
 
 // printDigest prints the digest of the image.
@@ -45,12 +44,12 @@ func assemble(_ context.Context, o options, _ []string) error {
 	return nil
 }
 
-// write writes a file of the release, of which every user may read.
+// write writes a file of the release, readable for all users.
 func (o options) write(name string, data []byte) error {
 	return os.WriteFile(filepath.Join(o.out, name), data, 0o644)
 }
 
-// named is the name of a file that goes by the version: NAME_VERSION_REST.
+// named is a file's name with the version: NAME_VERSION_REST.
 func (o options) named(name, rest string) string { return name + "_" + o.version + rest }
 
 func addImage(o options) error {
@@ -61,7 +60,7 @@ func addImage(o options) error {
 	return o.write(o.named(chartName, "_image.tar"), data)
 }
 
-// licences are the files that go with programs.
+// licences are the files that accompany programs.
 func licences(o options) (all []member, err error) {
 	for _, name := range []string{"LICENSE", "THIRD_PARTY_NOTICES"} {
 		data, err := os.ReadFile(filepath.Join(o.notices, name))
@@ -108,8 +107,7 @@ func addPrograms(o options) error {
 	return nil
 }
 
-// addKubectlPlugins adds an archive of the plugin for kubectl for each platform that
-// has one.
+// addKubectlPlugins adds an archive of the plugin for kubectl for each platform.
 func addKubectlPlugins(o options) error {
 	found, err := filepath.Glob(filepath.Join(o.dist, "*", "*", kubectlPlugin))
 	if err != nil {
@@ -133,7 +131,7 @@ func addChart(o options) error {
 	return o.write(chartFile(o.version), data)
 }
 
-// addManifests adds what `kubectl apply -f` takes, the image named by its digest.
+// addManifests adds the file for `kubectl apply -f`, with the image's digest.
 func addManifests(o options) error {
 	data, err := os.ReadFile(o.manifests)
 	if err != nil {
@@ -231,8 +229,7 @@ func krew(manifest, version string, sum func(file string) (string, error)) (stri
 	return strings.Join(lines, "\n"), nil
 }
 
-// addNotes adds the text of the release: its changes, and what a person needs to
-// get and check its files.
+// addNotes adds the text of the release: its changes, and how to get and check its files.
 func addNotes(o options) error {
 	section, err := notes(o)
 	if err != nil {

@@ -32,8 +32,8 @@ func writeChart(_ context.Context, o options, _ []string) error {
 
 func chartFile(version string) string { return chartName + "-" + chartVersion(version) + ".tgz" }
 
-// chart is the package: the folder's files without those that .helmignore names, of
-// the version. Helm reads Chart.yaml first.
+// chart is the package: the folder's files except those in .helmignore, with the version. Helm reads
+// Chart.yaml first.
 func chart(o options) ([]byte, error) {
 	ignored, err := os.ReadFile(filepath.Join(chartFolder, ".helmignore"))
 	if err != nil {
@@ -125,7 +125,7 @@ func changes(section string) string {
 	return out.String()
 }
 
-// chartValues puts the image's repository in.
+// chartValues sets the image's repository.
 func chartValues(data []byte, o options) ([]byte, error) {
 	if o.repository == "" {
 		return data, nil

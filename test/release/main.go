@@ -1,6 +1,6 @@
-// Command release makes the files of a release that no other program makes: the
-// notices of third parties, the chart's package, archives, notes and checksums.
-// The same sources give the same bytes. It needs no network. See release.mk.
+// Command release makes the files of a release that no other program makes: the notices of third parties,
+// the chart's package, archives, notes and checksums. Equal sources give equal bytes. It needs no network.
+// See release.mk.
 package main
 
 import (

@@ -16,8 +16,7 @@ import (
 	"strings"
 )
 
-// programs are the main packages of a release, by the name of their program, with the
-// systems that they are for.
+// programs are the main packages of a release by program name, with their systems.
 var programs = map[string]struct {
 	pkg     string
 	systems []string
@@ -28,19 +27,19 @@ var programs = map[string]struct {
 	kubectlPlugin: {"./daemon/" + kubectlPlugin, []string{"linux", "darwin"}},
 }
 
-// legal are the names of files whose text must go with the code.
+// legal matches files whose text must accompany the code.
 var legal = regexp.MustCompile(`(?i)^(licen[cs]e|copying|copyright|notice|patents|authors)([.-].*)?$`)
 
 // goModule stands for the standard library and the runtime.
 const goModule = "std"
 
-// linked is a module of which a program has code.
+// linked is a module with code in a program.
 type linked struct {
 	path, version, dir string
 	packages           []string // folders of the packages
 }
 
-// text is a file of a module that must go with its code.
+// text is a module's file that must accompany its code.
 type text struct{ module, file, content string }
 
 // writeNotices writes LICENSE, the project's own, and THIRD_PARTY_NOTICES into a folder.
@@ -97,7 +96,7 @@ func linkedModules(ctx context.Context, tags string) ([]linked, error) {
 		return nil, fmt.Errorf("go env: %w", err)
 	}
 	root, version, _ := strings.Cut(strings.TrimSpace(string(goroot)), "\n")
-	// A distribution's Go has its licence elsewhere; golang.org/x/sys is under the same one.
+	// A distribution's Go has its licence elsewhere; golang.org/x/sys has the same one.
 	if _, err := os.Stat(filepath.Join(root, "LICENSE")); err != nil && all["golang.org/x/sys"] != nil {
 		root = all["golang.org/x/sys"].dir
 	}
@@ -140,8 +139,8 @@ func addPackages(all map[string]*linked, listed []byte) error {
 	}
 }
 
-// texts are the legal files of a module: those beside the linked packages, and in
-// the folders above them up to the module's own.
+// texts are the legal files of a module: beside the linked packages, and in the folders above them up to
+// the module's own.
 func (m linked) texts() ([]text, error) {
 	folders := map[string]bool{m.dir: true}
 	for _, dir := range m.packages {

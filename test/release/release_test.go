@@ -20,7 +20,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// inRepo has the test run in the repository's folder, as make does.
+// inRepo runs the test in the repository's folder, as make does.
 func inRepo(t *testing.T) {
 	t.Helper()
 	root, err := nstest.Repo()
@@ -110,7 +110,7 @@ func TestSourceDate(t *testing.T) {
 	}
 }
 
-// headers are those of an archive's members.
+// headers are the headers of an archive's members.
 func headers(t *testing.T, data []byte) (all []tar.Header, contents map[string]string) {
 	t.Helper()
 	zip, err := gzip.NewReader(bytes.NewReader(data))
@@ -135,8 +135,8 @@ func headers(t *testing.T, data []byte) (all []tar.Header, contents map[string]s
 	}
 }
 
-// TestChart: the package has the folder's files, of the version and of one time, and
-// two of them are the same.
+// TestChart: the package has the folder's files, with the version and one time, and two packages are
+// equal.
 func TestChart(t *testing.T) {
 	inRepo(t)
 	o := options{version: "v1.2.3", repository: "registry.example/multi-eni-cni", unreleased: true, built: time.Unix(1795987019, 0)}
@@ -208,8 +208,7 @@ func TestKrew(t *testing.T) {
 	}
 }
 
-// TestRepack: archives of the same members in another order and of another time are
-// the same afterwards.
+// TestRepack: archives of the same members in another order and of another time become equal.
 func TestRepack(t *testing.T) {
 	dir := t.TempDir()
 	made := func(name string, seconds int64, members ...string) []byte {
@@ -254,8 +253,8 @@ func moduleIn(t *testing.T, path, linkedFolder string, files map[string]string) 
 	return linked{path: path, version: "v1.0.0", dir: dir, packages: []string{filepath.Join(dir, linkedFolder)}}
 }
 
-// TestNotices: each text stands once, those of folders whose code is linked too, and a
-// module without a licence is refused.
+// TestNotices: each text occurs once, also texts of folders whose code is linked. A module without a
+// licence is refused.
 func TestNotices(t *testing.T) {
 	a := moduleIn(t, "example.org/a", "in/deep", map[string]string{
 		"LICENSE": "Apache text\n", "NOTICE": "Notice of a\n", "in/license.txt": "MIT text", "in/deep/x.go": "", "other/LICENSE": "not linked", "license.go": "package a",
@@ -279,8 +278,7 @@ func TestNotices(t *testing.T) {
 	}
 }
 
-// TestNoticesAreOfAllModules: the linker's own list of each program is in the notices
-// that the image gets.
+// TestNoticesAreOfAllModules: the linker's own list of each program is in the image's notices.
 func TestNoticesAreOfAllModules(t *testing.T) {
 	inRepo(t)
 	modules, err := linkedModules(t.Context(), "grpcnotrace")

@@ -14,8 +14,8 @@ import (
 // can have.
 var semver = regexp.MustCompile(`^v(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-(0|[1-9]\d*|\d*[A-Za-z-][0-9A-Za-z-]*)(\.(0|[1-9]\d*|\d*[A-Za-z-][0-9A-Za-z-]*))*)?$`)
 
-// chartVersion is the version of the chart: without the v, as Helm's are. Where the
-// version is none of a release, such as a commit, it is a pre-release of 0.0.0.
+// chartVersion is the version of the chart: without the v, as Helm's are. A version that is no release,
+// such as a commit, becomes a pre-release of 0.0.0.
 func chartVersion(version string) string {
 	if semver.MatchString(version) {
 		return version[1:]
@@ -24,8 +24,8 @@ func chartVersion(version string) string {
 	return "0.0.0-dev.x" + strings.Trim(rest, "-")
 }
 
-// check refuses a release that could not be made twice: of no version, without
-// notes, or of files that no commit has.
+// check refuses a release that could not be made twice: without a version or notes, or of uncommitted
+// files.
 func check(ctx context.Context, o options, _ []string) error {
 	if o.unreleased {
 		return nil

@@ -14,29 +14,29 @@ import (
 // rootBus is the folder of a function that is behind no bridge.
 const rootBus = "pci0000:00"
 
-// Function is a PCI function to be plugged into a tree, for hardware that no
-// machine of the tests has. It looks like the recorded ones.
+// Function is a PCI function to be plugged into a tree, for hardware that no machine of the tests has. It
+// looks like the recorded ones.
 type Function struct {
 	Address string
-	// Folder is where it lies below devices; "" is the root bus.
+	// Folder is its place below devices; "" is the root bus.
 	Folder string
-	// Vendor, Device and Class are as sysfs shows them; "" are AWS's 0x1d0f,
-	// ENA's 0xec20 and 0x020000, an Ethernet controller.
+	// Vendor, Device and Class are in sysfs's form; "" are AWS's 0x1d0f, ENA's 0xec20 and 0x020000, an
+	// Ethernet controller.
 	Vendor, Device, Class string
 	// Driver is the bound driver; "" for none.
 	Driver string
-	// Override is driver_override; "" when any driver may be bound.
+	// Override is driver_override; "" permits any driver.
 	Override string
-	// NUMANode is -1 where the firmware does not say.
+	// NUMANode is -1 if unknown.
 	NUMANode int
 	// IOMMUGroup is the group's number; "" without IOMMU.
 	IOMMUGroup string
 	// PhysFn is a VF's PF, and VirtFns are a PF's VFs, by address.
 	PhysFn  string
 	VirtFns []string
-	// TotalVFs is how many VFs a PF can have; 0 for what is no PF.
+	// TotalVFs is a PF's greatest number of VFs; 0 for other functions.
 	TotalVFs int
-	// Interfaces are those in the host's netns.
+	// Interfaces are its interfaces in the host's netns.
 	Interfaces []Interface
 }
 
@@ -103,8 +103,7 @@ func Plug(root string, f Function) error {
 	return nil
 }
 
-// Unplug takes a function out of the tree at root, and everything that leads to
-// it. There need be no such function.
+// Unplug removes a function, if there is one, and all links to it from the tree at root.
 func Unplug(root, address string) error {
 	link := filepath.Join(root, "bus/pci/devices", address)
 	folder, err := os.Readlink(link)
@@ -122,9 +121,8 @@ func Unplug(root, address string) error {
 	return nil
 }
 
-// Bind gives a function to another driver. Its interfaces go: a driver that
-// makes new ones does not make them here. The driver comes into being with its
-// function: somebody who looks meanwhile hardly sees it loaded but not bound.
+// Bind binds a function to another driver and removes its interfaces; it makes no new ones. The driver
+// appears together with its function, so a reader hardly sees it loaded but not bound.
 func Bind(root, address, driver string) error {
 	dir := filepath.Join(root, "bus/pci/devices", address)
 	folder, err := os.Readlink(dir)
@@ -156,7 +154,7 @@ func unlist(root, address string) error {
 	return err
 }
 
-// remove removes the files of a pattern that are there.
+// remove removes the existing files of a pattern.
 func remove(pattern string) error {
 	found, err := filepath.Glob(pattern)
 	for _, path := range found {

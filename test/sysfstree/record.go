@@ -12,23 +12,21 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 )
 
-// What a PCI class code begins with (PCI Code and ID Assignment Specification).
+// Beginnings of PCI class codes (PCI Code and ID Assignment Specification).
 const (
 	classNetwork = "0x02"
 	classBridge  = "0x06"
 )
 
-// userspaceDrivers and vfioModules are recorded when they are there, whether a
-// function has them or not.
+// userspaceDrivers and vfioModules are recorded if they exist, with or without a function.
 var (
 	userspaceDrivers = []string{"igb_uio", "uio_pci_generic", "vfio-pci"}
 	vfioModules      = []string{"vfio", "vfio_iommu_type1", "vfio_pci"}
 )
 
-// Record returns the tree below root: its network functions, the bridges above
-// them, the first device that is neither, the interfaces in the netns in which
-// root was mounted, and what belongs to them. The lines are sorted, so that the
-// same machine in the same state gives the same tree.
+// Record returns the tree below root: its network functions, the bridges above them, the first device of
+// another kind, the interfaces in the netns in which root was mounted, and their parts. The lines are
+// sorted, so that the same machine in the same state gives the same tree.
 func Record(root string) ([]byte, error) {
 	r := recorder{root: root, chosen: map[string]string{}}
 	if err := r.choose(); err != nil {
@@ -58,7 +56,7 @@ func (r *recorder) line(format string, args ...any) {
 	r.lines = append(r.lines, fmt.Sprintf(format, args...))
 }
 
-// list returns the names in a folder, sorted; none when there is no such folder.
+// list returns the names in a folder, sorted; none for a missing folder.
 func (r *recorder) list(elem ...string) ([]string, error) {
 	entries, err := os.ReadDir(r.path(elem...))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -71,7 +69,7 @@ func (r *recorder) list(elem ...string) ([]string, error) {
 	return names, nil
 }
 
-// attributes records the files of a folder that are there.
+// attributes records the existing files of a folder.
 func (r *recorder) attributes(dir string, names ...string) error {
 	for _, name := range names {
 		data, err := os.ReadFile(r.path(dir, name))
@@ -86,7 +84,7 @@ func (r *recorder) attributes(dir string, names ...string) error {
 	return nil
 }
 
-// links records the symbolic links of a folder that are there.
+// links records the existing symbolic links of a folder.
 func (r *recorder) links(dir string, names ...string) error {
 	for _, name := range names {
 		target, err := os.Readlink(r.path(dir, name))
@@ -222,7 +220,7 @@ func (r *recorder) groups() error {
 	return nil
 }
 
-// interfaces records the list of interfaces: those of the functions, and lo.
+// interfaces records the list of interfaces: the functions', and lo.
 func (r *recorder) interfaces() error {
 	names, err := r.list("class/net")
 	if err != nil {
@@ -245,8 +243,7 @@ func (r *recorder) interfaces() error {
 	return nil
 }
 
-// recorded says whether a path below root lies in the folder of a function that
-// was chosen.
+// recorded says whether a path below root is in the folder of a chosen function.
 func (r *recorder) recorded(path string) bool {
 	for _, dir := range r.chosen {
 		if strings.HasPrefix(path, dir+"/") {

@@ -1,15 +1,14 @@
-// Package sysfstree has sysfs trees for tests: recorded ones, which a machine
-// with real PCI NICs has shown, and functions put together in the same shape.
+// Package sysfstree has sysfs trees for tests: records of a machine with real PCI NICs, and functions put together
+// in the same shape.
 //
-// A tree is text, one line for each file, link and folder that the product
-// reads below a root:
+// A tree is text, one line for each file, link and folder that the product reads below a root:
 //
 //	path/            a folder
 //	path -> target   a symbolic link
 //	path = content   a file; its line end is added
 //
-// Lines that begin with # are comments. Only what somebody reads is in a tree:
-// the folders of other attributes are missing.
+// Lines that begin with # are comments. A tree has only parts that somebody reads: the folders of other attributes
+// are missing.
 package sysfstree
 
 import (
@@ -44,8 +43,7 @@ func Recorded(name string) ([]byte, error) {
 	return data, nil
 }
 
-// Unpack makes a recorded tree in a folder that lasts as long as the test, and
-// returns its root.
+// Unpack makes a recorded tree in a folder of the test, and returns its root.
 func Unpack(t testing.TB, name string) (root string) {
 	t.Helper()
 	data, err := Recorded(name)
@@ -59,8 +57,8 @@ func Unpack(t testing.TB, name string) (root string) {
 	return root
 }
 
-// Grow makes what the lines of a tree say below root, which is there. It fails on
-// what is there already, but for folders, and on a path that leads out of root.
+// Grow makes the lines of a tree below root, which exists. It fails on existing files and links, and on a
+// path that leads out of root.
 func Grow(root, tree string) error {
 	dir, err := os.OpenRoot(root)
 	if err != nil {

@@ -12,7 +12,7 @@ import (
 	gocmp "github.com/google/go-cmp/cmp"
 )
 
-// names are those of the recorded trees.
+// names are the names of the recorded trees.
 func names(t *testing.T) []string {
 	t.Helper()
 	found, err := filepath.Glob("recorded/*.tree")
@@ -48,7 +48,7 @@ func record(t *testing.T, root string) []string {
 	return lines(string(data))
 }
 
-// What Grow has made, Record reads back.
+// Record reads back the result of Grow.
 func TestRecord(t *testing.T) {
 	for _, name := range names(t) {
 		t.Run(name, func(t *testing.T) {
@@ -59,8 +59,7 @@ func TestRecord(t *testing.T) {
 	}
 }
 
-// Every recorded function can be put together by Plug, and comes out as the
-// machine shows it.
+// Plug can make every recorded function, equal to the record.
 func TestPlugAsRecorded(t *testing.T) {
 	for _, name := range names(t) {
 		t.Run(name, func(t *testing.T) {
@@ -70,7 +69,7 @@ func TestPlugAsRecorded(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			for _, l := range read(t, name) { // what belongs to no function
+			for _, l := range read(t, name) { // lines of no function
 				if strings.HasPrefix(l, "module/") || strings.HasPrefix(l, "devices/virtual/") || strings.HasPrefix(l, "class/net/lo ") || l == "bus/pci/drivers/vfio-pci/" {
 					must(t, Grow(root, l))
 				}
@@ -122,7 +121,7 @@ func TestGrowRefuses(t *testing.T) {
 	}
 }
 
-// FuzzGrow: whatever a tree says, it stays below its root.
+// FuzzGrow: a tree never leaves its root.
 func FuzzGrow(f *testing.F) {
 	for _, s := range []string{"a/\n", "a -> b\n", "a -> ..\na/../b = 1\n", "a = 1\n", "# x\n\n", "../x/\n"} {
 		f.Add(s)
@@ -147,7 +146,7 @@ func must(t *testing.T, err error) {
 	}
 }
 
-// functions reads what Plug needs back from the tree at root.
+// functions reads Plug's input back from the tree at root.
 func functions(t *testing.T, root string) []Function {
 	t.Helper()
 	r := recorder{root: root, chosen: map[string]string{}}

@@ -107,7 +107,7 @@ func ratios(rows []row) (out plotter.Values, err error) {
 	return out, err
 }
 
-// drawn returns the SVG. Nothing in it depends on the machine.
+// drawn returns the SVG, which does not depend on the machine.
 func drawn(values plotter.Values) ([]byte, error) {
 	p := plot.New()
 	p.Title.Text = "Time and memory of multi-eni, as a share of the reference plugin's (shorter is better)"
@@ -170,8 +170,7 @@ func drawn(values plotter.Values) ([]byte, error) {
 
 var family = regexp.MustCompile(`font-family:[^;"]*`)
 
-// sansSerif names fonts that browsers have in place of the one that the text was
-// measured with.
+// sansSerif names fonts of browsers in place of the one with which the text was measured.
 func sansSerif(svg []byte) []byte {
 	return family.ReplaceAll(svg, []byte("font-family:'Liberation Sans','Helvetica Neue',Arial,sans-serif"))
 }

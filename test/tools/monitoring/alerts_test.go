@@ -31,7 +31,7 @@ func decode(t *testing.T, file string, into any) {
 	}
 }
 
-// ruleFile is the PrometheusRule as the operator hands it to Prometheus.
+// ruleFile is the PrometheusRule as the operator passes it to Prometheus.
 func ruleFile(t *testing.T) string {
 	t.Helper()
 	var rule operator.PrometheusRule
@@ -50,13 +50,13 @@ func ruleFile(t *testing.T) string {
 // from are the labels that a scrape by the PodMonitor adds.
 const from = `job="kube-system/multi-enid", instance="10.0.0.7:9616", node="node-1"`
 
-// alertCase is what a daemon says, and which alerts it must have for how long.
+// alertCase is a daemon's metrics, and the alert that they must cause, with its times.
 type alertCase struct {
 	alert string
 	// series are in the notation of promtool: one sample a minute.
 	series []string
-	// silent is the last minute without the alert, firing the first with it, and
-	// over the first without it again; 0 where the samples do not end it.
+	// silent is the last minute without the alert, firing the first with it, and over the first without it
+	// again; 0 if the samples do not end it.
 	silent, firing, over int
 	summary              string
 }
@@ -90,8 +90,7 @@ func alertCases() []alertCase {
 	}
 }
 
-// TestAlerts: each begins after its time and not before, ends with its cause,
-// and tells the node.
+// TestAlerts: each begins after its time and not before, ends with its cause, and names the node.
 func TestAlerts(t *testing.T) {
 	path := ruleFile(t)
 	tried := map[string]bool{}
@@ -124,7 +123,7 @@ func TestAlerts(t *testing.T) {
 	}
 }
 
-// TestHealthyNodeIsSilent: none fires for a node as it should be, for a day.
+// TestHealthyNodeIsSilent: none fires for a healthy node, for a day.
 func TestHealthyNodeIsSilent(t *testing.T) {
 	firing := evaluate(t, ruleFile(t), []string{
 		`up{` + from + `} 1x1440`, `multi_eni_last_sync_timestamp_seconds{` + from + `} 0+60x1440`, `multi_eni_api_reachable{` + from + `} 1x1440`,
@@ -141,7 +140,7 @@ func TestHealthyNodeIsSilent(t *testing.T) {
 	}
 }
 
-// A node without a device plugin and without devices to offer lacks nothing.
+// A node without a device plugin and without devices to offer is healthy.
 func TestNodeWithoutDevices(t *testing.T) {
 	firing := evaluate(t, ruleFile(t), []string{`multi_eni_device_plugin_state{state="NotFound", ` + from + `} 1x60`, `multi_eni_advertised_devices{` + from + `} 0x60`}, 60)
 	if got := firing[60]; len(got) > 0 {
@@ -158,8 +157,7 @@ func names(alerts []alert) (all []string) {
 	return all
 }
 
-// evaluate has the rules evaluated each minute up to the last, and returns what
-// fires in each.
+// evaluate evaluates the rules each minute up to the last, and returns the firing alerts of each.
 func evaluate(t *testing.T, ruleFile string, series []string, last int) [][]alert {
 	t.Helper()
 	storage := promqltest.LoadedStorage(t, "load 1m\n  "+strings.Join(series, "\n  ")+"\n")
@@ -209,7 +207,7 @@ func defined(t *testing.T) (all []string) {
 	return all
 }
 
-// TestAlertsSayWhatToDo: each has what a person needs who is woken by it.
+// TestAlertsSayWhatToDo: each has the information that a person on call needs.
 func TestAlertsSayWhatToDo(t *testing.T) {
 	var rule operator.PrometheusRule
 	decode(t, "alerts.yaml", &rule)
@@ -232,8 +230,7 @@ func TestAlertsSayWhatToDo(t *testing.T) {
 // project is where the documents of a release are read.
 const project = "https://github.com/multi-eni/multi-eni-cni/blob/main/"
 
-// runbook is the heading to which a URL of a document of this repository leads; ""
-// for none.
+// runbook is the heading to which a URL of a document of this repository leads, or "".
 func runbook(t *testing.T, url string) string {
 	t.Helper()
 	page, anchor, _ := strings.Cut(strings.TrimPrefix(url, project), "#")
@@ -254,8 +251,7 @@ func runbook(t *testing.T, url string) string {
 	return ""
 }
 
-// TestPodMonitor: it is of its type, and gives the label by which the rules tell
-// nodes apart.
+// TestPodMonitor: it is of its type, and adds the label by which the rules tell nodes apart.
 func TestPodMonitor(t *testing.T) {
 	var monitor operator.PodMonitor
 	decode(t, "podmonitor.yaml", &monitor)

@@ -63,7 +63,7 @@ func metricsOf(t *testing.T, query string) (names []string) {
 	return names
 }
 
-// TestDashboardShowsAlerts: who comes from an alert finds its metrics on a panel.
+// TestDashboardShowsAlerts: a panel has each metric of the alerts.
 func TestDashboardShowsAlerts(t *testing.T) {
 	shown := map[string]bool{}
 	for _, p := range readDashboard(t).Panels {
@@ -90,8 +90,8 @@ func TestDashboardShowsAlerts(t *testing.T) {
 	}
 }
 
-// TestDashboard: each panel has an explanation and queries that Prometheus
-// understands, and none lies on another.
+// TestDashboard: each panel has an explanation and queries that Prometheus understands, and panels do not
+// overlap.
 func TestDashboard(t *testing.T) {
 	d := readDashboard(t)
 	if d.Title == "" || len(d.Panels) == 0 || len(d.Templating.List) != 2 {

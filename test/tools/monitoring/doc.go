@@ -1,4 +1,3 @@
-// Package monitoring tries the alerts and the dashboard of
-// deploy/components/monitoring with Prometheus' own rule engine and parser, on
-// the samples that a daemon would give.
+// Package monitoring tests the alerts and the dashboard of deploy/components/monitoring with Prometheus'
+// own rule engine and parser, on a daemon's samples.
 package monitoring

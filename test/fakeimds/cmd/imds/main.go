@@ -1,6 +1,5 @@
-// Command imds serves the instance metadata of a JSON file (fakeimds.State) on
-// the address of its flag, until it gets SIGINT or SIGTERM. A change of the file
-// counts from the next request on.
+// Command imds serves the instance metadata of a JSON file (fakeimds.State) on the address of its flag,
+// until SIGINT or SIGTERM. A change of the file takes effect with the next request.
 package main
 
 import (

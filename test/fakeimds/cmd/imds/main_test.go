@@ -11,7 +11,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/fakeimds"
 )
 
-// A change of the file counts from the next request on; a torn one does not.
+// A change of the file takes effect with the next request; a torn file has none.
 func TestFileIsFollowed(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "state.json")
 	put := func(text string) {
