@@ -38,7 +38,8 @@ func docRules() []rule {
 				"-- docs/security.md --\n| attempt | result | shown by |\n|---|---|---|\n| reads | cannot | |\n",
 				"-- docs/security.md --\n| attempt | result | shown by |\n|---|---|---|\n| reads | cannot | TestNone |\n",
 			},
-			good: []string{"-- docs/security.md --\n| attempt | result | shown by |\n|---|---|---|\n| reads | cannot | TestReads |\n-- x/x_test.go --\npackage x\n\nfunc TestReads(t *testing.T) {}\n"},
+			good: []string{"-- docs/security.md --\n| attempt | result | shown by |\n|---|---|---|\n| reads | cannot | TestReads |\n" +
+				"-- x/x_test.go --\npackage x\n\nfunc TestReads(t *testing.T) {}\n"},
 		},
 	}...)
 }

@@ -18,7 +18,8 @@ const (
 )
 
 func forgeRules() []rule {
-	const workflow = "-- .ci/run --\nx\n-- Makefile --\nrelease: x\n-- .github/workflows/x.yml --\npermissions: {contents: read}\njobs:\n  x:\n    timeout-minutes: 9\n    steps:\n"
+	const workflow = "-- .ci/run --\nx\n-- Makefile --\nrelease: x\n-- .github/workflows/x.yml --\npermissions: {contents: read}\n" +
+		"jobs:\n  x:\n    timeout-minutes: 9\n    steps:\n"
 	const uses = "    - uses: a/b@3d3c42e5aac5ba805825da76410c181273ba90b1 # v1.0.0\n"
 	const form = "-- .github/ISSUE_TEMPLATE/x.yml --\nname: X\ndescription: Y\nbody:\n"
 	const modules = "-- go.mod --\nrequire github.com/containernetworking/cni v1.3.0\n-- test/x/go.mod --\nmodule y\n-- " + renovateFile + " --\n"
@@ -84,8 +85,10 @@ func forgeRules() []rule {
 			name:  "unknown-place",
 			why:   "CONTRIBUTING.md sends people to files and tests, which must be there",
 			check: unknownPlaces,
-			bad:   []string{"-- CONTRIBUTING.md --\nSee `pkg/none.go`.\n", "-- CONTRIBUTING.md --\nTestNone fails.\n", "-- CONTRIBUTING.md --\nThe rule no-such-rule fails.\n"},
-			good:  []string{"-- CONTRIBUTING.md --\nSee `pkg/` and `pkg/x_test.go`: TestX, and the rule dead-link.\n-- pkg/x_test.go --\npackage x\n\nfunc TestX(t *testing.T) {}\n-- test/arch/x_test.go --\npackage arch\n\nvar _ = rule{name: \"dead-link\"}\n"},
+			bad: []string{"-- CONTRIBUTING.md --\nSee `pkg/none.go`.\n", "-- CONTRIBUTING.md --\nTestNone fails.\n",
+				"-- CONTRIBUTING.md --\nThe rule no-such-rule fails.\n"},
+			good: []string{"-- CONTRIBUTING.md --\nSee `pkg/` and `pkg/x_test.go`: TestX, and the rule dead-link.\n" +
+				"-- pkg/x_test.go --\npackage x\n\nfunc TestX(t *testing.T) {}\n-- test/arch/x_test.go --\npackage arch\n\nvar _ = rule{name: \"dead-link\"}\n"},
 		},
 	}
 }

@@ -26,13 +26,14 @@ var shipped = []string{"pkg", "plugins", "daemon"}
 
 func importRules() []rule {
 	var out []rule
-	for _, r := range importTable() {
+	for _, r := range append(ownImports(), libraryImports()...) {
 		out = append(out, rule{name: "import/" + r.name, why: r.why, check: r.check, bad: r.bad, good: r.good})
 	}
 	return append(out, deviceRule())
 }
 
-func importTable() []importRule {
+// ownImports are the rules about imports of our own packages and of the standard library.
+func ownImports() []importRule {
 	return []importRule{
 		{
 			name: "plugins-daemon",
@@ -88,6 +89,12 @@ func importTable() []importRule {
 				imports("pkg/sysfs", "net/httpx"),
 			},
 		},
+	}
+}
+
+// libraryImports are the rules that give each library one package.
+func libraryImports() []importRule {
+	return []importRule{
 		{
 			name: "aws-sdk",
 			why:  "one package speaks to AWS; the others get its answers as plain values",

@@ -18,8 +18,10 @@ const shownBy = "test/arch/testdata/shown.txt"
 var promising = []string{"docs/netconf.md", "docs/addresses.md"}
 
 func sentenceRules() []rule {
-	page := "-- docs/netconf.md --\n# Title\n\nA pod gets it. Others do\nnot.\n\n| key | meaning |\n|---|---|\n| `x` | y |\n\n- `k` (1): It. Is\n  one.\n\n    code. Is not read.\n" +
-		"-- x/x_test.go --\npackage x\n\nfunc TestPod(t *testing.T) {}\n-- " + shownBy + " --\n# docs/netconf.md\nTestPod: A pod gets\nTestPod: - `k` (1): It. Is one\n"
+	page := "-- docs/netconf.md --\n# Title\n\nA pod gets it. Others do\nnot.\n\n| key | meaning |\n|---|---|\n| `x` | y |\n\n" +
+		"- `k` (1): It. Is\n  one.\n\n    code. Is not read.\n" +
+		"-- x/x_test.go --\npackage x\n\nfunc TestPod(t *testing.T) {}\n-- " + shownBy +
+		" --\n# docs/netconf.md\nTestPod: A pod gets\nTestPod: - `k` (1): It. Is one\n"
 	return []rule{{
 		name:  "unshown-sentence",
 		why:   "a page that says something else than the code does is worse than none; write down the test that shows the sentence, in " + shownBy,

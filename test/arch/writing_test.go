@@ -137,7 +137,8 @@ func plain(s string) (out []string) {
 }
 
 // ofKubernetes begins the descriptions that controller-gen copies from Kubernetes.
-var ofKubernetes = []string{"APIVersion defines", "Kind is a string value", "Condition contains", "lastTransitionTime is", "observedGeneration represents the .metadata",
+var ofKubernetes = []string{"APIVersion defines", "Kind is a string value", "Condition contains", "lastTransitionTime is",
+	"observedGeneration represents the .metadata",
 	"message is a human readable", "reason contains a programmatic", "status of the condition", "type of condition in"}
 
 // descriptions returns the sentences of all values of the key description.

@@ -69,13 +69,17 @@ func TestComparisonRows(t *testing.T) {
 	}
 	const theirs = "host-device, host-local"
 	want := []table.Row{
-		{Item: itemOwn, Name: "exclusive ADD, eni-ipam", Against: theirs, Ours: "2.00 (1.00 … 3.00)", Other: "4.00 (4.00 … 4.00)", OursMedian: 2, OtherMedian: 4, Value: "0.50"},
-		{Item: itemOwn, Name: "exclusive DEL, eni-ipam", Against: theirs, Ours: "3.00 (2.00 … 4.00)", Other: "5.00 (5.00 … 5.00)", OursMedian: 3, OtherMedian: 5, Value: "0.60"},
+		{Item: itemOwn, Name: "exclusive ADD, eni-ipam", Against: theirs, Ours: "2.00 (1.00 … 3.00)", Other: "4.00 (4.00 … 4.00)", OursMedian: 2, OtherMedian: 4,
+			Value: "0.50"},
+		{Item: itemOwn, Name: "exclusive DEL, eni-ipam", Against: theirs, Ours: "3.00 (2.00 … 4.00)", Other: "5.00 (5.00 … 5.00)", OursMedian: 3, OtherMedian: 5,
+			Value: "0.60"},
 		{
-			Item: itemOwn, Name: "exclusive ADD + DEL, eni-ipam", Against: theirs, Ours: "5.00 (5.00 … 5.00)", Other: "9.00 (9.00 … 9.00)", OursMedian: 5, OtherMedian: 9,
-			Value: "0.56", Target: "≤ 0.50", Met: "no",
+			Item: itemOwn, Name: "exclusive ADD + DEL, eni-ipam", Against: theirs, Ours: "5.00 (5.00 … 5.00)", Other: "9.00 (9.00 … 9.00)", OursMedian: 5,
+			OtherMedian: 9,
+			Value:       "0.56", Target: "≤ 0.50", Met: "no",
 		},
-		{Item: itemFloor, Name: "exclusive ADD + DEL, eni-ipam", Against: "the floor", Ours: "5.00 (5.00 … 5.00)", Other: "4.00 (4.00 … 4.00)", OursMedian: 5, OtherMedian: 4, Value: "1.25"},
+		{Item: itemFloor, Name: "exclusive ADD + DEL, eni-ipam", Against: "the floor", Ours: "5.00 (5.00 … 5.00)", Other: "4.00 (4.00 … 4.00)", OursMedian: 5,
+			OtherMedian: 4, Value: "1.25"},
 	}
 	if diff := cmp.Diff(want, rows); diff != "" {
 		t.Errorf("rows (-want +got):\n%s", diff)
@@ -94,11 +98,15 @@ func TestReadStrace(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "strace.out")
 	text := `7  execve("/bin/multi-eni", ["multi-eni"], 0x7ffe /* 5 vars */) = 0
 7  clone(child_stack=0xc000, flags=CLONE_VM) = 8
-7  sendto(6, [{nlmsg_len=52, nlmsg_type=RTM_NEWLINK, nlmsg_flags=NLM_F_REQUEST}, {ifi_family=AF_UNSPEC, ifi_index=2, ifi_flags=0, ifi_change=0}, [{nla_len=8, nla_type=IFLA_NET_NS_FD}, 9]], 52, 0, {sa_family=AF_NETLINK}, 12) = 52
-7  sendto(6, [{nlmsg_len=52, nlmsg_type=0x10 /* NLMSG_??? */, nlmsg_flags=NLM_F_REQUEST, nlmsg_seq=1}, "\x00\x00\x00\x00\x02\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x08\x00\x1c\x00\x0d\x00\x00\x00"], 52, 0, {sa_family=AF_NETLINK}, 12 <unfinished ...>
+7  sendto(6, [{nlmsg_len=52, nlmsg_type=RTM_NEWLINK, nlmsg_flags=NLM_F_REQUEST}, {ifi_family=AF_UNSPEC, ` +
+		`ifi_index=2, ifi_flags=0, ifi_change=0}, [{nla_len=8, nla_type=IFLA_NET_NS_FD}, 9]], 52, 0, {sa_family=AF_NETLINK}, 12) = 52
+7  sendto(6, [{nlmsg_len=52, nlmsg_type=0x10 /* NLMSG_??? */, nlmsg_flags=NLM_F_REQUEST, nlmsg_seq=1}, ` +
+		`"\x00\x00\x00\x00\x02\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x08\x00\x1c\x00\x0d\x00\x00\x00"], 52, 0, {sa_family=AF_NETLINK}, 12 <unfinished ...>
 7  <... sendto resumed>) = 52
-7  sendto(6, [{nlmsg_len=32, nlmsg_type=0x10 /* NLMSG_??? */, nlmsg_flags=NLM_F_REQUEST, nlmsg_seq=2}, "\x00\x00\x00\x00\x02\x00\x00\x00\x00\x00\x00\x00\x01\x00\x00\x00"], 32, 0, {sa_family=AF_NETLINK}, 12) = 32
-7  sendto(6, [{nlmsg_len=32, nlmsg_type=0x10 /* NLMSG_??? */, nlmsg_flags=NLM_F_REQUEST, nlmsg_seq=2}, "\x00\x00\x00\x00\x02\x00\x00\x00\x01\x00\x00\x00\x01\x00\x00\x00"], 32, 0, {sa_family=AF_NETLINK}, 12) = 32
+7  sendto(6, [{nlmsg_len=32, nlmsg_type=0x10 /* NLMSG_??? */, nlmsg_flags=NLM_F_REQUEST, nlmsg_seq=2}, ` +
+		`"\x00\x00\x00\x00\x02\x00\x00\x00\x00\x00\x00\x00\x01\x00\x00\x00"], 32, 0, {sa_family=AF_NETLINK}, 12) = 32
+7  sendto(6, [{nlmsg_len=32, nlmsg_type=0x10 /* NLMSG_??? */, nlmsg_flags=NLM_F_REQUEST, nlmsg_seq=2}, ` +
+		`"\x00\x00\x00\x00\x02\x00\x00\x00\x01\x00\x00\x00\x01\x00\x00\x00"], 32, 0, {sa_family=AF_NETLINK}, 12) = 32
 8  fdatasync(3) = 0
 8  sendto(9, "hello", 5, 0, NULL, 0) = 5
 8  unshare(CLONE_NEWNET) = 0

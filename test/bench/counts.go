@@ -30,7 +30,8 @@ var call = regexp.MustCompile(`^\d+ +([a-z0-9_]+)\((.*)`)
 // 28, and a struct ifinfomsg (rtnetlink(7)) ends with flags and change.
 var waiting = []*regexp.Regexp{
 	regexp.MustCompile(`RTM_(NEW|SET)LINK,.*IFLA_NET_NS_FD`), regexp.MustCompile(`nlmsg_type=0x1[03] .*\\x08\\x00\\x1c\\x00`),
-	regexp.MustCompile(`RTM_(NEW|SET)LINK,.*ifi_flags=0, ifi_change=0x1[,}]`), regexp.MustCompile(`nlmsg_type=0x1[03] [^"]*"(\\x[0-9a-f]{2}){8}(\\x00){4}\\x01(\\x00){3}`),
+	regexp.MustCompile(`RTM_(NEW|SET)LINK,.*ifi_flags=0, ifi_change=0x1[,}]`),
+	regexp.MustCompile(`nlmsg_type=0x1[03] [^"]*"(\\x[0-9a-f]{2}){8}(\\x00){4}\\x01(\\x00){3}`),
 	regexp.MustCompile(`RTM_DELLINK,|nlmsg_type=0x11 `), regexp.MustCompile(`(unshare|clone3?)\(.*CLONE_NEWNET`),
 }
 

@@ -72,7 +72,8 @@ func (n *node) growth(ctx context.Context) ([]table.Row, error) {
 		return nil, err
 	}
 	early := fmt.Sprintf("after %d", cycleShare)
-	grown := table.Row{Name: fmt.Sprintf("files, links, rules, routes after %d", cycles), Ours: after, Other: before, Target: "the same", Met: table.Met(after == before)}
+	grown := table.Row{Name: fmt.Sprintf("files, links, rules, routes after %d", cycles), Ours: after, Other: before, Target: "the same",
+		Met: table.Met(after == before)}
 	return []table.Row{
 		table.Ratio(fmt.Sprintf("ADD + DEL, the last %d", cycleShare), last, first, growthTarget).About(itemGrowth, fmt.Sprintf("the first %d", cycleShare)),
 		grown.About(itemGrowth, early),

@@ -18,8 +18,9 @@ var machine = []Device{
 	{Address: "0000:00:08.0", Vendor: 0x1d0f, Device: 0xec20, Class: 0x020000, Driver: "vfio-pci", VFID: -1},
 	{Address: "0000:00:09.0", Vendor: 0x1d0f, Device: 0xec20, Class: 0x020000, VFID: -1},
 	{Address: "0000:01:00.0", Vendor: 0x8086, Device: 0x10c9, Class: 0x020000, Driver: "igb", VFID: -1, LinkType: "ether", VFs: 1},
-	{Address: "0000:01:10.0", Vendor: 0x8086, Device: 0x10ca, Class: 0x020000, Driver: "igbvf", PFAddress: "0000:01:00.0", PFName: "eth1", VFID: 3, LinkType: "ether",
-		RDMA: true, VDPAType: "vhost", DDPProfile: "GTP", PKey: "0x1"},
+	{Address: "0000:01:10.0", Vendor: 0x8086, Device: 0x10ca, Class: 0x020000, Driver: "igbvf", PFAddress: "0000:01:00.0", PFName: "eth1", VFID: 3,
+		LinkType: "ether",
+		RDMA:     true, VDPAType: "vhost", DDPProfile: "GTP", PKey: "0x1"},
 	{Address: "0000:02:00.0", Vendor: 0x8086, Device: 0x4940, Class: 0x120000, Driver: "4xxx", VFID: -1},
 }
 

@@ -82,7 +82,8 @@ func (s *Server) describeENI(e ENI) string {
 	attachment := item("attachmentId", "eni-attach-"+strings.TrimPrefix(e.ID, "eni-")) + item("instanceId", e.Instance) +
 		item("deviceIndex", strconv.Itoa(e.DeviceIndex)) + item("networkCardIndex", "0") + item("status", "attached")
 	return item("networkInterfaceId", e.ID) + item("subnetId", e.SubnetID) + item("vpcId", "vpc-0a1b2c3d") + item("macAddress", e.MAC) + item("status", "in-use") +
-		item("attachment", attachment) + item("privateIpAddressesSet", v4) + item("ipv4PrefixSet", p4) + item("ipv6AddressesSet", v6) + item("ipv6PrefixSet", p6) + item("tagSet", tags)
+		item("attachment", attachment) + item("privateIpAddressesSet", v4) + item("ipv4PrefixSet", p4) + item("ipv6AddressesSet", v6) + item("ipv6PrefixSet", p6) +
+		item("tagSet", tags)
 }
 
 // seen is the ENI in Describe's answer.

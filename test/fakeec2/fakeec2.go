@@ -162,7 +162,8 @@ func (s *Server) Calls() []string {
 }
 
 // signature matches Signature Version 4 for this service; its groups are access key and region.
-var signature = regexp.MustCompile(`^AWS4-HMAC-SHA256 Credential=([^/]+)/\d{8}/([a-z0-9-]+)/ec2/aws4_request, SignedHeaders=[a-z0-9;-]*host[a-z0-9;-]*, Signature=[0-9a-f]{64}$`)
+var signature = regexp.MustCompile(`^AWS4-HMAC-SHA256 Credential=([^/]+)/\d{8}/([a-z0-9-]+)/ec2/aws4_request, ` +
+	`SignedHeaders=[a-z0-9;-]*host[a-z0-9;-]*, Signature=[0-9a-f]{64}$`)
 
 // ServeHTTP answers one call.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -177,7 +178,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.answerError(w, refuse("InvalidRequest", "The request received was invalid."))
 		return
 	}
-	if by := signature.FindStringSubmatch(r.Header.Get("Authorization")); by == nil || s.cfg.Key != "" && by[1] != s.cfg.Key || s.cfg.Region != "" && by[2] != s.cfg.Region {
+	if by := signature.FindStringSubmatch(r.Header.Get("Authorization")); by == nil || s.cfg.Key != "" && by[1] != s.cfg.Key || s.cfg.Region != "" &&
+		by[2] != s.cfg.Region {
 		s.answerError(w, refuse("AuthFailure", "AWS was not able to validate the provided access credentials"))
 		return
 	}
@@ -207,7 +209,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.answerError(w, err)
 		return
 	}
-	answer := fmt.Sprintf(`<?xml version="1.0" encoding="UTF-8"?>`+"\n"+`<%[1]sResponse xmlns="http://ec2.amazonaws.com/doc/%[2]s/"><requestId>59dbff89-35bd-4eac-99ed-be587EXAMPLE</requestId>%[3]s</%[1]sResponse>`, action, version, result)
+	answer := fmt.Sprintf(`<?xml version="1.0" encoding="UTF-8"?>`+"\n"+
+		`<%[1]sResponse xmlns="http://ec2.amazonaws.com/doc/%[2]s/"><requestId>59dbff89-35bd-4eac-99ed-be587EXAMPLE</requestId>%[3]s</%[1]sResponse>`, action,
+		version, result)
 	w.Header().Set("Content-Type", "text/xml;charset=UTF-8")
 	if fault == Truncate {
 		w.Header().Set("Content-Length", strconv.Itoa(len(answer)))
@@ -234,7 +238,9 @@ func (s *Server) answerError(w http.ResponseWriter, err error) {
 	}
 	w.Header().Set("Content-Type", "text/xml;charset=UTF-8")
 	w.WriteHeader(e.status)
-	fmt.Fprintf(w, `<?xml version="1.0" encoding="UTF-8"?>`+"\n"+`<Response><Errors><Error><Code>%s</Code><Message>%s</Message></Error></Errors><RequestID>ea966190-f9aa-478e-9ede-example</RequestID></Response>`, e.code, text(e.message))
+	fmt.Fprintf(w, `<?xml version="1.0" encoding="UTF-8"?>`+"\n"+
+		`<Response><Errors><Error><Code>%s</Code><Message>%s</Message></Error></Errors><RequestID>ea966190-f9aa-478e-9ede-example</RequestID></Response>`, e.code,
+		text(e.message))
 }
 
 func (s *Server) unknown(request string) {

@@ -107,7 +107,8 @@ func TestTokens(t *testing.T) {
 func TestValues(t *testing.T) {
 	s, _ := instance(t,
 		ENI{ID: "eni-2", MAC: mac2, Primary: true, SubnetID: "subnet-2", SubnetIPv4CIDR: "10.0.0.0/24", IPv4s: []string{"10.0.0.5", "10.0.0.6"}},
-		ENI{ID: "eni-1", MAC: mac1, DeviceIndex: 3, NetworkCard: 1, IPv6s: []string{"2001:db8::1"}, SubnetIPv6CIDR: []string{"2001:db8::/64"}, IPv4Prefixes: []string{"10.0.0.16/28"}, IPv6Prefixes: []string{"2001:db8::/80"}},
+		ENI{ID: "eni-1", MAC: mac1, DeviceIndex: 3, NetworkCard: 1, IPv6s: []string{"2001:db8::1"}, SubnetIPv6CIDR: []string{"2001:db8::/64"},
+			IPv4Prefixes: []string{"10.0.0.16/28"}, IPv6Prefixes: []string{"2001:db8::/80"}},
 	)
 	for path, want := range map[string]string{
 		"meta-data/mac":                          "OK " + mac2,

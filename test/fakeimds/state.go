@@ -138,7 +138,8 @@ func (s *Server) value(path string) (string, answer) {
 			return "", absent
 		}
 		expires := s.now().Add(6 * time.Hour).UTC().Format(time.RFC3339)
-		return fmt.Sprintf(`{"Code":"Success","Type":"AWS-HMAC","AccessKeyId":%q,"SecretAccessKey":"secret","Token":"token","Expiration":%q}`, s.roleKey, expires), present
+		return fmt.Sprintf(`{"Code":"Success","Type":"AWS-HMAC","AccessKeyId":%q,"SecretAccessKey":"secret","Token":"token","Expiration":%q}`, s.roleKey, expires),
+			present
 	case dataRoot + "mac":
 		for _, a := range s.enis {
 			if a.Primary {

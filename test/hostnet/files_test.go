@@ -18,12 +18,14 @@ func (h *host) install(mode, unit string) {
 	h.Helper()
 	h.imds()
 	h.sh("mkdir -p %[1]s/etc %[1]s/sys/fs/cgroup/system.slice/%[2]s && { mountpoint -q %[1]s/etc || mount --bind /etc %[1]s/etc; }", hostRoot, unit)
-	out := h.sh("AWS_EC2_METADATA_SERVICE_ENDPOINT=http://%s %s install --mkdir --to=/run/cnibin --policy= --host-network=%s --host-root=%s", imdsAddress, binary(h, "multi-enid"), mode, hostRoot)
+	out := h.sh("AWS_EC2_METADATA_SERVICE_ENDPOINT=http://%s %s install --mkdir --to=/run/cnibin --policy= --host-network=%s --host-root=%s", imdsAddress,
+		binary(h, "multi-enid"), mode, hostRoot)
 	h.Log(out)
 }
 
 // files are the files that the installer writes.
-var files = []string{"/etc/systemd/network/05-multi-eni.network", "/etc/systemd/networkd.conf.d/80-multi-eni.conf", "/etc/NetworkManager/conf.d/80-multi-eni.conf"}
+var files = []string{"/etc/systemd/network/05-multi-eni.network", "/etc/systemd/networkd.conf.d/80-multi-eni.conf",
+	"/etc/NetworkManager/conf.d/80-multi-eni.conf"}
 
 // stand makes a file of the installer match veth in place of ena. back restores it.
 func (h *host) stand(path string) (back func()) {
@@ -45,7 +47,8 @@ func (h *host) gone() {
 }
 
 // cniRules are rules in the shape of the VPC CNI's: nobody but it may take them away.
-var cniRules = []string{"not to 10.0.0.0/16 fwmark 0x80/0x80 lookup main priority 1024", "to 10.0.1.200 lookup main priority 512", "from 10.0.1.200 to 10.0.0.0/16 lookup 7 priority 1536"}
+var cniRules = []string{"not to 10.0.0.0/16 fwmark 0x80/0x80 lookup main priority 1024", "to 10.0.1.200 lookup main priority 512",
+	"from 10.0.1.200 to 10.0.0.0/16 lookup 7 priority 1536"}
 
 func (h *host) addCNIRules() {
 	h.Helper()
@@ -138,7 +141,8 @@ func (h *host) doctor(unit string) string {
 	h.Helper()
 	h.imds()
 	h.sh("mkdir -p %s/fs/cgroup/system.slice/%s /run/nodeenis", sysTree, unit)
-	out := h.sh("AWS_EC2_METADATA_SERVICE_ENDPOINT=http://%s %s doctor --nodeeni-source=dir:/run/nodeenis --sysfs=%s --node-name=host || true", imdsAddress, binary(h, "multi-enid"), sysTree)
+	out := h.sh("AWS_EC2_METADATA_SERVICE_ENDPOINT=http://%s %s doctor --nodeeni-source=dir:/run/nodeenis --sysfs=%s --node-name=host || true", imdsAddress,
+		binary(h, "multi-enid"), sysTree)
 	return strings.Join(lines(out, "host network"), "")
 }
 

@@ -223,7 +223,8 @@ func (h *host) plug(e eni) {
 // hour; with t1 they are renewed after that many seconds.
 func (h *host) lease(t1 int, enis ...eni) {
 	h.Helper()
-	args := []string{"--net=" + vpcNetns, "--", "dnsmasq", "--keep-in-foreground", "--log-facility=-", "--port=0", "--conf-file=/dev/null", "--user=root", "--pid-file=",
+	args := []string{"--net=" + vpcNetns, "--", "dnsmasq", "--keep-in-foreground", "--log-facility=-", "--port=0", "--conf-file=/dev/null", "--user=root",
+		"--pid-file=",
 		"--dhcp-authoritative", "--dhcp-leasefile=/run/dnsmasq.leases", "--bind-dynamic", "--log-dhcp"}
 	for _, e := range enis {
 		args = append(args, fmt.Sprintf("--dhcp-range=10.0.%d.0,static,3600s", e.net), fmt.Sprintf("--dhcp-host=%s,%s", e.mac, e.addr()))
@@ -243,7 +244,9 @@ func (h *host) advertise(e eni, minimum, maximum int) {
 	}
 	h.vpc("sh -c 'echo 1 > /proc/sys/net/ipv6/conf/all/forwarding'")
 	conf := "/run/radvd-" + e.name + ".conf"
-	h.write(conf, fmt.Sprintf("interface %s { AdvSendAdvert on; MinRtrAdvInterval %d; MaxRtrAdvInterval %d; AdvDefaultLifetime 1800; prefix fd00:%d::/64 { AdvOnLink on; AdvAutonomous on; }; };\n",
+	h.write(conf, fmt.Sprintf("interface %s { AdvSendAdvert on; MinRtrAdvInterval %d; MaxRtrAdvInterval %d; AdvDefaultLifetime 1800; prefix fd00:%d::/64 { "+
+		"AdvOnLink on; AdvAutonomous on; }; };\n",
 		e.far(), minimum, maximum, e.net))
-	h.start("radvd "+e.name, "nsenter", "--net="+vpcNetns, "--", "radvd", "--nodaemon", "--config", conf, "--pidfile", "/run/radvd-"+e.name+".pid", "--logmethod", "stderr", "--debug", "1")
+	h.start("radvd "+e.name, "nsenter", "--net="+vpcNetns, "--", "radvd", "--nodaemon", "--config", conf, "--pidfile", "/run/radvd-"+e.name+".pid",
+		"--logmethod", "stderr", "--debug", "1")
 }

@@ -9,7 +9,8 @@ import (
 	"strings"
 )
 
-const busConfig = `<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN" "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
+const busConfig = `<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN" ` +
+	`"http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
 <busconfig><type>system</type><listen>unix:path=/run/dbus/system_bus_socket</listen><auth>EXTERNAL</auth>
 <policy context="default"><allow user="*"/><allow own="*"/><allow send_destination="*" eavesdrop="true"/><allow eavesdrop="true"/></policy></busconfig>
 `
@@ -72,7 +73,8 @@ func (h *host) networkManager() *output {
 // dhcpAll is the file by which hosts of EC2 have networkd ask for leases on all ENIs; it
 // matches the driver, which is veth here.
 func (h *host) dhcpAll() {
-	h.write("/etc/systemd/network/80-ec2.network", "[Match]\nDriver=veth\n[Network]\nDHCP=yes\nIPv6DuplicateAddressDetection=0\n[DHCPv4]\nUseHostname=no\n[DHCPv6]\nWithoutRA=solicit\n")
+	h.write("/etc/systemd/network/80-ec2.network", "[Match]\nDriver=veth\n[Network]\nDHCP=yes\nIPv6DuplicateAddressDetection=0\n"+
+		"[DHCPv4]\nUseHostname=no\n[DHCPv6]\nWithoutRA=solicit\n")
 }
 
 // dhcpPrimary is the file of hosts that manage the primary ENI only.
@@ -99,7 +101,8 @@ func (h *host) ec2NetUtils() {
 // starts each minute. The script tells its own faults by its exit status, which the unit takes as they come.
 func (h *host) refresh(e eni) {
 	h.Helper()
-	h.sh("PATH=/run/ec2/bin:$PATH LIBDIR_OVERRIDE=/run/ec2/lib timeout 60 bash /run/ec2/setup-policy-routes %s start >>/run/ec2/out 2>&1 || { tail -5 /run/ec2/out; exit 1; }", e.name)
+	h.sh("PATH=/run/ec2/bin:$PATH LIBDIR_OVERRIDE=/run/ec2/lib timeout 60 bash /run/ec2/setup-policy-routes %s start >>/run/ec2/out 2>&1 || { tail -5 "+
+		"/run/ec2/out; exit 1; }", e.name)
 }
 
 // repo is the root folder of the repository.

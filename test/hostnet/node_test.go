@@ -29,7 +29,8 @@ func (h *host) daemon() *output {
 	h.Helper()
 	h.imds()
 	for _, e := range []eni{owned, shared} {
-		h.write("/run/nodeenis/"+e.name+".yaml", fmt.Sprintf("apiVersion: networking.k8s.aws/v1alpha1\nkind: NodeENI\nmetadata: {name: %s}\nspec: {subnetID: %s, deviceIndex: %d}\n", e.name, subnet(e), e.net))
+		h.write("/run/nodeenis/"+e.name+".yaml", fmt.Sprintf("apiVersion: networking.k8s.aws/v1alpha1\nkind: NodeENI\nmetadata: {name: %s}\nspec: {subnetID: "+
+			"%s, deviceIndex: %d}\n", e.name, subnet(e), e.net))
 	}
 	o := h.start("multi-enid", binary(h, "multi-enid"), "run", "--nodeeni-source=dir:/run/nodeenis", "--sysfs="+sysTree, "--restart=none",
 		"--pcidp-config=/run/pcidp/config.json", "--source-routing", "--listen=off", "--node-name=host", "--cni-bin-dir="+filepath.Join(repo(h), "bin"))
@@ -61,7 +62,8 @@ func (h *host) imds() {
 	for _, e := range []eni{primary, owned, shared} {
 		state.ENIs = append(state.ENIs, fakeimds.ENI{
 			ID: fmt.Sprintf("eni-0a1b2c3d4e5f6000%d", e.net), MAC: e.mac, Primary: e == primary, DeviceIndex: e.net, SubnetID: subnet(e),
-			SubnetIPv4CIDR: fmt.Sprintf("10.0.%d.0/24", e.net), IPv4s: []string{e.addr(), fmt.Sprintf("10.0.%d.100", e.net), fmt.Sprintf("10.0.%d.101", e.net), fmt.Sprintf("10.0.%d.102", e.net)},
+			SubnetIPv4CIDR: fmt.Sprintf("10.0.%d.0/24", e.net), IPv4s: []string{e.addr(), fmt.Sprintf("10.0.%d.100", e.net), fmt.Sprintf("10.0.%d.101", e.net),
+				fmt.Sprintf("10.0.%d.102", e.net)},
 		})
 	}
 	h.sh("ip addr add %s/32 dev lo", imdsAddress)
@@ -97,7 +99,8 @@ func (h *host) verb(verb string, e eni, pod string) error {
 	defer cancel()
 	bin := filepath.Dir(binary(h, "multi-eni"))
 	cmd := exec.CommandContext(ctx, filepath.Join(bin, "multi-eni"))
-	cmd.Env = []string{"CNI_COMMAND=" + verb, "CNI_CONTAINERID=" + pod, "CNI_NETNS=/run/netns/" + pod, "CNI_IFNAME=net1", "CNI_PATH=" + bin + ":" + bin + "/cni", "PATH=" + os.Getenv("PATH")}
+	cmd.Env = []string{"CNI_COMMAND=" + verb, "CNI_CONTAINERID=" + pod, "CNI_NETNS=/run/netns/" + pod, "CNI_IFNAME=net1",
+		"CNI_PATH=" + bin + ":" + bin + "/cni", "PATH=" + os.Getenv("PATH")}
 	cmd.Stdin = strings.NewReader(string(stdin))
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("%s: %w: %s", verb, err, out)

@@ -27,24 +27,7 @@ func TestENIIPAMBelowOthers(t *testing.T) {
 	macvlan := map[string]any{"type": "macvlan", "master": eni.Name, "ipam": ipam, "capabilities": map[string]any{"ips": true}}
 	gives := func(out string, want ...string) {
 		t.Helper()
-		var result struct {
-			IPs    []struct{ Address, Gateway string }
-			Routes []struct{ Dst, GW string }
-		}
-		must(t, json.Unmarshal([]byte(out), &result))
-		if len(result.Routes) != 1 || result.Routes[0].GW != "10.0.2.1" { // for whoever prints it
-			t.Errorf("routes %+v", result.Routes)
-		}
-		var got []string
-		for _, ip := range result.IPs {
-			got = append(got, ip.Address)
-			if v4 := strings.Contains(ip.Address, "."); v4 != (ip.Gateway == "10.0.2.1") {
-				t.Errorf("%s by %q", ip.Address, ip.Gateway)
-			}
-		}
-		if !slices.Equal(got, want) {
-			t.Errorf("addresses %v, want %v", got, want)
-		}
+		checkAddresses(t, out, want)
 	}
 	for _, version := range []string{"0.3.1", "0.4.0", "1.0.0", "1.1.0"} {
 		c.conflist(version, macvlan)
@@ -52,7 +35,8 @@ func TestENIIPAMBelowOthers(t *testing.T) {
 		first, second, third := c.pod("first-"+version), c.pod("second-"+version), c.pod("third-"+version)
 		gives(c.mustTool("add", first), "10.0.2.16/24", "fd00:2::16/64")
 		must(t, c.reach(first, "10.0.2.16/24", "10.0.2.1"))
-		if out, err := c.cnitool("add", second, `CAP_ARGS={"ips":["10.0.2.15"]}`); err == nil || !strings.Contains(out, "10.0.2.15 was requested") || !strings.Contains(out, "10.0.2.16, 10.0.2.17 (ipv4)") {
+		if out, err := c.cnitool("add", second, `CAP_ARGS={"ips":["10.0.2.15"]}`); err == nil || !strings.Contains(out, "10.0.2.15 was requested") ||
+			!strings.Contains(out, "10.0.2.16, 10.0.2.17 (ipv4)") {
 			t.Errorf("%s: the ENI's own address, asked for: %v, %s", version, err, out)
 		}
 		c.mustTool("del", second) // as runtimes do after any failed ADD
@@ -93,5 +77,28 @@ func TestENIIPAMBelowOthers(t *testing.T) {
 		l, err := netlink.LinkByName(eni.Name)
 		must(t, err)
 		must(t, netlink.LinkSetUp(l)) // host-device gives it back down
+	}
+}
+
+// checkAddresses wants exactly these addresses in a result, each IPv4 one with the gateway, and one route by it.
+func checkAddresses(t *testing.T, out string, want []string) {
+	t.Helper()
+	var result struct {
+		IPs    []struct{ Address, Gateway string }
+		Routes []struct{ Dst, GW string }
+	}
+	must(t, json.Unmarshal([]byte(out), &result))
+	if len(result.Routes) != 1 || result.Routes[0].GW != "10.0.2.1" { // for whoever prints it
+		t.Errorf("routes %+v", result.Routes)
+	}
+	var got []string
+	for _, ip := range result.IPs {
+		got = append(got, ip.Address)
+		if v4 := strings.Contains(ip.Address, "."); v4 != (ip.Gateway == "10.0.2.1") {
+			t.Errorf("%s by %q", ip.Address, ip.Gateway)
+		}
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("addresses %v, want %v", got, want)
 	}
 }

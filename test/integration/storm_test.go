@@ -148,7 +148,8 @@ func (s *storm) links() []string {
 func (s *storm) files() []string {
 	s.t.Helper()
 	var left []string
-	for _, pattern := range []string{s.ipamDir + "/pool/10.*", nodestate.DefaultAttachmentsDir + "/*.json", nodestate.DefaultAttachmentsDir + "/.*", nodestate.DefaultAttachmentsDir + "/restore/*"} {
+	for _, pattern := range []string{s.ipamDir + "/pool/10.*", nodestate.DefaultAttachmentsDir + "/*.json", nodestate.DefaultAttachmentsDir + "/.*",
+		nodestate.DefaultAttachmentsDir + "/restore/*"} {
 		found, err := filepath.Glob(pattern)
 		must(s.t, err)
 		left = append(left, found...)

@@ -44,7 +44,8 @@ func command(t *testing.T, dir string, env []string, name string, args ...string
 	cmd.Dir = dir
 	cmd.Env = slices.DeleteFunc(os.Environ(), func(s string) bool {
 		name, _, _ := strings.Cut(s, "=")
-		return strings.HasPrefix(name, "SUDO_") || slices.Contains([]string{"MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "VERSION", "COMMIT", "IMAGE", "GO", "PWD"}, name)
+		return strings.HasPrefix(name, "SUDO_") || slices.Contains([]string{"MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "VERSION", "COMMIT", "IMAGE",
+			"GO", "PWD"}, name)
 	})
 	cmd.Env = append(cmd.Env, env...)
 	out, err := cmd.CombinedOutput()
@@ -270,7 +271,8 @@ func TestGoVersion(t *testing.T) {
 func TestSettingsOfThePerson(t *testing.T) {
 	t.Parallel()
 	look(t, "make")
-	env := []string{"AWS_PROFILE=theirs", "AWS_REGION=theirs", "AWS_ACCESS_KEY_ID=theirs", "AWS_CONFIG_FILE=/theirs", "KUBECONFIG=/theirs", "NODE_NAME=theirs", "CNI_PATH=/theirs"}
+	env := []string{"AWS_PROFILE=theirs", "AWS_REGION=theirs", "AWS_ACCESS_KEY_ID=theirs", "AWS_CONFIG_FILE=/theirs", "KUBECONFIG=/theirs", "NODE_NAME=theirs",
+		"CNI_PATH=/theirs"}
 	out, err := command(t, repo(t), env, "make", "--no-print-directory", "--eval", "show: ; @env", "show")
 	if err != nil || strings.Contains(out, "theirs") || !strings.Contains(out, "AWS_CONFIG_FILE=/dev/null") {
 		t.Errorf("a recipe's environment: %v\n%s", err, out)

@@ -195,8 +195,10 @@ func TestQuoted(t *testing.T) {
 
 func TestQuotedCanFail(t *testing.T) {
 	for text, want := range map[string]int{
-		"rm -rf $dir/x": 1, `rm -rf "$dir"/x`: 0, "rm -rf '$dir'": 0, "cd ${dir%/*}": 1, `cd "${dir%/*}"`: 0, "x=$dir": 0, "local x=$dir y=$z": 0, "echo a=$(pwd)b $x": 1,
-		"cp $(pwd)/a b": 1, `cp "$(pwd)"/a b`: 0, `cp "$(dirname $0)" b`: 1, "for f in $list a $more; do": 0, "case $x in": 0, "echo $? $# $(($x + 1))": 0, "# $x": 0,
+		"rm -rf $dir/x": 1, `rm -rf "$dir"/x`: 0, "rm -rf '$dir'": 0, "cd ${dir%/*}": 1, `cd "${dir%/*}"`: 0, "x=$dir": 0, "local x=$dir y=$z": 0,
+		"echo a=$(pwd)b $x": 1,
+		"cp $(pwd)/a b":     1, `cp "$(pwd)"/a b`: 0, `cp "$(dirname $0)" b`: 1, "for f in $list a $more; do": 0, "case $x in": 0, "echo $? $# $(($x + 1))": 0,
+		"# $x":               0,
 		`echo "${a:-$b}" $c`: 1, `echo \$x`: 0, "if ! x=$(a $b)": 1,
 	} {
 		if got := faults("x", text); len(got) != want {
@@ -204,8 +206,10 @@ func TestQuotedCanFail(t *testing.T) {
 		}
 	}
 	for text, want := range map[string]int{
-		"\trm -rf $(CURDIR)/bin": 2, "\trm -rf \"$(CURDIR)/bin\"": 1, "\trm -rf \"$(CURDIR)\"/bin": 0, "BIN := $(CURDIR)/bin": 1, "HERE := \"$(CURDIR)\"": 0, "\t$(GO) test": 2,
-		"\trm -rf $(BIN)": 0, "\trm -rf $(addprefix $(BIN)/,$(word 1,$(X) y))": 0, "\trm -rf $$dir": 1, "\trm -rf \"$$dir\"": 0, "\tgo build $$($(go) -C test/tools list tool | grep x)": 0, "\tfor p in $(LIST); do a; \\\n\t  b $$p; done": 1,
+		"\trm -rf $(CURDIR)/bin": 2, "\trm -rf \"$(CURDIR)/bin\"": 1, "\trm -rf \"$(CURDIR)\"/bin": 0, "BIN := $(CURDIR)/bin": 1, "HERE := \"$(CURDIR)\"": 0,
+		"\t$(GO) test":    2,
+		"\trm -rf $(BIN)": 0, "\trm -rf $(addprefix $(BIN)/,$(word 1,$(X) y))": 0, "\trm -rf $$dir": 1, "\trm -rf \"$$dir\"": 0,
+		"\tgo build $$($(go) -C test/tools list tool | grep x)": 0, "\tfor p in $(LIST); do a; \\\n\t  b $$p; done": 1,
 	} {
 		if got := faults("Makefile", text); len(got) != want {
 			t.Errorf("%s: %q, want %d", text, got, want)

@@ -139,7 +139,8 @@ func Denied(err error) error {
 		return nil
 	}
 	if os.Geteuid() == 0 {
-		return fmt.Errorf("root may not make namespaces here (a container without CAP_SYS_ADMIN?): run it on the machine itself or in a privileged container: %w", err)
+		return fmt.Errorf("root may not make namespaces here (a container without CAP_SYS_ADMIN?): run it on the machine itself or in a privileged container: %w",
+			err)
 	}
 	for sysctl, closed := range map[string]string{
 		"kernel/apparmor_restrict_unprivileged_userns": "1",

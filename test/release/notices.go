@@ -181,7 +181,8 @@ func (m linked) texts() ([]text, error) {
 // notices are all texts, each once, after a list of the modules.
 func notices(modules []linked) ([]byte, error) {
 	var out, bodies strings.Builder
-	fmt.Fprintf(&out, "Third-party notices of multi-eni-cni\n\nThe programs of this project contain code of these modules. The numbers are those of the texts below.\n\n")
+	fmt.Fprintf(&out, "Third-party notices of multi-eni-cni\n\nThe programs of this project contain code of these modules. The numbers are those of the "+
+		"texts below.\n\n")
 	numbers := map[string]int{}
 	owners := map[int][]string{}
 	var contents []string

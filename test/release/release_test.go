@@ -54,7 +54,8 @@ func TestCheck(t *testing.T) {
 	}
 	git := func(args ...string) {
 		t.Helper()
-		cmd := exec.CommandContext(t.Context(), "git", append([]string{"-c", "user.name=x", "-c", "user.email=x@example.org", "-c", "commit.gpgsign=false"}, args...)...)
+		cmd := exec.CommandContext(t.Context(), "git", append([]string{"-c", "user.name=x", "-c", "user.email=x@example.org", "-c", "commit.gpgsign=false"},
+			args...)...)
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Fatalf("git %s: %v\n%s", args, err, out)
 		}
@@ -155,7 +156,8 @@ func TestChart(t *testing.T) {
 		}
 	}
 	for file, parts := range map[string][]string{
-		"Chart.yaml":                                 {"\nversion: 1.2.3\n", "\nappVersion: \"v1.2.3\"\n", "      image: registry.example/multi-eni-cni:v1.2.3\n", "artifacthub.io/changes: |\n    - kind: added\n      description: \""},
+		"Chart.yaml": {"\nversion: 1.2.3\n", "\nappVersion: \"v1.2.3\"\n", "      image: registry.example/multi-eni-cni:v1.2.3\n",
+			"artifacthub.io/changes: |\n    - kind: added\n      description: \""},
 		"values.yaml":                                {"\n  repository: registry.example/multi-eni-cni\n"},
 		"crds/networking.k8s.aws_nodeenis.yaml":      {"kind: CustomResourceDefinition"},
 		"templates/daemon.yaml":                      {"kind: DaemonSet"},
@@ -178,7 +180,8 @@ func TestChart(t *testing.T) {
 
 func TestChanges(t *testing.T) {
 	got := changes("### Added\n- one\n  \"more\"\n\n#### Plugin\n- two\n\nText.\n\n### Fixed\n- three\n")
-	want := "    - kind: added\n      description: \"one \\\"more\\\"\"\n    - kind: added\n      description: \"two\"\n    - kind: fixed\n      description: \"three\"\n"
+	want := "    - kind: added\n      description: \"one \\\"more\\\"\"\n    - kind: added\n      description: \"two\"\n    - kind: fixed\n      " +
+		"description: \"three\"\n"
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
@@ -186,8 +189,10 @@ func TestChanges(t *testing.T) {
 
 // TestKrew: each platform gets the checksum of its own archive.
 func TestKrew(t *testing.T) {
-	const manifest = "spec:\n  version: v0.0.0\n  platforms:\n  - uri: https://x/v0.0.0/a_v0.0.0_linux.tar.gz\n    sha256: x\n  - bin: b\n    uri: https://x/v0.0.0/a_v0.0.0_darwin.tar.gz\n    sha256: y\n"
-	const want = "spec:\n  version: v1.2.3\n  platforms:\n  - uri: https://x/v1.2.3/a_v1.2.3_linux.tar.gz\n    sha256: sum of a_v1.2.3_linux.tar.gz\n  - bin: b\n" +
+	const manifest = "spec:\n  version: v0.0.0\n  platforms:\n  - uri: https://x/v0.0.0/a_v0.0.0_linux.tar.gz\n    sha256: x\n  - bin: b\n    uri: " +
+		"https://x/v0.0.0/a_v0.0.0_darwin.tar.gz\n    sha256: y\n"
+	const want = "spec:\n  version: v1.2.3\n  platforms:\n  - uri: https://x/v1.2.3/a_v1.2.3_linux.tar.gz\n    sha256: sum of a_v1.2.3_linux.tar.gz\n  - " +
+		"bin: b\n" +
 		"    uri: https://x/v1.2.3/a_v1.2.3_darwin.tar.gz\n    sha256: sum of a_v1.2.3_darwin.tar.gz\n"
 	sum := func(file string) (string, error) { return "sum of " + file, nil }
 	got, err := krew(manifest, "v1.2.3", sum)
@@ -257,7 +262,8 @@ func moduleIn(t *testing.T, path, linkedFolder string, files map[string]string) 
 // licence is refused.
 func TestNotices(t *testing.T) {
 	a := moduleIn(t, "example.org/a", "in/deep", map[string]string{
-		"LICENSE": "Apache text\n", "NOTICE": "Notice of a\n", "in/license.txt": "MIT text", "in/deep/x.go": "", "other/LICENSE": "not linked", "license.go": "package a",
+		"LICENSE": "Apache text\n", "NOTICE": "Notice of a\n", "in/license.txt": "MIT text", "in/deep/x.go": "", "other/LICENSE": "not linked",
+		"license.go": "package a",
 	})
 	b := moduleIn(t, "example.org/b", "", map[string]string{"COPYING.md": "Apache text\r\n"})
 	data, err := notices([]linked{a, b})
@@ -266,14 +272,16 @@ func TestNotices(t *testing.T) {
 	}
 	text := string(data)
 	for part, times := range map[string]int{
-		"example.org/a v1.0.0: [1] [2] [3]\n": 1, "example.org/b v1.0.0: [1]\n": 1, "Apache text": 1, "Notice of a": 1, "MIT text": 1, "not linked": 0, "package a": 0,
+		"example.org/a v1.0.0: [1] [2] [3]\n": 1, "example.org/b v1.0.0: [1]\n": 1, "Apache text": 1, "Notice of a": 1, "MIT text": 1, "not linked": 0,
+		"package a": 0,
 		"[1] LICENSE of example.org/a,\n    COPYING.md of example.org/b\n": 1, "[3] in/license.txt of example.org/a\n": 1, "\r": 0,
 	} {
 		if got := strings.Count(text, part); got != times {
 			t.Errorf("%q %d times, want %d:\n%s", part, got, times, text)
 		}
 	}
-	if _, err := notices([]linked{moduleIn(t, "example.org/c", "", map[string]string{"README": "", "NOTICE": "x"})}); err == nil || !strings.Contains(err.Error(), "example.org/c@v1.0.0: no licence") {
+	if _, err := notices([]linked{moduleIn(t, "example.org/c", "", map[string]string{"README": "", "NOTICE": "x"})}); err == nil ||
+		!strings.Contains(err.Error(), "example.org/c@v1.0.0: no licence") {
 		t.Errorf("a module without a licence: %v", err)
 	}
 }

@@ -70,7 +70,8 @@ func TestPlugAsRecorded(t *testing.T) {
 				}
 			}
 			for _, l := range read(t, name) { // lines of no function
-				if strings.HasPrefix(l, "module/") || strings.HasPrefix(l, "devices/virtual/") || strings.HasPrefix(l, "class/net/lo ") || l == "bus/pci/drivers/vfio-pci/" {
+				if strings.HasPrefix(l, "module/") || strings.HasPrefix(l, "devices/virtual/") || strings.HasPrefix(l, "class/net/lo ") ||
+					l == "bus/pci/drivers/vfio-pci/" {
 					must(t, Grow(root, l))
 				}
 			}

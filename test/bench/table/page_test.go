@@ -79,7 +79,8 @@ func TestHeadlines(t *testing.T) {
 		return Row{}
 	}
 	more := func(r Row) float64 { return 100*r.OursMedian/r.OtherMedian - 100 }
-	const pair, shared, theirs, alone = "exclusive ADD + DEL, eni-ipam", "shared macvlan ADD + DEL, eni-ipam", "host-device, host-local", "macvlan alone, host-local"
+	const pair, shared, theirs, alone = "exclusive ADD + DEL, eni-ipam", "shared macvlan ADD + DEL, eni-ipam", "host-device, host-local",
+		"macvlan alone, host-local"
 	one, eight, crowd := row("(a)", pair, theirs), row("(h)", pair, theirs), row("(i)", "exclusive, eni-ipam", theirs)
 	share, shares, floor := row("(c)", shared, alone), row("(h)", shared, alone), row("(b)", pair, "the floor")
 	start, memory := row("(d)", "VERSION", "host-device"), row("(g)", "exclusive ADD, eni-ipam", theirs)

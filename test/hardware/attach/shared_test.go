@@ -206,7 +206,8 @@ func TestIPVLANLeases(t *testing.T) {
 			inventory := filepath.Join(dir, "inventory.json")
 			d := nodestate.Device{
 				ENIID: "eni-0a1b2c3d4e5f60001", NodeENI: "shared", MAC: nic0, PCIAddress: pcidev.PCIAddress(pci), InterfaceName: "ens7", Phase: nodestate.PhaseReady,
-				SubnetCIDR: netip.MustParsePrefix("10.0.2.0/24"), Prefixes: []netip.Prefix{netip.MustParsePrefix("10.0.2.32/28"), netip.MustParsePrefix("fd00:2:0:0:1::/80")},
+				SubnetCIDR: netip.MustParsePrefix("10.0.2.0/24"), Prefixes: []netip.Prefix{netip.MustParsePrefix("10.0.2.32/28"),
+					netip.MustParsePrefix("fd00:2:0:0:1::/80")},
 				Addresses: []netip.Prefix{netip.MustParsePrefix("10.0.2.15/24"), netip.MustParsePrefix("fd00:2::15/64")},
 			}
 			if err := nodestate.WriteInventory(inventory, nodestate.Inventory{NodeName: "node", BootID: boot, Devices: []nodestate.Device{d}}); err != nil {

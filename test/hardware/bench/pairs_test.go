@@ -50,8 +50,10 @@ func newBed(t *testing.T, pci string) bed {
 	}
 	b := bed{t: t, pci: pci, host: host, pod: guest.NewNetns(t, "bench"), dir: dir, inventory: filepath.Join(dir, "inventory.json")}
 	d := nodestate.Device{
-		ENIID: "eni-0a1b2c3d4e5f60001", NodeENI: "bench", MAC: device.MAC(l.Attrs().HardwareAddr.String()), PCIAddress: device.PCIAddress(pci), InterfaceName: host, Phase: nodestate.PhaseReady,
-		SubnetCIDR: netip.MustParsePrefix("10.0.1.0/24"), Prefixes: []netip.Prefix{netip.MustParsePrefix("10.0.1.32/28")}, Addresses: []netip.Prefix{netip.MustParsePrefix("10.0.1.15/24")},
+		ENIID: "eni-0a1b2c3d4e5f60001", NodeENI: "bench", MAC: device.MAC(l.Attrs().HardwareAddr.String()), PCIAddress: device.PCIAddress(pci),
+		InterfaceName: host, Phase: nodestate.PhaseReady,
+		SubnetCIDR: netip.MustParsePrefix("10.0.1.0/24"), Prefixes: []netip.Prefix{netip.MustParsePrefix("10.0.1.32/28")},
+		Addresses: []netip.Prefix{netip.MustParsePrefix("10.0.1.15/24")},
 	}
 	if err := nodestate.WriteInventory(b.inventory, nodestate.Inventory{NodeName: "node", BootID: boot, Devices: []nodestate.Device{d}}); err != nil {
 		t.Fatal(err)
@@ -76,7 +78,8 @@ func (b bed) plugin(kind, keys string, from ipam) *contender {
 	id := kind + "-" + from.kind
 	return &contender{call: guest.CNICall{
 		Type: kind, ContainerID: id, Netns: b.pod,
-		Conf: fmt.Sprintf(`{"cniVersion":"1.1.0","name":"bench","type":%q,%s,"ipam":{"type":%q,%s,"dataDir":%q}}`, kind, keys, from.kind, from.keys, filepath.Join(b.dir, id)),
+		Conf: fmt.Sprintf(`{"cniVersion":"1.1.0","name":"bench","type":%q,%s,"ipam":{"type":%q,%s,"dataDir":%q}}`, kind, keys, from.kind, from.keys,
+			filepath.Join(b.dir, id)),
 	}}
 }
 

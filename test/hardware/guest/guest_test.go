@@ -40,7 +40,8 @@ func TestDecodePools(t *testing.T) {
 			[]Pool{{"intel.com/a", []string{"ena"}, []string{"0000:00:06.0"}}}, "",
 		},
 		"list": {
-			`{"resourceList":[{"resourcePrefix":"x.y","resourceName":"b","selectors":[{"drivers":["ena"],"pciAddresses":["1"]},{"drivers":["vfio-pci"],"pciAddresses":["2"]}]}]}`,
+			`{"resourceList":[{"resourcePrefix":"x.y","resourceName":"b","selectors":[` +
+				`{"drivers":["ena"],"pciAddresses":["1"]},{"drivers":["vfio-pci"],"pciAddresses":["2"]}]}]}`,
 			[]Pool{{"x.y/b", []string{"ena", "vfio-pci"}, []string{"1", "2"}}}, "",
 		},
 		"empty":        {`{"resourceList":[]}`, nil, "no resource"},
@@ -109,7 +110,8 @@ func TestArchive(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got[strings.TrimPrefix("/"+strings.TrimSuffix(h.Name, "/"), dir)] = fs.FileMode(h.Mode).String() + " " + h.Linkname + string(content) //nolint:gosec // permission bits
+		got[strings.TrimPrefix("/"+strings.TrimSuffix(h.Name, "/"), dir)] = fs.FileMode(h.Mode).String() + //nolint:gosec // permission bits
+			" " + h.Linkname + string(content)
 	}
 	want := map[string]string{
 		"/a": "-rwx------ ", "/a/b": "-rwx------ ", "/a/b/empty": "-rw------- ", "/a/file": "-rw------- content", "/a/link": "-rwxrwxrwx file",

@@ -52,7 +52,8 @@ func (s *stage) testStorm(t *testing.T) {
 			st.killDaemon(t, rand.New(rand.NewPCG(seed, stormSlots)))
 		})
 	})
-	t.Logf("%d rounds in %v: %d waited for ready, %v at most, %d pods, %d of their verbs killed, %d times the daemon; verbs tried again, by code: %v", min(st.rounds.Load(), stormRounds),
+	t.Logf("%d rounds in %v: %d waited for ready, %v at most, %d pods, %d of their verbs killed, %d times the daemon; verbs tried again, by code: %v",
+		min(st.rounds.Load(), stormRounds),
 		time.Since(begun).Round(time.Second), st.waited.Load(), st.slowest.Round(time.Millisecond), st.pods.Load(), st.killed.Load(), st.deaths.Load(), st.retries)
 }
 

@@ -110,7 +110,8 @@ func (h *host) baseFiles() (*files, error) {
 		}
 	}
 	programs := map[string]string{"machine/tests": self}
-	for _, p := range []string{"multi-eni", "cni/host-local", "cni/static", "cni/ipvlan", "cni/macvlan", "cni/vlan", "cni/host-device", "cni/tuning", "hardware/sriov"} {
+	for _, p := range []string{"multi-eni", "cni/host-local", "cni/static", "cni/ipvlan", "cni/macvlan", "cni/vlan", "cni/host-device",
+		"cni/tuning", "hardware/sriov"} {
 		programs["opt/cni/bin/"+path.Base(p)] = filepath.Join(h.bin, p)
 	}
 	for name, p := range map[string]string{"multi-enid": "multi-enid", "cnitool": "tools/cnitool"} {

@@ -41,7 +41,8 @@ func TestLibrariesKeepLinks(t *testing.T) {
 		t.Fatal(err)
 	}
 	write(t, filepath.Join(root, "usr/lib/plugins/x.so.1.0"), self)
-	for at, to := range map[string]string{"lib": "usr/lib", "usr/lib/plugins/x.so": "x.so.1", "usr/lib/plugins/x.so.1": "x.so.1.0", "usr/lib/x.so": "plugins/x.so"} {
+	for at, to := range map[string]string{"lib": "usr/lib", "usr/lib/plugins/x.so": "x.so.1", "usr/lib/plugins/x.so.1": "x.so.1.0",
+		"usr/lib/x.so": "plugins/x.so"} {
 		if err := os.Symlink(to, filepath.Join(root, at)); err != nil {
 			t.Fatal(err)
 		}

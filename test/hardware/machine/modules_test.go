@@ -96,7 +96,8 @@ kernel/b/soft.ko: kernel/b/irqbypass.ko
 		}
 		seen += path + "\n"
 	}
-	for name, want := range map[string]string{"missing": "no module missing", "broken": "read module broken", "orphan": "orphan: the kernel package has no module nothing_like_it"} {
+	for name, want := range map[string]string{"missing": "no module missing", "broken": "read module broken",
+		"orphan": "orphan: the kernel package has no module nothing_like_it"} {
 		if _, err := tree.closure(name); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("closure(%s) = %v, want %q", name, err, want)
 		}

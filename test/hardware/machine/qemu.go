@@ -17,7 +17,8 @@ import (
 // groups (docs/specs: "VT-d" of QEMU's wiki).
 func (h *host) arguments() []string {
 	args := []string{
-		"-machine", "q35,kernel-irqchip=split", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", strconv.Itoa(h.spec.Processors), "-m", strconv.Itoa(h.spec.MemoryMB),
+		"-machine", "q35,kernel-irqchip=split", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", strconv.Itoa(h.spec.Processors),
+		"-m", strconv.Itoa(h.spec.MemoryMB),
 		"-display", "none", "-no-reboot", "-nodefaults", "-no-user-config",
 		"-device", "isa-debug-exit,iobase=0xf4,iosize=0x04",
 		"-serial", "stdio",

@@ -24,7 +24,8 @@ func TestPlugin(t *testing.T) {
 		pci, _ := guest.WaitNIC(t, fmt.Sprintf("02:00:00:00:01:%02x", i))
 		pods[i] = guest.CNICall{
 			ContainerID: fmt.Sprint("pod", i), Netns: guest.NewNetns(t, fmt.Sprint("pod", i)),
-			Conf: fmt.Sprintf(`{"cniVersion":"1.1.0","name":"n","type":"multi-eni","deviceID":%q,"ipam":{"type":"static","addresses":[{"address":"10.9.0.%d/24"}]}}`, pci, i+1),
+			Conf: fmt.Sprintf(`{"cniVersion":"1.1.0","name":"n","type":"multi-eni","deviceID":%q,"ipam":{"type":"static","addresses":[{"address":"10.9.0.%d/24"}]}}`,
+				pci, i+1),
 		}
 		r := guest.MustAdd(t, pods[i])
 		if got := r.Result.IPs[0].Address.String(); got != fmt.Sprintf("10.9.0.%d/24", i+1) {

@@ -7,7 +7,8 @@ import (
 
 func TestParse(t *testing.T) {
 	for name, tt := range map[string]struct{ in, fault string }{
-		"all":              {`{"cniVersion":"1.1.0","name":"n","type":"sriov","deviceID":"0000:01:10.0","vlan":8,"mac":"02:00:00:00:00:01","spoofchk":"off","trust":"on","ipam":{"type":"static"},"runtimeConfig":{}}`, ""},
+		"all": {`{"cniVersion":"1.1.0","name":"n","type":"sriov","deviceID":"0000:01:10.0","vlan":8,` +
+			`"mac":"02:00:00:00:00:01","spoofchk":"off","trust":"on","ipam":{"type":"static"},"runtimeConfig":{}}`, ""},
 		"no VLAN":          {`{"deviceID":"0000:01:10.0"}`, ""},
 		"no device":        {`{"vlan":8}`, "deviceID"},
 		"a key of another": {`{"deviceID":"0000:01:10.0","master":"eth1"}`, "master"},

@@ -39,14 +39,16 @@ func TestChartIsWhatKustomizeMakes(t *testing.T) {
 		"routing":      {"resources: [DEPLOY]\ncomponents: [DEPLOY/components/source-routing]\n", []string{"--set=eniManager.sourceRouting=true"}},
 		"host network": {"resources: [DEPLOY]\ncomponents: [DEPLOY/components/host-network]\n", []string{"--set=hostNetworkFiles=write"}},
 		"prefixes": {
-			"resources: [DEPLOY]\ncomponents: [DEPLOY/components/manage-addresses, DEPLOY/components/source-routing]\npatches:\n- target: {kind: DaemonSet, name: multi-enid}\n  patch: |\n" +
+			"resources: [DEPLOY]\ncomponents: [DEPLOY/components/manage-addresses, DEPLOY/components/source-routing]\npatches:\n- target: {kind: DaemonSet, name: " +
+				"multi-enid}\n  patch: |\n" +
 				"    - {op: replace, path: /spec/template/spec/containers/0/args/5, value: --manage-addresses=prefixes}\n" +
 				"    - {op: replace, path: /spec/template/spec/containers/0/args/6, value: --addresses-low=8}\n" +
 				"    - {op: replace, path: /spec/template/spec/containers/0/args/7, value: --addresses-high=24}\n" +
 				"- target: {kind: ServiceAccount, name: multi-enid}\n  patch: |\n" +
 				"    - {op: add, path: /metadata/annotations, value: {eks.amazonaws.com/role-arn: arn:aws:iam::111122223333:role/multi-enid}}\n",
 			[]string{
-				"--set=eniManager.manageAddresses.enabled=true,eniManager.manageAddresses.mode=prefixes,eniManager.manageAddresses.low=8,eniManager.manageAddresses.high=24,eniManager.sourceRouting=true",
+				"--set=eniManager.manageAddresses.enabled=true,eniManager.manageAddresses.mode=prefixes,eniManager.manageAddresses.low=8," +
+					"eniManager.manageAddresses.high=24,eniManager.sourceRouting=true",
 				`--set=serviceAccount.annotations.eks\.amazonaws\.com/role-arn=arn:aws:iam::111122223333:role/multi-enid`,
 			},
 		},
@@ -54,7 +56,8 @@ func TestChartIsWhatKustomizeMakes(t *testing.T) {
 			"resources: [DEPLOY]\ncomponents: [DEPLOY/components/namespaced-pods]\n",
 			[]string{"--set=devicePlugin.clusterRole=false,devicePlugin.namespaces={kube-system,default}"},
 		},
-		"both": {"resources: [DEPLOY]\ncomponents: [DEPLOY/components/monitoring, DEPLOY/components/dpdk]\n", []string{"--set=metrics.enabled=true,eniManager.dpdk.enabled=true"}},
+		"both": {"resources: [DEPLOY]\ncomponents: [DEPLOY/components/monitoring, DEPLOY/components/dpdk]\n",
+			[]string{"--set=metrics.enabled=true,eniManager.dpdk.enabled=true"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			want := manifest(t, cluster.Kustomize(t, tt.overlay+image))
@@ -73,16 +76,20 @@ func TestChartIsWhatKustomizeMakes(t *testing.T) {
 // everyValue changes each value of the chart.
 func everyValue() []string {
 	return []string{
-		"--set=image.repository=r,image.tag=t,image.pullPolicy=Never,imagePullSecrets[0].name=s,cni.binDir=/x/cni,cni.linkedDirs={/x,/y},cni.netnsDir=/z/netns,kubeletDir=/x/kubelet,nodeSelector.ng=multi-eni",
+		"--set=image.repository=r,image.tag=t,image.pullPolicy=Never,imagePullSecrets[0].name=s,cni.binDir=/x/cni,cni.linkedDirs={/x,/y}," +
+			"cni.netnsDir=/z/netns,kubeletDir=/x/kubelet,nodeSelector.ng=multi-eni",
 		"--set=tolerations[0].key=k,tolerations[0].operator=Exists", "--set=affinity.nodeAffinity.preferredDuringSchedulingIgnoredDuringExecution[0].weight=1",
 		"--set=affinity.nodeAffinity.preferredDuringSchedulingIgnoredDuringExecution[0].preference.matchExpressions[0].key=k",
 		"--set=affinity.nodeAffinity.preferredDuringSchedulingIgnoredDuringExecution[0].preference.matchExpressions[0].operator=Exists",
-		"--set=priorityClassName=system-cluster-critical,seLinuxOptions.type=spc_t,podAnnotations.a=b,podLabels.c=d,resources.manager.limits.memory=1Gi,resources.installer.limits.memory=1Gi",
+		"--set=priorityClassName=system-cluster-critical,seLinuxOptions.type=spc_t,podAnnotations.a=b,podLabels.c=d," +
+			"resources.manager.limits.memory=1Gi,resources.installer.limits.memory=1Gi",
 		"--set=logLevel=debug,eniManager.attachmentsFrom=imds,eniManager.extraArgs[0]=--orphan-grace=5s,serviceAccount.annotations.e=f,serviceAccount.name=other",
 		"--set=eniManager.extraEnv[0].name=PROXY,eniManager.extraEnv[0].value=p,eniManager.extraVolumes[0].name=ca,eniManager.extraVolumes[0].hostPath.path=/ca",
 		"--set=eniManager.extraVolumeMounts[0].name=ca,eniManager.extraVolumeMounts[0].mountPath=/etc/ssl",
-		"--set=eniManager.manageAddresses.enabled=true,eniManager.manageAddresses.mode=prefixes,eniManager.manageAddresses.low=2,eniManager.manageAddresses.high=20,eniManager.sourceRouting=true",
-		"--set=eniManager.startupTaint=true,eniManager.dpdk.enabled=true,eniManager.dpdk.loadModules=false,eniManager.dpdk.allowUnsafeNoIOMMU=true,devicePlugin.namespaces[0]=sriov,devicePlugin.clusterRole=false",
+		"--set=eniManager.manageAddresses.enabled=true,eniManager.manageAddresses.mode=prefixes,eniManager.manageAddresses.low=2," +
+			"eniManager.manageAddresses.high=20,eniManager.sourceRouting=true",
+		"--set=eniManager.startupTaint=true,eniManager.dpdk.enabled=true,eniManager.dpdk.loadModules=false,eniManager.dpdk.allowUnsafeNoIOMMU=true," +
+			"devicePlugin.namespaces[0]=sriov,devicePlugin.clusterRole=false",
 		"--set=hostNetworkFiles=remove",
 		// These are kinds of the Prometheus operator; test/tools/monitoring has its types.
 		"--set=metrics.enabled=true,metrics.podMonitor.enabled=false,metrics.prometheusRule.enabled=false,metrics.dashboard.labels.sidecar=yes",
@@ -106,11 +113,13 @@ func TestChartValues(t *testing.T) {
 		t.Fatal(err)
 	}
 	for part, times := range map[string]int{
-		`image: "r:t"`: 2, "other": 7, "name: PROXY": 1, "name: ca": 2, "/ca": 1, "/etc/ssl": 1, "=/x/cni": 2, `"/x/cni"`: 4, `"/y"`: 2, `"/z/netns"`: 2, "/x/kubelet/": 1, "sidecar: ": 1, `grafana_dashboard: "1"`: 1,
+		`image: "r:t"`: 2, "other": 7, "name: PROXY": 1, "name: ca": 2, "/ca": 1, "/etc/ssl": 1, "=/x/cni": 2, `"/x/cni"`: 4, `"/y"`: 2, `"/z/netns"`: 2,
+		"/x/kubelet/": 1, "sidecar: ": 1, `grafana_dashboard: "1"`: 1,
 		"imagePullPolicy: Never": 2, "- name: s\n": 2, "ng: multi-eni": 2, "key: k\n": 4, "system-cluster-critical": 2, "type: spc_t\n": 2,
 		"a: b\n": 2, "c: d\n": 2, "memory: 1Gi": 2, "--log-level=debug": 1, "--attachments-from=imds": 1, "--orphan-grace=5s": 1,
 		"--manage-addresses=prefixes\n": 1, "--addresses-low=2\n": 1, "--addresses-high=20\n": 1, "--source-routing\n": 1,
-		"e: f\n": 1, "privileged: true": 1, "--load-modules": 0, "--startup-taint": 1, "name: multi-enid-startup-taint": 3, "--allow-unsafe-noiommu": 1, "--dp-namespaces=sriov\n": 1, "namespace: sriov\n": 2, "request.namespace in ['sriov']": 1,
+		"e: f\n": 1, "privileged: true": 1, "--load-modules": 0, "--startup-taint": 1, "name: multi-enid-startup-taint": 3, "--allow-unsafe-noiommu": 1,
+		"--dp-namespaces=sriov\n": 1, "namespace: sriov\n": 2, "request.namespace in ['sriov']": 1,
 		"--listen=[$(NODE_IP)]:9616": 1, "host: 127.0.0.1": 0, "--host-network=remove\n": 1, "mountPath: /host/etc": 1, "kind: ConfigMap": 1, "kind: P": 0,
 	} {
 		if got := strings.Count(string(data), part); got != times {
@@ -241,12 +250,14 @@ func TestChartNotes(t *testing.T) {
 	c := cluster.Start(t)
 	const warning = "WARNING: image.repository has its default."
 	for set, warned := range map[string]bool{"image.repository=r": false, "image.tag=v1": true} {
-		out, err := cluster.Helm(t, "install", "x", cluster.Chart(t), "--namespace=helm", "--take-ownership", "--dry-run=client", "--kubeconfig="+c.WriteAdminKubeconfig(t), "--set="+set)
+		out, err := cluster.Helm(t, "install", "x", cluster.Chart(t), "--namespace=helm", "--take-ownership", "--dry-run=client",
+			"--kubeconfig="+c.WriteAdminKubeconfig(t), "--set="+set)
 		_, notes, found := strings.Cut(out, "\nNOTES:\n")
 		if err != nil || !found {
 			t.Fatalf("helm install: %v\n%s", err, out)
 		}
-		for _, part := range []string{"kubectl -n helm rollout status ds/multi-enid\n", "kubectl describe ens NODE\n", "docs/quickstart.md\n", "docs/troubleshooting.md\n"} {
+		for _, part := range []string{"kubectl -n helm rollout status ds/multi-enid\n", "kubectl describe ens NODE\n", "docs/quickstart.md\n",
+			"docs/troubleshooting.md\n"} {
 			if !strings.Contains(notes, part) {
 				t.Errorf("notes without %q:\n%s", part, notes)
 			}

@@ -19,7 +19,8 @@ func TestNodeENIColumns(t *testing.T) {
 	c.CreateNodeENI(t, v1alpha1.NodeENI{ObjectMeta: metav1.ObjectMeta{Name: "a"}, Spec: v1alpha1.NodeENISpec{
 		NodeSelector: map[string]string{"ng": "a"}, SubnetID: "subnet-0a1b2c3d", SubnetIDs: []string{"subnet-0a1b2c3e"}, DeviceIndex: 2, MTU: 9001,
 		EnableDPDK: true, DPDKResourceName: "intel.com/fast", DPDKPCIAddress: "0000:00:07.0",
-	}, Status: v1alpha1.NodeENIStatus{Attachments: []v1alpha1.ENIAttachment{{NodeID: "node-a", ENIID: "eni-0a1b2c3d"}, {NodeID: "node-b", ENIID: "eni-0a1b2c3e"}}}})
+	}, Status: v1alpha1.NodeENIStatus{Attachments: []v1alpha1.ENIAttachment{{NodeID: "node-a", ENIID: "eni-0a1b2c3d"},
+		{NodeID: "node-b", ENIID: "eni-0a1b2c3e"}}}})
 	columns, rows := table(t, c, nodeENIs)
 	want := []string{"Name", "Subnet", "Index", "MTU", "DPDK", "Resource", "First node", "Subnets", "Subnet names", "PCI address", "Selector", "Age"}
 	if diff := cmp.Diff(want, columns); diff != "" {
@@ -59,8 +60,9 @@ func fullState() v1alpha1.ENINodeStateStatus {
 		NodeENIs: []v1alpha1.ObservedNodeENI{{Name: "a", UID: "0c2f", ObservedGeneration: 3}},
 		Devices: []v1alpha1.DeviceState{
 			{ENIID: "eni-0a1b2c3d", NodeENI: "a", Phase: "ready", MAC: "02:00:00:00:00:07", PCIAddress: "0000:00:07.0", InterfaceName: "eth1", Driver: "ena",
-				DeviceIndex: 1, NetworkCard: 0, SubnetID: "subnet-0a1b2c3d", SubnetCIDR: "10.0.2.0/24", Addresses: []string{"10.0.2.15/24"}, Prefixes: []string{"10.0.2.32/28"},
-				MTU: 9001, ResourceName: "intel.com/fast", Holders: []string{"default/app"}},
+				DeviceIndex: 1, NetworkCard: 0, SubnetID: "subnet-0a1b2c3d", SubnetCIDR: "10.0.2.0/24", Addresses: []string{"10.0.2.15/24"},
+				Prefixes: []string{"10.0.2.32/28"},
+				MTU:      9001, ResourceName: "intel.com/fast", Holders: []string{"default/app"}},
 			{NodeENI: "b", Phase: "pending", DeviceIndex: -1, NetworkCard: -1},
 		},
 		Config: &v1alpha1.ConfigState{Path: "/etc/pcidp/config.json", Hash: "ab", Current: true},
@@ -75,7 +77,8 @@ func fullState() v1alpha1.ENINodeStateStatus {
 func TestENINodeStateIsKeptAndPrinted(t *testing.T) {
 	c := cluster.Start(t)
 	admin := c.Admin.Discovery().RESTClient()
-	want := v1alpha1.ENINodeState{TypeMeta: metav1.TypeMeta{APIVersion: v1alpha1.APIVersion, Kind: v1alpha1.NodeStateKind}, ObjectMeta: metav1.ObjectMeta{Name: "node-1"}, Status: fullState()}
+	want := v1alpha1.ENINodeState{TypeMeta: metav1.TypeMeta{APIVersion: v1alpha1.APIVersion, Kind: v1alpha1.NodeStateKind},
+		ObjectMeta: metav1.ObjectMeta{Name: "node-1"}, Status: fullState()}
 	body, err := json.Marshal(want)
 	if err != nil {
 		t.Fatal(err)
@@ -83,7 +86,8 @@ func TestENINodeStateIsKeptAndPrinted(t *testing.T) {
 	if a := send(t, admin.Post().AbsPath(states).Param("fieldValidation", "Strict"), string(body)); a.Code != 201 {
 		t.Fatalf("create: %d %s", a.Code, a.Message)
 	}
-	apply := admin.Patch("application/apply-patch+yaml").AbsPath(states, "node-1", "status").Param("fieldManager", "multi-enid").Param("force", "true").Param("fieldValidation", "Strict")
+	apply := admin.Patch("application/apply-patch+yaml").AbsPath(states, "node-1", "status").Param("fieldManager", "multi-enid").Param("force",
+		"true").Param("fieldValidation", "Strict")
 	data, err := apply.Body(body).Do(t.Context()).Raw()
 	if err != nil {
 		t.Fatalf("apply status: %v", err)

@@ -19,7 +19,8 @@ func TestWhatIsAcceptedCanBeDecoded(t *testing.T) {
 	for _, i := range []installation{public(), ours(t)} {
 		install(t, c, i)
 		for _, field := range []string{"mtu", "deviceIndex"} {
-			for _, value := range append(values(), "1099511627776", "9007199254740991", "9007199254740992", "9007199254740993", "1e15", "1e18", "1e19", "1e300", "-1e300", "1E400") {
+			for _, value := range append(values(), "1099511627776", "9007199254740991", "9007199254740992", "9007199254740993", "1e15", "1e18", "1e19", "1e300",
+				"-1e300", "1E400") {
 				body := nodeENI(fmt.Sprintf(`,"spec":{"nodeSelector":{},"subnetID":"subnet-0a1b2c3d",%q:%s}`, field, value))
 				data, err := c.Admin.Discovery().RESTClient().Post().AbsPath(nodeENIs).Param("dryRun", "All").
 					SetHeader("Content-Type", "application/json").WarningHandler(rest.NoWarnings{}).Body([]byte(body)).Do(t.Context()).Raw()

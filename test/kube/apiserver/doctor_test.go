@@ -29,7 +29,8 @@ func doctor(t *testing.T, c *cluster.Cluster, n *cluster.Node, flags ...string) 
 	ctx, cancel := context.WithTimeout(t.Context(), doctorTimeout)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, bin, append([]string{
-		"doctor", "--node-name=" + n.Name, "--nodeeni-source=kube", "--kubeconfig=" + c.WriteKubeconfig(t), "--podresources-socket=", "--dp-namespaces=kube-system,default",
+		"doctor", "--node-name=" + n.Name, "--nodeeni-source=kube", "--kubeconfig=" + c.WriteKubeconfig(t), "--podresources-socket=",
+		"--dp-namespaces=kube-system,default",
 		"--sysfs=" + n.Sysfs, "--pcidp-config=" + n.ConfigPath(), "--inventory=" + filepath.Join(n.Dir, "run", "inventory.json"),
 		"--state-dir=" + filepath.Join(n.Dir, "state"), "--attachments-dir=" + string(n.AttachmentsDir()), "--policy=" + filepath.Join(n.Dir, "policy.json"),
 	}, flags...)...)

@@ -81,7 +81,8 @@ func useLikeVPCCNI(t *testing.T, name string) {
 		t.Fatal(err)
 	}
 	everything, err := netlink.ParseIPNet("0.0.0.0/0")
-	err = errors.Join(err, netlink.LinkSetUp(link), netlink.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Dst: everything, Table: 3, Scope: netlink.SCOPE_LINK}))
+	err = errors.Join(err, netlink.LinkSetUp(link), netlink.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Dst: everything, Table: 3,
+		Scope: netlink.SCOPE_LINK}))
 	if err != nil {
 		t.Fatal(err)
 	}

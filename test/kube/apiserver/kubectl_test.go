@@ -20,7 +20,8 @@ import (
 func putState(t *testing.T, c *cluster.Cluster, node string, status v1alpha1.ENINodeStateStatus) {
 	t.Helper()
 	admin := c.Admin.Discovery().RESTClient()
-	body, err := json.Marshal(v1alpha1.ENINodeState{TypeMeta: metav1.TypeMeta{APIVersion: v1alpha1.APIVersion, Kind: v1alpha1.NodeStateKind}, ObjectMeta: metav1.ObjectMeta{Name: node}, Status: status})
+	body, err := json.Marshal(v1alpha1.ENINodeState{TypeMeta: metav1.TypeMeta{APIVersion: v1alpha1.APIVersion, Kind: v1alpha1.NodeStateKind},
+		ObjectMeta: metav1.ObjectMeta{Name: node}, Status: status})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -27,7 +27,8 @@ func TestManifests(t *testing.T) {
 		cluster.Kustomize(t, "resources: [DEPLOY]\ncomponents: [DEPLOY/components/namespaced-pods]\n"),
 		cluster.Kustomize(t, "resources: [DEPLOY]\ncomponents: [DEPLOY/components/dpdk]\n"),
 		cluster.Kustomize(t, "resources: [DEPLOY]\ncomponents: [DEPLOY/components/monitoring, DEPLOY/components/startup-taint]\n"),
-		cluster.Kustomize(t, "resources: [DEPLOY]\ncomponents: [DEPLOY/components/manage-addresses, DEPLOY/components/source-routing, DEPLOY/components/host-network]\n"),
+		cluster.Kustomize(t, "resources: [DEPLOY]\ncomponents: [DEPLOY/components/manage-addresses, DEPLOY/components/source-routing, "+
+			"DEPLOY/components/host-network]\n"),
 	}
 	var samples []string
 	for _, pattern := range []string{"conf/nodeenis/*.yaml", "conf/pods/*.yaml"} {
@@ -55,7 +56,8 @@ func TestManifests(t *testing.T) {
 			seen[o.GetKind()]++
 		}
 	}
-	if seen["DaemonSet"] != 10 || seen["ConfigMap"] != 1 || seen["Job"] != 1 || seen["NodeENI"] == 0 || seen["NetworkAttachmentDefinition"] == 0 || seen["PodMonitor"] != 1 || seen["PrometheusRule"] != 1 {
+	if seen["DaemonSet"] != 10 || seen["ConfigMap"] != 1 || seen["Job"] != 1 || seen["NodeENI"] == 0 || seen["NetworkAttachmentDefinition"] == 0 ||
+		seen["PodMonitor"] != 1 || seen["PrometheusRule"] != 1 {
 		t.Errorf("objects by kind %v", seen)
 	}
 }
@@ -88,7 +90,8 @@ func TestDPDKComponent(t *testing.T) {
 			want.VolumeMounts[i].ReadOnly = false
 		}
 	}
-	want.VolumeMounts = append(want.VolumeMounts, corev1.VolumeMount{Name: "dev", MountPath: "/host/dev"}, corev1.VolumeMount{Name: "modules", MountPath: "/host/lib/modules", ReadOnly: true})
+	want.VolumeMounts = append(want.VolumeMounts, corev1.VolumeMount{Name: "dev", MountPath: "/host/dev"},
+		corev1.VolumeMount{Name: "modules", MountPath: "/host/lib/modules", ReadOnly: true})
 	got := daemonOf(t, cluster.Kustomize(t, "resources: [DEPLOY]\ncomponents: [DEPLOY/components/dpdk]\n"))
 	byPath := cmpopts.SortSlices(func(a, b corev1.VolumeMount) bool { return a.MountPath < b.MountPath })
 	if diff := cmp.Diff(want, got, byPath); diff != "" {

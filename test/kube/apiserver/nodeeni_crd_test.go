@@ -134,7 +134,8 @@ func TestNodeENICRDActsAsThePublicOne(t *testing.T) {
 	t.Logf("SEED=%d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))
 	tried, reported := objects(random), statuses(random)
-	if _, err := c.NodeENIs().Create(t.Context(), parse(t, strings.Replace(nodeENI(`,"spec":{"nodeSelector":{}}`), "tried", "kept", 1)), metav1.CreateOptions{}); err != nil {
+	if _, err := c.NodeENIs().Create(t.Context(), parse(t, strings.Replace(nodeENI(`,"spec":{"nodeSelector":{}}`), "tried", "kept", 1)),
+		metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	ask := func(i installation) (objects, statuses []answer) {
@@ -186,8 +187,10 @@ func TestNodeENIIsAcceptedAndDefaulted(t *testing.T) {
 		{name: "spec without a selector", rest: `,"spec":{}`, code: 422},
 		{name: "defaults", rest: `,"spec":{"nodeSelector":{}}`, code: 201,
 			spec: map[string]any{"nodeSelector": map[string]any{}, "deviceIndex": 1.0, "deleteOnTermination": true}},
-		{name: "odd MTU, short PCI address, unknown driver", rest: `,"spec":{"nodeSelector":{},"mtu":-5,"dpdkPCIAddress":"07.0","dpdkDriver":"ena","deviceIndex":0}`, code: 201,
-			spec: map[string]any{"nodeSelector": map[string]any{}, "deviceIndex": 0.0, "deleteOnTermination": true, "mtu": -5.0, "dpdkPCIAddress": "07.0", "dpdkDriver": "ena"}},
+		{name: "odd MTU, short PCI address, unknown driver",
+			rest: `,"spec":{"nodeSelector":{},"mtu":-5,"dpdkPCIAddress":"07.0","dpdkDriver":"ena","deviceIndex":0}`, code: 201,
+			spec: map[string]any{"nodeSelector": map[string]any{}, "deviceIndex": 0.0, "deleteOnTermination": true, "mtu": -5.0, "dpdkPCIAddress": "07.0",
+				"dpdkDriver": "ena"}},
 		{name: "null takes the default", rest: `,"spec":{"nodeSelector":{},"deviceIndex":null,"mtu":null}`, code: 201,
 			spec: map[string]any{"nodeSelector": map[string]any{}, "deviceIndex": 1.0, "deleteOnTermination": true}},
 		{name: "null for a selector", rest: `,"spec":{"nodeSelector":null}`, code: 422},

@@ -105,6 +105,52 @@ func (o ownNode) rest(as *rest.Config) rest.Interface {
 	return client.Discovery().RESTClient()
 }
 
+// makeNodes makes node-1 and node-2 with a startup taint, and their ENINodeStates.
+func (o ownNode) makeNodes() {
+	o.Helper()
+	for _, name := range []string{"node-1", "node-2"} {
+		if _, err := o.Admin.CoreV1().Nodes().Create(o.ctx, &corev1.Node{
+			ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"ng": "a"}},
+			Spec:       corev1.NodeSpec{Taints: []corev1.Taint{{Key: "networking.k8s.aws/not-ready", Effect: "NoSchedule"}, {Key: "dedicated", Effect: "NoSchedule"}}},
+		}, metav1.CreateOptions{}); err != nil {
+			o.Fatal(err)
+		}
+		create := `{"apiVersion":"networking.k8s.aws/v1alpha1","kind":"ENINodeState","metadata":{"name":"` + name + `"}}`
+		if err := o.rest(o.Administrator()).Post().AbsPath(states).SetHeader("Content-Type",
+			"application/json").Body([]byte(create)).Do(o.ctx).Error(); err != nil {
+			o.Fatal(err)
+		}
+	}
+}
+
+// makePods makes pods of the daemon, of the device plugin and of others, and returns the client
+// configuration of the daemon on node-1.
+func (o ownNode) makePods() (here *rest.Config) {
+	o.Helper()
+	daemon := func(p *corev1.Pod) { p.Labels = map[string]string{"app.kubernetes.io/name": "multi-enid"} }
+	here = o.InPod(o, o.pod("multi-enid-1", "node-1", daemon))
+	o.pod("multi-enid-2", "node-2", daemon)
+	o.pod("multi-enid-3", "node-1", daemon)
+	o.pod("multi-enid-1", "node-1", func(p *corev1.Pod) {
+		daemon(p)
+		p.Namespace, p.Spec.ServiceAccountName = "default", ""
+	})
+	o.pod("own", "node-1", nil)
+	o.pod("other-label", "node-1", func(p *corev1.Pod) { p.Labels = map[string]string{"name": "sriov-device-plugin"} })
+	o.pod("others", "node-2", nil)
+	o.pod("bare", "node-1", func(p *corev1.Pod) { p.OwnerReferences = nil })
+	o.pod("replicas", "node-1", func(p *corev1.Pod) { p.OwnerReferences[0].Kind = "ReplicaSet" })
+	o.pod("no-labels", "node-1", func(p *corev1.Pod) { p.Labels = nil })
+	o.pod("dns", "node-1", func(p *corev1.Pod) { p.Labels = map[string]string{"app": "dns"} })
+	o.pod("unscheduled", "", nil)
+	in := func(namespace string) func(*corev1.Pod) {
+		return func(p *corev1.Pod) { p.Namespace, p.Spec.ServiceAccountName = namespace, "" }
+	}
+	o.EnsureNamespace(o, "kube-public")
+	o.pod("own", "node-1", in("kube-public"))
+	return here
+}
+
 // TestOwnNode: the token of one node's daemon can restart the device plugin of this node and write its
 // ENINodeState, and nothing else.
 func TestOwnNode(t *testing.T) {
@@ -123,41 +169,8 @@ func TestOwnNode(t *testing.T) {
 			t.Cleanup(func() { o.Delete(t, object) })
 		}
 	}
-	for _, name := range []string{"node-1", "node-2"} {
-		if _, err := o.Admin.CoreV1().Nodes().Create(t.Context(), &corev1.Node{
-			ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"ng": "a"}},
-			Spec:       corev1.NodeSpec{Taints: []corev1.Taint{{Key: "networking.k8s.aws/not-ready", Effect: "NoSchedule"}, {Key: "dedicated", Effect: "NoSchedule"}}},
-		}, metav1.CreateOptions{}); err != nil {
-			t.Fatal(err)
-		}
-		create := `{"apiVersion":"networking.k8s.aws/v1alpha1","kind":"ENINodeState","metadata":{"name":"` + name + `"}}`
-		if err := o.rest(o.Administrator()).Post().AbsPath(states).SetHeader("Content-Type", "application/json").Body([]byte(create)).Do(t.Context()).Error(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	daemon := func(p *corev1.Pod) { p.Labels = map[string]string{"app.kubernetes.io/name": "multi-enid"} }
-	here := o.InPod(t, o.pod("multi-enid-1", "node-1", daemon))
-	o.pod("multi-enid-2", "node-2", daemon)
-	o.pod("multi-enid-3", "node-1", daemon)
-	o.pod("multi-enid-1", "node-1", func(p *corev1.Pod) {
-		daemon(p)
-		p.Namespace, p.Spec.ServiceAccountName = "default", ""
-	})
-	nowhere := o.InNoPod(t)
-	o.pod("own", "node-1", nil)
-	o.pod("other-label", "node-1", func(p *corev1.Pod) { p.Labels = map[string]string{"name": "sriov-device-plugin"} })
-	o.pod("others", "node-2", nil)
-	o.pod("bare", "node-1", func(p *corev1.Pod) { p.OwnerReferences = nil })
-	o.pod("replicas", "node-1", func(p *corev1.Pod) { p.OwnerReferences[0].Kind = "ReplicaSet" })
-	o.pod("no-labels", "node-1", func(p *corev1.Pod) { p.Labels = nil })
-	o.pod("dns", "node-1", func(p *corev1.Pod) { p.Labels = map[string]string{"app": "dns"} })
-	o.pod("unscheduled", "", nil)
-	in := func(namespace string) func(*corev1.Pod) {
-		return func(p *corev1.Pod) { p.Namespace, p.Spec.ServiceAccountName = namespace, "" }
-	}
-	o.EnsureNamespace(t, "kube-public")
-	o.pod("own", "node-1", in("kube-public"))
-
+	o.makeNodes()
+	here, nowhere := o.makePods(), o.InNoPod(t)
 	cluster.Eventually(t, "the policy in force", settleTimeout, func() error {
 		if o.deletePod(nowhere, "own") == nil {
 			return errors.New("nothing is denied")
@@ -168,36 +181,38 @@ func TestOwnNode(t *testing.T) {
 		err    error
 		denied string // "" when it is allowed
 	}{
-		"own device plugin":          {o.deletePod(here, "own"), ""},
-		"own, by its other label":    {o.deletePod(here, "other-label"), ""},
-		"own pod":                    {o.deletePod(here, "multi-enid-1"), ""},
-		"own pod, no node":           {o.deletePod(nowhere, "multi-enid-1"), "the token names no node"},
-		"the daemon elsewhere":       {o.deletePod(here, "multi-enid-2"), "of its own node only"},
-		"another daemon's pod here":  {o.deletePod(here, "multi-enid-3"), "of the SR-IOV device plugin"},
-		"its name, other namespace":  {o.deletePod(here, "default/multi-enid-1"), "of the SR-IOV device plugin"},
-		"device plugin elsewhere":    {o.deletePod(here, "others"), "of its own node only"},
-		"pod on no node":             {o.deletePod(here, "unscheduled"), "of its own node only"},
-		"bare pod":                   {o.deletePod(here, "bare"), "a DaemonSet makes anew"},
-		"pod of a ReplicaSet":        {o.deletePod(here, "replicas"), "a DaemonSet makes anew"},
-		"pod without labels":         {o.deletePod(here, "no-labels"), "of the SR-IOV device plugin"},
-		"another DaemonSet's pod":    {o.deletePod(here, "dns"), "of the SR-IOV device plugin"},
-		"own state":                  {o.applyStatus(here, "node-1"), ""},
-		"state of another node":      {o.applyStatus(here, "node-2"), "of its own node only"},
-		"new state of another node":  {o.createState(here, "node-3"), "of its own node only"},
-		"new state, name generated":  {o.createGenerated(here), "of its own node only"},
-		"state, unbound token":       {o.applyStatus(nowhere, "node-1"), "the token names no node"},
-		"new state, unbound token":   {o.createState(nowhere, "node-3"), "the token names no node"},
-		"device plugin, no node":     {o.deletePod(nowhere, "own"), "the token names no node"},
-		"startup taint":              {o.patchNode(here, "node-1", `[{"op":"remove","path":"/spec/taints/0"}]`), ""},
-		"startup taint elsewhere":    {o.patchNode(here, "node-2", `[{"op":"remove","path":"/spec/taints/0"}]`), "its own Node only"},
-		"startup taint, no node":     {o.patchNode(nowhere, "node-1", `[{"op":"remove","path":"/spec/taints/0"}]`), "the token names no node"},
-		"another taint":              {o.patchNode(here, "node-1", `[{"op":"remove","path":"/spec/taints/1"}]`), "only take away the taint"},
-		"all taints":                 {o.patchNode(here, "node-1", `[{"op":"remove","path":"/spec/taints"}]`), "only take away the taint"},
-		"a new taint":                {o.patchNode(here, "node-1", `[{"op":"add","path":"/spec/taints/-","value":{"key":"k","effect":"NoExecute"}}]`), "only take away the taint"},
-		"a label":                    {o.patchNode(here, "node-1", `[{"op":"add","path":"/metadata/labels/x","value":"y"}]`), "only take away the taint"},
-		"an annotation":              {o.patchNode(here, "node-1", `[{"op":"add","path":"/metadata/annotations","value":{"x":"y"}}]`), "only take away the taint"},
-		"cordon":                     {o.patchNode(here, "node-1", `[{"op":"add","path":"/spec/unschedulable","value":true}]`), "only take away the taint"},
-		"a finalizer":                {o.patchNode(here, "node-1", `[{"op":"add","path":"/metadata/finalizers","value":["x.example/y"]}]`), "only take away the taint"},
+		"own device plugin":         {o.deletePod(here, "own"), ""},
+		"own, by its other label":   {o.deletePod(here, "other-label"), ""},
+		"own pod":                   {o.deletePod(here, "multi-enid-1"), ""},
+		"own pod, no node":          {o.deletePod(nowhere, "multi-enid-1"), "the token names no node"},
+		"the daemon elsewhere":      {o.deletePod(here, "multi-enid-2"), "of its own node only"},
+		"another daemon's pod here": {o.deletePod(here, "multi-enid-3"), "of the SR-IOV device plugin"},
+		"its name, other namespace": {o.deletePod(here, "default/multi-enid-1"), "of the SR-IOV device plugin"},
+		"device plugin elsewhere":   {o.deletePod(here, "others"), "of its own node only"},
+		"pod on no node":            {o.deletePod(here, "unscheduled"), "of its own node only"},
+		"bare pod":                  {o.deletePod(here, "bare"), "a DaemonSet makes anew"},
+		"pod of a ReplicaSet":       {o.deletePod(here, "replicas"), "a DaemonSet makes anew"},
+		"pod without labels":        {o.deletePod(here, "no-labels"), "of the SR-IOV device plugin"},
+		"another DaemonSet's pod":   {o.deletePod(here, "dns"), "of the SR-IOV device plugin"},
+		"own state":                 {o.applyStatus(here, "node-1"), ""},
+		"state of another node":     {o.applyStatus(here, "node-2"), "of its own node only"},
+		"new state of another node": {o.createState(here, "node-3"), "of its own node only"},
+		"new state, name generated": {o.createGenerated(here), "of its own node only"},
+		"state, unbound token":      {o.applyStatus(nowhere, "node-1"), "the token names no node"},
+		"new state, unbound token":  {o.createState(nowhere, "node-3"), "the token names no node"},
+		"device plugin, no node":    {o.deletePod(nowhere, "own"), "the token names no node"},
+		"startup taint":             {o.patchNode(here, "node-1", `[{"op":"remove","path":"/spec/taints/0"}]`), ""},
+		"startup taint elsewhere":   {o.patchNode(here, "node-2", `[{"op":"remove","path":"/spec/taints/0"}]`), "its own Node only"},
+		"startup taint, no node":    {o.patchNode(nowhere, "node-1", `[{"op":"remove","path":"/spec/taints/0"}]`), "the token names no node"},
+		"another taint":             {o.patchNode(here, "node-1", `[{"op":"remove","path":"/spec/taints/1"}]`), "only take away the taint"},
+		"all taints":                {o.patchNode(here, "node-1", `[{"op":"remove","path":"/spec/taints"}]`), "only take away the taint"},
+		"a new taint": {o.patchNode(here, "node-1", `[{"op":"add","path":"/spec/taints/-","value":{"key":"k","effect":"NoExecute"}}]`),
+			"only take away the taint"},
+		"a label":       {o.patchNode(here, "node-1", `[{"op":"add","path":"/metadata/labels/x","value":"y"}]`), "only take away the taint"},
+		"an annotation": {o.patchNode(here, "node-1", `[{"op":"add","path":"/metadata/annotations","value":{"x":"y"}}]`), "only take away the taint"},
+		"cordon":        {o.patchNode(here, "node-1", `[{"op":"add","path":"/spec/unschedulable","value":true}]`), "only take away the taint"},
+		"a finalizer": {o.patchNode(here, "node-1", `[{"op":"add","path":"/metadata/finalizers","value":["x.example/y"]}]`),
+			"only take away the taint"},
 		"somebody else, a label":     {o.patchNode(o.Administrator(), "node-2", `[{"op":"add","path":"/metadata/labels/x","value":"y"}]`), ""},
 		"somebody else, a bare pod":  {o.deletePod(o.Administrator(), "bare"), ""},
 		"somebody else, other state": {o.applyStatus(o.Administrator(), "node-2"), ""},

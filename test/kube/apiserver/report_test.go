@@ -200,11 +200,13 @@ func TestEventsOfATerminatingNamespace(t *testing.T) {
 	c := cluster.Start(t)
 	const going = "going"
 	namespaces := c.Admin.CoreV1().Namespaces()
-	if _, err := namespaces.Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: going, Finalizers: []string{"example.com/kept"}}}, metav1.CreateOptions{}); err != nil {
+	if _, err := namespaces.Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: going, Finalizers: []string{"example.com/kept"}}},
+		metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if _, err := namespaces.Patch(context.WithoutCancel(t.Context()), going, types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`), metav1.PatchOptions{}); err != nil {
+		if _, err := namespaces.Patch(context.WithoutCancel(t.Context()), going, types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`),
+			metav1.PatchOptions{}); err != nil {
 			t.Error(err)
 		}
 	})
@@ -277,7 +279,8 @@ func TestOperations(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{`multi_eni_devices{phase="ready"} 1`, "multi_eni_api_reachable 1", "multi_eni_config_current 1", "multi_eni_events_dropped_total 0"} {
+	for _, want := range []string{`multi_eni_devices{phase="ready"} 1`, "multi_eni_api_reachable 1", "multi_eni_config_current 1",
+		"multi_eni_events_dropped_total 0"} {
 		if !strings.Contains(metrics, want+"\n") {
 			t.Errorf("metrics lack %s:\n%s", want, metrics)
 		}

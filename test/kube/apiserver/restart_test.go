@@ -27,7 +27,8 @@ const restartWithin = time.Minute
 // The default namespaces and labels of the daemon's search (DESIGN §7).
 var (
 	pluginNamespaces = []string{"kube-system", "sriov-network-operator", "openshift-sriov-network-operator", "intel-device-plugins-operator", "default"}
-	pluginLabels     = []string{"app=sriov-device-plugin", "app=kube-sriov-device-plugin", "name=sriov-device-plugin", "component=sriov-device-plugin", "app=sriovdp"}
+	pluginLabels     = []string{"app=sriov-device-plugin", "app=kube-sriov-device-plugin", "name=sriov-device-plugin", "component=sriov-device-plugin",
+		"app=sriovdp"}
 )
 
 // plugins makes device plugin pods, and acts as their kubelet and DaemonSet controller: a deleted pod
@@ -62,7 +63,8 @@ func (p *plugins) pod(namespace, name, label string) *corev1.Pod {
 	return &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{
 			Namespace: namespace, Name: name, Labels: map[string]string{key: value},
-			OwnerReferences: []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "DaemonSet", Name: name, UID: types.UID("ds-" + namespace + "-" + name), Controller: new(true)}},
+			OwnerReferences: []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "DaemonSet", Name: name, UID: types.UID("ds-" + namespace + "-" + name),
+				Controller: new(true)}},
 		},
 		Spec: corev1.PodSpec{
 			NodeName: p.node.Name, TerminationGracePeriodSeconds: new(int64(5)),
@@ -79,9 +81,10 @@ func (p *plugins) run(ctx context.Context, pod *corev1.Pod, started time.Time) e
 		return fmt.Errorf("create pod %s: %w", pod.Name, err)
 	}
 	made.Status = corev1.PodStatus{
-		Phase:             corev1.PodRunning,
-		Conditions:        []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}},
-		ContainerStatuses: []corev1.ContainerStatus{{Name: "dp", Image: "dp", ImageID: "dp", Ready: true, State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: metav1.NewTime(started)}}}},
+		Phase:      corev1.PodRunning,
+		Conditions: []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}},
+		ContainerStatuses: []corev1.ContainerStatus{{Name: "dp", Image: "dp", ImageID: "dp", Ready: true,
+			State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: metav1.NewTime(started)}}}},
 	}
 	_, err = p.c.Admin.CoreV1().Pods(pod.Namespace).UpdateStatus(ctx, made, metav1.UpdateOptions{})
 	return err
@@ -189,7 +192,8 @@ func TestRestartFindsEveryPod(t *testing.T) {
 		t.Errorf("deleted %q, want each match once: %q", got, want)
 	}
 	for _, r := range c.DaemonRequests(t) {
-		if r.Verb == "list" && r.Resource == "pods" && (!strings.Contains(r.URI, "resourceVersion=0") || !strings.Contains(r.URI, "fieldSelector=spec.nodeName%3Dnode-1")) {
+		if r.Verb == "list" && r.Resource == "pods" && (!strings.Contains(r.URI, "resourceVersion=0") ||
+			!strings.Contains(r.URI, "fieldSelector=spec.nodeName%3Dnode-1")) {
 			t.Errorf("%v is not from the cache for this node alone", r)
 		}
 	}
@@ -263,7 +267,8 @@ func TestUselessRestarts(t *testing.T) {
 	n := c.NewNode(t, "node-1", nil)
 	p := startPlugins(t, c, n)
 	fed := p.pod("kube-system", "fed", "app=sriovdp")
-	fed.Spec.Volumes[0].VolumeSource = corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{LocalObjectReference: corev1.LocalObjectReference{Name: "config"}}}
+	config := corev1.ConfigMapVolumeSource{LocalObjectReference: corev1.LocalObjectReference{Name: "config"}}
+	fed.Spec.Volumes[0].VolumeSource = corev1.VolumeSource{ConfigMap: &config}
 	p.start(fed, time.Hour)
 	bare := p.pod("default", "bare", "app=sriovdp")
 	bare.OwnerReferences = nil

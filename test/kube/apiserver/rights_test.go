@@ -16,7 +16,8 @@ import (
 // namespace.
 func rights() map[string][]string {
 	return map[string][]string{
-		"networking.k8s.aws/nodeenis": {"get", "list", "watch"}, "networking.k8s.aws/eninodestates": {"get", "list", "watch", "create"}, "networking.k8s.aws/eninodestates/status": {"patch"},
+		"networking.k8s.aws/nodeenis": {"get", "list", "watch"}, "networking.k8s.aws/eninodestates": {"get", "list", "watch", "create"},
+		"networking.k8s.aws/eninodestates/status": {"patch"},
 		"/nodes": {"get", "list", "watch"}, "/events": {"create", "patch"},
 		// own-node.yaml denies all of these but the device plugin's: see TestOwnNode.
 		"/pods": {"list", "delete"}, "/pods in kube-public": {"list", "delete"},
@@ -26,10 +27,13 @@ func rights() map[string][]string {
 // forbidden are resources that the daemon does not need, or that would give it more rights.
 func forbidden() []string {
 	return []string{
-		"networking.k8s.aws/nodeenis/status", "/nodes/status", "/nodes/proxy", "/pods/exec in kube-system", "/pods/eviction in kube-system", "/pods/log in kube-system",
-		"/secrets in kube-system", "/configmaps in kube-system", "/serviceaccounts in kube-system", "/serviceaccounts/token in kube-system", "apps/daemonsets in kube-system",
+		"networking.k8s.aws/nodeenis/status", "/nodes/status", "/nodes/proxy", "/pods/exec in kube-system", "/pods/eviction in kube-system",
+		"/pods/log in kube-system",
+		"/secrets in kube-system", "/configmaps in kube-system", "/serviceaccounts in kube-system", "/serviceaccounts/token in kube-system",
+		"apps/daemonsets in kube-system",
 		"rbac.authorization.k8s.io/clusterroles", "rbac.authorization.k8s.io/rolebindings in kube-system", "admissionregistration.k8s.io/validatingadmissionpolicies",
-		"apiextensions.k8s.io/customresourcedefinitions", "k8s.cni.cncf.io/network-attachment-definitions in default", "coordination.k8s.io/leases in kube-system", "/namespaces",
+		"apiextensions.k8s.io/customresourcedefinitions", "k8s.cni.cncf.io/network-attachment-definitions in default", "coordination.k8s.io/leases in kube-system",
+		"/namespaces",
 	}
 }
 

@@ -71,20 +71,25 @@ func TestWarningsOfWhatIsNotActedOn(t *testing.T) {
 		spec v1alpha1.NodeENISpec
 		want []string
 	}{
-		{name: "nothing wrong", spec: v1alpha1.NodeENISpec{SubnetID: subnet, DeviceIndex: 2, MTU: 9001, EnableDPDK: true, DPDKDriver: "vfio-pci", DPDKResourceName: "intel.com/fast", DPDKPCIAddress: "0000:00:07.0"}},
+		{name: "nothing wrong", spec: v1alpha1.NodeENISpec{SubnetID: subnet, DeviceIndex: 2, MTU: 9001, EnableDPDK: true, DPDKDriver: "vfio-pci",
+			DPDKResourceName: "intel.com/fast", DPDKPCIAddress: "0000:00:07.0"}},
 		{name: "a hyphen in the resource", spec: v1alpha1.NodeENISpec{SubnetID: subnet, DPDKResourceName: "intel.com/eni-a"}},
 		{name: "subnet by name", spec: v1alpha1.NodeENISpec{SubnetNames: []string{"a"}}},
 		{name: "a driver without DPDK means nothing", spec: v1alpha1.NodeENISpec{SubnetID: subnet, DPDKDriver: "ena"}},
 		{name: "no subnet", want: []string{
 			"spec has no subnet, so that no ENI can be made or found; give spec.subnetID, spec.subnetIDs, spec.subnetName or spec.subnetNames"}},
 		{name: "all at once", spec: v1alpha1.NodeENISpec{
-			SubnetID: "a", SubnetIDs: []string{subnet, "b", ""}, DeviceIndex: -1, MTU: 9217, EnableDPDK: true, DPDKDriver: "ena", DPDKResourceName: "fast", DPDKPCIAddress: "07.0"},
+			SubnetID: "a", SubnetIDs: []string{subnet, "b", ""}, DeviceIndex: -1, MTU: 9217, EnableDPDK: true, DPDKDriver: "ena", DPDKResourceName: "fast",
+			DPDKPCIAddress: "07.0"},
 			want: []string{
-				`annotation networking.k8s.aws/allowed-namespaces "A" has an entry that is no namespace's name, or none at all; list names separated by commas, or remove the annotation to allow all`,
+				`annotation networking.k8s.aws/allowed-namespaces "A" has an entry that is no namespace's name, or none at all; ` +
+					`list names separated by commas, or remove the annotation to allow all`,
 				`spec.deviceIndex -1 means 1, since index 0 is the primary ENI; give 1 or more, or leave it out`,
 				`spec.dpdkDriver "ena" is not a userspace driver; give vfio-pci, uio_pci_generic or igb_uio, or leave it out for vfio-pci`,
-				`spec.dpdkPCIAddress "07.0" is not a full PCI address; write it as domain:bus:device.function, such as 0000:00:07.0, or leave it out, since it is discovered`,
-				`spec.dpdkResourceName "fast" cannot be advertised; give prefix/name of at most 68 characters, with letters, digits, underscores and hyphens in the name and a prefix that Kubernetes does not keep for itself, such as intel.com/sriov_net`,
+				`spec.dpdkPCIAddress "07.0" is not a full PCI address; write it as domain:bus:device.function, such as 0000:00:07.0, ` +
+					`or leave it out, since it is discovered`,
+				`spec.dpdkResourceName "fast" cannot be advertised; give prefix/name of at most 68 characters, with letters, digits, underscores and hyphens in the name ` +
+					`and a prefix that Kubernetes does not keep for itself, such as intel.com/sriov_net`,
 				`spec.mtu 9217 is not an MTU; give 1 to 9216 octets, or leave it out to keep the link's own`,
 				`spec.subnetID "a" is not a subnet id; give subnet- and 8 or 17 hexadecimal digits`,
 				`spec.subnetIDs has "b", "", not a subnet id; give subnet- and 8 or 17 hexadecimal digits`,
@@ -129,22 +134,27 @@ func TestWarningsAgreeWithTheDaemon(t *testing.T) {
 		valid  func(v string) bool
 	}{
 		{
-			name:   "dpdkResourceName",
-			values: []string{"intel.com/sriov_net", "intel.com/has-hyphen", "intel/a", "Intel.com/a", "intel.com/", "/a", "a", "a/b/c", "intel.com/_a", "intel.com/a_", "intel.com/A1_b", "-a.b/c", "a-.b/c", "a..b/c", ".a/b", "a./b", "requests.a/b", "requests/b", "kubernetes.io/a", "x.kubernetes.io/a", "notkubernetes.io/a", "kubernetes.io.x/a", "a.b/kubernetes_io", "a.b/" + long, "a.b/" + long + "a", "abcd/" + long, "abcde/" + long, "intel.com/a\n", "intel.com/ä"},
-			set:    func(o *v1alpha1.NodeENI, v string) { o.Spec.DPDKResourceName = v },
-			valid:  func(v string) bool { _, err := device.ParseResourceName(v); return err == nil },
+			name: "dpdkResourceName",
+			values: []string{"intel.com/sriov_net", "intel.com/has-hyphen", "intel/a", "Intel.com/a", "intel.com/", "/a", "a", "a/b/c", "intel.com/_a",
+				"intel.com/a_", "intel.com/A1_b", "-a.b/c", "a-.b/c", "a..b/c", ".a/b", "a./b", "requests.a/b", "requests/b", "kubernetes.io/a", "x.kubernetes.io/a",
+				"notkubernetes.io/a", "kubernetes.io.x/a", "a.b/kubernetes_io", "a.b/" + long, "a.b/" + long + "a", "abcd/" + long, "abcde/" + long, "intel.com/a\n",
+				"intel.com/ä"},
+			set:   func(o *v1alpha1.NodeENI, v string) { o.Spec.DPDKResourceName = v },
+			valid: func(v string) bool { _, err := device.ParseResourceName(v); return err == nil },
 		},
 		{
-			name:   "dpdkPCIAddress",
-			values: []string{"0000:00:07.0", "00:07.0", "0000:00:07", "0000:00:07.8", "0000:00:20.0", "0000:AB:1f.7", "000:00:07.0", "00000000:00:07.0", "000000000:00:07.0", "0000:0:07.0", "0000:00:07.0 ", "g000:00:07.0", "0000-00-07.0"},
-			set:    func(o *v1alpha1.NodeENI, v string) { o.Spec.DPDKPCIAddress = v },
-			valid:  func(v string) bool { _, err := device.ParsePCIAddress(v); return err == nil },
+			name: "dpdkPCIAddress",
+			values: []string{"0000:00:07.0", "00:07.0", "0000:00:07", "0000:00:07.8", "0000:00:20.0", "0000:AB:1f.7", "000:00:07.0", "00000000:00:07.0",
+				"000000000:00:07.0", "0000:0:07.0", "0000:00:07.0 ", "g000:00:07.0", "0000-00-07.0"},
+			set:   func(o *v1alpha1.NodeENI, v string) { o.Spec.DPDKPCIAddress = v },
+			valid: func(v string) bool { _, err := device.ParsePCIAddress(v); return err == nil },
 		},
 		{
-			name:   "subnetIDs",
-			values: []string{subnet, "subnet-0a1b2c3d4e5f60718", "", "subnet-", "subnet-0A1B2C3D", "subnet-0a1b2c3", "subnet-0a1b2c3d4", "sub-0a1b2c3d", "subnet-0a1b2c3d\n", "subnet-0a1b2c3g"},
-			set:    func(o *v1alpha1.NodeENI, v string) { o.Spec.SubnetIDs = []string{v} },
-			valid:  func(v string) bool { _, err := device.ParseSubnetID(v); return err == nil },
+			name: "subnetIDs",
+			values: []string{subnet, "subnet-0a1b2c3d4e5f60718", "", "subnet-", "subnet-0A1B2C3D", "subnet-0a1b2c3", "subnet-0a1b2c3d4", "sub-0a1b2c3d",
+				"subnet-0a1b2c3d\n", "subnet-0a1b2c3g"},
+			set:   func(o *v1alpha1.NodeENI, v string) { o.Spec.SubnetIDs = []string{v} },
+			valid: func(v string) bool { _, err := device.ParseSubnetID(v); return err == nil },
 		},
 		{
 			name:   "dpdkDriver",

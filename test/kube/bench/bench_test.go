@@ -202,7 +202,8 @@ func updates(t *testing.T, c *cluster.Cluster, n *cluster.Node, d *cluster.Daemo
 		k := 1 + made%(objects-1)
 		patch := fmt.Sprintf(`[{"op":"replace","path":"/status/attachments/%d/lastUpdated","value":%q}]`,
 			made%attachments, time.Unix(1_700_000_000+int64(made), 0).UTC().Format(time.RFC3339))
-		if _, err := c.NodeENIs().Patch(t.Context(), fmt.Sprintf("dataplane-%03d", k), types.JSONPatchType, []byte(patch), metav1.PatchOptions{}, "status"); err != nil {
+		if _, err := c.NodeENIs().Patch(t.Context(), fmt.Sprintf("dataplane-%03d", k), types.JSONPatchType, []byte(patch), metav1.PatchOptions{},
+			"status"); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -108,7 +108,8 @@ func (n *Node) start(ctx context.Context) error {
 		return err
 	}
 	n.bin = filepath.Join(repo, "bin", "kube")
-	for _, step := range []func(context.Context) error{n.startPlane, serveService, n.configure, n.startContainerd, n.importPause, n.startControllers, n.startKubelet, n.awaitReady} {
+	for _, step := range []func(context.Context) error{n.startPlane, serveService, n.configure, n.startContainerd, n.importPause, n.startControllers,
+		n.startKubelet, n.awaitReady} {
 		if err := step(ctx); err != nil {
 			return err
 		}

@@ -71,7 +71,8 @@ func copyEtc(to string) error {
 	if err := os.Mkdir(to, 0o755); err != nil {
 		return err
 	}
-	for _, name := range []string{"passwd", "group", "hosts", "nsswitch.conf", "resolv.conf", "ssl/certs/ca-certificates.crt", "protocols", "services", "os-release", "machine-id"} {
+	for _, name := range []string{"passwd", "group", "hosts", "nsswitch.conf", "resolv.conf", "ssl/certs/ca-certificates.crt", "protocols", "services",
+		"os-release", "machine-id"} {
 		data, err := root.ReadFile(name)
 		if err != nil {
 			continue // which of them there are differs
@@ -205,7 +206,8 @@ func removeCgroups() {
 	}
 	for _, h := range all {
 		var dirs []string
-		filepath.WalkDir(filepath.Join(h, cgroupName()), func(path string, d fs.DirEntry, err error) error { //nolint:errcheck,gosec // the walk goes on after an error
+		filepath.WalkDir(filepath.Join(h, cgroupName()), func(path string, d fs.DirEntry,
+			err error) error { //nolint:errcheck,gosec // the walk goes on after an error
 			if err == nil && d.IsDir() {
 				dirs = append(dirs, path)
 			}

@@ -174,7 +174,8 @@ func (c *cloud) create(map[string]string) (string, error) {
 func (c *cloud) attach(flags map[string]string) (string, error) {
 	index, err := strconv.Atoi(flags["--device-index"])
 	if err != nil || index < c.free || !c.made || c.attached {
-		return "", fmt.Errorf("an error occurred (InvalidParameterValue): device index %q, made %v, attached %v, %w", flags["--device-index"], c.made, c.attached, err)
+		return "", fmt.Errorf("an error occurred (InvalidParameterValue): device index %q, made %v, attached %v, %w", flags["--device-index"], c.made, c.attached,
+			err)
 	}
 	if err := c.host.Attach(c.eni.ENI); err != nil {
 		return "", err

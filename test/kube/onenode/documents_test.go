@@ -142,7 +142,8 @@ func (s *stage) tidy(manifests string) {
 		}
 	}
 	s.cluster().Delete(cleanup{s.T}, &unstructured.Unstructured{Object: map[string]any{
-		"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": map[string]any{"name": "network-attachment-definitions.k8s.cni.cncf.io"},
+		"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+		"metadata": map[string]any{"name": "network-attachment-definitions.k8s.cni.cncf.io"},
 	}})
 	s.cluster().InstallCRDs(cleanup{s.T}) // others use them
 	cluster.Eventually(cleanup{s.T}, "end of the processes", settle, func() error {
@@ -159,8 +160,10 @@ func (s *stage) nothingLeft(before []string) {
 	}
 	for _, r := range []schema.GroupVersionResource{
 		{Group: "apps", Version: "v1", Resource: "daemonsets"}, {Version: "v1", Resource: "serviceaccounts"}, {Group: "batch", Version: "v1", Resource: "jobs"},
-		{Group: "rbac.authorization.k8s.io", Version: "v1", Resource: "clusterroles"}, {Group: "rbac.authorization.k8s.io", Version: "v1", Resource: "clusterrolebindings"},
-		{Group: "admissionregistration.k8s.io", Version: "v1", Resource: "validatingadmissionpolicies"}, {Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"},
+		{Group: "rbac.authorization.k8s.io", Version: "v1", Resource: "clusterroles"},
+		{Group: "rbac.authorization.k8s.io", Version: "v1", Resource: "clusterrolebindings"},
+		{Group: "admissionregistration.k8s.io", Version: "v1", Resource: "validatingadmissionpolicies"},
+		{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"},
 	} {
 		all, err := s.cluster().Dynamic.Resource(r).List(s.Context(), metav1.ListOptions{})
 		s.must(err)

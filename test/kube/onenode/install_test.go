@@ -16,15 +16,12 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
-	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
-	"github.com/multi-eni/multi-eni-cni/test/fakeimds"
 	"github.com/multi-eni/multi-eni-cni/test/kube/cluster"
 	"github.com/multi-eni/multi-eni-cni/test/kube/node"
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
@@ -276,56 +273,6 @@ func (s *stage) ignoresRouters(e eni) {
 
 func isDaemon(args []string) bool { return args[0] == "/multi-enid" }
 
-// files lists the files below the folders in which the product may write.
-func (s *stage) files() (all []string) {
-	s.Helper()
-	for _, dir := range []string{node.CNIBinDir, "/etc/multi-eni", "/etc/pcidp", "/run/multi-eni", "/var/lib/multi-eni", nodestate.DefaultAttachmentsDir, nodestate.DefaultLeaseDir} {
-		err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-			if err == nil && !d.IsDir() && d.Name() != "metacni" {
-				all = append(all, path)
-			}
-			return err
-		})
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			s.Fatal(err)
-		}
-	}
-	return all
-}
-
-// mountSysfs mounts the recorded tree over the kernel's, in the node's mount namespace only.
-func (s *stage) mountSysfs() {
-	s.Helper()
-	for _, dir := range []string{"devices/pci0000:00", "bus/pci", "class/net"} {
-		from, to := filepath.Join(s.host.Sysfs, dir), filepath.Join(sysfs.DefaultRoot, dir)
-		if err := unix.Mount(from, to, "", unix.MS_BIND, ""); err != nil {
-			s.Fatalf("put %s over %s: %v; the daemon's pod finds its devices only where this machine has that folder", from, to, err)
-		}
-		s.Cleanup(func() { s.must(unix.Unmount(to, unix.MNT_DETACH)) })
-	}
-}
-
-// serveIMDS serves metadata at the address that pods use.
-func (s *stage) serveIMDS() {
-	s.Helper()
-	lo, err := netlink.LinkByName("lo")
-	s.must(err)
-	addr := &netlink.Addr{IPNet: netlink.NewIPNet(net.ParseIP(imdsAddress))}
-	s.must(netlink.AddrAdd(lo, addr))
-	s.Cleanup(func() { s.must(netlink.AddrDel(lo, addr)) })
-	s.imds = fakeimds.New(fakeimds.Config{State: s.metadata})
-	l, err := (&net.ListenConfig{}).Listen(s.Context(), "tcp", net.JoinHostPort(imdsAddress, "80"))
-	s.must(err)
-	web := &http.Server{Handler: s.imds, ReadHeaderTimeout: callTimeout}
-	go web.Serve(l) //nolint:errcheck // ends with the test
-	s.Cleanup(func() {
-		s.must(web.Close())
-		if unknown := s.imds.Unknown(); len(unknown) > 0 {
-			s.Errorf("metadata service: requests that it does not know: %q", unknown)
-		}
-	})
-}
-
 // render returns the objects of `kubectl apply -k` for a folder of deploy/, with the image set as in
 // docs/install.md.
 func (s *stage) render(folder, tag string) string {
@@ -336,7 +283,8 @@ func (s *stage) render(folder, tag string) string {
 // renderWith adds lines to the kustomization.
 func (s *stage) renderWith(folder, tag, more string) string {
 	s.Helper()
-	return cluster.Kustomize(s.T, fmt.Sprintf("resources: [DEPLOY/%s]\nimages: [{name: multi-eni-cni, newName: %s, newTag: %s}]\n%s", folder, imageName, tag, more))
+	return cluster.Kustomize(s.T, fmt.Sprintf("resources: [DEPLOY/%s]\nimages: [{name: multi-eni-cni, newName: %s, newTag: %s}]\n%s", folder, imageName, tag,
+		more))
 }
 
 // applyAll applies a rendered folder, the CRDs first, as kubectl does.

@@ -71,7 +71,8 @@ func (s *stage) reads(a eni) {
 		args []string
 		want []string
 	}{
-		{[]string{"-n", "kube-system", "get", "pods", "-l", "app.kubernetes.io/part-of=multi-eni-cni"}, []string{"multi-enid-", "multi-eni-installer-", "1/1", "Running"}},
+		{[]string{"-n", "kube-system", "get", "pods", "-l", "app.kubernetes.io/part-of=multi-eni-cni"},
+			[]string{"multi-enid-", "multi-eni-installer-", "1/1", "Running"}},
 		{[]string{"get", "neni"}, []string{"NAME", "SUBNET", "RESOURCE", a.subnet, a.resource()}},
 		{[]string{"get", "ens"}, []string{"READY", "PROBLEMS", "DEVICE PLUGIN", node.Name, "1/1", "Serving"}},
 		{[]string{"describe", "ens", node.Name}, []string{"Eni ID:", a.id, a.PCI, "default/p1", "DevicePluginServing", "ConfigCurrent", "DevicesReady"}},

@@ -51,7 +51,8 @@ func (s *stage) startDevicePlugin() {
 		Volumes:     []corev1.Volume{host("registry", registry), host("config", filepath.Dir(s.config())), host("sysfs", s.host.Sysfs)},
 		Containers: []corev1.Container{{
 			Name: devicePluginName, Image: "localhost/sriovdp:1", ImagePullPolicy: corev1.PullNever, Args: []string{"-sysfs=/host/sys"},
-			VolumeMounts: []corev1.VolumeMount{{Name: "registry", MountPath: registry}, {Name: "config", MountPath: "/etc/pcidp"}, {Name: "sysfs", MountPath: "/host/sys"}},
+			VolumeMounts: []corev1.VolumeMount{{Name: "registry", MountPath: registry}, {Name: "config", MountPath: "/etc/pcidp"},
+				{Name: "sysfs", MountPath: "/host/sys"}},
 		}},
 	}
 	_, err = s.Admin.AppsV1().DaemonSets("kube-system").Create(s.Context(), &appsv1.DaemonSet{

@@ -127,15 +127,18 @@ func TestRelease(t *testing.T) {
 		r.checkPrograms(name, machine, arch == runtime.GOARCH)
 	}
 	slices.Sort(want)
-	if diff := cmp.Diff(want, slices.DeleteFunc(slices.Clone(r.files), func(f string) bool { return strings.Contains(f, "kubectl") || strings.HasPrefix(f, "krew-") })); diff != "" {
+	if diff := cmp.Diff(want, slices.DeleteFunc(slices.Clone(r.files),
+		func(f string) bool { return strings.Contains(f, "kubectl") || strings.HasPrefix(f, "krew-") })); diff != "" {
 		t.Errorf("files (-want +got):\n%s", diff)
 	}
 	plugin := "kubectl-multi_eni_" + r.version + "_linux_amd64.tar.gz"
 	krew := string(r.read("krew-multi-eni.yaml"))
-	if want := fmt.Sprintf("/%s\n    sha256: %x\n", plugin, sha256.Sum256(r.read(plugin))); !strings.Contains(krew, want) || !strings.Contains(krew, "version: "+r.version+"\n") {
+	if want := fmt.Sprintf("/%s\n    sha256: %x\n", plugin, sha256.Sum256(r.read(plugin))); !strings.Contains(krew, want) ||
+		!strings.Contains(krew, "version: "+r.version+"\n") {
 		t.Errorf("the plugin's manifest has no %q:\n%s", want, krew)
 	}
-	if notes := string(r.read("RELEASE_NOTES.md")); !strings.Contains(notes, "# multi-eni-cni "+r.version) || !strings.Contains(notes, "\n- ") || !strings.Contains(notes, "sha256:") {
+	if notes := string(r.read("RELEASE_NOTES.md")); !strings.Contains(notes, "# multi-eni-cni "+r.version) || !strings.Contains(notes, "\n- ") ||
+		!strings.Contains(notes, "sha256:") {
 		t.Errorf("notes:\n%s", notes)
 	}
 	pinned := slices.Compact(images(objects(t, r.manifests())))
@@ -149,7 +152,8 @@ func TestRelease(t *testing.T) {
 			t.Errorf("%s (-repository +release):\n%s", what, diff)
 		}
 	}
-	same("install.yaml", r.manifests(), cluster.Kustomize(t, fmt.Sprintf("resources: [DEPLOY]\nimages: [{name: multi-eni-cni, newName: %s, digest: %q}]\n", name, digest)))
+	same("install.yaml", r.manifests(), cluster.Kustomize(t, fmt.Sprintf("resources: [DEPLOY]\nimages: [{name: multi-eni-cni, newName: %s, digest: %q}]\n",
+		name, digest)))
 	same("chart", cluster.HelmTemplateOf(t, r.chart()), cluster.HelmTemplate(t, "--set=image.repository="+name, "--set-string=image.tag="+r.version))
 	if out, err := cluster.Helm(t, "show", "crds", r.chart()); err != nil || strings.Count(out, "kind: CustomResourceDefinition\n") != 2 {
 		t.Errorf("CRDs of the package: %v\n%s", err, out)

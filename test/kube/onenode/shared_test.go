@@ -163,7 +163,8 @@ func (s *stage) shows(e eni, family string, p pool) func() error {
 // waits is a check: an Event of a pod says why its sandbox cannot be created.
 func (s *stage) waits(pod, why string) func() error {
 	return func() error {
-		list, err := s.Admin.CoreV1().Events("default").List(s.Context(), metav1.ListOptions{FieldSelector: "reason=FailedCreatePodSandBox,involvedObject.name=" + pod})
+		list, err := s.Admin.CoreV1().Events("default").List(s.Context(),
+			metav1.ListOptions{FieldSelector: "reason=FailedCreatePodSandBox,involvedObject.name=" + pod})
 		if err != nil {
 			return err
 		}
@@ -183,7 +184,8 @@ func (s *stage) refusal() (refused *types.Error) {
 	defer func() { s.must(nstest.DeleteNetns(path)) }()
 	conf, err := json.Marshal(s.shared)
 	s.must(err)
-	_, err = invoke.ExecPluginWithResult(s.Context(), pluginPath, conf, &invoke.Args{Command: "ADD", ContainerID: "late", NetNS: path, IfName: "net1", Path: node.CNIBinDir}, nil)
+	_, err = invoke.ExecPluginWithResult(s.Context(), pluginPath, conf,
+		&invoke.Args{Command: "ADD", ContainerID: "late", NetNS: path, IfName: "net1", Path: node.CNIBinDir}, nil)
 	if !errors.As(err, &refused) {
 		s.Fatalf("ADD: %v, want a refusal", err)
 	}
@@ -331,8 +333,9 @@ func TestSharedENIGrows(t *testing.T) {
 			own := netip.MustParseAddr(a.own())
 			s := bareNodeWith(t, a)
 			ec2 := fakeec2.Start(t, fakeec2.Config{
-				Subnets:  []fakeec2.Subnet{{ID: a.subnet, IPv4: netip.MustParsePrefix(a.cidr())}},
-				ENIs:     []fakeec2.ENI{{ID: a.id, MAC: a.MAC, SubnetID: a.subnet, Instance: instanceID, DeviceIndex: 1, Tags: map[string]string{"NodeENI": a.letter}, IPv4: []netip.Addr{own}}},
+				Subnets: []fakeec2.Subnet{{ID: a.subnet, IPv4: netip.MustParsePrefix(a.cidr())}},
+				ENIs: []fakeec2.ENI{{ID: a.id, MAC: a.MAC, SubnetID: a.subnet, Instance: instanceID, DeviceIndex: 1, Tags: map[string]string{"NodeENI": a.letter},
+					IPv4: []netip.Addr{own}}},
 				OnChange: s.showInMetadata,
 			})
 			env := map[string]string{"AWS_REGION": "eu-central-1"}

@@ -110,7 +110,8 @@ func newNode(t *testing.T, enis ...eni) *stage {
 	s.must(err)
 	s.Cleanup(func() { s.must(nstest.DeleteNetns(s.host.VPC)) })
 	s.metadata = fakeimds.State{InstanceID: instanceID, ENIs: []fakeimds.ENI{
-		{ID: "eni-0a1b2c3d4e5f60000", MAC: "02:00:00:00:00:00", Primary: true, SubnetID: "subnet-0a1b2c3d4e5f60000", SubnetIPv4CIDR: "10.0.0.0/24", IPv4s: []string{"10.0.0.10"}},
+		{ID: "eni-0a1b2c3d4e5f60000", MAC: "02:00:00:00:00:00", Primary: true, SubnetID: "subnet-0a1b2c3d4e5f60000", SubnetIPv4CIDR: "10.0.0.0/24",
+			IPv4s: []string{"10.0.0.10"}},
 	}}
 	s.enis = enis
 	for i, e := range enis {
@@ -128,7 +129,8 @@ func (s *stage) empty() {
 	defer cancel()
 	now := int64(0)
 	gone := metav1.DeleteOptions{GracePeriodSeconds: &now}
-	if err := s.nodeENIs.DeleteCollection(ctx, metav1.DeleteOptions{}, metav1.ListOptions{}); !apierrors.IsNotFound(err) { // the test has ended before it made the CRDs
+	// the test has ended before it made the CRDs
+	if err := s.nodeENIs.DeleteCollection(ctx, metav1.DeleteOptions{}, metav1.ListOptions{}); !apierrors.IsNotFound(err) {
 		s.must(err)
 	}
 	s.must(s.Admin.CoreV1().Pods("default").DeleteCollection(ctx, gone, metav1.ListOptions{}))
@@ -202,8 +204,9 @@ func (s *stage) netconf(device map[string]any) string {
 	}
 	plugin := object{
 		"type": "metacni", "dataDir": s.path("metacni"), "podResources": node.PodResourcesSocket,
-		"default": object{"cniVersion": "1.0.0", "name": "default", "type": "bridge", "bridge": "cni0", "isGateway": true, "ipam": hostLocal("10.89.0.0/24", "leases-default")},
-		"device":  device,
+		"default": object{"cniVersion": "1.0.0", "name": "default", "type": "bridge", "bridge": "cni0", "isGateway": true,
+			"ipam": hostLocal("10.89.0.0/24", "leases-default")},
+		"device": device,
 	}
 	if s.shared != nil {
 		plugin["shared"] = s.shared
@@ -254,7 +257,8 @@ func (s *stage) declare(e eni) error {
 	ctx, cancel := context.WithTimeout(s.Context(), callTimeout)
 	defer cancel()
 	index := int64(e.letter[0]-'a') + 1
-	spec := map[string]any{"nodeSelector": map[string]any{"kubernetes.io/hostname": node.Name}, "subnetID": e.subnet, "deviceIndex": index, "securityGroupIDs": []any{"sg-0a1b2c3d4e5f60001"}}
+	spec := map[string]any{"nodeSelector": map[string]any{"kubernetes.io/hostname": node.Name}, "subnetID": e.subnet, "deviceIndex": index,
+		"securityGroupIDs": []any{"sg-0a1b2c3d4e5f60001"}}
 	if !e.shared {
 		spec["dpdkResourceName"] = e.resource()
 	}
@@ -266,7 +270,8 @@ func (s *stage) declare(e eni) error {
 		return err
 	}
 	u.Object["status"] = map[string]any{"attachments": []any{map[string]any{
-		"nodeID": node.Name, "instanceID": instanceID, "eniID": e.id, "attachmentID": "eni-attach-0a1b2c3d4e5f6000" + e.letter, "subnetID": e.subnet, "subnetCIDR": e.cidr(), "deviceIndex": index, "status": "attached", "lastUpdated": "2026-01-02T03:04:05Z",
+		"nodeID": node.Name, "instanceID": instanceID, "eniID": e.id, "attachmentID": "eni-attach-0a1b2c3d4e5f6000" + e.letter, "subnetID": e.subnet,
+		"subnetCIDR": e.cidr(), "deviceIndex": index, "status": "attached", "lastUpdated": "2026-01-02T03:04:05Z",
 	}}}
 	_, err = s.nodeENIs.UpdateStatus(ctx, u, metav1.UpdateOptions{})
 	return err

@@ -70,8 +70,10 @@ func alertCases() []alertCase {
 		{"MultiENINodeNotWatched", []string{`multi_eni_last_sync_timestamp_seconds{` + from + `} 0+60x5 300x30 2220+60x5`}, 25, 26, 38, "has not looked at its node"},
 		{"MultiENIAPIUnreachable", []string{`multi_eni_api_reachable{` + from + `} 1x4 0x30 1x5`}, 19, 20, 36, "cannot follow the API server"},
 		{"MultiENIProblem", []string{`multi_eni_problems{reason="OrphansUnwatched", ` + from + `} _x5 1x30`}, 19, 20, 0, "OrphansUnwatched on node-1"},
-		{"MultiENIDevicePending", []string{`multi_eni_devices{phase="pending", ` + from + `} 0x4 2x30 0x5`}, 19, 20, 36, "2 declared devices of node-1 are not ready"},
-		{"MultiENIDeviceDraining", []string{`multi_eni_devices{phase="draining", ` + from + `} 0x4 1x400 0x5`}, 364, 365, 406, "1 removed devices of node-1 are still held"},
+		{"MultiENIDevicePending", []string{`multi_eni_devices{phase="pending", ` + from + `} 0x4 2x30 0x5`}, 19, 20, 36,
+			"2 declared devices of node-1 are not ready"},
+		{"MultiENIDeviceDraining", []string{`multi_eni_devices{phase="draining", ` + from + `} 0x4 1x400 0x5`}, 364, 365, 406,
+			"1 removed devices of node-1 are still held"},
 		{"MultiENIConfigNotCurrent", []string{`multi_eni_config_current{` + from + `} 1x4 0x20 1x5`}, 9, 10, 26, "config on node-1 does not match the devices"},
 		{
 			"MultiENIDevicePluginNotFound",
@@ -81,10 +83,12 @@ func alertCases() []alertCase {
 		{"MultiENIDevicePluginNotServing", []string{state("RestartFailed", "0x4 1x20 0x5"), state("Serving", "1x4 0x20 1x5")}, 14, 15, 26, "(RestartFailed)"},
 		{
 			"MultiENIDevicePluginRestartsOften",
-			[]string{`multi_eni_device_plugin_restarts_total{result="verified", ` + from + `} 0x4 0+1x5 5x120`, `multi_eni_device_plugin_restarts_total{result="failed", ` + from + `} 0x4 0+1x5 5x120`},
+			[]string{`multi_eni_device_plugin_restarts_total{result="verified", ` + from + `} 0x4 0+1x5 5x120`,
+				`multi_eni_device_plugin_restarts_total{result="failed", ` + from + `} 0x4 0+1x5 5x120`},
 			7, 10, 80, "times in an hour",
 		},
-		{"MultiENIDriverChangeFailed", []string{`multi_eni_driver_changes_total{result="failed", to="kernel", ` + from + `} 0x4 1x120`}, 4, 6, 70, "could not change its driver"},
+		{"MultiENIDriverChangeFailed", []string{`multi_eni_driver_changes_total{result="failed", to="kernel", ` + from + `} 0x4 1x120`}, 4, 6, 70,
+			"could not change its driver"},
 		{"MultiENIAddressesExhausted", []string{`multi_eni_exhausted_pools{` + from + `} 0x4 1x20 0x5`}, 9, 10, 26, "1 address pools on node-1"},
 		{"MultiENIEventsDropped", []string{`multi_eni_events_dropped_total{` + from + `} 0x4 3x120`}, 4, 6, 70, "could not send Events"},
 	}
@@ -127,7 +131,8 @@ func TestAlerts(t *testing.T) {
 func TestHealthyNodeIsSilent(t *testing.T) {
 	firing := evaluate(t, ruleFile(t), []string{
 		`up{` + from + `} 1x1440`, `multi_eni_last_sync_timestamp_seconds{` + from + `} 0+60x1440`, `multi_eni_api_reachable{` + from + `} 1x1440`,
-		`multi_eni_devices{phase="pending", ` + from + `} 0x1440`, `multi_eni_devices{phase="ready", ` + from + `} 3x1440`, `multi_eni_devices{phase="draining", ` + from + `} 0x1440`,
+		`multi_eni_devices{phase="pending", ` + from + `} 0x1440`, `multi_eni_devices{phase="ready", ` + from + `} 3x1440`,
+		`multi_eni_devices{phase="draining", ` + from + `} 0x1440`,
 		`multi_eni_config_current{` + from + `} 1x1440`, `multi_eni_device_plugin_state{state="Serving", ` + from + `} 1x1440`,
 		`multi_eni_device_plugin_state{state="NotFound", ` + from + `} 0x1440`, `multi_eni_advertised_devices{` + from + `} 2x1440`,
 		`multi_eni_device_plugin_restarts_total{result="verified", ` + from + `} 0x100 1x500 2x840`,
@@ -142,7 +147,8 @@ func TestHealthyNodeIsSilent(t *testing.T) {
 
 // A node without a device plugin and without devices to offer is healthy.
 func TestNodeWithoutDevices(t *testing.T) {
-	firing := evaluate(t, ruleFile(t), []string{`multi_eni_device_plugin_state{state="NotFound", ` + from + `} 1x60`, `multi_eni_advertised_devices{` + from + `} 0x60`}, 60)
+	firing := evaluate(t, ruleFile(t), []string{`multi_eni_device_plugin_state{state="NotFound", ` + from + `} 1x60`,
+		`multi_eni_advertised_devices{` + from + `} 0x60`}, 60)
 	if got := firing[60]; len(got) > 0 {
 		t.Errorf("%v", got)
 	}
