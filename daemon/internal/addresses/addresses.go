@@ -22,6 +22,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/backoff"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
@@ -34,9 +35,9 @@ const (
 	describeJitter = 15 * time.Second
 	// consistent is after how long Describe certainly shows what we have changed.
 	consistent = 30 * time.Second
-	// Waits after a failure: the first, which doubles, and the longest.
-	backOffFirst = 5 * time.Second
-	backOffMost  = 5 * time.Minute
+	// firstRetry and lastRetry bound the waits after failures.
+	firstRetry = 5 * time.Second
+	lastRetry  = 5 * time.Minute
 	// describeTimeout bounds a call that only looks, callTimeout one that changes an
 	// ENI: its answer is worth a wait. Both include all of the SDK's attempts.
 	describeTimeout = 15 * time.Second
@@ -106,7 +107,7 @@ type subject = device.ENIID
 // trouble is a failure that is not over.
 type trouble struct {
 	problem nodestate.Problem
-	times   int
+	retry   backoff.Backoff
 	until   time.Time
 	// most is how many may be asked for after EC2Limit; 0 is not known.
 	most int

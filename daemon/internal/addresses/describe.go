@@ -171,15 +171,15 @@ func (m *Manager) missing() {
 		}
 		t := m.trouble[d.ENIID]
 		if t == nil || t.absent.IsZero() || t.absent.After(now) {
-			t = &trouble{absent: now}
-			m.trouble[d.ENIID] = t
+			t = m.newTrouble(d.ENIID)
+			t.absent = now
 		}
 		p := nodestate.Problem{}
 		if now.Sub(t.absent) >= consistent {
 			p = nodestate.Problem{Reason: reason.ENIUnknownToEC2, NodeENI: d.NodeENI, Device: d.ENIID.String(), Message: "EC2 does not list this ENI among the ENIs of the instance, so none of its addresses " +
 				"is assigned or returned; check AWS_REGION, AWS_ENDPOINT_URL_EC2 and the account of the role"}
 		}
-		m.set(d.ENIID, p, backOff(t.times))
+		m.set(t, p, t.retry.Failed())
 		m.soon(t.until.Sub(now))
 	}
 	for s, t := range m.trouble {

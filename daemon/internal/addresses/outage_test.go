@@ -30,10 +30,10 @@ func TestFirstDescribeFails(t *testing.T) {
 		w.ec2.Fail("DescribeNetworkInterfaces", slices.Repeat([]string{fault}, 8)...)
 		w.sync()
 		w.problem(fault+", once", "")
-		if wait := w.next(); wait != backOffFirst {
+		if wait := w.next(); wait != firstRetry {
 			t.Errorf("%s: next after %s", fault, wait)
 		}
-		w.now = w.now.Add(backOffFirst)
+		w.now = w.now.Add(firstRetry)
 		w.sync()
 		w.problem(fault+", twice", says)
 		for w.ec2.Pending("DescribeNetworkInterfaces") {

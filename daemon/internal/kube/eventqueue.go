@@ -6,6 +6,8 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/backoff"
 )
 
 const (
@@ -26,14 +28,14 @@ type noteQueue struct {
 	count int
 	added uint64
 	// retry bounds the retries of all objects together.
-	retry backoff
+	retry retry
 }
 
 // noteLine has the waiting notes about one object.
 type noteLine struct {
 	notes []*waitingNote
 	// retry has waited since the first note failed; zero while none has.
-	retry backoff
+	retry retry
 }
 
 // waitingNote is one Event.
@@ -46,18 +48,16 @@ type waitingNote struct {
 	send func(context.Context) error
 }
 
-// backoff is the wait after a failure, which doubles; the zero value has none.
-type backoff struct {
-	wait  time.Duration
+// retry is a wait after failures, and when it ends. The zero value has none.
+type retry struct {
+	backoff.Backoff
 	until time.Time
 }
 
-func (b *backoff) failed(now time.Time) {
-	b.wait = min(max(2*b.wait, reportFirstRetry), reportLastRetry)
-	b.until = now.Add(b.wait)
+func (r *retry) failed(now time.Time) {
+	r.First, r.Cap = reportFirstRetry, reportLastRetry
+	r.until = now.Add(r.Failed())
 }
-
-func (b *backoff) failing() bool { return b.wait > 0 }
 
 // add appends notes, and returns how many old ones it gave up to make room.
 func (q *noteQueue) add(now time.Time, notes ...note) (dropped uint64) {
@@ -110,7 +110,7 @@ func (q *noteQueue) next(now time.Time) (n *waitingNote, wait time.Duration) {
 	var due *noteLine
 	for _, l := range q.lines {
 		switch {
-		case !l.retry.failing():
+		case !l.retry.Failing():
 			if n == nil || l.notes[0].place < n.place {
 				n = l.notes[0]
 			}
@@ -136,17 +136,17 @@ func (q *noteQueue) next(now time.Time) (n *waitingNote, wait time.Duration) {
 func (q *noteQueue) done(n *waitingNote, sent bool) {
 	l := q.lines[n.about]
 	if sent {
-		q.retry = backoff{}
+		q.retry = retry{}
 	}
 	if l == nil {
 		return
 	}
-	if sent && l.retry.failing() {
+	if sent && l.retry.Failing() {
 		for _, other := range q.lines {
 			other.retry.until = time.Time{}
 		}
 	}
-	l.retry = backoff{}
+	l.retry = retry{}
 	if l.notes[0] == n { // else it was given up meanwhile
 		q.removeFirst(l)
 		q.count--
@@ -159,7 +159,7 @@ func (q *noteQueue) failed(n *waitingNote, now time.Time) {
 	if l == nil {
 		return
 	}
-	if l.retry.failing() || !q.retry.failing() {
+	if l.retry.Failing() || !q.retry.Failing() {
 		q.retry.failed(now)
 	}
 	l.retry.failed(now)
@@ -168,7 +168,7 @@ func (q *noteQueue) failed(n *waitingNote, now time.Time) {
 // failing says whether any object waits to be tried again.
 func (q *noteQueue) failing() bool {
 	for _, l := range q.lines {
-		if l.retry.failing() {
+		if l.retry.Failing() {
 			return true
 		}
 	}

@@ -136,7 +136,7 @@ func runQueue(t *testing.T, rnd *rand.Rand) {
 				t.Fatalf("%d wait, for %v", q.count, wait)
 			}
 			for _, l := range q.lines {
-				if !l.retry.failing() {
+				if !l.retry.Failing() {
 					t.Fatal("a healthy object waits")
 				}
 			}
@@ -157,7 +157,7 @@ func runQueue(t *testing.T, rnd *rand.Rand) {
 			retried = time.Time{}
 			continue
 		}
-		if q.lines[n.about].retry.failing() {
+		if q.lines[n.about].retry.Failing() {
 			if now.Sub(retried) < reportFirstRetry {
 				t.Fatalf("two retries within %v", now.Sub(retried))
 			}
@@ -247,12 +247,12 @@ func TestStateComesBackWithItsKind(t *testing.T) {
 // TestRetriesWithinAMinute: no wait after a failure is so long that something
 // which was mended is noticed later than after a minute.
 func TestRetriesWithinAMinute(t *testing.T) {
-	f := failure{log: quiet()}
-	var b backoff
-	retry := newRetry()
+	f := newFailure(quiet(), "Node")
+	var b retry
+	watch := newRetry()
 	for range 20 {
 		b.failed(time.Unix(1e9, 0))
-		for what, got := range map[string]time.Duration{"state": f.wait(t.Context(), errNoNews), "Event": b.wait, "watch": retry.Step()} {
+		for what, got := range map[string]time.Duration{"state": f.wait(t.Context(), errNoNews), "Event": b.Wait(), "watch": watch.Step()} {
 			if got <= 0 || got > 40*time.Second {
 				t.Errorf("%s: waits %v", what, got)
 			}

@@ -9,6 +9,7 @@ import (
 	"github.com/sirupsen/logrus"
 	objectmeta "k8s.io/client-go/metadata"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/backoff"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
 	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
@@ -154,7 +155,7 @@ func (r *Reporter) latest() *reconcile.View {
 
 // writeStates keeps the ENINodeState as the last View has it.
 func (r *Reporter) writeStates(ctx context.Context) {
-	failing := failure{log: r.Log.WithField("object", "ENINodeState")}
+	failing := newFailure(r.Log, "ENINodeState")
 	written, ok := r.readFirst(ctx, &failing)
 	for ok {
 		after, err := r.writeState(ctx, &written)
@@ -237,24 +238,28 @@ func (r *Reporter) writeState(ctx context.Context, written *v1alpha1.ENINodeStat
 
 // failure is a row of failures, of which the first and the end are logged.
 type failure struct {
-	log  logrus.FieldLogger
-	last time.Duration
+	log   logrus.FieldLogger
+	retry backoff.Backoff
+}
+
+// newFailure is for failures about an object of that kind.
+func newFailure(log logrus.FieldLogger, object string) failure {
+	return failure{log: log.WithField("object", object), retry: backoff.Backoff{First: reportFirstRetry, Cap: reportLastRetry}}
 }
 
 // wait notes a failure and returns after how long to try again.
 func (f *failure) wait(ctx context.Context, err error) time.Duration {
-	if f.last == 0 && ctx.Err() == nil {
+	if !f.retry.Failing() && ctx.Err() == nil {
 		f.log.WithError(err).Warn("cluster cannot be told of this node")
 	}
-	f.last = min(max(2*f.last, reportFirstRetry), reportLastRetry)
-	return f.last
+	return f.retry.Failed()
 }
 
 func (f *failure) over() {
-	if f.last != 0 {
+	if f.retry.Failing() {
 		f.log.Info("cluster can be told of this node again")
 	}
-	f.last = 0
+	f.retry.Reset()
 }
 
 func signal(c chan<- struct{}) {

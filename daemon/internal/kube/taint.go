@@ -69,7 +69,7 @@ func (s *StartupTaint) Run(ctx context.Context) {
 		return
 	case <-s.ready:
 	}
-	failing := failure{log: s.log.WithField("object", "Node")}
+	failing := newFailure(s.log, "Node")
 	for {
 		err := s.remove(ctx)
 		if err == nil {

@@ -1,0 +1,31 @@
+// Package backoff has the wait after failures, which doubles with each failure in
+// a row. Where client-go wants its own type, wait.Backoff stays.
+package backoff
+
+import "time"
+
+// Backoff is the state of something that is tried again after failures. The zero
+// value waits 0 for ever: set First and Cap before the first Failed. Either may be
+// changed between two failures. It must not be used concurrently.
+type Backoff struct {
+	// First is the wait after the first failure, and Cap the longest; First ≤ Cap.
+	First, Cap time.Duration
+
+	wait time.Duration
+}
+
+// Failed notes a failure and returns the wait before the next try: First, or twice
+// the wait before, at most Cap.
+func (b *Backoff) Failed() time.Duration {
+	b.wait = min(max(2*b.wait, b.First), b.Cap)
+	return b.wait
+}
+
+// Wait returns the wait after the last failure; 0 while there was none.
+func (b *Backoff) Wait() time.Duration { return b.wait }
+
+// Failing says whether there was a failure since the last Reset.
+func (b *Backoff) Failing() bool { return b.wait > 0 }
+
+// Reset notes a success: the next failure waits First again.
+func (b *Backoff) Reset() { b.wait = 0 }
