@@ -10,6 +10,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/podresources"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/view"
 )
 
 // cluster is what the daemon has to do with Kubernetes. Any part may be absent.
@@ -80,7 +81,7 @@ func (k *cluster) run(ctx context.Context, wake, news func()) {
 }
 
 // observe tells the cluster.
-func (k *cluster) observe(v reconcile.View) {
+func (k *cluster) observe(v view.View) {
 	if k.reporter != nil {
 		k.reporter.Observe(v)
 	}

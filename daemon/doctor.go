@@ -20,8 +20,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/manifest"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/orphan"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/pluginrestart"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/podresources"
-	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/server"
 	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
@@ -141,10 +141,10 @@ func (c *nodeFlags) examineCluster(o *doctor.Options) {
 		return
 	}
 	o.Namespaces = c.dpNamespaces
-	o.DevicePlugin = func(ctx context.Context) (reconcile.PluginReport, error) {
+	o.DevicePlugin = func(ctx context.Context) (pluginrestart.PluginReport, error) {
 		plugin, err := kube.NewDevicePlugin(client, kube.DevicePluginOptions{Namespaces: c.dpNamespaces, Selectors: c.dpSelectors, Config: c.pcidpConfig, Log: quiet})
 		if err != nil {
-			return reconcile.PluginReport{}, err
+			return pluginrestart.PluginReport{}, err
 		}
 		return plugin.Find(ctx)
 	}

@@ -15,8 +15,8 @@ import (
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/cli"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/doctor"
-	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/server"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/view"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
@@ -148,7 +148,7 @@ func TestDaemonAnswers(t *testing.T) {
 	log := logrus.New()
 	log.SetOutput(io.Discard)
 	srv := server.New(server.Options{Inventory: inventory, Now: time.Now, Log: log})
-	srv.Observe(reconcile.View{Inventory: nodestate.Inventory{NodeName: "node-a"}})
+	srv.Observe(view.View{Inventory: nodestate.Inventory{NodeName: "node-a"}})
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- srv.Run(ctx, server.Off, socket) }()

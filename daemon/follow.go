@@ -4,8 +4,8 @@ import (
 	"context"
 	"time"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/problem"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
-	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
@@ -16,7 +16,7 @@ type follower struct {
 	name      string
 	subscribe func(context.Context) (<-chan struct{}, error)
 	awake     func()
-	aids      *reconcile.Aids
+	services  *problem.Services
 	// pause waits, and says whether ctx is still alive.
 	pause func(ctx context.Context, d time.Duration) bool
 }
@@ -34,7 +34,7 @@ func (f follower) run(ctx context.Context) {
 	wait, again := resubscribeFirst, false
 	for {
 		events, err := f.subscribe(ctx)
-		f.aids.Report(f.name, nodestate.Problem{Reason: reason.KernelEventsUnseen, Message: "changes of " + f.name +
+		f.services.Report(f.name, nodestate.Problem{Reason: reason.KernelEventsUnseen, Message: "changes of " + f.name +
 			" are seen within a minute instead of at once: the kernel's events cannot be read; the daemon tries again, and its log has the error"}, err)
 		if err == nil {
 			if again {

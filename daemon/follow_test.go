@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/problem"
 )
 
 // TestFollowLooksAfterSubscribingAgain: events were lost between two
@@ -29,9 +29,9 @@ func TestFollowLooksAfterSubscribingAgain(t *testing.T) {
 			return events, nil
 		},
 	}
-	aids := &reconcile.Aids{}
+	services := &problem.Services{}
 	follower{
-		name: "links", aids: aids, awake: func() { did = append(did, "look") },
+		name: "links", services: services, awake: func() { did = append(did, "look") },
 		subscribe: func(context.Context) (<-chan struct{}, error) {
 			step := steps[0]
 			steps = steps[1:]
@@ -44,7 +44,7 @@ func TestFollowLooksAfterSubscribingAgain(t *testing.T) {
 		},
 		pause: func(_ context.Context, d time.Duration) bool {
 			did = append(did, "wait "+d.String())
-			for _, p := range aids.Problems() {
+			for _, p := range services.Problems() {
 				did = append(did, string(p.Reason))
 			}
 			if len(steps) == 0 {
@@ -68,7 +68,7 @@ func TestFollowWaitsAreBounded(t *testing.T) {
 	var last time.Duration
 	times := 0
 	follower{
-		name: "links", aids: &reconcile.Aids{}, awake: func() {},
+		name: "links", services: &problem.Services{}, awake: func() {},
 		subscribe: func(context.Context) (<-chan struct{}, error) { return nil, errors.New("no") },
 		pause: func(_ context.Context, d time.Duration) bool {
 			if d > resubscribeLatest || d < last {

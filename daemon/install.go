@@ -18,7 +18,8 @@ import (
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/awsnode"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/cli"
-	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/filewatch"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/problem"
 	"github.com/multi-eni/multi-eni-cni/pkg/atomicfile"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
@@ -154,14 +155,14 @@ const (
 // keepInstalled installs, and again after each change by somebody else. An
 // error ends it: whoever has started it starts it again, with a pause.
 func (p program) keepInstalled(ctx context.Context, i installer) error {
-	aids := &reconcile.Aids{}
-	aids.Wake = func() {
-		for _, problem := range aids.Problems() {
-			fmt.Fprintf(p.stderr, "multi-enid: watch what is installed: %s\n", problem.Message)
+	services := &problem.Services{}
+	services.Wake = func() {
+		for _, found := range services.Problems() {
+			fmt.Fprintf(p.stderr, "multi-enid: watch what is installed: %s\n", found.Message)
 		}
 	}
 	// Before the first look, so that no change is missed.
-	watcher, err := reconcile.NewWatcher(aids, i.folders()...)
+	watcher, err := filewatch.New(services, i.folders()...)
 	if err != nil {
 		return err
 	}

@@ -16,11 +16,14 @@ import (
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/addresses"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/awsnode"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/cli"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/filewatch"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/manifest"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/orphan"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/pcidp"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/problem"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/server"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/view"
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
@@ -76,8 +79,8 @@ func (c *nodeFlags) run(ctx context.Context, log *logrus.Logger) error {
 		return err
 	}
 	wake, awake := newWake()
-	aids := &reconcile.Aids{Wake: awake}
-	watcher, err := reconcile.NewWatcher(aids, c.watched(bootID)...)
+	services := &problem.Services{Wake: awake}
+	watcher, err := filewatch.New(services, c.watched(bootID)...)
 	if err != nil {
 		return err
 	}
@@ -86,7 +89,7 @@ func (c *nodeFlags) run(ctx context.Context, log *logrus.Logger) error {
 		Attachments: attachments, BootID: bootID, BinDir: c.cniBinDir, Grace: c.orphanGrace, Now: time.Now, Log: log, Wake: awake,
 	})
 	srv := server.New(server.Options{
-		Version: version, Flags: c.given, Inventory: c.inventory, Leases: nodestate.LeaseDir(c.leaseDir), API: cluster.api(), EventsDropped: cluster.eventsDropped(), Aids: aids, Now: time.Now, Log: log,
+		Version: version, Flags: c.given, Inventory: c.inventory, Leases: nodestate.LeaseDir(c.leaseDir), API: cluster.api(), EventsDropped: cluster.eventsDropped(), Services: services, Now: time.Now, Log: log,
 	})
 	told := ctx
 	ctx, stop := context.WithCancel(ctx)
@@ -96,10 +99,10 @@ func (c *nodeFlags) run(ctx context.Context, log *logrus.Logger) error {
 		NodeName: c.nodeName, RenamedFrom: c.renamedFrom, Instance: instance.ID, BootID: bootID, InventoryPath: c.inventory, StateDir: c.stateDir,
 		Attachments: attachments, Leases: nodestate.LeaseDir(c.leaseDir), NodeENIs: manifest.New(c.dir), Metadata: awsnode.New(awsnode.Config{}),
 		PCI: sysfs.NewFS(c.sysfs), Host: host, Drivers: c.nodeDrivers(), Config: &pcidp.File{Path: c.pcidpConfig, Now: time.Now},
-		Orphans: orphans, SourceRouting: c.sourceRouting, IPv6: c.ipv6Conf(), Interest: interest, Advice: c.advice, Aids: aids, Wake: awake, Jitter: rand.N(maxJitter), Now: time.Now, Uptime: nodestate.Uptime, Log: log,
+		Orphans: orphans, SourceRouting: c.sourceRouting, IPv6: c.ipv6Conf(), Interest: interest, Advice: c.advice, Services: services, Wake: awake, Jitter: rand.N(maxJitter), Now: time.Now, Uptime: nodestate.Uptime, Log: log,
 	}
 	manager := c.manager(&o)
-	o.Observe = func(v reconcile.View) {
+	o.Observe = func(v view.View) {
 		srv.Observe(v)
 		cluster.observe(v)
 		if manager != nil {
@@ -114,8 +117,8 @@ func (c *nodeFlags) run(ctx context.Context, log *logrus.Logger) error {
 	log.WithFields(logrus.Fields{"version": version, "node": c.nodeName, "nodeENIs": c.source}).Info("multi-enid started")
 	served := c.serve(ctx, srv, stop)
 	go watcher.Run(ctx, awake)
-	go follower{name: "links", subscribe: interest.Subscribe, awake: awake, aids: aids, pause: pause}.run(ctx)
-	go follower{name: "PCI functions", subscribe: link.SubscribeUevents, awake: awake, aids: aids, pause: pause}.run(ctx)
+	go follower{name: "links", subscribe: interest.Subscribe, awake: awake, services: services, pause: pause}.run(ctx)
+	go follower{name: "PCI functions", subscribe: link.SubscribeUevents, awake: awake, services: services, pause: pause}.run(ctx)
 	if manager != nil {
 		go manager.Run(ctx)
 	}

@@ -14,8 +14,8 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/cli"
-	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/server"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/view"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
@@ -130,7 +130,7 @@ func readStatus(path string, attachments nodestate.AttachmentDir, leases nodesta
 	if err != nil {
 		return status{}, err
 	}
-	s := server.Status{Inventory: inv, EarlierBoot: inv.BootID != boot, Holders: []reconcile.Holder{}, Unreadable: []string{}}
+	s := server.Status{Inventory: inv, EarlierBoot: inv.BootID != boot, Holders: []view.Holder{}, Unreadable: []string{}}
 	all, bad, err := attachments.List()
 	if err != nil {
 		s.Unreadable = append(s.Unreadable, err.Error())
@@ -142,12 +142,12 @@ func readStatus(path string, attachments nodestate.AttachmentDir, leases nodesta
 		}
 		s.Unreadable = append(s.Unreadable, text)
 		if u.PCIAddress != "" && !u.Ended(boot) {
-			s.Holders = append(s.Holders, reconcile.Holder{PCIAddress: u.PCIAddress, ContainerID: u.ID.ContainerID, IfName: u.ID.IfName})
+			s.Holders = append(s.Holders, view.Holder{PCIAddress: u.PCIAddress, ContainerID: u.ID.ContainerID, IfName: u.ID.IfName})
 		}
 	}
 	for i := range all {
 		if a := &all[i]; a.Holds(boot) {
-			s.Holders = append(s.Holders, reconcile.HolderOf(a))
+			s.Holders = append(s.Holders, view.HolderOf(a))
 		}
 	}
 	s.SetPools(leases)

@@ -13,13 +13,13 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/sirupsen/logrus"
 
-	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/server"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/view"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
 // answering is a running daemon, as far as the status command sees one.
-func answering(t *testing.T, inventory string, v reconcile.View) {
+func answering(t *testing.T, inventory string, v view.View) {
 	t.Helper()
 	log := logrus.New()
 	log.SetOutput(io.Discard)
@@ -52,16 +52,16 @@ func answering(t *testing.T, inventory string, v reconcile.View) {
 	}
 }
 
-func liveView(boot string) reconcile.View {
-	return reconcile.View{
+func liveView(boot string) view.View {
+	return view.View{
 		At: time.Date(2026, 1, 2, 3, 5, 0, 0, time.UTC), Inventory: sample(boot),
-		Holders: []reconcile.Holder{
+		Holders: []view.Holder{
 			{PCIAddress: "0000:00:06.0", Pod: "default/web-0", PodUID: "u-1", ContainerID: "c1", IfName: "net1", Mode: nodestate.ModeShared, State: nodestate.StateComplete},
 			{PCIAddress: "0000:00:07.0", Pod: "red/router", Container: "main"},
 		},
-		Config: reconcile.ConfigView{Path: "/etc/pcidp/config.json", Hash: "abc123", Current: true},
-		Plugin: reconcile.PluginView{
-			State: reconcile.PluginFailed, Pods: []string{"kube-system/sriov-x"}, LastRestart: time.Date(2026, 1, 2, 3, 1, 0, 0, time.UTC),
+		Config: view.ConfigView{Path: "/etc/pcidp/config.json", Hash: "abc123", Current: true},
+		Plugin: view.PluginView{
+			State: view.PluginFailed, Pods: []string{"kube-system/sriov-x"}, LastRestart: time.Date(2026, 1, 2, 3, 1, 0, 0, time.UTC),
 			Message: "intel.com/sriov_net offers other devices than the config has",
 		},
 	}

@@ -6,8 +6,8 @@ import (
 	"time"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
-	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/show"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/view"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
@@ -55,7 +55,7 @@ func prefixes(all []netip.Prefix) (texts []string) {
 }
 
 // viewHolder names the pod, or the container where the runtime named no pod.
-func viewHolder(h reconcile.Holder) show.Pod {
+func viewHolder(h view.Holder) show.Pod {
 	p := show.Pod{
 		PCIAddress: h.PCIAddress.String(), Name: or(h.Pod, h.ContainerID), UID: h.PodUID, ContainerID: h.ContainerID, Link: h.IfName, Mode: string(h.Mode),
 		State: show.Attached,

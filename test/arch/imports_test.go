@@ -146,6 +146,34 @@ func libraryImports() []importRule {
 			good: []string{imports("daemon/internal/driver", "github.com/u-root/u-root/pkg/kmodule")},
 		},
 		{
+			name: "loop-readers",
+			why:  "readers of the daemon's state need the View and the device plugin's interface, not the loop that makes them",
+			from: []string{
+				"daemon/internal/kube", "daemon/internal/server", "daemon/internal/doctor", "daemon/internal/show", "daemon/internal/kubectl",
+				"daemon/internal/view", "daemon/internal/problem", "daemon/internal/filewatch",
+				"daemon/internal/pluginrestart", "daemon/internal/driver", "daemon/internal/hostlinks", "daemon/internal/orphan", "daemon/internal/addresses",
+			},
+			to: []string{"daemon/internal/reconcile"}, transitive: true,
+			bad: []string{
+				imports("daemon/internal/kube", module+"/daemon/internal/reconcile"),
+				imports("daemon/internal/doctor", module+"/daemon/internal/x") + imports("daemon/internal/x", module+"/daemon/internal/reconcile"),
+			},
+			good: []string{imports("daemon/internal/kube", module+"/daemon/internal/view"), imports("daemon", module+"/daemon/internal/reconcile")},
+		},
+		{
+			name: "view-leaf",
+			why:  "whoever reads the View gets no part of the daemon with it",
+			from: []string{"daemon/internal/view"}, transitive: true,
+			to: []string{
+				"daemon/internal/pluginrestart", "daemon/internal/inventory", "daemon/internal/kube", "daemon/internal/driver", "daemon/internal/awsnode", "github.com/aws", "k8s.io/client-go",
+			},
+			bad: []string{
+				imports("daemon/internal/view", module+"/daemon/internal/inventory"),
+				imports("daemon/internal/view", module+"/pkg/x") + imports("pkg/x", "github.com/aws/aws-sdk-go-v2/config"),
+			},
+			good: []string{imports("daemon/internal/view", module+"/pkg/nodestate")},
+		},
+		{
 			name: "netlink",
 			why:  "one package holds the netlink quirks (dumps cut short, EEXIST half-way through a move); tests may look at the kernel themselves",
 			from: shipped, except: []string{"pkg/link"}, to: []string{"github.com/vishvananda/netlink"},

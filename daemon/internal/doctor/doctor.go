@@ -12,7 +12,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/driver"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/orphan"
-	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/pluginrestart"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
 )
 
@@ -109,7 +109,7 @@ type Options struct {
 	// Kubelet asks the podresources API; nil where there is no kubelet.
 	// DevicePlugin looks for the device plugin; nil where others restart it.
 	Kubelet      func(context.Context) (inventory.Kubelet, error)
-	DevicePlugin func(context.Context) (reconcile.PluginReport, error)
+	DevicePlugin func(context.Context) (pluginrestart.PluginReport, error)
 	// PluginVersion runs the plugin's VERSION.
 	PluginVersion func(ctx context.Context, path string) (string, error)
 	// Look says how a folder is seen.
@@ -206,7 +206,7 @@ func devicePlugin(ctx context.Context, o Options) []Finding {
 		all = append(all, Finding{Level: Warn, Check: check, Detail: string(p.Reason), Remedy: p.Message})
 	}
 	switch {
-	case errors.Is(err, reconcile.ErrNoDevicePlugin):
+	case errors.Is(err, pluginrestart.ErrNoDevicePlugin):
 		return append(all, warn(check, "install the SR-IOV network device plugin, or name its namespace and labels by --dp-namespaces and --dp-selectors; "+
 			"without it devices with a resource name are not offered to pods", "none found on this node in %s", list(o.Namespaces))...)
 	case err != nil:

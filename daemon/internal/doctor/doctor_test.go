@@ -18,7 +18,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/awsnode"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/orphan"
-	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/pluginrestart"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
@@ -72,8 +72,8 @@ func newWorld(t *testing.T) *world {
 		Kubelet: func(context.Context) (inventory.Kubelet, error) {
 			return inventory.Kubelet{Allocatable: map[device.ResourceName][]device.PCIAddress{"intel.com/sriov_net": {"0000:00:06.0"}}}, nil
 		},
-		DevicePlugin: func(context.Context) (reconcile.PluginReport, error) {
-			return reconcile.PluginReport{Pods: []string{"kube-system/sriovdp-x7k2p"}}, nil
+		DevicePlugin: func(context.Context) (pluginrestart.PluginReport, error) {
+			return pluginrestart.PluginReport{Pods: []string{"kube-system/sriovdp-x7k2p"}}, nil
 		},
 		PluginVersion: func(context.Context, string) (string, error) { return "v1.2.0", nil },
 		Look:          func(string) (orphan.View, error) { return orphan.View{Propagated: true, Netns: true}, nil },
@@ -197,8 +197,8 @@ func TestReports(t *testing.T) {
 				w.must(os.RemoveAll(w.path(name)))
 			}
 			w.o.Running = func(context.Context) (bool, error) { return false, nil }
-			w.o.DevicePlugin = func(context.Context) (reconcile.PluginReport, error) {
-				return reconcile.PluginReport{}, reconcile.ErrNoDevicePlugin
+			w.o.DevicePlugin = func(context.Context) (pluginrestart.PluginReport, error) {
+				return pluginrestart.PluginReport{}, pluginrestart.ErrNoDevicePlugin
 			}
 			w.server.resources, w.server.denied, w.server.node = nil, []string{"list nodeenis", "watch nodeenis", "patch eninodestates/status", "patch events", "delete pods default"}, false
 			w.o.Drivers = func(context.Context) (map[string][]string, error) { return nil, errors.New("list NodeENIs: forbidden") }
@@ -359,18 +359,18 @@ func TestFindings(t *testing.T) {
 			}
 		}, Fail, "kubelet", []string{"--podresources-socket"}},
 		"no device plugin": {func(w *world) {
-			w.o.DevicePlugin = func(context.Context) (reconcile.PluginReport, error) {
-				return reconcile.PluginReport{}, fmt.Errorf("search: %w", reconcile.ErrNoDevicePlugin)
+			w.o.DevicePlugin = func(context.Context) (pluginrestart.PluginReport, error) {
+				return pluginrestart.PluginReport{}, fmt.Errorf("search: %w", pluginrestart.ErrNoDevicePlugin)
 			}
 		}, Warn, "device plugin", []string{"kube-system, default", "--dp-selectors"}},
 		"device plugin with a ConfigMap": {func(w *world) {
-			w.o.DevicePlugin = func(context.Context) (reconcile.PluginReport, error) {
-				return reconcile.PluginReport{Pods: []string{"default/dp"}, Problems: []nodestate.Problem{{Reason: "DevicePluginConfigMap", Message: "mount the folder"}}}, nil
+			w.o.DevicePlugin = func(context.Context) (pluginrestart.PluginReport, error) {
+				return pluginrestart.PluginReport{Pods: []string{"default/dp"}, Problems: []nodestate.Problem{{Reason: "DevicePluginConfigMap", Message: "mount the folder"}}}, nil
 			}
 		}, Warn, "device plugin", []string{"DevicePluginConfigMap", "mount the folder"}},
 		"device plugin not searchable": {func(w *world) {
-			w.o.DevicePlugin = func(context.Context) (reconcile.PluginReport, error) {
-				return reconcile.PluginReport{}, errors.New("forbidden")
+			w.o.DevicePlugin = func(context.Context) (pluginrestart.PluginReport, error) {
+				return pluginrestart.PluginReport{}, errors.New("forbidden")
 			}
 		}, Fail, "device plugin", []string{"forbidden"}},
 		"daemon not running": {func(w *world) { w.o.Running = func(context.Context) (bool, error) { return false, nil } }, Warn, "daemon", []string{"not running"}},

@@ -5,7 +5,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/pluginrestart"
 )
 
 // TestPluginPrefix: doctor reads the config with the device plugin's own prefix,
@@ -14,8 +14,8 @@ func TestPluginPrefix(t *testing.T) {
 	for prefix, ends := range map[string]bool{"openshift.io": true, "intel.com": false} {
 		w := newWorld(t)
 		w.write("etc/pcidp/config.json", `{"resourceList":[{"resourceName":"nic-1","selectors":{"drivers":["none"]}},{"resourcePrefix":"openshift.io","resourceName":"nic-1","selectors":{"drivers":["none"]}}]}`, 0o644)
-		w.o.DevicePlugin = func(context.Context) (reconcile.PluginReport, error) {
-			return reconcile.PluginReport{Pods: []string{"kube-system/dp"}, Prefixes: []string{prefix}}, nil
+		w.o.DevicePlugin = func(context.Context) (pluginrestart.PluginReport, error) {
+			return pluginrestart.PluginReport{Pods: []string{"kube-system/dp"}, Prefixes: []string{prefix}}, nil
 		}
 		said, named := false, false
 		for _, f := range Run(t.Context(), w.o) {

@@ -4,7 +4,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/view"
 	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
@@ -17,7 +17,7 @@ func TestEventsNameTheCauseThatWasSeen(t *testing.T) {
 		told.tell(reportNode, readyView())
 		v := readyView()
 		v.Inventory.Devices[0].Phase, v.Inventory.Devices[0].Cause = nodestate.PhaseDraining, cause
-		v.Holders = []reconcile.Holder{{PCIAddress: "0000:00:06.0", Pod: "red/p", PodUID: "u-p"}}
+		v.Holders = []view.Holder{{PCIAddress: "0000:00:06.0", Pod: "red/p", PodUID: "u-p"}}
 		notes := told.tell(reportNode, v)
 		if len(notes) != 2 {
 			t.Fatalf("%d Events, want one of the NodeENI and one of the pod", len(notes))

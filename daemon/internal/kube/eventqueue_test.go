@@ -18,7 +18,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
-	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/view"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
@@ -36,12 +36,12 @@ func answerWith(code int) http.HandlerFunc {
 }
 
 // drainingFor is a View in which a device with that last byte drains under a pod.
-func drainingFor(v reconcile.View, last int, pod string) reconcile.View {
+func drainingFor(v view.View, last int, pod string) view.View {
 	pci := device.PCIAddress(fmt.Sprintf("0000:00:%02x.0", last))
 	v.Inventory.Devices = append(slices.Clone(v.Inventory.Devices), nodestate.Device{
 		ENIID: device.ENIID(fmt.Sprintf("eni-%08x", last)), NodeENI: "a", PCIAddress: pci, DeviceIndex: last, NetworkCard: -1, Phase: nodestate.PhaseDraining,
 	})
-	v.Holders = append(slices.Clone(v.Holders), reconcile.Holder{PCIAddress: pci, Pod: pod, PodUID: "u-" + pod})
+	v.Holders = append(slices.Clone(v.Holders), view.Holder{PCIAddress: pci, Pod: pod, PodUID: "u-" + pod})
 	return v
 }
 

@@ -11,7 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
-	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/view"
 	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
@@ -39,7 +39,7 @@ type told struct {
 	uids map[string]string
 	// plugin is the last end of a restart that was told; "" for one without a
 	// fault.
-	plugin reconcile.RestartResult
+	plugin view.RestartResult
 }
 
 type toldDevice struct {
@@ -88,11 +88,11 @@ func tellFrom(s v1alpha1.ENINodeStateStatus) told {
 		t.uids[n.Name] = n.UID
 	}
 	if p := s.DevicePlugin; p != nil {
-		switch reconcile.PluginState(p.State) {
-		case reconcile.PluginNotFound:
-			t.plugin = reconcile.RestartNoneFound
-		case reconcile.PluginFailed:
-			t.plugin = reconcile.RestartFailed
+		switch view.PluginState(p.State) {
+		case view.PluginNotFound:
+			t.plugin = view.RestartNoneFound
+		case view.PluginFailed:
+			t.plugin = view.RestartFailed
 		default: // no restart has ended without success
 		}
 	}
@@ -108,7 +108,7 @@ func rowKey(eni, nodeENI, subnet string, index int) string {
 }
 
 // tell returns the Events for what v has that was not told, and remembers it.
-func (t *told) tell(node NodeRef, v reconcile.View) []note {
+func (t *told) tell(node NodeRef, v view.View) []note {
 	for _, d := range v.Declared {
 		t.uids[d.Name] = d.UID
 	}
@@ -126,7 +126,7 @@ func (t *told) tell(node NodeRef, v reconcile.View) []note {
 	return notes
 }
 
-func (t *told) tellDevices(node NodeRef, v reconcile.View) []note {
+func (t *told) tellDevices(node NodeRef, v view.View) []note {
 	var notes []note
 	now := make(map[string]toldDevice, len(v.Inventory.Devices))
 	for i := range v.Inventory.Devices {
@@ -157,15 +157,15 @@ func (t *told) tellDevices(node NodeRef, v reconcile.View) []note {
 }
 
 // forgetUIDs keeps the UIDs of those NodeENIs that may be named again.
-func (t *told) forgetUIDs(v reconcile.View) {
+func (t *told) forgetUIDs(v view.View) {
 	maps.DeleteFunc(t.uids, func(name, _ string) bool {
-		return !slices.ContainsFunc(v.Declared, func(d reconcile.Declared) bool { return d.Name == name }) &&
+		return !slices.ContainsFunc(v.Declared, func(d view.Declared) bool { return d.Name == name }) &&
 			!slices.ContainsFunc(v.Inventory.Devices, func(d nodestate.Device) bool { return d.NodeENI == name })
 	})
 }
 
 // tellHolders tells those who have the device and do not know.
-func (d *toldDevice) tellHolders(before toldDevice, holders []reconcile.Holder) []note {
+func (d *toldDevice) tellHolders(before toldDevice, holders []view.Holder) []note {
 	uids := map[string]string{}
 	for _, h := range holders {
 		if h.PCIAddress.String() == d.pci && h.Pod != "" {
@@ -226,10 +226,10 @@ func (t *told) since(p nodestate.Problem, at time.Time) time.Time {
 	return at
 }
 
-func (t *told) tellRestart(node NodeRef, done reconcile.RestartDone) []note {
+func (t *told) tellRestart(node NodeRef, done view.RestartDone) []note {
 	before := t.plugin
 	t.plugin = ""
-	if done.Result != reconcile.RestartVerified {
+	if done.Result != view.RestartVerified {
 		t.plugin = done.Result
 		if before == done.Result {
 			return nil
@@ -237,15 +237,15 @@ func (t *told) tellRestart(node NodeRef, done reconcile.RestartDone) []note {
 	}
 	n := note{about: nodeObject(node), kind: corev1.EventTypeWarning}
 	switch {
-	case done.Result == reconcile.RestartNoneFound:
+	case done.Result == view.RestartNoneFound:
 		n.reason, n.message = reason.DevicePluginNotFound, "this node has no SR-IOV device plugin pod, so no device is offered to pods; deploy one, or name its namespace and labels with --dp-namespaces and --dp-selectors"
-	case done.Result == reconcile.RestartFailed:
+	case done.Result == view.RestartFailed:
 		n.reason, n.message = reason.DevicePluginRestartFailed, fmt.Sprintf("the SR-IOV device plugin does not serve its new config; the daemon tries again: %v", done.Err)
-	case len(done.Report.Deleted) == 0:
+	case len(done.Deleted) == 0:
 		return nil // it had read the config already
 	default:
 		n.kind = corev1.EventTypeNormal
-		n.reason, n.message = reason.DevicePluginRestarted, "the SR-IOV device plugin was restarted and serves its new config; deleted "+some(done.Report.Deleted)
+		n.reason, n.message = reason.DevicePluginRestarted, "the SR-IOV device plugin was restarted and serves its new config; deleted "+some(done.Deleted)
 	}
 	return []note{n}
 }

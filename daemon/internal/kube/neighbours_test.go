@@ -25,6 +25,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/pcidp"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/view"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/test/dpmodel"
@@ -429,8 +430,8 @@ func (w *neighbourhood) peopleOffer(name string, a device.PCIAddress) bool {
 }
 
 // observe judges a View as soon as a Sync has made it.
-func (w *neighbourhood) observe(v reconcile.View) {
-	if v.Plugin.State == reconcile.PluginServing && v.Config.Current {
+func (w *neighbourhood) observe(v view.View) {
+	if v.Plugin.State == view.PluginServing && v.Config.Current {
 		w.served = time.Now()
 		if p := w.plugin.pod; p != nil && p.read != nil && !sameJSON(p.read, w.content()) {
 			w.wrong("the device plugin is said to serve the config\n%s\nbut has read\n%s", oneLine(w.content()), oneLine(p.read))
@@ -509,7 +510,7 @@ func (w *neighbourhood) launch() {
 		NodeENIs: neighbourENIs{w}, Metadata: &w.kernel, PCI: &w.kernel, Host: &w.kernel, DevicePlugin: plugin,
 		Config: &pcidp.File{Path: w.path("pcidp", "config.json"), Now: time.Now, Written: w.written}, ConfigSeen: w.configSeen,
 		Wake: func() { signal(wake) }, Now: time.Now, Log: quiet(),
-		Observe: func(v reconcile.View) { w.observe(v); reporter.Observe(v) },
+		Observe: func(v view.View) { w.observe(v); reporter.Observe(v) },
 	}
 	w.rename(options)
 	r, err := reconcile.New(options)

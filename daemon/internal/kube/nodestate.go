@@ -12,7 +12,7 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/view"
 	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
@@ -22,7 +22,7 @@ import (
 // status before it keeps when a condition last changed, and how and when the
 // device plugin was last restarted where the daemon has not done so since it
 // started.
-func nodeState(v reconcile.View, before v1alpha1.ENINodeStateStatus) v1alpha1.ENINodeStateStatus {
+func nodeState(v view.View, before v1alpha1.ENINodeStateStatus) v1alpha1.ENINodeStateStatus {
 	out := v1alpha1.ENINodeStateStatus{ProblemCount: len(v.Inventory.Problems), DevicePlugin: pluginState(v, before.DevicePlugin)}
 	if v.Config.Path != "" {
 		out.Config = &v1alpha1.ConfigState{Path: v.Config.Path, Hash: v.Config.Hash, Current: v.Config.Current}
@@ -70,7 +70,7 @@ func since(c metav1.Condition, before []metav1.Condition, now time.Time) metav1.
 
 // holdersOf returns the pods that have each device, sorted. One that has both a
 // record and an allocation is named once.
-func holdersOf(v reconcile.View) map[device.PCIAddress][]string {
+func holdersOf(v view.View) map[device.PCIAddress][]string {
 	held := map[device.PCIAddress][]string{}
 	for _, h := range v.Holders {
 		if h.Pod != "" && h.PCIAddress != "" && !slices.Contains(held[h.PCIAddress], h.Pod) {
@@ -104,7 +104,7 @@ func texts(prefixes []netip.Prefix) []string {
 	return out
 }
 
-func pluginState(v reconcile.View, before *v1alpha1.DevicePluginState) *v1alpha1.DevicePluginState {
+func pluginState(v view.View, before *v1alpha1.DevicePluginState) *v1alpha1.DevicePluginState {
 	s := &v1alpha1.DevicePluginState{
 		State: string(v.Plugin.State), Pods: v.Plugin.Pods, ServedHash: v.Plugin.ServedHash, Message: v.Plugin.Message,
 	}
@@ -162,7 +162,7 @@ func some(names []string) string {
 	return fmt.Sprintf("%s and %d more", strings.Join(names[:most], ", "), len(names)-most)
 }
 
-func configCurrent(config reconcile.ConfigView) metav1.Condition {
+func configCurrent(config view.ConfigView) metav1.Condition {
 	c := metav1.Condition{Type: v1alpha1.ConditionConfigCurrent}
 	if config.Current {
 		c.Status, c.Reason, c.Message = metav1.ConditionTrue, v1alpha1.ReasonConfigWritten, "the config lists the devices that are ready"
@@ -172,16 +172,16 @@ func configCurrent(config reconcile.ConfigView) metav1.Condition {
 	return c
 }
 
-func pluginServing(v reconcile.View) metav1.Condition {
+func pluginServing(v view.View) metav1.Condition {
 	c := metav1.Condition{
 		Type: v1alpha1.ConditionDevicePluginServing, Status: metav1.ConditionFalse, Reason: string(v.Plugin.State), Message: v.Plugin.Message,
 	}
 	switch v.Plugin.State {
-	case reconcile.PluginServing:
+	case view.PluginServing:
 		c.Status, c.Message = metav1.ConditionTrue, "the kubelet offers the devices of the config"
-	case reconcile.PluginUnknown, reconcile.PluginUnmanaged, "":
+	case view.PluginUnknown, view.PluginUnmanaged, "":
 		c.Status = metav1.ConditionUnknown
-		c.Reason = string(cmp.Or(v.Plugin.State, reconcile.PluginUnknown))
+		c.Reason = string(cmp.Or(v.Plugin.State, view.PluginUnknown))
 	default: // False, with the state as its reason
 	}
 	return c

@@ -18,8 +18,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/pluginrestart"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
-	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
@@ -75,7 +75,7 @@ type DevicePlugin struct {
 	now            func() time.Time
 }
 
-var _ reconcile.DevicePlugin = (*DevicePlugin)(nil)
+var _ pluginrestart.DevicePlugin = (*DevicePlugin)(nil)
 
 // NewDevicePlugin sends nothing yet. An error names the option that is not
 // usable.
@@ -109,8 +109,8 @@ func NewDevicePlugin(c *Client, o DevicePluginOptions) (*DevicePlugin, error) {
 	return d, nil
 }
 
-// Find implements reconcile.DevicePlugin.
-func (d *DevicePlugin) Find(ctx context.Context) (reconcile.PluginReport, error) {
+// Find implements pluginrestart.DevicePlugin.
+func (d *DevicePlugin) Find(ctx context.Context) (pluginrestart.PluginReport, error) {
 	_, report, err := d.search(ctx)
 	return report, err
 }
@@ -119,7 +119,7 @@ func (d *DevicePlugin) Find(ctx context.Context) (reconcile.PluginReport, error)
 // only when nothing is found in the others: no role can be granted ahead of time
 // in a namespace that is not there, and the API server answers 403 for it too.
 // Any other failure leaves open what is there, and is an error.
-func (d *DevicePlugin) search(ctx context.Context) ([]corev1.Pod, reconcile.PluginReport, error) {
+func (d *DevicePlugin) search(ctx context.Context) ([]corev1.Pod, pluginrestart.PluginReport, error) {
 	var pods []corev1.Pod
 	var denied []string
 	for _, namespace := range d.namespaces {
@@ -127,16 +127,16 @@ func (d *DevicePlugin) search(ctx context.Context) ([]corev1.Pod, reconcile.Plug
 		if apierrors.IsForbidden(err) {
 			denied = append(denied, namespace)
 			if len(denied) == len(d.namespaces) {
-				return nil, reconcile.PluginReport{}, fmt.Errorf("no namespace may be searched for the device plugin: %w", err)
+				return nil, pluginrestart.PluginReport{}, fmt.Errorf("no namespace may be searched for the device plugin: %w", err)
 			}
 			continue
 		}
 		if err != nil {
-			return nil, reconcile.PluginReport{}, fmt.Errorf("search namespace %s for the device plugin: %w", namespace, err)
+			return nil, pluginrestart.PluginReport{}, fmt.Errorf("search namespace %s for the device plugin: %w", namespace, err)
 		}
 		pods = append(pods, found...)
 	}
-	report := reconcile.PluginReport{Pods: podNames(pods), Readers: runs(pods, d.config), Prefixes: prefixes(pods, d.config), Problems: podProblems(pods, d.config)}
+	report := pluginrestart.PluginReport{Pods: podNames(pods), Readers: runs(pods, d.config), Prefixes: prefixes(pods, d.config), Problems: podProblems(pods, d.config)}
 	if len(pods) > 0 {
 		return pods, report, nil
 	}
@@ -147,7 +147,7 @@ func (d *DevicePlugin) search(ctx context.Context) ([]corev1.Pod, reconcile.Plug
 				strings.Join(denied, ", ")),
 		})
 	}
-	return nil, report, reconcile.ErrNoDevicePlugin
+	return nil, report, pluginrestart.ErrNoDevicePlugin
 }
 
 // list returns the device plugin's pods of one namespace on this node, those

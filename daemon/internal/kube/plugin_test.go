@@ -24,7 +24,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
-	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/pluginrestart"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 )
 
@@ -208,7 +208,7 @@ func TestFind(t *testing.T) {
 		t.Errorf("runs %v, want one of each pod", got.Readers)
 	}
 	got.Readers = nil
-	if diff := cmp.Diff(reconcile.PluginReport{Pods: want, Prefixes: []string{"intel.com"}}, got); diff != "" {
+	if diff := cmp.Diff(pluginrestart.PluginReport{Pods: want, Prefixes: []string{"intel.com"}}, got); diff != "" {
 		t.Errorf("report (-want +got):\n%s", diff)
 	}
 	if len(s.requests) != 5 {
@@ -224,11 +224,11 @@ func TestFindSaysWhatItCouldNotSearch(t *testing.T) {
 		says     string
 		problems int
 	}{
-		"nothing":                  {want: reconcile.ErrNoDevicePlugin},
-		"one forbidden, no pod":    {answers: map[string]int{"a": 403}, want: reconcile.ErrNoDevicePlugin, problems: 1},
+		"nothing":                  {want: pluginrestart.ErrNoDevicePlugin},
+		"one forbidden, no pod":    {answers: map[string]int{"a": 403}, want: pluginrestart.ErrNoDevicePlugin, problems: 1},
 		"one forbidden, a pod":     {answers: map[string]int{"a": 403}, pods: []corev1.Pod{inNamespace("b", "app=sriovdp", pluginPod("x", at(9)))}},
 		"all forbidden":            {answers: map[string]int{"a": 403, "b": 403}, says: "no namespace may be searched"},
-		"no such namespace":        {answers: map[string]int{"a": 404}, want: reconcile.ErrNoDevicePlugin},
+		"no such namespace":        {answers: map[string]int{"a": 404}, want: pluginrestart.ErrNoDevicePlugin},
 		"one unknown":              {answers: map[string]int{"a": 500}, pods: []corev1.Pod{inNamespace("b", "app=sriovdp", pluginPod("x", at(9)))}, says: "search namespace a"},
 		"one unknown, forbidden b": {answers: map[string]int{"a": 500, "b": 403}, says: "search namespace a"},
 	} {
@@ -236,7 +236,7 @@ func TestFindSaysWhatItCouldNotSearch(t *testing.T) {
 			s := servePods(t, tc.pods...)
 			maps.Copy(s.answers, tc.answers)
 			got, err := s.plugin(DevicePluginOptions{Namespaces: []string{"b", "a", "b"}}).Find(t.Context())
-			if tc.says == "" && !errors.Is(err, tc.want) || tc.says != "" && (err == nil || errors.Is(err, reconcile.ErrNoDevicePlugin) || !strings.Contains(err.Error(), tc.says)) {
+			if tc.says == "" && !errors.Is(err, tc.want) || tc.says != "" && (err == nil || errors.Is(err, pluginrestart.ErrNoDevicePlugin) || !strings.Contains(err.Error(), tc.says)) {
 				t.Errorf("error %v, want %v %q", err, tc.want, tc.says)
 			}
 			if len(got.Problems) != tc.problems || tc.problems == 1 && got.Problems[0].Reason != "NamespacesNotSearchable" {
@@ -267,8 +267,8 @@ func TestNewDevicePluginRefuses(t *testing.T) {
 	}
 }
 
-func wanted(devices map[device.ResourceName][]device.PCIAddress) reconcile.Wanted {
-	return reconcile.Wanted{Path: configFile, Hash: "h", Written: written, Devices: devices}
+func wanted(devices map[device.ResourceName][]device.PCIAddress) pluginrestart.Wanted {
+	return pluginrestart.Wanted{Path: configFile, Hash: "h", Written: written, Devices: devices}
 }
 
 func TestRestart(t *testing.T) {
@@ -284,7 +284,7 @@ func TestRestart(t *testing.T) {
 			server:  func(t *testing.T) *podServer { return servePods(t, pluginPod("a", at(9))).daemonSet(at(14)) },
 			deleted: []string{"kube-system/a"}, pods: []string{"kube-system/new-1"},
 		},
-		"none": {server: func(t *testing.T) *podServer { return servePods(t) }, want: reconcile.ErrNoDevicePlugin},
+		"none": {server: func(t *testing.T) *podServer { return servePods(t) }, want: pluginrestart.ErrNoDevicePlugin},
 		"young": {
 			server: func(t *testing.T) *podServer { return servePods(t, pluginPod("a", at(12))) },
 			pods:   []string{"kube-system/a"},
@@ -496,7 +496,7 @@ func TestNoDevicePluginIsNotLogged(t *testing.T) {
 	for range 10 {
 		_, found := d.Find(t.Context())
 		_, restarted := d.Restart(t.Context(), wanted(nil))
-		if !errors.Is(found, reconcile.ErrNoDevicePlugin) || !errors.Is(restarted, reconcile.ErrNoDevicePlugin) {
+		if !errors.Is(found, pluginrestart.ErrNoDevicePlugin) || !errors.Is(restarted, pluginrestart.ErrNoDevicePlugin) {
 			t.Fatalf("errors %v and %v, want ErrNoDevicePlugin", found, restarted)
 		}
 	}

@@ -12,7 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
-	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/pluginrestart"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
@@ -39,7 +39,7 @@ type plan struct {
 }
 
 // decide compares the pods with the wanted config, as they are at the time now.
-func decide(pods []corev1.Pod, config string, want reconcile.Wanted, m memory, now time.Time) plan {
+func decide(pods []corev1.Pod, config string, want pluginrestart.Wanted, m memory, now time.Time) plan {
 	p := plan{waits: map[string]error{}, stuck: map[string]error{}}
 	there := map[types.UID]bool{}
 	apart := map[string]error{}
@@ -188,7 +188,7 @@ func runs(pods []corev1.Pod, config string) []nodestate.Reader {
 // outdated says whether any of them may have read another config, and will not
 // read this one by itself soon. One that has yet to start will read it as it is
 // then.
-func outdated(all []reader, want reconcile.Wanted, now time.Time) bool {
+func outdated(all []reader, want pluginrestart.Wanted, now time.Time) bool {
 	return slices.ContainsFunc(all, func(r reader) bool {
 		if run, ok := r.run(); ok {
 			return !want.HasRead(run, now)

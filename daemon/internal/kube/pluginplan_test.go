@@ -12,7 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
-	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/pluginrestart"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
@@ -155,7 +155,7 @@ func TestDecide(t *testing.T) {
 		"a sidecar reads it":                   {pods: []corev1.Pod{with(pluginPod("a", young), initOnly(old, new(corev1.ContainerRestartPolicyAlways)))}, remove: []string{"a"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got := decide(tc.pods, configFile, reconcile.Wanted{Written: written, Before: tc.before, Readers: tc.readers}, tc.memory, written.Add(time.Minute))
+			got := decide(tc.pods, configFile, pluginrestart.Wanted{Written: written, Before: tc.before, Readers: tc.readers}, tc.memory, written.Add(time.Minute))
 			var remove []string
 			for _, p := range got.remove {
 				remove = append(remove, p.Name)

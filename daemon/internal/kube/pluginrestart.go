@@ -14,7 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
-	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/pluginrestart"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 )
 
@@ -45,17 +45,17 @@ func (e *PartialError) Unwrap() []error {
 // restart is one call of Restart.
 type restart struct {
 	*DevicePlugin
-	want   reconcile.Wanted
+	want   pluginrestart.Wanted
 	memory memory
-	report reconcile.PluginReport
+	report pluginrestart.PluginReport
 }
 
-// Restart implements reconcile.DevicePlugin. It deletes the pods that a
+// Restart implements pluginrestart.DevicePlugin. It deletes the pods that a
 // DaemonSet replaces and that started before the config was written, and waits
 // for pluginPatience at most. The error is a *PartialError when pods were found
 // and the config is not served by all of them; it does not wait for what only a
 // person can change.
-func (d *DevicePlugin) Restart(ctx context.Context, want reconcile.Wanted) (reconcile.PluginReport, error) {
+func (d *DevicePlugin) Restart(ctx context.Context, want pluginrestart.Wanted) (pluginrestart.PluginReport, error) {
 	pods, report, err := d.search(ctx)
 	if err != nil {
 		return report, err
@@ -106,7 +106,7 @@ func (r *restart) end(ctx context.Context, pods []corev1.Pod, left error) error 
 	case ctx.Err() != nil:
 		return fmt.Errorf("restart device plugin: %w", ctx.Err())
 	case len(pods) == 0 && len(r.report.Deleted) == 0:
-		return reconcile.ErrNoDevicePlugin // somebody has removed it
+		return pluginrestart.ErrNoDevicePlugin // somebody has removed it
 	}
 	return left
 }
@@ -146,7 +146,7 @@ func (r *restart) step(ctx context.Context, pods []corev1.Pod) (done bool, left 
 		return len(p.waits) == 0, &PartialError{Pods: why}
 	}
 	if len(pods) == 0 {
-		return true, reconcile.ErrNoDevicePlugin // the last has gone, and nothing replaces it
+		return true, pluginrestart.ErrNoDevicePlugin // the last has gone, and nothing replaces it
 	}
 	if wrong := r.offered(ctx); len(wrong) > 0 {
 		return false, &PartialError{Resources: wrong}
@@ -190,7 +190,7 @@ func (r *restart) tell(ctx context.Context, pods []*corev1.Pod) {
 }
 
 // holders are the pods that have a device of a wanted resource, sorted.
-func holders(known inventory.Kubelet, want reconcile.Wanted) []string {
+func holders(known inventory.Kubelet, want pluginrestart.Wanted) []string {
 	var all []string
 	for name, wanted := range want.Devices {
 		for _, address := range slices.Concat(wanted, known.Allocatable[name]) {

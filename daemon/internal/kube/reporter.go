@@ -11,7 +11,7 @@ import (
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/backoff"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
-	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/view"
 	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
@@ -56,9 +56,9 @@ type Reporter struct {
 
 	mu      sync.Mutex
 	settled bool
-	view    *reconcile.View
+	view    *view.View
 	// restart is how the last restart of the device plugin ended.
-	restart *reconcile.RestartDone
+	restart *view.RestartDone
 	// told is nil until it is known what the ENINodeState said at the start.
 	told    *told
 	notes   noteQueue
@@ -74,7 +74,7 @@ func NewReporter(c *Client, o ReporterOptions) *Reporter {
 }
 
 // Observe takes the View of a Sync that has ended. It does not block.
-func (r *Reporter) Observe(v reconcile.View) {
+func (r *Reporter) Observe(v view.View) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	done := v.Did.Restart
@@ -95,12 +95,12 @@ func (r *Reporter) Observe(v reconcile.View) {
 }
 
 // unsettled says that a source has not answered yet.
-func unsettled(v reconcile.View) bool {
-	return v.Plugin.State == reconcile.PluginUnknown || sourceUnread(v)
+func unsettled(v view.View) bool {
+	return v.Plugin.State == view.PluginUnknown || sourceUnread(v)
 }
 
 // sourceUnread says that the NodeENIs of the node are not known.
-func sourceUnread(v reconcile.View) bool {
+func sourceUnread(v view.View) bool {
 	return slices.ContainsFunc(v.Inventory.Problems, func(p nodestate.Problem) bool { return p.Reason == reason.NodeENIsUnreadable })
 }
 
@@ -121,7 +121,7 @@ func (r *Reporter) Run(ctx context.Context) {
 }
 
 // tell queues the Events for a View. The caller holds mu.
-func (r *Reporter) tell(v reconcile.View) {
+func (r *Reporter) tell(v view.View) {
 	node, ok := r.Node()
 	if !ok {
 		node = NodeRef{Name: r.state.name}
@@ -147,7 +147,7 @@ func (r *Reporter) begin(before v1alpha1.ENINodeStateStatus) {
 	}
 }
 
-func (r *Reporter) latest() *reconcile.View {
+func (r *Reporter) latest() *view.View {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.view

@@ -19,7 +19,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
-	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/view"
 	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
@@ -201,15 +201,15 @@ func (s *stateServer) counts() (creates, applies int, events []string) {
 
 var reportNode = NodeRef{Name: "node-a", UID: "u-node"}
 
-func readyView() reconcile.View {
-	return reconcile.View{
+func readyView() view.View {
+	return view.View{
 		At: time.Date(2026, 1, 2, 12, 0, 0, 0, time.UTC),
 		Inventory: nodestate.Inventory{NodeName: "node-a", Devices: []nodestate.Device{
 			{ENIID: "eni-00000001", NodeENI: "a", PCIAddress: "0000:00:06.0", DeviceIndex: 1, NetworkCard: -1, Phase: nodestate.PhaseReady},
 		}},
-		Declared: []reconcile.Declared{{Name: "a", UID: "u-a", Generation: 3}},
-		Config:   reconcile.ConfigView{Path: "/etc/pcidp/config.json", Hash: "abc", Current: true},
-		Plugin:   reconcile.PluginView{State: reconcile.PluginServing, ServedHash: "abc"},
+		Declared: []view.Declared{{Name: "a", UID: "u-a", Generation: 3}},
+		Config:   view.ConfigView{Path: "/etc/pcidp/config.json", Hash: "abc", Current: true},
+		Plugin:   view.PluginView{State: view.PluginServing, ServedHash: "abc"},
 	}
 }
 
@@ -251,7 +251,7 @@ func TestReporterWritesOnlyChanges(t *testing.T) {
 	later := readyView()
 	later.At = later.At.Add(time.Hour)
 	r.Observe(later)
-	later.Plugin.State, later.Plugin.Message = reconcile.PluginFailed, "not ready"
+	later.Plugin.State, later.Plugin.Message = view.PluginFailed, "not ready"
 	r.Observe(later)
 	await(t, "second state", func() bool { _, n, _ := s.counts(); return n == 2 })
 	stop()
@@ -262,7 +262,7 @@ func TestReporterWritesOnlyChanges(t *testing.T) {
 	await(t, "reading at the start", func() bool { r.mu.Lock(); defer r.mu.Unlock(); return r.told != nil })
 	later.Inventory.Devices = readyView().Inventory.Devices // a View is not changed once it was handed out
 	later.Inventory.Devices[0].Phase = nodestate.PhaseDraining
-	later.Holders = []reconcile.Holder{{PCIAddress: "0000:00:06.0", Pod: "red/router", PodUID: "u-p"}}
+	later.Holders = []view.Holder{{PCIAddress: "0000:00:06.0", Pod: "red/router", PodUID: "u-p"}}
 	r.Observe(later)
 	await(t, "draining", func() bool { _, _, e := s.counts(); return len(e) >= 3 })
 	await(t, "third state", func() bool { _, n, _ := s.counts(); return n == 3 })
@@ -334,7 +334,7 @@ func TestNodeStateKeepsTransitions(t *testing.T) {
 
 func TestTell(t *testing.T) {
 	told := tellFrom(v1alpha1.ENINodeStateStatus{})
-	step := func(when string, v reconcile.View, want ...string) {
+	step := func(when string, v view.View, want ...string) {
 		t.Helper()
 		got := []string{}
 		for _, n := range told.tell(reportNode, v) {
@@ -350,16 +350,16 @@ func TestTell(t *testing.T) {
 	}
 	step("at first", v, "Normal NodeENI a u-a DeviceReady", "Warning NodeENI a u-a InvalidMTU", "Warning Node node-a u-node ConfigUnwritable")
 	step("while it lasts", v)
-	v.Did.Restart = &reconcile.RestartDone{Result: reconcile.RestartFailed, Err: errNoNews}
+	v.Did.Restart = &view.RestartDone{Result: view.RestartFailed, Err: errNoNews}
 	step("a failed restart", v, "Warning Node node-a u-node DevicePluginRestartFailed")
 	step("another", v)
-	v.Did.Restart = &reconcile.RestartDone{Result: reconcile.RestartVerified, Report: reconcile.PluginReport{Deleted: []string{"kube-system/x"}}}
+	v.Did.Restart = &view.RestartDone{Result: view.RestartVerified, Deleted: []string{"kube-system/x"}}
 	step("a good one", v, "Normal Node node-a u-node DevicePluginRestarted")
-	v.Did.Restart = &reconcile.RestartDone{Result: reconcile.RestartNoneFound}
+	v.Did.Restart = &view.RestartDone{Result: view.RestartNoneFound}
 	step("none found", v, "Warning Node node-a u-node DevicePluginNotFound")
 	v.Did.Restart = nil
 	v.Declared, v.Inventory.Devices[0].Phase = nil, nodestate.PhaseDraining
-	v.Holders = []reconcile.Holder{{PCIAddress: "0000:00:06.0", Pod: "red/p", Container: "c"}, {PCIAddress: "0000:00:06.0", Pod: "red/p", PodUID: "u-p"}}
+	v.Holders = []view.Holder{{PCIAddress: "0000:00:06.0", Pod: "red/p", Container: "c"}, {PCIAddress: "0000:00:06.0", Pod: "red/p", PodUID: "u-p"}}
 	step("removed", v, "Normal NodeENI a u-a DeviceRemoved", "Warning Pod p u-p DeviceRemoved")
 	step("while it drains", v)
 	v.Inventory.Devices = nil
@@ -377,7 +377,7 @@ func TestTellNotAttached(t *testing.T) {
 	over.Inventory.Devices = nil
 	type step struct {
 		at   time.Duration
-		v    reconcile.View
+		v    view.View
 		want int
 	}
 	for name, tc := range map[string]struct {

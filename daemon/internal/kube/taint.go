@@ -11,7 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
-	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/view"
 	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
@@ -38,7 +38,7 @@ func NewStartupTaint(c *Client, log logrus.FieldLogger) *StartupTaint {
 }
 
 // Observe takes the View of a Sync that has ended. It does not block.
-func (s *StartupTaint) Observe(v reconcile.View) {
+func (s *StartupTaint) Observe(v view.View) {
 	if !sourceUnread(v) && allReady(v) {
 		s.once.Do(func() { close(s.ready) })
 	}
@@ -46,7 +46,7 @@ func (s *StartupTaint) Observe(v reconcile.View) {
 
 // allReady says whether each NodeENI of the node has a device that is ready, and
 // none that is pending.
-func allReady(v reconcile.View) bool {
+func allReady(v view.View) bool {
 	has := map[string]bool{}
 	for _, d := range v.Inventory.Devices {
 		switch d.Phase {
@@ -57,7 +57,7 @@ func allReady(v reconcile.View) bool {
 		case nodestate.PhaseDraining: // of an earlier NodeENI
 		}
 	}
-	return !slices.ContainsFunc(v.Declared, func(d reconcile.Declared) bool { return !has[d.Name] })
+	return !slices.ContainsFunc(v.Declared, func(d view.Declared) bool { return !has[d.Name] })
 }
 
 // Run removes the taint when its time has come, and returns then or when ctx

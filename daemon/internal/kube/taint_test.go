@@ -13,7 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 
-	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/view"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
@@ -117,9 +117,9 @@ func TestStartupTaint(t *testing.T) {
 	unready.Inventory.Devices[0].Phase = nodestate.PhasePending
 	st.Observe(unready)
 	unattached := readyView()
-	unattached.Declared = append(unattached.Declared, reconcile.Declared{Name: "b"})
+	unattached.Declared = append(unattached.Declared, view.Declared{Name: "b"})
 	st.Observe(unattached)
-	early := reconcile.View{}
+	early := view.View{}
 	early.Inventory.Problems = []nodestate.Problem{{Reason: "NodeENIsUnreadable"}}
 	st.Observe(early)
 	select {
@@ -128,7 +128,7 @@ func TestStartupTaint(t *testing.T) {
 	default:
 	}
 	ready := readyView()
-	ready.Plugin.State = reconcile.PluginUnknown // which is another matter
+	ready.Plugin.State = view.PluginUnknown // which is another matter
 	st.Observe(ready)
 	<-ended
 	if diff := cmp.Diff(others, s.taints); diff != "" || s.patches != 1 {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/pcidp"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/problem"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
@@ -17,7 +18,7 @@ import (
 
 // applyConfig brings the device plugin's config, and with time the device
 // plugin, to serve the devices.
-func (r *Reconciler) applyConfig(ctx context.Context, src inventory.Sources, devices []nodestate.Device, out *Outcome) []finding {
+func (r *Reconciler) applyConfig(ctx context.Context, src inventory.Sources, devices []nodestate.Device, out *Outcome) []problem.Finding {
 	node := r.configNode(src)
 	applied, err := r.Config.Apply(pcidp.Request{
 		Entries: pcidp.Desired(devices), Owned: r.checkpoint.OwnedResources, LastGood: r.checkpoint.LastGoodConfig,
@@ -32,10 +33,10 @@ func (r *Reconciler) applyConfig(ctx context.Context, src inventory.Sources, dev
 	})
 	if err != nil {
 		out.Unsettled = true
-		return []finding{{Problem: nodestate.Problem{
+		return []problem.Finding{{Problem: nodestate.Problem{
 			Reason: reason.ConfigUnwritable, Device: r.Config.Path,
 			Message: fmt.Sprintf("device plugin config %q cannot be read or written, so it may list outdated devices; read the daemon's log", r.Config.Path),
-		}, err: err}}
+		}, Err: err}}
 	}
 	out.sooner(applied.RetryAfter)
 	if applied.RetryAfter > 0 { // somebody is at work on it: the earlier findings still stand
@@ -51,7 +52,7 @@ func (r *Reconciler) applyConfig(ctx context.Context, src inventory.Sources, dev
 		r.serve(ctx, applied, out)
 	}
 	found, forgotten := r.entriesOfNobody(applied.Content, applied.Owned, src, devices)
-	found = appendProblems(found, slices.Concat(applied.Problems, r.keeper.problems))
+	found = problem.Append(found, slices.Concat(applied.Problems, r.keeper.problems))
 	found = append(found, r.notRemembered(applied.Content)...)
 	if err := r.save(func(c *nodestate.Checkpoint) {
 		c.OwnedResources, c.PluginPrefixes, c.Forgotten = applied.Owned, node.Prefixes, forgotten

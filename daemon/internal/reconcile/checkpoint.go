@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/problem"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
@@ -46,9 +47,9 @@ func (r *Reconciler) keepOther() error {
 }
 
 // keptCheckpoints reports each file that keepOther has kept, until somebody removes it.
-func (r *Reconciler) keptCheckpoints() (found []finding) {
+func (r *Reconciler) keptCheckpoints() (found []problem.Finding) {
 	for _, kept := range nodestate.KeptOther(nodestate.CheckpointPath(r.StateDir)) {
-		found = append(found, finding{Problem: nodestate.Problem{Reason: reason.CheckpointOtherVersion, Device: kept, Message: fmt.Sprintf(
+		found = append(found, problem.Finding{Problem: nodestate.Problem{Reason: reason.CheckpointOtherVersion, Device: kept, Message: fmt.Sprintf(
 			"another version of multi-enid wrote the daemon's memory, which is kept as %s; this version uses only the parts that it understands; "+
 				"install that version again, or remove the file", kept)}})
 	}
@@ -68,25 +69,25 @@ func remembered(content []byte) json.RawMessage {
 }
 
 // notRemembered tells of a config that the checkpoint does not keep.
-func (r *Reconciler) notRemembered(content []byte) []finding {
+func (r *Reconciler) notRemembered(content []byte) []problem.Finding {
 	if len(content) == 0 || remembered(content) != nil {
 		return nil
 	}
-	return []finding{{Problem: nodestate.Problem{Reason: reason.ConfigTooLarge, Device: r.Config.Path, Message: fmt.Sprintf(
+	return []problem.Finding{{Problem: nodestate.Problem{Reason: reason.ConfigTooLarge, Device: r.Config.Path, Message: fmt.Sprintf(
 		"device plugin config %q has more than %d octets, so the daemon keeps no last good copy of your entries; shorten it",
 		r.Config.Path, maxRemembered)}}}
 }
 
 // unwritable tells that the daemon's own files cannot be written.
-func unwritable(err error) finding {
+func unwritable(err error) problem.Finding {
 	if errors.Is(err, nodestate.ErrTooLarge) {
-		return finding{Problem: nodestate.Problem{
+		return problem.Finding{Problem: nodestate.Problem{
 			Reason:  reason.StateTooLarge,
 			Message: "the daemon's own files would be larger than their readers accept, so it changes nothing; delete NodeENIs that this node does not need",
-		}, err: err}
+		}, Err: err}
 	}
-	return finding{Problem: nodestate.Problem{
+	return problem.Finding{Problem: nodestate.Problem{
 		Reason:  reason.StateUnwritable,
 		Message: "the daemon's own files cannot be written, so it changes nothing; read its log, and make room on the disk or correct the permissions",
-	}, err: err}
+	}, Err: err}
 }

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/problem"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
@@ -33,7 +34,7 @@ type clearing struct {
 	// targets are the links that Join last found, idle and shared ones.
 	targets []inventory.IdleLink
 	// done are the links that this Sync has cleared, with its findings.
-	done map[linkKey][]finding
+	done map[linkKey][]problem.Finding
 	// busy: a plugin was at work on a device, so that its link was not cleared.
 	busy bool
 	// refused are the last failures to read or write accept_ra of ENIs' links, until it is 0
@@ -68,7 +69,7 @@ func (r *Reconciler) attend(res inventory.Result) {
 // sweep clears the links that the Sync before knew, as far as their NodeENIs are still
 // declared.
 func (r *Reconciler) sweep(ctx context.Context, src *inventory.Sources) {
-	r.clearing.done, r.clearing.busy = map[linkKey][]finding{}, false
+	r.clearing.done, r.clearing.busy = map[linkKey][]problem.Finding{}, false
 	declared := make(map[string]bool, len(src.NodeENIs))
 	for i := range src.NodeENIs {
 		declared[src.NodeENIs[i].Name] = src.NodeENIs[i].DeletionTimestamp == nil
@@ -83,7 +84,7 @@ func (r *Reconciler) sweep(ctx context.Context, src *inventory.Sources) {
 }
 
 // clearLinks clears the links that sweep has left out, and returns the findings of all.
-func (r *Reconciler) clearLinks(ctx context.Context, out *Outcome) (found []finding) {
+func (r *Reconciler) clearLinks(ctx context.Context, out *Outcome) (found []problem.Finding) {
 	var left []inventory.IdleLink
 	for _, t := range r.clearing.targets {
 		if _, done := r.clearing.done[keyOfLink(t.Link)]; !done {
@@ -91,7 +92,7 @@ func (r *Reconciler) clearLinks(ctx context.Context, out *Outcome) (found []find
 		}
 	}
 	if err := r.clearAll(ctx, left); err != nil {
-		found = append(found, unreadable(reason.RoutesUnreadable, "the host's routes and addresses cannot be read, so nothing foreign is removed from links; read the daemon's log", err))
+		found = append(found, problem.New(reason.RoutesUnreadable, "the host's routes and addresses cannot be read, so nothing foreign is removed from links; read the daemon's log", err))
 	}
 	for _, t := range r.clearing.targets {
 		found = append(found, r.clearing.done[keyOfLink(t.Link)]...)
@@ -136,7 +137,7 @@ type chores struct {
 func (c *chores) any() bool { return c.routes || c.routers || len(c.addresses) > 0 }
 
 // clearOne clears one link. It takes the claim lock only where there is something to do.
-func (r *Reconciler) clearOne(ctx context.Context, t inventory.IdleLink, c *link.Clutter) (found []finding) {
+func (r *Reconciler) clearOne(ctx context.Context, t inventory.IdleLink, c *link.Clutter) (found []problem.Finding) {
 	var todo chores
 	var only, shared bool
 	todo.routes, only, shared = c.Routes(t.Link.Index)
@@ -156,8 +157,8 @@ func (r *Reconciler) clearOne(ctx context.Context, t inventory.IdleLink, c *link
 		case errors.Is(err, errNotOurs), errors.Is(err, link.ErrNotFound):
 			return nil
 		default:
-			f := about(t.Device, reason.LinkNotConfigured, "foreign routes or addresses on link %s cannot be removed; the daemon tries again, and its log has the error", t.Link.Name)
-			f.err = err
+			f := problem.About(t.Device, reason.LinkNotConfigured, "foreign routes or addresses on link %s cannot be removed; the daemon tries again, and its log has the error", t.Link.Name)
+			f.Err = err
 			found = append(found, f)
 		}
 	}
@@ -285,7 +286,7 @@ func (r *Reconciler) refuseRouters(t inventory.IdleLink) {
 }
 
 // routersRefused reports that router advertisements cannot be switched off.
-func (r *Reconciler) routersRefused() []finding {
+func (r *Reconciler) routersRefused() []problem.Finding {
 	if len(r.clearing.refused) == 0 {
 		return nil
 	}
@@ -293,32 +294,32 @@ func (r *Reconciler) routersRefused() []finding {
 	for _, eni := range slices.Sorted(maps.Keys(r.clearing.refused)) {
 		errs = append(errs, r.clearing.refused[eni].err)
 	}
-	return []finding{unreadable(reason.RouterAdvertisementsAccepted, fmt.Sprintf(
+	return []problem.Finding{problem.New(reason.RouterAdvertisementsAccepted, fmt.Sprintf(
 		"idle ENIs accept IPv6 router advertisements, because accept_ra in %s/<link> cannot be read or written; their routes are removed each time they arrive, "+
 			"which a pod may notice; mount the host's /proc/sys/net writable into the daemon's container, as the manifests do (--sysctls)", r.IPv6), errors.Join(errs...))}
 }
 
 // onlyDefaultRoute reports the only default route of a family, which stays on a link.
-func onlyDefaultRoute(d nodestate.Device, l link.Link) finding {
-	return about(d, reason.OnlyDefaultRoute, "the main table's only default route of IPv4 or IPv6 leads out of %s, so it was left; move the route to another link, or remove the NodeENI", l.Name)
+func onlyDefaultRoute(d nodestate.Device, l link.Link) problem.Finding {
+	return problem.About(d, reason.OnlyDefaultRoute, "the main table's only default route of IPv4 or IPv6 leads out of %s, so it was left; move the route to another link, or remove the NodeENI", l.Name)
 }
 
 // sharedDefaultRoute reports a default route of several next hops, which stays as it is.
-func sharedDefaultRoute(d nodestate.Device, l link.Link) finding {
-	return about(d, reason.SharedDefaultRoute, "a default route of the main table has %s as one of several next hops, so it was left, and no pod gets the device; take that next hop out of the route", l.Name)
+func sharedDefaultRoute(d nodestate.Device, l link.Link) problem.Finding {
+	return problem.About(d, reason.SharedDefaultRoute, "a default route of the main table has %s as one of several next hops, so it was left, and no pod gets the device; take that next hop out of the route", l.Name)
 }
 
 // clearForDriver removes the routes of a link whose device is about to leave the kernel. A
 // default route that must stay is a finding.
-func (r *Reconciler) clearForDriver(d nodestate.Device, l link.Link) ([]finding, error) {
+func (r *Reconciler) clearForDriver(d nodestate.Device, l link.Link) ([]problem.Finding, error) {
 	cleared, err := r.Host.ClearRoutes(l.Index)
 	switch {
 	case err != nil:
 		return nil, err
 	case cleared.Only:
-		return []finding{onlyDefaultRoute(d, l)}, nil
+		return []problem.Finding{onlyDefaultRoute(d, l)}, nil
 	case cleared.Shared:
-		return []finding{sharedDefaultRoute(d, l)}, nil
+		return []problem.Finding{sharedDefaultRoute(d, l)}, nil
 	}
 	return nil, nil
 }

@@ -10,6 +10,7 @@ import (
 	"sync"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/problem"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
@@ -23,7 +24,7 @@ func allKnown(s inventory.Sources) bool {
 }
 
 // collect reads every source. What cannot be read is a finding, and unknown.
-func (r *Reconciler) collect(ctx context.Context) (inventory.Sources, []finding) {
+func (r *Reconciler) collect(ctx context.Context) (inventory.Sources, []problem.Finding) {
 	f := inventory.Sources{
 		Now: r.steady().UTC().Round(0), NodeName: r.NodeName, BootID: r.BootID, Checkpoint: r.checkpoint, Withdrawn: r.withdrawn,
 	}
@@ -31,20 +32,20 @@ func (r *Reconciler) collect(ctx context.Context) (inventory.Sources, []finding)
 	for pci := range r.driving.jobs {
 		f.ChangingDriver[pci] = true
 	}
-	found := r.Aids.findings()
+	found := r.Services.Findings()
 	snap, err := r.NodeENIs.List()
 	var told interface{ Problem() nodestate.Problem }
 	switch {
 	case errors.As(err, &told):
-		found = append(found, finding{Problem: told.Problem(), err: err})
+		found = append(found, problem.Finding{Problem: told.Problem(), Err: err})
 	case err != nil:
-		found = append(found, unreadable(reason.NodeENIsUnreadable, "NodeENIs cannot be read, so none counts as removed; read the daemon's log", err))
+		found = append(found, problem.New(reason.NodeENIsUnreadable, "NodeENIs cannot be read, so none counts as removed; read the daemon's log", err))
 	}
 	f.UnreadNodeENIs = snap.Unread
 	f.NodeENIs, f.Complete, f.Lookup = snap.Objects, snap.Complete && err == nil, snap.Lookup
 	f.Elsewhere = snap.Elsewhere
 	for _, p := range snap.Problems {
-		found = append(found, finding{Problem: p})
+		found = append(found, problem.Finding{Problem: p})
 	}
 	r.sweep(ctx, &f)
 	found = append(found, r.readMetadata(ctx, &f)...)
@@ -53,7 +54,7 @@ func (r *Reconciler) collect(ctx context.Context) (inventory.Sources, []finding)
 		f.Functions, err = inventory.Fact[map[device.PCIAddress]sysfs.PCIFunction]{}, errNoFunctions
 	}
 	if err != nil {
-		found = append(found, unreadable(reason.SysfsUnreadable, "PCI functions cannot be read, so nothing changes; check that sysfs is mounted", err))
+		found = append(found, problem.New(reason.SysfsUnreadable, "PCI functions cannot be read, so nothing changes; check that sysfs is mounted", err))
 	}
 	found = append(found, r.readLinks(&f)...)
 	found = append(found, r.readRecords(&f)...)
@@ -64,7 +65,7 @@ func (r *Reconciler) collect(ctx context.Context) (inventory.Sources, []finding)
 
 // join is inventory.Join. A device that is missing is looked for once more: its pod may
 // have come or gone while links and records were read.
-func (r *Reconciler) join(src *inventory.Sources) (inventory.Result, []finding) {
+func (r *Reconciler) join(src *inventory.Sources) (inventory.Result, []problem.Finding) {
 	res := inventory.Join(*src)
 	if !res.Missing {
 		return res, nil
@@ -83,16 +84,12 @@ func (r *Reconciler) hasPlaced() bool {
 		slices.ContainsFunc(r.checkpoint.Devices, func(d nodestate.CheckpointDevice) bool { return d.PCIAddress != "" })
 }
 
-func unreadable(why nodestate.Reason, message string, err error) finding {
-	return finding{Problem: nodestate.Problem{Reason: why, Message: message}, err: err}
-}
-
 // readLinks reads the host's links, again if need be.
-func (r *Reconciler) readLinks(f *inventory.Sources) []finding {
+func (r *Reconciler) readLinks(f *inventory.Sources) []problem.Finding {
 	links, err := r.Host.Links()
 	if err != nil {
 		f.Links = inventory.Fact[[]link.Link]{}
-		return []finding{unreadable(reason.LinksUnreadable, "the host's links cannot be read, so nothing changes; read the daemon's log", err)}
+		return []problem.Finding{problem.New(reason.LinksUnreadable, "the host's links cannot be read, so nothing changes; read the daemon's log", err)}
 	}
 	f.Links = inventory.Known(links)
 	if f.Lookup != inventory.LookupGuarded {
@@ -101,7 +98,7 @@ func (r *Reconciler) readLinks(f *inventory.Sources) []finding {
 	foreign, err := r.Host.ForeignUse()
 	if err != nil {
 		f.Foreign, f.Unmarked = inventory.Fact[map[int]string]{}, nil
-		return []finding{unreadable(reason.RoutesUnreadable, "the host's rules and routes cannot be read, so no ENI is taken for ours; read the daemon's log", err)}
+		return []problem.Finding{problem.New(reason.RoutesUnreadable, "the host's rules and routes cannot be read, so no ENI is taken for ours; read the daemon's log", err)}
 	}
 	f.Foreign = inventory.Known(foreign)
 	f.Unmarked = r.unmarked.see(links, foreign, f.Now)
@@ -111,10 +108,10 @@ func (r *Reconciler) readLinks(f *inventory.Sources) []finding {
 // readRecords reads the attachment records. A torn one is an intent that was lost with
 // its effects and holds nothing. One that the daemon cannot understand holds the device
 // it names. If it names none, or may not be looked at, every device counts as held.
-func (r *Reconciler) readRecords(f *inventory.Sources) []finding {
+func (r *Reconciler) readRecords(f *inventory.Sources) []problem.Finding {
 	all, bad, err := r.Attachments.List()
 	if err != nil {
-		return []finding{unreadable(reason.RecordsUnreadable, "attachment records cannot be read, so every device counts as held; read the daemon's log", err)}
+		return []problem.Finding{problem.New(reason.RecordsUnreadable, "attachment records cannot be read, so every device counts as held; read the daemon's log", err)}
 	}
 	f.Attachments, f.Unread, f.Held = inventory.Known(all), bad, map[device.PCIAddress]bool{}
 	found := r.readRestores(f)
@@ -126,7 +123,7 @@ func (r *Reconciler) readRecords(f *inventory.Sources) []finding {
 		default:
 			f.Held[u.PCIAddress] = true
 		}
-		found = append(found, finding{Problem: nodestate.Problem{
+		found = append(found, problem.Finding{Problem: nodestate.Problem{
 			Reason: reason.RecordUnreadable, Device: u.PCIAddress.String(), Message: fmt.Sprintf("%v; %s", u, u.Remedy()),
 		}})
 	}
@@ -135,17 +132,17 @@ func (r *Reconciler) readRecords(f *inventory.Sources) []finding {
 
 // readLeases reads the leases of addresses. Of an ENI whose file cannot be read, every
 // address counts as leased.
-func (r *Reconciler) readLeases(f *inventory.Sources) (found []finding) {
+func (r *Reconciler) readLeases(f *inventory.Sources) (found []problem.Finding) {
 	enis, err := r.Leases.ENIs(r.BootID)
 	if err != nil {
-		return []finding{unreadable(reason.LeasesUnreadable, "leases of addresses cannot be read, so no address is returned; read the daemon's log", err)}
+		return []problem.Finding{problem.New(reason.LeasesUnreadable, "leases of addresses cannot be read, so no address is returned; read the daemon's log", err)}
 	}
 	f.Leases, f.UnreadLeases = inventory.Known(make(map[device.ENIID]nodestate.Leases, len(enis))), map[device.ENIID]bool{}
 	for _, eni := range enis {
 		l, err := r.Leases.Read(r.BootID, eni)
 		if err != nil {
 			f.UnreadLeases[eni] = true
-			found = append(found, finding{Problem: nodestate.Problem{Reason: reason.LeasesUnreadable, Device: eni.String(), Message: err.Error()}})
+			found = append(found, problem.Finding{Problem: nodestate.Problem{Reason: reason.LeasesUnreadable, Device: eni.String(), Message: err.Error()}})
 			continue
 		}
 		f.Leases.Value[eni] = l
@@ -156,9 +153,9 @@ func (r *Reconciler) readLeases(f *inventory.Sources) (found []finding) {
 // readRestores reads which devices the daemon has bound to a userspace driver. A
 // corrupt record was never whole, so nothing was done upon it. The device of one of
 // another version counts as held.
-func (r *Reconciler) readRestores(f *inventory.Sources) (found []finding) {
-	unknown := func(err error) []finding {
-		return append(found, unreadable(reason.RecordsUnreadable, "restore records cannot be read, so no device changes its driver; read the daemon's log", err))
+func (r *Reconciler) readRestores(f *inventory.Sources) (found []problem.Finding) {
+	unknown := func(err error) []problem.Finding {
+		return append(found, problem.New(reason.RecordsUnreadable, "restore records cannot be read, so no device changes its driver; read the daemon's log", err))
 	}
 	waiting, err := r.Attachments.Restores()
 	if err != nil {
@@ -171,7 +168,7 @@ func (r *Reconciler) readRestores(f *inventory.Sources) (found []finding) {
 		case errors.Is(err, fs.ErrNotExist), errors.Is(err, nodestate.ErrCorrupt):
 		case errors.Is(err, nodestate.ErrOtherVersion):
 			f.Held[pci] = true
-			found = append(found, finding{Problem: nodestate.Problem{
+			found = append(found, problem.Finding{Problem: nodestate.Problem{
 				Reason: reason.RecordUnreadable, Device: pci.String(),
 				Message: fmt.Sprintf("%v; install that version of multi-eni again, or remove the file if the device needs nothing given back", err),
 			}})

@@ -5,6 +5,7 @@ import (
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/pcidp"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/problem"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
@@ -30,7 +31,7 @@ func (r *Reconciler) configNode(src inventory.Sources) pcidp.Node {
 
 // stillAtWork adds the reason for which the config is left alone to the findings
 // before, once.
-func stillAtWork(before []finding, problems []nodestate.Problem) []finding {
-	found := slices.DeleteFunc(slices.Clone(before), func(f finding) bool { return f.Reason == reason.ConfigUnsettled })
-	return appendProblems(found, problems)
+func stillAtWork(before []problem.Finding, problems []nodestate.Problem) []problem.Finding {
+	found := slices.DeleteFunc(slices.Clone(before), func(f problem.Finding) bool { return f.Reason == reason.ConfigUnsettled })
+	return problem.Append(found, problems)
 }

@@ -13,7 +13,9 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/problem"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/view"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
@@ -52,7 +54,7 @@ type driving struct {
 	// a plugin for a moment, or what an earlier daemon has begun.
 	busy map[device.PCIAddress]time.Time
 	// said are the findings about the devices whose change has not begun.
-	said map[device.PCIAddress][]finding
+	said map[device.PCIAddress][]problem.Finding
 }
 
 type drivingJob struct {
@@ -75,8 +77,8 @@ type drivingFailure struct {
 
 // drive begins the changes that are due. What is in the way of one, and what has
 // become of one that lasts or is tried again, is a finding.
-func (r *Reconciler) drive(ctx context.Context, src inventory.Sources, res inventory.Result, out *Outcome) []finding {
-	var found []finding
+func (r *Reconciler) drive(ctx context.Context, src inventory.Sources, res inventory.Result, out *Outcome) []problem.Finding {
+	var found []problem.Finding
 	maps.DeleteFunc(r.driving.failed, func(pci device.PCIAddress, f drivingFailure) bool {
 		fn, there := src.Functions.Value[pci]
 		return there && fn.Instance != f.instance && r.driving.jobs[pci] == nil
@@ -96,12 +98,12 @@ func (r *Reconciler) drive(ctx context.Context, src inventory.Sources, res inven
 		due[d.Device.PCIAddress] = d.To
 	}
 	wanted := func(pci device.PCIAddress) bool { return sysfs.PCIFunction{Driver: due[pci]}.UserspaceDriver() }
-	said := map[device.PCIAddress][]finding{}
+	said := map[device.PCIAddress][]problem.Finding{}
 	for _, d := range res.Devices {
 		if pci := d.PCIAddress; d.Phase == nodestate.PhaseDraining && due[pci] == "" && r.driving.jobs[pci] == nil {
 			said[pci] = r.driving.said[pci]                                        // something else comes first for the moment, which is no end of it
 			if f, failed := r.driving.failed[pci]; failed && len(said[pci]) == 0 { // nor is what was tidied up after it
-				said[pci] = []finding{driverFailed(f.device, f.to, f.err)}
+				said[pci] = []problem.Finding{driverFailed(f.device, f.to, f.err)}
 			}
 		}
 	}
@@ -132,10 +134,10 @@ func (r *Reconciler) drive(ctx context.Context, src inventory.Sources, res inven
 }
 
 // tryDrive begins one change, unless it has failed a moment ago.
-func (r *Reconciler) tryDrive(ctx context.Context, src inventory.Sources, d inventory.DriverChange, wanted func(device.PCIAddress) bool) []finding {
+func (r *Reconciler) tryDrive(ctx context.Context, src inventory.Sources, d inventory.DriverChange, wanted func(device.PCIAddress) bool) []problem.Finding {
 	failure, failed := r.driving.failed[d.Device.PCIAddress]
 	if failed && src.Now.Before(failure.until) {
-		return []finding{driverFailed(d.Device, d.To, failure.err)}
+		return []problem.Finding{driverFailed(d.Device, d.To, failure.err)}
 	}
 	f, err := r.beginDrive(ctx, src, d, wanted)
 	switch {
@@ -148,13 +150,13 @@ func (r *Reconciler) tryDrive(ctx context.Context, src inventory.Sources, d inve
 }
 
 // stuck tells of a change that lasts, in the same words whoever has begun it.
-func stuck(d nodestate.Device) finding {
-	return about(d, reason.DriverStuck, "the change of the driver of %s does not end: the kernel waits for a program that has the device open; end that program", d.PCIAddress)
+func stuck(d nodestate.Device) problem.Finding {
+	return problem.About(d, reason.DriverStuck, "the change of the driver of %s does not end: the kernel waits for a program that has the device open; end that program", d.PCIAddress)
 }
 
-func driverFailed(d nodestate.Device, to string, err error) finding {
-	f := about(d, reason.DriverNotBound, "%s cannot be bound to %s; the daemon tries again, and its log has the error", d.PCIAddress, to)
-	f.err = err
+func driverFailed(d nodestate.Device, to string, err error) problem.Finding {
+	f := problem.About(d, reason.DriverNotBound, "%s cannot be bound to %s; the daemon tries again, and its log has the error", d.PCIAddress, to)
+	f.Err = err
 	return f
 }
 
@@ -174,7 +176,7 @@ func (r *Reconciler) takeDriven(now time.Time) {
 		if err == nil && job.from == job.to {
 			continue // it was only tidied up
 		}
-		r.view.Did.Driven = append(r.view.Did.Driven, Driven{PCIAddress: pci, To: job.to, Err: err, Took: now.Sub(job.begun)})
+		r.view.Did.DriverChanges = append(r.view.Did.DriverChanges, view.DriverChange{PCIAddress: pci, To: job.to, Err: err, Took: now.Sub(job.begun)})
 		if err == nil {
 			r.Log.WithFields(logrus.Fields{"eniID": job.device.ENIID, "pciAddress": pci, "driver": job.to, "was": job.from}).Info("device bound to driver")
 			continue
@@ -182,13 +184,13 @@ func (r *Reconciler) takeDriven(now time.Time) {
 		wait := min(max(2*r.driving.failed[pci].wait, driveFirst), driveLatest)
 		r.driving.failed[pci] = drivingFailure{device: job.device, instance: job.instance, to: job.to, err: err, until: now.Add(wait), wait: wait}
 	}
-	slices.SortFunc(r.view.Did.Driven, func(a, b Driven) int { return cmp.Compare(a.PCIAddress, b.PCIAddress) })
+	slices.SortFunc(r.view.Did.DriverChanges, func(a, b view.DriverChange) int { return cmp.Compare(a.PCIAddress, b.PCIAddress) })
 }
 
 // beginDrive begins to change a device's driver, after another look, under its
 // claim lock, at all that may speak against it. It begins nothing where that is
 // only a matter of time.
-func (r *Reconciler) beginDrive(ctx context.Context, src inventory.Sources, d inventory.DriverChange, wanted func(device.PCIAddress) bool) ([]finding, error) {
+func (r *Reconciler) beginDrive(ctx context.Context, src inventory.Sources, d inventory.DriverChange, wanted func(device.PCIAddress) bool) ([]problem.Finding, error) {
 	pci := d.Device.PCIAddress
 	fn := src.Functions.Value[pci]
 	if d.Userspace() {
@@ -197,7 +199,7 @@ func (r *Reconciler) beginDrive(ctx context.Context, src inventory.Sources, d in
 			return nil, err
 		}
 		if why != "" {
-			return []finding{about(d.Device, why, "%s", message)}, nil
+			return []problem.Finding{problem.About(d.Device, why, "%s", message)}, nil
 		}
 	}
 	now, cancel := context.WithCancel(ctx)
@@ -288,7 +290,7 @@ func (r *Reconciler) Unended(ctx context.Context) (devices []device.PCIAddress) 
 }
 
 // busy notes that somebody else has the device's claim lock.
-func (r *Reconciler) busy(d nodestate.Device, now time.Time) []finding {
+func (r *Reconciler) busy(d nodestate.Device, now time.Time) []problem.Finding {
 	since, known := r.driving.busy[d.PCIAddress]
 	if !known {
 		since = now
@@ -297,14 +299,14 @@ func (r *Reconciler) busy(d nodestate.Device, now time.Time) []finding {
 	if now.Sub(since) < stuckAfter {
 		return nil
 	}
-	return []finding{stuck(d)}
+	return []problem.Finding{stuck(d)}
 }
 
 // prepareDrive looks at the device once more and, before it is taken from the
 // kernel, writes down what it must get back and sets its link down. Nothing has
 // happened where it returns findings or an error, but that the link may be down:
 // the restore record brings it up again.
-func (r *Reconciler) prepareDrive(ctx context.Context, d inventory.DriverChange, fn sysfs.PCIFunction) ([]finding, error) {
+func (r *Reconciler) prepareDrive(ctx context.Context, d inventory.DriverChange, fn sysfs.PCIFunction) ([]problem.Finding, error) {
 	pci := d.Device.PCIAddress
 	if now, err := r.PCI.PCI(pci); err != nil || now.Driver != fn.Driver || now.Instance != fn.Instance {
 		return nil, errNotOurs // it has changed, or gone, since this Sync has read it
@@ -313,14 +315,14 @@ func (r *Reconciler) prepareDrive(ctx context.Context, d inventory.DriverChange,
 	if r.Kubelet != nil {
 		kubelet, err := r.kubeletDevices(ctx)
 		if err != nil {
-			return []finding{unreadable(reason.KubeletUnreadable, "the kubelet's podresources socket cannot be asked, so devices keep their drivers; check --podresources-socket", err)}, nil
+			return []problem.Finding{problem.New(reason.KubeletUnreadable, "the kubelet's podresources socket cannot be asked, so devices keep their drivers; check --podresources-socket", err)}, nil
 		}
 		if len(kubelet.Allocated[pci]) > 0 {
-			return []finding{about(d.Device, reason.DriverNotBound, "%s is bound to %q, wanted %s, and the kubelet has given it to a pod; it is bound once that pod has ended", pci, fn.Driver, d.To)}, nil
+			return []problem.Finding{problem.About(d.Device, reason.DriverNotBound, "%s is bound to %q, wanted %s, and the kubelet has given it to a pod; it is bound once that pod has ended", pci, fn.Driver, d.To)}, nil
 		}
 		fresh = kubelet.Fresh
 		if name, offered := offeredAs(kubelet, pci); offered && d.Device.Phase != nodestate.PhasePending {
-			return []finding{about(d.Device, reason.DriverNotBound, "%s is bound to %q, wanted %s, and the kubelet still offers it as %s; take it out of that resource's entry in the device plugin config", pci, fn.Driver, d.To, name)}, nil
+			return []problem.Finding{problem.About(d.Device, reason.DriverNotBound, "%s is bound to %q, wanted %s, and the kubelet still offers it as %s; take it out of that resource's entry in the device plugin config", pci, fn.Driver, d.To, name)}, nil
 		}
 	}
 	switch {
@@ -334,7 +336,7 @@ func (r *Reconciler) prepareDrive(ctx context.Context, d inventory.DriverChange,
 	case err != nil:
 		return useUnknown(d.Device, fn, fresh, err), nil
 	case open:
-		return []finding{about(d.Device, reason.DeviceOpen, "a program has %s open (%s) though no pod of ours has the device, so it stays bound to %s; end that program", pci, by, fn.Driver)}, nil
+		return []problem.Finding{problem.About(d.Device, reason.DeviceOpen, "a program has %s open (%s) though no pod of ours has the device, so it stays bound to %s; end that program", pci, by, fn.Driver)}, nil
 	}
 	return nil, nil
 }
@@ -351,7 +353,7 @@ func offeredAs(k inventory.Kubelet, pci device.PCIAddress) (device.ResourceName,
 }
 
 // takeFromKernel prepares a device that has a link in the host.
-func (r *Reconciler) takeFromKernel(d inventory.DriverChange, fn sysfs.PCIFunction) ([]finding, error) {
+func (r *Reconciler) takeFromKernel(d inventory.DriverChange, fn sysfs.PCIFunction) ([]problem.Finding, error) {
 	l, err := r.sameLink(d.Link)
 	if err != nil {
 		return nil, err

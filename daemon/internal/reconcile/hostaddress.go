@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/problem"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
@@ -133,7 +134,7 @@ func (p *placedAddress) String() string {
 }
 
 // lasting are the findings that stand until somebody changes the host. No retry helps.
-func (r *Reconciler) lasting(src inventory.Sources, devices []nodestate.Device) []finding {
+func (r *Reconciler) lasting(src inventory.Sources, devices []nodestate.Device) []problem.Finding {
 	declared := make(map[device.ENIID]bool, len(devices))
 	for _, d := range devices {
 		declared[d.ENIID] = d.Phase != nodestate.PhaseDraining
@@ -150,7 +151,7 @@ func (r *Reconciler) lasting(src inventory.Sources, devices []nodestate.Device) 
 		if r.Advice != nil {
 			advice = r.Advice(primaryLink(src))
 		}
-		found = append(found, about(h.device, reason.HostAddress, "the host has an address on %s: %s; pods that share the ENI may not be reached from the host; %s", h.name, h, advice))
+		found = append(found, problem.About(h.device, reason.HostAddress, "the host has an address on %s: %s; pods that share the ENI may not be reached from the host; %s", h.name, h, advice))
 	}
 	return found
 }

@@ -3,6 +3,7 @@ package reconcile
 import (
 	"errors"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/problem"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
@@ -15,7 +16,7 @@ var ErrUseUnseen = errors.New("open devices are not to be seen")
 // useUnknown says why a device keeps its userspace driver of which err says that
 // nobody knows whether it is open. It is nothing where more cannot be known than
 // that no record and no allocation has it.
-func useUnknown(d nodestate.Device, fn sysfs.PCIFunction, fresh bool, err error) []finding {
+func useUnknown(d nodestate.Device, fn sysfs.PCIFunction, fresh bool, err error) []problem.Finding {
 	remedy := "see the daemon's log"
 	switch {
 	case errors.Is(err, ErrUseUnseen) && !fresh:
@@ -25,7 +26,7 @@ func useUnknown(d nodestate.Device, fn sysfs.PCIFunction, fresh bool, err error)
 	case fn.Driver == "vfio-pci":
 		remedy = "give the daemon the host's /dev/vfio"
 	}
-	f := about(d, reason.DeviceUseUnknown, "the daemon cannot see whether a program has %s open, so it stays bound to %s; %s", fn.Address, fn.Driver, remedy)
-	f.err = err
-	return []finding{f}
+	f := problem.About(d, reason.DeviceUseUnknown, "the daemon cannot see whether a program has %s open, so it stays bound to %s; %s", fn.Address, fn.Driver, remedy)
+	f.Err = err
+	return []problem.Finding{f}
 }

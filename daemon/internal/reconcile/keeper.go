@@ -11,6 +11,8 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/pcidp"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/pluginrestart"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/view"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
@@ -30,7 +32,7 @@ const readsWithin = 10 * time.Second
 // the background, one call after the other, so that no Sync waits for a pod.
 type keeper struct {
 	// plugin is nil where somebody else restarts it.
-	plugin DevicePlugin
+	plugin pluginrestart.DevicePlugin
 	// wake has Sync run again; it is called when a call has ended.
 	wake func()
 	log  *logbook
@@ -39,7 +41,7 @@ type keeper struct {
 	// served is the hash of the config that the device plugin is known to serve:
 	// the checkpoint's, or a later one that could not be written there.
 	served string
-	wanted Wanted
+	wanted pluginrestart.Wanted
 	call   *call
 	// memory is kept for the next daemon; remembered adds the gate's part. Commit
 	// makes it durable.
@@ -66,7 +68,7 @@ type keeper struct {
 	// earlier one; none before.
 	prefixes []string
 
-	view PluginView
+	view view.PluginView
 	// problems are those of the last call that got that far.
 	problems []nodestate.Problem
 }
@@ -75,7 +77,7 @@ type keeper struct {
 type call struct {
 	// restart: it is Restart, else Find. givenUp: its config was replaced.
 	restart, givenUp bool
-	want             Wanted
+	want             pluginrestart.Wanted
 	// seen is the file that it is about.
 	seen nodestate.SeenConfig
 	// begun is when it began, and before when the restart before it was tried.
@@ -85,7 +87,7 @@ type call struct {
 }
 
 type answer struct {
-	report PluginReport
+	report pluginrestart.PluginReport
 	err    error
 }
 
@@ -105,12 +107,12 @@ func (k *keeper) want(path string, a pcidp.Result) {
 			devices[name] = []device.PCIAddress{}
 		}
 	}
-	k.wanted = Wanted{Path: path, Hash: a.Hash, Devices: devices}
+	k.wanted = pluginrestart.Wanted{Path: path, Hash: a.Hash, Devices: devices}
 }
 
 // step takes the end of a call, and begins the next if it is due. It returns the
 // end of a restart and after how long to step again; 0 for no time in particular.
-func (k *keeper) step(ctx context.Context, now time.Time) (*RestartDone, time.Duration) {
+func (k *keeper) step(ctx context.Context, now time.Time) (*view.RestartDone, time.Duration) {
 	same := k.plugin == nil || k.look(now)
 	done := k.take(now)
 	if k.plugin == nil {
@@ -185,8 +187,8 @@ func (k *keeper) forget() {
 }
 
 // unmanaged says when somebody would have to restart the device plugin.
-func (k *keeper) unmanaged(now time.Time) (*RestartDone, time.Duration) {
-	k.view.State = PluginUnmanaged
+func (k *keeper) unmanaged(now time.Time) (*view.RestartDone, time.Duration) {
+	k.view.State = view.PluginUnmanaged
 	k.gate.jitter = 0 // nobody's restart is to be kept apart from other nodes'
 	due, wait := k.due(now)
 	if !due {
@@ -236,7 +238,7 @@ func (k *keeper) begin(ctx context.Context, now time.Time, restart bool) {
 }
 
 // take deals with the end of a call, if there is one.
-func (k *keeper) take(now time.Time) *RestartDone {
+func (k *keeper) take(now time.Time) *view.RestartDone {
 	c := k.call
 	if c == nil {
 		return nil
@@ -252,7 +254,7 @@ func (k *keeper) take(now time.Time) *RestartDone {
 	if len(a.report.Deleted) > 0 {
 		k.view.LastRestart = now
 	}
-	missing, was := errors.Is(a.err, ErrNoDevicePlugin), k.log.missing
+	missing, was := errors.Is(a.err, pluginrestart.ErrNoDevicePlugin), k.log.missing
 	if a.err == nil || missing || len(a.report.Pods) > 0 {
 		k.problems = a.report.Problems
 		k.view.Pods = a.report.Pods
@@ -277,7 +279,7 @@ func (k *keeper) take(now time.Time) *RestartDone {
 // takeLook deals with the end of Find. Served says that the device plugin serves the
 // config.
 func (k *keeper) takeLook(now time.Time, a answer, served bool) {
-	if k.lookFailures++; a.err == nil || errors.Is(a.err, ErrNoDevicePlugin) {
+	if k.lookFailures++; a.err == nil || errors.Is(a.err, pluginrestart.ErrNoDevicePlugin) {
 		k.lookFailures = 0
 	}
 	k.log.lookFailed(k.lookFailures > 0, a.err)
@@ -288,11 +290,11 @@ func (k *keeper) takeLook(now time.Time, a answer, served bool) {
 
 // takeRestart deals with the end of Restart. It returns nil when that says nothing
 // of the config which is there now.
-func (k *keeper) takeRestart(now time.Time, c *call, a answer, untouched bool) *RestartDone {
-	done := &RestartDone{Report: a.report, Err: a.err, Took: now.Sub(c.begun)}
+func (k *keeper) takeRestart(now time.Time, c *call, a answer, untouched bool) *view.RestartDone {
+	done := &view.RestartDone{Deleted: a.report.Deleted, Err: a.err, Took: now.Sub(c.begun)}
 	switch {
-	case errors.Is(a.err, ErrNoDevicePlugin):
-		done.Result = RestartNoneFound
+	case errors.Is(a.err, pluginrestart.ErrNoDevicePlugin):
+		done.Result = view.RestartNoneFound
 		k.gate.tried = c.before
 		k.gate.park(c.want.Hash)
 	case c.givenUp && len(a.report.Deleted) == 0:
@@ -302,14 +304,14 @@ func (k *keeper) takeRestart(now time.Time, c *call, a answer, untouched bool) *
 		k.gate.tried = now
 		return nil
 	case a.err == nil:
-		done.Result = RestartVerified
+		done.Result = view.RestartVerified
 		k.gate.succeeded(now, c.want.Hash)
 		k.served = c.want.Hash
 		k.lookFailures = 0
 		k.noteReaders(a.report.Readers, now)
 		k.log.served(a.report, c.want.Hash)
 	default:
-		done.Result = RestartFailed
+		done.Result = view.RestartFailed
 		k.gate.failed(now)
 		k.log.restartFailed(a.err)
 	}
@@ -322,22 +324,22 @@ func (k *keeper) show() {
 	k.view.State, k.view.Message = k.state()
 }
 
-func (k *keeper) state() (PluginState, string) {
+func (k *keeper) state() (view.PluginState, string) {
 	switch {
 	case k.log.missing:
-		return PluginNotFound, "this node has no SR-IOV device plugin pod; deploy one, or name its namespace and labels with --dp-namespaces and --dp-selectors"
+		return view.PluginNotFound, "this node has no SR-IOV device plugin pod; deploy one, or name its namespace and labels with --dp-namespaces and --dp-selectors"
 	case k.call != nil && k.call.restart:
-		return PluginRestarting, "the device plugin restarts, or the kubelet does not offer the devices of the new config yet"
+		return view.PluginRestarting, "the device plugin restarts, or the kubelet does not offer the devices of the new config yet"
 	case k.gate.hash != "" && k.gate.failures > 0:
-		return PluginFailed, "the device plugin does not serve its config; the daemon tries again, and its log has the error"
+		return view.PluginFailed, "the device plugin does not serve its config; the daemon tries again, and its log has the error"
 	case k.gate.hash != "":
-		return PluginPending, "the config has changed, and the device plugin will be restarted"
+		return view.PluginPending, "the config has changed, and the device plugin will be restarted"
 	case k.view.Pods == nil && k.lookFailures > 0:
-		return PluginUnknown, "the device plugin cannot be looked for; the daemon tries again, and its log has the error"
+		return view.PluginUnknown, "the device plugin cannot be looked for; the daemon tries again, and its log has the error"
 	case k.view.Pods == nil:
-		return PluginUnknown, "the device plugin has not been looked for yet"
+		return view.PluginUnknown, "the device plugin has not been looked for yet"
 	}
-	return PluginServing, ""
+	return view.PluginServing, ""
 }
 
 // withdrawn says that no device plugin offers anything that is not in the config

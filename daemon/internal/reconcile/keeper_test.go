@@ -12,11 +12,13 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/pluginrestart"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/view"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-func (n *testNode) view() View { return n.views[len(n.views)-1] }
+func (n *testNode) view() view.View { return n.views[len(n.views)-1] }
 
 // TestSyncDoesNotWaitForTheDevicePlugin: a removal reaches config and inventory
 // while a restart is still being verified.
@@ -30,8 +32,8 @@ func TestSyncDoesNotWaitForTheDevicePlugin(t *testing.T) {
 	n.sync()
 	n.now = n.now.Add(time.Minute)
 	n.sync()
-	if got := n.view().Plugin.State; got != PluginRestarting {
-		t.Fatalf("state %s, want %s", got, PluginRestarting)
+	if got := n.view().Plugin.State; got != view.PluginRestarting {
+		t.Fatalf("state %s, want %s", got, view.PluginRestarting)
 	}
 	if diff := cmp.Diff(map[device.ResourceName][]device.PCIAddress{"intel.com/a": {}, "intel.com/b": {pci(2)}}, n.waitRestart(2).Devices); diff != "" {
 		t.Errorf("the device plugin must offer (-want +got):\n%s", diff)
@@ -49,7 +51,7 @@ func TestSyncDoesNotWaitForTheDevicePlugin(t *testing.T) {
 		t.Errorf("restarted %d times, the last after %v; want 3, the last %v after the one before had deleted pods", len(n.restarts.wanted), n.now.Sub(begin), restartApart)
 	}
 	n.expect(nil, nil, pools{})
-	if got := n.view().Plugin; got.State != PluginServing || got.ServedHash != n.view().Config.Hash {
+	if got := n.view().Plugin; got.State != view.PluginServing || got.ServedHash != n.view().Config.Hash {
 		t.Errorf("at last %+v, want it to serve %s", got, n.view().Config.Hash)
 	}
 }
@@ -107,7 +109,7 @@ func TestConfigComesBackBeforeARestart(t *testing.T) {
 
 // waitRestart waits until Restart was called that many times and returns what the
 // last call wanted.
-func (n *testNode) waitRestart(times int) Wanted {
+func (n *testNode) waitRestart(times int) pluginrestart.Wanted {
 	n.Helper()
 	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
 		n.restarts.mu.Lock()
@@ -118,7 +120,7 @@ func (n *testNode) waitRestart(times int) Wanted {
 		}
 	}
 	n.Fatalf("Restart was not called %d times", times)
-	return Wanted{}
+	return pluginrestart.Wanted{}
 }
 
 func (f *fakePlugin) release() {
@@ -133,10 +135,10 @@ func (f *fakePlugin) release() {
 // config.
 func TestNoDevicePlugin(t *testing.T) {
 	n := newNode(t, 1)
-	n.restarts.err = ErrNoDevicePlugin
+	n.restarts.err = pluginrestart.ErrNoDevicePlugin
 	n.declare("a", 1, "dpdkResourceName: intel.com/a")
 	n.settle()
-	if got := n.view().Plugin; got.State != PluginNotFound || len(got.Pods) > 0 {
+	if got := n.view().Plugin; got.State != view.PluginNotFound || len(got.Pods) > 0 {
 		t.Fatalf("device plugin %+v, want it not found", got)
 	}
 	n.undeclare("a")
@@ -151,7 +153,7 @@ func TestNoDevicePlugin(t *testing.T) {
 	n.restarts.err = nil
 	n.daemon.Nudge()
 	n.settle()
-	if got := n.view().Plugin; got.State != PluginServing {
+	if got := n.view().Plugin; got.State != view.PluginServing {
 		t.Errorf("device plugin %+v after one has come, want it serving", got)
 	}
 	var about []string
@@ -163,13 +165,13 @@ func TestNoDevicePlugin(t *testing.T) {
 	if diff := cmp.Diff([]string{"no device plugin on this node; one that comes reads the config as it is", "device plugin found"}, about); diff != "" {
 		t.Errorf("log (-want +got):\n%s", diff)
 	}
-	var results []RestartResult
+	var results []view.RestartResult
 	for _, v := range n.views {
 		if v.Did.Restart != nil {
 			results = append(results, v.Did.Restart.Result)
 		}
 	}
-	if diff := cmp.Diff([]RestartResult{RestartNoneFound, RestartVerified}, results); diff != "" {
+	if diff := cmp.Diff([]view.RestartResult{view.RestartNoneFound, view.RestartVerified}, results); diff != "" {
 		t.Errorf("restarts (-want +got):\n%s", diff)
 	}
 }
@@ -200,14 +202,14 @@ func TestFailedRestartAndNews(t *testing.T) {
 		n.sync()
 	}
 	tried := len(n.restarts.wanted)
-	if got := n.view().Plugin.State; got != PluginFailed {
-		t.Fatalf("state %s, want %s", got, PluginFailed)
+	if got := n.view().Plugin.State; got != view.PluginFailed {
+		t.Fatalf("state %s, want %s", got, view.PluginFailed)
 	}
 	n.restarts.err = nil
 	n.daemon.Nudge()
 	n.settle()
-	if len(n.restarts.wanted) != tried+1 || n.view().Plugin.State != PluginServing {
-		t.Errorf("%d restarts after the news and state %s, want one and %s", len(n.restarts.wanted)-tried, n.view().Plugin.State, PluginServing)
+	if len(n.restarts.wanted) != tried+1 || n.view().Plugin.State != view.PluginServing {
+		t.Errorf("%d restarts after the news and state %s, want one and %s", len(n.restarts.wanted)-tried, n.view().Plugin.State, view.PluginServing)
 	}
 }
 
@@ -304,7 +306,7 @@ func TestView(t *testing.T) {
 	n.must(rec.Save())
 	n.settle()
 	v := n.view()
-	want := []Holder{{PCIAddress: pci(1), Pod: "ns/p", PodUID: "u-1", ContainerID: "c1", IfName: "net1", Mode: nodestate.ModeExclusive, State: nodestate.StateComplete}}
+	want := []view.Holder{{PCIAddress: pci(1), Pod: "ns/p", PodUID: "u-1", ContainerID: "c1", IfName: "net1", Mode: nodestate.ModeExclusive, State: nodestate.StateComplete}}
 	if diff := cmp.Diff(want, v.Holders); diff != "" {
 		t.Errorf("holders (-want +got):\n%s", diff)
 	}

@@ -24,8 +24,8 @@ import (
 func (r *Reconciler) readTaken() (inventory.Fact[map[device.PCIAddress]nodestate.Restore], error) {
 	f := inventory.Sources{Held: map[device.PCIAddress]bool{}}
 	for _, found := range r.readRestores(&f) {
-		if found.err != nil {
-			return f.Taken, found.err
+		if found.Err != nil {
+			return f.Taken, found.Err
 		}
 	}
 	return f.Taken, nil

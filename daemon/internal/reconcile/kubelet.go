@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/problem"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
@@ -66,7 +67,7 @@ func (r *Reconciler) kubeletDevices(ctx context.Context) (inventory.Kubelet, err
 
 // readKubelet asks the kubelet which pod has which device, as long as a device drains.
 // At other times nothing depends on the answer.
-func (r *Reconciler) readKubelet(ctx context.Context, f *inventory.Sources) []finding {
+func (r *Reconciler) readKubelet(ctx context.Context, f *inventory.Sources) []problem.Finding {
 	if r.Kubelet == nil {
 		return nil
 	}
@@ -76,7 +77,7 @@ func (r *Reconciler) readKubelet(ctx context.Context, f *inventory.Sources) []fi
 	}
 	devices, err := r.kubeletDevices(ctx)
 	if err != nil {
-		return []finding{unreadable(reason.KubeletUnreadable, "the kubelet's podresources socket cannot be asked, so removed devices count as in use; check --podresources-socket", err)}
+		return []problem.Finding{problem.New(reason.KubeletUnreadable, "the kubelet's podresources socket cannot be asked, so removed devices count as in use; check --podresources-socket", err)}
 	}
 	*f.Kubelet = inventory.Known(devices)
 	return nil

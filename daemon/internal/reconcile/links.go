@@ -11,6 +11,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/problem"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
@@ -26,7 +27,7 @@ var errNotOurs = errors.New("the device is not ours to change now")
 
 // configureLinks brings the links up that no pod holds: MTU, then up. It says whether
 // anything was changed.
-func (r *Reconciler) configureLinks(ctx context.Context, idle []inventory.IdleLink) (changed bool, found []finding) {
+func (r *Reconciler) configureLinks(ctx context.Context, idle []inventory.IdleLink) (changed bool, found []problem.Finding) {
 	for _, l := range idle {
 		if l.Settled() {
 			continue
@@ -36,18 +37,12 @@ func (r *Reconciler) configureLinks(ctx context.Context, idle []inventory.IdleLi
 		switch {
 		case err == nil, errors.Is(err, errNotOurs), errors.Is(err, link.ErrNotFound), errors.Is(err, nodestate.ErrBusy):
 		default:
-			f := about(l.Device, reason.LinkNotConfigured, "link %s cannot be set up with MTU %d; read the daemon's log, and correct spec.mtu or the link", l.Link.Name, l.Device.MTU)
-			f.err = err
+			f := problem.About(l.Device, reason.LinkNotConfigured, "link %s cannot be set up with MTU %d; read the daemon's log, and correct spec.mtu or the link", l.Link.Name, l.Device.MTU)
+			f.Err = err
 			found = append(found, f)
 		}
 	}
 	return changed, found
-}
-
-func about(d nodestate.Device, why nodestate.Reason, format string, args ...any) finding {
-	return finding{Problem: nodestate.Problem{
-		Reason: why, NodeENI: d.NodeENI, Device: d.ENIID.String(), Message: fmt.Sprintf(format, args...),
-	}}
 }
 
 // configure changes one link under its device's claim lock, after another look
@@ -132,7 +127,7 @@ func (r *Reconciler) claimUnless(ctx context.Context, pci device.PCIAddress, suc
 
 // restoreLinks gives links that came back from a dying netns after DEL had
 // ended what they had before ADD. It says whether anything was changed.
-func (r *Reconciler) restoreLinks(ctx context.Context, src *inventory.Sources) (changed bool, found []finding) {
+func (r *Reconciler) restoreLinks(ctx context.Context, src *inventory.Sources) (changed bool, found []problem.Finding) {
 	waiting, err := r.Attachments.Restores()
 	if err != nil || !src.Links.Known || !src.Attachments.Known {
 		return false, nil // the records' folder is reported where it is listed
@@ -152,7 +147,7 @@ func (r *Reconciler) restoreLinks(ctx context.Context, src *inventory.Sources) (
 
 // unrestored tells which settings of a device's link an earlier pod, or the daemon's
 // own change of its driver, has left otherwise than they were.
-func unrestored(pci device.PCIAddress, err error) finding {
+func unrestored(pci device.PCIAddress, err error) problem.Finding {
 	p := nodestate.Problem{Device: pci.String()}
 	var failed link.Unrestored
 	switch {
@@ -165,7 +160,7 @@ func unrestored(pci device.PCIAddress, err error) finding {
 	default:
 		p.Reason, p.Message = reason.LinkNotRestored, "the restore record of the device cannot be removed; the daemon tries again, and its log has the error"
 	}
-	return finding{err: err, Problem: p}
+	return problem.Finding{Err: err, Problem: p}
 }
 
 // restore deals with one restore record and says whether it changed a link. A

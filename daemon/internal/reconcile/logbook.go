@@ -6,16 +6,11 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/pluginrestart"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/problem"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
-
-// finding is a problem, and for the log the error behind it. The error's text
-// may be another each time (ports, durations), so it is no part of the state.
-type finding struct {
-	nodestate.Problem
-	err error
-}
 
 // logbook logs states when they begin and when they end, never in between.
 type logbook struct {
@@ -56,7 +51,7 @@ func phasesOf(devices []nodestate.CheckpointDevice) map[phaseKey]nodestate.Phase
 
 // findings logs which problems have appeared and which are over, and returns
 // both, sorted.
-func (l *logbook) findings(found []finding) (began, over []nodestate.Problem) {
+func (l *logbook) findings(found []problem.Finding) (began, over []nodestate.Problem) {
 	now := make(map[nodestate.Problem]bool, len(found))
 	for _, f := range found {
 		if now[f.Problem] {
@@ -67,8 +62,8 @@ func (l *logbook) findings(found []finding) (began, over []nodestate.Problem) {
 			continue
 		}
 		entry := l.problem(f.Problem)
-		if f.err != nil {
-			entry = entry.WithError(f.err)
+		if f.Err != nil {
+			entry = entry.WithError(f.Err)
 		}
 		entry.Warn("problem found")
 		began = append(began, f.Problem)
@@ -130,7 +125,7 @@ func (l *logbook) restartFailed(err error) {
 
 // served logs that the device plugin serves a config that it did not serve
 // before, or was restarted, which also ends a row of failures.
-func (l *logbook) served(report PluginReport, hash string) {
+func (l *logbook) served(report pluginrestart.PluginReport, hash string) {
 	news := hash != l.said || l.failed || len(report.Deleted) > 0
 	if l.said, l.failed = hash, false; !news {
 		return

@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/problem"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
@@ -54,7 +55,7 @@ func (r *Reconciler) remember(why error) {
 // entriesOfNobody reports the entries of the device plugin's config that have the form of
 // ours and that no NodeENI declares, once a checkpoint was lost. It says whether there
 // may be any still.
-func (r *Reconciler) entriesOfNobody(config []byte, owned []device.ResourceName, src inventory.Sources, devices []nodestate.Device) (found []finding, forgotten bool) {
+func (r *Reconciler) entriesOfNobody(config []byte, owned []device.ResourceName, src inventory.Sources, devices []nodestate.Device) (found []problem.Finding, forgotten bool) {
 	if !r.checkpoint.Forgotten || !allKnown(src) || len(config) == 0 {
 		return nil, r.checkpoint.Forgotten
 	}
@@ -69,7 +70,7 @@ func (r *Reconciler) entriesOfNobody(config []byte, owned []device.ResourceName,
 		}
 	}
 	for _, name := range names {
-		found = append(found, finding{Problem: nodestate.Problem{Reason: reason.CheckpointLost, Device: r.Config.Path, Message: fmt.Sprintf(
+		found = append(found, problem.Finding{Problem: nodestate.Problem{Reason: reason.CheckpointLost, Device: r.Config.Path, Message: fmt.Sprintf(
 			"entry %s of the device plugin config has the form of the daemon's own, and no NodeENI declares it; it stays, because the daemon's memory (%s) was not there when it started; delete it, or give it \"deviceType\": \"netDevice\" if it is yours",
 			name, nodestate.CheckpointPath(r.StateDir))}})
 	}

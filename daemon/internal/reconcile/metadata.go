@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/problem"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
@@ -173,16 +174,16 @@ func identify(enis []vpc.ENI, before []nodestate.CheckpointDevice) (all []vpc.EN
 }
 
 // readMetadata asks the metadata, and lets EC2 correct them.
-func (r *Reconciler) readMetadata(ctx context.Context, f *inventory.Sources) (found []finding) {
+func (r *Reconciler) readMetadata(ctx context.Context, f *inventory.Sources) (found []problem.Finding) {
 	r.metadata.look(r.PCI, f.Now)
 	answer, err := r.metadata.get(ctx, r.Metadata, f.Now)
 	f.ENIs = answer
 	var bad *vpc.ValueError
 	switch {
 	case errors.As(err, &bad):
-		found = append(found, unreadable(reason.MetadataUnreadable, senseless(bad)+", so new ENIs are not found; check AWS_EC2_METADATA_SERVICE_ENDPOINT, and whether a proxy answers for the metadata service", err))
+		found = append(found, problem.New(reason.MetadataUnreadable, senseless(bad)+", so new ENIs are not found; check AWS_EC2_METADATA_SERVICE_ENDPOINT, and whether a proxy answers for the metadata service", err))
 	case err != nil:
-		found = append(found, unreadable(reason.MetadataUnreadable, "the instance metadata (IMDSv2) cannot be read, so new ENIs are not found; check that it is switched on, and its hop limit", err))
+		found = append(found, problem.New(reason.MetadataUnreadable, "the instance metadata (IMDSv2) cannot be read, so new ENIs are not found; check that it is switched on, and its hop limit", err))
 	}
 	if !f.ENIs.Known {
 		return found
@@ -190,7 +191,7 @@ func (r *Reconciler) readMetadata(ctx context.Context, f *inventory.Sources) (fo
 	f.ENIs.Value = identify(f.ENIs.Value, r.checkpoint.Devices)
 	for _, e := range f.ENIs.Value {
 		if e.Unreadable != nil {
-			found = append(found, finding{Problem: nodestate.Problem{
+			found = append(found, problem.Finding{Problem: nodestate.Problem{
 				Reason: reason.MetadataSenseless, Device: cmp.Or(e.ID.String(), e.MAC.String()), Message: senseless(e.Unreadable) + "; what was known of this ENI before still holds",
 			}})
 		}

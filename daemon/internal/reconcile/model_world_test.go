@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/pluginrestart"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/test/dpmodel"
@@ -284,7 +285,7 @@ func (w *world) togglePlugin() string {
 	w.restarts.mu.Lock()
 	defer w.restarts.mu.Unlock()
 	if w.restarts.err == nil {
-		w.restarts.err = ErrNoDevicePlugin
+		w.restarts.err = pluginrestart.ErrNoDevicePlugin
 		w.served = nil
 		return "device plugin removed"
 	}
@@ -382,7 +383,7 @@ func (w *world) refresh() {
 }
 
 // restarted is the device plugin's start, at which it reads its config.
-func (w *world) restarted(want Wanted) {
+func (w *world) restarted(want pluginrestart.Wanted) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if want.Hash == w.last && !w.changed {

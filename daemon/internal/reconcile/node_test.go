@@ -22,6 +22,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/manifest"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/pcidp"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/pluginrestart"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/view"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
@@ -222,7 +224,7 @@ func (h *fakeHost) ForeignUse() (map[int]string, error) {
 type fakePlugin struct {
 	mu     sync.Mutex
 	wanted []string
-	last   Wanted
+	last   pluginrestart.Wanted
 	served string // hash of the config that it was last restarted for
 	looks  int
 	// prefixes are the -resource-prefix of its pods.
@@ -232,27 +234,27 @@ type fakePlugin struct {
 	// hold, when it is not nil, keeps Restart waiting until it is closed.
 	hold chan struct{}
 	// restarted, when it is not nil, is told of each restart.
-	restarted func(Wanted)
+	restarted func(pluginrestart.Wanted)
 }
 
-func (f *fakePlugin) report() PluginReport {
-	return PluginReport{Pods: []string{"kube-system/dp-1"}, Prefixes: f.prefixes}
+func (f *fakePlugin) report() pluginrestart.PluginReport {
+	return pluginrestart.PluginReport{Pods: []string{"kube-system/dp-1"}, Prefixes: f.prefixes}
 }
 
-func (f *fakePlugin) Find(context.Context) (PluginReport, error) {
+func (f *fakePlugin) Find(context.Context) (pluginrestart.PluginReport, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.looks++
-	if errors.Is(f.err, ErrNoDevicePlugin) {
-		return PluginReport{}, f.err
+	if errors.Is(f.err, pluginrestart.ErrNoDevicePlugin) {
+		return pluginrestart.PluginReport{}, f.err
 	}
 	if f.lookErr != nil {
-		return PluginReport{}, f.lookErr
+		return pluginrestart.PluginReport{}, f.lookErr
 	}
 	return f.report(), nil
 }
 
-func (f *fakePlugin) Restart(ctx context.Context, w Wanted) (PluginReport, error) {
+func (f *fakePlugin) Restart(ctx context.Context, w pluginrestart.Wanted) (pluginrestart.PluginReport, error) {
 	f.mu.Lock()
 	f.wanted, f.last = append(f.wanted, w.Hash), w
 	hold, err := f.hold, f.err
@@ -266,8 +268,8 @@ func (f *fakePlugin) Restart(ctx context.Context, w Wanted) (PluginReport, error
 			return r, ctx.Err()
 		}
 	}
-	if errors.Is(err, ErrNoDevicePlugin) {
-		return PluginReport{}, err
+	if errors.Is(err, pluginrestart.ErrNoDevicePlugin) {
+		return pluginrestart.PluginReport{}, err
 	}
 	if f.restarted != nil {
 		f.restarted(w)
@@ -308,7 +310,7 @@ type testNode struct {
 	kubelet  *fakeKubelet       // nil: there is none
 	macs     map[int]device.MAC // of those that have taken another's place
 	seen     map[device.PCIAddress]dpmodel.Device
-	views    []View
+	views    []view.View
 	logs     *logtest.Hook
 	log      *logrus.Logger
 	daemon   *Reconciler
@@ -362,7 +364,7 @@ func (n *testNode) startWith(edit func(*Options)) error {
 		Attachments: n.records(), Leases: nodestate.LeaseDir(n.path("leases")), NodeENIs: manifest.New(n.path("nodeenis")), Metadata: n.imds, PCI: sysfs.NewFS(n.path("sys")),
 		Host: n.host, Drivers: n.drivers, DevicePlugin: n.restarts,
 		Config: &pcidp.File{Path: n.path("pcidp/config.json"), Now: n.clock, Written: dpmodel.Judged(n, n.machine, n.prefixes)}, Now: n.clock, Log: n.log,
-		Wake: func() {}, Observe: func(v View) { n.views = append(n.views, v) },
+		Wake: func() {}, Observe: func(v view.View) { n.views = append(n.views, v) },
 	}
 	if n.kubelet != nil {
 		o.Kubelet = n.kubelet

@@ -4,6 +4,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/pluginrestart"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/view"
 )
 
 // TestADayWithoutADevicePlugin: 24 hours of a node without a device plugin, with
@@ -11,7 +14,7 @@ import (
 // most two lines about it. Retries of every 30 s would have given 2,880.
 func TestADayWithoutADevicePlugin(t *testing.T) {
 	n := newNode(t, 1, 2)
-	n.restarts.err = ErrNoDevicePlugin
+	n.restarts.err = pluginrestart.ErrNoDevicePlugin
 	n.declare("a", 1, "dpdkResourceName: intel.com/a")
 	n.settle()
 	declared := false
@@ -41,7 +44,7 @@ func TestADayWithoutADevicePlugin(t *testing.T) {
 	if tried := len(n.restarts.wanted) + n.restarts.looks; tried < 24*12/2 {
 		t.Errorf("looked for %d times in a day, want it looked for every %v", tried, lookEvery)
 	}
-	if got := n.view().Plugin.State; got != PluginNotFound {
-		t.Errorf("state %s, want %s", got, PluginNotFound)
+	if got := n.view().Plugin.State; got != view.PluginNotFound {
+		t.Errorf("state %s, want %s", got, view.PluginNotFound)
 	}
 }

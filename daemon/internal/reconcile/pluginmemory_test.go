@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/view"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 )
 
@@ -63,11 +64,11 @@ func TestConfigReplacedBetweenTwoDaemons(t *testing.T) {
 	n.now = n.now.Add(time.Hour)
 	n.start()
 	n.sync()
-	if got := n.view().Plugin; got.ServedHash != "" || got.State == PluginServing {
+	if got := n.view().Plugin; got.ServedHash != "" || got.State == view.PluginServing {
 		t.Errorf("%+v, want it not said to serve a config that it may not have read", got)
 	}
 	n.settle()
-	if got := n.restarts.wanted; len(got) != 2 || got[1] != got[0] || n.view().Plugin.State != PluginServing {
+	if got := n.restarts.wanted; len(got) != 2 || got[1] != got[0] || n.view().Plugin.State != view.PluginServing {
 		t.Errorf("asked for %v, want the same config again; %+v", got, n.view().Plugin)
 	}
 	n.logged()
@@ -164,14 +165,14 @@ func TestFailedLookIsRepeated(t *testing.T) {
 	if diff := cmp.Diff(want, at); diff != "" {
 		t.Errorf("looked at (-want +got):\n%s", diff)
 	}
-	if got := n.view().Plugin; got.State != PluginUnknown || !strings.Contains(got.Message, "cannot be looked for") {
+	if got := n.view().Plugin; got.State != view.PluginUnknown || !strings.Contains(got.Message, "cannot be looked for") {
 		t.Errorf("%+v, want it not known", got)
 	}
 	n.restarts.lookErr = nil
 	n.daemon.Nudge()
 	n.sync()
-	if got := n.view().Plugin.State; got != PluginServing {
-		t.Errorf("after the news: %s, want %s", got, PluginServing)
+	if got := n.view().Plugin.State; got != view.PluginServing {
+		t.Errorf("after the news: %s, want %s", got, view.PluginServing)
 	}
 	said := slices.DeleteFunc(n.logged(), func(m string) bool { return !strings.Contains(m, "looked for") })
 	if diff := cmp.Diff([]string{"device plugin cannot be looked for, trying again", "device plugin can be looked for again"}, said); diff != "" {
@@ -230,7 +231,7 @@ func TestLateLinksCostOneRestart(t *testing.T) {
 			if diff := cmp.Diff(want, n.judge()); diff != "" {
 				t.Errorf("pools (-want +got):\n%s", diff)
 			}
-			if got := n.view().Plugin; got.State != PluginServing || got.ServedHash != n.view().Config.Hash {
+			if got := n.view().Plugin; got.State != view.PluginServing || got.ServedHash != n.view().Config.Hash {
 				t.Errorf("%+v, want it to serve %s", got, n.view().Config.Hash)
 			}
 		})

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/pcidp"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/pluginrestart"
 )
 
 const theirNIC = `{"resourceList":[{"resourceName":"nic1","selectors":{"vendors":["8086"],"pfNames":["ens803f0"]}}]}`
@@ -48,7 +49,7 @@ func TestPluginPrefix(t *testing.T) {
 	}
 
 	// The daemon starts again, and no pod is seen yet, or any more.
-	n.restarts.err = ErrNoDevicePlugin
+	n.restarts.err = pluginrestart.ErrNoDevicePlugin
 	n.start()
 	n.settle()
 	n.expect(rows, []string{"ResourceClash"}, nil)

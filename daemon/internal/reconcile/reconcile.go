@@ -24,6 +24,9 @@ import (
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/pcidp"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/pluginrestart"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/problem"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/view"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
@@ -107,15 +110,15 @@ type Options struct {
 	Drivers    Drivers
 	// DevicePlugin is nil where somebody else restarts it: then the log says when
 	// that is due.
-	DevicePlugin DevicePlugin
+	DevicePlugin pluginrestart.DevicePlugin
 	// Kubelet is nil where there is none.
 	Kubelet Kubelet
 	// Orphans is nil where nothing is released.
 	Orphans Orphans
 	// Addresses is nil where nobody asks EC2.
 	Addresses Addresses
-	// Aids report to this daemon. Nil: none does.
-	Aids *Aids
+	// Services are optional services of this daemon. Nil: none reports.
+	Services *problem.Services
 	// SourceRouting: what comes from an ENI's addresses leaves the host by that ENI.
 	SourceRouting bool
 	// IPv6 is the folder with accept_ra of the host's links. Empty: they have no IPv6.
@@ -129,7 +132,7 @@ type Options struct {
 	// Wake has Sync called again; it is called from other goroutines.
 	Wake func()
 	// Observe gets the View of each Sync, and must not block. Nil: nobody looks.
-	Observe func(View)
+	Observe func(view.View)
 	// Jitter is added to the time after which a changed config counts as settled.
 	Jitter time.Duration
 
@@ -169,9 +172,9 @@ type Reconciler struct {
 	withdrawn bool
 	// late are the findings of the steps after the inventory was written, and
 	// lateConfig those of them that are about the config.
-	late, lateConfig []finding
+	late, lateConfig []problem.Finding
 	// view is what this Sync has found and done so far.
-	view View
+	view view.View
 	// profiled are when the settings of idle devices were last read.
 	profiled map[device.PCIAddress]time.Time
 	// removals are when advertised devices were first seen to be no longer
@@ -198,7 +201,7 @@ func New(o Options) (*Reconciler, error) {
 	book := &logbook{out: o.Log}
 	r := &Reconciler{
 		Options: o, log: book, checkpointFile: markOf(path), inventoryFile: markOf(o.InventoryPath),
-		keeper:   keeper{plugin: o.DevicePlugin, stat: o.ConfigSeen, wake: o.Wake, log: book, gate: restartGate{jitter: o.Jitter}, view: PluginView{State: PluginUnknown}},
+		keeper:   keeper{plugin: o.DevicePlugin, stat: o.ConfigSeen, wake: o.Wake, log: book, gate: restartGate{jitter: o.Jitter}, view: view.PluginView{State: view.PluginUnknown}},
 		removals: map[device.ENIID]time.Time{}, profiled: map[device.PCIAddress]time.Time{},
 		driving: driving{jobs: map[device.PCIAddress]*drivingJob{}, failed: map[device.PCIAddress]drivingFailure{}, busy: map[device.PCIAddress]time.Time{}},
 	}
@@ -230,7 +233,7 @@ func (r *Reconciler) Nudge() { r.keeper.nudge() }
 // in the inventory's problems, and is tried again by the next Sync.
 func (r *Reconciler) Sync(ctx context.Context) Outcome {
 	begun := r.steady()
-	r.view = View{Config: ConfigView{Path: r.Config.Path, Hash: r.view.Config.Hash}}
+	r.view = view.View{Config: view.ConfigView{Path: r.Config.Path, Hash: r.view.Config.Hash}}
 	r.forgetOthers() // the metadata may have told the instance only now
 	r.kubelet.forget(begun)
 	r.takeDriven(begun) // before anything is read: it shows what they have come to
@@ -241,11 +244,11 @@ func (r *Reconciler) Sync(ctx context.Context) Outcome {
 	var out Outcome
 	if r.Orphans != nil && src.Attachments.Known {
 		unreleased, again := r.Orphans.Sweep(ctx, src.Attachments.Value)
-		found = appendProblems(found, unreleased)
+		found = problem.Append(found, unreleased)
 		out.sooner(again)
 	}
 	if r.Addresses != nil {
-		found = appendProblems(found, r.Addresses.Problems())
+		found = problem.Append(found, r.Addresses.Problems())
 	}
 	restored, unrestored := r.restoreLinks(ctx, &src)
 	found = append(found, unrestored...)
@@ -267,7 +270,7 @@ func (r *Reconciler) Sync(ctx context.Context) Outcome {
 	linkFindings = append(linkFindings, r.clearLinks(ctx, &out)...)
 	r.readProfiles(ctx, &res)
 	linkFindings = append(linkFindings, unrouted...)
-	found = appendProblems(slices.Concat(found, linkFindings, r.lasting(src, res.Devices)), res.Problems)
+	found = problem.Append(slices.Concat(found, linkFindings, r.lasting(src, res.Devices)), res.Problems)
 	r.noteRemovals(src, res)
 	out.Unsettled = res.Unsettled || len(linkFindings)+len(unrestored) > 0 || !allKnown(src) || r.metadata.pending != nil
 	if !res.LookAgain.IsZero() {
@@ -292,15 +295,8 @@ func hasDraining(devices []nodestate.Device) bool {
 	return slices.ContainsFunc(devices, func(d nodestate.Device) bool { return d.Phase == nodestate.PhaseDraining })
 }
 
-func appendProblems(found []finding, problems []nodestate.Problem) []finding {
-	for _, p := range problems {
-		found = append(found, finding{Problem: p})
-	}
-	return found
-}
-
 // publish writes what Join found, in the order that the package comment gives.
-func (r *Reconciler) publish(ctx context.Context, src inventory.Sources, res inventory.Result, found []finding, out *Outcome) []finding {
+func (r *Reconciler) publish(ctx context.Context, src inventory.Sources, res inventory.Result, found []problem.Finding, out *Outcome) []problem.Finding {
 	r.noteLate(r.Now(), res.Devices) // by the keeper's clock
 	was := r.withdrawn
 	r.withdrawn = false // until the config is known to be without what drains now
@@ -310,13 +306,13 @@ func (r *Reconciler) publish(ctx context.Context, src inventory.Sources, res inv
 		c.DevicePlugin.Late, c.DevicePlugin.LateUntil = r.keeper.memory.Late, r.keeper.memory.LateUntil
 	})
 	if err == nil {
-		err = r.writeInventory(res.Devices, problems(found, r.late))
+		err = r.writeInventory(res.Devices, problem.List(found, r.late))
 	}
 	if err != nil {
 		out.Unsettled = true
 		late := append(slices.Clone(r.late), unwritable(err))
 		if r.inventory.BootID == r.BootID { // the rows stay as they were; that they do must be seen
-			r.writeInventory(r.inventory.Devices, problems(found, late)) //nolint:errcheck,gosec // it is tried for the sake of the error above
+			r.writeInventory(r.inventory.Devices, problem.List(found, late)) //nolint:errcheck,gosec // it is tried for the sake of the error above
 		}
 		return late
 	}
@@ -328,7 +324,7 @@ func (r *Reconciler) publish(ctx context.Context, src inventory.Sources, res inv
 	if r.withdrawn && !was {
 		out.sooner(time.Millisecond) // what was draining may go
 	}
-	if err := r.writeInventory(res.Devices, problems(found, late)); err != nil {
+	if err := r.writeInventory(res.Devices, problem.List(found, late)); err != nil {
 		out.Unsettled = true
 		late = append(late, unwritable(err))
 	}

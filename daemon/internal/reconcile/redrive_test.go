@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/pluginrestart"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
@@ -144,7 +145,7 @@ func TestOfferedUnderAnotherName(t *testing.T) {
 	n.declare("a", 1, fastDPDK)
 	n.settle()
 	n.kubelet.devices.Allocatable = map[device.ResourceName][]device.PCIAddress{"intel.com/fast": {pci(1)}}
-	n.restarts.err = ErrNoDevicePlugin
+	n.restarts.err = pluginrestart.ErrNoDevicePlugin
 	n.declare("a", 1, "dpdkResourceName: intel.com/other", "enableDPDK: true")
 	n.settle()
 	n.expectDriver(1, "ena")

@@ -18,6 +18,8 @@ import (
 	"github.com/sirupsen/logrus"
 	logtest "github.com/sirupsen/logrus/hooks/test"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/pluginrestart"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/view"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
@@ -180,19 +182,19 @@ func (r *readers) reader() nodestate.Reader {
 	return nodestate.Reader{Pod: fmt.Sprint("pod-", r.run.number), Container: "dp", Started: r.run.wall.Unix()}
 }
 
-func (r *readers) report() PluginReport {
-	return PluginReport{Pods: []string{"kube-system/dp"}, Readers: []nodestate.Reader{r.reader()}}
+func (r *readers) report() pluginrestart.PluginReport {
+	return pluginrestart.PluginReport{Pods: []string{"kube-system/dp"}, Readers: []nodestate.Reader{r.reader()}}
 }
 
 // Find implements DevicePlugin.
-func (r *readers) Find(context.Context) (PluginReport, error) {
+func (r *readers) Find(context.Context) (pluginrestart.PluginReport, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.report(), nil
 }
 
 // Restart implements DevicePlugin as kube.DevicePlugin does.
-func (r *readers) Restart(_ context.Context, want Wanted) (PluginReport, error) {
+func (r *readers) Restart(_ context.Context, want pluginrestart.Wanted) (pluginrestart.PluginReport, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var deleted []string
@@ -216,7 +218,7 @@ func (r *readers) stat(string) nodestate.SeenConfig {
 func (r *readers) startDaemon(t *testing.T) {
 	log, _ := logtest.NewNullLogger()
 	log.SetLevel(logrus.PanicLevel)
-	r.keep = &keeper{plugin: r, stat: r.stat, wake: func() {}, log: &logbook{out: log}, view: PluginView{State: PluginUnknown}}
+	r.keep = &keeper{plugin: r, stat: r.stat, wake: func() {}, log: &logbook{out: log}, view: view.PluginView{State: view.PluginUnknown}}
 	r.keep.commit = func() { r.save(t) }
 	var c nodestate.Checkpoint
 	if r.disk != nil {
@@ -239,7 +241,7 @@ func (r *readers) sync(t *testing.T) {
 	for r.keep != nil {
 		r.mu.Lock()
 		now := r.now()
-		r.keep.wanted = Wanted{Path: "config", Hash: r.file.content}
+		r.keep.wanted = pluginrestart.Wanted{Path: "config", Hash: r.file.content}
 		if r.looked == 0 {
 			r.looked = r.passed
 		}
@@ -323,7 +325,7 @@ func TestWhoeverReadAnotherConfigIsRestarted(t *testing.T) {
 			r.pass(10 * time.Second)
 		}
 		state, _ := r.keep.state()
-		if r.run.content != r.file.content || r.keep.served != r.file.content || state != PluginServing || r.useless > 0 {
+		if r.run.content != r.file.content || r.keep.served != r.file.content || state != view.PluginServing || r.useless > 0 {
 			t.Fatalf("-readers-stories=1 -readers-seed=%d: the plugin has read %q of %q, said to serve %q (%s), %d useless restarts\nafter %s",
 				seed+i, r.run.content, r.file.content, r.keep.served, state, r.useless, strings.Join(r.story, "; "))
 		}

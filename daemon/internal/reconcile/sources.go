@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/problem"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
@@ -13,7 +14,7 @@ import (
 // routeSources has what comes from an ENI's addresses leave by that ENI, for each
 // that is ready and whose link is up in the host. Where that is switched off, what
 // an earlier run has left is removed once.
-func (r *Reconciler) routeSources(src inventory.Sources, devices []nodestate.Device) []finding {
+func (r *Reconciler) routeSources(src inventory.Sources, devices []nodestate.Device) []problem.Finding {
 	if !src.Links.Known || !r.SourceRouting && r.sourcesCleared {
 		return nil
 	}
@@ -26,8 +27,8 @@ func (r *Reconciler) routeSources(src inventory.Sources, devices []nodestate.Dev
 		want, changed, err = r.withoutTaken(want, devices, changed, err)
 	}
 	if err != nil {
-		f := unreadable(reason.SourceRoutingFailed, "the rules and routes of --source-routing cannot be made; the daemon tries again, and its log has the error", err)
-		return []finding{f}
+		f := problem.New(reason.SourceRoutingFailed, "the rules and routes of --source-routing cannot be made; the daemon tries again, and its log has the error", err)
+		return []problem.Finding{f}
 	}
 	if changed {
 		r.Log.WithField("links", len(want)).Debug("source-based routing changed") // with each pod

@@ -4,9 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"os"
-	"slices"
 
-	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
@@ -74,13 +72,4 @@ func compact(config json.RawMessage) json.RawMessage {
 	}
 	json.HTMLEscape(&escaped, b.Bytes())
 	return escaped.Bytes()
-}
-
-// problems returns the problems of all findings as the inventory has them.
-func problems(lists ...[]finding) []nodestate.Problem {
-	all := []nodestate.Problem{}
-	for _, f := range slices.Concat(lists...) {
-		all = append(all, f.Problem)
-	}
-	return inventory.FitProblems(all)
 }

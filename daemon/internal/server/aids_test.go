@@ -10,15 +10,15 @@ import (
 	"testing"
 	"time"
 
-	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/problem"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// reported waits until the problems of the aids are the wanted ones.
-func reported(t *testing.T, aids *reconcile.Aids, want ...string) []nodestate.Problem {
+// reported waits until the problems of the services are the wanted ones.
+func reported(t *testing.T, services *problem.Services, want ...string) []nodestate.Problem {
 	t.Helper()
 	for deadline := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
-		problems := aids.Problems()
+		problems := services.Problems()
 		var got []string
 		for _, p := range problems {
 			got = append(got, string(p.Reason))
@@ -43,17 +43,17 @@ func TestBusyAddress(t *testing.T) {
 	address := l.Addr().String()
 	socket := filepath.Join(t.TempDir(), SocketName)
 	s := newServerAt(t, &clock{noon})
-	s.Aids = &reconcile.Aids{}
+	s.Services = &problem.Services{}
 	s.Observe(busy())
 	serve(t, s, address, socket)
 	if _, err := Ask(t.Context(), socket); err != nil {
 		t.Error(err)
 	}
-	if p := reported(t, s.Aids, "MetricsUnserved")[0]; p.Device != address || !strings.Contains(p.Message, "another program listens there") || !strings.Contains(p.Message, "--listen") {
+	if p := reported(t, s.Services, "MetricsUnserved")[0]; p.Device != address || !strings.Contains(p.Message, "another program listens there") || !strings.Contains(p.Message, "--listen") {
 		t.Errorf("problem %+v", p)
 	}
 	l.Close()
-	reported(t, s.Aids)
+	reported(t, s.Services)
 	client := &http.Client{Timeout: patience}
 	defer client.CloseIdleConnections()
 	resp, err := client.Get("http://" + address + "/healthz")
@@ -73,15 +73,15 @@ func TestStatusSocketCannotBeMade(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := newServerAt(t, &clock{noon})
-	s.Aids = &reconcile.Aids{}
+	s.Services = &problem.Services{}
 	s.Observe(busy())
 	ended := make(chan error, 1)
 	go func() { ended <- s.Run(t.Context(), "", filepath.Join(folder, SocketName)) }()
-	reported(t, s.Aids, "StatusUnserved")
+	reported(t, s.Services, "StatusUnserved")
 	if err := os.Remove(folder); err != nil {
 		t.Fatal(err)
 	}
-	reported(t, s.Aids)
+	reported(t, s.Services)
 	if _, err := Ask(t.Context(), filepath.Join(folder, SocketName)); err != nil {
 		t.Error(err)
 	}

@@ -6,7 +6,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
-	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/view"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
 )
@@ -59,7 +59,7 @@ func (s *Server) register() {
 			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30},
 		}),
 	}
-	for _, result := range []reconcile.RestartResult{reconcile.RestartVerified, reconcile.RestartNoneFound, reconcile.RestartFailed} {
+	for _, result := range []view.RestartResult{view.RestartVerified, view.RestartNoneFound, view.RestartFailed} {
 		s.metrics.restarts.WithLabelValues(string(result)) // a rate needs the 0 before the 1
 	}
 	for _, to := range []string{toKernel, toUserspace} {
@@ -79,7 +79,7 @@ func (s *Server) register() {
 }
 
 // count adds what one Sync has done.
-func (s *Server) count(did reconcile.Did) {
+func (s *Server) count(did view.Did) {
 	m := &s.metrics
 	m.sync.Observe(did.Took.Seconds())
 	if did.ConfigWritten {
@@ -88,7 +88,7 @@ func (s *Server) count(did reconcile.Did) {
 	for _, d := range did.Withdrawn {
 		m.removal.Observe(d.Seconds())
 	}
-	for _, d := range did.Driven {
+	for _, d := range did.DriverChanges {
 		to, result := toKernel, driverBound
 		if (sysfs.PCIFunction{Driver: d.To}).UserspaceDriver() {
 			to = toUserspace
@@ -140,7 +140,7 @@ const (
 	stateRetiring = "retiring"
 )
 
-func collectPools(leases nodestate.LeaseDir, v *reconcile.View, gauge func(d *prometheus.Desc, v float64, labels ...string)) {
+func collectPools(leases nodestate.LeaseDir, v *view.View, gauge func(d *prometheus.Desc, v float64, labels ...string)) {
 	pools, err := leases.Pools(v.Inventory.BootID, v.Inventory.Devices)
 	if err != nil {
 		return // a problem says so; half of them would look like the whole
@@ -165,7 +165,7 @@ func collectPools(leases nodestate.LeaseDir, v *reconcile.View, gauge func(d *pr
 	gauge(describe("exhausted_pools", "ENIs' pools of addresses for pods, of one family each, of which none is free."), float64(exhausted))
 }
 
-func collectView(v *reconcile.View, gauge func(d *prometheus.Desc, v float64, labels ...string)) {
+func collectView(v *view.View, gauge func(d *prometheus.Desc, v float64, labels ...string)) {
 	gauge(describe("last_sync_timestamp_seconds", "When the node was last looked at, in seconds since 1970."), float64(v.At.UnixMilli())/1000)
 	phases := map[nodestate.Phase]int{nodestate.PhasePending: 0, nodestate.PhaseReady: 0, nodestate.PhaseDraining: 0}
 	advertised := 0
@@ -192,9 +192,9 @@ func collectView(v *reconcile.View, gauge func(d *prometheus.Desc, v float64, la
 	gauge(describe("config_current", "1 while the device plugin's config is as the devices want it, else 0."), number(v.Config.Current))
 	gauge(describe("device_plugin_pods", "Pods of the device plugin on this node."), float64(len(v.Plugin.Pods)))
 	states := describe("device_plugin_state", "1 for the state that the device plugin is in, 0 for the others.", "state")
-	for _, s := range []reconcile.PluginState{
-		reconcile.PluginUnknown, reconcile.PluginUnmanaged, reconcile.PluginNotFound, reconcile.PluginPending,
-		reconcile.PluginRestarting, reconcile.PluginServing, reconcile.PluginFailed,
+	for _, s := range []view.PluginState{
+		view.PluginUnknown, view.PluginUnmanaged, view.PluginNotFound, view.PluginPending,
+		view.PluginRestarting, view.PluginServing, view.PluginFailed,
 	} {
 		gauge(states, number(v.Plugin.State == s), string(s))
 	}

@@ -45,7 +45,7 @@ const Off = "off"
 
 // Run serves /metrics, /healthz and /readyz on the TCP address listen, and the
 // status on the unix socket, until ctx ends. A failed open is a problem of the
-// aids, and is tried again: nothing of the node depends on it. An error
+// services, and is tried again: nothing of the node depends on it. An error
 // is only that another daemon listens at the socket; then nothing is served.
 func (s *Server) Run(ctx context.Context, listen, socket string) error {
 	status, err := s.openStatus(ctx, socket)
@@ -99,13 +99,13 @@ func (s *Server) keep(ctx context.Context, e endpoint) {
 	wait := reopenFirst
 	l, err := e.first, e.firstErr
 	for {
-		s.Aids.Report(e.name, e.problem(err), err)
+		s.Services.Report(e.name, e.problem(err), err)
 		if err == nil {
 			wait = reopenFirst
 			if err = s.serve(ctx, e, l); err == nil {
 				return
 			}
-			s.Aids.Report(e.name, e.problem(err), err)
+			s.Services.Report(e.name, e.problem(err), err)
 		}
 		select {
 		case <-ctx.Done():

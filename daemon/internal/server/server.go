@@ -11,8 +11,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/sirupsen/logrus"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/problem"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
-	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/view"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
@@ -36,10 +37,10 @@ type Options struct {
 	// EventsDropped is how many Events for the cluster were given up. Nil where
 	// none are sent.
 	EventsDropped func() uint64
-	// Aids get to know of endpoints that cannot be served.
-	Aids *reconcile.Aids
-	Now  func() time.Time
-	Log  logrus.FieldLogger
+	// Services get to know of endpoints that cannot be served.
+	Services *problem.Services
+	Now      func() time.Time
+	Log      logrus.FieldLogger
 }
 
 // Server answers questions about the daemon. Its methods are safe for
@@ -52,7 +53,7 @@ type Server struct {
 
 	mu sync.Mutex
 	// view is the last one, if any was seen.
-	view *reconcile.View
+	view *view.View
 	// seen is when it came, or when the Server was made.
 	seen time.Time
 	// ready: the NodeENIs were known to a Sync once.
@@ -68,7 +69,7 @@ func New(o Options) *Server {
 }
 
 // Observe takes the View of a Sync that has ended. It does not block.
-func (s *Server) Observe(v reconcile.View) {
+func (s *Server) Observe(v view.View) {
 	s.count(v.Did)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -77,7 +78,7 @@ func (s *Server) Observe(v reconcile.View) {
 }
 
 // last returns the last View, or nil.
-func (s *Server) last() *reconcile.View {
+func (s *Server) last() *view.View {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.view

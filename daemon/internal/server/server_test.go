@@ -20,7 +20,7 @@ import (
 	"github.com/prometheus/common/expfmt"
 	"github.com/sirupsen/logrus"
 
-	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/view"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
@@ -46,8 +46,8 @@ func newServerAt(t *testing.T, c *clock) *Server {
 }
 
 // busy is a View in which everything happens.
-func busy() reconcile.View {
-	return reconcile.View{
+func busy() view.View {
+	return view.View{
 		At: noon,
 		Inventory: nodestate.Inventory{
 			SchemaVersion: nodestate.SchemaVersion, NodeName: "node-a", BootID: "boot-1", UpdatedAt: noon,
@@ -63,14 +63,14 @@ func busy() reconcile.View {
 				{Reason: "ConfigUnwritable", Message: "read-only file system"},
 			},
 		},
-		Declared: []reconcile.Declared{{Name: "a", UID: "u-a", Generation: 2}},
-		Holders:  []reconcile.Holder{{PCIAddress: "0000:00:08.0", Pod: "red/router-0", PodUID: "u-p"}},
-		Config:   reconcile.ConfigView{Path: "/etc/pcidp/config.json", Hash: "abc", Current: true},
-		Plugin:   reconcile.PluginView{State: reconcile.PluginServing, Pods: []string{"kube-system/sriov-x"}, ServedHash: "abc"},
-		Did: reconcile.Did{
+		Declared: []view.Declared{{Name: "a", UID: "u-a", Generation: 2}},
+		Holders:  []view.Holder{{PCIAddress: "0000:00:08.0", Pod: "red/router-0", PodUID: "u-p"}},
+		Config:   view.ConfigView{Path: "/etc/pcidp/config.json", Hash: "abc", Current: true},
+		Plugin:   view.PluginView{State: view.PluginServing, Pods: []string{"kube-system/sriov-x"}, ServedHash: "abc"},
+		Did: view.Did{
 			Took: 30 * time.Millisecond, ConfigWritten: true, Withdrawn: []time.Duration{90 * time.Millisecond},
-			Driven:  []reconcile.Driven{{To: "vfio-pci"}, {To: "ena", Err: errors.New("no")}},
-			Restart: &reconcile.RestartDone{Result: reconcile.RestartVerified, Took: 4 * time.Second},
+			DriverChanges: []view.DriverChange{{To: "vfio-pci"}, {To: "ena", Err: errors.New("no")}},
+			Restart:       &view.RestartDone{Result: view.RestartVerified, Took: 4 * time.Second},
 		},
 	}
 }
@@ -114,7 +114,7 @@ func TestMetrics(t *testing.T) {
 	golden(t, "busy.txt", scrape(t, s))
 
 	after := busy()
-	after.Did = reconcile.Did{Took: time.Millisecond}
+	after.Did = view.Did{Took: time.Millisecond}
 	after.Inventory.Problems = nil
 	s.Observe(after)
 	got := scrape(t, s)

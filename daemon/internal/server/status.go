@@ -13,7 +13,7 @@ import (
 	"time"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
-	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/view"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
@@ -34,8 +34,8 @@ type Status struct {
 	Inventory nodestate.Inventory `json:"inventory"`
 	// EarlierBoot: the inventory was written before the node's last start, and
 	// nothing in it holds any more.
-	EarlierBoot bool               `json:"earlierBoot"`
-	Holders     []reconcile.Holder `json:"holders"`
+	EarlierBoot bool          `json:"earlierBoot"`
+	Holders     []view.Holder `json:"holders"`
 	// Pools are the addresses for pods that share an ENI.
 	Pools []nodestate.PoolState `json:"pools"`
 	// Unreadable are records that may be holders; the daemon has them among the
@@ -52,9 +52,9 @@ type Live struct {
 	// SyncedAt is when the node was last looked at.
 	SyncedAt time.Time `json:"syncedAt"`
 	// InventoryPath is where the daemon writes the inventory.
-	InventoryPath string               `json:"inventoryPath"`
-	Config        reconcile.ConfigView `json:"config"`
-	DevicePlugin  reconcile.PluginView `json:"devicePlugin"`
+	InventoryPath string          `json:"inventoryPath"`
+	Config        view.ConfigView `json:"config"`
+	DevicePlugin  view.PluginView `json:"devicePlugin"`
 	// API is nil where the daemon has no API server.
 	API *API `json:"api,omitempty"`
 }
@@ -83,7 +83,7 @@ func (s *Server) status() (Status, bool) {
 	if v == nil {
 		return Status{}, false
 	}
-	out := Status{Inventory: v.Inventory, Holders: append([]reconcile.Holder{}, v.Holders...), Unreadable: []string{}, Live: &Live{
+	out := Status{Inventory: v.Inventory, Holders: append([]view.Holder{}, v.Holders...), Unreadable: []string{}, Live: &Live{
 		Version: s.Version, StartedAt: s.started, SyncedAt: v.At, InventoryPath: s.Inventory, Config: v.Config, DevicePlugin: v.Plugin,
 	}}
 	out.SetPools(s.Leases)

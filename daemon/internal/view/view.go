@@ -1,4 +1,6 @@
-package reconcile
+// Package view describes what the daemon knows after a Sync. Every page for people and
+// tools is made of it: ENINodeState, Events, metrics and the status command.
+package view
 
 import (
 	"net/netip"
@@ -104,8 +106,8 @@ type Did struct {
 	// Withdrawn has, for each device that this Sync took out of the config, the
 	// time since its removal was first seen.
 	Withdrawn []time.Duration
-	// Driven are the changes of drivers that have ended since the Sync before.
-	Driven []Driven
+	// DriverChanges have ended since the Sync before, sorted by device.
+	DriverChanges []DriverChange
 	// Restart is the restart that has ended since the Sync before; nil when none
 	// has.
 	Restart *RestartDone
@@ -113,8 +115,8 @@ type Did struct {
 	Began, Over []nodestate.Problem
 }
 
-// Driven is the end of one change of a driver.
-type Driven struct {
+// DriverChange is the end of one change of a driver.
+type DriverChange struct {
 	PCIAddress device.PCIAddress
 	// To is the driver that the device was to have.
 	To string
@@ -127,7 +129,8 @@ type Driven struct {
 type RestartDone struct {
 	// Result is RestartVerified, RestartNoneFound or RestartFailed.
 	Result RestartResult
-	Report PluginReport
+	// Deleted are the pods that were deleted, as namespace/name.
+	Deleted []string
 	// Err is nil when Result is RestartVerified.
 	Err  error
 	Took time.Duration

@@ -1,4 +1,4 @@
-package reconcile
+package filewatch
 
 import (
 	"context"
@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/problem"
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
@@ -33,13 +34,13 @@ func TestWithoutInotify(t *testing.T) {
 	for name, sysctl := range map[string]string{"max_inotify_instances": "fs.inotify.max_user_instances", "max_inotify_watches": "fs.inotify.max_user_watches"} {
 		t.Run(name, func(t *testing.T) {
 			folder := t.TempDir()
-			aids := &Aids{}
+			services := &problem.Services{}
 			limit(t, name, 0)
-			w, err := NewWatcher(aids, folder)
+			w, err := New(services, folder)
 			if err != nil {
 				t.Fatal(err)
 			}
-			p := aids.Problems()
+			p := services.Problems()
 			if len(p) != 1 || p[0].Reason != "FilesUnwatched" || !strings.Contains(p[0].Message, sysctl) {
 				t.Fatalf("problems %+v, want one that names %s", p, sysctl)
 			}
@@ -57,9 +58,9 @@ func TestWithoutInotify(t *testing.T) {
 				t.Fatal("a new file was not noticed")
 			}
 			limit(t, name, 1000)
-			for deadline := time.Now().Add(6 * pollEvery); len(aids.Problems()) > 0; time.Sleep(10 * time.Millisecond) {
+			for deadline := time.Now().Add(6 * pollEvery); len(services.Problems()) > 0; time.Sleep(10 * time.Millisecond) {
 				if time.Now().After(deadline) {
-					t.Fatalf("problems %+v though the limit was raised", aids.Problems())
+					t.Fatalf("problems %+v though the limit was raised", services.Problems())
 				}
 			}
 			collectEvents(events, time.Second) // of the look that goes with it
@@ -87,8 +88,8 @@ func TestOpenFilesAreNoInstances(t *testing.T) {
 	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 3, Max: was.Max}); err != nil {
 		t.Fatal(err)
 	}
-	aids := &Aids{}
-	w, err := NewWatcher(aids, folder)
+	services := &problem.Services{}
+	w, err := New(services, folder)
 	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &was); err != nil {
 		t.Fatal(err)
 	}
@@ -96,7 +97,7 @@ func TestOpenFilesAreNoInstances(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.close()
-	if p := aids.Problems(); len(p) != 1 || strings.Contains(p[0].Message, "max_user_instances") || !strings.Contains(p[0].Message, "LimitNOFILE") {
+	if p := services.Problems(); len(p) != 1 || strings.Contains(p[0].Message, "max_user_instances") || !strings.Contains(p[0].Message, "LimitNOFILE") {
 		t.Errorf("problems %+v", p)
 	}
 }

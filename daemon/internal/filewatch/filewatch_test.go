@@ -1,4 +1,4 @@
-package reconcile
+package filewatch
 
 import (
 	"context"
@@ -48,7 +48,7 @@ func TestWatcher(t *testing.T) {
 		{"and there again", mkdir(at("etc", "a", "b")), false},
 		{"with a file", write(at("etc", "a", "b", "three")), false},
 	}
-	w, err := NewWatcher(nil, at("etc", "a", "b"))
+	w, err := New(nil, at("etc", "a", "b"))
 	if err != nil {
 		t.Fatal(err)
 	}

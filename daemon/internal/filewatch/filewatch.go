@@ -1,4 +1,5 @@
-package reconcile
+// Package filewatch reports changes of files and folders.
+package filewatch
 
 import (
 	"context"
@@ -15,6 +16,7 @@ import (
 	"github.com/fsnotify/fsnotify"
 	"golang.org/x/sys/unix"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/problem"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
@@ -33,8 +35,8 @@ const (
 // later, or be replaced itself. Where the kernel gives it no watch it looks at
 // the folders every pollEvery instead, says so, and asks again.
 type Watcher struct {
-	aids    *Aids
-	folders []string
+	services *problem.Services
+	folders  []string
 	// notify is nil while the kernel gives none.
 	notify *fsnotify.Watcher
 	// watched are the identities under which paths are watched: a folder that
@@ -46,10 +48,10 @@ type Watcher struct {
 	seen uint64
 }
 
-// NewWatcher watches the folders, which need not exist yet. aids gets to know
+// New watches the folders, which need not exist yet. services gets to know
 // whether it can. It fails for a path that cannot be made absolute.
-func NewWatcher(aids *Aids, folders ...string) (*Watcher, error) {
-	w := &Watcher{aids: aids, watched: map[string]os.FileInfo{}}
+func New(services *problem.Services, folders ...string) (*Watcher, error) {
+	w := &Watcher{services: services, watched: map[string]os.FileInfo{}}
 	for _, f := range folders {
 		abs, err := filepath.Abs(f)
 		if err != nil {
@@ -142,7 +144,7 @@ func (w *Watcher) watch() {
 		for w.watchOnce() {
 		}
 	}
-	w.aids.Report("files", nodestate.Problem{Reason: reason.FilesUnwatched, Message: unwatchedMessage(w.lacking)}, w.lacking)
+	w.services.Report("files", nodestate.Problem{Reason: reason.FilesUnwatched, Message: unwatchedMessage(w.lacking)}, w.lacking)
 }
 
 // watchOnce says whether it has watched anything anew.

@@ -1,4 +1,5 @@
-package reconcile
+// Package pluginrestart restarts the SR-IOV device plugin when its config has changed.
+package pluginrestart
 
 import (
 	"context"
