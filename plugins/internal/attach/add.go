@@ -121,7 +121,8 @@ func (c *call) clearOwnRecord(ctx context.Context) error {
 	}
 	defer r.Close()
 	if r.State == nodestate.StateComplete && !c.presence.Stale(r.Attachment) {
-		return refusal.New(refusal.Internal, "container %s already has %s on interface %s; run DEL before another ADD", id.ContainerID, r.Device.PCIAddress, id.IfName)
+		return refusal.New(refusal.Internal, "container %s already has %s on interface %s; run DEL before another ADD", id.ContainerID, r.Device.PCIAddress,
+			id.IfName)
 	}
 	c.log.WithField("device", r.Device.PCIAddress).Warn("undoing an earlier ADD of this attachment that died")
 	return c.releaser.Release(ctx, r, giveback.LockFree)

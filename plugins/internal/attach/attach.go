@@ -306,7 +306,8 @@ func (c *call) openTarget() (*link.Netns, error) {
 	}
 	if host {
 		ns.Close()
-		return nil, refusal.New(refusal.InvalidNetNS, "CNI_NETNS: %s is the host's own network namespace; remove the network from the pod, or hostNetwork: true", c.args.Netns)
+		return nil, refusal.New(refusal.InvalidNetNS, "CNI_NETNS: %s is the host's own network namespace; remove the network from the pod, or hostNetwork: true",
+			c.args.Netns)
 	}
 	return ns, nil
 }

@@ -142,7 +142,8 @@ func TestRefusals(t *testing.T) {
 	e.refused("ADD", e.pod(with(sel("a"), "delegate", map[string]any{"type": "sriov"})), 102, "physfn")
 	e.refused("ADD", e.pod(map[string]any{"deviceID": vfio.PCI, "delegate": map[string]any{"type": "ipvlan"}}), 102, "vfio-pci", "ipvlan")
 	e.refused("ADD", e.pod(map[string]any{"deviceID": vfio.PCI, "ipam": map[string]any{"type": "missing"}}), 999, "missing", "install it")
-	e.refused("ADD", e.pod(map[string]any{"select": map[string]any{"subnetID": "subnet-0000000a"}, "delegate": map[string]any{"type": "ipvlan"}}), 7, "several devices match", "select.eniID")
+	e.refused("ADD", e.pod(map[string]any{"select": map[string]any{"subnetID": "subnet-0000000a"}, "delegate": map[string]any{"type": "ipvlan"}}), 7,
+		"several devices match", "select.eniID")
 	e.refused("ADD", e.pod(with(sel("a"), "selct", 1)), 7, "selct", "select")
 
 	e.refused("ADD", e.pod(with(sel("a"), "prevResult", map[string]any{"cniVersion": "1.1.0"})), 7, "prevResult", "put multi-eni first")

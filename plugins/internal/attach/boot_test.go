@@ -37,7 +37,8 @@ func TestDelOfAnEarlierBoot(t *testing.T) {
 		must(t, err)
 		ns.Close()
 		r.Close()
-		if _, err := run(&attach.Plugin{}, "DEL", &skel.CmdArgs{ContainerID: args.ContainerID, IfName: args.IfName, Path: dir, StdinData: args.StdinData}); err != nil {
+		if _, err := run(&attach.Plugin{}, "DEL", &skel.CmdArgs{ContainerID: args.ContainerID, IfName: args.IfName, Path: dir,
+			StdinData: args.StdinData}); err != nil {
 			t.Error(err)
 		}
 		seen, err := os.ReadFile(filepath.Join(dir, "seen"))

@@ -81,7 +81,8 @@ func (e *effects) runDelegate(ctx context.Context) (*types100.Result, error) {
 	var result *types100.Result
 	err := e.steps.Do("delegate", func() (err error) { result, err = e.plugins.Add(ctx, run); return err })
 	if err != nil && e.MTU != 0 && e.MTU < podlink.IPv6MTU && strings.Contains(err.Error(), "/ipv6/") {
-		err = refusal.New(refusal.Unsupported, "mtu %d: an IPv6 address needs at least %d octets; raise the MTU, or use IPv4 addresses only: %v", e.MTU, podlink.IPv6MTU, err)
+		err = refusal.New(refusal.Unsupported, "mtu %d: an IPv6 address needs at least %d octets; raise the MTU, or use IPv4 addresses only: %v", e.MTU,
+			podlink.IPv6MTU, err)
 	}
 	return result, err
 }

@@ -86,7 +86,8 @@ func TestENIIPAM(t *testing.T) {
 	e.inv.Devices[1].Addresses = nil
 	e.writeInventory()
 	e.refused("ADD", unasked, 11, "not known yet")
-	e.refused("ADD", ask(map[string]any{"families": []string{"ipv6"}, "routes": []any{map[string]any{"dst": "0.0.0.0/0"}}}), 102, "ipam.routes", "0.0.0.0/0", "ipam.families")
+	e.refused("ADD", ask(map[string]any{"families": []string{"ipv6"}, "routes": []any{map[string]any{"dst": "0.0.0.0/0"}}}), 102, "ipam.routes", "0.0.0.0/0",
+		"ipam.families")
 	e.refused("ADD", ask(map[string]any{}, map[string]any{"delegate": map[string]any{"type": "vlan"}}), 7, "ipam.type", "inside a VLAN")
 	byArgs.Args = "IP=nonsense"
 	e.refused("ADD", byArgs, 4, "CNI_ARGS", "nonsense")

@@ -12,7 +12,7 @@ import (
 )
 
 // gc is CNI GC. It releases the attachments of this network that are not in the runtime's
-// list, or without a list those that are certainly dead.
+// list, or without a list the certainly dead ones.
 func (c *call) gc(ctx context.Context) error {
 	records, bad, err := c.records.List()
 	if err != nil {

@@ -172,7 +172,8 @@ func (e *env) conf(conf map[string]any) []byte {
 func (e *env) hostLocal() map[string]any {
 	return map[string]any{
 		"type": "host-local", "dataDir": e.file("ipam"),
-		"ranges": []any{[]any{map[string]any{"subnet": "10.0.2.0/24", "rangeStart": "10.0.2.10", "rangeEnd": "10.0.2.99"}}, []any{map[string]any{"subnet": "fd00:2::/64"}}},
+		"ranges": []any{[]any{map[string]any{"subnet": "10.0.2.0/24", "rangeStart": "10.0.2.10", "rangeEnd": "10.0.2.99"}},
+			[]any{map[string]any{"subnet": "fd00:2::/64"}}},
 	}
 }
 

@@ -233,10 +233,13 @@ func TestRefusedRouteIsNamed(t *testing.T) {
 		scene hostScene
 		words []string
 	}{
-		{hostScene{Mode: "exclusive", Routes: []hostRoute{{By: eniName, Protocol: unix.RTPROT_DHCP}}}, []string{"the host's only IPv4 default route (proto dhcp)", "through another link"}},
-		{hostScene{Mode: "shared", Routes: []hostRoute{{By: eniName, V6: true, Protocol: unix.RTPROT_STATIC}}}, []string{"only IPv6 default route (proto static)", "through another link"}},
+		{hostScene{Mode: "exclusive", Routes: []hostRoute{{By: eniName, Protocol: unix.RTPROT_DHCP}}}, []string{"the host's only IPv4 default route (proto dhcp)",
+			"through another link"}},
+		{hostScene{Mode: "shared", Routes: []hostRoute{{By: eniName, V6: true, Protocol: unix.RTPROT_STATIC}}}, []string{"only IPv6 default route (proto static)",
+			"through another link"}},
 		{hostScene{Mode: "shared", Routes: []hostRoute{{Protocol: unix.RTPROT_STATIC}}}, []string{"several next hops", "IPv4", "remove that next hop"}},
-		{hostScene{Mode: "no row", Routes: []hostRoute{{By: primaryName, Metric: 9}, {By: eniName, Protocol: unix.RTPROT_DHCP}}}, []string{"may be the primary ENI", "declare it by a NodeENI"}},
+		{hostScene{Mode: "no row", Routes: []hostRoute{{By: primaryName, Metric: 9}, {By: eniName, Protocol: unix.RTPROT_DHCP}}},
+			[]string{"may be the primary ENI", "declare it by a NodeENI"}},
 	} {
 		tt.scene.furnish(t)
 		e.refused("ADD", e.pod(tt.scene.netconf(e, shared)), 102, append(tt.words, "0000:00:0c.0 (ens12)")...)

@@ -104,14 +104,16 @@ func (c *call) namedRow() (nodestate.Device, error) {
 		return nodestate.Device{}, err
 	}
 	if all[0].Row == nil {
-		return nodestate.Device{}, refusal.New(refusal.TryAgain, "the inventory has no device %s, so its addresses are not known; see that a NodeENI declares it", all[0].PCI)
+		return nodestate.Device{}, refusal.New(refusal.TryAgain, "the inventory has no device %s, so its addresses are not known; see that a NodeENI declares it",
+			all[0].PCI)
 	}
 	if len(all) > 1 {
 		var rows []nodestate.Device
 		for _, cand := range all {
 			rows = append(rows, *cand.Row)
 		}
-		return nodestate.Device{}, refusal.New(refusal.Invalid, "ipam.select %s: several ENIs match: %s; add subnetID or eniID", c.cfg.Select, selection.DescribeRows(rows))
+		return nodestate.Device{}, refusal.New(refusal.Invalid, "ipam.select %s: several ENIs match: %s; add subnetID or eniID", c.cfg.Select,
+			selection.DescribeRows(rows))
 	}
 	return *all[0].Row, nil
 }

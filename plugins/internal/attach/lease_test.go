@@ -73,7 +73,8 @@ func TestLease(t *testing.T) {
 		return
 	}
 	e := newEnv(t)
-	ipam := map[string]any{"families": []string{"ipv4", "ipv6"}, "routes": []any{map[string]any{"dst": "vpc"}, map[string]any{"dst": "0.0.0.0/0", "priority": 900}}}
+	ipam := map[string]any{"families": []string{"ipv4", "ipv6"}, "routes": []any{map[string]any{"dst": "vpc"}, map[string]any{"dst": "0.0.0.0/0",
+		"priority": 900}}}
 	conf := e.sharing(ipam,
 		"10.0.2.15/24", "10.0.2.16/24", "10.0.2.17/24", "fd00:2::15/64", "fd00:2::16/64", "fd00:2::17/64")
 	conf["routes"] = []any{map[string]any{"dst": "10.77.0.0/16", "gw": "10.0.2.9"}}
@@ -96,7 +97,8 @@ func TestLease(t *testing.T) {
 		}
 		for _, want := range []link.Route{
 			{Dst: mustPrefix("10.0.0.0/16"), Gateway: netip.MustParseAddr("10.0.2.1")}, {Dst: mustPrefix("100.64.0.0/16"), Gateway: netip.MustParseAddr("10.0.2.1")},
-			{Dst: mustPrefix("0.0.0.0/0"), Gateway: netip.MustParseAddr("10.0.2.1"), Priority: 900}, {Dst: mustPrefix("10.77.0.0/16"), Gateway: netip.MustParseAddr("10.0.2.9")},
+			{Dst: mustPrefix("0.0.0.0/0"), Gateway: netip.MustParseAddr("10.0.2.1"), Priority: 900}, {Dst: mustPrefix("10.77.0.0/16"),
+				Gateway: netip.MustParseAddr("10.0.2.9")},
 		} {
 			if ok, err := in.HasRoute(l.Index, want); !ok || err != nil {
 				t.Errorf("route %+v: %v, %v", want, ok, err)
@@ -463,7 +465,8 @@ func TestLeasePolicy(t *testing.T) {
 		`{"schemaVersion":1,"binDir":%q,"delegates":["macvlan"],"ipam":["eni-ipam"],"dataDir":%q,"leaseDir":%q,"inventory":%q,"sysfs":%q}`,
 		e.path, e.file("records"), e.file("fixed"), e.file("inventory.json"), e.node.Sysfs), 0o600))
 	p := &attach.Plugin{PolicyPath: e.file("policy.json")}
-	bare := map[string]any{"dataDir": nil, "inventory": nil, "sysfs": nil, "logFile": nil, "select": map[string]any{"nodeENI": "shared"}, "delegate": map[string]any{"type": "macvlan"}}
+	bare := map[string]any{"dataDir": nil, "inventory": nil, "sysfs": nil, "logFile": nil, "select": map[string]any{"nodeENI": "shared"},
+		"delegate": map[string]any{"type": "macvlan"}}
 	bare["ipam"] = map[string]any{"type": "eni-ipam", "dataDir": e.file("leases")}
 	_, err := run(p, "ADD", e.pod(bare))
 	wantCode(t, err, 105, "ipam.dataDir", "policy.json")
@@ -478,7 +481,8 @@ func TestLeasePolicy(t *testing.T) {
 	must(t, err)
 
 	plain := e.pod(nil)
-	plain.StdinData = fmt.Appendf(nil, `{"cniVersion":"1.1.0","name":"plain","type":"macvlan","master":"ens12","ipam":{"type":"eni-ipam","dataDir":%q}}`, e.file("leases"))
+	plain.StdinData = fmt.Appendf(nil, `{"cniVersion":"1.1.0","name":"plain","type":"macvlan","master":"ens12","ipam":{"type":"eni-ipam","dataDir":%q}}`,
+		e.file("leases"))
 	wantCode(t, p.IPAMFuncs(context.Background(), &strings.Builder{}).Add(plain), 105, "ipam.dataDir")
 	plain.StdinData = []byte(`{"cniVersion":"1.1.0","name":"plain","type":"macvlan","master":"ens12","ipam":{"type":"eni-ipam"}}`)
 	e.inv.Devices[len(e.inv.Devices)-1].AllowedNamespaces = []string{"bank"}

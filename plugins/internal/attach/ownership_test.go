@@ -303,7 +303,8 @@ func TestAloneBesideLeases(t *testing.T) {
 	p := &attach.Plugin{PolicyPath: e.policyFile(nil)}
 	plain := func() *skel.CmdArgs {
 		args := e.pod(nil)
-		args.StdinData = []byte(`{"cniVersion":"1.1.0","name":"plain","type":"macvlan","master":"ens12","ipam":{"type":"eni-ipam","coolDown":0,"select":{"nodeENI":"shared"}}}`)
+		args.StdinData = []byte(`{"cniVersion":"1.1.0","name":"plain","type":"macvlan","master":"ens12","ipam":{"type":"eni-ipam","coolDown":0,` +
+			`"select":{"nodeENI":"shared"}}}`)
 		return args
 	}
 	ipam := func(verb string, args *skel.CmdArgs) error {

@@ -70,7 +70,8 @@ func checkIPs(requested []netip.Addr, result *types100.Result) error {
 	}
 	for _, want := range requested {
 		if !slices.ContainsFunc(have, func(p netip.Prefix) bool { return p.Addr() == want }) {
-			return refusal.New(refusal.Unsupported, "address %s was requested, but the address plugin gave %v; remove the request, or use a plugin that gives it", want, have)
+			return refusal.New(refusal.Unsupported, "address %s was requested, but the address plugin gave %v; remove the request, or use a plugin that gives it",
+				want, have)
 		}
 	}
 	return nil

@@ -197,7 +197,8 @@ func TestAloneAfterSharing(t *testing.T) {
 	l.Close()
 
 	alone := func(which, ip string) *skel.CmdArgs {
-		return withIP(e.pod(map[string]any{"select": map[string]any{"nodeENI": "shared"}, "ipam": map[string]any{"type": "eni-ipam", "dataDir": e.file("leases"), "addresses": which}}), ip)
+		return withIP(e.pod(map[string]any{"select": map[string]any{"nodeENI": "shared"}, "ipam": map[string]any{"type": "eni-ipam", "dataDir": e.file("leases"),
+			"addresses": which}}), ip)
 	}
 	gets := func(which, ip string, want ...string) {
 		t.Helper()

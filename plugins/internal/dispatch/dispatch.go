@@ -1,10 +1,10 @@
-// Package dispatch runs a CNI plugin as a process: it reads the environment and
-// standard input, calls a verb, and prints the verb's error.
+// Package dispatch runs a CNI plugin as a process: it reads the environment and standard
+// input, calls a verb, and prints the verb's error.
 //
-// It takes the place of skel.PluginMainFuncs for this module's plugins.
-// skel checks the netconf's version and name before every verb. A runtime calls
-// DEL after each ADD that failed, with the text that ADD has refused, so there
-// DEL would fail for ever. Here each verb decides how much of the text it needs.
+// It replaces skel.PluginMainFuncs, which checks the netconf's version and name before
+// every verb. A runtime calls DEL after each failed ADD with the same text, so DEL of a
+// refused netconf would never succeed. Here each verb decides how much of the text it
+// needs.
 package dispatch
 
 import (
@@ -26,16 +26,16 @@ import (
 
 // Program is a plugin and its environment. All fields are needed.
 type Program struct {
-	// Name begins every message, with the code: users see no other trace of the
-	// code, neither in Events nor in a runtime's log.
+	// Name and the error's code begin every message. Users see the code nowhere else,
+	// neither in Events nor in a runtime's log.
 	Name string
-	// Version and Commit are those that the linker was given (see buildinfo.Of).
+	// Version and Commit are set by the linker (see buildinfo.Of).
 	Version, Commit string
-	// Verbs are called with the arguments of CNI. An error that is no *types.Error has
+	// Verbs are called with the arguments of CNI. An error other than *types.Error gets
 	// the code 999.
 	Verbs skel.CNIFuncs
 
-	// Args are the command line's, without the program; only people give any.
+	// Args is the command line without the program. Only people give arguments.
 	Args           []string
 	Getenv         func(string) string
 	Stdin          io.Reader
@@ -44,7 +44,8 @@ type Program struct {
 
 // Main runs a plugin with this process's environment and returns its exit code.
 func Main(name, binaryVersion, commit string, verbs skel.CNIFuncs) int {
-	p := Program{Name: name, Version: binaryVersion, Commit: commit, Verbs: verbs, Args: os.Args[1:], Getenv: os.Getenv, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr}
+	p := Program{Name: name, Version: binaryVersion, Commit: commit, Verbs: verbs, Args: os.Args[1:], Getenv: os.Getenv, Stdin: os.Stdin, Stdout: os.Stdout,
+		Stderr: os.Stderr}
 	return p.Run()
 }
 
@@ -67,8 +68,8 @@ func (p *Program) Run() int {
 	return 1
 }
 
-// Message is an error's text with program and code in front. A plugin of this
-// module that was run by another has put both there already, once is enough.
+// Message returns an error's text with program and code in front. It removes both from the
+// text of plugins of this module that the program has run.
 func Message(program string, code uint, msg string) string {
 	for _, name := range []string{"multi-eni", "eni-ipam"} {
 		msg = strings.ReplaceAll(msg, prefix(name, code), "")
@@ -78,8 +79,7 @@ func Message(program string, code uint, msg string) string {
 
 func prefix(program string, code uint) string { return fmt.Sprintf("%s %d: ", program, code) }
 
-// verb is one of CNI's and the variables that it cannot do without (CNI spec 1.1.0,
-// section 2).
+// verb is a verb of CNI with the variables that it needs (CNI spec 1.1.0, section 2).
 type verb struct {
 	call  func(*skel.CmdArgs) error
 	needs []string
@@ -129,8 +129,8 @@ func (p *Program) run() error {
 	return v.call(args)
 }
 
-// check refuses an environment without the verb's variables, or with a container
-// or interface that cannot be.
+// check refuses an environment without the verb's variables, or with an impossible
+// container or interface.
 func (p *Program) check(v verb, args *skel.CmdArgs) error {
 	missing := slices.DeleteFunc(slices.Clone(v.needs), func(name string) bool { return p.Getenv(name) != "" })
 	if len(missing) > 0 {

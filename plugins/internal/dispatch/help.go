@@ -9,8 +9,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/buildinfo"
 )
 
-// byHand answers a person who has typed the plugin's name with an argument, and says
-// whether one did. A runtime passes no argument, and sets CNI_COMMAND.
+// byHand answers a person who runs the plugin with an argument, and reports whether there
+// is one. A runtime passes no argument, and sets CNI_COMMAND.
 func (p *Program) byHand() (answered bool, err error) {
 	if len(p.Args) == 0 || p.Getenv("CNI_COMMAND") != "" {
 		return false, nil
@@ -47,10 +47,11 @@ CNI versions: %[3]s
 Documentation: https://github.com/multi-eni/multi-eni-cni/blob/main/docs/netconf.md
 `
 
-// about says what a plugin is.
+// about describes a plugin.
 func about(name string) string {
 	if name == "eni-ipam" {
-		return "a CNI IPAM plugin: it gives a pod addresses that the VPC routes to an\nENI of the node. multi-eni has it built in; other plugins can call this binary."
+		return "a CNI IPAM plugin: it gives a pod addresses that the VPC routes to an\nENI of the node. multi-eni has it built in; other plugins can call this " +
+			"binary."
 	}
 	return "a CNI plugin: it gives a pod an ENI or SR-IOV device of the node, alone or\nshared with other pods."
 }

@@ -81,8 +81,8 @@ func (d *Devices) giveBack(ctx context.Context, a nodestate.Attachment, have Dev
 	return d.Records.Returned(owing.Device.PCIAddress)
 }
 
-// owing returns the settings to restore. A VF's include those of its PF, which sriov's DEL
-// does not restore without a netns, or after an ADD that did not finish.
+// owing returns the settings to restore. They include the PF's settings for a VF: sriov's
+// DEL does not restore these without a netns, or after an ADD that did not finish.
 func (d *Devices) owing(a nodestate.Attachment) nodestate.Restore {
 	r := nodestate.Restore{BootID: a.BootID, Device: a.Device}
 	if a.BootID != d.BootID {

@@ -58,7 +58,8 @@ func (f *Fit) function(pci device.PCIAddress) (fn sysfs.PCIFunction, err error) 
 func (f *Fit) checkUserspace(pci device.PCIAddress, fn sysfs.PCIFunction) error {
 	d := f.Config.Delegate
 	if d != nil && (d.Shared || d.NeedsLink()) {
-		return refusal.New(refusal.Unsupported, "delegate %s needs a kernel interface, but device %s is bound to %s; leave the delegate out, or select a kernel device",
+		return refusal.New(refusal.Unsupported, "delegate %s needs a kernel interface, but device %s is bound to %s; "+
+			"leave the delegate out, or select a kernel device",
 			d.Type, pci, fn.Driver)
 	}
 	return f.checkDelegate(pci, fn)
@@ -98,7 +99,8 @@ func (f *Fit) routed(cand selection.Candidate, l link.Link) (routed bool, err er
 		return false, nil
 	}
 	if cand.Row == nil {
-		return true, refusal.New(refusal.Unsupported, "device %s (%s) carries the host's %s in the main table, and no NodeENI declares it, so it may be the primary ENI; "+
+		return true, refusal.New(refusal.Unsupported, "device %s (%s) carries the host's %s in the main table, and no NodeENI declares it, "+
+			"so it may be the primary ENI; "+
 			"declare it by a NodeENI, or remove that route", cand.PCI, l.Name, own[0])
 	}
 	if only, yes := all.Only(l.Index); yes {
@@ -124,7 +126,8 @@ func (f *Fit) checkMAC(d *Device) error {
 	case want == "" || want == own:
 		return nil
 	case by == nil || d.Function.Driver == "ena":
-		return refusal.New(refusal.Unsupported, "MAC %s was requested, but device %s has %s, and the VPC delivers to no other; remove the request", want, d.Function.Address, own)
+		return refusal.New(refusal.Unsupported, "MAC %s was requested, but device %s has %s, and the VPC delivers to no other; remove the request", want,
+			d.Function.Address, own)
 	case !by.TakesMAC():
 		return refusal.New(refusal.Unsupported, "MAC %s was requested, but delegate %s keeps the MAC of the device, %s; remove the request", want, by.Type, own)
 	}

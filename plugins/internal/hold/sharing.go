@@ -101,7 +101,8 @@ func (h *Holder) checkLeased(ctx context.Context, cand selection.Candidate) erro
 	}
 	o, err := h.Addresses.Leases.Holder(ctx, cand.Row.ENIID)
 	if err != nil {
-		return &refusal.Error{Code: refusal.TryAgain, Msg: fmt.Sprintf("device %s: the leases of its ENI cannot be read, so pods may use its addresses", cand.PCI), Err: err}
+		return &refusal.Error{Code: refusal.TryAgain, Msg: fmt.Sprintf("device %s: the leases of its ENI cannot be read, so pods may use its addresses", cand.PCI),
+			Err: err}
 	}
 	if o == nil {
 		return nil

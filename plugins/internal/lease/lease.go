@@ -1,5 +1,5 @@
-// Package lease decides which address of an ENI a pod that shares the ENI gets.
-// It is pure: leases go in and come out, and who keeps them is pkg/nodestate's.
+// Package lease decides which address of an ENI a pod that shares the ENI gets. It is
+// pure: it changes leases in memory, and pkg/nodestate stores them.
 package lease
 
 import (
@@ -13,33 +13,32 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// DefaultCoolDown is how long a released address is given to nobody: neighbours
-// keep an ARP entry that long without asking again, and peers their connections.
+// DefaultCoolDown is how long a released address stays unused. Neighbours keep an ARP
+// entry that long without asking again, and peers keep their connections.
 const DefaultCoolDown = 30 * time.Second
 
-// DefaultScarceCoolDown is the default where no other address is free: a pod that
-// cannot start is worse than a stray packet of the last one's peers. All pods that
-// share an ENI by ipvlan have its MAC, and others announce themselves, so it is not
-// for the neighbours' sake.
+// DefaultScarceCoolDown is the default while no other address is free: a pod that cannot
+// start is worse than a stray packet for an earlier pod. Neighbours are no reason to wait
+// longer: all ipvlan pods of an ENI have its MAC, and others announce theirs.
 const DefaultScarceCoolDown = 5 * time.Second
 
-// Request is what a pod wants.
+// Request is the request of one pod.
 type Request struct {
-	// Holder is who will hold the leases; its Address, State and FreeAt do not matter.
+	// Holder is the lease to write. Its Address, State and FreeAt are ignored.
 	Holder nodestate.Lease
-	// Families are those of which it wants an address each. None of them means IPv4,
-	// or IPv6 from an ENI that has no IPv4 for pods.
+	// Families lists the IP families of which the pod wants an address each. If it is
+	// empty, the pod gets IPv4, or IPv6 from an ENI without IPv4 for pods.
 	Families []string
-	// Addresses are to be these, and then the families do not matter.
+	// Addresses are the ones to lease, if there are any. Families is then ignored.
 	Addresses []netip.Addr
 }
 
-// Take gives a pod its addresses. A pod that has leases and asks again gets the same
-// ones. A pod that is started anew gets the addresses that its interface had, as long
-// as they cool. Now is the time since boot; gone says whether a holder's netns is
-// certainly no more. Such holders lose their addresses, which then cool down, but only
-// when no other is left. With an error, only these losses and Asked have changed.
-// Errors: *ExhaustedError, *HeldError, *RetiringError, *ForeignError.
+// Take leases addresses to a pod. An attachment that asks again gets the same ones. A
+// restarted pod gets the addresses that its interface had while they still cool down. Now
+// is the time since boot. If no address is left, Take first ends the leases of holders
+// whose netns is gone; these addresses then cool down. With an error, only these leases
+// and Asked have changed. Errors: *ExhaustedError, *HeldError, *RetiringError,
+// *ForeignError.
 func Take(l *nodestate.Leases, d *nodestate.Device, r Request, now time.Duration, gone func(nodestate.Netns) bool) ([]netip.Prefix, error) {
 	if len(r.Addresses) > 0 {
 		return takeThese(l, d, r, now)
@@ -84,7 +83,7 @@ func Take(l *nodestate.Leases, d *nodestate.Device, r Request, now time.Duration
 	return out, nil
 }
 
-// usual is the family that a pod gets which names none.
+// usual returns the family of a pod that names none.
 func usual(d *nodestate.Device, pools []nodestate.Pool) string {
 	for _, p := range pools {
 		if p.Size() > 0 {
@@ -97,7 +96,7 @@ func usual(d *nodestate.Device, pools []nodestate.Pool) string {
 	return nodestate.IPv4
 }
 
-// first is the first of these addresses that the pool has.
+// first returns the first of some addresses that is in the pool.
 func first(pool nodestate.Pool, of []netip.Addr) (netip.Prefix, bool) {
 	for _, a := range of {
 		if p, ok := pool.Find(a); ok {
@@ -129,8 +128,8 @@ func takeThese(l *nodestate.Leases, d *nodestate.Device, r Request, now time.Dur
 	return out, nil
 }
 
-// Free returns nil if a holder can be given an address now, or has it. Errors:
-// *HeldError, *RetiringError.
+// Free returns nil if a holder can get an address now, or has it. Errors: *HeldError,
+// *RetiringError.
 func Free(l *nodestate.Leases, a netip.Addr, holder *nodestate.Lease, now time.Duration) error {
 	if i, found := l.Find(a); found && l.Leases[i].Holds(now) && !l.Leases[i].HeldBy(holder.AttachmentID) && !leftBy(&l.Leases[i], holder) {
 		return &HeldError{Lease: l.Leases[i], Own: l.Leases[i].ContainerID == holder.ContainerID, Now: now}
@@ -141,21 +140,21 @@ func Free(l *nodestate.Leases, a netip.Addr, holder *nodestate.Lease, now time.D
 	return nil
 }
 
-// Give takes an attachment's addresses from it and has them cool down. It says
-// whether there was any.
+// Give ends an attachment's leases, which then cool down. It reports whether there was
+// any.
 func Give(l *nodestate.Leases, id nodestate.AttachmentID, now time.Duration) bool {
 	return giveAll(l, now, func(lease *nodestate.Lease) bool { return lease.AttachmentID == id })
 }
 
-// Drop takes from an attachment addresses that it never used, which are free at
-// once. It says whether there was any.
+// Drop ends the leases of addresses that an attachment never used, which are free at once.
+// It reports whether there was any.
 func Drop(l *nodestate.Leases, id nodestate.AttachmentID) bool {
 	n := len(l.Leases)
 	l.Leases = slices.DeleteFunc(l.Leases, func(lease nodestate.Lease) bool { return lease.HeldBy(id) })
 	return len(l.Leases) < n
 }
 
-// Collect does as Give for every attachment of a network that valid does not want to keep.
+// Collect is Give for every lease of a network that keep rejects.
 func Collect(l *nodestate.Leases, network string, now time.Duration, keep func(*nodestate.Lease) bool) bool {
 	return giveAll(l, now, func(lease *nodestate.Lease) bool { return lease.Network == network && !keep(lease) })
 }
@@ -170,7 +169,7 @@ func giveAll(l *nodestate.Leases, now time.Duration, of func(*nodestate.Lease) b
 	return given
 }
 
-// forget drops the leases that hold nothing any more.
+// forget removes leases that hold nothing.
 func forget(l *nodestate.Leases, now time.Duration) {
 	l.Leases = slices.DeleteFunc(l.Leases, func(lease nodestate.Lease) bool { return !lease.Holds(now) })
 }
@@ -179,7 +178,7 @@ func reclaim(l *nodestate.Leases, now time.Duration, gone func(nodestate.Netns) 
 	return giveAll(l, now, func(lease *nodestate.Lease) bool { return gone(lease.Netns) })
 }
 
-// Held are the addresses that an attachment has.
+// held returns the addresses that an attachment leases.
 func held(l *nodestate.Leases, id nodestate.AttachmentID) (out []netip.Addr) {
 	for _, lease := range l.Leases {
 		if lease.HeldBy(id) {
@@ -189,8 +188,8 @@ func held(l *nodestate.Leases, id nodestate.AttachmentID) (out []netip.Addr) {
 	return out
 }
 
-// left are the cooling addresses that the same interface of the same pod had before
-// the pod was started anew. Peers that still use them mean that pod.
+// left returns the cooling addresses that the same interface of the same pod had before
+// the pod was restarted. Peers that still use them mean that pod.
 func left(l *nodestate.Leases, holder *nodestate.Lease) (out []netip.Addr) {
 	for i := range l.Leases {
 		if leftBy(&l.Leases[i], holder) && !l.Retires(l.Leases[i].Address) {
@@ -204,8 +203,8 @@ func leftBy(lease, holder *nodestate.Lease) bool {
 	return lease.State == nodestate.LeaseCooling && lease.Pod != "" && lease.Pod == holder.Pod && lease.IfName == holder.IfName
 }
 
-// coolest is the address that has cooled longest, among the addresses that can be
-// given while no other is free.
+// coolest returns the address that has cooled longest, among those that may be leased
+// while no other is free.
 func coolest(l *nodestate.Leases, pool nodestate.Pool, now time.Duration) (best netip.Prefix, found bool) {
 	var at time.Duration
 	for i := range l.Leases {
@@ -246,12 +245,12 @@ func put(l *nodestate.Leases, holder nodestate.Lease, a netip.Addr) {
 	l.Leases = slices.Insert(l.Leases, i, holder)
 }
 
-// ExhaustedError says that every address which the ENI has for pods is taken.
+// ExhaustedError says that every address of the ENI for pods is taken.
 type ExhaustedError struct {
 	ENI    device.ENIID
 	Family string
 	nodestate.PoolCount
-	// Next is when the first cooling one is free; 0 when none is cooling.
+	// Next is the time until the first cooling address is free; 0 if none is cooling.
 	Next time.Duration
 }
 
@@ -271,10 +270,10 @@ func (e *ExhaustedError) Error() string {
 	return msg + "; assign more secondary addresses or a prefix to it"
 }
 
-// HeldError says that a requested address is somebody else's.
+// HeldError says that another attachment has a requested address.
 type HeldError struct {
 	nodestate.Lease
-	// Own: another interface of the same pod has it.
+	// Own: the holder is another interface of the same pod.
 	Own bool
 	Now time.Duration
 }
@@ -301,7 +300,7 @@ func (e *RetiringError) Error() string {
 	return fmt.Sprintf("address %s is being returned to its subnet; request another", e.Address)
 }
 
-// ForeignError says that a requested address is not one which the ENI has for pods.
+// ForeignError says that a requested address is not one of the ENI's for pods.
 type ForeignError struct {
 	ENI     device.ENIID
 	Address netip.Addr

@@ -195,15 +195,20 @@ func TestFamiliesAndPrefixes(t *testing.T) {
 		change func(*lease.Request)
 		want   string
 	}{
-		"prefix":            {dev("10.0.1.10/24", "10.0.1.16/28"), nil, "10.0.1.16/24"},
-		"secondary first":   {dev("10.0.1.10/24 10.0.1.9/24", "10.0.1.16/28"), nil, "10.0.1.9/24"},
-		"IPv6 where no v4":  {dev("10.0.1.10/24 2001:db8::9/64", "2001:db8:0:0:1::/80"), nil, "2001:db8:0:0:1::/64"},
-		"both":              {dev("10.0.1.10/24 10.0.1.11/24 2001:db8::9/64 2001:db8::a/64", ""), func(r *lease.Request) { r.Families = []string{"ipv4", "ipv6"} }, "10.0.1.11/24 2001:db8::a/64"},
-		"no v6":             {dev("10.0.1.10/24 10.0.1.11/24 2001:db8::9/64", ""), func(r *lease.Request) { r.Families = []string{"ipv4", "ipv6"} }, "eni-0000000a has no ipv6 address for pods…"},
-		"an IPv6 subnet":    {dev("2001:db8::9/64", ""), nil, "has no ipv6 address for pods that share it…"},
-		"nothing for pods":  {dev("10.0.1.10/24", ""), nil, "has no ipv4 address for pods that share it…"},
-		"asked for":         {dev("10.0.1.10/24", "10.0.1.16/28"), func(r *lease.Request) { r.Addresses = []netip.Addr{netip.MustParseAddr("10.0.1.20")} }, "10.0.1.20/24"},
-		"asked for primary": {dev("10.0.1.10/24 10.0.1.11/24", "10.0.1.16/28"), func(r *lease.Request) { r.Addresses = []netip.Addr{netip.MustParseAddr("10.0.1.10")} }, "has only 10.0.1.11, 10.0.1.16/28 (ipv4) and none (ipv6) for pods that share it…"},
+		"prefix":           {dev("10.0.1.10/24", "10.0.1.16/28"), nil, "10.0.1.16/24"},
+		"secondary first":  {dev("10.0.1.10/24 10.0.1.9/24", "10.0.1.16/28"), nil, "10.0.1.9/24"},
+		"IPv6 where no v4": {dev("10.0.1.10/24 2001:db8::9/64", "2001:db8:0:0:1::/80"), nil, "2001:db8:0:0:1::/64"},
+		"both": {dev("10.0.1.10/24 10.0.1.11/24 2001:db8::9/64 2001:db8::a/64", ""), func(r *lease.Request) { r.Families = []string{"ipv4", "ipv6"} },
+			"10.0.1.11/24 2001:db8::a/64"},
+		"no v6": {dev("10.0.1.10/24 10.0.1.11/24 2001:db8::9/64", ""), func(r *lease.Request) { r.Families = []string{"ipv4", "ipv6"} },
+			"eni-0000000a has no ipv6 address for pods…"},
+		"an IPv6 subnet":   {dev("2001:db8::9/64", ""), nil, "has no ipv6 address for pods that share it…"},
+		"nothing for pods": {dev("10.0.1.10/24", ""), nil, "has no ipv4 address for pods that share it…"},
+		"asked for": {dev("10.0.1.10/24", "10.0.1.16/28"), func(r *lease.Request) { r.Addresses = []netip.Addr{netip.MustParseAddr("10.0.1.20")} },
+			"10.0.1.20/24"},
+		"asked for primary": {dev("10.0.1.10/24 10.0.1.11/24", "10.0.1.16/28"),
+			func(r *lease.Request) { r.Addresses = []netip.Addr{netip.MustParseAddr("10.0.1.10")} },
+			"has only 10.0.1.11, 10.0.1.16/28 (ipv4) and none (ipv6) for pods that share it…"},
 	} {
 		r := ask("x")
 		if tt.change != nil {

@@ -28,7 +28,8 @@ var beyondSchema = []*regexp.Regexp{
 	regexp.MustCompile(`: -?[0-9]+[.eE][^ ]*: want`), // 1500.0 and 1.5e3 are whole numbers for a schema
 	regexp.MustCompile(`want an absolute path(;|$)`), // of another plugin, at any depth
 	// A key in another spelling: plugins read it all the same.
-	regexp.MustCompile(`^(delegate\.[^:]+: (multi-eni sets it|the delegate inherits it)|mtu: \d+, but delegate has an mtu|dns: |delegate\.[^:]+: unknown key|ipam\.[^:]+: unknown key \(did you mean type)`),
+	regexp.MustCompile(`^(delegate\.[^:]+: (multi-eni sets it|the delegate inherits it)|mtu: \d+, but delegate has an mtu|dns: |delegate\.[^:]+: unknown ` +
+		`key|ipam\.[^:]+: unknown key \(did you mean type)`),
 	regexp.MustCompile(`^delegate\.[^:]+: .*MAC address`),
 }
 
@@ -168,8 +169,10 @@ func TestSchemaAgrees(t *testing.T) {
 			agree(t, s, stdin)
 		}
 	}
-	values := []string{"null", `""`, "0", "1", "68", "-1", "1.5", "70000", "true", "[]", "{}", `"x"`, `["x"]`, `[null]`, `[{}]`, `{"type":"x"}`, `{"type":"eni-ipam"}`,
-		`{"type":"ipvlan"}`, `"0000:00:07.0"`, `"02:00:00:00:00:01"`, `"/x"`, `"/x/"`, `"1.1.0"`, `{"x":1}`, `[{"dst":"10.0.0.0/8"}]`, `[{"dst":"vpc"}]`, `"debug"`, `"0000:00:1f.7"`, `"0000:00:2f.0"`, "67", "255", "256", "3600", "3601", "65535", "65536", "2147483647", "2147483648"}
+	values := []string{"null", `""`, "0", "1", "68", "-1", "1.5", "70000", "true", "[]", "{}", `"x"`, `["x"]`, `[null]`, `[{}]`, `{"type":"x"}`,
+		`{"type":"eni-ipam"}`,
+		`{"type":"ipvlan"}`, `"0000:00:07.0"`, `"02:00:00:00:00:01"`, `"/x"`, `"/x/"`, `"1.1.0"`, `{"x":1}`, `[{"dst":"10.0.0.0/8"}]`, `[{"dst":"vpc"}]`,
+		`"debug"`, `"0000:00:1f.7"`, `"0000:00:2f.0"`, "67", "255", "256", "3600", "3601", "65535", "65536", "2147483647", "2147483648"}
 	for _, key := range slices.Concat(specKeys, ownKeys, []string{"cni.dev/x", "cni.dev/valid-attachments", "x"}) {
 		for _, value := range values {
 			if stdin := asNetconf([]byte(with(`,"` + key + `":` + value))); stdin != nil {
@@ -179,9 +182,11 @@ func TestSchemaAgrees(t *testing.T) {
 	}
 	for object, keys := range map[string][]string{
 		`,"select":{%s}`: selectKeys, `,"routes":[{"dst":"10.0.0.0/8",%s}]`: routeKeys, `,"ipam":{"type":"eni-ipam",%s}`: keysOf(ENIIPAM{}),
-		`,"ipam":{"type":"eni-ipam",%s},"delegate":{"type":"macvlan"}`: keysOf(ENIIPAM{}), `,"delegate":{"type":"macvlan",%s},"mtu":1500`: {"mode", "mtu", "mac", "deviceField", "master", "ipam", "type"},
-		`,"delegate":{"type":"host-device",%s}`: {"deviceField", "device"}, `,"delegate":{"type":"other",%s}`: {"deviceField"}, `,"runtimeConfig":{%s}`: {"deviceID", "mac", "ips", "CNIDeviceInfoFile"},
-		`,"args":{"cni":{%s}}`: {"mac", "ips"}, `,"dns":{%s}`: {"nameservers", "domain"}, `,"cni.dev/valid-attachments":[{"containerID":"a",%s}]`: {"ifname"},
+		`,"ipam":{"type":"eni-ipam",%s},"delegate":{"type":"macvlan"}`: keysOf(ENIIPAM{}), `,"delegate":{"type":"macvlan",%s},"mtu":1500`: {"mode", "mtu", "mac",
+			"deviceField", "master", "ipam", "type"},
+		`,"delegate":{"type":"host-device",%s}`: {"deviceField", "device"}, `,"delegate":{"type":"other",%s}`: {"deviceField"},
+		`,"runtimeConfig":{%s}`: {"deviceID", "mac", "ips", "CNIDeviceInfoFile"},
+		`,"args":{"cni":{%s}}`:  {"mac", "ips"}, `,"dns":{%s}`: {"nameservers", "domain"}, `,"cni.dev/valid-attachments":[{"containerID":"a",%s}]`: {"ifname"},
 	} {
 		for _, key := range keys {
 			for _, value := range values {

@@ -11,11 +11,11 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 )
 
-// asks are the keys of three places in which a runtime asks for things (CNI
-// conventions): the capabilities in runtimeConfig, args.cni, and CNI_ARGS.
+// asks are keys by which a runtime requests things (CNI conventions): in runtimeConfig, in
+// args.cni, and in CNI_ARGS.
 type asks struct{ capabilities, args, environment []string }
 
-// takers has the requests that each known plugin takes; no keys where it takes none.
+// takers lists the requests that each known plugin carries out.
 var takers = map[string]asks{
 	Type:          {[]string{"deviceID", "CNIDeviceInfoFile", "mac"}, []string{"mac"}, []string{"MAC"}},
 	"ipvlan":      {},
@@ -30,8 +30,8 @@ var takers = map[string]asks{
 	"whereabouts": {environment: []string{"IP", "GATEWAY"}},
 }
 
-// takes says whether multi-eni, the delegate or the IPAM plugin takes a key of a
-// place, so far as is known.
+// takes reports whether multi-eni, the delegate or the IPAM plugin takes a key. Unknown
+// plugins may take every key.
 func (c *Config) takes(key string, place func(asks) []string) bool {
 	return slices.ContainsFunc(c.types(), func(typ string) bool {
 		known, ok := takers[typ]
@@ -43,7 +43,7 @@ func capabilitiesOf(a asks) []string { return a.capabilities }
 func argsOf(a asks) []string         { return a.args }
 func environmentOf(a asks) []string  { return a.environment }
 
-// types returns the types of the plugins that have a part in an attachment.
+// types returns the types of the plugins that take part in an attachment.
 func (c *Config) types() []string {
 	out := []string{Type}
 	if c.Delegate != nil {
@@ -58,7 +58,7 @@ func (c *Config) types() []string {
 	return out
 }
 
-// checkRequests faults requests of a runtime that no plugin carries out.
+// checkRequests faults requests that no plugin carries out.
 func (d *decoder) checkRequests(c *Config) {
 	nobody := fmt.Sprintf("no plugin of this netconf uses it (%s)", strings.Join(c.types(), ", "))
 	if sub := d.object("runtimeConfig"); sub != nil {
@@ -77,13 +77,13 @@ func (d *decoder) checkRequests(c *Config) {
 	}
 }
 
-// given says whether a value asks for anything.
+// given reports whether a value requests anything.
 func given(raw json.RawMessage) bool {
 	return !slices.Contains([]string{"", "null", `""`, "[]", "{}"}, string(raw))
 }
 
-// CheckArgs refuses IP, GATEWAY and MAC of CNI_ARGS where no plugin takes them. Other
-// keys are the runtime's own.
+// CheckArgs refuses IP, GATEWAY and MAC of CNI_ARGS if no plugin takes them. Other keys
+// are the runtime's own.
 func (c *Config) CheckArgs(args map[string]string) error {
 	for _, key := range []string{"IP", "GATEWAY", "MAC"} {
 		if args[key] != "" && !c.takes(key, environmentOf) {
@@ -93,7 +93,7 @@ func (c *Config) CheckArgs(args map[string]string) error {
 	return nil
 }
 
-// cniArgs is args.cni; nil when there is none.
+// cniArgs returns args.cni; nil if absent.
 func (d *decoder) cniArgs() *decoder {
 	if sub := d.object("args"); sub != nil {
 		return sub.object("cni")
@@ -101,8 +101,8 @@ func (d *decoder) cniArgs() *decoder {
 	return nil
 }
 
-// requested reads the MAC that a runtime or the delegate's part asks for, and the
-// addresses. They must agree on one MAC, which every plugin then gets.
+// requested reads the requested addresses, and the MAC that the runtime or the delegate's
+// part requests. All must agree on one MAC.
 func (d *decoder) requested(c *Config) {
 	var where string
 	take := func(in *decoder, key string) {
@@ -129,8 +129,8 @@ func (d *decoder) requested(c *Config) {
 	c.IPs = d.requestedIPs()
 }
 
-// requestedIPs returns the addresses of runtimeConfig.ips and args.cni.ips, each once,
-// written with or without a prefix length.
+// requestedIPs returns the addresses of runtimeConfig.ips and args.cni.ips, each once. A
+// prefix length is ignored.
 func (d *decoder) requestedIPs() (out []netip.Addr) {
 	for _, sub := range []*decoder{d.object("runtimeConfig"), d.cniArgs()} {
 		var raw json.RawMessage
@@ -156,14 +156,14 @@ func (d *decoder) requestedIPs() (out []netip.Addr) {
 	return out
 }
 
-// TakesMAC says whether the delegate can give the pod's interface another MAC than
-// the device's, so far as is known.
+// TakesMAC reports whether the delegate can, or may, give the interface another MAC than
+// the device's.
 func (d *Delegate) TakesMAC() bool {
 	known, ok := takers[d.Type]
 	return !ok || slices.Contains(known.capabilities, "mac")
 }
 
-// OwnMTU says whether the delegate's part has an MTU of its own.
+// OwnMTU reports whether the delegate's part sets an MTU.
 func (d *Delegate) OwnMTU() bool {
 	var fields map[string]json.RawMessage
 	return json.Unmarshal(d.Raw, &fields) == nil && hasFold(fields, "mtu")

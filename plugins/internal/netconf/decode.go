@@ -11,7 +11,7 @@ import (
 	"strings"
 )
 
-// DecodeError is returned when stdin is not a JSON object.
+// DecodeError says that the input is not a JSON object.
 type DecodeError struct {
 	// Text is the input.
 	Text []byte
@@ -25,15 +25,15 @@ func (e *DecodeError) Error() string {
 // Unwrap returns the cause.
 func (e *DecodeError) Unwrap() error { return e.Err }
 
-// Fault is one thing that is wrong with a netconf.
+// Fault is one fault of a netconf.
 type Fault struct {
 	// Path is the field, as in select.nodeENI or routes[2].dst.
 	Path string
-	// Problem says the value and the way out.
+	// Problem has the value and the remedy.
 	Problem string
 }
 
-// InvalidError lists every fault of a netconf, in the order of their paths.
+// InvalidError lists every fault of a netconf, sorted by path.
 type InvalidError struct{ Faults []Fault }
 
 func (e *InvalidError) Error() string {
@@ -44,8 +44,8 @@ func (e *InvalidError) Error() string {
 	return "invalid netconf: " + strings.Join(parts, "; ")
 }
 
-// decoder reads the fields of one JSON object and notes faults under their
-// paths, shared by all objects of a netconf. A key that is null is absent.
+// decoder reads the fields of one JSON object. All decoders of a netconf share the list of
+// faults. A key with null is absent.
 type decoder struct {
 	fields map[string]json.RawMessage
 	whole  json.RawMessage
@@ -69,7 +69,7 @@ func newDecoder(stdin []byte) (*decoder, error) {
 	return d, nil
 }
 
-// canonical writes a JSON object with every key once, with its last value.
+// canonical returns a JSON object with every key once, with its last value.
 func canonical(stdin []byte) (json.RawMessage, error) {
 	dec := json.NewDecoder(bytes.NewReader(stdin))
 	dec.UseNumber()
@@ -93,7 +93,7 @@ func (d *decoder) fault(key, format string, args ...any) {
 	}
 }
 
-// faultAt says whether any of these fields, or something inside, has a fault.
+// faultAt reports whether one of the fields, or something inside it, has a fault.
 func (d *decoder) faultAt(keys ...string) bool {
 	return slices.ContainsFunc(*d.faults, func(f Fault) bool {
 		return slices.ContainsFunc(keys, func(k string) bool {
@@ -103,7 +103,7 @@ func (d *decoder) faultAt(keys ...string) bool {
 	})
 }
 
-// onlyKeys notes a fault for every key that is not known.
+// onlyKeys adds a fault for every unknown key.
 func (d *decoder) onlyKeys(known ...string) {
 	for _, key := range slices.Sorted(maps.Keys(d.fields)) {
 		if !slices.Contains(known, key) {
@@ -143,7 +143,7 @@ func (d *decoder) str(key string, dst *string) bool {
 	return true
 }
 
-// parseInto reads a string field and parses it; an empty string is absent.
+// parseInto parses a string field; an empty string is absent.
 func parseInto[T any](d *decoder, key string, dst *T, parse func(string) (T, error)) bool {
 	var s string
 	if !d.str(key, &s) || s == "" {
@@ -158,7 +158,7 @@ func parseInto[T any](d *decoder, key string, dst *T, parse func(string) (T, err
 	return true
 }
 
-// number reads a whole number from low to high; 0 counts as absent.
+// number reads a whole number from low to high; 0 is absent.
 func (d *decoder) number(key string, low, high int, want string) int {
 	var raw json.RawMessage
 	if !d.raw(key, &raw) {
@@ -184,8 +184,8 @@ func (d *decoder) oneOf(key string, dst *string, values ...string) {
 	*dst = v
 }
 
-// object returns the decoder of a field that is an object; nil when it is
-// absent or, with a fault, something else.
+// object returns the decoder of an object field; nil if it is absent, or with a fault no
+// object.
 func (d *decoder) object(key string) *decoder {
 	var raw json.RawMessage
 	if !d.raw(key, &raw) {
@@ -194,8 +194,8 @@ func (d *decoder) object(key string) *decoder {
 	return d.nested(key, raw)
 }
 
-// rawObject reads an object that is handed on as it is, when it has the form of
-// form; nil when it is absent or, with a fault, something else.
+// rawObject returns an object that is passed on unchanged. It must decode into form. Nil
+// if it is absent or, with a fault, of another form.
 func (d *decoder) rawObject(key string, form any, want string) json.RawMessage {
 	var raw json.RawMessage
 	if !d.raw(key, &raw) {
@@ -217,8 +217,8 @@ func (d *decoder) nested(key string, raw json.RawMessage) *decoder {
 	return &decoder{fields: fields, whole: raw, prefix: d.prefix + key + ".", faults: d.faults}
 }
 
-// list returns the decoders of a field that is a list of objects; an element
-// that is something else is a fault and nil.
+// list returns the decoders of a list of objects. An element that is no object is a fault
+// and nil.
 func (d *decoder) list(key string) []*decoder {
 	var raw json.RawMessage
 	if !d.raw(key, &raw) {
@@ -236,7 +236,7 @@ func (d *decoder) list(key string) []*decoder {
 	return out
 }
 
-// clip keeps a value in a message short.
+// clip shortens a value for a message.
 func clip(raw []byte) string {
 	const most = 60
 	if len(raw) > most {

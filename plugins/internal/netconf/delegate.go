@@ -20,11 +20,11 @@ type Delegate struct {
 	Shared bool
 }
 
-// delegateFields are the keys with which delegates are told their device, and
-// whether the key wants the PCI address or the interface's name.
+// delegateFields are the keys by which delegates take their device: true for the PCI
+// address, false for the interface's name.
 var delegateFields = map[string]bool{"deviceID": true, "pciBusID": true, "master": false, "device": false}
 
-// knownDelegates have keys of their own for the device; the first is the usual.
+// knownDelegates lists delegates with their keys for the device, the usual one first.
 var knownDelegates = map[string]struct {
 	fields []string
 	shared bool
@@ -36,10 +36,9 @@ var knownDelegates = map[string]struct {
 	"sriov":       {[]string{"deviceID"}, false},
 }
 
-// Keys of a delegate that only multi-eni may set: those that would lead to
-// another device, and those that it inherits. They are reserved in any case:
-// encoding/json, with which delegates read them, does not tell "Device" from
-// "device".
+// Keys of a delegate that only multi-eni sets: they select a device, or are inherited.
+// They are reserved in any case, since delegates read them with encoding/json, which
+// ignores case.
 var (
 	reservedDeviceKeys = []string{"master", "device", "deviceID", "pciBusID", "hwaddr", "kernelpath", "linkInContainer"}
 	inheritedKeys      = []string{"name", "cniVersion", "ipam", "args", "runtimeConfig", "prevResult", "dns"}
@@ -69,8 +68,8 @@ func (d *decoder) delegate() *Delegate {
 	return &Delegate{Plugin: *p, Field: field, Shared: knownDelegates[p.Type].shared}
 }
 
-// deviceField returns the key by which a delegate takes its device; "" with a
-// fault when nobody knows.
+// deviceField returns the key by which a delegate takes its device; "" with a fault if it
+// is unknown.
 func (d *decoder) deviceField(typ string) string {
 	var field string
 	d.oneOf("deviceField", &field, slices.Sorted(maps.Keys(delegateFields))...)
@@ -88,21 +87,20 @@ func (d *decoder) deviceField(typ string) string {
 	return field
 }
 
-// ReleasesAddresses says whether a delegate's successful DEL has always run its
-// IPAM plugin's. host-device's has not when there is no netns, and of others we
-// do not know.
+// ReleasesAddresses reports whether a delegate's successful DEL always runs DEL of its
+// IPAM plugin. Host-device does not without a netns, and other plugins are unknown.
 func ReleasesAddresses(delegate string) bool { return knownDelegates[delegate].shared }
 
-// MovesDevice says whether a delegate is known to put the device's own link into the
-// pod. No other link there can then be the delegate's.
+// MovesDevice reports whether a delegate is known to move the device's own link into the
+// pod, so that no other link there is the delegate's.
 func MovesDevice(delegate string) bool {
 	known, ok := knownDelegates[delegate]
 	return ok && !known.shared
 }
 
-// AddressesAlone says whether an IPAM plugin is known to look at nothing but its
-// own store, so that it can run while the device is still on its way into the
-// container. dhcp is not one of them: it asks through the interface.
+// AddressesAlone reports whether an IPAM plugin is known to use only its own store, so
+// that it can run while the device moves into the container. Dhcp asks through the
+// interface.
 func AddressesAlone(ipam string) bool {
 	switch ipam {
 	case "host-local", "static", "whereabouts":
@@ -111,8 +109,8 @@ func AddressesAlone(ipam string) bool {
 	return false
 }
 
-// TakesPrevResult says whether ADD hands the result of an earlier plugin of the list to
-// a delegate that reads it, so far as is known.
+// TakesPrevResult reports whether ADD gives the result of an earlier plugin to a delegate
+// that reads it, or may read it.
 func (c *Config) TakesPrevResult() bool {
 	if c.Delegate == nil || c.ENIIPAM != nil { // with eni-ipam it is the addresses
 		return false
@@ -121,20 +119,19 @@ func (c *Config) TakesPrevResult() bool {
 	return !known || c.Delegate.Type == "ipvlan"
 }
 
-// NeedsLink says whether the delegate is given the interface's name, so that
-// the device must have one.
+// NeedsLink reports whether the delegate takes the interface's name, so that the device
+// needs an interface.
 func (d *Delegate) NeedsLink() bool { return !delegateFields[d.Field] }
 
-// Passthru says whether a macvlan delegate keeps the device's own MAC.
+// Passthru reports whether a macvlan delegate keeps the device's own MAC.
 func (d *Delegate) Passthru() bool {
 	var fields struct{ Mode string }
 	return json.Unmarshal(d.Raw, &fields) == nil && fields.Mode == "passthru"
 }
 
-// DelegateConfig composes the delegate's netconf: its own keys, the device
-// under Field, and what it inherits from multi-eni. Link is the interface's
-// name and may be "" when the delegate does not need it; both are "" for GC and
-// STATUS, which concern no device.
+// DelegateConfig composes the delegate's netconf: its own keys, the device under Field,
+// and the keys that it inherits. Link is the interface's name, and may be "" if the
+// delegate does not need it. For GC and STATUS pci and link are "".
 func (c *Config) DelegateConfig(pci device.PCIAddress, link string, mtu int) (json.RawMessage, error) {
 	var fields map[string]json.RawMessage
 	if err := json.Unmarshal(c.Delegate.Raw, &fields); err != nil {
@@ -163,8 +160,8 @@ func (c *Config) DelegateConfig(pci device.PCIAddress, link string, mtu int) (js
 	return compose(c.Delegate.Type, own)
 }
 
-// IPAMConfig composes the netconf that an IPAM plugin gets: of multi-eni's, as CNI
-// spec 1.1.0 section 4 has it, the keys that are every plugin's.
+// IPAMConfig composes the netconf of an IPAM plugin from the keys that every plugin gets
+// (CNI spec 1.1.0 section 4).
 func (c *Config) IPAMConfig() (json.RawMessage, error) {
 	conf := c.inherited(c.DeviceID)
 	conf["type"] = Type
@@ -174,9 +171,8 @@ func (c *Config) IPAMConfig() (json.RawMessage, error) {
 	return compose(c.IPAM.Type, conf)
 }
 
-// PluginVersion is the version of the CNI spec in which other plugins are called. It is
-// the netconf's, but for those before 0.3.0, whose results name no interface and
-// cannot be without an address.
+// PluginVersion is the CNI version in which other plugins are called: the netconf's, but
+// at least 0.3.1. Results before 0.3.0 name no interface and need an address.
 func (c *Config) PluginVersion() string {
 	switch c.CNIVersion {
 	case "", "0.1.0", "0.2.0":
@@ -185,8 +181,8 @@ func (c *Config) PluginVersion() string {
 	return c.CNIVersion
 }
 
-// inherited are the keys that another plugin gets from multi-eni's netconf, for a
-// device: none that has not been read.
+// inherited returns the keys that another plugin gets from multi-eni's netconf, for a
+// device. All of them have been validated.
 func (c *Config) inherited(pci device.PCIAddress) map[string]any {
 	out := map[string]any{"cniVersion": c.PluginVersion(), "name": c.Name}
 	if c.IPAM != nil {
@@ -215,7 +211,7 @@ func hasFold(fields map[string]json.RawMessage, key string) bool {
 	return containsFold(slices.Collect(maps.Keys(fields)), key)
 }
 
-// WithPrevResult returns a plugin's netconf with that prevResult.
+// WithPrevResult returns a plugin's netconf with another prevResult; nil keeps it.
 func WithPrevResult(conf, prev json.RawMessage) (json.RawMessage, error) {
 	var fields map[string]json.RawMessage
 	if err := json.Unmarshal(conf, &fields); err != nil {
@@ -227,9 +223,9 @@ func WithPrevResult(conf, prev json.RawMessage) (json.RawMessage, error) {
 	return json.Marshal(fields)
 }
 
-// runtimeConfigFor keeps the runtime's deviceID in step with the device that
-// was selected: host-device prefers it over its own keys. It has the MAC that the
-// runtime asks for wherever it does.
+// runtimeConfigFor returns runtimeConfig for a plugin. DeviceID stays only if it is the
+// selected device, since host-device prefers it to its own keys. Mac is the requested MAC,
+// from wherever it was requested.
 func (c *Config) runtimeConfigFor(pci device.PCIAddress) json.RawMessage {
 	fields := map[string]json.RawMessage{}
 	if json.Unmarshal(c.RuntimeConfig, &fields) != nil && c.MAC == "" { // there is none: else it was read as an object

@@ -169,17 +169,20 @@ func TestDelegateRuntimeConfig(t *testing.T) {
 
 func TestDelegateFaults(t *testing.T) {
 	for delegate, want := range map[string]string{
-		`{}`:                `delegate.type: "": want the file name of a CNI plugin, such as host-local`,
-		`{"type":"a/b"}`:    `delegate.type: "a/b": want the file name of a CNI plugin, such as host-local`,
-		`{"type":"bridge"}`: `delegate.deviceField: is missing; name the key by which bridge takes its device: deviceID or pciBusID (PCI address), master or device (interface name)`,
-		`{"type":"bridge","deviceField":"bridge"}`:      `delegate.deviceField: "bridge": want one of device, deviceID, master, pciBusID`,
-		`{"type":"bridge","deviceField":1}`:             `delegate.deviceField: 1: want a string`,
-		`{"type":"ipvlan","deviceField":"device"}`:      `delegate.deviceField: "device": ipvlan takes its device by the key master; remove deviceField`,
-		`{"type":"host-device","deviceField":"master"}`: `delegate.deviceField: "master": host-device takes its device by the key pciBusID or device; remove deviceField`,
-		`{"type":"sriov","deviceField":"device"}`:       `delegate.deviceField: "device": sriov takes its device by the key deviceID; remove deviceField`,
-		`{"type":"ipvlan","Type":"x"}`:                  `delegate.Type: is type in another spelling, and other plugins may read either one; remove one`,
-		`{"type":"ipvlan","mode":"l2","mode":"l3"}`:     `delegate.mode: is given twice; remove one`,
-		`{"Type":"ipvlan"}`:                             `delegate.Type: unknown key (did you mean type?); remove it; delegate.type: "": want the file name of a CNI plugin, such as host-local`,
+		`{}`:             `delegate.type: "": want the file name of a CNI plugin, such as host-local`,
+		`{"type":"a/b"}`: `delegate.type: "a/b": want the file name of a CNI plugin, such as host-local`,
+		`{"type":"bridge"}`: `delegate.deviceField: is missing; name the key by which bridge takes its device: deviceID or pciBusID (PCI address), master or ` +
+			`device (interface name)`,
+		`{"type":"bridge","deviceField":"bridge"}`: `delegate.deviceField: "bridge": want one of device, deviceID, master, pciBusID`,
+		`{"type":"bridge","deviceField":1}`:        `delegate.deviceField: 1: want a string`,
+		`{"type":"ipvlan","deviceField":"device"}`: `delegate.deviceField: "device": ipvlan takes its device by the key master; remove deviceField`,
+		`{"type":"host-device","deviceField":"master"}`: `delegate.deviceField: "master": host-device takes its device by the key pciBusID or device; remove ` +
+			`deviceField`,
+		`{"type":"sriov","deviceField":"device"}`:   `delegate.deviceField: "device": sriov takes its device by the key deviceID; remove deviceField`,
+		`{"type":"ipvlan","Type":"x"}`:              `delegate.Type: is type in another spelling, and other plugins may read either one; remove one`,
+		`{"type":"ipvlan","mode":"l2","mode":"l3"}`: `delegate.mode: is given twice; remove one`,
+		`{"Type":"ipvlan"}`: `delegate.Type: unknown key (did you mean type?); remove it; delegate.type: "": want the file name of ` +
+			`a CNI plugin, such as host-local`,
 	} {
 		checkFaults(t, with(`,"delegate":`+delegate), "invalid netconf: "+want)
 	}
@@ -224,11 +227,13 @@ func TestReleasesAddresses(t *testing.T) {
 
 func FuzzParse(f *testing.F) {
 	f.Add([]byte(with(inherited)))
-	for _, delegate := range []string{`{"type":"ipvlan"}`, `{"type":"host-device","deviceField":"device"}`, `{"type":"x","deviceField":"deviceID","Device":"eth0"}`} {
+	for _, delegate := range []string{`{"type":"ipvlan"}`, `{"type":"host-device","deviceField":"device"}`,
+		`{"type":"x","deviceField":"deviceID","Device":"eth0"}`} {
 		f.Add([]byte(with(inherited + `,"delegate":` + delegate)))
 	}
 	f.Add([]byte(with(`,"mtu":9001,"routes":[{"dst":"10.0.0.0/8","gw":"10.0.0.1","scope":0}],"dataDir":"/d","cni.dev/valid-attachments":null`)))
-	f.Add([]byte(with(`,"ipam":{"type":"eni-ipam","addresses":"all","families":["ipv6"],"routes":[{"dst":"10.0.0.0/8"}]},"runtimeConfig":{"ips":["10.0.2.15/24"]}`)))
+	f.Add([]byte(with(`,"ipam":{"type":"eni-ipam","addresses":"all","families":["ipv6"],"routes":[{"dst":"10.0.0.0/8"}]},` +
+		`"runtimeConfig":{"ips":["10.0.2.15/24"]}`)))
 	own := nodestate.Device{Addresses: []netip.Prefix{netip.MustParsePrefix("10.0.2.15/24"), netip.MustParsePrefix("fd00::15/64")}}
 	f.Fuzz(func(t *testing.T, stdin []byte) {
 		c, err := Parse(stdin)

@@ -13,13 +13,12 @@ import (
 	"github.com/multi-eni/multi-eni-cni/plugins/internal/lease"
 )
 
-// ENIIPAMType is the ipam.type by which a pod gets the addresses that the VPC
-// routes to its ENI.
+// ENIIPAMType is the ipam.type that gives a pod the addresses of its ENI.
 const ENIIPAMType = "eni-ipam"
 
-// ENIIPAM is the key ipam with the type eni-ipam. Who has an ENI to himself has
-// its addresses. Pods that share one get a lease each: of a secondary address, or
-// of one out of a prefix that is delegated to the ENI.
+// ENIIPAM is the key ipam with the type eni-ipam. A pod that owns an ENI gets the ENI's
+// addresses. Pods that share an ENI lease a secondary address each, or one of a delegated
+// prefix.
 type ENIIPAM struct {
 	// How many addresses the pod gets. `one` is the primary address of each family; `all`
 	// adds the secondary addresses, for a pod that owns the ENI. Pods that share an ENI get
@@ -40,8 +39,8 @@ type ENIIPAM struct {
 	// Folder of the leases.
 	DataDir string `key:"dataDir,\"/var/lib/cni/eni-ipam\""`
 
-	// Requested are the runtime's, by runtimeConfig.ips and args.cni.ips: these and no
-	// other.
+	// Requested has the addresses of runtimeConfig.ips and args.cni.ips. If there are any,
+	// the pod gets these only.
 	Requested []netip.Addr
 }
 
@@ -50,8 +49,7 @@ const (
 	addressesAll = "all"
 )
 
-// eniIPAM reads what ipam() has found to be ours. More are keys that it may have
-// besides.
+// eniIPAM reads the key ipam; nil if its type is another. More lists further allowed keys.
 func (d *decoder) eniIPAM(p *Plugin, more ...string) *ENIIPAM {
 	if p == nil || p.Type != ENIIPAMType {
 		return nil
@@ -89,7 +87,7 @@ func (d *decoder) eniIPAM(p *Plugin, more ...string) *ENIIPAM {
 	return e
 }
 
-// checkSharing faults what of eni-ipam does not go with the delegate.
+// checkSharing faults keys that do not fit the delegate.
 func (e *ENIIPAM) checkSharing(d *decoder, delegate *Delegate) {
 	if sub := d.object("ipam"); (delegate == nil || !delegate.Shared) && given(sub.fields["coolDown"]) {
 		sub.fault("coolDown", "%s: only pods that share the ENI lease addresses; remove the key", clip(sub.fields["coolDown"]))
@@ -103,8 +101,8 @@ func (e *ENIIPAM) checkSharing(d *decoder, delegate *Delegate) {
 	}
 }
 
-// ParseRequestedIP reads an address that a runtime asks for, with or without a
-// length: what length it has is the subnet's to say.
+// ParseRequestedIP parses a requested address, and ignores a prefix length: the subnet
+// determines it.
 func ParseRequestedIP(s string) (netip.Addr, error) {
 	bare, _, _ := strings.Cut(s, "/")
 	addr, err := netip.ParseAddr(bare)
@@ -114,9 +112,9 @@ func ParseRequestedIP(s string) (netip.Addr, error) {
 	return addr.Unmap(), nil
 }
 
-// Pick returns the addresses, with the lengths of their subnets, that a pod with
-// the whole device gets. Requested are those of CNI_ARGS; with those of the
-// netconf they take the place of every other choice.
+// Pick returns the addresses of a pod that owns the device, with the lengths of their
+// subnets. Requested comes from CNI_ARGS. If there are requests, there or in the netconf,
+// they replace every other choice.
 func (e *ENIIPAM) Pick(d nodestate.Device, requested ...netip.Addr) ([]netip.Prefix, error) {
 	if len(d.Addresses) == 0 {
 		return nil, ErrNoAddressYet
@@ -142,12 +140,12 @@ func (e *ENIIPAM) Pick(d nodestate.Device, requested ...netip.Addr) ([]netip.Pre
 	return out, nil
 }
 
-// Secondary says whether Pick may give other addresses than the primary ones.
+// Secondary reports whether Pick may give other addresses than the primary ones.
 func (e *ENIIPAM) Secondary(requested ...netip.Addr) bool {
 	return e.Addresses == addressesAll || len(e.Requested)+len(requested) > 0
 }
 
-// ErrNoAddressYet says that the daemon has not learned the ENI's addresses.
+// ErrNoAddressYet says that the daemon does not know the ENI's addresses yet.
 var ErrNoAddressYet = errors.New("the addresses of the ENI are not known yet; multi-enid learns them from the instance metadata, see multi-enid status")
 
 func pickRequested(d nodestate.Device, requested []netip.Addr) (out []netip.Prefix, err error) {
@@ -164,7 +162,7 @@ func pickRequested(d nodestate.Device, requested []netip.Addr) (out []netip.Pref
 	return out, nil
 }
 
-// owned is an address of the device, or of a prefix that is delegated to it.
+// owned finds an address of the device or of its prefixes.
 func owned(d nodestate.Device, a netip.Addr) (netip.Prefix, bool) {
 	for _, p := range d.Addresses {
 		if p.Addr() == a {
@@ -179,8 +177,8 @@ func owned(d nodestate.Device, a netip.Addr) (netip.Prefix, bool) {
 	return netip.Prefix{}, false
 }
 
-// ResolveRoutes returns the routes for a pod with these addresses of a device:
-// vpc is replaced by the VPC's networks.
+// ResolveRoutes returns the routes of a pod with these addresses, with the VPC's networks
+// in place of vpc.
 func (e *ENIIPAM) ResolveRoutes(d nodestate.Device, addresses []netip.Prefix) (out []Route, err error) {
 	v4 := slices.ContainsFunc(addresses, func(p netip.Prefix) bool { return p.Addr().Is4() })
 	for _, r := range e.Routes {
@@ -203,14 +201,13 @@ func (e *ENIIPAM) ResolveRoutes(d nodestate.Device, addresses []netip.Prefix) (o
 	return out, nil
 }
 
-// Request is what a pod that shares the ENI wants. Requested are those of
-// CNI_ARGS.
+// Request returns the request of a pod that shares the ENI. Requested comes from CNI_ARGS.
 func (e *ENIIPAM) Request(holder nodestate.Lease, requested ...netip.Addr) lease.Request {
 	holder.CoolDown, holder.ScarceCoolDown = e.CoolDown, e.ScarceCoolDown
 	return lease.Request{Holder: holder, Families: e.Families, Addresses: slices.Concat(e.Requested, requested)}
 }
 
-// list has addresses without their lengths, then prefixes.
+// list joins addresses without their lengths, then prefixes.
 func list(addresses []netip.Prefix, prefixes ...netip.Prefix) string {
 	var out []string
 	for _, a := range addresses {

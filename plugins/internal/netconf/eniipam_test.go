@@ -17,23 +17,26 @@ import (
 
 func TestENIIPAMFaults(t *testing.T) {
 	for ipam, want := range map[string]string{
-		`"adresses":"all"`:                               `ipam.adresses: unknown key (did you mean addresses?); remove it`,
-		`"addresses":"some"`:                             `ipam.addresses: "some": want one of one, all`,
-		`"families":[]`:                                  `ipam.families: []: want a list of "ipv4" and "ipv6", each once, or leave it out`,
-		`"families":["ipv4","ipv4"]`:                     `ipam.families: ["ipv4","ipv4"]: want a list of "ipv4" and "ipv6", each once, or leave it out`,
-		`"families":["ipv5"]`:                            `ipam.families: ["ipv5"]: want a list of "ipv4" and "ipv6", each once, or leave it out`,
-		`"routes":[{"gw":"10.0.0.1"}]`:                   `ipam.routes[0].dst: is missing; give a network such as 10.0.0.0/8`,
-		`"routes":[{"dst":"::/0"}]`:                      `ipam.routes[0].gw: is missing, and the VPC's IPv6 router has no fixed address; give gw, or remove the route: the router announces itself`,
-		`"x":1},"runtimeConfig":{"ips":"10.0.1.1"`:       `runtimeConfig.ips: "10.0.1.1": want a list of addresses such as 10.0.1.15/24`,
-		`"x":1},"runtimeConfig":{"ips":["here"]`:         `runtimeConfig.ips[0]: "here": want an address such as 10.0.1.15/24`,
-		`"x":1},"delegate":{"type":"vlan"`:               `ipam.type: "eni-ipam": the VPC does not deliver the ENI's addresses inside a VLAN; use delegate ipvlan, or another IPAM plugin`,
+		`"adresses":"all"`:             `ipam.adresses: unknown key (did you mean addresses?); remove it`,
+		`"addresses":"some"`:           `ipam.addresses: "some": want one of one, all`,
+		`"families":[]`:                `ipam.families: []: want a list of "ipv4" and "ipv6", each once, or leave it out`,
+		`"families":["ipv4","ipv4"]`:   `ipam.families: ["ipv4","ipv4"]: want a list of "ipv4" and "ipv6", each once, or leave it out`,
+		`"families":["ipv5"]`:          `ipam.families: ["ipv5"]: want a list of "ipv4" and "ipv6", each once, or leave it out`,
+		`"routes":[{"gw":"10.0.0.1"}]`: `ipam.routes[0].dst: is missing; give a network such as 10.0.0.0/8`,
+		`"routes":[{"dst":"::/0"}]`: `ipam.routes[0].gw: is missing, and the VPC's IPv6 router has no fixed address; give gw, or remove ` +
+			`the route: the router announces itself`,
+		`"x":1},"runtimeConfig":{"ips":"10.0.1.1"`: `runtimeConfig.ips: "10.0.1.1": want a list of addresses such as 10.0.1.15/24`,
+		`"x":1},"runtimeConfig":{"ips":["here"]`:   `runtimeConfig.ips[0]: "here": want an address such as 10.0.1.15/24`,
+		`"x":1},"delegate":{"type":"vlan"`: `ipam.type: "eni-ipam": the VPC does not deliver the ENI's addresses inside a VLAN; use delegate ` +
+			`ipvlan, or another IPAM plugin`,
 		`"addresses":"all"},"delegate":{"type":"ipvlan"`: `ipam.addresses: "all" is for a pod that owns the ENI, but delegate ipvlan shares it; remove the key`,
-		`"coolDown":"30s"`:                               `ipam.coolDown: "30s": want seconds between 0 and 3600`,
-		`"coolDown":7`:                                   `ipam.coolDown: 7: only pods that share the ENI lease addresses; remove the key`,
-		`"coolDown":-1`:                                  `ipam.coolDown: -1: want seconds between 0 and 3600`,
-		`"dataDir":"leases"`:                             `ipam.dataDir: "leases": want an absolute path without "..", "//" or a slash at the end`,
-		`"routes":[{"dst":"vpc","gw":"fd00::1"}]`:        `ipam.routes[0].gw: fd00::1 is not of the same IP family as routes[0].dst vpc; give a gateway of that family`,
-		`"select":{}`:                                    `ipam.select: unknown key; remove it`,
+		`"coolDown":"30s"`:   `ipam.coolDown: "30s": want seconds between 0 and 3600`,
+		`"coolDown":7`:       `ipam.coolDown: 7: only pods that share the ENI lease addresses; remove the key`,
+		`"coolDown":-1`:      `ipam.coolDown: -1: want seconds between 0 and 3600`,
+		`"dataDir":"leases"`: `ipam.dataDir: "leases": want an absolute path without "..", "//" or a slash at the end`,
+		`"routes":[{"dst":"vpc","gw":"fd00::1"}]`: `ipam.routes[0].gw: fd00::1 is not of the same IP family as routes[0].dst vpc; give a gateway of that ` +
+			`family`,
+		`"select":{}`: `ipam.select: unknown key; remove it`,
 	} {
 		_, err := Parse([]byte(with(`,"ipam":{"type":"eni-ipam",` + ipam + `}`)))
 		var invalid *InvalidError
@@ -108,10 +111,11 @@ func TestParseIPAM(t *testing.T) {
 		`{"name":"n","type":"x","ipam":{"type":"eni-ipam"}}`:                                           "ipam.select: names no ENI",
 		`{"name":"n","type":"x","ipam":{"type":"host-local"}}`:                                         "ipam.type: \"host-local\": want \"eni-ipam\"",
 		`{"name":"n","type":"x"}`: "ipam.type: \"\": want \"eni-ipam\"",
-		`{"name":"n","type":"macvlan","master":"a/b","ipam":{"type":"eni-ipam"}}`:                                "ipam.select: names no ENI",
-		`{"name":"n","type":"macvlan","master":"eth1","ipam":{"type":"eni-ipam","addresses":"all"}}`:             "ipam.addresses: \"all\" is for a pod",
-		`{"name":"n","type":"x","ipam":{"type":"eni-ipam","select":{"node":"a"}}}`:                               "ipam.select.node: unknown key",
-		`{"name":"n","type":"x","deviceID":"0000:00:07.0","pciBusID":"0000:00:08.0","ipam":{"type":"eni-ipam"}}`: "pciBusID: 0000:00:08.0, but deviceID is 0000:00:07.0",
+		`{"name":"n","type":"macvlan","master":"a/b","ipam":{"type":"eni-ipam"}}`:                    "ipam.select: names no ENI",
+		`{"name":"n","type":"macvlan","master":"eth1","ipam":{"type":"eni-ipam","addresses":"all"}}`: "ipam.addresses: \"all\" is for a pod",
+		`{"name":"n","type":"x","ipam":{"type":"eni-ipam","select":{"node":"a"}}}`:                   "ipam.select.node: unknown key",
+		`{"name":"n","type":"x","deviceID":"0000:00:07.0","pciBusID":"0000:00:08.0","ipam":{"type":"eni-ipam"}}`: "pciBusID: 0000:00:08.0, but deviceID is " +
+			"0000:00:07.0",
 	} {
 		c, err := ParseIPAM([]byte(conf))
 		switch {
@@ -144,7 +148,8 @@ func TestResolveRoutes(t *testing.T) {
 	for _, r := range routes {
 		got = append(got, fmt.Sprint(r.Dst, r.Gateway, r.Priority, r.VPC))
 	}
-	if want := []string{"10.0.0.0/16 invalid IP 7 false", "100.64.0.0/16 invalid IP 7 false", "192.0.2.0/24 10.0.1.9 0 false"}; !slices.Equal(got, want) || err != nil {
+	if want := []string{"10.0.0.0/16 invalid IP 7 false", "100.64.0.0/16 invalid IP 7 false", "192.0.2.0/24 10.0.1.9 0 false"}; !slices.Equal(got, want) ||
+		err != nil {
 		t.Errorf("routes %q, %v; want %q", got, err, want)
 	}
 	if _, err := c.ENIIPAM.ResolveRoutes(d, []netip.Prefix{netip.MustParsePrefix("fd00::15/64")}); err == nil {

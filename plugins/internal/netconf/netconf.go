@@ -1,6 +1,5 @@
-// Package netconf turns what a runtime hands to multi-eni (stdin, CNI_ARGS)
-// into a validated Config, and a Config and a device into the netconf of a
-// delegate. It is pure: no function reads a file or the environment.
+// Package netconf validates a netconf as a Config, and makes the netconf of a delegate
+// from a Config and a device. It is pure: no function reads a file or the environment.
 package netconf
 
 import (
@@ -20,9 +19,9 @@ import (
 // Type is the type by which a netconf names multi-eni.
 const Type = "multi-eni"
 
-// Config is a validated netconf. The tag key is the key of the netconf and what
-// a value of it looks like. docs/netconf.md and conf/netconf.schema.json are made of
-// the tags and of the comments, up to a line ---; go generate writes them.
+// Config is a validated netconf. The tag key gives the key of the netconf and an example
+// of its value. docs/netconf.md and conf/netconf.schema.json are made of the tags and of
+// the comments up to a line ---; go generate writes them.
 type Config struct {
 	// Version of the CNI spec for the result: 0.1.0 to 1.1.0. Prefer 1.0.0 or later. Without
 	// the key, or with "", it is 0.1.0. Before 0.3.0 a result has one address of each family
@@ -38,10 +37,10 @@ type Config struct {
 	// `runtimeConfig.deviceID`, `deviceID` and `pciBusID`, so you need not. All three must
 	// be the same.
 	// ---
-	// The zero value when none was allocated.
+	// "" if none was allocated.
 	DeviceID device.PCIAddress `key:"deviceID,\"0000:00:07.0\""`
-	// Interface is the host's interface that another plugin's netconf names; eni-ipam
-	// finds its ENI by it.
+	// Interface is the host's interface that another plugin's netconf names, from which
+	// eni-ipam finds its ENI.
 	Interface string
 	// The plugin that makes the pod's interface from the device. Without it, the pod gets
 	// the device itself.
@@ -49,36 +48,34 @@ type Config struct {
 	// The plugin that gives the pod addresses. Without it, the pod gets none. The type
 	// `eni-ipam` is built in: it gives the ENI's own addresses and starts no process.
 	IPAM *Plugin `key:"ipam,object"`
-	// ENIIPAM is not nil where ipam.type is eni-ipam; IPAM is nil then.
+	// ENIIPAM is set if ipam.type is eni-ipam; IPAM is nil then.
 	ENIIPAM *ENIIPAM
 	// MTU of the pod's interface in octets, 68 to 65535. Without the key, or with 0, it is
 	// the MTU of the NodeENI.
 	MTU int `key:"mtu,9001"`
 	// Routes of the pod, besides those that the IPAM plugin gives.
 	Routes []Route `key:"routes,list of objects"`
-	// DNS, Args, RuntimeConfig and PrevResult are as the runtime wrote them;
-	// nil when absent.
+	// DNS, Args, RuntimeConfig and PrevResult are the runtime's JSON; nil if absent.
 	DNS, Args, RuntimeConfig, PrevResult json.RawMessage
-	// MAC is the one on which runtimeConfig.mac, args.cni.mac and the delegate's mac
-	// agree. IPs are the addresses of runtimeConfig.ips and args.cni.ips. Neither is
-	// given when nobody asks.
+	// MAC is requested by runtimeConfig.mac, args.cni.mac and the delegate's mac, which
+	// must agree. IPs are the addresses of runtimeConfig.ips and args.cni.ips. Empty if
+	// nobody asks.
 	MAC device.MAC
 	IPs []netip.Addr
 	// DeviceInfoFile is runtimeConfig.CNIDeviceInfoFile (device-info spec 1.1.0).
 	DeviceInfoFile string
 	Paths          Paths
-	// ValidAttachments is GC's list; nil when the key is absent, which is not
-	// the same as an empty list.
+	// ValidAttachments is GC's list; nil if the key is absent. An empty list differs from
+	// nil.
 	ValidAttachments []nodestate.AttachmentID
-	// Refused is why ADD takes no such netconf, whatever device it is given; nil when it
-	// does. No ADD has ever made anything of a refused netconf.
+	// Refused is the error with which ADD refuses the netconf for any device, so no ADD
+	// has made anything of it; nil if ADD accepts it.
 	Refused error
-	// Raw is the whole netconf, for the attachment record.
-	// Every key is in it once.
+	// Raw is the whole netconf with every key once, for the attachment record.
 	Raw json.RawMessage
 }
 
-// Select says which device is wanted: every field that is set must hold.
+// Select selects a device: every field that is set must match.
 type Select struct {
 	// Name of the NodeENI that declares the ENI.
 	NodeENI string `key:"nodeENI,\"dataplane-a\""`
@@ -99,10 +96,10 @@ type Select struct {
 // Shares reports whether the delegate lets several pods use the device.
 func (c *Config) Shares() bool { return c.Delegate != nil && c.Delegate.Shared }
 
-// Empty says whether nothing is selected.
+// Empty reports whether nothing is selected.
 func (s Select) Empty() bool { return s == Select{} }
 
-// String names the fields that are set, for messages.
+// String lists the fields that are set, for messages.
 func (s Select) String() string {
 	var parts []string
 	for _, f := range []struct{ name, value string }{
@@ -116,7 +113,7 @@ func (s Select) String() string {
 	return strings.Join(parts, " ")
 }
 
-// Matches says whether a device of the inventory has every selected property.
+// Matches reports whether a device has every selected property.
 func (s Select) Matches(d nodestate.Device) bool {
 	return (s.NodeENI == "" || s.NodeENI == d.NodeENI) &&
 		(s.ENIID == "" || s.ENIID == d.ENIID) &&
@@ -126,8 +123,7 @@ func (s Select) Matches(d nodestate.Device) bool {
 		(s.ResourceName == "" || s.ResourceName == d.ResourceName)
 }
 
-// Paths are the places of the node's files. A netconf may set them only where
-// no policy exists.
+// Paths are the node's files. A netconf may set them only without a policy.
 type Paths struct {
 	// Folder of the attachment records.
 	DataDir string `key:"dataDir,\"/var/lib/cni/multi-eni\""`
@@ -154,8 +150,7 @@ func DefaultPaths() Paths {
 
 // The keys of a netconf.
 var (
-	// Runtimes (libcni, Multus) inject these, or the CNI spec defines them for
-	// every plugin.
+	// Runtimes (libcni, Multus) inject these keys, or the CNI spec defines them.
 	specKeys = []string{
 		"cniVersion", "cniVersions", "name", "type", "args", "capabilities", "disableCheck", "disableGC", "loadOnlyInlinedPlugins",
 		"dns", "prevResult", "runtimeConfig", "deviceID", "pciBusID", "ipam",
@@ -167,7 +162,7 @@ var (
 	logLevels  = []string{"debug", "info", "warning", "error"}
 )
 
-// keysOf are the keys that the fields of a struct have in their tags.
+// keysOf returns the keys in the tags of a struct's fields.
 func keysOf(of any) (keys []string) {
 	t := reflect.TypeOf(of)
 	for i := range t.NumField() {
@@ -178,7 +173,7 @@ func keysOf(of any) (keys []string) {
 	return keys
 }
 
-// suggestions are what a misspelt key of the netconf may mean.
+// suggestions returns the keys that a misspelt key may mean.
 func suggestions() []string {
 	all := slices.Concat(ownKeys, specKeys)
 	for _, key := range selectKeys {
@@ -187,9 +182,8 @@ func suggestions() []string {
 	return all
 }
 
-// Parse checks a netconf as ADD and CHECK need it. A netconf that is not JSON
-// is a *DecodeError, and one of a CNI version that is not known a *VersionError;
-// every other fault is in one *InvalidError.
+// Parse checks a netconf for ADD and CHECK. Errors: *DecodeError if it is not JSON,
+// *VersionError if its CNI version is unknown, and *InvalidError with every other fault.
 func Parse(stdin []byte) (*Config, error) {
 	d, c, err := parse(stdin)
 	if err != nil {
@@ -201,9 +195,8 @@ func Parse(stdin []byte) (*Config, error) {
 	return c, d.refused(c)
 }
 
-// ParseLenient reads what DEL, GC and STATUS can use of a netconf that ADD may
-// have refused: faulty keys count as absent. Only JSON that is not an object is
-// an error, a *DecodeError.
+// ParseLenient reads a netconf for DEL, GC and STATUS, which ADD may have refused: faulty
+// keys count as absent. A *DecodeError if it is not a JSON object.
 func ParseLenient(stdin []byte) (*Config, error) {
 	_, c, err := parse(stdin)
 	return c, err
@@ -237,7 +230,7 @@ func parse(stdin []byte) (*decoder, *Config, error) {
 	return d, c, nil
 }
 
-// common reads what a runtime tells every plugin.
+// common reads the keys that a runtime gives to every plugin.
 func (d *decoder) common() *Config {
 	c := &Config{Paths: DefaultPaths(), Raw: d.whole}
 	d.str("cniVersion", &c.CNIVersion)
@@ -254,8 +247,7 @@ func (d *decoder) common() *Config {
 	return c
 }
 
-// PathKeys returns the path keys that the netconf sets, with their places in it,
-// for the policy check.
+// PathKeys returns the path keys that the netconf sets, by their place in it.
 func (c *Config) PathKeys() map[string]string {
 	set := map[string]string{}
 	collect := func(raw json.RawMessage, prefix string, keys []string) (fields map[string]json.RawMessage) {
@@ -297,13 +289,13 @@ func (d *decoder) runtimeConfig(c *Config) json.RawMessage {
 	return d.rawObject("runtimeConfig", &struct{}{}, "an object")
 }
 
-// dns is the form of the key of that name (CNI spec 1.1.0 section 1).
+// dns is the form of the key dns (CNI spec 1.1.0 section 1).
 type dns struct {
 	Nameservers, Search, Options []string
 	Domain                       string
 }
 
-// deviceID returns what the three keys agree on.
+// deviceID returns the value of the three keys, which must agree.
 func (d *decoder) deviceID() device.PCIAddress {
 	var found device.PCIAddress
 	var where string
@@ -343,8 +335,8 @@ func (d *decoder) selectDevice() Select {
 	return s
 }
 
-// validAttachments returns GC's list. A faulty one counts as absent as a whole:
-// GC would take what is missing from it away from living pods.
+// validAttachments returns GC's list. A list with a fault counts as absent, since GC would
+// release the living pods that it lacks.
 func (d *decoder) validAttachments() []nodestate.AttachmentID {
 	const key = "cni.dev/valid-attachments"
 	if _, present := d.fields[key]; !present {

@@ -88,7 +88,8 @@ func TestParseDefaults(t *testing.T) {
 	const stdin = `{"name":"dataplane","select":{"nodeENI":"dataplane-a"},"type":"multi-eni"}`
 	want := &Config{
 		Name: "dataplane", Select: Select{NodeENI: "dataplane-a"}, Raw: []byte(stdin),
-		Paths: Paths{DataDir: "/var/lib/cni/multi-eni", Inventory: "/run/multi-eni/inventory.json", Sysfs: "/sys", LogLevel: "info", LeaseDir: "/var/lib/cni/eni-ipam"},
+		Paths: Paths{DataDir: "/var/lib/cni/multi-eni", Inventory: "/run/multi-eni/inventory.json", Sysfs: "/sys", LogLevel: "info",
+			LeaseDir: "/var/lib/cni/eni-ipam"},
 	}
 	for name, in := range map[string]string{"absent": stdin, "white space": "\n " + stdin + "\n"} {
 		if diff := cmp.Diff(want, parseOK(t, in), sameConfig); diff != "" {
@@ -113,12 +114,14 @@ func TestParseDefaults(t *testing.T) {
 // TestParseTolerates what runtimes inject into a netconf.
 func TestParseTolerates(t *testing.T) {
 	for name, keys := range map[string]string{
-		"libcni":         `,"cniVersions":["1.0.0","1.1.0"],"capabilities":{"CNIDeviceInfoFile":true},"disableCheck":true,"disableGC":true,"loadOnlyInlinedPlugins":true`,
-		"editors":        `,"$schema":"https://example.org/netconf.schema.json"`,
-		"libcni GC":      `,"cni.dev/valid-attachments":[],"cni.dev/attachments":[]`,
-		"libcni result":  `,"prevResult":{"cniVersion":"1.1.0","interfaces":[]}`,
-		"Multus device":  `,"deviceID":"0000:00:07.0","pciBusID":"0000:00:07.0","runtimeConfig":{"deviceID":"0000:00:07.0"}`,
-		"Multus args":    `,"args":{"cni":{"ips":["10.0.2.9/24"],"mac":"02:00:00:00:00:09","labels":{}}},"ipam":{"type":"host-local"},"runtimeConfig":{"mac":"02:00:00:00:00:09","ips":["10.0.2.9/24"],"bandwidth":{},"portMappings":[],"dns":null}`,
+		"libcni": `,"cniVersions":["1.0.0","1.1.0"],"capabilities":{"CNIDeviceInfoFile":true},"disableCheck":true,"disableGC":true,` +
+			`"loadOnlyInlinedPlugins":true`,
+		"editors":       `,"$schema":"https://example.org/netconf.schema.json"`,
+		"libcni GC":     `,"cni.dev/valid-attachments":[],"cni.dev/attachments":[]`,
+		"libcni result": `,"prevResult":{"cniVersion":"1.1.0","interfaces":[]}`,
+		"Multus device": `,"deviceID":"0000:00:07.0","pciBusID":"0000:00:07.0","runtimeConfig":{"deviceID":"0000:00:07.0"}`,
+		"Multus args": `,"args":{"cni":{"ips":["10.0.2.9/24"],"mac":"02:00:00:00:00:09","labels":{}}},"ipam":{"type":"host-local"},` +
+			`"runtimeConfig":{"mac":"02:00:00:00:00:09","ips":["10.0.2.9/24"],"bandwidth":{},"portMappings":[],"dns":null}`,
 		"another's args": `,"args":{"cni":{"labels":[{"key":"a","value":"b"}]},"org.example":{}}`,
 	} {
 		if _, err := Parse([]byte(with(keys))); err != nil {
@@ -145,54 +148,67 @@ func TestParseFaults(t *testing.T) {
 		`,"routes":[{"dst":"10.0.0.0/8","gateway":"10.0.0.1","prio":1}]`: `routes[0].gateway: unknown key; remove it; routes[0].prio: unknown key; remove it`,
 		`,"routes":[{"dst":"10.0.0.0/8","tables":1}]`:                    `routes[0].tables: unknown key (did you mean table?); remove it`,
 		// JSON types.
-		`,"cniVersion":1`:                        `cniVersion: 1: want a string`,
-		`,"name":{}`:                             `name: {}: want a string`,
-		`,"select":"dataplane-a"`:                `select: "dataplane-a": want an object`,
-		`,"select":[]`:                           `select: []: want an object`,
-		`,"select":{"nodeENI":1,"mac":true}`:     `select.mac: true: want a string; select.nodeENI: 1: want a string`,
-		`,"deviceID":7`:                          `deviceID: 7: want a string`,
-		`,"pciBusID":[]`:                         `pciBusID: []: want a string`,
-		`,"delegate":"ipvlan"`:                   `delegate: "ipvlan": want an object`,
-		`,"ipam":"host-local"`:                   `ipam: "host-local": want an object`,
-		`,"ipam":{"type":5}`:                     `ipam.type: 5: want a string`,
-		`,"mtu":"9001"`:                          `mtu: "9001": want octets between 68 and 65535, or leave it out`,
-		`,"mtu":1500.5`:                          `mtu: 1500.5: want octets between 68 and 65535, or leave it out`,
-		`,"routes":{}`:                           `routes: {}: want a list`,
-		`,"routes":["10.0.0.0/8",null]`:          `routes[0]: "10.0.0.0/8": want an object; routes[1]: null: want an object`,
-		`,"routes":[{"dst":1,"gw":2,"mtu":"3"}]`: `routes[0].dst: 1: want a string; routes[0].gw: 2: want a string; routes[0].mtu: "3": want octets between 68 and 65535`,
-		`,"dns":"10.0.0.2"`:                      `dns: "10.0.0.2": want an object with nameservers, domain, search and options`,
-		`,"dns":{"nameservers":"x"}`:             `dns: {"nameservers":"x"}: want an object with nameservers, domain, search and options`,
-		`,"args":[]`:                             `args: []: want an object`,
-		`,"prevResult":"x"`:                      `prevResult: "x": want an object`,
-		`,"runtimeConfig":[]`:                    `runtimeConfig: []: want an object`,
-		`,"runtimeConfig":{"deviceID":1,"CNIDeviceInfoFile":2}`:              `runtimeConfig.CNIDeviceInfoFile: 2: want a string; runtimeConfig.deviceID: 1: want a string`,
-		`,"dataDir":1,"inventory":[],"sysfs":{},"logFile":true,"logLevel":0`: `dataDir: 1: want a string; inventory: []: want a string; logFile: true: want a string; logLevel: 0: want a string; sysfs: {}: want a string`,
-		`,"cni.dev/valid-attachments":{}`:                                    `cni.dev/valid-attachments: {}: want a list`,
-		`,"cni.dev/valid-attachments":[{"containerID":1},"x"]`:               `cni.dev/valid-attachments[0].containerID: 1: want a string; cni.dev/valid-attachments[0].ifname: is missing; each entry needs containerID and ifname; cni.dev/valid-attachments[1]: "x": want an object`,
-		`,"args":["` + strings.Repeat("x", 100) + `"]`:                       `args: ["` + strings.Repeat("x", 58) + `…: want an object`,
+		`,"cniVersion":1`:                    `cniVersion: 1: want a string`,
+		`,"name":{}`:                         `name: {}: want a string`,
+		`,"select":"dataplane-a"`:            `select: "dataplane-a": want an object`,
+		`,"select":[]`:                       `select: []: want an object`,
+		`,"select":{"nodeENI":1,"mac":true}`: `select.mac: true: want a string; select.nodeENI: 1: want a string`,
+		`,"deviceID":7`:                      `deviceID: 7: want a string`,
+		`,"pciBusID":[]`:                     `pciBusID: []: want a string`,
+		`,"delegate":"ipvlan"`:               `delegate: "ipvlan": want an object`,
+		`,"ipam":"host-local"`:               `ipam: "host-local": want an object`,
+		`,"ipam":{"type":5}`:                 `ipam.type: 5: want a string`,
+		`,"mtu":"9001"`:                      `mtu: "9001": want octets between 68 and 65535, or leave it out`,
+		`,"mtu":1500.5`:                      `mtu: 1500.5: want octets between 68 and 65535, or leave it out`,
+		`,"routes":{}`:                       `routes: {}: want a list`,
+		`,"routes":["10.0.0.0/8",null]`:      `routes[0]: "10.0.0.0/8": want an object; routes[1]: null: want an object`,
+		`,"routes":[{"dst":1,"gw":2,"mtu":"3"}]`: `routes[0].dst: 1: want a string; routes[0].gw: 2: want a string; routes[0].mtu: "3": want octets between 68 ` +
+			`and 65535`,
+		`,"dns":"10.0.0.2"`:          `dns: "10.0.0.2": want an object with nameservers, domain, search and options`,
+		`,"dns":{"nameservers":"x"}`: `dns: {"nameservers":"x"}: want an object with nameservers, domain, search and options`,
+		`,"args":[]`:                 `args: []: want an object`,
+		`,"prevResult":"x"`:          `prevResult: "x": want an object`,
+		`,"runtimeConfig":[]`:        `runtimeConfig: []: want an object`,
+		`,"runtimeConfig":{"deviceID":1,"CNIDeviceInfoFile":2}`: `runtimeConfig.CNIDeviceInfoFile: 2: want a string; runtimeConfig.deviceID: 1: ` +
+			`want a string`,
+		`,"dataDir":1,"inventory":[],"sysfs":{},"logFile":true,"logLevel":0`: `dataDir: 1: want a string; inventory: []: want a string; logFile: true: want a ` +
+			`string; logLevel: 0: want a string; sysfs: {}: want a string`,
+		`,"cni.dev/valid-attachments":{}`: `cni.dev/valid-attachments: {}: want a list`,
+		`,"cni.dev/valid-attachments":[{"containerID":1},"x"]`: `cni.dev/valid-attachments[0].containerID: 1: want a string; ` +
+			`cni.dev/valid-attachments[0].ifname: is missing; each entry needs containerID and ifname; cni.dev/valid-attachments[1]: "x": want an object`,
+		`,"args":["` + strings.Repeat("x", 100) + `"]`: `args: ["` + strings.Repeat("x", 58) + `…: want an object`,
 		// Values.
-		`,"name":""`:                         `name: is missing; give the network a name`,
-		`,"name":"../../etc"`:                `name: "../../etc": want letters, digits, '_', '.' and '-', beginning with a letter or digit`,
-		`,"name":null`:                       `name: is missing; give the network a name`,
-		`,"select":{}`:                       `select: names no device; give select.nodeENI, or let the device plugin allocate one (deviceID)`,
-		`,"select":{"eniID":"eni-x"}`:        `select.eniID: ENI id "eni-x": invalid value: want eni- and 8 or 17 hexadecimal digits, such as eni-0a1b2c3d4e5f60718`,
-		`,"select":{"mac":"01:00:5e:0:0:1"}`: `select.mac: MAC address "01:00:5e:0:0:1": invalid value: want six octets of a unicast address, such as 02:00:00:00:00:07`,
-		`,"select":{"subnetID":"x"}`:         `select.subnetID: subnet id "x": invalid value: want subnet- and 8 or 17 hexadecimal digits, such as subnet-0a1b2c3d4e5f60718`,
+		`,"name":""`:                  `name: is missing; give the network a name`,
+		`,"name":"../../etc"`:         `name: "../../etc": want letters, digits, '_', '.' and '-', beginning with a letter or digit`,
+		`,"name":null`:                `name: is missing; give the network a name`,
+		`,"select":{}`:                `select: names no device; give select.nodeENI, or let the device plugin allocate one (deviceID)`,
+		`,"select":{"eniID":"eni-x"}`: `select.eniID: ENI id "eni-x": invalid value: want eni- and 8 or 17 hexadecimal digits, such as eni-0a1b2c3d4e5f60718`,
+		`,"select":{"mac":"01:00:5e:0:0:1"}`: `select.mac: MAC address "01:00:5e:0:0:1": invalid value: want six octets of a unicast address, such as ` +
+			`02:00:00:00:00:07`,
+		`,"select":{"subnetID":"x"}`: `select.subnetID: subnet id "x": invalid value: want subnet- and 8 or 17 hexadecimal digits, such as ` +
+			`subnet-0a1b2c3d4e5f60718`,
 		`,"select":{"pciAddress":"00:07.0"}`: `select.pciAddress: PCI address "00:07.0": invalid value: want domain:bus:device.function, such as 0000:00:07.0`,
-		`,"select":{"resourceName":"x"}`:     `select.resourceName: resource name "x": invalid value: want prefix/name with letters, digits, underscores and hyphens in the name, such as intel.com/sriov_net`,
-		`,"deviceID":"eth1"`:                 `deviceID: PCI address "eth1": invalid value: want domain:bus:device.function, such as 0000:00:07.0`,
-		`,"mtu":67`:                          `mtu: 67: want octets between 68 and 65535, or leave it out`,
-		`,"mtu":65536`:                       `mtu: 65536: want octets between 68 and 65535, or leave it out`,
-		`,"mtu":-1`:                          `mtu: -1: want octets between 68 and 65535, or leave it out`,
-		`,"routes":[{"gw":"10.0.0.1"}]`:      `routes[0].dst: is missing; give a network such as 10.0.0.0/8`,
+		`,"select":{"resourceName":"x"}`: `select.resourceName: resource name "x": invalid value: want prefix/name with letters, digits, underscores and ` +
+			`hyphens in the name, such as intel.com/sriov_net`,
+		`,"deviceID":"eth1"`:            `deviceID: PCI address "eth1": invalid value: want domain:bus:device.function, such as 0000:00:07.0`,
+		`,"mtu":67`:                     `mtu: 67: want octets between 68 and 65535, or leave it out`,
+		`,"mtu":65536`:                  `mtu: 65536: want octets between 68 and 65535, or leave it out`,
+		`,"mtu":-1`:                     `mtu: -1: want octets between 68 and 65535, or leave it out`,
+		`,"routes":[{"gw":"10.0.0.1"}]`: `routes[0].dst: is missing; give a network such as 10.0.0.0/8`,
 		`,"routes":[{"dst":"10.0.0.0/8"},{"dst":"default"}]`: `routes[1].dst: "default": want a network such as 10.0.0.0/8`,
-		`,"routes":[{"dst":"10.0.0.0/8","gw":"fe80::1"}]`:    `routes[0].gw: fe80::1 is not of the same IP family as routes[0].dst 10.0.0.0/8; give a gateway of that family`,
-		`,"routes":[{"dst":"fd00::/8","gw":"fe80::1%eth0"}]`: `routes[0].gw: fe80::1%eth0: want an address without a zone, since the gateway is always on the pod's interface; remove the zone`,
-		`,"routes":[{"dst":"fd00::/8","gw":"router"}]`:       `routes[0].gw: "router": want an address such as 10.0.0.1`,
-		`,"routes":[{"dst":"fd00::/8","mtu":1,"advmss":65536,"priority":-1,"table":-1,"scope":256}]`: `routes[0].advmss: 65536: want octets between 1 and 65535; routes[0].mtu: 1: want octets between 68 and 65535; ` +
-			`routes[0].priority: -1: want a whole number from 0; routes[0].scope: 256: want a scope from 0 (universe) to 255 (nowhere); routes[0].table: -1: want a route table from 1`,
-		`,"dataDir":"relative","inventory":"/a/../b","sysfs":"/sys/","logFile":"./x"`: `dataDir: "relative": want an absolute path without "..", "//" or a slash at the end; inventory: "/a/../b": want an absolute path without "..", "//" or a slash at the end; ` +
-			`logFile: "./x": want an absolute path without "..", "//" or a slash at the end; sysfs: "/sys/": want an absolute path without "..", "//" or a slash at the end`,
+		`,"routes":[{"dst":"10.0.0.0/8","gw":"fe80::1"}]`: `routes[0].gw: fe80::1 is not of the same IP family as routes[0].dst 10.0.0.0/8; give a gateway ` +
+			`of that family`,
+		`,"routes":[{"dst":"fd00::/8","gw":"fe80::1%eth0"}]`: `routes[0].gw: fe80::1%eth0: want an address without a zone, since the gateway is always on the ` +
+			`pod's interface; remove the zone`,
+		`,"routes":[{"dst":"fd00::/8","gw":"router"}]`: `routes[0].gw: "router": want an address such as 10.0.0.1`,
+		`,"routes":[{"dst":"fd00::/8","mtu":1,"advmss":65536,"priority":-1,"table":-1,"scope":256}]`: `routes[0].advmss: 65536: want octets between 1 and ` +
+			`65535; routes[0].mtu: 1: want octets between 68 and 65535; ` +
+			`routes[0].priority: -1: want a whole number from 0; routes[0].scope: 256: want a scope from 0 (universe) to 255 (nowhere); routes[0].table: -1: want ` +
+			`a route table from 1`,
+		`,"dataDir":"relative","inventory":"/a/../b","sysfs":"/sys/","logFile":"./x"`: `dataDir: "relative": want an absolute path without "..", "//" or a ` +
+			`slash at the end; inventory: "/a/../b": want an absolute path without "..", "//" or a slash at the end; ` +
+			`logFile: "./x": want an absolute path without "..", "//" or a slash at the end; sysfs: "/sys/": want an absolute path without "..", "//" or a slash ` +
+			`at the end`,
 		`,"logLevel":"loud"`:                           `logLevel: "loud": want one of debug, info, warning, error`,
 		`,"runtimeConfig":{"CNIDeviceInfoFile":"x/y"}`: `runtimeConfig.CNIDeviceInfoFile: "x/y": want an absolute path without "..", "//" or a slash at the end`,
 		`,"ipam":{"subnet":"10.0.0.0/8"}`:              `ipam.type: "": want the file name of a CNI plugin, such as host-local`,
@@ -244,17 +260,23 @@ func TestParseUndecodable(t *testing.T) {
 
 func TestDeviceID(t *testing.T) {
 	for name, tt := range map[string]struct{ keys, want, fault string }{
-		"none":                 {`,"select":{"nodeENI":"a"}`, "", ""},
-		"deviceID":             {`,"deviceID":"0000:00:07.0"`, "0000:00:07.0", ""},
-		"pciBusID":             {`,"pciBusID":"0000:00:07.0"`, "0000:00:07.0", ""},
-		"runtimeConfig":        {`,"runtimeConfig":{"deviceID":"0000:00:07.0"}`, "0000:00:07.0", ""},
-		"all, in either case":  {`,"deviceID":"0000:AF:07.0","pciBusID":"0000:af:07.0","runtimeConfig":{"deviceID":"0000:Af:07.0"}`, "0000:af:07.0", ""},
-		"select agrees":        {`,"deviceID":"0000:AF:07.0","select":{"pciAddress":"0000:af:07.0"}`, "0000:af:07.0", ""},
-		"deviceID disagrees":   {`,"deviceID":"0000:00:08.0","runtimeConfig":{"deviceID":"0000:00:07.0"}`, "0000:00:07.0", `deviceID: 0000:00:08.0, but runtimeConfig.deviceID is 0000:00:07.0; they must name the same device, so remove one`},
-		"pciBusID disagrees":   {`,"deviceID":"0000:00:07.0","pciBusID":"0000:00:08.0"`, "0000:00:07.0", `pciBusID: 0000:00:08.0, but deviceID is 0000:00:07.0; they must name the same device, so remove one`},
-		"all disagree":         {`,"deviceID":"0000:00:08.0","pciBusID":"0000:00:09.0","runtimeConfig":{"deviceID":"0000:00:07.0"}`, "0000:00:07.0", `deviceID: 0000:00:08.0, but runtimeConfig.deviceID is 0000:00:07.0; they must name the same device, so remove one; pciBusID: 0000:00:09.0, but runtimeConfig.deviceID is 0000:00:07.0; they must name the same device, so remove one`},
-		"select disagrees":     {`,"deviceID":"0000:00:07.0","select":{"pciAddress":"0000:00:08.0"}`, "0000:00:07.0", `select.pciAddress: 0000:00:08.0, but the runtime allocated 0000:00:07.0; remove one of them`},
-		"the first is faulty":  {`,"deviceID":"0000:00:07.0","runtimeConfig":{"deviceID":"x"}`, "0000:00:07.0", `runtimeConfig.deviceID: PCI address "x": invalid value: want domain:bus:device.function, such as 0000:00:07.0`},
+		"none":                {`,"select":{"nodeENI":"a"}`, "", ""},
+		"deviceID":            {`,"deviceID":"0000:00:07.0"`, "0000:00:07.0", ""},
+		"pciBusID":            {`,"pciBusID":"0000:00:07.0"`, "0000:00:07.0", ""},
+		"runtimeConfig":       {`,"runtimeConfig":{"deviceID":"0000:00:07.0"}`, "0000:00:07.0", ""},
+		"all, in either case": {`,"deviceID":"0000:AF:07.0","pciBusID":"0000:af:07.0","runtimeConfig":{"deviceID":"0000:Af:07.0"}`, "0000:af:07.0", ""},
+		"select agrees":       {`,"deviceID":"0000:AF:07.0","select":{"pciAddress":"0000:af:07.0"}`, "0000:af:07.0", ""},
+		"deviceID disagrees": {`,"deviceID":"0000:00:08.0","runtimeConfig":{"deviceID":"0000:00:07.0"}`, "0000:00:07.0",
+			`deviceID: 0000:00:08.0, but runtimeConfig.deviceID is 0000:00:07.0; they must name the same device, so remove one`},
+		"pciBusID disagrees": {`,"deviceID":"0000:00:07.0","pciBusID":"0000:00:08.0"`, "0000:00:07.0",
+			`pciBusID: 0000:00:08.0, but deviceID is 0000:00:07.0; they must name the same device, so remove one`},
+		"all disagree": {`,"deviceID":"0000:00:08.0","pciBusID":"0000:00:09.0","runtimeConfig":{"deviceID":"0000:00:07.0"}`, "0000:00:07.0",
+			`deviceID: 0000:00:08.0, but runtimeConfig.deviceID is 0000:00:07.0; they must name the same device, so remove one; pciBusID: 0000:00:09.0, but ` +
+				`runtimeConfig.deviceID is 0000:00:07.0; they must name the same device, so remove one`},
+		"select disagrees": {`,"deviceID":"0000:00:07.0","select":{"pciAddress":"0000:00:08.0"}`, "0000:00:07.0",
+			`select.pciAddress: 0000:00:08.0, but the runtime allocated 0000:00:07.0; remove one of them`},
+		"the first is faulty": {`,"deviceID":"0000:00:07.0","runtimeConfig":{"deviceID":"x"}`, "0000:00:07.0",
+			`runtimeConfig.deviceID: PCI address "x": invalid value: want domain:bus:device.function, such as 0000:00:07.0`},
 		"no other fault of it": {`,"deviceID":"x"`, "", `deviceID: PCI address "x": invalid value: want domain:bus:device.function, such as 0000:00:07.0`},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -274,7 +296,8 @@ func TestDeviceID(t *testing.T) {
 
 // TestParseLenient: a faulty key counts as absent, the rest is read.
 func TestParseLenient(t *testing.T) {
-	c, err := ParseLenient([]byte(`{"name":"n","unknown":1,"select":{"mac":"x","nodeENI":"a"},"mtu":1,"dataDir":"x","inventory":"/i","dns":1,"args":1,"prevResult":1,
+	c, err := ParseLenient([]byte(`{"name":"n","unknown":1,"select":{"mac":"x","nodeENI":"a"},"mtu":1,"dataDir":"x","inventory":"/i","dns":1,"args":1,` +
+		`"prevResult":1,
 		"runtimeConfig":1,"ipam":{"type":"host-local"},"delegate":{"type":"sriov","deviceField":"master","deviceID":"0000:00:01.0"},
 		"routes":[{"dst":"x"},{"dst":"10.0.0.0/8","scope":-1,"mtu":1}],"cni.dev/valid-attachments":null}`))
 	if err != nil {
@@ -289,8 +312,9 @@ func TestParseLenient(t *testing.T) {
 	want := &Config{
 		Refused: c.Refused,
 		Name:    "n", Select: Select{NodeENI: "a"}, Paths: paths, Raw: c.Raw,
-		IPAM:             &Plugin{Type: "host-local", Raw: []byte(`{"type":"host-local"}`)},
-		Delegate:         &Delegate{Plugin: Plugin{Type: "sriov", Raw: []byte(`{"deviceField":"master","deviceID":"0000:00:01.0","type":"sriov"}`)}, Field: "deviceID"},
+		IPAM: &Plugin{Type: "host-local", Raw: []byte(`{"type":"host-local"}`)},
+		Delegate: &Delegate{Plugin: Plugin{Type: "sriov", Raw: []byte(`{"deviceField":"master","deviceID":"0000:00:01.0","type":"sriov"}`)},
+			Field: "deviceID"},
 		Routes:           []Route{{Dst: netip.MustParsePrefix("10.0.0.0/8")}},
 		ValidAttachments: []nodestate.AttachmentID{},
 	}
@@ -337,7 +361,8 @@ func TestSelect(t *testing.T) {
 		PCIAddress: "0000:00:07.0", ResourceName: "intel.com/sriov_net",
 	}
 	full := Select{row.NodeENI, row.ENIID, row.MAC, row.SubnetID, row.PCIAddress, row.ResourceName}
-	if got, want := full.String(), "nodeENI=dataplane-a eniID=eni-1a2b3c4d mac=02:00:00:00:00:07 subnetID=subnet-1a2b3c4d pciAddress=0000:00:07.0 resourceName=intel.com/sriov_net"; got != want {
+	if got, want := full.String(), "nodeENI=dataplane-a eniID=eni-1a2b3c4d mac=02:00:00:00:00:07 subnetID=subnet-1a2b3c4d pciAddress=0000:00:07.0 "+
+		"resourceName=intel.com/sriov_net"; got != want {
 		t.Errorf("String = %s; want %s", got, want)
 	}
 	if (Select{}).String() != "" || !(Select{}).Empty() || full.Empty() || !(Select{}).Matches(row) {

@@ -20,9 +20,8 @@ func (d *decoder) ipam() *Plugin {
 	return sub.plugin()
 }
 
-// plugin reads the netconf of another plugin: its type, and its paths, which must
-// not depend on the folder that the plugin runs in. It is nil, with a fault, when
-// the type is bad.
+// plugin reads another plugin's netconf; nil with a fault if its type is bad. Relative
+// paths are faults, since they would depend on the plugin's working folder.
 func (d *decoder) plugin() *Plugin {
 	p := &Plugin{Raw: d.whole}
 	for key := range d.fields {

@@ -16,18 +16,18 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// Policy is the node's policy as rules; nil allows everything.
+// Policy is the node's policy; nil allows everything.
 type Policy nodestate.Policy
 
-// PolicyError says which rule of the policy forbids which value.
+// PolicyError names the rule of the policy that forbids a value.
 type PolicyError struct{ Rule, Value, Advice string }
 
 func (e *PolicyError) Error() string {
 	return fmt.Sprintf("policy forbids %s %q: %s", e.Rule, e.Value, e.Advice)
 }
 
-// ParsePolicy reads the policy file's content strictly: a rule that is not
-// understood must not be passed over.
+// ParsePolicy reads the policy file's content strictly, since an unknown rule must not be
+// ignored.
 func ParsePolicy(data []byte) (*Policy, error) {
 	dec := json.NewDecoder(bytes.NewReader(data))
 	dec.DisallowUnknownFields()
@@ -61,9 +61,8 @@ func ParsePolicy(data []byte) (*Policy, error) {
 	return &p, nil
 }
 
-// SalvagePolicy reads the paths of a policy that ParsePolicy refuses, so that DEL
-// finds the records. The result allows nothing; it is nil when the paths are unknown
-// too.
+// SalvagePolicy reads the paths of a policy that ParsePolicy refuses, so that DEL finds
+// the records. The result allows nothing; it is nil if the paths are unreadable too.
 func SalvagePolicy(data []byte) *Policy {
 	var paths struct {
 		SchemaVersion                               int
@@ -80,8 +79,8 @@ func SalvagePolicy(data []byte) *Policy {
 	return &Policy{BinDir: paths.BinDir, DataDir: paths.DataDir, LeaseDir: paths.LeaseDir, Inventory: paths.Inventory, Sysfs: paths.Sysfs}
 }
 
-// ResolvePaths returns the paths that hold: the netconf's without a policy, the
-// policy's with one. It never fails, so that DEL and GC can use it.
+// ResolvePaths returns the paths to use: the policy's, or without a policy the netconf's.
+// It never fails.
 func (p *Policy) ResolvePaths(c *Config) Paths {
 	if p == nil {
 		return c.Paths
@@ -97,8 +96,8 @@ func (p *Policy) ResolvePaths(c *Config) Paths {
 	return out
 }
 
-// BinDirs returns where other plugins are looked for: the policy's folder only,
-// or without a policy the folders of CNI_PATH.
+// BinDirs returns the folders of other plugins: the policy's, or without a policy those in
+// CNI_PATH.
 func (p *Policy) BinDirs(cniPath string) []string {
 	if p != nil {
 		return []string{p.BinDir}
@@ -106,8 +105,8 @@ func (p *Policy) BinDirs(cniPath string) []string {
 	return filepath.SplitList(cniPath)
 }
 
-// CheckTypes refuses a delegate or an IPAM plugin that the policy does not
-// list; a nil policy allows all.
+// CheckTypes refuses a delegate or an IPAM plugin that the policy does not list; a nil
+// policy allows all.
 func (p *Policy) CheckTypes(c *Config) error {
 	if p == nil {
 		return nil
@@ -135,8 +134,8 @@ func (p *Policy) CheckPlugin(rule, typ string, allowed []string) error {
 		fmt.Sprintf("%s allows %s; use an allowed type, or have an administrator add this one", nodestate.DefaultPolicyPath, orNone(allowed))}
 }
 
-// Check refuses what of a netconf the policy does not allow; a nil policy
-// allows all. Errors are *PolicyError.
+// Check refuses a netconf that the policy does not allow; a nil policy allows all. Errors
+// are *PolicyError.
 func (p *Policy) Check(c *Config) error {
 	if p == nil {
 		return nil
@@ -169,8 +168,8 @@ func (c *Config) delegatePlugin() *Plugin {
 	return &c.Delegate.Plugin
 }
 
-// checkRestricted refuses values that an administrator has reserved. Keys count in
-// any spelling, for the plugin does not tell them apart.
+// checkRestricted refuses values that an administrator has reserved. Keys match in any
+// case, because plugins ignore case.
 func (p *Policy) checkRestricted(at string, plugin *Plugin) error {
 	var fields map[string]json.RawMessage
 	if err := json.Unmarshal(plugin.Raw, &fields); err != nil {
@@ -191,9 +190,9 @@ func (p *Policy) checkRestricted(at string, plugin *Plugin) error {
 	return nil
 }
 
-// CheckDeviceInfoFile refuses a device-info file that another attachment may have:
-// Multus calls an attachment's own network-containerID_interface (multus-cni v4,
-// pkg/types/conf.go). A nil policy, and no file, are allowed.
+// CheckDeviceInfoFile refuses a device-info file that another attachment may have. Multus
+// names an attachment's file network-containerID_interface (multus-cni v4,
+// pkg/types/conf.go). A nil policy and an empty path are allowed.
 func (p *Policy) CheckDeviceInfoFile(path string, id nodestate.AttachmentID) error {
 	if p == nil || path == "" {
 		return nil
@@ -205,13 +204,13 @@ func (p *Policy) CheckDeviceInfoFile(path string, id nodestate.AttachmentID) err
 	return nil
 }
 
-// deviceInfoDir is where Multus has device-info files written (device-info
-// spec 1.1.0), without the /var of which /run is the target.
+// deviceInfoDir is the folder of device-info files (device-info spec 1.1.0). A leading
+// /var is ignored, since /var/run links to /run.
 const deviceInfoDir = "/run/k8s.cni.cncf.io/devinfo/cni"
 
-// othersPaths are the keys by which the plugins of the default policy take paths,
-// in any spelling and at any depth. A key that is not here leads nowhere when its
-// value is relative: other plugins run in a folder that is no more.
+// othersPaths are the keys by which the plugins of the default policy take paths, at any
+// depth and in any case. Under other keys a relative path leads nowhere, because plugins
+// run in a removed folder.
 var othersPaths = []string{
 	"dataDir", "resolvConf", // host-local
 	"daemonSocketPath",                             // dhcp
@@ -220,17 +219,17 @@ var othersPaths = []string{
 	"logFile", // sriov
 }
 
-// findPath returns the first string in a netconf that may be a path, with its
-// place: plugins run as root and read or write what such a key names. A string
-// with a slash is a path unless it is a network.
+// findPath returns the first string in a netconf that may be a path, and its place.
+// Plugins run as root and read or write such a path. A string with a slash is a path
+// unless it is a network.
 func findPath(at string, raw json.RawMessage) (place, value string) {
 	return findString(at, raw, func(key, v string) bool {
 		return v != "" && containsFold(othersPaths, key) || v == ".." || strings.Contains(v, "/") && !isNetwork(v)
 	})
 }
 
-// findString returns the first string below a place that is as meant, with its own
-// place. Key is the key of the string, or of the list that has the string.
+// findString returns the first matching string in a JSON value at a place, and the
+// string's own place. Key is the key of the string, or of its list.
 func findString(at string, raw json.RawMessage, meant func(key, value string) bool) (place, value string) {
 	var v any
 	if json.Unmarshal(raw, &v) != nil {
@@ -277,8 +276,8 @@ func isNetwork(s string) bool {
 	return err == nil
 }
 
-// CheckNamespace refuses a device whose NodeENI lists the namespaces that may
-// use it, when the pod's is not among them or not known. A nil policy allows all.
+// CheckNamespace refuses a device whose NodeENI allows only other namespaces than the
+// pod's. An unknown namespace, "", is refused too. A nil policy allows all.
 func (p *Policy) CheckNamespace(d nodestate.Device, namespace string) error {
 	if p == nil || len(d.AllowedNamespaces) == 0 || namespace != "" && slices.Contains(d.AllowedNamespaces, namespace) {
 		return nil
@@ -292,8 +291,8 @@ func orNone(names []string) string {
 	return cmp.Or(strings.Join(names, ", "), "none")
 }
 
-// CheckIPAM is Check for the netconf of a plugin that runs eni-ipam: what that
-// plugin does is its own business.
+// CheckIPAM is Check for another plugin's netconf that runs eni-ipam. It checks the key
+// ipam only.
 func (p *Policy) CheckIPAM(c *Config) error {
 	if p == nil {
 		return nil

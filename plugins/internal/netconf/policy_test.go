@@ -53,7 +53,8 @@ func TestParsePolicyRefuses(t *testing.T) {
 		`{"schemaVersion":1,"binDir":"/b","restricted":{"sriov":{"trust":"off"}}}`:                  "restricted",
 		`{"schemaVersion":1}`: `binDir "": want an absolute path without "..", "//" or a slash at the end`,
 		`{"schemaVersion":1,"binDir":"/b","logLevel":"loud"}`: `logLevel "loud": want one of debug, info, warning, error`,
-		`{"schemaVersion":1,"binDir":"b","dataDir":"/d/","inventory":"../i","sysfs":"s","logFile":"/l/../m"}`: `parse /etc/multi-eni/policy.json: binDir "b": want an absolute path without "..", "//" or a slash at the end
+		`{"schemaVersion":1,"binDir":"b","dataDir":"/d/","inventory":"../i","sysfs":"s","logFile":"/l/../m"}`: `parse /etc/multi-eni/policy.json: binDir "b": ` +
+			`want an absolute path without "..", "//" or a slash at the end
 parse /etc/multi-eni/policy.json: dataDir "/d/": want an absolute path without "..", "//" or a slash at the end
 parse /etc/multi-eni/policy.json: inventory "../i": want an absolute path without "..", "//" or a slash at the end
 parse /etc/multi-eni/policy.json: sysfs "s": want an absolute path without "..", "//" or a slash at the end
@@ -70,8 +71,9 @@ parse /etc/multi-eni/policy.json: logFile "/l/../m": want an absolute path witho
 // where records are.
 func TestSalvagePolicy(t *testing.T) {
 	for content, want := range map[string]*Policy{
-		`{"schemaVersion":1,"binDir":"/b","dataDir":"/d","leaseDir":"/l","allow":1,"delegates":["x"],"ipam":["y"],"logFile":"/f"}`: {BinDir: "/b", DataDir: "/d", LeaseDir: "/l"},
-		`{"schemaVersion":1,"inventory":"/i","sysfs":"/s","delegates":1}`:                                                          {Inventory: "/i", Sysfs: "/s"},
+		`{"schemaVersion":1,"binDir":"/b","dataDir":"/d","leaseDir":"/l","allow":1,"delegates":["x"],"ipam":["y"],"logFile":"/f"}`: {BinDir: "/b", DataDir: "/d",
+			LeaseDir: "/l"},
+		`{"schemaVersion":1,"inventory":"/i","sysfs":"/s","delegates":1}`: {Inventory: "/i", Sysfs: "/s"},
 		`{"schemaVersion":1}`:                               {},
 		`{"schemaVersion":2,"dataDir":"/d"}`:                nil,
 		`{"schemaVersion":1,"dataDir":"d"}`:                 nil,
@@ -111,25 +113,41 @@ func TestResolvePaths(t *testing.T) {
 func TestPolicyCheck(t *testing.T) {
 	for keys, want := range map[string]string{
 		"": "",
-		`,"delegate":{"type":"ipvlan","mode":"l2"},"ipam":{"type":"host-local","ranges":[[{"subnet":"10.0.2.0/24","gateway":"10.0.2.1"}]],"routes":[{"dst":"fd00::/8"}]}`: "",
-		`,"ipam":{"type":"host-local","range":"10.0.2.5-10.0.2.9/24"}`:                          "",
-		`,"sysfs":"/tmp/sys","dataDir":"/tmp"`:                                                  `policy forbids dataDir "/tmp": the node's paths are fixed in /etc/multi-eni/policy.json; remove the key`,
-		`,"logLevel":"debug"`:                                                                   `policy forbids logLevel "debug": the node's paths are fixed in /etc/multi-eni/policy.json; remove the key`,
-		`,"delegate":{"type":"macvlan"}`:                                                        `policy forbids delegate.type "macvlan": /etc/multi-eni/policy.json allows ipvlan, host-device; use an allowed type, or have an administrator add this one`,
-		`,"ipam":{"type":"static"}`:                                                             `policy forbids ipam.type "static": /etc/multi-eni/policy.json allows host-local; use an allowed type, or have an administrator add this one`,
-		`,"delegate":{"type":"ipvlan"},"ipam":{"type":"static"}`:                                `policy forbids ipam.type "static": /etc/multi-eni/policy.json allows host-local; use an allowed type, or have an administrator add this one`,
-		`,"ipam":{"type":"host-local","dataDir":"/etc"}`:                                        `policy forbids ipam.dataDir "/etc": a netconf must not choose another plugin's paths; remove the key`,
-		`,"ipam":{"type":"host-local","a":[{"b":1},{"c":"etc/cron.d"}]}`:                        `policy forbids ipam.a[1].c "etc/cron.d": a netconf must not choose another plugin's paths; remove the key`,
+		`,"delegate":{"type":"ipvlan","mode":"l2"},"ipam":{"type":"host-local","ranges":[[{"subnet":"10.0.2.0/24","gateway":"10.0.2.1"}]],` +
+			`"routes":[{"dst":"fd00::/8"}]}`: "",
+		`,"ipam":{"type":"host-local","range":"10.0.2.5-10.0.2.9/24"}`: "",
+		`,"sysfs":"/tmp/sys","dataDir":"/tmp"`: `policy forbids dataDir "/tmp": the node's paths are fixed in ` +
+			`/etc/multi-eni/policy.json; remove the key`,
+		`,"logLevel":"debug"`: `policy forbids logLevel "debug": the node's paths are fixed ` +
+			`in /etc/multi-eni/policy.json; remove the key`,
+		`,"delegate":{"type":"macvlan"}`: `policy forbids delegate.type "macvlan": ` +
+			`/etc/multi-eni/policy.json allows ipvlan, host-device; use an allowed type, or have an administrator add this one`,
+		`,"ipam":{"type":"static"}`: `policy forbids ipam.type "static": /etc/multi-eni/policy.json ` +
+			`allows host-local; use an allowed type, or have an administrator add this one`,
+		`,"delegate":{"type":"ipvlan"},"ipam":{"type":"static"}`: `policy forbids ipam.type "static": /etc/multi-eni/policy.json ` +
+			`allows host-local; use an allowed type, or have an administrator add this one`,
+		`,"ipam":{"type":"host-local","dataDir":"/etc"}`: `policy forbids ipam.dataDir "/etc": a netconf must not choose ` +
+			`another plugin's paths; remove the key`,
+		`,"ipam":{"type":"host-local","a":[{"b":1},{"c":"etc/cron.d"}]}`: `policy forbids ipam.a[1].c "etc/cron.d": a netconf must not ` +
+			`choose another plugin's paths; remove the key`,
 		`,"delegate":{"type":"host-device","trust":"off","max":7,"nothing":null,"all":{"x":1}}`: "",
-		`,"delegate":{"type":"host-device","trust":"on"}`:                                       `policy forbids delegate.trust "on": /etc/multi-eni/policy.json allows off for this key of host-device; remove the key, or use an allowed value`,
-		`,"delegate":{"type":"host-device","TRU\u017fT":"x"}`:                                   `policy forbids delegate.TRUſT "x": /etc/multi-eni/policy.json allows off for this key of host-device; remove the key, or use an allowed value`,
-		`,"delegate":{"type":"host-device","trust":""}`:                                         `policy forbids delegate.trust "\"\"": /etc/multi-eni/policy.json allows off for this key of host-device; remove the key, or use an allowed value`,
-		`,"delegate":{"type":"host-device","trust":true}`:                                       `policy forbids delegate.trust "true": /etc/multi-eni/policy.json allows off for this key of host-device; remove the key, or use an allowed value`,
-		`,"delegate":{"type":"host-device","max":8}`:                                            `policy forbids delegate.max "8": /etc/multi-eni/policy.json allows 5, 7 for this key of host-device; remove the key, or use an allowed value`,
-		`,"delegate":{"type":"host-device","nothing":0}`:                                        `policy forbids delegate.nothing "0": /etc/multi-eni/policy.json allows none for this key of host-device; remove the key, or use an allowed value`,
-		`,"delegate":{"type":"ipvlan","trust":"on"}`:                                            "",
-		`,"ipam":{"type":"host-local","gateway":"10.0.0.1"}`:                                    `policy forbids ipam.gateway "10.0.0.1": /etc/multi-eni/policy.json allows none for this key of host-local; remove the key, or use an allowed value`,
-		`,"delegate":{"type":"ipvlan","x":{"y":".."}}`:                                          `policy forbids delegate.x.y "..": a netconf must not choose another plugin's paths; remove the key`,
+		`,"delegate":{"type":"host-device","trust":"on"}`: `policy forbids delegate.trust "on": ` +
+			`/etc/multi-eni/policy.json allows off for this key of host-device; remove the key, or use an allowed value`,
+		`,"delegate":{"type":"host-device","TRU\u017fT":"x"}`: `policy forbids delegate.TRUſT "x": /etc/multi-eni/policy.json ` +
+			`allows off for this key of host-device; remove the key, or use an allowed value`,
+		`,"delegate":{"type":"host-device","trust":""}`: `policy forbids delegate.trust "\"\"": ` +
+			`/etc/multi-eni/policy.json allows off for this key of host-device; remove the key, or use an allowed value`,
+		`,"delegate":{"type":"host-device","trust":true}`: `policy forbids delegate.trust "true": ` +
+			`/etc/multi-eni/policy.json allows off for this key of host-device; remove the key, or use an allowed value`,
+		`,"delegate":{"type":"host-device","max":8}`: `policy forbids delegate.max "8": /etc/multi-eni/policy.json ` +
+			`allows 5, 7 for this key of host-device; remove the key, or use an allowed value`,
+		`,"delegate":{"type":"host-device","nothing":0}`: `policy forbids delegate.nothing "0": ` +
+			`/etc/multi-eni/policy.json allows none for this key of host-device; remove the key, or use an allowed value`,
+		`,"delegate":{"type":"ipvlan","trust":"on"}`: "",
+		`,"ipam":{"type":"host-local","gateway":"10.0.0.1"}`: `policy forbids ipam.gateway "10.0.0.1": ` +
+			`/etc/multi-eni/policy.json allows none for this key of host-local; remove the key, or use an allowed value`,
+		`,"delegate":{"type":"ipvlan","x":{"y":".."}}`: `policy forbids delegate.x.y "..": a netconf must not choose ` +
+			`another plugin's paths; remove the key`,
 	} {
 		c := parseOK(t, with(keys))
 		err := policy(t).Check(c)
@@ -148,7 +166,8 @@ func TestPolicyCheck(t *testing.T) {
 		}
 	}
 	err := (&Policy{}).Check(parseOK(t, with(`,"ipam":{"type":"static"}`)))
-	if want := `policy forbids ipam.type "static": /etc/multi-eni/policy.json allows none; use an allowed type, or have an administrator add this one`; err == nil || err.Error() != want {
+	if want := `policy forbids ipam.type "static": /etc/multi-eni/policy.json allows none; use an allowed type, or have an administrator add this ` +
+		`one`; err == nil || err.Error() != want {
 		t.Errorf("an empty list: %v; want %s", err, want)
 	}
 }
@@ -198,14 +217,18 @@ func TestCheckNamespace(t *testing.T) {
 		namespace string
 		want      string
 	}{
-		"no policy":               {nil, []string{"prod"}, "dev", ""},
-		"no list":                 {p, nil, "dev", ""},
-		"no list, no namespace":   {p, nil, "", ""},
-		"in the list":             {p, []string{"prod", "dev"}, "dev", ""},
-		"not in the list":         {p, []string{"prod", "stage"}, "dev", `policy forbids K8S_POD_NAMESPACE "dev": NodeENI dataplane-a allows these namespaces: prod, stage (annotation networking.k8s.aws/allowed-namespaces); run the pod there, or select another NodeENI`},
-		"no namespace":            {p, []string{"prod"}, "", `policy forbids K8S_POD_NAMESPACE "": NodeENI dataplane-a allows these namespaces: prod (annotation networking.k8s.aws/allowed-namespaces); run the pod there, or select another NodeENI`},
-		"nobody":                  {p, []string{""}, "dev", `policy forbids K8S_POD_NAMESPACE "dev": NodeENI dataplane-a allows these namespaces: none (annotation networking.k8s.aws/allowed-namespaces); run the pod there, or select another NodeENI`},
-		"nobody, and nobody asks": {p, []string{""}, "", `policy forbids K8S_POD_NAMESPACE "": NodeENI dataplane-a allows these namespaces: none (annotation networking.k8s.aws/allowed-namespaces); run the pod there, or select another NodeENI`},
+		"no policy":             {nil, []string{"prod"}, "dev", ""},
+		"no list":               {p, nil, "dev", ""},
+		"no list, no namespace": {p, nil, "", ""},
+		"in the list":           {p, []string{"prod", "dev"}, "dev", ""},
+		"not in the list": {p, []string{"prod", "stage"}, "dev", `policy forbids K8S_POD_NAMESPACE "dev": NodeENI dataplane-a allows these namespaces: ` +
+			`prod, stage (annotation networking.k8s.aws/allowed-namespaces); run the pod there, or select another NodeENI`},
+		"no namespace": {p, []string{"prod"}, "", `policy forbids K8S_POD_NAMESPACE "": NodeENI dataplane-a allows these namespaces: prod ` +
+			`(annotation networking.k8s.aws/allowed-namespaces); run the pod there, or select another NodeENI`},
+		"nobody": {p, []string{""}, "dev", `policy forbids K8S_POD_NAMESPACE "dev": NodeENI dataplane-a allows these namespaces: none ` +
+			`(annotation networking.k8s.aws/allowed-namespaces); run the pod there, or select another NodeENI`},
+		"nobody, and nobody asks": {p, []string{""}, "", `policy forbids K8S_POD_NAMESPACE "": NodeENI dataplane-a allows these namespaces: none (annotation ` +
+			`networking.k8s.aws/allowed-namespaces); run the pod there, or select another NodeENI`},
 	} {
 		err := tt.policy.CheckNamespace(nodestate.Device{NodeENI: "dataplane-a", AllowedNamespaces: tt.allowed}, tt.namespace)
 		if got := errText(err); got != tt.want {

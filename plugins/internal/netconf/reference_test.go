@@ -53,7 +53,8 @@ func TestTaggedKeysAreRead(t *testing.T) {
 			t.Errorf("%s with a value that none can have: %v", key, err)
 		}
 	}
-	for object, keys := range map[string][]string{`"select":{%q:[1.5]}`: keysOf(Select{}), `"select":{"nodeENI":"a"},"routes":[{"dst":"10.0.0.0/8",%q:[1.5]}]`: keysOf(Route{})} {
+	for object, keys := range map[string][]string{`"select":{%q:[1.5]}`: keysOf(Select{}),
+		`"select":{"nodeENI":"a"},"routes":[{"dst":"10.0.0.0/8",%q:[1.5]}]`: keysOf(Route{})} {
 		for _, key := range keys {
 			_, err := Parse([]byte(`{"cniVersion":"1.1.0","name":"n",` + fmt.Sprintf(object, key) + `}`))
 			if err == nil || !strings.Contains(err.Error(), key) || strings.Contains(err.Error(), "unknown key") {
@@ -128,7 +129,8 @@ When a pod gets the ENI, the host loses the default routes through it. If pods s
 node needs one of them: the only one of its IP family, or one that has other next hops too. It also fails with 102 for any default route through a
 device that the inventory does not have.`
 
-const aboutENIIPAM = "`eni-ipam` gives the addresses that the inventory lists for the ENI, with the prefix length of their subnet. It asks nothing of AWS and runs no other\n" +
+const aboutENIIPAM = "`eni-ipam` gives the addresses that the inventory lists for the ENI, with the prefix length of their subnet. It asks nothing of AWS " +
+	"and runs no other\n" +
 	"plugin. A pod that owns the ENI (no delegate, or host-device, sriov …) gets the ENI's addresses. Pods that share it (ipvlan, macvlan) each\n" +
 	"lease one that is not the ENI's own: a secondary address, or one from a delegated prefix. `runtimeConfig.ips` (capability `ips`), `args.cni.ips`\n" +
 	"and `IP` in `CNI_ARGS` choose among them. Any other type is an IPAM plugin in the runtime's folder, or in the policy's, with keys of its own.\n\n" +
@@ -192,8 +194,10 @@ func item(words string) string {
 }
 
 func (p *page) delegates() {
-	p.text("\n## delegate\nThis is the delegate's own netconf, with its `type` and its own keys. multi-eni adds the device, `name`, `cniVersion`, `ipam`, `args`,\n" +
-		"`runtimeConfig`, `prevResult` and `dns`, so none of these may be in `delegate`. The `mtu` above works with every delegate. A delegate may have its own `mtu`\n" +
+	p.text("\n## delegate\nThis is the delegate's own netconf, with its `type` and its own keys. multi-eni adds the device, `name`, `cniVersion`, `ipam`, " +
+		"`args`,\n" +
+		"`runtimeConfig`, `prevResult` and `dns`, so none of these may be in `delegate`. The `mtu` above works with every delegate. A delegate may have its own " +
+		"`mtu`\n" +
 		"instead, but not besides.\n\n| type | pods per device | key for the device |\n|---|---|---|\n")
 	for _, name := range slices.Sorted(maps.Keys(knownDelegates)) {
 		d := knownDelegates[name]
@@ -207,8 +211,10 @@ func (p *page) delegates() {
 }
 
 func (p *page) requests() {
-	p.text("\n## Requests of the runtime\nA runtime can request things in three places: `runtimeConfig`, by the capabilities that the netconf declares, `args.cni`, and `CNI_ARGS`. " +
-		"Each request\nneeds a plugin that uses it. If none does, ADD fails with 7, or with 4 for `CNI_ARGS`. A MAC must be the same in all places. ADD fails with 102 if\n" +
+	p.text("\n## Requests of the runtime\nA runtime can request things in three places: `runtimeConfig`, by the capabilities that the netconf declares, " +
+		"`args.cni`, and `CNI_ARGS`. " +
+		"Each request\nneeds a plugin that uses it. If none does, ADD fails with 7, or with 4 for `CNI_ARGS`. A MAC must be the same in all places. ADD fails " +
+		"with 102 if\n" +
 		"the VPC does not deliver to the requested MAC, or if the pod does not get a requested address. multi-eni does not know plugins that are not in\n" +
 		"the table, and passes them every request.\n\n| plugin | runtimeConfig | args.cni | CNI_ARGS |\n|---|---|---|---|\n")
 	for _, typ := range slices.Sorted(maps.Keys(takers)) {
@@ -218,7 +224,8 @@ func (p *page) requests() {
 		}
 		p.text("\n")
 	}
-	p.text("\nOther keys of `args` and `CNI_ARGS` may be for another plugin of the list, so multi-eni passes them on. `dns` replaces the DNS settings of the\naddress plugin.\n")
+	p.text("\nOther keys of `args` and `CNI_ARGS` may be for another plugin of the list, so multi-eni passes them on. `dns` replaces the DNS settings of " +
+		"the\naddress plugin.\n")
 }
 
 // comments are those of the fields of structs, in one line, by struct and field. What

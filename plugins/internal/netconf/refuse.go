@@ -9,15 +9,14 @@ import (
 	"github.com/containernetworking/cni/pkg/version"
 )
 
-// VersionError says that a netconf is of a version of the CNI spec that is not
-// known.
+// VersionError says that the netconf's CNI version is unknown.
 type VersionError struct{ Version string }
 
 func (e *VersionError) Error() string {
 	return fmt.Sprintf("cniVersion: %q: want one of %s", e.Version, strings.Join(version.All.SupportedVersions(), ", "))
 }
 
-// check faults a netconf as a whole.
+// check faults combinations of keys.
 func (d *decoder) check(c *Config) {
 	for _, key := range slices.Sorted(maps.Keys(d.fields)) {
 		if !slices.Contains(specKeys, key) && !slices.Contains(ownKeys, key) && !strings.HasPrefix(key, "cni.dev/") && !d.faultAt(key) {
@@ -36,7 +35,7 @@ func (d *decoder) check(c *Config) {
 	}
 }
 
-// refused is why ADD does not take the netconf; nil when it does.
+// refused returns the error with which ADD refuses the netconf; nil if it does not.
 func (d *decoder) refused(c *Config) error {
 	if c.CNIVersion != "" && !slices.Contains(version.All.SupportedVersions(), c.CNIVersion) {
 		return &VersionError{c.CNIVersion}

@@ -28,12 +28,12 @@ type Route struct {
 	// Scope of the route in the kernel, from 0 (universe) to 255 (nowhere).
 	Scope *int `key:"scope,253"`
 
-	// VPC: the route stands for one to each IPv4 network of the VPC, and Dst is not
-	// given.
+	// VPC: the route stands for a route to each IPv4 network of the VPC, and Dst is not
+	// set.
 	VPC bool
 }
 
-// dstVPC is the dst of such a route.
+// dstVPC is the dst of a route with VPC.
 const dstVPC = "vpc"
 
 func (r Route) dst() string {
@@ -45,12 +45,12 @@ func (r Route) dst() string {
 
 var routeKeys = keysOf(Route{})
 
-// wantsRouter says whether the route needs a next hop that it does not name.
+// wantsRouter reports whether the route needs a next hop and names none.
 func (r Route) wantsRouter() bool {
 	return !r.Gateway.IsValid() && (r.Scope == nil || *r.Scope == 0)
 }
 
-// routes reads the key of that name; words are what a dst may be besides a network.
+// routes reads the key routes. Words are values of dst that are allowed besides networks.
 func (d *decoder) routes(words ...string) []Route {
 	var out []Route
 	for i, sub := range d.list("routes") {

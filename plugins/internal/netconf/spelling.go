@@ -9,12 +9,12 @@ import (
 	"unicode"
 )
 
-// Other plugins read their netconfs with encoding/json, for which "dataDir",
-// "DATADIR" and "dataDir" again are one key. Their keys are therefore compared
-// here as encoding/json does, and no object may have two that are one.
+// Other plugins read their netconfs with encoding/json, which ignores case: "dataDir" and
+// "DATADIR" are one key. Keys are compared in the same way here, and no object may have a
+// key twice.
 
-// fold returns a key in the one spelling that all have for encoding/json: also
-// the Kelvin sign is a k, and the long s an s.
+// fold returns a key in one spelling for all that encoding/json treats as equal. The
+// Kelvin sign equals k, and the long s equals s.
 func fold(key string) string {
 	return strings.Map(func(r rune) rune {
 		for {
@@ -31,7 +31,7 @@ func containsFold(keys []string, key string) bool {
 	return slices.ContainsFunc(keys, func(k string) bool { return strings.EqualFold(k, key) })
 }
 
-// twin is a key that its object has already; of is that key's spelling.
+// twin is a key that its object already has, in the spelling of.
 type twin struct{ path, key, of string }
 
 func (t twin) problem() string {
@@ -41,11 +41,10 @@ func (t twin) problem() string {
 	return fmt.Sprintf("is %s in another spelling, and other plugins may read either one; remove one", t.of)
 }
 
-// mostTwins bounds the faults that a hostile text can cause.
+// mostTwins bounds the faults of a hostile text.
 const mostTwins = 16
 
-// twins finds the first of them, most at the most, at any depth of a JSON text
-// that is known to be sound.
+// twins finds up to most twins at any depth of a valid JSON text.
 func twins(text []byte, most int) (found []twin) {
 	type level struct {
 		seen map[string]string // by fold; nil in a list

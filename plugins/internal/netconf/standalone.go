@@ -2,10 +2,9 @@ package netconf
 
 import "github.com/multi-eni/multi-eni-cni/pkg/device"
 
-// ParseIPAM checks what eni-ipam gets when another plugin than multi-eni runs it:
-// the whole netconf of that plugin, of which it reads what is its business. The
-// Config's Delegate stands for that plugin, and Select is ipam.select. Errors are
-// those of Parse.
+// ParseIPAM checks another plugin's netconf that runs eni-ipam, and ignores the keys of
+// that plugin. The Config's Delegate stands for the plugin, and Select is ipam.select.
+// Errors are the same as Parse's.
 func ParseIPAM(stdin []byte) (*Config, error) {
 	d, c, err := parseIPAM(stdin)
 	if err != nil {
@@ -28,7 +27,7 @@ func ParseIPAM(stdin []byte) (*Config, error) {
 	return c, d.refused(c)
 }
 
-// ParseIPAMLenient is ParseIPAM for DEL, GC and STATUS, as ParseLenient is.
+// ParseIPAMLenient is ParseIPAM for DEL, GC and STATUS, like ParseLenient.
 func ParseIPAMLenient(stdin []byte) (*Config, error) {
 	_, c, err := parseIPAM(stdin)
 	return c, err

@@ -5,9 +5,9 @@ import (
 	"strings"
 )
 
-// suggest finds the known key that a misspelt one may mean: the nearest, with
-// an edit for every three letters and two at most, or the same but for case and
-// separators. What of a known key comes before a dot says where it belongs.
+// suggest names the known key that a misspelt one may mean. It is the nearest with at most
+// one edit per three letters, and at most two. Case, '-' and '_' do not count. A known key
+// may have a prefix with a dot, which tells its place.
 func suggest(key string, known []string) string {
 	fold := func(s string) string { return strings.ToLower(strings.NewReplacer("-", "", "_", "").Replace(s)) }
 	best, least := "", min(2, len(fold(key))/3)+1
@@ -22,7 +22,7 @@ func suggest(key string, known []string) string {
 	return fmt.Sprintf(" (did you mean %s?)", best)
 }
 
-// edits is the Levenshtein distance of two short strings, in octets.
+// edits returns the Levenshtein distance of two short strings, in octets.
 func edits(a, b string) int {
 	row := make([]int, len(b)+1)
 	for j := range row {

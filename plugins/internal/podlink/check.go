@@ -56,8 +56,8 @@ func Check(a nodestate.Attachment, ns *link.Netns, prev *types100.Result) error 
 	return checkRoutes(in, l, prev, recorded)
 }
 
-// checkAddresses looks for the addresses of a result, except those of interfaces other
-// than at.
+// checkAddresses looks for the addresses of a result, but not for addresses of another
+// interface than at.
 func checkAddresses(in *link.Handle, l link.Link, prev *types100.Result, at int) error {
 	have, err := in.Addresses(l.Index)
 	if err != nil {

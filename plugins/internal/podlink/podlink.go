@@ -179,7 +179,8 @@ func (p *Pod) setSysctls(l link.Link, addrs []netip.Prefix) error {
 			case errors.Is(err, fs.ErrNotExist) && l.MTU < IPv6MTU:
 				return refusal.New(refusal.Unsupported, "mtu %d: an IPv6 address needs at least %d octets; raise the MTU, or use IPv4 addresses only", l.MTU, IPv6MTU)
 			case errors.Is(err, fs.ErrNotExist):
-				return refusal.New(refusal.Unsupported, "the address plugin gave an IPv6 address, but IPv6 is disabled in this kernel; enable it, or use IPv4 addresses only")
+				return refusal.New(refusal.Unsupported, "the address plugin gave an IPv6 address, but IPv6 is disabled in this kernel; enable it, or use IPv4 "+
+					"addresses only")
 			case err != nil:
 				return err
 			}

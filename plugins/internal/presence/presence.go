@@ -119,8 +119,8 @@ func (p *Prober) MayBeInPod(a nodestate.Attachment) bool {
 	return !errors.Is(err, link.ErrNotFound)
 }
 
-// FindInterface finds the attachment's interface among all links of its netns, under
-// whatever name. link.ErrNotFound.
+// FindInterface finds the attachment's interface among all links of its netns, even if the
+// pod has renamed it. link.ErrNotFound.
 func FindInterface(all []link.Link, a nodestate.Attachment) (link.Link, error) {
 	if a.Mode != nodestate.ModeShared && a.Device.Link != nil {
 		l, err := link.FindMoved(all, a.Device, a.Interface)

@@ -26,7 +26,7 @@ type Candidate struct {
 type Selector struct {
 	Config *netconf.Config
 	Policy *netconf.Policy
-	// Inventory is the path of the inventory, and BootID that of the running boot.
+	// Inventory is the path of the inventory. BootID identifies the running boot.
 	Inventory, BootID string
 	// Namespace is the pod's; "" if unknown.
 	Namespace string
