@@ -58,9 +58,9 @@ func (e *env) flood() {
 	}()
 }
 
-// TestNoRouterAfterDel: the host learns no router by an ENI that accepts no advertisements,
-// however many arrive while pods come and go at once. The kernel asks for
-// routers a second after the link is up.
+// TestNoRouterAfterDel: pods come and go while advertisements arrive all the time. The
+// host learns no router through an ENI that ignores advertisements. The kernel asks for
+// routers a second after link-up.
 func TestNoRouterAfterDel(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -92,8 +92,8 @@ func TestNoRouterAfterDel(t *testing.T) {
 	}
 }
 
-// TestRouterOnIdleENI: beside a router that announces itself all the time, and without a
-// daemon, no ADD is refused.
+// TestRouterOnIdleENI: ADD succeeds beside a router that advertises all the time, without
+// a daemon.
 func TestRouterOnIdleENI(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -119,8 +119,8 @@ func TestRouterOnIdleENI(t *testing.T) {
 	}
 }
 
-// TestAcceptRAComesBack: whatever way the link comes home, it treats advertisements as
-// before ADD. If the record has no value, the link keeps the kernel's default.
+// TestAcceptRAComesBack: the returned link has its accept_ra of before ADD, on every way
+// home. If the record has none, it keeps the kernel's default.
 func TestAcceptRAComesBack(t *testing.T) {
 	if nstest.Outside(t) {
 		return

@@ -21,7 +21,7 @@ var (
 	adversary1  = flag.Uint64("adversary", 1, "the seed of the first of them")
 )
 
-// describe is a link as it is in the host, or in a pod.
+// describe describes a link of the host or of a pod.
 func (e *env) describe(netns, name string) adversary.Description {
 	e.t.Helper()
 	var out adversary.Description
@@ -44,18 +44,16 @@ func (e *env) describe(netns, name string) adversary.Description {
 // hostNetns is the netns of the test's node.
 const hostNetns = "/proc/self/ns/net"
 
-// mayRefuse says whether some or all kernels keep a pod from doing an act to a veth.
-// Every other act must succeed at least once: a test of failed acts would prove
-// nothing.
+// mayRefuse lists acts that some kernels refuse on a veth. Every other act must succeed at
+// least once, since failed acts would prove nothing.
 func mayRefuse(a adversary.Act, err error) bool {
 	return errors.Is(err, adversary.ErrCannot) || strings.HasPrefix(a.Name, "bond") || strings.HasPrefix(a.Name, "port of") ||
 		strings.Contains(a.Name, "on top") || strings.HasPrefix(a.Name, "flag")
 }
 
-// TestAdversary: whatever a pod does to its interface, the host gets the device back
-// as it was, and the next pod gets it as the first one did. While DEL runs, the pod's
-// processes still hold everything open. Each act is tried alone, then some at random;
-// -adversary repeats a seed.
+// TestAdversary: after any act of a pod on its interface, the host gets the device back
+// unchanged, and so does the next pod. The pod's processes keep everything open during
+// DEL. Each act is tried alone, then some at random; -adversary repeats a seed.
 func TestAdversary(t *testing.T) {
 	if nstest.OutsideAsRoot(t) {
 		return
@@ -68,8 +66,8 @@ func TestAdversary(t *testing.T) {
 	}
 }
 
-// TestAdversaryDelegate is TestAdversary for a pod that got the device from
-// host-device. That plugin trusts settings that the pod may have changed.
+// TestAdversaryDelegate is TestAdversary for a pod that got the device from host-device,
+// which trusts settings that the pod can change.
 func TestAdversaryDelegate(t *testing.T) {
 	if nstest.OutsideAsRoot(t) {
 		return
@@ -86,11 +84,11 @@ func TestAdversaryDelegate(t *testing.T) {
 	}
 }
 
-// victim is the device that adversaries get, by a netconf.
+// victim is the device of the adversaries, given by a netconf.
 type victim struct {
 	*env
 	conf map[string]any
-	// host is the device in the host, fresh in the first pod, and whole the node.
+	// host describes the device before the first pod, and whole the node.
 	host, fresh adversary.Description
 	whole       string
 }
@@ -164,8 +162,7 @@ func (v *victim) next() adversary.Description {
 	return v.describe(args.Netns, args.IfName)
 }
 
-// asBefore demands that the host has the device as it was, and that the next pod
-// gets it as the first did.
+// asBefore requires the host's and the next pod's device to be as at first.
 func (v *victim) asBefore(done string) {
 	v.t.Helper()
 	v.unchanged(v.whole, "after "+done)
@@ -177,7 +174,7 @@ func (v *victim) asBefore(done string) {
 	}
 }
 
-// profile has the inventory know the devices' settings, as the daemon does.
+// profile adds the devices' settings to the inventory, as the daemon does.
 func (e *env) profile() {
 	e.t.Helper()
 	h, err := link.Open()
@@ -196,8 +193,8 @@ func (e *env) adversary(args *skel.CmdArgs, seed uint64) *adversary.Pod {
 	return p
 }
 
-// TestAdversaryDeletes: a pod may delete an interface that has no hardware. DEL
-// succeeds, and says in a restore record that the device is not back.
+// TestAdversaryDeletes: a pod can delete an interface without hardware. DEL succeeds, and
+// leaves a restore record.
 func TestAdversaryDeletes(t *testing.T) {
 	if nstest.Outside(t) {
 		return

@@ -21,7 +21,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// at returns a Before hook that does something before one step.
+// at returns a Before hook for one step.
 func at(step string, do func()) func(string) error {
 	return func(s string) error {
 		if s == step {
@@ -49,8 +49,8 @@ func addAltName(t *testing.T, args *skel.CmdArgs, name string) {
 	}))
 }
 
-// TestAltNamesOfThePod: a pod may give its interface any altname, even one that
-// the host has in use, and the device comes home all the same, without it.
+// TestAltNamesOfThePod: a pod may give its interface any altname, even one that the host
+// uses. The device returns without it.
 func TestAltNamesOfThePod(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -69,8 +69,8 @@ func TestAltNamesOfThePod(t *testing.T) {
 	}
 }
 
-// TestAltNameTakenMeanwhile: the device comes home without an altname that
-// another link has taken, and gets it back later.
+// TestAltNameTakenMeanwhile: the device returns without an altname that another link has
+// taken, and gets it back later.
 func TestAltNameTakenMeanwhile(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -91,8 +91,8 @@ func TestAltNameTakenMeanwhile(t *testing.T) {
 	e.same(t, before, "once the altname is free")
 }
 
-// TestNameOwedAcrossPods: a pod that comes and goes while the device's name is
-// taken does not make the device forget it.
+// TestNameOwedAcrossPods: the device gets its name back even if further pods had it while
+// another link used the name.
 func TestNameOwedAcrossPods(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -125,8 +125,8 @@ func (e *env) shared() map[string]any {
 	}
 }
 
-// TestSharedDelegateFails: as long as the delegate's interface is in a living
-// pod, the pod shares the device, even after a DEL that has failed.
+// TestSharedDelegateFails: while the delegate's interface is in a living pod, the pod
+// shares the device, even after a failed DEL.
 func TestSharedDelegateFails(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -150,7 +150,7 @@ func TestSharedDelegateFails(t *testing.T) {
 	e.same(t, before, "after all DELs")
 }
 
-// fakePlugins answers for plugins by type; the others are the real ones.
+// fakePlugins answers for some types of plugins, and runs the others.
 type fakePlugins struct {
 	invoke.Exec
 	fake map[string]func(command string) (string, error)
@@ -187,8 +187,8 @@ func fake(typ string, do func(command string) (string, error)) *fakePlugins {
 	}
 }
 
-// TestExclusiveDelegateFails: the DEL of a delegate that does more than to move
-// the link is repeated until it succeeds, and never upon the next pod.
+// TestExclusiveDelegateFails: the DEL of a delegate that changes settings is repeated
+// until it succeeds, but never on the next pod's device.
 func TestExclusiveDelegateFails(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -230,8 +230,8 @@ func TestExclusiveDelegateFails(t *testing.T) {
 	e.same(t, before, "after all DELs")
 }
 
-// TestHugeNetconf: what could not be read back as a record is refused before
-// anything is touched; what is only deep is kept without indentation.
+// TestHugeNetconf: ADD refuses a netconf that would make an unreadable record before it
+// touches anything. A deep netconf is stored without indentation.
 func TestHugeNetconf(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -263,8 +263,8 @@ func nested(depth int) any {
 	return v
 }
 
-// TestUndoHasItsOwnTime: an ADD whose time is up still undoes what it did, the
-// address included.
+// TestUndoHasItsOwnTime: an ADD that timed out still undoes its effects, the address
+// included.
 func TestUndoHasItsOwnTime(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -287,7 +287,7 @@ func TestUndoHasItsOwnTime(t *testing.T) {
 	e.same(t, before, "after the ADD that was cancelled")
 }
 
-// TestNetnsLostDuringADD: the path of the netns goes away at each step of ADD.
+// TestNetnsLostDuringADD: the path of the netns disappears at each step of ADD.
 func TestNetnsLostDuringADD(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -370,7 +370,7 @@ func TestDeviceLost(t *testing.T) {
 	}
 }
 
-// TestStrangeAddresses: what an address plugin may say, and what it may not.
+// TestStrangeAddresses: results of address plugins that ADD accepts, and that it refuses.
 func TestStrangeAddresses(t *testing.T) {
 	if nstest.Outside(t) {
 		return

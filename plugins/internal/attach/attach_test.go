@@ -184,7 +184,7 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
-// TestDescribesPendingRows: a row may lack all but its NodeENI.
+// TestDescribesPendingRows: a pending row may have its NodeENI only.
 func TestDescribesPendingRows(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -217,8 +217,8 @@ func TestHeld(t *testing.T) {
 	e.del(second)
 }
 
-// TestEveryStep fails ADD before each of its steps in turn, and kills it there;
-// the node must be as before, at once or after DEL.
+// TestEveryStep fails ADD before each of its steps, and kills it there. The node must be
+// as before, at once or after DEL.
 func TestEveryStep(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -297,8 +297,8 @@ func TestEveryStep(t *testing.T) {
 	})
 }
 
-// TestDelWhateverHappened is the list of the design: DEL succeeds, and the
-// address and the claim are released.
+// TestDelWhateverHappened: DEL succeeds in every case of the design's list, and releases
+// address and device.
 func TestDelWhateverHappened(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -367,7 +367,7 @@ func TestDelWhateverHappened(t *testing.T) {
 	}
 }
 
-// newNodeIn makes a fresh node inside a test that has one already.
+// newNodeIn makes another node inside a test.
 func newNodeIn(t *testing.T) *env {
 	t.Helper()
 	clearNode(t)
@@ -423,7 +423,7 @@ func TestNameTakenMeanwhile(t *testing.T) {
 	e.unchanged(before, "once the name is free")
 }
 
-// TestLateLink: a dying netns gives its link back after DEL has gone.
+// TestLateLink: a dying netns returns its link after DEL.
 func TestLateLink(t *testing.T) {
 	if nstest.Outside(t) {
 		return

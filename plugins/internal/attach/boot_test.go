@@ -14,8 +14,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// TestDelOfAnEarlierBoot: a netns that has the path, the cookie and the inode of
-// one before the node's restart is another one, and no delegate is sent there.
+// TestDelOfAnEarlierBoot: a netns with path, cookie and inode of one before the node's
+// restart is another netns. No delegate is run in it.
 func TestDelOfAnEarlierBoot(t *testing.T) {
 	if nstest.Outside(t) {
 		return

@@ -20,8 +20,8 @@ func network(cidr string) net.IPNet {
 	return net.IPNet{IP: ip, Mask: n.Mask}
 }
 
-// loses has, for each item of a result, a function that takes it from the pod. CHECK
-// must miss it and name it.
+// loses has a function for each item of a result that removes it from the pod. CHECK must
+// report it.
 func loses(r *types100.Result) map[string]func(netlink.Link) error {
 	all := map[string]func(netlink.Link) error{
 		"interface net1": func(l netlink.Link) error { return netlink.LinkSetName(l, "other") },
@@ -43,8 +43,8 @@ func loses(r *types100.Result) map[string]func(netlink.Link) error {
 	return all
 }
 
-// changed are the changes of later plugins of the chain, in the pod and in the result.
-// CHECK must pass.
+// changed lists changes of later plugins in the pod and in the result, which CHECK must
+// accept.
 var changed = map[string]func(*types100.Result, netlink.Link) error{
 	"nothing":           func(*types100.Result, netlink.Link) error { return nil },
 	"tuning of the MTU": func(_ *types100.Result, l netlink.Link) error { return netlink.LinkSetMTU(l, 1300) },
@@ -88,8 +88,8 @@ var changed = map[string]func(*types100.Result, netlink.Link) error{
 	},
 }
 
-// TestCheck: prevResult counts. CHECK finds each item of it that the kernel lacks, and
-// passes changes of later plugins.
+// TestCheck: CHECK finds each item of prevResult that the kernel lacks, and accepts
+// changes of later plugins.
 func TestCheck(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -146,8 +146,7 @@ func TestCheck(t *testing.T) {
 	}
 }
 
-// TestCheckNeedsPrevResult: as with the reference plugins, there is nothing to check
-// without the result of ADD.
+// TestCheckNeedsPrevResult: CHECK needs the result of ADD, as in the reference plugins.
 func TestCheckNeedsPrevResult(t *testing.T) {
 	if nstest.Outside(t) {
 		return

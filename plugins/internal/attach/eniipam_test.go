@@ -12,8 +12,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// TestENIIPAM: a pod that has the ENI has its addresses, without any other
-// plugin, and without a trace when it ends.
+// TestENIIPAM: a pod that owns the ENI gets the ENI's addresses without another plugin.
+// They leave no trace.
 func TestENIIPAM(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -76,7 +76,7 @@ func TestENIIPAM(t *testing.T) {
 	}
 	e.del(byArgs)
 
-	// What cannot be given is refused before anything is touched.
+	// Impossible requests are refused before anything is touched.
 	foreign := ask(map[string]any{}, map[string]any{"runtimeConfig": map[string]any{"ips": []string{"10.0.2.99"}}})
 	e.refused("ADD", foreign, 102, "10.0.2.99", "10.0.2.15, 10.0.2.16, fd00:2::15")
 	unasked := ask(map[string]any{"families": []string{"ipv6"}}, map[string]any{"select": map[string]any{"nodeENI": "b"}})
@@ -98,8 +98,7 @@ func TestENIIPAM(t *testing.T) {
 	e.unchanged(before, "after refusals")
 }
 
-// TestENIIPAMWithoutInventory: the device that the kubelet has allocated is not
-// enough to know its addresses.
+// TestENIIPAMWithoutInventory: eni-ipam needs the inventory even for an allocated device.
 func TestENIIPAMWithoutInventory(t *testing.T) {
 	if nstest.Outside(t) {
 		return

@@ -30,7 +30,7 @@ func (e *env) rewrite(args *skel.CmdArgs, change func(*nodestate.Attachment)) {
 	must(e.t, r.Save())
 }
 
-// owes says whether a restore record waits for the device.
+// owes reports whether the device has a restore record.
 func (e *env) owes(pci string) bool {
 	e.t.Helper()
 	_, err := e.records().LoadRestore(device.PCIAddress(pci))
@@ -40,8 +40,8 @@ func (e *env) owes(pci string) bool {
 	return err == nil
 }
 
-// TestCosmeticsHoldNoDevice: a setting that the kernel refuses to take back fails no
-// DEL and no ADD. It stays on record over the pods that follow, until it can be had.
+// TestCosmeticsHoldNoDevice: a setting that the kernel does not restore fails neither DEL
+// nor ADD. It stays in a restore record until the kernel accepts it.
 func TestCosmeticsHoldNoDevice(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -73,8 +73,8 @@ func TestCosmeticsHoldNoDevice(t *testing.T) {
 	e.unchanged(before, "once the kernel takes it")
 }
 
-// TestPFThatRefuses: a VF that its PF does not treat as before is free of its pod,
-// but no other pod gets it.
+// TestPFThatRefuses: a VF whose PF settings are not restored is released, but no other pod
+// gets it.
 func TestPFThatRefuses(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -104,8 +104,8 @@ func TestPFThatRefuses(t *testing.T) {
 	e.del(next)
 }
 
-// TestProgramOfThePod: an XDP program that cannot be told from another netns's stays
-// on the device. DEL succeeds, but no pod gets the device before the program is off.
+// TestProgramOfThePod: an XDP program that may be of another netns stays on the device.
+// DEL succeeds, but no pod gets the device before the program is gone.
 func TestProgramOfThePod(t *testing.T) {
 	if nstest.OutsideAsRoot(t) {
 		return

@@ -14,10 +14,10 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// What real NICs have shown, told again with stand-ins.
+// These tests repeat findings from real NICs with stand-ins.
 
-// TestStackedLinksOfThePod: what a pod made on top of its device would keep it on
-// the wire, beside the next pod.
+// TestStackedLinksOfThePod: links that a pod made on its device are deleted. They would
+// stay on the wire beside the next pod.
 func TestStackedLinksOfThePod(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -42,8 +42,8 @@ func TestStackedLinksOfThePod(t *testing.T) {
 	e.unchanged(before, "after DEL")
 }
 
-// TestMACOfVF: a VF takes the MAC that its PF assigns, and no other; DEL does not
-// insist on the one that it had.
+// TestMACOfVF: a VF accepts only the MAC of its PF, so DEL does not restore the earlier
+// one.
 func TestMACOfVF(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -77,8 +77,8 @@ func TestPFWithVFs(t *testing.T) {
 	e.refused("ADD", e.pod(e.selectA()), 102, eniA.PCI, "1 virtual functions", "sriov_numvfs")
 }
 
-// TestReplacedDevice: an ENI was pulled out while a pod had it, and another one
-// plugged into its slot before the pod's DEL.
+// TestReplacedDevice: an ENI was pulled out while a pod had it, and another one was
+// plugged into its slot before DEL.
 func TestReplacedDevice(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -106,9 +106,9 @@ func TestReplacedDevice(t *testing.T) {
 	}
 }
 
-// TestParentPulledOut: a device goes and takes along what a pod had on it. vlan's
-// DEL fails without its master, before it has released any address; the pod's
-// DEL succeeds all the same, releases them and leaves nothing.
+// TestParentPulledOut: a device disappears with the pod's interface on it. The DEL of vlan
+// fails without its master and releases no address. The pod's DEL succeeds and releases
+// the addresses.
 func TestParentPulledOut(t *testing.T) {
 	if nstest.Outside(t) {
 		return

@@ -103,9 +103,9 @@ func row(e nstest.ENI, nodeENI string) nodestate.Device {
 	}
 }
 
-// newEnv makes a node with eniA as NodeENI "a", eniB as "b", and more ENIs that
-// are in no inventory. The kernel has an ENI accept router advertisements; eniA has had
-// that switched off, as the daemon does.
+// newEnv makes a node with eniA as NodeENI "a", eniB as "b", and ENIs outside the
+// inventory. ENIs accept router advertisements by default; eniA does not, as the daemon
+// leaves it.
 func newEnv(t *testing.T, more ...nstest.ENI) *env {
 	t.Helper()
 	n, err := nstest.NewNode(t.TempDir())
@@ -141,8 +141,8 @@ func (e *env) writeInventory() {
 
 func (e *env) records() nodestate.AttachmentDir { return nodestate.AttachmentDir(e.file("records")) }
 
-// pod makes a pod's netns and returns the arguments of its ADD with conf merged
-// over the paths of this node.
+// pod makes a pod's netns and returns the arguments of its ADD, with conf merged over this
+// node's paths.
 func (e *env) pod(conf map[string]any) *skel.CmdArgs {
 	e.t.Helper()
 	e.pods++
@@ -212,7 +212,7 @@ func (e *env) del(args *skel.CmdArgs) {
 	}
 }
 
-// refused runs a verb that must fail with code and say all of words.
+// refused runs a verb that must fail with a code and some words.
 func (e *env) refused(name string, args *skel.CmdArgs, code uint, words ...string) {
 	e.t.Helper()
 	_, err := run(&attach.Plugin{}, name, args)
@@ -232,8 +232,7 @@ func wantCode(t *testing.T, err error, code uint, words ...string) {
 	}
 }
 
-// snapshot describes all that an attachment may change on the node, for
-// comparing before and after.
+// snapshot describes everything on the node that an attachment may change.
 func (e *env) snapshot() string {
 	e.t.Helper()
 	var lines []string
@@ -262,7 +261,7 @@ func (e *env) snapshot() string {
 	return strings.Join(lines, "\n")
 }
 
-// unchanged demands that the node is as an earlier snapshot says.
+// unchanged requires the node to be as in a snapshot.
 func (e *env) unchanged(before, when string) {
 	e.t.Helper()
 	if diff := cmp.Diff(before, e.snapshot()); diff != "" {
@@ -283,8 +282,8 @@ func (e *env) podLinks(args *skel.CmdArgs) []link.Link {
 	return slices.DeleteFunc(all, func(l link.Link) bool { return l.Name == "lo" })
 }
 
-// kill runs a verb in a child that kills itself before its nth step, and says
-// whether it got that far.
+// kill runs a verb in a child that kills itself before its nth step, and reports whether
+// it got that far.
 func (e *env) kill(name string, step int, args *skel.CmdArgs) bool {
 	e.t.Helper()
 	return e.runKilled(killed{Verb: name, Step: step, Args: *args})

@@ -16,8 +16,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// script makes a plugin of a shell script in a folder of its own, which it returns
-// in front of the real ones'.
+// script makes a plugin from a shell script and returns a path with its folder before the
+// real ones'.
 func (e *env) script(name, text string) (path string) {
 	e.t.Helper()
 	dir := filepath.Join(e.t.TempDir(), "bin")
@@ -26,8 +26,8 @@ func (e *env) script(name, text string) (path string) {
 	return dir + ":" + e.path
 }
 
-// hostileTexts are parts of netconfs in which a plugin could read something else than
-// was checked: %[1]s is its type, %[2]s a path and %[3]s one that is relative.
+// hostileTexts are parts of netconfs that a plugin may read differently than multi-eni:
+// %[1]s is its type, %[2]s a path and %[3]s a relative path.
 func hostileTexts(dataDir string) []string {
 	good := `"ipam":{"type":"%[1]s","ranges":[[{"subnet":"10.0.2.0/24"}]],"dataDir":` + strconv.Quote(dataDir)
 	out := []string{
@@ -61,8 +61,8 @@ func hostileTexts(dataDir string) []string {
 	return out
 }
 
-// TestHostileText: host-local, and a plugin that keeps all that it gets, are not
-// run with a text that ADD refuses, on any verb.
+// TestHostileText: no verb runs host-local, or a plugin that stores its input, with a text
+// that ADD refuses.
 func TestHostileText(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -100,8 +100,8 @@ func TestHostileText(t *testing.T) {
 	}
 }
 
-// TestHostilePaths: under a policy no spelling of host-local's own key leads the real
-// host-local anywhere, on any verb.
+// TestHostilePaths: under a policy, no spelling of a path key of host-local has an effect,
+// on any verb.
 func TestHostilePaths(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -136,8 +136,8 @@ func TestHostilePaths(t *testing.T) {
 	}
 }
 
-// TestPluginsRunNowhere: another plugin's folder is empty, nothing can be made in
-// it, and it is not this process's.
+// TestPluginsRunNowhere: other plugins run in an empty folder, in which nothing can be
+// created.
 func TestPluginsRunNowhere(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -171,8 +171,8 @@ exit 0`, out))
 	}
 }
 
-// TestPluginLeavesAChild: a plugin that has exited has ended, even where a process
-// that it has left behind keeps its output open.
+// TestPluginLeavesAChild: a plugin ends when its process exits, even if a child keeps its
+// output open.
 func TestPluginLeavesAChild(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -193,8 +193,8 @@ echo '{"cniVersion":"1.1.0","ips":[{"address":"10.0.2.9/24"}]}'`, pid))
 	}
 }
 
-// TestHostileDeviceInfoFile: nobody overwrites or removes the device-info file of
-// another pod, nor does a record of before that rule.
+// TestHostileDeviceInfoFile: no pod overwrites or removes another pod's device-info file,
+// not even by a record from before that rule.
 func TestHostileDeviceInfoFile(t *testing.T) {
 	if nstest.Outside(t) {
 		return

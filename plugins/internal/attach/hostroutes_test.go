@@ -20,9 +20,9 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// hostRoute is a default route of the host, as some network manager makes it.
+// hostRoute is a default route of the host, as a network manager makes it.
 type hostRoute struct {
-	// By is the link, "" for one route of two next hops, by the primary ENI and this one.
+	// By is the link; "" for a route with two next hops, by the primary ENI and ens12.
 	By       string
 	V6       bool
 	Protocol int // rtm_protocol
@@ -33,8 +33,8 @@ type hostRoute struct {
 // ens12.
 type hostScene struct {
 	Routes []hostRoute
-	// Mode is how the pod gets the ENI: "exclusive", "delegate" for host-device, "shared",
-	// or "no row" for an exclusive pod whose device no inventory has.
+	// Mode is the pod's attachment: "exclusive", "delegate" for host-device, "shared", or
+	// "no row" for an exclusive pod whose device is not in the inventory.
 	Mode string
 }
 
@@ -62,7 +62,7 @@ func randomHost(r *rand.Rand) (s hostScene) {
 	return s
 }
 
-// refused is the rule for default routes, in its shortest form.
+// refused is the rule for default routes in its shortest form.
 func (s hostScene) refused() bool {
 	for _, r := range s.Routes {
 		if r.By == primaryName {
@@ -77,7 +77,7 @@ func (s hostScene) refused() bool {
 	return false
 }
 
-// joined says whether the kernel has merged r with another IPv6 route into one route of
+// joined reports whether the kernel has merged r with another IPv6 route into one with
 // several next hops. It reports only one protocol for that route.
 func (s hostScene) joined(r hostRoute) bool {
 	n := 0
@@ -89,8 +89,8 @@ func (s hostScene) joined(r hostRoute) bool {
 	return n > 1
 }
 
-// furnish gives the host the scene's addresses and routes, beside routes that are
-// nobody's business: into a network, and in another table.
+// furnish gives the host the scene's addresses and routes, and unrelated routes: into a
+// network, and in another table.
 func (s hostScene) furnish(t *testing.T) {
 	t.Helper()
 	for _, set := range []func(netlink.Link) error{netlink.LinkSetDown, netlink.LinkSetUp} { // nothing is left of the scene before
@@ -144,7 +144,7 @@ func ipNet(t *testing.T, s string) *net.IPNet {
 	return n
 }
 
-// hostRoutes are the host's routes, one line for each next hop.
+// hostRoutes returns the host's routes, one line for each next hop.
 func hostRoutes(t *testing.T) (lines []string) {
 	t.Helper()
 	for _, line := range tables(t, "/proc/self/ns/net") {
@@ -159,7 +159,7 @@ func hostRoutes(t *testing.T) (lines []string) {
 	return lines
 }
 
-// netconf is the scene's, on a node with the ENI as NodeENI "shared".
+// netconf returns the scene's netconf, on a node with the ENI as NodeENI "shared".
 func (s hostScene) netconf(e *env, shared map[string]any) map[string]any {
 	switch s.Mode {
 	case "shared":
@@ -172,8 +172,8 @@ func (s hostScene) netconf(e *env, shared map[string]any) map[string]any {
 	return map[string]any{"select": shared["select"]}
 }
 
-// TestHostRoutes: in generated scenes ADD goes by the rule, and takes no more of the
-// host's routes than the ENI's own.
+// TestHostRoutes: in generated scenes ADD follows the rule, and removes only the ENI's own
+// routes.
 func TestHostRoutes(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -222,7 +222,7 @@ func TestHostRoutes(t *testing.T) {
 }
 
 // TestRefusedRouteIsNamed: a refusal names link, family and author of the route, and the
-// way out.
+// remedy.
 func TestRefusedRouteIsNamed(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -254,7 +254,7 @@ func dhcpRoute(t *testing.T) {
 	must(t, netlink.RouteReplace(&netlink.Route{LinkIndex: l.Attrs().Index, Dst: ipNet(t, "0.0.0.0/0"), Priority: 200, Protocol: unix.RTPROT_DHCP}))
 }
 
-// byENI are the default routes of the main table that lead out of the ENI.
+// byENI returns the main table's default routes through the ENI.
 func byENI(t *testing.T) (lines []string) {
 	t.Helper()
 	for _, line := range hostRoutes(t) {
@@ -265,9 +265,9 @@ func byENI(t *testing.T) (lines []string) {
 	return lines
 }
 
-// TestSharersClearRoutes: pods that share a device and come at once all get it, though
-// something puts a default route on it again and again. One that the kernel does not
-// remove is a reason to try again.
+// TestSharersClearRoutes: pods that share a device and start at once all get it, although
+// a default route appears on it again and again. If the kernel does not remove one, ADD
+// asks to try again.
 func TestSharersClearRoutes(t *testing.T) {
 	if nstest.Outside(t) {
 		return

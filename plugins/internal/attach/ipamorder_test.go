@@ -16,8 +16,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// looker is an IPAM plugin that notes whether it sees its interface when it is
-// run, and then does as host-local does, or fails.
+// looker is an IPAM plugin that notes whether it sees its interface, and then acts like
+// host-local, or fails.
 type looker struct {
 	invoke.Exec
 	saw  map[string]bool
@@ -60,9 +60,8 @@ func sees(netns, ifname string) bool {
 	return err == nil
 }
 
-// TestIPAMSeesTheInterface: every IPAM type that is not known to need nothing but
-// its store finds the interface in the pod, on ADD and on DEL. A DEL of it that
-// fails does not keep the device.
+// TestIPAMSeesTheInterface: an IPAM plugin that may need the interface finds it in the
+// pod, on ADD and on DEL. Its failed DEL does not keep the device.
 func TestIPAMSeesTheInterface(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -97,8 +96,8 @@ func TestIPAMSeesTheInterface(t *testing.T) {
 	}
 }
 
-// TestEveryStepBehindDHCP kills DEL at each of its steps, with an IPAM plugin that
-// has to go first.
+// TestEveryStepBehindDHCP kills DEL at each of its steps, with an IPAM plugin that must
+// run first.
 func TestEveryStepBehindDHCP(t *testing.T) {
 	if nstest.Outside(t) {
 		return

@@ -50,9 +50,9 @@ func sysctls(t *testing.T, netns string, paths ...string) map[string]string {
 	return out
 }
 
-// TestIPv6AsReference: a pod that had IPv6 switched off gets a usable address, as with
-// the reference project's host-device. Its own traffic goes by lo, and the address
-// outlives the link's being down.
+// TestIPv6AsReference: a pod with IPv6 disabled gets a usable address, as with the
+// reference project's host-device. Its own traffic uses lo, and the address survives the
+// link's being down.
 func TestIPv6AsReference(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -119,8 +119,8 @@ func (e *env) announceRouter() error {
 	})
 }
 
-// hearRouter sends advertisements until the pod's interface has certainly taken note of
-// one, and says whether it has a default route by it.
+// hearRouter sends advertisements until the pod's interface has received one for certain,
+// and reports whether it has a default route from it.
 func (e *env) hearRouter(args *skel.CmdArgs) (learned bool) {
 	e.t.Helper()
 	heard := func() (n int) {
@@ -153,9 +153,9 @@ func (e *env) hearRouter(args *skel.CmdArgs) (learned bool) {
 	return learned
 }
 
-// TestRouterAdvertisements: only eni-ipam with IPv6 relies on announced routers, also
-// in a pod that forwards. Static or IPv4-only addressing takes no route from them. An
-// interface without an address plugin is the pod's own business.
+// TestRouterAdvertisements: only eni-ipam with IPv6 accepts advertised routers, also in a
+// pod that forwards. Static or IPv4-only addressing accepts none. An interface without an
+// address plugin is left to the pod.
 func TestRouterAdvertisements(t *testing.T) {
 	if nstest.Outside(t) {
 		return

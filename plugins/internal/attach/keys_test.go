@@ -29,18 +29,16 @@ import (
 
 const foreignMAC = "02:00:00:00:00:99"
 
-// keyOfNetconf is one key with a value that is not the default's, for an attachment
-// that has been given none.
+// keyOfNetconf is a key with a value other than the default.
 type keyOfNetconf struct {
 	name string
-	// in is the object below the netconf that has it, such as ipam; "" is the netconf
-	// itself, and CNI_ARGS the variable.
+	// in is the object with the key, such as ipam. "" is the netconf itself, and CNI_ARGS
+	// the variable.
 	in    string
 	value any
 }
 
-// keysOfNetconf returns all keys that a netconf may have: keys of the reference, and
-// keys that runtimes inject.
+// keysOfNetconf returns all keys of a netconf: those in the reference, and injected ones.
 func keysOfNetconf(e *env) []keyOfNetconf {
 	route := []any{map[string]any{"dst": "10.77.0.0/16", "gw": "10.0.2.77"}}
 	return []keyOfNetconf{
@@ -69,8 +67,8 @@ func keysOfNetconf(e *env) []keyOfNetconf {
 	}
 }
 
-// withoutEffect are the accepted keys that change nothing in the pod or on the node,
-// and why that is right.
+// withoutEffect lists the accepted keys that change nothing in the pod or on the node, and
+// why.
 var withoutEffect = map[string]string{
 	"$schema":  "names the schema to editors",
 	"type":     "says which plugin the runtime runs",
@@ -80,8 +78,8 @@ var withoutEffect = map[string]string{
 	"disableGC": "is the runtime's", "loadOnlyInlinedPlugins": "is the runtime's",
 }
 
-// TestKeysOfNetconfAreAll: the table above has every key of the reference and every
-// one that is accepted of a runtime.
+// TestKeysOfNetconfAreAll: the table has every key of the reference and every accepted
+// injected key.
 func TestKeysOfNetconfAreAll(t *testing.T) {
 	have := map[string]bool{}
 	for _, k := range keysOfNetconf(&env{t: t, node: &nstest.Node{}}) {
@@ -114,7 +112,7 @@ func TestKeysOfNetconfAreAll(t *testing.T) {
 type way struct {
 	name string
 	conf map[string]any
-	// verbs are multi-eni's; eni-ipam's for its binary.
+	// verbs are multi-eni's, or eni-ipam's for its binary.
 	verbs func(*attach.Plugin, io.Writer) skel.CNIFuncs
 }
 
@@ -147,7 +145,7 @@ func waysOf(e *env) []way {
 	}
 }
 
-// with returns a way's netconf and CNI_ARGS with one key more, or another value of it.
+// with returns the netconf and CNI_ARGS with one key added or changed.
 func (w way) with(k keyOfNetconf, args string) (conf map[string]any, newArgs string) {
 	conf = maps.Clone(w.conf)
 	switch k.in {
@@ -168,7 +166,7 @@ func (w way) with(k keyOfNetconf, args string) (conf map[string]any, newArgs str
 	return conf, args
 }
 
-// applies says whether the key is one of the way's at all.
+// applies reports whether the key exists for this way to get a device.
 func (w way) applies(k keyOfNetconf) bool {
 	ipam, _ := w.conf["ipam"].(map[string]any)
 	binary := strings.HasPrefix(w.name, "eni-ipam")
@@ -185,12 +183,11 @@ func (w way) applies(k keyOfNetconf) bool {
 	return true
 }
 
-// likeness runs plugins that this kernel or machine has not, in the likeness of the
-// real ones: they read the keys that these read, and nothing else.
+// likeness replaces plugins that this machine lacks. It reads the keys that they read.
 type likeness struct {
 	invoke.Exec
 	hostDevice string
-	// got is the input of a plugin that multi-eni does not know.
+	// got is the input of an unknown plugin.
 	got string
 }
 
@@ -271,7 +268,7 @@ func (f *likeness) ExecPlugin(ctx context.Context, path string, stdin []byte, en
 	return f.Exec.ExecPlugin(ctx, path, stdin, environ)
 }
 
-// observe runs ADD and DEL and describes all that can be seen of them.
+// observe runs ADD and DEL and describes all their visible effects.
 func (e *env) observe(w way, exec *likeness, args *skel.CmdArgs) (seen string, added bool) {
 	e.t.Helper()
 	for _, dir := range []string{"leases", "leases2", "ipam", "records2"} {
@@ -322,7 +319,7 @@ func (e *env) observe(w way, exec *likeness, args *skel.CmdArgs) (seen string, a
 		}
 	}
 	text := strings.Join(lines, "\n")
-	// A MAC that macvlan has chosen by chance is none of the observation.
+	// A random MAC of macvlan is not compared.
 	return regexp.MustCompile(`(?i)([0-9a-f]{2}:){5}[0-9a-f]{2}`).ReplaceAllStringFunc(text, func(mac string) string {
 		if mac == foreignMAC || strings.HasPrefix(mac, "02:00:00:00:00:0") {
 			return mac
@@ -331,7 +328,7 @@ func (e *env) observe(w way, exec *likeness, args *skel.CmdArgs) (seen string, a
 	}), added
 }
 
-// files are the paths below the node's folder that a verb makes.
+// files returns the paths that a verb makes below the node's folder.
 func (e *env) files() (out []string) {
 	for _, pattern := range []string{"records/*.json", "records2/*.json", "log*", "info.json", "leases*", "leases/*/*.json", "leases2/*/*.json"} {
 		paths, err := filepath.Glob(e.file(pattern))
@@ -351,8 +348,8 @@ func (e *env) inNetns(path string) *link.Handle {
 	return h
 }
 
-// TestEveryKeyHasAnEffect: however a pod gets a device, each accepted key has a
-// visible effect or is refused.
+// TestEveryKeyHasAnEffect: each accepted key has a visible effect or is refused, for every
+// way to get a device.
 func TestEveryKeyHasAnEffect(t *testing.T) {
 	if nstest.Outside(t) {
 		return

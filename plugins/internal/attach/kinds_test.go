@@ -17,7 +17,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// faults are the ways in which a file is not one of this version's.
+// faults are the ways in which a file is not one of this version.
 var faults = []string{"missing", "empty", "torn", "other version", "other version, other keys", "unreadable", "untrusted"}
 
 func spoil(t *testing.T, fault, path string) {
@@ -43,17 +43,17 @@ func spoil(t *testing.T, fault, path string) {
 }
 
 // outcome has the codes of the calls for a pod, which has the first device, and for
-// another pod when a file is spoilt; 0 is success.
+// another pod after a file is spoilt; 0 is success.
 type outcome struct {
-	// other is another pod's ADD of another device, same one of the first device (with
-	// Leases: of one more address of it), and del the first pod's DEL.
+	// other is another pod's ADD of another device, same its ADD of the first device (with
+	// Leases: of one more address), and del the first pod's DEL.
 	other, same, del uint
-	// stays: the file is as it was after a GC by which no pod is valid, and that DEL.
+	// stays: the file is unchanged after a GC for which no pod is valid, and that DEL.
 	stays bool
 }
 
 // kinds has the outcome of each fault in each kind of file. The plugin reads no
-// Checkpoint. For the Policy see TestUnusablePolicy.
+// Checkpoint. The Policy is in TestUnusablePolicy.
 var kinds = map[string]struct {
 	path     func(e *env, pod *skel.CmdArgs) string
 	outcomes map[string]outcome
@@ -98,8 +98,8 @@ var kinds = map[string]struct {
 	}},
 }
 
-// TestEveryKindOfFile: a file that is not understood holds the devices and addresses
-// that it names, and nobody touches it. It stops no verb on anything else.
+// TestEveryKindOfFile: an unreadable file holds the devices and addresses that it names,
+// and stays. It stops no verb for others.
 func TestEveryKindOfFile(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -168,7 +168,7 @@ func (e *env) code(verb string, args *skel.CmdArgs) uint {
 	return 0
 }
 
-// TestKindsAreComplete: every kind of file that nodestate knows has its rows here.
+// TestKindsAreComplete: every kind of file of nodestate has its rows here.
 func TestKindsAreComplete(t *testing.T) {
 	all := []string{}
 	files, err := filepath.Glob("../../../pkg/nodestate/*.go")
@@ -196,8 +196,8 @@ func TestKindsAreComplete(t *testing.T) {
 	}
 }
 
-// TestOtherVersionOfAnEarlierBoot: an attachment ends with its boot, so DEL goes by the
-// netconf and forgets the record, and no ADD is held up.
+// TestOtherVersionOfAnEarlierBoot: an attachment ends with its boot. DEL uses the netconf
+// and removes the record, and ADD does not wait.
 func TestOtherVersionOfAnEarlierBoot(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -216,8 +216,8 @@ func TestOtherVersionOfAnEarlierBoot(t *testing.T) {
 	}
 }
 
-// TestOtherVersionKeepsItsLeases: GC leaves the leases of an attachment whose record is
-// not understood.
+// TestOtherVersionKeepsItsLeases: GC keeps the leases of an attachment with an unreadable
+// record.
 func TestOtherVersionKeepsItsLeases(t *testing.T) {
 	if nstest.Outside(t) {
 		return

@@ -22,8 +22,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// sharing makes an ENI with secondary addresses and returns the netconf of pods
-// that share it through macvlan.
+// sharing makes an ENI with secondary addresses and returns the netconf of pods that share
+// it through macvlan.
 func (e *env) sharing(ipam map[string]any, addresses ...string) map[string]any {
 	conf := e.shared()
 	d := &e.inv.Devices[len(e.inv.Devices)-1]
@@ -37,7 +37,7 @@ func (e *env) sharing(ipam map[string]any, addresses ...string) map[string]any {
 	return conf
 }
 
-// leases are those of the shared ENI, as address=state, sorted.
+// leases returns the leases of the shared ENI as address=state, sorted.
 func (e *env) leases() (out []string) {
 	e.t.Helper()
 	l, err := nodestate.LeaseDir(e.file("leases")).Read(e.inv.BootID, e.inv.Devices[len(e.inv.Devices)-1].ENIID)
@@ -48,7 +48,7 @@ func (e *env) leases() (out []string) {
 	return out
 }
 
-// held are the leases that somebody has.
+// held returns the leases in state held.
 func (e *env) held() []string {
 	var out []string
 	for _, s := range e.leases() {
@@ -66,8 +66,7 @@ func addresses(r *types100.Result) (out []string) {
 	return out
 }
 
-// TestLease: pods that share an ENI get each an address of it that nobody else
-// has, without an IPAM plugin being there.
+// TestLease: pods that share an ENI get an address each, without an IPAM plugin.
 func TestLease(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -130,7 +129,7 @@ func TestLease(t *testing.T) {
 	}
 	e.unchanged(before, "after all DELs")
 
-	// A lease that somebody has taken away shows in CHECK.
+	// CHECK reports a lease that is gone.
 	ipam["coolDown"] = 0
 	must(t, os.RemoveAll(e.file("leases")))
 	first = e.pod(conf)
@@ -140,8 +139,8 @@ func TestLease(t *testing.T) {
 	e.del(first)
 }
 
-// TestLeaseEveryStep fails and kills ADD and DEL at each step: no address stays
-// with a pod that is gone.
+// TestLeaseEveryStep fails and kills ADD and DEL at each step: no pod that is gone keeps
+// an address.
 func TestLeaseEveryStep(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -195,8 +194,8 @@ func TestLeaseEveryStep(t *testing.T) {
 	}
 }
 
-// TestFailedADDCostsNoAddress: an address of an ADD that fails or dies at any step is
-// free at once, whatever the cool-down.
+// TestFailedADDCostsNoAddress: the address of an ADD that fails or dies is free without a
+// cool-down.
 func TestFailedADDCostsNoAddress(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -233,8 +232,7 @@ func TestFailedADDCostsNoAddress(t *testing.T) {
 	}
 }
 
-// TestBrokenPod: a pod whose sandbox is made again and again, since something else of
-// it fails, has one address at a time.
+// TestBrokenPod: a pod whose sandbox is created again and again has one address at a time.
 func TestBrokenPod(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -253,8 +251,8 @@ func TestBrokenPod(t *testing.T) {
 	e.add(e.pod(conf))
 }
 
-// TestLeaseGivenBackByTheRecordAlone: DEL needs no netns, device, inventory or netconf to
-// give an address back.
+// TestLeaseGivenBackByTheRecordAlone: DEL returns an address without netns, device,
+// inventory and netconf.
 func TestLeaseGivenBackByTheRecordAlone(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -275,7 +273,7 @@ func TestLeaseGivenBackByTheRecordAlone(t *testing.T) {
 	}
 }
 
-// TestLeaseAfterDeath: whose netns is gone without a DEL keeps nobody waiting.
+// TestLeaseAfterDeath: a pod whose netns is gone without a DEL delays no other.
 func TestLeaseAfterDeath(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -294,7 +292,7 @@ func TestLeaseAfterDeath(t *testing.T) {
 		t.Errorf("held: %v", held)
 	}
 
-	// GC by the runtime's list, and of leases that have lost their record.
+	// GC ends leases by the runtime's list, and leases without a record.
 	gc := func(valid ...any) {
 		t.Helper()
 		args := *next
@@ -330,7 +328,7 @@ func TestLeaseAfterDeath(t *testing.T) {
 	}
 }
 
-// TestLeaseInParallel: as many winners as addresses, each with its own.
+// TestLeaseInParallel: as many pods succeed as there are addresses, each with its own.
 func TestLeaseInParallel(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -378,7 +376,7 @@ func TestLeaseInParallel(t *testing.T) {
 	}
 }
 
-// TestLeaseRefusals: what cannot be given changes nothing.
+// TestLeaseRefusals: a refused request changes nothing.
 func TestLeaseRefusals(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -419,8 +417,8 @@ func withIP(args *skel.CmdArgs, ip string) *skel.CmdArgs {
 	return args
 }
 
-// TestENIIPAMWithHostDevice: a delegate that has the device alone gets the primary
-// address, and no lease.
+// TestENIIPAMWithHostDevice: a delegate that owns the device gets the primary address, and
+// no lease.
 func TestENIIPAMWithHostDevice(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -454,7 +452,7 @@ func TestENIIPAMWithHostDevice(t *testing.T) {
 	}
 }
 
-// TestLeasePolicy: under a policy the folder of leases is not a tenant's to choose.
+// TestLeasePolicy: under a policy a tenant cannot choose the folder of leases.
 func TestLeasePolicy(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -490,8 +488,8 @@ func TestLeasePolicy(t *testing.T) {
 	wantCode(t, p.IPAMFuncs(context.Background(), &strings.Builder{}).Add(plain), 105, "K8S_POD_NAMESPACE", "bank")
 }
 
-// TestRetiring: what the daemon is giving back goes to nobody, whatever the
-// inventory still says.
+// TestRetiring: no pod gets an address that the daemon is returning, even if the inventory
+// lists it.
 func TestRetiring(t *testing.T) {
 	if nstest.Outside(t) {
 		return

@@ -41,8 +41,8 @@ var spoilers = map[string]func(path string, data []byte) error{
 	},
 }
 
-// TestSpoiltLeases: a file of leases that cannot be used keeps no verb from its work,
-// and no address goes to two pods.
+// TestSpoiltLeases: with an unusable file of leases all verbs work, and no address goes to
+// two pods.
 func TestSpoiltLeases(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -113,8 +113,8 @@ func TestSpoiltLeases(t *testing.T) {
 	}
 }
 
-// TestSpoiltLeasesAndRecord: an ADD that cannot know all that others have leased
-// takes no address; DEL goes on.
+// TestSpoiltLeasesAndRecord: an ADD that cannot know all leases takes no address; DEL
+// works.
 func TestSpoiltLeasesAndRecord(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -140,7 +140,7 @@ func TestSpoiltLeasesAndRecord(t *testing.T) {
 	}
 }
 
-// TestRebuildTwice: after a writer dies between its steps, the leases can be rebuilt.
+// TestRebuildTwice: leases can be rebuilt after a writer died between its steps.
 func TestRebuildTwice(t *testing.T) {
 	d := nodestate.LeaseDir(t.TempDir())
 	const boot, eni = "2f1f3a52-0000-4000-8000-00000000000b", device.ENIID("eni-0a1b2c3d4e5f60001")

@@ -16,8 +16,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// ipamScript puts a script in the place of host-local, which it may exec as
-// $HOSTLOCAL. Processes whose PID it writes into $PIDS end with the test.
+// ipamScript replaces host-local by a script, which may exec it as $HOSTLOCAL. Processes
+// whose PIDs it writes into $PIDS end with the test.
 func (e *env) ipamScript(script string) {
 	e.t.Helper()
 	hostLocal, err := nstest.Binary("cni/host-local")
@@ -36,7 +36,7 @@ func (e *env) ipamScript(script string) {
 	})
 }
 
-// delRepeated is del, repeated as the kubelet does while a plugin of a killed ADD is at work.
+// delRepeated repeats del, like the kubelet, while a plugin of a killed ADD runs.
 func (e *env) delRepeated(args *skel.CmdArgs) {
 	e.t.Helper()
 	var refused *types.Error
@@ -48,8 +48,8 @@ func (e *env) delRepeated(args *skel.CmdArgs) {
 	e.del(args)
 }
 
-// TestPluginOfAKilledADD: after multi-eni is killed, other verbs wait until its IPAM
-// plugin and that plugin's children have written.
+// TestPluginOfAKilledADD: after multi-eni is killed, other verbs wait for its IPAM plugin
+// and that plugin's children.
 func TestPluginOfAKilledADD(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -74,8 +74,8 @@ func TestPluginOfAKilledADD(t *testing.T) {
 	}
 }
 
-// TestChildLeftBehindHoldsNothing: a process that a plugin has left behind keeps no verb
-// from its work, whether multi-eni was killed or not.
+// TestChildLeftBehindHoldsNothing: a process that a plugin leaves behind delays no verb,
+// even if multi-eni was killed.
 func TestChildLeftBehindHoldsNothing(t *testing.T) {
 	if nstest.Outside(t) {
 		return

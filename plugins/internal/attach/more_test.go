@@ -146,8 +146,7 @@ func TestUserspaceDevice(t *testing.T) {
 	e.unchanged(before, "after DEL")
 }
 
-// TestShared uses macvlan on a device that is not an ENA: this kernel need not
-// have ipvlan.
+// TestShared uses macvlan on a device other than an ENA, since the kernel may lack ipvlan.
 func TestShared(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -343,14 +342,14 @@ func TestPolicy(t *testing.T) {
 	must(t, err)
 	_, err = run(p, "DEL", args)
 	must(t, err)
-	// What ADD refuses, DEL does not run either: here it would fail in /proc.
+	// DEL runs nothing that ADD refuses: here it would fail in /proc.
 	hostile := with(map[string]any{"select": selA, "ipam": map[string]any{"type": "host-local", "dataDir": "/proc/none"}})
 	_, err = run(p, "DEL", hostile)
 	must(t, err)
 }
 
-// TestUnusablePolicy: a policy that cannot be used allows nothing, and DEL and GC
-// do not say that all is done where they do not know whether it is.
+// TestUnusablePolicy: an unusable policy allows nothing. DEL and GC fail if they cannot
+// know whether everything is done.
 func TestUnusablePolicy(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -407,8 +406,8 @@ func TestUnusablePolicy(t *testing.T) {
 	}
 }
 
-// TestUnreadableRecord: multi-eni keeps a record that it cannot read while nothing
-// else tells which device its pod has.
+// TestUnreadableRecord: an unreadable record stays while nothing else tells the pod's
+// device.
 func TestUnreadableRecord(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -445,8 +444,8 @@ func TestUnreadableRecord(t *testing.T) {
 	}
 }
 
-// TestAbsentPlugin: a pod whose address plugin nobody has installed can end, and one
-// whose torn record may be of that plugin's address waits for it.
+// TestAbsentPlugin: a pod can end without its address plugin if that was never installed.
+// With a torn record, which may be of that plugin's address, DEL waits for the plugin.
 func TestAbsentPlugin(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -460,8 +459,8 @@ func TestAbsentPlugin(t *testing.T) {
 	e.refused("DEL", args, 999, "absent", "not found")
 }
 
-// TestHostileRecords: nothing in the records folder that is not the plugin's own
-// is followed, run or deleted through.
+// TestHostileRecords: foreign files in the records folder are not followed, run or
+// deleted.
 func TestHostileRecords(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -506,8 +505,8 @@ func forged(e *env) []byte {
 	return data
 }
 
-// TestAnnouncements listens at the other end of the wire for what the kernel
-// says when the pod's interface comes up.
+// TestAnnouncements listens on the wire for the kernel's announcements when the pod's
+// interface comes up.
 func TestAnnouncements(t *testing.T) {
 	if nstest.Outside(t) {
 		return

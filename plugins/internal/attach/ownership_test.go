@@ -24,7 +24,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// give makes a veth of the pod's own, of the same kind as the ENIs' stand-ins.
+// give makes a veth of the pod's own, of the same kind as the stand-ins of ENIs.
 func give(t *testing.T, args *skel.CmdArgs, name string, altNames ...string) {
 	t.Helper()
 	must(t, nstest.In(args.Netns, func() error {
@@ -44,7 +44,7 @@ func give(t *testing.T, args *skel.CmdArgs, name string, altNames ...string) {
 	}))
 }
 
-// belongings describes all links of the pod, with all that multi-eni could change.
+// belongings describes all links of the pod, as far as multi-eni could change them.
 func (e *env) belongings(args *skel.CmdArgs) (out []string) {
 	e.t.Helper()
 	ns, err := link.OpenNetns(args.Netns)
@@ -75,8 +75,8 @@ func ways(e *env) map[string]map[string]any {
 	return map[string]map[string]any{"exclusive": e.selectA(), "host-device": hostDevice, "macvlan": macvlan, "macvlan, eni-ipam": leasing}
 }
 
-// TestOthersInterfaces: whatever a pod has under the name that its attachment is to
-// get or has had, ADD, its undo, and DEL leave it alone.
+// TestOthersInterfaces: ADD, its undo and DEL leave the pod's other interfaces alone, even
+// under the attachment's name.
 func TestOthersInterfaces(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -159,8 +159,8 @@ func inPodNamed(t *testing.T, args *skel.CmdArgs, name string, f func(*link.Hand
 	inPod(t, &other, f)
 }
 
-// TestRenamedByThePod: an interface that the pod has renamed goes at DEL like any
-// other, with its address, and the next pod gets one that nobody has.
+// TestRenamedByThePod: DEL removes an interface that the pod has renamed, and its address.
+// The next pod gets one that no other has.
 func TestRenamedByThePod(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -188,8 +188,8 @@ func TestRenamedByThePod(t *testing.T) {
 	}
 }
 
-// TestNetnsUnderAnotherPath: a netns whose recorded path is gone is found by the path
-// that the runtime names, and while ADD is running by none.
+// TestNetnsUnderAnotherPath: a netns whose recorded path is gone is found by the runtime's
+// path, and during ADD without a path.
 func TestNetnsUnderAnotherPath(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -225,7 +225,7 @@ func TestNetnsUnderAnotherPath(t *testing.T) {
 	}
 }
 
-// forget removes from a record the field that older versions did not write.
+// forget removes the field from a record that older versions did not write.
 func forget(t *testing.T, e *env, args *skel.CmdArgs) {
 	t.Helper()
 	r, err := e.records().Lock(t.Context(), nodestate.AttachmentID{ContainerID: args.ContainerID, IfName: args.IfName})
@@ -235,8 +235,8 @@ func forget(t *testing.T, e *env, args *skel.CmdArgs) {
 	must(t, r.Save())
 }
 
-// TestReusedNetnsPath: the path of a netns is another pod's by now, and this pod's
-// record is lost. Its DEL takes nothing from that pod.
+// TestReusedNetnsPath: another pod now has the netns path, and this pod's record is
+// missing. Its DEL takes nothing from the other pod.
 func TestReusedNetnsPath(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -255,7 +255,7 @@ func TestReusedNetnsPath(t *testing.T) {
 	_, err := run(&attach.Plugin{}, "CHECK", withPrev(t, living, result))
 	must(t, err)
 
-	// A record that nobody can read may be its owner's, and one that is gone is nobody's.
+	// An unreadable record may be the owner's; a missing one is not.
 	record := e.file("records", living.ContainerID+"-net1.json")
 	whole, err := os.ReadFile(record)
 	must(t, err)
@@ -269,8 +269,8 @@ func TestReusedNetnsPath(t *testing.T) {
 	e.same(t, node, "after the living pod's DEL")
 }
 
-// TestTwinOfTheDevice: a pod gives an interface of its own the MAC of an idle device.
-// Its DEL, without a record, does not take that for the device.
+// TestTwinOfTheDevice: a pod gives its own interface the MAC of an idle device. DEL
+// without a record leaves that interface.
 func TestTwinOfTheDevice(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -292,8 +292,8 @@ func TestTwinOfTheDevice(t *testing.T) {
 	e.same(t, node, "after DEL")
 }
 
-// TestAloneBesideLeases: an ENI of which pods have leased addresses through plugins
-// other than multi-eni is given to nobody alone, and the other way round.
+// TestAloneBesideLeases: an ENI with leases through other plugins than multi-eni has no
+// owner, and an owned ENI no leases.
 func TestAloneBesideLeases(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -334,8 +334,8 @@ func TestAloneBesideLeases(t *testing.T) {
 	must(t, err)
 }
 
-// TestAllocatedByTheKubelet: a device that the device plugin offers goes only to the
-// pod to which the kubelet has allocated it, however a netconf selects it.
+// TestAllocatedByTheKubelet: a device of the device plugin goes only to the pod to which
+// the kubelet allocated it, however a netconf selects it.
 func TestAllocatedByTheKubelet(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -366,7 +366,7 @@ func TestAllocatedByTheKubelet(t *testing.T) {
 }
 
 // TestOneModePerDevice: a pod cannot change a setting that the kernel keeps once per
-// device. ADD says so before the delegate runs into the kernel's refusal.
+// device. ADD refuses before the delegate would fail.
 func TestOneModePerDevice(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -421,8 +421,7 @@ func made(string) (string, error) {
 	return `{"cniVersion":"1.1.0","interfaces":[{"name":"net1"}],"ips":[]}`, nil
 }
 
-// TestFirstChoosesAlone: of pods that begin at once, each with another mode, one
-// gets the device.
+// TestFirstChoosesAlone: if pods with different modes start at once, one gets the device.
 func TestFirstChoosesAlone(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -461,7 +460,7 @@ func TestFirstChoosesAlone(t *testing.T) {
 	}
 }
 
-// policyFile writes a policy of this node's folders, with more in it.
+// policyFile writes a policy with this node's folders and further keys.
 func (e *env) policyFile(more map[string]any) string {
 	e.t.Helper()
 	policy := map[string]any{

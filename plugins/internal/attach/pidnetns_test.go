@@ -14,8 +14,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// TestNetnsOfAProcess: runtimes that name a netns by a process lose a DEL too. The
-// pod's device is free once no process is in its netns, not before.
+// TestNetnsOfAProcess: a runtime that names a netns by a process may never call DEL. The
+// device is free when no process is in its netns.
 func TestNetnsOfAProcess(t *testing.T) {
 	const inside = "MULTI_ENI_TEST_PIDNS"
 	if os.Getenv(inside) == "" {

@@ -22,10 +22,9 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// referenceCase is one of the reference project's own tests for host-device, macvlan
-// or ipvlan, by its title there. Run does the same to multi-eni, in each version;
-// without it, reason says why there is no such thing. The reference runs some with the
-// master in the container too (linkInContainer); our devices are the host's.
+// referenceCase is a test of the reference project for host-device, macvlan or ipvlan, by
+// its title there. Run does the same with multi-eni in each version; if it is nil, reason
+// says why. Cases with the master in the container (linkInContainer) do not apply.
 type referenceCase struct {
 	title  string
 	run    func(*env, string)
@@ -64,11 +63,11 @@ var referenceCases = map[string][]referenceCase{
 	},
 }
 
-// referenceVersions are those in which the reference runs its cases, and the latest.
+// referenceVersions are the CNI versions of the reference's cases, and the latest.
 var referenceVersions = []string{"0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"}
 
-// TestReferenceCasesAreKnown: every case that the reference project has for these
-// plugins is in the table, and nothing else.
+// TestReferenceCasesAreKnown: the table has exactly the reference project's cases for
+// these plugins.
 func TestReferenceCasesAreKnown(t *testing.T) {
 	dir, err := exec.CommandContext(t.Context(), "go", "list", "-m", "-f", "{{.Dir}}", "github.com/containernetworking/plugins").Output()
 	must(t, err)
@@ -93,7 +92,7 @@ func TestReferenceCasesAreKnown(t *testing.T) {
 	}
 }
 
-// TestReferenceCases runs the like of the reference project's cases.
+// TestReferenceCases runs the equivalents of the reference project's cases.
 func TestReferenceCases(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -119,8 +118,8 @@ func TestReferenceCases(t *testing.T) {
 	}
 }
 
-// makes says whether the kernel has links of a delegate's kind. Where it has not, ADD
-// must fail and leave nothing.
+// makes reports whether the kernel has links of a delegate's kind. If not, ADD must fail
+// and leave nothing.
 func (e *env) makes(typ string, args *skel.CmdArgs) bool {
 	if typ != "ipvlan" || hasIPvlan() {
 		return true
@@ -141,8 +140,8 @@ func hasIPvlan() bool {
 	return netlink.LinkAdd(l) == nil && netlink.LinkDel(l) == nil
 }
 
-// life runs ADD, CHECK where the version has it, and leaves DEL to the caller. It
-// returns the result.
+// life runs ADD, and CHECK if the version has it, and returns the result. The caller runs
+// DEL.
 func (e *env) life(ver string, args *skel.CmdArgs) *types100.Result {
 	e.t.Helper()
 	out, err := run(&attach.Plugin{}, "ADD", args)
@@ -170,7 +169,7 @@ func (e *env) life(ver string, args *skel.CmdArgs) *types100.Result {
 	return result
 }
 
-// sameDevice demands that the pod's interface is the host's device, and is up.
+// sameDevice requires the pod's interface to be the host's device, and up.
 func (e *env) sameDevice(args *skel.CmdArgs, result *types100.Result, mac string) {
 	e.t.Helper()
 	inPod(e.t, args, func(_ *link.Handle, l link.Link) error {
@@ -231,8 +230,8 @@ func (e *env) caseDPDK(ver string) {
 	must(e.t, e.node.Detach(vfio))
 }
 
-// caseNameTaken differs from the reference, whose DEL fails until the name is free: the
-// device comes home at once under another name, and gets its own when that is free.
+// caseNameTaken differs from the reference, whose DEL fails until the name is free. Here
+// the device returns at once under another name, and gets its own when that is free.
 func (e *env) caseNameTaken(ver string) {
 	args := e.pod(map[string]any{"cniVersion": ver, "select": map[string]any{"nodeENI": "a"}})
 	e.sameDevice(args, e.life(ver, args), eniA.MAC)
@@ -275,7 +274,7 @@ func hostLocalRanges(e *env) map[string]any {
 	return map[string]any{"type": "host-local", "ranges": []any{[]any{map[string]any{"subnet": "10.1.2.0/24", "gateway": "10.1.2.1"}}}, "dataDir": e.file("ipam")}
 }
 
-// sharedCase is a delegate's link in a pod, with as many addresses as ipam gives.
+// sharedCase makes a delegate's link in a pod, with as many addresses as ipam gives.
 func sharedCase(typ, ifname string, ipam func(*env) map[string]any) func(*env, string) {
 	return func(e *env, ver string) {
 		conf := map[string]any{"cniVersion": ver, "select": map[string]any{"nodeENI": "shared"}, "delegate": map[string]any{"type": typ}}
@@ -339,8 +338,8 @@ func (e *env) asksForMAC(ver, cniArgs string, more map[string]any) {
 	e.del(args)
 }
 
-// caseChained gives ipvlan the addresses of a plugin before multi-eni. The master is the
-// device that select finds, not an interface of that plugin.
+// caseChained gives ipvlan the addresses of an earlier plugin. The master is the selected
+// device, not that plugin's interface.
 func (e *env) caseChained(ver string) {
 	prev := map[string]any{"cniVersion": ver, "interfaces": []any{map[string]any{"name": "ens12"}},
 		"ips": []any{map[string]any{"version": "4", "address": "10.1.2.2/24", "gateway": "10.1.2.1", "interface": 0}}, "routes": []any{}}

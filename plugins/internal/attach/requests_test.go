@@ -10,8 +10,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// TestRequestedMAC: a MAC that is asked for, in whichever place, is the pod's, or is
-// refused before anything is touched.
+// TestRequestedMAC: a requested MAC becomes the pod's, or is refused before anything is
+// touched.
 func TestRequestedMAC(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -61,7 +61,7 @@ func TestRequestedMAC(t *testing.T) {
 	args.StdinData, args.Args = e.conf(conf), env
 	e.refused("ADD", args, 4, "CNI_ARGS", eniA.MAC, foreignMAC, "must be the same")
 
-	// A delegate that we do not know may give it or not: the kernel tells.
+	// An unknown delegate may give it or not; the kernel shows.
 	other := map[string]any{"select": shared["select"], "delegate": map[string]any{"type": "other", "deviceField": "device"}}
 	args = e.pod(other)
 	conf, _ = way{conf: other}.with(keyOfNetconf{"mac", "runtimeConfig", foreignMAC}, args.Args)
@@ -71,8 +71,8 @@ func TestRequestedMAC(t *testing.T) {
 	e.unchanged(before, "a delegate that gives another MAC")
 }
 
-// TestMTUBehindHostDevice: multi-eni gives the interface the MTU, which host-device
-// has no key for, and takes it back wherever ADD fails or dies.
+// TestMTUBehindHostDevice: multi-eni sets the MTU, for which host-device has no key, and
+// undoes it wherever ADD fails or dies.
 func TestMTUBehindHostDevice(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -110,8 +110,8 @@ func TestMTUBehindHostDevice(t *testing.T) {
 	}
 }
 
-// TestRequestedAddress: ADD fails when an IPAM plugin does not give the requested
-// address, and releases the one that it gave.
+// TestRequestedAddress: ADD fails if an IPAM plugin does not give the requested address,
+// and releases the given one.
 func TestRequestedAddress(t *testing.T) {
 	if nstest.Outside(t) {
 		return

@@ -10,10 +10,9 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// networkStatus is one interface in the annotation that Multus makes of a result
-// (CreateNetworkStatuses of network-attachment-definition-client v1.7.6). Each in-pod
-// interface has its MAC and MTU, the addresses that name it by their index, and the
-// gateways of the default routes.
+// networkStatus is one interface in the annotation that Multus makes from a result
+// (CreateNetworkStatuses of network-attachment-definition-client v1.7.6): its MAC and MTU,
+// the addresses with its index, and the gateways of default routes.
 type networkStatus struct {
 	Interface, Mac string
 	MTU            int
@@ -41,8 +40,8 @@ func networkStatuses(r *types100.Result) (out []networkStatus) {
 	return out
 }
 
-// TestResultsAsMultusPrintsThem: of every kind of attachment a user reads the interface
-// with its MTU, all addresses and the gateways, as the kernel has them.
+// TestResultsAsMultusPrintsThem: for every kind of attachment the annotation has the
+// interface with the kernel's MTU, addresses and gateways.
 func TestResultsAsMultusPrintsThem(t *testing.T) {
 	if nstest.Outside(t) {
 		return

@@ -42,7 +42,7 @@ type wire struct {
 
 func (w wire) v4() bool { return netip.MustParsePrefix(w.Dst).Addr().Is4() }
 
-// scene is a pod with routes by its eth0, and the wishes of an attachment.
+// scene is a pod with routes through its eth0, and the routes that an attachment wants.
 type scene struct {
 	Pod       []wire
 	Addresses []map[string]string
@@ -108,7 +108,7 @@ func randomScene(r *rand.Rand) (s scene) {
 
 func (s *scene) all() []wire { return slices.Concat(s.IPAM, s.Own) }
 
-// furnish gives a pod an eth0 and the scene's routes by it.
+// furnish gives a pod an eth0 and the scene's routes through it.
 func (s *scene) furnish(t *testing.T, netns string) {
 	t.Helper()
 	must(t, nstest.In(netns, func() error {
@@ -154,9 +154,9 @@ func (s *scene) furnish(t *testing.T, netns string) {
 	}))
 }
 
-// tables are the routes of a netns in the kernel's order, which says which of several
-// holds, with names in the place of indexes. A route without a gateway has no scope
-// here: ours is on the link, the reference's is not.
+// tables returns the routes of a netns in the kernel's order, which decides between them,
+// with names for indexes. It omits the scope of a route without a gateway, in which
+// multi-eni and the reference differ.
 func tables(t *testing.T, netns string) (lines []string) {
 	t.Helper()
 	must(t, nstest.In(netns, func() error {
@@ -196,8 +196,8 @@ func tables(t *testing.T, netns string) (lines []string) {
 	return lines
 }
 
-// repeats says whether two routes are the same once the addresses' gateways are filled
-// in. The reference fails at the second one; multi-eni need not.
+// repeats reports whether two routes are equal once gateways are filled in. The reference
+// then fails at the second one.
 func (s *scene) repeats() bool {
 	var seen []wire
 	for _, w := range s.all() {
@@ -226,9 +226,9 @@ func (s *scene) filled(w wire) wire {
 	return w
 }
 
-// reaches says whether a route without a gateway comes first by which a later one's
-// gateway is found. Ours has scope link, as ip-route(8) gives it; the reference's has
-// scope universe, behind which the kernel looks for no gateway.
+// reaches reports whether an earlier route without a gateway covers a later one's gateway.
+// Ours has scope link, as in ip-route(8). The reference's has scope universe, through
+// which the kernel finds no gateway.
 func (s *scene) reaches() bool {
 	var onLink []netip.Prefix
 	for _, w := range s.all() {
@@ -262,10 +262,10 @@ func (e *env) reference(verb string, args *skel.CmdArgs, conf map[string]any) (*
 }
 
 // TestRoutesAsReference: random routes of an attachment meet random routes of its pod,
-// with multi-eni and with the reference project's host-device. Both succeed or both
-// fail, with the same results and kernel tables. CHECK agrees. A failed ADD, or a DEL,
-// leaves the pod's own routes as they were. Three differences are meant: our result
-// has the kernel's gateways; the others are repeats and reaches.
+// with multi-eni and with the reference project's host-device. Both succeed or both fail,
+// with equal results and kernel tables, and CHECK agrees. A failed ADD, or DEL, leaves the
+// pod's own routes as before. Three differences are intended: our result has the kernel's
+// gateways, and repeats and reaches.
 func TestRoutesAsReference(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -366,7 +366,7 @@ func compareResults(t *testing.T, s *scene, got, want *types100.Result) {
 	}
 }
 
-// holds demands that each route of a result is in the kernel.
+// holds requires each route of a result to be in the kernel.
 func (e *env) holds(args *skel.CmdArgs, result *types100.Result) {
 	e.t.Helper()
 	have := tables(e.t, args.Netns)
@@ -389,9 +389,9 @@ func (e *env) holds(args *skel.CmdArgs, result *types100.Result) {
 	}
 }
 
-// TestTwoNetworksOneDestination: two networks of a pod lead to one destination, each by
-// the router of its subnet, beside a route of eth0. The kernel has them all, CHECK finds
-// them, and the end of one attachment leaves the others'.
+// TestTwoNetworksOneDestination: two networks of a pod lead to one destination, each
+// through its subnet's router, beside a route of eth0. The kernel has all routes, CHECK
+// finds them, and the end of one attachment leaves the others'.
 func TestTwoNetworksOneDestination(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -448,8 +448,8 @@ func TestTwoNetworksOneDestination(t *testing.T) {
 	}
 }
 
-// TestRouteRefusals: a route that the kernel cannot hold beside another is refused with
-// the destination and the owner, and one whose gateway is nowhere with the gateway.
+// TestRouteRefusals: a route that conflicts with another is refused with the destination
+// and the owner. One with an unreachable gateway is refused with the gateway.
 func TestRouteRefusals(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -472,8 +472,8 @@ func TestRouteRefusals(t *testing.T) {
 	}
 }
 
-// TestRouteKeys: each key of a route reaches the kernel, and the defaults are the ones
-// of docs/netconf.md.
+// TestRouteKeys: each key of a route reaches the kernel, and the defaults are as in
+// docs/netconf.md.
 func TestRouteKeys(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -518,8 +518,8 @@ func TestRouteKeys(t *testing.T) {
 	e.del(args)
 }
 
-// TestUndoSparesThePodsRoutes: an ADD that is killed at any step, and undone by DEL,
-// leaves the pod's own routes, also those to the same networks.
+// TestUndoSparesThePodsRoutes: an ADD that is killed at any step and undone by DEL leaves
+// the pod's own routes, even those to the same networks.
 func TestUndoSparesThePodsRoutes(t *testing.T) {
 	if nstest.Outside(t) {
 		return

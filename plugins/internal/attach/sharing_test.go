@@ -19,8 +19,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// TestLeaseIsAnnounced: neighbours that know an address of a pod that has ended
-// learn at once that another one has it.
+// TestLeaseIsAnnounced: neighbours learn at once that a new pod has the address of an
+// ended one.
 func TestLeaseIsAnnounced(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -56,10 +56,9 @@ func TestLeaseIsAnnounced(t *testing.T) {
 	}
 }
 
-// TestSharersClaimSideBySide: pods that share a device do not wait for each
-// other's claims, but for those of whoever must be alone with it, and are alone
-// themselves where a dead pod has left something.
-func TestSharersClaimSideBySide(t *testing.T) {
+// TestSharersTakeSideBySide: pods that share a device do not wait for each other. They
+// wait for a holder of the exclusive lock, which a pod takes to clean up after a dead one.
+func TestSharersTakeSideBySide(t *testing.T) {
 	if nstest.Outside(t) {
 		return
 	}
@@ -116,7 +115,7 @@ func TestSharersClaimSideBySide(t *testing.T) {
 	}
 }
 
-// neighbour is the MAC that the peers in the VPC know of an address; "" for none.
+// neighbour returns the MAC that peers in the VPC know for an address; "" if none.
 func (e *env) neighbour(address string) (mac string) {
 	e.t.Helper()
 	must(e.t, e.node.InVPC(func() error {
@@ -131,7 +130,7 @@ func (e *env) neighbour(address string) (mac string) {
 	return mac
 }
 
-// TestLeaseFromPrefixes: an address out of a prefix has the length of the subnet.
+// TestLeaseFromPrefixes: an address of a prefix has the length of the subnet.
 func TestLeaseFromPrefixes(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -176,8 +175,8 @@ func TestLeaseFromPrefixes(t *testing.T) {
 	e.del(asked)
 }
 
-// TestAloneAfterSharing: who has the ENI alone may ask for any address that it
-// owns, and gets none that a pod which shared it had a moment ago.
+// TestAloneAfterSharing: an owner may request any address of its ENI, except one that a
+// sharing pod has just released.
 func TestAloneAfterSharing(t *testing.T) {
 	if nstest.Outside(t) {
 		return

@@ -14,8 +14,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// TestStandalone runs the eni-ipam binary below the reference plugins, as their
-// users do.
+// TestStandalone runs the eni-ipam binary below the reference plugins, like its users.
 func TestStandalone(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -76,8 +75,8 @@ func TestStandalone(t *testing.T) {
 		t.Errorf("held: %v", held)
 	}
 
-	// host-device has the ENI alone: its primary address, by the PCI address; and
-	// ipam.select names an ENI where nothing else does.
+	// host-device owns the ENI: it gets the primary address by the PCI address.
+	// ipam.select names an ENI that nothing else names.
 	whole := pod(map[string]any{"type": "host-device", "device": "eth1", "ipam": map[string]any{
 		"type": "eni-ipam", "dataDir": ipam["dataDir"], "inventory": ipam["inventory"],
 	}})
@@ -109,8 +108,8 @@ func TestStandalone(t *testing.T) {
 	}
 }
 
-// standaloneAgain: container and interface say whose a lease is, and each ENI's
-// leases have a lock of their own. Its .16 is leased already.
+// standaloneAgain: a lease belongs to a container and an interface, and each ENI has its
+// own lock. The address .16 is leased already.
 func (e *env) standaloneAgain(own string, conf func(map[string]any) []byte) {
 	t := e.t
 	t.Helper()

@@ -15,8 +15,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// TestStatus: STATUS fails with 50 and the reason where ADD fails for every pod, and
-// does not where it is only for this pod, or for now.
+// TestStatus: STATUS fails with 50 and the reason if ADD fails for every pod, but not if
+// it fails for one pod or for the moment.
 func TestStatus(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -94,7 +94,7 @@ func TestStatus(t *testing.T) {
 	expect("none needed", map[string]any{"deviceID": eniA.PCI})
 }
 
-// status goes through a pool that is used up, and through policies.
+// status tests a used-up pool, and policies.
 func (e *env) status(t *testing.T) {
 	t.Helper()
 	conf := e.sharing(map[string]any{}, "10.0.2.15/24", "10.0.2.16/24")

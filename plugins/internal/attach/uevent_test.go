@@ -15,7 +15,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// uevents calls f and returns the link events that udev hears meanwhile, such as "add net1".
+// uevents returns the link events that udev receives while f runs, such as "add net1".
 func uevents(t *testing.T, f func()) (heard []string) {
 	t.Helper()
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_KOBJECT_UEVENT)
@@ -46,8 +46,8 @@ func uevents(t *testing.T, f func()) (heard []string) {
 	return heard
 }
 
-// TestUdevHearsTheName: a link comes home under its name. If the pod has another
-// interface of that name, udev hears of the link twice.
+// TestUdevHearsTheName: a link returns under its name. If the pod has another interface of
+// that name, udev gets two events.
 func TestUdevHearsTheName(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -88,8 +88,8 @@ func TestUdevHearsTheName(t *testing.T) {
 	}
 }
 
-// TestNameTakenOnTheWay: another link of the host takes the name after DEL has looked.
-// The device comes home under its fallback name, and gets its own later.
+// TestNameTakenOnTheWay: another link of the host takes the name after DEL has looked. The
+// device returns under its fallback name, and gets its own later.
 func TestNameTakenOnTheWay(t *testing.T) {
 	if nstest.Outside(t) {
 		return

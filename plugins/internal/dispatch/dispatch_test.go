@@ -28,7 +28,7 @@ func full(command string) map[string]string {
 	}
 }
 
-// all are verbs that note their name and return err.
+// all returns verbs that note their name and return err.
 func all(called *string, got *skel.CmdArgs, err error) skel.CNIFuncs {
 	verb := func(name string) func(*skel.CmdArgs) error {
 		return func(a *skel.CmdArgs) error { *called, *got = name, *a; return err }
@@ -36,7 +36,7 @@ func all(called *string, got *skel.CmdArgs, err error) skel.CNIFuncs {
 	return skel.CNIFuncs{Add: verb("ADD"), Del: verb("DEL"), Check: verb("CHECK"), GC: verb("GC"), Status: verb("STATUS")}
 }
 
-// TestVerbs: every verb gets the environment and the text, whatever the text is.
+// TestVerbs: every verb gets the environment and the text, valid or not.
 func TestVerbs(t *testing.T) {
 	for _, command := range []string{"ADD", "DEL", "CHECK", "GC", "STATUS"} {
 		for _, text := range []string{"", "x", `{"cniVersion":"9.9"}`} {
@@ -54,7 +54,7 @@ func TestVerbs(t *testing.T) {
 	}
 }
 
-// TestEnvironment: each variable that a verb needs, and no other, may not be missing.
+// TestEnvironment: exactly the variables that a verb needs are required.
 func TestEnvironment(t *testing.T) {
 	needs := map[string]string{
 		"ADD": "CNI_CONTAINERID CNI_NETNS CNI_IFNAME CNI_PATH", "CHECK": "CNI_CONTAINERID CNI_NETNS CNI_IFNAME CNI_PATH",
@@ -98,7 +98,7 @@ func TestEnvironment(t *testing.T) {
 	refused(full("PLAY"), "CNI_COMMAND", "PLAY")
 }
 
-// TestMessages: program and code are in front of every message, once.
+// TestMessages: program and code precede every message, once.
 func TestMessages(t *testing.T) {
 	for _, tt := range []struct {
 		err  error

@@ -38,7 +38,7 @@ func ask(container string) lease.Request {
 
 func alive(nodestate.Netns) bool { return false }
 
-// take is Take with the outcome as text.
+// take returns the outcome of Take as text.
 func take(l *nodestate.Leases, d *nodestate.Device, r lease.Request, now time.Duration, gone func(nodestate.Netns) bool) string {
 	got, err := lease.Take(l, d, r, now, gone)
 	if err != nil {
@@ -54,7 +54,7 @@ func want(t *testing.T, what, got, want string) {
 	}
 }
 
-// TestTake goes through the life of a small pool.
+// TestTake tests the life of a small pool.
 func TestTake(t *testing.T) {
 	d := dev("10.0.1.10/24 10.0.1.11/24 10.0.1.12/24", "")
 	l := &nodestate.Leases{ENIID: eni}
@@ -76,7 +76,8 @@ func TestTake(t *testing.T) {
 		t.Errorf("leases that have ended stay: %+v", l.Leases)
 	}
 
-	// Who is dead loses the address only when no other is free, and it cools down.
+	// A dead holder loses its address only when no other is free, and the address then
+	// cools down.
 	l = &nodestate.Leases{ENIID: eni}
 	dead := func(n nodestate.Netns) bool { return n.Path == "/a" }
 	take(l, d, a, 0, dead)
@@ -84,7 +85,7 @@ func TestTake(t *testing.T) {
 	want(t, "then the dead one's cools", take(l, d, c, 0, dead), "1 leased, 1 cooling down; the next is free in 31s…")
 	want(t, "and is free", take(l, d, c, 30*time.Second, dead), "10.0.1.11/24")
 
-	// Without a cool-down a dead one's is free at once.
+	// Without a cool-down a dead holder's address is free at once.
 	l = &nodestate.Leases{ENIID: eni}
 	a.Holder.CoolDown, b.Holder.CoolDown = 0, 0
 	take(l, d, a, 0, dead)
@@ -92,9 +93,8 @@ func TestTake(t *testing.T) {
 	want(t, "at once", take(l, d, c, 0, dead), "10.0.1.11/24")
 }
 
-// TestScarce: while no other address is free, one that cools is given early, the one
-// that has cooled longest first. A netconf that says how long its address cools gets
-// that time in full.
+// TestScarce: while no other address is free, the one that has cooled longest is leased
+// early. A coolDown of the netconf applies in full.
 func TestScarce(t *testing.T) {
 	d := dev("10.0.1.10/24 10.0.1.11/24 10.0.1.12/24 10.0.1.13/24", "")
 	l := &nodestate.Leases{ENIID: eni}
@@ -114,8 +114,7 @@ func TestScarce(t *testing.T) {
 	want(t, "on its way to the subnet", take(l, d, ask("third"), 31*time.Second, alive), "all 3 ipv4 addresses…")
 }
 
-// TestStartedAnew: an interface of a pod that is started anew gets its cooling
-// addresses back.
+// TestStartedAnew: the interface of a restarted pod gets its cooling addresses back.
 func TestStartedAnew(t *testing.T) {
 	d := dev("10.0.1.10/24", "10.0.1.16/28")
 	l := &nodestate.Leases{ENIID: eni}
@@ -138,9 +137,9 @@ func TestStartedAnew(t *testing.T) {
 	want(t, "its own, by name", take(l, d, asked, 2*time.Second, alive), "10.0.1.16/24")
 }
 
-// TestRollingUpdate: how long it takes to replace six pods on six addresses, two at a
-// time. The kubelet tries a pod again every 10 to 15 s (its back-off and jitter).
-// docs/addresses.md has the figures.
+// TestRollingUpdate measures the replacement of six pods on six addresses, two at a time.
+// The kubelet retries a pod every 10 to 15 s (back-off and jitter). docs/addresses.md has
+// the figures.
 func TestRollingUpdate(t *testing.T) {
 	d := dev("10.0.1.10/24", "")
 	for i := range 6 {
@@ -222,7 +221,7 @@ func TestFamiliesAndPrefixes(t *testing.T) {
 		}
 	}
 
-	// A requested address that is somebody else's is refused, with who has it.
+	// The refusal of a requested address names its holder.
 	d, l := dev("10.0.1.10/24 10.0.1.11/24", ""), &nodestate.Leases{ENIID: eni}
 	mine, other := ask("mine"), ask("other")
 	mine.Holder.Pod = "ns/first"
@@ -255,8 +254,8 @@ func TestHugePrefix(t *testing.T) {
 	}
 }
 
-// TestModel compares a long random life with the two rules that matter: no
-// address has two holders, and none is given before its cool-down has ended.
+// TestModel checks two rules in a long random life: no address has two holders, and none
+// is leased before its cool-down ends.
 func TestModel(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // repeatable on purpose
 	d := dev("10.0.1.10/24 10.0.1.11/24 10.0.1.12/24 2001:db8::9/64 2001:db8::a/64", "10.0.1.16/28")

@@ -15,8 +15,8 @@ import (
 	"github.com/santhosh-tekuri/jsonschema/v6"
 )
 
-// beyondSchema are the faults that no JSON Schema of draft-07 can express, or only at a
-// cost that its readers would pay. docs/netconf.md lists them in the same order.
+// beyondSchema lists the faults that a JSON Schema of draft-07 cannot express, or only
+// unreadably. docs/netconf.md lists them in the same order.
 var beyondSchema = []*regexp.Regexp{
 	regexp.MustCompile(`is given twice|in another spelling`),
 	regexp.MustCompile(`names no device`), // Multus adds deviceID
@@ -63,9 +63,9 @@ func validate(s *jsonschema.Schema, text []byte) error {
 	return s.Validate(doc)
 }
 
-// agree compares what the schema says of a netconf with what the plugin does. The
-// schema refuses nothing that libcni and the plugin take, and takes nothing that the
-// plugin refuses but by the list above.
+// agree compares schema and plugin for a netconf. The schema accepts everything that
+// libcni and the plugin accept, and refuses everything that the plugin refuses except
+// beyondSchema.
 func agree(t *testing.T, s *jsonschema.Schema, stdin []byte) {
 	t.Helper()
 	_, parseErr := Parse(stdin)
@@ -88,8 +88,8 @@ func agree(t *testing.T, s *jsonschema.Schema, stdin []byte) {
 	}
 }
 
-// asNetconf is a text with the type of multi-eni, as a runtime hands it to the plugin;
-// nil when it is no JSON object.
+// asNetconf returns a text with the type multi-eni, as a runtime passes it; nil if it is
+// no JSON object.
 func asNetconf(text []byte) []byte {
 	var fields map[string]json.RawMessage
 	if json.Unmarshal(text, &fields) != nil || fields == nil {
@@ -103,7 +103,7 @@ func asNetconf(text []byte) []byte {
 	return out
 }
 
-// ofAnother says whether a text is the netconf of another plugin than multi-eni.
+// ofAnother reports whether a text is the netconf of another plugin.
 func ofAnother(text []byte) bool {
 	c, err := libcni.NetworkPluginConfFromBytes(text)
 	var fields map[string]json.RawMessage
@@ -114,8 +114,8 @@ func ofAnother(text []byte) bool {
 	return typ == c.Network.Type && typ != "" && typ != Type
 }
 
-// FuzzSchema: schema and plugin agree about any netconf, and about the netconf of
-// another plugin with eni-ipam.
+// FuzzSchema: schema and plugin agree on any netconf, and on another plugin's with
+// eni-ipam.
 func FuzzSchema(f *testing.F) {
 	for _, text := range corpus(f) {
 		f.Add([]byte(text))
@@ -133,8 +133,8 @@ func FuzzSchema(f *testing.F) {
 	})
 }
 
-// corpus are the netconfs of this package's tests: every text of a with(…), or of a
-// whole netconf, whatever Parse says of it.
+// corpus returns the netconfs of this package's tests: every text of a with(…), and every
+// whole netconf, valid or not.
 func corpus(t testing.TB) (out []string) {
 	t.Helper()
 	files, err := filepath.Glob("*_test.go")
@@ -160,8 +160,8 @@ func corpus(t testing.TB) (out []string) {
 	return out
 }
 
-// TestSchemaAgrees: schema and plugin agree about every netconf of this package's
-// tests, and about each of them with a key more, or another value.
+// TestSchemaAgrees: schema and plugin agree on every netconf of this package's tests, also
+// with a key added or changed.
 func TestSchemaAgrees(t *testing.T) {
 	s := compiledSchema(t)
 	for _, text := range corpus(t) {
@@ -198,7 +198,7 @@ func TestSchemaAgrees(t *testing.T) {
 	}
 }
 
-// TestSamplesBySchema: the schema takes every sample of conf/ and every netconf and
+// TestSamplesBySchema: the schema accepts every sample of conf/ and every netconf and
 // conflist in README.md and docs/.
 func TestSamplesBySchema(t *testing.T) {
 	s := compiledSchema(t)
@@ -237,7 +237,7 @@ func TestSamplesBySchema(t *testing.T) {
 	}
 }
 
-// netconfsIn are the JSON objects of a text that have a type and a name, or plugins.
+// netconfsIn returns the JSON objects of a text that have a type and a name, or plugins.
 func netconfsIn(text string) (out []string) {
 	for i := 0; i < len(text); i++ {
 		if text[i] != '{' {

@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// requests has each key that a runtime can ask for, with a sound value.
+// requests has each key that a runtime can request, with a valid value.
 var requests = map[string]string{
 	"deviceID": `"0000:00:07.0"`, "CNIDeviceInfoFile": `"/run/x"`, "mac": `"02:00:00:00:00:09"`, "ips": `["10.0.2.9/24"]`,
 	"ipRanges":  `[[{"subnet":"10.0.2.0/24"}]]`,
@@ -17,8 +17,8 @@ var requests = map[string]string{
 	"cgroupPath": `"/x"`, "io.kubernetes.cri.pod-annotations": `{"a":"b"}`, "DeviceID": `"0000:00:07.0"`, "MAC": `"02:00:00:00:00:09"`,
 }
 
-// TestCapabilities: every capability is taken by a plugin that is known to take it,
-// or perhaps by one that is not known, or refused.
+// TestCapabilities: every capability is taken by a plugin that takes it or may take it, or
+// is refused.
 func TestCapabilities(t *testing.T) {
 	parts := map[string]string{"": ""}
 	for typ := range takers {

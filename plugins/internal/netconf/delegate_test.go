@@ -24,7 +24,7 @@ const (
 	link = "ens7"
 )
 
-// inherited are all the keys that a delegate gets from multi-eni.
+// inherited lists the keys that a delegate inherits.
 const inherited = `,"deviceID":"0000:00:07.0","ipam":{"type":"host-local","subnet":"10.0.2.0/24"},"args":{"cni":{}},"dns":{"domain":"a"},
 	"prevResult":{"cniVersion":"1.1.0"},"runtimeConfig":{"deviceID":"0000:00:07.0","CNIDeviceInfoFile":"/run/x.json","mac":"02:00:00:00:00:09"}`
 
@@ -100,8 +100,8 @@ func compareGolden(t *testing.T, name string, got []byte) {
 	}
 }
 
-// checkDelegateDevice reads a delegate's netconf as delegates do, with a struct
-// in which the case of keys does not count.
+// checkDelegateDevice reads a delegate's netconf as delegates do, with a struct, for which
+// the case of keys does not matter.
 func checkDelegateDevice(t *testing.T, c *Config, conf []byte) {
 	t.Helper()
 	type fields struct {
@@ -143,8 +143,8 @@ func checkDelegateDevice(t *testing.T, c *Config, conf []byte) {
 	}
 }
 
-// TestDelegateRuntimeConfig: host-device prefers runtimeConfig.deviceID over its
-// own keys, so it must not lead to another device.
+// TestDelegateRuntimeConfig: runtimeConfig.deviceID must not name another device, since
+// host-device prefers it to its own keys.
 func TestDelegateRuntimeConfig(t *testing.T) {
 	for runtime, want := range map[string]string{
 		`{"deviceID":"0000:00:07.0"}`:                 `{"deviceID":"0000:00:07.0"}`,
@@ -186,7 +186,7 @@ func TestDelegateFaults(t *testing.T) {
 	} {
 		checkFaults(t, with(`,"delegate":`+delegate), "invalid netconf: "+want)
 	}
-	// Whoever reads the delegate's netconf does not tell the case of keys.
+	// Delegates ignore the case of keys.
 	fold := []func(string) string{
 		func(s string) string { return s }, strings.ToUpper, strings.ToLower,
 		func(s string) string { return strings.NewReplacer("k", "\u212a", "s", "\u017f").Replace(s) }, // Kelvin sign, long s

@@ -91,7 +91,7 @@ func TestENIIPAMPick(t *testing.T) {
 	}
 }
 
-// TestENIIPAMUnderAPolicy: it is one of the types that a policy lists.
+// TestENIIPAMUnderAPolicy: a policy must list eni-ipam.
 func TestENIIPAMUnderAPolicy(t *testing.T) {
 	c := parseOK(t, with(`,"ipam":{"type":"eni-ipam"}`))
 	if err := (&Policy{IPAM: []string{"host-local"}}).CheckTypes(c); err == nil {
@@ -102,7 +102,7 @@ func TestENIIPAMUnderAPolicy(t *testing.T) {
 	}
 }
 
-// TestParseIPAM: eni-ipam reads what is its business of other plugins' netconfs.
+// TestParseIPAM: eni-ipam reads its own keys of other plugins' netconfs.
 func TestParseIPAM(t *testing.T) {
 	for conf, want := range map[string]string{
 		`{"name":"n","type":"macvlan","master":"eth1","ipam":{"type":"eni-ipam"},"unknown":1}`:         "",
@@ -139,7 +139,7 @@ func TestParseIPAM(t *testing.T) {
 	}
 }
 
-// TestResolveRoutes: vpc is the VPC's networks, by the subnet's router.
+// TestResolveRoutes: vpc stands for the VPC's networks, through the subnet's router.
 func TestResolveRoutes(t *testing.T) {
 	c := parseOK(t, with(`,"ipam":{"type":"eni-ipam","routes":[{"dst":"vpc","priority":7},{"dst":"192.0.2.0/24","gw":"10.0.1.9"}]}`))
 	d := nodestate.Device{VPCCIDRs: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/16"), netip.MustParsePrefix("100.64.0.0/16")}}

@@ -21,7 +21,7 @@ var sameConfig = cmp.Options{
 	cmp.Comparer(func(a, b json.RawMessage) bool { return string(a) == string(b) }),
 }
 
-// with is a netconf for dataplane-a, with more keys, or others in place of its own.
+// with returns a netconf for dataplane-a with keys added or replaced.
 func with(keys string) string {
 	var other map[string]any
 	_ = json.Unmarshal([]byte("{"+strings.TrimPrefix(keys, ",")+"}"), &other) // text that is no JSON has no other
@@ -96,7 +96,7 @@ func TestParseDefaults(t *testing.T) {
 			t.Errorf("%s (-want +got):\n%s", name, diff)
 		}
 	}
-	// null, 0 and "" say no more than leaving the key out.
+	// null, 0 and "" mean that the key is absent.
 	c := parseOK(t, with(`,"deviceID":null,"pciBusID":"","delegate":null,"ipam":null,"mtu":0,"routes":null,"dns":null,"args":null,"prevResult":null,
 		"runtimeConfig":null,"dataDir":null,"inventory":"","sysfs":null,"logFile":"","logLevel":null`))
 	want.Raw, want.CNIVersion = c.Raw, "1.1.0"
@@ -111,7 +111,7 @@ func TestParseDefaults(t *testing.T) {
 	}
 }
 
-// TestParseTolerates what runtimes inject into a netconf.
+// TestParseTolerates keys that runtimes inject into a netconf.
 func TestParseTolerates(t *testing.T) {
 	for name, keys := range map[string]string{
 		"libcni": `,"cniVersions":["1.0.0","1.1.0"],"capabilities":{"CNIDeviceInfoFile":true},"disableCheck":true,"disableGC":true,` +
@@ -130,7 +130,7 @@ func TestParseTolerates(t *testing.T) {
 	}
 }
 
-// TestParseFaults: each fault has its path, its value and its way out.
+// TestParseFaults: each fault has its path, its value and its remedy.
 func TestParseFaults(t *testing.T) {
 	for keys, want := range map[string]string{
 		// Keys that are not there.
@@ -236,7 +236,7 @@ func checkFaults(t *testing.T, stdin, want string) {
 	}
 }
 
-// TestParseAllFaults: one error names everything, in the order of the paths.
+// TestParseAllFaults: one error names every fault, in the order of the paths.
 func TestParseAllFaults(t *testing.T) {
 	checkFaults(t, `{"selct":{},"mtu":1,"delegate":{"type":"ipvlan","master":"eth0"},"routes":[{"dst":"x"}],"select":{"mac":"x"}}`,
 		`invalid netconf: delegate.master: multi-eni sets it to the selected device; remove it; `+
@@ -326,8 +326,8 @@ func TestParseLenient(t *testing.T) {
 	}
 }
 
-// TestValidAttachments: GC takes away what is not in the list, so a list that
-// cannot be read must not look short.
+// TestValidAttachments: GC releases attachments that are not in the list, so a faulty list
+// must not look short.
 func TestValidAttachments(t *testing.T) {
 	one := []nodestate.AttachmentID{{ContainerID: "c1", IfName: "net1"}}
 	for value, want := range map[string][]nodestate.AttachmentID{
@@ -368,7 +368,7 @@ func TestSelect(t *testing.T) {
 	if (Select{}).String() != "" || !(Select{}).Empty() || full.Empty() || !(Select{}).Matches(row) {
 		t.Error("the zero Select is empty and matches everything")
 	}
-	// Each key alone, each pair, with and without a value that does not hold.
+	// Each key alone, each pair, with and without a value that does not match.
 	set := []func(*Select, bool){
 		func(s *Select, ok bool) { s.NodeENI = pick(ok, row.NodeENI, "dataplane-b") },
 		func(s *Select, ok bool) { s.ENIID = pick(ok, row.ENIID, device.ENIID("eni-00000000")) },

@@ -67,8 +67,8 @@ parse /etc/multi-eni/policy.json: logFile "/l/../m": want an absolute path witho
 	}
 }
 
-// TestSalvagePolicy: a policy that ParsePolicy refuses allows nothing, but may say
-// where records are.
+// TestSalvagePolicy: a policy that ParsePolicy refuses allows nothing, but may tell the
+// records' path.
 func TestSalvagePolicy(t *testing.T) {
 	for content, want := range map[string]*Policy{
 		`{"schemaVersion":1,"binDir":"/b","dataDir":"/d","leaseDir":"/l","allow":1,"delegates":["x"],"ipam":["y"],"logFile":"/f"}`: {BinDir: "/b", DataDir: "/d",
@@ -172,7 +172,7 @@ func TestPolicyCheck(t *testing.T) {
 	}
 }
 
-// TestDeviceInfoFile: only the name that Multus gives to this attachment's file.
+// TestDeviceInfoFile: only Multus's name for this attachment's file is allowed.
 func TestDeviceInfoFile(t *testing.T) {
 	id := nodestate.AttachmentID{ContainerID: "c1", IfName: "net1"}
 	const dir = "/var/run/k8s.cni.cncf.io/devinfo/cni/"
@@ -269,7 +269,7 @@ func FuzzPolicy(f *testing.F) {
 		if err != nil || p.Check(c) != nil {
 			return
 		}
-		// What passes names no path of its own, and no plugin beyond the lists.
+		// An accepted netconf names no path of its own, and no plugin beyond the lists.
 		if len(c.PathKeys()) > 0 || p.ResolvePaths(c) != p.ResolvePaths(&Config{}) {
 			t.Fatalf("paths of %s pass", stdin)
 		}

@@ -23,11 +23,10 @@ const (
 	schemaURL = "https://raw.githubusercontent.com/multi-eni/multi-eni-cni/main/conf/netconf.schema.json"
 )
 
-// sources are the files whose comments say what the keys of a netconf and of the policy mean.
+// sources are the files whose comments document the keys of a netconf and of the policy.
 var sources = []string{"netconf.go", "route.go", "eniipam.go", "delegate.go", "../../../pkg/nodestate/policy.go"}
 
-// TestReference: docs/netconf.md is made of the structs of a netconf and their
-// comments, and is up to date.
+// TestReference: docs/netconf.md agrees with the structs of a netconf and their comments.
 func TestReference(t *testing.T) {
 	made := makeReference(t)
 	if *update {
@@ -44,8 +43,7 @@ func TestReference(t *testing.T) {
 	}
 }
 
-// TestTaggedKeysAreRead: a key that the reference has is one that a netconf may
-// have, and that is looked at.
+// TestTaggedKeysAreRead: every key of the reference is allowed in a netconf, and is read.
 func TestTaggedKeysAreRead(t *testing.T) {
 	for _, key := range slices.Concat(keysOf(Config{}), keysOf(Paths{})) {
 		_, err := Parse([]byte(`{"cniVersion":"1.1.0","name":"n","select":{"nodeENI":"a"},"` + key + `":[[1.5]]}`))
@@ -228,8 +226,8 @@ func (p *page) requests() {
 		"the\naddress plugin.\n")
 }
 
-// comments are those of the fields of structs, in one line, by struct and field. What
-// stands behind a line --- is for readers of the code.
+// comments returns the comments of struct fields, in one line, by struct and field. The
+// text behind a line --- is for readers of the code.
 func comments(t *testing.T, files ...string) map[string]string {
 	t.Helper()
 	out := map[string]string{}

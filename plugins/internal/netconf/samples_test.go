@@ -14,9 +14,8 @@ import (
 
 const samples = "../../../conf"
 
-// TestSamples: libcni reads every file in conf/netconf and conf/conflist,
-// multi-eni accepts what libcni and Multus make of it, and the sample policy
-// allows it.
+// TestSamples: libcni reads every file in conf/netconf and conf/conflist, multi-eni
+// accepts it with the keys that libcni and Multus add, and the sample policy allows it.
 func TestSamples(t *testing.T) {
 	policy := samplePolicy(t)
 	for folder, ext := range map[string]string{"netconf": ".json", "conflist": ".conflist"} {
@@ -40,8 +39,8 @@ func TestSamples(t *testing.T) {
 	}
 }
 
-// checkSample parses a netconf with what libcni adds to one of a list, and with
-// the device that Multus adds where the device plugin allocates one.
+// checkSample parses a netconf with the keys that libcni adds in a list, and with the
+// device that Multus adds if the device plugin allocates one.
 func checkSample(t *testing.T, policy *Policy, injected map[string]any, plugin *libcni.PluginConfig) {
 	t.Helper()
 	if plugin.Network.Capabilities["deviceID"] {
@@ -72,8 +71,8 @@ func checkSample(t *testing.T, policy *Policy, injected map[string]any, plugin *
 	checkDelegateDevice(t, c, conf)
 }
 
-// TestPodSamples: each file of conf/pods has a NetworkAttachmentDefinition with
-// the netconf of the same name, and pods that ask for it, and for what it allocates.
+// TestPodSamples: each file of conf/pods has a NetworkAttachmentDefinition with the
+// netconf of the same name, and pods that request it and the resource that it allocates.
 func TestPodSamples(t *testing.T) {
 	netconfs := sampleFiles(t, "netconf", ".json")
 	const named, allocated = "k8s.v1.cni.cncf.io/networks", "k8s.v1.cni.cncf.io/resourceName"
@@ -108,7 +107,7 @@ func TestPodSamples(t *testing.T) {
 	}
 }
 
-// samplePolicy reads conf/policy.json, which is what the installer writes.
+// samplePolicy reads conf/policy.json, which the installer writes.
 func samplePolicy(t *testing.T) *Policy {
 	t.Helper()
 	data, err := os.ReadFile(filepath.Join(samples, "policy.json"))

@@ -16,7 +16,7 @@ import (
 
 const schemaFile = "../../../conf/netconf.schema.json"
 
-// schema is a JSON Schema of draft-07: the newest draft that VS Code and
+// schema is a JSON Schema of draft-07, the newest draft that VS Code and
 // yaml-language-server support in full.
 type schema = map[string]any
 
@@ -36,8 +36,8 @@ const (
 	formName     = `^[a-zA-Z0-9][a-zA-Z0-9_.\-]*$`
 )
 
-// TestSchema: conf/netconf.schema.json is made of the same structs and comments as
-// docs/netconf.md, and is up to date.
+// TestSchema: conf/netconf.schema.json agrees with the same structs and comments as
+// docs/netconf.md.
 func TestSchema(t *testing.T) {
 	made := bytes.Buffer{}
 	enc := json.NewEncoder(&made)
@@ -86,8 +86,8 @@ type generator struct {
 	docs map[string]string
 }
 
-// properties are the tagged keys of a struct: descriptions from its comments,
-// examples from its tags, and forms from a list that must have the same keys.
+// properties makes the tagged keys of a struct: descriptions from its comments, examples
+// from its tags, and forms from a list with the same keys.
 func (g generator) properties(name string, of any, forms map[string]schema) schema {
 	out := schema{}
 	for _, f := range reflect.VisibleFields(reflect.TypeOf(of)) {
@@ -129,7 +129,7 @@ func (g generator) routes(network string) schema {
 	return schema{"type": []string{"array", "null"}, "items": item}
 }
 
-// eniIPAM is the key ipam of type eni-ipam; more are keys that it has below other plugins.
+// eniIPAM is the key ipam of type eni-ipam. More lists further keys below other plugins.
 func (g generator) eniIPAM(more schema) schema {
 	p := g.properties("ENIIPAM", ENIIPAM{}, map[string]schema{
 		"addresses": choice(addressesOne, addressesOne, addressesAll),
@@ -143,7 +143,7 @@ func (g generator) eniIPAM(more schema) schema {
 	return closed(p)
 }
 
-// ipam is the key of that name. Keys of other plugins than eni-ipam are theirs.
+// ipam is the key ipam. The keys of types other than eni-ipam are not checked.
 func (g generator) ipam(eniIPAM schema) schema {
 	pluginType := schema{"type": "string", "pattern": formPlugin, "examples": []string{ENIIPAMType, "host-local", "static", "whereabouts", "dhcp"},
 		"description": "eni-ipam, or the file name of another IPAM plugin."}
@@ -188,7 +188,7 @@ func (g generator) delegate() schema {
 	return schema{"type": []string{"object", "null"}, "required": []string{"type"}, "properties": p, "allOf": byType}
 }
 
-// netconf is an entry of a conflist, or without its name's being required a netconf.
+// netconf is an entry of a conflist; with its name required, a netconf.
 func (g generator) netconf() schema {
 	paths := DefaultPaths()
 	p := g.properties("Config", Config{}, map[string]schema{
@@ -211,8 +211,7 @@ func (g generator) netconf() schema {
 	return out
 }
 
-// injected are the keys that the CNI spec defines for every plugin, or that a runtime
-// or Multus adds.
+// injected are the keys that the CNI spec defines for every plugin, or that runtimes add.
 func injected() schema {
 	strings := schema{"type": []string{"array", "null"}, "items": schema{"type": []string{"string", "null"}}}
 	ips := schema{"type": []string{"array", "null"}, "items": schema{"type": "string"}, "description": "Addresses that the pod requests."}
@@ -365,7 +364,7 @@ func closed(properties schema) schema {
 	return schema{"type": []string{"object", "null"}, "properties": properties, "additionalProperties": false}
 }
 
-// never is a key that no value is right for.
+// never is a key without a valid value.
 func never(why string) schema {
 	return schema{"not": schema{}, "errorMessage": why, "doNotSuggest": true}
 }

@@ -17,14 +17,14 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 )
 
-// spellings returns spellings of a key that are one key for encoding/json.
+// spellings returns spellings of a key that are equal for encoding/json.
 func spellings(key string) []string {
 	odd := strings.NewReplacer("k", "\u212a", "s", "\u017f", "K", "\u212a", "S", "\u017f").Replace(key) // Kelvin sign, long s
 	return slices.Compact([]string{key, strings.ToUpper(key), strings.ToLower(key), odd})
 }
 
-// TestFoldIsEncodingJSONs: two keys have one fold if and only if encoding/json
-// reads both into the field of either name.
+// TestFoldIsEncodingJSONs: two keys have one fold if and only if encoding/json reads both
+// into the same field.
 func TestFoldIsEncodingJSONs(t *testing.T) {
 	field := reflect.StructOf([]reflect.StructField{{Name: "F", Type: reflect.TypeFor[bool](), Tag: `json:"ks_dir"`}})
 	takes := func(key string) bool {
@@ -48,9 +48,9 @@ func TestFoldIsEncodingJSONs(t *testing.T) {
 	}
 }
 
-// pluginKeys returns the keys that each plugin of the default policy reads in its own
-// part of a netconf, from the tags and names of its struct fields. Paths are the
-// string keys whose names say that they are paths.
+// pluginKeys returns the keys that each plugin of the default policy reads in its own part
+// of a netconf, from the tags and names of its struct fields. Paths are string keys with a
+// path-like name.
 func pluginKeys(t *testing.T) (keys, paths map[string][]string) {
 	t.Helper()
 	dir, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "github.com/containernetworking/plugins").Output()
@@ -115,7 +115,7 @@ func pluginKeys(t *testing.T) (keys, paths map[string][]string) {
 	return keys, paths
 }
 
-// place is the part of the netconf in which a plugin's keys are.
+// place is the part of the netconf with a plugin's keys.
 func place(typ string) string {
 	if _, ok := knownDelegates[typ]; ok {
 		return "delegate"
@@ -123,8 +123,8 @@ func place(typ string) string {
 	return "ipam"
 }
 
-// TestOthersPaths: every key by which a plugin of the default policy takes a path
-// is known to be one, in any spelling and at any depth.
+// TestOthersPaths: every path key of a plugin of the default policy is known, in any
+// spelling and at any depth.
 func TestOthersPaths(t *testing.T) {
 	_, paths := pluginKeys(t)
 	if len(paths["host-local"]) != 2 || len(paths["dhcp"]) != 1 || len(paths["whereabouts"]) != 6 || len(paths["sriov"]) != 1 {
@@ -157,8 +157,8 @@ func TestOthersPaths(t *testing.T) {
 	}
 }
 
-// TestOneKeyOneMeaning: no plugin gets a text with a key in two spellings, or
-// twice, nor is one built of a key of the netconf that nobody knows.
+// TestOneKeyOneMeaning: no plugin gets a key twice, in any spelling, or a key made from an
+// unknown key of the netconf.
 func TestOneKeyOneMeaning(t *testing.T) {
 	keys, _ := pluginKeys(t)
 	for typ, keys := range keys {
@@ -206,8 +206,8 @@ func TestOneKeyOneMeaning(t *testing.T) {
 	}
 }
 
-// checkUnambiguous demands that no netconf which DEL, GC or STATUS would hand to
-// another plugin has twins, or one of these words.
+// checkUnambiguous requires that no netconf for another plugin, on DEL, GC or STATUS, has
+// twins or one of these words.
 func checkUnambiguous(t *testing.T, stdin string, not ...string) {
 	t.Helper()
 	c, err := ParseLenient([]byte(stdin))
@@ -226,8 +226,8 @@ func checkUnambiguous(t *testing.T, stdin string, not ...string) {
 	}
 }
 
-// handedTo are the netconfs of a Config's other plugins, IPAM's first; none where
-// ADD refuses it, for nothing is then run.
+// handedTo returns the netconfs of a Config's other plugins, the IPAM plugin first; none
+// if ADD refuses it.
 func handedTo(t *testing.T, c *Config) (out [][]byte) {
 	t.Helper()
 	if c.Refused != nil {
@@ -250,8 +250,8 @@ func handedTo(t *testing.T, c *Config) (out [][]byte) {
 	return out
 }
 
-// TestManyTwins: faults cost no more time than other text of the same length, and a
-// text is refused for any fault behind the first ones too.
+// TestManyTwins: faults cost no more time than other text of the same length, and faults
+// behind the first ones count too.
 func TestManyTwins(t *testing.T) {
 	var many strings.Builder
 	for i := range 100_000 {
@@ -267,8 +267,8 @@ func TestManyTwins(t *testing.T) {
 	}
 }
 
-// hostLocal is host-local's netconf (plugins v1.9.1 backend/allocator), but for
-// ranges and routes.
+// hostLocal is host-local's netconf (plugins v1.9.1 backend/allocator) without ranges and
+// routes.
 type hostLocal struct {
 	Name       string `json:"name"`
 	CNIVersion string `json:"cniVersion"`
@@ -279,8 +279,8 @@ type hostLocal struct {
 	} `json:"ipam"`
 }
 
-// FuzzHandedOn: other plugins, which read their netconf into their own structs with
-// encoding/json, see the keys and values that multi-eni has checked.
+// FuzzHandedOn: other plugins, which decode their netconf with encoding/json, see the keys
+// and values that multi-eni has checked.
 func FuzzHandedOn(f *testing.F) {
 	f.Add(`"ipam":{"type":"host-local","dataDir":"/a"},"Ipam":{"dataDir":"/b"}`)
 	f.Add(`"ipam":{"type":"host-local","subnet":"10.0.0.0/24","resolvConf":"a","RESOLVCONF":"/etc/x"},"args":{"cni":{"ips":["10.0.0.1"]},"CNI":{}}`)

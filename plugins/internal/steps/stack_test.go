@@ -7,7 +7,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/plugins/internal/steps"
 )
 
-// deep has at least so many KiB on the stack.
+// deep uses at least so many KiB of the stack.
 //
 //go:noinline
 func deep(kib int) byte {
@@ -18,8 +18,7 @@ func deep(kib int) byte {
 	return frame[0]
 }
 
-// TestGrowStack: the stack, and what is on it, stays where it is while the calls of
-// a verb go deep.
+// TestGrowStack: the stack is not moved while the calls of a verb go deep.
 func TestGrowStack(t *testing.T) {
 	moved := func(prepare func()) bool {
 		var on byte
