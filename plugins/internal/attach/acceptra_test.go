@@ -129,23 +129,43 @@ func TestAcceptRAComesBack(t *testing.T) {
 	h, err := link.Open()
 	must(t, err)
 	defer h.Close()
-	conf := e.selectA()
-	withDelegate := e.selectA()
+	home := e.waysHome(h)
+	for _, accept := range []string{"0", "2", "1"} {
+		for road, come := range home {
+			must(t, h.IPv6Conf.SetAcceptRA("eth1", accept))
+			want := come(t)
+			if want == "" {
+				want = accept
+			}
+			if got, err := h.IPv6Conf.AcceptRA("eth1"); err != nil || got != want {
+				t.Errorf("%s: accept_ra is %q, %v; want %q", road, got, err, want)
+			}
+			if up := strings.Contains(e.snapshot(), "Name:eth1 AltNames:[enp0s6 ens6] MAC:02:00:00:00:00:01 MTU:1500 Up:true"); !up {
+				t.Errorf("%s: the link is not as before:\n%s", road, e.snapshot())
+			}
+		}
+	}
+}
+
+// waysHome returns the ways by which eth1 leaves and returns to the host. Each returns the
+// accept_ra that it must have then; "" for the earlier one.
+func (e *env) waysHome(h *link.Handle) map[string]func(*testing.T) string {
+	conf, withDelegate := e.selectA(), e.selectA()
 	withDelegate["delegate"] = map[string]any{"type": "host-device", "deviceField": "device"}
-	home := map[string]func() string{
-		"DEL": func() string {
+	return map[string]func(*testing.T) string{
+		"DEL": func(t *testing.T) string {
 			args := e.pod(conf)
 			e.add(args)
 			e.del(args)
 			return ""
 		},
-		"DEL of host-device": func() string {
+		"DEL of host-device": func(t *testing.T) string {
 			args := e.pod(withDelegate)
 			e.add(args)
 			e.del(args)
 			return ""
 		},
-		"a failed ADD": func() string {
+		"a failed ADD": func(t *testing.T) string {
 			_, err := run(&attach.Plugin{Before: func(step string) error {
 				if step == "complete" {
 					return errors.New("injected")
@@ -155,7 +175,7 @@ func TestAcceptRAComesBack(t *testing.T) {
 			wantCode(t, err, 999, "injected")
 			return ""
 		},
-		"GC": func() string {
+		"GC": func(t *testing.T) string {
 			e.add(e.pod(conf))
 			args := e.pod(map[string]any{"cni.dev/valid-attachments": []any{}})
 			args.ContainerID, args.Netns, args.IfName = "", "", ""
@@ -163,7 +183,7 @@ func TestAcceptRAComesBack(t *testing.T) {
 			must(t, err)
 			return ""
 		},
-		"by itself, and the next ADD": func() string {
+		"by itself, and the next ADD": func(t *testing.T) string {
 			args := e.pod(conf)
 			e.add(args)
 			moveHome(t, args, "stray0")
@@ -174,7 +194,7 @@ func TestAcceptRAComesBack(t *testing.T) {
 			e.del(args)
 			return ""
 		},
-		"a restore record, and the next ADD": func() string {
+		"a restore record, and the next ADD": func(t *testing.T) string {
 			args := e.pod(conf)
 			e.add(args)
 			r, err := e.records().Lock(t.Context(), nodestate.AttachmentID{ContainerID: args.ContainerID, IfName: args.IfName})
@@ -189,27 +209,12 @@ func TestAcceptRAComesBack(t *testing.T) {
 			e.del(next)
 			return ""
 		},
-		"a record of an older version": func() string {
+		"a record of an older version": func(t *testing.T) string {
 			args := e.pod(conf)
 			e.add(args)
 			e.rewrite(args, func(a *nodestate.Attachment) { a.Device.Link.AcceptRA = "" })
 			e.del(args)
 			return "1"
 		},
-	}
-	for _, accept := range []string{"0", "2", "1"} {
-		for road, come := range home {
-			must(t, h.IPv6Conf.SetAcceptRA("eth1", accept))
-			want := come()
-			if want == "" {
-				want = accept
-			}
-			if got, err := h.IPv6Conf.AcceptRA("eth1"); err != nil || got != want {
-				t.Errorf("%s: accept_ra is %q, %v; want %q", road, got, err, want)
-			}
-			if up := strings.Contains(e.snapshot(), "Name:eth1 AltNames:[enp0s6 ens6] MAC:02:00:00:00:00:01 MTU:1500 Up:true"); !up {
-				t.Errorf("%s: the link is not as before:\n%s", road, e.snapshot())
-			}
-		}
 	}
 }

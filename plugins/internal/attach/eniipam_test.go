@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/containernetworking/cni/pkg/skel"
+	types100 "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/multi-eni/multi-eni-cni/plugins/internal/attach"
@@ -48,19 +49,7 @@ func TestENIIPAM(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := e.add(tt.args)
-			var got, routes []string
-			for _, ip := range r.IPs {
-				got = append(got, ip.Address.String())
-				if v4 := ip.Address.IP.To4() != nil; v4 != (ip.Gateway.String() == "10.0.2.1") {
-					t.Errorf("%s by %s", ip.Address.String(), ip.Gateway)
-				}
-			}
-			for _, route := range r.Routes {
-				routes = append(routes, route.Dst.String())
-			}
-			if diff := cmp.Diff(tt.want, got) + cmp.Diff(tt.routes, routes); diff != "" {
-				t.Errorf("addresses and routes (-want +got):\n%s", diff)
-			}
+			checkOwned(t, r, tt.want, tt.routes)
 			_, err := run(&attach.Plugin{}, "CHECK", withPrev(t, tt.args, r))
 			must(t, err)
 			e.del(tt.args)
@@ -96,6 +85,24 @@ func TestENIIPAM(t *testing.T) {
 	_, err = run(&attach.Plugin{}, "GC", ask(map[string]any{}))
 	must(t, err)
 	e.unchanged(before, "after refusals")
+}
+
+// checkOwned compares the addresses and routes of a result.
+func checkOwned(t *testing.T, r *types100.Result, want, wantRoutes []string) {
+	t.Helper()
+	var got, routes []string
+	for _, ip := range r.IPs {
+		got = append(got, ip.Address.String())
+		if v4 := ip.Address.IP.To4() != nil; v4 != (ip.Gateway.String() == "10.0.2.1") {
+			t.Errorf("%s by %s", ip.Address.String(), ip.Gateway)
+		}
+	}
+	for _, route := range r.Routes {
+		routes = append(routes, route.Dst.String())
+	}
+	if diff := cmp.Diff(want, got) + cmp.Diff(wantRoutes, routes); diff != "" {
+		t.Errorf("addresses and routes (-want +got):\n%s", diff)
+	}
 }
 
 // TestENIIPAMWithoutInventory: eni-ipam needs the inventory even for an allocated device.

@@ -92,6 +92,12 @@ func TestStandalone(t *testing.T) {
 	}
 	e.standaloneAgain(own, conf)
 	delete(ipam, "select")
+	refusedStandalone(t, own, pod)
+}
+
+// refusedStandalone runs ADDs that eni-ipam refuses.
+func refusedStandalone(t *testing.T, own string, pod func(map[string]any) *skel.CmdArgs) {
+	t.Helper()
 	for name, tt := range map[string]struct {
 		conf map[string]any
 		code uint

@@ -232,8 +232,8 @@ func FuzzParse(f *testing.F) {
 		f.Add([]byte(with(inherited + `,"delegate":` + delegate)))
 	}
 	f.Add([]byte(with(`,"mtu":9001,"routes":[{"dst":"10.0.0.0/8","gw":"10.0.0.1","scope":0}],"dataDir":"/d","cni.dev/valid-attachments":null`)))
-	f.Add([]byte(with(`,"ipam":{"type":"eni-ipam","addresses":"all","families":["ipv6"],"routes":[{"dst":"10.0.0.0/8"}]},` +
-		`"runtimeConfig":{"ips":["10.0.2.15/24"]}`)))
+	f.Add([]byte(with(`,"ipam":{"type":"eni-ipam","addresses":"all","families":["ipv6"],"routes":[{"dst":"10.0.0.0/8"}]}` +
+		`,"runtimeConfig":{"ips":["10.0.2.15/24"]}`)))
 	own := nodestate.Device{Addresses: []netip.Prefix{netip.MustParsePrefix("10.0.2.15/24"), netip.MustParsePrefix("fd00::15/64")}}
 	f.Fuzz(func(t *testing.T, stdin []byte) {
 		c, err := Parse(stdin)

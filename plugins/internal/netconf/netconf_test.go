@@ -114,14 +114,14 @@ func TestParseDefaults(t *testing.T) {
 // TestParseTolerates keys that runtimes inject into a netconf.
 func TestParseTolerates(t *testing.T) {
 	for name, keys := range map[string]string{
-		"libcni": `,"cniVersions":["1.0.0","1.1.0"],"capabilities":{"CNIDeviceInfoFile":true},"disableCheck":true,"disableGC":true,` +
-			`"loadOnlyInlinedPlugins":true`,
+		"libcni": `,"cniVersions":["1.0.0","1.1.0"],"capabilities":{"CNIDeviceInfoFile":true},"disableCheck":true,"disableGC":true` +
+			`,"loadOnlyInlinedPlugins":true`,
 		"editors":       `,"$schema":"https://example.org/netconf.schema.json"`,
 		"libcni GC":     `,"cni.dev/valid-attachments":[],"cni.dev/attachments":[]`,
 		"libcni result": `,"prevResult":{"cniVersion":"1.1.0","interfaces":[]}`,
 		"Multus device": `,"deviceID":"0000:00:07.0","pciBusID":"0000:00:07.0","runtimeConfig":{"deviceID":"0000:00:07.0"}`,
-		"Multus args": `,"args":{"cni":{"ips":["10.0.2.9/24"],"mac":"02:00:00:00:00:09","labels":{}}},"ipam":{"type":"host-local"},` +
-			`"runtimeConfig":{"mac":"02:00:00:00:00:09","ips":["10.0.2.9/24"],"bandwidth":{},"portMappings":[],"dns":null}`,
+		"Multus args": `,"args":{"cni":{"ips":["10.0.2.9/24"],"mac":"02:00:00:00:00:09","labels":{}}},"ipam":{"type":"host-local"}` +
+			`,"runtimeConfig":{"mac":"02:00:00:00:00:09","ips":["10.0.2.9/24"],"bandwidth":{},"portMappings":[],"dns":null}`,
 		"another's args": `,"args":{"cni":{"labels":[{"key":"a","value":"b"}]},"org.example":{}}`,
 	} {
 		if _, err := Parse([]byte(with(keys))); err != nil {
@@ -177,7 +177,14 @@ func TestParseFaults(t *testing.T) {
 		`,"cni.dev/valid-attachments":[{"containerID":1},"x"]`: `cni.dev/valid-attachments[0].containerID: 1: want a string; ` +
 			`cni.dev/valid-attachments[0].ifname: is missing; each entry needs containerID and ifname; cni.dev/valid-attachments[1]: "x": want an object`,
 		`,"args":["` + strings.Repeat("x", 100) + `"]`: `args: ["` + strings.Repeat("x", 58) + `…: want an object`,
-		// Values.
+	} {
+		checkFaults(t, with(keys), "invalid netconf: "+want)
+	}
+}
+
+// TestParseFaultyValues: a faulty value is named, with the wanted one.
+func TestParseFaultyValues(t *testing.T) {
+	for keys, want := range map[string]string{
 		`,"name":""`:                  `name: is missing; give the network a name`,
 		`,"name":"../../etc"`:         `name: "../../etc": want letters, digits, '_', '.' and '-', beginning with a letter or digit`,
 		`,"name":null`:                `name: is missing; give the network a name`,
@@ -258,46 +265,10 @@ func TestParseUndecodable(t *testing.T) {
 	}
 }
 
-func TestDeviceID(t *testing.T) {
-	for name, tt := range map[string]struct{ keys, want, fault string }{
-		"none":                {`,"select":{"nodeENI":"a"}`, "", ""},
-		"deviceID":            {`,"deviceID":"0000:00:07.0"`, "0000:00:07.0", ""},
-		"pciBusID":            {`,"pciBusID":"0000:00:07.0"`, "0000:00:07.0", ""},
-		"runtimeConfig":       {`,"runtimeConfig":{"deviceID":"0000:00:07.0"}`, "0000:00:07.0", ""},
-		"all, in either case": {`,"deviceID":"0000:AF:07.0","pciBusID":"0000:af:07.0","runtimeConfig":{"deviceID":"0000:Af:07.0"}`, "0000:af:07.0", ""},
-		"select agrees":       {`,"deviceID":"0000:AF:07.0","select":{"pciAddress":"0000:af:07.0"}`, "0000:af:07.0", ""},
-		"deviceID disagrees": {`,"deviceID":"0000:00:08.0","runtimeConfig":{"deviceID":"0000:00:07.0"}`, "0000:00:07.0",
-			`deviceID: 0000:00:08.0, but runtimeConfig.deviceID is 0000:00:07.0; they must name the same device, so remove one`},
-		"pciBusID disagrees": {`,"deviceID":"0000:00:07.0","pciBusID":"0000:00:08.0"`, "0000:00:07.0",
-			`pciBusID: 0000:00:08.0, but deviceID is 0000:00:07.0; they must name the same device, so remove one`},
-		"all disagree": {`,"deviceID":"0000:00:08.0","pciBusID":"0000:00:09.0","runtimeConfig":{"deviceID":"0000:00:07.0"}`, "0000:00:07.0",
-			`deviceID: 0000:00:08.0, but runtimeConfig.deviceID is 0000:00:07.0; they must name the same device, so remove one; pciBusID: 0000:00:09.0, but ` +
-				`runtimeConfig.deviceID is 0000:00:07.0; they must name the same device, so remove one`},
-		"select disagrees": {`,"deviceID":"0000:00:07.0","select":{"pciAddress":"0000:00:08.0"}`, "0000:00:07.0",
-			`select.pciAddress: 0000:00:08.0, but the runtime allocated 0000:00:07.0; remove one of them`},
-		"the first is faulty": {`,"deviceID":"0000:00:07.0","runtimeConfig":{"deviceID":"x"}`, "0000:00:07.0",
-			`runtimeConfig.deviceID: PCI address "x": invalid value: want domain:bus:device.function, such as 0000:00:07.0`},
-		"no other fault of it": {`,"deviceID":"x"`, "", `deviceID: PCI address "x": invalid value: want domain:bus:device.function, such as 0000:00:07.0`},
-	} {
-		t.Run(name, func(t *testing.T) {
-			stdin := `{"name":"n","type":"multi-eni"` + tt.keys + `}`
-			c, err := ParseLenient([]byte(stdin))
-			if err != nil || c.DeviceID.String() != tt.want {
-				t.Errorf("ParseLenient: %q, %v; want %q", c.DeviceID, err, tt.want)
-			}
-			if tt.fault != "" {
-				checkFaults(t, stdin, "invalid netconf: "+tt.fault)
-			} else if c := parseOK(t, stdin); c.DeviceID.String() != tt.want {
-				t.Errorf("Parse: %q; want %q", c.DeviceID, tt.want)
-			}
-		})
-	}
-}
-
 // TestParseLenient: a faulty key counts as absent, the rest is read.
 func TestParseLenient(t *testing.T) {
-	c, err := ParseLenient([]byte(`{"name":"n","unknown":1,"select":{"mac":"x","nodeENI":"a"},"mtu":1,"dataDir":"x","inventory":"/i","dns":1,"args":1,` +
-		`"prevResult":1,
+	c, err := ParseLenient([]byte(`{"name":"n","unknown":1,"select":{"mac":"x","nodeENI":"a"},"mtu":1,"dataDir":"x","inventory":"/i","dns":1,"args":1` +
+		`,"prevResult":1,
 		"runtimeConfig":1,"ipam":{"type":"host-local"},"delegate":{"type":"sriov","deviceField":"master","deviceID":"0000:00:01.0"},
 		"routes":[{"dst":"x"},{"dst":"10.0.0.0/8","scope":-1,"mtu":1}],"cni.dev/valid-attachments":null}`))
 	if err != nil {
@@ -401,17 +372,4 @@ func pick[T any](first bool, a, b T) T {
 		return a
 	}
 	return b
-}
-
-func TestPathKeys(t *testing.T) {
-	for keys, want := range map[string]map[string]string{
-		"":                                  {},
-		`,"dataDir":"","sysfs":null`:        {},
-		`,"dataDir":"/d","logLevel":"info"`: {"dataDir": "/d", "logLevel": "info"},
-		`,"inventory":"/i","sysfs":"/s","logFile":"/l"`: {"inventory": "/i", "sysfs": "/s", "logFile": "/l"},
-	} {
-		if diff := cmp.Diff(want, parseOK(t, with(keys)).PathKeys()); diff != "" {
-			t.Errorf("PathKeys of %s (-want +got):\n%s", keys, diff)
-		}
-	}
 }

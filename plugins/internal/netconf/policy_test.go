@@ -113,8 +113,8 @@ func TestResolvePaths(t *testing.T) {
 func TestPolicyCheck(t *testing.T) {
 	for keys, want := range map[string]string{
 		"": "",
-		`,"delegate":{"type":"ipvlan","mode":"l2"},"ipam":{"type":"host-local","ranges":[[{"subnet":"10.0.2.0/24","gateway":"10.0.2.1"}]],` +
-			`"routes":[{"dst":"fd00::/8"}]}`: "",
+		`,"delegate":{"type":"ipvlan","mode":"l2"},"ipam":{"type":"host-local","ranges":[[{"subnet":"10.0.2.0/24","gateway":"10.0.2.1"}]]` +
+			`,"routes":[{"dst":"fd00::/8"}]}`: "",
 		`,"ipam":{"type":"host-local","range":"10.0.2.5-10.0.2.9/24"}`: "",
 		`,"sysfs":"/tmp/sys","dataDir":"/tmp"`: `policy forbids dataDir "/tmp": the node's paths are fixed in ` +
 			`/etc/multi-eni/policy.json; remove the key`,

@@ -284,8 +284,8 @@ type hostLocal struct {
 func FuzzHandedOn(f *testing.F) {
 	f.Add(`"ipam":{"type":"host-local","dataDir":"/a"},"Ipam":{"dataDir":"/b"}`)
 	f.Add(`"ipam":{"type":"host-local","subnet":"10.0.0.0/24","resolvConf":"a","RESOLVCONF":"/etc/x"},"args":{"cni":{"ips":["10.0.0.1"]},"CNI":{}}`)
-	f.Add(`"ipam":{"type":"host-local","dataDir":"x"},"ipam":{"type":"host-local","type":"static"},"name":"a","Name":"b","delegate":{"type":"macvlan",` +
-		`"mode":"bridge","\u017f":1}`)
+	f.Add(`"ipam":{"type":"host-local","dataDir":"x"},"ipam":{"type":"host-local","type":"static"},"name":"a","Name":"b","delegate":{"type":"macvlan"` +
+		`,"mode":"bridge","\u017f":1}`)
 	f.Fuzz(func(t *testing.T, keys string) {
 		stdin := []byte(with("," + keys))
 		strict, err := Parse(stdin)

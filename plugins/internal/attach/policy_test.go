@@ -1,0 +1,126 @@
+package attach_test
+
+import (
+	"encoding/json"
+	"errors"
+	"maps"
+	"os"
+	"testing"
+
+	"github.com/containernetworking/cni/pkg/skel"
+
+	"github.com/multi-eni/multi-eni-cni/plugins/internal/attach"
+	"github.com/multi-eni/multi-eni-cni/test/nstest"
+)
+
+func TestPolicy(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	e := newEnv(t)
+	e.inv.Devices[1].AllowedNamespaces = []string{"core"}
+	e.writeInventory()
+	policy := map[string]any{
+		"schemaVersion": 1, "binDir": e.path, "delegates": []string{"macvlan"}, "ipam": []string{"host-local"},
+		"dataDir": e.file("records"), "inventory": e.file("inventory.json"), "sysfs": e.node.Sysfs, "logFile": e.file("log"),
+	}
+	data, err := json.Marshal(policy)
+	must(t, err)
+	file := e.file("policy.json")
+	must(t, os.WriteFile(file, data, 0o644))
+	p := &attach.Plugin{PolicyPath: file}
+	bare := map[string]any{"dataDir": nil, "inventory": nil, "sysfs": nil, "logFile": nil}
+	with := func(more map[string]any) *skel.CmdArgs {
+		conf := map[string]any{}
+		for _, m := range []map[string]any{bare, more} {
+			for k, v := range m {
+				conf[k] = v
+			}
+		}
+		return e.pod(conf)
+	}
+	selA := map[string]any{"nodeENI": "a"}
+	refused := func(args *skel.CmdArgs, words ...string) {
+		t.Helper()
+		_, err := run(p, "ADD", args)
+		wantCode(t, err, 105, words...)
+	}
+	for _, key := range []string{"dataDir", "inventory", "sysfs", "logFile"} {
+		refused(with(map[string]any{"select": selA, key: "/tmp/x"}), key, "/tmp/x", "remove the key")
+	}
+	refused(with(map[string]any{"select": selA, "delegate": map[string]any{"type": "ipvlan"}}), "delegate.type", "ipvlan", "macvlan")
+	refused(with(map[string]any{"select": selA, "ipam": map[string]any{"type": "static"}}), "ipam.type", "static", "host-local")
+	refused(with(map[string]any{"select": selA, "ipam": map[string]any{"type": "host-local", "dataDir": "/etc"}}), "ipam.dataDir", "/etc")
+	refused(with(map[string]any{"select": selA, "runtimeConfig": map[string]any{"CNIDeviceInfoFile": "/etc/x"}}), "CNIDeviceInfoFile", "/etc/x")
+	refused(with(map[string]any{"deviceID": "0000:00:1c.0"}), "deviceID", "inventory")
+	refused(with(map[string]any{"select": map[string]any{"nodeENI": "b"}}), "K8S_POD_NAMESPACE", `"shop"`, "core", "allowed-namespaces")
+
+	args := with(map[string]any{"select": selA})
+	args.Path = "/nonexistent" // CNI_PATH is the runtime's, the policy's folder holds
+	_, err = run(p, "ADD", args)
+	must(t, err)
+	_, err = run(p, "DEL", args)
+	must(t, err)
+	// DEL runs nothing that ADD refuses: here it would fail in /proc.
+	hostile := with(map[string]any{"select": selA, "ipam": map[string]any{"type": "host-local", "dataDir": "/proc/none"}})
+	_, err = run(p, "DEL", hostile)
+	must(t, err)
+}
+
+// TestUnusablePolicy: an unusable policy allows nothing. DEL and GC fail if they cannot
+// know whether everything is done.
+func TestUnusablePolicy(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	e := newEnv(t)
+	file := e.file("policy.json")
+	write := func(more map[string]any) {
+		policy := map[string]any{
+			"schemaVersion": 1, "binDir": e.path, "ipam": []string{"host-local"}, "dataDir": e.file("records"),
+			"inventory": e.file("inventory.json"), "sysfs": e.node.Sysfs,
+		}
+		maps.Copy(policy, more)
+		data, err := json.Marshal(policy)
+		must(t, err)
+		must(t, os.RemoveAll(file))
+		must(t, os.WriteFile(file, data, 0o644))
+	}
+	p := &attach.Plugin{PolicyPath: file}
+	before := e.snapshot()
+	for name, tt := range map[string]struct {
+		spoil func() error
+		knows bool // where the records are
+	}{
+		"writable by others": {func() error { return os.Chmod(file, 0o666) }, false},
+		"not JSON":           {func() error { return os.WriteFile(file, []byte("{"), 0o644) }, false},
+		"symlink":            {func() error { return errors.Join(os.Remove(file), os.Symlink("/dev/null", file)) }, false},
+		"unknown rule":       {func() error { write(map[string]any{"allow": 1}); return nil }, true},
+		"wrong type":         {func() error { write(map[string]any{"delegates": "all"}); return nil }, true},
+		"other version":      {func() error { write(map[string]any{"schemaVersion": 2}); return nil }, false},
+	} {
+		write(nil)
+		bare := map[string]any{"select": map[string]any{"nodeENI": "a"}, "dataDir": nil, "inventory": nil, "sysfs": nil, "logFile": nil}
+		args, never := e.pod(bare), e.pod(bare)
+		_, err := run(p, "ADD", args)
+		must(t, err)
+		held := e.snapshot()
+		must(t, tt.spoil())
+		_, err = run(p, "ADD", never)
+		wantCode(t, err, 105, "policy cannot be used")
+		for _, args := range []*skel.CmdArgs{never, args} {
+			if _, err = run(p, "DEL", args); tt.knows {
+				must(t, err)
+				continue
+			}
+			wantCode(t, err, 105, "policy cannot be used")
+			e.unchanged(held, "after a DEL that failed, "+name)
+			_, err = run(p, "GC", args)
+			wantCode(t, err, 105, "policy cannot be used")
+		}
+		write(nil)
+		_, err = run(p, "DEL", args)
+		must(t, err)
+		e.unchanged(before, "after all DELs, "+name)
+	}
+}
