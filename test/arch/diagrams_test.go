@@ -9,6 +9,7 @@ import (
 
 func diagramRules() []rule {
 	const sequence = "-- docs/x.md --\n```mermaid\nsequenceDiagram\n    participant A as x\n    participant B\n"
+	const flow = "-- docs/x.md --\n```mermaid\nflowchart LR\n    a[\"x\"] --> b[\"y\"]\n"
 	const states = "-- docs/x.md --\n```mermaid\nstateDiagram-v2\n    [*] --> a: begins\n"
 	return []rule{{
 		name:  "broken-diagram",
@@ -21,12 +22,16 @@ func diagramRules() []rule {
 			sequence + "    alt x\n        A->>B: x\n```\n",
 			sequence + "    Note over A,C: x\n```\n",
 			states + "    a -> [*]: x\n```\n",
+			flow + "    a --> c\n```\n",
+			flow + "    a -> b\n```\n",
+			flow + "    b[x] --> a\n```\n",
 			states + "    a --> [*]: x\n\n",
 			"-- docs/x.md --\n```mermaid\nsequence\n```\n",
 		},
 		good: []string{
 			sequence + "    A->>B: x\n    alt x\n        A->>A: y\n    else z\n        B-->>A: z\n    end\n    Note over A,B: x\n```\n",
 			states + "    a --> [*]: ends\n```\n",
+			flow + "    b --> c[\"y: z\"]\n```\n",
 		},
 	}}
 }
@@ -37,6 +42,7 @@ var (
 	aNote        = regexp.MustCompile(`^Note over (\w+)(?:,(\w+))?: [^;#]+$`)
 	aBlock       = regexp.MustCompile(`^(alt|opt|loop) \S`)
 	anElse       = regexp.MustCompile(`^else \S`)
+	anArrow      = regexp.MustCompile(`^(\w+)(\["[^"]+"\])? --> (\w+)(\["[^"]+"\])?$`)
 	aTransition  = regexp.MustCompile(`^(\[\*\]|\w+) --> (\[\*\]|\w+): [^:;#]+$`)
 )
 
@@ -55,6 +61,8 @@ func brokenDiagrams(tr tree) (out []string) {
 				fault = "no end of the diagram"
 			case kind == "sequenceDiagram":
 				fault = brokenSequence(body)
+			case strings.HasPrefix(kind, "flowchart "):
+				fault = brokenFlow(body)
 			case kind == "stateDiagram-v2":
 				for line := range strings.SplitSeq(body, "\n") {
 					if !aTransition.MatchString(strings.TrimSpace(line)) {
@@ -70,6 +78,26 @@ func brokenDiagrams(tr tree) (out []string) {
 		}
 	}
 	return out
+}
+
+// brokenFlow returns the first line that is no arrow, or the first node without a text, or "".
+func brokenFlow(body string) string {
+	texts, nodes := map[string]bool{}, []string{}
+	for line := range strings.SplitSeq(body, "\n") {
+		m := anArrow.FindStringSubmatch(strings.TrimSpace(line))
+		if m == nil {
+			return line
+		}
+		nodes = append(nodes, m[1], m[3])
+		texts[m[1]] = texts[m[1]] || m[2] != ""
+		texts[m[3]] = texts[m[3]] || m[4] != ""
+	}
+	for _, n := range nodes {
+		if !texts[n] {
+			return "no text of node " + n
+		}
+	}
+	return ""
 }
 
 // brokenSequence returns the first line that is none of a sequence diagram, or "".
