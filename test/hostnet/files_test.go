@@ -109,13 +109,7 @@ func TestFilesNetworkManager(t *testing.T) {
 	if outside(t) {
 		return
 	}
-	h := newHost(t)
-	for _, e := range []eni{primary, owned, shared} {
-		h.plug(e)
-	}
-	h.lease(0, primary, owned, shared)
-	h.bus()
-	h.udev()
+	h := bootHost(t, 0, primary, owned, shared)
 	h.networkManager()
 	h.install("write", "NetworkManager.service")
 	back := h.stand(files[2])
@@ -160,12 +154,7 @@ func TestNameMatchesAltNames(t *testing.T) {
 	if outside(t) {
 		return
 	}
-	h := newHost(t)
-	h.plug(primary)
-	h.plug(owned)
-	h.lease(0, primary, owned)
-	h.bus()
-	h.udev()
+	h := bootHost(t, 0, primary, owned)
 	h.dhcpAll()
 	h.write(files[0], "[Match]\nDriver=veth ena\nName=!"+primary.name+"\n[Link]\nUnmanaged=yes\n")
 	h.says("systemd-networkd.service", files[0]+" makes systemd-networkd leave the primary ENI's link "+primary.name+" alone")
@@ -181,13 +170,7 @@ func TestDriverMatchesPrimary(t *testing.T) {
 	if outside(t) {
 		return
 	}
-	h := newHost(t)
-	for _, e := range []eni{primary, owned, shared} {
-		h.plug(e)
-	}
-	h.lease(0, primary, owned, shared)
-	h.bus()
-	h.udev()
+	h := bootHost(t, 0, primary, owned, shared)
 	h.networkManager()
 	h.daemon()
 	h.sh("nmcli device set %s managed no", owned.name)

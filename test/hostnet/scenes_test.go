@@ -34,16 +34,23 @@ func (h *host) busy(between func(i int)) {
 	h.calm(d)
 }
 
-// ready starts udevd and systemd-networkd on a host with these ENIs.
-func ready(t *testing.T, t1 int, files func(*host), enis ...eni) (h *host, networkd *output) {
+// bootHost makes a host with these ENIs, which get leases (see lease), with the system bus and udevd.
+func bootHost(t *testing.T, t1 int, enis ...eni) *host {
 	t.Helper()
-	h = newHost(t)
+	h := newHost(t)
 	for _, e := range enis {
 		h.plug(e)
 	}
 	h.lease(t1, enis...)
 	h.bus()
 	h.udev()
+	return h
+}
+
+// ready starts udevd and systemd-networkd on a host with these ENIs.
+func ready(t *testing.T, t1 int, files func(*host), enis ...eni) (h *host, networkd *output) {
+	t.Helper()
+	h = bootHost(t, t1, enis...)
 	files(h)
 	return h, h.networkd()
 }
@@ -138,13 +145,7 @@ func TestNetworkManager(t *testing.T) {
 	if outside(t) {
 		return
 	}
-	h := newHost(t)
-	for _, e := range []eni{primary, owned, shared} {
-		h.plug(e)
-	}
-	h.lease(0, primary, owned, shared)
-	h.bus()
-	h.udev()
+	h := bootHost(t, 0, primary, owned, shared)
 	nm := h.networkManager()
 	h.has(owned.name+":connected", "nmcli -t -f DEVICE,STATE device")
 	h.scene(func(i int) {

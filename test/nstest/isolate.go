@@ -181,7 +181,7 @@ func Prepare() error {
 			return fmt.Errorf("mount an empty %s: %w", dir, err)
 		}
 	}
-	return loopbackUp()
+	return LoopbackUp()
 }
 
 // copyRoot makes / a mount, and private, for a process whose root is a plain folder. It
@@ -232,7 +232,7 @@ func mountNewNetns(self, path string) error {
 	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 		return fmt.Errorf("make netns: %w", err)
 	}
-	if err := loopbackUp(); err != nil {
+	if err := LoopbackUp(); err != nil {
 		return err
 	}
 	if err := unix.Mount(self, path, "", unix.MS_BIND, ""); err != nil {

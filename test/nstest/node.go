@@ -13,7 +13,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/sysfstree"
 )
 
-func loopbackUp() error {
+// LoopbackUp sets lo up in the calling thread's netns.
+func LoopbackUp() error {
 	lo, err := netlink.LinkByName("lo")
 	if err != nil {
 		return fmt.Errorf("find lo: %w", err)

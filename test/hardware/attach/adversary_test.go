@@ -5,16 +5,12 @@ import (
 	"fmt"
 	"maps"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
-	pcidev "github.com/multi-eni/multi-eni-cni/pkg/device"
-	"github.com/multi-eni/multi-eni-cni/pkg/link"
-	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/test/adversary"
 	"github.com/multi-eni/multi-eni-cni/test/hardware/guest"
 )
@@ -72,44 +68,11 @@ func adverse(t *testing.T, pci string) {
 // newTarget puts the device and its settings into the inventory, as the daemon does.
 func newTarget(t *testing.T, pci string, c conf) *target {
 	t.Helper()
-	h, err := link.Open()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer h.Close()
-	name := guest.Netdev(pci)
-	settings, err := h.Ethtool(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Logf("settings of %s: %v", pci, settings)
-	boot, err := nodestate.BootID()
-	if err != nil {
-		t.Fatal(err)
-	}
-	mac, err := pcidev.ParseMAC(device(pci).MAC)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.MkdirAll(filepath.Dir(nodestate.DefaultInventoryPath), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	err = nodestate.WriteInventory(nodestate.DefaultInventoryPath, nodestate.Inventory{NodeName: "node", BootID: boot, Devices: []nodestate.Device{{
-		ENIID: "eni-0a1b2c3d4e5f60001", NodeENI: "a", MAC: mac, PCIAddress: pcidev.PCIAddress(pci), InterfaceName: name,
-		Driver: guest.Driver(pci), Phase: nodestate.PhaseReady, Ethtool: settings,
-	}}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := os.Remove(nodestate.DefaultInventoryPath); err != nil {
-			t.Error(err)
-		}
-	})
+	guest.DeclareSettings(t, pci)
 	a := &target{T: t, pci: pci, c: c.with(conf{"deviceID": pci})}
 	a.host = a.inHost()
 	p := a.pod()
-	a.fresh = describeIn(t, p.netns, ifName)
+	a.fresh = guest.Describe(t, p.netns, ifName)
 	a.end(p)
 	return a
 }
@@ -137,25 +100,9 @@ func (a *target) adversary(p *pod, seed uint64) *adversary.Pod {
 	return adv
 }
 
-func describeIn(t *testing.T, netns, name string) (out adversary.Description) {
-	t.Helper()
-	guest.In(t, netns, func() {
-		l, ok := guest.ByName(name)
-		if !ok {
-			t.Errorf("no %s in %s", name, netns)
-			return
-		}
-		var err error
-		if out, err = adversary.Describe(l.Attrs().Index); err != nil {
-			t.Error(err)
-		}
-	})
-	return out
-}
-
 func (a *target) inHost() adversary.Description {
 	a.Helper()
-	return describeIn(a.T, "/proc/1/ns/net", guest.Netdev(a.pci))
+	return guest.Describe(a.T, guest.HostNetns, guest.Netdev(a.pci))
 }
 
 // together is how many acts each tries on one pod: under emulation a pod takes a second.
@@ -236,7 +183,7 @@ func (a *target) asBefore(done string) {
 		a.Errorf("after %s: the device in the host (-before +after):\n%s", done, diff)
 	}
 	p := a.pod()
-	if diff := cmp.Diff(a.fresh, describeIn(a.T, p.netns, ifName)); diff != "" {
+	if diff := cmp.Diff(a.fresh, guest.Describe(a.T, p.netns, ifName)); diff != "" {
 		a.Errorf("after %s: the device in the next pod (-first +next):\n%s", done, diff)
 	}
 	a.end(p)

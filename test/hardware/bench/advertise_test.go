@@ -38,13 +38,7 @@ func advertise(t *testing.T) []table.Row {
 	t.Helper()
 	pci, _ := guest.WaitNIC(t, macDPDK)
 	eni := fakeimds.ENI{ID: "eni-0123456789abcde01", MAC: macDPDK, DeviceIndex: 1, SubnetID: subnet, SubnetIPv4CIDR: "10.0.1.0/24", IPv4s: []string{"10.0.1.12"}}
-	imds := fakeimds.Start(t, fakeimds.Config{State: fakeimds.State{
-		InstanceID: "i-0123456789abcdef0",
-		ENIs: []fakeimds.ENI{
-			{ID: "eni-0123456789abcde0f", MAC: macPrimary, Primary: true, SubnetID: subnet, SubnetIPv4CIDR: "10.0.0.0/24", IPv4s: []string{"10.0.0.5"}},
-			eni,
-		},
-	}})
+	imds := guest.StartIMDS(t, eni)
 	daemon := guest.StartDaemon(t, guest.DaemonOptions{IMDS: imds.URL})
 	defer daemon.Stop()
 	guest.Eventually(t, "the daemon has an inventory", soon, func() bool { return guest.Inventory(t).NodeName != "" })

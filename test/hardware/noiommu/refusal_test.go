@@ -28,9 +28,7 @@ func TestNoIOMMU(t *testing.T) {
 		t.Fatalf("no link %s", name)
 	}
 	eni := fakeimds.ENI{ID: id, MAC: mac, DeviceIndex: 1, SubnetID: subnet, SubnetIPv4CIDR: "10.0.1.0/24", IPv4s: []string{"10.0.1.15"}}
-	imds := fakeimds.Start(t, fakeimds.Config{State: fakeimds.State{InstanceID: "i-0123456789abcdef0", ENIs: []fakeimds.ENI{
-		{ID: "eni-0a1b2c3d4e5f60000", MAC: "02:00:00:00:00:01", Primary: true, SubnetID: subnet, SubnetIPv4CIDR: "10.0.1.0/24", IPv4s: []string{"10.0.1.5"}}, eni,
-	}}})
+	imds := guest.StartIMDS(t, eni)
 	spec := v1alpha1.NodeENISpec{SubnetID: subnet, DeviceIndex: 1, EnableDPDK: true}
 	guest.WriteNodeENI(t, "a", spec)
 	for _, c := range []struct {

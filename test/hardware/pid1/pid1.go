@@ -18,10 +18,10 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/multi-eni/multi-eni-cni/test/hardware/internal/protocol"
+	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
 // panicked is the exit status of a test binary that panicked.
@@ -159,22 +159,11 @@ func prepare(cfg protocol.Config) error {
 	if err := unix.Sethostname([]byte("node1")); err != nil {
 		return fmt.Errorf("set the host's name: %w", err)
 	}
-	if err := loopbackUp(); err != nil {
+	// The metadata service of the tests listens there.
+	if err := nstest.LoopbackUp(); err != nil {
 		return err
 	}
 	return restoreKept(protocol.KeptPath, "/")
-}
-
-// loopbackUp sets lo up: the metadata service of the tests listens there.
-func loopbackUp() error {
-	lo, err := netlink.LinkByName("lo")
-	if err != nil {
-		return fmt.Errorf("find lo: %w", err)
-	}
-	if err := netlink.LinkSetUp(lo); err != nil {
-		return fmt.Errorf("set lo up: %w", err)
-	}
-	return nil
 }
 
 func loadModule(path string) error {

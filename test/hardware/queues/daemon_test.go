@@ -23,19 +23,13 @@ func TestSettingsByTheDaemon(t *testing.T) {
 	const subnet = "subnet-0a1b2c3d4e5f60001"
 	pci, name := guest.WaitNIC(t, mac)
 	eni := fakeimds.ENI{ID: "eni-0a1b2c3d4e5f60001", MAC: mac, DeviceIndex: 1, SubnetID: subnet, SubnetIPv4CIDR: "10.0.2.0/24", IPv4s: []string{"10.0.2.15"}}
-	imds := fakeimds.Start(t, fakeimds.Config{State: fakeimds.State{
-		InstanceID: "i-0123456789abcdef0",
-		ENIs: []fakeimds.ENI{
-			{ID: "eni-0123456789abcde0f", MAC: "02:00:00:00:00:01", Primary: true, SubnetID: subnet, SubnetIPv4CIDR: "10.0.0.0/24", IPv4s: []string{"10.0.0.5"}},
-			eni,
-		},
-	}})
+	imds := guest.StartIMDS(t, eni)
 	guest.WriteNodeENI(t, "a", v1alpha1.NodeENISpec{SubnetID: subnet, DeviceIndex: 1}, guest.Attached(eni))
 	t.Cleanup(func() { guest.SetDown(t, guest.Netdev(pci)) })
 	guest.StartDaemon(t, guest.DaemonOptions{IMDS: imds.URL})
 	guest.AwaitPhase(t, eni.ID, nodestate.PhaseReady, 30*time.Second)
 	guest.Eventually(t, "the row has the device's settings", 30*time.Second, func() bool { return guest.Row(t, eni.ID).Ethtool["rings"] != "" })
-	before := describe(t, "/proc/1/ns/net", name)
+	before := guest.Describe(t, guest.HostNetns, name)
 	for _, gone := range []bool{false, true} {
 		data, err := json.Marshal(map[string]any{"cniVersion": "1.1.0", "name": "wire", "type": "multi-eni", "select": map[string]any{"nodeENI": "a"}})
 		if err != nil {
@@ -56,7 +50,7 @@ func TestSettingsByTheDaemon(t *testing.T) {
 		}
 		guest.AwaitRestored(t, pci, 30*time.Second)
 		guest.Eventually(t, "the device is in the host", 30*time.Second, func() bool { return guest.Netdev(pci) == name })
-		if diff := cmp.Diff(before, describe(t, "/proc/1/ns/net", name)); diff != "" {
+		if diff := cmp.Diff(before, guest.Describe(t, guest.HostNetns, name)); diff != "" {
 			t.Errorf("netns gone %v (-before +after):\n%s", gone, diff)
 		}
 	}

@@ -4,17 +4,12 @@ package queues
 
 import (
 	"encoding/json"
-	"maps"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
-	pcidev "github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
-	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/test/adversary"
 	"github.com/multi-eni/multi-eni-cni/test/hardware/guest"
 	"github.com/multi-eni/multi-eni-cni/test/hardware/machine"
@@ -50,15 +45,15 @@ func TestHashKey(t *testing.T) {
 	if _, key, _ := strings.Cut(want.Ethtool["rss"], "/"); len(key) < 40 {
 		t.Fatalf("the driver tells no key: %v", want.Ethtool)
 	}
-	before := describe(t, "/proc/1/ns/net", now.Name)
+	before := guest.Describe(t, guest.HostNetns, now.Name)
 	do(t, adversary.New("/proc/1/ns/net", now.Index, 1), "ethtool rss key")
-	if cmp.Equal(before, describe(t, "/proc/1/ns/net", now.Name)) {
+	if cmp.Equal(before, guest.Describe(t, guest.HostNetns, now.Name)) {
 		t.Error("the key is as it was: nothing to be shown")
 	}
 	if err := h.Restore(now, want); err != nil {
 		t.Error(err)
 	}
-	if diff := cmp.Diff(before, describe(t, "/proc/1/ns/net", now.Name)); diff != "" {
+	if diff := cmp.Diff(before, guest.Describe(t, guest.HostNetns, now.Name)); diff != "" {
 		t.Errorf("after Restore (-before +after):\n%s", diff)
 	}
 }
@@ -74,21 +69,20 @@ func TestQueues(t *testing.T) {
 	pci, name := guest.WaitNIC(t, pf)
 	guest.SetUp(t, name) // the driver fills the table then
 	t.Cleanup(func() { guest.SetDown(t, name) })
-	settings := declare(t, pci, name)
-	t.Logf("settings: %v", settings)
+	settings := guest.DeclareSettings(t, pci)
 	for _, want := range []string{"channels", "rss"} {
 		if settings[want] == "" {
 			t.Errorf("the driver tells no %s: %v", want, settings)
 		}
 	}
-	before := describe(t, "/proc/1/ns/net", name)
+	before := guest.Describe(t, guest.HostNetns, name)
 	for _, acts := range [][]string{{"ethtool channels"}, {"ethtool rss"}, {"ethtool rss", "ethtool features", "ethtool rings"}} {
 		pod := attach(t, pci)
 		p := adversary.New(pod.Netns, indexIn(t, pod.Netns), 1)
 		for _, act := range acts {
 			do(t, p, act)
 		}
-		changed := describe(t, pod.Netns, "net1")
+		changed := guest.Describe(t, pod.Netns, "net1")
 		differs := false
 		for key := range before {
 			differs = differs || key[:3] == "eth" && changed[key] != before[key]
@@ -98,7 +92,7 @@ func TestQueues(t *testing.T) {
 		}
 		guest.MustDel(t, pod)
 		guest.DeleteNetns(t, pod.Netns)
-		if diff := cmp.Diff(before, describe(t, "/proc/1/ns/net", name)); diff != "" {
+		if diff := cmp.Diff(before, guest.Describe(t, guest.HostNetns, name)); diff != "" {
 			t.Errorf("after %q (-before +after):\n%s", acts, diff)
 		}
 	}
@@ -115,40 +109,6 @@ func do(t *testing.T, p *adversary.Pod, name string) {
 		}
 	}
 	t.Errorf("there is no act %s", name)
-}
-
-// declare writes an inventory with the device and its settings, as the daemon does.
-func declare(t *testing.T, pci, name string) nodestate.Settings {
-	t.Helper()
-	h, err := link.Open()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer h.Close()
-	settings, err := h.Ethtool(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	boot, err := nodestate.BootID()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.MkdirAll(filepath.Dir(nodestate.DefaultInventoryPath), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	err = nodestate.WriteInventory(nodestate.DefaultInventoryPath, nodestate.Inventory{NodeName: "node", BootID: boot, Devices: []nodestate.Device{{
-		ENIID: "eni-0a1b2c3d4e5f60001", NodeENI: "a", MAC: pf, PCIAddress: pcidev.PCIAddress(pci), InterfaceName: name,
-		Driver: guest.Driver(pci), Phase: nodestate.PhaseReady, Ethtool: maps.Clone(settings),
-	}}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := os.Remove(nodestate.DefaultInventoryPath); err != nil {
-			t.Error(err)
-		}
-	})
-	return settings
 }
 
 // attach makes a pod that has the device.
@@ -171,20 +131,4 @@ func indexIn(t *testing.T, netns string) (index int) {
 		}
 	})
 	return index
-}
-
-func describe(t *testing.T, netns, name string) (out adversary.Description) {
-	t.Helper()
-	guest.In(t, netns, func() {
-		l, ok := guest.ByName(name)
-		if !ok {
-			t.Errorf("no %s in %s", name, netns)
-			return
-		}
-		var err error
-		if out, err = adversary.Describe(l.Attrs().Index); err != nil {
-			t.Error(err)
-		}
-	})
-	return out
 }

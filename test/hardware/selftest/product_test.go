@@ -49,13 +49,7 @@ func TestDaemon(t *testing.T) {
 	const mac = "02:00:00:00:01:02"
 	pci, _ := guest.WaitNIC(t, mac)
 	eni := fakeimds.ENI{ID: "eni-0123456789abcde02", MAC: mac, DeviceIndex: 2, SubnetID: subnet, SubnetIPv4CIDR: "10.0.2.0/24", IPv4s: []string{"10.0.2.12"}}
-	imds := fakeimds.Start(t, fakeimds.Config{State: fakeimds.State{
-		InstanceID: "i-0123456789abcdef0",
-		ENIs: []fakeimds.ENI{
-			{ID: "eni-0123456789abcde0f", MAC: "02:00:00:00:00:01", Primary: true, SubnetID: subnet, SubnetIPv4CIDR: "10.0.0.0/24", IPv4s: []string{"10.0.0.5"}},
-			eni,
-		},
-	}})
+	imds := guest.StartIMDS(t, eni)
 	guest.WriteNodeENI(t, "a", v1alpha1.NodeENISpec{SubnetID: subnet, DeviceIndex: 2, DPDKResourceName: "intel.com/a"}, guest.Attached(eni))
 	d := guest.StartDaemon(t, guest.DaemonOptions{IMDS: imds.URL})
 	row := guest.AwaitPhase(t, eni.ID, nodestate.PhaseReady, 30*time.Second)
