@@ -59,9 +59,7 @@ func (j *joiner) fitRows() {
 	}
 	clear(shares)
 	for i := range j.rows {
-		if octets := listSize(j.rows[i].AllowedNamespaces); octets > 0 {
-			shares[j.rows[i].NodeENI] += octets
-		}
+		shares[j.rows[i].NodeENI] += listSize(j.rows[i].AllowedNamespaces)
 	}
 	for _, name := range over(shares, namespaceBudget) {
 		for i := range j.rows {

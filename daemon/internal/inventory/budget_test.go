@@ -134,7 +134,11 @@ func TestNoNodeENITakesAnothersRoom(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	r := rand.New(rand.NewPCG(seed, 0)) //nolint:gosec // a test's input
-	for range 4 {
+	rounds := 4
+	if testing.Short() {
+		rounds = 1
+	}
+	for range rounds {
 		w := newWorld(1, 2, 3)
 		w.declare("a", 1, allowing("shop,web"))
 		w.declare("z", 2)
@@ -221,6 +225,121 @@ func TestInvalidDeviceIndex(t *testing.T) {
 		}
 		if len(res.Problems) != 1 || res.Problems[0].Reason != "InvalidDeviceIndex" {
 			t.Errorf("problems %+v", res.Problems)
+		}
+	}
+}
+
+// TestOver: the largest shares go without, and no more of them than must.
+func TestOver(t *testing.T) {
+	shares := map[string]int{"small": 1, "b": 5, "a": 5}
+	for budget, want := range map[int][]string{11: nil, 10: {"b"}, 5: {"a", "b"}, 0: {"a", "b", "small"}} {
+		if got := over(shares, budget); !slices.Equal(got, want) {
+			t.Errorf("over a budget of %d: %q, want %q", budget, got, want)
+		}
+	}
+}
+
+// TestListSize: a list has the size that it has in a file.
+func TestListSize(t *testing.T) {
+	for _, list := range [][]string{{"a"}, {"shop", "web", "a-longer-name"}} {
+		data, err := json.Marshal(list)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, want := listSize(list), len(data)-len("[]")+len(","); got != want {
+			t.Errorf("listSize(%q) = %d, want %d", list, got, want)
+		}
+	}
+}
+
+// TestTooManyMissingENIs: a NodeENI with too many ENIs that the machine does not show
+// loses their rows, and neither its placed row nor the rows of others.
+func TestTooManyMissingENIs(t *testing.T) {
+	long := strings.Repeat("n", 250)
+	w := newWorld(1, 2)
+	w.declare("a", 1)
+	w.declare("missing", 9)
+	w.declare(long, 2, func(o *v1alpha1.NodeENI) {
+		for i := range 200 { // with the name, each row takes 750 octets of the 128 KiB
+			o.Spec.SubnetIDs = append(o.Spec.SubnetIDs, subnet(100+i).String())
+		}
+	})
+	w.sync()
+	r := w.sync()
+	var rows []string
+	for _, d := range r.Devices {
+		rows = append(rows, d.NodeENI[:1]+" "+d.ENIID.String())
+	}
+	if want := []string{"a " + eniID(1).String(), "m ", "n " + eniID(2).String()}; !slices.Equal(rows, want) {
+		t.Errorf("rows %q, want %q", rows, want)
+	}
+	if !slices.ContainsFunc(r.Problems, func(p nodestate.Problem) bool { return p.Reason == "TooManyENIs" && p.NodeENI == long }) {
+		t.Errorf("no problem TooManyENIs: %q", reasons(r))
+	}
+}
+
+// TestFitDeclarations: the ENIs beyond the limit are left out, so the rest of the
+// NodeENI's meaning counts as unknown.
+func TestFitDeclarations(t *testing.T) {
+	for n, cut := range map[int]bool{maxENIs: false, maxENIs + 1: true} {
+		j := &joiner{}
+		d := declarations{enis: make([]declaration, n)}
+		j.fitDeclarations("a", &d)
+		if d.undecided != cut || (len(j.problems) > 0) != cut || len(d.enis) != maxENIs {
+			t.Errorf("%d ENIs: %d kept, undecided %v, problems %v", n, len(d.enis), d.undecided, j.problems)
+		}
+	}
+}
+
+// TestProblemsOfOneNodeENI: the first 20 problems of a NodeENI are shown, and then how
+// many there are beside them.
+func TestProblemsOfOneNodeENI(t *testing.T) {
+	for faults, more := range map[int]string{20: "", 22: "2 more problems of this NodeENI are not shown; mend the shown ones"} {
+		w := newWorld(1)
+		w.declare("a", 1, func(o *v1alpha1.NodeENI) {
+			o.Spec.SubnetID = ""
+			for i := range faults {
+				o.Spec.SubnetIDs = append(o.Spec.SubnetIDs, fmt.Sprintf("none-%d", i))
+			}
+		})
+		shown, message := 0, ""
+		for _, p := range w.join().Problems {
+			switch p.Reason {
+			case "InvalidSubnetID":
+				shown++
+			case "MoreProblems":
+				message = p.Message
+			}
+		}
+		if shown != maxProblems || message != more {
+			t.Errorf("%d faults: %d are shown, and %q; want %d, and %q", faults, shown, message, maxProblems, more)
+		}
+	}
+}
+
+// TestProblemsCountWhole: every field of a problem takes room.
+func TestProblemsCountWhole(t *testing.T) {
+	text := strings.Repeat("x", 200)
+	for field, p := range map[string]nodestate.Problem{
+		"reason": {Reason: nodestate.Reason(text), NodeENI: "n"}, "NodeENI": {NodeENI: text},
+		"device": {NodeENI: "n", Device: text}, "message": {NodeENI: "n", Message: text},
+	} {
+		got := FitProblems(slices.Repeat([]nodestate.Problem{p}, problemBudget/200+1))
+		if len(got) != 1 || got[0].Reason != "MoreProblems" {
+			t.Errorf("too many octets in the %s: %d problems are shown", field, len(got))
+		}
+	}
+}
+
+// TestShorten: a message is cut between characters, and says how much is gone.
+func TestShorten(t *testing.T) {
+	fits := strings.Repeat("m", maxMessage)
+	for message, want := range map[string]string{
+		fits: fits, fits + "12345": fits + "… (5 octets more)",
+		fits[1:] + "ä1": fits[1:] + "… (2 octets more)",
+	} {
+		if got := shorten(message); got != want {
+			t.Errorf("shorten(…%q) = …%q, want …%q", message[maxMessage-2:], got[maxMessage-2:], want[maxMessage-2:])
 		}
 	}
 }

@@ -19,7 +19,7 @@ type declaration struct {
 	nodeENI string
 	// eni is given by the status, or found later; "" while not known.
 	eni device.ENIID
-	// index is EC2's device index; -1 when the declaration does not say.
+	// index is EC2's device index; less than 1 when the declaration does not say.
 	index  int
 	subnet device.SubnetID
 	cidr   netip.Prefix
@@ -153,7 +153,7 @@ func (j *joiner) declareAttached(o *v1alpha1.NodeENI, base declaration, d *decla
 		}
 		decl := base
 		decl.eni = eni
-		if a.DeviceIndex > 0 && a.DeviceIndex <= maxDeviceIndex {
+		if a.DeviceIndex <= maxDeviceIndex {
 			decl.index = a.DeviceIndex
 		}
 		// Both only describe the row, and IMDS knows them too.

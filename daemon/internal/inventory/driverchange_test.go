@@ -110,6 +110,26 @@ func TestDriverChange(t *testing.T) {
 			step{"lost", func(w *world) { w.Checkpoint = nodestate.Checkpoint{} }, row("", ready), nil, nil},
 			step{"lost, and removed", func(w *world) { w.Checkpoint = nodestate.Checkpoint{}; undeclare(w) }, nil, []string{"ena"}, nil},
 		),
+		"the checkpoint is lost, removed, and the kubelet has given it to a pod": append(bound[:2:2],
+			step{"given", func(w *world) { w.Checkpoint = nodestate.Checkpoint{}; undeclare(w); w.kubelet(nil, 1) }, nil, nil, nil},
+			step{"the pod is gone", func(w *world) { w.kubelet(nil) }, nil, []string{"ena"}, nil},
+		),
+		"the checkpoint is lost, and its NodeENI may mean more than is understood": append(bound[:2:2],
+			step{"undecided", func(w *world) {
+				w.Checkpoint = nodestate.Checkpoint{}
+				w.declare("a", 1, func(o *v1alpha1.NodeENI) { o.Spec.SubnetID = "none" })
+			}, nil, nil, []string{"InvalidSubnetID"}},
+			step{"the record does not name its NodeENI", func(w *world) {
+				rec := w.taken[pci(1)]
+				rec.Device.NodeENI = ""
+				w.taken[pci(1)] = rec
+			}, nil, nil, []string{"InvalidSubnetID"}},
+			step{"it is another's", func(w *world) {
+				rec := w.taken[pci(1)]
+				rec.Device.NodeENI = "b"
+				w.taken[pci(1)] = rec
+			}, nil, []string{"ena"}, []string{"InvalidSubnetID"}},
+		),
 		"the checkpoint is lost, and the NodeENIs cannot be read": append(bound[:2:2],
 			step{"lost", func(w *world) { w.Checkpoint = nodestate.Checkpoint{}; undeclare(w); w.Complete = false }, nil, nil, nil},
 		),

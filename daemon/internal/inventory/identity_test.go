@@ -7,6 +7,8 @@ import (
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
 	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
+	"github.com/multi-eni/multi-eni-cni/pkg/device"
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
 )
 
@@ -183,4 +185,88 @@ func TestKeptByAnother(t *testing.T) {
 	expect(t, w.join(), []string{"ENINotAttached", "NotAttached"}, kept, brief{"c", -1, "", "", "", pending})
 	w.unknown.records, w.unknown.enis = false, true
 	expect(t, w.join(), []string{"NotAttached"}, kept, brief{"c", -1, "", "", "", pending})
+}
+
+// TestTwinKeepsItsAddress: another function with the ENI's MAC does not take the place of
+// the one where the ENI was seen before.
+func TestTwinKeepsItsAddress(t *testing.T) {
+	for _, eni := range []int{1, 2} {
+		w := newWorld(eni)
+		w.declare("a", eni)
+		first := w.sync()
+		w.plug(3 - eni)
+		l := w.links[3-eni]
+		l.MAC = mac(eni)
+		w.links[3-eni] = l
+		expect(t, w.sync(), nil, briefs(first)...)
+	}
+}
+
+// TestOneFunctionForTwoENIs: of two ENIs for which IMDS gives one MAC, the first by the
+// name of its NodeENI has the function.
+func TestOneFunctionForTwoENIs(t *testing.T) {
+	w := newWorld(1)
+	w.enis[2] = vpc.ENI{ID: eniID(2), MAC: mac(1), DeviceIndex: 2, SubnetID: subnet(2)}
+	w.declare("a", 1)
+	w.declare("b", 2)
+	w.declare("c", 3) // two without any function do not share one
+	w.declare("d", 4)
+	w.enis[3] = vpc.ENI{ID: eniID(3), MAC: mac(3), DeviceIndex: 3, SubnetID: subnet(3)}
+	w.enis[4] = vpc.ENI{ID: eniID(4), MAC: mac(4), DeviceIndex: 4, SubnetID: subnet(4)}
+	expect(t, w.sync(), []string{"DeviceNotSeen", "DeviceNotSeen", "DeviceNotSeen", "PCIAddressShared"},
+		brief{"a", 1, pci(1), "eth1", "", ready}, brief{"b", 2, "", "", "", pending}, brief{"c", 3, "", "", "", pending}, brief{"d", 4, "", "", "", pending})
+}
+
+// TestHintOfAnotherDevice: an address that was written down is not believed while it is
+// known to be another ENI's in this boot, nor of an ENI that nothing else knows.
+func TestHintOfAnotherDevice(t *testing.T) {
+	w := newWorld(1, 2)
+	w.declare("b", 2)
+	w.sync()
+	w.bind(1, "vfio-pci")
+	w.bind(2, "vfio-pci")
+	w.declare("a", 1, dpdk, statedPCI(pci(2).String()))
+	unplaced := brief{"a", 1, "", "", v1alpha1.DefaultResourceName, pending}
+	expect(t, w.join(), []string{"DeviceNotSeen", "DriverMismatch"}, unplaced, brief{"b", 2, pci(2), "", "", pending})
+	w.reboot()
+	delete(w.objects, "b")
+	expect(t, w.join(), nil, brief{"a", 1, pci(2), "", v1alpha1.DefaultResourceName, ready})
+	w.Checkpoint = nodestate.Checkpoint{}
+	w.declare("a", 5, dpdk, attached(node, 5), statedPCI(pci(1).String()))
+	unplaced.ENI = 5
+	expect(t, w.join(), []string{"ENINotListed"}, unplaced)
+}
+
+// TestPlacedByRecords: after the daemon has forgotten everything, records tell where the
+// ENI of a held or bound device is, even if nothing else of them can be understood.
+func TestPlacedByRecords(t *testing.T) {
+	w := newWorld(1)
+	w.declare("a", 1)
+	w.hold(1, nodestate.ModeExclusive)
+	w.records = nil
+	w.Unread = nodestate.Unread{{ENIID: eniID(1), PCIAddress: pci(1), BootID: w.BootID}, {PCIAddress: pci(9)}}
+	w.Held = map[device.PCIAddress]bool{pci(1): true}
+	expect(t, w.join(), nil, brief{"a", 1, pci(1), "", "", ready})
+
+	w = newWorld(1)
+	w.declare("a", 1, dpdk, attached(node, 1))
+	w.changeDrivers(w.join())
+	w.Checkpoint, w.unknown.enis = nodestate.Checkpoint{}, true
+	r := w.join()
+	expect(t, r, nil, brief{"a", 1, pci(1), "", v1alpha1.DefaultResourceName, ready})
+	if d := r.Devices[0]; d.MAC != mac(1) {
+		t.Errorf("MAC %q, want the MAC of the restore record", d.MAC)
+	}
+}
+
+// TestPrimaryLeavesTheInventory: a row that has become the primary ENI's is dropped at once.
+func TestPrimaryLeavesTheInventory(t *testing.T) {
+	w := newWorld(1)
+	w.declare("a", 1)
+	w.sync()
+	e := w.enis[1]
+	e.Primary = true
+	w.enis[1] = e
+	undeclare(w)
+	expect(t, w.join(), nil)
 }

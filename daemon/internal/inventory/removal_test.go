@@ -45,6 +45,9 @@ func TestOverTime(t *testing.T) {
 			{"the device plugin still offers it", served(false), []brief{aDraining}, nil},
 			{"no more", served(true), nil, nil},
 		},
+		"IMDS no longer lists what a pod has": {
+			{"held", func(w *world) { w.hold(1, nodestate.ModeExclusive); delete(w.enis, 1) }, []brief{aReady}, nil},
+		},
 		"NodeENI removed, with a kubelet": {
 			{"a pod has it", func(w *world) { w.kubelet(nil, 1) }, []brief{aReady}, nil},
 			{"removed", func(w *world) { undeclare(w); w.kubelet([]int{1}) }, []brief{aDraining}, nil},
@@ -341,4 +344,32 @@ func TestPendingIsNotDrained(t *testing.T) {
 	expect(t, w.join(), nil, brief{"a", 1, pci(1), "eth1", "", pending})
 	undeclare(w)
 	expect(t, w.join(), nil)
+}
+
+// TestDrainingShowsItsDriver: a draining row tells the driver that its function has now.
+func TestDrainingShowsItsDriver(t *testing.T) {
+	w := newWorld(1)
+	w.declare("a", 1, resource("intel.com/x"))
+	w.sync()
+	undeclare(w)
+	w.Withdrawn = false
+	w.setFunction(1, func(f *sysfs.PCIFunction) { f.Driver = "ixgbevf" })
+	if d := w.join().Devices[0]; d.Phase != draining || d.Driver != "ixgbevf" {
+		t.Errorf("row %+v", d)
+	}
+}
+
+// TestIdleLinkIsSettled: an idle link is settled once it is up and has its MTU.
+func TestIdleLinkIsSettled(t *testing.T) {
+	w := newWorld(1)
+	w.declare("a", 1, func(o *v1alpha1.NodeENI) { o.Spec.MTU = 9001 })
+	for range 2 {
+		for _, l := range w.join().Idle {
+			if want := w.links[1].MTU == 9001; l.Settled() != want {
+				t.Errorf("settled is %v with %+v", l.Settled(), l.Link)
+			}
+		}
+		w.setUp(1)
+		w.setMTU(1, 9001)
+	}
 }

@@ -135,10 +135,7 @@ func (j *joiner) explainMissing(decl *declaration) {
 // does not.
 func (j *joiner) indexSlots() {
 	add := func(index int, subnet device.SubnetID, eni device.ENIID) {
-		if index > 0 {
-			at := slot{index, subnet}
-			j.slots[at] = append(j.slots[at], eni)
-		}
+		j.slots[slot{index, subnet}] = append(j.slots[slot{index, subnet}], eni)
 	}
 	for _, e := range j.ENIs.Value {
 		if !e.Primary {

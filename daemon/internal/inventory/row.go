@@ -58,14 +58,11 @@ func (j *joiner) choose(group []declaration, places []place) {
 }
 
 func addresses(places []place) string {
-	s := ""
+	all := make([]string, len(places))
 	for i, p := range places {
-		if i > 0 {
-			s += ", "
-		}
-		s += p.pci.String()
+		all[i] = p.pci.String()
 	}
-	return s
+	return strings.Join(all, ", ")
 }
 
 // addRow adds the row of one declaration.
@@ -159,43 +156,32 @@ const classNetwork = 0x02
 // describe fills in what is known of a device: from IMDS, else from the declaration,
 // else from the row before.
 func (j *joiner) describe(decl *declaration, p place) nodestate.Device {
+	e, listed := j.enis[decl.eni]
+	if !listed {
+		e.DeviceIndex, e.NetworkCard = -1, -1
+	}
+	old := nodestate.Device{DeviceIndex: -1, NetworkCard: -1}
+	if before := j.prev[decl.eni]; before != nil {
+		old = before.Device
+	}
 	d := nodestate.Device{
 		ENIID: decl.eni, NodeENI: decl.nodeENI, MAC: j.mac(decl.eni), PCIAddress: p.pci, Driver: p.fn.Driver,
-		DeviceIndex: decl.index, NetworkCard: -1, SubnetID: decl.subnet, SubnetCIDR: decl.cidr,
+		DeviceIndex: firstFrom(1, e.DeviceIndex, decl.index, old.DeviceIndex), NetworkCard: firstFrom(0, e.NetworkCard, old.NetworkCard),
+		SubnetID: cmp.Or(e.SubnetID, decl.subnet, old.SubnetID), SubnetCIDR: decl.cidr,
 		Addresses: []netip.Prefix{}, Prefixes: []netip.Prefix{},
 		MTU: decl.mtu, ResourceName: decl.resource, AllowedNamespaces: decl.allowed,
 	}
-	before := j.prev[decl.eni]
-	if e, ok := j.enis[decl.eni]; ok {
-		if e.DeviceIndex > 0 {
-			d.DeviceIndex = e.DeviceIndex
-		} else if d.DeviceIndex < 1 && before != nil {
-			d.DeviceIndex = before.DeviceIndex
-		}
-		if d.NetworkCard = e.NetworkCard; d.NetworkCard < 0 && before != nil {
-			d.NetworkCard = before.NetworkCard
-		}
-		d.SubnetID = cmp.Or(e.SubnetID, d.SubnetID)
-	} else if before != nil {
-		if d.DeviceIndex < 1 {
-			d.DeviceIndex = before.DeviceIndex
-		}
-		d.NetworkCard = before.NetworkCard
-		d.SubnetID = cmp.Or(d.SubnetID, before.SubnetID)
-	}
 	// EC2 may know an ENI that the metadata do not list, but not its subnet's range.
-	if e := j.enis[decl.eni]; e.SubnetCIDR.IsValid() {
+	if e.SubnetCIDR.IsValid() {
 		d.SubnetCIDR, d.VPCCIDRs = e.SubnetCIDR, e.VPCCIDRs
-		d.Addresses = append(d.Addresses, e.Addresses...)
-		d.Prefixes = append(d.Prefixes, e.Prefixes...)
-		j.keepLeased(&d, before)
-	} else if before != nil {
+		d.Addresses, d.Prefixes = append(d.Addresses, e.Addresses...), append(d.Prefixes, e.Prefixes...)
+		j.keepLeased(&d, &old)
+	} else {
 		if !d.SubnetCIDR.IsValid() {
-			d.SubnetCIDR = before.SubnetCIDR
+			d.SubnetCIDR = old.SubnetCIDR
 		}
-		d.VPCCIDRs = before.VPCCIDRs
-		d.Addresses = append(d.Addresses, before.Addresses...)
-		d.Prefixes = append(d.Prefixes, before.Prefixes...)
+		d.VPCCIDRs = old.VPCCIDRs
+		d.Addresses, d.Prefixes = append(d.Addresses, old.Addresses...), append(d.Prefixes, old.Prefixes...)
 	}
 	if same := j.sameFunction(decl.eni, p.pci); same != nil {
 		d.Ethtool = same.Ethtool
@@ -203,11 +189,19 @@ func (j *joiner) describe(decl *declaration, p place) nodestate.Device {
 	return d
 }
 
+// firstFrom returns the first number that is least or more; -1 stands for not known.
+func firstFrom(least int, all ...int) int {
+	if i := slices.IndexFunc(all, func(n int) bool { return n >= least }); i >= 0 {
+		return all[i]
+	}
+	return -1
+}
+
 // keepLeased keeps in a row what some pod has a lease of, whatever the sources say:
 // the pod still uses it, and nobody else may be told otherwise. It stays as the row
 // before had it, if there was one. While its leases cannot be read, everything counts
 // as leased.
-func (j *joiner) keepLeased(d *nodestate.Device, before *nodestate.CheckpointDevice) {
+func (j *joiner) keepLeased(d, before *nodestate.Device) {
 	var lost []netip.Addr
 	var who []string
 	for _, l := range j.Leases.Value[d.ENIID].Leases {
@@ -215,18 +209,16 @@ func (j *joiner) keepLeased(d *nodestate.Device, before *nodestate.CheckpointDev
 			lost, who = append(lost, l.Address), append(who, fmt.Sprintf("%s (%s)", l.Address, cmp.Or(l.Pod, "container "+l.ContainerID)))
 		}
 	}
-	if before != nil {
-		unread := !j.Leases.Known || j.UnreadLeases[d.ENIID]
-		keep := func(p netip.Prefix) bool { return unread || slices.ContainsFunc(lost, p.Contains) }
-		for _, a := range before.Addresses {
-			if !slices.Contains(d.Addresses, a) && keep(netip.PrefixFrom(a.Addr(), a.Addr().BitLen())) {
-				d.Addresses = append(d.Addresses, a)
-			}
+	unread := !j.Leases.Known || j.UnreadLeases[d.ENIID]
+	keep := func(p netip.Prefix) bool { return unread || slices.ContainsFunc(lost, p.Contains) }
+	for _, a := range before.Addresses {
+		if !slices.Contains(d.Addresses, a) && keep(netip.PrefixFrom(a.Addr(), a.Addr().BitLen())) {
+			d.Addresses = append(d.Addresses, a)
 		}
-		for _, p := range before.Prefixes {
-			if !slices.Contains(d.Prefixes, p) && keep(p) {
-				d.Prefixes = append(d.Prefixes, p)
-			}
+	}
+	for _, p := range before.Prefixes {
+		if !slices.Contains(d.Prefixes, p) && keep(p) {
+			d.Prefixes = append(d.Prefixes, p)
 		}
 	}
 	for _, a := range lost {
