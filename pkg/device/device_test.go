@@ -194,3 +194,36 @@ func FuzzRules(f *testing.F) {
 		}
 	})
 }
+
+// TestClasses: the first and the last character of each class, and their neighbours in ASCII.
+func TestClasses(t *testing.T) {
+	for name, class := range map[string]struct {
+		of  func(byte) bool
+		all string
+	}{
+		"hexadecimal":      {isHex, "0123456789abcdef"},
+		"lower-case alnum": {isLowerAlnum, "0123456789abcdefghijklmnopqrstuvwxyz"},
+		"alphanumeric":     {isAlnum, "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"},
+	} {
+		for c := range byte(128) {
+			if got, want := class.of(c), strings.IndexByte(class.all, c) >= 0; got != want {
+				t.Errorf("%q is %s: %v, want %v", c, name, got, want)
+			}
+		}
+	}
+}
+
+// TestLengths: the longest values that are accepted, and the shortest that are too long.
+func TestLengths(t *testing.T) {
+	for name, tt := range map[string]struct {
+		parse func(int) error
+		most  int
+	}{
+		"PCI domain":     {func(n int) error { _, err := ParsePCIAddress(strings.Repeat("0", n) + ":00:07.0"); return err }, 8},
+		"interface name": {func(n int) error { _, err := ParseInterfaceName(strings.Repeat("e", n)); return err }, 15},
+	} {
+		if tt.parse(tt.most) != nil || tt.parse(tt.most+1) == nil {
+			t.Errorf("%s: of %d characters %v, of one more %v; want only the second refused", name, tt.most, tt.parse(tt.most), tt.parse(tt.most+1))
+		}
+	}
+}
