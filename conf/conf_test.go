@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// loaders are the tests that load what lies in this folder, each with all
-// files of a subfolder, for Go lets no test here import their parsers.
+// loaders are the tests that load this folder's files, each all files of a subfolder. Go lets
+// no test here import the parsers, which are internal.
 var loaders = map[string]string{
 	"conflist":            "plugins/internal/netconf/samples_test.go",
 	"netconf":             "plugins/internal/netconf/samples_test.go",

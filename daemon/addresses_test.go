@@ -23,8 +23,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// share runs a verb of the built plugin for a pod that shares an ENI, whose netns
-// is there, and returns what it says.
+// share runs a verb of the built plugin for a pod that shares an ENI, and returns its
+// output. The pod's netns exists.
 func (m *machine) share(verb, nodeENI, container string) string {
 	m.Helper()
 	plugin, err := nstest.Binary("multi-eni")
@@ -32,20 +32,22 @@ func (m *machine) share(verb, nodeENI, container string) string {
 	macvlan, err := nstest.Binary("cni/macvlan")
 	m.must(err)
 	conf, err := json.Marshal(map[string]any{
-		"cniVersion": "1.1.0", "name": "shared", "type": "multi-eni", "select": map[string]any{"nodeENI": nodeENI}, "delegate": map[string]any{"type": "macvlan", "mode": "passthru"},
-		"ipam":    map[string]any{"type": "eni-ipam", "dataDir": m.path("leases")},
-		"dataDir": m.path("records"), "inventory": m.path("run/inventory.json"), "sysfs": m.node.Sysfs,
+		"cniVersion": "1.1.0", "name": "shared", "type": "multi-eni", "select": map[string]any{"nodeENI": nodeENI},
+		"delegate": map[string]any{"type": "macvlan", "mode": "passthru"},
+		"ipam":     map[string]any{"type": "eni-ipam", "dataDir": m.path("leases")},
+		"dataDir":  m.path("records"), "inventory": m.path("run/inventory.json"), "sysfs": m.node.Sysfs,
 	})
 	m.must(err)
 	cmd := exec.CommandContext(m.Context(), plugin)
-	cmd.Env = append(os.Environ(), "CNI_COMMAND="+verb, "CNI_CONTAINERID="+container, "CNI_NETNS=/run/netns/"+container, "CNI_IFNAME=net1", "CNI_PATH="+filepath.Dir(macvlan))
+	cmd.Env = append(os.Environ(), "CNI_COMMAND="+verb, "CNI_CONTAINERID="+container, "CNI_NETNS=/run/netns/"+container, "CNI_IFNAME=net1",
+		"CNI_PATH="+filepath.Dir(macvlan))
 	cmd.Stdin = strings.NewReader(string(conf))
 	out, _ := cmd.CombinedOutput() // an error is in the output
 	return string(out)
 }
 
-// TestManageAddresses: a pod that shares an ENI without an address for it is the
-// reason to have one assigned; the next attempt gets it.
+// TestManageAddresses: the daemon has an address assigned when a pod finds none on the ENI
+// that it shares. The pod's next attempt gets it.
 func TestManageAddresses(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -81,10 +83,12 @@ func TestManageAddresses(t *testing.T) {
 	if got := ec2.ENI(e.ID).IPv4; len(got) != 4 {
 		t.Errorf("EC2 has assigned %v, want three more than the primary one", got)
 	}
-	if calls := ec2.Calls(); slices.Contains(calls, "UnassignPrivateIpAddresses "+e.ID) || slices.Index(calls, "AssignPrivateIpAddresses "+e.ID) < 0 || len(calls) > 3 {
+	if calls := ec2.Calls(); slices.Contains(calls, "UnassignPrivateIpAddresses "+e.ID) || slices.Index(calls, "AssignPrivateIpAddresses "+e.ID) < 0 ||
+		len(calls) > 3 {
 		t.Errorf("calls: %q", calls)
 	}
-	_, stdout, _ := call(t.Context(), nil, "status", "--inventory", m.path("run/inventory.json"), "--attachments-dir", m.path("records"), "--lease-dir", m.path("leases"))
+	_, stdout, _ := call(t.Context(), nil, "status", "--inventory", m.path("run/inventory.json"), "--attachments-dir", m.path("records"), "--lease-dir",
+		m.path("leases"))
 	if !strings.Contains(stdout, e.ID+"  ipv4    2     1       0        0") {
 		t.Errorf("status:\n%s", stdout)
 	}
@@ -139,9 +143,8 @@ func TestNobodyAsksEC2(t *testing.T) {
 	m.end()
 }
 
-// TestLeasedAddressStays: what a pod has leased stays in the inventory though the
-// metadata lack it, across a restart that has forgotten everything, and while the
-// leases cannot be read; it goes when the pod ends.
+// TestLeasedAddressStays: a leased address stays in the inventory while IMDS lacks it, after
+// a restart without a checkpoint, and while the leases cannot be read. It goes with the pod.
 func TestLeasedAddressStays(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -196,7 +199,7 @@ func TestLeasedAddressStays(t *testing.T) {
 	m.end()
 }
 
-// TestManageAddressesFlags: what cannot be meant is refused, with the flag.
+// TestManageAddressesFlags: a senseless value is refused, and the message names the flag.
 func TestManageAddressesFlags(t *testing.T) {
 	for _, tt := range []struct{ flag, want string }{
 		{"--manage-addresses=all", `--manage-addresses "all": want addresses or prefixes`},

@@ -58,7 +58,8 @@ func TestBindDriver(t *testing.T) {
 
 	cmd := exec.Command(program, driver.Command)
 	cmd.Stdin = strings.NewReader(`{"address":"0000:01:00.0","driver":"e1000e","sysfs":"` + dir + `"}`)
-	if out, err := cmd.CombinedOutput(); err == nil || cmd.ProcessState.ExitCode() != cli.Failure || !strings.Contains(string(out), "only for multi-enid run") || strings.Count(string(out), "\n") != 1 {
+	if out, err := cmd.CombinedOutput(); err == nil || cmd.ProcessState.ExitCode() != cli.Failure ||
+		!strings.Contains(string(out), "only for multi-enid run") || strings.Count(string(out), "\n") != 1 {
 		t.Errorf("by hand: %v, %q", err, out)
 	}
 	if _, help, _ := call(t.Context(), nil, "help"); strings.Contains(help, driver.Command) {

@@ -47,7 +47,8 @@ func ipNet(text string) *net.IPNet {
 // add adds a route without a gateway to the main table.
 func (i *intruder) add(name, to string, protocol, metric int) {
 	i.Helper()
-	i.must(netlink.RouteAdd(&netlink.Route{LinkIndex: i.index[name], Dst: ipNet(to), Protocol: netlink.RouteProtocol(protocol), Priority: metric, Scope: netlink.SCOPE_LINK}))
+	i.must(netlink.RouteAdd(&netlink.Route{LinkIndex: i.index[name], Dst: ipNet(to), Protocol: netlink.RouteProtocol(protocol), Priority: metric,
+		Scope: netlink.SCOPE_LINK}))
 }
 
 // routes counts the link's routes in the main table, except the kernel's own.
@@ -204,7 +205,8 @@ func TestSourceRulesComeBack(t *testing.T) {
 		t.Helper()
 		rules, err := netlink.RuleList(netlink.FAMILY_V4)
 		m.must(err)
-		routes, err := netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Protocol: link.SourceProtocol, Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TABLE)
+		routes, err := netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Protocol: link.SourceProtocol, Table: unix.RT_TABLE_UNSPEC},
+			netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TABLE)
 		m.must(err)
 		return len(routes) == 2 && slices.ContainsFunc(rules, func(r netlink.Rule) bool { return r.Protocol == link.SourceProtocol })
 	}
@@ -226,7 +228,8 @@ func TestSourceRulesComeBack(t *testing.T) {
 	for k := range 20 {
 		rules, err := netlink.RuleList(netlink.FAMILY_V4)
 		m.must(err)
-		routes, err := netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Protocol: link.SourceProtocol, Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TABLE)
+		routes, err := netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Protocol: link.SourceProtocol, Table: unix.RT_TABLE_UNSPEC},
+			netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TABLE)
 		m.must(err)
 		for _, r := range rules {
 			if r.Protocol == link.SourceProtocol {

@@ -13,7 +13,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/view"
 )
 
-// cluster is what the daemon has to do with Kubernetes. Any part may be absent.
+// cluster has the daemon's clients of Kubernetes. Any of them may be nil.
 type cluster struct {
 	source   *kube.Source
 	plugin   *kube.DevicePlugin
@@ -24,8 +24,8 @@ type cluster struct {
 	release func(context.Context, kube.OwnPod) error
 }
 
-// connect makes the clients that the flags ask for. They send nothing yet. instance is
-// the id of this EC2 instance, "" while it is not known.
+// connect makes the clients that the flags ask for. They send nothing yet. instance returns
+// the id of this EC2 instance, or "" while it is not known.
 func (c *nodeFlags) connect(log *logrus.Logger, instance func() string) (*cluster, error) {
 	var k cluster
 	if c.podresources != "" {
@@ -69,7 +69,7 @@ func (k *cluster) use(o *reconcile.Options) {
 	}
 }
 
-// run starts what runs in the background until ctx ends.
+// run starts the background work, which ends with ctx.
 func (k *cluster) run(ctx context.Context, wake, news func()) {
 	if k.source != nil {
 		go k.source.Run(ctx, wake, news)
@@ -80,7 +80,7 @@ func (k *cluster) run(ctx context.Context, wake, news func()) {
 	}
 }
 
-// observe tells the cluster.
+// observe passes the View on to the reports.
 func (k *cluster) observe(v view.View) {
 	if k.reporter != nil {
 		k.reporter.Observe(v)
@@ -98,12 +98,12 @@ func (k *cluster) eventsDropped() func() uint64 {
 	return k.reporter.Dropped
 }
 
-// firstAnswer is how long the first Sync waits for the NodeENIs. It goes without
-// them then: all that was stays as it was, and a problem says so.
+// firstAnswer bounds the first Sync's wait for the NodeENIs. Without them it changes no
+// device, and a problem says so.
 const firstAnswer = 3 * time.Second
 
-// await waits until the NodeENIs are known, so that a start is not an outage. It
-// returns an error where the Node is another instance's.
+// await waits until the NodeENIs are known, so that a start is not an outage. It returns an
+// error if the Node is another instance's.
 func (k *cluster) await(ctx context.Context, wake <-chan struct{}) error {
 	if k.source == nil {
 		return nil
@@ -126,7 +126,7 @@ func (k *cluster) await(ctx context.Context, wake <-chan struct{}) error {
 	}
 }
 
-// api says how the API server is followed; nil without one.
+// api returns the state of the connection to the API server; nil without one.
 func (k *cluster) api() func() (reachable bool, reason string) {
 	if k.source == nil {
 		return nil

@@ -13,12 +13,12 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/install"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// container is a daemon that is process 1 of a PID namespace, as in the
-// DaemonSet.
+// container is a daemon that is process 1 of a PID namespace, as in the DaemonSet.
 type container struct {
 	cmd   *exec.Cmd
 	said  *lockedBuffer
@@ -42,8 +42,7 @@ func (m *machine) container(more ...string) *container {
 	return c
 }
 
-// over says whether the container has ended, that is whether its runtime could
-// remove it.
+// over says whether the container has ended, so that its runtime could remove it.
 func (c *container) over() bool {
 	select {
 	case <-c.ended:
@@ -53,7 +52,7 @@ func (c *container) over() bool {
 	}
 }
 
-// eventually waits for something that has no event.
+// eventually polls until ok, for at most 40 s.
 func (m *machine) eventually(what string, ok func() bool) {
 	m.Helper()
 	for begin := time.Now(); !ok(); <-time.After(10 * time.Millisecond) {
@@ -63,7 +62,7 @@ func (m *machine) eventually(what string, ok func() bool) {
 	}
 }
 
-// helpers are the processes that change drivers.
+// helpers returns the processes that change drivers.
 func helpers(t *testing.T) (pids []int) {
 	t.Helper()
 	all, err := filepath.Glob("/proc/[0-9]*/cmdline")
@@ -83,12 +82,9 @@ func helpers(t *testing.T) (pids []int) {
 	return pids
 }
 
-// TestHelperThatHangsHoldsTheContainer is an upgrade while the kernel does not let
-// a device go. The old container cannot end before the helper does,
-// SIGKILL or not. But nothing else waits: a new daemon gets the state folder and
-// the port at once, serves the other devices, and tells of the one that hangs,
-// whose claim lock the helper has. When the kernel lets go, the old container
-// ends and the new daemon goes on with the device.
+// TestHelperThatHangsHoldsTheContainer is an upgrade while the kernel does not let a device
+// go. The old container cannot end before its helper, not even by SIGKILL. The new daemon
+// serves the other devices and reports the one that hangs, until the kernel lets go.
 func TestHelperThatHangsHoldsTheContainer(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -122,7 +118,7 @@ func TestHelperThatHangsHoldsTheContainer(t *testing.T) {
 	m.must(old.cmd.Process.Kill()) // as the runtime does after the grace period
 	m.must(unix.Kill(helper[0], unix.SIGKILL))
 	m.eventually("the state folder is free", func() bool {
-		unlock, err := lockStateDir(m.path("state"))
+		unlock, err := install.LockState(m.path("state"))
 		if err == nil {
 			unlock()
 		}
@@ -151,4 +147,18 @@ func TestHelperThatHangsHoldsTheContainer(t *testing.T) {
 	})
 	m.must(next.cmd.Process.Signal(unix.SIGTERM))
 	m.eventually("the new daemon ends", next.over)
+}
+
+// TestHostHasTheMount: the daemon restores a link's accept_ra in the folder of --sysctls.
+// A container cannot write the kernel's own folder.
+func TestHostHasTheMount(t *testing.T) {
+	c := nodeFlags{sysctls: "/host/proc/sys"}
+	h, err := c.openHost()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.Close()
+	if h.IPv6Conf != "/host/proc/sys/net/ipv6/conf" {
+		t.Errorf("the host's IPv6 settings are in %q, want the folder of --sysctls", h.IPv6Conf)
+	}
 }

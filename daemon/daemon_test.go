@@ -71,7 +71,8 @@ func (m *machine) must(err error) {
 func (m *machine) args() []string {
 	return []string{
 		"run", "--node-name=node-a", "--nodeeni-source=dir:" + m.path("nodeenis"), "--pcidp-config=" + m.path("pcidp/config.json"),
-		"--inventory=" + m.path("run/inventory.json"), "--state-dir=" + m.path("state"), "--attachments-dir=" + m.path("records"), "--lease-dir=" + m.path("leases"), "--sysfs=" + m.node.Sysfs,
+		"--inventory=" + m.path("run/inventory.json"), "--state-dir=" + m.path("state"), "--attachments-dir=" + m.path("records"),
+		"--lease-dir=" + m.path("leases"), "--sysfs=" + m.node.Sysfs,
 	}
 }
 
@@ -98,15 +99,16 @@ func (m *machine) end() {
 
 func (m *machine) declare(name string, n int, more ...string) {
 	m.Helper()
-	y := fmt.Sprintf("apiVersion: networking.k8s.aws/v1alpha1\nkind: NodeENI\nmetadata: {name: %s}\nspec:\n  nodeSelector: {}\n  subnetID: %s\n  deviceIndex: %d\n", name, imdsOf(n).SubnetID, n)
+	y := fmt.Sprintf("apiVersion: networking.k8s.aws/v1alpha1\nkind: NodeENI\nmetadata: {name: %s}\nspec:\n  nodeSelector: {}\n  subnetID: %s\n  "+
+		"deviceIndex: %d\n", name, imdsOf(n).SubnetID, n)
 	for _, line := range more {
 		y += "  " + line + "\n"
 	}
 	m.must(os.WriteFile(m.path("nodeenis/"+name+".yaml"), []byte(y), 0o644))
 }
 
-// until waits for the rows of the inventory to be the wanted ones, each as
-// "NodeENI phase", and says how long that took.
+// until waits until the inventory has these rows, each as "NodeENI phase", and returns the
+// time that it took.
 func (m *machine) until(want ...string) time.Duration {
 	m.Helper()
 	begin := time.Now()
@@ -198,7 +200,8 @@ func TestDaemon(t *testing.T) {
 	m.pools("intel.com/fast")
 	m.until("a ready", "c ready")
 
-	if code, _, stderr := call(t.Context(), nil, m.args()...); code != cli.Failure || !strings.Contains(stderr, m.path("state")) || !strings.Contains(stderr, "another multi-enid") {
+	if code, _, stderr := call(t.Context(), nil, m.args()...); code != cli.Failure || !strings.Contains(stderr, m.path("state")) ||
+		!strings.Contains(stderr, "another multi-enid") {
 		t.Errorf("a second daemon ended with %d: %s", code, stderr)
 	}
 	m.end()
@@ -212,9 +215,8 @@ func TestDaemon(t *testing.T) {
 	m.end()
 }
 
-// TestHotPlug: a link that arrives makes its row ready long before the next look
-// at everything, which is a minute away. The bound is a hundred times what it
-// takes: a busy machine must not fail it.
+// TestHotPlug: a new link makes its row ready long before the next full Sync, a minute
+// later. The bound is a hundred times the usual time: a busy machine must pass.
 func TestHotPlug(t *testing.T) {
 	if nstest.Outside(t) {
 		return

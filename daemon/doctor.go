@@ -3,12 +3,8 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
-	"path/filepath"
-	"syscall"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -17,13 +13,14 @@ import (
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/awsnode"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/cli"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/doctor"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/hostnet"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/install"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/manifest"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/orphan"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/pluginrestart"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/podresources"
-	"github.com/multi-eni/multi-eni-cni/daemon/internal/server"
-	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/status"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
 )
@@ -62,14 +59,16 @@ The exit code is 1 if a check has failed, and 2 if the command line is wrong.`,
 	c.add(cmd.Flags(), p)
 	c.offer(cmd)
 	cmd.Flags().StringVar(&policy, "policy", nodestate.DefaultPolicyPath, "Policy `file` of the plugin.")
-	cmd.Flags().StringVar(&hostRoot, "host-root", "/", "`Folder` where the host's etc, run and usr are mounted. doctor reads the configs of the host's network managers there.")
+	cmd.Flags().StringVar(&hostRoot, "host-root", "/",
+		"`Folder` where the host's etc, run and usr are mounted. doctor reads the configs of the host's network managers there.")
 	cmd.Flags().StringVarP(&output, "output", "o", "text", "`Format`: text or json.")
-	cmd.Flags().Lookup("nodeeni-source").Usage = "`Source` of the NodeENIs: kube for the API server, or dir:PATH for a folder of manifests. Defaults to the running daemon's."
+	cmd.Flags().Lookup("nodeeni-source").Usage = "`Source` of the NodeENIs: kube for the API server, or dir:PATH for a folder of manifests. Defaults to the " +
+		"running daemon's."
 	cli.Offer(cmd, "output", "text", "json")
 	return cmd
 }
 
-// doctor prints what doctor.Run finds.
+// doctor prints the findings. It fails if a check has failed.
 func (p program) doctor(ctx context.Context, c nodeFlags, from doctor.Finding, policy, output, hostRoot string) error {
 	bootID, err := nodestate.BootID()
 	if err != nil {
@@ -77,19 +76,13 @@ func (p program) doctor(ctx context.Context, c nodeFlags, from doctor.Finding, p
 	}
 	o := doctor.Options{
 		NodeName: c.nodeName, BootID: bootID, Source: c.source,
-		Drivers: func(context.Context) (map[string][]string, error) { return wantedDrivers(manifest.New(c.dir)) },
-		ENIs:    awsnode.New(awsnode.Config{}).ENIs,
-		PluginVersion: func(ctx context.Context, path string) (string, error) {
-			if err := probe(ctx, path); err != nil {
-				return "", err
-			}
-			return pluginVersion(ctx, path), nil
-		},
-		Look:        orphan.Look,
-		Running:     func(ctx context.Context) (bool, error) { return daemonAnswers(ctx, c.inventory) },
+		Drivers:       func(context.Context) (map[string][]string, error) { return manifest.New(c.dir).Drivers() },
+		ENIs:          awsnode.New(awsnode.Config{}).ENIs,
+		PluginVersion: install.PluginVersion, Look: orphan.Look,
+		Running:     func(ctx context.Context) (bool, error) { return status.Running(ctx, status.Socket(c.inventory)) },
 		PCIDPConfig: c.pcidpConfig, Inventory: c.inventory, StateDir: c.stateDir, AttachmentsDir: c.attachmentsDir, LeaseDir: c.leaseDir,
 		Sysfs: c.sysfs, Policy: policy, BinDir: c.cniBinDir, HostRoot: hostRoot,
-		HostLinks:     func() ([]doctor.HostLink, error) { return hostLinks(sysfs.NewFS(c.sysfs), c.ipv6Conf()) },
+		HostLinks:     func() ([]hostnet.HostLink, error) { return hostnet.HostLinks(sysfs.NewFS(c.sysfs), c.ipv6Conf()) },
 		SourceRouting: c.sourceRouting, DriverPolicy: c.drivers, Dev: c.dev, ModulesRoot: c.modulesRoot,
 	}
 	if c.manageAddresses != "" {
@@ -114,7 +107,7 @@ func (p program) doctor(ctx context.Context, c nodeFlags, from doctor.Finding, p
 	return nil
 }
 
-// examineCluster adds what is asked where there is a cluster.
+// examineCluster adds the questions to a cluster and to the kubelet.
 func (c *nodeFlags) examineCluster(o *doctor.Options) {
 	if c.podresources != "" {
 		o.Kubelet = podresources.New(c.podresources, time.Now).Devices
@@ -122,7 +115,7 @@ func (c *nodeFlags) examineCluster(o *doctor.Options) {
 	if !c.usesAPI() {
 		return
 	}
-	quiet := logrus.New() // what client-go has to say is in the errors too
+	quiet := logrus.New() // the errors have the messages of client-go too
 	quiet.SetOutput(io.Discard)
 	client, err := kube.Connect(kube.Config{NodeName: c.nodeName, Kubeconfig: c.kubeconfig, UserAgent: "multi-enid-doctor/" + version, Log: quiet})
 	if err != nil {
@@ -148,31 +141,4 @@ func (c *nodeFlags) examineCluster(o *doctor.Options) {
 		}
 		return plugin.Find(ctx)
 	}
-}
-
-// wantedDrivers are the userspace drivers that manifests want.
-func wantedDrivers(s *manifest.Source) (map[string][]string, error) {
-	snapshot, err := s.List()
-	if err != nil {
-		return nil, err
-	}
-	drivers := map[string][]string{}
-	for _, o := range snapshot.Objects {
-		if o = o.Defaulted(); o.Spec.Case() == v1alpha1.Case3DPDK {
-			drivers[o.Spec.DPDKDriver] = append(drivers[o.Spec.DPDKDriver], o.Name)
-		}
-	}
-	return drivers, nil
-}
-
-// daemonAnswers says whether the daemon whose inventory that is answers on its
-// socket.
-func daemonAnswers(ctx context.Context, inventory string) (bool, error) {
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
-	defer cancel()
-	_, err := server.Ask(ctx, filepath.Join(filepath.Dir(inventory), server.SocketName))
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) { // a killed daemon leaves its socket
-		return false, nil
-	}
-	return err == nil, err
 }

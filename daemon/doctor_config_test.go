@@ -11,7 +11,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/cli"
-	"github.com/multi-eni/multi-eni-cni/daemon/internal/server"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/status"
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
@@ -26,7 +26,8 @@ func TestDoctorAsksTheDaemon(t *testing.T) {
 		code, stdout, stderr := call(t.Context(), nil, append([]string{"doctor", "--inventory=" + m.path("run/inventory.json")}, more...)...)
 		return code, strings.ReplaceAll(stdout, m.node.Dir, "/node") + stderr
 	}
-	if code, report := doctor(); code != cli.Usage || !strings.Contains(report, "no multi-enid answers at /node/run/multi-enid.sock") && !strings.Contains(report, "no multi-enid answers at "+m.path("run/multi-enid.sock")) || !strings.Contains(report, "--nodeeni-source=kube") {
+	if code, report := doctor(); code != cli.Usage || !strings.Contains(report, "no multi-enid answers at /node/run/multi-enid.sock") &&
+		!strings.Contains(report, "no multi-enid answers at "+m.path("run/multi-enid.sock")) || !strings.Contains(report, "--nodeeni-source=kube") {
 		t.Errorf("without a daemon: exit code %d\n%s", code, report)
 	}
 	m.declare("fast", 1, "dpdkResourceName: intel.com/fast")
@@ -49,8 +50,8 @@ func TestDoctorAsksTheDaemon(t *testing.T) {
 	m.end()
 }
 
-// TestDoctorBesideAnotherVersion: a daemon that does not tell its flags, and one that
-// has flags which this version lacks.
+// TestDoctorBesideAnotherVersion: one daemon does not tell its flags, another has flags
+// that this version lacks.
 func TestDoctorBesideAnotherVersion(t *testing.T) {
 	inCluster := map[string]string{"KUBERNETES_SERVICE_HOST": "10.0.0.1", "NODE_NAME": "node-a"}
 	for name, tt := range map[string]struct {
@@ -58,8 +59,9 @@ func TestDoctorBesideAnotherVersion(t *testing.T) {
 		env    map[string]string
 		want   string
 	}{
-		"older":             {http.NotFound, nil, "of a version that does not tell its flags: give the flags of multi-enid run"},
-		"older, in its pod": {http.NotFound, inCluster, "warn  configuration: the running multi-enid is of a version that does not tell its flags, so that flags that were not given have their defaults"},
+		"older": {http.NotFound, nil, "of a version that does not tell its flags: give the flags of multi-enid run"},
+		"older, in its pod": {http.NotFound, inCluster,
+			"warn  configuration: the running multi-enid is of a version that does not tell its flags, so that flags that were not given have their defaults"},
 		"newer": {func(w http.ResponseWriter, _ *http.Request) {
 			fmt.Fprint(w, `{"version":"v99","flags":{"nodeeni-source":"dir:/none","warp":"9","orphan-grace":"forever","node-name":"node-a"}}`)
 		}, nil, "warn  configuration: multi-enid v99 runs here, and this is " + version + ", which does not know its --orphan-grace, --warp"},
@@ -67,7 +69,7 @@ func TestDoctorBesideAnotherVersion(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			inventory := filepath.Join(t.TempDir(), "inventory.json")
-			l, err := net.Listen("unix", filepath.Join(filepath.Dir(inventory), server.SocketName))
+			l, err := net.Listen("unix", filepath.Join(filepath.Dir(inventory), status.SocketName))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -102,9 +104,10 @@ func TestFlagsGoRound(t *testing.T) {
 		if err := cmd.ParseFlags(args); err != nil {
 			t.Fatal(err)
 		}
-		return flagValues(cmd.Flags())
+		return cli.Values(cmd.Flags())
 	}
-	values := set("--nodeeni-source=dir:/a b", `--dp-selectors=app=x,"app in (a,b)"`, "--orphan-grace=3m", "--startup-taint", "--manage-addresses", "--podresources-socket=")
+	values := set("--nodeeni-source=dir:/a b", `--dp-selectors=app=x,"app in (a,b)"`, "--orphan-grace=3m", "--startup-taint", "--manage-addresses",
+		"--podresources-socket=")
 	var args []string
 	for name, value := range values {
 		args = append(args, "--"+name+"="+value)

@@ -1,28 +1,20 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
-	"io"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
-
-	"github.com/sirupsen/logrus"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/cli"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/doctor"
-	"github.com/multi-eni/multi-eni-cni/daemon/internal/server"
-	"github.com/multi-eni/multi-eni-cni/daemon/internal/view"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// doctor runs multi-enid doctor with the daemon's flags and returns its exit
-// code and output, with the machine's folder as /node.
+// doctor runs multi-enid doctor with the daemon's flags. The output has the machine's folder
+// as /node.
 func (m *machine) doctor(more ...string) (code int, stdout, stderr string) {
 	m.Helper()
 	args := append([]string{"doctor", "--policy=" + m.path("policy.json"), "--cni-bin-dir=" + m.path("bin")}, m.args()[1:]...)
@@ -37,8 +29,8 @@ func wantLine(t *testing.T, report, line string) {
 	}
 }
 
-// TestDoctorOfAFolder: from a fresh machine to one on which all is well, with
-// NodeENIs from a folder and without any cluster.
+// TestDoctorOfAFolder goes from a fresh machine to a healthy one, with NodeENIs from a folder
+// and without a cluster.
 func TestDoctorOfAFolder(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -62,13 +54,15 @@ func TestDoctorOfAFolder(t *testing.T) {
 
 	plugin, err := nstest.Binary("multi-eni")
 	m.must(err)
-	if code, _, stderr := call(t.Context(), nil, "install", "--mkdir", "--to="+m.path("bin"), "--from="+filepath.Dir(plugin), "--policy="+m.path("policy.json")); code != 0 {
+	if code, _, stderr := call(t.Context(), nil, "install", "--mkdir", "--to="+m.path("bin"), "--from="+filepath.Dir(plugin),
+		"--policy="+m.path("policy.json")); code != 0 {
 		t.Fatal(stderr)
 	}
 	_, report, _ = m.doctor()
 	wantLine(t, report, `FAIL  policy: dataDir of /node/policy.json is "`+nodestate.DefaultAttachmentsDir+`", --attachments-dir is "/node/records"`)
 	wantLine(t, report, `FAIL  policy: inventory of /node/policy.json is "`+nodestate.DefaultInventoryPath+`", --inventory is "/node/run/inventory.json"`)
-	data, err := json.Marshal(nodestate.Policy{SchemaVersion: 1, BinDir: m.path("bin"), DataDir: m.path("records"), LeaseDir: m.path("leases"), Inventory: m.path("run/inventory.json")})
+	data, err := json.Marshal(nodestate.Policy{SchemaVersion: 1, BinDir: m.path("bin"), DataDir: m.path("records"), LeaseDir: m.path("leases"),
+		Inventory: m.path("run/inventory.json")})
 	m.must(err)
 	m.must(os.WriteFile(m.path("policy.json"), data, 0o600))
 
@@ -87,7 +81,8 @@ func TestDoctorOfAFolder(t *testing.T) {
 		"ok    state folder: /node/state has mode 0700",
 		"ok    sysfs: /node/sys, PCI functions: 2",
 		"ok    host network: /node/sys does not show which network managers run",
-		`ok    host network: files that would keep network managers off the other ENIs: for systemd-networkd write /etc/systemd/network/05-multi-eni.network: '[Match]\nDriver=ena\nProperty=!INTERFACE=eth0\n`,
+		`ok    host network: files that would keep network managers off the other ENIs: for systemd-networkd write /etc/systemd/network/05-multi-eni.network: ` +
+			`'[Match]\nDriver=ena\nProperty=!INTERFACE=eth0\n`,
 		"ok    CNI plugin: /node/bin/multi-eni: ",
 		"ok    policy: /node/policy.json is valid and agrees with the daemon's paths",
 	} {
@@ -112,53 +107,5 @@ func TestDoctorOfAFolder(t *testing.T) {
 		!strings.HasPrefix(failed[0], "FAIL  drivers: vfio-pci is not loaded, which NodeENI dpdk wants; run: modprobe vfio-pci") ||
 		!strings.HasPrefix(failed[1], "FAIL  IOMMU: there is none") {
 		t.Errorf("exit code %d, failed %q; want %d and driver and IOMMU\n%s", code, failed, cli.Failure, report)
-	}
-}
-
-func TestDaemonAnswers(t *testing.T) {
-	inventory := filepath.Join(t.TempDir(), "inventory.json")
-	socket := filepath.Join(filepath.Dir(inventory), server.SocketName)
-	want := func(want, failed bool) {
-		t.Helper()
-		ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
-		defer cancel()
-		if got, err := daemonAnswers(ctx, inventory); got != want || (err != nil) != failed {
-			t.Errorf("%v, %v; want %v, error %v", got, err, want, failed)
-		}
-	}
-	want(false, false)
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: socket, Net: "unix"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	want(false, true) // it listens, and does not answer
-	l.SetUnlinkOnClose(false)
-	l.Close()
-	want(false, false) // what a killed daemon leaves
-	if err := os.Remove(socket); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Mkdir(socket, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	want(false, false) // no socket at all: nobody listens
-	if err := os.Remove(socket); err != nil {
-		t.Fatal(err)
-	}
-	log := logrus.New()
-	log.SetOutput(io.Discard)
-	srv := server.New(server.Options{Inventory: inventory, Now: time.Now, Log: log})
-	srv.Observe(view.View{Inventory: nodestate.Inventory{NodeName: "node-a"}})
-	ctx, stop := context.WithCancel(t.Context())
-	ended := make(chan error, 1)
-	go func() { ended <- srv.Run(ctx, server.Off, socket) }()
-	deadline := time.Now().Add(10 * time.Second)
-	for running := false; !running && time.Now().Before(deadline); {
-		running, _ = daemonAnswers(ctx, inventory)
-	}
-	want(true, false)
-	stop()
-	if err := <-ended; err != nil {
-		t.Error(err)
 	}
 }

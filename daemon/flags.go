@@ -1,8 +1,10 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -22,11 +24,12 @@ import (
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/pcidp"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/podresources"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/server"
+	"github.com/multi-eni/multi-eni-cni/pkg/link"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
 )
 
-// nodeFlags is the command line of what works on this node: run and doctor.
+// nodeFlags is the command line of run and doctor.
 type nodeFlags struct {
 	nodeName, renamedFrom, source, attachmentsFrom, kubeconfig string
 	podName, podNamespace, podUID                              string
@@ -43,7 +46,7 @@ type nodeFlags struct {
 
 	// dir is the folder of manifests; "" when NodeENIs come from the API server.
 	dir string
-	// given are the flags' values for others to read.
+	// given has the values on the command line, by flag, for the status socket.
 	given map[string]string
 }
 
@@ -69,53 +72,59 @@ func (c *nodeFlags) add(f *pflag.FlagSet, p program) {
 func (c *nodeFlags) addIdentity(f *pflag.FlagSet, p program) {
 	f.StringVar(&c.nodeName, "node-name", p.getenv("NODE_NAME"), "`Name` of this node's Node object. Defaults to $NODE_NAME; without a cluster, to the host name.")
 	f.StringVar(&c.renamedFrom, "renamed-from", "", "Earlier `name` of this node. Needed once, at the first start under the new name.")
-	f.StringVar(&c.podName, "pod-name", p.getenv("POD_NAME"), "`Name` of the daemon's own pod ($POD_NAME). With namespace and UID, the daemon can delete its pod at the end if a driver change hangs.")
+	f.StringVar(&c.podName, "pod-name", p.getenv("POD_NAME"),
+		"`Name` of the daemon's own pod ($POD_NAME). With namespace and UID, the daemon can delete its pod at the end if a driver change hangs.")
 	f.StringVar(&c.podNamespace, "pod-namespace", p.getenv("POD_NAMESPACE"), "`Namespace` of the daemon's own pod ($POD_NAMESPACE).")
 	f.StringVar(&c.podUID, "pod-uid", p.getenv("POD_UID"), "`UID` of the daemon's own pod ($POD_UID).")
 	f.StringVar(&c.source, "nodeeni-source", "", "`Source` of the NodeENIs: kube for the API server, or dir:PATH for a folder of manifests. Required.")
-	f.StringVar(&c.attachmentsFrom, "attachments-from", "", "How to find a NodeENI's ENIs: `status` reads its status.attachments; imds looks for the device index and subnet in the instance metadata, "+
-		"for clusters without the public controller. Only for kube. Defaults to status.")
+	f.StringVar(&c.attachmentsFrom, "attachments-from", "",
+		"How to find a NodeENI's ENIs: `status` reads its status.attachments; imds looks for the device index and subnet in the instance metadata, "+
+			"for clusters without the public controller. Only for kube. Defaults to status.")
 	f.StringVar(&c.kubeconfig, "kubeconfig", "", "Kubeconfig `file` to reach the API server. Defaults to the pod's service account.")
 }
 
 func (c *nodeFlags) addPaths(f *pflag.FlagSet, p program) {
-	f.StringVar(&c.pcidpConfig, "pcidp-config", or(p.getenv("SRIOV_DP_CONFIG_PATH"), pcidp.DefaultPath), "Config `file` of the SR-IOV device plugin ($SRIOV_DP_CONFIG_PATH).")
+	f.StringVar(&c.pcidpConfig, "pcidp-config", cmp.Or(p.getenv("SRIOV_DP_CONFIG_PATH"), pcidp.DefaultPath),
+		"Config `file` of the SR-IOV device plugin ($SRIOV_DP_CONFIG_PATH).")
 	f.StringVar(&c.inventory, "inventory", nodestate.DefaultInventoryPath, "Inventory `file` to write. The plugin reads it.")
 	f.StringVar(&c.stateDir, "state-dir", nodestate.DefaultStateDir, "`Folder` of the daemon's checkpoint.")
 	f.StringVar(&c.attachmentsDir, "attachments-dir", nodestate.DefaultAttachmentsDir, "`Folder` of the plugin's attachment records.")
 	f.StringVar(&c.leaseDir, "lease-dir", nodestate.DefaultLeaseDir, "`Folder` of the address leases.")
-	f.StringVar(&c.cniBinDir, "cni-bin-dir", "/opt/cni/bin", "`Folder` of the CNI plugins. The daemon runs multi-eni from here to release attachments of dead pods.")
+	f.StringVar(&c.cniBinDir, "cni-bin-dir", "/opt/cni/bin",
+		"`Folder` of the CNI plugins. The daemon runs multi-eni from here to release attachments of dead pods.")
 	f.StringVar(&c.sysfs, "sysfs", sysfs.DefaultRoot, "`Folder` where sysfs is mounted.")
-	f.StringVar(&c.sysctls, "sysctls", "/proc/sys", "`Folder` with the host's net/ipv6/conf. The daemon has idle ENIs ignore IPv6 router advertisements. In a container it must be a writable mount.")
+	f.StringVar(&c.sysctls, "sysctls", "/proc/sys",
+		"`Folder` with the host's net/ipv6/conf. The daemon has idle ENIs ignore IPv6 router advertisements. In a container it must be a writable mount.")
 	f.StringVar(&c.dev, "dev", "/dev", "`Folder` where the host's /dev is mounted. It shows whether a program has a device open.")
 	f.StringVar(&c.modulesRoot, "modules-root", "/", "`Folder` with the host's lib/modules, for --load-modules.")
-	f.StringVar(&c.podresources, "podresources-socket", unset, "The kubelet's podresources `socket`; empty for none. Defaults to "+podresources.DefaultSocket+" with kube and to none with dir.")
+	f.StringVar(&c.podresources, "podresources-socket", cli.Unset,
+		"The kubelet's podresources `socket`; empty for none. Defaults to "+podresources.DefaultSocket+" with kube and to none with dir.")
 	f.Lookup("podresources-socket").DefValue = ""
 }
 
 func (c *nodeFlags) addBehaviour(f *pflag.FlagSet) {
 	f.BoolVar(&c.drivers.LoadModules, "load-modules", false, "Load the kernel module of a userspace driver (vfio-pci, uio_pci_generic) if a NodeENI needs it.")
-	f.BoolVar(&c.drivers.AllowUnsafeNoIOMMU, "allow-unsafe-noiommu", false, "Use vfio without an IOMMU on machines that have none. A pod with such a device can read and write all of the node's memory.")
-	f.StringVar(&c.restart, "restart", "", "How to restart the device plugin after a change of its config: `pods` deletes its pods on this node; none only logs. Defaults to pods with kube and to none with dir.")
-	listVar(f, &c.dpNamespaces, "dp-namespaces", kube.DefaultPluginNamespaces(), "`Namespaces` where the daemon looks for the device plugin.")
-	listVar(f, &c.dpSelectors, "dp-selectors", kube.DefaultPluginSelectors(), "Label `selectors` of the device plugin's pods. A pod must match one of them.")
-	f.BoolVar(&c.startupTaint, "startup-taint", false, "Remove the taint "+kube.StartupTaintKey+" from this Node once its devices are ready. Only for kube; needs the right to patch nodes.")
-	f.BoolVar(&c.sourceRouting, "source-routing", false, "Send packets from an ENI's addresses through that ENI, by a rule and a route table of its own. Programs on the host and ipvlan in mode l3 need it.")
-	f.StringVar(&c.manageAddresses, "manage-addresses", "", "Have EC2 assign `addresses` or prefixes to ENIs that pods share, and take back spare ones. Needs the rights of deploy/iam.")
+	f.BoolVar(&c.drivers.AllowUnsafeNoIOMMU, "allow-unsafe-noiommu", false,
+		"Use vfio without an IOMMU on machines that have none. A pod with such a device can read and write all of the node's memory.")
+	f.StringVar(&c.restart, "restart", "",
+		"How to restart the device plugin after a change of its config: `pods` deletes its pods on this node; none only logs. Defaults to pods with kube and to "+
+			"none with dir.")
+	cli.ListVar(f, &c.dpNamespaces, "dp-namespaces", kube.DefaultPluginNamespaces(), "`Namespaces` where the daemon looks for the device plugin.")
+	cli.ListVar(f, &c.dpSelectors, "dp-selectors", kube.DefaultPluginSelectors(), "Label `selectors` of the device plugin's pods. A pod must match one of them.")
+	f.BoolVar(&c.startupTaint, "startup-taint", false,
+		"Remove the taint "+kube.StartupTaintKey+" from this Node once its devices are ready. Only for kube; needs the right to patch nodes.")
+	f.BoolVar(&c.sourceRouting, "source-routing", false,
+		"Send packets from an ENI's addresses through that ENI, by a rule and a route table of its own. Programs on the host and ipvlan in mode l3 need it.")
+	f.StringVar(&c.manageAddresses, "manage-addresses", "",
+		"Have EC2 assign `addresses` or prefixes to ENIs that pods share, and take back spare ones. Needs the rights of deploy/iam.")
 	f.Lookup("manage-addresses").NoOptDefVal = manageSingle
 	f.IntVar(&c.marks.Low, "addresses-low", 4, "With --manage-addresses: ask for more if an ENI has a smaller `number` of free addresses.")
 	f.IntVar(&c.marks.High, "addresses-high", 12, "With --manage-addresses: give some back if an ENI has a larger `number` of free addresses.")
-	f.DurationVar(&c.orphanGrace, "orphan-grace", 60*time.Second, "How long a pod's network namespace must be gone before its attachments are released, as a `duration`.")
+	f.DurationVar(&c.orphanGrace, "orphan-grace", 60*time.Second,
+		"How long a pod's network namespace must be gone before its attachments are released, as a `duration`.")
 	f.StringVar(&c.listen, "listen", defaultListen, "`Address` and port of metrics, healthz and readyz; off for none.")
 	f.StringVar(&c.logLevel, "log-level", "info", "Least `level` to log: debug, info, warning or error.")
 	f.StringVar(&c.format, "log-format", "text", "`Format` of the log: text or json.")
-}
-
-// listVar defines a flag of several values. Help shows its default in the text, which
-// it can wrap.
-func listVar(f *pflag.FlagSet, v *[]string, name string, value []string, usage string) {
-	f.StringSliceVar(v, name, value, usage+" Separate them by commas. Defaults to "+strings.Join(value, ", ")+".")
-	f.Lookup(name).DefValue = "[]"
 }
 
 // offer has shells complete the flags that have few values.
@@ -128,15 +137,10 @@ func (c *nodeFlags) offer(cmd *cobra.Command) {
 	}
 }
 
-// defaultListen is on this machine only: metrics tell how many devices and pods
-// a node has.
+// defaultListen is local: metrics tell how many devices and pods a node has.
 const defaultListen = "127.0.0.1:9616"
 
-// unset is the default of a flag to which the empty value means something.
-const unset = "\x00"
-
-// check fills in the defaults that depend on other flags, and returns every
-// fault.
+// check fills in the defaults that depend on other flags, and returns all faults.
 func (c *nodeFlags) check() error {
 	var errs []error
 	fault := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
@@ -155,9 +159,10 @@ func (c *nodeFlags) check() error {
 		fault("--nodeeni-source %q: want kube, or dir:PATH such as dir:/etc/multi-eni/nodeenis", c.source)
 	}
 	if c.attachmentsFrom != "" && !fromKube {
-		fault("--attachments-from %q: is for --nodeeni-source=kube; manifests are always read with their status, and without one the ENI is found in the metadata", c.attachmentsFrom)
+		fault("--attachments-from %q: is for --nodeeni-source=kube; manifests are always read with their status, and without one the ENI is found in the metadata",
+			c.attachmentsFrom)
 	}
-	c.attachmentsFrom = or(c.attachmentsFrom, fromStatus)
+	c.attachmentsFrom = cmp.Or(c.attachmentsFrom, fromStatus)
 	oneOf("attachments-from", c.attachmentsFrom, fromStatus, fromIMDS)
 	if c.restart == "" {
 		c.restart = restartNone
@@ -178,14 +183,15 @@ func (c *nodeFlags) check() error {
 	if c.startupTaint && !fromKube {
 		fault("--startup-taint: is for --nodeeni-source=kube; leave it out")
 	}
-	if c.podresources == unset {
+	if c.podresources == cli.Unset {
 		c.podresources = ""
 		if fromKube {
 			c.podresources = podresources.DefaultSocket
 		}
 	}
 	for _, f := range []struct{ flag, path string }{
-		{"--pcidp-config", c.pcidpConfig}, {"--inventory", c.inventory}, {"--state-dir", c.stateDir}, {"--attachments-dir", c.attachmentsDir}, {"--lease-dir", c.leaseDir}, {"--sysfs", c.sysfs}, {"--cni-bin-dir", c.cniBinDir},
+		{"--pcidp-config", c.pcidpConfig}, {"--inventory", c.inventory}, {"--state-dir", c.stateDir}, {"--attachments-dir", c.attachmentsDir},
+		{"--lease-dir", c.leaseDir}, {"--sysfs", c.sysfs}, {"--cni-bin-dir", c.cniBinDir},
 		{"--dev", c.dev}, {"--sysctls", c.sysctls}, {"--modules-root", c.modulesRoot},
 	} {
 		if f.path == "" {
@@ -208,7 +214,7 @@ func (c *nodeFlags) check() error {
 	return errors.Join(append(errs, c.checkNodeName())...)
 }
 
-// checkNodeName takes the host's name where no cluster has given the node one.
+// checkNodeName defaults the node's name to the host's if there is no cluster.
 func (c *nodeFlags) checkNodeName() (err error) {
 	if c.usesAPI() {
 		return kube.ValidateNodeName(c.nodeName)
@@ -221,7 +227,7 @@ func (c *nodeFlags) checkNodeName() (err error) {
 	return nil
 }
 
-// ownPod is the pod that this runs in, as far as it is known.
+// ownPod is the pod of this process, as far as it is known.
 func (c *nodeFlags) ownPod() kube.OwnPod {
 	return kube.OwnPod{Namespace: c.podNamespace, Name: c.podName, UID: c.podUID}
 }
@@ -237,9 +243,15 @@ func (c *nodeFlags) lookup() inventory.Lookup {
 	return inventory.LookupNone
 }
 
-func newLog(p program, level, format string) (*logrus.Logger, error) {
+// ipv6Conf is the folder of the IPv6 settings of the host's links.
+func (c *nodeFlags) ipv6Conf() link.IPv6Conf {
+	return link.IPv6Conf(filepath.Join(c.sysctls, "net", "ipv6", "conf"))
+}
+
+// newLog returns a log as --log-level and --log-format ask for.
+func newLog(out io.Writer, level, format string) (*logrus.Logger, error) {
 	log := logrus.New()
-	log.SetOutput(p.stderr)
+	log.SetOutput(out)
 	var errs []error
 	parsed, err := logrus.ParseLevel(level)
 	if err != nil {
@@ -255,11 +267,4 @@ func newLog(p program, level, format string) (*logrus.Logger, error) {
 		errs = append(errs, fmt.Errorf("--log-format %q: want text or json", format))
 	}
 	return log, errors.Join(errs...)
-}
-
-func or(v, otherwise string) string {
-	if v == "" {
-		return otherwise
-	}
-	return v
 }

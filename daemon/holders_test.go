@@ -1,17 +1,16 @@
 package main
 
 import (
-	"path/filepath"
 	"testing"
 	"time"
 
-	"github.com/multi-eni/multi-eni-cni/daemon/internal/server"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/status"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// TestHoldersFollowTheRecords: what the daemon tells of a pod is what its record
-// says now, from the first pod of the node on.
+// TestHoldersFollowTheRecords: the status has each pod as its record says now, from the
+// node's first pod on.
 func TestHoldersFollowTheRecords(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -26,7 +25,7 @@ func TestHoldersFollowTheRecords(t *testing.T) {
 		m.attach("pod-"+name, name)
 		begin := time.Now()
 		for {
-			s, err := server.Ask(t.Context(), filepath.Join(m.path("run"), server.SocketName))
+			s, err := status.Ask(t.Context(), status.Socket(m.path("run/inventory.json")))
 			m.must(err)
 			complete := 0
 			for _, h := range s.Holders {

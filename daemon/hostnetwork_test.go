@@ -1,27 +1,19 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"io/fs"
 	"net/http"
-	"net/netip"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/cli"
-	"github.com/multi-eni/multi-eni-cni/daemon/internal/doctor"
-	"github.com/multi-eni/multi-eni-cni/daemon/internal/hostnet"
-	"github.com/multi-eni/multi-eni-cni/pkg/device"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/install"
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
-	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
 	"github.com/multi-eni/multi-eni-cni/test/fakeimds"
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
@@ -103,7 +95,8 @@ func TestHostNetwork(t *testing.T) {
 	if _, err := os.Stat(m.host("etc/systemd")); err == nil {
 		t.Error("a folder was made without --host-network")
 	}
-	m.says("write", "/"+networkFile+": written, in effect after a reboot or `systemctl restart systemd-networkd`", "/"+networkdConf+": written, in effect after a reboot or `systemctl restart systemd-networkd`")
+	m.says("write", "/"+networkFile+": written, in effect after a reboot or `systemctl restart systemd-networkd`",
+		"/"+networkdConf+": written, in effect after a reboot or `systemctl restart systemd-networkd`")
 	if got := m.read(networkFile); !strings.Contains(got, "\nProperty=!INTERFACE=eth0\n") {
 		t.Errorf("file:\n%s", got)
 	}
@@ -141,7 +134,8 @@ func TestHostNetwork(t *testing.T) {
 	ens5, err := netlink.LinkByName("ens5")
 	m.machine.must(err)
 	m.machine.must(netlink.LinkAddAltName(ens5, "enp0s5"))
-	m.says("write", "warning: /"+networkFile+": makes systemd-networkd leave the primary ENI's link ens5 alone: remove it before the node starts again", "/"+networkFile+": kept, multi-enid has not written it")
+	m.says("write", "warning: /"+networkFile+": makes systemd-networkd leave the primary ENI's link ens5 alone: remove it before the node starts again",
+		"/"+networkFile+": kept, multi-enid has not written it")
 	m.machine.must(os.Remove(m.host(networkFile)))
 	m.machine.must(os.Remove(m.host(networkdConf)))
 	m.machine.must(os.Symlink("../../hostname", m.host(networkdConf)))
@@ -225,57 +219,6 @@ func rename(m managed, name, to string, remove bool) {
 	m.machine.must(links.Rename(index, to))
 }
 
-func TestPrimaryLink(t *testing.T) {
-	const mac = device.MAC("02:00:00:00:00:01")
-	stacked := []link.Link{{Name: "lo"}, {Name: "ens5", MAC: mac}, {Name: "ens5.7", MAC: mac, Kind: "vlan"}, {Name: "br-ex", MAC: mac, Kind: "openvswitch"}}
-	if got, err := primaryLink(stacked, mac); err != nil || got.Name != "ens5" {
-		t.Errorf("%+v, %v", got, err)
-	}
-	if got, err := primaryLink(append(stacked, link.Link{Name: "ens6", MAC: mac}), mac); err == nil {
-		t.Errorf("two links: %+v", got)
-	}
-}
-
-// TestKeptHostNetwork: an unchanged file is reported once, a failure is tried again after
-// ever longer pauses, and IMDS is asked until it answers.
-func TestKeptHostNetwork(t *testing.T) {
-	if nstest.Outside(t) {
-		return
-	}
-	m := newManaged(t, "systemd-networkd.service")
-	var out, errs strings.Builder
-	asked := 0
-	mac := device.MAC("")
-	k := keptHostNetwork{hostNetwork: &hostNetwork{mode: hostNetworkWrite, root: m.host(""), primaryMAC: func(context.Context) (device.MAC, error) {
-		if asked++; mac == "" {
-			return "", os.ErrDeadlineExceeded
-		}
-		return mac, nil
-	}}, told: map[string]string{}, pause: hostNetworkFirst}
-	p := program{stdout: &out, stderr: &errs}
-	for i, want := range []time.Duration{hostNetworkFirst, 2 * hostNetworkFirst, 4 * hostNetworkFirst} {
-		if got := k.run(t.Context(), p); got != want {
-			t.Errorf("pause %d is %v, want %v", i, got, want)
-		}
-	}
-	if strings.Count(errs.String(), "\n") != 1 || out.Len() > 0 {
-		t.Errorf("said %q, %q", out.String(), errs.String())
-	}
-	mac = m.link("eth0").MAC
-	m.put("etc/systemd/network/01-a.network", "[Match]\nDriver=ena\n[Link]\nUnmanaged=yes\n")
-	for range 3 {
-		if got := k.run(t.Context(), p); got != keepEvery {
-			t.Errorf("pause %v", got)
-		}
-	}
-	if asked != 4 || strings.Count(out.String(), networkFile+": written") != 1 || strings.Count(out.String(), networkFile+": as it should be") != 1 || strings.Count(out.String(), "warning: ") != 1 {
-		t.Errorf("IMDS asked %d times, said %q", asked, out.String())
-	}
-	if len(hostnet.Paths()) != 3 {
-		t.Error("a path is missing in uninstall")
-	}
-}
-
 // TestShippedHostNetwork: install takes the flags that the component gives it, and
 // uninstall looks where the Job has the host's files.
 func TestShippedHostNetwork(t *testing.T) {
@@ -296,36 +239,12 @@ func TestShippedHostNetwork(t *testing.T) {
 	}
 	p := program{getenv: func(string) string { return "" }}
 	flags := p.installCommand(t.Context()).Flags()
-	if err := flags.Parse(args); err != nil || flags.Lookup("host-network").Value.String() != hostNetworkWrite {
+	if err := flags.Parse(args); err != nil || flags.Lookup("host-network").Value.String() != install.HostWrite {
 		t.Errorf("install %q: %v", args, err)
 	}
 	uninstall := p.uninstallCommand().Flags()
 	err := uninstall.Parse(job.Spec.Template.Spec.Containers[0].Args[1:])
 	if root := uninstall.Lookup("host-root").Value.String(); err != nil || root != flags.Lookup("host-root").Value.String() {
 		t.Errorf("uninstall looks below %s, %v", root, err)
-	}
-}
-
-// TestHostLinks: doctor sees the addresses and routes that a network manager leaves on a
-// link.
-func TestHostLinks(t *testing.T) {
-	if nstest.Outside(t) {
-		return
-	}
-	m := newMachine(t, 1)
-	other := m.intruder("eth1")
-	m.must(other.host.SetUp(other.index["eth1"]))
-	m.must(other.host.EnsureAddress(other.index["eth1"], netip.MustParsePrefix("10.0.1.15/24")))
-	for _, to := range []string{"0.0.0.0/0", "10.9.0.0/16"} {
-		other.add("eth1", to, unix.RTPROT_DHCP, 512)
-	}
-	all, err := hostLinks(sysfs.NewFS(m.node.Sysfs), link.DefaultIPv6Conf)
-	m.must(err)
-	i := slices.IndexFunc(all, func(l doctor.HostLink) bool { return l.Name == "eth1" })
-	if i < 0 {
-		t.Fatalf("links %+v", all)
-	}
-	if l := all[i]; !slices.Equal(l.Addresses, []string{"10.0.1.15/24"}) || !slices.Equal(l.Routes, []string{"IPv4 default route (proto dhcp)", "other routes of the main table (proto dhcp): 1"}) || l.AcceptRA != "1" || l.Forwarding != "0" || l.Driver != "ena" {
-		t.Errorf("link %+v", l)
 	}
 }

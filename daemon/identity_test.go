@@ -8,7 +8,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -57,24 +56,4 @@ func TestRenamedNodeIsRefused(t *testing.T) {
 	m.start("--node-name=node-b", "--renamed-from=node-a")
 	m.until("a ready")
 	m.end()
-}
-
-// TestOwnInstance: an answer that comes late is known then, and none is no error.
-func TestOwnInstance(t *testing.T) {
-	var asked atomic.Int32
-	ask := func(context.Context) (string, error) {
-		asked.Add(1)
-		return "", errors.New("connection refused")
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	var i ownInstance
-	i.learn(ctx, ask, func() { t.Error("nothing is known") })
-	cancel()
-	if i.ID() != "" || asked.Load() != 1 {
-		t.Errorf("%q after %d questions", i.ID(), asked.Load())
-	}
-	i.learn(t.Context(), func(context.Context) (string, error) { return "i-0a1b2c3d", nil }, func() {})
-	if i.ID() != "i-0a1b2c3d" {
-		t.Errorf("%q, want the answer", i.ID())
-	}
 }

@@ -2,41 +2,16 @@ package main
 
 import (
 	"bytes"
-	"encoding/json"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/cli"
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
-
-// TestSamplePolicyIsWhatInstallWrites: conf/policy.json is the policy of the
-// usual folder of plugins.
-func TestSamplePolicyIsWhatInstallWrites(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "policy.json")
-	if _, _, err := writePolicy(path, "/opt/cni/bin"); err != nil {
-		t.Fatal(err)
-	}
-	read := func(path string) (v map[string]any) {
-		t.Helper()
-		data, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := json.Unmarshal(data, &v); err != nil {
-			t.Fatalf("%s: %v", path, err)
-		}
-		return v
-	}
-	if diff := cmp.Diff(read(path), read(filepath.Join("..", "conf", "policy.json"))); diff != "" {
-		t.Errorf("conf/policy.json (-written by install +sample):\n%s", diff)
-	}
-}
 
 // mountAt mounts a small file system of its own over the folder of plugins.
 func (i installation) mountAt(options string) {
@@ -75,8 +50,8 @@ func TestInstallOnFullDisk(t *testing.T) {
 	i.want("installed, v1 → v3", plugin("v3"))
 }
 
-// TestInstallOnReadOnlyDisk names the folder, and leaves the old plugin; one
-// that is there already need not be written.
+// TestInstallOnReadOnlyDisk: the message names the folder, and the old plugin stays. An equal
+// plugin is not written.
 func TestInstallOnReadOnlyDisk(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -124,7 +99,7 @@ func TestInstallWithoutRoomForThePolicy(t *testing.T) {
 	}
 }
 
-// TestInstallAfterAKilledOne takes away what that has left.
+// TestInstallAfterAKilledOne removes the temporary file of a killed install.
 func TestInstallAfterAKilledOne(t *testing.T) {
 	i := newInstallation(t)
 	if err := os.MkdirAll(i.to, 0o755); err != nil {
@@ -140,8 +115,11 @@ func TestInstallAfterAKilledOne(t *testing.T) {
 func TestInstallIsAlone(t *testing.T) {
 	i := newInstallation(t)
 	i.want("installed, none → v1", plugin("v1"))
-	unlock, err := lockFolder(i.to)
+	dir, err := os.Open(i.to)
 	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Flock(int(dir.Fd()), unix.LOCK_EX); err != nil {
 		t.Fatal(err)
 	}
 	i.provide(plugin("v2"))
@@ -149,12 +127,12 @@ func TestInstallIsAlone(t *testing.T) {
 		t.Errorf("exit code %d: %s", code, stderr)
 	}
 	i.holds(plugin("v1"))
-	unlock()
+	dir.Close()
 	i.want("installed, v1 → v2", plugin("v2"))
 }
 
-// TestInstallKeepsALinkedPolicy: what is at the path is somebody's decision, and
-// the plugin refuses what it must not follow.
+// TestInstallKeepsALinkedPolicy: a symbolic link is somebody's decision. The plugin refuses
+// a link that it must not follow.
 func TestInstallKeepsALinkedPolicy(t *testing.T) {
 	i := newInstallation(t)
 	if err := os.MkdirAll(filepath.Dir(i.policy), 0o755); err != nil {

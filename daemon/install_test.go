@@ -18,7 +18,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/cli"
 )
 
-// plugin is a CNI plugin as far as install looks at it.
+// plugin answers as a CNI plugin does to install.
 func plugin(version string) string {
 	return `#!/bin/sh
 if [ "$CNI_COMMAND" = VERSION ]; then echo '{"cniVersion":"1.1.0","supportedVersions":["1.1.0"]}'; exit; fi
@@ -56,7 +56,7 @@ func (i installation) install(args ...string) (code int, stdout, stderr string) 
 	return call(i.Context(), nil, append([]string{"install", "--from", i.from, "--to", i.to, "--policy", i.policy}, args...)...)
 }
 
-// want checks what was said and what is in the target folder now.
+// want installs, and checks the output and the target folder.
 func (i installation) want(said, content string) {
 	i.Helper()
 	code, stdout, stderr := i.install()
@@ -165,8 +165,10 @@ func TestInstallErrors(t *testing.T) {
 		want    []string
 	}{
 		{"nothing to install", func(i *installation) error { return os.Remove(filepath.Join(i.from, "multi-eni")) }, []string{"install multi-eni", "from/multi-eni"}},
-		{"target is below a file", func(i *installation) error { i.to = filepath.Join(i.from, "multi-eni", "bin"); return nil }, []string{"make folder of plugins", "not a directory"}},
-		{"target is a folder", func(i *installation) error { return os.MkdirAll(filepath.Join(i.to, "multi-eni"), 0o755) }, []string{"install multi-eni", "read the old one"}},
+		{"target is below a file", func(i *installation) error { i.to = filepath.Join(i.from, "multi-eni", "bin"); return nil },
+			[]string{"make folder of plugins", "not a directory"}},
+		{"target is a folder", func(i *installation) error { return os.MkdirAll(filepath.Join(i.to, "multi-eni"), 0o755) },
+			[]string{"install multi-eni", "read the old one"}},
 		{"target is a device", func(i *installation) error { i.to = "/dev/full"; return nil }, []string{"make folder of plugins", "/dev/full"}},
 		{"policy is below a file", func(i *installation) error { i.policy = filepath.Join(i.from, "multi-eni", "policy.json"); return nil }, []string{"policy"}},
 	}
@@ -231,8 +233,7 @@ func TestInstallPolicy(t *testing.T) {
 	}
 }
 
-// TestInstallKeep: what somebody else changes or removes comes back, until the
-// end, which removes nothing.
+// TestInstallKeep: a changed or removed file comes back until the end, which removes nothing.
 func TestInstallKeep(t *testing.T) {
 	i := newInstallation(t)
 	ctx, end := context.WithCancel(t.Context())
@@ -298,8 +299,7 @@ func TestInstallKeep(t *testing.T) {
 	i.want("already installed", plugin("v1"))
 }
 
-// TestInstallKeepEnds: what cannot be installed again is an error, for whoever
-// has started it to see.
+// TestInstallKeepEnds: a plugin that does not work ends install --keep with an error.
 func TestInstallKeepEnds(t *testing.T) {
 	i := newInstallation(t)
 	i.provide("#!/bin/sh\nexit 1\n")

@@ -1,14 +1,14 @@
-// Command multi-enid keeps one node's inventory of ENIs and the config of its
-// SR-IOV device plugin as the NodeENI objects say, for the multi-eni plugin to
-// hand the devices to pods.
+// Command multi-enid keeps a node's inventory of ENIs and the config of its SR-IOV device
+// plugin in line with the NodeENI objects. The multi-eni plugin gives the devices to pods.
 package main
 
 import (
 	"context"
-	"io"
+	"fmt"
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -17,12 +17,6 @@ import (
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/cli"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/kubectl"
 	"github.com/multi-eni/multi-eni-cni/pkg/buildinfo"
-)
-
-// version and commit are set by the linker; main completes them.
-var (
-	version = buildinfo.Unset
-	commit  string
 )
 
 func main() {
@@ -38,12 +32,6 @@ func main() {
 	}
 	stop()
 	os.Exit(code)
-}
-
-// program is the process's edge.
-type program struct {
-	stdout, stderr io.Writer
-	getenv         func(string) string
 }
 
 // main runs one command and returns the exit code.
@@ -69,10 +57,22 @@ Documentation: ` + projectURL,
 	return root
 }
 
-// kubectl is the plugin for kubectl, which has a small binary of its own too.
+// kubectl is the plugin for kubectl. It is also a small binary of its own.
 func (p program) kubectl() kubectl.Program {
 	return kubectl.Program{Stdout: p.stdout, Stderr: p.stderr, Version: version}
 }
 
 // projectURL is where the documents are.
 const projectURL = "https://github.com/multi-eni/multi-eni-cni"
+
+func (p program) versionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "version",
+		Short: "Print the version",
+		Args:  cli.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			_, err := fmt.Fprintf(p.stdout, "multi-enid %s\ncommit     %s\ngo         %s %s/%s\n", version, commit, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+			return err
+		},
+	}
+}

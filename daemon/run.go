@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -11,18 +10,21 @@ import (
 
 	"github.com/sirupsen/logrus"
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/addresses"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/awsnode"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/cli"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/filewatch"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/hostnet"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/install"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/kernelevents"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/manifest"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/orphan"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/pcidp"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/problem"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/server"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/status"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/view"
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
@@ -43,8 +45,8 @@ device plugin, and reports to the cluster. It changes nothing when it ends.`,
   multi-enid run --nodeeni-source=dir:/etc/multi-eni/nodeenis`,
 		Args: cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c.given = flagValues(cmd.Flags()) // as they were given: check fills in what follows from others
-			log, logErr := newLog(p, c.logLevel, c.format)
+			c.given = cli.Values(cmd.Flags()) // before check fills in the defaults that depend on other flags
+			log, logErr := newLog(p.stderr, c.logLevel, c.format)
 			if err := errors.Join(c.check(), logErr); err != nil {
 				return &cli.UsageError{Err: err}
 			}
@@ -58,7 +60,7 @@ device plugin, and reports to the cluster. It changes nothing when it ends.`,
 
 // run is the daemon. It ends when ctx does, and leaves everything in place.
 func (c *nodeFlags) run(ctx context.Context, log *logrus.Logger) error {
-	unlock, err := lockStateDir(c.stateDir)
+	unlock, err := install.LockState(c.stateDir)
 	if err != nil {
 		return err
 	}
@@ -73,8 +75,8 @@ func (c *nodeFlags) run(ctx context.Context, log *logrus.Logger) error {
 	}
 	defer host.Close()
 	interest := &link.Interest{}
-	var instance ownInstance
-	cluster, err := c.connect(log, instance.ID)
+	var instance awsnode.InstanceID
+	cluster, err := c.connect(log, instance.Get)
 	if err != nil {
 		return err
 	}
@@ -89,17 +91,19 @@ func (c *nodeFlags) run(ctx context.Context, log *logrus.Logger) error {
 		Attachments: attachments, BootID: bootID, BinDir: c.cniBinDir, Grace: c.orphanGrace, Now: time.Now, Log: log, Wake: awake,
 	})
 	srv := server.New(server.Options{
-		Version: version, Flags: c.given, Inventory: c.inventory, Leases: nodestate.LeaseDir(c.leaseDir), API: cluster.api(), EventsDropped: cluster.eventsDropped(), Services: services, Now: time.Now, Log: log,
+		Version: version, Flags: c.given, Inventory: c.inventory, Leases: nodestate.LeaseDir(c.leaseDir), API: cluster.api(),
+		EventsDropped: cluster.eventsDropped(), Services: services, Now: time.Now, Log: log,
 	})
-	told := ctx
+	asked := ctx // ends when somebody stops the daemon
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	instance.learn(ctx, awsnode.New(awsnode.Config{}).InstanceID, awake)
+	instance.Learn(ctx, awsnode.New(awsnode.Config{}).InstanceID, awake)
 	o := reconcile.Options{
-		NodeName: c.nodeName, RenamedFrom: c.renamedFrom, Instance: instance.ID, BootID: bootID, InventoryPath: c.inventory, StateDir: c.stateDir,
+		NodeName: c.nodeName, RenamedFrom: c.renamedFrom, Instance: instance.Get, BootID: bootID, InventoryPath: c.inventory, StateDir: c.stateDir,
 		Attachments: attachments, Leases: nodestate.LeaseDir(c.leaseDir), NodeENIs: manifest.New(c.dir), Metadata: awsnode.New(awsnode.Config{}),
 		PCI: sysfs.NewFS(c.sysfs), Host: host, Drivers: c.nodeDrivers(), Config: &pcidp.File{Path: c.pcidpConfig, Now: time.Now},
-		Orphans: orphans, SourceRouting: c.sourceRouting, IPv6: c.ipv6Conf(), Interest: interest, Advice: c.advice, Services: services, Wake: awake, Jitter: rand.N(maxJitter), Now: time.Now, Uptime: nodestate.Uptime, Log: log,
+		Orphans: orphans, SourceRouting: c.sourceRouting, IPv6: c.ipv6Conf(), Interest: interest, Advice: c.advice, Services: services, Wake: awake,
+		Jitter: rand.N(maxJitter), Now: time.Now, Uptime: nodestate.Uptime, Log: log,
 	}
 	manager := c.manager(&o)
 	o.Observe = func(v view.View) {
@@ -117,8 +121,8 @@ func (c *nodeFlags) run(ctx context.Context, log *logrus.Logger) error {
 	log.WithFields(logrus.Fields{"version": version, "node": c.nodeName, "nodeENIs": c.source}).Info("multi-enid started")
 	served := c.serve(ctx, srv, stop)
 	go watcher.Run(ctx, awake)
-	go follower{name: "links", subscribe: interest.Subscribe, awake: awake, services: services, pause: pause}.run(ctx)
-	go follower{name: "PCI functions", subscribe: link.SubscribeUevents, awake: awake, services: services, pause: pause}.run(ctx)
+	go kernelevents.Follower{Name: "links", Subscribe: interest.Subscribe, Wake: awake, Services: services}.Run(ctx)
+	go kernelevents.Follower{Name: "PCI functions", Subscribe: link.SubscribeUevents, Wake: awake, Services: services}.Run(ctx)
 	if manager != nil {
 		go manager.Run(ctx)
 	}
@@ -129,13 +133,7 @@ func (c *nodeFlags) run(ctx context.Context, log *logrus.Logger) error {
 	reconcile.Run(ctx, r.Sync, wake)
 	orphans.Wait()
 	last := departure{devices: unended(ctx, r), pod: c.ownPod(), release: cluster.release, log: log}
-	err = <-served
-	last.told = err == nil && told.Err() != nil
-	if err == nil {
-		log.Info("multi-enid stopped")
-	}
-	last.leave(ctx)
-	return err
+	return last.end(ctx, asked, served)
 }
 
 // newWake returns a channel that holds a token once awake was called.
@@ -149,7 +147,7 @@ func newWake() (wake chan struct{}, awake func()) {
 	}
 }
 
-// watched are the folders whose changes have the node looked at again.
+// watched returns the folders whose changes wake the daemon.
 func (c *nodeFlags) watched(bootID string) []string {
 	all := []string{filepath.Dir(c.pcidpConfig), c.attachmentsDir, filepath.Join(c.attachmentsDir, "restore"), filepath.Join(c.leaseDir, bootID)}
 	if c.dir != "" {
@@ -158,12 +156,12 @@ func (c *nodeFlags) watched(bootID string) []string {
 	return all
 }
 
-// serve runs the server until ctx ends, and then says how it ended. Two daemons
-// with one inventory would work against each other: stop is called for it.
+// serve runs the server until ctx ends, and sends its error. It calls stop on an error:
+// another daemon has the same inventory, and two would work against each other.
 func (c *nodeFlags) serve(ctx context.Context, srv *server.Server, stop func()) <-chan error {
 	served := make(chan error, 1)
 	go func() {
-		err := srv.Run(ctx, c.listen, filepath.Join(filepath.Dir(c.inventory), server.SocketName))
+		err := srv.Run(ctx, c.listen, status.Socket(c.inventory))
 		if err != nil {
 			stop()
 		}
@@ -172,8 +170,8 @@ func (c *nodeFlags) serve(ctx context.Context, srv *server.Server, stop func()) 
 	return served
 }
 
-// manager is who keeps the pools of addresses filled, and then says what the ENIs
-// are; nil without --manage-addresses.
+// manager returns the Manager that keeps the pools of addresses filled; nil without
+// --manage-addresses.
 func (c *nodeFlags) manager(o *reconcile.Options) *addresses.Manager {
 	if c.manageAddresses == "" {
 		return nil
@@ -186,28 +184,23 @@ func (c *nodeFlags) manager(o *reconcile.Options) *addresses.Manager {
 	return m
 }
 
-// maxJitter spreads the restarts of the device plugins of a cluster: all nodes
-// that a NodeENI selects see its removal at once.
+// maxJitter spreads the restarts of a cluster's device plugins: all nodes that a NodeENI
+// selects see its removal at once.
 const maxJitter = 2 * time.Second
 
-// lockName is the file in the state folder that the daemon locks.
-const lockName = "daemon.lock"
-
-// lockStateDir makes this the only daemon of the folder.
-func lockStateDir(dir string) (unlock func(), err error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("make state folder: %w", err)
-	}
-	f, err := os.OpenFile(filepath.Join(dir, lockName), os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+// openHost opens the host's links, with the IPv6 settings in the folder of --sysctls.
+func (c *nodeFlags) openHost() (*link.Handle, error) {
+	h, err := link.Open()
 	if err != nil {
-		return nil, fmt.Errorf("lock state folder: %w", err)
+		return nil, err
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		f.Close() //nolint:errcheck,gosec // nothing was written
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, fmt.Errorf("lock state folder %q: another multi-enid uses it; stop that one, or give this one a --state-dir of its own", dir)
-		}
-		return nil, fmt.Errorf("lock state folder %q: %w", dir, err)
-	}
-	return func() { f.Close() }, nil //nolint:errcheck,gosec // nothing was written
+	h.IPv6Conf = c.ipv6Conf()
+	return h, nil
+}
+
+// advice describes the files that keep this host's network managers off all ENIs but the
+// primary one, whose link has that name.
+func (c *nodeFlags) advice(primary string) string {
+	managers, _ := hostnet.Running(os.DirFS(c.sysfs)) // none known: Advice names the files of all
+	return hostnet.Advice(managers, primary, hostnet.ENIDriver)
 }

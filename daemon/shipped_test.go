@@ -23,8 +23,8 @@ func shipped(t *testing.T, path string, into any) {
 	}
 }
 
-// TestShippedFlags: the daemon takes the flags that deploy/ gives it, each component
-// with the others, and what the chart has for the marks is their default.
+// TestShippedFlags: the daemon accepts the flags of deploy/, each component together with the
+// others. The chart's values for the marks are the defaults.
 func TestShippedFlags(t *testing.T) {
 	var daemon struct {
 		Spec struct {

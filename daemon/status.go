@@ -3,24 +3,17 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
-	"fmt"
 	"io"
-	"io/fs"
-	"path/filepath"
 	"time"
 
 	"github.com/spf13/cobra"
 	"sigs.k8s.io/yaml"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/cli"
-	"github.com/multi-eni/multi-eni-cni/daemon/internal/server"
-	"github.com/multi-eni/multi-eni-cni/daemon/internal/view"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/show"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/status"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
-
-// askTimeout is how long the daemon may take to answer. It answers from memory.
-const askTimeout = 2 * time.Second
 
 func (p program) statusCommand(ctx context.Context) *cobra.Command {
 	var c statusFlags
@@ -40,13 +33,13 @@ daemon answers, status reads the files on the node.`,
 				return err
 			}
 			if c.watch {
-				return p.watchStatus(ctx, c)
+				return c.watchStatus(ctx, p.stdout)
 			}
 			s, err := c.get(ctx)
 			if err != nil {
 				return err
 			}
-			return s.write(p.stdout, c.output)
+			return c.print(p.stdout, s)
 		},
 	}
 	f := cmd.Flags()
@@ -75,16 +68,13 @@ type statusFlags struct {
 	watch                                  bool
 }
 
-func (c statusFlags) get(ctx context.Context) (status, error) {
-	return getStatus(ctx, c.inventory, nodestate.AttachmentDir(c.attachments), nodestate.LeaseDir(c.leases))
+func (c statusFlags) get(ctx context.Context) (status.Status, error) {
+	return status.Get(ctx, c.inventory, nodestate.AttachmentDir(c.attachments), nodestate.LeaseDir(c.leases))
 }
 
-// status is printed for people, or as JSON as it is.
-type status struct{ server.Status }
-
-// write prints the status in one of the formats.
-func (s status) write(out io.Writer, format string) error {
-	switch format {
+// print writes the status in the format of --output.
+func (c statusFlags) print(out io.Writer, s status.Status) error {
+	switch c.output {
 	case outputJSON:
 		enc := json.NewEncoder(out)
 		enc.SetIndent("", "  ")
@@ -97,59 +87,22 @@ func (s status) write(out io.Writer, format string) error {
 		_, err = out.Write(data)
 		return err
 	}
-	return s.view().Print(out, format == outputWide)
+	return s.Node().Print(out, c.output == outputWide)
 }
 
-// getStatus asks the daemon that writes the inventory, else the files.
-func getStatus(ctx context.Context, inventory string, attachments nodestate.AttachmentDir, leases nodestate.LeaseDir) (status, error) {
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
-	defer cancel()
-	live, err := server.Ask(ctx, filepath.Join(filepath.Dir(inventory), server.SocketName))
-	// the daemon may see the folder at another path, and the file may be a copy
-	if err == nil && filepath.Base(live.Live.InventoryPath) == filepath.Base(inventory) {
-		return status{live}, nil
-	}
-	// why it does not answer is no news: a status from files says that it is one
-	return readStatus(inventory, attachments, leases)
-}
+// watchEvery is the pause between two looks of status --watch.
+const watchEvery = time.Second
 
-func readStatus(path string, attachments nodestate.AttachmentDir, leases nodestate.LeaseDir) (status, error) {
-	inv, err := nodestate.ReadInventory(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return status{}, fmt.Errorf("no inventory at %q: multi-enid has not run since the node started, or writes elsewhere (--inventory)", path)
-	}
-	switch {
-	case errors.Is(err, fs.ErrPermission):
-		return status{}, fmt.Errorf("read inventory: %w; only root may read it: sudo multi-enid status", err)
-	case errors.Is(err, nodestate.ErrCorrupt), errors.Is(err, nodestate.ErrOtherVersion):
-		return status{}, fmt.Errorf("read inventory: %w; multi-enid writes it anew within a minute if it is running and of this version", err)
-	case err != nil:
-		return status{}, fmt.Errorf("read inventory: %w", err)
-	}
-	boot, err := nodestate.BootID()
-	if err != nil {
-		return status{}, err
-	}
-	s := server.Status{Inventory: inv, EarlierBoot: inv.BootID != boot, Holders: []view.Holder{}, Unreadable: []string{}}
-	all, bad, err := attachments.List()
-	if err != nil {
-		s.Unreadable = append(s.Unreadable, err.Error())
-	}
-	for _, u := range bad {
-		text := u.Error()
-		if errors.Is(u, nodestate.ErrOtherVersion) {
-			text += "; " + u.Remedy()
+// watchStatus prints the status, and prints it again after each change, until ctx ends.
+func (c statusFlags) watchStatus(ctx context.Context, out io.Writer) error {
+	return show.Watch(ctx, out, watchEvery, func(out io.Writer) error {
+		s, err := c.get(ctx)
+		if err != nil {
+			return err
 		}
-		s.Unreadable = append(s.Unreadable, text)
-		if u.PCIAddress != "" && !u.Ended(boot) {
-			s.Holders = append(s.Holders, view.Holder{PCIAddress: u.PCIAddress, ContainerID: u.ID.ContainerID, IfName: u.ID.IfName})
+		if s.Live != nil {
+			s.Live.SyncedAt = time.Time{} // it changes with every look of the daemon
 		}
-	}
-	for i := range all {
-		if a := &all[i]; a.Holds(boot) {
-			s.Holders = append(s.Holders, view.HolderOf(a))
-		}
-	}
-	s.SetPools(leases)
-	return status{s}, nil
+		return c.print(out, s)
+	})
 }

@@ -14,11 +14,12 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/server"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/status"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/view"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// answering is a running daemon, as far as the status command sees one.
+// answering runs a server with a View, as a running daemon does.
 func answering(t *testing.T, inventory string, v view.View) {
 	t.Helper()
 	log := logrus.New()
@@ -31,7 +32,7 @@ func answering(t *testing.T, inventory string, v view.View) {
 	s.Observe(v)
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
-	socket := filepath.Join(filepath.Dir(inventory), server.SocketName)
+	socket := filepath.Join(filepath.Dir(inventory), status.SocketName)
 	go func() { ended <- s.Run(ctx, server.Off, socket) }()
 	t.Cleanup(func() {
 		cancel()
@@ -41,7 +42,7 @@ func answering(t *testing.T, inventory string, v view.View) {
 	})
 	deadline := time.Now().Add(10 * time.Second)
 	for {
-		_, err := server.Ask(ctx, socket)
+		_, err := status.Ask(ctx, socket)
 		if err == nil {
 			return
 		}
@@ -56,7 +57,8 @@ func liveView(boot string) view.View {
 	return view.View{
 		At: time.Date(2026, 1, 2, 3, 5, 0, 0, time.UTC), Inventory: sample(boot),
 		Holders: []view.Holder{
-			{PCIAddress: "0000:00:06.0", Pod: "default/web-0", PodUID: "u-1", ContainerID: "c1", IfName: "net1", Mode: nodestate.ModeShared, State: nodestate.StateComplete},
+			{PCIAddress: "0000:00:06.0", Pod: "default/web-0", PodUID: "u-1", ContainerID: "c1", IfName: "net1", Mode: nodestate.ModeShared,
+				State: nodestate.StateComplete},
 			{PCIAddress: "0000:00:07.0", Pod: "red/router", Container: "main"},
 		},
 		Config: view.ConfigView{Path: "/etc/pcidp/config.json", Hash: "abc123", Current: true},
@@ -80,8 +82,8 @@ func TestStatusOfTheRunningDaemon(t *testing.T) {
 	}
 }
 
-// TestStatusHasOneSchema: a program that reads the files' status can read the
-// daemon's, which only has one member more.
+// TestStatusHasOneSchema: the daemon's status has only one member more than the status from
+// files.
 func TestStatusHasOneSchema(t *testing.T) {
 	inventory := filepath.Join(t.TempDir(), "inventory.json")
 	if err := nodestate.WriteInventory(inventory, sample(thisBoot(t))); err != nil {
@@ -115,8 +117,7 @@ func TestStatusHasOneSchema(t *testing.T) {
 	}
 }
 
-// TestStatusOfACopy: a file that the daemon beside it does not write speaks for
-// itself.
+// TestStatusOfACopy: the daemon beside a copied inventory is not asked.
 func TestStatusOfACopy(t *testing.T) {
 	dir := t.TempDir()
 	answering(t, filepath.Join(dir, "inventory.json"), liveView("boot-1"))
@@ -137,7 +138,7 @@ func TestStatusOfADaemonThatHangs(t *testing.T) {
 	if err := nodestate.WriteInventory(inventory, sample(thisBoot(t))); err != nil {
 		t.Fatal(err)
 	}
-	l, err := net.Listen("unix", filepath.Join(dir, server.SocketName))
+	l, err := net.Listen("unix", filepath.Join(dir, status.SocketName))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -147,7 +148,7 @@ func TestStatusOfADaemonThatHangs(t *testing.T) {
 	if code != 0 || !strings.Contains(stdout, "From the files") {
 		t.Errorf("exit code %d: %s%s", code, stdout, stderr)
 	}
-	if took := time.Since(begun); took > askTimeout+5*time.Second {
+	if took := time.Since(begun); took > 2*time.Second+5*time.Second {
 		t.Errorf("it took %v", took)
 	}
 }

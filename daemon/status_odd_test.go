@@ -14,8 +14,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// statusOf runs status on an inventory and a folder of records, and returns
-// what it prints.
+// statusOf returns the output of status for an inventory and a folder of records.
 func statusOf(t *testing.T, inv nodestate.Inventory, records nodestate.AttachmentDir) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "inventory.json")
@@ -54,7 +53,7 @@ func begin(t *testing.T, records nodestate.AttachmentDir, pod string, state node
 	}
 }
 
-// TestStatusHolders: only who has a device of the inventory now is its holder.
+// TestStatusHolders: only a pod that has a device of the inventory now is its holder.
 func TestStatusHolders(t *testing.T) {
 	boot := thisBoot(t)
 	at := nodestate.AttachedDevice{PCIAddress: "0000:00:06.0"}
@@ -78,9 +77,10 @@ func TestStatusHolders(t *testing.T) {
 	}
 }
 
-// TestStatusOfNothing: an empty table does not claim what is not known.
+// TestStatusOfNothing: an empty table claims nothing that is not known.
 func TestStatusOfNothing(t *testing.T) {
-	inv := nodestate.Inventory{NodeName: "node-a", BootID: thisBoot(t), Problems: []nodestate.Problem{{Reason: "NodeENIsUnreadable", Message: "NodeENIs cannot be read"}}}
+	inv := nodestate.Inventory{NodeName: "node-a", BootID: thisBoot(t),
+		Problems: []nodestate.Problem{{Reason: "NodeENIsUnreadable", Message: "NodeENIs cannot be read"}}}
 	out := statusOf(t, inv, nodestate.AttachmentDir(t.TempDir()))
 	if strings.Contains(out, "no NodeENI declares") || !strings.Contains(out, "problems below") || !strings.Contains(out, "NodeENIsUnreadable") {
 		t.Errorf("status of a node whose NodeENIs are not known:\n%s", out)

@@ -91,13 +91,14 @@ func writeLease(t *testing.T, dir nodestate.LeaseDir, boot string, d nodestate.D
 		t.Fatal(err)
 	}
 	defer l.Close()
-	l.Leases.Leases = []nodestate.Lease{{Address: d.Addresses[1].Addr(), State: nodestate.LeaseHeld, AttachmentID: nodestate.AttachmentID{ContainerID: "c1", IfName: "net1"}}}
+	l.Leases.Leases = []nodestate.Lease{{Address: d.Addresses[1].Addr(), State: nodestate.LeaseHeld,
+		AttachmentID: nodestate.AttachmentID{ContainerID: "c1", IfName: "net1"}}}
 	if err := l.Save(); err != nil {
 		t.Fatal(err)
 	}
 }
 
-// writeHolders has two pods sharing the first device, one about to get the
+// writeHolders writes two pods that share the first device, one that is about to get the
 // second, one of an earlier boot, and a torn record.
 func writeHolders(t *testing.T, records nodestate.AttachmentDir, boot string) {
 	t.Helper()
@@ -129,7 +130,7 @@ func writeHolders(t *testing.T, records nodestate.AttachmentDir, boot string) {
 	}
 }
 
-// workIn makes dir the working folder, and returns that of the golden files.
+// workIn makes dir the working folder, and returns the folder of the golden files.
 func workIn(t *testing.T, dir string) (goldens string) {
 	t.Helper()
 	goldens, err := filepath.Abs(filepath.Join("testdata", "status"))

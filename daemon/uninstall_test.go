@@ -10,12 +10,15 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/cli"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/install"
 	"github.com/multi-eni/multi-eni-cni/pkg/atomicfile"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// uninstallable is what install and run have put on a node.
+// uninstallable is a node with the files of install and run.
 type uninstallable struct {
 	installation
 	records, state, inventory, leases string
@@ -26,7 +29,8 @@ func newUninstallable(t *testing.T) uninstallable {
 	i := newInstallation(t)
 	i.want("installed", plugin("v1"))
 	dir := filepath.Dir(i.from)
-	u := uninstallable{i, filepath.Join(dir, "cni/multi-eni"), filepath.Join(dir, "state"), filepath.Join(dir, "run/inventory.json"), filepath.Join(dir, "cni/eni-ipam")}
+	u := uninstallable{i, filepath.Join(dir, "cni/multi-eni"), filepath.Join(dir, "state"), filepath.Join(dir, "run/inventory.json"),
+		filepath.Join(dir, "cni/eni-ipam")}
 	for _, d := range []string{u.records, u.state, filepath.Dir(u.inventory)} {
 		u.must(os.MkdirAll(d, 0o700))
 	}
@@ -36,7 +40,7 @@ func newUninstallable(t *testing.T) uninstallable {
 	unlock, err := nodestate.AttachmentDir(u.records).LockDevice(t.Context(), "0000:00:06.0")
 	u.must(err)
 	unlock()
-	unlock, err = lockStateDir(u.state)
+	unlock, err = install.LockState(u.state)
 	u.must(err)
 	unlock()
 	return u
@@ -64,7 +68,7 @@ func (u uninstallable) record() {
 	r.Close()
 }
 
-// lease has an address be in a state of this boot.
+// lease puts an address of this boot into a state.
 func (u uninstallable) lease(state nodestate.LeaseState) {
 	u.Helper()
 	boot, err := nodestate.BootID()
@@ -72,17 +76,19 @@ func (u uninstallable) lease(state nodestate.LeaseState) {
 	l, err := nodestate.LeaseDir(u.leases).Lock(u.Context(), boot, "eni-0a1b2c3d4e5f60001")
 	u.must(err)
 	defer l.Close()
-	l.Leases.Leases = []nodestate.Lease{{Address: netip.MustParseAddr("10.0.1.16"), State: state, AttachmentID: nodestate.AttachmentID{ContainerID: "c3", IfName: "net1"}}}
+	l.Leases.Leases = []nodestate.Lease{{Address: netip.MustParseAddr("10.0.1.16"), State: state,
+		AttachmentID: nodestate.AttachmentID{ContainerID: "c3", IfName: "net1"}}}
 	u.must(l.Save())
 }
 
 func (u uninstallable) run(args ...string) (code int, stdout, stderr string) {
 	return call(u.Context(), nil, append([]string{
-		"uninstall", "--from", u.to, "--policy", u.policy, "--attachments-dir", u.records, "--state-dir", u.state, "--inventory", u.inventory, "--lease-dir", u.leases,
+		"uninstall", "--from", u.to, "--policy", u.policy, "--attachments-dir", u.records, "--state-dir", u.state, "--inventory", u.inventory, "--lease-dir",
+		u.leases,
 	}, args...)...)
 }
 
-// left are the files below the node's folder, but for what is installed from.
+// left returns the files below the node's folder, except the source of install.
 func (u uninstallable) left() (files []string) {
 	u.Helper()
 	root := filepath.Dir(u.from)
@@ -116,8 +122,7 @@ func TestUninstall(t *testing.T) {
 	}
 }
 
-// TestUninstallRefuses: what pods have, and what is not given back, is kept, and
-// so is a policy that somebody has changed.
+// TestUninstallRefuses: a node in use keeps its files, and a changed policy stays.
 func TestUninstallRefuses(t *testing.T) {
 	for name, tt := range map[string]struct {
 		arrange func(u uninstallable)
@@ -133,7 +138,8 @@ func TestUninstallRefuses(t *testing.T) {
 			u.must(nodestate.AttachmentDir(u.records).SaveRestore(nodestate.Restore{Device: nodestate.AttachedDevice{PCIAddress: "0000:00:06.0"}}))
 		}, "device 0000:00:06.0, not given back yet", "cni/multi-eni/restore/0000:00:06.0.json"},
 		"a bound device": {func(u uninstallable) {
-			u.checkpoint(nodestate.CheckpointDevice{Device: nodestate.Device{NodeENI: "fast", ENIID: "eni-0a1b2c3d4e5f60001", MAC: "02:00:00:00:00:0a", PCIAddress: "0000:00:06.0", Driver: "vfio-pci", Phase: nodestate.PhaseReady}})
+			u.checkpoint(nodestate.CheckpointDevice{Device: nodestate.Device{NodeENI: "fast", ENIID: "eni-0a1b2c3d4e5f60001", MAC: "02:00:00:00:00:0a",
+				PCIAddress: "0000:00:06.0", Driver: "vfio-pci", Phase: nodestate.PhaseReady}})
 		}, "device 0000:00:06.0 of NodeENI fast, bound to vfio-pci", "state/checkpoint.json"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -174,7 +180,7 @@ func TestUninstallRefuses(t *testing.T) {
 	})
 	t.Run("a running daemon", func(t *testing.T) {
 		u := newUninstallable(t)
-		unlock, err := lockStateDir(u.state)
+		unlock, err := install.LockState(u.state)
 		u.must(err)
 		defer unlock()
 		if code, _, stderr := u.run("--force"); code != cli.Failure || !strings.Contains(stderr, "delete its DaemonSet first") {
@@ -183,9 +189,10 @@ func TestUninstallRefuses(t *testing.T) {
 	})
 	t.Run("an installer", func(t *testing.T) {
 		u := newUninstallable(t)
-		unlock, err := lockFolder(u.to)
+		dir, err := os.Open(u.to)
 		u.must(err)
-		defer unlock()
+		defer dir.Close() //nolint:errcheck // opened for its lock
+		u.must(unix.Flock(int(dir.Fd()), unix.LOCK_EX))
 		if code, _, stderr := u.run("--force"); code != cli.Failure || !strings.Contains(stderr, "another install") {
 			t.Errorf("exit code %d, %q", code, stderr)
 		}

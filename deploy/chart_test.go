@@ -13,8 +13,8 @@ import (
 // project is where people read the documents of a packaged chart.
 const project = "https://github.com/multi-eni/multi-eni-cni/blob/main/"
 
-// TestChartStandsAlone: the chart is made of regular files, so that helm packages
-// it without a warning, and its copies are what the rest of deploy/ has.
+// TestChartStandsAlone: the chart has only regular files, so that helm packages it without a
+// warning. Its copies equal the files of deploy/.
 func TestChartStandsAlone(t *testing.T) {
 	originals := map[string]string{
 		"chart/crds": "crd", "chart/monitoring": "components/monitoring",
@@ -48,8 +48,8 @@ func TestChartStandsAlone(t *testing.T) {
 	}
 }
 
-// TestChartLinks: whoever has only the package can follow each link, and each link
-// to a document of the project leads to one.
+// TestChartLinks: each link works from the package alone, and each link to a document of the
+// project leads to one.
 func TestChartLinks(t *testing.T) {
 	markdown, address := regexp.MustCompile(`\]\(([^)]*)\)`), regexp.MustCompile(`https://[^\s)"]+`)
 	for _, file := range []string{"chart/README.md", "chart/Chart.yaml", "chart/templates/NOTES.txt", "chart/monitoring/alerts.yaml"} {

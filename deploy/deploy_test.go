@@ -1,8 +1,9 @@
-// Package deploy has the manifests for a cluster, and shows that each is what it
-// is meant to be. How they act is shown on a real API server, in test/kube.
+// Package deploy tests the manifests for a cluster. test/kube applies them to a real API
+// server.
 package deploy
 
-//go:generate sh -c "mkdir -p chart/monitoring && cp components/monitoring/alerts.yaml components/monitoring/podmonitor.yaml components/monitoring/dashboard.json chart/monitoring"
+//go:generate mkdir -p chart/monitoring
+//go:generate cp components/monitoring/alerts.yaml components/monitoring/podmonitor.yaml components/monitoring/dashboard.json chart/monitoring
 //go:generate go tool -modfile=../test/tools/go.mod helm-docs --chart-search-root=chart --sort-values-order=file --log-level=warning
 
 import (
@@ -36,7 +37,8 @@ import (
 func decode(t *testing.T, path string) []runtime.Object {
 	t.Helper()
 	scheme := runtime.NewScheme()
-	for _, add := range []func(*runtime.Scheme) error{corev1.AddToScheme, appsv1.AddToScheme, batchv1.AddToScheme, rbacv1.AddToScheme, admissionv1.AddToScheme, v1alpha1.AddToScheme} {
+	for _, add := range []func(*runtime.Scheme) error{corev1.AddToScheme, appsv1.AddToScheme, batchv1.AddToScheme, rbacv1.AddToScheme, admissionv1.AddToScheme,
+		v1alpha1.AddToScheme} {
 		if err := add(scheme); err != nil {
 			t.Fatal(err)
 		}
@@ -77,8 +79,8 @@ func documents(t *testing.T, path string) [][]byte {
 	}
 }
 
-// Every file but the generated CRDs, Krew's manifest and what is rendered, the chart among them,
-// which the API server of test/kube reads.
+// Every file is decoded, except the generated CRDs, Krew's manifest and rendered files such as
+// the chart. The API server of test/kube reads those.
 func TestManifestsAreOfTheirTypes(t *testing.T) {
 	seen := 0
 	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
@@ -106,8 +108,7 @@ func rule(group, resource string, verbs ...string) rbacv1.PolicyRule {
 	return rbacv1.PolicyRule{APIGroups: []string{group}, Resources: []string{resource}, Verbs: verbs}
 }
 
-// The whole of what the daemon may do. A right that is added here is one that
-// every node of every cluster gets.
+// All rights of the daemon. Every node of every cluster gets a right that is added here.
 func TestPermissionsAreTheseAndNoMore(t *testing.T) {
 	wantCluster := []rbacv1.PolicyRule{
 		rule("networking.k8s.aws", "nodeenis", "get", "list", "watch"),
@@ -151,13 +152,14 @@ func TestPermissionsAreTheseAndNoMore(t *testing.T) {
 			t.Errorf("%T is no permission", o)
 		}
 	}
-	want := map[string]int{"cluster multi-enid": 2, "cluster multi-enid-device-plugin": 2, "kube-system multi-enid-device-plugin": 2, "default multi-enid-device-plugin": 2, "kube-system multi-enid-own-pod": 2}
+	want := map[string]int{"cluster multi-enid": 2, "cluster multi-enid-device-plugin": 2, "kube-system multi-enid-device-plugin": 2,
+		"default multi-enid-device-plugin": 2, "kube-system multi-enid-own-pod": 2}
 	if diff := cmp.Diff(want, searched); diff != "" {
 		t.Errorf("Roles and bindings by namespace (-want +got):\n%s", diff)
 	}
 }
 
-// The policy warns, and can never keep anybody from anything.
+// The policy warns, and never denies a request.
 func TestPolicyOnlyWarns(t *testing.T) {
 	var policies, bindings int
 	for _, o := range decode(t, "admission/nodeeni-warnings.yaml") {
@@ -184,8 +186,8 @@ func TestPolicyOnlyWarns(t *testing.T) {
 	}
 }
 
-// TestPolicyKeepsToTheOwnNode: what cannot be judged is denied, and of the denials
-// each says so as RBAC does. The labels are those that the daemon searches for.
+// TestPolicyKeepsToTheOwnNode: a request that cannot be judged is denied. Each denial is
+// worded as RBAC's are, and the labels are the daemon's.
 func TestPolicyKeepsToTheOwnNode(t *testing.T) {
 	objects := decode(t, "admission/own-node.yaml")
 	policy, ok := objects[0].(*admissionv1.ValidatingAdmissionPolicy)
@@ -213,8 +215,7 @@ func TestPolicyKeepsToTheOwnNode(t *testing.T) {
 	}
 }
 
-// TestContainers: what every pod that we ship may not do, and that all that it
-// may is a capability with a name.
+// TestContainers: no pod that we ship has a right beyond named capabilities.
 func TestContainers(t *testing.T) {
 	for file, capabilities := range map[string][]corev1.Capability{
 		"installer.yaml":     {"DAC_OVERRIDE"},
@@ -232,7 +233,8 @@ func TestContainers(t *testing.T) {
 				t.Errorf("%s has a %T", file, o)
 				continue
 			}
-			if pod.PriorityClassName != "system-node-critical" || !slices.ContainsFunc(pod.Tolerations, func(t corev1.Toleration) bool { return t.Key == "" && t.Operator == corev1.TolerationOpExists }) {
+			if pod.PriorityClassName != "system-node-critical" ||
+				!slices.ContainsFunc(pod.Tolerations, func(t corev1.Toleration) bool { return t.Key == "" && t.Operator == corev1.TolerationOpExists }) {
 				t.Errorf("%s: priority %q, tolerations %v", file, pod.PriorityClassName, pod.Tolerations)
 			}
 			if token := pod.AutomountServiceAccountToken; pod.ServiceAccountName == "" && (token == nil || *token) {

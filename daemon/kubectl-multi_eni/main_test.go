@@ -12,7 +12,8 @@ import (
 // every system, and no package lacks its files there. `make release` builds it.
 func TestRunsOnLaptops(t *testing.T) {
 	const module = "github.com/multi-eni/multi-eni-cni/"
-	portable := []string{"daemon/internal/cli", "daemon/internal/kube/outside", "daemon/internal/kubectl", "daemon/internal/show", "daemon/kubectl-multi_eni", "pkg/apis/networking/v1alpha1", "pkg/buildinfo", "pkg/device"}
+	portable := []string{"daemon/internal/cli", "daemon/internal/kube/outside", "daemon/internal/kubectl", "daemon/internal/show", "daemon/kubectl-multi_eni",
+		"pkg/apis/networking/v1alpha1", "pkg/buildinfo", "pkg/device"}
 	for _, system := range []string{"linux", "darwin"} {
 		cmd := exec.CommandContext(t.Context(), "go", "list", "-e", "-deps", "-f", "{{.ImportPath}} {{with .Error}}{{.}}{{end}}", ".")
 		cmd.Env = append(os.Environ(), "GOOS="+system, "GOARCH=arm64", "CGO_ENABLED=0")

@@ -1,5 +1,5 @@
-// Package cli is the common edge of our command lines: help that fits a terminal,
-// exit codes, and errors that name the way out.
+// Package cli is the common edge of our command lines: help that fits a terminal, exit
+// codes, and errors that name the way out.
 package cli
 
 import (
@@ -28,13 +28,13 @@ type UsageError struct{ Err error }
 
 func (e *UsageError) Error() string { return e.Err.Error() }
 
-// Unwrap returns what is wrong.
+// Unwrap returns the mistake.
 func (e *UsageError) Unwrap() error { return e.Err }
 
 // Usagef makes a UsageError.
 func Usagef(format string, args ...any) error { return &UsageError{fmt.Errorf(format, args...)} }
 
-// Prepare gives a command and those below it our help, suggestions and --version.
+// Prepare gives a command and all below it our help, suggestions and --version.
 // Call it once, after the last command was added.
 func Prepare(root *cobra.Command, version string) {
 	root.Version = version
@@ -67,7 +67,7 @@ func Prepare(root *cobra.Command, version string) {
 	}
 }
 
-// all are a command and those below it.
+// all returns a command and all commands below it.
 func all(c *cobra.Command) []*cobra.Command {
 	found := []*cobra.Command{c}
 	for _, sub := range c.Commands() {
@@ -92,7 +92,7 @@ func Execute(ctx context.Context, root *cobra.Command, args []string, stderr io.
 	return Failure
 }
 
-// NoArgs refuses whatever is not a flag.
+// NoArgs refuses arguments that are not flags.
 func NoArgs(cmd *cobra.Command, args []string) error {
 	if len(args) > 0 {
 		return Usagef("%s takes no argument %q, only flags", cmd.Name(), args[0])
@@ -100,7 +100,7 @@ func NoArgs(cmd *cobra.Command, args []string) error {
 	return nil
 }
 
-// OneOf refuses a value of a flag that is not among those allowed.
+// OneOf refuses a value of a flag that is not allowed.
 func OneOf(flag, value string, allowed ...string) error {
 	if slices.Contains(allowed, value) {
 		return nil

@@ -8,7 +8,8 @@ import (
 func TestNearest(t *testing.T) {
 	commands := []string{"run", "status", "doctor", "install", "uninstall", "version"}
 	for word, want := range map[string][]string{
-		"stauts": {"status"}, "statu": {"status"}, "doc": {"doctor"}, "instal": {"install"}, "unistall": {"uninstall"}, "Version": {"version"}, "frobnicate": nil, "": nil, "x": nil,
+		"stauts": {"status"}, "statu": {"status"}, "doc": {"doctor"}, "instal": {"install"}, "unistall": {"uninstall"}, "Version": {"version"}, "frobnicate": nil,
+		"": nil, "x": nil,
 	} {
 		if got := Nearest(word, commands); !slices.Equal(got, want) {
 			t.Errorf("%q: %v, want %v", word, got, want)

@@ -9,8 +9,8 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// help writes what a command is and how it is used. It takes the place of cobra's
-// templates: text/template calls methods by name, so that the linker has to keep all.
+// help writes a command's help. It replaces cobra's templates: text/template calls methods
+// by name, so that the linker keeps all of them.
 func help(out io.Writer, c *cobra.Command) {
 	var b strings.Builder
 	about := c.Long

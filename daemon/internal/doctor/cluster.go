@@ -9,19 +9,18 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
 )
 
-// right is one thing that the daemon does in a cluster.
+// right is a set of verbs that the daemon needs in a cluster.
 type right struct {
 	group, resource string
 	verbs           []string
-	// without says what goes undone without it, and how bad that is.
+	// without and level are the consequence of a missing right.
 	without string
 	level   Level
 	// grants is the file below deploy/ that grants it.
 	grants string
 }
 
-// rights are those of the ClusterRoles in deploy/: all that the daemon uses but
-// for pods.
+// rights returns the rights of the ClusterRoles in deploy/. It leaves out pods.
 func rights(o Options) []right {
 	const base = "rbac.yaml"
 	all := []right{
@@ -37,7 +36,7 @@ func rights(o Options) []right {
 	return all
 }
 
-// cluster asks the API server. What cannot be asked leaves the rest unasked.
+// cluster asks the API server. If that does not answer, the rest is not asked.
 func cluster(ctx context.Context, o Options) []Finding {
 	const check = "Kubernetes API"
 	switch {
@@ -48,7 +47,8 @@ func cluster(ctx context.Context, o Options) []Finding {
 	}
 	version, err := o.Cluster.Version(ctx)
 	if err != nil {
-		return fail(check, "see the server's address in the kubeconfig or KUBERNETES_SERVICE_HOST, the network between, and the token; RBAC and CRDs were not looked at", "%v", err)
+		return fail(check, "see the server's address in the kubeconfig or KUBERNETES_SERVICE_HOST, the network between, and the token; RBAC and CRDs were not "+
+			"looked at", "%v", err)
 	}
 	all := ok(check, "%s answers", version)
 	all = append(all, resources(ctx, o)...)
@@ -99,10 +99,11 @@ func (r right) check(ctx context.Context, c Cluster) []Finding {
 	case len(denied) == 0:
 		return ok(name, "%s allowed", strings.Join(r.verbs, ", "))
 	}
-	return []Finding{{Level: r.level, Check: name, Detail: fmt.Sprintf("%s denied: %s", strings.Join(denied, ", "), r.without), Remedy: "run: kubectl apply -f deploy/" + r.grants}}
+	return []Finding{{Level: r.level, Check: name, Detail: fmt.Sprintf("%s denied: %s", strings.Join(denied, ", "), r.without),
+		Remedy: "run: kubectl apply -f deploy/" + r.grants}}
 }
 
-// denied are the verbs that may not be used.
+// denied returns the verbs that the caller may not use.
 func (r right) denied(ctx context.Context, c Cluster, namespace string) (verbs []string, err error) {
 	for _, verb := range r.verbs {
 		allowed, err := c.Allowed(ctx, verb, r.group, r.resource, namespace)
@@ -116,8 +117,8 @@ func (r right) denied(ctx context.Context, c Cluster, namespace string) (verbs [
 	return verbs, nil
 }
 
-// pods asks for the Roles in the namespaces where device plugins are looked for.
-// Whether these exist the daemon may not ask.
+// pods checks the Roles in the namespaces that are searched for device plugins. The daemon
+// may not ask whether a namespace exists.
 func pods(ctx context.Context, o Options) []Finding {
 	const check = "RBAC pods"
 	r := right{resource: "pods", verbs: []string{"list", "delete"}}
@@ -138,7 +139,8 @@ func pods(ctx context.Context, o Options) []Finding {
 		all = ok(check, "%s allowed in %s", strings.Join(r.verbs, ", "), list(may))
 	}
 	if len(mayNot) > 0 {
-		all = append(all, warn(check, "if there is one, apply deploy/rbac.yaml, or a Role in that namespace as in deploy/components/namespaced-pods; else name by --dp-namespaces only those that you use",
+		all = append(all, warn(check, "if there is one, apply deploy/rbac.yaml, or a Role in that namespace as in deploy/components/namespaced-pods; else name "+
+			"by --dp-namespaces only those that you use",
 			"denied in %s: a device plugin there would serve its old config until people restart it", list(mayNot))...)
 	}
 	return all
@@ -151,7 +153,8 @@ func node(ctx context.Context, o Options) []Finding {
 	case err != nil:
 		return fail(check, "see the RBAC findings above", "%s cannot be read: %v", o.NodeName, err)
 	case !exists:
-		return fail(check, "--node-name or NODE_NAME must be the Node's name, in a pod by fieldRef spec.nodeName; nothing is removed meanwhile", "there is no Node %s", o.NodeName)
+		return fail(check, "--node-name or NODE_NAME must be the Node's name, in a pod by fieldRef spec.nodeName; nothing is removed meanwhile",
+			"there is no Node %s", o.NodeName)
 	}
 	return ok(check, "%s exists", o.NodeName)
 }

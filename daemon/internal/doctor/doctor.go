@@ -1,6 +1,5 @@
-// Package doctor looks at a node once and says what would keep the daemon, the
-// plugin or the device plugin from their work, and what to do about it. It
-// changes nothing.
+// Package doctor looks at a node once. It reports faults that keep the daemon, the plugin or
+// the device plugin from their work, each with its remedy. It changes nothing.
 package doctor
 
 import (
@@ -10,6 +9,7 @@ import (
 	"time"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/driver"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/hostnet"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/orphan"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/pluginrestart"
@@ -21,7 +21,7 @@ type Level string
 
 // The levels of a finding.
 const (
-	// OK: as it should be, or without meaning here.
+	// OK: as it should be, or not needed here.
 	OK Level = "ok"
 	// Warn: something is not done, or may not be; the rest works.
 	Warn Level = "warn"
@@ -29,12 +29,12 @@ const (
 	Fail Level = "FAIL"
 )
 
-// Finding is what one check has found.
+// Finding is a result of one check.
 type Finding struct {
 	Level Level `json:"level"`
-	// Check names what was looked at.
+	// Check is the subject, such as kubelet.
 	Check string `json:"check"`
-	// Detail is what was seen.
+	// Detail is the observation.
 	Detail string `json:"detail"`
 	// Remedy is the way out; "" when Level is OK.
 	Remedy string `json:"remedy,omitempty"`
@@ -60,54 +60,51 @@ func Failed(all []Finding) int {
 	return n
 }
 
-// checkTimeout bounds one check, so that a doctor who asks somebody that does
-// not answer goes on with the others.
+// checkTimeout bounds one check, so that one without an answer does not hold up the others.
 const checkTimeout = 20 * time.Second
 
 // Cluster is the Kubernetes API, asked as this node's daemon.
 type Cluster interface {
-	// Version is the server's, such as v1.36.3.
+	// Version returns the server's version, such as v1.36.3.
 	Version(ctx context.Context) (string, error)
-	// Resources are those that the server has in our API group and version, by
-	// their plural; none when it does not know the group.
+	// Resources returns the plural names of the served resources of our API group and version;
+	// none if the server does not know the group.
 	Resources(ctx context.Context) ([]string, error)
 	// Allowed says whether the caller may use the verb on a resource ("nodes",
-	// "eninodestates/status") of an API group, in one namespace or, with "", in
-	// all.
+	// "eninodestates/status") of an API group, in one namespace, or with "" in all.
 	Allowed(ctx context.Context, verb, group, resource, namespace string) (bool, error)
 	// NodeExists says whether there is a Node object of this node's name.
 	NodeExists(ctx context.Context) (bool, error)
 }
 
-// Options are the node, and how it is looked at. All are needed but where it
-// says so. Functions are called with a context that ends in time.
+// Options are the node, and the functions that look at it. Fields are required unless they
+// say otherwise. Functions get a context with a deadline.
 type Options struct {
 	NodeName, BootID string
-	// Source is where the NodeENIs are, as the flag has it.
+	// Source is the value of --nodeeni-source.
 	Source string
-	// Cluster is nil where there is none; then nothing of it is asked.
-	// ClusterErr says why a cluster cannot be asked at all.
+	// Cluster is nil without a cluster. ClusterErr says why it cannot be asked at all.
 	Cluster    Cluster
 	ClusterErr error
-	// StartupTaint says that the daemon is to take one from its Node.
+	// StartupTaint says that the daemon removes a taint from its Node.
 	StartupTaint bool
-	// Namespaces are those that are searched for device plugins.
+	// Namespaces are searched for device plugins.
 	Namespaces []string
-	// Drivers are the userspace drivers that NodeENIs want on this node, each
-	// with the NodeENIs' names.
+	// Drivers returns the userspace drivers that NodeENIs want on this node, each with the
+	// NodeENIs' names.
 	Drivers func(context.Context) (map[string][]string, error)
 	// ENIs asks IMDS.
 	ENIs func(context.Context) ([]vpc.ENI, error)
-	// EC2 is nil where nobody manages addresses; then EC2 is not asked.
+	// EC2 is nil if the daemon does not manage addresses.
 	EC2 EC2
-	// HostLinks are the links of this network namespace.
-	HostLinks func() ([]HostLink, error)
+	// HostLinks returns the links of this network namespace.
+	HostLinks func() ([]hostnet.HostLink, error)
 	// HostRoot is the host's root folder as far as it is mounted, for etc, run and usr.
 	HostRoot string
-	// SourceRouting says that the daemon is to make rules and routes.
+	// SourceRouting says that the daemon makes rules and routes.
 	SourceRouting bool
-	// Kubelet asks the podresources API; nil where there is no kubelet.
-	// DevicePlugin looks for the device plugin; nil where others restart it.
+	// Kubelet asks the podresources API; nil without a kubelet. DevicePlugin looks for the
+	// device plugin; nil if others restart it.
 	Kubelet      func(context.Context) (inventory.Kubelet, error)
 	DevicePlugin func(context.Context) (pluginrestart.PluginReport, error)
 	// PluginVersion runs the plugin's VERSION.
@@ -117,16 +114,14 @@ type Options struct {
 	// Running says whether the daemon of this node answers.
 	Running func(context.Context) (bool, error)
 
-	// DriverPolicy is what the daemon may do to bind a device. Dev is the host's
-	// /dev, and ModulesRoot has its lib/modules.
+	// DriverPolicy is the daemon's. Dev is the host's /dev, and ModulesRoot has its lib/modules.
 	DriverPolicy     driver.Policy
 	Dev, ModulesRoot string
 
 	PCIDPConfig, Inventory, StateDir, AttachmentsDir, LeaseDir, Sysfs, Policy, BinDir string
 }
 
-// Run carries out all checks, one after the other. Of those that ctx ends, the
-// findings say so.
+// Run carries out all checks, one after the other. A check that ctx ends gives a finding.
 func Run(ctx context.Context, o Options) []Finding {
 	var all []Finding
 	for _, check := range []func(context.Context, Options) []Finding{
@@ -189,7 +184,8 @@ func kubelet(ctx context.Context, o Options) []Finding {
 	}
 	known, err := o.Kubelet(ctx)
 	if err != nil {
-		return fail(check, "mount the host's /var/lib/kubelet/pod-resources, or correct --podresources-socket; until then no device is taken from its pod, but a restart cannot be verified either",
+		return fail(check, "mount the host's /var/lib/kubelet/pod-resources, or correct --podresources-socket; until then no device is taken from its pod, but "+
+			"a restart cannot be verified either",
 			"its podresources API cannot be asked: %v", err)
 	}
 	return ok(check, "podresources answers, resources with devices: %d", len(known.Allocatable))

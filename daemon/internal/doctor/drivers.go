@@ -18,8 +18,7 @@ import (
 
 const vfioPCI = "vfio-pci"
 
-// drivers looks at what userspace drivers need, where a NodeENI wants one or the
-// daemon has bound a device to one.
+// drivers checks the needs of each userspace driver that a NodeENI wants or a device has.
 func drivers(ctx context.Context, o Options) []Finding {
 	const check = "drivers"
 	wanted, err := o.Drivers(ctx)
@@ -54,9 +53,8 @@ func drivers(ctx context.Context, o Options) []Finding {
 	return append(all, nodes(facts, o)...)
 }
 
-// bound are the userspace drivers that devices have by the checkpoint, each with
-// these devices' ENIs. What the checkpoint does not say, or cannot be read, is
-// left to the other checks.
+// bound returns the userspace drivers of devices in the checkpoint, each with the devices'
+// ENIs. It returns none if the checkpoint cannot be read; another check reports that.
 func bound(o Options) map[string][]string {
 	drivers := map[string][]string{}
 	c, err := nodestate.ReadCheckpoint(nodestate.CheckpointPath(o.StateDir))
@@ -90,8 +88,8 @@ func loaded(name, users string, facts driver.Facts, o Options) []Finding {
 	return fail(check, modprobe+"; or give multi-enid --load-modules and the host's /lib/modules", "%s is not loaded, which %s wants", name, users)
 }
 
-// iommu looks for what vfio-pci needs to keep a program from the memory of
-// others, and for what it takes to do without.
+// iommu looks for an IOMMU, which keeps a program from the memory of others, or else for
+// vfio's mode without one.
 func iommu(facts driver.Facts, o Options) []Finding {
 	const check = "IOMMU"
 	const remedy = "use an instance type with an IOMMU (bare metal) and boot its kernel with intel_iommu=on or amd_iommu=on"
@@ -118,9 +116,8 @@ func iommu(facts driver.Facts, o Options) []Finding {
 	return ok(check, "there is none; multi-enid switches vfio's mode without one on when it binds a device, as --allow-unsafe-noiommu says")
 }
 
-// hasIOMMU says whether any PCI function is in a group of an IOMMU: where there
-// is one, every function of the machine is behind it or none. vfio makes groups
-// too, in its mode without an IOMMU.
+// hasIOMMU says whether a PCI function is in a group of an IOMMU. An IOMMU has all functions
+// of the machine behind it. vfio makes groups too, in its mode without an IOMMU.
 func hasIOMMU(f sysfs.FS, addrs []device.PCIAddress, facts driver.Facts) (bool, error) {
 	for _, addr := range addrs {
 		fn, err := f.PCI(addr)
@@ -137,8 +134,8 @@ func hasIOMMU(f sysfs.FS, addrs []device.PCIAddress, facts driver.Facts) (bool, 
 	return false, nil
 }
 
-// nodes looks for the folder of vfio's groups. They are not opened: a program
-// that did at that moment would fail.
+// nodes looks for the folder of vfio's groups. It opens none: a program that opened the group
+// at that moment would fail.
 func nodes(facts driver.Facts, o Options) []Finding {
 	const check = "vfio nodes"
 	folder := filepath.Join(o.Dev, "vfio")
@@ -149,6 +146,7 @@ func nodes(facts driver.Facts, o Options) []Finding {
 	case errors.Is(err, fs.ErrNotExist) && !facts.Loaded[vfioPCI]:
 		return ok(check, "%s is not there yet; it comes with vfio-pci", folder)
 	}
-	return fail(check, "mount the host's /dev/vfio there (hostPath, and a privileged container), or correct --dev; until then no device is taken back from vfio-pci, since a program may use it",
+	return fail(check, "mount the host's /dev/vfio there (hostPath, and a privileged container), or correct --dev; until then no device is taken back from "+
+		"vfio-pci, since a program may use it",
 		"who uses a device cannot be seen: %v", err)
 }

@@ -13,14 +13,14 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
 )
 
-// EC2 is awsnode.EC2.
+// EC2 has the questions to EC2. They change nothing.
 type EC2 interface {
 	Describe(ctx context.Context) ([]vpc.Attached, error)
 	Permissions(ctx context.Context, eni device.ENIID) []vpc.Permission
 }
 
-// managed looks at what --manage-addresses needs: a way to EC2, the tag of each ENI,
-// and the rights to change its addresses.
+// managed checks the needs of --manage-addresses: a way to EC2, the tag of each ENI, and the
+// rights to change its addresses.
 func managed(ctx context.Context, o Options) []Finding {
 	const check = "EC2"
 	if o.EC2 == nil {
@@ -70,8 +70,7 @@ func tags(o Options, enis []vpc.Attached) (all []Finding) {
 	return all
 }
 
-// changes asks for the rights to change an ENI that has the tag: what holds for one
-// does for all.
+// changes asks for the rights to change one tagged ENI. All tagged ENIs have the same.
 func changes(ctx context.Context, o Options, enis []vpc.Attached) []Finding {
 	const check = "EC2 rights"
 	i := slices.IndexFunc(enis, func(e vpc.Attached) bool { return e.NodeENI != "" })
@@ -97,14 +96,16 @@ func changes(ctx context.Context, o Options, enis []vpc.Attached) []Finding {
 		all = ok(check, "%s allowed on %s", strings.Join(may, ", "), enis[i].ID)
 	}
 	if silent != nil { // the API's model has no dry run for them
-		all = append(all, ok(check, "%s: EC2 answers no dry run; multi-enid status shows EC2Forbidden once one is denied, compare the role's policy with deploy/iam/multi-enid.json",
+		all = append(all, ok(check, "%s: EC2 answers no dry run; multi-enid status shows EC2Forbidden once one is denied, compare the role's policy with "+
+			"deploy/iam/multi-enid.json",
 			strings.Join(silent, ", "))...)
 	}
 	if mayNot != nil {
 		all = append(all, fail(check, remedy+"; it reaches ENIs that have the tag "+vpc.NodeENITag, "%s denied on %s", strings.Join(mayNot, ", "), enis[i].ID)...)
 	}
 	if unknown != nil {
-		all = append(all, warn(check, "compare the role's policy with deploy/iam/multi-enid.json; multi-enid status shows EC2Forbidden once one is denied", "EC2 does not say of %s whether they are allowed", strings.Join(unknown, ", "))...)
+		all = append(all, warn(check, "compare the role's policy with deploy/iam/multi-enid.json; multi-enid status shows EC2Forbidden once one is denied",
+			"EC2 does not say of %s whether they are allowed", strings.Join(unknown, ", "))...)
 	}
 	return all
 }

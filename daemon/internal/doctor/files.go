@@ -47,7 +47,7 @@ func config(_ context.Context, o Options) []Finding {
 	return ok(check, "%s is a plain file in a writable folder", o.PCIDPConfig)
 }
 
-// writable says why files cannot be made in the folder; nil when they can.
+// writable says why files cannot be made in the folder; nil if they can.
 func writable(check, folder string) []Finding {
 	info, err := os.Stat(folder)
 	switch {
@@ -84,7 +84,8 @@ func inventoryFile(_ context.Context, o Options) []Finding {
 	for _, d := range inv.Devices {
 		phases[d.Phase]++
 	}
-	detail := fmt.Sprintf("devices: %d ready, %d pending, %d draining", phases[nodestate.PhaseReady], phases[nodestate.PhasePending], phases[nodestate.PhaseDraining])
+	detail := fmt.Sprintf("devices: %d ready, %d pending, %d draining", phases[nodestate.PhaseReady], phases[nodestate.PhasePending],
+		phases[nodestate.PhaseDraining])
 	if n := len(inv.Problems); n > 0 {
 		return warn(check, "multi-enid status shows them", "%s; problems: %d", detail, n)
 	}
@@ -102,7 +103,8 @@ func stateDir(_ context.Context, o Options) []Finding {
 	switch _, err := nodestate.ReadCheckpoint(path); {
 	case err == nil, errors.Is(err, fs.ErrNotExist):
 	case errors.Is(err, nodestate.ErrOtherVersion):
-		f = append(f, warn(check, "run the version of multi-enid that wrote it; another one keeps the file, and acts only upon as much of it as it understands", "%v", err)...)
+		f = append(f, warn(check, "run the version of multi-enid that wrote it; another one keeps the file, and acts only upon as much of it as it understands",
+			"%v", err)...)
 	case errors.Is(err, nodestate.ErrCorrupt):
 		f = append(f, warn(check, "multi-enid finds the devices again and writes it anew when it runs", "%v", err)...)
 	default:
@@ -137,8 +139,7 @@ func attachments(_ context.Context, o Options) []Finding {
 	return append(ok(check, "%s: %d, of pods of this boot: %d", o.AttachmentsDir, len(all), held), found...)
 }
 
-// ownFolder looks at a folder that only root should write. One that does not
-// exist is made when it is needed.
+// ownFolder looks at a folder that only root should write. The daemon makes a missing one.
 func ownFolder(check, path string) []Finding {
 	info, err := os.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -171,20 +172,21 @@ func sysfsTree(_ context.Context, o Options) []Finding {
 	return ok(check, "%s, PCI functions: %d", o.Sysfs, len(addresses))
 }
 
-// servedEntries are the entries of the device plugin's config on which plugins
-// with these prefixes end. A running daemon takes them out.
+// servedEntries reports entries of the device plugin's config that make a plugin with these
+// prefixes exit. A running daemon removes them.
 func servedEntries(o Options, prefixes []string) []Finding {
 	content, err := os.ReadFile(o.PCIDPConfig)
 	if err != nil {
-		return nil // said by another check
+		return nil // another check reports it
 	}
 	r, err := pcidp.Render(content, nil, nil, pcidp.Node{Prefixes: prefixes})
 	if err != nil {
-		return nil // so is that
+		return nil // likewise
 	}
 	var all []Finding
 	for _, l := range r.LeftOut[:min(len(r.LeftOut), 5)] {
-		all = append(all, warn("device plugin", "correct the entry, or start multi-enid run, which takes it out and keeps a copy", "entry %.200s of %s %.200s", l.Entry, o.PCIDPConfig, l.Cause)...)
+		all = append(all, warn("device plugin", "correct the entry, or start multi-enid run, which takes it out and keeps a copy", "entry %.200s of %s %.200s",
+			l.Entry, o.PCIDPConfig, l.Cause)...)
 	}
 	return all
 }

@@ -13,22 +13,6 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// HostLink is a device's own link in the host, not a VLAN or bridge on top of it.
-type HostLink struct {
-	hostnet.Link
-	// Addresses and Routes are descriptions. Addresses has none that is link-local. Routes has
-	// the main table's default routes and its other routes of protocol dhcp or ra.
-	Addresses, Routes []string
-	// AcceptRA and Forwarding are the kernel's IPv6 settings; "" without IPv6.
-	AcceptRA, Forwarding string
-}
-
-// acceptsRA says whether the kernel takes routes from router advertisements (ip-sysctl of
-// the kernel).
-func (l HostLink) acceptsRA() bool {
-	return l.AcceptRA == "2" || l.AcceptRA == "1" && l.Forwarding == "0"
-}
-
 const (
 	hostNetworkCheck = "host network"
 	// elsewhere is where the host's files can be seen.
@@ -83,10 +67,10 @@ func names(managers []hostnet.Manager) (all []string) {
 
 // primaryLink finds the primary ENI's link by the MAC from IMDS. If it finds none, why says
 // the reason; else why is "".
-func primaryLink(ctx context.Context, o Options, links []HostLink) (primary HostLink, why string) {
+func primaryLink(ctx context.Context, o Options, links []hostnet.HostLink) (primary hostnet.HostLink, why string) {
 	enis, err := o.ENIs(ctx)
 	if err != nil {
-		return HostLink{}, "the primary ENI is not known, for the instance metadata cannot be read"
+		return hostnet.HostLink{}, "the primary ENI is not known, for the instance metadata cannot be read"
 	}
 	var mac device.MAC
 	for _, e := range enis {
@@ -95,22 +79,22 @@ func primaryLink(ctx context.Context, o Options, links []HostLink) (primary Host
 		}
 	}
 	if mac == "" {
-		return HostLink{}, "the instance metadata name no primary ENI"
+		return hostnet.HostLink{}, "the instance metadata name no primary ENI"
 	}
-	var found []HostLink
+	var found []hostnet.HostLink
 	for _, l := range links {
 		if l.MAC == mac.String() {
 			found = append(found, l)
 		}
 	}
 	if len(found) != 1 {
-		return HostLink{}, fmt.Sprintf("%d links have the MAC %s of the primary ENI", len(found), mac)
+		return hostnet.HostLink{}, fmt.Sprintf("%d links have the MAC %s of the primary ENI", len(found), mac)
 	}
 	return found[0], ""
 }
 
 // declaredLinks checks the links of NodeENIs that are in the host.
-func declaredLinks(o Options, links []HostLink, primary HostLink, advice string) []Finding {
+func declaredLinks(o Options, links []hostnet.HostLink, primary hostnet.HostLink, advice string) []Finding {
 	inv, err := nodestate.ReadInventory(o.Inventory)
 	if err != nil || inv.BootID != o.BootID {
 		return ok(hostNetworkCheck, "links of NodeENIs are not looked at without an inventory")
@@ -123,10 +107,10 @@ func declaredLinks(o Options, links []HostLink, primary HostLink, advice string)
 				continue
 			}
 			seen++
-			if clutter := l.clutter(); clutter != "" {
+			if clutter := l.Clutter(); clutter != "" {
 				bad = append(bad, fmt.Sprintf("link %s of NodeENI %s: %s", l.Name, d.NodeENI, clutter))
 			}
-			if l.acceptsRA() {
+			if l.AcceptsRA() {
 				learning = append(learning, fmt.Sprintf("%s of NodeENI %s (accept_ra %s, forwarding %s)", l.Name, d.NodeENI, l.AcceptRA, l.Forwarding))
 			}
 		}
@@ -137,22 +121,13 @@ func declaredLinks(o Options, links []HostLink, primary HostLink, advice string)
 	}
 	if len(learning) > 0 {
 		all = append(all, warn(hostNetworkCheck, "let the daemon switch that off, by a writable mount of the host's /proc/sys/net as in deploy/daemon.yaml, "+
-			"or set net.ipv6.conf.default.accept_ra=0 on the host", "the kernel takes addresses and default routes from router advertisements on %s", strings.Join(learning, "; "))...)
+			"or set net.ipv6.conf.default.accept_ra=0 on the host", "the kernel takes addresses and default routes from router advertisements on %s",
+			strings.Join(learning, "; "))...)
 	}
 	if len(all) > 0 {
 		return all
 	}
 	return ok(hostNetworkCheck, "links of NodeENIs in the host: %d, none with a host address, a default route or router advertisements", seen)
-}
-
-// clutter describes the host addresses and the routes of the link; "" for none. An ENI for
-// pods should have none.
-func (l HostLink) clutter() string {
-	var parts []string
-	if len(l.Addresses) > 0 {
-		parts = append(parts, "host address "+strings.Join(l.Addresses, ", "))
-	}
-	return strings.Join(append(parts, l.Routes...), ", ")
 }
 
 func foreignManaged(o Options, advice string) []Finding {
@@ -163,14 +138,15 @@ func foreignManaged(o Options, advice string) []Finding {
 	case err != nil:
 		return warn(hostNetworkCheck, "run doctor on the host itself", "networkd.conf cannot be read: %v", err)
 	case len(on) > 0:
-		return warn(hostNetworkCheck, advice, "systemd-networkd removes rules and routes that others have made, when a link comes back or is configured again (%s)", strings.Join(on, ", "))
+		return warn(hostNetworkCheck, advice,
+			"systemd-networkd removes rules and routes that others have made, when a link comes back or is configured again (%s)", strings.Join(on, ", "))
 	}
 	return ok(hostNetworkCheck, "systemd-networkd leaves rules and routes of others alone")
 }
 
 // primaryManaged checks whether a file keeps the manager off the primary ENI. alone says
 // that no other manager runs that could configure it.
-func primaryManaged(o Options, m hostnet.Manager, primary HostLink, advice string, alone bool) []Finding {
+func primaryManaged(o Options, m hostnet.Manager, primary hostnet.HostLink, advice string, alone bool) []Finding {
 	verdict := map[hostnet.Manager]func() (hostnet.Verdict, error){
 		hostnet.Networkd: func() (hostnet.Verdict, error) { return hostnet.NetworkdVerdict(os.DirFS(o.HostRoot), primary.Link) },
 		hostnet.NetworkManager: func() (hostnet.Verdict, error) {

@@ -30,7 +30,7 @@ func binary(ctx context.Context, o Options) []Finding {
 	return ok(check, "%s: %s", path, version)
 }
 
-// policy compares the plugin's policy with where the daemon writes and looks.
+// policy compares the paths of the plugin's policy with the daemon's.
 func policy(_ context.Context, o Options) []Finding {
 	const check = "policy"
 	data, err := nodestate.ReadTrusted(o.Policy)

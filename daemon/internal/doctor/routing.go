@@ -7,7 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// routing looks at what --source-routing needs besides links.
+// routing checks the capability that --source-routing needs.
 func routing(_ context.Context, o Options) []Finding {
 	const check = "source routing"
 	if !o.SourceRouting {
@@ -18,7 +18,8 @@ func routing(_ context.Context, o Options) []Finding {
 	case err != nil:
 		return warn(check, "see the Problem SourceRoutingFailed of multi-enid status", "it cannot be told whether rules may be made: %v", err)
 	case !may:
-		return fail(check, "give the daemon's container the capability NET_ADMIN, as deploy/daemon.yaml does, and run doctor in it", "rules and routes cannot be made: NET_ADMIN is missing")
+		return fail(check, "give the daemon's container the capability NET_ADMIN, as deploy/daemon.yaml does, and run doctor in it",
+			"rules and routes cannot be made: NET_ADMIN is missing")
 	}
 	return ok(check, "rules and routes may be made")
 }

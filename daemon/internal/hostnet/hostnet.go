@@ -1,6 +1,7 @@
 // Package hostnet knows systemd-networkd and NetworkManager, the network managers of hosts.
 // It returns the files that keep them off ENIs, and finds out from their files whether they
-// leave a link alone. It is pure: it reads only trees that it is given, and writes nothing.
+// leave a link alone. It writes nothing. Only HostLinks asks the kernel; the rest reads
+// trees that it is given.
 package hostnet
 
 import (

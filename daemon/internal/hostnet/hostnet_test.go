@@ -97,11 +97,13 @@ func TestFilesRefuse(t *testing.T) {
 
 func TestAdvice(t *testing.T) {
 	got := Advice([]Manager{NetworkManager}, "ens5", "ena")
-	want := `for NetworkManager write /etc/NetworkManager/conf.d/80-multi-eni.conf: '[keyfile]\nunmanaged-devices=driver:ena;except:interface-name:ens5\n', then run ` + "`nmcli general reload`"
+	want := `for NetworkManager write /etc/NetworkManager/conf.d/80-multi-eni.conf: '[keyfile]\nunmanaged-devices=driver:ena;except:interface-name:ens5\n', ` +
+		`then run ` + "`nmcli general reload`"
 	if got != want {
 		t.Errorf("%s\nwant %s", got, want)
 	}
-	if got := Advice(nil, "ens5", "ena"); strings.Count(got, "write /etc/systemd/network/05-multi-eni.network") != 1 || strings.Count(got, "write /etc/NetworkManager/") != 1 || strings.Contains(got, "\n") {
+	if got := Advice(nil, "ens5", "ena"); strings.Count(got, "write /etc/systemd/network/05-multi-eni.network") != 1 ||
+		strings.Count(got, "write /etc/NetworkManager/") != 1 || strings.Contains(got, "\n") {
 		t.Errorf("without a manager: %q", got)
 	}
 }
@@ -201,7 +203,8 @@ func TestNetworkManagerVerdict(t *testing.T) {
 			map[string]string{main: "[keyfile]\nunmanaged-devices=mac:02:00:00:00:00:02\n", conf: "[keyfile]\nunmanaged-devices+=ens5\n"},
 			Verdict{Unmanaged: true, File: "/" + conf},
 		},
-		"of /usr/lib, before":   {map[string]string{"usr/lib/NetworkManager/conf.d/99-z.conf": "[keyfile]\nunmanaged-devices=*\n", main: "[keyfile]\nunmanaged-devices=none\n"}, Verdict{}},
+		"of /usr/lib, before": {map[string]string{"usr/lib/NetworkManager/conf.d/99-z.conf": "[keyfile]\nunmanaged-devices=*\n",
+			main: "[keyfile]\nunmanaged-devices=none\n"}, Verdict{}},
 		"unknown condition":     {map[string]string{conf: "[keyfile]\nunmanaged-devices=s390-subchannels:0.0.1\n"}, Verdict{Unsure: []string{"/" + conf}}},
 		"of another section":    {map[string]string{conf: "[main]\nunmanaged-devices=*\n"}, Verdict{}},
 		"its name, and exactly": {map[string]string{conf: "[keyfile]\nunmanaged-devices=interface-name:=ens5\n"}, Verdict{Unmanaged: true, File: "/" + conf}},
@@ -224,10 +227,12 @@ func TestForeignManaged(t *testing.T) {
 		"by default":      {nil, []string{rules, routes}},
 		"as Bottlerocket": {map[string]string{"usr/lib/systemd/networkd.conf.d/80-release.conf": "[Network]\n" + routes + "=no\n" + rules + "=no\n"}, nil},
 		"a later name wins": {map[string]string{
-			"usr/lib/systemd/networkd.conf.d/90-a.conf": "[Network]\n" + routes + "=yes\n", "etc/systemd/networkd.conf.d/80-b.conf": "[Network]\n" + routes + "=no\n" + rules + "=off\n",
+			"usr/lib/systemd/networkd.conf.d/90-a.conf": "[Network]\n" + routes + "=yes\n",
+			"etc/systemd/networkd.conf.d/80-b.conf":     "[Network]\n" + routes + "=no\n" + rules + "=off\n",
 		}, []string{routes}},
-		"the main file":   {map[string]string{"etc/systemd/networkd.conf": "[Network]\n" + routes + "=0\n#" + rules + "=no\n"}, []string{rules}},
-		"the same name":   {map[string]string{"usr/lib/systemd/networkd.conf.d/80-a.conf": "[Network]\n" + routes + "=no\n" + rules + "=no\n", "etc/systemd/networkd.conf.d/80-a.conf": ""}, []string{rules, routes}},
+		"the main file": {map[string]string{"etc/systemd/networkd.conf": "[Network]\n" + routes + "=0\n#" + rules + "=no\n"}, []string{rules}},
+		"the same name": {map[string]string{"usr/lib/systemd/networkd.conf.d/80-a.conf": "[Network]\n" + routes + "=no\n" + rules + "=no\n",
+			"etc/systemd/networkd.conf.d/80-a.conf": ""}, []string{rules, routes}},
 		"another section": {map[string]string{"etc/systemd/networkd.conf": "[DHCPv4]\n" + routes + "=no\n" + rules + "=no\n"}, []string{rules, routes}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -263,7 +268,8 @@ func TestRunning(t *testing.T) {
 		want  []Manager
 		known bool
 	}{
-		"networkd":       {fstest.MapFS{"fs/cgroup/system.slice/systemd-networkd.service": dir(), "fs/cgroup/system.slice/sshd.service": dir()}, []Manager{Networkd}, true},
+		"networkd": {fstest.MapFS{"fs/cgroup/system.slice/systemd-networkd.service": dir(), "fs/cgroup/system.slice/sshd.service": dir()},
+			[]Manager{Networkd}, true},
 		"NetworkManager": {fstest.MapFS{"fs/cgroup/systemd/system.slice/NetworkManager.service": dir()}, []Manager{NetworkManager}, true},
 		"neither":        {fstest.MapFS{"fs/cgroup/system.slice/sshd.service": dir()}, nil, true},
 		"not to be seen": {fstest.MapFS{"fs/cgroup/cgroup.controllers": &fstest.MapFile{}}, nil, false},

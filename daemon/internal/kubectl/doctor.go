@@ -53,7 +53,7 @@ is 1 if a check has failed.`,
 	return cmd
 }
 
-// daemons are the running daemons of the nodes that were named, or of all.
+// daemons returns the running daemons of the named nodes, or of all.
 func daemons(ctx context.Context, cluster Cluster, nodes []string) ([]outside.Pod, error) {
 	pods, err := cluster.DaemonPods(ctx)
 	if err != nil {

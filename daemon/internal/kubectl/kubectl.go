@@ -1,6 +1,5 @@
-// Package kubectl is the plugin for kubectl: it shows what the nodes of a cluster
-// report of their ENIs. It runs on people's own machines, so it compiles on every
-// system that kubectl runs on.
+// Package kubectl is the plugin for kubectl. It shows the ENINodeStates of a cluster. It
+// compiles on every system that kubectl runs on.
 package kubectl
 
 import (
@@ -32,11 +31,11 @@ type Program struct {
 	Exec func(ctx context.Context, args []string, stdout, stderr io.Writer) error
 }
 
-// Cluster is what is asked of a cluster.
+// Cluster has the questions to a cluster.
 type Cluster interface {
-	// NodeStates are the ENINodeStates of all nodes.
+	// NodeStates returns the ENINodeStates of all nodes.
 	NodeStates(ctx context.Context) ([]v1alpha1.ENINodeState, error)
-	// DaemonPods are the pods of the daemon, in all namespaces.
+	// DaemonPods returns the pods of the daemon, in all namespaces.
 	DaemonPods(ctx context.Context) ([]outside.Pod, error)
 }
 
@@ -52,7 +51,7 @@ func (p Program) Main(ctx context.Context, args []string) int {
 	return cli.Execute(ctx, root, args, p.Stderr)
 }
 
-// flags are those of all commands.
+// flags are the flags of all commands.
 type flags struct {
 	kubeconfig, context, namespace string
 }
@@ -88,8 +87,8 @@ func (p Program) connect(f *flags) (cluster Cluster, namespace string, err error
 	return client, client.Namespace, nil
 }
 
-// selected are the states of the nodes that were named; all if none was. A name
-// without a state is an error that names near ones.
+// selected returns the states of the named nodes, or all without a name. The error for an
+// unknown name has similar names.
 func selected(states []v1alpha1.ENINodeState, nodes []string) ([]v1alpha1.ENINodeState, error) {
 	if len(nodes) == 0 {
 		return states, nil

@@ -37,7 +37,8 @@ func twoNodes() world {
 		states: []v1alpha1.ENINodeState{
 			state("node-a", v1alpha1.ENINodeStateStatus{
 				Devices: []v1alpha1.DeviceState{
-					{ENIID: "eni-00000000000000001", NodeENI: "dataplane-a", Phase: "ready", PCIAddress: "0000:00:06.0", InterfaceName: "eth1", Addresses: []string{"10.0.1.15/24"}, Holders: []string{"shop/web-0", "shop/web-1"}},
+					{ENIID: "eni-00000000000000001", NodeENI: "dataplane-a", Phase: "ready", PCIAddress: "0000:00:06.0", InterfaceName: "eth1",
+						Addresses: []string{"10.0.1.15/24"}, Holders: []string{"shop/web-0", "shop/web-1"}},
 					{ENIID: "eni-00000000000000002", NodeENI: "dataplane-b", Phase: "ready", PCIAddress: "0000:00:07.0", Driver: "vfio-pci", ResourceName: "intel.com/fast"},
 				},
 				DevicePlugin: &v1alpha1.DevicePluginState{State: "Serving", Pods: []string{"kube-system/sriovdp-x"}},
@@ -92,7 +93,8 @@ func TestStatus(t *testing.T) {
 		args      []string
 		want, not []string
 	}{
-		{[]string{"--node", "node-a"}, []string{"Node node-a", "eni-00000000000000001  dataplane-a", "shop/web-1", "(vfio-pci)", "No problems.", "DevicesReady:"}, []string{"node-b"}},
+		{[]string{"--node", "node-a"}, []string{"Node node-a", "eni-00000000000000001  dataplane-a", "shop/web-1", "(vfio-pci)", "No problems.", "DevicesReady:"},
+			[]string{"node-b"}},
 		{[]string{"--all"}, []string{"Node node-a", "Node node-b", "NotAttached dataplane-a: no ENI is attached"}, nil},
 		{[]string{"-o", "json"}, []string{`"kind": "ENINodeStateList"`, `"name": "node-b"`, `"devices": [`}, []string{"noise"}},
 		{[]string{"-o", "yaml", "--node=node-a"}, []string{"kind: ENINodeStateList", "eniID: eni-00000000000000002"}, []string{"node-b"}},
@@ -149,7 +151,8 @@ func TestDoctor(t *testing.T) {
 		t.Errorf("exit code %d, %q, %q, %q", code, kubectl, stdout, stderr)
 	}
 	code, stdout, stderr, kubectl = call(t, twoNodes(), "doctor", "--all")
-	if code != cli.Failure || len(kubectl) != 2 || !strings.Contains(stderr, "1 of 2 nodes") || !strings.HasPrefix(stdout, "Node node-a:\nok    all\n\nNode node-b:\n") {
+	if code != cli.Failure || len(kubectl) != 2 || !strings.Contains(stderr, "1 of 2 nodes") ||
+		!strings.HasPrefix(stdout, "Node node-a:\nok    all\n\nNode node-b:\n") {
 		t.Errorf("exit code %d, %q, %q, %q", code, kubectl, stdout, stderr)
 	}
 }

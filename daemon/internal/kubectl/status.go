@@ -123,7 +123,7 @@ func encode(out io.Writer, format string, v any) error {
 	return err
 }
 
-// view is an ENINodeState in the words that people see.
+// view returns an ENINodeState as it is printed for people.
 func view(s *v1alpha1.ENINodeState) show.Node {
 	n := show.Node{Name: s.Name, Source: "From the ENINodeState that multi-enid of this node writes after each change."}
 	for i := range s.Status.Devices {

@@ -62,7 +62,7 @@ the pods that have the device.`,
 	return cmd
 }
 
-// question is what who is asked: one field is set.
+// question is the argument of who. One field is set.
 type question struct{ pod, eni, pci, nodeENI string }
 
 var (
@@ -103,7 +103,7 @@ type hold struct {
 	Device *v1alpha1.DeviceState `json:"device"`
 }
 
-// who answers a question. No answer is an error that names near pods.
+// who answers a question. The error for an unknown pod has similar names.
 func who(states []v1alpha1.ENINodeState, q question) ([]hold, error) {
 	var found []hold
 	var pods []string

@@ -35,7 +35,8 @@ var declared = Group{
 			Reason: DeviceGone, Kind: Problem,
 			Meaning: "The PCI function of a device was unplugged, or another device is at its address. Its pod has lost the device.",
 			Remedy:  "Attach the ENI again, or delete the NodeENI.",
-			Seen:    []string{"no PCI function is at …, where the device was;", "another PCI function is at …, where the device was, and no link of this host has its MAC;"},
+			Seen: []string{"no PCI function is at …, where the device was;",
+				"another PCI function is at …, where the device was, and no link of this host has its MAC;"},
 		},
 		{
 			Reason: NoInterface, Kind: Problem,

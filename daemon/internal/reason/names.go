@@ -115,7 +115,7 @@ const (
 	OrphanNotReleased      nodestate.Reason = "OrphanNotReleased"
 )
 
-// Reasons about what the daemon reads, and how it is asked.
+// Reasons about the daemon's sources and endpoints.
 const (
 	LinksUnreadable    nodestate.Reason = "LinksUnreadable"
 	RoutesUnreadable   nodestate.Reason = "RoutesUnreadable"

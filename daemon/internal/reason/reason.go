@@ -36,8 +36,8 @@ type Entry struct {
 	Of string
 	// About is the kind of the object that the Event of Kind Event is about.
 	About string
-	// Meaning tells the reader what has happened, and Remedy what to do; "" where
-	// there is nothing to do. Both are Markdown.
+	// Meaning explains the state to the reader. Remedy is the way out, "" if there is none.
+	// Both are Markdown.
 	Meaning, Remedy string
 	// Seen are messages that cannot be read off the code, with … for each value.
 	Seen []string
@@ -49,13 +49,13 @@ type Group struct {
 	Entries      []Entry
 }
 
-// Groups returns the table. The order is that of the documents.
+// Groups returns the table, in the order of the documents.
 func Groups() []Group {
 	return []Group{declared, fields, links, addresses, drivers, config, plugin, records, sources, nodeenis, api, events, states}
 }
 
-// Delay returns for how long a Problem must have lasted before its Event is sent. It
-// is 0 but for states that each new NodeENI passes through.
+// Delay returns for how long a Problem must last before its Event is sent. It is 0 except
+// for states that each new NodeENI passes through.
 func Delay(r nodestate.Reason) time.Duration {
 	if r == NotAttached {
 		return attachTime

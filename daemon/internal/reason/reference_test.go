@@ -104,7 +104,7 @@ const value = "…"
 
 var word = regexp.MustCompile(`\pL{2,}`)
 
-// start is a message up to the semicolon behind its first words: what people search.
+// start is a message up to the semicolon after its first words. People search for it.
 func start(message string) string {
 	head := ""
 	for clause := range strings.SplitAfterSeq(message, "; ") {

@@ -143,7 +143,7 @@ func messagesIn(f *ast.File) (out []message) {
 	return out
 }
 
-// verb is what fmt replaces by a value.
+// verb matches the parts of a format that fmt replaces.
 var verb = regexp.MustCompile(`%(\[\d+\])?[-+#0]*[0-9.]*[a-zA-Z]`)
 
 // textOf returns the text that an expression makes, with … for each value.

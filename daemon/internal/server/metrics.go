@@ -21,11 +21,10 @@ const (
 	driverFailed = "failed"
 )
 
-// metrics are those that count what Syncs have done. What is, the collector
-// takes from the last View when it is asked.
+// metrics count the work of Syncs. The collector state reads the present from the last View.
 //
-// Every label has a fixed set of values. None names a pod, an ENI or a NodeENI:
-// these come and go without end.
+// Every label has a fixed set of values. None names a pod, an ENI or a NodeENI: these come
+// and go without end.
 type metrics struct {
 	writes   prometheus.Counter
 	restarts *prometheus.CounterVec
@@ -47,11 +46,13 @@ func (s *Server) register() {
 			Namespace: namespace, Name: "driver_changes_total", Help: "Changes of a device's driver that have ended, by whose driver it was to have and result.",
 		}, []string{"to", "result"}),
 		restart: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Namespace: namespace, Name: "device_plugin_restart_duration_seconds", Help: "Time from the begin of a restart of the device plugin until it was verified or given up.",
+			Namespace: namespace, Name: "device_plugin_restart_duration_seconds",
+			Help:    "Time from the begin of a restart of the device plugin until it was verified or given up.",
 			Buckets: []float64{.5, 1, 2, 5, 10, 20, 30, 60, 120, 300},
 		}),
 		removal: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Namespace: namespace, Name: "removal_to_config_seconds", Help: "Time from when a removal was first seen until the device plugin's config was without the device.",
+			Namespace: namespace, Name: "removal_to_config_seconds",
+			Help:    "Time from when a removal was first seen until the device plugin's config was without the device.",
 			Buckets: []float64{.01, .025, .05, .1, .2, .5, 1, 2.5, 5, 10, 30, 60},
 		}),
 		sync: prometheus.NewHistogram(prometheus.HistogramOpts{
@@ -78,7 +79,7 @@ func (s *Server) register() {
 	}
 }
 
-// count adds what one Sync has done.
+// count adds the work of one Sync.
 func (s *Server) count(did view.Did) {
 	m := &s.metrics
 	m.sync.Observe(did.Took.Seconds())
@@ -108,11 +109,11 @@ func describe(name, help string, labels ...string) *prometheus.Desc {
 	return prometheus.NewDesc(namespace+"_"+name, help, labels, nil)
 }
 
-// state is a collector of what the last View says.
+// state is a collector of the last View.
 type state struct{ s *Server }
 
-// Describe implements prometheus.Collector. It sends nothing: what there is to
-// collect depends on the View.
+// Describe implements prometheus.Collector. It sends nothing: the set of metrics depends on
+// the View.
 func (state) Describe(chan<- *prometheus.Desc) {}
 
 // Collect implements prometheus.Collector.
@@ -134,7 +135,7 @@ func (c state) Collect(out chan<- prometheus.Metric) {
 	}
 }
 
-// The states of an address besides those of a lease.
+// The states of an address without a lease.
 const (
 	stateFree     = "free"
 	stateRetiring = "retiring"

@@ -17,10 +17,11 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/status"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// What one client may cost at most.
+// Limits of one client.
 const (
 	headerTimeout  = 5 * time.Second
 	readTimeout    = 10 * time.Second
@@ -29,32 +30,32 @@ const (
 	maxHeader      = 16 << 10 // bytes
 	maxScrapes     = 4        // at once
 	closeTimeout   = 2 * time.Second
-	dialTimeout    = time.Second
 	socketFileMode = 0o600
-	// reopenFirst and reopenLatest bound the waits before an address that could
-	// not be listened at is tried again; they double.
+	// reopenFirst and reopenLatest bound the waits before listening again at an address.
+	// They double.
 	reopenFirst  = time.Second
 	reopenLatest = 30 * time.Second
 )
 
-// errAnotherDaemon: one listens at the socket already.
+// errAnotherDaemon says that another daemon listens at the socket.
 var errAnotherDaemon = errors.New("another multi-enid listens there; stop that one, or give this one an --inventory in a folder of its own")
 
-// Off is a value of listen that, like "", stands for no address.
+// Off is a value of listen. Like "", it stands for no address.
 const Off = "off"
 
-// Run serves /metrics, /healthz and /readyz on the TCP address listen, and the
-// status on the unix socket, until ctx ends. A failed open is a problem of the
-// services, and is tried again: nothing of the node depends on it. An error
-// is only that another daemon listens at the socket; then nothing is served.
+// Run serves /metrics, /healthz and /readyz on the TCP address listen, and the status on the
+// unix socket, until ctx ends. An address that cannot be opened is a problem of the Services,
+// and is tried again. Run fails only if another daemon listens at the socket.
 func (s *Server) Run(ctx context.Context, listen, socket string) error {
-	status, err := s.openStatus(ctx, socket)
+	local, err := s.openStatus(ctx, socket)
 	if errors.Is(err, errAnotherDaemon) {
 		return err
 	}
 	endpoints := []endpoint{{
-		name: "status", address: socket, handler: s.local(), first: status, firstErr: err, problem: func(error) nodestate.Problem {
-			return nodestate.Problem{Reason: reason.StatusUnserved, Device: socket, Message: "multi-enid status reads the daemon's files instead of asking it, because its socket cannot be made; the daemon tries again, and its log has the error"}
+		name: "status", address: socket, handler: s.local(), first: local, firstErr: err, problem: func(error) nodestate.Problem {
+			return nodestate.Problem{Reason: reason.StatusUnserved, Device: socket,
+				Message: "multi-enid status reads the daemon's files instead of asking it, because its socket cannot be made; the daemon tries again, and its log has " +
+					"the error"}
 		},
 		open: func() (listener, error) { return s.openStatus(ctx, socket) },
 	}}
@@ -94,7 +95,7 @@ type endpoint struct {
 	problem func(err error) nodestate.Problem
 }
 
-// keep serves an endpoint until ctx ends, whenever that can be done.
+// keep serves an endpoint until ctx ends, and opens it again after each failure.
 func (s *Server) keep(ctx context.Context, e endpoint) {
 	wait := reopenFirst
 	l, err := e.first, e.firstErr
@@ -117,8 +118,7 @@ func (s *Server) keep(ctx context.Context, e endpoint) {
 	}
 }
 
-// serve returns nil when ctx has ended, and else why nobody is answered any
-// more.
+// serve answers until ctx ends, and then returns nil. An earlier end is an error.
 func (s *Server) serve(ctx context.Context, e endpoint, l listener) error {
 	defer l.done()
 	server := newServer(ctx, e.handler)
@@ -146,7 +146,7 @@ func openTCP(ctx context.Context, listen string) (listener, error) {
 	return listener{l, func() {}}, err
 }
 
-// unserved says why metrics and probes are not served, where that is known.
+// unserved returns the Problem of an address that cannot be listened at.
 func unserved(listen string, err error) nodestate.Problem {
 	why := "see the daemon's log"
 	switch {
@@ -157,7 +157,8 @@ func unserved(listen string, err error) nodestate.Problem {
 	case errors.Is(err, unix.EACCES):
 		why = "the daemon may not listen at that port; give a --listen above 1023, or off"
 	}
-	return nodestate.Problem{Reason: reason.MetricsUnserved, Device: listen, Message: fmt.Sprintf("metrics and probes are not served at %s: %s; the daemon tries again", listen, why)}
+	return nodestate.Problem{Reason: reason.MetricsUnserved, Device: listen,
+		Message: fmt.Sprintf("metrics and probes are not served at %s: %s; the daemon tries again", listen, why)}
 }
 
 func (s *Server) openStatus(ctx context.Context, socket string) (listener, error) {
@@ -175,7 +176,7 @@ func newServer(ctx context.Context, h http.Handler) *http.Server {
 	}
 }
 
-// public is for everybody who may reach the address: it tells no names.
+// public answers everybody who can reach the address. It tells no names.
 func (s *Server) public() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(s.registry, promhttp.HandlerOpts{MaxRequestsInFlight: maxScrapes}))
@@ -197,44 +198,43 @@ func answer(w http.ResponseWriter, ok bool, fault string) {
 	http.Error(w, fault, http.StatusServiceUnavailable)
 }
 
-// local is for root on this node.
+// local answers root on this node.
 func (s *Server) local() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET "+statusPath, func(w http.ResponseWriter, _ *http.Request) {
-		status, ok := s.status()
+	mux.HandleFunc("GET "+status.StatusPath, func(w http.ResponseWriter, _ *http.Request) {
+		answer, ok := s.status()
 		if !ok {
 			http.Error(w, "the node was not looked at yet", http.StatusServiceUnavailable)
 			return
 		}
 		w.Header().Set("Content-Type", "application/json")
-		json.NewEncoder(w).Encode(status) //nolint:errcheck,gosec,errchkjson // a client that has gone needs no answer
+		json.NewEncoder(w).Encode(answer) //nolint:errcheck,gosec,errchkjson // a client that has gone needs no answer
 	})
-	mux.HandleFunc("GET "+configPath, func(w http.ResponseWriter, _ *http.Request) {
+	mux.HandleFunc("GET "+status.ConfigPath, func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
-		json.NewEncoder(w).Encode(Config{Version: s.Version, Flags: s.Flags}) //nolint:errcheck,gosec,errchkjson // a client that has gone needs no answer
+		json.NewEncoder(w).Encode(status.Config{Version: s.Version, Flags: s.Flags}) //nolint:errcheck,gosec,errchkjson // a client that has gone needs no answer
 	})
 	return mux
 }
 
-// listenUnix listens on a socket that only its owner may use, from the first
-// moment on: it is made under another name in a folder of its own, and put in
-// place by a rename. That also replaces what a dead daemon has left.
+// listenUnix listens on a socket that only its owner may use, from the first moment on: it
+// is made in a private folder, and renamed. The rename replaces the socket of a dead daemon.
 func listenUnix(ctx context.Context, path string) (l net.Listener, done func(), err error) {
 	dir := filepath.Dir(path)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, nil, err
 	}
-	if conn, err := dial(ctx, path); err == nil {
+	if conn, err := status.Dial(ctx, path); err == nil {
 		conn.Close() //nolint:errcheck,gosec // nothing was sent
 		return nil, nil, fmt.Errorf("%q: %w", path, errAnotherDaemon)
 	}
-	private, err := os.MkdirTemp(dir, "."+SocketName+"-")
+	private, err := os.MkdirTemp(dir, "."+status.SocketName+"-")
 	if err != nil {
 		return nil, nil, err
 	}
 	defer os.RemoveAll(private) //nolint:errcheck // empty, and in nobody's way
-	made := filepath.Join(private, SocketName)
-	if err := short(made, func(name string) error {
+	made := filepath.Join(private, status.SocketName)
+	if err := status.WithShortName(made, func(name string) error {
 		ul, err := net.ListenUnix("unix", &net.UnixAddr{Name: name, Net: "unix"})
 		if err != nil {
 			return err
@@ -262,23 +262,4 @@ func listenUnix(ctx context.Context, path string) (l net.Listener, done func(), 
 			os.Remove(path) //nolint:errcheck,gosec // the next daemon replaces it
 		}
 	}, nil
-}
-
-func dial(ctx context.Context, path string) (conn net.Conn, err error) {
-	err = short(path, func(name string) error {
-		conn, err = (&net.Dialer{Timeout: dialTimeout}).DialContext(ctx, "unix", name)
-		return err
-	})
-	return conn, err
-}
-
-// short calls f with a name for path that fits into a socket's address, which
-// takes 107 bytes (unix(7)), however deep the folder is.
-func short(path string, f func(name string) error) error {
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	defer dir.Close() //nolint:errcheck // it was only named
-	return f(fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), filepath.Base(path)))
 }

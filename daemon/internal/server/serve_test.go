@@ -2,7 +2,6 @@ package server
 
 import (
 	"context"
-	"encoding/json"
 	"io"
 	"io/fs"
 	"net"
@@ -17,10 +16,11 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/status"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// patience is how long a test waits for what should happen at once.
+// patience bounds a test's wait for an immediate event.
 const patience = 10 * time.Second
 
 // serve runs the server until the returned function is called.
@@ -31,7 +31,7 @@ func serve(t *testing.T, s *Server, listen, socket string) (stop func()) {
 	go func() { ended <- s.Run(ctx, listen, socket) }()
 	deadline := time.Now().Add(patience)
 	for {
-		conn, err := dial(ctx, socket)
+		conn, err := status.Dial(ctx, socket)
 		if err == nil {
 			conn.Close()
 			break
@@ -63,22 +63,23 @@ func serve(t *testing.T, s *Server, listen, socket string) (stop func()) {
 func TestAsk(t *testing.T) {
 	// deeper than the address of a socket may be long
 	dir := filepath.Join(t.TempDir(), strings.Repeat("deep/", 30))
-	socket := filepath.Join(dir, SocketName)
+	socket := filepath.Join(dir, status.SocketName)
 	s := newServerAt(t, &clock{noon})
 	stop := serve(t, s, Off, socket)
-	if _, err := Ask(t.Context(), socket); err == nil || !strings.Contains(err.Error(), "not looked at yet") {
+	if _, err := status.Ask(t.Context(), socket); err == nil || !strings.Contains(err.Error(), "not looked at yet") {
 		t.Errorf("before the first View: %v", err)
 	}
 	view := busy()
 	s.Observe(view)
-	got, err := Ask(t.Context(), socket)
+	got, err := status.Ask(t.Context(), socket)
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := Status{Inventory: view.Inventory, Holders: view.Holders, Pools: []nodestate.PoolState{{ENIID: "eni-00000001", Family: "ipv4", PoolCount: nodestate.PoolCount{Size: 17}}}, Unreadable: []string{}, Live: &Live{
-		Version: "v1.2.3", StartedAt: noon, SyncedAt: noon, InventoryPath: "/run/multi-eni/inventory.json",
-		Config: view.Config, DevicePlugin: view.Plugin, API: &API{Reason: "Forbidden"},
-	}}
+	want := status.Status{Inventory: view.Inventory, Holders: view.Holders,
+		Pools: []nodestate.PoolState{{ENIID: "eni-00000001", Family: "ipv4", PoolCount: nodestate.PoolCount{Size: 17}}}, Unreadable: []string{}, Live: &status.Live{
+			Version: "v1.2.3", StartedAt: noon, SyncedAt: noon, InventoryPath: "/run/multi-eni/inventory.json",
+			Config: view.Config, DevicePlugin: view.Plugin, API: &status.API{Reason: "Forbidden"},
+		}}
 	if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Prefix{})); diff != "" {
 		t.Errorf("status (-want +got):\n%s", diff)
 	}
@@ -93,15 +94,15 @@ func TestAsk(t *testing.T) {
 	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
 		t.Errorf("left behind: %v, %v", left, err)
 	}
-	if _, err := Ask(t.Context(), socket); err == nil {
+	if _, err := status.Ask(t.Context(), socket); err == nil {
 		t.Error("a server that has ended answers")
 	}
 }
 
-// TestSocketOfAnother: the one of a dead daemon is replaced, that of a live one
+// TestSocketOfAnother: the socket of a dead daemon is replaced, the socket of a live one is
 // left alone.
 func TestSocketOfAnother(t *testing.T) {
-	socket := filepath.Join(t.TempDir(), SocketName)
+	socket := filepath.Join(t.TempDir(), status.SocketName)
 	dead, err := net.ListenUnix("unix", &net.UnixAddr{Name: socket, Net: "unix"})
 	if err != nil {
 		t.Fatal(err)
@@ -116,7 +117,7 @@ func TestSocketOfAnother(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "another multi-enid") {
 		t.Errorf("a second server on a live socket: %v", err)
 	}
-	if _, err := Ask(t.Context(), socket); err != nil {
+	if _, err := status.Ask(t.Context(), socket); err != nil {
 		t.Errorf("the first one after that: %v", err)
 	}
 }
@@ -127,7 +128,7 @@ func TestMetricsOverTCP(t *testing.T) {
 		t.Fatal(err)
 	}
 	address := l.Addr().String()
-	socket := filepath.Join(t.TempDir(), SocketName)
+	socket := filepath.Join(t.TempDir(), status.SocketName)
 	s := newServerAt(t, &clock{noon})
 	l.Close()
 	serve(t, s, address, socket)
@@ -148,10 +149,9 @@ func TestMetricsOverTCP(t *testing.T) {
 	client.CloseIdleConnections()
 }
 
-// TestAskGivesUp: a daemon that is stopped in the middle does not hold the
-// command up.
+// TestAskGivesUp: a daemon that stops half-way does not hold up the command.
 func TestAskGivesUp(t *testing.T) {
-	socket := filepath.Join(t.TempDir(), SocketName)
+	socket := filepath.Join(t.TempDir(), status.SocketName)
 	l, err := net.Listen("unix", socket)
 	if err != nil {
 		t.Fatal(err)
@@ -159,36 +159,7 @@ func TestAskGivesUp(t *testing.T) {
 	defer l.Close()
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	if _, err := Ask(ctx, socket); err == nil {
+	if _, err := status.Ask(ctx, socket); err == nil {
 		t.Error("an answer from nobody")
 	}
-}
-
-func FuzzDecode(f *testing.F) {
-	s := New(Options{Version: "v1", Now: (&clock{noon}).Now})
-	s.Observe(busy())
-	status, _ := s.status()
-	seed, err := json.Marshal(status)
-	if err != nil {
-		f.Fatal(err)
-	}
-	for _, b := range [][]byte{seed, seed[:len(seed)/2], []byte(`{}`), []byte(`null`), []byte(`{"inventory":{"nodeName":"a"},"live":{}}`)} {
-		f.Add(b)
-	}
-	f.Fuzz(func(t *testing.T, b []byte) {
-		s, err := decode(b)
-		if err != nil {
-			return
-		}
-		if s.Live == nil || s.Inventory.NodeName == "" {
-			t.Errorf("accepted %q", b)
-		}
-		again, err := json.Marshal(s)
-		if err != nil {
-			t.Fatalf("what was decoded cannot be encoded: %v", err)
-		}
-		if _, err := decode(again); err != nil {
-			t.Errorf("decode %q: %v", again, err)
-		}
-	})
 }

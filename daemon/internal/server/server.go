@@ -1,6 +1,5 @@
-// Package server tells people and their tools how the daemon is doing: metrics
-// and probes over HTTP, and the whole status over a unix socket. All of it is
-// made of the last View; nothing here has a truth of its own.
+// Package server serves the daemon's state: metrics and probes over HTTP, and the whole
+// status over a unix socket. All of it is made of the last View.
 package server
 
 import (
@@ -13,38 +12,36 @@ import (
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/problem"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/status"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/view"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// aliveWithin is how old the last Sync may be. There is one each minute; what
-// one may wait for (the metadata, the kubelet) is bounded well below the rest.
+// aliveWithin bounds the age of the last Sync. There is one each minute; its waits for IMDS
+// and the kubelet are shorter than the rest.
 const aliveWithin = 5 * time.Minute
 
-// Options are what a Server works with. All are needed but those that say what
-// their absence means.
+// Options configure a Server. Fields are required unless they say otherwise.
 type Options struct {
 	Version string
-	// Flags are those that the daemon was started with, by name; nil if nobody asks.
+	// Flags are the daemon's flags by name. Nil if nobody asks.
 	Flags map[string]string
 	// Inventory is the path of the inventory, as the status names it.
 	Inventory string
 	// Leases is the folder of the leases.
 	Leases nodestate.LeaseDir
-	// API says whether the API server is followed, and with one word of a fixed
-	// set why not; "" before its first answer. Nil where there is none.
+	// API says whether the API server is followed. If it is not, reason is a word of a fixed
+	// set, or "" before the first answer. Nil without an API server.
 	API func() (reachable bool, reason string)
-	// EventsDropped is how many Events for the cluster were given up. Nil where
-	// none are sent.
+	// EventsDropped counts the Events that were given up. Nil where none are sent.
 	EventsDropped func() uint64
-	// Services get to know of endpoints that cannot be served.
+	// Services report endpoints that cannot be served.
 	Services *problem.Services
 	Now      func() time.Time
 	Log      logrus.FieldLogger
 }
 
-// Server answers questions about the daemon. Its methods are safe for
-// concurrent use.
+// Server answers questions about the daemon. It is safe for concurrent use.
 type Server struct {
 	Options
 	registry *prometheus.Registry
@@ -84,17 +81,34 @@ func (s *Server) last() *view.View {
 	return s.view
 }
 
-// alive returns since when no Sync has ended, and whether that is soon enough.
+// alive returns the end of the last Sync, and whether that is recent enough.
 func (s *Server) alive() (since time.Time, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.seen, s.Now().Sub(s.seen) <= aliveWithin
 }
 
-// isReady says whether a Sync has once known the NodeENIs. It stays true when
-// the API server cannot be reached later: the pods of the node keep working.
+// isReady says whether a Sync has known the NodeENIs. It stays true if the API server is lost
+// later: the pods of the node keep working.
 func (s *Server) isReady() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.ready
+}
+
+// status returns the last View as a Status, or false before the first.
+func (s *Server) status() (status.Status, bool) {
+	v := s.last()
+	if v == nil {
+		return status.Status{}, false
+	}
+	out := status.Status{Inventory: v.Inventory, Holders: append([]view.Holder{}, v.Holders...), Unreadable: []string{}, Live: &status.Live{
+		Version: s.Version, StartedAt: s.started, SyncedAt: v.At, InventoryPath: s.Inventory, Config: v.Config, DevicePlugin: v.Plugin,
+	}}
+	out.SetPools(s.Leases)
+	if s.API != nil {
+		reachable, reason := s.API()
+		out.Live.API = &status.API{Reachable: reachable, Reason: reason}
+	}
+	return out, true
 }

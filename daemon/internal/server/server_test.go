@@ -20,6 +20,7 @@ import (
 	"github.com/prometheus/common/expfmt"
 	"github.com/sirupsen/logrus"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/status"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/view"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
@@ -53,7 +54,8 @@ func busy() view.View {
 			SchemaVersion: nodestate.SchemaVersion, NodeName: "node-a", BootID: "boot-1", UpdatedAt: noon,
 			Devices: []nodestate.Device{
 				{ENIID: "eni-00000001", NodeENI: "a", PCIAddress: "0000:00:06.0", Phase: nodestate.PhaseReady,
-					SubnetCIDR: netip.MustParsePrefix("10.0.1.0/24"), Addresses: []netip.Prefix{netip.MustParsePrefix("10.0.1.9/24"), netip.MustParsePrefix("10.0.1.10/24")}, Prefixes: []netip.Prefix{netip.MustParsePrefix("10.0.1.16/28")}},
+					SubnetCIDR: netip.MustParsePrefix("10.0.1.0/24"), Addresses: []netip.Prefix{netip.MustParsePrefix("10.0.1.9/24"),
+						netip.MustParsePrefix("10.0.1.10/24")}, Prefixes: []netip.Prefix{netip.MustParsePrefix("10.0.1.16/28")}},
 				{ENIID: "eni-00000002", NodeENI: "a", PCIAddress: "0000:00:07.0", ResourceName: "intel.com/sriov_net", Phase: nodestate.PhaseReady},
 				{ENIID: "eni-00000003", NodeENI: "b", PCIAddress: "0000:00:08.0", Phase: nodestate.PhaseDraining},
 			},
@@ -75,7 +77,7 @@ func busy() view.View {
 	}
 }
 
-// scrape returns what is exported under our own prefix.
+// scrape returns the metrics with our prefix.
 func scrape(t *testing.T, s *Server) string {
 	t.Helper()
 	families, err := s.registry.Gather()
@@ -103,7 +105,8 @@ func TestMetrics(t *testing.T) {
 		t.Fatal(err)
 	}
 	l.Leases.Leases = []nodestate.Lease{
-		{Address: netip.MustParseAddr("10.0.1.10"), State: nodestate.LeaseHeld, AttachmentID: hold}, {Address: netip.MustParseAddr("10.0.1.16"), State: nodestate.LeaseHeld, AttachmentID: hold},
+		{Address: netip.MustParseAddr("10.0.1.10"), State: nodestate.LeaseHeld, AttachmentID: hold},
+		{Address: netip.MustParseAddr("10.0.1.16"), State: nodestate.LeaseHeld, AttachmentID: hold},
 		{Address: netip.MustParseAddr("10.0.1.17"), State: nodestate.LeaseCooling, FreeAt: math.MaxInt64},
 	}
 	l.Retiring = []netip.Prefix{netip.MustParsePrefix("10.0.1.18/32")}
@@ -200,7 +203,7 @@ func TestProbes(t *testing.T) {
 func TestPublicTellsOnlyThese(t *testing.T) {
 	s := newServerAt(t, &clock{noon})
 	s.Observe(busy())
-	for path, want := range map[string]int{"/metrics": 200, statusPath: 404, "/debug/pprof/": 404, "/": 404} {
+	for path, want := range map[string]int{"/metrics": 200, status.StatusPath: 404, "/debug/pprof/": 404, "/": 404} {
 		if code, _ := get(t, s.public(), http.MethodGet, path); code != want {
 			t.Errorf("GET %s: %d, want %d", path, code, want)
 		}

@@ -1,6 +1,5 @@
-// Package show prints the state of nodes for people: on the node itself, and from
-// outside by kubectl. It knows neither where a state comes from nor Kubernetes, and
-// compiles on every system.
+// Package show prints the state of nodes for people: on the node itself, and from outside by
+// kubectl. It does not know the source of a state, and compiles on every system.
 //
 // The default view has lines of at most Columns characters. Long names lose their
 // middle there. The wide view has more columns and loses nothing.
@@ -60,7 +59,7 @@ type Pod struct {
 	Mode, State string
 }
 
-// What a pod's State may be.
+// The values of Pod.State.
 const (
 	// Attached: the pod has its interface.
 	Attached = "attached"
@@ -81,7 +80,7 @@ type Pool struct {
 // Fact is a line about the node that is in no table.
 type Fact struct{ Name, Text string }
 
-// Problem is what keeps devices from being as declared.
+// Problem keeps devices from being as declared.
 type Problem struct{ Reason, NodeENI, Device, Message string }
 
 // Print writes one node in full.
@@ -142,7 +141,8 @@ func deviceTable(devices []Device) *table {
 	t := &table{columns: []column{
 		{head: "DEVICE"}, {head: "NODEENI", least: 8}, {head: "PCI"}, {head: "LINK", least: 10},
 		{head: "ADDRESSES", least: 15, short: list, cheap: firstItem}, {head: "RESOURCE", least: 8, short: resource, cheap: bareName}, {head: "PHASE"},
-		{head: "DRIVER", wide: true}, {head: "MAC", wide: true}, {head: "INDEX", wide: true}, {head: "CARD", wide: true}, {head: "SUBNET", wide: true}, {head: "PREFIXES", wide: true}, {head: "MTU", wide: true},
+		{head: "DRIVER", wide: true}, {head: "MAC", wide: true}, {head: "INDEX", wide: true}, {head: "CARD", wide: true}, {head: "SUBNET", wide: true},
+		{head: "PREFIXES", wide: true}, {head: "MTU", wide: true},
 	}}
 	for _, d := range devices {
 		mtu := ""
@@ -175,8 +175,10 @@ func known(index int) string {
 // pods has a line for each hold on a device of the node.
 func (n Node) pods(b *strings.Builder, wide bool) {
 	t := &table{columns: []column{
-		{head: "DEVICE"}, {head: "POD", least: 16}, {head: "LINK", least: 8, optional: true}, {head: "ADDRESSES", least: 18, short: list, cheap: firstItem, optional: true},
-		{head: "STATE", optional: true}, {head: "MODE", wide: true, optional: true}, {head: "POD UID", wide: true, optional: true}, {head: "CONTAINER ID", wide: true, optional: true},
+		{head: "DEVICE"}, {head: "POD", least: 16}, {head: "LINK", least: 8, optional: true}, {head: "ADDRESSES", least: 18, short: list, cheap: firstItem,
+			optional: true},
+		{head: "STATE", optional: true}, {head: "MODE", wide: true, optional: true}, {head: "POD UID", wide: true, optional: true},
+		{head: "CONTAINER ID", wide: true, optional: true},
 	}}
 	for _, d := range n.Devices {
 		for _, p := range n.heldBy(d) {
@@ -189,8 +191,8 @@ func (n Node) pods(b *strings.Builder, wide bool) {
 	}
 }
 
-// heldBy are the holds on a device. An allocation to a pod whose attachment is there
-// too says nothing new.
+// heldBy returns the holds on a device, without the allocation of a pod that also has an
+// attachment.
 func (n Node) heldBy(d Device) []Pod {
 	var held []Pod
 	for _, p := range n.Pods {
@@ -244,7 +246,8 @@ func (n Node) facts(b *strings.Builder) {
 // PrintNodes writes one line for each node.
 func PrintNodes(out io.Writer, nodes []Node, wide bool) error {
 	t := &table{columns: []column{
-		{head: "NODE", least: 16}, {head: "READY"}, {head: "PODS"}, {head: "PROBLEMS"}, {head: "DEVICE PLUGIN"}, {head: "REASONS", least: 12, short: list, cheap: firstItem},
+		{head: "NODE", least: 16}, {head: "READY"}, {head: "PODS"}, {head: "PROBLEMS"}, {head: "DEVICE PLUGIN"},
+		{head: "REASONS", least: 12, short: list, cheap: firstItem},
 	}}
 	for _, n := range nodes {
 		ready, pods := 0, 0
@@ -260,7 +263,8 @@ func PrintNodes(out io.Writer, nodes []Node, wide bool) error {
 				reasons = append(reasons, p.Reason)
 			}
 		}
-		t.add(n.Name, strconv.Itoa(ready)+"/"+strconv.Itoa(len(n.Devices)), strconv.Itoa(pods), strconv.Itoa(len(n.Problems)), n.DevicePlugin, strings.Join(reasons, ","))
+		t.add(n.Name, strconv.Itoa(ready)+"/"+strconv.Itoa(len(n.Devices)), strconv.Itoa(pods), strconv.Itoa(len(n.Problems)), n.DevicePlugin,
+			strings.Join(reasons, ","))
 	}
 	return t.write(out, wide)
 }

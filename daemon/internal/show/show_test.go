@@ -58,7 +58,8 @@ func (g generator) node() Node {
 		d := Device{
 			ENIID: "eni-" + fmt.Sprintf("%017x", g.Uint64()>>1), NodeENI: g.word(253), MAC: "02:00:00:00:00:01", PCIAddress: fmt.Sprintf("0000:00:%02x.0", i),
 			Link: g.word(15), Driver: g.pick("ena", "uio_pci_generic", "vfio-pci", ""), SubnetID: "subnet-0a1b2c3d4e5f60718",
-			Resource: g.pick("", "intel.com/"+g.word(63), g.word(253)+"/"+g.word(63)), Phase: g.pick("ready", "pending", "draining"), Index: g.IntN(9) - 1, Card: g.IntN(9) - 1,
+			Resource: g.pick("", "intel.com/"+g.word(63), g.word(253)+"/"+g.word(63)), Phase: g.pick("ready", "pending", "draining"), Index: g.IntN(9) - 1,
+			Card:      g.IntN(9) - 1,
 			Addresses: g.some(50, g.address), Prefixes: g.some(3, g.address), MTU: g.IntN(2) * 9001,
 		}
 		n.Devices = append(n.Devices, d)
@@ -135,7 +136,8 @@ func TestWideViewLosesNothing(t *testing.T) {
 		}
 		var want []string
 		for _, d := range n.Devices {
-			want = append(want, d.ENIID, d.NodeENI, d.MAC, d.PCIAddress, d.Link, d.Driver, d.SubnetID, d.Resource, strings.Join(d.Addresses, ","), strings.Join(d.Prefixes, ","))
+			want = append(want, d.ENIID, d.NodeENI, d.MAC, d.PCIAddress, d.Link, d.Driver, d.SubnetID, d.Resource, strings.Join(d.Addresses, ","),
+				strings.Join(d.Prefixes, ","))
 			for _, p := range n.heldBy(d) {
 				want = append(want, p.Name, p.UID, p.ContainerID, p.Link, strings.Join(p.Addresses, ","))
 			}

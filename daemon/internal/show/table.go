@@ -109,9 +109,8 @@ func (t *table) natural() []int {
 	return widths
 }
 
-// fit narrows the columns of the default view until a line has Columns characters:
-// first those that lose little, then those with a least, then all; always the widest
-// of those that may still give.
+// fit narrows the columns of the default view until a line has Columns characters: first
+// columns that lose little, then columns with a least, then all. It takes the widest first.
 func (t *table) fit(widths []int) {
 	for _, least := range []func(int, column) int{t.cheapest, given, last} {
 		for {
@@ -182,7 +181,7 @@ func list(s string, width int) string {
 	return middle(s, width)
 }
 
-// firstItem is the width of a list of which only the first item is left.
+// firstItem is the width of a list that is cut to its first item.
 func firstItem(s string) int {
 	first, rest, more := strings.Cut(s, ",")
 	if !more {
@@ -207,7 +206,7 @@ func bareName(s string) int {
 	return length(s)
 }
 
-// clean takes out what would move a terminal's cursor.
+// clean removes characters that move a terminal's cursor.
 func clean(s string) string {
 	return strings.Map(func(r rune) rune {
 		if unicode.IsPrint(r) {

@@ -9,9 +9,8 @@ import (
 	"time"
 )
 
-// Watch prints what look writes, and again after each change, until ctx ends. A
-// terminal is emptied first. An error of the first look ends it; that of a later look is
-// shown.
+// Watch prints the output of look, and prints it again after each change, until ctx ends. It
+// clears a terminal first. An error of the first look ends it; a later error is printed.
 func Watch(ctx context.Context, out io.Writer, every time.Duration, look func(io.Writer) error) error {
 	var text bytes.Buffer
 	if err := look(&text); err != nil {
@@ -51,7 +50,7 @@ func newScreen(out io.Writer) *screen {
 	s := &screen{out: out}
 	if f, ok := out.(*os.File); ok {
 		if info, err := f.Stat(); err == nil && info.Mode()&os.ModeCharDevice != 0 {
-			s.clear = "\x1b[H\x1b[2J" // without 3J: what was printed before stays in reach
+			s.clear = "\x1b[H\x1b[2J" // without 3J: earlier output stays in reach
 		}
 	}
 	return s

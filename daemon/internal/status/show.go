@@ -1,6 +1,7 @@
-package main
+package status
 
 import (
+	"cmp"
 	"net/netip"
 	"strings"
 	"time"
@@ -11,17 +12,17 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// view is the status in the words that people see.
-func (s status) view() show.Node {
+// Node returns the status as it is printed for people.
+func (s Status) Node() show.Node {
 	n := show.Node{Name: s.Inventory.NodeName, Changed: s.Inventory.UpdatedAt, Source: "From the files: multi-enid does not answer."}
 	if s.EarlierBoot {
 		n.Outdated = "This inventory is of an earlier boot: nothing in it holds until multi-enid has run again."
 	}
 	for i := range s.Inventory.Devices {
-		n.Devices = append(n.Devices, viewDevice(&s.Inventory.Devices[i]))
+		n.Devices = append(n.Devices, showDevice(&s.Inventory.Devices[i]))
 	}
 	for _, h := range s.Holders {
-		n.Pods = append(n.Pods, viewHolder(h))
+		n.Pods = append(n.Pods, showHolder(h))
 	}
 	for _, p := range s.Pools {
 		n.Pools = append(n.Pools, show.Pool{ENIID: p.ENIID.String(), Family: p.Family, Free: p.Free(), Leased: p.Leased, Cooling: p.Cooling, Retiring: p.Retiring})
@@ -35,11 +36,11 @@ func (s status) view() show.Node {
 		}
 		n.Problems = append(n.Problems, show.Problem{Reason: string(reason.RecordUnreadable), Message: u})
 	}
-	s.viewLive(&n)
+	s.showLive(&n)
 	return n
 }
 
-func viewDevice(d *nodestate.Device) show.Device {
+func showDevice(d *nodestate.Device) show.Device {
 	return show.Device{
 		ENIID: d.ENIID.String(), NodeENI: d.NodeENI, MAC: d.MAC.String(), PCIAddress: d.PCIAddress.String(), Link: d.InterfaceName, Driver: d.Driver,
 		SubnetID: d.SubnetID.String(), Resource: d.ResourceName.String(), Phase: string(d.Phase), Index: d.DeviceIndex, Card: d.NetworkCard,
@@ -54,10 +55,10 @@ func prefixes(all []netip.Prefix) (texts []string) {
 	return texts
 }
 
-// viewHolder names the pod, or the container where the runtime named no pod.
-func viewHolder(h view.Holder) show.Pod {
+// showHolder names the pod, or the container if the runtime has named no pod.
+func showHolder(h view.Holder) show.Pod {
 	p := show.Pod{
-		PCIAddress: h.PCIAddress.String(), Name: or(h.Pod, h.ContainerID), UID: h.PodUID, ContainerID: h.ContainerID, Link: h.IfName, Mode: string(h.Mode),
+		PCIAddress: h.PCIAddress.String(), Name: cmp.Or(h.Pod, h.ContainerID), UID: h.PodUID, ContainerID: h.ContainerID, Link: h.IfName, Mode: string(h.Mode),
 		State: show.Attached,
 	}
 	for _, a := range h.Addresses {
@@ -74,8 +75,8 @@ func viewHolder(h view.Holder) show.Pod {
 	return p
 }
 
-// viewLive adds what only the daemon knows.
-func (s status) viewLive(n *show.Node) {
+// showLive adds the facts that only the running daemon knows.
+func (s Status) showLive(n *show.Node) {
 	l := s.Live
 	if l == nil {
 		return
@@ -93,7 +94,7 @@ func (s status) viewLive(n *show.Node) {
 		plugin += ": " + l.DevicePlugin.Message
 	}
 	n.Facts = []show.Fact{
-		{Name: "Config", Text: l.Config.Path + ", " + current + ", hash " + or(l.Config.Hash, "not known")},
+		{Name: "Config", Text: l.Config.Path + ", " + current + ", hash " + cmp.Or(l.Config.Hash, "not known")},
 		{Name: "Device plugin", Text: plugin},
 	}
 	api := "not used"

@@ -31,10 +31,9 @@ func (m *machine) problemsUntil(want ...string) {
 	m.Fatalf("problems %q, want %q\n%s", got, want, m.stderr.String())
 }
 
-// TestRunWithoutAids: without an inotify instance and with a busy port the
-// daemon does all of its work, says so once, and needs no restart when both are
-// there.
-func TestRunWithoutAids(t *testing.T) {
+// TestRunDegraded: the daemon works without inotify and with a busy port, logs each once,
+// and needs no restart when both are available.
+func TestRunDegraded(t *testing.T) {
 	nstest.NeedUserNamespace(t)
 	if nstest.Outside(t) {
 		return
@@ -69,8 +68,7 @@ func TestRunWithoutAids(t *testing.T) {
 	}
 }
 
-// TestInstallKeepWithoutInotify: a removed plugin comes back, and the limit is
-// named.
+// TestInstallKeepWithoutInotify: a removed plugin comes back, and a message names the limit.
 func TestInstallKeepWithoutInotify(t *testing.T) {
 	nstest.NeedUserNamespace(t)
 	if nstest.Outside(t) {

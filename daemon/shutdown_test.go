@@ -14,22 +14,21 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 )
 
-// TestOnlyARunningHelperFreesThePod: the daemon deletes its own Pod object where
-// it was told to stop, a change of a driver is under way, there is a cluster, and
-// it knows its pod; in no other case. One line tells people, and how to do it
-// where the daemon has not.
+// TestOnlyARunningHelperFreesThePod: the daemon deletes its own Pod object only if it was
+// asked to stop, a helper runs, there is a cluster, and it knows its pod. One log line tells
+// people, or how to do it themselves.
 func TestOnlyARunningHelperFreesThePod(t *testing.T) {
 	own := kube.OwnPod{Namespace: "kube-system", Name: "multi-enid-x", UID: "u1"}
 	command := "kubectl -n kube-system delete pod multi-enid-x --force --grace-period=0"
 	for bits := range 1 << 6 {
 		has := func(bit int) bool { return bits>>bit&1 == 1 }
-		told, helper, cluster, named, uid, refused := has(0), has(1), has(2), has(3), has(4), has(5)
+		asked, helper, cluster, named, uid, refused := has(0), has(1), has(2), has(3), has(4), has(5)
 		var said bytes.Buffer
 		log := logrus.New()
 		log.SetOutput(&said)
 		log.SetFormatter(&logrus.JSONFormatter{})
 		var released []kube.OwnPod
-		d := departure{told: told, log: log}
+		d := departure{asked: asked, log: log}
 		if helper {
 			d.devices = []device.PCIAddress{"0000:00:06.0"}
 		}
@@ -54,7 +53,7 @@ func TestOnlyARunningHelperFreesThePod(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
 		d.leave(ctx)
-		frees := told && helper && cluster && named && uid
+		frees := asked && helper && cluster && named && uid
 		if frees != (len(released) == 1) || frees && released[0] != own {
 			t.Errorf("%06b: released %v, want that %v", bits, released, frees)
 		}

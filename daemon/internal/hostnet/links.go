@@ -1,19 +1,44 @@
-package main
+package hostnet
 
 import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
-	"github.com/multi-eni/multi-eni-cni/daemon/internal/doctor"
-	"github.com/multi-eni/multi-eni-cni/daemon/internal/hostnet"
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
 )
 
-// hostLinks reads the devices' own links of this netns, with the addresses and routes that
-// others have put on them.
-func hostLinks(sys sysfs.FS, conf link.IPv6Conf) ([]doctor.HostLink, error) {
+// HostLink is a device's own link in the host, not a VLAN or bridge on top of it.
+type HostLink struct {
+	Link
+	// Addresses and Routes are descriptions. Addresses lacks the link-local ones. Routes has
+	// the main table's default routes and its other routes of protocol dhcp or ra.
+	Addresses, Routes []string
+	// AcceptRA and Forwarding are the kernel's IPv6 settings; "" without IPv6.
+	AcceptRA, Forwarding string
+}
+
+// AcceptsRA says whether the kernel takes routes from router advertisements (ip-sysctl of
+// the kernel).
+func (l HostLink) AcceptsRA() bool {
+	return l.AcceptRA == "2" || l.AcceptRA == "1" && l.Forwarding == "0"
+}
+
+// Clutter describes the host addresses and the routes of the link; "" for none. An ENI for
+// pods should have none.
+func (l HostLink) Clutter() string {
+	var parts []string
+	if len(l.Addresses) > 0 {
+		parts = append(parts, "host address "+strings.Join(l.Addresses, ", "))
+	}
+	return strings.Join(append(parts, l.Routes...), ", ")
+}
+
+// HostLinks reads the links of devices in this network namespace, with the addresses and
+// routes that others have put on them.
+func HostLinks(sys sysfs.FS, conf link.IPv6Conf) ([]HostLink, error) {
 	links, err := link.Open()
 	if err != nil {
 		return nil, err
@@ -27,9 +52,9 @@ func hostLinks(sys sysfs.FS, conf link.IPv6Conf) ([]doctor.HostLink, error) {
 	if err != nil {
 		return nil, err
 	}
-	var found []doctor.HostLink
+	var found []HostLink
 	for _, l := range all {
-		if !ownLink(l) {
+		if !OfDevice(l) {
 			continue
 		}
 		h, err := hostLink(l, sys, conf)
@@ -42,12 +67,12 @@ func hostLinks(sys sysfs.FS, conf link.IPv6Conf) ([]doctor.HostLink, error) {
 	return found, nil
 }
 
-// ownLink says whether the link is a device's own. A VLAN or OpenShift's bridge lies on
-// such a link and shares its MAC.
-func ownLink(l link.Link) bool { return l.MAC != "" && (l.Kind == "" || l.Kind == "veth") }
+// OfDevice says whether the link is a device's own. A VLAN or OpenShift's bridge on top of
+// such a link shares its MAC.
+func OfDevice(l link.Link) bool { return l.MAC != "" && (l.Kind == "" || l.Kind == "veth") }
 
-func hostLink(l link.Link, sys sysfs.FS, conf link.IPv6Conf) (h doctor.HostLink, err error) {
-	h.Link = hostnet.Link{Name: l.Name, AltNames: l.AltNames, MAC: l.MAC.String(), Driver: hostnet.ENIDriver}
+func hostLink(l link.Link, sys sysfs.FS, conf link.IPv6Conf) (h HostLink, err error) {
+	h.Link = Link{Name: l.Name, AltNames: l.AltNames, MAC: l.MAC.String(), Driver: ENIDriver}
 	if pci, err := sys.NetPCI(l.Name); err == nil && pci != "" { // else assume an ENI's
 		if fn, err := sys.PCI(pci); err == nil && fn.Driver != "" {
 			h.Driver = fn.Driver

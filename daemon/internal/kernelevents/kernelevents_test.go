@@ -1,4 +1,4 @@
-package main
+package kernelevents
 
 import (
 	"context"
@@ -10,9 +10,9 @@ import (
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/problem"
 )
 
-// TestFollowLooksAfterSubscribingAgain: events were lost between two
-// subscriptions, so the node is looked at when the second has begun.
-func TestFollowLooksAfterSubscribingAgain(t *testing.T) {
+// TestRunWakesAfterSubscribingAgain: events were lost between two subscriptions, so
+// the daemon is woken when the second has begun.
+func TestRunWakesAfterSubscribingAgain(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var did []string
 	steps := []func() (<-chan struct{}, error){
@@ -30,9 +30,9 @@ func TestFollowLooksAfterSubscribingAgain(t *testing.T) {
 		},
 	}
 	services := &problem.Services{}
-	follower{
-		name: "links", services: services, awake: func() { did = append(did, "look") },
-		subscribe: func(context.Context) (<-chan struct{}, error) {
+	Follower{
+		Name: "links", Services: services, Wake: func() { did = append(did, "look") },
+		Subscribe: func(context.Context) (<-chan struct{}, error) {
 			step := steps[0]
 			steps = steps[1:]
 			events, err := step()
@@ -42,7 +42,7 @@ func TestFollowLooksAfterSubscribingAgain(t *testing.T) {
 			}
 			return events, err
 		},
-		pause: func(_ context.Context, d time.Duration) bool {
+		Pause: func(_ context.Context, d time.Duration) bool {
 			did = append(did, "wait "+d.String())
 			for _, p := range services.Problems() {
 				did = append(did, string(p.Reason))
@@ -52,7 +52,7 @@ func TestFollowLooksAfterSubscribingAgain(t *testing.T) {
 			}
 			return ctx.Err() == nil
 		},
-	}.run(ctx)
+	}.Run(ctx)
 	want := []string{
 		"subscribe", "look", "wait 100ms",
 		"subscribe", "fails", "wait 200ms", "KernelEventsUnseen",
@@ -63,20 +63,20 @@ func TestFollowLooksAfterSubscribingAgain(t *testing.T) {
 	}
 }
 
-// TestFollowWaitsAreBounded: however often it fails.
-func TestFollowWaitsAreBounded(t *testing.T) {
+// TestWaitsAreBounded: however often it fails.
+func TestWaitsAreBounded(t *testing.T) {
 	var last time.Duration
 	times := 0
-	follower{
-		name: "links", services: &problem.Services{}, awake: func() {},
-		subscribe: func(context.Context) (<-chan struct{}, error) { return nil, errors.New("no") },
-		pause: func(_ context.Context, d time.Duration) bool {
-			if d > resubscribeLatest || d < last {
+	Follower{
+		Name: "links", Services: &problem.Services{}, Wake: func() {},
+		Subscribe: func(context.Context) (<-chan struct{}, error) { return nil, errors.New("no") },
+		Pause: func(_ context.Context, d time.Duration) bool {
+			if d > lastWait || d < last {
 				t.Errorf("waits %v after %v", d, last)
 			}
 			last = d
 			times++
 			return times < 50
 		},
-	}.run(t.Context())
+	}.Run(t.Context())
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/problem"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/status"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
@@ -41,15 +42,16 @@ func TestBusyAddress(t *testing.T) {
 		t.Fatal(err)
 	}
 	address := l.Addr().String()
-	socket := filepath.Join(t.TempDir(), SocketName)
+	socket := filepath.Join(t.TempDir(), status.SocketName)
 	s := newServerAt(t, &clock{noon})
 	s.Services = &problem.Services{}
 	s.Observe(busy())
 	serve(t, s, address, socket)
-	if _, err := Ask(t.Context(), socket); err != nil {
+	if _, err := status.Ask(t.Context(), socket); err != nil {
 		t.Error(err)
 	}
-	if p := reported(t, s.Services, "MetricsUnserved")[0]; p.Device != address || !strings.Contains(p.Message, "another program listens there") || !strings.Contains(p.Message, "--listen") {
+	if p := reported(t, s.Services, "MetricsUnserved")[0]; p.Device != address || !strings.Contains(p.Message, "another program listens there") ||
+		!strings.Contains(p.Message, "--listen") {
 		t.Errorf("problem %+v", p)
 	}
 	l.Close()
@@ -76,13 +78,13 @@ func TestStatusSocketCannotBeMade(t *testing.T) {
 	s.Services = &problem.Services{}
 	s.Observe(busy())
 	ended := make(chan error, 1)
-	go func() { ended <- s.Run(t.Context(), "", filepath.Join(folder, SocketName)) }()
+	go func() { ended <- s.Run(t.Context(), "", filepath.Join(folder, status.SocketName)) }()
 	reported(t, s.Services, "StatusUnserved")
 	if err := os.Remove(folder); err != nil {
 		t.Fatal(err)
 	}
 	reported(t, s.Services)
-	if _, err := Ask(t.Context(), filepath.Join(folder, SocketName)); err != nil {
+	if _, err := status.Ask(t.Context(), filepath.Join(folder, status.SocketName)); err != nil {
 		t.Error(err)
 	}
 	select {
