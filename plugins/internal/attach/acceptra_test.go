@@ -92,8 +92,6 @@ func TestNoRouterAfterDel(t *testing.T) {
 	}
 }
 
-// TestRouterOnIdleENI: ADD succeeds beside a router that advertises all the time, without
-// a daemon.
 func TestRouterOnIdleENI(t *testing.T) {
 	if nstest.Outside(t) {
 		return

@@ -21,7 +21,6 @@ var (
 	adversary1  = flag.Uint64("adversary", 1, "the seed of the first of them")
 )
 
-// describe describes a link of the host or of a pod.
 func (e *env) describe(netns, name string) adversary.Description {
 	e.t.Helper()
 	var out adversary.Description
@@ -41,7 +40,6 @@ func (e *env) describe(netns, name string) adversary.Description {
 	return out
 }
 
-// hostNetns is the netns of the test's node.
 const hostNetns = "/proc/self/ns/net"
 
 // mayRefuse lists acts that some kernels refuse on a veth. Every other act must succeed at
@@ -84,7 +82,6 @@ func TestAdversaryDelegate(t *testing.T) {
 	}
 }
 
-// victim is the device of the adversaries, given by a netconf.
 type victim struct {
 	*env
 	conf map[string]any
@@ -101,7 +98,6 @@ func (e *env) victim(conf map[string]any) *victim {
 	return v
 }
 
-// each tries each act alone, and returns the acts that the kernel allows.
 func (v *victim) each() (done []adversary.Act) {
 	v.t.Helper()
 	for _, act := range adversary.Acts() {
@@ -153,7 +149,6 @@ func (v *victim) random(acts []adversary.Act, seed uint64, kills bool) {
 	p.Kill()
 }
 
-// next is the device as the next pod gets it.
 func (v *victim) next() adversary.Description {
 	v.t.Helper()
 	args := v.pod(v.conf)
@@ -174,7 +169,6 @@ func (v *victim) asBefore(done string) {
 	}
 }
 
-// profile adds the devices' settings to the inventory, as the daemon does.
 func (e *env) profile() {
 	e.t.Helper()
 	h, err := link.Open()

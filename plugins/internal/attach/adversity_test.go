@@ -20,7 +20,6 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// at returns a Before hook for one step.
 func at(step string, do func()) func(string) error {
 	return func(s string) error {
 		if s == step {
@@ -74,7 +73,6 @@ func TestSharedDelegateFails(t *testing.T) {
 	e.same(t, before, "after all DELs")
 }
 
-// fakePlugins answers for some types of plugins, and runs the others.
 type fakePlugins struct {
 	invoke.Exec
 	fake map[string]func(command string) (string, error)
@@ -211,7 +209,6 @@ func TestUndoHasItsOwnTime(t *testing.T) {
 	e.same(t, before, "after the ADD that was cancelled")
 }
 
-// TestNetnsLostDuringADD: the path of the netns disappears at each step of ADD.
 func TestNetnsLostDuringADD(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -248,7 +245,6 @@ func failAt(step string, first func(string) error) func(string) error {
 	}
 }
 
-// TestDeviceLost: the device is pulled out at each step of ADD and of DEL.
 func TestDeviceLost(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -294,7 +290,6 @@ func TestDeviceLost(t *testing.T) {
 	}
 }
 
-// TestStrangeAddresses: results of address plugins that ADD accepts, and that it refuses.
 func TestStrangeAddresses(t *testing.T) {
 	if nstest.Outside(t) {
 		return

@@ -40,8 +40,6 @@ func TestAltNamesOfThePod(t *testing.T) {
 	}
 }
 
-// TestAltNameTakenMeanwhile: the device returns without an altname that another link has
-// taken, and gets it back later.
 func TestAltNameTakenMeanwhile(t *testing.T) {
 	if nstest.Outside(t) {
 		return

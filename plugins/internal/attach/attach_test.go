@@ -182,7 +182,6 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
-// TestDescribesPendingRows: a pending row may have its NodeENI only.
 func TestDescribesPendingRows(t *testing.T) {
 	if nstest.Outside(t) {
 		return

@@ -85,7 +85,6 @@ func TestDelWhateverHappened(t *testing.T) {
 	}
 }
 
-// newNodeIn makes another node inside a test.
 func newNodeIn(t *testing.T) *env {
 	t.Helper()
 	clearNode(t)
@@ -141,7 +140,6 @@ func TestNameTakenMeanwhile(t *testing.T) {
 	e.unchanged(before, "once the name is free")
 }
 
-// TestLateLink: a dying netns returns its link after DEL.
 func TestLateLink(t *testing.T) {
 	if nstest.Outside(t) {
 		return

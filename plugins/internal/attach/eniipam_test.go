@@ -65,7 +65,6 @@ func TestENIIPAM(t *testing.T) {
 	}
 	e.del(byArgs)
 
-	// Impossible requests are refused before anything is touched.
 	foreign := ask(map[string]any{}, map[string]any{"runtimeConfig": map[string]any{"ips": []string{"10.0.2.99"}}})
 	e.refused("ADD", foreign, 102, "10.0.2.99", "10.0.2.15, 10.0.2.16, fd00:2::15")
 	unasked := ask(map[string]any{"families": []string{"ipv6"}}, map[string]any{"select": map[string]any{"nodeENI": "b"}})
@@ -87,7 +86,6 @@ func TestENIIPAM(t *testing.T) {
 	e.unchanged(before, "after refusals")
 }
 
-// checkOwned compares the addresses and routes of a result.
 func checkOwned(t *testing.T, r *types100.Result, want, wantRoutes []string) {
 	t.Helper()
 	var got, routes []string
@@ -105,7 +103,6 @@ func checkOwned(t *testing.T, r *types100.Result, want, wantRoutes []string) {
 	}
 }
 
-// TestENIIPAMWithoutInventory: eni-ipam needs the inventory even for an allocated device.
 func TestENIIPAMWithoutInventory(t *testing.T) {
 	if nstest.Outside(t) {
 		return

@@ -18,7 +18,6 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// rewrite changes a complete attachment's record.
 func (e *env) rewrite(args *skel.CmdArgs, change func(*nodestate.Attachment)) {
 	e.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
@@ -30,7 +29,6 @@ func (e *env) rewrite(args *skel.CmdArgs, change func(*nodestate.Attachment)) {
 	must(e.t, r.Save())
 }
 
-// owes reports whether the device has a restore record.
 func (e *env) owes(pci string) bool {
 	e.t.Helper()
 	_, err := e.records().LoadRestore(device.PCIAddress(pci))

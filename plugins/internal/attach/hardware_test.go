@@ -14,8 +14,6 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// These tests repeat findings from real NICs with stand-ins.
-
 // TestStackedLinksOfThePod: links that a pod made on its device are deleted. They would
 // stay on the wire beside the next pod.
 func TestStackedLinksOfThePod(t *testing.T) {

@@ -29,7 +29,6 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// killEnv makes the test binary run one verb and kill itself before a step.
 const killEnv = "MULTI_ENI_TEST_KILL"
 
 type killed struct {
@@ -141,8 +140,6 @@ func (e *env) writeInventory() {
 
 func (e *env) records() nodestate.AttachmentDir { return nodestate.AttachmentDir(e.file("records")) }
 
-// pod makes a pod's netns and returns the arguments of its ADD, with conf merged over this
-// node's paths.
 func (e *env) pod(conf map[string]any) *skel.CmdArgs {
 	e.t.Helper()
 	e.pods++
@@ -232,7 +229,6 @@ func wantCode(t *testing.T, err error, code uint, words ...string) {
 	}
 }
 
-// snapshot describes everything on the node that an attachment may change.
 func (e *env) snapshot() string {
 	e.t.Helper()
 	var lines []string
@@ -261,7 +257,6 @@ func (e *env) snapshot() string {
 	return strings.Join(lines, "\n")
 }
 
-// unchanged requires the node to be as in a snapshot.
 func (e *env) unchanged(before, when string) {
 	e.t.Helper()
 	if diff := cmp.Diff(before, e.snapshot()); diff != "" {

@@ -136,8 +136,6 @@ func TestHostilePaths(t *testing.T) {
 	}
 }
 
-// TestPluginsRunNowhere: other plugins run in an empty folder, in which nothing can be
-// created.
 func TestPluginsRunNowhere(t *testing.T) {
 	if nstest.Outside(t) {
 		return

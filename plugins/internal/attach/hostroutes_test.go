@@ -29,8 +29,6 @@ type hostRoute struct {
 	Metric   int
 }
 
-// hostScene is a host whose links have default routes: the primary eth0 and the ENI
-// ens12.
 type hostScene struct {
 	Routes []hostRoute
 	// Mode is the pod's attachment: "exclusive", "delegate" for host-device, "shared", or
@@ -144,7 +142,6 @@ func ipNet(t *testing.T, s string) *net.IPNet {
 	return n
 }
 
-// hostRoutes returns the host's routes, one line for each next hop.
 func hostRoutes(t *testing.T) (lines []string) {
 	t.Helper()
 	for _, line := range tables(t, "/proc/self/ns/net") {
@@ -159,7 +156,6 @@ func hostRoutes(t *testing.T) (lines []string) {
 	return lines
 }
 
-// netconf returns the scene's netconf, on a node with the ENI as NodeENI "shared".
 func (s hostScene) netconf(e *env, shared map[string]any) map[string]any {
 	switch s.Mode {
 	case "shared":
@@ -246,7 +242,6 @@ func TestRefusedRouteIsNamed(t *testing.T) {
 	}
 }
 
-// dhcpRoute gives the ENI a default route, as a renewed lease does, beside the primary's.
 func dhcpRoute(t *testing.T) {
 	t.Helper()
 	l, err := netlink.LinkByName(eniName)
@@ -254,7 +249,6 @@ func dhcpRoute(t *testing.T) {
 	must(t, netlink.RouteReplace(&netlink.Route{LinkIndex: l.Attrs().Index, Dst: ipNet(t, "0.0.0.0/0"), Priority: 200, Protocol: unix.RTPROT_DHCP}))
 }
 
-// byENI returns the main table's default routes through the ENI.
 func byENI(t *testing.T) (lines []string) {
 	t.Helper()
 	for _, line := range hostRoutes(t) {

@@ -20,7 +20,6 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// setSysctls writes sysctls of a pod, each as path=value under net/ipv6/conf.
 func setSysctls(t *testing.T, netns string, pairs ...string) {
 	t.Helper()
 	must(t, nstest.In(netns, func() error {

@@ -105,7 +105,6 @@ func TestKeysOfNetconfAreAll(t *testing.T) {
 	}
 }
 
-// way is how a pod gets a device.
 type way struct {
 	name string
 	conf map[string]any
@@ -142,7 +141,6 @@ func waysOf(e *env) []way {
 	}
 }
 
-// with returns the netconf and CNI_ARGS with one key added or changed.
 func (w way) with(k keyOfNetconf, args string) (conf map[string]any, newArgs string) {
 	conf = maps.Clone(w.conf)
 	switch k.in {
@@ -163,7 +161,6 @@ func (w way) with(k keyOfNetconf, args string) (conf map[string]any, newArgs str
 	return conf, args
 }
 
-// applies reports whether the key exists for this way to get a device.
 func (w way) applies(k keyOfNetconf) bool {
 	ipam, _ := w.conf["ipam"].(map[string]any)
 	binary := strings.HasPrefix(w.name, "eni-ipam")
@@ -240,7 +237,6 @@ func (e *env) observe(w way, exec *likeness, args *skel.CmdArgs) (seen string, a
 	}), added
 }
 
-// files returns the paths that a verb makes below the node's folder.
 func (e *env) files() (out []string) {
 	for _, pattern := range []string{"records/*.json", "records2/*.json", "log*", "info.json", "leases*", "leases/*/*.json", "leases2/*/*.json"} {
 		paths, err := filepath.Glob(e.file(pattern))

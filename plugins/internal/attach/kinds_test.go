@@ -17,7 +17,6 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// faults are the ways in which a file is not one of this version.
 var faults = []string{"missing", "empty", "torn", "other version", "other version, other keys", "unreadable", "untrusted"}
 
 func spoil(t *testing.T, fault, path string) {
@@ -154,7 +153,6 @@ func TestEveryKindOfFile(t *testing.T) {
 	}
 }
 
-// code runs a verb and returns the code of its error.
 func (e *env) code(verb string, args *skel.CmdArgs) uint {
 	e.t.Helper()
 	_, err := run(&attach.Plugin{}, verb, args)
@@ -168,7 +166,6 @@ func (e *env) code(verb string, args *skel.CmdArgs) uint {
 	return 0
 }
 
-// TestKindsAreComplete: every kind of file of nodestate has its rows here.
 func TestKindsAreComplete(t *testing.T) {
 	all := []string{}
 	files, err := filepath.Glob("../../../pkg/nodestate/*.go")

@@ -36,7 +36,6 @@ func (e *env) sharing(ipam map[string]any, addresses ...string) map[string]any {
 	return conf
 }
 
-// leases returns the leases of the shared ENI as address=state, sorted.
 func (e *env) leases() (out []string) {
 	e.t.Helper()
 	l, err := nodestate.LeaseDir(e.file("leases")).Read(e.inv.BootID, e.inv.Devices[len(e.inv.Devices)-1].ENIID)
@@ -47,7 +46,6 @@ func (e *env) leases() (out []string) {
 	return out
 }
 
-// held returns the leases in state held.
 func (e *env) held() []string {
 	var out []string
 	for _, s := range e.leases() {
@@ -128,7 +126,6 @@ func TestLease(t *testing.T) {
 	}
 	e.unchanged(before, "after all DELs")
 
-	// CHECK reports a lease that is gone.
 	ipam["coolDown"] = 0
 	must(t, os.RemoveAll(e.file("leases")))
 	first = e.pod(conf)
@@ -193,7 +190,6 @@ func TestLeaseEveryStep(t *testing.T) {
 	}
 }
 
-// TestLeaseInParallel: as many pods succeed as there are addresses, each with its own.
 func TestLeaseInParallel(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -241,7 +237,6 @@ func TestLeaseInParallel(t *testing.T) {
 	}
 }
 
-// TestLeaseRefusals: a refused request changes nothing.
 func TestLeaseRefusals(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -317,7 +312,6 @@ func TestENIIPAMWithHostDevice(t *testing.T) {
 	}
 }
 
-// TestLeasePolicy: under a policy a tenant cannot choose the folder of leases.
 func TestLeasePolicy(t *testing.T) {
 	if nstest.Outside(t) {
 		return

@@ -68,8 +68,6 @@ func TestBrokenPod(t *testing.T) {
 	e.add(e.pod(conf))
 }
 
-// TestLeaseGivenBackByTheRecordAlone: DEL returns an address without netns, device,
-// inventory and netconf.
 func TestLeaseGivenBackByTheRecordAlone(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -135,7 +133,6 @@ func TestLeaseAfterDeath(t *testing.T) {
 	}
 	must(t, nstest.DeleteNetns(next.Netns))
 
-	// DEL without a record, from stdin.
 	last := e.pod(conf)
 	e.add(last)
 	must(t, os.RemoveAll(e.file("records")))

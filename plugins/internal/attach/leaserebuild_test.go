@@ -19,7 +19,6 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// spoilers make a file of leases unusable, each in its way.
 var spoilers = map[string]func(path string, data []byte) error{
 	"empty":   func(path string, _ []byte) error { return os.WriteFile(path, nil, 0o600) },
 	"a brace": func(path string, _ []byte) error { return os.WriteFile(path, []byte("{"), 0o600) },

@@ -36,7 +36,6 @@ func (e *env) ipamScript(script string) {
 	})
 }
 
-// delRepeated repeats del, like the kubelet, while a plugin of a killed ADD runs.
 func (e *env) delRepeated(args *skel.CmdArgs) {
 	e.t.Helper()
 	var refused *types.Error

@@ -17,8 +17,7 @@ import (
 type likeness struct {
 	invoke.Exec
 	hostDevice string
-	// got is the input of an unknown plugin.
-	got string
+	got        string
 }
 
 func (f *likeness) FindInPath(plugin string, paths []string) (string, error) {

@@ -10,7 +10,6 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// listen reports the announcements that eniA's MAC sends to the bridge of the VPC.
 func listen(t *testing.T, netns string) <-chan string {
 	t.Helper()
 	const all = 0x0300 // ETH_P_ALL in network byte order

@@ -61,7 +61,6 @@ func (e *env) belongings(args *skel.CmdArgs) (out []string) {
 	return out
 }
 
-// ways are the ways to have a device, with real plugins.
 func ways(e *env) map[string]map[string]any {
 	leasing := e.sharing(map[string]any{"coolDown": 0}, "10.0.2.15/24", "10.0.2.16/24")
 	hostDevice := e.selectA()
@@ -222,7 +221,6 @@ func TestNetnsUnderAnotherPath(t *testing.T) {
 	}
 }
 
-// forget removes the field from a record that older versions did not write.
 func forget(t *testing.T, e *env, args *skel.CmdArgs) {
 	t.Helper()
 	r, err := e.records().Lock(t.Context(), nodestate.AttachmentID{ContainerID: args.ContainerID, IfName: args.IfName})

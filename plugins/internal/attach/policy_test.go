@@ -61,7 +61,6 @@ func TestPolicy(t *testing.T) {
 	must(t, err)
 	_, err = run(p, "DEL", args)
 	must(t, err)
-	// DEL runs nothing that ADD refuses: here it would fail in /proc.
 	hostile := with(map[string]any{"select": selA, "ipam": map[string]any{"type": "host-local", "dataDir": "/proc/none"}})
 	_, err = run(p, "DEL", hostile)
 	must(t, err)

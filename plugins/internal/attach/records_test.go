@@ -65,8 +65,6 @@ func TestAbsentPlugin(t *testing.T) {
 	e.refused("DEL", args, 999, "absent", "not found")
 }
 
-// TestHostileRecords: foreign files in the records folder are not followed, run or
-// deleted.
 func TestHostileRecords(t *testing.T) {
 	if nstest.Outside(t) {
 		return

@@ -63,7 +63,6 @@ var referenceCases = map[string][]referenceCase{
 	},
 }
 
-// referenceVersions are the CNI versions of the reference's cases, and the latest.
 var referenceVersions = []string{"0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"}
 
 // TestReferenceCasesAreKnown: the table has exactly the reference project's cases for
@@ -92,7 +91,6 @@ func TestReferenceCasesAreKnown(t *testing.T) {
 	}
 }
 
-// TestReferenceCases runs the equivalents of the reference project's cases.
 func TestReferenceCases(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -169,7 +167,6 @@ func (e *env) life(ver string, args *skel.CmdArgs) *types100.Result {
 	return result
 }
 
-// sameDevice requires the pod's interface to be the host's device, and up.
 func (e *env) sameDevice(args *skel.CmdArgs, result *types100.Result, mac string) {
 	e.t.Helper()
 	inPod(e.t, args, func(_ *link.Handle, l link.Link) error {
@@ -274,7 +271,6 @@ func hostLocalRanges(e *env) map[string]any {
 	return map[string]any{"type": "host-local", "ranges": []any{[]any{map[string]any{"subnet": "10.1.2.0/24", "gateway": "10.1.2.1"}}}, "dataDir": e.file("ipam")}
 }
 
-// sharedCase makes a delegate's link in a pod, with as many addresses as ipam gives.
 func sharedCase(typ, ifname string, ipam func(*env) map[string]any) func(*env, string) {
 	return func(e *env, ver string) {
 		conf := map[string]any{"cniVersion": ver, "select": map[string]any{"nodeENI": "shared"}, "delegate": map[string]any{"type": typ}}

@@ -10,8 +10,6 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// TestRequestedMAC: a requested MAC becomes the pod's, or is refused before anything is
-// touched.
 func TestRequestedMAC(t *testing.T) {
 	if nstest.Outside(t) {
 		return

@@ -31,7 +31,6 @@ import (
 //	MULTI_ENI_ROUTES_SEARCH="5m 7" go test ./plugins/internal/attach -run TestRoutesAsReference
 const routesSearch = "MULTI_ENI_ROUTES_SEARCH"
 
-// reference runs host-device from the reference project.
 func (e *env) reference(verb string, args *skel.CmdArgs, conf map[string]any) (*types100.Result, error) {
 	e.t.Helper()
 	conf["cniVersion"], conf["name"], conf["type"] = "1.1.0", "reference", "host-device"
@@ -154,7 +153,6 @@ func compareResults(t *testing.T, s *scene, got, want *types100.Result) {
 	}
 }
 
-// holds requires each route of a result to be in the kernel.
 func (e *env) holds(args *skel.CmdArgs, result *types100.Result) {
 	e.t.Helper()
 	have := tables(e.t, args.Netns)

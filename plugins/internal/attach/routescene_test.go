@@ -15,7 +15,6 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// wire is a route as a netconf or an IPAM plugin's has it.
 type wire struct {
 	Dst      string `json:"dst"`
 	GW       string `json:"gw,omitempty"`
@@ -92,7 +91,6 @@ func randomScene(r *rand.Rand) (s scene) {
 
 func (s *scene) all() []wire { return slices.Concat(s.IPAM, s.Own) }
 
-// furnish gives a pod an eth0 and the scene's routes through it.
 func (s *scene) furnish(t *testing.T, netns string) {
 	t.Helper()
 	must(t, nstest.In(netns, func() error {

@@ -137,7 +137,6 @@ func TestOneModePerDevice(t *testing.T) {
 	}
 }
 
-// made is a plugin that reports no interface in the container.
 func made(string) (string, error) {
 	return `{"cniVersion":"1.1.0","interfaces":[{"name":"net1"}],"ips":[]}`, nil
 }
@@ -181,7 +180,6 @@ func TestFirstChoosesAlone(t *testing.T) {
 	}
 }
 
-// policyFile writes a policy with this node's folders and further keys.
 func (e *env) policyFile(more map[string]any) string {
 	e.t.Helper()
 	policy := map[string]any{

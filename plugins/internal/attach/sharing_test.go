@@ -115,7 +115,6 @@ func TestSharersTakeSideBySide(t *testing.T) {
 	}
 }
 
-// neighbour returns the MAC that peers in the VPC know for an address; "" if none.
 func (e *env) neighbour(address string) (mac string) {
 	e.t.Helper()
 	must(e.t, e.node.InVPC(func() error {
@@ -130,7 +129,6 @@ func (e *env) neighbour(address string) (mac string) {
 	return mac
 }
 
-// TestLeaseFromPrefixes: an address of a prefix has the length of the subnet.
 func TestLeaseFromPrefixes(t *testing.T) {
 	if nstest.Outside(t) {
 		return

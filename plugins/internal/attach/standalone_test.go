@@ -95,7 +95,6 @@ func TestStandalone(t *testing.T) {
 	refusedStandalone(t, own, pod)
 }
 
-// refusedStandalone runs ADDs that eni-ipam refuses.
 func refusedStandalone(t *testing.T, own string, pod func(map[string]any) *skel.CmdArgs) {
 	t.Helper()
 	for name, tt := range map[string]struct {

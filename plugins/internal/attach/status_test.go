@@ -94,7 +94,6 @@ func TestStatus(t *testing.T) {
 	expect("none needed", map[string]any{"deviceID": eniA.PCI})
 }
 
-// status tests a used-up pool, and policies.
 func (e *env) status(t *testing.T) {
 	t.Helper()
 	conf := e.sharing(map[string]any{}, "10.0.2.15/24", "10.0.2.16/24")

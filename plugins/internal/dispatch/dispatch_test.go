@@ -12,7 +12,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// process runs verbs with an environment, and returns the exit code and the output.
 func process(env map[string]string, stdin string, verbs skel.CNIFuncs) (exit int, stdout, stderr string) {
 	var out, errOut bytes.Buffer
 	p := Program{
@@ -28,7 +27,6 @@ func full(command string) map[string]string {
 	}
 }
 
-// all returns verbs that note their name and return err.
 func all(called *string, got *skel.CmdArgs, err error) skel.CNIFuncs {
 	verb := func(name string) func(*skel.CmdArgs) error {
 		return func(a *skel.CmdArgs) error { *called, *got = name, *a; return err }
@@ -36,7 +34,6 @@ func all(called *string, got *skel.CmdArgs, err error) skel.CNIFuncs {
 	return skel.CNIFuncs{Add: verb("ADD"), Del: verb("DEL"), Check: verb("CHECK"), GC: verb("GC"), Status: verb("STATUS")}
 }
 
-// TestVerbs: every verb gets the environment and the text, valid or not.
 func TestVerbs(t *testing.T) {
 	for _, command := range []string{"ADD", "DEL", "CHECK", "GC", "STATUS"} {
 		for _, text := range []string{"", "x", `{"cniVersion":"9.9"}`} {
@@ -54,7 +51,6 @@ func TestVerbs(t *testing.T) {
 	}
 }
 
-// TestEnvironment: exactly the variables that a verb needs are required.
 func TestEnvironment(t *testing.T) {
 	needs := map[string]string{
 		"ADD": "CNI_CONTAINERID CNI_NETNS CNI_IFNAME CNI_PATH", "CHECK": "CNI_CONTAINERID CNI_NETNS CNI_IFNAME CNI_PATH",
@@ -98,7 +94,6 @@ func TestEnvironment(t *testing.T) {
 	refused(full("PLAY"), "CNI_COMMAND", "PLAY")
 }
 
-// TestMessages: program and code precede every message, once.
 func TestMessages(t *testing.T) {
 	for _, tt := range []struct {
 		err  error

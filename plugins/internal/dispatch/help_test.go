@@ -8,7 +8,6 @@ import (
 	"testing/iotest"
 )
 
-// TestByHand: a person gets help at once, without standard input.
 func TestByHand(t *testing.T) {
 	run := func(name, command string, args ...string) (exit int, stdout string) {
 		var out, errOut bytes.Buffer

@@ -38,7 +38,6 @@ func ask(container string) lease.Request {
 
 func alive(nodestate.Netns) bool { return false }
 
-// take returns the outcome of Take as text.
 func take(l *nodestate.Leases, d *nodestate.Device, r lease.Request, now time.Duration, gone func(nodestate.Netns) bool) string {
 	got, err := lease.Take(l, d, r, now, gone)
 	if err != nil {
@@ -54,7 +53,6 @@ func want(t *testing.T, what, got, want string) {
 	}
 }
 
-// TestTake tests the life of a small pool.
 func TestTake(t *testing.T) {
 	d := dev("10.0.1.10/24 10.0.1.11/24 10.0.1.12/24", "")
 	l := &nodestate.Leases{ENIID: eni}
@@ -85,7 +83,6 @@ func TestTake(t *testing.T) {
 	want(t, "then the dead one's cools", take(l, d, c, 0, dead), "1 leased, 1 cooling down; the next is free in 31s…")
 	want(t, "and is free", take(l, d, c, 30*time.Second, dead), "10.0.1.11/24")
 
-	// Without a cool-down a dead holder's address is free at once.
 	l = &nodestate.Leases{ENIID: eni}
 	a.Holder.CoolDown, b.Holder.CoolDown = 0, 0
 	take(l, d, a, 0, dead)
@@ -221,7 +218,6 @@ func TestFamiliesAndPrefixes(t *testing.T) {
 		}
 	}
 
-	// The refusal of a requested address names its holder.
 	d, l := dev("10.0.1.10/24 10.0.1.11/24", ""), &nodestate.Leases{ENIID: eni}
 	mine, other := ask("mine"), ask("other")
 	mine.Holder.Pod = "ns/first"

@@ -33,7 +33,6 @@ var beyondSchema = []*regexp.Regexp{
 	regexp.MustCompile(`^delegate\.[^:]+: .*MAC address`),
 }
 
-// compiledSchema is conf/netconf.schema.json.
 func compiledSchema(t testing.TB) *jsonschema.Schema {
 	t.Helper()
 	text, err := os.ReadFile(schemaFile)
@@ -103,7 +102,6 @@ func asNetconf(text []byte) []byte {
 	return out
 }
 
-// ofAnother reports whether a text is the netconf of another plugin.
 func ofAnother(text []byte) bool {
 	c, err := libcni.NetworkPluginConfFromBytes(text)
 	var fields map[string]json.RawMessage

@@ -9,7 +9,6 @@ import (
 	"testing"
 )
 
-// requests has each key that a runtime can request, with a valid value.
 var requests = map[string]string{
 	"deviceID": `"0000:00:07.0"`, "CNIDeviceInfoFile": `"/run/x"`, "mac": `"02:00:00:00:00:09"`, "ips": `["10.0.2.9/24"]`,
 	"ipRanges":  `[[{"subnet":"10.0.2.0/24"}]]`,
@@ -62,7 +61,6 @@ func checkTaken(t *testing.T, stdin, path string, taken bool) {
 	}
 }
 
-// TestTakersAreComplete: every known delegate is in both tables.
 func TestTakersAreComplete(t *testing.T) {
 	for typ := range knownDelegates {
 		if _, ok := takers[typ]; !ok {

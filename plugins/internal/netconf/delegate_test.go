@@ -24,7 +24,6 @@ const (
 	link = "ens7"
 )
 
-// inherited lists the keys that a delegate inherits.
 const inherited = `,"deviceID":"0000:00:07.0","ipam":{"type":"host-local","subnet":"10.0.2.0/24"},"args":{"cni":{}},"dns":{"domain":"a"},
 	"prevResult":{"cniVersion":"1.1.0"},"runtimeConfig":{"deviceID":"0000:00:07.0","CNIDeviceInfoFile":"/run/x.json","mac":"02:00:00:00:00:09"}`
 
@@ -58,7 +57,6 @@ func TestDelegateConfig(t *testing.T) {
 	}
 }
 
-// TestDelegateConfigForGC: GC and STATUS concern no device.
 func TestDelegateConfigForGC(t *testing.T) {
 	for name, delegate := range map[string]string{"gc-ipvlan": `{"type":"ipvlan"}`, "gc-host-device": `{"type":"host-device"}`} {
 		c, err := ParseLenient([]byte(with(inherited + `,"cni.dev/valid-attachments":[{"containerID":"c1","ifname":"net1"}],"delegate":` + delegate)))
@@ -186,7 +184,6 @@ func TestDelegateFaults(t *testing.T) {
 	} {
 		checkFaults(t, with(`,"delegate":`+delegate), "invalid netconf: "+want)
 	}
-	// Delegates ignore the case of keys.
 	fold := []func(string) string{
 		func(s string) string { return s }, strings.ToUpper, strings.ToLower,
 		func(s string) string { return strings.NewReplacer("k", "\u212a", "s", "\u017f").Replace(s) }, // Kelvin sign, long s

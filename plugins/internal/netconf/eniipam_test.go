@@ -91,7 +91,6 @@ func TestENIIPAMPick(t *testing.T) {
 	}
 }
 
-// TestENIIPAMUnderAPolicy: a policy must list eni-ipam.
 func TestENIIPAMUnderAPolicy(t *testing.T) {
 	c := parseOK(t, with(`,"ipam":{"type":"eni-ipam"}`))
 	if err := (&Policy{IPAM: []string{"host-local"}}).CheckTypes(c); err == nil {
@@ -102,7 +101,6 @@ func TestENIIPAMUnderAPolicy(t *testing.T) {
 	}
 }
 
-// TestParseIPAM: eni-ipam reads its own keys of other plugins' netconfs.
 func TestParseIPAM(t *testing.T) {
 	for conf, want := range map[string]string{
 		`{"name":"n","type":"macvlan","master":"eth1","ipam":{"type":"eni-ipam"},"unknown":1}`:         "",

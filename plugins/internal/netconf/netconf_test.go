@@ -21,7 +21,6 @@ var sameConfig = cmp.Options{
 	cmp.Comparer(func(a, b json.RawMessage) bool { return string(a) == string(b) }),
 }
 
-// with returns a netconf for dataplane-a with keys added or replaced.
 func with(keys string) string {
 	var other map[string]any
 	_ = json.Unmarshal([]byte("{"+strings.TrimPrefix(keys, ",")+"}"), &other) // text that is no JSON has no other
@@ -111,7 +110,6 @@ func TestParseDefaults(t *testing.T) {
 	}
 }
 
-// TestParseTolerates keys that runtimes inject into a netconf.
 func TestParseTolerates(t *testing.T) {
 	for name, keys := range map[string]string{
 		"libcni": `,"cniVersions":["1.0.0","1.1.0"],"capabilities":{"CNIDeviceInfoFile":true},"disableCheck":true,"disableGC":true` +
@@ -130,10 +128,8 @@ func TestParseTolerates(t *testing.T) {
 	}
 }
 
-// TestParseFaults: each fault has its path, its value and its remedy.
 func TestParseFaults(t *testing.T) {
 	for keys, want := range map[string]string{
-		// Keys that are not there.
 		`,"selct":{}`:                       `selct: unknown key (did you mean select?); remove it`,
 		`,"data-dir":"/d"`:                  `data-dir: unknown key (did you mean dataDir?); remove it`,
 		`,"LOGLEVEL":"info"`:                `LOGLEVEL: unknown key (did you mean logLevel?); remove it`,
@@ -147,7 +143,6 @@ func TestParseFaults(t *testing.T) {
 		`,"select":{"nodeEni":"a","mtu":1}`: `select.mtu: unknown key; remove it; select.nodeEni: unknown key (did you mean nodeENI?); remove it`,
 		`,"routes":[{"dst":"10.0.0.0/8","gateway":"10.0.0.1","prio":1}]`: `routes[0].gateway: unknown key; remove it; routes[0].prio: unknown key; remove it`,
 		`,"routes":[{"dst":"10.0.0.0/8","tables":1}]`:                    `routes[0].tables: unknown key (did you mean table?); remove it`,
-		// JSON types.
 		`,"cniVersion":1`:                    `cniVersion: 1: want a string`,
 		`,"name":{}`:                         `name: {}: want a string`,
 		`,"select":"dataplane-a"`:            `select: "dataplane-a": want an object`,
@@ -243,7 +238,6 @@ func checkFaults(t *testing.T, stdin, want string) {
 	}
 }
 
-// TestParseAllFaults: one error names every fault, in the order of the paths.
 func TestParseAllFaults(t *testing.T) {
 	checkFaults(t, `{"selct":{},"mtu":1,"delegate":{"type":"ipvlan","master":"eth0"},"routes":[{"dst":"x"}],"select":{"mac":"x"}}`,
 		`invalid netconf: delegate.master: multi-eni sets it to the selected device; remove it; `+
@@ -265,7 +259,6 @@ func TestParseUndecodable(t *testing.T) {
 	}
 }
 
-// TestParseLenient: a faulty key counts as absent, the rest is read.
 func TestParseLenient(t *testing.T) {
 	c, err := ParseLenient([]byte(`{"name":"n","unknown":1,"select":{"mac":"x","nodeENI":"a"},"mtu":1,"dataDir":"x","inventory":"/i","dns":1,"args":1` +
 		`,"prevResult":1,

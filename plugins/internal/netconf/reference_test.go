@@ -23,10 +23,8 @@ const (
 	schemaURL = "https://raw.githubusercontent.com/multi-eni/multi-eni-cni/main/conf/netconf.schema.json"
 )
 
-// sources are the files whose comments document the keys of a netconf and of the policy.
 var sources = []string{"netconf.go", "route.go", "eniipam.go", "delegate.go", "../../../pkg/nodestate/policy.go"}
 
-// TestReference: docs/netconf.md agrees with the structs of a netconf and their comments.
 func TestReference(t *testing.T) {
 	made := makeReference(t)
 	if *update {
@@ -135,7 +133,6 @@ const aboutENIIPAM = "`eni-ipam` gives the addresses that the inventory lists fo
 	"Other plugins than multi-eni can name `eni-ipam` too, since it is in the runtime's folder. It then finds the ENI by their `master`, `device`,\n" +
 	"`deviceID` or `pciBusID`, or by `ipam.select`. That key is like `select` above; `ipam.inventory` names the inventory."
 
-// page is docs/netconf.md as far as it is written.
 type page struct {
 	strings.Builder
 	t    *testing.T
@@ -148,7 +145,6 @@ func (p *page) text(parts ...string) {
 	}
 }
 
-// keys has an item for each key of a struct.
 func (p *page) keys(title, above, structName string, of any, tag string) {
 	p.t.Helper()
 	p.text("\n## "+title+"\n", above, "\n\n")
@@ -171,7 +167,6 @@ func (p *page) keys(title, above, structName string, of any, tag string) {
 	}
 }
 
-// item breaks an item of a list into lines that fit a page.
 func item(words string) string {
 	var b strings.Builder
 	column := 0

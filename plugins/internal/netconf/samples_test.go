@@ -107,7 +107,6 @@ func TestPodSamples(t *testing.T) {
 	}
 }
 
-// samplePolicy reads conf/policy.json, which the installer writes.
 func samplePolicy(t *testing.T) *Policy {
 	t.Helper()
 	data, err := os.ReadFile(filepath.Join(samples, "policy.json"))

@@ -36,8 +36,6 @@ const (
 	formName     = `^[a-zA-Z0-9][a-zA-Z0-9_.\-]*$`
 )
 
-// TestSchema: conf/netconf.schema.json agrees with the same structs and comments as
-// docs/netconf.md.
 func TestSchema(t *testing.T) {
 	made := bytes.Buffer{}
 	enc := json.NewEncoder(&made)
@@ -129,7 +127,6 @@ func (g generator) routes(network string) schema {
 	return schema{"type": []string{"array", "null"}, "items": item}
 }
 
-// eniIPAM is the key ipam of type eni-ipam. More lists further keys below other plugins.
 func (g generator) eniIPAM(more schema) schema {
 	p := g.properties("ENIIPAM", ENIIPAM{}, map[string]schema{
 		"addresses": choice(addressesOne, addressesOne, addressesAll),
@@ -248,7 +245,6 @@ func injected() schema {
 	}
 }
 
-// together are the rules about several keys.
 func together() []schema {
 	var sharing []string
 	for name, d := range knownDelegates {
@@ -299,7 +295,6 @@ func (g generator) conflist() schema {
 	}
 }
 
-// otherPlugin is the netconf of a plugin that may run eni-ipam.
 func (g generator) otherPlugin() schema {
 	found := g.selection()
 	found["description"] = "The ENI, if no other key of the netconf names it. The keys are those of select."
@@ -353,7 +348,6 @@ func whole(low, high int) schema {
 	return schema{"type": []string{"integer", "null"}, "minimum": low, "maximum": high}
 }
 
-// octets are an MTU; 0 counts as absent.
 func octets() schema {
 	out := whole(0, 65535)
 	out["anyOf"] = []schema{{"minimum": 68}, {"enum": []int{0}}}
@@ -364,7 +358,6 @@ func closed(properties schema) schema {
 	return schema{"type": []string{"object", "null"}, "properties": properties, "additionalProperties": false}
 }
 
-// never is a key without a valid value.
 func never(why string) schema {
 	return schema{"not": schema{}, "errorMessage": why, "doNotSuggest": true}
 }

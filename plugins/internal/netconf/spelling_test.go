@@ -17,7 +17,6 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 )
 
-// spellings returns spellings of a key that are equal for encoding/json.
 func spellings(key string) []string {
 	odd := strings.NewReplacer("k", "\u212a", "s", "\u017f", "K", "\u212a", "S", "\u017f").Replace(key) // Kelvin sign, long s
 	return slices.Compact([]string{key, strings.ToUpper(key), strings.ToLower(key), odd})
@@ -115,7 +114,6 @@ func pluginKeys(t *testing.T) (keys, paths map[string][]string) {
 	return keys, paths
 }
 
-// place is the part of the netconf with a plugin's keys.
 func place(typ string) string {
 	if _, ok := knownDelegates[typ]; ok {
 		return "delegate"
@@ -226,8 +224,6 @@ func checkUnambiguous(t *testing.T, stdin string, not ...string) {
 	}
 }
 
-// handedTo returns the netconfs of a Config's other plugins, the IPAM plugin first; none
-// if ADD refuses it.
 func handedTo(t *testing.T, c *Config) (out [][]byte) {
 	t.Helper()
 	if c.Refused != nil {
@@ -267,8 +263,6 @@ func TestManyTwins(t *testing.T) {
 	}
 }
 
-// hostLocal is host-local's netconf (plugins v1.9.1 backend/allocator) without ranges and
-// routes.
 type hostLocal struct {
 	Name       string `json:"name"`
 	CNIVersion string `json:"cniVersion"`

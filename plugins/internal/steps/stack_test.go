@@ -18,7 +18,6 @@ func deep(kib int) byte {
 	return frame[0]
 }
 
-// TestGrowStack: the stack is not moved while the calls of a verb go deep.
 func TestGrowStack(t *testing.T) {
 	moved := func(prepare func()) bool {
 		var on byte
