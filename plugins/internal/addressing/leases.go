@@ -114,18 +114,32 @@ func leased(a nodestate.Attachment) ([]netip.Addr, error) {
 	return out, err
 }
 
-// change calls f under the lock of an ENI's leases if needed reports true without it. Most
-// DELs and GCs have nothing to change.
-func (s Leases) change(ctx context.Context, eni device.ENIID, needed func(*nodestate.Leases) bool, f func(*nodestate.LockedLeases) error) error {
+// change edits an ENI's leases under their lock, if edit changes a copy of them: most DELs
+// and GCs have nothing to change. Edit reports whether it has changed any.
+func (s Leases) change(ctx context.Context, eni device.ENIID, edit func(*nodestate.Leases, time.Duration) bool) error {
+	edited := func(l *nodestate.Leases) (bool, error) {
+		now, err := nodestate.Uptime()
+		return err == nil && edit(l, now), err
+	}
 	l, err := nodestate.LeaseDir(s.Dir).Read(s.BootID, eni)
-	if errors.Is(err, nodestate.ErrOtherVersion) { // that version frees leases of a netns that is gone
+	switch {
+	case errors.Is(err, nodestate.ErrOtherVersion): // that version frees leases of a netns that is gone
 		s.Log.WithError(err).Warn("leaving the leases of this ENI, which stay taken")
 		return nil
-	}
-	if unreadable := nodestate.Unreadable(err); !unreadable && (err != nil || !needed(&l)) {
+	case nodestate.Unreadable(err):
+	case err != nil:
 		return err
+	default:
+		if changed, err := edited(&l); err != nil || !changed {
+			return err
+		}
 	}
-	err = s.locked(ctx, eni, f)
+	err = s.locked(ctx, eni, func(l *nodestate.LockedLeases) error {
+		if changed, err := edited(&l.Leases); err != nil || !changed {
+			return err
+		}
+		return l.Save()
+	})
 	if nodestate.Unreadable(err) { // of an attachment record, so the leases could not be rebuilt
 		s.Log.WithError(err).Warn("leaving the leases to the next ADD, which rebuilds them from the attachment records that are left")
 		return nil
@@ -136,17 +150,11 @@ func (s Leases) change(ctx context.Context, eni device.ENIID, needed func(*nodes
 // GiveBack ends the leases of an attachment in one ENI. Unused says that its ADD failed
 // before any process could use the addresses, so they need no cool-down.
 func (s Leases) GiveBack(ctx context.Context, eni device.ENIID, id nodestate.AttachmentID, unused bool) error {
-	return s.change(ctx, eni, func(l *nodestate.Leases) bool {
-		return slices.ContainsFunc(l.Leases, func(lease nodestate.Lease) bool { return lease.HeldBy(id) })
-	}, func(l *nodestate.LockedLeases) error {
-		now, err := nodestate.Uptime()
-		if err != nil {
-			return err
+	return s.change(ctx, eni, func(l *nodestate.Leases, now time.Duration) bool {
+		if unused {
+			return lease.Drop(l, id)
 		}
-		if unused && !lease.Drop(&l.Leases, id) || !unused && !lease.Give(&l.Leases, id, now) {
-			return nil
-		}
-		return l.Save()
+		return lease.Give(l, id, now)
 	})
 }
 
@@ -181,14 +189,8 @@ func (s Leases) Collect(ctx context.Context, network string, valid []nodestate.A
 	enis, err := nodestate.LeaseDir(s.Dir).ENIs(s.BootID)
 	errs := []error{err}
 	for _, eni := range enis {
-		errs = append(errs, s.change(ctx, eni, func(l *nodestate.Leases) bool {
-			return slices.ContainsFunc(l.Leases, func(lease nodestate.Lease) bool { return lease.Network == network && !keep(&lease) })
-		}, func(l *nodestate.LockedLeases) error {
-			now, err := nodestate.Uptime()
-			if err != nil || !lease.Collect(&l.Leases, network, now, keep) {
-				return err
-			}
-			return l.Save()
+		errs = append(errs, s.change(ctx, eni, func(l *nodestate.Leases, now time.Duration) bool {
+			return lease.Collect(l, network, now, keep)
 		}))
 	}
 	return errors.Join(errs...)

@@ -92,12 +92,12 @@ func checking(check verb) verb {
 // validation says which faults of the input fail a verb. Runtimes call DEL after every
 // failed ADD, so DEL and GC accept input that ADD has refused. DEL needs no readable netconf
 // if there is a record.
-type validation struct{ text, netconf, policy bool }
+type validation int
 
-var (
-	strict   = validation{text: true, netconf: true, policy: true}
-	lenient  = validation{text: true}
-	anything = validation{}
+const (
+	anything validation = iota
+	lenient             // the text must be a JSON object
+	strict              // everything must be valid
 )
 
 // parser reads a program's netconfs.
@@ -141,24 +141,24 @@ func (p *Plugin) run(ctx context.Context, args *skel.CmdArgs, parse parser, v va
 	defer cancel()
 	c := &call{args: args, steps: &steps.Steps{Before: p.Before}}
 	c.policy, c.faults.policy = p.readPolicy()
-	if c.faults.policy != nil && v.policy {
+	if c.faults.policy != nil && v == strict {
 		return c.faults.policy
 	}
 	if c.policy == nil && c.faults.policy != nil {
 		c.policy, c.faults.paths = &netconf.Policy{}, c.faults.policy
 	}
 	read := parse.lenient
-	if v.netconf {
+	if v == strict {
 		read = parse.strict
 	}
 	if c.cfg, c.faults.netconf = read(args.StdinData); c.faults.netconf != nil {
-		if v.text {
+		if v >= lenient {
 			return c.faults.netconf
 		}
 		c.cfg = &netconf.Config{Paths: netconf.DefaultPaths()}
 	}
 	var err error
-	if c.env, err = parseArgs(args.Args); err != nil && v.netconf {
+	if c.env, err = parseArgs(args.Args); err != nil && v == strict {
 		return err
 	}
 	bootID, err := nodestate.BootID()
@@ -167,7 +167,7 @@ func (p *Plugin) run(ctx context.Context, args *skel.CmdArgs, parse parser, v va
 	}
 	paths := c.policy.ResolvePaths(c.cfg)
 	closeLog, err := c.openLog(paths)
-	if err != nil && v.netconf {
+	if err != nil && v == strict {
 		return err
 	}
 	defer closeLog()

@@ -117,7 +117,7 @@ func (e *effects) arrived() (l link.Link, err error) {
 // attachUserspace moves nothing. The device plugin gives the container the device's files,
 // and the container reads the rest in the result.
 func (e *effects) attachUserspace(ctx context.Context) (*types100.Result, error) {
-	result, err := e.runIPAM(ctx)
+	result, err := e.startIPAM(ctx)()
 	if err != nil {
 		return nil, err
 	}
@@ -130,43 +130,29 @@ func (e *effects) attachUserspace(ctx context.Context) (*types100.Result, error)
 	return result, nil
 }
 
-// runIPAM returns the addresses in a result, which is empty without an address plugin.
-func (e *effects) runIPAM(ctx context.Context) (*types100.Result, error) {
-	if e.Addresses != nil {
-		return e.Addresses.Result(), nil
-	}
-	if e.IPAM == nil {
-		return &types100.Result{}, nil
-	}
-	var result *types100.Result
-	err := e.steps.Do("ipam", func() (err error) { result, err = e.plugins.Add(ctx, e.IPAM); return err })
-	if err != nil {
-		return nil, err
-	}
-	return e.onlyAddresses(result)
-}
-
-// startIPAM starts runIPAM beside later steps if the IPAM plugin needs no interface. The
-// returned function waits for the addresses.
+// startIPAM starts the address plugin beside later steps if that plugin needs no interface;
+// else it runs when the returned function is called. That function returns the addresses in
+// a result, which is empty without an address plugin.
 func (e *effects) startIPAM(ctx context.Context) func() (*types100.Result, error) {
-	if e.IPAM == nil || !netconf.AddressesAlone(e.IPAM.Type) {
-		return func() (*types100.Result, error) { return e.runIPAM(ctx) }
-	}
 	var result *types100.Result
-	wait := e.steps.Start("ipam", func() (err error) { result, err = e.plugins.Add(ctx, e.IPAM); return err })
+	run := func() (err error) { result, err = e.plugins.Add(ctx, e.IPAM); return err }
+	wait := func() error { return e.steps.Do("ipam", run) }
+	switch {
+	case e.Addresses != nil:
+		return func() (*types100.Result, error) { return e.Addresses.Result(), nil }
+	case e.IPAM == nil:
+		return func() (*types100.Result, error) { return &types100.Result{}, nil }
+	case e.Mode == nodestate.ModeExclusive && netconf.AddressesAlone(e.IPAM.Type):
+		wait = e.steps.Start("ipam", run)
+	}
 	return func() (*types100.Result, error) {
 		if err := wait(); err != nil {
 			return nil, err
 		}
-		return e.onlyAddresses(result)
+		if len(result.IPs) == 0 {
+			return nil, refusal.New(refusal.Invalid, "ipam.type: %s gave no address; see its own keys in ipam, or use another IPAM plugin", e.IPAM.Type)
+		}
+		result.Interfaces = nil // the spec allows an IPAM plugin none
+		return result, checkIPs(e.cfg.IPs, result)
 	}
-}
-
-// onlyAddresses removes interfaces from an IPAM plugin's result, as the spec demands.
-func (e *effects) onlyAddresses(result *types100.Result) (*types100.Result, error) {
-	if len(result.IPs) == 0 {
-		return nil, refusal.New(refusal.Invalid, "ipam.type: %s gave no address; see its own keys in ipam, or use another IPAM plugin", e.IPAM.Type)
-	}
-	result.Interfaces = nil
-	return result, checkIPs(e.cfg.IPs, result)
 }

@@ -37,27 +37,15 @@ type Runner struct {
 	Exec invoke.Exec
 }
 
-// Invocation names the attachment for which another plugin runs.
-type Invocation struct {
-	// Netns is the path of the netns; "" if there is none.
-	Netns string
-
-	id         nodestate.AttachmentID
-	args, path string // path has plugin folders, separated by colons
+// Own returns the environment of plugins for the call's own attachment.
+func (r *Runner) Own() invoke.Args {
+	return invoke.Args{ContainerID: r.Args.ContainerID, IfName: r.Args.IfName, NetNS: r.Args.Netns, PluginArgsStr: r.Args.Args, Path: r.folders()}
 }
 
-// Own returns the invocation for the call's own attachment.
-func (r *Runner) Own() Invocation {
-	return Invocation{
-		id:    nodestate.AttachmentID{ContainerID: r.Args.ContainerID, IfName: r.Args.IfName},
-		Netns: r.Args.Netns, args: r.Args.Args, path: r.folders(),
-	}
-}
-
-// Recorded returns the invocation for a recorded attachment. Plugins are looked for in
+// Recorded is Own for a recorded attachment. Plugins are looked for in
 // ADD's folders first, then in the call's.
-func (r *Runner) Recorded(a nodestate.Attachment) Invocation {
-	return Invocation{id: a.AttachmentID, Netns: a.Netns.Path, args: a.Args, path: a.Path + ":" + r.folders()}
+func (r *Runner) Recorded(a nodestate.Attachment) invoke.Args {
+	return invoke.Args{ContainerID: a.ContainerID, IfName: a.IfName, NetNS: a.Netns.Path, PluginArgsStr: a.Args, Path: a.Path + ":" + r.folders()}
 }
 
 // folders is CNI_PATH, or the policy's folder in place of it.
@@ -69,12 +57,12 @@ func (r *Runner) folders() string {
 }
 
 // Find returns the path of a plugin's binary. ErrNoBinary.
-func (r *Runner) Find(typ string, i Invocation) (string, error) {
+func (r *Runner) Find(typ string, i invoke.Args) (string, error) {
 	// A relative folder, "" included, would be below our working directory.
-	folders := slices.DeleteFunc(filepath.SplitList(i.path), func(dir string) bool { return !filepath.IsAbs(dir) })
+	folders := slices.DeleteFunc(filepath.SplitList(i.Path), func(dir string) bool { return !filepath.IsAbs(dir) })
 	file, err := r.exec(nil).FindInPath(typ, folders)
 	if err != nil {
-		return "", fmt.Errorf("plugin %s: %w in %s; install it there", typ, ErrNoBinary, i.path)
+		return "", fmt.Errorf("plugin %s: %w in %s; install it there", typ, ErrNoBinary, i.Path)
 	}
 	return file, nil
 }
@@ -116,20 +104,15 @@ func (r *Runner) exec(intent *nodestate.Record) invoke.Exec {
 	return &pluginExec{stderr: r.Log.Logger.Out, intent: intent, folder: r.Folder}
 }
 
-func (i Invocation) environ(command string) *invoke.Args {
-	return &invoke.Args{
-		Command: command, ContainerID: i.id.ContainerID, NetNS: i.Netns, IfName: i.id.IfName, PluginArgsStr: i.args, Path: i.path,
-	}
-}
-
 // Add runs a plugin's ADD for the call's own attachment.
 func (r *Runner) Add(ctx context.Context, d *nodestate.Delegation) (*types100.Result, error) {
 	i := r.Own()
+	i.Command = "ADD"
 	file, err := r.Find(d.Type, i)
 	if err != nil {
 		return nil, err
 	}
-	result, err := invoke.ExecPluginWithResult(ctx, file, d.Config, i.environ("ADD"), r.exec(r.Intent))
+	result, err := invoke.ExecPluginWithResult(ctx, file, d.Config, &i, r.exec(r.Intent))
 	if err != nil {
 		return nil, fmt.Errorf("%s ADD: %w", d.Type, err)
 	}
@@ -137,12 +120,13 @@ func (r *Runner) Add(ctx context.Context, d *nodestate.Delegation) (*types100.Re
 }
 
 // Run runs a verb that has no result.
-func (r *Runner) Run(ctx context.Context, command string, d *nodestate.Delegation, i Invocation) error {
+func (r *Runner) Run(ctx context.Context, command string, d *nodestate.Delegation, i invoke.Args) error {
 	file, err := r.Find(d.Type, i)
 	if err != nil {
 		return fmt.Errorf("%s: %w", command, err)
 	}
-	if err := invoke.ExecPluginWithoutResult(ctx, file, d.Config, i.environ(command), r.exec(nil)); err != nil {
+	i.Command = command
+	if err := invoke.ExecPluginWithoutResult(ctx, file, d.Config, &i, r.exec(nil)); err != nil {
 		return fmt.Errorf("%s %s: %w", d.Type, command, err)
 	}
 	return nil
@@ -152,7 +136,7 @@ func (r *Runner) Run(ctx context.Context, command string, d *nodestate.Delegatio
 // keys that multi-eni has checked: routes, and addresses unless the plugin is an IPAM
 // plugin. The reference plugins look for routes in the main table only, from where sbr
 // moves them.
-func (r *Runner) Check(ctx context.Context, d *nodestate.Delegation, i Invocation, checked []string) error {
+func (r *Runner) Check(ctx context.Context, d *nodestate.Delegation, i invoke.Args, checked []string) error {
 	var fields map[string]json.RawMessage
 	if err := json.Unmarshal(r.Config.PrevResult, &fields); err != nil {
 		return fmt.Errorf("prevResult for %s: %w", d.Type, err)

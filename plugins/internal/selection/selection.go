@@ -134,19 +134,12 @@ func describe(d nodestate.Device) string {
 		name = "device " + d.ENIID.String()
 	}
 	var parts []string
-	for _, part := range []string{cmp.Or(d.PCIAddress.String(), "no PCI address yet"), label("NodeENI ", d.NodeENI), d.SubnetID.String(), string(d.Phase)} {
-		if part != "" {
+	for _, part := range []string{cmp.Or(d.PCIAddress.String(), "no PCI address yet"), "NodeENI " + d.NodeENI, d.SubnetID.String(), string(d.Phase)} {
+		if part != "" && part != "NodeENI " {
 			parts = append(parts, part)
 		}
 	}
 	return fmt.Sprintf("%s (%s)", name, strings.Join(parts, ", "))
-}
-
-func label(what, value string) string {
-	if value == "" {
-		return ""
-	}
-	return what + value
 }
 
 // DescribeRows names devices for messages.
