@@ -232,7 +232,9 @@ func findPath(at string, raw json.RawMessage) (place, value string) {
 // string's own place. Key is the key of the string, or of its list.
 func findString(at string, raw json.RawMessage, meant func(key, value string) bool) (place, value string) {
 	var v any
-	if json.Unmarshal(raw, &v) != nil {
+	dec := json.NewDecoder(bytes.NewReader(raw))
+	dec.UseNumber() // other plugins pass over a number that no float64 holds
+	if dec.Decode(&v) != nil {
 		return "", ""
 	}
 	return findStringIn(at, "", v, meant)

@@ -128,6 +128,8 @@ func TestPolicyCheck(t *testing.T) {
 			`allows host-local; use an allowed type, or have an administrator add this one`,
 		`,"ipam":{"type":"host-local","dataDir":"/etc"}`: `policy forbids ipam.dataDir "/etc": a netconf must not choose ` +
 			`another plugin's paths; remove the key`,
+		`,"ipam":{"type":"host-local","x":1e999,"dataDir":"/etc"}`: `policy forbids ipam.dataDir "/etc": a netconf must not choose ` +
+			`another plugin's paths; remove the key`,
 		`,"ipam":{"type":"host-local","a":[{"b":1},{"c":"etc/cron.d"}]}`: `policy forbids ipam.a[1].c "etc/cron.d": a netconf must not ` +
 			`choose another plugin's paths; remove the key`,
 		`,"delegate":{"type":"host-device","trust":"off","max":7,"nothing":null,"all":{"x":1}}`: "",

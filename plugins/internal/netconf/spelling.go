@@ -46,59 +46,34 @@ const mostTwins = 16
 
 // twins finds up to most twins at any depth of a valid JSON text.
 func twins(text []byte, most int) (found []twin) {
-	type level struct {
-		seen map[string]string // by fold; nil in a list
-		key  string            // the last one
-		n    int               // elements of a list so far
-	}
-	var open []level
-	path := func() string {
-		var b strings.Builder
-		for _, l := range open {
-			switch {
-			case l.seen == nil:
-				fmt.Fprintf(&b, "[%d]", l.n)
-			case b.Len() > 0:
-				b.WriteString("." + l.key)
-			default:
-				b.WriteString(l.key)
-			}
-		}
-		return b.String()
-	}
 	dec := json.NewDecoder(bytes.NewReader(text))
-	wantKey := false
-	ended := func() { // a value
-		if len(open) == 0 {
-			return
-		}
-		l := &open[len(open)-1]
-		l.n++
-		wantKey = l.seen != nil
-	}
-	for {
-		token, err := dec.Token()
-		if err != nil || len(found) == most {
-			return found
-		}
-		switch {
-		case token == json.Delim('{'):
-			open, wantKey = append(open, level{seen: map[string]string{}}), true
-		case token == json.Delim('['):
-			open, wantKey = append(open, level{}), false
-		case token == json.Delim('}'), token == json.Delim(']'):
-			open = open[:len(open)-1]
-			ended()
-		case wantKey:
-			l := &open[len(open)-1]
-			l.key, wantKey = token.(string), false //nolint:errcheck,forcetypeassert // JSON's keys are strings
-			if first, twice := l.seen[fold(l.key)]; twice {
-				found = append(found, twin{path(), l.key, first})
-			} else {
-				l.seen[fold(l.key)] = l.key
+	dec.UseNumber() // else a number that no float64 holds is an error
+	var value func(path []string)
+	value = func(path []string) {
+		switch token, _ := dec.Token(); token { // no error: the text is valid
+		case json.Delim('['):
+			for n := 0; dec.More(); n++ {
+				value(append(path, fmt.Sprintf("[%d]", n)))
+			}
+		case json.Delim('{'):
+			seen := map[string]string{} // by fold
+			for dec.More() {
+				token, _ := dec.Token()
+				key := token.(string) //nolint:errcheck,forcetypeassert // JSON's keys are strings
+				first, twice := seen[fold(key)]
+				inside := append(path, "."+key)
+				if !twice {
+					seen[fold(key)] = key
+				} else if len(found) < most {
+					found = append(found, twin{strings.Join(inside, "")[1:], key, first})
+				}
+				value(inside)
 			}
 		default:
-			ended()
+			return
 		}
+		_, _ = dec.Token() // the end of the list or object
 	}
+	value(nil)
+	return found
 }
