@@ -31,7 +31,7 @@ go        := "$(GO)"
 TESTFLAGS ?=
 FUZZTIME  ?= 10s
 
-# What `version` prints. The tag of an IMAGE that was given is the version, unless VERSION was given as well. safe.directory: git
+# The output of `version`. The tag of a given IMAGE is the version, unless VERSION is given too. safe.directory: git
 # refuses to read a tree that belongs to somebody else, as under sudo, and would leave the binaries without their commit.
 git        = git -c safe.directory='*'
 IMAGE_TAG := $(word 2,$(subst :, ,$(lastword $(subst /, ,$(IMAGE)))))
@@ -58,13 +58,13 @@ TAGS    := -tags grpcnotrace
 # `sudo make` must not leave files that the user cannot replace.
 GIVEBACK = [ -z "$${SUDO_UID:-}" ] || chown -hR "$$SUDO_UID:$$SUDO_GID" $(BIN)
 
-# What runs here brings its own settings: those of the person who types must not decide over a test, nor be used by one.
+# Programs run with their own settings: a person's settings must not change a test's outcome, nor be used by one.
 unexport $(filter AWS_% KUBECONFIG NODE_NAME CNI_%,$(.VARIABLES))
 export AWS_CONFIG_FILE             := /dev/null
 export AWS_SHARED_CREDENTIALS_FILE := /dev/null
 
-# gotestsum tells each package as soon as it ends; go test alone would hold back all that stand after a slow one. With -v it
-# shows every test. Its own flags stand first, then those of go test.
+# gotestsum prints each package as soon as it ends; go test alone would hold back all packages after a slow one. With -v it
+# shows every test. Its own flags come first, then go test's.
 tests = $(GOTESTSUM) --format $(if $(filter -v -test.v,$(TESTFLAGS)),standard-verbose,pkgname) --format-hide-empty-pkg --raw-command -- $(go) $(1) test -json
 
 ##@ Use
@@ -113,7 +113,7 @@ BENCHROUNDS ?= 50
 BENCHFLAGS  ?=
 bench-daemon: prereq-bench kube-tools ## Measure the daemon alone, against a real API server (5 min)
 	CGO_ENABLED=0 $(go) -C test/kube test -trimpath -tags bench -v -count=1 -timeout 20m ./bench $(BENCHFLAGS)
-# The story of a device needs root, and test-kube tells it too.
+# The story of a device needs root, and is part of test-kube too.
 bench-story: prereq-bench kube-tools
 	[ "$$(id -u)" != 0 ] || CGO_ENABLED=0 $(go) -C test/kube test -trimpath -v -count=1 -run '^TestStory$$' ./onenode
 
@@ -128,14 +128,14 @@ test: prereq-test build tools $(GOTESTSUM) ## Run every test that needs no extra
 race: prereq-race build tools $(GOTESTSUM) ## Run the tests of the product code under the race detector (8 min)
 	CGO_ENABLED=1 $(call tests) -race $(TESTFLAGS) ./pkg/... ./plugins/... ./daemon/...
 
-# The same flags as for the Kubernetes programs: what both have in common is compiled once. Each package has a control plane
-# and namespaces of its own; two at a time are what two processors carry, for most of the tests wait.
+# The same flags as for the Kubernetes programs, so that common packages are compiled once. Each package has a control plane
+# and namespaces of its own. Two processors carry two at a time, since most tests wait.
 .PHONY: test-kube
 test-kube: prereq-test-kube kube-tools $(GOTESTSUM) ## Test against a real kube-apiserver and a real kubelet (15 min; the first time 20 min)
 	CGO_ENABLED=0 $(go) -C test/kube vet -trimpath ./...
 	CGO_ENABLED=0 $(call tests,-C test/kube) -trimpath -p 2 -timeout 40m $(TESTFLAGS) ./...
 
-# What runs on the node of these tests besides Kubernetes and the product. next/ is another version of it, to upgrade to.
+# Programs on the node of these tests besides Kubernetes and the product. next/ is another version of the product, to upgrade to.
 .PHONY: kube-tools
 kube-tools: build tools $(KUBE)/.built $(KUBE)/whereabouts/.built $(BIN)/tools/helm
 	@if command -v buildah >/dev/null; then $(MAKE) --no-print-directory trial-release; else rm -f $(BIN)/image.tar; fi
@@ -165,7 +165,7 @@ test-hardware: hardware-tools ## Test on a machine with real PCI NICs, SR-IOV an
 bench-hardware: hardware-tools ## Measure plugin and daemon on real PCI devices, against host-device (10 min)
 	CGO_ENABLED=0 $(go) -C test/hardware test -trimpath -count=1 -v -timeout 40m ./bench -rounds 50
 
-# What a machine is made of besides the tests.
+# The parts of a machine besides the tests.
 .PHONY: hardware-tools
 hardware-tools: prereq-hardware build tools
 	test/hardware/prepare kernel
@@ -227,7 +227,7 @@ $(BIN)/.tools: $(PINNED)
 
 $(BIN)/tools/ec2-metadata-mock $(GOTESTSUM) $(SBOM) $(BIN)/tools/kustomize: $(PINNED)
 	@mkdir -p $(@D)
-	$(call gobuild,-C test/tools) -o $(HERE)/$@ $(call pinned,.*/$(@F)(/v[0-9]+)?)
+	$(call gobuild,-C test/tools) -o $(HERE)/$@ $(call pinned,.*/$(@F)/?v?[0-9]*)
 	@touch $@
 	@$(GIVEBACK)
 

@@ -26,7 +26,7 @@ var shipped = []string{"pkg", "plugins", "daemon"}
 
 func importRules() []rule {
 	var out []rule
-	for _, r := range append(ownImports(), libraryImports()...) {
+	for _, r := range slices.Concat(ownImports(), libraryImports(), layerImports()) {
 		out = append(out, rule{name: "import/" + r.name, why: r.why, check: r.check, bad: r.bad, good: r.good})
 	}
 	return append(out, deviceRule())
@@ -103,18 +103,6 @@ func libraryImports() []importRule {
 			good: []string{imports("daemon/internal/awsnode", "github.com/aws/aws-sdk-go-v2/config")},
 		},
 		{
-			name: "inventory",
-			why:  "the join of the sources is pure: it takes plain values (daemon/internal/vpc) and reaches no client; net/http comes along with the NodeENI's types",
-			from: []string{"daemon/internal/inventory", "daemon/internal/vpc"}, transitive: true,
-			to: []string{"github.com/aws", "k8s.io/client-go", "google.golang.org/grpc", "github.com/prometheus"},
-			bad: []string{
-				imports("daemon/internal/inventory", module+"/daemon/internal/awsnode") + imports("daemon/internal/awsnode", "github.com/aws/smithy-go"),
-				imports("daemon/internal/vpc", "github.com/aws/smithy-go"),
-				imports("daemon/internal/inventory", "k8s.io/client-go/rest"),
-			},
-			good: []string{imports("daemon/internal/inventory", module+"/daemon/internal/vpc")},
-		},
-		{
 			name: "client-go",
 			why:  "one package speaks to the API server; the others get its answers as plain values",
 			from: shipped, except: []string{"daemon/internal/kube"}, to: []string{"k8s.io/client-go"},
@@ -146,6 +134,34 @@ func libraryImports() []importRule {
 			good: []string{imports("daemon/internal/driver", "github.com/u-root/u-root/pkg/kmodule")},
 		},
 		{
+			name: "netlink",
+			why:  "one package holds the netlink quirks (dumps cut short, EEXIST half-way through a move); tests may look at the kernel themselves",
+			from: shipped, except: []string{"pkg/link"}, to: []string{"github.com/vishvananda/netlink"},
+			bad: []string{imports("plugins/internal/attach", "github.com/vishvananda/netlink")},
+			good: []string{
+				imports("pkg/link", "github.com/vishvananda/netlink"),
+				imports("test/nstest", "github.com/vishvananda/netlink"),
+			},
+		},
+	}
+}
+
+// layerImports are the rules that keep pure packages and readers apart from clients and from the loop.
+func layerImports() []importRule {
+	return []importRule{
+		{
+			name: "inventory",
+			why:  "the join of the sources is pure: it takes plain values (daemon/internal/vpc) and reaches no client; net/http comes along with the NodeENI's types",
+			from: []string{"daemon/internal/inventory", "daemon/internal/vpc"}, transitive: true,
+			to: []string{"github.com/aws", "k8s.io/client-go", "google.golang.org/grpc", "github.com/prometheus"},
+			bad: []string{
+				imports("daemon/internal/inventory", module+"/daemon/internal/awsnode") + imports("daemon/internal/awsnode", "github.com/aws/smithy-go"),
+				imports("daemon/internal/vpc", "github.com/aws/smithy-go"),
+				imports("daemon/internal/inventory", "k8s.io/client-go/rest"),
+			},
+			good: []string{imports("daemon/internal/inventory", module+"/daemon/internal/vpc")},
+		},
+		{
 			name: "loop-readers",
 			why:  "readers of the daemon's state need the View and the device plugin's interface, not the loop that makes them",
 			from: []string{
@@ -165,23 +181,14 @@ func libraryImports() []importRule {
 			why:  "whoever reads the View gets no part of the daemon with it",
 			from: []string{"daemon/internal/view"}, transitive: true,
 			to: []string{
-				"daemon/internal/pluginrestart", "daemon/internal/inventory", "daemon/internal/kube", "daemon/internal/driver", "daemon/internal/awsnode", "github.com/aws", "k8s.io/client-go",
+				"daemon/internal/pluginrestart", "daemon/internal/inventory", "daemon/internal/kube", "daemon/internal/driver", "daemon/internal/awsnode",
+				"github.com/aws", "k8s.io/client-go",
 			},
 			bad: []string{
 				imports("daemon/internal/view", module+"/daemon/internal/inventory"),
 				imports("daemon/internal/view", module+"/pkg/x") + imports("pkg/x", "github.com/aws/aws-sdk-go-v2/config"),
 			},
 			good: []string{imports("daemon/internal/view", module+"/pkg/nodestate")},
-		},
-		{
-			name: "netlink",
-			why:  "one package holds the netlink quirks (dumps cut short, EEXIST half-way through a move); tests may look at the kernel themselves",
-			from: shipped, except: []string{"pkg/link"}, to: []string{"github.com/vishvananda/netlink"},
-			bad: []string{imports("plugins/internal/attach", "github.com/vishvananda/netlink")},
-			good: []string{
-				imports("pkg/link", "github.com/vishvananda/netlink"),
-				imports("test/nstest", "github.com/vishvananda/netlink"),
-			},
 		},
 	}
 }

@@ -77,7 +77,8 @@ func TestDryRun(t *testing.T) {
 		"Action=AssignIpv6Addresses&NetworkInterfaceId=eni-1&Ipv6AddressCount=1&DryRun=true":                     "412 <Code>DryRunOperation</Code>",
 		"Action=UnassignIpv6Addresses&NetworkInterfaceId=eni-1&Ipv6Addresses.1=fe80::1&DryRun=true":              "403 <Code>UnauthorizedOperation</Code>",
 		"Action=DescribeNetworkInterfaces&Filter.1.Name=attachment.instance-id&Filter.1.Value.1=i-1&DryRun=true": "403 <Code>UnauthorizedOperation</Code>",
-		"Action=AssignPrivateIpAddresses&NetworkInterfaceId=eni-2&SecondaryPrivateIpAddressCount=1&DryRun=true":  "400 <Code>InvalidNetworkInterfaceID.NotFound</Code>",
+		"Action=AssignPrivateIpAddresses&NetworkInterfaceId=eni-2&SecondaryPrivateIpAddressCount=1&DryRun=true": "400 <Code>" +
+			"InvalidNetworkInterfaceID.NotFound</Code>",
 		"Action=AssignPrivateIpAddresses&NetworkInterfaceId=eni-1&SecondaryPrivateIpAddressCount=1&DryRun=maybe": "400 <Code>InvalidParameterValue</Code>",
 		"Action=AssignPrivateIpAddresses&NetworkInterfaceId=eni-1&PrivateIpAddress.1=169.254.0.1&DryRun=false":   "400 <Code>InvalidParameterValue</Code>",
 		"Action=AssignPrivateIpAddresses&NetworkInterfaceId=eni-1&PrivateIpAddress.1=10.0.1.1":                   "400 <Code>InvalidParameterValue</Code>",

@@ -12,13 +12,13 @@ import (
 // hostRoot is the host as the installer's pod sees it.
 const hostRoot = "/run/hostroot"
 
-// install runs multi-enid install with a mode of --host-network, on a host whose control
-// groups show that a unit runs. The files that it writes name the driver ena, for which veth stands here.
+// install runs multi-enid install with a mode of --host-network, on a host whose control groups show that a unit
+// runs. Its files name the driver ena, for which veth stands here.
 func (h *host) install(mode, unit string) {
 	h.Helper()
 	h.imds()
 	h.sh("mkdir -p %[1]s/etc %[1]s/sys/fs/cgroup/system.slice/%[2]s && { mountpoint -q %[1]s/etc || mount --bind /etc %[1]s/etc; }", hostRoot, unit)
-	out := h.sh("AWS_EC2_METADATA_SERVICE_ENDPOINT=http://%s %s install --mkdir --to=/run/cnibin --policy= --host-network=%s --host-root=%s", imdsAddress,
+	out := h.sh("AWS_EC2_METADATA_SERVICE_ENDPOINT=http://%s '%s' install --mkdir --to=/run/cnibin --policy= --host-network=%s --host-root=%s", imdsAddress,
 		binary(h, "multi-enid"), mode, hostRoot)
 	h.Log(out)
 }
@@ -27,7 +27,7 @@ func (h *host) install(mode, unit string) {
 var files = []string{"/etc/systemd/network/05-multi-eni.network", "/etc/systemd/networkd.conf.d/80-multi-eni.conf",
 	"/etc/NetworkManager/conf.d/80-multi-eni.conf"}
 
-// stand makes a file of the installer match veth in place of ena. back restores it.
+// stand makes a file of the installer match veth in place of ena, until back is called.
 func (h *host) stand(path string) (back func()) {
 	h.Helper()
 	before, err := os.ReadFile(path)
@@ -46,7 +46,7 @@ func (h *host) gone() {
 	}
 }
 
-// cniRules are rules in the shape of the VPC CNI's: nobody but it may take them away.
+// cniRules have the shape of the VPC CNI's rules, which nothing else may delete.
 var cniRules = []string{"not to 10.0.0.0/16 fwmark 0x80/0x80 lookup main priority 1024", "to 10.0.1.200 lookup main priority 512",
 	"from 10.0.1.200 to 10.0.0.0/16 lookup 7 priority 1536"}
 
@@ -57,7 +57,7 @@ func (h *host) addCNIRules() {
 	}
 }
 
-// countCNIRules is how many of them are there.
+// countCNIRules counts the remaining ones.
 func (h *host) countCNIRules() int {
 	h.Helper()
 	n := 0
@@ -67,8 +67,8 @@ func (h *host) countCNIRules() int {
 	return n
 }
 
-// TestFilesNetworkd: the installer's files keep networkd off the ENIs of pods and off the
-// rules of others, and never off the primary. Both links have alternative names.
+// TestFilesNetworkd: the installer's files keep networkd off the ENIs of pods and off foreign rules, but not off
+// the primary. Both links have alternative names.
 func TestFilesNetworkd(t *testing.T) {
 	if outside(t) {
 		return
@@ -104,7 +104,7 @@ func TestFilesNetworkd(t *testing.T) {
 	h.gone()
 }
 
-// TestFilesNetworkManager is the same for NetworkManager.
+// TestFilesNetworkManager does the same with NetworkManager.
 func TestFilesNetworkManager(t *testing.T) {
 	if outside(t) {
 		return
@@ -130,17 +130,17 @@ func TestFilesNetworkManager(t *testing.T) {
 	h.gone()
 }
 
-// doctor returns doctor's lines about the host's network, on a host where the unit runs.
+// doctor returns the lines about the host's network, on a host where the unit runs.
 func (h *host) doctor(unit string) string {
 	h.Helper()
 	h.imds()
 	h.sh("mkdir -p %s/fs/cgroup/system.slice/%s /run/nodeenis", sysTree, unit)
-	out := h.sh("AWS_EC2_METADATA_SERVICE_ENDPOINT=http://%s %s doctor --nodeeni-source=dir:/run/nodeenis --sysfs=%s --node-name=host || true", imdsAddress,
+	out := h.sh("AWS_EC2_METADATA_SERVICE_ENDPOINT=http://%s '%s' doctor --nodeeni-source=dir:/run/nodeenis --sysfs=%s --node-name=host || true", imdsAddress,
 		binary(h, "multi-enid"), sysTree)
 	return strings.Join(lines(out, "host network"), "")
 }
 
-// says fails if doctor does not say something.
+// says fails unless doctor prints the word.
 func (h *host) says(unit, word string) {
 	h.Helper()
 	if out := h.doctor(unit); !strings.Contains(out, word) {
@@ -148,8 +148,8 @@ func (h *host) says(unit, word string) {
 	}
 }
 
-// TestNameMatchesAltNames shows why the documents forbid Name=!ens5: the primary is
-// unmanaged, since its alternative name is another. doctor says so beforehand.
+// TestNameMatchesAltNames shows why the documents forbid Name=!ens5: the primary has another alternative name, and
+// becomes unmanaged. doctor warns of it.
 func TestNameMatchesAltNames(t *testing.T) {
 	if outside(t) {
 		return
@@ -164,8 +164,8 @@ func TestNameMatchesAltNames(t *testing.T) {
 	}
 }
 
-// TestDriverMatchesPrimary shows the same of NetworkManager: a driver alone unmanages the
-// primary, and a device that nmcli sets unmanaged is managed again after its first pod.
+// TestDriverMatchesPrimary shows the same of NetworkManager: a driver alone unmanages the primary, and a device
+// that nmcli sets unmanaged is managed again after its first pod.
 func TestDriverMatchesPrimary(t *testing.T) {
 	if outside(t) {
 		return
@@ -183,8 +183,8 @@ func TestDriverMatchesPrimary(t *testing.T) {
 	h.has(primary.name+":unmanaged", "nmcli -t -f DEVICE,STATE device")
 }
 
-// TestForeignRules shows the fault that networkd.conf.d mends: networkd takes away rules
-// that it has not made, here when it starts.
+// TestForeignRules shows the fault that networkd.conf.d mends: networkd deletes foreign rules, here when it
+// starts.
 func TestForeignRules(t *testing.T) {
 	if outside(t) {
 		return

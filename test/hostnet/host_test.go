@@ -22,7 +22,7 @@ import (
 const (
 	vpcNetns = "/run/netns/vpc"
 	sysTree  = "/run/tree"
-	// settle bounds the wait for a network manager or the daemon to do its part.
+	// settle bounds the work of a network manager or the daemon.
 	settle = 30 * time.Second
 	poll   = 20 * time.Millisecond
 )
@@ -34,7 +34,7 @@ type eni struct {
 	net int
 	// host is the last part of its primary address.
 	host int
-	// driver is the one that the recorded sysfs shows. The kernel here has no ipvlan, and macvlan is refused on ena.
+	// driver is the recorded sysfs's. This kernel has no ipvlan, and macvlan is refused on ena.
 	driver string
 }
 
@@ -53,7 +53,7 @@ type host struct {
 	*testing.T
 	watch *output // of ip monitor, from the beginning
 	logs  map[string]*output
-	// excused are parts of the watch in which a manager was restarted, which may touch the primary.
+	// excused are parts of the watch in which a restarted manager may touch the primary.
 	excused [][2]int
 	// metadata says whether the metadata service runs.
 	metadata bool
@@ -77,7 +77,7 @@ func newHost(t *testing.T) *host {
 	return h
 }
 
-// tell logs the end of all logs, and the state of the network.
+// tell logs the ends of all logs and the state of the network.
 func (h *host) tell() {
 	for name, log := range h.logs {
 		text := log.String()
@@ -123,7 +123,7 @@ func (h *host) write(path, content string) {
 	h.do(os.WriteFile(path, []byte(content), 0o644))
 }
 
-// eventually waits until ok says "", and ends the test with its last word after a bound.
+// eventually waits until ok returns "". After a bound it ends the test with the last reason.
 func (h *host) eventually(within time.Duration, ok func() string) {
 	h.Helper()
 	if why := await(within, ok); why != "" {
@@ -131,7 +131,7 @@ func (h *host) eventually(within time.Duration, ok func() string) {
 	}
 }
 
-// await waits until ok says "", and returns its last word after a bound.
+// await waits until ok returns "", and returns its last reason after a bound.
 func await(within time.Duration, ok func() string) string {
 	from := time.Now()
 	for {
@@ -175,7 +175,7 @@ func (o *output) String() string {
 	return o.buf.String()
 }
 
-// start starts a program, which runs until the test ends or stop ends it.
+// start starts a program, which runs until stop or the test's end.
 func (h *host) start(name, program string, args ...string) *output {
 	h.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -204,8 +204,7 @@ func (h *host) stop(o *output) {
 	}
 }
 
-// plug attaches an ENI: PCI function, link and wire. The link has an alternative name,
-// as udev gives real ones.
+// plug attaches an ENI: PCI function, link and wire. The link has an alternative name, like those of udev.
 func (h *host) plug(e eni) {
 	h.Helper()
 	h.do(sysfstree.Plug(sysTree, sysfstree.Function{
@@ -219,8 +218,8 @@ func (h *host) plug(e eni) {
 	h.vpc("ip link set %s up", e.far())
 }
 
-// lease starts a DHCP server for the subnets of ENIs that are plugged in. Leases last an
-// hour; with t1 they are renewed after that many seconds.
+// lease starts a DHCP server for the subnets of plugged ENIs. Leases last an hour; with t1 they are renewed after
+// that many seconds.
 func (h *host) lease(t1 int, enis ...eni) {
 	h.Helper()
 	args := []string{"--net=" + vpcNetns, "--", "dnsmasq", "--keep-in-foreground", "--log-facility=-", "--port=0", "--conf-file=/dev/null", "--user=root",
@@ -235,8 +234,8 @@ func (h *host) lease(t1 int, enis ...eni) {
 	h.start("dnsmasq", "nsenter", args...)
 }
 
-// advertise starts a router on the far end of an ENI. Zero intervals: it answers
-// solicitations, and hardly ever speaks unasked.
+// advertise starts a router on the far end of an ENI. With zero intervals it answers solicitations, and hardly
+// ever sends by itself.
 func (h *host) advertise(e eni, minimum, maximum int) {
 	h.Helper()
 	if maximum == 0 {

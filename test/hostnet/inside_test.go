@@ -19,8 +19,7 @@ import (
 
 const insideEnv = "MULTI_ENI_HOSTNET_INSIDE"
 
-// TestMain compares the machine's own network before and after all tests: nothing here
-// may touch it.
+// TestMain compares the machine's own network before and after all tests.
 func TestMain(m *testing.M) {
 	if os.Getenv(insideEnv) != "" {
 		os.Exit(m.Run())
@@ -38,11 +37,11 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// lifetimes differ between two looks at an address or route that nobody touched.
+// lifetimes of addresses and routes change by themselves.
 var lifetimes = regexp.MustCompile(`(valid_lft|preferred_lft|expires) \d+sec`)
 
-// machine is all that a network manager could change of the machine: links, addresses,
-// routes and rules of its own network namespace, and the processes that are left.
+// machine is everything that a network manager could change: links, addresses, routes and rules of the machine's
+// own network namespace, and processes.
 func machine() string {
 	var b strings.Builder
 	for _, args := range []string{"-o link", "-o addr", "-4 route show table all", "-6 route show table all", "-4 rule", "-6 rule", "netns"} {
@@ -52,9 +51,8 @@ func machine() string {
 	return b.String()
 }
 
-// outside runs the calling top-level test once more as the first process of namespaces
-// of its own, and returns true. The kernel ends all that the test has started when that
-// process ends. In it outside returns false.
+// outside runs the calling top-level test again as the first process of new namespaces, and returns true. Its end
+// makes the kernel end all processes of the test. There outside returns false.
 func outside(t *testing.T) bool {
 	t.Helper()
 	if os.Getenv(insideEnv) == t.Name() {
@@ -83,14 +81,12 @@ func outside(t *testing.T) bool {
 	return true
 }
 
-// rules are the host's udev rules that describe and name network links.
-// Debian's 85-nm-unmanaged.rules, which keeps NetworkManager from veth, is not among them,
-// since a veth stands in for an ENI here.
+// rules are the host's udev rules for network links, without Debian's 85-nm-unmanaged.rules, which keeps
+// NetworkManager from veth.
 var rules = []string{"75-net-description.rules", "80-net-setup-link.rules"}
 
-// prepare makes the namespaces a host: /run, /var/lib, /etc, /proc and /sys are its own.
-// Nobody may make /run/systemd/system: udevd, whose parent is process 1, would take its
-// control group for its own and kill the processes in it.
+// prepare gives the host its own /run, /var/lib, /etc, /proc and /sys. /run/systemd/system must not exist: udevd,
+// whose parent is process 1, would take its control group for its own and kill the processes in it.
 func prepare() error {
 	if err := nstest.Prepare(); err != nil {
 		return err
@@ -98,7 +94,7 @@ func prepare() error {
 	if err := unix.Mount("proc", "/proc", "proc", 0, ""); err != nil {
 		return fmt.Errorf("mount /proc: %w", err)
 	}
-	// Without it, processes that look through another's eyes see the machine's /proc/sys/net.
+	// Otherwise processes of another namespace see the machine's /proc/sys/net.
 	if err := unix.Mount("sysfs", "/sys", "sysfs", 0, ""); err != nil {
 		return fmt.Errorf("mount /sys: %w", err)
 	}

@@ -14,12 +14,12 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
 )
 
-// quiet is how long nothing may be rewritten once all have done their part.
+// quiet is how long nothing may be rewritten in the end.
 const quiet = 10 * time.Second
 
-// untouched fails if the primary ENI lost an address, its default route or its link since
-// mark, or if the host heard of a link by the name that it had in a pod, by which udev would
-// know it. The kernel's notices tell, so nothing is missed between two looks.
+// untouched fails if the primary ENI lost an address, its default route or its link since mark, or if the host
+// ever saw a link under its pod's name, by which udev would know it. It reads the kernel's notices, which miss
+// nothing.
 func (h *host) untouched(mark int) {
 	h.Helper()
 	notices := h.watch.String()
@@ -36,11 +36,11 @@ func (h *host) untouched(mark int) {
 	h.has("default via 10.0.0.1", "ip -4 route show default dev %s", primary.name)
 }
 
-// mark is the place in the kernel's notices from which something is judged.
+// mark is a place in the kernel's notices.
 func (h *host) mark() int { return len(h.watch.String()) }
 
-// restful waits until the ENIs of pods are as the daemon leaves them, and fails if
-// anything but the primary is rewritten in the seconds after that.
+// restful waits until the daemon has finished with the ENIs of pods, and fails if anything but the primary is
+// rewritten in the next seconds.
 func (h *host) restful() {
 	h.Helper()
 	h.clean(owned, shared)
@@ -62,12 +62,12 @@ func (h *host) restful() {
 	}
 }
 
-// stamp is the format of the time that ip -ts prints before a notice.
+// stamp is the time format before a notice of ip -ts.
 const stamp = "2006-01-02T15:04:05.000000"
 
-// brief fails if a default route by an ENI of pods, which others wrote in the watch after
-// from, stood longer than the daemon may need. The kernel's own times tell. Half of them
-// must be gone within 200 ms; all hosts share two processors here, so the slowest may take a second.
+// brief fails if a foreign default route by an ENI of pods, in the watch after from, stood longer than the daemon
+// may need by the kernel's own times. Half must be gone within 200 ms. All hosts share two processors here, so the
+// slowest may take a second.
 func (h *host) brief(from int, enis ...eni) {
 	h.Helper()
 	var stood []time.Duration
@@ -99,8 +99,8 @@ func (h *host) brief(from int, enis ...eni) {
 	}
 }
 
-// clean waits until idle ENIs have no default route in the main table, do not listen to
-// routers, and have their source routing.
+// clean waits until idle ENIs have no default route in the main table, ignore routers, and have their source
+// routing.
 func (h *host) clean(enis ...eni) {
 	h.Helper()
 	for _, e := range enis {
@@ -122,7 +122,7 @@ func (h *host) unclean(e eni) string {
 			}
 		}
 	}
-	// The kernel marks the addresses that it makes from advertisements so.
+	// The kernel's mark of addresses from advertisements.
 	if out := h.sh("ip -6 addr show dev %s scope global mngtmpaddr", e.name); out != "" {
 		return fmt.Sprintf("%s has addresses that were announced: %s", e.name, out)
 	}
@@ -136,7 +136,7 @@ func (h *host) unclean(e eni) string {
 	return h.unruled(e)
 }
 
-// foreign is the mark by which a link counts as another owner's where EC2 does not tell.
+// foreign is the mark of a link with another owner, where EC2 has none.
 func (h *host) foreign(e eni) string {
 	h.Helper()
 	handle, err := link.Open()
@@ -149,7 +149,7 @@ func (h *host) foreign(e eni) string {
 	return use[index.Index]
 }
 
-// unruled says which source-routing rule an ENI lacks.
+// unruled returns a missing source-routing rule of an ENI.
 func (h *host) unruled(e eni) string {
 	if !strings.Contains(h.sh("ip rule"), "from "+e.addr()+" ") {
 		return "no rule from " + e.addr()
@@ -157,10 +157,10 @@ func (h *host) unruled(e eni) string {
 	return ""
 }
 
-// logTime is the part of a line of the log that differs where the same is said twice.
+// logTime matches the varying part of equal log lines.
 var logTime = regexp.MustCompile(`time="[^"]*" `)
 
-// calm fails if the daemon has said the same thing more than a few times.
+// calm fails if the daemon has logged the same more than a few times.
 func (h *host) calm(daemon *output) {
 	h.Helper()
 	count := map[string]int{}

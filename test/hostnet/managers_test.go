@@ -15,7 +15,7 @@ const busConfig = `<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Con
 <policy context="default"><allow user="*"/><allow own="*"/><allow send_destination="*" eavesdrop="true"/><allow eavesdrop="true"/></policy></busconfig>
 `
 
-// bus starts the system bus, by which networkctl and nmcli speak to their daemons.
+// bus starts the system bus for networkctl and nmcli.
 func (h *host) bus() {
 	h.Helper()
 	h.write("/run/dbus/system.conf", busConfig)
@@ -30,7 +30,7 @@ func missing(path string) string {
 	return ""
 }
 
-// udev starts udevd, and has it look at the links that are there, as at boot.
+// udev starts udevd, and triggers it for existing links, as at boot.
 func (h *host) udev() {
 	h.Helper()
 	h.start("udevd", "/lib/systemd/systemd-udevd")
@@ -46,8 +46,8 @@ func (h *host) networkd() *output {
 	return o
 }
 
-// again restarts a manager. networkd 252 takes the primary's lease off for a moment when it
-// starts, whoever else is there; that is not ours to judge.
+// again restarts a manager. networkd 252 itself drops the primary's lease for a moment at its start, which is
+// excused.
 func (h *host) again(o *output, start func() *output) *output {
 	h.Helper()
 	from := h.mark()
@@ -70,8 +70,8 @@ func (h *host) networkManager() *output {
 	return o
 }
 
-// dhcpAll is the file by which hosts of EC2 have networkd ask for leases on all ENIs; it
-// matches the driver, which is veth here.
+// dhcpAll is the file by which hosts of EC2 make networkd ask for leases on all ENIs; it matches the driver, which
+// is veth here.
 func (h *host) dhcpAll() {
 	h.write("/etc/systemd/network/80-ec2.network", "[Match]\nDriver=veth\n[Network]\nDHCP=yes\nIPv6DuplicateAddressDetection=0\n"+
 		"[DHCPv4]\nUseHostname=no\n[DHCPv6]\nWithoutRA=solicit\n")
@@ -82,8 +82,8 @@ func (h *host) dhcpPrimary() {
 	h.write("/etc/systemd/network/10-primary.network", "[Match]\nMACAddress="+primary.mac+"\n[Network]\nDHCP=ipv4\n[DHCPv4]\nUseHostname=no\n")
 }
 
-// ec2NetUtils puts the programs of the unpacked package amazon-ec2-net-utils where they
-// expect themselves. Its files match the drivers of EC2's links, for which veth stands here.
+// ec2NetUtils installs the programs of the unpacked package amazon-ec2-net-utils. Its files match the drivers of
+// EC2's links, for which veth stands here.
 func (h *host) ec2NetUtils() {
 	h.Helper()
 	from := filepath.Join(repo(h), "bin/hostnet/amazon-ec2-net-utils")
@@ -92,13 +92,13 @@ func (h *host) ec2NetUtils() {
 	}
 	h.sh("sed 's/Driver=.*/Driver=veth/; /MTUBytes/d' %s/usr/lib/systemd/network/80-ec2.network > /lib/systemd/network/80-ec2.network", from)
 	h.sh("mkdir -p /run/ec2 && cp -a %s/usr/share/amazon-ec2-net-utils /run/ec2/lib && cp %s/usr/bin/setup-policy-routes /run/ec2/", from, from)
-	// There is no syslog here; without one logger(1) fails, and the script with it.
+	// Without syslog logger(1) fails, and the script with it.
 	h.write("/run/ec2/bin/logger", "#!/bin/sh\necho \"$@\" >> /run/ec2/log\n")
 	h.sh("chmod +x /run/ec2/bin/logger; touch /run/ec2/log")
 }
 
-// refresh is one run of ec2-net-utils' refresh-policy-routes@.service, which its timer
-// starts each minute. The script tells its own faults by its exit status, which the unit takes as they come.
+// refresh is one run of ec2-net-utils' refresh-policy-routes@.service, which its timer starts each minute. The
+// script reports its faults by its exit status, which the unit accepts.
 func (h *host) refresh(e eni) {
 	h.Helper()
 	h.sh("PATH=/run/ec2/bin:$PATH LIBDIR_OVERRIDE=/run/ec2/lib timeout 60 bash /run/ec2/setup-policy-routes %s start >>/run/ec2/out 2>&1 || { tail -5 "+
@@ -113,7 +113,7 @@ func repo(h *host) string {
 	return filepath.Dir(filepath.Dir(dir))
 }
 
-// lines are the lines of a text that have all words.
+// lines returns the lines with all words.
 func lines(text string, words ...string) []string {
 	var found []string
 next:

@@ -20,7 +20,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// imdsAddress is where EC2 has its metadata service, and where ec2-net-utils asks for it.
+// imdsAddress is EC2's metadata service, which ec2-net-utils also asks.
 const imdsAddress = "169.254.169.254"
 
 // daemon starts the metadata service and multi-enid, with source routing, and waits until
@@ -51,7 +51,7 @@ func (h *host) daemon() *output {
 
 func subnet(e eni) string { return fmt.Sprintf("subnet-0a1b2c3d4e5f6000%d", e.net) }
 
-// imds serves the metadata of the three ENIs at the address of EC2's own service.
+// imds serves the metadata of the three ENIs at EC2's own address.
 func (h *host) imds() {
 	h.Helper()
 	if h.metadata {
@@ -108,9 +108,8 @@ func (h *host) verb(verb string, e eni, pod string) error {
 	return nil
 }
 
-// pairs has one pod after the other take an ENI and give it back, and calls between after
-// each. Pauses are between none and the given one, so that others meet the link at any
-// stage of its return. Each refusal counts; it may be tried again.
+// pairs gives an ENI to one pod after the other, and calls between after each. Pauses are from none to the given
+// one, so that managers meet the link at any stage of its return. Each refusal counts; it may be retried.
 func (h *host) pairs(e eni, n int, pause time.Duration, between func(i int)) {
 	h.Helper()
 	var refusals []string
@@ -138,7 +137,7 @@ func (h *host) pairs(e eni, n int, pause time.Duration, between func(i int)) {
 
 func nothing(int) {}
 
-// sharing has pods share an ENI, some at a time.
+// sharing lets pods share an ENI, some at a time.
 func (h *host) sharing(e eni, n int) {
 	h.Helper()
 	var refusals []string

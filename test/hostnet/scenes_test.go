@@ -14,15 +14,15 @@ const (
 	pause = 250 * time.Millisecond
 )
 
-// scene is common to all hosts of this package: the primary is up before the daemon starts,
-// pods come and go, and nothing is left to do afterwards.
+// scene is common to all hosts: the primary is up before the daemon starts, pods come and go, and in the end
+// nothing is left to do.
 func (h *host) scene(between func(i int)) {
 	h.Helper()
 	h.busy(between)
 	h.restful()
 }
 
-// busy is a scene without its rest, for hosts where others always have something to do.
+// busy is a scene without its rest, for hosts whose managers are never idle.
 func (h *host) busy(between func(i int)) {
 	h.Helper()
 	start := h.mark()
@@ -55,7 +55,7 @@ func ready(t *testing.T, t1 int, files func(*host), enis ...eni) (h *host, netwo
 	return h, h.networkd()
 }
 
-// TestNetworkdBoot: ENIs that are there before networkd starts, which asks for leases on all.
+// TestNetworkdBoot: the ENIs exist before networkd starts, which asks for leases on all.
 func TestNetworkdBoot(t *testing.T) {
 	if outside(t) {
 		return
@@ -71,7 +71,7 @@ func TestNetworkdBoot(t *testing.T) {
 	h.brief(from, owned, shared)
 }
 
-// TestNetworkdHotplug: ENIs that come while networkd runs.
+// TestNetworkdHotplug: the ENIs come while networkd runs.
 func TestNetworkdHotplug(t *testing.T) {
 	if outside(t) {
 		return
@@ -83,7 +83,7 @@ func TestNetworkdHotplug(t *testing.T) {
 	h.scene(nothing)
 }
 
-// TestLeaseRenewal: leases are renewed each 5 s, in which networkd writes its routes again.
+// TestLeaseRenewal: leases are renewed each 5 s, and networkd then rewrites its routes.
 func TestLeaseRenewal(t *testing.T) {
 	if outside(t) {
 		return
@@ -95,8 +95,8 @@ func TestLeaseRenewal(t *testing.T) {
 	h.brief(from, owned, shared)
 }
 
-// TestRouterOften, TestRouterRare, TestRouterAsked: nobody manages the ENIs of pods, so the
-// kernel listens to routers on them: to one that speaks each 4 to 8 s, each 22 to 30 s, and only when asked.
+// TestRouterOften, TestRouterRare, TestRouterAsked: no manager handles the ENIs of pods, so the kernel listens to
+// routers on them: one that advertises each 4 to 8 s, one each 22 to 30 s, and one only when asked.
 func TestRouterOften(t *testing.T) { router(t, 4, 8) }
 func TestRouterRare(t *testing.T)  { router(t, 22, 30) }
 func TestRouterAsked(t *testing.T) { router(t, 0, 0) }
@@ -116,8 +116,8 @@ func router(t *testing.T, minimum, maximum int) {
 	h.scene(nothing)
 }
 
-// TestNetworkdAgain: networkd is restarted and told to begin again between pods. It
-// takes its rules from all others then, so ours must be back.
+// TestNetworkdAgain: networkd is restarted and reloaded between pods. It then deletes all other rules, so ours
+// must come back.
 func TestNetworkdAgain(t *testing.T) {
 	if outside(t) {
 		return
@@ -155,8 +155,8 @@ func TestNetworkManager(t *testing.T) {
 	})
 }
 
-// TestEC2NetUtils: amazon-ec2-net-utils writes files for networkd for each ENI, with rules,
-// a route table and the ENI's other addresses as /32, and looks again now and then.
+// TestEC2NetUtils: amazon-ec2-net-utils writes files for networkd for each ENI, with rules, a route table and the
+// ENI's other addresses as /32, and repeats this.
 func TestEC2NetUtils(t *testing.T) {
 	if outside(t) {
 		return
