@@ -243,12 +243,12 @@ func (s *stage) status() string {
 func (s *stage) podSeen() bool { return strings.Contains(s.status(), `"state": "complete"`) }
 
 // problemSeen says whether the daemon reports the story's one problem.
-func (s *stage) problemSeen() bool { return strings.Contains(s.status(), toldProblem) }
+func (s *stage) problemSeen() bool { return strings.Contains(s.status(), storyProblem) }
 
 // problemOver says whether the daemon answers and reports no problem of the story.
 func (s *stage) problemOver() bool {
 	status := s.status()
-	return status != "" && !strings.Contains(status, toldProblem) && !strings.Contains(status, noIOMMU)
+	return status != "" && !strings.Contains(status, storyProblem) && !strings.Contains(status, noIOMMU)
 }
 
 func configHas(words ...string) bool {

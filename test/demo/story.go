@@ -28,19 +28,19 @@ func (s *stage) tell() error {
 	for line := range strings.SplitSeq(log, "\n") {
 		fmt.Println("     " + line)
 	}
-	if err := onlyTold(log); err != nil {
+	if err := onlyExpected(log); err != nil {
 		return err
 	}
 	fmt.Printf("\nAll steps held, in %s. Nothing is left behind.\n", time.Since(started).Round(10*time.Millisecond))
 	return nil
 }
 
-// onlyTold fails if the daemon's log has a Problem that is not in the story, and so is the demo's own
+// onlyExpected fails if the daemon's log has a Problem that is not in the story, and so is the demo's own
 // fault. The daemon may look between load and bind of vfio-pci; it then misses an IOMMU (noIOMMU).
-func onlyTold(log string) error {
+func onlyExpected(log string) error {
 	for line := range strings.SplitSeq(log, "\n") {
-		told := strings.Contains(line, "reason="+toldProblem) || strings.Contains(line, "reason="+noIOMMU)
-		if strings.Contains(line, `msg="problem found"`) && !told {
+		expected := strings.Contains(line, "reason="+storyProblem) || strings.Contains(line, "reason="+noIOMMU)
+		if strings.Contains(line, `msg="problem found"`) && !expected {
 			return fmt.Errorf("the daemon found a problem that is not in the story: %s", line)
 		}
 	}
@@ -49,8 +49,8 @@ func onlyTold(log string) error {
 
 // Problems of dpdk-c until its driver is bound.
 const (
-	toldProblem = "DriverNotLoaded"
-	noIOMMU     = "NoIOMMU"
+	storyProblem = "DriverNotLoaded"
+	noIOMMU      = "NoIOMMU"
 )
 
 func (s *stage) discover() error {
@@ -74,7 +74,7 @@ func (s *stage) discover() error {
 		return err
 	}
 	fmt.Printf("   (ready after %s)\n", took.Round(time.Millisecond))
-	if err := s.must("multi-enid status", "dataplane-a", "10.0.1.15", "ready", toldProblem, "modprobe vfio-pci"); err != nil {
+	if err := s.must("multi-enid status", "dataplane-a", "10.0.1.15", "ready", storyProblem, "modprobe vfio-pci"); err != nil {
 		return err
 	}
 	s.say("dataplane-b is for the SR-IOV device plugin, so it is in the plugin's config. dpdk-c is not, until it has the driver that it wants.")

@@ -71,8 +71,8 @@ type Lag struct {
 	Stale time.Duration
 }
 
-// Told says when the metadata list the ENI without its device index, and with it.
-type Told struct{ Listed, Indexed time.Time }
+// Announced says when the metadata list the ENI without its device index, and with it.
+type Announced struct{ Listed, Indexed time.Time }
 
 // NewCloud returns the Cloud of a machine whose primary ENI is the cold-plugged NIC with that MAC. The
 // metadata service runs until the test ends; ENIs that are still attached are then detached.
@@ -123,15 +123,15 @@ func (e ENI) metadata() fakeimds.ENI {
 }
 
 // AttachENI plugs an ENI in. It returns when its PCI function is there and the metadata's times are set.
-func (c *Cloud) AttachENI(t testing.TB, e ENI, slot string) Told {
+func (c *Cloud) AttachENI(t testing.TB, e ENI, slot string) Announced {
 	t.Helper()
 	c.note(t, "attach "+e.ID.String(), func(l ledger) error { return l.attach(e, slot) })
-	told := c.announce(e)
+	announced := c.announce(e)
 	wait(t, -e.Lag.Listed)
 	c.plugging.RLock()
 	defer c.plugging.RUnlock()
 	c.plugIn(t, e, slot)
-	return told
+	return announced
 }
 
 // DetachENI pulls an ENI out, also from a pod, and returns when it has left the machine.
@@ -148,7 +148,7 @@ func (c *Cloud) DetachENI(t testing.TB, e ENI) {
 
 // ReplaceENI pulls an ENI out and plugs another into its slot with nothing in between. The metadata
 // service reports it afterwards.
-func (c *Cloud) ReplaceENI(t testing.TB, old, next ENI) Told {
+func (c *Cloud) ReplaceENI(t testing.TB, old, next ENI) Announced {
 	t.Helper()
 	var slot string
 	c.note(t, "replace "+old.ID.String(), func(l ledger) error {
@@ -163,9 +163,9 @@ func (c *Cloud) ReplaceENI(t testing.TB, old, next ENI) Told {
 	defer c.plugging.Unlock()
 	c.imds.Detach(old.MAC.String())
 	c.pullOut(t, old)
-	told := c.announce(next)
+	announced := c.announce(next)
 	c.plugIn(t, next, slot)
-	return told
+	return announced
 }
 
 // note changes the ledger. It fails the test if EC2 would refuse.
@@ -180,13 +180,13 @@ func (c *Cloud) note(t testing.TB, what string, change func(ledger) error) {
 }
 
 // announce updates the metadata for an ENI after its delays.
-func (c *Cloud) announce(e ENI) Told {
+func (c *Cloud) announce(e ENI) Announced {
 	listed, now := max(0, e.Lag.Listed), time.Now()
 	m := e.metadata()
 	m.AppearsAfter, m.IndexAfter = fakeimds.Duration(listed), fakeimds.Duration(listed+e.Lag.Indexed)
 	m.StaleFor = fakeimds.Duration(max(0, e.Lag.Stale))
 	c.imds.Attach(m)
-	return Told{Listed: now.Add(listed), Indexed: now.Add(listed + e.Lag.Indexed)}
+	return Announced{Listed: now.Add(listed), Indexed: now.Add(listed + e.Lag.Indexed)}
 }
 
 // plugIn returns when the kernel has found the functions of all ENIs that are being plugged in.

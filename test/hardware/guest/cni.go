@@ -99,9 +99,9 @@ func Command(ctx context.Context, c CNICall) *exec.Cmd {
 }
 
 func (r *Reply) fail(err error, stdout []byte) {
-	var told types.Error
-	if json.Unmarshal(stdout, &told) == nil && told.Code != 0 {
-		r.Code, r.Msg = int(told.Code), strings.TrimSuffix(told.Msg+"; "+told.Details, "; ")
+	var failure types.Error
+	if json.Unmarshal(stdout, &failure) == nil && failure.Code != 0 {
+		r.Code, r.Msg = int(failure.Code), strings.TrimSuffix(failure.Msg+"; "+failure.Details, "; ")
 		return
 	}
 	r.Code, r.Msg = -1, err.Error()

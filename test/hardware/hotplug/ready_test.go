@@ -39,19 +39,19 @@ func (s *stage) testReady(t *testing.T) {
 			name := fmt.Sprintf("ready-%d", i)
 			declare(t, name, e, advertised, tt.byStatus)
 			defer guest.RemoveNodeENI(t, name)
-			told := s.cloud.AttachENI(t, e, fmt.Sprintf("slot%d", i))
+			announced := s.cloud.AttachENI(t, e, fmt.Sprintf("slot%d", i))
 			defer s.cloud.DetachENI(t, e)
 			known, by := s.arrivals.of(t, e.MAC), "the netdev"
-			metadata := told.Listed
+			metadata := announced.Listed
 			if !tt.byStatus {
-				metadata = told.Indexed
+				metadata = announced.Indexed
 			}
 			if metadata.After(known) {
 				known, by = metadata, "the metadata"
 			}
 			row, ready := s.awaitReady(t, e.ID, soon)
 			t.Logf("ready %v after %s (netdev %v after it was plugged in)", ready.Sub(known).Round(time.Millisecond), by,
-				s.arrivals.of(t, e.MAC).Sub(told.Listed.Add(-max(0, tt.lag.Listed))).Round(time.Millisecond))
+				s.arrivals.of(t, e.MAC).Sub(announced.Listed.Add(-max(0, tt.lag.Listed))).Round(time.Millisecond))
 			if took := ready.Sub(known); took > emulated*readyWithin {
 				t.Errorf("ready %v after all was known, want %v, or %d times that", took, readyWithin, emulated)
 			}

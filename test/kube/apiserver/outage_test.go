@@ -85,7 +85,7 @@ func TestOutages(t *testing.T) {
 			s.awaitLines(t, lines, recovery, "lost "+o.reason, "found")
 			s.unchanged(t, "after the outage", calm, s.enis...)
 			if got := s.apiLines(t, lines); len(got) != 2 {
-				t.Errorf("told %q, want one line at each change", got)
+				t.Errorf("logged %q, want one line at each change", got)
 			}
 		})
 	}
@@ -107,7 +107,7 @@ func TestHardlyNoticed(t *testing.T) {
 			s.eventually(t, "what was declared meanwhile", recovery, s.enis...)
 			s.unchanged(t, "afterwards", calm, s.enis...)
 			if got := s.apiLines(t, lines); len(got) != 0 {
-				t.Errorf("told %q, want nothing", got)
+				t.Errorf("logged %q, want nothing", got)
 			}
 		})
 	}

@@ -167,7 +167,7 @@ func (s *scene) awaitLines(t *testing.T, n int, within time.Duration, want ...st
 	t.Helper()
 	cluster.Eventually(t, fmt.Sprintf("log lines %q", want), within, func() error {
 		if got := s.apiLines(t, n); !slices.Equal(got, want) {
-			return fmt.Errorf("told %q", got)
+			return fmt.Errorf("logged %q", got)
 		}
 		return nil
 	})

@@ -110,8 +110,8 @@ func (s *stage) unheld() error {
 		return err
 	}
 	leases, leaseErr := s.leases()
-	late, lateErr := s.attachments().Restores()
-	errs := []error{leaseErr, lateErr, want(join(all), ""), want(strings.Join(leases, " "), ""), want(join(late), "")}
+	restores, restoreErr := s.attachments().Restores()
+	errs := []error{leaseErr, restoreErr, want(join(all), ""), want(strings.Join(leases, " "), ""), want(join(restores), "")}
 	for _, e := range s.enis {
 		errs = append(errs, s.home(e))
 	}

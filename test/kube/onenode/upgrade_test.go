@@ -110,8 +110,8 @@ func (c *traffic) runPairs(e eni, netns string) {
 	}})
 	folder := c.path(network)
 	err = errors.Join(err, os.MkdirAll(folder, 0o755), os.WriteFile(filepath.Join(folder, "pairs.conflist"), list, 0o600))
-	cnitool, lost := nstest.Binary("tools/cnitool")
-	if err = errors.Join(err, lost); err != nil {
+	cnitool, missing := nstest.Binary("tools/cnitool")
+	if err = errors.Join(err, missing); err != nil {
 		c.count(nil, err)
 		return
 	}
