@@ -100,7 +100,6 @@ func candidates(now []byte) [][]byte {
 	return append(all, []byte{1}, nl.Uint32Attr(1), nl.Uint32Attr(4096), []byte("x"), []byte{2, 1, 1, 1, 1, 1})
 }
 
-// set is RTM_SETLINK.
 func set(index int, flags, mask uint32, attrs ...*nl.RtAttr) error {
 	req := nl.NewNetlinkRequest(unix.RTM_SETLINK, unix.NLM_F_ACK)
 	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
@@ -113,7 +112,6 @@ func set(index int, flags, mask uint32, attrs ...*nl.RtAttr) error {
 	return err
 }
 
-// ofFlags toggle each flag.
 func ofFlags() (all []Act) {
 	for bit := range 32 {
 		flag := uint32(1) << bit
@@ -242,7 +240,6 @@ func ofPrograms() []Act {
 	}
 }
 
-// ofOthers make links that use the interface.
 func ofOthers() []Act {
 	above := func(name string, made func(a netlink.LinkAttrs) netlink.Link) []Act {
 		add := func(p *Pod, l netlink.Link) (netlink.Link, error) {

@@ -69,7 +69,6 @@ func (p *Pod) Kill() {
 // Away says whether the interface has left the pod's netns.
 func (p *Pod) Away() bool { return p.Netns != p.home }
 
-// link is the interface.
 func (p *Pod) link() (netlink.Link, error) { return netlink.LinkByIndex(p.Index) }
 
 func (p *Pod) name() string {

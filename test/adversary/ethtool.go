@@ -62,7 +62,6 @@ func (s ethtoolStruct) read(name string) ([]uint32, error) {
 	return data, ethtool(name, data)
 }
 
-// change changes each setting that the driver accepts.
 func (s ethtoolStruct) change(name string) error {
 	changed := false
 	var refused error
@@ -127,7 +126,6 @@ func rssTable(name string) error {
 	return ethtool(name, set)
 }
 
-// rssKey sets a hash key of ones.
 func rssKey(name string) error {
 	size := []uint32{unix.ETHTOOL_GRSSH, 0, 0, 0, 0, 0}
 	if err := ethtool(name, size); err != nil || size[3] == 0 {

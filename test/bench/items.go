@@ -56,7 +56,6 @@ func (n *node) measure(ctx context.Context) []table.Row {
 	return rows
 }
 
-// start compares the start-up of the plugins.
 func (n *node) start(ctx context.Context) ([]table.Row, error) {
 	var took [2]table.Sample
 	for i := range one.warmUp + 2*one.rounds {

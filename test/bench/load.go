@@ -20,7 +20,6 @@ import (
 // is compared.
 const cycles, cycleShare = 1000, 100
 
-// crowded measures many pods that start at once.
 func (n *node) crowded(ctx context.Context) ([]table.Row, error) {
 	got, err := n.compare(ctx, crowd, own, reference)
 	if err != nil {

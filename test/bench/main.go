@@ -166,7 +166,6 @@ func report(rows []table.Row) error {
 	return nil
 }
 
-// machine describes the machine in one line.
 func machine() string {
 	cpu := "unknown processor"
 	if info, err := os.ReadFile("/proc/cpuinfo"); err == nil {

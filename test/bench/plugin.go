@@ -70,7 +70,6 @@ type contender struct {
 	host, pod place
 }
 
-// place is a link's netns and name.
 type place struct {
 	links *link.Handle
 	name  string

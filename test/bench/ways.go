@@ -82,7 +82,6 @@ var (
 	}
 )
 
-// waysOf are the ways of comparisons, each once.
 func waysOf(all []comparison) (ways []way) {
 	for _, c := range all {
 		for _, w := range []way{c.ours, c.other} {
@@ -159,7 +158,6 @@ func (n *node) contenders(w way, pods int) ([]contender, error) {
 	return out, nil
 }
 
-// contender is a way for one pod.
 func (n *node) contender(w way, p pod, inventory string) (contender, error) {
 	switch w.kind {
 	case exclusive:

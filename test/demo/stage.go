@@ -124,7 +124,6 @@ func copyFolder(from, to string) error {
 	return nil
 }
 
-// netconf is a NetworkAttachmentDefinition's, plus sysfs.
 const netconf = `{
   "cniVersion": "1.1.0",
   "name": "dataplane-a",
@@ -144,7 +143,6 @@ func writeNetconf() error {
 	return os.WriteFile(filepath.Join(confDir, "dataplane-a.conflist"), []byte(netconf), 0o600)
 }
 
-// say heads a step.
 func (s *stage) say(what string) {
 	s.steps++
 	fmt.Printf("\n%d. %s\n", s.steps, what)

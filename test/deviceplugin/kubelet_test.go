@@ -46,7 +46,6 @@ type endpoint struct {
 	devices  map[string]string // id -> health
 }
 
-// startKubelet runs until stop is called.
 func startKubelet(t *testing.T, registry, refuse string) *kubelet {
 	t.Helper()
 	k := &kubelet{t: t, refuse: refuse, endpoints: map[string]*endpoint{}}
@@ -189,7 +188,6 @@ func (k *kubelet) allocatable() map[string][]string {
 	return out
 }
 
-// allocate asks for devices for one container.
 func (k *kubelet) allocate(socket string, ids ...string) (map[string]string, error) {
 	k.mu.Lock()
 	e := k.endpoints[socket]
@@ -208,7 +206,6 @@ func (k *kubelet) allocate(socket string, ids ...string) (map[string]string, err
 	return out.GetContainerResponses()[0].GetEnvs(), nil
 }
 
-// eventually polls until got equals want.
 func eventually(t *testing.T, what string, done func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(callTimeout); !done(); time.Sleep(5 * time.Millisecond) {

@@ -36,7 +36,6 @@ type server struct {
 	log      logrus.FieldLogger
 }
 
-// serve starts the server of one pool.
 func serve(o Options, resource string, devices []device.PCIAddress, drivers map[string]string) (*server, error) {
 	s := &server{
 		resource: resource, devices: devices, drivers: drivers, grpc: grpc.NewServer(), log: o.Log.WithField("resource", resource),

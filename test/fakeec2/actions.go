@@ -86,7 +86,6 @@ func (s *Server) describeENI(e ENI) string {
 		item("tagSet", tags)
 }
 
-// seen is the ENI in Describe's answer.
 func (s *Server) seen(r *record) ENI {
 	for _, past := range r.before {
 		if s.cfg.Now().Before(past.until) {
@@ -96,7 +95,6 @@ func (s *Server) seen(r *record) ENI {
 	return r.ENI
 }
 
-// changing finds the ENI that a call changes.
 func (s *Server) changing(p params) (*record, error) {
 	r := s.enis[p.take("NetworkInterfaceId")]
 	if r == nil {

@@ -64,7 +64,6 @@ const (
 	Slow = "slow"
 )
 
-// page is a proxy's answer.
 const page = "<html><head><title>Sign in</title></head><body><p>Welcome to the network.</p></body></html>"
 
 // instead answers with a fault that comes before the call, and says whether it has.

@@ -22,7 +22,6 @@ import (
 	"time"
 )
 
-// version is the API's version.
 const version = "2016-11-15"
 
 // ENI is a network interface. Addresses begin with the primary one.
@@ -358,7 +357,6 @@ func (s *Server) admit(action string, p params) error {
 	return nil
 }
 
-// item is one XML element.
 func item(name, content string) string { return "<" + name + ">" + content + "</" + name + ">" }
 
 func text(s string) string {

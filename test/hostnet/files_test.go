@@ -23,7 +23,6 @@ func (h *host) install(mode, unit string) {
 	h.Log(out)
 }
 
-// files are the files that the installer writes.
 var files = []string{"/etc/systemd/network/05-multi-eni.network", "/etc/systemd/networkd.conf.d/80-multi-eni.conf",
 	"/etc/NetworkManager/conf.d/80-multi-eni.conf"}
 
@@ -57,7 +56,6 @@ func (h *host) addCNIRules() {
 	}
 }
 
-// countCNIRules counts the remaining ones.
 func (h *host) countCNIRules() int {
 	h.Helper()
 	n := 0

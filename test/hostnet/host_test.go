@@ -116,7 +116,6 @@ func (h *host) vpc(format string, args ...any) string {
 	return h.sh("nsenter --net=%s -- %s", vpcNetns, fmt.Sprintf(format, args...))
 }
 
-// write makes a file and its folder.
 func (h *host) write(path, content string) {
 	h.Helper()
 	h.do(os.MkdirAll(filepath.Dir(path), 0o755))

@@ -37,7 +37,6 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// lifetimes of addresses and routes change by themselves.
 var lifetimes = regexp.MustCompile(`(valid_lft|preferred_lft|expires) \d+sec`)
 
 // machine is everything that a network manager could change: links, addresses, routes and rules of the machine's

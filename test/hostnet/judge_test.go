@@ -36,7 +36,6 @@ func (h *host) untouched(mark int) {
 	h.has("default via 10.0.0.1", "ip -4 route show default dev %s", primary.name)
 }
 
-// mark is a place in the kernel's notices.
 func (h *host) mark() int { return len(h.watch.String()) }
 
 // restful waits until the daemon has finished with the ENIs of pods, and fails if anything but the primary is

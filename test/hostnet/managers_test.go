@@ -113,7 +113,6 @@ func repo(h *host) string {
 	return filepath.Dir(filepath.Dir(dir))
 }
 
-// lines returns the lines with all words.
 func lines(text string, words ...string) []string {
 	var found []string
 next:

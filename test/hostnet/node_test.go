@@ -159,7 +159,6 @@ func (h *host) sharing(e eni, n int) {
 	h.refused(e, refusals, n)
 }
 
-// refused reports the ADDs that were refused.
 func (h *host) refused(e eni, refusals []string, n int) {
 	h.Helper()
 	h.Logf("%s: %d of %d ADDs refused", e.name, len(refusals), n)

@@ -54,7 +54,6 @@ func newCluster(t *testing.T) *cluster {
 	return c
 }
 
-// inventory has the ENI with these addresses.
 func (c *cluster) inventory(addresses ...string) {
 	c.t.Helper()
 	boot, err := nodestate.BootID()

@@ -144,7 +144,6 @@ func (s *storm) links() []string {
 	return out
 }
 
-// files lists leases, records and restore records.
 func (s *storm) files() []string {
 	s.t.Helper()
 	var left []string

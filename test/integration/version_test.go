@@ -61,7 +61,6 @@ func common(result map[string]any) map[string]any {
 	return result
 }
 
-// message is the text of a plugin's error.
 func message(said map[string]any) string { return fmt.Sprint(said["msg"]) }
 
 // texts are netconfs with every kind of version and name, without their closing brace, and with their odd

@@ -32,7 +32,6 @@ const (
 	policyInterval = time.Second
 )
 
-// options are what the flags say.
 type options struct {
 	node, dir, policy, listen string
 	enis                      int

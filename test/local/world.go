@@ -26,7 +26,6 @@ const (
 	maxENIs   = 15
 )
 
-// world is the simulated part of the node.
 type world struct {
 	instance string
 	enis     []eni

@@ -22,7 +22,6 @@ import (
 // up after some minutes.
 const delegateTimeout = 2 * time.Minute
 
-// netconf is the runtime's input.
 type netconf struct {
 	types.NetConf
 	Default json.RawMessage `json:"default"`
@@ -175,7 +174,6 @@ func (at attachment) run(ctx context.Context, a *skel.CmdArgs, n netconf, v verb
 	return v(libcni.NewCNIConfigWithCacheDir(filepath.SplitList(a.Path), filepath.Join(n.DataDir, "results"), nil), ctx, conf, rt)
 }
 
-// withDevice writes a device into a netconf.
 func withDevice(conf json.RawMessage, id string) (json.RawMessage, error) {
 	var fields map[string]any
 	d := json.NewDecoder(bytes.NewReader(conf))

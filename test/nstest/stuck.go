@@ -55,7 +55,6 @@ func NewStuck(path string) (*Stuck, error) {
 	return s, nil
 }
 
-// greet answers the kernel's INIT.
 func (s *Stuck) greet() error {
 	buf := make([]byte, fuseBuffer)
 	n, err := unix.Read(int(s.dev.Fd()), buf)

@@ -16,7 +16,6 @@ import (
 	"time"
 )
 
-// member is a file of an archive.
 type member struct {
 	name       string
 	data       []byte

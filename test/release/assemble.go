@@ -19,7 +19,6 @@ const (
 // repackImage removes traces of the machine and the time of the build from the image's archive.
 func repackImage(_ context.Context, o options, _ []string) error { return repack(o.built, o.image) }
 
-// printDigest prints the digest of the image.
 func printDigest(_ context.Context, o options, _ []string) error {
 	digest, err := imageDigest(o.image)
 	if err != nil {
@@ -60,7 +59,6 @@ func addImage(o options) error {
 	return o.write(o.named(chartName, "_image.tar"), data)
 }
 
-// licences are the files that accompany programs.
 func licences(o options) (all []member, err error) {
 	for _, name := range []string{"LICENSE", "THIRD_PARTY_NOTICES"} {
 		data, err := os.ReadFile(filepath.Join(o.notices, name))
@@ -72,7 +70,6 @@ func licences(o options) (all []member, err error) {
 	return all, nil
 }
 
-// addArchive adds an archive of programs.
 func addArchive(o options, name string, paths ...string) error {
 	members, err := licences(o)
 	if err != nil {
@@ -196,7 +193,6 @@ func addKrew(o options) error {
 	return o.write("krew-multi-eni.yaml", []byte(filled))
 }
 
-// krewVersion stands for the version in the manifest.
 const krewVersion = "v0.0.0"
 
 // krew puts version and checksums into a manifest: in each platform's lines, uri

@@ -125,7 +125,6 @@ func changes(section string) string {
 	return out.String()
 }
 
-// chartValues sets the image's repository.
 func chartValues(data []byte, o options) ([]byte, error) {
 	if o.repository == "" {
 		return data, nil

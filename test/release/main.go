@@ -25,7 +25,6 @@ func main() {
 	}
 }
 
-// options are the flags of all subcommands.
 type options struct {
 	version    string
 	repository string // of the image; "" leaves the chart's default
@@ -53,7 +52,6 @@ func (o *options) flags(name string) *flag.FlagSet {
 	return f
 }
 
-// run runs a subcommand in the repository's folder.
 func run(ctx context.Context, args []string) error {
 	commands := map[string]func(context.Context, options, []string) error{
 		"check": check, "notices": writeNotices, "chart": writeChart, "repack": repackImage, "digest": printDigest, "assemble": assemble,

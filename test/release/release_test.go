@@ -111,7 +111,6 @@ func TestSourceDate(t *testing.T) {
 	}
 }
 
-// headers are the headers of an archive's members.
 func headers(t *testing.T, data []byte) (all []tar.Header, contents map[string]string) {
 	t.Helper()
 	zip, err := gzip.NewReader(bytes.NewReader(data))

@@ -154,7 +154,6 @@ func unlist(root, address string) error {
 	return err
 }
 
-// remove removes the existing files of a pattern.
 func remove(pattern string) error {
 	found, err := filepath.Glob(pattern)
 	for _, path := range found {

@@ -69,7 +69,6 @@ func (r *recorder) list(elem ...string) ([]string, error) {
 	return names, nil
 }
 
-// attributes records the existing files of a folder.
 func (r *recorder) attributes(dir string, names ...string) error {
 	for _, name := range names {
 		data, err := os.ReadFile(r.path(dir, name))
@@ -165,7 +164,6 @@ func (r *recorder) functions() error {
 	return nil
 }
 
-// net records the interfaces of a device.
 func (r *recorder) net(dir string) error {
 	if _, err := os.Stat(r.path(dir, "net")); err != nil {
 		return nil //nolint:nilerr // a device without interfaces, now as ever

@@ -12,7 +12,6 @@ import (
 	gocmp "github.com/google/go-cmp/cmp"
 )
 
-// names are the names of the recorded trees.
 func names(t *testing.T) []string {
 	t.Helper()
 	found, err := filepath.Glob("recorded/*.tree")

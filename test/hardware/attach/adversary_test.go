@@ -18,7 +18,6 @@ import (
 // adversaries is how many pods act at random on each device.
 const adversaries = 6
 
-// target is a device on which adversaries act.
 type target struct {
 	*testing.T
 	pci   string

@@ -32,10 +32,8 @@ const (
 // ifName is the interface of every pod here.
 const ifName = "net1"
 
-// conf are keys of a netconf of multi-eni.
 type conf map[string]any
 
-// with is the netconf with more keys.
 func (c conf) with(more conf) conf {
 	out := maps.Clone(c)
 	maps.Copy(out, more)
@@ -95,7 +93,6 @@ func (p *pod) check() {
 	guest.WantCode(p, p.cni("CHECK", conf{"prevResult": p.result}), 0)
 }
 
-// del runs DEL twice, as a runtime may.
 func (p *pod) del() {
 	p.Helper()
 	guest.MustDel(p, p.cni("DEL", nil))
@@ -115,7 +112,6 @@ func (p *pod) destroy() {
 	guest.DeleteNetns(p, p.netns)
 }
 
-// link is the pod's interface of that name.
 func (p *pod) link(name string) netlink.Link {
 	p.Helper()
 	var l netlink.Link
@@ -130,7 +126,6 @@ func (p *pod) link(name string) netlink.Link {
 	return l
 }
 
-// in runs f in the pod's netns.
 func (p *pod) in(f func() error) {
 	p.Helper()
 	guest.In(p, p.netns, func() {
@@ -140,7 +135,6 @@ func (p *pod) in(f func() error) {
 	})
 }
 
-// ip is the pod's address number i.
 func (p *pod) ip(i int) netip.Addr {
 	p.Helper()
 	if p.result == nil || i >= len(p.result.IPs) {

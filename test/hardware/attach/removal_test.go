@@ -25,7 +25,6 @@ func kinds() map[string]conf {
 	}
 }
 
-// pull removes the PCI function by sysfs.
 func pull(t *testing.T, pci string) {
 	t.Helper()
 	guest.WriteSys(t, filepath.Join(guest.Devices, pci, "remove"), "1")
@@ -126,7 +125,6 @@ func newHot(t *testing.T) *hot {
 	return h
 }
 
-// plug returns the NIC's PCI function.
 func (h *hot) plug(mac string) string {
 	h.Helper()
 	guest.Attach(h, "hot", "slot6", mac)

@@ -77,7 +77,6 @@ func TestIPVLANL3(t *testing.T) {
 	}
 }
 
-// flush deletes all addresses of the host's interface.
 func flush(t *testing.T, name string) {
 	t.Helper()
 	l, err := netlink.LinkByName(name)

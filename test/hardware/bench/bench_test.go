@@ -19,8 +19,7 @@ import (
 
 const (
 	// warmUp is how many rounds of each comparison of plugins are thrown away.
-	warmUp = 1
-	// partRounds is how often each part is measured.
+	warmUp     = 1
 	partRounds = 5
 	// settle is the pause before each measured run, in which the kernel destroys host-device's temporary
 	// netns. A plugin that runs meanwhile waits for that.

@@ -15,7 +15,6 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/hardware/guest"
 )
 
-// watchEvery is how often a watcher looks.
 const watchEvery = 5 * time.Millisecond
 
 // watcher repeatedly compares the daemon's report of one ENI with its device in sysfs. A device that is

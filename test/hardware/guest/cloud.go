@@ -114,7 +114,6 @@ func (c *Cloud) NewENI(index int, lag Lag) ENI {
 // Attached is an ENI's entry of status.attachments.
 func (e ENI) Attached() v1alpha1.ENIAttachment { return Attached(e.metadata()) }
 
-// metadata is the ENI's entry in the metadata.
 func (e ENI) metadata() fakeimds.ENI {
 	return fakeimds.ENI{
 		ID: e.ID.String(), MAC: e.MAC.String(), DeviceIndex: e.Index,
@@ -204,7 +203,6 @@ func (c *Cloud) pullOut(t testing.TB, e ENI) {
 	c.plugged.Add(-1)
 }
 
-// functions counts the PCI functions.
 func functions(t testing.TB) int {
 	t.Helper()
 	entries, err := os.ReadDir(Devices)

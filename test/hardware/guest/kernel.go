@@ -19,7 +19,6 @@ import (
 const Devices = "/sys/bus/pci/devices/"
 
 const (
-	// pollInterval is the interval of Eventually.
 	pollInterval = 20 * time.Millisecond
 	// settleTime bounds the kernel's own work.
 	settleTime = 15 * time.Second

@@ -77,7 +77,6 @@ func inside(path string, f func() error) error {
 	return nstest.In(path, f)
 }
 
-// echo returns all data until l is closed.
 func echo(l net.Listener) {
 	for {
 		c, err := l.Accept()

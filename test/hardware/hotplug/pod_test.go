@@ -53,7 +53,6 @@ func (p pod) call(verb string) guest.CNICall {
 	return guest.CNICall{Verb: verb, Netns: p.netns, ContainerID: p.id, IfName: ifName, Conf: conf}
 }
 
-// add must succeed.
 func (p pod) add(t testing.TB) {
 	t.Helper()
 	if r := guest.CNI(t, p.call("ADD")); r.Code != 0 {
@@ -83,7 +82,6 @@ func (p pod) mac(t testing.TB) (mac device.MAC) {
 	return mac
 }
 
-// records are the attachment records of an ENI.
 func records(t testing.TB, e guest.ENI) []nodestate.Attachment {
 	t.Helper()
 	all, bad, err := nodestate.AttachmentDir(nodestate.DefaultAttachmentsDir).List()

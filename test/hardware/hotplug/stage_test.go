@@ -18,8 +18,7 @@ import (
 )
 
 const (
-	primaryMAC = "02:00:00:00:00:01"
-	// machineSlots is the machine's number of hot-plug slots.
+	primaryMAC   = "02:00:00:00:00:01"
 	machineSlots = 8
 	// orphanGrace is short, so that pods that die without DEL are released soon.
 	orphanGrace = time.Second

@@ -57,7 +57,6 @@ func (s *stage) testStorm(t *testing.T) {
 		time.Since(begun).Round(time.Second), st.waited.Load(), st.slowest.Round(time.Millisecond), st.pods.Load(), st.killed.Load(), st.deaths.Load(), st.retries)
 }
 
-// storm is the state that the slots share.
 type storm struct {
 	*stage
 	rounds, waited, pods, killed, deaths atomic.Int64
@@ -108,7 +107,6 @@ func (st *storm) killDaemon(t *testing.T, rng *rand.Rand) {
 	}
 }
 
-// slotWorker attaches and detaches ENIs in one slot.
 type slotWorker struct {
 	*storm
 	slot, gen int
@@ -132,7 +130,6 @@ func (w *slotWorker) upTo(d time.Duration) time.Duration {
 	return time.Duration(w.rng.Int64N(int64(d)))
 }
 
-// round is the life of one attachment.
 func (w *slotWorker) round(t *testing.T) {
 	w.gen++
 	w.trail = nil
@@ -204,7 +201,6 @@ func (w *slotWorker) kind() kind {
 	return []kind{kernel, kernel, kernel, advertised, advertised, advertised, advertised, advertised, advertised, dpdk}[w.rng.IntN(10)]
 }
 
-// pause lets up to d pass.
 func (w *slotWorker) pause(t *testing.T, d time.Duration) {
 	select {
 	case <-time.After(w.upTo(d)):

@@ -55,7 +55,6 @@ type host struct {
 	failed  bool              // a test of an earlier boot failed
 }
 
-// kernel is an unpacked Debian kernel package.
 type kernel struct {
 	image   string // boot/vmlinuz-<release>
 	modules string // lib/modules/<release>
@@ -183,7 +182,6 @@ func join(to string, from ...string) (err error) {
 	return nil
 }
 
-// start runs QEMU to its end.
 func (h *host) start(ctx context.Context) (status int, err error) {
 	program, err := exec.LookPath("qemu-system-x86_64")
 	if err != nil {
@@ -257,7 +255,6 @@ func (c *complaints) Write(p []byte) (int, error) {
 	}
 }
 
-// outcome translates QEMU's exit status.
 func (h *host) outcome(exit int, waiting, serving error, last string) (int, error) {
 	switch {
 	case exit == protocol.ExitStatus(protocol.Rebooting) && h.next != nil:

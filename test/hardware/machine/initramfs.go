@@ -158,7 +158,6 @@ func (h *host) addModules(f *files) error {
 	return nil
 }
 
-// bootFiles are one boot's further files.
 func (h *host) bootFiles(cfg protocol.Config, kept []byte) (*files, error) {
 	data, err := json.Marshal(cfg)
 	if err != nil {

@@ -16,7 +16,6 @@ import (
 	"github.com/ulikunitz/xz"
 )
 
-// module is a kernel module of the guest.
 type module struct {
 	name  string // with underscores, as /sys/module has it
 	path  string // below /lib/modules/<release>, without the compression's suffix

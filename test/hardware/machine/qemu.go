@@ -113,15 +113,12 @@ func (n NIC) plugged(more string) []string {
 	return []string{"-netdev", "hubport,hubid=0,id=" + n.wire(), "-device", properties(n.device()) + more}
 }
 
-// wire is the NIC's port of the hub.
 func (n NIC) wire() string { return "wire-" + n.ID }
 
-// device are the arguments of device_add.
 func (n NIC) device() map[string]any {
 	return map[string]any{"driver": n.Model, "id": n.ID, "bus": n.bus(), "netdev": n.wire(), "mac": n.MAC, "romfile": ""}
 }
 
-// properties is the form that -device wants.
 func properties(device map[string]any) string {
 	text := []string{fmt.Sprint(device["driver"])}
 	for _, key := range []string{"id", "bus", "netdev", "mac", "romfile"} {

@@ -68,7 +68,6 @@ func accept(ctx context.Context, l net.Listener) (net.Conn, error) {
 	return l.Accept()
 }
 
-// server answers the requests of one boot.
 type server struct {
 	*host
 	qmp     *qmp

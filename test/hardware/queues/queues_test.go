@@ -111,7 +111,6 @@ func do(t *testing.T, p *adversary.Pod, name string) {
 	t.Errorf("there is no act %s", name)
 }
 
-// attach makes a pod that has the device.
 func attach(t *testing.T, pci string) guest.CNICall {
 	t.Helper()
 	data, err := json.Marshal(map[string]any{"cniVersion": "1.1.0", "name": "wire", "type": "multi-eni", "deviceID": pci})

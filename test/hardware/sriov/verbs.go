@@ -75,14 +75,12 @@ func parse(stdin []byte) (netconf, error) {
 	return n, nil
 }
 
-// record is ADD's state for DEL.
 type record struct {
 	Conf  netconf `json:"conf"`
 	Netns string  `json:"netns"`
 	Was   vfState `json:"was"`
 }
 
-// store is the folder of the records.
 type store string
 
 func (s store) path(a *skel.CmdArgs) string {

@@ -59,7 +59,6 @@ func onOff(s string) *bool {
 	return &on
 }
 
-// admin undoes the changes of wanted.
 func (s vfState) admin(n netconf) admin {
 	a := admin{vlan: &s.VLAN}
 	if n.Spoofchk != "" {
@@ -104,7 +103,6 @@ func findVF(address string) (vf, error) {
 	return vf{}, fmt.Errorf("%s is not among the VFs of %s", address, pf)
 }
 
-// interfaceOf is the function's interface in this netns.
 func interfaceOf(address string) (string, error) {
 	names, err := filepath.Glob(filepath.Join(pciDevices, address, "net", "*"))
 	if err != nil || len(names) != 1 {

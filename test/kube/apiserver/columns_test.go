@@ -39,7 +39,6 @@ func TestNodeENIColumns(t *testing.T) {
 	}
 }
 
-// numbers turns integers back into JSON numbers.
 func numbers(row map[string]any) map[string]any {
 	for k, v := range row {
 		if n, ok := v.(int64); ok {

@@ -62,7 +62,6 @@ func TestManifests(t *testing.T) {
 	}
 }
 
-// daemonOf returns the daemon's container of a manifest.
 func daemonOf(t *testing.T, path string) corev1.Container {
 	t.Helper()
 	for _, o := range cluster.ReadFile(t, path) {

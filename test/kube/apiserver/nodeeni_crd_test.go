@@ -70,7 +70,6 @@ func nodeENI(rest string) string {
 	return `{"apiVersion":"networking.k8s.aws/v1alpha1","kind":"NodeENI","metadata":{"name":"tried"}` + rest + `}`
 }
 
-// objects are valid NodeENIs, and NodeENIs with mistakes.
 func objects(random *rand.Rand) []string {
 	all := []string{
 		nodeENI(``),
@@ -97,7 +96,6 @@ func objects(random *rand.Rand) []string {
 	return all
 }
 
-// statuses are values of status.
 func statuses(random *rand.Rand) []string {
 	all := values()
 	for _, v := range values() {

@@ -90,7 +90,6 @@ func (o ownNode) applyStatus(as *rest.Config, name string) error {
 		Param("fieldManager", "test").Param("force", "true").Body([]byte(body)).Do(o.Context()).Error()
 }
 
-// patchNode changes a Node.
 func (o ownNode) patchNode(as *rest.Config, name, patch string) error {
 	o.Helper()
 	return o.rest(as).Patch(types.JSONPatchType).AbsPath("/api/v1/nodes", name).Param("dryRun", "All").Body([]byte(patch)).Do(o.Context()).Error()

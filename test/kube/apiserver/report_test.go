@@ -30,7 +30,6 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// state reads the node's ENINodeState.
 func state(t *testing.T, c *cluster.Cluster, node string) (v1alpha1.ENINodeState, error) {
 	t.Helper()
 	var s v1alpha1.ENINodeState
@@ -329,7 +328,6 @@ func status(t *testing.T, n *cluster.Node, flags ...string) string {
 	return string(out)
 }
 
-// tree is the content of the daemon's files.
 func tree(t *testing.T, n *cluster.Node) map[string]string {
 	t.Helper()
 	all := map[string]string{}

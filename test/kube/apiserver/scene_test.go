@@ -38,7 +38,6 @@ type scene struct {
 	enis   []cluster.ENI
 }
 
-// label selects the node for the scene's NodeENIs.
 const label = "multi-eni-test"
 
 func stage(t *testing.T, enis int) *scene {
@@ -54,10 +53,8 @@ func stage(t *testing.T, enis int) *scene {
 	return s
 }
 
-// name is the name of an ENI's NodeENI.
 func name(e cluster.ENI) string { return fmt.Sprintf("dataplane-%d", e.Index) }
 
-// declare makes the NodeENI of an ENI.
 func (s *scene) declare(t *testing.T, e cluster.ENI) {
 	t.Helper()
 	s.CreateNodeENI(t, v1alpha1.NodeENI{

@@ -36,7 +36,6 @@ const (
 // span is the length of the idle and of the update phase.
 var span = flag.Duration("span", time.Minute, "how long each rest and each series of updates is measured")
 
-// line is one row of the table.
 type line struct{ what, figure, target string }
 
 var table []line
@@ -106,7 +105,6 @@ func declared(name, resource string, attachments []v1alpha1.ENIAttachment) v1alp
 	}
 }
 
-// others are a NodeENI's attachments on other nodes.
 func others(count int) []v1alpha1.ENIAttachment {
 	all := make([]v1alpha1.ENIAttachment, count)
 	for i := range all {

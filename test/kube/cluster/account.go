@@ -12,7 +12,6 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-// account is the daemon's ServiceAccount.
 type account struct{ namespace, name string }
 
 func (a account) user() string {

@@ -23,14 +23,12 @@ import (
 	"k8s.io/client-go/restmapper"
 )
 
-// fieldManager owns the fields that tests apply.
 const fieldManager = "multi-eni-test"
 
 // crdTimeout bounds the time until the API server serves a new kind, and until a deleted kind and its
 // objects are gone.
 const crdTimeout = 30 * time.Second
 
-// crds is the API of CustomResourceDefinitions.
 func crds() schema.GroupVersionResource {
 	return schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"}
 }
@@ -49,7 +47,6 @@ func (c *Cluster) applyDeploy(t testing.TB) {
 	}
 }
 
-// permissions are the files with the daemon's rights.
 func permissions(t testing.TB) []string {
 	t.Helper()
 	return deployed(t, "rbac*.yaml")

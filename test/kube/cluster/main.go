@@ -87,7 +87,6 @@ func outside() error {
 	return err
 }
 
-// programs returns the folder of the Kubernetes programs.
 func programs() (string, error) {
 	bin, err := nstest.Binary("kube/kube-apiserver")
 	return filepath.Dir(bin), err

@@ -5,7 +5,6 @@ import (
 	"time"
 )
 
-// look is the polling interval.
 const look = 20 * time.Millisecond
 
 // Eventually waits until probe returns nil, and returns how long that took. After the time limit it ends

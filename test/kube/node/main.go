@@ -59,7 +59,6 @@ func outside() error {
 	return cmd.Run()
 }
 
-// wanted names a missing program or right.
 func wanted() error {
 	if os.Getuid() != 0 {
 		return errors.New("a kubelet needs root: sudo make test-kube")

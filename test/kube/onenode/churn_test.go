@@ -58,7 +58,6 @@ func (c *churn) loop(r *rand.Rand, least, most time.Duration, act func()) {
 	}
 }
 
-// declarations creates and deletes NodeENIs.
 func (c *churn) declarations(r *rand.Rand) {
 	declared := map[string]bool{}
 	c.loop(r, 500*time.Millisecond, 3*time.Second, func() {
@@ -92,7 +91,6 @@ func (c *churn) declarations(r *rand.Rand) {
 	}
 }
 
-// pods creates and deletes pods.
 func (c *churn) pods(r *rand.Rand) {
 	live := map[string]bool{}
 	n := 0
@@ -145,7 +143,6 @@ func (c *churn) kills(r *rand.Rand) {
 	})
 }
 
-// watch checks the invariants until stop is closed.
 func (c *churn) watch(stop <-chan struct{}) {
 	for n := 0; ; n++ {
 		select {

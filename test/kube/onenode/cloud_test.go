@@ -19,8 +19,7 @@ const cloudEnv = "MULTI_ENI_CLOUD"
 // docs/quickstart.md only, with flags and answers of the AWS CLI v2 reference (ec2).
 type cloud struct {
 	*stage
-	eni eni
-	// free is the lowest free device index.
+	eni  eni
 	free int
 
 	mu       sync.Mutex
@@ -96,7 +95,6 @@ func (c *cloud) serve() (env string) {
 	return cloudEnv + "=" + socket
 }
 
-// do carries out one call.
 func (c *cloud) do(args []string) (string, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -137,7 +135,6 @@ func (c *cloud) do(args []string) (string, error) {
 	return act.do(flags)
 }
 
-// parse reads flags, each with one value.
 func parse(args []string, takes map[string]string) (map[string]string, error) {
 	got := map[string]string{}
 	for pair := range slices.Chunk(args, 2) {
@@ -153,7 +150,6 @@ func parse(args []string, takes map[string]string) (map[string]string, error) {
 	return got, nil
 }
 
-// group is the document's security group.
 const group = "sg-0a1b2c3d4e5f60001"
 
 func (c *cloud) attachment() string { return "eni-attach-" + strings.TrimPrefix(c.eni.id, "eni-") }

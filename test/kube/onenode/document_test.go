@@ -123,8 +123,7 @@ func TestRemovalIsAsInstallSays(t *testing.T) {
 // reader follows a document on a stage's node: a shell that keeps its variables from block to block.
 type reader struct {
 	*stage
-	env []string
-	// instead replaces commands that cannot work here.
+	env     []string
 	instead map[string]string
 	state   string
 }
@@ -236,7 +235,6 @@ var odd = []struct {
 	{regexp.MustCompile(`(?m) $`), ""},
 }
 
-// typical replaces all odd parts of an output.
 func typical(out string) string {
 	for _, o := range odd {
 		out = o.part.ReplaceAllString(out, o.with)

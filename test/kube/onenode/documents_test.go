@@ -175,7 +175,6 @@ func (s *stage) nothingLeft(before []string) {
 	}
 }
 
-// heredoc returns the objects that a document applies.
 var heredoc = regexp.MustCompile(`(?s)<<END\n(.*?)\nEND\n`)
 
 // networks returns the configs of a document's NetworkAttachmentDefinitions by name, and the network of

@@ -13,13 +13,11 @@ type eni struct {
 	letter string
 	id     string // the ENI's
 	subnet string
-	// more are its secondary addresses.
-	more addresses
+	more   addresses
 	// shared: pods share the ENI, and its NodeENI offers no resource.
 	shared bool
 }
 
-// addresses is the ENI's entry in the metadata.
 type addresses struct{ ipv4, ipv6, prefixes []string }
 
 func newENI(i int) eni {
@@ -48,10 +46,8 @@ func (e eni) ip6(n int) string { return fmt.Sprintf("fd00:%d::%x", e.letter[0]-'
 // own is the primary address of the ENI.
 func (e eni) own() string { return e.ip(10) }
 
-// cidr is the subnet of the ENI.
 func (e eni) cidr() string { return e.ip(0) + "/24" }
 
-// metadata returns the ENI's instance metadata.
 func (e eni) metadata(index int) fakeimds.ENI {
 	out := fakeimds.ENI{
 		ID: e.id, MAC: e.MAC, DeviceIndex: index, SubnetID: e.subnet, SubnetIPv4CIDR: e.cidr(), VPCIPv4CIDRs: []string{"10.0.0.0/16"},

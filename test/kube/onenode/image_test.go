@@ -24,7 +24,6 @@ import (
 // mostImage limits the unpacked size of the image's programs, in bytes.
 const mostImage = 46_000_000
 
-// members returns the files of an archive.
 func members(t *testing.T, r io.Reader) (headers map[string]*tar.Header, contents map[string][]byte) {
 	t.Helper()
 	headers, contents = map[string]*tar.Header{}, map[string][]byte{}

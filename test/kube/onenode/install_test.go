@@ -34,7 +34,6 @@ const (
 	shipped, next = "shipped", "next"
 )
 
-// imdsAddress is the metadata service's.
 const imdsAddress = "169.254.169.254"
 
 // bareNode has this many ENIs, and only the images of the product.
@@ -134,7 +133,6 @@ func (s *stage) exists(path string) bool {
 	return err == nil
 }
 
-// pluginPath is where the installer puts the plugin.
 var pluginPath = filepath.Join(node.CNIBinDir, "multi-eni")
 
 // awaitReady waits until both DaemonSets have rolled out.
@@ -280,7 +278,6 @@ func (s *stage) render(folder, tag string) string {
 	return s.renderWith(folder, tag, "")
 }
 
-// renderWith adds lines to the kustomization.
 func (s *stage) renderWith(folder, tag, more string) string {
 	s.Helper()
 	return cluster.Kustomize(s.T, fmt.Sprintf("resources: [DEPLOY/%s]\nimages: [{name: multi-eni-cni, newName: %s, newTag: %s}]\n%s", folder, imageName, tag,
@@ -295,7 +292,6 @@ func (s *stage) applyAll(path string) {
 	c.ApplyFile(s.T, path)
 }
 
-// deleteAll deletes the manifest's objects of a kind.
 func (s *stage) deleteAll(path, kind string) {
 	s.Helper()
 	for _, o := range cluster.ReadFile(s.T, path) {

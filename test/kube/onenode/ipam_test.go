@@ -127,7 +127,6 @@ func startWhereabouts(s *stage, e eni) addressPlugin {
 	}
 }
 
-// dhcpServer assigns addresses and remembers the clients.
 type dhcpServer struct {
 	mu     sync.Mutex
 	of     map[string]net.IP // by client identifier

@@ -49,7 +49,6 @@ func (s *stage) kubectlPlugin(args ...string) (string, error) {
 	return string(out), err
 }
 
-// kubeconfig is the administrator's.
 func (s *stage) kubeconfig() string {
 	s.Helper()
 	const name = "admin"

@@ -89,7 +89,6 @@ func (s *stage) endNetns(r nodestate.Attachment) {
 	}))
 }
 
-// record returns the pod's record.
 func (s *stage) record(pod string) (nodestate.Attachment, error) {
 	all, err := s.records()
 	if err != nil {

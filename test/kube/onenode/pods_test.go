@@ -152,7 +152,6 @@ func (s *stage) phase(name string) (corev1.PodPhase, error) {
 	return p.Status.Phase, nil
 }
 
-// inPhase is a check for eventually.
 func (s *stage) inPhase(name string, wanted corev1.PodPhase) func() error {
 	return func() error {
 		got, err := s.phase(name)

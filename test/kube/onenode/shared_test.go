@@ -192,7 +192,6 @@ func (s *stage) refusal() (refused *types.Error) {
 	return refused
 }
 
-// leaseOf returns the lease of an address.
 func (s *stage) leaseOf(e eni, cidr string) (nodestate.Lease, error) {
 	boot, err := nodestate.BootID()
 	if err != nil {

@@ -42,8 +42,7 @@ func TestMain(m *testing.M) {
 }
 
 const (
-	instanceID = "i-0a1b2c3d4e5f60000"
-	// orphanGrace is the daemon's --orphan-grace.
+	instanceID  = "i-0a1b2c3d4e5f60000"
 	orphanGrace = 3 * time.Second
 )
 
@@ -69,7 +68,6 @@ type stage struct {
 	daemonCmd []string
 }
 
-// paths are the product's files.
 type paths struct{ config, inventory, state, attachments string }
 
 // productPaths are the defaults.
@@ -83,7 +81,6 @@ func newStage(t *testing.T, enis int) *stage {
 	return newStageOf(t, newENIs(enis)...)
 }
 
-// newStageOf is newStage with these ENIs.
 func newStageOf(t *testing.T, enis ...eni) *stage {
 	t.Helper()
 	s := newNode(t, enis...)
@@ -123,7 +120,6 @@ func newNode(t *testing.T, enis ...eni) *stage {
 	return s
 }
 
-// empty deletes the tests' objects from the API.
 func (s *stage) empty() {
 	ctx, cancel := context.WithTimeout(context.Background(), settle) // the test's own is over
 	defer cancel()
@@ -136,7 +132,6 @@ func (s *stage) empty() {
 	s.must(s.Admin.CoreV1().Pods("default").DeleteCollection(ctx, gone, metav1.ListOptions{}))
 }
 
-// deploy applies an administrator's manifests.
 func (s *stage) deploy() {
 	s.Helper()
 	repo, err := nstest.Repo()
@@ -192,7 +187,6 @@ func (s *stage) attachments() nodestate.AttachmentDir {
 	return nodestate.AttachmentDir(s.paths.attachments)
 }
 
-// netconf is the cluster's one CNI network.
 func (s *stage) netconf(device map[string]any) string {
 	s.Helper()
 	type object = map[string]any
@@ -241,7 +235,6 @@ func (s *stage) startDaemon(imds string) {
 	cluster.Eventually(s.T, "first config", settle, func() error { _, err := os.Stat(s.config()); return err })
 }
 
-// runDaemon runs the daemon again.
 func (s *stage) runDaemon() {
 	s.Helper()
 	var err error
@@ -277,7 +270,6 @@ func (s *stage) declare(e eni) error {
 	return err
 }
 
-// withdraw deletes the NodeENI of an ENI.
 func (s *stage) withdraw(e eni) error {
 	ctx, cancel := context.WithTimeout(s.Context(), callTimeout)
 	defer cancel()
@@ -301,12 +293,10 @@ func (s *stage) offered() (dpmodel.Verdict, error) {
 	return v, nil
 }
 
-// inventory is the file's content.
 func (s *stage) inventory() (nodestate.Inventory, error) {
 	return nodestate.ReadInventory(s.paths.inventory)
 }
 
-// records returns all attachment records.
 func (s *stage) records() ([]nodestate.Attachment, error) {
 	all, bad, err := s.attachments().List()
 	if len(bad) > 0 {

@@ -233,7 +233,6 @@ func TestStory(t *testing.T) {
 	})
 }
 
-// with is the stage for a subtest.
 func (s *stage) with(t *testing.T) *stage {
 	out := *s
 	out.T = t

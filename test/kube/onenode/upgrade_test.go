@@ -92,7 +92,6 @@ func (c *traffic) onePod(e eni, name string) error {
 	return errors.Join(err, c.until(func() error { return c.home(e) }))
 }
 
-// until polls a check until it passes.
 func (c *traffic) until(check func() error) error {
 	for deadline := time.Now().Add(settle); ; time.Sleep(100 * time.Millisecond) {
 		err := check()

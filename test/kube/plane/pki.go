@@ -18,7 +18,6 @@ import (
 // validity of every certificate; a test binary runs for minutes.
 const validity = 24 * time.Hour
 
-// authority signs the certificates of one control plane.
 type authority struct {
 	cert *x509.Certificate
 	key  *ecdsa.PrivateKey
@@ -26,7 +25,6 @@ type authority struct {
 	next int64 // serial number
 }
 
-// pair is a certificate and its key, PEM-encoded.
 type pair struct{ cert, key []byte }
 
 func newAuthority() (*authority, error) {
@@ -63,7 +61,6 @@ func (a *authority) server(addresses ...net.IP) (pair, error) {
 	return a.sign(template)
 }
 
-// client returns a certificate that authenticates this user.
 func (a *authority) client(user string, groups ...string) (pair, error) {
 	template := certificate(a.next, pkix.Name{CommonName: user, Organization: groups})
 	template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
@@ -84,7 +81,6 @@ func (a *authority) sign(template *x509.Certificate) (pair, error) {
 	return pair{encode("CERTIFICATE", der), encoded}, err
 }
 
-// signingKey is for ServiceAccount tokens.
 func signingKey() ([]byte, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

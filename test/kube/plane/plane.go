@@ -28,8 +28,7 @@ const (
 	// startTimeout bounds the start of etcd and of kube-apiserver, each. On a
 	// busy machine with two cores kube-apiserver takes ten seconds.
 	startTimeout = 2 * time.Minute
-	// adminGroup has all rights, regardless of RBAC.
-	adminGroup = "system:masters"
+	adminGroup   = "system:masters"
 )
 
 // Options configure a control plane.

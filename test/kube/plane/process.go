@@ -93,7 +93,6 @@ func (p *Process) Stop() error {
 
 func (p *Process) name() string { return filepath.Base(p.cmd.Path) }
 
-// poll is the polling interval.
 const poll = 50 * time.Millisecond
 
 // ready calls probe until it returns nil, ctx ends or the process does.

@@ -24,7 +24,6 @@ import (
 // bar is one bar: its label, and the row whose ratio it has.
 type bar struct{ label, item, name, against string }
 
-// bars are drawn from the top.
 var bars = []bar{
 	{"own ENI, one pod at a time", "(a)", "exclusive ADD + DEL, eni-ipam", "host-device, host-local"},
 	{"own ENI, 8 pods at once", "(h)", "exclusive ADD + DEL, eni-ipam", "host-device, host-local"},

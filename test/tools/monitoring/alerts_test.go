@@ -200,7 +200,6 @@ type noAlertmanager struct{}
 
 func (noAlertmanager) Send(...*notifier.Alert) {}
 
-// defined are the names of the alerts.
 func defined(t *testing.T) (all []string) {
 	t.Helper()
 	var rule operator.PrometheusRule
