@@ -81,9 +81,7 @@ func TestNoRouterAfterDel(t *testing.T) {
 			t.Fatalf("%s after the last DEL: %v", time.Since(begin), learned)
 		}
 	}
-	h, err := link.Open()
-	must(t, err)
-	defer h.Close()
+	h := hostLinks(t)
 	must(t, h.IPv6Conf.SetAcceptRA("eth1", "1"))
 	for begin := time.Now(); len(announced(t)) == 0; time.Sleep(10 * time.Millisecond) {
 		if time.Since(begin) > 10*time.Second {
@@ -97,9 +95,7 @@ func TestRouterOnIdleENI(t *testing.T) {
 		return
 	}
 	e := newEnv(t)
-	h, err := link.Open()
-	must(t, err)
-	defer h.Close()
+	h := hostLinks(t)
 	must(t, h.IPv6Conf.SetAcceptRA("eth1", "1"))
 	e.flood()
 	heard := 0
@@ -124,9 +120,7 @@ func TestAcceptRAComesBack(t *testing.T) {
 		return
 	}
 	e := newEnv(t)
-	h, err := link.Open()
-	must(t, err)
-	defer h.Close()
+	h := hostLinks(t)
 	home := e.waysHome(h)
 	for _, accept := range []string{"0", "2", "1"} {
 		for road, come := range home {

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"slices"
+	"strings"
 
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 
@@ -13,6 +15,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/plugins/internal/cniresult"
 	"github.com/multi-eni/multi-eni-cni/plugins/internal/giveback"
+	"github.com/multi-eni/multi-eni-cni/plugins/internal/netconf"
 	"github.com/multi-eni/multi-eni-cni/plugins/internal/podlink"
 	"github.com/multi-eni/multi-eni-cni/plugins/internal/refusal"
 )
@@ -126,4 +129,37 @@ func (c *call) clearOwnRecord(ctx context.Context) error {
 	}
 	c.log.WithField("device", r.Device.PCIAddress).Warn("undoing an earlier ADD of this attachment that died")
 	return c.releaser.Release(ctx, r, giveback.LockFree)
+}
+
+// readRequests adds the requests of CNI_ARGS to the netconf's. It refuses a request that
+// differs from the netconf's, or that no plugin carries out.
+func (c *call) readRequests() error {
+	bad := func(err error) error { return &refusal.Error{Code: refusal.Environment, Msg: "CNI_ARGS", Err: err} }
+	if err := c.cfg.CheckArgs(c.env); err != nil {
+		return bad(err)
+	}
+	if s := c.env["MAC"]; s != "" {
+		mac, err := device.ParseMAC(s)
+		if err != nil {
+			return bad(err)
+		}
+		if c.cfg.MAC != "" && mac != c.cfg.MAC {
+			return refusal.New(refusal.Environment, "CNI_ARGS: MAC=%s, but the netconf requests %s; they must be the same, so remove one", mac, c.cfg.MAC)
+		}
+		c.cfg.MAC = mac
+	}
+	for s := range strings.SplitSeq(c.env["IP"], ",") { // CNI conventions
+		if s == "" {
+			continue
+		}
+		ip, err := netconf.ParseRequestedIP(s)
+		if err != nil {
+			return &refusal.Error{Code: refusal.Environment, Msg: "CNI_ARGS: IP", Err: err}
+		}
+		c.addresses.Requested = append(c.addresses.Requested, ip)
+		if !slices.Contains(c.cfg.IPs, ip) {
+			c.cfg.IPs = append(c.cfg.IPs, ip)
+		}
+	}
+	return nil
 }

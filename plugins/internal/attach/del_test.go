@@ -99,9 +99,7 @@ func clearNode(t *testing.T) {
 		must(t, nstest.DeleteNetns(p))
 	}
 	eventually(t, "the former node's links to go", func() bool {
-		h, err := link.Open()
-		must(t, err)
-		defer h.Close()
+		h := hostLinks(t)
 		links, err := h.Links()
 		must(t, err)
 		return len(links) == 1
@@ -122,9 +120,7 @@ func TestNameTakenMeanwhile(t *testing.T) {
 	e.add(args)
 	squat(t, "eth1")
 	e.del(args)
-	h, err := link.Open()
-	must(t, err)
-	defer h.Close()
+	h := hostLinks(t)
 	found, err := h.ByMAC("02:00:00:00:00:01")
 	must(t, err)
 	if len(found) != 1 || found[0].Name != "eni000000060" {

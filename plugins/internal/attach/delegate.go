@@ -4,10 +4,13 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net/netip"
+	"slices"
 	"strings"
 
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 
+	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/plugins/internal/cniresult"
@@ -146,4 +149,51 @@ func (e *effects) noInterface() error {
 	return refusal.New(refusal.Unsupported,
 		"delegate %s reports no interface %s in the container, so nothing can have addresses, routes or an MTU; remove ipam, routes and mtu",
 		e.Delegate.Type, e.args.IfName)
+}
+
+// checkMAC returns an error unless a delegate has given the interface the requested MAC.
+// Without a link the delegate's result counts.
+func (e *effects) checkMAC(l link.Link, result *types100.Result, at int) error {
+	got := l.MAC
+	if l.Index == 0 && at >= 0 {
+		got, _ = device.ParseMAC(result.Interfaces[at].Mac) // other text differs from the requested MAC
+	}
+	if e.cfg.MAC == "" || got == e.cfg.MAC {
+		return nil
+	}
+	return refusal.New(refusal.Unsupported, "MAC %s was requested, but delegate %s gave %q; remove the request, or use a delegate that gives it",
+		e.cfg.MAC, e.Delegate.Type, got)
+}
+
+// checkIPs returns an error unless a result has the requested addresses.
+func checkIPs(requested []netip.Addr, result *types100.Result) error {
+	have, err := cniresult.Addresses(result)
+	if err != nil {
+		return err
+	}
+	for _, want := range requested {
+		if !slices.ContainsFunc(have, func(p netip.Prefix) bool { return p.Addr() == want }) {
+			return refusal.New(refusal.Unsupported, "address %s was requested, but the address plugin gave %v; remove the request, or use a plugin that gives it",
+				want, have)
+		}
+	}
+	return nil
+}
+
+// setMTU sets the MTU of an interface that a delegate has moved into the pod: host-device,
+// for one, has no key for it. The MTU of a userspace device goes into the result only.
+func (e *effects) setMTU(l *link.Link, result *types100.Result, at int) error {
+	if e.Mode != nodestate.ModeDelegateExclusive || e.MTU == 0 || e.cfg.Delegate.OwnMTU() {
+		return nil
+	}
+	switch {
+	case at < 0 && e.cfg.MTU != 0:
+		return e.noInterface()
+	case at < 0 || e.MTU == l.MTU:
+		return nil
+	case l.Index == 0:
+		result.Interfaces[at].Mtu = e.MTU
+		return nil
+	}
+	return e.pod.SetMTU(l, e.MTU)
 }

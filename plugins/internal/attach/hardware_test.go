@@ -55,9 +55,7 @@ func TestMACOfVF(t *testing.T) {
 		return h.Restore(l, nodestate.LinkState{Name: l.Name, MAC: "02:00:00:00:00:71", MTU: l.MTU, Up: true})
 	})
 	e.del(args)
-	h, err := link.Open()
-	must(t, err)
-	defer h.Close()
+	h := hostLinks(t)
 	if l, err := h.ByName("eth7"); err != nil || l.MAC.String() != assigned {
 		t.Errorf("the VF after DEL = %+v, %v; want it with MAC %s", l, err, assigned)
 	}

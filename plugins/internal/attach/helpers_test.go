@@ -29,6 +29,15 @@ func eventually(t *testing.T, what string, ok func() bool) {
 	}
 }
 
+// hostLinks opens a handle in the node's netns, which is closed with the test.
+func hostLinks(t *testing.T) *link.Handle {
+	t.Helper()
+	h, err := link.Open()
+	must(t, err)
+	t.Cleanup(h.Close)
+	return h
+}
+
 func inPod(t *testing.T, args *skel.CmdArgs, f func(*link.Handle, link.Link) error) {
 	t.Helper()
 	ns, err := link.OpenNetns(args.Netns)
