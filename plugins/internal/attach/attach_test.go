@@ -44,8 +44,7 @@ func TestExclusiveRoundTrip(t *testing.T) {
 	if got := e.podLinks(args); len(got) != 1 || got[0].Name != "net1" || !got[0].Up || got[0].MTU != 1400 {
 		t.Errorf("links in the pod = %+v", got)
 	}
-	_, err = run(&attach.Plugin{}, "CHECK", withPrev(t, args, r))
-	must(t, err)
+	e.succeeds("CHECK", withPrev(t, args, r))
 	e.del(args)
 	e.unchanged(before, "after DEL")
 	if left := e.podLinks(args); len(left) != 0 {

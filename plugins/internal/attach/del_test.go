@@ -26,7 +26,7 @@ func TestDelWhateverHappened(t *testing.T) {
 	}
 	tests := map[string]struct {
 		happen func(e *env, args *skel.CmdArgs)
-		lost   bool // the veth died with its netns: only address and claim remain to be checked
+		gone   bool // the veth died with its netns
 	}{
 		"netns gone": {func(e *env, args *skel.CmdArgs) {
 			must(e.t, nstest.DeleteNetns(args.Netns))
@@ -71,7 +71,7 @@ func TestDelWhateverHappened(t *testing.T) {
 			tt.happen(e, args)
 			e.del(args)
 			after := e.snapshot()
-			if tt.lost {
+			if tt.gone {
 				before, after = onlyFiles(before), onlyFiles(after)
 			} else if name == "record gone" || strings.HasPrefix(name, "record ") {
 				// Without the record the altnames are still the link's own; up/down and accept_ra are not known.

@@ -108,7 +108,7 @@ func TestLeaseAfterDeath(t *testing.T) {
 	if got := addresses(e.add(next)); !slices.Equal(got, []string{"10.0.2.16/24"}) {
 		t.Errorf("after the holder's death: %v", got)
 	}
-	e.del(dead) // late, and of no consequence for the next one
+	e.del(dead) // after the next one
 	if held := e.held(); !slices.Equal(held, []string{"10.0.2.16=leased"}) {
 		t.Errorf("held: %v", held)
 	}
@@ -121,8 +121,7 @@ func TestLeaseAfterDeath(t *testing.T) {
 		must(t, json.Unmarshal(next.StdinData, &fields))
 		fields["cni.dev/valid-attachments"] = append([]any{}, valid...)
 		args.StdinData, _ = json.Marshal(fields)
-		_, err := run(&attach.Plugin{}, "GC", &args)
-		must(t, err)
+		e.succeeds("GC", &args)
 	}
 	gc(map[string]any{"containerID": next.ContainerID, "ifname": "net1"})
 	if held := e.held(); len(held) != 1 {
@@ -185,8 +184,7 @@ func TestENIIPAM(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			r := e.add(tt.args)
 			checkOwned(t, r, tt.want, tt.routes)
-			_, err := run(&attach.Plugin{}, "CHECK", withPrev(t, tt.args, r))
-			must(t, err)
+			e.succeeds("CHECK", withPrev(t, tt.args, r))
 			e.del(tt.args)
 			e.del(tt.args)
 			e.unchanged(before, "after DEL")
@@ -214,10 +212,8 @@ func TestENIIPAM(t *testing.T) {
 	e.refused("ADD", ask(map[string]any{}, map[string]any{"delegate": map[string]any{"type": "vlan"}}), 7, "ipam.type", "inside a VLAN")
 	byArgs.Args = "IP=nonsense"
 	e.refused("ADD", byArgs, 4, "CNI_ARGS", "nonsense")
-	_, err := run(&attach.Plugin{}, "STATUS", ask(map[string]any{}))
-	must(t, err)
-	_, err = run(&attach.Plugin{}, "GC", ask(map[string]any{}))
-	must(t, err)
+	e.succeeds("STATUS", ask(map[string]any{}))
+	e.succeeds("GC", ask(map[string]any{}))
 	e.unchanged(before, "after refusals")
 }
 

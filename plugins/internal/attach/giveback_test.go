@@ -83,7 +83,7 @@ func TestPFThatRefuses(t *testing.T) {
 	e.writeInventory()
 	pf, err := filepath.EvalSymlinks(filepath.Join(e.node.Sysfs, "bus/pci/devices", eniA.PCI))
 	must(t, err)
-	must(t, os.Symlink("../"+vf.PCI, filepath.Join(pf, "virtfn0"))) // of which the veth says nothing
+	must(t, os.Symlink("../"+vf.PCI, filepath.Join(pf, "virtfn0")))
 	conf := map[string]any{"select": map[string]any{"nodeENI": "vf"}}
 	args := e.pod(conf)
 	e.add(args)
@@ -132,7 +132,7 @@ func TestProgramOfThePod(t *testing.T) {
 	e.refused("ADD", e.pod(e.selectA()), 11, eniA.PCI, "program")
 	endTwin()
 	next := e.pod(e.selectA())
-	e.add(next) // now it can be told, and goes
+	e.add(next) // now it is known, and removed
 	e.del(next)
 	e.unchanged(before, "after all")
 	end()

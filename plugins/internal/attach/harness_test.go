@@ -203,9 +203,15 @@ func parseResult(t *testing.T, out []byte) *types100.Result {
 func (e *env) del(args *skel.CmdArgs) {
 	e.t.Helper()
 	for range 2 { // every DEL twice
-		if _, err := run(&attach.Plugin{}, "DEL", args); err != nil {
-			e.t.Fatalf("DEL: %v", err)
-		}
+		e.succeeds("DEL", args)
+	}
+}
+
+// succeeds runs a verb that must not fail.
+func (e *env) succeeds(name string, args *skel.CmdArgs) {
+	e.t.Helper()
+	if _, err := run(&attach.Plugin{}, name, args); err != nil {
+		e.t.Fatalf("%s: %v", name, err)
 	}
 }
 

@@ -215,7 +215,7 @@ func TestHostileDeviceInfoFile(t *testing.T) {
 		}
 	}
 	victim, with := pod("a")
-	file := filepath.Join(folder, "shop-dataplane-"+victim.ContainerID+"_net1") // as Multus has it
+	file := filepath.Join(folder, "shop-dataplane-"+victim.ContainerID+"_net1") // as Multus names it
 	must(t, os.WriteFile(file, []byte("of the device plugin"), 0o644))          // which Multus copies there before ADD
 	with(file)
 	_, err = run(p, "ADD", victim)

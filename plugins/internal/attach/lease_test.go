@@ -108,8 +108,7 @@ func TestLease(t *testing.T) {
 		}
 		return err
 	})
-	_, err := run(&attach.Plugin{}, "CHECK", withPrev(t, first, r))
-	must(t, err)
+	e.succeeds("CHECK", withPrev(t, first, r))
 
 	e.add(second)
 	e.refused("ADD", third, 11, "all 2 ipv4 addresses", "2 leased, 0 cooling down", "assign more")
@@ -303,8 +302,7 @@ func TestENIIPAMWithHostDevice(t *testing.T) {
 		}
 		return err
 	})
-	_, err := run(&attach.Plugin{}, "CHECK", withPrev(t, args, r))
-	must(t, err)
+	e.succeeds("CHECK", withPrev(t, args, r))
 	e.del(args)
 	e.unchanged(before, "after DEL")
 	if _, err := os.Stat(e.file("leases")); err == nil {

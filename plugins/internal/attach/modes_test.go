@@ -11,7 +11,6 @@ import (
 
 	"github.com/containernetworking/cni/pkg/skel"
 
-	"github.com/multi-eni/multi-eni-cni/plugins/internal/attach"
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
@@ -59,8 +58,7 @@ func TestUserspaceDevice(t *testing.T) {
 		own.IOMMUGroup == nil || *own.IOMMUGroup != 12 || own.NUMANode == nil || *own.NUMANode != 0 {
 		t.Errorf("device info's own part = %s", data)
 	}
-	_, err = run(&attach.Plugin{}, "CHECK", withPrev(t, args, got))
-	must(t, err)
+	e.succeeds("CHECK", withPrev(t, args, got))
 	e.refused("ADD", e.pod(conf), 101, "pod-c1")
 	e.del(args)
 	if _, err := os.Stat(info); !errors.Is(err, fs.ErrNotExist) {
@@ -90,8 +88,7 @@ func TestShared(t *testing.T) {
 		t.Errorf("result = %+v", r)
 	}
 	e.add(second)
-	_, err := run(&attach.Plugin{}, "CHECK", withPrev(t, first, r))
-	must(t, err)
+	e.succeeds("CHECK", withPrev(t, first, r))
 	alone := e.pod(map[string]any{"select": map[string]any{"nodeENI": "shared"}})
 	e.refused("ADD", alone, 101, "shares the device")
 	e.del(first)
@@ -169,8 +166,7 @@ func TestGC(t *testing.T) {
 		if valid == nil && present {
 			args.StdinData = []byte(strings.Replace(string(e.conf(e.selectA())), "{", `{"cni.dev/valid-attachments":null,`, 1))
 		}
-		_, err := run(&attach.Plugin{}, "GC", args)
-		must(t, err)
+		e.succeeds("GC", args)
 	}
 	count := func(want int) {
 		t.Helper()

@@ -247,8 +247,7 @@ func TestReusedNetnsPath(t *testing.T) {
 	if diff := cmp.Diff(own, e.belongings(living)); diff != "" {
 		t.Errorf("the living pod's interfaces (-before +after):\n%s", diff)
 	}
-	_, err := run(&attach.Plugin{}, "CHECK", withPrev(t, living, result))
-	must(t, err)
+	e.succeeds("CHECK", withPrev(t, living, result))
 
 	// An unreadable record may be the owner's; a missing one is not.
 	record := e.file("records", living.ContainerID+"-net1.json")

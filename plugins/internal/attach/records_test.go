@@ -88,7 +88,7 @@ func TestHostileRecords(t *testing.T) {
 	must(t, os.Remove(e.file("records", ".c2-net1.json.tmp")))
 	must(t, os.WriteFile(e.file("records", "y-net1.json"), forged(e), 0o666))
 	must(t, os.Chmod(e.file("records", "y-net1.json"), 0o666))
-	e.add(second) // a record that anybody could have written claims nothing
+	e.add(second) // a record that others could have written holds nothing
 	e.del(second)
 	plant("locks/"+eniB.PCI+".lock", victim)
 	if _, err := run(&attach.Plugin{}, "ADD", e.pod(map[string]any{"select": map[string]any{"nodeENI": "b"}})); err == nil {

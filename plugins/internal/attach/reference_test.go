@@ -161,8 +161,7 @@ func (e *env) life(ver string, args *skel.CmdArgs) *types100.Result {
 		check := *args
 		check.StdinData, err = json.Marshal(conf)
 		must(e.t, err)
-		_, err = run(&attach.Plugin{}, "CHECK", &check)
-		must(e.t, err)
+		e.succeeds("CHECK", &check)
 	}
 	return result
 }
@@ -280,7 +279,7 @@ func sharedCase(typ, ifname string, ipam func(*env) map[string]any) func(*env, s
 		}
 		args := e.pod(conf)
 		args.IfName = ifname
-		if _, err := run(&attach.Plugin{}, "STATUS", args); err != nil && ver == "1.1.0" { // the first that has it
+		if _, err := run(&attach.Plugin{}, "STATUS", args); err != nil && ver == "1.1.0" { // which introduced STATUS
 			e.t.Errorf("STATUS: %v", err)
 		}
 		if !e.makes(typ, args) {

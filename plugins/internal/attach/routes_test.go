@@ -224,8 +224,7 @@ func TestTwoNetworksOneDestination(t *testing.T) {
 		if diff := cmp.Diff(want, leading()); diff != "" {
 			t.Errorf("routes (-want +got):\n%s", diff)
 		}
-		_, err := run(&attach.Plugin{}, "CHECK", args)
-		must(t, err)
+		e.succeeds("CHECK", args)
 		e.del(args)
 		want = want[1:]
 	}

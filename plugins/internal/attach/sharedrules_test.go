@@ -79,7 +79,7 @@ func TestAllocatedByTheKubelet(t *testing.T) {
 	args := e.pod(map[string]any{"select": map[string]any{"nodeENI": "a"}, "deviceID": d.PCIAddress})
 	e.add(args)
 	e.del(args)
-	other := e.pod(map[string]any{"select": map[string]any{"subnetID": d.SubnetID}}) // of two devices the one that nobody allocates
+	other := e.pod(map[string]any{"select": map[string]any{"subnetID": d.SubnetID}}) // the device that is not allocated
 	if r := e.add(other); r.Interfaces[0].PciID != eniB.PCI {
 		t.Errorf("got %s, want %s", r.Interfaces[0].PciID, eniB.PCI)
 	}

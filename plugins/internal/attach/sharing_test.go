@@ -64,7 +64,7 @@ func TestSharersTakeSideBySide(t *testing.T) {
 	conf := e.shared()
 	e.path = copyBinaries(t, e, "macvlan", "host-local")
 	pci := e.inv.Devices[len(e.inv.Devices)-1].PCIAddress
-	begins := func(args *skel.CmdArgs) (claimed <-chan struct{}, ended <-chan error) {
+	begins := func(args *skel.CmdArgs) (held <-chan struct{}, ended <-chan error) {
 		c, end := make(chan struct{}), make(chan error, 1)
 		go func() {
 			_, err := run(&attach.Plugin{Before: func(step string) error {
@@ -79,9 +79,9 @@ func TestSharersTakeSideBySide(t *testing.T) {
 	}
 	waits := func(when string, unlock func()) *skel.CmdArgs {
 		args := e.pod(conf)
-		claimed, ended := begins(args)
+		held, ended := begins(args)
 		select {
-		case <-claimed:
+		case <-held:
 			t.Errorf("%s: the ADD of a pod that shares the device has not waited", when)
 		case err := <-ended:
 			t.Fatalf("%s: %v", when, err)
@@ -107,7 +107,7 @@ func TestSharersTakeSideBySide(t *testing.T) {
 	e.kill("ADD", 2, dead) // after its first step, the intent
 	unlock, err = e.records().ShareDevice(t.Context(), pci)
 	must(t, err)
-	e.del(waits("with a dead pod's claim", unlock))
+	e.del(waits("with a dead pod's hold", unlock))
 	if _, err := e.records().Lock(t.Context(), nodestate.AttachmentID{ContainerID: dead.ContainerID, IfName: dead.IfName}); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("the dead pod's record: %v; want it gone", err)
 	}
@@ -148,15 +148,14 @@ func TestLeaseFromPrefixes(t *testing.T) {
 					t.Errorf("%s is not on the interface: %v", p, have)
 				}
 			}
-			for _, dst := range []string{"0.0.0.0/0", "10.0.0.0/16"} { // nobody has asked for these
+			for _, dst := range []string{"0.0.0.0/0", "10.0.0.0/16"} {
 				if ok, herr := in.HasRoute(l.Index, link.Route{Dst: mustPrefix(dst), Gateway: netip.MustParseAddr("10.0.2.1")}); ok || herr != nil {
 					t.Errorf("route to %s: %v, %v", dst, ok, herr)
 				}
 			}
 			return err
 		})
-		_, err := run(&attach.Plugin{}, "CHECK", withPrev(t, args, r))
-		must(t, err)
+		e.succeeds("CHECK", withPrev(t, args, r))
 		defer e.del(args)
 	}
 	e.refused("ADD", withIP(e.pod(conf), "fd00:2:0:0:1::1"), 101, "fd00:2::1:0:0:1 is held by pod shop/pod-")
