@@ -221,17 +221,13 @@ func splitJSON(data []byte) ([]document, error) {
 // start of a line, followed by white space or nothing.
 func splitYAML(data []byte) [][]byte {
 	var docs [][]byte
-	start := 0
-	for pos := 0; pos < len(data); {
-		end := len(data)
-		if i := bytes.IndexByte(data[pos:], '\n'); i >= 0 {
-			end = pos + i + 1
-		}
-		if isMarker(data[pos:end]) {
+	start, pos := 0, 0
+	for line := range bytes.Lines(data) {
+		if isMarker(line) {
 			docs = append(docs, data[start:pos])
 			start = pos + len("---") // a document may begin on the marker's line
 		}
-		pos = end
+		pos += len(line)
 	}
 	return append(docs, data[start:])
 }

@@ -56,3 +56,39 @@ func FuzzManifest(f *testing.F) {
 		}
 	})
 }
+
+// TestSplitYAML: a document ends at a marker at the start of a line, also behind empty lines.
+func TestSplitYAML(t *testing.T) {
+	for text, want := range map[string][]string{
+		"":                           {""},
+		"\n\na: 1\n\n---\nb: 2":      {"\n\na: 1\n\n", "\nb: 2"},
+		"--- a\n...\n---\tb\n---":    {"", " a\n", "\n", "\tb\n", ""},
+		"----\n ---\na: ---\n....\n": {"----\n ---\na: ---\n....\n"},
+	} {
+		var got []string
+		for _, d := range splitYAML([]byte(text)) {
+			got = append(got, string(d))
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("documents of %q (-want +got):\n%s", text, diff)
+		}
+	}
+}
+
+// TestTornJSON: the error names the document that cannot be read.
+func TestTornJSON(t *testing.T) {
+	docs, err := splitJSON([]byte("{} {"))
+	if len(docs) != 1 || err == nil || !strings.HasPrefix(err.Error(), "read document 2: ") {
+		t.Errorf("%d documents, error %v; want 1, and an error of document 2", len(docs), err)
+	}
+}
+
+// TestLargestManifest: a file of the largest size is read.
+func TestLargestManifest(t *testing.T) {
+	dir := t.TempDir()
+	text := nodeENI("a") + "#"
+	write(t, dir, "a.yaml", text+strings.Repeat("x", maxFileSize-len(text)))
+	if snap := list(t, New(dir)); names(snap) != "a" || !snap.Complete {
+		t.Errorf("%d objects, complete %v, problems %+v", len(snap.Objects), snap.Complete, snap.Problems)
+	}
+}

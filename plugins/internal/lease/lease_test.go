@@ -104,6 +104,7 @@ func TestScarce(t *testing.T) {
 	lease.Give(l, b.Holder.AttachmentID, time.Second)
 	lease.Give(l, a.Holder.AttachmentID, 2*time.Second)
 	want(t, "too early", take(l, d, next, 3*time.Second, alive), "0 leased, 3 cooling down; the next is free in 4s…")
+	want(t, "at the end of the scarce cool-down", take(clone(l), d, next, 6*time.Second, alive), "10.0.1.12/24")
 	want(t, "the longest", take(l, d, next, 20*time.Second, alive), "10.0.1.12/24")
 	want(t, "the other", take(l, d, ask("more"), 20*time.Second, alive), "10.0.1.11/24")
 	want(t, "the full cool-down", take(l, d, ask("third"), 20*time.Second, alive), "2 leased, 1 cooling down; the next is free in 11s…")
@@ -318,4 +319,42 @@ func TestCollect(t *testing.T) {
 	if diff := cmp.Diff(map[string]nodestate.LeaseState{"keep": "leased", "lost": "cooling", "other": "leased"}, got); diff != "" {
 		t.Errorf("states (-want +got):\n%s", diff)
 	}
+}
+
+// clone is a copy that Take may change.
+func clone(l *nodestate.Leases) *nodestate.Leases {
+	c := *l
+	c.Leases = slices.Clone(l.Leases)
+	return &c
+}
+
+// TestCooledEquallyLong: of addresses that have cooled equally long, the first is given.
+func TestCooledEquallyLong(t *testing.T) {
+	d := dev("10.0.1.10/24 10.0.1.11/24 10.0.1.12/24", "")
+	l := &nodestate.Leases{ENIID: eni}
+	for _, name := range []string{"a", "b"} {
+		r := ask(name)
+		r.Holder.ScarceCoolDown = 5 * time.Second
+		take(l, d, r, 0, alive)
+	}
+	lease.Collect(l, "net", 0, func(*nodestate.Lease) bool { return false })
+	want(t, "the first", take(l, d, ask("c"), 10*time.Second, alive), "10.0.1.11/24")
+}
+
+// TestDropSays: Drop says whether there was any address, and frees it at once.
+func TestDropSays(t *testing.T) {
+	d := dev("10.0.1.10/24 10.0.1.11/24", "")
+	l := &nodestate.Leases{ENIID: eni}
+	a, b := ask("a"), ask("b")
+	take(l, d, a, 0, alive)
+	if lease.Drop(l, b.Holder.AttachmentID) || !lease.Drop(l, a.Holder.AttachmentID) || lease.Drop(l, a.Holder.AttachmentID) {
+		t.Error("Drop does not say whether there was anything")
+	}
+	want(t, "free at once", take(l, d, b, 0, alive), "10.0.1.11/24")
+}
+
+// TestNothingToLease: an ENI whose addresses are not known has none for a pod.
+func TestNothingToLease(t *testing.T) {
+	l := &nodestate.Leases{ENIID: eni}
+	want(t, "without addresses", take(l, dev("", ""), ask("a"), 0, alive), "ENI eni-0000000a has no ipv4 address for pods…")
 }
