@@ -7,7 +7,11 @@ import (
 
 	"github.com/sirupsen/logrus"
 
-	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube/client"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube/nodeeni"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube/pluginpods"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube/report"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube/taint"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/podresources"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/view"
@@ -15,13 +19,13 @@ import (
 
 // cluster has the daemon's clients of Kubernetes. Any of them may be nil.
 type cluster struct {
-	source   *kube.Source
-	plugin   *kube.DevicePlugin
-	reporter *kube.Reporter
-	taint    *kube.StartupTaint
+	source   *nodeeni.Source
+	plugin   *pluginpods.DevicePlugin
+	reporter *report.Reporter
+	taint    *taint.Remover
 	kubelet  *podresources.Client
 	// release deletes the own Pod object.
-	release func(context.Context, kube.OwnPod) error
+	release func(context.Context, client.OwnPod) error
 }
 
 // connect makes the clients that the flags ask for. They send nothing yet. instance returns
@@ -34,24 +38,24 @@ func (c *nodeFlags) connect(log *logrus.Logger, instance func() string) (*cluste
 	if !c.usesAPI() {
 		return &k, nil
 	}
-	client, err := kube.Connect(kube.Config{NodeName: c.nodeName, Kubeconfig: c.kubeconfig, UserAgent: "multi-enid/" + version, Log: log})
+	api, err := client.Connect(client.Config{NodeName: c.nodeName, Kubeconfig: c.kubeconfig, UserAgent: "multi-enid/" + version, Log: log})
 	if err != nil {
 		return nil, err
 	}
 	if c.restart == restartPods {
-		o := kube.DevicePluginOptions{Namespaces: c.dpNamespaces, Selectors: c.dpSelectors, Config: c.pcidpConfig, Now: time.Now, Log: log}
+		o := pluginpods.Options{Namespaces: c.dpNamespaces, Selectors: c.dpSelectors, Config: c.pcidpConfig, Now: time.Now, Log: log}
 		if k.kubelet != nil {
 			o.Kubelet = k.kubelet.Devices
 		}
-		if k.plugin, err = kube.NewDevicePlugin(client, o); err != nil {
+		if k.plugin, err = pluginpods.New(api, o); err != nil {
 			return nil, err
 		}
 	}
-	k.release = client.ReleaseOwnPod
-	k.source = kube.NewSource(client, kube.SourceOptions{Lookup: c.lookup(), Instance: instance, Now: time.Now, Log: log})
-	k.reporter = kube.NewReporter(client, kube.ReporterOptions{Node: k.source.Node, Now: time.Now, Log: log})
+	k.release = api.ReleaseOwnPod
+	k.source = nodeeni.New(api, nodeeni.Options{Lookup: c.lookup(), Instance: instance, Now: time.Now, Log: log})
+	k.reporter = report.New(api, report.Options{Node: k.source.Node, Now: time.Now, Log: log})
 	if c.startupTaint {
-		k.taint = kube.NewStartupTaint(client, log)
+		k.taint = taint.New(api, log)
 	}
 	return &k, nil
 }
@@ -112,7 +116,7 @@ func (k *cluster) await(ctx context.Context, wake <-chan struct{}) error {
 	defer late.Stop()
 	for {
 		_, err := k.source.List()
-		var other *kube.OtherInstanceError
+		var other *nodeeni.OtherInstanceError
 		if err == nil || errors.As(err, &other) {
 			return err
 		}

@@ -15,7 +15,9 @@ import (
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/doctor"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/hostnet"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/install"
-	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube/client"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube/nodeeni"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube/pluginpods"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/manifest"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/orphan"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/pluginrestart"
@@ -117,7 +119,7 @@ func (c *nodeFlags) examineCluster(o *doctor.Options) {
 	}
 	quiet := logrus.New() // the errors have the messages of client-go too
 	quiet.SetOutput(io.Discard)
-	client, err := kube.Connect(kube.Config{NodeName: c.nodeName, Kubeconfig: c.kubeconfig, UserAgent: "multi-enid-doctor/" + version, Log: quiet})
+	api, err := client.Connect(client.Config{NodeName: c.nodeName, Kubeconfig: c.kubeconfig, UserAgent: "multi-enid-doctor/" + version, Log: quiet})
 	if err != nil {
 		o.ClusterErr = err
 		if c.dir == "" {
@@ -125,9 +127,9 @@ func (c *nodeFlags) examineCluster(o *doctor.Options) {
 		}
 		return
 	}
-	o.Cluster = client
+	o.Cluster = api
 	if c.dir == "" {
-		o.Drivers = client.Drivers
+		o.Drivers = func(ctx context.Context) (map[string][]string, error) { return nodeeni.Drivers(ctx, api) }
 	}
 	o.StartupTaint = c.startupTaint
 	if c.restart != restartPods {
@@ -135,7 +137,7 @@ func (c *nodeFlags) examineCluster(o *doctor.Options) {
 	}
 	o.Namespaces = c.dpNamespaces
 	o.DevicePlugin = func(ctx context.Context) (pluginrestart.PluginReport, error) {
-		plugin, err := kube.NewDevicePlugin(client, kube.DevicePluginOptions{Namespaces: c.dpNamespaces, Selectors: c.dpSelectors, Config: c.pcidpConfig, Log: quiet})
+		plugin, err := pluginpods.New(api, pluginpods.Options{Namespaces: c.dpNamespaces, Selectors: c.dpSelectors, Config: c.pcidpConfig, Log: quiet})
 		if err != nil {
 			return pluginrestart.PluginReport{}, err
 		}

@@ -20,7 +20,9 @@ import (
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/cli"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/driver"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
-	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube/client"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube/pluginpods"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube/taint"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/pcidp"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/podresources"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/server"
@@ -109,10 +111,10 @@ func (c *nodeFlags) addBehaviour(f *pflag.FlagSet) {
 	f.StringVar(&c.restart, "restart", "",
 		"How to restart the device plugin after a change of its config: `pods` deletes its pods on this node; none only logs. Defaults to pods with kube and to "+
 			"none with dir.")
-	cli.ListVar(f, &c.dpNamespaces, "dp-namespaces", kube.DefaultPluginNamespaces(), "`Namespaces` where the daemon looks for the device plugin.")
-	cli.ListVar(f, &c.dpSelectors, "dp-selectors", kube.DefaultPluginSelectors(), "Label `selectors` of the device plugin's pods. A pod must match one of them.")
+	cli.ListVar(f, &c.dpNamespaces, "dp-namespaces", pluginpods.DefaultNamespaces(), "`Namespaces` where the daemon looks for the device plugin.")
+	cli.ListVar(f, &c.dpSelectors, "dp-selectors", pluginpods.DefaultSelectors(), "Label `selectors` of the device plugin's pods. A pod must match one of them.")
 	f.BoolVar(&c.startupTaint, "startup-taint", false,
-		"Remove the taint "+kube.StartupTaintKey+" from this Node once its devices are ready. Only for kube; needs the right to patch nodes.")
+		"Remove the taint "+taint.Key+" from this Node once its devices are ready. Only for kube; needs the right to patch nodes.")
 	f.BoolVar(&c.sourceRouting, "source-routing", false,
 		"Send packets from an ENI's addresses through that ENI, by a rule and a route table of its own. Programs on the host and ipvlan in mode l3 need it.")
 	f.StringVar(&c.manageAddresses, "manage-addresses", "",
@@ -217,7 +219,7 @@ func (c *nodeFlags) check() error {
 // checkNodeName defaults the node's name to the host's if there is no cluster.
 func (c *nodeFlags) checkNodeName() (err error) {
 	if c.usesAPI() {
-		return kube.ValidateNodeName(c.nodeName)
+		return client.ValidateNodeName(c.nodeName)
 	}
 	if c.nodeName == "" {
 		if c.nodeName, err = os.Hostname(); err != nil {
@@ -228,8 +230,8 @@ func (c *nodeFlags) checkNodeName() (err error) {
 }
 
 // ownPod is the pod of this process, as far as it is known.
-func (c *nodeFlags) ownPod() kube.OwnPod {
-	return kube.OwnPod{Namespace: c.podNamespace, Name: c.podName, UID: c.podUID}
+func (c *nodeFlags) ownPod() client.OwnPod {
+	return client.OwnPod{Namespace: c.podNamespace, Name: c.podName, UID: c.podUID}
 }
 
 // usesAPI says whether there is an API server to talk to.

@@ -6,7 +6,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 
-	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube/client"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 )
@@ -29,9 +29,9 @@ type departure struct {
 	asked bool
 	// devices are the devices whose helper still runs.
 	devices []device.PCIAddress
-	pod     kube.OwnPod
+	pod     client.OwnPod
 	// release deletes the own Pod object; nil without a cluster.
-	release func(context.Context, kube.OwnPod) error
+	release func(context.Context, client.OwnPod) error
 	log     logrus.FieldLogger
 }
 

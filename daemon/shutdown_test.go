@@ -10,7 +10,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"github.com/spf13/pflag"
 
-	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube/client"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 )
 
@@ -18,7 +18,7 @@ import (
 // asked to stop, a helper runs, there is a cluster, and it knows its pod. One log line tells
 // people, or how to do it themselves.
 func TestOnlyARunningHelperFreesThePod(t *testing.T) {
-	own := kube.OwnPod{Namespace: "kube-system", Name: "multi-enid-x", UID: "u1"}
+	own := client.OwnPod{Namespace: "kube-system", Name: "multi-enid-x", UID: "u1"}
 	command := "kubectl -n kube-system delete pod multi-enid-x --force --grace-period=0"
 	for bits := range 1 << 6 {
 		has := func(bit int) bool { return bits>>bit&1 == 1 }
@@ -27,7 +27,7 @@ func TestOnlyARunningHelperFreesThePod(t *testing.T) {
 		log := logrus.New()
 		log.SetOutput(&said)
 		log.SetFormatter(&logrus.JSONFormatter{})
-		var released []kube.OwnPod
+		var released []client.OwnPod
 		d := departure{asked: asked, log: log}
 		if helper {
 			d.devices = []device.PCIAddress{"0000:00:06.0"}
@@ -39,7 +39,7 @@ func TestOnlyARunningHelperFreesThePod(t *testing.T) {
 			d.pod.UID = own.UID
 		}
 		if cluster {
-			d.release = func(ctx context.Context, pod kube.OwnPod) error {
+			d.release = func(ctx context.Context, pod client.OwnPod) error {
 				released = append(released, pod)
 				if ctx.Err() != nil {
 					t.Errorf("the deletion ends before it begins: %v", ctx.Err())
@@ -94,7 +94,7 @@ func TestShippedPod(t *testing.T) {
 	}
 	var c nodeFlags
 	c.add(pflag.NewFlagSet("run", pflag.ContinueOnError), program{getenv: func(name string) string { return env[name] }})
-	if want := (kube.OwnPod{Namespace: "metadata.namespace", Name: "metadata.name", UID: "metadata.uid"}); c.ownPod() != want {
+	if want := (client.OwnPod{Namespace: "metadata.namespace", Name: "metadata.name", UID: "metadata.uid"}); c.ownPod() != want {
 		t.Errorf("the pod is made of %+v, want %+v", c.ownPod(), want)
 	}
 }

@@ -2,7 +2,10 @@
 // a row. Where client-go wants its own type, wait.Backoff stays.
 package backoff
 
-import "time"
+import (
+	"context"
+	"time"
+)
 
 // Backoff is the state of something that is tried again after failures. The zero
 // value waits 0 for ever: set First and Cap before the first Failed. Either may be
@@ -29,3 +32,15 @@ func (b *Backoff) Failing() bool { return b.wait > 0 }
 
 // Reset notes a success: the next failure waits First again.
 func (b *Backoff) Reset() { b.wait = 0 }
+
+// Sleep waits for d and says whether ctx is still alive.
+func Sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	}
+}

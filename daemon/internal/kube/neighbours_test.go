@@ -1,4 +1,4 @@
-package kube
+package kube_test
 
 import (
 	"bytes"
@@ -23,15 +23,25 @@ import (
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube/client"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube/pluginpods"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube/report"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/pcidp"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/view"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/test/dpmodel"
+	"github.com/multi-eni/multi-eni-cni/test/fakekube"
 )
 
-var neighboursFlag = flag.Int("neighbours", defaultNeighbours, "how many sequences with neighbours to generate")
+var (
+	neighboursFlag = flag.Int("neighbours", defaultNeighbours, "how many sequences with neighbours to generate")
+	seedFlag       = flag.Uint64("seed", 0, "seed of the first generated sequence; 0 stands for one by the clock")
+)
+
+// statesPath is the resource of ENINodeStates.
+const statesPath = "/apis/networking.k8s.aws/v1alpha1/eninodestates"
 
 // TestNeighbours: whatever the other programs and people of a node do, and in
 // whichever order, the daemon never says that the device plugin serves a config
@@ -47,7 +57,7 @@ func TestNeighbours(t *testing.T) {
 		seed = uint64(time.Now().UnixNano())
 	}
 	t.Logf("%d sequences, of which the first has -seed=%d", *neighboursFlag, seed)
-	quietClientGo(quiet())
+	client.RedirectLog(fakekube.Quiet())
 	handlers := utilruntime.ErrorHandlers
 	utilruntime.ErrorHandlers = nil // they share one back-off, and each sequence has a clock of its own
 	t.Cleanup(func() { utilruntime.ErrorHandlers = handlers })
@@ -350,13 +360,13 @@ func (w *neighbourhood) heal() {
 
 // judgeEnd: the config and the device plugin are as declared.
 func (w *neighbourhood) judgeEnd() {
-	want := pools{}
+	want := map[string][]device.PCIAddress{}
 	for e := range w.slots {
 		if s := w.slots[e]; w.wanted(e) && w.declared[e].resource != "" && s.plugged {
 			want[w.declared[e].resource] = append(want[w.declared[e].resource], seqPCI(e))
 		}
 	}
-	got := pools(w.plugin.judge(w.content()).Resources)
+	got := w.plugin.judge(w.content()).Resources
 	for name, addrs := range want {
 		if !slices.Equal(addrs, got[name]) && !w.clashes(name) {
 			w.wrong("in the end %s offers %v, want %v", name, got[name], addrs)
@@ -497,19 +507,19 @@ func (w *neighbourhood) content() []byte {
 // launch starts the daemon.
 func (w *neighbourhood) launch() {
 	ctx, cancel := context.WithCancel(context.Background())
-	client := w.client()
-	plugin, err := NewDevicePlugin(client, DevicePluginOptions{
-		Namespaces: []string{"kube-system", "default"}, Config: w.path("pcidp", "config.json"), Kubelet: w.plugin.kubelet, Now: time.Now, Log: quiet(),
+	api := w.client()
+	plugin, err := pluginpods.New(api, pluginpods.Options{
+		Namespaces: []string{"kube-system", "default"}, Config: w.path("pcidp", "config.json"), Kubelet: w.plugin.kubelet, Now: time.Now, Log: fakekube.Quiet(),
 	})
 	w.must(err)
-	reporter := NewReporter(client, ReporterOptions{Node: func() (NodeRef, bool) { return NodeRef{Name: "node-a", UID: "u-1"}, true }, Now: time.Now, Log: quiet()})
+	reporter := report.New(api, report.Options{Node: func() (client.NodeRef, bool) { return client.NodeRef{Name: "node-a", UID: "u-1"}, true }, Now: time.Now, Log: fakekube.Quiet()})
 	wake := make(chan struct{}, 1)
 	options := reconcile.Options{
 		NodeName: "node-a", BootID: "boot", InventoryPath: w.path("inventory.json"), StateDir: w.path("state"),
 		Attachments: nodestate.AttachmentDir(w.path("records")), Leases: nodestate.LeaseDir(w.path("leases")),
 		NodeENIs: neighbourENIs{w}, Metadata: &w.kernel, PCI: &w.kernel, Host: &w.kernel, DevicePlugin: plugin,
 		Config: &pcidp.File{Path: w.path("pcidp", "config.json"), Now: time.Now, Written: w.written}, ConfigSeen: w.configSeen,
-		Wake: func() { signal(wake) }, Now: time.Now, Log: quiet(),
+		Wake: func() { signal(wake) }, Now: time.Now, Log: fakekube.Quiet(),
 		Observe: func(v view.View) { w.observe(v); reporter.Observe(v) },
 	}
 	w.rename(options)
@@ -571,3 +581,10 @@ type neighbourENIs struct{ w *neighbourhood }
 func (n neighbourENIs) List() (inventory.Snapshot, error) { return n.w.snapshot(), nil }
 
 func newRand(seed uint64) *rand.Rand { return rand.New(rand.NewPCG(seed, 3)) } //nolint:gosec // to be repeated
+
+func signal(c chan<- struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}

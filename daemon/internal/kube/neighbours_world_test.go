@@ -1,4 +1,4 @@
-package kube
+package kube_test
 
 import (
 	"bytes"
@@ -30,6 +30,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube/client"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
 	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
@@ -37,6 +38,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
 	"github.com/multi-eni/multi-eni-cni/test/dpmodel"
+	"github.com/multi-eni/multi-eni-cni/test/fakekube"
 )
 
 // slot is a place for an ENI: its device index and its PCI address. Slot 0 has
@@ -594,11 +596,11 @@ func (m *devicePluginModel) object() corev1.Pod {
 func podNamespace(e int) string { return fmt.Sprintf("ns%d", 1+e%2) }
 
 // client speaks to the API server of this neighbourhood.
-func (w *neighbourhood) client() *Client {
+func (w *neighbourhood) client() *client.Client {
 	config := &rest.Config{Host: "http://api", QPS: -1, Transport: apiTransport{w}}
-	c, err := newClient(config, "node-a")
+	c, err := client.New(config, "node-a")
 	w.must(err)
-	c.core = jsonCore(w.t, config)
+	c.Core = fakekube.Core(w.t, config)
 	return c
 }
 
@@ -617,7 +619,7 @@ func (a apiTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 			a.w.requests++
 			body := &watchBody{done: r.Context().Done(), cut: a.w.cut}
 			if from, _ := strconv.Atoi(q.Get("resourceVersion")); from < a.w.stateDeleted { // it was there then
-				body.pending = []byte(event("DELETED", `{"apiVersion":"meta.k8s.io/v1","kind":"PartialObjectMetadata","metadata":{"name":"node-a","resourceVersion":"`+strconv.Itoa(a.w.stateDeleted)+`"}}`) + "\n")
+				body.pending = []byte(fakekube.Event("DELETED", `{"apiVersion":"meta.k8s.io/v1","kind":"PartialObjectMetadata","metadata":{"name":"node-a","resourceVersion":"`+strconv.Itoa(a.w.stateDeleted)+`"}}`) + "\n")
 			}
 			watch = body
 			return
@@ -677,7 +679,7 @@ func (w *neighbourhood) serve(answer http.ResponseWriter, r *http.Request) {
 	}
 	parts := strings.Split(strings.TrimPrefix(r.URL.Path, "/"), "/")
 	switch {
-	case strings.HasPrefix(r.URL.Path, pathStates):
+	case strings.HasPrefix(r.URL.Path, statesPath):
 		w.serveState(answer, r, body)
 	case len(parts) >= 5 && parts[4] == "events":
 		w.serveEvent(answer, parts[3], body)
@@ -686,12 +688,12 @@ func (w *neighbourhood) serve(answer http.ResponseWriter, r *http.Request) {
 		if w.plugin.pod != nil && parts[3] == "kube-system" {
 			list.Items = append(list.Items, w.plugin.object())
 		}
-		respond(answer, http.StatusOK, list)
+		fakekube.Respond(answer, http.StatusOK, list)
 	case len(parts) == 6 && parts[4] == "pods" && r.Method == http.MethodDelete:
 		w.serveDelete(answer, parts[5], body)
 	default:
 		w.wrong("request %s %s is not known", r.Method, r.URL)
-		refuse(answer, http.StatusTeapot)
+		fakekube.Refuse(answer, http.StatusTeapot)
 	}
 }
 
@@ -703,15 +705,15 @@ func (w *neighbourhood) serveDelete(answer http.ResponseWriter, name string, bod
 	p := w.plugin.pod
 	switch {
 	case p == nil || p.uid != name:
-		refuse(answer, http.StatusNotFound)
+		fakekube.Refuse(answer, http.StatusNotFound)
 	case options.Preconditions == nil || *options.Preconditions.UID != types.UID(p.uid):
-		refuse(answer, http.StatusConflict)
+		fakekube.Refuse(answer, http.StatusConflict)
 	default:
 		w.note("the daemon deletes %s", name)
 		w.deleted(p)
 		o := w.plugin.object()
 		w.plugin.remove()
-		respond(answer, http.StatusOK, o)
+		fakekube.Respond(answer, http.StatusOK, o)
 	}
 }
 
@@ -721,11 +723,11 @@ func (w *neighbourhood) serveEvent(answer http.ResponseWriter, namespace string,
 		w.wrong("Event %q: %v", body, err)
 	}
 	if w.refused || w.terminates(namespace) {
-		refuse(answer, http.StatusForbidden)
+		fakekube.Refuse(answer, http.StatusForbidden)
 		return
 	}
 	w.events = append(w.events, e.InvolvedObject.Kind+" "+e.InvolvedObject.Name+" "+e.Reason)
-	respond(answer, http.StatusCreated, e)
+	fakekube.Respond(answer, http.StatusCreated, e)
 }
 
 func (w *neighbourhood) terminates(namespace string) bool {
@@ -737,23 +739,23 @@ func (w *neighbourhood) terminates(namespace string) bool {
 func (w *neighbourhood) serveState(answer http.ResponseWriter, r *http.Request, body []byte) {
 	switch {
 	case r.URL.Query().Get("watch") == "true": // with sendInitialEvents, which not every server can
-		status(answer, http.StatusUnprocessableEntity)
+		fakekube.Refuse(answer, http.StatusUnprocessableEntity)
 		return
-	case r.Method == http.MethodGet && r.URL.Path == pathStates:
+	case r.Method == http.MethodGet && r.URL.Path == statesPath:
 		list := metav1.PartialObjectMetadataList{TypeMeta: metav1.TypeMeta{APIVersion: "meta.k8s.io/v1", Kind: "PartialObjectMetadataList"}, ListMeta: metav1.ListMeta{ResourceVersion: strconv.Itoa(w.version)}}
 		if w.state != nil {
 			list.Items = append(list.Items, metav1.PartialObjectMetadata{ObjectMeta: w.state.ObjectMeta})
 		}
-		respond(answer, http.StatusOK, list)
+		fakekube.Respond(answer, http.StatusOK, list)
 		return
 	case r.Method == http.MethodGet && w.state == nil:
-		refuse(answer, http.StatusNotFound)
+		fakekube.Refuse(answer, http.StatusNotFound)
 		return
 	case r.Method == http.MethodPost && w.state != nil:
-		refuse(answer, http.StatusConflict)
+		fakekube.Refuse(answer, http.StatusConflict)
 		return
 	case r.Method != http.MethodGet && r.Method != http.MethodPost && w.state == nil:
-		refuse(answer, http.StatusNotFound)
+		fakekube.Refuse(answer, http.StatusNotFound)
 		return
 	case r.Method != http.MethodGet:
 		var o v1alpha1.ENINodeState
@@ -763,5 +765,9 @@ func (w *neighbourhood) serveState(answer http.ResponseWriter, r *http.Request, 
 		}
 		w.state = &o
 	}
-	respond(answer, http.StatusOK, w.state)
+	fakekube.Respond(answer, http.StatusOK, w.state)
 }
+
+func seqENI(e int) device.ENIID      { return device.ENIID(fmt.Sprintf("eni-%017x", e)) }
+func seqMAC(e int) device.MAC        { return device.MAC(fmt.Sprintf("02:00:00:00:00:%02x", e)) }
+func seqPCI(e int) device.PCIAddress { return device.PCIAddress(fmt.Sprintf("0000:00:%02x.0", e)) }

@@ -1,7 +1,5 @@
 //go:build !race
 
-package kube
-
-const defaultSequences = 10_000
+package kube_test
 
 const defaultNeighbours = 300

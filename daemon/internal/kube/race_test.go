@@ -1,9 +1,6 @@
 //go:build race
 
-package kube
+package kube_test
 
-// The race detector makes a sequence ten times as long; races show in the first
-// hundreds as well as in ten thousand.
-const defaultSequences = 1_000
-
+// The race detector makes a sequence ten times as long.
 const defaultNeighbours = 50

@@ -193,7 +193,7 @@ func (r *readers) Find(context.Context) (pluginrestart.PluginReport, error) {
 	return r.report(), nil
 }
 
-// Restart implements DevicePlugin as kube.DevicePlugin does.
+// Restart implements DevicePlugin as pluginpods.DevicePlugin does.
 func (r *readers) Restart(_ context.Context, want pluginrestart.Wanted) (pluginrestart.PluginReport, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

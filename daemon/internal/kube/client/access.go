@@ -1,0 +1,98 @@
+package client
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	authorization "k8s.io/api/authorization/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
+)
+
+// The questions that multi-enid doctor asks. The daemon itself asks none of
+// them.
+
+// Version is the API server's, such as v1.36.3.
+func (c *Client) Version(ctx context.Context) (string, error) {
+	data, err := read(ctx, c.NodeENIs.Get().AbsPath("/version"))
+	if err != nil {
+		return "", fmt.Errorf("ask the API server for its version: %w", err)
+	}
+	var version struct {
+		GitVersion string `json:"gitVersion"`
+	}
+	if err := json.Unmarshal(data, &version); err != nil || version.GitVersion == "" {
+		return "", fmt.Errorf("ask the API server for its version: it answers %.100q, want gitVersion", data)
+	}
+	return version.GitVersion, nil
+}
+
+// Resources are those that the API server has in networking.k8s.aws/v1alpha1, by
+// their plural; none when it does not know the group.
+func (c *Client) Resources(ctx context.Context) ([]string, error) {
+	data, err := read(ctx, c.NodeENIs.Get().AbsPath("/apis/"+v1alpha1.APIVersion))
+	if apierrors.IsNotFound(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list the resources of %s: %w", v1alpha1.APIVersion, err)
+	}
+	var list metav1.APIResourceList
+	if err := json.Unmarshal(data, &list); err != nil {
+		return nil, fmt.Errorf("list the resources of %s: %w", v1alpha1.APIVersion, err)
+	}
+	var names []string
+	for _, r := range list.APIResources {
+		names = append(names, r.Name)
+	}
+	return names, nil
+}
+
+// Allowed says whether this client may use the verb on a resource ("nodes",
+// "eninodestates/status") of an API group, in one namespace or, with "", in all.
+// Whoever is authenticated may ask that (ClusterRole system:basic-user).
+func (c *Client) Allowed(ctx context.Context, verb, group, resource, namespace string) (bool, error) {
+	resource, sub, _ := strings.Cut(resource, "/")
+	review := &authorization.SelfSubjectAccessReview{Spec: authorization.SelfSubjectAccessReviewSpec{
+		ResourceAttributes: &authorization.ResourceAttributes{Verb: verb, Group: group, Resource: resource, Subresource: sub, Namespace: namespace},
+	}}
+	answer, err := c.Core.AuthorizationV1().SelfSubjectAccessReviews().Create(ctx, review, metav1.CreateOptions{})
+	if err != nil {
+		return false, fmt.Errorf("ask whether to %s %s is allowed: %w", verb, resource, err)
+	}
+	return answer.Status.Allowed, nil
+}
+
+// NodeExists says whether there is a Node object of this node's name.
+func (c *Client) NodeExists(ctx context.Context) (bool, error) {
+	n, err := c.Node(ctx)
+	return n != nil, err
+}
+
+// Node reads the own Node; nil where the API server has none.
+func (c *Client) Node(ctx context.Context) (*corev1.Node, error) {
+	n, err := c.Core.CoreV1().Nodes().Get(ctx, c.NodeName, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read node %s: %w", c.NodeName, err)
+	}
+	return n, nil
+}
+
+// read returns the body of an answer. An error has the server's own words, which
+// rest.Result.Raw leaves out.
+func read(ctx context.Context, request *rest.Request) ([]byte, error) {
+	result := request.Do(ctx)
+	if err := result.Error(); err != nil {
+		return nil, err
+	}
+	return result.Raw()
+}

@@ -1,0 +1,202 @@
+// Package client speaks to the API server as one node. The other packages below
+// kube make their requests with it.
+package client
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/client-go/kubernetes"
+	objectmeta "k8s.io/client-go/metadata"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
+)
+
+var (
+	// ErrNoNodeName says that there is no usable name of this node.
+	ErrNoNodeName = errors.New("no usable node name")
+	// ErrNoClient says that no client could be made; the error that wraps it has
+	// the cause.
+	ErrNoClient = errors.New("no Kubernetes client")
+)
+
+// How much the daemon asks of the API server at most.
+const (
+	// requestTimeout bounds every request of Client.core and Client.neni.
+	requestTimeout = 30 * time.Second
+	// requestsPerSecond and requestBurst leave room for one search for device
+	// plugins (a request for each namespace) at once. At rest there is none.
+	requestsPerSecond = 10
+	requestBurst      = 20
+)
+
+// Config says how the API server is reached.
+type Config struct {
+	// NodeName is this node's, as its Node object has it.
+	NodeName string
+	// Kubeconfig is a file; "" stands for the service account of the pod. A
+	// token file is read again when it is rotated.
+	Kubeconfig string
+	// UserAgent is sent with every request, such as multi-enid/v1.2.0.
+	UserAgent string
+	// Log is also where client-go's own log goes, at debug level. That log is the
+	// process's: it stays with the first Config that was connected.
+	Log logrus.FieldLogger
+}
+
+// Client speaks to the API server as one node. It is safe for concurrent use.
+type Client struct {
+	// Core is for the built-in kinds. Its requests, and the requests of NodeENIs, end
+	// after requestTimeout, so neither can watch.
+	Core kubernetes.Interface
+	// NodeENIs is for networking.k8s.aws/v1alpha1.
+	NodeENIs rest.Interface
+	// NodeName is valid.
+	NodeName string
+	// WatchCore and WatchNodeENIs have no limit of their own.
+	WatchCore, WatchNodeENIs rest.Interface
+	// WatchMetadata is for the metadata of objects, without a limit either.
+	WatchMetadata objectmeta.Interface
+}
+
+// NodeRef names a Node object.
+type NodeRef struct {
+	Name string
+	UID  types.UID
+}
+
+// FieldManager owns the fields that the daemon writes.
+const FieldManager = "multi-enid"
+
+// Connect returns a client. It sends nothing yet. The error wraps ErrNoNodeName,
+// which is checked before anything else, or ErrNoClient and its cause.
+func Connect(c Config) (*Client, error) {
+	if err := ValidateNodeName(c.NodeName); err != nil {
+		return nil, err
+	}
+	RedirectLog(c.Log)
+	config, err := restConfig(c)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrNoClient, err)
+	}
+	client, err := New(config, c.NodeName)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrNoClient, err)
+	}
+	return client, nil
+}
+
+// ValidateNodeName accepts what the API server accepts as the name of a Node.
+func ValidateNodeName(name string) error {
+	if name == "" {
+		return fmt.Errorf("%w: it is empty; give --node-name, or set NODE_NAME from the pod's spec.nodeName", ErrNoNodeName)
+	}
+	if faults := validation.IsDNS1123Subdomain(name); len(faults) > 0 {
+		return fmt.Errorf("%w: %q: %s", ErrNoNodeName, name, strings.Join(faults, "; "))
+	}
+	return nil
+}
+
+// restConfig is how the API server is reached, without any kind of object.
+func restConfig(c Config) (*rest.Config, error) {
+	read := inCluster
+	if c.Kubeconfig != "" {
+		read = func() (*rest.Config, error) { return readKubeconfig(c.Kubeconfig) }
+	}
+	config, err := read()
+	if err != nil {
+		return nil, err
+	}
+	config.UserAgent = c.UserAgent
+	config.QPS, config.Burst = requestsPerSecond, requestBurst
+	config.WarningHandlerWithContext = rest.NoWarnings{}
+	return config, nil
+}
+
+func inCluster() (*rest.Config, error) {
+	config, err := rest.InClusterConfig()
+	if err != nil {
+		return nil, fmt.Errorf("read the pod's service account: %w; outside a cluster give --kubeconfig", err)
+	}
+	return config, nil
+}
+
+// readKubeconfig reads that file and no other: what it does not say is not
+// looked for elsewhere.
+func readKubeconfig(path string) (*rest.Config, error) {
+	file, err := clientcmd.LoadFromFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("read kubeconfig %q: %w", path, err)
+	}
+	if err := clientcmd.ResolveLocalPaths(file); err != nil {
+		return nil, fmt.Errorf("read kubeconfig %q: %w", path, err)
+	}
+	config, err := clientcmd.NewDefaultClientConfig(*file, nil).ClientConfig()
+	if err != nil {
+		return nil, fmt.Errorf("read kubeconfig %q: %w", path, err)
+	}
+	return config, nil
+}
+
+// New returns a Client for a node of a valid name. Its clients share one connection.
+func New(config *rest.Config, nodeName string) (*Client, error) {
+	watching := rest.CopyConfig(config)
+	watching.Timeout = 0
+	calling := rest.CopyConfig(config)
+	calling.Timeout = requestTimeout
+
+	c := &Client{NodeName: nodeName}
+	var err error
+	if c.Core, err = kubernetes.NewForConfig(asCore(calling)); err != nil {
+		return nil, err
+	}
+	core, err := kubernetes.NewForConfig(asCore(watching))
+	if err != nil {
+		return nil, err
+	}
+	c.WatchCore = core.CoreV1().RESTClient()
+	scheme := runtime.NewScheme()
+	if err := v1alpha1.AddToScheme(scheme); err != nil {
+		return nil, err
+	}
+	codecs := serializer.NewCodecFactory(scheme).WithoutConversion()
+	if c.NodeENIs, err = rest.RESTClientFor(asNodeENI(calling, codecs)); err != nil {
+		return nil, err
+	}
+	if c.WatchNodeENIs, err = rest.RESTClientFor(asNodeENI(watching, codecs)); err != nil {
+		return nil, err
+	}
+	if c.WatchMetadata, err = objectmeta.NewForConfig(watching); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// asCore asks for protobuf, a third of the size of JSON.
+func asCore(config *rest.Config) *rest.Config {
+	c := rest.CopyConfig(config)
+	c.ContentType = runtime.ContentTypeProtobuf
+	c.AcceptContentTypes = runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON
+	return c
+}
+
+// asNodeENI asks for JSON: custom resources have nothing shorter that every
+// server knows.
+func asNodeENI(config *rest.Config, codecs runtime.NegotiatedSerializer) *rest.Config {
+	c := rest.CopyConfig(config)
+	c.GroupVersion = &schema.GroupVersion{Group: v1alpha1.GroupName, Version: v1alpha1.Version}
+	c.APIPath = "/apis"
+	c.ContentType = runtime.ContentTypeJSON
+	c.NegotiatedSerializer = codecs
+	return c
+}

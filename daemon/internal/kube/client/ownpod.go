@@ -1,0 +1,41 @@
+package client
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// OwnPod is the pod that the daemon runs in.
+type OwnPod struct {
+	Namespace, Name, UID string
+}
+
+// String is the pod as people name it.
+func (p OwnPod) String() string { return p.Namespace + "/" + p.Name }
+
+// Known says whether it names one pod and no other.
+func (p OwnPod) Known() bool { return p.Namespace != "" && p.Name != "" && p.UID != "" }
+
+// releaseTimeout leaves the kubelet's grace period enough for the rest of the
+// daemon's end.
+const releaseTimeout = 4 * time.Second
+
+// ReleaseOwnPod deletes the Pod object at once, whatever still runs of the pod,
+// so that its DaemonSet may make another: podsShouldBeOnNode of Kubernetes'
+// pkg/controller/daemon makes none while the object exists. The kubelet goes on
+// with the end of the containers (HandlePodRemoves of pkg/kubelet/kubelet.go).
+// An object that has gone, or whose name another pod has, is released already.
+func (c *Client) ReleaseOwnPod(ctx context.Context, pod OwnPod) error {
+	ctx, cancel := context.WithTimeout(ctx, releaseTimeout)
+	defer cancel()
+	now := int64(0)
+	err := c.Core.CoreV1().Pods(pod.Namespace).Delete(ctx, pod.Name, metav1.DeleteOptions{GracePeriodSeconds: &now, Preconditions: metav1.NewUIDPreconditions(pod.UID)})
+	if err == nil || apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
+		return nil
+	}
+	return fmt.Errorf("delete the own pod %s: %w", pod, err)
+}

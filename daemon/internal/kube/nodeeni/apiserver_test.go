@@ -1,0 +1,267 @@
+package nodeeni
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/multi-eni/multi-eni-cni/test/fakekube"
+)
+
+const (
+	pathNodeENIs = "/apis/networking.k8s.aws/v1alpha1/nodeenis"
+	pathNodes    = "/api/v1/nodes"
+)
+
+// apiServer speaks the list and watch protocol of the API server, for two kinds
+// of object, and fails the test on any request that a daemon at work has no
+// business to send. What a real one does on its own is shown by test/kube; this
+// one is for the faults that a real one does not have at will.
+type apiServer struct {
+	t   *testing.T
+	url string
+	// streams: it can send initial events (WatchList).
+	streams bool
+
+	mu sync.Mutex
+	// news is closed and replaced when anything below changes.
+	news    chan struct{}
+	version int
+	// objects are those of a path, by name; history is what happened to them.
+	objects map[string]map[string]string
+	history []change
+	// compacted is the newest version from which no watch can begin.
+	compacted int
+	// cut ends every watch that began before, in the middle of an event.
+	cut int
+	// refuse answers a request in place of the server; nil or false for not.
+	refuse func(w http.ResponseWriter, r *http.Request) bool
+	// lists counts the lists, of whatever form, and asked all requests.
+	lists, asked int
+}
+
+type change struct {
+	version            int
+	path, kind, object string
+}
+
+func newAPIServer(t *testing.T, streams bool) *apiServer {
+	s := &apiServer{
+		t: t, streams: streams, news: make(chan struct{}), version: 10,
+		objects: map[string]map[string]string{pathNodeENIs: {}, pathNodes: {}},
+	}
+	srv := httptest.NewServer(s)
+	t.Cleanup(srv.Close)
+	s.url = srv.URL
+	return s
+}
+
+// do changes the server and tells its watches.
+func (s *apiServer) do(f func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f()
+	close(s.news)
+	s.news = make(chan struct{})
+}
+
+// put stores an object, of which %s is the metadata that the server sets.
+func (s *apiServer) put(path, name, object string) {
+	s.do(func() {
+		kind := "ADDED"
+		if _, ok := s.objects[path][name]; ok {
+			kind = "MODIFIED"
+		}
+		s.version++
+		full := fmt.Sprintf(object, fmt.Sprintf(`"name":%q,"resourceVersion":"%d"`, name, s.version))
+		s.objects[path][name] = full
+		s.history = append(s.history, change{s.version, path, kind, full})
+	})
+}
+
+func (s *apiServer) remove(path, name string) {
+	s.do(func() {
+		s.version++
+		s.history = append(s.history, change{s.version, path, "DELETED", s.objects[path][name]})
+		delete(s.objects[path], name)
+	})
+}
+
+// forget compacts the history and cuts every watch, as a restart after a long
+// time does.
+func (s *apiServer) forget() {
+	s.do(func() {
+		s.version++
+		s.compacted, s.cut, s.history = s.version, s.cut+1, nil
+	})
+}
+
+func (s *apiServer) refuseWith(code int, paths ...string) {
+	s.do(func() {
+		s.cut++
+		s.refuse = func(w http.ResponseWriter, r *http.Request) bool {
+			if !slices.Contains(paths, r.URL.Path) {
+				return false
+			}
+			fakekube.Refuse(w, code)
+			return true
+		}
+	})
+}
+
+func (s *apiServer) recover() { s.do(func() { s.refuse = nil }) }
+
+// ServeHTTP implements http.Handler.
+func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	q := r.URL.Query()
+	s.mu.Lock()
+	s.asked++
+	refuse := s.refuse
+	s.mu.Unlock()
+	s.check(r, q)
+	switch {
+	case refuse != nil && refuse(w, r):
+	case q.Get("watch") == "true":
+		s.watch(w, r, q)
+	default:
+		s.list(w, r, q)
+	}
+}
+
+// check knows what may be asked.
+func (s *apiServer) check(r *http.Request, q url.Values) {
+	known := []string{"watch", "resourceVersion", "resourceVersionMatch", "sendInitialEvents", "allowWatchBookmarks", "timeoutSeconds", "limit", "continue", "fieldSelector"}
+	for k := range q {
+		if !slices.Contains(known, k) {
+			s.t.Errorf("%s %s: parameter %q", r.Method, r.URL, k)
+		}
+	}
+	own := q.Get("fieldSelector") == "metadata.name=node-a"
+	if r.Method != http.MethodGet || r.URL.Path != pathNodeENIs && (r.URL.Path != pathNodes || !own) {
+		s.t.Errorf("%s %s: not to be asked for", r.Method, r.URL)
+	}
+	anew := q.Get("watch") == "" || q.Get("sendInitialEvents") == "true"
+	if q.Get("resourceVersion") == "0" || anew && q.Get("resourceVersion") != "" {
+		s.t.Errorf("%s: not a quorum read", r.URL)
+	}
+	if !strings.HasPrefix(r.UserAgent(), "multi-enid/") {
+		s.t.Errorf("%s: user agent %q", r.URL, r.UserAgent())
+	}
+}
+
+func (s *apiServer) list(w http.ResponseWriter, r *http.Request, q url.Values) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.lists++
+	names := slices.Sorted(maps.Keys(s.objects[r.URL.Path]))
+	from, next := 0, ""
+	if c := q.Get("continue"); c != "" {
+		version, after, _ := strings.Cut(c, "/")
+		if v, _ := strconv.Atoi(version); v < s.compacted {
+			fakekube.Refuse(w, http.StatusGone)
+			return
+		}
+		from, _ = slices.BinarySearch(names, after)
+	}
+	names = names[from:]
+	if limit, _ := strconv.Atoi(q.Get("limit")); limit > 0 && len(names) > limit {
+		next = fmt.Sprintf("%d/%s", s.version, names[limit])
+		names = names[:limit]
+	}
+	items := []json.RawMessage{}
+	for _, n := range names {
+		items = append(items, json.RawMessage(s.objects[r.URL.Path][n]))
+	}
+	kind, group := "NodeENIList", "networking.k8s.aws/v1alpha1"
+	if r.URL.Path == pathNodes {
+		kind, group = "NodeList", "v1"
+	}
+	w.Header().Set("Content-Type", "application/json")
+	err := json.NewEncoder(w).Encode(map[string]any{
+		"apiVersion": group, "kind": kind, "items": items,
+		"metadata": map[string]string{"resourceVersion": strconv.Itoa(s.version), "continue": next},
+	})
+	if err != nil {
+		s.t.Errorf("answer %s: %v", r.URL, err)
+	}
+}
+
+func (s *apiServer) watch(w http.ResponseWriter, r *http.Request, q url.Values) {
+	s.mu.Lock()
+	began := s.cut
+	seen, _ := strconv.Atoi(q.Get("resourceVersion"))
+	pending := []string{}
+	switch {
+	case q.Get("sendInitialEvents") == "true" && !s.streams:
+		s.mu.Unlock()
+		fakekube.Refuse(w, http.StatusUnprocessableEntity)
+		return
+	case q.Get("sendInitialEvents") == "true":
+		s.lists++
+		for _, n := range slices.Sorted(maps.Keys(s.objects[r.URL.Path])) {
+			pending = append(pending, fakekube.Event("ADDED", s.objects[r.URL.Path][n]))
+		}
+		seen = s.version
+		pending = append(pending, s.bookmark(r.URL.Path, `,"annotations":{"k8s.io/initial-events-end":"true"}`))
+	case seen < s.compacted:
+		pending = append(pending, fakekube.Event("ERROR", `{"apiVersion":"v1","kind":"Status","status":"Failure","code":410,"reason":"Expired"}`))
+	default:
+		pending = append(pending, s.bookmark(r.URL.Path, ""))
+	}
+	s.mu.Unlock()
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(http.StatusOK)
+	s.stream(w, r, seen, began, pending)
+}
+
+func (s *apiServer) bookmark(path, annotations string) string {
+	kind := `"apiVersion":"networking.k8s.aws/v1alpha1","kind":"NodeENI"`
+	if path == pathNodes {
+		kind = `"apiVersion":"v1","kind":"Node"`
+	}
+	return fakekube.Event("BOOKMARK", fmt.Sprintf(`{%s,"metadata":{"resourceVersion":"%d"%s}}`, kind, s.version, annotations))
+}
+
+// stream sends what is pending, and then what happens.
+func (s *apiServer) stream(w http.ResponseWriter, r *http.Request, seen, began int, pending []string) {
+	flush := w.(http.Flusher).Flush //nolint:errcheck,forcetypeassert // httptest's can
+	for {
+		for _, e := range pending {
+			for _, part := range []string{e[:len(e)/2], e[len(e)/2:] + "\n"} {
+				fmt.Fprint(w, part)
+				flush()
+			}
+		}
+		pending = nil
+		s.mu.Lock()
+		for _, c := range s.history {
+			if c.version > seen && c.path == r.URL.Path {
+				pending = append(pending, fakekube.Event(c.kind, c.object))
+			}
+		}
+		seen = s.version
+		news, cut := s.news, s.cut != began
+		s.mu.Unlock()
+		if cut {
+			fmt.Fprint(w, `{"type":"DELETED","object":{"metadata":{"name":"`)
+			flush()
+			panic(http.ErrAbortHandler)
+		}
+		if pending != nil {
+			continue
+		}
+		select {
+		case <-news:
+		case <-r.Context().Done():
+			return
+		}
+	}
+}

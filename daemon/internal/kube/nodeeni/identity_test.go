@@ -1,0 +1,83 @@
+package nodeeni
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube/client"
+	"github.com/multi-eni/multi-eni-cni/test/fakekube"
+)
+
+func TestInstanceOf(t *testing.T) {
+	for provider, want := range map[string]string{
+		"aws:///us-east-1a/i-0a1b2c3d4e5f60718":                               "i-0a1b2c3d4e5f60718",
+		"aws:///us-east-1a/i-0a1b2c3d":                                        "i-0a1b2c3d",
+		"aws:///us-east-1a/fargate-ip-192-168-1-1.us-east-1.compute.internal": "",
+		"eks-hybrid:///us-west-2/my-cluster/mi-0a1b2c3d4e5f60718":             "",
+		"gce://project/zone/i-0a1b2c3d":                                       "",
+		"":                                                                    "",
+		"aws:///us-east-1a/i-0A1B2C3D":                                        "",
+		"kind://docker/kind/i-0a1b2c3d":                                       "",
+	} {
+		if got := instanceOf(provider); got != want {
+			t.Errorf("%q is of %q, want %q", provider, got, want)
+		}
+	}
+}
+
+// TestNodeOfAnotherInstance: its NodeENIs do not count for this machine, and nothing is
+// written about it. While either instance is unknown, the Node counts as this machine's.
+func TestNodeOfAnotherInstance(t *testing.T) {
+	own := ""
+	s := New(&client.Client{NodeName: "node-a"}, Options{Instance: func() string { return own }, Now: nil, Log: fakekube.Quiet()})
+	s.entries = map[string]*entry{}
+	look := func(provider string) error {
+		n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node-a", UID: "u"}, Spec: corev1.NodeSpec{ProviderID: provider}}
+		s.node, s.nodeRead = factsOf(n), true
+		_, err := s.List()
+		if _, known := s.Node(); known != (err == nil) {
+			t.Errorf("%q: the Node is known: %v, and the error is %v", provider, known, err)
+		}
+		return err
+	}
+	const here, there = "aws:///us-east-1a/i-0a1b2c3d4e5f60718", "aws:///us-east-1a/i-0a1b2c3d4e5f60719"
+	if err := look(there); err != nil {
+		t.Errorf("while this instance is not known: %v", err)
+	}
+	own = "i-0a1b2c3d4e5f60718"
+	for _, provider := range []string{here, "", "kind://docker/kind/x"} {
+		if err := look(provider); err != nil {
+			t.Errorf("%q: %v", provider, err)
+		}
+	}
+	err := look(there)
+	var other *OtherInstanceError
+	if !errors.As(err, &other) {
+		t.Fatalf("error %v, want an OtherInstanceError", err)
+	}
+	for _, part := range []string{"node-a", own, "i-0a1b2c3d4e5f60719", "NODE_NAME", "delete the Node"} {
+		if !strings.Contains(other.Problem().Message, part) {
+			t.Errorf("%q lacks %q", other.Problem().Message, part)
+		}
+	}
+}
+
+// TestElsewhere: a NodeENI that is there and does not select this node is told from
+// one that is not there.
+func TestElsewhere(t *testing.T) {
+	s := &Source{entries: map[string]*entry{}, node: nodeFacts{ref: client.NodeRef{Name: "node-a"}, labels: map[string]string{"a": "1"}}}
+	for name, selector := range map[string]map[string]string{"here": {"a": "1"}, "there": {"a": "2"}} {
+		d := &entry{known: true}
+		d.object.Spec.NodeSelector = selector
+		s.entries[name] = d
+	}
+	for name, want := range map[string]bool{"here": false, "there": true, "nowhere": false} {
+		if s.elsewhere(name) != want {
+			t.Errorf("%s: %v", name, !want)
+		}
+	}
+}

@@ -1,0 +1,260 @@
+package nodeeni
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/cache"
+	kjson "sigs.k8s.io/json"
+
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube/client"
+	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
+)
+
+// How many NodeENIs are listed at once: few at first, and then as many as are
+// likely to fit into pageSize octets. One with attachments on 500 nodes has 200 kB.
+const (
+	firstPage   = 10
+	largestPage = 500
+	pageSize    = 1 << 20
+)
+
+// nodeENIs lists and watches the NodeENIs, cut down for one node as they come
+// in: neither a list nor an event of it is ever in memory as a whole object.
+type nodeENIs struct {
+	client rest.Interface
+	trim   trimmer
+	report func(error)
+}
+
+func (n nodeENIs) listWatch() *cache.ListWatch {
+	return &cache.ListWatch{ListWithContextFunc: n.list, WatchFuncWithContext: n.watch}
+}
+
+// itemList is a list of *item.
+type itemList struct {
+	metav1.TypeMeta
+	metav1.ListMeta
+	Items []runtime.Object
+}
+
+// DeepCopyObject implements runtime.Object.
+func (l *itemList) DeepCopyObject() runtime.Object {
+	out := &itemList{TypeMeta: l.TypeMeta, ListMeta: l.ListMeta, Items: make([]runtime.Object, len(l.Items))}
+	for i, o := range l.Items {
+		out.Items[i] = o.DeepCopyObject()
+	}
+	return out
+}
+
+// list reads all NodeENIs as they are now. It is a quorum read whatever version
+// is asked for: a version that a server has at hand may be older than what the
+// daemon knew before it was restarted. A list whose later pages the server has
+// forgotten is begun again.
+func (n nodeENIs) list(ctx context.Context, _ metav1.ListOptions) (runtime.Object, error) {
+	list, err := n.pages(ctx)
+	if apierrors.IsResourceExpired(err) || apierrors.IsGone(err) {
+		list, err = n.pages(ctx)
+	}
+	if err != nil {
+		n.report(err)
+		return nil, err
+	}
+	return list, nil
+}
+
+func (n nodeENIs) pages(ctx context.Context) (*itemList, error) {
+	all := &itemList{}
+	var body bytes.Buffer // of one page after the other
+	for limit := int64(firstPage); ; {
+		page, err := n.page(ctx, &body, metav1.ListOptions{Limit: limit, Continue: all.Continue})
+		if err != nil {
+			return nil, err
+		}
+		all.ListMeta, all.Items = page.ListMeta, append(all.Items, page.Items...)
+		if all.Continue == "" {
+			return all, nil
+		}
+		limit = min(max(pageSize*int64(len(page.Items))/int64(body.Len()), 1), largestPage)
+	}
+}
+
+func (n nodeENIs) page(ctx context.Context, body *bytes.Buffer, opts metav1.ListOptions) (*itemList, error) {
+	ctx, cancel := context.WithTimeout(ctx, client.ListTimeout)
+	defer cancel()
+	stream, err := n.request(opts).Stream(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer stream.Close() //nolint:errcheck // opened for reading only
+	body.Reset()
+	if _, err := body.ReadFrom(stream); err != nil {
+		return nil, fmt.Errorf("read list of NodeENIs: %w", err)
+	}
+	list, err := n.trim.list(body.Bytes())
+	if err != nil {
+		return nil, fmt.Errorf("read list of NodeENIs: %w", err)
+	}
+	return list, nil
+}
+
+func (n nodeENIs) request(opts metav1.ListOptions) *rest.Request {
+	return n.client.Get().Resource("nodeenis").
+		SpecificallyVersionedParams(&opts, metav1.ParameterCodec, schema.GroupVersion{Version: "v1"})
+}
+
+// list reads one page. What does not look like one is an error: an empty list
+// would be the removal of everything.
+func (t trimmer) list(body []byte) (*itemList, error) {
+	var out itemList
+	var meta []byte
+	complete := false
+	s := &scanner{b: body}
+	err := s.object(func(key []byte) (err error) {
+		switch string(key) {
+		case `"apiVersion"`:
+			out.APIVersion, err = s.text()
+		case `"kind"`:
+			out.Kind, err = s.text()
+		case `"metadata"`:
+			meta, err = s.value()
+		case `"items"`:
+			complete = true
+			err = s.array(func() error {
+				o, err := t.object(s)
+				if err == nil && o.Name == "" {
+					err = s.malformed("an object with a name")
+				}
+				out.Items = append(out.Items, o)
+				return err
+			})
+		default:
+			_, err = s.value()
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := kjson.UnmarshalCaseSensitivePreserveInts(meta, &out.ListMeta); err != nil {
+		return nil, fmt.Errorf("%w: metadata: %w", errMalformed, err)
+	}
+	if out.APIVersion != v1alpha1.APIVersion || out.Kind != v1alpha1.ListKind || !complete || out.ResourceVersion == "" || s.peek() != 0 {
+		return nil, fmt.Errorf("%w: apiVersion %q, kind %q is not a whole list of NodeENIs", errMalformed, out.APIVersion, out.Kind)
+	}
+	return &out, nil
+}
+
+// watch opens a watch. One that stands in for a list begins with what is there
+// now, by a quorum read.
+func (n nodeENIs) watch(ctx context.Context, opts metav1.ListOptions) (watch.Interface, error) {
+	opts.Watch = true
+	initial := client.FromNow(&opts)
+	patient, p := client.NewPatience(ctx, opts)
+	body, err := n.request(opts).Stream(patient)
+	if err != nil {
+		err = p.Failed(err)
+	}
+	if n.report(client.WatchError(err, initial)); err != nil {
+		return nil, err
+	}
+	if !initial {
+		p.Answered()
+	}
+	return watch.NewStreamWatcher(
+		&events{body: body, patience: p, frames: frames{r: body}, trim: n.trim, initial: initial, report: n.report},
+		apierrors.NewClientErrorReporter(http.StatusInternalServerError, http.MethodGet, "ClientWatchDecoding"),
+	), nil
+}
+
+// events decodes a watch of NodeENIs. It implements watch.Decoder.
+type events struct {
+	body     io.Closer
+	patience *client.Patience
+	frames   frames
+	trim     trimmer
+	// initial: the events that stand in for a list have not ended yet.
+	initial bool
+	report  func(error)
+}
+
+// Close implements watch.Decoder. It may be called while Decode waits.
+func (e *events) Close() {
+	e.patience.Stop()
+	e.body.Close() //nolint:errcheck,gosec // nothing was written
+}
+
+// Decode implements watch.Decoder.
+func (e *events) Decode() (watch.EventType, runtime.Object, error) {
+	frame, err := e.frames.next()
+	if err != nil {
+		return "", nil, e.failed(err)
+	}
+	kind, o, err := e.trim.event(frame)
+	if err != nil {
+		return "", nil, e.failed(fmt.Errorf("read event of NodeENIs: %w", err))
+	}
+	if e.initial {
+		e.patience.Await()
+		if i, ok := o.(*item); ok && kind == watch.Bookmark && i.Annotations[metav1.InitialEventsAnnotationKey] == "true" {
+			e.initial = false
+			e.patience.Answered()
+		}
+	}
+	return kind, o, nil
+}
+
+// failed reports what the end of a connection does not explain.
+func (e *events) failed(err error) error {
+	if errors.Is(err, errMalformed) {
+		e.report(err)
+	}
+	return err
+}
+
+// event reads one event.
+func (t trimmer) event(frame []byte) (watch.EventType, runtime.Object, error) {
+	var kind string
+	var body []byte
+	s := &scanner{b: frame}
+	err := s.object(func(key []byte) (err error) {
+		switch string(key) {
+		case `"type"`:
+			kind, err = s.text()
+		case `"object"`:
+			body, err = s.value()
+		default:
+			_, err = s.value()
+		}
+		return err
+	})
+	if err != nil {
+		return "", nil, err
+	}
+	switch e := watch.EventType(kind); e {
+	case watch.Error:
+		var status metav1.Status
+		if err := kjson.UnmarshalCaseSensitivePreserveInts(body, &status); err != nil {
+			return "", nil, fmt.Errorf("%w: status: %w", errMalformed, err)
+		}
+		return e, &status, nil
+	case watch.Added, watch.Modified, watch.Deleted, watch.Bookmark:
+		o, err := t.object(&scanner{b: body})
+		if err == nil && (o.APIVersion != v1alpha1.APIVersion || o.Kind != v1alpha1.Kind || o.Name == "" && e != watch.Bookmark) {
+			err = fmt.Errorf("%w: apiVersion %q, kind %q, name %q is not a NodeENI", errMalformed, o.APIVersion, o.Kind, o.Name)
+		}
+		return e, o, err
+	default:
+		return "", nil, fmt.Errorf("%w: event of type %q", errMalformed, kind)
+	}
+}

@@ -1,0 +1,165 @@
+package nodeeni
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"regexp"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/cache"
+
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube/client"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+)
+
+// ownNode lists and watches one Node and no other.
+type ownNode struct {
+	client rest.Interface
+	name   string
+	report func(error)
+}
+
+func (n ownNode) listWatch() *cache.ListWatch {
+	return &cache.ListWatch{ListWithContextFunc: n.list, WatchFuncWithContext: n.watch}
+}
+
+func (n ownNode) request(opts metav1.ListOptions) *rest.Request {
+	opts.FieldSelector = fields.OneTermEqualSelector(metav1.ObjectNameField, n.name).String()
+	return n.client.Get().Resource("nodes").VersionedParams(&opts, scheme.ParameterCodec)
+}
+
+func (n ownNode) list(ctx context.Context, _ metav1.ListOptions) (runtime.Object, error) {
+	bounded, cancel := context.WithTimeout(ctx, client.ListTimeout)
+	defer cancel()
+	var list corev1.NodeList
+	if err := n.request(metav1.ListOptions{}).Do(bounded).Into(&list); err != nil {
+		n.report(err)
+		return nil, err
+	}
+	return &list, nil
+}
+
+func (n ownNode) watch(ctx context.Context, opts metav1.ListOptions) (watch.Interface, error) {
+	opts.Watch = true
+	initial := client.FromNow(&opts)
+	patient, p := client.NewPatience(ctx, opts)
+	w, err := n.request(opts).Watch(patient)
+	if err != nil {
+		err = p.Failed(err)
+	}
+	if n.report(client.WatchError(err, initial)); err != nil {
+		return nil, err
+	}
+	return p.Bound(w), nil
+}
+
+// nodeFacts is what matters of the own Node. The zero value is that of a Node
+// which does not exist.
+type nodeFacts struct {
+	ref         client.NodeRef
+	labels      map[string]string
+	allocatable corev1.ResourceList
+	// instance is the EC2 instance's, "" where the Node names none.
+	instance string
+}
+
+func factsOf(n *corev1.Node) nodeFacts {
+	return nodeFacts{
+		ref: client.NodeRef{Name: n.Name, UID: n.UID}, labels: n.Labels, allocatable: n.Status.Allocatable, instance: instanceOf(n.Spec.ProviderID),
+	}
+}
+
+// providerID matches the ID of a Node on EC2, such as aws:///us-east-1a/i-0a1b2c3d4e5f60718,
+// as the AWS cloud provider reads it (MapToAWSInstanceID in pkg/providers/v1/instances.go of
+// cloud-provider-aws). It is never changed once it is set (ValidateNodeUpdate in
+// pkg/apis/core/validation of Kubernetes). Fargate and hybrid nodes have other forms.
+var providerID = regexp.MustCompile(`^aws://.*/(i-[0-9a-f]{8,17})$`)
+
+func instanceOf(provider string) string {
+	if m := providerID.FindStringSubmatch(provider); m != nil {
+		return m[1]
+	}
+	return ""
+}
+
+// OtherInstanceError says that the Node of this name is not this machine's: its
+// NodeENIs say nothing of this one.
+type OtherInstanceError struct{ Node, NodeInstance, Instance string }
+
+// Error names both instances, and the ways out.
+func (e *OtherInstanceError) Error() string {
+	return fmt.Sprintf("Node %q is instance %s (spec.providerID), and this is instance %s: NodeENIs list nothing of this machine under that name, so all its devices would drain. "+
+		"Correct NODE_NAME or --node-name; if the instance was replaced under its name, delete the Node, which the kubelet makes anew", e.Node, e.NodeInstance, e.Instance)
+}
+
+// Problem is for a person.
+func (e *OtherInstanceError) Problem() nodestate.Problem {
+	return nodestate.Problem{Reason: reason.OtherInstance, Message: e.Error() + "; nothing counts as removed meanwhile"}
+}
+
+// exists says whether there is such a Node.
+func (n nodeFacts) exists() bool { return n.ref.Name != "" }
+
+// selects says whether a NodeENI with that selector is for this node.
+func (n nodeFacts) selects(selector map[string]string) bool {
+	for k, want := range selector {
+		if v, ok := n.labels[k]; !ok || v != want {
+			return false
+		}
+	}
+	return true
+}
+
+func (n nodeFacts) sameForSelection(o nodeFacts) bool {
+	return n.ref == o.ref && n.instance == o.instance && maps.Equal(n.labels, o.labels)
+}
+
+func (n nodeFacts) sameAllocatable(o nodeFacts) bool {
+	return equality.Semantic.DeepEqual(n.allocatable, o.allocatable)
+}
+
+// nodeStore is where the reflector of the own Node puts it.
+type nodeStore struct{ s *Source }
+
+// Add implements cache.ReflectorStore.
+func (n nodeStore) Add(o any) error { return n.Update(o) }
+
+// Update implements cache.ReflectorStore.
+func (n nodeStore) Update(o any) error {
+	if node, ok := o.(*corev1.Node); ok && node.Name == n.s.client.NodeName {
+		n.s.setNode(factsOf(node))
+	}
+	return nil
+}
+
+// Delete implements cache.ReflectorStore.
+func (n nodeStore) Delete(o any) error {
+	if node, ok := o.(*corev1.Node); ok && node.Name == n.s.client.NodeName {
+		n.s.setNode(nodeFacts{})
+	}
+	return nil
+}
+
+// Replace implements cache.ReflectorStore.
+func (n nodeStore) Replace(all []any, _ string) error {
+	facts := nodeFacts{}
+	for _, o := range all {
+		if node, ok := o.(*corev1.Node); ok && node.Name == n.s.client.NodeName {
+			facts = factsOf(node)
+		}
+	}
+	n.s.setNode(facts)
+	return nil
+}
+
+// Resync implements cache.ReflectorStore.
+func (nodeStore) Resync() error { return nil }

@@ -1,0 +1,5 @@
+//go:build !race
+
+package nodeeni
+
+const defaultSequences = 10_000

@@ -1,0 +1,580 @@
+package nodeeni
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io/fs"
+	"maps"
+	"math/rand/v2"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube/client"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/pcidp"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
+	"github.com/multi-eni/multi-eni-cni/pkg/device"
+	"github.com/multi-eni/multi-eni-cni/pkg/link"
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
+	"github.com/multi-eni/multi-eni-cni/test/dpmodel"
+	"github.com/multi-eni/multi-eni-cni/test/fakekube"
+)
+
+var (
+	seedFlag      = flag.Uint64("seed", 0, "seed of the first generated sequence; 0 stands for one by the clock")
+	sequencesFlag = flag.Int("sequences", defaultSequences, "how many sequences to generate")
+)
+
+// TestSequences: no sequence of NodeENI events, daemon restarts and API faults
+// ends with a device plugin config that differs from what the NodeENIs as they
+// are then imply, or passes through an empty or invalid one; and while nothing
+// is known of the NodeENIs, the config stays as it is.
+func TestSequences(t *testing.T) {
+	seed := *seedFlag
+	if seed == 0 {
+		seed = uint64(time.Now().UnixNano())
+	}
+	t.Logf("%d sequences, of which the first has -seed=%d", *sequencesFlag, seed)
+	root := t.TempDir()
+	if shm, err := os.MkdirTemp("/dev/shm", "multi-eni"); err == nil { // the daemon syncs its files to the disk
+		t.Cleanup(func() { os.RemoveAll(shm) }) //nolint:errcheck // it is a test's
+		root = shm
+	}
+	var done atomic.Int64
+	var wg sync.WaitGroup
+	for w := range runtime.GOMAXPROCS(0) {
+		wg.Go(func() {
+			for i := done.Add(1) - 1; i < int64(*sequencesFlag) && !t.Failed(); i = done.Add(1) - 1 {
+				dir := filepath.Join(root, fmt.Sprintf("%d-%d", w, i))
+				if story := runSequence(seed+uint64(i), dir); story != "" {
+					t.Errorf("go test -run TestSequences -sequences=1 -seed=%d\n%s", seed+uint64(i), story)
+				}
+				os.RemoveAll(dir) //nolint:errcheck,gosec // the root is removed in the end
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// cluster is what the API server has: the truth that the node is to follow.
+type cluster struct {
+	objects map[string]clusterENI
+	labels  map[string]string
+	node    bool
+	uid     int
+	version int
+}
+
+// clusterENI is one NodeENI.
+type clusterENI struct {
+	uid      int
+	selector string // of the label ng; "" for none
+	resource string
+	enis     []int // attached to this node
+	foreign  int   // a version of another node's entry
+	deleting bool
+	broken   bool // its spec cannot be read
+}
+
+func (c clusterENI) item(name string, version int) *item {
+	var b strings.Builder
+	fmt.Fprintf(&b, `{"metadata":{"name":%q,"uid":"u%d","resourceVersion":"%d"`, name, c.uid, version)
+	if c.deleting {
+		b.WriteString(`,"deletionTimestamp":"2026-01-01T00:00:00Z"`)
+	}
+	fmt.Fprintf(&b, `},"spec":{"nodeSelector":{`)
+	if c.selector != "" {
+		fmt.Fprintf(&b, `"ng":%q`, c.selector)
+	}
+	fmt.Fprintf(&b, `},"dpdkResourceName":%q`, c.resource)
+	if c.broken {
+		b.WriteString(`,"mtu":"big"`)
+	}
+	fmt.Fprintf(&b, `},"status":{"attachments":[{"nodeID":"node-b","eniID":"eni-%017x"}`, 1000+c.foreign)
+	for _, e := range c.enis {
+		fmt.Fprintf(&b, `,{"nodeID":"node-a","eniID":%q}`, seqENI(e))
+	}
+	b.WriteString(`]}}`)
+	it, err := trimmer{"node-a"}.object(&scanner{b: []byte(b.String())})
+	if err != nil {
+		panic(err) // the text above
+	}
+	return it
+}
+
+// The n-th of three NodeENIs may have the ENIs n+1 and n+4 of this node; ENI 0 is
+// the primary one.
+var seqNames = [3]string{"a", "b", "c"}
+
+const seqENIs = 6
+
+func seqENI(e int) device.ENIID      { return device.ENIID(fmt.Sprintf("eni-%017x", e)) }
+func seqMAC(e int) device.MAC        { return device.MAC(fmt.Sprintf("02:00:00:00:00:%02x", e)) }
+func seqPCI(e int) device.PCIAddress { return device.PCIAddress(fmt.Sprintf("0000:00:%02x.0", e)) }
+
+// pools is what a device plugin offers: resource names and their devices.
+type pools map[string][]device.PCIAddress
+
+// implied is what the NodeENIs mean for the device plugin.
+func implied(objects map[string]clusterENI, labels map[string]string) pools {
+	out := pools{}
+	for _, o := range objects {
+		if o.deleting || o.selector != "" && labels["ng"] != o.selector || o.resource == "" {
+			continue
+		}
+		if _, err := device.ParseResourceName(o.resource); err != nil {
+			continue
+		}
+		for _, e := range o.enis {
+			out[o.resource] = append(out[o.resource], seqPCI(e))
+		}
+	}
+	for _, addrs := range out {
+		slices.Sort(addrs)
+	}
+	return out
+}
+
+// machine is the node's kernel: all ENIs are plugged in, and no pod has any.
+type machine struct{ up [seqENIs + 1]bool }
+
+func (m *machine) ENIs(context.Context) ([]vpc.ENI, error) {
+	var all []vpc.ENI
+	for e := range seqENIs + 1 {
+		all = append(all, vpc.ENI{
+			ID: seqENI(e), MAC: seqMAC(e), DeviceIndex: e, Primary: e == 0, SubnetID: "subnet-00000000",
+			SubnetCIDR: netip.MustParsePrefix("10.0.0.0/16"), Addresses: []netip.Prefix{netip.MustParsePrefix("10.0.0.5/16")},
+		})
+	}
+	return all, nil
+}
+
+func (m *machine) PCIAddresses() ([]device.PCIAddress, error) {
+	var all []device.PCIAddress
+	for e := range seqENIs + 1 {
+		all = append(all, seqPCI(e))
+	}
+	return all, nil
+}
+
+func (m *machine) PCI(addr device.PCIAddress) (sysfs.PCIFunction, error) {
+	return sysfs.PCIFunction{Address: addr, Vendor: 0x1d0f, Device: 0xec20, Class: 0x020000, Driver: "ena", IOMMUGroup: -1, NUMANode: -1}, nil
+}
+
+func (m *machine) Links() ([]link.Link, error) {
+	var all []link.Link
+	for e := range seqENIs + 1 {
+		all = append(all, link.Link{Index: 10 + e, Name: fmt.Sprintf("eth%d", e), MAC: seqMAC(e), MTU: 1500, Parent: seqPCI(e), Up: m.up[e]})
+	}
+	return all, nil
+}
+
+func (m *machine) SetUp(index int) error { m.up[index-10] = true; return nil }
+func (m *machine) SetDown(int) error     { return errors.New("no link is to be taken from the kernel") }
+func (m *machine) SetMTU(int, int) error { return errors.New("no MTU was asked for") }
+func (m *machine) Clutter() (link.Clutter, error) {
+	return link.Clutter{Defaults: link.DefaultRoutes{{Index: 10, Family: syscall.AF_INET}}}, nil
+}
+func (m *machine) ClearRoutes(int) (link.Cleared, error) {
+	return link.Cleared{}, errors.New("there are none")
+}
+func (m *machine) ClearAddress(int, netip.Prefix) error { return errors.New("there is none") }
+func (m *machine) GiveBack(link.Functions, link.Link, nodestate.AttachedDevice) error {
+	return errors.New("nothing was moved")
+}
+func (m *machine) Ethtool(string) (nodestate.Settings, error) { return nil, link.ErrNotFound }
+func (m *machine) ForeignUse() (map[int]string, error)        { return nil, nil }
+
+func (m *machine) EnsureSources([]link.Source) (bool, error) { return false, nil }
+
+// sequence is one node and its cluster, while things happen to them.
+type sequence struct {
+	rnd     *rand.Rand
+	dir     string
+	now     time.Time
+	machine machine
+	daemon  *reconcile.Reconciler
+	source  *Source
+
+	truth cluster
+	// up: the API server answers, and its watches are open.
+	up bool
+	// told and toldNode are what the source was last told; nil before.
+	told     map[string]clusterENI
+	toldNode *cluster
+	// seen are the ENIs of each name when the daemon last looked, and lost is when
+	// it last found one of them gone.
+	seen  map[string][]int
+	lost  time.Time
+	story []string
+	// fault is what went wrong first.
+	fault string
+}
+
+// runSequence returns "" or what went wrong and how it came to that.
+func runSequence(seed uint64, dir string) string {
+	s := &sequence{
+		rnd: rand.New(rand.NewPCG(seed, 2)), dir: dir, now: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), up: true,
+		truth: cluster{objects: map[string]clusterENI{}, labels: map[string]string{"ng": "x"}, node: true}, seen: map[string][]int{},
+	}
+	if s.play(); s.fault == "" {
+		return ""
+	}
+	content, _ := os.ReadFile(filepath.Join(dir, "config.json"))
+	return fmt.Sprintf("%s\nafter: %s\nconfig: %s\nNodeENIs: %+v", s.fault, strings.Join(s.story, "; "), content, s.truth.objects)
+}
+
+func (s *sequence) play() {
+	s.restart()
+	for range 4 + s.rnd.IntN(12) {
+		s.happen()
+		if s.rnd.IntN(3) > 0 {
+			s.sync()
+		}
+		if s.fault != "" {
+			return
+		}
+	}
+	s.end()
+}
+
+// failed notes a fault if it is the first.
+func (s *sequence) failed(format string, args ...any) {
+	if s.fault == "" {
+		s.fault = fmt.Sprintf(format, args...)
+	}
+}
+
+func (s *sequence) note(format string, args ...any) {
+	s.story = append(s.story, fmt.Sprintf(format, args...))
+}
+
+// happen lets one thing happen.
+func (s *sequence) happen() {
+	i := s.rnd.IntN(len(seqNames))
+	switch n := s.rnd.IntN(20); {
+	case n < 9:
+		s.change(seqNames[i], i)
+	case n < 11:
+		s.delete(seqNames[i])
+	case n < 12:
+		s.changeNode(func(c *cluster) { c.labels = map[string]string{"ng": []string{"x", "y", ""}[s.rnd.IntN(3)]} })
+	case n < 13:
+		s.changeNode(func(c *cluster) {
+			if c.node = !c.node; c.node {
+				c.uid++
+			}
+		})
+	case n < 16:
+		s.up = !s.up
+		if s.note("API up: %t", s.up); s.up {
+			s.relist()
+		} else {
+			s.fail()
+		}
+	case n < 17 && s.up:
+		s.note("history forgotten")
+		s.relist()
+	case n < 18:
+		s.now = s.now.Add(time.Duration(s.rnd.IntN(90)) * time.Second)
+		s.note("time passes")
+	default:
+		s.restart()
+	}
+}
+
+// change makes a NodeENI, or changes one.
+func (s *sequence) change(name string, i int) {
+	o, there := s.truth.objects[name]
+	if !there {
+		s.truth.uid++
+		o = clusterENI{uid: s.truth.uid, resource: "intel.com/a"}
+	}
+	switch s.rnd.IntN(7) {
+	case 0:
+		o.selector = []string{"", "x", "y"}[s.rnd.IntN(3)]
+	case 1:
+		o.resource = []string{"", "intel.com/a", "intel.com/b", "intel.com/c", "no name"}[s.rnd.IntN(5)]
+	case 2, 3:
+		mine := []int{1 + i, 4 + i}
+		o.enis = [][]int{nil, mine[:1], mine[1:], mine}[s.rnd.IntN(4)]
+	case 4:
+		o.foreign++
+	case 5:
+		o.deleting = o.deleting || there && s.rnd.IntN(2) == 0
+	case 6:
+		o.broken = there && !o.broken
+	}
+	s.note("%s is %+v", name, o)
+	s.truth.objects[name] = o
+	if s.up && s.told != nil {
+		s.learn(name, o)
+		s.truth.version++
+		store := nodeENIStore{s.source}
+		if there {
+			store.Update(o.item(name, s.truth.version)) //nolint:errcheck,gosec // an item is never refused
+		} else {
+			store.Add(o.item(name, s.truth.version)) //nolint:errcheck,gosec // an item is never refused
+		}
+	}
+}
+
+// learn notes a version that the source was told. One that cannot be read leaves
+// what could be read before.
+func (s *sequence) learn(name string, o clusterENI) {
+	before, ok := s.told[name]
+	if o.broken && !o.deleting {
+		known := ok && before.uid == o.uid
+		selector := o.selector
+		if o = before; !known {
+			o = clusterENI{}
+		}
+		o.selector, o.broken = selector, !known || before.broken
+	} else {
+		o.broken = false
+	}
+	s.told[name] = o
+}
+
+func (s *sequence) delete(name string) {
+	o, there := s.truth.objects[name]
+	if !there {
+		return
+	}
+	s.note("%s deleted", name)
+	delete(s.truth.objects, name)
+	if s.up && s.told != nil {
+		delete(s.told, name)
+		nodeENIStore{s.source}.Delete(o.item(name, s.truth.version)) //nolint:errcheck,gosec // an item is never refused
+	}
+}
+
+func (s *sequence) changeNode(f func(*cluster)) {
+	f(&s.truth)
+	s.note("Node there: %t, labels %v", s.truth.node, s.truth.labels)
+	if s.up {
+		s.tellNode()
+	}
+}
+
+func (s *sequence) tellNode() {
+	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node-a", UID: types.UID(fmt.Sprint(s.truth.uid)), Labels: s.truth.labels}}
+	store, all := nodeStore{s.source}, []any{}
+	switch {
+	case s.truth.node && s.rnd.IntN(2) == 0:
+		store.Update(node) //nolint:errcheck,gosec // a Node is never refused
+	case !s.truth.node && s.source.nodeRead && s.rnd.IntN(2) == 0:
+		store.Delete(node) //nolint:errcheck,gosec // a Node is never refused
+	case s.truth.node:
+		all = append(all, node)
+		fallthrough
+	default:
+		store.Replace(all, "1") //nolint:errcheck,gosec // a Node is never refused
+	}
+	copied := s.truth
+	s.toldNode = &copied
+}
+
+// relist tells the source everything anew, in the order in which the two watches
+// happen to come back.
+func (s *sequence) relist() {
+	s.note("read anew")
+	tell := []func(){s.tellNode, s.tellNodeENIs}
+	first := s.rnd.IntN(2)
+	tell[first]()
+	if s.rnd.IntN(4) == 0 {
+		s.sync()
+	}
+	tell[1-first]()
+	s.source.health.report(partNodeENIs, nil)
+	s.source.health.report(partNodes, nil)
+}
+
+func (s *sequence) tellNodeENIs() {
+	before := s.told
+	s.told = map[string]clusterENI{}
+	var all []any
+	for _, name := range slices.Sorted(maps.Keys(s.truth.objects)) {
+		if b, ok := before[name]; ok {
+			s.told[name] = b
+		}
+		s.learn(name, s.truth.objects[name])
+		all = append(all, s.truth.objects[name].item(name, s.truth.version))
+	}
+	nodeENIStore{s.source}.Replace(all, "1") //nolint:errcheck,gosec // an item is never refused
+}
+
+// fail has the source hear a fault of the API server, as its watches would.
+func (s *sequence) fail() {
+	faults := []error{client.ErrNoAnswer, answer(401), answer(403), answer(404), answer(410)}
+	err := faults[s.rnd.IntN(len(faults))]
+	s.source.health.report(partNodeENIs, err)
+	s.source.health.report(partNodes, err)
+}
+
+// judge looks at a config that the daemon has written.
+func (s *sequence) judge(content []byte) {
+	if v := dpmodel.Judge(content, s.devices()); !v.Runs() {
+		s.failed("the device plugin would not run: %+v, on the new config:\n%s", v, content)
+	}
+}
+
+// restart ends the daemon, if one runs, and starts another on its files.
+func (s *sequence) restart() {
+	s.note("daemon starts")
+	client := &client.Client{NodeName: "node-a"}
+	clock := func() time.Time { return s.now }
+	s.source = New(client, Options{Lookup: inventory.LookupNone, Now: clock, Log: fakekube.Quiet()})
+	s.told, s.toldNode = nil, nil
+	r, err := reconcile.New(reconcile.Options{
+		NodeName: "node-a", BootID: "boot", InventoryPath: filepath.Join(s.dir, "inventory.json"), StateDir: filepath.Join(s.dir, "state"),
+		Attachments: nodestate.AttachmentDir(filepath.Join(s.dir, "records")), NodeENIs: s.source, Metadata: &s.machine, PCI: &s.machine, Host: &s.machine,
+		Config: &pcidp.File{Path: filepath.Join(s.dir, "config.json"), Now: clock, Written: s.judge}, Wake: func() {}, Now: clock, Log: fakekube.Quiet(),
+	})
+	if err != nil {
+		s.failed("the daemon does not start: %v", err)
+		return
+	}
+	s.daemon = r
+	if !s.up {
+		s.fail()
+		return
+	}
+	if s.rnd.IntN(2) == 0 {
+		s.sync() // before anything was read
+	}
+	s.relist()
+}
+
+// sync runs the daemon once and judges what it left.
+func (s *sequence) sync() {
+	s.note("Sync")
+	path := filepath.Join(s.dir, "config.json")
+	before, _ := os.ReadFile(path) // absent at first
+	unknown := s.told == nil || s.toldNode == nil || !s.toldNode.node
+	if !unknown {
+		s.look()
+	}
+	s.daemon.Sync(context.Background())
+	s.now = s.now.Add(time.Second)
+	after, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) && before == nil {
+		return
+	}
+	v := dpmodel.Judge(after, s.devices())
+	switch {
+	case err != nil || !v.Runs():
+		s.failed("the device plugin would not run: %v, %+v", err, v)
+	case !unknown:
+		s.compare(before, v.Resources)
+	case before != nil && !bytes.Equal(before, after), before == nil && len(v.Resources) > 0:
+		s.failed("the config changed while nothing was known, from %s", before)
+	}
+}
+
+// look notes what the daemon is about to see gone.
+func (s *sequence) look() {
+	for name, o := range s.told {
+		if slices.ContainsFunc(s.seen[name], func(e int) bool { return !slices.Contains(o.enis, e) }) {
+			s.lost = s.now
+		}
+		if !o.broken {
+			s.seen[name] = o.enis
+		}
+	}
+}
+
+// compare holds the config against what the source was told. Of an object that
+// was never readable everything stays; where an attachment has just gone, it may.
+func (s *sequence) compare(before []byte, got pools) {
+	labels := s.toldNode.labels
+	want, may := implied(s.told, labels), pools{}
+	unreadable, declared := map[device.PCIAddress]bool{}, map[device.PCIAddress]bool{}
+	for i, name := range seqNames {
+		o, told := s.told[name]
+		declared[seqPCI(1+i)], declared[seqPCI(4+i)] = told, told
+		if o.broken && (o.selector == "" || labels["ng"] == o.selector) {
+			unreadable[seqPCI(1+i)], unreadable[seqPCI(4+i)] = true, true
+		}
+	}
+	for resource, addrs := range dpmodel.Judge(before, s.devices()).Resources {
+		for _, a := range addrs {
+			if unreadable[a] {
+				want[resource] = append(want[resource], a)
+			}
+			if len(unreadable) > 0 || !s.lost.IsZero() && s.now.Sub(s.lost) < 2*time.Minute {
+				may[resource] = append(may[resource], a)
+			}
+		}
+	}
+	for resource, addrs := range want {
+		for _, a := range addrs {
+			if !slices.Contains(got[resource], a) {
+				s.failed("%s of %s is missing", a, resource)
+			}
+		}
+	}
+	for resource, addrs := range got {
+		for _, a := range addrs {
+			switch {
+			case slices.Contains(want[resource], a):
+			case !slices.Contains(may[resource], a):
+				s.failed("%s of %s is not wanted", a, resource)
+			case len(unreadable) > 0 && declared[a]:
+				s.lost = s.now // its grace begins when all can be read
+			}
+		}
+	}
+}
+
+// devices is the machine as the device plugin sees it.
+func (s *sequence) devices() []dpmodel.Device {
+	var all []dpmodel.Device
+	for e := range seqENIs + 1 {
+		all = append(all, dpmodel.Device{Address: seqPCI(e), Vendor: 0x1d0f, Device: 0xec20, Class: 0x020000, Driver: "ena", VFID: -1, DefaultRoute: e == 0})
+	}
+	return all
+}
+
+// end mends what is broken, lets the API server come back and time pass, and
+// compares the config with what the NodeENIs then imply.
+func (s *sequence) end() {
+	for name, o := range s.truth.objects {
+		o.broken = false
+		s.truth.objects[name] = o
+	}
+	s.truth.node, s.up = true, true
+	s.relist()
+	for range 3 {
+		s.sync()
+		s.now = s.now.Add(2 * time.Minute)
+	}
+	content, err := os.ReadFile(filepath.Join(s.dir, "config.json"))
+	if err != nil {
+		s.failed("in the end: %v", err)
+		return
+	}
+	want, got := implied(s.truth.objects, s.truth.labels), pools(dpmodel.Judge(content, s.devices()).Resources)
+	if diff := cmp.Diff(want, got); diff != "" {
+		s.failed("in the end the config differs from what the NodeENIs imply (-want +got):\n%s", diff)
+	}
+}

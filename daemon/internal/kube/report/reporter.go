@@ -1,0 +1,239 @@
+// Package report tells the cluster of this node: its ENINodeState, and Events on
+// NodeENIs, the Node and pods.
+package report
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	objectmeta "k8s.io/client-go/metadata"
+
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/backoff"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube/client"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/view"
+	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+)
+
+const (
+	// settleWithin is how long after the start Views are passed over in which the
+	// sources have not answered yet: what they lack is no news.
+	settleWithin = 30 * time.Second
+	// writeApart is the least time between two writes of the ENINodeState.
+	writeApart = time.Second
+)
+
+// Options are what a Reporter works with. All are needed.
+type Options struct {
+	// Node returns the own Node; false while it is not known to exist.
+	Node func() (client.NodeRef, bool)
+	Now  func() time.Time
+	Log  logrus.FieldLogger
+}
+
+// Reporter tells the cluster of this node: its ENINodeState, and Events on
+// NodeENIs, the Node and pods. Its methods are safe for concurrent use.
+//
+// The ENINodeState is written when it differs from what was written or read
+// last, and read at the start and when it was deleted. Of several Views at once
+// only the last one counts for it. Events wait in a queue while the API server
+// takes none; the oldest are given up when it is full. Neither waits for the
+// other.
+type Reporter struct {
+	Options
+	state  stateWriter
+	watch  objectmeta.Interface
+	events eventSender
+	// changed and queued hold a token when there is something to do, and lost when
+	// the ENINodeState may have gone.
+	changed, queued, lost chan struct{}
+	began                 time.Time
+
+	mu      sync.Mutex
+	settled bool
+	view    *view.View
+	// restart is how the last restart of the device plugin ended.
+	restart *view.RestartDone
+	// told is nil until it is known what the ENINodeState said at the start.
+	told    *told
+	notes   noteQueue
+	dropped uint64
+}
+
+// New returns a Reporter that sends nothing until Run.
+func New(c *client.Client, o Options) *Reporter {
+	return &Reporter{
+		Options: o, state: stateWriter{client: c.NodeENIs, name: c.NodeName}, watch: c.WatchMetadata, events: newEventSender(c, o.Now),
+		changed: make(chan struct{}, 1), queued: make(chan struct{}, 1), lost: make(chan struct{}, 1), began: o.Now(),
+	}
+}
+
+// Observe takes the View of a Sync that has ended. It does not block.
+func (r *Reporter) Observe(v view.View) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	done := v.Did.Restart
+	if done != nil {
+		r.restart = done
+	}
+	if !r.settled && unsettled(v) && r.Now().Sub(r.began) < settleWithin {
+		return
+	}
+	r.settled = true
+	v.Did.Restart = r.restart
+	r.view = &v
+	signal(r.changed)
+	if r.told != nil {
+		v.Did.Restart = done
+		r.tell(v)
+	}
+}
+
+// unsettled says whether a source has not answered yet.
+func unsettled(v view.View) bool {
+	return v.Plugin.State == view.PluginUnknown ||
+		slices.ContainsFunc(v.Inventory.Problems, func(p nodestate.Problem) bool { return p.Reason == reason.NodeENIsUnreadable })
+}
+
+// Dropped is how many Events were given up.
+func (r *Reporter) Dropped() uint64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.dropped
+}
+
+// Run reports until ctx ends. It is called once.
+func (r *Reporter) Run(ctx context.Context) {
+	var wg sync.WaitGroup
+	wg.Go(func() { r.writeStates(ctx) })
+	wg.Go(func() { r.sendNotes(ctx) })
+	wg.Go(func() { r.followState(ctx) })
+	wg.Wait()
+}
+
+// tell queues the Events for a View. The caller holds mu.
+func (r *Reporter) tell(v view.View) {
+	node, ok := r.Node()
+	if !ok {
+		node = client.NodeRef{Name: r.state.name}
+	}
+	if notes := r.told.tell(node, v); len(notes) > 0 {
+		r.dropped += r.notes.add(r.Now(), notes...)
+		signal(r.queued)
+	}
+}
+
+// begin learns from the last status which Events an earlier daemon has told. Only the
+// first call counts.
+func (r *Reporter) begin(before v1alpha1.ENINodeStateStatus) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.told != nil {
+		return
+	}
+	t := tellFrom(before)
+	r.told = &t
+	if r.view != nil {
+		r.tell(*r.view)
+	}
+}
+
+func (r *Reporter) latest() *view.View {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.view
+}
+
+// writeStates keeps the ENINodeState as the last View has it.
+func (r *Reporter) writeStates(ctx context.Context) {
+	failing := client.NewFailures(r.Log, "ENINodeState")
+	written, ok := r.readFirst(ctx, failing)
+	for ok {
+		after, err := r.writeState(ctx, &written)
+		if err != nil {
+			after = failing.Failed(ctx, err)
+		} else if after > 0 {
+			failing.Over()
+		}
+		if after > 0 {
+			if !backoff.Sleep(ctx, after) {
+				return
+			}
+			if err != nil {
+				continue
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-r.changed:
+		case <-r.lost:
+			ok = r.reread(ctx, &written, failing)
+		}
+	}
+}
+
+// readFirst reads the status that an earlier daemon has written. Events do not wait for that
+// longer than settleWithin: some may then be repeated.
+func (r *Reporter) readFirst(ctx context.Context, failing *client.Failures) (v1alpha1.ENINodeStateStatus, bool) {
+	for {
+		before, err := r.state.read(ctx)
+		if err == nil {
+			failing.Over()
+			r.begin(before)
+			return before, true
+		}
+		after := failing.Failed(ctx, err)
+		if r.Now().Sub(r.began) >= settleWithin {
+			r.begin(v1alpha1.ENINodeStateStatus{})
+		}
+		if !backoff.Sleep(ctx, after) {
+			return v1alpha1.ENINodeStateStatus{}, false
+		}
+	}
+}
+
+// reread looks whether the ENINodeState is there. One that is not is written
+// again by the next writeState.
+func (r *Reporter) reread(ctx context.Context, written *v1alpha1.ENINodeStateStatus, failing *client.Failures) bool {
+	now, err := r.state.read(ctx)
+	switch {
+	case err != nil:
+		signal(r.lost)
+		return backoff.Sleep(ctx, failing.Failed(ctx, err))
+	case r.state.exists:
+		*written = now
+	}
+	failing.Over()
+	return true
+}
+
+// writeState writes if there is something new, and returns how long not to write
+// after that; 0 when it did not.
+func (r *Reporter) writeState(ctx context.Context, written *v1alpha1.ENINodeStateStatus) (time.Duration, error) {
+	view := r.latest()
+	node, known := r.Node()
+	if view == nil || !known {
+		return 0, nil
+	}
+	status := nodeState(*view, *written)
+	if r.state.belongs(node) && sameState(status, *written) {
+		return 0, nil
+	}
+	if err := r.state.write(ctx, node, status); err != nil {
+		return 0, err
+	}
+	*written = status
+	return writeApart, nil
+}
+
+func signal(c chan<- struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}

@@ -1,0 +1,399 @@
+package report
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/sirupsen/logrus"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/rest"
+
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube/client"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/view"
+	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+	"github.com/multi-eni/multi-eni-cni/test/fakekube"
+)
+
+const (
+	pathStates = "/apis/networking.k8s.aws/v1alpha1/eninodestates"
+	pathState  = pathStates + "/node-a"
+)
+
+// stateServer has at most one ENINodeState, and fails the test on any request
+// that the daemon has no permission for.
+type stateServer struct {
+	t   *testing.T
+	url string
+
+	mu     sync.Mutex
+	object *v1alpha1.ENINodeState
+	// crd: the kind is known. deny answers every request with 503.
+	crd, deny bool
+	creates   int
+	applies   int
+	events    []string
+	// refuse answers the Events of a namespace in place of the server; nil for none.
+	refuse map[string]http.HandlerFunc
+	// removed is closed and replaced when the object is deleted.
+	removed chan struct{}
+	// states answers requests about ENINodeStates in place of the server.
+	states http.HandlerFunc
+	// refusedStates counts the requests while the kind is not known.
+	refusedStates int
+}
+
+func newStateServer(t *testing.T) *stateServer {
+	s := &stateServer{t: t, crd: true, refuse: map[string]http.HandlerFunc{}, removed: make(chan struct{})}
+	srv := httptest.NewServer(s)
+	t.Cleanup(srv.Close)
+	s.url = srv.URL
+	return s
+}
+
+// ServeHTTP implements http.Handler.
+func (s *stateServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.Method == http.MethodGet && r.URL.Path == pathStates {
+		s.follow(w, r)
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		s.t.Errorf("read request: %v", err)
+	}
+	namespace := strings.TrimSuffix(strings.TrimPrefix(r.URL.Path, "/api/v1/namespaces/"), "/events")
+	isEvent := r.Method == http.MethodPost && slices.Contains([]string{"default", "red", "blue"}, namespace)
+	switch key := r.Method + " " + r.URL.Path; {
+	case s.deny:
+		fakekube.Refuse(w, http.StatusServiceUnavailable)
+	case isEvent && s.refuse[namespace] != nil:
+		s.refuse[namespace](w, r)
+	case isEvent:
+		s.event(w, body)
+	case s.states != nil:
+		s.states(w, r)
+	case !s.crd:
+		s.refusedStates++
+		fakekube.Refuse(w, http.StatusNotFound)
+	case key == "GET "+pathState && s.object != nil:
+		s.answer(w, s.object)
+	case key == "GET "+pathState:
+		fakekube.Refuse(w, http.StatusNotFound)
+	case key == "POST "+pathStates && s.object != nil:
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(http.StatusConflict)
+		fmt.Fprint(w, `{"apiVersion":"v1","kind":"Status","status":"Failure","code":409,"reason":"AlreadyExists","message":"as told"}`)
+	case key == "POST "+pathStates:
+		s.creates++
+		s.object = s.decode(body)
+		s.object.Status = v1alpha1.ENINodeStateStatus{} // a create has no status
+		s.answer(w, s.object)
+	case key == "PATCH "+pathState+"/status" && s.object == nil:
+		fakekube.Refuse(w, http.StatusNotFound)
+	case key == "PATCH "+pathState+"/status":
+		q := r.URL.Query()
+		if q.Get("client.FieldManager") != "multi-enid" || q.Get("force") != "true" || r.Header.Get("Content-Type") != "application/apply-patch+yaml" {
+			s.t.Errorf("%s %s: not a forced apply by multi-enid", key, r.URL)
+		}
+		s.applies++
+		s.object.Status = s.decode(body).Status
+		s.answer(w, s.object)
+	default:
+		s.t.Errorf("%s: not permitted", key)
+		fakekube.Refuse(w, http.StatusForbidden)
+	}
+}
+
+// follow answers lists and watches of the one object's metadata.
+func (s *stateServer) follow(w http.ResponseWriter, r *http.Request) {
+	q := r.URL.Query()
+	if q.Get("fieldSelector") != "metadata.name=node-a" || !strings.Contains(r.Header.Get("Accept"), "as=PartialObjectMetadata") {
+		s.t.Errorf("%s (%s): not the metadata of the own object", r.URL, r.Header.Get("Accept"))
+	}
+	s.mu.Lock()
+	there, removed, refused := s.object != nil, s.removed, s.deny || !s.crd
+	s.mu.Unlock()
+	const item = `{"apiVersion":"meta.k8s.io/v1","kind":"PartialObjectMetadata","metadata":{"name":"node-a","resourceVersion":"1"}}`
+	switch {
+	case refused:
+		fakekube.Refuse(w, http.StatusNotFound)
+	case q.Get("sendInitialEvents") != "":
+		fakekube.Refuse(w, http.StatusUnprocessableEntity)
+	case q.Get("watch") == "":
+		w.Header().Set("Content-Type", "application/json")
+		items := ""
+		if there {
+			items = item
+		}
+		fmt.Fprintf(w, `{"apiVersion":"meta.k8s.io/v1","kind":"PartialObjectMetadataList","metadata":{"resourceVersion":"1"},"items":[%s]}`, items)
+	default:
+		w.Header().Set("Content-Type", "application/json")
+		http.NewResponseController(w).Flush() //nolint:errcheck // httptest's can
+		select {
+		case <-r.Context().Done():
+		case <-removed:
+			fmt.Fprintln(w, fakekube.Event("DELETED", item))
+		}
+	}
+}
+
+// remove deletes the object.
+func (s *stateServer) remove() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.object = nil
+	close(s.removed)
+	s.removed = make(chan struct{})
+}
+
+func (s *stateServer) decode(body []byte) *v1alpha1.ENINodeState {
+	var o v1alpha1.ENINodeState
+	if err := json.Unmarshal(body, &o); err != nil || o.Name != "node-a" || o.Kind != "ENINodeState" {
+		s.t.Errorf("not the ENINodeState of node-a (%v): %s", err, body)
+	}
+	return &o
+}
+
+func (s *stateServer) event(w http.ResponseWriter, body []byte) {
+	var e corev1.Event
+	if err := json.Unmarshal(body, &e); err != nil {
+		s.t.Errorf("event: %v: %s", err, body)
+	}
+	s.events = append(s.events, e.Type+" "+e.InvolvedObject.Kind+" "+e.InvolvedObject.Name+" "+e.Reason)
+	s.answer(w, e)
+}
+
+func (s *stateServer) answer(w http.ResponseWriter, o any) {
+	w.Header().Set("Content-Type", "application/json")
+	if err := json.NewEncoder(w).Encode(o); err != nil {
+		s.t.Errorf("answer: %v", err)
+	}
+}
+
+func (s *stateServer) client(t *testing.T) *client.Client {
+	t.Helper()
+	c, err := client.New(&rest.Config{Host: s.url, QPS: -1}, "node-a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := rest.Config{Host: s.url, QPS: -1}
+	config.ContentType = "application/json"
+	c.Core = fakekube.Core(t, &config)
+	return c
+}
+
+func (s *stateServer) counts() (creates, applies int, events []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.creates, s.applies, append([]string(nil), s.events...)
+}
+
+var reportNode = client.NodeRef{Name: "node-a", UID: "u-node"}
+
+func readyView() view.View {
+	return view.View{
+		At: time.Date(2026, 1, 2, 12, 0, 0, 0, time.UTC),
+		Inventory: nodestate.Inventory{NodeName: "node-a", Devices: []nodestate.Device{
+			{ENIID: "eni-00000001", NodeENI: "a", PCIAddress: "0000:00:06.0", DeviceIndex: 1, NetworkCard: -1, Phase: nodestate.PhaseReady},
+		}},
+		Declared: []view.Declared{{Name: "a", UID: "u-a", Generation: 3}},
+		Config:   view.ConfigView{Path: "/etc/pcidp/config.json", Hash: "abc", Current: true},
+		Plugin:   view.PluginView{State: view.PluginServing, ServedHash: "abc"},
+	}
+}
+
+// report runs a Reporter until the test ends or stop is called.
+func report(t *testing.T, s *stateServer) (r *Reporter, stop func()) {
+	t.Helper()
+	return reportWith(t, s, fakekube.Quiet())
+}
+
+func reportWith(t *testing.T, s *stateServer, log logrus.FieldLogger) (r *Reporter, stop func()) {
+	t.Helper()
+	r = New(s.client(t), Options{Node: func() (client.NodeRef, bool) { return reportNode, true }, Now: time.Now, Log: log})
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	go func() { r.Run(ctx); close(ended) }()
+	stop = func() { cancel(); <-ended }
+	t.Cleanup(stop)
+	return r, stop
+}
+
+func TestReporterWritesOnlyChanges(t *testing.T) {
+	s := newStateServer(t)
+	r, stop := report(t, s)
+	r.Observe(readyView())
+	fakekube.Await(t, "first state and event", func() bool { _, n, e := s.counts(); return n == 1 && len(e) == 1 })
+	if got := s.object.OwnerReferences[0]; got.UID != reportNode.UID || got.Kind != "Node" || s.object.Status.DevicesReady != "1/1" {
+		t.Errorf("owner %v, status %+v", got, s.object.Status)
+	}
+	r.Observe(readyView())
+	later := readyView()
+	later.At = later.At.Add(time.Hour)
+	r.Observe(later)
+	later.Plugin.State, later.Plugin.Message = view.PluginFailed, "not ready"
+	r.Observe(later)
+	fakekube.Await(t, "second state", func() bool { _, n, _ := s.counts(); return n == 2 })
+	stop()
+
+	// a daemon that starts again has nothing new to say
+	r, _ = report(t, s)
+	r.Observe(later)
+	fakekube.Await(t, "reading at the start", func() bool { r.mu.Lock(); defer r.mu.Unlock(); return r.told != nil })
+	later.Inventory.Devices = readyView().Inventory.Devices // a View is not changed once it was handed out
+	later.Inventory.Devices[0].Phase = nodestate.PhaseDraining
+	later.Holders = []view.Holder{{PCIAddress: "0000:00:06.0", Pod: "red/router", PodUID: "u-p"}}
+	r.Observe(later)
+	fakekube.Await(t, "draining", func() bool { _, _, e := s.counts(); return len(e) >= 3 })
+	fakekube.Await(t, "third state", func() bool { _, n, _ := s.counts(); return n == 3 })
+	creates, applies, events := s.counts()
+	want := []string{"Normal NodeENI a DeviceReady", "Normal NodeENI a DeviceRemoved", "Warning Pod router DeviceRemoved"}
+	if diff := cmp.Diff(want, events); diff != "" || creates != 1 || applies != 3 {
+		t.Errorf("%d creates, %d applies, events (-want +got):\n%s", creates, applies, diff)
+	}
+}
+
+func TestReporterMakesTheObjectAnew(t *testing.T) {
+	s := newStateServer(t)
+	r, _ := report(t, s)
+	r.Observe(readyView())
+	fakekube.Await(t, "first state", func() bool { _, n, _ := s.counts(); return n == 1 })
+	s.mu.Lock()
+	s.object = nil
+	s.mu.Unlock()
+	v := readyView()
+	v.Config.Current = false
+	r.Observe(v)
+	fakekube.Await(t, "state of the new object", func() bool { c, n, _ := s.counts(); return c == 2 && n == 2 })
+}
+
+func TestReporterLosesNoEventInAnOutage(t *testing.T) {
+	s := newStateServer(t)
+	s.deny = true
+	r, _ := report(t, s)
+	r.Observe(readyView())
+	s.mu.Lock()
+	s.deny = false
+	s.mu.Unlock()
+	fakekube.Await(t, "state and event after the outage", func() bool { _, n, e := s.counts(); return n == 1 && len(e) == 1 })
+	if r.Dropped() != 0 {
+		t.Errorf("%d dropped", r.Dropped())
+	}
+}
+
+// TestReporterQueueIsBounded: the oldest go first, and are counted.
+func TestReporterQueueIsBounded(t *testing.T) {
+	s := newStateServer(t)
+	r := New(s.client(t), Options{Node: func() (client.NodeRef, bool) { return reportNode, true }, Now: time.Now, Log: fakekube.Quiet()})
+	r.begin(v1alpha1.ENINodeStateStatus{})
+	v := readyView()
+	for i := range maxNotes + 9 {
+		v.Inventory.Problems = append(v.Inventory.Problems, nodestate.Problem{Reason: "InvalidMTU", NodeENI: fmt.Sprint("n", i), Message: "m"})
+	}
+	r.Observe(v)
+	if r.Dropped() != 10 || r.notes.count != maxNotes { // one more is DeviceReady
+		t.Errorf("%d dropped, %d wait", r.Dropped(), r.notes.count)
+	}
+}
+
+func TestNodeStateKeepsTransitions(t *testing.T) {
+	v := readyView()
+	first := nodeState(v, v1alpha1.ENINodeStateStatus{})
+	v.At = v.At.Add(time.Hour)
+	if again := nodeState(v, first); !sameState(first, again) {
+		t.Errorf("time alone is a change:\n%s", cmp.Diff(first, again))
+	}
+	v.Config.Current = false
+	changed := nodeState(v, first)
+	for i, c := range changed.Conditions {
+		if moved := !c.LastTransitionTime.Equal(&first.Conditions[i].LastTransitionTime); moved != (c.Type == v1alpha1.ConditionConfigCurrent) {
+			t.Errorf("%s: moved %v", c.Type, moved)
+		}
+	}
+}
+
+func TestTell(t *testing.T) {
+	told := tellFrom(v1alpha1.ENINodeStateStatus{})
+	step := func(when string, v view.View, want ...string) {
+		t.Helper()
+		got := []string{}
+		for _, n := range told.tell(reportNode, v) {
+			got = append(got, n.kind+" "+n.about.Kind+" "+n.about.Name+" "+string(n.about.UID)+" "+string(n.reason))
+		}
+		if diff := cmp.Diff(append([]string{}, want...), got); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", when, diff)
+		}
+	}
+	v := readyView()
+	v.Inventory.Problems = []nodestate.Problem{
+		{Reason: "NotAttached", NodeENI: "a", Message: "m"}, {Reason: "InvalidMTU", NodeENI: "a", Message: "m"}, {Reason: "ConfigUnwritable", Message: "m"},
+	}
+	step("at first", v, "Normal NodeENI a u-a DeviceReady", "Warning NodeENI a u-a InvalidMTU", "Warning Node node-a u-node ConfigUnwritable")
+	step("while it lasts", v)
+	v.Did.Restart = &view.RestartDone{Result: view.RestartFailed, Err: client.ErrNoNews}
+	step("a failed restart", v, "Warning Node node-a u-node DevicePluginRestartFailed")
+	step("another", v)
+	v.Did.Restart = &view.RestartDone{Result: view.RestartVerified, Deleted: []string{"kube-system/x"}}
+	step("a good one", v, "Normal Node node-a u-node DevicePluginRestarted")
+	v.Did.Restart = &view.RestartDone{Result: view.RestartNoneFound}
+	step("none found", v, "Warning Node node-a u-node DevicePluginNotFound")
+	v.Did.Restart = nil
+	v.Declared, v.Inventory.Devices[0].Phase = nil, nodestate.PhaseDraining
+	v.Holders = []view.Holder{{PCIAddress: "0000:00:06.0", Pod: "red/p", Container: "c"}, {PCIAddress: "0000:00:06.0", Pod: "red/p", PodUID: "u-p"}}
+	step("removed", v, "Normal NodeENI a u-a DeviceRemoved", "Warning Pod p u-p DeviceRemoved")
+	step("while it drains", v)
+	v.Inventory.Devices = nil
+	step("released", v, "Normal NodeENI a u-a DeviceReleased")
+	step("gone", v)
+}
+
+// TestTellNotAttached: an ENI that a controller attaches within a minute is no Event; one
+// that is not attached then is one, whose message has the way out, and no more.
+func TestTellNotAttached(t *testing.T) {
+	p := nodestate.Problem{Reason: "NotAttached", NodeENI: "a", Message: "m"}
+	lasting := readyView()
+	lasting.Inventory.Devices, lasting.Inventory.Problems = nil, []nodestate.Problem{p, p}
+	over := readyView()
+	over.Inventory.Devices = nil
+	type step struct {
+		at   time.Duration
+		v    view.View
+		want int
+	}
+	for name, tc := range map[string]struct {
+		before v1alpha1.ENINodeStateStatus
+		steps  []step
+	}{
+		"lasts":                   {steps: []step{{0, lasting, 0}, {59 * time.Second, lasting, 0}, {time.Minute, lasting, 1}, {2 * time.Minute, lasting, 0}, {time.Hour, lasting, 0}}},
+		"attached soon":           {steps: []step{{0, lasting, 0}, {50 * time.Second, over, 0}, {70 * time.Second, lasting, 0}, {80 * time.Second, over, 0}}},
+		"comes back":              {steps: []step{{0, lasting, 0}, {time.Minute, lasting, 1}, {2 * time.Minute, over, 0}, {3 * time.Minute, lasting, 0}, {4 * time.Minute, lasting, 1}}},
+		"the clock was set back":  {steps: []step{{time.Hour, lasting, 0}, {0, lasting, 0}, {59 * time.Second, lasting, 0}, {time.Minute, lasting, 1}}},
+		"an earlier daemon knows": {v1alpha1.ENINodeStateStatus{Problems: []v1alpha1.ProblemState{{Reason: "NotAttached", NodeENI: "a", Message: "m"}}}, []step{{0, lasting, 0}, {time.Hour, lasting, 0}}},
+	} {
+		told := tellFrom(tc.before)
+		for _, s := range tc.steps {
+			s.v.At = readyView().At.Add(s.at)
+			notes := told.tell(reportNode, s.v)
+			if len(notes) != s.want {
+				t.Errorf("%s, after %v: %d Events, want %d", name, s.at, len(notes), s.want)
+			}
+			for _, n := range notes {
+				if n.reason != "NotAttached" || n.about.Kind != "NodeENI" || n.about.Name != "a" || n.kind != "Warning" {
+					t.Errorf("%s: Event %+v", name, n)
+				}
+			}
+		}
+	}
+}

@@ -1,0 +1,145 @@
+package report
+
+import (
+	"context"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/watch"
+	objectmeta "k8s.io/client-go/metadata"
+	"k8s.io/client-go/tools/cache"
+
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/backoff"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube/client"
+	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
+)
+
+// ownState follows whether the node's ENINodeState is there: its metadata only,
+// and of no other node. It costs no request while nothing happens.
+type ownState struct {
+	client objectmeta.Interface
+	name   string
+	report func(error)
+	// lost is called when the object is not there, or may not have been for a
+	// moment.
+	lost func()
+}
+
+func (o ownState) listWatch() *cache.ListWatch {
+	return &cache.ListWatch{ListWithContextFunc: o.list, WatchFuncWithContext: o.watch}
+}
+
+func (o ownState) objects() objectmeta.ResourceInterface {
+	return o.client.Resource(schema.GroupVersionResource{Group: v1alpha1.GroupName, Version: v1alpha1.Version, Resource: v1alpha1.NodeStateResource})
+}
+
+func (o ownState) selector() string {
+	return fields.OneTermEqualSelector(metav1.ObjectNameField, o.name).String()
+}
+
+func (o ownState) list(ctx context.Context, _ metav1.ListOptions) (runtime.Object, error) {
+	bounded, cancel := context.WithTimeout(ctx, client.ListTimeout)
+	defer cancel()
+	list, err := o.objects().List(bounded, metav1.ListOptions{FieldSelector: o.selector()})
+	if err != nil {
+		o.report(err)
+		return nil, err
+	}
+	return list, nil
+}
+
+func (o ownState) watch(ctx context.Context, opts metav1.ListOptions) (watch.Interface, error) {
+	initial := client.FromNow(&opts)
+	opts.FieldSelector = o.selector()
+	patient, p := client.NewPatience(ctx, opts)
+	w, err := o.objects().Watch(patient, opts)
+	if err != nil {
+		err = p.Failed(err)
+		o.report(client.WatchError(err, initial))
+		return nil, err
+	}
+	o.report(nil)
+	return p.Bound(w), nil
+}
+
+// Add implements cache.ReflectorStore.
+func (o ownState) Add(any) error { return nil }
+
+// Update implements cache.ReflectorStore.
+func (o ownState) Update(any) error { return nil }
+
+// Delete implements cache.ReflectorStore.
+func (o ownState) Delete(any) error {
+	o.lost()
+	return nil
+}
+
+// Replace implements cache.ReflectorStore.
+func (o ownState) Replace(all []any, _ string) error {
+	if len(all) == 0 {
+		o.lost()
+	}
+	return nil
+}
+
+// Resync implements cache.ReflectorStore.
+func (o ownState) Resync() error { return nil }
+
+// remakeApart is the least time between two looks after the ENINodeState, so
+// that repeated deletions do not keep the daemon busy.
+const remakeApart = 10 * time.Second
+
+// followState has the ENINodeState looked at when it was deleted.
+func (r *Reporter) followState(ctx context.Context) {
+	gone := make(chan struct{}, 1)
+	go func() {
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-gone:
+				signal(r.lost)
+			}
+			if !backoff.Sleep(ctx, remakeApart) {
+				return
+			}
+		}
+	}()
+	retry := client.NewRetry()
+	said := watchSpell{log: r.Log.WithField("object", "ENINodeState")}
+	own := ownState{client: r.watch, name: r.state.name, report: said.report, lost: func() { signal(gone) }}
+	cache.NewReflectorWithOptions(own.listWatch(), &metav1.PartialObjectMetadata{}, own, cache.ReflectorOptions{
+		Name: "eninodestate", TypeDescription: "ENINodeState", Backoff: &retry,
+	}).RunWithContext(ctx)
+}
+
+// deniedTimes is how often in a row a watch is denied before that is said: an
+// API server that starts denies everything until it has read its roles.
+const deniedTimes = 5
+
+// watchSpell says once that the ENINodeState may not be watched, and when that
+// is over. The writer of the object, and the watch of the NodeENIs, tell of
+// other troubles.
+type watchSpell struct {
+	log    logrus.FieldLogger
+	denied int
+}
+
+func (s *watchSpell) report(err error) {
+	switch {
+	case apierrors.IsForbidden(err):
+		if s.denied++; s.denied == deniedTimes {
+			s.log.WithError(err).Warn("ENINodeState cannot be watched; after it was deleted it comes back at the next change only, grant what deploy/rbac.yaml has")
+		}
+	case err == nil:
+		if s.denied >= deniedTimes {
+			s.log.Info("ENINodeState is watched again")
+		}
+		s.denied = 0
+	}
+}

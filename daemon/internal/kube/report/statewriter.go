@@ -1,0 +1,126 @@
+package report
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/rest"
+
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube/client"
+	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
+)
+
+var (
+	// errNoStateCRD: the API server does not know ENINodeStates.
+	errNoStateCRD = errors.New("the API server does not know ENINodeStates; apply deploy/crd")
+	// errOtherOwner: the object is that of a Node of this name which is no more.
+	errOtherOwner = errors.New("it belongs to an earlier Node of this name; it is made anew when the garbage collector has deleted it")
+)
+
+// stateWriter writes the ENINodeState of one node. It must not be used
+// concurrently.
+type stateWriter struct {
+	client rest.Interface
+	name   string
+	// exists: the object was there last. owner is the Node that it belongs to; ""
+	// for none.
+	exists bool
+	owner  types.UID
+}
+
+// belongs says whether the object is there and goes when the Node goes. One that
+// somebody made without an owner is taken as it is.
+func (w *stateWriter) belongs(node client.NodeRef) bool {
+	return w.exists && (w.owner == "" || w.owner == node.UID)
+}
+
+// read returns the status of the object; the zero value when there is none.
+func (w *stateWriter) read(ctx context.Context) (v1alpha1.ENINodeStateStatus, error) {
+	body, err := w.client.Get().Resource(v1alpha1.NodeStateResource).Name(w.name).Do(ctx).Raw()
+	if apierrors.IsNotFound(err) {
+		w.exists, w.owner = false, ""
+		return v1alpha1.ENINodeStateStatus{}, nil
+	}
+	if err != nil {
+		return v1alpha1.ENINodeStateStatus{}, fmt.Errorf("read ENINodeState: %w", err)
+	}
+	var s v1alpha1.ENINodeState
+	if err := json.Unmarshal(body, &s); err != nil {
+		// of another version, or somebody wrote into it: it is written anew
+		s = v1alpha1.ENINodeState{}
+	}
+	w.exists, w.owner = true, ""
+	for _, o := range s.OwnerReferences {
+		if o.APIVersion == "v1" && o.Kind == "Node" {
+			w.owner = o.UID
+		}
+	}
+	return s.Status, nil
+}
+
+// write brings the object's status to be as given, and makes the object where
+// there is none.
+func (w *stateWriter) write(ctx context.Context, node client.NodeRef, status v1alpha1.ENINodeStateStatus) error {
+	if !w.belongs(node) {
+		if err := w.create(ctx, node); err != nil {
+			return err
+		}
+	}
+	err := w.apply(ctx, status)
+	if !apierrors.IsNotFound(err) {
+		return err
+	}
+	w.exists = false // deleted since
+	if err := w.create(ctx, node); err != nil {
+		return err
+	}
+	return w.apply(ctx, status)
+}
+
+func (w *stateWriter) create(ctx context.Context, node client.NodeRef) error {
+	body, err := json.Marshal(metav1.PartialObjectMetadata{TypeMeta: stateType(), ObjectMeta: metav1.ObjectMeta{
+		Name: w.name, OwnerReferences: []metav1.OwnerReference{{APIVersion: "v1", Kind: "Node", Name: node.Name, UID: node.UID}},
+	}})
+	if err != nil {
+		return fmt.Errorf("encode ENINodeState: %w", err)
+	}
+	err = w.client.Post().Resource(v1alpha1.NodeStateResource).Param("client.FieldManager", client.FieldManager).Body(body).Do(ctx).Error()
+	switch {
+	case err == nil:
+		w.exists, w.owner = true, node.UID
+		return nil
+	case apierrors.IsNotFound(err):
+		return fmt.Errorf("create ENINodeState: %w", errNoStateCRD)
+	case !apierrors.IsAlreadyExists(err):
+		return fmt.Errorf("create ENINodeState: %w", err)
+	}
+	if _, err := w.read(ctx); err != nil {
+		return err
+	}
+	if w.exists && !w.belongs(node) {
+		return fmt.Errorf("create ENINodeState: %w", errOtherOwner)
+	}
+	return nil
+}
+
+func (w *stateWriter) apply(ctx context.Context, status v1alpha1.ENINodeStateStatus) error {
+	body, err := json.Marshal(v1alpha1.ENINodeState{TypeMeta: stateType(), ObjectMeta: metav1.ObjectMeta{Name: w.name}, Status: status})
+	if err != nil {
+		return fmt.Errorf("encode ENINodeState: %w", err)
+	}
+	err = w.client.Patch(types.ApplyPatchType).Resource(v1alpha1.NodeStateResource).Name(w.name).SubResource("status").
+		Param("client.FieldManager", client.FieldManager).Param("force", "true").Body(body).Do(ctx).Error()
+	if err != nil {
+		return fmt.Errorf("apply status of ENINodeState: %w", err)
+	}
+	return nil
+}
+
+func stateType() metav1.TypeMeta {
+	return metav1.TypeMeta{APIVersion: v1alpha1.GroupName + "/" + v1alpha1.Version, Kind: v1alpha1.NodeStateKind}
+}
