@@ -18,7 +18,8 @@ type rule struct {
 }
 
 func rules() []rule {
-	return slices.Concat(importRules(), sourceRules(), layerRules(), textRules(), docRules(), sentenceRules(), proseRules(), configRules(), forgeRules(), diagramRules())
+	return slices.Concat(importRules(), sourceRules(), layerRules(), textRules(), docRules(), sentenceRules(), proseRules(),
+		configRules(), forgeRules(), diagramRules())
 }
 
 func TestRules(t *testing.T) {

@@ -61,7 +61,8 @@ func run(gremlins, goCommand string, workers int, packages []string) error {
 	var weak []string
 	for _, pkg := range packages {
 		begin, report := time.Now(), filepath.Join(dir, "report.json")
-		cmd := exec.Command(gremlins, "unleash", "--workers", fmt.Sprint(workers), "--timeout-coefficient", "10", "--output", report, pkg) //nolint:gosec // our own arguments
+		cmd := exec.Command(gremlins, "unleash", "--workers", fmt.Sprint(workers), //nolint:gosec // our own arguments
+			"--timeout-coefficient", "10", "--output", report, pkg)
 		cmd.Dir, cmd.Env = src, env
 		if out, err := cmd.CombinedOutput(); err != nil {
 			return fmt.Errorf("gremlins of %s: %w\n%s", pkg, err, out)
@@ -131,7 +132,7 @@ func environment(dir, goCommand string) ([]string, error) {
 	return append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH"), goEnv+"="+real, coverageEnv+"="+filepath.Join(dir, "coverage")), nil
 }
 
-// result is what gremlins reports of one package.
+// result is the part of gremlins' report of one package that is read here.
 type result struct {
 	count     map[string]int
 	survivors []string
@@ -180,8 +181,7 @@ func read(report, coverage string) (result, error) {
 
 var coverageLine = regexp.MustCompile(`coverage: ([0-9.]+)% of statements`)
 
-// standIn is the go command as gremlins shall see it. It returns the exit code, which is
-// 2 for what does not compile.
+// standIn is the go command for gremlins. It returns the exit code, which is 2 for a change that does not compile.
 func standIn(args []string) int {
 	if args[0] == "test" {
 		args = slices.Insert(slices.Clone(args), 1, "-short", "-vet=off")
@@ -203,8 +203,7 @@ func standIn(args []string) int {
 	return 0
 }
 
-// widen notes the coverage that the tests tell, and adds a block to the profile for the
-// whole of each file.
+// widen notes the tests' coverage, and adds a block for the whole of each file to the profile.
 func widen(profile string, out []byte) error {
 	found := coverageLine.FindSubmatch(out)
 	if found == nil {

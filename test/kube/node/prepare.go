@@ -206,13 +206,13 @@ func removeCgroups() {
 	}
 	for _, h := range all {
 		var dirs []string
-		filepath.WalkDir(filepath.Join(h, cgroupName()), func(path string, d fs.DirEntry,
-			err error) error { //nolint:errcheck,gosec // the walk goes on after an error
+		find := func(path string, d fs.DirEntry, err error) error {
 			if err == nil && d.IsDir() {
 				dirs = append(dirs, path)
 			}
 			return nil
-		})
+		}
+		filepath.WalkDir(filepath.Join(h, cgroupName()), find) //nolint:errcheck,gosec // find returns no error
 		for i := len(dirs) - 1; i >= 0; i-- {
 			unix.Rmdir(dirs[i]) //nolint:errcheck,gosec // see above
 		}
