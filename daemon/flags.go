@@ -8,7 +8,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
@@ -146,11 +145,7 @@ const defaultListen = "127.0.0.1:9616"
 func (c *nodeFlags) check() error {
 	var errs []error
 	fault := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
-	oneOf := func(flag, value string, allowed ...string) {
-		if !slices.Contains(allowed, value) {
-			fault("--%s %q: want %s", flag, value, strings.Join(allowed, " or "))
-		}
-	}
+	oneOf := func(flag, value string, allowed ...string) { errs = append(errs, cli.OneOf(flag, value, allowed...)) }
 	kind, dir, _ := strings.Cut(c.source, ":")
 	fromKube := c.source == sourceKube
 	switch {

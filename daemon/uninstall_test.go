@@ -191,7 +191,7 @@ func TestUninstallRefuses(t *testing.T) {
 		u := newUninstallable(t)
 		dir, err := os.Open(u.to)
 		u.must(err)
-		defer dir.Close() //nolint:errcheck // opened for its lock
+		defer dir.Close()
 		u.must(unix.Flock(int(dir.Fd()), unix.LOCK_EX))
 		if code, _, stderr := u.run("--force"); code != cli.Failure || !strings.Contains(stderr, "another install") {
 			t.Errorf("exit code %d, %q", code, stderr)

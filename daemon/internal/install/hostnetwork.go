@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/backoff"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/hostnet"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
@@ -143,7 +144,11 @@ type keptHostNetwork struct {
 	out, err io.Writer
 	// reported has the last outcome by path, and the last error by "error".
 	reported map[string]string
-	pause    time.Duration // before the next try after a failure
+	pause    backoff.Backoff
+}
+
+func newKeptHostNetwork(h *HostNetwork, out, err io.Writer) keptHostNetwork {
+	return keptHostNetwork{HostNetwork: h, out: out, err: err, reported: map[string]string{}, pause: backoff.Backoff{First: hostNetworkFirst, Cap: keepEvery}}
 }
 
 // run returns the pause before the next run. It reports an outcome once.
@@ -155,14 +160,13 @@ func (k *keptHostNetwork) run(ctx context.Context) time.Duration {
 		k.reported[path] = outcome
 	})
 	if err == nil {
-		k.reported["error"], k.pause = "", hostNetworkFirst
+		k.reported["error"] = ""
+		k.pause.Reset()
 		return keepEvery
 	}
 	if text := err.Error(); k.reported["error"] != text && ctx.Err() == nil {
 		fmt.Fprintf(k.err, "multi-enid: keep network managers off ENIs: %s; tried again\n", text)
 		k.reported["error"] = text
 	}
-	next := k.pause
-	k.pause = min(2*k.pause, keepEvery)
-	return next
+	return k.pause.Failed()
 }

@@ -73,12 +73,12 @@ func TestKeptHostNetwork(t *testing.T) {
 	var out, errs strings.Builder
 	asked := 0
 	mac := device.MAC("")
-	k := keptHostNetwork{out: &out, err: &errs, HostNetwork: &HostNetwork{Mode: HostWrite, Root: root, PrimaryMAC: func(context.Context) (device.MAC, error) {
+	k := newKeptHostNetwork(&HostNetwork{Mode: HostWrite, Root: root, PrimaryMAC: func(context.Context) (device.MAC, error) {
 		if asked++; mac == "" {
 			return "", os.ErrDeadlineExceeded
 		}
 		return mac, nil
-	}}, reported: map[string]string{}, pause: hostNetworkFirst}
+	}}, &out, &errs)
 	for i, want := range []time.Duration{hostNetworkFirst, 2 * hostNetworkFirst, 4 * hostNetworkFirst} {
 		if got := k.run(t.Context()); got != want {
 			t.Errorf("pause %d is %v, want %v", i, got, want)

@@ -15,8 +15,8 @@ const (
 	keepSettle = time.Second
 	// keepEvery is the pause between two looks without a change.
 	keepEvery = 5 * time.Minute
-	// hostNetworkFirst is the pause after the first failure of --host-network. Each further
-	// pause is twice as long, up to keepEvery.
+	// hostNetworkFirst is the pause after the first failure of --host-network. It doubles up to
+	// keepEvery.
 	hostNetworkFirst = 10 * time.Second
 )
 
@@ -49,7 +49,7 @@ func (i *Installer) Keep(ctx context.Context) error {
 		}
 	})
 	all := true // the first run reports unchanged files too
-	host := keptHostNetwork{HostNetwork: &i.Host, out: i.Out, err: i.Err, reported: map[string]string{}, pause: hostNetworkFirst}
+	host := newKeptHostNetwork(&i.Host, i.Out, i.Err)
 	soon := false // a look at a change is due; more changes do not put it off
 	look := time.NewTimer(0)
 	defer look.Stop()

@@ -6,6 +6,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/backoff"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/problem"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
@@ -36,7 +37,8 @@ func (f Follower) Run(ctx context.Context) {
 	if f.Pause == nil {
 		f.Pause = pause
 	}
-	wait, again := firstWait, false
+	wait := backoff.Backoff{First: firstWait, Cap: lastWait}
+	again := false
 	for {
 		events, err := f.Subscribe(ctx)
 		f.Services.Report(f.Name, nodestate.Problem{Reason: reason.KernelEventsUnseen, Message: "changes of " + f.Name +
@@ -46,15 +48,15 @@ func (f Follower) Run(ctx context.Context) {
 				f.Wake()
 			}
 			for range events {
-				if wait = firstWait; ctx.Err() == nil {
+				if wait.Reset(); ctx.Err() == nil {
 					f.Wake()
 				}
 			}
 		}
-		if !f.Pause(ctx, wait) {
+		if !f.Pause(ctx, wait.Failed()) {
 			return
 		}
-		wait, again = min(2*wait, lastWait), true
+		again = true
 	}
 }
 

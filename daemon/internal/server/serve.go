@@ -16,6 +16,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/backoff"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/status"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
@@ -97,12 +98,12 @@ type endpoint struct {
 
 // keep serves an endpoint until ctx ends, and opens it again after each failure.
 func (s *Server) keep(ctx context.Context, e endpoint) {
-	wait := reopenFirst
+	wait := backoff.Backoff{First: reopenFirst, Cap: reopenLatest}
 	l, err := e.first, e.firstErr
 	for {
 		s.Services.Report(e.name, e.problem(err), err)
 		if err == nil {
-			wait = reopenFirst
+			wait.Reset()
 			if err = s.serve(ctx, e, l); err == nil {
 				return
 			}
@@ -111,9 +112,8 @@ func (s *Server) keep(ctx context.Context, e endpoint) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(wait):
+		case <-time.After(wait.Failed()):
 		}
-		wait = min(2*wait, reopenLatest)
 		l, err = e.open()
 	}
 }
