@@ -17,6 +17,7 @@ import (
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/cli"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
+	"github.com/multi-eni/multi-eni-cni/pkg/leases"
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/test/fakeec2"
@@ -105,7 +106,7 @@ func TestManageAddresses(t *testing.T) {
 		t.Errorf("exit code %d; doctor has changed the ENI (-want +got):\n%s", code, diff)
 	}
 	run("DEL")
-	if held, err := nodestate.LeaseDir(m.path("leases")).Held(); err != nil || len(held) != 0 {
+	if held, err := leases.Dir(m.path("leases")).Held(); err != nil || len(held) != 0 {
 		t.Errorf("held: %v, %v", held, err)
 	}
 	m.end()

@@ -25,6 +25,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/pcidp"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/podresources"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/server"
+	"github.com/multi-eni/multi-eni-cni/pkg/leases"
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
@@ -90,7 +91,7 @@ func (c *nodeFlags) addPaths(f *pflag.FlagSet, p program) {
 	f.StringVar(&c.inventory, "inventory", nodestate.DefaultInventoryPath, "Inventory `file` to write. The plugin reads it.")
 	f.StringVar(&c.stateDir, "state-dir", nodestate.DefaultStateDir, "`Folder` of the daemon's checkpoint.")
 	f.StringVar(&c.attachmentsDir, "attachments-dir", nodestate.DefaultAttachmentsDir, "`Folder` of the plugin's attachment records.")
-	f.StringVar(&c.leaseDir, "lease-dir", nodestate.DefaultLeaseDir, "`Folder` of the address leases.")
+	f.StringVar(&c.leaseDir, "lease-dir", leases.DefaultDir, "`Folder` of the address leases.")
 	f.StringVar(&c.cniBinDir, "cni-bin-dir", "/opt/cni/bin",
 		"`Folder` of the CNI plugins. The daemon runs multi-eni from here to release attachments of dead pods.")
 	f.StringVar(&c.sysfs, "sysfs", sysfs.DefaultRoot, "`Folder` where sysfs is mounted.")

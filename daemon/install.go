@@ -8,6 +8,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/awsnode"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/cli"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/install"
+	"github.com/multi-eni/multi-eni-cni/pkg/leases"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
@@ -69,7 +70,7 @@ pod has a device or an address, uninstall says so and removes nothing.`,
 	f.StringVar(&r.From, "from", "", "`Folder` of CNI plugins to remove from. Required.")
 	f.StringVar(&r.Policy, "policy", nodestate.DefaultPolicyPath, "Policy `file` to remove unless somebody has changed it; empty leaves it.")
 	f.StringVar(&r.AttachmentsDir, "attachments-dir", nodestate.DefaultAttachmentsDir, "`Folder` of the plugin's attachment records.")
-	f.StringVar(&r.LeaseDir, "lease-dir", nodestate.DefaultLeaseDir, "`Folder` of the address leases.")
+	f.StringVar(&r.LeaseDir, "lease-dir", leases.DefaultDir, "`Folder` of the address leases.")
 	f.StringVar(&r.StateDir, "state-dir", nodestate.DefaultStateDir, "`Folder` of the daemon's checkpoint.")
 	f.StringVar(&r.Inventory, "inventory", nodestate.DefaultInventoryPath, "`File` of the inventory.")
 	f.StringVar(&r.HostRoot, "host-root", "/", "`Folder` where the host's etc is mounted. The files of install --host-network are removed from it.")

@@ -26,6 +26,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/server"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/status"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/view"
+	"github.com/multi-eni/multi-eni-cni/pkg/leases"
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
@@ -91,7 +92,7 @@ func (c *nodeFlags) run(ctx context.Context, log *logrus.Logger) error {
 		Attachments: attachments, BootID: bootID, BinDir: c.cniBinDir, Grace: c.orphanGrace, Now: time.Now, Log: log, Wake: awake,
 	})
 	srv := server.New(server.Options{
-		Version: version, Flags: c.given, Inventory: c.inventory, Leases: nodestate.LeaseDir(c.leaseDir), API: cluster.api(),
+		Version: version, Flags: c.given, Inventory: c.inventory, Leases: leases.Dir(c.leaseDir), API: cluster.api(),
 		EventsDropped: cluster.eventsDropped(), Services: services, Now: time.Now, Log: log,
 	})
 	asked := ctx // ends when somebody stops the daemon
@@ -100,7 +101,7 @@ func (c *nodeFlags) run(ctx context.Context, log *logrus.Logger) error {
 	instance.Learn(ctx, awsnode.New(awsnode.Config{}).InstanceID, awake)
 	o := reconcile.Options{
 		NodeName: c.nodeName, RenamedFrom: c.renamedFrom, Instance: instance.Get, BootID: bootID, InventoryPath: c.inventory, StateDir: c.stateDir,
-		Attachments: attachments, Leases: nodestate.LeaseDir(c.leaseDir), NodeENIs: manifest.New(c.dir), Metadata: awsnode.New(awsnode.Config{}),
+		Attachments: attachments, Leases: leases.Dir(c.leaseDir), NodeENIs: manifest.New(c.dir), Metadata: awsnode.New(awsnode.Config{}),
 		PCI: sysfs.NewFS(c.sysfs), Host: host, Drivers: c.nodeDrivers(), Config: &pcidp.File{Path: c.pcidpConfig, Now: time.Now},
 		Orphans: orphans, SourceRouting: c.sourceRouting, IPv6: c.ipv6Conf(), Interest: interest, Advice: c.advice, Services: services, Wake: awake,
 		Jitter: rand.N(maxJitter), Now: time.Now, Uptime: nodestate.Uptime, Log: log,

@@ -12,6 +12,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/cli"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/show"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/status"
+	"github.com/multi-eni/multi-eni-cni/pkg/leases"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
@@ -45,7 +46,7 @@ daemon answers, status reads the files on the node.`,
 	f := cmd.Flags()
 	f.StringVar(&c.inventory, "inventory", nodestate.DefaultInventoryPath, "`File` of the inventory. The daemon's socket is in the same folder.")
 	f.StringVar(&c.attachments, "attachments-dir", nodestate.DefaultAttachmentsDir, "`Folder` of the plugin's attachment records.")
-	f.StringVar(&c.leases, "lease-dir", nodestate.DefaultLeaseDir, "`Folder` of the address leases.")
+	f.StringVar(&c.leases, "lease-dir", leases.DefaultDir, "`Folder` of the address leases.")
 	f.StringVarP(&c.output, "output", "o", outputTable, "`Format`: table, wide, json or yaml. Only table shortens long names.")
 	f.BoolVarP(&c.watch, "watch", "w", false, "Look once a second, and print again after each change.")
 	cli.Offer(cmd, "output", outputs()...)
@@ -69,7 +70,7 @@ type statusFlags struct {
 }
 
 func (c statusFlags) get(ctx context.Context) (status.Status, error) {
-	return status.Get(ctx, c.inventory, nodestate.AttachmentDir(c.attachments), nodestate.LeaseDir(c.leases))
+	return status.Get(ctx, c.inventory, nodestate.AttachmentDir(c.attachments), leases.Dir(c.leases))
 }
 
 // print writes the status in the format of --output.

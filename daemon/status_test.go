@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/cli"
+	"github.com/multi-eni/multi-eni-cni/pkg/leases"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
@@ -57,21 +58,21 @@ func TestStatus(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			repo := workIn(t, t.TempDir()) // so that messages have names of one length
-			const path, records, leases = "inventory.json", "records", "leases"
+			const path, records, leaseDir = "inventory.json", "records", "leases"
 			if err := nodestate.WriteInventory(path, tt.inv); err != nil {
 				t.Fatal(err)
 			}
 			if tt.holders {
 				writeHolders(t, nodestate.AttachmentDir(records), boot)
-				writeLease(t, nodestate.LeaseDir(leases), boot, tt.inv.Devices[0])
+				writeLease(t, leases.Dir(leaseDir), boot, tt.inv.Devices[0])
 			}
-			code, stdout, stderr := call(t.Context(), nil, "status", "--inventory", path, "--attachments-dir", records, "--lease-dir", leases)
+			code, stdout, stderr := call(t.Context(), nil, "status", "--inventory", path, "--attachments-dir", records, "--lease-dir", leaseDir)
 			if code != 0 || stderr != "" {
 				t.Fatalf("exit code %d: %s", code, stderr)
 			}
 			golden(t, filepath.Join(repo, tt.name+".txt"), stdout)
 
-			code, stdout, stderr = call(t.Context(), nil, "status", "--inventory", path, "--attachments-dir", records, "--lease-dir", leases, "-o", "json")
+			code, stdout, stderr = call(t.Context(), nil, "status", "--inventory", path, "--attachments-dir", records, "--lease-dir", leaseDir, "-o", "json")
 			if code != 0 || stderr != "" {
 				t.Fatalf("exit code %d: %s", code, stderr)
 			}
@@ -84,14 +85,14 @@ func TestStatus(t *testing.T) {
 }
 
 // writeLease has a pod lease the device's second address.
-func writeLease(t *testing.T, dir nodestate.LeaseDir, boot string, d nodestate.Device) {
+func writeLease(t *testing.T, dir leases.Dir, boot string, d nodestate.Device) {
 	t.Helper()
 	l, err := dir.Lock(t.Context(), boot, d.ENIID)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	l.Leases.Leases = []nodestate.Lease{{Address: d.Addresses[1].Addr(), State: nodestate.LeaseHeld,
+	l.Leases.Leases = []leases.Lease{{Address: d.Addresses[1].Addr(), State: leases.Held,
 		AttachmentID: nodestate.AttachmentID{ContainerID: "c1", IfName: "net1"}}}
 	if err := l.Save(); err != nil {
 		t.Fatal(err)

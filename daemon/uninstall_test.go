@@ -15,6 +15,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/cli"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/install"
 	"github.com/multi-eni/multi-eni-cni/pkg/atomicfile"
+	"github.com/multi-eni/multi-eni-cni/pkg/leases"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
@@ -36,7 +37,7 @@ func newUninstallable(t *testing.T) uninstallable {
 	}
 	u.must(nodestate.WriteInventory(u.inventory, nodestate.Inventory{NodeName: "node-a"}))
 	u.checkpoint()
-	u.lease(nodestate.LeaseCooling)
+	u.lease(leases.Cooling)
 	unlock, err := nodestate.AttachmentDir(u.records).LockDevice(t.Context(), "0000:00:06.0")
 	u.must(err)
 	unlock()
@@ -69,14 +70,14 @@ func (u uninstallable) record() {
 }
 
 // lease puts an address of this boot into a state.
-func (u uninstallable) lease(state nodestate.LeaseState) {
+func (u uninstallable) lease(state leases.State) {
 	u.Helper()
 	boot, err := nodestate.BootID()
 	u.must(err)
-	l, err := nodestate.LeaseDir(u.leases).Lock(u.Context(), boot, "eni-0a1b2c3d4e5f60001")
+	l, err := leases.Dir(u.leases).Lock(u.Context(), boot, "eni-0a1b2c3d4e5f60001")
 	u.must(err)
 	defer l.Close()
-	l.Leases.Leases = []nodestate.Lease{{Address: netip.MustParseAddr("10.0.1.16"), State: state,
+	l.Leases.Leases = []leases.Lease{{Address: netip.MustParseAddr("10.0.1.16"), State: state,
 		AttachmentID: nodestate.AttachmentID{ContainerID: "c3", IfName: "net1"}}}
 	u.must(l.Save())
 }
@@ -133,7 +134,7 @@ func TestUninstallRefuses(t *testing.T) {
 		"an unreadable record": {func(u uninstallable) {
 			u.must(os.WriteFile(filepath.Join(u.records, "c2-net1.json"), []byte("{"), 0o600))
 		}, "an attachment record that cannot be read", "cni/multi-eni/c2-net1.json"},
-		"a lease": {func(u uninstallable) { u.lease(nodestate.LeaseHeld) }, "address 10.0.1.16, leased to c3-net1", "state/checkpoint.json"},
+		"a lease": {func(u uninstallable) { u.lease(leases.Held) }, "address 10.0.1.16, leased to c3-net1", "state/checkpoint.json"},
 		"a device to give back": {func(u uninstallable) {
 			u.must(nodestate.AttachmentDir(u.records).SaveRestore(nodestate.Restore{Device: nodestate.AttachedDevice{PCIAddress: "0000:00:06.0"}}))
 		}, "device 0000:00:06.0, not given back yet", "cni/multi-eni/restore/0000:00:06.0.json"},

@@ -64,7 +64,7 @@ func (r *Record) save(publish func(*atomicfile.Pending) error) error {
 	if err := r.validate(); err != nil {
 		return fmt.Errorf("write %s: %w", r.path, err)
 	}
-	data, err := encode(r.Attachment)
+	data, err := Encode(r.Attachment)
 	if err != nil {
 		return err
 	}
@@ -173,7 +173,7 @@ func readAttachment(f *os.File) (Attachment, error) {
 
 func decodeAttachment(path string, data []byte) (Attachment, error) {
 	var a Attachment
-	err := decode(path, data, &a, &a.SchemaVersion)
+	err := Decode(path, data, &a, &a.SchemaVersion)
 	if err == nil {
 		if err = a.validate(); err != nil {
 			err = fmt.Errorf("parse %s: %w", path, err)
@@ -230,7 +230,7 @@ func readRecord(path string) (Attachment, error) {
 // them, and apart from them the unreadable ones. A folder that
 // does not exist holds none; one that cannot be read is the third result.
 func (d AttachmentDir) List() ([]Attachment, Unread, error) {
-	names, err := listJSON(string(d))
+	names, err := ListJSON(string(d))
 	if err != nil {
 		return nil, nil, err
 	}
@@ -309,7 +309,7 @@ func (d AttachmentDir) restorePath(pci device.PCIAddress) string {
 // SaveRestore writes the restore record of r.Device.PCIAddress. Hold its device lock.
 func (d AttachmentDir) SaveRestore(r Restore) error {
 	r.SchemaVersion = SchemaVersion
-	data, err := encode(r)
+	data, err := Encode(r)
 	if err != nil {
 		return err
 	}
@@ -325,7 +325,7 @@ func (d AttachmentDir) LoadRestore(pci device.PCIAddress) (Restore, error) {
 	if err != nil {
 		return r, err
 	}
-	if err := decode(path, data, &r, &r.SchemaVersion); err != nil {
+	if err := Decode(path, data, &r, &r.SchemaVersion); err != nil {
 		return Restore{}, err
 	}
 	if r.Device.PCIAddress != pci {
@@ -353,7 +353,7 @@ func (d AttachmentDir) RemoveRestore(pci device.PCIAddress) error {
 
 // Restores lists the devices that have a restore record.
 func (d AttachmentDir) Restores() ([]device.PCIAddress, error) {
-	names, err := listJSON(filepath.Join(string(d), "restore"))
+	names, err := ListJSON(filepath.Join(string(d), "restore"))
 	if err != nil {
 		return nil, err
 	}
@@ -366,7 +366,9 @@ func (d AttachmentDir) Restores() ([]device.PCIAddress, error) {
 	return all, nil
 }
 
-func listJSON(dir string) ([]string, error) {
+// ListJSON lists the names of the files in a folder whose names end in .json, sorted.
+// A missing folder has none.
+func ListJSON(dir string) ([]string, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("read folder %s: %w", dir, err)

@@ -401,7 +401,7 @@ func TestTwoIDsOneOldName(t *testing.T) {
 	one.Close()
 
 	d = AttachmentDir(t.TempDir())
-	data, err := encode(second)
+	data, err := Encode(second)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -427,7 +427,7 @@ func TestUnusableRecords(t *testing.T) {
 		a := attachment("c1", "net1")
 		a.SchemaVersion, a.State = SchemaVersion, StateIntent
 		change(&a)
-		data, err := encode(a)
+		data, err := Encode(a)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -291,7 +291,7 @@ func TestNetnsSame(t *testing.T) {
 // nobody has read, stay apart on the disk.
 func TestNoSettingsAreNotUnread(t *testing.T) {
 	for _, want := range []LinkState{{}, {Settings: Settings{}}, {Ethtool: Settings{}}} {
-		data, err := encode(want)
+		data, err := Encode(want)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -326,7 +326,7 @@ func fuzzDecoder[T any](f *testing.F, decode func(path string, data []byte) (T, 
 			}
 			return
 		}
-		written, err := encode(first)
+		written, err := Encode(first)
 		if err != nil {
 			t.Fatalf("encode what was decoded: %v", err)
 		}

@@ -71,7 +71,6 @@ func TestEveryFieldIsStored(t *testing.T) {
 	everyField(t, Inventory.written)
 	everyField(t, func(a Attachment) Attachment { return a })
 	everyField(t, func(r Restore) Restore { return r })
-	everyField(t, func(l Leases) Leases { return l })
 }
 
 // TestSame: a difference in any field makes another file, and is not the same; an

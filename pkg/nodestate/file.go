@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -66,10 +67,10 @@ func readBounded(f *os.File) ([]byte, error) {
 // attachment records, may be as deep as it likes.
 const maxIndented = 16 * maxFileSize
 
-// encode gives the canonical form of every file: indented, for the people who
+// Encode gives the canonical form of every file: indented, for the people who
 // read it on a node, unless that would be too large, and ending in a newline.
 // Error: ErrTooLarge.
-func encode(v any) ([]byte, error) {
+func Encode(v any) ([]byte, error) {
 	data, err := json.Marshal(v)
 	if err != nil {
 		return nil, fmt.Errorf("encode %T: %w", v, err)
@@ -122,4 +123,13 @@ func BootID() (string, error) {
 		return "", fmt.Errorf("read boot id: %w", err)
 	}
 	return strings.TrimSpace(string(data)), nil
+}
+
+// Uptime is the time since boot, suspension included (CLOCK_BOOTTIME).
+func Uptime() (time.Duration, error) {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {
+		return 0, fmt.Errorf("read the time since boot: %w", err)
+	}
+	return time.Duration(ts.Nano()), nil
 }

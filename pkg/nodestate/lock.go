@@ -11,8 +11,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// lockFile makes and locks a file that only serves as a lock, waiting until ctx
-// ends (then ErrBusy).
+// LockFile makes and locks a file that only serves as a lock, waiting until ctx ends
+// (then ErrBusy). Closing the file gives up the lock.
+func LockFile(ctx context.Context, path string) (*os.File, error) { return lockFile(ctx, path, alone) }
+
 func lockFile(ctx context.Context, path string, how lockKind) (*os.File, error) {
 	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CREAT|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0o600)
 	if err != nil {

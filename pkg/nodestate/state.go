@@ -24,7 +24,7 @@ func ReadInventory(path string) (Inventory, error) {
 
 func decodeInventory(path string, data []byte) (Inventory, error) {
 	var inv Inventory
-	if err := decode(path, data, &inv, &inv.SchemaVersion); err != nil {
+	if err := Decode(path, data, &inv, &inv.SchemaVersion); err != nil {
 		return Inventory{}, err
 	}
 	for i, d := range inv.Devices {
@@ -56,7 +56,7 @@ func (d Device) validate() error {
 
 // WriteInventory replaces the inventory at path, durably, with mode 0600.
 func WriteInventory(path string, inv Inventory) error {
-	data, err := encode(inv.written())
+	data, err := Encode(inv.written())
 	if err != nil {
 		return err
 	}
@@ -126,7 +126,7 @@ func ReadCheckpoint(path string) (Checkpoint, error) {
 
 func decodeCheckpoint(path string, data []byte) (Checkpoint, error) {
 	var c Checkpoint
-	if err := decode(path, data, &c, &c.SchemaVersion); errors.Is(err, ErrOtherVersion) {
+	if err := Decode(path, data, &c, &c.SchemaVersion); errors.Is(err, ErrOtherVersion) {
 		return ofOtherVersion(data), err
 	} else if err != nil {
 		return Checkpoint{}, err
@@ -191,7 +191,7 @@ func KeptOther(path string) []string {
 
 // WriteCheckpoint replaces the checkpoint at path, durably, with mode 0600.
 func WriteCheckpoint(path string, c Checkpoint) error {
-	data, err := encode(c.written())
+	data, err := Encode(c.written())
 	if err != nil {
 		return err
 	}

@@ -42,9 +42,9 @@ func (e *VersionError) Error() string {
 // Unwrap implements errors.Is.
 func (e *VersionError) Unwrap() error { return ErrOtherVersion }
 
-// decode parses data into v and checks its schema version. Fields that are not
+// Decode parses data into v and checks its schema version. Fields that are not
 // known are passed over.
-func decode(path string, data []byte, v any, version *int) error {
+func Decode(path string, data []byte, v any, version *int) error {
 	err := json.Unmarshal(data, v)
 	if err != nil { // a value of another form than ours may have come before the version
 		*version = versionOf(data)

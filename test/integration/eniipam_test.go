@@ -8,7 +8,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 
-	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+	"github.com/multi-eni/multi-eni-cni/pkg/leases"
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
@@ -31,7 +31,7 @@ func TestENIIPAMBelowOthers(t *testing.T) {
 	}
 	for _, version := range []string{"0.3.1", "0.4.0", "1.0.0", "1.1.0"} {
 		c.conflist(version, macvlan)
-		must(t, nodestate.LeaseDir(nodestate.DefaultLeaseDir).RemoveAll()) // and with them which were given last
+		must(t, leases.Dir(leases.DefaultDir).RemoveAll()) // and with them which were given last
 		first, second, third := c.pod("first-"+version), c.pod("second-"+version), c.pod("third-"+version)
 		gives(c.mustTool("add", first), "10.0.2.16/24", "fd00:2::16/64")
 		must(t, c.reach(first, "10.0.2.16/24", "10.0.2.1"))
@@ -51,7 +51,7 @@ func TestENIIPAMBelowOthers(t *testing.T) {
 		c.mustTool("del", third)
 		if version != "0.3.1" {
 			c.mustTool("check", first)
-			must(t, nodestate.LeaseDir(nodestate.DefaultLeaseDir).RemoveAll())
+			must(t, leases.Dir(leases.DefaultDir).RemoveAll())
 			if out, err := c.cnitool("check", first); err == nil || !strings.Contains(out, "has no address of ENI") {
 				t.Errorf("%s: CHECK without a lease: %v, %s", version, err, out)
 			}
@@ -71,7 +71,7 @@ func TestENIIPAMBelowOthers(t *testing.T) {
 		gives(c.mustTool("add", alone), "10.0.2.15/24", "fd00:2::15/64")
 		must(t, c.reach(alone, "10.0.2.15/24", "10.0.2.1"))
 		c.mustTool("del", alone)
-		if held, err := nodestate.LeaseDir(nodestate.DefaultLeaseDir).Held(); err != nil || held != nil {
+		if held, err := leases.Dir(leases.DefaultDir).Held(); err != nil || held != nil {
 			t.Errorf("%s: held after all DELs: %v, %v", version, held, err)
 		}
 		l, err := netlink.LinkByName(eni.Name)

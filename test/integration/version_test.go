@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netlink"
 
+	"github.com/multi-eni/multi-eni-cni/pkg/leases"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
@@ -189,7 +190,7 @@ func TestVersionsOfENIIPAM(t *testing.T) {
 			t.Errorf("%s: DEL: %v", name, said)
 		}
 	}
-	if held, err := nodestate.LeaseDir(nodestate.DefaultLeaseDir).Held(); held != nil || err != nil {
+	if held, err := leases.Dir(leases.DefaultDir).Held(); held != nil || err != nil {
 		t.Errorf("held after DEL: %v, %v", held, err)
 	}
 }

@@ -25,6 +25,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/backoff"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
+	"github.com/multi-eni/multi-eni-cni/pkg/leases"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
@@ -56,7 +57,7 @@ type EC2 interface {
 // Options are what a Manager works with; all are needed.
 type Options struct {
 	EC2         EC2
-	Leases      nodestate.LeaseDir
+	Leases      leases.Dir
 	Attachments nodestate.AttachmentDir
 	BootID      string
 	// Prefixes: prefixes are asked for, instead of single addresses.

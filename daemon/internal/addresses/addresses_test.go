@@ -19,6 +19,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/awsnode"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
+	"github.com/multi-eni/multi-eni-cni/pkg/leases"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/test/fakeec2"
 	"github.com/multi-eni/multi-eni-cni/test/fakeimds"
@@ -68,7 +69,7 @@ func newWorld(t *testing.T, prefixes bool, cfg fakeec2.Config, edit ...func(*fak
 	log := logrus.New()
 	log.SetOutput(t.Output())
 	w.Manager = New(Options{
-		EC2: awsnode.NewEC2(w.client), Leases: nodestate.LeaseDir(filepath.Join(w.dir, "leases")), Attachments: nodestate.AttachmentDir(filepath.Join(w.dir, "records")),
+		EC2: awsnode.NewEC2(w.client), Leases: leases.Dir(filepath.Join(w.dir, "leases")), Attachments: nodestate.AttachmentDir(filepath.Join(w.dir, "records")),
 		BootID: bootID, Prefixes: prefixes, Marks: Marks{Low: 3, High: 8}, Wake: func() { w.woken++ }, Now: func() time.Time { return w.now },
 		Uptime: func() (time.Duration, error) { return w.uptime, nil }, Jitter: func(time.Duration) time.Duration { return 0 }, Log: log,
 	})
@@ -134,7 +135,7 @@ func (w *world) enis() []vpc.ENI {
 }
 
 // leases edits the leases under their lock.
-func (w *world) leases(edit func(*nodestate.Leases)) {
+func (w *world) leases(edit func(*leases.Leases)) {
 	w.Helper()
 	l, err := w.Leases.Lock(w.Context(), bootID, eni)
 	if err != nil {
@@ -142,20 +143,20 @@ func (w *world) leases(edit func(*nodestate.Leases)) {
 	}
 	defer l.Close()
 	edit(&l.Leases)
-	slices.SortFunc(l.Leases.Leases, func(a, b nodestate.Lease) int { return a.Address.Compare(b.Address) })
+	slices.SortFunc(l.Leases.Leases, func(a, b leases.Lease) int { return a.Address.Compare(b.Address) })
 	if err := l.Save(); err != nil {
 		w.Fatal(err)
 	}
 }
 
 func (w *world) ask(families ...string) {
-	w.leases(func(l *nodestate.Leases) { l.Asked = families })
+	w.leases(func(l *leases.Leases) { l.Asked = families })
 }
 
-func (w *world) hold(state nodestate.LeaseState, addresses ...string) {
-	w.leases(func(l *nodestate.Leases) {
+func (w *world) hold(state leases.State, addresses ...string) {
+	w.leases(func(l *leases.Leases) {
 		for i, a := range addresses {
-			l.Leases = append(l.Leases, nodestate.Lease{
+			l.Leases = append(l.Leases, leases.Lease{
 				Address: netip.MustParseAddr(a), State: state, AttachmentID: nodestate.AttachmentID{ContainerID: fmt.Sprint("c", i), IfName: "net1"}, FreeAt: w.uptime + time.Minute,
 			})
 		}
@@ -221,10 +222,10 @@ func TestDemand(t *testing.T) {
 	w.catchUp()
 	w.sync()
 	w.calls("nothing is due")
-	w.hold(nodestate.LeaseHeld, "10.0.1.4", "10.0.1.5", "10.0.1.6")
+	w.hold(leases.Held, "10.0.1.4", "10.0.1.5", "10.0.1.6")
 	w.sync()
 	w.calls("at the low mark")
-	w.hold(nodestate.LeaseCooling, "10.0.1.7")
+	w.hold(leases.Cooling, "10.0.1.7")
 	w.sync()
 	w.calls("below the low mark", assignCall)
 	w.has("below the low mark", "[10.0.1.4 10.0.1.5 10.0.1.6 10.0.1.7 10.0.1.8 10.0.1.9 10.0.1.10 10.0.1.11 10.0.1.12 10.0.1.13] [] []")
@@ -238,7 +239,7 @@ func TestLeasedAddressGone(t *testing.T) {
 	w := newWorld(t, false, fakeec2.Config{})
 	w.ask("ipv4")
 	w.sync()
-	w.hold(nodestate.LeaseHeld, "10.0.1.4", "10.0.1.5", "10.0.1.6")
+	w.hold(leases.Held, "10.0.1.4", "10.0.1.5", "10.0.1.6")
 	w.ec2.Change(eni, func(e *fakeec2.ENI) {
 		e.IPv4 = slices.DeleteFunc(e.IPv4, func(a netip.Addr) bool { return a.String() == "10.0.1.4" })
 	})
@@ -249,11 +250,11 @@ func TestLeasedAddressGone(t *testing.T) {
 		w.sync()
 	}
 	w.calls("all still free that the pods need", describeCall, assignCall, describeCall)
-	w.hold(nodestate.LeaseHeld, "10.0.1.7")
+	w.hold(leases.Held, "10.0.1.7")
 	w.sync()
 	w.calls("below the low mark", assignCall)
 	w.kept = []netip.Prefix{netip.MustParsePrefix("10.0.1.99/24")}
-	w.hold(nodestate.LeaseHeld, "10.0.1.8", "10.0.1.9")
+	w.hold(leases.Held, "10.0.1.8", "10.0.1.9")
 	w.sync()
 	w.calls("what nobody has leased is not in the inventory for a pod's sake")
 }
@@ -268,10 +269,10 @@ func TestPrefixes(t *testing.T) {
 	w.catchUp()
 	w.sync()
 	w.calls("all", describeCall, assignCall, "AssignIpv6Addresses "+eni)
-	w.hold(nodestate.LeaseHeld, "10.0.1.16", "10.0.1.17", "10.0.1.18", "10.0.1.19", "10.0.1.20", "10.0.1.21", "10.0.1.22", "10.0.1.23", "10.0.1.24", "10.0.1.25", "10.0.1.26", "10.0.1.27", "10.0.1.28", "10.0.1.29")
+	w.hold(leases.Held, "10.0.1.16", "10.0.1.17", "10.0.1.18", "10.0.1.19", "10.0.1.20", "10.0.1.21", "10.0.1.22", "10.0.1.23", "10.0.1.24", "10.0.1.25", "10.0.1.26", "10.0.1.27", "10.0.1.28", "10.0.1.29")
 	w.sync()
 	w.has("nearly used up", "[] [] [10.0.1.16/28 2001:db8:1:0:1::/80 10.0.1.32/28]")
-	w.leases(func(l *nodestate.Leases) { l.Leases = nil })
+	w.leases(func(l *leases.Leases) { l.Leases = nil })
 	w.catchUp()
 	for range 3 {
 		w.sync()
@@ -287,8 +288,8 @@ func TestGiveBack(t *testing.T) {
 		}
 	}
 	w := newWorld(t, false, fakeec2.Config{}, many)
-	w.hold(nodestate.LeaseHeld, "10.0.1.31")
-	w.hold(nodestate.LeaseCooling, "10.0.1.30")
+	w.hold(leases.Held, "10.0.1.31")
+	w.hold(leases.Cooling, "10.0.1.30")
 	w.ask("ipv4")
 	w.sync()
 	w.calls("surplus", describeCall, unassignCall)
@@ -337,7 +338,7 @@ func TestGiveBackBoth(t *testing.T) {
 	if got := retiring(); got != four {
 		t.Errorf("retiring: %s, want %s", got, four)
 	}
-	w.hold(nodestate.LeaseHeld, "10.0.1.20", "10.0.1.21", "10.0.1.22", "10.0.1.23")
+	w.hold(leases.Held, "10.0.1.20", "10.0.1.21", "10.0.1.22", "10.0.1.23")
 	w.sync() // the metadata lag, and pods go on
 	w.calls("below the low mark", assignCall)
 	if got := retiring(); got != four {
@@ -482,8 +483,8 @@ func TestRetireLooksAgain(t *testing.T) {
 		e.IPv4 = append(e.IPv4, netip.MustParseAddr("10.0.1.20"), netip.MustParseAddr("10.0.1.21"), netip.MustParseAddr("10.0.1.22"))
 	})
 	w.sync()
-	w.hold(nodestate.LeaseHeld, "10.0.1.20")
-	w.hold(nodestate.LeaseCooling, "10.0.1.21")
+	w.hold(leases.Held, "10.0.1.20")
+	w.hold(leases.Cooling, "10.0.1.21")
 	planned := []netip.Prefix{netip.MustParsePrefix("10.0.1.20/32"), netip.MustParsePrefix("10.0.1.21/32"), netip.MustParsePrefix("10.0.1.22/32")}
 	if got, ok := w.retire(t.Context(), &w.devices[0], planned); !ok || !slices.Equal(got, planned[2:]) {
 		t.Errorf("retired %v, %v; want the one that is free", got, ok)
@@ -501,7 +502,7 @@ func TestRestart(t *testing.T) {
 				e.IPv4 = append(e.IPv4, netip.AddrFrom4([4]byte{10, 0, 1, byte(20 + n)}))
 			}
 		})
-		w.leases(func(l *nodestate.Leases) {
+		w.leases(func(l *leases.Leases) {
 			l.Asked, l.Retiring = []string{"ipv4"}, []netip.Prefix{netip.MustParsePrefix("10.0.1.24/32"), netip.MustParsePrefix("10.0.1.25/32")}
 		})
 		return w
@@ -540,7 +541,7 @@ func TestRestart(t *testing.T) {
 		w.ec2.Change(eni, func(e *fakeec2.ENI) {
 			e.IPv4, e.IPv6 = e.IPv4[:5], append(e.IPv6, netip.MustParseAddr("2001:db8:1::300"))
 		})
-		w.leases(func(l *nodestate.Leases) {
+		w.leases(func(l *leases.Leases) {
 			l.Retiring = append(l.Retiring, netip.MustParsePrefix("2001:db8:1::300/128"))
 		})
 		w.catchUp()
@@ -578,7 +579,7 @@ func TestLimits(t *testing.T) {
 	}
 	w.has("limit", "[10.0.1.4 10.0.1.5 10.0.1.6] [] []")
 	w.problem("limit", "") // three are free: the low mark
-	w.hold(nodestate.LeaseHeld, "10.0.1.4")
+	w.hold(leases.Held, "10.0.1.4")
 	for range 4 {
 		w.sync()
 		w.now = w.now.Add(time.Second)
@@ -590,7 +591,7 @@ func TestLimits(t *testing.T) {
 		w.now = w.now.Add(time.Second)
 	}
 	w.calls("limit")
-	w.leases(func(l *nodestate.Leases) { l.Leases = nil })
+	w.leases(func(l *leases.Leases) { l.Leases = nil })
 	w.now = w.now.Add(time.Hour)
 	w.sync()
 	w.problem("over", "")
@@ -773,7 +774,7 @@ func TestIPv6(t *testing.T) {
 	w.has("asked", "[] [2001:db8:1::4 2001:db8:1::5 2001:db8:1::6 2001:db8:1::7 2001:db8:1::8 2001:db8:1::9] []")
 	w.sync()
 	w.catchUp()
-	w.hold(nodestate.LeaseHeld, "2001:db8:1::4", "2001:db8:1::5", "2001:db8:1::6", "2001:db8:1::7")
+	w.hold(leases.Held, "2001:db8:1::4", "2001:db8:1::5", "2001:db8:1::6", "2001:db8:1::7")
 	w.sync()
 	w.calls("below the low mark", "AssignIpv6Addresses "+eni)
 }

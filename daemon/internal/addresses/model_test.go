@@ -13,6 +13,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/awsnode"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
+	"github.com/multi-eni/multi-eni-cni/pkg/leases"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/test/fakeec2"
 )
@@ -111,10 +112,10 @@ func (w *world) free() (n int) {
 
 // lease gives a pod a free address, as the plugin does from the inventory.
 func (w *world) lease(r *rand.Rand) {
-	w.leases(func(l *nodestate.Leases) {
-		l.Asked = []string{nodestate.IPv4}
+	w.leases(func(l *leases.Leases) {
+		l.Asked = []string{leases.IPv4}
 		var free []netip.Addr
-		for a := range w.devices[0].Pools()[0].Behind(netip.Addr{}) {
+		for a := range leases.Pools(&w.devices[0])[0].Behind(netip.Addr{}) {
 			i, found := l.Find(a.Addr())
 			if !l.Retires(a.Addr()) && (!found || !l.Leases[i].Holds(w.uptime)) {
 				free = append(free, a.Addr())
@@ -123,18 +124,18 @@ func (w *world) lease(r *rand.Rand) {
 		if len(free) == 0 {
 			return
 		}
-		lease := nodestate.Lease{Address: free[r.IntN(len(free))], State: nodestate.LeaseHeld, AttachmentID: nodestate.AttachmentID{ContainerID: fmt.Sprint("c", r.Int()), IfName: "net1"}}
-		l.Leases = append(slices.DeleteFunc(l.Leases, func(o nodestate.Lease) bool { return o.Address == lease.Address }), lease)
+		lease := leases.Lease{Address: free[r.IntN(len(free))], State: leases.Held, AttachmentID: nodestate.AttachmentID{ContainerID: fmt.Sprint("c", r.Int()), IfName: "net1"}}
+		l.Leases = append(slices.DeleteFunc(l.Leases, func(o leases.Lease) bool { return o.Address == lease.Address }), lease)
 	})
 }
 
 // release ends a pod.
 func (w *world) release(r *rand.Rand) {
-	w.leases(func(l *nodestate.Leases) {
+	w.leases(func(l *leases.Leases) {
 		if len(l.Leases) > 0 {
 			lease := &l.Leases[r.IntN(len(l.Leases))]
-			if lease.State == nodestate.LeaseHeld {
-				lease.State, lease.FreeAt = nodestate.LeaseCooling, w.uptime+30*time.Second
+			if lease.State == leases.Held {
+				lease.State, lease.FreeAt = leases.Cooling, w.uptime+30*time.Second
 			}
 		}
 	})
@@ -191,7 +192,7 @@ func walk(t *testing.T, seed uint64, prefixes bool) {
 		}
 		now := w.ec2.ENI(eni)
 		for _, lease := range l.Leases {
-			if lease.State == nodestate.LeaseHeld && !slices.Contains(now.IPv4, lease.Address) && !slices.ContainsFunc(now.Prefixes, func(p netip.Prefix) bool { return p.Contains(lease.Address) }) {
+			if lease.State == leases.Held && !slices.Contains(now.IPv4, lease.Address) && !slices.ContainsFunc(now.Prefixes, func(p netip.Prefix) bool { return p.Contains(lease.Address) }) {
 				t.Fatalf("after %v: %s is leased, and the ENI has %v %v", done, lease.Address, now.IPv4, now.Prefixes)
 			}
 		}
@@ -206,7 +207,7 @@ func walk(t *testing.T, seed uint64, prefixes bool) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	count, _ := l.Count(w.devices[0].Pools()[0], w.uptime)
+	count, _ := l.Count(leases.Pools(&w.devices[0])[0], w.uptime)
 	// A prefix of which one address is held does not go.
 	if free := count.Free(); free < w.Marks.Low || !prefixes && free > w.Marks.High || len(l.Retiring) > 0 || len(w.Problems()) > 0 {
 		t.Errorf("in the end %+v, retiring %v, problems %v", count, l.Retiring, w.Problems())

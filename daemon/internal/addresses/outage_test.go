@@ -13,6 +13,7 @@ import (
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
+	"github.com/multi-eni/multi-eni-cni/pkg/leases"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/test/fakeec2"
 )
@@ -161,15 +162,15 @@ func TestSlowAssign(t *testing.T) {
 	w.EC2 = l
 	var devices []nodestate.Device
 	ask := func(n int) {
-		leases, err := w.Leases.Lock(t.Context(), bootID, numbered(n))
+		l, err := w.Leases.Lock(t.Context(), bootID, numbered(n))
 		if err != nil {
 			t.Fatal(err)
 		}
-		leases.Asked = []string{nodestate.IPv4}
-		if err := leases.Save(); err != nil {
+		l.Asked = []string{leases.IPv4}
+		if err := l.Save(); err != nil {
 			t.Fatal(err)
 		}
-		leases.Close()
+		l.Close()
 	}
 	for n := range 8 {
 		devices = append(devices, nodestate.Device{ENIID: numbered(n), NodeENI: "a", Driver: "ena", Addresses: []netip.Prefix{netip.MustParsePrefix("10.0.1.200/24")}, Phase: nodestate.PhaseReady})

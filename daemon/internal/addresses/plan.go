@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
+	"github.com/multi-eni/multi-eni-cni/pkg/leases"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
@@ -35,14 +36,14 @@ type order struct {
 // plan compares the pools of an ENI with the marks, for the families that pods
 // have asked for in this boot. Only what no lease and no cool-down holds is
 // retired, from the pool's end and never a part of a prefix.
-func plan(d *nodestate.Device, l *nodestate.Leases, now time.Duration, marks Marks, prefixes bool) (orders []order) {
-	for _, pool := range d.Pools() {
+func plan(d *nodestate.Device, l *leases.Leases, now time.Duration, marks Marks, prefixes bool) (orders []order) {
+	for _, pool := range leases.Pools(d) {
 		if !slices.Contains(l.Asked, pool.Family) {
 			continue
 		}
 		count, _ := l.Count(pool, now)
 		free := count.Free()
-		o := order{family: vpc.Family(pool.Family == nodestate.IPv6), prefixes: prefixes}
+		o := order{family: vpc.Family(pool.Family == leases.IPv6), prefixes: prefixes}
 		switch {
 		case free < marks.Low:
 			o.assign = marks.middle() - free
@@ -62,9 +63,9 @@ func plan(d *nodestate.Device, l *nodestate.Leases, now time.Duration, marks Mar
 }
 
 // surplus are spans of the pool that hold nothing, n addresses at most.
-func surplus(pool nodestate.Pool, l *nodestate.Leases, now time.Duration, n int) (out []netip.Prefix) {
+func surplus(pool leases.Pool, l *leases.Leases, now time.Duration, n int) (out []netip.Prefix) {
 	for _, span := range slices.Backward(pool.Spans()) {
-		size := nodestate.Size(span)
+		size := leases.Size(span)
 		if size <= n && !holds(l, span, now) {
 			out, n = append(out, span), n-size
 		}
@@ -73,6 +74,6 @@ func surplus(pool nodestate.Pool, l *nodestate.Leases, now time.Duration, n int)
 }
 
 // holds says whether anything keeps an address of the span.
-func holds(l *nodestate.Leases, span netip.Prefix, now time.Duration) bool {
-	return slices.ContainsFunc(l.Leases, func(lease nodestate.Lease) bool { return span.Contains(lease.Address) && lease.Holds(now) })
+func holds(l *leases.Leases, span netip.Prefix, now time.Duration) bool {
+	return slices.ContainsFunc(l.Leases, func(lease leases.Lease) bool { return span.Contains(lease.Address) && lease.Holds(now) })
 }

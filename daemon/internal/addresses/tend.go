@@ -13,6 +13,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
+	"github.com/multi-eni/multi-eni-cni/pkg/leases"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
 )
@@ -25,11 +26,11 @@ const lockWait = 200 * time.Millisecond
 // address in this boot, and that has the tag of its NodeENI, is touched. It says whether
 // EC2 was asked for anything.
 func (m *Manager) tend(ctx context.Context, d *nodestate.Device) (done bool) {
-	leases, err := m.Leases.Read(m.BootID, d.ENIID)
+	l, err := m.Leases.Read(m.BootID, d.ENIID)
 	if err != nil { // what it holds is not known; the reconciler says so
 		return done
 	}
-	if d.Phase != nodestate.PhaseReady || (sysfs.PCIFunction{Driver: d.Driver}).UserspaceDriver() || len(leases.Asked)+len(leases.Retiring) == 0 {
+	if d.Phase != nodestate.PhaseReady || (sysfs.PCIFunction{Driver: d.Driver}).UserspaceDriver() || len(l.Asked)+len(l.Retiring) == 0 {
 		m.forget(d.ENIID)
 		return done
 	}
@@ -41,18 +42,18 @@ func (m *Manager) tend(ctx context.Context, d *nodestate.Device) (done bool) {
 		m.untagged(d, truth)
 		return done
 	}
-	if len(leases.Retiring) > 0 {
-		done = m.giveBack(ctx, d, leases.Retiring)
+	if len(l.Retiring) > 0 {
+		done = m.giveBack(ctx, d, l.Retiring)
 		truth, ok = m.touchable(d.ENIID)
 	}
-	if !ok || !agree(d, truth, &leases) { // what we have changed is not in the inventory yet
+	if !ok || !agree(d, truth, &l) { // what we have changed is not in the inventory yet
 		return done
 	}
 	now, err := m.Uptime()
 	if err != nil {
 		return done
 	}
-	orders := plan(d, &leases, now, m.Marks, m.Prefixes)
+	orders := plan(d, &l, now, m.Marks, m.Prefixes)
 	for _, o := range orders {
 		if o.assign > 0 {
 			done = m.assign(ctx, d, o) || done
@@ -77,9 +78,9 @@ func (m *Manager) touchable(eni device.ENIID) (truth vpc.Attached, ok bool) {
 
 // agree says whether the inventory has what EC2 says, but for what EC2 has no longer
 // and pods have leased, which stays in the inventory until they end.
-func agree(d *nodestate.Device, t vpc.Attached, l *nodestate.Leases) bool {
+func agree(d *nodestate.Device, t vpc.Attached, l *leases.Leases) bool {
 	leased := func(p netip.Prefix) bool {
-		return slices.ContainsFunc(l.Leases, func(lease nodestate.Lease) bool { return p.Contains(lease.Address) })
+		return slices.ContainsFunc(l.Leases, func(lease leases.Lease) bool { return p.Contains(lease.Address) })
 	}
 	addresses := slices.DeleteFunc(addressesOf(d.Addresses), func(a netip.Addr) bool {
 		return !slices.Contains(t.Addresses, a) && leased(netip.PrefixFrom(a, a.BitLen()))

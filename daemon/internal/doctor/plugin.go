@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/orphan"
+	"github.com/multi-eni/multi-eni-cni/pkg/leases"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
@@ -53,7 +54,7 @@ func policy(_ context.Context, o Options) []Finding {
 	for _, c := range []struct{ key, value, otherwise, flag, want string }{
 		{"binDir", p.BinDir, "", "--cni-bin-dir", o.BinDir},
 		{"dataDir", p.DataDir, nodestate.DefaultAttachmentsDir, "--attachments-dir", o.AttachmentsDir},
-		{"leaseDir", p.LeaseDir, nodestate.DefaultLeaseDir, "--lease-dir", o.LeaseDir},
+		{"leaseDir", p.LeaseDir, leases.DefaultDir, "--lease-dir", o.LeaseDir},
 		{"inventory", p.Inventory, nodestate.DefaultInventoryPath, "--inventory", o.Inventory},
 	} {
 		if c.value == "" {

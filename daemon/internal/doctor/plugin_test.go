@@ -10,6 +10,7 @@ import (
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/orphan"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/pluginrestart"
+	"github.com/multi-eni/multi-eni-cni/pkg/leases"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
@@ -55,10 +56,10 @@ func TestPolicyPaths(t *testing.T) {
 	w.write("etc/policy.json", fmt.Sprintf(`{"schemaVersion":1,"binDir":%q}`, w.o.BinDir+"/"), 0o644)
 	w.says(policy,
 		`FAIL policy: dataDir of /node/etc/policy.json is "`+nodestate.DefaultAttachmentsDir+`", --attachments-dir is "/node/records"; let both be the same`,
-		`FAIL policy: leaseDir of /node/etc/policy.json is "`+nodestate.DefaultLeaseDir+`", --lease-dir is "/node/leases"`,
+		`FAIL policy: leaseDir of /node/etc/policy.json is "`+leases.DefaultDir+`", --lease-dir is "/node/leases"`,
 		`FAIL policy: inventory of /node/etc/policy.json is "`+nodestate.DefaultInventoryPath+`", --inventory is "/node/run/inventory.json"`,
 	)
-	w.o.AttachmentsDir, w.o.LeaseDir, w.o.Inventory = nodestate.DefaultAttachmentsDir, nodestate.DefaultLeaseDir, nodestate.DefaultInventoryPath
+	w.o.AttachmentsDir, w.o.LeaseDir, w.o.Inventory = nodestate.DefaultAttachmentsDir, leases.DefaultDir, nodestate.DefaultInventoryPath
 	w.says(policy, "ok policy: /node/etc/policy.json is valid and agrees with the daemon's paths")
 }
 

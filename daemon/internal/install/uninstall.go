@@ -14,6 +14,7 @@ import (
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/status"
 	"github.com/multi-eni/multi-eni-cni/pkg/atomicfile"
+	"github.com/multi-eni/multi-eni-cni/pkg/leases"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
 )
@@ -82,7 +83,7 @@ func (r Removal) Run() error {
 // if nothing else is in them.
 func (r Removal) removeState() error {
 	locks, err := filepath.Glob(filepath.Join(r.AttachmentsDir, "locks", "*.lock"))
-	errs := []error{err, nodestate.LeaseDir(r.LeaseDir).RemoveAll()}
+	errs := []error{err, leases.Dir(r.LeaseDir).RemoveAll()}
 	for _, path := range append(locks,
 		r.LeaseDir, filepath.Join(r.AttachmentsDir, "locks"), filepath.Join(r.AttachmentsDir, "restore"), r.AttachmentsDir,
 		r.Inventory, filepath.Join(filepath.Dir(r.Inventory), status.SocketName), filepath.Dir(r.Inventory),
@@ -105,7 +106,7 @@ func (r Removal) uses() (uses []string, err error) {
 	for _, err := range bad {
 		uses = append(uses, "an attachment record that cannot be read: "+err.Error())
 	}
-	held, err := nodestate.LeaseDir(r.LeaseDir).Held()
+	held, err := leases.Dir(r.LeaseDir).Held()
 	if err != nil {
 		return uses, err
 	}

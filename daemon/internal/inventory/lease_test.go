@@ -8,6 +8,7 @@ import (
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
+	"github.com/multi-eni/multi-eni-cni/pkg/leases"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
@@ -21,13 +22,13 @@ func TestLeasedAddressesStay(t *testing.T) {
 	used, unused := netip.MustParsePrefix("10.0.1.96/28"), netip.MustParsePrefix("10.0.1.112/28")
 	e.Addresses, e.Prefixes = []netip.Prefix{own, leased, free}, []netip.Prefix{used, unused}
 	w.enis[1] = e
-	lease := func(state nodestate.LeaseState) {
+	lease := func(state leases.State) {
 		id := nodestate.AttachmentID{ContainerID: "c1", IfName: "net1"}
-		w.Leases = Known(map[device.ENIID]nodestate.Leases{eniID(1): {ENIID: eniID(1), Leases: []nodestate.Lease{
+		w.Leases = Known(map[device.ENIID]leases.Leases{eniID(1): {ENIID: eniID(1), Leases: []leases.Lease{
 			{Address: leased.Addr(), State: state, AttachmentID: id, Pod: "shop/web-0"}, {Address: netip.MustParseAddr("10.0.1.100"), State: state, AttachmentID: id},
 		}}})
 	}
-	lease(nodestate.LeaseHeld)
+	lease(leases.Held)
 	w.sync()
 	shrunk := e
 	shrunk.Addresses, shrunk.Prefixes = []netip.Prefix{own}, nil
@@ -51,9 +52,9 @@ func TestLeasedAddressesStay(t *testing.T) {
 	}
 	r := w.sync()
 	check("with who has it", r, []netip.Prefix{own, leased}, []netip.Prefix{used}, "10.0.1.77 (shop/web-0), 10.0.1.100 (container c1)")
-	w.Leases = Fact[map[device.ENIID]nodestate.Leases]{}
+	w.Leases = Fact[map[device.ENIID]leases.Leases]{}
 	check("while leases cannot be read", w.sync(), []netip.Prefix{own, leased}, []netip.Prefix{used}, "")
-	lease(nodestate.LeaseCooling)
+	lease(leases.Cooling)
 	check("released", w.sync(), []netip.Prefix{own}, []netip.Prefix{}, "")
 	w.enis[1] = vpc.ENI{ID: e.ID, MAC: e.MAC, DeviceIndex: 1, SubnetID: e.SubnetID} // the metadata do not list it, EC2 does
 	check("known from EC2 only", w.sync(), []netip.Prefix{own}, []netip.Prefix{}, "")
@@ -73,12 +74,12 @@ func TestLeasedWithoutARowBefore(t *testing.T) {
 	w.enis[1] = e
 	id := nodestate.AttachmentID{ContainerID: "c1", IfName: "net1"}
 	lease := func(addresses ...string) {
-		var all []nodestate.Lease
+		var all []leases.Lease
 		for _, a := range addresses {
-			all = append(all, nodestate.Lease{Address: netip.MustParseAddr(a), State: nodestate.LeaseHeld, AttachmentID: id, Pod: "shop/web-0"})
+			all = append(all, leases.Lease{Address: netip.MustParseAddr(a), State: leases.Held, AttachmentID: id, Pod: "shop/web-0"})
 		}
-		all = append(all, nodestate.Lease{Address: netip.MustParseAddr("fd00:1::99"), State: nodestate.LeaseCooling})
-		w.Leases = Known(map[device.ENIID]nodestate.Leases{eniID(1): {ENIID: eniID(1), Leases: all}})
+		all = append(all, leases.Lease{Address: netip.MustParseAddr("fd00:1::99"), State: leases.Cooling})
+		w.Leases = Known(map[device.ENIID]leases.Leases{eniID(1): {ENIID: eniID(1), Leases: all}})
 	}
 	check := func(what string, r Result, want ...netip.Prefix) {
 		t.Helper()

@@ -10,6 +10,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
+	"github.com/multi-eni/multi-eni-cni/pkg/leases"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
@@ -205,7 +206,7 @@ func (j *joiner) keepLeased(d, before *nodestate.Device) {
 	var lost []netip.Addr
 	var who []string
 	for _, l := range j.Leases.Value[d.ENIID].Leases {
-		if l.State == nodestate.LeaseHeld && !has(d, l.Address) {
+		if l.State == leases.Held && !has(d, l.Address) {
 			lost, who = append(lost, l.Address), append(who, fmt.Sprintf("%s (%s)", l.Address, cmp.Or(l.Pod, "container "+l.ContainerID)))
 		}
 	}

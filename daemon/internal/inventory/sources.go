@@ -13,6 +13,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
 	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
+	"github.com/multi-eni/multi-eni-cni/pkg/leases"
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
@@ -119,7 +120,7 @@ type Sources struct {
 	Held   map[device.PCIAddress]bool
 	// Leases are the leases of this boot, by ENI; an ENI without an entry has none. Of the
 	// ENIs in UnreadLeases every address counts as leased.
-	Leases       Fact[map[device.ENIID]nodestate.Leases]
+	Leases       Fact[map[device.ENIID]leases.Leases]
 	UnreadLeases map[device.ENIID]bool
 	// Taken are the restore records of the functions that the daemon has bound to a
 	// userspace driver in this boot, or is about to bind. What somebody else has

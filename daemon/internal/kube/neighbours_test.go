@@ -30,6 +30,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/view"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
+	"github.com/multi-eni/multi-eni-cni/pkg/leases"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/test/dpmodel"
 	"github.com/multi-eni/multi-eni-cni/test/fakekube"
@@ -516,7 +517,7 @@ func (w *neighbourhood) launch() {
 	wake := make(chan struct{}, 1)
 	options := reconcile.Options{
 		NodeName: "node-a", BootID: "boot", InventoryPath: w.path("inventory.json"), StateDir: w.path("state"),
-		Attachments: nodestate.AttachmentDir(w.path("records")), Leases: nodestate.LeaseDir(w.path("leases")),
+		Attachments: nodestate.AttachmentDir(w.path("records")), Leases: leases.Dir(w.path("leases")),
 		NodeENIs: neighbourENIs{w}, Metadata: &w.kernel, PCI: &w.kernel, Host: &w.kernel, DevicePlugin: plugin,
 		Config: &pcidp.File{Path: w.path("pcidp", "config.json"), Now: time.Now, Written: w.written}, ConfigSeen: w.configSeen,
 		Wake: func() { signal(wake) }, Now: time.Now, Log: fakekube.Quiet(),

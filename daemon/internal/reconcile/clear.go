@@ -14,6 +14,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/problem"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
+	"github.com/multi-eni/multi-eni-cni/pkg/leases"
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
@@ -210,17 +211,17 @@ func (r *Reconciler) clear(ctx context.Context, t inventory.IdleLink, todo *chor
 // from router advertisements, and a /32 or /128 that a pod leases, since the host would
 // answer in the pod's place.
 func (r *Reconciler) unwanted(t inventory.IdleLink, c *link.Clutter) (remove []link.HostAddress) {
-	var leases *nodestate.Leases
+	var taken *leases.Leases
 	for _, a := range c.Of(t.Link.Index) {
 		single := a.Prefix.IsSingleIP() && ofENI(t.Device, a)
-		if single && leases == nil {
+		if single && taken == nil {
 			l, err := r.Leases.Read(r.BootID, t.Device.ENIID)
 			if err != nil {
-				l = nodestate.Leases{} // reported where the leases are read for this Sync
+				l = leases.Leases{} // reported where the leases are read for this Sync
 			}
-			leases = &l
+			taken = &l
 		}
-		if a.ByRA() || single && leased(leases, a) {
+		if a.ByRA() || single && leased(taken, a) {
 			remove = append(remove, a)
 		}
 	}
@@ -242,9 +243,9 @@ func ofENI(d nodestate.Device, a link.HostAddress) bool {
 	return false
 }
 
-func leased(l *nodestate.Leases, a link.HostAddress) bool {
-	return slices.ContainsFunc(l.Leases, func(l nodestate.Lease) bool {
-		return l.State == nodestate.LeaseHeld && l.Address == a.Prefix.Addr()
+func leased(l *leases.Leases, a link.HostAddress) bool {
+	return slices.ContainsFunc(l.Leases, func(l leases.Lease) bool {
+		return l.State == leases.Held && l.Address == a.Prefix.Addr()
 	})
 }
 

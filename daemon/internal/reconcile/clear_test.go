@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
+	"github.com/multi-eni/multi-eni-cni/pkg/leases"
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
@@ -27,10 +28,10 @@ func (n *testNode) share(e int, address string) *nodestate.Record {
 	n.must(err)
 	rec.State = nodestate.StateComplete
 	n.must(rec.Save())
-	l, err := nodestate.LeaseDir(n.path("leases")).Lock(n.Context(), n.boot, eniID(e))
+	l, err := leases.Dir(n.path("leases")).Lock(n.Context(), n.boot, eniID(e))
 	n.must(err)
 	defer l.Close()
-	l.Leases.Leases = append(l.Leases.Leases, nodestate.Lease{Address: netip.MustParseAddr(address), State: nodestate.LeaseHeld, AttachmentID: id})
+	l.Leases.Leases = append(l.Leases.Leases, leases.Lease{Address: netip.MustParseAddr(address), State: leases.Held, AttachmentID: id})
 	n.must(l.Save())
 	return rec
 }

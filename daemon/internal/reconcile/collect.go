@@ -13,6 +13,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/problem"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
+	"github.com/multi-eni/multi-eni-cni/pkg/leases"
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
@@ -137,7 +138,7 @@ func (r *Reconciler) readLeases(f *inventory.Sources) (found []problem.Finding) 
 	if err != nil {
 		return []problem.Finding{problem.New(reason.LeasesUnreadable, "leases of addresses cannot be read, so no address is returned; read the daemon's log", err)}
 	}
-	f.Leases, f.UnreadLeases = inventory.Known(make(map[device.ENIID]nodestate.Leases, len(enis))), map[device.ENIID]bool{}
+	f.Leases, f.UnreadLeases = inventory.Known(make(map[device.ENIID]leases.Leases, len(enis))), map[device.ENIID]bool{}
 	for _, eni := range enis {
 		l, err := r.Leases.Read(r.BootID, eni)
 		if err != nil {

@@ -17,6 +17,7 @@ import (
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
+	"github.com/multi-eni/multi-eni-cni/pkg/leases"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
@@ -134,7 +135,7 @@ func TestEveryKindOfFile(t *testing.T) {
 						PCIAddress: pci(1), MAC: mac(1), Link: &nodestate.LinkState{Name: "was1", MAC: mac(1)},
 					}}))
 				case "Leases":
-					l, err := nodestate.LeaseDir(n.path("leases")).Lock(t.Context(), n.boot, eniID(1))
+					l, err := leases.Dir(n.path("leases")).Lock(t.Context(), n.boot, eniID(1))
 					n.must(err)
 					n.must(l.Save())
 					l.Close()

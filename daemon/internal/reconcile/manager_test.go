@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
+	"github.com/multi-eni/multi-eni-cni/pkg/leases"
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
@@ -125,7 +126,7 @@ func (n *managedNode) happen() {
 		did = fmt.Sprintf("a pod shares ENI %d", e)
 	case act == 11 && n.shared[e] != nil:
 		n.must(n.shared[e].Remove())
-		l, err := nodestate.LeaseDir(n.path("leases")).Lock(n.Context(), n.boot, eniID(e))
+		l, err := leases.Dir(n.path("leases")).Lock(n.Context(), n.boot, eniID(e))
 		n.must(err)
 		l.Leases.Leases = nil
 		n.must(l.Save())

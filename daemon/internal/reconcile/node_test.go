@@ -26,6 +26,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/view"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
+	"github.com/multi-eni/multi-eni-cni/pkg/leases"
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
@@ -361,7 +362,7 @@ func (n *testNode) startWith(edit func(*Options)) error {
 	n.Helper()
 	o := Options{
 		NodeName: "node-a", BootID: n.boot, InventoryPath: n.path("run/inventory.json"), StateDir: n.path("state"),
-		Attachments: n.records(), Leases: nodestate.LeaseDir(n.path("leases")), NodeENIs: manifest.New(n.path("nodeenis")), Metadata: n.imds, PCI: sysfs.NewFS(n.path("sys")),
+		Attachments: n.records(), Leases: leases.Dir(n.path("leases")), NodeENIs: manifest.New(n.path("nodeenis")), Metadata: n.imds, PCI: sysfs.NewFS(n.path("sys")),
 		Host: n.host, Drivers: n.drivers, DevicePlugin: n.restarts,
 		Config: &pcidp.File{Path: n.path("pcidp/config.json"), Now: n.clock, Written: dpmodel.Judged(n, n.machine, n.prefixes)}, Now: n.clock, Log: n.log,
 		Wake: func() {}, Observe: func(v view.View) { n.views = append(n.views, v) },

@@ -29,6 +29,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/view"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
+	"github.com/multi-eni/multi-eni-cni/pkg/leases"
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
@@ -97,7 +98,7 @@ type Options struct {
 	InventoryPath string
 	StateDir      string
 	Attachments   nodestate.AttachmentDir
-	Leases        nodestate.LeaseDir
+	Leases        leases.Dir
 
 	NodeENIs NodeENIs
 	Metadata Metadata

@@ -7,6 +7,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/view"
+	"github.com/multi-eni/multi-eni-cni/pkg/leases"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
 )
@@ -141,8 +142,8 @@ const (
 	stateRetiring = "retiring"
 )
 
-func collectPools(leases nodestate.LeaseDir, v *view.View, gauge func(d *prometheus.Desc, v float64, labels ...string)) {
-	pools, err := leases.Pools(v.Inventory.BootID, v.Inventory.Devices)
+func collectPools(dir leases.Dir, v *view.View, gauge func(d *prometheus.Desc, v float64, labels ...string)) {
+	pools, err := dir.Pools(v.Inventory.BootID, v.Inventory.Devices)
 	if err != nil {
 		return // a problem says so; half of them would look like the whole
 	}
@@ -154,7 +155,7 @@ func collectPools(leases nodestate.LeaseDir, v *view.View, gauge func(d *prometh
 			exhausted++
 		}
 		for state, n := range map[string]int{
-			string(nodestate.LeaseHeld): p.Leased, string(nodestate.LeaseCooling): p.Cooling, stateRetiring: p.Retiring, stateFree: p.Free(),
+			string(leases.Held): p.Leased, string(leases.Cooling): p.Cooling, stateRetiring: p.Retiring, stateFree: p.Free(),
 		} {
 			sums[key{p.Family, state}] += float64(n)
 		}

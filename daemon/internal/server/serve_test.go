@@ -17,7 +17,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/status"
-	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+	"github.com/multi-eni/multi-eni-cni/pkg/leases"
 )
 
 // patience bounds a test's wait for an immediate event.
@@ -76,7 +76,7 @@ func TestAsk(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := status.Status{Inventory: view.Inventory, Holders: view.Holders,
-		Pools: []nodestate.PoolState{{ENIID: "eni-00000001", Family: "ipv4", PoolCount: nodestate.PoolCount{Size: 17}}}, Unreadable: []string{}, Live: &status.Live{
+		Pools: []leases.PoolState{{ENIID: "eni-00000001", Family: "ipv4", PoolCount: leases.PoolCount{Size: 17}}}, Unreadable: []string{}, Live: &status.Live{
 			Version: "v1.2.3", StartedAt: noon, SyncedAt: noon, InventoryPath: "/run/multi-eni/inventory.json",
 			Config: view.Config, DevicePlugin: view.Plugin, API: &status.API{Reason: "Forbidden"},
 		}}

@@ -14,6 +14,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/status"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/view"
+	"github.com/multi-eni/multi-eni-cni/pkg/leases"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
@@ -29,7 +30,7 @@ type Options struct {
 	// Inventory is the path of the inventory, as the status names it.
 	Inventory string
 	// Leases is the folder of the leases.
-	Leases nodestate.LeaseDir
+	Leases leases.Dir
 	// API says whether the API server is followed. If it is not, reason is a word of a fixed
 	// set, or "" before the first answer. Nil without an API server.
 	API func() (reachable bool, reason string)

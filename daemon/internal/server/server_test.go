@@ -22,6 +22,7 @@ import (
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/status"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/view"
+	"github.com/multi-eni/multi-eni-cni/pkg/leases"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
@@ -39,7 +40,7 @@ func newServerAt(t *testing.T, c *clock) *Server {
 	log := logrus.New()
 	log.SetOutput(t.Output())
 	return New(Options{
-		Leases:  nodestate.LeaseDir(t.TempDir()),
+		Leases:  leases.Dir(t.TempDir()),
 		Version: "v1.2.3", Inventory: "/run/multi-eni/inventory.json", Now: c.Now, Log: log,
 		API:           func() (bool, string) { return false, "Forbidden" },
 		EventsDropped: func() uint64 { return 7 },
@@ -104,10 +105,10 @@ func TestMetrics(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l.Leases.Leases = []nodestate.Lease{
-		{Address: netip.MustParseAddr("10.0.1.10"), State: nodestate.LeaseHeld, AttachmentID: hold},
-		{Address: netip.MustParseAddr("10.0.1.16"), State: nodestate.LeaseHeld, AttachmentID: hold},
-		{Address: netip.MustParseAddr("10.0.1.17"), State: nodestate.LeaseCooling, FreeAt: math.MaxInt64},
+	l.Leases.Leases = []leases.Lease{
+		{Address: netip.MustParseAddr("10.0.1.10"), State: leases.Held, AttachmentID: hold},
+		{Address: netip.MustParseAddr("10.0.1.16"), State: leases.Held, AttachmentID: hold},
+		{Address: netip.MustParseAddr("10.0.1.17"), State: leases.Cooling, FreeAt: math.MaxInt64},
 	}
 	l.Retiring = []netip.Prefix{netip.MustParsePrefix("10.0.1.18/32")}
 	if err := l.Save(); err != nil {

@@ -8,21 +8,22 @@ import (
 	"path/filepath"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/view"
+	"github.com/multi-eni/multi-eni-cni/pkg/leases"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
 // Get asks the daemon that writes the inventory, and reads the files if it does not answer.
-func Get(ctx context.Context, inventory string, attachments nodestate.AttachmentDir, leases nodestate.LeaseDir) (Status, error) {
+func Get(ctx context.Context, inventory string, attachments nodestate.AttachmentDir, leaseDir leases.Dir) (Status, error) {
 	live, err := Ask(ctx, Socket(inventory))
 	// The daemon may see the folder at another path, and the file may be a copy.
 	if err == nil && filepath.Base(live.Live.InventoryPath) == filepath.Base(inventory) {
 		return live, nil
 	}
-	return Read(inventory, attachments, leases) // the Status says that it is from files
+	return Read(inventory, attachments, leaseDir) // the Status says that it is from files
 }
 
 // Read reads the files of the daemon and of the plugin. It fails only without the inventory.
-func Read(path string, attachments nodestate.AttachmentDir, leases nodestate.LeaseDir) (Status, error) {
+func Read(path string, attachments nodestate.AttachmentDir, leaseDir leases.Dir) (Status, error) {
 	inv, err := nodestate.ReadInventory(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return Status{}, fmt.Errorf("no inventory at %q: multi-enid has not run since the node started, or writes elsewhere (--inventory)", path)
@@ -59,6 +60,6 @@ func Read(path string, attachments nodestate.AttachmentDir, leases nodestate.Lea
 			s.Holders = append(s.Holders, view.HolderOf(a))
 		}
 	}
-	s.SetPools(leases)
+	s.SetPools(leaseDir)
 	return s, nil
 }

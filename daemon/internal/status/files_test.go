@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/multi-eni/multi-eni-cni/pkg/leases"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
@@ -27,7 +28,7 @@ func TestRecordOfOtherVersion(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(records, "c1-net1.json"), []byte(record), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	s, err := Read(inventory, nodestate.AttachmentDir(records), nodestate.LeaseDir(filepath.Join(root, "leases")))
+	s, err := Read(inventory, nodestate.AttachmentDir(records), leases.Dir(filepath.Join(root, "leases")))
 	if err != nil {
 		t.Fatal(err)
 	}

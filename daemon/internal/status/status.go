@@ -9,6 +9,7 @@ import (
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/view"
+	"github.com/multi-eni/multi-eni-cni/pkg/leases"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
@@ -19,7 +20,7 @@ type Status struct {
 	EarlierBoot bool          `json:"earlierBoot"`
 	Holders     []view.Holder `json:"holders"`
 	// Pools are the addresses for pods that share an ENI.
-	Pools []nodestate.PoolState `json:"pools"`
+	Pools []leases.PoolState `json:"pools"`
 	// Unreadable are records that may be holders. The daemon reports them as problems instead.
 	Unreadable []string `json:"unreadable"`
 	// Live is nil if the daemon did not answer.
@@ -49,9 +50,9 @@ type API struct {
 
 // SetPools reads the leases of the inventory's devices. If Live is nil, it adds a problem for
 // leases that cannot be read: the inventory's file may lack it.
-func (s *Status) SetPools(leases nodestate.LeaseDir) {
-	pools, err := leases.Pools(s.Inventory.BootID, s.Inventory.Devices)
-	s.Pools = append([]nodestate.PoolState{}, pools...)
+func (s *Status) SetPools(dir leases.Dir) {
+	pools, err := dir.Pools(s.Inventory.BootID, s.Inventory.Devices)
+	s.Pools = append([]leases.PoolState{}, pools...)
 	known := slices.ContainsFunc(s.Inventory.Problems, func(p nodestate.Problem) bool { return p.Reason == reason.LeasesUnreadable })
 	if err != nil && s.Live == nil && !known {
 		s.Inventory.Problems = append(s.Inventory.Problems, nodestate.Problem{Reason: reason.LeasesUnreadable, Message: strings.ReplaceAll(err.Error(), "\n", "; ")})

@@ -11,6 +11,7 @@ import (
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
+	"github.com/multi-eni/multi-eni-cni/pkg/leases"
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/plugins/internal/cniresult"
@@ -57,7 +58,7 @@ func (a *Addresses) Result() *types100.Result {
 // Pick chooses addresses for a pod that owns the ENI of a row of the inventory. Hold the
 // device lock.
 func (m *IPAM) Pick(ctx context.Context, row nodestate.Device) (*Addresses, error) {
-	pci, l := row.PCIAddress, nodestate.Leases{}
+	pci, l := row.PCIAddress, leases.Leases{}
 	var err error
 	if m.Config.ENIIPAM.Secondary(m.Requested...) {
 		// No address begins to retire under the device lock. One that has left the ENI is
@@ -85,7 +86,7 @@ func (m *IPAM) Pick(ctx context.Context, row nodestate.Device) (*Addresses, erro
 }
 
 // checkFree refuses addresses that are leased, or that cool down after a lease.
-func (m *IPAM) checkFree(l *nodestate.Leases, addresses []netip.Prefix) error {
+func (m *IPAM) checkFree(l *leases.Leases, addresses []netip.Prefix) error {
 	if len(l.Leases) == 0 {
 		return nil
 	}
@@ -93,7 +94,7 @@ func (m *IPAM) checkFree(l *nodestate.Leases, addresses []netip.Prefix) error {
 	if err != nil {
 		return err
 	}
-	holder := nodestate.Lease{AttachmentID: m.Leases.ID, Pod: m.Pod}
+	holder := leases.Lease{AttachmentID: m.Leases.ID, Pod: m.Pod}
 	for _, p := range addresses {
 		if err := lease.Free(l, p.Addr(), &holder, now); err != nil {
 			return refuseLease(err)
@@ -128,7 +129,7 @@ func (m *IPAM) withRoutes(row nodestate.Device, addresses []netip.Prefix) (*Addr
 // unless it is nil. The inventory is read under the lease lock, without which the daemon
 // returns no address.
 func (m *IPAM) Lease(ctx context.Context, eni device.ENIID, ns nodestate.Netns, intent *nodestate.Record) (out *Addresses, err error) {
-	err = m.Leases.locked(ctx, eni, func(l *nodestate.LockedLeases) error {
+	err = m.Leases.locked(ctx, eni, func(l *leases.Locked) error {
 		row, err := m.freshRow(eni)
 		if err != nil {
 			return err
@@ -137,7 +138,7 @@ func (m *IPAM) Lease(ctx context.Context, eni device.ENIID, ns nodestate.Netns, 
 		if err != nil {
 			return err
 		}
-		holder := nodestate.Lease{AttachmentID: m.Leases.ID, Network: m.Config.Name, Pod: m.Pod, Netns: ns}
+		holder := leases.Lease{AttachmentID: m.Leases.ID, Network: m.Config.Name, Pod: m.Pod, Netns: ns}
 		addresses, refused := lease.Take(&l.Leases, &row, m.Config.ENIIPAM.Request(holder, m.Requested...), now, gone)
 		if refused == nil {
 			if out, err = m.withRoutes(row, addresses); err != nil {
@@ -170,7 +171,7 @@ func refuseLease(err error) error {
 	var held *lease.HeldError
 	var retiring *lease.RetiringError
 	switch {
-	case errors.As(err, &exhausted), errors.As(err, &retiring), errors.As(err, &held) && held.State != nodestate.LeaseHeld:
+	case errors.As(err, &exhausted), errors.As(err, &retiring), errors.As(err, &held) && held.State != leases.Held:
 		code = refusal.TryAgain
 	case held != nil:
 		code = refusal.Held
@@ -202,15 +203,15 @@ func (m *IPAM) Ready(pci device.PCIAddress, row *nodestate.Device) error {
 
 // wouldLease returns the addresses that the next pod would lease.
 func (m *IPAM) wouldLease(row *nodestate.Device) ([]netip.Prefix, error) {
-	l, err := nodestate.LeaseDir(m.Leases.Dir).Read(m.Leases.BootID, row.ENIID)
-	if err != nil && !nodestate.Unreadable(err) { // ADD would rebuild an unreadable file
+	l, err := leases.Dir(m.Leases.Dir).Read(m.Leases.BootID, row.ENIID)
+	if err != nil && !leases.Unreadable(err) { // ADD would rebuild an unreadable file
 		return nil, err
 	}
 	now, err := nodestate.Uptime()
 	if err != nil {
 		return nil, err
 	}
-	return lease.Take(&l, row, m.Config.ENIIPAM.Request(nodestate.Lease{}), now, gone)
+	return lease.Take(&l, row, m.Config.ENIIPAM.Request(leases.Lease{}), now, gone)
 }
 
 // UnknownDevice refuses addresses of a device that the inventory does not list.

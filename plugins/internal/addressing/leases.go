@@ -11,6 +11,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
+	"github.com/multi-eni/multi-eni-cni/pkg/leases"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/plugins/internal/cniresult"
 	"github.com/multi-eni/multi-eni-cni/plugins/internal/lease"
@@ -39,22 +40,22 @@ func (s Leases) In(dir string) Leases {
 
 // Read returns an ENI's leases without waiting for their lock, unless they must be
 // rebuilt.
-func (s Leases) Read(ctx context.Context, eni device.ENIID) (nodestate.Leases, error) {
-	l, err := nodestate.LeaseDir(s.Dir).Read(s.BootID, eni)
-	if nodestate.Unreadable(err) {
-		err = s.locked(ctx, eni, func(rebuilt *nodestate.LockedLeases) error { l = rebuilt.Leases; return nil })
+func (s Leases) Read(ctx context.Context, eni device.ENIID) (leases.Leases, error) {
+	l, err := leases.Dir(s.Dir).Read(s.BootID, eni)
+	if leases.Unreadable(err) {
+		err = s.locked(ctx, eni, func(rebuilt *leases.Locked) error { l = rebuilt.Leases; return nil })
 	}
 	return l, err
 }
 
 // locked calls f with an ENI's leases under their lock.
-func (s Leases) locked(ctx context.Context, eni device.ENIID, f func(*nodestate.LockedLeases) error) error {
+func (s Leases) locked(ctx context.Context, eni device.ENIID, f func(*leases.Locked) error) error {
 	ctx, cancel := context.WithTimeout(ctx, lockWait)
 	defer cancel()
-	l, err := nodestate.LeaseDir(s.Dir).Lock(ctx, s.BootID, eni)
-	if nodestate.Unreadable(err) {
+	l, err := leases.Dir(s.Dir).Lock(ctx, s.BootID, eni)
+	if leases.Unreadable(err) {
 		s.Log.WithError(err).Warn("rebuilding the leases from the attachment records")
-		l, err = nodestate.LeaseDir(s.Dir).Rebuild(ctx, s.BootID, eni, func() ([]nodestate.Lease, error) { return s.recorded(eni) })
+		l, err = leases.Dir(s.Dir).Rebuild(ctx, s.BootID, eni, func() ([]leases.Lease, error) { return s.recorded(eni) })
 	}
 	if errors.Is(err, nodestate.ErrOtherVersion) {
 		return &refusal.Error{Code: refusal.Held, Msg: fmt.Sprintf("every address of ENI %s counts as leased, because its lease file cannot be read; "+
@@ -71,7 +72,7 @@ func (s Leases) locked(ctx context.Context, eni device.ENIID, f func(*nodestate.
 }
 
 // recorded returns the leases of an ENI that the attachment records imply.
-func (s Leases) recorded(eni device.ENIID) (all []nodestate.Lease, err error) {
+func (s Leases) recorded(eni device.ENIID) (all []leases.Lease, err error) {
 	records, bad, err := s.Records.List()
 	if err == nil {
 		err = s.Records.OfOthers(bad, s.ID)
@@ -88,8 +89,8 @@ func (s Leases) recorded(eni device.ENIID) (all []nodestate.Lease, err error) {
 			return nil, fmt.Errorf("rebuild the leases of ENI %s: record of %s: %w", eni, a.AttachmentID, err)
 		}
 		for _, addr := range addresses {
-			all = append(all, nodestate.Lease{
-				Address: addr, State: nodestate.LeaseHeld, AttachmentID: a.AttachmentID, Network: a.Network, Pod: a.Pod, Netns: a.Netns, CoolDown: lease.DefaultCoolDown,
+			all = append(all, leases.Lease{
+				Address: addr, State: leases.Held, AttachmentID: a.AttachmentID, Network: a.Network, Pod: a.Pod, Netns: a.Netns, CoolDown: lease.DefaultCoolDown,
 			})
 		}
 	}
@@ -116,17 +117,17 @@ func leased(a nodestate.Attachment) ([]netip.Addr, error) {
 
 // change edits an ENI's leases under their lock, if edit changes a copy of them: most DELs
 // and GCs have nothing to change. Edit reports whether it has changed any.
-func (s Leases) change(ctx context.Context, eni device.ENIID, edit func(*nodestate.Leases, time.Duration) bool) error {
-	edited := func(l *nodestate.Leases) (bool, error) {
+func (s Leases) change(ctx context.Context, eni device.ENIID, edit func(*leases.Leases, time.Duration) bool) error {
+	edited := func(l *leases.Leases) (bool, error) {
 		now, err := nodestate.Uptime()
 		return err == nil && edit(l, now), err
 	}
-	l, err := nodestate.LeaseDir(s.Dir).Read(s.BootID, eni)
+	l, err := leases.Dir(s.Dir).Read(s.BootID, eni)
 	switch {
 	case errors.Is(err, nodestate.ErrOtherVersion): // that version frees leases of a netns that is gone
 		s.Log.WithError(err).Warn("leaving the leases of this ENI, which stay taken")
 		return nil
-	case nodestate.Unreadable(err):
+	case leases.Unreadable(err):
 	case err != nil:
 		return err
 	default:
@@ -134,13 +135,13 @@ func (s Leases) change(ctx context.Context, eni device.ENIID, edit func(*nodesta
 			return err
 		}
 	}
-	err = s.locked(ctx, eni, func(l *nodestate.LockedLeases) error {
+	err = s.locked(ctx, eni, func(l *leases.Locked) error {
 		if changed, err := edited(&l.Leases); err != nil || !changed {
 			return err
 		}
 		return l.Save()
 	})
-	if nodestate.Unreadable(err) { // of an attachment record, so the leases could not be rebuilt
+	if leases.Unreadable(err) { // of an attachment record, so the leases could not be rebuilt
 		s.Log.WithError(err).Warn("leaving the leases to the next ADD, which rebuilds them from the attachment records that are left")
 		return nil
 	}
@@ -150,7 +151,7 @@ func (s Leases) change(ctx context.Context, eni device.ENIID, edit func(*nodesta
 // GiveBack ends the leases of an attachment in one ENI. Unused says that its ADD failed
 // before any process could use the addresses, so they need no cool-down.
 func (s Leases) GiveBack(ctx context.Context, eni device.ENIID, id nodestate.AttachmentID, unused bool) error {
-	return s.change(ctx, eni, func(l *nodestate.Leases, now time.Duration) bool {
+	return s.change(ctx, eni, func(l *leases.Leases, now time.Duration) bool {
 		if unused {
 			return lease.Drop(l, id)
 		}
@@ -161,7 +162,7 @@ func (s Leases) GiveBack(ctx context.Context, eni device.ENIID, id nodestate.Att
 // GiveBackAll ends the leases of the call's attachment in every ENI, for a DEL without a
 // record.
 func (s Leases) GiveBackAll(ctx context.Context) error {
-	enis, err := nodestate.LeaseDir(s.Dir).ENIs(s.BootID)
+	enis, err := leases.Dir(s.Dir).ENIs(s.BootID)
 	errs := []error{err}
 	for _, eni := range enis {
 		errs = append(errs, s.GiveBack(ctx, eni, s.ID, false))
@@ -177,7 +178,7 @@ func (s Leases) Collect(ctx context.Context, network string, valid []nodestate.A
 	if err != nil {
 		return err
 	}
-	keep := func(l *nodestate.Lease) bool {
+	keep := func(l *leases.Lease) bool {
 		if unread.MayBe(l.AttachmentID) || slices.ContainsFunc(records, func(a nodestate.Attachment) bool { return a.AttachmentID == l.AttachmentID }) {
 			return true
 		}
@@ -186,10 +187,10 @@ func (s Leases) Collect(ctx context.Context, network string, valid []nodestate.A
 		}
 		return slices.Contains(valid, l.AttachmentID)
 	}
-	enis, err := nodestate.LeaseDir(s.Dir).ENIs(s.BootID)
+	enis, err := leases.Dir(s.Dir).ENIs(s.BootID)
 	errs := []error{err}
 	for _, eni := range enis {
-		errs = append(errs, s.change(ctx, eni, func(l *nodestate.Leases, now time.Duration) bool {
+		errs = append(errs, s.change(ctx, eni, func(l *leases.Leases, now time.Duration) bool {
 			return lease.Collect(l, network, now, keep)
 		}))
 	}
@@ -224,7 +225,7 @@ func (s Leases) CheckAny(ctx context.Context, eni device.ENIID) error {
 	if err != nil {
 		return err
 	}
-	if !slices.ContainsFunc(l.Leases, func(lease nodestate.Lease) bool { return lease.HeldBy(s.ID) }) {
+	if !slices.ContainsFunc(l.Leases, func(lease leases.Lease) bool { return lease.HeldBy(s.ID) }) {
 		return refusal.New(refusal.UnknownRecord, "container %s, interface %s has no address of ENI %s; run ADD", s.ID.ContainerID, s.ID.IfName, eni)
 	}
 	return nil
@@ -232,13 +233,13 @@ func (s Leases) CheckAny(ctx context.Context, eni device.ENIID) error {
 
 // Holder returns a lease of an ENI that a live pod other than the call's holds; nil if
 // there is none.
-func (s Leases) Holder(ctx context.Context, eni device.ENIID) (*nodestate.Lease, error) {
+func (s Leases) Holder(ctx context.Context, eni device.ENIID) (*leases.Lease, error) {
 	l, err := s.Read(ctx, eni)
 	if err != nil {
 		return nil, err
 	}
 	for _, o := range l.Leases {
-		if o.State == nodestate.LeaseHeld && o.AttachmentID != s.ID && !gone(o.Netns) {
+		if o.State == leases.Held && o.AttachmentID != s.ID && !gone(o.Netns) {
 			return &o, nil
 		}
 	}

@@ -15,6 +15,7 @@ import (
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/multi-eni/multi-eni-cni/pkg/leases"
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/plugins/internal/attach"
@@ -38,7 +39,7 @@ func (e *env) sharing(ipam map[string]any, addresses ...string) map[string]any {
 
 func (e *env) leases() (out []string) {
 	e.t.Helper()
-	l, err := nodestate.LeaseDir(e.file("leases")).Read(e.inv.BootID, e.inv.Devices[len(e.inv.Devices)-1].ENIID)
+	l, err := leases.Dir(e.file("leases")).Read(e.inv.BootID, e.inv.Devices[len(e.inv.Devices)-1].ENIID)
 	must(e.t, err)
 	for _, lease := range l.Leases {
 		out = append(out, fmt.Sprintf("%s=%s", lease.Address, lease.State))
@@ -329,7 +330,7 @@ func TestLeasePolicy(t *testing.T) {
 	args := e.pod(bare)
 	_, err = run(p, "ADD", args)
 	must(t, err)
-	if enis, err := nodestate.LeaseDir(e.file("fixed")).ENIs(e.inv.BootID); err != nil || len(enis) != 1 {
+	if enis, err := leases.Dir(e.file("fixed")).ENIs(e.inv.BootID); err != nil || len(enis) != 1 {
 		t.Errorf("leases in the policy's folder: %v, %v", enis, err)
 	}
 	_, err = run(p, "DEL", args)
@@ -357,7 +358,7 @@ func TestRetiring(t *testing.T) {
 	e.writeInventory()
 	retire := func(d nodestate.Device, address string) {
 		t.Helper()
-		l, err := nodestate.LeaseDir(e.file("leases")).Lock(t.Context(), e.inv.BootID, d.ENIID)
+		l, err := leases.Dir(e.file("leases")).Lock(t.Context(), e.inv.BootID, d.ENIID)
 		must(t, err)
 		defer l.Close()
 		l.Retiring = []netip.Prefix{mustPrefix(address + "/32")}

@@ -14,6 +14,7 @@ import (
 	"github.com/containernetworking/cni/pkg/skel"
 
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
+	"github.com/multi-eni/multi-eni-cni/pkg/leases"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/plugins/internal/attach"
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
@@ -141,7 +142,7 @@ func TestSpoiltLeasesAndRecord(t *testing.T) {
 
 // TestRebuildTwice: leases can be rebuilt after a writer died between its steps.
 func TestRebuildTwice(t *testing.T) {
-	d := nodestate.LeaseDir(t.TempDir())
+	d := leases.Dir(t.TempDir())
 	const boot, eni = "2f1f3a52-0000-4000-8000-00000000000b", device.ENIID("eni-0a1b2c3d4e5f60001")
 	path := filepath.Join(string(d), boot, eni.String()+".json")
 	must(t, os.MkdirAll(filepath.Dir(path), 0o700))
@@ -149,9 +150,9 @@ func TestRebuildTwice(t *testing.T) {
 		must(t, os.WriteFile(path, []byte("{"), 0o600))
 		_ = os.Remove(path + ".corrupt")
 		must(t, os.Link(path, path+".corrupt")) // as a killed writer leaves it
-		l, err := d.Rebuild(t.Context(), boot, eni, func() ([]nodestate.Lease, error) {
-			return []nodestate.Lease{{
-				Address: mustPrefix("10.0.2.16/24").Addr(), State: nodestate.LeaseHeld,
+		l, err := d.Rebuild(t.Context(), boot, eni, func() ([]leases.Lease, error) {
+			return []leases.Lease{{
+				Address: mustPrefix("10.0.2.16/24").Addr(), State: leases.Held,
 				AttachmentID: nodestate.AttachmentID{ContainerID: "c1", IfName: "net1"},
 			}}, nil
 		})

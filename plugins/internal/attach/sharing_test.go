@@ -13,6 +13,7 @@ import (
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/vishvananda/netlink"
 
+	"github.com/multi-eni/multi-eni-cni/pkg/leases"
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/plugins/internal/attach"
@@ -184,7 +185,7 @@ func TestAloneAfterSharing(t *testing.T) {
 	sharer := e.pod(conf)
 	e.add(sharer)
 	e.del(sharer)
-	l, err := nodestate.LeaseDir(e.file("leases")).Lock(t.Context(), e.inv.BootID, d.ENIID)
+	l, err := leases.Dir(e.file("leases")).Lock(t.Context(), e.inv.BootID, d.ENIID)
 	must(t, err)
 	l.Retiring = []netip.Prefix{mustPrefix("10.0.2.48/28")}
 	must(t, l.Save())

@@ -10,7 +10,7 @@ import (
 
 	"github.com/containernetworking/cni/pkg/skel"
 
-	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+	"github.com/multi-eni/multi-eni-cni/pkg/leases"
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
@@ -133,7 +133,7 @@ func (e *env) standaloneAgain(own string, conf func(map[string]any) []byte) {
 			t.Errorf("%s of %s: %q, code %d: %s; want %q", verb, ifname, got, code, msg, want)
 		}
 	}
-	other, err := nodestate.LeaseDir(e.file("leases")).Lock(t.Context(), e.inv.BootID, e.inv.Devices[0].ENIID)
+	other, err := leases.Dir(e.file("leases")).Lock(t.Context(), e.inv.BootID, e.inv.Devices[0].ENIID)
 	must(t, err)
 	defer other.Close() // an ADD that waited for it would fail
 	gives("ADD", "net1", "10.0.2.17/24")

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
+	"github.com/multi-eni/multi-eni-cni/pkg/leases"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
@@ -25,7 +26,7 @@ const DefaultScarceCoolDown = 5 * time.Second
 // Request is the request of one pod.
 type Request struct {
 	// Holder is the lease to write. Its Address, State and FreeAt are ignored.
-	Holder nodestate.Lease
+	Holder leases.Lease
 	// Families lists the IP families of which the pod wants an address each. If it is
 	// empty, the pod gets IPv4, or IPv6 from an ENI without IPv4 for pods.
 	Families []string
@@ -39,11 +40,11 @@ type Request struct {
 // whose netns is gone; these addresses then cool down. With an error, only these leases
 // and Asked have changed. Errors: *ExhaustedError, *HeldError, *RetiringError,
 // *ForeignError.
-func Take(l *nodestate.Leases, d *nodestate.Device, r Request, now time.Duration, gone func(nodestate.Netns) bool) ([]netip.Prefix, error) {
+func Take(l *leases.Leases, d *nodestate.Device, r Request, now time.Duration, gone func(nodestate.Netns) bool) ([]netip.Prefix, error) {
 	if len(r.Addresses) > 0 {
 		return takeThese(l, d, r, now)
 	}
-	pools := d.Pools()
+	pools := leases.Pools(d)
 	families := r.Families
 	if len(families) == 0 {
 		families = []string{usual(d, pools)}
@@ -78,26 +79,26 @@ func Take(l *nodestate.Leases, d *nodestate.Device, r Request, now time.Duration
 	}
 	for _, p := range out {
 		put(l, r.Holder, p.Addr())
-		l.Last = append(slices.DeleteFunc(l.Last, func(a netip.Addr) bool { return nodestate.FamilyOf(a) == nodestate.FamilyOf(p.Addr()) }), p.Addr())
+		l.Last = append(slices.DeleteFunc(l.Last, func(a netip.Addr) bool { return leases.FamilyOf(a) == leases.FamilyOf(p.Addr()) }), p.Addr())
 	}
 	return out, nil
 }
 
 // usual returns the family of a pod that names none.
-func usual(d *nodestate.Device, pools []nodestate.Pool) string {
+func usual(d *nodestate.Device, pools []leases.Pool) string {
 	for _, p := range pools {
 		if p.Size() > 0 {
 			return p.Family
 		}
 	}
 	if len(d.Addresses) > 0 {
-		return nodestate.FamilyOf(d.Addresses[0].Addr()) // IPv4 comes first
+		return leases.FamilyOf(d.Addresses[0].Addr()) // IPv4 comes first
 	}
-	return nodestate.IPv4
+	return leases.IPv4
 }
 
 // first returns the first of some addresses that is in the pool.
-func first(pool nodestate.Pool, of []netip.Addr) (netip.Prefix, bool) {
+func first(pool leases.Pool, of []netip.Addr) (netip.Prefix, bool) {
 	for _, a := range of {
 		if p, ok := pool.Find(a); ok {
 			return p, true
@@ -106,11 +107,11 @@ func first(pool nodestate.Pool, of []netip.Addr) (netip.Prefix, bool) {
 	return netip.Prefix{}, false
 }
 
-func takeThese(l *nodestate.Leases, d *nodestate.Device, r Request, now time.Duration) ([]netip.Prefix, error) {
-	pools := d.Pools()
+func takeThese(l *leases.Leases, d *nodestate.Device, r Request, now time.Duration) ([]netip.Prefix, error) {
+	pools := leases.Pools(d)
 	var out []netip.Prefix
 	for _, a := range r.Addresses {
-		i := slices.IndexFunc(pools, func(p nodestate.Pool) bool { return p.Family == nodestate.FamilyOf(a) })
+		i := slices.IndexFunc(pools, func(p leases.Pool) bool { return p.Family == leases.FamilyOf(a) })
 		p, ok := pools[i].Find(a)
 		if !ok {
 			return nil, &ForeignError{ENI: d.ENIID, Address: a, Pools: pools}
@@ -130,7 +131,7 @@ func takeThese(l *nodestate.Leases, d *nodestate.Device, r Request, now time.Dur
 
 // Free returns nil if a holder can get an address now, or has it. Errors: *HeldError,
 // *RetiringError.
-func Free(l *nodestate.Leases, a netip.Addr, holder *nodestate.Lease, now time.Duration) error {
+func Free(l *leases.Leases, a netip.Addr, holder *leases.Lease, now time.Duration) error {
 	if i, found := l.Find(a); found && l.Leases[i].Holds(now) && !l.Leases[i].HeldBy(holder.AttachmentID) && !leftBy(&l.Leases[i], holder) {
 		return &HeldError{Lease: l.Leases[i], Own: l.Leases[i].ContainerID == holder.ContainerID, Now: now}
 	}
@@ -142,27 +143,27 @@ func Free(l *nodestate.Leases, a netip.Addr, holder *nodestate.Lease, now time.D
 
 // Give ends an attachment's leases, which then cool down. It reports whether there was
 // any.
-func Give(l *nodestate.Leases, id nodestate.AttachmentID, now time.Duration) bool {
-	return giveAll(l, now, func(lease *nodestate.Lease) bool { return lease.AttachmentID == id })
+func Give(l *leases.Leases, id nodestate.AttachmentID, now time.Duration) bool {
+	return giveAll(l, now, func(lease *leases.Lease) bool { return lease.AttachmentID == id })
 }
 
 // Drop ends the leases of addresses that an attachment never used, which are free at once.
 // It reports whether there was any.
-func Drop(l *nodestate.Leases, id nodestate.AttachmentID) bool {
+func Drop(l *leases.Leases, id nodestate.AttachmentID) bool {
 	n := len(l.Leases)
-	l.Leases = slices.DeleteFunc(l.Leases, func(lease nodestate.Lease) bool { return lease.HeldBy(id) })
+	l.Leases = slices.DeleteFunc(l.Leases, func(lease leases.Lease) bool { return lease.HeldBy(id) })
 	return len(l.Leases) < n
 }
 
 // Collect is Give for every lease of a network that keep rejects.
-func Collect(l *nodestate.Leases, network string, now time.Duration, keep func(*nodestate.Lease) bool) bool {
-	return giveAll(l, now, func(lease *nodestate.Lease) bool { return lease.Network == network && !keep(lease) })
+func Collect(l *leases.Leases, network string, now time.Duration, keep func(*leases.Lease) bool) bool {
+	return giveAll(l, now, func(lease *leases.Lease) bool { return lease.Network == network && !keep(lease) })
 }
 
-func giveAll(l *nodestate.Leases, now time.Duration, of func(*nodestate.Lease) bool) (given bool) {
+func giveAll(l *leases.Leases, now time.Duration, of func(*leases.Lease) bool) (given bool) {
 	for i := range l.Leases {
-		if lease := &l.Leases[i]; lease.State == nodestate.LeaseHeld && of(lease) {
-			lease.State, lease.FreeAt, given = nodestate.LeaseCooling, now+lease.CoolDown, true
+		if lease := &l.Leases[i]; lease.State == leases.Held && of(lease) {
+			lease.State, lease.FreeAt, given = leases.Cooling, now+lease.CoolDown, true
 		}
 	}
 	forget(l, now)
@@ -170,16 +171,16 @@ func giveAll(l *nodestate.Leases, now time.Duration, of func(*nodestate.Lease) b
 }
 
 // forget removes leases that hold nothing.
-func forget(l *nodestate.Leases, now time.Duration) {
-	l.Leases = slices.DeleteFunc(l.Leases, func(lease nodestate.Lease) bool { return !lease.Holds(now) })
+func forget(l *leases.Leases, now time.Duration) {
+	l.Leases = slices.DeleteFunc(l.Leases, func(lease leases.Lease) bool { return !lease.Holds(now) })
 }
 
-func reclaim(l *nodestate.Leases, now time.Duration, gone func(nodestate.Netns) bool) bool {
-	return giveAll(l, now, func(lease *nodestate.Lease) bool { return gone(lease.Netns) })
+func reclaim(l *leases.Leases, now time.Duration, gone func(nodestate.Netns) bool) bool {
+	return giveAll(l, now, func(lease *leases.Lease) bool { return gone(lease.Netns) })
 }
 
 // held returns the addresses that an attachment leases.
-func held(l *nodestate.Leases, id nodestate.AttachmentID) (out []netip.Addr) {
+func held(l *leases.Leases, id nodestate.AttachmentID) (out []netip.Addr) {
 	for _, lease := range l.Leases {
 		if lease.HeldBy(id) {
 			out = append(out, lease.Address)
@@ -190,7 +191,7 @@ func held(l *nodestate.Leases, id nodestate.AttachmentID) (out []netip.Addr) {
 
 // left returns the cooling addresses that the same interface of the same pod had before
 // the pod was restarted. Peers that still use them mean that pod.
-func left(l *nodestate.Leases, holder *nodestate.Lease) (out []netip.Addr) {
+func left(l *leases.Leases, holder *leases.Lease) (out []netip.Addr) {
 	for i := range l.Leases {
 		if leftBy(&l.Leases[i], holder) && !l.Retires(l.Leases[i].Address) {
 			out = append(out, l.Leases[i].Address)
@@ -199,18 +200,18 @@ func left(l *nodestate.Leases, holder *nodestate.Lease) (out []netip.Addr) {
 	return out
 }
 
-func leftBy(lease, holder *nodestate.Lease) bool {
-	return lease.State == nodestate.LeaseCooling && lease.Pod != "" && lease.Pod == holder.Pod && lease.IfName == holder.IfName
+func leftBy(lease, holder *leases.Lease) bool {
+	return lease.State == leases.Cooling && lease.Pod != "" && lease.Pod == holder.Pod && lease.IfName == holder.IfName
 }
 
 // coolest returns the address that has cooled longest, among those that may be leased
 // while no other is free.
-func coolest(l *nodestate.Leases, pool nodestate.Pool, now time.Duration) (best netip.Prefix, found bool) {
+func coolest(l *leases.Leases, pool leases.Pool, now time.Duration) (best netip.Prefix, found bool) {
 	var at time.Duration
 	for i := range l.Leases {
 		lease := &l.Leases[i]
 		p, ok := pool.Find(lease.Address)
-		if !ok || lease.State != nodestate.LeaseCooling || now < lease.ScarceAt() || l.Retires(lease.Address) {
+		if !ok || lease.State != leases.Cooling || now < lease.ScarceAt() || l.Retires(lease.Address) {
 			continue
 		}
 		if !found || lease.ScarceAt() < at {
@@ -220,7 +221,7 @@ func coolest(l *nodestate.Leases, pool nodestate.Pool, now time.Duration) (best 
 	return best, found
 }
 
-func free(l *nodestate.Leases, pool nodestate.Pool, now time.Duration) (netip.Prefix, bool) {
+func free(l *leases.Leases, pool leases.Pool, now time.Duration) (netip.Prefix, bool) {
 	var last netip.Addr
 	for _, a := range l.Last {
 		if _, ok := pool.Find(a); ok {
@@ -235,8 +236,8 @@ func free(l *nodestate.Leases, pool nodestate.Pool, now time.Duration) (netip.Pr
 	return netip.Prefix{}, false
 }
 
-func put(l *nodestate.Leases, holder nodestate.Lease, a netip.Addr) {
-	holder.Address, holder.State, holder.FreeAt = a, nodestate.LeaseHeld, 0
+func put(l *leases.Leases, holder leases.Lease, a netip.Addr) {
+	holder.Address, holder.State, holder.FreeAt = a, leases.Held, 0
 	i, found := l.Find(a)
 	if found {
 		l.Leases[i] = holder
@@ -249,7 +250,7 @@ func put(l *nodestate.Leases, holder nodestate.Lease, a netip.Addr) {
 type ExhaustedError struct {
 	ENI    device.ENIID
 	Family string
-	nodestate.PoolCount
+	leases.PoolCount
 	// Next is the time until the first cooling address is free; 0 if none is cooling.
 	Next time.Duration
 }
@@ -272,7 +273,7 @@ func (e *ExhaustedError) Error() string {
 
 // HeldError says that another attachment has a requested address.
 type HeldError struct {
-	nodestate.Lease
+	leases.Lease
 	// Own: the holder is another interface of the same pod.
 	Own bool
 	Now time.Duration
@@ -280,9 +281,9 @@ type HeldError struct {
 
 func (e *HeldError) Error() string {
 	switch e.State {
-	case nodestate.LeaseCooling:
+	case leases.Cooling:
 		return fmt.Sprintf("address %s was released recently and is free again in %s", e.Address, (e.FreeAt-e.Now).Round(time.Second)+time.Second)
-	case nodestate.LeaseHeld:
+	case leases.Held:
 	}
 	who := fmt.Sprintf("container %s, interface %s", e.ContainerID, e.IfName)
 	if e.Own {
@@ -304,7 +305,7 @@ func (e *RetiringError) Error() string {
 type ForeignError struct {
 	ENI     device.ENIID
 	Address netip.Addr
-	Pools   []nodestate.Pool
+	Pools   []leases.Pool
 }
 
 func (e *ForeignError) Error() string {

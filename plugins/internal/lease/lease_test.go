@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/multi-eni/multi-eni-cni/pkg/leases"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/plugins/internal/lease"
 )
@@ -30,7 +31,7 @@ func dev(addresses, prefixes string) *nodestate.Device {
 }
 
 func ask(container string) lease.Request {
-	return lease.Request{Holder: nodestate.Lease{
+	return lease.Request{Holder: leases.Lease{
 		AttachmentID: nodestate.AttachmentID{ContainerID: container, IfName: "net1"}, Network: "net", CoolDown: 30 * time.Second,
 		Netns: nodestate.Netns{Path: "/" + container, Inode: 1},
 	}}
@@ -38,7 +39,7 @@ func ask(container string) lease.Request {
 
 func alive(nodestate.Netns) bool { return false }
 
-func take(l *nodestate.Leases, d *nodestate.Device, r lease.Request, now time.Duration, gone func(nodestate.Netns) bool) string {
+func take(l *leases.Leases, d *nodestate.Device, r lease.Request, now time.Duration, gone func(nodestate.Netns) bool) string {
 	got, err := lease.Take(l, d, r, now, gone)
 	if err != nil {
 		return err.Error()
@@ -55,7 +56,7 @@ func want(t *testing.T, what, got, want string) {
 
 func TestTake(t *testing.T) {
 	d := dev("10.0.1.10/24 10.0.1.11/24 10.0.1.12/24", "")
-	l := &nodestate.Leases{ENIID: eni}
+	l := &leases.Leases{ENIID: eni}
 	a, b, c := ask("a"), ask("b"), ask("c")
 	want(t, "the first secondary", take(l, d, a, 0, alive), "10.0.1.11/24")
 	want(t, "the same again", take(l, d, a, 0, alive), "10.0.1.11/24")
@@ -76,14 +77,14 @@ func TestTake(t *testing.T) {
 
 	// A dead holder loses its address only when no other is free, and the address then
 	// cools down.
-	l = &nodestate.Leases{ENIID: eni}
+	l = &leases.Leases{ENIID: eni}
 	dead := func(n nodestate.Netns) bool { return n.Path == "/a" }
 	take(l, d, a, 0, dead)
 	want(t, "a free one first", take(l, d, b, 0, dead), "10.0.1.12/24")
 	want(t, "then the dead one's cools", take(l, d, c, 0, dead), "1 leased, 1 cooling down; the next is free in 31s…")
 	want(t, "and is free", take(l, d, c, 30*time.Second, dead), "10.0.1.11/24")
 
-	l = &nodestate.Leases{ENIID: eni}
+	l = &leases.Leases{ENIID: eni}
 	a.Holder.CoolDown, b.Holder.CoolDown = 0, 0
 	take(l, d, a, 0, dead)
 	take(l, d, b, 0, dead)
@@ -94,7 +95,7 @@ func TestTake(t *testing.T) {
 // early. A coolDown of the netconf applies in full.
 func TestScarce(t *testing.T) {
 	d := dev("10.0.1.10/24 10.0.1.11/24 10.0.1.12/24 10.0.1.13/24", "")
-	l := &nodestate.Leases{ENIID: eni}
+	l := &leases.Leases{ENIID: eni}
 	a, b, c, next := ask("a"), ask("b"), ask("c"), ask("next")
 	a.Holder.ScarceCoolDown, b.Holder.ScarceCoolDown = 5*time.Second, 5*time.Second
 	for _, r := range []lease.Request{a, b, c} {
@@ -115,7 +116,7 @@ func TestScarce(t *testing.T) {
 // TestStartedAnew: the interface of a restarted pod gets its cooling addresses back.
 func TestStartedAnew(t *testing.T) {
 	d := dev("10.0.1.10/24", "10.0.1.16/28")
-	l := &nodestate.Leases{ENIID: eni}
+	l := &leases.Leases{ENIID: eni}
 	of := func(container, ifname, pod string) lease.Request {
 		r := ask(container)
 		r.Holder.IfName, r.Holder.Pod = ifname, pod
@@ -144,7 +145,7 @@ func TestRollingUpdate(t *testing.T) {
 		d.Addresses = append(d.Addresses, netip.MustParsePrefix(fmt.Sprintf("10.0.1.%d/24", 11+i)))
 	}
 	update := func(scarce time.Duration) time.Duration {
-		l := &nodestate.Leases{ENIID: eni}
+		l := &leases.Leases{ENIID: eni}
 		pod := func(n int) lease.Request {
 			r := ask(fmt.Sprint("pod-", n))
 			r.Holder.Pod, r.Holder.ScarceCoolDown = fmt.Sprint("shop/web-", n), scarce
@@ -211,7 +212,7 @@ func TestFamiliesAndPrefixes(t *testing.T) {
 		if tt.change != nil {
 			tt.change(&r)
 		}
-		l := &nodestate.Leases{ENIID: eni}
+		l := &leases.Leases{ENIID: eni}
 		got := take(l, tt.device, r, 0, alive)
 		want(t, name, got, tt.want)
 		if strings.Contains(got, "ENI") && len(l.Leases) > 0 {
@@ -219,7 +220,7 @@ func TestFamiliesAndPrefixes(t *testing.T) {
 		}
 	}
 
-	d, l := dev("10.0.1.10/24 10.0.1.11/24", ""), &nodestate.Leases{ENIID: eni}
+	d, l := dev("10.0.1.10/24 10.0.1.11/24", ""), &leases.Leases{ENIID: eni}
 	mine, other := ask("mine"), ask("other")
 	mine.Holder.Pod = "ns/first"
 	mine.Addresses = []netip.Addr{netip.MustParseAddr("10.0.1.11")}
@@ -237,7 +238,7 @@ func TestFamiliesAndPrefixes(t *testing.T) {
 }
 
 func TestHugePrefix(t *testing.T) {
-	d, l := dev("2001:db8::9/64", "2001:db8:0:0:1::/80"), &nodestate.Leases{ENIID: eni}
+	d, l := dev("2001:db8::9/64", "2001:db8:0:0:1::/80"), &leases.Leases{ENIID: eni}
 	var last string
 	for i := range 1000 {
 		now := time.Duration(i) * time.Minute
@@ -256,7 +257,7 @@ func TestHugePrefix(t *testing.T) {
 func TestModel(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // repeatable on purpose
 	d := dev("10.0.1.10/24 10.0.1.11/24 10.0.1.12/24 2001:db8::9/64 2001:db8::a/64", "10.0.1.16/28")
-	l := &nodestate.Leases{ENIID: eni}
+	l := &leases.Leases{ENIID: eni}
 	holders, freed := map[netip.Addr]string{}, map[netip.Addr]time.Duration{}
 	var now time.Duration
 	given := 0
@@ -293,7 +294,7 @@ func TestModel(t *testing.T) {
 			holders[a] = name
 			given++
 		}
-		if !slices.IsSortedFunc(l.Leases, func(a, b nodestate.Lease) int { return a.Address.Compare(b.Address) }) {
+		if !slices.IsSortedFunc(l.Leases, func(a, b leases.Lease) int { return a.Address.Compare(b.Address) }) {
 			t.Fatal("leases are not sorted")
 		}
 	}
@@ -303,26 +304,26 @@ func TestModel(t *testing.T) {
 }
 
 func TestCollect(t *testing.T) {
-	d, l := dev("10.0.1.10/24 10.0.1.11/24 10.0.1.12/24 10.0.1.13/24", ""), &nodestate.Leases{ENIID: eni}
+	d, l := dev("10.0.1.10/24 10.0.1.11/24 10.0.1.12/24 10.0.1.13/24", ""), &leases.Leases{ENIID: eni}
 	other := ask("other")
 	other.Holder.Network = "another"
 	for _, r := range []lease.Request{ask("keep"), ask("lost"), other} {
 		take(l, d, r, 0, alive)
 	}
-	if !lease.Collect(l, "net", time.Second, func(l *nodestate.Lease) bool { return l.ContainerID == "keep" }) {
+	if !lease.Collect(l, "net", time.Second, func(l *leases.Lease) bool { return l.ContainerID == "keep" }) {
 		t.Error("nothing collected")
 	}
-	got := map[string]nodestate.LeaseState{}
+	got := map[string]leases.State{}
 	for _, lease := range l.Leases {
 		got[lease.ContainerID] = lease.State
 	}
-	if diff := cmp.Diff(map[string]nodestate.LeaseState{"keep": "leased", "lost": "cooling", "other": "leased"}, got); diff != "" {
+	if diff := cmp.Diff(map[string]leases.State{"keep": "leased", "lost": "cooling", "other": "leased"}, got); diff != "" {
 		t.Errorf("states (-want +got):\n%s", diff)
 	}
 }
 
 // clone is a copy that Take may change.
-func clone(l *nodestate.Leases) *nodestate.Leases {
+func clone(l *leases.Leases) *leases.Leases {
 	c := *l
 	c.Leases = slices.Clone(l.Leases)
 	return &c
@@ -331,20 +332,20 @@ func clone(l *nodestate.Leases) *nodestate.Leases {
 // TestCooledEquallyLong: of addresses that have cooled equally long, the first is given.
 func TestCooledEquallyLong(t *testing.T) {
 	d := dev("10.0.1.10/24 10.0.1.11/24 10.0.1.12/24", "")
-	l := &nodestate.Leases{ENIID: eni}
+	l := &leases.Leases{ENIID: eni}
 	for _, name := range []string{"a", "b"} {
 		r := ask(name)
 		r.Holder.ScarceCoolDown = 5 * time.Second
 		take(l, d, r, 0, alive)
 	}
-	lease.Collect(l, "net", 0, func(*nodestate.Lease) bool { return false })
+	lease.Collect(l, "net", 0, func(*leases.Lease) bool { return false })
 	want(t, "the first", take(l, d, ask("c"), 10*time.Second, alive), "10.0.1.11/24")
 }
 
 // TestDropSays: Drop says whether there was any address, and frees it at once.
 func TestDropSays(t *testing.T) {
 	d := dev("10.0.1.10/24 10.0.1.11/24", "")
-	l := &nodestate.Leases{ENIID: eni}
+	l := &leases.Leases{ENIID: eni}
 	a, b := ask("a"), ask("b")
 	take(l, d, a, 0, alive)
 	if lease.Drop(l, b.Holder.AttachmentID) || !lease.Drop(l, a.Holder.AttachmentID) || lease.Drop(l, a.Holder.AttachmentID) {
@@ -355,6 +356,6 @@ func TestDropSays(t *testing.T) {
 
 // TestNothingToLease: an ENI whose addresses are not known has none for a pod.
 func TestNothingToLease(t *testing.T) {
-	l := &nodestate.Leases{ENIID: eni}
+	l := &leases.Leases{ENIID: eni}
 	want(t, "without addresses", take(l, dev("", ""), ask("a"), 0, alive), "ENI eni-0000000a has no ipv4 address for pods…")
 }

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/multi-eni/multi-eni-cni/pkg/leases"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/plugins/internal/lease"
 )
@@ -34,7 +35,7 @@ type ENIIPAM struct {
 	// Seconds for which a released address stays unused, 0 to 3600; only for pods that share
 	// the ENI. Without the key it is 30, or 5 while no other address is free.
 	CoolDown time.Duration `key:"coolDown,30"`
-	// ScarceCoolDown is nodestate.Lease's.
+	// ScarceCoolDown is leases.Lease's.
 	ScarceCoolDown time.Duration
 	// Folder of the leases.
 	DataDir string `key:"dataDir,\"/var/lib/cni/eni-ipam\""`
@@ -60,7 +61,7 @@ func (d *decoder) eniIPAM(p *Plugin, more ...string) *ENIIPAM {
 	}
 	sub.onlyKeys(slices.Concat(keysOf(ENIIPAM{}), []string{"type"}, more)...)
 	e := &ENIIPAM{
-		Addresses: addressesOne, Routes: sub.routes(dstVPC), DataDir: nodestate.DefaultLeaseDir,
+		Addresses: addressesOne, Routes: sub.routes(dstVPC), DataDir: leases.DefaultDir,
 		CoolDown: lease.DefaultCoolDown, ScarceCoolDown: lease.DefaultScarceCoolDown,
 	}
 	sub.oneOf("addresses", &e.Addresses, addressesOne, addressesAll)
@@ -71,7 +72,7 @@ func (d *decoder) eniIPAM(p *Plugin, more ...string) *ENIIPAM {
 		e.ScarceCoolDown = 0
 	}
 	if sub.raw("families", &raw) {
-		bad := func(f string) bool { return f != nodestate.IPv4 && f != nodestate.IPv6 }
+		bad := func(f string) bool { return f != leases.IPv4 && f != leases.IPv6 }
 		err := json.Unmarshal(raw, &e.Families)
 		if n := len(e.Families); err != nil || n == 0 || n > 2 || slices.ContainsFunc(e.Families, bad) || n == 2 && e.Families[0] == e.Families[1] {
 			sub.fault("families", `%.100s: want a list of "ipv4" and "ipv6", each once, or leave it out`, raw)
@@ -124,11 +125,11 @@ func (e *ENIIPAM) Pick(d nodestate.Device, requested ...netip.Addr) ([]netip.Pre
 	}
 	families := e.Families
 	if len(families) == 0 {
-		families = []string{nodestate.FamilyOf(d.Addresses[0].Addr())} // IPv4 comes first
+		families = []string{leases.FamilyOf(d.Addresses[0].Addr())} // IPv4 comes first
 	}
 	var out []netip.Prefix
 	for _, family := range families {
-		of := slices.DeleteFunc(slices.Clone(d.Addresses), func(p netip.Prefix) bool { return nodestate.FamilyOf(p.Addr()) != family })
+		of := slices.DeleteFunc(slices.Clone(d.Addresses), func(p netip.Prefix) bool { return leases.FamilyOf(p.Addr()) != family })
 		if len(of) == 0 {
 			return nil, fmt.Errorf("ENI %s has no %s address, only %s; assign one to it, or remove that family from ipam.families", d.ENIID, family, list(d.Addresses))
 		}
@@ -169,7 +170,7 @@ func owned(d nodestate.Device, a netip.Addr) (netip.Prefix, bool) {
 			return p, true
 		}
 	}
-	for _, pool := range d.Pools() {
+	for _, pool := range leases.Pools(&d) {
 		if p, ok := pool.Find(a); ok {
 			return p, true
 		}
@@ -202,7 +203,7 @@ func (e *ENIIPAM) ResolveRoutes(d nodestate.Device, addresses []netip.Prefix) (o
 }
 
 // Request returns the request of a pod that shares the ENI. Requested comes from CNI_ARGS.
-func (e *ENIIPAM) Request(holder nodestate.Lease, requested ...netip.Addr) lease.Request {
+func (e *ENIIPAM) Request(holder leases.Lease, requested ...netip.Addr) lease.Request {
 	holder.CoolDown, holder.ScarceCoolDown = e.CoolDown, e.ScarceCoolDown
 	return lease.Request{Holder: holder, Families: e.Families, Addresses: slices.Concat(e.Requested, requested)}
 }

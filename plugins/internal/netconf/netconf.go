@@ -13,6 +13,7 @@ import (
 	"github.com/containernetworking/cni/pkg/utils"
 
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
+	"github.com/multi-eni/multi-eni-cni/pkg/leases"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
@@ -144,7 +145,7 @@ type Paths struct {
 func DefaultPaths() Paths {
 	return Paths{
 		DataDir: nodestate.DefaultAttachmentsDir, Inventory: nodestate.DefaultInventoryPath,
-		Sysfs: "/sys", LogLevel: "info", LeaseDir: nodestate.DefaultLeaseDir,
+		Sysfs: "/sys", LogLevel: "info", LeaseDir: leases.DefaultDir,
 	}
 }
 

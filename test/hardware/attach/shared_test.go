@@ -8,6 +8,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	pcidev "github.com/multi-eni/multi-eni-cni/pkg/device"
+	"github.com/multi-eni/multi-eni-cni/pkg/leases"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/test/hardware/guest"
 )
@@ -236,7 +237,7 @@ func TestIPVLANLeases(t *testing.T) {
 			a.del()
 			b.destroy()
 			b.del()
-			held, err := nodestate.LeaseDir(filepath.Join(dir, "leases")).Held()
+			held, err := leases.Dir(filepath.Join(dir, "leases")).Held()
 			if err != nil || len(held) != 0 {
 				t.Errorf("held after DEL: %v, %v", held, err)
 			}

@@ -10,6 +10,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/multi-eni/multi-eni-cni/pkg/leases"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
 	"github.com/multi-eni/multi-eni-cni/test/fakeimds"
@@ -20,7 +21,7 @@ import (
 func (s *stage) files() (all []string) {
 	s.Helper()
 	for _, dir := range []string{node.CNIBinDir, "/etc/multi-eni", "/etc/pcidp", "/run/multi-eni", "/var/lib/multi-eni", nodestate.DefaultAttachmentsDir,
-		nodestate.DefaultLeaseDir} {
+		leases.DefaultDir} {
 		err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 			if err == nil && !d.IsDir() && d.Name() != "metacni" {
 				all = append(all, path)

@@ -21,6 +21,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
+	"github.com/multi-eni/multi-eni-cni/pkg/leases"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/test/fakeec2"
 	"github.com/multi-eni/multi-eni-cni/test/fakeimds"
@@ -192,24 +193,24 @@ func (s *stage) refusal() (refused *types.Error) {
 	return refused
 }
 
-func (s *stage) leaseOf(e eni, cidr string) (nodestate.Lease, error) {
+func (s *stage) leaseOf(e eni, cidr string) (leases.Lease, error) {
 	boot, err := nodestate.BootID()
 	if err != nil {
-		return nodestate.Lease{}, err
+		return leases.Lease{}, err
 	}
-	l, err := nodestate.LeaseDir(nodestate.DefaultLeaseDir).Read(boot, device.ENIID(e.id))
+	l, err := leases.Dir(leases.DefaultDir).Read(boot, device.ENIID(e.id))
 	if err != nil {
-		return nodestate.Lease{}, err
+		return leases.Lease{}, err
 	}
 	i, found := l.Find(netip.MustParsePrefix(cidr).Addr())
 	if !found {
-		return nodestate.Lease{}, fmt.Errorf("%s is free", cidr)
+		return leases.Lease{}, fmt.Errorf("%s is free", cidr)
 	}
 	return l.Leases[i], nil
 }
 
 // inState is a check: the lease of an address has that state; lease then holds it.
-func (s *stage) inState(e eni, cidr string, state nodestate.LeaseState, lease *nodestate.Lease) func() error {
+func (s *stage) inState(e eni, cidr string, state leases.State, lease *leases.Lease) func() error {
 	return func() (err error) {
 		if *lease, err = s.leaseOf(e, cidr); err != nil {
 			return err
@@ -232,7 +233,7 @@ func TestSharedENI(t *testing.T) {
 	has := s.haveOwn("p1", "p2", "p3", "p4")
 	s.must(want(strings.Join(together(has), " "), "10.0.2.11/24 10.0.2.12/24 10.0.2.13/24 10.0.2.14/24 fd00:2::b/64 fd00:2::c/64 fd00:2::d/64 fd00:2::e/64"))
 	s.reachEachOther(a, has)
-	for _, family := range []string{nodestate.IPv4, nodestate.IPv6} {
+	for _, family := range []string{leases.IPv4, leases.IPv6} {
 		cluster.Eventually(t, family+" used up", settle, s.shows(a, family, pool{0, 4, 0}))
 	}
 	served, err := s.metrics("127.0.0.1")
@@ -251,11 +252,11 @@ func TestSharedENI(t *testing.T) {
 	refused := s.refusal()
 	s.must(errors.Join(want(refused.Code, 11), contains(refused.Msg, why)))
 	s.must(s.delete("p1"))
-	var lease nodestate.Lease
-	cluster.Eventually(t, "cooling", settle, s.inState(a, has["p1"][0], nodestate.LeaseCooling, &lease))
-	cluster.Eventually(t, "shown to cool", settle, s.shows(a, nodestate.IPv4, pool{0, 3, 1}))
+	var lease leases.Lease
+	cluster.Eventually(t, "cooling", settle, s.inState(a, has["p1"][0], leases.Cooling, &lease))
+	cluster.Eventually(t, "shown to cool", settle, s.shows(a, leases.IPv4, pool{0, 3, 1}))
 	freeAt := lease.FreeAt
-	cluster.Eventually(t, "the address of p1 for p5", restart, s.inState(a, has["p1"][0], nodestate.LeaseHeld, &lease))
+	cluster.Eventually(t, "the address of p1 for p5", restart, s.inState(a, has["p1"][0], leases.Held, &lease))
 	now, err := nodestate.Uptime()
 	s.must(errors.Join(err, want(lease.Pod, "default/p5")))
 	if now < freeAt {
@@ -272,7 +273,7 @@ func TestSharedENI(t *testing.T) {
 	}
 	cluster.Eventually(t, "release", settle, s.unheld)
 	cluster.Eventually(t, "nothing left", settle, s.unshared)
-	cluster.Eventually(t, "all free", settle, s.shows(a, nodestate.IPv4, pool{4, 0, 0}))
+	cluster.Eventually(t, "all free", settle, s.shows(a, leases.IPv4, pool{4, 0, 0}))
 	s.must(s.withdraw(a))
 	cluster.Eventually(t, "removed", settle, s.lists(a, ""))
 }
@@ -284,8 +285,8 @@ func (s *stage) sharerCrashes(e eni, has map[string][]string) {
 	before, err := s.record("p2")
 	s.must(err)
 	s.orphan(before, func() error {
-		held, err := nodestate.LeaseDir(nodestate.DefaultLeaseDir).Held()
-		if slices.ContainsFunc(held, func(l nodestate.Lease) bool { return l.ContainerID == before.ContainerID }) {
+		held, err := leases.Dir(leases.DefaultDir).Held()
+		if slices.ContainsFunc(held, func(l leases.Lease) bool { return l.ContainerID == before.ContainerID }) {
 			err = errors.Join(err, fmt.Errorf("%s has a lease", before))
 		}
 		return err

@@ -23,6 +23,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/dynamic"
 
+	"github.com/multi-eni/multi-eni-cni/pkg/leases"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
 	"github.com/multi-eni/multi-eni-cni/test/deviceplugin"
@@ -316,7 +317,7 @@ func (s *stage) leases() (out []string, err error) {
 			out = append(out, e.Name())
 		}
 	}
-	held, err := nodestate.LeaseDir(nodestate.DefaultLeaseDir).Held()
+	held, err := leases.Dir(leases.DefaultDir).Held()
 	for _, l := range held {
 		out = append(out, l.Address.String())
 	}

@@ -1,4 +1,4 @@
-package nodestate
+package leases
 
 import (
 	"bytes"
@@ -11,6 +11,7 @@ import (
 
 	"github.com/multi-eni/multi-eni-cni/pkg/atomicfile"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
 // asideSuffix is of the name under which an ENI's file is kept that was rebuilt.
@@ -20,14 +21,14 @@ const asideSuffix = ".corrupt"
 // Unreadable says whether an error is about a file that cannot be used as it is:
 // ErrCorrupt or ErrUntrusted.
 func Unreadable(err error) bool {
-	return errors.Is(err, ErrCorrupt) || errors.Is(err, ErrUntrusted)
+	return errors.Is(err, nodestate.ErrCorrupt) || errors.Is(err, nodestate.ErrUntrusted)
 }
 
 // Rebuild is Lock for an ENI whose file is Unreadable. Known returns the leases that
 // attachments are known to have, and is called under the lock. They and whatever of
 // the file makes sense are in the new file, which takes the place of the old one in
 // one step; that is kept beside it. A file that is readable by now is left alone.
-func (d LeaseDir) Rebuild(ctx context.Context, bootID string, eni device.ENIID, known func() ([]Lease, error)) (*LockedLeases, error) {
+func (d Dir) Rebuild(ctx context.Context, bootID string, eni device.ENIID, known func() ([]Lease, error)) (*Locked, error) {
 	l, err := d.lock(ctx, bootID, eni)
 	if err != nil {
 		return nil, err
@@ -42,12 +43,12 @@ func (d LeaseDir) Rebuild(ctx context.Context, bootID string, eni device.ENIID, 
 	return l, nil
 }
 
-func (l *LockedLeases) rebuild(eni device.ENIID, known func() ([]Lease, error)) error {
+func (l *Locked) rebuild(eni device.ENIID, known func() ([]Lease, error)) error {
 	all, err := known()
 	if err != nil {
 		return err
 	}
-	data, err := ReadTrusted(l.path)
+	data, err := nodestate.ReadTrusted(l.path)
 	if err == nil {
 		l.Leases = salvage(data, eni)
 	}
@@ -118,7 +119,7 @@ func salvage(data []byte, eni device.ENIID) (l Leases) {
 // there is no JSON any more.
 func each[T any](dec *json.Decoder, f func(T)) error {
 	if open, err := dec.Token(); err != nil || open != json.Delim('[') {
-		return errors.Join(err, ErrCorrupt)
+		return errors.Join(err, nodestate.ErrCorrupt)
 	}
 	for dec.More() {
 		var raw json.RawMessage

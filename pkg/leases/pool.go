@@ -1,4 +1,4 @@
-package nodestate
+package leases
 
 import (
 	"errors"
@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
 // The families of addresses, as netconfs and leases name them.
@@ -43,17 +44,17 @@ func FamilyOf(a netip.Addr) string {
 
 // Pools returns the device's, of IPv4 and of IPv6. A prefix of which nobody knows
 // the subnet's length is left out; IPv6 subnets of a VPC all have 64.
-func (d *Device) Pools() []Pool {
+func Pools(d *nodestate.Device) []Pool {
 	bits4 := 0
 	if s := d.SubnetCIDR; s.IsValid() && s.Addr().Is4() {
 		bits4 = s.Bits()
 	}
-	return []Pool{d.pool(IPv4, bits4), d.pool(IPv6, 64)}
+	return []Pool{pool(d, IPv4, bits4), pool(d, IPv6, 64)}
 }
 
 // pool is the device's of one family, whose subnet's length is bits unless an
 // address says otherwise; 0 is not known.
-func (d *Device) pool(family string, bits int) Pool {
+func pool(d *nodestate.Device, family string, bits int) Pool {
 	p, own := Pool{Family: family}, false
 	for _, a := range d.Addresses {
 		if FamilyOf(a.Addr()) != family {
@@ -169,24 +170,24 @@ type PoolState struct {
 
 // Pools says how the pools of all devices stand; devices without any are left
 // out. What could not be read is an error besides those that could.
-func (d LeaseDir) Pools(bootID string, devices []Device) (all []PoolState, err error) {
-	now, err := Uptime()
+func (d Dir) Pools(bootID string, devices []nodestate.Device) (all []PoolState, err error) {
+	now, err := nodestate.Uptime()
 	if err != nil {
 		return nil, err
 	}
 	var errs []error
 	for i := range devices {
-		pools := slices.DeleteFunc(devices[i].Pools(), func(p Pool) bool { return p.Size() == 0 })
+		pools := slices.DeleteFunc(Pools(&devices[i]), func(p Pool) bool { return p.Size() == 0 })
 		if len(pools) == 0 {
 			continue
 		}
-		leases, err := d.Read(bootID, devices[i].ENIID)
+		l, err := d.Read(bootID, devices[i].ENIID)
 		if err != nil {
 			errs = append(errs, err)
 			continue
 		}
 		for _, p := range pools {
-			c, _ := leases.Count(p, now)
+			c, _ := l.Count(p, now)
 			all = append(all, PoolState{devices[i].ENIID, p.Family, c})
 		}
 	}
@@ -202,9 +203,9 @@ func (l *Leases) Count(p Pool, now time.Duration) (c PoolCount, next time.Durati
 			continue
 		}
 		switch lease.State {
-		case LeaseHeld:
+		case Held:
 			c.Leased++
-		case LeaseCooling:
+		case Cooling:
 			if c.Cooling++; next == 0 || lease.ScarceAt()-now < next {
 				next = max(lease.ScarceAt()-now, 1)
 			}
