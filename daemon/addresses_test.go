@@ -18,7 +18,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/cli"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
 	"github.com/multi-eni/multi-eni-cni/pkg/leases"
-	"github.com/multi-eni/multi-eni-cni/pkg/link"
+	"github.com/multi-eni/multi-eni-cni/pkg/link/routing"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/test/fakeec2"
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
@@ -225,7 +225,7 @@ func TestSourceRouting(t *testing.T) {
 		all, err := netlink.RuleList(netlink.FAMILY_ALL)
 		m.must(err)
 		for _, r := range all {
-			if r.Protocol == link.SourceProtocol {
+			if r.Protocol == routing.SourceProtocol {
 				out = append(out, r.Src.String())
 			}
 		}

@@ -14,6 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
+	"github.com/multi-eni/multi-eni-cni/pkg/link/events"
+	"github.com/multi-eni/multi-eni-cni/pkg/link/routing"
 	"github.com/multi-eni/multi-eni-cni/test/fakeimds"
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
@@ -174,7 +176,7 @@ func (i *intruder) rest(d time.Duration) {
 	i.Helper()
 	ctx, cancel := context.WithCancel(i.Context())
 	defer cancel()
-	events, err := new(link.Interest).Subscribe(ctx)
+	events, err := new(events.Interest).Subscribe(ctx)
 	i.must(err)
 	for len(events) > 0 {
 		<-events
@@ -205,10 +207,10 @@ func TestSourceRulesComeBack(t *testing.T) {
 		t.Helper()
 		rules, err := netlink.RuleList(netlink.FAMILY_V4)
 		m.must(err)
-		routes, err := netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Protocol: link.SourceProtocol, Table: unix.RT_TABLE_UNSPEC},
+		routes, err := netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Protocol: routing.SourceProtocol, Table: unix.RT_TABLE_UNSPEC},
 			netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TABLE)
 		m.must(err)
-		return len(routes) == 2 && slices.ContainsFunc(rules, func(r netlink.Rule) bool { return r.Protocol == link.SourceProtocol })
+		return len(routes) == 2 && slices.ContainsFunc(rules, func(r netlink.Rule) bool { return r.Protocol == routing.SourceProtocol })
 	}
 	back := func() time.Duration {
 		t.Helper()
@@ -228,11 +230,11 @@ func TestSourceRulesComeBack(t *testing.T) {
 	for k := range 20 {
 		rules, err := netlink.RuleList(netlink.FAMILY_V4)
 		m.must(err)
-		routes, err := netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Protocol: link.SourceProtocol, Table: unix.RT_TABLE_UNSPEC},
+		routes, err := netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Protocol: routing.SourceProtocol, Table: unix.RT_TABLE_UNSPEC},
 			netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TABLE)
 		m.must(err)
 		for _, r := range rules {
-			if r.Protocol == link.SourceProtocol {
+			if r.Protocol == routing.SourceProtocol {
 				m.must(netlink.RuleDel(&r))
 			}
 		}

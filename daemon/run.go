@@ -28,6 +28,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/view"
 	"github.com/multi-eni/multi-eni-cni/pkg/leases"
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
+	"github.com/multi-eni/multi-eni-cni/pkg/link/events"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
 )
@@ -75,7 +76,7 @@ func (c *nodeFlags) run(ctx context.Context, log *logrus.Logger) error {
 		return err
 	}
 	defer host.Close()
-	interest := &link.Interest{}
+	interest := &events.Interest{}
 	var instance awsnode.InstanceID
 	cluster, err := c.connect(log, instance.Get)
 	if err != nil {
@@ -123,7 +124,7 @@ func (c *nodeFlags) run(ctx context.Context, log *logrus.Logger) error {
 	served := c.serve(ctx, srv, stop)
 	go watcher.Run(ctx, awake)
 	go kernelevents.Follower{Name: "links", Subscribe: interest.Subscribe, Wake: awake, Services: services}.Run(ctx)
-	go kernelevents.Follower{Name: "PCI functions", Subscribe: link.SubscribeUevents, Wake: awake, Services: services}.Run(ctx)
+	go kernelevents.Follower{Name: "PCI functions", Subscribe: events.SubscribeUevents, Wake: awake, Services: services}.Run(ctx)
 	if manager != nil {
 		go manager.Run(ctx)
 	}

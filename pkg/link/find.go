@@ -4,9 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"slices"
 
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
+	"github.com/multi-eni/multi-eni-cni/pkg/link/internal/rtnl"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
 )
@@ -50,7 +50,7 @@ func (h *Handle) searchDevice(sys sysfs.FS, d nodestate.AttachedDevice) (Link, e
 		if l.Parent != "" && l.Parent == d.PCIAddress && (d.VF || d.MAC == "" || l.HasMAC(d.MAC)) {
 			return l, nil
 		}
-		if d.VF || !l.HasMAC(d.MAC) || l.Parent != "" || stacked(l) {
+		if d.VF || !l.HasMAC(d.MAC) || l.Parent != "" || rtnl.Stacked(l.Kind) {
 			continue
 		}
 		pci, err := sys.NetPCI(l.Name)
@@ -63,12 +63,7 @@ func (h *Handle) searchDevice(sys sysfs.FS, d nodestate.AttachedDevice) (Link, e
 
 // Movable says whether the link is a device of its own rather than one stacked
 // on another, whose MAC it may share.
-func (l Link) Movable() bool { return !stacked(l) }
-
-// stacked says whether a link lives on top of another one and may share its MAC.
-func stacked(l Link) bool {
-	return slices.Contains([]string{"ipvlan", "ipvtap", "macvlan", "macvtap", "vlan", "bridge", "bond", "team"}, l.Kind)
-}
+func (l Link) Movable() bool { return !rtnl.Stacked(l.Kind) }
 
 // FindMoved returns the link of a device among all of a container netns: by PCI
 // parent, else by the index that ADD has seen there, else by MAC. There is no sysfs

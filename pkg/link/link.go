@@ -16,17 +16,18 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
-	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
+	"github.com/multi-eni/multi-eni-cni/pkg/link/internal/rtnl"
+	"github.com/multi-eni/multi-eni-cni/pkg/link/routing"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
 // Errors that callers tell apart.
 var (
 	// ErrNotFound is returned when this netns has no link of that name, index or MAC.
-	ErrNotFound = errors.New("no such link")
+	ErrNotFound = rtnl.ErrNotFound
 	// ErrNameTaken is returned when another link has the name, or one of the altnames.
 	ErrNameTaken = errors.New("interface name is taken")
 )
@@ -73,11 +74,8 @@ func (l Link) State() nodestate.LinkState {
 
 // Handle is an open connection to rtnetlink in one netns.
 type Handle struct {
-	nl *netlink.Handle
-	// sock serves the messages that netlink.Handle cannot compose or read in full,
-	// by way of sockets.
-	sock    *nl.NetlinkSocket
-	sockets map[int]*nl.SocketHandle
+	routing.Table
+	nl *rtnl.Conn
 	// IPv6Conf is the folder in which Restore finds the IPv6 settings of links. Open sets
 	// DefaultIPv6Conf. A process that has the host's folder mounted elsewhere sets it.
 	IPv6Conf IPv6Conf
@@ -85,27 +83,19 @@ type Handle struct {
 
 // Open returns a Handle in the calling thread's netns.
 func Open() (*Handle, error) {
-	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	conn, err := rtnl.Open()
 	if err != nil {
-		return nil, fmt.Errorf("open netlink socket: %w", err)
+		return nil, err
 	}
-	sock, err := nl.GetNetlinkSocketAt(netns.None(), netns.None(), unix.NETLINK_ROUTE)
-	if err != nil {
-		h.Close()
-		return nil, fmt.Errorf("open netlink socket: %w", err)
-	}
-	return &Handle{nl: h, sock: sock, sockets: map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: {Socket: sock}}, IPv6Conf: DefaultIPv6Conf}, nil
+	return &Handle{Table: routing.New(conn), nl: conn, IPv6Conf: DefaultIPv6Conf}, nil
 }
 
 // Close releases the connection.
-func (h *Handle) Close() {
-	h.nl.Close()
-	h.sock.Close()
-}
+func (h *Handle) Close() { h.nl.Close() }
 
 // Links returns all links of the netns, sorted by index.
 func (h *Handle) Links() ([]Link, error) {
-	all, err := dump(func() ([]Link, error) { return h.ask(unix.NLM_F_DUMP, 0) })
+	all, err := rtnl.Dump(func() ([]Link, error) { return h.ask(unix.NLM_F_DUMP, 0) })
 	if err != nil {
 		return nil, fmt.Errorf("list links: %w", err)
 	}
@@ -134,7 +124,7 @@ func one(found []Link, err error) func(which string) (Link, error) {
 	}
 	return func(which string) (Link, error) {
 		if err != nil {
-			return Link{}, fmt.Errorf("find link %s: %w", which, notFound(err))
+			return Link{}, fmt.Errorf("find link %s: %w", which, rtnl.NotFound(err))
 		}
 		return found[0], nil
 	}
@@ -142,8 +132,7 @@ func one(found []Link, err error) func(which string) (Link, error) {
 
 // ask is RTM_GETLINK, of one link or, as a dump, of all.
 func (h *Handle) ask(flags, index int, by ...*nl.RtAttr) ([]Link, error) {
-	req := nl.NewNetlinkRequest(unix.RTM_GETLINK, flags)
-	req.Sockets = h.sockets
+	req := h.nl.Request(unix.RTM_GETLINK, flags)
 	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
 	msg.Index = int32(index)
 	req.AddData(msg)
@@ -178,8 +167,8 @@ func (h *Handle) Index(name string) (int, error) {
 		l, err := h.ByName(name)
 		return l.Index, err
 	}
-	if err := unix.IoctlIfreq(h.sock.GetFd(), unix.SIOCGIFINDEX, req); err != nil {
-		return 0, fmt.Errorf("find link %s: %w", name, notFound(err))
+	if err := unix.IoctlIfreq(h.nl.FD(), unix.SIOCGIFINDEX, req); err != nil {
+		return 0, fmt.Errorf("find link %s: %w", name, rtnl.NotFound(err))
 	}
 	return int(req.Uint32()), nil
 }
@@ -198,27 +187,6 @@ func (h *Handle) ByMAC(mac device.MAC) ([]Link, error) {
 		return nil, err
 	}
 	return slices.DeleteFunc(all, func(l Link) bool { return l.MAC != mac }), nil
-}
-
-// dumpTries bounds how often a dump that a concurrent change interrupted is
-// repeated (NLM_F_DUMP_INTR).
-const dumpTries = 10
-
-func dump[T any](list func() ([]T, error)) ([]T, error) {
-	for try := 1; ; try++ {
-		v, err := list()
-		if err == nil || try == dumpTries || !errors.Is(err, netlink.ErrDumpInterrupted) {
-			return v, err
-		}
-	}
-}
-
-func notFound(err error) error {
-	var nf netlink.LinkNotFoundError
-	if errors.As(err, &nf) || errors.Is(err, unix.ENODEV) {
-		return ErrNotFound
-	}
-	return err
 }
 
 // read reads an RTM_NEWLINK in full.
@@ -261,10 +229,6 @@ func describe(l netlink.Link) Link {
 	return out
 }
 
-func ref(index int) netlink.Link {
-	return &netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: index}}
-}
-
 // Move moves the link into another netns and names it there, in one
 // RTM_NEWLINK. The kernel takes both steps one after the other: on any error
 // the link may be in either netns, down and without addresses. A link that is
@@ -280,8 +244,7 @@ func (h *Handle) MoveUp(index int, to *Netns, name string) error {
 }
 
 func (h *Handle) move(index int, to *Netns, name string, flags uint32) error {
-	req := nl.NewNetlinkRequest(unix.RTM_NEWLINK, unix.NLM_F_ACK)
-	req.Sockets = h.sockets
+	req := h.nl.Request(unix.RTM_NEWLINK, unix.NLM_F_ACK)
 	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
 	msg.Index, msg.Flags, msg.Change = int32(index), flags, flags
 	req.AddData(msg)
@@ -294,13 +257,13 @@ func (h *Handle) move(index int, to *Netns, name string, flags uint32) error {
 // TryRename renames the link, and never sets it down for that. ErrNameTaken. Before Linux
 // 6.2 it fails for a link that is up.
 func (h *Handle) TryRename(index int, name string) error {
-	return nameError("rename", index, name, h.nl.LinkSetName(ref(index), name))
+	return nameError("rename", index, name, h.nl.LinkSetName(rtnl.Ref(index), name))
 }
 
 // Rename names the link. A link that is up is taken down for it, since older
 // kernels refuse to rename it; SetUp it afterwards. ErrNameTaken.
 func (h *Handle) Rename(index int, name string) error {
-	err := h.nl.LinkSetName(ref(index), name)
+	err := h.nl.LinkSetName(rtnl.Ref(index), name)
 	if errors.Is(err, unix.EBUSY) {
 		if _, taken := h.ByName(name); taken == nil { // do not take it down for nothing
 			return fmt.Errorf("rename link %d to %s: %w", index, name, ErrNameTaken)
@@ -308,7 +271,7 @@ func (h *Handle) Rename(index int, name string) error {
 		if err := h.SetDown(index); err != nil {
 			return err
 		}
-		err = h.nl.LinkSetName(ref(index), name)
+		err = h.nl.LinkSetName(rtnl.Ref(index), name)
 	}
 	return nameError("rename", index, name, err)
 }
@@ -320,13 +283,13 @@ func nameError(verb string, index int, name string, err error) error {
 	case errors.Is(err, unix.EEXIST):
 		return fmt.Errorf("%s link %d to %s: %w", verb, index, name, ErrNameTaken)
 	}
-	return fmt.Errorf("%s link %d to %s: %w", verb, index, name, notFound(err))
+	return fmt.Errorf("%s link %d to %s: %w", verb, index, name, rtnl.NotFound(err))
 }
 
 // SetUp brings the link up.
 func (h *Handle) SetUp(index int) error {
-	if err := h.nl.LinkSetUp(ref(index)); err != nil {
-		return fmt.Errorf("set link %d up: %w", index, notFound(err))
+	if err := h.nl.LinkSetUp(rtnl.Ref(index)); err != nil {
+		return fmt.Errorf("set link %d up: %w", index, rtnl.NotFound(err))
 	}
 	return nil
 }
@@ -335,24 +298,24 @@ func (h *Handle) SetUp(index int) error {
 // already (sysctls arp_notify and ndisc_notify): to set a MAC is news, be it the
 // one that the link has.
 func (h *Handle) Announce(l Link) error {
-	if err := h.nl.LinkSetHardwareAddr(ref(l.Index), l.MAC.HardwareAddr()); err != nil {
-		return fmt.Errorf("announce link %d: %w", l.Index, notFound(err))
+	if err := h.nl.LinkSetHardwareAddr(rtnl.Ref(l.Index), l.MAC.HardwareAddr()); err != nil {
+		return fmt.Errorf("announce link %d: %w", l.Index, rtnl.NotFound(err))
 	}
 	return nil
 }
 
 // SetDown takes the link down.
 func (h *Handle) SetDown(index int) error {
-	if err := h.nl.LinkSetDown(ref(index)); err != nil {
-		return fmt.Errorf("set link %d down: %w", index, notFound(err))
+	if err := h.nl.LinkSetDown(rtnl.Ref(index)); err != nil {
+		return fmt.Errorf("set link %d down: %w", index, rtnl.NotFound(err))
 	}
 	return nil
 }
 
 // SetMTU sets the MTU, in octets.
 func (h *Handle) SetMTU(index, mtu int) error {
-	if err := h.nl.LinkSetMTU(ref(index), mtu); err != nil {
-		return fmt.Errorf("set MTU of link %d to %d: %w", index, mtu, notFound(err))
+	if err := h.nl.LinkSetMTU(rtnl.Ref(index), mtu); err != nil {
+		return fmt.Errorf("set MTU of link %d to %d: %w", index, mtu, rtnl.NotFound(err))
 	}
 	return nil
 }
@@ -362,8 +325,8 @@ func (h *Handle) SetMTU(index, mtu int) error {
 func (h *Handle) DropAltNames(index int, names ...string) error {
 	var errs []error
 	for _, name := range names {
-		if err := h.nl.LinkDelAltName(ref(index), name); err != nil {
-			errs = append(errs, fmt.Errorf("drop altname %s of link %d: %w", name, index, notFound(err)))
+		if err := h.nl.LinkDelAltName(rtnl.Ref(index), name); err != nil {
+			errs = append(errs, fmt.Errorf("drop altname %s of link %d: %w", name, index, rtnl.NotFound(err)))
 		}
 	}
 	return errors.Join(errs...)
@@ -371,7 +334,7 @@ func (h *Handle) DropAltNames(index int, names ...string) error {
 
 // Delete deletes the link. One that is gone already is not an error.
 func (h *Handle) Delete(index int) error {
-	if err := notFound(h.nl.LinkDel(ref(index))); err != nil && !errors.Is(err, ErrNotFound) {
+	if err := rtnl.NotFound(h.nl.LinkDel(rtnl.Ref(index))); err != nil && !errors.Is(err, ErrNotFound) {
 		return fmt.Errorf("delete link %d: %w", index, err)
 	}
 	return nil
@@ -383,7 +346,7 @@ func (h *Handle) Delete(index int) error {
 func (h *Handle) DeleteStacked(all []Link, index int) error {
 	var errs []error
 	for _, l := range all {
-		if l.Below != index || !stacked(l) {
+		if l.Below != index || !rtnl.Stacked(l.Kind) {
 			continue
 		}
 		if err := h.Delete(l.Index); err != nil {

@@ -1,7 +1,6 @@
 package link_test
 
 import (
-	"context"
 	"errors"
 	"io/fs"
 	"net"
@@ -11,7 +10,6 @@ import (
 	"runtime"
 	"slices"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -19,49 +17,13 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
+	"github.com/multi-eni/multi-eni-cni/pkg/link/routing"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+	"github.com/multi-eni/multi-eni-cni/test/linktest"
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-func node(t *testing.T, enis ...nstest.ENI) *nstest.Node {
-	t.Helper()
-	n, err := nstest.NewNode(t.TempDir())
-	must(t, err)
-	for _, e := range enis {
-		must(t, n.Attach(e))
-	}
-	return n
-}
-
-func open(t *testing.T) *link.Handle {
-	t.Helper()
-	h, err := link.Open()
-	must(t, err)
-	t.Cleanup(h.Close)
-	return h
-}
-
-func pod(t *testing.T, name string) (*link.Netns, *link.Handle) {
-	t.Helper()
-	path := "/run/netns/" + name
-	must(t, nstest.NewNetns(path))
-	ns, err := link.OpenNetns(path)
-	must(t, err)
-	t.Cleanup(ns.Close)
-	h, err := ns.Open()
-	must(t, err)
-	t.Cleanup(h.Close)
-	return ns, h
-}
-
-var eth1 = nstest.ENI{PCI: "0000:00:06.0", Name: "eth1", MAC: "02:00:00:00:00:01"}
+var must, node, open, pod, eth1 = linktest.Must, linktest.Node, linktest.Open, linktest.Pod, linktest.ENI1
 
 func TestMoveAndRestore(t *testing.T) {
 	if nstest.Outside(t) {
@@ -151,7 +113,7 @@ func TestAddressesAndRoutes(t *testing.T) {
 			t.Errorf("addresses = %v; want %v among them", got, p)
 		}
 	}
-	routes := []link.Route{
+	routes := []routing.Route{
 		{Dst: netip.MustParsePrefix("10.1.0.0/16"), Gateway: netip.MustParseAddr("10.0.2.1"), MTU: 1400, AdvMSS: 1360},
 		{Dst: netip.MustParsePrefix("10.9.0.0/16")},
 		{Dst: netip.MustParsePrefix("10.2.0.0/16"), Gateway: netip.MustParseAddr("10.0.2.1"), Table: 100, Priority: 7},
@@ -166,7 +128,7 @@ func TestAddressesAndRoutes(t *testing.T) {
 		}
 	}
 	for table, want := range map[int]bool{0: true, 100: true, 254: false} {
-		if ok, err := h.HasRoute(l.Index, link.Route{Dst: netip.MustParsePrefix("10.2.0.0/16"), Gateway: netip.MustParseAddr("10.0.2.1"), Table: table}); err != nil || ok != want {
+		if ok, err := h.HasRoute(l.Index, routing.Route{Dst: netip.MustParsePrefix("10.2.0.0/16"), Gateway: netip.MustParseAddr("10.0.2.1"), Table: table}); err != nil || ok != want {
 			t.Errorf("HasRoute of a route of table 100 in table %d = %v, %v; want %v", table, ok, err, want)
 		}
 	}
@@ -175,7 +137,7 @@ func TestAddressesAndRoutes(t *testing.T) {
 	}
 	for _, gw := range []string{"10.0.2.1", "fd00::1"} {
 		g := netip.MustParseAddr(gw)
-		must(t, h.EnsureRoute(l.Index, link.Route{Dst: netip.PrefixFrom(g, 0).Masked(), Gateway: g}))
+		must(t, h.EnsureRoute(l.Index, routing.Route{Dst: netip.PrefixFrom(g, 0).Masked(), Gateway: g}))
 	}
 	if all, err := h.DefaultRoutes(); err != nil || len(all.Of(l.Index)) == 0 {
 		t.Errorf("DefaultRoutes = %v, %v; want some of the link", all, err)
@@ -326,31 +288,6 @@ func TestDoComesBack(t *testing.T) {
 		t.Error("a closed netns was entered")
 	}
 	at("after a refusal", home)
-}
-
-func TestSubscribe(t *testing.T) {
-	if nstest.Outside(t) {
-		return
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-	defer cancel()
-	events, err := new(link.Interest).Subscribe(ctx)
-	must(t, err)
-	uevents, err := link.SubscribeUevents(ctx)
-	must(t, err)
-	node(t, eth1)
-	for name, ch := range map[string]<-chan struct{}{"link": events, "uevent": uevents} {
-		select {
-		case <-ch:
-		case <-ctx.Done():
-			t.Errorf("no %s event for a new veth", name)
-		}
-	}
-	cancel()
-	for range events { // ends only when the subscription closes it
-	}
-	for range uevents {
-	}
 }
 
 // TestTentativeAddress: an address that somebody else has added can be used at

@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
+	"github.com/multi-eni/multi-eni-cni/pkg/link/ethtool"
+	"github.com/multi-eni/multi-eni-cni/pkg/link/internal/rtnl"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
@@ -110,8 +112,8 @@ func (r *restoration) restore(h *Handle, l Link, want nodestate.LinkState) {
 		name = want.Name
 	}
 	if want.MAC != "" && l.MAC != want.MAC {
-		if err := h.nl.LinkSetHardwareAddr(ref(l.Index), want.MAC.HardwareAddr()); err != nil {
-			r.note("MAC", fmt.Errorf("set MAC of link %d to %s: %w: %w", l.Index, want.MAC, ErrUnfit, notFound(err)))
+		if err := h.nl.LinkSetHardwareAddr(rtnl.Ref(l.Index), want.MAC.HardwareAddr()); err != nil {
+			r.note("MAC", fmt.Errorf("set MAC of link %d to %s: %w: %w", l.Index, want.MAC, ErrUnfit, rtnl.NotFound(err)))
 		}
 	}
 	if want.MTU != 0 && l.MTU != want.MTU {
@@ -122,14 +124,14 @@ func (r *restoration) restore(h *Handle, l Link, want nodestate.LinkState) {
 	}
 	r.settings(h, l, want.Settings)
 	if len(want.Ethtool) > 0 {
-		failed := h.restoreEthtool(name, want.Ethtool)
+		failed := h.device(name).Restore(want.Ethtool)
 		for _, setting := range slices.Sorted(maps.Keys(failed)) {
 			r.note("ethtool "+setting, failed[setting])
 		}
 	}
 	for _, name := range want.AltNames {
 		if !slices.Contains(l.AltNames, name) {
-			r.note("altnames", nameError("add altname to", l.Index, name, h.nl.LinkAddAltName(ref(l.Index), name)))
+			r.note("altnames", nameError("add altname to", l.Index, name, h.nl.LinkAddAltName(rtnl.Ref(l.Index), name)))
 		}
 	}
 	switch renamed := l.Name != want.Name; {
@@ -168,11 +170,21 @@ func (r *restoration) settings(h *Handle, l Link, want nodestate.Settings) {
 	for _, name := range want.Differing(l.Settings) {
 		err := failed[name]
 		if err == nil {
-			err = errNotKept
+			err = ethtool.ErrNotKept
 		}
 		r.note(name, fmt.Errorf("set it of link %d from %q to %q: %w", l.Index, l.Settings[name], want[name], err))
 	}
 }
+
+// Ethtool reads the device settings of a link in this netns: as far as its driver
+// has any. Whoever has CAP_NET_ADMIN in the link's netns can change them, and they
+// stay when it changes netns.
+func (h *Handle) Ethtool(name string) (nodestate.Settings, error) {
+	settings, err := h.device(name).Settings()
+	return settings, rtnl.NotFound(err)
+}
+
+func (h *Handle) device(name string) ethtool.Device { return ethtool.Device{FD: h.nl.FD(), Name: name} }
 
 // Leave prepares a link for leaving its pod: it gives the flags back there. A link
 // that arrives in the host with NOARP has other IPv6 settings for good (accept_dad).

@@ -145,8 +145,7 @@ func (h *Handle) setFlags(index int, flags string) error {
 }
 
 func (h *Handle) change(msg *nl.IfInfomsg, attrs ...*nl.RtAttr) error {
-	req := nl.NewNetlinkRequest(unix.RTM_SETLINK, unix.NLM_F_ACK)
-	req.Sockets = h.sockets
+	req := h.nl.Request(unix.RTM_SETLINK, unix.NLM_F_ACK)
 	req.AddData(msg)
 	for _, a := range attrs {
 		req.AddData(a)

@@ -10,6 +10,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
+	"github.com/multi-eni/multi-eni-cni/pkg/link/internal/rtnl"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
 )
@@ -19,7 +20,7 @@ import (
 func (h *Handle) VF(pf string, number int) (nodestate.VFState, error) {
 	l, err := h.nl.LinkByName(pf)
 	if err != nil {
-		return nodestate.VFState{}, fmt.Errorf("find link %s: %w", pf, notFound(err))
+		return nodestate.VFState{}, fmt.Errorf("find link %s: %w", pf, rtnl.NotFound(err))
 	}
 	all := l.Attrs().Vfs
 	i := slices.IndexFunc(all, func(v netlink.VfInfo) bool { return v.ID == number })
@@ -44,7 +45,7 @@ func (h *Handle) AssignVF(pf string, number int, want nodestate.VFState) error {
 	}
 	l, err := h.nl.LinkByName(pf)
 	if err != nil {
-		return fmt.Errorf("find link %s: %w", pf, notFound(err))
+		return fmt.Errorf("find link %s: %w", pf, rtnl.NotFound(err))
 	}
 	mac := want.MAC.HardwareAddr()
 	if mac == nil {

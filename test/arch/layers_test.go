@@ -25,8 +25,6 @@ var layered = []string{"daemon"}
 var oversized = []string{
 	"daemon",
 	"daemon/internal/reconcile",
-	"pkg/link",
-	"pkg/nodestate",
 }
 
 func layerRules() []rule {

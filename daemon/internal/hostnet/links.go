@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
+	"github.com/multi-eni/multi-eni-cni/pkg/link/routing"
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
 )
 
@@ -86,7 +87,7 @@ func hostLink(l link.Link, sys sysfs.FS, conf link.IPv6Conf) (h HostLink, err er
 }
 
 // put describes the link's addresses, its default routes and its other learned routes.
-func put(c link.Clutter, index int) (addresses, routes []string) {
+func put(c routing.Clutter, index int) (addresses, routes []string) {
 	for _, a := range c.Addresses {
 		if a.Index == index {
 			addresses = append(addresses, a.Prefix.String())
@@ -104,7 +105,7 @@ func put(c link.Clutter, index int) (addresses, routes []string) {
 	}
 	for _, protocol := range slices.Sorted(maps.Keys(other)) {
 		if n := other[protocol]; n > 0 {
-			routes = append(routes, fmt.Sprintf("other routes of the main table (proto %s): %d", link.ProtocolName(protocol), n))
+			routes = append(routes, fmt.Sprintf("other routes of the main table (proto %s): %d", routing.ProtocolName(protocol), n))
 		}
 	}
 	return addresses, routes

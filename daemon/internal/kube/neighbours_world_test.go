@@ -35,6 +35,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
+	"github.com/multi-eni/multi-eni-cni/pkg/link/routing"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
 	"github.com/multi-eni/multi-eni-cni/test/dpmodel"
@@ -356,11 +357,11 @@ func (k *neighbourKernel) SetDown(int) error {
 	return fmt.Errorf("no link is to be taken from the kernel")
 }
 func (k *neighbourKernel) SetMTU(int, int) error { return fmt.Errorf("no MTU was asked for") }
-func (k *neighbourKernel) Clutter() (link.Clutter, error) {
-	return link.Clutter{Defaults: link.DefaultRoutes{{Index: 10, Family: syscall.AF_INET}}}, nil
+func (k *neighbourKernel) Clutter() (routing.Clutter, error) {
+	return routing.Clutter{Defaults: routing.DefaultRoutes{{Index: 10, Family: syscall.AF_INET}}}, nil
 }
-func (k *neighbourKernel) ClearRoutes(int) (link.Cleared, error) {
-	return link.Cleared{}, errors.New("there are none")
+func (k *neighbourKernel) ClearRoutes(int) (routing.Cleared, error) {
+	return routing.Cleared{}, errors.New("there are none")
 }
 func (k *neighbourKernel) ClearAddress(int, netip.Prefix) error { return errors.New("there is none") }
 func (k *neighbourKernel) GiveBack(link.Functions, link.Link, nodestate.AttachedDevice) error {
@@ -381,7 +382,7 @@ func (k *neighbourKernel) ForeignUse() (map[int]string, error) {
 	return foreign, nil
 }
 
-func (k *neighbourKernel) EnsureSources([]link.Source) (bool, error) { return false, nil }
+func (k *neighbourKernel) EnsureSources([]routing.Source) (bool, error) { return false, nil }
 
 // devices is the machine as the device plugin sees it.
 func (w *neighbourhood) devices() []dpmodel.Device {

@@ -16,6 +16,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/leases"
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
+	"github.com/multi-eni/multi-eni-cni/pkg/link/routing"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
@@ -117,7 +118,7 @@ func (r *Reconciler) clearAll(ctx context.Context, targets []inventory.IdleLink)
 	// Routes that somebody has chosen come last: one of them is kept where they are the
 	// only way out once the announced ones are gone.
 	chosen := func(t inventory.IdleLink) int {
-		if slices.ContainsFunc(clutter.Defaults.Of(t.Link.Index), func(d link.DefaultRoute) bool { return d.Protocol != unix.RTPROT_RA }) {
+		if slices.ContainsFunc(clutter.Defaults.Of(t.Link.Index), func(d routing.DefaultRoute) bool { return d.Protocol != unix.RTPROT_RA }) {
 			return 1
 		}
 		return 0
@@ -132,20 +133,20 @@ func (r *Reconciler) clearAll(ctx context.Context, targets []inventory.IdleLink)
 // chores are the things to clear on one link.
 type chores struct {
 	routes, routers bool
-	addresses       []link.HostAddress
+	addresses       []routing.HostAddress
 }
 
 func (c *chores) any() bool { return c.routes || c.routers || len(c.addresses) > 0 }
 
 // clearOne clears one link. It takes the claim lock only where there is something to do.
-func (r *Reconciler) clearOne(ctx context.Context, t inventory.IdleLink, c *link.Clutter) (found []problem.Finding) {
+func (r *Reconciler) clearOne(ctx context.Context, t inventory.IdleLink, c *routing.Clutter) (found []problem.Finding) {
 	var todo chores
 	var only, shared bool
 	todo.routes, only, shared = c.Routes(t.Link.Index)
 	todo.routers = r.takesRouters(t)
 	todo.addresses = r.unwanted(t, c)
-	placed := slices.DeleteFunc(c.Of(t.Link.Index), link.HostAddress.ByRA) // also addresses that are removed now
-	if only {                                                              // with the last address the kernel would drop that way out
+	placed := slices.DeleteFunc(c.Of(t.Link.Index), routing.HostAddress.ByRA) // also addresses that are removed now
+	if only {                                                                 // with the last address the kernel would drop that way out
 		todo.addresses, placed = nil, c.Of(t.Link.Index)
 	}
 	if todo.any() {
@@ -175,7 +176,7 @@ func (r *Reconciler) clearOne(ctx context.Context, t inventory.IdleLink, c *link
 
 // clear does the chores under the device's claim lock, unless a pod owns the device alone.
 // They harm no pod that shares it.
-func (r *Reconciler) clear(ctx context.Context, t inventory.IdleLink, todo *chores) (done link.Cleared, err error) {
+func (r *Reconciler) clear(ctx context.Context, t inventory.IdleLink, todo *chores) (done routing.Cleared, err error) {
 	ctx, cancel := context.WithTimeout(ctx, clearTimeout)
 	defer cancel()
 	lock, err := r.claimUnless(ctx, t.Device.PCIAddress, nodestate.Mode.Exclusive)
@@ -210,7 +211,7 @@ func (r *Reconciler) clear(ctx context.Context, t inventory.IdleLink, todo *chor
 // unwanted returns the addresses to remove from a link: addresses that the kernel has made
 // from router advertisements, and a /32 or /128 that a pod leases, since the host would
 // answer in the pod's place.
-func (r *Reconciler) unwanted(t inventory.IdleLink, c *link.Clutter) (remove []link.HostAddress) {
+func (r *Reconciler) unwanted(t inventory.IdleLink, c *routing.Clutter) (remove []routing.HostAddress) {
 	var taken *leases.Leases
 	for _, a := range c.Of(t.Link.Index) {
 		single := a.Prefix.IsSingleIP() && ofENI(t.Device, a)
@@ -229,7 +230,7 @@ func (r *Reconciler) unwanted(t inventory.IdleLink, c *link.Clutter) (remove []l
 }
 
 // ofENI says whether EC2 has given the address to the ENI.
-func ofENI(d nodestate.Device, a link.HostAddress) bool {
+func ofENI(d nodestate.Device, a routing.HostAddress) bool {
 	for _, own := range d.Addresses {
 		if own.Addr() == a.Prefix.Addr() {
 			return true
@@ -243,7 +244,7 @@ func ofENI(d nodestate.Device, a link.HostAddress) bool {
 	return false
 }
 
-func leased(l *leases.Leases, a link.HostAddress) bool {
+func leased(l *leases.Leases, a routing.HostAddress) bool {
 	return slices.ContainsFunc(l.Leases, func(l leases.Lease) bool {
 		return l.State == leases.Held && l.Address == a.Prefix.Addr()
 	})

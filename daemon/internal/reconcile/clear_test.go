@@ -15,6 +15,7 @@ import (
 
 	"github.com/multi-eni/multi-eni-cni/pkg/leases"
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
+	"github.com/multi-eni/multi-eni-cni/pkg/link/routing"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
@@ -130,7 +131,7 @@ func TestHostAddress(t *testing.T) {
 	n.must(n.startWith(func(o *Options) { o.Advice = func(primary string) string { return "keep off all but " + primary } }))
 	n.declare("a", 1)
 	n.settle()
-	n.host.addresses = []link.HostAddress{
+	n.host.addresses = []routing.HostAddress{
 		{Index: 10, Prefix: netip.MustParsePrefix("10.0.0.0/16")},
 		{Index: 11, Prefix: netip.MustParsePrefix("10.0.0.1/16"), Dynamic: true, Tables: []int{254, 10001}, Routes: []int{unix.RTPROT_DHCP}},
 	}
@@ -168,13 +169,13 @@ func TestHostAddressIsSaidOnce(t *testing.T) {
 	n := newNode(t, 1)
 	n.declare("a", 1)
 	n.settle()
-	one := link.HostAddress{Index: 11, Prefix: netip.MustParsePrefix("10.0.0.1/16"), Dynamic: true}
+	one := routing.HostAddress{Index: 11, Prefix: netip.MustParsePrefix("10.0.0.1/16"), Dynamic: true}
 	routed := one
 	routed.Tables, routed.Routes = []int{10001}, []int{unix.RTPROT_DHCP}
-	two := link.HostAddress{Index: 11, Prefix: netip.MustParsePrefix("10.0.0.2/32")}
+	two := routing.HostAddress{Index: 11, Prefix: netip.MustParsePrefix("10.0.0.2/32")}
 	said := 0
 	for stay := range 30 {
-		for _, addresses := range [][]link.HostAddress{nil, {one}, {routed}, {routed, two}} {
+		for _, addresses := range [][]routing.HostAddress{nil, {one}, {routed}, {routed, two}} {
 			n.host.addresses = addresses
 			n.sync()
 			n.now = n.now.Add(time.Second)
@@ -210,12 +211,12 @@ func TestPodsAddressIsTakenFromTheHost(t *testing.T) {
 	n.imds.enis[1] = eni
 	n.settle()
 	n.share(1, "10.0.0.7")
-	stays := []link.HostAddress{
+	stays := []routing.HostAddress{
 		{Index: 11, Prefix: netip.MustParsePrefix("10.0.0.7/16")},  // a network's, put there by DHCP
 		{Index: 11, Prefix: netip.MustParsePrefix("10.0.0.8/32")},  // nobody's lease
 		{Index: 11, Prefix: netip.MustParsePrefix("192.0.2.1/32")}, // not the ENI's
 	}
-	goes := []link.HostAddress{
+	goes := []routing.HostAddress{
 		{Index: 11, Prefix: netip.MustParsePrefix("10.0.0.7/32")},
 		{Index: 11, Prefix: netip.MustParsePrefix("2001:db8::1/64"), Protocol: 2, Dynamic: true},
 	}

@@ -14,7 +14,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/problem"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
-	"github.com/multi-eni/multi-eni-cni/pkg/link"
+	"github.com/multi-eni/multi-eni-cni/pkg/link/routing"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
@@ -45,7 +45,7 @@ type placedAddress struct {
 
 // note records the addresses of a link. Their routes in the main table may be gone by now:
 // imposers are the protocols of the routes that were removed from there.
-func (a *addressed) note(t inventory.IdleLink, found []link.HostAddress, imposers []string, now time.Time) {
+func (a *addressed) note(t inventory.IdleLink, found []routing.HostAddress, imposers []string, now time.Time) {
 	if *a == nil {
 		*a = addressed{}
 	}
@@ -56,7 +56,7 @@ func (a *addressed) note(t inventory.IdleLink, found []link.HostAddress, imposer
 	}
 	h.device, h.name = t.Device, t.Link.Name
 	for prefix, p := range h.placed {
-		switch here := slices.ContainsFunc(found, func(f link.HostAddress) bool { return f.Prefix == prefix }); {
+		switch here := slices.ContainsFunc(found, func(f routing.HostAddress) bool { return f.Prefix == prefix }); {
 		case here:
 			p.absent = time.Time{}
 		case p.absent.IsZero():
@@ -79,12 +79,12 @@ func (a *addressed) note(t inventory.IdleLink, found []link.HostAddress, imposer
 }
 
 // see adds the signs of one look.
-func (p *placedAddress) see(f link.HostAddress, imposers []string) {
+func (p *placedAddress) see(f routing.HostAddress, imposers []string) {
 	for _, name := range imposers {
 		p.protocols[name] = true
 	}
 	for _, protocol := range f.Routes {
-		if name := link.ProtocolName(protocol); name != "kernel" {
+		if name := routing.ProtocolName(protocol); name != "kernel" {
 			p.protocols[name] = true
 		}
 	}

@@ -16,6 +16,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
 	"github.com/multi-eni/multi-eni-cni/pkg/leases"
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
+	"github.com/multi-eni/multi-eni-cni/pkg/link/events"
+	"github.com/multi-eni/multi-eni-cni/pkg/link/routing"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
@@ -53,7 +55,7 @@ func newManaged(t *testing.T, enis int) *managedNode {
 	}
 	n.must(n.host.SetUp(n.index[0]))
 	n.must(n.startWith(func(o *Options) {
-		o.Host, o.PCI, o.IPv6, o.Interest, o.SourceRouting = n.host, sysfs.NewFS(node.Sysfs), link.DefaultIPv6Conf, &link.Interest{}, true
+		o.Host, o.PCI, o.IPv6, o.Interest, o.SourceRouting = n.host, sysfs.NewFS(node.Sysfs), link.DefaultIPv6Conf, &events.Interest{}, true
 	}))
 	return n
 }
@@ -92,7 +94,7 @@ func (n *managedNode) ourRules() (all []netlink.Rule) {
 	n.Helper()
 	rules, err := netlink.RuleList(netlink.FAMILY_V4)
 	n.must(err)
-	return slices.DeleteFunc(rules, func(r netlink.Rule) bool { return r.Protocol != link.SourceProtocol })
+	return slices.DeleteFunc(rules, func(r netlink.Rule) bool { return r.Protocol != routing.SourceProtocol })
 }
 
 // happen is one act of the network manager or of a pod.
@@ -163,7 +165,7 @@ func (n *managedNode) want(before []string, ways map[int]bool) {
 	defaults, err := n.host.DefaultRoutes()
 	n.must(err)
 	for family, had := range ways {
-		if had && !slices.ContainsFunc(defaults, func(r link.DefaultRoute) bool { return r.Family == family }) {
+		if had && !slices.ContainsFunc(defaults, func(r routing.DefaultRoute) bool { return r.Family == family }) {
 			wrong("the node had a default route of family %d, and has none any more", family)
 		}
 	}
@@ -175,7 +177,7 @@ func (n *managedNode) want(before []string, ways map[int]bool) {
 			}
 			only, needed := defaults.Only(n.index[e])
 			for f := range map[int]bool{netlink.FAMILY_V4: true, netlink.FAMILY_V6: true} {
-				own := slices.DeleteFunc(slices.Clone(defaults), func(d link.DefaultRoute) bool { return d.Family != f })
+				own := slices.DeleteFunc(slices.Clone(defaults), func(d routing.DefaultRoute) bool { return d.Family != f })
 				if o, is := own.Only(n.index[e]); is && f == family {
 					only, needed = o, is
 				}
@@ -241,7 +243,7 @@ func TestNetworkManagerSequences(t *testing.T) {
 		n.now = n.now.Add(time.Second)
 		n.sync()
 		n.want(before, ways)
-		events, err := new(link.Interest).Subscribe(t.Context())
+		events, err := new(events.Interest).Subscribe(t.Context())
 		n.must(err)
 		for range 3 {
 			n.now = n.now.Add(time.Second)

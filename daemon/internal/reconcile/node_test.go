@@ -28,6 +28,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/leases"
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
+	"github.com/multi-eni/multi-eni-cni/pkg/link/routing"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
 	"github.com/multi-eni/multi-eni-cni/test/dpmodel"
@@ -81,7 +82,7 @@ type fakeHost struct {
 	routes map[int]bool // default routes, by ENI
 	shared bool         // they are next hops of one route
 	// addresses are the addresses of the links in the host.
-	addresses []link.HostAddress
+	addresses []routing.HostAddress
 	dumps     int // of the routes
 	changes   []string
 	err       error // of Links
@@ -91,12 +92,12 @@ type fakeHost struct {
 	// were read.
 	ethtool     map[int]nodestate.Settings
 	ethtoolRead int
-	sources     [][]link.Source // as they were asked for
-	taking      func()          // is called once, as EnsureSources begins
-	linksRead   func()          // is called once, when Links has ended
+	sources     [][]routing.Source // as they were asked for
+	taking      func()             // is called once, as EnsureSources begins
+	linksRead   func()             // is called once, when Links has ended
 }
 
-func (h *fakeHost) EnsureSources(want []link.Source) (bool, error) {
+func (h *fakeHost) EnsureSources(want []routing.Source) (bool, error) {
 	h.sources = append(h.sources, want)
 	if h.taking != nil {
 		h.taking()
@@ -159,28 +160,28 @@ func (h *fakeHost) SetMTU(index, mtu int) error {
 	return h.change("mtu", index, func(_ int, l *link.Link) { l.MTU = mtu })
 }
 
-func (h *fakeHost) Clutter() (link.Clutter, error) {
+func (h *fakeHost) Clutter() (routing.Clutter, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.dumps++
 	return h.clutter(), h.fail["routes"]
 }
 
-func (h *fakeHost) clutter() link.Clutter {
-	c := link.Clutter{Addresses: h.addresses}
+func (h *fakeHost) clutter() routing.Clutter {
+	c := routing.Clutter{Addresses: h.addresses}
 	for n, has := range h.routes {
 		if has {
-			c.Defaults = append(c.Defaults, link.DefaultRoute{Index: n + 10, Family: syscall.AF_INET, Beside: h.shared})
+			c.Defaults = append(c.Defaults, routing.DefaultRoute{Index: n + 10, Family: syscall.AF_INET, Beside: h.shared})
 		}
 	}
 	return c
 }
 
-func (h *fakeHost) ClearRoutes(index int) (link.Cleared, error) {
+func (h *fakeHost) ClearRoutes(index int) (routing.Cleared, error) {
 	h.mu.Lock()
 	c := h.clutter()
 	h.mu.Unlock()
-	var done link.Cleared
+	var done routing.Cleared
 	var clearable bool
 	if clearable, done.Only, done.Shared = c.Routes(index); !clearable {
 		return done, nil
@@ -191,7 +192,7 @@ func (h *fakeHost) ClearRoutes(index int) (link.Cleared, error) {
 
 func (h *fakeHost) ClearAddress(index int, p netip.Prefix) error {
 	return h.change("unaddress "+p.String(), index, func(int, *link.Link) {
-		h.addresses = slices.DeleteFunc(h.addresses, func(a link.HostAddress) bool { return a.Index == index && a.Prefix == p })
+		h.addresses = slices.DeleteFunc(h.addresses, func(a routing.HostAddress) bool { return a.Index == index && a.Prefix == p })
 	})
 }
 

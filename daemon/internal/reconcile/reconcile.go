@@ -31,6 +31,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/leases"
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
+	"github.com/multi-eni/multi-eni-cni/pkg/link/events"
+	"github.com/multi-eni/multi-eni-cni/pkg/link/routing"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
 )
@@ -59,15 +61,15 @@ type Host interface {
 	SetUp(index int) error
 	SetDown(index int) error
 	SetMTU(index, mtu int) error
-	Clutter() (link.Clutter, error)
-	ClearRoutes(index int) (link.Cleared, error)
+	Clutter() (routing.Clutter, error)
+	ClearRoutes(index int) (routing.Cleared, error)
 	ClearAddress(index int, p netip.Prefix) error
 	GiveBack(sys link.Functions, l link.Link, d nodestate.AttachedDevice) error
 	// Ethtool are the device settings of the link of that name.
 	Ethtool(name string) (nodestate.Settings, error)
 	// ForeignUse says of links, by index, why they look like somebody else's.
 	ForeignUse() (map[int]string, error)
-	EnsureSources(want []link.Source) (changed bool, err error)
+	EnsureSources(want []routing.Source) (changed bool, err error)
 }
 
 // Orphans releases the attachments of pods that died without DEL. Sweep must not
@@ -125,7 +127,7 @@ type Options struct {
 	// IPv6 is the folder with accept_ra of the host's links. Empty: they have no IPv6.
 	IPv6 link.IPv6Conf
 	// Interest gets the links whose routes and addresses matter. Nil: nobody asks.
-	Interest *link.Interest
+	Interest *events.Interest
 	// Advice returns one line: how to keep the host's network manager off all ENIs but the
 	// primary one. primary is the name of that one's link. Nil: no advice.
 	Advice func(primary string) string

@@ -8,6 +8,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/problem"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
+	"github.com/multi-eni/multi-eni-cni/pkg/link/routing"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
@@ -18,7 +19,7 @@ func (r *Reconciler) routeSources(src inventory.Sources, devices []nodestate.Dev
 	if !src.Links.Known || !r.SourceRouting && r.sourcesCleared {
 		return nil
 	}
-	var want []link.Source
+	var want []routing.Source
 	if r.SourceRouting {
 		want = sourcesOf(devices, src.Links.Value)
 	}
@@ -40,7 +41,7 @@ func (r *Reconciler) routeSources(src inventory.Sources, devices []nodestate.Dev
 // withoutTaken tries again without the links that a pod has taken, or that went down, since
 // they were read. Such a link needs no rules, and its return is an event. It returns the
 // sources that it asked for in the end.
-func (r *Reconciler) withoutTaken(want []link.Source, devices []nodestate.Device, changed bool, err error) ([]link.Source, bool, error) {
+func (r *Reconciler) withoutTaken(want []routing.Source, devices []nodestate.Device, changed bool, err error) ([]routing.Source, bool, error) {
 	links, unread := r.Host.Links()
 	if unread != nil {
 		return want, changed, err
@@ -53,13 +54,13 @@ func (r *Reconciler) withoutTaken(want []link.Source, devices []nodestate.Device
 	return still, changed || more, err
 }
 
-func sourcesOf(devices []nodestate.Device, links []link.Link) (all []link.Source) {
+func sourcesOf(devices []nodestate.Device, links []link.Link) (all []routing.Source) {
 	for _, d := range devices {
 		i := slices.IndexFunc(links, func(l link.Link) bool { return l.Name == d.InterfaceName && l.MAC == d.MAC })
 		if d.Phase != nodestate.PhaseReady || d.InterfaceName == "" || i < 0 || !links[i].Up {
 			continue
 		}
-		s := link.Source{Index: links[i].Index, From: d.Prefixes}
+		s := routing.Source{Index: links[i].Index, From: d.Prefixes}
 		for _, a := range d.Addresses {
 			s.From = append(s.From[:len(s.From):len(s.From)], netip.PrefixFrom(a.Addr(), a.Addr().BitLen()))
 			s.Subnets = append(s.Subnets, a.Masked())

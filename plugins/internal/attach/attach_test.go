@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
+	"github.com/multi-eni/multi-eni-cni/pkg/link/routing"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/plugins/internal/attach"
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
@@ -114,7 +115,7 @@ func TestRefusals(t *testing.T) {
 	l, err := h.ByName("eth0")
 	must(t, err)
 	must(t, h.SetUp(l.Index))
-	must(t, h.EnsureRoute(l.Index, link.Route{Dst: mustPrefix("0.0.0.0/0")}))
+	must(t, h.EnsureRoute(l.Index, routing.Route{Dst: mustPrefix("0.0.0.0/0")}))
 	lying, pending, draining, gone := row(eniB, "lying"), row(eniB, "pending"), row(eniB, "draining"), row(eniB, "gone")
 	lying.MAC, lying.SubnetID = "02:00:00:00:00:99", "subnet-0000000b"
 	pending.Phase, pending.PCIAddress, pending.MAC = nodestate.PhasePending, "", ""

@@ -17,6 +17,7 @@ import (
 
 	"github.com/multi-eni/multi-eni-cni/pkg/leases"
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
+	"github.com/multi-eni/multi-eni-cni/pkg/link/routing"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/plugins/internal/attach"
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
@@ -92,7 +93,7 @@ func TestLease(t *testing.T) {
 		if !l.Up || l.Kind != "macvlan" {
 			t.Errorf("interface %+v", l)
 		}
-		for _, want := range []link.Route{
+		for _, want := range []routing.Route{
 			{Dst: mustPrefix("10.0.0.0/16"), Gateway: netip.MustParseAddr("10.0.2.1")}, {Dst: mustPrefix("100.64.0.0/16"), Gateway: netip.MustParseAddr("10.0.2.1")},
 			{Dst: mustPrefix("0.0.0.0/0"), Gateway: netip.MustParseAddr("10.0.2.1"), Priority: 900}, {Dst: mustPrefix("10.77.0.0/16"),
 				Gateway: netip.MustParseAddr("10.0.2.9")},
@@ -297,7 +298,7 @@ func TestENIIPAMWithHostDevice(t *testing.T) {
 		t.Errorf("addresses %v of %+v", got, r)
 	}
 	inPod(t, args, func(in *link.Handle, l link.Link) error {
-		ok, err := in.HasRoute(l.Index, link.Route{Dst: mustPrefix("10.9.0.0/16"), Gateway: netip.MustParseAddr("10.0.2.1")})
+		ok, err := in.HasRoute(l.Index, routing.Route{Dst: mustPrefix("10.9.0.0/16"), Gateway: netip.MustParseAddr("10.0.2.1")})
 		if !ok || !l.Up {
 			t.Errorf("interface %+v, route there: %v", l, ok)
 		}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/multi-eni/multi-eni-cni/pkg/leases"
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
+	"github.com/multi-eni/multi-eni-cni/pkg/link/routing"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/plugins/internal/attach"
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
@@ -150,7 +151,7 @@ func TestLeaseFromPrefixes(t *testing.T) {
 				}
 			}
 			for _, dst := range []string{"0.0.0.0/0", "10.0.0.0/16"} {
-				if ok, herr := in.HasRoute(l.Index, link.Route{Dst: mustPrefix(dst), Gateway: netip.MustParseAddr("10.0.2.1")}); ok || herr != nil {
+				if ok, herr := in.HasRoute(l.Index, routing.Route{Dst: mustPrefix(dst), Gateway: netip.MustParseAddr("10.0.2.1")}); ok || herr != nil {
 					t.Errorf("route to %s: %v, %v", dst, ok, herr)
 				}
 			}

@@ -11,7 +11,7 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 
-	"github.com/multi-eni/multi-eni-cni/pkg/link"
+	"github.com/multi-eni/multi-eni-cni/pkg/link/routing"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/plugins/internal/netconf"
 	"github.com/multi-eni/multi-eni-cni/plugins/internal/refusal"
@@ -83,15 +83,15 @@ func FillGateways(result *types100.Result) {
 }
 
 // Routes fills in the gateways of a result's routes and converts the routes.
-func Routes(result *types100.Result) ([]link.Route, error) {
+func Routes(result *types100.Result) ([]routing.Route, error) {
 	FillGateways(result)
-	out := make([]link.Route, 0, len(result.Routes))
+	out := make([]routing.Route, 0, len(result.Routes))
 	for _, r := range result.Routes {
 		dst, ok := prefix(r.Dst)
 		if !ok {
 			return nil, fmt.Errorf("result of the address plugin: route %s: not a network", r.Dst.String())
 		}
-		lr := link.Route{Dst: dst.Masked(), MTU: r.MTU, AdvMSS: r.AdvMSS, Priority: r.Priority, Scope: r.Scope}
+		lr := routing.Route{Dst: dst.Masked(), MTU: r.MTU, AdvMSS: r.AdvMSS, Priority: r.Priority, Scope: r.Scope}
 		if r.Table != nil {
 			lr.Table = *r.Table
 		}

@@ -9,6 +9,7 @@ import (
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
+	"github.com/multi-eni/multi-eni-cni/pkg/link/routing"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/plugins/internal/cniresult"
 	"github.com/multi-eni/multi-eni-cni/plugins/internal/presence"
@@ -95,12 +96,12 @@ func checkRoutes(in *link.Handle, l link.Link, prev, recorded *types100.Result) 
 		return err
 	}
 	for i, r := range routes {
-		index := link.Any
-		if slices.ContainsFunc(own, func(o link.Route) bool { return o.Dst == r.Dst && o.Gateway == r.Gateway }) {
+		index := routing.Any
+		if slices.ContainsFunc(own, func(o routing.Route) bool { return o.Dst == r.Dst && o.Gateway == r.Gateway }) {
 			index = l.Index
 		}
 		ok, err := in.HasRoute(index, r)
-		if err == nil && !ok && bare[i] && index == link.Any {
+		if err == nil && !ok && bare[i] && index == routing.Any {
 			onLink := r
 			onLink.Gateway = netip.Addr{}
 			ok, err = in.HasRoute(index, onLink)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
+	"github.com/multi-eni/multi-eni-cni/pkg/link/routing"
 	"github.com/multi-eni/multi-eni-cni/plugins/internal/cniresult"
 	"github.com/multi-eni/multi-eni-cni/plugins/internal/netconf"
 	"github.com/multi-eni/multi-eni-cni/plugins/internal/refusal"
@@ -105,7 +106,7 @@ func (p *Pod) Configure(l link.Link, lower device.MAC, result *types100.Result) 
 }
 
 // SetRoutes adds routes through an interface.
-func (p *Pod) SetRoutes(index int, routes []link.Route) error {
+func (p *Pod) SetRoutes(index int, routes []routing.Route) error {
 	for _, r := range routes {
 		err := p.Steps.Do("route", func() error { return refuseTaken("routes", p.In.EnsureRoute(index, r)) })
 		if errors.Is(err, unix.ENETUNREACH) || errors.Is(err, unix.EHOSTUNREACH) {
@@ -208,7 +209,7 @@ func setAcceptRA(set func(name, value string) error, ifname, value string) error
 // refuseTaken gives a code to an error about another address or route in the place of
 // the wanted one.
 func refuseTaken(key string, err error) error {
-	if errors.Is(err, link.ErrRouteTaken) || errors.Is(err, link.ErrAddressTaken) {
+	if errors.Is(err, routing.ErrRouteTaken) || errors.Is(err, link.ErrAddressTaken) {
 		return &refusal.Error{Code: refusal.Unsupported, Msg: key, Err: err}
 	}
 	return err

@@ -21,6 +21,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
+	"github.com/multi-eni/multi-eni-cni/pkg/link/routing"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/test/kube/cluster"
 	"github.com/multi-eni/multi-eni-cni/test/kube/node"
@@ -251,7 +252,7 @@ func (s *stage) sourceRouted(e eni, wanted bool) {
 		if err != nil {
 			return err
 		}
-		rules = slices.DeleteFunc(rules, func(r netlink.Rule) bool { return r.Protocol != link.SourceProtocol })
+		rules = slices.DeleteFunc(rules, func(r netlink.Rule) bool { return r.Protocol != routing.SourceProtocol })
 		if from := e.own() + "/32"; wanted && (len(rules) != 1 || rules[0].Src.String() != from) || !wanted && len(rules) > 0 {
 			return fmt.Errorf("rules %v; wanted from %s: %v", rules, from, wanted)
 		}

@@ -33,6 +33,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
+	"github.com/multi-eni/multi-eni-cni/pkg/link/routing"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
 	"github.com/multi-eni/multi-eni-cni/test/dpmodel"
@@ -191,11 +192,11 @@ func (m *machine) Links() ([]link.Link, error) {
 func (m *machine) SetUp(index int) error { m.up[index-10] = true; return nil }
 func (m *machine) SetDown(int) error     { return errors.New("no link is to be taken from the kernel") }
 func (m *machine) SetMTU(int, int) error { return errors.New("no MTU was asked for") }
-func (m *machine) Clutter() (link.Clutter, error) {
-	return link.Clutter{Defaults: link.DefaultRoutes{{Index: 10, Family: syscall.AF_INET}}}, nil
+func (m *machine) Clutter() (routing.Clutter, error) {
+	return routing.Clutter{Defaults: routing.DefaultRoutes{{Index: 10, Family: syscall.AF_INET}}}, nil
 }
-func (m *machine) ClearRoutes(int) (link.Cleared, error) {
-	return link.Cleared{}, errors.New("there are none")
+func (m *machine) ClearRoutes(int) (routing.Cleared, error) {
+	return routing.Cleared{}, errors.New("there are none")
 }
 func (m *machine) ClearAddress(int, netip.Prefix) error { return errors.New("there is none") }
 func (m *machine) GiveBack(link.Functions, link.Link, nodestate.AttachedDevice) error {
@@ -204,7 +205,7 @@ func (m *machine) GiveBack(link.Functions, link.Link, nodestate.AttachedDevice) 
 func (m *machine) Ethtool(string) (nodestate.Settings, error) { return nil, link.ErrNotFound }
 func (m *machine) ForeignUse() (map[int]string, error)        { return nil, nil }
 
-func (m *machine) EnsureSources([]link.Source) (bool, error) { return false, nil }
+func (m *machine) EnsureSources([]routing.Source) (bool, error) { return false, nil }
 
 // sequence is one node and its cluster, while things happen to them.
 type sequence struct {

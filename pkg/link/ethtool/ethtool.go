@@ -1,4 +1,6 @@
-package link
+// Package ethtool reads and restores the device settings of a link (ethtool(8)): channels,
+// rings, offloads, receive rules and the like.
+package ethtool
 
 import (
 	"errors"
@@ -13,10 +15,10 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// ethtoolGroup is a structure of ethtool's ioctl (linux/ethtool.h) that one command
+// group is a structure of ethtool's ioctl (linux/ethtool.h) that one command
 // reads and another writes. All of its fields that are settings are 32 bits wide
 // and lie beside each other; a record has them as decimal numbers.
-type ethtoolGroup struct {
+type group struct {
 	name     string
 	get, set uint32
 	// words is the size of the structure, from the first setting and n their number.
@@ -25,9 +27,9 @@ type ethtoolGroup struct {
 	ask []uint32
 }
 
-// ethtoolGroups are in the order in which a device is to get them: a change of the
+// groups are in the order in which a device is to get them: a change of the
 // number of channels makes the rings anew.
-var ethtoolGroups = []ethtoolGroup{
+var groups = []group{
 	{name: "private flags", get: unix.ETHTOOL_GPFLAGS, set: unix.ETHTOOL_SPFLAGS, words: 2, from: 1, n: 1},
 	{name: "channels", get: unix.ETHTOOL_GCHANNELS, set: unix.ETHTOOL_SCHANNELS, words: 9, from: 5, n: 4},
 	{name: "rings", get: unix.ETHTOOL_GRINGPARAM, set: unix.ETHTOOL_SRINGPARAM, words: 9, from: 5, n: 4},
@@ -41,57 +43,57 @@ var ethtoolGroups = []ethtoolGroup{
 
 const tunableU32 = 3 // ETHTOOL_TUNABLE_U32
 
-// ethtool is one device's, by the name that it has in the handle's netns.
-type ethtool struct {
-	h    *Handle
-	name string
+// Device is the device of a link.
+type Device struct {
+	// FD is any socket in the link's netns, and Name the link's name there.
+	FD   int
+	Name string
+	// driver answers in the kernel's place; nil outside tests.
+	driver func(request uintptr, data unsafe.Pointer) error
 }
 
-// ethtoolSetting is one that is read and given back; read fails where the driver
+// setting is one that is read and given back; read fails where the driver
 // has none.
-type ethtoolSetting struct {
+type setting struct {
 	name  string
 	read  func() (string, error)
 	write func(want string) error
 }
 
 // settings are all that are read and given back, in order.
-func (e ethtool) settings() []ethtoolSetting {
-	all := make([]ethtoolSetting, 0, len(ethtoolGroups)+5)
-	for _, g := range ethtoolGroups {
-		all = append(all, ethtoolSetting{g.name, func() (string, error) { return e.readGroup(g) }, func(want string) error { return e.writeGroup(g, want) }})
+func (e Device) settings() []setting {
+	all := make([]setting, 0, len(groups)+5)
+	for _, g := range groups {
+		all = append(all, setting{g.name, func() (string, error) { return e.readGroup(g) }, func(want string) error { return e.writeGroup(g, want) }})
 	}
 	return append(all,
-		ethtoolSetting{"link mode", e.readMode, e.writeMode},
-		ethtoolSetting{"features", e.readFeatures, e.writeFeatures},
-		ethtoolSetting{"flow hash", e.readHashFields, e.writeHashFields},
-		ethtoolSetting{"rss", e.readRSS, e.writeRSS},
-		ethtoolSetting{"rules", e.readRules, e.writeRules},
-		ethtoolSetting{"timestamps", e.readStamps, e.writeStamps},
+		setting{"link mode", e.readMode, e.writeMode},
+		setting{"features", e.readFeatures, e.writeFeatures},
+		setting{"flow hash", e.readHashFields, e.writeHashFields},
+		setting{"rss", e.readRSS, e.writeRSS},
+		setting{"rules", e.readRules, e.writeRules},
+		setting{"timestamps", e.readStamps, e.writeStamps},
 	)
 }
 
-// Ethtool reads the device settings of a link in this netns: as far as its driver
-// has any. Whoever has CAP_NET_ADMIN in the link's netns can change them, and they
-// stay when it changes netns.
-func (h *Handle) Ethtool(name string) (nodestate.Settings, error) {
-	e, out := ethtool{h, name}, nodestate.Settings{}
+// Settings reads the device settings, as far as the driver has any. Error: ENODEV.
+func (e Device) Settings() (nodestate.Settings, error) {
+	out := nodestate.Settings{}
 	for _, s := range e.settings() {
 		value, err := s.read()
 		switch {
 		case err == nil:
 			out[s.name] = value
 		case errors.Is(err, unix.ENODEV):
-			return nil, fmt.Errorf("read %s of link %s: %w", s.name, name, ErrNotFound)
+			return nil, fmt.Errorf("read %s of link %s: %w", s.name, e.Name, err)
 		}
 	}
 	return out, nil
 }
 
-// restoreEthtool gives a link the device settings in want that differ from its own.
-// It does all it can. It goes over them twice, as one may change others.
-func (h *Handle) restoreEthtool(name string, want nodestate.Settings) (failed map[string]error) {
-	e := ethtool{h, name}
+// Restore gives the device the settings in want that differ from its own, and returns
+// those that it could not. It goes over them twice, as one may change others.
+func (e Device) Restore(want nodestate.Settings) (failed map[string]error) {
 	for range 2 {
 		failed = map[string]error{}
 		changed := false
@@ -105,11 +107,11 @@ func (h *Handle) restoreEthtool(name string, want nodestate.Settings) (failed ma
 				changed = true
 				err = s.write(was)
 				if now, again := s.read(); err == nil && (again != nil || now != was) {
-					err = errors.Join(again, fmt.Errorf("it is %q: %w", now, errNotKept))
+					err = errors.Join(again, fmt.Errorf("it is %q: %w", now, ErrNotKept))
 				}
 			}
 			if err != nil && !errors.Is(err, unix.EOPNOTSUPP) { // else a pod cannot have set it either
-				failed[s.name] = fmt.Errorf("set it of link %s from %q to %q: %w", name, now, was, err)
+				failed[s.name] = fmt.Errorf("set it of link %s from %q to %q: %w", e.Name, now, was, err)
 			}
 		}
 		if !changed {
@@ -119,10 +121,10 @@ func (h *Handle) restoreEthtool(name string, want nodestate.Settings) (failed ma
 	return failed
 }
 
-// errNotKept: the kernel has taken a value, and has another one.
-var errNotKept = errors.New("the kernel takes the value, but does not keep it")
+// ErrNotKept: the kernel has taken a value, and has another one.
+var ErrNotKept = errors.New("the kernel takes the value, but does not keep it")
 
-func (e ethtool) readGroup(g ethtoolGroup) (string, error) {
+func (e Device) readGroup(g group) (string, error) {
 	data, err := e.getGroup(g)
 	if err != nil {
 		return "", err
@@ -133,14 +135,14 @@ func (e ethtool) readGroup(g ethtoolGroup) (string, error) {
 	return numbers(data[g.from : g.from+g.n]), nil
 }
 
-func (e ethtool) getGroup(g ethtoolGroup) ([]uint32, error) {
+func (e Device) getGroup(g group) ([]uint32, error) {
 	data := make([]uint32, g.words)
 	data[0] = g.get
 	copy(data[1:], g.ask)
 	return data, e.do(data)
 }
 
-func (e ethtool) writeGroup(g ethtoolGroup, want string) error {
+func (e Device) writeGroup(g group, want string) error {
 	data, err := e.getGroup(g)
 	if err != nil {
 		return err
@@ -155,16 +157,19 @@ func (e ethtool) writeGroup(g ethtoolGroup, want string) error {
 }
 
 // do is SIOCETHTOOL; data begins with the command.
-func (e ethtool) do(data []uint32) error { return e.ioctl(unix.SIOCETHTOOL, unsafe.Pointer(&data[0])) }
+func (e Device) do(data []uint32) error { return e.ioctl(unix.SIOCETHTOOL, unsafe.Pointer(&data[0])) }
 
-func (e ethtool) ioctl(request uintptr, data unsafe.Pointer) error {
+func (e Device) ioctl(request uintptr, data unsafe.Pointer) error {
+	if e.driver != nil {
+		return e.driver(request, data)
+	}
 	req := struct {
 		name [unix.IFNAMSIZ]byte
 		data unsafe.Pointer
 		_    [16]byte
 	}{data: data}
-	copy(req.name[:unix.IFNAMSIZ-1], e.name)
-	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(e.h.sock.GetFd()), request, uintptr(unsafe.Pointer(&req))); errno != 0 {
+	copy(req.name[:unix.IFNAMSIZ-1], e.Name)
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(e.FD), request, uintptr(unsafe.Pointer(&req))); errno != 0 {
 		return errno
 	}
 	return nil
@@ -208,7 +213,7 @@ const (
 
 // getMode reads link settings, with the number of words of each mask, which the
 // kernel tells as a negative number when it is asked for another.
-func (e ethtool) getMode() (data []uint32, masks int, err error) {
+func (e Device) getMode() (data []uint32, masks int, err error) {
 	data = make([]uint32, modeHeader)
 	data[0] = unix.ETHTOOL_GLINKSETTINGS
 	if err := e.do(data); err != nil {
@@ -225,7 +230,7 @@ func (e ethtool) getMode() (data []uint32, masks int, err error) {
 
 // readMode reads whether speed and duplex are negotiated, which modes are offered,
 // and the fixed speed and duplex, which are 0 when negotiated.
-func (e ethtool) readMode() (string, error) {
+func (e Device) readMode() (string, error) {
 	data, masks, err := e.getMode()
 	if err != nil {
 		return "", err
@@ -238,7 +243,7 @@ func (e ethtool) readMode() (string, error) {
 	return numbers(append(out, data[modeHeader+masks:modeHeader+2*masks]...)), nil
 }
 
-func (e ethtool) writeMode(want string) error {
+func (e Device) writeMode(want string) error {
 	data, masks, err := e.getMode()
 	if err != nil {
 		return err
@@ -263,7 +268,7 @@ const maxFeatureWords = 8
 
 // getFeatures returns, for each word of features, masks of the changeable
 // (available) and of the requested (wanted) ones.
-func (e ethtool) getFeatures() (words []struct{ available, wanted, active, fixed uint32 }, err error) {
+func (e Device) getFeatures() (words []struct{ available, wanted, active, fixed uint32 }, err error) {
 	var data struct {
 		cmd, size uint32
 		words     [maxFeatureWords]struct{ available, wanted, active, fixed uint32 }
@@ -275,7 +280,7 @@ func (e ethtool) getFeatures() (words []struct{ available, wanted, active, fixed
 	return data.words[:min(data.size, maxFeatureWords)], nil
 }
 
-func (e ethtool) readFeatures() (string, error) {
+func (e Device) readFeatures() (string, error) {
 	words, err := e.getFeatures()
 	var out []uint32
 	for _, w := range words {
@@ -284,7 +289,7 @@ func (e ethtool) readFeatures() (string, error) {
 	return numbers(out), err
 }
 
-func (e ethtool) writeFeatures(want string) error {
+func (e Device) writeFeatures(want string) error {
 	now, err := e.getFeatures()
 	if err != nil {
 		return err
@@ -302,13 +307,13 @@ func (e ethtool) writeFeatures(want string) error {
 
 // readStamps reads the hardware timestamping settings (struct hwtstamp_config):
 // flags, transmit type, receive filter.
-func (e ethtool) readStamps() (string, error) {
+func (e Device) readStamps() (string, error) {
 	data := make([]uint32, 3)
 	err := e.ioctl(unix.SIOCGHWTSTAMP, unsafe.Pointer(&data[0]))
 	return numbers(data), err
 }
 
-func (e ethtool) writeStamps(want string) error {
+func (e Device) writeStamps(want string) error {
 	data, err := parseNumbers(want, 3)
 	if err != nil {
 		return err

@@ -1,4 +1,4 @@
-package link_test
+package routing_test
 
 import (
 	"errors"
@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
+	"github.com/multi-eni/multi-eni-cni/pkg/link/routing"
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
@@ -52,7 +53,7 @@ func TestRouteTaken(t *testing.T) {
 		must(t, h.EnsureAddress(l.Index, netip.MustParsePrefix(a)))
 	}
 	gw4, gw6, dst6 := netip.MustParseAddr("10.0.2.1"), netip.MustParseAddr("fd00::1"), netip.MustParsePrefix("fd09::/64")
-	base := []link.Route{
+	base := []routing.Route{
 		{Dst: netip.MustParsePrefix("10.9.0.0/16"), Gateway: gw4, MTU: 1400}, {Dst: dst6, Gateway: gw6}, {Dst: dst6, Gateway: gw6, Priority: 7, MTU: 1400},
 		{Dst: dst6, Gateway: gw6, Table: 300, AdvMSS: 1300}, {Dst: netip.MustParsePrefix("fd08::/64")},
 	}
@@ -62,16 +63,16 @@ func TestRouteTaken(t *testing.T) {
 		}
 	}
 	for _, tt := range []struct {
-		r     link.Route
+		r     routing.Route
 		owner string // "": the kernel holds both
 	}{
-		{link.Route{Dst: base[0].Dst, Gateway: gw4}, ""},
-		{link.Route{Dst: base[0].Dst, Gateway: gw4.Next(), MTU: 1400}, ""},
-		{link.Route{Dst: dst6, Gateway: gw6.Next()}, ""}, // one of several next hops from now on
-		{link.Route{Dst: dst6, Gateway: gw6}, ""},
-		{link.Route{Dst: dst6, Gateway: gw6, MTU: 1400}, "fd09::/64 via fd00::1 dev eth1 via fd00::2 dev eth1 metric 1024"},
-		{link.Route{Dst: dst6, Gateway: gw6, Priority: 7}, "fd09::/64 via fd00::1 dev eth1 metric 7 mtu 1400"},
-		{link.Route{Dst: dst6, Gateway: gw6, Table: 300}, "via fd00::1 dev eth1 metric 1024 advmss 1300 table 300"},
+		{routing.Route{Dst: base[0].Dst, Gateway: gw4}, ""},
+		{routing.Route{Dst: base[0].Dst, Gateway: gw4.Next(), MTU: 1400}, ""},
+		{routing.Route{Dst: dst6, Gateway: gw6.Next()}, ""}, // one of several next hops from now on
+		{routing.Route{Dst: dst6, Gateway: gw6}, ""},
+		{routing.Route{Dst: dst6, Gateway: gw6, MTU: 1400}, "fd09::/64 via fd00::1 dev eth1 via fd00::2 dev eth1 metric 1024"},
+		{routing.Route{Dst: dst6, Gateway: gw6, Priority: 7}, "fd09::/64 via fd00::1 dev eth1 metric 7 mtu 1400"},
+		{routing.Route{Dst: dst6, Gateway: gw6, Table: 300}, "via fd00::1 dev eth1 metric 1024 advmss 1300 table 300"},
 	} {
 		err := h.EnsureRoute(l.Index, tt.r)
 		switch {
@@ -80,7 +81,7 @@ func TestRouteTaken(t *testing.T) {
 			if ok, err := h.HasRoute(l.Index, tt.r); err != nil || !ok {
 				t.Errorf("HasRoute(%s) = %v, %v", tt.r, ok, err)
 			}
-		case !errors.Is(err, link.ErrRouteTaken) || !strings.Contains(err.Error(), tt.owner):
+		case !errors.Is(err, routing.ErrRouteTaken) || !strings.Contains(err.Error(), tt.owner):
 			t.Errorf("%+v: %v; want ErrRouteTaken and %q", tt.r, err, tt.owner)
 		}
 	}
@@ -103,10 +104,10 @@ func TestHiddenRoute(t *testing.T) {
 		index = append(index, l.Index)
 	}
 	dst := netip.MustParsePrefix("fd09::/64")
-	hidden := link.Route{Dst: dst}
-	must(t, h.EnsureRoute(index[0], link.Route{Dst: dst, Gateway: netip.MustParseAddr("fd00:0::1")}))
+	hidden := routing.Route{Dst: dst}
+	must(t, h.EnsureRoute(index[0], routing.Route{Dst: dst, Gateway: netip.MustParseAddr("fd00:0::1")}))
 	must(t, h.EnsureRoute(index[1], hidden))
-	must(t, h.EnsureRoute(index[1], link.Route{Dst: dst, Gateway: netip.MustParseAddr("fd00:1::1")}))
+	must(t, h.EnsureRoute(index[1], routing.Route{Dst: dst, Gateway: netip.MustParseAddr("fd00:1::1")}))
 	must(t, h.EnsureRoute(index[1], hidden))
 	if ok, err := h.HasRoute(index[1], hidden); err != nil || !ok {
 		t.Errorf("HasRoute = %v, %v", ok, err)
@@ -121,7 +122,7 @@ func TestSourcesBesideOthers(t *testing.T) {
 	}
 	node(t, eth1, nstest.ENI{PCI: "0000:00:07.0", Name: "eth2", MAC: "02:00:00:00:00:02"})
 	h := open(t)
-	var want []link.Source
+	var want []routing.Source
 	for i, name := range []string{"eth1", "eth2"} {
 		l, err := h.ByName(name)
 		must(t, err)
@@ -129,7 +130,7 @@ func TestSourcesBesideOthers(t *testing.T) {
 		a4, a6 := netip.MustParsePrefix(fmt.Sprintf("10.0.%d.15/24", i)), netip.MustParsePrefix(fmt.Sprintf("fd00:%d::15/64", i))
 		must(t, h.EnsureAddress(l.Index, a4))
 		must(t, h.EnsureAddress(l.Index, a6))
-		want = append(want, link.Source{
+		want = append(want, routing.Source{
 			Index: l.Index, From: []netip.Prefix{netip.PrefixFrom(a4.Addr(), 32), netip.PrefixFrom(a6.Addr(), 128)}, Subnets: []netip.Prefix{a4, a6},
 			Routers: []netip.Addr{a4.Masked().Addr().Next(), a6.Masked().Addr().Next()},
 		})
@@ -148,7 +149,7 @@ func TestSourcesBesideOthers(t *testing.T) {
 			t.Errorf("seed %d: %d of 12 rules and routes, error %v", seed, n, err)
 		}
 		if err != nil {
-			if taken++; !errors.Is(err, link.ErrRuleTaken) && !errors.Is(err, link.ErrRouteTaken) {
+			if taken++; !errors.Is(err, routing.ErrRuleTaken) && !errors.Is(err, routing.ErrRouteTaken) {
 				t.Errorf("seed %d: %v", seed, err)
 			}
 		}
@@ -177,7 +178,7 @@ func TestSourcesBesideOthers(t *testing.T) {
 }
 
 // addForeign adds rules and routes that resemble the wanted ones.
-func addForeign(t *testing.T, r *rand.Rand, want []link.Source) (remove func()) {
+func addForeign(t *testing.T, r *rand.Rand, want []routing.Source) (remove func()) {
 	t.Helper()
 	var undo []func() error
 	for range r.IntN(3) {
@@ -185,7 +186,7 @@ func addForeign(t *testing.T, r *rand.Rand, want []link.Source) (remove func()) 
 		from := s.From[r.IntN(len(s.From))]
 		rule := netlink.NewRule()
 		rule.Src = &net.IPNet{IP: from.Addr().AsSlice(), Mask: net.CIDRMask(from.Bits(), from.Addr().BitLen())}
-		rule.Table, rule.Priority = 20000+s.Index+r.IntN(2)*100, link.SourcePriority+r.IntN(2)
+		rule.Table, rule.Priority = 20000+s.Index+r.IntN(2)*100, routing.SourcePriority+r.IntN(2)
 		rule.Protocol, rule.Invert, rule.Mark = uint8(r.IntN(2))*4, r.IntN(2) == 0, uint32(r.IntN(2))
 		if netlink.RuleAdd(rule) == nil {
 			undo = append(undo, func() error { return netlink.RuleDel(rule) })
@@ -217,14 +218,14 @@ func theirs(t *testing.T) (out []string) {
 	rules, err := netlink.RuleList(netlink.FAMILY_ALL)
 	must(t, err)
 	for _, r := range rules {
-		if r.Protocol != link.SourceProtocol {
+		if r.Protocol != routing.SourceProtocol {
 			out = append(out, fmt.Sprintf("%s protocol %d mark %d inverted %t", r, r.Protocol, r.Mark, r.Invert))
 		}
 	}
 	routes, err := netlink.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
 	must(t, err)
 	for _, r := range routes {
-		if r.Protocol != link.SourceProtocol && r.Table != unix.RT_TABLE_LOCAL && (r.Dst == nil || !r.Dst.IP.IsLinkLocalUnicast()) {
+		if r.Protocol != routing.SourceProtocol && r.Table != unix.RT_TABLE_LOCAL && (r.Dst == nil || !r.Dst.IP.IsLinkLocalUnicast()) {
 			out = append(out, r.String())
 		}
 	}

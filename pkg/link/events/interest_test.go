@@ -1,4 +1,4 @@
-package link_test
+package events_test
 
 import (
 	"context"
@@ -12,8 +12,13 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
+	"github.com/multi-eni/multi-eni-cni/pkg/link/events"
+	"github.com/multi-eni/multi-eni-cni/pkg/link/routing"
+	"github.com/multi-eni/multi-eni-cni/test/linktest"
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
+
+var must, node, dst = linktest.Must, linktest.Node, linktest.Dst
 
 // heard says whether an event comes after f, and leaves none behind.
 func heard(t *testing.T, events <-chan struct{}, f func()) (came bool) {
@@ -42,27 +47,22 @@ func quiet(events <-chan struct{}) {
 	}
 }
 
-func dst(text string) *net.IPNet {
-	p := netip.MustParsePrefix(text)
-	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
-}
-
 // TestInterest: only changes that concern a link of interest are events. While it is not
 // known which links these are, every change is.
 func TestInterest(t *testing.T) {
 	if nstest.Outside(t) {
 		return
 	}
-	m := newMarked(t)
+	m := linktest.NewLinks(t)
 	ours, err := m.ByName("eth1")
 	must(t, err)
-	interest := &link.Interest{}
+	interest := &events.Interest{}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	events, err := interest.Subscribe(ctx)
 	must(t, err)
 	route := func(name, to string, more ...func(*netlink.Route)) *netlink.Route {
-		r := &netlink.Route{LinkIndex: m.index[name], Dst: dst(to), Protocol: unix.RTPROT_BOOT}
+		r := &netlink.Route{LinkIndex: m.Index[name], Dst: dst(to), Protocol: unix.RTPROT_BOOT}
 		for _, edit := range more {
 			edit(r)
 		}
@@ -70,9 +70,9 @@ func TestInterest(t *testing.T) {
 	}
 	add := func(r *netlink.Route) func() { return func() { t.Helper(); must(t, netlink.RouteAdd(r)) } }
 	del := func(r *netlink.Route) func() { return func() { t.Helper(); must(t, netlink.RouteDel(r)) } }
-	own := func(r *netlink.Route) { r.Protocol, r.Table = link.SourceProtocol, 20000+ours.Index }
+	own := func(r *netlink.Route) { r.Protocol, r.Table = routing.SourceProtocol, 20000+ours.Index }
 	addr := func(name, text string) func() {
-		return func() { t.Helper(); must(t, m.EnsureAddress(m.index[name], netip.MustParsePrefix(text))) }
+		return func() { t.Helper(); must(t, m.EnsureAddress(m.Index[name], netip.MustParsePrefix(text))) }
 	}
 	rule := func(edit func(*netlink.Rule)) (func(), func()) {
 		r := netlink.NewRule()
@@ -81,7 +81,9 @@ func TestInterest(t *testing.T) {
 		return func() { t.Helper(); must(t, netlink.RuleAdd(r)) }, func() { t.Helper(); must(t, netlink.RuleDel(r)) }
 	}
 	podRule, podRuleOver := rule(func(r *netlink.Rule) { r.Src = dst("10.0.9.9/32") })
-	ourRule, ourRuleOver := rule(func(r *netlink.Rule) { r.Src, r.Protocol, r.Priority = dst("10.0.1.15/32"), link.SourceProtocol, 1400 })
+	ourRule, ourRuleOver := rule(func(r *netlink.Rule) {
+		r.Src, r.Protocol, r.Priority = dst("10.0.1.15/32"), routing.SourceProtocol, 1400
+	})
 	named, namedOver := rule(func(r *netlink.Rule) { r.IifName, r.Priority = "eth1", 78 })
 	other, otherOver := rule(func(r *netlink.Rule) { r.IifName, r.Priority = "eth2", 79 })
 
@@ -93,7 +95,7 @@ func TestInterest(t *testing.T) {
 	hops := func(names ...string) *netlink.Route {
 		r := &netlink.Route{Dst: dst("10.60.0.0/16")}
 		for _, name := range names {
-			r.MultiPath = append(r.MultiPath, &netlink.NexthopInfo{LinkIndex: m.index[name]})
+			r.MultiPath = append(r.MultiPath, &netlink.NexthopInfo{LinkIndex: m.Index[name]})
 		}
 		return r
 	}
@@ -125,7 +127,7 @@ func TestInterest(t *testing.T) {
 		{"its end", namedOver, true},
 		{"a rule that names another", other, false},
 		{"its end", otherOver, false},
-		{"a link", func() { must(t, m.SetMTU(m.index["eth5"], 1400)) }, true},
+		{"a link", func() { must(t, m.SetMTU(m.Index["eth5"], 1400)) }, true},
 	} {
 		if got := heard(t, events, c.f); got != c.want {
 			t.Errorf("%s: heard of: %v, want %v", c.name, got, c.want)
@@ -139,7 +141,7 @@ func TestManyForeignRoutes(t *testing.T) {
 	if nstest.Outside(t) {
 		return
 	}
-	m := newMarked(t)
+	m := linktest.NewLinks(t)
 	ours, err := m.ByName("eth1")
 	must(t, err)
 	const n = 10_000
@@ -151,7 +153,7 @@ func TestManyForeignRoutes(t *testing.T) {
 	storm := func(second byte) time.Duration {
 		before := cpu()
 		for i := range n {
-			r := &netlink.Route{LinkIndex: m.index["eth2"], Dst: &net.IPNet{IP: net.IPv4(11, second, byte(i>>8), byte(i)).To4(), Mask: net.CIDRMask(32, 32)}}
+			r := &netlink.Route{LinkIndex: m.Index["eth2"], Dst: &net.IPNet{IP: net.IPv4(11, second, byte(i>>8), byte(i)).To4(), Mask: net.CIDRMask(32, 32)}}
 			if err := netlink.RouteAdd(r); err != nil && !errors.Is(err, unix.EEXIST) {
 				t.Fatal(err)
 			}
@@ -159,7 +161,7 @@ func TestManyForeignRoutes(t *testing.T) {
 		return cpu() - before
 	}
 	alone := storm(1)
-	interest := &link.Interest{}
+	interest := &events.Interest{}
 	interest.Set([]link.Link{ours})
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
@@ -172,11 +174,36 @@ func TestManyForeignRoutes(t *testing.T) {
 	}
 	t.Logf("%d foreign routes: CPU of adding them %v, with a subscriber %v", n, alone, with)
 	if !heard(t, events, func() {
-		must(t, m.EnsureRoute(ours.Index, link.Route{Dst: netip.MustParsePrefix("0.0.0.0/0"), Gateway: netip.MustParseAddr("10.0.1.1")}))
+		must(t, m.EnsureRoute(ours.Index, routing.Route{Dst: netip.MustParsePrefix("0.0.0.0/0"), Gateway: netip.MustParseAddr("10.0.1.1")}))
 	}) {
 		t.Error("a default route on our own link was not heard of")
 	}
 	if heard(t, events, func() {}) {
 		t.Error("one route was heard of twice")
+	}
+}
+
+func TestSubscribe(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	changes, err := new(events.Interest).Subscribe(ctx)
+	must(t, err)
+	uevents, err := events.SubscribeUevents(ctx)
+	must(t, err)
+	node(t, linktest.ENI1)
+	for name, ch := range map[string]<-chan struct{}{"link": changes, "uevent": uevents} {
+		select {
+		case <-ch:
+		case <-ctx.Done():
+			t.Errorf("no %s event for a new veth", name)
+		}
+	}
+	cancel()
+	for range changes { // ends only when the subscription closes it
+	}
+	for range uevents {
 	}
 }

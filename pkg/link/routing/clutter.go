@@ -1,4 +1,4 @@
-package link
+package routing
 
 import (
 	"errors"
@@ -10,6 +10,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/link/internal/rtnl"
 )
 
 // Clutter holds the routes of the main table and the addresses that network managers and
@@ -61,8 +63,8 @@ func ProtocolName(protocol int) string {
 
 // Clutter reads it. It costs one dump of the routes and one of the addresses, whatever the
 // number of links.
-func (h *Handle) Clutter() (Clutter, error) {
-	routes, err := h.routes(unix.RT_TABLE_UNSPEC)
+func (t Table) Clutter() (Clutter, error) {
+	routes, err := t.routes(unix.RT_TABLE_UNSPEC)
 	if err != nil {
 		return Clutter{}, err
 	}
@@ -74,7 +76,7 @@ func (h *Handle) Clutter() (Clutter, error) {
 			c.Learned = append(c.Learned, LearnedRoute{Index: r.LinkIndex, Family: family(destination(r).Addr()), Protocol: int(r.Protocol)})
 		}
 	}
-	if c.Addresses, err = h.hostAddresses(); err != nil {
+	if c.Addresses, err = t.hostAddresses(); err != nil {
 		return Clutter{}, err
 	}
 	for i := range c.Addresses {
@@ -100,10 +102,9 @@ func (a *HostAddress) follow(routes []netlink.Route) {
 }
 
 // hostAddresses reads the addresses of all links, with IFA_PROTO, that netlink.Addr lacks.
-func (h *Handle) hostAddresses() ([]HostAddress, error) {
-	all, err := dump(func() ([]HostAddress, error) {
-		req := nl.NewNetlinkRequest(unix.RTM_GETADDR, unix.NLM_F_DUMP)
-		req.Sockets = h.sockets
+func (t Table) hostAddresses() ([]HostAddress, error) {
+	all, err := rtnl.Dump(func() ([]HostAddress, error) {
+		req := t.nl.Request(unix.RTM_GETADDR, unix.NLM_F_DUMP)
 		req.AddData(nl.NewIfAddrmsg(unix.AF_UNSPEC))
 		messages, err := req.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWADDR)
 		if err != nil {
@@ -133,13 +134,13 @@ func readAddress(m []byte) (HostAddress, bool) {
 	head := nl.DeserializeIfAddrmsg(m)
 	a := HostAddress{Index: int(head.Index), Dynamic: head.Flags&unix.IFA_F_PERMANENT == 0}
 	var addr, local []byte
-	attributes(m[unix.SizeofIfAddrmsg:], func(attr uint16, value []byte) {
+	rtnl.Attributes(m[unix.SizeofIfAddrmsg:], func(attr uint16, value []byte) {
 		switch {
 		case attr == unix.IFA_ADDRESS:
 			addr = value
 		case attr == unix.IFA_LOCAL:
 			local = value
-		case attr == ifaProto && len(value) == 1:
+		case attr == rtnl.IfaProto && len(value) == 1:
 			a.Protocol = int(value[0])
 		}
 	})
@@ -186,8 +187,8 @@ type Cleared struct {
 // the protocol ra or dhcp. It keeps the next hops by other links. It also keeps all routes
 // of a family whose only default route is this link's (DefaultRoutes.OnlyBy). It reads the
 // routes anew, since others change them too.
-func (h *Handle) ClearRoutes(index int) (done Cleared, err error) {
-	routes, err := h.routes(unix.RT_TABLE_MAIN)
+func (t Table) ClearRoutes(index int) (done Cleared, err error) {
+	routes, err := t.routes(unix.RT_TABLE_MAIN)
 	if err != nil {
 		return done, err
 	}
@@ -204,7 +205,7 @@ func (h *Handle) ClearRoutes(index int) (done Cleared, err error) {
 			continue
 		}
 		for _, own := range leadingOut(r, index) {
-			if err := h.nl.RouteDel(&own); err != nil && !errors.Is(err, unix.ESRCH) {
+			if err := t.nl.RouteDel(&own); err != nil && !errors.Is(err, unix.ESRCH) {
 				return done, fmt.Errorf("delete route %s of link %d: %w", destination(r), index, err)
 			}
 			deleted[ProtocolName(int(r.Protocol))] = true
@@ -215,10 +216,10 @@ func (h *Handle) ClearRoutes(index int) (done Cleared, err error) {
 }
 
 // ClearAddress removes an address from the link. It is no error if the link lacks it.
-func (h *Handle) ClearAddress(index int, p netip.Prefix) error {
-	addr := &netlink.Addr{IPNet: ipNet(p)}
-	if err := h.nl.AddrDel(ref(index), addr); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
-		return fmt.Errorf("delete address %s of link %d: %w", p, index, notFound(err))
+func (t Table) ClearAddress(index int, p netip.Prefix) error {
+	addr := &netlink.Addr{IPNet: rtnl.IPNet(p)}
+	if err := t.nl.AddrDel(rtnl.Ref(index), addr); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
+		return fmt.Errorf("delete address %s of link %d: %w", p, index, rtnl.NotFound(err))
 	}
 	return nil
 }

@@ -1,4 +1,4 @@
-package link
+package routing
 
 import (
 	"errors"
@@ -9,6 +9,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/link/internal/rtnl"
 )
 
 // How source-based routing is told from everybody else's rules and routes.
@@ -55,12 +57,12 @@ func (s *Source) table() int { return sourceTables + s.Index }
 // down is an error, and so is a rule or route of somebody else where ours should be
 // (ErrRuleTaken, ErrRouteTaken). EnsureSources leaves that one as it is, and does all
 // other links first.
-func (h *Handle) EnsureSources(want []Source) (changed bool, err error) {
-	rules, err := h.rules()
+func (t Table) EnsureSources(want []Source) (changed bool, err error) {
+	rules, err := t.rules()
 	if err != nil {
 		return false, err
 	}
-	routes, err := h.routes(unix.RT_TABLE_UNSPEC)
+	routes, err := t.routes(unix.RT_TABLE_UNSPEC)
 	if err != nil {
 		return false, err
 	}
@@ -74,7 +76,7 @@ func (h *Handle) EnsureSources(want []Source) (changed bool, err error) {
 	did := func(what string, err error) {
 		changed = changed || err == nil
 		if err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w", what, notFound(err)))
+			errs = append(errs, fmt.Errorf("%s: %w", what, rtnl.NotFound(err)))
 		}
 	}
 	gone := func(err error) error {
@@ -86,22 +88,22 @@ func (h *Handle) EnsureSources(want []Source) (changed bool, err error) {
 	// Routes before rules, so that no rule leads to an empty table.
 	for _, r := range wantRoutes {
 		if !slices.ContainsFunc(routes, func(o netlink.Route) bool { return sameSourceRoute(o, r) }) {
-			did("add route "+r.String(), h.addSourceRoute(routes, r))
+			did("add route "+r.String(), t.addSourceRoute(routes, r))
 		}
 	}
 	for _, r := range wantRules {
 		if !slices.ContainsFunc(rules, func(o netlink.Rule) bool { return sameSourceRule(o, r) }) {
-			did("add rule "+r.String(), h.addSourceRule(rules, r))
+			did("add rule "+r.String(), t.addSourceRule(rules, r))
 		}
 	}
 	for _, o := range rules {
 		if o.Protocol == SourceProtocol && !slices.ContainsFunc(wantRules, func(r netlink.Rule) bool { return sameSourceRule(o, r) }) {
-			did("delete rule "+o.String(), gone(h.nl.RuleDel(&o)))
+			did("delete rule "+o.String(), gone(t.nl.RuleDel(&o)))
 		}
 	}
 	for _, o := range routes {
 		if o.Protocol == SourceProtocol && !slices.ContainsFunc(wantRoutes, func(r netlink.Route) bool { return sameSourceRoute(o, r) }) {
-			did("delete route "+o.String(), gone(h.nl.RouteDel(&o)))
+			did("delete route "+o.String(), gone(t.nl.RouteDel(&o)))
 		}
 	}
 	return changed, errors.Join(errs...)
@@ -109,18 +111,18 @@ func (h *Handle) EnsureSources(want []Source) (changed bool, err error) {
 
 // addSourceRoute replaces an outdated route of ours. The kernel would as well replace
 // one of somebody else's.
-func (h *Handle) addSourceRoute(have []netlink.Route, r netlink.Route) error {
+func (t Table) addSourceRoute(have []netlink.Route, r netlink.Route) error {
 	for _, o := range have {
 		if o.Protocol != SourceProtocol && o.Table == r.Table && destination(o) == destination(r) {
-			return fmt.Errorf("%w: %s", ErrRouteTaken, h.describeRoute(o))
+			return fmt.Errorf("%w: %s", ErrRouteTaken, t.describeRoute(o))
 		}
 	}
-	return h.nl.RouteReplace(&r)
+	return t.nl.RouteReplace(&r)
 }
 
 // addSourceRule adds a rule. The kernel refuses one for which it has the same but for
 // its protocol or an inversion (rule_exists of net/core/fib_rules.c).
-func (h *Handle) addSourceRule(have []netlink.Rule, r netlink.Rule) error {
+func (t Table) addSourceRule(have []netlink.Rule, r netlink.Rule) error {
 	for _, o := range have {
 		key := o
 		key.Invert = r.Invert
@@ -128,13 +130,13 @@ func (h *Handle) addSourceRule(have []netlink.Rule, r netlink.Rule) error {
 			return fmt.Errorf("%w: protocol %d, not inverted: %t", ErrRuleTaken, o.Protocol, !o.Invert)
 		}
 	}
-	return h.nl.RuleAdd(&r)
+	return t.nl.RuleAdd(&r)
 }
 
 func (s *Source) rules() (out []netlink.Rule) {
 	for _, from := range s.From {
 		r := netlink.NewRule()
-		r.Src, r.Table, r.Priority, r.Protocol, r.Family = ipNet(from.Masked()), s.table(), SourcePriority, SourceProtocol, family(from.Addr())
+		r.Src, r.Table, r.Priority, r.Protocol, r.Family = rtnl.IPNet(from.Masked()), s.table(), SourcePriority, SourceProtocol, family(from.Addr())
 		out = append(out, *r)
 	}
 	return out
@@ -143,7 +145,7 @@ func (s *Source) rules() (out []netlink.Rule) {
 // routes are those of the link's table. Have are all routes there are.
 func (s *Source) routes(have []netlink.Route) (out []netlink.Route) {
 	route := func(dst netip.Prefix) netlink.Route {
-		return netlink.Route{LinkIndex: s.Index, Dst: ipNet(dst), Table: s.table(), Protocol: SourceProtocol, Family: family(dst.Addr())}
+		return netlink.Route{LinkIndex: s.Index, Dst: rtnl.IPNet(dst), Table: s.table(), Protocol: SourceProtocol, Family: family(dst.Addr())}
 	}
 	var v4, v6 bool
 	for _, subnet := range s.Subnets {
@@ -205,8 +207,8 @@ func sameSourceRule(a, b netlink.Rule) bool { return a.Protocol == b.Protocol &&
 
 // sameRule says whether two rules are alike but for their protocols.
 func sameRule(a, b netlink.Rule) bool {
-	from, _ := prefix(a.Src)
-	other, _ := prefix(b.Src)
+	from, _ := rtnl.Prefix(a.Src)
+	other, _ := rtnl.Prefix(b.Src)
 	a.Src, a.Protocol, b.Src, b.Protocol = nil, 0, nil, 0
 	return from == other && reflect.DeepEqual(a, b) //nolint:forbidigo // every field, those too that the kernel gets later
 }

@@ -1,4 +1,7 @@
-package link
+// Package routing changes the routes and policy rules of one netns: routes of pods, the
+// source-based routing of the host's ENIs, and the routes that network managers leave on
+// links. It also tells which links somebody else routes by.
+package routing
 
 import (
 	"cmp"
@@ -10,7 +13,16 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/link/internal/rtnl"
 )
+
+// Table changes the routes and rules of the netns of its connection. It is not safe for
+// concurrent use.
+type Table struct{ nl *rtnl.Conn }
+
+// New returns a Table on a connection that its caller closes.
+func New(conn *rtnl.Conn) Table { return Table{conn} }
 
 // ErrRouteTaken is returned when the kernel cannot hold a route beside another.
 var ErrRouteTaken = errors.New("another route has its place")
@@ -44,21 +56,21 @@ func (r Route) String() string {
 // are to its destination, and of IPv4 before them, so that it holds. The very same one
 // already there is not an error. ErrRouteTaken: the kernel has another in its place,
 // which the error names.
-func (h *Handle) EnsureRoute(index int, r Route) error {
+func (t Table) EnsureRoute(index int, r Route) error {
 	// NLM_F_CREATE without NLM_F_EXCL, so that EEXIST means: same next hop and metric.
-	err := h.nl.RouteAddEcmp(r.netlink(index))
+	err := t.nl.RouteAddEcmp(r.netlink(index))
 	if errors.Is(err, unix.EEXIST) {
-		err = h.compareRoute(index, r)
+		err = t.compareRoute(index, r)
 	}
 	if err != nil {
-		return fmt.Errorf("add route %s to link %d: %w", r, index, notFound(err))
+		return fmt.Errorf("add route %s to link %d: %w", r, index, rtnl.NotFound(err))
 	}
 	return nil
 }
 
 func (r Route) netlink(index int) *netlink.Route {
 	route := &netlink.Route{
-		LinkIndex: index, Dst: ipNet(r.Dst), MTU: r.MTU, AdvMSS: r.AdvMSS,
+		LinkIndex: index, Dst: rtnl.IPNet(r.Dst), MTU: r.MTU, AdvMSS: r.AdvMSS,
 		Priority: r.Priority, Table: r.Table, Scope: netlink.SCOPE_UNIVERSE,
 	}
 	if r.Gateway.IsValid() {
@@ -74,8 +86,8 @@ func (r Route) netlink(index int) *netlink.Route {
 
 // compareRoute compares a route that the kernel refused with the one in its place: nil
 // when they are the same.
-func (h *Handle) compareRoute(index int, r Route) error {
-	all, err := h.routes(cmp.Or(r.Table, unix.RT_TABLE_MAIN))
+func (t Table) compareRoute(index int, r Route) error {
+	all, err := t.routes(cmp.Or(r.Table, unix.RT_TABLE_MAIN))
 	if err != nil {
 		return err
 	}
@@ -99,7 +111,7 @@ func (h *Handle) compareRoute(index int, r Route) error {
 	if owner == nil {
 		return unix.EEXIST // it was gone at the second look
 	}
-	return fmt.Errorf("%w: %s", ErrRouteTaken, h.describeRoute(*owner))
+	return fmt.Errorf("%w: %s", ErrRouteTaken, t.describeRoute(*owner))
 }
 
 // ipv6Metric is the priority of IPv6 routes that are added with none
@@ -122,7 +134,7 @@ func leads(r netlink.Route, index int, gateway netip.Addr) bool {
 }
 
 // describeRoute says where a route leads, as ip-route(8) does.
-func (h *Handle) describeRoute(r netlink.Route) string {
+func (t Table) describeRoute(r netlink.Route) string {
 	hops := r.MultiPath
 	if len(hops) == 0 {
 		hops = []*netlink.NexthopInfo{{LinkIndex: r.LinkIndex, Gw: r.Gw}}
@@ -132,7 +144,7 @@ func (h *Handle) describeRoute(r netlink.Route) string {
 		if hop.Gw != nil {
 			s += " via " + hop.Gw.String()
 		}
-		if l, err := h.nl.LinkByIndex(hop.LinkIndex); err == nil {
+		if l, err := t.nl.LinkByIndex(hop.LinkIndex); err == nil {
 			s += " dev " + l.Attrs().Name
 		}
 	}
@@ -157,8 +169,8 @@ const Any = 0
 // link, or out of any for Any. A priority of 0 matches every priority. A Table of 0
 // matches every table: plugins that are chained after multi-eni, such as sbr, move
 // routes to tables of their own.
-func (h *Handle) HasRoute(index int, r Route) (bool, error) {
-	routes, err := h.routes(r.Table)
+func (t Table) HasRoute(index int, r Route) (bool, error) {
+	routes, err := t.routes(r.Table)
 	if err != nil {
 		return false, err
 	}
@@ -169,22 +181,22 @@ func (h *Handle) HasRoute(index int, r Route) (bool, error) {
 
 // ForgetRouters deletes the default routes that the link has learned from router
 // advertisements.
-func (h *Handle) ForgetRouters(index int) error {
-	learned := &netlink.Route{LinkIndex: index, Dst: ipNet(netip.PrefixFrom(netip.IPv6Unspecified(), 0)), Protocol: unix.RTPROT_RA, Table: unix.RT_TABLE_MAIN}
+func (t Table) ForgetRouters(index int) error {
+	learned := &netlink.Route{LinkIndex: index, Dst: rtnl.IPNet(netip.PrefixFrom(netip.IPv6Unspecified(), 0)), Protocol: unix.RTPROT_RA, Table: unix.RT_TABLE_MAIN}
 	for {
-		switch err := h.nl.RouteDel(learned); {
+		switch err := t.nl.RouteDel(learned); {
 		case errors.Is(err, unix.ESRCH), errors.Is(err, unix.EAFNOSUPPORT), errors.Is(err, unix.EOPNOTSUPP):
 			return nil
 		case err != nil:
-			return fmt.Errorf("delete the announced default routes of link %d: %w", index, notFound(err))
+			return fmt.Errorf("delete the announced default routes of link %d: %w", index, rtnl.NotFound(err))
 		}
 	}
 }
 
 // routes lists a table, or all of them for RT_TABLE_UNSPEC, which is 0.
-func (h *Handle) routes(table int) ([]netlink.Route, error) {
-	all, err := dump(func() ([]netlink.Route, error) {
-		return h.nl.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Table: table}, netlink.RT_FILTER_TABLE)
+func (t Table) routes(table int) ([]netlink.Route, error) {
+	all, err := rtnl.Dump(func() ([]netlink.Route, error) {
+		return t.nl.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Table: table}, netlink.RT_FILTER_TABLE)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("list routes of table %d: %w", table, err)
@@ -205,7 +217,7 @@ func isDefault(r netlink.Route) bool {
 
 // destination is a route's destination. The kernel may leave a default route's out.
 func destination(r netlink.Route) netip.Prefix {
-	if dst, ok := prefix(r.Dst); ok {
+	if dst, ok := rtnl.Prefix(r.Dst); ok {
 		return dst
 	}
 	if cmp.Or(r.Family, netlink.FAMILY_V4) == netlink.FAMILY_V6 {

@@ -1,4 +1,4 @@
-package link
+package ethtool
 
 import (
 	"encoding/binary"
@@ -26,7 +26,7 @@ const (
 
 // readRSS reads hash function, indirection table and key. A table as the kernel
 // makes it itself is written as the number of its queues.
-func (e ethtool) readRSS() (string, error) {
+func (e Device) readRSS() (string, error) {
 	size := make([]uint32, rssHeader)
 	size[0] = unix.ETHTOOL_GRSSH
 	if err := e.do(size); err != nil {
@@ -72,7 +72,7 @@ const (
 	rssSameHash  = 0
 )
 
-func (e ethtool) writeRSS(want string) error {
+func (e Device) writeRSS(want string) error {
 	now, err := e.readRSS()
 	if err != nil {
 		return err
@@ -121,7 +121,7 @@ func (e ethtool) writeRSS(want string) error {
 	return e.setRSS(hash[0], uint32(len(table)), table, key)
 }
 
-func (e ethtool) setRSS(hash, size uint32, table []uint32, key []byte) error {
+func (e Device) setRSS(hash, size uint32, table []uint32, key []byte) error {
 	data := make([]uint32, rssHeader, rssHeader+len(table)+(len(key)+3)/4)
 	data[0], data[rssIndirect], data[rssKey], data[rssHash] = unix.ETHTOOL_SRSSH, size, uint32(len(key)), hash
 	data = append(data, table...)
@@ -159,7 +159,7 @@ type flowRule struct {
 var hashedFlows = []uint32{1, 2, 3, 4, 5, 6, 7, 8, 0x10, 0x11}
 
 // readHashFields reads RXH_* of each kind of packets that the driver knows.
-func (e ethtool) readHashFields() (string, error) {
+func (e Device) readHashFields() (string, error) {
 	var out []uint32
 	for _, flow := range hashedFlows {
 		req := rxnfc{cmd: unix.ETHTOOL_GRXFH, flow: flow}
@@ -174,7 +174,7 @@ func (e ethtool) readHashFields() (string, error) {
 	return numbers(out), nil
 }
 
-func (e ethtool) writeHashFields(want string) error {
+func (e Device) writeHashFields(want string) error {
 	values, err := parseNumbers(want, 0)
 	if err != nil {
 		return err
@@ -193,7 +193,7 @@ func (e ethtool) writeHashFields(want string) error {
 }
 
 // rules are the receive rules of the device (ntuple), by location.
-func (e ethtool) rules() (map[uint32]string, error) {
+func (e Device) rules() (map[uint32]string, error) {
 	req := rxnfc{cmd: unix.ETHTOOL_GRXCLSRLCNT}
 	if err := e.ioctl(unix.SIOCETHTOOL, unsafe.Pointer(&req)); err != nil {
 		return nil, err
@@ -218,7 +218,7 @@ func (e ethtool) rules() (map[uint32]string, error) {
 	return found, nil
 }
 
-func (e ethtool) readRules() (string, error) {
+func (e Device) readRules() (string, error) {
 	found, err := e.rules()
 	var out []string
 	for _, rule := range found {
@@ -228,7 +228,7 @@ func (e ethtool) readRules() (string, error) {
 	return strings.Join(out, " "), err
 }
 
-func (e ethtool) writeRules(want string) error {
+func (e Device) writeRules(want string) error {
 	now, err := e.rules()
 	if err != nil {
 		return err
@@ -245,9 +245,13 @@ func (e ethtool) writeRules(want string) error {
 	}
 	for _, rule := range wanted {
 		req := rxnfc{cmd: unix.ETHTOOL_SRXCLSRLINS}
-		n, err := hex.Decode((*[unsafe.Sizeof(req.rule)]byte)(unsafe.Pointer(&req.rule))[:min(len(rule)/2, int(unsafe.Sizeof(req.rule)))], []byte(rule))
-		if err != nil || n != int(unsafe.Sizeof(req.rule)) {
-			errs = append(errs, fmt.Errorf("parse rule %q: %w", rule, errors.Join(err, errNotKept)))
+		data, err := hex.DecodeString(rule)
+		if err == nil && len(data) != int(unsafe.Sizeof(req.rule)) {
+			err = fmt.Errorf("%d octets, not %d", len(data), unsafe.Sizeof(req.rule))
+		}
+		copy((*[unsafe.Sizeof(req.rule)]byte)(unsafe.Pointer(&req.rule))[:], data)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("parse rule %q: %w", rule, err))
 		} else if _, there := now[req.rule.location]; !there {
 			errs = append(errs, e.ioctl(unix.SIOCETHTOOL, unsafe.Pointer(&req)))
 		}

@@ -1,4 +1,4 @@
-package link_test
+package routing_test
 
 import (
 	"net"
@@ -9,9 +9,12 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/vishvananda/netlink"
 
-	"github.com/multi-eni/multi-eni-cni/pkg/link"
+	"github.com/multi-eni/multi-eni-cni/pkg/link/routing"
+	"github.com/multi-eni/multi-eni-cni/test/linktest"
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
+
+var must, node, open, pod, eth1, dst = linktest.Must, linktest.Node, linktest.Open, linktest.Pod, linktest.ENI1, linktest.Dst
 
 // TestDefaultRoutes: a link counts alone and as one of several next hops,
 // which no removal takes away.
@@ -32,7 +35,7 @@ func TestDefaultRoutes(t *testing.T) {
 		must(t, h.SetUp(l.Index))
 		must(t, h.EnsureAddress(l.Index, netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 0, byte(i), 15}), 24)))
 	}
-	must(t, h.EnsureRoute(index[1], link.Route{Dst: netip.MustParsePrefix("10.9.0.0/16"), Gateway: netip.MustParseAddr("10.0.1.1")}))
+	must(t, h.EnsureRoute(index[1], routing.Route{Dst: netip.MustParsePrefix("10.9.0.0/16"), Gateway: netip.MustParseAddr("10.0.1.1")}))
 	want := func(links map[int]bool) {
 		t.Helper()
 		got, err := h.DefaultRoutes()
@@ -51,7 +54,7 @@ func TestDefaultRoutes(t *testing.T) {
 		}
 	}
 	want(nil)
-	must(t, h.EnsureRoute(index[1], link.Route{Dst: netip.MustParsePrefix("0.0.0.0/0"), Gateway: netip.MustParseAddr("10.0.1.1")}))
+	must(t, h.EnsureRoute(index[1], routing.Route{Dst: netip.MustParsePrefix("0.0.0.0/0"), Gateway: netip.MustParseAddr("10.0.1.1")}))
 	want(map[int]bool{index[1]: true})
 	must(t, netlink.RouteAdd(&netlink.Route{Dst: &net.IPNet{IP: net.IPv4zero.To4(), Mask: net.CIDRMask(0, 32)}, Priority: 7, MultiPath: []*netlink.NexthopInfo{
 		{LinkIndex: index[2], Gw: net.IPv4(10, 0, 2, 1)}, {LinkIndex: index[3], Gw: net.IPv4(10, 0, 3, 1)},
@@ -82,7 +85,7 @@ func TestDefaultRoutesIPv6(t *testing.T) {
 		subnet := netip.MustParsePrefix([]string{"fd00:1::/64", "fd00:2::/64"}[i])
 		must(t, h.EnsureAddress(l.Index, netip.PrefixFrom(subnet.Addr().Next(), 64)))
 		// The kernel makes one route of the two, since their metrics are the same.
-		must(t, h.EnsureRoute(l.Index, link.Route{Dst: netip.MustParsePrefix("::/0"), Gateway: subnet.Addr().Next().Next()}))
+		must(t, h.EnsureRoute(l.Index, routing.Route{Dst: netip.MustParsePrefix("::/0"), Gateway: subnet.Addr().Next().Next()}))
 	}
 	all, err := h.DefaultRoutes()
 	if err != nil || len(all) != 2 || all.SharedBy(index[0]) || all.OnlyBy(index[0]) || all[0].Protocol != 0 {
@@ -101,18 +104,18 @@ func TestDefaultRoutesIPv6(t *testing.T) {
 func TestOnlyDefaultRoute(t *testing.T) {
 	const v4, v6, dhcp, ra = netlink.FAMILY_V4, netlink.FAMILY_V6, 16, 9
 	for name, tt := range map[string]struct {
-		routes link.DefaultRoutes
+		routes routing.DefaultRoutes
 		only   bool
 		shared bool
 	}{
 		"none":                          {nil, false, false},
-		"alone":                         {link.DefaultRoutes{{Index: 2, Family: v4, Protocol: dhcp}}, true, false},
-		"beside the primary's":          {link.DefaultRoutes{{Index: 1, Family: v4}, {Index: 2, Family: v4, Protocol: dhcp}}, false, false},
-		"another family's":              {link.DefaultRoutes{{Index: 1, Family: v4}, {Index: 2, Family: v6}}, true, false},
-		"announced":                     {link.DefaultRoutes{{Index: 1, Family: v4}, {Index: 2, Family: v6, Protocol: ra}}, false, false},
-		"one of several":                {link.DefaultRoutes{{Index: 1, Family: v4, Beside: true}, {Index: 2, Family: v4, Beside: true}}, false, true},
-		"both hops are by this link":    {link.DefaultRoutes{{Index: 2, Family: v4, Beside: true}, {Index: 2, Family: v4, Beside: true}}, true, true},
-		"another link has several hops": {link.DefaultRoutes{{Index: 1, Family: v4, Beside: true}, {Index: 3, Family: v4, Beside: true}}, false, false},
+		"alone":                         {routing.DefaultRoutes{{Index: 2, Family: v4, Protocol: dhcp}}, true, false},
+		"beside the primary's":          {routing.DefaultRoutes{{Index: 1, Family: v4}, {Index: 2, Family: v4, Protocol: dhcp}}, false, false},
+		"another family's":              {routing.DefaultRoutes{{Index: 1, Family: v4}, {Index: 2, Family: v6}}, true, false},
+		"announced":                     {routing.DefaultRoutes{{Index: 1, Family: v4}, {Index: 2, Family: v6, Protocol: ra}}, false, false},
+		"one of several":                {routing.DefaultRoutes{{Index: 1, Family: v4, Beside: true}, {Index: 2, Family: v4, Beside: true}}, false, true},
+		"both hops are by this link":    {routing.DefaultRoutes{{Index: 2, Family: v4, Beside: true}, {Index: 2, Family: v4, Beside: true}}, true, true},
+		"another link has several hops": {routing.DefaultRoutes{{Index: 1, Family: v4, Beside: true}, {Index: 3, Family: v4, Beside: true}}, false, false},
 	} {
 		if only, shared := tt.routes.OnlyBy(2), tt.routes.SharedBy(2); only != tt.only || shared != tt.shared {
 			t.Errorf("%s: OnlyBy = %t, SharedBy = %t; want %t, %t", name, only, shared, tt.only, tt.shared)

@@ -1,4 +1,4 @@
-package link_test
+package routing_test
 
 import (
 	"fmt"
@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
+	"github.com/multi-eni/multi-eni-cni/pkg/link/routing"
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
@@ -22,18 +23,18 @@ func ours(t *testing.T) (out []string) {
 	rules, err := netlink.RuleList(netlink.FAMILY_ALL)
 	must(t, err)
 	for _, r := range rules {
-		if r.Protocol == link.SourceProtocol {
+		if r.Protocol == routing.SourceProtocol {
 			out = append(out, fmt.Sprintf("rule %d from %s table +%d", r.Priority, r.Src, r.Table-20000))
 		}
 	}
-	routes, err := netlink.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Protocol: link.SourceProtocol}, netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TABLE)
+	routes, err := netlink.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Protocol: routing.SourceProtocol}, netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TABLE)
 	must(t, err)
 	for _, r := range routes {
 		if r.Table == unix.RT_TABLE_MAIN {
 			t.Errorf("in the main table: %s", r)
 		}
 	}
-	routes, err = netlink.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Protocol: link.SourceProtocol, Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TABLE)
+	routes, err = netlink.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Protocol: routing.SourceProtocol, Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TABLE)
 	must(t, err)
 	for _, r := range routes {
 		dst := "default"
@@ -82,20 +83,20 @@ func TestSources(t *testing.T) {
 			must(t, h.EnsureAddress(l.Index, netip.MustParsePrefix(a)))
 		}
 	}
-	must(t, h.EnsureRoute(index["eth0"], link.Route{Dst: netip.MustParsePrefix("0.0.0.0/0"), Gateway: netip.MustParseAddr("10.0.2.1")}))
+	must(t, h.EnsureRoute(index["eth0"], routing.Route{Dst: netip.MustParsePrefix("0.0.0.0/0"), Gateway: netip.MustParseAddr("10.0.2.1")}))
 	// A router of IPv6 announces itself.
-	must(t, h.EnsureRoute(index["eth2"], link.Route{Dst: netip.MustParsePrefix("::/0"), Gateway: netip.MustParseAddr("fe80::1")}))
+	must(t, h.EnsureRoute(index["eth2"], routing.Route{Dst: netip.MustParsePrefix("::/0"), Gateway: netip.MustParseAddr("fe80::1")}))
 	foreign := netlink.NewRule()
 	foreign.Src, foreign.Table, foreign.Priority = &net.IPNet{IP: net.IPv4(10, 9, 9, 9), Mask: net.CIDRMask(32, 32)}, 99, 1536
 	must(t, netlink.RuleAdd(foreign))
 
 	before, err := h.ForeignUse()
 	must(t, err)
-	want := []link.Source{
+	want := []routing.Source{
 		{Index: index["eth1"], From: prefixesOf("10.0.2.15/32", "fd00:2::15/128"), Subnets: prefixesOf("10.0.2.0/24", "fd00:2::/64"), Routers: []netip.Addr{netip.MustParseAddr("10.0.2.1"), netip.MustParseAddr("fd00:2::1")}},
 		{Index: index["eth2"], From: prefixesOf("10.0.2.25/32", "10.0.2.26/32", "fd00:2::25/128", "10.0.2.32/28"), Subnets: prefixesOf("10.0.2.0/24", "10.0.2.0/24", "fd00:2::/64"), Routers: []netip.Addr{netip.MustParseAddr("10.0.2.1")}},
 	}
-	ensure := func(want []link.Source, changes bool) {
+	ensure := func(want []routing.Source, changes bool) {
 		t.Helper()
 		changed, err := h.EnsureSources(want)
 		if err != nil || changed != changes {
@@ -191,7 +192,7 @@ func TestSourcesBesideVPCCNI(t *testing.T) {
 		must(t, h.SetUp(l.Index))
 		must(t, h.EnsureAddress(l.Index, netip.MustParsePrefix(a)))
 	}
-	must(t, h.EnsureRoute(index["eth0"], link.Route{Dst: netip.MustParsePrefix("0.0.0.0/0"), Gateway: netip.MustParseAddr("10.0.2.1")}))
+	must(t, h.EnsureRoute(index["eth0"], routing.Route{Dst: netip.MustParsePrefix("0.0.0.0/0"), Gateway: netip.MustParseAddr("10.0.2.1")}))
 	pod := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "eni0123456789a"}, PeerName: "pod"} // the host has its end
 	must(t, netlink.LinkAdd(pod))
 	must(t, netlink.LinkSetUp(pod))
@@ -210,14 +211,14 @@ func TestSourcesBesideVPCCNI(t *testing.T) {
 		rules, err := netlink.RuleList(netlink.FAMILY_V4)
 		must(t, err)
 		for _, r := range rules {
-			if r.Protocol != link.SourceProtocol {
+			if r.Protocol != routing.SourceProtocol {
 				all++
 			}
 		}
 		return all
 	}
 	before := count()
-	want := []link.Source{{Index: index["eth2"], From: prefixesOf("10.0.2.25/32", "10.0.2.32/28"), Subnets: prefixesOf("10.0.2.0/24"), Routers: []netip.Addr{netip.MustParseAddr("10.0.2.1")}}}
+	want := []routing.Source{{Index: index["eth2"], From: prefixesOf("10.0.2.25/32", "10.0.2.32/28"), Subnets: prefixesOf("10.0.2.0/24"), Routers: []netip.Addr{netip.MustParseAddr("10.0.2.1")}}}
 	_, err := h.EnsureSources(want)
 	must(t, err)
 	for _, tt := range []struct {
@@ -320,13 +321,13 @@ func TestSourceWithoutAnnouncements(t *testing.T) {
 		return
 	}
 	m := newMarked(t)
-	want := []link.Source{{Index: m.index["eth1"], From: prefixesOf("fd00:1::15/128"), Subnets: prefixesOf("fd00:1::/64")}}
+	want := []routing.Source{{Index: m.Index["eth1"], From: prefixesOf("fd00:1::15/128"), Subnets: prefixesOf("fd00:1::/64")}}
 	for _, changes := range []bool{true, false} {
 		if changed, err := m.EnsureSources(want); err != nil || changed != changes {
 			t.Fatalf("EnsureSources: changed %v, %v; want %v", changed, err, changes)
 		}
 	}
-	router := fmt.Sprintf("route default via fe80:ec2::1 table +%d", m.index["eth1"])
+	router := fmt.Sprintf("route default via fe80:ec2::1 table +%d", m.Index["eth1"])
 	if got := ours(t); !slices.Contains(got, router) {
 		t.Errorf("rules and routes %q, want %q", got, router)
 	}

@@ -1,4 +1,4 @@
-package link
+package routing
 
 import (
 	"cmp"
@@ -9,6 +9,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/link/internal/rtnl"
 )
 
 // ForeignUse says of each link of this netns that looks like somebody else's
@@ -27,16 +29,16 @@ import (
 // The sentence names what lasts, not what comes and goes with each pod: it stays
 // the same while the first mark does. It costs one dump of the links, one of the
 // routes and one of each family's rules, whatever the number of links.
-func (h *Handle) ForeignUse() (map[int]string, error) {
-	links, err := dump(h.nl.LinkList)
+func (t Table) ForeignUse() (map[int]string, error) {
+	links, err := rtnl.Dump(t.nl.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("list links: %w", err)
 	}
-	routes, err := h.routes(unix.RT_TABLE_UNSPEC)
+	routes, err := t.routes(unix.RT_TABLE_UNSPEC)
 	if err != nil {
 		return nil, err
 	}
-	rules, err := h.rules()
+	rules, err := t.rules()
 	if err != nil {
 		return nil, err
 	}
@@ -94,8 +96,8 @@ func markStacked(links []netlink.Link, mark func(index int, format string, args 
 	names := map[int]string{}
 	for _, l := range links {
 		names[l.Attrs().Index] = l.Type() + " " + l.Attrs().Name
-		if child := describe(l); stacked(child) {
-			mark(child.Below, "a link of kind %s lies on top of it", child.Kind)
+		if a := l.Attrs(); a.NetNsID < 0 && rtnl.Stacked(l.Type()) {
+			mark(a.ParentIndex, "a link of kind %s lies on top of it", l.Type())
 		}
 	}
 	for _, l := range links {
@@ -140,10 +142,10 @@ func ruleLink(r netlink.Rule, names []string) string {
 
 // rules lists the policy rules of both families. A family that the kernel does
 // not have (ipv6.disable=1), or has without policy rules, has none.
-func (h *Handle) rules() ([]netlink.Rule, error) {
+func (t Table) rules() ([]netlink.Rule, error) {
 	var all []netlink.Rule
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-		some, err := dump(func() ([]netlink.Rule, error) { return h.nl.RuleList(family) })
+		some, err := rtnl.Dump(func() ([]netlink.Rule, error) { return t.nl.RuleList(family) })
 		if err != nil && !errors.Is(err, unix.EAFNOSUPPORT) && !errors.Is(err, unix.EOPNOTSUPP) {
 			return nil, fmt.Errorf("list policy rules: %w", err)
 		}

@@ -1,4 +1,4 @@
-package link_test
+package routing_test
 
 import (
 	"fmt"
@@ -12,56 +12,29 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
+	"github.com/multi-eni/multi-eni-cni/pkg/link/routing"
+	"github.com/multi-eni/multi-eni-cni/test/linktest"
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// marked is a node with links eth1 … eth6, all up and with addresses, and the
-// test of what ForeignUse says of them by name.
-type marked struct {
-	*link.Handle
-	t     *testing.T
-	index map[string]int
-}
+// marked is the test of what ForeignUse says of the links of a node.
+type marked struct{ linktest.Links }
 
-func newMarked(t *testing.T) marked {
-	t.Helper()
-	n := node(t)
-	m := marked{Handle: open(t), t: t, index: map[string]int{}}
-	for i := 1; i <= 6; i++ {
-		name := fmt.Sprintf("eth%d", i)
-		must(t, n.Attach(nstest.ENI{Name: name, MAC: fmt.Sprintf("02:00:00:00:00:%02x", i)}))
-		l, err := m.ByName(name)
-		must(t, err)
-		must(t, m.SetUp(l.Index))
-		must(t, m.EnsureAddress(l.Index, netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 0, byte(i), 15}), 24)))
-		must(t, m.EnsureAddress(l.Index, netip.MustParsePrefix(fmt.Sprintf("fd00:%d::15/64", i))))
-		m.index[name] = l.Index
-	}
-	return m
-}
+func newMarked(t *testing.T) marked { return marked{linktest.NewLinks(t)} }
 
 func (m marked) want(want map[string]string) {
-	m.t.Helper()
+	m.T.Helper()
 	use, err := m.ForeignUse()
-	must(m.t, err)
+	must(m.T, err)
 	got := map[string]string{}
-	for name, index := range m.index {
+	for name, index := range m.Index {
 		if why, ok := use[index]; ok {
 			got[name] = why
 		}
 	}
 	if diff := cmp.Diff(want, got, cmpopts.EquateEmpty()); diff != "" {
-		m.t.Errorf("foreign use (-want +got):\n%s", diff)
+		m.T.Errorf("foreign use (-want +got):\n%s", diff)
 	}
-}
-
-func (m marked) rule(edit func(*netlink.Rule)) *netlink.Rule {
-	m.t.Helper()
-	r := netlink.NewRule()
-	r.Family, r.Table = netlink.FAMILY_V4, 254
-	edit(r)
-	must(m.t, netlink.RuleAdd(r))
-	return r
 }
 
 // TestForeignUse: what the node itself has is no mark; what the VPC CNI and
@@ -72,33 +45,33 @@ func TestForeignUse(t *testing.T) {
 	}
 	m := newMarked(t)
 	gw := netip.MustParseAddr("10.0.1.1")
-	must(t, m.EnsureRoute(m.index["eth1"], link.Route{Dst: netip.MustParsePrefix("10.9.0.0/16"), Gateway: gw}))
-	must(t, m.EnsureRoute(m.index["eth1"], link.Route{Dst: netip.MustParsePrefix("10.8.0.0/16"), Gateway: gw, Table: 253}))
-	m.rule(func(r *netlink.Rule) { r.Priority, r.Mark = 1024, 0x80 })
+	must(t, m.EnsureRoute(m.Index["eth1"], routing.Route{Dst: netip.MustParsePrefix("10.9.0.0/16"), Gateway: gw}))
+	must(t, m.EnsureRoute(m.Index["eth1"], routing.Route{Dst: netip.MustParsePrefix("10.8.0.0/16"), Gateway: gw, Table: 253}))
+	m.Rule(func(r *netlink.Rule) { r.Priority, r.Mark = 1024, 0x80 })
 	m.want(nil)
 
 	// An ENI of the VPC CNI: a table of its own, a rule per pod.
-	must(t, m.EnsureRoute(m.index["eth2"], link.Route{Dst: netip.MustParsePrefix("0.0.0.0/0"), Gateway: netip.MustParseAddr("10.0.2.1"), Table: 3}))
-	must(t, m.EnsureRoute(m.index["eth3"], link.Route{Dst: netip.MustParsePrefix("fd09::/64"), Gateway: netip.MustParseAddr("fd00:3::1"), Table: 1004}))
+	must(t, m.EnsureRoute(m.Index["eth2"], routing.Route{Dst: netip.MustParsePrefix("0.0.0.0/0"), Gateway: netip.MustParseAddr("10.0.2.1"), Table: 3}))
+	must(t, m.EnsureRoute(m.Index["eth3"], routing.Route{Dst: netip.MustParsePrefix("fd09::/64"), Gateway: netip.MustParseAddr("fd00:3::1"), Table: 1004}))
 	want := map[string]string{"eth2": "route table 3 leads out of it", "eth3": "route table 1004 leads out of it"}
 	m.want(want)
-	pods := m.rule(func(r *netlink.Rule) {
+	pods := m.Rule(func(r *netlink.Rule) {
 		r.Priority, r.Table, r.Src = 1536, 3, &net.IPNet{IP: net.IPv4(10, 0, 2, 77).To4(), Mask: net.CIDRMask(32, 32)}
 	})
 	m.want(want) // pods come and go, and the sentence stays
 	must(t, netlink.RuleDel(pods))
 
 	// Of several tables the lowest is named.
-	must(t, m.EnsureRoute(m.index["eth3"], link.Route{Dst: netip.MustParsePrefix("10.7.0.0/16"), Gateway: netip.MustParseAddr("10.0.3.1"), Table: 17}))
+	must(t, m.EnsureRoute(m.Index["eth3"], routing.Route{Dst: netip.MustParsePrefix("10.7.0.0/16"), Gateway: netip.MustParseAddr("10.0.3.1"), Table: 17}))
 	want["eth3"] = "route table 17 leads out of it"
 
 	// A child, and rules by name, of IPv6 too.
-	must(t, netlink.LinkAdd(&netlink.Macvlan{LinkAttrs: child("mv0", m.index["eth4"]), Mode: netlink.MACVLAN_MODE_BRIDGE}))
+	must(t, netlink.LinkAdd(&netlink.Macvlan{LinkAttrs: child("mv0", m.Index["eth4"]), Mode: netlink.MACVLAN_MODE_BRIDGE}))
 	want["eth4"] = "a link of kind macvlan lies on top of it"
 	m.want(want)
-	m.rule(func(r *netlink.Rule) { r.Priority, r.Table, r.IifName = 30, 100, "eth5" })
-	m.rule(func(r *netlink.Rule) { r.Priority, r.Table, r.IifName = 20, 100, "eth5" })
-	m.rule(func(r *netlink.Rule) { r.Family, r.Priority, r.OifName = netlink.FAMILY_V6, 40, "eth6" })
+	m.Rule(func(r *netlink.Rule) { r.Priority, r.Table, r.IifName = 30, 100, "eth5" })
+	m.Rule(func(r *netlink.Rule) { r.Priority, r.Table, r.IifName = 20, 100, "eth5" })
+	m.Rule(func(r *netlink.Rule) { r.Family, r.Priority, r.OifName = netlink.FAMILY_V6, 40, "eth6" })
 	want["eth5"] = "the policy rule of priority 20 names it (iif eth5)"
 	want["eth6"] = "the policy rule of priority 40 names it (oif eth6)"
 	m.want(want)
@@ -120,8 +93,8 @@ func TestNetworkManagersUse(t *testing.T) {
 	// EKS AL2023 at boot: DHCP in the main table and in 10001, and a rule to that.
 	m.learn("eth1", "0.0.0.0/0", "10.0.1.1", unix.RTPROT_DHCP, func(r *netlink.Route) { r.Priority = 512 })
 	table("eth1", 10001, unix.RTPROT_DHCP)
-	m.rule(func(r *netlink.Rule) { r.Priority, r.Table, r.Src = 32765, 10001, dst("10.0.1.15/32") })
-	m.rule(func(r *netlink.Rule) { r.Priority, r.Table, r.IifName = 32764, 10001, "eth1" })
+	m.Rule(func(r *netlink.Rule) { r.Priority, r.Table, r.Src = 32765, 10001, dst("10.0.1.15/32") })
+	m.Rule(func(r *netlink.Rule) { r.Priority, r.Table, r.IifName = 32764, 10001, "eth1" })
 	table("eth2", 77, unix.RTPROT_STATIC)
 	m.learn("eth2", "fd77::/64", "fd00:2::1", unix.RTPROT_RA, func(r *netlink.Route) { r.Table = 78 })
 	table("eth3", 10003, unix.RTPROT_BOOT)
@@ -129,7 +102,7 @@ func TestNetworkManagersUse(t *testing.T) {
 	table("eth3", 4, unix.RTPROT_BOOT)     // the VPC CNI on the first network card
 	table("eth4", 10104, unix.RTPROT_BOOT) // and on the second
 	table("eth4", 10004, unix.RTPROT_DHCP)
-	m.rule(func(r *netlink.Rule) { r.Priority, r.Table, r.OifName = 30, 100, "eth5" })
+	m.Rule(func(r *netlink.Rule) { r.Priority, r.Table, r.OifName = 30, 100, "eth5" })
 	m.want(map[string]string{
 		"eth3": "route table 4 leads out of it", "eth4": "route table 10104 leads out of it", "eth5": "the policy rule of priority 30 names it (oif eth5)",
 	})
@@ -147,7 +120,7 @@ func TestForeignUseAsNextHopAndPort(t *testing.T) {
 	ns, err := link.OpenNetns("/run/netns/pod")
 	must(t, err)
 	defer ns.Close()
-	must(t, netlink.LinkAdd(&netlink.Macvlan{LinkAttrs: child("mv1", m.index["eth1"]), Mode: netlink.MACVLAN_MODE_BRIDGE}))
+	must(t, netlink.LinkAdd(&netlink.Macvlan{LinkAttrs: child("mv1", m.Index["eth1"]), Mode: netlink.MACVLAN_MODE_BRIDGE}))
 	moved, err := m.ByName("mv1")
 	must(t, err)
 	must(t, m.Move(moved.Index, ns, "net1"))
@@ -155,16 +128,16 @@ func TestForeignUseAsNextHopAndPort(t *testing.T) {
 		t.Fatal(err)
 	}
 	must(t, netlink.RouteAdd(&netlink.Route{Dst: &net.IPNet{IP: net.IPv4(10, 6, 0, 0).To4(), Mask: net.CIDRMask(16, 32)}, Table: 50, MultiPath: []*netlink.NexthopInfo{
-		{LinkIndex: m.index["eth2"], Gw: net.IPv4(10, 0, 2, 1)}, {LinkIndex: m.index["eth3"], Gw: net.IPv4(10, 0, 3, 1)},
+		{LinkIndex: m.Index["eth2"], Gw: net.IPv4(10, 0, 2, 1)}, {LinkIndex: m.Index["eth3"], Gw: net.IPv4(10, 0, 3, 1)},
 	}}))
 	br := netlink.NewLinkAttrs()
 	br.Name = "br0"
 	must(t, netlink.LinkAdd(&netlink.Bridge{LinkAttrs: br}))
 	bridge, err := m.ByName("br0")
 	must(t, err)
-	must(t, netlink.LinkSetMasterByIndex(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: m.index["eth4"]}}, bridge.Index))
-	must(t, netlink.LinkAddAltName(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: m.index["eth5"]}}, "enp5s0"))
-	m.rule(func(r *netlink.Rule) { r.Priority, r.Table, r.IifName = 10, 100, "enp5s0" })
+	must(t, netlink.LinkSetMasterByIndex(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: m.Index["eth4"]}}, bridge.Index))
+	must(t, netlink.LinkAddAltName(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: m.Index["eth5"]}}, "enp5s0"))
+	m.Rule(func(r *netlink.Rule) { r.Priority, r.Table, r.IifName = 10, 100, "enp5s0" })
 	m.want(map[string]string{
 		"eth2": "route table 50 leads out of it",
 		"eth3": "route table 50 leads out of it",

@@ -1,4 +1,4 @@
-package link
+package routing
 
 import (
 	"errors"
@@ -7,6 +7,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/link/internal/rtnl"
 )
 
 // DefaultRoute is a default route of the main table, or one next hop of a route that has
@@ -38,8 +40,8 @@ type DefaultRoutes []DefaultRoute
 
 // DefaultRoutes reads them. It costs one dump of the routes, whatever the number of
 // links.
-func (h *Handle) DefaultRoutes() (DefaultRoutes, error) {
-	routes, err := h.routes(unix.RT_TABLE_MAIN)
+func (t Table) DefaultRoutes() (DefaultRoutes, error) {
+	routes, err := t.routes(unix.RT_TABLE_MAIN)
 	if err != nil {
 		return nil, err
 	}
@@ -110,8 +112,8 @@ func (all DefaultRoutes) SharedBy(index int) bool {
 // RemoveDefaultRoutes deletes the default routes of the main table that lead
 // out of this link, and returns their number. It leaves a route that it could delete only
 // together with next hops by other links (SharedBy).
-func (h *Handle) RemoveDefaultRoutes(index int) (int, error) {
-	routes, err := h.routes(unix.RT_TABLE_MAIN)
+func (t Table) RemoveDefaultRoutes(index int) (int, error) {
+	routes, err := t.routes(unix.RT_TABLE_MAIN)
 	if err != nil {
 		return 0, err
 	}
@@ -121,7 +123,7 @@ func (h *Handle) RemoveDefaultRoutes(index int) (int, error) {
 			continue
 		}
 		for _, own := range leadingOut(r, index) {
-			if err := h.nl.RouteDel(&own); err != nil && !errors.Is(err, unix.ESRCH) {
+			if err := t.nl.RouteDel(&own); err != nil && !errors.Is(err, unix.ESRCH) {
 				return n, fmt.Errorf("delete default route of link %d: %w", index, err)
 			}
 			n++
@@ -138,7 +140,7 @@ func leadingOut(r netlink.Route, index int) (out []netlink.Route) {
 	}
 	for _, hop := range r.MultiPath {
 		if hop.LinkIndex == index && separable(r, hop) {
-			out = append(out, netlink.Route{LinkIndex: index, Dst: ipNet(destination(r)), Gw: hop.Gw, Priority: r.Priority, Table: r.Table})
+			out = append(out, netlink.Route{LinkIndex: index, Dst: rtnl.IPNet(destination(r)), Gw: hop.Gw, Priority: r.Priority, Table: r.Table})
 		}
 	}
 	return out

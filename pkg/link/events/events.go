@@ -1,4 +1,6 @@
-package link
+// Package events wakes its callers when the links, routes, addresses and rules of a netns
+// change, or the devices of the node.
+package events
 
 import (
 	"context"

@@ -1,4 +1,4 @@
-package link
+package events
 
 import (
 	"bytes"
@@ -7,6 +7,10 @@ import (
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/link"
+	"github.com/multi-eni/multi-eni-cni/pkg/link/internal/rtnl"
+	"github.com/multi-eni/multi-eni-cni/pkg/link/routing"
 )
 
 // Interest tells Subscribe which links' routes, addresses and rules matter. A CNI adds
@@ -21,7 +25,7 @@ type interesting struct {
 
 // Set sets the links of interest. Call it before you read the routes: then each change is in
 // the routes read, or comes as an event after that.
-func (i *Interest) Set(links []Link) {
+func (i *Interest) Set(links []link.Link) {
 	set := &interesting{indexes: make(map[int32]bool, len(links)), names: make(map[string]bool, len(links))}
 	for _, l := range links {
 		set.indexes[int32(l.Index)] = true
@@ -32,14 +36,11 @@ func (i *Interest) Set(links []Link) {
 	i.links.Store(set)
 }
 
-// Attributes of rules (linux/fib_rules.h) and addresses (linux/if_addr.h), and the mask of an
-// attribute's type (linux/netlink.h), that x/sys/unix lacks.
+// Attributes of rules (linux/fib_rules.h) that x/sys/unix lacks.
 const (
 	fraIifName  = 3
 	fraOifName  = 17
 	fraProtocol = 21
-	ifaProto    = 11
-	nlaTypeMask = 0x3fff
 )
 
 // concerned says whether a datagram of rtnetlink messages matters. A
@@ -80,11 +81,11 @@ func (s *interesting) route(kind uint16, body []byte) bool {
 		return true
 	}
 	table, protocol := body[4], body[5] // rtm_table, rtm_protocol
-	if table == unix.RT_TABLE_LOCAL || kind == unix.RTM_NEWROUTE && protocol == SourceProtocol {
+	if table == unix.RT_TABLE_LOCAL || kind == unix.RTM_NEWROUTE && protocol == routing.SourceProtocol {
 		return false
 	}
 	matters := false
-	attributes(body[unix.SizeofRtMsg:], func(attr uint16, value []byte) {
+	rtnl.Attributes(body[unix.SizeofRtMsg:], func(attr uint16, value []byte) {
 		switch attr {
 		case unix.RTA_OIF:
 			matters = matters || len(value) >= 4 && s.indexes[int32(binary.NativeEndian.Uint32(value))]
@@ -117,25 +118,13 @@ func (s *interesting) rule(kind uint16, body []byte) bool {
 		return true
 	}
 	named, ours := false, false
-	attributes(body[unix.SizeofRtMsg:], func(attr uint16, value []byte) {
+	rtnl.Attributes(body[unix.SizeofRtMsg:], func(attr uint16, value []byte) {
 		switch attr {
 		case fraProtocol:
-			ours = slices.Equal(value, []byte{SourceProtocol})
+			ours = slices.Equal(value, []byte{routing.SourceProtocol})
 		case fraIifName, fraOifName:
 			named = named || s.names[string(bytes.TrimRight(value, "\x00"))]
 		}
 	})
 	return ours && kind == unix.RTM_DELRULE || named
-}
-
-// attributes calls f for each rtattr, up to the first malformed one.
-func attributes(b []byte, f func(attr uint16, value []byte)) {
-	for len(b) >= unix.SizeofRtAttr {
-		size := int(binary.NativeEndian.Uint16(b))
-		if size < unix.SizeofRtAttr || size > len(b) {
-			return
-		}
-		f(binary.NativeEndian.Uint16(b[2:])&nlaTypeMask, b[unix.SizeofRtAttr:size])
-		b = b[min((size+unix.RTA_ALIGNTO-1)&^(unix.RTA_ALIGNTO-1), len(b)):]
-	}
 }
