@@ -203,7 +203,7 @@ func standIn(args []string) int {
 	return 0
 }
 
-// widen notes the tests' coverage, and adds a block for the whole of each file to the profile.
+// widen notes the tests' coverage, and adds a block for all of each file to the profile.
 func widen(profile string, out []byte) error {
 	found := coverageLine.FindSubmatch(out)
 	if found == nil {

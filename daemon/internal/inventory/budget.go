@@ -54,7 +54,8 @@ func (j *joiner) fitRows() {
 	}
 	for _, name := range over(shares, absentBudget) {
 		j.rows = slices.DeleteFunc(j.rows, func(r row) bool { return r.NodeENI == name && j.absent(&r) })
-		j.noRoom(reason.TooManyENIs, name, "the NodeENIs of this node declare more missing ENIs than the inventory has room for, so those of this NodeENI are left out; "+
+		j.noRoom(reason.TooManyENIs, name, "the NodeENIs of this node declare more missing ENIs than the inventory has room for, so those of this NodeENI "+
+			"are left out; "+
 			"correct its nodeSelector or its subnets")
 	}
 	clear(shares)
@@ -102,7 +103,8 @@ func (j *joiner) fitDeclarations(name string, d *declarations) {
 		return
 	}
 	d.enis, d.undecided = d.enis[:maxENIs], true
-	j.noRoom(reason.TooManyENIs, name, "this NodeENI declares more than %d ENIs for this node; only the first %[1]d count; shorten spec.subnetIDs or status.attachments", maxENIs)
+	j.noRoom(reason.TooManyENIs, name, "this NodeENI declares more than %d ENIs for this node; only the first %[1]d count; shorten spec.subnetIDs or "+
+		"status.attachments", maxENIs)
 }
 
 // FitProblems sorts problems, and brings them within the budget. The argument is changed.

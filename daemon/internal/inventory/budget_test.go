@@ -181,7 +181,8 @@ func TestTooLongIsClosed(t *testing.T) {
 	w.sync()
 	res := w.sync()
 	for _, d := range res.Devices {
-		if closed := slices.Equal(d.AllowedNamespaces, []string{""}); closed != (d.NodeENI == "long") || !closed && len(d.AllowedNamespaces) < 10_000 || d.Phase != nodestate.PhaseReady {
+		if closed := slices.Equal(d.AllowedNamespaces, []string{""}); closed != (d.NodeENI == "long") ||
+			!closed && len(d.AllowedNamespaces) < 10_000 || d.Phase != nodestate.PhaseReady {
 			t.Errorf("%s: %s, %d namespaces", d.NodeENI, d.Phase, len(d.AllowedNamespaces))
 		}
 	}

@@ -41,13 +41,13 @@ type declaration struct {
 	// be used until it is mended.
 	faulty bool
 	// remembered: not declared by anything that could be read now. The row
-	// before says what it was, and it gets no better than that.
+	// before describes it, and its phase gets no better.
 	remembered *nodestate.CheckpointDevice
 	// missingSince goes into the row's.
 	missingSince time.Time
 }
 
-// declarations is what one NodeENI says for this node.
+// declarations are the ENIs that one NodeENI declares for this node.
 type declarations struct {
 	enis []declaration
 	// undecided: part of it cannot be understood, so that it may mean ENIs
@@ -78,7 +78,7 @@ func (j *joiner) declare(o *v1alpha1.NodeENI) declarations {
 	return d
 }
 
-// wants reads what holds for every ENI of a NodeENI.
+// wants reads the fields that hold for every ENI of a NodeENI.
 func (j *joiner) wants(o *v1alpha1.NodeENI) declaration {
 	decl := declaration{nodeENI: o.Name, index: -1, mtu: o.Spec.MTU}
 	if decl.mtu < 0 || decl.mtu > maxMTU {
@@ -92,7 +92,8 @@ func (j *joiner) wants(o *v1alpha1.NodeENI) declaration {
 	if s := o.Spec.DPDKPCIAddress; s != "" {
 		pci, err := device.ParsePCIAddress(s)
 		if err != nil {
-			j.problem(reason.InvalidPCIAddress, o.Name, "", "spec.dpdkPCIAddress %q is not a full PCI address; write it as domain:bus:device.function, such as 0000:00:07.0, or leave it out, since it is discovered", s)
+			j.problem(reason.InvalidPCIAddress, o.Name, "", "spec.dpdkPCIAddress %q is not a full PCI address; write it as domain:bus:device.function, such as "+
+				"0000:00:07.0, or leave it out, since it is discovered", s)
 			decl.faulty = true
 		}
 		decl.stated, decl.hint = pci, pci
@@ -168,17 +169,21 @@ func (j *joiner) declareAttached(o *v1alpha1.NodeENI, base declaration, d *decla
 		return
 	}
 	if j.Lookup == LookupNone {
-		j.problem(reason.NotAttached, o.Name, "", "no ENI of this NodeENI is attached to this node: status.attachments has no entry with nodeID %q; read the log of the controller that attaches ENIs, or correct --node-name; where no controller attaches ENIs, attach one yourself and run multi-enid with --attachments-from=imds", j.NodeName)
+		j.problem(reason.NotAttached, o.Name, "", "no ENI of this NodeENI is attached to this node: status.attachments has no entry with nodeID %q; read "+
+			"the log of the controller that attaches ENIs, or correct --node-name; where no controller attaches ENIs, attach one yourself and run multi-enid "+
+			"with --attachments-from=imds", j.NodeName)
 		return
 	}
-	j.problem(reason.NotAttached, o.Name, "", "no ENI of this NodeENI is attached to this node: status.attachments has no entry with nodeID %q; attach one, correct --node-name, or leave the status out: the ENI is then found by spec.deviceIndex and subnet", j.NodeName)
+	j.problem(reason.NotAttached, o.Name, "", "no ENI of this NodeENI is attached to this node: status.attachments has no entry with nodeID %q; attach "+
+		"one, correct --node-name, or leave the status out: the ENI is then found by spec.deviceIndex and subnet", j.NodeName)
 }
 
 // declareSubnets takes one ENI for each subnet, in the order in which the
 // public controller counts them: subnetID, then subnetIDs, then names.
 func (j *joiner) declareSubnets(o *v1alpha1.NodeENI, base declaration, d *declarations) {
 	if o.Spec.DeviceIndex > maxDeviceIndex {
-		j.problem(reason.InvalidDeviceIndex, o.Name, "", "spec.deviceIndex %d is not a device index; give 1 to %d, or leave it out for 1", o.Spec.DeviceIndex, maxDeviceIndex)
+		j.problem(reason.InvalidDeviceIndex, o.Name, "", "spec.deviceIndex %d is not a device index; give 1 to %d, or leave it out for "+
+			"1", o.Spec.DeviceIndex, maxDeviceIndex)
 		d.undecided = true
 		return
 	}
@@ -196,7 +201,8 @@ func (j *joiner) declareSubnets(o *v1alpha1.NodeENI, base declaration, d *declar
 	named := o.Spec.SubnetName != "" || len(o.Spec.SubnetNames) > 0
 	switch {
 	case named:
-		j.problem(reason.SubnetNameUnknown, o.Name, "", "spec.subnetName and spec.subnetNames cannot be looked up without EC2; give spec.subnetID or spec.subnetIDs, or status.attachments")
+		j.problem(reason.SubnetNameUnknown, o.Name, "", "spec.subnetName and spec.subnetNames cannot be looked up without EC2; give spec.subnetID or "+
+			"spec.subnetIDs, or status.attachments")
 		d.undecided = true
 	case len(d.enis) == 0 && o.Spec.SubnetID == "" && len(o.Spec.SubnetIDs) == 0:
 		j.problem(reason.NoSubnet, o.Name, "", "neither status.attachments nor a subnet names the ENI; give spec.subnetID or spec.subnetIDs")

@@ -23,7 +23,7 @@ func TestStatusDeviceIndex(t *testing.T) {
 }
 
 // TestIndexesAreRemembered: while IMDS does not know index and card of a listed ENI, or
-// does not list it any more, its row keeps those of the row before.
+// does not list it any more, its row keeps the numbers of the row before.
 func TestIndexesAreRemembered(t *testing.T) {
 	w := newWorld(3)
 	w.declare("a", 1, attached(node, 3), func(o *v1alpha1.NodeENI) { o.Status.Attachments[0].DeviceIndex = 0 })

@@ -10,7 +10,7 @@ import (
 )
 
 // phaseOfDriverChange decides about a device that is bound to another driver than it
-// should be. What was usable in its old form drains first: as long as the device
+// should be. A device that was usable in its old form drains first: as long as the device
 // plugin offers it or a pod has it, its driver stays.
 func (j *joiner) phaseOfDriverChange(decl *declaration, p place, d nodestate.Device) nodestate.Phase {
 	before := j.sameBefore(decl.eni, p.pci)
@@ -27,7 +27,8 @@ func (j *joiner) phaseOfDriverChange(decl *declaration, p place, d nodestate.Dev
 		return nodestate.PhasePending
 	case !j.free(before, p.pci):
 		if j.held[p.pci] {
-			j.problem(reason.DriverNotBound, decl.nodeENI, decl.eni.String(), "%s is bound to %q, wanted %s, and a pod has it; it is bound once that pod has ended", p.pci, p.fn.Driver, cmp.Or(decl.driver, taken.Driver))
+			j.problem(reason.DriverNotBound, decl.nodeENI, decl.eni.String(), "%s is bound to %q, wanted %s, and a pod has it; it is bound once that pod has "+
+				"ended", p.pci, p.fn.Driver, cmp.Or(decl.driver, taken.Driver))
 		}
 		return phase
 	case !j.InHand(p.pci) && p.state != seen:
@@ -75,13 +76,16 @@ func (j *joiner) free(before *nodestate.CheckpointDevice, pci device.PCIAddress)
 // take away.
 func (j *joiner) explainForeignDriver(decl *declaration, p place) {
 	if decl.driver == "" {
-		j.problem(reason.DriverMismatch, decl.nodeENI, decl.eni.String(), "another program has bound %s to %s, but spec.enableDPDK is false; set it to true, or give the device back: driverctl unset-override %[1]s", p.pci, p.fn.Driver)
+		j.problem(reason.DriverMismatch, decl.nodeENI, decl.eni.String(), "another program has bound %s to %s, but spec.enableDPDK is false; set it to "+
+			"true, or give the device back: driverctl unset-override %[1]s", p.pci, p.fn.Driver)
 		return
 	}
-	j.problem(reason.DriverMismatch, decl.nodeENI, decl.eni.String(), "another program has bound %s to %s, but spec.dpdkDriver is %s; correct that, or give the device back: driverctl unset-override %[1]s", p.pci, p.fn.Driver, decl.driver)
+	j.problem(reason.DriverMismatch, decl.nodeENI, decl.eni.String(), "another program has bound %s to %s, but spec.dpdkDriver is %s; correct that, or "+
+		"give the device back: driverctl unset-override %[1]s", p.pci, p.fn.Driver, decl.driver)
 }
 
 func (j *joiner) explainNoInterface(decl *declaration, p place) {
 	j.missing = true
-	j.problem(reason.NoInterface, decl.nodeENI, decl.eni.String(), "%s has no network interface in the host, and no pod of ours has it; bring the interface back from another network namespace, or detach and attach the ENI", p.pci)
+	j.problem(reason.NoInterface, decl.nodeENI, decl.eni.String(), "%s has no network interface in the host, and no pod of ours has it; bring the "+
+		"interface back from another network namespace, or detach and attach the ENI", p.pci)
 }

@@ -77,7 +77,8 @@ func tagged(name string) string {
 // foreign reports an ENI at the declaration's slot as somebody else's.
 func (j *joiner) foreign(decl *declaration, eni device.ENIID, why, remedy string) {
 	j.others[eni] = "the ENI seems to belong to another program: " + why
-	j.problem(reason.ForeignENI, decl.nodeENI, eni.String(), "the ENI at device index %d in %s seems to belong to another program: %s; %s", decl.index, decl.subnet, why, remedy)
+	j.problem(reason.ForeignENI, decl.nodeENI, eni.String(), "the ENI at device index %d in %s seems to belong to another program: %s; "+
+		"%s", decl.index, decl.subnet, why, remedy)
 }
 
 // lookIn has Join called again after a time, or sooner.

@@ -143,7 +143,8 @@ func TestForeignBesideAVPCCNI(t *testing.T) {
 			case 0:
 				marked[n] = !marked[n]
 			case 1:
-				if r := w.Checkpoint.Devices; !held[n] && slices.ContainsFunc(r, func(d nodestate.CheckpointDevice) bool { return d.ENIID == eniID(n) && d.Phase == ready }) {
+				isReady := func(d nodestate.CheckpointDevice) bool { return d.ENIID == eniID(n) && d.Phase == ready }
+				if !held[n] && slices.ContainsFunc(w.Checkpoint.Devices, isReady) {
 					w.hold(n, nodestate.ModeExclusive)
 					held[n] = true
 				}

@@ -16,7 +16,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
 )
 
-// events are what can happen to a node's n-th ENI, or to the daemon's view.
+// events can happen to a node's n-th ENI, or to the daemon's view.
 var events = []func(w *world, n int){
 	func(w *world, n int) { w.declare(name(n), n) },
 	func(w *world, n int) { w.declare(name(n), n, resource("intel.com/x")) },
@@ -78,7 +78,7 @@ var comparePrefix = cmpopts.EquateComparable(netip.Prefix{})
 func name(n int) string { return string(rune('a' + n)) }
 
 // FuzzJoin lets anything happen to a node, two octets for each event, and
-// checks after each what must always hold.
+// checks the invariants after each.
 func FuzzJoin(f *testing.F) {
 	f.Add([]byte{0, 1, 12, 1, 18, 1, 11, 1, 20, 1})
 	f.Add([]byte{5, 1, 12, 1, 12, 2, 6, 1, 22, 3, 22, 1})
@@ -115,7 +115,7 @@ func TestJoinUnderRandomEvents(t *testing.T) {
 	}
 }
 
-// checkAlways: what no result may say.
+// checkAlways checks the invariants of every result.
 func checkAlways(t *testing.T, w *world, r Result) {
 	t.Helper()
 	enis, pcis := map[device.ENIID]bool{}, map[device.PCIAddress]bool{}
@@ -149,7 +149,7 @@ func checkAlways(t *testing.T, w *world, r Result) {
 	}
 }
 
-// checkDriverChange: what is never bound.
+// checkDriverChange checks that some devices are never bound.
 func checkDriverChange(t *testing.T, w *world, d DriverChange) {
 	t.Helper()
 	fn := w.functions[d.Device.PCIAddress]
@@ -209,7 +209,7 @@ func phases(r Result) map[device.ENIID]nodestate.Phase {
 	return m
 }
 
-// checkShuffled: the order of what a source lists does not matter.
+// checkShuffled: the order of a source's items does not matter.
 func checkShuffled(t *testing.T, w *world, want Result, rnd *rand.Rand) {
 	t.Helper()
 	s := w.sources()

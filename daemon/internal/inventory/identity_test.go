@@ -63,7 +63,7 @@ func TestSeveralSubnets(t *testing.T) {
 	}
 }
 
-// TestProblemsNameTheWayOut: what a person reads has the field and the value.
+// TestProblemsNameTheWayOut: a message has the field and the value.
 func TestProblemsNameTheWayOut(t *testing.T) {
 	w := newWorld(1)
 	w.declare("a", 1, statedPCI("07.0"), resource("no prefix"), dpdk, func(o *v1alpha1.NodeENI) { o.Spec.DPDKDriver = "mlx5_core"; o.Spec.MTU = -1 })

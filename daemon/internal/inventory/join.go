@@ -51,7 +51,7 @@ type joiner struct {
 	lookAgain time.Time
 }
 
-// row is a row of the result and what only the checkpoint keeps of it.
+// row is a row of the result, with the fields that only the checkpoint keeps.
 type row struct {
 	nodestate.Device
 	missingSince time.Time
@@ -63,7 +63,7 @@ type row struct {
 }
 
 // Join computes the inventory from the sources. It is deterministic: neither
-// the order of a source's items nor that of Go's maps shows in the result.
+// the order of a source's items nor the order of Go's maps shows in the result.
 func Join(s Sources) Result {
 	j := &joiner{
 		Sources:  s,
@@ -98,7 +98,7 @@ func Join(s Sources) Result {
 }
 
 // declarations returns the declarations that stand, with their ENIs as far as they are
-// known, in one group for each NodeENI. What could not be read or understood
+// known, in one group for each NodeENI. A declaration that could not be read
 // is remembered from the rows before.
 func (j *joiner) declarations() [][]declaration {
 	var groups [][]declaration

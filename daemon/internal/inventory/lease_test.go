@@ -12,7 +12,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// TestLeasedAddressesStay: what a pod has leased stays in its ENI's row, whatever
+// TestLeasedAddressesStay: a leased address stays in its ENI's row, whatever
 // the metadata say, and goes once nobody has it.
 func TestLeasedAddressesStay(t *testing.T) {
 	w := newWorld(1)
@@ -62,7 +62,7 @@ func TestLeasedAddressesStay(t *testing.T) {
 	check("assigned again", w.sync(), []netip.Prefix{own, leased, free}, []netip.Prefix{used, unused}, "")
 }
 
-// TestLeasedWithoutARowBefore: what a pod has leased is in the row though none
+// TestLeasedWithoutARowBefore: a leased address is in the row though none
 // before had it: the checkpoint was lost, or the lease is younger than the look at
 // the leases after which the address left the row.
 func TestLeasedWithoutARowBefore(t *testing.T) {

@@ -42,7 +42,7 @@ type place struct {
 func (p place) found() bool { return p.state == trusted || p.state == seen }
 
 // place finds the device of an ENI by the chain MAC, netdev, PCI address, and
-// where the host shows no netdev by what was seen earlier in this boot.
+// where the host shows no netdev by its traces from earlier in this boot.
 func (j *joiner) place(eni device.ENIID) place {
 	if p, ok := j.places[eni]; ok {
 		return p

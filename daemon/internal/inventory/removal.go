@@ -53,7 +53,7 @@ func (j *joiner) bound(r *nodestate.CheckpointDevice) (nodestate.Restore, bool) 
 	return taken, j.InHand(r.PCIAddress)
 }
 
-// giveBackStray gives back what the daemon has bound and no row tells of: the
+// giveBackStray gives back a device that the daemon has bound and no row tells of: the
 // checkpoint was lost, or the NodeENI removed while the device was being bound.
 func (j *joiner) giveBackStray() {
 	if !j.Complete || !j.Attachments.Known || !j.Functions.Known {

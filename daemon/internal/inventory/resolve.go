@@ -12,7 +12,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// slot is where EC2 attaches an ENI: what a NodeENI without status names.
+// slot is where EC2 attaches an ENI. A NodeENI without status names slots.
 type slot struct {
 	index  int
 	subnet device.SubnetID
@@ -33,7 +33,8 @@ func (j *joiner) resolve(decl *declaration) bool {
 	}
 	if owner, taken := j.owner[decl.eni]; taken {
 		if owner != decl.nodeENI {
-			j.problem(reason.ENIClaimedTwice, decl.nodeENI, decl.eni.String(), "NodeENI %s, which comes first by name, already has this ENI; change deviceIndex, subnet or status of one of the two", owner)
+			j.problem(reason.ENIClaimedTwice, decl.nodeENI, decl.eni.String(), "NodeENI %s, which comes first by name, already has this ENI; change "+
+				"deviceIndex, subnet or status of one of the two", owner)
 		}
 		return false
 	}
@@ -72,7 +73,8 @@ func (j *joiner) find(decl *declaration) device.ENIID {
 			}
 		}
 	}
-	j.problem(reason.AmbiguousENI, decl.nodeENI, "", "%s are all at device index %d in %s; name one of them in status.attachments, or detach the others", list(best), decl.index, decl.subnet)
+	j.problem(reason.AmbiguousENI, decl.nodeENI, "", "%s are all at device index %d in %s; name one of them in status.attachments, or detach the "+
+		"others", list(best), decl.index, decl.subnet)
 	return ""
 }
 
@@ -91,7 +93,7 @@ func (j *joiner) keptByAnother(decl *declaration, eni device.ENIID) bool {
 	return stays
 }
 
-// presence ranks an ENI by what the machine shows of it.
+// presence ranks an ENI by how the machine shows it.
 func (j *joiner) presence(eni device.ENIID) int {
 	switch j.place(eni).state {
 	case seen:
@@ -127,7 +129,8 @@ func (j *joiner) explainMissing(decl *declaration) {
 	if len(there) == 0 {
 		there = []string{"no secondary ENI has either"}
 	}
-	j.problem(reason.ENINotAttached, decl.nodeENI, "", "no ENI is attached at device index %d in %s (%s); attach one, or correct spec.deviceIndex and the subnet", decl.index, decl.subnet, strings.Join(there, ", "))
+	j.problem(reason.ENINotAttached, decl.nodeENI, "", "no ENI is attached at device index %d in %s (%s); attach one, or correct spec.deviceIndex and "+
+		"the subnet", decl.index, decl.subnet, strings.Join(there, ", "))
 }
 
 // indexSlots collects which ENIs may be meant by a slot. A row before counts

@@ -48,7 +48,8 @@ func (j *joiner) choose(group []declaration, places []place) {
 		open = open || !p.found()
 	}
 	if !matched && !open {
-		j.problem(reason.PCIAddressMismatch, name, pci.String(), "spec.dpdkPCIAddress %s is none of this NodeENI's devices, which are at %s; give one of these, or leave it out", pci, addresses(places))
+		j.problem(reason.PCIAddressMismatch, name, pci.String(), "spec.dpdkPCIAddress %s is none of this NodeENI's devices, which are at %s; give one of "+
+			"these, or leave it out", pci, addresses(places))
 	}
 	for i := range group {
 		if !places[i].found() || places[i].pci != pci {
@@ -85,7 +86,8 @@ func (j *joiner) addRow(decl *declaration, p place) {
 		p = place{state: gone}
 	}
 	if p.fn.IsEFA() {
-		j.problem(reason.EFADevice, decl.nodeENI, decl.eni.String(), "PCI function %s is an Elastic Fabric Adapter, which the daemon never touches; name another ENI", p.pci)
+		j.problem(reason.EFADevice, decl.nodeENI, decl.eni.String(), "PCI function %s is an Elastic Fabric Adapter, which the daemon never touches; name "+
+			"another ENI", p.pci)
 		return
 	}
 	if p.pci != "" {
@@ -154,7 +156,7 @@ func (j *joiner) takeHint(decl *declaration) place {
 // Assignment Specification).
 const classNetwork = 0x02
 
-// describe fills in what is known of a device: from IMDS, else from the declaration,
+// describe fills in the known fields of a device: from IMDS, else from the declaration,
 // else from the row before.
 func (j *joiner) describe(decl *declaration, p place) nodestate.Device {
 	e, listed := j.enis[decl.eni]
@@ -198,10 +200,9 @@ func firstFrom(least int, all ...int) int {
 	return -1
 }
 
-// keepLeased keeps in a row what some pod has a lease of, whatever the sources say:
-// the pod still uses it, and nobody else may be told otherwise. It stays as the row
-// before had it, if there was one. While its leases cannot be read, everything counts
-// as leased.
+// keepLeased keeps an address in a row while a pod has a lease of it: the pod still uses
+// it, and nobody else may be given it. It stays as the row before had it, if there was
+// one. While the leases cannot be read, every address counts as leased.
 func (j *joiner) keepLeased(d, before *nodestate.Device) {
 	var lost []netip.Addr
 	var who []string
@@ -230,7 +231,8 @@ func (j *joiner) keepLeased(d, before *nodestate.Device) {
 		}
 	}
 	if who != nil {
-		j.problem(reason.LeasedAddressGone, d.NodeENI, d.ENIID.String(), "the ENI has lost addresses that pods use, and the VPC delivers nothing to them: %s; assign the addresses again, or delete the pods", strings.Join(who, ", "))
+		j.problem(reason.LeasedAddressGone, d.NodeENI, d.ENIID.String(), "the ENI has lost addresses that pods use, and the VPC delivers nothing to them: "+
+			"%s; assign the addresses again, or delete the pods", strings.Join(who, ", "))
 	}
 }
 
@@ -284,7 +286,8 @@ func (j *joiner) agrees(decl *declaration, p place) bool {
 	if decl.at(p.pci) {
 		return true
 	}
-	j.problem(reason.PCIAddressMismatch, decl.nodeENI, decl.eni.String(), "spec.dpdkPCIAddress is %s, but the ENI is at %s; correct it, or leave it out", decl.stated, p.pci)
+	j.problem(reason.PCIAddressMismatch, decl.nodeENI, decl.eni.String(), "spec.dpdkPCIAddress is %s, but the ENI is at %s; correct it, or leave it "+
+		"out", decl.stated, p.pci)
 	return false
 }
 
@@ -297,7 +300,8 @@ func (j *joiner) phaseKernel(decl *declaration, p place, before *nodestate.Check
 		return nodestate.PhasePending // the kernel has not bound it yet
 	case p.state == trusted && j.Attachments.Known && !j.held[p.pci]:
 		if l := j.linkAt[p.pci]; l != nil {
-			j.problem(reason.MACChanged, decl.nodeENI, decl.eni.String(), "link %s has MAC %s instead of the ENI's MAC %s, so the VPC drops its packets; set it back: ip link set dev %[1]s address %[3]s", l.Name, l.MAC, j.mac(decl.eni))
+			j.problem(reason.MACChanged, decl.nodeENI, decl.eni.String(), "link %s has MAC %s instead of the ENI's MAC %s, so the VPC drops its packets; set "+
+				"it back: ip link set dev %[1]s address %[3]s", l.Name, l.MAC, j.mac(decl.eni))
 			return nodestate.PhasePending
 		}
 		j.explainNoInterface(decl, p)
@@ -329,12 +333,16 @@ func (j *joiner) explainNowhere(decl *declaration, p place) {
 	switch {
 	case decl.eni == "" || p.state != nowhere:
 	case p.twins:
-		j.problem(reason.DuplicateMAC, decl.nodeENI, decl.eni.String(), "several PCI functions have a link with the ENI's MAC %s; give the others another MAC, or remove them", mac)
+		j.problem(reason.DuplicateMAC, decl.nodeENI, decl.eni.String(), "several PCI functions have a link with the ENI's MAC %s; give the others another "+
+			"MAC, or remove them", mac)
 	case mac == "" && j.ENIs.Known && !slices.ContainsFunc(j.ENIs.Value, func(e vpc.ENI) bool { return e.ID == "" }):
-		j.problem(reason.ENINotListed, decl.nodeENI, decl.eni.String(), "the instance metadata does not list this ENI, so its MAC is unknown; attach it to this instance, or correct status.attachments")
+		j.problem(reason.ENINotListed, decl.nodeENI, decl.eni.String(), "the instance metadata does not list this ENI, so its MAC is unknown; attach it to "+
+			"this instance, or correct status.attachments")
 	case mac != "" && decl.driver != "":
-		j.problem(reason.DeviceNotSeen, decl.nodeENI, decl.eni.String(), "no link of this host has the ENI's MAC %s; if it is bound to %s already, give its PCI address in spec.dpdkPCIAddress", mac, decl.driver)
+		j.problem(reason.DeviceNotSeen, decl.nodeENI, decl.eni.String(), "no link of this host has the ENI's MAC %s; if it is bound to %s already, give its "+
+			"PCI address in spec.dpdkPCIAddress", mac, decl.driver)
 	case mac != "":
-		j.problem(reason.DeviceNotSeen, decl.nodeENI, decl.eni.String(), "no link of this host has the ENI's MAC %s; attach the ENI, or bring its link back from another network namespace", mac)
+		j.problem(reason.DeviceNotSeen, decl.nodeENI, decl.eni.String(), "no link of this host has the ENI's MAC %s; attach the ENI, or bring its link back "+
+			"from another network namespace", mac)
 	}
 }

@@ -19,7 +19,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
 )
 
-// Fact is what a source said, or that it could not be asked. The zero value is
+// Fact is the answer of a source, or notes that it could not be asked. The zero value is
 // not known.
 type Fact[T any] struct {
 	Value T
@@ -29,12 +29,12 @@ type Fact[T any] struct {
 // Known returns a fact that is known.
 func Known[T any](v T) Fact[T] { return Fact[T]{Value: v, Known: true} }
 
-// Snapshot is what a source of NodeENIs said at one moment.
+// Snapshot is the answer of a source of NodeENIs at one moment.
 type Snapshot struct {
 	// Objects have unique names, by which they are sorted. Their values may be
 	// invalid. They are shared with later Snapshots, so nobody may change them.
 	Objects []v1alpha1.NodeENI
-	// Problems are those that the source has with single objects, in a stable
+	// Problems are the source's problems with single objects, in a stable
 	// order.
 	Problems []nodestate.Problem
 	// Unread are the names of objects that are declared, perhaps for this node, and
@@ -66,7 +66,7 @@ const (
 	LookupGuarded
 )
 
-// Kubelet is what the kubelet says of the devices that device plugins offer
+// Kubelet describes the devices that device plugins offer to the kubelet
 // (its podresources API). Device ids that are no PCI address are left out.
 type Kubelet struct {
 	// Allocatable are the healthy devices of each resource, sorted.
@@ -104,7 +104,7 @@ type Sources struct {
 	ENIs Fact[[]vpc.ENI]
 	// Functions are all PCI functions of the machine.
 	Functions Fact[map[device.PCIAddress]sysfs.PCIFunction]
-	// Links are those of the host netns.
+	// Links are the links of the host netns.
 	Links Fact[[]link.Link]
 	// Foreign says of links, by their index, why they look like somebody else's.
 	// Only LookupGuarded needs it.
@@ -112,7 +112,7 @@ type Sources struct {
 	// Unmarked says of links, by their index, how long they have been seen without
 	// such a sign.
 	Unmarked map[int]time.Duration
-	// Attachments are all records; those of another boot hold nothing.
+	// Attachments are all records; records of another boot hold nothing.
 	Attachments Fact[[]nodestate.Attachment]
 	// Unread are the records that could not be understood, and Held the devices that
 	// count as held on account of these, and of restore records of the kind.
@@ -123,19 +123,19 @@ type Sources struct {
 	Leases       Fact[map[device.ENIID]leases.Leases]
 	UnreadLeases map[device.ENIID]bool
 	// Taken are the restore records of the functions that the daemon has bound to a
-	// userspace driver in this boot, or is about to bind. What somebody else has
+	// userspace driver in this boot, or is about to bind. A function that somebody else has
 	// bound is not in it.
 	Taken Fact[map[device.PCIAddress]nodestate.Restore]
 	// ChangingDriver are the functions whose driver is being changed, whatever is read of
 	// them meanwhile.
 	ChangingDriver map[device.PCIAddress]bool
-	// Checkpoint is what the Sync before this one ended with, in this run of
+	// Checkpoint is the last state of the Sync before this one, in this run of
 	// the daemon or an earlier one; the zero value at the very first.
 	Checkpoint nodestate.Checkpoint
 	// Withdrawn says that the device plugin serves a config without any
 	// draining device, so that one which no pod holds may be forgotten.
 	Withdrawn bool
-	// Kubelet says what it still offers, and to whom it has given what. Nil where
+	// Kubelet tells the devices that it still offers, and the pods that have one. Nil where
 	// there is no kubelet: then Withdrawn and Attachments decide alone.
 	Kubelet *Fact[Kubelet]
 }
@@ -149,13 +149,13 @@ func (s *Sources) InHand(pci device.PCIAddress) bool {
 	return taken && fn.Address != "" && fn.Instance == rec.Device.Instance && (fn.UserspaceDriver() || fn.Driver == "")
 }
 
-// Result is what follows from the Sources.
+// Result is computed from the Sources.
 type Result struct {
 	// Devices are the inventory's rows, sorted as nodestate.Inventory says.
 	Devices []nodestate.Device
 	// Problems are sorted and without duplicates.
 	Problems []nodestate.Problem
-	// Checkpoint is what the next Join must be given as Checkpoint.Devices:
+	// Checkpoint must be given to the next Join as Checkpoint.Devices:
 	// every row whose ENI is known, in the order of Devices.
 	Checkpoint []nodestate.CheckpointDevice
 	// Idle are the host's links of declared kernel devices that no pod holds. The daemon may

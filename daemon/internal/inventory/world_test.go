@@ -71,7 +71,7 @@ func (w *world) attach(n int) {
 }
 
 // plug adds PCI function and link, in which n is never the same as elsewhere.
-// What was plugged in there before is another instance.
+// A function that was plugged in there before is another instance.
 func (w *world) plug(n int) {
 	w.instances++
 	name := fmt.Sprintf("eth%d", n)
@@ -101,7 +101,7 @@ func (w *world) bind(n int, driver string) {
 	delete(w.links, n)
 }
 
-// changeDrivers binds what a result says is due, as the daemon does, and returns how
+// changeDrivers makes the driver changes of a result, as the daemon does, and returns how
 // many that were.
 func (w *world) changeDrivers(r Result) int {
 	for _, d := range r.DriverChanges {
@@ -246,13 +246,13 @@ func (w *world) sync() Result {
 	return w.join()
 }
 
-// reboot forgets what does not outlive a boot.
+// reboot forgets the facts of one boot.
 func (w *world) reboot() {
 	w.BootID += "'"
 	clear(w.taken)
 }
 
-// brief is what most tests compare of a row.
+// brief has the fields of a row that most tests compare.
 type brief struct {
 	NodeENI  string
 	ENI      int // -1: not known

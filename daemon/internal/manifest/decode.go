@@ -19,7 +19,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// decoded is what one file says.
+// decoded is the content of one file.
 type decoded struct {
 	objects  []v1alpha1.NodeENI
 	problems []nodestate.Problem
@@ -60,7 +60,7 @@ type document struct {
 	json []byte
 	// err: it has no JSON form.
 	err error
-	// doubtful says what a strict reader would refuse, or nil.
+	// doubtful is the error of a strict reader, or nil.
 	doubtful error
 }
 
@@ -105,7 +105,7 @@ func (d *decoder) object(where string, data []byte, mayList bool) {
 	}
 }
 
-// maybeNodeENI accepts what is left of our kinds when the version is one that we
+// maybeNodeENI accepts the rest of our kinds when the version is one that we
 // do not know, and the beginnings of their names: the file may not be written to
 // its end.
 func maybeNodeENI(kind string) bool {
@@ -167,7 +167,7 @@ func (d *decoder) notUnderstood(data []byte, err error) {
 	})
 }
 
-// doubt reports what the API server would warn of and drop.
+// doubt reports the fields that the API server would warn of and drop.
 func (d *decoder) doubt(nodeENI, where string, err error) {
 	d.out.problems = append(d.out.problems, nodestate.Problem{
 		Reason: reason.UnknownField, NodeENI: nodeENI, Device: d.path,

@@ -2,10 +2,13 @@ package manifest
 
 import (
 	"encoding/json"
+	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
 func FuzzManifest(f *testing.F) {
@@ -90,5 +93,33 @@ func TestLargestManifest(t *testing.T) {
 	write(t, dir, "a.yaml", text+strings.Repeat("x", maxFileSize-len(text)))
 	if snap := list(t, New(dir)); names(snap) != "a" || !snap.Complete {
 		t.Errorf("%d objects, complete %v, problems %+v", len(snap.Objects), snap.Complete, snap.Problems)
+	}
+}
+
+func TestProblemMessages(t *testing.T) {
+	dir := t.TempDir()
+	write(t, dir, "1.yaml", nodeENI("a")+"  mtuu: 1\n")
+	write(t, dir, "2.yaml", nodeENI("a"))
+	write(t, dir, "3.yaml", "apiVersion: v1\nkind: Pod\n")
+	write(t, dir, "4.yaml", "")
+	write(t, dir, "5.yaml", nodeENI("b")+"  deviceIndex: two\n")
+	f := func(name string) string { return filepath.Join(dir, name) }
+	want := []nodestate.Problem{
+		{Reason: "UnknownField", NodeENI: "a", Device: f("1.yaml"), Message: `file "1.yaml": document 1: unknown field "spec.mtuu"; ` +
+			`the API server would drop it, correct or remove it`},
+		{Reason: "DuplicateNodeENI", NodeENI: "a", Device: f("2.yaml"), Message: `file "2.yaml" declares NodeENI "a" again, ` +
+			`which file "1.yaml" declares; the first counts, give one of them another name`},
+		{Reason: "OtherKind", Device: f("3.yaml"), Message: `file "3.yaml": document 1 has apiVersion "v1" and kind "Pod", ` +
+			`which is left alone; only NodeENI is read here, move it elsewhere`},
+		{Reason: "UnreadableManifest", Device: f("4.yaml"), Message: `file "4.yaml": declares nothing; an editor may be about to write it; ` +
+			`no NodeENI of this folder counts as removed until you correct or remove the file`},
+		{Reason: "NodeENIUnreadable", NodeENI: "b", Device: f("5.yaml"), Message: `file "5.yaml": read document 1: json: cannot unmarshal string ` +
+			`into Go struct field NodeENISpec.spec.deviceIndex of type int; the devices of this NodeENI stay as they are until you correct it`},
+	}
+	for i := range want { // a message has the path
+		want[i].Message = strings.ReplaceAll(want[i].Message, `file "`, `file "`+dir+"/")
+	}
+	if diff := cmp.Diff(want, list(t, New(dir)).Problems); diff != "" {
+		t.Errorf("problems (-want +got):\n%s", diff)
 	}
 }

@@ -41,7 +41,7 @@ type Source struct {
 	stamp func(dir string) ([]entry, error)
 
 	mu sync.Mutex
-	// files are those of the last List by name: a file is decoded only when its
+	// files are the files of the last List by name: a file is decoded only when its
 	// bytes have changed. (Its times would not do: the kernel's clock for them
 	// ticks every few milliseconds only.)
 	files map[string]file
@@ -115,7 +115,7 @@ func (s *Source) read(entries []entry) inventory.Snapshot {
 	return snap
 }
 
-// add takes over what a file declares, unless an earlier one did.
+// add takes over the objects of a file, unless an earlier one declares them.
 func add(s *inventory.Snapshot, path string, d decoded, owner map[string]string) {
 	s.Complete = s.Complete && d.complete
 	s.Unread = append(s.Unread, d.unread...)
@@ -133,7 +133,7 @@ func add(s *inventory.Snapshot, path string, d decoded, owner map[string]string)
 	}
 }
 
-// entry is a file's name and what tells one version of it from another.
+// entry is a file's name and the marks of its version.
 type entry struct {
 	name  string
 	dev   uint64
@@ -166,7 +166,7 @@ func stamp(dir string) ([]entry, error) {
 	return out, nil
 }
 
-// isManifest goes by the name. What editors leave behind (x.yaml~, x.yaml.swp,
+// isManifest goes by the name. Files that editors leave behind (x.yaml~, x.yaml.swp,
 // #x.yaml#, .#x.yaml) and the folders of a ConfigMap mount (..data) fail it.
 func isManifest(name string) bool {
 	if strings.HasPrefix(name, ".") {
@@ -209,7 +209,7 @@ func readFile(path string) ([]byte, error) {
 	return data, nil
 }
 
-// withoutPath leaves away what the Problem's message begins with.
+// withoutPath leaves away the path, which the Problem's message begins with.
 func withoutPath(err error) error {
 	var pathErr *fs.PathError
 	if errors.As(err, &pathErr) {

@@ -194,12 +194,14 @@ func (f *File) asideProblems(asides []aside, r Request, now Rendering) []nodesta
 	if more > 0 {
 		message += fmt.Sprintf("; %d more entries were left out", more)
 	}
-	return append(entries, nodestate.Problem{Reason: reason.ConfigSetAside, Device: open[0], Message: message + "; put back the parts you need and delete the copy"})
+	return append(entries, nodestate.Problem{Reason: reason.ConfigSetAside, Device: open[0], Message: message + "; put back the parts you need and " +
+		"delete the copy"})
 }
 
 func leftOutProblem(l LeftOut, path string) nodestate.Problem {
 	return nodestate.Problem{Reason: l.Reason, Device: path, Message: fmt.Sprintf(
-		"entry %s of the device plugin config was taken out, because it %s; %s, or delete %s, which has the file as it was", clip(l.Entry), clip(l.Cause), l.Remedy, path)}
+		"entry %s of the device plugin config was taken out, because it %s; %s, or delete %s, which has the file as it "+
+			"was", clip(l.Entry), clip(l.Cause), l.Remedy, path)}
 }
 
 // missing returns the entries of a copy that the config lacks because the plugin

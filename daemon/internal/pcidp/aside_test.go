@@ -25,7 +25,7 @@ func find(problems []nodestate.Problem, reason string) []nodestate.Problem {
 }
 
 // TestReasonStays: why an entry was left out is a Problem, with the way out, for
-// as long as the copy has something that the config has not, whatever restarts.
+// as long as the copy has something that the config has not, also after restarts.
 func TestReasonStays(t *testing.T) {
 	const bad = `{"resourceName":"sf","resourcePrefix":"nvidia.com","deviceType":"auxNetDevice","selectors":[{"vendors":["15b3"],"pfNames":["p0#1"]}]}`
 	mended := strings.Replace(bad, `"vendors"`, `"auxTypes":["sf"],"vendors"`, 1)
@@ -98,7 +98,8 @@ func TestReasonOfSecondStays(t *testing.T) {
 func TestCopyOfEarlierRelease(t *testing.T) {
 	n := newNode(t)
 	n.put(`{"resourceList":[` + foreign + `]}`)
-	if err := os.WriteFile(n.file.Path+".corrupt-20250304T050607Z", []byte(`{"resourceList":[`+foreign+`,{"resourceName":"numa0-pf1","selectors":{}}]}`), 0o644); err != nil {
+	older := `{"resourceList":[` + foreign + `,{"resourceName":"numa0-pf1","selectors":{}}]}`
+	if err := os.WriteFile(n.file.Path+".corrupt-20250304T050607Z", []byte(older), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	r := n.apply(standard)
@@ -118,7 +119,9 @@ func TestCopiesAreBounded(t *testing.T) {
 	n.put(`{"resourceList":[` + foreign + `]}`)
 	dir := filepath.Dir(n.file.Path)
 	var keep []string
-	for i, name := range []string{".corrupt-backup", ".corrupt-20260304", ".corrupt-20200101T000000Z.old", ".corrupt-20200101T000000Z-", ".bak", ".corrupt-20200101T000000Z-1234"} {
+	for i, name := range []string{
+		".corrupt-backup", ".corrupt-20260304", ".corrupt-20200101T000000Z.old", ".corrupt-20200101T000000Z-", ".bak", ".corrupt-20200101T000000Z-1234",
+	} {
 		keep = append(keep, "config.json"+name)
 		if err := os.WriteFile(filepath.Join(dir, keep[i]), []byte("mine"), 0o644); err != nil {
 			t.Fatal(err)
@@ -163,7 +166,8 @@ func TestCopiesAreBounded(t *testing.T) {
 func TestManyFaults(t *testing.T) {
 	var list []string
 	for i := range 3000 {
-		list = append(list, fmt.Sprintf(`{"resourceName":"no.%d.%s","selectors":{}}`, i, strings.Repeat("x", 300)), fmt.Sprintf(`{"resourceName":"%s%d","selectors":{"drivers":["none"]}}`, strings.Repeat("l", 300), i))
+		list = append(list, fmt.Sprintf(`{"resourceName":"no.%d.%s","selectors":{}}`, i, strings.Repeat("x", 300)),
+			fmt.Sprintf(`{"resourceName":"%s%d","selectors":{"drivers":["none"]}}`, strings.Repeat("l", 300), i))
 	}
 	n := newNode(t)
 	n.put(`{"resourceList":[` + strings.Join(list, ",") + `]}`)

@@ -16,14 +16,14 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// maxConfigSize bounds what is read into memory, in octets. The device plugin's
+// maxConfigSize bounds the size of a config that is read, in octets. The device plugin's
 // ConfigMap cannot exceed 1 MiB.
 const maxConfigSize = 4 << 20
 
 // configMode lets the device plugin run as another user.
 const configMode = 0o644
 
-// errEdited says that the file is no longer what the new content was made from.
+// errEdited says that the file has changed since the new content was made from it.
 var errEdited = errors.New("edited meanwhile")
 
 // symlinkError says that the config's path is a symbolic link.
@@ -40,10 +40,12 @@ func (e *symlinkError) Error() string {
 func (e *symlinkError) problem() nodestate.Problem {
 	p := nodestate.Problem{Device: e.path}
 	if strings.HasPrefix(e.target, "..data/") {
-		p.Reason, p.Message = reason.ConfigIsSymlink, fmt.Sprintf("%s comes from a ConfigMap, which is not overwritten, so no device is offered; mount the node's folder %s (hostPath) into the device plugin instead",
+		p.Reason, p.Message = reason.ConfigIsSymlink, fmt.Sprintf("%s comes from a ConfigMap, which is not overwritten, so no device is offered; mount the "+
+			"node's folder %s (hostPath) into the device plugin instead",
 			e.path, filepath.Dir(e.path))
 	} else {
-		p.Reason, p.Message = reason.ConfigIsSymlink, fmt.Sprintf("%s is a symbolic link to %s, which is not followed, so no device is offered; put a plain file in its place", e.path, e.target)
+		p.Reason, p.Message = reason.ConfigIsSymlink, fmt.Sprintf("%s is a symbolic link to %s, which is not followed, so no device is offered; put a plain "+
+			"file in its place", e.path, e.target)
 	}
 	return p
 }

@@ -34,7 +34,8 @@ func TestWhatEditorsAdd(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if strings.HasPrefix(string(written), "\ufeff") || !strings.Contains(string(written), `"ours"`) || strings.Contains(string(written), "theirs") != strings.Contains(content, "theirs") {
+			if strings.HasPrefix(string(written), "\ufeff") || !strings.Contains(string(written), `"ours"`) ||
+				strings.Contains(string(written), "theirs") != strings.Contains(content, "theirs") {
 				t.Errorf("written:\n%s", written)
 			}
 			again, err := f.Apply(Request{Entries: []Entry{ours}, Owned: got.Owned, LastGood: got.Content})

@@ -52,11 +52,11 @@ type File struct {
 	read map[string]asideContent
 }
 
-// Request is what Apply should bring about, and what its caller remembers.
+// Request has the entries that Apply should write, and the state that its caller remembers.
 type Request struct {
 	Entries []Entry
 	// Owned are the resources whose entries in the file are ours: Result.Owned of
-	// the last Apply, and what SaveOwned was given since.
+	// the last Apply, and the resources given to SaveOwned since.
 	Owned []device.ResourceName
 	Node
 	// LastGood is Result.Content of the last Apply that had one; empty when there
@@ -68,18 +68,18 @@ type Request struct {
 	SaveOwned func(owned []device.ResourceName) error
 }
 
-// Result is what Apply found and did.
+// Result tells the outcome of Apply.
 type Result struct {
 	// Changed says that the file was written.
 	Changed bool
-	// Content is the canonical form of what the file now means, and Hash its
+	// Content is the canonical form of the file now, and Hash its
 	// SHA-256. White space does not matter to either. Both are empty when that is
-	// not known: the caller keeps what it had.
+	// not known: the caller keeps its values.
 	Content []byte
 	Hash    string
 	// Owned are the resources whose entries in the file are ours.
 	Owned []device.ResourceName
-	// Offered is what our entries offer, and Foreign the names of the others; see
+	// Offered are the devices that our entries offer, and Foreign the names of the others; see
 	// Rendering.
 	Offered  map[device.ResourceName][]device.PCIAddress
 	Foreign  []device.ResourceName
@@ -98,7 +98,7 @@ type Result struct {
 // writing it, it is left alone for good, with a Problem: it may be a slow edit,
 // which would be destroyed, and the next write would undo a rebuilt file. An error means that the
 // file is unreadable or unwritable. It is unchanged then, unless only the folder
-// could not be synced; so decide by Hash, not by Changed, what has to be done.
+// could not be synced; so decide by Hash, not by Changed.
 //
 // Between the last look at the file and the rename, two system calls, an edit
 // can be lost.
@@ -164,7 +164,8 @@ func (f *File) later(r Request, after time.Duration) Result {
 	}
 	if now.Sub(f.restless) >= restlessAfter {
 		result.Problems = []nodestate.Problem{{Reason: reason.ConfigUnsettled, Device: f.Path, Message: fmt.Sprintf(
-			"%s has changed again and again for more than %v, so the daemon leaves it alone; it may list outdated devices, or be unreadable; find the program that writes it, and have it written once, as a whole",
+			"%s has changed again and again for more than %v, so the daemon leaves it alone; it may list outdated devices, or be unreadable; find the program "+
+				"that writes it, and have it written once, as a whole",
 			f.Path, restlessAfter)}}
 	}
 	return result
@@ -243,7 +244,7 @@ func (f *File) rebuild(current []byte, r Request, cause *SyntaxError) (Rendering
 	return rendering, nil
 }
 
-// saveOwned makes the caller remember what will be ours.
+// saveOwned makes the caller remember the resources that will be ours.
 func saveOwned(r Request, owned []device.ResourceName) error {
 	all := slices.Clone(r.Owned)
 	for _, name := range owned {

@@ -17,7 +17,7 @@ type node struct {
 	*testing.T
 	file File
 	now  time.Time
-	// last is what the daemon remembers between two calls.
+	// last is the state that the daemon remembers between two calls.
 	last Request
 }
 
@@ -47,7 +47,7 @@ func (n *node) content() string {
 	return string(data)
 }
 
-// apply calls Apply with what the last call left, and checks what must hold of
+// apply calls Apply with the state after the last call, and checks the invariants of
 // every result.
 func (n *node) apply(entries []Entry) Result {
 	n.Helper()
@@ -136,7 +136,7 @@ func TestApplyCreates(t *testing.T) {
 }
 
 // TestENIManager: from the public controller's eni-manager to us, in both orders.
-// It writes the file in place, and what it can parse of ours it keeps.
+// It writes the file in place, and keeps our entries that it can parse.
 func TestENIManager(t *testing.T) {
 	theirs, err := os.ReadFile("testdata/field/eni-manager.json")
 	if err != nil {

@@ -10,7 +10,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
 )
 
-// Facts describe PCI functions as sysfs shows them: those that are advertised,
+// Facts describe PCI functions as sysfs shows them: the advertised ones,
 // and the PFs of the VFs among them.
 type Facts map[device.PCIAddress]sysfs.PCIFunction
 

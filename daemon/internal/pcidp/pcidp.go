@@ -6,7 +6,7 @@
 // content, and File.Apply makes the file so. Desired and Render are pure.
 //
 // Entries are "ours" when their resource name is in the list of owned names that
-// the caller remembers, or when they are equal to what we are about to write.
+// the caller remembers, or when they are equal to the entries about to be written.
 // Ours are replaced as a whole: an edit of one does not last. Every other entry
 // belongs to people and keeps its exact value, unknown fields, number spellings
 // and escapes included. There are two exceptions, both of which the device plugin
@@ -43,7 +43,7 @@ type Selector struct {
 	PCIAddresses []device.PCIAddress
 }
 
-// addresses returns those of all selectors, sorted.
+// addresses returns the addresses of all selectors, sorted.
 func (e Entry) addresses() []device.PCIAddress {
 	var all []device.PCIAddress
 	for _, s := range e.Selectors {

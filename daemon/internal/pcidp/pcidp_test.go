@@ -16,7 +16,7 @@ import (
 
 var update = flag.Bool("update", false, "write golden files")
 
-// machine is what the tests' node has: two ENIs on ena, one on vfio-pci, and a PF
+// machine is the tests' node: two ENIs on ena, one on vfio-pci, and a PF
 // with two VFs.
 var machine = Facts{
 	"0000:00:06.0": {Address: "0000:00:06.0", Vendor: 0x1d0f, Device: 0xec20, Class: 0x020000, Driver: "ena", Interfaces: []string{"ens6"}},
@@ -79,7 +79,9 @@ func judge(t *testing.T, content []byte, ours []Entry, owned []device.ResourceNa
 }
 
 func row(eni, resource, addr, driver string) nodestate.Device {
-	return nodestate.Device{NodeENI: eni, ResourceName: device.ResourceName(resource), PCIAddress: device.PCIAddress(addr), Driver: driver, Phase: nodestate.PhaseReady}
+	return nodestate.Device{
+		NodeENI: eni, ResourceName: device.ResourceName(resource), PCIAddress: device.PCIAddress(addr), Driver: driver, Phase: nodestate.PhaseReady,
+	}
 }
 
 func TestDesired(t *testing.T) {
@@ -113,7 +115,7 @@ func TestDesired(t *testing.T) {
 	}
 }
 
-// TestCouldTake compares our idea of what a selector takes with the model's.
+// TestCouldTake compares our idea of a selector's functions with the model's.
 func TestCouldTake(t *testing.T) {
 	selectors := []string{
 		`{}`, `[{}]`, `[{"vendors":["none"]},{}]`, `{"vendors":["1d0f"]}`, `{"devices":["10ca"]}`, `{"drivers":["vfio-pci","igbvf"]}`,
@@ -156,10 +158,12 @@ func TestCouldTakeUnknown(t *testing.T) {
 		facts     Facts
 		want      bool
 	}{
-		"no facts, other criteria":     {`{"drivers":["ena"]}`, nil, false},
-		"no facts, address":            {`{"pciAddresses":["0000:00:06.0"]}`, nil, true},
-		"ACPI index is not in sysfs.":  {`{"acpiIndexes":["101"]}`, machine, true},
-		"RDMA of another vendor":       {`{"isRdma":true}`, Facts{"0000:00:06.0": {Address: "0000:00:06.0", Vendor: 0x15b3, Class: 0x020700, Driver: "mlx5_core"}}, true},
+		"no facts, other criteria":    {`{"drivers":["ena"]}`, nil, false},
+		"no facts, address":           {`{"pciAddresses":["0000:00:06.0"]}`, nil, true},
+		"ACPI index is not in sysfs.": {`{"acpiIndexes":["101"]}`, machine, true},
+		"RDMA of another vendor": {`{"isRdma":true}`, Facts{
+			"0000:00:06.0": {Address: "0000:00:06.0", Vendor: 0x15b3, Class: 0x020700, Driver: "mlx5_core"},
+		}, true},
 		"VF whose PF is not described": {`{"pfNames":["eth1"]}`, Facts{"0000:00:06.0": {PhysFn: "0000:00:01.0", Driver: "igbvf"}}, false},
 	}
 	for name, tt := range tests {

@@ -114,7 +114,7 @@ type reading struct {
 	resource device.ResourceName
 }
 
-// merge collects what becomes of the entries of one config.
+// merge collects the fate of the entries of one config.
 type merge struct {
 	owned []device.ResourceName
 	node  Node
@@ -133,7 +133,8 @@ type merge struct {
 func (m *merge) walk(doc document, wanted []wantedEntry) {
 	m.ours, m.seen, m.foreign, m.leftOut = map[device.ResourceName]bool{}, map[reading]bool{}, nil, nil
 	if doc.shadowed > 0 {
-		m.leaveOut(LeftOut{reason.DuplicateEntry, listKey, "is there more than once, and the device plugin reads the last only", "move the entries that you need into that one"})
+		m.leaveOut(LeftOut{reason.DuplicateEntry, listKey, "is there more than once, and the device plugin reads the last only", "move the entries that you " +
+			"need into that one"})
 	}
 	for i, raw := range doc.entries {
 		m.add(i, raw, wanted)
@@ -146,7 +147,7 @@ type wantedEntry struct {
 	raw   json.RawMessage
 }
 
-// encodeOurs leaves out what the plugin cannot serve, each with a Problem.
+// encodeOurs leaves out entries that the plugin cannot serve, each with a Problem.
 func (m *merge) encodeOurs(ours []Entry) []wantedEntry {
 	var wanted []wantedEntry
 	advertised := map[device.PCIAddress]device.ResourceName{}
@@ -201,7 +202,8 @@ func (m *merge) add(index int, raw json.RawMessage, wanted []wantedEntry) {
 	case err != nil:
 		m.leaveOut(LeftOut{reason.FatalEntry, label, "stops the device plugin: " + err.Error(), "correct it and put it back"})
 	case !f.skipped() && (ours || m.isSecond(f) || m.isOursToo(f)):
-		m.leaveOut(LeftOut{reason.DuplicateEntry, label, "is the second entry of its name, on which the device plugin exits; the first is kept", "give it another name and put it back, or add its selectors to the first"})
+		m.leaveOut(LeftOut{reason.DuplicateEntry, label, "is the second entry of its name, on which the device plugin exits; the first is kept", "give it " +
+			"another name and put it back, or add its selectors to the first"})
 	case f.skipped():
 		m.foreign = append(m.foreign, f)
 	case m.pools == nil || m.pools.foreign(f, m.servable):
@@ -234,7 +236,7 @@ func (m *merge) see(f foreignEntry) {
 	}
 }
 
-// isWanted says whether an entry says nothing but what one of ours says: the same
+// isWanted says whether an entry says no more than one of ours: the same
 // resource, and devices of it by driver and PCI address. Such are those that the
 // public controller's eni-manager has left, in which nobody loses anything.
 func isWanted(f foreignEntry, wanted []wantedEntry) bool {
@@ -247,7 +249,8 @@ func (m *merge) clashes(w wantedEntry) bool {
 		return false
 	}
 	m.report(reason.ResourceClash, w.entry, "", fmt.Sprintf(
-		"resource %s has an entry in the device plugin config that is not ours, so its devices are not advertised; give the NodeENI another dpdkResourceName or delete that entry", w.entry.Resource))
+		"resource %s has an entry in the device plugin config that is not ours, so its devices are not advertised; give the NodeENI another "+
+			"dpdkResourceName or delete that entry", w.entry.Resource))
 	return true
 }
 
@@ -324,7 +327,8 @@ func encodeString(s string) string {
 }
 
 // placeholder keeps the plugin alive on a node without devices. It matches none.
-const placeholder = `{"resourcePrefix":"intel.com","resourceName":"sriov_placeholder","selectors":[{"drivers":["placeholder"],"pciAddresses":["0000:00:00.0"]}]}`
+const placeholder = `{"resourcePrefix":"intel.com","resourceName":"sriov_placeholder",` +
+	`"selectors":[{"drivers":["placeholder"],"pciAddresses":["0000:00:00.0"]}]}`
 
 // isPlaceholder recognises our placeholder and the public controller's
 // (intel.com/placeholder), each without any field beyond those it is made of.

@@ -19,7 +19,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/dpmodel"
 )
 
-// standard is what most tests advertise.
+// standard are the entries that most tests advertise.
 var standard = []Entry{
 	{"example.com/vf", []Selector{{[]string{"igbvf"}, []device.PCIAddress{"0000:01:10.0"}}}, []string{"vf"}},
 	{"intel.com/sriov_net", []Selector{
@@ -82,7 +82,7 @@ func compareGolden(t *testing.T, path string, r Rendering) {
 	}
 }
 
-// checkRender renders and checks what must hold of every rendering.
+// checkRender renders and checks the invariants of every rendering.
 func checkRender(t *testing.T, current []byte, ours []Entry, owned []device.ResourceName) Rendering {
 	t.Helper()
 	r, err := Render(current, ours, owned, here)
@@ -118,7 +118,8 @@ func checkForeign(t *testing.T, current []byte, r Rendering, ours []Entry, owned
 	}
 	isOurs := func(e string) bool {
 		f, err := parseForeign([]byte(e), here.prefixes())
-		return err == nil && (isPlaceholder(f) || f.prefix != "" && slices.Contains(owned, f.resources[0]) || slices.Contains(r.Owned, f.resources[0]) && saysNoMore(e, r.Offered[f.resources[0]]))
+		return err == nil && (isPlaceholder(f) || f.prefix != "" && slices.Contains(owned, f.resources[0]) ||
+			slices.Contains(r.Owned, f.resources[0]) && saysNoMore(e, r.Offered[f.resources[0]]))
 	}
 	want := slices.DeleteFunc(entries(t, current), isOurs)
 	got := slices.DeleteFunc(entries(t, r.Content)[len(r.Owned):], isOurs)
@@ -154,7 +155,8 @@ func saysNoMore(entry string, offered []device.PCIAddress) bool {
 		many.Selectors = []selector{one.Selectors}
 	}
 	return !slices.ContainsFunc(many.Selectors, func(s selector) bool {
-		return len(s.Drivers) == 0 || len(s.PCIAddresses) == 0 || slices.ContainsFunc(s.PCIAddresses, func(a device.PCIAddress) bool { return !slices.Contains(offered, a) })
+		return len(s.Drivers) == 0 || len(s.PCIAddresses) == 0 ||
+			slices.ContainsFunc(s.PCIAddresses, func(a device.PCIAddress) bool { return !slices.Contains(offered, a) })
 	})
 }
 
@@ -177,7 +179,8 @@ func entries(t *testing.T, content []byte) []string {
 }
 
 func TestRenderPlaceholder(t *testing.T) {
-	const want = `{"resourceList":[{"resourcePrefix":"intel.com","resourceName":"sriov_placeholder","selectors":[{"drivers":["placeholder"],"pciAddresses":["0000:00:00.0"]}]}]}`
+	const want = `{"resourceList":[{"resourcePrefix":"intel.com","resourceName":"sriov_placeholder",` +
+		`"selectors":[{"drivers":["placeholder"],"pciAddresses":["0000:00:00.0"]}]}]}`
 	r := checkRender(t, nil, nil, nil)
 	var b bytes.Buffer
 	if err := json.Compact(&b, r.Content); err != nil || b.String() != want {
@@ -242,10 +245,11 @@ func TestRenderUnusable(t *testing.T) {
 		reason string
 		device string
 	}{
-		"invalid name":     {[]Entry{one("intel.com/a.b", "0000:00:06.0")}, nil, "InvalidResourceName", ""},
-		"name too long":    {[]Entry{one(longest+"x", "0000:00:06.0")}, nil, "InvalidResourceName", ""},
-		"longest name":     {[]Entry{one(longest, "0000:00:06.0")}, []device.ResourceName{device.ResourceName(longest)}, "", ""},
-		"advertised twice": {[]Entry{one("intel.com/a", "0000:00:06.0"), one("intel.com/b", "0000:00:06.0")}, []device.ResourceName{"intel.com/a"}, "AdvertisedTwice", "0000:00:06.0"},
+		"invalid name":  {[]Entry{one("intel.com/a.b", "0000:00:06.0")}, nil, "InvalidResourceName", ""},
+		"name too long": {[]Entry{one(longest+"x", "0000:00:06.0")}, nil, "InvalidResourceName", ""},
+		"longest name":  {[]Entry{one(longest, "0000:00:06.0")}, []device.ResourceName{device.ResourceName(longest)}, "", ""},
+		"advertised twice": {[]Entry{one("intel.com/a", "0000:00:06.0"), one("intel.com/b", "0000:00:06.0")},
+			[]device.ResourceName{"intel.com/a"}, "AdvertisedTwice", "0000:00:06.0"},
 		"two drivers": {[]Entry{{"intel.com/a", []Selector{
 			{[]string{"ena"}, []device.PCIAddress{"0000:00:06.0"}},
 			{[]string{"vfio-pci"}, []device.PCIAddress{"0000:00:06.0"}},
@@ -280,7 +284,7 @@ func TestRenderUnusable(t *testing.T) {
 	}
 }
 
-// FuzzRender: whatever the file holds, the device plugin lives with what is
+// FuzzRender: with any content of the file, the device plugin lives with what is
 // written, serves our devices, and people's entries stay.
 func FuzzRender(f *testing.F) {
 	inputs, err := filepath.Glob("testdata/field/*.json")

@@ -11,7 +11,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// TestSamples: every file in conf/pcidp is what the daemon would write on the
+// TestSamples: every file in conf/pcidp is as the daemon would write it on the
 // test's machine with these devices, and the device plugin serves them.
 func TestSamples(t *testing.T) {
 	devices := map[string][]nodestate.Device{

@@ -179,6 +179,8 @@ func TestDependsOnDevices(t *testing.T) {
 		return fmt.Sprintf(`{"resourcePrefix":%q,"resourceName":%q,"selectors":%s}`, prefix, name, selectors)
 	}
 	const vf, all = `{"vendors":["8086"]}`, `{}`
+	ens5 := Facts{"0000:00:05.0": {Address: "0000:00:05.0", Class: 0x020000, Driver: "ena", Interfaces: []string{"ens5"}}}
+	routes := func() map[string]bool { return map[string]bool{"ens5": true} }
 	tests := map[string]struct {
 		entry    string
 		node     Node
@@ -189,8 +191,8 @@ func TestDependsOnDevices(t *testing.T) {
 		"too long, matches":           {entry("intel.com", long, vf), busy, true, false},
 		"too long, no device":         {entry("intel.com", long, vf), bare, false, true},
 		"too long, matches ours only": {entry("intel.com", long, `{"pciAddresses":["0000:00:06.0"]}`), busy, false, true},
-		"too long, default route":     {entry("intel.com", long, `{"drivers":["ena"]}`), Node{Facts: Facts{"0000:00:05.0": {Address: "0000:00:05.0", Class: 0x020000, Driver: "ena", Interfaces: []string{"ens5"}}}, DefaultRoutes: func() map[string]bool { return map[string]bool{"ens5": true} }}, false, true},
-		"too long, routes unknown":    {entry("intel.com", long, `{"drivers":["ena"]}`), Node{Facts: Facts{"0000:00:05.0": {Address: "0000:00:05.0", Class: 0x020000, Driver: "ena", Interfaces: []string{"ens5"}}}}, false, true},
+		"too long, default route":     {entry("intel.com", long, `{"drivers":["ena"]}`), Node{Facts: ens5, DefaultRoutes: routes}, false, true},
+		"too long, routes unknown":    {entry("intel.com", long, `{"drivers":["ena"]}`), Node{Facts: ens5}, false, true},
 		"too long, ACPI index":        {entry("intel.com", long, `{"acpiIndexes":["101"]}`), busy, false, true},
 		"slash, matches":              {entry("a/b", "c", vf), busy, true, false},
 		"slash, no device":            {entry("a/b", "c", vf), bare, false, true},
