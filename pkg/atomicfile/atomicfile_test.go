@@ -104,7 +104,7 @@ func TestWriteSymlink(t *testing.T) {
 	}
 }
 
-// TestWriteTemp meets what may lie where the temporary file goes.
+// TestWriteTemp finds other files at the temporary file's place.
 func TestWriteTemp(t *testing.T) {
 	t.Run("of a killed writer", func(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "file.json")

@@ -9,9 +9,9 @@ import (
 // Unset is the version of a program for which nobody has named one.
 const Unset = "dev"
 
-// Info is what a program says of itself.
+// Info identifies a program's build.
 type Info struct {
-	// Version is the one given to the linker, or that of the module where
+	// Version is the linker's, or the version of the module where
 	// `go install MODULE@VERSION` built it, or Unset.
 	Version string
 	// Commit is the revision, with " (modified)" when the tree differed from it,
@@ -19,8 +19,8 @@ type Info struct {
 	Commit string
 }
 
-// Of completes what the linker was given: a version, and a commit or "". `make`
-// gives both; otherwise the go command has recorded what it knew.
+// Of completes the linker's values: a version, and a commit or "". `make`
+// gives both; otherwise the go command has recorded some of them.
 func Of(version, commit string) Info {
 	build, ok := debug.ReadBuildInfo()
 	if !ok {

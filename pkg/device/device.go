@@ -54,7 +54,7 @@ func (a *PCIAddress) UnmarshalText(b []byte) error { return unmarshal(a, b, Pars
 // /sys/class/net/*/address shows it.
 type MAC string
 
-// ParseMAC accepts the forms of net.ParseMAC and refuses what no interface can
+// ParseMAC accepts the forms of net.ParseMAC and refuses addresses that no interface can
 // carry: group addresses, all zeroes and lengths other than six octets.
 func ParseMAC(s string) (MAC, error) {
 	hw, err := net.ParseMAC(s)
@@ -141,7 +141,7 @@ const maxResourceName = 107 - len("/var/lib/kubelet/plugins_registry/") - len(".
 
 // ParseResourceName accepts prefix/name of at most 68 octets, the name at most
 // 63. Prefixes that Kubernetes keeps for itself are refused (IsExtendedResourceName
-// in its pkg/apis/core/v1/helper): those that begin with "requests." or end in
+// in its pkg/apis/core/v1/helper): names that begin with "requests." or end in
 // "kubernetes.io".
 func ParseResourceName(s string) (ResourceName, error) {
 	prefix, name, ok := strings.Cut(s, "/")

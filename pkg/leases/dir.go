@@ -86,7 +86,7 @@ func (l *Locked) Save() error {
 	return atomicfile.Write(l.path, data, 0o600, atomicfile.Volatile)
 }
 
-// Close gives up the lock; what was not saved is lost.
+// Close gives up the lock; unsaved changes are lost.
 func (l *Locked) Close() { l.lock.Close() } //nolint:errcheck,gosec // nothing was written
 
 // Read returns the leases of an ENI in a boot as they were a moment ago; none
@@ -177,7 +177,7 @@ func (d Dir) path(bootID string, eni device.ENIID) (string, error) {
 	return filepath.Join(string(d), bootID, eni.String()+".json"), nil
 }
 
-// removeBoots deletes what was written in other boots, by name: a folder may have
+// removeBoots deletes the folders of other boots, by name: a folder may have
 // been given as this one that has others named like boots.
 func (d Dir) removeBoots(but string) error {
 	entries, err := os.ReadDir(string(d))

@@ -28,11 +28,11 @@ const (
 	Cooling State = "cooling"
 )
 
-// Lease says of one address of an ENI why nobody else may be given it.
+// Lease keeps an address of an ENI from everybody but its holder.
 type Lease struct {
 	Address netip.Addr `json:"address"`
 	State   State      `json:"state"`
-	// AttachmentID is of who has the address, or had it last.
+	// AttachmentID names the address's holder, or the last one.
 	nodestate.AttachmentID
 	// Network is the netconf's name, by which GC selects, and Pod is namespace/name
 	// for messages; both may be "".
@@ -50,7 +50,7 @@ type Lease struct {
 	FreeAt time.Duration `json:"freeAtNanoseconds,omitempty"`
 }
 
-// Leases are those of one ENI.
+// Leases are the leases of one ENI's addresses.
 type Leases struct {
 	SchemaVersion int          `json:"schemaVersion"`
 	ENIID         device.ENIID `json:"eniID"`

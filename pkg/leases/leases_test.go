@@ -34,9 +34,11 @@ func sampleLeases() Leases {
 	return Leases{
 		SchemaVersion: nodestate.SchemaVersion, ENIID: leaseENI, Last: []netip.Addr{netip.MustParseAddr("10.0.1.17")},
 		Leases: []Lease{
-			{Address: netip.MustParseAddr("10.0.1.16"), State: Held, AttachmentID: nodestate.AttachmentID{ContainerID: "c1", IfName: "net1"}, Network: "shared", Pod: "shop/web-0",
+			{Address: netip.MustParseAddr("10.0.1.16"), State: Held, AttachmentID: nodestate.AttachmentID{ContainerID: "c1", IfName: "net1"},
+				Network: "shared", Pod: "shop/web-0",
 				Netns: nodestate.Netns{Path: "/run/netns/c1", Cookie: 4097, Inode: 4026532000}, CoolDown: 30 * time.Second},
-			{Address: netip.MustParseAddr("10.0.1.17"), State: Cooling, AttachmentID: nodestate.AttachmentID{ContainerID: "c0", IfName: "net1"}, CoolDown: 30 * time.Second, FreeAt: 90 * time.Second},
+			{Address: netip.MustParseAddr("10.0.1.17"), State: Cooling, AttachmentID: nodestate.AttachmentID{ContainerID: "c0", IfName: "net1"},
+				CoolDown: 30 * time.Second, FreeAt: 90 * time.Second},
 		},
 		Asked: []string{"ipv4"}, Retiring: []netip.Prefix{netip.MustParsePrefix("10.0.1.18/32"), netip.MustParsePrefix("10.0.1.32/28")},
 	}
@@ -82,7 +84,11 @@ func TestEarlierBoots(t *testing.T) {
 	dir := Dir(root)
 	torn := filepath.Join(root, otherBoot, leaseENI+".json")
 	const others = "2f1f3a52-0000-4000-8000-00000000000c" // named like a boot, but not ours
-	for path, content := range map[string]string{torn: "", filepath.Join(root, otherBoot, "locks", leaseENI+".lock"): "", filepath.Join(root, others, "volumes", "data"): "x", filepath.Join(root, others, leaseENI+".json"): "", filepath.Join(root, "notes", "mine.txt"): "x", filepath.Join(root, "README"): "x"} {
+	for path, content := range map[string]string{
+		torn: "", filepath.Join(root, otherBoot, "locks", leaseENI+".lock"): "",
+		filepath.Join(root, others, "volumes", "data"): "x", filepath.Join(root, others, leaseENI+".json"): "",
+		filepath.Join(root, "notes", "mine.txt"): "x", filepath.Join(root, "README"): "x",
+	} {
 		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, []byte(content), 0o600)); err != nil {
 			t.Fatal(err)
 		}
@@ -243,7 +249,10 @@ func TestPools(t *testing.T) {
 	if got := walk(v4, "10.0.1.47", 0); got[17] != "10.0.1.47/24" {
 		t.Errorf("the last given is not the last: %v", got)
 	}
-	for a, want := range map[string]string{"10.0.1.10": "", "10.0.1.11": "10.0.1.11/24", "10.0.1.40": "10.0.1.40/24", "2001:db8::9": "", "2001:db8:0:0:1:2:3:4": "2001:db8:0:0:1:2:3:4/64"} {
+	for a, want := range map[string]string{
+		"10.0.1.10": "", "10.0.1.11": "10.0.1.11/24", "10.0.1.40": "10.0.1.40/24",
+		"2001:db8::9": "", "2001:db8:0:0:1:2:3:4": "2001:db8:0:0:1:2:3:4/64",
+	} {
 		p, ok := v4.Find(netip.MustParseAddr(a))
 		if !ok {
 			p, ok = v6.Find(netip.MustParseAddr(a))
@@ -294,7 +303,7 @@ func TestEveryFieldIsStored(t *testing.T) {
 }
 
 // FuzzLeases: the decoder never panics, refuses a file as corrupt or as another version's,
-// and reads again what it has accepted.
+// and reads an accepted file again.
 func FuzzLeases(f *testing.F) {
 	golden, err := os.ReadFile(goldenFile)
 	if err != nil {

@@ -20,8 +20,7 @@ const (
 )
 
 // Pool are the addresses of an ENI that pods which share it may be given, of one
-// family: every one but the first, which is the ENI's own, and those of its
-// prefixes.
+// family: every one but the first, which is the ENI's own, and its prefixes.
 type Pool struct {
 	// Family is IPv4 or IPv6.
 	Family string
@@ -34,7 +33,7 @@ type span struct {
 	bits int
 }
 
-// FamilyOf names an address's.
+// FamilyOf returns the family of an address.
 func FamilyOf(a netip.Addr) string {
 	if a.Is4() {
 		return IPv4
@@ -42,8 +41,8 @@ func FamilyOf(a netip.Addr) string {
 	return IPv6
 }
 
-// Pools returns the device's, of IPv4 and of IPv6. A prefix of which nobody knows
-// the subnet's length is left out; IPv6 subnets of a VPC all have 64.
+// Pools returns the device's pools, IPv4 first. A prefix is left out while the subnet's
+// length is not known; IPv6 subnets of a VPC all have 64.
 func Pools(d *nodestate.Device) []Pool {
 	bits4 := 0
 	if s := d.SubnetCIDR; s.IsValid() && s.Addr().Is4() {
@@ -169,7 +168,7 @@ type PoolState struct {
 }
 
 // Pools says how the pools of all devices stand; devices without any are left
-// out. What could not be read is an error besides those that could.
+// out. The error names the files that could not be read; the others count.
 func (d Dir) Pools(bootID string, devices []nodestate.Device) (all []PoolState, err error) {
 	now, err := nodestate.Uptime()
 	if err != nil {
@@ -219,8 +218,8 @@ func (l *Leases) Count(p Pool, now time.Duration) (c PoolCount, next time.Durati
 	return c, next
 }
 
-// Spans are the single addresses (with their full length) and prefixes that the
-// pool is made of, in its order.
+// Spans are the pool's single addresses (with their full length) and prefixes, in its
+// order.
 func (p Pool) Spans() (out []netip.Prefix) {
 	for _, s := range p.spans {
 		out = append(out, s.Prefix)

@@ -14,8 +14,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// asideSuffix is of the name under which an ENI's file is kept that was rebuilt.
-// There is one at most.
+// asideSuffix ends the name of the copy of a rebuilt file. There is one at most.
 const asideSuffix = ".corrupt"
 
 // Unreadable says whether an error is about a file that cannot be used as it is:
@@ -25,9 +24,9 @@ func Unreadable(err error) bool {
 }
 
 // Rebuild is Lock for an ENI whose file is Unreadable. Known returns the leases that
-// attachments are known to have, and is called under the lock. They and whatever of
-// the file makes sense are in the new file, which takes the place of the old one in
-// one step; that is kept beside it. A file that is readable by now is left alone.
+// attachments are known to have, and is called under the lock. They and the valid leases of
+// the old file make the new one, which replaces it in one step. The old file is kept
+// beside it. A file that is readable by now is left alone.
 func (d Dir) Rebuild(ctx context.Context, bootID string, eni device.ENIID, known func() ([]Lease, error)) (*Locked, error) {
 	l, err := d.lock(ctx, bootID, eni)
 	if err != nil {
@@ -73,8 +72,8 @@ func (l *Leases) put(lease Lease) {
 	l.Leases = slices.Insert(l.Leases, i, lease)
 }
 
-// salvage reads the valid leases of a corrupt file, up to the place where it is no
-// JSON any more. Another ENI's file has none.
+// salvage reads the valid leases of a corrupt file, up to the first
+// octet that is no JSON. Another ENI's file has none.
 func salvage(data []byte, eni device.ENIID) (l Leases) {
 	dec := json.NewDecoder(bytes.NewReader(data))
 	if open, err := dec.Token(); err != nil || open != json.Delim('{') {

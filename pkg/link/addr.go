@@ -19,7 +19,7 @@ var ErrAddressTaken = errors.New("the link has it with another length")
 // address detection (IFA_F_NODAD): the ENI owns them, and a tentative address
 // cannot be used for a second. One that somebody else has just added, and that is
 // still tentative, is added anew. ErrAddressTaken: the kernel holds an IPv6 address
-// once on each link, whatever its length.
+// once on each link, with one length.
 func (h *Handle) EnsureAddress(index int, p netip.Prefix) error {
 	addr := &netlink.Addr{IPNet: rtnl.IPNet(p)}
 	if p.Addr().Is6() {

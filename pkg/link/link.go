@@ -1,6 +1,6 @@
 // Package link changes network links, addresses and routes by netlink, in the
-// netns that a Handle was opened in. Its verbs are idempotent: what is already
-// as wanted is left alone and is not an error.
+// netns that a Handle was opened in. Its verbs are idempotent: a wanted
+// state that is there already is left alone, and is not an error.
 //
 // It is the project's only importer of vishvananda/netlink. A Handle is not
 // safe for concurrent use; several Handles are.
@@ -53,7 +53,7 @@ type Link struct {
 	// Below is the index of the link that this one lies on (IFLA_LINK) when that is
 	// in the same netns; 0 for none.
 	Below int
-	// Over is that index in whatever netns it is; 0 for none. A veth's is its peer's.
+	// Over is the same index, in any netns; 0 for none. A veth's is its peer's.
 	Over int
 	// XDP is the id of the XDP program on the link; 0 for none, and where there is
 	// one in each of several modes. XDPMode is IFLA_XDP_ATTACHED, 0 for none.
@@ -64,7 +64,7 @@ type Link struct {
 	Settings nodestate.Settings
 }
 
-// State is what a later Restore gives back.
+// State is the state for a later Restore.
 func (l Link) State() nodestate.LinkState {
 	return nodestate.LinkState{
 		Name: l.Name, AltNames: slices.Clone(l.AltNames), MAC: l.MAC, MTU: l.MTU, Up: l.Up, Kind: l.Kind,

@@ -128,7 +128,8 @@ func TestAddressesAndRoutes(t *testing.T) {
 		}
 	}
 	for table, want := range map[int]bool{0: true, 100: true, 254: false} {
-		if ok, err := h.HasRoute(l.Index, routing.Route{Dst: netip.MustParsePrefix("10.2.0.0/16"), Gateway: netip.MustParseAddr("10.0.2.1"), Table: table}); err != nil || ok != want {
+		r := routing.Route{Dst: netip.MustParsePrefix("10.2.0.0/16"), Gateway: netip.MustParseAddr("10.0.2.1"), Table: table}
+		if ok, err := h.HasRoute(l.Index, r); err != nil || ok != want {
 			t.Errorf("HasRoute of a route of table 100 in table %d = %v, %v; want %v", table, ok, err, want)
 		}
 	}
@@ -239,7 +240,7 @@ func TestSysctlIsTheNamespacesOwn(t *testing.T) {
 	}
 }
 
-// TestDoComesBack: whatever f does, and when the netns cannot be entered, the
+// TestDoComesBack: after any result of f, and when the netns cannot be entered, the
 // thread is in the netns that it was in.
 func TestDoComesBack(t *testing.T) {
 	if nstest.Outside(t) {

@@ -19,7 +19,7 @@ var (
 	ErrNotNetns = errors.New("not a network namespace")
 )
 
-// Netns is an open network namespace. It stays what it is when its path is
+// Netns is an open network namespace. It stays the same when its path is
 // unmounted or reused.
 type Netns struct {
 	nodestate.Netns
@@ -65,7 +65,7 @@ func (n *Netns) Current() (bool, error) {
 // threadNetns is the calling thread's network namespace (namespaces(7)).
 const threadNetns = "/proc/thread-self/ns/net"
 
-// identify reads what a namespace is known by, in it by way of enter.
+// identify reads the identity of a namespace, in it by way of enter.
 func identify(n ns.NetNS, path string, enter func(*Netns, func() error) error) (*Netns, error) {
 	out := &Netns{ns: n, Netns: nodestate.Netns{Path: path}}
 	var st unix.Stat_t
@@ -103,12 +103,12 @@ func cookie() (uint64, error) {
 // Close releases the namespace; it lives on while anything else holds it.
 func (n *Netns) Close() { n.ns.Close() } //nolint:errcheck,gosec // opened for reading only
 
-// FDPath is a path by which this process can open the namespace anew, whatever
-// has become of its own.
+// FDPath is a path by which this process can open the namespace anew, even if
+// its own path is gone.
 func (n *Netns) FDPath() string { return fmt.Sprintf("/proc/self/fd/%d", n.ns.Fd()) }
 
 // Do runs f in the namespace, on the calling goroutine and its thread; other
-// goroutines, those that f starts too, stay where they are. ns.NetNS.Do would
+// goroutines, also f's own, stay where they are. ns.NetNS.Do would
 // start a goroutine, and so a thread, for each call: the plugin's main goroutine
 // keeps its own. It panics when the thread cannot go back, and leaves the
 // goroutine locked to it, so that nobody else gets to run there.

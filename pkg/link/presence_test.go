@@ -17,7 +17,7 @@ import (
 const firstEnv = "MULTI_ENI_TEST_FIRST"
 
 // TestProbeByProcess: a netns that a process names is alive as long as any process
-// is in it, whatever the PID is by then, and gone with the last one.
+// is in it, also under another PID, and gone with the last one.
 func TestProbeByProcess(t *testing.T) {
 	if os.Getenv(firstEnv) == "" {
 		if nstest.Outside(t) {

@@ -194,8 +194,8 @@ func (h *Handle) Leave(l Link, want nodestate.LinkState) error {
 	return failed[flagsName]
 }
 
-// RestorePending gives a link in the host netns back what a DEL could not,
-// when a restore record waits for its PCI address, and ends the record
+// RestorePending gives a link in the host netns its state back when a DEL could not,
+// and a restore record waits for its PCI address, and ends the record
 // (nodestate.AttachmentDir.Returned). It says whether the link was changed. A record of another boot or of another
 // device at that address is removed without effect. One that cannot be given all
 // back stays for later; that is an error only when nobody should get the link as it

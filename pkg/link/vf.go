@@ -15,7 +15,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
 )
 
-// VF returns what a PF's link has assigned to its VF of that number. ErrNotFound
+// VF returns the values that a PF's link has assigned to its VF of that number. ErrNotFound
 // when there is no such link, or it does not tell of such a VF.
 func (h *Handle) VF(pf string, number int) (nodestate.VFState, error) {
 	l, err := h.nl.LinkByName(pf)

@@ -91,7 +91,7 @@ type Attachment struct {
 	Interface *Interface `json:"interface,omitempty"`
 	// DeviceInfoFile is the file written for runtimeConfig.CNIDeviceInfoFile.
 	DeviceInfoFile string `json:"deviceInfoFile,omitempty"`
-	// Result is what ADD returned, in the config's cniVersion; null in an intent.
+	// Result is ADD's result, in the config's cniVersion; null in an intent.
 	Result json.RawMessage `json:"result,omitempty"`
 }
 
@@ -134,7 +134,7 @@ func (n Netns) Same(o Netns) bool {
 	return n.Inode != 0 && n.Inode == o.Inode
 }
 
-// AttachedDevice is the device of an attachment and what to restore of it.
+// AttachedDevice is the device of an attachment, and its state before that.
 type AttachedDevice struct {
 	PCIAddress device.PCIAddress `json:"pciAddress"`
 	MAC        device.MAC        `json:"mac,omitempty"`
@@ -147,12 +147,12 @@ type AttachedDevice struct {
 	Instance uint64 `json:"instance,omitempty"`
 	// Link is the host's link before ADD; null for a device without netdev.
 	Link *LinkState `json:"link,omitempty"`
-	// Assigned is what the PF had assigned to a VF before a delegate got it, which
+	// Assigned is the PF's assignment to a VF before a delegate got it, which
 	// may have the PF change it; null for any other device.
 	Assigned *VFState `json:"assigned,omitempty"`
 }
 
-// VFState is what a PF assigns to one of its VFs (IFLA_VFINFO_LIST).
+// VFState holds the values that a PF assigns to one of its VFs (IFLA_VFINFO_LIST).
 type VFState struct {
 	// MAC is "" when the PF leaves it to the VF.
 	MAC device.MAC `json:"mac,omitempty"`
@@ -172,7 +172,7 @@ func (d *AttachedDevice) Replaced(instance uint64) bool {
 	return d.Instance != 0 && instance != 0 && d.Instance != instance
 }
 
-// LinkState is what DEL gives back to a link.
+// LinkState is the state that DEL gives back to a link.
 type LinkState struct {
 	Name     string     `json:"name"`
 	AltNames []string   `json:"altNames,omitempty"`
@@ -225,7 +225,7 @@ type Delegation struct {
 	Config json.RawMessage `json:"config,omitempty"`
 }
 
-// Restore says what a device must be given back once its link appears in the
+// Restore is the state that a device must get back once its link appears in the
 // host again: a dying netns returns links late and renamed, and a device that
 // the daemon has bound to a userspace driver has none until it is unbound.
 type Restore struct {

@@ -334,7 +334,7 @@ func (d AttachmentDir) LoadRestore(pci device.PCIAddress) (Restore, error) {
 	return r, nil
 }
 
-// Returned ends the restore record of a device whose link has back what it had.
+// Returned ends the restore record of a device whose link has its state back.
 // One that the daemon has for a change of the device's driver stays: only the
 // daemon knows when nothing is left of that. So does one of another version. Hold its
 // device lock.

@@ -11,7 +11,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// TestRecordsStayReadable: what a tenant's netconf can do to a record's size.
+// TestRecordsStayReadable: no netconf of a tenant makes a record too large to read.
 func TestRecordsStayReadable(t *testing.T) {
 	deep := strings.Repeat("[", 9000) + strings.Repeat("]", 9000)
 	quoted := strings.Repeat(`["]\\\"]",`, 4000) + "0" + strings.Repeat("]", 4000) // brackets in strings do not count

@@ -18,16 +18,16 @@ import (
 // Errors that readers of this package's files can tell apart. A missing file
 // is fs.ErrNotExist.
 var (
-	// ErrCorrupt is returned when the content is not what the schema says (empty,
+	// ErrCorrupt is returned when the content breaks the schema (empty,
 	// torn). For an attachment record this means an intent was lost.
 	ErrCorrupt = errors.New("corrupt file")
 	// ErrUntrusted is atomicfile's: others may have written the file.
 	ErrUntrusted = atomicfile.ErrUntrusted
-	// ErrTooLarge is returned by writers for what no reader would take.
+	// ErrTooLarge is returned by writers for content that no reader would take.
 	ErrTooLarge = fmt.Errorf("larger than %d octets", maxFileSize)
 )
 
-// maxFileSize bounds what is read into memory, in octets. An inventory row
+// maxFileSize bounds the content read into memory, in octets. An inventory row
 // takes about 600 octets; the largest EC2 instance has fewer than 500 ENIs.
 const maxFileSize = 4 << 20
 

@@ -64,7 +64,7 @@ func TestReadTrusted(t *testing.T) {
 	}
 }
 
-// TestReadTrustedOfRoot: a user other than root reads what root wrote.
+// TestReadTrustedOfRoot: a user other than root reads root's files.
 func TestReadTrustedOfRoot(t *testing.T) {
 	const path = "/proc/sys/kernel/random/boot_id" // root's, 0444, on every Linux
 	var st syscall.Stat_t

@@ -171,7 +171,7 @@ func TestStableKeys(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	golden := string(data)
+	golden, pci, net1, dash := string(data), string(a.Device.PCIAddress), complete.AttachmentID, a.AttachmentID
 	d := AttachmentDir(t.TempDir())
 	for name, tt := range map[string]struct {
 		file, content string
@@ -180,10 +180,10 @@ func TestStableKeys(t *testing.T) {
 		earlier       bool // the device, in another boot
 	}{
 		"every key":       {"c1-net1.json", strings.Replace(golden, `"schemaVersion": 1`, `"schemaVersion": 2`, 1), AttachmentID{"c1", "net1"}, true, false, false},
-		"ifname, dash":    {a.fileName(), `{"schemaVersion":2,"bootID":"` + a.BootID + `","device":{"pciAddress":"` + string(a.Device.PCIAddress) + `"}}`, a.AttachmentID, true, false, false},
+		"ifname, dash":    {a.fileName(), `{"schemaVersion":2,"bootID":"` + a.BootID + `","device":{"pciAddress":"` + pci + `"}}`, dash, true, false, false},
 		"no device":       {"c1-net1.json", `{"schemaVersion":2,"bootID":"` + a.BootID + `"}`, AttachmentID{"c1", "net1"}, true, true, false},
-		"odd device":      {"c1-net1.json", `{"schemaVersion":2,"device":{"pciAddress":7},"bootID":"` + a.BootID + `"}`, AttachmentID{"c1", "net1"}, true, true, false},
-		"no boot":         {"c1-net1.json", `{"schemaVersion":2,"device":{"pciAddress":"` + string(a.Device.PCIAddress) + `"}}`, AttachmentID{"c1", "net1"}, true, false, true},
+		"odd device":      {"c1-net1.json", `{"schemaVersion":2,"device":{"pciAddress":7},"bootID":"` + a.BootID + `"}`, net1, true, true, false},
+		"no boot":         {"c1-net1.json", `{"schemaVersion":2,"device":{"pciAddress":"` + pci + `"}}`, net1, true, false, true},
 		"nothing":         {"c1.json", `{"schemaVersion":2}`, AttachmentID{}, true, true, true},
 		"odd state, ours": {"c1-net1.json", strings.Replace(golden, `"state": "`, `"state": "not `, 1), AttachmentID{"c1", "net1"}, true, false, false},
 		"torn":            {"c1-net1.json", golden[:200], AttachmentID{"c1", "net1"}, false, false, false},

@@ -44,7 +44,7 @@ func FuzzParseIndex(f *testing.F) {
 	})
 }
 
-// FuzzPCI feeds every attribute of one function: whatever they hold, the result
+// FuzzPCI feeds every attribute of one function: with any content, the result
 // is a function with sane values or an error, never a panic or "gone".
 func FuzzPCI(f *testing.F) {
 	f.Add("0x1d0f\n", "0xec20\n", "0x020000\n", "0\n", "(null)\n")

@@ -78,7 +78,7 @@ func (f FS) listed(folder, name string) (bool, error) {
 	return false, nil
 }
 
-// oneName refuses what is no single name in a folder.
+// oneName refuses all but a single name in a folder.
 func oneName(name string) error {
 	if name == "" || name == "." || name == ".." || strings.ContainsAny(name, "/\x00") {
 		return fmt.Errorf("read sysfs: %q is no name of a driver, module or parameter", name)

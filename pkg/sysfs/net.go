@@ -13,7 +13,7 @@ import (
 
 // NetPCI returns the PCI function below a network interface, from
 // /sys/class/net/<ifname>/device. It is "" for an interface without one: virtual
-// interfaces, and those of other buses. A virtio interface's function is the
+// interfaces, and interfaces of other buses. A virtio interface's function is the
 // parent of its virtio device. The error is fs.ErrNotExist when there is no such
 // interface in the netns in which sysfs was mounted.
 func (f FS) NetPCI(ifname string) (device.PCIAddress, error) {

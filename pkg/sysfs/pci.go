@@ -102,7 +102,7 @@ func readFunction(dir string, addr device.PCIAddress) (PCIFunction, error) {
 	if err := readIDs(dir, &p); err != nil {
 		return p, err
 	}
-	has := func(name string) bool { // what is not listed need not be tried
+	has := func(name string) bool { // a name that is not listed need not be tried
 		_, ok := slices.BinarySearchFunc(entries, name, func(e fs.DirEntry, n string) int { return strings.Compare(e.Name(), n) })
 		return ok
 	}
@@ -118,7 +118,7 @@ func readFunction(dir string, addr device.PCIAddress) (PCIFunction, error) {
 	if p.Interfaces, err = interfaces(dir, entries); err != nil {
 		return p, err
 	}
-	// A function removed meanwhile has lost its links one by one: what was read
+	// A function removed meanwhile has lost its links one by one: a part that was read
 	// then is no state that it ever had.
 	var folder syscall.Stat_t
 	if err := syscall.Stat(dir, &folder); err != nil {

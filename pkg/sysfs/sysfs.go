@@ -1,7 +1,7 @@
 // Package sysfs reads the kernel's description of PCI functions and network
 // devices below one root folder: "/sys", or a recorded tree.
 //
-// It only reads, holds no state and is safe for concurrent use. What it returns
+// It only reads, holds no state and is safe for concurrent use. Each result
 // is a snapshot that may be out of date at once.
 //
 // Gone and unreadable are told apart. An error that is fs.ErrNotExist says that
@@ -46,12 +46,12 @@ func (f FS) path(elem ...string) string {
 }
 
 // unreadable reports a failed read in a way that is never fs.ErrNotExist,
-// whatever the cause: %v keeps the cause out of the chain.
+// with any cause: %v keeps the cause out of the chain.
 func unreadable(what string, cause error) error {
 	return fmt.Errorf("read %s: %v", what, cause) //nolint:errorlint // on purpose: see above
 }
 
-// gone decides what a failure to read something of the device folder dir means:
+// gone decides the meaning of a failure to read something of the device folder dir:
 // fs.ErrNotExist when dir is no longer listed in a readable folder of devices.
 // The kernel answers ENODEV for an attribute whose device is being removed.
 func gone(dir string, cause error) error {

@@ -15,7 +15,7 @@ import (
 )
 
 // unpack makes a tree in a temporary folder: a recorded one, or one of testdata,
-// which have what no machine of the tests shows.
+// with parts that no machine of the tests has.
 func unpack(t *testing.T, name string) (root string) {
 	t.Helper()
 	if name, ok := strings.CutPrefix(name, "recorded/"); ok {
@@ -82,7 +82,10 @@ func TestPCI(t *testing.T) {
 		"recorded/vfs": {
 			{Address: "0000:09:00.0", Vendor: 0x8086, Device: 0x10c9, Class: 0x020000, Driver: "igb", Interfaces: []string{"eth2"},
 				VirtFns: []device.PCIAddress{"0000:09:10.0", "0000:09:10.2"}, IOMMUGroup: 13, NUMANode: -1},
-			{Address: "0000:09:10.2", Vendor: 0x8086, Device: 0x10ca, Class: 0x020000, Driver: "igbvf", PhysFn: "0000:09:00.0", Interfaces: []string{"eth4"}, IOMMUGroup: 15, NUMANode: -1},
+			{
+				Address: "0000:09:10.2", Vendor: 0x8086, Device: 0x10ca, Class: 0x020000, Driver: "igbvf", PhysFn: "0000:09:00.0",
+				Interfaces: []string{"eth4"}, IOMMUGroup: 15, NUMANode: -1,
+			},
 		},
 		"recorded/vfio": {
 			{Address: "0000:01:00.0", Vendor: 0x8086, Device: 0x10d3, Class: 0x020000, Driver: "vfio-pci", IOMMUGroup: 12, NUMANode: -1},

@@ -92,7 +92,7 @@ func (e Device) Settings() (nodestate.Settings, error) {
 }
 
 // Restore gives the device the settings in want that differ from its own, and returns
-// those that it could not. It goes over them twice, as one may change others.
+// an error for each failure. It makes two passes, since one setting may change another.
 func (e Device) Restore(want nodestate.Settings) (failed map[string]error) {
 	for range 2 {
 		failed = map[string]error{}

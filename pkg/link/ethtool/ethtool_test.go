@@ -44,7 +44,7 @@ func pods() map[string]func(n *nic) {
 	return all
 }
 
-// TestRoundTrip: whatever a pod changes is given back, and nothing else is written.
+// TestRoundTrip: each change of a pod is undone, and nothing else is written.
 func TestRoundTrip(t *testing.T) {
 	names := pods()
 	for name, change := range names {
@@ -108,7 +108,9 @@ func TestDriverLacks(t *testing.T) {
 	n := newNIC(t)
 	d := n.device()
 	before := settingsOf(t, d)
-	for _, cmd := range []uint32{unix.ETHTOOL_GWOL, unix.ETHTOOL_GRSSH, unix.ETHTOOL_GRXFH, unix.ETHTOOL_GFEATURES, unix.ETHTOOL_GLINKSETTINGS, unix.ETHTOOL_GRXCLSRLCNT} {
+	for _, cmd := range []uint32{
+		unix.ETHTOOL_GWOL, unix.ETHTOOL_GRSSH, unix.ETHTOOL_GRXFH, unix.ETHTOOL_GFEATURES, unix.ETHTOOL_GLINKSETTINGS, unix.ETHTOOL_GRXCLSRLCNT,
+	} {
 		n.refuse[cmd] = unix.EOPNOTSUPP
 	}
 	lacking := []string{"wake-on-lan", "rss", "flow hash", "features", "link mode", "rules"}
@@ -226,7 +228,7 @@ func TestOddRecords(t *testing.T) {
 	}
 }
 
-// TestRules: a pod's receive rules go and the host's come back, whatever the driver refuses.
+// TestRules: a pod's receive rules go and the host's come back, also after a refusal.
 func TestRules(t *testing.T) {
 	n := newNIC(t)
 	d := n.device()

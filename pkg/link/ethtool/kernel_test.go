@@ -28,8 +28,8 @@ func set(t *testing.T, fd int, name string, words ...uint32) {
 	}
 }
 
-// TestKernel changes what the kernel's virtual devices have: a tap's coalescing, message
-// level and link mode, and a veth's channels and features.
+// TestKernel changes settings of the kernel's virtual devices: a tap's coalescing and
+// message level, and a veth's channels and features.
 func TestKernel(t *testing.T) {
 	if nstest.Outside(t) {
 		return

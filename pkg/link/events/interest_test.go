@@ -47,6 +47,14 @@ func quiet(events <-chan struct{}) {
 	}
 }
 
+// rule returns functions that add and delete a rule.
+func rule(t *testing.T, edit func(*netlink.Rule)) (add, del func()) {
+	r := netlink.NewRule()
+	r.Family, r.Table, r.Priority = netlink.FAMILY_V4, 100, 77
+	edit(r)
+	return func() { t.Helper(); must(t, netlink.RuleAdd(r)) }, func() { t.Helper(); must(t, netlink.RuleDel(r)) }
+}
+
 // TestInterest: only changes that concern a link of interest are events. While it is not
 // known which links these are, every change is.
 func TestInterest(t *testing.T) {
@@ -74,12 +82,7 @@ func TestInterest(t *testing.T) {
 	addr := func(name, text string) func() {
 		return func() { t.Helper(); must(t, m.EnsureAddress(m.Index[name], netip.MustParsePrefix(text))) }
 	}
-	rule := func(edit func(*netlink.Rule)) (func(), func()) {
-		r := netlink.NewRule()
-		r.Family, r.Table, r.Priority = netlink.FAMILY_V4, 100, 77
-		edit(r)
-		return func() { t.Helper(); must(t, netlink.RuleAdd(r)) }, func() { t.Helper(); must(t, netlink.RuleDel(r)) }
-	}
+	rule := func(edit func(*netlink.Rule)) (func(), func()) { return rule(t, edit) }
 	podRule, podRuleOver := rule(func(r *netlink.Rule) { r.Src = dst("10.0.9.9/32") })
 	ourRule, ourRuleOver := rule(func(r *netlink.Rule) {
 		r.Src, r.Protocol, r.Priority = dst("10.0.1.15/32"), routing.SourceProtocol, 1400

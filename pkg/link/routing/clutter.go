@@ -61,7 +61,7 @@ func ProtocolName(protocol int) string {
 	return netlink.RouteProtocol(protocol).String()
 }
 
-// Clutter reads it. It costs one dump of the routes and one of the addresses, whatever the
+// Clutter reads it. It costs one dump of the routes and one of the addresses for any
 // number of links.
 func (t Table) Clutter() (Clutter, error) {
 	routes, err := t.routes(unix.RT_TABLE_UNSPEC)

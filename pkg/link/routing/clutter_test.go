@@ -45,7 +45,7 @@ func (m marked) routesOf(name string) (out []string) {
 }
 
 // TestClearRoutes: all default routes and everything learned go, of the link only; the
-// family whose only way out it is keeps its routes, whatever the other family has.
+// family whose only way out it is keeps its routes; the other family does not count.
 func TestClearRoutes(t *testing.T) {
 	if nstest.Outside(t) {
 		return

@@ -38,7 +38,7 @@ func (r DefaultRoute) String() string {
 // DefaultRoutes are the default routes of the main table, of both families.
 type DefaultRoutes []DefaultRoute
 
-// DefaultRoutes reads them. It costs one dump of the routes, whatever the number of
+// DefaultRoutes reads them. It costs one dump of the routes for any number of
 // links.
 func (t Table) DefaultRoutes() (DefaultRoutes, error) {
 	routes, err := t.routes(unix.RT_TABLE_MAIN)

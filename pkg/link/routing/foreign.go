@@ -13,8 +13,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/link/internal/rtnl"
 )
 
-// ForeignUse says of each link of this netns that looks like somebody else's
-// why it does, in one sentence, by the link's index. Links without a mark are
+// ForeignUse finds the links of this netns that look like somebody else's. It returns the
+// reason by the link's index, in one sentence. Links without a mark are
 // not in the map. The marks, of which the first that holds is given:
 //
 //   - a route out of the link in a table other than main, local and default, of
@@ -26,9 +26,9 @@ import (
 //   - a bond, bridge, VRF or the like that it is a port of;
 //   - a policy rule that names it as iif or oif and leads to a table below managerTables.
 //
-// The sentence names what lasts, not what comes and goes with each pod: it stays
-// the same while the first mark does. It costs one dump of the links, one of the
-// routes and one of each family's rules, whatever the number of links.
+// The sentence names nothing that comes and goes with each pod: it stays the same while
+// the first mark does. It costs one dump of the links, one of the
+// routes and one of each family's rules, for any number of links.
 func (t Table) ForeignUse() (map[int]string, error) {
 	links, err := rtnl.Dump(t.nl.LinkList)
 	if err != nil {

@@ -17,7 +17,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// marked is the test of what ForeignUse says of the links of a node.
+// marked tests ForeignUse on the links of a node.
 type marked struct{ linktest.Links }
 
 func newMarked(t *testing.T) marked { return marked{linktest.NewLinks(t)} }
@@ -37,7 +37,7 @@ func (m marked) want(want map[string]string) {
 	}
 }
 
-// TestForeignUse: what the node itself has is no mark; what the VPC CNI and
+// TestForeignUse: the node's own routes and rules are no mark; the VPC CNI's and
 // people make on their ENIs is.
 func TestForeignUse(t *testing.T) {
 	if nstest.Outside(t) {
@@ -127,7 +127,7 @@ func TestForeignUseAsNextHopAndPort(t *testing.T) {
 	if _, err := in.ByName("net1"); err != nil {
 		t.Fatal(err)
 	}
-	must(t, netlink.RouteAdd(&netlink.Route{Dst: &net.IPNet{IP: net.IPv4(10, 6, 0, 0).To4(), Mask: net.CIDRMask(16, 32)}, Table: 50, MultiPath: []*netlink.NexthopInfo{
+	must(t, netlink.RouteAdd(&netlink.Route{Dst: dst("10.6.0.0/16"), Table: 50, MultiPath: []*netlink.NexthopInfo{
 		{LinkIndex: m.Index["eth2"], Gw: net.IPv4(10, 0, 2, 1)}, {LinkIndex: m.Index["eth3"], Gw: net.IPv4(10, 0, 3, 1)},
 	}}))
 	br := netlink.NewLinkAttrs()

@@ -13,7 +13,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// TestClutterPredicts: Routes says of each link what ClearRoutes then does.
+// TestClutterPredicts: Routes predicts ClearRoutes for each link.
 func TestClutterPredicts(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -140,7 +140,8 @@ func TestRouteForms(t *testing.T) {
 		t.Errorf("a gateway that is not on the link: %v; want ENETUNREACH", err)
 	}
 	taken := routing.Route{Dst: to("fd20::/64"), Gateway: gw6, MTU: 1300}
-	if err := m.EnsureRoute(index, taken); !errors.Is(err, routing.ErrRouteTaken) || !strings.Contains(err.Error(), "via fd00:1::1 dev eth1 metric 1024 mtu 1400 proto") {
+	const owner = "via fd00:1::1 dev eth1 metric 1024 mtu 1400 proto"
+	if err := m.EnsureRoute(index, taken); !errors.Is(err, routing.ErrRouteTaken) || !strings.Contains(err.Error(), owner) {
 		t.Errorf("the same route with another MTU: %v; want ErrRouteTaken, and the owner", err)
 	}
 }

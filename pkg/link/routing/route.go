@@ -162,7 +162,7 @@ func (t Table) describeRoute(r netlink.Route) string {
 	return s + " proto " + r.Protocol.String()
 }
 
-// Any stands for whatever link a route leads out of.
+// Any stands for any link that a route leads out of.
 const Any = 0
 
 // HasRoute says whether a route with r's destination and gateway leads out of the

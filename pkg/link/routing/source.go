@@ -18,7 +18,7 @@ const (
 	// SourceProtocol is the protocol number (rtm_protocol, FRA_PROTOCOL) of each rule
 	// and route of it, and of nothing else.
 	SourceProtocol = 161
-	// SourcePriority is that of its rules. The Amazon VPC CNI has 512 (to its pods),
+	// SourcePriority is the priority of its rules. The Amazon VPC CNI has 512 (to its pods),
 	// 1024 (marked answers, by the primary ENI) and 1536 (from its pods): traffic to
 	// those pods is theirs, everything else from our addresses is ours.
 	SourcePriority = 1400
@@ -142,7 +142,7 @@ func (s *Source) rules() (out []netlink.Rule) {
 	return out
 }
 
-// routes are those of the link's table. Have are all routes there are.
+// routes are the wanted routes of the link's table. Have are all routes of the netns.
 func (s *Source) routes(have []netlink.Route) (out []netlink.Route) {
 	route := func(dst netip.Prefix) netlink.Route {
 		return netlink.Route{LinkIndex: s.Index, Dst: rtnl.IPNet(dst), Table: s.table(), Protocol: SourceProtocol, Family: family(dst.Addr())}

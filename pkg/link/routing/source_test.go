@@ -27,14 +27,15 @@ func ours(t *testing.T) (out []string) {
 			out = append(out, fmt.Sprintf("rule %d from %s table +%d", r.Priority, r.Src, r.Table-20000))
 		}
 	}
-	routes, err := netlink.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Protocol: routing.SourceProtocol}, netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TABLE)
+	const filter = netlink.RT_FILTER_PROTOCOL | netlink.RT_FILTER_TABLE
+	routes, err := netlink.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Protocol: routing.SourceProtocol}, filter)
 	must(t, err)
 	for _, r := range routes {
 		if r.Table == unix.RT_TABLE_MAIN {
 			t.Errorf("in the main table: %s", r)
 		}
 	}
-	routes, err = netlink.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Protocol: routing.SourceProtocol, Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TABLE)
+	routes, err = netlink.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Protocol: routing.SourceProtocol, Table: unix.RT_TABLE_UNSPEC}, filter)
 	must(t, err)
 	for _, r := range routes {
 		dst := "default"
@@ -54,21 +55,18 @@ func prefixesOf(list ...string) (out []netip.Prefix) {
 	return out
 }
 
-// TestSources: with two ENIs in one subnet, beside a primary one with the default
-// route, answers leave by the link that was asked, also where rp_filter is strict.
-func TestSources(t *testing.T) {
-	if nstest.Outside(t) {
-		return
-	}
-	n := node(t,
+// sourceNode has a primary ENI and two more in one subnet, with strict rp_filter.
+func sourceNode(t *testing.T) (n *nstest.Node, h *link.Handle, index map[string]int) {
+	t.Helper()
+	n = node(t,
 		nstest.ENI{PCI: "0000:00:05.0", Name: "eth0", MAC: "02:00:00:00:00:00"},
 		nstest.ENI{PCI: "0000:00:06.0", Name: "eth1", MAC: "02:00:00:00:00:01"},
 		nstest.ENI{PCI: "0000:00:07.0", Name: "eth2", MAC: "02:00:00:00:00:02"})
 	for _, a := range []string{"10.0.2.1/24", "fd00:2::1/64", "172.16.0.1/32", "2001:db8::1/128"} {
 		must(t, n.AddPeerAddress(a))
 	}
-	h := open(t)
-	index := map[string]int{}
+	h = open(t)
+	index = map[string]int{}
 	has := map[string][]string{"eth0": {"10.0.2.5/24"}, "eth1": {"10.0.2.15/24", "fd00:2::15/64"}, "eth2": {"10.0.2.25/24", "10.0.2.26/24", "fd00:2::25/64"}}
 	for _, name := range []string{"eth0", "eth1", "eth2"} { // the first has the subnet's route in the main table
 		addresses := has[name]
@@ -83,6 +81,49 @@ func TestSources(t *testing.T) {
 			must(t, h.EnsureAddress(l.Index, netip.MustParsePrefix(a)))
 		}
 	}
+	return n, h, index
+}
+
+// leaveBy checks that traffic from each address leaves by its link.
+func leaveBy(t *testing.T, index map[string]int) {
+	t.Helper()
+	for from, by := range map[string]string{
+		"10.0.2.5": "eth0", "10.0.2.15": "eth1", "10.0.2.25": "eth2", "10.0.2.26": "eth2", "fd00:2::15": "eth1", "fd00:2::25": "eth2",
+	} {
+		for _, to := range []string{"172.16.0.1", "10.0.2.1", "2001:db8::1", "fd00:2::1"} {
+			if netip.MustParseAddr(to).Is4() != netip.MustParseAddr(from).Is4() {
+				continue
+			}
+			routes, err := netlink.RouteGetWithOptions(net.ParseIP(to), &netlink.RouteGetOptions{SrcAddr: net.ParseIP(from)})
+			if err != nil || len(routes) == 0 || routes[0].LinkIndex != index[by] {
+				t.Errorf("from %s to %s: %v, %v; want by %s (%d)", from, to, routes, err, by, index[by])
+			}
+		}
+	}
+}
+
+// sourceLines are the rules and routes of two ENIs in one subnet, as ours returns them.
+func sourceLines(e1, e2 int) []string {
+	all := []string{
+		fmt.Sprintf("route 10.0.2.0/24 via <nil> table +%d", e1), fmt.Sprintf("route 10.0.2.0/24 via <nil> table +%d", e2),
+		fmt.Sprintf("route default via 10.0.2.1 table +%d", e1), fmt.Sprintf("route default via 10.0.2.1 table +%d", e2),
+		fmt.Sprintf("route default via fd00:2::1 table +%d", e1), fmt.Sprintf("route default via fe80::1 table +%d", e2),
+		fmt.Sprintf("route fd00:2::/64 via <nil> table +%d", e1), fmt.Sprintf("route fd00:2::/64 via <nil> table +%d", e2),
+		fmt.Sprintf("rule 1400 from 10.0.2.15/32 table +%d", e1), fmt.Sprintf("rule 1400 from 10.0.2.25/32 table +%d", e2),
+		fmt.Sprintf("rule 1400 from 10.0.2.26/32 table +%d", e2), fmt.Sprintf("rule 1400 from 10.0.2.32/28 table +%d", e2),
+		fmt.Sprintf("rule 1400 from fd00:2::15/128 table +%d", e1), fmt.Sprintf("rule 1400 from fd00:2::25/128 table +%d", e2),
+	}
+	slices.Sort(all)
+	return all
+}
+
+// TestSources: with two ENIs in one subnet, beside a primary one with the default
+// route, answers leave by the link that was asked, also where rp_filter is strict.
+func TestSources(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	n, h, index := sourceNode(t)
 	must(t, h.EnsureRoute(index["eth0"], routing.Route{Dst: netip.MustParsePrefix("0.0.0.0/0"), Gateway: netip.MustParseAddr("10.0.2.1")}))
 	// A router of IPv6 announces itself.
 	must(t, h.EnsureRoute(index["eth2"], routing.Route{Dst: netip.MustParsePrefix("::/0"), Gateway: netip.MustParseAddr("fe80::1")}))
@@ -93,8 +134,14 @@ func TestSources(t *testing.T) {
 	before, err := h.ForeignUse()
 	must(t, err)
 	want := []routing.Source{
-		{Index: index["eth1"], From: prefixesOf("10.0.2.15/32", "fd00:2::15/128"), Subnets: prefixesOf("10.0.2.0/24", "fd00:2::/64"), Routers: []netip.Addr{netip.MustParseAddr("10.0.2.1"), netip.MustParseAddr("fd00:2::1")}},
-		{Index: index["eth2"], From: prefixesOf("10.0.2.25/32", "10.0.2.26/32", "fd00:2::25/128", "10.0.2.32/28"), Subnets: prefixesOf("10.0.2.0/24", "10.0.2.0/24", "fd00:2::/64"), Routers: []netip.Addr{netip.MustParseAddr("10.0.2.1")}},
+		{
+			Index: index["eth1"], From: prefixesOf("10.0.2.15/32", "fd00:2::15/128"), Subnets: prefixesOf("10.0.2.0/24", "fd00:2::/64"),
+			Routers: []netip.Addr{netip.MustParseAddr("10.0.2.1"), netip.MustParseAddr("fd00:2::1")},
+		},
+		{
+			Index: index["eth2"], From: prefixesOf("10.0.2.25/32", "10.0.2.26/32", "fd00:2::25/128", "10.0.2.32/28"),
+			Subnets: prefixesOf("10.0.2.0/24", "10.0.2.0/24", "fd00:2::/64"), Routers: []netip.Addr{netip.MustParseAddr("10.0.2.1")},
+		},
 	}
 	ensure := func(want []routing.Source, changes bool) {
 		t.Helper()
@@ -109,16 +156,7 @@ func TestSources(t *testing.T) {
 	ensure(want, true)
 	ensure(want, false)
 	e1, e2 := index["eth1"], index["eth2"]
-	all := []string{
-		fmt.Sprintf("route 10.0.2.0/24 via <nil> table +%d", e1), fmt.Sprintf("route 10.0.2.0/24 via <nil> table +%d", e2),
-		fmt.Sprintf("route default via 10.0.2.1 table +%d", e1), fmt.Sprintf("route default via 10.0.2.1 table +%d", e2),
-		fmt.Sprintf("route default via fd00:2::1 table +%d", e1), fmt.Sprintf("route default via fe80::1 table +%d", e2),
-		fmt.Sprintf("route fd00:2::/64 via <nil> table +%d", e1), fmt.Sprintf("route fd00:2::/64 via <nil> table +%d", e2),
-		fmt.Sprintf("rule 1400 from 10.0.2.15/32 table +%d", e1), fmt.Sprintf("rule 1400 from 10.0.2.25/32 table +%d", e2),
-		fmt.Sprintf("rule 1400 from 10.0.2.26/32 table +%d", e2), fmt.Sprintf("rule 1400 from 10.0.2.32/28 table +%d", e2),
-		fmt.Sprintf("rule 1400 from fd00:2::15/128 table +%d", e1), fmt.Sprintf("rule 1400 from fd00:2::25/128 table +%d", e2),
-	}
-	slices.Sort(all)
+	all := sourceLines(e1, e2)
 	if got := ours(t); !slices.Equal(got, all) {
 		t.Errorf("rules and routes\n%q, want\n%q", got, all)
 	}
@@ -133,24 +171,14 @@ func TestSources(t *testing.T) {
 	must(t, err)
 	ensure(want, false)
 
-	for from, by := range map[string]string{"10.0.2.5": "eth0", "10.0.2.15": "eth1", "10.0.2.25": "eth2", "10.0.2.26": "eth2", "fd00:2::15": "eth1", "fd00:2::25": "eth2"} {
-		for _, to := range []string{"172.16.0.1", "10.0.2.1", "2001:db8::1", "fd00:2::1"} {
-			if netip.MustParseAddr(to).Is4() != netip.MustParseAddr(from).Is4() {
-				continue
-			}
-			routes, err := netlink.RouteGetWithOptions(net.ParseIP(to), &netlink.RouteGetOptions{SrcAddr: net.ParseIP(from)})
-			if err != nil || len(routes) == 0 || routes[0].LinkIndex != index[by] {
-				t.Errorf("from %s to %s: %v, %v; want by %s (%d)", from, to, routes, err, by, index[by])
-			}
-		}
-	}
+	leaveBy(t, index)
 	for _, asked := range []string{"10.0.2.15", "10.0.2.25", "fd00:2::15"} {
 		if answer := ask(t, n, asked, 20); answer != "pong" {
 			t.Errorf("asked %s from beyond its subnet: %q", asked, answer)
 		}
 	}
 
-	// One ENI is gone: what was its goes, and nothing else.
+	// One ENI is gone: its rules and routes go, and nothing else.
 	must(t, h.Move(e2, mustNetns(t, "/run/netns/elsewhere"), "eth2"))
 	ensure(want[:1], true)
 	if got := ours(t); len(got) != 6 || slices.ContainsFunc(got, func(s string) bool { return !slices.Contains(all, s) }) {
@@ -171,8 +199,8 @@ func TestSources(t *testing.T) {
 }
 
 // TestSourcesBesideVPCCNI: the Amazon VPC CNI's rules and tables, as it makes them
-// on a node (docs of amazon-vpc-cni-k8s; rules of networkutils), keep what is theirs:
-// to and from its pods, and marked answers. What comes from our ENI's addresses is
+// on a node (docs of amazon-vpc-cni-k8s; rules of networkutils), keep their traffic:
+// to and from its pods, and marked answers. Traffic from our ENI's addresses is
 // ours.
 func TestSourcesBesideVPCCNI(t *testing.T) {
 	if nstest.Outside(t) {
@@ -198,7 +226,9 @@ func TestSourcesBesideVPCCNI(t *testing.T) {
 	must(t, netlink.LinkSetUp(pod))
 	const podIP, mark = "10.0.2.16", 0x80
 	must(t, netlink.RouteAdd(&netlink.Route{LinkIndex: pod.Index, Dst: host(podIP), Scope: netlink.SCOPE_LINK}))
-	must(t, netlink.RouteAdd(&netlink.Route{LinkIndex: index["eth1"], Gw: net.ParseIP("10.0.2.1"), Dst: &net.IPNet{IP: net.IPv4zero, Mask: net.CIDRMask(0, 32)}, Table: 2, Flags: int(netlink.FLAG_ONLINK)}))
+	must(t, netlink.RouteAdd(&netlink.Route{
+		LinkIndex: index["eth1"], Gw: net.ParseIP("10.0.2.1"), Dst: dst("0.0.0.0/0"), Table: 2, Flags: int(netlink.FLAG_ONLINK),
+	}))
 	mask := uint32(mark)
 	theirs := []netlink.Rule{*netlink.NewRule(), *netlink.NewRule(), *netlink.NewRule()}
 	theirs[0].Priority, theirs[0].Dst, theirs[0].Table = 512, host(podIP), unix.RT_TABLE_MAIN
@@ -207,18 +237,11 @@ func TestSourcesBesideVPCCNI(t *testing.T) {
 	for _, r := range theirs {
 		must(t, netlink.RuleAdd(&r))
 	}
-	count := func() (all int) {
-		rules, err := netlink.RuleList(netlink.FAMILY_V4)
-		must(t, err)
-		for _, r := range rules {
-			if r.Protocol != routing.SourceProtocol {
-				all++
-			}
-		}
-		return all
-	}
-	before := count()
-	want := []routing.Source{{Index: index["eth2"], From: prefixesOf("10.0.2.25/32", "10.0.2.32/28"), Subnets: prefixesOf("10.0.2.0/24"), Routers: []netip.Addr{netip.MustParseAddr("10.0.2.1")}}}
+	before := foreignRules(t)
+	want := []routing.Source{{
+		Index: index["eth2"], From: prefixesOf("10.0.2.25/32", "10.0.2.32/28"), Subnets: prefixesOf("10.0.2.0/24"),
+		Routers: []netip.Addr{netip.MustParseAddr("10.0.2.1")},
+	}}
 	_, err := h.EnsureSources(want)
 	must(t, err)
 	for _, tt := range []struct {
@@ -242,7 +265,7 @@ func TestSourcesBesideVPCCNI(t *testing.T) {
 			t.Errorf("%s: %v, %v; want by link %d", tt.what, routes, err, tt.by)
 		}
 	}
-	// What is forwarded from their pod, and from ours in ipvlan's mode l3, comes in by a link.
+	// Traffic forwarded from their pod, and from ours in ipvlan's mode l3, comes in by a link.
 	must(t, os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0o644))
 	routes, err := netlink.RouteGetWithOptions(net.ParseIP("172.16.0.1"), &netlink.RouteGetOptions{SrcAddr: net.ParseIP(podIP), Iif: pod.Name})
 	if err != nil || len(routes) == 0 || routes[0].LinkIndex != index["eth1"] {
@@ -250,9 +273,22 @@ func TestSourcesBesideVPCCNI(t *testing.T) {
 	}
 	_, err = h.EnsureSources(nil)
 	must(t, err)
-	if got := ours(t); got != nil || count() != before {
-		t.Errorf("left of ours %q, and of others %d rules, before %d", got, count(), before)
+	if got := ours(t); got != nil || foreignRules(t) != before {
+		t.Errorf("left of ours %q, and of others %d rules, before %d", got, foreignRules(t), before)
 	}
+}
+
+// foreignRules counts the IPv4 rules that are not ours.
+func foreignRules(t *testing.T) (all int) {
+	t.Helper()
+	rules, err := netlink.RuleList(netlink.FAMILY_V4)
+	must(t, err)
+	for _, r := range rules {
+		if r.Protocol != routing.SourceProtocol {
+			all++
+		}
+	}
+	return all
 }
 
 func host(a string) *net.IPNet { return &net.IPNet{IP: net.ParseIP(a), Mask: net.CIDRMask(32, 32)} }
@@ -267,7 +303,7 @@ func mustNetns(t *testing.T, path string) *link.Netns {
 }
 
 // ask sends a datagram to an address of the host from 172.16.0.1 or 2001:db8::1
-// in the VPC, and returns what comes back.
+// in the VPC, and returns the answer.
 func ask(t *testing.T, n *nstest.Node, address string, tries int) string {
 	t.Helper()
 	to, from := netip.MustParseAddr(address), netip.MustParseAddr("172.16.0.1")

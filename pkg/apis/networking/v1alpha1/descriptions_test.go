@@ -58,7 +58,7 @@ func TestDescriptions(t *testing.T) {
 	}
 }
 
-// TestFaults: the rule finds what it should.
+// TestFaults: the rule finds each fault.
 func TestFaults(t *testing.T) {
 	fields := map[string]bool{"dpdkDriver": true}
 	for text, want := range map[string]string{
@@ -86,7 +86,7 @@ func faults(text string, fields, goNames map[string]bool) []string {
 }
 
 // describe collects the names of the API's fields below a node of a CRD, and every
-// description with its place. Those of the API machinery are not ours.
+// description with its place. The API machinery describes its own.
 func describe(node any, at string, fields map[string]bool, described map[string]string) {
 	switch node := node.(type) {
 	case []any:

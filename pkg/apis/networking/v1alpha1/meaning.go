@@ -10,7 +10,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 )
 
-// What an absent field of the spec stands for.
+// Values of absent fields of the spec.
 const (
 	DefaultDeviceIndex = 1
 	DefaultDPDKDriver  = "vfio-pci"
@@ -40,7 +40,7 @@ func (o NodeENI) Defaulted() NodeENI {
 	return o
 }
 
-// Case is what a node does with the devices of a NodeENI.
+// Case is how a node treats the devices of a NodeENI.
 type Case int
 
 // The cases, numbered as people speak of them. The zero value is none.

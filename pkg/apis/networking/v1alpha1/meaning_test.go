@@ -93,7 +93,7 @@ func TestAllowedNamespaces(t *testing.T) {
 		name   string
 		value  string
 		want   []string
-		faulty []string // what the error must name
+		faulty []string // values that the error must name
 	}{
 		{name: "one", value: "blue", want: []string{"blue"}},
 		{name: "commas, blanks and lines", value: " red,blue\t,\n green ,, blue\r\n", want: []string{"blue", "green", "red"}},

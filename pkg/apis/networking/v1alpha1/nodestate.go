@@ -4,7 +4,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// What an ENINodeState is called on the wire.
+// Names of an ENINodeState on the wire.
 const (
 	NodeStateKind     = "ENINodeState"
 	NodeStateListKind = "ENINodeStateList"

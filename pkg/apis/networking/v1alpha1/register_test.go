@@ -9,7 +9,7 @@ import (
 )
 
 // A scheme makes of each kind's name its Go type, and gives out copies of its
-// own: what a reader does to one is not seen in the other.
+// own: a reader cannot change the other.
 func TestAddToScheme(t *testing.T) {
 	s := runtime.NewScheme()
 	if err := AddToScheme(s); err != nil {

@@ -4,7 +4,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// What a NodeENI is called on the wire.
+// Names of a NodeENI on the wire.
 const (
 	GroupName  = "networking.k8s.aws"
 	Version    = "v1alpha1"

@@ -9,7 +9,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// The names are those of the public CRD; whoever renames a field here breaks
+// The names are the public CRD's; whoever renames a field here breaks
 // every manifest there is.
 const wire = `{
   "apiVersion": "networking.k8s.aws/v1alpha1",

@@ -1,5 +1,5 @@
 // Package rtnl holds the connection to rtnetlink that the packages of pkg/link share, and
-// the conversions between its types and those of the standard library.
+// the conversions to and from the standard library's types.
 package rtnl
 
 import (
