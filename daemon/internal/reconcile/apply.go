@@ -24,10 +24,10 @@ func (r *Reconciler) applyConfig(ctx context.Context, src inventory.Sources, dev
 		Entries: pcidp.Desired(devices), Owned: r.checkpoint.OwnedResources, LastGood: r.checkpoint.LastGoodConfig,
 		Node: node,
 		SaveOwned: func(owned []device.ResourceName) error {
-			r.keeper.forget()
+			r.plugin.Forget()
 			return r.save(func(c *nodestate.Checkpoint) {
 				c.OwnedResources = owned
-				r.noteServed(c)
+				r.plugin.Record(c)
 			})
 		},
 	})
@@ -52,11 +52,11 @@ func (r *Reconciler) applyConfig(ctx context.Context, src inventory.Sources, dev
 		r.serve(ctx, applied, out)
 	}
 	found, forgotten := r.entriesOfNobody(applied.Content, applied.Owned, src, devices)
-	found = problem.Append(found, slices.Concat(applied.Problems, r.keeper.problems))
+	found = problem.Append(found, slices.Concat(applied.Problems, r.plugin.Problems()))
 	found = append(found, r.notRemembered(applied.Content)...)
 	if err := r.save(func(c *nodestate.Checkpoint) {
 		c.OwnedResources, c.PluginPrefixes, c.Forgotten = applied.Owned, node.Prefixes, forgotten
-		r.noteServed(c)
+		r.plugin.Record(c)
 		if len(applied.Content) > 0 {
 			c.LastGoodConfig = remembered(applied.Content)
 		}
@@ -64,23 +64,17 @@ func (r *Reconciler) applyConfig(ctx context.Context, src inventory.Sources, dev
 		out.Unsettled = true
 		found = append(found, unwritable(err))
 	}
-	r.withdrawn = applied.Hash == "" && len(applied.Owned) == 0 || r.keeper.withdrawn(applied.Hash)
+	r.withdrawn = applied.Hash == "" && len(applied.Owned) == 0 || r.plugin.Withdrawn(applied.Hash)
 	return found
-}
-
-// noteServed puts the served config and the keeper's memory into the checkpoint.
-func (r *Reconciler) noteServed(c *nodestate.Checkpoint) {
-	c.ConfirmedHash, c.DevicePlugin = r.keeper.served, r.keeper.remembered()
 }
 
 // serve makes the device plugin serve the applied config, in the background.
 func (r *Reconciler) serve(ctx context.Context, applied pcidp.Result, out *Outcome) {
-	rendered := r.keeper.prefixes
-	r.keeper.want(r.Config.Path, applied)
-	done, after := r.keeper.step(ctx, r.Now())
+	rendered := r.plugin.Prefixes()
+	done, after := r.plugin.Step(ctx, r.Now(), r.Config.Path, applied)
 	r.view.Did.Restart = done
 	out.sooner(after)
-	if !slices.Equal(rendered, r.keeper.prefixes) {
+	if !slices.Equal(rendered, r.plugin.Prefixes()) {
 		out.sooner(time.Millisecond) // the config was rendered for others
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/view"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
@@ -162,7 +163,7 @@ func (s clockStory) run(t *testing.T, seed uint64) {
 	wait := func(d time.Duration, end func() bool) (time.Duration, bool) {
 		p, begun := pace{}, up
 		for {
-			if gate := &n.daemon.keeper; rng.IntN(4) == 0 && gate.call == nil && gate.gate.hash == "" { // its times are time.Now's
+			if state := n.daemon.plugin.View().State; rng.IntN(4) == 0 && state != view.PluginRestarting && state != view.PluginPending && state != view.PluginFailed && n.daemon.plugin.Done() == nil { // its times are time.Now's
 				n.now = n.now.Add(time.Duration(rng.Int64N(int64(12*time.Hour))) - 6*time.Hour)
 			}
 			out := n.sync()
@@ -189,9 +190,9 @@ func (s clockStory) run(t *testing.T, seed uint64) {
 func TestWallClockIsForPeople(t *testing.T) {
 	allowed := map[string]string{
 		"clock.go: return r.Now()": "without Uptime nobody sets it",
-		"observe.go: v.At, v.Inventory, v.Plugin = r.Now().UTC().Round(0), r.inventory, r.keeper.view":                                                                       "the View's time is for people",
-		"apply.go: done, after := r.keeper.step(ctx, r.Now())":                                                                                                               "files' and pods' times; its own differences are of time.Now's monotonic reading",
-		"reconcile.go: r.noteLate(r.Now(), res.Devices) // by the keeper's clock":                                                                                            "the keeper compares it by the same clock; set back, the wait is bounded, and set forth, it costs one restart",
+		"observe.go: v.At, v.Inventory, v.Plugin = r.Now().UTC().Round(0), r.inventory, r.plugin.View()":                                                                     "the View's time is for people",
+		"apply.go: done, after := r.plugin.Step(ctx, r.Now(), r.Config.Path, applied)":                                                                                       "files' and pods' times; its own differences are of time.Now's monotonic reading",
+		"reconcile.go: r.plugin.AwaitDevices(r.Now(), r.checkpoint.BootID != r.BootID, r.checkpoint.Devices, res.Devices) // by the clock of its Step":                       "the Restarter compares it by the same clock; set back, the wait is bounded, and set forth, it costs one restart",
 		"state.go: SchemaVersion: nodestate.SchemaVersion, NodeName: r.NodeName, BootID: r.BootID, UpdatedAt: r.Now().UTC().Round(0), Problems: problems, Devices: devices,": "UpdatedAt is for people",
 	}
 	files, err := filepath.Glob("*.go")

@@ -14,7 +14,7 @@ import (
 // devices.
 func (r *Reconciler) configNode(src inventory.Sources) pcidp.Node {
 	return pcidp.Node{
-		Facts: src.Functions.Value, Prefixes: r.keeper.prefixes,
+		Facts: src.Functions.Value, Prefixes: r.plugin.Prefixes(),
 		DefaultRoutes: func() map[string]bool {
 			clutter, err := r.Host.Clutter()
 			if err != nil {

@@ -64,7 +64,7 @@ func (r *Reconciler) forgetOthers() {
 	c := &r.checkpoint // the rest is about the device plugin's config, which came with it
 	c.NodeName, c.Instance, c.BootID, c.Devices = r.NodeName, id, "", nil
 	c.ConfirmedHash, c.DevicePlugin = "", nodestate.DevicePluginMemory{}
-	r.keeper.resume(r.checkpoint)
+	r.plugin.Resume(r.checkpoint)
 	r.checkpointFile = fileMark{} // so that it is written
 }
 

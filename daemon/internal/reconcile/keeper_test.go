@@ -102,8 +102,8 @@ func TestConfigComesBackBeforeARestart(t *testing.T) {
 	}
 	n.undeclare("a")
 	n.settle()
-	if got := n.restarts.last; len(n.restarts.wanted) != 2 || got.Hash != served || !got.Before.Equal(before.Add(-readsWithin)) {
-		t.Errorf("asked %d times, last for %+v; want %s, and those from before %v left alone", len(n.restarts.wanted), got, served, before.Add(-readsWithin))
+	if got := n.restarts.last; len(n.restarts.wanted) != 2 || got.Hash != served || !got.Before.Equal(before.Add(-readTime)) {
+		t.Errorf("asked %d times, last for %+v; want %s, and those from before %v left alone", len(n.restarts.wanted), got, served, before.Add(-readTime))
 	}
 }
 
@@ -383,7 +383,7 @@ func TestRemovalTakenBack(t *testing.T) {
 // change: there is no restart of ours to keep a distance from.
 func TestUnmanagedPlugin(t *testing.T) {
 	n := newNode(t, 1, 2)
-	n.daemon.DevicePlugin, n.daemon.keeper.plugin, n.daemon.keeper.gate.jitter = nil, nil, 5*time.Second
+	n.must(n.startWith(func(o *Options) { o.DevicePlugin, o.Jitter = nil, 5*time.Second }))
 	for range 3 {
 		n.declare("a", 1, "dpdkResourceName: intel.com/a")
 		n.settle()

@@ -6,7 +6,6 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
-	"github.com/multi-eni/multi-eni-cni/daemon/internal/pluginrestart"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/problem"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
@@ -17,13 +16,8 @@ type logbook struct {
 	out    logrus.FieldLogger
 	known  map[nodestate.Problem]bool
 	phases map[phaseKey]nodestate.Phase
-	// failed: the last restart of the device plugin has; missing: there is none;
-	// unseen: it cannot be looked for.
-	failed, missing, unseen bool
 	// imposing is when others last put something on ENIs' links; see imposed.
 	imposing map[imposition]time.Time
-	// said is the hash of the config that was last said to be served.
-	said string
 }
 
 // phaseKey tells rows apart, those without a known ENI too.
@@ -113,50 +107,4 @@ func (l *logbook) devices(devices []nodestate.Device) {
 		}
 	}
 	l.phases = now
-}
-
-// restartFailed logs the first of several failures.
-func (l *logbook) restartFailed(err error) {
-	if !l.failed {
-		l.out.WithError(err).Warn("device plugin restart failed, trying again")
-	}
-	l.failed = true
-}
-
-// served logs that the device plugin serves a config that it did not serve
-// before, or was restarted, which also ends a row of failures.
-func (l *logbook) served(report pluginrestart.PluginReport, hash string) {
-	news := hash != l.said || l.failed || len(report.Deleted) > 0
-	if l.said, l.failed = hash, false; !news {
-		return
-	}
-	fields := logrus.Fields{"pods": report.Pods, "config": hash}
-	if len(report.Deleted) > 0 {
-		fields["deleted"] = report.Deleted
-	}
-	l.out.WithFields(fields).Info("device plugin serves its config")
-}
-
-// pluginMissing logs when the device plugin is found to be missing, and when it
-// is there again.
-func (l *logbook) pluginMissing(missing bool) {
-	switch {
-	case missing && !l.missing:
-		l.out.Info("no device plugin on this node; one that comes reads the config as it is")
-	case !missing && l.missing:
-		l.out.Info("device plugin found")
-	}
-	l.missing = missing
-}
-
-// lookFailed logs when the device plugin can no longer be looked for, and when it
-// can be again.
-func (l *logbook) lookFailed(failed bool, err error) {
-	switch {
-	case failed && !l.unseen:
-		l.out.WithError(err).Warn("device plugin cannot be looked for, trying again")
-	case !failed && l.unseen:
-		l.out.Info("device plugin can be looked for again")
-	}
-	l.unseen = failed
 }

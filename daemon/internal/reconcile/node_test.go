@@ -476,11 +476,9 @@ func (n *testNode) sync() Outcome {
 // and says whether there was anything.
 func (n *testNode) answered() bool {
 	waited := false
-	if c := n.daemon.keeper.call; c != nil && n.restarts.answers() {
+	if done := n.daemon.plugin.Done(); done != nil && n.restarts.answers() {
 		waited = true
-		for len(c.answer) == 0 {
-			runtime.Gosched()
-		}
+		<-done
 	}
 	for pci, job := range n.daemon.driving.jobs {
 		if n.drivers.hangs(pci) {
@@ -529,7 +527,7 @@ func (n *testNode) judge() map[string][]device.PCIAddress {
 }
 
 // prefixes are the ones that the daemon knows of, and renders for by and by.
-func (n *testNode) prefixes() []string { return n.daemon.keeper.prefixes }
+func (n *testNode) prefixes() []string { return n.daemon.plugin.Prefixes() }
 
 // machine is the node as the device plugin sees it. Of a function that was seen
 // before only the driver is read again: the others are the same for all.

@@ -42,7 +42,7 @@ func (r *Reconciler) observe(begun time.Time, src inventory.Sources) {
 		return
 	}
 	v := r.view
-	v.At, v.Inventory, v.Plugin = r.Now().UTC().Round(0), r.inventory, r.keeper.view
+	v.At, v.Inventory, v.Plugin = r.Now().UTC().Round(0), r.inventory, r.plugin.View()
 	v.Declared = declared(src)
 	v.Holders = holders(src, r.inventory.Devices)
 	v.Did.Took = r.steady().Sub(begun)

@@ -138,7 +138,7 @@ func TestRestartsAreSpacedAcrossDaemons(t *testing.T) {
 				}
 			}
 			if got := len(n.restarts.wanted) - tried; got < 3 || got > 5 {
-				t.Errorf("%d tries in 20 minutes, want one in %v", got, restartBackOff)
+				t.Errorf("%d tries in 20 minutes, want one in %v", got, restartApartMost)
 			}
 		})
 	}
@@ -182,7 +182,7 @@ func TestFailedLookIsRepeated(t *testing.T) {
 
 // TestLateLinksCostOneRestart: after a reboot links come one after the other. The
 // device plugin, which starts with the node, is restarted once for all of them; and
-// no link that never comes keeps a restart waiting for longer than lateLimit.
+// no link that never comes keeps a restart waiting for longer than rebootWait.
 func TestLateLinksCostOneRestart(t *testing.T) {
 	for name, tt := range map[string]struct {
 		late   []time.Duration // of the ENIs 1, 2 and 3; negative for never
@@ -224,7 +224,7 @@ func TestLateLinksCostOneRestart(t *testing.T) {
 				}
 				n.sync()
 				n.now = n.now.Add(time.Second)
-				if got := len(n.restarts.wanted) - restarts; passed > lateLimit+restartLatest && got != tt.want {
+				if got := len(n.restarts.wanted) - restarts; passed > rebootWait+restartLatest && got != tt.want {
 					t.Fatalf("%d restarts after %v, want %d", got, passed, tt.want)
 				}
 			}

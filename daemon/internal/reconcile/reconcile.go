@@ -163,7 +163,7 @@ type Reconciler struct {
 	lastSteady time.Time
 	unmarked   unmarked
 	metadata   metadataCache
-	keeper     keeper
+	plugin     *pluginrestart.Restarter
 	driving    driving
 	clearing   clearing
 	kubelet    kubeletAnswer
@@ -198,27 +198,24 @@ type Outcome struct {
 // error is *OtherNodeError where the files are of a node of another name.
 func New(o Options) (*Reconciler, error) {
 	path := nodestate.CheckpointPath(o.StateDir)
-	if o.ConfigSeen == nil {
-		o.ConfigSeen = statConfig
-	}
 	book := &logbook{out: o.Log}
 	r := &Reconciler{
 		Options: o, log: book, checkpointFile: markOf(path), inventoryFile: markOf(o.InventoryPath),
-		keeper:   keeper{plugin: o.DevicePlugin, stat: o.ConfigSeen, wake: o.Wake, log: book, gate: restartGate{jitter: o.Jitter}, view: view.PluginView{State: view.PluginUnknown}},
 		removals: map[device.ENIID]time.Time{}, profiled: map[device.PCIAddress]time.Time{},
 		driving: driving{jobs: map[device.PCIAddress]*drivingJob{}, failed: map[device.PCIAddress]drivingFailure{}, busy: map[device.PCIAddress]time.Time{}},
 	}
 	var err error
-	r.keeper.commit = func() {
-		r.save(r.noteServed) //nolint:errcheck,gosec // the Sync saves the same at its end, and says so where it cannot
-	}
+	r.plugin = pluginrestart.New(pluginrestart.Options{
+		Plugin: o.DevicePlugin, Stat: o.ConfigSeen, Jitter: o.Jitter, Wake: o.Wake, Log: o.Log,
+		Commit: func() { r.save(r.plugin.Record) }, //nolint:errcheck,gosec // the Sync saves the same at its end, and reports errors
+	})
 	if r.inventory, err = nodestate.ReadInventory(o.InventoryPath); err != nil {
 		r.inventory = nodestate.Inventory{} // it is written anew
 	}
 	if err := r.loadCheckpoint(path); err != nil {
 		return nil, err
 	}
-	r.keeper.resume(r.checkpoint)
+	r.plugin.Resume(r.checkpoint)
 	r.forgetOthers()
 	if err := r.checkName(); err != nil {
 		return nil, err
@@ -229,7 +226,7 @@ func New(o Options) (*Reconciler, error) {
 
 // Nudge says that there is news of the device plugin, or of whether it can be
 // asked after: it is looked for at once. It is safe for concurrent use.
-func (r *Reconciler) Nudge() { r.keeper.nudge() }
+func (r *Reconciler) Nudge() { r.plugin.Nudge() }
 
 // Sync looks at the node once and brings it where it should be, as far as that
 // is possible now. What fails is logged when it begins and when it ends, shows
@@ -300,13 +297,13 @@ func hasDraining(devices []nodestate.Device) bool {
 
 // publish writes what Join found, in the order that the package comment gives.
 func (r *Reconciler) publish(ctx context.Context, src inventory.Sources, res inventory.Result, found []problem.Finding, out *Outcome) []problem.Finding {
-	r.noteLate(r.Now(), res.Devices) // by the keeper's clock
+	r.plugin.AwaitDevices(r.Now(), r.checkpoint.BootID != r.BootID, r.checkpoint.Devices, res.Devices) // by the clock of its Step
 	was := r.withdrawn
 	r.withdrawn = false // until the config is known to be without what drains now
 	err := r.save(func(c *nodestate.Checkpoint) {
 		r.sign(c)
 		c.Devices = res.Checkpoint
-		c.DevicePlugin.Late, c.DevicePlugin.LateUntil = r.keeper.memory.Late, r.keeper.memory.LateUntil
+		r.plugin.Record(c)
 	})
 	if err == nil {
 		err = r.writeInventory(res.Devices, problem.List(found, r.late))

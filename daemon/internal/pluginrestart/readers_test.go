@@ -1,4 +1,4 @@
-package reconcile
+package pluginrestart
 
 import (
 	"context"
@@ -18,7 +18,6 @@ import (
 	"github.com/sirupsen/logrus"
 	logtest "github.com/sirupsen/logrus/hooks/test"
 
-	"github.com/multi-eni/multi-eni-cni/daemon/internal/pluginrestart"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/view"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
@@ -113,8 +112,8 @@ type readers struct {
 	looked       time.Duration // when a daemon first looked at it since; 0 for not yet
 
 	run  pluginRun
-	keep *keeper // nil while no daemon runs
-	disk []byte  // the checkpoint
+	keep *Restarter // nil while no daemon runs
+	disk []byte     // the checkpoint
 	// useless are restarts of a run that had read the config and could be known to.
 	useless int
 	story   []string
@@ -182,19 +181,19 @@ func (r *readers) reader() nodestate.Reader {
 	return nodestate.Reader{Pod: fmt.Sprint("pod-", r.run.number), Container: "dp", Started: r.run.wall.Unix()}
 }
 
-func (r *readers) report() pluginrestart.PluginReport {
-	return pluginrestart.PluginReport{Pods: []string{"kube-system/dp"}, Readers: []nodestate.Reader{r.reader()}}
+func (r *readers) report() PluginReport {
+	return PluginReport{Pods: []string{"kube-system/dp"}, Readers: []nodestate.Reader{r.reader()}}
 }
 
 // Find implements DevicePlugin.
-func (r *readers) Find(context.Context) (pluginrestart.PluginReport, error) {
+func (r *readers) Find(context.Context) (PluginReport, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.report(), nil
 }
 
 // Restart implements DevicePlugin as pluginpods.DevicePlugin does.
-func (r *readers) Restart(_ context.Context, want pluginrestart.Wanted) (pluginrestart.PluginReport, error) {
+func (r *readers) Restart(_ context.Context, want Wanted) (PluginReport, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var deleted []string
@@ -218,20 +217,21 @@ func (r *readers) stat(string) nodestate.SeenConfig {
 func (r *readers) startDaemon(t *testing.T) {
 	log, _ := logtest.NewNullLogger()
 	log.SetLevel(logrus.PanicLevel)
-	r.keep = &keeper{plugin: r, stat: r.stat, wake: func() {}, log: &logbook{out: log}, view: view.PluginView{State: view.PluginUnknown}}
-	r.keep.commit = func() { r.save(t) }
+	r.keep = New(Options{Plugin: r, Stat: r.stat, Wake: func() {}, Commit: func() { r.save(t) }, Log: log})
 	var c nodestate.Checkpoint
 	if r.disk != nil {
 		if err := json.Unmarshal(r.disk, &c); err != nil {
 			t.Fatal(err)
 		}
 	}
-	r.keep.resume(c)
+	r.keep.Resume(c)
 }
 
 func (r *readers) save(t *testing.T) {
+	var c nodestate.Checkpoint
+	r.keep.Record(&c)
 	var err error
-	if r.disk, err = json.Marshal(nodestate.Checkpoint{ConfirmedHash: r.keep.served, DevicePlugin: r.keep.remembered()}); err != nil {
+	if r.disk, err = json.Marshal(c); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -241,7 +241,7 @@ func (r *readers) sync(t *testing.T) {
 	for r.keep != nil {
 		r.mu.Lock()
 		now := r.now()
-		r.keep.wanted = pluginrestart.Wanted{Path: "config", Hash: r.file.content}
+		r.keep.wanted = Wanted{Path: "config", Hash: r.file.content}
 		if r.looked == 0 {
 			r.looked = r.passed
 		}
@@ -252,9 +252,7 @@ func (r *readers) sync(t *testing.T) {
 		if c == nil {
 			return
 		}
-		for len(c.answer) == 0 {
-			runtime.Gosched()
-		}
+		<-c.done
 	}
 }
 
@@ -268,7 +266,7 @@ func (r *readers) event(t *testing.T) {
 		if what = r.put(contents[r.rng.IntN(3)], how); how == 3 {
 			r.sync(t) // a running daemon looks at each change of the folder, some time before the next
 		}
-	case n < 5 && r.keep != nil && r.keep.sighted: // a mount leaves no trace while no daemon looks
+	case n < 5 && r.keep != nil && r.keep.inspected: // a mount leaves no trace while no daemon looks
 		r.sync(t)
 		what = r.put("", 4)
 		r.sync(t)

@@ -1,0 +1,260 @@
+package pluginrestart
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/pcidp"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/view"
+	"github.com/multi-eni/multi-eni-cni/pkg/device"
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+)
+
+const (
+	// lookEvery is the time between two looks for the device plugin at rest: no event
+	// reports that one was installed or removed.
+	lookEvery = 5 * time.Minute
+	// lookApart is the least time between two looks, whatever the news.
+	lookApart = 5 * time.Second
+	// readTime bounds the time from the start of a device plugin until it has read its config.
+	readTime = 10 * time.Second
+)
+
+// Options are what a Restarter works with. All are needed unless they say otherwise.
+type Options struct {
+	// Plugin is nil where somebody else restarts it: then the log says when that is due.
+	Plugin DevicePlugin
+	// Stat identifies the file at the config's path, without its Hash. Nil: the file
+	// system's own answer.
+	Stat func(path string) nodestate.SeenConfig
+	// Jitter is added to the time after which a changed config counts as settled.
+	Jitter time.Duration
+	// Wake has Step called again; it is called from other goroutines.
+	Wake func()
+	// Commit saves what Record reports, before a restart begins.
+	Commit func()
+	Log    logrus.FieldLogger
+}
+
+// Restarter has the device plugin serve the config on disk. It calls the plugin in the
+// background, one call at a time, so that no Step waits for a pod. Only Nudge is safe for
+// concurrent use.
+type Restarter struct {
+	Options
+	log      transitions
+	schedule schedule
+	// served is the hash of the config that the device plugin is known to serve; "" for
+	// unknown.
+	served string
+	wanted Wanted
+	call   *call
+	// memory survives the daemon, by Record.
+	memory nodestate.DevicePluginMemory
+	// inspected: this daemon has looked at the config file.
+	inspected bool
+	// intact is the hash that was last on disk and served at once, at the time intactAt.
+	intact   string
+	intactAt time.Time
+	// stepped is the time of the last Step, and looked the begin of the last call.
+	stepped, looked time.Time
+	// lookFailures counts the looks that failed since the last success.
+	lookFailures int
+	// young: a run was seen that may not have read its config then.
+	young bool
+	// nudged: there is news that the last call does not know of.
+	nudged atomic.Bool
+	// prefixes were reported by the device plugins seen last, maybe in an earlier run.
+	prefixes []string
+	view     view.PluginView
+	problems []nodestate.Problem
+}
+
+// New returns a Restarter without a past; Resume gives it one.
+func New(o Options) *Restarter {
+	if o.Stat == nil {
+		o.Stat = statConfig
+	}
+	return &Restarter{
+		Options: o, log: transitions{out: o.Log}, schedule: schedule{jitter: o.Jitter},
+		view: view.PluginView{State: view.PluginUnknown},
+	}
+}
+
+// Resume continues where the daemon that wrote the checkpoint stopped.
+func (r *Restarter) Resume(c nodestate.Checkpoint) {
+	r.served, r.log.served, r.memory = c.ConfirmedHash, c.ConfirmedHash, c.DevicePlugin
+	r.prefixes = c.PluginPrefixes
+	r.schedule.tried, r.schedule.failures = r.memory.Tried, r.memory.Failures
+}
+
+// Record puts everything but the prefixes into the checkpoint.
+func (r *Restarter) Record(c *nodestate.Checkpoint) {
+	c.ConfirmedHash, c.DevicePlugin = r.served, r.memory
+	c.DevicePlugin.Tried, c.DevicePlugin.Failures = r.schedule.tried.UTC().Round(0), r.schedule.failures
+}
+
+// Nudge has the device plugin looked for at the next Step. It is safe for concurrent use.
+func (r *Restarter) Nudge() {
+	r.nudged.Store(true)
+	r.Wake()
+}
+
+// Done is closed when the call under way has been answered; nil without a call.
+func (r *Restarter) Done() <-chan struct{} {
+	if r.call == nil {
+		return nil
+	}
+	return r.call.done
+}
+
+// Prefixes are the -resource-prefix of the device plugins seen last.
+func (r *Restarter) Prefixes() []string { return r.prefixes }
+
+// Problems are those of the last call that found the device plugin, or found none.
+func (r *Restarter) Problems() []nodestate.Problem { return r.problems }
+
+// View describes the device plugin after the last Step.
+func (r *Restarter) View() view.PluginView { return r.view }
+
+// Withdrawn says that no device plugin offers more than the config of that hash lists, or
+// will once it runs.
+func (r *Restarter) Withdrawn(hash string) bool {
+	return hash == r.served || r.schedule.suspended && r.schedule.hash == hash
+}
+
+// Forget must be called before another config is written: a device plugin that starts from
+// then on may read either, even if the old config is wanted again.
+func (r *Restarter) Forget() {
+	if r.Plugin != nil {
+		r.served = ""
+	}
+}
+
+// Step takes the end of a call, and begins the next if it is due, for the config that was
+// applied at path. It returns the end of a restart, or nil, and the time after which to step
+// again; 0 for no time in particular. now is the wall clock, with a monotonic reading.
+func (r *Restarter) Step(ctx context.Context, now time.Time, path string, applied pcidp.Result) (*view.RestartDone, time.Duration) {
+	r.want(path, applied)
+	return r.step(ctx, now)
+}
+
+// want sets the config to serve. A resource that was offered since the daemon started must
+// offer nothing once its entry is gone, unless people have an entry of that name.
+func (r *Restarter) want(path string, a pcidp.Result) {
+	devices := maps.Clone(a.Offered)
+	for name := range r.wanted.Devices {
+		if _, offered := devices[name]; !offered && !slices.Contains(a.Foreign, name) {
+			devices[name] = []device.PCIAddress{}
+		}
+	}
+	r.wanted = Wanted{Path: path, Hash: a.Hash, Devices: devices}
+}
+
+func (r *Restarter) step(ctx context.Context, now time.Time) (*view.RestartDone, time.Duration) {
+	same := r.Plugin == nil || r.inspect(now)
+	done := r.takeAnswer(now)
+	if r.Plugin == nil {
+		r.schedule.update(now, r.wanted.Hash, r.served)
+		return nil, r.stepUnmanaged(now)
+	}
+	r.compare(now, same)
+	r.schedule.update(now, r.wanted.Hash, r.served)
+	if r.call != nil {
+		if r.call.restart && r.call.want.Hash != r.wanted.Hash {
+			r.call.outdated = true
+			r.call.cancel()
+		}
+		r.show()
+		return done, 0
+	}
+	looking := r.lookDue(now)
+	if looking <= 0 && (r.nudged.Swap(false) || r.schedule.suspended) {
+		r.schedule.retry()
+	}
+	due, wait := r.due(now)
+	switch {
+	case due || looking <= 0 && r.schedule.hash == "":
+		r.begin(ctx, now, due)
+	case r.nudged.Load() || r.schedule.hash == "" && (r.young || r.lookFailures > 0):
+		if looking = max(looking, time.Millisecond); wait == 0 || looking < wait {
+			wait = looking
+		}
+	}
+	r.show()
+	return done, wait
+}
+
+// compare forgets which config is served if the file has changed; same says that it has not.
+func (r *Restarter) compare(now time.Time, same bool) {
+	if setBack(r.stepped, now) {
+		r.intact = "" // the start times of pods are wall-clock times
+	}
+	r.stepped = now
+	if !same || r.wanted.Hash != r.served {
+		r.Forget()
+		return
+	}
+	r.intact, r.intactAt = r.served, now
+}
+
+// lookDue is the time until the device plugin is to be looked for; 0 or less for now.
+func (r *Restarter) lookDue(now time.Time) time.Duration {
+	every := lookEvery
+	switch {
+	case r.looked.IsZero() || now.Before(r.looked):
+		return 0
+	case r.nudged.Load():
+		every = lookApart
+	case r.lookFailures > 0:
+		every = restartBackoff(r.lookFailures - 1)
+	case r.young:
+		every = readTime
+	}
+	return every - now.Sub(r.looked)
+}
+
+// stepUnmanaged logs when somebody would have to restart the device plugin.
+func (r *Restarter) stepUnmanaged(now time.Time) time.Duration {
+	r.view.State = view.PluginUnmanaged
+	r.schedule.jitter = 0 // jitter keeps our own restarts apart from other nodes'
+	due, wait := r.due(now)
+	if !due {
+		return wait
+	}
+	reason := "its config has changed"
+	if r.served == "" {
+		reason = "it is not known which config it serves"
+	}
+	r.log.out.WithFields(logrus.Fields{"reason": reason, "config": r.wanted.Hash, "served": r.served}).Info("would restart device plugin")
+	r.schedule, r.served = schedule{}, r.wanted.Hash
+	return time.Millisecond // devices that drained may go
+}
+
+// show updates the view.
+func (r *Restarter) show() {
+	r.view.ServedHash = r.served
+	r.view.State, r.view.Message = r.state()
+}
+
+func (r *Restarter) state() (view.PluginState, string) {
+	switch {
+	case r.log.missing:
+		return view.PluginNotFound, "this node has no SR-IOV device plugin pod; deploy one, or name its namespace and labels with --dp-namespaces and --dp-selectors"
+	case r.call != nil && r.call.restart:
+		return view.PluginRestarting, "the device plugin restarts, or the kubelet does not offer the devices of the new config yet"
+	case r.schedule.hash != "" && r.schedule.failures > 0:
+		return view.PluginFailed, "the device plugin does not serve its config; the daemon tries again, and its log has the error"
+	case r.schedule.hash != "":
+		return view.PluginPending, "the config has changed, and the device plugin will be restarted"
+	case r.view.Pods == nil && r.lookFailures > 0:
+		return view.PluginUnknown, "the device plugin cannot be looked for; the daemon tries again, and its log has the error"
+	case r.view.Pods == nil:
+		return view.PluginUnknown, "the device plugin has not been looked for yet"
+	}
+	return view.PluginServing, ""
+}
