@@ -59,7 +59,7 @@ var enis = map[string]nstest.ENI{
 	"b": {PCI: "0000:00:07.0", Name: "eth2", MAC: "02:00:00:00:00:02"},
 }
 
-// newLab makes /run what it is on a node: a mount in a peer group.
+// newLab makes /run a mount in a peer group, as on a node.
 func newLab(t *testing.T) *lab {
 	t.Helper()
 	l := &lab{T: t, woken: make(chan struct{}, 100), now: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)}

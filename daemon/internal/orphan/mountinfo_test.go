@@ -6,52 +6,74 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-func TestParseMounts(t *testing.T) {
-	got, err := parseMounts(`36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue
+// parse reads mounts from a file of that content.
+func parse(t *testing.T, content string) ([]*mountinfo.Info, error) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "mountinfo")
+	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return readMounts(path)
+}
+
+func TestReadMounts(t *testing.T) {
+	got, err := parse(t, `36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue
 40 28 0:25 / /run rw,nosuid shared:5 - tmpfs tmpfs rw
 90 40 0:4 net:[4026532281] /run/netns/cni-1 rw shared:5 - nsfs nsfs rw
 91 36 0:30 /a\040b /with\134back\011tab rw propagate_from:7 unbindable - overlay  rw
-92 36 0:31 / /tail\0 rw - tmpfs tmpfs rw
+28 0 0:31 / / rw - tmpfs tmpfs rw
 `)
 	if err != nil {
 		t.Fatal(err)
+	}
+	type mount struct {
+		id, parent  int
+		root, point string
+		propagated  bool
+		fsType      string
 	}
 	want := []mount{
 		{id: 36, parent: 35, root: "/mnt1", point: "/mnt2", propagated: true, fsType: "ext3"},
 		{id: 40, parent: 28, root: "/", point: "/run", propagated: true, fsType: "tmpfs"},
 		{id: 90, parent: 40, root: "net:[4026532281]", point: "/run/netns/cni-1", propagated: true, fsType: "nsfs"},
 		{id: 91, parent: 36, root: "/a b", point: "/with\\back\ttab", fsType: "overlay"},
-		{id: 92, parent: 36, root: "/", point: `/tail\0`, fsType: "tmpfs"},
+		{id: 28, root: "/", point: "/", fsType: "tmpfs"},
 	}
-	if diff := cmp.Diff(want, got, cmp.AllowUnexported(mount{})); diff != "" {
+	var mounts []mount
+	for _, m := range got {
+		mounts = append(mounts, mount{m.ID, m.Parent, m.Root, m.Mountpoint, propagated(m), m.FSType})
+	}
+	if diff := cmp.Diff(want, mounts, cmp.AllowUnexported(mount{})); diff != "" {
 		t.Errorf("mounts (-want +got):\n%s", diff)
 	}
+	const good = "36 35 98:0 / /m rw - ext3 dev rw\n"
 	for _, bad := range []string{
 		"garbage", "\n", "36 35 98:0 / /m rw", "x 35 98:0 / /m rw - ext3 dev rw", "36 x 98:0 / /m rw - ext3 dev rw",
-		"36 35 98:0 / /m rw a b c d", "36 35 98:0 / /m rw a b -",
+		"36 35 98:0 / /m rw a b c d", "36 35 98:0 / /m rw a b -", `92 36 0:31 / /tail\0 rw - tmpfs tmpfs rw`,
 	} {
-		if got, err := parseMounts(bad); err == nil {
-			t.Errorf("parseMounts(%q) = %+v; want an error", bad, got)
+		for _, content := range []string{bad, good + bad, bad + "\n" + good} {
+			if got, err := parse(t, content); err == nil || got != nil {
+				t.Errorf("mounts of %q: %+v; want an error", content, got)
+			}
 		}
+	}
+	if _, err := readMounts(filepath.Join(t.TempDir(), "none")); err == nil {
+		t.Error("no error without the file")
 	}
 }
 
-// TestParseOwnMounts: what this kernel writes can be read, and has the mount of
-// any folder that one asks for.
-func TestParseOwnMounts(t *testing.T) {
+// TestOwnMounts: this kernel's mountinfo can be read, and has the mount of any folder.
+func TestOwnMounts(t *testing.T) {
 	if nstest.Outside(t) { // in a chroot the root is in no mount that can be seen
 		return
 	}
-	data, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		t.Fatal(err)
-	}
-	all, err := parseMounts(string(data))
+	all, err := readMounts(ownMountInfo)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -62,7 +84,7 @@ func TestParseOwnMounts(t *testing.T) {
 		}
 		found := false
 		for _, m := range all {
-			found = found || m.id == id
+			found = found || m.ID == id
 		}
 		if !found {
 			t.Errorf("%s lies in mount %d, which is not in mountinfo", folder, id)
@@ -73,38 +95,41 @@ func TestParseOwnMounts(t *testing.T) {
 	}
 }
 
-func FuzzParseMounts(f *testing.F) {
+func FuzzReadMounts(f *testing.F) {
 	f.Add("36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue\n")
 	f.Add("90 40 0:4 net:[4026532281] /run/netns/a\\040b rw shared:5 master:2 - nsfs nsfs rw\n36 35 0:1 / / rw - a")
 	f.Fuzz(func(t *testing.T, data string) {
-		all, err := parseMounts(data)
+		all, err := parse(t, data)
 		if err != nil && all != nil {
 			t.Errorf("mounts beside error %v: %+v", err, all)
 		}
 		for _, m := range all {
-			judge(all, m.id, filepath.Dir(m.point))
+			judge(all, m.ID, filepath.Dir(m.Mountpoint))
 		}
 	})
 }
 
 func TestJudge(t *testing.T) {
-	folder := mount{id: 5, parent: 1, root: "/netns", point: "/run/netns", propagated: true, fsType: "tmpfs"}
-	private := folder
-	private.propagated = false
-	netns := mount{id: 9, parent: 5, root: "net:[4026532281]", point: "/run/netns/a", fsType: "nsfs"}
-	edit := func(m mount, f func(*mount)) mount { f(&m); return m }
+	folder := &mountinfo.Info{ID: 5, Parent: 1, Root: "/netns", Mountpoint: "/run/netns", Optional: "shared:5", FSType: "tmpfs"}
+	netns := &mountinfo.Info{ID: 9, Parent: 5, Root: "net:[4026532281]", Mountpoint: "/run/netns/a", FSType: "nsfs"}
+	edit := func(m *mountinfo.Info, f func(*mountinfo.Info)) *mountinfo.Info {
+		other := *m
+		f(&other)
+		return &other
+	}
+	private := edit(folder, func(m *mountinfo.Info) { m.Optional = "" })
 	for name, tt := range map[string]struct {
-		mounts            []mount
+		mounts            []*mountinfo.Info
 		propagated, netns bool
 	}{
 		"nothing":             {},
-		"an empty folder":     {[]mount{folder}, true, false},
-		"with a netns":        {[]mount{folder, netns}, true, true},
-		"not propagated":      {[]mount{private, netns}, false, true},
-		"of another mount":    {[]mount{folder, edit(netns, func(m *mount) { m.parent = 7 })}, true, false},
-		"another namespace":   {[]mount{folder, edit(netns, func(m *mount) { m.root = "mnt:[4026532281]" })}, true, false},
-		"another filesystem":  {[]mount{folder, edit(netns, func(m *mount) { m.fsType = "tmpfs" })}, true, false},
-		"deeper, or above it": {[]mount{folder, edit(netns, func(m *mount) { m.point = "/run/netns/a/b" }), edit(netns, func(m *mount) { m.point = "/run/netns" })}, true, false},
+		"an empty folder":     {[]*mountinfo.Info{folder}, true, false},
+		"with a netns":        {[]*mountinfo.Info{folder, netns}, true, true},
+		"not propagated":      {[]*mountinfo.Info{private, netns}, false, true},
+		"of another mount":    {[]*mountinfo.Info{folder, edit(netns, func(m *mountinfo.Info) { m.Parent = 7 })}, true, false},
+		"another namespace":   {[]*mountinfo.Info{folder, edit(netns, func(m *mountinfo.Info) { m.Root = "mnt:[4026532281]" })}, true, false},
+		"another filesystem":  {[]*mountinfo.Info{folder, edit(netns, func(m *mountinfo.Info) { m.FSType = "tmpfs" })}, true, false},
+		"deeper, or above it": {[]*mountinfo.Info{folder, edit(netns, func(m *mountinfo.Info) { m.Mountpoint = "/run/netns/a/b" }), edit(netns, func(m *mountinfo.Info) { m.Mountpoint = "/run/netns" })}, true, false},
 	} {
 		if p, n := judge(tt.mounts, 5, "/run/netns"); p != tt.propagated || n != tt.netns {
 			t.Errorf("%s: propagated %v, netns %v; want %v, %v", name, p, n, tt.propagated, tt.netns)

@@ -1,12 +1,11 @@
-// Package orphan releases attachments whose pod has gone without a DEL: after a
-// restart of the node, or when a container runtime died with its pods. It runs
-// the plugin's own DEL from the attachment record, as the runtime should have.
+// Package orphan releases attachments whose pod has gone without a DEL: after a restart of the
+// node, or when a container runtime died with its pods. It runs the plugin's own DEL from the
+// attachment record, as the runtime should have.
 //
-// An attachment is an orphan when its record is of an earlier boot, or when its
-// network namespace has been gone for a grace period. Gone is what link.Probe
-// calls so, and only where the folder of the namespace is known to be the
-// host's, shown as it changes (see watch.go). What cannot be told is unknown,
-// and nothing is done about it.
+// An attachment is an orphan if its record is of an earlier boot, or if its network namespace has
+// been gone for a grace period. Gone is defined by link.Probe, and counts only if the namespace's
+// folder is known to be the host's, with later mounts (see watch.go). In every other case the
+// answer is unknown, and nothing is done.
 package orphan
 
 import (
@@ -22,6 +21,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/backoff"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
@@ -29,28 +29,28 @@ import (
 
 // Times of the sweeper.
 const (
-	// DefaultGrace is for how long a netns is gone before its attachment counts
-	// as an orphan: the runtime's own DEL comes within seconds.
+	// DefaultGrace is how long a netns is gone before its attachment counts as an orphan: the
+	// runtime's own DEL comes within seconds.
 	DefaultGrace = 60 * time.Second
-	// lookEvery is how often one record's netns is looked at, at most.
+	// lookEvery is the least time between two looks at one record's netns.
 	lookEvery = 10 * time.Second
 	// delTimeout bounds one DEL.
 	delTimeout = 60 * time.Second
 	// retryFirst and retryLatest bound the waits after a failed DEL; they double.
 	retryFirst  = time.Minute
 	retryLatest = 30 * time.Minute
-	// atOnce is how many DELs run at the same time, at most.
+	// atOnce bounds the number of DELs at the same time.
 	atOnce = 2
 )
 
-// Options are what a Sweeper works with. All are needed but where it says so.
+// Options configure a Sweeper. All are needed unless they say otherwise.
 type Options struct {
-	// Attachments is where the records are, for the daemon and the plugin alike.
+	// Attachments has the records, of the daemon and the plugin.
 	Attachments nodestate.AttachmentDir
 	// BootID is this boot's.
 	BootID string
-	// BinDir is the folder of the multi-eni binary, and the only one in which it
-	// looks for others besides those that the record names.
+	// BinDir is the folder of the multi-eni binary. The plugin finds other binaries there, and in
+	// the folders of the record.
 	BinDir string
 	// Grace is how long a netns must be gone; 0 is DefaultGrace.
 	Grace time.Duration
@@ -63,38 +63,37 @@ type Options struct {
 	Wake func()
 }
 
-// Sweeper finds and releases orphans. What it remembers of them is in memory:
-// after a restart of the daemon the grace begins anew.
+// Sweeper finds and releases orphans. Its memory of them ends with the daemon, and the grace
+// begins anew.
 type Sweeper struct {
 	Options
 	watch   *watch
 	timeout time.Duration // of one DEL
 	running sync.WaitGroup
 
-	mu    sync.Mutex // guards what follows
+	mu    sync.Mutex // guards the fields below
 	fates map[nodestate.AttachmentID]*fate
 	busy  int // DELs that run
 }
 
-// fate is what is known of one record.
+// fate is the state of one record.
 type fate struct {
 	record nodestate.Attachment
 	// look is when to look at its netns again.
 	look time.Time
-	// unwatched is the folder of its netns when that cannot be watched; "" when
-	// it can.
+	// unwatched is the folder of its netns if that cannot be watched, else "".
 	unwatched string
-	// gone is since when the netns is seen gone; zero while it is not.
+	// gone is since when the netns is seen gone; zero for not gone.
 	gone time.Time
 	// orphan: it is past its grace, and the log says so.
 	orphan bool
 	// running: its DEL is under way.
 	running bool
-	// problem says why the last DEL has failed; nil when none has. The next one is
-	// due at next, wait after it.
+	// problem says why the last DEL has failed; nil for none. The next one is due at next, wait
+	// after it.
 	problem *nodestate.Problem
 	next    time.Time
-	wait    time.Duration
+	wait    backoff.Backoff
 }
 
 // New returns a Sweeper that has seen nothing yet.
@@ -104,15 +103,12 @@ func New(o Options) *Sweeper {
 	return &Sweeper{Options: o, watch: newWatch(o.MountInfo), timeout: delTimeout, fates: map[nodestate.AttachmentID]*fate{}}
 }
 
-// Sweep takes all readable records, as they are now, and begins the DEL of those
-// that are orphans and due, in the background. It returns what people must know,
-// and when to call it again although nothing happens; 0 when time alone makes no
-// difference. It looks at each record when it first sees it, and then at most
-// every 10 s, whatever the number of calls; after a call that came too early it
-// asks for one more.
+// Sweep takes all readable records, and begins the DELs of due orphans in the background. It
+// returns the Problems, and after how long to call it again; 0 if time alone makes no difference.
+// It looks at each record at once when the record is new, and then at most every 10 s, for any
+// number of calls.
 //
-// DELs end with ctx at the latest: give it the daemon's, not one that ends with
-// the call. Calls must not overlap.
+// DELs end with ctx at the latest: pass the daemon's context. Calls must not overlap.
 func (s *Sweeper) Sweep(ctx context.Context, records []nodestate.Attachment) (found []nodestate.Problem, again time.Duration) {
 	now := s.Now()
 	s.mu.Lock()
@@ -164,7 +160,7 @@ func sooner(a, b time.Duration) time.Duration {
 	return min(a, b)
 }
 
-// keep makes fates those of the records.
+// keep makes the fates match the records.
 func (s *Sweeper) keep(records []nodestate.Attachment) {
 	present := make(map[nodestate.AttachmentID]bool, len(records))
 	for _, a := range records {
@@ -276,8 +272,8 @@ func (s *Sweeper) ended(ctx context.Context, f *fate, err error) {
 	case errors.Is(err, nodestate.ErrBusy): // somebody else is at it
 		f.next = s.Now().Add(lookEvery)
 	default:
-		f.wait = min(max(2*f.wait, retryFirst), retryLatest)
-		f.next = s.Now().Add(f.wait)
+		f.wait.First, f.wait.Cap = retryFirst, retryLatest
+		f.next = s.Now().Add(f.wait.Failed())
 		problem := problemOf(f.record, err)
 		if f.problem == nil || *f.problem != problem {
 			s.entry(f.record).WithError(err).Warn("orphaned attachment cannot be released, trying again")
@@ -307,7 +303,7 @@ func ofPod(a nodestate.Attachment) string {
 	return " of pod " + a.Pod
 }
 
-// problems lists what is wrong now, in a stable order and without repetition.
+// problems lists the present problems, in a stable order and without repetition.
 func (s *Sweeper) problems() []nodestate.Problem {
 	var found []nodestate.Problem
 	folders := map[string]bool{}

@@ -24,16 +24,15 @@ import (
 const PluginName = "multi-eni"
 
 const (
-	// pipeWait bounds the wait for output that something started by a killed
-	// plugin still holds open.
+	// pipeWait bounds the wait for output that a child of a killed plugin still holds open.
 	pipeWait = 2 * time.Second
-	// maxOutput is how much of the plugin's output is kept, in octets.
+	// maxOutput bounds the plugin's output that is kept, in octets.
 	maxOutput = 16 << 10
 	// searchPath is the plugin's PATH: delegates may run iptables and the like.
 	searchPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 )
 
-// errStillThere: the DEL has succeeded without effect.
+// errStillThere: the DEL succeeded without effect.
 var errStillThere = errors.New("the plugin's DEL succeeds but leaves the record, so it looks for records elsewhere; " +
 	"let dataDir of its policy or netconf and --attachments-dir be the same folder")
 
@@ -46,9 +45,8 @@ type pluginError struct {
 func (e *pluginError) Error() string { return fmt.Sprintf("plugin %q: %v", e.path, e.err) }
 func (e *pluginError) Unwrap() error { return e.err }
 
-// writing says whether another process works on the attachment at this moment:
-// an ADD or DEL that is running. A record that
-// is gone or cannot be read is nobody's orphan either.
+// writing says whether another process works on the attachment now, with ADD or DEL. A record that
+// is gone or cannot be read is no orphan either.
 func (s *Sweeper) writing(ctx context.Context, a nodestate.Attachment) bool {
 	r, err := s.lock(ctx, a.AttachmentID)
 	return err != nil || !sameRecord(r, a)
@@ -89,8 +87,8 @@ func (s *Sweeper) release(ctx context.Context, a nodestate.Attachment) error {
 	return nil
 }
 
-// openPlugin returns the plugin's binary as an O_PATH file, by which it is then
-// run: what is checked here is what runs.
+// openPlugin returns the plugin's binary as an O_PATH file, by which it is then run: the checked
+// file is the one that runs.
 func openPlugin(path string) (*os.File, error) {
 	fd, err := unix.Open(path, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -108,7 +106,7 @@ func openPlugin(path string) (*os.File, error) {
 	return f, nil
 }
 
-// CheckPlugin says why the plugin at path would not be run; nil when it would.
+// CheckPlugin says why the plugin at path would not be run; nil if it would.
 func CheckPlugin(path string) error {
 	f, err := openPlugin(path)
 	if err != nil {
@@ -117,8 +115,7 @@ func CheckPlugin(path string) error {
 	return f.Close()
 }
 
-// checkPlugin refuses a file that others than root and this process's user may
-// have written.
+// checkPlugin refuses a file that users other than root and this process's may have written.
 func checkPlugin(st *unix.Stat_t, euid int) error {
 	switch perm := fs.FileMode(st.Mode & 0o777); {
 	case st.Mode&unix.S_IFMT == unix.S_IFLNK:
@@ -135,10 +132,9 @@ func checkPlugin(st *unix.Stat_t, euid int) error {
 	return nil
 }
 
-// runDEL runs the plugin with the recorded netconf. CNI_NETNS stays empty: the
-// recorded path may be another pod's by now, and the record says what is to be
-// done. When ctx ends, the plugin and all that it has started in its process
-// group are killed; the record is an undo log, which the next DEL goes by.
+// runDEL runs the plugin with the recorded netconf. CNI_NETNS stays empty: the recorded path may
+// be another pod's by now, and the record lists the effects to undo. When ctx ends, the plugin's
+// process group is killed, and the next DEL continues by the record.
 func runDEL(ctx context.Context, bin *os.File, binDir string, a nodestate.Attachment) error {
 	cmd := exec.CommandContext(ctx, "/proc/self/fd/3") // bin, in the child
 	cmd.Args = []string{bin.Name()}
@@ -163,8 +159,8 @@ func runDEL(ctx context.Context, bin *os.File, binDir string, a nodestate.Attach
 	return fmt.Errorf("run %s DEL: %w: %s", bin.Name(), err, complaint(stdout, stderr))
 }
 
-// complaint is what the plugin said: the CNI error on standard output (CNI spec
-// 1.1.0, section 5), whose message names the code, else the end of standard error.
+// complaint is the plugin's error: the CNI error on standard output (CNI spec 1.1.0, section 5),
+// whose message names the code, else the end of standard error.
 func complaint(stdout, stderr tail) string {
 	var e types.Error
 	if json.Unmarshal(stdout, &e) == nil && e.Msg != "" {

@@ -61,8 +61,8 @@ func TestReleasesOrphan(t *testing.T) {
 	l.add("c2", l.netns("c2"), "a")
 }
 
-// TestReleasesOrphanOfAnEarlierBoot: nothing has to be looked at for that, and
-// what is mounted at its path by now is another pod's.
+// TestReleasesOrphanOfAnEarlierBoot: no netns is looked at, since another pod's may be mounted at
+// its path by now.
 func TestReleasesOrphanOfAnEarlierBoot(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -122,8 +122,8 @@ func TestPathReused(t *testing.T) {
 	l.quiet()
 }
 
-// TestNeverForALivingPod: whatever a daemon cannot see, or sees wrongly, a pod
-// that may live keeps what it has, for hours.
+// TestNeverForALivingPod: whether a daemon sees nothing or sees wrongly, a pod that may live keeps
+// its device, for hours.
 func TestNeverForALivingPod(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -275,8 +275,8 @@ func TestInAContainer(t *testing.T) {
 	}
 }
 
-// TestLooksSeldom: a netns is looked at once in ten seconds, whatever the number
-// of sweeps; a new record at once.
+// TestLooksSeldom: a netns is looked at once in ten seconds for any number of sweeps; a new record
+// at once.
 func TestLooksSeldom(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -315,8 +315,8 @@ func TestLooksSeldom(t *testing.T) {
 	}
 }
 
-// TestPluginTrouble: what cannot be run or fails is a problem while it lasts, in
-// words that stay the same, is logged once, and is tried again ever more seldom.
+// TestPluginTrouble: a plugin that cannot be run or fails is a problem while it lasts, in stable
+// words. It is logged once, and tried again ever more seldom.
 func TestPluginTrouble(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -385,8 +385,8 @@ func TestPluginTrouble(t *testing.T) {
 	}
 }
 
-// TestRunsAsTheRecordSays: the plugin gets what ADD had, but neither the recorded
-// netns nor the recorded folders.
+// TestRunsAsTheRecordSays: the plugin gets ADD's parameters, but neither the recorded netns nor
+// the recorded folders.
 func TestRunsAsTheRecordSays(t *testing.T) {
 	if nstest.Outside(t) {
 		return

@@ -9,31 +9,30 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// watch knows which folders this process sees as the host does, so that a path
-// that is missing there is missing in the host too.
+// watch knows which folders this process sees as the host does: a path that is missing there is
+// missing in the host too.
 //
-// In the mount namespace of the machine's first process that is every folder
-// that exists. In another one, such as a container's, two things must hold, neither of which is
-// enough. The folder's mount belongs to a peer group ("shared:" or "master:" in
-// mountinfo): without, new namespaces do not show up. And a network namespace
-// was seen mounted in the folder, now or earlier while its mount was the same: a
-// container's root may be in a peer group too, and its own empty /run/netns
-// would say of every pod that it is gone.
+// In the mount namespace of the machine's first process that is every existing folder. In another
+// one, such as a container's, two conditions must hold, neither of which is enough. The folder's
+// mount belongs to a peer group ("shared:" or "master:" in mountinfo); otherwise new namespaces do
+// not show up. And a network namespace was seen mounted in the folder, now or earlier in the same
+// mount: a container's root may be in a peer group too, with an empty /run/netns of its own.
 type watch struct {
 	mountInfo string
 	// first says whether this is the mount namespace of the machine's first process.
 	first bool
 	// seen has, by folder without symbolic links, the id of the mount in which a netns was seen.
 	seen map[string]int
-	// mounts is what was read since the last forget; nil when nothing was.
-	mounts []mount
-	// answers are those of this sweep, by folder.
+	// mounts is the content of mountInfo since the last forget; nil for not read.
+	mounts []*mountinfo.Info
+	// answers of this sweep, by folder.
 	answers map[string]bool
 }
 
@@ -44,8 +43,7 @@ func newWatch(mountInfo string) *watch {
 // forget makes the next question read the mounts anew.
 func (w *watch) forget() { w.mounts, w.answers = nil, map[string]bool{} }
 
-// shows says whether the folder is seen as the host sees it. Any error means
-// that it is not known to be.
+// shows says whether the folder is seen as the host sees it; false if that is unknown.
 func (w *watch) shows(folder string) bool {
 	answer, known := w.answers[folder]
 	if !known {
@@ -96,8 +94,7 @@ func (w *watch) look(folder string) (v View, at place, err error) {
 type View struct {
 	// Host: this is the mount namespace of the machine's first process.
 	Host bool
-	// Propagated: what the host mounts in the folder shows up here, if it is the
-	// host's folder.
+	// Propagated: mounts of the host in the folder show up here, if it is the host's folder.
 	Propagated bool
 	// Netns: a network namespace is mounted in it at present.
 	Netns bool
@@ -109,23 +106,23 @@ func Look(folder string) (View, error) {
 	return v, err
 }
 
-// judge says of the folder, which lies in the mount of that id, whether the
-// mount is in a peer group, and whether a network namespace is mounted in it.
-func judge(mounts []mount, id int, folder string) (propagated, netns bool) {
+// judge says whether the mount of that id is in a peer group, and whether a network namespace is
+// mounted in the folder, which lies in that mount.
+func judge(mounts []*mountinfo.Info, id int, folder string) (peer, netns bool) {
 	for _, m := range mounts {
-		if m.id == id {
-			propagated = m.propagated
+		if m.ID == id {
+			peer = propagated(m)
 		}
-		if m.parent == id && m.fsType == "nsfs" && strings.HasPrefix(m.root, "net:[") && filepath.Dir(m.point) == folder {
+		if m.Parent == id && m.FSType == "nsfs" && strings.HasPrefix(m.Root, "net:[") && filepath.Dir(m.Mountpoint) == folder {
 			netns = true
 		}
 	}
-	return propagated, netns
+	return peer, netns
 }
 
-// firstPIDNamespace is what /proc/self/ns/pid reads in the machine's first PID
-// namespace: PROC_PID_INIT_INO of the kernel's include/linux/proc_ns.h. Only
-// there is process 1 the machine's; in a container it may be this very process.
+// firstPIDNamespace is the link /proc/self/ns/pid in the machine's first PID namespace:
+// PROC_PID_INIT_INO of the kernel's include/linux/proc_ns.h. Only there is process 1 the
+// machine's; in a container it may be this very process.
 const firstPIDNamespace = "pid:[4026531836]"
 
 func inFirstMountNamespace(proc string) bool {
