@@ -12,7 +12,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
 )
 
-// Policy is what the operator allows.
+// Policy has the operator's permissions.
 type Policy struct {
 	// LoadModules: load the modules of missing drivers (--load-modules).
 	LoadModules bool
@@ -20,23 +20,21 @@ type Policy struct {
 	AllowUnsafeNoIOMMU bool
 }
 
-// Obstacle is why a function cannot be bound now. Its Reason is one word for
-// machines. Its Message names the function and the way out, and stays the same
-// as long as the obstacle does.
+// Obstacle is the reason for which a function cannot be bound now. Message names the function and
+// the remedy, and stays the same while the obstacle lasts.
 type Obstacle struct {
 	Reason  nodestate.Reason
 	Message string
 }
 
-// Check says what keeps fn from being bound to a userspace driver, nil if
-// nothing does. all are the machine's functions; bindable says whether another
-// function is to be bound too, because a NodeENI wants it so. It is pure.
+// Check returns the obstacle to binding fn to a userspace driver; nil for none. all are the
+// machine's functions; bindable says whether another function is to be bound too.
 //
-// It has to be asked first, for the kernel does not always refuse: in a group
-// that is shared with a kernel driver it binds vfio-pci well enough, and fails
-// only the program that opens the device (vfio_group_ioctl_set_container →
-// iommu_group_claim_dma_owner).
-func Check(fn sysfs.PCIFunction, driver string, all map[device.PCIAddress]sysfs.PCIFunction, bindable func(device.PCIAddress) bool, f Facts, p Policy) *Obstacle {
+// Call it first: the kernel does not always refuse. In a group shared with a kernel driver it
+// binds vfio-pci, and fails only the program that opens the device (vfio_group_ioctl_set_container
+// → iommu_group_claim_dma_owner).
+func Check(fn sysfs.PCIFunction, driver string, all map[device.PCIAddress]sysfs.PCIFunction, bindable func(device.PCIAddress) bool, f Facts,
+	p Policy) *Obstacle {
 	if !userspace(driver) {
 		return &Obstacle{reason.InvalidDPDKDriver, fmt.Sprintf("%q is not a userspace driver; give %s", driver, strings.Join(userspaceDrivers(), ", "))}
 	}
@@ -69,7 +67,8 @@ func notLoaded(addr device.PCIAddress, driver string, f Facts, p Policy) *Obstac
 	if driver == "igb_uio" {
 		way += "; igb_uio is no part of Linux: build it from dpdk-kmods, or set spec.dpdkDriver to vfio-pci"
 	}
-	return &Obstacle{reason.DriverNotLoaded, fmt.Sprintf("%s cannot be bound to %s, which is not loaded; on the node run: modprobe %[2]s (and name it in /etc/modules-load.d)%s", addr, driver, way)}
+	return &Obstacle{reason.DriverNotLoaded, fmt.Sprintf("%s cannot be bound to %s, which is not loaded; on the node run: modprobe %[2]s (and name it in "+
+		"/etc/modules-load.d)%s", addr, driver, way)}
 }
 
 func withoutIOMMU(addr device.PCIAddress, f Facts, p Policy) *Obstacle {
@@ -79,18 +78,18 @@ func withoutIOMMU(addr device.PCIAddress, f Facts, p Policy) *Obstacle {
 		return &Obstacle{reason.NoIOMMU, fmt.Sprintf("%s cannot be bound to vfio-pci, because it is behind no IOMMU; %s, "+
 			"or accept that pods with DPDK can read and write all memory of the node, and run multi-enid with --allow-unsafe-noiommu", addr, iommu)}
 	case f.Loaded[vfioPCI] && f.NoIOMMU == NoIOMMUAbsent:
-		return &Obstacle{reason.NoIOMMU, fmt.Sprintf("%s cannot be bound to vfio-pci, because it is behind no IOMMU, and this kernel has no no-IOMMU mode (CONFIG_VFIO_NOIOMMU); "+
+		return &Obstacle{reason.NoIOMMU, fmt.Sprintf("%s cannot be bound to vfio-pci, because it is behind no IOMMU, and this kernel has no no-IOMMU mode "+
+			"(CONFIG_VFIO_NOIOMMU); "+
 			"boot one that has it, set spec.dpdkDriver to uio_pci_generic, or %s", addr, iommu)}
 	}
 	return nil
 }
 
-// sharedGroup looks at the other functions of an IOMMU group. The kernel lets a
-// program have the group only if none of them can do DMA on behalf of a kernel
-// driver: it must have no driver, or one that sets driver_managed_dma, as
-// vfio-pci and pci-stub do, and pcieport for bridges
-// (Documentation/driver-api/vfio.rst; before Linux 5.19 vfio_dev_viable in
-// drivers/vfio/vfio.c). The uio drivers do not.
+// sharedGroup looks at the other functions of an IOMMU group. The kernel lets a program have the
+// group only if none of them can do DMA for a kernel driver. It must have no driver, or one that
+// sets driver_managed_dma, as vfio-pci and pci-stub do, and pcieport for bridges
+// (Documentation/driver-api/vfio.rst; before Linux 5.19 vfio_dev_viable in drivers/vfio/vfio.c).
+// The uio drivers do not.
 func sharedGroup(fn sysfs.PCIFunction, all map[device.PCIAddress]sysfs.PCIFunction, bindable func(device.PCIAddress) bool) *Obstacle {
 	var others []string
 	for _, addr := range slices.Sorted(maps.Keys(all)) {

@@ -69,11 +69,13 @@ func scenes() []scene {
 		{name: "harmless group", others: []sysfs.PCIFunction{
 			other(1, 7, bridge, "pcieport"), other(7, 7, ethernet, ""), other(8, 7, ethernet, vfioPCI), other(9, 7, ethernet, "pci-stub"),
 		}},
-		{name: "shared group", others: []sysfs.PCIFunction{other(9, 7, 0x010802, "nvme"), other(7, 7, ethernet, "ena"), other(8, 7, ethernet, "")}, reason: "IOMMUGroupShared"},
+		{name: "shared group", others: []sysfs.PCIFunction{other(9, 7, 0x010802, "nvme"), other(7, 7, ethernet, "ena"), other(8, 7, ethernet, "")},
+			reason: "IOMMUGroupShared"},
 		{name: "shared with uio", others: []sysfs.PCIFunction{other(7, 7, ethernet, "uio_pci_generic")}, reason: "IOMMUGroupShared"},
 		{name: "shared, for uio", driver: "uio_pci_generic", others: []sysfs.PCIFunction{other(7, 7, ethernet, "ena")}},
 		{name: "shared with another wanted", others: []sysfs.PCIFunction{other(7, 7, ethernet, "ena")}, wanted: "0000:00:07.0"},
-		{name: "shared with another wanted, and one that is not", others: []sysfs.PCIFunction{other(7, 7, ethernet, "ena"), other(8, 7, ethernet, "ena")}, wanted: "0000:00:07.0", reason: "IOMMUGroupShared"},
+		{name: "shared with another wanted, and one that is not", others: []sysfs.PCIFunction{other(7, 7, ethernet, "ena"), other(8, 7, ethernet, "ena")},
+			wanted: "0000:00:07.0", reason: "IOMMUGroupShared"},
 	}
 }
 

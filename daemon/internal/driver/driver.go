@@ -1,17 +1,13 @@
-// Package driver gives PCI network functions to userspace drivers and back to
-// the kernel's.
+// Package driver gives PCI network functions to userspace drivers and back to the kernel.
 //
-// Whether a function may be bound is decided by Check, which is pure, and by
-// InUse. What is to be done is an Order. Execute carries it out, and only ever in
-// a process of its own, which Runner starts: a write to sysfs may hang for as
-// long as a program has the device open, and no signal ends it. That process
-// inherits the device's claim lock. So the kernel's own bookkeeping keeps the
-// device claimed until the write is done, even when the daemon has ended
-// meanwhile, and nobody else waits.
+// Binder decides when: it begins a change that package inventory wants, under the device's lock,
+// once Check and InUse find no obstacle. Runner starts a process for the change, an Order, which
+// Serve and Execute carry out. A write to sysfs may hang for as long as a program has the device
+// open, and no signal ends it. The process inherits the lock, so the kernel keeps the device
+// locked until the write is done, even if the daemon has ended, and nobody else waits.
 //
-// Nothing is remembered between the steps but what sysfs shows: an order that
-// was cut short at any point is made good by carrying out another one, in
-// either direction.
+// Only sysfs keeps state between the steps: after an order that was interrupted at any point,
+// another order, in either direction, completes the change.
 package driver
 
 import (
@@ -27,14 +23,14 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
 )
 
-// Order is what is to be done with one PCI function.
+// Order is a change of one PCI function.
 type Order struct {
 	Address device.PCIAddress `json:"address"`
-	// Instance is the function that is meant (sysfs.PCIFunction.Instance): another
-	// one may be at the address by now. 0 means whichever is there.
+	// Instance identifies the function (sysfs.PCIFunction.Instance): another one may be at the
+	// address by now. 0 means any.
 	Instance uint64 `json:"instance"`
-	// Driver is the userspace driver to bind, or the kernel driver to give the
-	// function back to. "" gives it back to whichever kernel driver matches.
+	// Driver is the userspace driver to bind, or the kernel driver to return the function to. ""
+	// stands for any kernel driver that matches.
 	Driver string `json:"driver"`
 	// LoadModule loads the driver's module first, should it be missing.
 	LoadModule bool `json:"loadModule"`
@@ -49,7 +45,7 @@ type Order struct {
 // The userspace drivers (sysfs.PCIFunction.UserspaceDriver).
 const vfioPCI = "vfio-pci"
 
-// userspaceDrivers are those that Check and Execute know.
+// userspaceDrivers are known to Check and Execute.
 func userspaceDrivers() []string { return []string{vfioPCI, "uio_pci_generic", "igb_uio"} }
 
 func userspace(driver string) bool { return sysfs.PCIFunction{Driver: driver}.UserspaceDriver() }
@@ -57,7 +53,7 @@ func userspace(driver string) bool { return sysfs.PCIFunction{Driver: driver}.Us
 // maxOrder bounds an Order as JSON, in bytes.
 const maxOrder = 16 << 10
 
-// DecodeOrder reads exactly one order. What it returns is valid.
+// DecodeOrder reads exactly one order, and validates it.
 func DecodeOrder(r io.Reader) (Order, error) {
 	data, err := io.ReadAll(io.LimitReader(r, maxOrder+1))
 	if err != nil {
@@ -96,9 +92,8 @@ func (o Order) validate() error {
 	return nil
 }
 
-// driverName says whether s may be the name of a network driver: it becomes part
-// of paths. The kernel's names of PCI drivers are at most 31 characters long in
-// practice; longer ones are taken for a mistake.
+// driverName says whether s may be the name of a network driver: it becomes part of paths. The
+// names of the kernel's PCI drivers have at most 31 characters.
 func driverName(s string) bool {
 	if s == "" || len(s) > 31 {
 		return false
@@ -115,8 +110,7 @@ func driverName(s string) bool {
 // bits of a class code.
 const classNetwork = 0x02
 
-// untouchable says why the driver of a function is never changed; nil if it may
-// be.
+// untouchable says why the driver of a function is never changed; nil if it may be changed.
 func untouchable(fn sysfs.PCIFunction) *Obstacle {
 	switch {
 	case fn.IsEFA():
@@ -126,7 +120,8 @@ func untouchable(fn sysfs.PCIFunction) *Obstacle {
 	case len(fn.VirtFns) > 0:
 		// A PF's driver disables its VFs when it is unbound (igb_remove in
 		// drivers/net/ethernet/intel/igb/igb_main.c and its like).
-		return &Obstacle{reason.PFInUse, fmt.Sprintf("%s has SR-IOV VFs, which a change of its driver would take away; free them and write 0 to its sriov_numvfs first", fn.Address)}
+		return &Obstacle{reason.PFInUse, fmt.Sprintf("%s has SR-IOV VFs, which a change of its driver would take away; free them and write 0 to its "+
+			"sriov_numvfs first", fn.Address)}
 	}
 	return nil
 }

@@ -46,8 +46,8 @@ func TestDecodeOrder(t *testing.T) {
 	}
 }
 
-// FuzzDecodeOrder: what is decoded names one function and at most one driver,
-// and no path but those that the order states.
+// FuzzDecodeOrder: a valid order names one function, at most one driver, and no path besides its
+// own fields.
 func FuzzDecodeOrder(f *testing.F) {
 	for _, s := range []string{
 		`{"address":"0000:00:06.0","driver":"vfio-pci","loadModule":true,"unsafeNoIOMMU":true,"sysfs":"/sys","modules":"/"}`,

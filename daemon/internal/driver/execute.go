@@ -11,19 +11,17 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
 )
 
-// Execute carries out an order. It returns when sysfs shows what was ordered, or
-// with an error that names function, driver, what the kernel said and what to
-// do. The error is fs.ErrNotExist when the function is gone.
+// Execute carries out an order. It returns when sysfs shows the ordered driver, or with an error
+// that names function, driver, the kernel's error and the remedy. The error is fs.ErrNotExist if
+// the function is gone.
 //
-// When a userspace driver cannot be bound the function is given back to the
-// kernel's driver before Execute returns. Nothing is changed for a function that
-// is no network device, an EFA, or a PF with VFs.
+// If a userspace driver cannot be bound, the function is returned to the kernel's driver first. A
+// function that is no network device, an EFA, or a PF with VFs is never changed.
 //
-// It blocks as long as a program has the device open, and no signal ends that
-// (vfio_unregister_group_dev in drivers/vfio/vfio_main.c). During that time
-// sysfs shows no driver any more, although the old one still has the device:
-// __device_release_driver in drivers/base/dd.c removes the link first. Whoever
-// reads sysfs meanwhile must go by the claim lock.
+// It blocks while a program has the device open, and no signal ends that
+// (vfio_unregister_group_dev in drivers/vfio/vfio_main.c). Meanwhile sysfs shows no driver,
+// although the old one still has the device: __device_release_driver in drivers/base/dd.c removes
+// the link first. So readers of sysfs must go by the device's lock.
 func Execute(o Order) error {
 	t := task{Order: o, fs: sysfs.NewFS(o.Sysfs), write: writeAttribute, load: func(module string) error {
 		m, err := findModules(o.Modules)
@@ -69,15 +67,15 @@ func (t *task) run() error {
 	if err == nil || t.gone() {
 		return err
 	}
-	fn, back := t.release("") // also what an order before this one has left
+	fn, back := t.release("") // also after an interrupted order
 	if back != nil {
 		return fmt.Errorf("%w; and then: %w", err, back)
 	}
 	return fmt.Errorf("%w; %s has it", err, fn.Driver)
 }
 
-// prepare makes the machine ready for the driver. It leaves the function alone,
-// so that nothing is lost when it fails.
+// prepare makes the machine ready for the driver. It leaves the function alone, so nothing is lost
+// if it fails.
 func (t *task) prepare(fn sysfs.PCIFunction) error {
 	if fn.Driver == t.Driver {
 		return nil
@@ -103,9 +101,9 @@ func (t *task) prepare(fn sysfs.PCIFunction) error {
 	return t.switchNoIOMMU()
 }
 
-// loadModules loads the module of the driver, and with vfio-pci the one that
-// drives the IOMMU for it. modprobe(8) would do that by itself, for vfio names it
-// as a soft dependency; a kernel whose iommufd takes its place has none.
+// loadModules loads the module of the driver, and for vfio-pci the module that drives the IOMMU.
+// modprobe(8) would do that itself, because vfio names it as a soft dependency; a kernel with
+// iommufd in its place has none.
 func (t *task) loadModules(loaded bool) error {
 	if !loaded {
 		if err := t.load(t.Driver); err != nil {
@@ -126,10 +124,9 @@ func (t *task) loadModules(loaded bool) error {
 	return nil
 }
 
-// switchNoIOMMU lets vfio-pci take functions without an IOMMU group, which is
-// looked up when it probes them (vfio_group_find_or_alloc in
-// drivers/vfio/group.c). It is for the whole machine, and taints the kernel with
-// the first one; it is not switched off again, for then a program could not open
+// switchNoIOMMU lets vfio-pci take functions without an IOMMU group, which it looks up when it
+// probes them (vfio_group_find_or_alloc in drivers/vfio/group.c). The switch is for the whole
+// machine, and the first such function taints the kernel. It stays on, or a program could not open
 // its device a second time.
 func (t *task) switchNoIOMMU() error {
 	state, err := readNoIOMMU(t.fs)
@@ -171,10 +168,9 @@ func (t *task) bind() error {
 	return nil
 }
 
-// refused asks the kernel why a driver did not take the function. drivers_probe
-// does not tell: a failed probe is no error of it (really_probe in
-// drivers/base/dd.c returns it as a positive value, so that other drivers are
-// tried). The driver's own bind does; it tries again, and may even succeed.
+// refused asks the kernel why a driver did not take the function. drivers_probe reports no failed
+// probe (really_probe in drivers/base/dd.c returns it as a positive value, so that other drivers
+// are tried). The driver's own bind file does; it tries again, and may even succeed.
 func (t *task) refused() error {
 	cause := t.change(t.path("bus/pci/drivers", t.Driver, "bind"), t.Address.String())
 	if cause == nil {
@@ -185,13 +181,13 @@ func (t *task) refused() error {
 		cause = errors.New("no reason given")
 	}
 	if t.Driver == vfioPCI && errors.Is(cause, syscall.EINVAL) {
-		return fmt.Errorf("bind %s to %s: the driver refuses it: %w; most likely there is no IOMMU: boot with intel_iommu=on or amd_iommu=on where there is one, else see --allow-unsafe-noiommu", t.Address, t.Driver, cause)
+		return fmt.Errorf("bind %s to %s: the driver refuses it: %w; most likely there is no IOMMU: boot with intel_iommu=on or amd_iommu=on where there is "+
+			"one, else see --allow-unsafe-noiommu", t.Address, t.Driver, cause)
 	}
 	return fmt.Errorf("bind %s to %s: the driver refuses it: %w; the kernel's log says more (dmesg)", t.Address, t.Driver, cause)
 }
 
-// giveBack gives the function to the ordered kernel driver, or to whichever
-// matches.
+// giveBack gives the function to the ordered kernel driver, or to any that matches.
 func (t *task) giveBack() error {
 	var loadErr error
 	if t.LoadModule && t.Driver != "" {
@@ -206,13 +202,12 @@ func (t *task) giveBack() error {
 	return err
 }
 
-// release takes the function from a userspace driver, offers it to one kernel
-// driver if that is named, and to all if it does not take it. A function that a
-// kernel driver has is left there: only the override is cleared.
+// release takes the function from a userspace driver. It offers it to one kernel driver if that is
+// named, and to all if the driver does not take it. A function with a kernel driver stays there:
+// only the override is cleared.
 //
-// The one is offered it by driver_override, as the userspace driver is: without
-// it, the first that matches would win. The override must not stay behind, or
-// the function would not get the driver of a newer kernel.
+// The one driver is named by driver_override, or the first that matches would win. The override
+// must not stay, or the function would not get the driver of a newer kernel.
 func (t *task) release(kernel string) (sysfs.PCIFunction, error) {
 	fn, err := t.look()
 	if err != nil {
@@ -248,8 +243,7 @@ func (t *task) offer(fn sysfs.PCIFunction, kernel string) (sysfs.PCIFunction, er
 	return t.probe()
 }
 
-// look reads the function anew. One that was replaced by another at the same
-// address is gone.
+// look reads the function anew. A function that was replaced at its address is gone.
 func (t *task) look() (sysfs.PCIFunction, error) {
 	fn, err := t.fs.PCI(t.Address)
 	if err != nil {
@@ -264,7 +258,7 @@ func (t *task) look() (sysfs.PCIFunction, error) {
 	return fn, nil
 }
 
-// change writes something that concerns the function, if it is there still.
+// change writes a file of the function, if the function is still there.
 func (t *task) change(path, value string) error {
 	if _, err := t.look(); err != nil {
 		return err
@@ -272,16 +266,15 @@ func (t *task) change(path, value string) error {
 	return t.write(path, value)
 }
 
-// gone says whether the function is there no more. A file that is not there may
-// mean something else.
+// gone says whether the function is gone. One missing file may have another reason.
 func (t *task) gone() bool {
 	_, err := t.look()
 	return errors.Is(err, fs.ErrNotExist)
 }
 
-// override names the only driver that may bind the function; "" lets any. The
-// kernel takes an empty line for no name (driver_override_store in
-// drivers/pci/pci-sysfs.c), and a write of nothing for nothing.
+// override names the only driver that may bind the function; "" lets any. The kernel takes an
+// empty line for no name (driver_override_store in drivers/pci/pci-sysfs.c), and ignores an empty
+// write.
 func (t *task) override(driver string) error {
 	now, err := t.fs.DriverOverride(t.Address)
 	if err != nil || now == driver {
@@ -293,8 +286,8 @@ func (t *task) override(driver string) error {
 	return nil
 }
 
-// unbind takes the function from its driver, if it has one. ENODEV says that
-// this driver does not have it any more (unbind_store in drivers/base/bus.c).
+// unbind takes the function from its driver, if any. ENODEV says that this driver no longer has it
+// (unbind_store in drivers/base/bus.c).
 func (t *task) unbind(fn sysfs.PCIFunction) error {
 	if fn.Driver == "" {
 		return nil
@@ -306,10 +299,9 @@ func (t *task) unbind(fn sysfs.PCIFunction) error {
 	return nil
 }
 
-// probe has the kernel look for a driver, and returns once it has. Of a function
-// that has one already, it does nothing (bus_rescan_devices_helper in
-// drivers/base/bus.c). ENODEV says that there is no such function, which look
-// finds out for itself.
+// probe has the kernel look for a driver, and returns at the end. It does nothing for a function
+// with a driver (bus_rescan_devices_helper in drivers/base/bus.c). ENODEV says that there is no
+// such function, and look reports that.
 func (t *task) probe() (sysfs.PCIFunction, error) {
 	if err := t.change(t.path("bus/pci/drivers_probe"), t.Address.String()); err != nil && !errors.Is(err, syscall.ENODEV) {
 		return sysfs.PCIFunction{}, fmt.Errorf("look for a driver of %s: %w", t.Address, err)

@@ -105,8 +105,8 @@ func TestExecuteAfterAKill(t *testing.T) {
 	}
 }
 
-// A bind that fails leaves the function with the kernel's driver, and says who,
-// what, why and what to do.
+// A bind that fails leaves the function with the kernel's driver. The error names driver, file,
+// cause and remedy.
 func TestExecuteFails(t *testing.T) {
 	tests := map[string]struct {
 		prepare func(k *kernel)
@@ -157,7 +157,7 @@ func TestExecuteFails(t *testing.T) {
 	}
 }
 
-// Nothing is written for what must not be touched.
+// Nothing is written for a function that must not be touched.
 func TestExecuteRefuses(t *testing.T) {
 	tests := map[string]struct {
 		prepare func(k *kernel)
@@ -280,7 +280,7 @@ func TestExecuteAnotherInstance(t *testing.T) {
 	k.want(vfioPCI, vfioPCI)
 }
 
-// Execute itself writes to files: here to one that stays what was written.
+// Execute itself writes to files: here to one that keeps the written value.
 func TestExecuteFiles(t *testing.T) {
 	k := newKernel(t)
 	k.set("ena", "ena") // killed before the last write

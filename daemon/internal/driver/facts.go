@@ -22,8 +22,7 @@ const (
 	NoIOMMUOn
 )
 
-// Facts are what a machine can do about userspace drivers. The zero value can do
-// nothing.
+// Facts describe a machine's support of userspace drivers. The zero value has none.
 type Facts struct {
 	// Loaded are the userspace drivers that the kernel has.
 	Loaded map[string]bool
@@ -33,9 +32,8 @@ type Facts struct {
 	Loadable map[string]bool
 }
 
-// ReadFacts looks at a machine. modules is the folder that has the host's
-// lib/modules, "" for "/"; there being none is no error. Any error means that
-// the facts are not known.
+// ReadFacts looks at a machine. modules is the folder with the host's lib/modules, "" for "/"; a
+// missing folder is no error. After an error the facts are unknown.
 func ReadFacts(f sysfs.FS, modules string) (Facts, error) {
 	facts := Facts{Loaded: map[string]bool{}, Loadable: map[string]bool{}}
 	for _, name := range userspaceDrivers() {

@@ -75,7 +75,7 @@ func TestReadFacts(t *testing.T) {
 	want(t.TempDir(), Facts{Loaded: map[string]bool{}, Loadable: map[string]bool{}})
 }
 
-// What cannot be read is not known, and not absent.
+// An unreadable file is unknown, not absent.
 func TestReadFactsUnknown(t *testing.T) {
 	unknown := func(root, modules, what string) {
 		t.Helper()
@@ -117,8 +117,7 @@ func TestLoadModule(t *testing.T) {
 	}
 }
 
-// FuzzModulesDep: whatever the file holds, a name stands for one .ko file that
-// the file lists.
+// FuzzModulesDep: for any content, a name stands for one .ko file that the file lists.
 func FuzzModulesDep(f *testing.F) {
 	for _, s := range []string{dep, "", "a.ko", ":", "a.ko:", "a/b-c.ko.zst: d.ko", "\n", "/updates/dkms/igb_uio.ko:\n", "x.ko/y:"} {
 		f.Add(s)

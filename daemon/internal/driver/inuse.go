@@ -12,14 +12,13 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
 )
 
-// ErrUnseen says that the kernel does not tell whether a program has the function
-// open. Only records and allocations say something then.
+// ErrUnseen says that the kernel does not tell whether a program has the function open. Only
+// records and allocations can tell then.
 var ErrUnseen = errors.New("the kernel does not tell which devices of the driver are open")
 
-// InUse says whether a program has the function open, and how that is seen. dev
-// is where the host's /dev is mounted. Of a function without a userspace driver
-// nobody can: "", false, nil. An error means that it is not known: ErrUnseen, or
-// one that names the missing file.
+// InUse says whether a program has the function open, and by which sign. dev is the host's /dev. A
+// function without a userspace driver is never open. After an error that is unknown; the error is
+// ErrUnseen, or names the missing file.
 func InUse(sys sysfs.FS, dev string, fn sysfs.PCIFunction) (by string, open bool, err error) {
 	switch {
 	case fn.Driver == vfioPCI:
@@ -30,12 +29,11 @@ func InUse(sys sysfs.FS, dev string, fn sysfs.PCIFunction) (by string, open bool
 	return "", false, nil
 }
 
-// uioInUse goes by the use count of the driver's module. Each open file of a uio
-// device holds one reference to the module that has registered the device, until
-// the file is closed and unmapped (uio_open and uio_release in drivers/uio/uio.c:
-// try_module_get and module_put of idev->owner), and nothing else does. So a
-// count of 0 proves that no device of the driver is open. A higher one does not
-// tell which is, unless the driver has only one.
+// uioInUse goes by the use count of the driver's module. Each open file of a uio device holds one
+// reference to the module that registered the device, until it is closed and unmapped (uio_open
+// and uio_release in drivers/uio/uio.c: try_module_get and module_put of idev->owner), and nothing
+// else does. So a count of 0 proves that no device of the driver is open. A higher count does not
+// tell which one, unless the driver has only one.
 func uioInUse(sys sysfs.FS, fn sysfs.PCIFunction) (by string, open bool, err error) {
 	users, counted, err := sys.ModuleUsers(fn.Driver)
 	if err != nil || counted && users == 0 {
@@ -56,12 +54,10 @@ func uioInUse(sys sysfs.FS, fn sysfs.PCIFunction) (by string, open bool, err err
 
 // vfioInUse opens the group. A missing node is an error.
 //
-// The kernel lets a group be opened once (vfio_group_fops_open in
-// drivers/vfio/group.c): EBUSY means that somebody has it, or a device of it by
-// way of /dev/vfio/devices. So the group is opened here, and closed at once: a
-// program that opens it at that very moment gets EBUSY. Ask only when the
-// function is about to be taken from everybody. A group is shared by all of its
-// functions; one with several is in use as long as any of them is.
+// The kernel lets a group be opened once (vfio_group_fops_open in drivers/vfio/group.c): EBUSY
+// means that a program has it, or a device of it by way of /dev/vfio/devices. The group is opened
+// here for a moment, in which another program gets EBUSY. So call it only before the function is
+// taken. All functions of a group share it; the group is in use while any of them is.
 func vfioInUse(dev string, fn sysfs.PCIFunction) (node string, open bool, err error) {
 	if fn.IOMMUGroup < 0 {
 		return "", false, fmt.Errorf("ask vfio who uses %s: it has no IOMMU group", fn.Address)
@@ -78,7 +74,8 @@ func vfioInUse(dev string, fn sysfs.PCIFunction) (node string, open bool, err er
 	}
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return "", false, fmt.Errorf("ask vfio who uses %s: %s has neither vfio/%s nor vfio/noiommu-%[3]s; mount the host's /dev/vfio, and name it by --dev", fn.Address, dev, group)
+		return "", false, fmt.Errorf("ask vfio who uses %s: %s has neither vfio/%s nor vfio/noiommu-%[3]s; mount the host's /dev/vfio, and name it by --dev",
+			fn.Address, dev, group)
 	case err != nil:
 		return "", false, fmt.Errorf("ask vfio who uses %s: %w", fn.Address, err)
 	}

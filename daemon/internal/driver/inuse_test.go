@@ -10,8 +10,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
 )
 
-// What the kernel answers for an open group is shown on real hardware
-// (test/hardware); here, what is asked, and what cannot be known.
+// TestInUse checks the files that are opened, and the unknown cases. The kernel's answers for an
+// open group are shown on real hardware (test/hardware).
 func TestInUse(t *testing.T) {
 	dev := t.TempDir()
 	vfio := sysfs.PCIFunction{Address: nic, Driver: vfioPCI, IOMMUGroup: 7}

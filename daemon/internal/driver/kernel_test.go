@@ -19,9 +19,8 @@ import (
 
 const nic device.PCIAddress = "0000:00:06.0"
 
-// kernel is a sysfs tree in a folder that answers writes as Linux does
-// (drivers/base/bus.c, drivers/pci/pci-sysfs.c). What it does not know it
-// refuses.
+// kernel is a sysfs tree in a folder that answers writes as Linux does (drivers/base/bus.c,
+// drivers/pci/pci-sysfs.c). It refuses all others.
 type kernel struct {
 	*testing.T
 	root string
@@ -31,7 +30,7 @@ type kernel struct {
 	matches []string
 	// files are the modules that can be loaded, with the driver each registers.
 	files map[string]string
-	// writes are those that took place, as "file=value".
+	// writes took place, as "file=value".
 	writes []string
 	// stopAt is the number of the write at which the process is killed: before
 	// it, or with after, when it has taken effect. 0 is never.
@@ -174,7 +173,7 @@ func (k *kernel) serve(name, value string) error {
 		if k.function().Driver == "" {
 			k.probe()
 		}
-		return nil // whatever came of it
+		return nil // also after a failed probe
 	case name == k.attr("driver_override"):
 		k.put(name, cmp.Or(strings.TrimSuffix(value, "\n"), "(null)"))
 		return nil
@@ -221,7 +220,7 @@ func (k *kernel) probe() {
 	}
 }
 
-// failure is what the driver's probe answers.
+// failure is the error of the driver's probe.
 func (k *kernel) failure(driver string) syscall.Errno {
 	if errno := k.refuses[driver]; errno != 0 {
 		return errno

@@ -21,9 +21,8 @@ type modules struct {
 	files         map[string]string // by module name, below dir
 }
 
-// findModules reads which modules there are. The error is fs.ErrNotExist when
-// there is no folder of the running kernel's modules, or depmod(8) has not run
-// over it.
+// findModules reads the list of modules. The error is fs.ErrNotExist if the running kernel has no
+// folder of modules, or depmod(8) has not run over it.
 func findModules(root string) (modules, error) {
 	var uts unix.Utsname
 	if err := unix.Uname(&uts); err != nil {
@@ -50,8 +49,8 @@ func findModules(root string) (modules, error) {
 	return modules{}, fmt.Errorf("look for kernel modules: %w", err)
 }
 
-// parseModulesDep returns the module files that modules.dep(5) lists, by module
-// name: lines of a path, a colon and the paths of what it depends on.
+// parseModulesDep returns the module files of modules.dep(5), by module name. Each line has a
+// path, a colon and the paths of its dependencies.
 func parseModulesDep(r io.Reader) (map[string]string, error) {
 	files := map[string]string{}
 	lines := bufio.NewScanner(r)
@@ -70,8 +69,7 @@ func parseModulesDep(r io.Reader) (map[string]string, error) {
 	return files, lines.Err()
 }
 
-// moduleName is a module's name as the kernel has it: file names and drivers
-// may have dashes instead.
+// moduleName is a module's name in the kernel: file names and drivers may have dashes instead.
 func moduleName(s string) string { return strings.ReplaceAll(s, "-", "_") }
 
 // has says whether the module's file is there.
@@ -90,8 +88,8 @@ func (m modules) has(name string) (bool, error) {
 	return err == nil, err
 }
 
-// load loads a module and what it depends on; what is loaded already stays as it
-// is. The error is fs.ErrNotExist when there is no such module.
+// load loads a module with its dependencies, except loaded ones. The error is fs.ErrNotExist if
+// there is no such module.
 func (m modules) load(name string) error {
 	there, err := m.has(name)
 	if err == nil && !there {

@@ -8,8 +8,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/sysfstree"
 )
 
-// What a real machine shows is judged as what the other tests have written by
-// hand.
+// TestCheckRecorded judges a real machine as the other tests judge trees written by hand.
 func TestCheckRecorded(t *testing.T) {
 	const (
 		eni  = "0000:01:00.0"

@@ -10,31 +10,32 @@ import (
 	"os/exec"
 	"strings"
 	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/device"
+	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
 )
 
-// Command is the name of multi-enid's command that carries out an order.
+// Command is the command of multi-enid that carries out an order.
 const Command = "bind-driver"
 
-// LockFD is the descriptor by which that command inherits the claim lock.
+// LockFD is the descriptor by which the command inherits the device's lock.
 const LockFD = 3
 
-// Runner has orders carried out by processes of their own. It holds no state and
-// is safe for concurrent use.
+// Runner starts a process for each order. It holds no state and is safe for concurrent use.
 type Runner struct {
 	// Program is the path of multi-enid.
 	Program string
-	// Stderr also gets whatever the child says; nil for nobody.
+	// Stderr gets a copy of the child's standard error; nil for none.
 	Stderr io.Writer
 }
 
-// Do has an order carried out, and returns when the child has ended, however
-// long that takes. lock is the device's claim lock, which the child inherits: it
-// is held until caller and child have both let it go.
+// Do carries out an order, and returns when the child has ended, after any time. The child
+// inherits lock, the device's lock, which is held until both caller and child have closed it.
 //
-// There is no context on purpose. A child that hangs in the kernel cannot be
-// ended by a signal, and one that does not hang is done in a moment; stopping it
-// half-way would only leave more to make good. It is in a process group of its
-// own, so that what ends the daemon passes it by, and it survives the daemon.
+// There is no context: a signal cannot end a child that hangs in the kernel, and any other child
+// is done in a moment. The child has a process group of its own, so it survives the daemon.
 func (r Runner) Do(o Order, lock *os.File) error {
 	input, err := json.Marshal(o)
 	if err != nil {
@@ -70,11 +71,11 @@ func because(text string) string {
 	return ": " + text
 }
 
-// maxSaid is how much of what a child says is kept, in bytes: an error of ours
-// is a line, a crash of the runtime is a book.
+// maxSaid is the part of the child's output that is kept, in bytes: our errors are a line, a crash
+// of the Go runtime is a book.
 const maxSaid = 2 << 10
 
-// head keeps the beginning of what is written to it.
+// head keeps the beginning of its input.
 type head struct{ kept []byte }
 
 func (h *head) Write(p []byte) (int, error) {
@@ -84,4 +85,70 @@ func (h *head) Write(p []byte) (int, error) {
 
 func (h *head) String() string {
 	return strings.ToValidUTF8(strings.TrimSpace(string(h.kept)), "\uFFFD")
+}
+
+// Serve carries out the order that Runner has written to stdin. It refuses to do so without
+// the device's lock.
+func Serve(stdin io.Reader) error {
+	order, err := DecodeOrder(stdin)
+	if err != nil {
+		return err
+	}
+	if err := holdsLock(LockFD); err != nil {
+		return err
+	}
+	return Execute(order)
+}
+
+// holdsLock checks that fd was inherited and has the device's lock. A lock belongs to the open
+// file, so taking it again changes nothing. The Go runtime opens its own files close-on-exec.
+func holdsLock(fd int) error {
+	const hint = "this command is only for multi-enid run to start"
+	flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0)
+	if err != nil || flags&unix.FD_CLOEXEC != 0 {
+		return fmt.Errorf("descriptor %d is no claim lock; %s", fd, hint)
+	}
+	err = unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return errors.New("the claim lock of the device is another's; " + hint)
+	}
+	if err != nil {
+		return fmt.Errorf("descriptor %d is no claim lock: %w; %s", fd, err, hint)
+	}
+	return nil
+}
+
+// Node acts on the PCI functions of this node, as far as its policy allows.
+type Node struct {
+	sys          sysfs.FS
+	dev, modules string
+	policy       Policy
+	runner       Runner
+}
+
+// NewNode returns a Node. dev is the folder of device nodes, and modules has lib/modules.
+func NewNode(sys sysfs.FS, dev, modules string, p Policy) Node {
+	return Node{sys: sys, dev: dev, modules: modules, policy: p, runner: Runner{Program: "/proc/self/exe"}} // the file may have been replaced
+}
+
+// Obstacle implements Actions.
+func (n Node) Obstacle(fn sysfs.PCIFunction, to string, all map[device.PCIAddress]sysfs.PCIFunction, wanted func(device.PCIAddress) bool) (*Obstacle, error) {
+	facts, err := ReadFacts(n.sys, n.modules)
+	if err != nil {
+		return nil, err
+	}
+	return Check(fn, to, all, wanted, facts, n.policy), nil
+}
+
+// Open implements Actions.
+func (n Node) Open(fn sysfs.PCIFunction) (by string, open bool, err error) {
+	return InUse(n.sys, n.dev, fn)
+}
+
+// Bind implements Actions with a process of its own, which survives this one.
+func (n Node) Bind(fn sysfs.PCIFunction, to string, lock *os.File) error {
+	return n.runner.Do(Order{
+		Address: fn.Address, Instance: fn.Instance, Driver: to, LoadModule: n.policy.LoadModules, UnsafeNoIOMMU: n.policy.AllowUnsafeNoIOMMU,
+		Sysfs: n.sys.Root(), Modules: n.modules,
+	}, lock)
 }

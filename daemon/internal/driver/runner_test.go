@@ -22,7 +22,7 @@ import (
 // starts one.
 func TestMain(m *testing.M) {
 	if len(os.Args) == 2 && os.Args[1] == Command {
-		syscall.Exit(child()) // without what a test with -cover has to say at its end
+		syscall.Exit(child()) // without the report of a test with -cover
 	}
 	if len(os.Args) == 3 && os.Args[1] == "daemon" {
 		os.Exit(daemon(os.Args[2]))
@@ -30,7 +30,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// child does what the order's driver says, in the folder that is its sysfs.
+// child acts by the order's driver, in the folder that is its sysfs.
 func child() int {
 	o, err := DecodeOrder(os.Stdin)
 	if err != nil {
@@ -71,7 +71,7 @@ func child() int {
 	return 0
 }
 
-// surroundings are what a child has of its parent.
+// surroundings are the child's heritage from its parent.
 type surroundings struct {
 	Env  []string
 	Dir  string

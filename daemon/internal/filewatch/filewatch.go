@@ -16,40 +16,39 @@ import (
 	"github.com/fsnotify/fsnotify"
 	"golang.org/x/sys/unix"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/backoff"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/problem"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
 const (
-	// pollEvery is how often the folders are looked at while a watch is lacking.
+	// pollEvery is how often the folders are read while a watch is missing.
 	pollEvery = 5 * time.Second
-	// watchAgainFirst and watchAgainLatest bound the waits before the lacking
-	// watches are asked for again; they double.
+	// watchAgainFirst and watchAgainLatest bound the waits before missing watches are requested
+	// again; they double.
 	watchAgainFirst  = 5 * time.Second
 	watchAgainLatest = time.Minute
 )
 
-// Watcher reports changes in folders. It watches folders, not files, since
-// files are replaced; and what leads to a folder, since the folder may come
-// later, or be replaced itself. Where the kernel gives it no watch it looks at
-// the folders every pollEvery instead, says so, and asks again.
+// Watcher reports changes in folders. It watches folders, not files, because files are replaced,
+// and their parents, because folders may come later or be replaced. If the kernel gives no watch,
+// it reads the folders every pollEvery, reports that, and asks again.
 type Watcher struct {
 	services *problem.Services
 	folders  []string
 	// notify is nil while the kernel gives none.
 	notify *fsnotify.Watcher
-	// watched are the identities under which paths are watched: a folder that
-	// was replaced has another.
+	// watched are the identities under which paths are watched: a replaced folder has another.
 	watched map[string]os.FileInfo
-	// lacking is why something is not watched; nil when all is.
+	// lacking is why a watch is missing; nil for none.
 	lacking error
 	// seen is the fingerprint of the last look by poll.
 	seen uint64
 }
 
-// New watches the folders, which need not exist yet. services gets to know
-// whether it can. It fails for a path that cannot be made absolute.
+// New watches the folders, which need not exist yet, and reports to services whether it can. It
+// fails for a path that cannot be made absolute.
 func New(services *problem.Services, folders ...string) (*Watcher, error) {
 	w := &Watcher{services: services, watched: map[string]os.FileInfo{}}
 	for _, f := range folders {
@@ -69,7 +68,8 @@ func (w *Watcher) Run(ctx context.Context, changed func()) {
 	defer w.close()
 	poll := time.NewTimer(pollEvery)
 	defer poll.Stop()
-	wait, waited := watchAgainFirst, time.Duration(0)
+	again, waited := backoff.Backoff{First: watchAgainFirst, Cap: watchAgainLatest}, time.Duration(0)
+	again.Failed()
 	for {
 		events, faults := w.channels()
 		select {
@@ -80,7 +80,7 @@ func (w *Watcher) Run(ctx context.Context, changed func()) {
 				continue
 			}
 			if e.Has(fsnotify.Remove) || e.Has(fsnotify.Rename) {
-				w.forget(e.Name) // what is there now may have its inode number
+				w.forget(e.Name) // a new folder may have its inode number
 			}
 			w.watch()
 			changed()
@@ -92,8 +92,9 @@ func (w *Watcher) Run(ctx context.Context, changed func()) {
 			if w.lacking == nil {
 				continue
 			}
-			if waited += pollEvery; waited >= wait {
-				wait, waited = min(2*wait, watchAgainLatest), 0
+			if waited += pollEvery; waited >= again.Wait() {
+				again.Failed()
+				waited = 0
 				w.watch()
 			}
 			if now := w.fingerprint(); now != w.seen || w.lacking == nil {
@@ -102,12 +103,14 @@ func (w *Watcher) Run(ctx context.Context, changed func()) {
 			}
 		}
 		if w.lacking == nil {
-			wait, waited = watchAgainFirst, 0
+			again.Reset()
+			again.Failed()
+			waited = 0
 		}
 	}
 }
 
-// channels are nil, and so for ever silent, without a watch.
+// channels are nil, so never ready, without a watch.
 func (w *Watcher) channels() (<-chan fsnotify.Event, <-chan error) {
 	if w.notify == nil {
 		return nil, nil
@@ -131,9 +134,8 @@ func (w *Watcher) concerns(path string) bool {
 	return false
 }
 
-// watch watches every path that exists now, as far as the kernel lets it. A folder may
-// gain an entry between the look at it and the watch on it. So watch looks again until
-// nothing is new.
+// watch watches every path that exists now, as far as the kernel allows. A folder may gain an
+// entry between the look at it and the watch on it, so watch looks again until nothing is new.
 func (w *Watcher) watch() {
 	if w.notify == nil {
 		if w.notify, w.lacking = fsnotify.NewWatcher(); w.lacking != nil {
@@ -180,8 +182,7 @@ func (w *Watcher) forget(path string) {
 	}
 }
 
-// existing returns each folder that is there, and of what leads to it the
-// deepest that is there.
+// existing returns each folder that exists, and the deepest existing folder above it.
 func (w *Watcher) existing() map[string]os.FileInfo {
 	there := map[string]os.FileInfo{}
 	add := func(path string) bool {
@@ -201,8 +202,8 @@ func (w *Watcher) existing() map[string]os.FileInfo {
 	return there
 }
 
-// fingerprint is another number when a file of the folders has come, gone, or
-// changed (by its ctime, which nobody sets).
+// fingerprint changes when a file of the folders has come, gone, or changed (by ctime, which
+// nobody sets).
 func (w *Watcher) fingerprint() uint64 {
 	sum := fnv.New64a()
 	for _, f := range w.folders {
@@ -221,11 +222,11 @@ func (w *Watcher) fingerprint() uint64 {
 	return sum.Sum64()
 }
 
-// errNoInstance: the user has as many inotify instances as it may have.
+// errNoInstance says that the user has reached its limit of inotify instances.
 var errNoInstance = errors.New("no inotify instance is left")
 
-// instanceError tells the two limits apart for which inotify_init1(2) fails with
-// EMFILE: the user's inotify instances, and this process' open files.
+// instanceError distinguishes the two limits for which inotify_init1(2) fails with EMFILE: the
+// user's inotify instances, and this process' open files.
 func instanceError(err error) error {
 	if !errors.Is(err, unix.EMFILE) {
 		return err
@@ -238,8 +239,7 @@ func instanceError(err error) error {
 	return fmt.Errorf("%w: %w", errNoInstance, err)
 }
 
-// unwatchedMessage says which limit was met, where it is known; inotify(7) has
-// the limits.
+// unwatchedMessage names the limit (inotify(7)), if it is known.
 func unwatchedMessage(err error) string {
 	message := fmt.Sprintf("changes of files are seen within %v instead of at once: ", pollEvery)
 	switch {

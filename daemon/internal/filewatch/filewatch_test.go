@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// TestWatcher: every step must be noticed; what is of no concern must not.
+// TestWatcher: every step in a watched folder is noticed, and no other.
 func TestWatcher(t *testing.T) {
 	root := t.TempDir()
 	at := func(elem ...string) string { return filepath.Join(root, filepath.Join(elem...)) }

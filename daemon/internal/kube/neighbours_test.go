@@ -22,6 +22,7 @@ import (
 
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/checkpoint"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube/client"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube/pluginpods"
@@ -569,7 +570,7 @@ func (w *neighbourhood) rename(o reconcile.Options) {
 		return
 	}
 	o.NodeName = "node-b"
-	var other *reconcile.OtherNodeError
+	var other *checkpoint.OtherNodeError
 	if _, err := reconcile.New(o); !errors.As(err, &other) {
 		w.wrong("the daemon starts under the name of another node: %v", err)
 	}

@@ -122,14 +122,15 @@ func TestJudge(t *testing.T) {
 		mounts            []*mountinfo.Info
 		propagated, netns bool
 	}{
-		"nothing":             {},
-		"an empty folder":     {[]*mountinfo.Info{folder}, true, false},
-		"with a netns":        {[]*mountinfo.Info{folder, netns}, true, true},
-		"not propagated":      {[]*mountinfo.Info{private, netns}, false, true},
-		"of another mount":    {[]*mountinfo.Info{folder, edit(netns, func(m *mountinfo.Info) { m.Parent = 7 })}, true, false},
-		"another namespace":   {[]*mountinfo.Info{folder, edit(netns, func(m *mountinfo.Info) { m.Root = "mnt:[4026532281]" })}, true, false},
-		"another filesystem":  {[]*mountinfo.Info{folder, edit(netns, func(m *mountinfo.Info) { m.FSType = "tmpfs" })}, true, false},
-		"deeper, or above it": {[]*mountinfo.Info{folder, edit(netns, func(m *mountinfo.Info) { m.Mountpoint = "/run/netns/a/b" }), edit(netns, func(m *mountinfo.Info) { m.Mountpoint = "/run/netns" })}, true, false},
+		"nothing":            {},
+		"an empty folder":    {[]*mountinfo.Info{folder}, true, false},
+		"with a netns":       {[]*mountinfo.Info{folder, netns}, true, true},
+		"not propagated":     {[]*mountinfo.Info{private, netns}, false, true},
+		"of another mount":   {[]*mountinfo.Info{folder, edit(netns, func(m *mountinfo.Info) { m.Parent = 7 })}, true, false},
+		"another namespace":  {[]*mountinfo.Info{folder, edit(netns, func(m *mountinfo.Info) { m.Root = "mnt:[4026532281]" })}, true, false},
+		"another filesystem": {[]*mountinfo.Info{folder, edit(netns, func(m *mountinfo.Info) { m.FSType = "tmpfs" })}, true, false},
+		"deeper, or above it": {[]*mountinfo.Info{folder, edit(netns, func(m *mountinfo.Info) { m.Mountpoint = "/run/netns/a/b" }),
+			edit(netns, func(m *mountinfo.Info) { m.Mountpoint = "/run/netns" })}, true, false},
 	} {
 		if p, n := judge(tt.mounts, 5, "/run/netns"); p != tt.propagated || n != tt.netns {
 			t.Errorf("%s: propagated %v, netns %v; want %v, %v", name, p, n, tt.propagated, tt.netns)

@@ -10,47 +10,45 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// DevicePlugin is the SR-IOV device plugin of this node. It reads its config
-// once, at its start, so that it serves another one only after a restart.
+// DevicePlugin is the SR-IOV device plugin of this node. It reads its config once, at its start,
+// so it serves another config only after a restart.
 type DevicePlugin interface {
-	// Find looks for it and changes nothing. The error wraps ErrNoDevicePlugin
-	// when there is none.
+	// Find looks for the device plugin and changes nothing. The error wraps ErrNoDevicePlugin if
+	// there is none.
 	Find(ctx context.Context) (PluginReport, error)
-	// Restart makes every device plugin of this node serve the config, and
-	// returns when that is verified, has failed, or ctx has ended. One that has
-	// read the config already is left alone, so that repeating a call is free.
-	// The error wraps ErrNoDevicePlugin when there is none; the report is filled
-	// in as far as it is known even then.
+	// Restart makes every device plugin of this node serve the config. It returns when that is
+	// verified, has failed, or ctx has ended. A plugin that has read the config is left alone, so
+	// repeating a call is free. The error wraps ErrNoDevicePlugin if there is none; the report is
+	// as complete as possible even then.
 	Restart(ctx context.Context, want Wanted) (PluginReport, error)
 }
 
-// ErrNoDevicePlugin says that no device plugin runs on this node. That is a
-// state, not a failure: one that comes later reads the config as it is then.
+// ErrNoDevicePlugin says that no device plugin runs on this node. That is a state, not a failure:
+// a plugin that starts later reads the current config.
 var ErrNoDevicePlugin = errors.New("no SR-IOV device plugin pod on this node")
 
 // Wanted is the config that the device plugin is to serve.
 type Wanted struct {
-	// Path is the config file, and Hash that of its canonical content.
+	// Path is the config file, and Hash identifies its canonical content.
 	Path, Hash string
-	// Written is a time from which on the file has had this content, and never later
-	// than the call. It is no modification time: people's tools set those.
+	// Written is a time since which the file has had this content, not after the call. It is no
+	// modification time: people's tools set those.
 	Written time.Time
-	// Readers are runs of containers of which it is known, whatever their times say,
-	// that they have read this config (true) or another (false).
+	// Readers are runs of containers that are known to have read this config (true) or another one
+	// (false), regardless of their start times.
 	Readers map[nodestate.Reader]bool
-	// Before is a time before which the file had this content already, and every
-	// pod served it, though another one was there in between; zero when there was
-	// none. What has started before it, and not again, has read it.
+	// Before is a time before which the file already had this content, and every pod served it,
+	// although another content was there in between; zero for none. A pod that started earlier,
+	// and not again, has read the config.
 	Before time.Time
-	// Devices are the addresses that each resource of ours must offer to the
-	// kubelet, no more and no less. A resource that must have none has an empty
-	// list.
+	// Devices are the exact addresses that each resource of ours must offer to the kubelet. A
+	// resource that must have none has an empty list.
 	Devices map[device.ResourceName][]device.PCIAddress
 }
 
-// HasRead says whether a run has read this config. If Readers does not list the run,
-// its start decides: it was later than this content, or well before another one. A
-// start that is still to come at the time now was before the clock was set back.
+// HasRead says whether a run has read this config. If Readers does not list the run, its start
+// decides: later than Written, or before Before. A start after now happened before the clock was
+// set back.
 func (w Wanted) HasRead(run nodestate.Reader, now time.Time) bool {
 	if current, known := w.Readers[run]; known {
 		return current
@@ -59,10 +57,10 @@ func (w Wanted) HasRead(run nodestate.Reader, now time.Time) bool {
 	return started.Before(w.Before) || w.Precedes(started) && !started.After(now)
 }
 
-// Precedes says whether a container that started then has certainly found this config.
-// The kubelet tells whole seconds, rounded down, so that a start in a later second than
-// the config was at least a second after it. The second is needed: Written is the time
-// of the content, and the file is renamed into its place afterwards.
+// Precedes says whether a container that started then has certainly found this config. The kubelet
+// reports whole seconds, rounded down, so a start in a later second was up to a second after
+// Written. That second is needed: Written is the time of the content, and the rename comes
+// afterwards.
 func (w Wanted) Precedes(started time.Time) bool {
 	second := w.Written.Truncate(time.Second)
 	if second.Before(w.Written) {
@@ -71,19 +69,19 @@ func (w Wanted) Precedes(started time.Time) bool {
 	return started.After(second)
 }
 
-// PluginReport is what is known of the device plugin after a call.
+// PluginReport describes the device plugin after a call.
 type PluginReport struct {
 	// Pods are its pods on this node as namespace/name, sorted.
 	Pods []string
-	// Prefixes are their -resource-prefix, sorted and each once: names without a
-	// prefix in the config get it. Pods that do not read the config, or do not show
-	// their prefix, have none here.
+	// Prefixes are the -resource-prefix of these pods, sorted and each once: the plugin adds it to
+	// names without a prefix. Pods that do not read the config, or do not show their prefix, have
+	// none here.
 	Prefixes []string
-	// Readers are the runs of their containers that read the config file.
+	// Readers are the runs of the pods' containers that read the config file.
 	Readers []nodestate.Reader
-	// Deleted are those of them, or of their predecessors, that were deleted.
+	// Deleted are the pods, or their predecessors, that were deleted.
 	Deleted []string
-	// Problems are for a person: a pod that takes its config from elsewhere, a
-	// namespace that may not be searched. Their messages hold stable values only.
+	// Problems are for people: a pod with a config from elsewhere, a namespace that may not be
+	// searched. Their messages hold stable values only.
 	Problems []nodestate.Problem
 }

@@ -27,8 +27,8 @@ var (
 	readersRuns = flag.Int("readers-stories", 10_000, "how many stories it plays")
 )
 
-// TestStatConfig: each way in which people put another content into a file's place
-// shows, whatever they do to the modification time.
+// TestStatConfig: every way to replace the content of a file shows, also if the modification time
+// is set.
 func TestStatConfig(t *testing.T) {
 	old := time.Date(2020, 1, 2, 3, 4, 5, 0, time.UTC)
 	write := func(path, content string) error { return os.WriteFile(path, []byte(content), 0o644) }
@@ -172,7 +172,8 @@ func (r *readers) put(content string, how int) string {
 }
 
 func (r *readers) startRun() {
-	r.run = pluginRun{number: r.run.number + 1, wall: r.now().Truncate(time.Second), started: r.passed, read: r.passed + time.Duration(r.rng.IntN(9))*time.Second/2}
+	r.run = pluginRun{number: r.run.number + 1, wall: r.now().Truncate(time.Second), started: r.passed,
+		read: r.passed + time.Duration(r.rng.IntN(9))*time.Second/2}
 	r.run.sure = r.touched+2*time.Second < r.passed && (r.keep == nil && r.looked == 0 || r.looked > 0 && r.looked+2*time.Second < r.passed)
 	r.pass(0)
 }

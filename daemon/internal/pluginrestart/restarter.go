@@ -19,13 +19,13 @@ const (
 	// lookEvery is the time between two looks for the device plugin at rest: no event
 	// reports that one was installed or removed.
 	lookEvery = 5 * time.Minute
-	// lookApart is the least time between two looks, whatever the news.
+	// lookApart is the least time between two looks, even after news.
 	lookApart = 5 * time.Second
 	// readTime bounds the time from the start of a device plugin until it has read its config.
 	readTime = 10 * time.Second
 )
 
-// Options are what a Restarter works with. All are needed unless they say otherwise.
+// Options configure a Restarter. All are needed unless they say otherwise.
 type Options struct {
 	// Plugin is nil where somebody else restarts it: then the log says when that is due.
 	Plugin DevicePlugin
@@ -36,7 +36,7 @@ type Options struct {
 	Jitter time.Duration
 	// Wake has Step called again; it is called from other goroutines.
 	Wake func()
-	// Commit saves what Record reports, before a restart begins.
+	// Commit saves the checkpoint, with Record, before a restart begins.
 	Commit func()
 	Log    logrus.FieldLogger
 }
@@ -115,7 +115,7 @@ func (r *Restarter) Done() <-chan struct{} {
 // Prefixes are the -resource-prefix of the device plugins seen last.
 func (r *Restarter) Prefixes() []string { return r.prefixes }
 
-// Problems are those of the last call that found the device plugin, or found none.
+// Problems were reported by the last call that found the device plugin, or none.
 func (r *Restarter) Problems() []nodestate.Problem { return r.problems }
 
 // View describes the device plugin after the last Step.
@@ -257,4 +257,49 @@ func (r *Restarter) state() (view.PluginState, string) {
 		return view.PluginUnknown, "the device plugin has not been looked for yet"
 	}
 	return view.PluginServing, ""
+}
+
+// rebootWait bounds how long a restart waits after a reboot for devices that were
+// advertised before it and are not ready yet. Links and drivers come up one after the
+// other, and each would cost a restart.
+const rebootWait = 2 * time.Minute
+
+// AwaitDevices notes the devices that a restart waits for. before is the checkpoint, of
+// another boot if rebooted. now is the clock of Step.
+func (r *Restarter) AwaitDevices(now time.Time, rebooted bool, before []nodestate.CheckpointDevice, devices []nodestate.Device) {
+	m := &r.memory
+	if rebooted {
+		m.Late, m.LateUntil = nil, now.Add(rebootWait)
+		for _, d := range before {
+			if d.ENIID != "" && d.ResourceName != "" && (d.Advertised || d.Phase == nodestate.PhaseReady) {
+				m.Late = append(m.Late, d.ENIID)
+			}
+		}
+	}
+	if latest := now.Add(rebootWait); m.LateUntil.After(latest) { // the clock was set back
+		m.LateUntil = latest
+	}
+	awaited := slices.DeleteFunc(slices.Clone(m.Late), func(id device.ENIID) bool {
+		return !now.Before(m.LateUntil) || !slices.ContainsFunc(devices, func(d nodestate.Device) bool { return d.ENIID == id && d.Phase == nodestate.PhasePending })
+	})
+	if m.Late = awaited; len(awaited) == 0 {
+		m.Late, m.LateUntil = nil, time.Time{}
+	}
+}
+
+// RecordAwaited puts only the devices of AwaitDevices into the checkpoint. A checkpoint that
+// cannot be written must not keep the Restarter from its other work.
+func (r *Restarter) RecordAwaited(c *nodestate.Checkpoint) {
+	c.DevicePlugin.Late, c.DevicePlugin.LateUntil = r.memory.Late, r.memory.LateUntil
+}
+
+// due is the schedule's answer, delayed for the devices of AwaitDevices.
+func (r *Restarter) due(now time.Time) (bool, time.Duration) {
+	due, wait := r.schedule.due(now)
+	if due && len(r.memory.Late) > 0 {
+		if wait := r.memory.LateUntil.Sub(now); wait > 0 {
+			return false, wait
+		}
+	}
+	return due, wait
 }

@@ -10,6 +10,8 @@ import (
 	"net"
 	"os"
 	"slices"
+	"sync"
+	"syscall"
 	"time"
 
 	"google.golang.org/grpc"
@@ -54,22 +56,18 @@ func New(socket string, now func() time.Time) *Client {
 // errNoPods: nothing follows from a list without any.
 var errNoPods = errors.New("it lists no pod, as it does until it knows its pods after a start")
 
-// Devices asks the kubelet (podresources v1). An error means that nothing is
-// known: it wraps fs.ErrNotExist when the socket is not there.
+// Devices asks the kubelet (podresources v1). After an error nothing is known; the error
+// wraps fs.ErrNotExist if the socket is missing. Each call makes a new connection: a restarted
+// kubelet makes a new socket. The kubelet admits 100 calls per second from all its clients.
 //
-// Each call makes a connection of its own, so that a kubelet that was restarted
-// is as good as one that was not: it makes its socket anew. The kubelet admits
-// 100 calls per second from all its clients together.
-//
-// What it says, as of v1.36:
+// The answer, as of v1.36:
 //   - Allocatable is GetAllocatableResources: the devices that a registered
-//     device plugin calls healthy, allocated or not. Those that it calls
-//     unhealthy are left out, and all of a device plugin whose connection has
-//     ended, at once. A resource without such a device is not named at all. A
+//     device plugin calls healthy, allocated or not. Unhealthy devices are left
+//     out, and all of a device plugin whose connection has ended, at once. A resource without such a device is not named at all. A
 //     restarted kubelet names none until device plugins have registered again.
 //   - Allocated is List: the pods that have not ended (KubeletPodResourcesList-
-//     UseActivePods, the default since v1.34; an older kubelet lists those that
-//     have ended too, without devices). A pod that is being deleted has its
+//     UseActivePods, the default since v1.34; an older kubelet lists ended
+//     pods too, without devices). A pod that is being deleted has its
 //     devices until its last container has stopped, and a restarted container
 //     keeps them. A restarted kubelet knows them from its checkpoint. Init
 //     containers are listed only if they are sidecars; a device that an init
@@ -81,8 +79,8 @@ var errNoPods = errors.New("it lists no pod, as it does until it knows its pods 
 //   - A device for which the kubelet awaits the device plugin's Allocate answer
 //     is not yet listed.
 //
-// Allocatable is asked for first. So a device that neither has is not given to
-// anybody by an allocation that was over by then, nor will it be.
+// Allocatable is asked for first. So a device in neither list has not been allocated by
+// then, and will not be.
 func (c *Client) Devices(ctx context.Context) (inventory.Kubelet, error) {
 	info, err := os.Stat(c.socket)
 	if err != nil {
@@ -162,4 +160,47 @@ func addresses(d *podresourcesv1.ContainerDevices) []device.PCIAddress {
 		}
 	}
 	return all
+}
+
+// freshFor is how long after a start the kubelet may not know all of its pods.
+const freshFor = time.Minute
+
+// socketAge tells since when a kubelet runs: each makes its socket anew
+// (CreateListener in pkg/kubelet/util of Kubernetes). The process cannot be asked
+// for its age, since it is in another PID namespace. It is safe for concurrent
+// use.
+type socketAge struct {
+	now func() time.Time
+
+	mu    sync.Mutex
+	seen  socketID
+	since time.Time
+}
+
+// socketID tells one socket from the next that has its name.
+type socketID struct {
+	dev, ino uint64
+	ctime    syscall.Timespec
+}
+
+// fresh says whether the kubelet has started within freshFor. The first socket
+// that is seen is as old as its ctime says; one that takes its place begins when
+// it is seen.
+func (a *socketAge) fresh(info os.FileInfo) bool {
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return true
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	now := a.now()
+	id := socketID{dev: st.Dev, ino: st.Ino, ctime: st.Ctim}
+	if id != a.seen {
+		first := a.seen == socketID{}
+		a.seen, a.since = id, now
+		if made := time.Unix(st.Ctim.Unix()); first && made.Before(now) {
+			a.since = made
+		}
+	}
+	return now.Sub(a.since) < freshFor
 }

@@ -50,7 +50,8 @@ func (k *kubelet) List(ctx context.Context, _ *podresourcesv1.ListPodResourcesRe
 	return &podresourcesv1.ListPodResourcesResponse{PodResources: k.pods}, ctx.Err()
 }
 
-func (k *kubelet) GetAllocatableResources(ctx context.Context, _ *podresourcesv1.AllocatableResourcesRequest) (*podresourcesv1.AllocatableResourcesResponse, error) {
+func (k *kubelet) GetAllocatableResources(ctx context.Context, _ *podresourcesv1.AllocatableResourcesRequest) (*podresourcesv1.AllocatableResourcesResponse,
+	error) {
 	k.call(ctx, "GetAllocatableResources")
 	return &podresourcesv1.AllocatableResourcesResponse{Devices: k.offered}, ctx.Err()
 }
@@ -179,7 +180,7 @@ func TestDevicesEndsWithItsContext(t *testing.T) {
 	}
 }
 
-// A full node's answer is larger than what gRPC takes by itself.
+// The answer of a full node is larger than gRPC accepts by default.
 func TestDevicesOfAFullNode(t *testing.T) {
 	k := &kubelet{t: t}
 	ids := make([]string, 32)

@@ -1,5 +1,5 @@
-// Package problem has the faults that the daemon finds: a Problem for people, and the
-// error behind it for the log.
+// Package problem has the faults that the daemon finds: a Problem for people, and its error for
+// the log.
 package problem
 
 import (
@@ -24,9 +24,20 @@ func New(why nodestate.Reason, message string, err error) Finding {
 
 // About returns a finding about a device, without an error.
 func About(d nodestate.Device, why nodestate.Reason, format string, args ...any) Finding {
-	return Finding{Problem: nodestate.Problem{
-		Reason: why, NodeENI: d.NodeENI, Device: d.ENIID.String(), Message: fmt.Sprintf(format, args...),
-	}}
+	f := On(d.ENIID.String(), why, format, args...)
+	f.NodeENI = d.NodeENI
+	return f
+}
+
+// On returns a finding about a device or a file, without an error.
+func On(name string, why nodestate.Reason, format string, args ...any) Finding {
+	return Finding{Problem: nodestate.Problem{Reason: why, Device: name, Message: fmt.Sprintf(format, args...)}}
+}
+
+// With adds the error behind the finding.
+func (f Finding) With(err error) Finding {
+	f.Err = err
+	return f
 }
 
 // Append adds problems that have no error.

@@ -39,8 +39,8 @@ func TestProblemsStandWhileConfigIsEdited(t *testing.T) {
 	}
 }
 
-// TestLostFilesAreWrittenAgain: what others remove or change is put back by the
-// next Sync, without a word, and then left alone.
+// TestLostFilesAreWrittenAgain: the next Sync restores files that others remove or change, without
+// a log line, and then leaves them alone.
 func TestLostFilesAreWrittenAgain(t *testing.T) {
 	lose := map[string]func(path string) error{
 		"removed":   os.Remove,
@@ -80,8 +80,8 @@ func (n *testNode) unwritable() (writable func()) {
 	return func() { n.must(os.Remove(n.path("state/.checkpoint.json.tmp"))) }
 }
 
-// TestNoRestartForAnUnwritableCheckpoint: what the device plugin serves is known
-// even when it cannot be written down.
+// TestNoRestartForAnUnwritableCheckpoint: the daemon knows which config is served even if it
+// cannot save that.
 func TestNoRestartForAnUnwritableCheckpoint(t *testing.T) {
 	n := newNode(t, 1)
 	n.declare("a", 1, "dpdkResourceName: intel.com/fast")

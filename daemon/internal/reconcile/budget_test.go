@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/checkpoint"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
@@ -24,7 +25,8 @@ func TestLongListHoldsUpNobody(t *testing.T) {
 	for i := range 20 {
 		fmt.Fprintf(&subnets, "%s,", subnet(100+i))
 	}
-	n.write(fmt.Sprintf("apiVersion: networking.k8s.aws/v1alpha1\nkind: NodeENI\nmetadata:\n  name: long\n  annotations: {networking.k8s.aws/allowed-namespaces: \"%s\"}\n"+
+	n.write(fmt.Sprintf("apiVersion: networking.k8s.aws/v1alpha1\nkind: NodeENI\nmetadata:\n  name: long\n  annotations: "+
+		"{networking.k8s.aws/allowed-namespaces: \"%s\"}\n"+
 		"spec:\n  nodeSelector: {}\n  deviceIndex: 4\n  subnetIDs: [%s]\n", list.String(), subnets.String()), "nodeenis", "long.yaml")
 	n.undeclare("b")
 	n.settle()
@@ -69,7 +71,7 @@ func TestConfigTooLargeToRemember(t *testing.T) {
 // TestTooLargeHasItsOwnMessage: room on the disk does not help there.
 func TestTooLargeHasItsOwnMessage(t *testing.T) {
 	for err, want := range map[error]string{fmt.Errorf("x: %w", nodestate.ErrTooLarge): "StateTooLarge", errors.New("disk full"): "StateUnwritable"} {
-		if p := unwritable(err).Problem; string(p.Reason) != want || strings.Contains(p.Message, "room on the disk") != (want == "StateUnwritable") {
+		if p := checkpoint.Unwritable(err).Problem; string(p.Reason) != want || strings.Contains(p.Message, "room on the disk") != (want == "StateUnwritable") {
 			t.Errorf("%v: %+v", err, p)
 		}
 	}

@@ -88,7 +88,7 @@ func TestRepeatedRoutesAreLoggedOnce(t *testing.T) {
 	for range 5 {
 		n.sync()
 		got = append(got, n.logged()...)
-		n.now = n.now.Add(imposedFor)
+		n.now = n.now.Add(2 * time.Hour)
 	}
 	if len(got) != 2 {
 		t.Errorf("logged %q, want the end too", got)
@@ -138,7 +138,8 @@ func TestHostAddress(t *testing.T) {
 	n.settle()
 	n.expect([]string{"a eth1 ready"}, []string{"HostAddress"}, nil)
 	got := n.inventory().Problems[0]
-	const want = "the host has an address on eth1: 10.0.0.1/16 (put there with routes of protocol dhcp, table 10001); pods that share the ENI may not be reached from the host; keep off all but eth0"
+	const want = "the host has an address on eth1: 10.0.0.1/16 (put there with routes of protocol dhcp, table 10001); pods that share the ENI may not be " +
+		"reached from the host; keep off all but eth0"
 	if got.Message != want || got.Device != eniID(1).String() || got.NodeENI != "a" {
 		t.Errorf("problem %+v, want the message %q", got, want)
 	}
@@ -157,7 +158,7 @@ func TestHostAddress(t *testing.T) {
 	if got := n.logged(); slices.ContainsFunc(got, func(s string) bool { return strings.Contains(s, "problem") }) {
 		t.Errorf("logged %q", got)
 	}
-	n.now = n.now.Add(addressFaded)
+	n.now = n.now.Add(2 * time.Minute)
 	n.settle()
 	n.expect([]string{"a eth1 ready"}, nil, nil)
 }
@@ -273,7 +274,7 @@ func TestRouterAdvertisements(t *testing.T) {
 	}
 	n.must(os.Remove(conf(1)))
 	n.write("1\n", "ipv6", ifname(1), "accept_ra")
-	n.now = n.now.Add(refusedAgain)
+	n.now = n.now.Add(time.Minute)
 	n.settle()
 	n.expect([]string{"a eth1 ready"}, nil, nil)
 
@@ -285,7 +286,7 @@ func TestRouterAdvertisements(t *testing.T) {
 	for range 3 {
 		rec := n.hold(1)
 		n.sync()
-		n.now = n.now.Add(refusedAgain)
+		n.now = n.now.Add(time.Minute)
 		n.addLink(1, "eth1")
 		n.must(rec.Remove())
 		n.settle()
@@ -305,13 +306,18 @@ func TestRouterAdvertisements(t *testing.T) {
 		n.expect([]string{"a eth1 ready"}, []string{"RouterAdvertisementsAccepted"}, nil)
 		n.must(os.RemoveAll(conf(1)))
 		end()
-		n.now = n.now.Add(refusedAgain)
+		n.now = n.now.Add(time.Minute)
 		n.settle()
 		if got := n.inventory().Problems; len(got) > 0 {
 			t.Errorf("problems %+v", got)
 		}
 	}
 }
+
+// interests keeps the last links of interest.
+type interests struct{ last []link.Link }
+
+func (i *interests) Set(links []link.Link) { i.last = links }
 
 // TestLinksOfInterest: events of idle and shared links matter, and of no others.
 func TestLinksOfInterest(t *testing.T) {
@@ -321,12 +327,14 @@ func TestLinksOfInterest(t *testing.T) {
 			n.declare(name, e)
 		}
 	}
+	var seen interests
+	n.must(n.startWith(func(o *Options) { o.Interest = &seen }))
 	n.settle()
 	n.share(2, "10.0.0.2")
 	n.sync()
 	var got []string
-	for _, l := range n.daemon.clearing.targets {
-		got = append(got, l.Link.Name)
+	for _, l := range seen.last {
+		got = append(got, l.Name)
 	}
 	if diff := cmp.Diff([]string{"eth1", "eth2"}, got); diff != "" {
 		t.Errorf("links that are cleared (-want +got):\n%s", diff)

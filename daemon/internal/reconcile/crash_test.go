@@ -149,7 +149,7 @@ func TestCorruptRecord(t *testing.T) {
 	n.expect([]string{"a eth1 ready"}, []string{"RecordUnreadable"}, nil)
 }
 
-// TestFileModes: modes of what is written.
+// TestFileModes: modes of the written files.
 func TestFileModes(t *testing.T) {
 	n := newNode(t, 1)
 	n.declare("a", 1, "dpdkResourceName: intel.com/fast")

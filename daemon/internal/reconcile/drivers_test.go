@@ -7,14 +7,14 @@ import (
 	"os"
 	"sync"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/driver"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
 )
 
-// fakeDrivers is the kernel's driver core of a testNode: what it binds shows in
-// the node's sysfs and links. It fails the test when a device is bound before
-// all that must come first.
+// fakeDrivers is the kernel's driver core of a testNode: its binds show in the node's sysfs and
+// links. It fails the test if a device is bound before all preconditions hold.
 type fakeDrivers struct {
 	n  *testNode
 	mu sync.Mutex
@@ -22,30 +22,31 @@ type fakeDrivers struct {
 	obstacle map[device.PCIAddress]string
 	open     map[device.PCIAddress]bool
 	openErr  error
-	// fail is what the next binds of a function end with.
+	// fail is the error of a function's next binds.
 	fail map[device.PCIAddress]error
-	// untidy is what the next binds of what has the driver already end with.
+	// untidy is the error of the next binds to the driver that the function has already.
 	untidy map[device.PCIAddress]error
 	// hang keeps a function's bind waiting until it is closed.
 	hang map[device.PCIAddress]chan struct{}
-	// hung are those that wait; judged is asked about each bind as it begins.
+	// hung are the functions whose bind waits; judged is called as each bind begins.
 	hung   map[device.PCIAddress]bool
 	judged func(addr device.PCIAddress, to string)
 	done   []string // "address driver"
-	// tidied counts the binds of what had the driver already.
+	// tidied counts the binds to the driver that the function had already.
 	tidied int
 }
 
-func (f *fakeDrivers) Obstacle(fn sysfs.PCIFunction, to string, all map[device.PCIAddress]sysfs.PCIFunction, wanted func(device.PCIAddress) bool) (why nodestate.Reason, message string, err error) {
+func (f *fakeDrivers) Obstacle(fn sysfs.PCIFunction, to string, all map[device.PCIAddress]sysfs.PCIFunction,
+	wanted func(device.PCIAddress) bool) (*driver.Obstacle, error) {
 	if _, there := all[fn.Address]; !there || !wanted(fn.Address) || fn.Driver == to {
 		f.n.Errorf("asked whether %s can be bound to %s, which is not wanted", fn.Address, to)
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if reason := f.obstacle[fn.Address]; reason != "" {
-		return nodestate.Reason(reason), "in the way", nil
+		return &driver.Obstacle{Reason: nodestate.Reason(reason), Message: "in the way"}, nil
 	}
-	return "", "", nil
+	return nil, nil
 }
 
 func (f *fakeDrivers) Open(fn sysfs.PCIFunction) (node string, open bool, err error) {
@@ -121,13 +122,13 @@ func (f *fakeDrivers) check(addr device.PCIAddress, to string, lock *os.File) {
 	expired, cancel := context.WithCancel(context.Background())
 	cancel()
 	if unlock, err := n.records().LockDevice(expired, addr); !errors.Is(err, nodestate.ErrBusy) {
-		n.Errorf("%s is bound to %s without its claim lock (%v)", addr, to, err)
+		n.Errorf("%s is bound to %s without its device lock (%v)", addr, to, err)
 		if err == nil {
 			unlock()
 		}
 	}
 	if lock.Name() == "" || lock.Fd() == ^uintptr(0) {
-		n.Errorf("the claim lock of %s is closed", addr)
+		n.Errorf("the device lock of %s is closed", addr)
 	}
 	rec, err := n.records().LoadRestore(addr)
 	if err != nil || rec.Driver != "ena" || rec.Device.Link == nil || rec.BootID != n.boot {

@@ -25,9 +25,8 @@ func TestEmptySysfsIsUnknown(t *testing.T) {
 	n.expect([]string{"a eth1 ready"}, nil, pools{"intel.com/fast": {pci(1)}})
 }
 
-// TestEditedUnderAPod: whatever becomes of the NodeENI, the device that a pod
-// has stays in the inventory until the pod's DEL, and nothing of the old is left
-// after that.
+// TestEditedUnderAPod: for each edit of the NodeENI, a pod's device stays in the inventory until
+// the pod's DEL, and nothing of the old state is left after that.
 func TestEditedUnderAPod(t *testing.T) {
 	const was = "dpdkResourceName: intel.com/fast"
 	tests := []struct {

@@ -7,8 +7,6 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-
-	"github.com/multi-eni/multi-eni-cni/pkg/link"
 )
 
 const ruleOfOthers = "rule 1536 sends to table 2, which leads out of it"
@@ -88,25 +86,4 @@ func TestForeignENILater(t *testing.T) {
 	n.host.ours[2] = true
 	n.pass(time.Minute)
 	n.expect([]string{"a eth1 ready", "b eth2 ready"}, nil, pools{"intel.com/a": {pci(1)}, "intel.com/b": {pci(2)}})
-}
-
-// TestUnmarked: each link has its own time without a mark.
-func TestUnmarked(t *testing.T) {
-	var u unmarked
-	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-	one := link.Link{Index: 1, MAC: mac(1)}
-	look := func(l link.Link, foreign map[int]string) time.Duration {
-		now = now.Add(time.Second)
-		return u.see([]link.Link{l}, foreign, now)[l.Index]
-	}
-	look(one, nil)
-	if got := look(one, nil); got != time.Second {
-		t.Errorf("%v, want a second", got)
-	}
-	if look(one, map[int]string{1: "x"}); look(one, nil) != 0 || look(one, nil) != time.Second {
-		t.Error("a mark does not begin the time anew")
-	}
-	if got := look(link.Link{Index: 1, MAC: mac(2)}, nil); got != 0 {
-		t.Errorf("%v of another link, want none", got)
-	}
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/checkpoint"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
@@ -48,7 +49,7 @@ func TestRenamedNode(t *testing.T) {
 			tt.change(n)
 			before := n.files()
 			err := n.startWith(tt.options)
-			var other *OtherNodeError
+			var other *checkpoint.OtherNodeError
 			if !tt.refused {
 				n.must(err)
 				n.settle()

@@ -15,6 +15,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/devicelock"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/leases"
@@ -276,8 +277,9 @@ func TestOtherVersionIsNoOrphan(t *testing.T) {
 	if h := n.views[len(n.views)-1].Holders; len(h) != 1 || h[0].ContainerID != "c1" || h[0].IfName != "net1" {
 		t.Errorf("holders %+v; want the record's", h)
 	}
-	if _, err := n.daemon.claim(t.Context(), pci(1)); !errors.Is(err, errNotOurs) {
-		t.Errorf("claim: %v; want %v", err, errNotOurs)
+	locks := devicelock.Locker{BootID: n.boot, Attachments: n.records(), PCI: n.daemon.PCI}
+	if _, err := locks.Lock(t.Context(), pci(1)); !errors.Is(err, devicelock.ErrNotOurs) {
+		t.Errorf("lock: %v; want %v", err, devicelock.ErrNotOurs)
 	}
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
 		t.Error("the record is gone")

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/backoff"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/problem"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
@@ -15,69 +16,71 @@ import (
 const (
 	// kubeletTimeout bounds the question to the kubelet, which is on this machine.
 	kubeletTimeout = time.Second
-	// silentFirst and silentLatest bound the waits before a kubelet that did not
-	// answer in time is asked again; they double.
+	// silentFirst and silentLatest bound the waits after a kubelet has not answered in
+	// time; they double.
 	silentFirst  = 2 * time.Second
 	silentLatest = 15 * time.Second
 )
 
-// Kubelet is the kubelet of this node; an error means that nothing is known.
+// Kubelet is the kubelet of this node; after an error nothing is known.
 type Kubelet interface {
 	Devices(ctx context.Context) (inventory.Kubelet, error)
 }
 
-// kubeletAnswer is the kubelet's answer to the only question of one Sync.
-// Everything that needs the kubelet shares it.
-type kubeletAnswer struct {
+// kubeletCache has the kubelet's answer to the only question of one Sync.
+type kubeletCache struct {
+	from    Kubelet // nil: there is none
+	steady  func() time.Time
 	asked   bool
 	devices inventory.Kubelet
 	err     error
-	// silent: the kubelet did not answer in time. It is not asked before until.
-	silent time.Duration
+	// silent is the last wait after a kubelet that did not answer in time; it is not asked before
+	// until.
+	silent backoff.Backoff
 	until  time.Time
 }
 
-// forget makes the next question a new one. The error of a kubelet that hangs
-// stays until it may be asked again.
-func (k *kubeletAnswer) forget(now time.Time) {
-	if left := k.until.Sub(now); left > 0 && left <= k.silent { // else the clock was set back
+// forget begins a new Sync. The error of a kubelet that hangs stays until it may be asked
+// again.
+func (k *kubeletCache) forget(now time.Time) {
+	if left := k.until.Sub(now); left > 0 && left <= k.silent.Wait() { // else the clock was set back
 		return
 	}
 	k.asked = false
 }
 
-// kubeletDevices asks the kubelet, at most once in a Sync.
-func (r *Reconciler) kubeletDevices(ctx context.Context) (inventory.Kubelet, error) {
-	k := &r.kubelet
+// ask asks the kubelet, at most once in a Sync.
+func (k *kubeletCache) ask(ctx context.Context) (inventory.Kubelet, error) {
 	if k.asked {
 		return k.devices, k.err
 	}
 	bounded, cancel := context.WithTimeout(ctx, kubeletTimeout)
 	defer cancel()
 	k.asked = true
-	k.devices, k.err = r.Kubelet.Devices(bounded)
+	k.devices, k.err = k.from.Devices(bounded)
 	if k.err == nil || !errors.Is(bounded.Err(), context.DeadlineExceeded) {
-		k.silent = 0
+		k.silent.Reset()
 		return k.devices, k.err
 	}
-	k.silent = min(max(2*k.silent, silentFirst), silentLatest)
-	k.until = r.steady().Add(k.silent)
+	k.silent.First, k.silent.Cap = silentFirst, silentLatest
+	k.until = k.steady().Add(k.silent.Failed())
 	return k.devices, k.err
 }
 
-// readKubelet asks the kubelet which pod has which device, as long as a device drains.
-// At other times nothing depends on the answer.
-func (r *Reconciler) readKubelet(ctx context.Context, f *inventory.Sources) []problem.Finding {
-	if r.Kubelet == nil {
+// read asks which pod has which device while one of the devices drains. At other times
+// nothing depends on the answer.
+func (k *kubeletCache) read(ctx context.Context, f *inventory.Sources) []problem.Finding {
+	if k.from == nil {
 		return nil
 	}
 	f.Kubelet = &inventory.Fact[inventory.Kubelet]{}
-	if !slices.ContainsFunc(r.checkpoint.Devices, func(d nodestate.CheckpointDevice) bool { return d.Phase == nodestate.PhaseDraining }) {
+	if !slices.ContainsFunc(f.Checkpoint.Devices, func(d nodestate.CheckpointDevice) bool { return d.Phase == nodestate.PhaseDraining }) {
 		return nil
 	}
-	devices, err := r.kubeletDevices(ctx)
+	devices, err := k.ask(ctx)
 	if err != nil {
-		return []problem.Finding{problem.New(reason.KubeletUnreadable, "the kubelet's podresources socket cannot be asked, so removed devices count as in use; check --podresources-socket", err)}
+		return []problem.Finding{problem.New(reason.KubeletUnreadable,
+			"the kubelet's podresources socket cannot be asked, so removed devices count as in use; check --podresources-socket", err)}
 	}
 	*f.Kubelet = inventory.Known(devices)
 	return nil

@@ -28,7 +28,7 @@ func TestHungKubelet(t *testing.T) {
 	n.kubelet = &fakeKubelet{}
 	n.start()
 	hung := &hungKubelet{}
-	n.daemon.Kubelet = hung
+	n.daemon.kubelet.from = hung
 	for e := range devices {
 		n.attach(e + 1)
 		n.declareDPDK(fmt.Sprintf("n%02d", e), e+1)
@@ -53,7 +53,7 @@ func TestHungKubelet(t *testing.T) {
 	if hung.asked != 3 {
 		t.Errorf("asked %d times after the clock was set back", hung.asked)
 	}
-	n.daemon.Kubelet = n.kubelet // it answers again
+	n.daemon.kubelet.from = n.kubelet // it answers again
 	n.now = n.now.Add(silentLatest)
 	n.settle()
 	if got := len(n.inventory().Devices); got != devices || slices.Contains(n.reasons(), "KubeletUnreadable") {

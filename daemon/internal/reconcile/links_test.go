@@ -26,9 +26,9 @@ func TestPodsLinkIsLeftAlone(t *testing.T) {
 	n.expect([]string{"a eth1 ready"}, nil, nil)
 }
 
-// TestClaimedMeanwhile: between the look at the records and the claim lock a
+// TestLockedMeanwhile: between the look at the records and the device lock a
 // pod gets the device.
-func TestClaimedMeanwhile(t *testing.T) {
+func TestLockedMeanwhile(t *testing.T) {
 	n := newNode(t, 1)
 	n.declare("a", 1)
 	unlock, err := n.records().LockDevice(t.Context(), pci(1))

@@ -3,27 +3,27 @@ package reconcile
 import (
 	"context"
 	"time"
+
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/backoff"
 )
 
 // When Sync runs without any event.
 const (
-	// resyncEvery is how often everything is looked at in any case.
+	// resyncEvery is how often Sync runs in any case.
 	resyncEvery = 60 * time.Second
-	// retryFirst and retryLatest bound the waits while something is on its way;
-	// they double, and begin anew with each event. For the first retrySoon times
-	// they grow to no more than retryNext: an ENI is in the instance metadata
-	// some seconds after its device, and nothing tells when.
+	// retryFirst and retryLatest bound the waits while something is under way; they double, and
+	// begin anew with each event. For the first retrySoon times they stay below retryNext: an ENI
+	// is in the instance metadata some seconds after its device, without an event.
 	retryFirst  = 250 * time.Millisecond
 	retryNext   = 500 * time.Millisecond
 	retrySoon   = 45
 	retryLatest = 5 * time.Second
-	// syncApart is the least time between two Syncs, whatever the events.
+	// syncApart is the least time between two Syncs.
 	syncApart = 50 * time.Millisecond
 )
 
-// Run calls sync at once, after each wake, and when its Outcome asks for it,
-// one call after the other, until ctx ends. Wakes that come while it runs are
-// one. A failed sync is not an end.
+// Run calls sync at once, after each wake, and when its Outcome asks for it, one call after the
+// other, until ctx ends. Wakes during a call count as one. A failed sync is not an end.
 func Run(ctx context.Context, sync func(context.Context) Outcome, wake <-chan struct{}) {
 	p := pace{}
 	for {
@@ -46,9 +46,8 @@ func Run(ctx context.Context, sync func(context.Context) Outcome, wake <-chan st
 
 // pace chooses the waits between Syncs.
 type pace struct {
-	// retry is the last wait while unsettled; 0 for none.
-	retry time.Duration
-	// times is how often it was waited since the last event.
+	retry backoff.Backoff
+	// times is the number of waits since the last event.
 	times int
 }
 
@@ -58,12 +57,11 @@ func (p *pace) event() { *p = pace{} }
 func (p *pace) next(o Outcome) time.Duration {
 	wait := resyncEvery
 	if o.Unsettled {
-		most := retryLatest
+		p.retry.First, p.retry.Cap = retryFirst, retryLatest
 		if p.times++; p.times <= retrySoon {
-			most = retryNext
+			p.retry.Cap = retryNext
 		}
-		p.retry = min(max(2*p.retry, retryFirst), most)
-		wait = p.retry
+		wait = p.retry.Failed()
 	} else {
 		p.event()
 	}
@@ -83,4 +81,26 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	case <-timer.C:
 		return true
 	}
+}
+
+// clock is the steady clock, by which this package and the actors wait. Nobody can set it: it
+// is the time since boot, counted from 1970, and means something in this boot only. All times
+// that are kept until a later Sync, or in the checkpoint, are of this clock. The wall clock is
+// for people, and for comparisons with times that other programs write.
+type clock struct {
+	uptime func() (time.Duration, error) // nil: wall is never set
+	wall   func() time.Time
+	last   time.Time
+}
+
+func (c *clock) now() time.Time {
+	if c.uptime == nil {
+		return c.wall()
+	}
+	up, err := c.uptime()
+	if err != nil { // no kernel that runs this program fails here
+		return c.last
+	}
+	c.last = time.Unix(0, 0).UTC().Add(up)
+	return c.last
 }

@@ -9,16 +9,18 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
+type runStory struct {
+	name     string
+	outcomes []Outcome // of the n-th Sync; the last one stays
+	wakes    []time.Duration
+	takes    time.Duration // each Sync
+	want     []time.Duration
+}
+
 // TestRun counts time as the loop sees it.
 func TestRun(t *testing.T) {
 	ms := time.Millisecond
-	tests := []struct {
-		name     string
-		outcomes []Outcome // of the n-th Sync; the last one stays
-		wakes    []time.Duration
-		takes    time.Duration // each Sync
-		want     []time.Duration
-	}{
+	tests := []runStory{
 		{
 			name:     "settled: once a minute",
 			outcomes: []Outcome{{}},
@@ -65,37 +67,39 @@ func TestRun(t *testing.T) {
 		},
 	}
 	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				ctx, cancel := context.WithCancel(t.Context())
-				defer cancel()
-				begin := time.Now()
-				wake := make(chan struct{}, 1)
-				for _, at := range tt.wakes {
-					time.AfterFunc(at, func() {
-						select {
-						case wake <- struct{}{}:
-						default:
-						}
-					})
-				}
-				var got []time.Duration
-				Run(ctx, func(context.Context) Outcome {
-					got = append(got, time.Since(begin))
-					if len(got) == len(tt.want) {
-						cancel()
-					}
-					if tt.takes > 0 {
-						<-time.After(tt.takes)
-					}
-					return tt.outcomes[min(len(got), len(tt.outcomes))-1]
-				}, wake)
-				if diff := cmp.Diff(tt.want, got); diff != "" {
-					t.Errorf("Syncs at (-want +got):\n%s", diff)
+		t.Run(tt.name, tt.play)
+	}
+}
+
+func (tt runStory) play(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		begin := time.Now()
+		wake := make(chan struct{}, 1)
+		for _, at := range tt.wakes {
+			time.AfterFunc(at, func() {
+				select {
+				case wake <- struct{}{}:
+				default:
 				}
 			})
-		})
-	}
+		}
+		var got []time.Duration
+		Run(ctx, func(context.Context) Outcome {
+			got = append(got, time.Since(begin))
+			if len(got) == len(tt.want) {
+				cancel()
+			}
+			if tt.takes > 0 {
+				<-time.After(tt.takes)
+			}
+			return tt.outcomes[min(len(got), len(tt.outcomes))-1]
+		}, wake)
+		if diff := cmp.Diff(tt.want, got); diff != "" {
+			t.Errorf("Syncs at (-want +got):\n%s", diff)
+		}
+	})
 }
 
 func TestRunStopsAtOnce(t *testing.T) {

@@ -109,7 +109,8 @@ func (n *managedNode) happen() {
 		did = fmt.Sprintf("route %s of protocol %d, metric %d on ENI %d: %v", to, protocol, metric, e, n.route(e, to, protocol, metric, 0))
 	case act == 6:
 		single := fmt.Sprintf("10.0.%d.%d/32", e, 15+n.rnd.IntN(3))
-		did = fmt.Sprintf("address %s on ENI %d: %v", single, e, netlink.AddrAdd(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: n.index[e]}}, &netlink.Addr{IPNet: ipNetOf(single)}))
+		did = fmt.Sprintf("address %s on ENI %d: %v", single, e, netlink.AddrAdd(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: n.index[e]}},
+			&netlink.Addr{IPNet: ipNetOf(single)}))
 	case act == 7:
 		for _, r := range n.ourRules() {
 			n.must(netlink.RuleDel(&r))
@@ -212,9 +213,9 @@ func (n *managedNode) left(e int) (out []string) {
 	return out
 }
 
-// TestNetworkManagerSequences: whatever a network manager does, at rest idle and shared ENIs
-// have only those default and learned routes without which the node had no way out. The
-// primary ENI is untouched, and nothing is rewritten at rest.
+// TestNetworkManagerSequences: for all acts of a network manager, at rest idle and shared ENIs
+// have only the default and learned routes that are the node's only way out. The primary ENI is
+// untouched, and nothing is rewritten at rest.
 func TestNetworkManagerSequences(t *testing.T) {
 	if nstest.Outside(t) {
 		return

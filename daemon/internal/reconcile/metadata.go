@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/backoff"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/problem"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
@@ -16,22 +17,20 @@ import (
 
 // How IMDS is asked.
 const (
-	// metadataWait is how long a Sync waits for the answer. One that comes later
-	// is for the next Sync: a slow IMDS holds nothing else up. Foreign routes must be
-	// gone from idle links within 200 ms, also if they come while it waits.
+	// metadataWait is how long a Sync waits for the answer. A later answer is for the next Sync: a
+	// slow IMDS must delay nothing else. Foreign routes must be gone from idle links within 200
+	// ms, also if they come meanwhile.
 	metadataWait = 100 * time.Millisecond
-	// metadataTimeout is how long an answer may take at all.
+	// metadataTimeout bounds the time of an answer.
 	metadataTimeout = 20 * time.Second
-	// metadataFresh is how long an answer is good for while nothing is on its
-	// way: pods that come and go are no reason to ask again.
+	// metadataFresh is how long an answer stands while no device waits for news.
 	metadataFresh = 10 * time.Second
-	// metadataApart is the least time between two questions while a device waits for
-	// news. Each wait is an eighth of the time for which it has waited, and metadataFresh
-	// at most: an answer that lags for some seconds is seen soon, and one that never
-	// comes is asked for seldom. awsnode.Client bounds the requests besides.
+	// metadataApart is the least time between two questions while a device waits. Each wait is an
+	// eighth of the time since the device began to wait, up to metadataFresh: an answer that is
+	// late by seconds is seen soon, and one that never comes is asked for seldom. awsnode.Client
+	// bounds the requests besides.
 	metadataApart = retryFirst
-	// metadataBackOff is the longest wait after failures; it doubles from a
-	// second.
+	// metadataBackOff is the longest wait after failures; it doubles from a second.
 	metadataBackOff = 30 * time.Second
 )
 
@@ -40,12 +39,11 @@ type metadataCache struct {
 	answer   inventory.Fact[[]vpc.ENI]
 	err      error
 	asked    time.Time
-	failures int
-	// pending gets the answer to the question that is on its way; nil when none
-	// is.
+	failures backoff.Backoff
+	// pending gets the answer to the present question; nil without one.
 	pending chan metadataAnswer
-	// wants are the devices that wait for news that the metadata may have, "" for none,
-	// machine the PCI addresses where these may be, and since is when either last changed.
+	// wants lists the devices that wait for news of the metadata, "" for none, and machine the PCI
+	// addresses; since is when either last changed.
 	wants, machine string
 	since          time.Time
 }
@@ -55,7 +53,7 @@ type metadataAnswer struct {
 	err  error
 }
 
-// get returns the latest answer, after asking anew where that may help.
+// get returns the latest answer, after a new question if that may help.
 func (m *metadataCache) get(ctx context.Context, from Metadata, now time.Time) (inventory.Fact[[]vpc.ENI], error) {
 	if m.pending == nil && m.stale(now) {
 		m.asked = now
@@ -73,8 +71,7 @@ func (m *metadataCache) get(ctx context.Context, from Metadata, now time.Time) (
 	return m.answer, m.err
 }
 
-// ask puts the question in the background. The channel takes the answer even
-// when nobody comes for it.
+// ask asks in the background. The channel is buffered, so the answer may be ignored.
 func ask(ctx context.Context, from Metadata) chan metadataAnswer {
 	answer := make(chan metadataAnswer, 1)
 	go func() {
@@ -89,14 +86,16 @@ func ask(ctx context.Context, from Metadata) chan metadataAnswer {
 func (m *metadataCache) take(a metadataAnswer) {
 	m.pending, m.err = nil, a.err
 	if a.err != nil {
-		m.failures++
+		m.failures.First, m.failures.Cap = time.Second, metadataBackOff
+		m.failures.Failed()
 		m.answer = inventory.Fact[[]vpc.ENI]{}
 		return
 	}
-	m.failures, m.answer = 0, inventory.Known(a.enis)
+	m.failures.Reset()
+	m.answer = inventory.Known(a.enis)
 }
 
-// stale says whether to ask again. A clock that was set back makes it so.
+// stale says whether to ask again. A clock that was set back makes the answer stale.
 func (m *metadataCache) stale(now time.Time) bool {
 	age := now.Sub(m.asked)
 	return age < 0 || !m.answer.Known && m.err == nil || age >= m.wait(now)
@@ -106,15 +105,15 @@ func (m *metadataCache) stale(now time.Time) bool {
 func (m *metadataCache) wait(now time.Time) time.Duration {
 	switch {
 	case m.err != nil:
-		return min(time.Second<<min(m.failures-1, 10), metadataBackOff)
+		return m.failures.Wait()
 	case m.wants == "":
 		return metadataFresh
 	}
 	return min(max(now.Sub(m.since)/8, metadataApart), metadataFresh)
 }
 
-// follow notes which devices wait for the metadata, and returns in how long these
-// are to be asked again; 0 for when something happens.
+// follow notes the devices that wait for the metadata, and returns after how long to ask again; 0
+// for the next event.
 func (m *metadataCache) follow(devices []nodestate.Device, now time.Time) time.Duration {
 	wants := ""
 	for i := range devices {
@@ -131,8 +130,7 @@ func (m *metadataCache) follow(devices []nodestate.Device, now time.Time) time.D
 	return 0
 }
 
-// look notes which PCI functions there are, while a device waits: one that was
-// plugged in may be that device.
+// look notes the PCI functions while a device waits: a new function may be that device.
 func (m *metadataCache) look(pci PCI, now time.Time) {
 	if m.wants == "" {
 		return
@@ -143,9 +141,8 @@ func (m *metadataCache) look(pci PCI, now time.Time) {
 	}
 }
 
-// mendable says whether the metadata may still complete a device: they lag behind by
-// some seconds. A link that is missing, down or somebody else's is none of
-// theirs.
+// mendable says whether the metadata may still complete a device: they are late by some seconds.
+// They cannot help a link that is missing, down or somebody else's.
 func mendable(d *nodestate.Device) bool {
 	switch d.Phase {
 	case nodestate.PhaseDraining:
@@ -159,8 +156,8 @@ func mendable(d *nodestate.Device) bool {
 	return len(d.Addresses)+len(d.Prefixes) == 0
 }
 
-// identify names those ENIs of which the metadata say only the MAC, as the rows
-// before have it: an ENI keeps its MAC for life.
+// identify names ENIs for which the metadata have only the MAC, by the rows before: an ENI keeps
+// its MAC for life.
 func identify(enis []vpc.ENI, before []nodestate.CheckpointDevice) (all []vpc.ENI) {
 	for _, e := range enis {
 		for i := range before {
@@ -173,36 +170,37 @@ func identify(enis []vpc.ENI, before []nodestate.CheckpointDevice) (all []vpc.EN
 	return all
 }
 
-// readMetadata asks the metadata, and lets EC2 correct them.
-func (r *Reconciler) readMetadata(ctx context.Context, f *inventory.Sources) (found []problem.Finding) {
-	r.metadata.look(r.PCI, f.Now)
-	answer, err := r.metadata.get(ctx, r.Metadata, f.Now)
+// read asks the metadata, and lets EC2 correct them if addresses is not nil.
+func (m *metadataCache) read(ctx context.Context, from Metadata, pci PCI, addresses Addresses, f *inventory.Sources) (found []problem.Finding) {
+	m.look(pci, f.Now)
+	answer, err := m.get(ctx, from, f.Now)
 	f.ENIs = answer
 	var bad *vpc.ValueError
 	switch {
 	case errors.As(err, &bad):
-		found = append(found, problem.New(reason.MetadataUnreadable, senseless(bad)+", so new ENIs are not found; check AWS_EC2_METADATA_SERVICE_ENDPOINT, and whether a proxy answers for the metadata service", err))
+		found = append(found, problem.New(reason.MetadataUnreadable,
+			senseless(bad)+", so new ENIs are not found; check AWS_EC2_METADATA_SERVICE_ENDPOINT, and whether a proxy answers for the metadata service", err))
 	case err != nil:
-		found = append(found, problem.New(reason.MetadataUnreadable, "the instance metadata (IMDSv2) cannot be read, so new ENIs are not found; check that it is switched on, and its hop limit", err))
+		found = append(found, problem.New(reason.MetadataUnreadable,
+			"the instance metadata (IMDSv2) cannot be read, so new ENIs are not found; check that it is switched on, and its hop limit", err))
 	}
 	if !f.ENIs.Known {
 		return found
 	}
-	f.ENIs.Value = identify(f.ENIs.Value, r.checkpoint.Devices)
+	f.ENIs.Value = identify(f.ENIs.Value, f.Checkpoint.Devices)
 	for _, e := range f.ENIs.Value {
 		if e.Unreadable != nil {
-			found = append(found, problem.Finding{Problem: nodestate.Problem{
-				Reason: reason.MetadataSenseless, Device: cmp.Or(e.ID.String(), e.MAC.String()), Message: senseless(e.Unreadable) + "; what was known of this ENI before still holds",
-			}})
+			found = append(found, problem.On(cmp.Or(e.ID.String(), e.MAC.String()), reason.MetadataSenseless,
+				"%s; what was known of this ENI before still holds", senseless(e.Unreadable)))
 		}
 	}
-	if r.Addresses != nil {
-		f.ENIs.Value = r.Addresses.Correct(f.ENIs.Value)
+	if addresses != nil {
+		f.ENIs.Value = addresses.Correct(f.ENIs.Value)
 	}
 	return found
 }
 
-// longestValue is how much of a value a Problem shows.
+// longestValue bounds the part of a value in a Problem.
 const longestValue = 80
 
 func senseless(e *vpc.ValueError) string {

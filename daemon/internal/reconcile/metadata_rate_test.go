@@ -97,9 +97,8 @@ func (m *metered) judgeRate() (most int) {
 	return most
 }
 
-// TestMetadataRate: whatever waits for whatever reason, whatever happens meanwhile, and
-// however the service fails: in no 10 s is it asked again more often than five times a
-// second. Every HTTP request counts.
+// TestMetadataRate: for any waiting device, event and failure of the service, it is asked at most
+// five times a second on average over 10 s. Every HTTP request counts.
 func TestMetadataRate(t *testing.T) {
 	seeds := []uint64{1, 2, 3, 4, 5, rand.Uint64()}
 	for _, seed := range seeds {
@@ -135,7 +134,8 @@ func rateWalk(t *testing.T, r *rand.Rand) {
 				m.imds.Detach(mac(e).String())
 			case 5, 6: // with the lags of a hot plug
 				m.list(e, func(entry *fakeimds.ENI) {
-					entry.IndexAfter, entry.AppearsAfter = fakeimds.Duration(r.IntN(60))*fakeimds.Duration(time.Second), fakeimds.Duration(r.IntN(20))*fakeimds.Duration(time.Second)
+					entry.IndexAfter, entry.AppearsAfter = fakeimds.Duration(r.IntN(60))*fakeimds.Duration(time.Second),
+						fakeimds.Duration(r.IntN(20))*fakeimds.Duration(time.Second)
 					if r.IntN(2) == 0 {
 						entry.IPv4s = nil
 					}
@@ -179,7 +179,8 @@ func TestMetadataWorstCase(t *testing.T) {
 		"no index":   {func(m *metered) { m.list(1, func(e *fakeimds.ENI) { e.DeviceIndex = 0 }) }, 5 * 60},
 		"not listed": {func(m *metered) { m.imds.Detach(mac(1).String()) }, 5 * 60},
 		"all not listed": {func(m *metered) {
-			m.imds.Apply(fakeimds.State{ENIs: []fakeimds.ENI{{ID: eniID(0).String(), MAC: mac(0).String(), Primary: true, SubnetID: subnet(0).String(), IPv4s: []string{"10.0.1.1"}, SubnetIPv4CIDR: "10.0.0.0/16"}}})
+			m.imds.Apply(fakeimds.State{ENIs: []fakeimds.ENI{{ID: eniID(0).String(), MAC: mac(0).String(), Primary: true, SubnetID: subnet(0).String(),
+				IPv4s: []string{"10.0.1.1"}, SubnetIPv4CIDR: "10.0.0.0/16"}}})
 		}, 60},
 		"no service":      {func(m *metered) { m.imds.Fault("", fakeimds.Fault{Status: http.StatusInternalServerError}) }, 60},
 		"one is nonsense": {func(m *metered) { m.imds.Fault(imdsMACs+mac(1).String()+"/subnet-id", fakeimds.Fault{Body: "<html>"}) }, 5 * 60},
@@ -305,8 +306,10 @@ func TestMetadataSenseless(t *testing.T) {
 			if got := fmt.Sprint(inv.Devices); got != before {
 				t.Errorf("%s, %s: rows\n%s, want\n%s", key, how, got, before)
 			}
-			want := `the instance metadata has the senseless value "<html>" for network/interfaces/macs/` + mac(1).String() + "/" + key + "; what was known of this ENI before still holds"
-			if len(inv.Problems) != 1 || inv.Problems[0].Reason != "MetadataSenseless" || inv.Problems[0].Device != eniID(1).String() || inv.Problems[0].Message != want {
+			want := `the instance metadata has the senseless value "<html>" for network/interfaces/macs/` + mac(1).String() + "/" + key + "; what was known of " +
+				"this ENI before still holds"
+			if len(inv.Problems) != 1 || inv.Problems[0].Reason != "MetadataSenseless" || inv.Problems[0].Device != eniID(1).String() ||
+				inv.Problems[0].Message != want {
 				t.Errorf("%s, %s: problems %+v, want %s", key, how, inv.Problems, want)
 			}
 		}
@@ -318,7 +321,8 @@ func TestMetadataSenseless(t *testing.T) {
 	m.imds.Fault(imdsMACs, fakeimds.Fault{Body: "<html> <body>"})
 	m.now = m.now.Add(time.Hour)
 	m.sync()
-	if got := m.inventory().Problems; len(got) != 1 || got[0].Reason != "MetadataUnreadable" || !strings.Contains(got[0].Message, `"<html> <body>" for network/interfaces/macs/`) || strings.Contains(got[0].Message, "hop limit") {
+	if got := m.inventory().Problems; len(got) != 1 || got[0].Reason != "MetadataUnreadable" ||
+		!strings.Contains(got[0].Message, `"<html> <body>" for network/interfaces/macs/`) || strings.Contains(got[0].Message, "hop limit") {
 		t.Errorf("problems %+v", got)
 	}
 	m.imds.Fault(imdsMACs, fakeimds.Fault{Status: http.StatusInternalServerError})

@@ -29,10 +29,10 @@ var (
 // modelEvents is how long a sequence is.
 const modelEvents = 60
 
-// TestModel: whatever happens on a node, and in whichever order, no device that
-// a pod has changes its driver, the device plugin is never told of a device as it
-// is not, what cannot be read removes nothing, a state is logged once, and in the
-// end everything is as the NodeENIs say, and then as if there had been none.
+// TestModel: for all events on a node, in any order: no device changes its driver while a pod has
+// it, the config never describes a device wrongly, an unreadable source removes nothing, and a
+// state is logged once. In the end everything is as the NodeENIs say, and without them as if there
+// had been none.
 func TestModel(t *testing.T) {
 	seed := *seedFlag
 	if seed == 0 {
@@ -87,7 +87,7 @@ func runModel(t *testing.T, seed uint64) {
 	w.heal()
 }
 
-// patiently waits for what comes by itself.
+// patiently waits for a condition that comes by itself.
 func (w *world) patiently(what string, there func() bool) {
 	for range 5000 {
 		if there() {
@@ -98,19 +98,19 @@ func (w *world) patiently(what string, there func() bool) {
 	w.Fatalf("no %s", what)
 }
 
-// look runs one Sync, and those that follow from it at once.
+// look runs one Sync, and the ones that follow from it at once.
 func (w *world) look() Outcome {
 	for {
 		before, rows := w.read(), w.known()
 		w.refresh()
 		out := w.daemon.Sync(w.Context())
 		again := w.answered()
-		for pci := range w.daemon.driving.jobs {
+		for pci, done := range w.daemon.drivers.Jobs() {
 			if w.drivers.hangs(pci) {
 				w.patiently("bind that hangs", func() bool {
 					w.drivers.mu.Lock()
 					defer w.drivers.mu.Unlock()
-					return w.drivers.hung[pci] || len(w.daemon.driving.jobs[pci].done) > 0
+					return w.drivers.hung[pci] || closed(done)
 				})
 			}
 		}
@@ -133,7 +133,7 @@ func (w *world) known() []nodestate.Device {
 	return slices.DeleteFunc(inv.Devices, func(d nodestate.Device) bool { return d.ENIID == "" })
 }
 
-// judgeFailures: what could not be read has removed nothing.
+// judgeFailures: an unreadable source has removed nothing.
 func (w *world) judgeFailures(config []byte, rows []nodestate.Device) {
 	now := w.read()
 	w.mu.Lock()
@@ -167,7 +167,8 @@ func (w *world) judgeDraining() {
 	}
 	for _, d := range w.known() {
 		for e := 1; e <= modelSlots; e++ {
-			if w.hang[e] == nil && w.drivers.fail[pci(e)] == nil && d.ENIID == w.imds.enis[e].ID && w.plugged[e] && w.declared[e] != "" && w.driver(e) == specDriver(w.declared[e]) && d.Phase == nodestate.PhaseDraining {
+			if w.hang[e] == nil && w.drivers.fail[pci(e)] == nil && d.ENIID == w.imds.enis[e].ID && w.plugged[e] && w.declared[e] != "" &&
+				w.driver(e) == specDriver(w.declared[e]) && d.Phase == nodestate.PhaseDraining {
 				w.Errorf("%d is declared %q and plugged in, and drains, with %q", e, w.declared[e], w.inventory().Problems)
 			}
 		}
@@ -277,7 +278,7 @@ func (w *world) calm(d time.Duration) {
 	}
 }
 
-// heal ends everything that is out of order, and judges what comes of it.
+// heal ends all faults, and judges the result.
 func (w *world) heal() {
 	if w.blind {
 		w.away("sys/bus/pci/devices", &w.blind)
@@ -362,7 +363,7 @@ func (w *world) judgeEnd() {
 	}
 }
 
-// free says whether nobody has the claim lock.
+// free says whether the device's lock is free.
 func (w *world) free(addr device.PCIAddress) bool {
 	expired, cancel := context.WithCancel(w.Context())
 	cancel()

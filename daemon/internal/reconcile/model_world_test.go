@@ -67,8 +67,7 @@ var modelSpecs = map[string][]string{
 	"uio":    {fastDPDK, "enableDPDK: true", "dpdkDriver: uio_pci_generic"},
 }
 
-// event is one thing that happens on the node; it says what, or "" if that
-// cannot happen now.
+// event is one event on the node; it returns its name, or "" if it cannot happen now.
 func (w *world) event() string {
 	e := 1 + w.rng.IntN(modelSlots)
 	name := string(rune('a' - 1 + e))
@@ -303,8 +302,8 @@ func (w *world) read() []byte {
 	return content
 }
 
-// people's entries: the device plugin lives with the lasting ones whatever its
-// prefix and the devices, and ends on others.
+// people's entries: the device plugin accepts the lasting ones with every prefix and device, and
+// ends on others.
 var (
 	lasting = []string{
 		`{"resourceName":"numa0-pf1","selectors":{"vendors":["8086"]}}`,
@@ -364,7 +363,7 @@ func (w *world) judgePeople(before []byte) {
 	}
 }
 
-// refresh lets the kubelet say what it then would.
+// refresh gives the kubelet its present answer.
 func (w *world) refresh() {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -1,34 +1,25 @@
 package reconcile
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
-	"runtime"
-	"slices"
-	"sync"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/sirupsen/logrus"
 	logtest "github.com/sirupsen/logrus/hooks/test"
 
-	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/manifest"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/pcidp"
-	"github.com/multi-eni/multi-eni-cni/daemon/internal/pluginrestart"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/view"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/leases"
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
-	"github.com/multi-eni/multi-eni-cni/pkg/link/routing"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
 	"github.com/multi-eni/multi-eni-cni/test/dpmodel"
@@ -44,260 +35,6 @@ func pci(n int) device.PCIAddress {
 func subnet(n int) device.SubnetID { return device.SubnetID(fmt.Sprintf("subnet-%017x", n)) }
 func ifname(n int) string          { return fmt.Sprintf("eth%d", n) }
 
-// fakeMetadata is IMDS. It fails on request and counts how often it was asked.
-type fakeMetadata struct {
-	enis  map[int]vpc.ENI
-	err   error
-	asked int
-	// hold, when it is not nil, keeps the answer back until it is closed.
-	hold chan struct{}
-}
-
-func (m *fakeMetadata) ENIs(ctx context.Context) ([]vpc.ENI, error) {
-	m.asked++
-	if m.hold != nil {
-		select {
-		case <-m.hold:
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
-	}
-	if m.err != nil {
-		return nil, m.err
-	}
-	var all []vpc.ENI
-	for _, n := range slices.Sorted(maps.Keys(m.enis)) {
-		all = append(all, m.enis[n])
-	}
-	return all, nil
-}
-
-// fakeHost is the host's netns. It fails the test when a link is changed that
-// nobody has declared, or that is not there.
-type fakeHost struct {
-	t      testing.TB
-	mu     sync.Mutex
-	links  map[int]link.Link // by ENI; the index is that plus 10
-	ours   map[int]bool
-	routes map[int]bool // default routes, by ENI
-	shared bool         // they are next hops of one route
-	// addresses are the addresses of the links in the host.
-	addresses []routing.HostAddress
-	dumps     int // of the routes
-	changes   []string
-	err       error // of Links
-	fail      map[string]error
-	foreign   map[int]string // by index
-	// ethtool are the links' device settings, by ENI, and ethtoolRead how often they
-	// were read.
-	ethtool     map[int]nodestate.Settings
-	ethtoolRead int
-	sources     [][]routing.Source // as they were asked for
-	taking      func()             // is called once, as EnsureSources begins
-	linksRead   func()             // is called once, when Links has ended
-}
-
-func (h *fakeHost) EnsureSources(want []routing.Source) (bool, error) {
-	h.sources = append(h.sources, want)
-	if h.taking != nil {
-		h.taking()
-		h.taking = nil
-	}
-	for _, s := range want {
-		if _, ok := h.links[s.Index-10]; !ok {
-			return false, link.ErrNotFound
-		}
-	}
-	return false, h.fail["sources"]
-}
-
-func (h *fakeHost) Links() ([]link.Link, error) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.err != nil {
-		return nil, h.err
-	}
-	var all []link.Link
-	for _, n := range slices.Sorted(maps.Keys(h.links)) {
-		all = append(all, h.links[n])
-	}
-	if read := h.linksRead; read != nil {
-		h.linksRead = nil
-		read()
-	}
-	return all, nil
-}
-
-func (h *fakeHost) change(verb string, index int, f func(n int, l *link.Link)) error {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	n := index - 10
-	l, ok := h.links[n]
-	if !ok {
-		return link.ErrNotFound
-	}
-	if !h.ours[n] {
-		h.t.Errorf("%s of %s, which is not ours", verb, l.Name)
-	}
-	h.changes = append(h.changes, verb+" "+l.Name)
-	if err := h.fail[verb]; err != nil {
-		return err
-	}
-	f(n, &l)
-	h.links[n] = l
-	return nil
-}
-
-func (h *fakeHost) SetUp(index int) error {
-	return h.change("up", index, func(_ int, l *link.Link) { l.Up = true })
-}
-
-func (h *fakeHost) SetDown(index int) error {
-	return h.change("down", index, func(_ int, l *link.Link) { l.Up = false })
-}
-
-func (h *fakeHost) SetMTU(index, mtu int) error {
-	return h.change("mtu", index, func(_ int, l *link.Link) { l.MTU = mtu })
-}
-
-func (h *fakeHost) Clutter() (routing.Clutter, error) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.dumps++
-	return h.clutter(), h.fail["routes"]
-}
-
-func (h *fakeHost) clutter() routing.Clutter {
-	c := routing.Clutter{Addresses: h.addresses}
-	for n, has := range h.routes {
-		if has {
-			c.Defaults = append(c.Defaults, routing.DefaultRoute{Index: n + 10, Family: syscall.AF_INET, Beside: h.shared})
-		}
-	}
-	return c
-}
-
-func (h *fakeHost) ClearRoutes(index int) (routing.Cleared, error) {
-	h.mu.Lock()
-	c := h.clutter()
-	h.mu.Unlock()
-	var done routing.Cleared
-	var clearable bool
-	if clearable, done.Only, done.Shared = c.Routes(index); !clearable {
-		return done, nil
-	}
-	done.Protocols = []string{"dhcp"}
-	return done, h.change("unroute", index, func(n int, _ *link.Link) { delete(h.routes, n) })
-}
-
-func (h *fakeHost) ClearAddress(index int, p netip.Prefix) error {
-	return h.change("unaddress "+p.String(), index, func(int, *link.Link) {
-		h.addresses = slices.DeleteFunc(h.addresses, func(a routing.HostAddress) bool { return a.Index == index && a.Prefix == p })
-	})
-}
-
-func (h *fakeHost) GiveBack(_ link.Functions, l link.Link, d nodestate.AttachedDevice) error {
-	want := d.Link
-	return h.change("restore", l.Index, func(_ int, l *link.Link) {
-		l.Name, l.MTU, l.MAC, l.Up = want.Name, want.MTU, want.MAC, want.Up
-	})
-}
-
-func (h *fakeHost) Ethtool(name string) (nodestate.Settings, error) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for n, l := range h.links {
-		if l.Name == name {
-			h.ethtoolRead++
-			settings := nodestate.Settings{} // never nil, as link.Ethtool's
-			maps.Copy(settings, h.ethtool[n])
-			return settings, h.fail["ethtool"]
-		}
-	}
-	return nil, link.ErrNotFound
-}
-
-func (h *fakeHost) ForeignUse() (map[int]string, error) {
-	return h.foreign, h.fail["foreign"]
-}
-
-// fakePlugin is the device plugin of the node. It notes what it was told, and
-// how often it was looked for.
-type fakePlugin struct {
-	mu     sync.Mutex
-	wanted []string
-	last   pluginrestart.Wanted
-	served string // hash of the config that it was last restarted for
-	looks  int
-	// prefixes are the -resource-prefix of its pods.
-	prefixes []string
-	// err is Restart's answer, and Find's where it is ErrNoDevicePlugin; lookErr is Find's.
-	err, lookErr error
-	// hold, when it is not nil, keeps Restart waiting until it is closed.
-	hold chan struct{}
-	// restarted, when it is not nil, is told of each restart.
-	restarted func(pluginrestart.Wanted)
-}
-
-func (f *fakePlugin) report() pluginrestart.PluginReport {
-	return pluginrestart.PluginReport{Pods: []string{"kube-system/dp-1"}, Prefixes: f.prefixes}
-}
-
-func (f *fakePlugin) Find(context.Context) (pluginrestart.PluginReport, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.looks++
-	if errors.Is(f.err, pluginrestart.ErrNoDevicePlugin) {
-		return pluginrestart.PluginReport{}, f.err
-	}
-	if f.lookErr != nil {
-		return pluginrestart.PluginReport{}, f.lookErr
-	}
-	return f.report(), nil
-}
-
-func (f *fakePlugin) Restart(ctx context.Context, w pluginrestart.Wanted) (pluginrestart.PluginReport, error) {
-	f.mu.Lock()
-	f.wanted, f.last = append(f.wanted, w.Hash), w
-	hold, err := f.hold, f.err
-	f.mu.Unlock()
-	if hold != nil {
-		select {
-		case <-hold:
-		case <-ctx.Done():
-			r := f.report()
-			r.Deleted = r.Pods
-			return r, ctx.Err()
-		}
-	}
-	if errors.Is(err, pluginrestart.ErrNoDevicePlugin) {
-		return pluginrestart.PluginReport{}, err
-	}
-	if f.restarted != nil {
-		f.restarted(w)
-	}
-	r := f.report()
-	if f.served != w.Hash {
-		r.Deleted = r.Pods
-	}
-	if err == nil {
-		f.served = w.Hash
-	}
-	return r, err
-}
-
-// fakeKubelet is the kubelet's podresources API.
-type fakeKubelet struct {
-	devices inventory.Kubelet
-	err     error
-	asked   int
-}
-
-func (k *fakeKubelet) Devices(context.Context) (inventory.Kubelet, error) {
-	k.asked++
-	return k.devices, k.err
-}
-
 // testNode is a node of files and fakes. Its primary ENI has the default route.
 type testNode struct {
 	testing.TB
@@ -310,7 +47,7 @@ type testNode struct {
 	drivers  *fakeDrivers
 	unlock   func()
 	kubelet  *fakeKubelet       // nil: there is none
-	macs     map[int]device.MAC // of those that have taken another's place
+	macs     map[int]device.MAC // of ENIs that have taken another's place
 	seen     map[device.PCIAddress]dpmodel.Device
 	views    []view.View
 	logs     *logtest.Hook
@@ -352,7 +89,7 @@ func (n *testNode) write(content string, elem ...string) {
 	n.must(os.WriteFile(n.path(elem...), []byte(content), 0o644))
 }
 
-// start is the daemon's start: what it knows is in the files.
+// start starts the daemon: its memory is in the files.
 func (n *testNode) start() {
 	n.Helper()
 	n.must(n.startWith(func(*Options) {}))
@@ -363,7 +100,8 @@ func (n *testNode) startWith(edit func(*Options)) error {
 	n.Helper()
 	o := Options{
 		NodeName: "node-a", BootID: n.boot, InventoryPath: n.path("run/inventory.json"), StateDir: n.path("state"),
-		Attachments: n.records(), Leases: leases.Dir(n.path("leases")), NodeENIs: manifest.New(n.path("nodeenis")), Metadata: n.imds, PCI: sysfs.NewFS(n.path("sys")),
+		Attachments: n.records(), Leases: leases.Dir(n.path("leases")), NodeENIs: manifest.New(n.path("nodeenis")), Metadata: n.imds,
+		PCI:  sysfs.NewFS(n.path("sys")),
 		Host: n.host, Drivers: n.drivers, DevicePlugin: n.restarts,
 		Config: &pcidp.File{Path: n.path("pcidp/config.json"), Now: n.clock, Written: dpmodel.Judged(n, n.machine, n.prefixes)}, Now: n.clock, Log: n.log,
 		Wake: func() {}, Observe: func(v view.View) { n.views = append(n.views, v) },
@@ -407,7 +145,7 @@ func (n *testNode) addLink(e int, name string) {
 	n.host.links[e] = link.Link{Index: e + 10, Name: name, MAC: n.mac(e), MTU: 1500, Parent: pci(e), Up: e == 0}
 }
 
-// mac is that of the ENI which is plugged in as the e-th.
+// mac is the MAC of the ENI that is plugged in as the e-th.
 func (n *testNode) mac(e int) device.MAC {
 	if n.macs[e] != "" {
 		return n.macs[e]
@@ -423,7 +161,7 @@ func (n *testNode) bind(e int, driver string) {
 	n.must(os.Symlink("../../drivers/"+driver, at))
 }
 
-// instance is that of the function of ENI e.
+// instance is the instance of ENI e's function.
 func (n *testNode) instance(e int) uint64 {
 	fn, err := sysfs.NewFS(n.path("sys")).PCI(pci(e))
 	n.must(err)
@@ -437,7 +175,8 @@ func (n *testNode) unplug(e int) {
 
 // declare writes the manifest of the e-th ENI; more are lines of its spec.
 func (n *testNode) declare(name string, e int, more ...string) {
-	y := fmt.Sprintf("apiVersion: networking.k8s.aws/v1alpha1\nkind: NodeENI\nmetadata: {name: %s}\nspec:\n  nodeSelector: {}\n  subnetID: %s\n  deviceIndex: %d\n", name, subnet(e), e)
+	y := fmt.Sprintf("apiVersion: networking.k8s.aws/v1alpha1\nkind: NodeENI\nmetadata: {name: %s}\nspec:\n  nodeSelector: {}\n  subnetID: %s\n  "+
+		"deviceIndex: %d\n", name, subnet(e), e)
 	for _, line := range more {
 		y += "  " + line + "\n"
 	}
@@ -472,31 +211,30 @@ func (n *testNode) sync() Outcome {
 	return out
 }
 
-// answered waits for what is under way in the background and ends by itself,
-// and says whether there was anything.
+// answered waits for the background calls that end by themselves, and says whether there were any.
 func (n *testNode) answered() bool {
 	waited := false
 	if done := n.daemon.plugin.Done(); done != nil && n.restarts.answers() {
 		waited = true
 		<-done
 	}
-	for pci, job := range n.daemon.driving.jobs {
+	for pci, done := range n.daemon.drivers.Jobs() {
 		if n.drivers.hangs(pci) {
 			continue
 		}
 		waited = true
-		for len(job.done) == 0 {
-			runtime.Gosched()
-		}
+		<-done
 	}
 	return waited
 }
 
-// answers says whether calls end by themselves.
-func (f *fakePlugin) answers() bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.hold == nil
+func closed(done <-chan struct{}) bool {
+	select {
+	case <-done:
+		return true
+	default:
+		return false
+	}
 }
 
 // settle syncs as the loop would until nothing is on its way any more, for at
@@ -521,108 +259,10 @@ func (n *testNode) judge() map[string][]device.PCIAddress {
 		return nil
 	}
 	n.must(err)
-	dpmodel.Judged(n, n.machine, func() []string { return n.daemon.checkpoint.PluginPrefixes })(content)
+	dpmodel.Judged(n, n.machine, func() []string { return n.daemon.files.Checkpoint.PluginPrefixes })(content)
 	v := dpmodel.Judge(content, n.machine())
 	return v.Resources
 }
 
 // prefixes are the ones that the daemon knows of, and renders for by and by.
 func (n *testNode) prefixes() []string { return n.daemon.plugin.Prefixes() }
-
-// machine is the node as the device plugin sees it. Of a function that was seen
-// before only the driver is read again: the others are the same for all.
-func (n *testNode) machine() []dpmodel.Device {
-	n.Helper()
-	tree := sysfs.NewFS(n.path("sys"))
-	addrs, err := tree.PCIAddresses()
-	n.must(err)
-	var all []dpmodel.Device
-	for _, a := range addrs {
-		d, seen := n.seen[a]
-		if seen {
-			d.Driver = n.driver(a)
-		} else {
-			f, err := tree.PCI(a)
-			n.must(err)
-			d = dpmodel.Device{Address: a, Vendor: f.Vendor, Device: f.Device, Class: f.Class, Driver: f.Driver, VFID: -1, DefaultRoute: a == pci(0)}
-			n.seen[a] = d
-		}
-		all = append(all, d)
-	}
-	return all
-}
-
-// driver is "" for a function that has none, or that is not there.
-func (n *testNode) driver(a device.PCIAddress) string {
-	to, err := os.Readlink(n.path("sys/bus/pci/devices", a.String(), "driver"))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		n.Fatal(err)
-	}
-	if err != nil {
-		return ""
-	}
-	return filepath.Base(to)
-}
-
-func (n *testNode) inventory() nodestate.Inventory {
-	n.Helper()
-	inv, err := nodestate.ReadInventory(n.path("run/inventory.json"))
-	n.must(err)
-	return inv
-}
-
-// rows are "NodeENI interface phase" of the inventory's devices.
-func (n *testNode) rows() []string {
-	n.Helper()
-	var all []string
-	for _, d := range n.inventory().Devices {
-		all = append(all, fmt.Sprintf("%s %s %s", d.NodeENI, d.InterfaceName, d.Phase))
-	}
-	return all
-}
-
-func (n *testNode) reasons() []string {
-	n.Helper()
-	var all []string
-	for _, p := range n.inventory().Problems {
-		all = append(all, string(p.Reason))
-	}
-	return all
-}
-
-// logged returns the messages since the last call.
-func (n *testNode) logged() []string {
-	var all []string
-	for _, e := range n.logs.AllEntries() {
-		all = append(all, e.Message)
-	}
-	n.logs.Reset()
-	return all
-}
-
-// files returns what distinguishes each written file from the one before it.
-func (n *testNode) files() map[string]string {
-	n.Helper()
-	all := map[string]string{}
-	for _, dir := range []string{"run", "state", "pcidp", "records"} {
-		err := filepath.WalkDir(n.path(dir), func(path string, e fs.DirEntry, err error) error {
-			if err != nil {
-				return err
-			}
-			info, err := e.Info()
-			if err != nil {
-				return err
-			}
-			st, ok := info.Sys().(*syscall.Stat_t)
-			if !ok {
-				return errors.New("no inode numbers here")
-			}
-			all[path] = fmt.Sprintf("%v, inode %d", info.ModTime(), st.Ino)
-			return nil
-		})
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			n.Fatal(err)
-		}
-	}
-	return all
-}

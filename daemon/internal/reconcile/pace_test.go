@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// TestPace: soon after an event it is looked often, for what lags without saying
-// when it comes; later less, and not at all once everything is settled.
+// TestPace: soon after an event Sync runs often, for sources that are late without an event; then
+// less often, and rarely once everything is settled.
 func TestPace(t *testing.T) {
 	var p pace
 	unsettled := Outcome{Unsettled: true}

@@ -39,8 +39,8 @@ func TestPluginPrefix(t *testing.T) {
 
 	n.setPrefixes("openshift.io")
 	n.expect(rows, []string{"ResourceClash"}, nil)
-	if !slices.Equal(n.daemon.checkpoint.PluginPrefixes, []string{"openshift.io"}) {
-		t.Errorf("checkpoint has %q", n.daemon.checkpoint.PluginPrefixes)
+	if !slices.Equal(n.daemon.files.Checkpoint.PluginPrefixes, []string{"openshift.io"}) {
+		t.Errorf("checkpoint has %q", n.daemon.files.Checkpoint.PluginPrefixes)
 	}
 	before, err := os.ReadFile(n.path("pcidp/config.json"))
 	n.must(err)

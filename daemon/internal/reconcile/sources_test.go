@@ -26,7 +26,7 @@ func (n *testNode) routed() string {
 
 func TestSourceRouting(t *testing.T) {
 	n := newNode(t, 1, 2)
-	n.daemon.SourceRouting = true
+	n.daemon.links.SourceRouting = true
 	n.declare("a", 1)
 	n.settle()
 	const first = "11 from [10.0.0.1/32] on [10.0.0.0/16] by [10.0.0.1];"
@@ -67,7 +67,7 @@ func TestSourceRouting(t *testing.T) {
 // There is nothing wrong then, and the other link has its rules.
 func TestSourceOfLinkTakenMeanwhile(t *testing.T) {
 	n := newNode(t, 1, 2)
-	n.daemon.SourceRouting = true
+	n.daemon.links.SourceRouting = true
 	n.declare("a", 1)
 	n.declare("b", 2)
 	n.settle()
@@ -81,7 +81,7 @@ func TestSourceOfLinkTakenMeanwhile(t *testing.T) {
 	}
 }
 
-// TestSourceRoutingOff: what an earlier run has left is cleared once.
+// TestSourceRoutingOff: the rules of an earlier run are removed once.
 func TestSourceRoutingOff(t *testing.T) {
 	n := newNode(t, 1)
 	n.declare("a", 1)

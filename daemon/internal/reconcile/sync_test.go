@@ -162,15 +162,15 @@ func TestRemovedWhileDown(t *testing.T) {
 	n.expect([]string{"b eth2 ready"}, nil, pools{"intel.com/fast": {pci(2)}})
 }
 
-// TestUnreadable: no source that fails, whatever it had said, takes anything
-// away.
+type unreadableStory struct {
+	name       string
+	fail, mend func(*testNode)
+	reason     string
+}
+
+// TestUnreadable: a source that fails, also after answers, removes nothing.
 func TestUnreadable(t *testing.T) {
-	tests := []struct {
-		name        string
-		fail, mend  func(*testNode)
-		reason      string
-		logsNothing bool
-	}{
+	tests := []unreadableStory{
 		{
 			name:   "IMDS",
 			fail:   func(n *testNode) { n.imds.err = errors.New("timeout") },
@@ -215,40 +215,42 @@ func TestUnreadable(t *testing.T) {
 		},
 	}
 	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			n := newNode(t, 1, 2)
-			n.declare("a", 1, "dpdkResourceName: intel.com/fast")
-			n.declare("b", 2, "dpdkResourceName: intel.com/fast")
-			n.settle()
-			n.hold(2)
-			n.settle()
-			n.logged()
-			rows, served := []string{"a eth1 ready", "b eth2 ready"}, pools{"intel.com/fast": {pci(1), pci(2)}}
-			n.now = n.now.Add(time.Hour)
-			tt.fail(n)
-			for range 5 {
-				out := n.daemon.Sync(t.Context())
-				if !out.Unsettled {
-					t.Errorf("settled, though %s cannot be read", tt.name)
-				}
-				n.now = n.now.Add(time.Minute)
-			}
-			if diff := cmp.Diff(rows, n.rows()); diff != "" {
-				t.Errorf("rows (-want +got):\n%s", diff)
-			}
-			if diff := cmp.Diff([]string{tt.reason}, n.reasons()); diff != "" {
-				t.Errorf("problems (-want +got):\n%s", diff)
-			}
-			tt.mend(n)
-			n.settle()
-			n.expect(rows, nil, served)
-			if diff := cmp.Diff([]string{"problem found", "problem is over"}, n.logged()); diff != "" {
-				t.Errorf("logged (-want +got):\n%s", diff)
-			}
-			if len(n.restarts.wanted) != 1 {
-				t.Errorf("device plugin restarted %d times, want once in all", len(n.restarts.wanted))
-			}
-		})
+		t.Run(tt.name, tt.play)
+	}
+}
+
+func (tt unreadableStory) play(t *testing.T) {
+	n := newNode(t, 1, 2)
+	n.declare("a", 1, "dpdkResourceName: intel.com/fast")
+	n.declare("b", 2, "dpdkResourceName: intel.com/fast")
+	n.settle()
+	n.hold(2)
+	n.settle()
+	n.logged()
+	rows, served := []string{"a eth1 ready", "b eth2 ready"}, pools{"intel.com/fast": {pci(1), pci(2)}}
+	n.now = n.now.Add(time.Hour)
+	tt.fail(n)
+	for range 5 {
+		out := n.daemon.Sync(t.Context())
+		if !out.Unsettled {
+			t.Errorf("settled, though %s cannot be read", tt.name)
+		}
+		n.now = n.now.Add(time.Minute)
+	}
+	if diff := cmp.Diff(rows, n.rows()); diff != "" {
+		t.Errorf("rows (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff([]string{tt.reason}, n.reasons()); diff != "" {
+		t.Errorf("problems (-want +got):\n%s", diff)
+	}
+	tt.mend(n)
+	n.settle()
+	n.expect(rows, nil, served)
+	if diff := cmp.Diff([]string{"problem found", "problem is over"}, n.logged()); diff != "" {
+		t.Errorf("logged (-want +got):\n%s", diff)
+	}
+	if len(n.restarts.wanted) != 1 {
+		t.Errorf("device plugin restarted %d times, want once in all", len(n.restarts.wanted))
 	}
 }
 
@@ -273,7 +275,7 @@ func TestHotPlug(t *testing.T) {
 	n.expect([]string{"a eth1 ready"}, nil, pools{"intel.com/fast": {pci(1)}})
 }
 
-// TestReboot: what was seen in an earlier boot is looked for again.
+// TestReboot: devices of an earlier boot are looked for again.
 func TestReboot(t *testing.T) {
 	n := newNode(t, 1)
 	n.declare("a", 1, "dpdkResourceName: intel.com/fast")

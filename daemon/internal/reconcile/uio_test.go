@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/driver"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
 )
 
@@ -18,7 +19,7 @@ func TestUnseenUseWaitsForTheKubelet(t *testing.T) {
 	n.declare("a", 1, fastDPDK, "enableDPDK: true", "dpdkDriver: uio_pci_generic")
 	n.settle()
 	n.expectDriver(1, "uio_pci_generic")
-	n.drivers.openErr = ErrUseUnseen
+	n.drivers.openErr = driver.ErrUnseen
 	n.kubelet.devices = inventory.Kubelet{Fresh: true}
 	n.undeclare("a")
 	for range 90 {

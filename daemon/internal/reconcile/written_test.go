@@ -11,8 +11,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/fields"
 )
 
-// TestEveryChangeIsWritten: whatever changes of the checkpoint or the inventory, and
-// however deep, the daemon writes the file for it, and only then.
+// TestEveryChangeIsWritten: the daemon writes a file for each change of the checkpoint or the
+// inventory, however deep, and only then.
 func TestEveryChangeIsWritten(t *testing.T) {
 	s := fields.Samples{}
 	fields.Sample(s, eniID(1), eniID(2))
@@ -41,7 +41,7 @@ func TestEveryChangeIsWritten(t *testing.T) {
 			return
 		}
 		check(path, "state/checkpoint.json", func(changed bool) {
-			n.must(n.daemon.save(func(c *nodestate.Checkpoint) {
+			n.must(n.daemon.files.Save(func(c *nodestate.Checkpoint) {
 				if *c = base; changed {
 					*c = other
 				}
@@ -57,8 +57,8 @@ func TestEveryChangeIsWritten(t *testing.T) {
 			if changed {
 				v = other
 			}
-			n.daemon.NodeName, n.daemon.BootID = v.NodeName, v.BootID
-			n.must(n.daemon.writeInventory(v.Devices, v.Problems))
+			n.daemon.files.NodeName, n.daemon.files.BootID = v.NodeName, v.BootID
+			n.must(n.daemon.files.WriteInventory(v.Devices, v.Problems))
 		})
 	})
 }

@@ -3,21 +3,20 @@ package view
 import (
 	"encoding/json"
 	"net/netip"
-	"strings"
 
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// HolderOf describes an attachment that has its device.
+// HolderOf describes the attachment of a device.
 func HolderOf(a *nodestate.Attachment) Holder {
 	return Holder{
-		PCIAddress: a.Device.PCIAddress, Pod: a.Pod, PodUID: argument(a.Args, "K8S_POD_UID"),
+		PCIAddress: a.Device.PCIAddress, Pod: a.Pod, PodUID: a.PodUID,
 		ContainerID: a.ContainerID, IfName: a.IfName, Mode: a.Mode, State: a.State, Addresses: addressesOf(a),
 	}
 }
 
-// addressesOf are the addresses that an attachment has given its pod: those of its
-// result, or its leases while there is none.
+// addressesOf returns the pod's addresses: from the result, or the leases while there is no
+// result.
 func addressesOf(a *nodestate.Attachment) []netip.Addr {
 	var result struct {
 		Interfaces []struct{ Name, Sandbox string }
@@ -44,14 +43,4 @@ func addressesOf(a *nodestate.Attachment) []netip.Addr {
 		}
 	}
 	return all
-}
-
-// argument returns the value of a key of CNI_ARGS (KEY=value;KEY=value), or "".
-func argument(args, key string) string {
-	for pair := range strings.SplitSeq(args, ";") {
-		if k, v, ok := strings.Cut(pair, "="); ok && k == key {
-			return v
-		}
-	}
-	return ""
 }

@@ -1,5 +1,5 @@
-// Package view describes what the daemon knows after a Sync. Every page for people and
-// tools is made of it: ENINodeState, Events, metrics and the status command.
+// Package view describes the state of the daemon after a Sync. ENINodeState, Events, metrics and
+// the status command are all made of it.
 package view
 
 import (
@@ -11,14 +11,13 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// View is what the daemon knows after a Sync, and what that Sync has done. The
-// inventory, ENINodeState, Events, metrics and the status command are all made
-// of it; none has a truth of its own. It is not changed once it was handed out.
+// View is the state after a Sync, and the actions of that Sync. It is not changed once it was
+// handed out.
 type View struct {
 	At time.Time
-	// Inventory is what the file says.
+	// Inventory is the content of the file.
 	Inventory nodestate.Inventory
-	// Declared are the NodeENIs that hold for this node, by name.
+	// Declared are the NodeENIs of this node, by name.
 	Declared []Declared
 	// Holders are the pods that have devices of the inventory.
 	Holders []Holder
@@ -27,42 +26,43 @@ type View struct {
 	Did     Did
 }
 
-// Declared names the version of a NodeENI that was acted upon. UID and
-// Generation are those of the API server, empty and 0 for a manifest.
+// Declared names the version of a NodeENI that was acted upon. UID and Generation come from the
+// API server; empty and 0 for a manifest.
 type Declared struct {
 	Name, UID  string
 	Generation int64
 }
 
-// Holder is an attachment of this boot that has not given its device back, or a
-// container to which the kubelet has allocated one.
+// Holder is an attachment of this boot that still has its device, or a container to which the
+// kubelet has allocated one.
 type Holder struct {
 	PCIAddress device.PCIAddress `json:"pciAddress"`
-	// Pod is namespace/name; PodUID is "" where the runtime did not tell it.
+	// Pod is namespace/name; PodUID is "" if the runtime did not pass it, or an older version
+	// wrote the record.
 	Pod    string `json:"pod,omitempty"`
 	PodUID string `json:"podUID,omitempty"`
-	// ContainerID, IfName, Mode and State are those of the attachment record;
-	// empty for an allocation without one.
+	// ContainerID, IfName, Mode and State come from the attachment record; empty for an allocation
+	// without one.
 	ContainerID string          `json:"containerID,omitempty"`
 	IfName      string          `json:"ifname,omitempty"`
 	Mode        nodestate.Mode  `json:"mode,omitempty"`
 	State       nodestate.State `json:"state,omitempty"`
 	// Addresses are the pod's on this device; none before they are known.
 	Addresses []netip.Addr `json:"addresses,omitempty"`
-	// Container is that of the kubelet's allocation; "" for a record.
+	// Container has the kubelet's allocation; "" for a record.
 	Container string `json:"container,omitempty"`
 }
 
 // ConfigView is the device plugin's config.
 type ConfigView struct {
 	Path string `json:"path"`
-	// Hash is that of its canonical content; "" when it is not known.
+	// Hash is the hash of the canonical content; "" while unknown.
 	Hash string `json:"hash,omitempty"`
-	// Current says that the file is as the inventory wants it.
+	// Current says that the file agrees with the inventory.
 	Current bool `json:"current"`
 }
 
-// PluginState says how the device plugin stands to the config on disk.
+// PluginState relates the device plugin to the config on disk.
 type PluginState string
 
 // The states of the device plugin.
@@ -88,28 +88,26 @@ type PluginView struct {
 	State PluginState `json:"state"`
 	// Pods are its pods on this node as namespace/name.
 	Pods []string `json:"pods,omitempty"`
-	// ServedHash is that of the config which it was last verified to serve.
+	// ServedHash is the config that the plugin was last verified to serve.
 	ServedHash string `json:"servedHash,omitempty"`
-	// LastRestart is when pods of it were last deleted by this daemon; zero when
-	// they were not since the daemon started.
+	// LastRestart is when this daemon last deleted pods of the plugin; zero for not yet.
 	LastRestart time.Time `json:"lastRestart,omitzero"`
 	// Message says why the state is not PluginServing, in stable words.
 	Message string `json:"message,omitempty"`
 }
 
-// Did is what one Sync has done.
+// Did lists the actions of one Sync.
 type Did struct {
 	// Took is how long the Sync took.
 	Took time.Duration
 	// ConfigWritten says that the device plugin's config was written.
 	ConfigWritten bool
-	// Withdrawn has, for each device that this Sync took out of the config, the
-	// time since its removal was first seen.
+	// Withdrawn has, for each device that this Sync took out of the config, the time since its
+	// removal was first seen.
 	Withdrawn []time.Duration
 	// DriverChanges have ended since the Sync before, sorted by device.
 	DriverChanges []DriverChange
-	// Restart is the restart that has ended since the Sync before; nil when none
-	// has.
+	// Restart is the restart that has ended since the Sync before; nil for none.
 	Restart *RestartDone
 	// Began and Over are the problems that have appeared and gone.
 	Began, Over []nodestate.Problem
@@ -118,9 +116,9 @@ type Did struct {
 // DriverChange is the end of one change of a driver.
 type DriverChange struct {
 	PCIAddress device.PCIAddress
-	// To is the driver that the device was to have.
+	// To is the driver that the device should get.
 	To string
-	// Err is nil when it has it.
+	// Err is nil if the device got it.
 	Err  error
 	Took time.Duration
 }

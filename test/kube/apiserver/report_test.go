@@ -251,7 +251,7 @@ func holdIn(t *testing.T, n *cluster.Node, e cluster.ENI, namespace string) *nod
 	}
 	rec, err := n.AttachmentsDir().Begin(nodestate.Attachment{
 		AttachmentID: nodestate.AttachmentID{ContainerID: "c1", IfName: "net1"}, BootID: boot, Mode: nodestate.ModeDPDK, Pod: namespace + "/p",
-		Args: "K8S_POD_NAMESPACE=" + namespace + ";K8S_POD_NAME=p;K8S_POD_UID=uid-of-p", Netns: nodestate.Netns{Path: "/proc/1/ns/net"},
+		PodUID: "uid-of-p", Netns: nodestate.Netns{Path: "/proc/1/ns/net"},
 		Device: nodestate.AttachedDevice{PCIAddress: device.PCIAddress(e.PCI), MAC: device.MAC(e.MAC), ENIID: device.ENIID(e.ID)},
 	})
 	if err != nil {

@@ -1,8 +1,6 @@
 package reconcile
 
 import (
-	"time"
-
 	"github.com/sirupsen/logrus"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
@@ -11,16 +9,14 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// logbook logs states when they begin and when they end, never in between.
-type logbook struct {
+// transitions logs problems and phases when they begin and when they end.
+type transitions struct {
 	out    logrus.FieldLogger
 	known  map[nodestate.Problem]bool
 	phases map[phaseKey]nodestate.Phase
-	// imposing is when others last put something on ENIs' links; see imposed.
-	imposing map[imposition]time.Time
 }
 
-// phaseKey tells rows apart, those without a known ENI too.
+// phaseKey identifies a row, also one without a known ENI.
 type phaseKey struct {
 	nodeENI string
 	eni     device.ENIID
@@ -43,36 +39,35 @@ func phasesOf(devices []nodestate.CheckpointDevice) map[phaseKey]nodestate.Phase
 	return m
 }
 
-// findings logs which problems have appeared and which are over, and returns
-// both, sorted.
-func (l *logbook) findings(found []problem.Finding) (began, over []nodestate.Problem) {
+// findings logs the problems that have begun and ended, and returns both, sorted.
+func (t *transitions) findings(found []problem.Finding) (began, over []nodestate.Problem) {
 	now := make(map[nodestate.Problem]bool, len(found))
 	for _, f := range found {
 		if now[f.Problem] {
 			continue
 		}
 		now[f.Problem] = true
-		if l.known[f.Problem] {
+		if t.known[f.Problem] {
 			continue
 		}
-		entry := l.problem(f.Problem)
+		entry := t.problem(f.Problem)
 		if f.Err != nil {
 			entry = entry.WithError(f.Err)
 		}
 		entry.Warn("problem found")
 		began = append(began, f.Problem)
 	}
-	for p := range l.known {
+	for p := range t.known {
 		if !now[p] {
-			l.problem(p).Info("problem is over")
+			t.problem(p).Info("problem is over")
 			over = append(over, p)
 		}
 	}
-	l.known = now
+	t.known = now
 	return inventory.SortProblems(began), inventory.SortProblems(over)
 }
 
-func (l *logbook) problem(p nodestate.Problem) *logrus.Entry {
+func (t *transitions) problem(p nodestate.Problem) *logrus.Entry {
 	fields := logrus.Fields{"reason": string(p.Reason), "detail": p.Message}
 	if p.NodeENI != "" {
 		fields["nodeENI"] = p.NodeENI
@@ -80,20 +75,20 @@ func (l *logbook) problem(p nodestate.Problem) *logrus.Entry {
 	if p.Device != "" {
 		fields["device"] = p.Device
 	}
-	return l.out.WithFields(fields)
+	return t.out.WithFields(fields)
 }
 
-// devices logs which rows have changed their phase, come or gone.
-func (l *logbook) devices(devices []nodestate.Device) {
+// devices logs the rows that have come, gone, or changed their phase.
+func (t *transitions) devices(devices []nodestate.Device) {
 	now := make(map[phaseKey]nodestate.Phase, len(devices))
 	for _, d := range devices {
 		key := keyOf(d)
 		now[key] = d.Phase
-		was, known := l.phases[key]
+		was, known := t.phases[key]
 		if was == d.Phase {
 			continue
 		}
-		entry := l.out.WithFields(logrus.Fields{
+		entry := t.out.WithFields(logrus.Fields{
 			"eniID": d.ENIID, "nodeENI": d.NodeENI, "pciAddress": d.PCIAddress, "interface": d.InterfaceName, "phase": d.Phase,
 		})
 		if known {
@@ -101,10 +96,10 @@ func (l *logbook) devices(devices []nodestate.Device) {
 		}
 		entry.Info("device changed its phase")
 	}
-	for key, was := range l.phases {
+	for key, was := range t.phases {
 		if _, there := now[key]; !there && key.eni != "" {
-			l.out.WithFields(logrus.Fields{"eniID": key.eni, "was": was}).Info("device left the inventory")
+			t.out.WithFields(logrus.Fields{"eniID": key.eni, "was": was}).Info("device left the inventory")
 		}
 	}
-	l.phases = now
+	t.phases = now
 }

@@ -43,7 +43,7 @@ func (n *testNode) expectHost(e int, want link.Link) {
 	}
 }
 
-// custom gives the link what the kernel would not give it by itself.
+// custom gives the link settings that the kernel would not choose.
 func (n *testNode) custom(e int) link.Link {
 	n.host.mu.Lock()
 	defer n.host.mu.Unlock()
@@ -69,13 +69,13 @@ func TestBindAndGiveBack(t *testing.T) {
 	n.expect(nil, nil, nil)
 	n.expectDriver(1, "ena")
 	n.expectHost(1, was)
-	if diff := cmp.Diff([]string{"0001 vfio-pci", "0001 ena"}, n.driven()); diff != "" {
+	if diff := cmp.Diff([]string{"0001 vfio-pci", "0001 ena"}, n.binds()); diff != "" {
 		t.Errorf("binds (-want +got):\n%s", diff)
 	}
 }
 
-// driven are the binds so far, with the end of the address instead of the whole.
-func (n *testNode) driven() []string {
+// binds are the binds so far, with the end of the address instead of the whole.
+func (n *testNode) binds() []string {
 	n.drivers.mu.Lock()
 	defer n.drivers.mu.Unlock()
 	var all []string
@@ -112,8 +112,8 @@ func TestSwitchDPDK(t *testing.T) {
 	n.expectHost(1, was)
 }
 
-// TestBindRefused: what is in the way is a Problem, changes nothing, and once it
-// is gone the device is bound.
+// TestBindRefused: an obstacle is a Problem and changes nothing; once it is gone the device is
+// bound.
 func TestBindRefused(t *testing.T) {
 	tests := map[string]struct {
 		arrange func(n *testNode)
@@ -174,7 +174,7 @@ func TestBindFails(t *testing.T) {
 	n.expect([]string{"a  pending"}, []string{"DriverNotBound"}, nil)
 	n.expectDriver(1, "ena")
 	n.expectHost(1, was)
-	if tries := len(n.driven()); tries < 4 || tries > 7 {
+	if tries := len(n.binds()); tries < 4 || tries > 7 {
 		t.Errorf("tried %d times in a minute, want 2, 4, 8, 16, 32 s apart", tries)
 	}
 	if logged := n.logged(); !slices.Contains(logged, "problem found") {
@@ -227,19 +227,19 @@ func TestStuckDriver(t *testing.T) {
 	n.drivers.mu.Lock()
 	n.drivers.hang = nil
 	n.drivers.mu.Unlock()
-	for len(n.driven()) < 4 {
+	for len(n.binds()) < 4 {
 		time.Sleep(time.Millisecond)
 	}
 	n.settle()
 	n.expect(nil, nil, nil)
 	n.expectDriver(1, "ena")
-	if got := n.driven(); len(got) != 4 {
-		t.Errorf("driven %q: the device that hung was driven twice", got)
+	if got := n.binds(); len(got) != 4 {
+		t.Errorf("binds %q: the device that hung was bound twice", got)
 	}
 }
 
-// TestDaemonEndsWhileDriving: whatever was done when the daemon ended, the next
-// one brings the device where it should be.
+// TestDaemonEndsWhileDriving: at any point where the daemon ends, the next one completes the
+// change.
 func TestDaemonEndsWhileDriving(t *testing.T) {
 	restore := func(n *testNode) {
 		l := n.host.links[1].State()

@@ -31,8 +31,8 @@ func (n *testNode) config() string {
 	return string(content)
 }
 
-// TestConfigWithAnOldTime: whoever started before the daemon saw a config has not
-// read it, whatever its modification time says.
+// TestConfigWithAnOldTime: a run that started before the daemon saw a config has not read it,
+// whichever modification time the file has.
 func TestConfigWithAnOldTime(t *testing.T) {
 	n := newNode(t, 1)
 	n.declare("a", 1, "dpdkResourceName: intel.com/a")
@@ -82,8 +82,8 @@ func TestConfigReplacedBetweenTwoDaemons(t *testing.T) {
 	}
 }
 
-// TestRestartsAreSpacedAcrossDaemons: the least time between two restarts, and the
-// back-off, hold although daemons come and go, and whatever the clock does.
+// TestRestartsAreSpacedAcrossDaemons: the least time between two restarts, and the back-off, hold
+// across daemons and changes of the clock.
 func TestRestartsAreSpacedAcrossDaemons(t *testing.T) {
 	t.Run("spacing", func(t *testing.T) {
 		n := newNode(t, 1, 2)

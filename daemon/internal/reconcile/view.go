@@ -13,27 +13,32 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// noteRemovals remembers since when advertised devices are to leave the config.
-func (r *Reconciler) noteRemovals(src inventory.Sources, res inventory.Result) {
+// removals are the times when advertised devices were first seen to be undeclared, until the
+// config is without them.
+type removals map[device.ENIID]time.Time
+
+func (m removals) note(src inventory.Sources, res inventory.Result) {
 	now := make(map[device.ENIID]nodestate.Phase, len(res.Devices))
 	for _, d := range res.Devices {
 		now[d.ENIID] = d.Phase
 	}
-	maps.DeleteFunc(r.removals, func(eni device.ENIID, _ time.Time) bool { return now[eni] == nodestate.PhaseReady }) // declared again
+	maps.DeleteFunc(m, func(eni device.ENIID, _ time.Time) bool { return now[eni] == nodestate.PhaseReady }) // declared again
 	for _, d := range src.Checkpoint.Devices {
-		if d.Phase == nodestate.PhaseReady && d.ResourceName != "" && now[d.ENIID] != nodestate.PhaseReady && r.removals[d.ENIID].IsZero() {
-			r.removals[d.ENIID] = src.Now
+		if d.Phase == nodestate.PhaseReady && d.ResourceName != "" && now[d.ENIID] != nodestate.PhaseReady && m[d.ENIID].IsZero() {
+			m[d.ENIID] = src.Now
 		}
 	}
 }
 
-// withdrawRemovals notes that the config is without the removed devices.
-func (r *Reconciler) withdrawRemovals() {
-	for eni, since := range r.removals {
-		r.view.Did.Withdrawn = append(r.view.Did.Withdrawn, r.steady().Sub(since))
-		delete(r.removals, eni)
+// withdraw is called when the config is without the devices. It returns how long each took,
+// sorted, and forgets them.
+func (m removals) withdraw(now time.Time) (took []time.Duration) {
+	for _, since := range m {
+		took = append(took, now.Sub(since))
 	}
-	slices.Sort(r.view.Did.Withdrawn)
+	clear(m)
+	slices.Sort(took)
+	return took
 }
 
 // observe completes the view and hands it out.
@@ -42,13 +47,12 @@ func (r *Reconciler) observe(begun time.Time, src inventory.Sources) {
 		return
 	}
 	v := r.view
-	v.At, v.Inventory, v.Plugin = r.Now().UTC().Round(0), r.inventory, r.plugin.View()
+	v.At, v.Inventory, v.Plugin = r.Now().UTC().Round(0), r.files.Inventory, r.plugin.View()
 	v.Declared = declared(src)
-	v.Holders = holders(src, r.inventory.Devices)
-	v.Did.Took = r.steady().Sub(begun)
+	v.Holders = holders(src, r.files.Inventory.Devices)
+	v.Did.Took = r.clock.now().Sub(begun)
 	r.Observe(v)
 }
-
 func declared(src inventory.Sources) []view.Declared {
 	all := make([]view.Declared, 0, len(src.NodeENIs))
 	for i := range src.NodeENIs {
@@ -60,8 +64,8 @@ func declared(src inventory.Sources) []view.Declared {
 	return all
 }
 
-// holders lists who has the devices: by the records, and for draining ones by
-// the kubelet too.
+// holders lists the pods that have devices: by the records, and for draining devices also by
+// the kubelet.
 func holders(src inventory.Sources, devices []nodestate.Device) []view.Holder {
 	ours := make(map[device.PCIAddress]bool, len(devices))
 	for _, d := range devices {

@@ -32,20 +32,20 @@ func TestFailedBindIsOneState(t *testing.T) {
 		}
 		began++
 	}
-	if tries := len(n.driven()); began != 1 || tries < 4 {
+	if tries := len(n.binds()); began != 1 || tries < 4 {
 		t.Errorf("logged %d times in %d tries, want once", began, tries)
 	}
 }
 
-// TestUntidyIsTriedAgain: a change that has failed leaves the device usable, and
-// what is left of it is taken away later, with no event to ask for that.
+// TestUntidyIsTriedAgain: a failed change leaves the device usable. Its remains are removed later,
+// without an event.
 func TestUntidyIsTriedAgain(t *testing.T) {
 	n := newNode(t, 1)
 	was := n.custom(1)
 	refused := map[device.PCIAddress]error{pci(1): errors.New("driver_override cannot be written")}
 	n.drivers.fail, n.drivers.untidy = refused, refused
 	n.declareDPDK("a", 1)
-	for len(n.driven()) == 0 {
+	for len(n.binds()) == 0 {
 		n.sync()
 	}
 	n.undeclare("a")
@@ -114,7 +114,7 @@ func TestNotServedWhileDriving(t *testing.T) {
 			n.drivers.hang = map[device.PCIAddress]chan struct{}{pci(1): hang}
 			story.change(n)
 			n.settle()
-			if len(n.daemon.driving.jobs) != 1 {
+			if len(n.daemon.drivers.Jobs()) != 1 {
 				t.Fatal("no driver is being changed")
 			}
 			story.first(n)
@@ -155,8 +155,8 @@ func TestOfferedUnderAnotherName(t *testing.T) {
 	n.expect([]string{"a  ready"}, nil, pools{"intel.com/other": {pci(1)}})
 }
 
-// TestRestoreRecordOfAnotherFunction: what a device is to get back is not given
-// to the one that has taken its place.
+// TestRestoreRecordOfAnotherFunction: a device's settings are not given to the one that has taken
+// its place.
 func TestRestoreRecordOfAnotherFunction(t *testing.T) {
 	n := newNode(t, 1)
 	was := nodestate.LinkState{Name: "ens7", MAC: mac(1), MTU: 9001, Up: true}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/checkpoint"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
@@ -111,15 +112,15 @@ func TestEntryOfNobodyIsPeoples(t *testing.T) {
 	}
 }
 
-// TestEntriesOfOurForm: every entry that we write has it, and no other.
-func TestEntriesOfOurForm(t *testing.T) {
+// TestOwnEntries: every entry that we write has it, and no other.
+func TestOwnEntries(t *testing.T) {
 	n := newNode(t, 1, 2)
 	n.declare("a", 1, "dpdkResourceName: intel.com/a")
 	n.declare("b", 2, "dpdkResourceName: intel.com/a")
 	n.settle()
 	config, err := os.ReadFile(n.path("pcidp/config.json"))
 	n.must(err)
-	if diff := cmp.Diff(map[device.ResourceName][]device.PCIAddress{"intel.com/a": {pci(1), pci(2)}}, entriesOfOurForm(config)); diff != "" {
+	if diff := cmp.Diff(map[device.ResourceName][]device.PCIAddress{"intel.com/a": {pci(1), pci(2)}}, checkpoint.OwnEntries(config)); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 	for _, other := range []string{
@@ -128,9 +129,10 @@ func TestEntriesOfOurForm(t *testing.T) {
 		`{"resourceList":[{"resourcePrefix":"intel.com","resourceName":"a","selectors":{"drivers":["ena","x"],"pciAddresses":["0000:00:06.0"]}}]}`,
 		`{"resourceList":[{"resourcePrefix":"intel.com","resourceName":"a","selectors":{"drivers":["ena"],"pciAddresses":["0000:00:06.0"],"vendors":["1d0f"]}}]}`,
 		`{"resourceList":[{"resourcePrefix":"intel.com","resourceName":"a","selectors":[]}]}`,
-		`{"resourceList":[{"resourcePrefix":"intel.com","resourceName":"sriov_placeholder","selectors":[{"drivers":["placeholder"],"pciAddresses":["0000:00:00.0"]}]}]}`,
+		`{"resourceList":[{"resourcePrefix":"intel.com","resourceName":"sriov_placeholder",` +
+			`"selectors":[{"drivers":["placeholder"],"pciAddresses":["0000:00:00.0"]}]}]}`,
 	} {
-		if got := entriesOfOurForm([]byte(other)); len(got) > 0 {
+		if got := checkpoint.OwnEntries([]byte(other)); len(got) > 0 {
 			t.Errorf("%s has %v", other, got)
 		}
 	}

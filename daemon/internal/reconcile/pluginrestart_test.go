@@ -39,7 +39,7 @@ func TestSyncDoesNotWaitForTheDevicePlugin(t *testing.T) {
 		t.Errorf("the device plugin must offer (-want +got):\n%s", diff)
 	}
 	n.undeclare("b")
-	n.daemon.Sync(n.Context()) // gives the call up: what it waits for will not come
+	n.daemon.Sync(n.Context()) // gives the call up: its config will not be served
 	if diff := cmp.Diff(pools{}, n.judge()); diff != "" {
 		t.Errorf("pools (-want +got):\n%s", diff)
 	}
@@ -48,7 +48,8 @@ func TestSyncDoesNotWaitForTheDevicePlugin(t *testing.T) {
 	begin := n.now
 	n.settle()
 	if len(n.restarts.wanted) != 3 || n.now.Sub(begin) < restartApart {
-		t.Errorf("restarted %d times, the last after %v; want 3, the last %v after the one before had deleted pods", len(n.restarts.wanted), n.now.Sub(begin), restartApart)
+		t.Errorf("restarted %d times, the last after %v; want 3, the last %v after the one before had deleted pods", len(n.restarts.wanted), n.now.Sub(begin),
+			restartApart)
 	}
 	n.expect(nil, nil, pools{})
 	if got := n.view().Plugin; got.State != view.PluginServing || got.ServedHash != n.view().Config.Hash {
@@ -56,9 +57,8 @@ func TestSyncDoesNotWaitForTheDevicePlugin(t *testing.T) {
 	}
 }
 
-// TestConfigComesBackDuringARestart: the config returns to what the device plugin
-// served before, while it is being restarted for another. Its new pod may have
-// read either.
+// TestConfigComesBackDuringARestart: during a restart for another config, the config returns to
+// the one that was served before. The new pod may have read either.
 func TestConfigComesBackDuringARestart(t *testing.T) {
 	for name, meanwhile := range map[string]func(*testNode){
 		"same daemon": func(*testNode) {}, "new daemon": func(n *testNode) { n.start() },
@@ -85,9 +85,9 @@ func TestConfigComesBackDuringARestart(t *testing.T) {
 	}
 }
 
-// TestConfigComesBackBeforeARestart: the config changes and returns before the
-// restart is due. Whoever has started meanwhile may have read the other one, so
-// that it is asked for again; those that started well before need not.
+// TestConfigComesBackBeforeARestart: the config changes and returns before the restart is due. A
+// run that started meanwhile may have read the other one, so the plugin is asked again; runs from
+// well before are left alone.
 func TestConfigComesBackBeforeARestart(t *testing.T) {
 	n := newNode(t, 1)
 	n.settle()
@@ -107,8 +107,7 @@ func TestConfigComesBackBeforeARestart(t *testing.T) {
 	}
 }
 
-// waitRestart waits until Restart was called that many times and returns what the
-// last call wanted.
+// waitRestart waits for that many calls of Restart and returns the last call's config.
 func (n *testNode) waitRestart(times int) pluginrestart.Wanted {
 	n.Helper()
 	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
@@ -130,9 +129,8 @@ func (f *fakePlugin) release() {
 	f.hold = nil
 }
 
-// TestNoDevicePlugin: that there is none is a state with a beginning and an end,
-// not a failure; the removed device may go, and what comes later has read the
-// config.
+// TestNoDevicePlugin: a missing device plugin is a state with a beginning and an end, not a
+// failure. The removed device may go, and a plugin that comes later has read the config.
 func TestNoDevicePlugin(t *testing.T) {
 	n := newNode(t, 1)
 	n.restarts.err = pluginrestart.ErrNoDevicePlugin
@@ -158,7 +156,8 @@ func TestNoDevicePlugin(t *testing.T) {
 	}
 	var about []string
 	for _, m := range n.logged() {
-		if m == "no device plugin on this node; one that comes reads the config as it is" || m == "device plugin found" || m == "device plugin restart failed, trying again" {
+		if m == "no device plugin on this node; one that comes reads the config as it is" || m == "device plugin found" ||
+			m == "device plugin restart failed, trying again" {
 			about = append(about, m)
 		}
 	}
@@ -213,8 +212,8 @@ func TestFailedRestartAndNews(t *testing.T) {
 	}
 }
 
-// TestKubeletDecidesWhenADeviceMayGo: what it offers or has given to a pod stays,
-// and so does everything while it cannot be asked.
+// TestKubeletDecidesWhenADeviceMayGo: a device that the kubelet offers or has given to a pod
+// stays, and so do all while it cannot be asked.
 func TestKubeletDecidesWhenADeviceMayGo(t *testing.T) {
 	offers := inventory.Kubelet{Allocatable: map[device.ResourceName][]device.PCIAddress{"intel.com/a": {pci(1)}}}
 	given := inventory.Kubelet{Allocated: map[device.PCIAddress][]inventory.Container{pci(1): {{Namespace: "ns", Pod: "p", Container: "c"}}}}
@@ -302,11 +301,12 @@ func TestView(t *testing.T) {
 	n := newNode(t, 1)
 	n.declare("a", 1, "dpdkResourceName: intel.com/a")
 	rec := n.hold(1)
-	rec.Args, rec.Pod = "IgnoreUnknown=1;K8S_POD_NAMESPACE=ns;K8S_POD_NAME=p;K8S_POD_UID=u-1", "ns/p"
+	rec.Pod, rec.PodUID = "ns/p", "u-1"
 	n.must(rec.Save())
 	n.settle()
 	v := n.view()
-	want := []view.Holder{{PCIAddress: pci(1), Pod: "ns/p", PodUID: "u-1", ContainerID: "c1", IfName: "net1", Mode: nodestate.ModeExclusive, State: nodestate.StateComplete}}
+	want := []view.Holder{{PCIAddress: pci(1), Pod: "ns/p", PodUID: "u-1", ContainerID: "c1", IfName: "net1", Mode: nodestate.ModeExclusive,
+		State: nodestate.StateComplete}}
 	if diff := cmp.Diff(want, v.Holders); diff != "" {
 		t.Errorf("holders (-want +got):\n%s", diff)
 	}
@@ -327,8 +327,8 @@ func (g guarded) List() (inventory.Snapshot, error) {
 	return snap, err
 }
 
-// TestRemovedWhileTheConfigCannotBeWritten: what the config still has stays in
-// the inventory, whatever was withdrawn before.
+// TestRemovedWhileTheConfigCannotBeWritten: a device that is still in the config stays in the
+// inventory, even after earlier withdrawals.
 func TestRemovedWhileTheConfigCannotBeWritten(t *testing.T) {
 	n := newNode(t, 1, 2)
 	n.declare("a", 1, "dpdkResourceName: intel.com/a")

@@ -1,0 +1,75 @@
+package hostlinks
+
+import (
+	"net/netip"
+	"slices"
+
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/problem"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
+	"github.com/multi-eni/multi-eni-cni/pkg/link"
+	"github.com/multi-eni/multi-eni-cni/pkg/link/routing"
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+)
+
+// routeSources has packets from an ENI's addresses leave by that ENI, for each ready ENI whose
+// link is up in the host. Without SourceRouting it removes once what an earlier run left.
+func (l *Links) routeSources(src inventory.Sources, devices []nodestate.Device) []problem.Finding {
+	if !src.Links.Known || !l.SourceRouting && l.sourcesCleared {
+		return nil
+	}
+	var want []routing.Source
+	if l.SourceRouting {
+		want = sourcesOf(devices, src.Links.Value)
+	}
+	changed, err := l.Host.EnsureSources(want)
+	if err != nil {
+		want, changed, err = l.withoutTaken(want, devices, changed, err)
+	}
+	if err != nil {
+		return []problem.Finding{problem.New(reason.SourceRoutingFailed,
+			"the rules and routes of --source-routing cannot be made; the daemon tries again, and its log has the error", err)}
+	}
+	if changed {
+		l.Log.WithField("links", len(want)).Debug("source-based routing changed") // with each pod
+	}
+	l.sourcesCleared = !l.SourceRouting
+	return nil
+}
+
+// withoutTaken tries again without the links that went down, or into a pod, since they were
+// read. Such a link needs no rules, and its return is an event. It returns the sources of the
+// last try.
+func (l *Links) withoutTaken(want []routing.Source, devices []nodestate.Device, changed bool, err error) ([]routing.Source, bool, error) {
+	links, unread := l.Host.Links()
+	if unread != nil {
+		return want, changed, err
+	}
+	still := sourcesOf(devices, links)
+	if len(still) >= len(want) {
+		return want, changed, err
+	}
+	more, err := l.Host.EnsureSources(still)
+	return still, changed || more, err
+}
+
+func sourcesOf(devices []nodestate.Device, links []link.Link) (all []routing.Source) {
+	for _, d := range devices {
+		i := slices.IndexFunc(links, func(l link.Link) bool { return l.Name == d.InterfaceName && l.MAC == d.MAC })
+		if d.Phase != nodestate.PhaseReady || d.InterfaceName == "" || i < 0 || !links[i].Up {
+			continue
+		}
+		s := routing.Source{Index: links[i].Index, From: d.Prefixes}
+		for _, a := range d.Addresses {
+			s.From = append(s.From[:len(s.From):len(s.From)], netip.PrefixFrom(a.Addr(), a.Addr().BitLen()))
+			s.Subnets = append(s.Subnets, a.Masked())
+			if router := nodestate.Router(a); router.IsValid() && !slices.ContainsFunc(s.Routers, netip.Addr.Is4) {
+				s.Routers = append(s.Routers, router)
+			}
+		}
+		if len(s.From) > 0 {
+			all = append(all, s)
+		}
+	}
+	return all
+}
