@@ -48,12 +48,18 @@ const mostTwins = 16
 func twins(text []byte, most int) (found []twin) {
 	dec := json.NewDecoder(bytes.NewReader(text))
 	dec.UseNumber() // else a number that no float64 holds is an error
-	var value func(path []string)
-	value = func(path []string) {
+	var path []string
+	var value func()
+	inside := func(place string) {
+		path = append(path, place)
+		value()
+		path = path[:len(path)-1]
+	}
+	value = func() {
 		switch token, _ := dec.Token(); token { // no error: the text is valid
 		case json.Delim('['):
 			for n := 0; dec.More(); n++ {
-				value(append(path, fmt.Sprintf("[%d]", n)))
+				inside(fmt.Sprintf("[%d]", n))
 			}
 		case json.Delim('{'):
 			seen := map[string]string{} // by fold
@@ -61,20 +67,19 @@ func twins(text []byte, most int) (found []twin) {
 				token, _ := dec.Token()
 				key := token.(string) //nolint:errcheck,forcetypeassert // JSON's keys are strings
 				first, twice := seen[fold(key)]
-				inside := append(path, "."+key)
 				if !twice {
 					seen[fold(key)] = key
 				} else if len(found) < most {
-					found = append(found, twin{strings.Join(inside, "")[1:], key, first})
+					found = append(found, twin{strings.TrimPrefix(strings.Join(path, "")+"."+key, "."), key, first})
 				}
-				value(inside)
+				inside("." + key)
 			}
 		default:
 			return
 		}
 		_, _ = dec.Token() // the end of the list or object
 	}
-	value(nil)
+	value()
 	return found
 }
 
