@@ -123,3 +123,17 @@ func TestUnusablePolicy(t *testing.T) {
 		e.unchanged(before, "after all DELs, "+name)
 	}
 }
+
+func (e *env) policyFile(more map[string]any) string {
+	e.t.Helper()
+	policy := map[string]any{
+		"schemaVersion": 1, "binDir": e.path, "delegates": []string{"macvlan", "host-device"}, "ipam": []string{"host-local", "eni-ipam"},
+		"dataDir": e.file("records"), "leaseDir": e.file("leases"), "inventory": e.file("inventory.json"), "sysfs": e.node.Sysfs, "logFile": e.file("log"),
+	}
+	maps.Copy(policy, more)
+	data, err := json.Marshal(policy)
+	must(e.t, err)
+	path := e.file("node-policy.json")
+	must(e.t, os.WriteFile(path, data, 0o644))
+	return path
+}
