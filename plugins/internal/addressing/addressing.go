@@ -201,7 +201,6 @@ func (m *IPAM) Ready(pci device.PCIAddress, row *nodestate.Device) error {
 	return nil
 }
 
-// wouldLease returns the addresses that the next pod would lease.
 func (m *IPAM) wouldLease(row *nodestate.Device) ([]netip.Prefix, error) {
 	l, err := leases.Dir(m.Leases.Dir).Read(m.Leases.BootID, row.ENIID)
 	if err != nil && !leases.Unreadable(err) { // ADD would rebuild an unreadable file

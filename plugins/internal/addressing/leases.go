@@ -48,7 +48,6 @@ func (s Leases) Read(ctx context.Context, eni device.ENIID) (leases.Leases, erro
 	return l, err
 }
 
-// locked calls f with an ENI's leases under their lock.
 func (s Leases) locked(ctx context.Context, eni device.ENIID, f func(*leases.Locked) error) error {
 	ctx, cancel := context.WithTimeout(ctx, lockWait)
 	defer cancel()

@@ -69,7 +69,6 @@ func (p *Plugin) Funcs(ctx context.Context, stdout io.Writer) skel.CNIFuncs {
 	}
 }
 
-// verb does the work of a verb.
 type verb func(*call, context.Context) error
 
 // verbs returns a function that makes skel's functions of verbs.
@@ -100,7 +99,6 @@ const (
 	strict              // everything must be valid
 )
 
-// parser reads a program's netconfs.
 type parser struct {
 	strict, lenient func(stdin []byte) (*netconf.Config, error)
 }
@@ -312,7 +310,6 @@ func (c *call) openTarget() (*link.Netns, error) {
 	return ns, nil
 }
 
-// otherVersion refuses to forget the work of another version, or to guess it.
 func otherVersion(err error) error {
 	return &refusal.Error{Code: refusal.Internal, Err: err,
 		Msg: "another version of multi-eni wrote the attachment's record, and only that version can release it; " +

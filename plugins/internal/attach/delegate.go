@@ -19,7 +19,6 @@ import (
 	"github.com/multi-eni/multi-eni-cni/plugins/internal/refusal"
 )
 
-// attachDelegate lets another plugin make the interface.
 func (e *effects) attachDelegate(ctx context.Context) (*types100.Result, error) {
 	result, err := e.runDelegate(ctx)
 	if err != nil {
@@ -165,7 +164,6 @@ func (e *effects) checkMAC(l link.Link, result *types100.Result, at int) error {
 		e.cfg.MAC, e.Delegate.Type, got)
 }
 
-// checkIPs returns an error unless a result has the requested addresses.
 func checkIPs(requested []netip.Addr, result *types100.Result) error {
 	have, err := cniresult.Addresses(result)
 	if err != nil {

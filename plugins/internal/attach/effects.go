@@ -21,7 +21,6 @@ import (
 	"github.com/multi-eni/multi-eni-cni/plugins/internal/steps"
 )
 
-// effects are ADD's work on the device that it holds.
 type effects struct {
 	*hold.Device
 	cfg     *netconf.Config
@@ -97,7 +96,6 @@ func (e *effects) attachLink(ctx context.Context) (*types100.Result, error) {
 	return result, e.pod.Configure(l, e.Link.MAC, result)
 }
 
-// describe makes the pod's interface the only one of a result.
 func (e *effects) describe(result *types100.Result, name, mac string, mtu int) {
 	result.Interfaces = []*types100.Interface{{Name: name, Mac: mac, Mtu: mtu, Sandbox: e.args.Netns, PciID: e.Record.Device.PCIAddress.String()}}
 }

@@ -90,7 +90,6 @@ func (c *call) ipamCheck(ctx context.Context) error {
 	return c.addresses.Leases.CheckAny(ctx, row.ENIID)
 }
 
-// namedRow returns the one row of the inventory that the netconf names.
 func (c *call) namedRow() (nodestate.Device, error) {
 	if c.cfg.Select.Empty() && c.cfg.DeviceID == "" {
 		mac, err := c.macOf(c.cfg.Interface)
@@ -118,7 +117,6 @@ func (c *call) namedRow() (nodestate.Device, error) {
 	return *all[0].Row, nil
 }
 
-// macOf returns the MAC of the interface that the netconf names.
 func (c *call) macOf(ifname string) (device.MAC, error) {
 	l, err := c.host.ByName(ifname)
 	if errors.Is(err, link.ErrNotFound) {

@@ -3,6 +3,7 @@ package attach_test
 import (
 	"encoding/json"
 	"errors"
+	"io"
 	"io/fs"
 	"net/netip"
 	"os"
@@ -12,8 +13,6 @@ import (
 
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/vishvananda/netlink"
-
-	"io"
 
 	"github.com/multi-eni/multi-eni-cni/pkg/leases"
 	"github.com/multi-eni/multi-eni-cni/pkg/link"

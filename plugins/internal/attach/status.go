@@ -25,7 +25,6 @@ func ready(check verb) verb {
 	}
 }
 
-// ready checks whether ADD of multi-eni can succeed.
 func (c *call) ready(ctx context.Context) error {
 	if err := c.policy.Check(c.cfg); err != nil {
 		return err
@@ -74,7 +73,6 @@ func (c *call) devicesReady() error {
 	return refusal.Worst(refused)
 }
 
-// ipamReady checks whether ADD of eni-ipam can succeed.
 func (c *call) ipamReady(context.Context) error {
 	if err := c.policy.CheckIPAM(c.cfg); err != nil {
 		return err

@@ -134,7 +134,6 @@ func pluginError(err error, stdout, stderr []byte) error {
 	return &printed
 }
 
-// clipped shortens a plugin's output for a message.
 func clipped(out []byte) []byte {
 	const most = 1024
 	return out[:min(most, len(out))]

@@ -47,7 +47,6 @@ CNI versions: %[3]s
 Documentation: https://github.com/multi-eni/multi-eni-cni/blob/main/docs/netconf.md
 `
 
-// about describes a plugin.
 func about(name string) string {
 	if name == "eni-ipam" {
 		return "a CNI IPAM plugin: it gives a pod addresses that the VPC routes to an\nENI of the node. multi-eni has it built in; other plugins can call this " +

@@ -65,7 +65,6 @@ func (f *Fit) checkUserspace(pci device.PCIAddress, fn sysfs.PCIFunction) error 
 	return f.checkDelegate(pci, fn)
 }
 
-// checkDelegate refuses a delegate that is known not to work on a device.
 func (f *Fit) checkDelegate(pci device.PCIAddress, fn sysfs.PCIFunction) error {
 	d := f.Config.Delegate
 	switch {

@@ -149,7 +149,6 @@ func (h *Holder) checkUnread(pci device.PCIAddress, unread nodestate.Unread) err
 		Msg: fmt.Sprintf("device %s counts as held, because an attachment record that may name it cannot be read; %s", pci, u.Remedy())}
 }
 
-// held refuses the device of a live attachment and says when it will be free.
 func (h *Holder) held(a nodestate.Attachment) error {
 	free := "it becomes free when that pod ends"
 	switch {
@@ -326,7 +325,6 @@ func busy(pci device.PCIAddress) error {
 	return refusal.New(refusal.TryAgain, "device %s has been locked by other ADDs or DELs for more than %s; try again", pci, giveback.LockWait)
 }
 
-// heldError names the holder of a device, and how it becomes free.
 func heldError(pci device.PCIAddress, free, holder string) error {
 	return refusal.New(refusal.Held, "device %s is held by %s; %s", pci, holder, free)
 }

@@ -20,7 +20,6 @@ const (
 	kindIPVlan  = "ipvlan"
 )
 
-// sharing says how a delegate shares a device between pods.
 type sharing struct {
 	kind string
 	// Mode is ipvlan's or macvlan's.

@@ -97,7 +97,6 @@ func usual(d *nodestate.Device, pools []leases.Pool) string {
 	return leases.IPv4
 }
 
-// first returns the first of some addresses that is in the pool.
 func first(pool leases.Pool, of []netip.Addr) (netip.Prefix, bool) {
 	for _, a := range of {
 		if p, ok := pool.Find(a); ok {
@@ -179,7 +178,6 @@ func reclaim(l *leases.Leases, now time.Duration, gone func(nodestate.Netns) boo
 	return giveAll(l, now, func(lease *leases.Lease) bool { return gone(lease.Netns) })
 }
 
-// held returns the addresses that an attachment leases.
 func held(l *leases.Leases, id nodestate.AttachmentID) (out []netip.Addr) {
 	for _, lease := range l.Leases {
 		if lease.HeldBy(id) {

@@ -43,7 +43,6 @@ func capabilitiesOf(a asks) []string { return a.capabilities }
 func argsOf(a asks) []string         { return a.args }
 func environmentOf(a asks) []string  { return a.environment }
 
-// types returns the types of the plugins that take part in an attachment.
 func (c *Config) types() []string {
 	out := []string{Type}
 	if c.Delegate != nil {
@@ -58,7 +57,6 @@ func (c *Config) types() []string {
 	return out
 }
 
-// checkRequests faults requests that no plugin carries out.
 func (d *decoder) checkRequests(c *Config) {
 	nobody := fmt.Sprintf("no plugin of this netconf uses it (%s)", strings.Join(c.types(), ", "))
 	if sub := d.object("runtimeConfig"); sub != nil {

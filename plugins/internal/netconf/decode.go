@@ -105,7 +105,6 @@ func (d *decoder) faultAt(keys ...string) bool {
 	})
 }
 
-// onlyKeys adds a fault for every unknown key.
 func (d *decoder) onlyKeys(known ...string) {
 	for _, key := range slices.Sorted(maps.Keys(d.fields)) {
 		if !slices.Contains(known, key) {
@@ -238,7 +237,6 @@ func (d *decoder) list(key string) []*decoder {
 	return out
 }
 
-// clip shortens a value for a message.
 func clip(raw []byte) string {
 	const most = 60
 	if len(raw) > most {
@@ -254,7 +252,6 @@ func (e *VersionError) Error() string {
 	return fmt.Sprintf("cniVersion: %q: want one of %s", e.Version, strings.Join(version.All.SupportedVersions(), ", "))
 }
 
-// check faults combinations of keys.
 func (d *decoder) check(c *Config) {
 	for _, key := range slices.Sorted(maps.Keys(d.fields)) {
 		if !slices.Contains(specKeys, key) && !slices.Contains(ownKeys, key) && !strings.HasPrefix(key, "cni.dev/") && !d.faultAt(key) {

@@ -26,7 +26,6 @@ type Delegate struct {
 // address, false for the interface's name.
 var delegateFields = map[string]bool{"deviceID": true, "pciBusID": true, "master": false, "device": false}
 
-// knownDelegates lists delegates with their keys for the device, the usual one first.
 var knownDelegates = map[string]struct {
 	fields []string
 	shared bool

@@ -88,7 +88,6 @@ func (d *decoder) eniIPAM(p *Plugin, more ...string) *ENIIPAM {
 	return e
 }
 
-// checkSharing faults keys that do not fit the delegate.
 func (e *ENIIPAM) checkSharing(d *decoder, delegate *Delegate) {
 	if sub := d.object("ipam"); (delegate == nil || !delegate.Shared) && given(sub.fields["coolDown"]) {
 		sub.fault("coolDown", "%s: only pods that share the ENI lease addresses; remove the key", clip(sub.fields["coolDown"]))
@@ -163,7 +162,6 @@ func pickRequested(d nodestate.Device, requested []netip.Addr) (out []netip.Pref
 	return out, nil
 }
 
-// owned finds an address of the device or of its prefixes.
 func owned(d nodestate.Device, a netip.Addr) (netip.Prefix, bool) {
 	for _, p := range d.Addresses {
 		if p.Addr() == a {

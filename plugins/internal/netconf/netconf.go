@@ -163,7 +163,6 @@ var (
 	logLevels  = []string{"debug", "info", "warning", "error"}
 )
 
-// keysOf returns the keys in the tags of a struct's fields.
 func keysOf(of any) (keys []string) {
 	t := reflect.TypeOf(of)
 	for i := range t.NumField() {
@@ -174,7 +173,6 @@ func keysOf(of any) (keys []string) {
 	return keys
 }
 
-// suggestions returns the keys that a misspelt key may mean.
 func suggestions() []string {
 	all := slices.Concat(ownKeys, specKeys)
 	for _, key := range selectKeys {
@@ -231,7 +229,6 @@ func parse(stdin []byte) (*decoder, *Config, error) {
 	return d, c, nil
 }
 
-// common reads the keys that a runtime gives to every plugin.
 func (d *decoder) common() *Config {
 	c := &Config{Paths: DefaultPaths(), Raw: d.whole}
 	d.str("cniVersion", &c.CNIVersion)

@@ -33,7 +33,6 @@ type Route struct {
 	VPC bool
 }
 
-// dstVPC is the dst of a route with VPC.
 const dstVPC = "vpc"
 
 func (r Route) dst() string {

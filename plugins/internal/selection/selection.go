@@ -65,7 +65,6 @@ func (s *Selector) Candidates() ([]Candidate, error) {
 	return s.usable(matching)
 }
 
-// allocated finds the device that the runtime names.
 func (s *Selector) allocated(inv nodestate.Inventory) ([]Candidate, error) {
 	var matching []nodestate.Device
 	for _, d := range inv.Devices {
