@@ -23,7 +23,7 @@ type State string
 const (
 	// Held: an attachment has the address.
 	Held State = "leased"
-	// Cooling: nobody has it, but neighbours and peers may still think so,
+	// Cooling: no pod has it, but neighbours and peers may still cache the last holder,
 	// until FreeAt.
 	Cooling State = "cooling"
 )
@@ -46,7 +46,7 @@ type Lease struct {
 	// as CoolDown.
 	ScarceCoolDown time.Duration `json:"scarceCoolDownNanoseconds,omitempty"`
 	// FreeAt is when it is free again, as the time since boot (CLOCK_BOOTTIME),
-	// which nobody sets back. 0 unless it is cooling.
+	// which never goes back. 0 unless it is cooling.
 	FreeAt time.Duration `json:"freeAtNanoseconds,omitempty"`
 }
 
@@ -57,11 +57,11 @@ type Leases struct {
 	// Last are the addresses that were given last, one of each family at most: the
 	// next is looked for behind it.
 	Last []netip.Addr `json:"last,omitempty"`
-	// Asked are the families, IPv4 and IPv6, of which pods have asked for an address
-	// in this boot, whether or not there was one.
+	// Asked are the families, IPv4 and IPv6, that pods have asked for in this boot, with
+	// or without success.
 	Asked []string `json:"asked,omitempty"`
 	// Retiring are addresses (with their full length) and prefixes that the daemon is
-	// giving back to the subnet: nobody is given any of them.
+	// giving back to the subnet. No pod gets them.
 	Retiring []netip.Prefix `json:"retiring,omitempty"`
 	// Leases are sorted by address; there is one for an address at most.
 	Leases []Lease `json:"leases"`

@@ -146,8 +146,8 @@ func (p Pool) String() string {
 	return strings.Join(out, ", ")
 }
 
-// PoolCount says how a pool stands: how many addresses it has, and how many of
-// them are not free, and why. Size is math.MaxInt for more than that.
+// PoolCount counts the addresses of a pool: all, and those that are not free. Size is
+// math.MaxInt for more than that.
 type PoolCount struct {
 	Size     int `json:"size"`
 	Leased   int `json:"leased"`
@@ -158,8 +158,7 @@ type PoolCount struct {
 // Free is how many addresses of the pool can be given.
 func (c PoolCount) Free() int { return c.Size - c.Leased - c.Cooling - c.Retiring }
 
-// PoolState says how the addresses of one family stand that an ENI has for pods
-// which share it.
+// PoolState counts the addresses of one family that an ENI has for pods which share it.
 type PoolState struct {
 	ENIID device.ENIID `json:"eniID"`
 	// Family is IPv4 or IPv6.
@@ -167,8 +166,7 @@ type PoolState struct {
 	PoolCount
 }
 
-// Pools says how the pools of all devices stand; devices without any are left
-// out. The error names the files that could not be read; the others count.
+// Pools counts the pools of all devices; devices without any are left out. The error names the files that could not be read; the others count.
 func (d Dir) Pools(bootID string, devices []nodestate.Device) (all []PoolState, err error) {
 	now, err := nodestate.Uptime()
 	if err != nil {
@@ -193,8 +191,8 @@ func (d Dir) Pools(bootID string, devices []nodestate.Device) (all []PoolState, 
 	return all, errors.Join(errs...)
 }
 
-// Count counts a pool's leases at a time since boot. Next is in how long the first
-// cooling one can be given although no other is free; 0 when none is cooling.
+// Count counts a pool's leases at a time since boot. Next is the time until the first
+// cooling address can be given if no other is free; 0 without a cooling one.
 func (l *Leases) Count(p Pool, now time.Duration) (c PoolCount, next time.Duration) {
 	c.Size = p.Size()
 	for _, lease := range l.Leases {

@@ -114,8 +114,8 @@ func salvage(data []byte, eni device.ENIID) (l Leases) {
 	return l
 }
 
-// each calls f with the elements of a list that have the form of T. Error: where
-// there is no JSON any more.
+// each calls f with the elements of a list that have the form of T. Error: the first
+// octet that is no JSON.
 func each[T any](dec *json.Decoder, f func(T)) error {
 	if open, err := dec.Token(); err != nil || open != json.Delim('[') {
 		return errors.Join(err, nodestate.ErrCorrupt)

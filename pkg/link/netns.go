@@ -111,7 +111,7 @@ func (n *Netns) FDPath() string { return fmt.Sprintf("/proc/self/fd/%d", n.ns.Fd
 // goroutines, also f's own, stay where they are. ns.NetNS.Do would
 // start a goroutine, and so a thread, for each call: the plugin's main goroutine
 // keeps its own. It panics when the thread cannot go back, and leaves the
-// goroutine locked to it, so that nobody else gets to run there.
+// goroutine locked to it, so that no other goroutine runs there.
 func (n *Netns) Do(f func() error) error {
 	runtime.LockOSThread()
 	home, err := unix.Open(threadNetns, unix.O_RDONLY|unix.O_CLOEXEC, 0)

@@ -170,7 +170,7 @@ func withID(cmd int, id uint32, f func(fd uint32) error) error {
 const maxTCX = 64
 
 // dropTCX takes all tcx programs off the link of the calling thread's netns. Without
-// the right to ask (EPERM: a user namespace of a test) nobody here has put one there.
+// the right to ask (EPERM: a user namespace of a test) there is none of ours.
 func dropTCX(index int) error {
 	var errs []error
 	for _, hook := range []uint32{unix.BPF_TCX_INGRESS, unix.BPF_TCX_EGRESS} {

@@ -198,7 +198,7 @@ func (h *Handle) Leave(l Link, want nodestate.LinkState) error {
 // and a restore record waits for its PCI address, and ends the record
 // (nodestate.AttachmentDir.Returned). It says whether the link was changed. A record of another boot or of another
 // device at that address is removed without effect. One that cannot be given all
-// back stays for later; that is an error only when nobody should get the link as it
+// back stays for later; that is an error only when no pod should get the link as it
 // is (ErrUnfit). Hold the device lock.
 func (h *Handle) RestorePending(dir nodestate.AttachmentDir, sys Functions, pci device.PCIAddress, l Link) (bool, error) {
 	r, err := dir.LoadRestore(pci)

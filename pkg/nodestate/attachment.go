@@ -85,8 +85,7 @@ type Attachment struct {
 	Leases string `json:"leases,omitempty"`
 	// LeasedAddresses are these leases', from before the first of them is configured.
 	LeasedAddresses []netip.Addr `json:"leasedAddresses,omitempty"`
-	// Interface tells the attachment's interface from everything else in the
-	// container's netns. It is null for a userspace device, in records of older
+	// Interface identifies the attachment's interface in the container's netns. It is null for a userspace device, in records of older
 	// versions, and in an intent whose delegate may make any kind of interface.
 	Interface *Interface `json:"interface,omitempty"`
 	// DeviceInfoFile is the file written for runtimeConfig.CNIDeviceInfoFile.
@@ -167,7 +166,7 @@ type VFState struct {
 }
 
 // Replaced says whether the function that is at the device's PCI address now, of
-// that instance, is certainly another one. 0 is none that is known.
+// that instance, is certainly another one. 0 means not known.
 func (d *AttachedDevice) Replaced(instance uint64) bool {
 	return d.Instance != 0 && instance != 0 && d.Instance != instance
 }

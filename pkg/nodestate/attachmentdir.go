@@ -113,7 +113,7 @@ func (d AttachmentDir) Lock(ctx context.Context, id AttachmentID) (*Record, erro
 	return r, err
 }
 
-// lockAt is Lock at one of the record's places. Another attachment's file is none.
+// lockAt is Lock at one of the record's places. Another attachment's file does not count.
 func lockAt(ctx context.Context, path string, id AttachmentID) (*Record, error) {
 	for {
 		r, err := lockRecord(ctx, path)

@@ -43,9 +43,8 @@ func ReadTrusted(path string) ([]byte, error) {
 	return readBounded(f)
 }
 
-// readBounded reads f to its end into a buffer of its size, so that a file which
-// nobody changes meanwhile, as nobody does with a file of this package, costs one
-// allocation.
+// readBounded reads f to its end into a buffer of its size: one allocation, as long as
+// the file is not written meanwhile.
 func readBounded(f *os.File) ([]byte, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {

@@ -29,8 +29,8 @@ type Heir struct {
 	File *os.File
 }
 
-// heirTime is for how long a program is waited for after its start: its writer would
-// have given it no more.
+// heirTime bounds the wait for a program after its start: its writer would have given
+// it no more.
 const heirTime = 2 * time.Minute
 
 // programs is the first place of octets that stand for programs.
@@ -112,8 +112,8 @@ func (r *Record) heirLives(now time.Duration) bool {
 	return true
 }
 
-// heldOctet is the first octet that another holds of those from one place to another,
-// which 0 leaves open.
+// heldOctet is the first octet between two places that another process holds; to is
+// open where it is 0.
 func (r *Record) heldOctet(from, to int64) (octet int64, held bool) {
 	lock := unix.Flock_t{Type: unix.F_WRLCK, Start: from}
 	if to != 0 {
@@ -123,7 +123,7 @@ func (r *Record) heldOctet(from, to int64) (octet int64, held bool) {
 	return lock.Start, err == nil && lock.Type != unix.F_UNLCK
 }
 
-// running says whether a process has not ended; one that nobody has waited for has.
+// running says whether a process runs. A zombie does not.
 func running(pid int) bool {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {

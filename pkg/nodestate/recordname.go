@@ -17,7 +17,7 @@ func (id AttachmentID) fileName() string {
 	return id.ContainerID + between + id.IfName + ".json"
 }
 
-// idOf is the attachment by the name of its record; zero where the name tells none.
+// idOf is the attachment by the name of its record; zero for any other name.
 func idOf(name string) AttachmentID {
 	base := strings.TrimSuffix(name, ".json")
 	at := strings.IndexByte(base, ':')
@@ -61,7 +61,7 @@ func (d AttachmentDir) path(id AttachmentID) (string, error) {
 }
 
 // old returns the second of the paths, and whether this attachment's record is there.
-// The path may hold another attachment's record, whose lock is none of our business.
+// The path may hold another attachment's record, whose lock is not ours to take.
 func old(paths []string, id AttachmentID) (string, bool) {
 	if len(paths) < 2 {
 		return "", false

@@ -9,8 +9,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 )
 
-// Same says whether both would be written as the same file. There is no list of
-// fields here: one that is written is compared.
+// Same says whether both would be written as the same file. It compares every field
+// that is written.
 func (c Checkpoint) Same(o Checkpoint) bool { return sameFile(c, o, Checkpoint.written) }
 
 // Same says whether both would be written as the same file, but for UpdatedAt.

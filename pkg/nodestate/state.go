@@ -67,8 +67,8 @@ func WriteInventory(path string, inv Inventory) error {
 type Checkpoint struct {
 	SchemaVersion int `json:"schemaVersion"`
 	// NodeName is the node's, and Instance the id of the EC2 instance, whose devices
-	// these are. Both are "" in a file of a version that did not write them; Instance
-	// also where the metadata have never told it.
+	// these are. Both are "" in a file of an older version; Instance also where IMDS has
+	// never answered.
 	NodeName string `json:"nodeName,omitempty"`
 	Instance string `json:"instanceID,omitempty"`
 	// BootID of the boot in which Devices was observed. PCI addresses and
@@ -183,7 +183,7 @@ func KeepOther(e *VersionError) error {
 // keptSuffix and the schemaVersion are behind the name of a file that was kept.
 const keptSuffix = ".schema-"
 
-// KeptOther lists the copies that KeepOther has kept of a file and nobody has removed.
+// KeptOther lists the copies of a file by KeepOther that are still there.
 func KeptOther(path string) []string {
 	kept, _ := filepath.Glob(path + keptSuffix + "*") // an error would be the pattern's
 	return kept

@@ -114,7 +114,7 @@ func (u *UnreadRecord) mayHold(bootID string, pci device.PCIAddress) bool {
 	return !u.Lost && !u.Ended(bootID) && (u.PCIAddress == "" || u.PCIAddress == pci)
 }
 
-// unread describes a record whose content is data; nil when there is none.
+// unread describes a record whose content is data; nil data means that it was not read.
 func unread(path, name string, data []byte, err error) *UnreadRecord {
 	u := &UnreadRecord{Path: path, ID: idOf(name), Err: err}
 	if data == nil {

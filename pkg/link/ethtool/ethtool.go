@@ -52,8 +52,7 @@ type Device struct {
 	driver func(request uintptr, data unsafe.Pointer) error
 }
 
-// setting is one that is read and given back; read fails where the driver
-// has none.
+// setting is a setting that is read and given back; read fails where the driver lacks it.
 type setting struct {
 	name  string
 	read  func() (string, error)

@@ -14,7 +14,7 @@ import (
 )
 
 // Interest tells Subscribe which links' routes, addresses and rules matter. A CNI adds
-// some for each pod, and a router may have a million routes: all others wake nobody. With the
+// some for each pod, and a router may have a million routes: all others are ignored. With the
 // zero value every change matters. It is safe for concurrent use.
 type Interest struct{ links atomic.Pointer[interesting] }
 

@@ -15,7 +15,7 @@ import (
 
 // ForeignUse finds the links of this netns that look like somebody else's. It returns the
 // reason by the link's index, in one sentence. Links without a mark are
-// not in the map. The marks, of which the first that holds is given:
+// not in the map. The first of these marks counts:
 //
 //   - a route out of the link in a table other than main, local and default, of
 //     either family, alone or as one of several next hops, that is neither ours nor a
