@@ -89,10 +89,11 @@ func (s *foreignSelector) permitsLink(f sysfs.PCIFunction, facts Facts) answer {
 	if len(s.LinkTypes) == 0 {
 		return yes
 	}
+	linked := len(slices.Concat(f.Interfaces, facts[f.PhysFn].Interfaces)) > 0
 	switch {
-	case f.Vendor != amazon && len(f.Interfaces)+len(facts[f.PhysFn].Interfaces) > 0:
+	case linked && f.Vendor != amazon:
 		return perhaps // Ethernet or InfiniBand
-	case len(f.Interfaces)+len(facts[f.PhysFn].Interfaces) > 0:
+	case linked:
 		return certain(slices.Contains(s.LinkTypes, "ether"))
 	case !f.UserspaceDriver() && slices.Contains(s.LinkTypes, "ether"):
 		return perhaps
@@ -104,7 +105,7 @@ func (s *foreignSelector) permitsLink(f sysfs.PCIFunction, facts Facts) answer {
 // advertised), vDPA, DDP profiles, and InfiniBand's partition keys.
 func (s *foreignSelector) permitsFeatures(f sysfs.PCIFunction) answer {
 	switch {
-	case !s.IsRDMA && s.VDPAType == "" && len(s.DDPProfiles)+len(s.PKeys) == 0:
+	case !s.IsRDMA && s.VDPAType == "" && len(slices.Concat(s.DDPProfiles, s.PKeys)) == 0:
 		return yes
 	case f.Vendor == amazon:
 		return no
@@ -115,7 +116,7 @@ func (s *foreignSelector) permitsFeatures(f sysfs.PCIFunction) answer {
 // permitsPF applies pfNames and rootDevices, which match VFs only (GetPfName and
 // GetPfAddr in the plugin's pkg/utils).
 func (s *foreignSelector) permitsPF(f sysfs.PCIFunction, facts Facts) bool {
-	if len(s.PFNames)+len(s.RootDevices) == 0 {
+	if len(slices.Concat(s.PFNames, s.RootDevices)) == 0 {
 		return true
 	}
 	if f.PhysFn == "" {
