@@ -72,7 +72,8 @@ func (b *bench) step(to string) (reasons []nodestate.Reason, after time.Duration
 	src := inventory.Sources{Now: b.now, Functions: inventory.Known(map[device.PCIAddress]sysfs.PCIFunction{bound: b.fn})}
 	var res inventory.Result
 	if to != "" {
-		res.DriverChanges = []inventory.DriverChange{{Device: nodestate.Device{ENIID: "eni-00000000000000001", MAC: "02:00:00:00:00:01", PCIAddress: bound}, To: to, Link: link.Link{Index: 7, Name: "eth1", MAC: "02:00:00:00:00:01", MTU: 1500}}}
+		res.DriverChanges = []inventory.DriverChange{{Device: nodestate.Device{ENIID: "eni-00000000000000001", MAC: "02:00:00:00:00:01", PCIAddress: bound},
+			To: to, Link: link.Link{Index: 7, Name: "eth1", MAC: "02:00:00:00:00:01", MTU: 1500}}}
 	}
 	after = b.Step(b.Context(), src, res)
 	for _, f := range b.Problems() {
