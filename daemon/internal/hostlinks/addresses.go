@@ -76,7 +76,6 @@ func (a addresses) note(t inventory.IdleLink, found []routing.HostAddress, proto
 	}
 }
 
-// see adds the signs of one look.
 func (p *placedAddress) see(f routing.HostAddress, protocols []string) {
 	for _, name := range protocols {
 		p.protocols[name] = true
@@ -168,11 +167,9 @@ func primaryLink(src inventory.Sources) string {
 // than the renewal of a DHCP lease (half an hour in a VPC).
 const imposedFor = 2 * time.Hour
 
-// addressSubject begins the subject of an imposition that is an address.
 const addressSubject = "address "
 
-// imposition is one kind of thing that others put on an ENI's link: routes of a protocol,
-// or an address.
+// imposition is a kind of route or an address that others put on an ENI's link.
 type imposition struct {
 	eni     device.ENIID
 	subject string

@@ -31,7 +31,6 @@ const (
 	refusedAgain = time.Minute
 )
 
-// refusal is a failure to read or write accept_ra, and when it happened.
 type refusal struct {
 	err error
 	at  time.Time
@@ -55,7 +54,7 @@ func (l *Links) Sweep(ctx context.Context, src *inventory.Sources) {
 	l.clearAll(ctx, known) //nolint:errcheck,gosec // Step tries again, and reports it
 }
 
-// clearRest clears the targets that Sweep has not cleared, and returns the findings of all.
+// clearRest clears the targets left by Sweep, and returns the findings of all.
 func (l *Links) clearRest(ctx context.Context) (found []problem.Finding) {
 	var left []inventory.IdleLink
 	for _, t := range l.targets {
@@ -98,7 +97,6 @@ func (l *Links) clearAll(ctx context.Context, targets []inventory.IdleLink) erro
 	return nil
 }
 
-// chores are the things to clear on one link.
 type chores struct {
 	routes, routers bool
 	addresses       []routing.HostAddress
@@ -195,7 +193,6 @@ func (l *Links) unwanted(t inventory.IdleLink, c *routing.Clutter) (remove []rou
 	return remove
 }
 
-// ofENI says whether EC2 has given the address to the ENI.
 func ofENI(d nodestate.Device, a routing.HostAddress) bool {
 	for _, own := range d.Addresses {
 		if own.Addr() == a.Prefix.Addr() {
@@ -249,7 +246,6 @@ func (l *Links) refuseRouters(t inventory.IdleLink) {
 	}
 }
 
-// routersAccepted reports that router advertisements cannot be switched off.
 func (l *Links) routersAccepted() []problem.Finding {
 	if len(l.refused) == 0 {
 		return nil

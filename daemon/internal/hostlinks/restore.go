@@ -43,7 +43,6 @@ func (l *Links) Restore(ctx context.Context, src *inventory.Sources, tidier Tidi
 	return changed, found
 }
 
-// unrestored says which settings of a device's link could not be restored.
 func unrestored(pci device.PCIAddress, err error) problem.Finding {
 	p := nodestate.Problem{Device: pci.String()}
 	var failed link.Unrestored
@@ -112,7 +111,6 @@ func (l *Links) restoreOne(ctx context.Context, pci device.PCIAddress, src *inve
 	return true, l.drop(entry.WithField("interface", rec.Device.Link.Name), "link restored", pci)
 }
 
-// drop removes a restore record and then logs why.
 func (l *Links) drop(entry *logrus.Entry, why string, pci device.PCIAddress) error {
 	if err := l.Attachments.RemoveRestore(pci); err != nil {
 		return err

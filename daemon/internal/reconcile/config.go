@@ -88,7 +88,6 @@ func (c *pluginConfig) Step(ctx context.Context, src inventory.Sources, devices 
 	c.withdrawn = applied.Hash == "" && len(applied.Owned) == 0 || c.plugin.Withdrawn(applied.Hash)
 }
 
-// serve makes the device plugin serve the applied config, in the background.
 func (c *pluginConfig) serve(ctx context.Context, applied pcidp.Result, out *Outcome) *view.RestartDone {
 	rendered := c.plugin.Prefixes()
 	done, after := c.plugin.Step(ctx, c.now(), c.file.Path, applied)
@@ -99,7 +98,6 @@ func (c *pluginConfig) serve(ctx context.Context, applied pcidp.Result, out *Out
 	return done
 }
 
-// node has the facts that the config depends on besides our devices.
 func (c *pluginConfig) node(src inventory.Sources) pcidp.Node {
 	return pcidp.Node{
 		Facts: src.Functions.Value, Prefixes: c.plugin.Prefixes(),

@@ -44,14 +44,12 @@ func Run(ctx context.Context, sync func(context.Context) Outcome, wake <-chan st
 	}
 }
 
-// pace chooses the waits between Syncs.
 type pace struct {
 	retry backoff.Backoff
 	// times is the number of waits since the last event.
 	times int
 }
 
-// event begins the waits anew.
 func (p *pace) event() { *p = pace{} }
 
 func (p *pace) next(o Outcome) time.Duration {

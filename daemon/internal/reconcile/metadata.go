@@ -34,7 +34,6 @@ const (
 	metadataBackOff = 30 * time.Second
 )
 
-// metadataCache keeps the last answer of IMDS.
 type metadataCache struct {
 	answer   inventory.Fact[[]vpc.ENI]
 	err      error
@@ -101,7 +100,6 @@ func (m *metadataCache) stale(now time.Time) bool {
 	return age < 0 || !m.answer.Known && m.err == nil || age >= m.wait(now)
 }
 
-// wait is how long an answer stands.
 func (m *metadataCache) wait(now time.Time) time.Duration {
 	switch {
 	case m.err != nil:

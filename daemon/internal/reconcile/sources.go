@@ -18,7 +18,6 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
 )
 
-// allKnown says whether all sources could be read.
 func allKnown(s inventory.Sources) bool {
 	return s.Complete && s.ENIs.Known && s.Functions.Known && s.Links.Known && s.Attachments.Known
 }
@@ -78,7 +77,6 @@ func (r *Reconciler) join(src *inventory.Sources) (inventory.Result, []problem.F
 // unplugged.
 var errNoFunctions = errors.New("sysfs lists no PCI function at all, though devices were there in this boot")
 
-// hasPlaced says whether a device was seen at a PCI address in this boot.
 func (r *Reconciler) hasPlaced() bool {
 	c := &r.files.Checkpoint
 	return c.BootID == r.BootID &&

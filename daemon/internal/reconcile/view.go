@@ -41,7 +41,6 @@ func (m removals) withdraw(now time.Time) (took []time.Duration) {
 	return took
 }
 
-// observe completes the view and hands it out.
 func (r *Reconciler) observe(begun time.Time, src inventory.Sources) {
 	if r.Observe == nil {
 		return
