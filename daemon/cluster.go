@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -14,6 +13,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube/taint"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/podresources"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/server"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/view"
 )
 
@@ -94,48 +94,13 @@ func (k *cluster) observe(v view.View) {
 	}
 }
 
-// eventsDropped counts the Events that were given up; nil without a cluster.
-func (k *cluster) eventsDropped() func() uint64 {
-	if k.reporter == nil {
-		return nil
-	}
-	return k.reporter.Dropped
-}
-
-// firstAnswer bounds the first Sync's wait for the NodeENIs. Without them it changes no
-// device, and a problem says so.
-const firstAnswer = 3 * time.Second
-
-// await waits until the NodeENIs are known, so that a start is not an outage. It returns an
-// error if the Node is another instance's.
-func (k *cluster) await(ctx context.Context, wake <-chan struct{}) error {
+// serve gives the server the state of the cluster's clients.
+func (k *cluster) serve(o *server.Options) {
 	if k.source == nil {
-		return nil
+		return
 	}
-	late := time.NewTimer(firstAnswer)
-	defer late.Stop()
-	for {
-		_, err := k.source.List()
-		var other *nodeeni.OtherInstanceError
-		if err == nil || errors.As(err, &other) {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-late.C:
-			return nil
-		case <-wake:
-		}
-	}
-}
-
-// api returns the state of the connection to the API server; nil without one.
-func (k *cluster) api() func() (reachable bool, reason string) {
-	if k.source == nil {
-		return nil
-	}
-	return func() (bool, string) {
+	o.EventsDropped = k.reporter.Dropped
+	o.API = func() (reachable bool, reason string) {
 		s := k.source.API()
 		return s.Reachable, string(s.Reason)
 	}

@@ -190,9 +190,9 @@ func TestDaemon(t *testing.T) {
 
 	m.declare("c", 3)
 	m.until("a ready", "b ready", "c pending")
-	late := imdsOf(3)
-	late.AppearsAfter, late.IndexAfter = fakeimds.Duration(100*time.Millisecond), fakeimds.Duration(300*time.Millisecond)
-	m.imds.Attach(late)
+	slow := imdsOf(3)
+	slow.AppearsAfter, slow.IndexAfter = fakeimds.Duration(100*time.Millisecond), fakeimds.Duration(300*time.Millisecond)
+	m.imds.Attach(slow)
 	m.must(m.node.Attach(eniOf(3)))
 	m.until("a ready", "b ready", "c ready")
 

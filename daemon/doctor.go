@@ -48,7 +48,7 @@ The exit code is 1 if a check has failed, and 2 if the command line is wrong.`,
 			if err := cli.OneOf("output", output, "text", "json"); err != nil {
 				return err
 			}
-			from, err := c.adopt(ctx, cmd.Flags(), p)
+			from, err := doctor.Configure(ctx, cmd.Flags(), version, p.getenv("KUBERNETES_SERVICE_HOST") != "")
 			if err != nil {
 				return err
 			}

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/cli"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/doctor"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/status"
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
@@ -83,7 +84,7 @@ func TestDoctorBesideAnotherVersion(t *testing.T) {
 			if err := f.Set("inventory", inventory); err != nil {
 				t.Fatal(err)
 			}
-			got, err := c.adopt(t.Context(), f, p)
+			got, err := doctor.Configure(t.Context(), f, version, p.getenv("KUBERNETES_SERVICE_HOST") != "")
 			text := got.String()
 			if err != nil {
 				text = err.Error()
@@ -121,7 +122,7 @@ func TestFlagsGoRound(t *testing.T) {
 	if len(values) < 30 || values["dp-selectors"] != `app=x,"app in (a,b)"` {
 		t.Errorf("%d flags: %v", len(values), values)
 	}
-	if _, told := set()["podresources-socket"]; told {
+	if _, given := set()["podresources-socket"]; given {
 		t.Error("a default that depends on other flags is told as a value")
 	}
 }

@@ -250,19 +250,14 @@ func (c *nodeFlags) ipv6Conf() link.IPv6Conf {
 func newLog(out io.Writer, level, format string) (*logrus.Logger, error) {
 	log := logrus.New()
 	log.SetOutput(out)
-	var errs []error
+	log.SetFormatter(&logrus.TextFormatter{FullTimestamp: true, DisableColors: true})
+	if format == "json" {
+		log.SetFormatter(&logrus.JSONFormatter{TimestampFormat: time.RFC3339Nano})
+	}
 	parsed, err := logrus.ParseLevel(level)
 	if err != nil {
-		errs = append(errs, fmt.Errorf("--log-level %q: want debug, info, warning or error", level))
+		err = fmt.Errorf("--log-level %q: want debug, info, warning or error", level)
 	}
 	log.SetLevel(parsed)
-	switch format {
-	case "text":
-		log.SetFormatter(&logrus.TextFormatter{FullTimestamp: true, DisableColors: true})
-	case "json":
-		log.SetFormatter(&logrus.JSONFormatter{TimestampFormat: time.RFC3339Nano})
-	default:
-		errs = append(errs, fmt.Errorf("--log-format %q: want text or json", format))
-	}
-	return log, errors.Join(errs...)
+	return log, errors.Join(err, cli.OneOf("log-format", format, "text", "json"))
 }

@@ -93,10 +93,11 @@ func (c *nodeFlags) run(ctx context.Context, log *logrus.Logger) error {
 	orphans := orphan.New(orphan.Options{
 		Attachments: attachments, BootID: bootID, BinDir: c.cniBinDir, Grace: c.orphanGrace, Now: time.Now, Log: log, Wake: awake,
 	})
-	srv := server.New(server.Options{
-		Version: version, Flags: c.given, Inventory: c.inventory, Leases: leases.Dir(c.leaseDir), API: cluster.api(),
-		EventsDropped: cluster.eventsDropped(), Services: services, Now: time.Now, Log: log,
-	})
+	serverOptions := server.Options{
+		Version: version, Flags: c.given, Inventory: c.inventory, Leases: leases.Dir(c.leaseDir), Services: services, Now: time.Now, Log: log,
+	}
+	cluster.serve(&serverOptions)
+	srv := server.New(serverOptions)
 	asked := ctx // ends when somebody stops the daemon
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
@@ -106,8 +107,8 @@ func (c *nodeFlags) run(ctx context.Context, log *logrus.Logger) error {
 		Attachments: attachments, Leases: leases.Dir(c.leaseDir), NodeENIs: manifest.New(c.dir), Metadata: awsnode.New(awsnode.Config{}),
 		PCI: sysfs.NewFS(c.sysfs), Host: host, Config: &pcidp.File{Path: c.pcidpConfig, Now: time.Now},
 		Drivers: driver.NewNode(sysfs.NewFS(c.sysfs), c.dev, c.modulesRoot, c.drivers),
-		Orphans: orphans, SourceRouting: c.sourceRouting, IPv6: c.ipv6Conf(), Interest: interest, Advice: c.advice, Services: services, Wake: awake,
-		Jitter: rand.N(maxJitter), Now: time.Now, Uptime: nodestate.Uptime, Log: log,
+		Orphans: orphans, SourceRouting: c.sourceRouting, IPv6: c.ipv6Conf(), Interest: interest, Advice: hostnet.Adviser(os.DirFS(c.sysfs)),
+		Services: services, Wake: awake, Jitter: rand.N(maxJitter), Now: time.Now, Uptime: nodestate.Uptime, Log: log,
 	}
 	manager := c.manager(&o)
 	o.Observe = func(v view.View) {
@@ -131,8 +132,10 @@ func (c *nodeFlags) run(ctx context.Context, log *logrus.Logger) error {
 		go manager.Run(ctx)
 	}
 	cluster.run(ctx, awake, r.Nudge)
-	if err := cluster.await(ctx, wake); err != nil {
-		return err
+	if cluster.source != nil {
+		if err := cluster.source.Await(ctx, wake); err != nil {
+			return err
+		}
 	}
 	reconcile.Run(ctx, r.Sync, wake)
 	orphans.Wait()
@@ -200,11 +203,4 @@ func (c *nodeFlags) openHost() (*link.Handle, error) {
 	}
 	h.IPv6Conf = c.ipv6Conf()
 	return h, nil
-}
-
-// advice describes the files that keep this host's network managers off all ENIs but the
-// primary one, whose link has that name.
-func (c *nodeFlags) advice(primary string) string {
-	managers, _ := hostnet.Running(os.DirFS(c.sysfs)) // none known: Advice names the files of all
-	return hostnet.Advice(managers, primary, hostnet.ENIDriver)
 }

@@ -47,11 +47,6 @@ func (d departure) end(ctx, asked context.Context, served <-chan error) error {
 	return err
 }
 
-// frees says whether the daemon has to delete its own Pod object.
-func (d departure) frees() bool {
-	return d.asked && len(d.devices) > 0 && d.release != nil && d.pod.Known()
-}
-
 // leave deletes the own Pod object if a helper holds the container, or logs how to do it.
 // Without a helper it does nothing.
 func (d departure) leave(ctx context.Context) {
@@ -59,7 +54,7 @@ func (d departure) leave(ctx context.Context) {
 		return
 	}
 	log := d.log.WithField("pciAddresses", d.devices)
-	if !d.frees() {
+	if !d.asked || d.release == nil || !d.pod.Known() {
 		log.Warn("changes of drivers are under way; a container cannot end before they do. In a cluster delete its pod by kubectl delete pod --force " +
 			"--grace-period=0, see docs/dpdk.md")
 		return

@@ -21,9 +21,6 @@ const (
 // layered are the folders whose files use each other in one direction only.
 var layered = []string{"daemon"}
 
-// oversized are the packages that are still above maxPackage. The list only shrinks.
-var oversized []string
-
 func layerRules() []rule {
 	const one, two = "-- daemon/a.go --\npackage main\n\ntype t struct{}\n\n", "-- daemon/b.go --\npackage main\n\n"
 	big := "-- pkg/x/x.go --\npackage x\n-- pkg/x/y.go --\npackage x\n" + strings.Repeat("\n", maxPackage)
@@ -31,11 +28,8 @@ func layerRules() []rule {
 		name:  "package-length",
 		why:   "a package above this size has several subjects; divide it",
 		check: packageLengths,
-		bad:   []string{big},
+		bad:   []string{big, "-- daemon/a.go --\npackage main\n" + strings.Repeat("\n", maxDaemon)},
 		good:  []string{strings.Replace(big, "\n\n\n\n", "\n", 1), big[:len(big)/2] + "-- pkg/x/x_test.go --\npackage x\n" + big[len(big)/2:]},
-	}
-	for _, dir := range oversized {
-		size.bad = append(size.bad, fmt.Sprintf("-- %s/x.go --\npackage x\n", dir))
 	}
 	return []rule{
 		{
@@ -147,11 +141,8 @@ func packageLengths(tr tree) (out []string) {
 		if dir == "daemon" {
 			most = maxDaemon
 		}
-		switch listed := slices.Contains(oversized, dir); {
-		case lines[dir] > most && !listed:
+		if lines[dir] > most {
 			out = append(out, fmt.Sprintf("%s has %d lines of source, at most %d", dir, lines[dir], most))
-		case lines[dir] <= most && listed:
-			out = append(out, fmt.Sprintf("%s has %d lines of source: take it from the list of oversized packages", dir, lines[dir]))
 		}
 	}
 	return out

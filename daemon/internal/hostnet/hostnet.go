@@ -113,6 +113,15 @@ func Advice(managers []Manager, primary, driver string) string {
 	return strings.Join(parts, "; ")
 }
 
+// Adviser returns Advice for the managers that run on the host, as a function of the name of
+// the primary ENI's link. sys is the host's /sys.
+func Adviser(sys fs.FS) func(primary string) string {
+	return func(primary string) string {
+		managers, _ := Running(sys) // none known: Advice gives the files of all
+		return Advice(managers, primary, ENIDriver)
+	}
+}
+
 // units are the managers' units.
 var units = map[Manager]string{Networkd: "systemd-networkd.service", NetworkManager: "NetworkManager.service"}
 

@@ -21,7 +21,7 @@ func NetworkManagerVerdict(host fs.FS, l Link) (Verdict, error) {
 		return Verdict{}, err
 	}
 	mine := func(f found) bool { return strings.HasPrefix(f.path, "/"+etc+"/") }
-	late := slices.DeleteFunc(slices.Clone(all), func(f found) bool { return !mine(f) })
+	own := slices.DeleteFunc(slices.Clone(all), func(f found) bool { return !mine(f) })
 	files := slices.DeleteFunc(all, mine)
 	f, err := readFile(host, "etc/NetworkManager/NetworkManager.conf")
 	if err == nil {
@@ -29,7 +29,7 @@ func NetworkManagerVerdict(host fs.FS, l Link) (Verdict, error) {
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return Verdict{}, err
 	}
-	files = append(files, late...)
+	files = append(files, own...)
 	var specs []string
 	var v Verdict
 	for _, f := range files {
