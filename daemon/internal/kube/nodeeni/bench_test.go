@@ -51,15 +51,12 @@ func BenchmarkForeignUpdate(b *testing.B) {
 			woken := 0
 			s.wake = func() { woken++ }
 			rewound := &rewinding{data: stream.Bytes()}
-			f := frames{r: rewound}
+			a := newReader(rewound, maxEventBytes)
 			b.SetBytes(int64(stream.Len() / events))
 			b.ReportAllocs()
 			for b.Loop() {
-				frame, err := f.next()
-				if err != nil {
-					b.Fatal(err)
-				}
-				_, o, err := trimmer{"node-a"}.event(frame)
+				a.more()
+				_, o, err := trimmer{"node-a"}.event(a)
 				if err := errors.Join(err, store.Update(o)); err != nil {
 					b.Fatal(err)
 				}

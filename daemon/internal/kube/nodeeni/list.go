@@ -75,9 +75,8 @@ func (n nodeENIs) list(ctx context.Context, _ metav1.ListOptions) (runtime.Objec
 
 func (n nodeENIs) pages(ctx context.Context) (*itemList, error) {
 	all := &itemList{}
-	var body bytes.Buffer // of one page after the other
 	for limit := int64(firstPage); ; {
-		page, err := n.page(ctx, &body, metav1.ListOptions{Limit: limit, Continue: all.Continue})
+		page, size, err := n.page(ctx, metav1.ListOptions{Limit: limit, Continue: all.Continue})
 		if err != nil {
 			return nil, err
 		}
@@ -85,27 +84,25 @@ func (n nodeENIs) pages(ctx context.Context) (*itemList, error) {
 		if all.Continue == "" {
 			return all, nil
 		}
-		limit = min(max(pageSize*int64(len(page.Items))/int64(body.Len()), 1), largestPage)
+		limit = min(max(pageSize*int64(len(page.Items))/int64(size), 1), largestPage)
 	}
 }
 
-func (n nodeENIs) page(ctx context.Context, body *bytes.Buffer, opts metav1.ListOptions) (*itemList, error) {
+// page reads one page, and returns its size in bytes too.
+func (n nodeENIs) page(ctx context.Context, opts metav1.ListOptions) (*itemList, int, error) {
 	ctx, cancel := context.WithTimeout(ctx, client.ListTimeout)
 	defer cancel()
 	stream, err := n.request(opts).Stream(ctx)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	defer stream.Close() //nolint:errcheck // opened for reading only
-	body.Reset()
-	if _, err := body.ReadFrom(stream); err != nil {
-		return nil, fmt.Errorf("read list of NodeENIs: %w", err)
-	}
-	list, err := n.trim.list(body.Bytes())
+	a := newReader(stream, 0)
+	list, err := n.trim.list(a)
 	if err != nil {
-		return nil, fmt.Errorf("read list of NodeENIs: %w", err)
+		return nil, 0, fmt.Errorf("read list of NodeENIs: %w", err)
 	}
-	return list, nil
+	return list, a.body.n, nil
 }
 
 func (n nodeENIs) request(opts metav1.ListOptions) *rest.Request {
@@ -113,43 +110,52 @@ func (n nodeENIs) request(opts metav1.ListOptions) *rest.Request {
 		SpecificallyVersionedParams(&opts, metav1.ParameterCodec, schema.GroupVersion{Version: "v1"})
 }
 
-// list reads one page. What does not look like one is an error: an empty list
-// would be the removal of everything.
-func (t trimmer) list(body []byte) (*itemList, error) {
+// list reads one page. An answer that does not look like one is an error: an empty
+// list would be the removal of everything.
+func (t trimmer) list(a *reader) (*itemList, error) {
 	var out itemList
 	var meta []byte
 	complete := false
-	s := &scanner{b: body}
-	err := s.object(func(key []byte) (err error) {
+	err := a.object(func(key []byte) (err error) {
 		switch string(key) {
 		case `"apiVersion"`:
-			out.APIVersion, err = s.text()
+			out.APIVersion, err = a.text()
 		case `"kind"`:
-			out.Kind, err = s.text()
+			out.Kind, err = a.text()
 		case `"metadata"`:
-			meta, err = s.value()
+			meta, err = a.value()
 		case `"items"`:
 			complete = true
-			err = s.array(func() error {
-				o, err := t.object(s)
+			err = a.list('[', func() error {
+				o, err := t.object(a)
 				if err == nil && o.Name == "" {
-					err = s.malformed("an object with a name")
+					err = a.malformed("an object with a name")
 				}
 				out.Items = append(out.Items, o)
 				return err
 			})
 		default:
-			_, err = s.value()
+			err = a.SkipValue()
 		}
 		return err
 	})
+	if err == nil {
+		if _, err = a.ReadToken(); err == nil {
+			err = a.malformed("the end")
+		} else if errors.Is(err, io.EOF) {
+			err = nil
+		}
+	}
 	if err != nil {
+		if err = a.fault(err); errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+			err = fmt.Errorf("%w: %w", errMalformed, err)
+		}
 		return nil, err
 	}
 	if err := kjson.UnmarshalCaseSensitivePreserveInts(meta, &out.ListMeta); err != nil {
 		return nil, fmt.Errorf("%w: metadata: %w", errMalformed, err)
 	}
-	if out.APIVersion != v1alpha1.APIVersion || out.Kind != v1alpha1.ListKind || !complete || out.ResourceVersion == "" || s.peek() != 0 {
+	if out.APIVersion != v1alpha1.APIVersion || out.Kind != v1alpha1.ListKind || !complete || out.ResourceVersion == "" {
 		return nil, fmt.Errorf("%w: apiVersion %q, kind %q is not a whole list of NodeENIs", errMalformed, out.APIVersion, out.Kind)
 	}
 	return &out, nil
@@ -172,7 +178,7 @@ func (n nodeENIs) watch(ctx context.Context, opts metav1.ListOptions) (watch.Int
 		p.Answered()
 	}
 	return watch.NewStreamWatcher(
-		&events{body: body, patience: p, frames: frames{r: body}, trim: n.trim, initial: initial, report: n.report},
+		&events{body: body, patience: p, reader: newReader(body, maxEventBytes), trim: n.trim, initial: initial, report: n.report},
 		apierrors.NewClientErrorReporter(http.StatusInternalServerError, http.MethodGet, "ClientWatchDecoding"),
 	), nil
 }
@@ -181,7 +187,7 @@ func (n nodeENIs) watch(ctx context.Context, opts metav1.ListOptions) (watch.Int
 type events struct {
 	body     io.Closer
 	patience *client.Patience
-	frames   frames
+	reader   *reader
 	trim     trimmer
 	// initial: the events that stand in for a list have not ended yet.
 	initial bool
@@ -196,13 +202,10 @@ func (e *events) Close() {
 
 // Decode implements watch.Decoder.
 func (e *events) Decode() (watch.EventType, runtime.Object, error) {
-	frame, err := e.frames.next()
+	e.reader.more()
+	kind, o, err := e.trim.event(e.reader)
 	if err != nil {
 		return "", nil, e.failed(err)
-	}
-	kind, o, err := e.trim.event(frame)
-	if err != nil {
-		return "", nil, e.failed(fmt.Errorf("read event of NodeENIs: %w", err))
 	}
 	if e.initial {
 		e.patience.Await()
@@ -214,47 +217,63 @@ func (e *events) Decode() (watch.EventType, runtime.Object, error) {
 	return kind, o, nil
 }
 
-// failed reports what the end of a connection does not explain.
+// failed reports what the end of a connection does not explain. The watch asks for
+// io.EOF and io.ErrUnexpectedEOF as they are.
 func (e *events) failed(err error) error {
 	if errors.Is(err, errMalformed) {
+		err = fmt.Errorf("read event of NodeENIs: %w", err)
 		e.report(err)
 	}
 	return err
 }
 
-// event reads one event.
-func (t trimmer) event(frame []byte) (watch.EventType, runtime.Object, error) {
-	var kind string
+// event reads one event. The error is io.EOF where there is none any more.
+func (t trimmer) event(a *reader) (watch.EventType, runtime.Object, error) {
+	var kind watch.EventType
+	var o *item
 	var body []byte
-	s := &scanner{b: frame}
-	err := s.object(func(key []byte) (err error) {
+	err := a.object(func(key []byte) (err error) {
 		switch string(key) {
 		case `"type"`:
-			kind, err = s.text()
+			var text string
+			text, err = a.text()
+			kind = watch.EventType(text)
 		case `"object"`:
-			body, err = s.value()
+			if isObject(kind) {
+				o, err = t.object(a)
+			} else {
+				body, err = a.value()
+			}
 		default:
-			_, err = s.value()
+			err = a.SkipValue()
 		}
 		return err
 	})
 	if err != nil {
-		return "", nil, err
+		return "", nil, a.fault(err)
 	}
-	switch e := watch.EventType(kind); e {
-	case watch.Error:
+	if o == nil && isObject(kind) { // its type came last, or it has none
+		inner := newReader(bytes.NewReader(body), 0)
+		if o, err = t.object(inner); err != nil {
+			return "", nil, fmt.Errorf("%w: object: %w", errMalformed, err)
+		}
+	}
+	switch {
+	case kind == watch.Error:
 		var status metav1.Status
 		if err := kjson.UnmarshalCaseSensitivePreserveInts(body, &status); err != nil {
 			return "", nil, fmt.Errorf("%w: status: %w", errMalformed, err)
 		}
-		return e, &status, nil
-	case watch.Added, watch.Modified, watch.Deleted, watch.Bookmark:
-		o, err := t.object(&scanner{b: body})
-		if err == nil && (o.APIVersion != v1alpha1.APIVersion || o.Kind != v1alpha1.Kind || o.Name == "" && e != watch.Bookmark) {
-			err = fmt.Errorf("%w: apiVersion %q, kind %q, name %q is not a NodeENI", errMalformed, o.APIVersion, o.Kind, o.Name)
-		}
-		return e, o, err
-	default:
+		return kind, &status, nil
+	case !isObject(kind):
 		return "", nil, fmt.Errorf("%w: event of type %q", errMalformed, kind)
+	case o.APIVersion != v1alpha1.APIVersion || o.Kind != v1alpha1.Kind || o.Name == "" && kind != watch.Bookmark:
+		return "", nil, fmt.Errorf("%w: apiVersion %q, kind %q, name %q is not a NodeENI", errMalformed, o.APIVersion, o.Kind, o.Name)
 	}
+	return kind, o, nil
+}
+
+// isObject says whether an event of that type has a NodeENI.
+func isObject(t watch.EventType) bool {
+	return t == watch.Added || t == watch.Modified || t == watch.Deleted || t == watch.Bookmark
 }

@@ -3,6 +3,7 @@ package nodeeni
 import (
 	"bytes"
 
+	"github.com/go-json-experiment/json/jsontext"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	kjson "sigs.k8s.io/json"
@@ -33,97 +34,85 @@ func (i *item) DeepCopyObject() runtime.Object {
 type trimmer struct{ node string }
 
 // object consumes one NodeENI, which must say that it is one.
-func (t trimmer) object(s *scanner) (*item, error) {
+func (t trimmer) object(a *reader) (*item, error) {
 	var out item
 	var spec, status []byte
 	meta := []byte("{}")
-	err := s.object(func(key []byte) (err error) {
+	err := a.object(func(key []byte) (err error) {
 		switch string(key) {
 		case `"apiVersion"`:
-			out.APIVersion, err = s.text()
+			out.APIVersion, err = a.text()
 		case `"kind"`:
-			out.Kind, err = s.text()
+			out.Kind, err = a.text()
 		case `"metadata"`:
-			meta, err = metadata(s, &out.ObjectMeta)
+			meta, err = metadata(a, &out.ObjectMeta)
 		case `"spec"`:
-			spec, err = s.value()
+			spec, err = a.value()
 		case `"status"`:
-			status, err = t.status(s)
+			status, err = t.status(a)
 		default:
-			_, err = s.value()
+			err = a.SkipValue()
 		}
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	var b bytes.Buffer
-	b.Grow(len(meta) + len(spec) + len(status) + len(`{"metadata":,"spec":,"status":}`))
-	b.WriteString(`{"metadata":`)
-	b.Write(meta)
+	var whole members
+	whole.add([]byte(`"metadata"`), meta)
 	if spec != nil {
-		b.WriteString(`,"spec":`)
-		b.Write(spec)
+		whole.add([]byte(`"spec"`), spec)
 	}
 	if status != nil {
-		b.WriteString(`,"status":`)
-		b.Write(status)
+		whole.add([]byte(`"status"`), status)
 	}
-	b.WriteByte('}')
-	out.trimmed = b.Bytes()
+	out.trimmed = whole.object()
 	return &out, nil
 }
 
-// metadata consumes an object's metadata and returns what is kept of it. The
-// resource version is not: it changes with what other nodes are told.
-func metadata(s *scanner, out *metav1.ObjectMeta) ([]byte, error) {
-	if s.peek() != '{' {
-		return s.value()
+// metadata consumes an object's metadata and returns the part that is kept. The
+// resource version is not: it changes with the attachments of other nodes.
+func metadata(a *reader, out *metav1.ObjectMeta) ([]byte, error) {
+	if a.PeekKind() != '{' {
+		return a.value()
 	}
 	var kept members
-	err := s.object(func(key []byte) (err error) {
-		start := s.i
+	err := a.object(func(key []byte) (err error) {
 		switch string(key) {
 		case `"resourceVersion"`:
-			out.ResourceVersion, err = s.text()
-			return err
+			out.ResourceVersion, err = a.text()
 		case `"name"`:
-			out.Name, err = s.text()
+			out.Name, err = a.text()
+			kept.add([]byte(`"name"`), quote(out.Name))
 		case `"annotations"`:
-			return annotations(s, out, &kept)
+			err = annotations(a, out, &kept)
 		case `"uid"`, `"generation"`, `"deletionTimestamp"`:
-			_, err = s.value()
+			err = kept.take(key, a)
 		default:
-			_, err = s.value()
-			return err
+			err = a.SkipValue()
 		}
-		kept.add(key, s.b[start:s.i])
 		return err
 	})
 	return kept.object(), err
 }
 
-// annotations consumes an object's annotations, of which two matter.
-func annotations(s *scanner, out *metav1.ObjectMeta, kept *members) error {
-	if s.peek() != '{' {
-		_, err := s.value()
-		return err
+// annotations consumes an object's annotations, two of which matter.
+func annotations(a *reader, out *metav1.ObjectMeta, kept *members) error {
+	if a.PeekKind() != '{' {
+		return a.SkipValue()
 	}
 	var ours members
-	err := s.object(func(key []byte) (err error) {
-		start := s.i
+	err := a.object(func(key []byte) (err error) {
 		switch string(key) {
 		case `"` + metav1.InitialEventsAnnotationKey + `"`:
 			var v string
-			if v, err = s.text(); err == nil {
+			if v, err = a.text(); err == nil {
 				out.Annotations = map[string]string{metav1.InitialEventsAnnotationKey: v}
 			}
-			return err
 		case `"` + v1alpha1.AnnotationAllowedNamespaces + `"`:
-			_, err = s.value()
-			ours.add(key, s.b[start:s.i])
+			err = ours.take(key, a)
 		default:
-			_, err = s.value()
+			err = a.SkipValue()
 		}
 		return err
 	})
@@ -133,84 +122,86 @@ func annotations(s *scanner, out *metav1.ObjectMeta, kept *members) error {
 	return err
 }
 
-// status consumes a NodeENI's status and returns what is said of this node. What
-// has not the shape of a status is kept as it is: decoding will say so.
-func (t trimmer) status(s *scanner) ([]byte, error) {
-	if s.peek() != '{' {
-		return s.value()
+// status consumes a NodeENI's status and returns the part about this node. A value
+// without the shape of a status is kept as it is: decoding will say so.
+func (t trimmer) status(a *reader) ([]byte, error) {
+	if a.PeekKind() != '{' {
+		return a.value()
 	}
 	var kept members
-	err := s.object(func(key []byte) error {
+	err := a.object(func(key []byte) error {
 		if string(key) != `"attachments"` {
-			_, err := s.value()
-			return err
+			return a.SkipValue()
 		}
-		value, err := t.attachments(s)
-		kept.add(key, value)
+		value, err := t.attachments(a)
+		kept.add([]byte(`"attachments"`), value)
 		return err
 	})
 	return kept.object(), err
 }
 
-func (t trimmer) attachments(s *scanner) ([]byte, error) {
-	if s.peek() != '[' {
-		return s.value()
+func (t trimmer) attachments(a *reader) ([]byte, error) {
+	if a.PeekKind() != '[' {
+		return a.value()
 	}
-	out := []byte{'['}
-	err := s.array(func() error {
-		entry, foreign, err := t.attachment(s)
-		if err != nil || foreign {
+	out, name := []byte{'['}, quote(t.node)
+	err := a.list('[', func() error {
+		entry, err := a.ReadValue()
+		if err != nil || foreign(entry, name) {
+			return err
+		}
+		own, err := t.own(entry)
+		if err != nil || own == nil {
 			return err
 		}
 		if len(out) > 1 {
 			out = append(out, ',')
 		}
-		out = append(out, entry...)
+		out = append(out, own...)
 		return nil
 	})
 	return append(out, ']'), err
 }
 
-// attachment consumes one entry and says whether it belongs to another node, as
-// most do: nothing of those is copied.
-func (t trimmer) attachment(s *scanner) (entry []byte, foreign bool, err error) {
-	if s.peek() != '{' {
-		entry, err = s.value()
-		return entry, false, err
-	}
-	start, foreign := s.i, true
-	err = s.object(func(key []byte) (err error) {
-		switch {
-		case string(key) != `"nodeID"`:
-			_, err = s.value()
-		case s.peek() == '"':
-			foreign, err = s.textIsNot(t.node)
-		default: // no text at all: decoding will say so
-			foreign = false
-			_, err = s.value()
-		}
-		return err
-	})
-	if err != nil || foreign {
-		return nil, foreign, err
-	}
-	s.i = start
-	entry, err = ownAttachment(s)
-	return entry, false, err
+// foreign says of an entry that it surely belongs to another node than the one of
+// that name, given in quotes; own decides about the others. Nearly all entries are
+// foreign, and reading their members would take most of the time.
+func foreign(entry, name []byte) bool {
+	return entry[0] == '{' && bytes.Count(entry, []byte(`"nodeID"`)) == 1 && bytes.Contains(entry, []byte(`"nodeID":"`)) &&
+		!bytes.Contains(entry, name) && bytes.IndexByte(entry, '\\') < 0
 }
 
-// ownAttachment consumes one entry and returns it without the time at which it
-// was written, which changes without any news.
-func ownAttachment(s *scanner) ([]byte, error) {
+// own returns an entry of this node without the time at which it was written, which
+// changes without any news; nil where it belongs to another node.
+func (t trimmer) own(entry []byte) ([]byte, error) {
+	if entry[0] != '{' {
+		return entry, nil
+	}
+	a, ours := newReader(bytes.NewReader(entry), 0), false
 	var kept members
-	err := s.object(func(key []byte) error {
-		value, err := s.value()
-		if string(key) != `"lastUpdated"` {
-			kept.add(key, value)
+	err := a.object(func(key []byte) error {
+		switch string(key) {
+		case `"lastUpdated"`:
+			return a.SkipValue()
+		case `"nodeID"`:
+			value, err := a.value()
+			node, unread := jsontext.AppendUnquote(nil, value)
+			ours = unread != nil || string(node) == t.node // decoding says that it is no text
+			kept.add([]byte(`"nodeID"`), value)
+			return err
 		}
-		return err
+		return kept.take(key, a)
 	})
-	return kept.object(), err
+	if err != nil || !ours {
+		return nil, err
+	}
+	return kept.object(), nil
+}
+
+// quote is a text as JSON.
+func quote(s string) []byte {
+	b, _ := jsontext.AppendQuote(nil, s) // invalid UTF-8 becomes U+FFFD
+	return b
 }
 
 // members are the members of a JSON object that is being put together, with a
@@ -222,6 +213,14 @@ func (m *members) add(key, value []byte) {
 	*m = append(*m, ':')
 	*m = append(*m, value...)
 	*m = append(*m, ',')
+}
+
+// take consumes a value and adds it under the key.
+func (m *members) take(key []byte, a *reader) error {
+	key = bytes.Clone(key)
+	value, err := a.ReadValue()
+	m.add(key, value)
+	return err
 }
 
 func (m members) object() []byte {

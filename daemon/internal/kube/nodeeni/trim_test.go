@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
-	"slices"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -24,7 +23,7 @@ const stored = `{"apiVersion":"networking.k8s.aws/v1alpha1","kind":"NodeENI","me
  "status":{"attachments":[{"nodeID":"node-b","eniID":"eni-b"},{"nodeID":"node-a","eniID":"eni-a","lastUpdated":"2025-01-01T00:00:00Z","deviceIndex":2},{"eniID":"eni-c","nodeID":"node-c"}],"other":[1]}}`
 
 func TestTrimKeepsWhatIsOurs(t *testing.T) {
-	it, err := trimmer{"node-a"}.object(&scanner{b: []byte(stored)})
+	it, err := trimmer{"node-a"}.object(newReader(strings.NewReader(stored), 0))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -43,7 +42,7 @@ func TestTrimKeepsWhatIsOurs(t *testing.T) {
 func TestTrimIsBlindToOthers(t *testing.T) {
 	trimmed := func(object string) string {
 		t.Helper()
-		it, err := trimmer{"node-a"}.object(&scanner{b: []byte(object)})
+		it, err := trimmer{"node-a"}.object(newReader(strings.NewReader(object), 0))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -93,7 +92,7 @@ func TestTrimRefuses(t *testing.T) {
 		`{"apiVersion":"v1","kind":"List","metadata":{"resourceVersion":"1"},"items":[]}`,
 		`{"apiVersion":"v1","kind":"Status","status":"Failure"}`,
 	} {
-		if l, err := (trimmer{"node-a"}).list([]byte(body)); !errors.Is(err, errMalformed) {
+		if l, err := (trimmer{"node-a"}).list(newReader(strings.NewReader(body), 0)); !errors.Is(err, errMalformed) {
 			t.Errorf("list %q is taken for %+v, error %v", body, l, err)
 		}
 	}
@@ -103,7 +102,7 @@ func TestTrimRefuses(t *testing.T) {
 		`{"type":"DELETED","object":{"apiVersion":"v1","kind":"Pod","metadata":{"name":"n"}}}`,
 		`{"type":"ERROR","object":7}`,
 	} {
-		if kind, o, err := (trimmer{"node-a"}).event([]byte(frame)); !errors.Is(err, errMalformed) {
+		if kind, o, err := (trimmer{"node-a"}).event(newReader(strings.NewReader(frame), 0)); !errors.Is(err, errMalformed) {
 			t.Errorf("event %q is taken for %q %+v, error %v", frame, kind, o, err)
 		}
 	}
@@ -113,16 +112,12 @@ func TestListOfEvents(t *testing.T) {
 	stream := " " + `{"type":"ADDED","object":` + stored + "}\n" + `{"type":"BOOKMARK","object":{"apiVersion":"networking.k8s.aws/v1alpha1","kind":"NodeENI","metadata":{"resourceVersion":"9","annotations":{"k8s.io/initial-events-end":"true"}}}}` +
 		`{"type":"ERROR","object":{"kind":"Status","code":410,"reason":"Expired"}}` + "\r\n"
 	var kinds []watch.EventType
-	f := frames{r: iotest.OneByteReader(strings.NewReader(stream))}
+	a := newReader(iotest.OneByteReader(strings.NewReader(stream)), maxEventBytes)
 	for {
-		frame, err := f.next()
+		kind, _, err := trimmer{"node-a"}.event(a)
 		if errors.Is(err, io.EOF) {
 			break
 		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		kind, _, err := trimmer{"node-a"}.event(frame)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -133,31 +128,34 @@ func TestListOfEvents(t *testing.T) {
 	}
 }
 
-func TestFramesCut(t *testing.T) {
+func TestStreamEnds(t *testing.T) {
+	one := `{"object":` + stored + `,"type":"ADDED"}`
 	for stream, want := range map[string]error{
-		"":                            io.EOF,
-		"  \n":                        io.EOF,
-		`{"a":"}`:                     io.ErrUnexpectedEOF,
-		`{"a":"\"}`:                   io.ErrUnexpectedEOF,
-		`{`:                           io.ErrUnexpectedEOF,
-		`}`:                           errMalformed,
-		`x`:                           errMalformed,
-		`"a"`:                         errMalformed,
-		strings.Repeat(`{"a":1}`, 3):  io.EOF,
-		strings.Repeat("\n[{}]\n", 2): io.EOF,
+		"":                       io.EOF,
+		"  \n":                   io.EOF,
+		`{"type":"}`:             io.ErrUnexpectedEOF,
+		`{"a":"\"}`:              io.ErrUnexpectedEOF,
+		`{`:                      io.ErrUnexpectedEOF,
+		one[:len(one)-1]:         io.ErrUnexpectedEOF,
+		`}`:                      errMalformed,
+		`x`:                      errMalformed,
+		`"a"`:                    errMalformed,
+		`[]`:                     errMalformed,
+		strings.Repeat(one, 3):   io.EOF,
+		one + "\n" + one + "\n]": errMalformed,
 	} {
-		f := frames{r: strings.NewReader(stream)}
-		err := error(nil)
-		for err == nil {
-			_, err = f.next()
-		}
-		if !errors.Is(err, want) {
+		if _, err := eventsOf(strings.NewReader(stream)); !errors.Is(err, want) {
 			t.Errorf("stream %q ends with %v, want %v", stream, err, want)
 		}
 	}
-	f := frames{r: endless{}}
-	if _, err := f.next(); !errors.Is(err, errMalformed) {
-		t.Errorf("an event without end gives %v", err)
+	for name, r := range map[string]io.Reader{"an event without end": endless{}, "a text without end": io.MultiReader(strings.NewReader(`{"type":"`), endless{})} {
+		if _, err := eventsOf(r); !errors.Is(err, errMalformed) {
+			t.Errorf("%s gives %v", name, err)
+		}
+	}
+	broken := errors.New("connection reset by peer")
+	if _, err := eventsOf(io.MultiReader(strings.NewReader(one+`{"type":`), iotest.ErrReader(broken))); err != broken { //nolint:errorlint // a watch compares it
+		t.Errorf("a broken connection gives %v", err)
 	}
 }
 
@@ -179,8 +177,7 @@ func FuzzTrim(f *testing.F) {
 	f.Add([]byte(`{"metadata":7,"spec":[],"status":{"attachments":{"nodeID":"node-a"}}}`))
 	f.Add([]byte(`{"status":{"attachments":[{"nodeID":"node-b","mtu":"x"},{"nodeID":5}]}}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		s := &scanner{b: data}
-		it, err := trimmer{"node-a"}.object(s)
+		it, err := trimmer{"node-a"}.object(newReader(bytes.NewReader(data), 0))
 		isObject := json.Valid(data) && bytes.HasPrefix(bytes.TrimSpace(data), []byte("{"))
 		if isObject && err != nil {
 			// A name that is no text is refused, as decoding refuses it.
@@ -230,42 +227,39 @@ func cutDown(o v1alpha1.NodeENI) v1alpha1.NodeENI {
 	return out
 }
 
-// FuzzFrames: a stream is cut at the same places however it arrives, and each
-// object of a stream of JSON is one frame.
-func FuzzFrames(f *testing.F) {
-	f.Add([]byte("{\"a\":\"}\\\"\"}\n{}"))
+// FuzzWatch: a stream has the same events however it arrives, and ends alike.
+func FuzzWatch(f *testing.F) {
+	f.Add([]byte(`{"type":"ADDED","object":` + stored + `}` + "\n" + `{"object":{"kind":"Status"},"type":"ERROR"}`))
 	f.Add([]byte(`[{]}{"`))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		whole, end := cutAll(bytes.NewReader(data))
-		byOne, endByOne := cutAll(iotest.OneByteReader(bytes.NewReader(data)))
-		if diff := cmp.Diff(whole, byOne); diff != "" || !errors.Is(endByOne, end) && !errors.Is(end, errMalformed) {
-			t.Fatalf("octet by octet it ends with %v instead of %v, cut differently:\n%s", endByOne, end, diff)
+		whole, end := eventsOf(bytes.NewReader(data))
+		byOne, endByOne := eventsOf(iotest.OneByteReader(bytes.NewReader(data)))
+		if diff := cmp.Diff(whole, byOne); diff != "" || errors.Is(end, errMalformed) != errors.Is(endByOne, errMalformed) {
+			t.Errorf("octet by octet it ends with %v instead of %v, with other events:\n%s", endByOne, end, diff)
 		}
-		var want []string
-		for dec := json.NewDecoder(bytes.NewReader(data)); ; {
-			var raw json.RawMessage
-			err := dec.Decode(&raw)
-			if errors.Is(err, io.EOF) {
+		for dec, raw := json.NewDecoder(bytes.NewReader(data)), json.RawMessage(nil); end == io.EOF; { //nolint:errorlint // the stream watcher compares it
+			if err := dec.Decode(&raw); errors.Is(err, io.EOF) {
 				break
+			} else if err != nil {
+				t.Fatalf("%q is taken for JSON: %v", data, err)
 			}
-			if err != nil || raw[0] != '{' && raw[0] != '[' {
-				return
-			}
-			want = append(want, string(raw))
-		}
-		if !slices.Equal(whole, want) {
-			t.Errorf("frames %q, want %q", whole, want)
 		}
 	})
 }
 
-func cutAll(r io.Reader) (out []string, err error) {
-	f := frames{r: r}
+// eventsOf reads a stream to its end and returns the events' types and texts.
+func eventsOf(r io.Reader) (out []string, err error) {
+	a := newReader(r, maxEventBytes)
 	for {
-		frame, err := f.next()
+		a.more()
+		kind, o, err := trimmer{"node-a"}.event(a)
 		if err != nil {
 			return out, err
 		}
-		out = append(out, string(frame))
+		text := string(kind)
+		if it, ok := o.(*item); ok {
+			text += string(it.trimmed)
+		}
+		out = append(out, text)
 	}
 }

@@ -1,0 +1,125 @@
+package nodeeni
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/go-json-experiment/json/jsontext"
+)
+
+// errMalformed says that an answer is not JSON, or not of the shape that the
+// API server gives it.
+var errMalformed = errors.New("malformed answer")
+
+// maxEventBytes bounds an event. The API server takes no object of more than 3 MiB
+// (its limit for a request's body).
+const maxEventBytes = 16 << 20
+
+// reader reads JSON as it comes in. No object is ever in memory as a whole, and
+// values that are skipped take none: the NodeENIs of a large cluster are mostly
+// about other nodes.
+type reader struct {
+	*jsontext.Decoder
+	body *limited
+}
+
+// newReader reads from r, most bytes until the next call of more; 0 for any number.
+// Duplicate names and invalid UTF-8 are left to the decoding of the values kept.
+func newReader(r io.Reader, most int) *reader {
+	body := &limited{r: r, most: most}
+	return &reader{body: body, Decoder: jsontext.NewDecoder(body, jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))}
+}
+
+// more begins to count anew.
+func (a *reader) more() { a.body.n = 0 }
+
+// limited is a reader that counts, and fails after too many bytes.
+type limited struct {
+	r       io.Reader
+	n, most int
+	err     error
+}
+
+// Read implements io.Reader.
+func (l *limited) Read(p []byte) (int, error) {
+	if l.most > 0 && l.n > l.most {
+		return 0, fmt.Errorf("%w: an event of more than %d octets", errMalformed, l.most)
+	}
+	n, err := l.r.Read(p)
+	l.n, l.err = l.n+n, err
+	return n, err
+}
+
+// fault returns an error in the words of the reader where it has failed; what is no
+// JSON is errMalformed. The end between two values is io.EOF, and the end inside of one
+// io.ErrUnexpectedEOF.
+func (a *reader) fault(err error) error {
+	switch {
+	case errors.Is(err, errMalformed):
+		return err
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		return io.ErrUnexpectedEOF
+	case errors.Is(err, io.EOF):
+		return io.EOF
+	case a.body.err != nil && !errors.Is(a.body.err, io.EOF):
+		return a.body.err
+	}
+	return fmt.Errorf("%w: %w", errMalformed, err)
+}
+
+func (a *reader) malformed(want string) error {
+	return fmt.Errorf("%w: octet %d: want %s", errMalformed, a.InputOffset(), want)
+}
+
+// object consumes an object. Visit is called for each member with its key, in
+// quotes, which is valid until the next read; it must consume the value.
+func (a *reader) object(visit func(key []byte) error) error {
+	return a.list('{', func() error {
+		key, err := a.ReadValue()
+		if err != nil {
+			return err
+		}
+		return visit(key)
+	})
+}
+
+// list consumes an object or array. Visit must consume an element or member.
+func (a *reader) list(open jsontext.Kind, visit func() error) error {
+	token, err := a.ReadToken()
+	if err != nil {
+		return err
+	}
+	if token.Kind() != open {
+		return a.malformed(string(open))
+	}
+	for {
+		switch a.PeekKind() {
+		case '}', ']':
+			_, err := a.ReadToken()
+			return err
+		}
+		if err := visit(); err != nil {
+			return err
+		}
+	}
+}
+
+// text consumes a string.
+func (a *reader) text() (string, error) {
+	token, err := a.ReadToken()
+	if err == nil && token.Kind() != '"' {
+		err = a.malformed("a string")
+	}
+	if err != nil {
+		return "", err
+	}
+	return token.String(), nil
+}
+
+// value consumes any value and returns its text.
+func (a *reader) value() ([]byte, error) {
+	v, err := a.ReadValue()
+	return bytes.Clone(v), err
+}
