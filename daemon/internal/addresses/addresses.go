@@ -1,12 +1,11 @@
 // Package addresses has EC2 assign addresses to the ENIs of this instance that
-// pods share, before they run out, and take back what is left over; and it knows
-// what EC2 says of these ENIs, which is the truth where the metadata lag.
+// pods share, before they run out, and unassign spare ones. It also corrects the
+// metadata, which lag, by the answers of EC2.
 //
-// An address is given back in steps, of which each can be the last before a
-// crash: under the device's claim lock and the ENI's lease lock it becomes
-// retiring, so that nobody is given it; EC2 unassigns it; the inventory no longer
-// has it; it is retiring no more. After a crash the leases say what is retiring,
-// and EC2 what is left to be done.
+// An address is given back in steps, and a crash may follow each. Under the device's
+// lock and the ENI's lease lock it becomes retiring, so that no pod gets it. EC2
+// unassigns it. When the inventory no longer has it, it stops being retiring. After a
+// crash the leases list the retiring addresses, and EC2 the ones left to unassign.
 package addresses
 
 import (
@@ -31,10 +30,10 @@ import (
 
 const (
 	// describeApart is the least time between two Describe calls, and describeJitter
-	// what is added to it by chance: all nodes of a cluster share one bucket of calls.
+	// the most that is added at random: all nodes of a cluster share one bucket of calls.
 	describeApart  = 60 * time.Second
 	describeJitter = 15 * time.Second
-	// consistent is after how long Describe certainly shows what we have changed.
+	// consistent is the time after which Describe certainly shows our changes.
 	consistent = 30 * time.Second
 	// firstRetry and lastRetry bound the waits after failures.
 	firstRetry = 5 * time.Second
@@ -54,7 +53,7 @@ type EC2 interface {
 	Unassign(ctx context.Context, eni device.ENIID, family vpc.Family, what []netip.Prefix) error
 }
 
-// Options are what a Manager works with; all are needed.
+// Options configure a Manager; all are needed.
 type Options struct {
 	EC2         EC2
 	Leases      leases.Dir
@@ -83,13 +82,13 @@ type Manager struct {
 	mu sync.Mutex
 	// devices are the inventory's, as the file has them.
 	devices []nodestate.Device
-	// listed is what the metadata said last, by ENI, as text.
+	// listed has the last answer of the metadata, by ENI, as text.
 	listed map[device.ENIID]string
-	// truth is what EC2 says, with our own changes since; nil before the first answer.
+	// truth is EC2's last answer, with our own changes since; nil before the first one.
 	truth map[device.ENIID]vpc.Attached
-	// asked is what the metadata said when EC2 was asked last, "" of an ENI that they
-	// did not list. agreed is that of it which needs no further question: EC2 has said
-	// the same, or has said otherwise twice, the second time too late to lag behind.
+	// asked is the metadata's answer when EC2 was asked last, "" for an ENI that they
+	// did not list. agreed has the parts that EC2 has confirmed, or contradicted twice,
+	// the second time too late to lag behind.
 	asked, agreed map[device.ENIID]string
 	// changed is when we last changed an ENI. changes are our changes, as long as
 	// Describe may not show them. unsure are the calls whose outcome is not known.
@@ -102,10 +101,9 @@ type Manager struct {
 	trouble    map[subject]*trouble
 }
 
-// subject is what a failure is about: an ENI, or "" for Describe.
+// subject is the ENI that a failure is about, or "" for Describe.
 type subject = device.ENIID
 
-// trouble is a failure that is not over.
 type trouble struct {
 	problem nodestate.Problem
 	retry   backoff.Backoff
@@ -146,7 +144,7 @@ func (m *Manager) again() {
 	}
 }
 
-// Problems are what a person must look at, sorted.
+// Problems are for a person, sorted.
 func (m *Manager) Problems() (out []nodestate.Problem) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -158,7 +156,7 @@ func (m *Manager) Problems() (out []nodestate.Problem) {
 	return out
 }
 
-// Correct returns the ENIs of the metadata with what EC2 knows better: addresses,
+// Correct returns the ENIs of the metadata, corrected by EC2: addresses,
 // prefixes and MACs, and ENIs that the metadata do not list yet. It does not
 // block, and leaves its argument as it is.
 func (m *Manager) Correct(all []vpc.ENI) []vpc.ENI {
@@ -171,7 +169,7 @@ func (m *Manager) Correct(all []vpc.ENI) []vpc.ENI {
 		if e.ID != "" && e.Unreadable == nil {
 			m.listed[e.ID] = text(e.MAC, addressesOf(e.Addresses), e.Prefixes)
 		} else if e.ID = cmp.Or(e.ID, m.idOf(e.MAC)); e.ID != "" {
-			m.listed[e.ID] = m.told(e.ID) // it has no news
+			m.listed[e.ID] = m.described(e.ID) // it has no news
 		}
 		if t, known := m.truth[e.ID]; known {
 			correct(e, t)
@@ -180,7 +178,8 @@ func (m *Manager) Correct(all []vpc.ENI) []vpc.ENI {
 	for _, id := range slices.Sorted(maps.Keys(m.truth)) {
 		if _, listed := m.listed[id]; !listed {
 			t := m.truth[id]
-			all = append(all, vpc.ENI{ID: t.ID, MAC: t.MAC, DeviceIndex: t.DeviceIndex, NetworkCard: t.NetworkCard, SubnetID: t.SubnetID, Described: true, NodeENI: t.NodeENI})
+			all = append(all, vpc.ENI{ID: t.ID, MAC: t.MAC, DeviceIndex: t.DeviceIndex, NetworkCard: t.NetworkCard, SubnetID: t.SubnetID, Described: true,
+				NodeENI: t.NodeENI})
 		}
 	}
 	slices.SortFunc(all, func(a, b vpc.ENI) int { return strings.Compare(string(a.MAC), string(b.MAC)) })
@@ -213,11 +212,11 @@ func (m *Manager) known(listed map[device.ENIID]string) (all []device.ENIID) {
 func (m *Manager) disagree(eni device.ENIID) bool {
 	agreed, ok := m.agreed[eni]
 	said := m.listed[eni]
-	return said != m.told(eni) && (!ok || said != agreed)
+	return said != m.described(eni) && (!ok || said != agreed)
 }
 
-// told is what EC2 says of an ENI, as text, "" of one that it does not know. Hold mu.
-func (m *Manager) told(eni device.ENIID) string {
+// described is EC2's answer about an ENI as text, "" where EC2 does not know it. Hold mu.
+func (m *Manager) described(eni device.ENIID) string {
 	t, ok := m.truth[eni]
 	if !ok {
 		return ""
@@ -234,7 +233,7 @@ func addressesOf(all []netip.Prefix) (out []netip.Addr) {
 	return out
 }
 
-// text is the same for the same addresses in whatever order.
+// text does not depend on the order.
 func text(mac device.MAC, addresses []netip.Addr, prefixes []netip.Prefix) string {
 	addresses, prefixes = slices.Clone(addresses), slices.Clone(prefixes)
 	slices.SortFunc(addresses, netip.Addr.Compare)
@@ -242,8 +241,8 @@ func text(mac device.MAC, addresses []netip.Addr, prefixes []netip.Prefix) strin
 	return fmt.Sprint(mac, addresses, prefixes)
 }
 
-// correct gives an ENI of the metadata what EC2 says. An address of which nobody
-// knows the subnet's length is left out: the metadata will say it.
+// correct gives an ENI of the metadata EC2's addresses. An address whose subnet's
+// length is not known is left out until the metadata have it.
 func correct(e *vpc.ENI, t vpc.Attached) {
 	e.Described, e.NodeENI = true, t.NodeENI
 	bits4, bits6 := 0, 64
@@ -279,7 +278,7 @@ func (m *Manager) Run(ctx context.Context) {
 	for {
 		var timer <-chan time.Time
 		m.look(ctx)
-		m.tendAll(ctx)
+		m.adjustAll(ctx)
 		if wait := m.next(); wait > 0 {
 			timer = time.After(wait)
 		}
@@ -292,7 +291,6 @@ func (m *Manager) Run(ctx context.Context) {
 	}
 }
 
-// look has EC2 asked in the background, when that is due.
 func (m *Manager) look(ctx context.Context) {
 	m.mu.Lock()
 	due := m.describeDue()
@@ -302,13 +300,12 @@ func (m *Manager) look(ctx context.Context) {
 	}
 }
 
-// tendAll starts the due work of each ENI in the background.
-func (m *Manager) tendAll(ctx context.Context) {
+func (m *Manager) adjustAll(ctx context.Context) {
 	m.mu.Lock()
 	devices := m.devices
 	m.mu.Unlock()
 	for i := range devices {
-		m.jobs.start(ctx, devices[i].ENIID, func(ctx context.Context) bool { return m.tend(ctx, &devices[i]) }, m.again)
+		m.jobs.start(ctx, devices[i].ENIID, func(ctx context.Context) bool { return m.adjust(ctx, &devices[i]) }, m.again)
 	}
 }
 

@@ -14,7 +14,6 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// change is one of our changes of an ENI that Describe may not show yet.
 type change struct {
 	what netip.Prefix
 	gone bool
@@ -28,7 +27,6 @@ type unsure struct {
 	had []netip.Prefix
 }
 
-// all are an ENI's addresses, of full length, and prefixes.
 func all(a vpc.Attached) []netip.Prefix {
 	out := make([]netip.Prefix, 0, len(a.Addresses)+len(a.Prefixes))
 	for _, ip := range a.Addresses {
@@ -152,7 +150,7 @@ func (m *Manager) agree(listed map[device.ENIID]string) {
 	asked, agreed := map[device.ENIID]string{}, map[device.ENIID]string{}
 	for _, id := range m.known(listed) {
 		asked[id] = listed[id]
-		if before, ok := m.asked[id]; ok && before == listed[id] || m.told(id) == listed[id] {
+		if before, ok := m.asked[id]; ok && before == listed[id] || m.described(id) == listed[id] {
 			agreed[id] = listed[id]
 		}
 	}
@@ -176,8 +174,9 @@ func (m *Manager) missing() {
 		}
 		p := nodestate.Problem{}
 		if now.Sub(t.absent) >= consistent {
-			p = nodestate.Problem{Reason: reason.ENIUnknownToEC2, NodeENI: d.NodeENI, Device: d.ENIID.String(), Message: "EC2 does not list this ENI among the ENIs of the instance, so none of its addresses " +
-				"is assigned or returned; check AWS_REGION, AWS_ENDPOINT_URL_EC2 and the account of the role"}
+			p = nodestate.Problem{Reason: reason.ENIUnknownToEC2, NodeENI: d.NodeENI, Device: d.ENIID.String(),
+				Message: "EC2 does not list this ENI among the ENIs of the instance, so none of its addresses " +
+					"is assigned or returned; check AWS_REGION, AWS_ENDPOINT_URL_EC2 and the account of the role"}
 		}
 		m.set(t, p, t.retry.Failed())
 		m.soon(t.until.Sub(now))
@@ -210,8 +209,8 @@ func (m *Manager) doubtful(eni device.ENIID) bool {
 	return doubt
 }
 
-// lost notes that nobody knows whether a call was carried out. Hold mu.
-func (m *Manager) lost(eni device.ENIID) {
+// doubt notes that nobody knows whether a call was carried out. Hold mu.
+func (m *Manager) doubt(eni device.ENIID) {
 	m.unsure[eni] = unsure{at: m.Now(), had: all(m.truth[eni])}
 	m.soon(lookSoon)
 }

@@ -124,7 +124,8 @@ func (w *world) lease(r *rand.Rand) {
 		if len(free) == 0 {
 			return
 		}
-		lease := leases.Lease{Address: free[r.IntN(len(free))], State: leases.Held, AttachmentID: nodestate.AttachmentID{ContainerID: fmt.Sprint("c", r.Int()), IfName: "net1"}}
+		lease := leases.Lease{Address: free[r.IntN(len(free))], State: leases.Held,
+			AttachmentID: nodestate.AttachmentID{ContainerID: fmt.Sprint("c", r.Int()), IfName: "net1"}}
 		l.Leases = append(slices.DeleteFunc(l.Leases, func(o leases.Lease) bool { return o.Address == lease.Address }), lease)
 	})
 }
@@ -147,7 +148,7 @@ func (w *world) pass(d time.Duration) { w.now, w.uptime = w.now.Add(d), w.uptime
 // Describe lags, and the metadata more so: no pod has an address that the ENI has
 // not, and when there is peace the pool is between the marks, and nothing retires.
 func TestModel(t *testing.T) {
-	// With 56 it dies, and is told by Describe of what it has given back just before;
+	// With 56 it dies, and Describe still lists the addresses that it has just given back;
 	// with 230 Describe lags behind the metadata.
 	for _, seed := range []uint64{0, 1, 2, 3, 4, 56, 230, rand.Uint64()} {
 		for _, prefixes := range []bool{false, true} {
@@ -192,7 +193,8 @@ func walk(t *testing.T, seed uint64, prefixes bool) {
 		}
 		now := w.ec2.ENI(eni)
 		for _, lease := range l.Leases {
-			if lease.State == leases.Held && !slices.Contains(now.IPv4, lease.Address) && !slices.ContainsFunc(now.Prefixes, func(p netip.Prefix) bool { return p.Contains(lease.Address) }) {
+			if lease.State == leases.Held && !slices.Contains(now.IPv4, lease.Address) &&
+				!slices.ContainsFunc(now.Prefixes, func(p netip.Prefix) bool { return p.Contains(lease.Address) }) {
 				t.Fatalf("after %v: %s is leased, and the ENI has %v %v", done, lease.Address, now.IPv4, now.Prefixes)
 			}
 		}

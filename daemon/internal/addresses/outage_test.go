@@ -22,8 +22,9 @@ import (
 // failure is a Problem.
 func TestFirstDescribeFails(t *testing.T) {
 	for fault, says := range map[string]string{
-		"InternalError": "EC2Failing: the ENIs cannot be looked up in EC2", fakeec2.HTML: "see AWS_ENDPOINT_URL_EC2, HTTPS_PROXY", fakeec2.Nothing: "see AWS_ENDPOINT_URL_EC2, HTTPS_PROXY",
-		"AuthFailure": "EC2Unauthenticated: the ENIs cannot be looked up", "RequestExpired": "clock",
+		"InternalError": "EC2Failing: the ENIs cannot be looked up in EC2", fakeec2.HTML: "see AWS_ENDPOINT_URL_EC2, HTTPS_PROXY",
+		fakeec2.Nothing: "see AWS_ENDPOINT_URL_EC2, HTTPS_PROXY",
+		"AuthFailure":   "EC2Unauthenticated: the ENIs cannot be looked up", "RequestExpired": "clock",
 	} {
 		w := newWorld(t, false, fakeec2.Config{})
 		w.EC2 = &watched{w: w}
@@ -123,14 +124,14 @@ func TestAnswerListsAll(t *testing.T) {
 	}
 }
 
-// late is EC2 that is asked about several ENIs; the calls about one wait for release.
-type late struct {
+// slow is EC2 that is asked about several ENIs; the calls about one wait for release.
+type slow struct {
 	release chan struct{}
 	slow    device.ENIID
 	asked   chan device.ENIID
 }
 
-func (l *late) Describe(context.Context) (found []vpc.Attached, err error) {
+func (l *slow) Describe(context.Context) (found []vpc.Attached, err error) {
 	for n := range 8 {
 		found = append(found, vpc.Attached{ID: numbered(n), NodeENI: "a", Addresses: []netip.Addr{netip.MustParseAddr("10.0.1.200")}})
 	}
@@ -139,7 +140,7 @@ func (l *late) Describe(context.Context) (found []vpc.Attached, err error) {
 
 func numbered(n int) device.ENIID { return device.ENIID(fmt.Sprintf("eni-%08x", n)) }
 
-func (l *late) Assign(_ context.Context, eni device.ENIID, _ vpc.Family, _ bool, n int) (got []netip.Prefix, err error) {
+func (l *slow) Assign(_ context.Context, eni device.ENIID, _ vpc.Family, _ bool, n int) (got []netip.Prefix, err error) {
 	if eni == l.slow {
 		<-l.release
 	}
@@ -150,14 +151,14 @@ func (l *late) Assign(_ context.Context, eni device.ENIID, _ vpc.Family, _ bool,
 	return got, nil
 }
 
-func (l *late) Unassign(context.Context, device.ENIID, vpc.Family, []netip.Prefix) error {
+func (l *slow) Unassign(context.Context, device.ENIID, vpc.Family, []netip.Prefix) error {
 	return errors.New("not asked for")
 }
 
 // TestSlowAssign: a late answer holds up its own ENI only, also for demands that come
 // up meanwhile.
 func TestSlowAssign(t *testing.T) {
-	l := &late{release: make(chan struct{}), slow: numbered(0), asked: make(chan device.ENIID, 100)}
+	l := &slow{release: make(chan struct{}), slow: numbered(0), asked: make(chan device.ENIID, 100)}
 	w := newWorld(t, false, fakeec2.Config{})
 	w.EC2 = l
 	var devices []nodestate.Device
@@ -173,7 +174,8 @@ func TestSlowAssign(t *testing.T) {
 		l.Close()
 	}
 	for n := range 8 {
-		devices = append(devices, nodestate.Device{ENIID: numbered(n), NodeENI: "a", Driver: "ena", Addresses: []netip.Prefix{netip.MustParsePrefix("10.0.1.200/24")}, Phase: nodestate.PhaseReady})
+		devices = append(devices, nodestate.Device{ENIID: numbered(n), NodeENI: "a", Driver: "ena",
+			Addresses: []netip.Prefix{netip.MustParsePrefix("10.0.1.200/24")}, Phase: nodestate.PhaseReady})
 		if n < 4 {
 			ask(n)
 		}

@@ -21,11 +21,10 @@ type Marks struct {
 	High int
 }
 
-// middle is to where both ways lead.
 func (m Marks) middle() int { return (m.Low + m.High + 1) / 2 }
 
-// order is what EC2 is to be asked for one family of an ENI: Assign more, or take
-// back what is in Retire.
+// order is a call of EC2 for one family of an ENI: Assign more, or take back the
+// addresses in retire.
 type order struct {
 	family   vpc.Family
 	prefixes bool
@@ -34,8 +33,8 @@ type order struct {
 }
 
 // plan compares the pools of an ENI with the marks, for the families that pods
-// have asked for in this boot. Only what no lease and no cool-down holds is
-// retired, from the pool's end and never a part of a prefix.
+// have asked for in this boot. Only addresses that no lease and no cool-down holds
+// are retired, from the pool's end and never a part of a prefix.
 func plan(d *nodestate.Device, l *leases.Leases, now time.Duration, marks Marks, prefixes bool) (orders []order) {
 	for _, pool := range leases.Pools(d) {
 		if !slices.Contains(l.Asked, pool.Family) {
@@ -73,7 +72,6 @@ func surplus(pool leases.Pool, l *leases.Leases, now time.Duration, n int) (out 
 	return out
 }
 
-// holds says whether anything keeps an address of the span.
 func holds(l *leases.Leases, span netip.Prefix, now time.Duration) bool {
 	return slices.ContainsFunc(l.Leases, func(lease leases.Lease) bool { return span.Contains(lease.Address) && lease.Holds(now) })
 }

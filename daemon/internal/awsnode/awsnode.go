@@ -2,8 +2,8 @@
 // ENIs, from the instance metadata service (IMDS). It is the only importer of
 // aws-sdk-go-v2.
 //
-// What IMDS says is a hint. It lists a detached ENI for a while, and knows a new
-// one late: absence from its answer proves nothing, and neither does presence.
+// IMDS gives hints. It lists a detached ENI for a while, and a new one late: neither
+// absence from its answer nor presence proves anything.
 package awsnode
 
 import (
@@ -24,6 +24,7 @@ import (
 	"github.com/aws/smithy-go"
 	smithyhttp "github.com/aws/smithy-go/transport/http"
 
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/backoff"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
 )
 
@@ -113,21 +114,9 @@ func (c *Client) get(ctx context.Context, key string) (string, error) {
 	for attempt := 1; ; attempt++ {
 		value, err := c.try(ctx, key)
 		ctx = again(ctx)
-		if err == nil || attempt == maxAttempts || !passing(err) || c.budget.left(ctx) < 1 || !pause(ctx, attemptsApart) {
+		if err == nil || attempt == maxAttempts || !passing(err) || c.budget.left(ctx) < 1 || !backoff.Sleep(ctx, attemptsApart) {
 			return value, err
 		}
-	}
-}
-
-// pause waits, and says whether ctx is still alive.
-func pause(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-timer.C:
-		return true
 	}
 }
 
@@ -141,7 +130,6 @@ func passing(err error) bool {
 	return retry.IsErrorRetryables(retry.DefaultRetryables).IsErrorRetryable(err) == aws.TrueTernary
 }
 
-// try is one attempt of get.
 func (c *Client) try(ctx context.Context, key string) (string, error) {
 	out, err := c.imds.GetMetadata(ctx, &imds.GetMetadataInput{Path: key})
 	switch {

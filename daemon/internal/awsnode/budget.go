@@ -11,7 +11,7 @@ import (
 
 // How often IMDS is asked. Every HTTP request counts.
 //
-// Asking again, whatever for, tokens and further attempts included, is at most
+// Asking again, tokens and further attempts included, is at most
 // againBurst + againRate*T requests in any T seconds, and one more for a token: 50 in
 // any 10 s, 5 a second.
 //
@@ -47,7 +47,8 @@ type budget struct {
 
 func newBudget(client imds.HTTPClient, now func() time.Time) *budget {
 	return &budget{
-		client: client, now: now, again: rate.NewLimiter(againRate, againBurst), first: rate.NewLimiter(firstRate, firstBurst), pace: rate.NewLimiter(paceRate, paceBurst),
+		client: client, now: now, again: rate.NewLimiter(againRate, againBurst), first: rate.NewLimiter(firstRate, firstBurst), pace: rate.NewLimiter(paceRate,
+			paceBurst),
 	}
 }
 

@@ -53,8 +53,8 @@ func sts(t *testing.T, role, token, key string) *httptest.Server {
 	return s
 }
 
-// TestCredentials: what EKS puts into the pod's environment, or the instance's
-// role, is what EC2 is asked with, in the region of the environment or else of the
+// TestCredentials: EC2 is asked with the credentials of the pod's environment, as EKS
+// sets it, or of the instance's role, in the region of the environment or else of the
 // instance.
 func TestCredentials(t *testing.T) {
 	const key, role = "AKIDOFTHEROLE", "arn:aws:iam::111122223333:role/multi-enid"
@@ -96,7 +96,7 @@ func TestCredentials(t *testing.T) {
 	}
 }
 
-// TestRegionOfIRSA: where the environment has no region, STS is that of the
+// TestRegionOfIRSA: where the environment has no region, STS is the one of the
 // instance's. Which it is shows a proxy, which a process reads only once: a second
 // one asks.
 func TestRegionOfIRSA(t *testing.T) {
@@ -136,7 +136,8 @@ func TestTrustPolicy(t *testing.T) {
 	for code, kind := range map[string]vpc.EC2Kind{"AccessDenied": vpc.EC2Unauthenticated, "InvalidIdentityToken": vpc.EC2Unauthenticated} {
 		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			w.WriteHeader(http.StatusForbidden)
-			fmt.Fprintf(w, `<ErrorResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><Error><Type>Sender</Type><Code>%s</Code><Message>Not authorized to perform sts:AssumeRoleWithWebIdentity</Message></Error></ErrorResponse>`, code)
+			fmt.Fprintf(w, `<ErrorResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><Error><Type>Sender</Type>`+
+				`<Code>%s</Code><Message>Not authorized to perform sts:AssumeRoleWithWebIdentity</Message></Error></ErrorResponse>`, code)
 		}))
 		t.Cleanup(s.Close)
 		c, calls := ec2Of(t, fakeec2.Config{ENIs: []fakeec2.ENI{tagged(1)}})
@@ -145,7 +146,8 @@ func TestTrustPolicy(t *testing.T) {
 			t.Fatal(err)
 		}
 		for name, value := range map[string]string{
-			"AWS_ENDPOINT_URL_STS": s.URL, "AWS_ROLE_ARN": "arn:aws:iam::111122223333:role/multi-enid", "AWS_WEB_IDENTITY_TOKEN_FILE": tokenFile, "AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": "",
+			"AWS_ENDPOINT_URL_STS": s.URL, "AWS_ROLE_ARN": "arn:aws:iam::111122223333:role/multi-enid", "AWS_WEB_IDENTITY_TOKEN_FILE": tokenFile,
+			"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": "",
 		} {
 			t.Setenv(name, value)
 		}

@@ -21,7 +21,7 @@ import (
 )
 
 const (
-	// ec2Attempts are those of the SDK for one call, with its own waits for throttling.
+	// ec2Attempts is how often the SDK tries a call, with its own waits for throttling.
 	ec2Attempts = 4
 	// ec2Apart and ec2Burst bound how many calls this daemon makes at all: an account
 	// has one bucket of them for all of its nodes and controllers.
@@ -91,7 +91,6 @@ func (e *EC2) Describe(ctx context.Context) ([]vpc.Attached, error) {
 	return all, nil
 }
 
-// attachedOf reads one ENI; one that is being detached is none.
 func attachedOf(n *types.NetworkInterface) (a vpc.Attached, ok bool, err error) {
 	if n.Attachment == nil || n.Attachment.Status != types.AttachmentStatusAttached && n.Attachment.Status != types.AttachmentStatusAttaching {
 		return a, false, nil

@@ -2,11 +2,9 @@ package awsnode
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -17,7 +15,6 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
-	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/test/fakeec2"
 	"github.com/multi-eni/multi-eni-cni/test/fakeimds"
 )
@@ -39,7 +36,8 @@ func ec2Of(t *testing.T, cfg fakeec2.Config) (*EC2, *fakeec2.Server) {
 func tagged(n int) fakeec2.ENI {
 	return fakeec2.ENI{
 		ID: fmt.Sprintf("eni-%08x", n), MAC: fmt.Sprintf("02:00:00:00:%02x:%02x", n>>8, n&255), SubnetID: "subnet-00000001", Instance: thisInstance, DeviceIndex: n,
-		Tags: map[string]string{"NodeENI": "a", "Name": "x & y"}, IPv4: []netip.Addr{netip.MustParseAddr("10.0.1.200")}, IPv6: []netip.Addr{netip.MustParseAddr("2001:db8:1::200")},
+		Tags: map[string]string{"NodeENI": "a", "Name": "x & y"},
+		IPv4: []netip.Addr{netip.MustParseAddr("10.0.1.200")}, IPv6: []netip.Addr{netip.MustParseAddr("2001:db8:1::200")},
 	}
 }
 
@@ -59,7 +57,8 @@ func TestDescribe(t *testing.T) {
 	want := []vpc.Attached{
 		{
 			ID: "eni-00000001", MAC: "02:00:00:00:00:01", SubnetID: "subnet-00000001", DeviceIndex: 1, NodeENI: "a",
-			Addresses: []netip.Addr{netip.MustParseAddr("10.0.1.200"), netip.MustParseAddr("10.0.1.201"), netip.MustParseAddr("2001:db8:1::200")}, Prefixes: one.Prefixes,
+			Addresses: []netip.Addr{netip.MustParseAddr("10.0.1.200"), netip.MustParseAddr("10.0.1.201"),
+				netip.MustParseAddr("2001:db8:1::200")}, Prefixes: one.Prefixes,
 		},
 		{
 			ID: "eni-00000002", MAC: "02:00:00:00:00:02", SubnetID: "subnet-00000001", DeviceIndex: 2,
@@ -170,7 +169,8 @@ func TestUnknownOutcome(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, fault := range []string{
-		fakeec2.Drop, fakeec2.Lose, fakeec2.HTML, fakeec2.HTML503, fakeec2.Empty500, fakeec2.Nothing, fakeec2.Redirect, fakeec2.Truncate, "InternalError", "Unavailable",
+		fakeec2.Drop, fakeec2.Lose, fakeec2.HTML, fakeec2.HTML503, fakeec2.Empty500, fakeec2.Nothing, fakeec2.Redirect, fakeec2.Truncate,
+		"InternalError", "Unavailable",
 	} {
 		for action, call := range map[string]func() error{
 			"AssignPrivateIpAddresses": func() error { _, err := c.Assign(t.Context(), "eni-00000001", vpc.IPv4, false, 1); return err },
@@ -286,7 +286,7 @@ func TestRemedies(t *testing.T) {
 	}
 }
 
-// TestRateLimit: every call of whatever kind, and every page, is one of those that
+// TestRateLimit: every call, and every page, is one of the calls that
 // this daemon may make; one that cannot be made in time is not sent.
 func TestRateLimit(t *testing.T) {
 	var enis []fakeec2.ENI
@@ -309,7 +309,7 @@ func TestRateLimit(t *testing.T) {
 	} {
 		c.limiter = rate.NewLimiter(rate.Every(time.Hour), 3)
 		for range 3 {
-			call() //nolint:errcheck // what it says is shown elsewhere
+			call() //nolint:errcheck // shown elsewhere
 		}
 		if sent := len(s.Calls()); sent != 3 {
 			t.Errorf("%s: %d calls sent, want 3", name, sent)
@@ -321,106 +321,5 @@ func TestRateLimit(t *testing.T) {
 		if sent := s.Calls(); sent != nil {
 			t.Errorf("%s: sent %q", name, sent)
 		}
-	}
-}
-
-// TestPermissions: each right on its own, with nothing changed; what EC2 answers
-// besides is not taken for an answer.
-func TestPermissions(t *testing.T) {
-	untagged := tagged(2)
-	untagged.Tags = nil
-	denied := ""
-	cfg := fakeec2.Config{
-		ENIs: []fakeec2.ENI{tagged(1), untagged},
-		May:  func(action string, e fakeec2.ENI) bool { return e.Tags[vpc.NodeENITag] != "" && action != denied },
-	}
-	c, _ := ec2Of(t, cfg)
-	says := func(what string, eni device.ENIID, want ...string) {
-		t.Helper()
-		var got []string
-		for _, p := range c.Permissions(t.Context(), eni) {
-			said := "may"
-			if p.Err != nil {
-				said = fmt.Sprint(p.Err.Code, " ", p.Err.Kind == vpc.EC2Forbidden)
-			}
-			got = append(got, p.Action+" "+said)
-		}
-		if diff := cmp.Diff(want, got); diff != "" {
-			t.Errorf("%s (-want +got):\n%s", what, diff)
-		}
-	}
-	const assign4, unassign4, assign6, unassign6 = "AssignPrivateIpAddresses ", "UnassignPrivateIpAddresses ", "AssignIpv6Addresses ", "UnassignIpv6Addresses "
-	says("EC2 answers no dry run", "eni-00000001", assign4+"UnknownParameter false", unassign4+"UnknownParameter false", assign6+"UnknownParameter false", unassign6+"UnknownParameter false")
-	says("no dry run, no tag", "eni-00000002", assign4+"UnauthorizedOperation true", unassign4+"UnauthorizedOperation true", assign6+"UnauthorizedOperation true", unassign6+"UnauthorizedOperation true")
-	cfg.DryRun = true
-	var s *fakeec2.Server
-	c, s = ec2Of(t, cfg)
-	says("all", "eni-00000001", assign4+"may", unassign4+"may", assign6+"may", unassign6+"may")
-	says("no tag", "eni-00000002", assign4+"UnauthorizedOperation true", unassign4+"UnauthorizedOperation true", assign6+"UnauthorizedOperation true", unassign6+"UnauthorizedOperation true")
-	denied = "UnassignIpv6Addresses"
-	says("one denied", "eni-00000001", assign4+"may", unassign4+"may", assign6+"may", unassign6+"UnauthorizedOperation true")
-	s.Fail("AssignIpv6Addresses", "InvalidParameterValue")
-	s.Fail("AssignPrivateIpAddresses", slices.Repeat([]string{"drop"}, 10)...)
-	says("no answer to the question", "eni-00000001", assign4+" false", unassign4+"may", assign6+"InvalidParameterValue false", unassign6+"UnauthorizedOperation true")
-	for _, want := range []fakeec2.ENI{tagged(1), untagged} {
-		if diff := cmp.Diff(want, s.ENI(want.ID), cmpopts.EquateComparable(netip.Addr{})); diff != "" {
-			t.Errorf("the ENI was changed (-want +got):\n%s", diff)
-		}
-	}
-}
-
-// TestPermissionsWithoutDryRun: a service that honours no dry run changes nothing
-// either, for no ENI can have the address.
-func TestPermissionsWithoutDryRun(t *testing.T) {
-	c, s := ec2Of(t, fakeec2.Config{ENIs: []fakeec2.ENI{tagged(1)}})
-	if _, _, err := c.connect(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	c.dry = c.calls
-	for _, p := range c.Permissions(t.Context(), "eni-00000001") {
-		if p.Err == nil || p.Err.Kind != vpc.EC2Refused {
-			t.Errorf("%s: %v", p.Action, p.Err)
-		}
-	}
-	if diff := cmp.Diff(tagged(1), s.ENI("eni-00000001"), cmpopts.EquateComparable(netip.Addr{})); diff != "" {
-		t.Errorf("the ENI was changed (-want +got):\n%s", diff)
-	}
-}
-
-// TestPolicyOfDeploy: the policy that is shipped has the rights for these calls and
-// their dry runs, which need the same, and changes only what has the tag.
-func TestPolicyOfDeploy(t *testing.T) {
-	data, err := os.ReadFile("../../../deploy/iam/multi-enid.json")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var policy struct {
-		Statement []struct {
-			Effect    string
-			Action    any
-			Resource  string
-			Condition map[string]map[string]string
-		}
-	}
-	if err := json.Unmarshal(data, &policy); err != nil {
-		t.Fatal(err)
-	}
-	got := map[string]string{} // action, and on what
-	for _, s := range policy.Statement {
-		actions, ok := s.Action.([]any)
-		if !ok {
-			actions = []any{s.Action}
-		}
-		for _, a := range actions {
-			got[fmt.Sprint(s.Effect, " ", a)] = fmt.Sprint(s.Resource, " ", s.Condition)
-		}
-	}
-	const tagged = "arn:aws:ec2:*:*:network-interface/* map[Null:map[aws:ResourceTag/" + vpc.NodeENITag + ":false]]"
-	want := map[string]string{
-		"Allow ec2:DescribeNetworkInterfaces": "* map[]", "Allow ec2:AssignPrivateIpAddresses": tagged, "Allow ec2:UnassignPrivateIpAddresses": tagged,
-		"Allow ec2:AssignIpv6Addresses": tagged, "Allow ec2:UnassignIpv6Addresses": tagged,
-	}
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("rights (-want +got):\n%s", diff)
 	}
 }

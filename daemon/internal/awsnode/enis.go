@@ -118,7 +118,6 @@ func readENI(mac device.MAC, get func(key string) (string, error)) (*vpc.ENI, er
 	return e, nil
 }
 
-// pool reads addresses and prefixes.
 func (r *reader) pool(e *vpc.ENI, subnets []netip.Prefix) {
 	e.Addresses, e.Prefixes = nil, nil
 	for _, key := range []string{"local-ipv4s", "ipv6s"} {
@@ -146,7 +145,6 @@ func (r *reader) list(always string) {
 	}
 }
 
-// lines returns a key's lines. A key that does not exist has none.
 func (r *reader) lines(key string) []string {
 	if r.err != nil || r.keys != nil && !slices.Contains(r.keys, key) {
 		return nil
@@ -158,7 +156,6 @@ func (r *reader) lines(key string) []string {
 	return strings.Fields(text)
 }
 
-// values returns what the lines of an optional key say.
 func values[T any](r *reader, key string, from func(string) (T, error)) []T {
 	var out []T
 	for _, line := range r.lines(key) {
@@ -172,7 +169,6 @@ func values[T any](r *reader, key string, from func(string) (T, error)) []T {
 	return out
 }
 
-// value returns what a key says that every ENI has.
 func value[T any](r *reader, key string, from func(string) (T, error)) T {
 	var zero T
 	all := values(r, key, from)

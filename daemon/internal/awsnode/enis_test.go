@@ -12,8 +12,10 @@ import (
 // FuzzENI answers each key with one line of the input: "key=value", where a comma
 // in the value stands for a line feed.
 func FuzzENI(f *testing.F) {
-	f.Add("interface-id=eni-00000001\ndevice-number=1\nsubnet-id=subnet-00000001\nsubnet-ipv4-cidr-block=10.0.1.0/24\nlocal-ipv4s=10.0.1.20,10.0.1.15\nipv4-prefix=10.0.1.32/28")
-	f.Add("interface-id=eni-00000001\ndevice-number=0\nsubnet-id=subnet-00000001\nsubnet-ipv6-cidr-blocks=2001:db8::/64,::/0\nipv6s=2001:db8::5,fe80::1%eth0\nnetwork-card=7")
+	f.Add("interface-id=eni-00000001\ndevice-number=1\nsubnet-id=subnet-00000001" +
+		"\nsubnet-ipv4-cidr-block=10.0.1.0/24\nlocal-ipv4s=10.0.1.20,10.0.1.15\nipv4-prefix=10.0.1.32/28")
+	f.Add("interface-id=eni-00000001\ndevice-number=0\nsubnet-id=subnet-00000001" +
+		"\nsubnet-ipv6-cidr-blocks=2001:db8::/64,::/0\nipv6s=2001:db8::5,fe80::1%eth0\nnetwork-card=7")
 	f.Add("interface-id=eni-00000001\ndevice-number=\nsubnet-id= ")
 	f.Fuzz(func(t *testing.T, input string) {
 		answers := map[string]string{}

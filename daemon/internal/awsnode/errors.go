@@ -15,7 +15,6 @@ import (
 // (service/ec2/deserializers.go of aws-sdk-go-v2).
 const noCode = "UnknownError"
 
-// classify finds the kind of an error.
 func classify(call string, err error) *vpc.EC2Error {
 	e := &vpc.EC2Error{Err: fmt.Errorf("%s: %w", call, err)}
 	var operation *smithy.OperationError
@@ -42,7 +41,6 @@ func classify(call string, err error) *vpc.EC2Error {
 	return e
 }
 
-// notSent says whether no connection was made.
 func notSent(err error) bool {
 	var op *net.OpError
 	var dns *net.DNSError

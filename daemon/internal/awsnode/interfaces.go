@@ -24,7 +24,6 @@ const (
 	againMost  = time.Minute
 )
 
-// interfaces is a Client's memory of the instance's ENIs.
 type interfaces struct {
 	asked   bool
 	primary device.MAC // "" before it was read: it never changes
@@ -33,7 +32,6 @@ type interfaces struct {
 	entries map[device.MAC]*entry
 }
 
-// entry is an ENI that IMDS lists.
 type entry struct {
 	// eni is nil until the ENI was there as a whole.
 	eni *vpc.ENI
@@ -48,7 +46,7 @@ var errTooOften = errors.New("the metadata service has failed too often for anot
 
 // ENIs lists the instance's ENIs, sorted by MAC. Of one that is not there as a whole
 // only the MAC is known; one with a value that makes no sense is Unreadable. An error
-// means that nothing is known, whatever the cause; it is a *vpc.ValueError where IMDS's
+// means that nothing is known; it is a *vpc.ValueError where IMDS's
 // answer makes no sense. An instance has a primary ENI, so no answer is ever an
 // empty list.
 //
@@ -70,7 +68,6 @@ func (c *Client) ENIs(ctx context.Context) ([]vpc.ENI, error) {
 	return c.known.answer(), nil
 }
 
-// look brings the memory up to date.
 func (c *Client) look(ctx context.Context) error {
 	if err := c.list(ctx); err != nil {
 		return err
@@ -141,7 +138,6 @@ func (c *Client) list(ctx context.Context) error {
 	return nil
 }
 
-// readFresh reads ENIs that were never read.
 func (c *Client) readFresh(ctx context.Context, macs []device.MAC) error {
 	macs = macs[:min(len(macs), max(0, c.budget.left(ctx)/eniRequests))]
 	found, err := c.readAll(ctx, macs)
@@ -208,19 +204,16 @@ func (c *Client) readAgain(ctx context.Context, mac device.MAC, e *entry, urgent
 	return e.refresh(get, mac == c.known.primary, urgent && e.lacksIndexOnly(), now)
 }
 
-// due says whether the ENI is to be read again now.
 func (e *entry) due(urgent bool, now time.Time) bool {
 	age := now.Sub(e.tried)
 	return age < 0 || age >= e.wait(urgent, now)
 }
 
-// all says whether every key of the ENI is to be read.
 func (e *entry) all(now time.Time) bool { return e.whole.IsZero() || now.Sub(e.whole) >= wholeEvery }
 
 // lacksIndexOnly says whether the index is all that IMDS may yet tell.
 func (e *entry) lacksIndexOnly() bool { return e.eni.DeviceIndex < 0 && len(e.eni.Addresses) > 0 }
 
-// cost is how many requests the next reading of the ENI takes at most.
 func (e *entry) cost(urgent bool, now time.Time) int {
 	switch {
 	case e.all(now):
@@ -270,7 +263,6 @@ func (e *entry) refresh(get func(key string) (string, error), primary, indexOnly
 	return nil
 }
 
-// ranges returns the ranges of the subnet that an ENI shows.
 func ranges(e *vpc.ENI) (all []netip.Prefix) {
 	if e.SubnetCIDR.IsValid() {
 		all = append(all, e.SubnetCIDR)
@@ -281,7 +273,6 @@ func ranges(e *vpc.ENI) (all []netip.Prefix) {
 	return all
 }
 
-// answer lists the known ENIs, sorted by MAC.
 func (k *interfaces) answer() []vpc.ENI {
 	var out []vpc.ENI
 	for _, bad := range k.odd {

@@ -29,7 +29,8 @@ func mockProgram(t *testing.T) string {
 		t.Fatal(err)
 	}
 	program := filepath.Join(t.TempDir(), "mock")
-	build := exec.CommandContext(t.Context(), "go", "-C", filepath.Join(repo, "test/tools"), "build", "-buildvcs=false", "-o", program, "github.com/aws/amazon-ec2-metadata-mock/cmd/ec2-metadata-mock")
+	build := exec.CommandContext(t.Context(), "go", "-C", filepath.Join(repo, "test/tools"), "build", "-buildvcs=false", "-o", program,
+		"github.com/aws/amazon-ec2-metadata-mock/cmd/ec2-metadata-mock")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}

@@ -59,9 +59,10 @@ func fill(v reflect.Value) {
 // model, from which the SDK's requests are generated. So does the lack of ClientToken and DryRun.
 func TestFakeAgainstTheModel(t *testing.T) {
 	sent := &captured{}
-	c := ec2.New(ec2.Options{HTTPClient: sent, Region: "eu-central-1", Retryer: aws.NopRetryer{}, Credentials: aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) {
-		return aws.Credentials{AccessKeyID: "a", SecretAccessKey: "b"}, nil
-	})})
+	c := ec2.New(ec2.Options{HTTPClient: sent, Region: "eu-central-1", Retryer: aws.NopRetryer{},
+		Credentials: aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) {
+			return aws.Credentials{AccessKeyID: "a", SecretAccessKey: "b"}, nil
+		})})
 	calls := map[string]func() error{
 		"DescribeNetworkInterfaces":  requestOf(t, c.DescribeNetworkInterfaces),
 		"AssignPrivateIpAddresses":   requestOf(t, c.AssignPrivateIpAddresses),

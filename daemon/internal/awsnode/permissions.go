@@ -55,7 +55,6 @@ func (e *EC2) Permissions(ctx context.Context, eni device.ENIID) (all []vpc.Perm
 	return all
 }
 
-// permitted makes a dry run.
 func (e *EC2) permitted(ctx context.Context, action string, call func(*ec2Calls) error) *vpc.EC2Error {
 	_, _, err := e.connect(ctx)
 	if err == nil {
@@ -80,7 +79,8 @@ func asDryRun(o *ec2.Options) {
 	})
 }
 
-func addDryRun(ctx context.Context, in middleware.SerializeInput, next middleware.SerializeHandler) (out middleware.SerializeOutput, m middleware.Metadata, err error) {
+func addDryRun(ctx context.Context, in middleware.SerializeInput, next middleware.SerializeHandler) (out middleware.SerializeOutput, m middleware.Metadata,
+	err error) {
 	request, ok := in.Request.(*smithyhttp.Request)
 	if !ok {
 		return out, m, &smithy.SerializationError{Err: fmt.Errorf("request is a %T", in.Request)}

@@ -20,7 +20,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
 )
 
-// ec2Calls are those of the SDK's client that are made. They hide it: a type that
+// ec2Calls are the calls of the SDK's client that we make. They hide it: a type that
 // is reached from an interface keeps all its methods in the program, of which an
 // ec2.Client has 750 (30 MB), since other libraries look methods up by name.
 type ec2Calls struct {
@@ -104,7 +104,7 @@ func (e *EC2) configure(ctx context.Context) (aws.Config, error) {
 // inOnePiece has a client send each request from memory: net/http then reads it to
 // its end before any of it is sent. The SDK's own body makes net/http look for its
 // end afterwards, and gives it io.EOF as an error once the answer is there: the
-// connection is closed, what was not yet read of the answer is lost, and the SDK
+// connection is closed, the unread rest of the answer is lost, and the SDK
 // calls again, which for an Assign means more addresses than were asked for.
 func inOnePiece(o *ec2.Options) { o.HTTPClient = whole{o.HTTPClient} }
 
@@ -134,7 +134,8 @@ func onlyEC2(o *ec2.Options) {
 
 // checkRoot reads an answer and looks at its root element, which is the action's name
 // and "Response" ("Making API requests", in the EC2 developer guide).
-func checkRoot(ctx context.Context, in middleware.DeserializeInput, next middleware.DeserializeHandler) (out middleware.DeserializeOutput, m middleware.Metadata, err error) {
+func checkRoot(ctx context.Context, in middleware.DeserializeInput, next middleware.DeserializeHandler) (out middleware.DeserializeOutput,
+	m middleware.Metadata, err error) {
 	out, m, err = next.HandleDeserialize(ctx, in)
 	response, ok := out.RawResponse.(*smithyhttp.Response)
 	if err != nil || !ok || response.StatusCode != http.StatusOK {

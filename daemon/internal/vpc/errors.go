@@ -53,10 +53,12 @@ var ErrNoENIs = errors.New("EC2 knows no ENI of this instance, not even the prim
 const (
 	remedyPolicy = "give the role the policy deploy/iam/multi-enid.json, by EKS Pod Identity or IRSA (docs/addresses.md)"
 	remedyKey    = "EC2 does not know the access key, or not in this region: see AWS_ACCESS_KEY_ID, the role of Pod Identity or IRSA, and AWS_REGION"
-	remedyTrust  = "the role does not let the daemon be it: correct its trust policy, which must name the cluster's OIDC provider and the ServiceAccount (docs/addresses.md)"
-	remedyWay    = "credentials come by EKS Pod Identity, by IRSA or from the instance's role (docs/addresses.md); from a private subnet EC2 is reached by a NAT gateway or the VPC endpoint ec2"
-	remedyOther  = "a proxy or another service answers: see AWS_ENDPOINT_URL_EC2, HTTPS_PROXY and AWS_REGION"
-	remedyLater  = "ask again later"
+	remedyTrust  = "the role does not let the daemon be it: correct its trust policy, which must name the cluster's OIDC provider and the ServiceAccount " +
+		"(docs/addresses.md)"
+	remedyWay = "credentials come by EKS Pod Identity, by IRSA or from the instance's role (docs/addresses.md); from a private subnet EC2 is reached by a " +
+		"NAT gateway or the VPC endpoint ec2"
+	remedyOther = "a proxy or another service answers: see AWS_ENDPOINT_URL_EC2, HTTPS_PROXY and AWS_REGION"
+	remedyLater = "ask again later"
 )
 
 // Remedy tells the user how to mend the error, as far as the answer shows it.

@@ -62,7 +62,7 @@ type ValueError struct {
 	Key string
 	// Value is the line concerned.
 	Value string
-	// Err says what is wrong with it.
+	// Err is the fault.
 	Err error
 }
 

@@ -15,10 +15,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
 )
 
-// The questions that multi-enid doctor asks. The daemon itself asks none of
-// them.
-
-// Version is the API server's, such as v1.36.3.
+// Version is the API server's, such as v1.36.3. Like the other methods of this file it
+// is for multi-enid doctor.
 func (c *Client) Version(ctx context.Context) (string, error) {
 	data, err := read(ctx, c.NodeENIs.Get().AbsPath("/version"))
 	if err != nil {
@@ -33,8 +31,8 @@ func (c *Client) Version(ctx context.Context) (string, error) {
 	return version.GitVersion, nil
 }
 
-// Resources are those that the API server has in networking.k8s.aws/v1alpha1, by
-// their plural; none when it does not know the group.
+// Resources lists the plurals of networking.k8s.aws/v1alpha1; nil when the API server
+// does not know the group.
 func (c *Client) Resources(ctx context.Context) ([]string, error) {
 	data, err := read(ctx, c.NodeENIs.Get().AbsPath("/apis/"+v1alpha1.APIVersion))
 	if apierrors.IsNotFound(err) {

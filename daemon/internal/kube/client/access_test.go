@@ -45,7 +45,8 @@ func TestResources(t *testing.T) {
 		want   []string
 		err    bool
 	}{
-		"both":    {`{"kind":"APIResourceList","resources":[{"name":"nodeenis"},{"name":"nodeenis/status"},{"name":"eninodestates"}]}`, []string{"nodeenis", "nodeenis/status", "eninodestates"}, false},
+		"both": {`{"kind":"APIResourceList","resources":[{"name":"nodeenis"},{"name":"nodeenis/status"},{"name":"eninodestates"}]}`,
+			[]string{"nodeenis", "nodeenis/status", "eninodestates"}, false},
 		"no CRD":  {"404 not found", nil, false},
 		"failing": {"500 etcd is gone", nil, true},
 		"garbled": {`{"resources":7}`, nil, true},

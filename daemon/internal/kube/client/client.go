@@ -96,7 +96,7 @@ func Connect(c Config) (*Client, error) {
 	return client, nil
 }
 
-// ValidateNodeName accepts what the API server accepts as the name of a Node.
+// ValidateNodeName accepts the names of Nodes that the API server accepts.
 func ValidateNodeName(name string) error {
 	if name == "" {
 		return fmt.Errorf("%w: it is empty; give --node-name, or set NODE_NAME from the pod's spec.nodeName", ErrNoNodeName)
@@ -107,7 +107,6 @@ func ValidateNodeName(name string) error {
 	return nil
 }
 
-// restConfig is how the API server is reached, without any kind of object.
 func restConfig(c Config) (*rest.Config, error) {
 	read := inCluster
 	if c.Kubeconfig != "" {
@@ -131,8 +130,6 @@ func inCluster() (*rest.Config, error) {
 	return config, nil
 }
 
-// readKubeconfig reads that file and no other: what it does not say is not
-// looked for elsewhere.
 func readKubeconfig(path string) (*rest.Config, error) {
 	file, err := clientcmd.LoadFromFile(path)
 	if err != nil {

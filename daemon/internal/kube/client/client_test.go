@@ -48,7 +48,8 @@ func TestConnectKeepsTheCause(t *testing.T) {
 }
 
 func TestConnectSendsNothing(t *testing.T) {
-	c, err := Connect(Config{NodeName: "ip-10-0-0-1.ec2.internal", Kubeconfig: fakekube.WriteKubeconfig(t, fakekube.Config), UserAgent: "multi-enid/test", Log: fakekube.Quiet()})
+	c, err := Connect(Config{NodeName: "ip-10-0-0-1.ec2.internal", Kubeconfig: fakekube.WriteKubeconfig(t, fakekube.Config), UserAgent: "multi-enid/test",
+		Log: fakekube.Quiet()})
 	if err != nil {
 		t.Fatal(err) // nothing listens at the address
 	}

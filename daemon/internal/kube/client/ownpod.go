@@ -24,8 +24,8 @@ func (p OwnPod) Known() bool { return p.Namespace != "" && p.Name != "" && p.UID
 // daemon's end.
 const releaseTimeout = 4 * time.Second
 
-// ReleaseOwnPod deletes the Pod object at once, whatever still runs of the pod,
-// so that its DaemonSet may make another: podsShouldBeOnNode of Kubernetes'
+// ReleaseOwnPod deletes the Pod object at once, though containers may still run, so
+// that its DaemonSet may make another: podsShouldBeOnNode of Kubernetes'
 // pkg/controller/daemon makes none while the object exists. The kubelet goes on
 // with the end of the containers (HandlePodRemoves of pkg/kubelet/kubelet.go).
 // An object that has gone, or whose name another pod has, is released already.
@@ -33,7 +33,8 @@ func (c *Client) ReleaseOwnPod(ctx context.Context, pod OwnPod) error {
 	ctx, cancel := context.WithTimeout(ctx, releaseTimeout)
 	defer cancel()
 	now := int64(0)
-	err := c.Core.CoreV1().Pods(pod.Namespace).Delete(ctx, pod.Name, metav1.DeleteOptions{GracePeriodSeconds: &now, Preconditions: metav1.NewUIDPreconditions(pod.UID)})
+	err := c.Core.CoreV1().Pods(pod.Namespace).Delete(ctx, pod.Name, metav1.DeleteOptions{GracePeriodSeconds: &now,
+		Preconditions: metav1.NewUIDPreconditions(pod.UID)})
 	if err == nil || apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
 		return nil
 	}

@@ -17,7 +17,7 @@ import (
 )
 
 // TestReleaseOwnPod: one request, for this pod and no other that may have its
-// name, without grace. A pod that has gone already is what was wanted.
+// name, without grace. A pod that has gone already is a success.
 func TestReleaseOwnPod(t *testing.T) {
 	own := OwnPod{Namespace: "kube-system", Name: "multi-enid-x", UID: "u1"}
 	for name, tt := range map[string]struct {

@@ -8,13 +8,11 @@ import (
 	"k8s.io/klog/v2"
 )
 
-// quieten is there because klog's logger belongs to the process and may be set
-// only once.
+// quieten: klog's logger belongs to the process, and may be set only once.
 var quieten sync.Once
 
-// RedirectLog sends what client-go logs to log, at debug level. It repeats
-// itself at every attempt, with words that differ by attempt; what is worth
-// saying is said by this package, once.
+// RedirectLog sends the messages of client-go to log, at debug level. client-go
+// repeats itself at every attempt, in other words; our packages log a fault once.
 func RedirectLog(log logrus.FieldLogger) {
 	quieten.Do(func() {
 		klog.SetLogger(funcr.New(func(name, text string) {

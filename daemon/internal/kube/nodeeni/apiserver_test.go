@@ -23,7 +23,7 @@ const (
 
 // apiServer speaks the list and watch protocol of the API server, for two kinds
 // of object, and fails the test on any request that a daemon at work has no
-// business to send. What a real one does on its own is shown by test/kube; this
+// business to send. test/kube shows the behaviour of a real one; this
 // one is for the faults that a real one does not have at will.
 type apiServer struct {
 	t   *testing.T
@@ -35,7 +35,7 @@ type apiServer struct {
 	// news is closed and replaced when anything below changes.
 	news    chan struct{}
 	version int
-	// objects are those of a path, by name; history is what happened to them.
+	// objects are the objects of a path, by name; history has their changes.
 	objects map[string]map[string]string
 	history []change
 	// compacted is the newest version from which no watch can begin.
@@ -44,7 +44,7 @@ type apiServer struct {
 	cut int
 	// refuse answers a request in place of the server; nil or false for not.
 	refuse func(w http.ResponseWriter, r *http.Request) bool
-	// lists counts the lists, of whatever form, and asked all requests.
+	// lists counts the lists of all forms, and asked all requests.
 	lists, asked int
 }
 
@@ -136,9 +136,10 @@ func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// check knows what may be asked.
+// check fails the test at a request that the daemon must not make.
 func (s *apiServer) check(r *http.Request, q url.Values) {
-	known := []string{"watch", "resourceVersion", "resourceVersionMatch", "sendInitialEvents", "allowWatchBookmarks", "timeoutSeconds", "limit", "continue", "fieldSelector"}
+	known := []string{"watch", "resourceVersion", "resourceVersionMatch", "sendInitialEvents", "allowWatchBookmarks", "timeoutSeconds", "limit", "continue",
+		"fieldSelector"}
 	for k := range q {
 		if !slices.Contains(known, k) {
 			s.t.Errorf("%s %s: parameter %q", r.Method, r.URL, k)
@@ -230,7 +231,7 @@ func (s *apiServer) bookmark(path, annotations string) string {
 	return fakekube.Event("BOOKMARK", fmt.Sprintf(`{%s,"metadata":{"resourceVersion":"%d"%s}}`, kind, s.version, annotations))
 }
 
-// stream sends what is pending, and then what happens.
+// stream sends the pending events, and then the new ones.
 func (s *apiServer) stream(w http.ResponseWriter, r *http.Request, seen, began int, pending []string) {
 	flush := w.(http.Flusher).Flush //nolint:errcheck,forcetypeassert // httptest's can
 	for {

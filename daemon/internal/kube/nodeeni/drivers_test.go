@@ -22,7 +22,8 @@ func TestDrivers(t *testing.T) {
 		return fmt.Sprintf(`{"metadata":{"name":%q},"spec":{"nodeSelector":{"ng":"multi-eni"},%s}}`, name, spec)
 	}
 	page := func(next string, items ...string) string {
-		return fmt.Sprintf(`{"apiVersion":"networking.k8s.aws/v1alpha1","kind":"NodeENIList","metadata":{"resourceVersion":"7","continue":%q},"items":[%s]}`, next, strings.Join(items, ","))
+		return fmt.Sprintf(`{"apiVersion":"networking.k8s.aws/v1alpha1","kind":"NodeENIList","metadata":{"resourceVersion":"7","continue":%q},"items":[%s]}`, next,
+			strings.Join(items, ","))
 	}
 	known := map[string]string{
 		nodeURI: node,
@@ -53,7 +54,8 @@ func TestDrivers(t *testing.T) {
 
 func driversOf(t *testing.T, known map[string]string) (map[string][]string, error) {
 	t.Helper()
-	c, err := client.Connect(client.Config{NodeName: "node-a", Kubeconfig: fakekube.Kubeconfig(t, fakekube.Answers(t, known, 30*time.Second)), Log: fakekube.Quiet()})
+	c, err := client.Connect(client.Config{NodeName: "node-a", Kubeconfig: fakekube.Kubeconfig(t, fakekube.Answers(t, known, 30*time.Second)),
+		Log: fakekube.Quiet()})
 	if err != nil {
 		t.Fatal(err)
 	}

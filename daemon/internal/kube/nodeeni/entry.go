@@ -13,7 +13,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// entry is what is known of one NodeENI. It is not changed once made.
+// entry is our knowledge of one NodeENI. It is not changed once made.
 type entry struct {
 	// trimmed is the text that it was made of.
 	trimmed []byte
@@ -29,7 +29,7 @@ type entry struct {
 // returns prev where nothing has changed.
 //
 // The API server stores no object that its schema forbids, but an object may be
-// older than the schema. What of it cannot be read stays as it was.
+// older than the schema. A part that cannot be read stays as it was.
 func newEntry(prev *entry, it *item) *entry {
 	if prev != nil && bytes.Equal(prev.trimmed, it.trimmed) {
 		return prev
@@ -69,7 +69,6 @@ func (d *entry) selectedBy(n nodeFacts) bool {
 	return d != nil && n.selects(d.object.Spec.NodeSelector)
 }
 
-// same says whether two versions mean the same to a node that both select.
 func (d *entry) same(o *entry) bool {
 	return d.fault == o.fault && d.known == o.known && equality.Semantic.DeepEqual(d.object, o.object)
 }

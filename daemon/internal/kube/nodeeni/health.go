@@ -32,7 +32,6 @@ var (
 	errNoNode  = errors.New("there is no Node object of this name; correct --node-name if the node has another")
 )
 
-// part is one of the things that are followed.
 type part int
 
 const (
@@ -142,7 +141,6 @@ func (h *health) worst() (worst fault, all bool) {
 	return worst, all
 }
 
-// synced notes that the NodeENIs were read as a whole.
 func (h *health) synced() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -167,7 +165,6 @@ func (h *health) why() error {
 	return errNotRead
 }
 
-// run logs the changes of the state until ctx ends.
 func (h *health) run(ctx context.Context) {
 	for {
 		var later <-chan time.Time // for ever, without a time
@@ -232,7 +229,7 @@ type transitions struct {
 	// is is the reason of the trouble since the time since; "" for none.
 	is    nodestate.Reason
 	since time.Time
-	// said is what was said last; "" also for nothing yet.
+	// said is the reason that was logged last; "" also for nothing yet.
 	said nodestate.Reason
 	// trouble is when the present spell of trouble began.
 	trouble time.Time

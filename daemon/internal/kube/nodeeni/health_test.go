@@ -24,7 +24,8 @@ func answer(code int) error {
 		401: metav1.StatusReasonUnauthorized, 403: metav1.StatusReasonForbidden, 404: metav1.StatusReasonNotFound,
 		410: metav1.StatusReasonExpired, 422: metav1.StatusReasonInvalid, 429: metav1.StatusReasonTooManyRequests,
 	}[code]
-	return fmt.Errorf("ask: %w", &apierrors.StatusError{ErrStatus: metav1.Status{Status: metav1.StatusFailure, Code: int32(code), Reason: reason}}) //nolint:gosec // the codes above
+	return fmt.Errorf("ask: %w", &apierrors.StatusError{ErrStatus: metav1.Status{Status: metav1.StatusFailure, Code: int32(code),
+		Reason: reason}}) //nolint:gosec // the codes above
 }
 
 func TestClassify(t *testing.T) {

@@ -32,10 +32,8 @@ func newReader(r io.Reader, most int) *reader {
 	return &reader{body: body, Decoder: jsontext.NewDecoder(body, jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))}
 }
 
-// more begins to count anew.
 func (a *reader) more() { a.body.n = 0 }
 
-// limited is a reader that counts, and fails after too many bytes.
 type limited struct {
 	r       io.Reader
 	n, most int
@@ -52,9 +50,8 @@ func (l *limited) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// fault returns an error in the words of the reader where it has failed; what is no
-// JSON is errMalformed. The end between two values is io.EOF, and the end inside of one
-// io.ErrUnexpectedEOF.
+// fault returns the reader's own error where that has failed, io.EOF at the end
+// between two values, io.ErrUnexpectedEOF at the end inside of one, else errMalformed.
 func (a *reader) fault(err error) error {
 	switch {
 	case errors.Is(err, errMalformed):
@@ -106,7 +103,6 @@ func (a *reader) list(open jsontext.Kind, visit func() error) error {
 	}
 }
 
-// text consumes a string.
 func (a *reader) text() (string, error) {
 	token, err := a.ReadToken()
 	if err == nil && token.Kind() != '"' {

@@ -41,7 +41,6 @@ func (n nodeENIs) listWatch() *cache.ListWatch {
 	return &cache.ListWatch{ListWithContextFunc: n.list, WatchFuncWithContext: n.watch}
 }
 
-// itemList is a list of *item.
 type itemList struct {
 	metav1.TypeMeta
 	metav1.ListMeta
@@ -57,9 +56,8 @@ func (l *itemList) DeepCopyObject() runtime.Object {
 	return out
 }
 
-// list reads all NodeENIs as they are now. It is a quorum read whatever version
-// is asked for: a version that a server has at hand may be older than what the
-// daemon knew before it was restarted. A list whose later pages the server has
+// list reads all NodeENIs as they are now. It is always a quorum read: a cached
+// version may be older than the one that the daemon knew before it was restarted. A list whose later pages the server has
 // forgotten is begun again.
 func (n nodeENIs) list(ctx context.Context, _ metav1.ListOptions) (runtime.Object, error) {
 	list, err := n.pages(ctx)
@@ -161,8 +159,8 @@ func (t trimmer) list(a *reader) (*itemList, error) {
 	return &out, nil
 }
 
-// watch opens a watch. One that stands in for a list begins with what is there
-// now, by a quorum read.
+// watch opens a watch. One that stands in for a list begins with the present objects,
+// by a quorum read.
 func (n nodeENIs) watch(ctx context.Context, opts metav1.ListOptions) (watch.Interface, error) {
 	opts.Watch = true
 	initial := client.FromNow(&opts)
@@ -217,8 +215,8 @@ func (e *events) Decode() (watch.EventType, runtime.Object, error) {
 	return kind, o, nil
 }
 
-// failed reports what the end of a connection does not explain. The watch asks for
-// io.EOF and io.ErrUnexpectedEOF as they are.
+// failed reports a malformed event. io.EOF and io.ErrUnexpectedEOF stay as they are:
+// the stream watcher compares them.
 func (e *events) failed(err error) error {
 	if errors.Is(err, errMalformed) {
 		err = fmt.Errorf("read event of NodeENIs: %w", err)
@@ -273,7 +271,6 @@ func (t trimmer) event(a *reader) (watch.EventType, runtime.Object, error) {
 	return kind, o, nil
 }
 
-// isObject says whether an event of that type has a NodeENI.
 func isObject(t watch.EventType) bool {
 	return t == watch.Added || t == watch.Modified || t == watch.Deleted || t == watch.Bookmark
 }

@@ -62,8 +62,8 @@ func (n ownNode) watch(ctx context.Context, opts metav1.ListOptions) (watch.Inte
 	return p.Bound(w), nil
 }
 
-// nodeFacts is what matters of the own Node. The zero value is that of a Node
-// which does not exist.
+// nodeFacts are the facts about the own Node that matter here. The zero value: there
+// is no such Node.
 type nodeFacts struct {
 	ref         client.NodeRef
 	labels      map[string]string
@@ -97,8 +97,10 @@ type OtherInstanceError struct{ Node, NodeInstance, Instance string }
 
 // Error names both instances, and the ways out.
 func (e *OtherInstanceError) Error() string {
-	return fmt.Sprintf("Node %q is instance %s (spec.providerID), and this is instance %s: NodeENIs list nothing of this machine under that name, so all its devices would drain. "+
-		"Correct NODE_NAME or --node-name; if the instance was replaced under its name, delete the Node, which the kubelet makes anew", e.Node, e.NodeInstance, e.Instance)
+	return fmt.Sprintf("Node %q is instance %s (spec.providerID), and this is instance %s: NodeENIs list nothing of this machine under that name, so all its "+
+		"devices would drain. "+
+		"Correct NODE_NAME or --node-name; if the instance was replaced under its name, delete the Node, which the kubelet makes anew",
+		e.Node, e.NodeInstance, e.Instance)
 }
 
 // Problem is for a person.
@@ -106,7 +108,6 @@ func (e *OtherInstanceError) Problem() nodestate.Problem {
 	return nodestate.Problem{Reason: reason.OtherInstance, Message: e.Error() + "; nothing counts as removed meanwhile"}
 }
 
-// exists says whether there is such a Node.
 func (n nodeFacts) exists() bool { return n.ref.Name != "" }
 
 // selects says whether a NodeENI with that selector is for this node.
@@ -127,7 +128,6 @@ func (n nodeFacts) sameAllocatable(o nodeFacts) bool {
 	return equality.Semantic.DeepEqual(n.allocatable, o.allocatable)
 }
 
-// nodeStore is where the reflector of the own Node puts it.
 type nodeStore struct{ s *Source }
 
 // Add implements cache.ReflectorStore.

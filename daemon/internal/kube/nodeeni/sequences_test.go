@@ -1,15 +1,10 @@
 package nodeeni
 
 import (
-	"bytes"
-	"context"
-	"errors"
 	"flag"
 	"fmt"
-	"io/fs"
 	"maps"
 	"math/rand/v2"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -17,11 +12,9 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -30,12 +23,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube/client"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/pcidp"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reconcile"
-	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
-	"github.com/multi-eni/multi-eni-cni/pkg/device"
-	"github.com/multi-eni/multi-eni-cni/pkg/link"
-	"github.com/multi-eni/multi-eni-cni/pkg/link/routing"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
-	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
 	"github.com/multi-eni/multi-eni-cni/test/dpmodel"
 	"github.com/multi-eni/multi-eni-cni/test/fakekube"
 )
@@ -46,7 +34,7 @@ var (
 )
 
 // TestSequences: no sequence of NodeENI events, daemon restarts and API faults
-// ends with a device plugin config that differs from what the NodeENIs as they
+// ends with a device plugin config that differs from the one that the NodeENIs as they
 // are then imply, or passes through an empty or invalid one; and while nothing
 // is known of the NodeENIs, the config stays as it is.
 func TestSequences(t *testing.T) {
@@ -76,7 +64,7 @@ func TestSequences(t *testing.T) {
 	wg.Wait()
 }
 
-// cluster is what the API server has: the truth that the node is to follow.
+// cluster is the API server's state: the truth that the node is to follow.
 type cluster struct {
 	objects map[string]clusterENI
 	labels  map[string]string
@@ -128,110 +116,7 @@ var seqNames = [3]string{"a", "b", "c"}
 
 const seqENIs = 6
 
-func seqENI(e int) device.ENIID      { return device.ENIID(fmt.Sprintf("eni-%017x", e)) }
-func seqMAC(e int) device.MAC        { return device.MAC(fmt.Sprintf("02:00:00:00:00:%02x", e)) }
-func seqPCI(e int) device.PCIAddress { return device.PCIAddress(fmt.Sprintf("0000:00:%02x.0", e)) }
-
-// pools is what a device plugin offers: resource names and their devices.
-type pools map[string][]device.PCIAddress
-
-// implied is what the NodeENIs mean for the device plugin.
-func implied(objects map[string]clusterENI, labels map[string]string) pools {
-	out := pools{}
-	for _, o := range objects {
-		if o.deleting || o.selector != "" && labels["ng"] != o.selector || o.resource == "" {
-			continue
-		}
-		if _, err := device.ParseResourceName(o.resource); err != nil {
-			continue
-		}
-		for _, e := range o.enis {
-			out[o.resource] = append(out[o.resource], seqPCI(e))
-		}
-	}
-	for _, addrs := range out {
-		slices.Sort(addrs)
-	}
-	return out
-}
-
-// machine is the node's kernel: all ENIs are plugged in, and no pod has any.
-type machine struct{ up [seqENIs + 1]bool }
-
-func (m *machine) ENIs(context.Context) ([]vpc.ENI, error) {
-	var all []vpc.ENI
-	for e := range seqENIs + 1 {
-		all = append(all, vpc.ENI{
-			ID: seqENI(e), MAC: seqMAC(e), DeviceIndex: e, Primary: e == 0, SubnetID: "subnet-00000000",
-			SubnetCIDR: netip.MustParsePrefix("10.0.0.0/16"), Addresses: []netip.Prefix{netip.MustParsePrefix("10.0.0.5/16")},
-		})
-	}
-	return all, nil
-}
-
-func (m *machine) PCIAddresses() ([]device.PCIAddress, error) {
-	var all []device.PCIAddress
-	for e := range seqENIs + 1 {
-		all = append(all, seqPCI(e))
-	}
-	return all, nil
-}
-
-func (m *machine) PCI(addr device.PCIAddress) (sysfs.PCIFunction, error) {
-	return sysfs.PCIFunction{Address: addr, Vendor: 0x1d0f, Device: 0xec20, Class: 0x020000, Driver: "ena", IOMMUGroup: -1, NUMANode: -1}, nil
-}
-
-func (m *machine) Links() ([]link.Link, error) {
-	var all []link.Link
-	for e := range seqENIs + 1 {
-		all = append(all, link.Link{Index: 10 + e, Name: fmt.Sprintf("eth%d", e), MAC: seqMAC(e), MTU: 1500, Parent: seqPCI(e), Up: m.up[e]})
-	}
-	return all, nil
-}
-
-func (m *machine) SetUp(index int) error { m.up[index-10] = true; return nil }
-func (m *machine) SetDown(int) error     { return errors.New("no link is to be taken from the kernel") }
-func (m *machine) SetMTU(int, int) error { return errors.New("no MTU was asked for") }
-func (m *machine) Clutter() (routing.Clutter, error) {
-	return routing.Clutter{Defaults: routing.DefaultRoutes{{Index: 10, Family: syscall.AF_INET}}}, nil
-}
-func (m *machine) ClearRoutes(int) (routing.Cleared, error) {
-	return routing.Cleared{}, errors.New("there are none")
-}
-func (m *machine) ClearAddress(int, netip.Prefix) error { return errors.New("there is none") }
-func (m *machine) GiveBack(link.Functions, link.Link, nodestate.AttachedDevice) error {
-	return errors.New("nothing was moved")
-}
-func (m *machine) Ethtool(string) (nodestate.Settings, error) { return nil, link.ErrNotFound }
-func (m *machine) ForeignUse() (map[int]string, error)        { return nil, nil }
-
-func (m *machine) EnsureSources([]routing.Source) (bool, error) { return false, nil }
-
-// sequence is one node and its cluster, while things happen to them.
-type sequence struct {
-	rnd     *rand.Rand
-	dir     string
-	now     time.Time
-	machine machine
-	daemon  *reconcile.Reconciler
-	source  *Source
-
-	truth cluster
-	// up: the API server answers, and its watches are open.
-	up bool
-	// told and toldNode are what the source was last told; nil before.
-	told     map[string]clusterENI
-	toldNode *cluster
-	// seen are the ENIs of each name when the daemon last looked, and lost is when
-	// it last found one of them gone.
-	seen  map[string][]int
-	lost  time.Time
-	story []string
-	// fault is what went wrong first.
-	fault string
-}
-
-// runSequence returns "" or what went wrong and how it came to that.
+// runSequence returns "", or the first failure and the steps before it.
 func runSequence(seed uint64, dir string) string {
 	s := &sequence{
 		rnd: rand.New(rand.NewPCG(seed, 2)), dir: dir, now: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), up: true,
@@ -464,118 +349,4 @@ func (s *sequence) restart() {
 		s.sync() // before anything was read
 	}
 	s.relist()
-}
-
-// sync runs the daemon once and judges what it left.
-func (s *sequence) sync() {
-	s.note("Sync")
-	path := filepath.Join(s.dir, "config.json")
-	before, _ := os.ReadFile(path) // absent at first
-	unknown := s.told == nil || s.toldNode == nil || !s.toldNode.node
-	if !unknown {
-		s.look()
-	}
-	s.daemon.Sync(context.Background())
-	s.now = s.now.Add(time.Second)
-	after, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) && before == nil {
-		return
-	}
-	v := dpmodel.Judge(after, s.devices())
-	switch {
-	case err != nil || !v.Runs():
-		s.failed("the device plugin would not run: %v, %+v", err, v)
-	case !unknown:
-		s.compare(before, v.Resources)
-	case before != nil && !bytes.Equal(before, after), before == nil && len(v.Resources) > 0:
-		s.failed("the config changed while nothing was known, from %s", before)
-	}
-}
-
-// look notes what the daemon is about to see gone.
-func (s *sequence) look() {
-	for name, o := range s.told {
-		if slices.ContainsFunc(s.seen[name], func(e int) bool { return !slices.Contains(o.enis, e) }) {
-			s.lost = s.now
-		}
-		if !o.broken {
-			s.seen[name] = o.enis
-		}
-	}
-}
-
-// compare holds the config against what the source was told. Of an object that
-// was never readable everything stays; where an attachment has just gone, it may.
-func (s *sequence) compare(before []byte, got pools) {
-	labels := s.toldNode.labels
-	want, may := implied(s.told, labels), pools{}
-	unreadable, declared := map[device.PCIAddress]bool{}, map[device.PCIAddress]bool{}
-	for i, name := range seqNames {
-		o, told := s.told[name]
-		declared[seqPCI(1+i)], declared[seqPCI(4+i)] = told, told
-		if o.broken && (o.selector == "" || labels["ng"] == o.selector) {
-			unreadable[seqPCI(1+i)], unreadable[seqPCI(4+i)] = true, true
-		}
-	}
-	for resource, addrs := range dpmodel.Judge(before, s.devices()).Resources {
-		for _, a := range addrs {
-			if unreadable[a] {
-				want[resource] = append(want[resource], a)
-			}
-			if len(unreadable) > 0 || !s.lost.IsZero() && s.now.Sub(s.lost) < 2*time.Minute {
-				may[resource] = append(may[resource], a)
-			}
-		}
-	}
-	for resource, addrs := range want {
-		for _, a := range addrs {
-			if !slices.Contains(got[resource], a) {
-				s.failed("%s of %s is missing", a, resource)
-			}
-		}
-	}
-	for resource, addrs := range got {
-		for _, a := range addrs {
-			switch {
-			case slices.Contains(want[resource], a):
-			case !slices.Contains(may[resource], a):
-				s.failed("%s of %s is not wanted", a, resource)
-			case len(unreadable) > 0 && declared[a]:
-				s.lost = s.now // its grace begins when all can be read
-			}
-		}
-	}
-}
-
-// devices is the machine as the device plugin sees it.
-func (s *sequence) devices() []dpmodel.Device {
-	var all []dpmodel.Device
-	for e := range seqENIs + 1 {
-		all = append(all, dpmodel.Device{Address: seqPCI(e), Vendor: 0x1d0f, Device: 0xec20, Class: 0x020000, Driver: "ena", VFID: -1, DefaultRoute: e == 0})
-	}
-	return all
-}
-
-// end mends what is broken, lets the API server come back and time pass, and
-// compares the config with what the NodeENIs then imply.
-func (s *sequence) end() {
-	for name, o := range s.truth.objects {
-		o.broken = false
-		s.truth.objects[name] = o
-	}
-	s.truth.node, s.up = true, true
-	s.relist()
-	for range 3 {
-		s.sync()
-		s.now = s.now.Add(2 * time.Minute)
-	}
-	content, err := os.ReadFile(filepath.Join(s.dir, "config.json"))
-	if err != nil {
-		s.failed("in the end: %v", err)
-		return
-	}
-	want, got := implied(s.truth.objects, s.truth.labels), pools(dpmodel.Judge(content, s.devices()).Resources)
-	if diff := cmp.Diff(want, got); diff != "" {
-		s.failed("in the end the config differs from what the NodeENIs imply (-want +got):\n%s", diff)
-	}
 }

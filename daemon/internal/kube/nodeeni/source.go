@@ -40,8 +40,8 @@ type Options struct {
 // else while these last. Its methods are safe for concurrent use.
 //
 // Each watch begins with a quorum read, as does each that replaces a lost one.
-// What was read once stays true until the API server says otherwise: no error,
-// however long it lasts, takes anything away.
+// An answer stays true until the API server gives another: no error takes anything
+// away, however long it lasts.
 type Source struct {
 	client *client.Client
 	lookup inventory.Lookup
@@ -57,7 +57,7 @@ type Source struct {
 	// entries are all NodeENIs, by name; nil until they were read as a whole.
 	entries map[string]*entry
 	node    nodeFacts
-	// nodeRead: node is what the API server said.
+	// nodeRead: node is an answer of the API server.
 	nodeRead bool
 }
 
@@ -75,7 +75,7 @@ func New(c *client.Client, o Options) *Source {
 	return s
 }
 
-// recovered says that whatever failed at the API server may be tried again.
+// recovered tells Run's caller that the API server answers again.
 func (s *Source) recovered() {
 	s.mu.Lock()
 	news := s.news
@@ -175,7 +175,6 @@ func (s *Source) otherInstance() error {
 	return nil
 }
 
-// setNode notes what the API server says of the own Node.
 func (s *Source) setNode(n nodeFacts) {
 	var err error
 	if !n.exists() {
@@ -216,7 +215,6 @@ func (s *Source) differ(before, after *entry) bool {
 	return was != is || is && !before.same(after)
 }
 
-// nodeENIStore is where the reflector of the NodeENIs puts them.
 type nodeENIStore struct{ s *Source }
 
 // Add implements cache.ReflectorStore.

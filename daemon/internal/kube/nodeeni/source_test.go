@@ -36,8 +36,10 @@ type running struct {
 
 func run(t *testing.T, s *apiServer) *running {
 	t.Helper()
-	config := fmt.Sprintf("apiVersion: v1\nkind: Config\nclusters: [{name: c, cluster: {server: %q}}]\nusers: [{name: u, user: {token: t}}]\ncontexts: [{name: x, context: {cluster: c, user: u}}]\ncurrent-context: x\n", s.url)
-	c, err := client.Connect(client.Config{NodeName: "node-a", Kubeconfig: fakekube.WriteKubeconfig(t, config), UserAgent: "multi-enid/test", Log: fakekube.Quiet()})
+	config := fmt.Sprintf("apiVersion: v1\nkind: Config\nclusters: [{name: c, cluster: {server: %q}}]\nusers: [{name: u, user: {token: t}}]\ncontexts: "+
+		"[{name: x, context: {cluster: c, user: u}}]\ncurrent-context: x\n", s.url)
+	c, err := client.Connect(client.Config{NodeName: "node-a", Kubeconfig: fakekube.WriteKubeconfig(t, config), UserAgent: "multi-enid/test",
+		Log: fakekube.Quiet()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -56,7 +58,7 @@ func run(t *testing.T, s *apiServer) *running {
 	return r
 }
 
-// says returns what List says in one line.
+// says returns the result of List in one line.
 func (r *running) says() string {
 	snap, err := r.List()
 	if err != nil {
@@ -209,7 +211,7 @@ func TestSourceTellsTheNodesFaults(t *testing.T) {
 	}
 }
 
-// A history that was compacted is read anew, and what went in between is found.
+// A history that was compacted is read anew, and removals in between are found.
 func TestSourceReadsAnewWhatWasForgotten(t *testing.T) {
 	eachKind(t, func(t *testing.T, s *apiServer) {
 		s.put(pathNodes, "node-a", nodeX)
@@ -274,7 +276,7 @@ func TestSourceTakesNoPartOfAList(t *testing.T) {
 	r.untilSays(strings.Join(all, " "))
 }
 
-// What is no answer of an API server, though it says 200, changes nothing.
+// A 200 that does not come from an API server changes nothing.
 func TestSourceBelievesNoProxy(t *testing.T) {
 	for _, body := range []string{"<html>welcome</html>", "{}", "", `{"type":"DELETED","object":{"kind":"Pod","metadata":{"name":"a"}}}`} {
 		eachKind(t, func(t *testing.T, s *apiServer) {
@@ -308,7 +310,8 @@ func TestSourceBelievesNoProxy(t *testing.T) {
 
 func TestSourceIsNotWokenByOthers(t *testing.T) {
 	t.Parallel()
-	const attached = `{"apiVersion":"networking.k8s.aws/v1alpha1","kind":"NodeENI","metadata":{"uid":"1",%%s},"spec":{},"status":{"attachments":[%s{"nodeID":"node-a","eniID":"eni-1","lastUpdated":%q}]}}`
+	const attached = `{"apiVersion":"networking.k8s.aws/v1alpha1","kind":"NodeENI","metadata":{"uid":"1",%%s},"spec":{},` +
+		`"status":{"attachments":[%s{"nodeID":"node-a","eniID":"eni-1","lastUpdated":%q}]}}`
 	s := newAPIServer(t, true)
 	s.put(pathNodes, "node-a", nodeX)
 	s.put(pathNodeENIs, "a", fmt.Sprintf(attached, "", "2025-01-01T00:00:00Z"))
@@ -344,7 +347,7 @@ func TestSourceKeepsWhatItCannotRead(t *testing.T) {
 		t.Errorf("unread %q, error %v", snap.Unread, err)
 	}
 	s.put(pathNodeENIs, "c", strings.Replace(broken, `"mtu"`, `"nodeSelector":{"ng":"z"},"mtu"`, 1))
-	r.untilSays("a NodeENIUnreadable=a") // not for this node, whatever else it is
+	r.untilSays("a NodeENIUnreadable=a") // not for this node
 	s.put(pathNodeENIs, "c", strings.Replace(broken, `"uid"`, `"deletionTimestamp":"2025-01-01T00:00:00Z","uid"`, 1))
 	r.untilSays("a c NodeENIUnreadable=a") // being deleted: that can be read
 	snap, err := r.List()

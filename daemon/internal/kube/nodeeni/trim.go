@@ -11,9 +11,9 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
 )
 
-// item is a NodeENI as it came from the API server, cut down to what this node
-// needs of it. Its metadata has what a reflector asks for: name, resource version,
-// and a bookmark's annotations.
+// item is a NodeENI of the API server, cut down to the parts that this node needs.
+// Its metadata has the fields that a reflector uses: name, resource version, and a
+// bookmark's annotations.
 type item struct {
 	metav1.TypeMeta
 	metav1.ObjectMeta
@@ -30,7 +30,6 @@ func (i *item) DeepCopyObject() runtime.Object {
 	return out
 }
 
-// trimmer cuts objects down for one node.
 type trimmer struct{ node string }
 
 // object consumes one NodeENI, which must say that it is one.
@@ -198,7 +197,6 @@ func (t trimmer) own(entry []byte) ([]byte, error) {
 	return kept.object(), nil
 }
 
-// quote is a text as JSON.
 func quote(s string) []byte {
 	b, _ := jsontext.AppendQuote(nil, s) // invalid UTF-8 becomes U+FFFD
 	return b
@@ -215,7 +213,6 @@ func (m *members) add(key, value []byte) {
 	*m = append(*m, ',')
 }
 
-// take consumes a value and adds it under the key.
 func (m *members) take(key []byte, a *reader) error {
 	key = bytes.Clone(key)
 	value, err := a.ReadValue()
@@ -228,7 +225,6 @@ func (m members) object() []byte {
 	return append(out, '}')
 }
 
-// decode reads a trimmed object.
 func decode(trimmed []byte) (v1alpha1.NodeENI, error) {
 	var o v1alpha1.NodeENI
 	err := kjson.UnmarshalCaseSensitivePreserveInts(trimmed, &o)

@@ -20,7 +20,8 @@ const stored = `{"apiVersion":"networking.k8s.aws/v1alpha1","kind":"NodeENI","me
  "creationTimestamp":"2025-01-01T00:00:00Z","deletionTimestamp":"2025-01-02T00:00:00Z","labels":{"a":"b"},
  "annotations":{"x":"y","networking.k8s.aws/allowed-namespaces":"a,b"},"managedFields":[{"manager":"m","fieldsV1":{"f:spec":{}}}]},
  "spec":{"nodeSelector":{"ng":"x"},"subnetID":"subnet-1","mtu":9001,"deviceIndex":2},
- "status":{"attachments":[{"nodeID":"node-b","eniID":"eni-b"},{"nodeID":"node-a","eniID":"eni-a","lastUpdated":"2025-01-01T00:00:00Z","deviceIndex":2},{"eniID":"eni-c","nodeID":"node-c"}],"other":[1]}}`
+ "status":{"attachments":[{"nodeID":"node-b","eniID":"eni-b"},{"nodeID":"node-a","eniID":"eni-a","lastUpdated":"2025-01-01T00:00:00Z","deviceIndex":2},
+  {"eniID":"eni-c","nodeID":"node-c"}],"other":[1]}}`
 
 func TestTrimKeepsWhatIsOurs(t *testing.T) {
 	it, err := trimmer{"node-a"}.object(newReader(strings.NewReader(stored), 0))
@@ -109,7 +110,9 @@ func TestTrimRefuses(t *testing.T) {
 }
 
 func TestListOfEvents(t *testing.T) {
-	stream := " " + `{"type":"ADDED","object":` + stored + "}\n" + `{"type":"BOOKMARK","object":{"apiVersion":"networking.k8s.aws/v1alpha1","kind":"NodeENI","metadata":{"resourceVersion":"9","annotations":{"k8s.io/initial-events-end":"true"}}}}` +
+	stream := " " + `{"type":"ADDED","object":` + stored + "}\n" +
+		`{"type":"BOOKMARK","object":{"apiVersion":"networking.k8s.aws/v1alpha1","kind":"NodeENI",` +
+		`"metadata":{"resourceVersion":"9","annotations":{"k8s.io/initial-events-end":"true"}}}}` +
 		`{"type":"ERROR","object":{"kind":"Status","code":410,"reason":"Expired"}}` + "\r\n"
 	var kinds []watch.EventType
 	a := newReader(iotest.OneByteReader(strings.NewReader(stream)), maxEventBytes)
@@ -169,8 +172,8 @@ func (endless) Read(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// FuzzTrim: what is trimmed and then decoded is what is decoded and then
-// trimmed; nothing that is JSON is taken for something else.
+// FuzzTrim: trimming and decoding may be exchanged, and no JSON is taken for
+// something else.
 func FuzzTrim(f *testing.F) {
 	f.Add([]byte(stored))
 	f.Add([]byte(`{"metadata":{"name":"a\"b\\","annotations":null},"spec":null,"status":{"attachments":[null,{"nodeID":"node-a"}]}}`))
@@ -211,7 +214,7 @@ func repeated(data []byte) bool {
 	return err != nil || len(strict) > 0
 }
 
-// cutDown does what trimming is to do, to a decoded object.
+// cutDown trims a decoded object.
 func cutDown(o v1alpha1.NodeENI) v1alpha1.NodeENI {
 	out := v1alpha1.NodeENI{Spec: o.Spec}
 	out.Name, out.UID, out.Generation, out.DeletionTimestamp = o.Name, o.UID, o.Generation, o.DeletionTimestamp

@@ -1,4 +1,4 @@
-// Package outside reads what the daemons report to the cluster, as a person with a
+// Package outside reads the daemons' reports in the cluster, as a person with a
 // kubeconfig. It changes nothing, and compiles on every system that kubectl runs on.
 package outside
 

@@ -57,8 +57,8 @@ type Options struct {
 	// Config is the device plugin's config file on the host. A pod that mounts
 	// neither it nor a folder above it takes its config from elsewhere.
 	Config string
-	// Kubelet says what is offered. Nil where it cannot be asked: a restart then
-	// counts as verified when the new pods are ready.
+	// Kubelet lists the devices that the kubelet offers. Nil where it cannot be asked: a
+	// restart then counts as verified when the new pods are ready.
 	Kubelet func(context.Context) (inventory.Kubelet, error)
 	Now     func() time.Time
 	Log     logrus.FieldLogger
@@ -102,7 +102,8 @@ func New(c *client.Client, o Options) (*DevicePlugin, error) {
 			return nil, fmt.Errorf("label selector %q of the device plugin: %w", text, err)
 		}
 		if selector.Matches(labels.Set{}) {
-			return nil, fmt.Errorf("label selector %q of the device plugin matches pods without labels; name a label that only the device plugin has, such as app=sriovdp", text)
+			return nil, fmt.Errorf("label selector %q of the device plugin matches pods without labels; name a label that only the device plugin has, such as "+
+				"app=sriovdp", text)
 		}
 		d.selectors = append(d.selectors, selector)
 	}
@@ -121,7 +122,7 @@ func (d *DevicePlugin) Find(ctx context.Context) (pluginrestart.PluginReport, er
 // search looks in all namespaces. That some may not be searched is a problem
 // only when nothing is found in the others: no role can be granted ahead of time
 // in a namespace that is not there, and the API server answers 403 for it too.
-// Any other failure leaves open what is there, and is an error.
+// Any other failure is an error: the pods are then not known.
 func (d *DevicePlugin) search(ctx context.Context) ([]corev1.Pod, pluginrestart.PluginReport, error) {
 	var pods []corev1.Pod
 	var denied []string
@@ -139,14 +140,16 @@ func (d *DevicePlugin) search(ctx context.Context) ([]corev1.Pod, pluginrestart.
 		}
 		pods = append(pods, found...)
 	}
-	report := pluginrestart.PluginReport{Pods: podNames(pods), Readers: runs(pods, d.config), Prefixes: prefixes(pods, d.config), Problems: podProblems(pods, d.config)}
+	report := pluginrestart.PluginReport{Pods: podNames(pods), Readers: runs(pods, d.config), Prefixes: prefixes(pods, d.config),
+		Problems: podProblems(pods, d.config)}
 	if len(pods) > 0 {
 		return pods, report, nil
 	}
 	if len(denied) > 0 {
 		report.Problems = append(report.Problems, nodestate.Problem{
 			Reason: reason.NamespacesNotSearchable,
-			Message: fmt.Sprintf("no device plugin was found on this node, and the daemon may not search these namespaces for it: %s; apply deploy/rbac.yaml, or a Role as in deploy/components/namespaced-pods, or name only your namespaces with --dp-namespaces",
+			Message: fmt.Sprintf("no device plugin was found on this node, and the daemon may not search these namespaces for it: %s; apply deploy/rbac.yaml, or a "+
+				"Role as in deploy/components/namespaced-pods, or name only your namespaces with --dp-namespaces",
 				strings.Join(denied, ", ")),
 		})
 	}
@@ -185,7 +188,7 @@ func podNames(pods []corev1.Pod) []string {
 	return all
 }
 
-// podProblems are what is wrong with the pods at any time, whatever they serve.
+// podProblems are the lasting faults of the pods.
 func podProblems(pods []corev1.Pod, config string) []nodestate.Problem {
 	var found []nodestate.Problem
 	for i := range pods {
@@ -198,12 +201,14 @@ func podProblems(pods []corev1.Pod, config string) []nodestate.Problem {
 		if len(readers(p, config)) == 0 {
 			found = append(found, nodestate.Problem{
 				Reason: reason.DevicePluginConfigElsewhere, Device: name,
-				Message: fmt.Sprintf("device plugin %s does not mount the folder of %s from the host, so it does not read this config and restarting it is useless; mount that folder instead of a ConfigMap", name, config),
+				Message: fmt.Sprintf("device plugin %s does not mount the folder of %s from the host, so it does not read this config and restarting it is useless; "+
+					"mount that folder instead of a ConfigMap", name, config),
 			})
 		} else if owner == nil {
 			found = append(found, nodestate.Problem{
 				Reason: reason.DevicePluginUnowned, Device: name,
-				Message: fmt.Sprintf("device plugin pod %s has no DaemonSet that would replace it, so it is not restarted; run it as a DaemonSet, or restart it by hand after each change of its config", name),
+				Message: fmt.Sprintf("device plugin pod %s has no DaemonSet that would replace it, so it is not restarted; run it as a DaemonSet, or restart it by "+
+					"hand after each change of its config", name),
 			})
 		}
 	}
@@ -213,7 +218,6 @@ func podProblems(pods []corev1.Pod, config string) []nodestate.Problem {
 	return slices.Compact(found)
 }
 
-// daemonSet is the DaemonSet that controls a pod, or nil.
 func daemonSet(p *corev1.Pod) *metav1.OwnerReference {
 	owner := metav1.GetControllerOf(p)
 	if owner == nil || owner.Kind != "DaemonSet" || owner.APIVersion != "apps/v1" {

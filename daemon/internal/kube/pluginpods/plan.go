@@ -16,7 +16,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// memory is what one restart remembers of the pods that it has seen.
+// memory is the memory of one restart about the pods that it has seen.
 type memory struct {
 	// deleted are the pods that this restart has deleted, or found replaced. A
 	// list from the API server's cache may still have them.
@@ -28,13 +28,12 @@ type memory struct {
 	awaited map[types.UID]string
 }
 
-// plan is what to do about the device plugin's pods as they are. Nothing in it:
-// every pod has read the config and is ready.
+// plan has the next steps for the device plugin's pods. Empty: every pod has read the
+// config and is ready.
 type plan struct {
 	// remove are to be deleted.
 	remove []*corev1.Pod
-	// waits says of pods, by their names, what time alone will end, and stuck
-	// what it will not.
+	// waits has the pods that time alone will mend, by name, and stuck the others.
 	waits, stuck map[string]error
 }
 

@@ -9,8 +9,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// TestOwnNodePolicyHasTheSelectors: the pods that the policy lets the daemon
-// delete are those that it looks for.
+// TestOwnNodePolicyHasTheSelectors: the policy lets the daemon delete exactly the
+// pods that it looks for.
 func TestOwnNodePolicyHasTheSelectors(t *testing.T) {
 	for _, path := range []string{"../../../../deploy/admission/own-node.yaml", "../../../../deploy/chart/templates/admission.yaml"} {
 		data, err := os.ReadFile(path)

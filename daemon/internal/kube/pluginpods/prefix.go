@@ -87,7 +87,8 @@ func prefixProblem(p *corev1.Pod, name, config string) []nodestate.Problem {
 	}
 	return []nodestate.Problem{{
 		Reason: reason.DevicePluginPrefixUnknown, Device: name,
-		Message: fmt.Sprintf("device plugin %s is started with --%s, but %v; entries of %s without a resourcePrefix are read with the prefix that was known last, or with %s; write the value plainly into the container's args, or give each entry a resourcePrefix",
+		Message: fmt.Sprintf("device plugin %s is started with --%s, but %v; entries of %s without a resourcePrefix are read with the prefix that was known "+
+			"last, or with %s; write the value plainly into the container's args, or give each entry a resourcePrefix",
 			name, prefixFlag, errNoPrefix, config, pcidp.DefaultPrefix),
 	}}
 }

@@ -66,10 +66,11 @@ func TestPrefixes(t *testing.T) {
 		pods []corev1.Pod
 		want []string
 	}{
-		"none":                    {nil, nil},
-		"plain":                   {[]corev1.Pod{pod("/etc/pcidp")}, []string{"intel.com"}},
-		"said":                    {[]corev1.Pod{pod("/etc/pcidp", "--resource-prefix=openshift.io")}, []string{"openshift.io"}},
-		"two":                     {[]corev1.Pod{pod("/etc/pcidp", "--resource-prefix=openshift.io"), pod("/etc"), pod("/etc/pcidp")}, []string{"intel.com", "openshift.io"}},
+		"none":  {nil, nil},
+		"plain": {[]corev1.Pod{pod("/etc/pcidp")}, []string{"intel.com"}},
+		"said":  {[]corev1.Pod{pod("/etc/pcidp", "--resource-prefix=openshift.io")}, []string{"openshift.io"}},
+		"two": {[]corev1.Pod{pod("/etc/pcidp", "--resource-prefix=openshift.io"), pod("/etc"), pod("/etc/pcidp")},
+			[]string{"intel.com", "openshift.io"}},
 		"beside another":          {[]corev1.Pod{sidecar}, []string{"openshift.io"}},
 		"one that reads no file":  {[]corev1.Pod{pod("/elsewhere", "--resource-prefix=openshift.io")}, nil},
 		"one that cannot be told": {[]corev1.Pod{unknown, pod("/etc/pcidp", "-resource-prefix=a.io")}, []string{"a.io"}},

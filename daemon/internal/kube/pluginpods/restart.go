@@ -19,7 +19,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 )
 
-// PartialError says what a restart has left undone.
+// PartialError lists the pods and resources that a restart has left undone.
 type PartialError struct {
 	// Pods says, by namespace/name, why a pod does not serve the config.
 	Pods map[string]error
@@ -54,8 +54,8 @@ type restart struct {
 // Restart implements pluginrestart.DevicePlugin. It deletes the pods that a
 // DaemonSet replaces and that started before the config was written, and waits
 // for pluginPatience at most. The error is a *PartialError when pods were found
-// and the config is not served by all of them; it does not wait for what only a
-// person can change.
+// and the config is not served by all of them; it does not wait where only a
+// person can help.
 func (d *DevicePlugin) Restart(ctx context.Context, want pluginrestart.Wanted) (pluginrestart.PluginReport, error) {
 	pods, report, err := d.search(ctx)
 	if err != nil {
@@ -125,8 +125,8 @@ func (r *restart) again(ctx context.Context, namespaces []string) ([]corev1.Pod,
 	return pods, nil
 }
 
-// step does what is to be done about the pods as they are. It returns whether
-// waiting is of no more use, and as error what is left undone.
+// step deletes the outdated pods. Done: waiting is of no more use. The error lists
+// the pods and resources that are left undone.
 func (r *restart) step(ctx context.Context, pods []corev1.Pod) (done bool, left error) {
 	for i := range pods {
 		if owner := daemonSet(&pods[i]); owner != nil && pods[i].DeletionTimestamp != nil {

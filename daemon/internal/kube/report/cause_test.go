@@ -13,16 +13,16 @@ import (
 // cause, and make up none.
 func TestEventsNameTheCauseThatWasSeen(t *testing.T) {
 	for _, cause := range []string{"no PCI function is at 0000:00:06.0, where the device was", "it is bound to ena, and is to be bound to vfio-pci", ""} {
-		told := tellFrom(v1alpha1.ENINodeStateStatus{})
-		told.tell(reportNode, readyView())
+		sent := historyFrom(v1alpha1.ENINodeStateStatus{})
+		sent.events(reportNode, readyView())
 		v := readyView()
 		v.Inventory.Devices[0].Phase, v.Inventory.Devices[0].Cause = nodestate.PhaseDraining, cause
 		v.Holders = []view.Holder{{PCIAddress: "0000:00:06.0", Pod: "red/p", PodUID: "u-p"}}
-		notes := told.tell(reportNode, v)
-		if len(notes) != 2 {
-			t.Fatalf("%d Events, want one of the NodeENI and one of the pod", len(notes))
+		events := sent.events(reportNode, v)
+		if len(events) != 2 {
+			t.Fatalf("%d Events, want one of the NodeENI and one of the pod", len(events))
 		}
-		for _, n := range notes {
+		for _, n := range events {
 			if !strings.Contains(n.message, cause) || strings.Contains(n.message, "remove") || strings.Contains(n.message, "()") {
 				t.Errorf("%s: %q, want the cause %q and no other", n.about.Kind, n.message, cause)
 			}

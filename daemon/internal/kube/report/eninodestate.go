@@ -18,11 +18,11 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// nodeState returns what a View says, in the words of an ENINodeState. From the
-// status before it keeps when a condition last changed, and how and when the
+// statusOf returns the status of the ENINodeState for a View. From the status before it
+// keeps when a condition last changed, and how and when the
 // device plugin was last restarted where the daemon has not done so since it
 // started.
-func nodeState(v view.View, before v1alpha1.ENINodeStateStatus) v1alpha1.ENINodeStateStatus {
+func statusOf(v view.View, before v1alpha1.ENINodeStateStatus) v1alpha1.ENINodeStateStatus {
 	out := v1alpha1.ENINodeStateStatus{ProblemCount: len(v.Inventory.Problems), DevicePlugin: pluginState(v, before.DevicePlugin)}
 	if v.Config.Path != "" {
 		out.Config = &v1alpha1.ConfigState{Path: v.Config.Path, Hash: v.Config.Hash, Current: v.Config.Current}

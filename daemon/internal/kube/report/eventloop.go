@@ -14,8 +14,8 @@ import (
 // eventTimeout bounds one call for an Event: while it lasts the others wait.
 const eventTimeout = 5 * time.Second
 
-// sendNotes sends the Events until ctx ends.
-func (r *Reporter) sendNotes(ctx context.Context) {
+// sendEvents sends the Events until ctx ends.
+func (r *Reporter) sendEvents(ctx context.Context) {
 	spell := eventSpell{log: r.Log.WithField("object", "Event")}
 	for {
 		n, wait := r.next()
@@ -33,9 +33,9 @@ func (r *Reporter) sendNotes(ctx context.Context) {
 			continue
 		}
 		if n.send == nil {
-			n.send = r.events.prepare(n.note)
+			n.send = r.sender.prepare(n.event)
 		}
-		err := sendNote(ctx, n)
+		err := sendEvent(ctx, n)
 		if ctx.Err() != nil {
 			return
 		}
@@ -43,36 +43,36 @@ func (r *Reporter) sendNotes(ctx context.Context) {
 	}
 }
 
-func sendNote(ctx context.Context, n *waitingNote) error {
+func sendEvent(ctx context.Context, n *queuedEvent) error {
 	ctx, cancel := context.WithTimeout(ctx, eventTimeout)
 	defer cancel()
 	return n.send(ctx)
 }
 
-func (r *Reporter) next() (*waitingNote, time.Duration) {
+func (r *Reporter) next() (*queuedEvent, time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.notes.next(r.Now())
+	return r.queue.next(r.Now())
 }
 
 // sent notes the outcome of a call.
-func (r *Reporter) sent(n *waitingNote, err error, spell *eventSpell) {
+func (r *Reporter) sent(n *queuedEvent, err error, spell *eventSpell) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	now := r.Now()
 	switch {
 	case err == nil:
-		r.notes.done(n, true)
+		r.queue.done(n, true)
 	case !retriable(err) || apierrors.IsForbidden(err) && now.Sub(n.since) >= refusedLatest:
-		r.notes.done(n, false)
+		r.queue.done(n, false)
 		r.dropped++
 		spell.log.WithError(err).WithFields(logrus.Fields{"reason": string(n.reason), "about": n.about.Kind + " " + n.about.Name}).
 			Warn("the API server takes no such Event, it is given up")
 	default:
-		r.notes.failed(n, now)
+		r.queue.failed(n, now)
 		spell.failed(err)
 	}
-	if !r.notes.failing() {
+	if !r.queue.failing() {
 		spell.over()
 	}
 }

@@ -12,40 +12,40 @@ import (
 )
 
 const (
-	// maxNotes is how many Events wait for the API server at most.
-	maxNotes = 256
+	// maxEvents is how many Events wait for the API server at most.
+	maxEvents = 256
 	// refusedLatest is how long an Event is offered to an API server that forbids
 	// it. The server itself forgets Events after an hour (--event-ttl of
 	// kube-apiserver).
 	refusedLatest = time.Hour
 )
 
-// noteQueue holds the Events that wait. Those about one object leave in their
+// eventQueue holds the Events that wait. Those about one object leave in their
 // order. Objects do not wait for each other: an object whose Event has failed is
 // tried again at its own time, and no two such objects at once. The zero value
 // is empty. It must not be used concurrently.
-type noteQueue struct {
-	lines map[corev1.ObjectReference]*noteLine
+type eventQueue struct {
+	lines map[corev1.ObjectReference]*objectQueue
 	count int
 	added uint64
 	// retry bounds the retries of all objects together.
 	retry retry
 }
 
-// noteLine has the waiting notes about one object.
-type noteLine struct {
-	notes []*waitingNote
-	// retry has waited since the first note failed; zero while none has.
+// objectQueue has the waiting events about one object.
+type objectQueue struct {
+	events []*queuedEvent
+	// retry has waited since the first event failed; zero while none has.
 	retry retry
 }
 
-// waitingNote is one Event.
-type waitingNote struct {
-	note
-	// place orders all notes by their arrival.
+// queuedEvent is one Event.
+type queuedEvent struct {
+	event
+	// place orders all events by their arrival.
 	place uint64
 	since time.Time
-	// send is nil until the note was prepared.
+	// send is nil until the event was prepared.
 	send func(context.Context) error
 }
 
@@ -60,35 +60,35 @@ func (r *retry) failed(now time.Time) {
 	r.until = now.Add(r.Failed())
 }
 
-// add appends notes, and returns how many old ones it gave up to make room.
-func (q *noteQueue) add(now time.Time, notes ...note) (dropped uint64) {
-	for _, n := range notes {
+// add appends events, and returns how many old ones it gave up to make room.
+func (q *eventQueue) add(now time.Time, events ...event) (dropped uint64) {
+	for _, n := range events {
 		q.added++
-		q.line(n).notes = append(q.line(n).notes, &waitingNote{note: n, place: q.added, since: now})
+		q.line(n).events = append(q.line(n).events, &queuedEvent{event: n, place: q.added, since: now})
 		q.count++
 	}
 	return q.shrink()
 }
 
-func (q *noteQueue) line(n note) *noteLine {
+func (q *eventQueue) line(n event) *objectQueue {
 	if q.lines == nil {
-		q.lines = map[corev1.ObjectReference]*noteLine{}
+		q.lines = map[corev1.ObjectReference]*objectQueue{}
 	}
 	l := q.lines[n.about]
 	if l == nil {
-		l = &noteLine{}
+		l = &objectQueue{}
 		q.lines[n.about] = l
 	}
 	return l
 }
 
-// shrink gives up the oldest notes of those objects that have most, so that one
+// shrink gives up the oldest events of those objects that have most, so that one
 // object does not push the others out.
-func (q *noteQueue) shrink() (dropped uint64) {
-	for ; q.count > maxNotes; q.count-- {
-		var most *noteLine
+func (q *eventQueue) shrink() (dropped uint64) {
+	for ; q.count > maxEvents; q.count-- {
+		var most *objectQueue
 		for _, l := range q.lines {
-			if most == nil || len(l.notes) > len(most.notes) || len(l.notes) == len(most.notes) && l.notes[0].place < most.notes[0].place {
+			if most == nil || len(l.events) > len(most.events) || len(l.events) == len(most.events) && l.events[0].place < most.events[0].place {
 				most = l
 			}
 		}
@@ -98,22 +98,22 @@ func (q *noteQueue) shrink() (dropped uint64) {
 	return dropped
 }
 
-func (q *noteQueue) removeFirst(l *noteLine) {
-	about := l.notes[0].about
-	if l.notes = slices.Delete(l.notes, 0, 1); len(l.notes) == 0 {
+func (q *eventQueue) removeFirst(l *objectQueue) {
+	about := l.events[0].about
+	if l.events = slices.Delete(l.events, 0, 1); len(l.events) == 0 {
 		delete(q.lines, about)
 	}
 }
 
-// next returns the note to be sent now. Without one it returns after how long to
-// ask again; 0 for not before the next add. The note stays in the queue.
-func (q *noteQueue) next(now time.Time) (n *waitingNote, wait time.Duration) {
-	var due *noteLine
+// next returns the event to be sent now. Without one it returns after how long to
+// ask again; 0 for not before the next add. The event stays in the queue.
+func (q *eventQueue) next(now time.Time) (n *queuedEvent, wait time.Duration) {
+	var due *objectQueue
 	for _, l := range q.lines {
 		switch {
 		case !l.retry.Failing():
-			if n == nil || l.notes[0].place < n.place {
-				n = l.notes[0]
+			if n == nil || l.events[0].place < n.place {
+				n = l.events[0]
 			}
 		case due == nil || l.retry.until.Before(due.retry.until):
 			due = l
@@ -129,12 +129,12 @@ func (q *noteQueue) next(now time.Time) (n *waitingNote, wait time.Duration) {
 	if wait = later.Sub(now); wait > 0 {
 		return nil, wait
 	}
-	return due.notes[0], 0
+	return due.events[0], 0
 }
 
-// done takes a note away that was sent, or will never be. A success after a
+// done takes a event away that was sent, or will never be. A success after a
 // failure has the other failed ones tried at once.
-func (q *noteQueue) done(n *waitingNote, sent bool) {
+func (q *eventQueue) done(n *queuedEvent, sent bool) {
 	l := q.lines[n.about]
 	if sent {
 		q.retry = retry{}
@@ -148,14 +148,14 @@ func (q *noteQueue) done(n *waitingNote, sent bool) {
 		}
 	}
 	l.retry = retry{}
-	if l.notes[0] == n { // else it was given up meanwhile
+	if l.events[0] == n { // else it was given up meanwhile
 		q.removeFirst(l)
 		q.count--
 	}
 }
 
-// failed notes that a note has to be tried again.
-func (q *noteQueue) failed(n *waitingNote, now time.Time) {
+// failed notes that a event has to be tried again.
+func (q *eventQueue) failed(n *queuedEvent, now time.Time) {
 	l := q.lines[n.about]
 	if l == nil {
 		return
@@ -167,7 +167,7 @@ func (q *noteQueue) failed(n *waitingNote, now time.Time) {
 }
 
 // failing says whether any object waits to be tried again.
-func (q *noteQueue) failing() bool {
+func (q *eventQueue) failing() bool {
 	for _, l := range q.lines {
 		if l.retry.Failing() {
 			return true

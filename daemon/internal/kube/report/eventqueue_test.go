@@ -30,7 +30,8 @@ func terminating(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(http.StatusForbidden)
 	fmt.Fprint(w, `{"apiVersion":"v1","kind":"Status","status":"Failure","code":403,"reason":"Forbidden","message":"because it is being terminated",
-		"details":{"name":"e","kind":"events","causes":[{"reason":"NamespaceTerminating","message":"namespace red is being terminated","field":"metadata.namespace"}]}}`)
+		"details":{"name":"e","kind":"events","causes":[{"reason":"NamespaceTerminating",`+
+		`"message":"namespace red is being terminated","field":"metadata.namespace"}]}}`)
 }
 
 func answerWith(code int) http.HandlerFunc {
@@ -92,17 +93,18 @@ func TestEventsWithoutState(t *testing.T) {
 	s := newStateServer(t)
 	s.states = answerWith(403)
 	now := time.Now()
-	r := New(s.client(t), Options{Node: func() (client.NodeRef, bool) { return reportNode, true }, Now: func() time.Time { now = now.Add(settleWithin); return now }, Log: fakekube.Quiet()})
+	r := New(s.client(t), Options{Node: func() (client.NodeRef, bool) { return reportNode, true },
+		Now: func() time.Time { now = now.Add(settleWithin); return now }, Log: fakekube.Quiet()})
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan struct{})
 	go func() { r.writeStates(ctx); close(ended) }()
 	defer func() { cancel(); <-ended }()
-	fakekube.Await(t, "Events begin", func() bool { r.mu.Lock(); defer r.mu.Unlock(); return r.told != nil })
+	fakekube.Await(t, "Events begin", func() bool { r.mu.Lock(); defer r.mu.Unlock(); return r.history != nil })
 }
 
-// TestNoteQueue checks the queue in random runs: the notes of an object leave in
+// TestNoteQueue checks the queue in random runs: the events of an object leave in
 // their order, a healthy object never waits, retries of failing ones are apart,
-// and every lost note is counted.
+// and every lost event is counted.
 func TestNoteQueue(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
@@ -114,7 +116,7 @@ func TestNoteQueue(t *testing.T) {
 
 func runQueue(t *testing.T, rnd *rand.Rand) {
 	t.Helper()
-	var q noteQueue
+	var q eventQueue
 	now := time.Unix(1e9, 0)
 	bad := map[string]bool{}
 	last := map[string]int{}
@@ -125,7 +127,7 @@ func runQueue(t *testing.T, rnd *rand.Rand) {
 		case 0:
 			name := string(rune('a' + rnd.IntN(4)))
 			added++
-			gone += int(q.add(now, note{about: corev1.ObjectReference{Name: name}, message: fmt.Sprint(added)}))
+			gone += int(q.add(now, event{about: corev1.ObjectReference{Name: name}, message: fmt.Sprint(added)}))
 		case 1:
 			name := string(rune('a' + rnd.IntN(4)))
 			bad[name] = !bad[name]
@@ -174,16 +176,16 @@ func runQueue(t *testing.T, rnd *rand.Rand) {
 
 // TestNoteQueueIsFair: an object that fills the queue pushes itself out.
 func TestNoteQueueIsFair(t *testing.T) {
-	var q noteQueue
+	var q eventQueue
 	now := time.Unix(1e9, 0)
-	quietOne := note{about: corev1.ObjectReference{Name: "quiet"}}
+	quietOne := event{about: corev1.ObjectReference{Name: "quiet"}}
 	q.add(now, quietOne)
 	var dropped uint64
-	for range 2 * maxNotes {
-		dropped += q.add(now, note{about: corev1.ObjectReference{Name: "loud"}})
+	for range 2 * maxEvents {
+		dropped += q.add(now, event{about: corev1.ObjectReference{Name: "loud"}})
 	}
 	n, _ := q.next(now)
-	if dropped != maxNotes+1 || q.count != maxNotes || n == nil || n.about.Name != "quiet" {
+	if dropped != maxEvents+1 || q.count != maxEvents || n == nil || n.about.Name != "quiet" {
 		t.Errorf("%d dropped, %d wait, next %+v", dropped, q.count, n)
 	}
 }
@@ -198,7 +200,7 @@ func TestRefusedForLong(t *testing.T) {
 	}{{forbidden, 0}, {errors.New("connection refused"), 1}} {
 		now := time.Unix(1e9, 0)
 		r := &Reporter{Options: Options{Now: func() time.Time { return now }, Log: fakekube.Quiet()}}
-		r.notes.add(now, note{about: corev1.ObjectReference{Name: "a"}})
+		r.queue.add(now, event{about: corev1.ObjectReference{Name: "a"}})
 		spell := eventSpell{log: fakekube.Quiet()}
 		for _, want := range []int{1, tc.want} {
 			n, _ := r.next()
@@ -206,8 +208,8 @@ func TestRefusedForLong(t *testing.T) {
 				t.Fatal("nothing to send")
 			}
 			r.sent(n, tc.err, &spell)
-			if r.notes.count != want {
-				t.Errorf("%v: %d wait, want %d", tc.err, r.notes.count, want)
+			if r.queue.count != want {
+				t.Errorf("%v: %d wait, want %d", tc.err, r.queue.count, want)
 			}
 			now = now.Add(refusedLatest)
 		}

@@ -20,30 +20,30 @@ import (
 // maxEventMessageBytes is the longest message that the API server takes.
 const maxEventMessageBytes = 1024
 
-// note is an Event to be sent.
-type note struct {
+// event is an Event to be sent.
+type event struct {
 	about   corev1.ObjectReference
 	kind    string
 	reason  nodestate.Reason
 	message string
 }
 
-// told is what was said about the node so far. It makes Events of what is new,
-// so that none is repeated while its state lasts, nor after the daemon started
-// again: it begins with what the ENINodeState says.
-type told struct {
-	devices  map[string]toldDevice
+// history has the states of the node that Events were sent for. An Event is repeated
+// neither while its state lasts nor after a restart of the daemon: the history begins
+// with the ENINodeState.
+type history struct {
+	devices  map[string]deviceHistory
 	problems map[nodestate.Problem]bool
 	// waiting are problems whose Event is not due yet, and since when they last.
 	waiting map[nodestate.Problem]time.Time
-	// uids are those of NodeENIs, kept until their last device has gone.
+	// uids are the UIDs of NodeENIs, kept until their last device has gone.
 	uids map[string]string
 	// plugin is the last end of a restart that was told; "" for one without a
 	// fault.
 	plugin view.RestartResult
 }
 
-type toldDevice struct {
+type deviceHistory struct {
 	eni, nodeENI, pci string
 	phase             nodestate.Phase
 	// cause is the row's; the ENINodeState does not have it.
@@ -53,7 +53,7 @@ type toldDevice struct {
 }
 
 // name is the device's, with its PCI address where that is known.
-func (d *toldDevice) name() string {
+func (d *deviceHistory) name() string {
 	if d.pci == "" {
 		return d.eni
 	}
@@ -61,20 +61,20 @@ func (d *toldDevice) name() string {
 }
 
 // why is the cause in parentheses, or nothing.
-func (d *toldDevice) why() string {
+func (d *deviceHistory) why() string {
 	if d.cause == "" {
 		return ""
 	}
 	return " (" + d.cause + ")"
 }
 
-// tellFrom returns what was told when the ENINodeState was as given.
-func tellFrom(s v1alpha1.ENINodeStateStatus) told {
-	t := told{devices: map[string]toldDevice{}, problems: map[nodestate.Problem]bool{}, uids: map[string]string{}}
+// historyFrom returns the history that led to that ENINodeState.
+func historyFrom(s v1alpha1.ENINodeStateStatus) history {
+	t := history{devices: map[string]deviceHistory{}, problems: map[nodestate.Problem]bool{}, uids: map[string]string{}}
 	for i := range s.Devices {
 		d := &s.Devices[i]
 		key := rowKey(d.ENIID, d.NodeENI, d.SubnetID, d.DeviceIndex)
-		known := toldDevice{eni: d.ENIID, nodeENI: d.NodeENI, pci: d.PCIAddress, phase: nodestate.Phase(d.Phase), holders: map[string]bool{}}
+		known := deviceHistory{eni: d.ENIID, nodeENI: d.NodeENI, pci: d.PCIAddress, phase: nodestate.Phase(d.Phase), holders: map[string]bool{}}
 		if known.phase == nodestate.PhaseDraining {
 			for _, h := range d.Holders {
 				known.holders[h] = true
@@ -108,72 +108,75 @@ func rowKey(eni, nodeENI, subnet string, index int) string {
 	return fmt.Sprintf("%s/%s/%d", nodeENI, subnet, index)
 }
 
-// tell returns the Events for what v has that was not told, and remembers it.
-func (t *told) tell(node client.NodeRef, v view.View) []note {
+// events returns the Events for the news of v, and remembers them.
+func (h *history) events(node client.NodeRef, v view.View) []event {
 	for _, d := range v.Declared {
-		t.uids[d.Name] = d.UID
+		h.uids[d.Name] = d.UID
 	}
-	notes := t.tellDevices(node, v)
-	notes = append(notes, t.tellProblems(node, v.Inventory.Problems, v.At)...)
+	events := h.deviceEvents(node, v)
+	events = append(events, h.problemEvents(node, v.Inventory.Problems, v.At)...)
 	if v.Did.Restart != nil {
-		notes = append(notes, t.tellRestart(node, *v.Did.Restart)...)
+		events = append(events, h.restartEvents(node, *v.Did.Restart)...)
 	}
-	t.forgetUIDs(v)
-	for i := range notes {
-		if m := &notes[i].message; len(*m) > maxEventMessageBytes {
+	h.forgetUIDs(v)
+	for i := range events {
+		if m := &events[i].message; len(*m) > maxEventMessageBytes {
 			*m = strings.ToValidUTF8((*m)[:maxEventMessageBytes], "")
 		}
 	}
-	return notes
+	return events
 }
 
-func (t *told) tellDevices(node client.NodeRef, v view.View) []note {
-	var notes []note
-	now := make(map[string]toldDevice, len(v.Inventory.Devices))
+func (h *history) deviceEvents(node client.NodeRef, v view.View) []event {
+	var events []event
+	now := make(map[string]deviceHistory, len(v.Inventory.Devices))
 	for i := range v.Inventory.Devices {
 		d := &v.Inventory.Devices[i]
 		key := rowKey(d.ENIID.String(), d.NodeENI, d.SubnetID.String(), d.DeviceIndex)
-		before := t.devices[key]
-		row := toldDevice{eni: d.ENIID.String(), nodeENI: d.NodeENI, pci: d.PCIAddress.String(), phase: d.Phase, cause: d.Cause, holders: map[string]bool{}}
-		about := t.nodeENI(d.NodeENI)
+		before := h.devices[key]
+		row := deviceHistory{eni: d.ENIID.String(), nodeENI: d.NodeENI, pci: d.PCIAddress.String(), phase: d.Phase, cause: d.Cause, holders: map[string]bool{}}
+		about := h.nodeENI(d.NodeENI)
 		switch {
 		case d.Phase == nodestate.PhaseReady && before.phase != nodestate.PhaseReady:
-			notes = append(notes, note{about, corev1.EventTypeNormal, reason.DeviceReady, fmt.Sprintf("%s (%s) is ready for pods on node %s", row.eni, row.pci, node.Name)})
+			events = append(events, event{about, corev1.EventTypeNormal, reason.DeviceReady,
+				fmt.Sprintf("%s (%s) is ready for pods on node %s", row.eni, row.pci, node.Name)})
 		case d.Phase == nodestate.PhaseDraining && before.phase != nodestate.PhaseDraining:
-			notes = append(notes, note{about, corev1.EventTypeNormal, reason.DeviceRemoved, fmt.Sprintf("%s drains on node %s%s; no new pod gets it, and it is released when its last pod ends", row.name(), node.Name, row.why())})
+			events = append(events, event{about, corev1.EventTypeNormal, reason.DeviceRemoved,
+				fmt.Sprintf("%s drains on node %s%s; no new pod gets it, and it is released when its last pod ends", row.name(), node.Name, row.why())})
 		}
 		if d.Phase == nodestate.PhaseDraining {
-			notes = append(notes, row.tellHolders(before, v.Holders)...)
+			events = append(events, row.holderEvents(before, v.Holders)...)
 		}
 		now[key] = row
 	}
-	for _, key := range slices.Sorted(maps.Keys(t.devices)) {
-		before := t.devices[key]
+	for _, key := range slices.Sorted(maps.Keys(h.devices)) {
+		before := h.devices[key]
 		if _, there := now[key]; !there && before.eni != "" && before.phase != nodestate.PhasePending {
-			notes = append(notes, note{t.nodeENI(before.nodeENI), corev1.EventTypeNormal, reason.DeviceReleased, fmt.Sprintf("%s was released by node %s", before.eni, node.Name)})
+			events = append(events, event{h.nodeENI(before.nodeENI), corev1.EventTypeNormal, reason.DeviceReleased,
+				fmt.Sprintf("%s was released by node %s", before.eni, node.Name)})
 		}
 	}
-	t.devices = now
-	return notes
+	h.devices = now
+	return events
 }
 
 // forgetUIDs keeps the UIDs of those NodeENIs that may be named again.
-func (t *told) forgetUIDs(v view.View) {
-	maps.DeleteFunc(t.uids, func(name, _ string) bool {
+func (h *history) forgetUIDs(v view.View) {
+	maps.DeleteFunc(h.uids, func(name, _ string) bool {
 		return !slices.ContainsFunc(v.Declared, func(d view.Declared) bool { return d.Name == name }) &&
 			!slices.ContainsFunc(v.Inventory.Devices, func(d nodestate.Device) bool { return d.NodeENI == name })
 	})
 }
 
-// tellHolders tells those who have the device and do not know.
-func (d *toldDevice) tellHolders(before toldDevice, holders []view.Holder) []note {
+// holderEvents are for the pods that have the device and got no Event yet.
+func (d *deviceHistory) holderEvents(before deviceHistory, holders []view.Holder) []event {
 	uids := map[string]string{}
 	for _, h := range holders {
 		if h.PCIAddress.String() == d.pci && h.Pod != "" {
 			uids[h.Pod] = max(uids[h.Pod], h.PodUID) // the one that is known
 		}
 	}
-	var notes []note
+	var events []event
 	for _, h := range holders {
 		uid, holds := uids[h.Pod]
 		if !holds || h.PCIAddress.String() != d.pci || d.holders[h.Pod] {
@@ -184,76 +187,79 @@ func (d *toldDevice) tellHolders(before toldDevice, holders []view.Holder) []not
 			continue
 		}
 		namespace, name, _ := strings.Cut(h.Pod, "/")
-		notes = append(notes, note{
+		events = append(events, event{
 			corev1.ObjectReference{APIVersion: "v1", Kind: "Pod", Namespace: namespace, Name: name, UID: types.UID(uid)}, corev1.EventTypeWarning, reason.DeviceRemoved,
-			fmt.Sprintf("%s of NodeENI %s drains%s. The pod keeps the device until it ends, but a container that restarts more than 5 minutes from now cannot get it again", d.name(), d.nodeENI, d.why()),
+			fmt.Sprintf("%s of NodeENI %s drains%s. The pod keeps the device until it ends, but a container that restarts more than 5 minutes from now cannot get "+
+				"it again", d.name(), d.nodeENI, d.why()),
 		})
 	}
-	return notes
+	return events
 }
 
-// tellProblems makes an Event of each problem that has lasted for its reason.Delay. A
+// problemEvents makes an Event of each problem that has lasted for its reason.Delay. A
 // problem that an earlier daemon has written counts as told: an Event that is lost when
 // the daemon starts anew within the delay is better than one that each start repeats.
-func (t *told) tellProblems(node client.NodeRef, problems []nodestate.Problem, at time.Time) []note {
-	var notes []note
+func (h *history) problemEvents(node client.NodeRef, problems []nodestate.Problem, at time.Time) []event {
+	var events []event
 	now, waiting := make(map[nodestate.Problem]bool, len(problems)), map[nodestate.Problem]time.Time{}
 	for _, p := range problems {
 		if now[p] {
 			continue
 		}
-		if !t.problems[p] {
-			if since := t.since(p, at); at.Sub(since) < reason.Delay(p.Reason) {
+		if !h.problems[p] {
+			if since := h.since(p, at); at.Sub(since) < reason.Delay(p.Reason) {
 				waiting[p] = since
 				continue
 			}
 			about, message := nodeObject(node), p.Message
 			if p.NodeENI != "" {
-				about, message = t.nodeENI(p.NodeENI), fmt.Sprintf("node %s: %s", node.Name, p.Message)
+				about, message = h.nodeENI(p.NodeENI), fmt.Sprintf("node %s: %s", node.Name, p.Message)
 			}
-			notes = append(notes, note{about, corev1.EventTypeWarning, p.Reason, message})
+			events = append(events, event{about, corev1.EventTypeWarning, p.Reason, message})
 		}
 		now[p] = true
 	}
-	t.problems, t.waiting = now, waiting
-	return notes
+	h.problems, h.waiting = now, waiting
+	return events
 }
 
 // since is when a problem was first seen; a clock that was set back begins anew.
-func (t *told) since(p nodestate.Problem, at time.Time) time.Time {
-	if since, ok := t.waiting[p]; ok && !since.After(at) {
+func (h *history) since(p nodestate.Problem, at time.Time) time.Time {
+	if since, ok := h.waiting[p]; ok && !since.After(at) {
 		return since
 	}
 	return at
 }
 
-func (t *told) tellRestart(node client.NodeRef, done view.RestartDone) []note {
-	before := t.plugin
-	t.plugin = ""
+func (h *history) restartEvents(node client.NodeRef, done view.RestartDone) []event {
+	before := h.plugin
+	h.plugin = ""
 	if done.Result != view.RestartVerified {
-		t.plugin = done.Result
+		h.plugin = done.Result
 		if before == done.Result {
 			return nil
 		}
 	}
-	n := note{about: nodeObject(node), kind: corev1.EventTypeWarning}
+	n := event{about: nodeObject(node), kind: corev1.EventTypeWarning}
 	switch {
 	case done.Result == view.RestartNoneFound:
-		n.reason, n.message = reason.DevicePluginNotFound, "this node has no SR-IOV device plugin pod, so no device is offered to pods; deploy one, or name its namespace and labels with --dp-namespaces and --dp-selectors"
+		n.reason, n.message = reason.DevicePluginNotFound, "this node has no SR-IOV device plugin pod, so no device is offered to pods; deploy one, or name its "+
+			"namespace and labels with --dp-namespaces and --dp-selectors"
 	case done.Result == view.RestartFailed:
-		n.reason, n.message = reason.DevicePluginRestartFailed, fmt.Sprintf("the SR-IOV device plugin does not serve its new config; the daemon tries again: %v", done.Err)
+		n.reason, n.message = reason.DevicePluginRestartFailed, fmt.Sprintf("the SR-IOV device plugin does not serve its new config; the daemon tries again: %v",
+			done.Err)
 	case len(done.Deleted) == 0:
 		return nil // it had read the config already
 	default:
 		n.kind = corev1.EventTypeNormal
 		n.reason, n.message = reason.DevicePluginRestarted, "the SR-IOV device plugin was restarted and serves its new config; deleted "+some(done.Deleted)
 	}
-	return []note{n}
+	return []event{n}
 }
 
-func (t *told) nodeENI(name string) corev1.ObjectReference {
+func (h *history) nodeENI(name string) corev1.ObjectReference {
 	return corev1.ObjectReference{
-		APIVersion: v1alpha1.GroupName + "/" + v1alpha1.Version, Kind: "NodeENI", Name: name, UID: types.UID(t.uids[name]),
+		APIVersion: v1alpha1.GroupName + "/" + v1alpha1.Version, Kind: "NodeENI", Name: name, UID: types.UID(h.uids[name]),
 	}
 }
 

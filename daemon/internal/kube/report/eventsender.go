@@ -45,12 +45,12 @@ func (c passiveClock) Now() time.Time { return c() }
 // Since implements clock.PassiveClock.
 func (c passiveClock) Since(t time.Time) time.Duration { return c().Sub(t) }
 
-// maxEventName leaves room for what tells Events about one object apart; names
+// maxEventName leaves room for the number that makes names of Events unique; names
 // have 253 bytes at most.
 const maxEventName = 230
 
-// prepare returns what sends a note. It may be called until it succeeds.
-func (s *eventSender) prepare(n note) func(context.Context) error {
+// prepare returns the function that sends an Event. It may be called until it succeeds.
+func (s *eventSender) prepare(n event) func(context.Context) error {
 	s.sent++
 	now := metav1.NewTime(s.now())
 	name := strings.TrimRight(n.about.Name[:min(len(n.about.Name), maxEventName)], ".-")

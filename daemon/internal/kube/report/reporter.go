@@ -21,13 +21,13 @@ import (
 
 const (
 	// settleWithin is how long after the start Views are passed over in which the
-	// sources have not answered yet: what they lack is no news.
+	// sources have not answered yet: gaps in them are no news.
 	settleWithin = 30 * time.Second
 	// writeApart is the least time between two writes of the ENINodeState.
 	writeApart = time.Second
 )
 
-// Options are what a Reporter works with. All are needed.
+// Options configure a Reporter. All are needed.
 type Options struct {
 	// Node returns the own Node; false while it is not known to exist.
 	Node func() (client.NodeRef, bool)
@@ -38,8 +38,8 @@ type Options struct {
 // Reporter tells the cluster of this node: its ENINodeState, and Events on
 // NodeENIs, the Node and pods. Its methods are safe for concurrent use.
 //
-// The ENINodeState is written when it differs from what was written or read
-// last, and read at the start and when it was deleted. Of several Views at once
+// The ENINodeState is written when it differs from the version written or read last,
+// and read at the start and when it was deleted. Of several Views at once
 // only the last one counts for it. Events wait in a queue while the API server
 // takes none; the oldest are given up when it is full. Neither waits for the
 // other.
@@ -47,28 +47,28 @@ type Reporter struct {
 	Options
 	state  stateWriter
 	watch  objectmeta.Interface
-	events eventSender
+	sender eventSender
 	// changed and queued hold a token when there is something to do, and lost when
 	// the ENINodeState may have gone.
-	changed, queued, lost chan struct{}
-	began                 time.Time
+	changed, queued, deleted chan struct{}
+	began                    time.Time
 
 	mu      sync.Mutex
 	settled bool
 	view    *view.View
 	// restart is how the last restart of the device plugin ended.
 	restart *view.RestartDone
-	// told is nil until it is known what the ENINodeState said at the start.
-	told    *told
-	notes   noteQueue
+	// history is nil until the ENINodeState was read at the start.
+	history *history
+	queue   eventQueue
 	dropped uint64
 }
 
 // New returns a Reporter that sends nothing until Run.
 func New(c *client.Client, o Options) *Reporter {
 	return &Reporter{
-		Options: o, state: stateWriter{client: c.NodeENIs, name: c.NodeName}, watch: c.WatchMetadata, events: newEventSender(c, o.Now),
-		changed: make(chan struct{}, 1), queued: make(chan struct{}, 1), lost: make(chan struct{}, 1), began: o.Now(),
+		Options: o, state: stateWriter{client: c.NodeENIs, name: c.NodeName}, watch: c.WatchMetadata, sender: newEventSender(c, o.Now),
+		changed: make(chan struct{}, 1), queued: make(chan struct{}, 1), deleted: make(chan struct{}, 1), began: o.Now(),
 	}
 }
 
@@ -87,9 +87,9 @@ func (r *Reporter) Observe(v view.View) {
 	v.Did.Restart = r.restart
 	r.view = &v
 	signal(r.changed)
-	if r.told != nil {
+	if r.history != nil {
 		v.Did.Restart = done
-		r.tell(v)
+		r.queueEvents(v)
 	}
 }
 
@@ -110,35 +110,35 @@ func (r *Reporter) Dropped() uint64 {
 func (r *Reporter) Run(ctx context.Context) {
 	var wg sync.WaitGroup
 	wg.Go(func() { r.writeStates(ctx) })
-	wg.Go(func() { r.sendNotes(ctx) })
+	wg.Go(func() { r.sendEvents(ctx) })
 	wg.Go(func() { r.followState(ctx) })
 	wg.Wait()
 }
 
-// tell queues the Events for a View. The caller holds mu.
-func (r *Reporter) tell(v view.View) {
+// queueEvents queues the Events for a View. The caller holds mu.
+func (r *Reporter) queueEvents(v view.View) {
 	node, ok := r.Node()
 	if !ok {
 		node = client.NodeRef{Name: r.state.name}
 	}
-	if notes := r.told.tell(node, v); len(notes) > 0 {
-		r.dropped += r.notes.add(r.Now(), notes...)
+	if events := r.history.events(node, v); len(events) > 0 {
+		r.dropped += r.queue.add(r.Now(), events...)
 		signal(r.queued)
 	}
 }
 
-// begin learns from the last status which Events an earlier daemon has told. Only the
+// begin learns from the last status which Events an earlier daemon has sent. Only the
 // first call counts.
 func (r *Reporter) begin(before v1alpha1.ENINodeStateStatus) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.told != nil {
+	if r.history != nil {
 		return
 	}
-	t := tellFrom(before)
-	r.told = &t
+	t := historyFrom(before)
+	r.history = &t
 	if r.view != nil {
-		r.tell(*r.view)
+		r.queueEvents(*r.view)
 	}
 }
 
@@ -171,7 +171,7 @@ func (r *Reporter) writeStates(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-r.changed:
-		case <-r.lost:
+		case <-r.deleted:
 			ok = r.reread(ctx, &written, failing)
 		}
 	}
@@ -203,7 +203,7 @@ func (r *Reporter) reread(ctx context.Context, written *v1alpha1.ENINodeStateSta
 	now, err := r.state.read(ctx)
 	switch {
 	case err != nil:
-		signal(r.lost)
+		signal(r.deleted)
 		return backoff.Sleep(ctx, failing.Failed(ctx, err))
 	case r.state.exists:
 		*written = now
@@ -220,7 +220,7 @@ func (r *Reporter) writeState(ctx context.Context, written *v1alpha1.ENINodeStat
 	if view == nil || !known {
 		return 0, nil
 	}
-	status := nodeState(*view, *written)
+	status := statusOf(*view, *written)
 	if r.state.belongs(node) && sameState(status, *written) {
 		return 0, nil
 	}

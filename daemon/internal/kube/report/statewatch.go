@@ -19,9 +19,9 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
 )
 
-// ownState follows whether the node's ENINodeState is there: its metadata only,
+// stateWatch follows whether the node's ENINodeState is there: its metadata only,
 // and of no other node. It costs no request while nothing happens.
-type ownState struct {
+type stateWatch struct {
 	client objectmeta.Interface
 	name   string
 	report func(error)
@@ -30,19 +30,19 @@ type ownState struct {
 	lost func()
 }
 
-func (o ownState) listWatch() *cache.ListWatch {
+func (o stateWatch) listWatch() *cache.ListWatch {
 	return &cache.ListWatch{ListWithContextFunc: o.list, WatchFuncWithContext: o.watch}
 }
 
-func (o ownState) objects() objectmeta.ResourceInterface {
+func (o stateWatch) objects() objectmeta.ResourceInterface {
 	return o.client.Resource(schema.GroupVersionResource{Group: v1alpha1.GroupName, Version: v1alpha1.Version, Resource: v1alpha1.NodeStateResource})
 }
 
-func (o ownState) selector() string {
+func (o stateWatch) selector() string {
 	return fields.OneTermEqualSelector(metav1.ObjectNameField, o.name).String()
 }
 
-func (o ownState) list(ctx context.Context, _ metav1.ListOptions) (runtime.Object, error) {
+func (o stateWatch) list(ctx context.Context, _ metav1.ListOptions) (runtime.Object, error) {
 	bounded, cancel := context.WithTimeout(ctx, client.ListTimeout)
 	defer cancel()
 	list, err := o.objects().List(bounded, metav1.ListOptions{FieldSelector: o.selector()})
@@ -53,7 +53,7 @@ func (o ownState) list(ctx context.Context, _ metav1.ListOptions) (runtime.Objec
 	return list, nil
 }
 
-func (o ownState) watch(ctx context.Context, opts metav1.ListOptions) (watch.Interface, error) {
+func (o stateWatch) watch(ctx context.Context, opts metav1.ListOptions) (watch.Interface, error) {
 	initial := client.FromNow(&opts)
 	opts.FieldSelector = o.selector()
 	patient, p := client.NewPatience(ctx, opts)
@@ -68,19 +68,19 @@ func (o ownState) watch(ctx context.Context, opts metav1.ListOptions) (watch.Int
 }
 
 // Add implements cache.ReflectorStore.
-func (o ownState) Add(any) error { return nil }
+func (o stateWatch) Add(any) error { return nil }
 
 // Update implements cache.ReflectorStore.
-func (o ownState) Update(any) error { return nil }
+func (o stateWatch) Update(any) error { return nil }
 
 // Delete implements cache.ReflectorStore.
-func (o ownState) Delete(any) error {
+func (o stateWatch) Delete(any) error {
 	o.lost()
 	return nil
 }
 
 // Replace implements cache.ReflectorStore.
-func (o ownState) Replace(all []any, _ string) error {
+func (o stateWatch) Replace(all []any, _ string) error {
 	if len(all) == 0 {
 		o.lost()
 	}
@@ -88,7 +88,7 @@ func (o ownState) Replace(all []any, _ string) error {
 }
 
 // Resync implements cache.ReflectorStore.
-func (o ownState) Resync() error { return nil }
+func (o stateWatch) Resync() error { return nil }
 
 // remakeApart is the least time between two looks after the ENINodeState, so
 // that repeated deletions do not keep the daemon busy.
@@ -103,7 +103,7 @@ func (r *Reporter) followState(ctx context.Context) {
 			case <-ctx.Done():
 				return
 			case <-gone:
-				signal(r.lost)
+				signal(r.deleted)
 			}
 			if !backoff.Sleep(ctx, remakeApart) {
 				return
@@ -112,7 +112,7 @@ func (r *Reporter) followState(ctx context.Context) {
 	}()
 	retry := client.NewRetry()
 	said := watchSpell{log: r.Log.WithField("object", "ENINodeState")}
-	own := ownState{client: r.watch, name: r.state.name, report: said.report, lost: func() { signal(gone) }}
+	own := stateWatch{client: r.watch, name: r.state.name, report: said.report, lost: func() { signal(gone) }}
 	cache.NewReflectorWithOptions(own.listWatch(), &metav1.PartialObjectMetadata{}, own, cache.ReflectorOptions{
 		Name: "eninodestate", TypeDescription: "ENINodeState", Backoff: &retry,
 	}).RunWithContext(ctx)

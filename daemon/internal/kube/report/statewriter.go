@@ -18,7 +18,7 @@ import (
 var (
 	// errNoStateCRD: the API server does not know ENINodeStates.
 	errNoStateCRD = errors.New("the API server does not know ENINodeStates; apply deploy/crd")
-	// errOtherOwner: the object is that of a Node of this name which is no more.
+	// errOtherOwner: the object belongs to an earlier Node of this name.
 	errOtherOwner = errors.New("it belongs to an earlier Node of this name; it is made anew when the garbage collector has deleted it")
 )
 

@@ -20,13 +20,13 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// Key is that of the taint with which a kubelet can register its
-// node (--register-with-taints), so that pods which name a NodeENI and no
-// resource are not scheduled there before its devices are ready.
+// Key is the key of the taint with which a kubelet can register its node
+// (--register-with-taints). Pods that name a NodeENI and no resource are then not
+// scheduled there before its devices are ready.
 const Key = v1alpha1.GroupName + "/not-ready"
 
-// Remover takes the taint of that key from the own Node, whatever its value
-// and effect, when every NodeENI that selects the node has its devices ready: once
+// Remover takes the taints of that key, with any value and effect, from the own Node
+// when every NodeENI that selects the node has its devices ready: once
 // in the life of a daemon, and never puts it there. Observe and Run may be called
 // at the same time.
 type Remover struct {
@@ -70,8 +70,8 @@ func allReady(v view.View) bool {
 }
 
 // Run removes the taint when its time has come, and returns then or when ctx
-// ends. What the API server refuses is tried again, with pauses that double up to
-// a minute.
+// ends. After a failure it tries again, with waits that double up to LastRetry of
+// package client.
 func (s *Remover) Run(ctx context.Context) {
 	select {
 	case <-ctx.Done():

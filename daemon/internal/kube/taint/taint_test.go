@@ -76,7 +76,8 @@ func (s *nodeServer) patch(r *http.Request) bool {
 	taints := append([]corev1.Taint(nil), s.taints...)
 	for i := 0; i+1 < len(operations); i += 2 {
 		var place int
-		if _, err := fmt.Sscanf(operations[i].Path, "/spec/taints/%d", &place); err != nil || operations[i].Op != "test" || operations[i+1].Op != "remove" || operations[i+1].Path != operations[i].Path {
+		if _, err := fmt.Sscanf(operations[i].Path, "/spec/taints/%d", &place); err != nil || operations[i].Op != "test" || operations[i+1].Op != "remove" ||
+			operations[i+1].Path != operations[i].Path {
 			s.t.Errorf("patch %s", body)
 		}
 		if place >= len(taints) || !taints[place].MatchTaint(operations[i].Value) {
