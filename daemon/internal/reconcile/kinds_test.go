@@ -204,7 +204,7 @@ func keys[V any](m map[string]V) (all []string) {
 // daemon does not read the policy, but for doctor.
 func TestKindsAreComplete(t *testing.T) {
 	var all []string
-	files, err := filepath.Glob("../../../pkg/nodestate/*.go")
+	files, err := filepath.Glob("../../../pkg/*/*.go") // nodestate and leases
 	if err != nil || len(files) == 0 {
 		t.Fatal(files, err)
 	}

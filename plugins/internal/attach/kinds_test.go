@@ -168,7 +168,7 @@ func (e *env) code(verb string, args *skel.CmdArgs) uint {
 
 func TestKindsAreComplete(t *testing.T) {
 	all := []string{}
-	files, err := filepath.Glob("../../../pkg/nodestate/*.go")
+	files, err := filepath.Glob("../../../pkg/*/*.go") // nodestate and leases
 	if err != nil || len(files) == 0 {
 		t.Fatal(files, err)
 	}
