@@ -222,6 +222,63 @@ func TestReleasesAddresses(t *testing.T) {
 	}
 }
 
+// TestTakesPrevResult: ipvlan reads prevResult, and a plugin that is not known may. With
+// eni-ipam, prevResult has the addresses.
+func TestTakesPrevResult(t *testing.T) {
+	for keys, want := range map[string]bool{
+		``:                                   false,
+		`,"delegate":{"type":"ipvlan"}`:      true,
+		`,"delegate":{"type":"macvlan"}`:     false,
+		`,"delegate":{"type":"host-device"}`: false,
+		`,"delegate":{"type":"other","deviceField":"device"}`:       true,
+		`,"delegate":{"type":"ipvlan"},"ipam":{"type":"eni-ipam"}`:  false,
+		`,"delegate":{"type":"macvlan"},"ipam":{"type":"eni-ipam"}`: false,
+	} {
+		if got := parseOK(t, with(keys)).TakesPrevResult(); got != want {
+			t.Errorf("TakesPrevResult of %s = %t; want %t", keys, got, want)
+		}
+	}
+}
+
+// TestShares: only with a delegate that shares it, pods share a device.
+func TestShares(t *testing.T) {
+	for keys, want := range map[string]bool{``: false, `,"delegate":{"type":"ipvlan"}`: true, `,"delegate":{"type":"host-device"}`: false} {
+		if got := parseOK(t, with(keys)).Shares(); got != want {
+			t.Errorf("Shares of %s = %t; want %t", keys, got, want)
+		}
+	}
+}
+
+func TestIPAMConfig(t *testing.T) {
+	for keys, want := range map[string]string{
+		``:                           `{"cniVersion":"1.1.0","ipam":{"type":"host-local"},"name":"n","type":"multi-eni"}`,
+		`,"deviceID":"0000:00:07.0"`: `{"cniVersion":"1.1.0","deviceID":"0000:00:07.0","ipam":{"type":"host-local"},"name":"n","type":"multi-eni"}`,
+	} {
+		c := parseOK(t, `{"cniVersion":"1.1.0","name":"n","select":{"nodeENI":"a"},"ipam":{"type":"host-local"}`+keys+`}`)
+		if got, err := c.IPAMConfig(); err != nil || string(got) != want {
+			t.Errorf("IPAMConfig of %s = %s, %v; want %s", keys, got, err, want)
+		}
+	}
+}
+
+func TestWithPrevResult(t *testing.T) {
+	for _, tt := range []struct{ conf, prev, want string }{
+		{`{"type":"x"}`, `{"ips":[]}`, `{"prevResult":{"ips":[]},"type":"x"}`},
+		{`{"type":"x","prevResult":{}}`, `{"ips":[]}`, `{"prevResult":{"ips":[]},"type":"x"}`},
+		{`{"type":"x","prevResult":{}}`, ``, `{"prevResult":{},"type":"x"}`},
+		{`{"type":"x"}`, ``, `{"type":"x"}`},
+		{`[]`, `{}`, ``},
+	} {
+		var prev json.RawMessage
+		if tt.prev != "" {
+			prev = json.RawMessage(tt.prev)
+		}
+		if got, err := WithPrevResult(json.RawMessage(tt.conf), prev); string(got) != tt.want || (err == nil) != (tt.want != "") {
+			t.Errorf("WithPrevResult(%s, %s) = %s, %v; want %s", tt.conf, tt.prev, got, err, tt.want)
+		}
+	}
+}
+
 func FuzzParse(f *testing.F) {
 	f.Add([]byte(with(inherited)))
 	for _, delegate := range []string{`{"type":"ipvlan"}`, `{"type":"host-device","deviceField":"device"}`,

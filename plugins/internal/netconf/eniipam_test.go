@@ -91,6 +91,33 @@ func TestENIIPAMPick(t *testing.T) {
 	}
 }
 
+// TestSecondary: a pod may get other addresses than the primary ones if it gets all, or
+// if anybody requests some.
+func TestSecondary(t *testing.T) {
+	address := netip.MustParseAddr("10.0.2.15")
+	for ipam, want := range map[string]struct{ plain, requested bool }{
+		``:                                       {false, true},
+		`,"addresses":"one"`:                     {false, true},
+		`,"addresses":"all"`:                     {true, true},
+		`},"runtimeConfig":{"ips":["10.0.2.16"]`: {true, true},
+	} {
+		e := parseOK(t, with(`,"ipam":{"type":"eni-ipam"`+ipam+`}`)).ENIIPAM
+		if plain, requested := e.Secondary(), e.Secondary(address); plain != want.plain || requested != want.requested {
+			t.Errorf("%s: secondary %t, with a requested address %t; want %t", ipam, plain, requested, want)
+		}
+	}
+}
+
+// TestScopeWantsRouter: a route of another scope than 0 reaches its network on the link.
+func TestScopeWantsRouter(t *testing.T) {
+	for scope, want := range map[string]bool{``: false, `,"scope":0`: false, `,"scope":253`: true} {
+		stdin := with(`,"ipam":{"type":"eni-ipam","routes":[{"dst":"fd00::/8"` + scope + `}]}`)
+		if _, err := Parse([]byte(stdin)); (err == nil) != want {
+			t.Errorf("an IPv6 route without gateway%s: %v; want it accepted: %t", scope, err, want)
+		}
+	}
+}
+
 func TestENIIPAMUnderAPolicy(t *testing.T) {
 	c := parseOK(t, with(`,"ipam":{"type":"eni-ipam"}`))
 	if err := (&Policy{IPAM: []string{"host-local"}}).CheckTypes(c); err == nil {

@@ -259,6 +259,16 @@ func TestParseUndecodable(t *testing.T) {
 	}
 }
 
+// TestClip: a message has at most 60 octets of a text, and no half of a letter.
+func TestClip(t *testing.T) {
+	a59 := strings.Repeat("a", 59)
+	for text, want := range map[string]string{"": "", a59 + "b": a59 + "b", a59 + "bc": a59 + "b…", a59 + "éc": a59 + "…"} {
+		if got := clip([]byte(text)); got != want {
+			t.Errorf("clip(%q) = %q; want %q", text, got, want)
+		}
+	}
+}
+
 func TestParseLenient(t *testing.T) {
 	c, err := ParseLenient([]byte(`{"name":"n","unknown":1,"select":{"mac":"x","nodeENI":"a"},"mtu":1,"dataDir":"x","inventory":"/i","dns":1,"args":1` +
 		`,"prevResult":1,

@@ -209,6 +209,11 @@ func TestFindPath(t *testing.T) {
 			t.Errorf("findPath(%s) = %q, %q; want found: %t", raw, at, found, path)
 		}
 	}
+	for value, want := range map[string]string{"": "", "leases": "ipam.datadir"} { // the key tells that it is a path
+		if at, _ := findPath("ipam", json.RawMessage(`{"datadir":"`+value+`"}`)); at != want {
+			t.Errorf("findPath of datadir %q = %q; want %q", value, at, want)
+		}
+	}
 }
 
 func TestCheckNamespace(t *testing.T) {

@@ -250,7 +250,11 @@ func handedTo(t *testing.T, c *Config) (out [][]byte) {
 // behind the first ones count too.
 func TestManyTwins(t *testing.T) {
 	var many strings.Builder
-	for i := range 100_000 {
+	pairs := 100_000
+	if testing.Short() {
+		pairs = 1_000
+	}
+	for i := range pairs {
 		fmt.Fprintf(&many, `"a%d":1,"A%d":2,`, i, i)
 	}
 	stdin := with(`,"args":{` + many.String() + `"a":1},"ipam":{"type":"host-local","dataDir":"/a","DataDir":"/b"}`)
@@ -258,11 +262,27 @@ func TestManyTwins(t *testing.T) {
 	if err == nil || strings.Count(err.Error(), "in another spelling") != mostTwins {
 		t.Errorf("Parse = %.200v; want %d faults", err, mostTwins)
 	}
+	if found := twins([]byte(stdin), mostTwins); len(found) != mostTwins {
+		t.Errorf("%d faults were collected; want %d", len(found), mostTwins)
+	}
 	if c, err := ParseLenient([]byte(stdin)); err != nil || c.Refused == nil {
 		t.Errorf("ParseLenient: %v; want it refused", err)
 	}
 	if found := twins([]byte(`{"x":1e999,"a":[{"b":1,"B":2}]}`), mostTwins); len(found) != 1 || found[0] != (twin{"a[0].B", "B", "b"}) {
 		t.Errorf("behind a number beyond float64: %v", found)
+	}
+}
+
+func TestEdits(t *testing.T) {
+	for _, tt := range []struct {
+		a, b string
+		want int
+	}{
+		{"", "", 0}, {"mtu", "mtu", 0}, {"mtu", "", 3}, {"", "mtu", 3}, {"mtu", "mu", 1}, {"mtu", "mttu", 1}, {"mtu", "mto", 1}, {"amtu", "mtux", 2},
+	} {
+		if got := edits(tt.a, tt.b); got != tt.want {
+			t.Errorf("edits(%q, %q) = %d; want %d", tt.a, tt.b, got, tt.want)
+		}
 	}
 }
 
