@@ -37,9 +37,7 @@ func newNode(t *testing.T, config string) *node {
 	}}
 	write(t, n.Config, config)
 	write(t, n.Routes, noRoutes+"ens5\t00000000\t0100000A\t0003\t0\t0\t100\t00000000\t0\t0\t0\nens6\t0000000A\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0\n")
-	if err := os.MkdirAll(root, 0o755); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.MkdirAll(root, 0o755))
 	function(t, root, "0000:00:05.0", "ena", "ens5")
 	function(t, root, "0000:00:06.0", "ena", "ens6")
 	function(t, root, "0000:00:07.0", "vfio-pci", "")
@@ -58,19 +56,13 @@ func function(t *testing.T, root, addr, driver, ifname string) {
 	if ifname != "" {
 		f.Interfaces = []sysfstree.Interface{{Name: ifname, MAC: "02:00:00:00:00:01", MTU: 1500}}
 	}
-	if err := sysfstree.Plug(root, f); err != nil {
-		t.Fatal(err)
-	}
+	must(t, sysfstree.Plug(root, f))
 }
 
 func write(t *testing.T, path, content string) {
 	t.Helper()
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.MkdirAll(filepath.Dir(path), 0o755))
+	must(t, os.WriteFile(path, []byte(content), 0o600))
 }
 
 // start runs the device plugin until the returned function is called, which returns its outcome.
@@ -105,13 +97,9 @@ func TestServesWhatTheConfigSaid(t *testing.T) {
 
 	// Later changes have no effect.
 	write(t, n.Config, `{"resourceList":[]}`)
-	if err := os.RemoveAll(filepath.Join(n.Sysfs.Root(), "bus/pci/devices/0000:00:06.0")); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.RemoveAll(filepath.Join(n.Sysfs.Root(), "bus/pci/devices/0000:00:06.0")))
 	envs, err := k.allocate(filepath.Join(n.Registry, "intel.com_kernel.sock"), "0000:00:06.0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	wantEnvs := map[string]string{
 		"PCIDEVICE_INTEL_COM_KERNEL":      "0000:00:06.0",
 		"PCIDEVICE_INTEL_COM_KERNEL_INFO": `{"0000:00:06.0":{"generic":{"deviceID":"0000:00:06.0"}}}`,
@@ -147,9 +135,7 @@ func TestFoundByAKubeletThatStartsLater(t *testing.T) {
 func TestReplacesTheSocketOfAKilledOne(t *testing.T) {
 	n := newNode(t, twoPools)
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: filepath.Join(n.Registry, "intel.com_kernel.sock"), Net: "unix"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	l.SetUnlinkOnClose(false)
 	l.Close()
 	k := startKubelet(t, n.Registry, "")
@@ -273,14 +259,10 @@ func TestDiscoverVFs(t *testing.T) {
 	function(t, root, "0000:01:00.0", "igb", "eth1")
 	function(t, root, "0000:01:10.0", "igbvf", "")
 	for at, to := range map[string]string{"0000:01:10.0/physfn": "../0000:01:00.0", "0000:01:00.0/virtfn0": "../0000:01:10.0"} {
-		if err := os.Symlink(to, filepath.Join(root, "bus/pci/devices", at)); err != nil {
-			t.Fatal(err)
-		}
+		must(t, os.Symlink(to, filepath.Join(root, "bus/pci/devices", at)))
 	}
 	got, err := Discover(n.Sysfs, n.Routes)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	base := dpmodel.Device{Vendor: 0x1d0f, Device: 0xec20, Class: 0x020000, VFID: -1}
 	with := func(change func(*dpmodel.Device)) dpmodel.Device { d := base; change(&d); return d }
 	want := []dpmodel.Device{
@@ -308,5 +290,12 @@ func TestDiscoverRefusesUnknownRoutes(t *testing.T) {
 	write(t, n.Routes, noRoutes+"ens5 0 0\n")
 	if _, err := Discover(n.Sysfs, n.Routes); err == nil {
 		t.Error("routes of an unknown form are read")
+	}
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
 	}
 }

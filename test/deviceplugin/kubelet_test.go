@@ -53,13 +53,9 @@ func startKubelet(t *testing.T, registry, refuse string) *kubelet {
 	if k.watcher, err = fsnotify.NewWatcher(); err != nil {
 		t.Fatal(err)
 	}
-	if err := k.watcher.Add(registry); err != nil {
-		t.Fatal(err)
-	}
+	must(t, k.watcher.Add(registry))
 	there, err := filepath.Glob(filepath.Join(registry, "*.sock"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	for _, socket := range there {
 		k.connect(socket)
 	}
@@ -219,9 +215,7 @@ func eventually(t *testing.T, what string, done func() bool) {
 func socketDir(t *testing.T) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "dp")
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	return dir
 }

@@ -57,14 +57,10 @@ type runtime struct {
 func newRuntime(t *testing.T, pods ...*podresources.PodResources) *runtime {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "meta") // short enough for a socket
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	l, err := net.Listen("unix", filepath.Join(dir, "kubelet.sock"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	s := grpc.NewServer()
 	podresources.RegisterPodResourcesListerServer(s, &kubelet{pods: pods})
 	go s.Serve(l) //nolint:errcheck // it ends with the test
@@ -86,9 +82,7 @@ func newRuntime(t *testing.T, pods ...*podresources.PodResources) *runtime {
 
 func (r *runtime) write(name, content string, mode os.FileMode) {
 	r.Helper()
-	if err := os.WriteFile(filepath.Join(r.dir, name), []byte(content), mode); err != nil {
-		r.Fatal(err)
-	}
+	must(r.T, os.WriteFile(filepath.Join(r.dir, name), []byte(content), mode))
 }
 
 func (r *runtime) fail(verbAndInterface string) {
@@ -107,9 +101,7 @@ func (r *runtime) calls() []string {
 	if err == nil {
 		err = os.Remove(path)
 	}
-	if err != nil {
-		r.Fatal(err)
-	}
+	must(r.T, err)
 	var out []string
 	for _, line := range strings.Split(strings.TrimSpace(string(b)), "\n") {
 		f := strings.SplitN(line, " ", 5)
@@ -121,9 +113,7 @@ func (r *runtime) calls() []string {
 			MTU                int
 			RuntimeConfig      struct{ DeviceID string }
 		}
-		if err := json.Unmarshal([]byte(f[4]), &conf); err != nil {
-			r.Fatal(err)
-		}
+		must(r.T, json.Unmarshal([]byte(f[4]), &conf))
 		call := strings.Join(f[:3], " ")
 		if f[0] == "multi-eni" {
 			if conf.DeviceID != conf.PCIBusID || conf.DeviceID != conf.RuntimeConfig.DeviceID || conf.MTU != 9001 {
@@ -160,9 +150,7 @@ func TestGivesEachAllocatedDevice(t *testing.T) {
 	r := newRuntime(t, pod("space", "other", devices("intel.com/a", "0000:00:09.0")),
 		pod("space", "pod", devices("intel.com/b", "0000:00:07.0"), devices("intel.com/a", "0000:00:08.0")))
 	out, err := r.add()
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	if !strings.Contains(out, `"name": "eth0"`) || strings.Contains(out, "net1") {
 		t.Errorf("result %s, want eth0's", out)
 	}
@@ -243,9 +231,7 @@ func TestReturnsTheErrorsOfDEL(t *testing.T) {
 		t.Error("DEL succeeds while its delegate fails")
 	}
 	r.want("multi-eni DEL net1 ", "bridge DEL eth0")
-	if err := os.Remove(filepath.Join(r.dir, "fail.DEL.net1")); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.Remove(filepath.Join(r.dir, "fail.DEL.net1")))
 	r.del()
 	r.want("multi-eni DEL net1 ", "bridge DEL eth0")
 	r.del()
@@ -273,5 +259,12 @@ func TestRefuses(t *testing.T) {
 			}
 			r.want()
 		})
+	}
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
 	}
 }

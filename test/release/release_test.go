@@ -24,9 +24,7 @@ import (
 func inRepo(t *testing.T) {
 	t.Helper()
 	root, err := nstest.Repo()
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	t.Chdir(root)
 }
 
@@ -49,9 +47,7 @@ func TestVersions(t *testing.T) {
 func TestCheck(t *testing.T) {
 	t.Chdir(t.TempDir())
 	const changelog = "# Changelog\n\n## [Unreleased]\n\n- c\n\n## [1.2.3] - 2026-11-29\n\n### Added\n- b\n\n## [1.2.2]\n\n## [1.2.1]\n- a\n"
-	if err := os.WriteFile("CHANGELOG.md", []byte(changelog), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.WriteFile("CHANGELOG.md", []byte(changelog), 0o600))
 	git := func(args ...string) {
 		t.Helper()
 		cmd := exec.CommandContext(t.Context(), "git", append([]string{"-c", "user.name=x", "-c", "user.email=x@example.org", "-c", "commit.gpgsign=false"},
@@ -83,9 +79,7 @@ func TestCheck(t *testing.T) {
 	refused("v1.2", "semantic version")
 	refused("v1.2.2", "no text", "## [1.2.2]")
 	refused("v1.3.0", "## [1.3.0]")
-	if err := os.WriteFile("new", nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.WriteFile("new", nil, 0o600))
 	refused("v1.2.3", "no commit has", "?? new")
 	if err := run(t.Context(), []string{"check", "-unreleased", "-version", "x"}); err != nil {
 		t.Errorf("a trial: %v", err)
@@ -114,22 +108,16 @@ func TestSourceDate(t *testing.T) {
 func headers(t *testing.T, data []byte) (all []tar.Header, contents map[string]string) {
 	t.Helper()
 	zip, err := gzip.NewReader(bytes.NewReader(data))
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	contents = map[string]string{}
 	for in := tar.NewReader(zip); ; {
 		h, err := in.Next()
 		if errors.Is(err, io.EOF) {
 			return all, contents
 		}
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		content, err := io.ReadAll(in)
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		all = append(all, *h)
 		contents[h.Name] = string(content)
 	}
@@ -221,21 +209,15 @@ func TestRepack(t *testing.T) {
 		w := tar.NewWriter(&out)
 		for _, m := range members {
 			h := &tar.Header{Typeflag: tar.TypeReg, Name: m, Mode: 0o644, Size: int64(len(m)), ModTime: time.Unix(seconds, 0), Uid: int(seconds)}
-			if err := w.WriteHeader(h); err != nil {
-				t.Fatal(err)
-			}
+			must(t, w.WriteHeader(h))
 			if _, err := io.WriteString(w, m); err != nil {
 				t.Fatal(err)
 			}
 		}
 		path := filepath.Join(dir, name)
-		if err := errors.Join(w.Close(), os.WriteFile(path, out.Bytes(), 0o600), repack(time.Unix(7, 0), path)); err != nil {
-			t.Fatal(err)
-		}
+		must(t, errors.Join(w.Close(), os.WriteFile(path, out.Bytes(), 0o600), repack(time.Unix(7, 0), path)))
 		data, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		return data
 	}
 	one, other := made("one", 1, "index.json", "blobs/a"), made("other", 2, "blobs/a", "index.json")
@@ -250,9 +232,7 @@ func moduleIn(t *testing.T, path, linkedFolder string, files map[string]string) 
 	dir := t.TempDir()
 	for name, content := range files {
 		file := filepath.Join(dir, name)
-		if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o700), os.WriteFile(file, []byte(content), 0o600)); err != nil {
-			t.Fatal(err)
-		}
+		must(t, errors.Join(os.MkdirAll(filepath.Dir(file), 0o700), os.WriteFile(file, []byte(content), 0o600)))
 	}
 	return linked{path: path, version: "v1.0.0", dir: dir, packages: []string{filepath.Join(dir, linkedFolder)}}
 }
@@ -266,9 +246,7 @@ func TestNotices(t *testing.T) {
 	})
 	b := moduleIn(t, "example.org/b", "", map[string]string{"COPYING.md": "Apache text\r\n"})
 	data, err := notices([]linked{a, b})
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	text := string(data)
 	for part, times := range map[string]int{
 		"example.org/a v1.0.0: [1] [2] [3]\n": 1, "example.org/b v1.0.0: [1]\n": 1, "Apache text": 1, "Notice of a": 1, "MIT text": 1, "not linked": 0,
@@ -289,23 +267,15 @@ func TestNotices(t *testing.T) {
 func TestNoticesAreOfAllModules(t *testing.T) {
 	inRepo(t)
 	modules, err := linkedModules(t.Context(), "grpcnotrace")
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	data, err := notices(modules)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	checked := 0
 	for program := range programs {
 		path, err := nstest.Binary(program)
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		info, err := buildinfo.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		for _, m := range info.Deps {
 			checked++
 			if !strings.Contains(string(data), fmt.Sprintf("\n%s %s: [", m.Path, m.Version)) {
@@ -315,5 +285,12 @@ func TestNoticesAreOfAllModules(t *testing.T) {
 	}
 	if checked < 50 || !strings.Contains(string(data), "\nstd go1.") {
 		t.Errorf("%d modules in the programs, or no standard library", checked)
+	}
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
 	}
 }

@@ -47,13 +47,9 @@ func Recorded(name string) ([]byte, error) {
 func Unpack(t testing.TB, name string) (root string) {
 	t.Helper()
 	data, err := Recorded(name)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	root = t.TempDir()
-	if err := Grow(root, string(data)); err != nil {
-		t.Fatal(err)
-	}
+	must(t, Grow(root, string(data)))
 	return root
 }
 
@@ -100,4 +96,11 @@ func grow(root *os.Root, line string) error {
 	}
 	_, err = f.WriteString(rest + "\n")
 	return errors.Join(err, f.Close())
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
 }

@@ -32,18 +32,14 @@ func lines(tree string) []string {
 func read(t *testing.T, name string) []string {
 	t.Helper()
 	data, err := Recorded(name)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	return lines(string(data))
 }
 
 func record(t *testing.T, root string) []string {
 	t.Helper()
 	data, err := Record(root)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	return lines(string(data))
 }
 
@@ -64,9 +60,7 @@ func TestPlugAsRecorded(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			root := t.TempDir()
 			for _, f := range functions(t, Unpack(t, name)) {
-				if err := Plug(root, f); err != nil {
-					t.Fatal(err)
-				}
+				must(t, Plug(root, f))
 			}
 			for _, l := range read(t, name) { // lines of no function
 				if strings.HasPrefix(l, "module/") || strings.HasPrefix(l, "devices/virtual/") || strings.HasPrefix(l, "class/net/lo ") ||
@@ -137,13 +131,6 @@ func FuzzGrow(f *testing.F) {
 			t.Errorf("Grow(%q) = %v leaves %v beside its root", tree, err, entries)
 		}
 	})
-}
-
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
 }
 
 // functions reads Plug's input back from the tree at root.

@@ -16,29 +16,21 @@ var update = flag.Bool("update", false, "write the figures of docs/performance.j
 func TestPage(t *testing.T) {
 	const page, begins, ends = "../../../docs/performance.md", "<!-- figures of performance.json -->\n", "<!-- end of figures -->\n"
 	figures, err := ReadFile("../../../docs/performance.json")
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	if len(figures.Rows) < 60 {
 		t.Fatalf("docs/performance.json has %d rows: record a run of all items", len(figures.Rows))
 	}
 	var b strings.Builder
-	if err := figures.Print(&b); err != nil {
-		t.Fatal(err)
-	}
+	must(t, figures.Print(&b))
 	data, err := os.ReadFile(page)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	before, rest, ok := strings.Cut(string(data), begins)
 	written, after, ended := strings.Cut(rest, ends)
 	if !ok || !ended {
 		t.Fatalf("%s has no place for the figures", page)
 	}
 	if *update {
-		if err := os.WriteFile(page, []byte(before+begins+b.String()+ends+after), 0o644); err != nil {
-			t.Fatal(err)
-		}
+		must(t, os.WriteFile(page, []byte(before+begins+b.String()+ends+after), 0o644))
 		return
 	}
 	if diff := cmp.Diff(written, b.String()); diff != "" {
@@ -50,13 +42,9 @@ func TestPage(t *testing.T) {
 func TestReportFile(t *testing.T) {
 	file := t.TempDir() + "/x.json"
 	want := Report{Machine: "m", Pairs: 1, SideBySide: 2, Rows: []Row{Ratio("≤ x", Sample{1}, Sample{2}, 0.5).About("(a)", "y"), {Name: "z", Fault: "f"}}}
-	if err := want.WriteFile(file); err != nil {
-		t.Fatal(err)
-	}
+	must(t, want.WriteFile(file))
 	got, err := ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-written +read):\n%s", diff)
 	}
@@ -66,9 +54,7 @@ func TestReportFile(t *testing.T) {
 // docs/performance.json.
 func TestHeadlines(t *testing.T) {
 	figures, err := ReadFile("../../../docs/performance.json")
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	row := func(letter, name, against string) Row {
 		for _, r := range figures.Rows {
 			if strings.HasPrefix(r.Item, letter) && r.Name == name && r.Against == against {
@@ -97,14 +83,19 @@ func TestHeadlines(t *testing.T) {
 		"README.md": {fmt.Sprintf("That is %.0f %% more than the kernel's bare move", more(floor))},
 	} {
 		data, err := os.ReadFile("../../../" + page)
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		text := strings.Join(strings.Fields(string(data)), " ")
 		for _, w := range wanted {
 			if !strings.Contains(text, w) {
 				t.Errorf("%s does not say %q", page, w)
 			}
 		}
+	}
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
 	}
 }

@@ -56,9 +56,7 @@ func TestPrint(t *testing.T) {
 		Row{Name: "y", Ours: "1"}.About("(b) Item", "z"), Row{Name: "x"}.About("(b) Item", ""),
 		Row{Name: "y"}.About("(c) Item", ""),
 	}
-	if err := Print(&b, rows); err != nil {
-		t.Fatal(err)
-	}
+	must(t, Print(&b, rows))
 	const want = `|         | ours               | other              | ratio | target | met? |
 | ------- | ------------------ | ------------------ | ----- | ------ | ---- |
 | a ratio | 1.00 (1.00 … 1.00) | 2.00 (2.00 … 2.00) | 0.50  | ≤ 0.50 | yes  |

@@ -76,9 +76,7 @@ func (p *pod) cni(verb string, more conf) guest.CNICall {
 	p.Helper()
 	c := conf{"cniVersion": "1.1.0", "name": "wire", "type": "multi-eni"}.with(p.conf).with(more)
 	data, err := json.Marshal(c)
-	if err != nil {
-		p.Fatal(err)
-	}
+	guest.Must(p, err)
 	return guest.CNICall{Verb: verb, Netns: p.netns, ContainerID: p.id, IfName: ifName, Conf: string(data)}
 }
 
@@ -194,9 +192,7 @@ func prepare(t *testing.T, mac string, want netdev) string {
 func apply(t *testing.T, name string, want netdev) {
 	t.Helper()
 	l, err := netlink.LinkByName(name)
-	if err != nil {
-		t.Fatal(err)
-	}
+	guest.Must(t, err)
 	check := func(err error) {
 		t.Helper()
 		if err != nil {

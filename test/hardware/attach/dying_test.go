@@ -96,9 +96,7 @@ func TestLimbo(t *testing.T) {
 	p.add()
 	p.disfigure("eth0")
 	held, err := os.Open(p.netns)
-	if err != nil {
-		t.Fatal(err)
-	}
+	guest.Must(t, err)
 	defer held.Close()
 	p.destroy()
 	if r := guest.MustDel(t, p.cni("DEL", nil)); r.Took > 6*time.Second {
@@ -108,9 +106,7 @@ func TestLimbo(t *testing.T) {
 		t.Errorf("DEL has left no restore record: %v", err)
 	}
 	newPod(t, "too-early", c).refused(104, pci)
-	if err := held.Close(); err != nil {
-		t.Fatal(err)
-	}
+	guest.Must(t, held.Close())
 	settle(t, pci)
 	same(t, pci, before)
 }
@@ -124,16 +120,12 @@ func TestNameTaken(t *testing.T) {
 	p := newPod(t, "named", conf{"deviceID": pci})
 	p.add()
 	thief := &netlink.Dummy{LinkAttrs: netlink.LinkAttrs{Name: "ens7"}}
-	if err := netlink.LinkAdd(thief); err != nil {
-		t.Fatal(err)
-	}
+	guest.Must(t, netlink.LinkAdd(thief))
 	p.del()
 	home := before
 	home.Name = "eni" + digits(pci)
 	same(t, pci, home)
-	if err := netlink.LinkDel(thief); err != nil {
-		t.Fatal(err)
-	}
+	guest.Must(t, netlink.LinkDel(thief))
 	settle(t, pci)
 	same(t, pci, before)
 }

@@ -116,19 +116,13 @@ func TestIPVLANMode(t *testing.T) {
 	has("after the refusal", netlink.IPVLAN_MODE_L2)
 
 	master, err := netlink.LinkByName("ens7")
-	if err != nil {
-		t.Fatal(err)
-	}
+	guest.Must(t, err)
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.ParentIndex = "other", master.Attrs().Index
 	other := &netlink.IPVlan{LinkAttrs: attrs, Mode: netlink.IPVLAN_MODE_L3}
-	if err := netlink.LinkAdd(other); err != nil {
-		t.Fatal(err)
-	}
+	guest.Must(t, netlink.LinkAdd(other))
 	has("beside another link of the host in mode l3", netlink.IPVLAN_MODE_L3)
-	if err := netlink.LinkDel(other); err != nil {
-		t.Fatal(err)
-	}
+	guest.Must(t, netlink.LinkDel(other))
 	a.del()
 	c := in("c", "l3")
 	c.add()
@@ -199,9 +193,7 @@ func TestIPVLANLeases(t *testing.T) {
 			pci := prepare(t, nic0, netdev{Name: "ens7", MTU: 1500, Up: true})
 			before := device(pci)
 			boot, err := nodestate.BootID()
-			if err != nil {
-				t.Fatal(err)
-			}
+			guest.Must(t, err)
 			dir := t.TempDir()
 			inventory := filepath.Join(dir, "inventory.json")
 			d := nodestate.Device{
@@ -210,9 +202,7 @@ func TestIPVLANLeases(t *testing.T) {
 					netip.MustParsePrefix("fd00:2:0:0:1::/80")},
 				Addresses: []netip.Prefix{netip.MustParsePrefix("10.0.2.15/24"), netip.MustParsePrefix("fd00:2::15/64")},
 			}
-			if err := nodestate.WriteInventory(inventory, nodestate.Inventory{NodeName: "node", BootID: boot, Devices: []nodestate.Device{d}}); err != nil {
-				t.Fatal(err)
-			}
+			guest.Must(t, nodestate.WriteInventory(inventory, nodestate.Inventory{NodeName: "node", BootID: boot, Devices: []nodestate.Device{d}}))
 			c := conf{
 				"select": conf{"nodeENI": "shared"}, "inventory": inventory, "delegate": conf{"type": "ipvlan", "mode": mode},
 				"ipam": conf{"type": "eni-ipam", "families": []string{"ipv4", "ipv6"}, "dataDir": filepath.Join(dir, "leases"), "coolDown": 0},

@@ -24,9 +24,7 @@ type assigned struct {
 func adminOf(t *testing.T, pf string, i int) assigned {
 	t.Helper()
 	l, err := netlink.LinkByName(guest.Netdev(pf))
-	if err != nil {
-		t.Fatal(err)
-	}
+	guest.Must(t, err)
 	for _, v := range l.Attrs().Vfs {
 		if v.ID == i {
 			return assigned{MAC: v.Mac.String(), VLAN: v.Vlan, QoS: v.Qos, Spoofchk: v.Spoofchk, Trust: v.Trust != 0}
@@ -40,9 +38,7 @@ func adminOf(t *testing.T, pf string, i int) assigned {
 func assign(t *testing.T, pf string, i int, want assigned) {
 	t.Helper()
 	l, err := netlink.LinkByName(guest.Netdev(pf))
-	if err != nil {
-		t.Fatal(err)
-	}
+	guest.Must(t, err)
 	assignMAC(t, pf, i, want.MAC)
 	for what, err := range map[string]error{
 		"VLAN":     netlink.LinkSetVfVlanQos(l, i, want.VLAN, want.QoS),
@@ -61,9 +57,7 @@ func assign(t *testing.T, pf string, i int, want assigned) {
 func assignMAC(t *testing.T, pf string, i int, mac string) {
 	t.Helper()
 	l, err := netlink.LinkByName(guest.Netdev(pf))
-	if err != nil {
-		t.Fatal(err)
-	}
+	guest.Must(t, err)
 	addr, err := net.ParseMAC(mac)
 	if err == nil {
 		err = netlink.LinkSetVfHardwareAddr(l, i, addr)

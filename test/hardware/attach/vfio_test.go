@@ -32,21 +32,13 @@ func TestUserspaceDevice(t *testing.T) {
 		t.Errorf("the result's address is %s", got)
 	}
 	data, err := os.ReadFile(info)
-	if err != nil {
-		t.Fatal(err)
-	}
+	guest.Must(t, err)
 	var got map[string]any
-	if err := json.Unmarshal(data, &got); err != nil {
-		t.Fatal(err)
-	}
+	guest.Must(t, json.Unmarshal(data, &got))
 	link, err := os.Readlink(filepath.Join(guest.Devices, pci, "iommu_group"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	guest.Must(t, err)
 	group, err := strconv.ParseFloat(filepath.Base(link), 64) // as JSON numbers are decoded
-	if err != nil {
-		t.Fatal(err)
-	}
+	guest.Must(t, err)
 	want := map[string]any{
 		"type": "pci", "version": "1.1.0", "pci": map[string]any{"pci-address": pci},
 		"multi-eni": map[string]any{"addresses": []any{"10.0.2.9/24"}, "driver": "vfio-pci", "iommuGroup": group},

@@ -66,9 +66,7 @@ func TestRatios(t *testing.T) {
 	rows = append(rows, advertise(t)...)
 	rows = append(rows, drivers(t)...)
 	fmt.Printf("\nTimes in ms, median (99th percentile); ratios of medians. Plugins: %d interleaved rounds, NodeENIs: %d.\n\n", *rounds, cycles())
-	if err := table.Print(os.Stdout, rows); err != nil {
-		t.Fatal(err)
-	}
+	guest.Must(t, table.Print(os.Stdout, rows))
 }
 
 // compared is a row with two samples; a limit of 0 is no target.
@@ -89,14 +87,10 @@ func parts(t *testing.T, name, pci string) []table.Row {
 	path := guest.NewNetns(t, "parts")
 	defer guest.DeleteNetns(t, path)
 	pod, err := ns.GetNS(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	guest.Must(t, err)
 	defer pod.Close()
 	host, err := ns.GetCurrentNS()
-	if err != nil {
-		t.Fatal(err)
-	}
+	guest.Must(t, err)
 	defer host.Close()
 	l, ok := guest.ByName(guest.Netdev(pci))
 	if !ok {

@@ -40,9 +40,7 @@ type bed struct {
 func newBed(t *testing.T, pci string) bed {
 	t.Helper()
 	boot, err := nodestate.BootID()
-	if err != nil {
-		t.Fatal(err)
-	}
+	guest.Must(t, err)
 	dir, host := t.TempDir(), guest.Netdev(pci)
 	l, ok := guest.ByName(host)
 	if !ok {
@@ -55,9 +53,7 @@ func newBed(t *testing.T, pci string) bed {
 		SubnetCIDR: netip.MustParsePrefix("10.0.1.0/24"), Prefixes: []netip.Prefix{netip.MustParsePrefix("10.0.1.32/28")},
 		Addresses: []netip.Prefix{netip.MustParsePrefix("10.0.1.15/24")},
 	}
-	if err := nodestate.WriteInventory(b.inventory, nodestate.Inventory{NodeName: "node", BootID: boot, Devices: []nodestate.Device{d}}); err != nil {
-		t.Fatal(err)
-	}
+	guest.Must(t, nodestate.WriteInventory(b.inventory, nodestate.Inventory{NodeName: "node", BootID: boot, Devices: []nodestate.Device{d}}))
 	return b
 }
 

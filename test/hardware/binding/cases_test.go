@@ -149,9 +149,7 @@ func newPeer(t *testing.T, addresses ...string) (netns string) {
 func wantDeviceInfo(t *testing.T, path, pci string) {
 	t.Helper()
 	data, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	guest.Must(t, err)
 	var info struct {
 		Type string
 		PCI  struct {

@@ -23,9 +23,7 @@ func prepareVF(t *testing.T, name string) (nic, fakeimds.ENI) {
 		t.Fatal("the PF has no link")
 	}
 	mac, err := net.ParseMAC(macVF)
-	if err != nil {
-		t.Fatal(err)
-	}
+	guest.Must(t, err)
 	try(t, netlink.LinkSetVfHardwareAddr(l, 0, mac), netlink.LinkSetUp(l))
 	t.Cleanup(func() { try(t, netlink.LinkSetDown(l)) })
 	guest.Bind(t, vfs[0], "igbvf") // which takes the address, from a PF that is up

@@ -66,8 +66,6 @@ func TestMachine(t *testing.T) {
 func group(t *testing.T, pci string) string {
 	t.Helper()
 	target, err := os.Readlink(guest.Devices + pci + "/iommu_group")
-	if err != nil {
-		t.Fatal(err)
-	}
+	guest.Must(t, err)
 	return filepath.Base(target)
 }

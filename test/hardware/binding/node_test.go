@@ -70,9 +70,7 @@ func serve(t *testing.T, enis ...fakeimds.ENI) *fakeimds.Running {
 func forget(t *testing.T) {
 	t.Helper()
 	for _, path := range []string{guest.NodeENIDir, filepath.Dir(guest.DPConfigPath), nodestate.DefaultStateDir, nodestate.DefaultInventoryPath} {
-		if err := os.RemoveAll(path); err != nil {
-			t.Fatal(err)
-		}
+		guest.Must(t, os.RemoveAll(path))
 	}
 }
 

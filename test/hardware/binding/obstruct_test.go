@@ -24,9 +24,7 @@ const (
 func cover(t *testing.T, path, with string) (uncover func()) {
 	t.Helper()
 	target, err := filepath.EvalSymlinks(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	guest.Must(t, err)
 	if err := unix.Mount(with, target, "", unix.MS_BIND, ""); err != nil {
 		t.Fatalf("put %s over %s: %v", with, target, err)
 	}
@@ -51,9 +49,7 @@ func refuse(t *testing.T, path string) (uncover func()) {
 func swallow(t *testing.T, path, content string) (uncover func()) {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "swallow")
-	if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	guest.Must(t, os.WriteFile(file, []byte(content), 0o600))
 	return cover(t, path, file)
 }
 
@@ -61,9 +57,7 @@ func swallow(t *testing.T, path, content string) (uncover func()) {
 func gate(t *testing.T, path string) (uncover func()) {
 	t.Helper()
 	fifo := filepath.Join(t.TempDir(), "gate")
-	if err := unix.Mkfifo(fifo, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	guest.Must(t, unix.Mkfifo(fifo, 0o600))
 	return cover(t, path, fifo)
 }
 

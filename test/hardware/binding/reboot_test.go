@@ -75,18 +75,14 @@ func recordsOf(t *testing.T) ([]nodestate.Attachment, []nodestate.Restore) {
 		t.Fatalf("list records: %v, %v", bad, err)
 	}
 	devices, err := dir.Restores()
-	if err != nil {
-		t.Fatal(err)
-	}
+	guest.Must(t, err)
 	var restores []nodestate.Restore
 	for _, pci := range devices {
 		r, err := dir.LoadRestore(pci)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // removed meanwhile
 		}
-		if err != nil {
-			t.Fatal(err)
-		}
+		guest.Must(t, err)
 		restores = append(restores, r)
 	}
 	return records, restores
@@ -96,9 +92,7 @@ func recordsOf(t *testing.T) ([]nodestate.Attachment, []nodestate.Restore) {
 func noRecordOfBefore(t *testing.T) {
 	t.Helper()
 	boot, err := nodestate.BootID()
-	if err != nil {
-		t.Fatal(err)
-	}
+	guest.Must(t, err)
 	guest.Eventually(t, "no record of an earlier boot", soon, func() bool {
 		records, restores := recordsOf(t)
 		old := func(r nodestate.Restore) bool { return r.BootID != boot }

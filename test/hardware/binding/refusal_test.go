@@ -98,9 +98,7 @@ func route(t *testing.T, name, address, gateway string, metric int) {
 		t.Fatalf("no link %s", name)
 	}
 	addr, err := netlink.ParseAddr(address)
-	if err != nil {
-		t.Fatal(err)
-	}
+	guest.Must(t, err)
 	try(t, netlink.AddrAdd(l, addr))
 	try(t, netlink.RouteAdd(&netlink.Route{LinkIndex: l.Attrs().Index, Gw: net.ParseIP(gateway), Priority: metric}))
 	t.Cleanup(func() {
@@ -228,9 +226,7 @@ func TestUIOHeldOpen(t *testing.T) {
 		t.Fatalf("uio devices of %s: %q, %v", a.pci, nodes, err)
 	}
 	f, err := os.OpenFile(filepath.Join("/dev", filepath.Base(nodes[0])), os.O_RDWR, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	guest.Must(t, err)
 	guest.RemoveNodeENI(t, "a")
 	problem(t, "DeviceOpen", a.pci, "use count of "+driver)
 	if got := guest.Driver(a.pci); got != driver {

@@ -21,9 +21,7 @@ var samples embed.FS
 func sample(t *testing.T, name string) []byte {
 	t.Helper()
 	data, err := samples.ReadFile("testdata/" + name + ".yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
+	guest.Must(t, err)
 	return data
 }
 
@@ -33,9 +31,7 @@ func attach(t *testing.T, name string, enis ...fakeimds.ENI) {
 	t.Helper()
 	for _, doc := range bytes.Split(sample(t, name), []byte("\n---\n")) {
 		var o v1alpha1.NodeENI
-		if err := yaml.Unmarshal(doc, &o); err != nil {
-			t.Fatal(err)
-		}
+		guest.Must(t, yaml.Unmarshal(doc, &o))
 		for _, e := range enis {
 			if o.Kind == v1alpha1.Kind && o.Spec.DeviceIndex == e.DeviceIndex {
 				guest.WriteNodeENI(t, o.Name, o.Spec, guest.Attached(e))

@@ -62,9 +62,7 @@ func TestDPDKApplication(t *testing.T) {
 		t.Fatal("no link")
 	}
 	addr, err := netlink.ParseAddr("10.0.3.20/24")
-	if err != nil {
-		t.Fatal(err)
-	}
+	guest.Must(t, err)
 	try(t, netlink.AddrAdd(l, addr))
 	guest.Talk(t, "", peer, "10.0.3.20:7000")
 	try(t, netlink.AddrDel(l, addr))

@@ -47,9 +47,7 @@ func snapshot(t testing.TB) []string {
 		add("link %s %s kind %s altnames %q mac %v mtu %d up %v", a.Name, PCIOf(a.Name), l.Type(), a.AltNames, a.HardwareAddr, a.MTU, a.Flags&1 != 0)
 	}
 	functions, err := os.ReadDir(Devices)
-	if err != nil {
-		t.Fatal(err)
-	}
+	Must(t, err)
 	for _, f := range functions {
 		override, err := os.ReadFile(filepath.Join(Devices, f.Name(), "driver_override"))
 		if err != nil {
@@ -59,9 +57,7 @@ func snapshot(t testing.TB) []string {
 	}
 	for _, pattern := range []string{"/run/netns/*", "/var/lib/cni/multi-eni/*.json", "/var/lib/cni/multi-eni/*/*.json", "/var/lib/cni/networks/*/*"} {
 		found, err := filepath.Glob(pattern)
-		if err != nil {
-			t.Fatal(err)
-		}
+		Must(t, err)
 		for _, path := range found {
 			if lasting := strings.HasPrefix(filepath.Base(path), "last_reserved_ip") || filepath.Base(path) == "lock"; !lasting {
 				add("file %s", path)

@@ -206,9 +206,7 @@ func (c *Cloud) pullOut(t testing.TB, e ENI) {
 func functions(t testing.TB) int {
 	t.Helper()
 	entries, err := os.ReadDir(Devices)
-	if err != nil {
-		t.Fatal(err)
-	}
+	Must(t, err)
 	return len(entries)
 }
 

@@ -30,9 +30,7 @@ func TestLedger(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			l := ledger{}
 			for i, e := range tt.setUp {
-				if err := l.attach(e, "slot"+string(rune('0'+i))); err != nil {
-					t.Fatal(err)
-				}
+				Must(t, l.attach(e, "slot"+string(rune('0'+i))))
 			}
 			got := ""
 			if err := tt.do(l); err != nil {

@@ -119,21 +119,29 @@ func decodeResult(data []byte) (*current.Result, error) {
 	return current.GetResult(result)
 }
 
+// Must ends the test on an error.
+func Must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 // MustAdd is an ADD that succeeds.
 func MustAdd(t testing.TB, c CNICall) Reply {
 	t.Helper()
 	c.Verb = "ADD"
-	return must(t, c)
+	return succeed(t, c)
 }
 
 // MustDel is a DEL that succeeds.
 func MustDel(t testing.TB, c CNICall) Reply {
 	t.Helper()
 	c.Verb = "DEL"
-	return must(t, c)
+	return succeed(t, c)
 }
 
-func must(t testing.TB, c CNICall) Reply {
+func succeed(t testing.TB, c CNICall) Reply {
 	t.Helper()
 	r := CNI(t, c)
 	if r.Code != 0 {

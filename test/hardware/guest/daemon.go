@@ -67,13 +67,9 @@ func StartDaemon(t testing.TB, opts DaemonOptions) *Daemon {
 		opts.NodeENIs = NodeENIDir
 	}
 	for _, dir := range []string{opts.NodeENIs, filepath.Dir(DPConfigPath)} {
-		if err := os.MkdirAll(dir, 0o755); err != nil {
-			t.Fatal(err)
-		}
+		Must(t, os.MkdirAll(dir, 0o755))
 	}
-	if err := os.RemoveAll(daemonLog); err != nil {
-		t.Fatal(err)
-	}
+	Must(t, os.RemoveAll(daemonLog))
 	d := &Daemon{t: t, opts: opts}
 	d.start()
 	t.Cleanup(func() {
@@ -90,14 +86,10 @@ func StartDaemon(t testing.TB, opts DaemonOptions) *Daemon {
 func (d *Daemon) start() {
 	d.t.Helper()
 	log, err := os.OpenFile(daemonLog, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
-	if err != nil {
-		d.t.Fatal(err)
-	}
+	Must(d.t, err)
 	defer log.Close()
 	before, err := log.Stat()
-	if err != nil {
-		d.t.Fatal(err)
-	}
+	Must(d.t, err)
 	args := append([]string{"run", "--node-name=" + NodeName, "--nodeeni-source=dir:" + d.opts.NodeENIs, "--log-level=debug"}, d.opts.Flags...)
 	cmd := exec.Command(daemonProgram, args...)
 	cmd.Env = append(os.Environ(), "AWS_EC2_METADATA_SERVICE_ENDPOINT="+d.opts.IMDS)

@@ -78,38 +78,24 @@ func TestReplyOfAFailedPlugin(t *testing.T) {
 func TestArchive(t *testing.T) {
 	dir := t.TempDir()
 	for name, content := range map[string]string{"a/file": "content", "a/b/empty": ""} {
-		if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o700); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
-			t.Fatal(err)
-		}
+		Must(t, os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o700))
+		Must(t, os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600))
 	}
-	if err := os.Symlink("file", filepath.Join(dir, "a/link")); err != nil {
-		t.Fatal(err)
-	}
+	Must(t, os.Symlink("file", filepath.Join(dir, "a/link")))
 	socket, err := net.Listen("unix", filepath.Join(dir, "a/s"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	Must(t, err)
 	defer socket.Close()
 	data, err := archive([]string{filepath.Join(dir, "a")})
-	if err != nil {
-		t.Fatal(err)
-	}
+	Must(t, err)
 	got := map[string]string{}
 	for r := tar.NewReader(bytes.NewReader(data)); ; {
 		h, err := r.Next()
 		if errors.Is(err, io.EOF) {
 			break
 		}
-		if err != nil {
-			t.Fatal(err)
-		}
+		Must(t, err)
 		content, err := io.ReadAll(r)
-		if err != nil {
-			t.Fatal(err)
-		}
+		Must(t, err)
 		got[strings.TrimPrefix("/"+strings.TrimSuffix(h.Name, "/"), dir)] = fs.FileMode(h.Mode).String() + //nolint:gosec // permission bits
 			" " + h.Linkname + string(content)
 	}

@@ -25,29 +25,19 @@ func DeclareSettings(t *testing.T, pci string) nodestate.Settings {
 		t.Fatalf("no link of %s in the host", pci)
 	}
 	h, err := link.Open()
-	if err != nil {
-		t.Fatal(err)
-	}
+	Must(t, err)
 	defer h.Close()
 	settings, err := h.Ethtool(name)
-	if err != nil {
-		t.Fatal(err)
-	}
+	Must(t, err)
 	t.Logf("settings of %s: %v", pci, settings)
 	boot, err := nodestate.BootID()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.MkdirAll(filepath.Dir(nodestate.DefaultInventoryPath), 0o700); err != nil {
-		t.Fatal(err)
-	}
+	Must(t, err)
+	Must(t, os.MkdirAll(filepath.Dir(nodestate.DefaultInventoryPath), 0o700))
 	err = nodestate.WriteInventory(nodestate.DefaultInventoryPath, nodestate.Inventory{NodeName: "node", BootID: boot, Devices: []nodestate.Device{{
 		ENIID: "eni-0a1b2c3d4e5f60001", NodeENI: "a", MAC: device.MAC(l.Attrs().HardwareAddr.String()), PCIAddress: device.PCIAddress(pci),
 		InterfaceName: name, Driver: Driver(pci), Phase: nodestate.PhaseReady, Ethtool: settings,
 	}}})
-	if err != nil {
-		t.Fatal(err)
-	}
+	Must(t, err)
 	t.Cleanup(func() {
 		if err := os.Remove(nodestate.DefaultInventoryPath); err != nil {
 			t.Error(err)

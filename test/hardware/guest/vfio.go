@@ -160,13 +160,9 @@ func HoldVFIO(t testing.TB, pci string) *Holder {
 	cmd.Env = append(os.Environ(), holdEnv+"="+pci)
 	cmd.Stderr = os.Stderr
 	stdin, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
+	Must(t, err)
 	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
+	Must(t, err)
 	if err := cmd.Start(); err != nil {
 		t.Fatalf("start a process that holds %s: %v", pci, err)
 	}

@@ -95,9 +95,7 @@ func records(t testing.TB, e guest.ENI) []nodestate.Attachment {
 func leases(t testing.TB, pods ...pod) []string {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join(leaseDir, network, "10.*"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	guest.Must(t, err)
 	return slices.DeleteFunc(files, func(f string) bool {
 		data, err := os.ReadFile(f)
 		return err != nil || !slices.ContainsFunc(pods, func(p pod) bool { return strings.HasPrefix(string(data), p.id) })
@@ -112,9 +110,7 @@ func leftovers(t testing.TB) (files []string) {
 		filepath.Join(leaseDir, network, "10.*"),
 	} {
 		found, err := filepath.Glob(pattern)
-		if err != nil {
-			t.Fatal(err)
-		}
+		guest.Must(t, err)
 		files = append(files, found...)
 	}
 	return files

@@ -112,12 +112,8 @@ func TestFindKernel(t *testing.T) {
 
 func write(t *testing.T, path string, data []byte) {
 	t.Helper()
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(path, data, 0o755); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.MkdirAll(filepath.Dir(path), 0o755))
+	must(t, os.WriteFile(path, data, 0o755))
 }
 
 // The kernel reads archives one after the other, with folders before their files.
@@ -129,29 +125,19 @@ func TestArchives(t *testing.T) {
 		f.write(name, []byte(name))
 		f.link("bin", "usr/bin")
 		part := filepath.Join(dir, filepath.Base(name))
-		if err := f.save(part); err != nil {
-			t.Fatal(err)
-		}
+		must(t, f.save(part))
 		parts = append(parts, part)
 	}
 	whole := filepath.Join(dir, "whole")
-	if err := join(whole, parts...); err != nil {
-		t.Fatal(err)
-	}
+	must(t, join(whole, parts...))
 	data, err := os.ReadFile(whole)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	first, err := os.Stat(parts[0])
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	second := int(first.Size()+3) / 4 * 4
 	for at, want := range map[int]string{0: "bin usr usr/lib usr/lib/x", second: "bin machine machine/y"} {
 		records, err := cpio.ReadAllRecords(cpio.Newc.Reader(bytes.NewReader(data[at:])))
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		var names []string
 		for _, r := range records {
 			names = append(names, r.Name)

@@ -14,17 +14,11 @@ import (
 // A dynamically linked program comes with its interpreter and the C library.
 func TestLibrariesOfThisSystem(t *testing.T) {
 	shell, err := filepath.EvalSymlinks("/bin/sh")
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	out := newFiles()
 	l, err := newLibraries("/", out)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := l.add(shell); err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
+	must(t, l.add(shell))
 	names := strings.Join(slices.Collect(maps.Keys(out.records)), "\n")
 	for _, want := range []string{strings.TrimPrefix(shell, "/"), "libc.so.6", "ld-linux"} {
 		if !strings.Contains(names, want) {
@@ -37,21 +31,15 @@ func TestLibrariesOfThisSystem(t *testing.T) {
 func TestLibrariesKeepLinks(t *testing.T) {
 	root := t.TempDir()
 	self, err := os.ReadFile("/proc/self/exe")
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	write(t, filepath.Join(root, "usr/lib/plugins/x.so.1.0"), self)
 	for at, to := range map[string]string{"lib": "usr/lib", "usr/lib/plugins/x.so": "x.so.1", "usr/lib/plugins/x.so.1": "x.so.1.0",
 		"usr/lib/x.so": "plugins/x.so"} {
-		if err := os.Symlink(to, filepath.Join(root, at)); err != nil {
-			t.Fatal(err)
-		}
+		must(t, os.Symlink(to, filepath.Join(root, at)))
 	}
 	out := newFiles()
 	l, err := newLibraries(root, out)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	path, err := l.copy("lib/x.so")
 	if err != nil || path != "usr/lib/plugins/x.so.1.0" {
 		t.Errorf("copy = %s, %v", path, err)

@@ -64,3 +64,10 @@ func pairIn(args, pair []string) bool {
 	}
 	return false
 }
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}

@@ -22,9 +22,7 @@ func object(t testing.TB, info ...string) []byte {
 	at := header + len(data) + len(names)
 	var out bytes.Buffer
 	put := func(v any) {
-		if err := binary.Write(&out, binary.LittleEndian, v); err != nil {
-			t.Fatal(err)
-		}
+		must(t, binary.Write(&out, binary.LittleEndian, v))
 	}
 	put(elf.Header64{
 		Ident: [16]byte{0x7f, 'E', 'L', 'F', 2, 1, 1}, Type: 1, Machine: 62, Version: 1,
@@ -41,15 +39,11 @@ func compressed(t testing.TB, data []byte) []byte {
 	t.Helper()
 	var out bytes.Buffer
 	w, err := xz.NewWriter(&out)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	if _, err := w.Write(data); err != nil {
 		t.Fatal(err)
 	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
+	must(t, w.Close())
 	return out.Bytes()
 }
 
@@ -68,13 +62,9 @@ func TestModules(t *testing.T) {
 		write(t, filepath.Join(dir, name), data)
 	}
 	tree, err := openModules(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	got, err := tree.closure("vfio-pci", "soft", "crc")
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	want := `kernel/b/irqbypass.ko:
 kernel/a/vfio.ko:
 kernel/a/vfio-pci-core.ko: kernel/b/irqbypass.ko kernel/a/vfio.ko

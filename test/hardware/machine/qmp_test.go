@@ -34,9 +34,7 @@ func qemu(t *testing.T, answer func(command, id string) []string) *qmp {
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	t.Cleanup(cancel)
 	q, err := newQMP(ctx, ours)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	return q
 }
 
@@ -96,9 +94,7 @@ func TestQMPConcurrent(t *testing.T) {
 	first := make(chan error, 1)
 	go func() { first <- q.do(ctx, "first", nil) }()
 	for len(first) == 0 {
-		if err := q.do(ctx, "second", nil); err != nil {
-			t.Fatal(err)
-		}
+		must(t, q.do(ctx, "second", nil))
 	}
 	if err := <-first; err != nil {
 		t.Error(err)

@@ -32,9 +32,7 @@ func TestSettingsByTheDaemon(t *testing.T) {
 	before := guest.Describe(t, guest.HostNetns, name)
 	for _, gone := range []bool{false, true} {
 		data, err := json.Marshal(map[string]any{"cniVersion": "1.1.0", "name": "wire", "type": "multi-eni", "select": map[string]any{"nodeENI": "a"}})
-		if err != nil {
-			t.Fatal(err)
-		}
+		guest.Must(t, err)
 		pod := guest.CNICall{ContainerID: "settings", Netns: guest.NewNetns(t, "settings"), IfName: "net1", Conf: string(data)}
 		guest.MustAdd(t, pod)
 		p := adversary.New(pod.Netns, indexIn(t, pod.Netns), 1)

@@ -30,14 +30,10 @@ func TestHashKey(t *testing.T) {
 		t.Fatal("there is no NIC with a hash key")
 	}
 	h, err := link.Open()
-	if err != nil {
-		t.Fatal(err)
-	}
+	guest.Must(t, err)
 	defer h.Close()
 	now, err := h.ByIndex(l.Attrs().Index)
-	if err != nil {
-		t.Fatal(err)
-	}
+	guest.Must(t, err)
 	want := now.State()
 	if want.Ethtool, err = h.Ethtool(now.Name); err != nil {
 		t.Fatal(err)
@@ -114,9 +110,7 @@ func do(t *testing.T, p *adversary.Pod, name string) {
 func attach(t *testing.T, pci string) guest.CNICall {
 	t.Helper()
 	data, err := json.Marshal(map[string]any{"cniVersion": "1.1.0", "name": "wire", "type": "multi-eni", "deviceID": pci})
-	if err != nil {
-		t.Fatal(err)
-	}
+	guest.Must(t, err)
 	pod := guest.CNICall{ContainerID: "queues", Netns: guest.NewNetns(t, "queues"), IfName: "net1", Conf: string(data)}
 	guest.MustAdd(t, pod)
 	return pod

@@ -47,16 +47,10 @@ func TestVFs(t *testing.T) {
 func TestReboot(t *testing.T) {
 	const kept = "/var/lib/selftest/kept"
 	if guest.Boot() == 1 {
-		if err := os.MkdirAll("/var/lib/selftest", 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(kept, []byte("kept"), 0o600); err != nil {
-			t.Fatal(err)
-		}
+		guest.Must(t, os.MkdirAll("/var/lib/selftest", 0o755))
+		guest.Must(t, os.WriteFile(kept, []byte("kept"), 0o600))
 		before, _ := guest.WaitNIC(t, "02:00:00:00:01:00")
-		if err := os.WriteFile("/var/lib/selftest/before", []byte(before), 0o600); err != nil {
-			t.Fatal(err)
-		}
+		guest.Must(t, os.WriteFile("/var/lib/selftest/before", []byte(before), 0o600))
 		guest.RebootMoved(t, map[string]string{"nic0": "slot7"}, "/var/lib/selftest")
 	}
 	if got, err := os.ReadFile(kept); err != nil || string(got) != "kept" {

@@ -21,15 +21,11 @@ var update = flag.Bool("update", false, "write the recorded sysfs trees anew")
 func Check(t testing.TB, name string) {
 	t.Helper()
 	got, err := sysfstree.Record("/sys")
-	if err != nil {
-		t.Fatal(err)
-	}
+	guest.Must(t, err)
 	got = append([]byte("# Recorded by test/hardware/trees; to record anew, in test/hardware: go test ./trees ./noiommu -update\n"), got...)
 	guest.Record(t, folder+name+".tree", got)
 	want, err := sysfstree.Recorded(name)
-	if err != nil {
-		t.Fatal(err)
-	}
+	guest.Must(t, err)
 	if diff := cmp.Diff(string(want), string(got)); diff != "" && !*update {
 		t.Errorf("sysfs is not as recorded in %s%s.tree (-recorded +machine):\n%s", folder, name, diff)
 	}

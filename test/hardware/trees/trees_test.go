@@ -39,13 +39,13 @@ func TestTrees(t *testing.T) {
 	if !ok {
 		t.Fatalf("no link %s", pf)
 	}
-	must(t, netlink.LinkSetVfHardwareAddr(parent, 0, parse(t, macVF0)))
+	guest.Must(t, netlink.LinkSetVfHardwareAddr(parent, 0, parse(t, macVF0)))
 	guest.Bind(t, vfs[0], "igbvf")
 	l, ok := guest.ByName(guest.Netdev(vfs[1]))
 	if !ok {
 		t.Fatalf("no link of %s", vfs[1])
 	}
-	must(t, netlink.LinkSetHardwareAddr(l, parse(t, macVF1)))
+	guest.Must(t, netlink.LinkSetHardwareAddr(l, parse(t, macVF1)))
 	Check(t, "vfs")
 
 	guest.Bind(t, eni, "vfio-pci")
@@ -55,14 +55,14 @@ func TestTrees(t *testing.T) {
 	guest.Bind(t, eni, "e1000e")
 	guest.Bind(t, vfs[1], "igbvf")
 	pod, err := ns.GetNS(guest.NewNetns(t, "pod"))
-	must(t, err)
+	guest.Must(t, err)
 	defer pod.Close()
 	for _, pci := range []string{eni, vfs[1]} {
 		l, ok := guest.ByName(guest.Netdev(pci))
 		if !ok {
 			t.Fatalf("no link of %s", pci)
 		}
-		must(t, netlink.LinkSetNsFd(l, int(pod.Fd())))
+		guest.Must(t, netlink.LinkSetNsFd(l, int(pod.Fd())))
 	}
 	Check(t, "pod")
 
@@ -70,16 +70,9 @@ func TestTrees(t *testing.T) {
 	Check(t, "unplugged")
 }
 
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
 func parse(t *testing.T, mac string) net.HardwareAddr {
 	t.Helper()
 	a, err := net.ParseMAC(mac)
-	must(t, err)
+	guest.Must(t, err)
 	return a
 }

@@ -76,9 +76,7 @@ func tryNodeENI(t *testing.T, c *cluster.Cluster, body string) answer {
 func tryStatus(t *testing.T, c *cluster.Cluster, name, status string) answer {
 	t.Helper()
 	o, err := c.NodeENIs().Get(t.Context(), name, metav1.GetOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	cluster.Must(t, err)
 	body := fmt.Sprintf(`{"apiVersion":"networking.k8s.aws/v1alpha1","kind":"NodeENI","metadata":{"name":%q,"resourceVersion":%q},"status":%s}`,
 		name, o.GetResourceVersion(), status)
 	return send(t, c.Admin.Discovery().RESTClient().Put().AbsPath(nodeENIs, name, "status").Param("dryRun", "All"), body)
@@ -93,9 +91,7 @@ func table(t *testing.T, c *cluster.Cluster, path string) (columns []string, row
 		t.Fatalf("get %s as a table: %v", path, err)
 	}
 	var list metav1.Table
-	if err := json.Unmarshal(data, &list); err != nil {
-		t.Fatal(err)
-	}
+	cluster.Must(t, json.Unmarshal(data, &list))
 	for _, d := range list.ColumnDefinitions {
 		columns = append(columns, d.Name)
 	}
@@ -113,9 +109,7 @@ func table(t *testing.T, c *cluster.Cluster, path string) (columns []string, row
 func deployed(t *testing.T, name string) string {
 	t.Helper()
 	repo, err := nstest.Repo()
-	if err != nil {
-		t.Fatal(err)
-	}
+	cluster.Must(t, err)
 	path := filepath.Join(repo, "deploy", name)
 	if _, err := os.Stat(path); err != nil {
 		t.Fatal(err)

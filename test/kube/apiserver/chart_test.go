@@ -109,9 +109,7 @@ func TestChartValues(t *testing.T) {
 		}
 	}
 	data, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	cluster.Must(t, err)
 	for part, times := range map[string]int{
 		`image: "r:t"`: 2, "other": 7, "name: PROXY": 1, "name: ca": 2, "/ca": 1, "/etc/ssl": 1, "=/x/cni": 2, `"/x/cni"`: 4, `"/y"`: 2, `"/z/netns"`: 2,
 		"/x/kubelet/": 1, "sidecar: ": 1, `grafana_dashboard: "1"`: 1,
@@ -177,9 +175,7 @@ func TestChartImage(t *testing.T) {
 	digest := "sha256:" + strings.Repeat("0123456789abcdef", 4)
 	file := func(text string) string {
 		path := filepath.Join(t.TempDir(), "values.yaml")
-		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
+		cluster.Must(t, os.WriteFile(path, []byte(text), 0o600))
 		return "--values=" + path
 	}
 	for _, tt := range []struct{ flag, want string }{

@@ -79,9 +79,7 @@ func TestENINodeStateIsKeptAndPrinted(t *testing.T) {
 	want := v1alpha1.ENINodeState{TypeMeta: metav1.TypeMeta{APIVersion: v1alpha1.APIVersion, Kind: v1alpha1.NodeStateKind},
 		ObjectMeta: metav1.ObjectMeta{Name: "node-1"}, Status: fullState()}
 	body, err := json.Marshal(want)
-	if err != nil {
-		t.Fatal(err)
-	}
+	cluster.Must(t, err)
 	if a := send(t, admin.Post().AbsPath(states).Param("fieldValidation", "Strict"), string(body)); a.Code != 201 {
 		t.Fatalf("create: %d %s", a.Code, a.Message)
 	}
@@ -92,9 +90,7 @@ func TestENINodeStateIsKeptAndPrinted(t *testing.T) {
 		t.Fatalf("apply status: %v", err)
 	}
 	var got v1alpha1.ENINodeState
-	if err := json.Unmarshal(data, &got); err != nil {
-		t.Fatal(err)
-	}
+	cluster.Must(t, json.Unmarshal(data, &got))
 	if diff := cmp.Diff(want.Status, got.Status); diff != "" {
 		t.Errorf("status (-applied +kept):\n%s", diff)
 	}
@@ -118,9 +114,7 @@ func TestENINodeStateIsKeptAndPrinted(t *testing.T) {
 func TestShortNames(t *testing.T) {
 	c := cluster.Start(t)
 	list, err := c.Admin.Discovery().ServerResourcesForGroupVersion(v1alpha1.APIVersion)
-	if err != nil {
-		t.Fatal(err)
-	}
+	cluster.Must(t, err)
 	for name, short := range map[string]string{"nodeenis": "neni", "eninodestates": "ens"} {
 		if !slices.ContainsFunc(list.APIResources, func(r metav1.APIResource) bool {
 			return r.Name == name && slices.Equal(r.ShortNames, []string{short}) && !r.Namespaced

@@ -23,9 +23,7 @@ const doctorTimeout = 2 * time.Minute
 func doctor(t *testing.T, c *cluster.Cluster, n *cluster.Node, flags ...string) string {
 	t.Helper()
 	bin, err := nstest.Binary("multi-enid")
-	if err != nil {
-		t.Fatal(err)
-	}
+	cluster.Must(t, err)
 	ctx, cancel := context.WithTimeout(t.Context(), doctorTimeout)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, bin, append([]string{

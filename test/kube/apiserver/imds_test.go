@@ -77,13 +77,9 @@ func TestENIsWithoutAnAttachingController(t *testing.T) {
 func useLikeVPCCNI(t *testing.T, name string) {
 	t.Helper()
 	link, err := netlink.LinkByName(name)
-	if err != nil {
-		t.Fatal(err)
-	}
+	cluster.Must(t, err)
 	everything, err := netlink.ParseIPNet("0.0.0.0/0")
 	err = errors.Join(err, netlink.LinkSetUp(link), netlink.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Dst: everything, Table: 3,
 		Scope: netlink.SCOPE_LINK}))
-	if err != nil {
-		t.Fatal(err)
-	}
+	cluster.Must(t, err)
 }

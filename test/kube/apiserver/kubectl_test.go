@@ -22,25 +22,19 @@ func putState(t *testing.T, c *cluster.Cluster, node string, status v1alpha1.ENI
 	admin := c.Admin.Discovery().RESTClient()
 	body, err := json.Marshal(v1alpha1.ENINodeState{TypeMeta: metav1.TypeMeta{APIVersion: v1alpha1.APIVersion, Kind: v1alpha1.NodeStateKind},
 		ObjectMeta: metav1.ObjectMeta{Name: node}, Status: status})
-	if err != nil {
-		t.Fatal(err)
-	}
+	cluster.Must(t, err)
 	if a := send(t, admin.Post().AbsPath(states), string(body)); a.Code != 201 {
 		t.Fatalf("create: %d %s", a.Code, a.Message)
 	}
 	apply := admin.Patch("application/apply-patch+yaml").AbsPath(states, node, "status").Param("fieldManager", "multi-enid").Param("force", "true")
-	if err := apply.Body(body).Do(t.Context()).Error(); err != nil {
-		t.Fatal(err)
-	}
+	cluster.Must(t, apply.Body(body).Do(t.Context()).Error())
 }
 
 // TestKubectlPlugin checks the output outside the nodes with the rights of the daemon's ServiceAccount,
 // and with parts missing.
 func TestKubectlPlugin(t *testing.T) {
 	bin, err := nstest.Binary("kubectl-multi_eni")
-	if err != nil {
-		t.Fatal(err)
-	}
+	cluster.Must(t, err)
 	c := cluster.Start(t)
 	putState(t, c, "node-1", fullState())
 	config := c.WriteKubeconfig(t)

@@ -19,9 +19,7 @@ import (
 func TestManifests(t *testing.T) {
 	c := cluster.Start(t)
 	repo, err := nstest.Repo()
-	if err != nil {
-		t.Fatal(err)
-	}
+	cluster.Must(t, err)
 	files := []string{
 		cluster.Kustomize(t, "resources: [DEPLOY]\n"), cluster.Kustomize(t, "resources: [DEPLOY/uninstall]\n"),
 		cluster.Kustomize(t, "resources: [DEPLOY]\ncomponents: [DEPLOY/components/namespaced-pods]\n"),
@@ -69,9 +67,7 @@ func daemonOf(t *testing.T, path string) corev1.Container {
 			continue
 		}
 		var d appsv1.DaemonSet
-		if err := runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, &d); err != nil {
-			t.Fatal(err)
-		}
+		cluster.Must(t, runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, &d))
 		return d.Spec.Template.Spec.Containers[0]
 	}
 	t.Fatalf("%s has no daemon", path)

@@ -235,17 +235,13 @@ func TestEitherCRDIsInstalledLast(t *testing.T) {
 func content(t *testing.T, c *cluster.Cluster) map[string]any {
 	t.Helper()
 	o, err := c.NodeENIs().Get(t.Context(), "tried", metav1.GetOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	cluster.Must(t, err)
 	return map[string]any{"spec": o.Object["spec"], "status": o.Object["status"]}
 }
 
 func parse(t *testing.T, text string) *unstructured.Unstructured {
 	t.Helper()
 	o := &unstructured.Unstructured{}
-	if err := json.Unmarshal([]byte(text), &o.Object); err != nil {
-		t.Fatal(err)
-	}
+	cluster.Must(t, json.Unmarshal([]byte(text), &o.Object))
 	return o
 }

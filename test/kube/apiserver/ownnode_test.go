@@ -49,9 +49,7 @@ func (o ownNode) pod(name, node string, edit func(*corev1.Pod)) *corev1.Pod {
 		edit(p)
 	}
 	made, err := o.Admin.CoreV1().Pods(cmp.Or(p.Namespace, "kube-system")).Create(o.Context(), p, metav1.CreateOptions{})
-	if err != nil {
-		o.Fatal(err)
-	}
+	cluster.Must(o, err)
 	return made
 }
 
@@ -59,9 +57,7 @@ func (o ownNode) pod(name, node string, edit func(*corev1.Pod)) *corev1.Pod {
 func (o ownNode) deletePod(as *rest.Config, name string) error {
 	o.Helper()
 	client, err := kubernetes.NewForConfig(as)
-	if err != nil {
-		o.Fatal(err)
-	}
+	cluster.Must(o, err)
 	namespace, pod, qualified := strings.Cut(name, "/")
 	if !qualified {
 		namespace, pod = "kube-system", name
@@ -98,9 +94,7 @@ func (o ownNode) patchNode(as *rest.Config, name, patch string) error {
 func (o ownNode) rest(as *rest.Config) rest.Interface {
 	o.Helper()
 	client, err := kubernetes.NewForConfig(as)
-	if err != nil {
-		o.Fatal(err)
-	}
+	cluster.Must(o, err)
 	return client.Discovery().RESTClient()
 }
 
@@ -156,9 +150,7 @@ func TestOwnNode(t *testing.T) {
 	o := ownNode{t, cluster.Start(t), t.Context()}
 	o.ExpectDenials("the policy is tried")
 	repo, err := nstest.Repo()
-	if err != nil {
-		t.Fatal(err)
-	}
+	cluster.Must(t, err)
 	t.Cleanup(func() { // after the deletion: the API server acts on it a moment later
 		over := ownNode{T: t, Cluster: o.Cluster, ctx: context.Background()}
 		cluster.Eventually(over, "the policy out of force", settleTimeout, func() error { return over.createState(over.InNoPod(t), "node-3") })

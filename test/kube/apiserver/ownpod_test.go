@@ -27,9 +27,7 @@ func terminating(t *testing.T, c *cluster.Cluster, name, node string) *corev1.Po
 		p.Labels = map[string]string{"app.kubernetes.io/name": "multi-enid"}
 		p.Spec.TerminationGracePeriodSeconds = &grace
 	})
-	if err := c.Admin.CoreV1().Pods(pod.Namespace).Delete(t.Context(), pod.Name, metav1.DeleteOptions{}); err != nil {
-		t.Fatal(err)
-	}
+	cluster.Must(t, c.Admin.CoreV1().Pods(pod.Namespace).Delete(t.Context(), pod.Name, metav1.DeleteOptions{}))
 	return pod
 }
 
@@ -62,13 +60,9 @@ func TestHelperThatHangsFreesThePod(t *testing.T) {
 	}
 
 	for _, driver := range []string{"ena", "uio_pci_generic"} {
-		if err := os.MkdirAll(filepath.Join(n.Sysfs, "bus/pci/drivers", driver), 0o755); err != nil {
-			t.Fatal(err)
-		}
+		cluster.Must(t, os.MkdirAll(filepath.Join(n.Sysfs, "bus/pci/drivers", driver), 0o755))
 	}
-	if err := os.WriteFile(filepath.Join(n.Sysfs, "bus/pci/devices", e.PCI, "driver_override"), []byte("(null)\n"), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	cluster.Must(t, os.WriteFile(filepath.Join(n.Sysfs, "bus/pci/devices", e.PCI, "driver_override"), []byte("(null)\n"), 0o644))
 	stuck, err := nstest.NewStuck(filepath.Join(n.Sysfs, "bus/pci/drivers/ena"))
 	if err != nil {
 		t.Skip(err)

@@ -60,9 +60,7 @@ func hasCondition(s v1alpha1.ENINodeStateStatus, kind, reason string) bool {
 func events(t *testing.T, c *cluster.Cluster) []string {
 	t.Helper()
 	list, err := c.Admin.CoreV1().Events("").List(t.Context(), metav1.ListOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	cluster.Must(t, err)
 	slices.SortFunc(list.Items, func(a, b corev1.Event) int { // timestamps have whole seconds
 		return stdcmp.Or(a.FirstTimestamp.Compare(b.FirstTimestamp.Time), stdcmp.Compare(a.Namespace+"/"+a.Name, b.Namespace+"/"+b.Name))
 	})
@@ -93,9 +91,7 @@ func TestNodeState(t *testing.T) {
 			hasCondition(s, v1alpha1.ConditionConfigCurrent, v1alpha1.ReasonConfigWritten) && s.DevicePlugin != nil && s.DevicePlugin.State == "Unmanaged"
 	})
 	node, err := c.Admin.CoreV1().Nodes().Get(t.Context(), n.Name, metav1.GetOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	cluster.Must(t, err)
 	if diff := cmp.Diff([]metav1.OwnerReference{{APIVersion: "v1", Kind: "Node", Name: n.Name, UID: node.UID}}, s.OwnerReferences); diff != "" {
 		t.Errorf("owners (-want +got):\n%s", diff)
 	}
@@ -116,9 +112,7 @@ func TestNodeState(t *testing.T) {
 		}
 		return errors.Join(err, same(said, events(t, c)))
 	})
-	if err := c.ENINodeStates().Delete(t.Context(), n.Name, metav1.DeleteOptions{}); err != nil {
-		t.Fatal(err)
-	}
+	cluster.Must(t, c.ENINodeStates().Delete(t.Context(), n.Name, metav1.DeleteOptions{}))
 	untilState(t, c, n.Name, func(now v1alpha1.ENINodeStateStatus) bool { return now.DevicesReady == "1/2" }) // though nothing changes
 	c.DeleteNodeENI(t, "b")
 	untilState(t, c, n.Name, func(s v1alpha1.ENINodeStateStatus) bool { return s.DevicesReady == "1/1" && s.ProblemCount == 0 })
@@ -163,9 +157,7 @@ func get(t *testing.T, path string) (int, string, error) {
 func TestEvents(t *testing.T) {
 	c := cluster.Start(t)
 	// Events outlive the tests that caused them.
-	if err := c.Admin.CoreV1().Events("default").DeleteCollection(t.Context(), metav1.DeleteOptions{}, metav1.ListOptions{}); err != nil {
-		t.Fatal(err)
-	}
+	cluster.Must(t, c.Admin.CoreV1().Events("default").DeleteCollection(t.Context(), metav1.DeleteOptions{}, metav1.ListOptions{}))
 	n := c.NewNode(t, "node-1", nil)
 	e := n.Attach(t, 1)
 	n.StartDaemon(t, unmanaged()...)
@@ -181,9 +173,7 @@ func TestEvents(t *testing.T) {
 		}
 		return err
 	})
-	if err := rec.Remove(); err != nil {
-		t.Fatal(err)
-	}
+	cluster.Must(t, rec.Remove())
 	untilSaid(t, n)
 	want := []string{"NodeENI Normal DeviceReady", "NodeENI Normal DeviceReleased", "NodeENI Normal DeviceRemoved", "Pod Warning DeviceRemoved"}
 	cluster.Eventually(t, "all Events, once each", 20*time.Second, func() error {
@@ -209,9 +199,7 @@ func TestEventsOfATerminatingNamespace(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	if err := namespaces.Delete(t.Context(), going, metav1.DeleteOptions{}); err != nil {
-		t.Fatal(err)
-	}
+	cluster.Must(t, namespaces.Delete(t.Context(), going, metav1.DeleteOptions{}))
 	c.ExpectDenials("the namespace is being deleted")
 	n := c.NewNode(t, "node-1", nil)
 	e := n.Attach(t, 1)
@@ -221,9 +209,7 @@ func TestEventsOfATerminatingNamespace(t *testing.T) {
 	rec := holdIn(t, n, e, going)
 	c.DeleteNodeENI(t, "a")
 	untilSaid(t, n, "a draining")
-	if err := rec.Remove(); err != nil {
-		t.Fatal(err)
-	}
+	cluster.Must(t, rec.Remove())
 	untilSaid(t, n)
 	cluster.Eventually(t, "the Event after it", 20*time.Second, func() error {
 		list, err := c.Admin.CoreV1().Events("default").List(t.Context(), metav1.ListOptions{FieldSelector: "involvedObject.kind=NodeENI,reason=DeviceReleased"})
@@ -246,21 +232,15 @@ func hold(t *testing.T, n *cluster.Node, e cluster.ENI) *nodestate.Record {
 func holdIn(t *testing.T, n *cluster.Node, e cluster.ENI, namespace string) *nodestate.Record {
 	t.Helper()
 	boot, err := nodestate.BootID()
-	if err != nil {
-		t.Fatal(err)
-	}
+	cluster.Must(t, err)
 	rec, err := n.AttachmentsDir().Begin(nodestate.Attachment{
 		AttachmentID: nodestate.AttachmentID{ContainerID: "c1", IfName: "net1"}, BootID: boot, Mode: nodestate.ModeDPDK, Pod: namespace + "/p",
 		PodUID: "uid-of-p", Netns: nodestate.Netns{Path: "/proc/1/ns/net"},
 		Device: nodestate.AttachedDevice{PCIAddress: device.PCIAddress(e.PCI), MAC: device.MAC(e.MAC), ENIID: device.ENIID(e.ID)},
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	cluster.Must(t, err)
 	rec.State = nodestate.StateComplete
-	if err := rec.Save(); err != nil {
-		t.Fatal(err)
-	}
+	cluster.Must(t, rec.Save())
 	return rec
 }
 
@@ -275,9 +255,7 @@ func TestOperations(t *testing.T) {
 	untilSaid(t, n, "a ready")
 	untilSync(t, n)
 	_, metrics, err := get(t, "metrics")
-	if err != nil {
-		t.Fatal(err)
-	}
+	cluster.Must(t, err)
 	for _, want := range []string{`multi_eni_devices{phase="ready"} 1`, "multi_eni_api_reachable 1", "multi_eni_config_current 1",
 		"multi_eni_events_dropped_total 0"} {
 		if !strings.Contains(metrics, want+"\n") {
@@ -317,9 +295,7 @@ func TestOperations(t *testing.T) {
 func status(t *testing.T, n *cluster.Node, flags ...string) string {
 	t.Helper()
 	bin, err := nstest.Binary("multi-enid")
-	if err != nil {
-		t.Fatal(err)
-	}
+	cluster.Must(t, err)
 	args := append([]string{"status", "--inventory=" + filepath.Join(n.Dir, "run", "inventory.json"), "--attachments-dir=" + string(n.AttachmentsDir())}, flags...)
 	out, err := exec.CommandContext(t.Context(), bin, args...).CombinedOutput()
 	if err != nil {
@@ -333,9 +309,7 @@ func tree(t *testing.T, n *cluster.Node) map[string]string {
 	all := map[string]string{}
 	for _, name := range []string{"run/inventory.json", "state/checkpoint.json", "pcidp/config.json"} {
 		content, err := os.ReadFile(filepath.Join(n.Dir, name))
-		if err != nil {
-			t.Fatal(err)
-		}
+		cluster.Must(t, err)
 		all[name] = string(bytes.TrimSpace(content))
 	}
 	return all

@@ -93,9 +93,7 @@ func (p *plugins) run(ctx context.Context, pod *corev1.Pod, started time.Time) e
 // start runs a pod that started this long ago.
 func (p *plugins) start(pod *corev1.Pod, ago time.Duration) {
 	p.t.Helper()
-	if err := p.run(p.t.Context(), pod, time.Now().Add(-ago)); err != nil {
-		p.t.Fatal(err)
-	}
+	cluster.Must(p.t, p.run(p.t.Context(), pod, time.Now().Add(-ago)))
 }
 
 func (p *plugins) replace(ctx context.Context) {
@@ -243,9 +241,7 @@ func TestNoDevicePluginIsAState(t *testing.T) {
 	p := startPlugins(t, c, n)
 	p.start(p.pod("kube-system", "dp", "app=sriovdp"), 0) // the config was written 2 s before the state began
 	node, err := c.Admin.CoreV1().Nodes().Get(t.Context(), n.Name, metav1.GetOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	cluster.Must(t, err)
 	one := corev1.ResourceList{"intel.com/a": resource.MustParse("1")}
 	node.Status.Capacity, node.Status.Allocatable = one, one
 	if _, err := c.Admin.CoreV1().Nodes().UpdateStatus(t.Context(), node, metav1.UpdateOptions{}); err != nil {

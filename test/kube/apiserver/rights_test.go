@@ -42,9 +42,7 @@ func forbidden() []string {
 func TestRights(t *testing.T) {
 	c := cluster.Start(t)
 	client, err := kubernetes.NewForConfig(c.InNoPod(t))
-	if err != nil {
-		t.Fatal(err)
-	}
+	cluster.Must(t, err)
 	asked := rights()
 	for _, what := range forbidden() {
 		asked[what] = nil
@@ -55,9 +53,7 @@ func TestRights(t *testing.T) {
 			review, err := client.AuthorizationV1().SelfSubjectAccessReviews().Create(t.Context(), &authorizationv1.SelfSubjectAccessReview{
 				Spec: authorizationv1.SelfSubjectAccessReviewSpec{ResourceAttributes: attributes(what, verb)},
 			}, metav1.CreateOptions{})
-			if err != nil {
-				t.Fatal(err)
-			}
+			cluster.Must(t, err)
 			if got, want := review.Status.Allowed, slices.Contains(allowed, verb); got != want {
 				t.Errorf("%s %s: allowed %v, want %v", verb, what, got, want)
 			}

@@ -120,13 +120,9 @@ func (s *scene) unchanged(t *testing.T, what string, during time.Duration, enis 
 		t.Fatalf("%s: %v", what, err)
 	}
 	config, err := s.node.Config()
-	if err != nil {
-		t.Fatal(err)
-	}
+	cluster.Must(t, err)
 	inv, err := s.node.Inventory()
-	if err != nil {
-		t.Fatal(err)
-	}
+	cluster.Must(t, err)
 	cluster.Holds(t, what, during, func() error {
 		now, err := s.node.Config()
 		if err != nil || !bytes.Equal(now, config) {

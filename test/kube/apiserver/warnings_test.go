@@ -38,9 +38,7 @@ func warnings(t *testing.T, c *cluster.Cluster, o v1alpha1.NodeENI) []string {
 		o.Spec.NodeSelector = map[string]string{}
 	}
 	body, err := json.Marshal(o)
-	if err != nil {
-		t.Fatal(err)
-	}
+	cluster.Must(t, err)
 	return warningsOf(t, tryNodeENI(t, c, string(body)), string(body))
 }
 

@@ -184,13 +184,9 @@ func wait(t *testing.T, d time.Duration) {
 // updates changes other nodes' attachments, evenly over the time.
 func updates(t *testing.T, c *cluster.Cluster, n *cluster.Node, d *cluster.Daemon, scale string, attachments int) {
 	config, err := os.Stat(n.ConfigPath())
-	if err != nil {
-		t.Fatal(err)
-	}
+	cluster.Must(t, err)
 	inventory, err := n.Inventory()
-	if err != nil {
-		t.Fatal(err)
-	}
+	cluster.Must(t, err)
 	cpu, received, begin := d.CPU(t), c.Proxy.Received(), time.Now()
 	made := 0
 	for ; time.Since(begin) < *span; made++ {
@@ -214,13 +210,9 @@ func updates(t *testing.T, c *cluster.Cluster, n *cluster.Node, d *cluster.Daemo
 	note("CPU at status updates of other nodes, "+scale, target, "%.2f %% at %.0f a minute", percent(d.CPU(t)-cpu, took), perMinute)
 	note("bytes received at those, "+scale, "", "%.1f KB an update", float64(c.Proxy.Received()-received)/float64(made)/1e3)
 	after, err := os.Stat(n.ConfigPath())
-	if err != nil {
-		t.Fatal(err)
-	}
+	cluster.Must(t, err)
 	now, err := n.Inventory()
-	if err != nil {
-		t.Fatal(err)
-	}
+	cluster.Must(t, err)
 	written := "none"
 	if !after.ModTime().Equal(config.ModTime()) || !now.UpdatedAt.Equal(inventory.UpdatedAt) {
 		written = "some"

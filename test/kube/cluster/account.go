@@ -32,12 +32,8 @@ func (c *Cluster) RotateToken(t testing.TB) {
 		c.token = filepath.Join(t.TempDir(), "token")
 	}
 	next := c.token + ".next"
-	if err := os.WriteFile(next, []byte(answer.Status.Token), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Rename(next, c.token); err != nil {
-		t.Fatal(err)
-	}
+	Must(t, os.WriteFile(next, []byte(answer.Status.Token), 0o600))
+	Must(t, os.Rename(next, c.token))
 }
 
 // InPod returns the client configuration of the daemon's ServiceAccount in a pod: its token is bound to
@@ -58,9 +54,7 @@ func (c *Cluster) InPod(t testing.TB, pod *corev1.Pod) *rest.Config {
 func (c *Cluster) InNoPod(t testing.TB) *rest.Config {
 	t.Helper()
 	token, err := os.ReadFile(c.token)
-	if err != nil {
-		t.Fatal(err)
-	}
+	Must(t, err)
 	return c.withToken(string(token))
 }
 
@@ -79,9 +73,7 @@ func (c *Cluster) withToken(token string) *rest.Config {
 func (c *Cluster) InvalidateToken(t testing.TB) {
 	t.Helper()
 	accounts := c.Admin.CoreV1().ServiceAccounts(c.account.namespace)
-	if err := accounts.Delete(t.Context(), c.account.name, metav1.DeleteOptions{}); err != nil {
-		t.Fatal(err)
-	}
+	Must(t, accounts.Delete(t.Context(), c.account.name, metav1.DeleteOptions{}))
 	again := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: c.account.name}}
 	if _, err := accounts.Create(t.Context(), again, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
@@ -94,28 +86,20 @@ func (c *Cluster) RevokePermissions(t testing.TB, why string) {
 	c.ExpectDenials(why)
 	rbac := c.Admin.RbacV1()
 	bindings, err := rbac.ClusterRoleBindings().List(t.Context(), metav1.ListOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	Must(t, err)
 	for _, b := range bindings.Items {
 		if !c.account.among(b.Subjects) {
 			continue
 		}
-		if err := rbac.ClusterRoleBindings().Delete(t.Context(), b.Name, metav1.DeleteOptions{}); err != nil {
-			t.Fatal(err)
-		}
+		Must(t, rbac.ClusterRoleBindings().Delete(t.Context(), b.Name, metav1.DeleteOptions{}))
 	}
 	local, err := rbac.RoleBindings("").List(t.Context(), metav1.ListOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	Must(t, err)
 	for _, b := range local.Items {
 		if !c.account.among(b.Subjects) {
 			continue
 		}
-		if err := rbac.RoleBindings(b.Namespace).Delete(t.Context(), b.Name, metav1.DeleteOptions{}); err != nil {
-			t.Fatal(err)
-		}
+		Must(t, rbac.RoleBindings(b.Namespace).Delete(t.Context(), b.Name, metav1.DeleteOptions{}))
 	}
 }
 
@@ -141,9 +125,7 @@ func (c *Cluster) RestorePermissions(t testing.TB) {
 func (c *Cluster) WriteKubeconfig(t testing.TB) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "kubeconfig")
-	if err := c.plane.WriteTokenKubeconfig(path, c.Proxy.Address, c.token); err != nil {
-		t.Fatal(err)
-	}
+	Must(t, c.plane.WriteTokenKubeconfig(path, c.Proxy.Address, c.token))
 	return path
 }
 
@@ -151,8 +133,6 @@ func (c *Cluster) WriteKubeconfig(t testing.TB) string {
 func (c *Cluster) WriteAdminKubeconfig(t testing.TB) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "kubeconfig")
-	if err := c.plane.WriteUserKubeconfig(path, "admin", "system:masters"); err != nil {
-		t.Fatal(err)
-	}
+	Must(t, c.plane.WriteUserKubeconfig(path, "admin", "system:masters"))
 	return path
 }

@@ -165,9 +165,7 @@ func (c *Cluster) empty(t testing.TB) {
 func (c *Cluster) Requests(t testing.TB, user string) []plane.Request {
 	t.Helper()
 	all, _, err := c.plane.ReadAudit(c.auditFrom)
-	if err != nil {
-		t.Fatal(err)
-	}
+	Must(t, err)
 	var out []plane.Request
 	for _, r := range all {
 		if r.User == user {
@@ -212,9 +210,7 @@ func (c *Cluster) ExpectDenials(why string) {
 func (c *Cluster) auditEnd(t testing.TB) int64 {
 	t.Helper()
 	_, end, err := c.plane.ReadAudit(0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	Must(t, err)
 	return end
 }
 
@@ -222,9 +218,7 @@ func (c *Cluster) auditEnd(t testing.TB) int64 {
 // Admin does not work in between.
 func (c *Cluster) StopAPIServer(t testing.TB) {
 	t.Helper()
-	if err := c.plane.StopAPIServer(); err != nil {
-		t.Fatal(err)
-	}
+	Must(t, c.plane.StopAPIServer())
 }
 
 // KillAPIServer ends the API server as a crash does; StartAPIServer brings it
@@ -238,9 +232,7 @@ func (c *Cluster) KillAPIServer(t testing.TB) {
 func (c *Cluster) StartAPIServer(t testing.TB) {
 	t.Helper()
 	from := time.Now()
-	if err := c.plane.StartAPIServer(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	Must(t, c.plane.StartAPIServer(t.Context()))
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.starts = append(c.starts, span{from, time.Now()})
@@ -250,11 +242,7 @@ func (c *Cluster) StartAPIServer(t testing.TB) {
 // again. A client that returns with an old version, because Proxy cut it off for instance, gets 410.
 func (c *Cluster) Expire(t testing.TB) {
 	t.Helper()
-	if err := c.plane.StopAPIServer(); err != nil {
-		t.Fatal(err)
-	}
-	if err := c.plane.Compact(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	Must(t, c.plane.StopAPIServer())
+	Must(t, c.plane.Compact(t.Context()))
 	c.StartAPIServer(t)
 }

@@ -24,14 +24,10 @@ func TestMain(m *testing.M) { os.Exit(cluster.Main(m)) }
 func client(t *testing.T, c *cluster.Cluster) kubernetes.Interface {
 	t.Helper()
 	config, err := clientcmd.BuildConfigFromFlags("", c.WriteKubeconfig(t))
-	if err != nil {
-		t.Fatal(err)
-	}
+	cluster.Must(t, err)
 	config.Timeout = 5 * time.Second // of any request, watches too
 	client, err := kubernetes.NewForConfig(config)
-	if err != nil {
-		t.Fatal(err)
-	}
+	cluster.Must(t, err)
 	return client
 }
 
@@ -139,9 +135,7 @@ func TestWatchEndsWhenConnectionsAreCut(t *testing.T) {
 func watch(t *testing.T, client kubernetes.Interface) <-chan struct{} {
 	t.Helper()
 	w, err := client.CoreV1().Nodes().Watch(t.Context(), metav1.ListOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	cluster.Must(t, err)
 	t.Cleanup(w.Stop)
 	out := make(chan struct{})
 	go func() {
@@ -157,9 +151,7 @@ func TestExpireAnswersGone(t *testing.T) {
 	c := cluster.Start(t)
 	daemon := client(t, c)
 	list, err := daemon.CoreV1().Nodes().List(t.Context(), metav1.ListOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	cluster.Must(t, err)
 	c.NewNode(t, "node-1", nil)
 	c.Expire(t)
 	w, err := daemon.CoreV1().Nodes().Watch(t.Context(), metav1.ListOptions{ResourceVersion: list.ResourceVersion})
@@ -194,9 +186,7 @@ func TestTokens(t *testing.T) {
 		_, err := client(t, c).CoreV1().Nodes().List(t.Context(), metav1.ListOptions{}) // reads the token anew
 		return err
 	}
-	if err := ask(); err != nil {
-		t.Fatal(err)
-	}
+	cluster.Must(t, ask())
 	c.InvalidateToken(t)
 	cluster.Eventually(t, "401 for the old token", 30*time.Second, func() error {
 		if err := ask(); !apierrors.IsUnauthorized(err) {

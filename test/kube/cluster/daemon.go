@@ -139,18 +139,14 @@ func (d *Daemon) raw() []byte {
 func (d *Daemon) RSS(t testing.TB) int64 {
 	t.Helper()
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", d.proc.PID()))
-	if err != nil {
-		t.Fatal(err)
-	}
+	Must(t, err)
 	_, rest, _ := strings.Cut(string(data), "VmRSS:")
 	fields := strings.Fields(rest)
 	if len(fields) == 0 {
 		t.Fatal("the daemon's /proc status has no VmRSS")
 	}
 	kib, err := strconv.ParseInt(fields[0], 10, 64)
-	if err != nil {
-		t.Fatal(err)
-	}
+	Must(t, err)
 	return kib << 10
 }
 
@@ -163,17 +159,13 @@ const clockTick = 10 * time.Millisecond
 func (d *Daemon) CPU(t testing.TB) time.Duration {
 	t.Helper()
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", d.proc.PID()))
-	if err != nil {
-		t.Fatal(err)
-	}
+	Must(t, err)
 	fields := strings.Fields(string(data[bytes.LastIndexByte(data, ')')+1:]))
 	const utime, stime = 11, 12 // after the command's closing bracket
 	var ticks int64
 	for _, i := range []int{utime, stime} {
 		n, err := strconv.ParseInt(fields[i], 10, 64)
-		if err != nil {
-			t.Fatal(err)
-		}
+		Must(t, err)
 		ticks += n
 	}
 	return time.Duration(ticks) * clockTick

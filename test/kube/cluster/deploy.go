@@ -151,9 +151,7 @@ func (c *Cluster) ApplyFile(t testing.TB, path string) []*unstructured.Unstructu
 func ReadFile(t testing.TB, path string) []*unstructured.Unstructured {
 	t.Helper()
 	data, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	Must(t, err)
 	var out []*unstructured.Unstructured
 	documents := yaml.NewYAMLOrJSONDecoder(bytes.NewReader(data), 4096)
 	for {
@@ -216,14 +214,10 @@ func (c *Cluster) Delete(t testing.TB, o *unstructured.Unstructured) {
 func (c *Cluster) client(t testing.TB, o *unstructured.Unstructured) dynamic.ResourceInterface {
 	t.Helper()
 	groups, err := restmapper.GetAPIGroupResources(c.Admin.Discovery())
-	if err != nil {
-		t.Fatal(err)
-	}
+	Must(t, err)
 	gvk := o.GroupVersionKind()
 	mapping, err := restmapper.NewDiscoveryRESTMapper(groups).RESTMapping(gvk.GroupKind(), gvk.Version)
-	if err != nil {
-		t.Fatal(err)
-	}
+	Must(t, err)
 	if mapping.Scope.Name() == meta.RESTScopeNameNamespace {
 		return c.Dynamic.Resource(mapping.Resource).Namespace(o.GetNamespace())
 	}

@@ -47,9 +47,7 @@ func (c *Cluster) NewNode(t testing.TB, name string, labels map[string]string) *
 		t.Fatalf("create Node %s: %v", name, err)
 	}
 	inner, err := nstest.NewNode(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
+	Must(t, err)
 	n := &Node{Node: inner, Name: name, cluster: c, IMDS: fakeimds.Start(t, fakeimds.Config{State: fakeimds.State{InstanceID: InstanceID}})}
 	t.Cleanup(func() { n.close(t) })
 	n.Attach(t, 0)
@@ -76,9 +74,7 @@ func (n *Node) Attach(t testing.TB, index int) ENI {
 		ID:  fmt.Sprintf("eni-0a1b2c3d4e5f6%04x", index), SubnetID: fmt.Sprintf("subnet-0a1b2c3d4e5f6%04x", index),
 		SubnetCIDR: fmt.Sprintf("10.0.%d.0/24", index), Index: index,
 	}
-	if err := n.Node.Attach(e.ENI); err != nil {
-		t.Fatal(err)
-	}
+	Must(t, n.Node.Attach(e.ENI))
 	n.enis = append(n.enis, e.ENI)
 	n.IMDS.Attach(fakeimds.ENI{
 		ID: e.ID, MAC: e.MAC, Primary: index == 0, DeviceIndex: index, SubnetID: e.SubnetID, SubnetIPv4CIDR: e.SubnetCIDR,
@@ -90,9 +86,7 @@ func (n *Node) Attach(t testing.TB, index int) ENI {
 // Detach pulls an ENI out and removes it from the metadata.
 func (n *Node) Detach(t testing.TB, e ENI) {
 	t.Helper()
-	if err := n.Node.Detach(e.ENI); err != nil {
-		t.Fatal(err)
-	}
+	Must(t, n.Node.Detach(e.ENI))
 	for i, have := range n.enis {
 		if have == e.ENI {
 			n.enis = append(n.enis[:i], n.enis[i+1:]...)
@@ -140,7 +134,5 @@ func (c *Cluster) SetNodeLabel(t testing.TB, node, key, value string) {
 // DeleteNode deletes a Node object; the node itself stays.
 func (c *Cluster) DeleteNode(t testing.TB, node string) {
 	t.Helper()
-	if err := c.Admin.CoreV1().Nodes().Delete(t.Context(), node, metav1.DeleteOptions{}); err != nil {
-		t.Fatal(err)
-	}
+	Must(t, c.Admin.CoreV1().Nodes().Delete(t.Context(), node, metav1.DeleteOptions{}))
 }

@@ -34,9 +34,7 @@ func (c *Cluster) CreateNodeENI(t testing.TB, o v1alpha1.NodeENI) {
 		o.Spec.NodeSelector = map[string]string{}
 	}
 	content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(&o)
-	if err != nil {
-		t.Fatal(err)
-	}
+	Must(t, err)
 	u := &unstructured.Unstructured{Object: content}
 	u.SetGroupVersionKind(ours("").GroupVersion().WithKind("NodeENI"))
 	if _, err := c.NodeENIs().Create(t.Context(), u, metav1.CreateOptions{}); err != nil {
@@ -53,9 +51,7 @@ func (c *Cluster) SetAttachments(t testing.TB, name string, attachments ...v1alp
 	list := make([]any, len(attachments))
 	for i := range attachments {
 		content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(&attachments[i])
-		if err != nil {
-			t.Fatal(err)
-		}
+		Must(t, err)
 		list[i] = content
 	}
 	c.PatchNodeENI(t, name, map[string]any{"status": map[string]any{"attachments": list}}, "status")
@@ -65,9 +61,7 @@ func (c *Cluster) SetAttachments(t testing.TB, name string, attachments ...v1alp
 func (c *Cluster) PatchNodeENI(t testing.TB, name string, patch map[string]any, subresource ...string) {
 	t.Helper()
 	data, err := (&unstructured.Unstructured{Object: patch}).MarshalJSON()
-	if err != nil {
-		t.Fatal(err)
-	}
+	Must(t, err)
 	if _, err := c.NodeENIs().Patch(t.Context(), name, types.MergePatchType, data, metav1.PatchOptions{}, subresource...); err != nil {
 		t.Fatalf("patch NodeENI %s: %v", name, err)
 	}

@@ -48,9 +48,7 @@ type Proxy struct {
 func startProxy(t testing.TB, target string) *Proxy {
 	t.Helper()
 	p := &Proxy{target: target, Address: "127.0.0.1:0", changed: make(chan struct{}), open: map[net.Conn]struct{}{}}
-	if err := p.listen(t); err != nil {
-		t.Fatal(err)
-	}
+	Must(t, p.listen(t))
 	p.Address = p.listener.Addr().String()
 	t.Cleanup(func() {
 		p.mu.Lock()
@@ -68,9 +66,7 @@ func (p *Proxy) Set(t testing.TB, f Fault) {
 	defer p.mu.Unlock()
 	p.set(f)
 	if f != Refuse && p.listener == nil {
-		if err := p.listen(t); err != nil {
-			t.Fatal(err)
-		}
+		Must(t, p.listen(t))
 	}
 }
 

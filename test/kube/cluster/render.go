@@ -18,18 +18,12 @@ func Kustomize(t testing.TB, overlay string) (path string) {
 	t.Helper()
 	dir := t.TempDir()
 	deploy, err := filepath.Rel(dir, filepath.Join(repo(t), "deploy"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	Must(t, err)
 	writeFile(t, filepath.Join(dir, "kustomization.yaml"), strings.ReplaceAll(overlay, "DEPLOY", deploy))
 	made, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(filesys.MakeFsOnDisk(), dir)
-	if err != nil {
-		t.Fatal(err)
-	}
+	Must(t, err)
 	text, err := made.AsYaml()
-	if err != nil {
-		t.Fatal(err)
-	}
+	Must(t, err)
 	path = filepath.Join(dir, "rendered.yaml")
 	writeFile(t, path, string(text))
 	return path
@@ -93,15 +87,11 @@ func helm(t testing.TB, args []string) (out, said string, err error) {
 func repo(t testing.TB) string {
 	t.Helper()
 	path, err := nstest.Repo()
-	if err != nil {
-		t.Fatal(err)
-	}
+	Must(t, err)
 	return path
 }
 
 func writeFile(t testing.TB, path, content string) {
 	t.Helper()
-	if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	Must(t, os.WriteFile(path, []byte(content), 0o644))
 }

@@ -7,6 +7,14 @@ import (
 
 const look = 20 * time.Millisecond
 
+// Must ends the test on an error.
+func Must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 // Eventually waits until probe returns nil, and returns how long that took. After the time limit it ends
 // the test with the last error.
 func Eventually(t testing.TB, what string, within time.Duration, probe func() error) time.Duration {

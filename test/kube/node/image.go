@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/multi-eni/multi-eni-cni/test/imagetar"
+	"github.com/multi-eni/multi-eni-cni/test/kube/cluster"
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
@@ -14,26 +15,20 @@ import (
 func (n *Node) ImportImage(t testing.TB, ref string, binaries ...string) {
 	t.Helper()
 	files, err := imagetar.Programs(binaries...)
-	if err != nil {
-		t.Fatal(err)
-	}
+	cluster.Must(t, err)
 	n.ImportFiles(t, ref, files...)
 }
 
 // ImportFiles is ImportImage with files of any kind.
 func (n *Node) ImportFiles(t testing.TB, ref string, files ...imagetar.File) {
 	t.Helper()
-	if err := n.importFiles(t.Context(), ref, files...); err != nil {
-		t.Fatal(err)
-	}
+	cluster.Must(t, n.importFiles(t.Context(), ref, files...))
 }
 
 // ImportArchive imports a builder's archive into containerd under the name ref.
 func (n *Node) ImportArchive(t testing.TB, ref, archive string) {
 	t.Helper()
-	if err := n.ctr(t.Context(), "images", "import", "--snapshotter=native", "--index-name", ref, archive); err != nil {
-		t.Fatal(err)
-	}
+	cluster.Must(t, n.ctr(t.Context(), "images", "import", "--snapshotter=native", "--index-name", ref, archive))
 }
 
 func (n *Node) importPause(ctx context.Context) error {

@@ -248,9 +248,7 @@ func (n *Node) KillContainerd() { n.containerd.Kill() }
 // StartContainerd runs containerd again, and returns when it answers.
 func (n *Node) StartContainerd(t testing.TB) {
 	t.Helper()
-	if err := n.startContainerd(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	cluster.Must(t, n.startContainerd(t.Context()))
 }
 
 // KillKubelet ends the kubelet as a crash does. Its pods continue.
@@ -260,9 +258,7 @@ func (n *Node) KillKubelet() { n.kubelet.Kill() }
 // time.
 func (n *Node) StartKubelet(t testing.TB) {
 	t.Helper()
-	if err := errors.Join(n.startKubelet(t.Context()), n.awaitReady(t.Context())); err != nil {
-		t.Fatal(err)
-	}
+	cluster.Must(t, errors.Join(n.startKubelet(t.Context()), n.awaitReady(t.Context())))
 }
 
 // ctr runs containerd's own client on the containers of Kubernetes.
@@ -286,12 +282,8 @@ func (n *Node) WriteKubeconfig(t testing.TB, namespace, account string) string {
 	}
 	dir := t.TempDir()
 	token, path := filepath.Join(dir, "token"), filepath.Join(dir, "kubeconfig")
-	if err := os.WriteFile(token, []byte(answer.Status.Token), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := n.plane.WriteTokenKubeconfig(path, plane.Address, token); err != nil {
-		t.Fatal(err)
-	}
+	cluster.Must(t, os.WriteFile(token, []byte(answer.Status.Token), 0o600))
+	cluster.Must(t, n.plane.WriteTokenKubeconfig(path, plane.Address, token))
 	return path
 }
 

@@ -51,9 +51,7 @@ func start(t *testing.T, n *node.Node, name string) {
 			Containers:                    []corev1.Container{{Name: "pause", Image: node.PauseImage, ImagePullPolicy: corev1.PullNever}},
 		},
 	}, metav1.CreateOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	cluster.Must(t, err)
 	took := cluster.Eventually(t, "pod "+name+" running with an address", podTimeout, func() error {
 		pod, err := n.Admin.CoreV1().Pods("default").Get(t.Context(), name, metav1.GetOptions{})
 		if err == nil && (pod.Status.Phase != corev1.PodRunning || pod.Status.PodIP == "") {
@@ -66,9 +64,7 @@ func start(t *testing.T, n *node.Node, name string) {
 
 func end(t *testing.T, n *node.Node, name string) {
 	t.Helper()
-	if err := n.Admin.CoreV1().Pods("default").Delete(t.Context(), name, metav1.DeleteOptions{}); err != nil {
-		t.Fatal(err)
-	}
+	cluster.Must(t, n.Admin.CoreV1().Pods("default").Delete(t.Context(), name, metav1.DeleteOptions{}))
 	cluster.Eventually(t, "pod "+name+" gone", podTimeout, func() error {
 		_, err := n.Admin.CoreV1().Pods("default").Get(t.Context(), name, metav1.GetOptions{})
 		if apierrors.IsNotFound(err) {

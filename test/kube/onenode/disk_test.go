@@ -19,9 +19,7 @@ import (
 // says why. Once there is room, the new one is installed without help.
 func TestInstallerOnABadDisk(t *testing.T) {
 	other, err := nstest.Binary("kube/next/multi-eni")
-	if err != nil {
-		t.Fatal(err)
-	}
+	cluster.Must(t, err)
 	for name, tt := range map[string]struct {
 		options, mended string // of the tmpfs
 		flags           uintptr

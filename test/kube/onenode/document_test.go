@@ -87,14 +87,10 @@ func TestFences(t *testing.T) {
 // install guide, in the same order.
 func TestRemovalIsAsInstallSays(t *testing.T) {
 	repo, err := nstest.Repo()
-	if err != nil {
-		t.Fatal(err)
-	}
+	cluster.Must(t, err)
 	commands := func(document, after string) (all []string) {
 		text, err := os.ReadFile(filepath.Join(repo, "docs", document))
-		if err != nil {
-			t.Fatal(err)
-		}
+		cluster.Must(t, err)
 		_, section, found := strings.Cut(string(text), after)
 		if !found {
 			t.Fatalf("docs/%s has no %q", document, after)

@@ -32,9 +32,7 @@ func members(t *testing.T, r io.Reader) (headers map[string]*tar.Header, content
 		if errors.Is(err, io.EOF) {
 			return headers, contents
 		}
-		if err != nil {
-			t.Fatal(err)
-		}
+		cluster.Must(t, err)
 		headers[h.Name] = h
 		if contents[h.Name], err = io.ReadAll(in); err != nil {
 			t.Fatal(err)
@@ -74,9 +72,7 @@ func TestImage(t *testing.T) {
 		cluster.Unavailable(t, "bin/image.tar is not built; run: make image, which needs buildah")
 	}
 	f, err := os.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	cluster.Must(t, err)
 	defer f.Close()
 	_, blobs := members(t, f)
 	a := archive{t, blobs}
@@ -126,9 +122,7 @@ func (a archive) checkImage(r reference, machine elf.Machine) {
 		a.Fatalf("%d layers, want one", len(manifest.Layers))
 	}
 	layer, err := gzip.NewReader(bytes.NewReader(a.blobs["blobs/"+strings.Replace(manifest.Layers[0].Digest, ":", "/", 1)]))
-	if err != nil {
-		a.Fatal(err)
-	}
+	cluster.Must(a, err)
 	headers, contents := members(a.T, layer)
 	modes := map[string]int64{}
 	size := 0
@@ -194,9 +188,7 @@ func TestSBOM(t *testing.T) {
 			cluster.Unavailable(t, "bin/sbom is not written; run: make image, which needs buildah")
 		}
 		data, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
+		cluster.Must(t, err)
 		var bom struct {
 			BomFormat  string
 			Components []struct{ PURL string }

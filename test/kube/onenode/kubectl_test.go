@@ -34,9 +34,7 @@ func (s *stage) kubectl(args ...string) (string, error) {
 func (s *stage) kubectlPlugin(args ...string) (string, error) {
 	s.Helper()
 	program, err := nstest.Binary("kubectl-multi_eni")
-	if err != nil {
-		s.Fatal(err)
-	}
+	s.must(err)
 	kubectl, err := nstest.Binary("kube/kubectl")
 	if err != nil {
 		cluster.Unavailable(s.T, err.Error())

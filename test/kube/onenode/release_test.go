@@ -36,9 +36,7 @@ func released(t *testing.T) release {
 		cluster.Unavailable(t, "bin/release is not made; run: make release UNRELEASED=1, which needs buildah")
 	}
 	data, err := os.ReadFile(sums)
-	if err != nil {
-		t.Fatal(err)
-	}
+	cluster.Must(t, err)
 	r := release{T: t, dir: filepath.Dir(sums)}
 	for line := range strings.Lines(string(data)) {
 		want, file, _ := strings.Cut(strings.TrimSpace(line), "  ")
@@ -57,9 +55,7 @@ func released(t *testing.T) release {
 func (r release) read(file string) []byte {
 	r.Helper()
 	data, err := os.ReadFile(filepath.Join(r.dir, file))
-	if err != nil {
-		r.Fatal(err)
-	}
+	cluster.Must(r, err)
 	return data
 }
 
@@ -174,9 +170,7 @@ func objects(t *testing.T, path string) map[string]any {
 func (r release) checkPrograms(name string, machine elf.Machine, runs bool) {
 	r.Helper()
 	zip, err := gzip.NewReader(bytes.NewReader(r.read(name)))
-	if err != nil {
-		r.Fatal(err)
-	}
+	cluster.Must(r, err)
 	headers, contents := members(r.T, zip)
 	var programs []string
 	for file, h := range headers {
@@ -194,9 +188,7 @@ func (r release) checkPrograms(name string, machine elf.Machine, runs bool) {
 		return
 	}
 	path := filepath.Join(r.TempDir(), "multi-enid")
-	if err := os.WriteFile(path, contents["multi-enid"], 0o700); err != nil {
-		r.Fatal(err)
-	}
+	cluster.Must(r, os.WriteFile(path, contents["multi-enid"], 0o700))
 	if out, err := exec.CommandContext(r.Context(), path, "version").CombinedOutput(); err != nil || !strings.Contains(string(out), r.version) {
 		r.Errorf("multi-enid version: %v, %s; want %s", err, out, r.version)
 	}
