@@ -48,8 +48,7 @@ func TestChartStandsAlone(t *testing.T) {
 	}
 }
 
-// TestChartLinks: each link works from the package alone, and each link to a document of the
-// project leads to one.
+// TestChartLinks: each link works from the package alone, and each link to a document of the project leads to one.
 func TestChartLinks(t *testing.T) {
 	markdown, address := regexp.MustCompile(`\]\(([^)]*)\)`), regexp.MustCompile(`https://[^\s)"]+`)
 	for _, file := range []string{"chart/README.md", "chart/Chart.yaml", "chart/templates/NOTES.txt", "chart/monitoring/alerts.yaml"} {

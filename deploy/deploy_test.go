@@ -1,5 +1,4 @@
-// Package deploy tests the manifests for a cluster. test/kube applies them to a real API
-// server.
+// Package deploy tests the manifests for a cluster. test/kube applies them to a real API server.
 package deploy
 
 //go:generate mkdir -p chart/monitoring

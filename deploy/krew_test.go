@@ -8,8 +8,7 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// TestKrewManifest: the manifest has Krew's required fields, and an archive for each system
-// that people run kubectl on.
+// TestKrewManifest: the manifest has Krew's required fields, and an archive for each system that people run kubectl on.
 func TestKrewManifest(t *testing.T) {
 	data, err := os.ReadFile("krew/multi-eni.yaml")
 	if err != nil {

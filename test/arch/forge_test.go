@@ -267,8 +267,7 @@ func unwatchedModules(tr tree) (out []string) {
 	return out
 }
 
-// globbed says whether a path matches a glob of renovate, in which ** stands for
-// folders.
+// globbed says whether a path matches a glob of renovate, in which ** stands for folders.
 func globbed(glob, name string) bool {
 	re := strings.NewReplacer(`\*\*/`, `(.*/)?`, `\*\*`, `.*`, `\*`, `[^/]*`).Replace(regexp.QuoteMeta(glob))
 	return regexp.MustCompile("^" + re + "$").MatchString(name)

@@ -18,8 +18,7 @@ import (
 	"testing"
 )
 
-// strangers are modules that .golangci.yml forbids and go.mod lacks; the
-// fixtures import empty ones of the same names.
+// strangers are modules that .golangci.yml forbids and go.mod lacks; the fixtures import empty ones of the same names.
 var strangers = []string{
 	"github.com/golang/mock", "github.com/onsi/gomega", "github.com/pkg/errors", "github.com/stretchr/testify", "go.uber.org/mock",
 }
@@ -55,8 +54,7 @@ func TestLintFixtures(t *testing.T) {
 	}
 }
 
-// lintModule copies the fixtures, the configuration and the module files to a
-// folder of their own.
+// lintModule copies the fixtures, the configuration and the module files to a folder of their own.
 func lintModule(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()

@@ -92,8 +92,7 @@ func bareReasons(tr tree) (out []string) {
 	return slices.Compact(out)
 }
 
-// reasonNames notes the Reasons that a declaration has, each of which is the name of
-// its constant.
+// reasonNames notes the Reasons that a declaration has, each of which is the name of its constant.
 func reasonNames(f file, d ast.Decl, known map[string]bool) (out []string) {
 	g, ok := d.(*ast.GenDecl)
 	if !ok || g.Tok != token.CONST {

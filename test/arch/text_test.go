@@ -44,12 +44,10 @@ func textRules() []rule {
 	}
 }
 
-// Written so that the rule does not find itself. After a dot it is a name of
-// package context, which the linter forbids.
+// Written so that the rule does not find itself. After a dot it is a name of package context, which the linter forbids.
 var unfinished = regexp.MustCompile(`(^|[^.\w])(TO` + `DO|FIX` + `ME|XX` + `X)\b|not im` + `plemented|real im` + `plementation`)
 
-// matching returns a check that reports every line that re matches, except in
-// the files named.
+// matching returns a check that reports every line that re matches, except in the files named.
 func matching(re *regexp.Regexp, except ...string) func(tree) []string {
 	return func(tr tree) []string {
 		var out []string
@@ -85,8 +83,7 @@ func checkout() string {
 	return dir
 }
 
-// here matches the checkout, and the folder around it unless that is one that
-// every machine has.
+// here matches the checkout, and the folder around it unless that is one that every machine has.
 func here() *regexp.Regexp {
 	dirs := []string{checkout()}
 	if parent := filepath.Dir(dirs[0]); !slices.Contains(standardFolders, parent) {

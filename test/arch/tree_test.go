@@ -72,8 +72,7 @@ func (tr tree) goFiles(keep func(file) bool) []file {
 // product accepts shipped code: no tests, no test support, no generated files.
 func product(f file) bool { return !f.isTest() && !ast.IsGenerated(f.ast) }
 
-// graph returns the imports of every package: the module's own from its
-// non-test files, the rest from external.
+// graph returns the imports of every package: the module's own from its non-test files, the rest from external.
 func (tr tree) graph() map[string][]string {
 	g := make(map[string][]string, len(tr.external))
 	for p, imports := range tr.external {
@@ -197,9 +196,8 @@ func external(t *testing.T, root string) map[string][]string {
 	}
 }
 
-// fixture makes a tree from text: each file begins with a line "-- path --".
-// A path that begins with "@" is a package outside the module; its lines are
-// its imports.
+// fixture makes a tree from text: each file begins with a line "-- path --". A path that begins with "@" is a package
+// outside the module; its lines are its imports.
 func fixture(t *testing.T, text string) tree {
 	t.Helper()
 	tr := tree{external: map[string][]string{}}

@@ -25,8 +25,7 @@ type writing struct {
 	sentences []string
 }
 
-// prose returns the pages, the descriptions in the CRDs and the help of the daemon's
-// flags.
+// prose returns the pages, the descriptions in the CRDs and the help of the daemon's flags.
 func prose(tr tree) (out []writing) {
 	for _, f := range tr.files {
 		p := writing{path: f.path}
@@ -45,8 +44,7 @@ func prose(tr tree) (out []writing) {
 	return out
 }
 
-// pageSentences returns the sentences of a page's headings, paragraphs, items and cells.
-// "`" stands for a span of code.
+// pageSentences returns the sentences of a page's headings, paragraphs, items and cells. "`" stands for a span of code.
 func pageSentences(markdown string) (out []string) {
 	source := []byte(markdown)
 	md := goldmark.New(goldmark.WithExtensions(extension.Table))

@@ -29,8 +29,7 @@ var (
 	crowd = effort{pods: 100, warmUp: 1, rounds: 3} // at most
 )
 
-// timed has the times of pairs of ADD and DEL, and of all ADDs side by side until the last had ended, in
-// milliseconds.
+// timed has the times of pairs of ADD and DEL, and of all ADDs side by side until the last had ended, in milliseconds.
 type timed struct{ add, del, allAdded table.Sample }
 
 func (t timed) sum() table.Sample { return t.add.Plus(t.del) }

@@ -20,8 +20,7 @@ func (c counted) String() string {
 	return fmt.Sprintf("%d / %d / %d / %d / %d / %d", c.calls, c.syncs, c.netlink, c.waits, c.execs, c.threads)
 }
 
-// call is one line of strace -f: the process, and the system call with its
-// arguments.
+// call is one line of strace -f: the process, and the system call with its arguments.
 var call = regexp.MustCompile(`^\d+ +([a-z0-9_]+)\((.*)`)
 
 // waiting are the requests for which the kernel waits for RCU: a link is moved, set down or deleted, or a

@@ -16,8 +16,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/bench/table"
 )
 
-// cycles is the number of attachments that must not grow dearer; cycleShare is the share at each end that
-// is compared.
+// cycles is the number of attachments that must not grow dearer; cycleShare is the share at each end that is compared.
 const cycles, cycleShare = 1000, 100
 
 func (n *node) crowded(ctx context.Context) ([]table.Row, error) {
@@ -28,8 +27,7 @@ func (n *node) crowded(ctx context.Context) ([]table.Row, error) {
 	return []table.Row{table.Ratio(own.String(), got[own].allAdded, got[reference].allAdded, crowdTarget).About(itemCrowd, reference.String())}, nil
 }
 
-// growth runs pods in turn on a device, and compares the last with the first, and the leftovers with the
-// state before.
+// growth runs pods in turn on a device, and compares the last with the first, and the leftovers with the state before.
 func (n *node) growth(ctx context.Context) ([]table.Row, error) {
 	all, err := n.contenders(own, 1)
 	if err != nil {

@@ -1,6 +1,5 @@
-// Command bench measures multi-eni and multi-enid side by side with the reference plugins and with the
-// least possible cost, on a node of namespaces, and prints one table. It judges nothing: it fails only if
-// it could not measure.
+// Command bench measures multi-eni and multi-enid side by side with the reference plugins and with the least possible
+// cost, on a node of namespaces, and prints one table. It judges nothing: it fails only if it could not measure.
 package main
 
 //go:generate go -C ../tools/chart run . ../../../docs/performance.json ../../../docs/images/performance.svg
@@ -27,8 +26,7 @@ import (
 const (
 	// onlyEnv has the outer process's -only.
 	onlyEnv = "MULTI_ENI_BENCH_ONLY"
-	// insideEnv holds the folder of the run in the process that has namespaces
-	// of its own.
+	// insideEnv holds the folder of the run in the process that has namespaces of its own.
 	insideEnv = "MULTI_ENI_BENCH_INSIDE"
 	// benchTimeout bounds the whole run, which takes about eight minutes.
 	benchTimeout = 20 * time.Minute

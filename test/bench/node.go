@@ -38,8 +38,7 @@ type pod struct {
 	address netip.Prefix // of the ENI
 }
 
-// node is a node with two ENIs that pods share or drive themselves, and a growing number of pods with an
-// ENI each.
+// node is a node with two ENIs that pods share or drive themselves, and a growing number of pods with an ENI each.
 type node struct {
 	*nstest.Node
 	tools    tools

@@ -58,8 +58,7 @@ func readSync(got map[int]table.Sample) ([]table.Row, error) {
 
 var benchmarkLine = regexp.MustCompile(`^BenchmarkSync/devices=(\d+)(?:-\d+)?\s+\d+\s+([\d.]+) ns/op`)
 
-// parseBenchmark returns milliseconds by number of devices from the output of
-// go test -bench.
+// parseBenchmark returns milliseconds by number of devices from the output of go test -bench.
 func parseBenchmark(out string) map[int]table.Sample {
 	got := map[int]table.Sample{}
 	for lines := bufio.NewScanner(strings.NewReader(out)); lines.Scan(); {

@@ -16,8 +16,7 @@ type way struct {
 	devices int
 }
 
-// The kinds. A pod has an ENI to itself, but for sharedMacvlan and aloneMacvlan,
-// whose pods share one.
+// The kinds. A pod has an ENI to itself, but for sharedMacvlan and aloneMacvlan, whose pods share one.
 const (
 	exclusive     = "exclusive"
 	dpdk          = "DPDK" // no link, so that nothing moves

@@ -1,6 +1,5 @@
-// Command demo shows the main job of the project on this machine: no root, no cluster, no AWS. It makes a
-// node of namespaces, tells the story with real commands and their real output, checks every step, and
-// leaves nothing.
+// Command demo shows the main job of the project on this machine: no root, no cluster, no AWS. It makes a node of
+// namespaces, tells the story with real commands and their real output, checks every step, and leaves nothing.
 package main
 
 import (

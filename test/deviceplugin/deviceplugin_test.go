@@ -23,8 +23,7 @@ import (
 
 const noRoutes = "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\tMTU\tWindow\tIRTT\n"
 
-// node is a machine with two ENIs on ena, one of them the primary, and one on
-// vfio-pci.
+// node is a machine with two ENIs on ena, one of them the primary, and one on vfio-pci.
 type node struct{ Options }
 
 func newNode(t *testing.T, config string) *node {

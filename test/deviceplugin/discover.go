@@ -16,8 +16,7 @@ import (
 // Discover lists the PCI functions of a sysfs tree as the device plugin sees them. routes is a file in the format
 // of /proc/net/route: an interface with a default route keeps its function out of every pool.
 //
-// Recorded trees lack RDMA, vDPA, DDP profiles, partition keys and ACPI indexes. Every interface counts as
-// Ethernet.
+// Recorded trees lack RDMA, vDPA, DDP profiles, partition keys and ACPI indexes. Every interface counts as Ethernet.
 func Discover(tree sysfs.FS, routes string) ([]dpmodel.Device, error) {
 	used, err := defaultRoutes(routes)
 	if err != nil {

@@ -32,11 +32,9 @@ type Verdict struct {
 	// Status is the exit status: 0 where main returns, 2 after glog.Fatal and after a panic. It is 0 while
 	// the plugin runs.
 	Status int
-	// Skipped has a line for every entry that the plugin leaves out with a warning, by its index in
-	// resourceList.
+	// Skipped has a line for every entry that the plugin leaves out with a warning, by its index in resourceList.
 	Skipped map[int]string
-	// Resources are the pools with a device, by "prefix/name", with their devices in the order given to
-	// Judge.
+	// Resources are the pools with a device, by "prefix/name", with their devices in the order given to Judge.
 	Resources map[string][]device.PCIAddress
 }
 
@@ -212,15 +210,13 @@ func (v *Verdict) allocate(pools []*pool, m Machine) {
 	}
 }
 
-// socketDir is the folder of the plugin's sockets (types.SockDir). existing are folders that every host
-// has.
+// socketDir is the folder of the plugin's sockets (types.SockDir). existing are folders that every host has.
 const socketDir = "/var/lib/kubelet/plugins_registry"
 
 var existing = []string{socketDir, "/var/lib/kubelet/device-plugins", "/var/lib/kubelet", "/var/lib", "/var", "/"}
 
-// socketFault is the reason why the plugin cannot listen on a socket of that name. Its path is
-// filepath.Join's, which resolves ".." (NewResourceServer in pkg/resources), and has at most 107 octets
-// (unix(7)).
+// socketFault is the reason why the plugin cannot listen on a socket of that name. Its path is filepath.Join's, which
+// resolves ".." (NewResourceServer in pkg/resources), and has at most 107 octets (unix(7)).
 func (m Machine) socketFault(name string) string {
 	path := filepath.Join(socketDir, name)
 	switch {

@@ -6,9 +6,8 @@ type TB interface {
 	Errorf(format string, args ...any)
 }
 
-// Judged returns a function to call with each written config. The test fails on a config with which the
-// plugin would not run on the machine, as it is then, under one of the prefixes; without prefixes the
-// default counts.
+// Judged returns a function to call with each written config. The test fails on a config with which the plugin would
+// not run on the machine, as it is then, under one of the prefixes; without prefixes the default counts.
 func Judged(t TB, machine func() []Device, prefixes func() []string) func(content []byte) {
 	return func(content []byte) {
 		t.Helper()

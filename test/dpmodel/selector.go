@@ -16,8 +16,7 @@ type Device struct {
 	Address device.PCIAddress
 	Vendor  uint16
 	Device  uint16
-	// Class is the 24-bit class code; only the base class (0x02 network, 0x12
-	// accelerator) is looked at.
+	// Class is the 24-bit class code; only the base class (0x02 network, 0x12 accelerator) is looked at.
 	Class uint32
 	// Driver is the bound driver. A function without driver is in no pool.
 	Driver string
@@ -30,8 +29,7 @@ type Device struct {
 	// LinkType is "ether" or "infiniband"; "" without an interface.
 	LinkType  string
 	ACPIIndex string
-	// DDPProfile, PKey, VDPAType and RDMA are "" and false on Ethernet devices
-	// without those features.
+	// DDPProfile, PKey, VDPAType and RDMA are "" and false on Ethernet devices without those features.
 	DDPProfile, PKey, VDPAType string
 	RDMA                       bool
 	// DefaultRoute: the interface has an IPv4 default route. VFs is the number of enabled VFs. Either
@@ -55,8 +53,7 @@ func (d Device) offered(deviceType string) bool {
 	return false // auxNetDevice: auxiliary devices, not PCI functions
 }
 
-// selector has the fields of all device types. IsRdma and NeedVhostNet have no
-// tag in the plugin either.
+// selector has the fields of all device types. IsRdma and NeedVhostNet have no tag in the plugin either.
 type selector struct {
 	Vendors      []string `json:"vendors,omitempty"`
 	Devices      []string `json:"devices,omitempty"`

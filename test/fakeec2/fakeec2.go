@@ -61,12 +61,10 @@ type Config struct {
 	// DryRun makes actions that change an ENI answer dry runs. In the API's model none of them has the
 	// parameter DryRun ("API reference", and service/ec2 of aws-sdk-go-v2), so it is refused by default.
 	DryRun bool
-	// ListAll makes an Assign list the primary address and all secondary addresses and prefixes of the
-	// ENI, instead of the new ones. The reference says only that they "are assigned to the network
-	// interface".
+	// ListAll makes an Assign list the primary address and all secondary addresses and prefixes of the ENI, instead of
+	// the new ones. The reference says only that they "are assigned to the network interface".
 	ListAll bool
-	// Shuffle reorders the items of each list (rand.Shuffle); nil does not. The reference promises no
-	// order.
+	// Shuffle reorders the items of each list (rand.Shuffle); nil does not. The reference promises no order.
 	Shuffle func(n int, swap func(i, j int))
 	// Slow ends the waiting of the fault Slow; with nil only the client does.
 	Slow <-chan struct{}
@@ -74,8 +72,7 @@ type Config struct {
 	Lag time.Duration
 	// Now is the clock for lags; nil is time.Now.
 	Now func() time.Time
-	// OnChange is called with a changed ENI, before the caller has its answer. It must not call the
-	// Server.
+	// OnChange is called with a changed ENI, before the caller has its answer. It must not call the Server.
 	OnChange func(ENI)
 	// OnUnknown is called for unknown requests. It must not call the Server.
 	OnUnknown func(request string)
@@ -251,9 +248,8 @@ func (s *Server) unknown(request string) {
 // params are a call's parameters. The handler must take each of them.
 type params map[string][]string
 
-// Parameters lists an action's parameters without Action and Version; a list is "Name.N". Sources: the
-// actions' pages of the API reference (API_DescribeNetworkInterfaces.html and so on); a test compares them
-// with the SDK's model.
+// Parameters lists an action's parameters without Action and Version; a list is "Name.N". Sources: the actions' pages
+// of the API reference (API_DescribeNetworkInterfaces.html and so on); a test compares them with the SDK's model.
 func Parameters(action string) []string {
 	return map[string][]string{
 		"DescribeNetworkInterfaces":  {"MaxResults", "NextToken", "DryRun", "Filter.N.Name", "Filter.N.Value.N"},

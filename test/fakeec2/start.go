@@ -5,8 +5,7 @@ import (
 	"testing"
 )
 
-// Start runs a Server until the test ends, and points the SDK's environment at it. An unknown request
-// fails the test.
+// Start runs a Server until the test ends, and points the SDK's environment at it. An unknown request fails the test.
 func Start(t *testing.T, cfg Config) *Server {
 	t.Helper()
 	cfg.OnUnknown = func(request string) { t.Errorf("EC2: unknown: %s", request) }

@@ -50,8 +50,7 @@ type Fault struct {
 	Times int
 }
 
-// Server is the service: an http.Handler, safe for concurrent use. Make it with
-// New or Start.
+// Server is the service: an http.Handler, safe for concurrent use. Make it with New or Start.
 type Server struct {
 	now       func() time.Time
 	onUnknown func(request string)
@@ -82,8 +81,7 @@ type Config struct {
 	State State
 	// Now is the clock for token expiry and lags; nil is time.Now.
 	Now func() time.Time
-	// OnUnknown, unless nil, is called for each unknown request, as "METHOD path". It must not call the
-	// Server.
+	// OnUnknown, unless nil, is called for each unknown request, as "METHOD path". It must not call the Server.
 	OnUnknown func(request string)
 }
 

@@ -181,8 +181,7 @@ func TestDriverMatchesPrimary(t *testing.T) {
 	h.has(primary.name+":unmanaged", "nmcli -t -f DEVICE,STATE device")
 }
 
-// TestForeignRules shows the fault that networkd.conf.d mends: networkd deletes foreign rules, here when it
-// starts.
+// TestForeignRules shows the fault that networkd.conf.d mends: networkd deletes foreign rules, here when it starts.
 func TestForeignRules(t *testing.T) {
 	if outside(t) {
 		return

@@ -17,9 +17,8 @@ import (
 // quiet is how long nothing may be rewritten in the end.
 const quiet = 10 * time.Second
 
-// untouched fails if the primary ENI lost an address, its default route or its link since mark, or if the host
-// ever saw a link under its pod's name, by which udev would know it. It reads the kernel's notices, which miss
-// nothing.
+// untouched fails if the primary ENI lost an address, its default route or its link since mark, or if the host ever saw
+// a link under its pod's name, by which udev would know it. It reads the kernel's notices, which miss nothing.
 func (h *host) untouched(mark int) {
 	h.Helper()
 	notices := h.watch.String()
@@ -98,8 +97,7 @@ func (h *host) brief(from int, enis ...eni) {
 	}
 }
 
-// clean waits until idle ENIs have no default route in the main table, ignore routers, and have their source
-// routing.
+// clean waits until idle ENIs have no default route in the main table, ignore routers, and have their source routing.
 func (h *host) clean(enis ...eni) {
 	h.Helper()
 	for _, e := range enis {

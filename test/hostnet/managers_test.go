@@ -46,8 +46,7 @@ func (h *host) networkd() *output {
 	return o
 }
 
-// again restarts a manager. networkd 252 itself drops the primary's lease for a moment at its start, which is
-// excused.
+// again restarts a manager. networkd 252 itself drops the primary's lease for a moment at its start, which is excused.
 func (h *host) again(o *output, start func() *output) *output {
 	h.Helper()
 	from := h.mark()

@@ -135,8 +135,7 @@ func (c *cluster) reach(netns, from, addr string) error {
 	return nstest.Reach(c.t.Context(), netns, netip.MustParsePrefix(from).Addr(), c.node.VPC, netip.MustParseAddr(addr))
 }
 
-// TestConflist runs the life of a pod under every CNI version, with the plugins that people chain after
-// multi-eni.
+// TestConflist runs the life of a pod under every CNI version, with the plugins that people chain after multi-eni.
 func TestConflist(t *testing.T) {
 	if nstest.Outside(t) {
 		return

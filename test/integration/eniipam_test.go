@@ -12,8 +12,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// TestENIIPAMBelowOthers: eni-ipam as the IPAM plugin of macvlan and of
-// host-device, under every CNI version.
+// TestENIIPAMBelowOthers: eni-ipam as the IPAM plugin of macvlan and of host-device, under every CNI version.
 func TestENIIPAMBelowOthers(t *testing.T) {
 	if nstest.Outside(t) {
 		return

@@ -23,9 +23,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// TestStorm lets pods come and go over too few devices while the plugin is
-// killed at random moments. When every pod has had its DEL, the node must be as
-// it was: no device lost, no address leased, no record left.
+// TestStorm lets pods come and go over too few devices while the plugin is killed at random moments. When every pod has
+// had its DEL, the node must be as it was: no device lost, no address leased, no record left.
 func TestStorm(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -100,8 +99,7 @@ func newStorm(t *testing.T, devices int) *storm {
 	return s
 }
 
-// run runs a verb, kills it after a while unless that is 0, and returns the output of a verb that failed
-// by itself.
+// run runs a verb, kills it after a while unless that is 0, and returns the output of a verb that failed by itself.
 func (s *storm) run(verb, pod string, after time.Duration) string {
 	cmd := exec.CommandContext(s.t.Context(), s.plugin)
 	cmd.Env = []string{"CNI_COMMAND=" + verb, "CNI_CONTAINERID=" + pod, "CNI_NETNS=/run/netns/" + pod, "CNI_IFNAME=net1", "CNI_PATH=" + s.path}

@@ -19,8 +19,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// process runs a plugin's binary as libcni does, and returns its exit code and its
-// result or error.
+// process runs a plugin's binary as libcni does, and returns its exit code and its result or error.
 func (c *cluster) process(plugin, verb, container string, stdin []byte) (int, map[string]any) {
 	c.t.Helper()
 	path := filepath.Dir(binary(c.t, "multi-eni")) + ":" + filepath.Dir(binary(c.t, "cni/host-local"))
@@ -64,8 +63,7 @@ func common(result map[string]any) map[string]any {
 
 func message(said map[string]any) string { return fmt.Sprint(said["msg"]) }
 
-// texts are netconfs with every kind of version and name, without their closing brace, and with their odd
-// fragment.
+// texts are netconfs with every kind of version and name, without their closing brace, and with their odd fragment.
 func texts() map[string]string {
 	all := map[string]string{"no version": `{"name":"dataplane"`, "no name": `{"cniVersion":"1.0.0"`}
 	for _, v := range []string{
@@ -80,9 +78,8 @@ func texts() map[string]string {
 	return all
 }
 
-// TestVersionsAsTheReference: multi-eni accepts the same versions and names as the reference plugin
-// host-device, and answers the same in the requested version. DEL succeeds after any ADD, and nothing is
-// left.
+// TestVersionsAsTheReference: multi-eni accepts the same versions and names as the reference plugin host-device, and
+// answers the same in the requested version. DEL succeeds after any ADD, and nothing is left.
 func TestVersionsAsTheReference(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -127,8 +124,7 @@ func TestVersionsAsTheReference(t *testing.T) {
 	}
 }
 
-// TestVersionsOfDelegates: a delegate is called, and its result read, in every
-// version.
+// TestVersionsOfDelegates: a delegate is called, and its result read, in every version.
 func TestVersionsOfDelegates(t *testing.T) {
 	if nstest.Outside(t) {
 		return

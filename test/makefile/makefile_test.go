@@ -120,8 +120,7 @@ func copyFile(from, to string) error {
 	return errors.Join(os.MkdirAll(filepath.Dir(to), 0o755), os.WriteFile(to, data, info.Mode().Perm()))
 }
 
-// copyTools copies the pinned tools, whose sources have not changed: building them again would show
-// little.
+// copyTools copies the pinned tools, whose sources have not changed: building them again would show little.
 func copyTools(t *testing.T, to string) {
 	t.Helper()
 	from := filepath.Join(repo(t), "bin")
@@ -137,9 +136,8 @@ func copyTools(t *testing.T, to string) {
 	must(t, os.WriteFile(filepath.Join(to, "bin/.tools"), nil, 0o600))
 }
 
-// TestDemoOnBareMachine runs `make demo` and `make clean` with the commands of Debian's base system, in a
-// folder whose name has each odd character that test/prereq accepts, beside folders that a mistake in
-// quoting would hit.
+// TestDemoOnBareMachine runs `make demo` and `make clean` with the commands of Debian's base system, in a folder whose
+// name has each odd character that test/prereq accepts, beside folders that a mistake in quoting would hit.
 func TestDemoOnBareMachine(t *testing.T) {
 	t.Parallel()
 	look(t, "make")

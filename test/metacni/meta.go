@@ -18,8 +18,7 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 )
 
-// delegateTimeout bounds the delegates of one call together; the runtime gives
-// up after some minutes.
+// delegateTimeout bounds the delegates of one call together; the runtime gives up after some minutes.
 const delegateTimeout = 2 * time.Minute
 
 type netconf struct {
@@ -129,8 +128,7 @@ func del(a *skel.CmdArgs) error {
 	return forget(n.DataDir, a.ContainerID)
 }
 
-// keepDeclared keeps netconfs for the next DEL as the API server would give them: without the allocated
-// devices.
+// keepDeclared keeps netconfs for the next DEL as the API server would give them: without the allocated devices.
 func keepDeclared(n netconf, containerID string, all []attachment) error {
 	for i := range all {
 		if all[i].DeviceID != "" {

@@ -38,8 +38,7 @@ func devices(resource string, ids ...string) *podresources.ContainerDevices {
 	return &podresources.ContainerDevices{ResourceName: resource, DeviceIds: ids}
 }
 
-// delegate is a plugin that records its calls, and fails where a file of its name and the interface's says
-// so.
+// delegate is a plugin that records its calls, and fails where a file of its name and the interface's says so.
 const delegate = `#!/bin/sh
 cd "$(dirname "$0")"
 echo "$(basename "$0") $CNI_COMMAND $CNI_IFNAME $CNI_ARGS $(cat)" >>calls

@@ -22,8 +22,7 @@ type member struct {
 	executable bool
 }
 
-// archive returns a .tar.gz of the members, in their order, without traces of the machine and the time of
-// the build.
+// archive returns a .tar.gz of the members, in their order, without traces of the machine and the time of the build.
 func archive(built time.Time, members []member) ([]byte, error) {
 	var out bytes.Buffer
 	zip := gzip.NewWriter(&out)
@@ -47,8 +46,7 @@ func archive(built time.Time, members []member) ([]byte, error) {
 	return out.Bytes(), nil
 }
 
-// repack rewrites a builder's archive, with its members in the order of their names, of one owner and
-// time.
+// repack rewrites a builder's archive, with its members in the order of their names, of one owner and time.
 func repack(built time.Time, path string) error {
 	data, err := os.ReadFile(path)
 	if err != nil {
@@ -99,8 +97,7 @@ func sum(path string) (string, error) {
 	return fmt.Sprintf("%x", h.Sum(nil)), nil
 }
 
-// imageDigest is a registry's digest of the image of an OCI archive: its only entry, the index of all
-// platforms.
+// imageDigest is a registry's digest of the image of an OCI archive: its only entry, the index of all platforms.
 func imageDigest(path string) (string, error) {
 	f, err := os.Open(path)
 	if err != nil {

@@ -195,8 +195,7 @@ func addKrew(o options) error {
 
 const krewVersion = "v0.0.0"
 
-// krew puts version and checksums into a manifest: in each platform's lines, uri
-// comes before sha256.
+// krew puts version and checksums into a manifest: in each platform's lines, uri comes before sha256.
 func krew(manifest, version string, sum func(file string) (string, error)) (string, error) {
 	if !strings.Contains(manifest, "version: "+krewVersion+"\n") {
 		return "", fmt.Errorf("no line \"version: %s\"", krewVersion)

@@ -32,8 +32,7 @@ func writeChart(_ context.Context, o options, _ []string) error {
 
 func chartFile(version string) string { return chartName + "-" + chartVersion(version) + ".tgz" }
 
-// chart is the package: the folder's files except those in .helmignore, with the version. Helm reads
-// Chart.yaml first.
+// chart is the package: the folder's files except those in .helmignore, with the version. Helm reads Chart.yaml first.
 func chart(o options) ([]byte, error) {
 	ignored, err := os.ReadFile(filepath.Join(chartFolder, ".helmignore"))
 	if err != nil {
@@ -73,8 +72,7 @@ func chart(o options) ([]byte, error) {
 	return archive(o.built, members)
 }
 
-// chartYAML sets version and appVersion and, in a release, lists image and changes
-// for Artifact Hub.
+// chartYAML sets version and appVersion and, in a release, lists image and changes for Artifact Hub.
 func chartYAML(data []byte, o options) ([]byte, error) {
 	content := string(data)
 	for key, value := range map[string]string{"version": chartVersion(o.version), "appVersion": strconv.Quote(o.version)} {

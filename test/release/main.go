@@ -1,6 +1,5 @@
-// Command release makes the files of a release that no other program makes: the notices of third parties,
-// the chart's package, archives, notes and checksums. Equal sources give equal bytes. It needs no network.
-// See release.mk.
+// Command release makes the files of a release that no other program makes: the notices of third parties, the chart's
+// package, archives, notes and checksums. Equal sources give equal bytes. It needs no network. See release.mk.
 package main
 
 import (
@@ -71,8 +70,7 @@ func run(ctx context.Context, args []string) error {
 	return commands[args[0]](ctx, o, f.Args())
 }
 
-// sourceDate reads SOURCE_DATE_EPOCH (reproducible-builds.org): seconds since 1970,
-// "" for 0.
+// sourceDate reads SOURCE_DATE_EPOCH (reproducible-builds.org): seconds since 1970, "" for 0.
 func sourceDate(epoch string) (time.Time, error) {
 	seconds, err := strconv.ParseInt(strings.TrimSpace(epoch), 10, 64)
 	if epoch == "" {

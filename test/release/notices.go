@@ -66,8 +66,7 @@ func writeNotices(ctx context.Context, o options, args []string) error {
 	return errors.Join(os.WriteFile(filepath.Join(o.out, "LICENSE"), licence, 0o644), os.WriteFile(filepath.Join(o.out, "THIRD_PARTY_NOTICES"), data, 0o644))
 }
 
-// linkedModules asks the go command for the modules of all programs on all
-// platforms. The result is sorted.
+// linkedModules asks the go command for the modules of all programs on all platforms. The result is sorted.
 func linkedModules(ctx context.Context, tags string) ([]linked, error) {
 	all := map[string]*linked{}
 	packages := map[string][]string{} // by system

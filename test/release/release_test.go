@@ -123,8 +123,7 @@ func headers(t *testing.T, data []byte) (all []tar.Header, contents map[string]s
 	}
 }
 
-// TestChart: the package has the folder's files, with the version and one time, and two packages are
-// equal.
+// TestChart: the package has the folder's files, with the version and one time, and two packages are equal.
 func TestChart(t *testing.T) {
 	inRepo(t)
 	o := options{version: "v1.2.3", repository: "registry.example/multi-eni-cni", unreleased: true, built: time.Unix(1795987019, 0)}

@@ -10,8 +10,7 @@ import (
 	"strings"
 )
 
-// semver is Semantic Versioning 2.0.0 without build metadata, which no image tag
-// can have.
+// semver is Semantic Versioning 2.0.0 without build metadata, which no image tag can have.
 var semver = regexp.MustCompile(`^v(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-(0|[1-9]\d*|\d*[A-Za-z-][0-9A-Za-z-]*)` +
 	`(\.(0|[1-9]\d*|\d*[A-Za-z-][0-9A-Za-z-]*))*)?$`)
 
@@ -25,8 +24,7 @@ func chartVersion(version string) string {
 	return "0.0.0-dev.x" + strings.Trim(rest, "-")
 }
 
-// check refuses a release that could not be made twice: without a version or notes, or of uncommitted
-// files.
+// check refuses a release that could not be made twice: without a version or notes, or of uncommitted files.
 func check(ctx context.Context, o options, _ []string) error {
 	if o.unreleased {
 		return nil

@@ -64,8 +64,7 @@ func indexOf(name string) (uint32, error) {
 	return req.Uint32(), nil
 }
 
-// move composes the one RTM_NEWLINK: struct nlmsghdr, struct ifinfomsg,
-// IFLA_NET_NS_FD and IFLA_IFNAME (rtnetlink(7)).
+// move composes the one RTM_NEWLINK: struct nlmsghdr, struct ifinfomsg, IFLA_NET_NS_FD and IFLA_IFNAME (rtnetlink(7)).
 func move(index uint32, netns int, name string) []byte {
 	e := binary.NativeEndian
 	msg := make([]byte, unix.SizeofNlMsghdr+unix.SizeofIfInfomsg)

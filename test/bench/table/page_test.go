@@ -50,8 +50,7 @@ func TestReportFile(t *testing.T) {
 	}
 }
 
-// TestHeadlines: the leading sentences of the page and of the README have the rounded figures of
-// docs/performance.json.
+// TestHeadlines: the leading sentences of the page and of the README have the rounded figures of docs/performance.json.
 func TestHeadlines(t *testing.T) {
 	figures, err := ReadFile("../../../docs/performance.json")
 	must(t, err)

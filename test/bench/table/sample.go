@@ -6,15 +6,13 @@ import (
 	"time"
 )
 
-// Sample has one contender's values, one a round. The unit is the row's: milliseconds or MiB. The zero
-// value is empty.
+// Sample has one contender's values, one a round. The unit is the row's: milliseconds or MiB. The zero value is empty.
 type Sample []float64
 
 // Add adds a time, in milliseconds.
 func (s *Sample) Add(d time.Duration) { *s = append(*s, float64(d)/float64(time.Millisecond)) }
 
-// Quantile returns the value that a share q of the sample does not exceed
-// (nearest rank); 0 for an empty sample.
+// Quantile returns the value that a share q of the sample does not exceed (nearest rank); 0 for an empty sample.
 func (s Sample) Quantile(q float64) float64 {
 	if len(s) == 0 {
 		return 0
@@ -23,8 +21,7 @@ func (s Sample) Quantile(q float64) float64 {
 	return sorted[min(len(sorted)-1, int(q*float64(len(sorted))))]
 }
 
-// Median returns the middle value, or the mean of the two in the middle; 0 for an
-// empty sample.
+// Median returns the middle value, or the mean of the two in the middle; 0 for an empty sample.
 func (s Sample) Median() float64 {
 	if len(s) == 0 {
 		return 0

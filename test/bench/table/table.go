@@ -1,5 +1,4 @@
-// Package table prints side-by-side measurements, as Markdown tables that are aligned for reading as plain
-// text.
+// Package table prints side-by-side measurements, as Markdown tables that are aligned for reading as plain text.
 package table
 
 import (
@@ -11,8 +10,7 @@ import (
 	"unicode/utf8"
 )
 
-// Report is one run of the benchmark, as -json writes it and docs/performance.json
-// keeps one.
+// Report is one run of the benchmark, as -json writes it and docs/performance.json keeps one.
 type Report struct {
 	// Machine is the processor, its cores, and the versions of Linux and Go.
 	Machine string
@@ -66,8 +64,7 @@ func Ratio(name string, ours, other Sample, limit float64) Row {
 	return r
 }
 
-// Difference compares two samples of milliseconds by the difference of their
-// medians. A limit of 0 is no target.
+// Difference compares two samples of milliseconds by the difference of their medians. A limit of 0 is no target.
 func Difference(name string, ours, other Sample, limit float64) Row {
 	r := compared(name, ours, other)
 	d := ours.Median() - other.Median()

@@ -47,8 +47,7 @@ func TestRows(t *testing.T) {
 	}
 }
 
-// The columns line up however wide a cell is, counted in characters. Each item has a heading, and no
-// column is empty.
+// The columns line up however wide a cell is, counted in characters. Each item has a heading, and no column is empty.
 func TestPrint(t *testing.T) {
 	var b strings.Builder
 	rows := []Row{

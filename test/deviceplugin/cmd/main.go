@@ -1,5 +1,4 @@
-// Command cmd is a stand-in for the SR-IOV network device plugin; see package
-// deviceplugin.
+// Command cmd is a stand-in for the SR-IOV network device plugin; see package deviceplugin.
 package main
 
 import (

@@ -38,8 +38,7 @@ func (c Case) Content() []byte {
 // Runs says whether the plugin stayed up.
 func (c Case) Runs() bool { return c.Verdict == "runs" }
 
-// All returns the cases of a machine where only an empty selector matches, and where no socket can be
-// made.
+// All returns the cases of a machine where only an empty selector matches, and where no socket can be made.
 func All(t testing.TB) []Case {
 	t.Helper()
 	return read(t, file, 72)

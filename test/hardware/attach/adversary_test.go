@@ -29,9 +29,8 @@ type target struct {
 	ignore []string
 }
 
-// TestAdversary: whatever a pod does to a NIC or a VF, the host gets it back unchanged, and the next pod
-// gets it like the first. That holds after DEL, after the end of the netns, and from a netns that the pod
-// has made.
+// TestAdversary: whatever a pod does to a NIC or a VF, the host gets it back unchanged, and the next pod gets it like
+// the first. That holds after DEL, after the end of the netns, and from a netns that the pod has made.
 func TestAdversary(t *testing.T) {
 	t.Run("e1000e", func(t *testing.T) {
 		guest.Clean(t)

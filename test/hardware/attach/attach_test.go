@@ -21,8 +21,7 @@ import (
 
 func TestMain(m *testing.M) { machine.Main(m, machine.Spec{}) }
 
-// NICs of machine.DefaultNICs. nic0 and nic2 are attached to pods; nic1 belongs to another node on the
-// wire.
+// NICs of machine.DefaultNICs. nic0 and nic2 are attached to pods; nic1 belongs to another node on the wire.
 const (
 	nic0 = "02:00:00:00:01:00"
 	nic1 = "02:00:00:00:01:01"
@@ -173,8 +172,7 @@ func same(t *testing.T, pci string, want netdev) {
 	}
 }
 
-// prepare gives the NIC with this MAC a state of its own, which the test's end undoes. It returns the PCI
-// function.
+// prepare gives the NIC with this MAC a state of its own, which the test's end undoes. It returns the PCI function.
 func prepare(t *testing.T, mac string, want netdev) string {
 	t.Helper()
 	pci, name := guest.WaitNIC(t, mac)
@@ -215,8 +213,7 @@ func apply(t *testing.T, name string, want netdev) {
 	}
 }
 
-// otherNode makes another node on the wire: a netns with the NIC and these addresses. It returns the
-// netns's path.
+// otherNode makes another node on the wire: a netns with the NIC and these addresses. It returns the netns's path.
 func otherNode(t *testing.T, mac string, addresses ...string) string {
 	t.Helper()
 	path := guest.NewNetns(t, "other-node")

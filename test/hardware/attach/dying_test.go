@@ -41,8 +41,7 @@ func inBothEnds(t *testing.T, f func(t *testing.T, destroyed bool)) {
 	t.Run("destroyed", func(t *testing.T) { f(t, true) })
 }
 
-// TestDyingNetns: DEL follows the end of the netns at once, when the kernel may not have returned the
-// device yet.
+// TestDyingNetns: DEL follows the end of the netns at once, when the kernel may not have returned the device yet.
 func TestDyingNetns(t *testing.T) {
 	guest.Clean(t)
 	pci := prepare(t, nic0, netdev{Name: "ens7", AltNames: []string{"eni-a"}, MTU: 1600, Up: true})

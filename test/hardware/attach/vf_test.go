@@ -205,8 +205,7 @@ func (f *vfTest) exclusive(t *testing.T, destroyed bool) {
 	same(t, f.vfs[1], before)
 }
 
-// roundTrips: a hundred pods in turn, five of which end without DEL, leave the VF unchanged. Nothing grows
-// or drifts.
+// roundTrips: a hundred pods in turn, five of which end without DEL, leave the VF unchanged. Nothing grows or drifts.
 func (f *vfTest) roundTrips(t *testing.T) {
 	guest.Clean(t)
 	indexes := func() (all []int) {

@@ -81,8 +81,7 @@ func (k *kind) cycle(t *testing.T, pci string, eni fakeimds.ENI) {
 	guest.AwaitPhase(t, eni.ID, "", soon)
 }
 
-// drivers measures the parts of the daemon's work: the start of its child process, and the time of kernel
-// and drivers.
+// drivers measures the parts of the daemon's work: the start of its child process, and the time of kernel and drivers.
 func drivers(t *testing.T) []table.Row {
 	t.Helper()
 	pci, _ := guest.WaitNIC(t, macDPDK)

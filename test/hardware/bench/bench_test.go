@@ -33,8 +33,7 @@ const (
 	macDPDK = "02:00:00:00:01:01"
 )
 
-// rounds are few by default, to show quickly that everything can be measured: make bench-hardware has
-// more.
+// rounds are few by default, to show quickly that everything can be measured: make bench-hardware has more.
 var rounds = flag.Int("rounds", 3, "pairs of each comparison of plugins")
 
 func TestMain(m *testing.M) {
@@ -80,8 +79,7 @@ func text(s table.Sample) string {
 	return fmt.Sprintf("%.1f (%.1f)", s.Median(), s.Quantile(0.99))
 }
 
-// parts measures the parts of an attachment: the start of a program, and each change of the link by kernel
-// and driver.
+// parts measures the parts of an attachment: the start of a program, and each change of the link by kernel and driver.
 func parts(t *testing.T, name, pci string) []table.Row {
 	t.Helper()
 	path := guest.NewNetns(t, "parts")

@@ -138,8 +138,7 @@ func (b bed) move(c guest.CNICall, up bool) (add, del time.Duration) {
 	return add, del
 }
 
-// shared compares a delegate through multi-eni, with leases and with host-local, to the delegate alone
-// with host-local.
+// shared compares a delegate through multi-eni, with leases and with host-local, to the delegate alone with host-local.
 func shared(t *testing.T, pci, delegate string) []table.Row {
 	t.Helper()
 	b := newBed(t, pci)

@@ -92,8 +92,7 @@ func TestThreeCases(t *testing.T) {
 	wantConfig(t, placeholder())
 }
 
-// placeholder is the config's only entry when nothing is offered: the device plugin exits on an empty
-// config.
+// placeholder is the config's only entry when nothing is offered: the device plugin exits on an empty config.
 func placeholder() guest.Pool {
 	return guest.Pool{Resource: "intel.com/sriov_placeholder", Drivers: []string{"placeholder"}, Addresses: []string{"0000:00:00.0"}}
 }
@@ -117,8 +116,7 @@ func newPod(t *testing.T, name, device, address string) guest.CNICall {
 	}
 }
 
-// newPeer puts the NIC that no NodeENI declares into a netns of its own, with addresses, until the test
-// ends.
+// newPeer puts the NIC that no NodeENI declares into a netns of its own, with addresses, until the test ends.
 func newPeer(t *testing.T, addresses ...string) (netns string) {
 	t.Helper()
 	pci, name := guest.WaitNIC(t, macPeer)

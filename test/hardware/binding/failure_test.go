@@ -86,8 +86,7 @@ func TestChildDies(t *testing.T) {
 	}
 }
 
-// A device that is pulled out during a driver change is gone, and the next one in its place is another
-// device.
+// A device that is pulled out during a driver change is gone, and the next one in its place is another device.
 func TestPulledOutWhileBound(t *testing.T) {
 	guest.Clean(t)
 	a := prepare(t, macA, "ens-a", true)

@@ -79,8 +79,7 @@ func children() []int {
 	return pids
 }
 
-// child waits until one process is blocked in the kernel function during a driver change, and returns its
-// PID.
+// child waits until one process is blocked in the kernel function during a driver change, and returns its PID.
 func child(t *testing.T, function string) int {
 	t.Helper()
 	var pid int

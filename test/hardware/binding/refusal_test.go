@@ -45,9 +45,8 @@ func TestSharedGroup(t *testing.T) {
 	twin1.withdrawn(t, eni1)
 }
 
-// The link by which the node talks to the world, and a device that a pod has, stay with the kernel, and
-// are bound once nothing forbids it. The primary ENI, however it is named, and a device that no NodeENI
-// names are never touched.
+// The link by which the node talks to the world, and a device that a pod has, stay with the kernel, and are bound once
+// nothing forbids it. The primary ENI, however it is named, and a device that no NodeENI names are never touched.
 func TestRefusals(t *testing.T) {
 	guest.Clean(t)
 	primary, undeclared := prepare(t, macPrimary, "ens-p", true), prepare(t, macB, "ens-b", false)
@@ -149,8 +148,7 @@ func TestBoundBySomebodyElse(t *testing.T) {
 	try(t, netlink.LinkSetName(l, a.before.Name), netlink.LinkAddAltName(l, a.before.AltNames[0]))
 }
 
-// A driver that is not loaded is a problem with the command that loads it. The device is bound as soon as
-// it is loaded.
+// A driver that is not loaded is a problem with the command that loads it. The device is bound as soon as it is loaded.
 func TestDriverNotLoaded(t *testing.T) {
 	guest.Clean(t)
 	const driver = "uio_pci_generic"

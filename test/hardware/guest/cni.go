@@ -46,8 +46,7 @@ type CNICall struct {
 type Reply struct {
 	// Result is ADD's, of the newest version; nil for other verbs.
 	Result *current.Result
-	// Code is the CNI error code, 0 for success, -1 for a plugin that dies without an error of the
-	// protocol.
+	// Code is the CNI error code, 0 for success, -1 for a plugin that dies without an error of the protocol.
 	Code int
 	// Msg is the error's message and details, "" for success.
 	Msg string

@@ -142,8 +142,7 @@ func PCIOf(ifname string) string {
 	return filepath.Base(target)
 }
 
-// WaitNIC waits until the NIC with the address has an interface. It returns the PCI function and the
-// interface's name.
+// WaitNIC waits until the NIC with the address has an interface. It returns the PCI function and the interface's name.
 func WaitNIC(t testing.TB, mac string) (pci, ifname string) {
 	t.Helper()
 	Eventually(t, "an interface with MAC "+mac, settleTime, func() bool {

@@ -1,6 +1,5 @@
-// Package guest has the tests' helpers inside a machine: its hardware, its kernel, and the product as a
-// runtime and a node operator use it. Every function fails the test with the name of its object. They work
-// only inside a machine.
+// Package guest has the tests' helpers inside a machine: its hardware, its kernel, and the product as a runtime and a
+// node operator use it. Every function fails the test with the name of its object. They work only inside a machine.
 package guest
 
 import (
@@ -185,8 +184,7 @@ func RebootMoved(t testing.TB, moves map[string]string, keep ...string) {
 	os.Exit(protocol.RebootStatus)
 }
 
-// remaining is the -test.run of a boot that begins with the top-level test of name and goes on with the
-// later ones.
+// remaining is the -test.run of a boot that begins with the top-level test of name and goes on with the later ones.
 func remaining(name string) (string, error) {
 	top, _, _ := strings.Cut(name, "/")
 	pattern, parts := ".", ""
@@ -205,8 +203,7 @@ func remaining(name string) (string, error) {
 	return runFrom(top, strings.Fields(string(out)), parts)
 }
 
-// runFrom is the pattern of the tests in names from first on, followed by parts, the pattern of their
-// subtests.
+// runFrom is the pattern of the tests in names from first on, followed by parts, the pattern of their subtests.
 func runFrom(first string, names []string, parts string) (string, error) {
 	for i, n := range names {
 		if n != first {

@@ -32,8 +32,7 @@ const (
 	vfioRegionPCI   = 7 // configuration space
 )
 
-// VFIO is a PCI function that this process has open as a userspace driver does: container, group and
-// device.
+// VFIO is a PCI function that this process has open as a userspace driver does: container, group and device.
 type VFIO struct {
 	container, group, device *os.File
 }
@@ -230,8 +229,7 @@ func BindVFIO(t testing.TB, pci string) {
 	})
 }
 
-// Bind binds a function by driver_override. It clears the override again unless the driver is a userspace
-// one.
+// Bind binds a function by driver_override. It clears the override again unless the driver is a userspace one.
 func Bind(t testing.TB, pci, driver string) {
 	t.Helper()
 	dir := Devices + pci

@@ -9,8 +9,7 @@ import (
 	"time"
 )
 
-// checkLog wants each state logged once at its start and once at its end, and no other warning twice
-// within a second.
+// checkLog wants each state logged once at its start and once at its end, and no other warning twice within a second.
 func checkLog(t *testing.T, log string) {
 	t.Helper()
 	state, last := map[string]string{}, map[string]time.Time{}

@@ -28,8 +28,7 @@ const (
 	mostFaults = 20
 )
 
-// observer reads every version of the inventory and the device plugin's config that it can catch, and
-// checks it.
+// observer reads every version of the inventory and the device plugin's config that it can catch, and checks it.
 type observer struct {
 	mu        sync.Mutex
 	inventory nodestate.Inventory

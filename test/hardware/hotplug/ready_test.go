@@ -12,13 +12,11 @@ const (
 	// readyWithin is the promise: from the time when the netdev and, from the metadata service, the ENI's
 	// MAC are known.
 	readyWithin = time.Second
-	// emulated is how many times as long an emulated machine may take on a busy host. Alone it keeps the
-	// promise.
+	// emulated is how many times as long an emulated machine may take on a busy host. Alone it keeps the promise.
 	emulated = 5
 )
 
-// testReady: in whichever order metadata and hardware change, a device is ready within a second after both
-// have.
+// testReady: in whichever order metadata and hardware change, a device is ready within a second after both have.
 func (s *stage) testReady(t *testing.T) {
 	for i, tt := range []struct {
 		name string

@@ -13,9 +13,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/hardware/guest"
 )
 
-// testReplaced: another ENI comes to the slot of one that pods still have; both are declared. It is a new
-// device though it has the old one's PCI address, for a daemon that watches and for one that did not look
-// in between.
+// testReplaced: another ENI comes to the slot of one that pods still have; both are declared. It is a new device though
+// it has the old one's PCI address, for a daemon that watches and for one that did not look in between.
 func (s *stage) testReplaced(t *testing.T, watching bool) {
 	cases := []reuse{
 		{"no pod", exclusive, 0, advertised},
@@ -95,8 +94,7 @@ func (tt reuse) run(t *testing.T, s *stage, i int, g *gate) {
 	})
 }
 
-// gate stops the daemon, unless it is to watch, from when all cases are ready until each slot has another
-// device.
+// gate stops the daemon, unless it is to watch, from when all cases are ready until each slot has another device.
 type gate struct {
 	ready, swapped sync.WaitGroup
 	paused         chan struct{}

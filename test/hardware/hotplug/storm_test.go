@@ -25,8 +25,7 @@ const (
 	readySoon = 40 * time.Second
 )
 
-// testStorm attaches and detaches ENIs in six slots, with pods and manifests, and kills daemon and plugin
-// at random.
+// testStorm attaches and detaches ENIs in six slots, with pods and manifests, and kills daemon and plugin at random.
 func (s *stage) testStorm(t *testing.T) {
 	seed := *seedFlag
 	if seed == 0 {

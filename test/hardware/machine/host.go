@@ -119,8 +119,7 @@ func run(ctx context.Context, s Spec) (status int, err error) {
 
 func (h *host) path(name string) string { return filepath.Join(h.dir, name) }
 
-// boot runs one boot until deadline. When h.next is set, the tests' status is undefined: some have not
-// run.
+// boot runs one boot until deadline. When h.next is set, the tests' status is undefined: some have not run.
 func (h *host) boot(ctx context.Context, number int, deadline time.Time) (status int, err error) {
 	cfg := protocol.Config{Boot: number, Modules: h.modules}
 	if h.spec.DPDK {
@@ -157,8 +156,7 @@ func (h *host) writeInitramfs(cfg protocol.Config, kept []byte) error {
 	return join(h.path("initramfs"), h.path("base"), h.path("boot"))
 }
 
-// join writes the contents of files to one, each at a multiple of four bytes, as the kernel wants
-// archives.
+// join writes the contents of files to one, each at a multiple of four bytes, as the kernel wants archives.
 func join(to string, from ...string) (err error) {
 	out, err := os.Create(to)
 	if err != nil {

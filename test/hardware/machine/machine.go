@@ -32,8 +32,7 @@ const (
 	slots = 8
 )
 
-// Spec is a machine. The zero value has the NICs of DefaultNICs, an IOMMU, one
-// processor, and 1 GiB of memory.
+// Spec is a machine. The zero value has the NICs of DefaultNICs, an IOMMU, one processor, and 1 GiB of memory.
 type Spec struct {
 	// NICs are there from the start; nil is DefaultNICs.
 	NICs []NIC
@@ -45,8 +44,7 @@ type Spec struct {
 	Processors int
 	// DPDK adds dpdk-testpmd, and reserves hugepages.
 	DPDK bool
-	// Unloaded are modules to leave unloaded besides uio_pci_generic. Their files are still below
-	// /lib/modules.
+	// Unloaded are modules to leave unloaded besides uio_pci_generic. Their files are still below /lib/modules.
 	Unloaded []string
 	// Timeout bounds all boots together; 0 is eight minutes.
 	Timeout time.Duration

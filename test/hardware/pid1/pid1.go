@@ -82,8 +82,7 @@ func run() (int, error) {
 	return protocol.TestsEnded + min(status, 0xf), nil
 }
 
-// leave ends the boot with a code, after the console has all output. QEMU ends some time after leave has
-// returned.
+// leave ends the boot with a code, after the console has all output. QEMU ends some time after leave has returned.
 func leave(code int) error {
 	// tcdrain(3); Go's own signals interrupt it.
 	for errors.Is(unix.IoctlSetInt(int(os.Stdout.Fd()), unix.TCSBRK, 1), unix.EINTR) {

@@ -1,5 +1,4 @@
-// Package queues tests the settings of NICs with several queues, which drivers make for several processors
-// only.
+// Package queues tests the settings of NICs with several queues, which drivers make for several processors only.
 package queues
 
 import (
@@ -57,9 +56,8 @@ func TestHashKey(t *testing.T) {
 // pf is the MAC of the igb PF of machine.DefaultNICs, which has no VFs here.
 const pf = "02:00:00:00:02:00"
 
-// TestQueues: a pod changes the number of queues and the distribution of packets; DEL restores both from
-// the profile in the inventory. While a table of its own is set, as the second pod leaves it, the kernel
-// accepts no fewer queues.
+// TestQueues: a pod changes the number of queues and the distribution of packets; DEL restores both from the profile in
+// the inventory. While a table of its own is set, as the second pod leaves it, the kernel accepts no fewer queues.
 func TestQueues(t *testing.T) {
 	guest.Clean(t)
 	pci, name := guest.WaitNIC(t, pf)

@@ -15,8 +15,7 @@ import (
 
 const subnet = "subnet-0a1b2c3d4e5f60001"
 
-// The plugin moves real NICs, the guest's helpers see it, and traffic flows over
-// the machine's wire.
+// The plugin moves real NICs, the guest's helpers see it, and traffic flows over the machine's wire.
 func TestPlugin(t *testing.T) {
 	guest.Clean(t)
 	pods := [2]guest.CNICall{}

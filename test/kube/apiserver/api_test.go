@@ -19,8 +19,7 @@ const (
 	group    = "/apis/networking.k8s.aws/v1alpha1"
 	nodeENIs = group + "/nodeenis"
 	states   = group + "/eninodestates"
-	// settleTimeout bounds the time until the API server acts on a new CRD or
-	// policy.
+	// settleTimeout bounds the time until the API server acts on a new CRD or policy.
 	settleTimeout = 30 * time.Second
 )
 

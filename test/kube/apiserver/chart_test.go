@@ -240,8 +240,7 @@ func TestChartSaysNothing(t *testing.T) {
 	}
 }
 
-// TestChartNotes: helm prints the next steps after an installation, and warns of an image that no node can
-// pull.
+// TestChartNotes: helm prints the next steps after an installation, and warns of an image that no node can pull.
 func TestChartNotes(t *testing.T) {
 	c := cluster.Start(t)
 	const warning = "WARNING: image.repository has its default."

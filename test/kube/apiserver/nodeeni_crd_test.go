@@ -28,8 +28,7 @@ func ours(t *testing.T) installation {
 	return installation{"ours", deployed(t, "crd/networking.k8s.aws_nodeenis.yaml"), "Resource"}
 }
 
-// install replaces the present CRD, and waits until the API server acts on it: columns and schema change
-// together.
+// install replaces the present CRD, and waits until the API server acts on it: columns and schema change together.
 func install(t *testing.T, c *cluster.Cluster, i installation) {
 	t.Helper()
 	c.ApplyFile(t, i.path)
@@ -41,8 +40,7 @@ func install(t *testing.T, c *cluster.Cluster, i installation) {
 	})
 }
 
-// values are tried in each field: right and wrong types, null, empty, and numbers at and beyond the
-// limits.
+// values are tried in each field: right and wrong types, null, empty, and numbers at and beyond the limits.
 func values() []string {
 	return []string{
 		`null`, `true`, `false`, `"true"`, `""`, `"x"`, `"1"`, `"07.0"`, `"0000:00:07.0"`, `"subnet-0a1b2c3d"`, `"2025-05-01T10:00:00Z"`, `"yesterday"`,

@@ -18,8 +18,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// terminating makes the daemon's pod and deletes it, as an update of the DaemonSet does. No kubelet ends
-// it.
+// terminating makes the daemon's pod and deletes it, as an update of the DaemonSet does. No kubelet ends it.
 func terminating(t *testing.T, c *cluster.Cluster, name, node string) *corev1.Pod {
 	t.Helper()
 	grace := int64(600)
@@ -41,9 +40,8 @@ func there(t *testing.T, c *cluster.Cluster, pod *corev1.Pod) bool {
 	return err == nil
 }
 
-// TestHelperThatHangsFreesThePod: while a driver change hangs, the daemon of a terminating pod deletes the
-// Pod object as its last act, with the rights of deploy/. Without such a change the object stays. Other
-// pods always stay.
+// TestHelperThatHangsFreesThePod: while a driver change hangs, the daemon of a terminating pod deletes the Pod object
+// as its last act, with the rights of deploy/. Without such a change the object stays. Other pods always stay.
 func TestHelperThatHangsFreesThePod(t *testing.T) {
 	c := cluster.Start(t)
 	n := c.NewNode(t, "node-1", map[string]string{label: "yes"})

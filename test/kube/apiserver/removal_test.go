@@ -76,8 +76,7 @@ func TestRemoval(t *testing.T) {
 	}
 }
 
-// TestNodeLabels: a change of the node's labels removes a NodeENI and brings it back. A missing Node is
-// unknown.
+// TestNodeLabels: a change of the node's labels removes a NodeENI and brings it back. A missing Node is unknown.
 func TestNodeLabels(t *testing.T) {
 	s := stage(t, 1)
 	s.SetNodeLabel(t, s.node.Name, label, "no")

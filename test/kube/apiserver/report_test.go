@@ -244,8 +244,7 @@ func holdIn(t *testing.T, n *cluster.Node, e cluster.ENI, namespace string) *nod
 	return rec
 }
 
-// TestOperations: metrics, probes and the status command of a running daemon, and its files after it has
-// ended.
+// TestOperations: metrics, probes and the status command of a running daemon, and its files after it has ended.
 func TestOperations(t *testing.T) {
 	c := cluster.Start(t)
 	n := c.NewNode(t, "node-1", nil)

@@ -256,8 +256,7 @@ func TestNoDevicePluginIsAState(t *testing.T) {
 	}
 }
 
-// TestUselessRestarts: a pod that reads none of our configs, and a pod that nothing replaces, are lasting
-// problems.
+// TestUselessRestarts: a pod that reads none of our configs, and a pod that nothing replaces, are lasting problems.
 func TestUselessRestarts(t *testing.T) {
 	c := cluster.Start(t)
 	n := c.NewNode(t, "node-1", nil)

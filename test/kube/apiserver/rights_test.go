@@ -12,8 +12,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/kube/cluster"
 )
 
-// rights are all rights of the daemon's ServiceAccount: on resources without a namespace, and in each
-// namespace.
+// rights are all rights of the daemon's ServiceAccount: on resources without a namespace, and in each namespace.
 func rights() map[string][]string {
 	return map[string][]string{
 		"networking.k8s.aws/nodeenis": {"get", "list", "watch"}, "networking.k8s.aws/eninodestates": {"get", "list", "watch", "create"},

@@ -18,8 +18,7 @@ import (
 const (
 	// soon bounds short work of the daemon on a busy machine.
 	soon = 30 * time.Second
-	// recovery bounds the daemon's recovery from a fault: its longest backoff, and the connection's own
-	// checks.
+	// recovery bounds the daemon's recovery from a fault: its longest backoff, and the connection's own checks.
 	recovery = 2 * time.Minute
 	// calm is how long nothing may change; longer than a fault must last to be logged.
 	calm = 5 * time.Second
@@ -135,8 +134,7 @@ func (s *scene) unchanged(t *testing.T, what string, during time.Duration, enis 
 	})
 }
 
-// apiLines returns the lines about the API server since the first n of the log, as "lost REASON" and
-// "found".
+// apiLines returns the lines about the API server since the first n of the log, as "lost REASON" and "found".
 func (s *scene) apiLines(t *testing.T, n int) []string {
 	t.Helper()
 	var out []string

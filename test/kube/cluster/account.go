@@ -18,8 +18,7 @@ func (a account) user() string {
 	return "system:serviceaccount:" + a.namespace + ":" + a.name
 }
 
-// RotateToken renames a new token of the daemon's ServiceAccount over the kubeconfig's token file, as the
-// kubelet does.
+// RotateToken renames a new token of the daemon's ServiceAccount over the kubeconfig's token file, as the kubelet does.
 func (c *Cluster) RotateToken(t testing.TB) {
 	t.Helper()
 	hour := int64(3600) // the API server gives none for less than ten minutes
@@ -67,9 +66,8 @@ func (c *Cluster) withToken(token string) *rest.Config {
 	return config
 }
 
-// InvalidateToken invalidates every token of the daemon's ServiceAccount (401): the account is deleted and
-// made again, with another UID. The API server may take an old token from its cache for some ten seconds
-// more.
+// InvalidateToken invalidates every token of the daemon's ServiceAccount (401): the account is deleted and made again,
+// with another UID. The API server may take an old token from its cache for some ten seconds more.
 func (c *Cluster) InvalidateToken(t testing.TB) {
 	t.Helper()
 	accounts := c.Admin.CoreV1().ServiceAccounts(c.account.namespace)
@@ -120,8 +118,7 @@ func (c *Cluster) RestorePermissions(t testing.TB) {
 	}
 }
 
-// WriteKubeconfig writes a kubeconfig of the daemon's ServiceAccount that uses Proxy, and returns its
-// path.
+// WriteKubeconfig writes a kubeconfig of the daemon's ServiceAccount that uses Proxy, and returns its path.
 func (c *Cluster) WriteKubeconfig(t testing.TB) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "kubeconfig")

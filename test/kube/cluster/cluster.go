@@ -108,8 +108,7 @@ func (c *Cluster) connect(t testing.TB) {
 	}
 }
 
-// end restarts an API server that the test has left down, checks the answers to the daemon, and empties
-// the cluster.
+// end restarts an API server that the test has left down, checks the answers to the daemon, and empties the cluster.
 func (c *Cluster) end(t testing.TB) {
 	if !c.plane.APIServerRuns() {
 		if err := c.plane.StartAPIServer(context.Background()); err != nil { // the test's own context is over
@@ -221,8 +220,7 @@ func (c *Cluster) StopAPIServer(t testing.TB) {
 	Must(t, c.plane.StopAPIServer())
 }
 
-// KillAPIServer ends the API server as a crash does; StartAPIServer brings it
-// back.
+// KillAPIServer ends the API server as a crash does; StartAPIServer brings it back.
 func (c *Cluster) KillAPIServer(t testing.TB) {
 	t.Helper()
 	c.plane.KillAPIServer()

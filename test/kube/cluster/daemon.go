@@ -150,8 +150,7 @@ func (d *Daemon) RSS(t testing.TB) int64 {
 	return kib << 10
 }
 
-// clockTick is the unit of the times in /proc/PID/stat on every architecture
-// that Go supports (USER_HZ).
+// clockTick is the unit of the times in /proc/PID/stat on every architecture that Go supports (USER_HZ).
 const clockTick = 10 * time.Millisecond
 
 // CPU is the processor time of the daemon's present run, to a hundredth of a second (proc_pid_stat(5),

@@ -25,17 +25,15 @@ import (
 
 const fieldManager = "multi-eni-test"
 
-// crdTimeout bounds the time until the API server serves a new kind, and until a deleted kind and its
-// objects are gone.
+// crdTimeout bounds the time until the API server serves a new kind, and until a deleted kind and its objects are gone.
 const crdTimeout = 30 * time.Second
 
 func crds() schema.GroupVersionResource {
 	return schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"}
 }
 
-// applyDeploy applies the manifests of deploy/ that are for the API server. It restores objects that an
-// earlier test has deleted or changed. It leaves out own-node.yaml: the daemon runs in no pod here, so its
-// token names no node.
+// applyDeploy applies the manifests of deploy/ that are for the API server. It restores objects that an earlier test
+// has deleted or changed. It leaves out own-node.yaml: the daemon runs in no pod here, so its token names no node.
 func (c *Cluster) applyDeploy(t testing.TB) {
 	t.Helper()
 	c.InstallCRDs(t)
@@ -103,8 +101,7 @@ func (c *Cluster) lists(t testing.TB, crd *unstructured.Unstructured) error {
 	return err
 }
 
-// DeleteCRD deletes a CRD of our group by its plural, with all objects, and waits until the API server
-// answers 404.
+// DeleteCRD deletes a CRD of our group by its plural, with all objects, and waits until the API server answers 404.
 func (c *Cluster) DeleteCRD(t testing.TB, plural string) {
 	t.Helper()
 	err := c.Dynamic.Resource(crds()).Delete(t.Context(), plural+"."+ours("").Group, metav1.DeleteOptions{})
@@ -136,8 +133,7 @@ func (c *Cluster) deleteAll(ctx context.Context, plural string) {
 	}
 }
 
-// ApplyFile applies every object of a manifest and returns the results. It makes the namespaces that they
-// need.
+// ApplyFile applies every object of a manifest and returns the results. It makes the namespaces that they need.
 func (c *Cluster) ApplyFile(t testing.TB, path string) []*unstructured.Unstructured {
 	t.Helper()
 	all := ReadFile(t, path)

@@ -101,8 +101,7 @@ func inside(m *testing.M) int {
 	return m.Run()
 }
 
-// prepare sets up the namespaces: nstest's part, and a default route to nowhere, which kube-apiserver
-// needs to start.
+// prepare sets up the namespaces: nstest's part, and a default route to nowhere, which kube-apiserver needs to start.
 func prepare() error {
 	if err := nstest.Prepare(); err != nil {
 		return err
@@ -135,8 +134,7 @@ func prepare() error {
 	return nil
 }
 
-// WorkFolder returns the folder for a control plane's files, and a function that removes it unless LogsEnv
-// keeps it.
+// WorkFolder returns the folder for a control plane's files, and a function that removes it unless LogsEnv keeps it.
 func WorkFolder() (dir string, remove func(), err error) {
 	if keep := os.Getenv(LogsEnv); keep != "" {
 		return keep, func() {}, os.MkdirAll(keep, 0o755)

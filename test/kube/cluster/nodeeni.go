@@ -67,8 +67,7 @@ func (c *Cluster) PatchNodeENI(t testing.TB, name string, patch map[string]any, 
 	}
 }
 
-// DeleteNodeENI deletes a NodeENI. One with a finalizer stays, with a
-// deletionTimestamp.
+// DeleteNodeENI deletes a NodeENI. One with a finalizer stays, with a deletionTimestamp.
 func (c *Cluster) DeleteNodeENI(t testing.TB, name string) {
 	t.Helper()
 	if err := c.NodeENIs().Delete(t.Context(), name, metav1.DeleteOptions{}); err != nil {

@@ -9,9 +9,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// containerdConfig is for containerd 1.6 and later. restrict_oom_score_adj: a container without
-// CAP_SYS_RESOURCE may not lower the score, and runc dies of it. native: the node's folder may be on an
-// overlay.
+// containerdConfig is for containerd 1.6 and later. restrict_oom_score_adj: a container without CAP_SYS_RESOURCE may
+// not lower the score, and runc dies of it. native: the node's folder may be on an overlay.
 const containerdConfig = `version = 2
 root = "/var/lib/containerd"
 state = "/run/containerd/state"
@@ -94,8 +93,7 @@ func (n *Node) configure(context.Context) error {
 	return copyPlugins()
 }
 
-// copyPlugins copies the reference plugins to CNIBinDir: pods that mount the folder see nothing else of
-// this machine.
+// copyPlugins copies the reference plugins to CNIBinDir: pods that mount the folder see nothing else of this machine.
 func copyPlugins() error {
 	repo, err := nstest.Repo()
 	if err != nil {

@@ -34,8 +34,7 @@ func Main(m *testing.M) int {
 	return cluster.Outside(m, outside)
 }
 
-// outside runs this test binary once more, inside, and removes its cgroup and
-// its folder.
+// outside runs this test binary once more, inside, and removes its cgroup and its folder.
 func outside() error {
 	if err := wanted(); err != nil {
 		return err

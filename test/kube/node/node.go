@@ -254,8 +254,7 @@ func (n *Node) StartContainerd(t testing.TB) {
 // KillKubelet ends the kubelet as a crash does. Its pods continue.
 func (n *Node) KillKubelet() { n.kubelet.Kill() }
 
-// StartKubelet runs the kubelet again, and returns when the Node is Ready. It may have been Ready all the
-// time.
+// StartKubelet runs the kubelet again, and returns when the Node is Ready. It may have been Ready all the time.
 func (n *Node) StartKubelet(t testing.TB) {
 	t.Helper()
 	cluster.Must(t, errors.Join(n.startKubelet(t.Context()), n.awaitReady(t.Context())))
@@ -270,8 +269,7 @@ func (n *Node) ctr(ctx context.Context, args ...string) error {
 	return nil
 }
 
-// WriteKubeconfig writes a kubeconfig of an existing ServiceAccount with a token for a day, and returns
-// its path.
+// WriteKubeconfig writes a kubeconfig of an existing ServiceAccount with a token for a day, and returns its path.
 func (n *Node) WriteKubeconfig(t testing.TB, namespace, account string) string {
 	t.Helper()
 	day := int64(24 * 60 * 60)

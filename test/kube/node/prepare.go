@@ -20,10 +20,9 @@ const IP = "10.88.0.1"
 // since there is no kube-proxy.
 const serviceIP = "10.0.0.1"
 
-// prepare sets up the namespaces. /run and /var/lib are the node's own and shared, as under systemd, so
-// that pods see mounts if they ask for them. /etc is a copy. /opt is empty, for installers. /proc belongs
-// to the pid namespace. The node has an address and a default route to nowhere, which kube-apiserver and
-// kubelet need.
+// prepare sets up the namespaces. /run and /var/lib are the node's own and shared, as under systemd, so that pods see
+// mounts if they ask for them. /etc is a copy. /opt is empty, for installers. /proc belongs to the pid namespace. The
+// node has an address and a default route to nowhere, which kube-apiserver and kubelet need.
 func prepare(dir string) error {
 	lib, etc := filepath.Join(dir, "var-lib"), filepath.Join(dir, "etc")
 	if err := os.MkdirAll(lib, 0o755); err != nil {

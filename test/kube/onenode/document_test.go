@@ -211,8 +211,7 @@ func (r *reader) sh(dir, commands string) (string, error) {
 	return string(out), err
 }
 
-// odd maps parts of an output that differ from run to run, or from a veth pair to an ENI, to their
-// placeholders.
+// odd maps parts of an output that differ from run to run, or from a veth pair to an ENI, to their placeholders.
 var odd = []struct {
 	part *regexp.Regexp
 	with string

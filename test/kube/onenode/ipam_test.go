@@ -167,8 +167,7 @@ func startDHCP(s *stage, e eni) addressPlugin {
 	s.installPlugin("cni/dhcp")
 	d := &dhcpServer{of: map[string]net.IP{}, router: net.ParseIP(e.ip(1)).To4(), next: e.ip}
 	s.must(s.host.InVPC(func() error {
-		// A raw socket, as servers have: releases come from 0.0.0.0, which the kernel delivers to no other
-		// socket.
+		// A raw socket, as servers have: releases come from 0.0.0.0, which the kernel delivers to no other socket.
 		conn, err := nclient4.NewRawUDPConn("vpc", dhcpv4.ServerPort)
 		if err != nil {
 			return err

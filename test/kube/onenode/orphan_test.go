@@ -44,8 +44,7 @@ func (s *stage) crash(r nodestate.Attachment) {
 	s.endNetns(r)
 }
 
-// orphan crashes a pod while the container runtime is down, and restarts the runtime once the attachment
-// is released.
+// orphan crashes a pod while the container runtime is down, and restarts the runtime once the attachment is released.
 func (s *stage) orphan(r nodestate.Attachment, released func() error) {
 	s.Helper()
 	s.KillContainerd()

@@ -32,8 +32,7 @@ const (
 	callTimeout = 10 * time.Second
 )
 
-// startDevicePlugin runs the stand-in as a DaemonSet, under one of the labels that the daemon searches
-// for.
+// startDevicePlugin runs the stand-in as a DaemonSet, under one of the labels that the daemon searches for.
 func (s *stage) startDevicePlugin() {
 	s.Helper()
 	binary, err := nstest.Binary("kube/sriovdp")

@@ -73,8 +73,7 @@ func (r release) chart() string {
 	return filepath.Join(r.dir, r.files[i])
 }
 
-// importFor gives the node the release's image under every name in the manifests, which tests do not
-// change.
+// importFor gives the node the release's image under every name in the manifests, which tests do not change.
 func (s *stage) importFor(r release, manifests string) {
 	s.Helper()
 	imported := map[string]bool{}

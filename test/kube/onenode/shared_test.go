@@ -48,8 +48,7 @@ func (e eni) sharing(cool time.Duration, families ...string) map[string]any {
 	}
 }
 
-// installShared installs the daemon with these extra arguments and environment, and waits for the shared
-// ENI.
+// installShared installs the daemon with these extra arguments and environment, and waits for the shared ENI.
 func (s *stage) installShared(e eni, families []string, cool time.Duration, args []string, env map[string]string) {
 	s.Helper()
 	s.shared = e.sharing(cool, families...)
@@ -278,8 +277,7 @@ func TestSharedENI(t *testing.T) {
 	cluster.Eventually(t, "removed", settle, s.lists(a, ""))
 }
 
-// sharerCrashes: the address of a pod that died without DEL is given back, and the pod has one when it
-// runs again.
+// sharerCrashes: the address of a pod that died without DEL is given back, and the pod has one when it runs again.
 func (s *stage) sharerCrashes(e eni, has map[string][]string) {
 	s.Helper()
 	before, err := s.record("p2")
@@ -324,8 +322,7 @@ func (s *stage) showInMetadata(now fakeec2.ENI) {
 	s.imds.Apply(s.metadata)
 }
 
-// TestSharedENIGrows: where the daemon may call EC2, the first pods make it assign addresses, and all of
-// them start.
+// TestSharedENIGrows: where the daemon may call EC2, the first pods make it assign addresses, and all of them start.
 func TestSharedENIGrows(t *testing.T) {
 	for name, flag := range map[string]string{"addresses": "--manage-addresses", "prefixes": "--manage-addresses=prefixes"} {
 		t.Run(name, func(t *testing.T) {

@@ -1,6 +1,5 @@
-// Package onenode runs the whole product on one real node: the daemon under its own ServiceAccount, the
-// plugin behind a CNI meta-plugin, a stand-in for the SR-IOV device plugin as a DaemonSet, and pods that
-// request its devices.
+// Package onenode runs the whole product on one real node: the daemon under its own ServiceAccount, the plugin behind a
+// CNI meta-plugin, a stand-in for the SR-IOV device plugin as a DaemonSet, and pods that request its devices.
 package onenode
 
 import (
@@ -162,9 +161,8 @@ func (s *stage) installPlugin(binary string) {
 	s.Cleanup(func() { s.must(os.Remove(to)) })
 }
 
-// useNetconf sets the network of new pods: eth0 from a bridge and, by this netconf, the devices that the
-// kubelet has allocated. Addresses are assigned unless the netconf has ipam. A pod without devices gets
-// the shared netconf.
+// useNetconf sets the network of new pods: eth0 from a bridge and, by this netconf, the devices that the kubelet has
+// allocated. Addresses are assigned unless the netconf has ipam. A pod without devices gets the shared netconf.
 func (s *stage) useNetconf(device map[string]any) {
 	s.Helper()
 	s.installPlugin("kube/metacni")
@@ -245,8 +243,7 @@ func (s *stage) runDaemon() {
 
 func (s *stage) config() string { return s.paths.config }
 
-// declare creates the NodeENI of an ENI with the status that the public controller sets after attaching
-// it.
+// declare creates the NodeENI of an ENI with the status that the public controller sets after attaching it.
 func (s *stage) declare(e eni) error {
 	ctx, cancel := context.WithTimeout(s.Context(), callTimeout)
 	defer cancel()

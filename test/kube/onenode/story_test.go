@@ -21,8 +21,7 @@ import (
 )
 
 const (
-	// settle bounds work that takes the kubelet, the API server and the daemon a few seconds on an idle
-	// machine.
+	// settle bounds work that takes the kubelet, the API server and the daemon a few seconds on an idle machine.
 	settle = time.Minute
 	// restart also covers a restart of the device plugin, at most one in 30 s.
 	restart = 2 * time.Minute
@@ -31,8 +30,7 @@ const (
 	lookAgain = 6 * time.Minute
 )
 
-// hasDevice says whether a pod's record is complete and its netns has the ENI's link as net1, with an
-// address.
+// hasDevice says whether a pod's record is complete and its netns has the ENI's link as net1, with an address.
 func (s *stage) hasDevice(pod string, e eni) error {
 	all, err := s.records()
 	if err != nil {
@@ -107,8 +105,7 @@ func (s *stage) lists(e eni, phase nodestate.Phase) func() error {
 	}
 }
 
-// served waits until the device plugin serves another config than before, as verified, and returns its
-// hash.
+// served waits until the device plugin serves another config than before, as verified, and returns its hash.
 func (s *stage) served(before string) string {
 	s.Helper()
 	var now string

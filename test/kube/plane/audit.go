@@ -11,8 +11,7 @@ import (
 	"time"
 )
 
-// auditPolicy records user, request and status, without bodies: when a watch begins, and when a request
-// ends.
+// auditPolicy records user, request and status, without bodies: when a watch begins, and when a request ends.
 const auditPolicy = `apiVersion: audit.k8s.io/v1
 kind: Policy
 omitStages: [RequestReceived]

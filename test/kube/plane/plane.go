@@ -79,8 +79,7 @@ func (p *Plane) Stop() {
 // Log returns the path of a program's log.
 func (p *Plane) Log(name string) string { return filepath.Join(p.o.Dir, "log", name+".log") }
 
-// Key returns the path of a key or certificate of Start: ca.crt, apiserver.crt, apiserver.key,
-// service-account.key.
+// Key returns the path of a key or certificate of Start: ca.crt, apiserver.crt, apiserver.key, service-account.key.
 func (p *Plane) Key(name string) string { return filepath.Join(p.o.Dir, "keys", name) }
 
 // CA returns the PEM-encoded certificate that has signed the API server's.
@@ -192,8 +191,7 @@ func (p *Plane) APIServerRuns() bool {
 	}
 }
 
-// ReadAudit returns the API server's audit log from a byte offset on, and the
-// offset of its end.
+// ReadAudit returns the API server's audit log from a byte offset on, and the offset of its end.
 func (p *Plane) ReadAudit(offset int64) ([]Request, int64, error) {
 	return readAudit(p.auditLog(), offset)
 }

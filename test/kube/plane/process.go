@@ -25,8 +25,7 @@ type Process struct {
 	err    error // valid once exited is closed
 }
 
-// StartProcess runs argv with its output appended to log. env is added to the
-// test binary's own.
+// StartProcess runs argv with its output appended to log. env is added to the test binary's own.
 func StartProcess(log string, env []string, argv ...string) (*Process, error) {
 	if err := os.MkdirAll(filepath.Dir(log), 0o755); err != nil {
 		return nil, fmt.Errorf("start %s: %w", argv[0], err)
@@ -70,8 +69,7 @@ func (p *Process) Kill() {
 	<-p.exited
 }
 
-// Stop ends the process with SIGTERM and returns its outcome. It ignores a nil process and one that has
-// ended.
+// Stop ends the process with SIGTERM and returns its outcome. It ignores a nil process and one that has ended.
 func (p *Process) Stop() error {
 	if p == nil {
 		return nil

@@ -90,8 +90,7 @@ func TestDashboardShowsAlerts(t *testing.T) {
 	}
 }
 
-// TestDashboard: each panel has an explanation and queries that Prometheus understands, and panels do not
-// overlap.
+// TestDashboard: each panel has an explanation and queries that Prometheus understands, and panels do not overlap.
 func TestDashboard(t *testing.T) {
 	d := readDashboard(t)
 	if d.Title == "" || len(d.Panels) == 0 || len(d.Templating.List) != 2 {

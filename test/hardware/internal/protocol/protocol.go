@@ -7,8 +7,7 @@ import "time"
 // ConfigPath is the path of PID 1's Config, as JSON.
 const ConfigPath = "/machine/config.json"
 
-// KeptPath is a tar archive of the files of an earlier boot, relative to the root folder. The first boot
-// has none.
+// KeptPath is a tar archive of the files of an earlier boot, relative to the root folder. The first boot has none.
 const KeptPath = "/machine/kept.tar"
 
 // RequestPort is the guest's serial port for requests and replies, one JSON value a line.
@@ -34,8 +33,7 @@ type Config struct {
 	// Limit bounds the boot, in nanoseconds from QEMU's start. The tests get less, so that they can report
 	// where they hang.
 	Limit time.Duration `json:"limit"`
-	// Modules are the kernel modules to load, in order, as paths relative to
-	// /lib/modules/<release>.
+	// Modules are the kernel modules to load, in order, as paths relative to /lib/modules/<release>.
 	Modules []string `json:"modules"`
 	// Hugepages is how many pages of 2 MiB to reserve; 0 for none.
 	Hugepages int `json:"hugepages,omitempty"`
