@@ -5,82 +5,50 @@ var config = Group{
 	Title: "The config file of the SR-IOV device plugin",
 	Intro: "The daemon writes `/etc/pcidp/config.json` and keeps the entries of other people in it.",
 	Entries: []Entry{
-		{
-			Reason: ResourceClash, Kind: Problem,
-			Meaning: "The config has an entry of yours with the resource name of a NodeENI. The daemon keeps yours, and does " +
-				"not offer the devices of the NodeENI.",
-			Remedy: "Give the NodeENI another `dpdkResourceName`, or delete your entry. [migration.md](migration.md) says " +
-				"which entries the daemon takes over.",
-		},
-		{
-			Reason: ForeignSelectorMatches, Kind: Problem,
+		{Reason: ResourceClash, Kind: Problem,
+			Meaning: "The config has an entry of yours with the resource name of a NodeENI. The daemon keeps yours, and does not offer the devices of the " +
+				"NodeENI.",
+			Remedy: "Give the NodeENI another `dpdkResourceName`, or delete your entry. [migration.md](migration.md) says which entries the daemon takes " +
+				"over."},
+		{Reason: ForeignSelectorMatches, Kind: Problem,
 			Meaning: "An entry of yours matches a device that a NodeENI declares. The device plugin may offer it under either name.",
-			Remedy:  "Narrow the selectors of your entry.",
-		},
-		{
-			Reason: AdvertisedTwice, Kind: Problem,
+			Remedy:  "Narrow the selectors of your entry."},
+		{Reason: AdvertisedTwice, Kind: Problem,
 			Meaning: "Two NodeENIs ask for one device under two resource names.",
-			Remedy:  "Give both the same `dpdkResourceName`.",
-		},
-		{
-			Reason: DuplicateEntry, Kind: Problem,
-			Meaning: "The daemon took an entry of yours out of the config, because the device plugin exits on two entries of " +
-				"one name. The message names the copy of the file as it was.",
-			Remedy: "Give the entry another name and put it back, or merge it into the first. Or delete the copy.",
-		},
-		{
-			Reason: FatalEntry, Kind: Problem,
-			Meaning: "The daemon took an entry of yours out of the config, because the device plugin exits on it. The message " +
-				"has the cause and the copy of the file as it was.",
-			Remedy: "Correct the entry and put it back, or delete the copy.",
-		},
-		{
-			Reason: UnservableEntry, Kind: Problem,
-			Meaning: "An entry of yours would stop the device plugin once a device matches it: its socket cannot be made. " +
-				"Prefix and name together have more than 67 characters, or the prefix has a slash.",
-			Remedy: "Shorten the name.",
-		},
-		{
-			Reason: ConfigSetAside, Kind: Problem,
+			Remedy:  "Give both the same `dpdkResourceName`."},
+		{Reason: DuplicateEntry, Kind: Problem,
+			Meaning: "The daemon took an entry of yours out of the config, because the device plugin exits on two entries of one name. The message names the " +
+				"copy of the file as it was.",
+			Remedy: "Give the entry another name and put it back, or merge it into the first. Or delete the copy."},
+		{Reason: FatalEntry, Kind: Problem,
+			Meaning: "The daemon took an entry of yours out of the config, because the device plugin exits on it. The message has the cause and the copy of " +
+				"the file as it was.",
+			Remedy: "Correct the entry and put it back, or delete the copy."},
+		{Reason: UnservableEntry, Kind: Problem,
+			Meaning: "An entry of yours would stop the device plugin once a device matches it: its socket cannot be made. Prefix and name together have more " +
+				"than 67 characters, or the prefix has a slash.",
+			Remedy: "Shorten the name."},
+		{Reason: ConfigSetAside, Kind: Problem,
 			Meaning: "A copy `config.json.corrupt-…` has content that the config lacks. The daemon keeps the newest ten copies.",
 			Remedy:  "Put back the parts that you need, and delete the copy.",
-			Seen:    []string{"… has content of the device plugin config that the config lacks"},
-		},
-		{
-			Reason: ConfigCorrupt, Kind: Problem,
+			Seen:    []string{"… has content of the device plugin config that the config lacks"}},
+		{Reason: ConfigCorrupt, Kind: Problem,
 			Meaning: "The config was not valid JSON. The daemon rebuilt it from its last good copy, and kept the file beside it.",
 			Remedy:  "Look into the copy `config.json.corrupt-…` for parts that you need, then delete it.",
-			Seen:    []string{"…; the file was rebuilt from …"},
-		},
-		{
-			Reason: ConfigIsSymlink, Kind: Problem,
-			Meaning: "The config is a symbolic link, such as a mounted ConfigMap. The daemon does not follow it, and offers no " +
-				"device.",
-			Remedy: "Mount the node's folder `/etc/pcidp` (hostPath) into the device plugin. Put a plain file in place of " +
-				"another link.",
-		},
-		{
-			Reason: ConfigUnwritable, Kind: Problem,
+			Seen:    []string{"…; the file was rebuilt from …"}},
+		{Reason: ConfigIsSymlink, Kind: Problem,
+			Meaning: "The config is a symbolic link, such as a mounted ConfigMap. The daemon does not follow it, and offers no device.",
+			Remedy:  "Mount the node's folder `/etc/pcidp` (hostPath) into the device plugin. Put a plain file in place of another link."},
+		{Reason: ConfigUnwritable, Kind: Problem,
 			Meaning: "The daemon cannot read or write the config file.",
-			Remedy:  "Read the daemon's log: a read-only mount, a full disk, or missing permissions.",
-		},
-		{
-			Reason: ConfigUnsettled, Kind: Problem,
-			Meaning: "Another program has written the config again and again for more than 10 s. The daemon waits, since it may " +
-				"be a slow edit.",
-			Remedy: "Find the writer, and let it write the file once, as a whole.",
-		},
-		{
-			Reason: ConfigTooLarge, Kind: Problem,
-			Meaning: "The config has more than 1 MiB. The daemon keeps no last good copy of it.",
-			Remedy:  "Shorten it.",
-		},
-		{
-			Reason: CheckpointLost, Kind: Problem,
-			Meaning: "The daemon's memory was missing or corrupt when it started. An entry of the config has the daemon's form, " +
-				"and no NodeENI declares it.",
-			Remedy: "Delete the entry. If it is yours, give it `\"deviceType\": \"netDevice\"`.",
-		},
+			Remedy:  "Read the daemon's log: a read-only mount, a full disk, or missing permissions."},
+		{Reason: ConfigUnsettled, Kind: Problem,
+			Meaning: "Another program has written the config again and again for more than 10 s. The daemon waits, since it may be a slow edit.",
+			Remedy:  "Find the writer, and let it write the file once, as a whole."},
+		{Reason: ConfigTooLarge, Kind: Problem, Meaning: "The config has more than 1 MiB. The daemon keeps no last good copy of it.", Remedy: "Shorten it."},
+		{Reason: CheckpointLost, Kind: Problem,
+			Meaning: "The daemon's memory was missing or corrupt when it started. An entry of the config has the daemon's form, and no NodeENI declares it.",
+			Remedy:  "Delete the entry. If it is yours, give it `\"deviceType\": \"netDevice\"`."},
 	},
 }
 
@@ -88,27 +56,17 @@ var config = Group{
 var plugin = Group{
 	Title: "The SR-IOV device plugin",
 	Entries: []Entry{
-		{
-			Reason: DevicePluginPrefixUnknown, Kind: Problem,
-			Meaning: "The daemon cannot read the value of `--resource-prefix` from the device plugin's pod. It assumes the last " +
-				"known prefix, or `intel.com`.",
-			Remedy: "Write the value plainly into the container's args, or give each entry of the config a `resourcePrefix`.",
-		},
-		{
-			Reason: DevicePluginConfigElsewhere, Kind: Problem,
+		{Reason: DevicePluginPrefixUnknown, Kind: Problem,
+			Meaning: "The daemon cannot read the value of `--resource-prefix` from the device plugin's pod. It assumes the last known prefix, or `intel.com`.",
+			Remedy:  "Write the value plainly into the container's args, or give each entry of the config a `resourcePrefix`."},
+		{Reason: DevicePluginConfigElsewhere, Kind: Problem,
 			Meaning: "The device plugin's pod does not mount the folder of the config from the host. A restart would change nothing.",
-			Remedy:  "Mount `/etc/pcidp` (hostPath) into the device plugin instead of a ConfigMap.",
-		},
-		{
-			Reason: DevicePluginUnowned, Kind: Problem,
+			Remedy:  "Mount `/etc/pcidp` (hostPath) into the device plugin instead of a ConfigMap."},
+		{Reason: DevicePluginUnowned, Kind: Problem,
 			Meaning: "The device plugin's pod has no DaemonSet that would replace it, so the daemon does not restart it.",
-			Remedy:  "Run it as a DaemonSet, or restart it by hand after each change of the config.",
-		},
-		{
-			Reason: NamespacesNotSearchable, Kind: Problem,
+			Remedy:  "Run it as a DaemonSet, or restart it by hand after each change of the config."},
+		{Reason: NamespacesNotSearchable, Kind: Problem,
 			Meaning: "The daemon found no device plugin, and may not search some of the namespaces.",
-			Remedy: "Apply `deploy/rbac.yaml`, or the Role of `deploy/components/namespaced-pods`. Or name only your " +
-				"namespaces with `--dp-namespaces`.",
-		},
+			Remedy:  "Apply `deploy/rbac.yaml`, or the Role of `deploy/components/namespaced-pods`. Or name only your namespaces with `--dp-namespaces`."},
 	},
 }

@@ -251,7 +251,7 @@ func readMessages(t *testing.T) map[nodestate.Reason][]string {
 // daemonFiles are the sources of the daemon, without tests and this package.
 func daemonFiles(t *testing.T) (paths []string) {
 	t.Helper()
-	for _, pattern := range []string{"../../*.go", "../*/*.go"} {
+	for _, pattern := range []string{"../../*.go", "../*/*.go", "../*/*/*.go"} {
 		all, err := filepath.Glob(pattern)
 		if err != nil {
 			t.Fatal(err)
@@ -262,5 +262,6 @@ func daemonFiles(t *testing.T) (paths []string) {
 			}
 		}
 	}
+	slices.Sort(paths)
 	return paths
 }
