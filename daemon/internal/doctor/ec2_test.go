@@ -46,9 +46,7 @@ func TestEC2Unreachable(t *testing.T) {
 		"EC2 refuses": {func(w *world) {
 			w.ec2(fakeec2.Config{ENIs: []fakeec2.ENI{eni("fast")}}).Fail("DescribeNetworkInterfaces", "OperationNotPermitted")
 		}, Warn, "EC2", []string{"OperationNotPermitted", "later"}},
-		"EC2 elsewhere": {func(w *world) {
-			w.ec2(fakeec2.Config{})
-		}, Fail, "EC2", []string{"no ENI of this instance", "AWS_REGION"}},
+		"EC2 elsewhere": {func(w *world) { w.ec2(fakeec2.Config{}) }, Fail, "EC2", []string{"no ENI of this instance", "AWS_REGION"}},
 		"no credentials": {func(w *world) {
 			w.ec2(fakeec2.Config{})
 			w.Setenv("AWS_ACCESS_KEY_ID", "")
@@ -116,9 +114,7 @@ func TestManagedKinds(t *testing.T) {
 func TestChanges(t *testing.T) {
 	w := newWorld(t)
 	tagged := []vpc.Attached{{ID: "eni-0a1b2c3d4e5f60009"}, {ID: "eni-0a1b2c3d4e5f60001", NodeENI: "fast"}}
-	refused := func(kind vpc.EC2Kind) *vpc.EC2Error {
-		return &vpc.EC2Error{Kind: kind, Err: errors.New("no answer")}
-	}
+	refused := func(kind vpc.EC2Kind) *vpc.EC2Error { return &vpc.EC2Error{Kind: kind, Err: errors.New("no answer")} }
 	w.o.EC2 = ec2Answers{permissions: []vpc.Permission{
 		{Action: "A"}, {Action: "B", Err: refused(vpc.EC2Forbidden)}, {Action: "C", Err: refused(vpc.EC2Refused)},
 		{Action: "D", Err: refused(vpc.EC2Unknown)},

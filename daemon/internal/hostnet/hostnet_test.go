@@ -161,10 +161,7 @@ func TestNetworkdVerdict(t *testing.T) {
 			},
 			Verdict{File: "/run/systemd/network/70-eks-ens5.network"},
 		},
-		"a list that is emptied": {
-			map[string]string{"etc/systemd/network/05-a.network": "[Match]\nName=ens5\nName=\nName=ens9\n" + unmanaged},
-			Verdict{},
-		},
+		"a list that is emptied": {map[string]string{"etc/systemd/network/05-a.network": "[Match]\nName=ens5\nName=\nName=ens9\n" + unmanaged}, Verdict{}},
 		"a condition that cannot be told": {
 			map[string]string{"etc/systemd/network/05-a.network": "[Match]\nDriver=ena\nHost=other\n" + unmanaged},
 			Verdict{Unsure: []string{"/etc/systemd/network/05-a.network"}},

@@ -53,11 +53,7 @@ func TestRunWakesAfterSubscribingAgain(t *testing.T) {
 			return ctx.Err() == nil
 		},
 	}.Run(ctx)
-	want := []string{
-		"subscribe", "look", "wait 100ms",
-		"subscribe", "fails", "wait 200ms", "KernelEventsUnseen",
-		"subscribe", "look", "wait 400ms",
-	}
+	want := []string{"subscribe", "look", "wait 100ms", "subscribe", "fails", "wait 200ms", "KernelEventsUnseen", "subscribe", "look", "wait 400ms"}
 	if !slices.Equal(did, want) {
 		t.Errorf("did %q, want %q", did, want)
 	}

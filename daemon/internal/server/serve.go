@@ -184,9 +184,7 @@ func (s *Server) public() http.Handler {
 		since, ok := s.alive()
 		answer(w, ok, fmt.Sprintf("no look at the node has ended since %s", since.UTC().Format(time.RFC3339)))
 	})
-	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
-		answer(w, s.isReady(), "the NodeENIs are not known yet")
-	})
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) { answer(w, s.isReady(), "the NodeENIs are not known yet") })
 	return mux
 }
 

@@ -96,9 +96,7 @@ func TestStatusSocketCannotBeMade(t *testing.T) {
 
 // TestUnserved: a message names no cause but the kernel's.
 func TestUnserved(t *testing.T) {
-	for address, want := range map[string]string{
-		"203.0.113.1:0": "no interface of this node has the address", "host.invalid:1": "see the daemon's log",
-	} {
+	for address, want := range map[string]string{"203.0.113.1:0": "no interface of this node has the address", "host.invalid:1": "see the daemon's log"} {
 		l, err := openTCP(t.Context(), address)
 		if err == nil {
 			l.Close()
