@@ -29,16 +29,16 @@ import (
 func (m *machine) share(verb, nodeENI, container string) string {
 	m.Helper()
 	plugin, err := nstest.Binary("multi-eni")
-	m.must(err)
+	must(m, err)
 	macvlan, err := nstest.Binary("cni/macvlan")
-	m.must(err)
+	must(m, err)
 	conf, err := json.Marshal(map[string]any{
 		"cniVersion": "1.1.0", "name": "shared", "type": "multi-eni", "select": map[string]any{"nodeENI": nodeENI},
 		"delegate": map[string]any{"type": "macvlan", "mode": "passthru"},
 		"ipam":     map[string]any{"type": "eni-ipam", "dataDir": m.path("leases")},
 		"dataDir":  m.path("records"), "inventory": m.path("run/inventory.json"), "sysfs": m.node.Sysfs,
 	})
-	m.must(err)
+	must(m, err)
 	cmd := exec.CommandContext(m.Context(), plugin)
 	cmd.Env = append(os.Environ(), "CNI_COMMAND="+verb, "CNI_CONTAINERID="+container, "CNI_NETNS=/run/netns/"+container, "CNI_IFNAME=net1",
 		"CNI_PATH="+filepath.Dir(macvlan))
@@ -67,7 +67,7 @@ func TestManageAddresses(t *testing.T) {
 	m.start("--manage-addresses", "--addresses-low=2", "--addresses-high=4")
 	m.until("shared ready")
 
-	m.must(nstest.NewNetns("/run/netns/c1"))
+	must(m, nstest.NewNetns("/run/netns/c1"))
 	run := func(verb string) string { return m.share(verb, "shared", "c1") }
 	if out := run("ADD"); !strings.Contains(out, `"code": 11`) || !strings.Contains(out, "has no ipv4 address for pods") {
 		t.Errorf("ADD before there is an address: %s", out)
@@ -131,7 +131,7 @@ func TestNobodyAsksEC2(t *testing.T) {
 	m.declare("shared", 1)
 	m.start()
 	m.until("shared ready")
-	m.must(nstest.NewNetns("/run/netns/c1"))
+	must(m, nstest.NewNetns("/run/netns/c1"))
 	if out := m.share("ADD", "shared", "c1"); !strings.Contains(out, `"code": 11`) {
 		t.Errorf("ADD without an address: %s", out)
 	}
@@ -157,20 +157,20 @@ func TestLeasedAddressStays(t *testing.T) {
 	m.declare("shared", 1)
 	m.start()
 	m.until("shared ready")
-	m.must(nstest.NewNetns("/run/netns/c1"))
+	must(m, nstest.NewNetns("/run/netns/c1"))
 	if out := m.share("ADD", "shared", "c1"); !strings.Contains(out, "10.0.1.16/24") {
 		t.Fatalf("ADD: %s", out)
 	}
 	m.end()
 	m.imds.Attach(imdsOf(1))
-	m.must(os.RemoveAll(m.path("state")))
+	must(m, os.RemoveAll(m.path("state")))
 	m.start()
 	both := []netip.Prefix{netip.MustParsePrefix("10.0.1.15/24"), netip.MustParsePrefix("10.0.1.16/24")}
 	until := func(problem string, want []netip.Prefix) {
 		t.Helper()
 		for begin := time.Now(); ; <-time.After(5 * time.Millisecond) {
 			inv, err := nodestate.ReadInventory(m.path("run/inventory.json"))
-			m.must(err)
+			must(m, err)
 			var reasons []string
 			for _, p := range inv.Problems {
 				if p.Reason != "OrphansUnwatched" { // this namespace's /run is not shared with others
@@ -187,13 +187,13 @@ func TestLeasedAddressStays(t *testing.T) {
 	}
 	until("LeasedAddressGone", both)
 	boot, err := nodestate.BootID()
-	m.must(err)
+	must(m, err)
 	file := m.path("leases/" + boot + "/" + e.ID + ".json")
 	leases, err := os.ReadFile(file)
-	m.must(err)
-	m.must(os.WriteFile(file, []byte("{"), 0o600))
+	must(m, err)
+	must(m, os.WriteFile(file, []byte("{"), 0o600))
 	until("LeasesUnreadable", both)
-	m.must(os.WriteFile(file, leases, 0o600))
+	must(m, os.WriteFile(file, leases, 0o600))
 	until("LeasedAddressGone", both)
 	m.share("DEL", "shared", "c1")
 	until("", both[:1])
@@ -223,7 +223,7 @@ func TestSourceRouting(t *testing.T) {
 	m := newMachine(t, 1)
 	rules := func() (out []string) {
 		all, err := netlink.RuleList(netlink.FAMILY_ALL)
-		m.must(err)
+		must(m, err)
 		for _, r := range all {
 			if r.Protocol == routing.SourceProtocol {
 				out = append(out, r.Src.String())
@@ -245,7 +245,7 @@ func TestSourceRouting(t *testing.T) {
 	until("ready", "10.0.1.15/32")
 	_, report, _ := m.doctor("--source-routing")
 	wantLine(t, report, "ok    source routing: rules and routes may be made")
-	m.must(os.Remove(m.path("nodeenis/a.yaml")))
+	must(m, os.Remove(m.path("nodeenis/a.yaml")))
 	until("removed")
 	m.declare("a", 1)
 	until("declared again", "10.0.1.15/32")

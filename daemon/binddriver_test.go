@@ -19,26 +19,18 @@ import (
 // TestBindDriver: the command, as multi-enid run starts it.
 func TestBindDriver(t *testing.T) {
 	program, err := nstest.Binary("multi-enid")
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	dir := sysfstree.Unpack(t, "kernel")
 	efa := sysfstree.Function{Address: "0000:00:06.0", Device: "0xefa1", Driver: "efa"}
-	if err := sysfstree.Plug(dir, efa); err != nil {
-		t.Fatal(err)
-	}
+	must(t, sysfstree.Plug(dir, efa))
 	open := func() *os.File {
 		f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		t.Cleanup(func() { f.Close() })
 		return f
 	}
 	lock := open()
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
-		t.Fatal(err)
-	}
+	must(t, unix.Flock(int(lock.Fd()), unix.LOCK_EX))
 	order := driver.Order{Address: device.PCIAddress(efa.Address), Driver: "vfio-pci", Sysfs: dir}
 	refused := func(o driver.Order, lock *os.File, want string) {
 		t.Helper()

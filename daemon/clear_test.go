@@ -30,12 +30,12 @@ type intruder struct {
 func (m *machine) intruder(names ...string) *intruder {
 	m.Helper()
 	h, err := link.Open()
-	m.must(err)
+	must(m, err)
 	m.Cleanup(h.Close)
 	i := &intruder{machine: m, host: h, index: map[string]int{}}
 	for _, name := range names {
 		l, err := h.ByName(name)
-		m.must(err)
+		must(m, err)
 		i.index[name] = l.Index
 	}
 	return i
@@ -49,7 +49,7 @@ func ipNet(text string) *net.IPNet {
 // add adds a route without a gateway to the main table.
 func (i *intruder) add(name, to string, protocol, metric int) {
 	i.Helper()
-	i.must(netlink.RouteAdd(&netlink.Route{LinkIndex: i.index[name], Dst: ipNet(to), Protocol: netlink.RouteProtocol(protocol), Priority: metric,
+	must(i, netlink.RouteAdd(&netlink.Route{LinkIndex: i.index[name], Dst: ipNet(to), Protocol: netlink.RouteProtocol(protocol), Priority: metric,
 		Scope: netlink.SCOPE_LINK}))
 }
 
@@ -58,7 +58,7 @@ func (i *intruder) routes(name string) (n int) {
 	i.Helper()
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
 		all, err := netlink.RouteListFiltered(family, &netlink.Route{LinkIndex: i.index[name]}, netlink.RT_FILTER_OIF)
-		i.must(err)
+		must(i, err)
 		for _, r := range all {
 			if r.Protocol != unix.RTPROT_KERNEL {
 				n++
@@ -90,10 +90,10 @@ func percentiles(d []time.Duration) (p50, p99 time.Duration) {
 func (i *intruder) acceptRA(name, value string) string {
 	i.Helper()
 	if value != "" {
-		i.must(link.DefaultIPv6Conf.SetAcceptRA(name, value))
+		must(i, link.DefaultIPv6Conf.SetAcceptRA(name, value))
 	}
 	got, err := link.DefaultIPv6Conf.AcceptRA(name)
-	i.must(err)
+	must(i, err)
 	return got
 }
 
@@ -109,7 +109,7 @@ func TestForeignRoutesAreGoneSoon(t *testing.T) {
 	m.start()
 	m.until("a ready")
 	i := m.intruder("eth0", "eth1")
-	m.must(i.host.SetUp(i.index["eth0"]))
+	must(m, i.host.SetUp(i.index["eth0"]))
 	i.add("eth0", "0.0.0.0/0", unix.RTPROT_DHCP, 512)
 	i.add("eth0", "::/0", unix.RTPROT_RA, 512)
 	primary := i.routes("eth0")
@@ -143,7 +143,7 @@ func TestForeignRoutesAreGoneSoon(t *testing.T) {
 
 	for begin := time.Now(); ; time.Sleep(time.Millisecond) { // a change of a sysctl is no event
 		i.acceptRA("eth1", "1")
-		m.must(i.host.SetMTU(i.index["eth1"], 1400+int(time.Since(begin)/time.Millisecond)%2))
+		must(m, i.host.SetMTU(i.index["eth1"], 1400+int(time.Since(begin)/time.Millisecond)%2))
 		time.Sleep(300 * time.Millisecond)
 		if i.acceptRA("eth1", "") == "0" {
 			break
@@ -177,12 +177,12 @@ func (i *intruder) rest(d time.Duration) {
 	ctx, cancel := context.WithCancel(i.Context())
 	defer cancel()
 	events, err := new(events.Interest).Subscribe(ctx)
-	i.must(err)
+	must(i, err)
 	for len(events) > 0 {
 		<-events
 	}
 	before, err := os.ReadFile(i.path("run/inventory.json"))
-	i.must(err)
+	must(i, err)
 	select {
 	case <-events:
 		i.Errorf("something was changed at rest\n%s", i.stderr.String())
@@ -206,10 +206,10 @@ func TestSourceRulesComeBack(t *testing.T) {
 	there := func() bool {
 		t.Helper()
 		rules, err := netlink.RuleList(netlink.FAMILY_V4)
-		m.must(err)
+		must(m, err)
 		routes, err := netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Protocol: routing.SourceProtocol, Table: unix.RT_TABLE_UNSPEC},
 			netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TABLE)
-		m.must(err)
+		must(m, err)
 		return len(routes) == 2 && slices.ContainsFunc(rules, func(r netlink.Rule) bool { return r.Protocol == routing.SourceProtocol })
 	}
 	back := func() time.Duration {
@@ -229,17 +229,17 @@ func TestSourceRulesComeBack(t *testing.T) {
 	var took []time.Duration
 	for k := range 20 {
 		rules, err := netlink.RuleList(netlink.FAMILY_V4)
-		m.must(err)
+		must(m, err)
 		routes, err := netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Protocol: routing.SourceProtocol, Table: unix.RT_TABLE_UNSPEC},
 			netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TABLE)
-		m.must(err)
+		must(m, err)
 		for _, r := range rules {
 			if r.Protocol == routing.SourceProtocol {
-				m.must(netlink.RuleDel(&r))
+				must(m, netlink.RuleDel(&r))
 			}
 		}
 		for _, r := range routes[:min(k%3, len(routes))] {
-			m.must(netlink.RouteDel(&r))
+			must(m, netlink.RouteDel(&r))
 		}
 		took = append(took, back())
 	}

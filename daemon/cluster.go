@@ -100,8 +100,5 @@ func (k *cluster) serve(o *server.Options) {
 		return
 	}
 	o.EventsDropped = k.reporter.Dropped
-	o.API = func() (reachable bool, reason string) {
-		s := k.source.API()
-		return s.Reachable, string(s.Reason)
-	}
+	o.API = func() (reachable bool, reason string) { s := k.source.API(); return s.Reachable, string(s.Reason) }
 }

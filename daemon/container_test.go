@@ -28,13 +28,13 @@ type container struct {
 func (m *machine) container(more ...string) *container {
 	m.Helper()
 	binary, err := nstest.Binary("multi-enid")
-	m.must(err)
+	must(m, err)
 	c := &container{said: &lockedBuffer{}, ended: make(chan struct{})}
 	c.cmd = exec.CommandContext(m.Context(), binary, append(m.args(), more...)...)
 	c.cmd.Stderr = c.said
 	c.cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWPID}
 	c.cmd.WaitDelay = time.Second // a helper has our end of Stderr
-	m.must(c.cmd.Start())
+	must(m, c.cmd.Start())
 	go func() {
 		defer close(c.ended)
 		c.cmd.Wait() //nolint:errcheck // it was killed
@@ -66,9 +66,7 @@ func (m *machine) eventually(what string, ok func() bool) {
 func helpers(t *testing.T) (pids []int) {
 	t.Helper()
 	all, err := filepath.Glob("/proc/[0-9]*/cmdline")
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	for _, path := range all {
 		line, err := os.ReadFile(path)
 		if err == nil && strings.Contains(string(line), "\x00bind-driver\x00") {
@@ -95,9 +93,9 @@ func TestHelperThatHangsHoldsTheContainer(t *testing.T) {
 	}
 	pci := eniOf(1).PCI
 	for _, driver := range []string{"ena", "uio_pci_generic"} {
-		m.must(os.MkdirAll(filepath.Join(m.node.Sysfs, "bus/pci/drivers", driver), 0o755))
+		must(m, os.MkdirAll(filepath.Join(m.node.Sysfs, "bus/pci/drivers", driver), 0o755))
 	}
-	m.must(os.WriteFile(filepath.Join(m.node.Sysfs, "bus/pci/devices", pci, "driver_override"), []byte("(null)\n"), 0o644))
+	must(m, os.WriteFile(filepath.Join(m.node.Sysfs, "bus/pci/devices", pci, "driver_override"), []byte("(null)\n"), 0o644))
 	stuck, err := nstest.NewStuck(filepath.Join(m.node.Sysfs, "bus/pci/drivers/ena"))
 	if err != nil {
 		t.Skip(err)
@@ -115,8 +113,8 @@ func TestHelperThatHangsHoldsTheContainer(t *testing.T) {
 		t.Fatalf("helpers %v", helper)
 	}
 
-	m.must(old.cmd.Process.Kill()) // as the runtime does after the grace period
-	m.must(unix.Kill(helper[0], unix.SIGKILL))
+	must(m, old.cmd.Process.Kill()) // as the runtime does after the grace period
+	must(m, unix.Kill(helper[0], unix.SIGKILL))
 	m.eventually("the state folder is free", func() bool {
 		unlock, err := install.LockState(m.path("state"))
 		if err == nil {
@@ -139,13 +137,13 @@ func TestHelperThatHangsHoldsTheContainer(t *testing.T) {
 		t.Errorf("the old container is over: %v; its helper: %v", old.over(), gone)
 	}
 
-	m.must(stuck.LetGo())
+	must(m, stuck.LetGo())
 	m.eventually("the old container ends", old.over)
 	m.eventually("nothing hangs any more", func() bool {
 		inv, err := nodestate.ReadInventory(m.path("run/inventory.json"))
 		return err == nil && !slices.ContainsFunc(inv.Problems, func(p nodestate.Problem) bool { return p.Reason == "DriverStuck" })
 	})
-	m.must(next.cmd.Process.Signal(unix.SIGTERM))
+	must(m, next.cmd.Process.Signal(unix.SIGTERM))
 	m.eventually("the new daemon ends", next.over)
 }
 
@@ -154,9 +152,7 @@ func TestHelperThatHangsHoldsTheContainer(t *testing.T) {
 func TestHostHasTheMount(t *testing.T) {
 	c := nodeFlags{sysctls: "/host/proc/sys"}
 	h, err := c.openHost()
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	defer h.Close()
 	if h.IPv6Conf != "/host/proc/sys/net/ipv6/conf" {
 		t.Errorf("the host's IPv6 settings are in %q, want the folder of --sysctls", h.IPv6Conf)

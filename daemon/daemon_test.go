@@ -44,29 +44,20 @@ func imdsOf(n int) fakeimds.ENI {
 func newMachine(t *testing.T, enis ...int) *machine {
 	t.Helper()
 	node, err := nstest.NewNode(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	m := &machine{T: t, node: node}
 	state := fakeimds.State{InstanceID: "i-0a1b2c3d4e5f60718"}
 	for _, n := range append([]int{0}, enis...) {
-		m.must(node.Attach(eniOf(n)))
+		must(m, node.Attach(eniOf(n)))
 		state.ENIs = append(state.ENIs, imdsOf(n))
 	}
 	m.imds = fakeimds.Start(t, fakeimds.Config{State: state})
 	t.Setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", m.imds.URL)
-	m.must(os.Mkdir(m.path("nodeenis"), 0o755))
+	must(m, os.Mkdir(m.path("nodeenis"), 0o755))
 	return m
 }
 
 func (m *machine) path(name string) string { return filepath.Join(m.node.Dir, name) }
-
-func (m *machine) must(err error) {
-	m.Helper()
-	if err != nil {
-		m.Fatal(err)
-	}
-}
 
 func (m *machine) args() []string {
 	return []string{
@@ -104,7 +95,7 @@ func (m *machine) declare(name string, n int, more ...string) {
 	for _, line := range more {
 		y += "  " + line + "\n"
 	}
-	m.must(os.WriteFile(m.path("nodeenis/"+name+".yaml"), []byte(y), 0o644))
+	must(m, os.WriteFile(m.path("nodeenis/"+name+".yaml"), []byte(y), 0o644))
 }
 
 // until waits until the inventory has these rows, each as "NodeENI phase", and returns the
@@ -148,11 +139,11 @@ func (m *machine) pools(resource string, want ...device.PCIAddress) {
 func (m *machine) devices() []dpmodel.Device {
 	tree := sysfs.NewFS(m.node.Sysfs)
 	addrs, err := tree.PCIAddresses()
-	m.must(err)
+	must(m, err)
 	var all []dpmodel.Device
 	for _, a := range addrs {
 		f, err := tree.PCI(a)
-		m.must(err)
+		must(m, err)
 		all = append(all, dpmodel.Device{Address: a, Vendor: f.Vendor, Device: f.Device, Class: f.Class, Driver: f.Driver, VFID: -1})
 	}
 	return all
@@ -161,10 +152,10 @@ func (m *machine) devices() []dpmodel.Device {
 func (m *machine) link(name string) link.Link {
 	m.Helper()
 	h, err := link.Open()
-	m.must(err)
+	must(m, err)
 	defer h.Close()
 	l, err := h.ByName(name)
-	m.must(err)
+	must(m, err)
 	return l
 }
 
@@ -193,10 +184,10 @@ func TestDaemon(t *testing.T) {
 	slow := imdsOf(3)
 	slow.AppearsAfter, slow.IndexAfter = fakeimds.Duration(100*time.Millisecond), fakeimds.Duration(300*time.Millisecond)
 	m.imds.Attach(slow)
-	m.must(m.node.Attach(eniOf(3)))
+	must(m, m.node.Attach(eniOf(3)))
 	m.until("a ready", "b ready", "c ready")
 
-	m.must(os.Remove(m.path("nodeenis/b.yaml")))
+	must(m, os.Remove(m.path("nodeenis/b.yaml")))
 	m.pools("intel.com/fast")
 	m.until("a ready", "c ready")
 
@@ -209,7 +200,7 @@ func TestDaemon(t *testing.T) {
 		t.Errorf("log:\n%s", log)
 	}
 
-	m.must(os.Remove(m.path("nodeenis/a.yaml")))
+	must(m, os.Remove(m.path("nodeenis/a.yaml")))
 	m.start()
 	m.until("c ready")
 	m.end()
@@ -226,7 +217,7 @@ func TestHotPlug(t *testing.T) {
 	m.start()
 	m.until("a pending")
 	m.imds.Attach(imdsOf(1))
-	m.must(m.node.Attach(eniOf(1)))
+	must(m, m.node.Attach(eniOf(1)))
 	if took := m.until("a ready"); took > 10*time.Second {
 		t.Errorf("ready %v after the link\n%s", took, m.stderr.String())
 	}

@@ -41,16 +41,16 @@ func TestRunDegraded(t *testing.T) {
 	const instances = "/proc/sys/user/max_inotify_instances"
 	m := newMachine(t, 1, 2)
 	m.declare("a", 1)
-	m.must(os.WriteFile(instances, []byte("0"), 0o644))
+	must(m, os.WriteFile(instances, []byte("0"), 0o644))
 	l, err := net.Listen("tcp", defaultListen)
-	m.must(err)
+	must(m, err)
 	m.start()
 	m.until("a ready")
 	m.problemsUntil("FilesUnwatched", "MetricsUnserved")
 	m.declare("b", 2)
 	m.until("a ready", "b ready")
-	m.must(os.WriteFile(instances, []byte("100"), 0o644))
-	m.must(l.Close())
+	must(m, os.WriteFile(instances, []byte("100"), 0o644))
+	must(m, l.Close())
 	m.problemsUntil()
 	m.end()
 	for _, reason := range []string{"FilesUnwatched", "MetricsUnserved"} {
@@ -74,9 +74,7 @@ func TestInstallKeepWithoutInotify(t *testing.T) {
 	if nstest.Outside(t) {
 		return
 	}
-	if err := os.WriteFile("/proc/sys/user/max_inotify_instances", []byte("0"), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.WriteFile("/proc/sys/user/max_inotify_instances", []byte("0"), 0o644))
 	i := newInstallation(t)
 	ctx, end := context.WithCancel(t.Context())
 	defer end()
@@ -95,9 +93,7 @@ func TestInstallKeepWithoutInotify(t *testing.T) {
 		}
 	}
 	said(1)
-	if err := os.Remove(filepath.Join(i.to, "multi-eni")); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.Remove(filepath.Join(i.to, "multi-eni")))
 	said(2)
 	end()
 	if code := <-ended; code != 0 || strings.Count(errOut.String(), "fs.inotify.max_user_instances") != 1 {

@@ -71,9 +71,7 @@ func TestDoctorBesideAnotherVersion(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			inventory := filepath.Join(t.TempDir(), "inventory.json")
 			l, err := net.Listen("unix", filepath.Join(filepath.Dir(inventory), status.SocketName))
-			if err != nil {
-				t.Fatal(err)
-			}
+			must(t, err)
 			srv := &http.Server{Handler: tt.answer}
 			go srv.Serve(l) //nolint:errcheck // it ends with Close
 			defer srv.Close()
@@ -81,9 +79,7 @@ func TestDoctorBesideAnotherVersion(t *testing.T) {
 			p := program{getenv: func(k string) string { return tt.env[k] }}
 			f := pflag.NewFlagSet("doctor", pflag.ContinueOnError)
 			c.add(f, p)
-			if err := f.Set("inventory", inventory); err != nil {
-				t.Fatal(err)
-			}
+			must(t, f.Set("inventory", inventory))
 			got, err := doctor.Configure(t.Context(), f, version, p.getenv("KUBERNETES_SERVICE_HOST") != "")
 			text := got.String()
 			if err != nil {
@@ -102,9 +98,7 @@ func TestFlagsGoRound(t *testing.T) {
 	set := func(args ...string) map[string]string {
 		t.Helper()
 		cmd := p.runCommand(t.Context())
-		if err := cmd.ParseFlags(args); err != nil {
-			t.Fatal(err)
-		}
+		must(t, cmd.ParseFlags(args))
 		return cli.Values(cmd.Flags())
 	}
 	values := set("--nodeeni-source=dir:/a b", `--dp-selectors=app=x,"app in (a,b)"`, "--orphan-grace=3m", "--startup-taint", "--manage-addresses",

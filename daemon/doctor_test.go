@@ -53,7 +53,7 @@ func TestDoctorOfAFolder(t *testing.T) {
 	}
 
 	plugin, err := nstest.Binary("multi-eni")
-	m.must(err)
+	must(m, err)
 	if code, _, stderr := call(t.Context(), nil, "install", "--mkdir", "--to="+m.path("bin"), "--from="+filepath.Dir(plugin),
 		"--policy="+m.path("policy.json")); code != 0 {
 		t.Fatal(stderr)
@@ -63,8 +63,8 @@ func TestDoctorOfAFolder(t *testing.T) {
 	wantLine(t, report, `FAIL  policy: inventory of /node/policy.json is "`+nodestate.DefaultInventoryPath+`", --inventory is "/node/run/inventory.json"`)
 	data, err := json.Marshal(nodestate.Policy{SchemaVersion: 1, BinDir: m.path("bin"), DataDir: m.path("records"), LeaseDir: m.path("leases"),
 		Inventory: m.path("run/inventory.json")})
-	m.must(err)
-	m.must(os.WriteFile(m.path("policy.json"), data, 0o600))
+	must(m, err)
+	must(m, os.WriteFile(m.path("policy.json"), data, 0o600))
 
 	m.declare("fast", 1, "dpdkResourceName: intel.com/fast")
 	m.start()

@@ -26,7 +26,7 @@ func TestHoldersFollowTheRecords(t *testing.T) {
 		begin := time.Now()
 		for {
 			s, err := status.Ask(t.Context(), status.Socket(m.path("run/inventory.json")))
-			m.must(err)
+			must(m, err)
 			complete := 0
 			for _, h := range s.Holders {
 				if h.State == nodestate.StateComplete {

@@ -36,9 +36,7 @@ func newManaged(t *testing.T, unit string) managed {
 // run makes the host, with a unit that runs.
 func (m managed) run(unit string) {
 	m.t.Helper()
-	if err := os.MkdirAll(m.host("sys/fs/cgroup/system.slice/"+unit), 0o755); err != nil {
-		m.t.Fatal(err)
-	}
+	must(m.t, os.MkdirAll(m.host("sys/fs/cgroup/system.slice/"+unit), 0o755))
 	m.put("etc/hostname", "node-a")
 }
 
@@ -46,12 +44,8 @@ func (m managed) host(path string) string { return filepath.Join(m.root, path) }
 
 func (m managed) put(path, content string) {
 	m.t.Helper()
-	if err := os.MkdirAll(filepath.Dir(m.host(path)), 0o755); err != nil {
-		m.t.Fatal(err)
-	}
-	if err := os.WriteFile(m.host(path), []byte(content), 0o600); err != nil {
-		m.t.Fatal(err)
-	}
+	must(m.t, os.MkdirAll(filepath.Dir(m.host(path)), 0o755))
+	must(m.t, os.WriteFile(m.host(path), []byte(content), 0o600))
 }
 
 func (m managed) read(path string) string {
@@ -109,11 +103,11 @@ func TestHostNetwork(t *testing.T) {
 	m.says("write", "/"+networkFile+": as it should be", "/"+networkdConf+": as it should be")
 
 	links, err := link.Open()
-	m.machine.must(err)
+	must(m.t, err)
 	defer links.Close()
 	index, err := links.Index("eth0")
-	m.machine.must(err)
-	m.machine.must(links.Rename(index, "ens5"))
+	must(m.t, err)
+	must(m.t, links.Rename(index, "ens5"))
 	m.says("write", "/"+networkFile+": written, in effect after a reboot or `systemctl restart systemd-networkd`", "/"+networkdConf+": as it should be")
 	if got := m.read(networkFile); !strings.Contains(got, "\nProperty=!INTERFACE=ens5\n") {
 		t.Errorf("file:\n%s", got)
@@ -132,13 +126,13 @@ func TestHostNetwork(t *testing.T) {
 	// The file that docs/migration.md once gave.
 	m.put(networkFile, "[Match]\nDriver=ena\nName=!ens5\n[Link]\nUnmanaged=yes\n")
 	ens5, err := netlink.LinkByName("ens5")
-	m.machine.must(err)
-	m.machine.must(netlink.LinkAddAltName(ens5, "enp0s5"))
+	must(m.t, err)
+	must(m.t, netlink.LinkAddAltName(ens5, "enp0s5"))
 	m.says("write", "warning: /"+networkFile+": makes systemd-networkd leave the primary ENI's link ens5 alone: remove it before the node starts again",
 		"/"+networkFile+": kept, multi-enid has not written it")
-	m.machine.must(os.Remove(m.host(networkFile)))
-	m.machine.must(os.Remove(m.host(networkdConf)))
-	m.machine.must(os.Symlink("../../hostname", m.host(networkdConf)))
+	must(m.t, os.Remove(m.host(networkFile)))
+	must(m.t, os.Remove(m.host(networkdConf)))
+	must(m.t, os.Symlink("../../hostname", m.host(networkdConf)))
 	m.says("write", kept[1])
 	if m.read("etc/hostname") != "node-a" {
 		t.Error("a symbolic link was followed")
@@ -178,8 +172,8 @@ func TestHostNetworkIsNoGuess(t *testing.T) {
 		happen func(m managed)
 		says   string
 	}{
-		{"not seen", func(m managed) { m.machine.must(os.RemoveAll(m.host("sys/fs"))) }, "does not show the control groups"},
-		{"elsewhere", func(m managed) { m.machine.must(os.Symlink("/tmp", m.host("etc/systemd"))) }, "escapes"},
+		{"not seen", func(m managed) { must(m.t, os.RemoveAll(m.host("sys/fs"))) }, "does not show the control groups"},
+		{"elsewhere", func(m managed) { must(m.t, os.Symlink("/tmp", m.host("etc/systemd"))) }, "escapes"},
 		{"odd name", func(m managed) { rename(m, "eth0", "ens*", false) }, `"ens*"`},
 		{"no link", func(m managed) { rename(m, "ens*", "", true) }, "0 links have its MAC"},
 		{"no IMDS", func(m managed) { m.imds.Fault("meta-data/mac", fakeimds.Fault{Status: http.StatusForbidden}) }, "find the primary ENI"},
@@ -208,15 +202,15 @@ func TestHostNetworkIsNoGuess(t *testing.T) {
 // rename renames a link, or deletes it.
 func rename(m managed, name, to string, remove bool) {
 	links, err := link.Open()
-	m.machine.must(err)
+	must(m.t, err)
 	defer links.Close()
 	index, err := links.Index(name)
-	m.machine.must(err)
+	must(m.t, err)
 	if remove {
-		m.machine.must(links.Delete(index))
+		must(m.t, links.Delete(index))
 		return
 	}
-	m.machine.must(links.Rename(index, to))
+	must(m.t, links.Rename(index, to))
 }
 
 // TestShippedHostNetwork: install takes the flags that the component gives it, and

@@ -34,7 +34,7 @@ func TestRenamedNodeIsRefused(t *testing.T) {
 	m.end()
 
 	config, err := os.ReadFile(m.path("pcidp/config.json"))
-	m.must(err)
+	must(m, err)
 	var stderr bytes.Buffer
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()

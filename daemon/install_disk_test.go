@@ -16,12 +16,8 @@ import (
 // mountAt mounts a small file system of its own over the folder of plugins.
 func (i installation) mountAt(options string) {
 	i.Helper()
-	if err := os.MkdirAll(i.to, 0o755); err != nil {
-		i.Fatal(err)
-	}
-	if err := unix.Mount("tmpfs", i.to, "tmpfs", 0, options); err != nil {
-		i.Fatal(err)
-	}
+	must(i, os.MkdirAll(i.to, 0o755))
+	must(i, unix.Mount("tmpfs", i.to, "tmpfs", 0, options))
 	i.Cleanup(func() {
 		if err := unix.Unmount(i.to, unix.MNT_DETACH); err != nil {
 			i.Error(err)
@@ -59,9 +55,7 @@ func TestInstallOnReadOnlyDisk(t *testing.T) {
 	i := newInstallation(t)
 	i.mountAt("mode=0755")
 	i.want("installed, none → v1", plugin("v1"))
-	if err := unix.Mount("", i.to, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
-		t.Fatal(err)
-	}
+	must(t, unix.Mount("", i.to, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""))
 	i.want("already installed, v1", plugin("v1"))
 	i.provide(plugin("v2"))
 	code, _, stderr := i.install()
@@ -79,12 +73,8 @@ func TestInstallWithoutRoomForThePolicy(t *testing.T) {
 	}
 	i := newInstallation(t)
 	dir := filepath.Dir(i.policy)
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_RDONLY, ""); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.MkdirAll(dir, 0o755))
+	must(t, unix.Mount("tmpfs", dir, "tmpfs", unix.MS_RDONLY, ""))
 	t.Cleanup(func() {
 		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
 			t.Error(err)
@@ -102,12 +92,8 @@ func TestInstallWithoutRoomForThePolicy(t *testing.T) {
 // TestInstallAfterAKilledOne removes the temporary file of a killed install.
 func TestInstallAfterAKilledOne(t *testing.T) {
 	i := newInstallation(t)
-	if err := os.MkdirAll(i.to, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(i.to, ".multi-eni.tmp"), bytes.Repeat([]byte("half"), 1000), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.MkdirAll(i.to, 0o755))
+	must(t, os.WriteFile(filepath.Join(i.to, ".multi-eni.tmp"), bytes.Repeat([]byte("half"), 1000), 0o600))
 	i.want("installed, none → v1", plugin("v1"))
 }
 
@@ -116,12 +102,8 @@ func TestInstallIsAlone(t *testing.T) {
 	i := newInstallation(t)
 	i.want("installed, none → v1", plugin("v1"))
 	dir, err := os.Open(i.to)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.Flock(int(dir.Fd()), unix.LOCK_EX); err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
+	must(t, unix.Flock(int(dir.Fd()), unix.LOCK_EX))
 	i.provide(plugin("v2"))
 	if code, _, stderr := i.install(); code != cli.Failure || !strings.Contains(stderr, "another install") || !strings.Contains(stderr, i.to) {
 		t.Errorf("exit code %d: %s", code, stderr)
@@ -135,12 +117,8 @@ func TestInstallIsAlone(t *testing.T) {
 // a link that it must not follow.
 func TestInstallKeepsALinkedPolicy(t *testing.T) {
 	i := newInstallation(t)
-	if err := os.MkdirAll(filepath.Dir(i.policy), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Symlink("nowhere", i.policy); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.MkdirAll(filepath.Dir(i.policy), 0o755))
+	must(t, os.Symlink("nowhere", i.policy))
 	i.want("kept as it is", plugin("v1"))
 	if target, err := os.Readlink(i.policy); err != nil || target != "nowhere" {
 		t.Errorf("link to %q, %v", target, err)

@@ -37,9 +37,7 @@ func newInstallation(t *testing.T) installation {
 	dir := t.TempDir()
 	i := installation{t, filepath.Join(dir, "from"), filepath.Join(dir, "opt", "cni", "bin"), filepath.Join(dir, "etc", "policy.json")}
 	for _, dir := range []string{i.from, i.to} {
-		if err := os.MkdirAll(dir, 0o755); err != nil {
-			t.Fatal(err)
-		}
+		must(t, os.MkdirAll(dir, 0o755))
 	}
 	i.provide(plugin("v1"))
 	return i
@@ -47,9 +45,7 @@ func newInstallation(t *testing.T) installation {
 
 func (i installation) provide(content string) {
 	i.Helper()
-	if err := os.WriteFile(filepath.Join(i.from, "multi-eni"), []byte(content), 0o755); err != nil {
-		i.Fatal(err)
-	}
+	must(i, os.WriteFile(filepath.Join(i.from, "multi-eni"), []byte(content), 0o755))
 }
 
 func (i installation) install(args ...string) (code int, stdout, stderr string) {
@@ -85,9 +81,7 @@ func TestInstall(t *testing.T) {
 	i.provide(plugin("v2"))
 	i.want("installed, v1 → v2", plugin("v2"))
 	target := filepath.Join(i.to, "multi-eni")
-	if err := os.Chmod(target, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.Chmod(target, 0o600))
 	i.want("→ v2", plugin("v2"))
 	if info, err := os.Stat(target); err != nil || info.Mode().Perm() != 0o755 {
 		t.Errorf("mode %v, %v; want 0755", info.Mode(), err)
@@ -96,12 +90,8 @@ func TestInstall(t *testing.T) {
 
 func TestInstallReplacesWhatIsNoPlugin(t *testing.T) {
 	i := newInstallation(t)
-	if err := os.MkdirAll(i.to, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(i.to, "multi-eni"), []byte("half a bin"), 0o755); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.MkdirAll(i.to, 0o755))
+	must(t, os.WriteFile(filepath.Join(i.to, "multi-eni"), []byte("half a bin"), 0o755))
 	i.want("installed, an unknown version → v1", plugin("v1"))
 }
 
@@ -134,20 +124,12 @@ func TestInstallOverARunningPlugin(t *testing.T) {
 	}
 	i := newInstallation(t)
 	content, err := os.ReadFile(sleeper) // a program, not a script: its text would be busy
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.MkdirAll(i.to, 0o755); err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
+	must(t, os.MkdirAll(i.to, 0o755))
 	target := filepath.Join(i.to, "multi-eni")
-	if err := os.WriteFile(target, content, 0o755); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.WriteFile(target, content, 0o755))
 	running := exec.CommandContext(t.Context(), target, "600")
-	if err := running.Start(); err != nil {
-		t.Fatal(err)
-	}
+	must(t, running.Start())
 	i.want("→ v1", plugin("v1"))
 	if err := running.Process.Signal(os.Interrupt); err != nil {
 		t.Errorf("the running plugin ended: %v", err)
@@ -175,9 +157,7 @@ func TestInstallErrors(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			i := newInstallation(t)
-			if err := tt.arrange(&i); err != nil {
-				t.Fatal(err)
-			}
+			must(t, tt.arrange(&i))
 			code, _, stderr := i.install()
 			if code != cli.Failure {
 				t.Errorf("exit code %d", code)
@@ -195,13 +175,9 @@ func TestInstallPolicy(t *testing.T) {
 	i := newInstallation(t)
 	i.want(i.policy+": written", plugin("v1"))
 	data, err := os.ReadFile(i.policy)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	var got map[string]any
-	if err := json.Unmarshal(data, &got); err != nil {
-		t.Fatal(err)
-	}
+	must(t, json.Unmarshal(data, &got))
 	want := map[string]any{
 		"schemaVersion": 1.0, "binDir": i.to, "dataDir": "/var/lib/cni/multi-eni", "inventory": "/run/multi-eni/inventory.json",
 		"sysfs": "/sys", "logFile": "", "delegates": []any{"ipvlan", "macvlan", "vlan", "host-device", "sriov"},
@@ -215,16 +191,12 @@ func TestInstallPolicy(t *testing.T) {
 		t.Errorf("mode %v, %v; want 0644", info.Mode(), err)
 	}
 	own := []byte("{\"mine\": true}\n")
-	if err := os.WriteFile(i.policy, own, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.WriteFile(i.policy, own, 0o600))
 	i.want(i.policy+": kept as it is", plugin("v1"))
 	if data, err = os.ReadFile(i.policy); err != nil || !bytes.Equal(data, own) {
 		t.Errorf("policy is %q, %v", data, err)
 	}
-	if err := os.Remove(i.policy); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.Remove(i.policy))
 	if code, _, stderr := i.install("--policy="); code != 0 {
 		t.Errorf("exit code %d: %s", code, stderr)
 	}
@@ -257,23 +229,17 @@ func TestInstallKeep(t *testing.T) {
 	if code, _, stderr := i.install(); code != cli.Failure || !strings.Contains(stderr, "another install") {
 		t.Errorf("a second install: exit code %d: %s", code, stderr)
 	}
-	if err := os.WriteFile(target, []byte("half a bin"), 0o755); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.WriteFile(target, []byte("half a bin"), 0o755))
 	said(1, target+": installed, an unknown version → v1")
 	i.holds(plugin("v1"))
 	for _, path := range []string{target, i.policy} {
-		if err := os.Remove(path); err != nil {
-			t.Fatal(err)
-		}
+		must(t, os.Remove(path))
 	}
 	said(2, i.policy+": written")
 	said(2, target+": installed, none → v1")
 	busy := time.Now()
 	for ; strings.Count(out.String(), "an unknown version → v1") < 2 && time.Since(busy) < 20*time.Second; time.Sleep(100 * time.Millisecond) {
-		if err := os.WriteFile(target, []byte("again and again"), 0o755); err != nil {
-			t.Fatal(err)
-		}
+		must(t, os.WriteFile(target, []byte("again and again"), 0o755))
 	}
 	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) { // the last write may have come after the look
 		if data, err := os.ReadFile(target); err == nil && string(data) == plugin("v1") {
@@ -293,9 +259,7 @@ func TestInstallKeep(t *testing.T) {
 	if got := strings.Count(out.String(), "\n"); got < 6 || got > 7 { // likewise
 		t.Errorf("%d lines, want one for each change:\n%s", got, out.String())
 	}
-	if err := os.Remove(filepath.Join(i.to, "other")); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.Remove(filepath.Join(i.to, "other")))
 	i.want("already installed", plugin("v1"))
 }
 

@@ -18,17 +18,17 @@ import (
 func (m *machine) attach(container, nodeENI string) string {
 	m.Helper()
 	plugin, err := nstest.Binary("multi-eni")
-	m.must(err)
+	must(m, err)
 	ipam, err := nstest.Binary("cni/host-local")
-	m.must(err)
+	must(m, err)
 	netns := "/run/netns/" + container
-	m.must(nstest.NewNetns(netns))
+	must(m, nstest.NewNetns(netns))
 	conf, err := json.Marshal(map[string]any{
 		"cniVersion": "1.1.0", "name": "dataplane", "type": "multi-eni", "select": map[string]any{"nodeENI": nodeENI},
 		"dataDir": m.path("records"), "inventory": m.path("run/inventory.json"), "sysfs": m.node.Sysfs, "logFile": m.path("plugin.log"),
 		"ipam": map[string]any{"type": "host-local", "dataDir": m.path("ipam"), "subnet": "10.0.1.0/24"},
 	})
-	m.must(err)
+	must(m, err)
 	cmd := exec.CommandContext(m.Context(), plugin)
 	cmd.Env = []string{
 		"CNI_COMMAND=ADD", "CNI_CONTAINERID=" + container, "CNI_NETNS=" + netns, "CNI_IFNAME=net1", "CNI_PATH=" + filepath.Dir(ipam),
@@ -47,9 +47,9 @@ func TestDaemonReleasesOrphan(t *testing.T) {
 		return
 	}
 	m := newMachine(t, 1, 2)
-	m.must(unix.Mount("", "/run", "", unix.MS_SHARED, "")) // as systemd makes it
+	must(m, unix.Mount("", "/run", "", unix.MS_SHARED, "")) // as systemd makes it
 	plugin, err := nstest.Binary("multi-eni")
-	m.must(err)
+	must(m, err)
 	m.declare("a", 1)
 	m.declare("b", 2)
 	if code, _, stderr := call(t.Context(), nil, "install", "--mkdir", "--to="+m.path("bin"), "--from="+filepath.Dir(plugin), "--policy="); code != 0 {
@@ -59,11 +59,11 @@ func TestDaemonReleasesOrphan(t *testing.T) {
 	m.until("a ready", "b ready")
 	m.attach("living", "b")
 	netns := m.attach("dead", "a")
-	m.must(nstest.DeleteNetns(netns))
+	must(m, nstest.DeleteNetns(netns))
 	records := nodestate.AttachmentDir(m.path("records"))
 	for deadline := time.Now().Add(30 * time.Second); ; <-time.After(20 * time.Millisecond) {
 		all, _, err := records.List()
-		m.must(err)
+		must(m, err)
 		if len(all) == 1 && all[0].ContainerID == "living" && strings.Contains(m.stderr.String(), "orphaned attachment released") {
 			break // the record goes first, then the plugin ends
 		}
@@ -78,7 +78,7 @@ func TestDaemonReleasesOrphan(t *testing.T) {
 		}
 	}
 	leases, err := filepath.Glob(m.path("ipam/dataplane/10.*"))
-	m.must(err)
+	must(m, err)
 	if len(leases) != 1 {
 		t.Errorf("leases %q; want that of the living pod", leases)
 	}

@@ -86,18 +86,14 @@ func TestStatusOfTheRunningDaemon(t *testing.T) {
 // files.
 func TestStatusHasOneSchema(t *testing.T) {
 	inventory := filepath.Join(t.TempDir(), "inventory.json")
-	if err := nodestate.WriteInventory(inventory, sample(thisBoot(t))); err != nil {
-		t.Fatal(err)
-	}
+	must(t, nodestate.WriteInventory(inventory, sample(thisBoot(t))))
 	members := func() map[string]json.RawMessage {
 		code, stdout, stderr := call(t.Context(), nil, "status", "--inventory", inventory, "--attachments-dir", t.TempDir(), "-o", "json")
 		if code != 0 || stderr != "" {
 			t.Fatalf("exit code %d: %s", code, stderr)
 		}
 		var m map[string]json.RawMessage
-		if err := json.Unmarshal([]byte(stdout), &m); err != nil {
-			t.Fatal(err)
-		}
+		must(t, json.Unmarshal([]byte(stdout), &m))
 		return m
 	}
 	files := members()
@@ -122,9 +118,7 @@ func TestStatusOfACopy(t *testing.T) {
 	dir := t.TempDir()
 	answering(t, filepath.Join(dir, "inventory.json"), liveView("boot-1"))
 	backup := filepath.Join(dir, "inventory-yesterday.json")
-	if err := nodestate.WriteInventory(backup, nodestate.Inventory{NodeName: "node-b", BootID: thisBoot(t)}); err != nil {
-		t.Fatal(err)
-	}
+	must(t, nodestate.WriteInventory(backup, nodestate.Inventory{NodeName: "node-b", BootID: thisBoot(t)}))
 	code, stdout, stderr := call(t.Context(), nil, "status", "--inventory", backup, "--attachments-dir", t.TempDir())
 	if code != 0 || !strings.Contains(stdout, "node-b") || !strings.Contains(stdout, "From the files") {
 		t.Errorf("exit code %d: %s%s", code, stdout, stderr)
@@ -135,13 +129,9 @@ func TestStatusOfACopy(t *testing.T) {
 func TestStatusOfADaemonThatHangs(t *testing.T) {
 	dir := t.TempDir()
 	inventory := filepath.Join(dir, "inventory.json")
-	if err := nodestate.WriteInventory(inventory, sample(thisBoot(t))); err != nil {
-		t.Fatal(err)
-	}
+	must(t, nodestate.WriteInventory(inventory, sample(thisBoot(t))))
 	l, err := net.Listen("unix", filepath.Join(dir, status.SocketName))
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	defer l.Close()
 	begun := time.Now()
 	code, stdout, stderr := call(t.Context(), nil, "status", "--inventory", inventory, "--attachments-dir", t.TempDir())

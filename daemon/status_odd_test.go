@@ -18,9 +18,7 @@ import (
 func statusOf(t *testing.T, inv nodestate.Inventory, records nodestate.AttachmentDir) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "inventory.json")
-	if err := nodestate.WriteInventory(path, inv); err != nil {
-		t.Fatal(err)
-	}
+	must(t, nodestate.WriteInventory(path, inv))
 	code, stdout, stderr := call(t.Context(), nil, "status", "--inventory", path, "--attachments-dir", string(records))
 	if code != 0 || stderr != "" {
 		t.Fatalf("exit code %d: %s", code, stderr)
@@ -31,9 +29,7 @@ func statusOf(t *testing.T, inv nodestate.Inventory, records nodestate.Attachmen
 func thisBoot(t *testing.T) string {
 	t.Helper()
 	boot, err := nodestate.BootID()
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	return boot
 }
 
@@ -43,14 +39,10 @@ func begin(t *testing.T, records nodestate.AttachmentDir, pod string, state node
 	a.AttachmentID = nodestate.AttachmentID{ContainerID: pod, IfName: "net1"}
 	a.Pod = "default/" + pod
 	rec, err := records.Begin(a)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	t.Cleanup(rec.Close)
 	rec.State = state
-	if err := rec.Save(); err != nil {
-		t.Fatal(err)
-	}
+	must(t, rec.Save())
 }
 
 // TestStatusHolders: only a pod that has a device of the inventory now is its holder.
@@ -106,9 +98,7 @@ func TestStatusErrorsNameTheWayOut(t *testing.T) {
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "inventory.json")
-			if err := tt.arrange(path); err != nil {
-				t.Fatal(err)
-			}
+			must(t, tt.arrange(path))
 			code, stdout, stderr := call(t.Context(), nil, "status", "--inventory", path)
 			if code != cli.Failure || stdout != "" || !strings.Contains(stderr, path) || !strings.Contains(stderr, tt.want) {
 				t.Errorf("exit code %d, want %q named:\n%s", code, tt.want, stderr)
@@ -123,13 +113,9 @@ func TestStatusWithoutPermission(t *testing.T) {
 		return
 	}
 	path := filepath.Join(t.TempDir(), "run", "inventory.json")
-	if err := nodestate.WriteInventory(path, sample("boot-0")); err != nil {
-		t.Fatal(err)
-	}
+	must(t, nodestate.WriteInventory(path, sample("boot-0")))
 	dir := filepath.Dir(path)
-	if err := os.Chmod(dir, 0); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.Chmod(dir, 0))
 	withoutCapabilities(t)
 	code, _, stderr := call(t.Context(), nil, "status", "--inventory", path)
 	if code != cli.Failure || !strings.Contains(stderr, "sudo multi-enid status") {
@@ -146,7 +132,5 @@ func withoutCapabilities(t *testing.T) {
 	runtime.LockOSThread()
 	h := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var none [2]unix.CapUserData
-	if err := unix.Capset(&h, &none[0]); err != nil {
-		t.Fatal(err)
-	}
+	must(t, unix.Capset(&h, &none[0]))
 }

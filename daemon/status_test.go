@@ -43,9 +43,7 @@ func sample(boot string) nodestate.Inventory {
 
 func TestStatus(t *testing.T) {
 	boot, err := nodestate.BootID()
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	tests := []struct {
 		name    string
 		inv     nodestate.Inventory
@@ -59,9 +57,7 @@ func TestStatus(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			repo := workIn(t, t.TempDir()) // so that messages have names of one length
 			const path, records, leaseDir = "inventory.json", "records", "leases"
-			if err := nodestate.WriteInventory(path, tt.inv); err != nil {
-				t.Fatal(err)
-			}
+			must(t, nodestate.WriteInventory(path, tt.inv))
 			if tt.holders {
 				writeHolders(t, nodestate.AttachmentDir(records), boot)
 				writeLease(t, leases.Dir(leaseDir), boot, tt.inv.Devices[0])
@@ -88,15 +84,10 @@ func TestStatus(t *testing.T) {
 func writeLease(t *testing.T, dir leases.Dir, boot string, d nodestate.Device) {
 	t.Helper()
 	l, err := dir.Lock(t.Context(), boot, d.ENIID)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	defer l.Close()
-	l.Leases.Leases = []leases.Lease{{Address: d.Addresses[1].Addr(), State: leases.Held,
-		AttachmentID: nodestate.AttachmentID{ContainerID: "c1", IfName: "net1"}}}
-	if err := l.Save(); err != nil {
-		t.Fatal(err)
-	}
+	l.Leases.Leases = []leases.Lease{{Address: d.Addresses[1].Addr(), State: leases.Held, AttachmentID: nodestate.AttachmentID{ContainerID: "c1", IfName: "net1"}}}
+	must(t, l.Save())
 }
 
 // writeHolders writes two pods that share the first device, one that is about to get the
@@ -107,9 +98,7 @@ func writeHolders(t *testing.T, records nodestate.AttachmentDir, boot string) {
 		a.AttachmentID = nodestate.AttachmentID{ContainerID: container, IfName: "net1"}
 		a.Pod = pod
 		rec, err := records.Begin(a)
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		t.Cleanup(rec.Close)
 		return rec
 	}
@@ -118,26 +107,20 @@ func writeHolders(t *testing.T, records nodestate.AttachmentDir, boot string) {
 	web.LeasedAddresses = []netip.Addr{netip.MustParseAddr("10.0.1.16")}
 	for _, rec := range []*nodestate.Record{web, begin("c2", "", first)} {
 		rec.State = nodestate.StateComplete
-		if err := rec.Save(); err != nil {
-			t.Fatal(err)
-		}
+		must(t, rec.Save())
 	}
 	second := nodestate.Attachment{BootID: boot, Mode: nodestate.ModeExclusive, Device: nodestate.AttachedDevice{PCIAddress: "0000:00:07.0"}}
 	begin("c3", "red/router", second)
 	second.BootID = "long ago"
 	begin("c4", "red/gone", second)
-	if err := os.WriteFile(filepath.Join(string(records), "c5-net1.json"), nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.WriteFile(filepath.Join(string(records), "c5-net1.json"), nil, 0o600))
 }
 
 // workIn makes dir the working folder, and returns the folder of the golden files.
 func workIn(t *testing.T, dir string) (goldens string) {
 	t.Helper()
 	goldens, err := filepath.Abs(filepath.Join("testdata", "status"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	t.Chdir(dir)
 	return goldens
 }
@@ -145,17 +128,11 @@ func workIn(t *testing.T, dir string) (goldens string) {
 func golden(t *testing.T, path, got string) {
 	t.Helper()
 	if *update {
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
+		must(t, os.MkdirAll(filepath.Dir(path), 0o755))
+		must(t, os.WriteFile(path, []byte(got), 0o644))
 	}
 	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	if diff := cmp.Diff(string(want), got); diff != "" {
 		t.Errorf("%s (-want +got):\n%s", path, diff)
 	}
@@ -168,9 +145,7 @@ func TestStatusWithoutInventory(t *testing.T) {
 	if code != cli.Failure || !strings.Contains(stderr, path) || !strings.Contains(stderr, "has not run") {
 		t.Errorf("exit code %d: %s", code, stderr)
 	}
-	if err := os.WriteFile(path, []byte("{"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.WriteFile(path, []byte("{"), 0o600))
 	if code, _, stderr = call(t.Context(), nil, "status", "--inventory", path); code != cli.Failure || !strings.Contains(stderr, "corrupt") {
 		t.Errorf("exit code %d: %s", code, stderr)
 	}

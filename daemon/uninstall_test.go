@@ -33,30 +33,23 @@ func newUninstallable(t *testing.T) uninstallable {
 	u := uninstallable{i, filepath.Join(dir, "cni/multi-eni"), filepath.Join(dir, "state"), filepath.Join(dir, "run/inventory.json"),
 		filepath.Join(dir, "cni/eni-ipam")}
 	for _, d := range []string{u.records, u.state, filepath.Dir(u.inventory)} {
-		u.must(os.MkdirAll(d, 0o700))
+		must(u, os.MkdirAll(d, 0o700))
 	}
-	u.must(nodestate.WriteInventory(u.inventory, nodestate.Inventory{NodeName: "node-a"}))
+	must(u, nodestate.WriteInventory(u.inventory, nodestate.Inventory{NodeName: "node-a"}))
 	u.checkpoint()
 	u.lease(leases.Cooling)
 	unlock, err := nodestate.AttachmentDir(u.records).LockDevice(t.Context(), "0000:00:06.0")
-	u.must(err)
+	must(u, err)
 	unlock()
 	unlock, err = install.LockState(u.state)
-	u.must(err)
+	must(u, err)
 	unlock()
 	return u
 }
 
-func (u uninstallable) must(err error) {
-	u.Helper()
-	if err != nil {
-		u.Fatal(err)
-	}
-}
-
 func (u uninstallable) checkpoint(devices ...nodestate.CheckpointDevice) {
 	u.Helper()
-	u.must(nodestate.WriteCheckpoint(nodestate.CheckpointPath(u.state), nodestate.Checkpoint{Devices: devices}))
+	must(u, nodestate.WriteCheckpoint(nodestate.CheckpointPath(u.state), nodestate.Checkpoint{Devices: devices}))
 }
 
 func (u uninstallable) record() {
@@ -65,7 +58,7 @@ func (u uninstallable) record() {
 		AttachmentID: nodestate.AttachmentID{ContainerID: "c1", IfName: "net1"}, Mode: nodestate.ModeExclusive,
 		Netns: nodestate.Netns{Path: "/run/netns/c1", Inode: 1}, Device: nodestate.AttachedDevice{PCIAddress: "0000:00:06.0"},
 	})
-	u.must(err)
+	must(u, err)
 	r.Close()
 }
 
@@ -73,13 +66,13 @@ func (u uninstallable) record() {
 func (u uninstallable) lease(state leases.State) {
 	u.Helper()
 	boot, err := nodestate.BootID()
-	u.must(err)
+	must(u, err)
 	l, err := leases.Dir(u.leases).Lock(u.Context(), boot, "eni-0a1b2c3d4e5f60001")
-	u.must(err)
+	must(u, err)
 	defer l.Close()
 	l.Leases.Leases = []leases.Lease{{Address: netip.MustParseAddr("10.0.1.16"), State: state,
 		AttachmentID: nodestate.AttachmentID{ContainerID: "c3", IfName: "net1"}}}
-	u.must(l.Save())
+	must(u, l.Save())
 }
 
 func (u uninstallable) run(args ...string) (code int, stdout, stderr string) {
@@ -93,7 +86,7 @@ func (u uninstallable) run(args ...string) (code int, stdout, stderr string) {
 func (u uninstallable) left() (files []string) {
 	u.Helper()
 	root := filepath.Dir(u.from)
-	u.must(filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+	must(u, filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
 		if err == nil && !d.IsDir() && filepath.Dir(path) != u.from {
 			files = append(files, strings.TrimPrefix(path, root+"/"))
 		}
@@ -104,8 +97,8 @@ func (u uninstallable) left() (files []string) {
 
 func TestUninstall(t *testing.T) {
 	u := newUninstallable(t)
-	u.must(os.WriteFile(filepath.Join(u.to, "bridge"), nil, 0o755))
-	u.must(os.WriteFile(atomicfile.TempPath(filepath.Join(u.to, "multi-eni")), nil, 0o600)) // of an install that was killed
+	must(u, os.WriteFile(filepath.Join(u.to, "bridge"), nil, 0o755))
+	must(u, os.WriteFile(atomicfile.TempPath(filepath.Join(u.to, "multi-eni")), nil, 0o600)) // of an install that was killed
 	code, stdout, stderr := u.run()
 	if code != 0 || stderr != "" || !strings.Contains(stdout, filepath.Join(u.to, "multi-eni")+": removed") {
 		t.Errorf("exit code %d, %q, %q", code, stdout, stderr)
@@ -132,11 +125,11 @@ func TestUninstallRefuses(t *testing.T) {
 	}{
 		"an attachment": {uninstallable.record, "attachment c1-net1 of device 0000:00:06.0", "cni/multi-eni/c1-net1.json"},
 		"an unreadable record": {func(u uninstallable) {
-			u.must(os.WriteFile(filepath.Join(u.records, "c2-net1.json"), []byte("{"), 0o600))
+			must(u, os.WriteFile(filepath.Join(u.records, "c2-net1.json"), []byte("{"), 0o600))
 		}, "an attachment record that cannot be read", "cni/multi-eni/c2-net1.json"},
 		"a lease": {func(u uninstallable) { u.lease(leases.Held) }, "address 10.0.1.16, leased to c3-net1", "state/checkpoint.json"},
 		"a device to give back": {func(u uninstallable) {
-			u.must(nodestate.AttachmentDir(u.records).SaveRestore(nodestate.Restore{Device: nodestate.AttachedDevice{PCIAddress: "0000:00:06.0"}}))
+			must(u, nodestate.AttachmentDir(u.records).SaveRestore(nodestate.Restore{Device: nodestate.AttachedDevice{PCIAddress: "0000:00:06.0"}}))
 		}, "device 0000:00:06.0, not given back yet", "cni/multi-eni/restore/0000:00:06.0.json"},
 		"a bound device": {func(u uninstallable) {
 			u.checkpoint(nodestate.CheckpointDevice{Device: nodestate.Device{NodeENI: "fast", ENIID: "eni-0a1b2c3d4e5f60001", MAC: "02:00:00:00:00:0a",
@@ -165,7 +158,7 @@ func TestUninstallRefuses(t *testing.T) {
 	}
 	t.Run("a changed policy", func(t *testing.T) {
 		u := newUninstallable(t)
-		u.must(os.WriteFile(u.policy, []byte(`{"schemaVersion":1}`), 0o644))
+		must(u, os.WriteFile(u.policy, []byte(`{"schemaVersion":1}`), 0o644))
 		if code, stdout, stderr := u.run(); code != 0 || !strings.Contains(stdout, u.policy+": kept") || !slices.Contains(u.left(), "etc/policy.json") {
 			t.Errorf("exit code %d, %q, %q", code, stdout, stderr)
 		}
@@ -173,8 +166,8 @@ func TestUninstallRefuses(t *testing.T) {
 	t.Run("a plugin that stays", func(t *testing.T) {
 		u := newUninstallable(t)
 		plugin := filepath.Join(u.to, "multi-eni")
-		u.must(os.Remove(plugin))
-		u.must(os.MkdirAll(filepath.Join(plugin, "x"), 0o755)) // cannot be removed, not even by root
+		must(u, os.Remove(plugin))
+		must(u, os.MkdirAll(filepath.Join(plugin, "x"), 0o755)) // cannot be removed, not even by root
 		if code, _, stderr := u.run(); code != cli.Failure || !strings.Contains(stderr, plugin) || !slices.Contains(u.left(), "etc/policy.json") {
 			t.Errorf("exit code %d, %q; want its policy kept, left: %q", code, stderr, u.left())
 		}
@@ -182,7 +175,7 @@ func TestUninstallRefuses(t *testing.T) {
 	t.Run("a running daemon", func(t *testing.T) {
 		u := newUninstallable(t)
 		unlock, err := install.LockState(u.state)
-		u.must(err)
+		must(u, err)
 		defer unlock()
 		if code, _, stderr := u.run("--force"); code != cli.Failure || !strings.Contains(stderr, "delete its DaemonSet first") {
 			t.Errorf("exit code %d, %q", code, stderr)
@@ -191,9 +184,9 @@ func TestUninstallRefuses(t *testing.T) {
 	t.Run("an installer", func(t *testing.T) {
 		u := newUninstallable(t)
 		dir, err := os.Open(u.to)
-		u.must(err)
+		must(u, err)
 		defer dir.Close()
-		u.must(unix.Flock(int(dir.Fd()), unix.LOCK_EX))
+		must(u, unix.Flock(int(dir.Fd()), unix.LOCK_EX))
 		if code, _, stderr := u.run("--force"); code != cli.Failure || !strings.Contains(stderr, "another install") {
 			t.Errorf("exit code %d, %q", code, stderr)
 		}

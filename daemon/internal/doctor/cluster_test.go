@@ -12,9 +12,8 @@ func TestClusterFaults(t *testing.T) {
 		"API gone": {func(w *world) { w.server.fails = map[string]error{"version": errors.New("connection refused")} }, Fail, "Kubernetes API",
 			[]string{"connection refused", "not looked at"}},
 		"one CRD": {func(w *world) { w.server.resources = []string{"nodeenis"} }, Fail, "CRDs", []string{"eninodestates.networking.k8s.aws", "deploy/crd"}},
-		"startup taint": {func(w *world) {
-			w.o.StartupTaint, w.server.denied = true, []string{"patch nodes"}
-		}, Fail, "RBAC nodes", []string{"patch denied", "deploy/components/startup-taint/rbac.yaml"}},
+		"startup taint": {func(w *world) { w.o.StartupTaint, w.server.denied = true, []string{"patch nodes"} },
+			Fail, "RBAC nodes", []string{"patch denied", "deploy/components/startup-taint/rbac.yaml"}},
 		"denied": {func(w *world) { w.server.denied = []string{"watch nodeenis"} }, Fail, "RBAC nodeenis.networking.k8s.aws",
 			[]string{"watch denied", "deploy/rbac.yaml"}},
 		"denied events": {func(w *world) { w.server.denied = []string{"create events"} }, Warn, "RBAC events", []string{"create denied"}},

@@ -23,13 +23,11 @@ func TestEC2Rights(t *testing.T) {
 		"EC2 may not be asked": {func(w *world) {
 			w.ec2(fakeec2.Config{ENIs: []fakeec2.ENI{eni("fast")}, May: func(string, fakeec2.ENI) bool { return false }})
 		}, Fail, "EC2", []string{"DescribeNetworkInterfaces", "UnauthorizedOperation", "deploy/iam/multi-enid.json", "Pod Identity", "IRSA"}},
-		"ENI without the tag": {func(w *world) {
-			w.ec2(fakeec2.Config{ENIs: []fakeec2.ENI{eni("")}})
-		}, Warn, "EC2 tags", []string{`eni-0a1b2c3d4e5f60001 has the tag NodeENI=""`,
-			"aws ec2 create-tags --resources eni-0a1b2c3d4e5f60001 --tags Key=NodeENI,Value=fast"}},
-		"ENI of another NodeENI": {func(w *world) {
-			w.ec2(fakeec2.Config{ENIs: []fakeec2.ENI{eni("slow")}})
-		}, Warn, "EC2 tags", []string{`NodeENI="slow"`, "Value=fast"}},
+		"ENI without the tag": {func(w *world) { w.ec2(fakeec2.Config{ENIs: []fakeec2.ENI{eni("")}}) },
+			Warn, "EC2 tags", []string{`eni-0a1b2c3d4e5f60001 has the tag NodeENI=""`,
+				"aws ec2 create-tags --resources eni-0a1b2c3d4e5f60001 --tags Key=NodeENI,Value=fast"}},
+		"ENI of another NodeENI": {func(w *world) { w.ec2(fakeec2.Config{ENIs: []fakeec2.ENI{eni("slow")}}) },
+			Warn, "EC2 tags", []string{`NodeENI="slow"`, "Value=fast"}},
 		"rights in EC2 denied": {func(w *world) {
 			w.ec2(fakeec2.Config{ENIs: []fakeec2.ENI{eni("fast")}, May: func(action string, _ fakeec2.ENI) bool { return !strings.HasPrefix(action, "Unassign") }})
 		}, Fail, "EC2 rights", []string{"UnassignPrivateIpAddresses, UnassignIpv6Addresses denied on eni-0a1b2c3d4e5f60001", "deploy/iam/multi-enid.json",
@@ -52,21 +50,14 @@ func TestEC2Unreachable(t *testing.T) {
 			w.Setenv("AWS_ACCESS_KEY_ID", "")
 			w.Setenv("AWS_EC2_METADATA_DISABLED", "true") // no role of the instance's either
 		}, Fail, "EC2", []string{"cannot be asked", "credentials", "Pod Identity", "NAT gateway", "VPC endpoint"}},
-		"clock": {func(w *world) {
-			w.ec2(fakeec2.Config{}).Fail("DescribeNetworkInterfaces", "RequestExpired")
-		}, Fail, "EC2", []string{"RequestExpired", "clock"}},
-		"signature": {func(w *world) {
-			w.ec2(fakeec2.Config{}).Fail("DescribeNetworkInterfaces", "SignatureDoesNotMatch")
-		}, Fail, "EC2", []string{"SignatureDoesNotMatch", "AWS_SECRET_ACCESS_KEY"}},
-		"key": {func(w *world) {
-			w.ec2(fakeec2.Config{}).Fail("DescribeNetworkInterfaces", "AuthFailure")
-		}, Fail, "EC2", []string{"AuthFailure", "access key"}},
-		"region elsewhere": {func(w *world) {
-			w.ec2(fakeec2.Config{}).Fail("DescribeNetworkInterfaces", fakeec2.Redirect)
-		}, Fail, "EC2", []string{"301", "AWS_REGION"}},
-		"page of a proxy": {func(w *world) {
-			w.ec2(fakeec2.Config{}).Fail("DescribeNetworkInterfaces", fakeec2.HTML)
-		}, Fail, "EC2", []string{"not EC2's", "HTTPS_PROXY"}},
+		"clock": {func(w *world) { w.ec2(fakeec2.Config{}).Fail("DescribeNetworkInterfaces", "RequestExpired") }, Fail, "EC2", []string{"RequestExpired", "clock"}},
+		"signature": {func(w *world) { w.ec2(fakeec2.Config{}).Fail("DescribeNetworkInterfaces", "SignatureDoesNotMatch") },
+			Fail, "EC2", []string{"SignatureDoesNotMatch", "AWS_SECRET_ACCESS_KEY"}},
+		"key": {func(w *world) { w.ec2(fakeec2.Config{}).Fail("DescribeNetworkInterfaces", "AuthFailure") }, Fail, "EC2", []string{"AuthFailure", "access key"}},
+		"region elsewhere": {func(w *world) { w.ec2(fakeec2.Config{}).Fail("DescribeNetworkInterfaces", fakeec2.Redirect) },
+			Fail, "EC2", []string{"301", "AWS_REGION"}},
+		"page of a proxy": {func(w *world) { w.ec2(fakeec2.Config{}).Fail("DescribeNetworkInterfaces", fakeec2.HTML) },
+			Fail, "EC2", []string{"not EC2's", "HTTPS_PROXY"}},
 		"error of a proxy": {func(w *world) {
 			w.ec2(fakeec2.Config{}).Fail("DescribeNetworkInterfaces", slices.Repeat([]string{fakeec2.HTML503}, 4)...)
 		}, Fail, "EC2", []string{"503", "HTTPS_PROXY"}},

@@ -19,15 +19,11 @@ func TestFileFaults(t *testing.T) {
 			w.must(os.Remove(w.o.PCIDPConfig))
 			w.must(os.Symlink("..data/config.json", w.o.PCIDPConfig))
 		}, Fail, "device plugin config", []string{"..data/config.json", "hostPath"}},
-		"config is a folder": {func(w *world) {
-			w.must(os.Remove(w.o.PCIDPConfig))
-			w.must(os.Mkdir(w.o.PCIDPConfig, 0o755))
-		}, Fail, "device plugin config", []string{"--pcidp-config"}},
+		"config is a folder": {func(w *world) { w.must(os.Remove(w.o.PCIDPConfig)); w.must(os.Mkdir(w.o.PCIDPConfig, 0o755)) },
+			Fail, "device plugin config", []string{"--pcidp-config"}},
 		"config is no JSON": {func(w *world) { w.write("etc/pcidp/config.json", "{", 0o644) }, Warn, "device plugin config", []string{"not JSON"}},
-		"config's folder is a file": {func(w *world) {
-			w.must(os.RemoveAll(w.path("etc/pcidp")))
-			w.write("etc/pcidp", "", 0o644)
-		}, Fail, "device plugin config", []string{"/node/etc/pcidp is no folder"}},
+		"config's folder is a file": {func(w *world) { w.must(os.RemoveAll(w.path("etc/pcidp"))); w.write("etc/pcidp", "", 0o644) },
+			Fail, "device plugin config", []string{"/node/etc/pcidp is no folder"}},
 		"inventory of another boot": {func(w *world) { w.inventory(nodestate.Inventory{NodeName: "node-a", BootID: "x"}) }, Warn, "inventory",
 			[]string{"earlier boot"}},
 		"inventory of another node": {func(w *world) { w.inventory(nodestate.Inventory{NodeName: "node-b", BootID: bootID}) }, Warn, "inventory",
@@ -48,10 +44,8 @@ func TestFileFaults(t *testing.T) {
 			w.must(os.Mkdir(w.path("sys/bus/pci/devices"), 0o755))
 		}, Fail, "sysfs", []string{"--sysfs"}},
 		"sysfs not mounted": {func(w *world) { w.must(os.RemoveAll(w.path("sys/bus/pci/devices"))) }, Fail, "sysfs", []string{"--sysfs"}},
-		"state folder is a file": {func(w *world) {
-			w.must(os.Remove(w.o.StateDir))
-			w.write("state", "", 0o600)
-		}, Fail, "state folder", []string{"/node/state is no folder but a ----------", "correct the flag"}},
+		"state folder is a file": {func(w *world) { w.must(os.Remove(w.o.StateDir)); w.write("state", "", 0o600) },
+			Fail, "state folder", []string{"/node/state is no folder but a ----------", "correct the flag"}},
 		"checkpoint torn": {func(w *world) { w.write("state/checkpoint.json", "{", 0o600) }, Warn, "state folder",
 			[]string{"checkpoint.json", "finds the devices again"}},
 		"checkpoint of another version": {func(w *world) { w.write("state/checkpoint.json", `{"schemaVersion":2}`, 0o600) }, Warn, "state folder",

@@ -107,10 +107,8 @@ func TestHostManagers(t *testing.T) {
 		}, OK, []string{"no file keeps systemd-networkd off the primary ENI's link ens5",
 			"files that would keep network managers off the other ENIs: for systemd-networkd " + networkdRight}},
 		"networkd, not visible": {func(w *world) { w.runs("systemd-networkd.service") }, OK, []string{"networkd.conf is not visible below /node/root"}},
-		"foreign rules": {func(w *world) {
-			w.runs("systemd-networkd.service")
-			w.visible()
-		}, Warn, []string{"(ManageForeignRoutingPolicyRules, ManageForeignRoutes)", networkdRight}},
+		"foreign rules": {func(w *world) { w.runs("systemd-networkd.service"); w.visible() },
+			Warn, []string{"(ManageForeignRoutingPolicyRules, ManageForeignRoutes)", networkdRight}},
 		"the file of before": {func(w *world) {
 			w.runs("systemd-networkd.service")
 			w.visible()

@@ -36,9 +36,8 @@ func TestPluginFaults(t *testing.T) {
 			w.record("c1", func(a *nodestate.Attachment) { a.Netns.Path = "/var/run/netns/c1" })
 			w.o.Look = func(folder string) (orphan.View, error) { return orphan.View{Netns: folder == "/var/run/netns"}, nil }
 		}, Warn, "netns folder", []string{"/var/run/netns is not propagated", "HostToContainer"}},
-		"no netns folder": {func(w *world) {
-			w.o.Look = func(string) (orphan.View, error) { return orphan.View{}, os.ErrNotExist }
-		}, Warn, "netns folder", []string{"/run/netns cannot be looked at"}},
+		"no netns folder": {func(w *world) { w.o.Look = func(string) (orphan.View, error) { return orphan.View{}, os.ErrNotExist } },
+			Warn, "netns folder", []string{"/run/netns cannot be looked at"}},
 		"no netns at present": {func(w *world) {
 			w.o.Look = func(string) (orphan.View, error) { return orphan.View{Propagated: true}, nil }
 		}, Warn, "netns folder", []string{"no network namespace at present"}},

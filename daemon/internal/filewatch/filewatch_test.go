@@ -49,9 +49,7 @@ func TestWatcher(t *testing.T) {
 		{"with a file", write(at("etc", "a", "b", "three")), false},
 	}
 	w, err := New(nil, at("etc", "a", "b"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	ctx, cancel := context.WithCancel(t.Context())
 	events := make(chan struct{}, 100)
 	done := make(chan struct{})

@@ -18,9 +18,7 @@ import (
 // limit sets a limit of this user namespace (/proc/sys/user).
 func limit(t *testing.T, name string, n int) {
 	t.Helper()
-	if err := os.WriteFile("/proc/sys/user/"+name, fmt.Appendln(nil, n), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.WriteFile("/proc/sys/user/"+name, fmt.Appendln(nil, n), 0o644))
 }
 
 // TestWithoutInotify: the kernel gives no instance, or no watch, as it does to
@@ -37,9 +35,7 @@ func TestWithoutInotify(t *testing.T) {
 			services := &problem.Services{}
 			limit(t, name, 0)
 			w, err := New(services, folder)
-			if err != nil {
-				t.Fatal(err)
-			}
+			must(t, err)
 			p := services.Problems()
 			if len(p) != 1 || p[0].Reason != "FilesUnwatched" || !strings.Contains(p[0].Message, sysctl) {
 				t.Fatalf("problems %+v, want one that names %s", p, sysctl)
@@ -48,11 +44,7 @@ func TestWithoutInotify(t *testing.T) {
 			events := make(chan struct{}, 100)
 			ended := make(chan struct{})
 			go func() { defer close(ended); w.Run(ctx, func() { events <- struct{}{} }) }()
-			touch := func(file string) {
-				if err := os.WriteFile(filepath.Join(folder, file), []byte("x"), 0o600); err != nil {
-					t.Fatal(err)
-				}
-			}
+			touch := func(file string) { must(t, os.WriteFile(filepath.Join(folder, file), []byte("x"), 0o600)) }
 			touch("one")
 			if !collectEvents(events, 4*pollEvery) {
 				t.Fatal("a new file was not noticed")
@@ -81,23 +73,22 @@ func TestOpenFilesAreNoInstances(t *testing.T) {
 		return
 	}
 	var was unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &was); err != nil {
-		t.Fatal(err)
-	}
+	must(t, unix.Getrlimit(unix.RLIMIT_NOFILE, &was))
 	folder := t.TempDir()
-	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 3, Max: was.Max}); err != nil {
-		t.Fatal(err)
-	}
+	must(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 3, Max: was.Max}))
 	services := &problem.Services{}
 	w, err := New(services, folder)
-	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &was); err != nil {
-		t.Fatal(err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &was))
+	must(t, err)
 	w.close()
 	if p := services.Problems(); len(p) != 1 || strings.Contains(p[0].Message, "max_user_instances") || !strings.Contains(p[0].Message, "LimitNOFILE") {
 		t.Errorf("problems %+v", p)
+	}
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
 	}
 }

@@ -29,9 +29,7 @@ func TestSamplePolicyIsWhatInstallWrites(t *testing.T) {
 	read := func(path string) (v map[string]any) {
 		t.Helper()
 		data, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		if err := json.Unmarshal(data, &v); err != nil {
 			t.Fatalf("%s: %v", path, err)
 		}
@@ -67,9 +65,7 @@ func TestKeptHostNetwork(t *testing.T) {
 	for _, dir := range []string{"sys/fs/cgroup/system.slice/systemd-networkd.service", "etc/systemd/network"} {
 		err = errors.Join(err, os.MkdirAll(filepath.Join(root, dir), 0o755))
 	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	var out, errs strings.Builder
 	asked := 0
 	mac := device.MAC("")
@@ -88,9 +84,7 @@ func TestKeptHostNetwork(t *testing.T) {
 		t.Errorf("said %q, %q", out.String(), errs.String())
 	}
 	mac = "02:00:00:00:00:00"
-	if err := os.WriteFile(filepath.Join(root, "etc/systemd/network/01-a.network"), []byte("[Match]\nDriver=ena\n[Link]\nUnmanaged=yes\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.WriteFile(filepath.Join(root, "etc/systemd/network/01-a.network"), []byte("[Match]\nDriver=ena\n[Link]\nUnmanaged=yes\n"), 0o600))
 	for range 3 {
 		if got := k.run(t.Context()); got != keepEvery {
 			t.Errorf("pause %v", got)
@@ -110,9 +104,7 @@ func TestKeptHostNetwork(t *testing.T) {
 func TestOtherVersionIsAUse(t *testing.T) {
 	root := t.TempDir()
 	boot, err := nodestate.BootID()
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	r := Removal{
 		AttachmentsDir: filepath.Join(root, "records"), LeaseDir: filepath.Join(root, "leases"), StateDir: filepath.Join(root, "state"),
 		Inventory: filepath.Join(root, "inventory.json"),
@@ -123,17 +115,20 @@ func TestOtherVersionIsAUse(t *testing.T) {
 		"leases":     filepath.Join(root, "leases", boot, "eni-0a1b2c3d4e5f60001.json"),
 		"checkpoint": filepath.Join(root, "state", "checkpoint.json"),
 	} {
-		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, []byte(`{"schemaVersion":2}`), 0o600)); err != nil {
-			t.Fatal(err)
-		}
+		must(t, errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, []byte(`{"schemaVersion":2}`), 0o600)))
 		if uses, err := r.uses(); len(uses) == 0 && err == nil {
 			t.Errorf("%s of another version is no use", name)
 		}
-		if err := os.RemoveAll(path); err != nil {
-			t.Fatal(err)
-		}
+		must(t, os.RemoveAll(path))
 		if uses, err := r.uses(); len(uses) > 0 || err != nil {
 			t.Errorf("without it: %q, %v", uses, err)
 		}
+	}
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
 	}
 }

@@ -154,9 +154,7 @@ func collectPools(dir leases.Dir, v *view.View, gauge func(d *prometheus.Desc, v
 		if p.Free() == 0 {
 			exhausted++
 		}
-		for state, n := range map[string]int{
-			string(leases.Held): p.Leased, string(leases.Cooling): p.Cooling, stateRetiring: p.Retiring, stateFree: p.Free(),
-		} {
+		for state, n := range map[string]int{string(leases.Held): p.Leased, string(leases.Cooling): p.Cooling, stateRetiring: p.Retiring, stateFree: p.Free()} {
 			sums[key{p.Family, state}] += float64(n)
 		}
 	}

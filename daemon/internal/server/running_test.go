@@ -30,23 +30,15 @@ func TestRunning(t *testing.T) {
 	}
 	want(false, false)
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: socket, Net: "unix"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	want(false, true) // it listens, and does not answer
 	l.SetUnlinkOnClose(false)
 	l.Close()
 	want(false, false) // the socket of a killed daemon
-	if err := os.Remove(socket); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Mkdir(socket, 0o755); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.Remove(socket))
+	must(t, os.Mkdir(socket, 0o755))
 	want(false, false) // no socket at all: nobody listens
-	if err := os.Remove(socket); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.Remove(socket))
 	log := logrus.New()
 	log.SetOutput(io.Discard)
 	s := New(Options{Inventory: inventory, Now: time.Now, Log: log})

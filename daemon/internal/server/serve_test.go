@@ -72,9 +72,7 @@ func TestAsk(t *testing.T) {
 	view := busy()
 	s.Observe(view)
 	got, err := status.Ask(t.Context(), socket)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	want := status.Status{Inventory: view.Inventory, Holders: view.Holders,
 		Pools: []leases.PoolState{{ENIID: "eni-00000001", Family: "ipv4", PoolCount: leases.PoolCount{Size: 17}}}, Unreadable: []string{}, Live: &status.Live{
 			Version: "v1.2.3", StartedAt: noon, SyncedAt: noon, InventoryPath: "/run/multi-eni/inventory.json",
@@ -84,9 +82,7 @@ func TestAsk(t *testing.T) {
 		t.Errorf("status (-want +got):\n%s", diff)
 	}
 	info, err := os.Lstat(socket)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	if info.Mode() != fs.ModeSocket|0o600 {
 		t.Errorf("mode %v", info.Mode())
 	}
@@ -104,9 +100,7 @@ func TestAsk(t *testing.T) {
 func TestSocketOfAnother(t *testing.T) {
 	socket := filepath.Join(t.TempDir(), status.SocketName)
 	dead, err := net.ListenUnix("unix", &net.UnixAddr{Name: socket, Net: "unix"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	dead.SetUnlinkOnClose(false)
 	dead.Close()
 	first := newServerAt(t, &clock{noon})
@@ -124,9 +118,7 @@ func TestSocketOfAnother(t *testing.T) {
 
 func TestMetricsOverTCP(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	address := l.Addr().String()
 	socket := filepath.Join(t.TempDir(), status.SocketName)
 	s := newServerAt(t, &clock{noon})
@@ -138,9 +130,7 @@ func TestMetricsOverTCP(t *testing.T) {
 		time.Sleep(time.Millisecond)
 		resp, err = client.Get("http://" + address + "/metrics")
 	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	defer resp.Body.Close()
 	body, err := io.ReadAll(resp.Body)
 	if err != nil || !strings.Contains(string(body), "multi_eni_build_info{") || !strings.Contains(string(body), "process_resident_memory_bytes") {
@@ -153,9 +143,7 @@ func TestMetricsOverTCP(t *testing.T) {
 func TestAskGivesUp(t *testing.T) {
 	socket := filepath.Join(t.TempDir(), status.SocketName)
 	l, err := net.Listen("unix", socket)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	defer l.Close()
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()

@@ -82,9 +82,7 @@ func busy() view.View {
 func scrape(t *testing.T, s *Server) string {
 	t.Helper()
 	families, err := s.registry.Gather()
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	var b bytes.Buffer
 	for _, f := range families {
 		if strings.HasPrefix(f.GetName(), namespace) {
@@ -102,18 +100,14 @@ func TestMetrics(t *testing.T) {
 	s.Observe(busy())
 	hold := nodestate.AttachmentID{ContainerID: "c1", IfName: "net1"}
 	l, err := s.Leases.Lock(t.Context(), "boot-1", "eni-00000001")
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	l.Leases.Leases = []leases.Lease{
 		{Address: netip.MustParseAddr("10.0.1.10"), State: leases.Held, AttachmentID: hold},
 		{Address: netip.MustParseAddr("10.0.1.16"), State: leases.Held, AttachmentID: hold},
 		{Address: netip.MustParseAddr("10.0.1.17"), State: leases.Cooling, FreeAt: math.MaxInt64},
 	}
 	l.Retiring = []netip.Prefix{netip.MustParsePrefix("10.0.1.18/32")}
-	if err := l.Save(); err != nil {
-		t.Fatal(err)
-	}
+	must(t, l.Save())
 	l.Close()
 	golden(t, "busy.txt", scrape(t, s))
 
@@ -131,13 +125,9 @@ func TestMetrics(t *testing.T) {
 		}
 	}
 	families, err := s.registry.Gather()
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	faults, err := promlint.NewWithMetricFamilies(families).Lint()
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	for _, f := range faults {
 		if strings.HasPrefix(f.Metric, namespace) {
 			t.Errorf("%s: %s", f.Metric, f.Text)
@@ -218,18 +208,19 @@ func golden(t *testing.T, name, got string) {
 	t.Helper()
 	path := filepath.Join("testdata", name)
 	if *update {
-		if err := os.MkdirAll("testdata", 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
+		must(t, os.MkdirAll("testdata", 0o755))
+		must(t, os.WriteFile(path, []byte(got), 0o644))
 	}
 	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	if diff := cmp.Diff(string(want), got); diff != "" {
 		t.Errorf("%s (-want +got):\n%s", path, diff)
+	}
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
 	}
 }

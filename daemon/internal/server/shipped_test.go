@@ -14,9 +14,7 @@ func TestShippedMetrics(t *testing.T) {
 	s := newServerAt(t, &clock{noon})
 	s.Observe(busy())
 	families, err := s.registry.Gather()
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	var served []string
 	for _, f := range families {
 		served = append(served, f.GetName())
@@ -25,9 +23,7 @@ func TestShippedMetrics(t *testing.T) {
 	histogram := regexp.MustCompile(`_(bucket|sum|count)$`)
 	for _, path := range []string{"deploy/components/monitoring/alerts.yaml", "deploy/components/monitoring/dashboard.json", "docs/operations.md"} {
 		data, err := os.ReadFile("../../../" + path)
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		for _, m := range name.FindAllString(string(data), -1) {
 			if !slices.Contains(served, histogram.ReplaceAllString(m, "")) {
 				t.Errorf("%s: there is no metric %s", path, m)

@@ -38,9 +38,7 @@ func reported(t *testing.T, services *problem.Services, want ...string) []nodest
 // free.
 func TestBusyAddress(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	address := l.Addr().String()
 	socket := filepath.Join(t.TempDir(), status.SocketName)
 	s := newServerAt(t, &clock{noon})
@@ -59,9 +57,7 @@ func TestBusyAddress(t *testing.T) {
 	client := &http.Client{Timeout: patience}
 	defer client.CloseIdleConnections()
 	resp, err := client.Get("http://" + address + "/healthz")
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
 		t.Error(resp.Status)
@@ -71,18 +67,14 @@ func TestBusyAddress(t *testing.T) {
 // TestStatusSocketCannotBeMade: a file is where its folder should be.
 func TestStatusSocketCannotBeMade(t *testing.T) {
 	folder := filepath.Join(t.TempDir(), "run")
-	if err := os.WriteFile(folder, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.WriteFile(folder, nil, 0o600))
 	s := newServerAt(t, &clock{noon})
 	s.Services = &problem.Services{}
 	s.Observe(busy())
 	ended := make(chan error, 1)
 	go func() { ended <- s.Run(t.Context(), "", filepath.Join(folder, status.SocketName)) }()
 	reported(t, s.Services, "StatusUnserved")
-	if err := os.Remove(folder); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.Remove(folder))
 	reported(t, s.Services)
 	if _, err := status.Ask(t.Context(), filepath.Join(folder, status.SocketName)); err != nil {
 		t.Error(err)

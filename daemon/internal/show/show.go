@@ -199,9 +199,7 @@ func (n Node) heldBy(d Device) []Pod {
 		if p.PCIAddress != d.PCIAddress || d.PCIAddress == "" {
 			continue
 		}
-		if p.State == Allocated && slices.ContainsFunc(n.Pods, func(o Pod) bool {
-			return o.PCIAddress == p.PCIAddress && o.Name == p.Name && o.State != Allocated
-		}) {
+		if p.State == Allocated && slices.ContainsFunc(n.Pods, func(o Pod) bool { return o.PCIAddress == p.PCIAddress && o.Name == p.Name && o.State != Allocated }) {
 			continue
 		}
 		held = append(held, p)

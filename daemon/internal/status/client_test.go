@@ -16,9 +16,7 @@ func FuzzDecode(f *testing.F) {
 		Holders:   []view.Holder{{PCIAddress: "0000:00:06.0", Pod: "default/web-0"}},
 		Live:      &Live{Version: "v1", StartedAt: noon, SyncedAt: noon, API: &API{Reason: "Forbidden"}},
 	})
-	if err != nil {
-		f.Fatal(err)
-	}
+	must(f, err)
 	for _, b := range [][]byte{seed, seed[:len(seed)/2], []byte(`{}`), []byte(`null`), []byte(`{"inventory":{"nodeName":"a"},"live":{}}`)} {
 		f.Add(b)
 	}

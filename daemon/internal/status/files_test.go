@@ -14,28 +14,25 @@ import (
 func TestRecordOfOtherVersion(t *testing.T) {
 	root := t.TempDir()
 	boot, err := nodestate.BootID()
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	inventory, records := filepath.Join(root, "inventory.json"), filepath.Join(root, "records")
-	if err := nodestate.WriteInventory(inventory, nodestate.Inventory{BootID: boot}); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Mkdir(records, 0o700); err != nil {
-		t.Fatal(err)
-	}
+	must(t, nodestate.WriteInventory(inventory, nodestate.Inventory{BootID: boot}))
+	must(t, os.Mkdir(records, 0o700))
 	record := `{"schemaVersion":2,"bootID":"` + boot + `","device":{"pciAddress":"0000:00:07.0"}}`
-	if err := os.WriteFile(filepath.Join(records, "c1-net1.json"), []byte(record), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.WriteFile(filepath.Join(records, "c1-net1.json"), []byte(record), 0o600))
 	s, err := Read(inventory, nodestate.AttachmentDir(records), leases.Dir(filepath.Join(root, "leases")))
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	if len(s.Holders) != 1 || s.Holders[0].PCIAddress != "0000:00:07.0" || showHolder(s.Holders[0]).Name != "c1" {
 		t.Errorf("holders %+v", s.Holders)
 	}
 	if len(s.Unreadable) != 1 || !strings.Contains(s.Unreadable[0], "schemaVersion 2, this version reads 1; install that version") {
 		t.Errorf("unreadable %q", s.Unreadable)
+	}
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
 	}
 }
