@@ -19,7 +19,6 @@ var loaders = map[string]string{
 	"policy.json":         "plugins/internal/netconf/samples_test.go",
 }
 
-// TestEverySampleIsLoaded and named in the README.
 func TestEverySampleIsLoaded(t *testing.T) {
 	readme, err := os.ReadFile("README.md")
 	if err != nil {

@@ -158,7 +158,6 @@ func TestPermissionsAreTheseAndNoMore(t *testing.T) {
 	}
 }
 
-// The policy warns, and never denies a request.
 func TestPolicyOnlyWarns(t *testing.T) {
 	var policies, bindings int
 	for _, o := range decode(t, "admission/nodeeni-warnings.yaml") {

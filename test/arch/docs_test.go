@@ -44,7 +44,6 @@ func docRules() []rule {
 	}...)
 }
 
-// page has the anchors and the links of a page.
 type page struct {
 	anchors []string
 	links   []string

@@ -93,7 +93,6 @@ func forgeRules() []rule {
 	}
 }
 
-// targets are the names that make knows.
 func targets(tr tree) map[string]bool {
 	out := map[string]bool{}
 	for _, f := range tr.files {

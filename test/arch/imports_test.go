@@ -32,7 +32,6 @@ func importRules() []rule {
 	return append(out, deviceRule())
 }
 
-// ownImports are the rules about imports of our own packages and of the standard library.
 func ownImports() []importRule {
 	return []importRule{
 		{
@@ -193,7 +192,6 @@ func layerImports() []importRule {
 	}
 }
 
-// imports is a fixture: a package with one import.
 func imports(dir, importPath string) string {
 	return fmt.Sprintf("-- %s/x.go --\npackage x\n\nimport _ %q\n", dir, importPath)
 }
@@ -232,7 +230,6 @@ func (r importRule) find(g map[string][]string, p string) []string {
 	return nil
 }
 
-// under says whether p is one of the folders or lies in one.
 func under(p string, folders []string) bool {
 	return slices.ContainsFunc(folders, func(f string) bool { return p == f || strings.HasPrefix(p, f+"/") })
 }

@@ -18,7 +18,6 @@ const (
 	maxDaemon  = 1200 // lines of the daemon's package main
 )
 
-// layered are the folders whose files use each other in one direction only.
 var layered = []string{"daemon"}
 
 func layerRules() []rule {
@@ -51,7 +50,6 @@ func layerRules() []rule {
 	}
 }
 
-// use is the use of a declaration in another file of the package.
 type use struct{ at, name, of string }
 
 // fileUses returns the uses in each file of a folder. Uses of methods count where their
@@ -114,7 +112,6 @@ func fileCycles(tr tree) (out []string) {
 	return out
 }
 
-// reaches says whether from uses to, itself or through others.
 func reaches(uses map[string][]use, from, to string) bool {
 	seen := map[string]bool{from: true}
 	for queue := []string{from}; len(queue) > 0; queue = queue[1:] {

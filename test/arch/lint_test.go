@@ -54,7 +54,6 @@ func TestLintFixtures(t *testing.T) {
 	}
 }
 
-// lintModule copies the fixtures, the configuration and the module files to a folder of their own.
 func lintModule(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -150,7 +149,6 @@ func lint(t *testing.T, dir string) map[string][]string {
 	return reports
 }
 
-// messages are the msg and desc values of .golangci.yml.
 func messages(t *testing.T, dir string) []string {
 	t.Helper()
 	b, err := os.ReadFile(filepath.Join(dir, ".golangci.yml"))

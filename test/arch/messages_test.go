@@ -8,7 +8,6 @@ import (
 	"strings"
 )
 
-// shownMessages is the table of messages that pods' Events show, on a page for users.
 const shownMessages = "### Messages of multi-eni and eni-ipam\n"
 
 func messageRules() []rule {

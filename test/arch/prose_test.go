@@ -128,7 +128,6 @@ func longSentences(tr tree) (out []string) {
 }
 
 var (
-	// heavy is a noun clause in place of a noun.
 	heavy = regexp.MustCompile(`(?i)\bwhat\b|\b(that|those) of\b|\bthose (that|which|who|whose)\b|\bthat which\b|` +
 		`(^|[,;:(] ?|\b(to|for|of|by|from|with|and|or|on|in|not|is|are|than|but|says?|shows?|tells?|names?|knows?) )who(m|ever)?\b`)
 	quoted = regexp.MustCompile(`"[^"]*"|“[^”]*”`)
@@ -168,7 +167,6 @@ func tooMany(found []string, words int) bool {
 	return len(found) > 1 && len(found)*1000 > maxClauses*words
 }
 
-// clauses returns the heavy clauses, and the number of words.
 func (p writing) clauses() (found []string, total int) {
 	for _, s := range p.sentences {
 		total += words(s)

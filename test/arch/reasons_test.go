@@ -9,7 +9,6 @@ import (
 	"strings"
 )
 
-// reasonsDir is the package that has every Reason.
 const reasonsDir = "daemon/internal/reason"
 
 func reasonRules() []rule {
@@ -37,7 +36,6 @@ func reasonRules() []rule {
 	}}
 }
 
-// textOf is the value of a literal, "" for another expression.
 func textOf(e ast.Expr) string {
 	if l, ok := e.(*ast.BasicLit); ok && l.Kind == token.STRING {
 		value, _ := strconv.Unquote(l.Value) // the parser has accepted it

@@ -14,7 +14,6 @@ import (
 // nothing: it defines a word, gives advice, or says where to read on.
 const shownBy = "test/arch/testdata/shown.txt"
 
-// promising are the pages whose every sentence is in the list.
 var promising = []string{"docs/netconf.md", "docs/addresses.md"}
 
 func sentenceRules() []rule {

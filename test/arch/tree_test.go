@@ -47,7 +47,6 @@ func (f file) isTest() bool {
 
 func (f file) lines() int { return strings.Count(f.text, "\n") }
 
-// imports returns the import paths of a Go file.
 func (f file) imports() []string {
 	var paths []string
 	for _, spec := range f.ast.Imports {
@@ -58,7 +57,6 @@ func (f file) imports() []string {
 	return paths
 }
 
-// goFiles yields the parsed Go files that keep accepts.
 func (tr tree) goFiles(keep func(file) bool) []file {
 	var out []file
 	for _, f := range tr.files {
@@ -100,7 +98,6 @@ func newFile(name, text string) (file, error) {
 	return f, err
 }
 
-// load reads the repository that this test lies in.
 func load(t *testing.T) tree {
 	t.Helper()
 	root := root(t)
@@ -145,7 +142,6 @@ func load(t *testing.T) tree {
 	return tr
 }
 
-// readText returns the content of a regular file that people write.
 func readText(name string, d fs.DirEntry) (string, bool) {
 	info, err := d.Info()
 	if err != nil || !info.Mode().IsRegular() || info.Size() > maxText {
@@ -219,7 +215,6 @@ func fixture(t *testing.T, text string) tree {
 	return tr
 }
 
-// at names a place as editors understand it.
 func (f file) at(pos token.Pos) string {
 	return fmt.Sprintf("%s:%d", f.path, f.fset.Position(pos).Line)
 }

@@ -67,7 +67,6 @@ func pageSentences(markdown string) (out []string) {
 	return out
 }
 
-// firstParagraph returns the text of the first paragraph that has words.
 func firstParagraph(markdown string) string {
 	source := []byte(markdown)
 	for n := goldmark.DefaultParser().Parse(text.NewReader(source)).FirstChild(); n != nil; n = n.NextSibling() {
@@ -139,7 +138,6 @@ var ofKubernetes = []string{"APIVersion defines", "Kind is a string value", "Con
 	"observedGeneration represents the .metadata",
 	"message is a human readable", "reason contains a programmatic", "status of the condition", "type of condition in"}
 
-// descriptions returns the sentences of all values of the key description.
 func descriptions(crd string) (out []string) {
 	var collect func(any)
 	collect = func(v any) {
@@ -195,7 +193,6 @@ func messageSentences(f file) (out []string) {
 	return out
 }
 
-// literals joins the strings of a sum.
 func literals(e goast.Expr) string {
 	switch e := e.(type) {
 	case *goast.BinaryExpr:

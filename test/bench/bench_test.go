@@ -93,7 +93,6 @@ func names(ways []way) (all []string) {
 	return all
 }
 
-// TestReadStrace reads what strace has shown, in both of its forms.
 func TestReadStrace(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "strace.out")
 	text := `7  execve("/bin/multi-eni", ["multi-eni"], 0x7ffe /* 5 vars */) = 0

@@ -20,7 +20,6 @@ const settle = 100 * time.Millisecond
 // effort sizes a comparison: pods side by side, and rounds after warmUp rounds that are thrown away.
 type effort struct{ pods, warmUp, rounds int }
 
-// pairs is how many pairs of ADD and DEL are compared.
 func (e effort) pairs() int { return e.pods * e.rounds }
 
 var (
@@ -34,7 +33,6 @@ type timed struct{ add, del, allAdded table.Sample }
 
 func (t timed) sum() table.Sample { return t.add.Plus(t.del) }
 
-// compare runs the ways in turn, round by round.
 func (n *node) compare(ctx context.Context, e effort, ways ...way) (map[way]timed, error) {
 	all := map[way][]contender{}
 	for _, w := range ways {

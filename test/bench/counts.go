@@ -34,7 +34,6 @@ var waiting = []*regexp.Regexp{
 	regexp.MustCompile(`RTM_DELLINK,|nlmsg_type=0x11 `), regexp.MustCompile(`(unshare|clone3?)\(.*CLONE_NEWNET`),
 }
 
-// counts lets strace count each verb's requests to the kernel.
 func (n *node) counts(ctx context.Context) (rows []table.Row, err error) {
 	got := map[way][2]counted{}
 	for _, w := range waysOf(comparisons) {

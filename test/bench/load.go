@@ -27,7 +27,6 @@ func (n *node) crowded(ctx context.Context) ([]table.Row, error) {
 	return []table.Row{table.Ratio(own.String(), got[own].allAdded, got[reference].allAdded, crowdTarget).About(itemCrowd, reference.String())}, nil
 }
 
-// growth runs pods in turn on a device, and compares the last with the first, and the leftovers with the state before.
 func (n *node) growth(ctx context.Context) ([]table.Row, error) {
 	all, err := n.contenders(own, 1)
 	if err != nil {
@@ -95,7 +94,6 @@ func kernelMemory() (table.Sample, error) {
 	return nil, errors.New("/proc/meminfo has no SUnreclaim")
 }
 
-// left counts possible leftovers of attachments on the node.
 func (n *node) left() (string, error) {
 	files := 0
 	err := filepath.WalkDir(n.Dir, func(_ string, d fs.DirEntry, err error) error {

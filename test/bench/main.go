@@ -24,7 +24,6 @@ import (
 )
 
 const (
-	// onlyEnv has the outer process's -only.
 	onlyEnv = "MULTI_ENI_BENCH_ONLY"
 	// insideEnv holds the folder of the run in the process that has namespaces of its own.
 	insideEnv = "MULTI_ENI_BENCH_INSIDE"

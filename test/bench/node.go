@@ -27,10 +27,8 @@ var (
 	baseENIs  = []nstest.ENI{sharedENI, dpdkENI}
 )
 
-// tools are the paths of the programs that the outer process has built.
 type tools struct{ floor, launch string }
 
-// pod is a pod's netns, and its own ENI.
 type pod struct {
 	netns   string
 	links   *link.Handle

@@ -16,7 +16,6 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
 )
 
-// program is one run of a program, as a container runtime starts a plugin.
 type program struct {
 	argv  []string
 	env   []string
@@ -63,7 +62,6 @@ func filled(data []byte) (*os.File, error) {
 	return r, w.Close()
 }
 
-// contender gives one pod its interface and takes it back.
 type contender struct {
 	add, del program
 	// host and pod are the link before and after ADD, up; zero for a device without link.
@@ -104,7 +102,6 @@ func (n *node) plugin(w way, p pod, kind, host string, more map[string]any) (con
 	return c, nil
 }
 
-// floor returns the contender that only moves and renames.
 func (n *node) floor(p pod) contender {
 	return contender{
 		host: place{n.host, p.eni.Name}, pod: place{p.links, podIfName},

@@ -26,7 +26,6 @@ const (
 	aloneMacvlan  = "macvlan alone"
 )
 
-// The sources of addresses.
 const (
 	eniIPAM   = "eni-ipam"
 	hostLocal = "host-local"
@@ -34,7 +33,6 @@ const (
 	none      = "no addresses"
 )
 
-// The ways that several items use.
 var (
 	own       = way{kind: exclusive, ipam: eniIPAM}
 	local     = way{kind: exclusive, ipam: hostLocal}
@@ -44,7 +42,6 @@ var (
 
 func (w way) String() string { return w.called("") }
 
-// called is the way's name with a verb in it.
 func (w way) called(verb string) string {
 	name := w.kind
 	if verb != "" {
@@ -56,15 +53,13 @@ func (w way) called(verb string) string {
 	return name
 }
 
-// comparison names the contender against one of our ways.
 type comparison struct {
 	item        string // heading of its tables, one pod at a time
 	ours, other way
 	// limit is the greatest ratio of ADD and DEL together, one pod at a time, and loaded the same with
 	// pods side by side; 0 is no target.
 	limit, loaded float64
-	// verbs gives ADD and DEL a row each, too.
-	verbs bool
+	verbs         bool
 }
 
 var (
@@ -107,7 +102,6 @@ const (
 	itemCounts    = "(k) Requests to the kernel"
 )
 
-// rows are the rows of one comparison, below the heading item.
 func (c comparison) rows(item string, got map[way]timed) []table.Row {
 	ours, other := got[c.ours], got[c.other]
 	row := func(verb string, ours, other table.Sample, limit float64) table.Row {
@@ -120,7 +114,6 @@ func (c comparison) rows(item string, got map[way]timed) []table.Row {
 	return []table.Row{row("ADD", ours.add, other.add, 0), row("DEL", ours.del, other.del, 0), sum}
 }
 
-// quiet measures the wanted comparisons, one pod at a time.
 func (n *node) quiet(ctx context.Context) ([]table.Row, error) {
 	asked := slices.DeleteFunc(slices.Clone(comparisons), func(c comparison) bool { return !wanted(c.item) })
 	got, err := n.compare(ctx, one, waysOf(asked)...)
@@ -131,7 +124,6 @@ func (n *node) quiet(ctx context.Context) ([]table.Row, error) {
 	return rows, err
 }
 
-// loaded measures all comparisons, with pods that start and end side by side.
 func (n *node) loaded(ctx context.Context) ([]table.Row, error) {
 	got, err := n.compare(ctx, side, waysOf(comparisons)...)
 	var rows []table.Row
@@ -142,7 +134,6 @@ func (n *node) loaded(ctx context.Context) ([]table.Row, error) {
 	return rows, err
 }
 
-// contenders are a way for that many pods, at most crowd.pods.
 func (n *node) contenders(w way, pods int) ([]contender, error) {
 	inventory, all, err := n.inventory(max(w.devices, pods+len(baseENIs), fewDevices))
 	if err != nil {

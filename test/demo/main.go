@@ -40,7 +40,6 @@ func demo() error {
 	return outside(ctx)
 }
 
-// outside starts the demo once more in namespaces of its own, which end with it.
 func outside(ctx context.Context) error {
 	cmd := nstest.Command(ctx, "/proc/self/exe")
 	cmd.Env = append(os.Environ(), insideEnv+"=1")

@@ -21,7 +21,6 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// Places inside the demo's own mount namespace.
 const (
 	root     = "/run/demo"
 	manifest = root + "/nodeenis"
@@ -37,7 +36,6 @@ var (
 	eniC    = nstest.ENI{PCI: "0000:00:08.0", Name: "eth3", MAC: "02:00:00:00:00:08"}
 )
 
-// stage is the node, its metadata service, and the daemon.
 type stage struct {
 	ctx    context.Context //nolint:containedctx // the stage is the scope of the context
 	node   *nstest.Node
@@ -98,7 +96,6 @@ func sharedRun() error {
 	return nil
 }
 
-// serveIMDS starts an instance metadata service (IMDSv2) that knows the ENIs.
 func (s *stage) serveIMDS() (string, error) {
 	state := fakeimds.State{InstanceID: "i-0123456789abcdef0"}
 	for i, e := range []nstest.ENI{primary, eniA, eniB, eniC} {
@@ -193,10 +190,8 @@ func contains(command, out string, words []string) error {
 	return nil
 }
 
-// waitPoll is the polling interval of waitFor, and so its precision.
 const waitPoll = time.Millisecond
 
-// waitFor waits for a state of the node and prints the time.
 func (s *stage) waitFor(what string, ok func() bool) (time.Duration, error) {
 	started := time.Now()
 	for !ok() {
@@ -212,7 +207,6 @@ func (s *stage) waitFor(what string, ok func() bool) (time.Duration, error) {
 	return time.Since(started), nil
 }
 
-// phases says whether the inventory's devices have these phases, by NodeENI.
 func phases(want map[string]nodestate.Phase) bool {
 	inv, err := nodestate.ReadInventory(nodestate.DefaultInventoryPath)
 	if err != nil || len(inv.Devices) != len(want) {
@@ -237,13 +231,10 @@ func (s *stage) status() string {
 	return string(out)
 }
 
-// podSeen says whether the daemon knows that a pod's attachment is complete.
 func (s *stage) podSeen() bool { return strings.Contains(s.status(), `"state": "complete"`) }
 
-// problemSeen says whether the daemon reports the story's one problem.
 func (s *stage) problemSeen() bool { return strings.Contains(s.status(), storyProblem) }
 
-// problemOver says whether the daemon answers and reports no problem of the story.
 func (s *stage) problemOver() bool {
 	status := s.status()
 	return status != "" && !strings.Contains(status, storyProblem) && !strings.Contains(status, noIOMMU)
@@ -254,7 +245,6 @@ func configHas(words ...string) bool {
 	return err == nil && contains("", string(data), words) == nil
 }
 
-// startDaemon runs multi-enid in the background, as a DaemonSet's pod would.
 func (s *stage) startDaemon() error {
 	args := []string{"run", "--nodeeni-source=dir:" + manifest, "--pcidp-config=" + config, "--sysfs=" + root + "/sys", "--restart=none"}
 	fmt.Printf("   $ multi-enid %s &\n", strings.Join(args, " "))
@@ -268,7 +258,6 @@ func (s *stage) startDaemon() error {
 	return s.daemon.Start()
 }
 
-// stopDaemon ends multi-enid as the kubelet does.
 func (s *stage) stopDaemon() error {
 	if s.daemon == nil || s.daemon.Process == nil {
 		return nil

@@ -10,7 +10,6 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// tell runs the story; the first failed step ends it.
 func (s *stage) tell() error {
 	started := time.Now()
 	fmt.Println("A node with three ENIs beside its primary: namespaces and veth pairs of this machine, a recorded\n" +

@@ -112,7 +112,6 @@ func Status(err error) int {
 	return 1
 }
 
-// endError is a verdict on which the plugin exits.
 type endError struct {
 	kind   error
 	reason string
@@ -123,7 +122,6 @@ func (e *endError) Error() string { return e.kind.Error() + ": " + e.reason }
 
 func (e *endError) Unwrap() error { return e.kind }
 
-// ended returns the plugin's exit on a config, nil if it runs.
 func ended(v dpmodel.Verdict) error {
 	switch {
 	case v.Panic != "":

@@ -209,7 +209,6 @@ func TestEndsOnWhatThePluginEndsOn(t *testing.T) {
 	}
 }
 
-// TestPrefix: entries without a prefix get the one of the command line.
 func TestPrefix(t *testing.T) {
 	n := newNode(t, twoPools)
 	n.Args = []string{"--resource-prefix", "openshift.io"}
@@ -221,7 +220,6 @@ func TestPrefix(t *testing.T) {
 	eventually(t, "registration", func() bool { return cmp.Equal(k.allocatable(), want) })
 }
 
-// TestStatus: the verdicts' configs end it with the plugin's status.
 func TestStatus(t *testing.T) {
 	for _, c := range verdicts.All(t) {
 		if c.Runs() || c.Case == "selectors {}" || c.Case == "selectors [{}]" { // these two end only where there is no kubelet

@@ -59,7 +59,6 @@ func serve(o Options, resource string, devices []device.PCIAddress, drivers map[
 	return s, nil
 }
 
-// stop ends every call and removes the socket.
 func (s *server) stop() { s.grpc.Stop() }
 
 // GetInfo implements the kubelet's plugin registration.
@@ -121,7 +120,6 @@ func (s *server) Allocate(_ context.Context, r *deviceapi.AllocateRequest) (*dev
 	return &out, nil
 }
 
-// envs are the variables of a container with these devices.
 func (s *server) envs(ids []string) (map[string]string, error) {
 	prefix, name, _ := strings.Cut(s.resource, "/")
 	variable := strings.ToUpper(fmt.Sprintf("PCIDEVICE_%s_%s", strings.ReplaceAll(prefix, ".", "_"), name))

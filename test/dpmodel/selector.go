@@ -95,7 +95,6 @@ type auxSelector struct {
 	IsRdma      bool
 }
 
-// parseSelectors reads one object, or else a list of them.
 func parseSelectors(deviceType string, raw json.RawMessage) ([]*selector, error) {
 	switch deviceType {
 	case "accelerator":

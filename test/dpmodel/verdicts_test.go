@@ -7,7 +7,6 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/dpmodel/verdicts"
 )
 
-// TestVerdicts: the model's outcome equals the plugin's measured one.
 func TestVerdicts(t *testing.T) {
 	devices := []Device{{Address: "0000:00:03.0", Vendor: 0x1af4, Device: 0x1041, Class: 0x020000, Driver: "virtio-pci", VFID: -1}}
 	for _, measured := range []struct {

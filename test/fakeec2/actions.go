@@ -123,7 +123,6 @@ func (s *Server) subnet(id string) Subnet {
 	return Subnet{}
 }
 
-// taken says whether an ENI has an address, or an overlapping prefix.
 func (s *Server) taken(p netip.Prefix) bool {
 	for _, r := range s.enis {
 		for _, a := range slices.Concat(r.IPv4, r.IPv6) {
@@ -157,7 +156,6 @@ func reserved(in, p netip.Prefix) bool {
 	return in.Addr().Is4() && p.Contains(last)
 }
 
-// choose finds n free addresses or prefixes of a subnet's range.
 func (s *Server) choose(in netip.Prefix, bits, n int) (out []netip.Prefix, err error) {
 	tries := 0
 	for p := netip.PrefixFrom(in.Addr(), bits); in.IsValid() && in.Contains(p.Addr()) && len(out) < n && tries < 1<<12; p = after(p) {
@@ -196,7 +194,6 @@ func (s *Server) named(in netip.Prefix, names []string) (out []netip.Prefix, err
 	return out, nil
 }
 
-// after is the next network of the same length.
 func after(p netip.Prefix) netip.Prefix {
 	b := p.Addr().AsSlice()
 	for i := (p.Bits() - 1) / 8; i >= 0; i-- {
@@ -253,7 +250,6 @@ func (s *Server) assignIPv4(p params) (string, error) {
 	return item("networkInterfaceId", r.ID) + item("assignedPrivateIpAddressesSet", out) + item("assignedIpv4PrefixSet", networks), nil
 }
 
-// assigned gives an ENI the chosen addresses and prefixes, and returns the answer's lists.
 func (s *Server) assigned(r *record, got []netip.Prefix, is4 bool) (addresses []netip.Addr, prefixes []netip.Prefix) {
 	before := r.clone()
 	s.change(r, func(e *ENI) {

@@ -5,7 +5,6 @@ import (
 	"net/http"
 )
 
-// apiError is an error response of EC2.
 type apiError struct {
 	status        int
 	code, message string

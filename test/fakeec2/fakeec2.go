@@ -216,7 +216,6 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	fmt.Fprint(w, answer)
 }
 
-// begin notes a call and takes its fault.
 func (s *Server) begin(action, eni string) (fault string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -271,7 +270,6 @@ func (p params) take(name string) string {
 	return v[0]
 }
 
-// list takes Name.1, Name.2, and so on.
 func (p params) list(name string) (out []string) {
 	for i := 1; ; i++ {
 		key := fmt.Sprintf("%s.%d", name, i)

@@ -14,11 +14,9 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 )
 
-// signed is a well-formed header of Signature Version 4.
 const signed = "AWS4-HMAC-SHA256 Credential=AKID/20260102/eu-central-1/ec2/aws4_request, SignedHeaders=content-type;host;x-amz-date, " +
 	"Signature=0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
 
-// TestStrict: unknown and unsigned requests are refused as EC2 does, and reported.
 func TestStrict(t *testing.T) {
 	for name, tt := range map[string]struct {
 		authorization, body, want string
@@ -61,7 +59,6 @@ func TestStrict(t *testing.T) {
 	}
 }
 
-// TestDryRun: only rights are checked, and nothing changes.
 func TestDryRun(t *testing.T) {
 	subnet := Subnet{ID: "subnet-1", IPv4: netip.MustParsePrefix("10.0.1.0/24")}
 	e := ENI{ID: "eni-1", SubnetID: subnet.ID, IPv4: []netip.Addr{netip.MustParseAddr("10.0.1.200"), netip.MustParseAddr("10.0.1.201")}}

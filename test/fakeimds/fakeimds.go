@@ -177,7 +177,6 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// take counts a request and returns its fault.
 func (s *Server) take(path string) Fault {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -249,7 +248,6 @@ func (s *Server) serveData(w http.ResponseWriter, r *http.Request, path, body st
 	}
 }
 
-// refuse answers and reports an unknown request.
 func (s *Server) refuse(w http.ResponseWriter, r *http.Request, status int) {
 	request := r.Method + " " + r.URL.Path
 	s.mu.Lock()

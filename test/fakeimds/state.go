@@ -51,7 +51,6 @@ func (d *Duration) UnmarshalText(text []byte) error {
 	return err
 }
 
-// attachment is an ENI with its times of attachment and detachment.
 type attachment struct {
 	ENI
 	attached, detached time.Time // detached is zero while it is attached
@@ -105,7 +104,6 @@ func (s *Server) Apply(st State) {
 	}
 }
 
-// answer says whether a path has a value.
 type answer int
 
 const (

@@ -37,7 +37,6 @@ type filler struct {
 	changed string
 }
 
-// other says whether this is the place to change.
 func (f *filler) other(path string) bool {
 	f.place++
 	if f.place-1 != f.change {

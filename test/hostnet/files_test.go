@@ -26,7 +26,6 @@ func (h *host) install(mode, unit string) {
 var files = []string{"/etc/systemd/network/05-multi-eni.network", "/etc/systemd/networkd.conf.d/80-multi-eni.conf",
 	"/etc/NetworkManager/conf.d/80-multi-eni.conf"}
 
-// stand makes a file of the installer match veth in place of ena, until back is called.
 func (h *host) stand(path string) (back func()) {
 	h.Helper()
 	before, err := os.ReadFile(path)
@@ -128,7 +127,6 @@ func TestFilesNetworkManager(t *testing.T) {
 	h.gone()
 }
 
-// doctor returns the lines about the host's network, on a host where the unit runs.
 func (h *host) doctor(unit string) string {
 	h.Helper()
 	h.imds()
@@ -138,7 +136,6 @@ func (h *host) doctor(unit string) string {
 	return strings.Join(lines(out, "host network"), "")
 }
 
-// says fails unless doctor prints the word.
 func (h *host) says(unit, word string) {
 	h.Helper()
 	if out := h.doctor(unit); !strings.Contains(out, word) {

@@ -22,12 +22,10 @@ import (
 const (
 	vpcNetns = "/run/netns/vpc"
 	sysTree  = "/run/tree"
-	// settle bounds the work of a network manager or the daemon.
-	settle = 30 * time.Second
-	poll   = 20 * time.Millisecond
+	settle   = 30 * time.Second
+	poll     = 20 * time.Millisecond
 )
 
-// eni is a link of the host and its far end in the VPC.
 type eni struct {
 	name, mac, pci string
 	// net is the number of its subnet: 10.0.<net>.0/24 and fd00:<net>::/64.
@@ -48,18 +46,15 @@ var (
 func (e eni) addr() string { return fmt.Sprintf("10.0.%d.%d", e.net, e.host) }
 func (e eni) far() string  { return "v" + e.name }
 
-// host is a host with its VPC and the programs that run on it.
 type host struct {
 	*testing.T
 	watch *output // of ip monitor, from the beginning
 	logs  map[string]*output
 	// excused are parts of the watch in which a restarted manager may touch the primary.
-	excused [][2]int
-	// metadata says whether the metadata service runs.
+	excused  [][2]int
 	metadata bool
 }
 
-// newHost makes a host without links, and the VPC around it.
 func newHost(t *testing.T) *host {
 	t.Helper()
 	h := &host{T: t, logs: map[string]*output{}}
@@ -77,7 +72,6 @@ func newHost(t *testing.T) *host {
 	return h
 }
 
-// tell logs the ends of all logs and the state of the network.
 func (h *host) tell() {
 	for name, log := range h.logs {
 		text := log.String()
@@ -110,7 +104,6 @@ func (h *host) sh(format string, args ...any) string {
 	return strings.TrimSpace(string(out))
 }
 
-// vpc is sh in the network namespace of the VPC.
 func (h *host) vpc(format string, args ...any) string {
 	h.Helper()
 	return h.sh("nsenter --net=%s -- %s", vpcNetns, fmt.Sprintf(format, args...))
@@ -142,7 +135,6 @@ func await(within time.Duration, ok func() string) string {
 	}
 }
 
-// has waits for a word in the output of a command.
 func (h *host) has(word, command string, args ...any) {
 	h.Helper()
 	h.eventually(settle, func() string {
@@ -192,7 +184,6 @@ func (h *host) start(name, program string, args ...string) *output {
 	return o
 }
 
-// stop ends a program as a service manager does.
 func (h *host) stop(o *output) {
 	h.Helper()
 	h.do(o.cmd.Process.Signal(syscall.SIGTERM))

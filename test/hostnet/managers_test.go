@@ -15,7 +15,6 @@ const busConfig = `<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Con
 <policy context="default"><allow user="*"/><allow own="*"/><allow send_destination="*" eavesdrop="true"/><allow eavesdrop="true"/></policy></busconfig>
 `
 
-// bus starts the system bus for networkctl and nmcli.
 func (h *host) bus() {
 	h.Helper()
 	h.write("/run/dbus/system.conf", busConfig)
@@ -38,7 +37,6 @@ func (h *host) udev() {
 	h.sh("udevadm trigger --action=add --subsystem-match=net && udevadm settle")
 }
 
-// networkd starts systemd-networkd and waits until it has configured a link.
 func (h *host) networkd() *output {
 	h.Helper()
 	o := h.start("networkd", "/lib/systemd/systemd-networkd")
@@ -59,7 +57,6 @@ func (h *host) again(o *output, start func() *output) *output {
 	return o
 }
 
-// networkManager starts NetworkManager and waits until it has configured the primary.
 func (h *host) networkManager() *output {
 	h.Helper()
 	h.write("/etc/NetworkManager/NetworkManager.conf", "[main]\nplugins=keyfile\nauth-polkit=false\ndns=none\n[logging]\nlevel=INFO\n")
@@ -76,7 +73,6 @@ func (h *host) dhcpAll() {
 		"[DHCPv4]\nUseHostname=no\n[DHCPv6]\nWithoutRA=solicit\n")
 }
 
-// dhcpPrimary is the file of hosts that manage the primary ENI only.
 func (h *host) dhcpPrimary() {
 	h.write("/etc/systemd/network/10-primary.network", "[Match]\nMACAddress="+primary.mac+"\n[Network]\nDHCP=ipv4\n[DHCPv4]\nUseHostname=no\n")
 }
@@ -104,7 +100,6 @@ func (h *host) refresh(e eni) {
 		"/run/ec2/out; exit 1; }", e.name)
 }
 
-// repo is the root folder of the repository.
 func repo(h *host) string {
 	h.Helper()
 	dir, err := os.Getwd()

@@ -50,7 +50,6 @@ func (h *host) daemon() *output {
 
 func subnet(e eni) string { return fmt.Sprintf("subnet-0a1b2c3d4e5f6000%d", e.net) }
 
-// imds serves the metadata of the three ENIs at EC2's own address.
 func (h *host) imds() {
 	h.Helper()
 	if h.metadata {
@@ -79,7 +78,6 @@ func binary(h *host, name string) string {
 	return path
 }
 
-// verb calls the plugin as a container runtime does, and returns its error.
 func (h *host) verb(verb string, e eni, pod string) error {
 	ipam := map[string]any{"type": "eni-ipam"}
 	conf := map[string]any{
@@ -136,7 +134,6 @@ func (h *host) pairs(e eni, n int, pause time.Duration, between func(i int)) {
 
 func nothing(int) {}
 
-// sharing lets pods share an ENI, some at a time.
 func (h *host) sharing(e eni, n int) {
 	h.Helper()
 	var refusals []string

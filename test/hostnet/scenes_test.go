@@ -47,7 +47,6 @@ func bootHost(t *testing.T, t1 int, enis ...eni) *host {
 	return h
 }
 
-// ready starts udevd and systemd-networkd on a host with these ENIs.
 func ready(t *testing.T, t1 int, files func(*host), enis ...eni) (h *host, networkd *output) {
 	t.Helper()
 	h = bootHost(t, t1, enis...)
@@ -71,7 +70,6 @@ func TestNetworkdBoot(t *testing.T) {
 	h.brief(from, owned, shared)
 }
 
-// TestNetworkdHotplug: the ENIs come while networkd runs.
 func TestNetworkdHotplug(t *testing.T) {
 	if outside(t) {
 		return

@@ -32,7 +32,6 @@ func binary(t *testing.T, name string) string {
 	return path
 }
 
-// cluster is a node with one ENI and cnitool to attach pods to it.
 type cluster struct {
 	t       *testing.T
 	node    *nstest.Node
@@ -130,7 +129,6 @@ func (c *cluster) mustTool(verb, netns string) string {
 	return out
 }
 
-// reach opens a TCP connection from an address of the pod to a listener in the VPC.
 func (c *cluster) reach(netns, from, addr string) error {
 	return nstest.Reach(c.t.Context(), netns, netip.MustParsePrefix(from).Addr(), c.node.VPC, netip.MustParseAddr(addr))
 }

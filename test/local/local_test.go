@@ -76,7 +76,6 @@ func eventually(t *testing.T, ended <-chan error, ok func() bool) {
 	}
 }
 
-// asked says whether the metadata service gives a token.
 func asked(t *testing.T, listen string) bool {
 	t.Helper()
 	r, err := http.NewRequestWithContext(t.Context(), http.MethodPut, "http://"+listen+"/latest/api/token", nil)

@@ -31,7 +31,6 @@ type world struct {
 	enis     []eni
 }
 
-// eni is one ENI: its link, PCI function and metadata.
 type eni struct {
 	plug nstest.ENI
 	fakeimds.ENI

@@ -73,7 +73,6 @@ func baseCommands() []string {
 		cat chmod chown cp cut date dirname env false head id ls mkdir mktemp mv paste pwd rm sha256sum sleep sort tail test touch tr true uname wc`)
 }
 
-// basePath makes a folder with links to the base commands, and to more.
 func basePath(t *testing.T, more ...string) string {
 	t.Helper()
 	bin := t.TempDir()

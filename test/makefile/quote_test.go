@@ -21,7 +21,6 @@ func unquoted(script string) []string {
 	return l.found
 }
 
-// States of the lexer.
 const (
 	command0   = 'c' // words of a command
 	single     = '\''

@@ -32,7 +32,6 @@ type netconf struct {
 	PodResources string                     `json:"podResources"`
 }
 
-// attachment is one delegate's part of the pod, as kept for DEL.
 type attachment struct {
 	IfName string          `json:"ifname"`
 	Conf   json.RawMessage `json:"conf"`
@@ -154,7 +153,6 @@ func remove(ctx context.Context, a *skel.CmdArgs, n netconf, all []attachment) e
 
 type verb func(libcni.CNI, context.Context, *libcni.PluginConfig, *libcni.RuntimeConf) (types.Result, error)
 
-// run calls the delegate, whose binary is in this one's folder.
 func (at attachment) run(ctx context.Context, a *skel.CmdArgs, n netconf, v verb) (types.Result, error) {
 	conf, err := libcni.NetworkPluginConfFromBytes(at.Conf)
 	if err != nil {

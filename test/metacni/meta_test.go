@@ -46,7 +46,6 @@ echo "$(basename "$0") $CNI_COMMAND $CNI_IFNAME $CNI_ARGS $(cat)" >>calls
 [ "$CNI_COMMAND" != ADD ] || echo '{"cniVersion":"1.0.0","interfaces":[{"name":"'"$CNI_IFNAME"'"}]}'
 `
 
-// runtime calls the plugin as containerd does.
 type runtime struct {
 	*testing.T
 	dir  string
@@ -168,7 +167,6 @@ func TestPodWithoutDevices(t *testing.T) {
 	r.want("bridge ADD eth0")
 }
 
-// TestShared: only a pod without a device of its own gets the shared netconf.
 func TestShared(t *testing.T) {
 	r := newRuntime(t, pod("space", "own", devices("intel.com/a", "0000:00:08.0")))
 	r.args.StdinData = bytes.Replace(r.args.StdinData, []byte("{"), []byte(`{"shared":{"cniVersion":"1.0.0","name":"shared","type":"multi-eni","mtu":9001},`), 1)
@@ -185,7 +183,6 @@ func TestShared(t *testing.T) {
 	r.want("bridge ADD eth0", "multi-eni ADD net1 0000:00:08.0")
 }
 
-// TestPods: a pod gets the netconf of its name, or the shared one.
 func TestPods(t *testing.T) {
 	r := newRuntime(t)
 	r.args.StdinData = bytes.Replace(r.args.StdinData, []byte("{"), []byte(`{"shared":{"cniVersion":"1.0.0","name":"shared","type":"bridge"},

@@ -83,7 +83,6 @@ func repack(built time.Time, path string) error {
 	return os.WriteFile(path, out.Bytes(), 0o644)
 }
 
-// sum is the SHA-256 of a file.
 func sum(path string) (string, error) {
 	f, err := os.Open(path)
 	if err != nil {

@@ -28,7 +28,6 @@ func printDigest(_ context.Context, o options, _ []string) error {
 	return nil
 }
 
-// assemble writes all files of a release into a folder of their own.
 func assemble(_ context.Context, o options, _ []string) error {
 	if err := errors.Join(os.RemoveAll(o.out), os.MkdirAll(o.out, 0o755)); err != nil {
 		return err
@@ -43,7 +42,6 @@ func assemble(_ context.Context, o options, _ []string) error {
 	return nil
 }
 
-// write writes a file of the release, readable for all users.
 func (o options) write(name string, data []byte) error {
 	return os.WriteFile(filepath.Join(o.out, name), data, 0o644)
 }

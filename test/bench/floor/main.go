@@ -87,7 +87,6 @@ func attribute(msg []byte, kind uint16, value []byte) []byte {
 	return msg
 }
 
-// request sends a message and waits for its acknowledgement.
 func request(sock int, msg []byte) error {
 	if err := unix.Sendto(sock, msg, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
 		return err

@@ -12,7 +12,6 @@ import (
 
 var update = flag.Bool("update", false, "write the figures of docs/performance.json into docs/performance.md")
 
-// TestPage: docs/performance.md has exactly the figures of docs/performance.json.
 func TestPage(t *testing.T) {
 	const page, begins, ends = "../../../docs/performance.md", "<!-- figures of performance.json -->\n", "<!-- end of figures -->\n"
 	figures, err := ReadFile("../../../docs/performance.json")
@@ -38,7 +37,6 @@ func TestPage(t *testing.T) {
 	}
 }
 
-// TestReportFile: a report survives its file.
 func TestReportFile(t *testing.T) {
 	file := t.TempDir() + "/x.json"
 	want := Report{Machine: "m", Pairs: 1, SideBySide: 2, Rows: []Row{Ratio("≤ x", Sample{1}, Sample{2}, 0.5).About("(a)", "y"), {Name: "z", Fault: "f"}}}

@@ -15,7 +15,6 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/hardware/guest"
 )
 
-// adversaries is how many pods act at random on each device.
 const adversaries = 6
 
 type target struct {

@@ -28,7 +28,6 @@ const (
 	nic2 = "02:00:00:00:01:02"
 )
 
-// ifName is the interface of every pod here.
 const ifName = "net1"
 
 type conf map[string]any
@@ -56,7 +55,6 @@ func static(addresses ...string) conf {
 	return conf{"type": "static", "addresses": all}
 }
 
-// pod is a container as its runtime knows it.
 type pod struct {
 	*testing.T
 	netns, id string
@@ -70,7 +68,6 @@ func newPod(t *testing.T, name string, c conf) *pod {
 	return &pod{T: t, netns: guest.NewNetns(t, name), id: name, conf: c}
 }
 
-// cni is the runtime's call for this pod, with more keys in the netconf.
 func (p *pod) cni(verb string, more conf) guest.CNICall {
 	p.Helper()
 	c := conf{"cniVersion": "1.1.0", "name": "wire", "type": "multi-eni"}.with(p.conf).with(more)
@@ -143,7 +140,6 @@ func (p *pod) ip(i int) netip.Addr {
 
 func at(a netip.Addr) string { return netip.AddrPortFrom(a, 7000).String() }
 
-// netdev is the state of a device's interface that DEL must restore.
 type netdev struct {
 	Name, MAC string
 	AltNames  []string
@@ -164,7 +160,6 @@ func device(pci string) netdev {
 	return netdev{}
 }
 
-// same fails unless the host has the device in its earlier state.
 func same(t *testing.T, pci string, want netdev) {
 	t.Helper()
 	if d := cmp.Diff(want, device(pci)); d != "" {
@@ -228,7 +223,6 @@ func otherNode(t *testing.T, mac string, addresses ...string) string {
 	return path
 }
 
-// addAddresses adds addresses to the link and brings it up.
 func addAddresses(t *testing.T, name string, addresses ...string) {
 	t.Helper()
 	l, err := netlink.LinkByName(name)
@@ -247,7 +241,6 @@ func addAddresses(t *testing.T, name string, addresses ...string) {
 	}
 }
 
-// addRoute adds a route of this netns through a gateway.
 func addRoute(t *testing.T, dst, gateway string) {
 	t.Helper()
 	if err := netlink.RouteAdd(&netlink.Route{Dst: ipNet(netip.MustParsePrefix(dst)), Gw: net.ParseIP(gateway)}); err != nil {

@@ -17,7 +17,6 @@ import (
 // returnTime is how long the kernel may take to end a netns and return its devices.
 const returnTime = 30 * time.Second
 
-// restoreRecord is DEL's file with the settings that a device must be given later.
 func restoreRecord(pci string) string {
 	return filepath.Join("/var/lib/cni/multi-eni/restore", pci+".json")
 }
@@ -129,7 +128,6 @@ func TestNameTaken(t *testing.T) {
 	same(t, pci, before)
 }
 
-// digits of a PCI address, without its separators.
 func digits(pci string) string {
 	var out []rune
 	for _, r := range pci {
@@ -160,7 +158,6 @@ func TestAltNameClash(t *testing.T) {
 	})
 }
 
-// nameOf is the name of the NIC with this MAC.
 func nameOf(t *testing.T, mac string) string {
 	t.Helper()
 	_, name := guest.WaitNIC(t, mac)

@@ -75,7 +75,6 @@ func TestEvicted(t *testing.T) {
 	same(t, pci, before)
 }
 
-// disfigure changes name, MAC, MTU and altnames of the pod's interface.
 func (p *pod) disfigure(name string) {
 	p.Helper()
 	l := p.link(ifName)

@@ -14,7 +14,6 @@ import (
 // prompt bounds a DEL that need not wait: the device is gone for good.
 const prompt = 1500 * time.Millisecond
 
-// kinds are the ways in which pods have a device.
 func kinds() map[string]conf {
 	return map[string]conf{
 		"exclusive":   {},
@@ -46,7 +45,6 @@ func rescan(t *testing.T, mac string) {
 	guest.WaitNIC(t, mac)
 }
 
-// vanished fails if the pod still has its interface.
 func (p *pod) vanished() {
 	p.Helper()
 	p.in(func() error {
@@ -57,7 +55,6 @@ func (p *pod) vanished() {
 	})
 }
 
-// delOfNothing runs DEL twice for a pod whose device is gone.
 func (p *pod) delOfNothing() {
 	p.Helper()
 	if r := guest.MustDel(p, p.cni("DEL", nil)); r.Took > prompt {
@@ -109,7 +106,6 @@ func TestSurpriseRemoval(t *testing.T) {
 	}
 }
 
-// hot is a NIC that is plugged into a slot and pulled out.
 type hot struct {
 	*testing.T
 	plugged bool

@@ -20,7 +20,6 @@ type assigned struct {
 	Spoofchk, Trust bool
 }
 
-// adminOf reads the PF's settings of its VF number i.
 func adminOf(t *testing.T, pf string, i int) assigned {
 	t.Helper()
 	l, err := netlink.LinkByName(guest.Netdev(pf))
@@ -34,7 +33,6 @@ func adminOf(t *testing.T, pf string, i int) assigned {
 	return assigned{}
 }
 
-// assign sets all of them for VF number i.
 func assign(t *testing.T, pf string, i int, want assigned) {
 	t.Helper()
 	l, err := netlink.LinkByName(guest.Netdev(pf))
@@ -67,7 +65,6 @@ func assignMAC(t *testing.T, pf string, i int, mac string) {
 	}
 }
 
-// vfMAC is the MAC that the PF assigns to VF number i at first.
 func vfMAC(i int) string { return fmt.Sprintf("02:00:00:00:02:1%d", i) }
 
 // newVFs enables VFs with links that are up and MACs assigned by the PF. The PF is up during the test, or
@@ -108,7 +105,6 @@ func reset(t *testing.T, name string) {
 	}
 }
 
-// otherVLAN is another node's interface in a VLAN of the wire.
 func otherVLAN(t *testing.T, node string, id int, address string) {
 	t.Helper()
 	guest.In(t, node, func() {
@@ -144,14 +140,12 @@ func TestVFs(t *testing.T) {
 	t.Run("PF", f.physical)
 }
 
-// vfTest is a PF with VFs and another node on its wire.
 type vfTest struct {
 	pf   string
 	vfs  []string
 	node string
 }
 
-// prepare sets link state and PF settings of VF number i for the test, and resets them after it.
 func (f *vfTest) prepare(t *testing.T, i int, up bool, want assigned) netdev {
 	t.Helper()
 	name := guest.Netdev(f.vfs[i])
@@ -165,7 +159,6 @@ func (f *vfTest) prepare(t *testing.T, i int, up bool, want assigned) netdev {
 	return device(f.vfs[i])
 }
 
-// said fails unless the PF's settings of VF number i are as before.
 func (f *vfTest) said(t *testing.T, when string, i int, want assigned) {
 	t.Helper()
 	if d := cmp.Diff(want, adminOf(t, f.pf, i)); d != "" {
@@ -173,7 +166,6 @@ func (f *vfTest) said(t *testing.T, when string, i int, want assigned) {
 	}
 }
 
-// mac fails unless the pod's VF and the result have the MAC.
 func (p *pod) mac(want string) {
 	p.Helper()
 	if got, said := p.link(ifName).Attrs().HardwareAddr.String(), p.result.Interfaces[0].Mac; got != want || said != want {

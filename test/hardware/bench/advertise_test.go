@@ -13,7 +13,6 @@ import (
 )
 
 const (
-	// soon bounds each step of the daemon.
 	soon = 60 * time.Second
 
 	macPrimary = "02:00:00:00:00:01"
@@ -23,7 +22,6 @@ const (
 // cycles is how often a NodeENI of each kind is written and removed.
 func cycles() int { return 1 + *rounds/2 }
 
-// kind is a kind of NodeENI, with the times of its device.
 type kind struct {
 	spec   v1alpha1.NodeENISpec
 	driver string
@@ -81,7 +79,6 @@ func (k *kind) cycle(t *testing.T, pci string, eni fakeimds.ENI) {
 	guest.AwaitPhase(t, eni.ID, "", soon)
 }
 
-// drivers measures the parts of the daemon's work: the start of its child process, and the time of kernel and drivers.
 func drivers(t *testing.T) []table.Row {
 	t.Helper()
 	pci, _ := guest.WaitNIC(t, macDPDK)

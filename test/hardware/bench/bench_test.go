@@ -18,7 +18,6 @@ import (
 )
 
 const (
-	// warmUp is how many rounds of each comparison of plugins are thrown away.
 	warmUp     = 1
 	partRounds = 5
 	// settle is the pause before each measured run, in which the kernel destroys host-device's temporary
@@ -47,7 +46,6 @@ func TestMain(m *testing.M) {
 	}})
 }
 
-// TestRatios measures everything, and prints one table.
 func TestRatios(t *testing.T) {
 	guest.Clean(t)
 	eni, _ := guest.WaitNIC(t, macENI)
@@ -104,7 +102,6 @@ func parts(t *testing.T, name, pci string) []table.Row {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	// there times a move into the pod, and brings the link back.
 	there := func(s *table.Sample) {
 		timed(s, func() error { return netlink.LinkSetNsFd(l, int(pod.Fd())) })
 		guest.In(t, path, func() {

@@ -13,7 +13,6 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/hardware/guest"
 )
 
-// contender is a plugin that gives a pod its interface, with its times.
 type contender struct {
 	call     guest.CNICall
 	add, del table.Sample
@@ -28,7 +27,6 @@ func (c *contender) against(other *contender, title string, limit float64) []tab
 	}
 }
 
-// bed is a device, a pod, and the plugins' arguments for both.
 type bed struct {
 	t         *testing.T
 	pci, host string // the device, and its link in the host
@@ -79,7 +77,6 @@ func (b bed) plugin(kind, keys string, from ipam) *contender {
 	}}
 }
 
-// ours is multi-eni with the device by its name, and more keys.
 func (b bed) ours(keys string, from ipam) *contender {
 	return b.plugin("multi-eni", fmt.Sprintf(`"select":{"nodeENI":"bench"},"inventory":%q%s`, b.inventory, keys), from)
 }
@@ -112,7 +109,6 @@ func exclusive(t *testing.T, name, pci string, up bool) []table.Row {
 		ours.against(theirs, name+": exclusive %s, static; other: host-device, static", exclusiveTarget)...)
 }
 
-// move is one ADD and one DEL, whose effects are checked.
 func (b bed) move(c guest.CNICall, up bool) (add, del time.Duration) {
 	b.t.Helper()
 	if up {

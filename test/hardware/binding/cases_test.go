@@ -15,13 +15,11 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/hardware/guest"
 )
 
-// Resources that the tests advertise.
 const (
 	resourceSRIOV = "intel.com/sriov_net_b"
 	resourceDPDK  = "intel.com/sriov_dpdk_c"
 )
 
-// kernel, sriov and dpdk are the specs of the three cases.
 func kernel(e fakeimds.ENI) v1alpha1.NodeENISpec {
 	return v1alpha1.NodeENISpec{SubnetID: e.SubnetID, DeviceIndex: e.DeviceIndex}
 }
@@ -101,7 +99,6 @@ func pool(resource, driver string, n nic) guest.Pool {
 	return guest.Pool{Resource: resource, Drivers: []string{driver}, Addresses: []string{n.pci}}
 }
 
-// wantConfig waits until the device plugin's config is exactly this.
 func wantConfig(t *testing.T, want ...guest.Pool) {
 	t.Helper()
 	guest.Eventually(t, fmt.Sprintf("config %+v, which is %+v", want, guest.DPConfig(t)), soon, func() bool { return cmp.Equal(want, guest.DPConfig(t)) })
@@ -159,7 +156,6 @@ func wantDeviceInfo(t *testing.T, path, pci string) {
 	}
 }
 
-// wantUsable opens the device as a userspace driver does, and wants an answer.
 func wantUsable(t *testing.T, pci string) {
 	t.Helper()
 	v := guest.OpenVFIO(t, pci)

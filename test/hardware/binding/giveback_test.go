@@ -11,10 +11,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/hardware/guest"
 )
 
-// macVF is the MAC that the PF gives a VF.
 const macVF = "02:00:00:00:02:01"
 
-// prepareVF is prepare for the first VF of the PF.
 func prepareVF(t *testing.T, name string) (nic, fakeimds.ENI) {
 	t.Helper()
 	pf, vfs := guest.VFs(t, 2)

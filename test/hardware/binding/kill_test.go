@@ -57,7 +57,6 @@ type killer struct {
 	kills, atWork, children int
 }
 
-// killAtWork kills within the time of a driver change.
 func (k *killer) killAtWork() {
 	k.t.Helper()
 	// It may have finished before the last kill.

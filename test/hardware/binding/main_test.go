@@ -48,7 +48,6 @@ func spec() machine.Spec {
 
 func TestMain(m *testing.M) { machine.Main(m, spec()) }
 
-// TestMachine: the NICs are where the other tests need them.
 func TestMachine(t *testing.T) {
 	for mac, want := range map[string]string{mac7: "0000:00:07.0", mac8: "0000:00:08.0"} {
 		if pci, _ := guest.WaitNIC(t, mac); pci != want {
@@ -62,7 +61,6 @@ func TestMachine(t *testing.T) {
 	}
 }
 
-// group is the number of a function's IOMMU group.
 func group(t *testing.T, pci string) string {
 	t.Helper()
 	target, err := os.Readlink(guest.Devices + pci + "/iommu_group")

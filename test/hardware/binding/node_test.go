@@ -23,7 +23,6 @@ import (
 // retried after two.
 const soon = 60 * time.Second
 
-// The ENIs, as the metadata lists them.
 func eniA() fakeimds.ENI { return newENI(macA, 1) }
 func eniB() fakeimds.ENI { return newENI(macB, 2) }
 func eniC() fakeimds.ENI { return newENI(macC, 3) }
@@ -37,7 +36,6 @@ func newENI(mac string, index int) fakeimds.ENI {
 	}
 }
 
-// node is the machine as a node: the metadata service and the daemon.
 type node struct {
 	*guest.Daemon
 	t    *testing.T
@@ -74,14 +72,12 @@ func forget(t *testing.T) {
 	}
 }
 
-// nic is a prepared NIC, with its state in the host.
 type nic struct {
 	pci    string
 	before state
 	index  int // of the link, which is another one after each change of drivers
 }
 
-// state is the state that a device must get back.
 type state struct {
 	Driver, Override string
 	Name, MAC        string
@@ -146,10 +142,8 @@ func (n nic) state(t *testing.T) state {
 	return s
 }
 
-// restored waits until the device is as before the bind.
 func (n nic) restored(t *testing.T) { t.Helper(); n.becomes(t, n.before) }
 
-// becomes waits until the device is in a state.
 func (n nic) becomes(t *testing.T, want state) {
 	t.Helper()
 	var got state
@@ -197,7 +191,6 @@ func (n nic) bound(t *testing.T, eni fakeimds.ENI, driver string) {
 	}
 }
 
-// withdrawn waits until the ENI has left the inventory, and its device the config.
 func (n nic) withdrawn(t *testing.T, eni fakeimds.ENI) {
 	t.Helper()
 	guest.Eventually(t, eni.ID+" out of the inventory", soon, func() bool { return guest.Row(t, eni.ID).Phase == "" })
@@ -206,7 +199,6 @@ func (n nic) withdrawn(t *testing.T, eni fakeimds.ENI) {
 	}
 }
 
-// problem waits until the inventory has a problem with that reason and all parts in its message.
 func problem(t *testing.T, reason string, parts ...string) {
 	t.Helper()
 	guest.Eventually(t, fmt.Sprintf("a problem %s with %q", reason, parts), soon, func() bool {
@@ -216,7 +208,6 @@ func problem(t *testing.T, reason string, parts ...string) {
 	})
 }
 
-// noProblem waits until the inventory has no problem with that reason.
 func noProblem(t *testing.T, reason string) {
 	t.Helper()
 	guest.Eventually(t, "no problem "+reason, soon, func() bool {

@@ -13,7 +13,6 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/hardware/guest"
 )
 
-// The sysfs files that change a device's driver.
 const (
 	unbindKernel = "/sys/bus/pci/drivers/e1000e/unbind"
 	unbindVFIO   = "/sys/bus/pci/drivers/vfio-pci/unbind"

@@ -66,7 +66,6 @@ func TestReboot(t *testing.T) {
 	})
 }
 
-// recordsOf lists the recorded attachments, and the devices with settings to restore.
 func recordsOf(t *testing.T) ([]nodestate.Attachment, []nodestate.Restore) {
 	t.Helper()
 	dir := nodestate.AttachmentDir(nodestate.DefaultAttachmentsDir)

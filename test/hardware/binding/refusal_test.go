@@ -167,7 +167,6 @@ func TestDriverNotLoaded(t *testing.T) {
 	guest.UnloadModule(t, driver)
 }
 
-// wantUIO checks that a program could open the function.
 func wantUIO(t *testing.T, pci string) {
 	t.Helper()
 	nodes, err := filepath.Glob(guest.Devices + pci + "/uio/uio*")

@@ -40,7 +40,6 @@ func attach(t *testing.T, name string, enis ...fakeimds.ENI) {
 	}
 }
 
-// publicENIs are the sample's ENIs, on the NICs with these MACs.
 func publicENIs(mac2, mac3 string) (index2, index3 fakeimds.ENI) {
 	index2, index3 = newENI(mac2, 2), newENI(mac3, 3)
 	index2.SubnetID = "subnet-08c2ddc07218f1105"

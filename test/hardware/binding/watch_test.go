@@ -36,7 +36,6 @@ type watcher struct {
 	advertised        int
 }
 
-// watch watches a device until finish or the test's end.
 func watch(t *testing.T, eni, pci, driver string) *watcher {
 	t.Helper()
 	w := &watcher{t: t, eni: eni, pci: pci, driver: driver, stop: make(chan struct{})}
@@ -133,13 +132,11 @@ func read(path string) reading {
 	return reading{data, info}
 }
 
-// still says whether the path still has the file that was read.
 func (r reading) still(path string) bool {
 	now, err := os.Stat(path)
 	return err == nil && r.info != nil && os.SameFile(now, r.info) && now.ModTime().Equal(r.info.ModTime())
 }
 
-// section is the entry of a PCI function in a device plugin config.
 func section(config []byte, pci string) string {
 	var c struct{ ResourceList []json.RawMessage }
 	if json.Unmarshal(config, &c) != nil {

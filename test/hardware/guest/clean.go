@@ -14,7 +14,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// cleanTime bounds the cleanup by kernel and daemon after a test.
 const cleanTime = 15 * time.Second
 
 // Clean fails the test if it leaves a difference: links of the host (name, altnames, MAC, MTU, up),
@@ -37,7 +36,6 @@ func Clean(t testing.TB) {
 	})
 }
 
-// snapshot has a line for each thing that a test could leave or change, sorted.
 func snapshot(t testing.TB) []string {
 	t.Helper()
 	lines := map[string]bool{}

@@ -196,7 +196,6 @@ func (c *Cloud) plugIn(t testing.TB, e ENI, slot string) {
 	Eventually(t, "PCI function of "+e.ID.String(), settleTime, func() bool { return functions(t) >= c.before+int(c.plugged.Load()) })
 }
 
-// pullOut returns when the machine is without the ENI.
 func (c *Cloud) pullOut(t testing.TB, e ENI) {
 	t.Helper()
 	Detach(t, e.ID.String())
@@ -223,7 +222,6 @@ func wait(t testing.TB, d time.Duration) {
 	}
 }
 
-// ledger lists EC2's attachments.
 type ledger map[device.ENIID]*attachment
 
 // attachment is an ENI in a slot. It keeps slot and index until it is detached.

@@ -8,7 +8,6 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 )
 
-// Calls that EC2 refuses.
 func TestLedger(t *testing.T) {
 	eni := func(id string, index int) ENI { return ENI{ID: device.ENIID(id), Index: index} }
 	a, b := eni("eni-0000000a", 1), eni("eni-0000000b", 2)

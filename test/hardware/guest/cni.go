@@ -18,8 +18,7 @@ import (
 const (
 	// PluginDir is where the CNI plugins lie, multi-eni among them.
 	PluginDir = "/opt/cni/bin"
-	// cniTime bounds one call of a plugin.
-	cniTime = 60 * time.Second
+	cniTime   = 60 * time.Second
 )
 
 // CNICall is one call of multi-eni, as a runtime makes it.

@@ -90,7 +90,6 @@ func (p *port) read() {
 	}
 }
 
-// request asks the host for something and waits for its answer.
 func (p *port) request(r protocol.Request) error {
 	if err := p.open(); err != nil {
 		return fmt.Errorf("reach the host: %w", err)

@@ -15,7 +15,6 @@ import (
 const (
 	// talkTime bounds the time until two ends reach each other: the first connection of a VF takes 7 s in this machine.
 	talkTime = 20 * time.Second
-	// dialTime bounds one attempt.
 	dialTime = time.Second
 	// talkSize is the amount of data each way, in octets: many full segments.
 	talkSize = 64 << 10

@@ -19,13 +19,11 @@ import (
 )
 
 const (
-	// observeEvery is how often the observer reads the files.
 	observeEvery = 10 * time.Millisecond
 	// withdrawWithin is how long a device that is no longer ready may stay in the config. The inventory is
 	// written first, and the daemon may be killed in between and take seconds to start on a busy host.
 	withdrawWithin = 10 * time.Second
-	// mostFaults limits the faults that are kept.
-	mostFaults = 20
+	mostFaults     = 20
 )
 
 // observer reads every version of the inventory and the device plugin's config that it can catch, and checks it.
@@ -240,7 +238,6 @@ func (o *observer) awaitReady(t testing.TB, eni device.ENIID, within time.Durati
 	return row, o.ready[eni]
 }
 
-// find returns the row of an ENI, or the zero value.
 func find(inv nodestate.Inventory, eni device.ENIID) nodestate.Device {
 	i := slices.IndexFunc(inv.Devices, func(d nodestate.Device) bool { return d.ENIID == eni })
 	if i < 0 {

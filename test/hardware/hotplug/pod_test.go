@@ -27,7 +27,6 @@ const (
 	ipvlan    = `"delegate":{"type":"ipvlan","mode":"l2"},`
 )
 
-// pod is a container with one attachment, to an ENI by a delegate.
 type pod struct {
 	id, netns string
 	eni       guest.ENI
@@ -70,7 +69,6 @@ func (p pod) end(t testing.TB) {
 	guest.DeleteNetns(t, p.netns)
 }
 
-// mac returns the MAC of the pod's interface, or "".
 func (p pod) mac(t testing.TB) (mac device.MAC) {
 	t.Helper()
 	guest.In(t, p.netns, func() {
@@ -90,7 +88,6 @@ func records(t testing.TB, e guest.ENI) []nodestate.Attachment {
 	return slices.DeleteFunc(all, func(a nodestate.Attachment) bool { return a.Device.ENIID != e.ID })
 }
 
-// leases are the addresses that host-local has given to the pods.
 func leases(t testing.TB, pods ...pod) []string {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join(leaseDir, network, "10.*"))
@@ -101,7 +98,6 @@ func leases(t testing.TB, pods ...pod) []string {
 	})
 }
 
-// leftovers are the files of attachments: records, restore records and leases.
 func leftovers(t testing.TB) (files []string) {
 	t.Helper()
 	for _, pattern := range []string{

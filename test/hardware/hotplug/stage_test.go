@@ -22,8 +22,7 @@ const (
 	machineSlots = 8
 	// orphanGrace is short, so that pods that die without DEL are released soon.
 	orphanGrace = time.Second
-	// soon bounds work without waits on a busy machine.
-	soon = 60 * time.Second
+	soon        = 60 * time.Second
 	// orphanSoon is soon after the daemon has noticed the end of a netns. It checks every 10 s.
 	orphanSoon = 10*time.Second + soon
 )
@@ -55,7 +54,6 @@ func TestHotPlug(t *testing.T) {
 	t.Run("at rest", s.testAtRest)
 }
 
-// stage is a node with its daemon, its EC2 and an observer.
 type stage struct {
 	*observer
 	cloud    *guest.Cloud
@@ -102,7 +100,6 @@ func followLinks(t *testing.T) *arrivals {
 	return a
 }
 
-// of waits for the netdev with this MAC and returns its time.
 func (a *arrivals) of(t testing.TB, mac device.MAC) time.Time {
 	t.Helper()
 	var at time.Time

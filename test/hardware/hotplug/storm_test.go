@@ -21,8 +21,7 @@ const (
 	stormSlots = 6
 	// stormRounds is how often an ENI is attached and detached, over all slots.
 	stormRounds = 200
-	// readySoon bounds the wait for a device in the storm, in which the daemon is killed again and again.
-	readySoon = 40 * time.Second
+	readySoon   = 40 * time.Second
 )
 
 // testStorm attaches and detaches ENIs in six slots, with pods and manifests, and kills daemon and plugin at random.
@@ -68,8 +67,7 @@ type storm struct {
 	slowest time.Duration
 	// detached are ENIs that may be attached again, in any slot.
 	detached []guest.ENI
-	// retries counts the verbs that failed and were retried, by verb and code.
-	retries map[string]int
+	retries  map[string]int
 }
 
 func (st *storm) retry(verb string, code int) {
@@ -110,8 +108,7 @@ type slotWorker struct {
 	*storm
 	slot, gen int
 	rng       *rand.Rand
-	// trail lists the steps of this round, to explain a failure.
-	trail []string
+	trail     []string
 }
 
 func (w *slotWorker) did(format string, args ...any) {
@@ -207,7 +204,6 @@ func (w *slotWorker) pause(t *testing.T, d time.Duration) {
 	}
 }
 
-// startPods gives a ready device to one pod, or to some that share it.
 func (w *slotWorker) startPods(t *testing.T, e guest.ENI, k kind) (pods []pod) {
 	delegate, n := exclusive, 1
 	if k != dpdk && w.chance(30) {

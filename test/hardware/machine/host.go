@@ -21,7 +21,6 @@ import (
 )
 
 const (
-	// connectTime bounds QEMU's connection to our sockets.
 	connectTime = 20 * time.Second
 	// upTime bounds a boot until PID 1 is ready: five times the time on two cores.
 	upTime = 45 * time.Second
@@ -41,7 +40,6 @@ var errDied = errors.New("died")
 // errLifeless is the reason for ending a boot that takes too long.
 var errLifeless = fmt.Errorf("PID 1 has not said a word within %v", upTime)
 
-// host is the outside of a machine, over all its boots.
 type host struct {
 	spec   Spec
 	bin    string // the repository's bin/

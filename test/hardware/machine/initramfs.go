@@ -25,7 +25,6 @@ func defaultModules() []string {
 
 func offeredModules() []string { return []string{"uio_pci_generic"} }
 
-// files are a machine's files, by path without the first slash.
 type files struct {
 	records map[string]cpio.Record
 }
@@ -78,7 +77,6 @@ func (f *files) save(to string) (err error) {
 	return cpio.WriteTrailer(w)
 }
 
-// baseFiles are the files of every boot of a machine.
 func (h *host) baseFiles() (*files, error) {
 	f := newFiles()
 	for _, dir := range []string{"dev", "proc", "sys", "run", "tmp", "etc", "root", "var/lib", "usr/bin", "usr/sbin", "usr/lib", "usr/lib64"} {

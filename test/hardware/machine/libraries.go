@@ -56,7 +56,6 @@ func (l *libraries) add(path string) error {
 	return nil
 }
 
-// addNeeds copies the needs of the ELF file at path, anywhere on the host.
 func (l *libraries) addNeeds(path string) error {
 	interpreter, needed, err := dynamic(path)
 	if err != nil {

@@ -153,7 +153,6 @@ func moduleNeeds(image []byte) ([]string, error) {
 	return out, nil
 }
 
-// validModule matches a module's name: its file's name without ".ko".
 var validModule = regexp.MustCompile(`^[A-Za-z0-9_-]+$`)
 
 // modulesDep is the content of modules.dep for modules in the order of closure: each with the modules to

@@ -72,7 +72,6 @@ func rootPort(id string, chassis int) string {
 	return fmt.Sprintf("pcie-root-port,id=%s,bus=pcie.0,chassis=%d,slot=%[2]d", id, chassis)
 }
 
-// bus is the root port that the NIC sits in, or the root bus.
 func (n NIC) bus() string {
 	switch {
 	case n.Address != "":
@@ -89,7 +88,6 @@ type sharedPort struct{ bus, properties string }
 // firstShared is the device number of the first group's ports, above QEMU's own.
 const firstShared = 0x1a
 
-// sharedPorts are the ports of the NICs with a Group.
 func sharedPorts(nics []NIC) []sharedPort {
 	var ports []sharedPort
 	var groups []string
@@ -108,7 +106,6 @@ func sharedPorts(nics []NIC) []sharedPort {
 	return ports
 }
 
-// plugged are the arguments for a NIC that is there from the start.
 func (n NIC) plugged(more string) []string {
 	return []string{"-netdev", "hubport,hubid=0,id=" + n.wire(), "-device", properties(n.device()) + more}
 }

@@ -24,7 +24,6 @@ type qmp struct {
 	done    chan struct{}
 }
 
-// message is a greeting, a reply or an event from QEMU.
 type message struct {
 	ID     int             `json:"id"`
 	QMP    json.RawMessage `json:"QMP"`
@@ -84,7 +83,6 @@ func (q *qmp) dispatch(m message) {
 	}
 }
 
-// do runs a command and waits for its reply.
 func (q *qmp) do(ctx context.Context, command string, arguments map[string]any) error {
 	c := make(chan message, 1)
 	q.mu.Lock()

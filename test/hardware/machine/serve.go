@@ -22,7 +22,6 @@ import (
 // hotplugTime bounds one request. The guest's release of the device takes most of it.
 const hotplugTime = 30 * time.Second
 
-// serve answers the guest's requests until the machine ends.
 func (h *host) serve(ctx context.Context, qmpListener, requests net.Listener) error {
 	control, err := accept(ctx, qmpListener)
 	if err != nil {

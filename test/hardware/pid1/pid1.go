@@ -140,7 +140,6 @@ func useConsole() error {
 	return nil
 }
 
-// prepare carries out the config, except for the tests.
 func prepare(cfg protocol.Config) error {
 	for _, m := range cfg.Modules {
 		if err := loadModule(filepath.Join("/lib/modules", release(), m)); err != nil {
@@ -293,7 +292,6 @@ func testLimit(limit time.Duration, uptime string) (time.Duration, error) {
 	return max(left.Round(time.Second), time.Second), nil
 }
 
-// release is the running kernel's, or "".
 func release() string {
 	var u unix.Utsname
 	if err := unix.Uname(&u); err != nil {

@@ -34,7 +34,6 @@ type netconf struct {
 	DNS           json.RawMessage `json:"dns"`
 }
 
-// ipamType is the address plugin's; "" without one.
 func (n netconf) ipamType() (string, error) {
 	var ipam struct {
 		Type string `json:"type"`
@@ -176,7 +175,6 @@ func (s store) save(a *skel.CmdArgs, r record) error {
 	return errors.Join(os.MkdirAll(string(s), 0o700), os.WriteFile(s.path(a), data, 0o600))
 }
 
-// addresses runs the address plugin's ADD, if there is one.
 func addresses(n netconf, stdin []byte) (*types100.Result, error) {
 	typ, err := n.ipamType()
 	if typ == "" || err != nil {

@@ -17,7 +17,6 @@ import (
 // pciDevices is the folder of PCI functions (Documentation/ABI/testing/sysfs-bus-pci).
 const pciDevices = "/sys/bus/pci/devices"
 
-// vf is a virtual function, by PF and index.
 type vf struct {
 	address string
 	pf      netlink.Link

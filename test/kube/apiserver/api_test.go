@@ -16,24 +16,20 @@ import (
 )
 
 const (
-	group    = "/apis/networking.k8s.aws/v1alpha1"
-	nodeENIs = group + "/nodeenis"
-	states   = group + "/eninodestates"
-	// settleTimeout bounds the time until the API server acts on a new CRD or policy.
+	group         = "/apis/networking.k8s.aws/v1alpha1"
+	nodeENIs      = group + "/nodeenis"
+	states        = group + "/eninodestates"
 	settleTimeout = 30 * time.Second
 )
 
-// answer is the API server's response to an object.
 type answer struct {
 	Code int
 	// Object is the stored object without metadata that differ each time; nil if it was rejected.
-	Object map[string]any
-	// Message is the reason of a rejection.
+	Object   map[string]any
 	Message  string
 	Warnings []string
 }
 
-// send sends a request with a body of JSON text.
 func send(t *testing.T, request *rest.Request, body string) answer {
 	t.Helper()
 	result := request.SetHeader("Content-Type", "application/json").WarningHandler(rest.NoWarnings{}).Body([]byte(body)).Do(t.Context())
@@ -65,13 +61,11 @@ func send(t *testing.T, request *rest.Request, body string) answer {
 	return a
 }
 
-// tryNodeENI sends a new NodeENI as a dry run.
 func tryNodeENI(t *testing.T, c *cluster.Cluster, body string) answer {
 	t.Helper()
 	return send(t, c.Admin.Discovery().RESTClient().Post().AbsPath(nodeENIs).Param("dryRun", "All"), body)
 }
 
-// tryStatus sends a status for an existing NodeENI as a dry run.
 func tryStatus(t *testing.T, c *cluster.Cluster, name, status string) answer {
 	t.Helper()
 	o, err := c.NodeENIs().Get(t.Context(), name, metav1.GetOptions{})
@@ -104,7 +98,6 @@ func table(t *testing.T, c *cluster.Cluster, path string) (columns []string, row
 	return columns, rows
 }
 
-// deployed is the path of a file in deploy/.
 func deployed(t *testing.T, name string) string {
 	t.Helper()
 	repo, err := nstest.Repo()

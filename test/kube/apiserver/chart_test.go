@@ -14,7 +14,6 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/kube/cluster"
 )
 
-// manifest holds a file's objects by kind, namespace and name.
 func manifest(t *testing.T, path string) map[string]*unstructured.Unstructured {
 	t.Helper()
 	all := map[string]*unstructured.Unstructured{}
@@ -24,7 +23,6 @@ func manifest(t *testing.T, path string) map[string]*unstructured.Unstructured {
 	return all
 }
 
-// TestChartIsWhatKustomizeMakes: both ways to install give the same objects.
 func TestChartIsWhatKustomizeMakes(t *testing.T) {
 	const image = "images: [{name: multi-eni-cni, newName: example/multi-eni-cni, newTag: v7}]\n"
 	for name, tt := range map[string]struct {
@@ -73,7 +71,6 @@ func TestChartIsWhatKustomizeMakes(t *testing.T) {
 	}
 }
 
-// everyValue changes each value of the chart.
 func everyValue() []string {
 	return []string{
 		"--set=image.repository=r,image.tag=t,image.pullPolicy=Never,imagePullSecrets[0].name=s,cni.binDir=/x/cni,cni.linkedDirs={/x,/y}," +
@@ -96,7 +93,6 @@ func everyValue() []string {
 	}
 }
 
-// TestChartValues: each value has its effect, and the API server accepts the result.
 func TestChartValues(t *testing.T) {
 	c := cluster.Start(t)
 	if out, err := cluster.Helm(t, append(everyValue(), "lint", cluster.Chart(t), "--strict")...); err != nil {
@@ -130,7 +126,6 @@ func TestChartValues(t *testing.T) {
 	}
 }
 
-// TestChartRefuses: the chart names a value that makes no sense.
 func TestChartRefuses(t *testing.T) {
 	for set, want := range map[string]string{
 		"image.tga=v1":                            "tga",
@@ -226,7 +221,6 @@ func TestChartMonitoringLabels(t *testing.T) {
 	}
 }
 
-// TestChartSaysNothing: helm prints no warning about the chart.
 func TestChartSaysNothing(t *testing.T) {
 	dir := t.TempDir()
 	for _, args := range [][]string{

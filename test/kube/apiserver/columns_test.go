@@ -109,7 +109,6 @@ func TestENINodeStateIsKeptAndPrinted(t *testing.T) {
 	}
 }
 
-// The names that people type.
 func TestShortNames(t *testing.T) {
 	c := cluster.Start(t)
 	list, err := c.Admin.Discovery().ServerResourcesForGroupVersion(v1alpha1.APIVersion)

@@ -98,7 +98,6 @@ func TestDoctor(t *testing.T) {
 	c.StartAPIServer(t)
 }
 
-// devicePlugin makes a labelled device plugin pod on the node, with this volume at a path.
 func devicePlugin(t *testing.T, c *cluster.Cluster, name string, volume corev1.VolumeSource, path string) {
 	t.Helper()
 	if volume.ConfigMap != nil {

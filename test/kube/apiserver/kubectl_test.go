@@ -16,7 +16,6 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// putState makes a node's object as its daemon does.
 func putState(t *testing.T, c *cluster.Cluster, node string, status v1alpha1.ENINodeStateStatus) {
 	t.Helper()
 	admin := c.Admin.Discovery().RESTClient()

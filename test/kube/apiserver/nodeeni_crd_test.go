@@ -229,7 +229,6 @@ func TestEitherCRDIsInstalledLast(t *testing.T) {
 	}
 }
 
-// content returns spec and status of the NodeENI "tried".
 func content(t *testing.T, c *cluster.Cluster) map[string]any {
 	t.Helper()
 	o, err := c.NodeENIs().Get(t.Context(), "tried", metav1.GetOptions{})

@@ -19,7 +19,6 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// ownNode is a cluster in which own-node.yaml is in force.
 type ownNode struct {
 	*testing.T
 	*cluster.Cluster
@@ -64,7 +63,6 @@ func (o ownNode) deletePod(as *rest.Config, name string) error {
 	return client.CoreV1().Pods(namespace).Delete(o.Context(), pod, metav1.DeleteOptions{DryRun: []string{metav1.DryRunAll}})
 }
 
-// createState and applyStatus write ENINodeStates as the daemon does.
 func (o ownNode) createState(as *rest.Config, name string) error {
 	o.Helper()
 	body := `{"apiVersion":"networking.k8s.aws/v1alpha1","kind":"ENINodeState","metadata":{"name":"` + name + `"}}`
@@ -97,7 +95,6 @@ func (o ownNode) rest(as *rest.Config) rest.Interface {
 	return client.Discovery().RESTClient()
 }
 
-// makeNodes makes node-1 and node-2 with a startup taint, and their ENINodeStates.
 func (o ownNode) makeNodes() {
 	o.Helper()
 	for _, name := range []string{"node-1", "node-2"} {

@@ -30,7 +30,6 @@ func terminating(t *testing.T, c *cluster.Cluster, name, node string) *corev1.Po
 	return pod
 }
 
-// there says whether the pod exists in the API.
 func there(t *testing.T, c *cluster.Cluster, pod *corev1.Pod) bool {
 	t.Helper()
 	_, err := c.Admin.CoreV1().Pods(pod.Namespace).Get(t.Context(), pod.Name, metav1.GetOptions{})
@@ -92,7 +91,6 @@ func TestHelperThatHangsFreesThePod(t *testing.T) {
 	}
 }
 
-// says looks for one line with all the parts.
 func says(log []cluster.LogLine, parts ...string) error {
 	found := 0
 	for _, l := range log {

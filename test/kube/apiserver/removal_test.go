@@ -8,7 +8,6 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/kube/cluster"
 )
 
-// errStill is for probes that only wait.
 var errStill = errors.New("not yet")
 
 // forms are the ways to remove a NodeENI from a node, one for each ENI. The last one takes effect after a

@@ -125,7 +125,6 @@ func same(want, got []string) error {
 	return nil
 }
 
-// untilSync waits until the running daemon has reconciled the node.
 func untilSync(t *testing.T, n *cluster.Node) {
 	t.Helper()
 	cluster.Eventually(t, "ready", 30*time.Second, func() error {
@@ -223,7 +222,6 @@ func TestEventsOfATerminatingNamespace(t *testing.T) {
 	})
 }
 
-// hold writes the record of a pod that has the ENI.
 func hold(t *testing.T, n *cluster.Node, e cluster.ENI) *nodestate.Record {
 	t.Helper()
 	return holdIn(t, n, e, "default")

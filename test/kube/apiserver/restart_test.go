@@ -57,7 +57,6 @@ func startPlugins(t *testing.T, c *cluster.Cluster, n *cluster.Node) *plugins {
 	return p
 }
 
-// pod is a DaemonSet's pod with the config's folder from the host.
 func (p *plugins) pod(namespace, name, label string) *corev1.Pod {
 	key, value, _ := strings.Cut(label, "=")
 	return &corev1.Pod{
@@ -90,7 +89,6 @@ func (p *plugins) run(ctx context.Context, pod *corev1.Pod, started time.Time) e
 	return err
 }
 
-// start runs a pod that started this long ago.
 func (p *plugins) start(pod *corev1.Pod, ago time.Duration) {
 	p.t.Helper()
 	cluster.Must(p.t, p.run(p.t.Context(), pod, time.Now().Add(-ago)))
@@ -121,7 +119,6 @@ func (p *plugins) replace(ctx context.Context) {
 	}
 }
 
-// deletes lists the pods that the daemon has deleted so far, sorted.
 func deletes(t *testing.T, c *cluster.Cluster) []string {
 	t.Helper()
 	var all []string
@@ -134,7 +131,6 @@ func deletes(t *testing.T, c *cluster.Cluster) []string {
 	return all
 }
 
-// declare makes a NodeENI with an attached ENI and a resource.
 func declare(t *testing.T, c *cluster.Cluster, n *cluster.Node, name string, e cluster.ENI) {
 	t.Helper()
 	o := v1alpha1.NodeENI{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: v1alpha1.NodeENISpec{

@@ -16,7 +16,6 @@ import (
 )
 
 const (
-	// soon bounds short work of the daemon on a busy machine.
 	soon = 30 * time.Second
 	// recovery bounds the daemon's recovery from a fault: its longest backoff, and the connection's own checks.
 	recovery = 2 * time.Minute
@@ -66,7 +65,6 @@ func (s *scene) declare(t *testing.T, e cluster.ENI) {
 	})
 }
 
-// shows says whether exactly these ENIs are ready in the inventory and advertised in the config.
 func (s *scene) shows(enis ...cluster.ENI) error {
 	inv, err := s.node.Inventory()
 	if err != nil {
@@ -112,7 +110,6 @@ func (s *scene) eventually(t *testing.T, what string, within time.Duration, enis
 	cluster.Eventually(t, what, within, func() error { return s.shows(enis...) })
 }
 
-// unchanged checks that the bytes of inventory and config stay the same.
 func (s *scene) unchanged(t *testing.T, what string, during time.Duration, enis ...cluster.ENI) {
 	t.Helper()
 	if err := s.shows(enis...); err != nil {
@@ -153,7 +150,6 @@ func (s *scene) apiLines(t *testing.T, n int) []string {
 	return out
 }
 
-// awaitLines waits until the log has exactly these lines about the API server since line n.
 func (s *scene) awaitLines(t *testing.T, n int, within time.Duration, want ...string) {
 	t.Helper()
 	cluster.Eventually(t, fmt.Sprintf("log lines %q", want), within, func() error {

@@ -27,7 +27,6 @@ func warned(t *testing.T, c *cluster.Cluster) {
 	})
 }
 
-// prefix is the API server's text before a message of the policy.
 const prefix = "Validation failed for ValidatingAdmissionPolicy 'nodeeni-warnings.networking.k8s.aws' with binding 'nodeeni-warnings.networking.k8s.aws': "
 
 // warnings returns the client's warnings when it creates this NodeENI, which is accepted nevertheless.

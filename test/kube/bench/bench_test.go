@@ -25,15 +25,12 @@ import (
 
 const (
 	// removals is the number of removals, enough for a 99th percentile below the maximum.
-	removals = 120
-	// objects is the number of NodeENIs in the busy cluster.
-	objects = 100
-	// updatesPerMinute is the rate of changes of other nodes' attachments.
+	removals         = 120
+	objects          = 100
 	updatesPerMinute = 2000
 	settleWithin     = 2 * time.Minute
 )
 
-// span is the length of the idle and of the update phase.
 var span = flag.Duration("span", time.Minute, "how long each rest and each series of updates is measured")
 
 type line struct{ what, figure, target string }
@@ -117,7 +114,6 @@ func others(count int) []v1alpha1.ENIAttachment {
 	return all
 }
 
-// TestBusyCluster measures memory, idling, and status updates of other nodes.
 func TestBusyCluster(t *testing.T) {
 	for _, attachments := range []int{20, 500} {
 		t.Run(fmt.Sprintf("attachments=%d", attachments), func(t *testing.T) {
@@ -181,7 +177,6 @@ func wait(t *testing.T, d time.Duration) {
 	}
 }
 
-// updates changes other nodes' attachments, evenly over the time.
 func updates(t *testing.T, c *cluster.Cluster, n *cluster.Node, d *cluster.Daemon, scale string, attachments int) {
 	config, err := os.Stat(n.ConfigPath())
 	cluster.Must(t, err)

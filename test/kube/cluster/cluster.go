@@ -133,7 +133,6 @@ func Lines(requests []plane.Request) string {
 	return b.String()
 }
 
-// cleanTimeout bounds the emptying of the cluster after a test.
 const cleanTimeout = time.Minute
 
 // empty deletes the tests' objects: of our own group, Nodes and Pods. A kind without a CRD has no objects.

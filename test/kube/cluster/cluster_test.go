@@ -20,7 +20,6 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(cluster.Main(m)) }
 
-// client is one with the daemon's own kubeconfig.
 func client(t *testing.T, c *cluster.Cluster) kubernetes.Interface {
 	t.Helper()
 	config, err := clientcmd.BuildConfigFromFlags("", c.WriteKubeconfig(t))

@@ -50,7 +50,6 @@ func permissions(t testing.TB) []string {
 	return deployed(t, "rbac*.yaml")
 }
 
-// deployed returns the files of deploy/ that match a pattern.
 func deployed(t testing.TB, pattern string) []string {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join(repo(t), "deploy", pattern))
@@ -206,7 +205,6 @@ func (c *Cluster) Delete(t testing.TB, o *unstructured.Unstructured) {
 	}
 }
 
-// client returns the client for an object's kind and namespace.
 func (c *Cluster) client(t testing.TB, o *unstructured.Unstructured) dynamic.ResourceInterface {
 	t.Helper()
 	groups, err := restmapper.GetAPIGroupResources(c.Admin.Discovery())

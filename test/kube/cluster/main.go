@@ -71,7 +71,6 @@ func Available(t testing.TB) {
 	}
 }
 
-// outside runs this test binary once more, inside.
 func outside() error {
 	if _, err := programs(); err != nil {
 		return err
@@ -143,7 +142,6 @@ func WorkFolder() (dir string, remove func(), err error) {
 	return dir, func() { os.RemoveAll(dir) }, err //nolint:errcheck,gosec // nobody could do anything about it
 }
 
-// start runs the control plane of this test binary.
 func start(ctx context.Context, dir string) (*plane.Plane, error) {
 	bin, err := programs()
 	if err != nil {

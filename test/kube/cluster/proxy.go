@@ -138,7 +138,6 @@ func (p *Proxy) serve(client net.Conn) {
 	p.forward(client, server, &p.received)
 }
 
-// dialTimeout bounds the connection to the API server, on the same machine.
 const dialTimeout = 5 * time.Second
 
 // remember registers a connection to be cut. It returns false if connections are refused now.

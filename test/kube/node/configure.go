@@ -76,7 +76,6 @@ const podNetwork = `{"cniVersion": "1.0.0", "name": "pods", "plugins": [
 ]}
 `
 
-// configure writes the files of containerd, the kubelet and CNI.
 func (n *Node) configure(context.Context) error {
 	for path, content := range map[string]string{
 		n.file("containerd.toml"):                     fmt.Sprintf(containerdConfig, containerdSocket, PauseImage, CNIBinDir, CNIConfDir),

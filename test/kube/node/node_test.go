@@ -16,7 +16,6 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(node.Main(m)) }
 
-// podTimeout bounds the start and the end of a pod on a busy machine.
 const podTimeout = 2 * time.Minute
 
 func TestPodRunsAndEnds(t *testing.T) {

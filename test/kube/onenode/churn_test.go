@@ -18,7 +18,6 @@ import (
 )
 
 const (
-	// churnTime is how long the churn lasts.
 	churnTime = 60 * time.Second
 	// At most so many exist at a time.
 	churnENIs = 3
@@ -39,14 +38,12 @@ type churn struct {
 	done    map[string]int       // events by name
 }
 
-// count counts one event by name.
 func (c *churn) count(what string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.done[what]++
 }
 
-// loop repeats a step after random waits.
 func (c *churn) loop(r *rand.Rand, least, most time.Duration, act func()) {
 	for {
 		wait := least + time.Duration(r.Int64N(int64(most-least)))
@@ -182,7 +179,6 @@ func (c *churn) look() error {
 	return nil
 }
 
-// settled is a check: nothing of the run is left.
 func (c *churn) settled() error {
 	inv, err := c.inventory()
 	if err != nil {

@@ -25,7 +25,6 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// The images that the documents name.
 const (
 	busyboxImage      = "docker.io/library/busybox:1.37"
 	devicePluginImage = "ghcr.io/k8snetworkplumbingwg/sriov-network-device-plugin:v3.11.0"
@@ -123,7 +122,6 @@ func (s *stage) newDocumentReader(programs map[string]string) *reader {
 	return r
 }
 
-// tidy deletes a document's leftovers when the test ends.
 func (s *stage) tidy(manifests string) {
 	s.Helper()
 	ctx := context.Background() // the test's own is over
@@ -151,7 +149,6 @@ func (s *stage) tidy(manifests string) {
 	})
 }
 
-// nothingLeft: the product has gone from the node and from the API.
 func (s *stage) nothingLeft(before []string) {
 	s.Helper()
 	s.must(os.Remove(s.config())) // it stays, as the document says

@@ -40,7 +40,6 @@ func (e eni) resource() string { return "intel.com/net_" + e.letter }
 // ip is an IPv4 address of the subnet: the router has the first, the ENI the tenth.
 func (e eni) ip(n int) string { return fmt.Sprintf("10.0.%d.%d", e.letter[0]-'a'+2, n) }
 
-// ip6 is an IPv6 address of the subnet.
 func (e eni) ip6(n int) string { return fmt.Sprintf("fd00:%d::%x", e.letter[0]-'a'+2, n) }
 
 // own is the primary address of the ENI.

@@ -47,7 +47,6 @@ func (s *stage) mountSysfs() {
 	}
 }
 
-// serveIMDS serves metadata at the address that pods use.
 func (s *stage) serveIMDS() {
 	s.Helper()
 	lo, err := netlink.LinkByName("lo")

@@ -40,7 +40,6 @@ func members(t *testing.T, r io.Reader) (headers map[string]*tar.Header, content
 	}
 }
 
-// archive is an image for several platforms, by digest.
 type archive struct {
 	*testing.T
 	blobs map[string][]byte

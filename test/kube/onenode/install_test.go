@@ -29,7 +29,6 @@ import (
 )
 
 const (
-	// imageName is the name of the product's images on the node.
 	imageName = "localhost/multi-eni-cni"
 	// shipped is the tag of the image of `make image`; next has programs of another version.
 	shipped, next = "shipped", "next"
@@ -97,7 +96,6 @@ func (s *stage) install(manifests string) {
 	})
 }
 
-// metrics reads the daemon's metrics at an address of the node.
 func (s *stage) metrics(host string) (string, error) {
 	s.Helper()
 	ctx, cancel := context.WithTimeout(s.Context(), callTimeout)
@@ -136,7 +134,6 @@ func (s *stage) exists(path string) bool {
 
 var pluginPath = filepath.Join(node.CNIBinDir, "multi-eni")
 
-// awaitReady waits until both DaemonSets have rolled out.
 func (s *stage) awaitReady() {
 	s.Helper()
 	for _, name := range []string{"multi-eni-installer", "multi-enid"} {
@@ -317,7 +314,6 @@ func (s *stage) ready(daemonSet string) func() error {
 	}
 }
 
-// doctor returns the output of multi-enid doctor in the daemon's pod.
 func (s *stage) doctor() (report string) {
 	s.Helper()
 	cluster.Eventually(s.T, "an answer of doctor", settle, func() (err error) {

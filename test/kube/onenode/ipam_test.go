@@ -161,7 +161,6 @@ func (d *dhcpServer) handle(conn net.PacketConn, peer net.Addr, m *dhcpv4.DHCPv4
 	}
 }
 
-// startDHCP runs the dhcp daemon, and a server in the VPC.
 func startDHCP(s *stage, e eni) addressPlugin {
 	s.Helper()
 	s.installPlugin("cni/dhcp")

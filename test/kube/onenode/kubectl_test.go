@@ -16,7 +16,6 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// kubectl returns its output for an administrator, with its errors.
 func (s *stage) kubectl(args ...string) (string, error) {
 	s.Helper()
 	program, err := nstest.Binary("kube/kubectl")

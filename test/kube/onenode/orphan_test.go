@@ -101,7 +101,6 @@ func (s *stage) record(pod string) (nodestate.Attachment, error) {
 	return nodestate.Attachment{}, fmt.Errorf("pod %s has no record among %v", pod, all)
 }
 
-// unheld is a check: no attachment is left on the node.
 func (s *stage) unheld() error {
 	all, err := s.records()
 	if err != nil {

@@ -25,11 +25,9 @@ import (
 )
 
 const (
-	registry = "/var/lib/kubelet/plugins_registry"
-	// devicePluginName names the DaemonSet, its container and its program.
+	registry         = "/var/lib/kubelet/plugins_registry"
 	devicePluginName = "sriovdp"
-	// callTimeout bounds one question to the API server or the kubelet.
-	callTimeout = 10 * time.Second
+	callTimeout      = 10 * time.Second
 )
 
 // startDevicePlugin runs the stand-in as a DaemonSet, under one of the labels that the daemon searches for.
@@ -104,12 +102,10 @@ func (s *stage) allocatable(name string) (int64, error) {
 	return q.Value(), nil
 }
 
-// create makes a pod with one device of a resource.
 func (s *stage) create(name, resourceName string) error {
 	return s.createPod(name, corev1.ResourceList{corev1.ResourceName(resourceName): resource.MustParse("1")})
 }
 
-// createPod makes a pod with these limits.
 func (s *stage) createPod(name string, limits corev1.ResourceList) error {
 	ctx, cancel := context.WithTimeout(s.Context(), callTimeout)
 	defer cancel()

@@ -20,7 +20,6 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// release is the output of `make release`.
 type release struct {
 	*testing.T
 	dir     string
@@ -90,7 +89,6 @@ func (s *stage) importFor(r release, manifests string) {
 	}
 }
 
-// images returns the values of all keys image in a manifest.
 func images(v any) (all []string) {
 	switch v := v.(type) {
 	case map[string]any:
@@ -155,7 +153,6 @@ func TestRelease(t *testing.T) {
 	}
 }
 
-// objects returns a manifest's objects by kind, namespace and name.
 func objects(t *testing.T, path string) map[string]any {
 	t.Helper()
 	all := map[string]any{}

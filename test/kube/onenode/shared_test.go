@@ -104,7 +104,6 @@ func (s *stage) haveOwn(pods ...string) map[string][]string {
 	return out
 }
 
-// together are the addresses of pods, sorted.
 func together(has map[string][]string) (out []string) {
 	for _, own := range has {
 		out = append(out, own...)
@@ -176,7 +175,6 @@ func (s *stage) waits(pod, why string) func() error {
 	}
 }
 
-// refusal returns the plugin's error to one more ADD.
 func (s *stage) refusal() (refused *types.Error) {
 	s.Helper()
 	const path = "/run/netns/late"
@@ -299,7 +297,6 @@ func (s *stage) sharerCrashes(e eni, has map[string][]string) {
 	s.reachEachOther(e, has)
 }
 
-// unshared is a check: no link of a pod is left in the host, and no netns.
 func (s *stage) unshared() error {
 	links, err := netlink.LinkList()
 	left := slices.DeleteFunc(links, func(l netlink.Link) bool { return l.Type() != "macvlan" })
@@ -307,7 +304,6 @@ func (s *stage) unshared() error {
 	return errors.Join(err, globErr, none("links", left), none("network namespaces", spaces))
 }
 
-// showInMetadata copies EC2's view of an ENI into the metadata.
 func (s *stage) showInMetadata(now fakeec2.ENI) {
 	s.metadata.ENIs = slices.Clone(s.metadata.ENIs)
 	i := slices.IndexFunc(s.metadata.ENIs, func(e fakeimds.ENI) bool { return e.ID == now.ID })

@@ -70,7 +70,6 @@ type stage struct {
 
 type paths struct{ config, inventory, state, attachments string }
 
-// productPaths are the defaults.
 func productPaths() paths {
 	return paths{"/etc/pcidp/config.json", nodestate.DefaultInventoryPath, nodestate.DefaultStateDir, nodestate.DefaultAttachmentsDir}
 }
@@ -96,7 +95,6 @@ func newStageOf(t *testing.T, enis ...eni) *stage {
 	return s
 }
 
-// newNode is a node with ENIs, without the product.
 func newNode(t *testing.T, enis ...eni) *stage {
 	t.Helper()
 	s := &stage{T: t, Node: node.Start(t), dir: t.TempDir()}
@@ -148,7 +146,6 @@ func (s *stage) cluster() *cluster.Cluster {
 	return &cluster.Cluster{Admin: s.Admin, Dynamic: d}
 }
 
-// installPlugin puts a program where containerd looks for plugins.
 func (s *stage) installPlugin(binary string) {
 	s.Helper()
 	path, err := nstest.Binary(binary)
@@ -212,7 +209,6 @@ func (s *stage) netconf(device map[string]any) string {
 	return string(b)
 }
 
-// startDaemon runs the daemon with the rights of deploy/.
 func (s *stage) startDaemon(imds string) {
 	s.Helper()
 	binary, err := nstest.Binary("multi-enid")
@@ -303,7 +299,6 @@ func (s *stage) records() ([]nodestate.Attachment, error) {
 	return all, err
 }
 
-// leases returns the addresses of pods' devices, from host-local and eni-ipam.
 func (s *stage) leases() (out []string, err error) {
 	entries, err := os.ReadDir(s.path("leases/dataplane"))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -321,7 +316,6 @@ func (s *stage) leases() (out []string, err error) {
 	return out, err
 }
 
-// home says whether an ENI's link is in the host under its own name and MAC.
 func (s *stage) home(e eni) error {
 	l, err := net.InterfaceByName(e.Name)
 	if err != nil {
@@ -333,7 +327,6 @@ func (s *stage) home(e eni) error {
 	return nil
 }
 
-// want returns an error unless got equals want.
 func want[T comparable](got, want T) error {
 	if got != want {
 		return fmt.Errorf("%v, want %v", got, want)
@@ -349,7 +342,6 @@ func join[T fmt.Stringer](all []T) string {
 	return strings.Join(out, ",")
 }
 
-// none returns an error unless the list is empty.
 func none[T any](what string, all []T) error {
 	if len(all) > 0 {
 		return fmt.Errorf("%s: %v", what, all)

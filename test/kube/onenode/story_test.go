@@ -119,7 +119,6 @@ func (s *stage) served(before string) string {
 	return now
 }
 
-// restarts counts the restarts of the device plugin that the daemon has begun.
 func (s *stage) restarts() int {
 	s.Helper()
 	log, err := os.ReadFile(s.path("multi-enid.log"))
@@ -127,7 +126,6 @@ func (s *stage) restarts() int {
 	return strings.Count(string(log), `msg="restarting device plugin"`)
 }
 
-// ended is a check: no record is left, and the kubelet has freed the device.
 func (s *stage) ended() error {
 	all, err := s.records()
 	if err != nil {

@@ -73,7 +73,6 @@ func (c *traffic) more(pods int) func() error {
 	}
 }
 
-// runPods gives an ENI to one pod after the other.
 func (c *traffic) runPods(e eni) {
 	for i := 0; c.during.Err() == nil; i++ {
 		c.count(&c.pods, c.onePod(e, fmt.Sprintf("up-%s-%d", e.letter, i)))
@@ -128,7 +127,6 @@ func (c *traffic) runPairs(e eni, netns string) {
 	}
 }
 
-// runs is a check: the node's plugin has this version.
 func (s *stage) runs(version string) func() error {
 	return func() error {
 		var said bytes.Buffer

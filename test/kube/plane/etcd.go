@@ -10,7 +10,6 @@ import (
 	"time"
 )
 
-// etcdTimeout bounds one call of etcd.
 const etcdTimeout = 10 * time.Second
 
 // Compact deletes every old revision of every object. After a restart of the API server, whose watch cache

@@ -6,7 +6,6 @@ import (
 	"k8s.io/client-go/tools/clientcmd/api"
 )
 
-// config returns the client configuration of a user with a certificate.
 func (p *Plane) config(user string, groups ...string) (*rest.Config, error) {
 	key, err := p.authority.client(user, groups...)
 	if err != nil {

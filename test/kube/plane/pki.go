@@ -53,7 +53,6 @@ func certificate(serial int64, subject pkix.Name) *x509.Certificate {
 	}
 }
 
-// server returns a certificate for a server with these addresses.
 func (a *authority) server(addresses ...net.IP) (pair, error) {
 	template := certificate(a.next, pkix.Name{CommonName: "kube-apiserver"})
 	template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
@@ -98,7 +97,6 @@ func encode(kind string, der []byte) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der})
 }
 
-// writeFiles writes secrets into dir, by name.
 func writeFiles(dir string, files map[string][]byte) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
