@@ -11,7 +11,6 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/buildinfo"
 	"github.com/multi-eni/multi-eni-cni/plugins/internal/attach"
 	"github.com/multi-eni/multi-eni-cni/plugins/internal/dispatch"
-	"github.com/multi-eni/multi-eni-cni/plugins/internal/steps"
 )
 
 // version and commit are set by the linker.
@@ -25,7 +24,5 @@ func init() {
 }
 
 func main() {
-	steps.GrowStack(0)
-	p := &attach.Plugin{}
-	os.Exit(dispatch.Main("eni-ipam", version, commit, p.IPAMFuncs(context.Background(), os.Stdout)))
+	os.Exit(dispatch.Main("eni-ipam", version, commit, new(attach.Plugin).IPAMFuncs(context.Background(), os.Stdout)))
 }

@@ -10,7 +10,6 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/buildinfo"
 	"github.com/multi-eni/multi-eni-cni/plugins/internal/attach"
 	"github.com/multi-eni/multi-eni-cni/plugins/internal/dispatch"
-	"github.com/multi-eni/multi-eni-cni/plugins/internal/steps"
 )
 
 // version and commit are set by the linker.
@@ -24,7 +23,5 @@ func init() {
 }
 
 func main() {
-	steps.GrowStack(0)
-	p := &attach.Plugin{}
-	os.Exit(dispatch.Main("multi-eni", version, commit, p.Funcs(context.Background(), os.Stdout)))
+	os.Exit(dispatch.Main("multi-eni", version, commit, new(attach.Plugin).Funcs(context.Background(), os.Stdout)))
 }

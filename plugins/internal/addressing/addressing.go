@@ -1,5 +1,5 @@
-// Package addressing gives pods the addresses of an ENI itself, by ipam.type eni-ipam. A
-// pod that owns the ENI picks among them, and pods that share the ENI lease them.
+// Package addressing is eni-ipam. A pod that owns an ENI picks among the ENI's addresses;
+// pods that share the ENI lease them.
 package addressing
 
 import (
@@ -23,18 +23,15 @@ import (
 
 // IPAM is eni-ipam for one call. All fields but Pod and Requested are needed.
 type IPAM struct {
-	Config *netconf.Config
-	Leases Leases
-	// Inventory is the path of the inventory.
-	Inventory string
-	// Pod is namespace/name, by which a restarted pod gets its addresses again; "" if
-	// unknown.
-	Pod string
-	// Requested has the addresses of CNI_ARGS.
-	Requested []netip.Addr
+	Config    *netconf.Config
+	Leases    Leases
+	Inventory string // path
+	// Pod is namespace/name, by which a restarted pod gets its addresses again; "" if unknown.
+	Pod       string
+	Requested []netip.Addr // by CNI_ARGS
 }
 
-// Addresses of an ENI that a pod gets, and the routes that go with them.
+// Addresses are a pod's addresses of an ENI, with their routes.
 type Addresses struct {
 	addresses []netip.Prefix
 	routes    []netconf.Route
@@ -55,8 +52,7 @@ func (a *Addresses) Result() *types100.Result {
 	return result
 }
 
-// Pick chooses addresses for a pod that owns the ENI of a row of the inventory. Hold the
-// device lock.
+// Pick chooses addresses for a pod that owns the ENI. Hold the device lock.
 func (m *IPAM) Pick(ctx context.Context, row nodestate.Device) (*Addresses, error) {
 	pci, l := row.PCIAddress, leases.Leases{}
 	var err error
@@ -77,7 +73,7 @@ func (m *IPAM) Pick(ctx context.Context, row nodestate.Device) (*Addresses, erro
 	case errors.Is(err, netconf.ErrNoAddressYet):
 		return nil, refusal.New(refusal.TryAgain, "ipam.type %s: device %s: %v", netconf.ENIIPAMType, pci, err)
 	case err != nil:
-		return nil, &refusal.Error{Code: refusal.Unsupported, Msg: "ipam.type " + netconf.ENIIPAMType, Err: err}
+		return nil, refusal.New(refusal.Unsupported, "ipam.type %s: %w", netconf.ENIIPAMType, err)
 	}
 	if err := m.checkFree(&l, addresses); err != nil {
 		return nil, err
@@ -85,7 +81,7 @@ func (m *IPAM) Pick(ctx context.Context, row nodestate.Device) (*Addresses, erro
 	return m.withRoutes(row, addresses)
 }
 
-// checkFree refuses addresses that are leased, or that cool down after a lease.
+// checkFree refuses leased and cooling addresses.
 func (m *IPAM) checkFree(l *leases.Leases, addresses []netip.Prefix) error {
 	if len(l.Leases) == 0 {
 		return nil
@@ -120,14 +116,14 @@ func (m *IPAM) freshRow(eni device.ENIID) (nodestate.Device, error) {
 func (m *IPAM) withRoutes(row nodestate.Device, addresses []netip.Prefix) (*Addresses, error) {
 	routes, err := m.Config.ENIIPAM.ResolveRoutes(row, addresses)
 	if err != nil {
-		return nil, &refusal.Error{Code: refusal.Unsupported, Msg: "ipam.routes", Err: err}
+		return nil, refusal.New(refusal.Unsupported, "ipam.routes: %w", err)
 	}
 	return &Addresses{addresses, routes}, nil
 }
 
-// Lease leases addresses to a pod that shares the ENI, and saves them in intent too
-// unless it is nil. The inventory is read under the lease lock, without which the daemon
-// returns no address.
+// Lease leases addresses to a pod that shares the ENI. It saves them in intent too, if that
+// is not nil. It reads the inventory under the lease lock: the daemon returns addresses only
+// under that lock.
 func (m *IPAM) Lease(ctx context.Context, eni device.ENIID, ns nodestate.Netns, intent *nodestate.Record) (out *Addresses, err error) {
 	err = m.Leases.locked(ctx, eni, func(l *leases.Locked) error {
 		row, err := m.freshRow(eni)
@@ -176,11 +172,11 @@ func refuseLease(err error) error {
 	case held != nil:
 		code = refusal.Held
 	}
-	return &refusal.Error{Code: code, Msg: "ipam.type " + netconf.ENIIPAMType, Err: err}
+	return refusal.New(code, "ipam.type %s: %w", netconf.ENIIPAMType, err)
 }
 
-// Ready returns an error if no pod can get an address of the device now. Row is nil if
-// the inventory does not list the device. Without eni-ipam there is nothing to check.
+// Ready returns an error if eni-ipam can give no pod an address of the device now. Row is nil
+// if the inventory does not list the device.
 func (m *IPAM) Ready(pci device.PCIAddress, row *nodestate.Device) error {
 	if m.Config.ENIIPAM == nil {
 		return nil
@@ -196,7 +192,7 @@ func (m *IPAM) Ready(pci device.PCIAddress, row *nodestate.Device) error {
 		_, err = m.Config.ENIIPAM.ResolveRoutes(*row, addresses)
 	}
 	if err != nil {
-		return &refusal.Error{Code: refusal.TryAgain, Msg: "ipam.type " + netconf.ENIIPAMType, Err: err}
+		return refusal.New(refusal.TryAgain, "ipam.type %s: %w", netconf.ENIIPAMType, err)
 	}
 	return nil
 }

@@ -27,9 +27,8 @@ type Leases struct {
 	// Records has the attachment records, from which unreadable leases are rebuilt.
 	Records nodestate.AttachmentDir
 	BootID  string
-	// ID is the call's own attachment.
-	ID  nodestate.AttachmentID
-	Log *logrus.Entry
+	ID      nodestate.AttachmentID // the call's own
+	Log     *logrus.Entry
 }
 
 // In returns the leases in another folder.
@@ -38,8 +37,7 @@ func (s Leases) In(dir string) Leases {
 	return s
 }
 
-// Read returns an ENI's leases without waiting for their lock, unless they must be
-// rebuilt.
+// Read returns an ENI's leases. It waits for their lock only to rebuild them.
 func (s Leases) Read(ctx context.Context, eni device.ENIID) (leases.Leases, error) {
 	l, err := leases.Dir(s.Dir).Read(s.BootID, eni)
 	if leases.Unreadable(err) {
@@ -57,8 +55,8 @@ func (s Leases) locked(ctx context.Context, eni device.ENIID, f func(*leases.Loc
 		l, err = leases.Dir(s.Dir).Rebuild(ctx, s.BootID, eni, func() ([]leases.Lease, error) { return s.recorded(eni) })
 	}
 	if errors.Is(err, nodestate.ErrOtherVersion) {
-		return &refusal.Error{Code: refusal.Held, Msg: fmt.Sprintf("every address of ENI %s counts as leased, because its lease file cannot be read; "+
-			"install the multi-eni version that wrote it", eni), Err: err}
+		return refusal.New(refusal.Held, "every address of ENI %s counts as leased, because its lease file cannot be read; "+
+			"install the multi-eni version that wrote it: %w", eni, err)
 	}
 	if errors.Is(err, nodestate.ErrBusy) {
 		return refusal.New(refusal.TryAgain, "the leases of ENI %s have been locked by other ADDs or DELs for more than %s; try again", eni, lockWait)
@@ -96,8 +94,8 @@ func (s Leases) recorded(eni device.ENIID) (all []leases.Lease, err error) {
 	return all, nil
 }
 
-// leased returns the addresses that an attachment has leased. Earlier versions wrote them
-// into the result only.
+// leased returns an attachment's leased addresses. Earlier versions wrote them only into the
+// result.
 func leased(a nodestate.Attachment) ([]netip.Addr, error) {
 	if a.LeasedAddresses != nil || a.Result == nil {
 		return a.LeasedAddresses, nil
@@ -114,8 +112,8 @@ func leased(a nodestate.Attachment) ([]netip.Addr, error) {
 	return out, err
 }
 
-// change edits an ENI's leases under their lock, if edit changes a copy of them: most DELs
-// and GCs have nothing to change. Edit reports whether it has changed any.
+// change edits an ENI's leases. It locks them only if edit changes a copy, since most DELs and
+// GCs change nothing. Edit reports whether it changed any.
 func (s Leases) change(ctx context.Context, eni device.ENIID, edit func(*leases.Leases, time.Duration) bool) error {
 	edited := func(l *leases.Leases) (bool, error) {
 		now, err := nodestate.Uptime()
@@ -147,8 +145,8 @@ func (s Leases) change(ctx context.Context, eni device.ENIID, edit func(*leases.
 	return err
 }
 
-// GiveBack ends the leases of an attachment in one ENI. Unused says that its ADD failed
-// before any process could use the addresses, so they need no cool-down.
+// GiveBack ends the leases of an attachment in one ENI. Unused addresses, of an ADD that failed
+// before any process could use them, need no cool-down.
 func (s Leases) GiveBack(ctx context.Context, eni device.ENIID, id nodestate.AttachmentID, unused bool) error {
 	return s.change(ctx, eni, func(l *leases.Leases, now time.Duration) bool {
 		if unused {
@@ -158,8 +156,7 @@ func (s Leases) GiveBack(ctx context.Context, eni device.ENIID, id nodestate.Att
 	})
 }
 
-// GiveBackAll ends the leases of the call's attachment in every ENI, for a DEL without a
-// record.
+// GiveBackAll ends the leases of the call's attachment in every ENI: for a DEL without a record.
 func (s Leases) GiveBackAll(ctx context.Context) error {
 	enis, err := leases.Dir(s.Dir).ENIs(s.BootID)
 	errs := []error{err}
@@ -169,9 +166,8 @@ func (s Leases) GiveBackAll(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// Collect ends the leases of a network's attachments that are not valid. Valid is GC's
-// list; if it is nil, attachments whose netns is gone are not valid. Attachments with a
-// record keep their leases.
+// Collect ends a network's leases without a record that are not of valid attachments. If valid,
+// which is GC's list, is nil, it ends leases whose netns is gone.
 func (s Leases) Collect(ctx context.Context, network string, valid []nodestate.AttachmentID) error {
 	records, unread, err := s.Records.List()
 	if err != nil {
@@ -230,8 +226,7 @@ func (s Leases) CheckAny(ctx context.Context, eni device.ENIID) error {
 	return nil
 }
 
-// Holder returns a lease of an ENI that a live pod other than the call's holds; nil if
-// there is none.
+// Holder returns a lease that another live pod than the call's holds; nil for none.
 func (s Leases) Holder(ctx context.Context, eni device.ENIID) (*leases.Lease, error) {
 	l, err := s.Read(ctx, eni)
 	if err != nil {

@@ -69,9 +69,7 @@ func TestNoRouterAfterDel(t *testing.T) {
 	e.flood()
 	conf := map[string]any{"select": map[string]any{"nodeENI": "a"}}
 	for i := range 50 {
-		args := e.pod(conf)
-		e.add(args)
-		e.del(args)
+		e.roundTrip(conf)
 		if learned := announced(t); len(learned) > 0 {
 			t.Fatalf("after DEL %d: %v", i, learned)
 		}
@@ -101,9 +99,7 @@ func TestRouterOnIdleENI(t *testing.T) {
 	heard := 0
 	for range 50 {
 		heard += len(announced(t))
-		args := e.pod(map[string]any{"select": map[string]any{"nodeENI": "a"}})
-		e.add(args)
-		e.del(args)
+		e.roundTrip(map[string]any{"select": map[string]any{"nodeENI": "a"}})
 		if now, err := h.IPv6Conf.AcceptRA("eth1"); err != nil || now != "1" {
 			t.Fatalf("accept_ra after DEL: %q, %v; want 1, as before", now, err)
 		}
@@ -146,15 +142,11 @@ func (e *env) waysHome(h *link.Handle) map[string]func(*testing.T) string {
 	withDelegate["delegate"] = map[string]any{"type": "host-device", "deviceField": "device"}
 	return map[string]func(*testing.T) string{
 		"DEL": func(t *testing.T) string {
-			args := e.pod(conf)
-			e.add(args)
-			e.del(args)
+			e.roundTrip(conf)
 			return ""
 		},
 		"DEL of host-device": func(t *testing.T) string {
-			args := e.pod(withDelegate)
-			e.add(args)
-			e.del(args)
+			e.roundTrip(withDelegate)
 			return ""
 		},
 		"a failed ADD": func(t *testing.T) string {
@@ -195,9 +187,7 @@ func (e *env) waysHome(h *link.Handle) map[string]func(*testing.T) string {
 			e.del(args)
 			must(t, h.IPv6Conf.SetAcceptRA("eth1", "1"))
 			must(t, e.records().SaveRestore(nodestate.Restore{BootID: e.inv.BootID, Device: device}))
-			next := e.pod(conf)
-			e.add(next)
-			e.del(next)
+			e.roundTrip(conf)
 			return ""
 		},
 		"a record of an older version": func(t *testing.T) string {

@@ -84,7 +84,7 @@ func (c *call) add(ctx context.Context) (*types100.Result, error) {
 // checkAdd refuses input before anything of the node is looked at.
 func (c *call) checkAdd() error {
 	if _, err := device.ParseInterfaceName(c.args.IfName); err != nil {
-		return &refusal.Error{Code: refusal.Environment, Msg: "CNI_IFNAME", Err: err}
+		return refusal.New(refusal.Environment, "CNI_IFNAME: %w", err)
 	}
 	if c.cfg.PrevResult != nil && !c.cfg.TakesPrevResult() {
 		return refusal.New(refusal.Invalid, "prevResult: this netconf cannot continue the result of an earlier plugin; put multi-eni first in the list of plugins")
@@ -134,7 +134,7 @@ func (c *call) clearOwnRecord(ctx context.Context) error {
 // readRequests adds the requests of CNI_ARGS to the netconf's. It refuses a request that
 // differs from the netconf's, or that no plugin carries out.
 func (c *call) readRequests() error {
-	bad := func(err error) error { return &refusal.Error{Code: refusal.Environment, Msg: "CNI_ARGS", Err: err} }
+	bad := func(err error) error { return refusal.New(refusal.Environment, "CNI_ARGS: %w", err) }
 	if err := c.cfg.CheckArgs(c.env); err != nil {
 		return bad(err)
 	}
@@ -154,7 +154,7 @@ func (c *call) readRequests() error {
 		}
 		ip, err := netconf.ParseRequestedIP(s)
 		if err != nil {
-			return &refusal.Error{Code: refusal.Environment, Msg: "CNI_ARGS: IP", Err: err}
+			return refusal.New(refusal.Environment, "CNI_ARGS: IP: %w", err)
 		}
 		c.addresses.Requested = append(c.addresses.Requested, ip)
 		if !slices.Contains(c.cfg.IPs, ip) {

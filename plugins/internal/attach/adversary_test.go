@@ -9,7 +9,6 @@ import (
 	"testing"
 
 	"github.com/containernetworking/cni/pkg/skel"
-	"github.com/google/go-cmp/cmp"
 
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
 	"github.com/multi-eni/multi-eni-cni/test/adversary"
@@ -161,12 +160,8 @@ func (v *victim) next() adversary.Description {
 func (v *victim) asBefore(done string) {
 	v.t.Helper()
 	v.unchanged(v.whole, "after "+done)
-	if diff := cmp.Diff(v.host, v.describe(hostNetns, "eth1")); diff != "" {
-		v.t.Errorf("after %s: the device in the host (-before +after):\n%s", done, diff)
-	}
-	if diff := cmp.Diff(v.fresh, v.next()); diff != "" {
-		v.t.Errorf("after %s: the device in the next pod (-first +next):\n%s", done, diff)
-	}
+	equal(v.t, v.host, v.describe(hostNetns, "eth1"), "after %s: the device in the host", done)
+	equal(v.t, v.fresh, v.next(), "after %s: the device in the next pod", done)
 }
 
 func (e *env) profile() {

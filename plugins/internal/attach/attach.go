@@ -222,7 +222,7 @@ func (p *Plugin) readPolicy() (*netconf.Policy, error) {
 		}
 		salvaged = netconf.SalvagePolicy(data)
 	}
-	return salvaged, &refusal.Error{Code: refusal.Policy, Msg: "the node's policy cannot be used, so nothing is allowed; mend it or install it anew", Err: err}
+	return salvaged, refusal.New(refusal.Policy, "the node's policy cannot be used, so nothing is allowed; mend it or install it anew: %w", err)
 }
 
 // parseArgs reads CNI_ARGS: KEY=VALUE pairs separated by semicolons (CNI spec 1.1.0 section
@@ -295,7 +295,7 @@ func (c *call) lockRecord(ctx context.Context, id nodestate.AttachmentID) (*node
 func (c *call) openTarget() (*link.Netns, error) {
 	ns, err := link.OpenNetns(c.args.Netns)
 	if err != nil {
-		return nil, &refusal.Error{Code: refusal.InvalidNetNS, Msg: "CNI_NETNS", Err: err}
+		return nil, refusal.New(refusal.InvalidNetNS, "CNI_NETNS: %w", err)
 	}
 	host, err := ns.Current()
 	if err != nil {
@@ -311,7 +311,6 @@ func (c *call) openTarget() (*link.Netns, error) {
 }
 
 func otherVersion(err error) error {
-	return &refusal.Error{Code: refusal.Internal, Err: err,
-		Msg: "another version of multi-eni wrote the attachment's record, and only that version can release it; " +
-			"install it again, or remove the file and repeat DEL, which then uses the netconf"}
+	return refusal.New(refusal.Internal, "another version of multi-eni wrote the attachment's record, and only that version can release it; "+
+		"install it again, or remove the file and repeat DEL, which then uses the netconf: %w", err)
 }

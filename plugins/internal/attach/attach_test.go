@@ -1,8 +1,8 @@
 package attach_test
 
 import (
-	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"slices"
 	"sync"
@@ -14,7 +14,6 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
 	"github.com/multi-eni/multi-eni-cni/pkg/link/routing"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
-	"github.com/multi-eni/multi-eni-cni/plugins/internal/attach"
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
@@ -48,9 +47,7 @@ func TestExclusiveRoundTrip(t *testing.T) {
 	e.succeeds("CHECK", withPrev(t, args, r))
 	e.del(args)
 	e.unchanged(before, "after DEL")
-	if left := e.podLinks(args); len(left) != 0 {
-		t.Errorf("left in the pod: %+v", left)
-	}
+	e.holdsNone(args)
 }
 
 func TestSelect(t *testing.T) {
@@ -115,7 +112,7 @@ func TestRefusals(t *testing.T) {
 	l, err := h.ByName("eth0")
 	must(t, err)
 	must(t, h.SetUp(l.Index))
-	must(t, h.EnsureRoute(l.Index, routing.Route{Dst: mustPrefix("0.0.0.0/0")}))
+	must(t, h.EnsureRoute(l.Index, routing.Route{Dst: netip.MustParsePrefix("0.0.0.0/0")}))
 	lying, pending, draining, gone := row(eniB, "lying"), row(eniB, "pending"), row(eniB, "draining"), row(eniB, "gone")
 	lying.MAC, lying.SubnetID = "02:00:00:00:00:99", "subnet-0000000b"
 	pending.Phase, pending.PCIAddress, pending.MAC = nodestate.PhasePending, "", ""
@@ -161,9 +158,7 @@ func TestRefusals(t *testing.T) {
 	t.Run("draining, but allocated by the kubelet", func(t *testing.T) {
 		e.inv.Devices = []nodestate.Device{draining}
 		e.writeInventory()
-		args := e.pod(with(sel("draining"), "deviceID", eniB.PCI))
-		e.add(args)
-		e.del(args)
+		e.roundTrip(with(sel("draining"), "deviceID", eniB.PCI))
 	})
 	t.Run("other boot", func(t *testing.T) {
 		e.inv.BootID = "another"
@@ -209,9 +204,7 @@ func TestHeld(t *testing.T) {
 	restarted.Args = first.Args
 	e.refused("ADD", restarted, 101, "this pod's earlier sandbox (container c1, interface net1)")
 	e.del(first)
-	second := e.pod(e.selectA())
-	e.add(second)
-	e.del(second)
+	e.roundTrip(e.selectA())
 }
 
 // TestEveryStep fails ADD before each of its steps, and kills it there. The node must be
@@ -226,35 +219,21 @@ func TestEveryStep(t *testing.T) {
 	conf["mtu"] = 1400
 	conf["routes"] = []any{map[string]any{"dst": "10.99.0.0/16"}}
 	conf["runtimeConfig"] = map[string]any{"CNIDeviceInfoFile": e.file("devinfo", "a.json")}
-	var steps []string
-	args := e.pod(conf)
-	_, err := run(&attach.Plugin{Before: func(s string) error { steps = append(steps, s); return nil }}, "ADD", args)
-	must(t, err)
-	e.del(args)
+	steps := e.stepsOfADD(conf)
 	want := []string{"intent", "ipam", "move", "mtu", "sysctls", "address", "address", "up", "route", "deviceInfo", "complete"}
 	if diff := cmp.Diff(want, steps); diff != "" {
 		t.Fatalf("steps of ADD (-want +got):\n%s", diff)
 	}
 	asBefore := func(what string) {
 		t.Helper()
-		if diff := cmp.Diff(before, e.snapshot()); diff != "" {
-			t.Errorf("%s: the node (-before +after):\n%s", what, diff)
-		}
+		e.unchanged(before, what)
 		if _, err := os.Stat(e.file("devinfo", "a.json")); err == nil {
 			t.Errorf("%s: the device-info file is left", what)
 		}
 	}
 	for i, name := range steps {
 		args := e.pod(conf)
-		n := 0
-		p := &attach.Plugin{Before: func(string) error {
-			if n++; n == i+1 {
-				return errors.New("injected")
-			}
-			return nil
-		}}
-		_, err := run(p, "ADD", args)
-		wantCode(t, err, 999, "injected", name)
+		e.fails(failing(i+1), "ADD", args, 999, "injected", name)
 		asBefore("failed before " + name)
 		e.del(args)
 
@@ -286,9 +265,7 @@ func TestEveryStep(t *testing.T) {
 	t.Run("killed ADD blocks nobody", func(t *testing.T) {
 		dead := e.pod(conf)
 		e.kill("ADD", 5, dead)
-		next := e.pod(conf)
-		e.add(next)
-		e.del(next)
+		e.roundTrip(conf)
 		e.del(dead)
 		asBefore("taken over")
 	})

@@ -32,7 +32,7 @@ func (c *call) check(ctx context.Context) error {
 	}
 	ns, err := link.OpenNetns(c.args.Netns)
 	if err != nil {
-		return &refusal.Error{Code: refusal.InvalidNetNS, Msg: "CNI_NETNS", Err: err}
+		return refusal.New(refusal.InvalidNetNS, "CNI_NETNS: %w", err)
 	}
 	defer ns.Close()
 	if r.BootID != c.presence.BootID || !ns.Same(r.Netns) {
@@ -78,7 +78,7 @@ func (c *call) previous() (*types100.Result, error) {
 	}
 	r, err := version.NewResult(c.cfg.CNIVersion, c.cfg.PrevResult)
 	if err != nil {
-		return nil, &refusal.Error{Code: refusal.Invalid, Msg: "prevResult", Err: err}
+		return nil, refusal.New(refusal.Invalid, "prevResult: %w", err)
 	}
 	return cniresult.From(r)
 }

@@ -27,8 +27,7 @@ func (c *call) del(ctx context.Context) error {
 		return c.delOtherVersion(ctx, err)
 	case errors.Is(err, nodestate.ErrCorrupt): // there was a record, which must not be forgotten
 		if _, _, err := c.findUnrecorded(); err != nil {
-			return &refusal.Error{Code: refusal.TryAgain, Msg: "the attachment's record is corrupt, and nothing else shows which device the pod has; repeat DEL",
-				Err: err}
+			return refusal.New(refusal.TryAgain, "the attachment's record is corrupt, and nothing else shows which device the pod has; repeat DEL: %w", err)
 		}
 		if err := errors.Join(c.delWithoutRecord(ctx), c.delUnrecordedIPAM(ctx)); err != nil {
 			return err

@@ -8,7 +8,6 @@ import (
 	"testing"
 
 	"github.com/containernetworking/cni/pkg/skel"
-	"github.com/google/go-cmp/cmp"
 
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
@@ -78,9 +77,7 @@ func TestDelWhateverHappened(t *testing.T) {
 				unknown := strings.NewReplacer("Up:true", "", "AcceptRA:0", "AcceptRA:1")
 				before, after = unknown.Replace(before), unknown.Replace(after)
 			}
-			if diff := cmp.Diff(before, after); diff != "" {
-				t.Errorf("the node after DEL (-before +after):\n%s", diff)
-			}
+			equal(t, before, after, "the node after DEL")
 		})
 	}
 }
@@ -130,9 +127,7 @@ func TestNameTakenMeanwhile(t *testing.T) {
 		t.Fatalf("restore records = %v, %v; want one", pending, err)
 	}
 	unsquat(t, "eth1")
-	next := e.pod(e.selectA()) // the next ADD mends it first
-	e.add(next)
-	e.del(next)
+	e.roundTrip(e.selectA()) // the next ADD mends it first
 	e.unchanged(before, "once the name is free")
 }
 
@@ -153,8 +148,6 @@ func TestLateLink(t *testing.T) {
 	late := eniA
 	late.PCI, late.Name = "", "dev7"
 	must(t, e.node.Attach(late))
-	next := e.pod(e.selectA())
-	e.add(next)
-	e.del(next)
+	e.roundTrip(e.selectA())
 	e.unchanged(before, "after the late return")
 }

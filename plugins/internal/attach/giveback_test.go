@@ -54,9 +54,7 @@ func TestCosmeticsHoldNoDevice(t *testing.T) {
 		if !e.owes(eniA.PCI) {
 			t.Fatal("nothing tells that the MTU is still owed")
 		}
-		next := e.pod(e.selectA())
-		e.add(next)
-		e.del(next)
+		e.roundTrip(e.selectA())
 	}
 	r, err := e.records().LoadRestore(device.PCIAddress(eniA.PCI))
 	must(t, err)
@@ -65,9 +63,7 @@ func TestCosmeticsHoldNoDevice(t *testing.T) {
 	}
 	r.Device.Link.MTU, r.Device.Link.Settings["group"] = 1500, "0"
 	must(t, e.records().SaveRestore(r))
-	last := e.pod(e.selectA())
-	e.add(last)
-	e.del(last)
+	e.roundTrip(e.selectA())
 	e.unchanged(before, "once the kernel takes it")
 }
 
@@ -97,9 +93,7 @@ func TestPFThatRefuses(t *testing.T) {
 	}
 	e.refused("ADD", e.pod(conf), 11, vf.PCI, "VF")
 	must(t, e.records().RemoveRestore(device.PCIAddress(vf.PCI)))
-	next := e.pod(conf)
-	e.add(next)
-	e.del(next)
+	e.roundTrip(conf)
 }
 
 // TestProgramOfThePod: an XDP program that may be of another netns stays on the device.
@@ -131,9 +125,7 @@ func TestProgramOfThePod(t *testing.T) {
 	e.del(args)
 	e.refused("ADD", e.pod(e.selectA()), 11, eniA.PCI, "program")
 	endTwin()
-	next := e.pod(e.selectA())
-	e.add(next) // now it is known, and removed
-	e.del(next)
+	e.roundTrip(e.selectA()) // now it is known, and removed
 	e.unchanged(before, "after all")
 	end()
 }

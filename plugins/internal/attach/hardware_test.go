@@ -34,9 +34,7 @@ func TestStackedLinksOfThePod(t *testing.T) {
 		return netlink.LinkAdd(&netlink.Macvlan{LinkAttrs: la, Mode: netlink.MACVLAN_MODE_BRIDGE})
 	}))
 	e.del(args)
-	if left := e.podLinks(args); len(left) != 0 {
-		t.Errorf("links left in the pod: %+v", left)
-	}
+	e.holdsNone(args)
 	e.unchanged(before, "after DEL")
 }
 
@@ -59,9 +57,7 @@ func TestMACOfVF(t *testing.T) {
 	if l, err := h.ByName("eth7"); err != nil || l.MAC.String() != assigned {
 		t.Errorf("the VF after DEL = %+v, %v; want it with MAC %s", l, err, assigned)
 	}
-	again := e.pod(map[string]any{"deviceID": vf.PCI})
-	e.add(again)
-	e.del(again)
+	e.roundTrip(map[string]any{"deviceID": vf.PCI})
 }
 
 func TestPFWithVFs(t *testing.T) {
@@ -127,11 +123,9 @@ func TestParentPulledOut(t *testing.T) {
 	conf := e.shared()
 	conf["delegate"], conf["ipam"] = map[string]any{"type": "vlan", "vlanId": 5}, map[string]any{"type": "odd"}
 	args := e.pod(conf)
-	_, err := run(p, "ADD", args)
-	must(t, err)
+	e.runs(p, "ADD", args)
 	must(t, e.node.Detach(nstest.ENI{PCI: "0000:00:0c.0", Name: "ens12"}))
-	_, err = run(p, "DEL", args)
-	must(t, err)
+	e.runs(p, "DEL", args)
 	if released != 1 {
 		t.Errorf("the address was released %d times, want once", released)
 	}

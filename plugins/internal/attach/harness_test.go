@@ -207,19 +207,63 @@ func (e *env) del(args *skel.CmdArgs) {
 	}
 }
 
-// succeeds runs a verb that must not fail.
-func (e *env) succeeds(name string, args *skel.CmdArgs) {
+// roundTrip gives a pod its attachment, and ends it.
+func (e *env) roundTrip(conf map[string]any) {
 	e.t.Helper()
-	if _, err := run(&attach.Plugin{}, name, args); err != nil {
+	args := e.pod(conf)
+	e.add(args)
+	e.del(args)
+}
+
+// runs runs a verb that must succeed.
+func (e *env) runs(p *attach.Plugin, name string, args *skel.CmdArgs) {
+	e.t.Helper()
+	if _, err := run(p, name, args); err != nil {
 		e.t.Fatalf("%s: %v", name, err)
 	}
 }
 
-// refused runs a verb that must fail with a code and some words.
+// fails runs a verb that must fail with a code and some words.
+func (e *env) fails(p *attach.Plugin, name string, args *skel.CmdArgs, code uint, words ...string) {
+	e.t.Helper()
+	_, err := run(p, name, args)
+	wantCode(e.t, err, code, words...)
+}
+
+func (e *env) succeeds(name string, args *skel.CmdArgs) {
+	e.t.Helper()
+	e.runs(&attach.Plugin{}, name, args)
+}
+
 func (e *env) refused(name string, args *skel.CmdArgs, code uint, words ...string) {
 	e.t.Helper()
-	_, err := run(&attach.Plugin{}, name, args)
-	wantCode(e.t, err, code, words...)
+	e.fails(&attach.Plugin{}, name, args, code, words...)
+}
+
+// failing returns a plugin whose verb fails before its nth step.
+func failing(n int) *attach.Plugin {
+	return &attach.Plugin{Before: func(string) error {
+		if n--; n == 0 {
+			return errors.New("injected")
+		}
+		return nil
+	}}
+}
+
+// stepsOfADD runs ADD and DEL, and returns the steps of ADD.
+func (e *env) stepsOfADD(conf map[string]any) (steps []string) {
+	e.t.Helper()
+	args := e.pod(conf)
+	e.runs(&attach.Plugin{Before: func(s string) error { steps = append(steps, s); return nil }}, "ADD", args)
+	e.del(args)
+	return steps
+}
+
+func equal(t *testing.T, want, got any, format string, args ...any) {
+	t.Helper()
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("%s (-want +got):\n%s", fmt.Sprintf(format, args...), diff)
+	}
 }
 
 func wantCode(t *testing.T, err error, code uint, words ...string) {
@@ -265,22 +309,24 @@ func (e *env) snapshot() string {
 
 func (e *env) unchanged(before, when string) {
 	e.t.Helper()
-	if diff := cmp.Diff(before, e.snapshot()); diff != "" {
-		e.t.Errorf("the node %s (-before +after):\n%s", when, diff)
-	}
+	equal(e.t, before, e.snapshot(), "%s: the node", when)
 }
 
 func (e *env) podLinks(args *skel.CmdArgs) []link.Link {
 	e.t.Helper()
-	ns, err := link.OpenNetns(args.Netns)
-	must(e.t, err)
-	defer ns.Close()
-	h, err := ns.Open()
-	must(e.t, err)
+	h := inNetns(e.t, args.Netns)
 	defer h.Close()
 	all, err := h.Links()
 	must(e.t, err)
 	return slices.DeleteFunc(all, func(l link.Link) bool { return l.Name == "lo" })
+}
+
+// holdsNone requires that no link but lo is in the pod.
+func (e *env) holdsNone(args *skel.CmdArgs, when ...any) {
+	e.t.Helper()
+	if left := e.podLinks(args); len(left) > 0 {
+		e.t.Errorf("%v: left in the pod: %+v", when, left)
+	}
 }
 
 // kill runs a verb in a child that kills itself before its nth step, and reports whether

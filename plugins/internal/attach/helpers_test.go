@@ -3,7 +3,6 @@ package attach_test
 import (
 	"bytes"
 	"encoding/json"
-	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,8 +16,6 @@ import (
 
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
 )
-
-func mustPrefix(s string) netip.Prefix { return netip.MustParsePrefix(s) }
 
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
@@ -38,13 +35,19 @@ func hostLinks(t *testing.T) *link.Handle {
 	return h
 }
 
-func inPod(t *testing.T, args *skel.CmdArgs, f func(*link.Handle, link.Link) error) {
+func inNetns(t *testing.T, path string) *link.Handle {
 	t.Helper()
-	ns, err := link.OpenNetns(args.Netns)
+	ns, err := link.OpenNetns(path)
 	must(t, err)
 	defer ns.Close()
 	h, err := ns.Open()
 	must(t, err)
+	return h
+}
+
+func inPod(t *testing.T, args *skel.CmdArgs, f func(*link.Handle, link.Link) error) {
+	t.Helper()
+	h := inNetns(t, args.Netns)
 	defer h.Close()
 	l, err := h.ByName(args.IfName)
 	must(t, err)

@@ -1,7 +1,6 @@
 package attach_test
 
 import (
-	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -107,13 +106,7 @@ func TestHostilePaths(t *testing.T) {
 		return
 	}
 	e := newEnv(t)
-	policy, err := json.Marshal(map[string]any{
-		"schemaVersion": 1, "binDir": e.path, "ipam": []string{"host-local"}, "dataDir": e.file("records"),
-		"inventory": e.file("inventory.json"), "sysfs": e.node.Sysfs,
-	})
-	must(t, err)
-	must(t, os.WriteFile(e.file("policy.json"), policy, 0o644))
-	p := &attach.Plugin{PolicyPath: e.file("policy.json")}
+	p := &attach.Plugin{PolicyPath: e.policyFile(nil)}
 	anywhere := e.file("anywhere")
 	for _, key := range []string{"dataDir", "DATADIR", "datadir", "DataDir", "data\u0044ir", "dataD\u0069r"} {
 		for _, value := range []string{anywhere, "anywhere", "./anywhere", "../anywhere", "x/../anywhere"} {
@@ -200,12 +193,7 @@ func TestHostileDeviceInfoFile(t *testing.T) {
 	const folder = "/run/k8s.cni.cncf.io/devinfo/cni"
 	e := newEnv(t)
 	must(t, os.MkdirAll(folder, 0o755))
-	policy, err := json.Marshal(map[string]any{
-		"schemaVersion": 1, "binDir": e.path, "dataDir": e.file("records"), "inventory": e.file("inventory.json"), "sysfs": e.node.Sysfs,
-	})
-	must(t, err)
-	must(t, os.WriteFile(e.file("policy.json"), policy, 0o644))
-	p := &attach.Plugin{PolicyPath: e.file("policy.json")}
+	p := &attach.Plugin{PolicyPath: e.policyFile(nil)}
 	pod := func(nodeENI string) (*skel.CmdArgs, func(file string)) {
 		conf := map[string]any{"select": map[string]any{"nodeENI": nodeENI}, "dataDir": nil, "inventory": nil, "sysfs": nil, "logFile": nil}
 		args := e.pod(conf)
@@ -218,8 +206,7 @@ func TestHostileDeviceInfoFile(t *testing.T) {
 	file := filepath.Join(folder, "shop-dataplane-"+victim.ContainerID+"_net1") // as Multus names it
 	must(t, os.WriteFile(file, []byte("of the device plugin"), 0o644))          // which Multus copies there before ADD
 	with(file)
-	_, err = run(p, "ADD", victim)
-	must(t, err)
+	e.runs(p, "ADD", victim)
 	info, err := os.ReadFile(file)
 	must(t, err)
 	if !strings.Contains(string(info), eniA.PCI) {
@@ -233,23 +220,18 @@ func TestHostileDeviceInfoFile(t *testing.T) {
 	}
 	thief, with := pod("b")
 	with(file)
-	_, err = run(p, "ADD", thief)
-	wantCode(t, err, 105, "CNIDeviceInfoFile", file, "leave it to Multus")
-	_, err = run(p, "DEL", thief)
-	must(t, err)
+	e.fails(p, "ADD", thief, 105, "CNIDeviceInfoFile", file, "leave it to Multus")
+	e.runs(p, "DEL", thief)
 	same("after a refused ADD and its DEL")
 	with(filepath.Join(folder, "shop-dataplane-"+thief.ContainerID+"_net1"))
-	_, err = run(p, "ADD", thief)
-	must(t, err)
+	e.runs(p, "ADD", thief)
 	path := e.file("records", thief.ContainerID+"-net1.json")
 	record, err := os.ReadFile(path)
 	must(t, err)
 	must(t, os.WriteFile(path, []byte(strings.ReplaceAll(string(record), "shop-dataplane-"+thief.ContainerID, "shop-dataplane-"+victim.ContainerID)), 0o600))
-	_, err = run(p, "DEL", thief)
-	must(t, err)
+	e.runs(p, "DEL", thief)
 	same("after the DEL of a record with its name")
-	_, err = run(p, "DEL", victim)
-	must(t, err)
+	e.runs(p, "DEL", victim)
 	if _, err := os.Stat(file); err == nil {
 		t.Error("the device info outlives its pod")
 	}

@@ -292,8 +292,7 @@ func TestSharersClearRoutes(t *testing.T) {
 		return cmp.Or(map[string]error{"routes": errors.New("injected")}[step])
 	}}
 	args := e.pod(conf)
-	_, err := run(fails, "ADD", args)
-	wantCode(t, err, types.ErrTryAgainLater, "injected", "cannot be removed now")
+	e.fails(fails, "ADD", args, types.ErrTryAgainLater, "injected", "cannot be removed now")
 	e.kill("ADD", 1, args) // before the routes
 	if left := byENI(t); len(left) != 1 {
 		t.Errorf("after an ADD that died before the routes: %q", left)

@@ -75,8 +75,7 @@ func TestIPAMSeesTheInterface(t *testing.T) {
 			args := e.pod(conf)
 			l := &looker{Exec: &invoke.DefaultExec{RawExec: &invoke.RawExec{}}, saw: map[string]bool{}, fail: fail}
 			p := &attach.Plugin{Exec: l}
-			_, err := run(p, "ADD", args)
-			must(t, err)
+			e.runs(p, "ADD", args)
 			if _, err := run(p, "DEL", args); (err != nil) != fail {
 				t.Errorf("%s: DEL: %v", typ, err)
 			}
@@ -84,12 +83,9 @@ func TestIPAMSeesTheInterface(t *testing.T) {
 				t.Errorf("%s: the interface was there on %v", typ, l.saw)
 			}
 			if fail { // the device is free all the same, and DEL is repeated
-				next := e.pod(e.selectA())
-				e.add(next)
-				e.del(next)
+				e.roundTrip(e.selectA())
 				l.fail = false
-				_, err := run(p, "DEL", args)
-				must(t, err)
+				e.runs(p, "DEL", args)
 			}
 			e.unchanged(before, "after DEL of "+typ)
 		}

@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/containernetworking/cni/pkg/skel"
-	"github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
@@ -67,16 +66,14 @@ func TestIPv6AsReference(t *testing.T) {
 	_, err := e.reference("ADD", theirs, map[string]any{"device": eniB.Name, "ipam": ipam})
 	must(t, err)
 	of := []string{"lo/disable_ipv6", "net1/disable_ipv6", "net1/keep_addr_on_down"}
-	if diff := cmp.Diff(sysctls(t, theirs.Netns, of...), sysctls(t, ours.Netns, of...)); diff != "" {
-		t.Errorf("sysctls (-reference +ours):\n%s", diff)
-	}
+	equal(t, sysctls(t, theirs.Netns, of...), sysctls(t, ours.Netns, of...), "sysctls")
 	own := netip.MustParseAddr("fd00:2::15")
 	must(t, nstest.Reach(t.Context(), ours.Netns, own, ours.Netns, own))
 	inPod(t, ours, func(in *link.Handle, l link.Link) error {
 		must(t, in.SetDown(l.Index))
 		must(t, in.SetUp(l.Index))
 		have, err := in.Addresses(l.Index)
-		if !slices.Contains(have, mustPrefix("fd00:2::15/64")) {
+		if !slices.Contains(have, netip.MustParsePrefix("fd00:2::15/64")) {
 			t.Errorf("addresses after down and up: %v", have)
 		}
 		return err

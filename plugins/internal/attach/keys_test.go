@@ -18,7 +18,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netlink"
 
-	"github.com/multi-eni/multi-eni-cni/pkg/link"
 	"github.com/multi-eni/multi-eni-cni/plugins/internal/attach"
 	"github.com/multi-eni/multi-eni-cni/plugins/internal/netconf"
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
@@ -191,7 +190,7 @@ func (e *env) observe(w way, exec *likeness, args *skel.CmdArgs) (seen string, a
 	err := w.verbs(p, &out).Add(args)
 	lines := []string{"error: " + fmt.Sprint(err), out.String(), exec.got}
 	added = err == nil
-	h := e.inNetns(args.Netns)
+	h := inNetns(e.t, args.Netns)
 	for _, l := range e.podLinks(args) {
 		if strings.HasPrefix(l.Name, "peer") {
 			continue
@@ -246,16 +245,6 @@ func (e *env) files() (out []string) {
 	return out
 }
 
-func (e *env) inNetns(path string) *link.Handle {
-	e.t.Helper()
-	ns, err := link.OpenNetns(path)
-	must(e.t, err)
-	defer ns.Close()
-	h, err := ns.Open()
-	must(e.t, err)
-	return h
-}
-
 // TestEveryKeyHasAnEffect: each accepted key has a visible effect or is refused, for every
 // way to get a device.
 func TestEveryKeyHasAnEffect(t *testing.T) {
@@ -271,7 +260,7 @@ func TestEveryKeyHasAnEffect(t *testing.T) {
 	e.inv.Devices = append(e.inv.Devices, dpdk, row(vf, "vf"))
 	for i := range e.inv.Devices {
 		e.inv.Devices[i].Addresses = []netip.Prefix{
-			mustPrefix("10.0.2.15/24"), mustPrefix("10.0.2.16/24"), mustPrefix("10.0.2.17/24"), mustPrefix("fd00:2::15/64"), mustPrefix("fd00:2::16/64"),
+			netip.MustParsePrefix("10.0.2.15/24"), netip.MustParsePrefix("10.0.2.16/24"), netip.MustParsePrefix("10.0.2.17/24"), netip.MustParsePrefix("fd00:2::15/64"), netip.MustParsePrefix("fd00:2::16/64"),
 		}
 	}
 	e.writeInventory()

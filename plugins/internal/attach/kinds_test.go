@@ -10,7 +10,6 @@ import (
 
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
-	"github.com/google/go-cmp/cmp"
 
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/plugins/internal/attach"
@@ -188,9 +187,7 @@ func TestKindsAreComplete(t *testing.T) {
 		rows = append(rows, kind)
 	}
 	slices.Sort(rows)
-	if diff := cmp.Diff(rows, all); diff != "" {
-		t.Errorf("kinds of files (-rows +nodestate):\n%s", diff)
-	}
+	equal(t, rows, all, "kinds of files")
 }
 
 // TestOtherVersionOfAnEarlierBoot: an attachment ends with its boot. DEL uses the netconf
@@ -204,9 +201,7 @@ func TestOtherVersionOfAnEarlierBoot(t *testing.T) {
 	must(t, os.MkdirAll(e.file("records"), 0o700))
 	path := e.file("records", args.ContainerID+"-net1.json")
 	must(t, os.WriteFile(path, []byte(`{"schemaVersion":2,"bootID":"earlier","device":{"pciAddress":"`+eniA.PCI+`"}}`), 0o600))
-	next := e.pod(e.selectA())
-	e.add(next)
-	e.del(next)
+	e.roundTrip(e.selectA())
 	e.del(args)
 	if _, err := os.Stat(path); err == nil {
 		t.Error("the record is still there")
@@ -232,9 +227,7 @@ func TestOtherVersionKeepsItsLeases(t *testing.T) {
 	if code := e.code("GC", &skel.CmdArgs{Path: e.path, StdinData: e.conf(conf)}); code != 0 {
 		t.Errorf("GC: code %d", code)
 	}
-	if diff := cmp.Diff(before, e.leases()); diff != "" {
-		t.Errorf("leases (-before +after GC):\n%s", diff)
-	}
+	equal(t, before, e.leases(), "leases")
 	must(t, os.WriteFile(path, whole, 0o600))
 	e.del(pod)
 }

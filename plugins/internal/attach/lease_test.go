@@ -2,7 +2,6 @@ package attach_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -81,9 +80,7 @@ func TestLease(t *testing.T) {
 	before := e.snapshot()
 	first, second, third := e.pod(conf), e.pod(conf), e.pod(conf)
 	r := e.add(first)
-	if diff := cmp.Diff([]string{"10.0.2.16/24", "fd00:2::16/64"}, addresses(r)); diff != "" {
-		t.Errorf("addresses (-want +got):\n%s", diff)
-	}
+	equal(t, []string{"10.0.2.16/24", "fd00:2::16/64"}, addresses(r), "addresses")
 	for _, ip := range r.IPs {
 		if ip.Interface == nil || r.Interfaces[*ip.Interface].Name != "net1" || r.Interfaces[*ip.Interface].Sandbox == "" {
 			t.Errorf("%s is of no interface of the pod: %+v", ip.Address.String(), r.Interfaces)
@@ -94,8 +91,8 @@ func TestLease(t *testing.T) {
 			t.Errorf("interface %+v", l)
 		}
 		for _, want := range []routing.Route{
-			{Dst: mustPrefix("10.0.0.0/16"), Gateway: netip.MustParseAddr("10.0.2.1")}, {Dst: mustPrefix("100.64.0.0/16"), Gateway: netip.MustParseAddr("10.0.2.1")},
-			{Dst: mustPrefix("0.0.0.0/0"), Gateway: netip.MustParseAddr("10.0.2.1"), Priority: 900}, {Dst: mustPrefix("10.77.0.0/16"),
+			{Dst: netip.MustParsePrefix("10.0.0.0/16"), Gateway: netip.MustParseAddr("10.0.2.1")}, {Dst: netip.MustParsePrefix("100.64.0.0/16"), Gateway: netip.MustParseAddr("10.0.2.1")},
+			{Dst: netip.MustParsePrefix("0.0.0.0/0"), Gateway: netip.MustParseAddr("10.0.2.1"), Priority: 900}, {Dst: netip.MustParsePrefix("10.77.0.0/16"),
 				Gateway: netip.MustParseAddr("10.0.2.9")},
 		} {
 			if ok, err := in.HasRoute(l.Index, want); !ok || err != nil {
@@ -104,7 +101,7 @@ func TestLease(t *testing.T) {
 		}
 		have, err := in.Addresses(l.Index)
 		for _, p := range []string{"10.0.2.16/24", "fd00:2::16/64"} {
-			if !slices.Contains(have, mustPrefix(p)) {
+			if !slices.Contains(have, netip.MustParsePrefix(p)) {
 				t.Errorf("%s is not on the interface: %v", p, have)
 			}
 		}
@@ -114,9 +111,7 @@ func TestLease(t *testing.T) {
 
 	e.add(second)
 	e.refused("ADD", third, 11, "all 2 ipv4 addresses", "2 leased, 0 cooling down", "assign more")
-	if diff := cmp.Diff([]string{"10.0.2.16=leased", "10.0.2.17=leased", "fd00:2::16=leased", "fd00:2::17=leased"}, e.leases()); diff != "" {
-		t.Errorf("leases (-want +got):\n%s", diff)
-	}
+	equal(t, []string{"10.0.2.16=leased", "10.0.2.17=leased", "fd00:2::16=leased", "fd00:2::17=leased"}, e.leases(), "leases")
 	e.del(first)
 	e.refused("ADD", third, 11, "1 leased, 1 cooling down; the next is free in")
 	e.refused("CHECK", withPrev(t, first, r), 3)
@@ -145,11 +140,7 @@ func TestLeaseEveryStep(t *testing.T) {
 	e := newEnv(t)
 	conf := e.sharing(map[string]any{"coolDown": 0}, "10.0.2.15/24", "10.0.2.16/24")
 	before := e.snapshot()
-	var steps []string
-	args := e.pod(conf)
-	_, err := run(&attach.Plugin{Before: func(s string) error { steps = append(steps, s); return nil }}, "ADD", args)
-	must(t, err)
-	e.del(args)
+	steps := e.stepsOfADD(conf)
 	if diff := cmp.Diff([]string{"intent", "lease", "delegate", "sysctls", "address", "up", "complete"}, steps); diff != "" {
 		t.Fatalf("steps of ADD (-want +got):\n%s", diff)
 	}
@@ -160,15 +151,8 @@ func TestLeaseEveryStep(t *testing.T) {
 		}
 	}
 	for i, name := range steps {
-		n := 0
 		args := e.pod(conf)
-		_, err := run(&attach.Plugin{Before: func(string) error {
-			if n++; n == i+1 {
-				return errors.New("injected")
-			}
-			return nil
-		}}, "ADD", args)
-		wantCode(t, err, 999, "injected", name)
+		e.fails(failing(i+1), "ADD", args, 999, "injected", name)
 		asBefore("failed before " + name)
 		if !e.kill("ADD", i+1, args) {
 			t.Fatalf("ADD ended before step %s", name)
@@ -197,7 +181,7 @@ func TestLeaseInParallel(t *testing.T) {
 	}
 	e := newEnv(t)
 	conf := e.sharing(map[string]any{}, "10.0.2.15/24")
-	e.inv.Devices[len(e.inv.Devices)-1].Prefixes = []netip.Prefix{mustPrefix("10.0.2.32/28")}
+	e.inv.Devices[len(e.inv.Devices)-1].Prefixes = []netip.Prefix{netip.MustParsePrefix("10.0.2.32/28")}
 	e.writeInventory()
 	binary, err := nstest.Binary("multi-eni")
 	must(t, err)
@@ -226,7 +210,7 @@ func TestLeaseInParallel(t *testing.T) {
 		t.Errorf("%d pods have an address: %v", len(got), got)
 	}
 	for a := range got {
-		if !mustPrefix("10.0.2.32/28").Contains(mustPrefix(a).Addr()) {
+		if !netip.MustParsePrefix("10.0.2.32/28").Contains(netip.MustParsePrefix(a).Addr()) {
 			t.Errorf("%s is not of the prefix", a)
 		}
 	}
@@ -248,7 +232,7 @@ func TestLeaseRefusals(t *testing.T) {
 	before := e.snapshot()
 	e.refused("ADD", e.pod(conf), 11, "has no ipv4 address for pods that share it", "assign secondary addresses or a prefix")
 	d := &e.inv.Devices[len(e.inv.Devices)-1]
-	d.Addresses = append(d.Addresses, mustPrefix("10.0.2.16/24"))
+	d.Addresses = append(d.Addresses, netip.MustParsePrefix("10.0.2.16/24"))
 	e.writeInventory()
 	asked := e.pod(conf)
 	asked.Args += ";IP=10.0.2.15"
@@ -285,7 +269,7 @@ func TestENIIPAMWithHostDevice(t *testing.T) {
 		return
 	}
 	e := newEnv(t)
-	e.inv.Devices[0].Addresses = []netip.Prefix{mustPrefix("10.0.2.15/24"), mustPrefix("10.0.2.16/24")}
+	e.inv.Devices[0].Addresses = []netip.Prefix{netip.MustParsePrefix("10.0.2.15/24"), netip.MustParsePrefix("10.0.2.16/24")}
 	e.writeInventory()
 	e.path = copyBinaries(t, e, "host-device")
 	before := e.snapshot()
@@ -298,7 +282,7 @@ func TestENIIPAMWithHostDevice(t *testing.T) {
 		t.Errorf("addresses %v of %+v", got, r)
 	}
 	inPod(t, args, func(in *link.Handle, l link.Link) error {
-		ok, err := in.HasRoute(l.Index, routing.Route{Dst: mustPrefix("10.9.0.0/16"), Gateway: netip.MustParseAddr("10.0.2.1")})
+		ok, err := in.HasRoute(l.Index, routing.Route{Dst: netip.MustParsePrefix("10.9.0.0/16"), Gateway: netip.MustParseAddr("10.0.2.1")})
 		if !ok || !l.Up {
 			t.Errorf("interface %+v, route there: %v", l, ok)
 		}
@@ -318,24 +302,18 @@ func TestLeasePolicy(t *testing.T) {
 	}
 	e := newEnv(t)
 	e.sharing(map[string]any{}, "10.0.2.15/24", "10.0.2.16/24")
-	must(t, os.WriteFile(e.file("policy.json"), fmt.Appendf(nil,
-		`{"schemaVersion":1,"binDir":%q,"delegates":["macvlan"],"ipam":["eni-ipam"],"dataDir":%q,"leaseDir":%q,"inventory":%q,"sysfs":%q}`,
-		e.path, e.file("records"), e.file("fixed"), e.file("inventory.json"), e.node.Sysfs), 0o600))
-	p := &attach.Plugin{PolicyPath: e.file("policy.json")}
+	p := &attach.Plugin{PolicyPath: e.policyFile(map[string]any{"leaseDir": e.file("fixed")})}
 	bare := map[string]any{"dataDir": nil, "inventory": nil, "sysfs": nil, "logFile": nil, "select": map[string]any{"nodeENI": "shared"},
 		"delegate": map[string]any{"type": "macvlan"}}
 	bare["ipam"] = map[string]any{"type": "eni-ipam", "dataDir": e.file("leases")}
-	_, err := run(p, "ADD", e.pod(bare))
-	wantCode(t, err, 105, "ipam.dataDir", "policy.json")
+	e.fails(p, "ADD", e.pod(bare), 105, "ipam.dataDir", "policy.json")
 	bare["ipam"] = map[string]any{"type": "eni-ipam"}
 	args := e.pod(bare)
-	_, err = run(p, "ADD", args)
-	must(t, err)
+	e.runs(p, "ADD", args)
 	if enis, err := leases.Dir(e.file("fixed")).ENIs(e.inv.BootID); err != nil || len(enis) != 1 {
 		t.Errorf("leases in the policy's folder: %v, %v", enis, err)
 	}
-	_, err = run(p, "DEL", args)
-	must(t, err)
+	e.runs(p, "DEL", args)
 
 	plain := e.pod(nil)
 	plain.StdinData = fmt.Appendf(nil, `{"cniVersion":"1.1.0","name":"plain","type":"macvlan","master":"ens12","ipam":{"type":"eni-ipam","dataDir":%q}}`,
@@ -355,14 +333,14 @@ func TestRetiring(t *testing.T) {
 	}
 	e := newEnv(t)
 	conf := e.sharing(map[string]any{}, "10.0.2.15/24", "10.0.2.16/24", "10.0.2.17/24")
-	e.inv.Devices[0].Addresses = []netip.Prefix{mustPrefix("10.0.2.25/24"), mustPrefix("10.0.2.26/24"), mustPrefix("10.0.2.27/24")}
+	e.inv.Devices[0].Addresses = []netip.Prefix{netip.MustParsePrefix("10.0.2.25/24"), netip.MustParsePrefix("10.0.2.26/24"), netip.MustParsePrefix("10.0.2.27/24")}
 	e.writeInventory()
 	retire := func(d nodestate.Device, address string) {
 		t.Helper()
 		l, err := leases.Dir(e.file("leases")).Lock(t.Context(), e.inv.BootID, d.ENIID)
 		must(t, err)
 		defer l.Close()
-		l.Retiring = []netip.Prefix{mustPrefix(address + "/32")}
+		l.Retiring = []netip.Prefix{netip.MustParsePrefix(address + "/32")}
 		must(t, l.Save())
 	}
 	retire(e.inv.Devices[len(e.inv.Devices)-1], "10.0.2.16")

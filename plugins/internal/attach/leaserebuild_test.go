@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -96,9 +97,7 @@ func TestSpoiltLeases(t *testing.T) {
 				t.Errorf("%s: the next pod gets %v beside %v and 10.0.2.18", what, got, taken)
 			}
 			for _, args := range []*skel.CmdArgs{next, dead, second, first} {
-				if _, err := run(&attach.Plugin{}, "DEL", args); err != nil {
-					t.Errorf("%s: last DEL: %v", what, err)
-				}
+				e.succeeds("DEL", args)
 			}
 			if held := e.held(); held != nil {
 				t.Errorf("%s: held after all DELs: %v", what, held)
@@ -152,7 +151,7 @@ func TestRebuildTwice(t *testing.T) {
 		must(t, os.Link(path, path+".corrupt")) // as a killed writer leaves it
 		l, err := d.Rebuild(t.Context(), boot, eni, func() ([]leases.Lease, error) {
 			return []leases.Lease{{
-				Address: mustPrefix("10.0.2.16/24").Addr(), State: leases.Held,
+				Address: netip.MustParsePrefix("10.0.2.16/24").Addr(), State: leases.Held,
 				AttachmentID: nodestate.AttachmentID{ContainerID: "c1", IfName: "net1"},
 			}}, nil
 		})

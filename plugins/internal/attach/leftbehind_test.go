@@ -89,9 +89,7 @@ func TestChildLeftBehindHoldsNothing(t *testing.T) {
 	conf["prevResult"] = result
 	check.StdinData = e.conf(conf)
 	for range 2 {
-		if _, err := run(&attach.Plugin{}, "CHECK", &check); err != nil {
-			t.Errorf("CHECK: %v", err)
-		}
+		e.succeeds("CHECK", &check)
 	}
 	e.kill("DEL", 3, args)
 	e.del(args)

@@ -33,9 +33,7 @@ func TestUserspaceDevice(t *testing.T) {
 	if i := got.Interfaces[0]; i.PciID != vfio.PCI || i.Mac != vfio.MAC || i.Name != "net1" || len(got.IPs) != 2 {
 		t.Errorf("result = %+v", got)
 	}
-	if links := e.podLinks(args); len(links) != 0 {
-		t.Errorf("links in the pod: %+v", links)
-	}
+	e.holdsNone(args)
 	data, err := os.ReadFile(info)
 	must(t, err)
 	var file struct {
@@ -138,9 +136,7 @@ func TestDelegateBinaryGone(t *testing.T) {
 	e.add(args)
 	must(t, os.Rename(filepath.Join(bin, "host-device"), filepath.Join(bin, "away")))
 	e.refused("DEL", args, 999, "host-device", "not found", "install it")
-	next := e.pod(e.selectA()) // the device and the address are free all the same
-	e.add(next)
-	e.del(next)
+	e.roundTrip(e.selectA()) // the device and the address are free all the same
 	must(t, os.Rename(filepath.Join(bin, "away"), filepath.Join(bin, "host-device")))
 	e.del(args)
 	e.unchanged(before, "after DEL")

@@ -107,16 +107,12 @@ func TestNameTakenOnTheWay(t *testing.T) {
 		return nil
 	}}, "DEL", args)
 	must(t, err)
-	if left := e.podLinks(args); len(left) != 0 {
-		t.Fatalf("left in the pod: %+v", left)
-	}
+	e.holdsNone(args)
 	if !e.owes(eniA.PCI) {
 		t.Error("nothing tells that the name is still owed")
 	}
 	unsquat(t, "eth1")
-	next := e.pod(e.selectA())
-	e.add(next)
-	e.del(next)
+	e.roundTrip(e.selectA())
 	e.unchanged(before, "once the name is free")
 }
 
@@ -144,10 +140,8 @@ func TestAltNamesOfThePod(t *testing.T) {
 		e.add(args)
 		addAltName(t, args, name)
 		e.del(args)
-		if left := e.podLinks(args); len(left) != 0 {
-			t.Errorf("altname %s: left in the pod: %+v", name, left)
-		}
-		e.same(t, before, "altname "+name)
+		e.holdsNone(args, name)
+		e.unchanged(before, "altname "+name)
 	}
 }
 
@@ -161,14 +155,10 @@ func TestAltNameTakenMeanwhile(t *testing.T) {
 	e.add(args)
 	squat(t, "ens6")
 	e.del(args)
-	if left := e.podLinks(args); len(left) != 0 {
-		t.Fatalf("left in the pod: %+v", left)
-	}
+	e.holdsNone(args)
 	unsquat(t, "ens6")
-	next := e.pod(e.selectA())
-	e.add(next)
-	e.del(next)
-	e.same(t, before, "once the altname is free")
+	e.roundTrip(e.selectA())
+	e.unchanged(before, "once the altname is free")
 }
 
 // TestNameOwedAcrossPods: the device gets its name back even if further pods had it while
@@ -183,12 +173,8 @@ func TestNameOwedAcrossPods(t *testing.T) {
 	e.add(args)
 	squat(t, "eth1")
 	e.del(args)
-	between := e.pod(e.selectA())
-	e.add(between)
-	e.del(between)
+	e.roundTrip(e.selectA())
 	unsquat(t, "eth1")
-	next := e.pod(e.selectA())
-	e.add(next)
-	e.del(next)
-	e.same(t, before, "once the name is free")
+	e.roundTrip(e.selectA())
+	e.unchanged(before, "once the name is free")
 }

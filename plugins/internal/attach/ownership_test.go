@@ -10,7 +10,6 @@ import (
 	"testing"
 
 	"github.com/containernetworking/cni/pkg/skel"
-	"github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
@@ -44,11 +43,7 @@ func give(t *testing.T, args *skel.CmdArgs, name string, altNames ...string) {
 // belongings describes all links of the pod, as far as multi-eni could change them.
 func (e *env) belongings(args *skel.CmdArgs) (out []string) {
 	e.t.Helper()
-	ns, err := link.OpenNetns(args.Netns)
-	must(e.t, err)
-	defer ns.Close()
-	h, err := ns.Open()
-	must(e.t, err)
+	h := inNetns(e.t, args.Netns)
 	defer h.Close()
 	all, err := h.Links()
 	must(e.t, err)
@@ -86,10 +81,8 @@ func TestOthersInterfaces(t *testing.T) {
 			before := e.belongings(args)
 			do()
 			e.del(args)
-			if diff := cmp.Diff(before, e.belongings(args)); diff != "" {
-				t.Errorf("%s, %s: the pod's own interfaces (-before +after):\n%s", way, when, diff)
-			}
-			e.same(t, node, way+", "+when)
+			equal(t, before, e.belongings(args), "%s, %s: the pod's own interfaces", way, when)
+			e.unchanged(node, way+", "+when)
 		}
 		for _, name := range []string{"net1", "alt-eth0"} {
 			args := e.pod(conf)
@@ -100,12 +93,7 @@ func TestOthersInterfaces(t *testing.T) {
 			args.IfName = name
 			untouched("it has "+name+" before ADD", args, func() { e.refused("ADD", args, 4, "already has an interface "+name) })
 		}
-		var steps []string
-		args := e.pod(conf)
-		_, err := run(&attach.Plugin{Before: func(s string) error { steps = append(steps, s); return nil }}, "ADD", args)
-		must(t, err)
-		e.del(args)
-		for i, step := range steps {
+		for i, step := range e.stepsOfADD(conf) {
 			if step == "move" || step == "delegate" || step == "intent" || step == "ipam" { // later the name is the attachment's
 				args := e.pod(conf)
 				give(t, args, "eth0")
@@ -127,7 +115,7 @@ func TestOthersInterfaces(t *testing.T) {
 				}
 			}
 		}
-		args = e.pod(conf)
+		args := e.pod(conf)
 		give(t, args, "eth0")
 		own := e.belongings(args)
 		e.add(args)
@@ -141,10 +129,8 @@ func TestOthersInterfaces(t *testing.T) {
 		inPodNamed(t, args, "net1", func(h *link.Handle, l link.Link) error {
 			return errors.Join(h.Rename(l.Index, "eth0"), h.SetUp(l.Index))
 		})
-		if diff := cmp.Diff(own, e.belongings(args)); diff != "" {
-			t.Errorf("%s, names exchanged: the pod's own interfaces (-before ADD +after DEL):\n%s", way, diff)
-		}
-		e.same(t, node, way+", names exchanged")
+		equal(t, own, e.belongings(args), "%s, names exchanged: the pod's own interfaces", way)
+		e.unchanged(node, way+", names exchanged")
 	}
 }
 
@@ -176,10 +162,8 @@ func TestRenamedByThePod(t *testing.T) {
 				})
 			}
 			e.del(args)
-			if left := e.podLinks(args); len(left) != 0 {
-				t.Errorf("%s: left in the pod: %+v", way, left)
-			}
-			e.same(t, node, way)
+			e.holdsNone(args, way)
+			e.unchanged(node, way)
 		}
 	}
 }
@@ -202,22 +186,17 @@ func TestNetnsUnderAnotherPath(t *testing.T) {
 		must(t, unix.Mount(args.Netns, other.Netns, "", unix.MS_BIND, ""))
 		must(t, nstest.DeleteNetns(args.Netns))
 		e.del(&other)
-		if left := e.podLinks(&other); len(left) != 0 {
-			t.Errorf("%s: left in the pod: %+v", way, left)
-		}
-		e.same(t, node, way)
+		e.holdsNone(&other, way)
+		e.unchanged(node, way)
 
 		args = e.pod(conf)
 		other.Netns = args.Netns + "-moved"
 		must(t, os.WriteFile(other.Netns, nil, 0o600))
 		must(t, unix.Mount(args.Netns, other.Netns, "", unix.MS_BIND, ""))
 		lost := at("complete", func() { must(t, nstest.DeleteNetns(args.Netns)) })
-		_, err := run(&attach.Plugin{Before: failAt("complete", lost)}, "ADD", args)
-		wantCode(t, err, 999, "injected")
-		if left := e.podLinks(&other); len(left) != 0 {
-			t.Errorf("%s: left in the pod by the undo: %+v", way, left)
-		}
-		e.same(t, node, way+", undone")
+		e.fails(&attach.Plugin{Before: failAt("complete", lost)}, "ADD", args, 999, "injected")
+		e.holdsNone(&other, way)
+		e.unchanged(node, way+", undone")
 	}
 }
 
@@ -244,9 +223,7 @@ func TestReusedNetnsPath(t *testing.T) {
 	lost := e.pod(e.selectA())
 	lost.Netns = living.Netns
 	e.del(lost)
-	if diff := cmp.Diff(own, e.belongings(living)); diff != "" {
-		t.Errorf("the living pod's interfaces (-before +after):\n%s", diff)
-	}
+	equal(t, own, e.belongings(living), "the living pod's interfaces")
 	e.succeeds("CHECK", withPrev(t, living, result))
 
 	// An unreadable record may be the owner's; a missing one is not.
@@ -255,12 +232,10 @@ func TestReusedNetnsPath(t *testing.T) {
 	must(t, err)
 	must(t, os.WriteFile(record, whole[:40], 0o600))
 	e.refused("DEL", lost, 999, "may be its owner's", record)
-	if diff := cmp.Diff(own, e.belongings(living)); diff != "" {
-		t.Errorf("beside a torn record (-before +after):\n%s", diff)
-	}
+	equal(t, own, e.belongings(living), "beside a torn record")
 	must(t, os.WriteFile(record, whole, 0o600))
 	e.del(living)
-	e.same(t, node, "after the living pod's DEL")
+	e.unchanged(node, "after the living pod's DEL")
 }
 
 // TestTwinOfTheDevice: a pod gives its own interface the MAC of an idle device. DEL
@@ -280,8 +255,6 @@ func TestTwinOfTheDevice(t *testing.T) {
 	})
 	own := e.belongings(args)
 	e.del(args)
-	if diff := cmp.Diff(own, e.belongings(args)); diff != "" {
-		t.Errorf("the pod's own interfaces (-before +after):\n%s", diff)
-	}
-	e.same(t, node, "after DEL")
+	equal(t, own, e.belongings(args), "the pod's own interfaces")
+	e.unchanged(node, "after DEL")
 }

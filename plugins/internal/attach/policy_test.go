@@ -20,30 +20,16 @@ func TestPolicy(t *testing.T) {
 	e := newEnv(t)
 	e.inv.Devices[1].AllowedNamespaces = []string{"core"}
 	e.writeInventory()
-	policy := map[string]any{
-		"schemaVersion": 1, "binDir": e.path, "delegates": []string{"macvlan"}, "ipam": []string{"host-local"},
-		"dataDir": e.file("records"), "inventory": e.file("inventory.json"), "sysfs": e.node.Sysfs, "logFile": e.file("log"),
-	}
-	data, err := json.Marshal(policy)
-	must(t, err)
-	file := e.file("policy.json")
-	must(t, os.WriteFile(file, data, 0o644))
-	p := &attach.Plugin{PolicyPath: file}
-	bare := map[string]any{"dataDir": nil, "inventory": nil, "sysfs": nil, "logFile": nil}
+	p := &attach.Plugin{PolicyPath: e.policyFile(map[string]any{"delegates": []string{"macvlan"}, "ipam": []string{"host-local"}})}
 	with := func(more map[string]any) *skel.CmdArgs {
-		conf := map[string]any{}
-		for _, m := range []map[string]any{bare, more} {
-			for k, v := range m {
-				conf[k] = v
-			}
-		}
+		conf := map[string]any{"dataDir": nil, "inventory": nil, "sysfs": nil, "logFile": nil}
+		maps.Copy(conf, more)
 		return e.pod(conf)
 	}
 	selA := map[string]any{"nodeENI": "a"}
 	refused := func(args *skel.CmdArgs, words ...string) {
 		t.Helper()
-		_, err := run(p, "ADD", args)
-		wantCode(t, err, 105, words...)
+		e.fails(p, "ADD", args, 105, words...)
 	}
 	for _, key := range []string{"dataDir", "inventory", "sysfs", "logFile"} {
 		refused(with(map[string]any{"select": selA, key: "/tmp/x"}), key, "/tmp/x", "remove the key")
@@ -57,13 +43,10 @@ func TestPolicy(t *testing.T) {
 
 	args := with(map[string]any{"select": selA})
 	args.Path = "/nonexistent" // CNI_PATH is the runtime's, the policy's folder holds
-	_, err = run(p, "ADD", args)
-	must(t, err)
-	_, err = run(p, "DEL", args)
-	must(t, err)
+	e.runs(p, "ADD", args)
+	e.runs(p, "DEL", args)
 	hostile := with(map[string]any{"select": selA, "ipam": map[string]any{"type": "host-local", "dataDir": "/proc/none"}})
-	_, err = run(p, "DEL", hostile)
-	must(t, err)
+	e.runs(p, "DEL", hostile)
 }
 
 // TestUnusablePolicy: an unusable policy allows nothing. DEL and GC fail if they cannot
@@ -73,18 +56,7 @@ func TestUnusablePolicy(t *testing.T) {
 		return
 	}
 	e := newEnv(t)
-	file := e.file("policy.json")
-	write := func(more map[string]any) {
-		policy := map[string]any{
-			"schemaVersion": 1, "binDir": e.path, "ipam": []string{"host-local"}, "dataDir": e.file("records"),
-			"inventory": e.file("inventory.json"), "sysfs": e.node.Sysfs,
-		}
-		maps.Copy(policy, more)
-		data, err := json.Marshal(policy)
-		must(t, err)
-		must(t, os.RemoveAll(file))
-		must(t, os.WriteFile(file, data, 0o644))
-	}
+	file := e.policyFile(nil)
 	p := &attach.Plugin{PolicyPath: file}
 	before := e.snapshot()
 	for name, tt := range map[string]struct {
@@ -94,32 +66,28 @@ func TestUnusablePolicy(t *testing.T) {
 		"writable by others": {func() error { return os.Chmod(file, 0o666) }, false},
 		"not JSON":           {func() error { return os.WriteFile(file, []byte("{"), 0o644) }, false},
 		"symlink":            {func() error { return errors.Join(os.Remove(file), os.Symlink("/dev/null", file)) }, false},
-		"unknown rule":       {func() error { write(map[string]any{"allow": 1}); return nil }, true},
-		"wrong type":         {func() error { write(map[string]any{"delegates": "all"}); return nil }, true},
-		"other version":      {func() error { write(map[string]any{"schemaVersion": 2}); return nil }, false},
+		"unknown rule":       {func() error { e.policyFile(map[string]any{"allow": 1}); return nil }, true},
+		"wrong type":         {func() error { e.policyFile(map[string]any{"delegates": "all"}); return nil }, true},
+		"other version":      {func() error { e.policyFile(map[string]any{"schemaVersion": 2}); return nil }, false},
 	} {
-		write(nil)
+		e.policyFile(nil)
 		bare := map[string]any{"select": map[string]any{"nodeENI": "a"}, "dataDir": nil, "inventory": nil, "sysfs": nil, "logFile": nil}
 		args, never := e.pod(bare), e.pod(bare)
-		_, err := run(p, "ADD", args)
-		must(t, err)
+		e.runs(p, "ADD", args)
 		held := e.snapshot()
 		must(t, tt.spoil())
-		_, err = run(p, "ADD", never)
-		wantCode(t, err, 105, "policy cannot be used")
+		e.fails(p, "ADD", never, 105, "policy cannot be used")
 		for _, args := range []*skel.CmdArgs{never, args} {
-			if _, err = run(p, "DEL", args); tt.knows {
-				must(t, err)
+			if tt.knows {
+				e.runs(p, "DEL", args)
 				continue
 			}
-			wantCode(t, err, 105, "policy cannot be used")
+			e.fails(p, "DEL", args, 105, "policy cannot be used")
 			e.unchanged(held, "after a DEL that failed, "+name)
-			_, err = run(p, "GC", args)
-			wantCode(t, err, 105, "policy cannot be used")
+			e.fails(p, "GC", args, 105, "policy cannot be used")
 		}
-		write(nil)
-		_, err = run(p, "DEL", args)
-		must(t, err)
+		e.policyFile(nil)
+		e.runs(p, "DEL", args)
 		e.unchanged(before, "after all DELs, "+name)
 	}
 }
@@ -134,6 +102,7 @@ func (e *env) policyFile(more map[string]any) string {
 	data, err := json.Marshal(policy)
 	must(e.t, err)
 	path := e.file("node-policy.json")
+	must(e.t, os.RemoveAll(path))
 	must(e.t, os.WriteFile(path, data, 0o644))
 	return path
 }

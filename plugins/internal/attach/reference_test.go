@@ -14,7 +14,6 @@ import (
 	"github.com/containernetworking/cni/pkg/skel"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/containernetworking/cni/pkg/version"
-	"github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netlink"
 
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
@@ -85,9 +84,7 @@ func TestReferenceCasesAreKnown(t *testing.T) {
 		}
 		slices.Sort(theirs)
 		slices.Sort(ours)
-		if diff := cmp.Diff(slices.Compact(theirs), ours); diff != "" {
-			t.Errorf("%s (-their cases +our table):\n%s", plugin, diff)
-		}
+		equal(t, slices.Compact(theirs), ours, "%s", plugin)
 	}
 }
 
@@ -219,9 +216,7 @@ func (e *env) caseDPDK(ver string) {
 	if result := e.life(ver, args); len(result.IPs) != 1 || result.IPs[0].Address.String() != "10.10.0.1/24" {
 		e.t.Errorf("ips %v", result.IPs)
 	}
-	if links := e.podLinks(args); len(links) != 0 {
-		e.t.Errorf("in the pod: %+v", links)
-	}
+	e.holdsNone(args)
 	e.del(args)
 	must(e.t, e.node.Detach(vfio))
 }
@@ -234,13 +229,9 @@ func (e *env) caseNameTaken(ver string) {
 	conflict := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: eniA.Name}}
 	must(e.t, netlink.LinkAdd(conflict))
 	e.del(args)
-	if links := e.podLinks(args); len(links) != 0 {
-		e.t.Errorf("in the pod after DEL: %+v", links)
-	}
+	e.holdsNone(args)
 	must(e.t, netlink.LinkDel(conflict))
-	next := e.pod(map[string]any{"select": map[string]any{"nodeENI": "a"}})
-	e.add(next)
-	e.del(next)
+	e.roundTrip(map[string]any{"select": map[string]any{"nodeENI": "a"}})
 	if l, err := netlink.LinkByName(eniA.Name); err != nil || l.Attrs().HardwareAddr.String() != eniA.MAC {
 		e.t.Errorf("%s in the host: %v, %v", eniA.Name, l, err)
 	}
@@ -257,9 +248,7 @@ func (e *env) caseSameNameInPod(ver string) {
 	before := e.podLinks(args)
 	e.sameDevice(args, e.life(ver, args), eniA.MAC)
 	e.del(args)
-	if diff := cmp.Diff(before, e.podLinks(args)); diff != "" {
-		e.t.Errorf("the pod's own interface (-before +after):\n%s", diff)
-	}
+	equal(e.t, before, e.podLinks(args), "the pod's own interface")
 }
 
 func hostLocal(e *env) map[string]any {
@@ -295,9 +284,7 @@ func sharedCase(typ, ifname string, ipam func(*env) map[string]any) func(*env, s
 			return err
 		})
 		e.del(args)
-		if links := e.podLinks(args); len(links) != 0 {
-			e.t.Errorf("in the pod after DEL: %+v", links)
-		}
+		e.holdsNone(args)
 	}
 }
 

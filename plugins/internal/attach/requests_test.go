@@ -1,7 +1,6 @@
 package attach_test
 
 import (
-	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -64,8 +63,7 @@ func TestRequestedMAC(t *testing.T) {
 	args = e.pod(other)
 	conf, _ = way{conf: other}.with(keyOfNetconf{"mac", "runtimeConfig", foreignMAC}, args.Args)
 	args.StdinData = e.conf(conf)
-	_, err := run(&attach.Plugin{Exec: &likeness{Exec: fake("none", nil).Exec, hostDevice: e.file("bin", "host-device")}}, "ADD", args)
-	wantCode(t, err, 102, foreignMAC, "delegate other gave")
+	e.fails(&attach.Plugin{Exec: &likeness{Exec: fake("none", nil).Exec, hostDevice: e.file("bin", "host-device")}}, "ADD", args, 102, foreignMAC, "delegate other gave")
 	e.unchanged(before, "a delegate that gives another MAC")
 }
 
@@ -91,14 +89,7 @@ func TestMTUBehindHostDevice(t *testing.T) {
 	e.unchanged(before, "after DEL")
 	for i, name := range steps {
 		args := e.pod(conf)
-		n := 0
-		_, err := run(&attach.Plugin{Before: func(string) error {
-			if n++; n == i+1 {
-				return errors.New("failed here")
-			}
-			return nil
-		}}, "ADD", args)
-		wantCode(t, err, 999, "failed here")
+		e.fails(failing(i+1), "ADD", args, 999, "injected")
 		e.unchanged(before, "failed before "+name)
 		if !e.kill("ADD", i+1, args) {
 			t.Fatalf("ADD has no step %d", i+1)

@@ -4,7 +4,6 @@ import (
 	"testing"
 
 	types100 "github.com/containernetworking/cni/pkg/types/100"
-	"github.com/google/go-cmp/cmp"
 
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
@@ -93,9 +92,7 @@ func TestResultsAsMultusPrintsThem(t *testing.T) {
 			if name == "exclusive, eni-ipam" || name == "DPDK, eni-ipam" || name == "host-device, eni-ipam" {
 				want.IPs = []string{"10.0.2.15", "fd00:2::15"}
 			}
-			if diff := cmp.Diff([]networkStatus{want}, networkStatuses(result)); diff != "" {
-				t.Errorf("network-status (-want +got):\n%s", diff)
-			}
+			equal(t, []networkStatus{want}, networkStatuses(result), "network-status")
 			e.del(args)
 		})
 	}

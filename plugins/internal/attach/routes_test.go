@@ -114,17 +114,13 @@ func (e *env) sameAsReference(s *scene, shared map[string]any) bool {
 		}
 		if refErr == nil {
 			compareResults(t, s, result, want)
-			if diff := cmp.Diff(tables(t, theirs.Netns), tables(t, ours.Netns)); diff != "" {
-				t.Errorf("the kernel's routes (-reference +ours):\n%s", diff)
-			}
+			equal(t, tables(t, theirs.Netns), tables(t, ours.Netns), "the kernel's routes")
 		}
 	} else if diff := cmp.Diff(before, tables(t, ours.Netns)); diff != "" {
 		t.Errorf("the pod's routes after a failed ADD (%v) (-before +after):\n%s", err, diff)
 	}
 	e.del(ours)
-	if diff := cmp.Diff(before, tables(t, ours.Netns)); diff != "" {
-		t.Errorf("the pod's routes after DEL (-before +after):\n%s", diff)
-	}
+	equal(t, before, tables(t, ours.Netns), "the pod's routes after DEL")
 	_, err = e.reference("DEL", theirs, conf)
 	must(t, err)
 	return !t.Failed()
@@ -132,9 +128,7 @@ func (e *env) sameAsReference(s *scene, shared map[string]any) bool {
 
 func compareResults(t *testing.T, s *scene, got, want *types100.Result) {
 	t.Helper()
-	if diff := cmp.Diff(want.IPs, got.IPs); diff != "" {
-		t.Errorf("ips (-reference +ours):\n%s", diff)
-	}
+	equal(t, want.IPs, got.IPs, "ips")
 	for i, r := range want.Routes { // as ConfigureIface fills it in for the kernel
 		if r.GW == nil {
 			if gw := s.filled(s.all()[i]).GW; gw != "" {
@@ -148,9 +142,7 @@ func compareResults(t *testing.T, s *scene, got, want *types100.Result) {
 		}
 		return lines
 	}
-	if diff := cmp.Diff(text(want), text(got)); diff != "" {
-		t.Errorf("routes (-reference +ours):\n%s", diff)
-	}
+	equal(t, text(want), text(got), "routes")
 }
 
 func (e *env) holds(args *skel.CmdArgs, result *types100.Result) {
@@ -186,7 +178,7 @@ func TestTwoNetworksOneDestination(t *testing.T) {
 	shared := e.sharing(map[string]any{"routes": []any{map[string]any{"dst": "vpc"}}}, "10.0.4.15/24", "10.0.4.16/24")
 	for i, a := range []string{"10.0.2.15/24", "10.0.3.15/24"} {
 		d := &e.inv.Devices[i]
-		d.Addresses, d.VPCCIDRs = []netip.Prefix{mustPrefix(a)}, []netip.Prefix{mustPrefix("10.100.0.0/16")}
+		d.Addresses, d.VPCCIDRs = []netip.Prefix{netip.MustParsePrefix(a)}, []netip.Prefix{netip.MustParsePrefix("10.100.0.0/16")}
 	}
 	e.inv.Devices[2].VPCCIDRs = e.inv.Devices[0].VPCCIDRs
 	e.writeInventory()
@@ -221,16 +213,12 @@ func TestTwoNetworksOneDestination(t *testing.T) {
 		return out
 	}
 	for _, args := range slices.Backward(all) {
-		if diff := cmp.Diff(want, leading()); diff != "" {
-			t.Errorf("routes (-want +got):\n%s", diff)
-		}
+		equal(t, want, leading(), "routes")
 		e.succeeds("CHECK", args)
 		e.del(args)
 		want = want[1:]
 	}
-	if diff := cmp.Diff(before, tables(t, first.Netns)); diff != "" {
-		t.Errorf("the pod's routes after all DELs (-before +after):\n%s", diff)
-	}
+	equal(t, before, tables(t, first.Netns), "the pod's routes after all DELs")
 }
 
 // TestRouteRefusals: a route that conflicts with another is refused with the destination
@@ -294,9 +282,7 @@ func TestRouteKeys(t *testing.T) {
 		}
 		return err
 	}))
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("routes (-want +got):\n%s", diff)
-	}
+	equal(t, want, got, "routes")
 	if len(result.Routes) != 5 {
 		t.Errorf("the result has %v", result.Routes)
 	}

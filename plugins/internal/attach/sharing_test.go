@@ -136,7 +136,7 @@ func TestLeaseFromPrefixes(t *testing.T) {
 	}
 	e := newEnv(t)
 	conf := e.sharing(map[string]any{"families": []string{"ipv4", "ipv6"}}, "10.0.2.15/24", "fd00:2::15/64")
-	e.inv.Devices[len(e.inv.Devices)-1].Prefixes = []netip.Prefix{mustPrefix("10.0.2.32/28"), mustPrefix("fd00:2:0:0:1::/80")}
+	e.inv.Devices[len(e.inv.Devices)-1].Prefixes = []netip.Prefix{netip.MustParsePrefix("10.0.2.32/28"), netip.MustParsePrefix("fd00:2:0:0:1::/80")}
 	e.writeInventory()
 	for _, want := range [][]string{{"10.0.2.32/24", "fd00:2:0:0:1::/64"}, {"10.0.2.33/24", "fd00:2::1:0:0:1/64"}} {
 		args := e.pod(conf)
@@ -147,12 +147,12 @@ func TestLeaseFromPrefixes(t *testing.T) {
 		inPod(t, args, func(in *link.Handle, l link.Link) error {
 			have, err := in.Addresses(l.Index)
 			for _, p := range want {
-				if !slices.Contains(have, mustPrefix(p)) {
+				if !slices.Contains(have, netip.MustParsePrefix(p)) {
 					t.Errorf("%s is not on the interface: %v", p, have)
 				}
 			}
 			for _, dst := range []string{"0.0.0.0/0", "10.0.0.0/16"} {
-				if ok, herr := in.HasRoute(l.Index, routing.Route{Dst: mustPrefix(dst), Gateway: netip.MustParseAddr("10.0.2.1")}); ok || herr != nil {
+				if ok, herr := in.HasRoute(l.Index, routing.Route{Dst: netip.MustParsePrefix(dst), Gateway: netip.MustParseAddr("10.0.2.1")}); ok || herr != nil {
 					t.Errorf("route to %s: %v, %v", dst, ok, herr)
 				}
 			}
@@ -182,14 +182,12 @@ func TestAloneAfterSharing(t *testing.T) {
 	e := newEnv(t)
 	conf := e.sharing(map[string]any{}, "10.0.2.15/24", "10.0.2.16/24", "10.0.2.17/24")
 	d := &e.inv.Devices[len(e.inv.Devices)-1]
-	d.Prefixes = []netip.Prefix{mustPrefix("10.0.2.32/28"), mustPrefix("10.0.2.48/28")}
+	d.Prefixes = []netip.Prefix{netip.MustParsePrefix("10.0.2.32/28"), netip.MustParsePrefix("10.0.2.48/28")}
 	e.writeInventory()
-	sharer := e.pod(conf)
-	e.add(sharer)
-	e.del(sharer)
+	e.roundTrip(conf)
 	l, err := leases.Dir(e.file("leases")).Lock(t.Context(), e.inv.BootID, d.ENIID)
 	must(t, err)
-	l.Retiring = []netip.Prefix{mustPrefix("10.0.2.48/28")}
+	l.Retiring = []netip.Prefix{netip.MustParsePrefix("10.0.2.48/28")}
 	must(t, l.Save())
 	l.Close()
 
@@ -237,23 +235,17 @@ func TestAloneBesideLeases(t *testing.T) {
 
 	sharer := plain()
 	must(t, ipam("ADD", sharer))
-	_, err := run(p, "ADD", alone)
-	wantCode(t, err, 101, "pod shop/pod-"+sharer.ContainerID, "10.0.2.16")
+	e.fails(p, "ADD", alone, 101, "pod shop/pod-"+sharer.ContainerID, "10.0.2.16")
 	must(t, nstest.DeleteNetns(sharer.Netns)) // a dead one holds nothing
-	_, err = run(p, "ADD", alone)
-	must(t, err)
-	err = ipam("ADD", plain())
-	wantCode(t, err, 101, "pod shop/pod-"+alone.ContainerID)
+	e.runs(p, "ADD", alone)
+	wantCode(t, ipam("ADD", plain()), 101, "pod shop/pod-"+alone.ContainerID)
 	must(t, ipam("DEL", sharer))
-	_, err = run(p, "DEL", alone)
-	must(t, err)
+	e.runs(p, "DEL", alone)
 	next := plain()
 	must(t, ipam("ADD", next))
 	must(t, ipam("DEL", next))
-	_, err = run(p, "ADD", alone)
-	must(t, err)
-	_, err = run(p, "DEL", alone)
-	must(t, err)
+	e.runs(p, "ADD", alone)
+	e.runs(p, "DEL", alone)
 }
 
 // TestAllocatedByTheKubelet: a device of the device plugin goes only to the pod to which
@@ -277,9 +269,7 @@ func TestAllocatedByTheKubelet(t *testing.T) {
 			}
 		}
 	}
-	args := e.pod(map[string]any{"select": map[string]any{"nodeENI": "a"}, "deviceID": d.PCIAddress})
-	e.add(args)
-	e.del(args)
+	e.roundTrip(map[string]any{"select": map[string]any{"nodeENI": "a"}, "deviceID": d.PCIAddress})
 	other := e.pod(map[string]any{"select": map[string]any{"subnetID": d.SubnetID}}) // the device that is not allocated
 	if r := e.add(other); r.Interfaces[0].PciID != eniB.PCI {
 		t.Errorf("got %s, want %s", r.Interfaces[0].PciID, eniB.PCI)
@@ -319,22 +309,16 @@ func TestOneModePerDevice(t *testing.T) {
 		{m{"type": "vlan", "vlanId": 5}, m{"type": "vlan", "vlanId": 5}, "VLAN 5"},
 	} {
 		first, second := pod(tt.first), pod(tt.second)
-		_, err := run(p, "ADD", first)
-		must(t, err)
-		_, err = run(p, "ADD", second)
-		if tt.says == "" {
-			must(t, err)
-		} else {
-			wantCode(t, err, 102, "pod-"+first.ContainerID, tt.says)
-		}
-		_, err = run(p, "DEL", first)
-		must(t, err)
+		e.runs(p, "ADD", first)
 		if tt.says != "" {
-			_, err = run(p, "ADD", second) // the first one's choice has gone with it
-			must(t, err)
+			e.fails(p, "ADD", second, 102, "pod-"+first.ContainerID, tt.says)
+			e.runs(p, "DEL", first) // and its choice goes with it
+			e.runs(p, "ADD", second)
+		} else {
+			e.runs(p, "ADD", second)
+			e.runs(p, "DEL", first)
 		}
-		_, err = run(p, "DEL", second)
-		must(t, err)
+		e.runs(p, "DEL", second)
 	}
 }
 
@@ -375,8 +359,7 @@ func TestFirstChoosesAlone(t *testing.T) {
 			t.Errorf("modes that pods got at once: %v", got)
 		}
 		for _, args := range pods {
-			_, err := run(&attach.Plugin{Exec: fake("ipvlan", made)}, "DEL", args)
-			must(t, err)
+			e.runs(&attach.Plugin{Exec: fake("ipvlan", made)}, "DEL", args)
 		}
 	}
 }

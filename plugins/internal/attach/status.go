@@ -19,7 +19,7 @@ func ready(check verb) verb {
 			err = check(c, ctx)
 		}
 		if err != nil {
-			return &refusal.Error{Code: refusal.NotAvailable, Msg: "not ready", Err: err}
+			return refusal.New(refusal.NotAvailable, "not ready: %w", err)
 		}
 		return nil
 	}

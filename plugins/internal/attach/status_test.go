@@ -139,6 +139,5 @@ func (e *env) status(t *testing.T) {
 		}
 	}
 	must(t, os.WriteFile(e.file("policy.json"), []byte("{"), 0o644))
-	_, err := run(&attach.Plugin{PolicyPath: e.file("policy.json")}, "STATUS", shared())
-	wantCode(t, err, 50, "policy cannot be used")
+	e.fails(&attach.Plugin{PolicyPath: e.file("policy.json")}, "STATUS", shared(), 50, "policy cannot be used")
 }

@@ -26,8 +26,7 @@ func From(r types.Result) (*types100.Result, error) {
 	return out, nil
 }
 
-// InVersion converts a result to a version of the CNI spec. Versions before 0.3.0 need an
-// address in it.
+// InVersion converts a result to a CNI version. Versions before 0.3.0 need an address in it.
 func InVersion(result *types100.Result, version string) (types.Result, error) {
 	versioned, err := result.GetAsVersion(version)
 	if err != nil {
@@ -45,8 +44,7 @@ func Recorded(a nodestate.Attachment) (*types100.Result, error) {
 	return &result, nil
 }
 
-// FindInterface returns the index of the container's interface of that name; -1 if the
-// result does not list it.
+// FindInterface returns the index of the container's interface of that name; -1 for none.
 func FindInterface(result *types100.Result, name string) int {
 	return slices.IndexFunc(result.Interfaces, func(i *types100.Interface) bool { return i.Sandbox != "" && i.Name == name })
 }
@@ -66,8 +64,8 @@ func AddRoutes(result *types100.Result, routes []netconf.Route) {
 	}
 }
 
-// FillGateways completes routes without a gateway. Like the reference plugins, it takes
-// the gateway of the first address of the family, unless the scope needs none.
+// FillGateways gives routes without a gateway that of the first address of their family, like
+// the reference plugins, unless the scope needs none.
 func FillGateways(result *types100.Result) {
 	gateways := map[bool]net.IP{}
 	for _, ip := range result.IPs {

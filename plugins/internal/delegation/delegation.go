@@ -22,19 +22,16 @@ import (
 // ErrNoBinary says that a plugin's binary is in none of its folders.
 var ErrNoBinary = errors.New("plugin binary not found")
 
-// Runner runs other plugins for one call. All fields but Policy, Intent and Exec are
-// needed.
+// Runner runs other plugins for one call. All fields but Policy, Intent and Exec are needed.
 type Runner struct {
 	Config *netconf.Config
 	Policy *netconf.Policy
 	Args   *skel.CmdArgs
 	Log    *logrus.Entry
-	// Folder is one of multi-eni's own, writable.
-	Folder string
+	Folder string // writable, and multi-eni's own
 	// Intent is the record of the running ADD; nil in other verbs, and before it exists.
 	Intent *nodestate.Record
-	// Exec runs the binaries; nil runs them as processes.
-	Exec invoke.Exec
+	Exec   invoke.Exec // nil runs processes
 }
 
 // Own returns the environment of plugins for the call's own attachment.
@@ -42,8 +39,8 @@ func (r *Runner) Own() invoke.Args {
 	return invoke.Args{ContainerID: r.Args.ContainerID, IfName: r.Args.IfName, NetNS: r.Args.Netns, PluginArgsStr: r.Args.Args, Path: r.folders()}
 }
 
-// Recorded is Own for a recorded attachment. Plugins are looked for in
-// ADD's folders first, then in the call's.
+// Recorded is Own for a recorded attachment. Find looks in ADD's folders first, then in the
+// call's.
 func (r *Runner) Recorded(a nodestate.Attachment) invoke.Args {
 	return invoke.Args{ContainerID: a.ContainerID, IfName: a.IfName, NetNS: a.Netns.Path, PluginArgsStr: a.Args, Path: a.Path + ":" + r.folders()}
 }
@@ -77,8 +74,8 @@ func (r *Runner) FindAll() error {
 	return nil
 }
 
-// Plugins returns the netconf's delegate and IPAM plugin with netconfs for STATUS and GC,
-// which concern no device. There are none if ADD would refuse the netconf.
+// Plugins returns the delegate and the IPAM plugin with netconfs for STATUS and GC, which concern
+// no device; none if ADD would refuse the netconf.
 func (r *Runner) Plugins() []*nodestate.Delegation {
 	var out []*nodestate.Delegation
 	if r.Config.Refused != nil || r.Policy.Check(r.Config) != nil {
@@ -132,10 +129,9 @@ func (r *Runner) Run(ctx context.Context, command string, d *nodestate.Delegatio
 	return nil
 }
 
-// Check runs CHECK with the runtime's prevResult, which the spec demands, without the
-// keys that multi-eni has checked: routes, and addresses unless the plugin is an IPAM
-// plugin. The reference plugins look for routes in the main table only, from where sbr
-// moves them.
+// Check runs CHECK with the runtime's prevResult, as the spec demands, but without the keys that
+// multi-eni has checked: the reference plugins look for routes only in the main table, from
+// where sbr moves them.
 func (r *Runner) Check(ctx context.Context, d *nodestate.Delegation, i invoke.Args, checked []string) error {
 	var fields map[string]json.RawMessage
 	if err := json.Unmarshal(r.Config.PrevResult, &fields); err != nil {

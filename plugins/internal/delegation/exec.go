@@ -20,12 +20,12 @@ import (
 )
 
 const (
-	// busyTries bounds the attempts, busyWait apart, to start a plugin while its file is
-	// being written. libcni does the same.
+	// busyTries bounds the attempts, busyWait apart, to start a plugin whose file is being
+	// written, as in libcni.
 	busyTries = 6
 	busyWait  = time.Second
-	// leftBehindWait bounds the wait for output after a plugin has exited and left a
-	// process behind that keeps its output open.
+	// leftBehindWait bounds the wait for output that a plugin's child keeps open after the
+	// plugin has exited.
 	leftBehindWait = 500 * time.Millisecond
 )
 
@@ -34,21 +34,21 @@ const (
 type pluginExec struct {
 	version.PluginDecoder
 	stderr io.Writer
-	// folder is where the removed folder is created first. The daemon's container, in
-	// which it runs an orphan's DEL, can write nowhere else.
+	// folder is the first choice for the removed folder. The daemon's container, in which it
+	// runs an orphan's DEL, can write nowhere else.
 	folder string
-	// intent is the record of the ADD that runs the plugins; nil in other verbs. If this
-	// process is killed, the record stays locked until its plugin ends.
+	// intent is the running ADD's record; nil in other verbs. The plugin keeps it locked if this
+	// process is killed.
 	intent *nodestate.Record
 }
 
-// FindInPath finds a plugin's file.
+// FindInPath is invoke.FindInPath.
 func (*pluginExec) FindInPath(plugin string, paths []string) (string, error) {
 	return invoke.FindInPath(plugin, paths)
 }
 
-// ExecPlugin runs a plugin and returns its standard output. An error of the plugin is a
-// *types.Error, with the code and text that it printed, if any.
+// ExecPlugin returns a plugin's standard output. A plugin's error is a *types.Error, with the code
+// and text that it printed, if any.
 func (e *pluginExec) ExecPlugin(ctx context.Context, path string, stdin []byte, environ []string) ([]byte, error) {
 	dir, err := nowhere(e.folder)
 	if err != nil {
@@ -91,7 +91,7 @@ func (e *pluginExec) run(cmd *exec.Cmd) error {
 	return cmd.Run()
 }
 
-// wait waits for d and reports true, or false if ctx ended first.
+// wait reports false if ctx ends before d is over.
 func wait(ctx context.Context, d time.Duration) bool {
 	select {
 	case <-ctx.Done():
@@ -101,8 +101,7 @@ func wait(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// nowhere opens a removed folder, created in ours or else in the usual places. The
-// caller closes it.
+// nowhere opens a removed folder, created in ours or else in the usual places.
 func nowhere(ours string) (*os.File, error) {
 	var errs []error
 	for _, in := range []string{ours, "/run", os.TempDir()} {
@@ -117,8 +116,7 @@ func nowhere(ours string) (*os.File, error) {
 	return nil, fmt.Errorf("make an empty folder: %w", errors.Join(errs...))
 }
 
-// pluginError returns the error that a plugin printed, or one with its exit status and
-// output.
+// pluginError returns a plugin's printed error, or one with its exit status and output.
 func pluginError(err error, stdout, stderr []byte) error {
 	var printed types.Error
 	switch {

@@ -1,10 +1,9 @@
 // Package dispatch runs a CNI plugin as a process: it reads the environment and standard
 // input, calls a verb, and prints the verb's error.
 //
-// It replaces skel.PluginMainFuncs, which checks the netconf's version and name before
-// every verb. A runtime calls DEL after each failed ADD with the same text, so DEL of a
-// refused netconf would never succeed. Here each verb decides how much of the text it
-// needs.
+// skel.PluginMainFuncs would refuse a netconf with a bad version or name before any verb, so
+// the DEL after a refused ADD would never succeed. Here each verb decides how much of the
+// netconf it needs.
 package dispatch
 
 import (
@@ -22,21 +21,19 @@ import (
 	"github.com/containernetworking/cni/pkg/version"
 
 	"github.com/multi-eni/multi-eni-cni/pkg/buildinfo"
+	"github.com/multi-eni/multi-eni-cni/plugins/internal/steps"
 )
 
 // Program is a plugin and its environment. All fields are needed.
 type Program struct {
-	// Name and the error's code begin every message. Users see the code nowhere else,
-	// neither in Events nor in a runtime's log.
+	// Name and the error's code begin every message: neither Events nor a runtime's log show the
+	// code.
 	Name string
 	// Version and Commit are set by the linker (see buildinfo.Of).
 	Version, Commit string
-	// Verbs are called with the arguments of CNI. An error other than *types.Error gets
-	// the code 999.
-	Verbs skel.CNIFuncs
+	Verbs           skel.CNIFuncs // an error other than *types.Error gets the code 999
 
-	// Args is the command line without the program. Only people give arguments.
-	Args           []string
+	Args           []string // without the program; only people give arguments
 	Getenv         func(string) string
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer
@@ -44,8 +41,8 @@ type Program struct {
 
 // Main runs a plugin with this process's environment and returns its exit code.
 func Main(name, binaryVersion, commit string, verbs skel.CNIFuncs) int {
-	p := Program{Name: name, Version: binaryVersion, Commit: commit, Verbs: verbs, Args: os.Args[1:], Getenv: os.Getenv, Stdin: os.Stdin, Stdout: os.Stdout,
-		Stderr: os.Stderr}
+	steps.GrowStack(0)
+	p := Program{name, binaryVersion, commit, verbs, os.Args[1:], os.Getenv, os.Stdin, os.Stdout, os.Stderr}
 	return p.Run()
 }
 
@@ -68,8 +65,8 @@ func (p *Program) Run() int {
 	return 1
 }
 
-// Message returns an error's text with program and code in front. It removes both from the
-// text of plugins of this module that the program has run.
+// Message returns an error's text with program and code in front. It removes both from the text of
+// this module's plugins that the program has run.
 func Message(program string, code uint, msg string) string {
 	for _, name := range []string{"multi-eni", "eni-ipam"} {
 		msg = strings.ReplaceAll(msg, prefix(name, code), "")
@@ -129,8 +126,7 @@ func (p *Program) run() error {
 	return v.call(args)
 }
 
-// check refuses an environment without the verb's variables, or with an impossible
-// container or interface.
+// check refuses missing variables, and an invalid container or interface.
 func (p *Program) check(v verb, args *skel.CmdArgs) error {
 	missing := slices.DeleteFunc(slices.Clone(v.needs), func(name string) bool { return p.Getenv(name) != "" })
 	if len(missing) > 0 {

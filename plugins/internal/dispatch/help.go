@@ -9,8 +9,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/buildinfo"
 )
 
-// byHand answers a person who runs the plugin with an argument, and reports whether there
-// is one. A runtime passes no argument, and sets CNI_COMMAND.
+// byHand answers a person who gives an argument, and reports whether there is one. A runtime
+// gives none, and sets CNI_COMMAND.
 func (p *Program) byHand() (answered bool, err error) {
 	if len(p.Args) == 0 || p.Getenv("CNI_COMMAND") != "" {
 		return false, nil

@@ -2,7 +2,6 @@ package hold
 
 import (
 	"errors"
-	"fmt"
 	"io/fs"
 
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
@@ -59,8 +58,7 @@ func (f *Fit) checkUserspace(pci device.PCIAddress, fn sysfs.PCIFunction) error 
 	d := f.Config.Delegate
 	if d != nil && (d.Shared || d.NeedsLink()) {
 		return refusal.New(refusal.Unsupported, "delegate %s needs a kernel interface, but device %s is bound to %s; "+
-			"leave the delegate out, or select a kernel device",
-			d.Type, pci, fn.Driver)
+			"leave the delegate out, or select a kernel device", d.Type, pci, fn.Driver)
 	}
 	return f.checkDelegate(pci, fn)
 }
@@ -99,8 +97,7 @@ func (f *Fit) routed(cand selection.Candidate, l link.Link) (routed bool, err er
 	}
 	if cand.Row == nil {
 		return true, refusal.New(refusal.Unsupported, "device %s (%s) carries the host's %s in the main table, and no NodeENI declares it, "+
-			"so it may be the primary ENI; "+
-			"declare it by a NodeENI, or remove that route", cand.PCI, l.Name, own[0])
+			"so it may be the primary ENI; declare it by a NodeENI, or remove that route", cand.PCI, l.Name, own[0])
 	}
 	if only, yes := all.Only(l.Index); yes {
 		return true, refusal.New(refusal.Unsupported, "device %s (%s) carries the host's only %s in the main table, and the node would lose it; "+
@@ -144,9 +141,8 @@ func (h *Holder) clearRoutes(cand selection.Candidate, l link.Link) error {
 		return err
 	})
 	if err != nil { // the daemon repeats it
-		return &refusal.Error{Code: refusal.TryAgain, Err: err,
-			Msg: fmt.Sprintf("device %s (%s) has a default route in the host's main table that cannot be removed now; "+
-				"each ADD and the daemon try again", cand.PCI, l.Name)}
+		return refusal.New(refusal.TryAgain, "device %s (%s) has a default route in the host's main table that cannot be removed now; "+
+			"each ADD and the daemon try again: %w", cand.PCI, l.Name, err)
 	}
 	return nil
 }

@@ -145,8 +145,7 @@ func (h *Holder) checkUnread(pci device.PCIAddress, unread nodestate.Unread) err
 	if u == nil {
 		return nil
 	}
-	return &refusal.Error{Code: refusal.Held, Err: u,
-		Msg: fmt.Sprintf("device %s counts as held, because an attachment record that may name it cannot be read; %s", pci, u.Remedy())}
+	return refusal.New(refusal.Held, "device %s counts as held, because an attachment record that may name it cannot be read; %s: %w", pci, u.Remedy(), u)
 }
 
 func (h *Holder) held(a nodestate.Attachment) error {
@@ -288,8 +287,7 @@ func (h *Holder) confirmLink(cand selection.Candidate, fn sysfs.PCIFunction, exc
 	l, err := h.Fit.Host.FindDevice(h.Fit.Sys, fn, d)
 	switch {
 	case errors.Is(err, link.ErrOtherDevice):
-		return l, &refusal.Error{Code: refusal.OtherDevice,
-			Msg: fmt.Sprintf("device %s does not match the inventory; multi-enid updates it, so try again", cand.PCI), Err: err}
+		return l, refusal.New(refusal.OtherDevice, "device %s does not match the inventory; multi-enid updates it, so try again: %w", cand.PCI, err)
 	case errors.Is(err, link.ErrNotFound):
 		return l, refusal.New(refusal.OtherDevice, "device %s has no interface in the host (driver %q); "+
 			"bind its kernel driver, or bring back the interface that something else moved", cand.PCI, fn.Driver)
@@ -304,16 +302,12 @@ func (h *Holder) confirmLink(cand selection.Candidate, fn sysfs.PCIFunction, exc
 	}
 	restored, err := h.Fit.Host.RestorePending(h.Records, h.Fit.Sys, cand.PCI, l)
 	if errors.Is(err, nodestate.ErrOtherVersion) {
-		return l, &refusal.Error{Code: refusal.Held, Err: err, Msg: fmt.Sprintf(
-			"device %s counts as held, because another version of multi-eni wrote its restore record; "+
-				"install that version again, or remove the file if the device needs nothing restored", cand.PCI)}
+		return l, refusal.New(refusal.Held, "device %s counts as held, because another version of multi-eni wrote its restore record; "+
+			"install that version again, or remove the file if the device needs nothing restored: %w", cand.PCI, err)
 	}
 	if errors.Is(err, link.ErrUnfit) {
-		return l, &refusal.Error{
-			Code: refusal.TryAgain, Err: err,
-			Msg: fmt.Sprintf("device %s (%s) keeps settings of an earlier pod that cannot be removed yet; "+
-				"each ADD and the daemon try again; if it lasts, detach and attach the ENI", cand.PCI, l.Name),
-		}
+		return l, refusal.New(refusal.TryAgain, "device %s (%s) keeps settings of an earlier pod that cannot be removed yet; "+
+			"each ADD and the daemon try again; if it lasts, detach and attach the ENI: %w", cand.PCI, l.Name, err)
 	}
 	if err != nil || !restored {
 		return l, err

@@ -65,7 +65,7 @@ func (h *Holder) begin(d *Device, cand selection.Candidate, ns *link.Netns) (*no
 	err := h.Steps.Do("intent", func() (err error) { r, err = h.Records.Begin(a); return err })
 	switch {
 	case errors.Is(err, nodestate.ErrTooLarge):
-		return nil, &refusal.Error{Code: refusal.Invalid, Msg: "netconf: too long for an attachment record; shorten it", Err: err}
+		return nil, refusal.New(refusal.Invalid, "netconf: too long for an attachment record; shorten it: %w", err)
 	case errors.Is(err, fs.ErrExist):
 		return nil, refusal.New(refusal.TryAgain, "another ADD of container %s, interface %s is running; try again", h.ID.ContainerID, h.ID.IfName)
 	}

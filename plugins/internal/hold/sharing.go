@@ -69,7 +69,7 @@ func (h *Holder) agree(pci device.PCIAddress, records []nodestate.Attachment, ex
 	}
 	mine, err := sharingOf(nodestate.Delegation{Type: h.Fit.Config.Delegate.Type, Config: h.Fit.Config.Delegate.Raw})
 	if err != nil {
-		return &refusal.Error{Code: refusal.Invalid, Msg: "delegate", Err: err}
+		return refusal.New(refusal.Invalid, "delegate: %w", err)
 	}
 	first := mine.kind == kindIPVlan
 	for _, a := range records {
@@ -100,8 +100,7 @@ func (h *Holder) checkLeased(ctx context.Context, cand selection.Candidate) erro
 	}
 	o, err := h.Addresses.Leases.Holder(ctx, cand.Row.ENIID)
 	if err != nil {
-		return &refusal.Error{Code: refusal.TryAgain, Msg: fmt.Sprintf("device %s: the leases of its ENI cannot be read, so pods may use its addresses", cand.PCI),
-			Err: err}
+		return refusal.New(refusal.TryAgain, "device %s: the leases of its ENI cannot be read, so pods may use its addresses: %w", cand.PCI, err)
 	}
 	if o == nil {
 		return nil

@@ -36,21 +36,13 @@ var beyondSchema = []*regexp.Regexp{
 func compiledSchema(t testing.TB) *jsonschema.Schema {
 	t.Helper()
 	text, err := os.ReadFile(schemaFile)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(text))
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	c := jsonschema.NewCompiler()
-	if err := c.AddResource(schemaURL, doc); err != nil {
-		t.Fatal(err)
-	}
+	must(t, c.AddResource(schemaURL, doc))
 	compiled, err := c.Compile(schemaURL)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	return compiled
 }
 
@@ -136,14 +128,10 @@ func FuzzSchema(f *testing.F) {
 func corpus(t testing.TB) (out []string) {
 	t.Helper()
 	files, err := filepath.Glob("*_test.go")
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	for _, file := range files {
 		text, err := os.ReadFile(file)
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		for _, m := range regexp.MustCompile("`([^`\n]*)`").FindAllStringSubmatch(string(text), -1) {
 			for _, one := range []string{m[1], with(m[1]), with(`,"ipam":{"type":"eni-ipam",` + m[1] + `}`), with(`,"delegate":` + m[1])} {
 				if json.Valid([]byte(one)) && strings.HasPrefix(one, "{") {
@@ -216,15 +204,11 @@ func TestSamplesBySchema(t *testing.T) {
 		}
 	}
 	pages, err := filepath.Glob("../../../docs/*.md")
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	found := 0
 	for _, page := range append(pages, "../../../README.md") {
 		text, err := os.ReadFile(page)
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		for _, netconf := range netconfsIn(string(text)) {
 			check(page, netconf)
 			found++

@@ -48,9 +48,7 @@ func TestDelegateConfig(t *testing.T) {
 				t.Errorf("shared %t, needs link %t; want %t, %t", c.Delegate.Shared, c.Delegate.NeedsLink(), tt.shared, tt.needsLink)
 			}
 			got, err := c.DelegateConfig(pci, link, 9001)
-			if err != nil {
-				t.Fatal(err)
-			}
+			must(t, err)
 			compareGolden(t, name, got)
 			checkDelegateDevice(t, c, got)
 		})
@@ -60,13 +58,9 @@ func TestDelegateConfig(t *testing.T) {
 func TestDelegateConfigForGC(t *testing.T) {
 	for name, delegate := range map[string]string{"gc-ipvlan": `{"type":"ipvlan"}`, "gc-host-device": `{"type":"host-device"}`} {
 		c, err := ParseLenient([]byte(with(inherited + `,"cni.dev/valid-attachments":[{"containerID":"c1","ifname":"net1"}],"delegate":` + delegate)))
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		got, err := c.DelegateConfig("", "", 0)
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		compareGolden(t, name, got)
 	}
 	c := parseOK(t, `{"cniVersion":"1.0.0","name":"n","select":{"nodeENI":"a"},"delegate":{"type":"vlan"}}`)
@@ -85,17 +79,11 @@ func compareGolden(t *testing.T, name string, got []byte) {
 	pretty.WriteByte('\n')
 	golden := filepath.Join("testdata", name+".golden.json")
 	if *update {
-		if err := os.WriteFile(golden, pretty.Bytes(), 0o644); err != nil {
-			t.Fatal(err)
-		}
+		must(t, os.WriteFile(golden, pretty.Bytes(), 0o644))
 	}
 	want, err := os.ReadFile(golden)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), pretty.String()); diff != "" {
-		t.Errorf("%s (-golden +got):\n%s", golden, diff)
-	}
+	must(t, err)
+	equal(t, string(want), pretty.String(), "%s", golden)
 }
 
 // checkDelegateDevice reads a delegate's netconf as delegates do, with a struct, for which
@@ -126,9 +114,7 @@ func checkDelegateDevice(t *testing.T, c *Config, conf []byte) {
 	case "pciBusID":
 		want.PCIBusID = pci.String()
 	}
-	if diff := cmp.Diff(want, got.fields); diff != "" {
-		t.Errorf("the device in %s (-want +got):\n%s", conf, diff)
-	}
+	equal(t, want, got.fields, "the device in %s", conf)
 	if id := got.RuntimeConfig.DeviceID; id != "" && !strings.EqualFold(id, pci.String()) {
 		t.Errorf("runtimeConfig.deviceID %q in %s; want %s or none", id, conf, pci)
 	}
@@ -155,9 +141,7 @@ func TestDelegateRuntimeConfig(t *testing.T) {
 	} {
 		c := parseOK(t, with(`,"delegate":{"type":"other","deviceField":"pciBusID"},"runtimeConfig":`+runtime))
 		conf, err := c.DelegateConfig(pci, link, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		var got struct{ RuntimeConfig json.RawMessage }
 		if err := json.Unmarshal(conf, &got); err != nil || string(got.RuntimeConfig) != want {
 			t.Errorf("%s becomes %s, %v; want %s", runtime, got.RuntimeConfig, err, want)
@@ -314,9 +298,7 @@ func FuzzParse(f *testing.F) {
 			return
 		}
 		conf, err := c.DelegateConfig(pci, link, 9001)
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		checkDelegateDevice(t, c, conf)
 	})
 }

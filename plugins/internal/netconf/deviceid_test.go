@@ -2,8 +2,6 @@ package netconf
 
 import (
 	"testing"
-
-	"github.com/google/go-cmp/cmp"
 )
 
 func TestDeviceID(t *testing.T) {
@@ -49,8 +47,6 @@ func TestPathKeys(t *testing.T) {
 		`,"dataDir":"/d","logLevel":"info"`: {"dataDir": "/d", "logLevel": "info"},
 		`,"inventory":"/i","sysfs":"/s","logFile":"/l"`: {"inventory": "/i", "sysfs": "/s", "logFile": "/l"},
 	} {
-		if diff := cmp.Diff(want, parseOK(t, with(keys)).PathKeys()); diff != "" {
-			t.Errorf("PathKeys of %s (-want +got):\n%s", keys, diff)
-		}
+		equal(t, want, parseOK(t, with(keys)).PathKeys(), "PathKeys of %s", keys)
 	}
 }

@@ -15,6 +15,20 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func equal(t *testing.T, want, got any, format string, args ...any) {
+	t.Helper()
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("%s (-want +got):\n%s", fmt.Sprintf(format, args...), diff)
+	}
+}
+
 var sameConfig = cmp.Options{
 	cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }),
 	cmp.Comparer(func(a, b netip.Addr) bool { return a == b }),
@@ -230,9 +244,7 @@ func checkFaults(t *testing.T, stdin, want string) {
 		t.Errorf("Parse(%s) = %+v, %v; want %q", stdin, c, err, want)
 		return
 	}
-	if diff := cmp.Diff(want, err.Error()); diff != "" {
-		t.Errorf("Parse(%s) (-want +got):\n%s", stdin, diff)
-	}
+	equal(t, want, err.Error(), "Parse(%s)", stdin)
 	if c, err := ParseLenient([]byte(stdin)); err != nil || c == nil {
 		t.Errorf("ParseLenient(%s): %v; want it read for DEL", stdin, err)
 	}
@@ -274,9 +286,7 @@ func TestParseLenient(t *testing.T) {
 		`,"prevResult":1,
 		"runtimeConfig":1,"ipam":{"type":"host-local"},"delegate":{"type":"sriov","deviceField":"master","deviceID":"0000:00:01.0"},
 		"routes":[{"dst":"x"},{"dst":"10.0.0.0/8","scope":-1,"mtu":1}],"cni.dev/valid-attachments":null}`))
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	var refused *InvalidError
 	if !errors.As(c.Refused, &refused) || len(refused.Faults) < 10 {
 		t.Errorf("Refused = %v, want every fault", c.Refused)
@@ -317,9 +327,7 @@ func TestValidAttachments(t *testing.T) {
 		`[{"containerID":"c1","ifname":"net1"},{"ContainerID":"c2","ifname":"x"}]`: nil,
 	} {
 		c, err := ParseLenient([]byte(with(`,"cni.dev/valid-attachments":` + value)))
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		if !slices.Equal(c.ValidAttachments, want) || (c.ValidAttachments == nil) != (want == nil) {
 			t.Errorf("%s = %#v; want %#v", value, c.ValidAttachments, want)
 		}

@@ -18,9 +18,7 @@ const policyText = `{"schemaVersion":1,"binDir":"/opt/cni/bin","delegates":["ipv
 func policy(t *testing.T) *Policy {
 	t.Helper()
 	p, err := ParsePolicy([]byte(policyText))
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	return p
 }
 
@@ -30,9 +28,7 @@ func TestParsePolicy(t *testing.T) {
 		DataDir: "/d", Inventory: "/i", Sysfs: "/s", LogFile: "/l", LogLevel: "debug", LeaseDir: "/e",
 		Restricted: map[string]map[string][]string{"host-device": {"trust": {"off"}, "max": {"5", "7"}, "nothing": {}}, "host-local": {"gateway": {}}},
 	}
-	if diff := cmp.Diff(want, policy(t)); diff != "" {
-		t.Errorf("ParsePolicy (-want +got):\n%s", diff)
-	}
+	equal(t, want, policy(t), "ParsePolicy")
 	if p, err := ParsePolicy([]byte(`{"schemaVersion":1,"binDir":"/opt/cni/bin"}`)); err != nil || len(p.Delegates)+len(p.IPAM) > 0 {
 		t.Errorf("the least policy: %+v, %v; want it to allow no other plugin", p, err)
 	}
@@ -82,9 +78,7 @@ func TestSalvagePolicy(t *testing.T) {
 		`{"schemaVersion":1,"dataDir":"/d"`:                 nil,
 		``:                                                  nil,
 	} {
-		if diff := cmp.Diff(want, SalvagePolicy([]byte(content))); diff != "" {
-			t.Errorf("SalvagePolicy(%s) (-want +got):\n%s", content, diff)
-		}
+		equal(t, want, SalvagePolicy([]byte(content)), "SalvagePolicy(%s)", content)
 	}
 }
 
@@ -101,12 +95,8 @@ func TestResolvePaths(t *testing.T) {
 		"silent policy": {&Policy{BinDir: "/opt/cni/bin"}, DefaultPaths(), []string{"/opt/cni/bin"}},
 		"policy":        {policy(t), Paths{"/d", "/i", "/s", "/l", "debug", "/e"}, []string{"/opt/cni/bin"}},
 	} {
-		if diff := cmp.Diff(tt.want, tt.policy.ResolvePaths(c)); diff != "" {
-			t.Errorf("%s: ResolvePaths (-want +got):\n%s", name, diff)
-		}
-		if diff := cmp.Diff(tt.bin, tt.policy.BinDirs("/a:/b")); diff != "" {
-			t.Errorf("%s: BinDirs (-want +got):\n%s", name, diff)
-		}
+		equal(t, tt.want, tt.policy.ResolvePaths(c), "%s: ResolvePaths", name)
+		equal(t, tt.bin, tt.policy.BinDirs("/a:/b"), "%s: BinDirs", name)
 	}
 }
 
@@ -201,9 +191,7 @@ func TestFindPath(t *testing.T) {
 		"10.0.0.0-x/24": true, "a-10.0.0.0/24": true, "10.0.0.0/33": true, "abc/1": true, "file:///etc": true,
 	} {
 		raw, err := json.Marshal(map[string]any{"key": value})
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		at, found := findPath("ipam", raw)
 		if path && (at != "ipam.key" || found != value) || !path && at != "" {
 			t.Errorf("findPath(%s) = %q, %q; want found: %t", raw, at, found, path)
@@ -266,9 +254,7 @@ func FuzzPolicy(f *testing.F) {
 			return
 		}
 		written, err := json.Marshal(p)
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		if again, err := ParsePolicy(written); err != nil || cmp.Diff(p, again) != "" {
 			t.Fatalf("ParsePolicy of %s: %v\n%s", written, err, cmp.Diff(p, again))
 		}

@@ -12,8 +12,6 @@ import (
 	"strings"
 	"testing"
 	"unicode/utf8"
-
-	"github.com/google/go-cmp/cmp"
 )
 
 //go:generate go test . -run "^(TestReference|TestSchema)$" -update
@@ -28,17 +26,11 @@ var sources = []string{"netconf.go", "route.go", "eniipam.go", "delegate.go", ".
 func TestReference(t *testing.T) {
 	made := makeReference(t)
 	if *update {
-		if err := os.WriteFile(reference, []byte(made), 0o644); err != nil {
-			t.Fatal(err)
-		}
+		must(t, os.WriteFile(reference, []byte(made), 0o644))
 	}
 	written, err := os.ReadFile(reference)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(written), made); diff != "" {
-		t.Errorf("docs/netconf.md, run make generate (-is +wanted):\n%s", diff)
-	}
+	must(t, err)
+	equal(t, string(written), made, "docs/netconf.md, run make generate")
 }
 
 // TestTaggedKeysAreRead: every key of the reference is allowed in a netconf, and is read.
@@ -228,9 +220,7 @@ func comments(t *testing.T, files ...string) map[string]string {
 	out := map[string]string{}
 	for _, file := range files {
 		parsed, err := parser.ParseFile(token.NewFileSet(), file, nil, parser.ParseComments)
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		ast.Inspect(parsed, func(n ast.Node) bool {
 			spec, ok := n.(*ast.TypeSpec)
 			if !ok {

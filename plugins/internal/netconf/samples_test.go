@@ -48,13 +48,9 @@ func checkSample(t *testing.T, policy *Policy, injected map[string]any, plugin *
 		injected["runtimeConfig"] = map[string]any{"deviceID": pci}
 	}
 	plugin, err := libcni.InjectConf(plugin, injected)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	c, err := Parse(plugin.Bytes)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	if c.Select.Empty() {
 		t.Error("the sample selects nothing")
 	}
@@ -65,9 +61,7 @@ func checkSample(t *testing.T, policy *Policy, injected map[string]any, plugin *
 		return
 	}
 	conf, err := c.DelegateConfig(pci, link, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	checkDelegateDevice(t, c, conf)
 }
 
@@ -90,13 +84,9 @@ func TestPodSamples(t *testing.T) {
 			t.Errorf("%s: begins with a %q, %v", name, nad.Kind, err)
 			continue
 		}
-		if diff := cmp.Diff(netconfs[name], nad.Spec.Config); diff != "" {
-			t.Errorf("%s: netconf (-conf/netconf +NetworkAttachmentDefinition):\n%s", name, diff)
-		}
+		equal(t, netconfs[name], nad.Spec.Config, "%s: netconf", name)
 		plugin, err := libcni.NetworkPluginConfFromBytes([]byte(nad.Spec.Config))
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		resource := nad.Metadata.Annotations[allocated]
 		if (resource != "") != plugin.Network.Capabilities["deviceID"] {
 			t.Errorf("%s: resource %q, capabilities %v", name, resource, plugin.Network.Capabilities)
@@ -110,16 +100,10 @@ func TestPodSamples(t *testing.T) {
 func samplePolicy(t *testing.T) *Policy {
 	t.Helper()
 	data, err := os.ReadFile(filepath.Join(samples, "policy.json"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	p, err := ParsePolicy(data)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(DefaultPaths(), p.ResolvePaths(&Config{})); diff != "" {
-		t.Errorf("paths of the sample policy (-default +got):\n%s", diff)
-	}
+	must(t, err)
+	equal(t, DefaultPaths(), p.ResolvePaths(&Config{}), "paths of the sample policy")
 	written, err := json.MarshalIndent(p, "", "  ")
 	if diff := cmp.Diff(string(written)+"\n", string(data)); diff != "" || err != nil {
 		t.Errorf("the sample policy as it is written: %v (-want +got):\n%s", err, diff)
@@ -140,9 +124,7 @@ func sampleFiles(t *testing.T, folder, ext string) map[string]string {
 			continue
 		}
 		data, err := os.ReadFile(filepath.Join(samples, folder, e.Name()))
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		files[strings.TrimSuffix(e.Name(), ext)] = string(data)
 	}
 	return files

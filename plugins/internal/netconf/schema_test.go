@@ -11,7 +11,6 @@ import (
 	"testing"
 
 	"github.com/containernetworking/cni/pkg/version"
-	"github.com/google/go-cmp/cmp"
 )
 
 const schemaFile = "../../../conf/netconf.schema.json"
@@ -41,21 +40,13 @@ func TestSchema(t *testing.T) {
 	enc := json.NewEncoder(&made)
 	enc.SetEscapeHTML(false)
 	enc.SetIndent("", "  ")
-	if err := enc.Encode(makeSchema(t)); err != nil {
-		t.Fatal(err)
-	}
+	must(t, enc.Encode(makeSchema(t)))
 	if *update {
-		if err := os.WriteFile(schemaFile, made.Bytes(), 0o644); err != nil {
-			t.Fatal(err)
-		}
+		must(t, os.WriteFile(schemaFile, made.Bytes(), 0o644))
 	}
 	written, err := os.ReadFile(schemaFile)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(written), made.String()); diff != "" {
-		t.Errorf("conf/netconf.schema.json, run make generate (-is +wanted):\n%s", diff)
-	}
+	must(t, err)
+	equal(t, string(written), made.String(), "conf/netconf.schema.json, run make generate")
 }
 
 func makeSchema(t *testing.T) schema {

@@ -28,9 +28,7 @@ func TestFoldIsEncodingJSONs(t *testing.T) {
 	field := reflect.StructOf([]reflect.StructField{{Name: "F", Type: reflect.TypeFor[bool](), Tag: `json:"ks_dir"`}})
 	takes := func(key string) bool {
 		text, err := json.Marshal(map[string]bool{key: true})
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		v := reflect.New(field)
 		return json.Unmarshal(text, v.Interface()) == nil && v.Elem().Field(0).Bool()
 	}
@@ -53,9 +51,7 @@ func TestFoldIsEncodingJSONs(t *testing.T) {
 func pluginKeys(t *testing.T) (keys, paths map[string][]string) {
 	t.Helper()
 	dir, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "github.com/containernetworking/plugins").Output()
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	keys, paths = map[string][]string{
 		// Of other modules: whereabouts v0.9.2 pkg/types, sriov-cni v2.9.0 pkg/types.
 		"whereabouts": {"name", "type", "routes", "datastore", "addresses", "ipRanges", "node_slice_size", "exclude", "dns",
@@ -72,9 +68,7 @@ func pluginKeys(t *testing.T) (keys, paths map[string][]string) {
 		"ipvlan": "main/ipvlan/ipvlan.go", "macvlan": "main/macvlan/macvlan.go", "vlan": "main/vlan/vlan.go", "host-device": "main/host-device/host-device.go",
 	} {
 		parsed, err := parser.ParseFile(token.NewFileSet(), filepath.Join(strings.TrimSpace(string(dir)), "plugins", file), nil, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		ast.Inspect(parsed, func(n ast.Node) bool {
 			st, ok := n.(*ast.StructType)
 			if !ok {
@@ -142,9 +136,7 @@ func TestOthersPaths(t *testing.T) {
 					}
 					for _, value := range []string{"etc", "/etc"} {
 						c, err := ParseLenient([]byte(conf(value)))
-						if err != nil {
-							t.Fatal(err)
-						}
+						must(t, err)
 						if err := everything.Check(c); c.Refused == nil && err == nil {
 							t.Errorf("%s passes the policy, and %s is run", conf(value), typ)
 						}
@@ -209,9 +201,7 @@ func TestOneKeyOneMeaning(t *testing.T) {
 func checkUnambiguous(t *testing.T, stdin string, not ...string) {
 	t.Helper()
 	c, err := ParseLenient([]byte(stdin))
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	for _, conf := range handedTo(t, c) {
 		if found := twins(conf, 1); len(found) > 0 {
 			t.Errorf("%s becomes %s, which has %s twice", stdin, conf, found[0].path)
@@ -231,16 +221,12 @@ func handedTo(t *testing.T, c *Config) (out [][]byte) {
 	}
 	if c.IPAM != nil {
 		conf, err := c.IPAMConfig()
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		out = append(out, conf)
 	}
 	if c.Delegate != nil {
 		conf, err := c.DelegateConfig(pci, link, 9001)
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		out = append(out, conf)
 	}
 	return out

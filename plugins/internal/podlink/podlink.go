@@ -3,7 +3,6 @@ package podlink
 
 import (
 	"errors"
-	"fmt"
 	"io/fs"
 	"net/netip"
 	"slices"
@@ -110,8 +109,8 @@ func (p *Pod) SetRoutes(index int, routes []routing.Route) error {
 	for _, r := range routes {
 		err := p.Steps.Do("route", func() error { return refuseTaken("routes", p.In.EnsureRoute(index, r)) })
 		if errors.Is(err, unix.ENETUNREACH) || errors.Is(err, unix.EHOSTUNREACH) {
-			return &refusal.Error{Code: refusal.Unsupported, Err: err,
-				Msg: fmt.Sprintf("routes: gateway %s is outside the subnets of the interface's addresses; give another, or add a route to it first", r.Gateway)}
+			return refusal.New(refusal.Unsupported,
+				"routes: gateway %s is outside the subnets of the interface's addresses; give another, or add a route to it first: %w", r.Gateway, err)
 		}
 		if err != nil {
 			return err
@@ -210,7 +209,7 @@ func setAcceptRA(set func(name, value string) error, ifname, value string) error
 // the wanted one.
 func refuseTaken(key string, err error) error {
 	if errors.Is(err, routing.ErrRouteTaken) || errors.Is(err, link.ErrAddressTaken) {
-		return &refusal.Error{Code: refusal.Unsupported, Msg: key, Err: err}
+		return refusal.New(refusal.Unsupported, "%s: %w", key, err)
 	}
 	return err
 }

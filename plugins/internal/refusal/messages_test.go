@@ -43,7 +43,7 @@ func TestEveryRefusalHasAWayOut(t *testing.T) {
 			}
 			if format := textOf(call.Args[1]); format != "" {
 				found++
-				if !wayOut.MatchString(format) && !passedOn[format] {
+				if !wayOut.MatchString(format) && !passedOn[format] && !strings.HasSuffix(format, ": %w") { // the cause gives it
 					t.Errorf("%s: no way out in %q", fset.Position(call.Pos()), format)
 				}
 			}

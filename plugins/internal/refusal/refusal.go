@@ -30,26 +30,18 @@ const (
 	UnknownRecord = types.ErrUnknownContainer
 )
 
-// Error is an error with a code for the runtime. Msg, if any, precedes Err, if any.
+// Error is an error with a code for the runtime.
 type Error struct {
+	error
 	Code uint
-	Msg  string
-	Err  error
 }
 
-func (e *Error) Error() string {
-	if e.Err == nil {
-		return e.Msg
-	}
-	return e.Msg + ": " + e.Err.Error()
-}
+// Unwrap returns the error without the code.
+func (e *Error) Unwrap() error { return e.error }
 
-// Unwrap returns the cause.
-func (e *Error) Unwrap() error { return e.Err }
-
-// New returns an *Error without a cause.
+// New returns an *Error with the text, and the cause, of fmt.Errorf.
 func New(code uint, format string, args ...any) error {
-	return &Error{Code: code, Msg: fmt.Sprintf(format, args...)}
+	return &Error{fmt.Errorf(format, args...), code}
 }
 
 // rank orders the refusals of several candidate devices, most telling first.

@@ -164,7 +164,7 @@ func ReadInventory(path, bootID string) (nodestate.Inventory, error) {
 	case errors.Is(err, fs.ErrNotExist):
 		return inv, refusal.New(refusal.TryAgain, "no inventory at %s; is multi-enid running on this node?", path)
 	case err != nil:
-		return inv, &refusal.Error{Code: refusal.TryAgain, Msg: "the inventory cannot be used", Err: err}
+		return inv, refusal.New(refusal.TryAgain, "the inventory cannot be used: %w", err)
 	case inv.BootID != bootID:
 		return inv, refusal.New(refusal.TryAgain, "the inventory at %s is from an earlier boot; see that multi-enid runs on this node and writes a new one", path)
 	}
