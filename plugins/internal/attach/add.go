@@ -20,7 +20,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/plugins/internal/refusal"
 )
 
-// printing makes a verb of one that has a result.
+// printing makes a verb that prints a result.
 func printing(stdout io.Writer, add func(*call, context.Context) (*types100.Result, error)) verb {
 	return func(c *call, ctx context.Context) error {
 		result, err := add(c, ctx)
@@ -35,8 +35,8 @@ func printing(stdout io.Writer, add func(*call, context.Context) (*types100.Resu
 	}
 }
 
-// add is CNI ADD. If it fails after the record is written, a release of the record undoes
-// everything. A record that cannot be released remains for DEL.
+// add is CNI ADD. A failed one releases its record, which undoes everything. A record that cannot
+// be released remains for DEL.
 func (c *call) add(ctx context.Context) (*types100.Result, error) {
 	if err := c.checkAdd(); err != nil {
 		return nil, err
@@ -81,7 +81,7 @@ func (c *call) add(ctx context.Context) (*types100.Result, error) {
 	return result, nil
 }
 
-// checkAdd refuses input before anything of the node is looked at.
+// checkAdd refuses input, without a look at the node.
 func (c *call) checkAdd() error {
 	if _, err := device.ParseInterfaceName(c.args.IfName); err != nil {
 		return refusal.New(refusal.Environment, "CNI_IFNAME: %w", err)
@@ -98,7 +98,7 @@ func (c *call) checkAdd() error {
 	return c.readRequests()
 }
 
-// undo releases the device of a failed ADD, even after the verb's timeout.
+// undo releases a failed ADD's record, even after the verb's timeout.
 func (c *call) undo(ctx context.Context, r *nodestate.Record) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 	defer cancel()
@@ -131,8 +131,8 @@ func (c *call) clearOwnRecord(ctx context.Context) error {
 	return c.releaser.Release(ctx, r, giveback.LockFree)
 }
 
-// readRequests adds the requests of CNI_ARGS to the netconf's. It refuses a request that
-// differs from the netconf's, or that no plugin carries out.
+// readRequests adds the requests of CNI_ARGS to the netconf's. It refuses those that contradict
+// the netconf, or that no plugin carries out.
 func (c *call) readRequests() error {
 	bad := func(err error) error { return refusal.New(refusal.Environment, "CNI_ARGS: %w", err) }
 	if err := c.cfg.CheckArgs(c.env); err != nil {

@@ -1,9 +1,8 @@
 // Package attach carries out the CNI verbs of multi-eni and eni-ipam. ADD selects a device,
 // holds it, moves it into the container's netns or runs a delegate, and configures it.
 //
-// The attachment record is the undo log. It is written before the first effect and holds
-// all that is needed to reverse every effect. A failed ADD, a DEL, a GC, and an ADD that
-// finds a dead attachment all release it from its record.
+// The attachment record is the undo log: ADD writes it before the first effect. A failed ADD,
+// a DEL, a GC, and an ADD that finds a dead attachment all reverse every effect from it.
 package attach
 
 import (
@@ -36,28 +35,19 @@ import (
 )
 
 const (
-	// verbTimeout bounds a verb. The kubelet gives up on a sandbox after the same time
-	// (runtimeRequestTimeout).
-	verbTimeout = 2 * time.Minute
-	// undoTimeout bounds the undo of a failed ADD, beyond verbTimeout if necessary.
-	undoTimeout = 30 * time.Second
-	// recordWait bounds DEL's wait for a running ADD of the same attachment.
-	recordWait = 2 * time.Second
+	verbTimeout = 2 * time.Minute  // the kubelet's limit for a sandbox (runtimeRequestTimeout)
+	undoTimeout = 30 * time.Second // of a failed ADD, beyond verbTimeout if necessary
+	recordWait  = 2 * time.Second  // bounds the wait for another verb of the same attachment
 )
 
 // Plugin carries out the verbs. The zero value is ready for use.
 type Plugin struct {
-	// Exec runs other plugins; nil runs them as processes.
-	Exec invoke.Exec
-	// PolicyPath is the policy's file; "" is nodestate.DefaultPolicyPath.
-	PolicyPath string
-	// Before is called with the name of each step before its effect. An error from it
-	// fails the step. Tests fail or kill a verb with it.
-	Before func(step string) error
+	Exec       invoke.Exec             // nil runs other plugins as processes
+	PolicyPath string                  // "" is nodestate.DefaultPolicyPath
+	Before     func(step string) error // see steps.Steps; nil is allowed
 }
 
-// Funcs returns multi-eni's verbs for skel, which end with ctx at the latest. Results go to
-// stdout.
+// Funcs returns multi-eni's verbs, which end with ctx at the latest. Results go to stdout.
 func (p *Plugin) Funcs(ctx context.Context, stdout io.Writer) skel.CNIFuncs {
 	verb := p.verbs(parser{netconf.Parse, netconf.ParseLenient})
 	return skel.CNIFuncs{
@@ -71,7 +61,6 @@ func (p *Plugin) Funcs(ctx context.Context, stdout io.Writer) skel.CNIFuncs {
 
 type verb func(*call, context.Context) error
 
-// verbs returns a function that makes skel's functions of verbs.
 func (p *Plugin) verbs(parse parser) func(context.Context, validation, verb) func(*skel.CmdArgs) error {
 	return func(ctx context.Context, v validation, do verb) func(*skel.CmdArgs) error {
 		return func(args *skel.CmdArgs) error { return refusal.ToCNI(p.run(ctx, args, parse, v, do)) }
@@ -88,30 +77,25 @@ func checking(check verb) verb {
 	}
 }
 
-// validation says which faults of the input fail a verb. Runtimes call DEL after every
-// failed ADD, so DEL and GC accept input that ADD has refused. DEL needs no readable netconf
-// if there is a record.
+// validation says which faults of the input fail a verb. DEL and GC accept input that ADD has
+// refused, since runtimes call DEL after every failed ADD.
 type validation int
 
 const (
-	anything validation = iota
-	lenient             // the text must be a JSON object
-	strict              // everything must be valid
+	anything validation = iota // the record may suffice
+	lenient                    // the text must be a JSON object
+	strict
 )
 
 type parser struct {
 	strict, lenient func(stdin []byte) (*netconf.Config, error)
 }
 
-// faults of the input of a lenient verb; each is nil if there is none.
+// faults of the input of a lenient verb; nil for none.
 type faults struct {
-	// netconf: the text is no netconf, and the call's is empty.
-	netconf error
-	// policy: the node's policy cannot be used. It allows nothing.
-	policy error
-	// paths: the policy does not even tell its paths. The defaults are used, and records may
-	// be elsewhere.
-	paths error
+	netconf error // no netconf can be read, and the call has an empty one
+	policy  error // the node's policy cannot be used, and allows nothing
+	paths   error // the policy's paths are unknown: the call uses the defaults, and records may be elsewhere
 }
 
 // call is one run of a verb: its input, and the parts that do its work.
@@ -180,7 +164,6 @@ func (p *Plugin) run(ctx context.Context, args *skel.CmdArgs, parse parser, v va
 	return do(c, ctx)
 }
 
-// assemble gives each part of the call the input that it needs.
 func (c *call) assemble(paths netconf.Paths, bootID string, exec invoke.Exec) {
 	id := c.id()
 	sys := sysfs.NewFS(paths.Sysfs)
@@ -204,8 +187,8 @@ func (c *call) assemble(paths netconf.Paths, bootID string, exec invoke.Exec) {
 	}
 }
 
-// readPolicy reads the node's policy; nil if there is none. With an error the policy allows
-// nothing, but has the paths of the records, or is nil if those are unknown too.
+// readPolicy reads the node's policy; nil for none. With an error the policy only has the node's
+// paths, or is nil if those are unknown.
 func (p *Plugin) readPolicy() (*netconf.Policy, error) {
 	path := p.PolicyPath
 	if path == "" {
@@ -284,7 +267,6 @@ func (c *call) id() nodestate.AttachmentID {
 	return nodestate.AttachmentID{ContainerID: c.args.ContainerID, IfName: c.args.IfName}
 }
 
-// lockRecord locks an attachment's record, waiting recordWait for a running verb.
 func (c *call) lockRecord(ctx context.Context, id nodestate.AttachmentID) (*nodestate.Record, error) {
 	ctx, cancel := context.WithTimeout(ctx, recordWait)
 	defer cancel()

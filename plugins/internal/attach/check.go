@@ -15,8 +15,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/plugins/internal/refusal"
 )
 
-// check is CNI CHECK. The record identifies the interface. Its expected state is
-// prevResult's, since later plugins of the chain may have changed it.
+// check is CNI CHECK. It compares the record's interface with prevResult, since later plugins of
+// the chain may have changed it.
 func (c *call) check(ctx context.Context) error {
 	id := c.id()
 	r, err := c.lockRecord(ctx, id)
@@ -54,8 +54,7 @@ func (c *call) check(ctx context.Context) error {
 	return errors.Join(append(errs, c.checkPlugins(ctx, r.Attachment)...)...)
 }
 
-// checkPlugins runs CHECK of the delegate, or of the address plugin without a delegate: a
-// delegate checks its own.
+// checkPlugins runs CHECK of the delegate, which checks its own address plugin, or of the latter.
 func (c *call) checkPlugins(ctx context.Context, a nodestate.Attachment) (errs []error) {
 	checked := []string{"routes"}
 	if a.IPAM == nil {
@@ -71,7 +70,6 @@ func (c *call) checkPlugins(ctx context.Context, a nodestate.Attachment) (errs [
 	return errs
 }
 
-// previous returns the runtime's prevResult. CHECK needs it, as in the reference plugins.
 func (c *call) previous() (*types100.Result, error) {
 	if c.cfg.PrevResult == nil {
 		return nil, refusal.New(refusal.Invalid, "prevResult: is missing; CHECK needs the result of ADD")

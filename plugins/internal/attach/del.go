@@ -39,8 +39,7 @@ func (c *call) del(ctx context.Context) error {
 	return errors.Join(err, c.delWithoutRecord(ctx), c.delUnrecordedIPAM(ctx))
 }
 
-// present ignores a missing IPAM plugin. ADD fails without it, and if it had disappeared
-// since, there would be a record.
+// present ignores a missing IPAM plugin: without it, and without a record, no ADD has succeeded.
 func present(err error) error {
 	if errors.Is(err, delegation.ErrNoBinary) {
 		return nil
@@ -48,9 +47,8 @@ func present(err error) error {
 	return err
 }
 
-// delOtherVersion is DEL for a record of another version. In this boot only that version can
-// release it. Of an attachment of an earlier boot only an address plugin may still keep
-// something, and the netconf names the plugin.
+// delOtherVersion is DEL for a record that only another version can release. After a reboot
+// nothing is left to release but addresses, by the plugin that the netconf names.
 func (c *call) delOtherVersion(ctx context.Context, err error) error {
 	var u *nodestate.UnreadRecord
 	if !errors.As(err, &u) || !u.Ended(c.presence.BootID) {
@@ -63,9 +61,8 @@ func (c *call) delOtherVersion(ctx context.Context, err error) error {
 	return c.records.Discard(c.id(), c.presence.BootID)
 }
 
-// delWithoutRecord releases everything that the netconf identifies: leases, and the
-// interface CNI_IFNAME if its MAC or PCI parent proves that it is a selected device of the
-// inventory.
+// delWithoutRecord releases leases, and the interface CNI_IFNAME if its MAC or PCI parent proves
+// that it is a device that the netconf selects.
 func (c *call) delWithoutRecord(ctx context.Context) error {
 	leases := c.addresses.Leases
 	if c.faults.paths != nil { // the record may be where the policy says
@@ -84,8 +81,8 @@ func (c *call) delWithoutRecord(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// delUnrecordedIPAM runs DEL of the netconf's IPAM plugin. If ADD refuses the netconf, the
-// plugin has given nothing and is not run.
+// delUnrecordedIPAM runs DEL of the netconf's IPAM plugin, unless ADD refuses the netconf: then
+// the plugin has given nothing.
 func (c *call) delUnrecordedIPAM(ctx context.Context) error {
 	if c.cfg.IPAM == nil || c.cfg.Refused != nil {
 		return nil //nolint:nilerr // as the comment says
@@ -101,9 +98,8 @@ func (c *call) delUnrecordedIPAM(ctx context.Context) error {
 	return c.plugins.Run(ctx, "DEL", &nodestate.Delegation{Type: c.cfg.IPAM.Type, Config: conf}, c.plugins.Own())
 }
 
-// findUnrecorded looks for the netconf's device under CNI_IFNAME in CNI_NETNS, and
-// reconstructs its attachment. It returns false if there is no such device, and an error if
-// there is an interface that may be one.
+// findUnrecorded reconstructs the attachment of the netconf's device under CNI_IFNAME in
+// CNI_NETNS; false if it is not there. An error means that an interface may be that device.
 func (c *call) findUnrecorded() (a nodestate.Attachment, found bool, err error) {
 	ns, err := link.OpenNetns(c.args.Netns)
 	if err != nil {

@@ -90,7 +90,7 @@ func (e *effects) runDelegate(ctx context.Context) (*types100.Result, error) {
 }
 
 // withAddresses returns the delegate's netconf with the addresses as prevResult. Ipvlan
-// configures these instead of calling an IPAM plugin; others make a bare interface.
+// configures them; other delegates make a bare interface.
 func (e *effects) withAddresses() (*nodestate.Delegation, error) {
 	result := e.Addresses.Result()
 	result.Routes = nil // they follow when the interface exists
@@ -106,8 +106,8 @@ func (e *effects) withAddresses() (*nodestate.Delegation, error) {
 	return &nodestate.Delegation{Type: e.Delegate.Type, Config: conf}, err
 }
 
-// finishDelegate adds the ENI's addresses and the netconf's routes to the delegate's
-// interface. At is the index of the interface in the result; -1 for none.
+// finishDelegate adds the ENI's addresses and the netconf's routes to the delegate's interface, the
+// result's interface number at; -1 for none.
 func (e *effects) finishDelegate(l link.Link, result *types100.Result, at int) error {
 	if at < 0 {
 		if e.Addresses != nil || len(e.cfg.Routes) > 0 {
@@ -131,8 +131,8 @@ func (e *effects) finishDelegate(l link.Link, result *types100.Result, at int) e
 	return e.pod.SetRoutes(l.Index, routes[theirs:])
 }
 
-// findMade finds the interface that a delegate reports, and describes it in the record. It
-// returns the zero Link if the delegate reports none.
+// findMade finds the interface that a delegate reports, and describes it in the record; zero for
+// none.
 func (e *effects) findMade(result *types100.Result) (l link.Link, err error) {
 	if e.Link.Index == 0 || cniresult.FindInterface(result, e.args.IfName) < 0 {
 		return l, nil
@@ -150,8 +150,7 @@ func (e *effects) noInterface() error {
 		e.Delegate.Type, e.args.IfName)
 }
 
-// checkMAC returns an error unless a delegate has given the interface the requested MAC.
-// Without a link the delegate's result counts.
+// checkMAC refuses another MAC than the requested one. Without a link the result counts.
 func (e *effects) checkMAC(l link.Link, result *types100.Result, at int) error {
 	got := l.MAC
 	if l.Index == 0 && at >= 0 {
@@ -178,8 +177,8 @@ func checkIPs(requested []netip.Addr, result *types100.Result) error {
 	return nil
 }
 
-// setMTU sets the MTU of an interface that a delegate has moved into the pod: host-device,
-// for one, has no key for it. The MTU of a userspace device goes into the result only.
+// setMTU sets the MTU of an interface that a delegate has moved: host-device, for one, has no key
+// for it. A userspace device has its MTU only in the result.
 func (e *effects) setMTU(l *link.Link, result *types100.Result, at int) error {
 	if e.Mode != nodestate.ModeDelegateExclusive || e.MTU == 0 || e.cfg.Delegate.OwnMTU() {
 		return nil

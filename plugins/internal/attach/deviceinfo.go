@@ -25,10 +25,8 @@ type deviceInfo struct {
 		NodeENI   string   `json:"nodeENI,omitempty"`
 		MAC       string   `json:"mac,omitempty"`
 		Addresses []string `json:"addresses,omitempty"`
-		// Driver is the kernel or userspace driver of the device.
-		Driver string `json:"driver,omitempty"`
-		// IOMMUGroup is the number in /dev/vfio/<group>, and NUMANode the node of the device's
-		// memory. Absent if there is none or it is unknown.
+		Driver    string   `json:"driver,omitempty"` // of the kernel or of userspace
+		// IOMMUGroup is the number in /dev/vfio/<group>. Nil for none or unknown, like NUMANode.
 		IOMMUGroup *int `json:"iommuGroup,omitempty"`
 		NUMANode   *int `json:"numaNode,omitempty"`
 	} `json:"multi-eni"`

@@ -69,7 +69,6 @@ func (e *effects) attach(ctx context.Context) (*types100.Result, error) {
 	return result, e.steps.Do("complete", e.Save)
 }
 
-// attachLink moves the device itself into the container's netns.
 func (e *effects) attachLink(ctx context.Context) (*types100.Result, error) {
 	if err := e.pod.CheckFree(e.Link.AltNames...); err != nil {
 		return nil, err
@@ -100,8 +99,8 @@ func (e *effects) describe(result *types100.Result, name, mac string, mtu int) {
 	result.Interfaces = []*types100.Interface{{Name: name, Mac: mac, Mtu: mtu, Sandbox: e.args.Netns, PciID: e.Record.Device.PCIAddress.String()}}
 }
 
-// arrived returns the link after its move: renamed, down, and perhaps with another index. A
-// move resets a VF, which may change its MAC to the PF's choice.
+// arrived returns the moved link: renamed, down, and perhaps with another index. A move resets a
+// VF, whose PF may give it another MAC.
 func (e *effects) arrived() (l link.Link, err error) {
 	if e.Record.Device.VF {
 		return e.pod.In.ByName(e.args.IfName)
@@ -112,8 +111,8 @@ func (e *effects) arrived() (l link.Link, err error) {
 	return l, err
 }
 
-// attachUserspace moves nothing. The device plugin gives the container the device's files,
-// and the container reads the rest in the result.
+// attachUserspace moves nothing: the device plugin gives the container the device's files, and
+// the container reads the result.
 func (e *effects) attachUserspace(ctx context.Context) (*types100.Result, error) {
 	result, err := e.startIPAM(ctx)()
 	if err != nil {
@@ -128,9 +127,8 @@ func (e *effects) attachUserspace(ctx context.Context) (*types100.Result, error)
 	return result, nil
 }
 
-// startIPAM starts the address plugin beside later steps if that plugin needs no interface;
-// else it runs when the returned function is called. That function returns the addresses in
-// a result, which is empty without an address plugin.
+// startIPAM returns a function that returns the addresses; none without an address plugin. A
+// plugin that needs no interface runs beside later steps, any other when the function is called.
 func (e *effects) startIPAM(ctx context.Context) func() (*types100.Result, error) {
 	var result *types100.Result
 	run := func() (err error) { result, err = e.plugins.Add(ctx, e.IPAM); return err }

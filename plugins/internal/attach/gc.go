@@ -11,8 +11,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/plugins/internal/giveback"
 )
 
-// gc is CNI GC. It releases the attachments of this network that are not in the runtime's
-// list, or without a list the certainly dead ones.
+// gc is CNI GC. It releases this network's attachments that are not in the runtime's list, or
+// without a list the certainly dead ones.
 func (c *call) gc(ctx context.Context) error {
 	records, bad, err := c.records.List()
 	if err != nil {
@@ -23,7 +23,11 @@ func (c *call) gc(ctx context.Context) error {
 	}
 	errs := []error{c.faults.paths} // there may be more records where the policy says
 	for _, a := range records {
-		if a.Network == c.cfg.Name && c.cfg.Name != "" && c.collectable(a) {
+		dead := !slices.Contains(c.cfg.ValidAttachments, a.AttachmentID)
+		if c.cfg.ValidAttachments == nil {
+			dead = c.presence.Stale(a)
+		}
+		if a.Network == c.cfg.Name && c.cfg.Name != "" && dead {
 			errs = append(errs, c.collect(ctx, a))
 		}
 	}
@@ -34,13 +38,6 @@ func (c *call) gc(ctx context.Context) error {
 		}
 	}
 	return errors.Join(errs...)
-}
-
-func (c *call) collectable(a nodestate.Attachment) bool {
-	if c.cfg.ValidAttachments == nil {
-		return c.presence.Stale(a)
-	}
-	return !slices.Contains(c.cfg.ValidAttachments, a.AttachmentID)
 }
 
 func (c *call) collect(ctx context.Context, a nodestate.Attachment) error {

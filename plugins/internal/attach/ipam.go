@@ -17,8 +17,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/plugins/internal/selection"
 )
 
-// IPAMFuncs returns the verbs of eni-ipam for netconfs of other plugins than multi-eni.
-// Results go to stdout.
+// IPAMFuncs is Funcs for eni-ipam, with netconfs of other plugins.
 func (p *Plugin) IPAMFuncs(ctx context.Context, stdout io.Writer) skel.CNIFuncs {
 	verb := p.verbs(parser{netconf.ParseIPAM, netconf.ParseIPAMLenient})
 	return skel.CNIFuncs{
@@ -30,8 +29,7 @@ func (p *Plugin) IPAMFuncs(ctx context.Context, stdout io.Writer) skel.CNIFuncs 
 	}
 }
 
-// ipamAdd is eni-ipam's ADD. If the calling plugin shares the ENI between pods it leases
-// addresses, else it picks them.
+// ipamAdd leases addresses if the calling plugin shares the ENI between pods, else it picks them.
 func (c *call) ipamAdd(ctx context.Context) (*types100.Result, error) {
 	if err := c.policy.CheckIPAM(c.cfg); err != nil {
 		return nil, err
@@ -78,7 +76,7 @@ func (c *call) ipamGC(ctx context.Context) error {
 	return errors.Join(c.faults.paths, c.collectLeases(ctx))
 }
 
-// ipamCheck is eni-ipam's CHECK: leased addresses are still leased.
+// ipamCheck checks that leased addresses are still leased.
 func (c *call) ipamCheck(ctx context.Context) error {
 	if !c.cfg.Shares() {
 		return nil
@@ -131,8 +129,7 @@ func (c *call) macOf(ifname string) (device.MAC, error) {
 	return l.MAC, err
 }
 
-// movedLink returns the container's interface CNI_IFNAME, which host-device moves before it
-// asks for addresses.
+// movedLink returns the container's CNI_IFNAME: host-device moves it before it asks for addresses.
 func (c *call) movedLink() (link.Link, error) {
 	ns, err := c.openTarget()
 	if err != nil {

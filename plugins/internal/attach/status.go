@@ -9,8 +9,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/plugins/internal/selection"
 )
 
-// ready makes CNI STATUS of a check that finds why an ADD would fail for every pod (CNI spec
-// 1.1.0, section 4: code 50). Devices that pods hold do not count, since they return.
+// ready makes CNI STATUS of a check of whether every ADD would fail (CNI spec 1.1.0, section 4:
+// code 50). Devices that pods hold do not count, since they return.
 func ready(check verb) verb {
 	return func(c *call, ctx context.Context) error {
 		c.selector.AnyPod = true
@@ -44,8 +44,8 @@ func (c *call) ready(ctx context.Context) error {
 	return nil
 }
 
-// devicesReady returns an error if no selected device can be given to a pod. Without a
-// selection only ADD knows the device.
+// devicesReady returns an error if no pod can get a selected device. Without a selection only ADD
+// knows the device.
 func (c *call) devicesReady() error {
 	if c.cfg.ENIIPAM != nil {
 		if _, err := selection.ReadInventory(c.selector.Inventory, c.selector.BootID); err != nil {

@@ -37,7 +37,6 @@ type Devices struct {
 	Log     *logrus.Entry
 }
 
-// lock takes the device's lock, unless the caller holds it.
 func (d *Devices) lock(ctx context.Context, pci device.PCIAddress, have DeviceLock) (unlock func(), err error) {
 	if have == LockHeld {
 		return func() {}, nil
@@ -47,10 +46,9 @@ func (d *Devices) lock(ctx context.Context, pci device.PCIAddress, have DeviceLo
 	return d.Records.LockDevice(ctx, pci)
 }
 
-// giveBack moves the link of an attachment's device to the host and restores its settings.
-// A device that is gone needs nothing. Once the link is in the host, the device is free. A
-// restore record remains for settings that cannot be restored now, and for a link that a
-// dying netns has not returned within returnWait.
+// giveBack moves an attachment's link to the host, where the device is free, and restores its
+// settings. A device that is gone needs nothing. A restore record remains for settings that
+// cannot be restored now, and for a link that a dying netns does not return within returnWait.
 func (d *Devices) giveBack(ctx context.Context, a nodestate.Attachment, have DeviceLock) error {
 	unlock, err := d.lock(ctx, a.Device.PCIAddress, have)
 	if err != nil {
@@ -91,8 +89,8 @@ func (d *Devices) owing(a nodestate.Attachment) nodestate.Restore {
 	return r
 }
 
-// leaveRestore leaves a restore record. A record of this boot for a device that the daemon
-// has since unbound from its kernel driver says more, and stays.
+// leaveRestore saves a restore record, unless there is one with more: of this boot, for a device
+// that the daemon has since unbound from its kernel driver.
 func (d *Devices) leaveRestore(owing nodestate.Restore) error {
 	r, err := d.Records.LoadRestore(owing.Device.PCIAddress)
 	if err == nil && r.BootID == owing.BootID && r.Driver != "" && !r.Device.Replaced(owing.Device.Instance) {
@@ -105,10 +103,9 @@ func (d *Devices) leaveRestore(owing nodestate.Restore) error {
 	return d.Records.SaveRestore(owing)
 }
 
-// ReturnUnrecorded returns the device of an attachment that has no record. It leaves a
-// device whose link is in the host: then the pod's link only has the same MAC. It also
-// leaves a device of another record, or a netns of another container's record: netns paths
-// are reused, and that container may have the device by now.
+// ReturnUnrecorded returns the device of an attachment without a record. It leaves a device whose
+// link is in the host, since then the pod's link only has the same MAC, a device of another
+// record, and a netns of another container's record, since netns paths are reused.
 func (d *Devices) ReturnUnrecorded(ctx context.Context, a nodestate.Attachment) error {
 	unlock, err := d.lock(ctx, a.Device.PCIAddress, LockFree)
 	if err != nil {
@@ -140,8 +137,8 @@ func (d *Devices) ReturnUnrecorded(ctx context.Context, a nodestate.Attachment) 
 	return d.giveBack(ctx, a, LockHeld)
 }
 
-// passedOn reports whether another attachment has, or may have, the device of a released
-// one. Hold the device lock.
+// passedOn reports whether another attachment may have a released one's device. Hold the device
+// lock.
 func (d *Devices) passedOn(released nodestate.Attachment) (bool, error) {
 	records, unread, err := d.Records.List()
 	return unread.MayHold(d.BootID, released.Device.PCIAddress) != nil || slices.ContainsFunc(records, func(a nodestate.Attachment) bool {

@@ -10,9 +10,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// moveBack moves the link out of the recorded netns and returns it as it is in the host.
-// link.ErrNotFound if the netns is gone or lacks the link. If the host uses the link's
-// name for another link, the link gets its fallback name.
+// moveBack moves the link out of the recorded netns and returns it as it is in the host, under its
+// fallback name if another link has its name. link.ErrNotFound if the netns or the link is gone.
 func (d *Devices) moveBack(a nodestate.Attachment) (link.Link, error) {
 	ns, err := d.Open(a)
 	if err != nil {
@@ -63,12 +62,11 @@ func (d *Devices) moveBack(a nodestate.Attachment) (link.Link, error) {
 	return home, err
 }
 
-// carry moves the link from the pod into the host under a name, or under its fallback name
-// if another link takes the name meanwhile. It returns the link with its new name.
+// carry moves the link from the pod into the host under a name, or under its fallback name if
+// another link takes the name meanwhile. It returns the link with its new name.
 //
-// Udev sees the name with which a link arrives (__dev_change_net_namespace), so carry
-// renames it in the pod. If the pod uses that name, or before Linux 6.2, the move itself
-// renames the link.
+// Udev sees the name with which a link arrives (__dev_change_net_namespace), so carry renames it
+// in the pod; if the pod uses that name, or before Linux 6.2, the move does.
 func (d *Devices) carry(in *link.Handle, l link.Link, dev nodestate.AttachedDevice, host *link.Netns, name string) (link.Link, error) {
 	move := in.Move
 	want := dev.Link
@@ -98,15 +96,14 @@ func (d *Devices) carry(in *link.Handle, l link.Link, dev nodestate.AttachedDevi
 	return l, moved
 }
 
-// defaultAcceptRA reports whether acceptRA is the host's default, which the kernel gives to
-// an arriving link (ipv6_add_dev). Any other value must be set before the link is up.
+// defaultAcceptRA reports whether the kernel gives acceptRA to an arriving link (ipv6_add_dev). Any
+// other value must be set before the link is up.
 func (d *Devices) defaultAcceptRA(acceptRA string) bool {
 	byDefault, err := d.Host.IPv6Conf.AcceptRA("default")
 	return acceptRA == "" || err == nil && acceptRA == byDefault
 }
 
-// arrived finds a link that was moved to the host, by its name, or by its MAC if another
-// process took the name.
+// arrived finds a moved link in the host, by its MAC if another process took its name.
 func (d *Devices) arrived(l link.Link, name string) (link.Link, error) {
 	home, err := d.Host.ByName(name)
 	if err == nil && home.MAC == l.MAC && home.Kind == l.Kind {
@@ -138,8 +135,7 @@ func (d *Devices) homeName(a nodestate.Attachment) (string, error) {
 	return link.FallbackName(a.Device.PCIAddress), nil
 }
 
-// awaitLink finds the device's link in the host. It waits up to returnWait if the netns of
-// the link is dying.
+// awaitLink finds the device's link in the host. It waits up to returnWait for a dying netns.
 func (d *Devices) awaitLink(ctx context.Context, a nodestate.Attachment) (link.Link, error) {
 	deadline := time.Now().Add(returnWait)
 	for {
@@ -156,8 +152,6 @@ func (d *Devices) awaitLink(ctx context.Context, a nodestate.Attachment) (link.L
 }
 
 const (
-	// returnWait bounds DEL's wait for a dying netns to return its links.
 	returnWait = 2 * time.Second
-	// returnPoll is the interval between looks.
 	returnPoll = 20 * time.Millisecond
 )

@@ -1,5 +1,4 @@
-// Package giveback takes an attachment's device, addresses and files back: it reverses an
-// ADD from its record.
+// Package giveback reverses an ADD from its record: device, addresses and files.
 package giveback
 
 import (
@@ -26,10 +25,9 @@ type Releaser struct {
 	Policy  *netconf.Policy
 }
 
-// Release reverses every effect that the record's ADD had or may have had, and then
-// removes the record. It is idempotent, goes on after errors, and joins them; a missing
-// thing is not an error. If only the DEL of a plugin or a lease has failed, the device is
-// free, and the record remains as released for the next DEL.
+// Release reverses every effect that the record's ADD may have had, and removes the record. It
+// is idempotent, goes on after errors, and joins them; missing things are no errors. If only a
+// plugin's DEL or a lease has failed, the device is free, and the record remains, as released.
 func (r *Releaser) Release(ctx context.Context, rec *nodestate.Record, lock DeviceLock) error {
 	d, i := r.Devices, r.Plugins.Recorded(rec.Attachment)
 	if (rec.Delegate != nil || rec.IPAM != nil) && !d.Alive(rec.Attachment) {
@@ -74,8 +72,8 @@ func (r *Releaser) Release(ctx context.Context, rec *nodestate.Record, lock Devi
 	return d.Steps.Do("forget", rec.Remove)
 }
 
-// freeIPAM runs an IPAM plugin's DEL; wait waits for its end. The DEL of a plugin that may
-// need the interface, such as dhcp, ends before the device leaves the pod.
+// freeIPAM runs an IPAM plugin's DEL; wait waits for its end. A plugin that may need the interface,
+// such as dhcp, ends before freeIPAM does.
 func (r *Releaser) freeIPAM(ctx context.Context, d *nodestate.Delegation, i invoke.Args) (wait func() error) {
 	del := func() error { return r.Plugins.Run(ctx, "DEL", d, i) }
 	if netconf.AddressesAlone(d.Type) {
@@ -85,9 +83,8 @@ func (r *Releaser) freeIPAM(ctx context.Context, d *nodestate.Delegation, i invo
 	return func() error { return err }
 }
 
-// delDelegate runs the delegate's DEL, and reports whether that succeeded. If the record
-// is released already and another attachment may have the device, it does not run an
-// exclusive delegate, which would reset the device.
+// delDelegate runs the delegate's DEL, and reports whether that succeeded. It does not run an
+// exclusive delegate, which would reset the device, once another attachment may have that.
 func (r *Releaser) delDelegate(ctx context.Context, rec *nodestate.Record, i invoke.Args, lock DeviceLock) (done bool, err error) {
 	if rec.State == nodestate.StateReleased && rec.Mode == nodestate.ModeDelegateExclusive {
 		unlock, err := r.Devices.lock(ctx, rec.Device.PCIAddress, lock)
@@ -110,11 +107,10 @@ func (r *Releaser) delDelegate(ctx context.Context, rec *nodestate.Record, i inv
 	return err == nil, err
 }
 
-// nothingLeft reports whether the failed DEL of a delegate has nothing to do but to release
-// addresses. A sharing delegate is done when the interface is gone: the kernel removes it
-// with its device, and vlan's DEL fails without the device. An exclusive delegate is done
-// when the PCI function is gone, or if it is host-device, which only moves the link. Others,
-// such as sriov, have also changed settings.
+// nothingLeft reports whether a delegate's failed DEL can only have left addresses. A sharing
+// delegate is done when the interface is gone: the kernel removes it with its device, without
+// which vlan's DEL fails. An exclusive one is done when the PCI function is gone, or if it is
+// host-device, which only moves the link; sriov, for one, also changes settings.
 func (r *Releaser) nothingLeft(a nodestate.Attachment, i invoke.Args) bool {
 	if _, err := r.Plugins.Find(a.Delegate.Type, i); err != nil {
 		return false
@@ -126,10 +122,10 @@ func (r *Releaser) nothingLeft(a nodestate.Attachment, i invoke.Args) bool {
 	return a.Delegate.Type == "host-device" || errors.Is(err, fs.ErrNotExist)
 }
 
-// netnsForDelegate returns a path of the netns for a delegate's DEL, or "". DEL removes the
-// interface CNI_IFNAME, so an interface that the pod has renamed gets its name back. If
-// another interface has the name, or the netns has no path left, an interface on a shared
-// device is deleted here. Any other interface returns to the host later.
+// netnsForDelegate returns a path of the netns for a delegate's DEL, or "". DEL goes by CNI_IFNAME,
+// so an interface that the pod has renamed gets its name back. If that name is taken, or the
+// netns has no path left, an interface on a shared device is deleted here; any other returns to
+// the host later.
 func (r *Releaser) netnsForDelegate(a nodestate.Attachment) (path string, err error) {
 	if a.Device.Link == nil { // a userspace device has no interface
 		if r.Devices.Alive(a) {

@@ -12,15 +12,14 @@ import (
 	"github.com/multi-eni/multi-eni-cni/plugins/internal/selection"
 )
 
-// Fit tells which devices a netconf can use, without changing anything. All fields are
-// needed.
+// Fit tells which devices a netconf can use, without changing anything. All fields are needed.
 type Fit struct {
 	Config *netconf.Config
 	Host   *link.Handle
 	Sys    sysfs.FS
 }
 
-// Check returns an error if a device fits no pod of the netconf, whoever has it now.
+// Check returns an error if a device, held or not, fits no pod of the netconf.
 func (f *Fit) Check(cand selection.Candidate) error {
 	fn, err := f.function(cand.PCI)
 	if err != nil {
@@ -37,7 +36,7 @@ func (f *Fit) Check(cand selection.Candidate) error {
 	return f.checkDelegate(cand.PCI, fn)
 }
 
-// function returns a device's PCI function if it is one that a pod can get.
+// function returns a device's PCI function if a pod can get it.
 func (f *Fit) function(pci device.PCIAddress) (fn sysfs.PCIFunction, err error) {
 	fn, err = f.Sys.PCI(pci)
 	switch {
@@ -77,15 +76,13 @@ func (f *Fit) checkDelegate(pci device.PCIAddress, fn sysfs.PCIFunction) error {
 	return nil
 }
 
-// routed refuses a link if the node needs its default routes of the host's main table, and
-// reports whether it has any. A move takes them along; clearRoutes removes them for pods
-// that share the link.
+// routed refuses a link whose default routes of the host's main table the node needs, and reports
+// whether it has any: a move takes them along, and clearRoutes removes them for sharing pods.
 //
-// A device in the inventory is never the primary ENI. The node needs its route if it is the
-// family's only one, or has other next hops: the kernel deletes such an IPv4 route as a
-// whole when one of its links leaves (fib_sync_down_dev, see
-// docs/adr/0028-host-routes-of-declared-enis.md). Any other device may be the primary ENI,
-// so each default route counts.
+// The node needs the only route of a family, and one with other next hops: the kernel deletes
+// such an IPv4 route as a whole when one of its links leaves (fib_sync_down_dev, see
+// docs/adr/0028-host-routes-of-declared-enis.md). It needs every route of a device outside the
+// inventory, which may be the primary ENI.
 func (f *Fit) routed(cand selection.Candidate, l link.Link) (routed bool, err error) {
 	all, err := f.Host.DefaultRoutes()
 	if err != nil {
@@ -110,8 +107,7 @@ func (f *Fit) routed(cand selection.Candidate, l link.Link) (routed bool, err er
 	return true, nil
 }
 
-// checkMAC refuses a requested MAC that the pod's interface would not have, or could not
-// receive with.
+// checkMAC refuses a requested MAC that the pod would not get, or could not receive with.
 func (f *Fit) checkMAC(d *Device) error {
 	own := d.Link.MAC
 	if d.Link.Index == 0 && d.Row != nil {
@@ -130,8 +126,8 @@ func (f *Fit) checkMAC(d *Device) error {
 	return nil
 }
 
-// clearRoutes removes the main table's default routes through a link that pods share, since
-// the node's own packets would leave through it. Hold the device lock exclusively.
+// clearRoutes removes the main table's default routes through a shared link, which the node's own
+// packets would take. Hold the device lock exclusively.
 func (h *Holder) clearRoutes(cand selection.Candidate, l link.Link) error {
 	err := h.Steps.Do("routes", func() error {
 		n, err := h.Fit.Host.RemoveDefaultRoutes(l.Index)

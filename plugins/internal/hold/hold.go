@@ -26,11 +26,10 @@ import (
 
 // Holder takes devices for the pod of one call. All fields but Pod and PodUID are needed.
 type Holder struct {
-	Fit  *Fit
-	Args *skel.CmdArgs
-	ID   nodestate.AttachmentID
-	// Pod is namespace/name, and PodUID its UID; "" if the runtime does not say.
-	Pod, PodUID string
+	Fit         *Fit
+	Args        *skel.CmdArgs
+	ID          nodestate.AttachmentID
+	Pod, PodUID string // Pod is namespace/name; "" if unknown
 	Records     nodestate.AttachmentDir
 	Presence    *presence.Prober
 	Plugins     *delegation.Runner
@@ -48,20 +47,16 @@ type Device struct {
 	Link     link.Link // zero without a netdev
 	// MTU is the netconf's, else the NodeENI's, else 0, which keeps the link's.
 	MTU int
-	// Addresses of the ENI for the pod; nil without eni-ipam, and for a pod that shares the
-	// ENI and has not leased any yet.
+	// Addresses of the ENI for the pod; nil without eni-ipam, or before a sharing pod leases any.
 	Addresses *addressing.Addresses
 
-	// routed: the link has default routes that the node does not need.
-	routed bool
+	routed bool // the link has default routes that the node does not need
 }
 
-// errNeedsExclusive is returned under a shared device lock if something must first be done
-// that needs the exclusive one.
+// errNeedsExclusive says that something must be done first under the exclusive device lock.
 var errNeedsExclusive = errors.New("something is to be put right first")
 
-// Take takes the first candidate that is free and as expected, and writes the intent. Ns is
-// the pod's netns.
+// Take takes the first free candidate for the pod in ns, and writes the intent.
 func (h *Holder) Take(ctx context.Context, all []selection.Candidate, ns *link.Netns) (*Device, error) {
 	var refused []error
 	for _, cand := range all {
@@ -74,8 +69,8 @@ func (h *Holder) Take(ctx context.Context, all []selection.Candidate, ns *link.N
 	return nil, refusal.Worst(refused)
 }
 
-// take first looks without the lock, since a busy node's devices are mostly held for long.
-// Pods that share a device take it side by side.
+// take looks without the lock first, since most devices are held for long. Pods that share a device
+// take it side by side.
 func (h *Holder) take(ctx context.Context, cand selection.Candidate, ns *link.Netns) (*Device, error) {
 	records, unread, err := h.Records.List()
 	if err != nil {
@@ -98,8 +93,8 @@ func (h *Holder) take(ctx context.Context, cand selection.Candidate, ns *link.Ne
 	return h.takeUnder(ctx, h.Records.LockDevice, true, cand, ns)
 }
 
-// takeUnder takes a device under a lock. The exclusive lock lets it first clean up after
-// dead attachments, which is errNeedsExclusive without it.
+// takeUnder takes a device under a lock. Without the exclusive one, it returns errNeedsExclusive
+// if it must clean up after dead attachments first.
 func (h *Holder) takeUnder(ctx context.Context, lock func(context.Context, device.PCIAddress) (func(), error), exclusive bool,
 	cand selection.Candidate, ns *link.Netns) (*Device, error) {
 	waiting, cancel := context.WithTimeout(ctx, giveback.LockWait)
@@ -137,9 +132,8 @@ func (h *Holder) takeUnder(ctx context.Context, lock func(context.Context, devic
 	return got, err
 }
 
-// checkUnread refuses a device that an attachment may have whose record cannot be
-// understood. A file that others could have written is ignored: by it they could block any
-// device.
+// checkUnread refuses a device that an unreadable record may name. It ignores files that others
+// could have written, and could block any device with.
 func (h *Holder) checkUnread(pci device.PCIAddress, unread nodestate.Unread) error {
 	u := unread.Trusted().MayHold(h.Presence.BootID, pci)
 	if u == nil {
@@ -161,12 +155,11 @@ func (h *Holder) held(a nodestate.Attachment) error {
 	return heldError(a.Device.PCIAddress, free, h.describe(a))
 }
 
-// restarted reports whether an attachment is of an earlier sandbox of this call's pod.
+// restarted reports whether an attachment is of an earlier sandbox of this pod.
 func (h *Holder) restarted(a nodestate.Attachment) bool {
 	return a.ContainerID != h.ID.ContainerID && a.Pod != "" && a.Pod == h.Pod
 }
 
-// describe names an attachment's pod, in a message to this call's pod.
 func (h *Holder) describe(a nodestate.Attachment) string {
 	switch {
 	case a.ContainerID == h.ID.ContainerID:
@@ -177,14 +170,13 @@ func (h *Holder) describe(a nodestate.Attachment) string {
 	return presence.Describe(a)
 }
 
-// excludes reports whether an attachment and this call's cannot have the same device: one
-// pod owns it, or any number share it.
+// excludes reports whether an attachment and this call's cannot share a device.
 func (h *Holder) excludes(a nodestate.Attachment) bool {
 	return a.State != nodestate.StateReleased && (a.Mode.Exclusive() || !h.Fit.Config.Shares())
 }
 
-// evict releases every dead attachment of the device that excludes this call, and refuses
-// if a live one does. Hold the device lock; errNeedsExclusive if it is not exclusive.
+// evict releases every dead attachment of the device that excludes this call's, and refuses if a
+// live one does. Hold the device lock; errNeedsExclusive if it is not exclusive.
 func (h *Holder) evict(ctx context.Context, pci device.PCIAddress, exclusive bool) error {
 	records, unread, err := h.Records.List()
 	if err != nil {
@@ -280,8 +272,8 @@ func (h *Holder) pick(ctx context.Context, cand selection.Candidate) (*addressin
 	return h.Addresses.Pick(ctx, *cand.Row)
 }
 
-// confirmLink finds the candidate's link in the host. First it restores settings that a
-// dying netns has left behind. Errors: errNeedsExclusive without the exclusive lock.
+// confirmLink finds the candidate's link in the host, and restores settings that a dying netns has
+// left behind: errNeedsExclusive without the exclusive lock.
 func (h *Holder) confirmLink(cand selection.Candidate, fn sysfs.PCIFunction, exclusive bool) (link.Link, error) {
 	d := attached(cand, fn)
 	l, err := h.Fit.Host.FindDevice(h.Fit.Sys, fn, d)

@@ -81,8 +81,8 @@ func attached(cand selection.Candidate, fn sysfs.PCIFunction) nodestate.Attached
 	return d
 }
 
-// owed returns the state that a link must get back: its current state, or the state before
-// an earlier attachment if that is not restored yet because the link's name is taken.
+// owed returns the state that a link must get back: its current one, or an earlier one that is not
+// restored yet because the link's name is taken.
 func (h *Holder) owed(pci device.PCIAddress, l link.Link) (nodestate.LinkState, error) {
 	pending, err := h.Records.LoadRestore(pci)
 	switch {

@@ -22,10 +22,8 @@ const (
 
 type sharing struct {
 	kind string
-	// Mode is ipvlan's or macvlan's.
-	Mode string `json:"mode"`
-	// VLAN is the id of vlan.
-	VLAN int `json:"vlanId"`
+	Mode string `json:"mode"` // of ipvlan or macvlan
+	VLAN int    `json:"vlanId"`
 }
 
 func sharingOf(d nodestate.Delegation) (s sharing, err error) {
@@ -39,10 +37,9 @@ func sharingOf(d nodestate.Delegation) (s sharing, err error) {
 	return s, nil
 }
 
-// conflict returns why two attachments cannot share a device; "" if they can. All ipvlan
-// links of a device have one mode, and a new link changes it for the others
-// (drivers/net/ipvlan). Only one of ipvlan and macvlan receives a device's packets, a
-// macvlan in mode passthru receives all, and each VLAN id exists once.
+// conflict returns why two attachments cannot share a device; "" if they can. A new ipvlan link
+// changes the mode of all others (drivers/net/ipvlan), only one of ipvlan and macvlan receives
+// a device's packets, a macvlan in mode passthru receives all, and each VLAN id exists once.
 func (s sharing) conflict(o sharing) string {
 	passthru := func(s sharing) bool { return s.kind == kindMacvlan && s.Mode == "passthru" }
 	switch {
@@ -60,9 +57,9 @@ func (s sharing) conflict(o sharing) string {
 	return ""
 }
 
-// agree refuses to share the device in a way that would disturb live attachments or that
-// the kernel refuses. Without the exclusive lock it returns errNeedsExclusive if this
-// attachment would choose ipvlan's mode, which no two may do at once.
+// agree refuses to share the device if that would disturb live attachments, or if the kernel would
+// refuse it. The first attachment chooses ipvlan's mode, under the exclusive lock:
+// errNeedsExclusive without it.
 func (h *Holder) agree(pci device.PCIAddress, records []nodestate.Attachment, exclusive bool) error {
 	if !h.Fit.Config.Shares() {
 		return nil
@@ -91,9 +88,8 @@ func (h *Holder) agree(pci device.PCIAddress, records []nodestate.Attachment, ex
 	return nil
 }
 
-// checkLeased refuses to give an ENI to one pod while others lease addresses of it. The
-// caller has checked the records of pods that lease through multi-eni; these leases are of
-// other plugins that run eni-ipam. Hold the device lock.
+// checkLeased refuses to give an ENI to one pod while others lease its addresses through other
+// plugins than multi-eni, without a record. Hold the device lock.
 func (h *Holder) checkLeased(ctx context.Context, cand selection.Candidate) error {
 	if h.Fit.Config.Shares() || cand.Row == nil {
 		return nil
@@ -110,8 +106,8 @@ func (h *Holder) checkLeased(ctx context.Context, cand selection.Candidate) erro
 		h.describe(nodestate.Attachment{AttachmentID: o.AttachmentID, Pod: o.Pod}))
 }
 
-// Share takes the device lock shared, which keeps others from owning the device. It
-// refuses if an attachment of multi-eni owns it. Call unlock once the lease is written.
+// Share takes the shared device lock, which keeps others from owning the device. It refuses if an
+// attachment owns it. Call unlock once the lease is written.
 func (h *Holder) Share(ctx context.Context, pci device.PCIAddress) (unlock func(), err error) {
 	ctx, cancel := context.WithTimeout(ctx, giveback.LockWait)
 	defer cancel()

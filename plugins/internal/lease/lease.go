@@ -1,5 +1,5 @@
-// Package lease decides which address of an ENI a pod that shares the ENI gets. It is
-// pure: it changes leases in memory, and pkg/nodestate stores them.
+// Package lease decides which address of an ENI a pod that shares it gets. It changes leases in
+// memory only; pkg/leases stores them.
 package lease
 
 import (
@@ -18,28 +18,27 @@ import (
 // entry that long without asking again, and peers keep their connections.
 const DefaultCoolDown = 30 * time.Second
 
-// DefaultScarceCoolDown is the default while no other address is free: a pod that cannot
-// start is worse than a stray packet for an earlier pod. Neighbours are no reason to wait
-// longer: all ipvlan pods of an ENI have its MAC, and others announce theirs.
+// DefaultScarceCoolDown is the default while no other address is free: a pod that cannot start is
+// worse than a stray packet. ARP entries are right earlier, since ipvlan pods have the ENI's
+// MAC, and others announce theirs.
 const DefaultScarceCoolDown = 5 * time.Second
 
 // Request is the request of one pod.
 type Request struct {
-	// Holder is the lease to write. Its Address, State and FreeAt are ignored.
+	// Holder is the lease to write. Take ignores its Address, State and FreeAt.
 	Holder leases.Lease
-	// Families lists the IP families of which the pod wants an address each. If it is
-	// empty, the pod gets IPv4, or IPv6 from an ENI without IPv4 for pods.
+	// Families lists the IP families for one address each. Empty is IPv4, or IPv6 from an ENI
+	// without IPv4 for pods.
 	Families []string
-	// Addresses are the ones to lease, if there are any. Families is then ignored.
+	// Addresses are the ones to lease, instead of Families, if there are any.
 	Addresses []netip.Addr
 }
 
-// Take leases addresses to a pod. An attachment that asks again gets the same ones. A
-// restarted pod gets the addresses that its interface had while they still cool down. Now
-// is the time since boot. If no address is left, Take first ends the leases of holders
-// whose netns is gone; these addresses then cool down. With an error, only these leases
-// and Asked have changed. Errors: *ExhaustedError, *HeldError, *RetiringError,
-// *ForeignError.
+// Take leases addresses to a pod. An attachment that asks again gets the same ones, and a
+// restarted pod those of its interface that still cool down. Now is the time since boot. If no
+// address is left, Take ends the leases of holders whose netns is gone; these addresses then
+// cool down. With an error, only these leases and Asked have changed. Errors: *ExhaustedError,
+// *HeldError, *RetiringError, *ForeignError.
 func Take(l *leases.Leases, d *nodestate.Device, r Request, now time.Duration, gone func(nodestate.Netns) bool) ([]netip.Prefix, error) {
 	if len(r.Addresses) > 0 {
 		return takeThese(l, d, r, now)
@@ -128,8 +127,7 @@ func takeThese(l *leases.Leases, d *nodestate.Device, r Request, now time.Durati
 	return out, nil
 }
 
-// Free returns nil if a holder can get an address now, or has it. Errors: *HeldError,
-// *RetiringError.
+// Free returns nil if a holder can get an address now, or has it. *HeldError, *RetiringError.
 func Free(l *leases.Leases, a netip.Addr, holder *leases.Lease, now time.Duration) error {
 	if i, found := l.Find(a); found && l.Leases[i].Holds(now) && !l.Leases[i].HeldBy(holder.AttachmentID) && !leftBy(&l.Leases[i], holder) {
 		return &HeldError{Lease: l.Leases[i], Own: l.Leases[i].ContainerID == holder.ContainerID, Now: now}
@@ -140,14 +138,12 @@ func Free(l *leases.Leases, a netip.Addr, holder *leases.Lease, now time.Duratio
 	return nil
 }
 
-// Give ends an attachment's leases, which then cool down. It reports whether there was
-// any.
+// Give ends an attachment's leases, which then cool down. It reports whether there was any.
 func Give(l *leases.Leases, id nodestate.AttachmentID, now time.Duration) bool {
 	return giveAll(l, now, func(lease *leases.Lease) bool { return lease.AttachmentID == id })
 }
 
-// Drop ends the leases of addresses that an attachment never used, which are free at once.
-// It reports whether there was any.
+// Drop is Give for addresses that the attachment never used: they are free at once.
 func Drop(l *leases.Leases, id nodestate.AttachmentID) bool {
 	n := len(l.Leases)
 	l.Leases = slices.DeleteFunc(l.Leases, func(lease leases.Lease) bool { return lease.HeldBy(id) })
@@ -187,8 +183,8 @@ func held(l *leases.Leases, id nodestate.AttachmentID) (out []netip.Addr) {
 	return out
 }
 
-// left returns the cooling addresses that the same interface of the same pod had before
-// the pod was restarted. Peers that still use them mean that pod.
+// left returns the cooling addresses that the pod's interface had before a restart. Peers that
+// still use them mean that pod.
 func left(l *leases.Leases, holder *leases.Lease) (out []netip.Addr) {
 	for i := range l.Leases {
 		if leftBy(&l.Leases[i], holder) && !l.Retires(l.Leases[i].Address) {
@@ -202,8 +198,7 @@ func leftBy(lease, holder *leases.Lease) bool {
 	return lease.State == leases.Cooling && lease.Pod != "" && lease.Pod == holder.Pod && lease.IfName == holder.IfName
 }
 
-// coolest returns the address that has cooled longest, among those that may be leased
-// while no other is free.
+// coolest returns the address that has cooled longest, if it may be leased while no other is free.
 func coolest(l *leases.Leases, pool leases.Pool, now time.Duration) (best netip.Prefix, found bool) {
 	var at time.Duration
 	for i := range l.Leases {

@@ -16,8 +16,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/plugins/internal/refusal"
 )
 
-// Check compares an attachment's interface, its addresses and its routes with prev, the
-// runtime's prevResult.
+// Check compares an attachment's interface with prev, the runtime's prevResult.
 func Check(a nodestate.Attachment, ns *link.Netns, prev *types100.Result) error {
 	at := cniresult.FindInterface(prev, a.IfName)
 	if at < 0 {
@@ -39,8 +38,8 @@ func Check(a nodestate.Attachment, ns *link.Netns, prev *types100.Result) error 
 	if err != nil {
 		return err
 	}
-	// Tuning and similar plugins report a MAC that they change, but not an MTU, which
-	// therefore cannot be checked. A reset may give a VF another MAC.
+	// Tuning reports a MAC that it changes, but no MTU, which cannot be checked therefore. A reset
+	// may give a VF another MAC.
 	if mac := prev.Interfaces[at].Mac; mac != "" && !a.Device.VF && !strings.EqualFold(mac, l.MAC.String()) {
 		return refusal.New(refusal.OtherDevice, "interface %s has MAC %s, want %s; run DEL, then ADD", l.Name, l.MAC, mac)
 	}
@@ -57,8 +56,7 @@ func Check(a nodestate.Attachment, ns *link.Netns, prev *types100.Result) error 
 	return checkRoutes(in, l, prev, recorded)
 }
 
-// checkAddresses looks for the addresses of a result, but not for addresses of another
-// interface than at.
+// checkAddresses looks for the addresses of a result, except those of another interface than at.
 func checkAddresses(in *link.Handle, l link.Link, prev *types100.Result, at int) error {
 	have, err := in.Addresses(l.Index)
 	if err != nil {
@@ -79,9 +77,8 @@ func checkAddresses(in *link.Handle, l link.Link, prev *types100.Result, at int)
 	return nil
 }
 
-// checkRoutes looks for the routes of prevResult. A route that ADD recorded must lead out
-// of the interface. A later plugin's route may lead anywhere, and if it has no gateway,
-// the interface's gateway need not be meant.
+// checkRoutes looks for the routes of prevResult. Those that ADD recorded must lead out of the
+// interface. A later plugin's may lead anywhere, and without a gateway be on the link.
 func checkRoutes(in *link.Handle, l link.Link, prev, recorded *types100.Result) error {
 	var bare []bool
 	for _, r := range prev.Routes {

@@ -19,8 +19,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/plugins/internal/steps"
 )
 
-// Sysctls of an interface that is one of several in the pod, under
-// net/ipv4/conf and net/ipv6/conf (Documentation/networking/ip-sysctl.rst).
+// Sysctls of one of several interfaces (Documentation/networking/ip-sysctl.rst).
 var (
 	sysctls4 = []struct{ name, value string }{
 		{"rp_filter", "2"},    // answers may leave by another interface
@@ -45,8 +44,6 @@ const (
 	heedRouters   = "2" // accept them even if the pod forwards packets
 )
 
-// kindMacvlan is a kind of link with a MAC of its own, except in mode passthru. When it
-// gets an address that another pod had, it must announce the new MAC.
 const kindMacvlan = "macvlan"
 
 // Pod is a pod's netns and the netconf of its interface. All fields are needed.
@@ -54,12 +51,11 @@ type Pod struct {
 	Steps  *steps.Steps
 	Config *netconf.Config
 	NS     *link.Netns
-	// In is a handle in NS.
-	In *link.Handle
+	In     *link.Handle // in NS
 }
 
-// CheckFree refuses names that the container uses already: the kernel would carry out
-// only half of a move to such a name, and a delegate's DEL finds its interface by name.
+// CheckFree refuses names that the container uses: the kernel would carry out only half of a move
+// to such a name, and a delegate's DEL finds its interface by name.
 func (p *Pod) CheckFree(names ...string) error {
 	for _, n := range names {
 		switch _, err := p.In.Index(n); {
@@ -72,9 +68,9 @@ func (p *Pod) CheckFree(names ...string) error {
 	return nil
 }
 
-// Configure sets the interface's sysctls, addresses and routes and brings it up. The
-// order lets the kernel announce the addresses when the link comes up. Lower is the MAC
-// of the device. The netconf's routes are added to the result.
+// Configure sets sysctls and addresses, brings the interface up, so that the kernel announces the
+// addresses, and adds the routes. Lower is the device's MAC. The result gets the netconf's
+// routes.
 func (p *Pod) Configure(l link.Link, lower device.MAC, result *types100.Result) error {
 	cniresult.AddRoutes(result, p.Config.Routes)
 	routes, err := cniresult.Routes(result)
@@ -95,7 +91,7 @@ func (p *Pod) Configure(l link.Link, lower device.MAC, result *types100.Result) 
 		result.IPs[i].Interface = types100.Int(0)
 	}
 	up := func() error { return p.In.SetUp(l.Index) }
-	if l.Up && l.Kind == kindMacvlan && l.MAC != lower { // the delegate brought it up without an address
+	if l.Up && l.Kind == kindMacvlan && l.MAC != lower { // up before it had an address, whose new MAC neighbours must learn
 		up = func() error { return p.In.Announce(l) }
 	}
 	if err := p.Steps.Do("up", up); err != nil {
@@ -104,7 +100,7 @@ func (p *Pod) Configure(l link.Link, lower device.MAC, result *types100.Result) 
 	return p.SetRoutes(l.Index, routes)
 }
 
-// SetRoutes adds routes through an interface.
+// SetRoutes adds routes.
 func (p *Pod) SetRoutes(index int, routes []routing.Route) error {
 	for _, r := range routes {
 		err := p.Steps.Do("route", func() error { return refuseTaken("routes", p.In.EnsureRoute(index, r)) })
@@ -140,10 +136,9 @@ func (p *Pod) SetMTU(l *link.Link, mtu int) error {
 	return err
 }
 
-// acceptRA returns the value of accept_ra; "" leaves it to the pod. A pod with fixed
-// addresses gets the netconf's routes only. The VPC's IPv6 router is announced only by
-// router advertisements, so eni-ipam with IPv6 relies on them. Without an address plugin
-// the pod sets the interface up itself, SLAAC included.
+// acceptRA returns the value of accept_ra; "" leaves it to a pod without an address plugin, which
+// may use SLAAC. Fixed addresses come with fixed routes, but only advertisements tell the VPC's
+// IPv6 router to eni-ipam.
 func (p *Pod) acceptRA(addrs []netip.Prefix) string {
 	switch {
 	case p.Config.ENIIPAM != nil && slices.ContainsFunc(addrs, is6):
@@ -193,8 +188,8 @@ func (p *Pod) setSysctls(l link.Link, addrs []netip.Prefix) error {
 	return err
 }
 
-// setAcceptRA sets accept_ra, unless value is "". An interface without IPv6 has no
-// accept_ra and ignores advertisements.
+// setAcceptRA sets accept_ra, unless value is "". An interface without IPv6 has none, and ignores
+// advertisements.
 func setAcceptRA(set func(name, value string) error, ifname, value string) error {
 	if value == "" {
 		return nil
@@ -205,8 +200,7 @@ func setAcceptRA(set func(name, value string) error, ifname, value string) error
 	return nil
 }
 
-// refuseTaken gives a code to an error about another address or route in the place of
-// the wanted one.
+// refuseTaken gives a code to the error that another address or route is in the way.
 func refuseTaken(key string, err error) error {
 	if errors.Is(err, routing.ErrRouteTaken) || errors.Is(err, link.ErrAddressTaken) {
 		return refusal.New(refusal.Unsupported, "%s: %w", key, err)

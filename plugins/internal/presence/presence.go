@@ -1,5 +1,4 @@
-// Package presence tells whether the netns, the device and the interface of an
-// attachment still exist.
+// Package presence tells whether an attachment's netns, device and interface still exist.
 package presence
 
 import (
@@ -23,14 +22,12 @@ type Prober struct {
 	Target *link.Netns
 }
 
-// Stale reports whether the netns or the device of an attachment certainly no longer
-// exists.
+// Stale reports whether an attachment's netns or device is certainly gone.
 func (p *Prober) Stale(a nodestate.Attachment) bool {
 	return a.BootID != p.BootID || link.Probe(a.Netns) == link.Gone || p.Replaced(a)
 }
 
-// Replaced reports whether another device was plugged in at the PCI address of an
-// attachment whose device was pulled out.
+// Replaced reports whether another device is at the PCI address of an attachment's device.
 func (p *Prober) Replaced(a nodestate.Attachment) bool {
 	fn, err := p.Sys.PCI(a.Device.PCIAddress)
 	if err != nil {
@@ -46,8 +43,8 @@ func (p *Prober) Replaced(a nodestate.Attachment) bool {
 	return errors.Is(err, link.ErrOtherDevice)
 }
 
-// Alive reports whether the attachment's netns is still at its path. Cookies and inode
-// numbers start anew with each boot, so a netns of an earlier boot is not alive.
+// Alive reports whether the attachment's netns is still at its path. Another boot may give the
+// same cookie and inode number to another netns.
 func (p *Prober) Alive(a nodestate.Attachment) bool {
 	return a.BootID == p.BootID && link.Probe(a.Netns) == link.Alive
 }
@@ -85,9 +82,8 @@ func (p *Prober) Open(a nodestate.Attachment) (*link.Netns, error) {
 	return nil, link.ErrNotFound
 }
 
-// InPod calls f with the attachment's netns, a handle in it, and its interface there.
-// link.ErrNotFound if the netns or the interface is gone. If the interface has kept its
-// name, f gets only its index and name.
+// InPod calls f with the attachment's netns, a handle in it, and its interface there: only index
+// and name, if the pod has not renamed it. link.ErrNotFound if the netns or the interface is gone.
 func (p *Prober) InPod(a nodestate.Attachment, f func(*link.Netns, *link.Handle, link.Link) error) error {
 	ns, err := p.Open(a)
 	if err != nil {
@@ -119,8 +115,8 @@ func (p *Prober) MayBeInPod(a nodestate.Attachment) bool {
 	return !errors.Is(err, link.ErrNotFound)
 }
 
-// FindInterface finds the attachment's interface among all links of its netns, even if the
-// pod has renamed it. link.ErrNotFound.
+// FindInterface finds the attachment's interface, perhaps renamed, among all links of its netns.
+// link.ErrNotFound.
 func FindInterface(all []link.Link, a nodestate.Attachment) (link.Link, error) {
 	if a.Mode != nodestate.ModeShared && a.Device.Link != nil {
 		l, err := link.FindMoved(all, a.Device, a.Interface)
@@ -138,8 +134,8 @@ func FindInterface(all []link.Link, a nodestate.Attachment) (link.Link, error) {
 	return link.FindMade(all, seen, a.IfName)
 }
 
-// keptName reports whether the interface that ADD saw still has its name. A lookup by
-// name takes no RTNL lock, for which DEL would wait behind the moves of other links.
+// keptName reports whether the interface still has its name. This lookup does not wait for the
+// RTNL lock behind the moves of other links.
 func keptName(in *link.Handle, a nodestate.Attachment) bool {
 	if a.Interface == nil || a.Interface.Index == 0 {
 		return false

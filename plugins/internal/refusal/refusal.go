@@ -60,8 +60,8 @@ func Worst(errs []error) error {
 	return errs[0]
 }
 
-// ToCNI gives an error its code and makes it one line. It is called once, at the edge:
-// skel would report the innermost types.Error without the text that wraps it.
+// ToCNI gives an error its code and makes it one line. Call it at the edge: a types.Error inside
+// would lose the text that wraps it.
 func ToCNI(err error) error {
 	if err == nil {
 		return nil

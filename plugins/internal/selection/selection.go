@@ -15,28 +15,23 @@ import (
 	"github.com/multi-eni/multi-eni-cni/plugins/internal/refusal"
 )
 
-// Candidate is a device that the netconf may mean. Row is nil for a deviceID that the
-// inventory does not list.
+// Candidate is a device that the netconf may mean.
 type Candidate struct {
 	PCI device.PCIAddress
-	Row *nodestate.Device
+	Row *nodestate.Device // nil if the inventory does not list the device
 }
 
 // Selector selects devices for one call. All fields but Policy and Namespace are needed.
 type Selector struct {
 	Config *netconf.Config
 	Policy *netconf.Policy
-	// Inventory is the path of the inventory. BootID identifies the running boot.
-	Inventory, BootID string
-	// Namespace is the pod's; "" if unknown.
-	Namespace string
-	// AnyPod is for STATUS, which no pod calls: the kubelet's allocation and the pod's
-	// namespace do not matter.
+	// Inventory is a path, and Namespace the pod's, "" if unknown.
+	Inventory, BootID, Namespace string
+	// AnyPod ignores the kubelet's allocation and the pod's namespace: for STATUS.
 	AnyPod bool
 }
 
-// Candidates returns at least one usable device that the netconf selects, sorted by PCI
-// address, or an error.
+// Candidates returns the usable devices that the netconf selects, at least one, by PCI address.
 func (s *Selector) Candidates() ([]Candidate, error) {
 	sel := s.Config.Select
 	if sel.ResourceName != "" && s.Config.DeviceID == "" && !s.AnyPod {

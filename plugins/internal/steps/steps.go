@@ -1,5 +1,4 @@
-// Package steps runs the effects of a verb under names, by which tests interrupt a verb
-// at every one of them.
+// Package steps runs the effects of a verb under names, so that tests can interrupt it at each.
 package steps
 
 import (
@@ -9,8 +8,7 @@ import (
 
 // Steps runs the effects of one verb. The zero value is ready for use; do not copy it.
 type Steps struct {
-	// Before is called with the name of each step before its effect. An error from it
-	// fails the step. Nil is allowed.
+	// Before, unless nil, is called before each effect. An error from it fails the step.
 	Before func(step string) error
 
 	background sync.WaitGroup
@@ -26,8 +24,7 @@ func (s *Steps) Do(name string, effect func() error) error {
 	return effect()
 }
 
-// Start runs an effect beside the steps that follow; wait returns its error. A verb
-// spends most of its time waiting for the kernel to move a link.
+// Start runs an effect beside the steps that follow; wait returns its error.
 func (s *Steps) Start(name string, effect func() error) (wait func() error) {
 	done := make(chan error, 1)
 	err := s.Do(name, func() error {
@@ -46,14 +43,12 @@ func (s *Steps) Start(name string, effect func() error) (wait func() error) {
 // Wait returns when every started effect has ended.
 func (s *Steps) Wait() { s.background.Wait() }
 
-// stackNeed exceeds the stack use of every verb, in octets. Two thirds of it is the
-// buffer of netlink's Receive.
+// stackNeed exceeds the stack use of every verb, in octets: mostly netlink's receive buffer.
 const stackNeed = 96 << 10
 
-// GrowStack gives the calling goroutine the stack that a verb needs, in one step. The
-// runtime would double it six times from 2 KiB, and look up every caller in the
-// program's tables each time: a tenth of a verb's computing (docs/performance.md).
-// Pass 0: the frame costs nothing until it is written to.
+// GrowStack gives the calling goroutine a verb's stack at once. The runtime would double it six
+// times from 2 KiB: a tenth of a verb's computing (docs/performance.md). Pass 0: the frame costs
+// nothing until it is written to.
 //
 //go:noinline
 func GrowStack(used int) {
