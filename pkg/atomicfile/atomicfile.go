@@ -1,11 +1,9 @@
-// Package atomicfile replaces files in one step: a reader sees the old content
-// or the new.
+// Package atomicfile replaces files in one step: a reader sees the old content or the new.
 //
-// The new content is prepared in a temporary file of a fixed name beside the
-// file, so that a killed writer leaves at most one, which the next writer takes
-// over. A flock on it keeps two writers apart. Libraries such as google/renameio
-// invent a name for each write, and have neither that lock, nor the rename that
-// replaces nothing, nor the exchange that spares ext4 a write to the disk.
+// The new content is prepared in a temporary file of a fixed name beside the file, so that a killed writer leaves at
+// most one, which the next writer takes over. A flock on it keeps two writers apart. Libraries such as google/renameio
+// invent a name for each write, and have neither that lock, nor the rename that replaces nothing, nor the exchange that
+// spares ext4 a write to the disk.
 package atomicfile
 
 import (
@@ -46,9 +44,8 @@ func write(path string, data []byte, mode fs.FileMode, d Durability, publish fun
 	return publish(p)
 }
 
-// Pending is the next content of a file, complete in its temporary file. One of
-// Replace, Create, Exchange and Discard ends it. Until then the caller may look at
-// the old file once more.
+// Pending is the next content of a file, complete in its temporary file. One of Replace, Create, Exchange and Discard
+// ends it. Until then the caller may look at the old file once more.
 type Pending struct {
 	// File is open for reading and writing, and under a flock until it is closed.
 	// After a rename it is the file at the path.
@@ -57,10 +54,9 @@ type Pending struct {
 	durability Durability
 }
 
-// Prepare writes data beside path. Missing folders are made with mode 0700. A
-// symbolic link at path will be replaced, not followed; one at the temporary file is
-// an error. While another process writes the same path the error is unix.EAGAIN.
-// Errors name a path.
+// Prepare writes data beside path. Missing folders are made with mode 0700. A symbolic link at path will be replaced,
+// not followed; one at the temporary file is an error. While another process writes the same path the error is
+// unix.EAGAIN. Errors name a path.
 func Prepare(path string, data []byte, mode fs.FileMode, d Durability) (*Pending, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, fmt.Errorf("make folder of %s: %w", path, err)
@@ -82,8 +78,7 @@ func TempPath(path string) string {
 	return filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+".tmp")
 }
 
-// openTemp opens and locks a temporary file that no living process writes, and
-// empties it.
+// openTemp opens and locks a temporary file that no living process writes, and empties it.
 func openTemp(tmp string, mode fs.FileMode) (*os.File, error) {
 	fd, err := unix.Open(tmp, unix.O_RDWR|unix.O_CREAT|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, uint32(mode.Perm()))
 	if err != nil {
@@ -138,8 +133,7 @@ func (p *Pending) fill(data []byte) error {
 	return nil
 }
 
-// Replace renames the temporary file to the path. When it fails before that, the
-// temporary file is removed.
+// Replace renames the temporary file to the path. When it fails before that, the temporary file is removed.
 func (p *Pending) Replace() error { return p.rename(os.Rename) }
 
 // Create is Replace where nothing is at the path yet (else fs.ErrExist).

@@ -165,8 +165,7 @@ func TestWriteFails(t *testing.T) {
 	}
 }
 
-// TestPending ends a prepared write in each way, where there is an old file and where
-// there is none.
+// TestPending ends a prepared write in each way, where there is an old file and where there is none.
 func TestPending(t *testing.T) {
 	for name, tt := range map[string]struct {
 		end      func(*Pending) error

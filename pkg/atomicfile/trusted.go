@@ -9,14 +9,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrUntrusted is returned for a symbolic link, for anything else that is not a
-// regular file, and for a file that is owned by somebody else or writable by others.
-// Its content was not looked at.
+// ErrUntrusted is returned for a symbolic link, for anything else that is not a regular file, and for a file that is
+// owned by somebody else or writable by others. Its content was not looked at.
 var ErrUntrusted = errors.New("untrusted file")
 
-// Open opens a regular file for reading that belongs to root or the effective user
-// and that neither group nor others may write. The last component is not followed
-// when it is a symbolic link. Errors: fs.ErrNotExist, ErrUntrusted.
+// Open opens a regular file for reading that belongs to root or the effective user and that neither group nor others
+// may write. The last component is not followed when it is a symbolic link. Errors: fs.ErrNotExist, ErrUntrusted.
 func Open(path string) (*os.File, error) {
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0) // a FIFO would block
 	if errors.Is(err, unix.ELOOP) {
@@ -69,8 +67,7 @@ func Remove(paths ...string) error {
 	return errors.Join(errs...)
 }
 
-// RemoveLeftover removes the temporary file that a killed writer of path has left.
-// One of a living writer stays.
+// RemoveLeftover removes the temporary file that a killed writer of path has left. One of a living writer stays.
 func RemoveLeftover(path string) error {
 	tmp := TempPath(path)
 	f, err := Open(tmp)

@@ -11,11 +11,9 @@ const Unset = "dev"
 
 // Info identifies a program's build.
 type Info struct {
-	// Version is the linker's, or the version of the module where
-	// `go install MODULE@VERSION` built it, or Unset.
+	// Version is the linker's, or the version of the module where `go install MODULE@VERSION` built it, or Unset.
 	Version string
-	// Commit is the revision, with " (modified)" when the tree differed from it,
-	// or "unknown".
+	// Commit is the revision, with " (modified)" when the tree differed from it, or "unknown".
 	Commit string
 }
 
@@ -59,9 +57,8 @@ func recorded(build *debug.BuildInfo) string {
 	return "unknown"
 }
 
-// ofPseudo is the beginning of the commit in a version that the go command makes
-// of a commit without a tag: …-20060102150405-0123456789ab (go.dev/ref/mod,
-// pseudo-versions). It is "" for any other version.
+// ofPseudo is the beginning of the commit in a version that the go command makes of a commit without a tag:
+// …-20060102150405-0123456789ab (go.dev/ref/mod, pseudo-versions). It is "" for any other version.
 func ofPseudo(version string) string {
 	rest, revision := cutLast(version, "-")
 	_, date := cutLast(rest, "-")

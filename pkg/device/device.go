@@ -1,10 +1,9 @@
 // Package device holds the identities a network device is known by: PCI
 // address, MAC address, ENI id, subnet id, resource name and interface name.
 //
-// Every type is a string in its one canonical spelling, obtained from the
-// matching Parse function or from UnmarshalText (hence from JSON). The zero
-// value of each means "not known" and is the only value that is not checked.
-// All functions are pure and safe for concurrent use.
+// Every type is a string in its one canonical spelling, obtained from the matching Parse function or from UnmarshalText
+// (hence from JSON). The zero value of each means "not known" and is the only value that is not checked. All functions
+// are pure and safe for concurrent use.
 package device
 
 import (
@@ -21,14 +20,12 @@ func invalid(kind, value, want string) error {
 	return fmt.Errorf("%s %q: %w: want %s", kind, value, ErrInvalid, want)
 }
 
-// PCIAddress is a PCI function's address as the kernel names its folder in
-// /sys/bus/pci/devices: domain (4 to 8 hexadecimal digits), bus, device and
-// function, for example "0000:00:07.0". Lower case.
+// PCIAddress is a PCI function's address as the kernel names its folder in /sys/bus/pci/devices: domain (4 to 8
+// hexadecimal digits), bus, device and function, for example "0000:00:07.0". Lower case.
 type PCIAddress string
 
-// ParsePCIAddress accepts the full form in either case. The short form without
-// a domain ("00:07.0") is refused: it names a different device on a machine
-// with several PCI domains.
+// ParsePCIAddress accepts the full form in either case. The short form without a domain ("00:07.0") is refused: it
+// names a different device on a machine with several PCI domains.
 func ParsePCIAddress(s string) (PCIAddress, error) {
 	l := strings.ToLower(s)
 	if !validPCI(l) {
@@ -50,8 +47,7 @@ func (a PCIAddress) String() string { return string(a) }
 // UnmarshalText implements encoding.TextUnmarshaler; empty text is the zero value.
 func (a *PCIAddress) UnmarshalText(b []byte) error { return unmarshal(a, b, ParsePCIAddress) }
 
-// MAC is a unicast EUI-48 address in lower-case colon form, as
-// /sys/class/net/*/address shows it.
+// MAC is a unicast EUI-48 address in lower-case colon form, as /sys/class/net/*/address shows it.
 type MAC string
 
 // ParseMAC accepts the forms of net.ParseMAC and refuses addresses that no interface can
@@ -79,8 +75,7 @@ func (m MAC) HardwareAddr() net.HardwareAddr {
 // UnmarshalText implements encoding.TextUnmarshaler; empty text is the zero value.
 func (m *MAC) UnmarshalText(b []byte) error { return unmarshal(m, b, ParseMAC) }
 
-// ENIID is the id of an EC2 elastic network interface: "eni-" and 8 or 17
-// hexadecimal digits.
+// ENIID is the id of an EC2 elastic network interface: "eni-" and 8 or 17 hexadecimal digits.
 type ENIID string
 
 // ParseENIID accepts EC2's own lower-case spelling only.
@@ -114,15 +109,12 @@ func (s SubnetID) String() string { return string(s) }
 // UnmarshalText implements encoding.TextUnmarshaler; empty text is the zero value.
 func (s *SubnetID) UnmarshalText(b []byte) error { return unmarshal(s, b, ParseSubnetID) }
 
-// ResourceName is a device plugin resource as Kubernetes names it:
-// prefix/name, for example "intel.com/sriov_net".
+// ResourceName is a device plugin resource as Kubernetes names it: prefix/name, for example "intel.com/sriov_net".
 type ResourceName string
 
-// The prefix is a DNS subdomain and the name begins and ends alphanumeric
-// (Kubernetes' rules for extended resources). Within, the name is narrower than
-// Kubernetes allows: the SR-IOV network device plugin exits on a name with
-// anything but letters, digits, underscores and, since v3.6.0, hyphens
-// (ValidResourceName in its pkg/utils).
+// The prefix is a DNS subdomain and the name begins and ends alphanumeric (Kubernetes' rules for extended resources).
+// Within, the name is narrower than Kubernetes allows: the SR-IOV network device plugin exits on a name with anything
+// but letters, digits, underscores and, since v3.6.0, hyphens (ValidResourceName in its pkg/utils).
 func validPrefix(s string) bool {
 	for label := range strings.SplitSeq(s, ".") {
 		if !enclosed(label, isLowerAlnum, "-") {
@@ -141,8 +133,7 @@ const maxResourceName = 107 - len("/var/lib/kubelet/plugins_registry/") - len(".
 
 // ParseResourceName accepts prefix/name of at most 68 octets, the name at most
 // 63. Prefixes that Kubernetes keeps for itself are refused (IsExtendedResourceName
-// in its pkg/apis/core/v1/helper): names that begin with "requests." or end in
-// "kubernetes.io".
+// in its pkg/apis/core/v1/helper): names that begin with "requests." or end in "kubernetes.io".
 func ParseResourceName(s string) (ResourceName, error) {
 	prefix, name, ok := strings.Cut(s, "/")
 	switch {
@@ -168,10 +159,9 @@ func (r ResourceName) Split() (prefix, name string) {
 // UnmarshalText implements encoding.TextUnmarshaler; empty text is the zero value.
 func (r *ResourceName) UnmarshalText(b []byte) error { return unmarshal(r, b, ParseResourceName) }
 
-// ParseInterfaceName checks a network interface's name by the kernel's rule
-// (dev_valid_name in net/core/dev.c: 1 to 15 octets, not "." or "..", no '/',
-// ':' or white space) and returns it unchanged. '%' is refused as well: the
-// kernel expands it to a free number.
+// ParseInterfaceName checks a network interface's name by the kernel's rule (dev_valid_name in net/core/dev.c: 1 to 15
+// octets, not "." or "..", no '/', ':' or white space) and returns it unchanged. '%' is refused as well: the kernel
+// expands it to a free number.
 func ParseInterfaceName(s string) (string, error) {
 	if s == "" || len(s) > 15 || s == "." || s == ".." || strings.ContainsAny(s, "/:% \t\n\v\f\r\x00") {
 		return "", invalid("interface name", s, "1 to 15 characters without '/', ':', '%' or white space")
@@ -192,8 +182,7 @@ func unmarshal[T ~string](dst *T, b []byte, parse func(string) (T, error)) error
 	return nil
 }
 
-// The rules are written out: compiling them as regular expressions would take a
-// tenth of the plugin's start-up.
+// The rules are written out: compiling them as regular expressions would take a tenth of the plugin's start-up.
 
 func isHex(c byte) bool { return c >= '0' && c <= '9' || c >= 'a' && c <= 'f' }
 

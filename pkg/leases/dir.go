@@ -19,9 +19,8 @@ import (
 // DefaultDir is the folder of the leases of addresses.
 const DefaultDir = "/var/lib/cni/eni-ipam"
 
-// Dir is the folder of leases: <boot id>/<ENI id>.json, and beside them
-// <boot id>/locks/<ENI id>.lock. No pod outlives a boot, and so no lease does: a
-// file that a power loss has torn is in a folder that is not looked at again.
+// Dir is the folder of leases: <boot id>/<ENI id>.json, and beside them <boot id>/locks/<ENI id>.lock. No pod outlives
+// a boot, and so no lease does: a file that a power loss has torn is in a folder that is not looked at again.
 type Dir string
 
 // Locked are an ENI's under this process's lock.
@@ -31,11 +30,9 @@ type Locked struct {
 	lock *os.File
 }
 
-// Lock returns the leases of an ENI in a boot under this process's lock, waiting
-// for another holder until ctx ends (then ErrBusy). An ENI without a file has no
-// leases. Errors: ErrCorrupt, ErrUntrusted (see Rebuild),
-// ErrOtherVersion. The first call of a boot
-// makes its folder and deletes the folders of earlier boots.
+// Lock returns the leases of an ENI in a boot under this process's lock, waiting for another holder until ctx ends
+// (then ErrBusy). An ENI without a file has no leases. Errors: ErrCorrupt, ErrUntrusted (see Rebuild), ErrOtherVersion.
+// The first call of a boot makes its folder and deletes the folders of earlier boots.
 func (d Dir) Lock(ctx context.Context, bootID string, eni device.ENIID) (*Locked, error) {
 	l, err := d.lock(ctx, bootID, eni)
 	if err != nil {
@@ -89,9 +86,8 @@ func (l *Locked) Save() error {
 // Close gives up the lock; unsaved changes are lost.
 func (l *Locked) Close() { l.lock.Close() } //nolint:errcheck,gosec // nothing was written
 
-// Read returns the leases of an ENI in a boot as they were a moment ago; none
-// when it has no file. Errors: ErrCorrupt, ErrUntrusted, ErrOtherVersion: then every
-// address of the ENI counts as taken.
+// Read returns the leases of an ENI in a boot as they were a moment ago; none when it has no file. Errors: ErrCorrupt,
+// ErrUntrusted, ErrOtherVersion: then every address of the ENI counts as taken.
 func (d Dir) Read(bootID string, eni device.ENIID) (Leases, error) {
 	path, err := d.path(bootID, eni)
 	if err != nil {
@@ -158,8 +154,7 @@ func (d Dir) Held() (all []Lease, err error) {
 	return all, errors.Join(errs...)
 }
 
-// RemoveAll deletes the leases of every boot, and nothing else that may be in the
-// folder.
+// RemoveAll deletes the leases of every boot, and nothing else that may be in the folder.
 func (d Dir) RemoveAll() error {
 	if err := d.removeBoots(""); !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -194,8 +189,7 @@ func (d Dir) removeBoots(but string) error {
 	return nil
 }
 
-// removeBoot deletes the files of leases in a boot's folder, and the folder unless
-// something else is in it.
+// removeBoot deletes the files of leases in a boot's folder, and the folder unless something else is in it.
 func removeBoot(dir string) error {
 	for _, pattern := range []string{"eni-*.json", "eni-*.json" + asideSuffix, ".eni-*.json.tmp", "locks/eni-*.lock"} {
 		files, err := filepath.Glob(filepath.Join(dir, pattern))

@@ -23,8 +23,7 @@ type State string
 const (
 	// Held: an attachment has the address.
 	Held State = "leased"
-	// Cooling: no pod has it, but neighbours and peers may still cache the last holder,
-	// until FreeAt.
+	// Cooling: no pod has it, but neighbours and peers may still cache the last holder, until FreeAt.
 	Cooling State = "cooling"
 )
 
@@ -34,16 +33,14 @@ type Lease struct {
 	State   State      `json:"state"`
 	// AttachmentID names the address's holder, or the last one.
 	nodestate.AttachmentID
-	// Network is the netconf's name, by which GC selects, and Pod is namespace/name
-	// for messages; both may be "".
+	// Network is the netconf's name, by which GC selects, and Pod is namespace/name for messages; both may be "".
 	Network string `json:"network,omitempty"`
 	Pod     string `json:"pod,omitempty"`
 	// Netns is the container's; once it is gone, so is the holder.
 	Netns nodestate.Netns `json:"netns,omitzero"`
 	// CoolDown is how long the address cools once it is released.
 	CoolDown time.Duration `json:"coolDownNanoseconds,omitempty"`
-	// ScarceCoolDown is how long it cools while no other address is free; 0 is as long
-	// as CoolDown.
+	// ScarceCoolDown is how long it cools while no other address is free; 0 is as long as CoolDown.
 	ScarceCoolDown time.Duration `json:"scarceCoolDownNanoseconds,omitempty"`
 	// FreeAt is when it is free again, as the time since boot (CLOCK_BOOTTIME),
 	// which never goes back. 0 unless it is cooling.
@@ -54,11 +51,9 @@ type Lease struct {
 type Leases struct {
 	SchemaVersion int          `json:"schemaVersion"`
 	ENIID         device.ENIID `json:"eniID"`
-	// Last are the addresses that were given last, one of each family at most: the
-	// next is looked for behind it.
+	// Last are the addresses that were given last, one of each family at most: the next is looked for behind it.
 	Last []netip.Addr `json:"last,omitempty"`
-	// Asked are the families, IPv4 and IPv6, that pods have asked for in this boot, with
-	// or without success.
+	// Asked are the families, IPv4 and IPv6, that pods have asked for in this boot, with or without success.
 	Asked []string `json:"asked,omitempty"`
 	// Retiring are addresses (with their full length) and prefixes that the daemon is
 	// giving back to the subnet. No pod gets them.

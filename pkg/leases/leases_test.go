@@ -77,8 +77,7 @@ func TestOnDisk(t *testing.T) {
 	}
 }
 
-// TestEarlierBoots: nothing of them is read, and the first lock of a boot
-// removes them, and nothing else.
+// TestEarlierBoots: nothing of them is read, and the first lock of a boot removes them, and nothing else.
 func TestEarlierBoots(t *testing.T) {
 	root := t.TempDir()
 	dir := Dir(root)

@@ -51,8 +51,7 @@ func Pools(d *nodestate.Device) []Pool {
 	return []Pool{pool(d, IPv4, bits4), pool(d, IPv6, 64)}
 }
 
-// pool is the device's of one family, whose subnet's length is bits unless an
-// address says otherwise; 0 is not known.
+// pool is the device's of one family, whose subnet's length is bits unless an address says otherwise; 0 is not known.
 func pool(d *nodestate.Device, family string, bits int) Pool {
 	p, own := Pool{Family: family}, false
 	for _, a := range d.Addresses {
@@ -146,8 +145,7 @@ func (p Pool) String() string {
 	return strings.Join(out, ", ")
 }
 
-// PoolCount counts the addresses of a pool: all, and those that are not free. Size is
-// math.MaxInt for more than that.
+// PoolCount counts the addresses of a pool: all, and those that are not free. Size is math.MaxInt for more than that.
 type PoolCount struct {
 	Size     int `json:"size"`
 	Leased   int `json:"leased"`
@@ -216,8 +214,7 @@ func (l *Leases) Count(p Pool, now time.Duration) (c PoolCount, next time.Durati
 	return c, next
 }
 
-// Spans are the pool's single addresses (with their full length) and prefixes, in its
-// order.
+// Spans are the pool's single addresses (with their full length) and prefixes, in its order.
 func (p Pool) Spans() (out []netip.Prefix) {
 	for _, s := range p.spans {
 		out = append(out, s.Prefix)

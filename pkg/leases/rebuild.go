@@ -17,16 +17,14 @@ import (
 // asideSuffix ends the name of the copy of a rebuilt file. There is one at most.
 const asideSuffix = ".corrupt"
 
-// Unreadable says whether an error is about a file that cannot be used as it is:
-// ErrCorrupt or ErrUntrusted.
+// Unreadable says whether an error is about a file that cannot be used as it is: ErrCorrupt or ErrUntrusted.
 func Unreadable(err error) bool {
 	return errors.Is(err, nodestate.ErrCorrupt) || errors.Is(err, nodestate.ErrUntrusted)
 }
 
-// Rebuild is Lock for an ENI whose file is Unreadable. Known returns the leases that
-// attachments are known to have, and is called under the lock. They and the valid leases of
-// the old file make the new one, which replaces it in one step. The old file is kept
-// beside it. A file that is readable by now is left alone.
+// Rebuild is Lock for an ENI whose file is Unreadable. Known returns the leases that attachments are known to have, and
+// is called under the lock. They and the valid leases of the old file make the new one, which replaces it in one step.
+// The old file is kept beside it. A file that is readable by now is left alone.
 func (d Dir) Rebuild(ctx context.Context, bootID string, eni device.ENIID, known func() ([]Lease, error)) (*Locked, error) {
 	l, err := d.lock(ctx, bootID, eni)
 	if err != nil {
@@ -72,8 +70,7 @@ func (l *Leases) put(lease Lease) {
 	l.Leases = slices.Insert(l.Leases, i, lease)
 }
 
-// salvage reads the valid leases of a corrupt file, up to the first
-// octet that is no JSON. Another ENI's file has none.
+// salvage reads the valid leases of a corrupt file, up to the first octet that is no JSON. Another ENI's file has none.
 func salvage(data []byte, eni device.ENIID) (l Leases) {
 	dec := json.NewDecoder(bytes.NewReader(data))
 	if open, err := dec.Token(); err != nil || open != json.Delim('{') {
@@ -114,8 +111,7 @@ func salvage(data []byte, eni device.ENIID) (l Leases) {
 	return l
 }
 
-// each calls f with the elements of a list that have the form of T. Error: the first
-// octet that is no JSON.
+// each calls f with the elements of a list that have the form of T. Error: the first octet that is no JSON.
 func each[T any](dec *json.Decoder, f func(T)) error {
 	if open, err := dec.Token(); err != nil || open != json.Delim('[') {
 		return errors.Join(err, nodestate.ErrCorrupt)

@@ -15,11 +15,9 @@ import (
 // ErrAddressTaken is returned when the link has the address with another length.
 var ErrAddressTaken = errors.New("the link has it with another length")
 
-// EnsureAddress adds an address to the link. IPv6 addresses skip duplicate
-// address detection (IFA_F_NODAD): the ENI owns them, and a tentative address
-// cannot be used for a second. One that somebody else has just added, and that is
-// still tentative, is added anew. ErrAddressTaken: the kernel holds an IPv6 address
-// once on each link, with one length.
+// EnsureAddress adds an address to the link. IPv6 addresses skip duplicate address detection (IFA_F_NODAD): the ENI
+// owns them, and a tentative address cannot be used for a second. One that somebody else has just added, and that is
+// still tentative, is added anew. ErrAddressTaken: the kernel holds an IPv6 address once on each link, with one length.
 func (h *Handle) EnsureAddress(index int, p netip.Prefix) error {
 	addr := &netlink.Addr{IPNet: rtnl.IPNet(p)}
 	if p.Addr().Is6() {
@@ -35,8 +33,7 @@ func (h *Handle) EnsureAddress(index int, p netip.Prefix) error {
 	return nil
 }
 
-// settle looks at an address that the link has already, and replaces it when it is
-// tentative.
+// settle looks at an address that the link has already, and replaces it when it is tentative.
 func (h *Handle) settle(index int, addr *netlink.Addr) error {
 	found, err := rtnl.Dump(func() ([]netlink.Addr, error) { return h.nl.AddrList(rtnl.Ref(index), netlink.FAMILY_ALL) })
 	if err != nil {

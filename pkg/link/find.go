@@ -11,15 +11,12 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
 )
 
-// ErrOtherDevice is returned when the PCI function's link has another MAC than
-// it should.
+// ErrOtherDevice is returned when the PCI function's link has another MAC than it should.
 var ErrOtherDevice = errors.New("link belongs to another device")
 
-// FindDevice returns the link of a device in the host netns, which is the one
-// that sys shows: the own interface of fn, which is the device's function as sys
-// has it, else, for a link that was renamed since sysfs was read, the link with its
-// PCI parent or its MAC. A VF is known by its PCI address alone. Errors:
-// ErrNotFound, ErrOtherDevice.
+// FindDevice returns the link of a device in the host netns, which is the one that sys shows: the own interface of fn,
+// which is the device's function as sys has it, else, for a link that was renamed since sysfs was read, the link with
+// its PCI parent or its MAC. A VF is known by its PCI address alone. Errors: ErrNotFound, ErrOtherDevice.
 func (h *Handle) FindDevice(sys sysfs.FS, fn sysfs.PCIFunction, d nodestate.AttachedDevice) (Link, error) {
 	var other error
 	for _, name := range fn.Interfaces {
@@ -61,15 +58,12 @@ func (h *Handle) searchDevice(sys sysfs.FS, d nodestate.AttachedDevice) (Link, e
 	return Link{}, fmt.Errorf("find the link of %s: %w", d.PCIAddress, ErrNotFound)
 }
 
-// Movable says whether the link is a device of its own rather than one stacked
-// on another, whose MAC it may share.
+// Movable says whether the link is a device of its own rather than one stacked on another, whose MAC it may share.
 func (l Link) Movable() bool { return !rtnl.Stacked(l.Kind) }
 
-// FindMoved returns the link of a device among all of a container netns: by PCI
-// parent, else by the index that ADD has seen there, else by MAC. There is no sysfs
-// to ask, and the pod may have renamed the link, changed its MAC or stacked other
-// links on it. A link of another kind, or of another PCI function, never is it.
-// ErrNotFound.
+// FindMoved returns the link of a device among all of a container netns: by PCI parent, else by the index that ADD has
+// seen there, else by MAC. There is no sysfs to ask, and the pod may have renamed the link, changed its MAC or stacked
+// other links on it. A link of another kind, or of another PCI function, never is it. ErrNotFound.
 func FindMoved(all []Link, d nodestate.AttachedDevice, seen *nodestate.Interface) (Link, error) {
 	kind := ""
 	if d.Link != nil {
@@ -90,9 +84,8 @@ func FindMoved(all []Link, d nodestate.AttachedDevice, seen *nodestate.Interface
 	return Link{}, fmt.Errorf("find the link of %s: %w", d.PCIAddress, ErrNotFound)
 }
 
-// FindMade returns the link that a delegate has made among all of a container
-// netns: the one that seen describes, and by name only where ADD has not seen it.
-// ErrNotFound.
+// FindMade returns the link that a delegate has made among all of a container netns: the one that seen describes, and
+// by name only where ADD has not seen it. ErrNotFound.
 func FindMade(all []Link, seen nodestate.Interface, name string) (Link, error) {
 	for _, l := range all {
 		known := l.Index == seen.Index
@@ -106,8 +99,7 @@ func FindMade(all []Link, seen nodestate.Interface, name string) (Link, error) {
 	return Link{}, fmt.Errorf("find interface %s: %w", name, ErrNotFound)
 }
 
-// FallbackName is the name that a device gets when the one it should have is
-// taken: unique per PCI address.
+// FallbackName is the name that a device gets when the one it should have is taken: unique per PCI address.
 func FallbackName(pci device.PCIAddress) string {
 	var digits []byte
 	for _, c := range []byte(pci) {

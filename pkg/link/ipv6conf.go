@@ -35,8 +35,7 @@ func (c IPv6Conf) read(name, setting string) (string, error) {
 	return strings.TrimSpace(string(data)), nil
 }
 
-// SetAcceptRA sets accept_ra of a link. It is no error if the link has no IPv6 or does not
-// exist.
+// SetAcceptRA sets accept_ra of a link. It is no error if the link has no IPv6 or does not exist.
 func (c IPv6Conf) SetAcceptRA(name, value string) error {
 	f, err := os.OpenFile(c.path(name), os.O_WRONLY, 0)
 	switch {

@@ -1,6 +1,5 @@
-// Package link changes network links, addresses and routes by netlink, in the
-// netns that a Handle was opened in. Its verbs are idempotent: a wanted
-// state that is there already is left alone, and is not an error.
+// Package link changes network links, addresses and routes by netlink, in the netns that a Handle was opened in. Its
+// verbs are idempotent: a wanted state that is there already is left alone, and is not an error.
 //
 // It is the project's only importer of vishvananda/netlink. A Handle is not
 // safe for concurrent use; several Handles are.
@@ -50,8 +49,7 @@ type Link struct {
 	// Parent is the PCI function behind the link (IFLA_PARENT_DEV_NAME, Linux
 	// 5.14); "" where there is none or the kernel does not say.
 	Parent device.PCIAddress
-	// Below is the index of the link that this one lies on (IFLA_LINK) when that is
-	// in the same netns; 0 for none.
+	// Below is the index of the link that this one lies on (IFLA_LINK) when that is in the same netns; 0 for none.
 	Below int
 	// Over is the same index, in any netns; 0 for none. A veth's is its peer's.
 	Over int
@@ -158,9 +156,8 @@ func (h *Handle) ask(flags, index int, by ...*nl.RtAttr) ([]Link, error) {
 // rtextFilterSkipStats leaves the counters out of an answer (linux/rtnetlink.h).
 const rtextFilterSkipStats = 1 << 3
 
-// Index returns the index of the link whose name or altname it is; ErrNotFound. By
-// SIOCGIFINDEX (netdevice(7)) the kernel looks it up without RTNL, for which ByName
-// has to wait while anything else on the machine changes a link.
+// Index returns the index of the link whose name or altname it is; ErrNotFound. By SIOCGIFINDEX (netdevice(7)) the
+// kernel looks it up without RTNL, for which ByName has to wait while anything else on the machine changes a link.
 func (h *Handle) Index(name string) (int, error) {
 	req, err := unix.NewIfreq(name)
 	if err != nil { // an altname that is too long for it
@@ -179,8 +176,7 @@ func (l Link) HasMAC(mac device.MAC) bool {
 	return mac != "" && (l.MAC == mac || l.PermMAC == mac)
 }
 
-// ByMAC returns the links with that MAC in the order of their index. Stacked
-// links (ipvlan, vlan) share their parent's.
+// ByMAC returns the links with that MAC in the order of their index. Stacked links (ipvlan, vlan) share their parent's.
 func (h *Handle) ByMAC(mac device.MAC) ([]Link, error) {
 	all, err := h.Links()
 	if err != nil {
@@ -229,10 +225,9 @@ func describe(l netlink.Link) Link {
 	return out
 }
 
-// Move moves the link into another netns and names it there, in one
-// RTM_NEWLINK. The kernel takes both steps one after the other: on any error
-// the link may be in either netns, down and without addresses. A link that is
-// moved is always left down. ErrNameTaken when the name is in use there.
+// Move moves the link into another netns and names it there, in one RTM_NEWLINK. The kernel takes both steps one after
+// the other: on any error the link may be in either netns, down and without addresses. A link that is moved is always
+// left down. ErrNameTaken when the name is in use there.
 func (h *Handle) Move(index int, to *Netns, name string) error {
 	return h.move(index, to, name, 0)
 }
@@ -294,9 +289,8 @@ func (h *Handle) SetUp(index int) error {
 	return nil
 }
 
-// Announce has the kernel tell the neighbours the addresses of a link that is up
-// already (sysctls arp_notify and ndisc_notify): to set a MAC is news, be it the
-// one that the link has.
+// Announce has the kernel tell the neighbours the addresses of a link that is up already (sysctls arp_notify and
+// ndisc_notify): to set a MAC is news, be it the one that the link has.
 func (h *Handle) Announce(l Link) error {
 	if err := h.nl.LinkSetHardwareAddr(rtnl.Ref(l.Index), l.MAC.HardwareAddr()); err != nil {
 		return fmt.Errorf("announce link %d: %w", l.Index, rtnl.NotFound(err))
@@ -320,8 +314,7 @@ func (h *Handle) SetMTU(index, mtu int) error {
 	return nil
 }
 
-// DropAltNames takes altnames away from the link. One that it does not have is
-// an error.
+// DropAltNames takes altnames away from the link. One that it does not have is an error.
 func (h *Handle) DropAltNames(index int, names ...string) error {
 	var errs []error
 	for _, name := range names {
@@ -340,9 +333,8 @@ func (h *Handle) Delete(index int) error {
 	return nil
 }
 
-// DeleteStacked deletes those among all links of this netns that were made on top
-// of the link (ipvlan, macvlan, vlan …), which would go on using it wherever it
-// goes.
+// DeleteStacked deletes those among all links of this netns that were made on top of the link (ipvlan, macvlan, vlan
+// …), which would go on using it wherever it goes.
 func (h *Handle) DeleteStacked(all []Link, index int) error {
 	var errs []error
 	for _, l := range all {

@@ -186,8 +186,7 @@ func TestProbe(t *testing.T) {
 	}
 }
 
-// TestIndex: a name and altnames of any length lead to the link of the handle's
-// own netns, and to no other.
+// TestIndex: a name and altnames of any length lead to the link of the handle's own netns, and to no other.
 func TestIndex(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -291,8 +290,7 @@ func TestDoComesBack(t *testing.T) {
 	at("after a refusal", home)
 }
 
-// TestTentativeAddress: an address that somebody else has added can be used at
-// once, as one of ours.
+// TestTentativeAddress: an address that somebody else has added can be used at once, as one of ours.
 func TestTentativeAddress(t *testing.T) {
 	if nstest.Outside(t) {
 		return

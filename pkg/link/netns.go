@@ -19,15 +19,13 @@ var (
 	ErrNotNetns = errors.New("not a network namespace")
 )
 
-// Netns is an open network namespace. It stays the same when its path is
-// unmounted or reused.
+// Netns is an open network namespace. It stays the same when its path is unmounted or reused.
 type Netns struct {
 	nodestate.Netns
 	ns ns.NetNS
 }
 
-// OpenNetns opens the network namespace at path. Errors: fs.ErrNotExist,
-// ErrNotNetns.
+// OpenNetns opens the network namespace at path. Errors: fs.ErrNotExist, ErrNotNetns.
 func OpenNetns(path string) (*Netns, error) {
 	n, err := ns.GetNS(path)
 	var missing ns.NSPathNotExistErr
@@ -52,8 +50,7 @@ func CurrentNetns() (*Netns, error) {
 	return identify(n, n.Path(), func(_ *Netns, f func() error) error { return f() })
 }
 
-// Current says whether the calling thread is in the namespace. Both exist, so the
-// inode number tells.
+// Current says whether the calling thread is in the namespace. Both exist, so the inode number tells.
 func (n *Netns) Current() (bool, error) {
 	var st unix.Stat_t
 	if err := unix.Stat(threadNetns, &st); err != nil {
@@ -103,15 +100,13 @@ func cookie() (uint64, error) {
 // Close releases the namespace; it lives on while anything else holds it.
 func (n *Netns) Close() { n.ns.Close() } //nolint:errcheck,gosec // opened for reading only
 
-// FDPath is a path by which this process can open the namespace anew, even if
-// its own path is gone.
+// FDPath is a path by which this process can open the namespace anew, even if its own path is gone.
 func (n *Netns) FDPath() string { return fmt.Sprintf("/proc/self/fd/%d", n.ns.Fd()) }
 
-// Do runs f in the namespace, on the calling goroutine and its thread; other
-// goroutines, also f's own, stay where they are. ns.NetNS.Do would
-// start a goroutine, and so a thread, for each call: the plugin's main goroutine
-// keeps its own. It panics when the thread cannot go back, and leaves the
-// goroutine locked to it, so that no other goroutine runs there.
+// Do runs f in the namespace, on the calling goroutine and its thread; other goroutines, also f's own, stay where they
+// are. ns.NetNS.Do would start a goroutine, and so a thread, for each call: the plugin's main goroutine keeps its own.
+// It panics when the thread cannot go back, and leaves the goroutine locked to it, so that no other goroutine runs
+// there.
 func (n *Netns) Do(f func() error) error {
 	runtime.LockOSThread()
 	home, err := unix.Open(threadNetns, unix.O_RDONLY|unix.O_CLOEXEC, 0)
@@ -141,10 +136,9 @@ func (n *Netns) Open() (h *Handle, err error) {
 	return h, err
 }
 
-// SetSysctls lets f write sysctls of the namespace, named as paths under
-// /proc/sys ("net/ipv4/conf/net1/rp_filter"). One that the kernel does not have
-// (IPv6 switched off, say) is fs.ErrNotExist. A sysctl that has the value
-// already is not written, so that a read-only /proc/sys does not matter then.
+// SetSysctls lets f write sysctls of the namespace, named as paths under /proc/sys ("net/ipv4/conf/net1/rp_filter").
+// One that the kernel does not have (IPv6 switched off, say) is fs.ErrNotExist. A sysctl that has the value already is
+// not written, so that a read-only /proc/sys does not matter then.
 func (n *Netns) SetSysctls(f func(set func(name, value string) error) error) error {
 	return n.Do(func() error { return f(setSysctl) })
 }

@@ -37,8 +37,7 @@ const (
 	vfAddr = device.PCIAddress("0000:00:06.2")
 )
 
-// TestRestorePending: a restore record is used for its device and boot only, and ends when
-// nothing is owed any more.
+// TestRestorePending: a restore record is used for its device and boot only, and ends when nothing is owed any more.
 func TestRestorePending(t *testing.T) {
 	if nstest.Outside(t) {
 		return

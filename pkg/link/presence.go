@@ -21,18 +21,16 @@ const (
 	Unknown Presence = iota
 	// Alive: the path leads to the same netns, or a process is in it.
 	Alive
-	// Gone: the path is missing or leads to another netns; of a path in /proc, no
-	// process is in the netns either.
+	// Gone: the path is missing or leads to another netns; of a path in /proc, no process is in the netns either.
 	Gone
 )
 
 // Probe says whether want's netns is still there. A path that is not nsfs or cannot
 // be read is Unknown: a bind mount may not have reached this mount namespace.
 //
-// A path in /proc that is missing or leads elsewhere says nothing by itself. PIDs are
-// reused, and a netns lasts as long as any process of the pod, not only the one that
-// its path names. So Probe looks at all processes. It can do so only in the PID
-// namespace in which the path was recorded; from another one the result is Unknown.
+// A path in /proc that is missing or leads elsewhere says nothing by itself. PIDs are reused, and a netns lasts as long
+// as any process of the pod, not only the one that its path names. So Probe looks at all processes. It can do so only
+// in the PID namespace in which the path was recorded; from another one the result is Unknown.
 func Probe(want nodestate.Netns) Presence {
 	if want.Path == "" {
 		return Unknown
@@ -55,10 +53,9 @@ func Probe(want nodestate.Netns) Presence {
 // byPID says whether a netns is named by a process that is in it.
 func byPID(path string) bool { return strings.HasPrefix(path, "/proc/") }
 
-// inProcesses looks for a process in the netns, twice: a process that is forked
-// behind the first look's back is there for the second. Unknown when any process's
-// netns cannot be read. PID 1's must be readable too: if it is not, /proc may hide
-// other processes (hidepid in proc(5)).
+// inProcesses looks for a process in the netns, twice: a process that is forked behind the first look's back is there
+// for the second. Unknown when any process's netns cannot be read. PID 1's must be readable too: if it is not, /proc
+// may hide other processes (hidepid in proc(5)).
 func inProcesses(want nodestate.Netns) Presence {
 	var st unix.Stat_t
 	if want.PIDNamespace == 0 || want.PIDNamespace != nodestate.PIDNamespace() || unix.Stat("/proc/1/ns/net", &st) != nil {

@@ -10,14 +10,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrUnfit is among Restore's errors when no pod may get the link. A program of an
-// earlier pod is on it, the VPC drops packets of its MAC, or its PF still treats it
-// as that pod's.
+// ErrUnfit is among Restore's errors when no pod may get the link. A program of an earlier pod is on it, the VPC drops
+// packets of its MAC, or its PF still treats it as that pod's.
 var ErrUnfit = errors.New("the device cannot be used like this")
 
-// dropPrograms takes the XDP and tcx programs off the link that are not the
-// host's own: keep is the id of its XDP program, 0 for none. Filters of tc and
-// netfilter need nothing: they end when a link changes netns.
+// dropPrograms takes the XDP and tcx programs off the link that are not the host's own: keep is the id of its XDP
+// program, 0 for none. Filters of tc and netfilter need nothing: they end when a link changes netns.
 func (h *Handle) dropPrograms(l Link, keep uint32) error {
 	if !l.MayRunPrograms() {
 		return nil
@@ -29,9 +27,8 @@ func (h *Handle) dropPrograms(l Link, keep uint32) error {
 	return errors.Join(h.dropXDP(now, keep), dropTCX(l.Index))
 }
 
-// MayRunPrograms says whether BPF programs may be on the link. Such a link is to be
-// kept down until Restore has taken them off. It asks which programs are loaded:
-// to ask the link would have to wait for RTNL, behind the moves of others.
+// MayRunPrograms says whether BPF programs may be on the link. Such a link is to be kept down until Restore has taken
+// them off. It asks which programs are loaded: to ask the link would have to wait for RTNL, behind the moves of others.
 func (l Link) MayRunPrograms() bool {
 	if l.XDPMode != 0 {
 		return true
@@ -226,8 +223,7 @@ func detachTCX(index int, hook, prog uint32) error {
 	})
 }
 
-// bpf is bpf(2). The attributes may point to memory that is reachable from the
-// caller's stack only.
+// bpf is bpf(2). The attributes may point to memory that is reachable from the caller's stack only.
 func bpf(cmd int, attr unsafe.Pointer, size uintptr) (int, error) {
 	n, _, errno := unix.Syscall(unix.SYS_BPF, uintptr(cmd), uintptr(attr), size)
 	if errno != 0 {

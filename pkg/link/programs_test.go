@@ -27,9 +27,8 @@ func programs(t *testing.T) (xdp, tc adversary.Program) {
 	return xdp, tc
 }
 
-// TestNoProgramComesHome: Restore takes off every program that a pod has attached to
-// its link, in any way, even while the pod's process lives. The host's own XDP
-// program stays.
+// TestNoProgramComesHome: Restore takes off every program that a pod has attached to its link, in any way, even while
+// the pod's process lives. The host's own XDP program stays.
 func TestNoProgramComesHome(t *testing.T) {
 	if nstest.OutsideAsRoot(t) {
 		return

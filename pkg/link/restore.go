@@ -61,9 +61,8 @@ func (r *restoration) err() error {
 	return r.failed
 }
 
-// GiveBack restores the link of a device, which is in the host netns, to its state
-// before the pod. It restores the PF's assignments first, and the rest as Restore,
-// whose errors it returns.
+// GiveBack restores the link of a device, which is in the host netns, to its state before the pod. It restores the PF's
+// assignments first, and the rest as Restore, whose errors it returns.
 func (h *Handle) GiveBack(sys Functions, l Link, d nodestate.AttachedDevice) error {
 	var r restoration
 	want := *d.Link
@@ -80,14 +79,12 @@ func (h *Handle) GiveBack(sys Functions, l Link, d nodestate.AttachedDevice) err
 	return r.err()
 }
 
-// Restore brings the link to the state want, in the netns it is in, which is the
-// calling thread's. It does all it can; its error is an Unrestored. That holds
-// ErrUnfit when no pod should get the link as it is, and ErrNameTaken when another
-// link has taken a wanted name meanwhile.
+// Restore brings the link to the state want, in the netns it is in, which is the calling thread's. It does all it can;
+// its error is an Unrestored. That holds ErrUnfit when no pod should get the link as it is, and ErrNameTaken when
+// another link has taken a wanted name meanwhile.
 //
-// Programs go first, since they forbid some MTUs. The link comes up last, so that no
-// packet meets an earlier pod's settings. Unwanted altnames go before the rest: a pod
-// may have given its link any, even the name that it should get.
+// Programs go first, since they forbid some MTUs. The link comes up last, so that no packet meets an earlier pod's
+// settings. Unwanted altnames go before the rest: a pod may have given its link any, even the name that it should get.
 //
 // AcceptRA goes after the MTU: a link with an MTU below 1280 has no IPv6 and so no such
 // setting. A failure to write it is no error. The link then keeps the kernel's default, and
@@ -176,9 +173,8 @@ func (r *restoration) settings(h *Handle, l Link, want nodestate.Settings) {
 	}
 }
 
-// Ethtool reads the device settings of a link in this netns: as far as its driver
-// has any. Whoever has CAP_NET_ADMIN in the link's netns can change them, and they
-// stay when it changes netns.
+// Ethtool reads the device settings of a link in this netns: as far as its driver has any. Whoever has CAP_NET_ADMIN in
+// the link's netns can change them, and they stay when it changes netns.
 func (h *Handle) Ethtool(name string) (nodestate.Settings, error) {
 	settings, err := h.device(name).Settings()
 	return settings, rtnl.NotFound(err)
@@ -186,20 +182,17 @@ func (h *Handle) Ethtool(name string) (nodestate.Settings, error) {
 
 func (h *Handle) device(name string) ethtool.Device { return ethtool.Device{FD: h.nl.FD(), Name: name} }
 
-// Leave prepares a link for leaving its pod: it gives the flags back there. A link
-// that arrives in the host with NOARP has other IPv6 settings for good (accept_dad).
-// All else is for Restore, in the host, where the pod cannot undo it.
+// Leave prepares a link for leaving its pod: it gives the flags back there. A link that arrives in the host with NOARP
+// has other IPv6 settings for good (accept_dad). All else is for Restore, in the host, where the pod cannot undo it.
 func (h *Handle) Leave(l Link, want nodestate.LinkState) error {
 	_, failed := h.restoreSettings(l, want.Settings.Only(flagsName))
 	return failed[flagsName]
 }
 
-// RestorePending gives a link in the host netns its state back when a DEL could not,
-// and a restore record waits for its PCI address, and ends the record
-// (nodestate.AttachmentDir.Returned). It says whether the link was changed. A record of another boot or of another
-// device at that address is removed without effect. One that cannot be given all
-// back stays for later; that is an error only when no pod should get the link as it
-// is (ErrUnfit). Hold the device lock.
+// RestorePending gives a link in the host netns its state back when a DEL could not, and a restore record waits for its
+// PCI address, and ends the record (nodestate.AttachmentDir.Returned). It says whether the link was changed. A record
+// of another boot or of another device at that address is removed without effect. One that cannot be given all back
+// stays for later; that is an error only when no pod should get the link as it is (ErrUnfit). Hold the device lock.
 func (h *Handle) RestorePending(dir nodestate.AttachmentDir, sys Functions, pci device.PCIAddress, l Link) (bool, error) {
 	r, err := dir.LoadRestore(pci)
 	switch {

@@ -11,10 +11,9 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// setting is an attribute of RTM_NEWLINK that a process with CAP_NET_ADMIN in the
-// link's netns can change. The link keeps it when it changes netns, and RTM_SETLINK
-// takes the value that RTM_NEWLINK reports. TestEveryAttribute tries all others on
-// the kernel.
+// setting is an attribute of RTM_NEWLINK that a process with CAP_NET_ADMIN in the link's netns can change. The link
+// keeps it when it changes netns, and RTM_SETLINK takes the value that RTM_NEWLINK reports. TestEveryAttribute tries
+// all others on the kernel.
 type setting struct {
 	// name is its key in nodestate.Settings, as ip-link(8) calls it.
 	name string
@@ -48,8 +47,7 @@ var settings = []setting{
 	{"gro_ipv4_max_size", unix.IFLA_GRO_IPV4_MAX_SIZE, u32},
 }
 
-// The flags that anybody may set (dev_change_flags of the kernel), which are one
-// setting. IFF_UP is the state's own.
+// The flags that anybody may set (dev_change_flags of the kernel), which are one setting. IFF_UP is the state's own.
 const (
 	flagsName    = "flags"
 	settableFlag = unix.IFF_DEBUG | unix.IFF_NOTRAILERS | unix.IFF_NOARP | unix.IFF_PROMISC | unix.IFF_ALLMULTI |
@@ -101,8 +99,7 @@ func (f form) encode(value string) ([]byte, error) {
 	return hex.DecodeString(value)
 }
 
-// restoreSettings gives the link those settings that it has otherwise than want
-// says. It does all it can.
+// restoreSettings gives the link those settings that it has otherwise than want says. It does all it can.
 func (h *Handle) restoreSettings(l Link, want nodestate.Settings) (changed bool, failed map[string]error) {
 	failed = map[string]error{}
 	set := func(name string, change func() error) {

@@ -16,9 +16,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// fate is the end of a change that a pod may have made to an attribute of a link
-// (IFLA_*). An attribute that the kernel reports and that is not in fates fails
-// TestEveryAttribute: look at it, and restore it if need be.
+// fate is the end of a change that a pod may have made to an attribute of a link (IFLA_*). An attribute that the kernel
+// reports and that is not in fates fails TestEveryAttribute: look at it, and restore it if need be.
 type fate string
 
 const (

@@ -92,9 +92,8 @@ func Physical(sys Functions, fn sysfs.PCIFunction) (pf string, number int, err e
 	return "", 0, fmt.Errorf("find the PF of %s: %w", fn.Address, ErrNotFound)
 }
 
-// reassign has the PF give a VF its assignments from before the delegate back: else
-// the next pod would be in the last one's VLAN. It says whether the VF had been
-// assigned another MAC.
+// reassign has the PF give a VF its assignments from before the delegate back: else the next pod would be in the last
+// one's VLAN. It says whether the VF had been assigned another MAC.
 func (h *Handle) reassign(sys Functions, d nodestate.AttachedDevice) (otherMAC bool, err error) {
 	if d.Assigned == nil {
 		return false, nil
@@ -120,10 +119,9 @@ func (h *Handle) reassign(sys Functions, d nodestate.AttachedDevice) (otherMAC b
 	return now.MAC != d.Assigned.MAC, h.AssignVF(pf, number, *d.Assigned)
 }
 
-// ownMAC brings the link of a VF that had been assigned another MAC to its own,
-// and returns the MAC that Restore is to give it back. A VF takes the PF's MAC when
-// it is reset, which taking it down does, and some take it in no other way. One to
-// which the PF assigns none can be given any.
+// ownMAC brings the link of a VF that had been assigned another MAC to its own, and returns the MAC that Restore is to
+// give it back. A VF takes the PF's MAC when it is reset, which taking it down does, and some take it in no other way.
+// One to which the PF assigns none can be given any.
 func (h *Handle) ownMAC(l Link, d nodestate.AttachedDevice) (device.MAC, error) {
 	if d.Assigned.MAC == "" {
 		return d.MAC, nil

@@ -10,8 +10,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 )
 
-// AttachmentID names one attachment on this node: CNI_CONTAINERID and
-// CNI_IFNAME, the key of CNI spec 1.1.0 section 2.
+// AttachmentID names one attachment on this node: CNI_CONTAINERID and CNI_IFNAME, the key of CNI spec 1.1.0 section 2.
 type AttachmentID struct {
 	ContainerID string `json:"containerID"`
 	IfName      string `json:"ifname"`
@@ -25,8 +24,7 @@ type State string
 
 // The states of a record.
 const (
-	// StateIntent: effects may have happened. While the writer lives, it holds
-	// a lock on the record; see AttachmentDir.
+	// StateIntent: effects may have happened. While the writer lives, it holds a lock on the record; see AttachmentDir.
 	StateIntent State = "intent"
 	// StateComplete: ADD has succeeded.
 	StateComplete State = "complete"
@@ -66,8 +64,7 @@ type Attachment struct {
 	Netns     Netns     `json:"netns"`
 	// Pod is namespace/name from CNI_ARGS, for messages only; may be "".
 	Pod string `json:"pod,omitempty"`
-	// PodUID is K8S_POD_UID from CNI_ARGS. "": the runtime gave none, or an older
-	// version wrote the record.
+	// PodUID is K8S_POD_UID from CNI_ARGS. "": the runtime gave none, or an older version wrote the record.
 	PodUID string         `json:"podUID,omitempty"`
 	Mode   Mode           `json:"mode"`
 	Device AttachedDevice `json:"device"`
@@ -76,12 +73,10 @@ type Attachment struct {
 	// Args and Path are CNI_ARGS and CNI_PATH as ADD had them.
 	Args string `json:"args,omitempty"`
 	Path string `json:"path,omitempty"`
-	// Delegate and IPAM are the netconfs to run a plugin's DEL with; null when
-	// there is none.
+	// Delegate and IPAM are the netconfs to run a plugin's DEL with; null when there is none.
 	Delegate *Delegation `json:"delegate,omitempty"`
 	IPAM     *Delegation `json:"ipam,omitempty"`
-	// Leases is the folder in which the attachment has leases of the device's
-	// addresses; "" when it needs none.
+	// Leases is the folder in which the attachment has leases of the device's addresses; "" when it needs none.
 	Leases string `json:"leases,omitempty"`
 	// LeasedAddresses are these leases', from before the first of them is configured.
 	LeasedAddresses []netip.Addr `json:"leasedAddresses,omitempty"`
@@ -111,12 +106,10 @@ type Interface struct {
 	Over int `json:"over,omitempty"`
 }
 
-// Netns identifies a network namespace. Path alone does not: paths and inode
-// numbers are reused.
+// Netns identifies a network namespace. Path alone does not: paths and inode numbers are reused.
 type Netns struct {
 	Path string `json:"path"`
-	// Cookie is SO_NETNS_COOKIE of a socket in it (Linux 5.14); 0 where the
-	// kernel has none, and then Inode decides.
+	// Cookie is SO_NETNS_COOKIE of a socket in it (Linux 5.14); 0 where the kernel has none, and then Inode decides.
 	Cookie uint64 `json:"cookie,omitempty"`
 	Inode  uint64 `json:"inode"`
 	// PIDNamespace is the inode number of the PID namespace in which Path, one of
@@ -141,8 +134,7 @@ type AttachedDevice struct {
 	NodeENI    string            `json:"nodeENI,omitempty"`
 	// VF: the MAC may change on reset and identifies nothing.
 	VF bool `json:"vf,omitempty"`
-	// Instance is the PCI function that the device was (sysfs.PCIFunction.Instance);
-	// 0 when that is not known.
+	// Instance is the PCI function that the device was (sysfs.PCIFunction.Instance); 0 when that is not known.
 	Instance uint64 `json:"instance,omitempty"`
 	// Link is the host's link before ADD; null for a device without netdev.
 	Link *LinkState `json:"link,omitempty"`
@@ -155,8 +147,7 @@ type AttachedDevice struct {
 type VFState struct {
 	// MAC is "" when the PF leaves it to the VF.
 	MAC device.MAC `json:"mac,omitempty"`
-	// VLAN is the VLAN id that the PF tags the VF's packets with, 0 for none; QoS
-	// is its priority, 0 to 7.
+	// VLAN is the VLAN id that the PF tags the VF's packets with, 0 for none; QoS is its priority, 0 to 7.
 	VLAN int `json:"vlan,omitempty"`
 	QoS  int `json:"qos,omitempty"`
 	// Spoofchk: packets of other MACs than the VF's own are dropped.
@@ -183,8 +174,7 @@ type LinkState struct {
 	Kind string `json:"kind,omitempty"`
 	// XDP is the id of the program that the host has on the link; others go.
 	XDP uint32 `json:"xdp,omitempty"`
-	// Settings are the link's own; null in a record of a version that did not write
-	// them.
+	// Settings are the link's own; null in a record of a version that did not write them.
 	Settings Settings `json:"settings,omitzero"`
 	// Ethtool are the device's settings (ethtool(8)), as the inventory's row had them
 	// when the pod came; null where no daemon had read them.
@@ -194,8 +184,7 @@ type LinkState struct {
 	AcceptRA string `json:"acceptRA,omitempty"`
 }
 
-// Settings are values by name. One that is missing was not known, and is left as
-// it is.
+// Settings are values by name. One that is missing was not known, and is left as it is.
 type Settings map[string]string
 
 // Only is the setting of that name, if it is known.
@@ -224,9 +213,8 @@ type Delegation struct {
 	Config json.RawMessage `json:"config,omitempty"`
 }
 
-// Restore is the state that a device must get back once its link appears in the
-// host again: a dying netns returns links late and renamed, and a device that
-// the daemon has bound to a userspace driver has none until it is unbound.
+// Restore is the state that a device must get back once its link appears in the host again: a dying netns returns links
+// late and renamed, and a device that the daemon has bound to a userspace driver has none until it is unbound.
 type Restore struct {
 	SchemaVersion int            `json:"schemaVersion"`
 	BootID        string         `json:"bootID"`

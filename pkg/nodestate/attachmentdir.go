@@ -17,13 +17,11 @@ import (
 // ErrBusy is returned when another live process holds the lock on a record or a device.
 var ErrBusy = errors.New("held by another process")
 
-// AttachmentDir is the folder of attachment records (DefaultAttachmentsDir):
-// <containerID>-<ifname>.json (see fileName), and beside them restore/<pci>.json
-// and locks/<pci>.lock.
+// AttachmentDir is the folder of attachment records (DefaultAttachmentsDir): <containerID>-<ifname>.json (see
+// fileName), and beside them restore/<pci>.json and locks/<pci>.lock.
 //
-// The process that works on an attachment holds a flock on its record, from
-// before the record becomes visible until it exits or closes it. No other process
-// inherits it. An intent whose record can be locked is therefore one whose writer
+// The process that works on an attachment holds a flock on its record, from before the record becomes visible until it
+// exits or closes it. No other process inherits it. An intent whose record can be locked is therefore one whose writer
 // is dead; a program that it ran at its death has been waited for (see Heir).
 type AttachmentDir string
 
@@ -34,9 +32,8 @@ type Record struct {
 	file *os.File
 }
 
-// Begin writes an intent and returns it locked. A record that exists is an
-// error (fs.ErrExist), since its owner must be undone first. Of several at once,
-// one succeeds.
+// Begin writes an intent and returns it locked. A record that exists is an error (fs.ErrExist), since its owner must be
+// undone first. Of several at once, one succeeds.
 func (d AttachmentDir) Begin(a Attachment) (*Record, error) {
 	paths, err := d.paths(a.AttachmentID)
 	if err != nil {
@@ -81,8 +78,7 @@ func (r *Record) save(publish func(*atomicfile.Pending) error) error {
 	return nil
 }
 
-// Remove deletes the record and gives up the lock. A file that is gone already
-// is not an error.
+// Remove deletes the record and gives up the lock. A file that is gone already is not an error.
 func (r *Record) Remove() error {
 	defer r.Close()
 	return atomicfile.Remove(atomicfile.TempPath(r.path), r.path)
@@ -96,11 +92,9 @@ func (r *Record) Close() {
 	}
 }
 
-// Lock returns the record of id under this process's lock, waiting for another
-// holder until ctx ends (then ErrBusy). Errors: fs.ErrNotExist, ErrCorrupt,
-// ErrOtherVersion, ErrUntrusted; a record that cannot be understood is an
-// *UnreadRecord. Lock removes the leftovers of a writer that was killed before its
-// record became visible.
+// Lock returns the record of id under this process's lock, waiting for another holder until ctx ends (then ErrBusy).
+// Errors: fs.ErrNotExist, ErrCorrupt, ErrOtherVersion, ErrUntrusted; a record that cannot be understood is an
+// *UnreadRecord. Lock removes the leftovers of a writer that was killed before its record became visible.
 func (d AttachmentDir) Lock(ctx context.Context, id AttachmentID) (*Record, error) {
 	paths, err := d.paths(id)
 	if err != nil {
@@ -185,10 +179,9 @@ func decodeAttachment(path string, data []byte) (Attachment, error) {
 	return a, nil
 }
 
-// Discard removes the remains of id's record: the way out for one that Lock calls
-// corrupt, and for one of another version that is not of the boot bootID. One that is
-// whole, or that another process works on, stays (ErrBusy); one that is gone is not an
-// error.
+// Discard removes the remains of id's record: the way out for one that Lock calls corrupt, and for one of another
+// version that is not of the boot bootID. One that is whole, or that another process works on, stays (ErrBusy); one
+// that is gone is not an error.
 func (d AttachmentDir) Discard(id AttachmentID, bootID string) error {
 	path, err := d.path(id)
 	if err != nil {
@@ -226,9 +219,8 @@ func readRecord(path string) (Attachment, error) {
 	return decodeAttachment(path, data)
 }
 
-// List returns all readable records, sorted by file name, without locking
-// them, and apart from them the unreadable ones. A folder that
-// does not exist holds none; one that cannot be read is the third result.
+// List returns all readable records, sorted by file name, without locking them, and apart from them the unreadable
+// ones. A folder that does not exist holds none; one that cannot be read is the third result.
 func (d AttachmentDir) List() ([]Attachment, Unread, error) {
 	names, err := ListJSON(string(d))
 	if err != nil {
@@ -256,8 +248,7 @@ func (d AttachmentDir) List() ([]Attachment, Unread, error) {
 	return all, bad, nil
 }
 
-// OfOthers returns the first of List's errors that is not about id's own record;
-// nil without one.
+// OfOthers returns the first of List's errors that is not about id's own record; nil without one.
 func (d AttachmentDir) OfOthers(bad Unread, id AttachmentID) error {
 	own, _ := d.path(id) // an id that makes no file name has no record
 	for _, u := range bad {
@@ -268,15 +259,13 @@ func (d AttachmentDir) OfOthers(bad Unread, id AttachmentID) error {
 	return nil
 }
 
-// LockDevice takes the device lock, waiting until ctx ends (then ErrBusy). Under it a
-// device is given to a pod, and its link is changed in the host. The returned function
-// gives it up.
+// LockDevice takes the device lock, waiting until ctx ends (then ErrBusy). Under it a device is given to a pod, and its
+// link is changed in the host. The returned function gives it up.
 func (d AttachmentDir) LockDevice(ctx context.Context, pci device.PCIAddress) (unlock func(), err error) {
 	return unlocking(d.DeviceLockFile(ctx, pci))
 }
 
-// ShareDevice is LockDevice for callers that leave the device unchanged and share it.
-// They hold the lock together.
+// ShareDevice is LockDevice for callers that leave the device unchanged and share it. They hold the lock together.
 func (d AttachmentDir) ShareDevice(ctx context.Context, pci device.PCIAddress) (unlock func(), err error) {
 	return unlocking(d.deviceLock(ctx, pci, together))
 }
@@ -316,8 +305,7 @@ func (d AttachmentDir) SaveRestore(r Restore) error {
 	return atomicfile.Write(d.restorePath(r.Device.PCIAddress), data, 0o600, atomicfile.Volatile)
 }
 
-// LoadRestore reads the restore record of a device. Errors: fs.ErrNotExist,
-// ErrCorrupt, ErrOtherVersion, ErrUntrusted.
+// LoadRestore reads the restore record of a device. Errors: fs.ErrNotExist, ErrCorrupt, ErrOtherVersion, ErrUntrusted.
 func (d AttachmentDir) LoadRestore(pci device.PCIAddress) (Restore, error) {
 	var r Restore
 	path := d.restorePath(pci)
@@ -334,10 +322,9 @@ func (d AttachmentDir) LoadRestore(pci device.PCIAddress) (Restore, error) {
 	return r, nil
 }
 
-// Returned ends the restore record of a device whose link has its state back.
-// One that the daemon has for a change of the device's driver stays: only the
-// daemon knows when nothing is left of that. So does one of another version. Hold its
-// device lock.
+// Returned ends the restore record of a device whose link has its state back. One that the daemon has for a change of
+// the device's driver stays: only the daemon knows when nothing is left of that. So does one of another version. Hold
+// its device lock.
 func (d AttachmentDir) Returned(pci device.PCIAddress) error {
 	if r, err := d.LoadRestore(pci); err == nil && r.Driver != "" || errors.Is(err, ErrOtherVersion) {
 		return nil
@@ -345,8 +332,7 @@ func (d AttachmentDir) Returned(pci device.PCIAddress) error {
 	return d.RemoveRestore(pci)
 }
 
-// RemoveRestore deletes the restore record of a device, if there is one. Hold
-// its LockDevice.
+// RemoveRestore deletes the restore record of a device, if there is one. Hold its LockDevice.
 func (d AttachmentDir) RemoveRestore(pci device.PCIAddress) error {
 	return atomicfile.Remove(d.restorePath(pci))
 }
@@ -366,8 +352,7 @@ func (d AttachmentDir) Restores() ([]device.PCIAddress, error) {
 	return all, nil
 }
 
-// ListJSON lists the names of the files in a folder whose names end in .json, sorted.
-// A missing folder has none.
+// ListJSON lists the names of the files in a folder whose names end in .json, sorted. A missing folder has none.
 func ListJSON(dir string) ([]string, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {

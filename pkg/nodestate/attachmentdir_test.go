@@ -206,8 +206,7 @@ func TestUnusableRecords(t *testing.T) {
 	}
 }
 
-// TestRecordsOfAnotherVersion: only that version can undo them, so they do not count
-// as torn.
+// TestRecordsOfAnotherVersion: only that version can undo them, so they do not count as torn.
 func TestRecordsOfAnotherVersion(t *testing.T) {
 	id := AttachmentID{ContainerID: "c1", IfName: "net1"}
 	for name, content := range map[string]string{

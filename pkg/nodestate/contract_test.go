@@ -64,8 +64,7 @@ func rows() []Device {
 	}
 }
 
-// TestContract pins the files' names and forms, which people and other tools
-// rely on, and reads each back.
+// TestContract pins the files' names and forms, which people and other tools rely on, and reads each back.
 func TestContract(t *testing.T) {
 	dir := t.TempDir()
 	inventory := Inventory{
@@ -214,8 +213,7 @@ func TestPaths(t *testing.T) {
 	}
 }
 
-// TestRowsRefused: a row that a reader could misuse is corrupt, in the
-// inventory and in the checkpoint.
+// TestRowsRefused: a row that a reader could misuse is corrupt, in the inventory and in the checkpoint.
 func TestRowsRefused(t *testing.T) {
 	ready := `"phase":"ready","mac":"02:00:00:00:00:07","pciAddress":"0000:00:07.0"`
 	for row, want := range map[string]string{

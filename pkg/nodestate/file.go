@@ -15,8 +15,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/atomicfile"
 )
 
-// Errors that readers of this package's files can tell apart. A missing file
-// is fs.ErrNotExist.
+// Errors that readers of this package's files can tell apart. A missing file is fs.ErrNotExist.
 var (
 	// ErrCorrupt is returned when the content breaks the schema (empty,
 	// torn). For an attachment record this means an intent was lost.
@@ -31,9 +30,8 @@ var (
 // takes about 600 octets; the largest EC2 instance has fewer than 500 ENIs.
 const maxFileSize = 4 << 20
 
-// ReadTrusted returns the content of a regular file of at most 4 MiB that
-// belongs to root or the effective user and that neither group nor others may
-// write. The last component is not followed when it is a symbolic link.
+// ReadTrusted returns the content of a regular file of at most 4 MiB that belongs to root or the effective user and
+// that neither group nor others may write. The last component is not followed when it is a symbolic link.
 func ReadTrusted(path string) ([]byte, error) {
 	f, err := atomicfile.Open(path)
 	if err != nil {
@@ -61,14 +59,12 @@ func readBounded(f *os.File) ([]byte, error) {
 	return data.Bytes(), nil
 }
 
-// maxIndented bounds the memory for an indented file, in octets: indentation
-// grows with the square of the depth, and a tenant's netconf, which is in the
-// attachment records, may be as deep as it likes.
+// maxIndented bounds the memory for an indented file, in octets: indentation grows with the square of the depth, and a
+// tenant's netconf, which is in the attachment records, may be as deep as it likes.
 const maxIndented = 16 * maxFileSize
 
-// Encode gives the canonical form of every file: indented, for the people who
-// read it on a node, unless that would be too large, and ending in a newline.
-// Error: ErrTooLarge.
+// Encode gives the canonical form of every file: indented, for the people who read it on a node, unless that would be
+// too large, and ending in a newline. Error: ErrTooLarge.
 func Encode(v any) ([]byte, error) {
 	data, err := json.Marshal(v)
 	if err != nil {
@@ -114,8 +110,7 @@ func nesting(data []byte) (deepest int) {
 
 const bootIDPath = "/proc/sys/kernel/random/boot_id"
 
-// BootID returns the id of the running boot, from
-// /proc/sys/kernel/random/boot_id.
+// BootID returns the id of the running boot, from /proc/sys/kernel/random/boot_id.
 func BootID() (string, error) {
 	data, err := os.ReadFile(bootIDPath)
 	if err != nil {

@@ -13,14 +13,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Heir is a lock on an intent for a program that the intent's writer runs and that
-// may have effects, such as an IPAM plugin about to write a lease. Should the writer
-// die before the program does, Lock waits for the program.
+// Heir is a lock on an intent for a program that the intent's writer runs and that may have effects, such as an IPAM
+// plugin about to write a lease. Should the writer die before the program does, Lock waits for the program.
 //
-// It is an open file description lock (fcntl_locking(2)), for which the writer's own
-// flock is no obstacle. A process that the program leaves behind holds the lock too.
-// So Release ends it for all of them, and it counts only as long as the program
-// lives, and for heirTime at most.
+// It is an open file description lock (fcntl_locking(2)), for which the writer's own flock is no obstacle. A process
+// that the program leaves behind holds the lock too. So Release ends it for all of them, and it counts only as long as
+// the program lives, and for heirTime at most.
 //
 // The lock is on two octets, whose places name the program. One place is its start,
 // in milliseconds since boot; the other is its PID (see place).
@@ -29,19 +27,16 @@ type Heir struct {
 	File *os.File
 }
 
-// heirTime bounds the wait for a program after its start: its writer would have given
-// it no more.
+// heirTime bounds the wait for a program after its start: its writer would have given it no more.
 const heirTime = 2 * time.Minute
 
 // programs is the first place of octets that stand for programs.
 const programs = 1 << 62
 
-// place is the octet that stands for a process of this PID namespace. A PID has 22
-// bits at most (proc(5), pid_max).
+// place is the octet that stands for a process of this PID namespace. A PID has 22 bits at most (proc(5), pid_max).
 func place(pid int) int64 { return programs | int64(uint32(PIDNamespace()))<<22 | int64(pid) }
 
-// PIDNamespace is the inode number of this process's PID namespace; 0 when it cannot
-// be told.
+// PIDNamespace is the inode number of this process's PID namespace; 0 when it cannot be told.
 func PIDNamespace() uint64 {
 	var st unix.Stat_t
 	if unix.Stat("/proc/self/ns/pid", &st) != nil {
@@ -84,8 +79,7 @@ func (h *Heir) Release() {
 	h.File.Close()                                                                    //nolint:errcheck,gosec // nothing was written
 }
 
-// awaitHeir waits for a program that the dead writer ran, until ctx ends (then
-// ErrBusy).
+// awaitHeir waits for a program that the dead writer ran, until ctx ends (then ErrBusy).
 func (r *Record) awaitHeir(ctx context.Context) error {
 	for {
 		now, err := Uptime()
@@ -112,8 +106,7 @@ func (r *Record) heirLives(now time.Duration) bool {
 	return true
 }
 
-// heldOctet is the first octet between two places that another process holds; to is
-// open where it is 0.
+// heldOctet is the first octet between two places that another process holds; to is open where it is 0.
 func (r *Record) heldOctet(from, to int64) (octet int64, held bool) {
 	lock := unix.Flock_t{Type: unix.F_WRLCK, Start: from}
 	if to != 0 {

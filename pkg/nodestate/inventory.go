@@ -31,9 +31,8 @@ const (
 	PhaseDraining Phase = "draining"
 )
 
-// Inventory is what the daemon knows of this node's declared ENIs: written by
-// multi-enid, read by multi-eni. Devices are sorted by NodeENI, then SubnetID,
-// then ENIID; Problems by Device, then NodeENI, then Reason.
+// Inventory is what the daemon knows of this node's declared ENIs: written by multi-enid, read by multi-eni. Devices
+// are sorted by NodeENI, then SubnetID, then ENIID; Problems by Device, then NodeENI, then Reason.
 type Inventory struct {
 	SchemaVersion int    `json:"schemaVersion"`
 	NodeName      string `json:"nodeName"`
@@ -46,12 +45,10 @@ type Inventory struct {
 	Devices   []Device  `json:"devices"`
 }
 
-// Reason is one word in CamelCase, for programs. The daemon's are listed in
-// docs/troubleshooting.md.
+// Reason is one word in CamelCase, for programs. The daemon's are listed in docs/troubleshooting.md.
 type Reason string
 
-// Problem is something a person must look at. It names what is wrong, with
-// which value, and the way out.
+// Problem is something a person must look at. It names what is wrong, with which value, and the way out.
 type Problem struct {
 	// Reason is a stable CamelCase word, such as PCIAddressMismatch.
 	Reason Reason `json:"reason"`
@@ -63,17 +60,15 @@ type Problem struct {
 	Message string `json:"message"`
 }
 
-// Device is one row of the inventory: one ENI that one NodeENI declares for
-// this node. The zero value of a field means "not known" (a pending row may
-// lack MAC, PCIAddress and InterfaceName) or "does not apply".
+// Device is one row of the inventory: one ENI that one NodeENI declares for this node. The zero value of a field means
+// "not known" (a pending row may lack MAC, PCIAddress and InterfaceName) or "does not apply".
 type Device struct {
 	ENIID         device.ENIID      `json:"eniID"`
 	NodeENI       string            `json:"nodeENI"`
 	MAC           device.MAC        `json:"mac,omitempty"`
 	PCIAddress    device.PCIAddress `json:"pciAddress,omitempty"`
 	InterfaceName string            `json:"interfaceName,omitempty"`
-	// Driver is the kernel or userspace driver bound to the PCI function, as
-	// the basename of its sysfs driver link.
+	// Driver is the kernel or userspace driver bound to the PCI function, as the basename of its sysfs driver link.
 	Driver string `json:"driver,omitempty"`
 	// DeviceIndex and NetworkCard are EC2's; -1 means not known.
 	DeviceIndex int             `json:"deviceIndex"`
@@ -89,9 +84,8 @@ type Device struct {
 	// MTU in octets, from the NodeENI; 0 leaves the link's own.
 	MTU          int                 `json:"mtu,omitempty"`
 	ResourceName device.ResourceName `json:"resourceName,omitempty"`
-	// AllowedNamespaces are the pod namespaces that may use the device, copied
-	// from the NodeENI's annotation networking.k8s.aws/allowed-namespaces;
-	// empty means any.
+	// AllowedNamespaces are the pod namespaces that may use the device, copied from the NodeENI's annotation
+	// networking.k8s.aws/allowed-namespaces; empty means any.
 	AllowedNamespaces []string `json:"allowedNamespaces,omitempty"`
 	// Ethtool are the device's settings (ethtool(8)) as they were when no pod had it,
 	// in link.Handle.Ethtool's own form; null when it was not seen like that.

@@ -26,8 +26,7 @@ type kind struct {
 	path func(root string) string
 	// read is how the programs read it.
 	read func(root string) error
-	// missing is the error for a missing file: fs.ErrNotExist, or nil where that says
-	// something.
+	// missing is the error for a missing file: fs.ErrNotExist, or nil where that says something.
 	missing error
 }
 
@@ -90,9 +89,8 @@ func content(s string) func(string) error {
 	return func(path string) error { return os.WriteFile(path, []byte(s), 0o600) }
 }
 
-// TestEveryKindOfFile: each reader returns the right error for each kind of fault, and
-// takes no fault for another: a file of another version is not a corrupt one, and no
-// file is a missing one.
+// TestEveryKindOfFile: each reader returns the right error for each kind of fault, and takes no fault for another: a
+// file of another version is not a corrupt one, and no file is a missing one.
 func TestEveryKindOfFile(t *testing.T) {
 	for name, k := range readers {
 		root := t.TempDir()
@@ -234,8 +232,7 @@ func TestDiscardOtherVersion(t *testing.T) {
 	}
 }
 
-// TestCheckpointOfAnotherVersion: rows and keys that are valid in this version count, and
-// the file is kept.
+// TestCheckpointOfAnotherVersion: rows and keys that are valid in this version count, and the file is kept.
 func TestCheckpointOfAnotherVersion(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "checkpoint.json")
 	row := `{"eniID":"eni-0a1b2c3d4e5f60001","nodeENI":"a","mac":"02:00:00:00:00:07","pciAddress":"0000:00:07.0","phase":"ready","advertised":true,"new":1}`

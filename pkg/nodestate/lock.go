@@ -36,9 +36,8 @@ const (
 	together lockKind = unix.LOCK_SH // with others that hold it together
 )
 
-// A held lock is tried again after lockPoll, and then after an eighth of the time waited
-// so far. flock(2) has no time-out that a context could cancel, and many waiters must
-// not keep the holder from its work.
+// A held lock is tried again after lockPoll, and then after an eighth of the time waited so far. flock(2) has no
+// time-out that a context could cancel, and many waiters must not keep the holder from its work.
 const (
 	lockPoll    = 2 * time.Millisecond
 	lockPatient = 8

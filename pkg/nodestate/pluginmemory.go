@@ -6,9 +6,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 )
 
-// DevicePluginMemory keeps the daemon's knowledge of the device plugin and its config
-// across the daemon's own restarts. Its times are wall-clock times: the clock may
-// have been set back since, so that a time to come counts as now.
+// DevicePluginMemory keeps the daemon's knowledge of the device plugin and its config across the daemon's own restarts.
+// Its times are wall-clock times: the clock may have been set back since, so that a time to come counts as now.
 type DevicePluginMemory struct {
 	// Seen is the config as it was last found on the disk.
 	Seen SeenConfig `json:"seen,omitzero"`
@@ -16,8 +15,7 @@ type DevicePluginMemory struct {
 	// the hash ReadersOf, sorted. They have not read a config of another hash.
 	ReadersOf string   `json:"readersOf,omitempty"`
 	Readers   []Reader `json:"readers,omitempty"`
-	// Tried is when a restart was last tried, and Failures is how many have failed
-	// since the last success.
+	// Tried is when a restart was last tried, and Failures is how many have failed since the last success.
 	Tried    time.Time `json:"tried,omitzero"`
 	Failures int       `json:"failures,omitempty"`
 	// Late are devices that were advertised in an earlier boot and are not ready in
@@ -38,24 +36,21 @@ type Reader struct {
 // StartedAt is when the run started, rounded down to a second.
 func (r Reader) StartedAt() time.Time { return time.Unix(r.Started, 0) }
 
-// SeenConfig identifies a config file without its content. While inode number and
-// change time stay the same, so has the content: nobody can set the change time,
-// and each write, rename and change of the attributes renews it (inode(7)).
+// SeenConfig identifies a config file without its content. While inode number and change time stay the same, so has the
+// content: nobody can set the change time, and each write, rename and change of the attributes renews it (inode(7)).
 type SeenConfig struct {
 	// Hash is the hash of the canonical content; "" when no config was seen.
 	Hash string `json:"hash,omitempty"`
 	// Inode and Changed (st_ctim) are 0 and zero where they could not be read.
 	Inode   uint64    `json:"inode,omitempty"`
 	Changed time.Time `json:"changed,omitzero"`
-	// Folder is the change time of its folder, which is another after each change of
-	// a name in it, or of its own.
+	// Folder is the change time of its folder, which is another after each change of a name in it, or of its own.
 	Folder time.Time `json:"folder,omitzero"`
 	// Since is a time from which on the file has had this content.
 	Since time.Time `json:"since,omitzero"`
 }
 
-// SameFile says whether both are one file that nobody has changed or replaced
-// between the two looks.
+// SameFile says whether both are one file that nobody has changed or replaced between the two looks.
 func (s SeenConfig) SameFile(o SeenConfig) bool {
 	return s.Inode == o.Inode && s.Changed.Equal(o.Changed)
 }

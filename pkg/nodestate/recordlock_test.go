@@ -32,9 +32,8 @@ func TestLockOfLiveAndDeadWriters(t *testing.T) {
 	r.Close()
 }
 
-// TestHeir: a program that outlives a killed multi-eni may still have effects, so
-// Lock waits for it. Lock waits neither for a process that the program has left
-// behind, nor for a program that does not end in its time.
+// TestHeir: a program that outlives a killed multi-eni may still have effects, so Lock waits for it. Lock waits neither
+// for a process that the program has left behind, nor for a program that does not end in its time.
 func TestHeir(t *testing.T) {
 	now, err := Uptime()
 	if err != nil {
@@ -166,9 +165,8 @@ func TestSaveKeepsLock(t *testing.T) {
 	}
 }
 
-// TestSaveLeavesOneFile: the old content is gone, also after a
-// writer that was killed between the two, and where the record has been deleted
-// by hand.
+// TestSaveLeavesOneFile: the old content is gone, also after a writer that was killed between the two, and where the
+// record has been deleted by hand.
 func TestSaveLeavesOneFile(t *testing.T) {
 	for name, before := range map[string]func(path string) error{
 		"as usual":          func(string) error { return nil },

@@ -59,8 +59,7 @@ func TestRestore(t *testing.T) {
 	}
 }
 
-// TestReturned: a driver that the daemon has to undo outlives the link's
-// return, and everything else does not.
+// TestReturned: a driver that the daemon has to undo outlives the link's return, and everything else does not.
 func TestReturned(t *testing.T) {
 	d := AttachmentDir(t.TempDir())
 	const late, taken = device.PCIAddress("0000:00:07.0"), device.PCIAddress("0000:00:08.0")

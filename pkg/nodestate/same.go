@@ -9,8 +9,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 )
 
-// Same says whether both would be written as the same file. It compares every field
-// that is written.
+// Same says whether both would be written as the same file. It compares every field that is written.
 func (c Checkpoint) Same(o Checkpoint) bool { return sameFile(c, o, Checkpoint.written) }
 
 // Same says whether both would be written as the same file, but for UpdatedAt.
@@ -19,9 +18,8 @@ func (i Inventory) Same(o Inventory) bool {
 	return sameFile(i, o, Inventory.written)
 }
 
-// sameFile compares in memory first: values that are equal there make the same file.
-// Values that differ there may still make one: an empty list and none, one time in two
-// zones.
+// sameFile compares in memory first: values that are equal there make the same file. Values that differ there may still
+// make one: an empty list and none, one time in two zones.
 func sameFile[T any](a, b T, written func(T) T) bool {
 	if reflect.DeepEqual(a, b) { //nolint:forbidigo // a list of fields would forget one
 		return true

@@ -66,9 +66,8 @@ func WriteInventory(path string, inv Inventory) error {
 // Checkpoint is the daemon's memory across its own restarts and the node's.
 type Checkpoint struct {
 	SchemaVersion int `json:"schemaVersion"`
-	// NodeName is the node's, and Instance the id of the EC2 instance, whose devices
-	// these are. Both are "" in a file of an older version; Instance also where IMDS has
-	// never answered.
+	// NodeName is the node's, and Instance the id of the EC2 instance, whose devices these are. Both are "" in a file
+	// of an older version; Instance also where IMDS has never answered.
 	NodeName string `json:"nodeName,omitempty"`
 	Instance string `json:"instanceID,omitempty"`
 	// BootID of the boot in which Devices was observed. PCI addresses and
@@ -84,8 +83,7 @@ type Checkpoint struct {
 	// LastGoodConfig is the device plugin's config as last parsed, from which
 	// people's entries are rebuilt when the file becomes unparsable; null at first.
 	LastGoodConfig json.RawMessage `json:"lastGoodConfig,omitempty"`
-	// ConfirmedHash is the hash of the config that the device plugin was last
-	// confirmed to serve; "" when none was.
+	// ConfirmedHash is the hash of the config that the device plugin was last confirmed to serve; "" when none was.
 	ConfirmedHash string `json:"confirmedHash,omitempty"`
 	// PluginPrefixes are the prefixes for which LastGoodConfig was rendered: the
 	// -resource-prefix of each device plugin of this node. None before any was seen.
@@ -97,13 +95,11 @@ type Checkpoint struct {
 // CheckpointDevice is a device as the inventory last had it.
 type CheckpointDevice struct {
 	Device
-	// MissingSince is when its declaration or its attachment was first found
-	// absent (not unknown), as the time since boot counted from 1970, which nobody
-	// sets; zero while it is declared. It means nothing in another boot.
+	// MissingSince is when its declaration or its attachment was first found absent (not unknown), as the time since
+	// boot counted from 1970, which nobody sets; zero while it is declared. It means nothing in another boot.
 	MissingSince time.Time `json:"missingSince,omitzero"`
-	// Advertised: it was ready under a resource name at some time of this boot, at
-	// the address where it is. It may be offered still, and a pod may have it that is not set up yet, though
-	// the row has no such name any more.
+	// Advertised: it was ready under a resource name at some time of this boot, at the address where it is. It may be
+	// offered still, and a pod may have it that is not set up yet, though the row has no such name any more.
 	Advertised bool `json:"advertised,omitempty"`
 	// Instance is the PCI function that the device was (sysfs.PCIFunction.Instance):
 	// another one may have its address by now. 0 where that was not seen.
@@ -139,8 +135,7 @@ func decodeCheckpoint(path string, data []byte) (Checkpoint, error) {
 	return c, nil
 }
 
-// ofOtherVersion takes from a checkpoint the rows and keys that are valid in this version,
-// one key after the other.
+// ofOtherVersion takes from a checkpoint the rows and keys that are valid in this version, one key after the other.
 func ofOtherVersion(data []byte) (c Checkpoint) {
 	var top map[string]json.RawMessage
 	var rows []json.RawMessage
@@ -166,9 +161,8 @@ func ofOtherVersion(data []byte) (c Checkpoint) {
 	return c
 }
 
-// KeepOther keeps a file of another version under a second name, before this version
-// writes its own in its place. A file that has that name already, of an earlier time,
-// makes way.
+// KeepOther keeps a file of another version under a second name, before this version writes its own in its place. A
+// file that has that name already, of an earlier time, makes way.
 func KeepOther(e *VersionError) error {
 	kept := fmt.Sprintf("%s%s%d", e.Path, keptSuffix, e.Found)
 	if err := atomicfile.Remove(kept); err != nil {

@@ -9,11 +9,10 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 )
 
-// ErrOtherVersion is returned for a file whose schemaVersion is not ours: another
-// version of this program has written it, and only that one understands it. It is
-// not ErrCorrupt. Such a file counts: it holds the devices and addresses that it names.
-// Where a reader cannot tell which, it may hold any. Nobody repairs it, rebuilds it, or
-// acts upon it by guess.
+// ErrOtherVersion is returned for a file whose schemaVersion is not ours: another version of this program has written
+// it, and only that one understands it. It is not ErrCorrupt. Such a file counts: it holds the devices and addresses
+// that it names. Where a reader cannot tell which, it may hold any. Nobody repairs it, rebuilds it, or acts upon it by
+// guess.
 //
 // A reader still knows a little of it, since every version keeps these keys in these
 // places, with the meaning and the form that they have in version 1:
@@ -42,8 +41,7 @@ func (e *VersionError) Error() string {
 // Unwrap implements errors.Is.
 func (e *VersionError) Unwrap() error { return ErrOtherVersion }
 
-// Decode parses data into v and checks its schema version. Fields that are not
-// known are passed over.
+// Decode parses data into v and checks its schema version. Fields that are not known are passed over.
 func Decode(path string, data []byte, v any, version *int) error {
 	err := json.Unmarshal(data, v)
 	if err != nil { // a value of another form than ours may have come before the version
@@ -77,9 +75,8 @@ func take[T any](data json.RawMessage, value *T) {
 	}
 }
 
-// UnreadRecord says why an attachment record could not be read, and has the keys that
-// are known all the same. It is an error, and wraps ErrCorrupt, ErrOtherVersion, ErrUntrusted
-// or an error of the file system.
+// UnreadRecord says why an attachment record could not be read, and has the keys that are known all the same. It is an
+// error, and wraps ErrCorrupt, ErrOtherVersion, ErrUntrusted or an error of the file system.
 type UnreadRecord struct {
 	Path string
 	// ID is the attachment's by the name of the file; zero where that does not tell it.
@@ -135,8 +132,7 @@ func unread(path, name string, data []byte, err error) *UnreadRecord {
 // Unread are the records of a folder that could not be read.
 type Unread []*UnreadRecord
 
-// MayHold returns the first that may have a device in the boot of that id; nil without
-// one.
+// MayHold returns the first that may have a device in the boot of that id; nil without one.
 func (all Unread) MayHold(bootID string, pci device.PCIAddress) *UnreadRecord {
 	for _, u := range all {
 		if u.mayHold(bootID, pci) {

@@ -10,18 +10,15 @@ import (
 	"strings"
 )
 
-// Module says whether a kernel module is there: loaded, or built into the kernel
-// with parameters of its own (/sys/module/<name>; a built-in module without any
-// is not listed). The name is as the kernel has it, with underscores. An error
-// means that it is not known; it is never fs.ErrNotExist.
+// Module says whether a kernel module is there: loaded, or built into the kernel with parameters of its own
+// (/sys/module/<name>; a built-in module without any is not listed). The name is as the kernel has it, with
+// underscores. An error means that it is not known; it is never fs.ErrNotExist.
 func (f FS) Module(name string) (bool, error) {
 	return f.listed("module", name)
 }
 
-// ModuleParameter returns a parameter of a kernel module, from
-// /sys/module/<module>/parameters/<name>. ok is false when the module is not
-// there or has no such parameter. An error means that neither is known; it is
-// never fs.ErrNotExist.
+// ModuleParameter returns a parameter of a kernel module, from /sys/module/<module>/parameters/<name>. ok is false when
+// the module is not there or has no such parameter. An error means that neither is known; it is never fs.ErrNotExist.
 func (f FS) ModuleParameter(module, name string) (value string, ok bool, err error) {
 	there, err := f.Module(module)
 	if err != nil || !there {
@@ -38,10 +35,9 @@ func (f FS) ModuleParameter(module, name string) (value string, ok bool, err err
 	return value, ok, nil
 }
 
-// ModuleUsers returns how many references a loaded module has, from
-// /sys/module/<name>/refcnt. ok is false when the kernel does not count them: the
-// module is not there, or built in, or can never be unloaded. An error means that
-// it is not known; it is never fs.ErrNotExist.
+// ModuleUsers returns how many references a loaded module has, from /sys/module/<name>/refcnt. ok is false when the
+// kernel does not count them: the module is not there, or built in, or can never be unloaded. An error means that it is
+// not known; it is never fs.ErrNotExist.
 func (f FS) ModuleUsers(name string) (users int, ok bool, err error) {
 	there, err := f.Module(name)
 	if err != nil || !there {

@@ -11,11 +11,10 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 )
 
-// NetPCI returns the PCI function below a network interface, from
-// /sys/class/net/<ifname>/device. It is "" for an interface without one: virtual
-// interfaces, and interfaces of other buses. A virtio interface's function is the
-// parent of its virtio device. The error is fs.ErrNotExist when there is no such
-// interface in the netns in which sysfs was mounted.
+// NetPCI returns the PCI function below a network interface, from /sys/class/net/<ifname>/device. It is "" for an
+// interface without one: virtual interfaces, and interfaces of other buses. A virtio interface's function is the parent
+// of its virtio device. The error is fs.ErrNotExist when there is no such interface in the netns in which sysfs was
+// mounted.
 func (f FS) NetPCI(ifname string) (device.PCIAddress, error) {
 	if _, err := device.ParseInterfaceName(ifname); err != nil {
 		return "", fmt.Errorf("read PCI function of interface: %w", err)

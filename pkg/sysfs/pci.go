@@ -19,8 +19,7 @@ type PCIFunction struct {
 	Address device.PCIAddress
 	Vendor  uint16
 	Device  uint16
-	// Class is the 24-bit class code: base class, subclass, interface. An
-	// Ethernet controller is 0x020000.
+	// Class is the 24-bit class code: base class, subclass, interface. An Ethernet controller is 0x020000.
 	Class uint32
 	// Driver is the bound driver; "" when none is.
 	Driver string
@@ -35,14 +34,12 @@ type PCIFunction struct {
 	IOMMUGroup int
 	// NUMANode is -1 when the firmware does not say.
 	NUMANode int
-	// Instance tells the function from any other that has its address later in
-	// the same boot: the number of its folder, which the kernel gives out once
-	// (__kernfs_new_node in fs/kernfs/dir.c). 0 is no function's.
+	// Instance tells the function from any other that has its address later in the same boot: the number of its folder,
+	// which the kernel gives out once (__kernfs_new_node in fs/kernfs/dir.c). 0 is no function's.
 	Instance uint64
 }
 
-// IsEFA says whether the function is an AWS Elastic Fabric Adapter, which this
-// project never touches.
+// IsEFA says whether the function is an AWS Elastic Fabric Adapter, which this project never touches.
 func (p PCIFunction) IsEFA() bool {
 	return p.Driver == "efa" || p.Vendor == 0x1d0f && p.Device >= 0xefa0 && p.Device <= 0xefa3
 }
@@ -165,8 +162,7 @@ func readDriver(dir string, has func(string) bool, p *PCIFunction) (err error) {
 	return nil
 }
 
-// readVFs reads the links between a PF and its VFs
-// (Documentation/PCI/pci-iov-howto.rst).
+// readVFs reads the links between a PF and its VFs (Documentation/PCI/pci-iov-howto.rst).
 func readVFs(dir string, has func(string) bool, entries []fs.DirEntry, p *PCIFunction) error {
 	if has("physfn") {
 		pf, err := linkBase(dir, "physfn")
@@ -250,14 +246,12 @@ func interfaces(dir string, entries []fs.DirEntry) ([]string, error) {
 	return names, nil
 }
 
-// DriverOverride returns the only driver that the kernel may bind to a function;
-// "" when any may. The error is fs.ErrNotExist when the kernel does not list it;
-// any other error means that the value is not known.
+// DriverOverride returns the only driver that the kernel may bind to a function; "" when any may. The error is
+// fs.ErrNotExist when the kernel does not list it; any other error means that the value is not known.
 //
-// The kernel shows it under the device's lock (driver_override_show in
-// drivers/pci/pci-sysfs.c), which an unbind holds for as long as it waits for
-// the program that has the device open. No signal ends that: read it only in a
-// process that may hang.
+// The kernel shows it under the device's lock (driver_override_show in drivers/pci/pci-sysfs.c), which an unbind holds
+// for as long as it waits for the program that has the device open. No signal ends that: read it only in a process that
+// may hang.
 func (f FS) DriverOverride(addr device.PCIAddress) (string, error) {
 	if _, err := device.ParsePCIAddress(addr.String()); err != nil {
 		return "", fmt.Errorf("read driver_override: %w", err)
@@ -270,8 +264,7 @@ func (f FS) DriverOverride(addr device.PCIAddress) (string, error) {
 	return parseOverride(s), nil
 }
 
-// Bound returns how many functions a PCI driver has. A driver that is not there
-// has none.
+// Bound returns how many functions a PCI driver has. A driver that is not there has none.
 func (f FS) Bound(driver string) (int, error) {
 	there, err := f.PCIDriver(driver)
 	if err != nil || !there {
@@ -291,9 +284,8 @@ func (f FS) Bound(driver string) (int, error) {
 	return n, nil
 }
 
-// PCIDriver says whether a PCI driver is registered, that is loaded or built
-// into the kernel: /sys/bus/pci/drivers/<name>. An error means that it is not
-// known; it is never fs.ErrNotExist.
+// PCIDriver says whether a PCI driver is registered, that is loaded or built into the kernel:
+// /sys/bus/pci/drivers/<name>. An error means that it is not known; it is never fs.ErrNotExist.
 func (f FS) PCIDriver(name string) (bool, error) {
 	return f.listed("bus/pci/drivers", name)
 }

@@ -4,9 +4,8 @@
 // It only reads, holds no state and is safe for concurrent use. Each result
 // is a snapshot that may be out of date at once.
 //
-// Gone and unreadable are told apart. An error that is fs.ErrNotExist says that
-// the kernel lists no such device: the folder of all devices was there, this one
-// was not in it. Every other failure, a missing sysfs mount included, is an
+// Gone and unreadable are told apart. An error that is fs.ErrNotExist says that the kernel lists no such device: the
+// folder of all devices was there, this one was not in it. Every other failure, a missing sysfs mount included, is an
 // error that is not fs.ErrNotExist; it proves nothing about the device.
 package sysfs
 
@@ -29,8 +28,7 @@ type FS struct {
 	root string
 }
 
-// NewFS returns the tree below root. The folder is not looked at until something
-// is read from it; "" means DefaultRoot.
+// NewFS returns the tree below root. The folder is not looked at until something is read from it; "" means DefaultRoot.
 func NewFS(root string) FS { return FS{root: root} }
 
 // Root returns the root folder.
@@ -64,13 +62,11 @@ func gone(dir string, cause error) error {
 	return &fs.PathError{Op: "read", Path: dir, Err: fs.ErrNotExist}
 }
 
-// attributeSize is the most that the kernel shows of an attribute: one page
-// (Documentation/filesystems/sysfs.rst).
+// attributeSize is the most that the kernel shows of an attribute: one page (Documentation/filesystems/sysfs.rst).
 const attributeSize = 4096
 
-// attribute returns the value of one sysfs attribute without its line end. It
-// is read as sysfs means it, in one read(2): os.ReadFile takes twice the system
-// calls, and a node has thousands of attributes.
+// attribute returns the value of one sysfs attribute without its line end. It is read as sysfs means it, in one
+// read(2): os.ReadFile takes twice the system calls, and a node has thousands of attributes.
 func attribute(dir, name string) (string, error) {
 	path := filepath.Join(dir, name)
 	fd, err := retry(func() (int, error) { return syscall.Open(path, syscall.O_RDONLY|syscall.O_CLOEXEC, 0) })
@@ -96,8 +92,7 @@ func retry(call func() (int, error)) (int, error) {
 	}
 }
 
-// optional is attribute for a file that some kernels or devices do not have;
-// ok is false when it is missing.
+// optional is attribute for a file that some kernels or devices do not have; ok is false when it is missing.
 func optional(dir, name string) (value string, ok bool, err error) {
 	value, err = attribute(dir, name)
 	if errors.Is(err, fs.ErrNotExist) {

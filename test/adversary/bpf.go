@@ -9,8 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Program is a loaded BPF program: an XDP program that drops all packets, or one for tcx and tc that
-// passes all.
+// Program is a loaded BPF program: an XDP program that drops all packets, or one for tcx and tc that passes all.
 type Program int
 
 // Errors of kernel or permission mean that there is nothing to try (ErrCannot).

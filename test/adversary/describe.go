@@ -13,8 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Description is everything that a process can see of a link, by name. Equal descriptions mean an
-// unchanged device.
+// Description is everything that a process can see of a link, by name. Equal descriptions mean an unchanged device.
 type Description map[string]string
 
 // counters are attributes that change by themselves, or depend on the link's place.

@@ -22,8 +22,7 @@ func Repo() (string, error) {
 	return "", fmt.Errorf("no Makefile above the working folder")
 }
 
-// Binary returns the path of a program that make puts into bin/: `make build tools`, and for kube/ `make
-// kube-tools`.
+// Binary returns the path of a program that make puts into bin/: `make build tools`, and for kube/ `make kube-tools`.
 func Binary(name string) (string, error) {
 	repo, err := Repo()
 	if err != nil {

@@ -1,6 +1,5 @@
-// Package nstest gives tests and the demo a node of their own on the real kernel, without root: user,
-// network and mount namespaces, veth pairs that stand in for ENIs, and a recorded sysfs tree with their
-// PCI functions.
+// Package nstest gives tests and the demo a node of their own on the real kernel, without root: user, network and mount
+// namespaces, veth pairs that stand in for ENIs, and a recorded sysfs tree with their PCI functions.
 package nstest
 
 import (
@@ -22,17 +21,15 @@ import (
 
 const insideEnv = "MULTI_ENI_NSTEST_INSIDE"
 
-// Outside runs the calling top-level test once more in a child process with
-// namespaces of its own, reports its outcome, and returns true; the test then
-// returns at once. In the child it prepares the node and returns false:
+// Outside runs the calling top-level test once more in a child process with namespaces of its own, reports its outcome,
+// and returns true; the test then returns at once. In the child it prepares the node and returns false:
 //
 //	func TestX(t *testing.T) {
 //		if nstest.Outside(t) {
 //			return
 //		}
 //
-// Where the kernel denies user namespaces the test is skipped with the reason;
-// with CI=true it fails.
+// Where the kernel denies user namespaces the test is skipped with the reason; with CI=true it fails.
 func Outside(t *testing.T) bool {
 	t.Helper()
 	return outside(t, Command)
@@ -80,9 +77,8 @@ func outside(t *testing.T, command func(ctx context.Context, name string, args .
 	return true
 }
 
-// Command returns a command that will run as root of a new user namespace, in
-// new network and mount namespaces, and that dies with this thread's process.
-// Root keeps its user namespace where the kernel allows no other one.
+// Command returns a command that will run as root of a new user namespace, in new network and mount namespaces, and
+// that dies with this thread's process. Root keeps its user namespace where the kernel allows no other one.
 func Command(ctx context.Context, name string, args ...string) *exec.Cmd {
 	cmd := isolated(ctx, name, args...)
 	if os.Geteuid() != 0 || userNamespaces() {
@@ -155,9 +151,8 @@ func Denied(err error) error {
 	return fmt.Errorf("this machine denies user namespaces; run it as root (sudo): %w", err)
 }
 
-// hostConfig are folders of settings that the product or a reference plugin
-// reads by a fixed path: the host's own must not decide over a test. containerd
-// makes /etc/cni unreadable for users, and the plugin tuning then fails.
+// hostConfig are folders of settings that the product or a reference plugin reads by a fixed path: the host's own must
+// not decide over a test. containerd makes /etc/cni unreadable for users, and the plugin tuning then fails.
 var hostConfig = []string{"/etc/cni", "/etc/multi-eni", "/etc/pcidp"}
 
 // Prepare makes the fresh namespaces of a Command usable: private mounts, an
@@ -241,8 +236,7 @@ func mountNewNetns(self, path string) error {
 	return nil
 }
 
-// DeleteNetns unmounts a namespace of NewNetns and removes its path. The
-// namespace ends with its last process.
+// DeleteNetns unmounts a namespace of NewNetns and removes its path. The namespace ends with its last process.
 func DeleteNetns(path string) error {
 	if err := unix.Unmount(path, unix.MNT_DETACH); err != nil {
 		return fmt.Errorf("unmount netns %s: %w", path, err)

@@ -12,8 +12,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// TestPrepareHidesSettings makes settings of a host, and looks for them again
-// after Prepare.
+// TestPrepareHidesSettings makes settings of a host, and looks for them again after Prepare.
 func TestPrepareHidesSettings(t *testing.T) {
 	if nstest.Outside(t) {
 		return

@@ -179,8 +179,7 @@ func (n *Node) record(e ENI) error {
 	return sysfstree.Plug(n.Sysfs, f)
 }
 
-// Bind binds the ENI's PCI function to another driver, as driverctl does. A
-// userspace driver takes the link away.
+// Bind binds the ENI's PCI function to another driver, as driverctl does. A userspace driver takes the link away.
 func (n *Node) Bind(e ENI, driver string) error {
 	if err := sysfstree.Bind(n.Sysfs, e.PCI, driver); err != nil {
 		return err

@@ -21,9 +21,8 @@ const (
 // pingTimeout bounds a Ping whose context has no earlier deadline.
 const pingTimeout = 5 * time.Second
 
-// Ping sends one ICMP echo request from the netns at a path to an IPv4 address
-// and returns how long the reply took. The caller needs CAP_NET_RAW there, as
-// root of a Command has it.
+// Ping sends one ICMP echo request from the netns at a path to an IPv4 address and returns how long the reply took. The
+// caller needs CAP_NET_RAW there, as root of a Command has it.
 func Ping(ctx context.Context, netns string, to netip.Addr) (took time.Duration, err error) {
 	if !to.Is4() {
 		return 0, fmt.Errorf("ping %s: want an IPv4 address", to)

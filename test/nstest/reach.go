@@ -17,8 +17,7 @@ const (
 	reachTimeout = 5 * time.Second
 )
 
-// Reach opens a TCP connection from an address in the netns at one path to a
-// listener at an address in that at another.
+// Reach opens a TCP connection from an address in the netns at one path to a listener at an address in that at another.
 func Reach(ctx context.Context, fromNetns string, from netip.Addr, toNetns string, to netip.Addr) error {
 	var l net.Listener
 	if err := In(toNetns, func() (err error) {

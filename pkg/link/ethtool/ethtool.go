@@ -15,9 +15,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// group is a structure of ethtool's ioctl (linux/ethtool.h) that one command
-// reads and another writes. All of its fields that are settings are 32 bits wide
-// and lie beside each other; a record has them as decimal numbers.
+// group is a structure of ethtool's ioctl (linux/ethtool.h) that one command reads and another writes. All of its
+// fields that are settings are 32 bits wide and lie beside each other; a record has them as decimal numbers.
 type group struct {
 	name     string
 	get, set uint32
@@ -27,8 +26,7 @@ type group struct {
 	ask []uint32
 }
 
-// groups are in the order in which a device is to get them: a change of the
-// number of channels makes the rings anew.
+// groups are in the order in which a device is to get them: a change of the number of channels makes the rings anew.
 var groups = []group{
 	{name: "private flags", get: unix.ETHTOOL_GPFLAGS, set: unix.ETHTOOL_SPFLAGS, words: 2, from: 1, n: 1},
 	{name: "channels", get: unix.ETHTOOL_GCHANNELS, set: unix.ETHTOOL_SCHANNELS, words: 9, from: 5, n: 4},
@@ -304,8 +302,7 @@ func (e Device) writeFeatures(want string) error {
 	return e.do(data)
 }
 
-// readStamps reads the hardware timestamping settings (struct hwtstamp_config):
-// flags, transmit type, receive filter.
+// readStamps reads the hardware timestamping settings (struct hwtstamp_config): flags, transmit type, receive filter.
 func (e Device) readStamps() (string, error) {
 	data := make([]uint32, 3)
 	err := e.ioctl(unix.SIOCGHWTSTAMP, unsafe.Pointer(&data[0]))

@@ -82,8 +82,7 @@ func TestRoundTrip(t *testing.T) {
 	}
 }
 
-// TestOneChangesAnother: a driver makes its rings anew for another number of channels, and
-// its table for other rings.
+// TestOneChangesAnother: a driver makes its rings anew for another number of channels, and its table for other rings.
 func TestOneChangesAnother(t *testing.T) {
 	n := newNIC(t)
 	d := n.device()

@@ -43,8 +43,7 @@ const (
 	fraProtocol = 21
 )
 
-// concerned says whether a datagram of rtnetlink messages matters. A
-// malformed one does.
+// concerned says whether a datagram of rtnetlink messages matters. A malformed one does.
 func (i *Interest) concerned(datagram []byte) bool {
 	set := i.links.Load()
 	for len(datagram) >= unix.NLMSG_HDRLEN {
@@ -60,8 +59,7 @@ func (i *Interest) concerned(datagram []byte) bool {
 	return len(datagram) > 0
 }
 
-// concerned says whether one message matters. kind is its nlmsg_type, body the message
-// without its header.
+// concerned says whether one message matters. kind is its nlmsg_type, body the message without its header.
 func (s *interesting) concerned(kind uint16, body []byte) bool {
 	switch kind {
 	case unix.RTM_NEWADDR, unix.RTM_DELADDR:
@@ -111,8 +109,7 @@ func (s *interesting) nextHop(hops []byte) bool {
 	return false
 }
 
-// rule says whether a change of a rule matters: one of ours was deleted, or the rule names a
-// link of interest.
+// rule says whether a change of a rule matters: one of ours was deleted, or the rule names a link of interest.
 func (s *interesting) rule(kind uint16, body []byte) bool {
 	if len(body) < unix.SizeofRtMsg { // struct fib_rule_hdr is laid out alike
 		return true

@@ -10,9 +10,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// TestOverflowEndsTheSubscription: more changes than the buffer takes close the
-// channel, so that its reader knows of the loss; the next
-// subscription works.
+// TestOverflowEndsTheSubscription: more changes than the buffer takes close the channel, so that its reader knows of
+// the loss; the next subscription works.
 func TestOverflowEndsTheSubscription(t *testing.T) {
 	if nstest.Outside(t) {
 		return

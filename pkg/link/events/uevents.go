@@ -7,10 +7,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// SubscribeUevents is Subscribe for the kernel's own uevents of PCI functions
-// and network devices (NETLINK_KOBJECT_UEVENT, group 1): hot-plug, bind and
-// unbind. The kernel sends them to the initial network namespace and to those
-// of the same user namespace.
+// SubscribeUevents is Subscribe for the kernel's own uevents of PCI functions and network devices
+// (NETLINK_KOBJECT_UEVENT, group 1): hot-plug, bind and unbind. The kernel sends them to the initial network namespace
+// and to those of the same user namespace.
 func SubscribeUevents(ctx context.Context) (<-chan struct{}, error) {
 	return follow(ctx, "uevent", unix.NETLINK_KOBJECT_UEVENT, 1, 0, relevant)
 }

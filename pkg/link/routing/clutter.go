@@ -35,11 +35,9 @@ type HostAddress struct {
 	// Index is the link's.
 	Index  int
 	Prefix netip.Prefix
-	// Protocol is IFA_PROTO, the origin of the address. It is 0 if the maker gave none, and
-	// before Linux 5.18.
+	// Protocol is IFA_PROTO, the origin of the address. It is 0 if the maker gave none, and before Linux 5.18.
 	Protocol int
-	// Dynamic says that the address expires unless it is renewed, as one from DHCP or a router
-	// advertisement does.
+	// Dynamic says that the address expires unless it is renewed, as one from DHCP or a router advertisement does.
 	Dynamic bool
 	// Tables are the tables, except local, with a route out of the link that prefers this
 	// address as its source (RTA_PREFSRC), sorted.
@@ -48,12 +46,10 @@ type HostAddress struct {
 	Routes []int
 }
 
-// addressByRA is IFAPROT_KERNEL_RA: the kernel has made the address from a router
-// advertisement (linux/if_addr.h).
+// addressByRA is IFAPROT_KERNEL_RA: the kernel has made the address from a router advertisement (linux/if_addr.h).
 const addressByRA = 2
 
-// ByRA says whether the kernel tells that it has made the address from a router
-// advertisement.
+// ByRA says whether the kernel tells that it has made the address from a router advertisement.
 func (a HostAddress) ByRA() bool { return a.Protocol == addressByRA }
 
 // ProtocolName is the name of an rtm_protocol as ip-route(8) has it.
@@ -61,8 +57,7 @@ func ProtocolName(protocol int) string {
 	return netlink.RouteProtocol(protocol).String()
 }
 
-// Clutter reads it. It costs one dump of the routes and one of the addresses for any
-// number of links.
+// Clutter reads it. It costs one dump of the routes and one of the addresses for any number of links.
 func (t Table) Clutter() (Clutter, error) {
 	routes, err := t.routes(unix.RT_TABLE_UNSPEC)
 	if err != nil {
@@ -177,16 +172,14 @@ func (c *Clutter) Routes(index int) (clearable, only, shared bool) {
 type Cleared struct {
 	// Protocols are the names of the deleted routes' protocols, sorted.
 	Protocols []string
-	// Only: the link has the only default route of a family, and keeps its routes of that
-	// family. Shared: the link is one of several next hops of a default route, which stays
-	// (DefaultRoutes.SharedBy).
+	// Only: the link has the only default route of a family, and keeps its routes of that family. Shared: the link is
+	// one of several next hops of a default route, which stays (DefaultRoutes.SharedBy).
 	Only, Shared bool
 }
 
-// ClearRoutes deletes the link's routes of the main table that are default routes or have
-// the protocol ra or dhcp. It keeps the next hops by other links. It also keeps all routes
-// of a family whose only default route is this link's (DefaultRoutes.OnlyBy). It reads the
-// routes anew, since others change them too.
+// ClearRoutes deletes the link's routes of the main table that are default routes or have the protocol ra or dhcp. It
+// keeps the next hops by other links. It also keeps all routes of a family whose only default route is this link's
+// (DefaultRoutes.OnlyBy). It reads the routes anew, since others change them too.
 func (t Table) ClearRoutes(index int) (done Cleared, err error) {
 	routes, err := t.routes(unix.RT_TABLE_MAIN)
 	if err != nil {

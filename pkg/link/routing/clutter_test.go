@@ -85,8 +85,7 @@ func TestClearRoutes(t *testing.T) {
 	}
 }
 
-// TestHostAddresses: an address has the tables and protocols of the routes that prefer it
-// as source.
+// TestHostAddresses: an address has the tables and protocols of the routes that prefer it as source.
 func TestHostAddresses(t *testing.T) {
 	if nstest.Outside(t) {
 		return

@@ -11,8 +11,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/link/internal/rtnl"
 )
 
-// DefaultRoute is a default route of the main table, or one next hop of a route that has
-// several.
+// DefaultRoute is a default route of the main table, or one next hop of a route that has several.
 type DefaultRoute struct {
 	// Index is the link's.
 	Index int
@@ -38,8 +37,7 @@ func (r DefaultRoute) String() string {
 // DefaultRoutes are the default routes of the main table, of both families.
 type DefaultRoutes []DefaultRoute
 
-// DefaultRoutes reads them. It costs one dump of the routes for any number of
-// links.
+// DefaultRoutes reads them. It costs one dump of the routes for any number of links.
 func (t Table) DefaultRoutes() (DefaultRoutes, error) {
 	routes, err := t.routes(unix.RT_TABLE_MAIN)
 	if err != nil {
@@ -85,9 +83,8 @@ func (all DefaultRoutes) Of(index int) DefaultRoutes {
 	return slices.DeleteFunc(slices.Clone(all), func(r DefaultRoute) bool { return r.Index != index })
 }
 
-// Only returns a default route of the link if no other link has one of its family. The
-// link's own routes from router advertisements do not count: their sender has not chosen
-// this link for the node.
+// Only returns a default route of the link if no other link has one of its family. The link's own routes from router
+// advertisements do not count: their sender has not chosen this link for the node.
 func (all DefaultRoutes) Only(index int) (DefaultRoute, bool) {
 	for _, r := range all.Of(index) {
 		other := func(o DefaultRoute) bool { return o.Index != index && o.Family == r.Family }
@@ -109,9 +106,8 @@ func (all DefaultRoutes) SharedBy(index int) bool {
 	return slices.ContainsFunc(all, func(r DefaultRoute) bool { return r.Index == index && r.Beside })
 }
 
-// RemoveDefaultRoutes deletes the default routes of the main table that lead
-// out of this link, and returns their number. It leaves a route that it could delete only
-// together with next hops by other links (SharedBy).
+// RemoveDefaultRoutes deletes the default routes of the main table that lead out of this link, and returns their
+// number. It leaves a route that it could delete only together with next hops by other links (SharedBy).
 func (t Table) RemoveDefaultRoutes(index int) (int, error) {
 	routes, err := t.routes(unix.RT_TABLE_MAIN)
 	if err != nil {

@@ -13,9 +13,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/link/internal/rtnl"
 )
 
-// ForeignUse finds the links of this netns that look like somebody else's. It returns the
-// reason by the link's index, in one sentence. Links without a mark are
-// not in the map. The first of these marks counts:
+// ForeignUse finds the links of this netns that look like somebody else's. It returns the reason by the link's index,
+// in one sentence. Links without a mark are not in the map. The first of these marks counts:
 //
 //   - a route out of the link in a table other than main, local and default, of
 //     either family, alone or as one of several next hops, that is neither ours nor a
@@ -26,9 +25,8 @@ import (
 //   - a bond, bridge, VRF or the like that it is a port of;
 //   - a policy rule that names it as iif or oif and leads to a table below managerTables.
 //
-// The sentence names nothing that comes and goes with each pod: it stays the same while
-// the first mark does. It costs one dump of the links, one of the
-// routes and one of each family's rules, for any number of links.
+// The sentence names nothing that comes and goes with each pod: it stays the same while the first mark does. It costs
+// one dump of the links, one of the routes and one of each family's rules, for any number of links.
 func (t Table) ForeignUse() (map[int]string, error) {
 	links, err := rtnl.Dump(t.nl.LinkList)
 	if err != nil {
@@ -73,14 +71,12 @@ const (
 	cardTables    = managerTables + 100
 )
 
-// managers says whether the host's network manager has made a route. It configures every
-// link and owns none.
+// managers says whether the host's network manager has made a route. It configures every link and owns none.
 //
-// networkd and NetworkManager give their routes the protocol dhcp, ra or static.
-// amazon-ec2-net-utils numbers its tables 10000 + 100 × network card + device number
-// (lib/lib.sh). So does the VPC CNI on network cards other than the first
-// (CalculateRouteTableId in pkg/networkutils/helper.go of amazon-vpc-cni-k8s), by routes of
-// the protocol boot, and on the first from 2: these are marks.
+// networkd and NetworkManager give their routes the protocol dhcp, ra or static. amazon-ec2-net-utils numbers its
+// tables 10000 + 100 × network card + device number (lib/lib.sh). So does the VPC CNI on network cards other than the
+// first (CalculateRouteTableId in pkg/networkutils/helper.go of amazon-vpc-cni-k8s), by routes of the protocol boot,
+// and on the first from 2: these are marks.
 func managers(protocol, table int) bool {
 	switch protocol {
 	case unix.RTPROT_DHCP, unix.RTPROT_RA, unix.RTPROT_STATIC:
@@ -89,8 +85,7 @@ func managers(protocol, table int) bool {
 	return table >= managerTables && table < cardTables || table >= cardTables && protocol != unix.RTPROT_BOOT && protocol != unix.RTPROT_UNSPEC
 }
 
-// markStacked marks the links that others of this netns use. Kinds, not names,
-// are given where there can be many.
+// markStacked marks the links that others of this netns use. Kinds, not names, are given where there can be many.
 func markStacked(links []netlink.Link, mark func(index int, format string, args ...any)) {
 	slices.SortStableFunc(links, func(a, b netlink.Link) int { return cmp.Compare(a.Type(), b.Type()) })
 	names := map[int]string{}

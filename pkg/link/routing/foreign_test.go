@@ -37,8 +37,7 @@ func (m marked) want(want map[string]string) {
 	}
 }
 
-// TestForeignUse: the node's own routes and rules are no mark; the VPC CNI's and
-// people make on their ENIs is.
+// TestForeignUse: the node's own routes and rules are no mark; the VPC CNI's and people make on their ENIs is.
 func TestForeignUse(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -77,9 +76,8 @@ func TestForeignUse(t *testing.T) {
 	m.want(want)
 }
 
-// TestNetworkManagersUse: a network manager that configures a link does not make it somebody
-// else's. An ENI of the VPC CNI stays the VPC CNI's on any network card, also if the manager
-// has configured it too.
+// TestNetworkManagersUse: a network manager that configures a link does not make it somebody else's. An ENI of the VPC
+// CNI stays the VPC CNI's on any network card, also if the manager has configured it too.
 func TestNetworkManagersUse(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -108,9 +106,8 @@ func TestNetworkManagersUse(t *testing.T) {
 	})
 }
 
-// TestForeignUseAsNextHopAndPort: a link counts as one of several next hops, by
-// an altname, and as the port of another link. A child in a pod's netns does not
-// count: that is a delegate's.
+// TestForeignUseAsNextHopAndPort: a link counts as one of several next hops, by an altname, and as the port of another
+// link. A child in a pod's netns does not count: that is a delegate's.
 func TestForeignUseAsNextHopAndPort(t *testing.T) {
 	if nstest.Outside(t) {
 		return

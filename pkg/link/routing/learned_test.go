@@ -88,8 +88,7 @@ func TestForgetRouters(t *testing.T) {
 	}
 }
 
-// TestRouteForms: each field of a Route reaches the kernel, and HasRoute finds it by the
-// fields that are given.
+// TestRouteForms: each field of a Route reaches the kernel, and HasRoute finds it by the fields that are given.
 func TestRouteForms(t *testing.T) {
 	if nstest.Outside(t) {
 		return

@@ -1,6 +1,5 @@
-// Package routing changes the routes and policy rules of one netns: routes of pods, the
-// source-based routing of the host's ENIs, and the routes that network managers leave on
-// links. It also tells which links somebody else routes by.
+// Package routing changes the routes and policy rules of one netns: routes of pods, the source-based routing of the
+// host's ENIs, and the routes that network managers leave on links. It also tells which links somebody else routes by.
 package routing
 
 import (
@@ -17,8 +16,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/link/internal/rtnl"
 )
 
-// Table changes the routes and rules of the netns of its connection. It is not safe for
-// concurrent use.
+// Table changes the routes and rules of the netns of its connection. It is not safe for concurrent use.
 type Table struct{ nl *rtnl.Conn }
 
 // New returns a Table on a connection that its caller closes.
@@ -36,8 +34,7 @@ type Route struct {
 	MTU, AdvMSS int
 	Priority    int
 	Table       int
-	// Scope is rtm_scope (RFC 3549 section 3.1.1); nil lets the gateway decide:
-	// link without one, universe with one.
+	// Scope is rtm_scope (RFC 3549 section 3.1.1); nil lets the gateway decide: link without one, universe with one.
 	Scope *int
 }
 
@@ -52,10 +49,9 @@ func (r Route) String() string {
 	return s
 }
 
-// EnsureRoute adds a route as the reference plugins do: beside the routes that there
-// are to its destination, and of IPv4 before them, so that it holds. The very same one
-// already there is not an error. ErrRouteTaken: the kernel has another in its place,
-// which the error names.
+// EnsureRoute adds a route as the reference plugins do: beside the routes that there are to its destination, and of
+// IPv4 before them, so that it holds. The very same one already there is not an error. ErrRouteTaken: the kernel has
+// another in its place, which the error names.
 func (t Table) EnsureRoute(index int, r Route) error {
 	// NLM_F_CREATE without NLM_F_EXCL, so that EEXIST means: same next hop and metric.
 	err := t.nl.RouteAddEcmp(r.netlink(index))
@@ -84,8 +80,7 @@ func (r Route) netlink(index int) *netlink.Route {
 	return route
 }
 
-// compareRoute compares a route that the kernel refused with the one in its place: nil
-// when they are the same.
+// compareRoute compares a route that the kernel refused with the one in its place: nil when they are the same.
 func (t Table) compareRoute(index int, r Route) error {
 	all, err := t.routes(cmp.Or(r.Table, unix.RT_TABLE_MAIN))
 	if err != nil {
@@ -114,14 +109,12 @@ func (t Table) compareRoute(index int, r Route) error {
 	return fmt.Errorf("%w: %s", ErrRouteTaken, t.describeRoute(*owner))
 }
 
-// ipv6Metric is the priority of IPv6 routes that are added with none
-// (IP6_RT_PRIO_USER).
+// ipv6Metric is the priority of IPv6 routes that are added with none (IP6_RT_PRIO_USER).
 const ipv6Metric = 1024
 
-// leads says whether a route, or one of its next hops, leads out of the link by the
-// gateway. The kernel dumps an IPv6 route with several next hops at the first one and
-// goes on behind the last (fib6_dump_node). It so leaves out a route without a gateway
-// that was added in between: where one may be hidden, leads says that it is there.
+// leads says whether a route, or one of its next hops, leads out of the link by the gateway. The kernel dumps an IPv6
+// route with several next hops at the first one and goes on behind the last (fib6_dump_node). It so leaves out a route
+// without a gateway that was added in between: where one may be hidden, leads says that it is there.
 func leads(r netlink.Route, index int, gateway netip.Addr) bool {
 	if r.Family == netlink.FAMILY_V6 && len(r.MultiPath) > 0 && !gateway.IsValid() {
 		return true
@@ -165,10 +158,9 @@ func (t Table) describeRoute(r netlink.Route) string {
 // Any stands for any link that a route leads out of.
 const Any = 0
 
-// HasRoute says whether a route with r's destination and gateway leads out of the
-// link, or out of any for Any. A priority of 0 matches every priority. A Table of 0
-// matches every table: plugins that are chained after multi-eni, such as sbr, move
-// routes to tables of their own.
+// HasRoute says whether a route with r's destination and gateway leads out of the link, or out of any for Any. A
+// priority of 0 matches every priority. A Table of 0 matches every table: plugins that are chained after multi-eni,
+// such as sbr, move routes to tables of their own.
 func (t Table) HasRoute(index int, r Route) (bool, error) {
 	routes, err := t.routes(r.Table)
 	if err != nil {
@@ -179,8 +171,7 @@ func (t Table) HasRoute(index int, r Route) (bool, error) {
 	}), nil
 }
 
-// ForgetRouters deletes the default routes that the link has learned from router
-// advertisements.
+// ForgetRouters deletes the default routes that the link has learned from router advertisements.
 func (t Table) ForgetRouters(index int) error {
 	learned := &netlink.Route{LinkIndex: index, Dst: rtnl.IPNet(netip.PrefixFrom(netip.IPv6Unspecified(), 0)), Protocol: unix.RTPROT_RA, Table: unix.RT_TABLE_MAIN}
 	for {

@@ -16,8 +16,7 @@ import (
 
 var must, node, open, pod, eth1, dst = linktest.Must, linktest.Node, linktest.Open, linktest.Pod, linktest.ENI1, linktest.Dst
 
-// TestDefaultRoutes: a link counts alone and as one of several next hops,
-// which no removal takes away.
+// TestDefaultRoutes: a link counts alone and as one of several next hops, which no removal takes away.
 func TestDefaultRoutes(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -99,8 +98,7 @@ func TestDefaultRoutesIPv6(t *testing.T) {
 	}
 }
 
-// TestOnlyDefaultRoute: each family has a way out of its own, and none by a router that
-// only announced itself.
+// TestOnlyDefaultRoute: each family has a way out of its own, and none by a router that only announced itself.
 func TestOnlyDefaultRoute(t *testing.T) {
 	const v4, v6, dhcp, ra = netlink.FAMILY_V4, netlink.FAMILY_V6, 16, 9
 	for name, tt := range map[string]struct {

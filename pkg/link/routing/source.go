@@ -27,9 +27,8 @@ const (
 	sourceTables = 20000
 )
 
-// VPCRouter is the IPv6 address of the router of each subnet of a VPC (GetIPv6Gateway in
-// pkg/networkutils/network.go of amazon-vpc-cni-k8s). A link that ignores router
-// advertisements learns no other.
+// VPCRouter is the IPv6 address of the router of each subnet of a VPC (GetIPv6Gateway in pkg/networkutils/network.go of
+// amazon-vpc-cni-k8s). A link that ignores router advertisements learns no other.
 var VPCRouter = netip.MustParseAddr("fe80:ec2::1")
 
 // ErrRuleTaken is returned when somebody else's rule is where one of ours should be.
@@ -43,20 +42,17 @@ type Source struct {
 	From []netip.Prefix
 	// Subnets are on the link.
 	Subnets []netip.Prefix
-	// Routers lead to everywhere else, at most one of each family. Without an IPv6 one it is
-	// the router of an announced route in the main table, now or at an earlier call, else
-	// VPCRouter.
+	// Routers lead to everywhere else, at most one of each family. Without an IPv6 one it is the router of an announced
+	// route in the main table, now or at an earlier call, else VPCRouter.
 	Routers []netip.Addr
 }
 
 func (s *Source) table() int { return sourceTables + s.Index }
 
-// EnsureSources makes source-based routing as it should be for these links, and
-// removes our rules and routes of all others. It says whether it changed anything. It
-// costs one dump of each family's rules and one of the routes. A link that is gone or
-// down is an error, and so is a rule or route of somebody else where ours should be
-// (ErrRuleTaken, ErrRouteTaken). EnsureSources leaves that one as it is, and does all
-// other links first.
+// EnsureSources makes source-based routing as it should be for these links, and removes our rules and routes of all
+// others. It says whether it changed anything. It costs one dump of each family's rules and one of the routes. A link
+// that is gone or down is an error, and so is a rule or route of somebody else where ours should be (ErrRuleTaken,
+// ErrRouteTaken). EnsureSources leaves that one as it is, and does all other links first.
 func (t Table) EnsureSources(want []Source) (changed bool, err error) {
 	rules, err := t.rules()
 	if err != nil {
@@ -109,8 +105,7 @@ func (t Table) EnsureSources(want []Source) (changed bool, err error) {
 	return changed, errors.Join(errs...)
 }
 
-// addSourceRoute replaces an outdated route of ours. The kernel would as well replace
-// one of somebody else's.
+// addSourceRoute replaces an outdated route of ours. The kernel would as well replace one of somebody else's.
 func (t Table) addSourceRoute(have []netlink.Route, r netlink.Route) error {
 	for _, o := range have {
 		if o.Protocol != SourceProtocol && o.Table == r.Table && destination(o) == destination(r) {

@@ -198,10 +198,9 @@ func TestSources(t *testing.T) {
 	}
 }
 
-// TestSourcesBesideVPCCNI: the Amazon VPC CNI's rules and tables, as it makes them
-// on a node (docs of amazon-vpc-cni-k8s; rules of networkutils), keep their traffic:
-// to and from its pods, and marked answers. Traffic from our ENI's addresses is
-// ours.
+// TestSourcesBesideVPCCNI: the Amazon VPC CNI's rules and tables, as it makes them on a node (docs of
+// amazon-vpc-cni-k8s; rules of networkutils), keep their traffic: to and from its pods, and marked answers. Traffic
+// from our ENI's addresses is ours.
 func TestSourcesBesideVPCCNI(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -302,8 +301,7 @@ func mustNetns(t *testing.T, path string) *link.Netns {
 	return ns
 }
 
-// ask sends a datagram to an address of the host from 172.16.0.1 or 2001:db8::1
-// in the VPC, and returns the answer.
+// ask sends a datagram to an address of the host from 172.16.0.1 or 2001:db8::1 in the VPC, and returns the answer.
 func ask(t *testing.T, n *nstest.Node, address string, tries int) string {
 	t.Helper()
 	to, from := netip.MustParseAddr(address), netip.MustParseAddr("172.16.0.1")
@@ -350,8 +348,7 @@ func ask(t *testing.T, n *nstest.Node, address string, tries int) string {
 	return answer
 }
 
-// TestSourceWithoutAnnouncements: a link that has never heard of a router sends by the
-// VPC's.
+// TestSourceWithoutAnnouncements: a link that has never heard of a router sends by the VPC's.
 func TestSourceWithoutAnnouncements(t *testing.T) {
 	if nstest.Outside(t) {
 		return

@@ -11,9 +11,9 @@
 // +groupName=networking.k8s.aws
 package v1alpha1
 
-// The types are plain values; the functions are pure and safe for concurrent
-// use as long as nobody changes their receiver.
+// The types are plain values; the functions are pure and safe for concurrent use while their receiver stays unchanged.
 
 //go:generate go tool -modfile=../../../../test/tools/go.mod controller-gen object crd paths=. output:crd:dir=../../../../deploy/crd
 //go:generate sh -c "rm -rf ../../../../deploy/chart/crds && cp -r ../../../../deploy/crd ../../../../deploy/chart/crds"
-//go:generate go tool -modfile=../../../../test/tools/go.mod crd-ref-docs --log-level=ERROR --source-path=. --config=../../../../test/tools/gen/crd-ref-docs.yaml --renderer=markdown --templates-dir=../../../../test/tools/gen/templates --output-path=../../../../docs/api.md
+//go:generate -command docs go tool -modfile=../../../../test/tools/go.mod crd-ref-docs --renderer=markdown --output-path=../../../../docs/api.md
+//go:generate docs --log-level=ERROR --source-path=. --config=../../../../test/tools/gen/crd-ref-docs.yaml --templates-dir=../../../../test/tools/gen/templates

@@ -19,13 +19,11 @@ const (
 	DefaultResourceName device.ResourceName = "intel.com/sriov_net"
 )
 
-// AnnotationAllowedNamespaces lists the namespaces whose pods may use the
-// devices of a NodeENI; see AllowedNamespaces.
+// AnnotationAllowedNamespaces lists the namespaces whose pods may use the devices of a NodeENI; see AllowedNamespaces.
 const AnnotationAllowedNamespaces = GroupName + "/allowed-namespaces"
 
-// Defaulted returns o with every absent field that has a default set to it. The
-// API server does the same to stored objects (but for dpdkDriver, to which the
-// CRD gives no default); manifests in a folder need it done. A device index
+// Defaulted returns o with every absent field that has a default set to it. The API server does the same to stored
+// objects (but for dpdkDriver, to which the CRD gives no default); manifests in a folder need it done. A device index
 // below zero counts as absent. The result shares maps and slices with o.
 func (o NodeENI) Defaulted() NodeENI {
 	if o.Spec.DeviceIndex <= 0 {
@@ -80,10 +78,8 @@ func (s NodeENISpec) Case() Case {
 	}
 }
 
-// ResourceName returns the name to advertise: "" in case 1, DefaultResourceName
-// where the spec asks for none in particular. The error wraps
-// device.ErrInvalid; such a name must not be advertised, and no other in its
-// place.
+// ResourceName returns the name to advertise: "" in case 1, DefaultResourceName where the spec asks for none in
+// particular. The error wraps device.ErrInvalid; such a name must not be advertised, and no other in its place.
 func (s NodeENISpec) ResourceName() (device.ResourceName, error) {
 	if s.Case() == Case1Kernel {
 		return "", nil
@@ -98,14 +94,12 @@ func (s NodeENISpec) ResourceName() (device.ResourceName, error) {
 	return name, nil
 }
 
-// A namespace's name is a DNS label (RFC 1123), which also bounds it at 63
-// octets.
+// A namespace's name is a DNS label (RFC 1123), which also bounds it at 63 octets.
 var namespacePattern = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`)
 
-// AllowedNamespaces reads AnnotationAllowedNamespaces: names separated by
-// commas or white space, returned sorted and once each. Nil, for an absent
-// annotation, allows every namespace. Anything else allows only what it lists,
-// so an annotation without a valid name gives an empty list that is not nil.
+// AllowedNamespaces reads AnnotationAllowedNamespaces: names separated by commas or white space, returned sorted and
+// once each. Nil, for an absent annotation, allows every namespace. Anything else allows only what it lists, so an
+// annotation without a valid name gives an empty list that is not nil.
 //
 // The error wraps device.ErrInvalid and names each faulty value; the list then
 // still holds the valid ones, since leaving out a name only forbids more.

@@ -8,8 +8,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 )
 
-// A scheme makes of each kind's name its Go type, and gives out copies of its
-// own: a reader cannot change the other.
+// A scheme makes of each kind's name its Go type, and gives out copies of its own: a reader cannot change the other.
 func TestAddToScheme(t *testing.T) {
 	s := runtime.NewScheme()
 	if err := AddToScheme(s); err != nil {

@@ -26,7 +26,7 @@ const (
 // +kubebuilder:printcolumn:name="Resource",type=string,JSONPath=`.spec.dpdkResourceName`,description="Resource under which the device is advertised to pods"
 // +kubebuilder:printcolumn:name="First node",type=string,JSONPath=`.status.attachments[0].nodeID`,description="First node to which a controller has attached an ENI; kubectl get ens shows the readiness on each node"
 // +kubebuilder:printcolumn:name="Subnets",type=string,priority=1,JSONPath=`.spec.subnetIDs`,description="Subnets that have one ENI each"
-// +kubebuilder:printcolumn:name="Subnet names",type=string,priority=1,JSONPath=`.spec.subnetNames`,description="Name tags of the subnets that have one ENI each"
+// +kubebuilder:printcolumn:name="Subnet names",type=string,priority=1,JSONPath=.spec.subnetNames,description="Name tags of the subnets that have one ENI each"
 // +kubebuilder:printcolumn:name="PCI address",type=string,priority=1,JSONPath=`.spec.dpdkPCIAddress`,description="PCI address that the NodeENI gives"
 // +kubebuilder:printcolumn:name="Selector",type=string,priority=1,JSONPath=`.spec.nodeSelector`,description="Labels of the nodes that get the ENI"
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`

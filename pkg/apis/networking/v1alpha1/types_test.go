@@ -9,8 +9,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// The names are the public CRD's; whoever renames a field here breaks
-// every manifest there is.
+// The names are the public CRD's; whoever renames a field here breaks every manifest there is.
 const wire = `{
   "apiVersion": "networking.k8s.aws/v1alpha1",
   "kind": "NodeENI",
@@ -95,8 +94,7 @@ func TestWireNames(t *testing.T) {
 	}
 }
 
-// A client that reads and writes an object back must not turn "do not delete"
-// into the CRD's default.
+// A client that reads and writes an object back must not turn "do not delete" into the CRD's default.
 func TestFalseSurvives(t *testing.T) {
 	data, err := json.Marshal(NodeENISpec{DeleteOnTermination: new(false)})
 	if err != nil {

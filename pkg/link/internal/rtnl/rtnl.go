@@ -22,8 +22,7 @@ var ErrNotFound = errors.New("no such link")
 // Conn is an open connection to rtnetlink in one netns. It is not safe for concurrent use.
 type Conn struct {
 	*netlink.Handle
-	// sock serves the messages that netlink.Handle cannot compose or read in full, by way
-	// of sockets.
+	// sock serves the messages that netlink.Handle cannot compose or read in full, by way of sockets.
 	sock    *nl.NetlinkSocket
 	sockets map[int]*nl.SocketHandle
 }
@@ -58,8 +57,7 @@ func (c *Conn) Request(typ, flags int) *nl.NetlinkRequest {
 	return req
 }
 
-// dumpTries bounds how often a dump that a concurrent change interrupted is
-// repeated (NLM_F_DUMP_INTR).
+// dumpTries bounds how often a dump that a concurrent change interrupted is repeated (NLM_F_DUMP_INTR).
 const dumpTries = 10
 
 // Dump calls list again as long as a concurrent change interrupts it, up to dumpTries times.
@@ -72,8 +70,7 @@ func Dump[T any](list func() ([]T, error)) ([]T, error) {
 	}
 }
 
-// NotFound is ErrNotFound where the kernel or the library says that there is no such link,
-// else err.
+// NotFound is ErrNotFound where the kernel or the library says that there is no such link, else err.
 func NotFound(err error) error {
 	var nf netlink.LinkNotFoundError
 	if errors.As(err, &nf) || errors.Is(err, unix.ENODEV) {
@@ -87,8 +84,7 @@ func Ref(index int) netlink.Link {
 	return &netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: index}}
 }
 
-// Stacked says whether links of a kind (IFLA_INFO_KIND) live on top of another one and may
-// share its MAC.
+// Stacked says whether links of a kind (IFLA_INFO_KIND) live on top of another one and may share its MAC.
 func Stacked(kind string) bool {
 	return slices.Contains([]string{"ipvlan", "ipvtap", "macvlan", "macvtap", "vlan", "bridge", "bond", "team"}, kind)
 }
