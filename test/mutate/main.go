@@ -1,7 +1,8 @@
 // Command mutate changes one operator of a package after the other, and fails if the
 // package's own tests notice less than 95 % of the changes. gremlins makes the changes in
 // a copy of the module. It finds this program in place of the go command, which so
-//   - runs the short tests, without vet;
+//   - runs the short tests, without vet. Those that take long run last, and only for a
+//     change that the others have not noticed;
 //   - calls every line covered: Go's profile has neither constants nor the conditions of
 //     a case, and gremlins would leave these out. A change that no test reaches lives;
 //   - tells a change that does not compile from one that a test has noticed.
@@ -25,8 +26,11 @@ import (
 // limit is the least efficacy, and the least statement coverage, in percent.
 const limit = 95
 
-// The environment of the stand-in: the path of the go command, and the file for its coverage.
-const goEnv, coverageEnv = "MUTATE_GO", "MUTATE_COVERAGE"
+// The environment of the stand-in: the path of the go command, and the files for its coverage and its slow tests.
+const goEnv, coverageEnv, slowEnv = "MUTATE_GO", "MUTATE_COVERAGE", "MUTATE_SLOW"
+
+// slow is the least time of a test that runs after the others.
+const slow = 100 * time.Millisecond
 
 func main() {
 	if filepath.Base(os.Args[0]) == "go" {
@@ -129,7 +133,8 @@ func environment(dir, goCommand string) ([]string, error) {
 	if err := os.Symlink(self, filepath.Join(bin, "go")); err != nil {
 		return nil, err
 	}
-	return append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH"), goEnv+"="+real, coverageEnv+"="+filepath.Join(dir, "coverage")), nil
+	return append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH"), goEnv+"="+real,
+		coverageEnv+"="+filepath.Join(dir, "coverage"), slowEnv+"="+filepath.Join(dir, "slow")), nil
 }
 
 // result is the part of gremlins' report of one package that is read here.
@@ -179,29 +184,74 @@ func read(report, coverage string) (result, error) {
 	return r, err
 }
 
-var coverageLine = regexp.MustCompile(`coverage: ([0-9.]+)% of statements`)
-
 // standIn is the go command for gremlins. It returns the exit code, which is 2 for a change that does not compile.
 func standIn(args []string) int {
-	if args[0] == "test" {
-		args = slices.Insert(slices.Clone(args), 1, "-short", "-vet=off")
+	if args[0] != "test" {
+		_, code := execGo(args)
+		return code
 	}
+	profile := slices.Index(args, "-coverprofile")
+	if profile >= 0 {
+		out, code := goTest(args, "-v")
+		if code != 0 {
+			return code
+		}
+		if err := note(args[profile+1], out); err != nil {
+			fmt.Fprintln(os.Stderr, "mutate:", err)
+			return 1
+		}
+		return 0
+	}
+	names, err := os.ReadFile(os.Getenv(slowEnv))
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "mutate:", err)
+		return 3
+	}
+	if _, code := goTest(args, "-skip", string(names)); code != 0 || len(names) == 0 {
+		return code
+	}
+	_, code := goTest(args, "-run", string(names))
+	return code
+}
+
+func goTest(args []string, more ...string) (out []byte, code int) {
+	return execGo(slices.Insert(slices.Clone(args), 1, append(more, "-short", "-vet=off")...))
+}
+
+func execGo(args []string) (out []byte, code int) {
 	out, err := exec.Command(os.Getenv(goEnv), args...).CombinedOutput() //nolint:gosec // the go command
 	_, _ = os.Stdout.Write(out)
 	switch {
 	case bytes.Contains(out, []byte("[build failed]")):
-		return 2
+		return out, 2
 	case err != nil:
-		return 1
+		return out, 1
 	}
-	if i := slices.Index(args, "-coverprofile"); i >= 0 {
-		if err := widen(args[i+1], out); err != nil {
-			fmt.Fprintln(os.Stderr, "mutate:", err)
-			return 1
+	return out, 0
+}
+
+// note writes the pattern of the slow tests, empty if there are none, and the coverage.
+func note(profile string, out []byte) error {
+	var names []string
+	for _, found := range passLine.FindAllSubmatch(out, -1) {
+		if took, err := time.ParseDuration(string(found[2])); err == nil && took >= slow {
+			names = append(names, string(found[1]))
 		}
 	}
-	return 0
+	pattern := ""
+	if names != nil {
+		pattern = "^(" + strings.Join(names, "|") + ")$"
+	}
+	if err := os.WriteFile(os.Getenv(slowEnv), []byte(pattern), 0o600); err != nil {
+		return err
+	}
+	return widen(profile, out)
 }
+
+var (
+	coverageLine = regexp.MustCompile(`coverage: ([0-9.]+)% of statements`)
+	passLine     = regexp.MustCompile(`(?m)^--- PASS: (\S+) \(([0-9.]+s)\)$`)
+)
 
 // widen notes the tests' coverage, and adds a block for all of each file to the profile.
 func widen(profile string, out []byte) error {
