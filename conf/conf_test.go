@@ -7,8 +7,7 @@ import (
 	"testing"
 )
 
-// loaders are the tests that load this folder's files, each all files of a subfolder. Go lets
-// no test here import the parsers, which are internal.
+// loaders are the tests that load this folder's files; Go lets no test here import the internal parsers.
 var loaders = map[string]string{
 	"conflist":            "plugins/internal/netconf/samples_test.go",
 	"netconf":             "plugins/internal/netconf/samples_test.go",

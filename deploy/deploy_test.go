@@ -31,8 +31,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
 )
 
-// decode reads every document of a file into its type, and fails on a field
-// that the type lacks, a field given twice, and a kind that it does not know.
+// decode reads every document of a file into its type; it fails on unknown or repeated fields and unknown kinds.
 func decode(t *testing.T, path string) []runtime.Object {
 	t.Helper()
 	scheme := runtime.NewScheme()
@@ -78,8 +77,7 @@ func documents(t *testing.T, path string) [][]byte {
 	}
 }
 
-// Every file is decoded, except the generated CRDs, Krew's manifest and rendered files such as
-// the chart. The API server of test/kube reads those.
+// Every file but those that only an API server can read: generated CRDs, Krew's manifest, and rendered files.
 func TestManifestsAreOfTheirTypes(t *testing.T) {
 	seen := 0
 	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
@@ -184,8 +182,7 @@ func TestPolicyOnlyWarns(t *testing.T) {
 	}
 }
 
-// TestPolicyKeepsToTheOwnNode: a request that cannot be judged is denied. Each denial is
-// worded as RBAC's are, and the labels are the daemon's.
+// TestPolicyKeepsToTheOwnNode: denials are worded like RBAC's; a request that cannot be judged is denied.
 func TestPolicyKeepsToTheOwnNode(t *testing.T) {
 	objects := decode(t, "admission/own-node.yaml")
 	policy, ok := objects[0].(*admissionv1.ValidatingAdmissionPolicy)

@@ -9,8 +9,7 @@ import (
 	"testing"
 )
 
-// maxPlugin limits the unstripped plugin, in bytes. A runtime starts it twice or more for every pod;
-// net/http or a client library alone would exceed this.
+// maxPlugin limits the unstripped plugin, in bytes. net/http or a client library alone would exceed it.
 const maxPlugin = 8 << 20
 
 func TestPluginSize(t *testing.T) {

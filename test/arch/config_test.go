@@ -30,8 +30,7 @@ func configRules() []rule {
 	}
 }
 
-// unjudgedConfigs are device plugin configs that a test writes without the model, and samples on which the
-// plugin exits.
+// unjudgedConfigs are device plugin configs that a test writes without the model, and samples on which the plugin exits.
 func unjudgedConfigs(tr tree) (out []string) {
 	for _, f := range tr.files {
 		switch {

@@ -9,8 +9,7 @@ import (
 	"strings"
 )
 
-// importRule forbids the packages of from to import a path of to. Paths are
-// prefixes that end at a slash; "pkg" and the like are folders of the module.
+// importRule forbids the packages below from to import paths below to. "pkg" and the like are folders of the module.
 type importRule struct {
 	name       string
 	why        string

@@ -52,8 +52,7 @@ func layerRules() []rule {
 
 type use struct{ at, name, of string }
 
-// fileUses returns the uses in each file of a folder. Uses of methods count where their
-// type is known without the types of other packages.
+// fileUses returns the uses in each file of a folder. It knows methods only where no other package has their type.
 func fileUses(tr tree, folder string) map[string][]use {
 	uses := map[string][]use{}
 	fset := token.NewFileSet() // one for all: types.Config asks for it

@@ -102,8 +102,7 @@ func wideLines(tr tree) (out []string) {
 	return out
 }
 
-// noAudience returns the pages whose first paragraph names no readers. Decisions have
-// those of their index; templates are forms.
+// noAudience returns the pages whose first paragraph names no readers; decisions take those of their index.
 func noAudience(tr tree) (out []string) {
 	for _, f := range tr.files {
 		form := strings.HasPrefix(f.path, "docs/adr/0") || strings.HasPrefix(f.path, ".github/")

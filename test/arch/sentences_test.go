@@ -34,8 +34,7 @@ func sentenceRules() []rule {
 	}}
 }
 
-// sentences returns the sentences of a page's paragraphs and lists, the rows of its
-// tables except the first, and the items that begin with code, each as a whole.
+// sentences returns a page's sentences, the rows of its tables except the first, and items that begin with code.
 func sentences(markdown string) (out []string) {
 	var paragraph []string
 	flush := func() {

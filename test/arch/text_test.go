@@ -100,8 +100,7 @@ var standardFolders = []string{
 	"/proc", "/root", "/run", "/sbin", "/src", "/srv", "/sys", "/tmp", "/usr", "/usr/src", "/var", "/var/lib", "/var/tmp",
 }
 
-// registryHosts are the hosts that this machine's package managers fetch from.
-// They are asked for, not listed: a list would name them.
+// registryHosts asks this machine's package managers for their hosts: a list would name them.
 func registryHosts() []string {
 	var settings strings.Builder
 	for _, argv := range [][]string{{"go", "env", "GOPROXY"}, {"npm", "config", "get", "registry"}} {

@@ -24,8 +24,7 @@ const module = "github.com/multi-eni/multi-eni-cni"
 // maxText is the size in bytes above which a file is data, not text to read.
 const maxText = 1 << 20
 
-// tree is the input of the rules: the repository's text files, and the imports of every package outside it
-// that the product reaches.
+// tree is the input of the rules: the repository's text files, and the imports of every other package that it reaches.
 type tree struct {
 	files    []file              // sorted by path
 	external map[string][]string // import path -> its imports, standard library included
@@ -163,8 +162,7 @@ func root(t *testing.T) string {
 	return dir
 }
 
-// external asks the go command for the imports of every package that the
-// module reaches, whether or not all of it compiles today.
+// external asks the go command for the imports of every package that the module reaches, compilable or not.
 func external(t *testing.T, root string) map[string][]string {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), "go", "list", "-e", "-deps", "-json=ImportPath,Imports", "./...")
@@ -192,8 +190,7 @@ func external(t *testing.T, root string) map[string][]string {
 	}
 }
 
-// fixture makes a tree from text: each file begins with a line "-- path --". A path that begins with "@" is a package
-// outside the module; its lines are its imports.
+// fixture makes a tree: each file begins with "-- path --"; "@path" is a foreign package, and its lines are imports.
 func fixture(t *testing.T, text string) tree {
 	t.Helper()
 	tr := tree{external: map[string][]string{}}

@@ -124,8 +124,7 @@ func words(sentence string) (n int) {
 	return n
 }
 
-// plain returns the sentences of a text without markup, whose paragraphs and items end
-// with an empty line or at the next item.
+// plain returns the sentences of plain text; an empty line or the next item ends a paragraph.
 func plain(s string) (out []string) {
 	for block := range strings.SplitSeq(strings.ReplaceAll(s, "\n- ", "\n\n"), "\n\n") {
 		out = append(out, cut(strings.Join(strings.Fields(block), " "))...)
@@ -164,8 +163,7 @@ func descriptions(crd string) (out []string) {
 	return out
 }
 
-// flagHelp returns the sentences of the last arguments of calls such as StringVar and
-// BoolVarP. "`" stands for a value in them.
+// flagHelp returns the sentences of the last arguments of StringVar, BoolVarP and so on. "`" stands for a value.
 func flagHelp(f file) (out []string) {
 	goast.Inspect(f.ast, func(n goast.Node) bool {
 		call, ok := n.(*goast.CallExpr)

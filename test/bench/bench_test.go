@@ -51,8 +51,7 @@ PASS
 	}
 }
 
-// TestComparisonRows sets ways side by side, pair by pair: the 99th percentile of
-// ADD and DEL together is that of pods, not of the slowest of each.
+// TestComparisonRows: the 99th percentile of ADD and DEL together is taken pair by pair.
 func TestComparisonRows(t *testing.T) {
 	all := []comparison{{itemOwn, own, reference, 0.5, 0.5, true}, {itemFloor, own, floor, 0, 0, false}}
 	if diff := cmp.Diff([]string{"exclusive, eni-ipam", "host-device, host-local", "the floor"}, names(waysOf(all))); diff != "" {

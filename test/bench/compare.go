@@ -57,8 +57,7 @@ func (n *node) compare(ctx context.Context, e effort, ways ...way) (map[way]time
 	return out, nil
 }
 
-// pairs is one ADD of each contender side by side, and then one DEL of each. Both begin with the links up,
-// and their effects are checked.
+// pairs is one ADD of each contender side by side, then one DEL of each, from links that are up. It checks their effects.
 func pairs(ctx context.Context, all ...contender) (t timed, err error) {
 	if err := settled(ctx, all, func(c contender) place { return c.host }); err != nil {
 		return t, err
@@ -88,8 +87,7 @@ func pairs(ctx context.Context, all ...contender) (t timed, err error) {
 	return t, nil
 }
 
-// settled brings the links up and waits until the kernel has finished the work of earlier runs. It does
-// nothing where no link moves.
+// settled brings the links up and waits until the kernel has finished the work of earlier runs.
 func settled(ctx context.Context, all []contender, where func(contender) place) error {
 	moving := slices.DeleteFunc(slices.Clone(all), func(c contender) bool { return where(c).links == nil })
 	for _, c := range moving {

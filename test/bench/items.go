@@ -73,8 +73,7 @@ func (n *node) start(ctx context.Context) ([]table.Row, error) {
 	return []table.Row{table.Ratio("VERSION", took[0], took[1], startTarget).About(itemStart, hostDevice)}, nil
 }
 
-// sizes compares inventories. The time of a link's move is the kernel's, and varies more than the time to
-// read a file. The target is therefore judged on a device that is not moved.
+// sizes compares inventories. The target holds for a device that is not moved: a move's time varies more than a read's.
 func (n *node) sizes(ctx context.Context) (rows []table.Row, err error) {
 	for _, item := range []struct {
 		name  string
@@ -114,8 +113,7 @@ func (n *node) memory(ctx context.Context) ([]table.Row, error) {
 	return rows, nil
 }
 
-// peak runs one ADD below the launcher and returns the peak resident set in MiB of the plugin or its
-// address plugin, whichever is greater.
+// peak returns the peak resident set of one ADD in MiB: the plugin's or its address plugin's, whichever is greater.
 func (n *node) peak(ctx context.Context, w way) (float64, error) {
 	all, err := n.contenders(w, 1)
 	if err != nil {

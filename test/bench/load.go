@@ -77,8 +77,7 @@ func (n *node) growth(ctx context.Context) ([]table.Row, error) {
 	}, nil
 }
 
-// kernelMemory is the kernel's own memory that it cannot reclaim (proc_meminfo(5)), in MiB, after a pause
-// for its cleanup.
+// kernelMemory is the kernel's unreclaimable memory (proc_meminfo(5)) in MiB, after a pause for its cleanup.
 func kernelMemory() (table.Sample, error) {
 	time.Sleep(time.Second)
 	data, err := os.ReadFile("/proc/meminfo")

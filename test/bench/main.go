@@ -72,8 +72,7 @@ func wanted(item string) bool {
 
 func progress(what string) { fmt.Fprintf(os.Stderr, "measuring %s\n", what) }
 
-// outside builds the small programs, measures the daemon, starts itself again on a node of namespaces, and
-// prints both results.
+// outside builds the small programs, measures the daemon, starts itself again on a node, and prints both results.
 func outside(ctx context.Context) error {
 	repo, err := nstest.Repo()
 	if err != nil {

@@ -69,8 +69,7 @@ func newNode(dir string, t tools) (*node, error) {
 	return n, err
 }
 
-// inventory writes an inventory of size devices, the base ENIs first and then one for each pod, and
-// returns its path and the pods. It makes missing ENIs and pods.
+// inventory writes an inventory of size devices, base ENIs first, and returns its path and the pods. It makes what is missing.
 func (n *node) inventory(size int) (string, []pod, error) {
 	boot, err := nodestate.BootID()
 	if err != nil {

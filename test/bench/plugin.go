@@ -23,8 +23,7 @@ type program struct {
 	extra *os.File
 }
 
-// run starts the program and returns the time from before fork to after wait. Pipes are filled and emptied
-// outside of that, so that no goroutine of this process takes part.
+// run returns the time from before fork to after wait. Pipes are filled and emptied outside of that.
 func (p program) run(ctx context.Context) (time.Duration, error) {
 	stdin, err := filled(p.stdin)
 	if err != nil {
@@ -73,8 +72,7 @@ type place struct {
 	name  string
 }
 
-// plugin returns the contender that runs a CNI plugin for a pod, with more keys in its netconf. host is
-// the link to move, "" for none.
+// plugin returns a CNI plugin for a pod, with more keys in its netconf. host is the link to move, "" for none.
 func (n *node) plugin(w way, p pod, kind, host string, more map[string]any) (contender, error) {
 	conf := map[string]any{"cniVersion": "1.1.0", "name": "bench", "type": kind}
 	maps.Copy(conf, more)

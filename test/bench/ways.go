@@ -56,8 +56,7 @@ func (w way) called(verb string) string {
 type comparison struct {
 	item        string // heading of its tables, one pod at a time
 	ours, other way
-	// limit is the greatest ratio of ADD and DEL together, one pod at a time, and loaded the same with
-	// pods side by side; 0 is no target.
+	// limit is the greatest ratio of ADD and DEL together, one pod at a time, loaded with many; 0 is no target.
 	limit, loaded float64
 	verbs         bool
 }
@@ -168,8 +167,7 @@ func (n *node) contender(w way, p pod, inventory string) (contender, error) {
 	return contender{}, fmt.Errorf("no way is called %q", w.kind)
 }
 
-// ipam is the netconf of a way's source of addresses, IPv4 only: with IPv6 host-device waits for duplicate
-// address detection, which would make the comparison easy. It is nil for a way without addresses.
+// ipam is a way's address netconf, nil for none. IPv4 only: with IPv6 host-device waits for duplicate detection.
 func (n *node) ipam(w way, p pod) map[string]any {
 	store := filepath.Join(n.Dir, "ipam", dashed(w.String()))
 	switch w.ipam {

@@ -17,8 +17,7 @@ const usage = `usage: demo                          tell the story
        demo pod NAME ping ADDRESS    as: nsenter --net=/run/netns/NAME ping -c 1 ADDRESS
        demo host link IFNAME         as: ip -brief link show IFNAME`
 
-// look runs one of the story's commands that look at an interface or send a packet. They stand in for
-// nsenter, ip and ping, which may be missing.
+// look stands in for nsenter, ip and ping, which may be missing.
 func look(ctx context.Context, out io.Writer, args []string) error {
 	switch {
 	case len(args) == 4 && args[0] == "pod" && args[2] == "address":

@@ -87,8 +87,7 @@ func newStage(ctx context.Context) (*stage, error) {
 	return s, writeNetconf()
 }
 
-// sharedRun puts /run into a peer group, as systemd does. It shows the daemon that mounts of pods'
-// namespaces are visible.
+// sharedRun puts /run into a peer group, as systemd does, so that the daemon sees mounts of pods' namespaces.
 func sharedRun() error {
 	if err := unix.Mount("", "/run", "", unix.MS_SHARED, ""); err != nil {
 		return fmt.Errorf("make /run a shared mount: %w", err)

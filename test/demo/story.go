@@ -34,8 +34,7 @@ func (s *stage) tell() error {
 	return nil
 }
 
-// onlyExpected fails if the daemon's log has a Problem that is not in the story, and so is the demo's own
-// fault. The daemon may look between load and bind of vfio-pci; it then misses an IOMMU (noIOMMU).
+// onlyExpected fails on a Problem in the log that the story does not have. Between load and bind, noIOMMU may occur.
 func onlyExpected(log string) error {
 	for line := range strings.SplitSeq(log, "\n") {
 		expected := strings.Contains(line, "reason="+storyProblem) || strings.Contains(line, "reason="+noIOMMU)

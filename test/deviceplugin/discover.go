@@ -62,8 +62,7 @@ func see(f, pf sysfs.PCIFunction, used map[string]bool) dpmodel.Device {
 	return d
 }
 
-// defaultRoutes returns the interfaces with an IPv4 default route in the main table. fib_route_seq_show in
-// net/ipv4/fib_trie.c defines the columns of the file.
+// defaultRoutes returns the interfaces with an IPv4 default route. fib_route_seq_show (net/ipv4/fib_trie.c) has the columns.
 func defaultRoutes(path string) (map[string]bool, error) {
 	b, err := os.ReadFile(path)
 	if err != nil {

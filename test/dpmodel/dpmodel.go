@@ -185,8 +185,7 @@ func (v *Verdict) validate(pools []*pool) {
 	}
 }
 
-// allocate gives every device to the first pool with a matching selector, and then starts a server for
-// each pool with a device.
+// allocate gives every device to the first matching pool, and starts a server for each pool with a device.
 func (v *Verdict) allocate(pools []*pool, m Machine) {
 	taken := map[device.PCIAddress]bool{}
 	for _, p := range pools {
@@ -215,8 +214,7 @@ const socketDir = "/var/lib/kubelet/plugins_registry"
 
 var existing = []string{socketDir, "/var/lib/kubelet/device-plugins", "/var/lib/kubelet", "/var/lib", "/var", "/"}
 
-// socketFault is the reason why the plugin cannot listen on a socket of that name. Its path is filepath.Join's, which
-// resolves ".." (NewResourceServer in pkg/resources), and has at most 107 octets (unix(7)).
+// socketFault is why no socket of that name can listen: filepath.Join resolves "..", and unix(7) allows 107 octets.
 func (m Machine) socketFault(name string) string {
 	path := filepath.Join(socketDir, name)
 	switch {

@@ -9,8 +9,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 )
 
-// machine has two ENIs on ena, one on vfio-pci, the primary ENI, one without a
-// driver, a PF with one VF, and an accelerator.
+// machine has two ENIs on ena, one on vfio-pci, the primary, one without driver, a PF with a VF, and an accelerator.
 var machine = []Device{
 	{Address: "0000:00:05.0", Vendor: 0x1d0f, Device: 0xec20, Class: 0x020000, Driver: "ena", VFID: -1, LinkType: "ether", DefaultRoute: true},
 	{Address: "0000:00:06.0", Vendor: 0x1d0f, Device: 0xec20, Class: 0x020000, Driver: "ena", VFID: -1, LinkType: "ether", ACPIIndex: "101"},

@@ -166,8 +166,7 @@ func allowed(list []string, value string) bool {
 	return len(list) == 0 || slices.Contains(list, value)
 }
 
-// selected is the rule of pfNames and rootDevices: "name" or "name#0,2-7". The first item whose name
-// equals value in any case decides (getItem and isSelected in pkg/resources).
+// selected is the rule of pfNames and rootDevices, "name" or "name#0,2-7": the first item with the name decides.
 func selected(list []string, value string, vf int) bool {
 	if len(list) == 0 {
 		return true

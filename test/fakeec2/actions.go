@@ -7,8 +7,7 @@ import (
 	"strings"
 )
 
-// describe is DescribeNetworkInterfaces, by attachment.instance-id
-// (API_DescribeNetworkInterfaces.html: MaxResults from 5 to 1000).
+// describe is DescribeNetworkInterfaces by attachment.instance-id; MaxResults is 5 to 1000.
 func (s *Server) describe(p params) (string, error) {
 	most, err := p.count("MaxResults")
 	if err != nil {
@@ -227,8 +226,7 @@ func prefixesOf(e ENI, is4 bool) (n int) {
 	return n
 }
 
-// assignIPv4 is AssignPrivateIpAddresses (API_AssignPrivateIpAddresses.html): with a number or with
-// addresses, up to the instance type's limit for an ENI.
+// assignIPv4 is AssignPrivateIpAddresses, with a number or addresses, up to the instance type's limit for an ENI.
 func (s *Server) assignIPv4(p params) (string, error) {
 	r, err := s.changing(p)
 	if err != nil {
@@ -351,8 +349,7 @@ func (s *Server) unassignIPv6(p params) (string, error) {
 	return item("networkInterfaceId", id), nil
 }
 
-// unassign removes all addresses of a call, or none (API_UnassignPrivateIpAddresses.html,
-// API_UnassignIpv6Addresses.html). It refuses the primary address.
+// unassign removes all addresses of a call, or none. It refuses the primary address.
 func (s *Server) unassign(p params, addressParam, prefixParam string, of func(*ENI) *[]netip.Addr) error {
 	r, err := s.changing(p)
 	if err != nil {

@@ -259,8 +259,7 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, status int) {
 	writePage(w, status, "")
 }
 
-// writePage answers a status with a body; "" is the service's own. The pages of 401 and 404 are copies
-// from AWS' own mock (amazon-ec2-metadata-mock v1.13.0, pkg/server/httpserver.go).
+// writePage answers with a body; "" is the service's own: amazon-ec2-metadata-mock v1.13.0, pkg/server/httpserver.go.
 func writePage(w http.ResponseWriter, status int, body string) {
 	if body == "" && (status == http.StatusUnauthorized || status == http.StatusNotFound) {
 		w.Header().Set("Content-Type", "text/html")

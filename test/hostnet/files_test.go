@@ -12,8 +12,7 @@ import (
 // hostRoot is the host as the installer's pod sees it.
 const hostRoot = "/run/hostroot"
 
-// install runs multi-enid install with a mode of --host-network, on a host whose control groups show that a unit
-// runs. Its files name the driver ena, for which veth stands here.
+// install runs multi-enid install --host-network=mode on a host where the unit runs. veth stands for the driver ena.
 func (h *host) install(mode, unit string) {
 	h.Helper()
 	h.imds()
@@ -64,8 +63,7 @@ func (h *host) countCNIRules() int {
 	return n
 }
 
-// TestFilesNetworkd: the installer's files keep networkd off the ENIs of pods and off foreign rules, but not off
-// the primary. Both links have alternative names.
+// TestFilesNetworkd: the files keep networkd off the ENIs of pods and foreign rules, but not off the primary.
 func TestFilesNetworkd(t *testing.T) {
 	if outside(t) {
 		return
@@ -143,8 +141,7 @@ func (h *host) says(unit, word string) {
 	}
 }
 
-// TestNameMatchesAltNames shows why the documents forbid Name=!ens5: the primary has another alternative name, and
-// becomes unmanaged. doctor warns of it.
+// TestNameMatchesAltNames: documents forbid Name=!ens5, since another alternative name unmanages the primary.
 func TestNameMatchesAltNames(t *testing.T) {
 	if outside(t) {
 		return
@@ -159,8 +156,7 @@ func TestNameMatchesAltNames(t *testing.T) {
 	}
 }
 
-// TestDriverMatchesPrimary shows the same of NetworkManager: a driver alone unmanages the primary, and a device
-// that nmcli sets unmanaged is managed again after its first pod.
+// TestDriverMatchesPrimary: for NetworkManager, a driver alone unmanages the primary, and nmcli's setting ends with a pod.
 func TestDriverMatchesPrimary(t *testing.T) {
 	if outside(t) {
 		return

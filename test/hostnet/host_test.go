@@ -208,8 +208,7 @@ func (h *host) plug(e eni) {
 	h.vpc("ip link set %s up", e.far())
 }
 
-// lease starts a DHCP server for the subnets of plugged ENIs. Leases last an hour; with t1 they are renewed after
-// that many seconds.
+// lease starts a DHCP server for plugged ENIs. Leases last an hour; t1 is the time of renewal in seconds.
 func (h *host) lease(t1 int, enis ...eni) {
 	h.Helper()
 	args := []string{"--net=" + vpcNetns, "--", "dnsmasq", "--keep-in-foreground", "--log-facility=-", "--port=0", "--conf-file=/dev/null", "--user=root",
@@ -224,8 +223,7 @@ func (h *host) lease(t1 int, enis ...eni) {
 	h.start("dnsmasq", "nsenter", args...)
 }
 
-// advertise starts a router on the far end of an ENI. With zero intervals it answers solicitations, and hardly
-// ever sends by itself.
+// advertise starts a router on an ENI's far end. With zero intervals it answers solicitations and hardly sends itself.
 func (h *host) advertise(e eni, minimum, maximum int) {
 	h.Helper()
 	if maximum == 0 {

@@ -39,8 +39,7 @@ func TestMain(m *testing.M) {
 
 var lifetimes = regexp.MustCompile(`(valid_lft|preferred_lft|expires) \d+sec`)
 
-// machine is everything that a network manager could change: links, addresses, routes and rules of the machine's
-// own network namespace, and processes.
+// machine is the machine's own links, addresses, routes, rules and processes.
 func machine() string {
 	var b strings.Builder
 	for _, args := range []string{"-o link", "-o addr", "-4 route show table all", "-6 route show table all", "-4 rule", "-6 rule", "netns"} {
@@ -50,8 +49,7 @@ func machine() string {
 	return b.String()
 }
 
-// outside runs the calling top-level test again as the first process of new namespaces, and returns true. Its end
-// makes the kernel end all processes of the test. There outside returns false.
+// outside runs the calling top-level test again as PID 1 of new namespaces, and returns true. There it returns false.
 func outside(t *testing.T) bool {
 	t.Helper()
 	if os.Getenv(insideEnv) == t.Name() {
@@ -80,12 +78,10 @@ func outside(t *testing.T) bool {
 	return true
 }
 
-// rules are the host's udev rules for network links, without Debian's 85-nm-unmanaged.rules, which keeps
-// NetworkManager from veth.
+// rules are udev's rules for links without Debian's 85-nm-unmanaged.rules, which keeps NetworkManager from veth.
 var rules = []string{"75-net-description.rules", "80-net-setup-link.rules"}
 
-// prepare gives the host its own /run, /var/lib, /etc, /proc and /sys. /run/systemd/system must not exist: udevd,
-// whose parent is process 1, would take its control group for its own and kill the processes in it.
+// prepare gives the host its own folders. With /run/systemd/system udevd, a child of PID 1, would kill its control group.
 func prepare() error {
 	if err := nstest.Prepare(); err != nil {
 		return err

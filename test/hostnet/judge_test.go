@@ -17,8 +17,7 @@ import (
 // quiet is how long nothing may be rewritten in the end.
 const quiet = 10 * time.Second
 
-// untouched fails if the primary ENI lost an address, its default route or its link since mark, or if the host ever saw
-// a link under its pod's name, by which udev would know it. It reads the kernel's notices, which miss nothing.
+// untouched fails if the primary lost address, route or link since mark, or a link had its pod's name in the host.
 func (h *host) untouched(mark int) {
 	h.Helper()
 	notices := h.watch.String()
@@ -37,8 +36,7 @@ func (h *host) untouched(mark int) {
 
 func (h *host) mark() int { return len(h.watch.String()) }
 
-// restful waits until the daemon has finished with the ENIs of pods, and fails if anything but the primary is
-// rewritten in the next seconds.
+// restful waits until the daemon has finished with the ENIs of pods; then only the primary may be rewritten.
 func (h *host) restful() {
 	h.Helper()
 	h.clean(owned, shared)

@@ -66,8 +66,7 @@ func (h *host) networkManager() *output {
 	return o
 }
 
-// dhcpAll is the file by which hosts of EC2 make networkd ask for leases on all ENIs; it matches the driver, which
-// is veth here.
+// dhcpAll is EC2 hosts' file by which networkd asks for leases on all ENIs; it matches the driver, here veth.
 func (h *host) dhcpAll() {
 	h.write("/etc/systemd/network/80-ec2.network", "[Match]\nDriver=veth\n[Network]\nDHCP=yes\nIPv6DuplicateAddressDetection=0\n"+
 		"[DHCPv4]\nUseHostname=no\n[DHCPv6]\nWithoutRA=solicit\n")
@@ -77,8 +76,7 @@ func (h *host) dhcpPrimary() {
 	h.write("/etc/systemd/network/10-primary.network", "[Match]\nMACAddress="+primary.mac+"\n[Network]\nDHCP=ipv4\n[DHCPv4]\nUseHostname=no\n")
 }
 
-// ec2NetUtils installs the programs of the unpacked package amazon-ec2-net-utils. Its files match the drivers of
-// EC2's links, for which veth stands here.
+// ec2NetUtils installs the package amazon-ec2-net-utils, with veth for the drivers of EC2's links.
 func (h *host) ec2NetUtils() {
 	h.Helper()
 	from := filepath.Join(repo(h), "bin/hostnet/amazon-ec2-net-utils")

@@ -105,8 +105,7 @@ func (h *host) verb(verb string, e eni, pod string) error {
 	return nil
 }
 
-// pairs gives an ENI to one pod after the other, and calls between after each. Pauses are from none to the given
-// one, so that managers meet the link at any stage of its return. Each refusal counts; it may be retried.
+// pairs gives an ENI to pods in turn, with random pauses, and calls between. A refusal counts, and may be retried.
 func (h *host) pairs(e eni, n int, pause time.Duration, between func(i int)) {
 	h.Helper()
 	var refusals []string

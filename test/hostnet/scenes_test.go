@@ -14,8 +14,7 @@ const (
 	pause = 250 * time.Millisecond
 )
 
-// scene is common to all hosts: the primary is up before the daemon starts, pods come and go, and in the end
-// nothing is left to do.
+// scene is common to all hosts: the primary is up first, pods come and go, and in the end nothing is left to do.
 func (h *host) scene(between func(i int)) {
 	h.Helper()
 	h.busy(between)
@@ -114,8 +113,7 @@ func router(t *testing.T, minimum, maximum int) {
 	h.scene(nothing)
 }
 
-// TestNetworkdAgain: networkd is restarted and reloaded between pods. It then deletes all other rules, so ours
-// must come back.
+// TestNetworkdAgain: networkd is restarted and reloaded. It then deletes all other rules, so ours must come back.
 func TestNetworkdAgain(t *testing.T) {
 	if outside(t) {
 		return
@@ -153,8 +151,7 @@ func TestNetworkManager(t *testing.T) {
 	})
 }
 
-// TestEC2NetUtils: amazon-ec2-net-utils writes files for networkd for each ENI, with rules, a route table and the
-// ENI's other addresses as /32, and repeats this.
+// TestEC2NetUtils: amazon-ec2-net-utils repeatedly writes networkd files for each ENI, with rules, table and /32 addresses.
 func TestEC2NetUtils(t *testing.T) {
 	if outside(t) {
 		return

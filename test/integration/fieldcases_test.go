@@ -16,8 +16,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// TestTunedAttachmentIsChecked: a conflist of the field, in which tuning runs after multi-eni and changes
-// the interface. CHECK passes, and still finds a loss.
+// TestTunedAttachmentIsChecked: tuning changes the interface after multi-eni. CHECK passes, and still finds a loss.
 func TestTunedAttachmentIsChecked(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -64,8 +63,7 @@ func TestTunedAttachmentIsChecked(t *testing.T) {
 	}
 }
 
-// TestOneDestinationByTwoNetworks: two NADs of the field have routes to one destination. With both in one
-// pod the kernel has both, and CHECK agrees.
+// TestOneDestinationByTwoNetworks: one pod has the same destination by two NADs. The kernel has both, and CHECK agrees.
 func TestOneDestinationByTwoNetworks(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -131,8 +129,7 @@ func TestOneDestinationByTwoNetworks(t *testing.T) {
 	verb("del", 0)
 }
 
-// TestDefaultRouteWithSBR: a default route precedes eth0's, and the plugin sbr moves it into a table of
-// its own: eth0 keeps the pod's other traffic. CHECK agrees with both.
+// TestDefaultRouteWithSBR: sbr moves a default route before eth0's into its own table. CHECK agrees with both.
 func TestDefaultRouteWithSBR(t *testing.T) {
 	if nstest.Outside(t) {
 		return

@@ -23,8 +23,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// TestStorm lets pods come and go over too few devices while the plugin is killed at random moments. When every pod has
-// had its DEL, the node must be as it was: no device lost, no address leased, no record left.
+// TestStorm: pods come and go over too few devices, and the plugin is killed. In the end the node is as before.
 func TestStorm(t *testing.T) {
 	if nstest.Outside(t) {
 		return

@@ -78,8 +78,7 @@ func texts() map[string]string {
 	return all
 }
 
-// TestVersionsAsTheReference: multi-eni accepts the same versions and names as the reference plugin host-device, and
-// answers the same in the requested version. DEL succeeds after any ADD, and nothing is left.
+// TestVersionsAsTheReference: multi-eni accepts and answers as host-device does. DEL succeeds after any ADD.
 func TestVersionsAsTheReference(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -191,8 +190,7 @@ func TestVersionsOfENIIPAM(t *testing.T) {
 	}
 }
 
-// TestDELByTheRecordAlone: DEL releases a recorded attachment, with any text. With neither a record nor a
-// readable text, the message quotes the text.
+// TestDELByTheRecordAlone: DEL releases by the record, whatever the text. Without a record, the message quotes the text.
 func TestDELByTheRecordAlone(t *testing.T) {
 	if nstest.Outside(t) {
 		return

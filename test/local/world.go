@@ -14,8 +14,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// The one subnet, in 198.18.0.0/15, which is for tests (RFC 2544) and so hardly a cluster's. All nodes use
-// the same addresses, since the subnet ends on the node.
+// The one subnet, in 198.18.0.0/15, which is for tests (RFC 2544). All nodes use it, since it ends on the node.
 const (
 	subnetID   = "subnet-10ca1000000000001"
 	subnetCIDR = "198.18.0.0/24"
@@ -53,8 +52,7 @@ func newWorld(node string, enis int) world {
 	return w
 }
 
-// metadata are the service's values. The primary ENI is the link of the node's default route, so that it
-// is never taken for another.
+// metadata are the service's values. The primary is the default route's link, so never taken for another.
 func (w world) metadata() fakeimds.State {
 	primary := fakeimds.ENI{
 		ID: "eni-" + w.instance[2:], MAC: "02:00:00:00:00:00", Primary: true, SubnetID: "subnet-10ca1000000000000", SubnetIPv4CIDR: "198.19.0.0/24",
@@ -74,8 +72,7 @@ func (w world) metadata() fakeimds.State {
 	return st
 }
 
-// build makes the links in the calling process's netns, and the sysfs tree in dir, whose path it returns.
-// It first removes leftovers of an earlier run.
+// build makes the links in the process's netns, and the sysfs tree in dir, after removing an earlier run's leftovers.
 func (w world) build(dir string) (tree string, err error) {
 	tree = filepath.Join(dir, "sys")
 	if err := os.RemoveAll(tree); err != nil {

@@ -66,8 +66,7 @@ func look(t *testing.T, name string) string {
 	return ""
 }
 
-// baseCommands are in every Debian: their packages have priority "required" (bash, coreutils, diffutils,
-// findutils, grep, mawk, mount, sed, tar, util-linux). The rest of the machine is git, make and Go.
+// baseCommands are in every Debian: packages of priority "required" have them. git, make and Go are besides.
 func baseCommands() []string {
 	return strings.Fields(`sh bash awk mount unshare find xargs grep sed tar diff
 		cat chmod chown cp cut date dirname env false head id ls mkdir mktemp mv paste pwd rm sha256sum sleep sort tail test touch tr true uname wc`)
@@ -135,8 +134,7 @@ func copyTools(t *testing.T, to string) {
 	must(t, os.WriteFile(filepath.Join(to, "bin/.tools"), nil, 0o600))
 }
 
-// TestDemoOnBareMachine runs `make demo` and `make clean` with the commands of Debian's base system, in a folder whose
-// name has each odd character that test/prereq accepts, beside folders that a mistake in quoting would hit.
+// TestDemoOnBareMachine runs `make demo` and `make clean` with Debian's base commands, in an oddly named folder.
 func TestDemoOnBareMachine(t *testing.T) {
 	t.Parallel()
 	look(t, "make")

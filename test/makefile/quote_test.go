@@ -11,8 +11,7 @@ import (
 	"testing"
 )
 
-// unquoted lists the expansions of a shell script that the shell splits at blanks: variables and commands
-// outside quotes. It omits places where it never splits (assignments, case) or is meant to (for … in).
+// unquoted lists a script's expansions that the shell splits at blanks, except where it must (for … in).
 func unquoted(script string) []string {
 	l := lexer{text: script, state: []byte{command0}}
 	for l.pos < len(l.text) {
@@ -115,8 +114,7 @@ func mayStand(before string) bool {
 	return harmless.MatchString(line)
 }
 
-// recipes are the shell's part of a makefile, line by line: $$ is the shell's $, and a variable of make
-// stands for its text. CURDIR and GO may hold a blank; all others are words or lists of words.
+// recipes are a makefile's shell lines: $$ is $. Only CURDIR and GO may hold a blank.
 func recipes(text string) []string {
 	var out []string
 	for line := range strings.SplitSeq(strings.ReplaceAll(text, "\\\n", " "), "\n") {
@@ -159,8 +157,7 @@ func faults(name, text string) []string {
 	return found
 }
 
-// TestQuoted checks the quotes of every makefile and shell script of the repository: its path may hold a
-// blank, and `rm -rf` would take each part of it.
+// TestQuoted checks the quotes of every makefile and script: the path may hold a blank, and `rm -rf` would split it.
 func TestQuoted(t *testing.T) {
 	root := repo(t)
 	var seen []string

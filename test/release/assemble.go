@@ -87,7 +87,6 @@ func addArchive(o options, name string, paths ...string) error {
 	return o.write(name, data)
 }
 
-// addPrograms adds the programs of the image, an archive for each platform.
 func addPrograms(o options) error {
 	folders, err := filepath.Glob(filepath.Join(o.dist, "linux", "*", "out"))
 	if err != nil || len(folders) == 0 {
@@ -102,7 +101,6 @@ func addPrograms(o options) error {
 	return nil
 }
 
-// addKubectlPlugins adds an archive of the plugin for kubectl for each platform.
 func addKubectlPlugins(o options) error {
 	found, err := filepath.Glob(filepath.Join(o.dist, "*", "*", kubectlPlugin))
 	if err != nil {
@@ -222,7 +220,6 @@ func krew(manifest, version string, sum func(file string) (string, error)) (stri
 	return strings.Join(lines, "\n"), nil
 }
 
-// addNotes adds the text of the release: its changes, and how to get and check its files.
 func addNotes(o options) error {
 	section, err := notes(o)
 	if err != nil {

@@ -16,7 +16,6 @@ const (
 	chartFolder = "deploy/chart"
 )
 
-// writeChart writes the package of the chart into a folder, as `helm push` takes it.
 func writeChart(_ context.Context, o options, _ []string) error {
 	data, err := chart(o)
 	if err != nil {

@@ -16,7 +16,6 @@ import (
 	"strings"
 )
 
-// programs are the main packages of a release by program name, with their systems.
 var programs = map[string]struct {
 	pkg     string
 	systems []string
@@ -33,16 +32,13 @@ var legal = regexp.MustCompile(`(?i)^(licen[cs]e|copying|copyright|notice|patent
 // goModule stands for the standard library and the runtime.
 const goModule = "std"
 
-// linked is a module with code in a program.
 type linked struct {
 	path, version, dir string
 	packages           []string // folders of the packages
 }
 
-// text is a module's file that must accompany its code.
 type text struct{ module, file, content string }
 
-// writeNotices writes LICENSE, the project's own, and THIRD_PARTY_NOTICES into a folder.
 func writeNotices(ctx context.Context, o options, args []string) error {
 	tags := ""
 	if len(args) > 0 {
@@ -138,8 +134,7 @@ func addPackages(all map[string]*linked, listed []byte) error {
 	}
 }
 
-// texts are the legal files of a module: beside the linked packages, and in the folders above them up to
-// the module's own.
+// texts are a module's legal files: beside the linked packages, and in the folders above them.
 func (m linked) texts() ([]text, error) {
 	folders := map[string]bool{m.dir: true}
 	for _, dir := range m.packages {
@@ -177,7 +172,6 @@ func (m linked) texts() ([]text, error) {
 	return all, nil
 }
 
-// notices are all texts, each once, after a list of the modules.
 func notices(modules []linked) ([]byte, error) {
 	var out, bodies strings.Builder
 	fmt.Fprintf(&out, "Third-party notices of multi-eni-cni\n\nThe programs of this project contain code of these modules. The numbers are those of the "+

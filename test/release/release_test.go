@@ -20,7 +20,6 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// inRepo runs the test in the repository's folder, as make does.
 func inRepo(t *testing.T) {
 	t.Helper()
 	root, err := nstest.Repo()
@@ -173,7 +172,6 @@ func TestChanges(t *testing.T) {
 	}
 }
 
-// TestKrew: each platform gets the checksum of its own archive.
 func TestKrew(t *testing.T) {
 	const manifest = "spec:\n  version: v0.0.0\n  platforms:\n  - uri: https://x/v0.0.0/a_v0.0.0_linux.tar.gz\n    sha256: x\n  - bin: b\n    uri: " +
 		"https://x/v0.0.0/a_v0.0.0_darwin.tar.gz\n    sha256: y\n"
@@ -199,7 +197,6 @@ func TestKrew(t *testing.T) {
 	}
 }
 
-// TestRepack: archives of the same members in another order and of another time become equal.
 func TestRepack(t *testing.T) {
 	dir := t.TempDir()
 	made := func(name string, seconds int64, members ...string) []byte {
@@ -236,8 +233,7 @@ func moduleIn(t *testing.T, path, linkedFolder string, files map[string]string) 
 	return linked{path: path, version: "v1.0.0", dir: dir, packages: []string{filepath.Join(dir, linkedFolder)}}
 }
 
-// TestNotices: each text occurs once, also texts of folders whose code is linked. A module without a
-// licence is refused.
+// TestNotices: each text occurs once, also a linked folder's. A module without a licence is refused.
 func TestNotices(t *testing.T) {
 	a := moduleIn(t, "example.org/a", "in/deep", map[string]string{
 		"LICENSE": "Apache text\n", "NOTICE": "Notice of a\n", "in/license.txt": "MIT text", "in/deep/x.go": "", "other/LICENSE": "not linked",

@@ -14,8 +14,7 @@ import (
 var semver = regexp.MustCompile(`^v(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-(0|[1-9]\d*|\d*[A-Za-z-][0-9A-Za-z-]*)` +
 	`(\.(0|[1-9]\d*|\d*[A-Za-z-][0-9A-Za-z-]*))*)?$`)
 
-// chartVersion is the version of the chart: without the v, as Helm's are. A version that is no release,
-// such as a commit, becomes a pre-release of 0.0.0.
+// chartVersion is the version without v, as Helm's are. A commit becomes a pre-release of 0.0.0.
 func chartVersion(version string) string {
 	if semver.MatchString(version) {
 		return version[1:]

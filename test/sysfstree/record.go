@@ -83,7 +83,6 @@ func (r *recorder) attributes(dir string, names ...string) error {
 	return nil
 }
 
-// links records the existing symbolic links of a folder.
 func (r *recorder) links(dir string, names ...string) error {
 	for _, name := range names {
 		target, err := os.Readlink(r.path(dir, name))
@@ -218,7 +217,6 @@ func (r *recorder) groups() error {
 	return nil
 }
 
-// interfaces records the list of interfaces: the functions', and lo.
 func (r *recorder) interfaces() error {
 	names, err := r.list("class/net")
 	if err != nil {

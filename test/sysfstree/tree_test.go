@@ -43,7 +43,6 @@ func record(t *testing.T, root string) []string {
 	return lines(string(data))
 }
 
-// Record reads back the result of Grow.
 func TestRecord(t *testing.T) {
 	for _, name := range names(t) {
 		t.Run(name, func(t *testing.T) {
@@ -54,7 +53,6 @@ func TestRecord(t *testing.T) {
 	}
 }
 
-// Plug can make every recorded function, equal to the record.
 func TestPlugAsRecorded(t *testing.T) {
 	for _, name := range names(t) {
 		t.Run(name, func(t *testing.T) {

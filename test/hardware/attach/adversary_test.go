@@ -28,8 +28,7 @@ type target struct {
 	ignore []string
 }
 
-// TestAdversary: whatever a pod does to a NIC or a VF, the host gets it back unchanged, and the next pod gets it like
-// the first. That holds after DEL, after the end of the netns, and from a netns that the pod has made.
+// TestAdversary: whatever a pod does to a NIC or VF, host and next pod get it unchanged, however the pod ends.
 func TestAdversary(t *testing.T) {
 	t.Run("e1000e", func(t *testing.T) {
 		guest.Clean(t)
@@ -157,8 +156,7 @@ func (a *target) random(acts []adversary.Act, seed uint64) {
 	a.asBefore(strings.Join(done, ", "))
 }
 
-// ipv6OfTheHost is IFLA_AF_SPEC: the host's sysctls of the link. They change when a netns ends with a link
-// that had NOARP. The next pod has its own.
+// ipv6OfTheHost is IFLA_AF_SPEC, the host's sysctls of the link, which change when a netns ends with a NOARP link.
 const ipv6OfTheHost = "attribute 26"
 
 func (a *target) asBefore(done string) {

@@ -83,8 +83,7 @@ func TestTwoDying(t *testing.T) {
 	}
 }
 
-// TestLimbo: the netns's path is gone, but a process holds the netns with the device. DEL succeeds within
-// its bound. No pod can have the device until the process lets go, and then it is restored.
+// TestLimbo: a process holds the netns. DEL succeeds within its bound; the device is restored once the process lets go.
 func TestLimbo(t *testing.T) {
 	guest.Clean(t)
 	pci := prepare(t, nic0, netdev{Name: "ens7", AltNames: []string{"eni-a"}, MTU: 1600, Up: true})
@@ -109,8 +108,7 @@ func TestLimbo(t *testing.T) {
 	same(t, pci, before)
 }
 
-// TestNameTaken: another link has the device's name at DEL. The device returns under its fallback name,
-// and gets its own again once that is free.
+// TestNameTaken: another link has the device's name at DEL; the device uses a fallback name until its own is free.
 func TestNameTaken(t *testing.T) {
 	guest.Clean(t)
 	pci := prepare(t, nic0, netdev{Name: "ens7", AltNames: []string{"eni-a"}, MTU: 1600, Up: true})
@@ -138,8 +136,7 @@ func digits(pci string) string {
 	return string(out)
 }
 
-// TestAltNameClash: the pod has given its interface an altname that is another link's name in the host.
-// The device returns nevertheless.
+// TestAltNameClash: the interface has an altname that is another link's name in the host, and returns nevertheless.
 func TestAltNameClash(t *testing.T) {
 	inBothEnds(t, func(t *testing.T, destroyed bool) {
 		guest.Clean(t)
@@ -164,8 +161,7 @@ func nameOf(t *testing.T, mac string) string {
 	return name
 }
 
-// TestStackedByPod: links that the pod has made on its device, one of them under the device's old name,
-// end with DEL. Otherwise they would be on the wire beside the next pod.
+// TestStackedByPod: links that the pod stacked on its device end with DEL, or they would be on the wire beside the next pod.
 func TestStackedByPod(t *testing.T) {
 	inBothEnds(t, func(t *testing.T, destroyed bool) {
 		guest.Clean(t)

@@ -10,8 +10,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/hardware/guest"
 )
 
-// TestExclusive: the pod gets the NIC itself, with addresses and routes of both families, and talks to
-// another node. The host gets the NIC back unchanged.
+// TestExclusive: the pod has the NIC with addresses and routes of both families; the host gets it back unchanged.
 func TestExclusive(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
@@ -53,8 +52,7 @@ func TestExclusive(t *testing.T) {
 	}
 }
 
-// TestEvicted: a pod that has changed everything it can on its NIC dies without DEL. The next pod gets the
-// NIC, and the late DEL of the first does not touch it.
+// TestEvicted: a pod that changed its NIC dies without DEL. Its late DEL does not touch the next pod's NIC.
 func TestEvicted(t *testing.T) {
 	guest.Clean(t)
 	pci := prepare(t, nic0, netdev{Name: "ens7", AltNames: []string{"eni-a"}, MTU: 1600, Up: true})

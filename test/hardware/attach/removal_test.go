@@ -152,8 +152,7 @@ func TestUnplugged(t *testing.T) {
 	}
 }
 
-// TestReplaced: another NIC is plugged into the slot of a lost one, and has its PCI address. It is a new
-// device: a pod can have it, and the old pod's DEL, early or late, does not touch it.
+// TestReplaced: another NIC comes to the slot of a lost one. It is a new device that the old pod's DEL does not touch.
 func TestReplaced(t *testing.T) {
 	for name, tt := range map[string]struct {
 		kind string

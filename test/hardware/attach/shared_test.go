@@ -13,8 +13,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/hardware/guest"
 )
 
-// TestIPVLANL2: two pods share an ENI and its MAC, with addresses of its subnet. They reach each other and
-// another node, in both directions.
+// TestIPVLANL2: two pods share an ENI and its MAC. They reach each other and another node, in both directions.
 func TestIPVLANL2(t *testing.T) {
 	guest.Clean(t)
 	node := otherNode(t, nic1, "10.0.2.1/24", "fd00:2::1/64")
@@ -95,8 +94,7 @@ func flush(t *testing.T, name string) {
 	}
 }
 
-// TestIPVLANMode: the kernel has one mode for all ipvlan links of a device, and a new link changes it for
-// the others. A pod that wants another mode is therefore refused.
+// TestIPVLANMode: the kernel has one ipvlan mode for a device, so a pod that wants another one is refused.
 func TestIPVLANMode(t *testing.T) {
 	guest.Clean(t)
 	pci := prepare(t, nic0, netdev{Name: "ens7", MTU: 1500, Up: true})
@@ -130,8 +128,7 @@ func TestIPVLANMode(t *testing.T) {
 	same(t, pci, before)
 }
 
-// TestVLAN: each pod has a VLAN of its own on the ENI, and reaches another node in that VLAN only. An
-// interface has each VLAN once: the kernel refuses the second pod, and nothing of it is left.
+// TestVLAN: each pod reaches another node in its own VLAN only. The kernel refuses a VLAN's second pod; nothing stays.
 func TestVLAN(t *testing.T) {
 	guest.Clean(t)
 	node := otherNode(t, nic1, "10.0.2.1/24")
@@ -183,8 +180,7 @@ func TestMACVLAN(t *testing.T) {
 	same(t, pci, before)
 }
 
-// TestIPVLANLeases: pods that share an ENI get addresses of it, of both families, leased by the plugin
-// itself without host-local. ipvlan configures them like results of a chained plugin.
+// TestIPVLANLeases: pods that share an ENI get addresses of both families from the plugin, without host-local.
 func TestIPVLANLeases(t *testing.T) {
 	for _, mode := range []string{"l2", "l3s"} {
 		t.Run(mode, func(t *testing.T) {

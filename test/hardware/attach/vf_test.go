@@ -123,8 +123,7 @@ func otherVLAN(t *testing.T, node string, id int, address string) {
 	})
 }
 
-// TestVFs: pods have VFs, directly and by the sriov delegate. All subtests use the same VFs, since making
-// and removing them takes seconds.
+// TestVFs: pods have VFs, directly and by the sriov delegate. Making VFs takes seconds, so all subtests share them.
 func TestVFs(t *testing.T) {
 	guest.Clean(t)
 	node := otherNode(t, nic1, "10.0.2.1/24")
@@ -173,8 +172,7 @@ func (p *pod) mac(want string) {
 	}
 }
 
-// exclusive: a pod has a VF with the VLAN and MAC that the PF has assigned. ADD, DEL and the end of the
-// netns leave the PF's settings alone.
+// exclusive: a pod has a VF with the PF's VLAN and MAC. ADD, DEL and the end of the netns leave the PF's settings.
 func (f *vfTest) exclusive(t *testing.T, destroyed bool) {
 	guest.Clean(t)
 	want := assigned{MAC: vfMAC(1), VLAN: 7, QoS: 3, Spoofchk: false, Trust: true}
@@ -232,8 +230,7 @@ func (f *vfTest) roundTrips(t *testing.T) {
 	}
 }
 
-// anotherMAC: a VF is known by its PCI address. The PF may assign another MAC before ADD or while a pod
-// has the VF, which takes it at its next reset.
+// anotherMAC: the PF may assign another MAC before ADD or in the pod; the VF takes it at its next reset.
 func (f *vfTest) anotherMAC(t *testing.T, destroyed bool) {
 	guest.Clean(t)
 	name := guest.Netdev(f.vfs[0])
@@ -291,8 +288,7 @@ func (f *vfTest) sriov(t *testing.T, destroyed bool) {
 	same(t, f.vfs[0], before)
 }
 
-// sriovFails: the delegate refuses the VLAN, and the ADD leaves nothing. For a device that is not a VF it
-// is not called at all.
+// sriovFails: a refused VLAN leaves nothing. The delegate is not called for a device that is not a VF.
 func (f *vfTest) sriovFails(t *testing.T) {
 	guest.Clean(t)
 	admin, before := adminOf(t, f.pf, 0), device(f.vfs[0])
@@ -304,8 +300,7 @@ func (f *vfTest) sriovFails(t *testing.T) {
 	newPod(t, "no-vf", sriov.with(conf{"deviceID": nic})).refused(102, nic, "physfn")
 }
 
-// physical: a PF with VFs goes to no pod, whether pods use the VFs or not. If the VFs vanish under their
-// pods, the pods' DEL succeeds.
+// physical: a PF with VFs goes to no pod. If the VFs vanish under their pods, DEL succeeds.
 func (f *vfTest) physical(t *testing.T) {
 	before := device(f.pf)
 	exclusive := conf{"deviceID": f.pf}

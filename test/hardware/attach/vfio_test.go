@@ -12,8 +12,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/hardware/guest"
 )
 
-// TestUserspaceDevice: a NIC on vfio-pci is not moved. The pod's result and device info give its place,
-// and a delegate that needs an interface is refused.
+// TestUserspaceDevice: a NIC on vfio-pci stays; result and device info give its place. Interface delegates are refused.
 func TestUserspaceDevice(t *testing.T) {
 	guest.Clean(t)
 	pci, _ := guest.WaitNIC(t, nic2)

@@ -25,13 +25,11 @@ func cycles() int { return 1 + *rounds/2 }
 type kind struct {
 	spec   v1alpha1.NodeENISpec
 	driver string
-	// written and removed end when the device plugin's config has changed. given is from the removal until
-	// the kernel's driver has the device again.
+	// written and removed end when the config has changed. given lasts until the kernel's driver has the device.
 	written, removed, given table.Sample
 }
 
-// advertise measures the daemon from a NodeENI to the device plugin's config, and back, for a device that
-// it binds to vfio-pci and for one that it leaves alone.
+// advertise measures the daemon from a NodeENI to the config and back, for a bound device and one left alone.
 func advertise(t *testing.T) []table.Row {
 	t.Helper()
 	pci, _ := guest.WaitNIC(t, macDPDK)

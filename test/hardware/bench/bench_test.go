@@ -20,8 +20,7 @@ import (
 const (
 	warmUp     = 1
 	partRounds = 5
-	// settle is the pause before each measured run, in which the kernel destroys host-device's temporary
-	// netns. A plugin that runs meanwhile waits for that.
+	// settle is the pause in which the kernel destroys host-device's temporary netns; other plugins would wait for it.
 	settle = 20 * time.Millisecond
 	// exclusiveTarget is the greatest ratio to host-device, for ADD and DEL together.
 	exclusiveTarget = 0.75
@@ -36,8 +35,7 @@ const (
 var rounds = flag.Int("rounds", 3, "pairs of each comparison of plugins")
 
 func TestMain(m *testing.M) {
-	// Two processors, the least of a node: work of a plugin while the kernel works counts. The time is for
-	// make bench-hardware.
+	// Two processors, the least of a node: a plugin's work counts while the kernel works.
 	machine.Main(m, machine.Spec{Processors: 2, Timeout: 35 * time.Minute, NICs: []machine.NIC{
 		{ID: "primary", MAC: macPrimary},
 		{ID: "eni", MAC: macENI},

@@ -95,8 +95,7 @@ func measure(all []*contender, once func(guest.CNICall) (add, del time.Duration)
 	}
 }
 
-// exclusive compares multi-eni with host-device, which always leaves the link down. So the link is down in
-// the host before and after. With up it is up, and DEL takes until it is up again.
+// exclusive compares with host-device, which leaves the link down. With up it is up, and DEL lasts until it is again.
 func exclusive(t *testing.T, name, pci string, up bool) []table.Row {
 	t.Helper()
 	b := newBed(t, pci)

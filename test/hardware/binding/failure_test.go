@@ -9,8 +9,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/hardware/guest"
 )
 
-// A bind that fails at any step leaves the device with its kernel driver, unchanged, and is retried. While
-// the kernel rejects even the probe, the device has no driver.
+// A bind that fails at any step leaves the device with its kernel driver, or with none if the kernel rejects the probe.
 func TestBindFails(t *testing.T) {
 	guest.Clean(t)
 	a := prepare(t, macA, "ens-a", true)
@@ -47,8 +46,7 @@ func TestBindFails(t *testing.T) {
 	})
 }
 
-// A child that dies between two writes leaves a device that the next one repairs, in either direction,
-// with or without a restart of the daemon. While the child hangs, only its device waits.
+// The next child repairs a device whose child died between two writes. While a child hangs, only its device waits.
 func TestChildDies(t *testing.T) {
 	guest.Clean(t)
 	a, b := prepare(t, macA, "ens-a", true), prepare(t, macB, "ens-b", false)

@@ -68,8 +68,7 @@ func TestSwitches(t *testing.T) {
 	guest.UnloadModule(t, "uio_pci_generic")
 }
 
-// A program that opens the device after the daemon's check makes the kernel wait: for that device only,
-// and without blocking a daemon.
+// A program that opens the device after the daemon's check makes the kernel wait, for that device only.
 func TestUnbindHangs(t *testing.T) {
 	guest.Clean(t)
 	a, b, c := prepare(t, macA, "ens-a", true), prepare(t, macB, "ens-b", false), prepare(t, macC, "ens-c", true)

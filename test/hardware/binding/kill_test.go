@@ -11,8 +11,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/hardware/guest"
 )
 
-// The daemon is killed eighteen times at random moments while two devices change drivers, half of the
-// times with its children. It continues each time.
+// The daemon is killed eighteen times while two devices change drivers, half of the times with its children.
 func TestKills(t *testing.T) {
 	guest.Clean(t)
 	seed := uint64(time.Now().UnixNano())

@@ -19,8 +19,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/hardware/guest"
 )
 
-// soon bounds unhindered work of the daemon. A bind takes half a second in this machine; a failed one is
-// retried after two.
+// soon bounds unhindered work of the daemon. A bind takes half a second here; a failed one is retried after two.
 const soon = 60 * time.Second
 
 func eniA() fakeimds.ENI { return newENI(macA, 1) }
@@ -86,8 +85,7 @@ type state struct {
 	Up               bool
 }
 
-// prepare gives the NIC's link a name, an altname and an MTU that no kernel driver would choose. The
-// test's end undoes it.
+// prepare gives the NIC's link a name, altname and MTU that no kernel driver would choose, until the test's end.
 func prepare(t *testing.T, mac, name string, up bool) nic {
 	t.Helper()
 	pci, was := guest.WaitNIC(t, mac)

@@ -60,8 +60,7 @@ func gate(t *testing.T, path string) (uncover func()) {
 	return cover(t, path, fifo)
 }
 
-// children are the processes that change drivers now. They are younger than the tests; older processes are
-// skipped, since there are many kernel threads.
+// children are the processes that change drivers now. Processes older than the tests are skipped.
 func children() []int {
 	var pids []int
 	found, _ := os.ReadDir("/proc") // cannot fail

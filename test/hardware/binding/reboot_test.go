@@ -12,8 +12,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/hardware/guest"
 )
 
-// After a reboot everything is right again, from the files on disk: unchanged, and with the NICs in each
-// other's places. The tests behind this one run in its last boot.
+// After a reboot all is right again from the files on disk, also with the NICs in each other's places. Later tests follow.
 func TestReboot(t *testing.T) {
 	a, b, c := prepare(t, macA, "ens-a", false), prepare(t, macB, "ens-b", false), prepare(t, macC, "ens-c", true)
 	flags := []string{"--orphan-grace=1s"}

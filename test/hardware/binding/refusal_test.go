@@ -45,8 +45,7 @@ func TestSharedGroup(t *testing.T) {
 	twin1.withdrawn(t, eni1)
 }
 
-// The link by which the node talks to the world, and a device that a pod has, stay with the kernel, and are bound once
-// nothing forbids it. The primary ENI, however it is named, and a device that no NodeENI names are never touched.
+// The node's uplink and a device in a pod stay with the kernel until freed. Primary and undeclared devices are never touched.
 func TestRefusals(t *testing.T) {
 	guest.Clean(t)
 	primary, undeclared := prepare(t, macPrimary, "ens-p", true), prepare(t, macB, "ens-b", false)
@@ -107,8 +106,7 @@ func route(t *testing.T, name, address, gateway string, metric int) {
 	})
 }
 
-// A device that somebody else has bound is used if its driver is the wanted one, a problem if it is not,
-// and never taken away.
+// A device that somebody else has bound is used if its driver is the wanted one, else a problem, and never taken away.
 func TestBoundBySomebodyElse(t *testing.T) {
 	guest.Clean(t)
 	a := prepare(t, macA, "ens-a", true)
@@ -208,8 +206,7 @@ func TestLoadModules(t *testing.T) {
 	}
 }
 
-// A device on a uio driver that a program has open is not returned, although the kernel would permit it
-// (uio_unregister_device in drivers/uio/uio.c does not wait). It is returned when the program has ended.
+// A uio device that a program has open is returned when the program ends (uio_unregister_device does not wait).
 func TestUIOHeldOpen(t *testing.T) {
 	guest.Clean(t)
 	const driver = "uio_pci_generic"

@@ -25,8 +25,7 @@ func sample(t *testing.T, name string) []byte {
 	return data
 }
 
-// attach writes the sample's NodeENIs as after the public controller has attached the ENIs, each to the
-// NodeENI of its device index.
+// attach writes the sample's NodeENIs as the public controller leaves them, each with the ENI of its device index.
 func attach(t *testing.T, name string, enis ...fakeimds.ENI) {
 	t.Helper()
 	for _, doc := range bytes.Split(sample(t, name), []byte("\n---\n")) {
@@ -89,8 +88,7 @@ func TestSamples(t *testing.T) {
 	eight.withdrawn(t, eni8)
 }
 
-// The samples on hardware with the devices elsewhere: an address that disagrees is a problem, and neither
-// the device there nor the ENI's is touched.
+// The samples with the devices elsewhere: a wrong address is a problem, and neither device is touched.
 func TestSamplesElsewhere(t *testing.T) {
 	guest.Clean(t)
 	seven, eight := prepare(t, mac7, "ens7", true), prepare(t, mac8, "ens8", false)

@@ -19,8 +19,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/hardware/guest"
 )
 
-// A DPDK application in a pod receives and sends on a device that the daemon has bound and the plugin has
-// given it. The device stays until the application has ended, with or without DEL.
+// A DPDK application in a pod receives and sends. The device stays until it ends, with or without DEL.
 func TestDPDKApplication(t *testing.T) {
 	guest.Clean(t)
 	c := prepare(t, macC, "ens-c", true)
@@ -91,8 +90,7 @@ func (p *testpmd) output() string {
 	return p.text.String()
 }
 
-// startTestpmd starts it on one device, as a pod's process: in its netns, with only the device plugin's
-// part of the node.
+// startTestpmd starts it on one device as a pod's process, with only the device plugin's part of the node.
 func startTestpmd(t *testing.T, netns, pci string) *testpmd {
 	t.Helper()
 	p := &testpmd{t: t, cmd: exec.Command("dpdk-testpmd", "--lcores", "0@0,1@0", "-n", "1", "--in-memory", "--no-telemetry", "-m", "96", "-a", pci, "--",
@@ -132,8 +130,7 @@ func (p *testpmd) tell(command string) {
 	}
 }
 
-// quit makes it end, and returns the counts of received and sent packets from its own statistics. It
-// prints them only at its end, since its output is no terminal.
+// quit ends it, and returns received and sent packets from its own statistics, which it prints only at its end.
 func (p *testpmd) quit() (received, sent int) {
 	p.t.Helper()
 	p.tell("show port stats 0")
@@ -151,8 +148,7 @@ func (p *testpmd) quit() (received, sent int) {
 	return received, sent
 }
 
-// ping sends echo requests (RFC 792) to an IPv4 address from the calling thread's netns until n were
-// answered, and returns the number of answers. A lost one is sent again, within a bound.
+// ping sends echo requests (RFC 792) from the thread's netns until n were answered, and returns the answers.
 func ping(address string, n int) (answers int, err error) {
 	to, err := net.ResolveIPAddr("ip4", address)
 	if err != nil {

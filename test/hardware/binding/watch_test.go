@@ -17,8 +17,7 @@ import (
 
 const watchEvery = 5 * time.Millisecond
 
-// watcher repeatedly compares the daemon's report of one ENI with its device in sysfs. A device that is
-// advertised for DPDK must be one.
+// watcher compares the daemon's report of one ENI with sysfs. A device that is advertised for DPDK must be one.
 type watcher struct {
 	t        *testing.T
 	eni, pci string
@@ -108,8 +107,7 @@ func (w *watcher) finish() {
 	})
 }
 
-// reading is a file at one moment: its content, and the identity of the file. The daemon replaces its
-// files and never changes them.
+// reading is a file at one moment. The daemon replaces its files and never changes them.
 type reading struct {
 	data []byte
 	info os.FileInfo // nil when there was no file

@@ -9,8 +9,7 @@ import (
 	"strings"
 )
 
-// archive packs files and folders recursively, for PID 1 to unpack. It leaves out everything but files,
-// folders and symbolic links: a socket or a mounted netns does not outlive a boot.
+// archive packs files, folders and symbolic links, for PID 1 to unpack; a socket or a netns does not outlive a boot.
 func archive(paths []string) ([]byte, error) {
 	var out bytes.Buffer
 	w := tar.NewWriter(&out)

@@ -41,8 +41,7 @@ type Cloud struct {
 	// or went meanwhile, QEMU would repeat the eject request, which hw/acpi/pcihp.c keeps until the guest
 	// has ejected. The kernel would eject twice, and remove a new device in the slot.
 	plugging sync.RWMutex
-	// before is the number of functions at first, plugged the number added since or about to be. No others
-	// may come or go.
+	// before is the number of functions at first, plugged the number added since. No others may come or go.
 	before  int
 	plugged atomic.Int64
 

@@ -20,8 +20,7 @@ import (
 
 const (
 	observeEvery = 10 * time.Millisecond
-	// withdrawWithin is how long a device that is no longer ready may stay in the config. The inventory is
-	// written first, and the daemon may be killed in between and take seconds to start on a busy host.
+	// withdrawWithin also covers a kill between inventory and config, and the daemon's start on a busy host.
 	withdrawWithin = 10 * time.Second
 	mostFaults     = 20
 )
@@ -36,8 +35,7 @@ type observer struct {
 	ready map[device.ENIID]time.Time
 	// drivers holds every device's driver, by its last address.
 	drivers map[device.PCIAddress]string
-	// wrongly holds devices that are advertised without a ready row, and since when; longest is the
-	// longest time so far.
+	// wrongly holds devices advertised without a ready row, and since when; longest is the longest time.
 	wrongly map[device.PCIAddress]time.Time
 	longest time.Duration
 	faults  []string

@@ -9,8 +9,7 @@ import (
 )
 
 const (
-	// readyWithin is the promise: from the time when the netdev and, from the metadata service, the ENI's
-	// MAC are known.
+	// readyWithin is the promise, from when the netdev and, from IMDS, the ENI's MAC are known.
 	readyWithin = time.Second
 	// emulated is how many times as long an emulated machine may take on a busy host. Alone it keeps the promise.
 	emulated = 5

@@ -10,8 +10,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/hardware/guest"
 )
 
-// testRemoval: a device is pulled out while pods have it. Whatever the metadata service says, its row is no longer
-// ready and its entry leaves the config at once. Record and address go with the pod, with or without DEL.
+// testRemoval: a device is pulled out under its pods. It is withdrawn at once; record and address go with the pod.
 func (s *stage) testRemoval(t *testing.T) {
 	for i, tt := range []struct {
 		name     string

@@ -13,8 +13,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/hardware/guest"
 )
 
-// testReplaced: another ENI comes to the slot of one that pods still have; both are declared. It is a new device though
-// it has the old one's PCI address, for a daemon that watches and for one that did not look in between.
+// testReplaced: another ENI takes the slot of one that pods have. It is a new device, whether the daemon watched or not.
 func (s *stage) testReplaced(t *testing.T, watching bool) {
 	cases := []reuse{
 		{"no pod", exclusive, 0, advertised},

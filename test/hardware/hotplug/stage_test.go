@@ -121,8 +121,7 @@ const (
 	dpdk       kind = 3
 )
 
-// declare writes the manifest of a NodeENI for an ENI: its status names the ENI, or it is found by device
-// index and subnet.
+// declare writes the manifest of a NodeENI for an ENI, named by its status or by device index and subnet.
 func declare(t testing.TB, name string, e guest.ENI, k kind, byStatus bool) {
 	t.Helper()
 	spec := v1alpha1.NodeENISpec{SubnetID: guest.CloudSubnet.String(), DeviceIndex: e.Index}

@@ -24,8 +24,7 @@ const (
 	connectTime = 20 * time.Second
 	// upTime bounds a boot until PID 1 is ready: five times the time on two cores.
 	upTime = 45 * time.Second
-	// maxTries is how often one boot is tried. On a busy host QEMU now and then dies of an assertion of
-	// its own while firmware and kernel set up the NICs.
+	// maxTries is how often one boot is tried: a busy host's QEMU now and then dies of an assertion of its own.
 	maxTries = 3
 	// maxBoots limits the boots of one package.
 	maxBoots = 10
@@ -226,8 +225,7 @@ func (h *host) start(ctx context.Context) (status int, err error) {
 	return status, err
 }
 
-// complaints copies QEMU's messages line by line, except one warning: the wire between the NICs has no
-// outer end on purpose.
+// complaints copies QEMU's messages by line, except one warning: the wire between the NICs has no outer end on purpose.
 type complaints struct {
 	to   io.Writer
 	rest []byte // a line that has no end yet
@@ -270,8 +268,7 @@ func (h *host) outcome(exit int, waiting, serving error, last string) (int, erro
 // failure matches the line of a failed test; test2json's mode marks it with a control character.
 var failure = regexp.MustCompile(`^\x16?\s*--- FAIL: `)
 
-// show copies the console's output without a terminal's carriage returns, and returns its last lines. It
-// calls up when PID 1 is ready.
+// show copies the console without carriage returns, and returns its last lines. It calls up when PID 1 is ready.
 func (h *host) show(console io.Reader, up func()) string {
 	const keep = 30
 	var last []string

@@ -52,8 +52,7 @@ func (f *files) program(name string, from string) error {
 	return nil
 }
 
-// save writes the files as an archive that the kernel unpacks at its start
-// (Documentation/driver-api/early-userspace/buffer-format.rst).
+// save writes an initramfs archive (Documentation/driver-api/early-userspace/buffer-format.rst).
 func (f *files) save(to string) (err error) {
 	out, err := os.Create(to)
 	if err != nil {

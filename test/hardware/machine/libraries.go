@@ -12,8 +12,7 @@ import (
 	"github.com/u-root/u-root/pkg/cpio"
 )
 
-// libraryDirs are the folders that the dynamic linker of a Debian system searches without a cache
-// (ld.so(8)), below root.
+// libraryDirs are the folders that a Debian dynamic linker searches without a cache (ld.so(8)), below root.
 func libraryDirs(root string) ([]string, error) {
 	var dirs []string
 	for _, pattern := range []string{"usr/lib/x86_64-linux-gnu", "usr/lib", "usr/lib64"} {
@@ -42,8 +41,7 @@ func newLibraries(root string, out *files) (*libraries, error) {
 	return &libraries{root: root, dirs: dirs, out: out, done: map[string]bool{}}, nil
 }
 
-// add copies an ELF file to the same path of the machine, with its interpreter and libraries, recursively.
-// The path is below root.
+// add copies an ELF file to the same path, with its interpreter and libraries, recursively. The path is below root.
 func (l *libraries) add(path string) error {
 	path, err := l.copy(path)
 	if err != nil || l.done[path] {
@@ -87,8 +85,7 @@ func (l *libraries) find(name string) (string, error) {
 	return "", fmt.Errorf("find %s in %q: %w", name, l.dirs, fs.ErrNotExist)
 }
 
-// copy copies the file at path into the machine with every symbolic link on the way: a library with two
-// files would be loaded twice. It returns the path of the file itself.
+// copy copies a file with every symbolic link on the way, or a library would be loaded twice. It returns the file's path.
 func (l *libraries) copy(path string) (string, error) {
 	const most = 40 // as many as the kernel follows
 	path = strings.TrimPrefix(path, "/")

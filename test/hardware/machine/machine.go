@@ -148,8 +148,7 @@ func nothingToRun() bool {
 	return err == nil && len(out) == 0
 }
 
-// guestArgs are the guest's arguments for the test binary: the caller's without files of the host and
-// without the time limit. run replaces -test.run unless it is "".
+// guestArgs are the test binary's arguments without files of the host and time limit. run replaces -test.run unless "".
 func guestArgs(args []string, run string) []string {
 	var out []string
 	if run != "" {

@@ -57,8 +57,7 @@ func openModules(dir string) (*moduleTree, error) {
 	return t, nil
 }
 
-// closure returns the named modules and their dependencies, each after its own dependencies. It leaves out
-// built-in ones.
+// closure returns the named modules after their dependencies. It leaves out built-in ones.
 func (t *moduleTree) closure(names ...string) ([]module, error) {
 	var out []module
 	seen := map[string]bool{}
@@ -116,8 +115,7 @@ func (t *moduleTree) read(name string) (module, error) {
 	return module{name: name, path: file, image: image, needs: needs}, nil
 }
 
-// moduleNeeds reads the section .modinfo of a module: its dependencies, and its softdep's modules to load
-// before it (include/linux/module.h).
+// moduleNeeds reads a module's .modinfo: its dependencies, and softdep's modules to load before (include/linux/module.h).
 func moduleNeeds(image []byte) ([]string, error) {
 	f, err := elf.NewFile(bytes.NewReader(image))
 	if err != nil {
@@ -155,8 +153,7 @@ func moduleNeeds(image []byte) ([]string, error) {
 
 var validModule = regexp.MustCompile(`^[A-Za-z0-9_-]+$`)
 
-// modulesDep is the content of modules.dep for modules in the order of closure: each with the modules to
-// load before it, last first (modules.dep(5)).
+// modulesDep is modules.dep for modules in closure's order: each with its dependencies, last first (modules.dep(5)).
 func modulesDep(modules []module) string {
 	byName := map[string]module{}
 	for _, m := range modules {

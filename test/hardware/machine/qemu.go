@@ -26,12 +26,10 @@ func (h *host) arguments() []string {
 		"-chardev", "socket,id=qmp,path=" + h.path("qmp"), "-mon", "chardev=qmp,mode=control",
 		"-kernel", h.kernel.image, "-initrd", h.path("initramfs"),
 	}
-	// A kernel with an oops cannot be tested further. It tries the I/O APIC's timer for a moment, and
-	// would panic if the host had no time for it then.
+	// A kernel with an oops cannot be tested further. It would panic if a busy host delays the I/O APIC's timer check.
 	line := "console=ttyS0 panic=-1 oops=panic quiet loglevel=4 net.ifnames=0 no_timer_check"
 	if h.spec.Processors == 1 {
-		// A periodic timer costs less than one that is set for each event: a fifth of the time of tests
-		// that wait for many things.
+		// A periodic timer costs a fifth of one that is set for each event.
 		line += " highres=off nohz=off"
 	}
 	if !h.spec.NoIOMMU {

@@ -10,8 +10,7 @@ import (
 	"sync"
 )
 
-// qmp is a client of the QEMU Machine Protocol ("QEMU Machine Protocol
-// Specification", docs/interop/qmp-spec.rst), safe for concurrent use.
+// qmp is a client of the QEMU Machine Protocol (docs/interop/qmp-spec.rst), safe for concurrent use.
 type qmp struct {
 	conn net.Conn
 

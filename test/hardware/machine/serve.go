@@ -129,8 +129,7 @@ func (s *server) detach(ctx context.Context, id string) error {
 	return s.qmp.do(ctx, "netdev_del", map[string]any{"id": NIC{ID: id}.wire()})
 }
 
-// reboot makes the machine boot again after this boot, with the NICs that are plugged in now, in other
-// slots if r moves them.
+// reboot makes the machine boot again after this boot, with the NICs plugged in now, in other slots if r moves them.
 func (s *server) reboot(r protocol.Request) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -146,8 +145,7 @@ func (s *server) reboot(r protocol.Request) error {
 	return nil
 }
 
-// record writes a file when the tests run with -update. Its name is relative to the test's folder, the
-// working folder, and must stay within the repository's test folder.
+// record writes a file under -update. Its name is relative to the test's folder, and stays below the test folder.
 func record(name string, data []byte) error {
 	update := flag.Lookup("update")
 	if update == nil || update.Value.String() != "true" {

@@ -14,8 +14,7 @@ import (
 
 const soon = 60 * time.Second
 
-// TestNoIOMMU: vfio-pci is refused with the remedies, with and without permission for the unsafe mode that this kernel
-// lacks. The device stays with its kernel driver, up and usable by pods. A uio driver needs no IOMMU.
+// TestNoIOMMU: vfio-pci is refused with the remedies, unsafe mode or not. The device stays usable. uio needs no IOMMU.
 func TestNoIOMMU(t *testing.T) {
 	guest.Clean(t)
 	const mac, id, subnet = macENI, "eni-0a1b2c3d4e5f60001", "subnet-0a1b2c3d4e5f60001"

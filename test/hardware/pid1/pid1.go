@@ -95,8 +95,7 @@ func leave(code int) error {
 	return err
 }
 
-// mountAll makes the mounts of an ordinary node. /run and /tmp are a tmpfs each; all mounts are shared, as
-// under systemd.
+// mountAll makes an ordinary node's mounts: all are shared, as under systemd; /run and /tmp are tmpfs.
 func mountAll() error {
 	for _, m := range []struct{ fstype, path string }{
 		{"proc", "/proc"}, {"sysfs", "/sys"}, {"devtmpfs", "/dev"}, {"tmpfs", "/dev/shm"}, {"tmpfs", "/run"}, {"tmpfs", "/tmp"},
@@ -125,8 +124,7 @@ func mountAll() error {
 	return nil
 }
 
-// useConsole makes the console standard input and output: without /dev/console in the initramfs the kernel
-// has opened none.
+// useConsole makes the console standard input and output: without /dev/console the kernel has opened none.
 func useConsole() error {
 	console, err := os.OpenFile("/dev/console", os.O_RDWR|unix.O_NOCTTY, 0)
 	if err != nil {
@@ -248,8 +246,7 @@ func restore(root string, h *tar.Header, content io.Reader) error {
 	return fmt.Errorf("%s: neither file, folder nor symbolic link", path)
 }
 
-// runTests runs the test binary to its end, and returns its exit status. It also reaps the machine's
-// orphans, which become children of PID 1.
+// runTests runs the test binary and returns its exit status. It reaps the machine's orphans, as PID 1 must.
 func runTests(cfg protocol.Config) (int, error) {
 	limit, err := testLimit(cfg.Limit, uptime())
 	if err != nil {

@@ -14,8 +14,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/hardware/guest"
 )
 
-// TestSettingsByTheDaemon: the daemon reads an idle device's settings, and ADD copies them into the record. The device
-// has them again after DEL, or after its netns has ended and the daemon has released the attachment.
+// TestSettingsByTheDaemon: the daemon reads an idle device's settings, ADD records them, and they return after the pod.
 func TestSettingsByTheDaemon(t *testing.T) {
 	guest.Clean(t)
 	const mac = "02:00:00:00:01:00"

@@ -56,8 +56,7 @@ func TestHashKey(t *testing.T) {
 // pf is the MAC of the igb PF of machine.DefaultNICs, which has no VFs here.
 const pf = "02:00:00:00:02:00"
 
-// TestQueues: a pod changes the number of queues and the distribution of packets; DEL restores both from the profile in
-// the inventory. While a table of its own is set, as the second pod leaves it, the kernel accepts no fewer queues.
+// TestQueues: DEL restores queues and distribution. While a table of its own is set, the kernel accepts no fewer queues.
 func TestQueues(t *testing.T) {
 	guest.Clean(t)
 	pci, name := guest.WaitNIC(t, pf)

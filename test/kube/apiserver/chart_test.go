@@ -201,8 +201,7 @@ func TestChartImage(t *testing.T) {
 	}
 }
 
-// TestChartMonitoringLabels: objects of the Prometheus operator get the extra labels and the release's
-// namespace, and are otherwise unchanged.
+// TestChartMonitoringLabels: objects of the Prometheus operator get the extra labels and the release's namespace only.
 func TestChartMonitoringLabels(t *testing.T) {
 	plain := manifest(t, cluster.HelmTemplate(t, "--set=metrics.enabled=true"))
 	labelled := manifest(t, cluster.HelmTemplate(t, "--set=metrics.enabled=true,metrics.podMonitor.labels.release=a,metrics.prometheusRule.labels.release=b"))

@@ -11,8 +11,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/kube/cluster"
 )
 
-// TestWhatIsAcceptedCanBeDecoded: the CRDs set no maximum for numbers, as the public one sets none. The
-// API server still rejects an integer beyond Go's int, so the daemon can decode every accepted object.
+// TestWhatIsAcceptedCanBeDecoded: the CRDs set no maximum, like the public one; the API server rejects beyond Go's int.
 func TestWhatIsAcceptedCanBeDecoded(t *testing.T) {
 	c := cluster.Start(t)
 	accepted := 0

@@ -53,8 +53,7 @@ func wantLines(t *testing.T, report string, lines ...string) {
 	}
 }
 
-// TestDoctor checks the report about a real API server: with the permissions of deploy/, and without
-// permissions, CRDs, Node or server.
+// TestDoctor: the report with the permissions of deploy/, and without permissions, CRDs, Node or server.
 func TestDoctor(t *testing.T) {
 	c := cluster.Start(t)
 	n := c.NewNode(t, "node-a", nil)

@@ -29,8 +29,7 @@ func putState(t *testing.T, c *cluster.Cluster, node string, status v1alpha1.ENI
 	cluster.Must(t, apply.Body(body).Do(t.Context()).Error())
 }
 
-// TestKubectlPlugin checks the output outside the nodes with the rights of the daemon's ServiceAccount,
-// and with parts missing.
+// TestKubectlPlugin: the output outside the nodes with the daemon's rights, and with parts missing.
 func TestKubectlPlugin(t *testing.T) {
 	bin, err := nstest.Binary("kubectl-multi_eni")
 	cluster.Must(t, err)

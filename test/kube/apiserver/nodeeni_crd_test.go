@@ -119,8 +119,7 @@ func object(random *rand.Rand, fields []string) string {
 	return "{" + strings.Join(b, ",") + "}"
 }
 
-// Our CRD accepts, defaults and prunes a manifest exactly as the public controller's does, so a cluster
-// may have either.
+// Our CRD accepts, defaults and prunes as the public controller's does, so a cluster may have either.
 func TestNodeENICRDActsAsThePublicOne(t *testing.T) {
 	c := cluster.Start(t)
 	seed := rand.Uint64()

@@ -11,8 +11,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/kube/cluster"
 )
 
-// outage is a fault that the daemon must survive: the node does not change, one log line marks the start
-// and one the end, and then work goes on.
+// outage is a fault: the node does not change, one log line marks its start and one its end, and work goes on.
 type outage struct {
 	name       string
 	reason     string
@@ -46,8 +45,7 @@ func outages() []outage {
 	}
 }
 
-// cutUntilLost cuts connections until a request of the daemon got 401: the API server takes an old token
-// from its cache for a while. Between two cuts there is time for an answer.
+// cutUntilLost cuts connections until a request got 401: the API server takes a cached token for a while.
 func cutUntilLost(t *testing.T, s *scene) {
 	t.Helper()
 	var last time.Time
@@ -113,8 +111,7 @@ func TestHardlyNoticed(t *testing.T) {
 	}
 }
 
-// TestCRDGoneAndBack: objects that vanish with their CRD are removed. The 404 afterwards is a state, which
-// ends when the CRD is back.
+// TestCRDGoneAndBack: objects that vanish with their CRD are removed. The 404 is a state that ends with the CRD's return.
 func TestCRDGoneAndBack(t *testing.T) {
 	s := stage(t, 1)
 	lines := len(s.daemon.Log(t))
@@ -166,8 +163,7 @@ func TestAtRest(t *testing.T) {
 	}
 }
 
-// TestDaemonBeforeTheCRDs: a daemon that starts first says so once, removes nothing, and begins when the
-// CRDs are installed.
+// TestDaemonBeforeTheCRDs: a daemon that starts before the CRDs says so once, removes nothing, and then begins.
 func TestDaemonBeforeTheCRDs(t *testing.T) {
 	c := cluster.Start(t)
 	for _, plural := range []string{"nodeenis", "eninodestates"} {

@@ -112,8 +112,7 @@ func (o ownNode) makeNodes() {
 	}
 }
 
-// makePods makes pods of the daemon, of the device plugin and of others, and returns the client
-// configuration of the daemon on node-1.
+// makePods makes pods of daemon, device plugin and others, and returns the client of the daemon on node-1.
 func (o ownNode) makePods() (here *rest.Config) {
 	o.Helper()
 	daemon := func(p *corev1.Pod) { p.Labels = map[string]string{"app.kubernetes.io/name": "multi-enid"} }
@@ -140,8 +139,7 @@ func (o ownNode) makePods() (here *rest.Config) {
 	return here
 }
 
-// TestOwnNode: the token of one node's daemon can restart the device plugin of this node and write its
-// ENINodeState, and nothing else.
+// TestOwnNode: a daemon's token restarts its node's device plugin and writes its ENINodeState, and nothing else.
 func TestOwnNode(t *testing.T) {
 	o := ownNode{t, cluster.Start(t), t.Context()}
 	o.ExpectDenials("the policy is tried")

@@ -39,8 +39,7 @@ func there(t *testing.T, c *cluster.Cluster, pod *corev1.Pod) bool {
 	return err == nil
 }
 
-// TestHelperThatHangsFreesThePod: while a driver change hangs, the daemon of a terminating pod deletes the Pod object
-// as its last act, with the rights of deploy/. Without such a change the object stays. Other pods always stay.
+// TestHelperThatHangsFreesThePod: the daemon of a terminating pod deletes the Pod as its last act, if a driver change hangs.
 func TestHelperThatHangsFreesThePod(t *testing.T) {
 	c := cluster.Start(t)
 	n := c.NewNode(t, "node-1", map[string]string{label: "yes"})

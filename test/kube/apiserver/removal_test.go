@@ -10,8 +10,7 @@ import (
 
 var errStill = errors.New("not yet")
 
-// forms are the ways to remove a NodeENI from a node, one for each ENI. The last one takes effect after a
-// minute, since the public controller writes stale status.
+// forms are the ways to remove a NodeENI from a node. The last takes a minute: the public controller writes stale status.
 func forms() []func(t *testing.T, s *scene, e cluster.ENI) {
 	return []func(*testing.T, *scene, cluster.ENI){
 		func(t *testing.T, s *scene, e cluster.ENI) { s.DeleteNodeENI(t, name(e)) },
@@ -26,8 +25,7 @@ func forms() []func(t *testing.T, s *scene, e cluster.ENI) {
 	}
 }
 
-// TestRemoval: each form is noticed by a daemon that ran, that could not reach the API server, that was
-// down, or that cannot reach it at its start. They remove nothing until they can reach it.
+// TestRemoval: a daemon that ran, lost the API server, or was down notices each form, once it reaches the server.
 func TestRemoval(t *testing.T) {
 	for when, around := range map[string]struct{ before, after func(*testing.T, *scene) }{
 		"while the daemon runs": {func(*testing.T, *scene) {}, func(*testing.T, *scene) {}},
@@ -53,7 +51,7 @@ func TestRemoval(t *testing.T) {
 			func(t *testing.T, s *scene) {
 				s.unchanged(t, "while the daemon is down", calm, s.enis...)
 				s.daemon.Start(t)
-				// It has read nothing yet, and says so in the inventory's problems. The devices stay.
+				// It says in the inventory's problems that it has read nothing. The devices stay.
 				cluster.Holds(t, "before the API server answers", calm, func() error { return s.shows(s.enis...) })
 				s.Proxy.Set(t, cluster.Pass)
 			},

@@ -74,8 +74,7 @@ func events(t *testing.T, c *cluster.Cluster) []string {
 // unmanaged are flags for a node without a kubelet and a device plugin.
 func unmanaged() []string { return []string{"--restart=none", "--podresources-socket="} }
 
-// TestNodeState: the node's object equals the inventory, belongs to the Node, and is written only after a
-// change, the daemon's own restart included.
+// TestNodeState: the node's object equals the inventory, belongs to the Node, and is written only after a change.
 func TestNodeState(t *testing.T) {
 	c := cluster.Start(t)
 	n := c.NewNode(t, "node-1", nil)
@@ -182,8 +181,7 @@ func TestEvents(t *testing.T) {
 	})
 }
 
-// TestEventsOfATerminatingNamespace: Kubernetes rejects Events in a namespace that is being deleted. Other
-// reports go on.
+// TestEventsOfATerminatingNamespace: Kubernetes rejects Events in such a namespace; other reports go on.
 func TestEventsOfATerminatingNamespace(t *testing.T) {
 	c := cluster.Start(t)
 	const going = "going"

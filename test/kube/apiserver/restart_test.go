@@ -20,8 +20,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/kube/cluster"
 )
 
-// restartWithin bounds the wait for a restart: the config settles within 10 s, jitter included, and
-// restarts are 30 s apart.
+// restartWithin bounds a restart: the config settles within 10 s, jitter included, and restarts are 30 s apart.
 const restartWithin = time.Minute
 
 // The default namespaces and labels of the daemon's search (DESIGN §7).
@@ -31,8 +30,7 @@ var (
 		"app=sriovdp"}
 )
 
-// plugins makes device plugin pods, and acts as their kubelet and DaemonSet controller: a deleted pod
-// ends, and a new one starts at once.
+// plugins makes device plugin pods, and acts as kubelet and DaemonSet controller: a deleted pod is replaced at once.
 type plugins struct {
 	t    *testing.T
 	c    *cluster.Cluster
@@ -193,8 +191,7 @@ func TestRestartFindsEveryPod(t *testing.T) {
 	}
 }
 
-// TestBurstIsOneRestart: 50 changes of NodeENIs that settle cause one restart. An unchanged config or a
-// restart of the daemon causes none.
+// TestBurstIsOneRestart: 50 changes that settle cause one restart; an unchanged config or daemon restart none.
 func TestBurstIsOneRestart(t *testing.T) {
 	c := cluster.Start(t)
 	n := c.NewNode(t, "node-1", nil)
@@ -224,8 +221,7 @@ func TestBurstIsOneRestart(t *testing.T) {
 	})
 }
 
-// TestNoDevicePluginIsAState: it causes two log lines. A device plugin that appears later is left alone,
-// since it has read the config.
+// TestNoDevicePluginIsAState: it is logged at start and end. A plugin that appears later has read the config.
 func TestNoDevicePluginIsAState(t *testing.T) {
 	c := cluster.Start(t)
 	n := c.NewNode(t, "node-1", nil)

@@ -36,8 +36,7 @@ func forbidden() []string {
 	}
 }
 
-// TestRights: of all verbs on all these resources the API server allows the daemon's account exactly the
-// listed ones. Other tests make the daemon's calls, and none may be denied.
+// TestRights: the API server allows the daemon's account exactly the listed verbs, and other tests need them all.
 func TestRights(t *testing.T) {
 	c := cluster.Start(t)
 	client, err := kubernetes.NewForConfig(c.InNoPod(t))

@@ -32,8 +32,7 @@ func crds() schema.GroupVersionResource {
 	return schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"}
 }
 
-// applyDeploy applies the manifests of deploy/ that are for the API server. It restores objects that an earlier test
-// has deleted or changed. It leaves out own-node.yaml: the daemon runs in no pod here, so its token names no node.
+// applyDeploy applies deploy/, except own-node.yaml: the daemon runs in no pod here, so its token names no node.
 func (c *Cluster) applyDeploy(t testing.TB) {
 	t.Helper()
 	c.InstallCRDs(t)

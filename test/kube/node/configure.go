@@ -9,8 +9,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// containerdConfig is for containerd 1.6 and later. restrict_oom_score_adj: a container without CAP_SYS_RESOURCE may
-// not lower the score, and runc dies of it. native: the node's folder may be on an overlay.
+// containerdConfig is for containerd 1.6+. Without CAP_SYS_RESOURCE restrict_oom_score_adj is needed; native allows overlays.
 const containerdConfig = `version = 2
 root = "/var/lib/containerd"
 state = "/run/containerd/state"
@@ -36,8 +35,7 @@ disabled_plugins = [
     conf_dir = %q
 `
 
-// kubeletConfig has short periods, no checks of disks and images, and accepts any cgroups of the machine.
-// oomScoreAdj: see containerdConfig.
+// kubeletConfig has short periods, no checks of disks and images, and any cgroups. oomScoreAdj: see containerdConfig.
 const kubeletConfig = `apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
 address: %s

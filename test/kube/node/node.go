@@ -129,8 +129,7 @@ func (n *Node) startPlane(ctx context.Context) (err error) {
 	return err
 }
 
-// serveService forwards connections to the service kubernetes to the API server, as kube-proxy would,
-// until the process ends.
+// serveService forwards the service kubernetes to the API server, as kube-proxy would, until the process ends.
 func serveService(ctx context.Context) error {
 	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", net.JoinHostPort(serviceIP, "443"))
 	if err != nil {

@@ -16,8 +16,7 @@ import (
 // IP is the node's address. The kubelet refuses a loopback one.
 const IP = "10.88.0.1"
 
-// serviceIP is the address of the service kubernetes, the first of its range. The node itself has it,
-// since there is no kube-proxy.
+// serviceIP is the first address of the service range, kubernetes'. The node has it, since there is no kube-proxy.
 const serviceIP = "10.0.0.1"
 
 // prepare sets up the namespaces. /run and /var/lib are the node's own and shared, as under systemd, so that pods see
@@ -151,8 +150,7 @@ func hierarchies() ([]string, error) {
 	return all, nil
 }
 
-// makeCgroups makes the root of the kubelet's cgroups, which must exist, with every controller. In v1 it
-// has the processors and memory nodes of its parent (cgroups(7)).
+// makeCgroups makes the root of the kubelet's cgroups with every controller; v1 needs cpus and mems (cgroups(7)).
 func makeCgroups() error {
 	all, err := hierarchies()
 	if err != nil {

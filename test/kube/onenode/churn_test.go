@@ -22,8 +22,7 @@ const (
 	// At most so many exist at a time.
 	churnENIs = 3
 	churnPods = 4
-	// staleBound is how long the config may list a device after its NodeENI is gone; the daemon may be
-	// dead for up to downTime of it.
+	// staleBound is how long the config may list a device without NodeENI; the daemon may be dead for up to downTime of it.
 	staleBound = 5 * time.Second
 	downTime   = time.Second
 )
@@ -219,8 +218,7 @@ func seed(t *testing.T) uint64 {
 	return s
 }
 
-// TestChurn kills every program of a node at random moments while NodeENIs and pods come and go. No file
-// is wrong at any moment, and nothing is left at the end.
+// TestChurn kills every program of a node at random while NodeENIs and pods come and go. Nothing is wrong or left.
 func TestChurn(t *testing.T) {
 	from := seed(t)
 	s := newStage(t, churnENIs)

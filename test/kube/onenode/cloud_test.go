@@ -15,8 +15,7 @@ import (
 // cloudEnv holds the socket of the cloud, for the stand-in of the AWS CLI.
 const cloudEnv = "MULTI_ENI_CLOUD"
 
-// cloud has one instance, this node, and one ENI that can be created. It answers the calls of
-// docs/quickstart.md only, with flags and answers of the AWS CLI v2 reference (ec2).
+// cloud has this node and one ENI to create. It answers only docs/quickstart.md, as AWS CLI v2 (ec2) does.
 type cloud struct {
 	*stage
 	eni  eni

@@ -15,8 +15,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// TestInstallerOnABadDisk: on a full or read-only disk the old plugin stays and works, and the pod's log
-// says why. Once there is room, the new one is installed without help.
+// TestInstallerOnABadDisk: on a full or read-only disk the old plugin stays, until the new one has room.
 func TestInstallerOnABadDisk(t *testing.T) {
 	other, err := nstest.Binary("kube/next/multi-eni")
 	cluster.Must(t, err)

@@ -29,8 +29,7 @@ type fence struct {
 
 var excuseOf = regexp.MustCompile(`^<!-- not run: (.+) -->$`)
 
-// fences returns the blocks of a document, in order. It refuses anything that looks like a command and is
-// neither run nor excused.
+// fences returns a document's blocks in order. It refuses a command that is neither run nor excused.
 func fences(document string) (all []fence, err error) {
 	var open *fence
 	before := ""
@@ -83,8 +82,7 @@ func TestFences(t *testing.T) {
 	}
 }
 
-// TestRemovalIsAsInstallSays: the quickstart, which is run, removes the product by the commands of the
-// install guide, in the same order.
+// TestRemovalIsAsInstallSays: the quickstart removes the product by the install guide's commands, in order.
 func TestRemovalIsAsInstallSays(t *testing.T) {
 	repo, err := nstest.Repo()
 	cluster.Must(t, err)

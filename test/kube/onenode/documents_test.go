@@ -30,12 +30,10 @@ const (
 	devicePluginImage = "ghcr.io/k8snetworkplumbingwg/sriov-network-device-plugin:v3.11.0"
 )
 
-// pinned lists the addresses of other projects' manifests. testdata has stand-ins with the names that the
-// documents rely on.
+// pinned begins the addresses of other projects' manifests. testdata has stand-ins with the names that matter.
 const pinned = "https://raw.githubusercontent.com/"
 
-// TestDocuments runs the documents that people follow on their first day. The one for EC2 is last: it
-// gives the Node an instance for good.
+// TestDocuments runs the first-day documents. EC2's is last: it gives the Node an instance for good.
 func TestDocuments(t *testing.T) {
 	t.Run("local.md", followLocal)
 	t.Run("quickstart.md", followQuickstart)
@@ -96,8 +94,7 @@ func followLocal(t *testing.T) {
 	}
 }
 
-// newDocumentReader has kubectl and helm, and the pinned manifests as files. It deletes leftovers from the
-// cluster after a failure.
+// newDocumentReader has kubectl, helm and the pinned manifests. After a failure it deletes leftovers.
 func (s *stage) newDocumentReader(programs map[string]string) *reader {
 	s.Helper()
 	all := map[string]string{}
@@ -174,8 +171,7 @@ func (s *stage) nothingLeft(before []string) {
 
 var heredoc = regexp.MustCompile(`(?s)<<END\n(.*?)\nEND\n`)
 
-// networks returns the configs of a document's NetworkAttachmentDefinitions by name, and the network of
-// each pod, as Multus passes them to the plugin.
+// networks returns a document's NetworkAttachmentDefinitions by name, and each pod's network, as Multus passes it.
 func (s *stage) networks(document string) (configs map[string]map[string]any, pods map[string]string) {
 	s.Helper()
 	repo, err := nstest.Repo()
@@ -239,8 +235,7 @@ func (s *stage) busybox() imagetar.File {
 	return imagetar.File{Name: "bin/busybox", Data: data}
 }
 
-// importDevicePlugin gives the stand-in the name of the real one. It ignores the real one's flags, and
-// reads the sysfs tree from a mounted folder, since a privileged container sees the host's /sys.
+// importDevicePlugin gives the stand-in the real one's name. It reads a mounted sysfs tree: privileged pods see /sys.
 func (s *stage) importDevicePlugin() {
 	s.Helper()
 	const tree = "/run/k8s.cni.cncf.io/devinfo/dp/sys"

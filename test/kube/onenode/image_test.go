@@ -63,8 +63,7 @@ func (a archive) decodeFile(name string, into any) {
 	}
 }
 
-// TestImage: the image of `make image` has, per platform, three small static programs, their licences,
-// labels, and one time, which is not the time of the build.
+// TestImage: each platform has three small static programs, licences, labels, and one time, not the build's.
 func TestImage(t *testing.T) {
 	path, err := nstest.Binary("image.tar")
 	if err != nil {
@@ -177,8 +176,7 @@ func (a archive) hasNotices(name string, program []byte, notices string) {
 	}
 }
 
-// TestSBOM: the bill of materials lists every module linked into a program, with its version. The plugin's
-// has neither Kubernetes nor AWS.
+// TestSBOM lists every module linked into a program, with its version. The plugin's has neither Kubernetes nor AWS.
 func TestSBOM(t *testing.T) {
 	modules := func(program string) (purls []string) {
 		t.Helper()

@@ -141,8 +141,7 @@ func (s *stage) awaitReady() {
 	}
 }
 
-// TestInstallation installs the unchanged files of a release on a bare node, runs a pod with a device, and
-// removes everything.
+// TestInstallation installs a release's unchanged files on a bare node, runs a pod, and removes everything.
 func TestInstallation(t *testing.T) {
 	t.Run("kustomize", func(t *testing.T) {
 		s := bareNode(t, 1)
@@ -173,8 +172,7 @@ func TestInstallation(t *testing.T) {
 	})
 }
 
-// installation gives a pod a device, checks status and files, and removes everything. It calls look first
-// without a pod (false), then with one (true).
+// installation gives a pod a device and removes everything. It calls look without a pod (false), then with one (true).
 func (s *stage) installation(manifests string, look func(inUse bool)) {
 	t, before := s.T, s.files()
 	s.install(manifests)
@@ -193,8 +191,7 @@ func (s *stage) installation(manifests string, look func(inUse bool)) {
 		}
 		return nil
 	})
-	// A container's start has whole seconds. If it equals the time of a change, the program may have read
-	// either config, and is restarted though it offers the device.
+	// A container's start has whole seconds: at the time of a change, either config may have been read.
 	time.Sleep(2 * time.Second)
 	s.must(s.declare(a))
 	cluster.Eventually(t, "allocatable 1", restart, s.counts(a, 1))
@@ -240,8 +237,7 @@ func (s *stage) installation(manifests string, look func(inUse bool)) {
 	}
 }
 
-// sourceRouted waits until the ENI's address has its rule of source-based routing, or none. It shows the
-// daemon's rights in its pod.
+// sourceRouted waits until the ENI's address has its source-routing rule, or none. It shows the daemon's rights.
 func (s *stage) sourceRouted(e eni, wanted bool) {
 	s.Helper()
 	cluster.Eventually(s.T, fmt.Sprintf("source-based routing %v", wanted), settle, func() error {
@@ -257,8 +253,7 @@ func (s *stage) sourceRouted(e eni, wanted bool) {
 	})
 }
 
-// ignoresRouters waits until the ENI's link ignores router advertisements. The daemon needs the mount of
-// /proc/sys/net for it.
+// ignoresRouters waits until the ENI's link ignores routers. The daemon needs its mount of /proc/sys/net for it.
 func (s *stage) ignoresRouters(e eni) {
 	s.Helper()
 	cluster.Eventually(s.T, "accept_ra off", settle, func() error {

@@ -26,8 +26,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// TestIPAM: pods that share or own an ENI get addresses from the real whereabouts and the real dhcp
-// daemon, and give them back when they end.
+// TestIPAM: pods get addresses from the real whereabouts and dhcp daemon, and give them back when they end.
 func TestIPAM(t *testing.T) {
 	a := sharedENI(addresses{})
 	s := newStageOf(t, a)

@@ -25,8 +25,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// crash ends a pod as a crash of the container runtime does, without DEL: shim, processes and netns are
-// gone. The runtime is already down.
+// crash ends a pod without DEL, as a crash of the container runtime, which is already down, does.
 func (s *stage) crash(r nodestate.Attachment) {
 	s.Helper()
 	for _, pid := range processes(func(args []string) bool {
@@ -64,8 +63,7 @@ func (s *stage) orphan(r nodestate.Attachment, released func() error) {
 	started = true
 }
 
-// endNetns ends the netns of an attachment. A NIC returns to the host when its netns dies, under its name
-// there. The veth that stands in for it would die, so it is moved by hand. Links of delegates on it die.
+// endNetns ends a netns. A NIC returns to the host; its stand-in, a veth, would die and is moved by hand.
 func (s *stage) endNetns(r nodestate.Attachment) {
 	s.Helper()
 	inside, err := netns.GetFromPath(r.Netns.Path)
@@ -141,8 +139,7 @@ func TestOrphan(t *testing.T) {
 	cluster.Eventually(s.T, "release", settle, s.unheld)
 }
 
-// TestOrphanInstalled: the shipped daemon, with the capabilities and mounts of its pod only, releases an
-// attachment whose netns ended without DEL.
+// TestOrphanInstalled: the shipped daemon, with its pod's capabilities and mounts only, releases an orphan.
 func TestOrphanInstalled(t *testing.T) {
 	s := bareNode(t, 1)
 	s.install(s.render("", shipped))

@@ -216,8 +216,7 @@ func (s *stage) inState(e eni, cidr string, state leases.State, lease *leases.Le
 	}
 }
 
-// TestSharedENI: as many pods as the ENI has addresses share it, each with its own. One more waits until
-// an address has cooled down.
+// TestSharedENI: as many pods as an ENI has addresses share it. One more waits until an address has cooled down.
 func TestSharedENI(t *testing.T) {
 	a := sharedENI(addresses{})
 	for n := 10; n < 15; n++ {

@@ -46,8 +46,7 @@ const (
 	orphanGrace = 3 * time.Second
 )
 
-// stage is a node with everything: a cluster, ENIs of veth pairs with a recorded sysfs, instance metadata,
-// the daemon, and the plugin behind metacni.
+// stage is a node with a cluster, ENIs of veth pairs with a recorded sysfs, IMDS, the daemon, and metacni.
 type stage struct {
 	*testing.T
 	*node.Node
@@ -158,8 +157,7 @@ func (s *stage) installPlugin(binary string) {
 	s.Cleanup(func() { s.must(os.Remove(to)) })
 }
 
-// useNetconf sets the network of new pods: eth0 from a bridge and, by this netconf, the devices that the kubelet has
-// allocated. Addresses are assigned unless the netconf has ipam. A pod without devices gets the shared netconf.
+// useNetconf sets new pods' network: eth0, and the kubelet's devices by this netconf, without ipam unless it has one.
 func (s *stage) useNetconf(device map[string]any) {
 	s.Helper()
 	s.installPlugin("kube/metacni")

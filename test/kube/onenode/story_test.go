@@ -25,8 +25,7 @@ const (
 	settle = time.Minute
 	// restart also covers a restart of the device plugin, at most one in 30 s.
 	restart = 2 * time.Minute
-	// lookAgain bounds the daemon's search for a device plugin that came late and registered nothing: it
-	// looks every five minutes.
+	// lookAgain bounds the search for a device plugin that came late and registered nothing, every five minutes.
 	lookAgain = 6 * time.Minute
 )
 

@@ -22,8 +22,7 @@ import (
 )
 
 const (
-	// upgradeFor is the least time of version changes. It also lasts until 2 pods and 10 pairs per second
-	// of it have come and gone.
+	// upgradeFor is the least time of version changes; 2 pods and 10 pairs per second of it must have come and gone.
 	upgradeFor = time.Minute
 	wantPods   = 120
 	wantPairs  = 600
@@ -142,8 +141,7 @@ func (s *stage) runs(version string) func() error {
 	}
 }
 
-// TestUpgrade changes the version back and forth while pods come and go and runtimes call the plugin. No
-// call fails, nothing is left, and the device plugin is not restarted.
+// TestUpgrade changes the version while pods come and go. No call fails, and the device plugin is not restarted.
 func TestUpgrade(t *testing.T) {
 	s := bareNode(t, 9)
 	var programs []string

@@ -25,8 +25,7 @@ const Address = "127.0.0.1:6443"
 
 const (
 	etcdURL = "http://127.0.0.1:2379"
-	// startTimeout bounds the start of etcd and of kube-apiserver, each. On a
-	// busy machine with two cores kube-apiserver takes ten seconds.
+	// startTimeout bounds each start. On a busy machine with two cores kube-apiserver takes ten seconds.
 	startTimeout = 2 * time.Minute
 	adminGroup   = "system:masters"
 )
@@ -161,8 +160,7 @@ func (p *Plane) StartAPIServer(ctx context.Context) (err error) {
 	})
 }
 
-// apiGrace is how long kube-apiserver may run after SIGTERM. It waits for open watches much longer; in a
-// cluster the kubelet kills it.
+// apiGrace is how long kube-apiserver may run after SIGTERM; it would wait for open watches much longer.
 const apiGrace = 10 * time.Second
 
 // StopAPIServer ends kube-apiserver as an upgrade does: with SIGTERM, and in the end with SIGKILL.

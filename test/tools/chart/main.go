@@ -21,7 +21,6 @@ import (
 	"gonum.org/v1/plot/vg/vgsvg"
 )
 
-// bar is one bar: its label, and the row whose ratio it has.
 type bar struct{ label, item, name, against string }
 
 var bars = []bar{
@@ -34,7 +33,6 @@ var bars = []bar{
 	{"peak memory of the plugin", "(g)", "exclusive ADD, eni-ipam", "host-device, host-local"},
 }
 
-// row is a row of the figures, as package table of test/bench writes it.
 type row struct {
 	Item, Name, Against     string
 	OursMedian, OtherMedian float64
@@ -85,7 +83,6 @@ func chart(figures, to string) error {
 	return os.WriteFile(to, svg, 0o644)
 }
 
-// ratios returns the ratio of each bar. Every bar must have its row.
 func ratios(rows []row) (out plotter.Values, err error) {
 	for _, b := range bars {
 		found := false

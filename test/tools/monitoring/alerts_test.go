@@ -55,8 +55,7 @@ type alertCase struct {
 	alert string
 	// series are in the notation of promtool: one sample a minute.
 	series []string
-	// silent is the last minute without the alert, firing the first with it, and over the first without it
-	// again; 0 if the samples do not end it.
+	// silent is the last minute before, firing the first with, over the first after the alert; 0 if it does not end.
 	silent, firing, over int
 	summary              string
 }
@@ -127,7 +126,6 @@ func TestAlerts(t *testing.T) {
 	}
 }
 
-// TestHealthyNodeIsSilent: none fires for a healthy node, for a day.
 func TestHealthyNodeIsSilent(t *testing.T) {
 	firing := evaluate(t, ruleFile(t), []string{
 		`up{` + from + `} 1x1440`, `multi_eni_last_sync_timestamp_seconds{` + from + `} 0+60x1440`, `multi_eni_api_reachable{` + from + `} 1x1440`,
@@ -212,7 +210,6 @@ func defined(t *testing.T) (all []string) {
 	return all
 }
 
-// TestAlertsSayWhatToDo: each has the information that a person on call needs.
 func TestAlertsSayWhatToDo(t *testing.T) {
 	var rule operator.PrometheusRule
 	decode(t, "alerts.yaml", &rule)

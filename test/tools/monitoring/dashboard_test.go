@@ -46,7 +46,6 @@ func readDashboard(t *testing.T) (d dashboard) {
 	return d
 }
 
-// metricsOf are the names of the metrics that a query reads.
 func metricsOf(t *testing.T, query string) (names []string) {
 	t.Helper()
 	expr, err := parser.NewParser(parser.Options{}).ParseExpr(strings.ReplaceAll(query, "$node", "node-1"))
@@ -63,7 +62,6 @@ func metricsOf(t *testing.T, query string) (names []string) {
 	return names
 }
 
-// TestDashboardShowsAlerts: a panel has each metric of the alerts.
 func TestDashboardShowsAlerts(t *testing.T) {
 	shown := map[string]bool{}
 	for _, p := range readDashboard(t).Panels {
