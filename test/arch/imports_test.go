@@ -210,7 +210,6 @@ func (r importRule) check(tr tree) []string {
 	return out
 }
 
-// find returns the shortest chain of imports from p to a forbidden package, nil if there is none.
 func (r importRule) find(g map[string][]string, p string) []string {
 	seen := map[string]bool{p: true}
 	for queue := [][]string{{p}}; len(queue) > 0; queue = queue[1:] {

@@ -94,7 +94,6 @@ func (noPackages) Import(p string) (*types.Package, error) {
 	return empty, nil
 }
 
-// fileCycles names one use on each cycle of two files.
 func fileCycles(tr tree) (out []string) {
 	for _, folder := range layered {
 		uses := fileUses(tr, folder)

@@ -74,7 +74,6 @@ func replaces(tr tree) []string {
 	return nil
 }
 
-// checkout is the folder that this repository was checked out to.
 func checkout() string {
 	dir, err := filepath.Abs("../..")
 	if err != nil {

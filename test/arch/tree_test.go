@@ -20,8 +20,6 @@ import (
 )
 
 const module = "github.com/multi-eni/multi-eni-cni"
-
-// maxText is the size in bytes above which a file is data, not text to read.
 const maxText = 1 << 20
 
 // tree is the input of the rules: the repository's text files, and the imports of every other package that it reaches.
@@ -30,7 +28,6 @@ type tree struct {
 	external map[string][]string // import path -> its imports, standard library included
 }
 
-// file is one text file. Path is relative to the root, with slashes.
 type file struct {
 	path string
 	text string

@@ -19,7 +19,6 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// writing is the sentences of one page, folder of CRDs or folder of flags.
 type writing struct {
 	path      string
 	sentences []string

@@ -17,7 +17,6 @@ import (
 // long again after host-device.
 const settle = 100 * time.Millisecond
 
-// effort sizes a comparison: pods side by side, and rounds after warmUp rounds that are thrown away.
 type effort struct{ pods, warmUp, rounds int }
 
 func (e effort) pairs() int { return e.pods * e.rounds }

@@ -27,7 +27,6 @@ const (
 	inventoryTarget     = 1 // ms
 )
 
-// measure runs all items that need a node. The row of a failed item has its fault.
 func (n *node) measure(ctx context.Context) []table.Row {
 	var rows []table.Row
 	for _, item := range []struct {

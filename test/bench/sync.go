@@ -21,7 +21,6 @@ const (
 	syncTime     = "20x"
 )
 
-// syncRows runs the daemon's own benchmark, which fails if an unchanged Sync writes a file.
 func syncRows(ctx context.Context, repo string) []table.Row {
 	cmd := exec.CommandContext(ctx, "go", "test", "-run", "^$", "-bench", "^BenchmarkSync$", "-benchtime", syncTime, "-count", syncCount,
 		"./daemon/internal/reconcile")

@@ -86,7 +86,6 @@ func waysOf(all []comparison) (ways []way) {
 	return ways
 }
 
-// The headings of the tables. -only takes the letters.
 const (
 	itemOwn       = "(a) One pod at a time, own ENI"
 	itemFloor     = "(b) One pod at a time, own ENI, against the least that the kernel takes"

@@ -14,8 +14,7 @@ import (
 )
 
 const (
-	insideEnv = "MULTI_ENI_DEMO_INSIDE"
-	// demoTimeout bounds the whole story, which takes a few seconds.
+	insideEnv   = "MULTI_ENI_DEMO_INSIDE"
 	demoTimeout = 2 * time.Minute
 )
 

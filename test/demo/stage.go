@@ -230,8 +230,7 @@ func (s *stage) status() string {
 	return string(out)
 }
 
-func (s *stage) podSeen() bool { return strings.Contains(s.status(), `"state": "complete"`) }
-
+func (s *stage) podSeen() bool     { return strings.Contains(s.status(), `"state": "complete"`) }
 func (s *stage) problemSeen() bool { return strings.Contains(s.status(), storyProblem) }
 
 func (s *stage) problemOver() bool {

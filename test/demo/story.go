@@ -45,7 +45,6 @@ func onlyExpected(log string) error {
 	return nil
 }
 
-// Problems of dpdk-c until its driver is bound.
 const (
 	storyProblem = "DriverNotLoaded"
 	noIOMMU      = "NoIOMMU"

@@ -119,7 +119,6 @@ type endError struct {
 }
 
 func (e *endError) Error() string { return e.kind.Error() + ": " + e.reason }
-
 func (e *endError) Unwrap() error { return e.kind }
 
 func ended(v dpmodel.Verdict) error {

@@ -19,7 +19,6 @@ import (
 )
 
 const (
-	// callTimeout bounds one call to a plugin, and every wait of a test.
 	callTimeout = 10 * time.Second
 	// dialTimeout is how long a socket may exist without a listener: before it listens, and after a kill.
 	dialTimeout = time.Second

@@ -53,7 +53,6 @@ func (d Device) offered(deviceType string) bool {
 	return false // auxNetDevice: auxiliary devices, not PCI functions
 }
 
-// selector has the fields of all device types. IsRdma and NeedVhostNet have no tag in the plugin either.
 type selector struct {
 	Vendors      []string `json:"vendors,omitempty"`
 	Devices      []string `json:"devices,omitempty"`

@@ -124,12 +124,7 @@ func (s *Server) subnet(id string) Subnet {
 
 func (s *Server) taken(p netip.Prefix) bool {
 	for _, r := range s.enis {
-		for _, a := range slices.Concat(r.IPv4, r.IPv6) {
-			if p.Contains(a) {
-				return true
-			}
-		}
-		if slices.ContainsFunc(r.Prefixes, p.Overlaps) {
+		if slices.ContainsFunc(slices.Concat(r.IPv4, r.IPv6), p.Contains) || slices.ContainsFunc(r.Prefixes, p.Overlaps) {
 			return true
 		}
 	}
@@ -172,7 +167,6 @@ func (s *Server) choose(in netip.Prefix, bits, n int) (out []netip.Prefix, err e
 	return out, nil
 }
 
-// named are a call's addresses, if a subnet's range has them and no ENI does.
 func (s *Server) named(in netip.Prefix, names []string) (out []netip.Prefix, err error) {
 	for _, name := range names {
 		a, err := netip.ParseAddr(name)
@@ -301,7 +295,6 @@ func (s *Server) assignIPv6(p params) (string, error) {
 	return item("networkInterfaceId", r.ID) + item("assignedIpv6Addresses", out) + item("assignedIpv6PrefixSet", networks), nil
 }
 
-// wanted are the addresses or the prefixes of a call, by number or by name, of a subnet's range.
 func (s *Server) wanted(r *record, p params, in netip.Prefix, countParam, addressParam, prefixesParam string, prefixBits int) ([]netip.Prefix, error) {
 	count, err := p.count(countParam)
 	if err != nil {

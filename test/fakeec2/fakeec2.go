@@ -328,7 +328,6 @@ func (s *Server) call(action string, p params) (string, error) {
 	return out, err
 }
 
-// admit checks the role's rights for a call, and whether it is a dry run.
 func (s *Server) admit(action string, p params) error {
 	var on ENI
 	if id := p["NetworkInterfaceId"]; len(id) > 0 {

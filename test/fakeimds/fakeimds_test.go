@@ -23,7 +23,6 @@ type clock struct{ now time.Time }
 
 func (c *clock) Now() time.Time { return c.now }
 
-// instance is a server with a stopped clock and without network.
 func instance(t *testing.T, enis ...ENI) (*Server, *clock) {
 	t.Helper()
 	c := &clock{now: time.Unix(1_750_000_000, 0)}

@@ -33,7 +33,6 @@ func (h *host) stand(path string) (back func()) {
 	return func() { h.write(path, string(before)) }
 }
 
-// gone fails if a file of the installer is there.
 func (h *host) gone() {
 	h.Helper()
 	for _, f := range files {
@@ -99,7 +98,6 @@ func TestFilesNetworkd(t *testing.T) {
 	h.gone()
 }
 
-// TestFilesNetworkManager does the same with NetworkManager.
 func TestFilesNetworkManager(t *testing.T) {
 	if outside(t) {
 		return

@@ -93,7 +93,6 @@ func (h *host) do(err error) {
 	}
 }
 
-// sh runs a shell command, which must succeed, and returns its output.
 func (h *host) sh(format string, args ...any) string {
 	h.Helper()
 	line := fmt.Sprintf(format, args...)
@@ -115,7 +114,6 @@ func (h *host) write(path, content string) {
 	h.do(os.WriteFile(path, []byte(content), 0o644))
 }
 
-// eventually waits until ok returns "". After a bound it ends the test with the last reason.
 func (h *host) eventually(within time.Duration, ok func() string) {
 	h.Helper()
 	if why := await(within, ok); why != "" {
@@ -123,7 +121,6 @@ func (h *host) eventually(within time.Duration, ok func() string) {
 	}
 }
 
-// await waits until ok returns "", and returns its last reason after a bound.
 func await(within time.Duration, ok func() string) string {
 	from := time.Now()
 	for {

@@ -19,7 +19,6 @@ import (
 
 const insideEnv = "MULTI_ENI_HOSTNET_INSIDE"
 
-// TestMain compares the machine's own network before and after all tests.
 func TestMain(m *testing.M) {
 	if os.Getenv(insideEnv) != "" {
 		os.Exit(m.Run())

@@ -131,7 +131,6 @@ func (h *host) unclean(e eni) string {
 	return h.unruled(e)
 }
 
-// foreign is the mark of a link with another owner, where EC2 has none.
 func (h *host) foreign(e eni) string {
 	h.Helper()
 	handle, err := link.Open()
@@ -144,7 +143,6 @@ func (h *host) foreign(e eni) string {
 	return use[index.Index]
 }
 
-// unruled returns a missing source-routing rule of an ENI.
 func (h *host) unruled(e eni) string {
 	if !strings.Contains(h.sh("ip rule"), "from "+e.addr()+" ") {
 		return "no rule from " + e.addr()
@@ -155,7 +153,6 @@ func (h *host) unruled(e eni) string {
 // logTime matches the varying part of equal log lines.
 var logTime = regexp.MustCompile(`time="[^"]*" `)
 
-// calm fails if the daemon has logged the same more than a few times.
 func (h *host) calm(daemon *output) {
 	h.Helper()
 	count := map[string]int{}

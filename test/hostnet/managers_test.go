@@ -29,7 +29,6 @@ func missing(path string) string {
 	return ""
 }
 
-// udev starts udevd, and triggers it for existing links, as at boot.
 func (h *host) udev() {
 	h.Helper()
 	h.start("udevd", "/lib/systemd/systemd-udevd")

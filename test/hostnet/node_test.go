@@ -23,7 +23,6 @@ import (
 // imdsAddress is EC2's metadata service, which ec2-net-utils also asks.
 const imdsAddress = "169.254.169.254"
 
-// daemon starts the metadata service and multi-enid, with source routing, and waits until the devices are ready.
 func (h *host) daemon() *output {
 	h.Helper()
 	h.imds()

@@ -21,7 +21,6 @@ func (h *host) scene(between func(i int)) {
 	h.restful()
 }
 
-// busy is a scene without its rest, for hosts whose managers are never idle.
 func (h *host) busy(between func(i int)) {
 	h.Helper()
 	start := h.mark()
@@ -33,7 +32,6 @@ func (h *host) busy(between func(i int)) {
 	h.calm(d)
 }
 
-// bootHost makes a host with these ENIs, which get leases (see lease), with the system bus and udevd.
 func bootHost(t *testing.T, t1 int, enis ...eni) *host {
 	t.Helper()
 	h := newHost(t)

@@ -210,7 +210,6 @@ func TestVersionAndAbout(t *testing.T) {
 	}
 }
 
-// TestPolicyOfTheNode installs the policy where only root may write, and shows that no key of the netconf evades it.
 func TestPolicyOfTheNode(t *testing.T) {
 	if nstest.Outside(t) {
 		return

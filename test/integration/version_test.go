@@ -123,7 +123,6 @@ func TestVersionsAsTheReference(t *testing.T) {
 	}
 }
 
-// TestVersionsOfDelegates: a delegate is called, and its result read, in every version.
 func TestVersionsOfDelegates(t *testing.T) {
 	if nstest.Outside(t) {
 		return

@@ -54,7 +54,6 @@ func main() {
 	}
 }
 
-// run makes everything, serves until ctx is done, and undoes the changes that would outlive the process.
 func run(ctx context.Context, o options) (err error) {
 	if o.node == "" || o.enis < 1 || o.enis > maxENIs {
 		return fmt.Errorf("--node %q, --enis %d: want a name, and 1 to %d ENIs", o.node, o.enis, maxENIs)

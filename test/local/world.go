@@ -35,7 +35,6 @@ type eni struct {
 	fakeimds.ENI
 }
 
-// newWorld makes up the ENIs of a node, always the same for one node.
 func newWorld(node string, enis int) world {
 	id := fmt.Sprintf("%x", sha256.Sum256([]byte(node)))
 	w := world{instance: "i-" + id[:17]}

@@ -52,7 +52,6 @@ func command(t *testing.T, dir string, env []string, name string, args ...string
 	return string(out), err
 }
 
-// look finds a program of this machine; where it is missing, the test is skipped.
 func look(t *testing.T, name string) string {
 	t.Helper()
 	path, err := exec.LookPath(name)
@@ -191,7 +190,6 @@ func ownerOf(t *testing.T, path string) int {
 	return int(stat.Uid)
 }
 
-// small makes a folder with the files that the Makefile reads before its first recipe.
 func small(t *testing.T, dir string) {
 	t.Helper()
 	for _, name := range []string{"Makefile", "test/prereq", "go.mod"} {

@@ -35,11 +35,9 @@ type lexer struct {
 	found []string
 }
 
-func (l *lexer) push(s byte) { l.state = append(l.state, s) }
-func (l *lexer) pop()        { l.state = l.state[:max(1, len(l.state)-1)] }
-func (l *lexer) in() byte    { return l.state[len(l.state)-1] }
-
-// splits says whether the shell splits words here: in a command, outside quotes.
+func (l *lexer) push(s byte)  { l.state = append(l.state, s) }
+func (l *lexer) pop()         { l.state = l.state[:max(1, len(l.state)-1)] }
+func (l *lexer) in() byte     { return l.state[len(l.state)-1] }
 func (l *lexer) splits() bool { return l.in() == command0 }
 
 func (l *lexer) step() {
@@ -79,7 +77,6 @@ var variable = regexp.MustCompile(`^\$([A-Za-z_][A-Za-z0-9_]*|[0-9@*])`)
 // numbers are expansions that never hold a blank.
 var numbers = regexp.MustCompile(`^\$(\{#|[?#$!])`)
 
-// expansion notes an expansion at the lexer's place, and returns the length of its beginning.
 func (l *lexer) expansion(rest string) int {
 	var length int
 	var next byte
@@ -96,7 +93,7 @@ func (l *lexer) expansion(rest string) int {
 	if length == 0 {
 		return 1
 	}
-	if l.splits() && !mayStand(l.text[:l.pos]) {
+	if l.splits() && !harmless.MatchString(l.text[strings.LastIndexByte(l.text[:l.pos], '\n')+1:l.pos]) {
 		line, _, _ := strings.Cut(rest, "\n")
 		l.found = append(l.found, fmt.Sprintf("%.40s", line))
 	}
@@ -108,11 +105,6 @@ func (l *lexer) expansion(rest string) int {
 
 // assignment, or the word of case, or the list of for.
 var harmless = regexp.MustCompile(`((^|[\s;(])[A-Za-z_][A-Za-z0-9_]*\+?=[^\s;]*|(^|[\s;(])case |(^|[\s;(])for [a-z]+ in ([^;\n]* )?)$`)
-
-func mayStand(before string) bool {
-	line := before[strings.LastIndexByte(before, '\n')+1:]
-	return harmless.MatchString(line)
-}
 
 // recipes are a makefile's shell lines: $$ is $. Only CURDIR and GO may hold a blank.
 func recipes(text string) []string {

@@ -99,7 +99,6 @@ func add(a *skel.CmdArgs, stdout io.Writer) error {
 	return first.PrintTo(stdout)
 }
 
-// shared is the netconf of a pod without devices, nil for none.
 func (n netconf) shared(pod string) json.RawMessage {
 	if conf, ok := n.Pods[pod]; ok {
 		return conf
@@ -137,7 +136,6 @@ func keepDeclared(n netconf, containerID string, all []attachment) error {
 	return keep(n.DataDir, containerID, all)
 }
 
-// remove deletes attachments, the last first.
 func remove(ctx context.Context, a *skel.CmdArgs, n netconf, all []attachment) error {
 	var errs []error
 	for _, at := range slices.Backward(all) {

@@ -91,7 +91,6 @@ func run(gremlins, goCommand string, workers int, packages []string) error {
 	return nil
 }
 
-// copyTree copies the files that git knows or would add, and so not bin/.
 func copyTree(to string) error {
 	out, err := exec.Command("git", "-c", "safe.directory=*", "ls-files", "-coz", "--exclude-standard").Output()
 	if err != nil {

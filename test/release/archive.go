@@ -46,7 +46,6 @@ func archive(built time.Time, members []member) ([]byte, error) {
 	return out.Bytes(), nil
 }
 
-// repack rewrites a builder's archive, with its members in the order of their names, of one owner and time.
 func repack(built time.Time, path string) error {
 	data, err := os.ReadFile(path)
 	if err != nil {

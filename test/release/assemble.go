@@ -16,7 +16,6 @@ const (
 	checksums     = "SHA256SUMS"
 )
 
-// repackImage removes traces of the machine and the time of the build from the image's archive.
 func repackImage(_ context.Context, o options, _ []string) error { return repack(o.built, o.image) }
 
 func printDigest(_ context.Context, o options, _ []string) error {
@@ -191,7 +190,6 @@ func addKrew(o options) error {
 
 const krewVersion = "v0.0.0"
 
-// krew puts version and checksums into a manifest: in each platform's lines, uri comes before sha256.
 func krew(manifest, version string, sum func(file string) (string, error)) (string, error) {
 	if !strings.Contains(manifest, "version: "+krewVersion+"\n") {
 		return "", fmt.Errorf("no line \"version: %s\"", krewVersion)

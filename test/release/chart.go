@@ -93,7 +93,6 @@ func chartYAML(data []byte, o options) ([]byte, error) {
 	return []byte(content), nil
 }
 
-// changes are the items of a section of the changelog, as Artifact Hub reads them.
 func changes(section string) string {
 	var out strings.Builder
 	kind, item := "changed", ""

@@ -26,7 +26,6 @@ var programs = map[string]struct {
 	kubectlPlugin: {"./daemon/" + kubectlPlugin, []string{"linux", "darwin"}},
 }
 
-// legal matches files whose text must accompany the code.
 var legal = regexp.MustCompile(`(?i)^(licen[cs]e|copying|copyright|notice|patents|authors)([.-].*)?$`)
 
 // goModule stands for the standard library and the runtime.

@@ -42,7 +42,6 @@ func TestVersions(t *testing.T) {
 	}
 }
 
-// TestCheck: a release that nobody could make again is refused with each reason.
 func TestCheck(t *testing.T) {
 	t.Chdir(t.TempDir())
 	const changelog = "# Changelog\n\n## [Unreleased]\n\n- c\n\n## [1.2.3] - 2026-11-29\n\n### Added\n- b\n\n## [1.2.2]\n\n## [1.2.1]\n- a\n"
@@ -122,7 +121,6 @@ func headers(t *testing.T, data []byte) (all []tar.Header, contents map[string]s
 	}
 }
 
-// TestChart: the package has the folder's files, with the version and one time, and two packages are equal.
 func TestChart(t *testing.T) {
 	inRepo(t)
 	o := options{version: "v1.2.3", repository: "registry.example/multi-eni-cni", unreleased: true, built: time.Unix(1795987019, 0)}
@@ -258,7 +256,6 @@ func TestNotices(t *testing.T) {
 	}
 }
 
-// TestNoticesAreOfAllModules: the linker's own list of each program is in the image's notices.
 func TestNoticesAreOfAllModules(t *testing.T) {
 	inRepo(t)
 	modules, err := linkedModules(t.Context(), "grpcnotrace")

@@ -23,7 +23,6 @@ func chartVersion(version string) string {
 	return "0.0.0-dev.x" + strings.Trim(rest, "-")
 }
 
-// check refuses a release that could not be made twice: without a version or notes, or of uncommitted files.
 func check(ctx context.Context, o options, _ []string) error {
 	if o.unreleased {
 		return nil

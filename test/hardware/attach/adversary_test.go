@@ -19,12 +19,11 @@ const adversaries = 6
 
 type target struct {
 	*testing.T
-	pci   string
-	c     conf
-	pods  int
-	host  adversary.Description // the device in the host
-	fresh adversary.Description // and in the first pod
-	// ignore lists attributes that the kernel itself does not restore in the host.
+	pci    string
+	c      conf
+	pods   int
+	host   adversary.Description // the device in the host
+	fresh  adversary.Description // and in the first pod
 	ignore []string
 }
 

@@ -38,7 +38,6 @@ func (c conf) with(more conf) conf {
 	return out
 }
 
-// hostLocal is the address plugin's netconf for a pool of each subnet.
 func hostLocal(subnets ...string) conf {
 	var ranges []any
 	for _, s := range subnets {
@@ -93,7 +92,6 @@ func (p *pod) del() {
 	guest.MustDel(p, p.cni("DEL", nil))
 }
 
-// refused runs an ADD that must fail with the code and name these words, and then DEL, as a runtime does.
 func (p *pod) refused(code int, words ...string) {
 	p.Helper()
 	guest.WantCode(p, p.cni("ADD", nil), code, words...)
@@ -152,7 +150,6 @@ func describe(l netlink.Link) netdev {
 	return netdev{Name: a.Name, MAC: a.HardwareAddr.String(), AltNames: slices.Sorted(slices.Values(a.AltNames)), MTU: a.MTU, Up: a.Flags&net.FlagUp != 0}
 }
 
-// device is the interface of the PCI function in the host; zero for none.
 func device(pci string) netdev {
 	if l, ok := guest.ByName(guest.Netdev(pci)); ok {
 		return describe(l)
@@ -208,7 +205,6 @@ func apply(t *testing.T, name string, want netdev) {
 	}
 }
 
-// otherNode makes another node on the wire: a netns with the NIC and these addresses. It returns the netns's path.
 func otherNode(t *testing.T, mac string, addresses ...string) string {
 	t.Helper()
 	path := guest.NewNetns(t, "other-node")

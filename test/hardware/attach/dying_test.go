@@ -21,7 +21,6 @@ func restoreRecord(pci string) string {
 	return filepath.Join("/var/lib/cni/multi-eni/restore", pci+".json")
 }
 
-// settle restores a device that returned too late for its pod's DEL: the next attachment does that.
 func settle(t *testing.T, pci string) {
 	t.Helper()
 	guest.Eventually(t, "the device "+pci+" is in the host", returnTime, func() bool { return guest.Netdev(pci) != "" })
@@ -34,7 +33,6 @@ func settle(t *testing.T, pci string) {
 	}
 }
 
-// inBothEnds runs a test with a pod that DEL ends, and with one whose netns ends before DEL.
 func inBothEnds(t *testing.T, f func(t *testing.T, destroyed bool)) {
 	t.Run("del", func(t *testing.T) { f(t, false) })
 	t.Run("destroyed", func(t *testing.T) { f(t, true) })
@@ -144,7 +142,8 @@ func TestAltNameClash(t *testing.T) {
 		before := device(pci)
 		p := newPod(t, "clash", conf{"deviceID": pci})
 		p.add()
-		l, taken := p.link(ifName), nameOf(t, nic1)
+		l := p.link(ifName)
+		_, taken := guest.WaitNIC(t, nic1)
 		p.in(func() error { return netlink.LinkAddAltName(l, taken) })
 		if destroyed {
 			p.destroy()
@@ -153,12 +152,6 @@ func TestAltNameClash(t *testing.T) {
 		settle(t, pci)
 		same(t, pci, before)
 	})
-}
-
-func nameOf(t *testing.T, mac string) string {
-	t.Helper()
-	_, name := guest.WaitNIC(t, mac)
-	return name
 }
 
 // TestStackedByPod: links that the pod stacked on its device end with DEL, or they would be on the wire beside the next pod.

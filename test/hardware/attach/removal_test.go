@@ -38,7 +38,6 @@ func gone(t *testing.T, pci string) {
 	})
 }
 
-// rescan lets the kernel find the function again, and waits for the NIC.
 func rescan(t *testing.T, mac string) {
 	t.Helper()
 	guest.WriteSys(t, "/sys/bus/pci/rescan", "1")
@@ -136,7 +135,6 @@ func (h *hot) unplug() {
 	h.plugged = false
 }
 
-// TestUnplugged: a NIC is pulled out of its slot under the pods that share it.
 func TestUnplugged(t *testing.T) {
 	guest.Clean(t)
 	h := newHot(t)

@@ -93,7 +93,6 @@ func newVFs(t *testing.T, n int) (pf string, vfs []string) {
 	return pf, vfs
 }
 
-// reset lets the driver reset the VF, which is up: it takes the MAC that the PF has assigned.
 func reset(t *testing.T, name string) {
 	t.Helper()
 	l, err := netlink.LinkByName(name)
@@ -263,7 +262,6 @@ func (f *vfTest) anotherMAC(t *testing.T, destroyed bool) {
 	}
 }
 
-// sriov: the PF settings of the sriov delegate are in force for the pod, and undone after it.
 func (f *vfTest) sriov(t *testing.T, destroyed bool) {
 	guest.Clean(t)
 	was := assigned{MAC: vfMAC(0), VLAN: 7, Spoofchk: true, Trust: false}

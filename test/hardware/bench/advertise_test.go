@@ -19,7 +19,6 @@ const (
 	subnet     = "subnet-0a1b2c3d4e5f60001"
 )
 
-// cycles is how often a NodeENI of each kind is written and removed.
 func cycles() int { return 1 + *rounds/2 }
 
 type kind struct {

@@ -18,7 +18,6 @@ type contender struct {
 	add, del table.Sample
 }
 
-// against returns a row for ADD, DEL and both; title has a place for the verb.
 func (c *contender) against(other *contender, title string, limit float64) []table.Row {
 	return []table.Row{
 		compared(fmt.Sprintf(title, "ADD"), c.add, other.add, 0),
@@ -81,7 +80,6 @@ func (b bed) ours(keys string, from ipam) *contender {
 	return b.plugin("multi-eni", fmt.Sprintf(`"select":{"nodeENI":"bench"},"inventory":%q%s`, b.inventory, keys), from)
 }
 
-// measure runs the contenders in turns; each goes first equally often.
 func measure(all []*contender, once func(guest.CNICall) (add, del time.Duration)) {
 	for i := range warmUp + *rounds {
 		for k := range all {
@@ -133,7 +131,6 @@ func (b bed) move(c guest.CNICall, up bool) (add, del time.Duration) {
 	return add, del
 }
 
-// shared compares a delegate through multi-eni, with leases and with host-local, to the delegate alone with host-local.
 func shared(t *testing.T, pci, delegate string) []table.Row {
 	t.Helper()
 	b := newBed(t, pci)

@@ -90,7 +90,6 @@ func TestThreeCases(t *testing.T) {
 	wantConfig(t, placeholder())
 }
 
-// placeholder is the config's only entry when nothing is offered: the device plugin exits on an empty config.
 func placeholder() guest.Pool {
 	return guest.Pool{Resource: "intel.com/sriov_placeholder", Drivers: []string{"placeholder"}, Addresses: []string{"0000:00:00.0"}}
 }
@@ -104,7 +103,6 @@ func wantConfig(t *testing.T, want ...guest.Pool) {
 	guest.Eventually(t, fmt.Sprintf("config %+v, which is %+v", want, guest.DPConfig(t)), soon, func() bool { return cmp.Equal(want, guest.DPConfig(t)) })
 }
 
-// newPod is the call for a pod with a netns of its own and a static address.
 func newPod(t *testing.T, name, device, address string) guest.CNICall {
 	t.Helper()
 	return guest.CNICall{
@@ -113,7 +111,6 @@ func newPod(t *testing.T, name, device, address string) guest.CNICall {
 	}
 }
 
-// newPeer puts the NIC that no NodeENI declares into a netns of its own, with addresses, until the test ends.
 func newPeer(t *testing.T, addresses ...string) (netns string) {
 	t.Helper()
 	pci, name := guest.WaitNIC(t, macPeer)
@@ -140,7 +137,6 @@ func newPeer(t *testing.T, addresses ...string) (netns string) {
 	return pod.Netns
 }
 
-// wantDeviceInfo checks the device info for a DPDK application (device-info specification 1.1.0).
 func wantDeviceInfo(t *testing.T, path, pci string) {
 	t.Helper()
 	data, err := os.ReadFile(path)

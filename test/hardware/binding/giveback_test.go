@@ -29,7 +29,6 @@ func prepareVF(t *testing.T, name string) (nic, fakeimds.ENI) {
 	return dress(t, pci, was, name, true), newENI(macVF, 4)
 }
 
-// A device, also a VF, changes drivers as its NodeENI says, and gets everything back.
 func TestSwitches(t *testing.T) {
 	guest.Clean(t)
 	a := prepare(t, macA, "ens-a", false)

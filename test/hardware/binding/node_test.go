@@ -26,7 +26,6 @@ func eniA() fakeimds.ENI { return newENI(macA, 1) }
 func eniB() fakeimds.ENI { return newENI(macB, 2) }
 func eniC() fakeimds.ENI { return newENI(macC, 3) }
 
-// newENI is the ENI of a NIC at an index, in the subnet of that number.
 func newENI(mac string, index int) fakeimds.ENI {
 	n := string(rune('0' + index))
 	return fakeimds.ENI{
@@ -41,14 +40,12 @@ type node struct {
 	imds *fakeimds.Running
 }
 
-// start starts a fresh node with the ENIs and the primary one. Call prepare for its NICs before.
 func start(t *testing.T, flags []string, enis ...fakeimds.ENI) *node {
 	t.Helper()
 	forget(t)
 	return resume(t, flags, enis...)
 }
 
-// resume is start that keeps the files of an earlier daemon.
 func resume(t *testing.T, flags []string, enis ...fakeimds.ENI) *node {
 	t.Helper()
 	n := &node{t: t, imds: serve(t, enis...)}
@@ -63,7 +60,6 @@ func serve(t *testing.T, enis ...fakeimds.ENI) *fakeimds.Running {
 	return fakeimds.Start(t, fakeimds.Config{State: fakeimds.State{InstanceID: "i-0123456789abcdef0", ENIs: append([]fakeimds.ENI{primary}, enis...)}})
 }
 
-// forget removes the files of an earlier test's daemon, and the manifests.
 func forget(t *testing.T) {
 	t.Helper()
 	for _, path := range []string{guest.NodeENIDir, filepath.Dir(guest.DPConfigPath), nodestate.DefaultStateDir, nodestate.DefaultInventoryPath} {
@@ -122,7 +118,6 @@ func try(t *testing.T, errs ...error) {
 	}
 }
 
-// state is the device's present state; without a link in the host, only its driver.
 func (n nic) state(t *testing.T) state {
 	t.Helper()
 	override, err := os.ReadFile(guest.Devices + n.pci + "/driver_override")
@@ -176,7 +171,6 @@ func (s state) up() state {
 	return s
 }
 
-// bound waits until the device is ready with a userspace driver and advertised.
 func (n nic) bound(t *testing.T, eni fakeimds.ENI, driver string) {
 	t.Helper()
 	guest.Eventually(t, eni.ID+" is ready with "+driver, soon, func() bool {

@@ -19,7 +19,6 @@ const (
 	driversProbe = "/sys/bus/pci/drivers_probe"
 )
 
-// cover mounts a file over one of the kernel's until the returned function is called or the test ends.
 func cover(t *testing.T, path, with string) (uncover func()) {
 	t.Helper()
 	target, err := filepath.EvalSymlinks(path)
@@ -38,13 +37,11 @@ func cover(t *testing.T, path, with string) (uncover func()) {
 	return uncover
 }
 
-// refuse makes every write to a file of the kernel's fail (ENOSPC).
 func refuse(t *testing.T, path string) (uncover func()) {
 	t.Helper()
 	return cover(t, path, "/dev/full")
 }
 
-// swallow makes every write to a file of the kernel's succeed without effect.
 func swallow(t *testing.T, path, content string) (uncover func()) {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "swallow")
@@ -77,7 +74,6 @@ func children() []int {
 	return pids
 }
 
-// child waits until one process is blocked in the kernel function during a driver change, and returns its PID.
 func child(t *testing.T, function string) int {
 	t.Helper()
 	var pid int

@@ -96,7 +96,6 @@ func (w *watcher) readInventory() bool {
 	return true
 }
 
-// finish ends the watch. A watcher that saw nothing proves nothing.
 func (w *watcher) finish() {
 	w.once.Do(func() {
 		close(w.stop)

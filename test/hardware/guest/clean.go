@@ -71,7 +71,6 @@ func snapshot(t testing.TB) []string {
 	return slices.Sorted(maps.Keys(lines))
 }
 
-// processes are all processes with a program, by PID: kernel threads have none.
 func processes() map[int]string {
 	out := map[int]string{}
 	found, _ := filepath.Glob("/proc/[0-9]*") // fails on a bad pattern only

@@ -166,7 +166,6 @@ func (c *Cloud) ReplaceENI(t testing.TB, old, next ENI) Announced {
 	return announced
 }
 
-// note changes the ledger. It fails the test if EC2 would refuse.
 func (c *Cloud) note(t testing.TB, what string, change func(ledger) error) {
 	t.Helper()
 	c.mu.Lock()
@@ -177,7 +176,6 @@ func (c *Cloud) note(t testing.TB, what string, change func(ledger) error) {
 	}
 }
 
-// announce updates the metadata for an ENI after its delays.
 func (c *Cloud) announce(e ENI) Announced {
 	listed, now := max(0, e.Lag.Listed), time.Now()
 	m := e.metadata()
@@ -208,7 +206,6 @@ func functions(t testing.TB) int {
 	return len(entries)
 }
 
-// wait lets d pass unless the test ends before; a negative d is none.
 func wait(t testing.TB, d time.Duration) {
 	if d <= 0 {
 		return
@@ -223,7 +220,6 @@ func wait(t testing.TB, d time.Duration) {
 
 type ledger map[device.ENIID]*attachment
 
-// attachment is an ENI in a slot. It keeps slot and index until it is detached.
 type attachment struct {
 	ENI
 	slot      string

@@ -33,8 +33,7 @@ const (
 
 	daemonProgram = "/usr/local/bin/multi-enid"
 	daemonLog     = "/run/multi-enid.log"
-	// stopTime bounds the daemon's end after SIGTERM.
-	stopTime = 10 * time.Second
+	stopTime      = 10 * time.Second
 	// startTime bounds its start, until it handles SIGTERM or is ready, under emulation.
 	startTime = time.Minute
 )

@@ -24,7 +24,7 @@ const (
 // all of it back. A path of "" is the host's netns.
 func Talk(t testing.TB, serverNS, clientNS, addr string) {
 	t.Helper()
-	if err := talk(serverNS, clientNS, addr); err != nil {
+	if err := talk(serverNS, clientNS, addr, talkTime); err != nil {
 		t.Errorf("TCP from %q to %s in %q: %v", clientNS, addr, serverNS, err)
 	}
 }
@@ -32,16 +32,12 @@ func Talk(t testing.TB, serverNS, clientNS, addr string) {
 // CannotTalk fails the test if a TCP client in one netns reaches a server in another within the time.
 func CannotTalk(t testing.TB, serverNS, clientNS, addr string, within time.Duration) {
 	t.Helper()
-	if err := talkWithin(serverNS, clientNS, addr, within); err == nil {
+	if err := talk(serverNS, clientNS, addr, within); err == nil {
 		t.Errorf("TCP from %q to %s in %q succeeds", clientNS, addr, serverNS)
 	}
 }
 
-func talk(serverNS, clientNS, addr string) error {
-	return talkWithin(serverNS, clientNS, addr, talkTime)
-}
-
-func talkWithin(serverNS, clientNS, addr string, within time.Duration) error {
+func talk(serverNS, clientNS, addr string, within time.Duration) error {
 	var l net.Listener
 	err := inside(serverNS, func() (err error) {
 		l, err = net.Listen("tcp", addr)

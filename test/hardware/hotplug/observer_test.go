@@ -42,7 +42,6 @@ type observer struct {
 	changed chan struct{} // closed at the next change
 }
 
-// observe starts an observer, whose faults fail the test when it ends.
 func observe(t *testing.T) *observer {
 	o := &observer{
 		ready: map[device.ENIID]time.Time{}, drivers: map[device.PCIAddress]string{},
@@ -97,7 +96,6 @@ func (o *observer) run(ctx context.Context) {
 	}
 }
 
-// changedFile says whether the path has another file than was.
 func changedFile(path string, was os.FileInfo) (os.FileInfo, bool) {
 	now, err := os.Stat(path)
 	if err != nil {
@@ -150,7 +148,6 @@ func (o *observer) readConfig() {
 	o.config = content
 }
 
-// advertised lists the devices that the device plugin would offer by the config.
 func (o *observer) advertised() map[device.PCIAddress]string {
 	if o.config == nil {
 		return nil
@@ -172,7 +169,6 @@ func (o *observer) advertised() map[device.PCIAddress]string {
 	return pools
 }
 
-// judge reports devices that are advertised and not ready, in another pool than their row's, or absent.
 func (o *observer) judge() {
 	pools, now := o.advertised(), time.Now()
 	for _, d := range o.inventory.Devices {
@@ -223,7 +219,6 @@ func (o *observer) await(t testing.TB, what string, within time.Duration, cond f
 	}
 }
 
-// awaitReady waits for an ENI's row to be ready, and returns it with the time when it was first seen so.
 func (o *observer) awaitReady(t testing.TB, eni device.ENIID, within time.Duration) (nodestate.Device, time.Time) {
 	t.Helper()
 	var row nodestate.Device

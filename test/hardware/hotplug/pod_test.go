@@ -38,7 +38,6 @@ func newPod(t testing.TB, id string, e guest.ENI, delegate string) pod {
 	return pod{id: id, netns: guest.NewNetns(t, id), eni: e, delegate: delegate}
 }
 
-// call is a runtime's call: with the device if the ENI has a resource name now, as if the kubelet had allocated it.
 func (p pod) call(verb string) guest.CNICall {
 	var allocated string
 	if inv, err := nodestate.ReadInventory(nodestate.DefaultInventoryPath); err == nil {

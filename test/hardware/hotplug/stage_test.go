@@ -35,7 +35,6 @@ func TestMain(m *testing.M) {
 	machine.Main(m, machine.Spec{NICs: []machine.NIC{{ID: "primary", MAC: primaryMAC}}})
 }
 
-// TestHotPlug has one daemon and one EC2 from start to end: no part may leave anything.
 func TestHotPlug(t *testing.T) {
 	s := newStage(t)
 	t.Run("ready", s.testReady)
@@ -74,7 +73,6 @@ func newStage(t *testing.T) *stage {
 	return s
 }
 
-// arrivals is when the kernel announced each netdev of the host, by MAC.
 type arrivals struct {
 	mu   sync.Mutex
 	when map[device.MAC]time.Time
@@ -112,7 +110,6 @@ func (a *arrivals) of(t testing.TB, mac device.MAC) time.Time {
 	return at
 }
 
-// kind is one of the design's three cases of a NodeENI.
 type kind int
 
 const (

@@ -24,7 +24,6 @@ const (
 	readySoon   = 40 * time.Second
 )
 
-// testStorm attaches and detaches ENIs in six slots, with pods and manifests, and kills daemon and plugin at random.
 func (s *stage) testStorm(t *testing.T) {
 	seed := *seedFlag
 	if seed == 0 {
@@ -64,8 +63,7 @@ type storm struct {
 
 	mu sync.Mutex
 	// slowest is the longest time until a device was ready.
-	slowest time.Duration
-	// detached are ENIs that may be attached again, in any slot.
+	slowest  time.Duration
 	detached []guest.ENI
 	retries  map[string]int
 }
@@ -88,7 +86,6 @@ func (st *storm) leave() {
 	}
 }
 
-// killDaemon kills the daemon now and then, and restarts it at once, until the slots have ended.
 func (st *storm) killDaemon(t *testing.T, rng *rand.Rand) {
 	for {
 		select {
@@ -174,7 +171,6 @@ func (w *slotWorker) round(t *testing.T) {
 	w.detached = append(w.detached, e)
 }
 
-// eni takes a new ENI, or one that was attached here or elsewhere before.
 func (w *slotWorker) eni() guest.ENI {
 	lag := guest.Lag{
 		Listed:  []time.Duration{0, 0, 0, -w.upTo(300 * time.Millisecond), w.upTo(time.Second)}[w.rng.IntN(5)],
@@ -252,7 +248,6 @@ func (w *slotWorker) endPods(t *testing.T, pods []pod) {
 	}
 }
 
-// del runs DEL until it succeeds: programs of a killed verb may still be at work.
 func (w *slotWorker) del(t *testing.T, p pod) {
 	if w.chance(15) {
 		w.kill(t, p.call("DEL"), 300*time.Millisecond)
@@ -270,7 +265,6 @@ func (w *slotWorker) del(t *testing.T, p pod) {
 	}
 }
 
-// kill starts a verb and kills it at some time up to within, unless it has ended by then.
 func (w *slotWorker) kill(t *testing.T, c guest.CNICall, within time.Duration) {
 	ctx, cancel := context.WithTimeout(t.Context(), w.upTo(within))
 	defer cancel()

@@ -33,7 +33,6 @@ const (
 // errNotUp marks a machine that ended by itself before any test began, so that it may be tried again.
 var errNotUp = errors.New("the machine has not come up")
 
-// errDied marks a kernel panic, or a QEMU that was ended by a signal: its own assertions do that.
 var errDied = errors.New("died")
 
 // errLifeless is the reason for ending a boot that takes too long.
@@ -76,7 +75,6 @@ func findKernel(root string) (kernel, error) {
 	return k, nil
 }
 
-// run boots the machine until its tests have ended. It returns their status or an error.
 func run(ctx context.Context, s Spec) (status int, err error) {
 	repo, err := nstest.Repo()
 	if err != nil {
@@ -153,7 +151,6 @@ func (h *host) writeInitramfs(cfg protocol.Config, kept []byte) error {
 	return join(h.path("initramfs"), h.path("base"), h.path("boot"))
 }
 
-// join writes the contents of files to one, each at a multiple of four bytes, as the kernel wants archives.
 func join(to string, from ...string) (err error) {
 	out, err := os.Create(to)
 	if err != nil {

@@ -116,7 +116,6 @@ func write(t *testing.T, path string, data []byte) {
 	must(t, os.WriteFile(path, data, 0o755))
 }
 
-// The kernel reads archives one after the other, with folders before their files.
 func TestArchives(t *testing.T) {
 	dir := t.TempDir()
 	var parts []string

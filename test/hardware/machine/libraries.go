@@ -25,7 +25,6 @@ func libraryDirs(root string) ([]string, error) {
 	return dirs, nil
 }
 
-// libraries collects programs of the host's system with everything that the dynamic linker loads for them.
 type libraries struct {
 	root string // "/", or a folder that stands for it
 	dirs []string
@@ -75,7 +74,6 @@ func (l *libraries) addNeeds(path string) error {
 	return nil
 }
 
-// find is the path, below root, where the dynamic linker finds a library.
 func (l *libraries) find(name string) (string, error) {
 	for _, dir := range l.dirs {
 		if _, err := os.Stat(filepath.Join(dir, name)); err == nil {

@@ -11,7 +11,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// A dynamically linked program comes with its interpreter and the C library.
 func TestLibrariesOfThisSystem(t *testing.T) {
 	shell, err := filepath.EvalSymlinks("/bin/sh")
 	must(t, err)

@@ -30,7 +30,6 @@ type moduleTree struct {
 	builtin map[string]bool
 }
 
-// moduleName is the kernel's name for a module's file.
 func moduleName(path string) string {
 	name, _, _ := strings.Cut(filepath.Base(path), ".ko")
 	return strings.ReplaceAll(name, "-", "_")

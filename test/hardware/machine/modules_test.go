@@ -13,7 +13,6 @@ import (
 	"github.com/ulikunitz/xz"
 )
 
-// object is an ELF file with only a section .modinfo.
 func object(t testing.TB, info ...string) []byte {
 	t.Helper()
 	const header, section = 64, 64

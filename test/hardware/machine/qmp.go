@@ -37,7 +37,6 @@ type message struct {
 	} `json:"data"`
 }
 
-// newQMP speaks to QEMU on conn, which it then owns. It ends with conn.
 func newQMP(ctx context.Context, conn net.Conn) (*qmp, error) {
 	q := &qmp{conn: conn, waiting: map[int]chan message{}, events: map[chan message]bool{}, done: make(chan struct{})}
 	go q.read()

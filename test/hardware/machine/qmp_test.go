@@ -11,7 +11,6 @@ import (
 	"time"
 )
 
-// qemu answers each request of a client with the lines that answer returns.
 func qemu(t *testing.T, answer func(command, id string) []string) *qmp {
 	t.Helper()
 	ours, theirs := net.Pipe()

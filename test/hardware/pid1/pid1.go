@@ -278,7 +278,6 @@ func runTests(cfg protocol.Config) (int, error) {
 	}
 }
 
-// testLimit bounds the tests on a machine with this limit that has been up for some seconds.
 func testLimit(limit time.Duration, uptime string) (time.Duration, error) {
 	up, err := strconv.ParseFloat(uptime, 64)
 	if err != nil {

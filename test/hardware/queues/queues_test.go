@@ -18,7 +18,6 @@ func TestMain(m *testing.M) {
 	machine.Main(m, machine.Spec{Processors: 2, NICs: append(machine.DefaultNICs(), machine.NIC{ID: "virtio", Model: machine.VirtioRSS, MAC: virtio})})
 }
 
-// virtio is the MAC of a NIC whose driver has a hash key.
 const virtio = "02:00:00:00:03:00"
 
 // TestHashKey: link.Restore restores a hash key. The plugin has no part in it.
@@ -53,7 +52,6 @@ func TestHashKey(t *testing.T) {
 	}
 }
 
-// pf is the MAC of the igb PF of machine.DefaultNICs, which has no VFs here.
 const pf = "02:00:00:00:02:00"
 
 // TestQueues: DEL restores queues and distribution. While a table of its own is set, the kernel accepts no fewer queues.

@@ -86,7 +86,6 @@ func (s store) path(a *skel.CmdArgs) string {
 	return filepath.Join(string(s), a.ContainerID+"-"+a.IfName)
 }
 
-// free fails if a record has the VF in an existing netns.
 func (s store) free(deviceID string) error {
 	names, err := filepath.Glob(filepath.Join(string(s), "*-*"))
 	if err != nil {
@@ -197,7 +196,6 @@ func addresses(n netconf, stdin []byte) (*types100.Result, error) {
 	return result, nil
 }
 
-// describe adds the container's interface to the result, and assigns the result's addresses to it.
 func describe(result *types100.Result, in ns.NetNS, ifname, deviceID string) error {
 	return in.Do(func(ns.NetNS) error {
 		link, err := netlink.LinkByName(ifname)

@@ -33,7 +33,6 @@ type vfState struct {
 	Trust    bool   `json:"trust"`
 }
 
-// admin is a PF's settings of a VF; nil is left alone.
 type admin struct {
 	mac             net.HardwareAddr
 	vlan            *int
@@ -155,7 +154,6 @@ func (v vf) set(a admin) error {
 	return nil
 }
 
-// give moves the VF's link to the netns as ifname, and brings it up there.
 func (v vf) give(to ns.NetNS, ifname, name, mac string) error {
 	link, err := netlink.LinkByName(name)
 	if err != nil {
@@ -199,7 +197,6 @@ func setMAC(link netlink.Link, mac string) error {
 	return nil
 }
 
-// takeBack moves the VF's link out of the netns, down, under its earlier name.
 func (v vf) takeBack(from ns.NetNS, ifname string, was vfState, n netconf) error {
 	host, err := ns.GetCurrentNS()
 	if err != nil {

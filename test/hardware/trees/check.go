@@ -12,7 +12,6 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/sysfstree"
 )
 
-// folder is the path of the trees from a package of test/hardware.
 const folder = "../../sysfstree/recorded/"
 
 var update = flag.Bool("update", false, "write the recorded sysfs trees anew")

@@ -26,7 +26,6 @@ func TestMain(m *testing.M) {
 	}})
 }
 
-// TestTrees is one story: each tree grows out of the one before.
 func TestTrees(t *testing.T) {
 	eni, _ := guest.WaitNIC(t, macENI)
 	_, pf := guest.WaitNIC(t, macPF)

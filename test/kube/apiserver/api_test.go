@@ -23,8 +23,7 @@ const (
 )
 
 type answer struct {
-	Code int
-	// Object is the stored object without metadata that differ each time; nil if it was rejected.
+	Code     int
 	Object   map[string]any
 	Message  string
 	Warnings []string

@@ -165,7 +165,6 @@ func TestChartRefuses(t *testing.T) {
 	}
 }
 
-// TestChartImage: a tag may be a number, as Helm parses values, and a digest overrides it.
 func TestChartImage(t *testing.T) {
 	digest := "sha256:" + strings.Repeat("0123456789abcdef", 4)
 	file := func(text string) string {

@@ -71,7 +71,6 @@ func fullState() v1alpha1.ENINodeStateStatus {
 	}
 }
 
-// The schema has every field of the Go type, as server-side apply of the status shows. `kubectl get ens` sums it up.
 func TestENINodeStateIsKeptAndPrinted(t *testing.T) {
 	c := cluster.Start(t)
 	admin := c.Admin.Discovery().RESTClient()

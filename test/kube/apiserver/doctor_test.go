@@ -19,7 +19,6 @@ import (
 // doctorTimeout bounds one run of doctor; its own checks have bounds too.
 const doctorTimeout = 2 * time.Minute
 
-// doctor runs multi-enid doctor as the daemon's ServiceAccount, and returns the report.
 func doctor(t *testing.T, c *cluster.Cluster, n *cluster.Node, flags ...string) string {
 	t.Helper()
 	bin, err := nstest.Binary("multi-enid")

@@ -13,7 +13,6 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/kube/cluster"
 )
 
-// TestNodeOfAnotherInstance: a daemon whose Node names another instance changes nothing and exits.
 func TestNodeOfAnotherInstance(t *testing.T) {
 	c := cluster.Start(t)
 	n := c.NewNode(t, "node-1", nil)

@@ -14,7 +14,6 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// TestManifests: the API server accepts every manifest and sample that we ship, in a strict server-side dry run.
 func TestManifests(t *testing.T) {
 	c := cluster.Start(t)
 	repo, err := nstest.Repo()

@@ -28,7 +28,6 @@ func ours(t *testing.T) installation {
 	return installation{"ours", deployed(t, "crd/networking.k8s.aws_nodeenis.yaml"), "Resource"}
 }
 
-// install replaces the present CRD, and waits until the API server acts on it: columns and schema change together.
 func install(t *testing.T, c *cluster.Cluster, i installation) {
 	t.Helper()
 	c.ApplyFile(t, i.path)
@@ -108,7 +107,6 @@ func statuses(random *rand.Rand) []string {
 	return all
 }
 
-// object has some of the fields, each with any value.
 func object(random *rand.Rand, fields []string) string {
 	var b []string
 	for _, f := range fields {
@@ -149,7 +147,6 @@ func TestNodeENICRDActsAsThePublicOne(t *testing.T) {
 	compare(t, reported, wantStatuses, gotStatuses)
 }
 
-// compare fails for differing answers, and for a kind of answer that no input caused.
 func compare(t *testing.T, inputs []string, want, got []answer) {
 	t.Helper()
 	accepted, pruned := 0, 0
@@ -204,7 +201,6 @@ func TestNodeENIIsAcceptedAndDefaulted(t *testing.T) {
 	}
 }
 
-// Each CRD may replace the other: objects stay unchanged and writable.
 func TestEitherCRDIsInstalledLast(t *testing.T) {
 	c := cluster.Start(t)
 	install(t, c, public())

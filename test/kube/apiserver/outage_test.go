@@ -89,7 +89,6 @@ func TestOutages(t *testing.T) {
 	}
 }
 
-// TestHardlyNoticed: short or slow faults cause no log line, and changes come through.
 func TestHardlyNoticed(t *testing.T) {
 	for name, fault := range map[string]func(*testing.T, *scene){
 		"connections cut": func(_ *testing.T, s *scene) { s.Proxy.Cut() },
@@ -125,7 +124,6 @@ func TestCRDGoneAndBack(t *testing.T) {
 	s.awaitLines(t, lines, recovery, "lost NoCRD", "found")
 }
 
-// TestStateCRDGoneAndBack: a node's ENINodeState returns with its CRD, though nothing else changes.
 func TestStateCRDGoneAndBack(t *testing.T) {
 	s := stage(t, 1)
 	untilState(t, s.Cluster, s.node.Name, func(v1alpha1.ENINodeStateStatus) bool { return true })

@@ -51,7 +51,6 @@ func (o ownNode) pod(name, node string, edit func(*corev1.Pod)) *corev1.Pod {
 	return made
 }
 
-// deletePod deletes a pod, namespace/name or one of kube-system, without ending it.
 func (o ownNode) deletePod(as *rest.Config, name string) error {
 	o.Helper()
 	client, err := kubernetes.NewForConfig(as)

@@ -18,7 +18,6 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// terminating makes the daemon's pod and deletes it, as an update of the DaemonSet does. No kubelet ends it.
 func terminating(t *testing.T, c *cluster.Cluster, name, node string) *corev1.Pod {
 	t.Helper()
 	grace := int64(600)

@@ -71,7 +71,6 @@ func events(t *testing.T, c *cluster.Cluster) []string {
 	return all
 }
 
-// unmanaged are flags for a node without a kubelet and a device plugin.
 func unmanaged() []string { return []string{"--restart=none", "--podresources-socket="} }
 
 // TestNodeState: the node's object equals the inventory, belongs to the Node, and is written only after a change.
@@ -151,7 +150,6 @@ func get(t *testing.T, path string) (int, string, error) {
 	return resp.StatusCode, string(body), err
 }
 
-// TestEvents: Events are on the NodeENI, and on the pod that has its device.
 func TestEvents(t *testing.T) {
 	c := cluster.Start(t)
 	// Events outlive the tests that caused them.
@@ -161,7 +159,7 @@ func TestEvents(t *testing.T) {
 	n.StartDaemon(t, unmanaged()...)
 	declare(t, c, n, "a", e)
 	untilSaid(t, n, "a ready")
-	rec := hold(t, n, e)
+	rec := hold(t, n, e, "default")
 	c.DeleteNodeENI(t, "a")
 	untilSaid(t, n, "a draining")
 	cluster.Eventually(t, "Event on the pod", 20*time.Second, func() error {
@@ -203,7 +201,7 @@ func TestEventsOfATerminatingNamespace(t *testing.T) {
 	d := n.StartDaemon(t, unmanaged()...)
 	declare(t, c, n, "a", e)
 	untilSaid(t, n, "a ready")
-	rec := holdIn(t, n, e, going)
+	rec := hold(t, n, e, going)
 	c.DeleteNodeENI(t, "a")
 	untilSaid(t, n, "a draining")
 	cluster.Must(t, rec.Remove())
@@ -220,12 +218,7 @@ func TestEventsOfATerminatingNamespace(t *testing.T) {
 	})
 }
 
-func hold(t *testing.T, n *cluster.Node, e cluster.ENI) *nodestate.Record {
-	t.Helper()
-	return holdIn(t, n, e, "default")
-}
-
-func holdIn(t *testing.T, n *cluster.Node, e cluster.ENI, namespace string) *nodestate.Record {
+func hold(t *testing.T, n *cluster.Node, e cluster.ENI, namespace string) *nodestate.Record {
 	t.Helper()
 	boot, err := nodestate.BootID()
 	cluster.Must(t, err)

@@ -71,7 +71,6 @@ func (p *plugins) pod(namespace, name, label string) *corev1.Pod {
 	}
 }
 
-// run creates a pod that is ready since that time.
 func (p *plugins) run(ctx context.Context, pod *corev1.Pod, started time.Time) error {
 	made, err := p.c.Admin.CoreV1().Pods(pod.Namespace).Create(ctx, pod, metav1.CreateOptions{})
 	if err != nil {
@@ -248,7 +247,6 @@ func TestNoDevicePluginIsAState(t *testing.T) {
 	}
 }
 
-// TestUselessRestarts: a pod that reads none of our configs, and a pod that nothing replaces, are lasting problems.
 func TestUselessRestarts(t *testing.T) {
 	c := cluster.Start(t)
 	n := c.NewNode(t, "node-1", nil)

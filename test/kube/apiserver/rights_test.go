@@ -23,7 +23,6 @@ func rights() map[string][]string {
 	}
 }
 
-// forbidden are resources that the daemon does not need, or that would give it more rights.
 func forbidden() []string {
 	return []string{
 		"networking.k8s.aws/nodeenis/status", "/nodes/status", "/nodes/proxy", "/pods/exec in kube-system", "/pods/eviction in kube-system",

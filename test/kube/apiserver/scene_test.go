@@ -16,8 +16,7 @@ import (
 )
 
 const (
-	soon = 30 * time.Second
-	// recovery bounds the daemon's recovery from a fault: its longest backoff, and the connection's own checks.
+	soon     = 30 * time.Second
 	recovery = 2 * time.Minute
 	// calm is how long nothing may change; longer than a fault must last to be logged.
 	calm = 5 * time.Second
@@ -28,7 +27,6 @@ const (
 	foundMessage = "API server is followed again"
 )
 
-// scene is a node with a running daemon that advertises ENIs 1 to n, each declared by a NodeENI.
 type scene struct {
 	*cluster.Cluster
 	node   *cluster.Node

@@ -16,7 +16,6 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/kube/cluster"
 )
 
-// warned waits until the policy, which is part of deploy/, is in force.
 func warned(t *testing.T, c *cluster.Cluster) {
 	t.Helper()
 	cluster.Eventually(t, "the policy in force", settleTimeout, func() error {

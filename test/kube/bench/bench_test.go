@@ -54,7 +54,6 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// TestRemovalToPlaceholder measures from just before the DELETE of a NodeENI to the placeholder on disk.
 func TestRemovalToPlaceholder(t *testing.T) {
 	c := cluster.Start(t)
 	n := c.NewNode(t, "node-1", nil)
@@ -151,8 +150,7 @@ func ready(n *cluster.Node) error {
 	return fmt.Errorf("devices %+v", inv.Devices)
 }
 
-func mega(bytes int64) float64 { return float64(bytes) / 1e6 }
-
+func mega(bytes int64) float64              { return float64(bytes) / 1e6 }
 func percent(cpu, of time.Duration) float64 { return 100 * float64(cpu) / float64(of) }
 
 // idle measures the daemon at rest, after the time that its start may take.

@@ -3,6 +3,7 @@ package cluster
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
@@ -102,12 +103,9 @@ func (c *Cluster) RevokePermissions(t testing.TB, why string) {
 }
 
 func (a account) among(subjects []rbacv1.Subject) bool {
-	for _, s := range subjects {
-		if s.Kind == rbacv1.ServiceAccountKind && s.Name == a.name && s.Namespace == a.namespace {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(subjects, func(s rbacv1.Subject) bool {
+		return s.Kind == rbacv1.ServiceAccountKind && s.Name == a.name && s.Namespace == a.namespace
+	})
 }
 
 // RestorePermissions restores the daemon's rights of deploy/.

@@ -19,7 +19,6 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/kube/plane"
 )
 
-// shared is the test binary's control plane: starting it takes seconds.
 var shared struct {
 	sync.Once
 	plane  *plane.Plane
@@ -135,7 +134,6 @@ func Lines(requests []plane.Request) string {
 
 const cleanTimeout = time.Minute
 
-// empty deletes the tests' objects: of our own group, Nodes and Pods. A kind without a CRD has no objects.
 func (c *Cluster) empty(t testing.TB) {
 	ctx, cancel := context.WithTimeout(context.Background(), cleanTimeout) // the test's own is over
 	defer cancel()

@@ -130,7 +130,6 @@ func TestWatchEndsWhenConnectionsAreCut(t *testing.T) {
 	}
 }
 
-// watch follows the Nodes until the API server or the connection ends it, which closes the channel.
 func watch(t *testing.T, client kubernetes.Interface) <-chan struct{} {
 	t.Helper()
 	w, err := client.CoreV1().Nodes().Watch(t.Context(), metav1.ListOptions{})

@@ -100,7 +100,6 @@ func inside(m *testing.M) int {
 	return m.Run()
 }
 
-// prepare sets up the namespaces: nstest's part, and a default route to nowhere, which kube-apiserver needs to start.
 func prepare() error {
 	if err := nstest.Prepare(); err != nil {
 		return err

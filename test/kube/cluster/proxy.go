@@ -140,7 +140,6 @@ func (p *Proxy) serve(client net.Conn) {
 
 const dialTimeout = 5 * time.Second
 
-// remember registers a connection to be cut. It returns false if connections are refused now.
 func (p *Proxy) remember(c net.Conn) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -90,7 +90,6 @@ func (n *Node) configure(context.Context) error {
 	return copyPlugins()
 }
 
-// copyPlugins copies the reference plugins to CNIBinDir: pods that mount the folder see nothing else of this machine.
 func copyPlugins() error {
 	repo, err := nstest.Repo()
 	if err != nil {

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"syscall"
 	"testing"
 
@@ -34,7 +35,6 @@ func Main(m *testing.M) int {
 	return cluster.Outside(m, outside)
 }
 
-// outside runs this test binary once more, inside, and removes its cgroup and its folder.
 func outside() error {
 	if err := wanted(); err != nil {
 		return err
@@ -77,12 +77,10 @@ func wanted() error {
 
 // installed also looks where Debian keeps root's tools.
 func installed(name string) bool {
-	for _, candidate := range []string{name, "/usr/sbin/" + name, "/sbin/" + name} {
-		if _, err := exec.LookPath(candidate); err == nil {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc([]string{name, "/usr/sbin/" + name, "/sbin/" + name}, func(candidate string) bool {
+		_, err := exec.LookPath(candidate)
+		return err == nil
+	})
 }
 
 func inside(m *testing.M, dir string) int {

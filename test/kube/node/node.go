@@ -44,7 +44,6 @@ const (
 	containerdSocket = "/run/containerd/containerd.sock"
 )
 
-// startTimeout bounds the start of each part on a busy machine.
 const startTimeout = 2 * time.Minute
 
 // Node is a running node. The first Start of a test binary starts it. Tests use it one after the other and
@@ -224,7 +223,6 @@ func (n *Node) accountReady(ctx context.Context) error {
 	return err
 }
 
-// await waits until a part is ready; its error has the end of the part's log.
 func (n *Node) await(ctx context.Context, name string, probe func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()

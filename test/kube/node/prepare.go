@@ -59,7 +59,6 @@ func prepare(dir string) error {
 	return prepareLinks()
 }
 
-// copyEtc copies the plain files of /etc that a node's programs read.
 func copyEtc(to string) error {
 	root, err := os.OpenRoot("/etc")
 	if err != nil {

@@ -27,7 +27,6 @@ const (
 	downTime   = time.Second
 )
 
-// churn is the state of one run. Its seed decides everything.
 type churn struct {
 	*stage
 	until time.Time
@@ -117,7 +116,6 @@ func (c *churn) pods(r *rand.Rand) {
 	}
 }
 
-// kills kills one program after another, and restarts each that nothing else restarts.
 func (c *churn) kills(r *rand.Rand) {
 	down := func() { time.Sleep(time.Duration(r.Int64N(int64(downTime)))) }
 	victims := map[string]func(){

@@ -33,7 +33,6 @@ type (
 	answer struct{ Out, Err string }
 )
 
-// calledAsAWS says whether this test binary runs under the name aws, as the stand-in.
 func calledAsAWS() bool { return filepath.Base(os.Args[0]) == "aws" }
 
 // askCloud is the stand-in's main. It returns the exit status, 254 for an error of the service.

@@ -24,7 +24,6 @@ func TestInstallerOnABadDisk(t *testing.T) {
 		flags           uintptr
 		says            string
 	}{
-		// Room for the old plugin only.
 		"full":      {"size=5M", "size=64M", 0, "no space left on device"},
 		"read-only": {"size=64M", "size=64M", unix.MS_RDONLY, "read-only file system"},
 	} {
@@ -69,7 +68,6 @@ func TestInstallerOnABadDisk(t *testing.T) {
 	}
 }
 
-// contains returns the text as an error unless it has the part.
 func contains(text, part string) error {
 	if strings.Contains(text, part) {
 		return nil

@@ -122,7 +122,6 @@ type reader struct {
 	state   string
 }
 
-// newReader adds these programs, by name, to the machine's.
 func (s *stage) newReader(programs map[string]string) *reader {
 	s.Helper()
 	bin := s.path("programs")

@@ -17,7 +17,6 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/kube/node"
 )
 
-// files lists the files below the folders in which the product may write.
 func (s *stage) files() (all []string) {
 	s.Helper()
 	for _, dir := range []string{node.CNIBinDir, "/etc/multi-eni", "/etc/pcidp", "/run/multi-eni", "/var/lib/multi-eni", nodestate.DefaultAttachmentsDir,

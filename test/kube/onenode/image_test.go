@@ -146,7 +146,6 @@ func (a archive) checkImage(r reference, machine elf.Machine) {
 	a.Logf("%d bytes, manifest %s", size, r.Digest)
 }
 
-// checkStatic fails unless a program needs only a kernel of the machine.
 func checkStatic(t *testing.T, name string, data []byte, machine elf.Machine) {
 	t.Helper()
 	program, err := elf.NewFile(bytes.NewReader(data))
@@ -158,7 +157,6 @@ func checkStatic(t *testing.T, name string, data []byte, machine elf.Machine) {
 	}
 }
 
-// hasNotices fails unless the notices list Go and every module linked into a program.
 func (a archive) hasNotices(name string, program []byte, notices string) {
 	a.Helper()
 	info, err := buildinfo.Read(bytes.NewReader(program))

@@ -293,7 +293,6 @@ func (s *stage) deleteAll(path, kind string) {
 	}
 }
 
-// ready is a check: the DaemonSet's pod on this node is ready.
 func (s *stage) ready(daemonSet string) func() error {
 	return func() error {
 		ctx, cancel := context.WithTimeout(s.Context(), callTimeout)
@@ -321,7 +320,6 @@ func (s *stage) doctor() (report string) {
 	return report
 }
 
-// uninstall runs the Job to its end, deletes it, and returns its pod's log.
 func (s *stage) uninstall() string {
 	s.Helper()
 	s.applyAll(s.render("uninstall", shipped))

@@ -76,7 +76,6 @@ type addressPlugin struct {
 	holds func(addresses ...string) func() error
 }
 
-// startWhereabouts installs it with the rights of its own manifests.
 func startWhereabouts(s *stage, e eni) addressPlugin {
 	s.Helper()
 	s.installPlugin("kube/whereabouts/whereabouts")

@@ -43,7 +43,6 @@ func (s *stage) crash(r nodestate.Attachment) {
 	s.endNetns(r)
 }
 
-// orphan crashes a pod while the container runtime is down, and restarts the runtime once the attachment is released.
 func (s *stage) orphan(r nodestate.Attachment, released func() error) {
 	s.Helper()
 	s.KillContainerd()
@@ -113,7 +112,6 @@ func (s *stage) unheld() error {
 	return errors.Join(errs...)
 }
 
-// TestOrphan: the container runtime dies together with a pod, and never sends DEL.
 func TestOrphan(t *testing.T) {
 	s := newStage(t, 1)
 	a := s.enis[0]

@@ -30,7 +30,6 @@ const (
 	callTimeout      = 10 * time.Second
 )
 
-// startDevicePlugin runs the stand-in as a DaemonSet, under one of the labels that the daemon searches for.
 func (s *stage) startDevicePlugin() {
 	s.Helper()
 	binary, err := nstest.Binary("kube/sriovdp")
@@ -133,7 +132,6 @@ func (s *stage) delete(name string) error {
 	return err
 }
 
-// phase is a pod's phase, "" when there is no such pod.
 func (s *stage) phase(name string) (corev1.PodPhase, error) {
 	ctx, cancel := context.WithTimeout(s.Context(), callTimeout)
 	defer cancel()
@@ -186,7 +184,6 @@ func (s *stage) allocations() (map[string]string, error) {
 	return out, nil
 }
 
-// processes returns the processes of this machine whose command line has the text.
 func processes(is func(args []string) bool) []int {
 	entries, _ := os.ReadDir("/proc")
 	var out []int

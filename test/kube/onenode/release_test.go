@@ -58,8 +58,7 @@ func (r release) read(file string) []byte {
 	return data
 }
 
-func (r release) image() string { return filepath.Join(r.dir, "multi-eni-cni_"+r.version+"_image.tar") }
-
+func (r release) image() string     { return filepath.Join(r.dir, "multi-eni-cni_"+r.version+"_image.tar") }
 func (r release) manifests() string { return filepath.Join(r.dir, "install.yaml") }
 
 // chart is the chart's package. In a trial release it has a version of its own.
@@ -72,7 +71,6 @@ func (r release) chart() string {
 	return filepath.Join(r.dir, r.files[i])
 }
 
-// importFor gives the node the release's image under every name in the manifests, which tests do not change.
 func (s *stage) importFor(r release, manifests string) {
 	s.Helper()
 	imported := map[string]bool{}

@@ -48,7 +48,6 @@ func (e eni) sharing(cool time.Duration, families ...string) map[string]any {
 	}
 }
 
-// installShared installs the daemon with these extra arguments and environment, and waits for the shared ENI.
 func (s *stage) installShared(e eni, families []string, cool time.Duration, args []string, env map[string]string) {
 	s.Helper()
 	s.shared = e.sharing(cool, families...)
@@ -274,7 +273,6 @@ func TestSharedENI(t *testing.T) {
 	cluster.Eventually(t, "removed", settle, s.lists(a, ""))
 }
 
-// sharerCrashes: the address of a pod that died without DEL is given back, and the pod has one when it runs again.
 func (s *stage) sharerCrashes(e eni, has map[string][]string) {
 	s.Helper()
 	before, err := s.record("p2")

@@ -73,7 +73,6 @@ func productPaths() paths {
 	return paths{"/etc/pcidp/config.json", nodestate.DefaultInventoryPath, nodestate.DefaultStateDir, nodestate.DefaultAttachmentsDir}
 }
 
-// newStage runs the daemon as a process, with all files in the test's folder.
 func newStage(t *testing.T, enis int) *stage {
 	t.Helper()
 	return newStageOf(t, newENIs(enis)...)
@@ -237,7 +236,6 @@ func (s *stage) runDaemon() {
 
 func (s *stage) config() string { return s.paths.config }
 
-// declare creates the NodeENI of an ENI with the status that the public controller sets after attaching it.
 func (s *stage) declare(e eni) error {
 	ctx, cancel := context.WithTimeout(s.Context(), callTimeout)
 	defer cancel()
@@ -268,7 +266,6 @@ func (s *stage) withdraw(e eni) error {
 	return s.nodeENIs.Delete(ctx, e.letter, metav1.DeleteOptions{})
 }
 
-// offered lists the devices that a device plugin would offer if it started now.
 func (s *stage) offered() (dpmodel.Verdict, error) {
 	devices, err := deviceplugin.Discover(sysfs.NewFS(s.host.Sysfs), "/proc/net/route")
 	if err != nil {

@@ -29,7 +29,6 @@ const (
 	lookAgain = 6 * time.Minute
 )
 
-// hasDevice says whether a pod's record is complete and its netns has the ENI's link as net1, with an address.
 func (s *stage) hasDevice(pod string, e eni) error {
 	all, err := s.records()
 	if err != nil {

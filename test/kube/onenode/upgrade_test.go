@@ -30,7 +30,6 @@ const (
 	eachPods = 15
 )
 
-// traffic creates and deletes pods, and calls the plugin, until it is ended. Nothing may fail.
 type traffic struct {
 	*stage
 	during context.Context
@@ -50,7 +49,6 @@ func (c *traffic) count(n *int, err error) {
 	*n++
 }
 
-// enough says whether the upgrades can end: enough has come and gone, or something failed.
 func (c *traffic) enough() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -69,12 +67,6 @@ func (c *traffic) more(pods int) func() error {
 			return fmt.Errorf("%d pods, want %d", c.pods, goal)
 		}
 		return nil
-	}
-}
-
-func (c *traffic) runPods(e eni) {
-	for i := 0; c.during.Err() == nil; i++ {
-		c.count(&c.pods, c.onePod(e, fmt.Sprintf("up-%s-%d", e.letter, i)))
 	}
 }
 
@@ -173,7 +165,11 @@ func TestUpgrade(t *testing.T) {
 	began := time.Now()
 	pairs := s.enis[:2]
 	for _, e := range s.enis[2:] {
-		wg.Go(func() { c.runPods(e) })
+		wg.Go(func() {
+			for i := 0; c.during.Err() == nil; i++ {
+				c.count(&c.pods, c.onePod(e, fmt.Sprintf("up-%s-%d", e.letter, i)))
+			}
+		})
 	}
 	for _, e := range pairs {
 		wg.Go(func() { c.runPairs(e, netns) })

@@ -93,7 +93,6 @@ func (p *Process) name() string { return filepath.Base(p.cmd.Path) }
 
 const poll = 50 * time.Millisecond
 
-// ready calls probe until it returns nil, ctx ends or the process does.
 func (p *Process) ready(ctx context.Context, probe func(context.Context) error) error {
 	for {
 		err := probe(ctx)

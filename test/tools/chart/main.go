@@ -103,7 +103,6 @@ func ratios(rows []row) (out plotter.Values, err error) {
 	return out, err
 }
 
-// drawn returns the SVG, which does not depend on the machine.
 func drawn(values plotter.Values) ([]byte, error) {
 	p := plot.New()
 	p.Title.Text = "Time and memory of multi-eni, as a share of the reference plugin's (shorter is better)"
@@ -161,12 +160,8 @@ func drawn(values plotter.Values) ([]byte, error) {
 	if _, err := canvas.WriteTo(&b); err != nil {
 		return nil, err
 	}
-	return sansSerif(b.Bytes()), nil
+	// Fonts of browsers replace the one with which the text was measured.
+	return family.ReplaceAll(b.Bytes(), []byte("font-family:'Liberation Sans','Helvetica Neue',Arial,sans-serif")), nil
 }
 
 var family = regexp.MustCompile(`font-family:[^;"]*`)
-
-// sansSerif names fonts of browsers in place of the one with which the text was measured.
-func sansSerif(svg []byte) []byte {
-	return family.ReplaceAll(svg, []byte("font-family:'Liberation Sans','Helvetica Neue',Arial,sans-serif"))
-}

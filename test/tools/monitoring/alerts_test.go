@@ -93,7 +93,6 @@ func alertCases() []alertCase {
 	}
 }
 
-// TestAlerts: each begins after its time and not before, ends with its cause, and names the node.
 func TestAlerts(t *testing.T) {
 	path := ruleFile(t)
 	tried := map[string]bool{}
@@ -161,7 +160,6 @@ func names(alerts []alert) (all []string) {
 	return all
 }
 
-// evaluate evaluates the rules each minute up to the last, and returns the firing alerts of each.
 func evaluate(t *testing.T, ruleFile string, series []string, last int) [][]alert {
 	t.Helper()
 	storage := promqltest.LoadedStorage(t, "load 1m\n  "+strings.Join(series, "\n  ")+"\n")
@@ -229,7 +227,6 @@ func TestAlertsSayWhatToDo(t *testing.T) {
 	}
 }
 
-// project is where the documents of a release are read.
 const project = "https://github.com/multi-eni/multi-eni-cni/blob/main/"
 
 // runbook is the heading to which a URL of a document of this repository leads, or "".
@@ -253,7 +250,6 @@ func runbook(t *testing.T, url string) string {
 	return ""
 }
 
-// TestPodMonitor: it is of its type, and adds the label by which the rules tell nodes apart.
 func TestPodMonitor(t *testing.T) {
 	var monitor operator.PodMonitor
 	decode(t, "podmonitor.yaml", &monitor)
