@@ -34,8 +34,7 @@ import (
 
 // Exits of Run before anything was served.
 var (
-	// ErrNoConfig: the config has an empty list. The plugin exits with 0, and the kubelet restarts it,
-	// more and more slowly.
+	// ErrNoConfig: the list is empty. The plugin exits with 0, and the kubelet restarts it ever more slowly.
 	ErrNoConfig = errors.New("no resource configuration")
 	// ErrRefused: the plugin exits on this config.
 	ErrRefused = errors.New("config refused")

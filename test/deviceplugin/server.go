@@ -68,8 +68,7 @@ func (s *server) GetInfo(context.Context, *registerapi.InfoRequest) (*registerap
 	}, nil
 }
 
-// NotifyRegistrationStatus implements the kubelet's plugin registration. The plugin stops serving a
-// resource that the kubelet refuses, and stays up.
+// NotifyRegistrationStatus stops serving a resource that the kubelet refuses; the plugin stays up.
 func (s *server) NotifyRegistrationStatus(_ context.Context, r *registerapi.RegistrationStatus) (*registerapi.RegistrationStatusResponse, error) {
 	if r.GetPluginRegistered() {
 		s.log.Info("registered at the kubelet")

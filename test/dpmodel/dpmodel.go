@@ -29,8 +29,7 @@ type Verdict struct {
 	Exit string
 	// Panic is the reason why the plugin crashes, or "".
 	Panic string
-	// Status is the exit status: 0 where main returns, 2 after glog.Fatal and after a panic. It is 0 while
-	// the plugin runs.
+	// Status is the exit status: 0 where main returns or still runs, 2 after glog.Fatal and after a panic.
 	Status int
 	// Skipped has a line for every entry that the plugin leaves out with a warning, by its index in resourceList.
 	Skipped map[int]string
@@ -63,8 +62,7 @@ type Machine struct {
 	NoKubelet bool
 }
 
-// Judge reads content as the plugin does on a node with the given devices. Args is its command line; an
-// unknown flag ends it.
+// Judge reads content as the plugin does on a node with devices. Args is its command line; an unknown flag ends it.
 func Judge(content []byte, devices []Device, args ...string) Verdict {
 	return Machine{Devices: devices}.Judge(content, args...)
 }
@@ -95,8 +93,7 @@ func (m Machine) Judge(content []byte, args ...string) Verdict {
 	return v
 }
 
-// Prefix is the value of -resource-prefix on the plugin's command line, or the default. It returns an
-// error for a command line that the plugin refuses.
+// Prefix is -resource-prefix of the plugin's command line, or the default; an error if the plugin refuses the line.
 func Prefix(args []string) (string, error) {
 	flags := flag.NewFlagSet("sriovdp", flag.ContinueOnError)
 	flags.SetOutput(io.Discard)

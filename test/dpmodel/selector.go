@@ -20,8 +20,7 @@ type Device struct {
 	Class uint32
 	// Driver is the bound driver. A function without driver is in no pool.
 	Driver string
-	// PFAddress is the PF of a VF, and PFName the PF's interface; "" for other functions, which no pfNames
-	// and rootDevices match (GetPfName and GetPfAddr in pkg/utils).
+	// PFAddress and PFName are a VF's PF and its interface; "" else, which no selector matches (GetPfName, GetPfAddr).
 	PFAddress device.PCIAddress
 	PFName    string
 	// VFID is the VF's number; -1 for any other function.

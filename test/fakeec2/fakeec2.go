@@ -50,8 +50,7 @@ type Subnet struct {
 type Config struct {
 	Subnets []Subnet
 	ENIs    []ENI
-	// PerENI limits the IPv4 addresses, and the IPv6 addresses, of an ENI on the instance type; a prefix
-	// counts as one. 0 is no limit.
+	// PerENI limits the addresses of each family of an ENI; a prefix counts as one. 0 is no limit.
 	PerENI int
 	// May says whether the caller's role may call an action, on an ENI if the action is about one; nil
 	// permits all. It stands for a policy with a condition on aws:ResourceTag.

@@ -35,8 +35,7 @@ type Fault struct {
 	Delay time.Duration
 	// Drop closes the connection without any answer.
 	Drop bool
-	// Status replaces the right one, unless it is 0. 401 and 404 have the service's own page for a body,
-	// others none, unless Body is given.
+	// Status replaces the right one unless 0. Without Body, 401 and 404 have the service's own page, others none.
 	Status int
 	// Body replaces the value, unless it is "".
 	Body string
@@ -98,8 +97,7 @@ func New(cfg Config) *Server {
 	return s
 }
 
-// Fault sets the fault of a path below /latest/; "" stands for the paths without one of their own. The
-// zero Fault ends it.
+// Fault sets the fault of a path below /latest/; "" is all paths without their own. The zero Fault ends it.
 func (s *Server) Fault(path string, f Fault) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

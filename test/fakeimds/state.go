@@ -83,8 +83,7 @@ func (s *Server) detach(mac string) {
 	}
 }
 
-// Apply detaches the ENIs that st lacks and attaches the new ones. Other ENIs take over st's values, and
-// keep their time of attachment.
+// Apply detaches the ENIs that st lacks and attaches new ones. Others get st's values and keep their attachment time.
 func (s *Server) Apply(st State) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -38,8 +38,7 @@ func Programs(paths ...string) (files []File, err error) {
 	return files, nil
 }
 
-// Make returns the archive of an image for this machine's architecture, with one layer and the first file
-// as its entry point. Equal files give equal bytes.
+// Make returns an image of one layer for this architecture, with the first file as entry point, reproducibly.
 func Make(ref string, files ...File) ([]byte, error) {
 	if len(files) == 0 {
 		return nil, errors.New("make image: no files")

@@ -14,14 +14,12 @@ import (
 // rootBus is the folder of a function that is behind no bridge.
 const rootBus = "pci0000:00"
 
-// Function is a PCI function to be plugged into a tree, for hardware that no machine of the tests has. It
-// looks like the recorded ones.
+// Function is a PCI function to plug into a tree, in the recorded ones' form, for hardware that no test machine has.
 type Function struct {
 	Address string
 	// Folder is its place below devices; "" is the root bus.
 	Folder string
-	// Vendor, Device and Class are in sysfs's form; "" are AWS's 0x1d0f, ENA's 0xec20 and 0x020000, an
-	// Ethernet controller.
+	// Vendor, Device and Class are in sysfs's form; "" are AWS (0x1d0f), ENA (0xec20) and Ethernet (0x020000).
 	Vendor, Device, Class string
 	// Driver is the bound driver; "" for none.
 	Driver string

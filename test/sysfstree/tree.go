@@ -53,8 +53,7 @@ func Unpack(t testing.TB, name string) (root string) {
 	return root
 }
 
-// Grow makes the lines of a tree below root, which exists. It fails on existing files and links, and on a
-// path that leads out of root.
+// Grow makes a tree's lines below root. It fails on existing files and links, and on paths out of root.
 func Grow(root, tree string) error {
 	dir, err := os.OpenRoot(root)
 	if err != nil {

@@ -14,8 +14,7 @@ import (
 type Report struct {
 	// Machine is the processor, its cores, and the versions of Linux and Go.
 	Machine string
-	// Pairs is how many pairs of ADD and DEL are compared one after the other, and
-	// SideBySide how many with eight pods at once.
+	// Pairs is how many pairs of ADD and DEL are compared one at a time, SideBySide how many with eight pods at once.
 	Pairs, SideBySide int
 	Rows              []Row
 }

@@ -144,8 +144,7 @@ func (c *Cloud) DetachENI(t testing.TB, e ENI) {
 	c.note(t, "detach "+e.ID.String(), func(l ledger) error { delete(l, e.ID); return nil })
 }
 
-// ReplaceENI pulls an ENI out and plugs another into its slot with nothing in between. The metadata
-// service reports it afterwards.
+// ReplaceENI swaps the ENI in a slot with nothing in between. The metadata service reports it afterwards.
 func (c *Cloud) ReplaceENI(t testing.TB, old, next ENI) Announced {
 	t.Helper()
 	var slot string

@@ -58,8 +58,7 @@ type Daemon struct {
 	logs int // octets that those before have logged
 }
 
-// StartDaemon starts `multi-enid run` with the manifests of NodeENIDir. The test's end stops it, and shows
-// its log after a failure.
+// StartDaemon starts `multi-enid run` with the manifests of NodeENIDir until the test's end. A failure shows its log.
 func StartDaemon(t testing.TB, opts DaemonOptions) *Daemon {
 	t.Helper()
 	if opts.NodeENIs == "" {
@@ -125,8 +124,7 @@ func (d *Daemon) Kill() {
 	}
 }
 
-// Stop ends the daemon as an operator does. It must exit by itself, with 0. A new one gets time to begin:
-// before it handles SIGTERM, the kernel would kill it.
+// Stop ends the daemon with SIGTERM, which it must handle by exiting with 0. A new one first gets time to begin.
 func (d *Daemon) Stop() {
 	d.t.Helper()
 	Eventually(d.t, "the daemon has started", startTime, func() bool { return strings.Contains(d.Log()[d.logs:], "multi-enid started") })
@@ -266,8 +264,7 @@ type Pool struct {
 	Addresses []string // of all selectors
 }
 
-// DPConfig is the device plugin's config; nil before the first one. A config on which the device plugin
-// would exit fails the test.
+// DPConfig is the device plugin's config; nil before the first one. One on which the plugin would exit fails the test.
 func DPConfig(t testing.TB) []Pool {
 	t.Helper()
 	data, err := os.ReadFile(DPConfigPath)

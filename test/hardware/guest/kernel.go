@@ -24,8 +24,7 @@ const (
 	settleTime = 15 * time.Second
 )
 
-// Eventually waits until done returns true, and returns how long that took. After the bound it fails the
-// test with the given name.
+// Eventually waits until done returns true, and returns the time that it took. The bound fails the test.
 func Eventually(t testing.TB, what string, within time.Duration, done func() bool) time.Duration {
 	t.Helper()
 	began := time.Now()
@@ -41,8 +40,7 @@ func Eventually(t testing.TB, what string, within time.Duration, done func() boo
 	}
 }
 
-// NewNetns makes a network namespace, mounted at /run/netns/<name> with lo up,
-// and returns its path. The test's end deletes it if DeleteNetns has not.
+// NewNetns makes /run/netns/<name> with lo up, and returns its path. The test's end deletes it unless DeleteNetns has.
 func NewNetns(t testing.TB, name string) string {
 	t.Helper()
 	path := filepath.Join("/run/netns", name)
@@ -65,8 +63,7 @@ func DeleteNetns(t testing.TB, path string) {
 	}
 }
 
-// In runs f on a thread in the netns at path. There the test may fail with Error but not with Fatal, which
-// would leave the thread there.
+// In runs f on a thread in the netns at path. There the test may use Error but not Fatal, which would leave the thread.
 func In(t testing.TB, path string, f func()) {
 	t.Helper()
 	if err := nstest.In(path, func() error { f(); return nil }); err != nil {
@@ -89,8 +86,7 @@ func Links(t testing.TB) []netlink.Link {
 	}
 }
 
-// ByMAC finds the device with the address in the calling thread's netns. It skips links on a device, which
-// may share its address.
+// ByMAC finds the device by address in the thread's netns. It skips links on a device, which may share its address.
 func ByMAC(mac string) (netlink.Link, bool) {
 	return find(func(a *netlink.LinkAttrs) bool {
 		return a.HardwareAddr.String() == mac && a.ParentIndex == 0
@@ -156,8 +152,7 @@ func WaitNIC(t testing.TB, mac string) (pci, ifname string) {
 	return pci, ifname
 }
 
-// VFs enables n VFs on the igb PF and waits for their interfaces. The test's end disables them. It returns
-// PCI functions, the VFs' in order.
+// VFs enables n VFs on the igb PF until the test's end, and waits for their interfaces. VFs are in order.
 func VFs(t testing.TB, n int) (pf string, vfs []string) {
 	t.Helper()
 	found, err := filepath.Glob("/sys/bus/pci/drivers/igb/*:*")

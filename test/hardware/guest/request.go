@@ -118,8 +118,7 @@ func (p *port) request(r protocol.Request) error {
 	}
 }
 
-// Attach plugs an e1000e into a hot-plug slot ("slot0" to "slot7"). It returns when QEMU has it; the
-// guest's kernel finds it later.
+// Attach plugs an e1000e into a slot ("slot0" to "slot7"). It returns before the guest's kernel has found it.
 func Attach(t testing.TB, id, slot, mac string) {
 	t.Helper()
 	if err := host.request(protocol.Request{Op: protocol.Attach, ID: id, Slot: slot, MAC: mac}); err != nil {
@@ -161,8 +160,7 @@ func Reboot(t testing.TB, keep ...string) {
 	RebootMoved(t, nil, keep...)
 }
 
-// RebootMoved is Reboot with NICs moved to other slots by ID. A NIC that began outside the hot-plug slots
-// may be moved into one.
+// RebootMoved is Reboot with NICs moved to other slots by ID, also NICs that began outside the hot-plug slots.
 func RebootMoved(t testing.TB, moves map[string]string, keep ...string) {
 	t.Helper()
 	if t.Failed() {

@@ -15,8 +15,7 @@ import (
 // HostNetns is the path of the machine's own netns.
 const HostNetns = "/proc/1/ns/net"
 
-// DeclareSettings writes an inventory with one device and its settings, as the daemon does, and returns the
-// settings. The test's end removes the inventory.
+// DeclareSettings writes an inventory with one device and its settings until the test's end, and returns the settings.
 func DeclareSettings(t *testing.T, pci string) nodestate.Settings {
 	t.Helper()
 	name := Netdev(pci)

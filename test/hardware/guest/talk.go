@@ -20,8 +20,7 @@ const (
 	talkSize = 64 << 10
 )
 
-// Talk sends data from a TCP client in one netns to a server in another, at addr (host:port), and wants
-// all of it back. A path of "" is the host's netns.
+// Talk sends data from a netns to a server at addr in another, and wants all of it back. Path "" is the host's netns.
 func Talk(t testing.TB, serverNS, clientNS, addr string) {
 	t.Helper()
 	if err := talk(serverNS, clientNS, addr, talkTime); err != nil {

@@ -198,8 +198,7 @@ func (h *Holder) Kill() {
 	h.cmd.Wait()         //nolint:errcheck,gosec // a signal is no success
 }
 
-// RunChild does the work of a child process that this package has started, and says whether this process
-// is one. A child begins in TestMain.
+// RunChild does the work of a child process of this package, in TestMain, and says whether this process is one.
 func RunChild() bool {
 	pci := os.Getenv(holdEnv)
 	if pci == "" {
@@ -216,8 +215,7 @@ func RunChild() bool {
 	return true
 }
 
-// BindVFIO binds a function to vfio-pci as a person would, without the daemon. The test's end returns it
-// to the kernel's driver.
+// BindVFIO binds a function to vfio-pci without the daemon. The test's end returns it to the kernel's driver.
 func BindVFIO(t testing.TB, pci string) {
 	t.Helper()
 	was := Driver(pci)
@@ -245,8 +243,7 @@ func Bind(t testing.TB, pci, driver string) {
 	}
 }
 
-// LoadModule loads a module that the machine's Spec left unloaded, by its file below /lib/modules, without
-// its dependencies.
+// LoadModule loads a module that Spec left unloaded, by its file below /lib/modules, without its dependencies.
 func LoadModule(t testing.TB, name string) {
 	t.Helper()
 	if err := loadModule(name); err != nil {

@@ -71,13 +71,11 @@ type NIC struct {
 	Slot string
 	// Address is device and function on the root bus, such as "07.0" for 0000:00:07.0. It replaces Slot.
 	Address string
-	// Group puts the NICs of that name into one IOMMU group: their ports are functions of one device
-	// without isolation (no ACS). "" is a group of its own.
+	// Group puts the NICs of that name into one IOMMU group (ports without ACS). "" is a group of its own.
 	Group string
 }
 
-// DefaultNICs are the node's primary ENI, three e1000e, and an igb PF, each in a slot of its own: the
-// hot-plug slots are free.
+// DefaultNICs are the node's primary ENI, three e1000e and an igb PF, each outside the hot-plug slots.
 func DefaultNICs() []NIC {
 	return []NIC{
 		{ID: "primary", MAC: "02:00:00:00:00:01"},

@@ -33,8 +33,7 @@ const reportTime = 10 * time.Second
 // exitPort is the I/O port of QEMU's isa-debug-exit device.
 const exitPort = 0xf4
 
-// Main prepares the machine, runs the calling program again as an ordinary process with the arguments of
-// the config, and ends the boot. It does not return.
+// Main prepares the machine, runs the calling program again with the config's arguments, and ends the boot.
 func Main() {
 	code, err := run()
 	if err != nil {

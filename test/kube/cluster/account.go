@@ -36,8 +36,7 @@ func (c *Cluster) RotateToken(t testing.TB) {
 	Must(t, os.Rename(next, c.token))
 }
 
-// InPod returns the client configuration of the daemon's ServiceAccount in a pod: its token is bound to
-// the pod, and so to the node.
+// InPod returns the configuration of the daemon in a pod: its token is bound to the pod, and so to the node.
 func (c *Cluster) InPod(t testing.TB, pod *corev1.Pod) *rest.Config {
 	t.Helper()
 	answer, err := c.Admin.CoreV1().ServiceAccounts(c.account.namespace).CreateToken(t.Context(), c.account.name,

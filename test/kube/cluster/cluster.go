@@ -210,8 +210,7 @@ func (c *Cluster) auditEnd(t testing.TB) int64 {
 	return end
 }
 
-// StopAPIServer ends the API server as an upgrade does. StartAPIServer, or the test's end, brings it back.
-// Admin does not work in between.
+// StopAPIServer ends the API server until StartAPIServer or the test's end. Admin does not work in between.
 func (c *Cluster) StopAPIServer(t testing.TB) {
 	t.Helper()
 	Must(t, c.plane.StopAPIServer())

@@ -35,8 +35,7 @@ type LogLine struct {
 // String is the line as it was written.
 func (l LogLine) String() string { return l.Raw }
 
-// StartDaemon runs the daemon against the cluster. These flags are added to the required ones, and
-// override them. If the test fails, its log is shown.
+// StartDaemon runs the daemon with these flags, which override the required ones. A failed test shows its log.
 func (n *Node) StartDaemon(t testing.TB, flags ...string) *Daemon {
 	t.Helper()
 	bin, err := nstest.Binary("multi-enid")
@@ -153,8 +152,7 @@ func (d *Daemon) RSS(t testing.TB) int64 {
 // clockTick is the unit of the times in /proc/PID/stat on every architecture that Go supports (USER_HZ).
 const clockTick = 10 * time.Millisecond
 
-// CPU is the processor time of the daemon's present run, to a hundredth of a second (proc_pid_stat(5),
-// utime and stime).
+// CPU is the processor time of the present run, to 10 ms (proc_pid_stat(5), utime and stime).
 func (d *Daemon) CPU(t testing.TB) time.Duration {
 	t.Helper()
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", d.proc.PID()))

@@ -62,8 +62,7 @@ func Outside(m *testing.M, again func() error) int {
 	return m.Run()
 }
 
-// Available skips a test for which there are no namespaces or programs, with the reason. With CI=true it
-// fails the test.
+// Available skips a test without the namespaces or programs that it needs. With CI=true it fails the test.
 func Available(t testing.TB) {
 	t.Helper()
 	if reason := os.Getenv(unavailableEnv); reason != "" {

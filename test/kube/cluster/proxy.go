@@ -19,8 +19,7 @@ const (
 	Pass Fault = iota
 	// Refuse refuses new connections and cuts open ones, like an API server that is not running.
 	Refuse
-	// Blackhole accepts connections and forwards nothing in either direction, like a network that drops
-	// packets. The data flow when the fault ends.
+	// Blackhole accepts connections and forwards nothing until the fault ends, like a network that drops packets.
 	Blackhole
 	// Slow delays all data by SlowBy.
 	Slow

@@ -15,8 +15,7 @@ func Must(t testing.TB, err error) {
 	}
 }
 
-// Eventually waits until probe returns nil, and returns how long that took. After the time limit it ends
-// the test with the last error.
+// Eventually waits until probe returns nil, and returns the time that it took. The limit ends the test with the last error.
 func Eventually(t testing.TB, what string, within time.Duration, probe func() error) time.Duration {
 	t.Helper()
 	started := time.Now()

@@ -160,8 +160,7 @@ func forward(c net.Conn) {
 	io.Copy(c, api) //nolint:errcheck,gosec // likewise
 }
 
-// Log returns the path of a program's log: kubelet, containerd, etcd,
-// kube-apiserver, kube-scheduler, kube-controller-manager.
+// Log returns the path of a program's log: kubelet, containerd, etcd or kube-*.
 func (n *Node) Log(name string) string { return n.plane.Log(name) }
 
 func (n *Node) startContainerd(ctx context.Context) (err error) {

@@ -26,8 +26,7 @@ func (p *Plane) WriteUserKubeconfig(path, user string, groups ...string) error {
 	return p.writeKubeconfig(path, Address, &api.AuthInfo{ClientCertificateData: key.cert, ClientKeyData: key.key})
 }
 
-// WriteTokenKubeconfig writes a kubeconfig with a token file, which may be replaced at any time, for the
-// API server at address.
+// WriteTokenKubeconfig writes a kubeconfig with a token file, which may be replaced, for the API server at address.
 func (p *Plane) WriteTokenKubeconfig(path, address, tokenFile string) error {
 	return p.writeKubeconfig(path, address, &api.AuthInfo{TokenFile: tokenFile})
 }

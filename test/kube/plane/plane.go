@@ -38,8 +38,7 @@ type Options struct {
 	Bin string
 	// Addresses of the API server besides the loopback one, for its certificate. It advertises the first.
 	Addresses []net.IP
-	// ServiceAccounts turns on the ServiceAccount admission plugin. It rejects pods until a controller
-	// manager has made their namespace's account.
+	// ServiceAccounts turns on the admission plugin, which rejects pods of namespaces without an account.
 	ServiceAccounts bool
 }
 
@@ -125,8 +124,7 @@ func (p *Plane) startEtcd(ctx context.Context) (err error) {
 	})
 }
 
-// StartAPIServer runs kube-apiserver and returns when it is ready. After StopAPIServer or KillAPIServer it
-// has the same port, keys and data.
+// StartAPIServer runs kube-apiserver until it is ready. A restarted one has the same port, keys and data.
 func (p *Plane) StartAPIServer(ctx context.Context) (err error) {
 	argv := []string{
 		filepath.Join(p.o.Bin, "kube-apiserver"),

@@ -14,8 +14,7 @@ import (
 // stopGrace is how long a process may take after SIGTERM before it is killed.
 const stopGrace = 30 * time.Second
 
-// Process is a program in the background that dies with the test binary, however that ends. Its methods
-// are for one goroutine; Exited is for any.
+// Process is a background program that dies with the test binary. Its methods but Exited are for one goroutine.
 type Process struct {
 	// Log is the file with its output.
 	Log string

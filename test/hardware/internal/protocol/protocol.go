@@ -30,8 +30,7 @@ type Config struct {
 	Args []string `json:"args"`
 	// Boot is the number of the boot, from 1.
 	Boot int `json:"boot"`
-	// Limit bounds the boot, in nanoseconds from QEMU's start. The tests get less, so that they can report
-	// where they hang.
+	// Limit bounds the boot, in nanoseconds from QEMU's start. The tests get less, to report where they hang.
 	Limit time.Duration `json:"limit"`
 	// Modules are the kernel modules to load, in order, as paths relative to /lib/modules/<release>.
 	Modules []string `json:"modules"`
@@ -79,8 +78,7 @@ type Reply struct {
 	Error string `json:"error,omitempty"`
 }
 
-// RebootStatus is the test binary's exit status for a reboot that it has arranged with the host. `go test`
-// binaries use 0, 1 and 2.
+// RebootStatus is the test binary's exit status for an arranged reboot. `go test` binaries use 0, 1 and 2.
 const RebootStatus = 77
 
 // Codes that PID 1 writes to the isa-debug-exit device.
