@@ -13,7 +13,7 @@ import (
 // project is where people read the documents of a packaged chart.
 const project = "https://github.com/multi-eni/multi-eni-cni/blob/main/"
 
-// TestChartStandsAlone: the chart has only regular files (helm packages it without a warning), equal to those of deploy/.
+// TestChartStandsAlone: the chart has only regular files, or helm would warn, and its copies equal the files of deploy/.
 func TestChartStandsAlone(t *testing.T) {
 	originals := map[string]string{
 		"chart/crds": "crd", "chart/monitoring": "components/monitoring",

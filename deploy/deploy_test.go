@@ -77,7 +77,7 @@ func documents(t *testing.T, path string) [][]byte {
 	}
 }
 
-// Every file but those that only an API server can read: generated CRDs, Krew's manifest, and rendered files.
+// Every file is decoded, except generated CRDs, Krew's manifest and rendered files, which the API server of test/kube reads.
 func TestManifestsAreOfTheirTypes(t *testing.T) {
 	seen := 0
 	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
