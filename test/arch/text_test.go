@@ -47,7 +47,6 @@ func textRules() []rule {
 // Written so that the rule does not find itself. After a dot it is a name of package context, which the linter forbids.
 var unfinished = regexp.MustCompile(`(^|[^.\w])(TO` + `DO|FIX` + `ME|XX` + `X)\b|not im` + `plemented|real im` + `plementation`)
 
-// matching returns a check that reports every line that re matches, except in the files named.
 func matching(re *regexp.Regexp, except ...string) func(tree) []string {
 	return func(tr tree) []string {
 		var out []string

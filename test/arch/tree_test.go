@@ -63,7 +63,6 @@ func (tr tree) goFiles(keep func(file) bool) []file {
 	return out
 }
 
-// product accepts shipped code: no tests, no test support, no generated files.
 func product(f file) bool { return !f.isTest() && !ast.IsGenerated(f.ast) }
 
 // graph returns the imports of every package: the module's own from its non-test files, the rest from external.

@@ -144,7 +144,6 @@ func (s *stage) say(what string) {
 	fmt.Printf("\n%d. %s\n", s.steps, what)
 }
 
-// sh shows a command, runs it as typed, and shows its output.
 func (s *stage) sh(command string) (string, error) {
 	fmt.Printf("   $ %s\n", command)
 	cmd := exec.CommandContext(s.ctx, "/bin/sh", "-c", command)
@@ -159,7 +158,6 @@ func (s *stage) sh(command string) (string, error) {
 	return text, err
 }
 
-// must runs a command that must succeed and print all of words.
 func (s *stage) must(command string, words ...string) error {
 	out, err := s.sh(command)
 	if err != nil {
@@ -168,7 +166,6 @@ func (s *stage) must(command string, words ...string) error {
 	return contains(command, out, words)
 }
 
-// refused runs a command that must fail and print all of words.
 func (s *stage) refused(command string, words ...string) error {
 	out, err := s.sh(command)
 	var exit *exec.ExitError
@@ -219,7 +216,6 @@ func phases(want map[string]nodestate.Phase) bool {
 	return true
 }
 
-// status is the daemon's status, "" if it does not answer yet.
 func (s *stage) status() string {
 	cmd := exec.CommandContext(s.ctx, "/bin/sh", "-c", "multi-enid status -o json")
 	cmd.Env = s.env

@@ -23,8 +23,7 @@ const (
 	tokenHeader = "X-Aws-Ec2-Metadata-Token"
 	ttlHeader   = "X-Aws-Ec2-Metadata-Token-Ttl-Seconds"
 	maxTTL      = 21600 // seconds; six hours
-	// root is the served version of the API.
-	root = "/latest/"
+	root        = "/latest/"
 	// Token is the path of the token call, for Fault.
 	Token = "api/token"
 )

@@ -9,7 +9,6 @@ import (
 	"time"
 )
 
-// hostRoot is the host as the installer's pod sees it.
 const hostRoot = "/run/hostroot"
 
 // install runs multi-enid install --host-network=mode on a host where the unit runs. veth stands for the driver ena.

@@ -68,8 +68,7 @@ type storm struct {
 	node          *nstest.Node
 	plugin, path  string
 	conf, ipamDir string
-	// whole and cut count the verbs that came to their end and those that did not.
-	whole, cut atomic.Int64
+	whole, cut    atomic.Int64
 }
 
 func newStorm(t *testing.T, devices int) *storm {

@@ -19,7 +19,6 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// process runs a plugin's binary as libcni does, and returns its exit code and its result or error.
 func (c *cluster) process(plugin, verb, container string, stdin []byte) (int, map[string]any) {
 	c.t.Helper()
 	path := filepath.Dir(binary(c.t, "multi-eni")) + ":" + filepath.Dir(binary(c.t, "cni/host-local"))

@@ -14,7 +14,6 @@ import (
 // policy is the plugin's policy file, in which sysfs replaces the kernel's.
 type policy struct{ path, sysfs string }
 
-// set names the tree, if there is a policy that names the kernel's.
 func (p policy) set() error { return p.replace(sysfs.DefaultRoot, p.sysfs) }
 
 // restore names the kernel's sysfs again: the file is as before, byte for byte.

@@ -93,7 +93,6 @@ func (w world) build(dir string) (tree string, err error) {
 	return tree, n.AddPeerAddress(router)
 }
 
-// newNetns makes a network namespace that ends with the process. Its links end with it, and so do the veth pairs.
 func newNetns() (path string, err error) {
 	made := make(chan error)
 	go func() {

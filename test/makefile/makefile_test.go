@@ -80,7 +80,6 @@ func basePath(t *testing.T, more ...string) string {
 	return bin
 }
 
-// copyTree copies the files of the repository without the build's output.
 func copyTree(t *testing.T, to string) {
 	t.Helper()
 	from := repo(t)

@@ -60,7 +60,6 @@ func adverse(t *testing.T, pci string) {
 	}
 }
 
-// newTarget puts the device and its settings into the inventory, as the daemon does.
 func newTarget(t *testing.T, pci string, c conf) *target {
 	t.Helper()
 	guest.DeclareSettings(t, pci)

@@ -164,7 +164,6 @@ func same(t *testing.T, pci string, want netdev) {
 	}
 }
 
-// prepare gives the NIC with this MAC a state of its own, which the test's end undoes. It returns the PCI function.
 func prepare(t *testing.T, mac string, want netdev) string {
 	t.Helper()
 	pci, name := guest.WaitNIC(t, mac)

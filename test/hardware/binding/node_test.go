@@ -165,7 +165,6 @@ func (n nic) kept(t *testing.T) {
 	}
 }
 
-// up is a state with the link up, as the daemon leaves a kernel device's.
 func (s state) up() state {
 	s.Up = true
 	return s

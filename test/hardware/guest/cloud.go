@@ -184,7 +184,6 @@ func (c *Cloud) announce(e ENI) Announced {
 	return Announced{Listed: now.Add(listed), Indexed: now.Add(listed + e.Lag.Indexed)}
 }
 
-// plugIn returns when the kernel has found the functions of all ENIs that are being plugged in.
 func (c *Cloud) plugIn(t testing.TB, e ENI, slot string) {
 	t.Helper()
 	c.plugged.Add(1)

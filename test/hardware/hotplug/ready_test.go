@@ -11,8 +11,7 @@ import (
 const (
 	// readyWithin is the promise, from when the netdev and, from IMDS, the ENI's MAC are known.
 	readyWithin = time.Second
-	// emulated is how many times as long an emulated machine may take on a busy host. Alone it keeps the promise.
-	emulated = 5
+	emulated    = 5
 )
 
 // testReady: in whichever order metadata and hardware change, a device is ready within a second after both have.

@@ -23,7 +23,6 @@ type module struct {
 	needs []string
 }
 
-// moduleTree is the folder /lib/modules/<release> of an unpacked kernel package.
 type moduleTree struct {
 	dir     string
 	files   map[string]string // name -> path in dir

@@ -115,7 +115,6 @@ func (q *qmp) do(ctx context.Context, command string, arguments map[string]any) 
 	}
 }
 
-// unplug runs device_del, and waits until the guest has released the device.
 func (q *qmp) unplug(ctx context.Context, id string) error {
 	events := make(chan message, 64)
 	q.mu.Lock()

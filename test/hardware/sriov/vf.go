@@ -23,7 +23,6 @@ type vf struct {
 	index   int
 }
 
-// vfState is a VF's state before ADD: its name and address, and the PF's settings (IFLA_VFINFO_LIST).
 type vfState struct {
 	Name     string `json:"name"`
 	MAC      string `json:"mac"`
@@ -39,7 +38,6 @@ type admin struct {
 	spoofchk, trust *bool
 }
 
-// wanted are the netconf's settings for the PF; no VLAN counts as VLAN 0.
 func (n netconf) wanted() admin {
 	a := admin{vlan: n.VLAN, spoofchk: onOff(n.Spoofchk), trust: onOff(n.Trust)}
 	if a.vlan == nil {

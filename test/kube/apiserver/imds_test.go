@@ -14,7 +14,6 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/kube/cluster"
 )
 
-// unattached makes a NodeENI for that ENI, whose status nobody writes.
 func unattached(t *testing.T, c *cluster.Cluster, name string, e cluster.ENI, selector map[string]string) {
 	t.Helper()
 	c.CreateNodeENI(t, v1alpha1.NodeENI{

@@ -39,7 +39,6 @@ func install(t *testing.T, c *cluster.Cluster, i installation) {
 	})
 }
 
-// values are tried in each field: right and wrong types, null, empty, and numbers at and beyond the limits.
 func values() []string {
 	return []string{
 		`null`, `true`, `false`, `"true"`, `""`, `"x"`, `"1"`, `"07.0"`, `"0000:00:07.0"`, `"subnet-0a1b2c3d"`, `"2025-05-01T10:00:00Z"`, `"yesterday"`,

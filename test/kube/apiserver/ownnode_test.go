@@ -28,7 +28,6 @@ type ownNode struct {
 // Context is the test's, or a longer one.
 func (o ownNode) Context() context.Context { return o.ctx }
 
-// pod makes a pod of a node, which need not run. The edit turns it into a device plugin's pod, or nearly one.
 func (o ownNode) pod(name, node string, edit func(*corev1.Pod)) *corev1.Pod {
 	o.Helper()
 	controller := true

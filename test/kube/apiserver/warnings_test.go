@@ -117,7 +117,6 @@ func TestWarningsOfWhatIsNotActedOn(t *testing.T) {
 	})
 }
 
-// Policy and daemon agree on every value: the policy warns exactly of those values which the daemon's code refuses.
 func TestWarningsAgreeWithTheDaemon(t *testing.T) {
 	c := cluster.Start(t)
 	warned(t, c)

@@ -153,7 +153,6 @@ func ready(n *cluster.Node) error {
 func mega(bytes int64) float64              { return float64(bytes) / 1e6 }
 func percent(cpu, of time.Duration) float64 { return 100 * float64(cpu) / float64(of) }
 
-// idle measures the daemon at rest, after the time that its start may take.
 func idle(t *testing.T, c *cluster.Cluster, d *cluster.Daemon, scale string, attachments int) {
 	wait(t, 10*time.Second)
 	requests, cpu, begin := len(c.DaemonRequests(t)), d.CPU(t), time.Now()

@@ -107,7 +107,6 @@ func (c *Cluster) connect(t testing.TB) {
 	}
 }
 
-// end restarts an API server that the test has left down, checks the answers to the daemon, and empties the cluster.
 func (c *Cluster) end(t testing.TB) {
 	if !c.plane.APIServerRuns() {
 		if err := c.plane.StartAPIServer(context.Background()); err != nil { // the test's own context is over

@@ -32,7 +32,6 @@ const (
 	LogsEnv = "MULTI_ENI_KUBE_LOGS"
 )
 
-// The link of the default route; documentation addresses (RFC 5737).
 const uplinkAddress = "192.0.2.1/24"
 
 func uplinkIPs() []net.IP { return []net.IP{net.IPv4(192, 0, 2, 1)} }

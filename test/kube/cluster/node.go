@@ -54,7 +54,6 @@ func (c *Cluster) NewNode(t testing.TB, name string, labels map[string]string) *
 	return n
 }
 
-// close removes the links, whose names the next test's may have.
 func (n *Node) close(t testing.TB) {
 	for _, e := range n.enis {
 		if err := n.Node.Detach(e); err != nil {

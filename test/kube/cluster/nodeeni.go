@@ -13,7 +13,6 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
 )
 
-// ours names a kind of our group by its plural.
 func ours(plural string) schema.GroupVersionResource {
 	return schema.GroupVersionResource{Group: "networking.k8s.aws", Version: "v1alpha1", Resource: plural}
 }

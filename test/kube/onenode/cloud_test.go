@@ -60,7 +60,6 @@ func askCloud() int {
 	return 0
 }
 
-// serve answers the stand-in until the test ends, and returns its environment.
 func (c *cloud) serve() (env string) {
 	c.Helper()
 	socket := filepath.Join("/run", "cloud.sock") // short enough for a socket

@@ -18,7 +18,6 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// fence is one fenced block of a document: commands (sh), or the output of the commands before it (text).
 type fence struct {
 	line int
 	kind string
@@ -114,7 +113,6 @@ func TestRemovalIsAsInstallSays(t *testing.T) {
 	}
 }
 
-// reader follows a document on a stage's node: a shell that keeps its variables from block to block.
 type reader struct {
 	*stage
 	env     []string

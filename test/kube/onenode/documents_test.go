@@ -203,7 +203,6 @@ func (s *stage) networks(document string) (configs map[string]map[string]any, po
 	return configs, pods
 }
 
-// importBusybox builds the documents' image from the machine's busybox.
 func (s *stage) importBusybox() {
 	s.Helper()
 	program := s.busybox()

@@ -34,7 +34,6 @@ func (s *stage) files() (all []string) {
 	return all
 }
 
-// mountSysfs mounts the recorded tree over the kernel's, in the node's mount namespace only.
 func (s *stage) mountSysfs() {
 	s.Helper()
 	for _, dir := range []string{"devices/pci0000:00", "bus/pci", "class/net"} {

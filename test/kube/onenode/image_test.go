@@ -45,7 +45,6 @@ type archive struct {
 	blobs map[string][]byte
 }
 
-// reference is an OCI descriptor (image specification).
 type reference struct {
 	Digest   string
 	Platform struct{ Architecture, OS string }

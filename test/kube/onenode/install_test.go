@@ -264,7 +264,6 @@ func (s *stage) ignoresRouters(e eni) {
 
 func isDaemon(args []string) bool { return args[0] == "/multi-enid" }
 
-// render returns the objects of `kubectl apply -k` for a folder of deploy/, with the image set as in docs/install.md.
 func (s *stage) render(folder, tag string) string {
 	s.Helper()
 	return s.renderWith(folder, tag, "")

@@ -29,7 +29,6 @@ func (s *stage) kubectl(args ...string) (string, error) {
 	return string(out), err
 }
 
-// kubectlPlugin runs our plugin, which finds kubectl by PATH.
 func (s *stage) kubectlPlugin(args ...string) (string, error) {
 	s.Helper()
 	program, err := nstest.Binary("kubectl-multi_eni")

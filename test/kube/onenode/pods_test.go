@@ -155,7 +155,6 @@ func (s *stage) inPhase(name string, wanted corev1.PodPhase) func() error {
 	}
 }
 
-// allocations maps each allocated PCI address to its pod, as the kubelet reports it.
 func (s *stage) allocations() (map[string]string, error) {
 	ctx, cancel := context.WithTimeout(s.Context(), callTimeout)
 	defer cancel()

@@ -27,7 +27,6 @@ type release struct {
 	files   []string // of SHA256SUMS, sorted
 }
 
-// released reads the release, and checks each file against the checksums.
 func released(t *testing.T) release {
 	t.Helper()
 	sums, err := nstest.Binary("release/SHA256SUMS")
@@ -159,7 +158,6 @@ func objects(t *testing.T, path string) map[string]any {
 	return all
 }
 
-// checkPrograms unpacks an archive of programs, and runs one for its version where it can.
 func (r release) checkPrograms(name string, machine elf.Machine, runs bool) {
 	r.Helper()
 	zip, err := gzip.NewReader(bytes.NewReader(r.read(name)))

@@ -40,7 +40,6 @@ func sharedENI(more addresses) eni {
 	return e
 }
 
-// sharing is the netconf of pods that share an ENI; the policy allows it as a NetworkAttachmentDefinition.
 func (e eni) sharing(cool time.Duration, families ...string) map[string]any {
 	return map[string]any{
 		"cniVersion": "1.0.0", "name": "shared", "type": "multi-eni", "select": map[string]any{"nodeENI": e.letter}, "delegate": map[string]any{"type": "macvlan"},
@@ -205,7 +204,6 @@ func (s *stage) leaseOf(e eni, cidr string) (leases.Lease, error) {
 	return l.Leases[i], nil
 }
 
-// inState is a check: the lease of an address has that state; lease then holds it.
 func (s *stage) inState(e eni, cidr string, state leases.State, lease *leases.Lease) func() error {
 	return func() (err error) {
 		if *lease, err = s.leaseOf(e, cidr); err != nil {

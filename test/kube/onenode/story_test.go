@@ -21,7 +21,6 @@ import (
 )
 
 const (
-	// settle bounds work that takes the kubelet, the API server and the daemon a few seconds on an idle machine.
 	settle = time.Minute
 	// restart also covers a restart of the device plugin, at most one in 30 s.
 	restart = 2 * time.Minute
@@ -56,7 +55,6 @@ func (s *stage) hasDevice(pod string, e eni) error {
 	return fmt.Errorf("no complete record of pod %s among %v", pod, all)
 }
 
-// offers is a check: the config has exactly these ENIs.
 func (s *stage) offers(enis ...eni) func() error {
 	return func() error {
 		v, err := s.offered()

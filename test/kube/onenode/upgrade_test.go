@@ -91,7 +91,6 @@ func (c *traffic) until(check func() error) error {
 	}
 }
 
-// runPairs lets cnitool call the plugin as a runtime does, ADD and DEL in turn.
 func (c *traffic) runPairs(e eni, netns string) {
 	network := "pairs-" + e.letter
 	list, err := json.Marshal(map[string]any{"cniVersion": "1.1.0", "name": network, "plugins": []any{

@@ -11,7 +11,6 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/fakeimds"
 )
 
-// A change of the file takes effect with the next request; a torn file has none.
 func TestFileIsFollowed(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "state.json")
 	put := func(text string) {
