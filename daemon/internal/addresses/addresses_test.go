@@ -29,9 +29,7 @@ const (
 	instance = "i-0a1b2c3d4e5f60718"
 )
 
-// world is a node with one ENI, EC2, and metadata that show EC2's changes only after
-// catchUp. The inventory has the Manager's ENIs, as the reconciler
-// would write it.
+// world is a node with one ENI, EC2, and metadata that follow EC2 only at catchUp. sync writes the inventory like the reconciler.
 type world struct {
 	*testing.T
 	*Manager
@@ -42,7 +40,7 @@ type world struct {
 	uptime time.Duration
 	woken  int
 	dir    string
-	// kept are further addresses of the inventory, which pods have leased.
+	// kept are leased addresses that the inventory has besides.
 	kept []netip.Prefix
 }
 
@@ -75,7 +73,6 @@ func newWorld(t *testing.T, prefixes bool, cfg fakeec2.Config, edit ...func(*fak
 	return w
 }
 
-// metadata is EC2's state as the metadata service shows it.
 func (w *world) metadata() fakeimds.State {
 	e := w.ec2.ENI(eni)
 	out := fakeimds.ENI{ID: e.ID, MAC: e.MAC, DeviceIndex: e.DeviceIndex, SubnetID: e.SubnetID, SubnetIPv4CIDR: "10.0.1.0/24",
@@ -98,10 +95,8 @@ func (w *world) metadata() fakeimds.State {
 	return fakeimds.State{InstanceID: instance, Region: "eu-central-1", ENIs: []fakeimds.ENI{primary, out}}
 }
 
-// catchUp lets the metadata show EC2's state.
 func (w *world) catchUp() { w.imds.Apply(w.metadata()) }
 
-// sync is one look at the node: ENIs, inventory, and the work that is due then.
 func (w *world) sync() {
 	w.Helper()
 	all := w.enis()
@@ -126,7 +121,6 @@ func (w *world) step(ctx context.Context) {
 	w.jobs.all.Wait()
 }
 
-// enis are the metadata's, corrected.
 func (w *world) enis() []vpc.ENI {
 	w.Helper()
 	all, err := awsnode.New(awsnode.Config{Endpoint: w.imds.URL}).ENIs(w.Context()) // one that remembers nothing
@@ -136,7 +130,6 @@ func (w *world) enis() []vpc.ENI {
 	return w.Correct(all)
 }
 
-// leases edits the leases under their lock.
 func (w *world) leases(edit func(*leases.Leases)) {
 	w.Helper()
 	l, err := w.Leases.Lock(w.Context(), bootID, eni)
@@ -198,8 +191,7 @@ const (
 	unassignCall = "UnassignPrivateIpAddresses " + eni
 )
 
-// TestDemand: nothing is done before a pod has asked; then the pool is filled, and
-// EC2 shows the changes that the metadata lack.
+// TestDemand: nothing happens before a pod asks. Then the pool fills, and EC2 shows changes before the metadata.
 func TestDemand(t *testing.T) {
 	w := newWorld(t, false, fakeec2.Config{})
 	w.sync()
@@ -235,9 +227,7 @@ func TestDemand(t *testing.T) {
 	w.problem("all along", "")
 }
 
-// TestLeasedAddressGone: an address that somebody has taken from the ENI, and that
-// stays in the inventory for the pod that has leased it, does not keep others from
-// theirs.
+// TestLeasedAddressGone: the inventory keeps a leased address that somebody took from the ENI. Others still get theirs.
 func TestLeasedAddressGone(t *testing.T) {
 	w := newWorld(t, false, fakeec2.Config{})
 	w.ask("ipv4")
@@ -262,7 +252,6 @@ func TestLeasedAddressGone(t *testing.T) {
 	w.calls("what nobody has leased is not in the inventory for a pod's sake")
 }
 
-// TestPrefixes: prefixes of both families.
 func TestPrefixes(t *testing.T) {
 	w := newWorld(t, true, fakeec2.Config{})
 	w.ask("ipv4", "ipv6")
@@ -284,8 +273,7 @@ func TestPrefixes(t *testing.T) {
 	w.has("not needed any more", "[] [] [10.0.1.16/28 2001:db8:1:0:1::/80]")
 }
 
-// TestLimits: a limit of the instance type or the subnet is a Problem once
-// half, and half of that, was asked for in vain.
+// TestLimits: a limit of the instance type or subnet is a Problem after half, and a quarter, was refused too.
 func TestLimits(t *testing.T) {
 	w := newWorld(t, false, fakeec2.Config{PerENI: 4})
 	w.ask("ipv4")
@@ -314,8 +302,7 @@ func TestLimits(t *testing.T) {
 	w.problem("over", "")
 }
 
-// TestRights: without the right, or without the tag, it says so once, and pods go
-// on with the present addresses.
+// TestRights: a missing right or tag is reported once, and pods go on with the present addresses.
 func TestRights(t *testing.T) {
 	w := newWorld(t, false, fakeec2.Config{May: func(action string, e fakeec2.ENI) bool { return action == describeCall || e.Tags["allowed"] != "" }})
 	w.ask("ipv4")
@@ -356,7 +343,6 @@ func TestRights(t *testing.T) {
 	w.has("may not even look", "[] [] []")
 }
 
-// TestIPv6: single addresses of the family that was asked for, and of no other.
 func TestIPv6(t *testing.T) {
 	w := newWorld(t, false, fakeec2.Config{})
 	w.ask("ipv6")
@@ -370,8 +356,7 @@ func TestIPv6(t *testing.T) {
 	w.calls("below the low mark", "AssignIpv6Addresses "+eni)
 }
 
-// TestEventualConsistency: an answer of EC2 that does not show the change it has just
-// done takes nothing from the inventory.
+// TestEventualConsistency: an EC2 answer that lacks its own latest change takes nothing from the inventory.
 func TestEventualConsistency(t *testing.T) {
 	w := newWorld(t, false, fakeec2.Config{Lag: 20 * time.Second})
 	w.sync()
@@ -392,8 +377,7 @@ func TestEventualConsistency(t *testing.T) {
 	}
 }
 
-// TestThrottled: RequestLimitExceeded makes it wait longer and longer, and is a
-// Problem only when it does not pass.
+// TestThrottled: RequestLimitExceeded lengthens the waits, and is a Problem only if it lasts.
 func TestThrottled(t *testing.T) {
 	w := newWorld(t, false, fakeec2.Config{})
 	w.EC2 = &failing{EC2: w.EC2, err: &vpc.EC2Error{Kind: vpc.EC2Throttled, Code: "RequestLimitExceeded", Err: errors.New("RequestLimitExceeded")}}

@@ -12,8 +12,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/fakeimds"
 )
 
-// TestDescribeIsRare: at most once a minute, and only when the metadata have news
-// that EC2 has not told.
+// TestDescribeIsRare: EC2 is asked at most once a minute, and only when the metadata have news.
 func TestDescribeIsRare(t *testing.T) {
 	w := newWorld(t, false, fakeec2.Config{})
 	for range 100 {
@@ -21,7 +20,6 @@ func TestDescribeIsRare(t *testing.T) {
 		w.now = w.now.Add(time.Second)
 	}
 	w.calls("quiet", describeCall)
-	// Somebody else assigns an address: the metadata have it, and EC2 is asked.
 	w.ec2.Change(eni, func(e *fakeec2.ENI) { e.IPv4 = append(e.IPv4, netip.MustParseAddr("10.0.1.50")) })
 	w.catchUp()
 	for range 100 {
@@ -32,7 +30,6 @@ func TestDescribeIsRare(t *testing.T) {
 	if got := fmt.Sprint(w.devices[0].Addresses); got != "[10.0.1.200/24 10.0.1.50/24 2001:db8:1::200/64]" {
 		t.Errorf("inventory: %s", got)
 	}
-	// The metadata change every second: EC2 is asked once a minute.
 	for n := range 120 {
 		w.ec2.Change(eni, func(e *fakeec2.ENI) { e.IPv4[1] = netip.AddrFrom4([4]byte{10, 0, 1, byte(51 + n)}) })
 		w.catchUp()
@@ -42,9 +39,8 @@ func TestDescribeIsRare(t *testing.T) {
 	w.calls("unrest", describeCall, describeCall)
 }
 
-// TestDescribeAfterPlugging: an ENI that comes or goes has EC2 asked, once the least
-// time and its jitter have passed; and once more when EC2 says otherwise
-// than the metadata, for it may have lagged behind.
+// TestDescribeAfterPlugging: a change of ENIs has EC2 asked after the least time and its jitter,
+// and once more if EC2 contradicts the metadata, since it may lag.
 func TestDescribeAfterPlugging(t *testing.T) {
 	w := newWorld(t, false, fakeec2.Config{})
 	w.Jitter = func(most time.Duration) time.Duration { return most }
@@ -87,8 +83,7 @@ func TestDescribeAfterPlugging(t *testing.T) {
 	}
 }
 
-// TestDescribeLagsBehind: a change that the metadata show before Describe does is found by
-// another look.
+// TestDescribeLagsBehind: another look finds a change that the metadata show before Describe does.
 func TestDescribeLagsBehind(t *testing.T) {
 	w := newWorld(t, false, fakeec2.Config{Lag: 20 * time.Second})
 	w.sync()
@@ -109,8 +104,7 @@ func TestDescribeLagsBehind(t *testing.T) {
 	}
 }
 
-// TestAnswerLost: a call whose answer was lost is not made again before Describe shows
-// its effect, and the inventory has that within seconds.
+// TestAnswerLost: a call without answer is not repeated before Describe shows its effect, which reaches the inventory within seconds.
 func TestAnswerLost(t *testing.T) {
 	for _, fault := range []string{fakeec2.Lose, fakeec2.Truncate} {
 		w := newWorld(t, false, fakeec2.Config{})

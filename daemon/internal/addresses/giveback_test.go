@@ -17,7 +17,6 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/fakeec2"
 )
 
-// TestGiveBack: surplus goes back in steps; a held address never does.
 func TestGiveBack(t *testing.T) {
 	many := func(e *fakeec2.ENI) {
 		for n := range 12 {
@@ -51,8 +50,7 @@ func TestGiveBack(t *testing.T) {
 	w.problem("all along", "")
 }
 
-// TestGiveBackBoth: both families have surplus. An address of one that
-// still retires is not forgotten over the other, and pods get addresses meanwhile.
+// TestGiveBackBoth: with surplus in both families, a retiring address of one is kept in mind, and pods still get addresses.
 func TestGiveBackBoth(t *testing.T) {
 	w := newWorld(t, false, fakeec2.Config{}, func(e *fakeec2.ENI) {
 		for n := range 12 {
@@ -95,8 +93,7 @@ func TestGiveBackBoth(t *testing.T) {
 	}
 }
 
-// TestUnlisted: an ENI that the metadata do not list is known from EC2, with the
-// MAC that EC2 gives it.
+// TestUnlisted: EC2 tells an ENI that the metadata do not list, with its MAC.
 func TestUnlisted(t *testing.T) {
 	w := newWorld(t, false, fakeec2.Config{})
 	w.sync()
@@ -117,7 +114,6 @@ func TestUnlisted(t *testing.T) {
 	}
 }
 
-// TestGiveBackRefused: an address that may be in use is not given back.
 func TestGiveBackRefused(t *testing.T) {
 	for name, arrange := range map[string]func(w *world){
 		"an exclusive pod": func(w *world) {
@@ -168,7 +164,7 @@ func TestGiveBackRefused(t *testing.T) {
 	}
 }
 
-// record has a pod share the ENI, by another address plugin than eni-ipam.
+// record has a pod share the ENI by another address plugin than eni-ipam.
 func (w *world) record(id string, edit func(*nodestate.Attachment)) {
 	w.Helper()
 	a := nodestate.Attachment{
@@ -187,8 +183,7 @@ func (w *world) record(id string, edit func(*nodestate.Attachment)) {
 	}
 }
 
-// TestGiveBackSparesRecords: an address in a pod's record is not given back
-// either, whichever plugin gave it; nor is anything while a record does not say.
+// TestGiveBackSparesRecords: an address in a pod's record stays, whichever plugin gave it. An unclear record keeps all.
 func TestGiveBackSparesRecords(t *testing.T) {
 	w := newWorld(t, false, fakeec2.Config{}, func(e *fakeec2.ENI) {
 		for n := range 12 {
@@ -217,8 +212,7 @@ func TestGiveBackSparesRecords(t *testing.T) {
 	w.has("surplus", "[10.0.1.20 10.0.1.21 10.0.1.22 10.0.1.23 10.0.1.24 10.0.1.25 10.0.1.31] [] []")
 }
 
-// TestRetireLooksAgain: an address that was free when it was planned, and is leased by the
-// time the locks are held, does not retire.
+// TestRetireLooksAgain: a planned address that is leased by the time the locks are held does not retire.
 func TestRetireLooksAgain(t *testing.T) {
 	w := newWorld(t, false, fakeec2.Config{}, func(e *fakeec2.ENI) {
 		e.IPv4 = append(e.IPv4, netip.MustParseAddr("10.0.1.20"), netip.MustParseAddr("10.0.1.21"), netip.MustParseAddr("10.0.1.22"))
@@ -235,7 +229,7 @@ func TestRetireLooksAgain(t *testing.T) {
 	}
 }
 
-// TestRestart: a daemon that has died between two steps goes on where it was.
+// TestRestart: a daemon that died between two steps goes on from there.
 func TestRestart(t *testing.T) {
 	start := func(t *testing.T) *world {
 		w := newWorld(t, false, fakeec2.Config{}, func(e *fakeec2.ENI) {

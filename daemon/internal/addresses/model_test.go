@@ -18,22 +18,19 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/fakeec2"
 )
 
-// watched is EC2 whose answers may be lost or refused, and which is never to be
-// asked for an address back that does not retire, or that somebody holds.
+// watched is EC2 that may lose or refuse answers. It must not be asked to take an address that is held or not retiring.
 type watched struct {
 	w *world
-	// lose is whether the answer to the next change is lost, throttle whether it is
-	// refused.
+	// lose: the next change's answer is lost. throttle: the next change is refused.
 	lose, throttle bool
-	// drop is whether the next change does not reach EC2, and nobody knows.
+	// drop: the next change silently does not reach EC2.
 	drop bool
-	// last is when the last change was asked for. A Manager that was started soon after is
-	// blind to that until a question which certainly shows it.
+	// last is when the last change was asked for. A Manager started soon after is blind to it until a certain Describe.
 	last  time.Time
 	blind bool
 }
 
-// client is a new one each time: time is the model's, and the rate limit's is not.
+// client is new each time, since the rate limit does not follow the model's clock.
 func (e *watched) client() EC2 { return awsnode.NewEC2(e.w.client) }
 
 func (e *watched) Describe(ctx context.Context) ([]vpc.Attached, error) {
@@ -87,7 +84,6 @@ func (e *watched) Unassign(ctx context.Context, id device.ENIID, family vpc.Fami
 	return e.change(func() error { return e.client().Unassign(ctx, id, family, what) })
 }
 
-// free counts the ENI's IPv4 addresses that no pod has.
 func (w *world) free() (n int) {
 	w.Helper()
 	l, err := w.Leases.Read(bootID, eni)
@@ -110,7 +106,6 @@ func (w *world) free() (n int) {
 	return n
 }
 
-// lease gives a pod a free address, as the plugin does from the inventory.
 func (w *world) lease(r *rand.Rand) {
 	w.leases(func(l *leases.Leases) {
 		l.Asked = []string{leases.IPv4}
@@ -130,7 +125,6 @@ func (w *world) lease(r *rand.Rand) {
 	})
 }
 
-// release ends a pod.
 func (w *world) release(r *rand.Rand) {
 	w.leases(func(l *leases.Leases) {
 		if len(l.Leases) > 0 {
@@ -144,12 +138,10 @@ func (w *world) release(r *rand.Rand) {
 
 func (w *world) pass(d time.Duration) { w.now, w.uptime = w.now.Add(d), w.uptime+d }
 
-// TestModel: pods come and go, the daemon dies, answers are lost, EC2 throttles,
-// Describe lags, and the metadata more so: no pod has an address that the ENI has
-// not, and when there is peace the pool is between the marks, and nothing retires.
+// TestModel: pods come and go, the daemon dies, EC2 loses answers, throttles and lags, and the metadata lag more.
+// No pod has an address that the ENI lacks. In peace the pool is between the marks, and nothing retires.
 func TestModel(t *testing.T) {
-	// With 56 it dies, and Describe still lists the addresses that it has just given back;
-	// with 230 Describe lags behind the metadata.
+	// With 56 it dies while Describe still lists addresses just given back; with 230 Describe lags behind the metadata.
 	for _, seed := range []uint64{0, 1, 2, 3, 4, 56, 230, rand.Uint64()} {
 		for _, prefixes := range []bool{false, true} {
 			t.Run(fmt.Sprint(seed, " prefixes ", prefixes), func(t *testing.T) { walk(t, seed, prefixes) })
@@ -210,7 +202,7 @@ func walk(t *testing.T, seed uint64, prefixes bool) {
 		t.Fatal(err)
 	}
 	count, _ := l.Count(leases.Pools(&w.devices[0])[0], w.uptime)
-	// A prefix of which one address is held does not go.
+	// A prefix with one held address does not go.
 	if free := count.Free(); free < w.Marks.Low || !prefixes && free > w.Marks.High || len(l.Retiring) > 0 || len(w.Problems()) > 0 {
 		t.Errorf("in the end %+v, retiring %v, problems %v", count, l.Retiring, w.Problems())
 	}

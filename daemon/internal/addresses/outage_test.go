@@ -18,8 +18,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/fakeec2"
 )
 
-// TestFirstDescribeFails: it is repeated after 5 s, not after a minute, and the second
-// failure is a Problem.
+// TestFirstDescribeFails: the retry comes after 5 s, not a minute, and a second failure is a Problem.
 func TestFirstDescribeFails(t *testing.T) {
 	for fault, says := range map[string]string{
 		"InternalError": "EC2Failing: the ENIs cannot be looked up in EC2", fakeec2.HTML: "see AWS_ENDPOINT_URL_EC2, HTTPS_PROXY",
@@ -51,8 +50,7 @@ func TestFirstDescribeFails(t *testing.T) {
 	}
 }
 
-// TestUnknownToEC2: an ENI that EC2 does not know is a Problem once that cannot be a lag
-// any more, and EC2 is asked again until it knows it.
+// TestUnknownToEC2: an ENI that EC2 does not know is a Problem once a lag is excluded, and EC2 is asked again until it knows it.
 func TestUnknownToEC2(t *testing.T) {
 	for name, elsewhere := range map[string]func(w *world, there bool){
 		"one ENI": func(w *world, there bool) {
@@ -95,8 +93,7 @@ func TestUnknownToEC2(t *testing.T) {
 	}
 }
 
-// TestAnswerListsAll: an answer may list older addresses, the primary one too, in any
-// order; only new ones are added. The ENI's own addresses stay the first.
+// TestAnswerListsAll: an answer may list old addresses in any order; only new ones are added, and the ENI's own stay first.
 func TestAnswerListsAll(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // to be the same again
 	w := newWorld(t, false, fakeec2.Config{ListAll: true, Shuffle: r.Shuffle}, func(e *fakeec2.ENI) {
@@ -124,7 +121,7 @@ func TestAnswerListsAll(t *testing.T) {
 	}
 }
 
-// slow is EC2 that is asked about several ENIs; the calls about one wait for release.
+// slow delays the calls about one ENI until release.
 type slow struct {
 	release chan struct{}
 	slow    device.ENIID
@@ -155,8 +152,7 @@ func (l *slow) Unassign(context.Context, device.ENIID, vpc.Family, []netip.Prefi
 	return errors.New("not asked for")
 }
 
-// TestSlowAssign: a late answer holds up its own ENI only, also for demands that come
-// up meanwhile.
+// TestSlowAssign: a late answer delays only its own ENI, also for later demands.
 func TestSlowAssign(t *testing.T) {
 	l := &slow{release: make(chan struct{}), slow: numbered(0), asked: make(chan device.ENIID, 100)}
 	w := newWorld(t, false, fakeec2.Config{})

@@ -7,8 +7,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 )
 
-// TestCorrectTellsWhoseAnENIIs: an ENI that EC2 has described has its tag, or is known to
-// have none. The tag of any other ENI is unknown.
+// TestCorrectTellsWhoseAnENIIs: an ENI that EC2 has described has its tag or surely none. Any other ENI's tag is unknown.
 func TestCorrectTellsWhoseAnENIIs(t *testing.T) {
 	m := New(Options{})
 	m.truth = map[device.ENIID]vpc.Attached{"eni-1": {ID: "eni-1", NodeENI: "a"}, "eni-2": {ID: "eni-2"}, "eni-3": {ID: "eni-3", NodeENI: "b"}}

@@ -44,7 +44,7 @@ func secondENI() fakeimds.ENI {
 	}
 }
 
-// clock is a time that stands still but for add.
+// clock stands still except for add.
 type clock struct {
 	mu  sync.Mutex
 	now time.Time
@@ -84,7 +84,6 @@ func (n node) enis(t *testing.T) []vpc.ENI {
 	return got
 }
 
-// indexes are the device indexes by ENI, which most tests look at.
 func indexes(t *testing.T, n node) map[device.ENIID]int {
 	t.Helper()
 	out := map[device.ENIID]int{}
@@ -164,8 +163,7 @@ func TestLags(t *testing.T) {
 	check("gone", alone)
 }
 
-// Whichever key is missing first: an ENI of which only a part can be read is
-// left out, and the others are not.
+// A partly readable ENI is left out, whichever key is missing first; the others stay.
 func TestENIGoesHalfWay(t *testing.T) {
 	for _, tt := range []struct {
 		key   string

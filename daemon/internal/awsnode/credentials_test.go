@@ -19,8 +19,7 @@ import (
 
 const expires = "2099-01-01T00:00:00Z"
 
-// podIdentity is the agent of EKS Pod Identity, which asks for the token of the
-// pod that it has put into a file.
+// podIdentity is the agent of EKS Pod Identity. It expects the token from the pod's file.
 func podIdentity(t *testing.T, token, key string) *httptest.Server {
 	t.Helper()
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -35,7 +34,7 @@ func podIdentity(t *testing.T, token, key string) *httptest.Server {
 	return s
 }
 
-// sts is the service that takes the token of a ServiceAccount for a role.
+// sts exchanges a ServiceAccount's token for a role.
 func sts(t *testing.T, role, token, key string) *httptest.Server {
 	t.Helper()
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -53,9 +52,8 @@ func sts(t *testing.T, role, token, key string) *httptest.Server {
 	return s
 }
 
-// TestCredentials: EC2 is asked with the credentials of the pod's environment, as EKS
-// sets it, or of the instance's role, in the region of the environment or else of the
-// instance.
+// TestCredentials: credentials come from the pod's environment, as EKS sets it, or the instance's role;
+// the region comes from the environment, else from the instance.
 func TestCredentials(t *testing.T) {
 	const key, role = "AKIDOFTHEROLE", "arn:aws:iam::111122223333:role/multi-enid"
 	for name, environment := range map[string]func(t *testing.T, tokenFile string) (roleKey, region string){
@@ -96,9 +94,8 @@ func TestCredentials(t *testing.T) {
 	}
 }
 
-// TestRegionOfIRSA: where the environment has no region, STS is the one of the
-// instance's. Which it is shows a proxy, which a process reads only once: a second
-// one asks.
+// TestRegionOfIRSA: without a region in the environment, the daemon uses the STS of the instance's region. A proxy sees which one.
+// A process reads the proxy's address only once, so a second process asks.
 func TestRegionOfIRSA(t *testing.T) {
 	imds := fakeimds.Start(t, fakeimds.Config{State: fakeimds.State{InstanceID: thisInstance, Region: "eu-central-1"}})
 	if os.Getenv("HTTPS_PROXY") != "" {
@@ -131,7 +128,7 @@ func TestRegionOfIRSA(t *testing.T) {
 	}
 }
 
-// TestTrustPolicy: a role that does not let the daemon be it is no missing right.
+// TestTrustPolicy: a role that does not trust the daemon is not a missing right.
 func TestTrustPolicy(t *testing.T) {
 	for code, kind := range map[string]vpc.EC2Kind{"AccessDenied": vpc.EC2Unauthenticated, "InvalidIdentityToken": vpc.EC2Unauthenticated} {
 		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {

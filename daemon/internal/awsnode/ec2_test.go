@@ -21,7 +21,6 @@ import (
 
 const thisInstance = "i-0a1b2c3d4e5f60718"
 
-// ec2Of starts both services and returns a client of them.
 func ec2Of(t *testing.T, cfg fakeec2.Config) (*EC2, *fakeec2.Server) {
 	t.Helper()
 	cfg.Subnets = []fakeec2.Subnet{{ID: "subnet-00000001", IPv4: netip.MustParsePrefix("10.0.1.0/24"), IPv6: netip.MustParsePrefix("2001:db8:1::/64")}}
@@ -70,7 +69,6 @@ func TestDescribe(t *testing.T) {
 	}
 }
 
-// TestDescribePages: an answer in several parts is read to its end.
 func TestDescribePages(t *testing.T) {
 	var enis []fakeec2.ENI
 	for n := range 230 {
@@ -88,7 +86,6 @@ func TestDescribePages(t *testing.T) {
 	}
 }
 
-// TestAssignAndUnassign goes through both families, addresses and prefixes.
 func TestAssignAndUnassign(t *testing.T) {
 	c, s := ec2Of(t, fakeec2.Config{ENIs: []fakeec2.ENI{tagged(1)}})
 	for _, tt := range []struct {
@@ -161,8 +158,7 @@ func TestEC2Errors(t *testing.T) {
 	fails("throttled for long", c.Unassign(t.Context(), "eni-00000001", vpc.IPv4, prefixes("10.0.1.99/32")), vpc.EC2Throttled)
 }
 
-// TestUnknownOutcome: an answer that is not EC2's leaves the outcome open; and an Assign
-// is sent once.
+// TestUnknownOutcome: an answer that is not from EC2 leaves the outcome open. Assign is sent once.
 func TestUnknownOutcome(t *testing.T) {
 	c, s := ec2Of(t, fakeec2.Config{ENIs: []fakeec2.ENI{tagged(1)}})
 	if _, err := c.Describe(t.Context()); err != nil {
@@ -208,7 +204,6 @@ func TestUnknownOutcome(t *testing.T) {
 	}
 }
 
-// TestNotSent: without a connection nothing was done.
 func TestNotSent(t *testing.T) {
 	c, _ := ec2Of(t, fakeec2.Config{ENIs: []fakeec2.ENI{tagged(1)}})
 	t.Setenv("AWS_ENDPOINT_URL_EC2", "http://127.0.0.1:1")
@@ -241,8 +236,7 @@ func TestSlowAnswer(t *testing.T) {
 	}
 }
 
-// TestNoENIs: an instance has an ENI, so that an answer without any is of another
-// region or account.
+// TestNoENIs: an instance has an ENI, so an empty answer comes from another region or account.
 func TestNoENIs(t *testing.T) {
 	c, _ := ec2Of(t, fakeec2.Config{})
 	all, err := c.Describe(t.Context())
@@ -252,8 +246,7 @@ func TestNoENIs(t *testing.T) {
 	}
 }
 
-// TestRemedies: each cause has its own way out, and none is called a missing right that
-// is not.
+// TestRemedies: each cause has its own remedy; only a missing right is called one.
 func TestRemedies(t *testing.T) {
 	c, s := ec2Of(t, fakeec2.Config{ENIs: []fakeec2.ENI{tagged(1)}})
 	for fault, tt := range map[string]struct {
@@ -286,8 +279,7 @@ func TestRemedies(t *testing.T) {
 	}
 }
 
-// TestRateLimit: every call, and every page, is one of the calls that
-// this daemon may make; one that cannot be made in time is not sent.
+// TestRateLimit: every call and every page counts. A call that cannot be made in time is not sent.
 func TestRateLimit(t *testing.T) {
 	var enis []fakeec2.ENI
 	for n := range 130 {

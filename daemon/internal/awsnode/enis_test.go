@@ -9,8 +9,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 )
 
-// FuzzENI answers each key with one line of the input: "key=value", where a comma
-// in the value stands for a line feed.
+// FuzzENI answers each key with one input line "key=value"; a comma in the value is a line feed.
 func FuzzENI(f *testing.F) {
 	f.Add("interface-id=eni-00000001\ndevice-number=1\nsubnet-id=subnet-00000001" +
 		"\nsubnet-ipv4-cidr-block=10.0.1.0/24\nlocal-ipv4s=10.0.1.20,10.0.1.15\nipv4-prefix=10.0.1.32/28")

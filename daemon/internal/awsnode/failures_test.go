@@ -18,7 +18,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/fakeimds"
 )
 
-// None of these may look like an instance that has lost its ENIs.
+// No failure may look like an instance that lost its ENIs.
 func TestFailureIsUnknown(t *testing.T) {
 	all := ""
 	tests := []struct {
@@ -114,7 +114,7 @@ func TestCallerGivesUp(t *testing.T) {
 	}
 }
 
-// The token runs out on the service's side before the client thinks so.
+// The token expires at the service before the client expects it.
 func TestTokenIsRenewed(t *testing.T) {
 	n := start(t, primaryENI())
 	n.enis(t)
@@ -132,8 +132,7 @@ func TestTokenIsRenewed(t *testing.T) {
 	}
 }
 
-// TestSenselessValues: a bad value concerns its own ENI; only a key that all of them
-// depend on makes all unknown.
+// TestSenselessValues: a bad value concerns its own ENI; only a key that all ENIs depend on makes all unknown.
 func TestSenselessValues(t *testing.T) {
 	first := macs + firstMAC + "/"
 	tests := []struct {
@@ -184,8 +183,7 @@ func TestSenselessValues(t *testing.T) {
 	}
 }
 
-// TestSenselessLater: an ENI of which a value ceases to make sense stays as it was
-// read last, until all of it can be read.
+// TestSenselessLater: an ENI keeps its last readable state until all its values make sense again.
 func TestSenselessLater(t *testing.T) {
 	for _, key := range []string{"device-number", "local-ipv4s", "ipv4-prefix"} {
 		n := start(t, primaryENI(), firstENI())
@@ -225,7 +223,6 @@ func TestOversizedValue(t *testing.T) {
 	}
 }
 
-// A large instance, read by several goroutines at once.
 func TestManyENIsConcurrently(t *testing.T) {
 	enis := []fakeimds.ENI{primaryENI()}
 	for i := range 40 {

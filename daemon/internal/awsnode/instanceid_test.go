@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// TestInstanceIDIsLearned: no answer is no error, and an answer is kept.
+// TestInstanceIDIsLearned: a missing answer is no error, and an answer is kept.
 func TestInstanceIDIsLearned(t *testing.T) {
 	var asked atomic.Int32
 	ask := func(context.Context) (string, error) {

@@ -18,7 +18,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// mockProgram is the program that make tools builds, or one that is built now.
+// mockProgram is the mock that make tools builds, or else builds one.
 func mockProgram(t *testing.T) string {
 	t.Helper()
 	if program, err := nstest.Binary("tools/ec2-metadata-mock"); err == nil {
@@ -37,8 +37,7 @@ func mockProgram(t *testing.T) string {
 	return program
 }
 
-// awsMock starts AWS' own mock of the metadata service (amazon-ec2-metadata-mock) for
-// IMDSv2 only, with these values in place of its own, and returns its address.
+// awsMock starts AWS' mock of IMDS (amazon-ec2-metadata-mock), IMDSv2 only, with these values, and returns its address.
 func awsMock(t *testing.T, values string) string {
 	t.Helper()
 	program := mockProgram(t)
@@ -78,8 +77,7 @@ func awsMock(t *testing.T, values string) string {
 	}
 }
 
-// TestAgainstAWSMock: AWS' own mock is read like the strict fake: the token, keys by
-// their list, values, and keys that are not there.
+// TestAgainstAWSMock reads AWS' mock like the strict fake: token, listed keys, values, missing keys.
 func TestAgainstAWSMock(t *testing.T) {
 	url := awsMock(t, `"mac-local-ipv4s":"192.0.2.54\n192.0.2.55","mac-network-interface-card-index":"1"`)
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url+"/latest/meta-data/mac", nil)
@@ -119,8 +117,7 @@ func TestAgainstAWSMock(t *testing.T) {
 	}
 }
 
-// TestAWSMockAsItComes: its own values have an address outside of the subnet's range, so
-// that the ENI is not there as a whole: nothing is made up of it.
+// TestAWSMockAsItComes: the mock's default address lies outside of its subnet, so the whole ENI is left out.
 func TestAWSMockAsItComes(t *testing.T) {
 	got, err := New(Config{Endpoint: awsMock(t, "")}).ENIs(t.Context())
 	want := []vpc.ENI{{MAC: "0e:49:61:0f:c3:11", DeviceIndex: -1, NetworkCard: -1, Primary: true}}
@@ -129,7 +126,6 @@ func TestAWSMockAsItComes(t *testing.T) {
 	}
 }
 
-// TestAWSMockSenseless: a value that makes no sense is confined to its ENI there too.
 func TestAWSMockSenseless(t *testing.T) {
 	got, err := New(Config{Endpoint: awsMock(t, `"mac-subnet-id":"subnet"`)}).ENIs(t.Context())
 	if err != nil || len(got) != 1 || got[0].ID != "eni-0f95d3625f5c521cc" || got[0].Unreadable == nil || got[0].Unreadable.Value != "subnet" {

@@ -18,7 +18,6 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/fakeec2"
 )
 
-// captured is an HTTP client that keeps requests instead of sending them.
 type captured struct{ form url.Values }
 
 func (c *captured) Do(r *http.Request) (*http.Response, error) {
@@ -30,7 +29,7 @@ func (c *captured) Do(r *http.Request) (*http.Response, error) {
 	return nil, errors.Join(err, errors.New("not sent"))
 }
 
-// fill gives each field of a request a value, one item to each list.
+// fill gives each field of a request a value, and each list one item.
 func fill(v reflect.Value) {
 	switch v.Kind() {
 	case reflect.Pointer:
@@ -55,8 +54,7 @@ func fill(v reflect.Value) {
 	}
 }
 
-// TestFakeAgainstTheModel: each parameter that the strict fake takes is one of the API's
-// model, from which the SDK's requests are generated. So does the lack of ClientToken and DryRun.
+// TestFakeAgainstTheModel: the API's model, from which the SDK is generated, has each parameter that the fake takes, and no ClientToken or DryRun.
 func TestFakeAgainstTheModel(t *testing.T) {
 	sent := &captured{}
 	c := ec2.New(ec2.Options{HTTPClient: sent, Region: "eu-central-1", Retryer: aws.NopRetryer{},

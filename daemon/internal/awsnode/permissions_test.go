@@ -16,8 +16,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/fakeec2"
 )
 
-// TestPermissions: each right on its own, with nothing changed; EC2's answer
-// besides is not taken for an answer.
+// TestPermissions asks for each right alone and changes nothing. Answers that are not EC2's do not count.
 func TestPermissions(t *testing.T) {
 	untagged := tagged(2)
 	untagged.Tags = nil
@@ -65,8 +64,7 @@ func TestPermissions(t *testing.T) {
 	}
 }
 
-// TestPermissionsWithoutDryRun: a service that honours no dry run changes nothing
-// either, for no ENI can have the address.
+// TestPermissionsWithoutDryRun: a service that ignores DryRun changes nothing either, since no ENI can have the address.
 func TestPermissionsWithoutDryRun(t *testing.T) {
 	c, s := ec2Of(t, fakeec2.Config{ENIs: []fakeec2.ENI{tagged(1)}})
 	if _, _, err := c.connect(t.Context()); err != nil {
@@ -83,8 +81,7 @@ func TestPermissionsWithoutDryRun(t *testing.T) {
 	}
 }
 
-// TestPolicyOfDeploy: the policy that is shipped has the rights for these calls and
-// their dry runs, which need the same, and changes only ENIs with the tag.
+// TestPolicyOfDeploy: the shipped policy allows these calls and their dry runs, and changes only of tagged ENIs.
 func TestPolicyOfDeploy(t *testing.T) {
 	data, err := os.ReadFile("../../../deploy/iam/multi-enid.json")
 	if err != nil {

@@ -6,8 +6,7 @@ import (
 	"time"
 )
 
-// TestDoubles compares the waits of any First and Cap with the formula that they
-// stand for: First·2ⁿ after n failures more, at most Cap.
+// TestDoubles checks the waits of any First and Cap: First·2ⁿ after n further failures, at most Cap.
 func TestDoubles(t *testing.T) {
 	check := func(first, longest uint32, failures uint8) bool {
 		b := Backoff{First: 1 + time.Duration(first), Cap: 1 + time.Duration(max(first, longest))}
@@ -31,7 +30,6 @@ func TestDoubles(t *testing.T) {
 	}
 }
 
-// TestRaisedCap goes on from the wait that the lower cap allowed.
 func TestRaisedCap(t *testing.T) {
 	b := Backoff{First: time.Second, Cap: 3 * time.Second}
 	for range 5 {
@@ -43,7 +41,7 @@ func TestRaisedCap(t *testing.T) {
 	}
 }
 
-// TestZeroValue: a Backoff that nobody has set up neither waits nor fails.
+// TestZeroValue: the zero Backoff neither waits nor fails.
 func TestZeroValue(t *testing.T) {
 	var b Backoff
 	if b.Failed() != 0 || b.Failing() {

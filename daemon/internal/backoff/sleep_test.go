@@ -6,7 +6,6 @@ import (
 	"time"
 )
 
-// TestSleep: a wait ends with its time, or at once with its context.
 func TestSleep(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	if !Sleep(ctx, time.Millisecond) {

@@ -21,7 +21,6 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/fakekube"
 )
 
-// client speaks to the API server of this neighbourhood.
 func (w *neighbourhood) client() *client.Client {
 	config := &rest.Config{Host: "http://api", QPS: -1, Transport: apiTransport{w}}
 	c, err := client.New(config, "node-a")
@@ -32,7 +31,6 @@ func (w *neighbourhood) client() *client.Client {
 
 type apiTransport struct{ w *neighbourhood }
 
-// RoundTrip implements http.RoundTripper.
 func (a apiTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	answer := httptest.NewRecorder()
 	down := false
@@ -65,13 +63,12 @@ func (a apiTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	return answer.Result(), nil
 }
 
-// watchBody is a watch with one event or none, until its end.
+// watchBody is a watch with at most one event; it blocks until cut.
 type watchBody struct {
 	pending   []byte
 	done, cut <-chan struct{}
 }
 
-// Read implements io.Reader.
 func (b *watchBody) Read(p []byte) (int, error) {
 	if len(b.pending) > 0 {
 		n := copy(p, b.pending)
@@ -85,16 +82,13 @@ func (b *watchBody) Read(p []byte) (int, error) {
 	return 0, io.EOF
 }
 
-// Close implements io.Closer.
 func (b *watchBody) Close() error { return nil }
 
-// cutWatches ends all watches, as the API server's end does.
 func (w *neighbourhood) cutWatches() {
 	close(w.cut)
 	w.cut = make(chan struct{})
 }
 
-// serve answers one request.
 func (w *neighbourhood) serve(answer http.ResponseWriter, r *http.Request) {
 	w.requests++
 	var body []byte
@@ -162,7 +156,6 @@ func (w *neighbourhood) terminates(namespace string) bool {
 	return n > 0 && w.terminating[n]
 }
 
-// serveState is the resource of ENINodeStates.
 func (w *neighbourhood) serveState(answer http.ResponseWriter, r *http.Request, body []byte) {
 	switch {
 	case r.URL.Query().Get("watch") == "true": // with sendInitialEvents, which not every server can

@@ -28,7 +28,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/fakekube"
 )
 
-// heal ends everything that is out of order, and judges the outcome.
+// heal mends every fault and judges the outcome.
 func (w *neighbourhood) heal() {
 	w.do(func() {
 		w.note("all is well")
@@ -60,7 +60,6 @@ func (w *neighbourhood) heal() {
 	})
 }
 
-// judgeEnd: the config and the device plugin are as declared.
 func (w *neighbourhood) judgeEnd() {
 	want := map[string][]device.PCIAddress{}
 	for e := range w.slots {
@@ -101,13 +100,12 @@ func (w *neighbourhood) judgeEnd() {
 	}
 }
 
-// wanted says whether a slot's ENI is declared and ours.
+// wanted: the slot's ENI is declared and ours.
 func (w *neighbourhood) wanted(e int) bool {
 	return w.declared[e].there && !w.slots[e].vpc
 }
 
-// clashes says whether people have an entry of the name in the config, or had one
-// when they last wrote it: it stays theirs.
+// clashes: people have an entry of this name in the config, or had one when they last wrote it. The entry stays theirs.
 func (w *neighbourhood) clashes(name string) bool {
 	for _, content := range [][]byte{w.content(), w.theirs} {
 		var config struct {
@@ -126,8 +124,7 @@ func (w *neighbourhood) clashes(name string) bool {
 	return false
 }
 
-// peopleOffer says whether people have put an entry there that offers the device by
-// the name. Each counts alone: of two with one name the daemon keeps the first.
+// peopleOffer: an entry of people's offers the device by this name. Entries count alone: of two with one name the daemon keeps the first.
 func (w *neighbourhood) peopleOffer(name string, a device.PCIAddress) bool {
 	var config struct {
 		ResourceList []json.RawMessage `json:"resourceList"`
@@ -141,7 +138,7 @@ func (w *neighbourhood) peopleOffer(name string, a device.PCIAddress) bool {
 	})
 }
 
-// observe judges a View as soon as a Sync has made it.
+// observe judges a View right after the Sync that made it.
 func (w *neighbourhood) observe(v view.View) {
 	if v.Plugin.State == view.PluginServing && v.Config.Current {
 		w.served = time.Now()
@@ -156,8 +153,7 @@ func (w *neighbourhood) observe(v view.View) {
 			continue
 		}
 		s := &w.slots[e]
-		// One that drained and is declared again is looked at for 30 s where the VPC CNI
-		// may have taken it meanwhile.
+		// A device that drained and is declared again is watched for 30 s, since the VPC CNI may have taken it meanwhile.
 		doubtful := w.guarded && min(time.Since(w.declared[e].since), time.Since(w.daemonSince)) < 45*time.Second
 		if d.Phase == nodestate.PhaseDraining && w.wanted(e) && !doubtful {
 			w.wrong("%s (%s) drains though it is declared and plugged in, problems %q", d.ENIID, d.PCIAddress, v.Inventory.Problems)
@@ -168,9 +164,8 @@ func (w *neighbourhood) observe(v view.View) {
 	}
 }
 
-// deleted judges that the daemon deletes the device plugin's pod: not one that has
-// read the config, as far as the daemon can know. It can where it ran and saw the
-// config served some time after the pod's start, whoever touches the file then.
+// deleted judges a deletion of the device plugin's pod. The daemon must not delete a pod that, as far as it can know, has read the config.
+// It can know when it ran and saw the config served some time after the pod's start, even if somebody touches the file later.
 func (w *neighbourhood) deleted(p *sriovdpPod) {
 	stable := p.started.Add(-2 * time.Second)
 	if p.read != nil && p.runs && sameJSON(p.read, w.content()) && w.contentSince.Before(stable) && w.daemonSince.Before(stable) &&
@@ -180,7 +175,6 @@ func (w *neighbourhood) deleted(p *sriovdpPod) {
 	}
 }
 
-// oneLine is for people.
 func oneLine(config []byte) string {
 	var b bytes.Buffer
 	if json.Compact(&b, config) != nil {
@@ -189,7 +183,6 @@ func oneLine(config []byte) string {
 	return b.String()
 }
 
-// sameJSON says whether both are valid and mean the same.
 func sameJSON(a, b []byte) bool {
 	var x, y any
 	if json.Unmarshal(a, &x) != nil || json.Unmarshal(b, &y) != nil {
@@ -208,7 +201,6 @@ func (w *neighbourhood) content() []byte {
 	return content
 }
 
-// launch starts the daemon.
 func (w *neighbourhood) launch() {
 	ctx, cancel := context.WithCancel(context.Background())
 	api := w.client()
@@ -251,8 +243,7 @@ func (w *neighbourhood) launch() {
 	w.running.Go(func() { reporter.Run(ctx) })
 }
 
-// written judges a config of the daemon's: it runs under one of the prefixes that
-// the device plugin here may have. Which the daemon knows is its own affair.
+// written judges a config of the daemon's: it uses one of the prefixes that the device plugin here may have. The daemon knows which.
 func (w *neighbourhood) written(content []byte) {
 	for _, prefix := range []string{"intel.com", "example.org"} {
 		if dpmodel.Judge(content, w.devices(), "-resource-prefix="+prefix).Runs() {
@@ -262,8 +253,7 @@ func (w *neighbourhood) written(content []byte) {
 	w.wrong("the device plugin would not run with the new config\n%s", oneLine(content))
 }
 
-// rename starts the daemon under the name of another node, now and then: it must
-// refuse where it has something to lose.
+// rename sometimes starts the daemon under another node's name. It must refuse if it has something to lose.
 func (w *neighbourhood) rename(o reconcile.Options) {
 	if w.rnd.IntN(4) > 0 {
 		return
@@ -282,7 +272,6 @@ func (w *neighbourhood) rename(o reconcile.Options) {
 
 type neighbourENIs struct{ w *neighbourhood }
 
-// List implements reconcile.NodeENIs.
 func (n neighbourENIs) List() (inventory.Snapshot, error) { return n.w.snapshot(), nil }
 
 func newRand(seed uint64) *rand.Rand { return rand.New(rand.NewPCG(seed, 3)) } //nolint:gosec // to be repeated

@@ -19,30 +19,27 @@ import (
 type devicePluginModel struct {
 	w         *neighbourhood
 	installed bool
-	// prefixed: it was given a resource prefix of its own.
+	// prefixed: it has a resource prefix of its own.
 	prefixed bool
 	pod      *sriovdpPod
 	pods     int
 }
 
-// sriovdpPod is one pod. It reads the config soon after its container has
-// started, exits where the plugin would, and is started again by the kubelet.
+// sriovdpPod reads the config soon after its container starts, exits where the plugin would, and is restarted by the kubelet.
 type sriovdpPod struct {
 	uid string
-	// started is when its container has, zero before; crashed while it waits to be
-	// started again.
+	// started is the container's start, zero before; crashed is set while the container waits for a restart.
 	started time.Time
 	crashed bool
 	crashes int
 	read    []byte
 	runs    bool
-	// ending is when its deletion began.
+	// ending is when the deletion began.
 	ending time.Time
-	// next is the timer of its next change.
+	// next is the timer of the next change.
 	next *time.Timer
 }
 
-// prefix is its -resource-prefix.
 func (m *devicePluginModel) prefix() string {
 	if m.prefixed {
 		return "example.org"
@@ -57,7 +54,6 @@ func (m *devicePluginModel) args() []string {
 	return nil
 }
 
-// judge reads content as the device plugin would.
 func (m *devicePluginModel) judge(content []byte) dpmodel.Verdict {
 	return dpmodel.Judge(content, m.w.devices(), m.args()...)
 }
@@ -87,7 +83,7 @@ func (m *devicePluginModel) delay(most time.Duration) time.Duration {
 	return time.Duration(m.w.rnd.Int64N(int64(most)))
 }
 
-// later has f called unless the pod is another by then.
+// later calls f unless another pod has replaced this one by then.
 func (m *devicePluginModel) later(p *sriovdpPod, d time.Duration, f func()) {
 	p.next = time.AfterFunc(d, func() {
 		m.w.do(func() {
@@ -98,7 +94,6 @@ func (m *devicePluginModel) later(p *sriovdpPod, d time.Duration, f func()) {
 	})
 }
 
-// run starts the container, which reads its config soon.
 func (m *devicePluginModel) run(p *sriovdpPod) {
 	p.started, p.crashed, p.read, p.runs = time.Now(), false, nil, false
 	m.later(p, m.delay(900*time.Millisecond), func() {
@@ -112,7 +107,7 @@ func (m *devicePluginModel) run(p *sriovdpPod) {
 	})
 }
 
-// end lets the pod go at once.
+// end removes the pod at once.
 func (m *devicePluginModel) end() {
 	if m.pod != nil && m.pod.next != nil {
 		m.pod.next.Stop()
@@ -134,7 +129,7 @@ func (m *devicePluginModel) remove() {
 	})
 }
 
-// happen is something that the daemon has no part in.
+// happen is an event without the daemon's part.
 func (m *devicePluginModel) happen(rnd *rand.Rand) string {
 	p := m.pod
 	switch n := rnd.IntN(4); {
@@ -166,7 +161,6 @@ func (m *devicePluginModel) heal() {
 	}
 }
 
-// kubelet is the podresources API.
 func (m *devicePluginModel) kubelet(context.Context) (known inventory.Kubelet, err error) {
 	m.w.do(func() {
 		known.Allocatable = map[device.ResourceName][]device.PCIAddress{}
@@ -180,7 +174,6 @@ func (m *devicePluginModel) kubelet(context.Context) (known inventory.Kubelet, e
 	return known, nil
 }
 
-// object is the pod as the API server has it.
 func (m *devicePluginModel) object() corev1.Pod {
 	p, controller := m.pod, true
 	o := corev1.Pod{

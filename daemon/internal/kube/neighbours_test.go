@@ -29,17 +29,13 @@ var (
 	seedFlag       = flag.Uint64("seed", 0, "seed of the first generated sequence; 0 stands for one by the clock")
 )
 
-// statesPath is the resource of ENINodeStates.
 const statesPath = "/apis/networking.k8s.aws/v1alpha1/eninodestates"
 
-// TestNeighbours: other programs and people of a node act in any order, and the
-// daemon never says that the device plugin serves a config
-// that it has not read, deletes no device plugin that has read the config,
-// drains no device that is declared, takes no ENI that shows another owner, and
-// once all is well, everything is as declared, without another request.
+// TestNeighbours lets other programs and people of a node act in any order. The daemon must never say that the device plugin serves a config
+// that it has not read, delete a device plugin that has read the config, drain a declared device, or take an ENI that shows another owner.
+// Once all is well, everything is as declared without another request.
 //
-// Each sequence has a clock of its own (synctest), by which the daemon's loop,
-// the device plugin, the kubelet and the API server run.
+// Each sequence has its own clock (synctest) for the daemon's loop, the device plugin, the kubelet and the API server.
 func TestNeighbours(t *testing.T) {
 	seed := *seedFlag
 	if seed == 0 {
@@ -89,7 +85,6 @@ func runNeighbours(t *testing.T, seed uint64, dir string) {
 	}
 }
 
-// happen lets one thing happen, and describes it.
 func (w *neighbourhood) happen() string {
 	e := 1 + w.rnd.IntN(len(w.slots)-1)
 	switch n := w.rnd.IntN(40); {
@@ -119,7 +114,6 @@ func (w *neighbourhood) happen() string {
 	}
 }
 
-// declare makes a NodeENI, or changes its resource.
 func (w *neighbourhood) declare(e int) string {
 	d := &w.declared[e]
 	if !d.there {
@@ -130,7 +124,6 @@ func (w *neighbourhood) declare(e int) string {
 	return fmt.Sprintf("declare %d as %q", e, d.resource)
 }
 
-// rewire attaches or detaches an ENI, or changes an attached one.
 func (w *neighbourhood) rewire(e int) string {
 	s := &w.slots[e]
 	switch {
@@ -157,7 +150,7 @@ func (w *neighbourhood) rewire(e int) string {
 	return fmt.Sprintf("detach %d", e)
 }
 
-// pod lets one take the device, as the plugin does, or end.
+// pod has a pod take the device, as the plugin does, or ends the pod.
 func (w *neighbourhood) pod(e int) string {
 	s := &w.slots[e]
 	if s.rec != nil {
@@ -185,7 +178,6 @@ func (w *neighbourhood) pod(e int) string {
 	return fmt.Sprintf("ADD %d", e)
 }
 
-// people edit the config, and the times of the file.
 func (w *neighbourhood) people() string {
 	path := w.path("pcidp", "config.json")
 	content := w.content()
@@ -234,8 +226,7 @@ func (w *neighbourhood) people() string {
 	}
 }
 
-// withPeople puts an entry of other hardware in, or takes it out. The second has
-// the name of a resource of ours where the device plugin's own prefix is ours too.
+// withPeople adds or removes an entry of other hardware. The second entry has our resource's name if the device plugin's own prefix is ours too.
 func (w *neighbourhood) withPeople(content []byte) []byte {
 	var config struct {
 		ResourceList []map[string]any `json:"resourceList"`
@@ -276,8 +267,7 @@ func (w *neighbourhood) namespace() string {
 	return fmt.Sprintf("namespace ns%d terminates: %t", n, w.terminating[n])
 }
 
-// restart ends the daemon; it may be away for a while, in which a later version may
-// have run.
+// restart ends the daemon. It may be away for a while, in which a later version may run.
 func (w *neighbourhood) restart() string {
 	if w.away {
 		what := "daemon starts" + w.upgraded()
@@ -294,8 +284,7 @@ func (w *neighbourhood) restart() string {
 	return "daemon restarts"
 }
 
-// upgraded makes files look, now and then, as if a later version had written them
-// before this one came back.
+// upgraded sometimes makes files look as if a later version wrote them before this one came back.
 func (w *neighbourhood) upgraded() string {
 	paths := []string{nodestate.CheckpointPath(w.path("state"))}
 	for e := range w.slots {

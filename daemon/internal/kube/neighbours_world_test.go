@@ -32,19 +32,17 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/dpmodel"
 )
 
-// slot is a place for an ENI: its device index and its PCI address. Slot 0 has
-// the primary one.
+// slot is a place for an ENI: its device index and PCI address. Slot 0 has the primary ENI.
 type slot struct {
 	index    int
 	plugged  bool
 	instance uint64
-	// generation tells one ENI in this place from the next.
+	// generation tells successive ENIs in this place apart.
 	generation int
-	// vpc: the VPC CNI has attached it for pods of its own, which its rules show
-	// as soon as there are any.
+	// vpc: the VPC CNI has attached it for its own pods. Its rules show that as soon as there are any.
 	vpc, marked bool
 	up          bool
-	// rec is the attachment of the pod that has it.
+	// rec is the attachment of the pod that uses it.
 	rec *nodestate.Record
 }
 
@@ -56,30 +54,25 @@ func (s *slot) mac() device.MAC {
 	return device.MAC(fmt.Sprintf("02:00:00:00:%02x:%02x", s.generation, s.index))
 }
 
-// declaredENI is the NodeENI of a slot.
 type declaredENI struct {
 	there    bool
 	since    time.Time
 	resource string
 }
 
-// neighbourhood is a node with everything that runs on it, and the API server.
-// All of it is changed within do only.
+// neighbourhood is a node with everything that runs on it, and the API server. Change it only within do.
 type neighbourhood struct {
 	t   *testing.T
 	rnd *rand.Rand
 	dir string
-	// lock holds a token while nobody is at work. It is no mutex, since synctest
-	// lets no time pass while somebody waits for one.
-	lock chan struct{}
-	// imds is the metadata's answer.
+	// lock holds a token while nobody works. A mutex would stop synctest's clock while somebody waits.
+	lock  chan struct{}
 	imds  atomic.Pointer[[]vpc.ENI]
 	story []string
 	fault string
 	began time.Time
 
-	// guarded: NodeENIs name subnet and index, and the VPC CNI attaches ENIs too.
-	// deaf: no inotify instance is left.
+	// guarded: NodeENIs name subnet and index, and the VPC CNI attaches ENIs too. deaf: no inotify instance is left.
 	guarded, deaf bool
 	declared      [5]declaredENI
 	slots         [5]slot
@@ -87,21 +80,19 @@ type neighbourhood struct {
 	kernel        neighbourKernel
 	plugin        devicePluginModel
 
-	// backup is people's copy of the config, theirs the content that they wrote last.
+	// backup is people's copy of the config, theirs the content they wrote last.
 	backup, theirs []byte
 	last           []byte // content after the last look at it
 	contentSince   time.Time
-	// changeTimes are the times of this neighbourhood at which files were changed, by
-	// the kernel's.
+	// changeTimes maps the kernel's change times of files to this neighbourhood's clock.
 	changeTimes map[syscall.Timespec]time.Time
 
-	// down: the API server does not answer. refused: no Event is accepted.
+	// down: the API server does not answer. refused: it accepts no Event.
 	down, refused bool
 	terminating   [3]bool
 	requests      int
 	events        []string
-	// version is the API server's. At version stateDeleted the ENINodeState was last
-	// deleted.
+	// version is the API server's; stateDeleted is the version of the ENINodeState's last deletion.
 	version, stateDeleted int
 	// cut is closed when the watches end.
 	cut   chan struct{}
@@ -113,7 +104,7 @@ type neighbourhood struct {
 	halt        func()
 	running     sync.WaitGroup
 	daemonSince time.Time
-	// served is when it last said that the config is served.
+	// served is when the daemon last said that the config is served.
 	served time.Time
 }
 
@@ -143,7 +134,6 @@ func (w *neighbourhood) start() {
 	})
 }
 
-// stop ends all goroutines.
 func (w *neighbourhood) stop() {
 	w.do(func() {
 		if !w.away {
@@ -164,7 +154,6 @@ func (w *neighbourhood) must(err error) {
 	}
 }
 
-// do runs f alone.
 func (w *neighbourhood) do(f func()) {
 	<-w.lock
 	defer func() { w.tellIMDS(); w.lock <- struct{}{} }()
@@ -179,8 +168,7 @@ func (w *neighbourhood) unlocked(f func()) {
 	f()
 }
 
-// tellIMDS has the metadata list the ENIs that are plugged in now. The daemon asks beside its Sync, and
-// one that was told to stop does not wait for the answer.
+// tellIMDS makes the metadata list the plugged ENIs. The daemon asks beside its Sync, and does not wait for the answer once told to stop.
 func (w *neighbourhood) tellIMDS() {
 	var all []vpc.ENI
 	for e := range w.slots {
@@ -198,7 +186,7 @@ func (w *neighbourhood) note(format string, args ...any) {
 	w.story = append(w.story, fmt.Sprintf("%-10s ", time.Since(w.began).Round(time.Millisecond))+fmt.Sprintf(format, args...))
 }
 
-// wrong notes a fault if it is the first.
+// wrong notes the first fault.
 func (w *neighbourhood) wrong(format string, args ...any) {
 	if w.fault == "" {
 		w.note("WRONG")
@@ -211,8 +199,7 @@ func (w *neighbourhood) failed() (failed bool) {
 	return failed || w.t.Failed()
 }
 
-// woken tells the daemon that something has happened of which the API server or
-// the kernel tells it, touched that a file has changed.
+// woken tells the daemon of an event from the API server or the kernel; touched tells it that a file has changed.
 func (w *neighbourhood) woken() {
 	if w.wake != nil {
 		signal(w.wake)
@@ -225,7 +212,6 @@ func (w *neighbourhood) touched() {
 	}
 }
 
-// edited notes that people have written the config.
 func (w *neighbourhood) edited(content []byte) {
 	if json.Valid(content) { // else the daemon takes the last good config
 		w.theirs = content
@@ -234,7 +220,7 @@ func (w *neighbourhood) edited(content []byte) {
 	w.touched()
 }
 
-// changed notes since when the config is as it is.
+// changed notes since when the config has its content.
 func (w *neighbourhood) changed() {
 	if now := w.content(); !bytes.Equal(now, w.last) {
 		w.last, w.contentSince = now, time.Now()
@@ -242,9 +228,7 @@ func (w *neighbourhood) changed() {
 	w.configSeen(w.path("pcidp", "config.json"))
 }
 
-// configSeen is the file as the kernel would tell of it at the times of this
-// neighbourhood: each change time is the moment at which it was first seen, which
-// changed sees to.
+// configSeen is the file with this neighbourhood's change times: each is when changed first saw the kernel's time.
 func (w *neighbourhood) configSeen(path string) nodestate.SeenConfig {
 	inode, changed := w.changeTime(path)
 	_, folder := w.changeTime(filepath.Dir(path))
@@ -268,7 +252,6 @@ func (w *neighbourhood) changeTime(path string) (inode uint64, changed time.Time
 	return st.Ino, w.changeTimes[st.Ctim]
 }
 
-// looked is called after each Sync.
 func (w *neighbourhood) looked() {
 	before := w.last
 	w.changed()
@@ -277,7 +260,6 @@ func (w *neighbourhood) looked() {
 	}
 }
 
-// snapshot is the NodeENIs as the API server has them.
 func (w *neighbourhood) snapshot() inventory.Snapshot {
 	snap := inventory.Snapshot{Complete: true, Lookup: inventory.LookupNone}
 	if w.guarded {
@@ -298,10 +280,8 @@ func (w *neighbourhood) snapshot() inventory.Snapshot {
 	return snap
 }
 
-// neighbourKernel is the node's kernel, and IMDS.
 type neighbourKernel struct{ w *neighbourhood }
 
-// ENIs implements reconcile.Metadata.
 func (k *neighbourKernel) ENIs(context.Context) ([]vpc.ENI, error) {
 	return slices.Clone(*k.w.imds.Load()), nil
 }
@@ -376,7 +356,6 @@ func (k *neighbourKernel) ForeignUse() (map[int]string, error) {
 
 func (k *neighbourKernel) EnsureSources([]routing.Source) (bool, error) { return false, nil }
 
-// devices is the machine as the device plugin sees it.
 func (w *neighbourhood) devices() []dpmodel.Device {
 	var all []dpmodel.Device
 	for e := range w.slots {

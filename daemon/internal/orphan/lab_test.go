@@ -23,7 +23,6 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// lab is a node with two ENIs, the built plugin and a sweeper.
 type lab struct {
 	*testing.T
 	node   *nstest.Node
@@ -97,7 +96,6 @@ func (l *lab) file(name string) string { return filepath.Join(l.node.Dir, name) 
 
 func (l *lab) records() nodestate.AttachmentDir { return nodestate.AttachmentDir(l.file("records")) }
 
-// install puts a built binary into the plugins' folder.
 func (l *lab) install(binary, name string) {
 	l.Helper()
 	from, err := nstest.Binary(binary)
@@ -107,7 +105,6 @@ func (l *lab) install(binary, name string) {
 	l.plugin(name, string(data))
 }
 
-// plugin puts a program into the plugins' folder, as an installer does.
 func (l *lab) plugin(name, content string) {
 	l.Helper()
 	path := filepath.Join(l.bin, name)
@@ -115,7 +112,6 @@ func (l *lab) plugin(name, content string) {
 	l.must(os.Rename(path+".new", path))
 }
 
-// sweeper is a daemon's, which looks at this mount namespace.
 func (l *lab) sweeper() *Sweeper {
 	log := logrus.New()
 	log.SetOutput(&l.logged)
@@ -138,7 +134,6 @@ func (l *lab) advance(d time.Duration) {
 	l.now = l.now.Add(d)
 }
 
-// netns makes a pod's network namespace and returns its path.
 func (l *lab) netns(name string) string {
 	l.Helper()
 	path := "/run/netns/" + name
@@ -146,7 +141,6 @@ func (l *lab) netns(name string) string {
 	return path
 }
 
-// conf is the netconf of a pod that selects the NodeENI.
 func (l *lab) conf(nodeENI string) []byte {
 	l.Helper()
 	data, err := json.Marshal(map[string]any{
@@ -158,7 +152,6 @@ func (l *lab) conf(nodeENI string) []byte {
 	return data
 }
 
-// add runs the plugin's ADD, as a runtime does.
 func (l *lab) add(container, netns, nodeENI string) {
 	l.Helper()
 	cmd := exec.CommandContext(l.Context(), filepath.Join(l.bin, "multi-eni"))
@@ -172,8 +165,7 @@ func (l *lab) add(container, netns, nodeENI string) {
 	}
 }
 
-// orphan makes an attachment whose netns then ends without a DEL, as seen by a
-// sweeper that was running all the time.
+// orphan makes an attachment whose netns ends without DEL, before the eyes of a running sweeper.
 func (l *lab) orphan(container, nodeENI string) {
 	l.Helper()
 	path := l.netns(container)
@@ -202,7 +194,7 @@ func (l *lab) record(container string, edit func(*nodestate.Attachment)) nodesta
 	return r.Attachment
 }
 
-// pod is a record of a pod whose netns, which it returns, is there.
+// pod records a pod with a live netns, which it returns.
 func (l *lab) pod(container string) nodestate.Netns {
 	l.Helper()
 	ns, err := link.OpenNetns(l.netns(container))
@@ -212,7 +204,6 @@ func (l *lab) pod(container string) nodestate.Netns {
 	return ns.Netns
 }
 
-// sweep is one Sync's.
 func (l *lab) sweep() ([]nodestate.Problem, time.Duration) {
 	l.Helper()
 	all, bad, err := l.records().List()
@@ -223,7 +214,6 @@ func (l *lab) sweep() ([]nodestate.Problem, time.Duration) {
 	return l.s.Sweep(l.Context(), all)
 }
 
-// quiet demands that a sweep finds nothing and asks for nothing.
 func (l *lab) quiet() {
 	l.Helper()
 	if found, again := l.sweep(); len(found) > 0 || again != 0 {
@@ -232,7 +222,6 @@ func (l *lab) quiet() {
 	l.idle()
 }
 
-// idle demands that no DEL runs.
 func (l *lab) idle() {
 	l.Helper()
 	l.s.mu.Lock()
@@ -242,7 +231,6 @@ func (l *lab) idle() {
 	}
 }
 
-// wait waits for the end of one DEL.
 func (l *lab) wait() {
 	l.Helper()
 	select {
@@ -252,7 +240,7 @@ func (l *lab) wait() {
 	}
 }
 
-// wantLog demands how often the log has a line with all of the words.
+// wantLog expects n log lines with all of the words.
 func (l *lab) wantLog(n int, words ...string) {
 	l.Helper()
 	got := 0
@@ -270,7 +258,6 @@ func (l *lab) wantLog(n int, words ...string) {
 	}
 }
 
-// leases counts host-local's leases.
 func (l *lab) leases() int {
 	n := 0
 	_ = filepath.WalkDir(l.file("ipam"), func(path string, d fs.DirEntry, err error) error {

@@ -12,7 +12,6 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// parse reads mounts from a file of that content.
 func parse(t *testing.T, content string) ([]*mountinfo.Info, error) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "mountinfo")
@@ -68,7 +67,6 @@ func TestReadMounts(t *testing.T) {
 	}
 }
 
-// TestOwnMounts: this kernel's mountinfo can be read, and has the mount of any folder.
 func TestOwnMounts(t *testing.T) {
 	if nstest.Outside(t) { // in a chroot the root is in no mount that can be seen
 		return
@@ -170,7 +168,7 @@ func TestInFirstMountNamespace(t *testing.T) {
 	}
 }
 
-// TestShows: on the host itself a folder need only be there.
+// TestShows: on the host itself a folder only has to exist.
 func TestShows(t *testing.T) {
 	folder := t.TempDir()
 	w := newWatch("/nonexistent")

@@ -16,8 +16,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// TestPluginTrouble: a plugin that cannot be run or fails is a problem while it lasts, in stable
-// words. It is logged once, and tried again ever more seldom.
+// TestPluginTrouble: a plugin that fails or cannot run is a problem in stable words while that lasts. It is logged once and retried ever later.
 func TestPluginTrouble(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -87,8 +86,7 @@ func TestPluginTrouble(t *testing.T) {
 	}
 }
 
-// TestRunsAsTheRecordSays: the plugin gets ADD's parameters, but neither the recorded netns nor
-// the recorded folders.
+// TestRunsAsTheRecordSays: the plugin gets ADD's parameters, but neither the recorded netns nor the recorded folders.
 func TestRunsAsTheRecordSays(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -111,7 +109,7 @@ func TestRunsAsTheRecordSays(t *testing.T) {
 	}
 }
 
-// TestFewAtOnce: a node full of orphans is not a storm of plugins.
+// TestFewAtOnce: a node full of orphans starts few plugins at a time.
 func TestFewAtOnce(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -143,8 +141,7 @@ func TestFewAtOnce(t *testing.T) {
 	l.wantLog(7, "orphaned attachment released")
 }
 
-// TestStopDuringDEL: SIGTERM ends the plugin with all that it has started, and
-// leaves the record for the next daemon.
+// TestStopDuringDEL: SIGTERM ends the plugin and its children, and leaves the record for the next daemon.
 func TestStopDuringDEL(t *testing.T) {
 	if nstest.Outside(t) {
 		return

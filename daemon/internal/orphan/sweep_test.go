@@ -17,8 +17,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// TestReleasesOrphan: lease, lock and record of a pod that ended without DEL go
-// after the grace, and not before.
+// TestReleasesOrphan: lease, lock and record of a pod that ended without DEL go after the grace, and not before.
 func TestReleasesOrphan(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -49,15 +48,13 @@ func TestReleasesOrphan(t *testing.T) {
 	l.wantLog(1, "orphaned attachment released", "attachment=c1-net1")
 	l.wantLog(2, "")
 
-	// The device is free for the next pod. The kernel has ended the veth with its
-	// netns, which a hardware link survives.
+	// The next pod can have the device. The kernel ended the veth with its netns; a hardware link survives that.
 	e := enis["a"]
 	l.must(l.node.Attach(nstest.ENI{Name: e.Name, MAC: e.MAC}))
 	l.add("c2", l.netns("c2"), "a")
 }
 
-// TestReleasesOrphanOfAnEarlierBoot: no netns is looked at, since another pod's may be mounted at
-// its path by now.
+// TestReleasesOrphanOfAnEarlierBoot looks at no netns: another pod's may be mounted at the path by now.
 func TestReleasesOrphanOfAnEarlierBoot(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -83,8 +80,7 @@ func TestReleasesOrphanOfAnEarlierBoot(t *testing.T) {
 	}
 }
 
-// TestPathReused: a pod whose path leads to another pod's netns is gone, and the
-// other pod keeps all that it has.
+// TestPathReused: a pod whose path now leads to another pod's netns is gone; the other pod keeps everything.
 func TestPathReused(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -117,8 +113,7 @@ func TestPathReused(t *testing.T) {
 	l.quiet()
 }
 
-// TestNeverForALivingPod: whether a daemon sees nothing or sees wrongly, a pod that may live keeps
-// its device, for hours.
+// TestNeverForALivingPod: a daemon that sees nothing, or sees wrongly, leaves a possibly living pod its device for hours.
 func TestNeverForALivingPod(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -168,7 +163,7 @@ func TestNeverForALivingPod(t *testing.T) {
 	}
 }
 
-// view is a thread with a mount namespace of its own, as a container has.
+// view is a thread with its own mount namespace, like a container.
 type view struct{ calls chan func() }
 
 func newView(t *testing.T, prepare func() error) view {
@@ -205,8 +200,7 @@ func mountAt(source, at, fsType string, flags uintptr) error {
 	return nil
 }
 
-// TestInAContainer: a daemon in a mount namespace of its own knows of a pod's
-// end only where the host's folder is propagated to it.
+// TestInAContainer: a daemon in its own mount namespace learns of a pod's end only if the host's folder is propagated.
 func TestInAContainer(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -271,8 +265,7 @@ func TestInAContainer(t *testing.T) {
 	}
 }
 
-// TestLooksSeldom: a netns is looked at once in ten seconds for any number of sweeps; a new record
-// at once.
+// TestLooksSeldom: any number of sweeps looks at a netns once in ten seconds; at a new record at once.
 func TestLooksSeldom(t *testing.T) {
 	if nstest.Outside(t) {
 		return

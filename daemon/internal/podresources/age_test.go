@@ -8,8 +8,7 @@ import (
 	"time"
 )
 
-// TestSocketAge: a kubelet is fresh for a minute after it has made its socket,
-// whether the daemon was there before or came later.
+// TestSocketAge: a kubelet is fresh for a minute after it made its socket, whether the daemon is older or younger.
 func TestSocketAge(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "kubelet.sock")
 	listen := func() {

@@ -22,8 +22,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 )
 
-// kubelet is the service as the kubelet has it: a call that the client does not
-// need fails the test.
+// kubelet is the service. A call that the client does not need fails the test.
 type kubelet struct {
 	podresourcesv1.UnsafePodResourcesListerServer
 	t *testing.T
@@ -61,8 +60,7 @@ func (k *kubelet) Get(context.Context, *podresourcesv1.GetPodResourcesRequest) (
 	return nil, status.Error(codes.Unimplemented, "Get")
 }
 
-// listen serves until the returned function is called, as a kubelet does: the
-// socket goes with it.
+// listen serves until stop is called. The socket goes with it, as the kubelet's does.
 func (k *kubelet) listen(socket string) (stop func()) {
 	k.t.Helper()
 	l, err := net.Listen("unix", socket)
@@ -180,7 +178,7 @@ func TestDevicesEndsWithItsContext(t *testing.T) {
 	}
 }
 
-// The answer of a full node is larger than gRPC accepts by default.
+// A full node's answer exceeds gRPC's default limit.
 func TestDevicesOfAFullNode(t *testing.T) {
 	k := &kubelet{t: t}
 	ids := make([]string, 32)

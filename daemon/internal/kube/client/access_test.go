@@ -11,7 +11,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/fakekube"
 )
 
-// answers are the requests that the API server knows, and its answers.
+// answers are the API server's, by request.
 type answers map[string]string
 
 func connected(t *testing.T, known answers) *Client {

@@ -16,8 +16,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/fakekube"
 )
 
-// TestReleaseOwnPod: one request, for this pod and no other that may have its
-// name, without grace. A pod that has gone already is a success.
+// TestReleaseOwnPod sends one request without grace, for the pod of this UID only. A missing pod is a success.
 func TestReleaseOwnPod(t *testing.T) {
 	own := OwnPod{Namespace: "kube-system", Name: "multi-enid-x", UID: "u1"}
 	for name, tt := range map[string]struct {

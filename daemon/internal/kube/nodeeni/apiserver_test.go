@@ -21,10 +21,8 @@ const (
 	pathNodes    = "/api/v1/nodes"
 )
 
-// apiServer speaks the list and watch protocol of the API server, for two kinds
-// of object, and fails the test on any request that a daemon at work has no
-// business to send. test/kube shows the behaviour of a real one; this
-// one is for the faults that a real one does not have at will.
+// apiServer speaks the list and watch protocol for two kinds, and fails the test on any request that a daemon must not send.
+// It has faults that a real API server does not have at will; test/kube uses a real one.
 type apiServer struct {
 	t   *testing.T
 	url string
@@ -35,16 +33,16 @@ type apiServer struct {
 	// news is closed and replaced when anything below changes.
 	news    chan struct{}
 	version int
-	// objects are the objects of a path, by name; history has their changes.
+	// objects are by path and name; history has their changes.
 	objects map[string]map[string]string
 	history []change
 	// compacted is the newest version from which no watch can begin.
 	compacted int
-	// cut ends every watch that began before, in the middle of an event.
+	// cut ends every earlier watch, in the middle of an event.
 	cut int
-	// refuse answers a request in place of the server; nil or false for not.
+	// refuse, if set, may answer a request; false if it did not.
 	refuse func(w http.ResponseWriter, r *http.Request) bool
-	// lists counts the lists of all forms, and asked all requests.
+	// lists counts the lists of all forms, asked all requests.
 	lists, asked int
 }
 
@@ -64,7 +62,6 @@ func newAPIServer(t *testing.T, streams bool) *apiServer {
 	return s
 }
 
-// do changes the server and tells its watches.
 func (s *apiServer) do(f func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -73,7 +70,7 @@ func (s *apiServer) do(f func()) {
 	s.news = make(chan struct{})
 }
 
-// put stores an object, of which %s is the metadata that the server sets.
+// put stores an object; %s in it takes the metadata that the server sets.
 func (s *apiServer) put(path, name, object string) {
 	s.do(func() {
 		kind := "ADDED"
@@ -95,8 +92,7 @@ func (s *apiServer) remove(path, name string) {
 	})
 }
 
-// forget compacts the history and cuts every watch, as a restart after a long
-// time does.
+// forget compacts the history and cuts every watch, like a restart after a long time.
 func (s *apiServer) forget() {
 	s.do(func() {
 		s.version++
@@ -119,7 +115,6 @@ func (s *apiServer) refuseWith(code int, paths ...string) {
 
 func (s *apiServer) recover() { s.do(func() { s.refuse = nil }) }
 
-// ServeHTTP implements http.Handler.
 func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
 	s.mu.Lock()
@@ -136,7 +131,6 @@ func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// check fails the test at a request that the daemon must not make.
 func (s *apiServer) check(r *http.Request, q url.Values) {
 	known := []string{"watch", "resourceVersion", "resourceVersionMatch", "sendInitialEvents", "allowWatchBookmarks", "timeoutSeconds", "limit", "continue",
 		"fieldSelector"}
@@ -231,7 +225,6 @@ func (s *apiServer) bookmark(path, annotations string) string {
 	return fakekube.Event("BOOKMARK", fmt.Sprintf(`{%s,"metadata":{"resourceVersion":"%d"%s}}`, kind, s.version, annotations))
 }
 
-// stream sends the pending events, and then the new ones.
 func (s *apiServer) stream(w http.ResponseWriter, r *http.Request, seen, began int, pending []string) {
 	flush := w.(http.Flusher).Flush //nolint:errcheck,forcetypeassert // httptest's can
 	for {

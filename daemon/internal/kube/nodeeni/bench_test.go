@@ -17,8 +17,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/fakekube"
 )
 
-// attachedTo is a NodeENI as the public controller writes it, attached to that
-// many nodes, of which node-a is one.
+// attachedTo is a NodeENI as the public controller writes it, attached to n nodes including node-a.
 func attachedTo(nodes, version int) string {
 	var b strings.Builder
 	for n := range nodes {
@@ -40,9 +39,8 @@ func attachedTo(nodes, version int) string {
 		version, b.String()[1:])
 }
 
-// BenchmarkForeignUpdate measures an update of a NodeENI's status that is about
-// another node, from the octets of the watch to the decision not to
-// wake. A controller that renews 2,000 of them in a minute sends 33 a second.
+// BenchmarkForeignUpdate measures a status update about another node, from the watch's bytes to the decision not to wake.
+// A controller that renews 2,000 of them in a minute sends 33 a second.
 func BenchmarkForeignUpdate(b *testing.B) {
 	for _, nodes := range []int{20, 500} {
 		b.Run(fmt.Sprintf("attachments=%d", nodes), func(b *testing.B) {
@@ -76,7 +74,6 @@ func BenchmarkForeignUpdate(b *testing.B) {
 	}
 }
 
-// rewinding reads the same again and again.
 type rewinding struct {
 	data []byte
 	at   int

@@ -55,7 +55,7 @@ func TestClassify(t *testing.T) {
 	}
 }
 
-// step is an answer, after a wait.
+// step is an answer after a wait.
 type step struct {
 	after time.Duration
 	part  part
@@ -133,8 +133,7 @@ func TestHealthSaysEachStateOnce(t *testing.T) {
 	}
 }
 
-// TestRecoveryIsNews once, at the end of a trouble of whichever part, and not at a
-// start without one.
+// TestRecoveryIsNews tells the end of a trouble once, in any part, and a healthy start not at all.
 func TestRecoveryIsNews(t *testing.T) {
 	h := newHealth(time.Now, fakekube.Quiet())
 	news := 0

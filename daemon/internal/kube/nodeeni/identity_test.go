@@ -29,8 +29,7 @@ func TestInstanceOf(t *testing.T) {
 	}
 }
 
-// TestNodeOfAnotherInstance: its NodeENIs do not count for this machine, and nothing is
-// written about it. While either instance is unknown, the Node counts as this machine's.
+// TestNodeOfAnotherInstance: its NodeENIs do not count for this machine, and nothing is written about it. While an instance is unknown, they count.
 func TestNodeOfAnotherInstance(t *testing.T) {
 	own := ""
 	s := New(&client.Client{NodeName: "node-a"}, Options{Instance: func() string { return own }, Now: nil, Log: fakekube.Quiet()})
@@ -66,8 +65,7 @@ func TestNodeOfAnotherInstance(t *testing.T) {
 	}
 }
 
-// TestElsewhere: a NodeENI that is there and does not select this node is told from
-// one that is not there.
+// TestElsewhere tells a NodeENI that does not select this node from a missing one.
 func TestElsewhere(t *testing.T) {
 	s := &Source{entries: map[string]*entry{}, node: nodeFacts{ref: client.NodeRef{Name: "node-a"}, labels: map[string]string{"a": "1"}}}
 	for name, selector := range map[string]map[string]string{"here": {"a": "1"}, "there": {"a": "2"}} {

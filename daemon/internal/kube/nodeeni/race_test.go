@@ -2,6 +2,5 @@
 
 package nodeeni
 
-// The race detector makes a sequence ten times as long; races show in the first
-// hundreds as well as in ten thousand.
+// Sequences take ten times as long under the race detector, and races show in the first hundreds as well.
 const defaultSequences = 1_000

@@ -16,7 +16,6 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/dpmodel"
 )
 
-// sync runs the daemon once and judges the result.
 func (s *sequence) sync() {
 	s.note("Sync")
 	path := filepath.Join(s.dir, "config.json")
@@ -42,7 +41,7 @@ func (s *sequence) sync() {
 	}
 }
 
-// look notes the devices that the daemon is about to see gone.
+// look notes the devices that the daemon is about to find gone.
 func (s *sequence) look() {
 	for name, o := range s.told {
 		if slices.ContainsFunc(s.seen[name], func(e int) bool { return !slices.Contains(o.enis, e) }) {
@@ -54,8 +53,8 @@ func (s *sequence) look() {
 	}
 }
 
-// compare holds the config against the versions that the source has got. Of an object that
-// was never readable everything stays; where an attachment has just gone, it may.
+// compare checks the config against the versions that the source got. An object that was never readable keeps everything;
+// where an attachment has just gone, it may.
 func (s *sequence) compare(before []byte, got pools) {
 	labels := s.toldNode.labels
 	want, may := implied(s.told, labels), pools{}
@@ -97,7 +96,6 @@ func (s *sequence) compare(before []byte, got pools) {
 	}
 }
 
-// devices is the machine as the device plugin sees it.
 func (s *sequence) devices() []dpmodel.Device {
 	var all []dpmodel.Device
 	for e := range seqENIs + 1 {
@@ -106,8 +104,7 @@ func (s *sequence) devices() []dpmodel.Device {
 	return all
 }
 
-// end mends all faults, lets the API server come back and time pass, and compares
-// the config with the NodeENIs.
+// end mends all faults, lets time pass, and compares the config with the NodeENIs.
 func (s *sequence) end() {
 	for name, o := range s.truth.objects {
 		o.broken = false

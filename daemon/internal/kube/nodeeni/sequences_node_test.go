@@ -23,10 +23,8 @@ func seqENI(e int) device.ENIID      { return device.ENIID(fmt.Sprintf("eni-%017
 func seqMAC(e int) device.MAC        { return device.MAC(fmt.Sprintf("02:00:00:00:00:%02x", e)) }
 func seqPCI(e int) device.PCIAddress { return device.PCIAddress(fmt.Sprintf("0000:00:%02x.0", e)) }
 
-// pools are the resources of a device plugin, with their devices.
 type pools map[string][]device.PCIAddress
 
-// implied are the pools that the NodeENIs ask for.
 func implied(objects map[string]clusterENI, labels map[string]string) pools {
 	out := pools{}
 	for _, o := range objects {
@@ -46,7 +44,7 @@ func implied(objects map[string]clusterENI, labels map[string]string) pools {
 	return out
 }
 
-// machine is the node's kernel: all ENIs are plugged in, and no pod has any.
+// machine is the node's kernel: all ENIs are plugged in, and no pod uses any.
 type machine struct{ up [seqENIs + 1]bool }
 
 func (m *machine) ENIs(context.Context) ([]vpc.ENI, error) {
@@ -98,7 +96,6 @@ func (m *machine) ForeignUse() (map[int]string, error)        { return nil, nil 
 
 func (m *machine) EnsureSources([]routing.Source) (bool, error) { return false, nil }
 
-// sequence is one node and its cluster, while things happen to them.
 type sequence struct {
 	rnd     *rand.Rand
 	dir     string
@@ -110,14 +107,12 @@ type sequence struct {
 	truth cluster
 	// up: the API server answers, and its watches are open.
 	up bool
-	// told and toldNode are the last versions that the source has got; nil before.
+	// told and toldNode are the last versions that the source got; nil before.
 	told     map[string]clusterENI
 	toldNode *cluster
-	// seen are the ENIs of each name when the daemon last looked, and lost is when
-	// it last found one of them gone.
+	// seen are each name's ENIs when the daemon last looked; lost is when it last found one gone.
 	seen  map[string][]int
 	lost  time.Time
 	story []string
-	// fault is the first failure.
 	fault string
 }

@@ -33,10 +33,8 @@ var (
 	sequencesFlag = flag.Int("sequences", defaultSequences, "how many sequences to generate")
 )
 
-// TestSequences: no sequence of NodeENI events, daemon restarts and API faults
-// ends with a device plugin config that differs from the one that the NodeENIs as they
-// are then imply, or passes through an empty or invalid one; and while nothing
-// is known of the NodeENIs, the config stays as it is.
+// TestSequences: whatever NodeENI events, daemon restarts and API faults come, the config ends as the present NodeENIs imply,
+// is never empty or invalid, and does not change while the NodeENIs are unknown.
 func TestSequences(t *testing.T) {
 	seed := *seedFlag
 	if seed == 0 {
@@ -64,7 +62,6 @@ func TestSequences(t *testing.T) {
 	wg.Wait()
 }
 
-// cluster is the API server's state: the truth that the node is to follow.
 type cluster struct {
 	objects map[string]clusterENI
 	labels  map[string]string
@@ -73,7 +70,6 @@ type cluster struct {
 	version int
 }
 
-// clusterENI is one NodeENI.
 type clusterENI struct {
 	uid      int
 	selector string // of the label ng; "" for none
@@ -110,8 +106,7 @@ func (c clusterENI) item(name string, version int) *item {
 	return it
 }
 
-// The n-th of three NodeENIs may have the ENIs n+1 and n+4 of this node; ENI 0 is
-// the primary one.
+// The n-th of three NodeENIs may have the ENIs n+1 and n+4 of this node; ENI 0 is the primary one.
 var seqNames = [3]string{"a", "b", "c"}
 
 const seqENIs = 6
@@ -143,7 +138,6 @@ func (s *sequence) play() {
 	s.end()
 }
 
-// failed notes a fault if it is the first.
 func (s *sequence) failed(format string, args ...any) {
 	if s.fault == "" {
 		s.fault = fmt.Sprintf(format, args...)
@@ -154,7 +148,6 @@ func (s *sequence) note(format string, args ...any) {
 	s.story = append(s.story, fmt.Sprintf(format, args...))
 }
 
-// happen lets one thing happen.
 func (s *sequence) happen() {
 	i := s.rnd.IntN(len(seqNames))
 	switch n := s.rnd.IntN(20); {
@@ -188,7 +181,6 @@ func (s *sequence) happen() {
 	}
 }
 
-// change makes a NodeENI, or changes one.
 func (s *sequence) change(name string, i int) {
 	o, there := s.truth.objects[name]
 	if !there {
@@ -224,8 +216,7 @@ func (s *sequence) change(name string, i int) {
 	}
 }
 
-// learn notes a version that the source was told. One that cannot be read leaves
-// what could be read before.
+// learn notes a version that the source got. An unreadable version leaves the last readable one.
 func (s *sequence) learn(name string, o clusterENI) {
 	before, ok := s.told[name]
 	if o.broken && !o.deleting {
@@ -280,8 +271,7 @@ func (s *sequence) tellNode() {
 	s.toldNode = &copied
 }
 
-// relist tells the source everything anew, in the order in which the two watches
-// happen to come back.
+// relist tells the source everything anew, in the random order in which the two watches return.
 func (s *sequence) relist() {
 	s.note("read anew")
 	tell := []func(){s.tellNode, s.tellNodeENIs}
@@ -309,7 +299,6 @@ func (s *sequence) tellNodeENIs() {
 	nodeENIStore{s.source}.Replace(all, "1") //nolint:errcheck,gosec // an item is never refused
 }
 
-// fail has the source hear a fault of the API server, as its watches would.
 func (s *sequence) fail() {
 	faults := []error{client.ErrNoAnswer, answer(401), answer(403), answer(404), answer(410)}
 	err := faults[s.rnd.IntN(len(faults))]
@@ -317,14 +306,13 @@ func (s *sequence) fail() {
 	s.source.health.report(partNodes, err)
 }
 
-// judge looks at a config that the daemon has written.
 func (s *sequence) judge(content []byte) {
 	if v := dpmodel.Judge(content, s.devices()); !v.Runs() {
 		s.failed("the device plugin would not run: %+v, on the new config:\n%s", v, content)
 	}
 }
 
-// restart ends the daemon, if one runs, and starts another on its files.
+// restart ends any running daemon, and starts another on its files.
 func (s *sequence) restart() {
 	s.note("daemon starts")
 	client := &client.Client{NodeName: "node-a"}

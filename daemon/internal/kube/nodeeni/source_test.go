@@ -27,7 +27,6 @@ const (
 	nodeX2  = `{"apiVersion":"v1","kind":"Node","metadata":{"uid":"n2","labels":{"ng":"x"},%s},"status":{"allocatable":{"intel.com/a":"2"}}}`
 )
 
-// running is a Source at work.
 type running struct {
 	*Source
 	t              *testing.T
@@ -58,7 +57,6 @@ func run(t *testing.T, s *apiServer) *running {
 	return r
 }
 
-// says returns the result of List in one line.
 func (r *running) says() string {
 	snap, err := r.List()
 	if err != nil {
@@ -78,7 +76,6 @@ func (r *running) says() string {
 	return out
 }
 
-// until waits for a condition.
 func (r *running) until(what string, cond func() bool) {
 	r.t.Helper()
 	deadline := time.Now().Add(20 * time.Second)
@@ -100,8 +97,7 @@ func (r *running) untilReason(want string) {
 	r.until("reason "+want, func() bool { return string(r.API().Reason) == want && r.API().Reachable == (want == "") })
 }
 
-// eachKind runs a test against servers that can send initial events, and that
-// cannot.
+// eachKind runs a test against servers with and without initial events.
 func eachKind(t *testing.T, f func(t *testing.T, s *apiServer)) {
 	for _, streams := range []bool{true, false} {
 		t.Run(fmt.Sprintf("streams=%t", streams), func(t *testing.T) {
@@ -211,7 +207,6 @@ func TestSourceTellsTheNodesFaults(t *testing.T) {
 	}
 }
 
-// A history that was compacted is read anew, and removals in between are found.
 func TestSourceReadsAnewWhatWasForgotten(t *testing.T) {
 	eachKind(t, func(t *testing.T, s *apiServer) {
 		s.put(pathNodes, "node-a", nodeX)
@@ -235,7 +230,6 @@ func TestSourceReadsAnewWhatWasForgotten(t *testing.T) {
 	})
 }
 
-// A list that fails at its second page, or whose rest is forgotten, is no list.
 func TestSourceTakesNoPartOfAList(t *testing.T) {
 	t.Parallel()
 	s := newAPIServer(t, false)
@@ -276,7 +270,6 @@ func TestSourceTakesNoPartOfAList(t *testing.T) {
 	r.untilSays(strings.Join(all, " "))
 }
 
-// A 200 that does not come from an API server changes nothing.
 func TestSourceBelievesNoProxy(t *testing.T) {
 	for _, body := range []string{"<html>welcome</html>", "{}", "", `{"type":"DELETED","object":{"kind":"Pod","metadata":{"name":"a"}}}`} {
 		eachKind(t, func(t *testing.T, s *apiServer) {

@@ -162,7 +162,6 @@ func TestStreamEnds(t *testing.T) {
 	}
 }
 
-// endless is one object that never ends.
 type endless struct{}
 
 func (endless) Read(p []byte) (int, error) {
@@ -172,8 +171,7 @@ func (endless) Read(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// FuzzTrim: trimming and decoding may be exchanged, and no JSON is taken for
-// something else.
+// FuzzTrim: trimming before or after decoding gives the same, and JSON never changes its meaning.
 func FuzzTrim(f *testing.F) {
 	f.Add([]byte(stored))
 	f.Add([]byte(`{"metadata":{"name":"a\"b\\","annotations":null},"spec":null,"status":{"attachments":[null,{"nodeID":"node-a"}]}}`))
@@ -183,7 +181,7 @@ func FuzzTrim(f *testing.F) {
 		it, err := trimmer{"node-a"}.object(newReader(bytes.NewReader(data), 0))
 		isObject := json.Valid(data) && bytes.HasPrefix(bytes.TrimSpace(data), []byte("{"))
 		if isObject && err != nil {
-			// A name that is no text is refused, as decoding refuses it.
+			// Decoding refuses a name that is not a string; so does trimming.
 			var whole v1alpha1.NodeENI
 			if kjson.UnmarshalCaseSensitivePreserveInts(data, &whole) == nil && !bytes.Contains(data, []byte("null")) {
 				t.Fatalf("object refused: %v", err)
@@ -206,15 +204,13 @@ func FuzzTrim(f *testing.F) {
 	})
 }
 
-// repeated says whether an object has a key twice, which the API server writes
-// never and decoders understand each in its own way.
+// repeated: an object has a key twice. The API server never writes that, and decoders differ about it.
 func repeated(data []byte) bool {
 	var v any
 	strict, err := kjson.UnmarshalStrict(data, &v)
 	return err != nil || len(strict) > 0
 }
 
-// cutDown trims a decoded object.
 func cutDown(o v1alpha1.NodeENI) v1alpha1.NodeENI {
 	out := v1alpha1.NodeENI{Spec: o.Spec}
 	out.Name, out.UID, out.Generation, out.DeletionTimestamp = o.Name, o.UID, o.Generation, o.DeletionTimestamp
@@ -230,7 +226,7 @@ func cutDown(o v1alpha1.NodeENI) v1alpha1.NodeENI {
 	return out
 }
 
-// FuzzWatch: a stream has the same events however it arrives, and ends alike.
+// FuzzWatch: the events of a stream, and its end, do not depend on how its bytes arrive.
 func FuzzWatch(f *testing.F) {
 	f.Add([]byte(`{"type":"ADDED","object":` + stored + `}` + "\n" + `{"object":{"kind":"Status"},"type":"ERROR"}`))
 	f.Add([]byte(`[{]}{"`))
@@ -250,7 +246,6 @@ func FuzzWatch(f *testing.F) {
 	})
 }
 
-// eventsOf reads a stream to its end and returns the events' types and texts.
 func eventsOf(r io.Reader) (out []string, err error) {
 	a := newReader(r, maxEventBytes)
 	for {

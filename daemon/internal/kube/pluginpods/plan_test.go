@@ -16,13 +16,12 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// written is when the tests' config was written; a container that started at
-// second 12 or later has certainly read it.
+// written is when the config was written. A container started at second 12 or later has certainly read it.
 var written = time.Date(2026, 1, 2, 3, 4, 10, 300e6, time.UTC)
 
 const configFile = "/etc/pcidp/config.json"
 
-// at is the second of startedAt in written's minute.
+// at is a start in that second of written's minute.
 func at(second int) corev1.ContainerState {
 	started := written.Truncate(time.Minute).Add(time.Duration(second) * time.Second)
 	return corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: metav1.Time{Time: started}}}
@@ -36,8 +35,7 @@ func waiting(reason string) corev1.ContainerState {
 	return corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: reason}}
 }
 
-// pluginPod is a device plugin pod as a DaemonSet makes it: ready, its one
-// container in that state.
+// pluginPod is a ready pod of a DaemonSet, its one container in that state.
 func pluginPod(name string, state corev1.ContainerState) corev1.Pod {
 	return corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{
@@ -76,7 +74,6 @@ func hostPath(folder, sub string) func(*corev1.Pod) {
 	}
 }
 
-// second adds a container, which mounts the config or not.
 func second(mounts bool, state corev1.ContainerState) func(*corev1.Pod) {
 	return func(p *corev1.Pod) {
 		c := corev1.Container{Name: "other"}
@@ -88,7 +85,7 @@ func second(mounts bool, state corev1.ContainerState) func(*corev1.Pod) {
 	}
 }
 
-// initOnly has an init container mount the config, and nothing else.
+// initOnly lets only an init container mount the config.
 func initOnly(state corev1.ContainerState, policy *corev1.ContainerRestartPolicy) func(*corev1.Pod) {
 	return func(p *corev1.Pod) {
 		p.Spec.InitContainers = []corev1.Container{{Name: "init", RestartPolicy: policy, VolumeMounts: p.Spec.Containers[0].VolumeMounts}}
@@ -185,7 +182,6 @@ func TestDecide(t *testing.T) {
 	}
 }
 
-// readerRun is the one that the pod of that name is in.
 func readerRun(name string, state corev1.ContainerState) nodestate.Reader {
 	return nodestate.Reader{Pod: "uid-" + name, Container: "dp", Started: state.Running.StartedAt.Unix()}
 }

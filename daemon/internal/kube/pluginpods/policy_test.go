@@ -9,8 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// TestOwnNodePolicyHasTheSelectors: the policy lets the daemon delete exactly the
-// pods that it looks for.
+// TestOwnNodePolicyHasTheSelectors: the policy allows deletion of exactly the pods that the daemon looks for.
 func TestOwnNodePolicyHasTheSelectors(t *testing.T) {
 	for _, path := range []string{"../../../../deploy/admission/own-node.yaml", "../../../../deploy/chart/templates/admission.yaml"} {
 		data, err := os.ReadFile(path)

@@ -10,7 +10,6 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/dpmodel"
 )
 
-// TestSaidPrefix has each form of the flag, and values that the pod does not show.
 func TestSaidPrefix(t *testing.T) {
 	const unknown = "?"
 	tests := []struct {

@@ -29,17 +29,15 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/fakekube"
 )
 
-// podServer is the part of the API that a DevicePlugin uses. Anything else
-// fails the test.
+// podServer is the API that a DevicePlugin needs. Any other request fails the test.
 type podServer struct {
 	t *testing.T
 
 	mu sync.Mutex
-	// pods are by namespace/name, and answers the status codes that lists of a
-	// namespace are refused with.
+	// pods are by namespace/name; answers has the status codes that refuse lists of a namespace.
 	pods    map[string]corev1.Pod
 	answers map[string]int
-	// onDelete runs before a pod is deleted, and replace instead of its end.
+	// onDelete runs before a deletion; replace runs instead of removing the pod.
 	onDelete func(name string) int
 	replace  func(old corev1.Pod)
 	requests []string
@@ -53,7 +51,6 @@ func servePods(t *testing.T, pods ...corev1.Pod) *podServer {
 	return s
 }
 
-// plugin is a DevicePlugin that speaks to the server, with bounds for a test.
 func (s *podServer) plugin(o Options) *DevicePlugin {
 	s.t.Helper()
 	server := httptest.NewServer(s)
@@ -151,7 +148,7 @@ func (s *podServer) delete(w http.ResponseWriter, r *http.Request, name string) 
 	fakekube.Respond(w, http.StatusOK, p)
 }
 
-// daemonSet makes a pod of another name in that state whenever one is deleted.
+// daemonSet replaces each deleted pod with one of another name in that state.
 func (s *podServer) daemonSet(state corev1.ContainerState) *podServer {
 	n := 0
 	s.replace = func(old corev1.Pod) {
@@ -259,7 +256,7 @@ func TestRestart(t *testing.T) {
 	}
 }
 
-// A second call finds nothing to do: the first has been verified.
+// A second call finds nothing to do: the first has verified all.
 func TestRestartIsFreeWhenRepeated(t *testing.T) {
 	s := servePods(t, pluginPod("a", at(9))).daemonSet(at(14))
 	d := s.plugin(Options{Namespaces: []string{"default", "kube-system"}})
@@ -356,7 +353,6 @@ func TestRestartEndsWithItsContext(t *testing.T) {
 	}
 }
 
-// An API server that goes away during a restart and comes back does not end it.
 func TestRestartSurvivesAnOutage(t *testing.T) {
 	s := servePods(t, pluginPod("a", at(9))).daemonSet(at(14))
 	failed := 0
@@ -388,7 +384,7 @@ func TestRestartSurvivesAnOutage(t *testing.T) {
 	}
 }
 
-// That there is none is a state, which the caller logs when it begins and ends.
+// The caller, not this package, logs a missing device plugin.
 func TestNoDevicePluginIsNotLogged(t *testing.T) {
 	var out strings.Builder
 	log := logrus.New()

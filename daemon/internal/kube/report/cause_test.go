@@ -9,8 +9,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// TestEventsNameTheCauseThatWasSeen: the Events of a draining device have its row's
-// cause, and make up none.
+// TestEventsNameTheCauseThatWasSeen: the Events of a draining device give its row's cause, and invent none.
 func TestEventsNameTheCauseThatWasSeen(t *testing.T) {
 	for _, cause := range []string{"no PCI function is at 0000:00:06.0, where the device was", "it is bound to ena, and is to be bound to vfio-pci", ""} {
 		sent := historyFrom(v1alpha1.ENINodeStateStatus{})

@@ -25,7 +25,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/fakekube"
 )
 
-// terminating answers as Kubernetes does for a namespace that is being deleted.
+// terminating is the answer for a namespace that is being deleted.
 func terminating(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(http.StatusForbidden)
@@ -38,7 +38,7 @@ func answerWith(code int) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) { fakekube.Refuse(w, code) }
 }
 
-// drainingFor is a View in which a device with that last byte drains under a pod.
+// drainingFor is a View with one device, whose MAC ends in last, that drains under a pod.
 func drainingFor(v view.View, last int, pod string) view.View {
 	pci := device.PCIAddress(fmt.Sprintf("0000:00:%02x.0", last))
 	v.Inventory.Devices = append(slices.Clone(v.Inventory.Devices), nodestate.Device{
@@ -48,8 +48,7 @@ func drainingFor(v view.View, last int, pod string) view.View {
 	return v
 }
 
-// TestEventsOfOthersAreSent: no answer to one Event holds up the Events about other
-// objects, and an Event that can never be sent is given up with one line.
+// TestEventsOfOthersAreSent: no answer to one Event delays the Events of other objects, and an impossible Event is given up with one log line.
 func TestEventsOfOthersAreSent(t *testing.T) {
 	for name, tc := range map[string]struct {
 		answer  http.HandlerFunc
@@ -87,8 +86,7 @@ func TestEventsOfOthersAreSent(t *testing.T) {
 	}
 }
 
-// TestEventsWithoutState: Events do not wait for an ENINodeState that may not be
-// read.
+// TestEventsWithoutState: Events do not wait for an ENINodeState that the daemon may not read.
 func TestEventsWithoutState(t *testing.T) {
 	s := newStateServer(t)
 	s.states = answerWith(403)
@@ -102,9 +100,7 @@ func TestEventsWithoutState(t *testing.T) {
 	fakekube.Await(t, "Events begin", func() bool { r.mu.Lock(); defer r.mu.Unlock(); return r.history != nil })
 }
 
-// TestNoteQueue checks the queue in random runs: the events of an object leave in
-// their order, a healthy object never waits, retries of failing ones are apart,
-// and every lost event is counted.
+// TestNoteQueue makes random runs: an object's events leave in order, a healthy object never waits, retries are apart, and losses are counted.
 func TestNoteQueue(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
@@ -174,7 +170,7 @@ func runQueue(t *testing.T, rnd *rand.Rand) {
 	}
 }
 
-// TestNoteQueueIsFair: an object that fills the queue pushes itself out.
+// TestNoteQueueIsFair: an object that fills the queue displaces itself.
 func TestNoteQueueIsFair(t *testing.T) {
 	var q eventQueue
 	now := time.Unix(1e9, 0)
@@ -190,8 +186,7 @@ func TestNoteQueueIsFair(t *testing.T) {
 	}
 }
 
-// TestRefusedForLong: an Event that is forbidden for as long as the API server
-// would have kept it is given up; one that is not answered is not.
+// TestRefusedForLong: the Reporter gives up an Event forbidden for longer than the API server keeps Events, but not one without answer.
 func TestRefusedForLong(t *testing.T) {
 	forbidden := apierrors.NewForbidden(schema.GroupResource{Resource: "events"}, "e", errors.New("RBAC"))
 	for _, tc := range []struct {
@@ -216,8 +211,7 @@ func TestRefusedForLong(t *testing.T) {
 	}
 }
 
-// TestStateComesBack: an ENINodeState that somebody deletes is made again though
-// nothing changes, with its old status.
+// TestStateComesBack: a deleted ENINodeState is made again with its old status, though nothing changes.
 func TestStateComesBack(t *testing.T) {
 	s := newStateServer(t)
 	r, _ := report(t, s)
@@ -230,8 +224,7 @@ func TestStateComesBack(t *testing.T) {
 	}
 }
 
-// TestStateComesBackWithItsKind: the CRD is deleted, which deletes the object
-// and ends the watch, and made again.
+// TestStateComesBackWithItsKind: deleting the CRD deletes the object and ends the watch; the object returns with the CRD.
 func TestStateComesBackWithItsKind(t *testing.T) {
 	s := newStateServer(t)
 	r, _ := report(t, s)
@@ -248,8 +241,7 @@ func TestStateComesBackWithItsKind(t *testing.T) {
 	fakekube.Await(t, "state of the new object", func() bool { c, n, _ := s.counts(); return c == 2 && n == 2 })
 }
 
-// TestRetriesWithinAMinute: no wait after a failure is so long that something
-// which was mended is noticed later than after a minute.
+// TestRetriesWithinAMinute: after a repair, the next retry comes within a minute.
 func TestRetriesWithinAMinute(t *testing.T) {
 	f := client.NewFailures(fakekube.Quiet(), "Node")
 	var b retry
@@ -264,7 +256,6 @@ func TestRetriesWithinAMinute(t *testing.T) {
 	}
 }
 
-// reportTo is report with a log that is read.
 func reportTo(t *testing.T, s *stateServer, out *safeBuffer) (r *Reporter, stop func()) {
 	t.Helper()
 	log := logrus.New()
@@ -272,20 +263,17 @@ func reportTo(t *testing.T, s *stateServer, out *safeBuffer) (r *Reporter, stop 
 	return reportWith(t, s, log)
 }
 
-// safeBuffer may be written and read at once.
 type safeBuffer struct {
 	mu sync.Mutex
 	b  bytes.Buffer
 }
 
-// Write implements io.Writer.
 func (b *safeBuffer) Write(p []byte) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.b.Write(p)
 }
 
-// String implements fmt.Stringer.
 func (b *safeBuffer) String() string {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -47,8 +47,7 @@ func TestTell(t *testing.T) {
 	step("gone", v)
 }
 
-// TestTellNotAttached: an ENI that a controller attaches within a minute is no Event; one
-// that is not attached then is one, whose message has the way out, and no more.
+// TestTellNotAttached: an ENI that a controller attaches within a minute makes no Event; later it makes one, which says the way out.
 func TestTellNotAttached(t *testing.T) {
 	p := nodestate.Problem{Reason: "NotAttached", NodeENI: "a", Message: "m"}
 	lasting := readyView()

@@ -30,26 +30,25 @@ const (
 	pathState  = pathStates + "/node-a"
 )
 
-// stateServer has at most one ENINodeState, and fails the test on any request
-// that the daemon has no permission for.
+// stateServer has at most one ENINodeState, and fails the test on a request without a permission of the daemon.
 type stateServer struct {
 	t   *testing.T
 	url string
 
 	mu     sync.Mutex
 	object *v1alpha1.ENINodeState
-	// crd: the kind is known. deny answers every request with 503.
+	// crd: the kind exists. deny answers every request with 503.
 	crd, deny bool
 	creates   int
 	applies   int
 	events    []string
-	// refuse answers the Events of a namespace in place of the server; nil for none.
+	// refuse, if set, answers the Events of a namespace.
 	refuse map[string]http.HandlerFunc
 	// removed is closed and replaced when the object is deleted.
 	removed chan struct{}
-	// states answers requests about ENINodeStates in place of the server.
+	// states, if set, answers requests about ENINodeStates.
 	states http.HandlerFunc
-	// refusedStates counts the requests while the kind is not known.
+	// refusedStates counts the requests while the kind is unknown.
 	refusedStates int
 }
 
@@ -61,7 +60,6 @@ func newStateServer(t *testing.T) *stateServer {
 	return s
 }
 
-// ServeHTTP implements http.Handler.
 func (s *stateServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.Method == http.MethodGet && r.URL.Path == pathStates {
 		s.follow(w, r)
@@ -116,7 +114,7 @@ func (s *stateServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// follow answers lists and watches of the one object's metadata.
+// follow serves lists and watches of the object's metadata.
 func (s *stateServer) follow(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
 	if q.Get("fieldSelector") != "metadata.name=node-a" || !strings.Contains(r.Header.Get("Accept"), "as=PartialObjectMetadata") {
@@ -149,7 +147,6 @@ func (s *stateServer) follow(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// remove deletes the object.
 func (s *stateServer) remove() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -293,7 +290,7 @@ func TestReporterLosesNoEventInAnOutage(t *testing.T) {
 	}
 }
 
-// TestReporterQueueIsBounded: the oldest go first, and are counted.
+// TestReporterQueueIsBounded: the queue drops the oldest first, and counts them.
 func TestReporterQueueIsBounded(t *testing.T) {
 	s := newStateServer(t)
 	r := New(s.client(t), Options{Node: func() (client.NodeRef, bool) { return reportNode, true }, Now: time.Now, Log: fakekube.Quiet()})

@@ -20,18 +20,16 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/fakekube"
 )
 
-// nodeServer has one Node, with taints, and takes GET and JSON patches of it.
 type nodeServer struct {
 	t      *testing.T
 	mu     sync.Mutex
 	taints []corev1.Taint
-	// before runs ahead of each patch, as others do who change the Node.
+	// before runs ahead of each patch, like another client that changes the Node.
 	before  func(*nodeServer)
 	patches int
 	refuse  int // so many answers are 503
 }
 
-// ServeHTTP implements http.Handler.
 func (s *nodeServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -107,8 +105,7 @@ func taint(key string, effect corev1.TaintEffect) corev1.Taint {
 	return corev1.Taint{Key: key, Effect: effect}
 }
 
-// TestStartupTaint: it goes when all is ready, and no other does; nor is
-// anything asked before.
+// TestStartupTaint: the taint goes when all is ready; no other taint goes, and no request comes earlier.
 func TestStartupTaint(t *testing.T) {
 	others := []corev1.Taint{taint("dedicated", corev1.TaintEffectNoSchedule), taint("maintenance", corev1.TaintEffectNoExecute)}
 	s := &nodeServer{t: t, refuse: 1, taints: []corev1.Taint{taint(Key, corev1.TaintEffectNoSchedule), others[0], taint(Key, corev1.TaintEffectNoExecute)}}
@@ -151,7 +148,7 @@ func TestStartupTaint(t *testing.T) {
 	}
 }
 
-// TestStartupTaintEnds: it waits for nothing when the daemon ends.
+// TestStartupTaintEnds: it waits for nothing once the daemon ends.
 func TestStartupTaintEnds(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -162,7 +159,6 @@ func TestStartupTaintEnds(t *testing.T) {
 	st.Run(ctx)
 }
 
-// ready is the View of a node whose one device is ready.
 func ready() view.View {
 	return view.View{
 		Inventory: nodestate.Inventory{Devices: []nodestate.Device{{ENIID: "eni-00000001", NodeENI: "a", Phase: nodestate.PhaseReady}}},
