@@ -97,9 +97,8 @@ func Await(t testing.TB, what string, ok func() bool) {
 	}
 }
 
-// Answers is an API server that knows these requests only, by method and URI. A value
-// that begins with a number is an error's status. Each request must say that it ends
-// after the given time. It returns the server's URL.
+// Answers is an API server that knows only these requests, by method and URI. A value that begins with a number is an error's status.
+// Each request must give this timeout. It returns the server's URL.
 func Answers(t testing.TB, known map[string]string, within time.Duration) string {
 	t.Helper()
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -130,8 +129,7 @@ func Answers(t testing.TB, known map[string]string, within time.Duration) string
 	return server.URL
 }
 
-// asked is the question of an access review as group/resource/subresource verb
-// in namespace.
+// asked is an access review's question as group/resource/subresource verb in namespace.
 func asked(t testing.TB, body io.Reader) string {
 	t.Helper()
 	data, err := io.ReadAll(body)

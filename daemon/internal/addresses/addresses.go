@@ -1,11 +1,9 @@
-// Package addresses has EC2 assign addresses to the ENIs of this instance that
-// pods share, before they run out, and unassign spare ones. It also corrects the
-// metadata, which lag, by the answers of EC2.
+// Package addresses has EC2 assign addresses to this instance's shared ENIs before pods run out, and unassign spare ones. It also corrects
+// the metadata, which lag, by EC2's answers.
 //
-// An address is given back in steps, and a crash may follow each. Under the device's
-// lock and the ENI's lease lock it becomes retiring, so that no pod gets it. EC2
-// unassigns it. When the inventory no longer has it, it stops being retiring. After a
-// crash the leases list the retiring addresses, and EC2 the ones left to unassign.
+// An address goes back in steps; a crash may follow each. Under the device's lock and the ENI's lease lock it becomes retiring, so that no pod
+// gets it. EC2 unassigns it. Once the inventory lacks it, it stops retiring. After a crash the leases list the retiring addresses, and EC2
+// those left to unassign.
 package addresses
 
 import (
@@ -29,17 +27,14 @@ import (
 )
 
 const (
-	// describeApart is the least time between two Describe calls, and describeJitter
-	// the most that is added at random: all nodes of a cluster share one bucket of calls.
+	// Two Describe calls are describeApart apart, plus up to describeJitter at random: all nodes of a cluster share one bucket of calls.
 	describeApart  = 60 * time.Second
 	describeJitter = 15 * time.Second
 	// consistent is the time after which Describe certainly shows our changes.
 	consistent = 30 * time.Second
-	// firstRetry and lastRetry bound the waits after failures.
 	firstRetry = 5 * time.Second
 	lastRetry  = 5 * time.Minute
-	// describeTimeout bounds a call that only looks, callTimeout one that changes an
-	// ENI: its answer is worth a wait. Both include all of the SDK's attempts.
+	// describeTimeout bounds a call that only looks, callTimeout one that changes an ENI, whose answer is worth a wait. Both include all retries.
 	describeTimeout = 15 * time.Second
 	callTimeout     = 30 * time.Second
 	// lookSoon is the wait before the first look at the effect of a failed call.
@@ -59,58 +54,52 @@ type Options struct {
 	Leases      leases.Dir
 	Attachments nodestate.AttachmentDir
 	BootID      string
-	// Prefixes: prefixes are asked for, instead of single addresses.
+	// Prefixes: ask for prefixes instead of single addresses.
 	Prefixes bool
 	Marks    Marks
-	// Wake has the node looked at again.
-	Wake func()
-	Now  func() time.Time
-	// Uptime is nodestate.Uptime.
-	Uptime func() (time.Duration, error)
+	Wake     func()
+	Now      func() time.Time
+	Uptime   func() (time.Duration, error)
 	// Jitter returns a time between 0 and its argument.
 	Jitter func(time.Duration) time.Duration
 	Log    logrus.FieldLogger
 }
 
-// Manager keeps the pools of this instance's ENIs between the marks. Its methods
-// are safe for concurrent use.
+// Manager keeps the pools of this instance's ENIs between the marks. Its methods are safe for concurrent use.
 type Manager struct {
 	Options
 	wake chan struct{}
 	jobs *jobs
 
-	mu sync.Mutex
-	// devices are the inventory's, as the file has them.
+	mu      sync.Mutex
 	devices []nodestate.Device
-	// listed has the last answer of the metadata, by ENI, as text.
+	// listed has the metadata's last answer as text, by ENI.
 	listed map[device.ENIID]string
 	// truth is EC2's last answer, with our own changes since; nil before the first one.
 	truth map[device.ENIID]vpc.Attached
-	// asked is the metadata's answer when EC2 was asked last, "" for an ENI that they
-	// did not list. agreed has the parts that EC2 has confirmed, or contradicted twice,
-	// the second time too late to lag behind.
+	// asked is the metadata's answer when EC2 was asked last, "" for an unlisted ENI. agreed has the parts that EC2 confirmed, or contradicted
+	// twice, the second time too late for a lag.
 	asked, agreed map[device.ENIID]string
-	// changed is when we last changed an ENI. changes are our changes, as long as
-	// Describe may not show them. unsure are the calls whose outcome is not known.
+	// changed is our last change of an ENI, changes those that Describe may not show yet, unsure the calls with an unknown outcome.
 	changed map[device.ENIID]time.Time
 	changes map[device.ENIID][]change
 	unsure  map[device.ENIID]unsure
-	// describeAt is when EC2 may be asked again, and describe whether it should be.
+	// describeAt is when EC2 may be asked again, describe whether it should be.
 	describeAt time.Time
 	describe   bool
 	trouble    map[subject]*trouble
 }
 
-// subject is the ENI that a failure is about, or "" for Describe.
+// subject is the ENI of a failure, or "" for Describe.
 type subject = device.ENIID
 
 type trouble struct {
 	problem nodestate.Problem
 	retry   backoff.Backoff
 	until   time.Time
-	// most is how many may be asked for after EC2Limit; 0 is not known.
+	// most is how many may be asked for after EC2Limit; 0 is unknown.
 	most int
-	// absent is since when EC2 does not know the ENI; zero: that is not the trouble.
+	// absent is since when EC2 does not know the ENI; zero for another trouble.
 	absent time.Time
 }
 
@@ -123,8 +112,7 @@ func New(o Options) *Manager {
 	}
 }
 
-// Observe takes the devices of the inventory as the file has them. It does not
-// block.
+// Observe takes the inventory's devices. It does not block.
 func (m *Manager) Observe(devices []nodestate.Device) {
 	m.mu.Lock()
 	m.devices = devices
@@ -156,9 +144,8 @@ func (m *Manager) Problems() (out []nodestate.Problem) {
 	return out
 }
 
-// Correct returns the ENIs of the metadata, corrected by EC2: addresses,
-// prefixes and MACs, and ENIs that the metadata do not list yet. It does not
-// block, and leaves its argument as it is.
+// Correct returns the metadata's ENIs with EC2's addresses, prefixes and MACs, and with ENIs that the metadata do not list yet.
+// It does not block, and leaves its argument as it is.
 func (m *Manager) Correct(all []vpc.ENI) []vpc.ENI {
 	all = slices.Clone(all)
 	m.mu.Lock()
@@ -190,7 +177,7 @@ func (m *Manager) Correct(all []vpc.ENI) []vpc.ENI {
 	return all
 }
 
-// idOf is the ENI that has a MAC by EC2's word, or "". Hold mu.
+// idOf is the ENI with this MAC by EC2's word, or "". Hold mu.
 func (m *Manager) idOf(mac device.MAC) device.ENIID {
 	for id, t := range m.truth {
 		if mac != "" && t.MAC == mac {
@@ -207,15 +194,14 @@ func (m *Manager) known(listed map[device.ENIID]string) (all []device.ENIID) {
 	return slices.Compact(all)
 }
 
-// disagree says whether the metadata have news of an ENI that EC2 has not told.
-// Hold mu.
+// disagree: the metadata have news of an ENI that EC2 has not told. Hold mu.
 func (m *Manager) disagree(eni device.ENIID) bool {
 	agreed, ok := m.agreed[eni]
 	said := m.listed[eni]
 	return said != m.described(eni) && (!ok || said != agreed)
 }
 
-// described is EC2's answer about an ENI as text, "" where EC2 does not know it. Hold mu.
+// described is EC2's answer about an ENI as text, "" if EC2 does not know it. Hold mu.
 func (m *Manager) described(eni device.ENIID) string {
 	t, ok := m.truth[eni]
 	if !ok {
@@ -241,8 +227,7 @@ func text(mac device.MAC, addresses []netip.Addr, prefixes []netip.Prefix) strin
 	return fmt.Sprint(mac, addresses, prefixes)
 }
 
-// correct gives an ENI of the metadata EC2's addresses. An address whose subnet's
-// length is not known is left out until the metadata have it.
+// correct gives a metadata ENI EC2's addresses. An address with an unknown subnet length waits for the metadata.
 func correct(e *vpc.ENI, t vpc.Attached) {
 	e.Described, e.NodeENI = true, t.NodeENI
 	bits4, bits6 := 0, 64
@@ -309,7 +294,7 @@ func (m *Manager) adjustAll(ctx context.Context) {
 	}
 }
 
-// next is in how long a failed call may be repeated, or EC2 asked again.
+// next is the wait until a failed call may be repeated, or EC2 asked again.
 func (m *Manager) next() (wait time.Duration) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -16,9 +16,8 @@ import (
 // lockWait bounds the wait for a lock that a plugin may have.
 const lockWait = 200 * time.Millisecond
 
-// adjust brings one ENI's pools between the marks: it ends a retirement, has EC2
-// assign more, or retires surplus. It touches only ENIs with the tag of their NodeENI
-// whose addresses pods have asked for in this boot. Done: EC2 was asked for something.
+// adjust brings an ENI's pools between the marks: it ends a retirement, has EC2 assign more, or retires surplus. It touches only ENIs with
+// their NodeENI's tag whose addresses pods asked for in this boot. Done: it asked EC2 for something.
 func (m *Manager) adjust(ctx context.Context, d *nodestate.Device) (done bool) {
 	l, err := m.Leases.Read(m.BootID, d.ENIID)
 	if err != nil { // the reconciler reports it
@@ -61,8 +60,7 @@ func (m *Manager) adjust(ctx context.Context, d *nodestate.Device) (done bool) {
 	return done
 }
 
-// touchable returns EC2's state of an ENI. It is not ok while EC2 does not know the ENI,
-// a failed call waits, or the outcome of the last call is not known.
+// touchable returns EC2's state of an ENI. It is not ok if EC2 does not know the ENI, a failed call waits, or the last outcome is unknown.
 func (m *Manager) touchable(eni device.ENIID) (truth vpc.Attached, ok bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -70,8 +68,7 @@ func (m *Manager) touchable(eni device.ENIID) (truth vpc.Attached, ok bool) {
 	return truth, ok && m.ready(eni, m.Now()) && !m.doubtful(eni)
 }
 
-// agree says whether the inventory has EC2's addresses. Leased ones that EC2 no longer
-// has do not count: they stay in the inventory until their pods end.
+// agree says whether the inventory has EC2's addresses. Leased ones that EC2 lacks do not count: they stay until their pods end.
 func agree(d *nodestate.Device, t vpc.Attached, l *leases.Leases) bool {
 	leased := func(p netip.Prefix) bool {
 		return slices.ContainsFunc(l.Leases, func(lease leases.Lease) bool { return p.Contains(lease.Address) })
@@ -83,8 +80,7 @@ func agree(d *nodestate.Device, t vpc.Attached, l *leases.Leases) bool {
 	return text("", addresses, prefixes) == text("", t.Addresses, t.Prefixes)
 }
 
-// assign asks for more, and for half of it next time when that is too much. It says
-// whether it has asked.
+// assign asks for more, and for half next time if that is too much. It says whether it has asked.
 func (m *Manager) assign(ctx context.Context, d *nodestate.Device, o order) bool {
 	m.mu.Lock()
 	if m.doubtful(d.ENIID) { // the other family's call has failed
@@ -128,7 +124,7 @@ func (m *Manager) check(eni device.ENIID, err error) {
 	}
 }
 
-// change notes a change of ours. Hold mu.
+// change notes our own change. Hold mu.
 func (m *Manager) change(eni device.ENIID, gone bool, what []netip.Prefix) {
 	t, now := m.truth[eni], m.Now()
 	for _, p := range what {

@@ -20,7 +20,7 @@ type change struct {
 	at   time.Time
 }
 
-// unsure is a call of which nobody knows whether it was carried out.
+// unsure is a call with an unknown outcome.
 type unsure struct {
 	at time.Time
 	// had are the ENI's addresses and prefixes before the call.
@@ -54,7 +54,7 @@ func (c change) apply(a *vpc.Attached) bool {
 	return true
 }
 
-// soon has EC2 asked again after d, however lately it was asked. Hold mu.
+// soon has EC2 asked again after d, however recent the last question. Hold mu.
 func (m *Manager) soon(d time.Duration) {
 	m.describe = true
 	if at := m.Now().Add(d); at.Before(m.describeAt) {
@@ -95,7 +95,7 @@ func (m *Manager) describeENIs(ctx context.Context) bool {
 	return true
 }
 
-// learn takes EC2's answer to a question that was asked at the time began. Hold mu.
+// learn takes EC2's answer to the question asked at began. Hold mu.
 func (m *Manager) learn(found []vpc.Attached, began time.Time) {
 	truth := make(map[device.ENIID]vpc.Attached, len(found))
 	for _, a := range found {
@@ -118,8 +118,7 @@ func (m *Manager) learn(found []vpc.Attached, began time.Time) {
 	}
 }
 
-// inOrder gives items the order that they had, new ones behind: EC2's lists have none,
-// and the first address of a family is the ENI's own.
+// inOrder keeps the items' order, new ones last: EC2's lists have none, and a family's first address is the ENI's own.
 func inOrder[T comparable](now, before []T) []T {
 	out := slices.DeleteFunc(slices.Clone(before), func(x T) bool { return !slices.Contains(now, x) })
 	for _, x := range now {
@@ -130,8 +129,7 @@ func inOrder[T comparable](now, before []T) []T {
 	return out
 }
 
-// settle ends the doubt about a call once an answer shows its effect, or was asked for
-// when it would certainly show it. Hold mu.
+// settle ends the doubt about a call once an answer shows its effect, or is late enough to show it for certain. Hold mu.
 func (m *Manager) settle(a vpc.Attached, began time.Time) {
 	u, doubt := m.unsure[a.ID]
 	if !doubt {
@@ -145,7 +143,7 @@ func (m *Manager) settle(a vpc.Attached, began time.Time) {
 	m.soon(max(began.Sub(u.at), lookSoon))
 }
 
-// agree notes the state of the metadata at the time of the question. Hold mu.
+// agree notes the metadata's state at the time of the question. Hold mu.
 func (m *Manager) agree(listed map[device.ENIID]string) {
 	asked, agreed := map[device.ENIID]string{}, map[device.ENIID]string{}
 	for _, id := range m.known(listed) {
@@ -157,9 +155,7 @@ func (m *Manager) agree(listed map[device.ENIID]string) {
 	m.asked, m.agreed = asked, agreed
 }
 
-// missing looks for ready ENIs that EC2 does not know, and has it asked again for them.
-// It may lag behind, so that a Problem is made of an answer that comes later than that.
-// Hold mu.
+// missing looks for ready ENIs that EC2 does not know, and has it asked again. A Problem needs an answer too late for a lag. Hold mu.
 func (m *Manager) missing() {
 	now := m.Now()
 	for i := range m.devices {
@@ -189,33 +185,32 @@ func (m *Manager) missing() {
 	}
 }
 
-// unknown says whether EC2 has been asked, and does not know a device. Hold mu.
+// unknown: EC2 has been asked, and does not know the device. Hold mu.
 func (m *Manager) unknown(d *nodestate.Device) bool {
 	_, known := m.truth[d.ENIID]
 	return m.truth != nil && !known && d.ENIID != "" && d.Phase == nodestate.PhaseReady
 }
 
-// v4First sorts the families, and leaves each in its order.
+// v4First sorts the families, and keeps each one's order.
 func v4First(a *vpc.Attached) {
 	byFamily := func(x, y netip.Addr) int { return x.BitLen() - y.BitLen() }
 	slices.SortStableFunc(a.Addresses, byFamily)
 	slices.SortStableFunc(a.Prefixes, func(x, y netip.Prefix) int { return byFamily(x.Addr(), y.Addr()) })
 }
 
-// doubtful says whether a call about an ENI is to wait for the outcome of the last.
-// Hold mu.
+// doubtful: a call about the ENI must wait for the last one's outcome. Hold mu.
 func (m *Manager) doubtful(eni device.ENIID) bool {
 	_, doubt := m.unsure[eni]
 	return doubt
 }
 
-// doubt notes that nobody knows whether a call was carried out. Hold mu.
+// doubt notes a call with an unknown outcome. Hold mu.
 func (m *Manager) doubt(eni device.ENIID) {
 	m.unsure[eni] = unsure{at: m.Now(), had: all(m.truth[eni])}
 	m.soon(lookSoon)
 }
 
-// adviceOf is the way out of an error, for a Problem.
+// adviceOf is an error's remedy, for a Problem.
 func adviceOf(err error) string {
 	var e *vpc.EC2Error
 	if errors.As(err, &e) {

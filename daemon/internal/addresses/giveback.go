@@ -11,8 +11,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// retire takes spans out of the pool, unless somebody has them: another look,
-// under the locks without which nobody gets an address of the ENI.
+// retire takes unused spans out of the pool. It checks their use again under the locks that every lease of the ENI needs.
 func (m *Manager) retire(ctx context.Context, d *nodestate.Device, spans []netip.Prefix) ([]netip.Prefix, bool) {
 	ctx, cancel := context.WithTimeout(ctx, lockWait)
 	defer cancel()
@@ -44,9 +43,8 @@ func (m *Manager) retire(ctx context.Context, d *nodestate.Device, spans []netip
 	return l.Retiring, true
 }
 
-// recorded are the addresses that pods which share a device have by their records,
-// whichever plugin gave them. It is not ok while a pod has the device to itself, or
-// a record does not say: that may hold any address.
+// recorded are the addresses in the records of pods that share a device, whichever plugin gave them. It is not ok if a pod has the device
+// to itself or a record does not say: that pod may hold any address.
 func (m *Manager) recorded(pci device.PCIAddress) (all []netip.Addr, ok bool) {
 	records, bad, err := m.Attachments.List()
 	if err != nil || len(bad) > 0 {
@@ -71,8 +69,7 @@ func (m *Manager) recorded(pci device.PCIAddress) (all []netip.Addr, ok bool) {
 	return all, true
 }
 
-// giveBack has EC2 unassign the retiring addresses, and ends the retirement when none
-// is left anywhere. Done: EC2 was asked.
+// giveBack has EC2 unassign the retiring addresses, and ends the retirement once they are gone everywhere. Done: it asked EC2.
 func (m *Manager) giveBack(ctx context.Context, d *nodestate.Device, retiring []netip.Prefix) (done bool) {
 	for _, family := range []vpc.Family{vpc.IPv4, vpc.IPv6} {
 		truth, ok := m.touchable(d.ENIID)

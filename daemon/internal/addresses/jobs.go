@@ -5,12 +5,10 @@ import (
 	"sync"
 )
 
-// concurrency is how many calls are on their way at once, each about another ENI, or
-// about all. awsnode.EC2 bounds how many are made at all.
+// concurrency bounds the calls under way, each about another ENI or about all. awsnode.EC2 bounds all calls.
 const concurrency = 4
 
-// jobs runs the work of each subject in the background, one job for each at a time:
-// a late answer holds up its own ENI only.
+// jobs runs one background job for each subject at a time: a late answer delays only its own ENI.
 type jobs struct {
 	slots chan struct{}
 	all   sync.WaitGroup
@@ -21,8 +19,7 @@ type jobs struct {
 
 func newJobs() *jobs { return &jobs{slots: make(chan struct{}, concurrency), busy: map[subject]bool{}} }
 
-// start runs do, unless the subject has a job already: then again is called when that
-// ends. do says whether it has done anything, which is a reason to look again too.
+// start runs do, unless the subject has a job: then it calls again at that job's end, and also if do has done anything.
 func (j *jobs) start(ctx context.Context, s subject, do func(context.Context) bool, again func()) {
 	j.mu.Lock()
 	defer j.mu.Unlock()

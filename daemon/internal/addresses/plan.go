@@ -10,10 +10,10 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// prefixSize is how many addresses a delegated IPv4 prefix has (/28).
+// prefixSize is the number of addresses of a delegated IPv4 prefix (/28).
 const prefixSize = 16
 
-// Marks say how many addresses of an ENI's pool are kept free.
+// Marks bound the free addresses of an ENI's pool.
 type Marks struct {
 	// Low is the least; below it more are asked for.
 	Low int
@@ -23,8 +23,7 @@ type Marks struct {
 
 func (m Marks) middle() int { return (m.Low + m.High + 1) / 2 }
 
-// order is a call of EC2 for one family of an ENI: Assign more, or take back the
-// addresses in retire.
+// order is an EC2 call for one family of an ENI: Assign more, or take back the addresses in retire.
 type order struct {
 	family   vpc.Family
 	prefixes bool
@@ -32,9 +31,8 @@ type order struct {
 	retire   []netip.Prefix
 }
 
-// plan compares the pools of an ENI with the marks, for the families that pods
-// have asked for in this boot. Only addresses that no lease and no cool-down holds
-// are retired, from the pool's end and never a part of a prefix.
+// plan compares an ENI's pools with the marks, for the families that pods asked for in this boot. It retires only addresses without lease
+// or cool-down, from the pool's end, and never a part of a prefix.
 func plan(d *nodestate.Device, l *leases.Leases, now time.Duration, marks Marks, prefixes bool) (orders []order) {
 	for _, pool := range leases.Pools(d) {
 		if !slices.Contains(l.Asked, pool.Family) {

@@ -12,7 +12,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// untagged says of an ENI that pods want addresses of, why it gets none.
+// untagged reports why an ENI with demand gets no addresses.
 func (m *Manager) untagged(d *nodestate.Device, eni vpc.Attached) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -27,7 +27,7 @@ func (m *Manager) untagged(d *nodestate.Device, eni vpc.Attached) {
 		"addresses of this ENI are neither assigned nor given back: %s; tag it %s=%s", why, vpc.NodeENITag, d.NodeENI)}, lastRetry)
 }
 
-// ready says whether a failed call may be repeated. Hold mu.
+// ready: a failed call may be repeated. Hold mu.
 func (m *Manager) ready(s subject, now time.Time) bool {
 	t := m.trouble[s]
 	return t == nil || !now.Before(t.until)
@@ -52,8 +52,7 @@ func kindOf(err error) vpc.EC2Kind {
 	return vpc.EC2Unknown
 }
 
-// failed notes a failure and when to try again. A Problem is made of it at once
-// where a person must act, else with the second one. Hold mu.
+// failed notes a failure and when to try again. The first is a Problem if a person must act, else the second is. Hold mu.
 func (m *Manager) failed(s subject, err error, what string) {
 	t := m.troubleOf(s)
 	again, wait := t.retry.Failing(), t.retry.Failed()
@@ -80,7 +79,7 @@ func (m *Manager) failed(s subject, err error, what string) {
 	m.Log.WithError(err).WithField("eniID", s).Debug("EC2 call failed")
 }
 
-// troubleOf returns the trouble of a subject, a new one where there is none. Hold mu.
+// troubleOf returns a subject's trouble, or a new one. Hold mu.
 func (m *Manager) troubleOf(s subject) *trouble {
 	if t := m.trouble[s]; t != nil {
 		return t
@@ -94,7 +93,7 @@ func (m *Manager) newTrouble(s subject) *trouble {
 	return t
 }
 
-// set notes the Problem of a trouble, wakes where it is new, and waits. Hold mu.
+// set notes a trouble's Problem, wakes if it is new, and waits. Hold mu.
 func (m *Manager) set(t *trouble, p nodestate.Problem, wait time.Duration) {
 	news := t.problem.Reason != p.Reason
 	if !news {

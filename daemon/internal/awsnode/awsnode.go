@@ -1,9 +1,7 @@
-// Package awsnode asks AWS about the instance that the daemon runs on: its
-// ENIs, from the instance metadata service (IMDS). It is the only importer of
-// aws-sdk-go-v2.
+// Package awsnode asks AWS about this instance: its ENIs, from the instance metadata service (IMDS), and EC2.
+// It is the only importer of aws-sdk-go-v2.
 //
-// IMDS gives hints. It lists a detached ENI for a while, and a new one late: neither
-// absence from its answer nor presence proves anything.
+// IMDS gives hints. It lists a detached ENI for a while, and a new one late: neither absence from its answer nor presence proves anything.
 package awsnode
 
 import (
@@ -29,42 +27,36 @@ import (
 )
 
 const (
-	// requestTimeout bounds the reading of one key, all attempts and the token
-	// call included.
+	// requestTimeout bounds the reading of one key, with all attempts and the token call.
 	requestTimeout = 3 * time.Second
 	// dialTimeout and answerTimeout bound one attempt. They are the SDK's own.
 	dialTimeout   = 250 * time.Millisecond
 	answerTimeout = 500 * time.Millisecond
-	// maxAttempts and attemptsApart are for requests that get no answer, a 5xx, or a
-	// 401 for a token that the service has forgotten. IMDS is on the machine
-	// itself, so there is no point in waiting for long.
+	// maxAttempts and attemptsApart are for requests without answer, with a 5xx, or with a 401 for a token that IMDS has forgotten.
+	// IMDS is on the machine itself, so long waits are pointless.
 	maxAttempts   = 3
 	attemptsApart = 100 * time.Millisecond
 	// listTimeout bounds a whole ENIs call.
 	listTimeout = 15 * time.Second
 	// concurrency is how many new ENIs are read at once.
 	concurrency = 4
-	// maxValue bounds one value, in bytes. The longest is a list of addresses:
-	// 50 of them per ENI at most, 40 bytes each.
+	// maxValue bounds a value, in bytes. The longest is a list of addresses: at most 50 of an ENI, 40 bytes each.
 	maxValue = 64 << 10
 )
 
-// Config says where IMDS is.
 type Config struct {
-	// Endpoint is its base URL. "" leaves it to the SDK: the environment's
-	// AWS_EC2_METADATA_SERVICE_ENDPOINT, else http://169.254.169.254.
+	// Endpoint is IMDS's base URL. "" stands for the SDK's: AWS_EC2_METADATA_SERVICE_ENDPOINT, else http://169.254.169.254.
 	Endpoint string
-	// Now is the clock of the request budget and of the memory; nil is time.Now.
+	// Now is the clock of the request budget and the memory; nil is time.Now.
 	Now func() time.Time
 }
 
-// Client reads the metadata of this instance: IMDSv2 only, with a token that
-// the SDK keeps and renews. It remembers the ENIs that it has read, and asks no
-// more often than its budget allows. It is safe for concurrent use.
+// Client reads this instance's metadata: IMDSv2 only, with a token that the SDK renews. It remembers the ENIs, and asks only as often as
+// its budget allows. It is safe for concurrent use.
 type Client struct {
 	imds   *imds.Client
 	budget *budget
-	// looking is full while ENIs looks, and known then its own.
+	// looking is full while ENIs runs, which alone then uses known.
 	looking chan struct{}
 	known   interfaces
 }
@@ -89,8 +81,7 @@ func New(cfg Config) *Client {
 
 var instancePattern = regexp.MustCompile(`^i-[0-9a-f]{8,17}$`)
 
-// InstanceID returns the instance's id, such as i-0a1b2c3d4e5f60718. A
-// *vpc.ValueError says that it is none; any other error, that it is unknown.
+// InstanceID returns an id such as i-0a1b2c3d4e5f60718. A *vpc.ValueError means a malformed id, any other error an unknown one.
 func (c *Client) InstanceID(ctx context.Context) (string, error) {
 	const key = "instance-id"
 	id, err := c.get(ctx, key)
@@ -103,11 +94,10 @@ func (c *Client) InstanceID(ctx context.Context) (string, error) {
 	return id, nil
 }
 
-// errNoKey says that IMDS answers, and does not have the key.
+// errNoKey: IMDS answers, and lacks the key.
 var errNoKey = errors.New("no such key")
 
-// get reads one key, without white space around it. The error names the key and
-// wraps errNoKey where IMDS said 404.
+// get reads one key and trims it. The error names the key, and wraps errNoKey if IMDS said 404.
 func (c *Client) get(ctx context.Context, key string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
@@ -120,8 +110,7 @@ func (c *Client) get(ctx context.Context, key string) (string, error) {
 	}
 }
 
-// passing says whether another attempt may have another outcome. The SDK calls each
-// failure of a token call final, since it would have been repeated there.
+// passing: another attempt may succeed. The SDK calls each failed token call final, since it already repeated that.
 func passing(err error) bool {
 	var operation, token *smithy.OperationError
 	if errors.As(err, &operation) && errors.As(operation.Err, &token) {
@@ -149,8 +138,7 @@ func (c *Client) try(ctx context.Context, key string) (string, error) {
 	return strings.TrimSpace(string(data)), nil
 }
 
-// isNotFound tells a key that IMDS does not have from a token call that went
-// astray, which says nothing of the key.
+// isNotFound tells a missing key from a failed token call, which says nothing about the key.
 func isNotFound(err error) bool {
 	var operation, token *smithy.OperationError
 	if !errors.As(err, &operation) || errors.As(operation.Err, &token) {

@@ -11,17 +11,12 @@ import (
 
 // How often IMDS is asked. Every HTTP request counts.
 //
-// Asking again, tokens and further attempts included, is at most
-// againBurst + againRate*T requests in any T seconds, and one more for a token: 50 in
-// any 10 s, 5 a second.
+// Asking again, with tokens and retries, takes at most againBurst + againRate*T requests in any T seconds, and one more for a token:
+// 50 in any 10 s, 5 a second. Besides, each interface is read once when IMDS first lists it, with at most eniRequests. firstBurst is enough
+// for the largest instance; an interface that comes and goes for ever gets at most firstRate.
 //
-// Besides, each interface is read once when IMDS first lists it, with eniRequests at
-// most. firstBurst is for the interfaces of the largest instance; one that
-// comes and goes for ever gets no more than firstRate.
-//
-// paceRate bounds both: IMDS drops packets above 1,024 a second, a limit that it
-// shares with the VPC's DNS, and a request takes three ("Query throttling" in the
-// EC2 user guide, "DNS quotas" in the VPC user guide).
+// paceRate bounds both: IMDS drops packets above 1,024 a second, shared with the VPC's DNS, and a request takes three
+// ("Query throttling" in the EC2 user guide, "DNS quotas" in the VPC user guide).
 const (
 	againBurst, againRate = 29, 2
 	firstBurst, firstRate = maxInterfaces * eniRequests, 1
@@ -29,16 +24,15 @@ const (
 
 	// eniRequests is the number of requests for all keys of an interface.
 	eniRequests = 15
-	// maxInterfaces is how many interfaces the largest instance types have (p5.48xlarge).
+	// maxInterfaces is the largest instance types' number of interfaces (p5.48xlarge).
 	maxInterfaces = 64
-	// refreshRequests are the most for the changeable keys of an interface.
+	// refreshRequests are the most for an interface's changeable keys.
 	refreshRequests = 6
 	// spareRequests are kept for the interfaces that somebody waits for.
 	spareRequests = 8
 )
 
-// budget counts the requests to IMDS. It never refuses one: whoever wants to ask
-// looks at left first. Safe for concurrent use.
+// budget counts the requests to IMDS. It never refuses one: check left first. It is safe for concurrent use.
 type budget struct {
 	client             imds.HTTPClient
 	again, first, pace *rate.Limiter
@@ -52,7 +46,6 @@ func newBudget(client imds.HTTPClient, now func() time.Time) *budget {
 	}
 }
 
-// askingAgain marks a context whose requests count as asking again.
 type askingAgain struct{}
 
 func again(ctx context.Context) context.Context { return context.WithValue(ctx, askingAgain{}, true) }
@@ -64,11 +57,9 @@ func (b *budget) of(ctx context.Context) *rate.Limiter {
 	return b.first
 }
 
-// left is how many requests of the context's kind may be made now; less than one
-// when more were made already.
+// left is how many requests of the context's kind may be made now; less than one after too many.
 func (b *budget) left(ctx context.Context) int { return int(b.of(ctx).TokensAt(b.now())) }
 
-// Do implements imds.HTTPClient.
 func (b *budget) Do(r *http.Request) (*http.Response, error) {
 	if err := b.pace.Wait(r.Context()); err != nil {
 		return nil, err

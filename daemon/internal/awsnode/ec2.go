@@ -23,16 +23,14 @@ import (
 const (
 	// ec2Attempts is how often the SDK tries a call, with its own waits for throttling.
 	ec2Attempts = 4
-	// ec2Apart and ec2Burst bound how many calls this daemon makes at all: an account
-	// has one bucket of them for all of its nodes and controllers.
+	// ec2Apart and ec2Burst bound this daemon's calls: all nodes and controllers of an account share one bucket.
 	ec2Apart = time.Second
 	ec2Burst = 4
 	// ec2Page is how many ENIs are asked for at once; an instance has fewer.
 	ec2Page = 100
 )
 
-// EC2 asks EC2 about the ENIs of this instance and changes their addresses. It is
-// safe for concurrent use, and sends nothing before its first call.
+// EC2 reads and changes the addresses of this instance's ENIs. It is safe for concurrent use, and sends nothing before its first call.
 type EC2 struct {
 	imds    *Client
 	limiter *rate.Limiter
@@ -44,16 +42,13 @@ type EC2 struct {
 	instance string
 }
 
-// NewEC2 returns a client for the instance whose metadata imds reads. Region and
-// credentials are the SDK's usual: the environment (Pod Identity and IRSA put
-// theirs there), else the instance's role. AWS_ENDPOINT_URL_EC2 names another
-// service to ask.
+// NewEC2 returns a client for the instance whose metadata imds reads. Region and credentials are the SDK's usual: the environment's
+// (from Pod Identity or IRSA), else the instance's role. AWS_ENDPOINT_URL_EC2 names another service to ask.
 func NewEC2(imds *Client) *EC2 {
 	return &EC2{imds: imds, limiter: rate.NewLimiter(rate.Every(ec2Apart), ec2Burst), backOff: retry.DefaultMaxBackoff}
 }
 
-// Describe returns all ENIs of this instance, sorted by id; there is always one, the
-// primary. Errors: *vpc.EC2Error.
+// Describe returns all ENIs of this instance, at least the primary, sorted by id. Errors: *vpc.EC2Error.
 func (e *EC2) Describe(ctx context.Context) ([]vpc.Attached, error) {
 	client, instance, err := e.connect(ctx)
 	if err != nil {
@@ -143,11 +138,9 @@ func attachedOf(n *types.NetworkInterface) (a vpc.Attached, ok bool, err error) 
 	return a, true, errors.Join(errs...)
 }
 
-// Assign has EC2 choose n more addresses, or prefixes, for an ENI and returns the
-// answer's list, addresses with their full length. The API reference does not say
-// that these are new ones only ("The private IP addresses assigned to the network
-// interface", AssignPrivateIpAddresses). The call is made once: it has no ClientToken,
-// and each time it is carried out the ENI has n more. Errors: *vpc.EC2Error.
+// Assign has EC2 choose n more addresses or prefixes for an ENI, and returns the answer's list, addresses with full length. The API reference
+// does not say that the list has only new ones ("The private IP addresses assigned to the network interface", AssignPrivateIpAddresses).
+// The call is made once: it has no ClientToken, and each execution adds n. Errors: *vpc.EC2Error.
 func (e *EC2) Assign(ctx context.Context, eni device.ENIID, family vpc.Family, prefixes bool, n int) (got []netip.Prefix, err error) {
 	client, _, err := e.connect(ctx)
 	if err != nil {
@@ -203,8 +196,7 @@ func (e *EC2) Assign(ctx context.Context, eni device.ENIID, family vpc.Family, p
 	return got, nil
 }
 
-// Unassign gives addresses (of full length) and prefixes of one family back to the
-// subnet, in one call. Errors: *vpc.EC2Error.
+// Unassign gives one family's addresses (of full length) and prefixes back to the subnet, in one call. Errors: *vpc.EC2Error.
 func (e *EC2) Unassign(ctx context.Context, eni device.ENIID, family vpc.Family, what []netip.Prefix) error {
 	client, _, err := e.connect(ctx)
 	if err != nil {

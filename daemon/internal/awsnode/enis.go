@@ -28,7 +28,7 @@ func (c *Client) PrimaryMAC(ctx context.Context) (device.MAC, error) {
 	return parse(key, value, device.ParseMAC)
 }
 
-// macs lists the MACs, and the lines that are none.
+// macs lists the MACs, and the other lines.
 func (c *Client) macs(ctx context.Context) (macs []device.MAC, odd []*vpc.ValueError, err error) {
 	value, err := c.get(ctx, macsKey)
 	if err != nil {
@@ -49,8 +49,7 @@ func (c *Client) macs(ctx context.Context) (macs []device.MAC, odd []*vpc.ValueE
 	return slices.Compact(macs), odd, nil
 }
 
-// readAll reads several ENIs at once, nil for one that is not there as a whole, or
-// could not be read. The first failure ends the others.
+// readAll reads several ENIs at once; nil for an incomplete or unread one. The first failure ends the others.
 func (c *Client) readAll(ctx context.Context, macs []device.MAC) ([]*vpc.ENI, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -79,8 +78,7 @@ func (c *Client) readAll(ctx context.Context, macs []device.MAC) ([]*vpc.ENI, er
 	return found, nil
 }
 
-// readENI reads one ENI, key by key. The error wraps errNoKey if it is not there
-// as a whole. Of one with a value that makes no sense, Unreadable is that.
+// readENI reads an ENI key by key. The error wraps errNoKey if the ENI is incomplete. Unreadable is a senseless value.
 func readENI(mac device.MAC, get func(key string) (string, error)) (*vpc.ENI, error) {
 	r := reader{get: get, base: macsKey + mac.String() + "/"}
 	r.list("interface-id")
@@ -90,8 +88,7 @@ func readENI(mac device.MAC, get func(key string) (string, error)) (*vpc.ENI, er
 		DeviceIndex: value(&r, "device-number", parseIndex),
 		SubnetID:    value(&r, "subnet-id", device.ParseSubnetID),
 	}
-	// The VPC CNI reads the first, and gets a 404 where there is one card
-	// (pkg/awsutils/imds.go); AWS' metadata mock has the second.
+	// The VPC CNI reads the first, and gets 404 if there is one card (pkg/awsutils/imds.go); AWS' metadata mock has the second.
 	for _, key := range []string{"network-card", "network-card-index"} {
 		if card := values(&r, key, parseIndex); len(card) > 0 {
 			e.NetworkCard = card[0]
@@ -104,7 +101,7 @@ func readENI(mac device.MAC, get func(key string) (string, error)) (*vpc.ENI, er
 	}
 	e.VPCCIDRs = values(&r, "vpc-ipv4-cidr-blocks", parsePrefix)
 	r.pool(e, subnets)
-	// An ENI that went away half-way would look like one without addresses.
+	// An ENI that vanished half-way would look like one without addresses.
 	if again := value(&r, "interface-id", device.ParseENIID); r.err == nil && again != e.ID {
 		return nil, fmt.Errorf("metadata key %sinterface-id: changed from %s to %s: %w", r.base, e.ID, again, errNoKey)
 	}
@@ -128,17 +125,16 @@ func (r *reader) pool(e *vpc.ENI, subnets []netip.Prefix) {
 	}
 }
 
-// reader reads the keys of one ENI until the first failure, which it keeps.
+// reader reads an ENI's keys until the first failure, which it keeps.
 type reader struct {
 	get  func(key string) (string, error)
 	base string // "network/interfaces/macs/02:00:00:00:00:07/"
-	// keys are the service's list of its keys; nil: not known.
+	// keys are those that IMDS lists; nil if unknown.
 	keys []string
 	err  error
 }
 
-// list reads which keys there are, so that no others are asked for. A list without a
-// key that every ENI has is none.
+// list reads which keys exist, so that no others are asked for. A list must have the keys that every ENI has.
 func (r *reader) list(always string) {
 	if keys := r.lines(""); slices.Contains(keys, always) {
 		r.keys = keys
@@ -183,7 +179,7 @@ func value[T any](r *reader, key string, from func(string) (T, error)) T {
 	}
 }
 
-// addresses gives each address of a key the length of the subnet it lies in.
+// addresses gives a key's addresses the length of their subnet.
 func (r *reader) addresses(key string, subnets []netip.Prefix) []netip.Prefix {
 	var out []netip.Prefix
 	for _, a := range values(r, key, netip.ParseAddr) {
@@ -206,7 +202,7 @@ func parse[T any](key, text string, from func(string) (T, error)) (T, error) {
 	return v, nil
 }
 
-// parsePrefix wants a range, without host bits.
+// parsePrefix refuses host bits.
 func parsePrefix(s string) (netip.Prefix, error) {
 	p, err := netip.ParsePrefix(s)
 	if err != nil {

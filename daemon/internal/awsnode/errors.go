@@ -11,8 +11,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
 )
 
-// noCode is the SDK's for an answer without a code
-// (service/ec2/deserializers.go of aws-sdk-go-v2).
+// noCode is the SDK's for an answer without a code (service/ec2/deserializers.go of aws-sdk-go-v2).
 const noCode = "UnknownError"
 
 func classify(call string, err error) *vpc.EC2Error {
@@ -47,10 +46,9 @@ func notSent(err error) bool {
 	return errors.As(err, &op) && op.Op == "dial" || errors.As(err, &dns)
 }
 
-// kindOfCode knows the codes of "Error codes for the Amazon EC2 API" and of "Common
-// error types", in the EC2 API reference (errors-overview.html, CommonErrors.html).
-// Neither has one for too many IPv6 addresses of an ENI, of which there may be as many
-// as IPv4 ones (AssignIpv6Addresses): PrivateIpAddressLimitExceeded is the one for both.
+// kindOfCode knows the codes of "Error codes for the Amazon EC2 API" and "Common error types" (EC2 API reference: errors-overview.html,
+// CommonErrors.html). PrivateIpAddressLimitExceeded is for both families: neither page has a code for too many IPv6 addresses, of which
+// an ENI may have as many as of IPv4 (AssignIpv6Addresses).
 func kindOfCode(code string) vpc.EC2Kind {
 	switch code {
 	case "RequestLimitExceeded", "Throttling", "ThrottlingException", "RequestThrottled", "EC2ThrottledException":

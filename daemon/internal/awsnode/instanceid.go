@@ -7,15 +7,13 @@ import (
 )
 
 const (
-	// firstAsk bounds the first request for the instance's id. A start waits for it: the id
-	// tells whether the Node is this instance's.
+	// firstAsk bounds the first request. A start waits for it: the id tells whether the Node is this instance's.
 	firstAsk = 3 * time.Second
 	// nextAsk is the pause between later requests, and bounds each.
 	nextAsk = 30 * time.Second
 )
 
-// InstanceID is the id of the EC2 instance once IMDS has answered. It is safe for concurrent
-// use.
+// InstanceID is the EC2 instance's id, once IMDS has answered. It is safe for concurrent use.
 type InstanceID struct{ id atomic.Pointer[string] }
 
 // Get returns "" until IMDS has answered.
@@ -26,8 +24,7 @@ func (i *InstanceID) Get() string {
 	return ""
 }
 
-// Learn asks once. If there is no answer, it asks again in the background until there is
-// one, and then calls known. The reconciler reports that IMDS cannot be read.
+// Learn asks once. Without an answer it goes on in the background, and calls known at last. The reconciler reports that IMDS cannot be read.
 func (i *InstanceID) Learn(ctx context.Context, ask func(context.Context) (string, error), known func()) {
 	once := func(wait time.Duration) bool {
 		ctx, cancel := context.WithTimeout(ctx, wait)

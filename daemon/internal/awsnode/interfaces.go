@@ -14,12 +14,10 @@ import (
 )
 
 const (
-	// refreshEvery is the age at which the changeable keys of an ENI are read again, as
-	// far as the budget allows, and wholeEvery the age of the others.
+	// An ENI's changeable keys are read again after refreshEvery, if the budget allows, and the others after wholeEvery.
 	refreshEvery = 10 * time.Second
 	wholeEvery   = 10 * time.Minute
-	// againFirst and againMost bound the waits before an incomplete ENI is read again;
-	// each is an eighth of the time for which IMDS has listed it.
+	// againFirst and againMost bound the waits before an incomplete ENI is read again, each an eighth of the time since IMDS lists it.
 	againFirst = 250 * time.Millisecond
 	againMost  = time.Minute
 )
@@ -33,26 +31,20 @@ type interfaces struct {
 }
 
 type entry struct {
-	// eni is nil until the ENI was there as a whole.
+	// eni is nil until the ENI was complete.
 	eni *vpc.ENI
-	// since is when IMDS began to list it, tried when it was read last, and whole when
-	// all of it was; zero: all of it is to be read.
+	// since is when IMDS began to list it, tried the last reading, whole the last complete one; zero: all of it is due.
 	since, tried, whole time.Time
 }
 
-// errTooOften says that the service has not told yet which ENIs there are, and was
-// asked too often lately.
+// errTooOften: IMDS has not yet listed the ENIs, and was asked too often lately.
 var errTooOften = errors.New("the metadata service has failed too often for another question now")
 
-// ENIs lists the instance's ENIs, sorted by MAC. Of one that is not there as a whole
-// only the MAC is known; one with a value that makes no sense is Unreadable. An error
-// means that nothing is known; it is a *vpc.ValueError where IMDS's
-// answer makes no sense. An instance has a primary ENI, so no answer is ever an
-// empty list.
+// ENIs lists the instance's ENIs by MAC. An incomplete ENI has only its MAC; one with a senseless value is Unreadable. After an error nothing
+// is known; it is a *vpc.ValueError if IMDS's answer makes no sense. An instance has a primary ENI, so the list is never empty.
 //
-// A newly listed ENI is read at once. Others are read again as the budget allows:
-// incomplete ones soon, changeable keys every 10 s. So a call sees a new address some
-// 10 s later, or up to two minutes later where there are many ENIs.
+// A new ENI is read at once. Others are read again as the budget allows: incomplete ones soon, changeable keys every 10 s. So a call
+// sees a new address some 10 s later, or up to two minutes later with many ENIs.
 func (c *Client) ENIs(ctx context.Context) ([]vpc.ENI, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, listTimeout, errSlow)
 	defer cancel()
@@ -98,8 +90,7 @@ func (c *Client) look(ctx context.Context) error {
 	return nil
 }
 
-// list reads which ENIs there are. Where the budget has nothing left, the last list
-// stands.
+// list reads which ENIs exist. Without budget the last list stands.
 func (c *Client) list(ctx context.Context) error {
 	k := &c.known
 	if k.asked {
@@ -147,7 +138,7 @@ func (c *Client) readFresh(ctx context.Context, macs []device.MAC) error {
 	return err
 }
 
-// take notes a whole reading; nil: the ENI was not there as a whole.
+// take notes a complete reading; nil for an incomplete ENI.
 func (e *entry) take(eni *vpc.ENI, primary bool, now time.Time) {
 	e.tried = now
 	if eni == nil {
@@ -168,13 +159,12 @@ func (e *entry) take(eni *vpc.ENI, primary bool, now time.Time) {
 	e.eni = eni
 }
 
-// lacking says whether IMDS may yet tell more of the ENI: all of it, its index, or its
-// first address.
+// lacking says whether IMDS may yet tell more: all of the ENI, its index, or its first address.
 func (e *entry) lacking(primary bool) bool {
 	return e.whole.IsZero() || !primary && (e.eni.DeviceIndex < 0 || len(e.eni.Addresses) == 0)
 }
 
-// wait is how long after the last time it is read again.
+// wait is the pause before the next reading.
 func (e *entry) wait(urgent bool, now time.Time) time.Duration {
 	if urgent {
 		return min(max(againFirst, now.Sub(e.since)/8), againMost)
@@ -182,8 +172,7 @@ func (e *entry) wait(urgent bool, now time.Time) time.Duration {
 	return refreshEvery
 }
 
-// readAgain reads the changeable keys of an ENI, or all of them, when that is due and
-// the budget allows it.
+// readAgain reads the ENI's changeable keys, or all keys, if due and the budget allows.
 func (c *Client) readAgain(ctx context.Context, mac device.MAC, e *entry, urgent bool) error {
 	now, spare := c.budget.now(), spareRequests
 	if urgent {
@@ -211,7 +200,7 @@ func (e *entry) due(urgent bool, now time.Time) bool {
 
 func (e *entry) all(now time.Time) bool { return e.whole.IsZero() || now.Sub(e.whole) >= wholeEvery }
 
-// lacksIndexOnly says whether the index is all that IMDS may yet tell.
+// lacksIndexOnly: IMDS may yet tell only the index.
 func (e *entry) lacksIndexOnly() bool { return e.eni.DeviceIndex < 0 && len(e.eni.Addresses) > 0 }
 
 func (e *entry) cost(urgent bool, now time.Time) int {
@@ -224,8 +213,7 @@ func (e *entry) cost(urgent bool, now time.Time) int {
 	return refreshRequests
 }
 
-// reserved are the requests for an ENI that somebody waits for and that is due. The list
-// leaves them: without that it would take each request as soon as it may be made.
+// reserved counts the requests for a due ENI that somebody waits for. The list leaves them; else it would take each as soon as it is free.
 func (k *interfaces) reserved(now time.Time) (most int) {
 	for mac, e := range k.entries {
 		if !e.tried.IsZero() && e.lacking(mac == k.primary) && e.due(true, now) {
@@ -235,8 +223,7 @@ func (k *interfaces) reserved(now time.Time) (most int) {
 	return most
 }
 
-// refresh reads the changeable keys of an ENI, or its index only. An address outside of the known ranges
-// has all of the ENI read next time.
+// refresh reads an ENI's changeable keys, or its index only. An address outside the known ranges makes the next reading complete.
 func (e *entry) refresh(get func(key string) (string, error), primary, indexOnly bool, now time.Time) error {
 	next := *e.eni
 	r := reader{get: get, base: macsKey + next.MAC.String() + "/"}

@@ -18,15 +18,14 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 )
 
-// Addresses that no VPC can have, and so no ENI: link-local ones.
+// Link-local addresses, which no VPC and so no ENI can have.
 const (
 	noAddress4 = "169.254.0.1"
 	noAddress6 = "fe80::1"
 )
 
-// Permissions asks EC2 for the right to each call that changes addresses of an
-// ENI. Nothing is changed: each is a dry run, and were that not honoured, it is
-// about an address that no ENI can have.
+// Permissions asks EC2 for the right to each call that changes an ENI's addresses. Each is a dry run, and changes nothing even if
+// EC2 ignores that, since no ENI can have its address.
 func (e *EC2) Permissions(ctx context.Context, eni device.ENIID) (all []vpc.Permission) {
 	id, v4, v6 := aws.String(eni.String()), []string{noAddress4}, []string{noAddress6}
 	for _, p := range []struct {
@@ -70,9 +69,8 @@ func (e *EC2) permitted(ctx context.Context, action string, call func(*ec2Calls)
 	return classify(action, err)
 }
 
-// asDryRun has a client ask only whether it might. EC2 takes the parameter DryRun
-// with every action ("Common query parameters" of its API reference); the SDK knows
-// it of some.
+// asDryRun makes a client ask only whether it might. EC2 takes DryRun with every action ("Common query parameters" of its API reference);
+// the SDK has it for some.
 func asDryRun(o *ec2.Options) {
 	o.APIOptions = append(slices.Clone(o.APIOptions), func(s *middleware.Stack) error {
 		return s.Serialize.Add(middleware.SerializeMiddlewareFunc("DryRun", addDryRun), middleware.After)

@@ -20,9 +20,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
 )
 
-// ec2Calls are the calls of the SDK's client that we make. They hide it: a type that
-// is reached from an interface keeps all its methods in the program, of which an
-// ec2.Client has 750 (30 MB), since other libraries look methods up by name.
+// ec2Calls are the SDK calls that we make. They hide its client: a type reached from an interface keeps all its methods in the program,
+// since other libraries look methods up by name, and an ec2.Client has 750 (30 MB).
 type ec2Calls struct {
 	describe  func(context.Context, *ec2.DescribeNetworkInterfacesInput) (*ec2.DescribeNetworkInterfacesOutput, error)
 	assign4   func(context.Context, *ec2.AssignPrivateIpAddressesInput) (*ec2.AssignPrivateIpAddressesOutput, error)
@@ -51,11 +50,10 @@ func callsOf(c *ec2.Client) *ec2Calls {
 	}
 }
 
-// once has a call not be repeated, for it is not idempotent.
+// once forbids a repetition: the call is not idempotent.
 func once(o *ec2.Options) { o.Retryer = aws.NopRetryer{} }
 
-// connect finds out who and where we are, once that succeeds, and waits for the
-// limiter.
+// connect finds out who and where we are, until that succeeds once, and waits for the limiter.
 func (e *EC2) connect(ctx context.Context) (*ec2Calls, string, error) {
 	if err := e.limiter.Wait(ctx); err != nil {
 		return nil, "", fmt.Errorf("wait for the next EC2 call: %w", err)
@@ -77,9 +75,8 @@ func (e *EC2) connect(ctx context.Context) (*ec2Calls, string, error) {
 	return e.calls, e.instance, nil
 }
 
-// configure finds region, credentials and ways to retry. Where the environment has
-// no region it is the instance's; the credentials of IRSA need one too, so that it
-// is given before they are looked for.
+// configure finds region, credentials and retries. The region is the environment's, else the instance's. It comes before the credentials,
+// since IRSA's need one.
 func (e *EC2) configure(ctx context.Context) (aws.Config, error) {
 	// The SDK's log lines about a failing service repeat its errors.
 	options := []func(*config.LoadOptions) error{config.WithLogger(logging.Nop{}), config.WithRetryer(func() aws.Retryer {
@@ -101,11 +98,9 @@ func (e *EC2) configure(ctx context.Context) (aws.Config, error) {
 	return cfg, nil
 }
 
-// inOnePiece has a client send each request from memory: net/http then reads it to
-// its end before any of it is sent. The SDK's own body makes net/http look for its
-// end afterwards, and gives it io.EOF as an error once the answer is there: the
-// connection is closed, the unread rest of the answer is lost, and the SDK
-// calls again, which for an Assign means more addresses than were asked for.
+// inOnePiece sends each request from memory, so net/http reads it to its end first. With the SDK's own body, net/http looks for the end
+// afterwards, and gets io.EOF as an error once the answer is there. It then closes the connection and loses the rest of the answer,
+// and the SDK calls again: an Assign would get more addresses than it asked for.
 func inOnePiece(o *ec2.Options) { o.HTTPClient = whole{o.HTTPClient} }
 
 type whole struct{ client ec2.HTTPClient }
@@ -124,16 +119,14 @@ func (w whole) Do(r *http.Request) (*http.Response, error) {
 // maxAnswer bounds an answer, in bytes: ec2Page ENIs with 50 addresses each take less.
 const maxAnswer = 8 << 20
 
-// onlyEC2 has a client take no other answer for EC2's. The SDK takes any XML with
-// status 200, and none at all, for an answer without content.
+// onlyEC2 refuses answers of other services. The SDK takes any XML with status 200, or no content, for an empty answer.
 func onlyEC2(o *ec2.Options) {
 	o.APIOptions = append(slices.Clone(o.APIOptions), func(s *middleware.Stack) error {
 		return s.Deserialize.Add(middleware.DeserializeMiddlewareFunc("OnlyEC2", checkRoot), middleware.After)
 	})
 }
 
-// checkRoot reads an answer and looks at its root element, which is the action's name
-// and "Response" ("Making API requests", in the EC2 developer guide).
+// checkRoot wants the answer's root element to be the action's name and "Response" ("Making API requests", EC2 developer guide).
 func checkRoot(ctx context.Context, in middleware.DeserializeInput, next middleware.DeserializeHandler) (out middleware.DeserializeOutput,
 	m middleware.Metadata, err error) {
 	out, m, err = next.HandleDeserialize(ctx, in)

@@ -7,9 +7,8 @@ import (
 	"time"
 )
 
-// Backoff is the state of something that is tried again after failures. The zero
-// value waits 0 for ever: set First and Cap before the first Failed. Either may be
-// changed between two failures. It must not be used concurrently.
+// Backoff is the state of retries. The zero value waits 0 for ever: set First and Cap before the first Failed. Either may change between
+// two failures. It must not be used concurrently.
 type Backoff struct {
 	// First is the wait after the first failure, and Cap the longest; First ≤ Cap.
 	First, Cap time.Duration
@@ -17,17 +16,16 @@ type Backoff struct {
 	wait time.Duration
 }
 
-// Failed notes a failure and returns the wait before the next try: First, or twice
-// the wait before, at most Cap.
+// Failed notes a failure and returns the next wait: First, or twice the wait before, at most Cap.
 func (b *Backoff) Failed() time.Duration {
 	b.wait = min(max(2*b.wait, b.First), b.Cap)
 	return b.wait
 }
 
-// Wait returns the wait after the last failure; 0 while there was none.
+// Wait returns the wait after the last failure; 0 without one.
 func (b *Backoff) Wait() time.Duration { return b.wait }
 
-// Failing says whether there was a failure since the last Reset.
+// Failing: there was a failure since the last Reset.
 func (b *Backoff) Failing() bool { return b.wait > 0 }
 
 // Reset notes a success: the next failure waits First again.

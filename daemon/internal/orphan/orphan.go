@@ -1,11 +1,9 @@
-// Package orphan releases attachments whose pod has gone without a DEL: after a restart of the
-// node, or when a container runtime died with its pods. It runs the plugin's own DEL from the
-// attachment record, as the runtime should have.
+// Package orphan releases attachments whose pod has gone without a DEL: after a restart of the node, or when a container runtime died with
+// its pods. It runs the plugin's own DEL from the attachment record, as the runtime should have.
 //
-// An attachment is an orphan if its record is of an earlier boot, or if its network namespace has
-// been gone for a grace period. Gone is defined by link.Probe, and counts only if the namespace's
-// folder is known to be the host's, with later mounts (see watch.go). In every other case the
-// answer is unknown, and nothing is done.
+// An attachment is an orphan if its record is of an earlier boot, or its network namespace has been gone for a grace period. Gone is defined by
+// link.Probe, and counts only if the namespace's folder is known to be the host's, with later mounts (see watch.go). In every other case
+// the answer is unknown, and nothing is done.
 package orphan
 
 import (
@@ -27,19 +25,16 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// Times of the sweeper.
 const (
-	// DefaultGrace is how long a netns is gone before its attachment counts as an orphan: the
-	// runtime's own DEL comes within seconds.
+	// DefaultGrace is how long a netns is gone before its attachment is an orphan: the runtime's own DEL comes within seconds.
 	DefaultGrace = 60 * time.Second
 	// lookEvery is the least time between two looks at one record's netns.
-	lookEvery = 10 * time.Second
-	// delTimeout bounds one DEL.
+	lookEvery  = 10 * time.Second
 	delTimeout = 60 * time.Second
 	// retryFirst and retryLatest bound the waits after a failed DEL; they double.
 	retryFirst  = time.Minute
 	retryLatest = 30 * time.Minute
-	// atOnce bounds the number of DELs at the same time.
+	// atOnce bounds the simultaneous DELs.
 	atOnce = 2
 )
 
@@ -47,10 +42,8 @@ const (
 type Options struct {
 	// Attachments has the records, of the daemon and the plugin.
 	Attachments nodestate.AttachmentDir
-	// BootID is this boot's.
-	BootID string
-	// BinDir is the folder of the multi-eni binary. The plugin finds other binaries there, and in
-	// the folders of the record.
+	BootID      string
+	// BinDir is the folder of the multi-eni binary. The plugin finds other binaries there, and in the record's folders.
 	BinDir string
 	// Grace is how long a netns must be gone; 0 is DefaultGrace.
 	Grace time.Duration
@@ -63,8 +56,7 @@ type Options struct {
 	Wake func()
 }
 
-// Sweeper finds and releases orphans. Its memory of them ends with the daemon, and the grace
-// begins anew.
+// Sweeper finds and releases orphans. It forgets them at the daemon's end, and the grace begins anew.
 type Sweeper struct {
 	Options
 	watch   *watch
@@ -81,7 +73,7 @@ type fate struct {
 	record nodestate.Attachment
 	// look is when to look at its netns again.
 	look time.Time
-	// unwatched is the folder of its netns if that cannot be watched, else "".
+	// unwatched is its netns' folder if that cannot be watched, else "".
 	unwatched string
 	// gone is since when the netns is seen gone; zero for not gone.
 	gone time.Time
@@ -89,8 +81,7 @@ type fate struct {
 	orphan bool
 	// running: its DEL is under way.
 	running bool
-	// problem says why the last DEL has failed; nil for none. The next one is due at next, wait
-	// after it.
+	// problem is why the last DEL failed, or nil. The next one is due at next, wait after it.
 	problem *nodestate.Problem
 	next    time.Time
 	wait    backoff.Backoff
@@ -103,10 +94,8 @@ func New(o Options) *Sweeper {
 	return &Sweeper{Options: o, watch: newWatch(o.MountInfo), timeout: delTimeout, fates: map[nodestate.AttachmentID]*fate{}}
 }
 
-// Sweep takes all readable records, and begins the DELs of due orphans in the background. It
-// returns the Problems, and after how long to call it again; 0 if time alone makes no difference.
-// It looks at each record at once when the record is new, and then at most every 10 s, for any
-// number of calls.
+// Sweep takes all readable records, and begins the DELs of due orphans in the background. It returns the Problems, and when to call it again;
+// 0 if time alone makes no difference. However often it is called, it looks at a new record at once, and then at most every 10 s.
 //
 // DELs end with ctx at the latest: pass the daemon's context. Calls must not overlap.
 func (s *Sweeper) Sweep(ctx context.Context, records []nodestate.Attachment) (found []nodestate.Problem, again time.Duration) {
@@ -141,11 +130,10 @@ func (s *Sweeper) Sweep(ctx context.Context, records []nodestate.Attachment) (fo
 	return s.problems(), again
 }
 
-// Wait returns when all DELs have ended, which they do soon after the end of the
-// context that Sweep was given.
+// Wait returns when all DELs have ended, soon after the end of Sweep's context.
 func (s *Sweeper) Wait() { s.running.Wait() }
 
-// due is when the next DEL is to be run. The caller has seen the netns gone.
+// due is when to run the next DEL. The caller has seen the netns gone.
 func (f *fate) due(grace time.Duration) time.Time {
 	if due := f.gone.Add(grace); due.After(f.next) {
 		return due
@@ -160,7 +148,6 @@ func sooner(a, b time.Duration) time.Duration {
 	return min(a, b)
 }
 
-// keep makes the fates match the records.
 func (s *Sweeper) keep(records []nodestate.Attachment) {
 	present := make(map[nodestate.AttachmentID]bool, len(records))
 	for _, a := range records {
@@ -185,13 +172,12 @@ func (s *Sweeper) keep(records []nodestate.Attachment) {
 	}
 }
 
-// sameRecord says whether two records are of one ADD.
+// sameRecord: the two records are of one ADD.
 func sameRecord(a, b nodestate.Attachment) bool {
 	return a.CreatedAt.Equal(b.CreatedAt) && a.BootID == b.BootID && a.Netns == b.Netns
 }
 
-// sorted returns the fates in the order in which their netns went, so that an
-// orphan whose DEL fails does not hold up the others.
+// sorted returns the fates in the order in which their netns went, so that a failing DEL does not delay other orphans.
 func (s *Sweeper) sorted() []*fate {
 	all := make([]*fate, 0, len(s.fates))
 	for _, f := range s.fates {
@@ -203,7 +189,6 @@ func (s *Sweeper) sorted() []*fate {
 	return all
 }
 
-// look looks at the record's netns once.
 func (s *Sweeper) look(ctx context.Context, now time.Time, f *fate) {
 	f.look = now.Add(lookEvery)
 	f.unwatched = ""
@@ -228,8 +213,7 @@ func (s *Sweeper) confirmed(ctx context.Context, now time.Time, f *fate) bool {
 	return !f.gone.IsZero()
 }
 
-// isGone says whether the record's netns certainly is no more. A path in /proc needs
-// no mount to be looked at, but the PID namespace in which it was recorded.
+// isGone: the record's netns certainly is no more. To look at a path in /proc takes no mount, but the PID namespace that recorded it.
 func (s *Sweeper) isGone(f *fate) bool {
 	if f.record.BootID != s.BootID {
 		return true
@@ -242,7 +226,6 @@ func (s *Sweeper) isGone(f *fate) bool {
 	return link.Probe(f.record.Netns) == link.Gone
 }
 
-// start runs the DEL of an orphan in the background.
 func (s *Sweeper) start(ctx context.Context, f *fate) {
 	if !f.orphan {
 		f.orphan = true
@@ -258,7 +241,6 @@ func (s *Sweeper) start(ctx context.Context, f *fate) {
 	})
 }
 
-// ended notes how a DEL went.
 func (s *Sweeper) ended(ctx context.Context, f *fate, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -26,7 +26,7 @@ const PluginName = "multi-eni"
 const (
 	// pipeWait bounds the wait for output that a child of a killed plugin still holds open.
 	pipeWait = 2 * time.Second
-	// maxOutput bounds the plugin's output that is kept, in octets.
+	// maxOutput bounds the kept plugin output, in octets.
 	maxOutput = 16 << 10
 	// searchPath is the plugin's PATH: delegates may run iptables and the like.
 	searchPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -36,7 +36,6 @@ const (
 var errStillThere = errors.New("the plugin's DEL succeeds but leaves the record, so it looks for records elsewhere; " +
 	"let dataDir of its policy or netconf and --attachments-dir be the same folder")
 
-// pluginError says why the plugin's binary is not run.
 type pluginError struct {
 	path string
 	err  error
@@ -45,14 +44,13 @@ type pluginError struct {
 func (e *pluginError) Error() string { return fmt.Sprintf("plugin %q: %v", e.path, e.err) }
 func (e *pluginError) Unwrap() error { return e.err }
 
-// writing says whether another process works on the attachment now, with ADD or DEL. A record that
-// is gone or cannot be read is no orphan either.
+// writing: another process works on the attachment now, with ADD or DEL. A missing or unreadable record is no orphan either.
 func (s *Sweeper) writing(ctx context.Context, a nodestate.Attachment) bool {
 	r, err := s.lock(ctx, a.AttachmentID)
 	return err != nil || !sameRecord(r, a)
 }
 
-// lock looks at the record under its lock, without waiting for another holder.
+// lock reads the record under its lock, without waiting for another holder.
 func (s *Sweeper) lock(ctx context.Context, id nodestate.AttachmentID) (nodestate.Attachment, error) {
 	now, cancel := context.WithCancel(ctx)
 	cancel()
@@ -87,8 +85,7 @@ func (s *Sweeper) release(ctx context.Context, a nodestate.Attachment) error {
 	return nil
 }
 
-// openPlugin returns the plugin's binary as an O_PATH file, by which it is then run: the checked
-// file is the one that runs.
+// openPlugin opens the plugin's binary with O_PATH, so that the checked file is the one that runs.
 func openPlugin(path string) (*os.File, error) {
 	fd, err := unix.Open(path, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -132,9 +129,8 @@ func checkPlugin(st *unix.Stat_t, euid int) error {
 	return nil
 }
 
-// runDEL runs the plugin with the recorded netconf. CNI_NETNS stays empty: the recorded path may
-// be another pod's by now, and the record lists the effects to undo. When ctx ends, the plugin's
-// process group is killed, and the next DEL continues by the record.
+// runDEL runs the plugin with the recorded netconf. CNI_NETNS stays empty: the recorded path may be another pod's by now, and the record lists
+// the effects to undo. When ctx ends, the plugin's process group is killed, and the next DEL continues by the record.
 func runDEL(ctx context.Context, bin *os.File, binDir string, a nodestate.Attachment) error {
 	cmd := exec.CommandContext(ctx, "/proc/self/fd/3") // bin, in the child
 	cmd.Args = []string{bin.Name()}
@@ -159,8 +155,8 @@ func runDEL(ctx context.Context, bin *os.File, binDir string, a nodestate.Attach
 	return fmt.Errorf("run %s DEL: %w: %s", bin.Name(), err, complaint(stdout, stderr))
 }
 
-// complaint is the plugin's error: the CNI error on standard output (CNI spec 1.1.0, section 5),
-// whose message names the code, else the end of standard error.
+// complaint is the plugin's error: the CNI error on standard output (CNI spec 1.1.0, section 5), whose message names the code,
+// else the end of standard error.
 func complaint(stdout, stderr tail) string {
 	var e types.Error
 	if json.Unmarshal(stdout, &e) == nil && e.Msg != "" {

@@ -16,17 +16,15 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// watch knows which folders this process sees as the host does: a path that is missing there is
-// missing in the host too.
+// watch knows which folders this process sees as the host does: a path missing there is missing in the host too.
 //
-// In the mount namespace of the machine's first process that is every existing folder. In another
-// one, such as a container's, two conditions must hold, neither of which is enough. The folder's
-// mount belongs to a peer group ("shared:" or "master:" in mountinfo); otherwise new namespaces do
-// not show up. And a network namespace was seen mounted in the folder, now or earlier in the same
-// mount: a container's root may be in a peer group too, with an empty /run/netns of its own.
+// In the mount namespace of the machine's first process that is every existing folder. Elsewhere, such as in a container, two conditions must
+// both hold. The folder's mount belongs to a peer group ("shared:" or "master:" in mountinfo); otherwise new namespaces do not show up.
+// And a network namespace was seen mounted in the folder, now or earlier in the same mount: a container's root may be in a peer group too,
+// with an empty /run/netns of its own.
 type watch struct {
 	mountInfo string
-	// first says whether this is the mount namespace of the machine's first process.
+	// first: this is the mount namespace of the machine's first process.
 	first bool
 	// seen has, by folder without symbolic links, the id of the mount in which a netns was seen.
 	seen map[string]int
@@ -43,7 +41,7 @@ func newWatch(mountInfo string) *watch {
 // forget makes the next question read the mounts anew.
 func (w *watch) forget() { w.mounts, w.answers = nil, map[string]bool{} }
 
-// shows says whether the folder is seen as the host sees it; false if that is unknown.
+// shows: this process sees the folder as the host does; false if unknown.
 func (w *watch) shows(folder string) bool {
 	answer, known := w.answers[folder]
 	if !known {
@@ -65,7 +63,7 @@ func (w *watch) ask(folder string) bool {
 	return v.Host || v.Propagated && seen && mount == at.mount
 }
 
-// place is a folder without symbolic links, and the id of the mount it lies in.
+// place is a folder without symbolic links, and the id of its mount.
 type place struct {
 	folder string
 	mount  int
@@ -106,8 +104,7 @@ func Look(folder string) (View, error) {
 	return v, err
 }
 
-// judge says whether the mount of that id is in a peer group, and whether a network namespace is
-// mounted in the folder, which lies in that mount.
+// judge says whether the mount of that id is in a peer group, and whether a netns is mounted in the folder, which lies in that mount.
 func judge(mounts []*mountinfo.Info, id int, folder string) (peer, netns bool) {
 	for _, m := range mounts {
 		if m.ID == id {
@@ -120,9 +117,8 @@ func judge(mounts []*mountinfo.Info, id int, folder string) (peer, netns bool) {
 	return peer, netns
 }
 
-// firstPIDNamespace is the link /proc/self/ns/pid in the machine's first PID namespace:
-// PROC_PID_INIT_INO of the kernel's include/linux/proc_ns.h. Only there is process 1 the
-// machine's; in a container it may be this very process.
+// firstPIDNamespace is the link /proc/self/ns/pid in the machine's first PID namespace: PROC_PID_INIT_INO (include/linux/proc_ns.h).
+// Only there is process 1 the machine's; in a container it may be this very process.
 const firstPIDNamespace = "pid:[4026531836]"
 
 func inFirstMountNamespace(proc string) bool {
@@ -138,8 +134,7 @@ func inFirstMountNamespace(proc string) bool {
 	return err == nil && own == first
 }
 
-// mountID returns the id of the mount in which the folder lies, as in mountinfo
-// (proc(5), fdinfo, mnt_id: Linux 3.15).
+// mountID returns the mountinfo id of the folder's mount (proc(5), fdinfo, mnt_id: Linux 3.15).
 func mountID(folder string) (int, error) {
 	fd, err := unix.Open(folder, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -169,11 +164,9 @@ func unwatched(folders map[string]bool) nodestate.Problem {
 		strings.Join(names, ", "))}
 }
 
-// ownMountInfo lists the mounts that this process sees.
 const ownMountInfo = "/proc/self/mountinfo"
 
-// readMounts reads a mountinfo file (proc(5)) to its end. If any line is odd, it returns an
-// error, and nothing is known.
+// readMounts reads a mountinfo file (proc(5)) to its end. Any odd line is an error, and nothing is known.
 func readMounts(path string) ([]*mountinfo.Info, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -182,8 +175,7 @@ func readMounts(path string) ([]*mountinfo.Info, error) {
 	defer f.Close() //nolint:errcheck // opened for reading only
 	odd := false
 	all, err := mountinfo.GetMountsFromReader(f, func(m *mountinfo.Info) (skip, stop bool) {
-		// The parser takes 0 for an id that is no number. The parent of the root mount is 0
-		// in older kernels.
+		// The parser takes 0 for an id that is no number. In older kernels the root mount's parent is 0.
 		odd = odd || m.ID == 0 || m.Parent == 0 && m.Mountpoint != "/"
 		return false, odd
 	})
@@ -196,7 +188,7 @@ func readMounts(path string) ([]*mountinfo.Info, error) {
 	return all, nil
 }
 
-// propagated says that a mount receives the mounts of its peers or of its master.
+// propagated: the mount receives the mounts of its peers or its master.
 func propagated(m *mountinfo.Info) bool {
 	for field := range strings.FieldsSeq(m.Optional) {
 		if strings.HasPrefix(field, "shared:") || strings.HasPrefix(field, "master:") {

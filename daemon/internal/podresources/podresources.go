@@ -1,5 +1,4 @@
-// Package podresources asks the kubelet which devices it offers and to whom it
-// has given which. It is the only importer of the kubelet's API.
+// Package podresources asks the kubelet for its devices and their holders. It is the only importer of the kubelet's API.
 package podresources
 
 import (
@@ -28,8 +27,7 @@ const DefaultSocket = "/var/lib/kubelet/pod-resources/kubelet.sock"
 const (
 	// timeout bounds one call of Devices. The kubelet answers from memory.
 	timeout = 10 * time.Second
-	// maxAnswer is the largest answer taken, as the kubelet's own tests have it:
-	// gRPC's 4 MiB are too few for a node full of pods with many devices.
+	// maxAnswer is the limit of the kubelet's own tests: gRPC's 4 MiB are too few for a node full of pods with many devices.
 	maxAnswer = 16 << 20
 )
 
@@ -53,34 +51,26 @@ func New(socket string, now func() time.Time) *Client {
 	}}
 }
 
-// errNoPods: nothing follows from a list without any.
+// errNoPods: a list without pods proves nothing.
 var errNoPods = errors.New("it lists no pod, as it does until it knows its pods after a start")
 
-// Devices asks the kubelet (podresources v1). After an error nothing is known; the error
-// wraps fs.ErrNotExist if the socket is missing. Each call makes a new connection: a restarted
-// kubelet makes a new socket. The kubelet admits 100 calls per second from all its clients.
+// Devices asks the kubelet (podresources v1). After an error nothing is known; the error wraps fs.ErrNotExist if the socket is missing.
+// Each call connects anew, since a restarted kubelet makes a new socket. The kubelet admits 100 calls per second from all its clients.
 //
 // The answer, as of v1.36:
-//   - Allocatable is GetAllocatableResources: the devices that a registered
-//     device plugin calls healthy, allocated or not. Unhealthy devices are left
-//     out, and all of a device plugin whose connection has ended, at once. A resource without such a device is not named at all. A
-//     restarted kubelet names none until device plugins have registered again.
-//   - Allocated is List: the pods that have not ended (KubeletPodResourcesList-
-//     UseActivePods, the default since v1.34; an older kubelet lists ended
-//     pods too, without devices). A pod that is being deleted has its
-//     devices until its last container has stopped, and a restarted container
-//     keeps them. A restarted kubelet knows them from its checkpoint. Init
-//     containers are listed only if they are sidecars; a device that an init
-//     container alone has asked for is not seen, though it is the pod's.
-//   - A kubelet that has just started lists no pod until it has heard of them from
-//     the API server. No pod at all is therefore an error: device plugins run as
-//     pods, and so does the daemon. It may list static pods before, which it reads
-//     from files (NewSourceFile in pkg/kubelet/config of Kubernetes): hence Fresh.
-//   - A device for which the kubelet awaits the device plugin's Allocate answer
-//     is not yet listed.
+//   - Allocatable is GetAllocatableResources: the devices that a registered device plugin calls healthy, allocated or not. When a device
+//     plugin's connection ends, its devices go at once. A resource without devices is not named. A restarted kubelet names none until
+//     device plugins have registered again.
+//   - Allocated is List: the pods that have not ended (KubeletPodResourcesListUseActivePods, the default since v1.34; an older kubelet also
+//     lists ended pods, without devices). A pod being deleted has its devices until its last container stops, and a restarted container
+//     keeps them. A restarted kubelet knows them from its checkpoint. The only init containers listed are sidecars; another one's device
+//     is not seen, though it is the pod's.
+//   - A kubelet that has just started lists no pod until the API server names them. No pod at all is therefore an error: device plugins
+//     run as pods, and so does the daemon. It may list static pods before, from files (NewSourceFile in pkg/kubelet/config of Kubernetes):
+//     hence Fresh.
+//   - A device for which the kubelet awaits the device plugin's Allocate answer is not yet listed.
 //
-// Allocatable is asked for first. So a device in neither list has not been allocated by
-// then, and will not be.
+// Allocatable is asked for first. So a device in neither list has not been allocated by then, and will not be.
 func (c *Client) Devices(ctx context.Context) (inventory.Kubelet, error) {
 	info, err := os.Stat(c.socket)
 	if err != nil {
@@ -150,8 +140,7 @@ func compareContainers(a, b inventory.Container) int {
 	return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Pod, b.Pod), cmp.Compare(a.Container, b.Container))
 }
 
-// addresses are the ids that are PCI addresses. A device with several NUMA nodes
-// is listed more than once.
+// addresses are the ids that are PCI addresses. A device with several NUMA nodes is listed more than once.
 func addresses(d *podresourcesv1.ContainerDevices) []device.PCIAddress {
 	var all []device.PCIAddress
 	for _, id := range d.GetDeviceIds() {
@@ -165,10 +154,8 @@ func addresses(d *podresourcesv1.ContainerDevices) []device.PCIAddress {
 // freshFor is how long after a start the kubelet may not know all of its pods.
 const freshFor = time.Minute
 
-// socketAge tells since when a kubelet runs: each makes its socket anew
-// (CreateListener in pkg/kubelet/util of Kubernetes). The process cannot be asked
-// for its age, since it is in another PID namespace. It is safe for concurrent
-// use.
+// socketAge tells a kubelet's age by its socket, which each kubelet makes anew (CreateListener in pkg/kubelet/util of Kubernetes): the process
+// is in another PID namespace. It is safe for concurrent use.
 type socketAge struct {
 	now func() time.Time
 
@@ -177,15 +164,13 @@ type socketAge struct {
 	since time.Time
 }
 
-// socketID tells one socket from the next that has its name.
+// socketID tells one socket from the next of its name.
 type socketID struct {
 	dev, ino uint64
 	ctime    syscall.Timespec
 }
 
-// fresh says whether the kubelet has started within freshFor. The first socket
-// that is seen is as old as its ctime says; one that takes its place begins when
-// it is seen.
+// fresh: the kubelet started within freshFor. The first seen socket is as old as its ctime; a replacement begins when it is seen.
 func (a *socketAge) fresh(info os.FileInfo) bool {
 	st, ok := info.Sys().(*syscall.Stat_t)
 	if !ok {

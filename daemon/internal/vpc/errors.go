@@ -2,20 +2,19 @@ package vpc
 
 import "errors"
 
-// EC2Kind is the reaction that an error of EC2 asks for.
+// EC2Kind is the reaction that an EC2 error needs.
 type EC2Kind int
 
-// The kinds of errors.
 const (
 	// EC2Unknown: it may or may not have been done; Describe will tell.
 	EC2Unknown EC2Kind = iota
-	// EC2NotSent: the call did not get as far as EC2.
+	// EC2NotSent: the call did not reach EC2.
 	EC2NotSent
-	// EC2Throttled: call less often. Nothing was done; nor for the kinds below.
+	// EC2Throttled: call less often. Nothing was done, nor for the kinds below.
 	EC2Throttled
 	// EC2Forbidden: the permission is missing.
 	EC2Forbidden
-	// EC2Unauthenticated: EC2, or STS before it, does not accept who is calling.
+	// EC2Unauthenticated: EC2, or STS before it, does not accept the caller.
 	EC2Unauthenticated
 	// EC2Limit: the instance type has no more for this ENI.
 	EC2Limit
@@ -25,11 +24,10 @@ const (
 	EC2Refused
 )
 
-// EC2Error is a call that has failed.
+// EC2Error is a failed call.
 type EC2Error struct {
 	Kind EC2Kind
-	// Code is the error code of Service, "" when it gave none. Service is EC2's or
-	// STS's name in the SDK, "" where the call reached neither.
+	// Code is Service's error code, "" without one. Service is EC2's or STS's name in the SDK, "" if the call reached neither.
 	Code, Service string
 	// Status is the HTTP status; 0 without an answer.
 	Status int
@@ -37,19 +35,16 @@ type EC2Error struct {
 	Err error
 }
 
-// Error names the call and its cause.
 func (e *EC2Error) Error() string { return e.Err.Error() }
 
-// Unwrap returns Err.
 func (e *EC2Error) Unwrap() error { return e.Err }
 
-// ErrOtherService says that an answer is not EC2's.
+// ErrOtherService: an answer is not EC2's.
 var ErrOtherService = errors.New("the answer is not EC2's")
 
-// ErrNoENIs says that EC2 knows no ENI of an instance, which has a primary one.
+// ErrNoENIs: EC2 knows no ENI of an instance, which has a primary one.
 var ErrNoENIs = errors.New("EC2 knows no ENI of this instance, not even the primary one")
 
-// Remedies that several errors share.
 const (
 	remedyPolicy = "give the role the policy deploy/iam/multi-enid.json, by EKS Pod Identity or IRSA (docs/addresses.md)"
 	remedyKey    = "EC2 does not know the access key, or not in this region: see AWS_ACCESS_KEY_ID, the role of Pod Identity or IRSA, and AWS_REGION"
@@ -61,7 +56,6 @@ const (
 	remedyLater = "ask again later"
 )
 
-// Remedy tells the user how to mend the error, as far as the answer shows it.
 func (e *EC2Error) Remedy() string {
 	switch e.Code {
 	case "RequestExpired":

@@ -15,8 +15,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
 )
 
-// Version is the API server's, such as v1.36.3. Like the other methods of this file it
-// is for multi-enid doctor.
+// Version is the API server's, such as v1.36.3. This file's methods are for multi-enid doctor.
 func (c *Client) Version(ctx context.Context) (string, error) {
 	data, err := read(ctx, c.NodeENIs.Get().AbsPath("/version"))
 	if err != nil {
@@ -31,8 +30,7 @@ func (c *Client) Version(ctx context.Context) (string, error) {
 	return version.GitVersion, nil
 }
 
-// Resources lists the plurals of networking.k8s.aws/v1alpha1; nil when the API server
-// does not know the group.
+// Resources lists the plurals of networking.k8s.aws/v1alpha1; nil if the API server does not know the group.
 func (c *Client) Resources(ctx context.Context) ([]string, error) {
 	data, err := read(ctx, c.NodeENIs.Get().AbsPath("/apis/"+v1alpha1.APIVersion))
 	if apierrors.IsNotFound(err) {
@@ -52,9 +50,8 @@ func (c *Client) Resources(ctx context.Context) ([]string, error) {
 	return names, nil
 }
 
-// Allowed says whether this client may use the verb on a resource ("nodes",
-// "eninodestates/status") of an API group, in one namespace or, with "", in all.
-// Whoever is authenticated may ask that (ClusterRole system:basic-user).
+// Allowed says whether this client may use the verb on a resource ("nodes", "eninodestates/status") of an API group in a namespace, "" for all.
+// Anyone authenticated may ask (ClusterRole system:basic-user).
 func (c *Client) Allowed(ctx context.Context, verb, group, resource, namespace string) (bool, error) {
 	resource, sub, _ := strings.Cut(resource, "/")
 	review := &authorization.SelfSubjectAccessReview{Spec: authorization.SelfSubjectAccessReviewSpec{
@@ -67,13 +64,13 @@ func (c *Client) Allowed(ctx context.Context, verb, group, resource, namespace s
 	return answer.Status.Allowed, nil
 }
 
-// NodeExists says whether there is a Node object of this node's name.
+// NodeExists says whether this node's Node object exists.
 func (c *Client) NodeExists(ctx context.Context) (bool, error) {
 	n, err := c.Node(ctx)
 	return n != nil, err
 }
 
-// Node reads the own Node; nil where the API server has none.
+// Node reads the own Node; nil if it does not exist.
 func (c *Client) Node(ctx context.Context) (*corev1.Node, error) {
 	n, err := c.Core.CoreV1().Nodes().Get(ctx, c.NodeName, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
@@ -85,8 +82,7 @@ func (c *Client) Node(ctx context.Context) (*corev1.Node, error) {
 	return n, nil
 }
 
-// read returns the body of an answer. An error has the server's own words, which
-// rest.Result.Raw leaves out.
+// read returns an answer's body. Its error has the server's own words, which rest.Result.Raw omits.
 func read(ctx context.Context, request *rest.Request) ([]byte, error) {
 	result := request.Do(ctx)
 	if err := result.Error(); err != nil {

@@ -1,5 +1,4 @@
-// Package client speaks to the API server as one node. The other packages below
-// kube make their requests with it.
+// Package client speaks to the API server as one node, for the other packages below kube.
 package client
 
 import (
@@ -23,49 +22,42 @@ import (
 )
 
 var (
-	// ErrNoNodeName says that there is no usable name of this node.
+	// ErrNoNodeName: this node has no usable name.
 	ErrNoNodeName = errors.New("no usable node name")
-	// ErrNoClient says that no client could be made; the error that wraps it has
-	// the cause.
+	// ErrNoClient: no client could be made; the error that wraps it has the cause.
 	ErrNoClient = errors.New("no Kubernetes client")
 )
 
-// How much the daemon asks of the API server at most.
+// Limits of the daemon's requests.
 const (
 	// requestTimeout bounds every request of Client.core and Client.neni.
 	requestTimeout = 30 * time.Second
-	// requestsPerSecond and requestBurst leave room for one search for device
-	// plugins (a request for each namespace) at once. At rest there is none.
+	// requestsPerSecond and requestBurst allow one search for device plugins, a request for each namespace, at once. At rest there is none.
 	requestsPerSecond = 10
 	requestBurst      = 20
 )
 
-// Config says how the API server is reached.
+// Config says how to reach the API server.
 type Config struct {
-	// NodeName is this node's, as its Node object has it.
+	// NodeName is the name of this node's Node object.
 	NodeName string
-	// Kubeconfig is a file; "" stands for the service account of the pod. A
-	// token file is read again when it is rotated.
+	// Kubeconfig is a file; "" stands for the pod's service account. A rotated token file is read again.
 	Kubeconfig string
 	// UserAgent is sent with every request, such as multi-enid/v1.2.0.
 	UserAgent string
-	// Log is also where client-go's own log goes, at debug level. That log is the
-	// process's: it stays with the first Config that was connected.
+	// Log also gets client-go's log, at debug level. That log is the process's: it stays with the first connected Config.
 	Log logrus.FieldLogger
 }
 
 // Client speaks to the API server as one node. It is safe for concurrent use.
 type Client struct {
-	// Core is for the built-in kinds. Its requests, and the requests of NodeENIs, end
-	// after requestTimeout, so neither can watch.
-	Core kubernetes.Interface
-	// NodeENIs is for networking.k8s.aws/v1alpha1.
+	// Core is for the built-in kinds. Its requests, and those of NodeENIs, end after requestTimeout, so neither can watch.
+	Core     kubernetes.Interface
 	NodeENIs rest.Interface
-	// NodeName is valid.
 	NodeName string
 	// WatchCore and WatchNodeENIs have no limit of their own.
 	WatchCore, WatchNodeENIs rest.Interface
-	// WatchMetadata is for the metadata of objects, without a limit either.
+	// WatchMetadata has none either.
 	WatchMetadata objectmeta.Interface
 }
 
@@ -78,8 +70,7 @@ type NodeRef struct {
 // FieldManager owns the fields that the daemon writes.
 const FieldManager = "multi-enid"
 
-// Connect returns a client. It sends nothing yet. The error wraps ErrNoNodeName,
-// which is checked before anything else, or ErrNoClient and its cause.
+// Connect sends nothing yet. The error wraps ErrNoNodeName, which is checked first, or ErrNoClient and its cause.
 func Connect(c Config) (*Client, error) {
 	if err := ValidateNodeName(c.NodeName); err != nil {
 		return nil, err
@@ -96,7 +87,7 @@ func Connect(c Config) (*Client, error) {
 	return client, nil
 }
 
-// ValidateNodeName accepts the names of Nodes that the API server accepts.
+// ValidateNodeName accepts the same names as the API server.
 func ValidateNodeName(name string) error {
 	if name == "" {
 		return fmt.Errorf("%w: it is empty; give --node-name, or set NODE_NAME from the pod's spec.nodeName", ErrNoNodeName)
@@ -187,8 +178,7 @@ func asCore(config *rest.Config) *rest.Config {
 	return c
 }
 
-// asNodeENI asks for JSON: custom resources have nothing shorter that every
-// server knows.
+// asNodeENI asks for JSON: not every server knows a shorter form for custom resources.
 func asNodeENI(config *rest.Config, codecs runtime.NegotiatedSerializer) *rest.Config {
 	c := rest.CopyConfig(config)
 	c.GroupVersion = &schema.GroupVersion{Group: v1alpha1.GroupName, Version: v1alpha1.Version}

@@ -9,14 +9,12 @@ import (
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/backoff"
 )
 
-// FirstRetry and LastRetry bound the waits after failed writes.
 const (
 	FirstRetry = time.Second
 	LastRetry  = 30 * time.Second
 )
 
-// Failures are the failed writes in a row. The first of them and their end are
-// logged.
+// Failures counts failed writes in a row. It logs the first one and their end.
 type Failures struct {
 	log   logrus.FieldLogger
 	retry backoff.Backoff

@@ -14,21 +14,18 @@ type OwnPod struct {
 	Namespace, Name, UID string
 }
 
-// String is the pod as people name it.
+// String is namespace/name.
 func (p OwnPod) String() string { return p.Namespace + "/" + p.Name }
 
-// Known says whether it names one pod and no other.
+// Known says whether it names exactly one pod.
 func (p OwnPod) Known() bool { return p.Namespace != "" && p.Name != "" && p.UID != "" }
 
-// releaseTimeout leaves the kubelet's grace period enough for the rest of the
-// daemon's end.
+// releaseTimeout leaves enough of the kubelet's grace period for the rest of the daemon's end.
 const releaseTimeout = 4 * time.Second
 
-// ReleaseOwnPod deletes the Pod object at once, though containers may still run, so
-// that its DaemonSet may make another: podsShouldBeOnNode of Kubernetes'
-// pkg/controller/daemon makes none while the object exists. The kubelet goes on
-// with the end of the containers (HandlePodRemoves of pkg/kubelet/kubelet.go).
-// An object that has gone, or whose name another pod has, is released already.
+// ReleaseOwnPod deletes the Pod object at once, though containers may still run, so that its DaemonSet can make another:
+// podsShouldBeOnNode (pkg/controller/daemon of Kubernetes) makes none while the object exists. The kubelet still ends the containers
+// (HandlePodRemoves of pkg/kubelet/kubelet.go). A missing object, or another pod of the name, counts as released.
 func (c *Client) ReleaseOwnPod(ctx context.Context, pod OwnPod) error {
 	ctx, cancel := context.WithTimeout(ctx, releaseTimeout)
 	defer cancel()

@@ -11,8 +11,7 @@ import (
 // quieten: klog's logger belongs to the process, and may be set only once.
 var quieten sync.Once
 
-// RedirectLog sends the messages of client-go to log, at debug level. client-go
-// repeats itself at every attempt, in other words; our packages log a fault once.
+// RedirectLog sends client-go's messages to log, at debug level. client-go repeats them at every attempt; our packages log a fault once.
 func RedirectLog(log logrus.FieldLogger) {
 	quieten.Do(func() {
 		klog.SetLogger(funcr.New(func(name, text string) {

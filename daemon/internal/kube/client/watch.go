@@ -15,16 +15,14 @@ import (
 const (
 	// ListTimeout bounds one page of a list.
 	ListTimeout = time.Minute
-	// answerTimeout bounds the wait for a watch's headers, and for the next of the
-	// events that stand in for a list. The API server sends both at once. A proxy may
-	// hold headers back until the first event, a bookmark after a minute at most.
+	// answerTimeout bounds the wait for a watch's headers, and for the next of the events that stand in for a list. The API server sends both at once.
+	// A proxy may hold headers back until the first event: a bookmark, after a minute at most.
 	answerTimeout = 90 * time.Second
-	// watchGrace is how long a watch may outlast the time that it asked for.
+	// watchGrace is how long a watch may outlast its requested time.
 	watchGrace = time.Minute
 )
 
-// The waits of a reflector after failures double from firstRetry to lastRetry, and
-// are lengthened by up to half so that the nodes do not come all at once.
+// A reflector's waits after failures double from firstRetry to lastRetry, plus up to half, so that nodes do not come all at once.
 const (
 	firstRetry = 500 * time.Millisecond
 	lastRetry  = 20 * time.Second
@@ -32,9 +30,9 @@ const (
 )
 
 var (
-	// ErrNoAnswer says that a request was accepted and not answered.
+	// ErrNoAnswer: a request was accepted and not answered.
 	ErrNoAnswer = errors.New("API server does not answer")
-	// ErrNoNews is the end of a request that says nothing of the API server.
+	// ErrNoNews is the end of a request that says nothing about the API server.
 	ErrNoNews = errors.New("no news")
 )
 
@@ -43,8 +41,7 @@ func NewRetry() wait.Backoff {
 	return wait.Backoff{Duration: firstRetry, Cap: lastRetry, Steps: retrySteps, Factor: 2, Jitter: 0.5}
 }
 
-// FromNow makes a watch that stands in for a list a quorum read, and says
-// whether it is one.
+// FromNow makes a watch that stands in for a list a quorum read, and says whether it is one.
 func FromNow(opts *metav1.ListOptions) bool {
 	if opts.SendInitialEvents == nil || !*opts.SendInitialEvents {
 		return false
@@ -53,9 +50,8 @@ func FromNow(opts *metav1.ListOptions) bool {
 	return true
 }
 
-// WatchError returns the fault of the API server that the end of a watch's request
-// shows. A refusal to send initial events is none (ErrNoNews): the reflector then
-// lists, as it does with a server that is older than they are.
+// WatchError returns the API server's fault that ended a watch. A refusal of initial events is none (ErrNoNews): the reflector then lists,
+// as it does with an older server.
 func WatchError(err error, initial bool) error {
 	if initial && (apierrors.IsInvalid(err) || apierrors.IsBadRequest(err)) {
 		return ErrNoNews
@@ -63,9 +59,8 @@ func WatchError(err error, initial bool) error {
 	return err
 }
 
-// Patience ends a request that is not answered for answerTimeout, and in any case
-// watchGrace after the time that its watch asked for: a server that died without
-// closing the connection ends nothing.
+// Patience ends a request without answer for answerTimeout, and any request watchGrace after its watch's requested time:
+// a server that died without closing the connection ends nothing.
 type Patience struct {
 	timer *time.Timer
 	cause func() error
@@ -87,7 +82,7 @@ func NewPatience(ctx context.Context, opts metav1.ListOptions) (context.Context,
 	}
 }
 
-// Answered stops the wait for an answer, and Await begins it anew.
+// Answered stops the wait for an answer; Await begins it anew.
 func (p *Patience) Answered() { p.timer.Stop() }
 
 // Await waits for the next answer.
@@ -108,8 +103,7 @@ func (p *Patience) Stop() {
 	p.end()
 }
 
-// Bound returns the watch that an answered request has opened. Its Stop ends the
-// request too.
+// Bound returns an answered request's watch. Its Stop also ends the request.
 func (p *Patience) Bound(w watch.Interface) watch.Interface {
 	p.Answered()
 	return &boundedWatch{Interface: w, patience: p}
@@ -120,7 +114,6 @@ type boundedWatch struct {
 	patience *Patience
 }
 
-// Stop implements watch.Interface.
 func (w *boundedWatch) Stop() {
 	w.patience.Stop()
 	w.Interface.Stop()

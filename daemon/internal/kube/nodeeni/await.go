@@ -6,12 +6,10 @@ import (
 	"time"
 )
 
-// firstAnswer bounds the first Sync's wait for the NodeENIs. Without them it changes no
-// device, and a problem says so.
+// firstAnswer bounds the first Sync's wait. Without the NodeENIs that Sync changes no device, and reports a problem.
 const firstAnswer = 3 * time.Second
 
-// Await waits until the NodeENIs are known, so that a start is not an outage. wake tells that
-// something has changed. It returns an error if the Node is another instance's.
+// Await waits for the NodeENIs, so that a start is not an outage. wake signals a change. A Node of another instance is an error.
 func (s *Source) Await(ctx context.Context, wake <-chan struct{}) error {
 	timeout := time.NewTimer(firstAnswer)
 	defer timeout.Stop()

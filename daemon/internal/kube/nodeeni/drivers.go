@@ -8,8 +8,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
 )
 
-// Drivers lists the userspace drivers that NodeENIs want on this node, each with
-// the NodeENIs' names. Objects that cannot be read are left out.
+// Drivers maps the userspace drivers that NodeENIs want on this node to the NodeENIs' names. It omits unreadable objects.
 func Drivers(ctx context.Context, c *client.Client) (map[string][]string, error) {
 	n, err := c.Node(ctx)
 	if err != nil {

@@ -13,23 +13,19 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// entry is our knowledge of one NodeENI. It is not changed once made.
+// entry is our knowledge of one NodeENI; immutable.
 type entry struct {
-	// trimmed is the text that it was made of.
 	trimmed []byte
-	// object is the newest version that could be read, by whose labels it selects
-	// nodes; while it is not known, it has a name, and perhaps a selector.
+	// object is the newest readable version, whose labels select nodes. Before any, it has a name and perhaps a selector.
 	object v1alpha1.NodeENI
 	known  bool
-	// fault is why the newest version cannot be read; "" when it can.
+	// fault is why the newest version cannot be read; "" if it can.
 	fault string
 }
 
-// newEntry reads a version of the object that was prev before; nil for none. It
-// returns prev where nothing has changed.
+// newEntry reads a version of the object that was prev before; nil for none. Without a change it returns prev.
 //
-// The API server stores no object that its schema forbids, but an object may be
-// older than the schema. A part that cannot be read stays as it was.
+// An object may be older than the schema, so it may have parts that the schema forbids. An unreadable part stays as it was.
 func newEntry(prev *entry, it *item) *entry {
 	if prev != nil && bytes.Equal(prev.trimmed, it.trimmed) {
 		return prev
@@ -64,7 +60,7 @@ func newEntry(prev *entry, it *item) *entry {
 	return d
 }
 
-// selectedBy says whether it is for that node, or may be.
+// selectedBy: it is for that node, or may be.
 func (d *entry) selectedBy(n nodeFacts) bool {
 	return d != nil && n.selects(d.object.Spec.NodeSelector)
 }
@@ -73,7 +69,6 @@ func (d *entry) same(o *entry) bool {
 	return d.fault == o.fault && d.known == o.known && equality.Semantic.DeepEqual(d.object, o.object)
 }
 
-// problem is for a person, who has to mend the object.
 func (d *entry) problem() nodestate.Problem {
 	until := "until then it is acted upon as it was before"
 	if !d.known {

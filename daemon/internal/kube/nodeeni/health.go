@@ -14,16 +14,15 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// APIState says whether the NodeENIs and the own Node are being followed.
+// APIState says whether the daemon follows the NodeENIs and its own Node.
 type APIState struct {
-	// Reachable: both are. False also before the first answers, with no Reason.
+	// Reachable: it follows both. False also before the first answers, with no Reason.
 	Reachable bool
-	// Reason is why not: Unreachable, Unauthorized, Forbidden, NoCRD or NoNode.
+	// Reason is Unreachable, Unauthorized, Forbidden, NoCRD or NoNode.
 	Reason nodestate.Reason
 	// Since is when this state began; zero before the first answers.
 	Since time.Time
-	// LastSync is when the NodeENIs were last read as a whole, since when every
-	// change was followed while Reachable; zero for never.
+	// LastSync is the last complete read of the NodeENIs, zero for never. While Reachable, every change since was followed.
 	LastSync time.Time
 }
 
@@ -41,14 +40,13 @@ const (
 	parts
 )
 
-// fault is why a part cannot be followed; the zero value, that it is.
+// fault is why a part cannot be followed; the zero value is no fault.
 type fault struct {
 	reason nodestate.Reason
 	err    error
 }
 
-// classify returns the fault that an answer stands for, or false where it says
-// nothing: a version that the server has forgotten is simply read anew.
+// classify returns the fault of an answer. It is false for an answer without one, such as a forgotten version, which is read anew.
 func classify(p part, err error) (fault, bool) {
 	switch {
 	case err == nil:
@@ -68,15 +66,13 @@ func classify(p part, err error) (fault, bool) {
 	}
 }
 
-// health is how the API server has answered so far. It is safe for concurrent
-// use.
+// health is the API server's state by its answers. It is safe for concurrent use.
 type health struct {
 	now func() time.Time
 	log logrus.FieldLogger
 	// changed holds a token when the state has changed.
 	changed chan struct{}
-	// recovered is called when the API server is followed again after a trouble. It
-	// must return at once.
+	// recovered is called when the API server is followed again after a trouble. It must return at once.
 	recovered func()
 
 	mu          sync.Mutex
@@ -102,7 +98,7 @@ func (h *health) report(p part, err error) {
 	}
 }
 
-// note says whether a trouble is over.
+// note returns whether a trouble is over.
 func (h *health) note(p part, f fault) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -126,8 +122,7 @@ func (h *health) note(p part, f fault) bool {
 	return over
 }
 
-// worst returns the fault that explains most, and whether all parts have
-// answered.
+// worst returns the most telling fault, and whether all parts have answered.
 func (h *health) worst() (worst fault, all bool) {
 	all = true
 	for _, why := range []nodestate.Reason{reason.Unreachable, reason.Unauthorized, reason.Forbidden, reason.NoCRD, reason.NoNode} {
@@ -155,7 +150,7 @@ func (h *health) get() APIState {
 	return out
 }
 
-// why returns the cause of the present fault, or that nothing was read yet.
+// why returns the present fault's cause, or that nothing was read yet.
 func (h *health) why() error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -180,8 +175,7 @@ func (h *health) run(ctx context.Context) {
 	}
 }
 
-// say logs the state if that is due, and returns after how long to ask again; 0
-// for not before the next change.
+// say logs the state if due, and returns when to ask again; 0 for at the next change.
 func (h *health) say() time.Duration {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -214,24 +208,21 @@ func remedy(why nodestate.Reason) string {
 	}
 }
 
-// settleTime is how long a state must have lasted to be worth a line in the log:
-// an API server that restarts passes through several.
+// settleTime is how long a state must last to be logged: a restarting API server passes through several.
 const settleTime = 3 * time.Second
 
-// otherTime is how long another trouble than the one that was said must have
-// lasted: longer than the reflectors wait between two tries. An API server that
-// starts denies everything until it has read its roles.
+// otherTime is how long another trouble must last to be logged, longer than the reflectors wait between tries.
+// A starting API server denies everything until it has read its roles.
 const otherTime = 45 * time.Second
 
-// transitions decides when a change of the state is said. A trouble that comes and
-// goes is said once, and is over when it has stayed away for settleTime.
+// transitions decides when to log a change of state. A trouble that comes and goes is logged once, and ends after settleTime without it.
 type transitions struct {
 	// is is the reason of the trouble since the time since; "" for none.
 	is    nodestate.Reason
 	since time.Time
-	// said is the reason that was logged last; "" also for nothing yet.
+	// said is the last logged reason; "" also for nothing yet.
 	said nodestate.Reason
-	// trouble is when the present spell of trouble began.
+	// trouble is the start of the present spell of trouble.
 	trouble time.Time
 }
 
@@ -245,8 +236,7 @@ func (h *transitions) observe(now time.Time, why nodestate.Reason) {
 	h.is, h.since = why, now
 }
 
-// due says whether the state is to be said now, or after how long to ask again;
-// 0 for not before it changes.
+// due says whether to log the state now, or when to ask again; 0 for at the next change.
 func (h *transitions) due(now time.Time) (bool, time.Duration) {
 	if h.is == h.said {
 		return false, 0
@@ -264,8 +254,7 @@ func (h *transitions) due(now time.Time) (bool, time.Duration) {
 	return true, 0
 }
 
-// done notes that the state was said, and returns how long the trouble before it
-// has lasted.
+// done notes that the state was logged, and returns how long the trouble before it lasted.
 func (h *transitions) done() time.Duration {
 	h.said = h.is
 	return h.since.Sub(h.trouble)

@@ -9,24 +9,20 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 )
 
-// errMalformed says that an answer is not JSON, or not of the shape that the
-// API server gives it.
+// errMalformed: an answer is not JSON, or not of the API server's shape.
 var errMalformed = errors.New("malformed answer")
 
-// maxEventBytes bounds an event. The API server takes no object of more than 3 MiB
-// (its limit for a request's body).
+// maxEventBytes bounds an event: the API server's limit for a request's body, and so for an object, is 3 MiB.
 const maxEventBytes = 16 << 20
 
-// reader reads JSON as it comes in. No object is ever in memory as a whole, and
-// values that are skipped take none: the NodeENIs of a large cluster are mostly
-// about other nodes.
+// reader reads JSON as it arrives. No whole object is ever in memory, and skipped values take none: in a large cluster most are other nodes'.
 type reader struct {
 	*jsontext.Decoder
 	body *limited
 }
 
-// newReader reads from r, most bytes until the next call of more; 0 for any number.
-// Duplicate names and invalid UTF-8 are left to the decoding of the values kept.
+// newReader reads from r, at most that many bytes until the next call of more; 0 for any number.
+// Decoding the kept values finds duplicate names and invalid UTF-8.
 func newReader(r io.Reader, most int) *reader {
 	body := &limited{r: r, most: most}
 	return &reader{body: body, Decoder: jsontext.NewDecoder(body, jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))}
@@ -40,7 +36,6 @@ type limited struct {
 	err     error
 }
 
-// Read implements io.Reader.
 func (l *limited) Read(p []byte) (int, error) {
 	if l.most > 0 && l.n > l.most {
 		return 0, fmt.Errorf("%w: an event of more than %d octets", errMalformed, l.most)
@@ -50,8 +45,7 @@ func (l *limited) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// fault returns the reader's own error where that has failed, io.EOF at the end
-// between two values, io.ErrUnexpectedEOF at the end inside of one, else errMalformed.
+// fault returns the reader's own error, io.EOF between two values, io.ErrUnexpectedEOF inside one, else errMalformed.
 func (a *reader) fault(err error) error {
 	switch {
 	case errors.Is(err, errMalformed):
@@ -70,8 +64,7 @@ func (a *reader) malformed(want string) error {
 	return fmt.Errorf("%w: octet %d: want %s", errMalformed, a.InputOffset(), want)
 }
 
-// object consumes an object. Visit is called for each member with its key, in
-// quotes, which is valid until the next read; it must consume the value.
+// object consumes an object. Visit gets each member's key, in quotes and valid until the next read, and must consume the value.
 func (a *reader) object(visit func(key []byte) error) error {
 	return a.list('{', func() error {
 		key, err := a.ReadValue()

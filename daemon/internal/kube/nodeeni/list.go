@@ -21,16 +21,14 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
 )
 
-// How many NodeENIs are listed at once: few at first, and then as many as are
-// likely to fit into pageSize octets. One with attachments on 500 nodes has 200 kB.
+// How many NodeENIs one page has: few at first, then as many as are likely to fit into pageSize octets. One attached on 500 nodes has 200 kB.
 const (
 	firstPage   = 10
 	largestPage = 500
 	pageSize    = 1 << 20
 )
 
-// nodeENIs lists and watches the NodeENIs, cut down for one node as they come
-// in: neither a list nor an event of it is ever in memory as a whole object.
+// nodeENIs lists and watches the NodeENIs and trims them while they arrive: no whole list or event is ever in memory.
 type nodeENIs struct {
 	client rest.Interface
 	trim   trimmer
@@ -47,7 +45,6 @@ type itemList struct {
 	Items []runtime.Object
 }
 
-// DeepCopyObject implements runtime.Object.
 func (l *itemList) DeepCopyObject() runtime.Object {
 	out := &itemList{TypeMeta: l.TypeMeta, ListMeta: l.ListMeta, Items: make([]runtime.Object, len(l.Items))}
 	for i, o := range l.Items {
@@ -56,9 +53,8 @@ func (l *itemList) DeepCopyObject() runtime.Object {
 	return out
 }
 
-// list reads all NodeENIs as they are now. It is always a quorum read: a cached
-// version may be older than the one that the daemon knew before it was restarted. A list whose later pages the server has
-// forgotten is begun again.
+// list reads all NodeENIs. It is always a quorum read: a cached version may be older than the one known before a restart of the daemon.
+// If the server has forgotten the later pages, list begins again.
 func (n nodeENIs) list(ctx context.Context, _ metav1.ListOptions) (runtime.Object, error) {
 	list, err := n.pages(ctx)
 	if apierrors.IsResourceExpired(err) || apierrors.IsGone(err) {
@@ -86,7 +82,7 @@ func (n nodeENIs) pages(ctx context.Context) (*itemList, error) {
 	}
 }
 
-// page reads one page, and returns its size in bytes too.
+// page also returns the page's size in bytes.
 func (n nodeENIs) page(ctx context.Context, opts metav1.ListOptions) (*itemList, int, error) {
 	ctx, cancel := context.WithTimeout(ctx, client.ListTimeout)
 	defer cancel()
@@ -108,8 +104,7 @@ func (n nodeENIs) request(opts metav1.ListOptions) *rest.Request {
 		SpecificallyVersionedParams(&opts, metav1.ParameterCodec, schema.GroupVersion{Version: "v1"})
 }
 
-// list reads one page. An answer that does not look like one is an error: an empty
-// list would be the removal of everything.
+// list reads one page. An answer of another shape is an error: an empty list would be the removal of everything.
 func (t trimmer) list(a *reader) (*itemList, error) {
 	var out itemList
 	var meta []byte
@@ -159,8 +154,7 @@ func (t trimmer) list(a *reader) (*itemList, error) {
 	return &out, nil
 }
 
-// watch opens a watch. One that stands in for a list begins with the present objects,
-// by a quorum read.
+// watch opens a watch. A watch that stands in for a list begins with the present objects, by a quorum read.
 func (n nodeENIs) watch(ctx context.Context, opts metav1.ListOptions) (watch.Interface, error) {
 	opts.Watch = true
 	initial := client.FromNow(&opts)
@@ -192,13 +186,12 @@ type events struct {
 	report  func(error)
 }
 
-// Close implements watch.Decoder. It may be called while Decode waits.
+// Close may be called while Decode waits.
 func (e *events) Close() {
 	e.patience.Stop()
 	e.body.Close() //nolint:errcheck,gosec // nothing was written
 }
 
-// Decode implements watch.Decoder.
 func (e *events) Decode() (watch.EventType, runtime.Object, error) {
 	e.reader.more()
 	kind, o, err := e.trim.event(e.reader)
@@ -215,8 +208,7 @@ func (e *events) Decode() (watch.EventType, runtime.Object, error) {
 	return kind, o, nil
 }
 
-// failed reports a malformed event. io.EOF and io.ErrUnexpectedEOF stay as they are:
-// the stream watcher compares them.
+// failed reports a malformed event. The stream watcher compares io.EOF and io.ErrUnexpectedEOF, so they stay as they are.
 func (e *events) failed(err error) error {
 	if errors.Is(err, errMalformed) {
 		err = fmt.Errorf("read event of NodeENIs: %w", err)
@@ -225,7 +217,7 @@ func (e *events) failed(err error) error {
 	return err
 }
 
-// event reads one event. The error is io.EOF where there is none any more.
+// event reads one event; io.EOF after the last.
 func (t trimmer) event(a *reader) (watch.EventType, runtime.Object, error) {
 	var kind watch.EventType
 	var o *item

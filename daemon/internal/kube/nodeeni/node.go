@@ -21,7 +21,6 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// ownNode lists and watches one Node and no other.
 type ownNode struct {
 	client rest.Interface
 	name   string
@@ -62,13 +61,12 @@ func (n ownNode) watch(ctx context.Context, opts metav1.ListOptions) (watch.Inte
 	return p.Bound(w), nil
 }
 
-// nodeFacts are the facts about the own Node that matter here. The zero value: there
-// is no such Node.
+// nodeFacts are the facts that matter about the own Node. The zero value: that Node does not exist.
 type nodeFacts struct {
 	ref         client.NodeRef
 	labels      map[string]string
 	allocatable corev1.ResourceList
-	// instance is the EC2 instance's, "" where the Node names none.
+	// instance is the EC2 instance's id, "" if the Node names none.
 	instance string
 }
 
@@ -78,10 +76,9 @@ func factsOf(n *corev1.Node) nodeFacts {
 	}
 }
 
-// providerID matches the ID of a Node on EC2, such as aws:///us-east-1a/i-0a1b2c3d4e5f60718,
-// as the AWS cloud provider reads it (MapToAWSInstanceID in pkg/providers/v1/instances.go of
-// cloud-provider-aws). It is never changed once it is set (ValidateNodeUpdate in
-// pkg/apis/core/validation of Kubernetes). Fargate and hybrid nodes have other forms.
+// providerID matches an EC2 Node's ID, such as aws:///us-east-1a/i-0a1b2c3d4e5f60718, like MapToAWSInstanceID of cloud-provider-aws
+// (pkg/providers/v1/instances.go). It never changes (ValidateNodeUpdate in pkg/apis/core/validation of Kubernetes).
+// Fargate and hybrid nodes have other forms.
 var providerID = regexp.MustCompile(`^aws://.*/(i-[0-9a-f]{8,17})$`)
 
 func instanceOf(provider string) string {
@@ -91,11 +88,10 @@ func instanceOf(provider string) string {
 	return ""
 }
 
-// OtherInstanceError says that the Node of this name is not this machine's: its
-// NodeENIs say nothing of this one.
+// OtherInstanceError: the Node of this name is another machine's, and so are its NodeENIs.
 type OtherInstanceError struct{ Node, NodeInstance, Instance string }
 
-// Error names both instances, and the ways out.
+// Error names both instances, and the remedies.
 func (e *OtherInstanceError) Error() string {
 	return fmt.Sprintf("Node %q is instance %s (spec.providerID), and this is instance %s: NodeENIs list nothing of this machine under that name, so all its "+
 		"devices would drain. "+
@@ -103,14 +99,14 @@ func (e *OtherInstanceError) Error() string {
 		e.Node, e.NodeInstance, e.Instance)
 }
 
-// Problem is for a person.
+// Problem reports the error to a person.
 func (e *OtherInstanceError) Problem() nodestate.Problem {
 	return nodestate.Problem{Reason: reason.OtherInstance, Message: e.Error() + "; nothing counts as removed meanwhile"}
 }
 
 func (n nodeFacts) exists() bool { return n.ref.Name != "" }
 
-// selects says whether a NodeENI with that selector is for this node.
+// selects says whether the selector selects this node.
 func (n nodeFacts) selects(selector map[string]string) bool {
 	for k, want := range selector {
 		if v, ok := n.labels[k]; !ok || v != want {
@@ -130,10 +126,8 @@ func (n nodeFacts) sameAllocatable(o nodeFacts) bool {
 
 type nodeStore struct{ s *Source }
 
-// Add implements cache.ReflectorStore.
 func (n nodeStore) Add(o any) error { return n.Update(o) }
 
-// Update implements cache.ReflectorStore.
 func (n nodeStore) Update(o any) error {
 	if node, ok := o.(*corev1.Node); ok && node.Name == n.s.client.NodeName {
 		n.s.setNode(factsOf(node))
@@ -141,7 +135,6 @@ func (n nodeStore) Update(o any) error {
 	return nil
 }
 
-// Delete implements cache.ReflectorStore.
 func (n nodeStore) Delete(o any) error {
 	if node, ok := o.(*corev1.Node); ok && node.Name == n.s.client.NodeName {
 		n.s.setNode(nodeFacts{})
@@ -149,7 +142,6 @@ func (n nodeStore) Delete(o any) error {
 	return nil
 }
 
-// Replace implements cache.ReflectorStore.
 func (n nodeStore) Replace(all []any, _ string) error {
 	facts := nodeFacts{}
 	for _, o := range all {
@@ -161,5 +153,4 @@ func (n nodeStore) Replace(all []any, _ string) error {
 	return nil
 }
 
-// Resync implements cache.ReflectorStore.
 func (nodeStore) Resync() error { return nil }

@@ -1,7 +1,6 @@
 // Package nodeeni follows the NodeENIs that the API server has for this node.
 //
-// An answer that the API server does not give is unknown, never absent: no failed
-// call ever looks like a removal.
+// A missing answer is unknown, never absent: no failed call ever looks like a removal.
 package nodeeni
 
 import (
@@ -24,37 +23,31 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// Options configure a Source. All are needed but Instance.
+// Options configure a Source. Only Instance is optional.
 type Options struct {
 	// Lookup goes into every Snapshot.
 	Lookup inventory.Lookup
-	// Instance returns the id of this EC2 instance, "" while it is not known. Nil: it
-	// never is.
+	// Instance returns the id of this EC2 instance, "" while unknown; nil if it never is known.
 	Instance func() string
 	Now      func() time.Time
 	Log      logrus.FieldLogger
 }
 
-// Source is the NodeENIs that the API server has for this node. It follows them
-// by one watch of all NodeENIs and one of the own Node, and asks for nothing
-// else while these last. Its methods are safe for concurrent use.
+// Source has the API server's NodeENIs for this node. It needs one watch of all NodeENIs and one of the own Node, and no other request
+// while these last. Its methods are safe for concurrent use.
 //
-// Each watch begins with a quorum read, as does each that replaces a lost one.
-// An answer stays true until the API server gives another: no error takes anything
-// away, however long it lasts.
+// Each watch, and each replacement of a lost one, begins with a quorum read. An answer stays true until the API server gives another:
+// no error takes anything away, however long it lasts.
 type Source struct {
-	client *client.Client
-	lookup inventory.Lookup
-	// instance is this EC2 instance's; see Options.
+	client   *client.Client
+	lookup   inventory.Lookup
 	instance func() string
 	health   *health
-	// retry is how long is waited after failures.
-	retry wait.Backoff
+	retry    wait.Backoff
 
-	mu sync.Mutex
-	// wake and news are Run's.
+	mu         sync.Mutex
 	wake, news func()
-	// entries are all NodeENIs, by name; nil until they were read as a whole.
+	// entries are all NodeENIs, by name; nil until read as a whole.
 	entries map[string]*entry
 	node    nodeFacts
 	// nodeRead: node is an answer of the API server.
@@ -75,7 +68,6 @@ func New(c *client.Client, o Options) *Source {
 	return s
 }
 
-// recovered tells Run's caller that the API server answers again.
 func (s *Source) recovered() {
 	s.mu.Lock()
 	news := s.news
@@ -83,10 +75,8 @@ func (s *Source) recovered() {
 	news()
 }
 
-// Run follows the API server until ctx ends. It calls wake when List would
-// return something else than before, and news when the allocatable
-// resources of the own Node have changed, or the API server is followed again after
-// a trouble; both must return at once. It is called once.
+// Run follows the API server until ctx ends; call it once. It calls wake when List's result changes, and news when the own Node's allocatable
+// resources change or a trouble with the API server ends. Both must return at once.
 func (s *Source) Run(ctx context.Context, wake, news func()) {
 	s.mu.Lock()
 	s.wake, s.news = wake, news
@@ -112,9 +102,8 @@ func (s *Source) reflect(ctx context.Context, name string, lw *cache.ListWatch, 
 	cache.NewReflectorWithOptions(lw, example, store, cache.ReflectorOptions{Name: name, Backoff: &s.retry}).RunWithContext(ctx)
 }
 
-// List returns the NodeENIs that select this node. An error means that nothing
-// is known: the NodeENIs or the own Node were never read, or that Node does not
-// exist, or is another instance's (*OtherInstanceError).
+// List returns the NodeENIs that select this node. An error means that nothing is known: the NodeENIs or the own Node were never read,
+// or that Node does not exist or is another instance's (*OtherInstanceError).
 func (s *Source) List() (inventory.Snapshot, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -147,8 +136,7 @@ func (s *Source) List() (inventory.Snapshot, error) {
 	return snap, nil
 }
 
-// elsewhere says whether there is a NodeENI of that name that does not select this
-// node.
+// elsewhere says whether a NodeENI of that name exists and does not select this node.
 func (s *Source) elsewhere(name string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -156,18 +144,17 @@ func (s *Source) elsewhere(name string) bool {
 	return d != nil && s.node.exists() && !d.selectedBy(s.node)
 }
 
-// API returns how the API server is doing.
+// API returns the state of the API server.
 func (s *Source) API() APIState { return s.health.get() }
 
-// Node returns the own Node; false while it is not known to exist and to be this
-// machine's.
+// Node returns the own Node; false unless it is known to exist and to be this machine's.
 func (s *Source) Node() (client.NodeRef, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.node.ref, s.node.exists() && s.otherInstance() == nil
 }
 
-// otherInstance is an error where the Node is not this machine's. Hold mu.
+// otherInstance is an error if the Node is another machine's. Hold mu.
 func (s *Source) otherInstance() error {
 	if own := s.instance(); own != "" && s.node.instance != "" && own != s.node.instance {
 		return &OtherInstanceError{Node: s.client.NodeName, NodeInstance: s.node.instance, Instance: own}
@@ -195,7 +182,7 @@ func (s *Source) setNode(n nodeFacts) {
 	}
 }
 
-// change makes a change to the NodeENIs and wakes if that is to be seen in List.
+// change changes the NodeENIs, and wakes if that changes List.
 func (s *Source) change(f func() (seen bool)) {
 	s.mu.Lock()
 	seen := f()
@@ -206,7 +193,7 @@ func (s *Source) change(f func() (seen bool)) {
 	}
 }
 
-// differ says whether List tells one version from the other; nil is none.
+// differ says whether List tells two versions apart; nil is no object.
 func (s *Source) differ(before, after *entry) bool {
 	if before == after || !s.node.exists() {
 		return false
@@ -217,10 +204,8 @@ func (s *Source) differ(before, after *entry) bool {
 
 type nodeENIStore struct{ s *Source }
 
-// Add implements cache.ReflectorStore.
 func (n nodeENIStore) Add(o any) error { return n.Update(o) }
 
-// Update implements cache.ReflectorStore.
 func (n nodeENIStore) Update(o any) error {
 	it, ok := o.(*item)
 	if !ok {
@@ -235,7 +220,6 @@ func (n nodeENIStore) Update(o any) error {
 	return nil
 }
 
-// Delete implements cache.ReflectorStore.
 func (n nodeENIStore) Delete(o any) error {
 	it, ok := o.(*item)
 	if !ok {
@@ -249,8 +233,7 @@ func (n nodeENIStore) Delete(o any) error {
 	return nil
 }
 
-// Replace implements cache.ReflectorStore. It is the only way in which NodeENIs
-// become known at first.
+// Replace alone makes NodeENIs known at first.
 func (n nodeENIStore) Replace(all []any, _ string) error {
 	items := make([]*item, len(all))
 	for i, o := range all {
@@ -282,5 +265,4 @@ func (s *Source) replace(items []*item) (seen bool) {
 	return seen
 }
 
-// Resync implements cache.ReflectorStore.
 func (nodeENIStore) Resync() error { return nil }

@@ -11,19 +11,15 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
 )
 
-// item is a NodeENI of the API server, cut down to the parts that this node needs.
-// Its metadata has the fields that a reflector uses: name, resource version, and a
-// bookmark's annotations.
+// item is a NodeENI, trimmed for this node. Its metadata has only a reflector's fields: name, resource version, and a bookmark's annotations.
 type item struct {
 	metav1.TypeMeta
 	metav1.ObjectMeta
-	// trimmed is the JSON of metadata (name, uid, generation, deletionTimestamp
-	// and the annotation that is ours), spec, and this node's attachments. Equal
-	// text is an equal object.
+	// trimmed is JSON: metadata (name, uid, generation, deletionTimestamp, our annotation), spec, and this node's attachments.
+	// Equal text is an equal object.
 	trimmed []byte
 }
 
-// DeepCopyObject implements runtime.Object.
 func (i *item) DeepCopyObject() runtime.Object {
 	out := &item{TypeMeta: i.TypeMeta, trimmed: bytes.Clone(i.trimmed)}
 	i.DeepCopyInto(&out.ObjectMeta)
@@ -32,7 +28,7 @@ func (i *item) DeepCopyObject() runtime.Object {
 
 type trimmer struct{ node string }
 
-// object consumes one NodeENI, which must say that it is one.
+// object consumes one NodeENI, whose kind must say so.
 func (t trimmer) object(a *reader) (*item, error) {
 	var out item
 	var spec, status []byte
@@ -69,8 +65,7 @@ func (t trimmer) object(a *reader) (*item, error) {
 	return &out, nil
 }
 
-// metadata consumes an object's metadata and returns the part that is kept. The
-// resource version is not: it changes with the attachments of other nodes.
+// metadata consumes metadata and returns the kept part, without the resource version: other nodes' attachments change that.
 func metadata(a *reader, out *metav1.ObjectMeta) ([]byte, error) {
 	if a.PeekKind() != '{' {
 		return a.value()
@@ -95,7 +90,7 @@ func metadata(a *reader, out *metav1.ObjectMeta) ([]byte, error) {
 	return kept.object(), err
 }
 
-// annotations consumes an object's annotations, two of which matter.
+// annotations consumes the annotations, and keeps two.
 func annotations(a *reader, out *metav1.ObjectMeta, kept *members) error {
 	if a.PeekKind() != '{' {
 		return a.SkipValue()
@@ -121,8 +116,7 @@ func annotations(a *reader, out *metav1.ObjectMeta, kept *members) error {
 	return err
 }
 
-// status consumes a NodeENI's status and returns the part about this node. A value
-// without the shape of a status is kept as it is: decoding will say so.
+// status consumes a status and returns this node's part. A value of another shape stays as it is, for decoding to refuse.
 func (t trimmer) status(a *reader) ([]byte, error) {
 	if a.PeekKind() != '{' {
 		return a.value()
@@ -162,16 +156,14 @@ func (t trimmer) attachments(a *reader) ([]byte, error) {
 	return append(out, ']'), err
 }
 
-// foreign says of an entry that it surely belongs to another node than the one of
-// that name, given in quotes; own decides about the others. Nearly all entries are
-// foreign, and reading their members would take most of the time.
+// foreign: the entry surely belongs to another node than the quoted name's; own decides about the rest. Nearly all entries are foreign,
+// and reading their members would take most of the time.
 func foreign(entry, name []byte) bool {
 	return entry[0] == '{' && bytes.Count(entry, []byte(`"nodeID"`)) == 1 && bytes.Contains(entry, []byte(`"nodeID":"`)) &&
 		!bytes.Contains(entry, name) && bytes.IndexByte(entry, '\\') < 0
 }
 
-// own returns an entry of this node without the time at which it was written, which
-// changes without any news; nil where it belongs to another node.
+// own returns this node's entry without its time, which changes without news; nil for another node's.
 func (t trimmer) own(entry []byte) ([]byte, error) {
 	if entry[0] != '{' {
 		return entry, nil
@@ -202,8 +194,7 @@ func quote(s string) []byte {
 	return b
 }
 
-// members are the members of a JSON object that is being put together, with a
-// comma after each.
+// members are an object's JSON members, each with a comma after it.
 type members []byte
 
 func (m *members) add(key, value []byte) {

@@ -1,5 +1,4 @@
-// Package outside reads the daemons' reports in the cluster, as a person with a
-// kubeconfig. It changes nothing, and compiles on every system that kubectl runs on.
+// Package outside reads the daemons' reports with a person's kubeconfig. It changes nothing, and compiles wherever kubectl runs.
 package outside
 
 import (
@@ -22,21 +21,19 @@ import (
 )
 
 var (
-	// ErrNoCluster says that no API server is known or can be reached.
+	// ErrNoCluster: no API server is known or can be reached.
 	ErrNoCluster = errors.New("no cluster")
-	// ErrNotInstalled says that the cluster does not know ENINodeStates.
+	// ErrNotInstalled: the cluster does not know ENINodeStates.
 	ErrNotInstalled = errors.New("multi-eni-cni is not installed in this cluster")
-	// ErrForbidden says that the user lacks a right.
+	// ErrForbidden: the user lacks a right.
 	ErrForbidden = errors.New("not allowed")
 )
 
-// requestTimeout bounds each request.
 const requestTimeout = 30 * time.Second
 
-// pageSize is how many objects are asked for at once.
 const pageSize = "500"
 
-// Config says which cluster is meant, as kubectl's flags of the same names do.
+// Config names the cluster like kubectl's flags.
 type Config struct {
 	Kubeconfig, Context, Namespace string
 	// UserAgent is sent with every request.
@@ -47,11 +44,11 @@ type Config struct {
 type Client struct {
 	rest rest.Interface
 	host string
-	// Namespace is the one that was given, or the context's.
+	// Namespace is the given one, or the context's.
 	Namespace string
 }
 
-// Connect returns a client. It sends nothing yet. The error wraps ErrNoCluster.
+// Connect sends nothing yet. The error wraps ErrNoCluster.
 func Connect(c Config) (*Client, error) {
 	rules := clientcmd.NewDefaultClientConfigLoadingRules()
 	rules.ExplicitPath = c.Kubeconfig
@@ -80,7 +77,7 @@ func Connect(c Config) (*Client, error) {
 	return &Client{rest: client, host: config.Host, Namespace: namespace}, nil
 }
 
-// NodeStates are the ENINodeStates of all nodes.
+// NodeStates lists the ENINodeStates of all nodes.
 func (c *Client) NodeStates(ctx context.Context) ([]v1alpha1.ENINodeState, error) {
 	var all []v1alpha1.ENINodeState
 	for more := ""; ; {
@@ -106,7 +103,7 @@ type Pod struct {
 	Phase string
 }
 
-// DaemonPods are the pods of the daemon, in all namespaces.
+// DaemonPods lists the daemon's pods in all namespaces.
 func (c *Client) DaemonPods(ctx context.Context) ([]Pod, error) {
 	var list struct {
 		Items []struct {
@@ -128,7 +125,7 @@ func (c *Client) DaemonPods(ctx context.Context) ([]Pod, error) {
 	return pods, nil
 }
 
-// get decodes the answer to a request into out. Errors name the way out.
+// get decodes an answer into out. Errors name the remedy.
 func (c *Client) get(ctx context.Context, request *rest.Request, verb, resource string, out any) error {
 	result := request.Do(ctx)
 	err := result.Error()

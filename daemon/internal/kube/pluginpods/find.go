@@ -1,5 +1,4 @@
-// Package pluginpods finds the pods of the SR-IOV device plugin on this node, and
-// restarts the ones that serve an earlier config.
+// Package pluginpods finds the SR-IOV device plugin's pods on this node, and restarts those with an earlier config.
 package pluginpods
 
 import (
@@ -26,14 +25,12 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// DefaultNamespaces are where the SR-IOV device plugin is usually
-// installed: by its own manifests, the SR-IOV operator on Kubernetes and on
-// OpenShift, and Intel's operator.
+// DefaultNamespaces are the usual ones of the device plugin: its manifests', the SR-IOV operator's on Kubernetes and OpenShift, Intel's operator's.
 func DefaultNamespaces() []string {
 	return []string{"kube-system", "sriov-network-operator", "openshift-sriov-network-operator", "intel-device-plugins-operator", "default"}
 }
 
-// DefaultSelectors match the labels that its pods usually have.
+// DefaultSelectors match the usual labels of its pods.
 func DefaultSelectors() []string {
 	return []string{
 		"app=sriov-device-plugin", "app=kube-sriov-device-plugin", "name=sriov-device-plugin",
@@ -42,46 +39,39 @@ func DefaultSelectors() []string {
 }
 
 const (
-	// pluginPatience bounds a restart: the pod's own grace period (30 s unless it
-	// says otherwise), a new pod, and its registration with the kubelet.
+	// pluginPatience bounds a restart: the pod's grace period (30 s by default), a new pod, and its registration with the kubelet.
 	pluginPatience = 90 * time.Second
-	// pluginPoll is how often a restart that is under way is looked at.
+	// pluginPoll is the pause between two looks at a restart.
 	pluginPoll = time.Second
 )
 
 // Options say which pods are the device plugin's.
 type Options struct {
-	// Namespaces are searched for pods that any of the Selectors matches, each
-	// of them a label selector such as "app=sriovdp". Nil stands for the defaults.
+	// Namespaces are searched for pods that match any Selector, such as "app=sriovdp". Nil stands for the defaults.
 	Namespaces, Selectors []string
-	// Config is the device plugin's config file on the host. A pod that mounts
-	// neither it nor a folder above it takes its config from elsewhere.
+	// Config is the device plugin's config file on the host. A pod that mounts neither it nor a folder above reads another config.
 	Config string
-	// Kubelet lists the devices that the kubelet offers. Nil where it cannot be asked: a
-	// restart then counts as verified when the new pods are ready.
+	// Kubelet lists the kubelet's devices. If nil, ready new pods are enough to verify a restart.
 	Kubelet func(context.Context) (inventory.Kubelet, error)
 	Now     func() time.Time
 	Log     logrus.FieldLogger
 }
 
-// DevicePlugin finds and restarts the device plugin's pods on this node. It is
-// safe for concurrent use.
+// DevicePlugin finds and restarts the device plugin's pods on this node. It is safe for concurrent use.
 type DevicePlugin struct {
-	client     *client.Client
-	namespaces []string
-	selectors  []labels.Selector
-	config     string
-	kubelet    func(context.Context) (inventory.Kubelet, error)
-	log        logrus.FieldLogger
-	// patience and poll are pluginPatience and pluginPoll, and now is the clock.
+	client         *client.Client
+	namespaces     []string
+	selectors      []labels.Selector
+	config         string
+	kubelet        func(context.Context) (inventory.Kubelet, error)
+	log            logrus.FieldLogger
 	patience, poll time.Duration
 	now            func() time.Time
 }
 
 var _ pluginrestart.DevicePlugin = (*DevicePlugin)(nil)
 
-// New sends nothing yet. An error names the option that is not
-// usable.
+// New sends nothing yet. An error names the unusable option.
 func New(c *client.Client, o Options) (*DevicePlugin, error) {
 	if o.Namespaces == nil {
 		o.Namespaces = DefaultNamespaces()
@@ -119,10 +109,8 @@ func (d *DevicePlugin) Find(ctx context.Context) (pluginrestart.PluginReport, er
 	return report, err
 }
 
-// search looks in all namespaces. That some may not be searched is a problem
-// only when nothing is found in the others: no role can be granted ahead of time
-// in a namespace that is not there, and the API server answers 403 for it too.
-// Any other failure is an error: the pods are then not known.
+// search looks in all namespaces. A refusal is a problem only if the other namespaces have no pod: no role can be granted in a namespace
+// that does not exist yet, and the API server answers 403 for it too. After any other failure the pods are unknown.
 func (d *DevicePlugin) search(ctx context.Context) ([]corev1.Pod, pluginrestart.PluginReport, error) {
 	var pods []corev1.Pod
 	var denied []string
@@ -156,10 +144,8 @@ func (d *DevicePlugin) search(ctx context.Context) ([]corev1.Pod, pluginrestart.
 	return nil, report, pluginrestart.ErrNoDevicePlugin
 }
 
-// list returns the device plugin's pods of one namespace on this node, those
-// that have ended left out. The API server answers from its cache
-// (resourceVersion 0), which may lag. Labels are compared here, so that any
-// number of selectors is one request.
+// list returns the device plugin's running pods of one namespace on this node. The API server's cache answers (resourceVersion 0), and may lag.
+// Labels are compared here, so any number of selectors is one request.
 func (d *DevicePlugin) list(ctx context.Context, namespace string) ([]corev1.Pod, error) {
 	all, err := d.client.Core.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{
 		ResourceVersion: "0",
@@ -188,7 +174,6 @@ func podNames(pods []corev1.Pod) []string {
 	return all
 }
 
-// podProblems are the lasting faults of the pods.
 func podProblems(pods []corev1.Pod, config string) []nodestate.Problem {
 	var found []nodestate.Problem
 	for i := range pods {

@@ -16,28 +16,23 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// memory is the memory of one restart about the pods that it has seen.
 type memory struct {
-	// deleted are the pods that this restart has deleted, or found replaced. A
-	// list from the API server's cache may still have them.
+	// deleted are pods that this restart deleted or found replaced. The API server's cache may still list them.
 	deleted map[types.UID]bool
-	// refused says of pods why they could not be deleted.
+	// refused says why a pod could not be deleted.
 	refused map[types.UID]error
-	// awaited are the DaemonSets that must have a pod here again, with the name of
-	// the one before.
+	// awaited are the DaemonSets that must have a pod here again, with the old pod's name.
 	awaited map[types.UID]string
 }
 
-// plan has the next steps for the device plugin's pods. Empty: every pod has read the
-// config and is ready.
+// plan has the next steps. Empty: every pod has read the config and is ready.
 type plan struct {
-	// remove are to be deleted.
 	remove []*corev1.Pod
-	// waits has the pods that time alone will mend, by name, and stuck the others.
+	// waits has the pods that need only time, stuck the others, by name.
 	waits, stuck map[string]error
 }
 
-// decide compares the pods with the wanted config, as they are at the time now.
+// decide compares the pods at the time now with the wanted config.
 func decide(pods []corev1.Pod, config string, want pluginrestart.Wanted, m memory, now time.Time) plan {
 	p := plan{waits: map[string]error{}, stuck: map[string]error{}}
 	there := map[types.UID]bool{}
@@ -80,21 +75,18 @@ func decide(pods []corev1.Pod, config string, want pluginrestart.Wanted, m memor
 	return p
 }
 
-// reader is a container that sees the config file, with its status; nil before
-// the kubelet has told of it.
+// reader is a container that sees the config file. Its status is nil before the kubelet reports it.
 type reader struct {
 	pod    types.UID
 	status *corev1.ContainerStatus
-	// command is its command line, as far as the pod says it: the image may have
-	// more in front.
+	// command is the pod's command line; the image may put more in front.
 	command []string
 	// once: it is an init container that runs to its end.
 	once bool
 }
 
-// readers are the containers that mount the config from the host. Init
-// containers that run once count only where no other does: they may copy it for
-// the others.
+// readers are the containers that mount the config from the host. If there are none, init containers that run once count:
+// they may copy it for the others.
 func readers(p *corev1.Pod, config string) []reader {
 	from := map[string]string{}
 	for _, v := range p.Spec.Volumes {
@@ -126,9 +118,8 @@ func readers(p *corev1.Pod, config string) []reader {
 	return all
 }
 
-// mountsConfig says whether a container mounts the config file itself or a
-// folder above it. Where a subPathExpr leads is known only to the kubelet, and is
-// taken to lead there.
+// mountsConfig says whether a container mounts the config file or a folder above it. Only the kubelet knows where a subPathExpr leads;
+// it counts.
 func mountsConfig(c corev1.Container, from map[string]string, config string) bool {
 	return slices.ContainsFunc(c.VolumeMounts, func(m corev1.VolumeMount) bool {
 		folder, ok := from[m.Name]
@@ -150,8 +141,7 @@ func statusOf(all []corev1.ContainerStatus, name string) *corev1.ContainerStatus
 	return nil
 }
 
-// run is the container's run that has read the config, or is about to; false
-// where there is none.
+// run is the container's run that has read the config, or is about to; false without one.
 func (r reader) run() (nodestate.Reader, bool) {
 	if r.status == nil {
 		return nodestate.Reader{}, false
@@ -184,9 +174,7 @@ func runs(pods []corev1.Pod, config string) []nodestate.Reader {
 	return all
 }
 
-// outdated says whether any of them may have read another config, and will not
-// read this one by itself soon. One that has yet to start will read it as it is
-// then.
+// outdated: a container may have read another config, and will not soon read this one by itself. A container that has yet to start will.
 func outdated(all []reader, want pluginrestart.Wanted, now time.Time) bool {
 	return slices.ContainsFunc(all, func(r reader) bool {
 		if run, ok := r.run(); ok {
@@ -195,14 +183,13 @@ func outdated(all []reader, want pluginrestart.Wanted, now time.Time) bool {
 		if r.status == nil || r.status.State.Waiting == nil || r.status.State.Waiting.Reason != "CrashLoopBackOff" {
 			return false
 		}
-		// The kubelet lets up to 5 min pass. One that has crashed with this config
-		// would do so again.
+		// The kubelet waits up to 5 min. A container that crashed with this config would crash again.
 		last := r.status.LastTerminationState.Terminated
 		return last == nil || !want.Precedes(last.StartedAt.Time)
 	})
 }
 
-// unready says why a pod is not ready, or nil.
+// unready is why a pod is not ready, or nil.
 func unready(p *corev1.Pod) error {
 	for _, c := range p.Status.Conditions {
 		if c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue {

@@ -14,19 +14,16 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// prefixFlag is the device plugin's flag for the prefix of resources that do not
-// say one (flagInit in its cmd/sriovdp; images/entrypoint.sh hands it on).
+// prefixFlag is the device plugin's flag for the default resource prefix (flagInit in its cmd/sriovdp; images/entrypoint.sh passes it on).
 const prefixFlag = "resource-prefix"
 
-// errNoPrefix says that a command line has the flag, but not a plain value.
+// errNoPrefix: a command line has the flag without a plain value.
 var errNoPrefix = errors.New("its value cannot be told from the pod")
 
-// prefixText matches a plain value, without a variable of the kubelet's or of a
-// shell.
+// prefixText matches a plain value, without a variable of the kubelet or a shell.
 var prefixText = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*$`)
 
-// prefixes lists the prefixes of the pods that read the config, sorted, each once,
-// without unknown ones.
+// prefixes lists the known prefixes of the pods that read the config, sorted, each once.
 func prefixes(pods []corev1.Pod, config string) []string {
 	var all []string
 	for i := range pods {
@@ -38,8 +35,7 @@ func prefixes(pods []corev1.Pod, config string) []string {
 	return slices.Compact(all)
 }
 
-// prefixOf returns the prefix of a pod's device plugin. The first container that
-// mounts the config and sets the flag decides; without one it is the default.
+// prefixOf returns a pod's prefix: the first container that mounts the config and sets the flag decides, else the default counts.
 // Reads is false if no container mounts the config.
 func prefixOf(p *corev1.Pod, config string) (prefix string, reads bool, err error) {
 	containers := readers(p, config)
@@ -51,9 +47,8 @@ func prefixOf(p *corev1.Pod, config string) (prefix string, reads bool, err erro
 	return pcidp.DefaultPrefix, len(containers) > 0, nil
 }
 
-// saidPrefix reads the flag in the forms of Go's package flag: one hyphen or two,
-// the value after "=" or as the next word; the last one counts. A word that has
-// the flag inside is a shell's command line.
+// saidPrefix reads the flag like Go's package flag: one hyphen or two, the value after "=" or as the next word; the last one counts.
+// A word with the flag inside is a shell's command line.
 func saidPrefix(words []string) (prefix string, ok bool, err error) {
 	for i, w := range words {
 		name, value, joined := strings.Cut(w, "=")
@@ -80,7 +75,7 @@ func saidPrefix(words []string) (prefix string, ok bool, err error) {
 	return prefix, ok, nil
 }
 
-// prefixProblem reports an unknown prefix of a pod that goes by that name.
+// prefixProblem reports the unknown prefix of a pod.
 func prefixProblem(p *corev1.Pod, name, config string) []nodestate.Problem {
 	if _, _, err := prefixOf(p, config); err == nil {
 		return nil

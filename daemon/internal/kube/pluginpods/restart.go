@@ -19,11 +19,11 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 )
 
-// PartialError lists the pods and resources that a restart has left undone.
+// PartialError lists the pods and resources that a restart did not finish.
 type PartialError struct {
 	// Pods says, by namespace/name, why a pod does not serve the config.
 	Pods map[string]error
-	// Resources says why a resource is not offered as it should be.
+	// Resources says why a resource is not offered as wanted.
 	Resources map[device.ResourceName]error
 }
 
@@ -38,12 +38,10 @@ func (e *PartialError) Error() string {
 	return "device plugin does not serve its config: " + strings.Join(all, "; ")
 }
 
-// Unwrap returns the causes.
 func (e *PartialError) Unwrap() []error {
 	return slices.AppendSeq(slices.Collect(maps.Values(e.Pods)), maps.Values(e.Resources))
 }
 
-// restart is one call of Restart.
 type restart struct {
 	*DevicePlugin
 	want   pluginrestart.Wanted
@@ -51,11 +49,8 @@ type restart struct {
 	report pluginrestart.PluginReport
 }
 
-// Restart implements pluginrestart.DevicePlugin. It deletes the pods that a
-// DaemonSet replaces and that started before the config was written, and waits
-// for pluginPatience at most. The error is a *PartialError when pods were found
-// and the config is not served by all of them; it does not wait where only a
-// person can help.
+// Restart deletes the DaemonSets' pods that started before the config was written, and waits at most pluginPatience.
+// The error is a *PartialError if not all pods that it found serve the config. It does not wait if only a person can help.
 func (d *DevicePlugin) Restart(ctx context.Context, want pluginrestart.Wanted) (pluginrestart.PluginReport, error) {
 	pods, report, err := d.search(ctx)
 	if err != nil {
@@ -68,8 +63,7 @@ func (d *DevicePlugin) Restart(ctx context.Context, want pluginrestart.Wanted) (
 	return r.report, err
 }
 
-// follow has the pods restarted and looks at them until they serve the config,
-// only in the namespaces where they were found.
+// follow restarts the pods and watches them until they serve the config, only in the namespaces where they were found.
 func (r *restart) follow(ctx context.Context, pods []corev1.Pod) error {
 	var namespaces []string
 	for i := range pods {
@@ -99,7 +93,7 @@ func (r *restart) follow(ctx context.Context, pods []corev1.Pod) error {
 	}
 }
 
-// end is the error after the last look at the pods, which had left that undone.
+// end is the error after the last look at the pods, which left that undone.
 func (r *restart) end(ctx context.Context, pods []corev1.Pod, left error) error {
 	switch {
 	case left == nil:
@@ -125,8 +119,7 @@ func (r *restart) again(ctx context.Context, namespaces []string) ([]corev1.Pod,
 	return pods, nil
 }
 
-// step deletes the outdated pods. Done: waiting is of no more use. The error lists
-// the pods and resources that are left undone.
+// step deletes the outdated pods. Done: waiting no longer helps. The error lists unfinished pods and resources.
 func (r *restart) step(ctx context.Context, pods []corev1.Pod) (done bool, left error) {
 	for i := range pods {
 		if owner := daemonSet(&pods[i]); owner != nil && pods[i].DeletionTimestamp != nil {
@@ -155,8 +148,7 @@ func (r *restart) step(ctx context.Context, pods []corev1.Pod) (done bool, left 
 	return true, nil
 }
 
-// remove deletes a pod with its own grace period, unless another has taken its
-// name.
+// remove deletes a pod with its own grace period, unless another pod has its name.
 func (r *restart) remove(ctx context.Context, pod *corev1.Pod) {
 	err := r.client.Core.CoreV1().Pods(pod.Namespace).Delete(ctx, pod.Name, metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(pod.UID))})
 	switch {
@@ -172,8 +164,7 @@ func (r *restart) remove(ctx context.Context, pod *corev1.Pod) {
 	r.memory.awaited[daemonSet(pod).UID] = podName(pod)
 }
 
-// tell logs who has devices of the resources that are about to be withdrawn for
-// a moment. They keep them.
+// tell logs the holders of devices whose resources are withdrawn for a moment. They keep them.
 func (r *restart) tell(ctx context.Context, pods []*corev1.Pod) {
 	var names []string
 	for _, pod := range pods {
@@ -190,7 +181,7 @@ func (r *restart) tell(ctx context.Context, pods []*corev1.Pod) {
 	log.Info("restarting device plugin")
 }
 
-// holders are the pods that have a device of a wanted resource, sorted.
+// holders are the pods with a device of a wanted resource, sorted.
 func holders(known inventory.Kubelet, want pluginrestart.Wanted) []string {
 	var all []string
 	for name, wanted := range want.Devices {
@@ -204,7 +195,7 @@ func holders(known inventory.Kubelet, want pluginrestart.Wanted) []string {
 	return slices.Compact(all)
 }
 
-// offered says which resources the kubelet does not offer as they are wanted.
+// offered says which resources the kubelet does not offer as wanted.
 func (r *restart) offered(ctx context.Context) map[device.ResourceName]error {
 	if r.kubelet == nil {
 		return nil

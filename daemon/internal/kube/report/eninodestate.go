@@ -18,10 +18,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// statusOf returns the status of the ENINodeState for a View. From the status before it
-// keeps when a condition last changed, and how and when the
-// device plugin was last restarted where the daemon has not done so since it
-// started.
+// statusOf returns a View's ENINodeState. It keeps from the status before when a condition last changed, and the last restart
+// of the device plugin if this daemon has made none.
 func statusOf(v view.View, before v1alpha1.ENINodeStateStatus) v1alpha1.ENINodeStateStatus {
 	out := v1alpha1.ENINodeStateStatus{ProblemCount: len(v.Inventory.Problems), DevicePlugin: pluginState(v, before.DevicePlugin)}
 	if v.Config.Path != "" {
@@ -54,8 +52,8 @@ func statusOf(v view.View, before v1alpha1.ENINodeStateStatus) v1alpha1.ENINodeS
 	return out
 }
 
-// maxObserved bounds the list of NodeENIs in the status, in octets: etcd takes 1.5 MiB
-// for an object (--max-request-bytes), and each entry has another in managedFields.
+// maxObserved bounds the status' list of NodeENIs, in octets: etcd takes 1.5 MiB for an object (--max-request-bytes),
+// and each entry has another in managedFields.
 const maxObserved = 128 << 10
 
 // since is when a condition got its status.
@@ -68,8 +66,7 @@ func since(c metav1.Condition, before []metav1.Condition, now time.Time) metav1.
 	return metav1.NewTime(now.UTC().Truncate(time.Second)) // as the API has it
 }
 
-// holdersOf returns the pods that have each device, sorted. One that has both a
-// record and an allocation is named once.
+// holdersOf returns the pods of each device, sorted. A pod with both a record and an allocation appears once.
 func holdersOf(v view.View) map[device.PCIAddress][]string {
 	held := map[device.PCIAddress][]string{}
 	for _, h := range v.Holders {
@@ -145,7 +142,7 @@ func devicesReady(devices []nodestate.Device) metav1.Condition {
 	return c
 }
 
-// nameOf names a device by its ENI, or by its NodeENI while that is sought.
+// nameOf names a device by its ENI, or by its NodeENI if that is unknown.
 func nameOf(d nodestate.Device) string {
 	if d.ENIID != "" {
 		return d.ENIID.String()
@@ -153,7 +150,7 @@ func nameOf(d nodestate.Device) string {
 	return d.NodeENI
 }
 
-// some keeps a message readable; the devices are all in the status.
+// some keeps a message readable; the status has all devices.
 func some(names []string) string {
 	const most = 5
 	if len(names) <= most {
@@ -187,8 +184,7 @@ func pluginServing(v view.View) metav1.Condition {
 	return c
 }
 
-// sameState says whether two statuses are the same to a reader: an empty list
-// and none are.
+// sameState: the statuses are equal for a reader, for whom an empty list and none are the same.
 func sameState(a, b v1alpha1.ENINodeStateStatus) bool {
 	x, errX := json.Marshal(a)
 	y, errY := json.Marshal(b)

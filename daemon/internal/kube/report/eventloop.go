@@ -11,10 +11,9 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// eventTimeout bounds one call for an Event: while it lasts the others wait.
+// eventTimeout bounds one call for an Event; the others wait for it.
 const eventTimeout = 5 * time.Second
 
-// sendEvents sends the Events until ctx ends.
 func (r *Reporter) sendEvents(ctx context.Context) {
 	spell := eventSpell{log: r.Log.WithField("object", "Event")}
 	for {
@@ -55,7 +54,6 @@ func (r *Reporter) next() (*queuedEvent, time.Duration) {
 	return r.queue.next(r.Now())
 }
 
-// sent notes the outcome of a call.
 func (r *Reporter) sent(n *queuedEvent, err error, spell *eventSpell) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -77,12 +75,9 @@ func (r *Reporter) sent(n *queuedEvent, err error, spell *eventSpell) {
 	}
 }
 
-// retriable says whether the same Event may be accepted later: not when the API
-// server has found a fault with it, nor when its namespace has gone (404) or is
-// about to go, which is a 403 with a cause (Admit in
-// pkg/admission/plugin/namespace/lifecycle/admission.go of k8s.io/apiserver). Any
-// other
-// 403 may be a permission that somebody grants.
+// retriable says whether the API server may accept the same Event later. It will not if it found a fault with it, or if the namespace is gone (404)
+// or terminating: a 403 with a cause (Admit in pkg/admission/plugin/namespace/lifecycle/admission.go of k8s.io/apiserver).
+// Any other 403 may be a permission that somebody grants.
 func retriable(err error) bool {
 	var status apierrors.APIStatus
 	if !errors.As(err, &status) {
@@ -95,8 +90,7 @@ func retriable(err error) bool {
 	return code >= 500 || code == 401 || code == 403 || code == 408 || code == 429
 }
 
-// eventSpell is the time during which any Event waits after a failure. Each kind
-// of failure is logged once in it, and its end.
+// eventSpell lasts while any Event waits after a failure. It logs each kind of failure once, and its own end.
 type eventSpell struct {
 	log  logrus.FieldLogger
 	said map[metav1.StatusReason]bool

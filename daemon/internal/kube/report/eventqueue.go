@@ -12,18 +12,15 @@ import (
 )
 
 const (
-	// maxEvents is how many Events wait for the API server at most.
+	// maxEvents bounds the queue.
 	maxEvents = 256
-	// refusedLatest is how long an Event is offered to an API server that forbids
-	// it. The server itself forgets Events after an hour (--event-ttl of
-	// kube-apiserver).
+	// refusedLatest is how long an Event is offered to an API server that forbids it: as long as the server keeps Events,
+	// an hour (--event-ttl of kube-apiserver).
 	refusedLatest = time.Hour
 )
 
-// eventQueue holds the Events that wait. Those about one object leave in their
-// order. Objects do not wait for each other: an object whose Event has failed is
-// tried again at its own time, and no two such objects at once. The zero value
-// is empty. It must not be used concurrently.
+// eventQueue holds waiting Events. Events about one object stay in order. Objects do not wait for each other: an object whose Event failed
+// is retried at its own time, one such object at a time. The zero value is empty. It must not be used concurrently.
 type eventQueue struct {
 	lines map[corev1.ObjectReference]*objectQueue
 	count int
@@ -32,24 +29,22 @@ type eventQueue struct {
 	retry retry
 }
 
-// objectQueue has the waiting events about one object.
 type objectQueue struct {
 	events []*queuedEvent
-	// retry has waited since the first event failed; zero while none has.
+	// retry has waited since the first event failed; zero before.
 	retry retry
 }
 
-// queuedEvent is one Event.
 type queuedEvent struct {
 	event
-	// place orders all events by their arrival.
+	// place orders all events by arrival.
 	place uint64
 	since time.Time
 	// send is nil until the event was prepared.
 	send func(context.Context) error
 }
 
-// retry is a wait after failures, and when it ends. The zero value has none.
+// retry is a wait after failures, and its end. The zero value has none.
 type retry struct {
 	backoff.Backoff
 	until time.Time
@@ -60,7 +55,7 @@ func (r *retry) failed(now time.Time) {
 	r.until = now.Add(r.Failed())
 }
 
-// add appends events, and returns how many old ones it gave up to make room.
+// add appends events, and returns how many old ones it dropped for them.
 func (q *eventQueue) add(now time.Time, events ...event) (dropped uint64) {
 	for _, n := range events {
 		q.added++
@@ -82,8 +77,7 @@ func (q *eventQueue) line(n event) *objectQueue {
 	return l
 }
 
-// shrink gives up the oldest events of those objects that have most, so that one
-// object does not push the others out.
+// shrink drops the oldest events of the objects that have most, so that no object displaces the others.
 func (q *eventQueue) shrink() (dropped uint64) {
 	for ; q.count > maxEvents; q.count-- {
 		var most *objectQueue
@@ -105,8 +99,7 @@ func (q *eventQueue) removeFirst(l *objectQueue) {
 	}
 }
 
-// next returns the event to be sent now. Without one it returns after how long to
-// ask again; 0 for not before the next add. The event stays in the queue.
+// next returns the event to send now, which stays in the queue, or else when to ask again; 0 for at the next add.
 func (q *eventQueue) next(now time.Time) (n *queuedEvent, wait time.Duration) {
 	var due *objectQueue
 	for _, l := range q.lines {
@@ -132,8 +125,7 @@ func (q *eventQueue) next(now time.Time) (n *queuedEvent, wait time.Duration) {
 	return due.events[0], 0
 }
 
-// done takes a event away that was sent, or will never be. A success after a
-// failure has the other failed ones tried at once.
+// done removes an event that was sent or never will be. A success after a failure makes the other failed ones due at once.
 func (q *eventQueue) done(n *queuedEvent, sent bool) {
 	l := q.lines[n.about]
 	if sent {
@@ -154,7 +146,6 @@ func (q *eventQueue) done(n *queuedEvent, sent bool) {
 	}
 }
 
-// failed notes that a event has to be tried again.
 func (q *eventQueue) failed(n *queuedEvent, now time.Time) {
 	l := q.lines[n.about]
 	if l == nil {
@@ -166,7 +157,6 @@ func (q *eventQueue) failed(n *queuedEvent, now time.Time) {
 	l.retry.failed(now)
 }
 
-// failing says whether any object waits to be tried again.
 func (q *eventQueue) failing() bool {
 	for _, l := range q.lines {
 		if l.retry.Failing() {

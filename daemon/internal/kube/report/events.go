@@ -17,10 +17,9 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// maxEventMessageBytes is the longest message that the API server takes.
+// maxEventMessageBytes is the API server's limit.
 const maxEventMessageBytes = 1024
 
-// event is an Event to be sent.
 type event struct {
 	about   corev1.ObjectReference
 	kind    string
@@ -28,31 +27,29 @@ type event struct {
 	message string
 }
 
-// history has the states of the node that Events were sent for. An Event is repeated
-// neither while its state lasts nor after a restart of the daemon: the history begins
-// with the ENINodeState.
+// history has the states that Events were sent for. It begins with the ENINodeState, so an Event is repeated neither while its state lasts
+// nor after a restart of the daemon.
 type history struct {
 	devices  map[string]deviceHistory
 	problems map[nodestate.Problem]bool
 	// waiting are problems whose Event is not due yet, and since when they last.
 	waiting map[nodestate.Problem]time.Time
-	// uids are the UIDs of NodeENIs, kept until their last device has gone.
+	// uids are NodeENIs' UIDs, kept until their last device has gone.
 	uids map[string]string
-	// plugin is the last end of a restart that was told; "" for one without a
-	// fault.
+	// plugin is the last reported end of a restart; "" for one without a fault.
 	plugin view.RestartResult
 }
 
 type deviceHistory struct {
 	eni, nodeENI, pci string
 	phase             nodestate.Phase
-	// cause is the row's; the ENINodeState does not have it.
+	// cause is the row's; the ENINodeState lacks it.
 	cause string
-	// holders are the pods that know that they cannot get the device again.
+	// holders are the pods that were told that they cannot get the device again.
 	holders map[string]bool
 }
 
-// name is the device's, with its PCI address where that is known.
+// name is the device's, with any known PCI address.
 func (d *deviceHistory) name() string {
 	if d.pci == "" {
 		return d.eni
@@ -68,7 +65,7 @@ func (d *deviceHistory) why() string {
 	return " (" + d.cause + ")"
 }
 
-// historyFrom returns the history that led to that ENINodeState.
+// historyFrom returns the history that led to the ENINodeState.
 func historyFrom(s v1alpha1.ENINodeStateStatus) history {
 	t := history{devices: map[string]deviceHistory{}, problems: map[nodestate.Problem]bool{}, uids: map[string]string{}}
 	for i := range s.Devices {
@@ -100,7 +97,7 @@ func historyFrom(s v1alpha1.ENINodeStateStatus) history {
 	return t
 }
 
-// rowKey tells rows apart, those without a known ENI too.
+// rowKey tells rows apart, even without a known ENI.
 func rowKey(eni, nodeENI, subnet string, index int) string {
 	if eni != "" {
 		return eni
@@ -108,7 +105,7 @@ func rowKey(eni, nodeENI, subnet string, index int) string {
 	return fmt.Sprintf("%s/%s/%d", nodeENI, subnet, index)
 }
 
-// events returns the Events for the news of v, and remembers them.
+// events returns the Events for v's news, and remembers them.
 func (h *history) events(node client.NodeRef, v view.View) []event {
 	for _, d := range v.Declared {
 		h.uids[d.Name] = d.UID
@@ -160,7 +157,7 @@ func (h *history) deviceEvents(node client.NodeRef, v view.View) []event {
 	return events
 }
 
-// forgetUIDs keeps the UIDs of those NodeENIs that may be named again.
+// forgetUIDs keeps the UIDs of NodeENIs that may be named again.
 func (h *history) forgetUIDs(v view.View) {
 	maps.DeleteFunc(h.uids, func(name, _ string) bool {
 		return !slices.ContainsFunc(v.Declared, func(d view.Declared) bool { return d.Name == name }) &&
@@ -168,7 +165,7 @@ func (h *history) forgetUIDs(v view.View) {
 	})
 }
 
-// holderEvents are for the pods that have the device and got no Event yet.
+// holderEvents are for the device's pods without an Event yet.
 func (d *deviceHistory) holderEvents(before deviceHistory, holders []view.Holder) []event {
 	uids := map[string]string{}
 	for _, h := range holders {
@@ -196,9 +193,8 @@ func (d *deviceHistory) holderEvents(before deviceHistory, holders []view.Holder
 	return events
 }
 
-// problemEvents makes an Event of each problem that has lasted for its reason.Delay. A
-// problem that an earlier daemon has written counts as told: an Event that is lost when
-// the daemon starts anew within the delay is better than one that each start repeats.
+// problemEvents makes an Event of each problem that has lasted for its reason.Delay. A problem that an earlier daemon wrote counts as reported:
+// losing an Event to a restart within the delay is better than repeating it at each start.
 func (h *history) problemEvents(node client.NodeRef, problems []nodestate.Problem, at time.Time) []event {
 	var events []event
 	now, waiting := make(map[nodestate.Problem]bool, len(problems)), map[nodestate.Problem]time.Time{}

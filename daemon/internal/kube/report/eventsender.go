@@ -17,9 +17,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube/client"
 )
 
-// eventSender sends Events as the recorder of client-go does, with its counting
-// of like ones and its limits (25 about one object at once, then one each 5
-// minutes). Unlike it, it gives none up while the API server is away.
+// eventSender sends Events like client-go's recorder, with its counting of like ones and its limits (25 about one object at once,
+// then one every 5 minutes). Unlike the recorder, it gives none up while the API server is away.
 type eventSender struct {
 	core       kubernetes.Interface
 	nodeName   string
@@ -36,17 +35,13 @@ func newEventSender(c *client.Client, now func() time.Time) eventSender {
 	}
 }
 
-// passiveClock is a clock for client-go.
 type passiveClock func() time.Time
 
-// Now implements clock.PassiveClock.
 func (c passiveClock) Now() time.Time { return c() }
 
-// Since implements clock.PassiveClock.
 func (c passiveClock) Since(t time.Time) time.Duration { return c().Sub(t) }
 
-// maxEventName leaves room for the number that makes names of Events unique; names
-// have 253 bytes at most.
+// maxEventName leaves room for the number that makes Events' names unique; names have at most 253 bytes.
 const maxEventName = 230
 
 // prepare returns the function that sends an Event. It may be called until it succeeds.

@@ -1,5 +1,4 @@
-// Package report tells the cluster of this node: its ENINodeState, and Events on
-// NodeENIs, the Node and pods.
+// Package report publishes this node's ENINodeState, and Events on NodeENIs, the Node and pods.
 package report
 
 import (
@@ -20,8 +19,7 @@ import (
 )
 
 const (
-	// settleWithin is how long after the start Views are passed over in which the
-	// sources have not answered yet: gaps in them are no news.
+	// settleWithin is how long after the start Views with unanswered sources are skipped: gaps in them are no news.
 	settleWithin = 30 * time.Second
 	// writeApart is the least time between two writes of the ENINodeState.
 	writeApart = time.Second
@@ -35,28 +33,24 @@ type Options struct {
 	Log  logrus.FieldLogger
 }
 
-// Reporter tells the cluster of this node: its ENINodeState, and Events on
-// NodeENIs, the Node and pods. Its methods are safe for concurrent use.
+// Reporter publishes this node's ENINodeState and Events. Its methods are safe for concurrent use.
 //
-// The ENINodeState is written when it differs from the version written or read last,
-// and read at the start and when it was deleted. Of several Views at once
-// only the last one counts for it. Events wait in a queue while the API server
-// takes none; the oldest are given up when it is full. Neither waits for the
-// other.
+// It writes the ENINodeState when it differs from the version last written or read, and reads it at the start and after a deletion.
+// Only the last of several Views counts. Events wait in a queue while the API server takes none; a full queue drops the oldest.
+// Neither waits for the other.
 type Reporter struct {
 	Options
 	state  stateWriter
 	watch  objectmeta.Interface
 	sender eventSender
-	// changed and queued hold a token when there is something to do, and lost when
-	// the ENINodeState may have gone.
+	// changed and queued hold a token when there is work, lost when the ENINodeState may be gone.
 	changed, queued, deleted chan struct{}
 	began                    time.Time
 
 	mu      sync.Mutex
 	settled bool
 	view    *view.View
-	// restart is how the last restart of the device plugin ended.
+	// restart is the outcome of the device plugin's last restart.
 	restart *view.RestartDone
 	// history is nil until the ENINodeState was read at the start.
 	history *history
@@ -72,7 +66,7 @@ func New(c *client.Client, o Options) *Reporter {
 	}
 }
 
-// Observe takes the View of a Sync that has ended. It does not block.
+// Observe takes the View of a finished Sync. It does not block.
 func (r *Reporter) Observe(v view.View) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -93,20 +87,20 @@ func (r *Reporter) Observe(v view.View) {
 	}
 }
 
-// unsettled says whether a source has not answered yet.
+// unsettled: a source has not answered yet.
 func unsettled(v view.View) bool {
 	return v.Plugin.State == view.PluginUnknown ||
 		slices.ContainsFunc(v.Inventory.Problems, func(p nodestate.Problem) bool { return p.Reason == reason.NodeENIsUnreadable })
 }
 
-// Dropped is how many Events were given up.
+// Dropped counts the Events given up.
 func (r *Reporter) Dropped() uint64 {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.dropped
 }
 
-// Run reports until ctx ends. It is called once.
+// Run reports until ctx ends. Call it once.
 func (r *Reporter) Run(ctx context.Context) {
 	var wg sync.WaitGroup
 	wg.Go(func() { r.writeStates(ctx) })
@@ -115,7 +109,7 @@ func (r *Reporter) Run(ctx context.Context) {
 	wg.Wait()
 }
 
-// queueEvents queues the Events for a View. The caller holds mu.
+// queueEvents queues the Events for a View. Hold mu.
 func (r *Reporter) queueEvents(v view.View) {
 	node, ok := r.Node()
 	if !ok {
@@ -127,8 +121,7 @@ func (r *Reporter) queueEvents(v view.View) {
 	}
 }
 
-// begin learns from the last status which Events an earlier daemon has sent. Only the
-// first call counts.
+// begin learns from the last status which Events an earlier daemon sent. Only the first call counts.
 func (r *Reporter) begin(before v1alpha1.ENINodeStateStatus) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -148,7 +141,6 @@ func (r *Reporter) latest() *view.View {
 	return r.view
 }
 
-// writeStates keeps the ENINodeState as the last View has it.
 func (r *Reporter) writeStates(ctx context.Context) {
 	failing := client.NewFailures(r.Log, "ENINodeState")
 	written, ok := r.readFirst(ctx, failing)
@@ -177,8 +169,7 @@ func (r *Reporter) writeStates(ctx context.Context) {
 	}
 }
 
-// readFirst reads the status that an earlier daemon has written. Events do not wait for that
-// longer than settleWithin: some may then be repeated.
+// readFirst reads an earlier daemon's status. Events wait for it at most settleWithin: some may then be repeated.
 func (r *Reporter) readFirst(ctx context.Context, failing *client.Failures) (v1alpha1.ENINodeStateStatus, bool) {
 	for {
 		before, err := r.state.read(ctx)
@@ -197,8 +188,7 @@ func (r *Reporter) readFirst(ctx context.Context, failing *client.Failures) (v1a
 	}
 }
 
-// reread looks whether the ENINodeState is there. One that is not is written
-// again by the next writeState.
+// reread looks for the ENINodeState. The next writeState writes a missing one again.
 func (r *Reporter) reread(ctx context.Context, written *v1alpha1.ENINodeStateStatus, failing *client.Failures) bool {
 	now, err := r.state.read(ctx)
 	switch {
@@ -212,8 +202,7 @@ func (r *Reporter) reread(ctx context.Context, written *v1alpha1.ENINodeStateSta
 	return true
 }
 
-// writeState writes if there is something new, and returns how long not to write
-// after that; 0 when it did not.
+// writeState writes news, and returns how long to wait before the next write; 0 if it wrote nothing.
 func (r *Reporter) writeState(ctx context.Context, written *v1alpha1.ENINodeStateStatus) (time.Duration, error) {
 	view := r.latest()
 	node, known := r.Node()

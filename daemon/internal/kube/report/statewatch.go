@@ -19,14 +19,12 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
 )
 
-// stateWatch follows whether the node's ENINodeState is there: its metadata only,
-// and of no other node. It costs no request while nothing happens.
+// stateWatch watches the metadata of this node's ENINodeState only. It costs no request while nothing happens.
 type stateWatch struct {
 	client objectmeta.Interface
 	name   string
 	report func(error)
-	// lost is called when the object is not there, or may not have been for a
-	// moment.
+	// lost is called when the object is gone, or may have been for a moment.
 	lost func()
 }
 
@@ -67,19 +65,15 @@ func (o stateWatch) watch(ctx context.Context, opts metav1.ListOptions) (watch.I
 	return p.Bound(w), nil
 }
 
-// Add implements cache.ReflectorStore.
 func (o stateWatch) Add(any) error { return nil }
 
-// Update implements cache.ReflectorStore.
 func (o stateWatch) Update(any) error { return nil }
 
-// Delete implements cache.ReflectorStore.
 func (o stateWatch) Delete(any) error {
 	o.lost()
 	return nil
 }
 
-// Replace implements cache.ReflectorStore.
 func (o stateWatch) Replace(all []any, _ string) error {
 	if len(all) == 0 {
 		o.lost()
@@ -87,14 +81,11 @@ func (o stateWatch) Replace(all []any, _ string) error {
 	return nil
 }
 
-// Resync implements cache.ReflectorStore.
 func (o stateWatch) Resync() error { return nil }
 
-// remakeApart is the least time between two looks after the ENINodeState, so
-// that repeated deletions do not keep the daemon busy.
+// remakeApart is the least time between two looks, so that repeated deletions do not keep the daemon busy.
 const remakeApart = 10 * time.Second
 
-// followState has the ENINodeState looked at when it was deleted.
 func (r *Reporter) followState(ctx context.Context) {
 	gone := make(chan struct{}, 1)
 	go func() {
@@ -118,13 +109,11 @@ func (r *Reporter) followState(ctx context.Context) {
 	}).RunWithContext(ctx)
 }
 
-// deniedTimes is how often in a row a watch is denied before that is said: an
-// API server that starts denies everything until it has read its roles.
+// deniedTimes is how many denials in a row are logged: a starting API server denies everything until it has read its roles.
 const deniedTimes = 5
 
-// watchSpell says once that the ENINodeState may not be watched, and when that
-// is over. The writer of the object, and the watch of the NodeENIs, tell of
-// other troubles.
+// watchSpell logs once that the ENINodeState may not be watched, and the end of that. The object's writer and the watch of the NodeENIs
+// log other troubles.
 type watchSpell struct {
 	log    logrus.FieldLogger
 	denied int

@@ -22,24 +22,21 @@ var (
 	errOtherOwner = errors.New("it belongs to an earlier Node of this name; it is made anew when the garbage collector has deleted it")
 )
 
-// stateWriter writes the ENINodeState of one node. It must not be used
-// concurrently.
+// stateWriter writes one node's ENINodeState. It must not be used concurrently.
 type stateWriter struct {
 	client rest.Interface
 	name   string
-	// exists: the object was there last. owner is the Node that it belongs to; ""
-	// for none.
+	// exists: the object was there last. owner is its Node; "" for none.
 	exists bool
 	owner  types.UID
 }
 
-// belongs says whether the object is there and goes when the Node goes. One that
-// somebody made without an owner is taken as it is.
+// belongs says whether the object exists and goes with the Node. An object made without an owner counts too.
 func (w *stateWriter) belongs(node client.NodeRef) bool {
 	return w.exists && (w.owner == "" || w.owner == node.UID)
 }
 
-// read returns the status of the object; the zero value when there is none.
+// read returns the object's status; the zero value if it does not exist.
 func (w *stateWriter) read(ctx context.Context) (v1alpha1.ENINodeStateStatus, error) {
 	body, err := w.client.Get().Resource(v1alpha1.NodeStateResource).Name(w.name).Do(ctx).Raw()
 	if apierrors.IsNotFound(err) {
@@ -51,7 +48,7 @@ func (w *stateWriter) read(ctx context.Context) (v1alpha1.ENINodeStateStatus, er
 	}
 	var s v1alpha1.ENINodeState
 	if err := json.Unmarshal(body, &s); err != nil {
-		// of another version, or somebody wrote into it: it is written anew
+		// Another version or writer: write it anew.
 		s = v1alpha1.ENINodeState{}
 	}
 	w.exists, w.owner = true, ""
@@ -63,8 +60,7 @@ func (w *stateWriter) read(ctx context.Context) (v1alpha1.ENINodeStateStatus, er
 	return s.Status, nil
 }
 
-// write brings the object's status to be as given, and makes the object where
-// there is none.
+// write sets the object's status, and creates the object if needed.
 func (w *stateWriter) write(ctx context.Context, node client.NodeRef, status v1alpha1.ENINodeStateStatus) error {
 	if !w.belongs(node) {
 		if err := w.create(ctx, node); err != nil {

@@ -20,15 +20,12 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// Key is the key of the taint with which a kubelet can register its node
-// (--register-with-taints). Pods that name a NodeENI and no resource are then not
-// scheduled there before its devices are ready.
+// Key is the taint with which a kubelet can register its node (--register-with-taints). It keeps away pods that name a NodeENI
+// and no resource until the node's devices are ready.
 const Key = v1alpha1.GroupName + "/not-ready"
 
-// Remover takes the taints of that key, with any value and effect, from the own Node
-// when every NodeENI that selects the node has its devices ready: once
-// in the life of a daemon, and never puts it there. Observe and Run may be called
-// at the same time.
+// Remover takes the taints of that key, with any value and effect, from the own Node when every NodeENI of the node has its devices ready.
+// It does so once in a daemon's life, and never adds them. Observe and Run may run at the same time.
 type Remover struct {
 	client *client.Client
 	log    logrus.FieldLogger
@@ -41,20 +38,19 @@ func New(c *client.Client, log logrus.FieldLogger) *Remover {
 	return &Remover{client: c, log: log, ready: make(chan struct{})}
 }
 
-// Observe takes the View of a Sync that has ended. It does not block.
+// Observe takes the View of a finished Sync. It does not block.
 func (s *Remover) Observe(v view.View) {
 	if !unread(v) && allReady(v) {
 		s.once.Do(func() { close(s.ready) })
 	}
 }
 
-// unread says whether the NodeENIs of the node are not known.
+// unread: the node's NodeENIs are unknown.
 func unread(v view.View) bool {
 	return slices.ContainsFunc(v.Inventory.Problems, func(p nodestate.Problem) bool { return p.Reason == reason.NodeENIsUnreadable })
 }
 
-// allReady says whether each NodeENI of the node has a device that is ready, and
-// none that is pending.
+// allReady: each NodeENI of the node has a ready device, and none that is pending.
 func allReady(v view.View) bool {
 	has := map[string]bool{}
 	for _, d := range v.Inventory.Devices {
@@ -69,9 +65,7 @@ func allReady(v view.View) bool {
 	return !slices.ContainsFunc(v.Declared, func(d view.Declared) bool { return !has[d.Name] })
 }
 
-// Run removes the taint when its time has come, and returns then or when ctx
-// ends. After a failure it tries again, with waits that double up to LastRetry of
-// package client.
+// Run removes the taint in time, and then returns, or when ctx ends. Waits after failures double up to LastRetry of package client.
 func (s *Remover) Run(ctx context.Context) {
 	select {
 	case <-ctx.Done():
@@ -98,8 +92,7 @@ type patchOperation struct {
 	Value any    `json:"value,omitempty"`
 }
 
-// remove removes the taints as they are now: a patch that finds others in their
-// place fails as a whole.
+// remove removes the present taints: if they have changed meanwhile, the whole patch fails.
 func (s *Remover) remove(ctx context.Context) error {
 	nodes := s.client.Core.CoreV1().Nodes()
 	node, err := nodes.Get(ctx, s.client.NodeName, metav1.GetOptions{})
