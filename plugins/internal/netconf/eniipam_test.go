@@ -118,6 +118,20 @@ func TestScopeWantsRouter(t *testing.T) {
 	}
 }
 
+// TestCoolDown: it is in seconds. A given one is not shortened while no other address is free.
+func TestCoolDown(t *testing.T) {
+	for ipam, want := range map[string][2]time.Duration{
+		``:              {30 * time.Second, 5 * time.Second},
+		`,"coolDown":7`: {7 * time.Second, 0},
+		`,"coolDown":0`: {0, 0},
+	} {
+		e := parseOK(t, with(`,"delegate":{"type":"ipvlan"},"ipam":{"type":"eni-ipam"`+ipam+`}`)).ENIIPAM
+		if got := [2]time.Duration{e.CoolDown, e.ScarceCoolDown}; got != want {
+			t.Errorf("cool-down of %s: %v; want %v", ipam, got, want)
+		}
+	}
+}
+
 func TestENIIPAMUnderAPolicy(t *testing.T) {
 	c := parseOK(t, with(`,"ipam":{"type":"eni-ipam"}`))
 	if err := (&Policy{IPAM: []string{"host-local"}}).CheckTypes(c); err == nil {

@@ -254,7 +254,7 @@ func TestManyTwins(t *testing.T) {
 	if c, err := ParseLenient([]byte(stdin)); err != nil || c.Refused == nil {
 		t.Errorf("ParseLenient: %v; want it refused", err)
 	}
-	if found := twins([]byte(`{"x":1e999,"a":[{"b":1,"B":2}]}`), mostTwins); len(found) != 1 || found[0] != (twin{"a[0].B", "B", "b"}) {
+	if found := twins([]byte(`{"x":1e999,"a":[0,{"b":1,"B":2}]}`), mostTwins); len(found) != 1 || found[0] != (twin{"a[1].B", "B", "b"}) {
 		t.Errorf("behind a number beyond float64: %v", found)
 	}
 }
