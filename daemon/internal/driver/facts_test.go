@@ -43,8 +43,7 @@ func (h host) put(name, content string) {
 
 const (
 	vfioFile = "kernel/drivers/vfio/pci/vfio-pci.ko.xz"
-	dep      = vfioFile + ": kernel/drivers/vfio/vfio.ko.xz\n" +
-		"kernel/drivers/vfio/vfio.ko.xz:\n" +
+	dep      = vfioFile + ": kernel/drivers/vfio/vfio.ko.xz\nkernel/drivers/vfio/vfio.ko.xz:\n" +
 		"kernel/drivers/uio/uio_pci_generic.ko: kernel/drivers/uio/uio.ko\n"
 )
 

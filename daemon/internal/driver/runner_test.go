@@ -129,9 +129,7 @@ func TestRunner(t *testing.T) {
 	}
 	var stderr bytes.Buffer
 	r := Runner{Program: program(t), Stderr: &stderr}
-	do := func(driver string) error {
-		return r.Do(Order{Address: nic, Driver: driver, Sysfs: folder}, lock)
-	}
+	do := func(driver string) error { return r.Do(Order{Address: nic, Driver: driver, Sysfs: folder}, lock) }
 	if err := do("works"); err != nil {
 		t.Fatal(err)
 	}

@@ -208,9 +208,7 @@ func ofENI(d nodestate.Device, a routing.HostAddress) bool {
 }
 
 func leased(l *leases.Leases, a routing.HostAddress) bool {
-	return slices.ContainsFunc(l.Leases, func(l leases.Lease) bool {
-		return l.State == leases.Held && l.Address == a.Prefix.Addr()
-	})
+	return slices.ContainsFunc(l.Leases, func(l leases.Lease) bool { return l.State == leases.Held && l.Address == a.Prefix.Addr() })
 }
 
 // acceptsRouters says whether the link accepts router advertisements, and it is time to try

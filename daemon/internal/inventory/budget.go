@@ -32,9 +32,7 @@ const (
 
 // over returns the names whose shares do not fit into a budget, sorted.
 func over(shares map[string]int, budget int) (names []string) {
-	all := slices.SortedFunc(maps.Keys(shares), func(a, b string) int {
-		return cmp.Or(cmp.Compare(shares[a], shares[b]), cmp.Compare(a, b))
-	})
+	all := slices.SortedFunc(maps.Keys(shares), func(a, b string) int { return cmp.Or(cmp.Compare(shares[a], shares[b]), cmp.Compare(a, b)) })
 	for i, name := range all {
 		if budget -= shares[name]; budget < 0 {
 			names = slices.Sorted(slices.Values(all[i:]))

@@ -246,7 +246,5 @@ func (j *joiner) problem(why nodestate.Reason, nodeENI, dev, format string, args
 			return
 		}
 	}
-	j.problems = append(j.problems, nodestate.Problem{
-		Reason: why, NodeENI: nodeENI, Device: dev, Message: shorten(fmt.Sprintf(format, args...)),
-	})
+	j.problems = append(j.problems, nodestate.Problem{Reason: why, NodeENI: nodeENI, Device: dev, Message: shorten(fmt.Sprintf(format, args...))})
 }

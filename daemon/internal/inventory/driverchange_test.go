@@ -143,9 +143,7 @@ var driverStories = map[string][]driverStep{
 		driverStep{"unreadable", func(w *world) { undeclare(w); w.Complete = false }, xRow("", ready), nil, nil},
 	),
 	"stopped between two drivers": append(boundSteps[:2:2],
-		driverStep{"stopped", func(w *world) {
-			w.setFunction(1, func(f *sysfs.PCIFunction) { f.Driver = "" })
-		}, xRow("", draining), nil, nil},
+		driverStep{"stopped", func(w *world) { w.setFunction(1, func(f *sysfs.PCIFunction) { f.Driver = "" }) }, xRow("", draining), nil, nil},
 		driverStep{"withdrawn", unchanged, xRow("", draining), []string{"vfio-pci"}, nil},
 		driverStep{"off", asKernel, xRow("", draining), []string{"ena"}, nil},
 		driverStep{"removed", undeclare, xRow("", draining), []string{"ena"}, nil},

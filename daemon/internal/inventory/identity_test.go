@@ -106,9 +106,7 @@ func TestTwoENIsAtOneSlot(t *testing.T) {
 		l := w.links[1]
 		l.MAC, l.Up = mac(8), false
 		w.links[1] = l
-		expect(t, w.sync(), nil,
-			brief{"a", 1, "", "", "intel.com/x", draining},
-			brief{"a", 8, pci(1), "eth1", "intel.com/x", ready})
+		expect(t, w.sync(), nil, brief{"a", 1, "", "", "intel.com/x", draining}, brief{"a", 8, pci(1), "eth1", "intel.com/x", ready})
 		expect(t, w.sync(), nil, brief{"a", 8, pci(1), "eth1", "intel.com/x", ready})
 	})
 	t.Run("replaced, and then nothing can be read", func(t *testing.T) {

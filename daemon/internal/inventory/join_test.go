@@ -49,26 +49,16 @@ var joinOnce = []struct {
 		name:  "nothing declared: nothing is ours",
 		setUp: func(*world) {},
 	},
-	{
-		name:  "case 1: link still down",
-		setUp: func(w *world) { w.declare("a", 1) },
-		rows:  []brief{{"a", 1, pci(1), "eth1", "", pending}}, idle: 1,
-	},
-	{
-		name:  "case 1: link up",
-		setUp: func(w *world) { w.declare("a", 1); w.setUp(1) },
-		rows:  []brief{{"a", 1, pci(1), "eth1", "", ready}}, idle: 1,
-	},
+	{name: "case 1: link still down", setUp: func(w *world) { w.declare("a", 1) }, rows: []brief{{"a", 1, pci(1), "eth1", "", pending}}, idle: 1},
+	{name: "case 1: link up", setUp: func(w *world) { w.declare("a", 1); w.setUp(1) }, rows: []brief{{"a", 1, pci(1), "eth1", "", ready}}, idle: 1},
 	{
 		name:  "case 1: up, with another MTU",
 		setUp: func(w *world) { w.declare("a", 1, func(o *v1alpha1.NodeENI) { o.Spec.MTU = 9001 }); w.setUp(1) },
 		rows:  []brief{{"a", 1, pci(1), "eth1", "", pending}}, idle: 1,
 	},
 	{
-		name:  "case 2: by resource name",
-		setUp: func(w *world) { w.declare("a", 1, resource("intel.com/x")); w.setUp(1) },
-		rows:  []brief{{"a", 1, pci(1), "eth1", "intel.com/x", ready}},
-		idle:  1,
+		name: "case 2: by resource name", setUp: func(w *world) { w.declare("a", 1, resource("intel.com/x")); w.setUp(1) },
+		rows: []brief{{"a", 1, pci(1), "eth1", "intel.com/x", ready}}, idle: 1,
 	},
 	{
 		name:  "case 2: by PCI address, with the default name",
@@ -77,10 +67,8 @@ var joinOnce = []struct {
 		idle:  1,
 	},
 	{
-		name:          "case 3: still bound to the kernel's driver",
-		setUp:         func(w *world) { w.declare("a", 1, dpdk); w.setUp(1) },
-		rows:          []brief{{"a", 1, pci(1), "", v1alpha1.DefaultResourceName, pending}},
-		driverChanges: []string{"vfio-pci"},
+		name: "case 3: still bound to the kernel's driver", setUp: func(w *world) { w.declare("a", 1, dpdk); w.setUp(1) },
+		rows: []brief{{"a", 1, pci(1), "", v1alpha1.DefaultResourceName, pending}}, driverChanges: []string{"vfio-pci"},
 	},
 	{
 		name:     "case 3: a pod has it as a kernel device",
@@ -148,16 +136,12 @@ var joinOnce = []struct {
 		problems: []string{"DriverMismatch"},
 	},
 	{
-		name:     "dpdkPCIAddress disagrees",
-		setUp:    func(w *world) { w.declare("a", 1, statedPCI(pci(2).String())); w.setUp(1) },
-		rows:     []brief{{"a", 1, pci(1), "eth1", v1alpha1.DefaultResourceName, pending}},
-		problems: []string{"PCIAddressMismatch"},
+		name: "dpdkPCIAddress disagrees", setUp: func(w *world) { w.declare("a", 1, statedPCI(pci(2).String())); w.setUp(1) },
+		rows: []brief{{"a", 1, pci(1), "eth1", v1alpha1.DefaultResourceName, pending}}, problems: []string{"PCIAddressMismatch"},
 	},
 	{
-		name:     "dpdkPCIAddress without a domain",
-		setUp:    func(w *world) { w.declare("a", 1, statedPCI("00:06.0")); w.setUp(1) },
-		rows:     []brief{{"a", 1, pci(1), "eth1", v1alpha1.DefaultResourceName, pending}},
-		problems: []string{"InvalidPCIAddress"},
+		name: "dpdkPCIAddress without a domain", setUp: func(w *world) { w.declare("a", 1, statedPCI("00:06.0")); w.setUp(1) },
+		rows: []brief{{"a", 1, pci(1), "eth1", v1alpha1.DefaultResourceName, pending}}, problems: []string{"InvalidPCIAddress"},
 	},
 	{
 		name: "dpdkPCIAddress in upper case",
@@ -170,30 +154,20 @@ var joinOnce = []struct {
 		idle: 1,
 	},
 	{
-		name:     "resource name that the device plugin would exit on",
-		setUp:    func(w *world) { w.declare("a", 1, resource("intel.com/fast net")); w.setUp(1) },
-		rows:     []brief{{"a", 1, pci(1), "eth1", "", ready}},
-		problems: []string{"InvalidResourceName"},
-		idle:     1,
+		name:  "resource name that the device plugin would exit on",
+		setUp: func(w *world) { w.declare("a", 1, resource("intel.com/fast net")); w.setUp(1) },
+		rows:  []brief{{"a", 1, pci(1), "eth1", "", ready}}, problems: []string{"InvalidResourceName"}, idle: 1,
 	},
 	{
-		name:     "MTU out of range",
-		setUp:    func(w *world) { w.declare("a", 1, func(o *v1alpha1.NodeENI) { o.Spec.MTU = 65536 }); w.setUp(1) },
-		rows:     []brief{{"a", 1, pci(1), "eth1", "", ready}},
-		problems: []string{"InvalidMTU"},
-		idle:     1,
+		name:  "MTU out of range",
+		setUp: func(w *world) { w.declare("a", 1, func(o *v1alpha1.NodeENI) { o.Spec.MTU = 65536 }); w.setUp(1) },
+		rows:  []brief{{"a", 1, pci(1), "eth1", "", ready}}, problems: []string{"InvalidMTU"}, idle: 1,
 	},
 	{
-		name:     "device index of the primary ENI stands for the default",
-		setUp:    func(w *world) { w.declare("a", 0) },
-		rows:     []brief{{"a", -1, "", "", "", pending}},
-		problems: []string{"ENINotAttached"},
+		name: "device index of the primary ENI stands for the default", setUp: func(w *world) { w.declare("a", 0) },
+		rows: []brief{{"a", -1, "", "", "", pending}}, problems: []string{"ENINotAttached"},
 	},
-	{
-		name:     "status names the primary ENI",
-		setUp:    func(w *world) { w.declare("a", 0, attached(node, 0)) },
-		problems: []string{"PrimaryENI"},
-	},
+	{name: "status names the primary ENI", setUp: func(w *world) { w.declare("a", 0, attached(node, 0)) }, problems: []string{"PrimaryENI"}},
 	{
 		name: "an EFA",
 		setUp: func(w *world) {
@@ -203,11 +177,9 @@ var joinOnce = []struct {
 		problems: []string{"EFADevice"},
 	},
 	{
-		name:     "two NodeENIs name one ENI: the first by name has it",
-		setUp:    func(w *world) { w.declare("b", 1); w.declare("a", 1); w.setUp(1) },
-		rows:     []brief{{"a", 1, pci(1), "eth1", "", ready}},
-		problems: []string{"ENIClaimedTwice"},
-		idle:     1,
+		name:  "two NodeENIs name one ENI: the first by name has it",
+		setUp: func(w *world) { w.declare("b", 1); w.declare("a", 1); w.setUp(1) },
+		rows:  []brief{{"a", 1, pci(1), "eth1", "", ready}}, problems: []string{"ENIClaimedTwice"}, idle: 1,
 	},
 	{
 		name:     "the right index in another subnet",
@@ -226,16 +198,10 @@ var joinOnce = []struct {
 		setUp: func(w *world) { w.declare("a", 1); w.setIndex(1, -1) },
 		rows:  []brief{{"a", -1, "", "", "", pending}},
 	},
+	{name: "IMDS is not there", setUp: func(w *world) { w.declare("a", 1); w.unknown.enis = true }, rows: []brief{{"a", -1, "", "", "", pending}}},
 	{
-		name:  "IMDS is not there",
-		setUp: func(w *world) { w.declare("a", 1); w.unknown.enis = true },
-		rows:  []brief{{"a", -1, "", "", "", pending}},
-	},
-	{
-		name:     "hot-plugged: no function yet",
-		setUp:    func(w *world) { w.declare("a", 1); w.unplug(1) },
-		rows:     []brief{{"a", 1, "", "", "", pending}},
-		problems: []string{"DeviceNotSeen"},
+		name: "hot-plugged: no function yet", setUp: func(w *world) { w.declare("a", 1); w.unplug(1) },
+		rows: []brief{{"a", 1, "", "", "", pending}}, problems: []string{"DeviceNotSeen"},
 	},
 	{
 		name:  "sysfs unreadable",
@@ -328,10 +294,8 @@ var joinOnce = []struct {
 		problems: []string{"InvalidSubnetID"},
 	},
 	{
-		name:  "status names the ENI",
-		setUp: func(w *world) { w.declare("a", 7, attached(node, 1)); w.setUp(1) },
-		rows:  []brief{{"a", 1, pci(1), "eth1", "", ready}},
-		idle:  1,
+		name: "status names the ENI", setUp: func(w *world) { w.declare("a", 7, attached(node, 1)); w.setUp(1) },
+		rows: []brief{{"a", 1, pci(1), "eth1", "", ready}}, idle: 1,
 	},
 	{
 		name:     "status is about other nodes",
@@ -346,10 +310,8 @@ var joinOnce = []struct {
 		problems: []string{"InvalidENIID"},
 	},
 	{
-		name:     "status names an ENI that IMDS does not have",
-		setUp:    func(w *world) { w.declare("a", 5, attached(node, 5)) },
-		rows:     []brief{{"a", 5, "", "", "", pending}},
-		problems: []string{"ENINotListed"},
+		name: "status names an ENI that IMDS does not have", setUp: func(w *world) { w.declare("a", 5, attached(node, 5)) },
+		rows: []brief{{"a", 5, "", "", "", pending}}, problems: []string{"ENINotListed"},
 	},
 	{
 		name: "case 3 bound by the public controller",

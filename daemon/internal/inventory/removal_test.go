@@ -142,15 +142,13 @@ var overTime = map[string][]step{
 			[]brief{aDraining, {"a", -1, "", "", "intel.com/x", pending}}, nil},
 	},
 	"another resource name": {
-		{"edited", func(w *world) { w.declare("a", 1, resource("intel.com/y")) },
-			[]brief{{"a", 1, pci(1), "eth1", "intel.com/y", ready}}, nil},
+		{"edited", func(w *world) { w.declare("a", 1, resource("intel.com/y")) }, []brief{{"a", 1, pci(1), "eth1", "intel.com/y", ready}}, nil},
 	},
 	"no longer advertised": {
 		{"edited", func(w *world) { w.declare("a", 1) }, []brief{{"a", 1, pci(1), "eth1", "", ready}}, nil},
 	},
 	"DPDK switched on, then bound by somebody else, then off again": {
-		{"on", func(w *world) { w.declare("a", 1, dpdk, resource("intel.com/x")) },
-			[]brief{{"a", 1, pci(1), "", "intel.com/x", draining}}, nil},
+		{"on", func(w *world) { w.declare("a", 1, dpdk, resource("intel.com/x")) }, []brief{{"a", 1, pci(1), "", "intel.com/x", draining}}, nil},
 		{"bound", func(w *world) { w.bind(1, "vfio-pci") }, []brief{{"a", 1, pci(1), "", "intel.com/x", ready}}, nil},
 		{"off", func(w *world) { w.declare("a", 1, resource("intel.com/x")) },
 			[]brief{{"a", 1, pci(1), "", "intel.com/x", pending}}, []string{"DriverMismatch"}},

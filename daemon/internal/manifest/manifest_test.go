@@ -114,10 +114,8 @@ var listed = []struct {
 		problems: "OtherKind a.yaml\nOtherKind b.yaml",
 	},
 	{
-		name:     "the first file counts",
-		files:    files{"1.yaml": nodeENI("a"), "2.yaml": nodeENI("b") + "---\n" + nodeENI("a")},
-		objects:  "a b",
-		problems: "DuplicateNodeENI 2.yaml",
+		name: "the first file counts", files: files{"1.yaml": nodeENI("a"), "2.yaml": nodeENI("b") + "---\n" + nodeENI("a")},
+		objects: "a b", problems: "DuplicateNodeENI 2.yaml",
 	},
 	{
 		name: "unknown and repeated fields are dropped",

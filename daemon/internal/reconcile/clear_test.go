@@ -296,10 +296,7 @@ func TestRouterAdvertisements(t *testing.T) {
 	}
 
 	// A failure ends when somebody else sets 0, and when nobody declares the ENI any more.
-	for _, end := range []func(){
-		func() { n.write("0\n", "ipv6", ifname(1), "accept_ra") },
-		func() { n.undeclare("a") },
-	} {
+	for _, end := range []func(){func() { n.write("0\n", "ipv6", ifname(1), "accept_ra") }, func() { n.undeclare("a") }} {
 		n.must(os.RemoveAll(conf(1)))
 		n.must(os.Mkdir(conf(1), 0o755)) // which nobody can read
 		n.settle()

@@ -190,14 +190,11 @@ func (s clockStory) run(t *testing.T, seed uint64) {
 // and to code that compares it with other programs' times.
 func TestWallClockIsForPeople(t *testing.T) {
 	allowed := map[string]string{
-		"view.go: v.At, v.Inventory, v.Plugin = r.Now().UTC().Round(0), r.files.Inventory, " +
-			"r.plugin.View()": "the View's time is for people",
+		"view.go: v.At, v.Inventory, v.Plugin = r.Now().UTC().Round(0), r.files.Inventory, r.plugin.View()": "the View's time is for people",
 		"config.go: done, after := c.plugin.Step(ctx, c.now(), c.file.Path, " +
-			"applied)": "files' and pods' times; its " +
-			"own differences are of time.Now's monotonic reading",
+			"applied)": "files' and pods' times; its own differences are of time.Now's monotonic reading",
 		"reconcile.go: r.plugin.AwaitDevices(r.Now(), before.BootID != r.BootID, before.Devices, res.Devices) // by the clock of its " +
-			"Step": "the Restarter compares it by the same clock; set back, the wait is bounded, and set " +
-			"forth, it costs one restart",
+			"Step": "the Restarter compares it by the same clock; set back, the wait is bounded, and set forth, it costs one restart",
 		"../checkpoint/checkpoint.go: SchemaVersion: nodestate.SchemaVersion, NodeName: f.NodeName, BootID: f.BootID, UpdatedAt: f.Now().UTC().Round(0), " +
 			"Problems: problems, Devices: devices,": "UpdatedAt is for people",
 	}

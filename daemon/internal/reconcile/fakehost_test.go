@@ -169,9 +169,7 @@ func (h *fakeHost) ClearAddress(index int, p netip.Prefix) error {
 
 func (h *fakeHost) GiveBack(_ link.Functions, l link.Link, d nodestate.AttachedDevice) error {
 	want := d.Link
-	return h.change("restore", l.Index, func(_ int, l *link.Link) {
-		l.Name, l.MTU, l.MAC, l.Up = want.Name, want.MTU, want.MAC, want.Up
-	})
+	return h.change("restore", l.Index, func(_ int, l *link.Link) { l.Name, l.MTU, l.MAC, l.Up = want.Name, want.MTU, want.MAC, want.Up })
 }
 
 func (h *fakeHost) Ethtool(name string) (nodestate.Settings, error) {

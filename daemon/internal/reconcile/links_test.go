@@ -117,9 +117,7 @@ func TestRestore(t *testing.T) {
 		},
 		{
 			"a link above it has its MAC",
-			func(n *testNode) {
-				n.host.links[1] = link.Link{Index: 11, Name: "vlan7", Kind: "vlan", MAC: mac(1)}
-			},
+			func(n *testNode) { n.host.links[1] = link.Link{Index: 11, Name: "vlan7", Kind: "vlan", MAC: mac(1)} },
 			nil, 1, []string{"a eth1 ready"},
 		},
 		{"a pod has it again", func(n *testNode) { n.hold(1); n.addLink(1, "dev7") }, nil, 1, []string{"a dev7 ready"}},

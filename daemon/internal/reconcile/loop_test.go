@@ -21,11 +21,7 @@ type runStory struct {
 func TestRun(t *testing.T) {
 	ms := time.Millisecond
 	tests := []runStory{
-		{
-			name:     "settled: once a minute",
-			outcomes: []Outcome{{}},
-			want:     []time.Duration{0, time.Minute, 2 * time.Minute},
-		},
+		{name: "settled: once a minute", outcomes: []Outcome{{}}, want: []time.Duration{0, time.Minute, 2 * time.Minute}},
 		{
 			name:     "unsettled: often at first",
 			outcomes: []Outcome{{Unsettled: true}},
@@ -41,11 +37,7 @@ func TestRun(t *testing.T) {
 			outcomes: []Outcome{{After: 2 * time.Second}, {}},
 			want:     []time.Duration{0, 2 * time.Second, 62 * time.Second},
 		},
-		{
-			name:     "at once",
-			outcomes: []Outcome{{After: ms}, {}},
-			want:     []time.Duration{0, syncApart},
-		},
+		{name: "at once", outcomes: []Outcome{{After: ms}, {}}, want: []time.Duration{0, syncApart}},
 		{
 			name:     "woken: at once, and hopeful again",
 			outcomes: []Outcome{{Unsettled: true}},
@@ -59,11 +51,8 @@ func TestRun(t *testing.T) {
 			want:     []time.Duration{0, time.Second, time.Second + syncApart, time.Minute + time.Second + syncApart},
 		},
 		{
-			name:     "woken while it runs",
-			outcomes: []Outcome{{}},
-			wakes:    []time.Duration{100 * ms},
-			takes:    time.Second,
-			want:     []time.Duration{0, time.Second + syncApart, 62*time.Second + syncApart},
+			name: "woken while it runs", outcomes: []Outcome{{}}, wakes: []time.Duration{100 * ms}, takes: time.Second,
+			want: []time.Duration{0, time.Second + syncApart, 62*time.Second + syncApart},
 		},
 	}
 	for _, tt := range tests {

@@ -60,9 +60,7 @@ func TestSyncDoesNotWaitForTheDevicePlugin(t *testing.T) {
 // TestConfigComesBackDuringARestart: during a restart for another config, the config returns to
 // the one that was served before. The new pod may have read either.
 func TestConfigComesBackDuringARestart(t *testing.T) {
-	for name, meanwhile := range map[string]func(*testNode){
-		"same daemon": func(*testNode) {}, "new daemon": func(n *testNode) { n.start() },
-	} {
+	for name, meanwhile := range map[string]func(*testNode){"same daemon": func(*testNode) {}, "new daemon": func(n *testNode) { n.start() }} {
 		t.Run(name, func(t *testing.T) {
 			n := newNode(t, 1)
 			n.settle()

@@ -79,8 +79,7 @@ var errNoFunctions = errors.New("sysfs lists no PCI function at all, though devi
 
 func (r *Reconciler) hasPlaced() bool {
 	c := &r.files.Checkpoint
-	return c.BootID == r.BootID &&
-		slices.ContainsFunc(c.Devices, func(d nodestate.CheckpointDevice) bool { return d.PCIAddress != "" })
+	return c.BootID == r.BootID && slices.ContainsFunc(c.Devices, func(d nodestate.CheckpointDevice) bool { return d.PCIAddress != "" })
 }
 
 // readLinks reads the host's links, also for a second time.

@@ -172,28 +172,20 @@ type unreadableStory struct {
 func TestUnreadable(t *testing.T) {
 	tests := []unreadableStory{
 		{
-			name:   "IMDS",
-			fail:   func(n *testNode) { n.imds.err = errors.New("timeout") },
-			mend:   func(n *testNode) { n.imds.err = nil },
+			name: "IMDS", fail: func(n *testNode) { n.imds.err = errors.New("timeout") }, mend: func(n *testNode) { n.imds.err = nil },
 			reason: "MetadataUnreadable",
 		},
 		{
-			name:   "netlink",
-			fail:   func(n *testNode) { n.host.err = errors.New("no buffer space") },
-			mend:   func(n *testNode) { n.host.err = nil },
-			reason: "LinksUnreadable",
+			name: "netlink", fail: func(n *testNode) { n.host.err = errors.New("no buffer space") },
+			mend: func(n *testNode) { n.host.err = nil }, reason: "LinksUnreadable",
 		},
 		{
-			name:   "sysfs",
-			fail:   func(n *testNode) { n.must(os.Rename(n.path("sys"), n.path("sys-away"))) },
-			mend:   func(n *testNode) { n.must(os.Rename(n.path("sys-away"), n.path("sys"))) },
-			reason: "SysfsUnreadable",
+			name: "sysfs", fail: func(n *testNode) { n.must(os.Rename(n.path("sys"), n.path("sys-away"))) },
+			mend: func(n *testNode) { n.must(os.Rename(n.path("sys-away"), n.path("sys"))) }, reason: "SysfsUnreadable",
 		},
 		{
-			name:   "NodeENI folder",
-			fail:   func(n *testNode) { n.must(os.Rename(n.path("nodeenis"), n.path("away"))) },
-			mend:   func(n *testNode) { n.must(os.Rename(n.path("away"), n.path("nodeenis"))) },
-			reason: "NodeENIsUnreadable",
+			name: "NodeENI folder", fail: func(n *testNode) { n.must(os.Rename(n.path("nodeenis"), n.path("away"))) },
+			mend: func(n *testNode) { n.must(os.Rename(n.path("away"), n.path("nodeenis"))) }, reason: "NodeENIsUnreadable",
 		},
 		{
 			name:   "one manifest, and its neighbour gone",
