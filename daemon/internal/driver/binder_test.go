@@ -153,9 +153,7 @@ func TestBindBacksOff(t *testing.T) {
 func TestLockKept(t *testing.T) {
 	b := newBench(t)
 	lock, err := b.Locks.Lock(t.Context(), bound)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	defer lock.Close()
 	if reasons, _ := b.step("vfio-pci"); len(reasons) > 0 {
 		t.Errorf("reasons %v at once", reasons)

@@ -4,23 +4,15 @@ import (
 	"encoding/json"
 	"strings"
 	"testing"
-
-	"github.com/google/go-cmp/cmp"
 )
 
 func TestDecodeOrder(t *testing.T) {
 	want := Order{Address: nic, Instance: 4653, Driver: vfioPCI, LoadModule: true, UnsafeNoIOMMU: true, Sysfs: "/host/sys", Modules: "/host"}
 	data, err := json.Marshal(want)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	got, err := DecodeOrder(strings.NewReader(string(data) + "\n"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("order (-want +got):\n%s", diff)
-	}
+	must(t, err)
+	same(t, "order", want, got)
 
 	const valid = `{"address":"0000:00:06.0","driver":"vfio-pci"`
 	for name, tt := range map[string]struct{ input, want string }{
@@ -64,9 +56,7 @@ func FuzzDecodeOrder(f *testing.F) {
 			t.Errorf("%q is %+v", s, o)
 		}
 		data, err := json.Marshal(o)
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		if again, err := DecodeOrder(strings.NewReader(string(data))); err != nil || again != o {
 			t.Errorf("%q is %+v, and then %+v, %v", s, o, again, err)
 		}

@@ -8,8 +8,6 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
-
 	"github.com/multi-eni/multi-eni-cni/test/sysfstree"
 )
 
@@ -21,9 +19,9 @@ var (
 // The order of the writes is the contract with the kernel.
 func TestExecuteWrites(t *testing.T) {
 	k := newKernel(t)
-	k.must(k.execute(toVFIO))
+	must(k, k.execute(toVFIO))
 	k.want(vfioPCI, vfioPCI)
-	k.must(k.execute(toENA))
+	must(k, k.execute(toENA))
 	k.want("ena", "")
 	device := "bus/pci/devices/0000:00:06.0/"
 	want := []string{
@@ -35,12 +33,10 @@ func TestExecuteWrites(t *testing.T) {
 		"bus/pci/drivers_probe=0000:00:06.0",
 		device + "driver_override=\n",
 	}
-	if diff := cmp.Diff(want, k.writes); diff != "" {
-		t.Errorf("writes (-want +got):\n%s", diff)
-	}
+	same(t, "writes", want, k.writes)
 	k.writes = nil
-	k.must(k.execute(toENA))
-	k.must(k.execute(Order{}))
+	must(k, k.execute(toENA))
+	must(k, k.execute(Order{}))
 	if len(k.writes) != 0 {
 		t.Errorf("an order that was carried out already wrote %q", k.writes)
 	}
@@ -93,7 +89,7 @@ func TestExecuteAfterAKill(t *testing.T) {
 						k.refuses = map[string]syscall.Errno{}
 						k.matches = []string{"ena"}
 						fallback := k.function().Driver == "efv"
-						k.must(k.execute(second.order))
+						must(k, k.execute(second.order))
 						if fallback && second.driver == "ena" {
 							second.driver = "efv" // a kernel driver has it: it is left there
 						}
@@ -166,7 +162,7 @@ func TestExecuteRefuses(t *testing.T) {
 		"EFA by device":  {func(k *kernel) { k.put(k.attr("device"), "0xefa1") }, "Elastic Fabric Adapter"},
 		"EFA by driver":  {func(k *kernel) { k.set("efa", "") }, "Elastic Fabric Adapter"},
 		"disk":           {func(k *kernel) { k.put(k.attr("class"), "0x010802") }, "class 0x010802"},
-		"PF with VFs":    {func(k *kernel) { k.must(sysfstree.Grow(k.root, k.attr("virtfn0")+" -> ../0000:00:10.0")) }, "sriov_numvfs"},
+		"PF with VFs":    {func(k *kernel) { must(k, sysfstree.Grow(k.root, k.attr("virtfn0")+" -> ../0000:00:10.0")) }, "sriov_numvfs"},
 		"unknown driver": {func(k *kernel) { k.unplug() }, "file does not exist"},
 	}
 	for name, tt := range tests {
@@ -223,17 +219,17 @@ func TestExecuteLoadsModules(t *testing.T) {
 	k.removeAll("bus/pci/drivers/vfio-pci")
 	k.removeAll("module/vfio_iommu_type1")
 	k.files = map[string]string{vfioPCI: vfioPCI}
-	k.must(k.execute(Order{Driver: vfioPCI, LoadModule: true})) // a kernel without vfio_iommu_type1
+	must(k, k.execute(Order{Driver: vfioPCI, LoadModule: true})) // a kernel without vfio_iommu_type1
 	k.want(vfioPCI, vfioPCI)
-	k.must(k.execute(toENA))
+	must(k, k.execute(toENA))
 	k.files["vfio_iommu_type1"] = ""
-	k.must(k.execute(Order{Driver: vfioPCI, LoadModule: true}))
+	must(k, k.execute(Order{Driver: vfioPCI, LoadModule: true}))
 	if there, err := k.task(toENA).fs.Module("vfio_iommu_type1"); err != nil || !there {
 		t.Errorf("vfio_iommu_type1 loaded: %v, %v", there, err)
 	}
 	k.removeAll("bus/pci/drivers/ena")
 	k.files["ena"] = "ena"
-	k.must(k.execute(Order{Driver: "ena", LoadModule: true}))
+	must(k, k.execute(Order{Driver: "ena", LoadModule: true}))
 	k.want("ena", "")
 }
 
@@ -241,16 +237,16 @@ func TestExecuteLoadsModules(t *testing.T) {
 func TestExecuteNoIOMMU(t *testing.T) {
 	const file = "module/vfio/parameters/enable_unsafe_noiommu_mode"
 	k := newKernel(t)
-	k.must(k.execute(Order{Driver: vfioPCI, UnsafeNoIOMMU: true}))
+	must(k, k.execute(Order{Driver: vfioPCI, UnsafeNoIOMMU: true}))
 	if got := k.get(file); got != "N" {
 		t.Errorf("with an IOMMU the switch is %q", got)
 	}
-	k.must(k.execute(toENA))
+	must(k, k.execute(toENA))
 	k.unlink("iommu_group")
 	if err := k.execute(toVFIO); err == nil || k.get(file) != "N" {
 		t.Errorf("without leave: error %v, switch %q", err, k.get(file))
 	}
-	k.must(k.execute(Order{Driver: vfioPCI, UnsafeNoIOMMU: true}))
+	must(k, k.execute(Order{Driver: vfioPCI, UnsafeNoIOMMU: true}))
 	k.want(vfioPCI, vfioPCI)
 	if got := k.get(file); got != "Y" {
 		t.Errorf("the switch is %q", got)
@@ -261,7 +257,7 @@ func TestExecuteNoIOMMU(t *testing.T) {
 func TestExecuteGivesBackToAnother(t *testing.T) {
 	k := newKernel(t)
 	k.set(vfioPCI, vfioPCI)
-	k.must(k.execute(Order{Driver: "ena-old"}))
+	must(k, k.execute(Order{Driver: "ena-old"}))
 	k.want("ena", "")
 }
 
@@ -276,7 +272,7 @@ func TestExecuteAnotherInstance(t *testing.T) {
 		t.Errorf("error %v, writes %q", err, k.writes)
 	}
 	o.Instance = k.function().Instance
-	k.must(k.execute(o))
+	must(k, k.execute(o))
 	k.want(vfioPCI, vfioPCI)
 }
 
@@ -284,9 +280,7 @@ func TestExecuteAnotherInstance(t *testing.T) {
 func TestExecuteFiles(t *testing.T) {
 	k := newKernel(t)
 	k.set("ena", "ena") // killed before the last write
-	if err := Execute(Order{Address: nic, Driver: "ena", Sysfs: k.root}); err != nil {
-		t.Fatal(err)
-	}
+	must(t, Execute(Order{Address: nic, Driver: "ena", Sysfs: k.root}))
 	if got := k.get(k.attr("driver_override")); got != "\nna" { // a plain file keeps the rest of "ena"
 		t.Errorf("driver_override is %q", got)
 	}
@@ -313,7 +307,7 @@ func TestExecuteSecondTry(t *testing.T) {
 		}
 		return k.write(path, value)
 	}
-	k.must(task.run())
+	must(k, task.run())
 	k.want(vfioPCI, vfioPCI)
 }
 

@@ -8,7 +8,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
@@ -23,9 +22,7 @@ type host struct {
 func newHost(t *testing.T, lib string) host {
 	t.Helper()
 	var uts unix.Utsname
-	if err := unix.Uname(&uts); err != nil {
-		t.Fatal(err)
-	}
+	must(t, unix.Uname(&uts))
 	root := t.TempDir()
 	return host{t, root, filepath.Join(root, lib, unix.ByteSliceToString(uts.Release[:]))}
 }
@@ -33,12 +30,8 @@ func newHost(t *testing.T, lib string) host {
 func (h host) put(name, content string) {
 	h.Helper()
 	path := filepath.Join(h.dir, name)
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		h.Fatal(err)
-	}
-	if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
-		h.Fatal(err)
-	}
+	must(h, os.MkdirAll(filepath.Dir(path), 0o755))
+	must(h, os.WriteFile(path, []byte(content), 0o644))
 }
 
 const (
@@ -53,12 +46,8 @@ func TestReadFacts(t *testing.T) {
 	want := func(modules string, want Facts) {
 		t.Helper()
 		got, err := ReadFacts(f, modules)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if diff := cmp.Diff(want, got); diff != "" {
-			t.Errorf("facts (-want +got):\n%s", diff)
-		}
+		must(t, err)
+		same(t, "facts", want, got)
 	}
 	loaded := map[string]bool{vfioPCI: true}
 	want(t.TempDir(), Facts{Loaded: loaded, NoIOMMU: NoIOMMUOff, Loadable: map[string]bool{}})
@@ -101,9 +90,7 @@ func TestLoadModule(t *testing.T) {
 	}
 	h.put("modules.dep", dep)
 	m, err := findModules(h.root)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	for _, name := range []string{"igb_uio", "uio_pci_generic"} { // not listed; listed, but its file is not there
 		if err := m.load(name); !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), name) {
 			t.Errorf("load %s: error %v", name, err)
@@ -132,4 +119,11 @@ func FuzzModulesDep(f *testing.F) {
 			}
 		}
 	})
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
 }

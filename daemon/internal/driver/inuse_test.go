@@ -32,24 +32,14 @@ func TestInUse(t *testing.T) {
 	}
 	fails(sysfs.PCIFunction{Address: nic, Driver: vfioPCI, IOMMUGroup: -1}, "no IOMMU group")
 	fails(vfio, "vfio/noiommu-7; mount the host's /dev/vfio")
-	if err := os.Mkdir(filepath.Join(dev, "vfio"), 0o755); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.Mkdir(filepath.Join(dev, "vfio"), 0o755))
 	group, noIOMMU := filepath.Join(dev, "vfio/7"), filepath.Join(dev, "vfio/noiommu-7")
-	if err := os.WriteFile(noIOMMU, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.WriteFile(noIOMMU, nil, 0o600))
 	answers(vfio, noIOMMU)
-	if err := os.Symlink(noIOMMU, group); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.Symlink(noIOMMU, group))
 	fails(vfio, "too many levels of symbolic links") // it is no node of the kernel's
-	if err := os.Remove(group); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(group, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.Remove(group))
+	must(t, os.WriteFile(group, nil, 0o600))
 	answers(vfio, group)
 }
 
@@ -73,18 +63,12 @@ func TestUIOInUse(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			root := t.TempDir()
 			for _, d := range append([]string{"bind"}, tc.devices...) {
-				if err := os.MkdirAll(filepath.Join(root, "bus/pci/drivers", driver, d), 0o755); err != nil {
-					t.Fatal(err)
-				}
+				must(t, os.MkdirAll(filepath.Join(root, "bus/pci/drivers", driver, d), 0o755))
 			}
 			module := filepath.Join(root, "module", driver)
-			if err := os.MkdirAll(module, 0o755); err != nil {
-				t.Fatal(err)
-			}
+			must(t, os.MkdirAll(module, 0o755))
 			if tc.refcnt != "" {
-				if err := os.WriteFile(filepath.Join(module, "refcnt"), []byte(tc.refcnt), 0o600); err != nil {
-					t.Fatal(err)
-				}
+				must(t, os.WriteFile(filepath.Join(module, "refcnt"), []byte(tc.refcnt), 0o600))
 			}
 			by, open, err := InUse(sysfs.NewFS(root), t.TempDir(), sysfs.PCIFunction{Address: nic, Driver: driver, IOMMUGroup: -1})
 			if open != tc.open || errors.Is(err, ErrUnseen) != tc.unseen || (by != "") != open {

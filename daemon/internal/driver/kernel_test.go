@@ -52,20 +52,20 @@ func newKernel(t *testing.T) *kernel {
 // plug adds the function, bound to ena.
 func (k *kernel) plug() {
 	k.Helper()
-	k.must(sysfstree.Plug(k.root, sysfstree.Function{Address: nic.String(), Driver: "ena", IOMMUGroup: "7", NUMANode: -1}))
+	must(k, sysfstree.Plug(k.root, sysfstree.Function{Address: nic.String(), Driver: "ena", IOMMUGroup: "7", NUMANode: -1}))
 }
 
-func (k *kernel) unplug() { k.Helper(); k.must(sysfstree.Unplug(k.root, nic.String())) }
+func (k *kernel) unplug() { k.Helper(); must(k, sysfstree.Unplug(k.root, nic.String())) }
 
 // hide takes the function away, but keeps its folder elsewhere: unlike the
 // kernel, a file system gives the number of a folder to the next one.
 func (k *kernel) hide() {
 	k.Helper()
-	k.must(os.Rename(k.path("devices/pci0000:00/"+nic.String()), k.path("gone")))
+	must(k, os.Rename(k.path("devices/pci0000:00/"+nic.String()), k.path("gone")))
 	k.unplug()
 }
 
-func (k *kernel) removeAll(name string) { k.Helper(); k.must(os.RemoveAll(k.path(name))) }
+func (k *kernel) removeAll(name string) { k.Helper(); must(k, os.RemoveAll(k.path(name))) }
 
 func (k *kernel) register(driver string) { k.Helper(); k.mkdir("bus/pci/drivers/" + driver) }
 
@@ -73,34 +73,27 @@ func (k *kernel) attr(name string) string { return "bus/pci/devices/" + nic.Stri
 
 func (k *kernel) path(name string) string { return filepath.Join(k.root, name) }
 
-func (k *kernel) must(err error) {
-	k.Helper()
-	if err != nil {
-		k.Fatal(err)
-	}
-}
-
-func (k *kernel) mkdir(name string) { k.Helper(); k.must(os.MkdirAll(k.path(name), 0o755)) }
+func (k *kernel) mkdir(name string) { k.Helper(); must(k, os.MkdirAll(k.path(name), 0o755)) }
 
 func (k *kernel) put(name, value string) {
 	k.Helper()
 	k.mkdir(filepath.Dir(name))
-	k.must(os.WriteFile(k.path(name), []byte(value+"\n"), 0o644))
+	must(k, os.WriteFile(k.path(name), []byte(value+"\n"), 0o644))
 }
 
 func (k *kernel) get(name string) string {
 	k.Helper()
 	data, err := os.ReadFile(k.path(name))
-	k.must(err)
+	must(k, err)
 	return strings.TrimSuffix(string(data), "\n")
 }
 
 // unlink takes one of the function's links away.
-func (k *kernel) unlink(name string) { k.Helper(); k.must(os.Remove(k.path(k.attr(name)))) }
+func (k *kernel) unlink(name string) { k.Helper(); must(k, os.Remove(k.path(k.attr(name)))) }
 
 func (k *kernel) bind(driver string) {
 	k.Helper()
-	k.must(sysfstree.Bind(k.root, nic.String(), driver))
+	must(k, sysfstree.Bind(k.root, nic.String(), driver))
 }
 
 func (k *kernel) set(driver, override string) {
@@ -112,14 +105,14 @@ func (k *kernel) set(driver, override string) {
 func (k *kernel) function() sysfs.PCIFunction {
 	k.Helper()
 	fn, err := sysfs.NewFS(k.root).PCI(nic)
-	k.must(err)
+	must(k, err)
 	return fn
 }
 
 func (k *kernel) override() string {
 	k.Helper()
 	o, err := sysfs.NewFS(k.root).DriverOverride(nic)
-	k.must(err)
+	must(k, err)
 	return o
 }
 
@@ -147,7 +140,7 @@ func (k *kernel) task(o Order) *task {
 
 func (k *kernel) write(path, value string) error {
 	name, err := filepath.Rel(k.root, path)
-	k.must(err)
+	must(k, err)
 	if k.stopAt == len(k.writes)+1 && !k.after {
 		panic(errKilled)
 	}

@@ -36,13 +36,9 @@ func TestCheckRecorded(t *testing.T) {
 		t.Run(tt.tree+"/"+tt.addr.String(), func(t *testing.T) {
 			f := sysfs.NewFS(sysfstree.Unpack(t, tt.tree))
 			facts, err := ReadFacts(f, t.TempDir())
-			if err != nil {
-				t.Fatal(err)
-			}
+			must(t, err)
 			addrs, err := f.PCIAddresses()
-			if err != nil {
-				t.Fatal(err)
-			}
+			must(t, err)
 			all := map[device.PCIAddress]sysfs.PCIFunction{}
 			for _, a := range addrs {
 				if all[a], err = f.PCI(a); err != nil {

@@ -14,7 +14,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 )
 
@@ -114,9 +113,7 @@ func lockFile(path string) (*os.File, error) {
 func program(t *testing.T) string {
 	t.Helper()
 	path, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	return path
 }
 
@@ -124,26 +121,16 @@ func TestRunner(t *testing.T) {
 	t.Setenv("AWS_SECRET_ACCESS_KEY", "not for the child")
 	folder := t.TempDir()
 	lock, err := lockFile(filepath.Join(folder, "lock"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	var stderr bytes.Buffer
 	r := Runner{Program: program(t), Stderr: &stderr}
 	do := func(driver string) error { return r.Do(Order{Address: nic, Driver: driver, Sysfs: folder}, lock) }
-	if err := do("works"); err != nil {
-		t.Fatal(err)
-	}
+	must(t, do("works"))
 	data, err := os.ReadFile(filepath.Join(folder, "seen"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	var got surroundings
-	if err := json.Unmarshal(data, &got); err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(surroundings{Env: []string{}, Dir: "/", Lock: lock.Name(), Lead: true}, got); diff != "" {
-		t.Errorf("child (-want +got):\n%s", diff)
-	}
+	must(t, json.Unmarshal(data, &got))
+	same(t, "child", surroundings{Env: []string{}, Dir: "/", Lock: lock.Name(), Lead: true}, got)
 	for driver, want := range map[string]string{
 		"fails":  "bind 0000:00:06.0: refused",
 		"silent": "for 0000:00:06.0: exit status 3",
@@ -176,12 +163,8 @@ func TestRunnerOutlivesTheDaemon(t *testing.T) {
 			cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 			cmd.Stderr = os.Stderr
 			out, err := cmd.StdoutPipe()
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := cmd.Start(); err != nil {
-				t.Fatal(err)
-			}
+			must(t, err)
+			must(t, cmd.Start())
 			if line, err := bufio.NewReader(out).ReadString('\n'); err != nil {
 				t.Fatal(line, err)
 			}
@@ -189,9 +172,7 @@ func TestRunnerOutlivesTheDaemon(t *testing.T) {
 				_, err := os.Stat(filepath.Join(folder, "begun"))
 				return err == nil
 			})
-			if err := syscall.Kill(-cmd.Process.Pid, signal); err != nil {
-				t.Fatal(err)
-			}
+			must(t, syscall.Kill(-cmd.Process.Pid, signal))
 			if err := cmd.Wait(); err == nil {
 				t.Fatal("the daemon has ended by itself")
 			}
@@ -202,9 +183,7 @@ func TestRunnerOutlivesTheDaemon(t *testing.T) {
 				}
 				t.Errorf("the lock of a child at work: error %v", err)
 			}
-			if err := os.WriteFile(filepath.Join(folder, "let-go"), nil, 0o600); err != nil {
-				t.Fatal(err)
-			}
+			must(t, os.WriteFile(filepath.Join(folder, "let-go"), nil, 0o600))
 			eventually(t, "the child keeps the lock", func() bool {
 				f, err := lockFile(path)
 				if err != nil {

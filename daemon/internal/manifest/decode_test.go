@@ -119,7 +119,5 @@ func TestProblemMessages(t *testing.T) {
 	for i := range want { // a message has the path
 		want[i].Message = strings.ReplaceAll(want[i].Message, `file "`, `file "`+dir+"/")
 	}
-	if diff := cmp.Diff(want, list(t, New(dir)).Problems); diff != "" {
-		t.Errorf("problems (-want +got):\n%s", diff)
-	}
+	same(t, "problems", want, list(t, New(dir)).Problems)
 }

@@ -23,9 +23,7 @@ func nodeENI(name string) string {
 
 func write(t *testing.T, dir, name, content string) {
 	t.Helper()
-	if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644))
 }
 
 func list(t *testing.T, s *Source) inventory.Snapshot {
@@ -173,15 +171,11 @@ func TestList(t *testing.T) {
 				write(t, dir, name, content)
 			}
 			snap := list(t, New(dir))
-			if diff := cmp.Diff(tt.objects, names(snap)); diff != "" {
-				t.Errorf("objects (-want +got):\n%s", diff)
-			}
+			same(t, "objects", tt.objects, names(snap))
 			if diff := cmp.Diff(tt.problems, reasons(snap)); diff != "" {
 				t.Errorf("problems (-want +got):\n%s\n%+v", diff, snap.Problems)
 			}
-			if diff := cmp.Diff(tt.unread, strings.Join(snap.Unread, " ")); diff != "" {
-				t.Errorf("unread (-want +got):\n%s", diff)
-			}
+			same(t, "unread", tt.unread, strings.Join(snap.Unread, " "))
 			if snap.Complete == tt.blocked {
 				t.Errorf("Complete = %v", snap.Complete)
 			}
@@ -215,9 +209,7 @@ func TestUnreadableBlocksUntilMendedOrGone(t *testing.T) {
 				t.Fatalf("at first: %+v", snap)
 			}
 			write(t, dir, "b.yaml", nodeENI("b")[:60])
-			if err := os.Remove(filepath.Join(dir, "a.yaml")); err != nil {
-				t.Fatal(err)
-			}
+			must(t, os.Remove(filepath.Join(dir, "a.yaml")))
 			for range 2 {
 				if snap := list(t, s); names(snap) != "" || snap.Complete {
 					t.Fatalf("while torn: %+v", snap)
@@ -254,14 +246,10 @@ func TestConfigMapMount(t *testing.T) {
 	dir := t.TempDir()
 	symlink := func(target, name string) {
 		t.Helper()
-		if err := os.Symlink(target, filepath.Join(dir, name)); err != nil {
-			t.Fatal(err)
-		}
+		must(t, os.Symlink(target, filepath.Join(dir, name)))
 	}
 	for version, name := range map[string]string{"..1": "old", "..2": "new"} {
-		if err := os.Mkdir(filepath.Join(dir, version), 0o755); err != nil {
-			t.Fatal(err)
-		}
+		must(t, os.Mkdir(filepath.Join(dir, version), 0o755))
 		write(t, dir, version+"/x.yaml", nodeENI(name))
 	}
 	symlink("..1", "..data")
@@ -271,15 +259,11 @@ func TestConfigMapMount(t *testing.T) {
 		t.Errorf("before the update: %+v", snap)
 	}
 	symlink("..2", "..data_tmp")
-	if err := os.Rename(filepath.Join(dir, "..data_tmp"), filepath.Join(dir, "..data")); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.Rename(filepath.Join(dir, "..data_tmp"), filepath.Join(dir, "..data")))
 	if snap := list(t, s); names(snap) != "new" || !snap.Complete {
 		t.Errorf("after the update: %+v", snap)
 	}
-	if err := os.Remove(filepath.Join(dir, "..data")); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.Remove(filepath.Join(dir, "..data")))
 	if snap := list(t, s); snap.Complete || reasons(snap) != "UnreadableManifest x.yaml" {
 		t.Errorf("with a link to nothing: %+v", snap)
 	}
@@ -287,17 +271,13 @@ func TestConfigMapMount(t *testing.T) {
 
 func TestOddFiles(t *testing.T) {
 	dir := t.TempDir()
-	if err := os.Mkdir(filepath.Join(dir, "folder.yaml"), 0o755); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.Mkdir(filepath.Join(dir, "folder.yaml"), 0o755))
 	write(t, dir, "folder.yaml/a.yaml", nodeENI("a"))
 	if snap := list(t, New(dir)); !snap.Complete || names(snap)+reasons(snap) != "" {
 		t.Errorf("with a subfolder: %+v", snap)
 	}
 	// Reading it as a file would wait for a writer for ever.
-	if err := syscall.Mkfifo(filepath.Join(dir, "pipe.yaml"), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	must(t, syscall.Mkfifo(filepath.Join(dir, "pipe.yaml"), 0o644))
 	if snap := list(t, New(dir)); snap.Complete || reasons(snap) != "UnreadableManifest pipe.yaml" {
 		t.Errorf("with a named pipe: %+v", snap)
 	}
@@ -371,5 +351,19 @@ func TestFileMovesWhileRead(t *testing.T) {
 	}
 	if snap := list(t, s); names(snap) != "a" || !snap.Complete || len(snap.Problems) != 0 {
 		t.Errorf("List = %+v, want a, complete", snap)
+	}
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func same(t testing.TB, what string, want, got any, opts ...cmp.Option) {
+	t.Helper()
+	if diff := cmp.Diff(want, got, opts...); diff != "" {
+		t.Errorf("%s (-want +got):\n%s", what, diff)
 	}
 }

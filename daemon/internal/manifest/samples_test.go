@@ -4,8 +4,6 @@ import (
 	"os"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
-
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 )
 
@@ -18,9 +16,7 @@ func TestSamples(t *testing.T) {
 		t.Fatalf("List: complete %t, %v, problems %v; want none", snap.Complete, err, snap.Problems)
 	}
 	files, err := os.ReadDir(folder)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	if len(files) != len(snap.Objects) {
 		t.Errorf("%d files declare %d NodeENIs, want one each", len(files), len(snap.Objects))
 	}
@@ -47,7 +43,5 @@ func TestSamples(t *testing.T) {
 		{"dataplane-b", "sriov", "subnet-0a1b2c3d4e5f60002", 2, "intel.com/sriov_net_b"},
 		{"dpdk-c", "dpdk", "subnet-0a1b2c3d4e5f60003", 3, "intel.com/sriov_dpdk_c"},
 	}
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("samples (-want +got):\n%s", diff)
-	}
+	same(t, "samples", want, got)
 }

@@ -66,10 +66,8 @@ func TestReasonStays(t *testing.T) {
 	// Taken out again, it is missing again, until the copies are deleted.
 	n.put(`{"resourceList":[` + foreign + `]}`)
 	check("deleted", n.apply(standard))
-	for _, a := range must(n.file.asides()) {
-		if err := os.Remove(a.path); err != nil {
-			t.Fatal(err)
-		}
+	for _, a := range value(n.file.asides()) {
+		must(t, os.Remove(a.path))
 	}
 	if r := n.apply(standard); r.Problems != nil {
 		t.Errorf("after the copies were deleted: %+v", r.Problems)
@@ -99,9 +97,7 @@ func TestCopyOfEarlierRelease(t *testing.T) {
 	n := newNode(t)
 	n.put(`{"resourceList":[` + foreign + `]}`)
 	older := `{"resourceList":[` + foreign + `,{"resourceName":"numa0-pf1","selectors":{}}]}`
-	if err := os.WriteFile(n.file.Path+".corrupt-20250304T050607Z", []byte(older), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.WriteFile(n.file.Path+".corrupt-20250304T050607Z", []byte(older), 0o644))
 	r := n.apply(standard)
 	if len(r.Problems) != 1 || r.Problems[0].Reason != "ConfigSetAside" || !strings.Contains(r.Problems[0].Message, "intel.com/numa0-pf1") {
 		t.Errorf("problems %+v; want the entry named", r.Problems)
@@ -123,19 +119,13 @@ func TestCopiesAreBounded(t *testing.T) {
 		".corrupt-backup", ".corrupt-20260304", ".corrupt-20200101T000000Z.old", ".corrupt-20200101T000000Z-", ".bak", ".corrupt-20200101T000000Z-1234",
 	} {
 		keep = append(keep, "config.json"+name)
-		if err := os.WriteFile(filepath.Join(dir, keep[i]), []byte("mine"), 0o644); err != nil {
-			t.Fatal(err)
-		}
+		must(t, os.WriteFile(filepath.Join(dir, keep[i]), []byte("mine"), 0o644))
 	}
-	if err := os.Symlink("config.json", filepath.Join(dir, "config.json.corrupt-20200101T000000Z-7")); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.Symlink("config.json", filepath.Join(dir, "config.json.corrupt-20200101T000000Z-7")))
 	keep = append(keep, "config.json.corrupt-20200101T000000Z-7", "config.json")
 	for i := range 1600 {
 		name := fmt.Sprintf("config.json.corrupt-2025%02d%02dT000000Z-%d", 1+i/160, 1+i%160/8, 2+i%8)
-		if err := os.WriteFile(filepath.Join(dir, name), fmt.Appendf(nil, "garbage %d", i/2), 0o644); err != nil {
-			t.Fatal(err)
-		}
+		must(t, os.WriteFile(filepath.Join(dir, name), fmt.Appendf(nil, "garbage %d", i/2), 0o644))
 		if i >= 1600-20 && i%2 == 1 { // of two equal ones the newer stays
 			keep = append(keep, name)
 		}
@@ -146,7 +136,7 @@ func TestCopiesAreBounded(t *testing.T) {
 			t.Fatalf("problems %+v; want one line", r.Problems)
 		}
 		var left []string
-		for _, e := range must(os.ReadDir(dir)) {
+		for _, e := range value(os.ReadDir(dir)) {
 			left = append(left, e.Name())
 		}
 		if diff := cmp.Diff(slices.Sorted(slices.Values(keep)), left); diff != "" {
@@ -234,9 +224,7 @@ func TestAlwaysEdited(t *testing.T) {
 			n.put(fmt.Sprintf(`{"resourceList":[],"edit":%d.5}`, i))
 			return nil
 		}})
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		last = r
 		n.now = n.now.Add(retryEdited)
 	}
@@ -253,15 +241,15 @@ func TestRebuildKeepsLastGood(t *testing.T) {
 	n.last.Node = here
 	n.last.Prefixes = []string{"a.example"}
 	n.last.Entries = standard
-	must(n.file.Apply(n.last))
+	value(n.file.Apply(n.last))
 	n.now = n.now.Add(SettleTime)
-	r := must(n.file.Apply(n.last))
+	r := value(n.file.Apply(n.last))
 	if len(n.asides()) != 2 || len(find(r.Problems, "DuplicateEntry")) != 1 {
 		t.Errorf("copies %q, problems %+v; want both contents and the duplicate", n.asides(), r.Problems)
 	}
 }
 
-func must[T any](v T, err error) T {
+func value[T any](v T, err error) T {
 	if err != nil {
 		panic(err)
 	}

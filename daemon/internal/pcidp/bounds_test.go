@@ -47,9 +47,7 @@ func TestClip(t *testing.T) {
 func TestLargestConfig(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "config.json")
 	want := bytes.Repeat([]byte(" "), maxConfigSize)
-	if err := os.WriteFile(path, want, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.WriteFile(path, want, 0o600))
 	if got, err := readConfig(path); err != nil || len(got) != len(want) {
 		t.Errorf("read %d octets, error %v", len(got), err)
 	}
@@ -203,17 +201,11 @@ func TestCopiesAreCounted(t *testing.T) {
 				list = append(list, fmt.Sprintf(`{"resourceName":"no.%d","selectors":{}}`, k))
 			}
 			name := fmt.Sprintf("%s%s20250304T0506%02dZ", n.file.Path, asideMark, i)
-			if err := os.WriteFile(name, []byte(`{"resourceList":[`+strings.Join(list, ",")+`]}`), 0o600); err != nil {
-				t.Fatal(err)
-			}
+			must(t, os.WriteFile(name, []byte(`{"resourceList":[`+strings.Join(list, ",")+`]}`), 0o600))
 		}
-		if err := os.Remove(n.file.Path); err != nil {
-			t.Fatal(err)
-		}
+		must(t, os.Remove(n.file.Path))
 		r, err := n.file.Apply(Request{Entries: standard, Node: here})
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		for _, p := range r.Problems {
 			if p.Reason != "ConfigSetAside" {
 				continue

@@ -9,8 +9,6 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
-
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 )
 
@@ -59,9 +57,7 @@ func TestApplyUnreadable(t *testing.T) {
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
 			n := newNode(t)
-			if err := os.Mkdir(filepath.Dir(n.file.Path), 0o755); err != nil {
-				t.Fatal(err)
-			}
+			must(t, os.Mkdir(filepath.Dir(n.file.Path), 0o755))
 			if tt.make == nil {
 				n.file.Path += strings.Repeat("x", 256)
 			} else if err := tt.make(n.file.Path); err != nil {
@@ -81,9 +77,7 @@ func TestApplyUnwritable(t *testing.T) {
 	n := newNode(t)
 	n.put(`{}`)
 	blocked := filepath.Join(filepath.Dir(n.file.Path), ".config.json.tmp")
-	if err := os.MkdirAll(filepath.Join(blocked, "x"), 0o755); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.MkdirAll(filepath.Join(blocked, "x"), 0o755))
 	if r, err := n.file.Apply(Request{Entries: standard}); err == nil || r.Changed || n.content() != `{}` {
 		t.Errorf("Apply: %+v, %v; want an error and the file untouched", r, err)
 	}
@@ -92,9 +86,7 @@ func TestApplyUnwritable(t *testing.T) {
 func TestApplyAfterKill(t *testing.T) {
 	n := newNode(t)
 	n.put(`{"resourceList":[` + foreign + `]}`)
-	if err := os.WriteFile(filepath.Join(filepath.Dir(n.file.Path), ".config.json.tmp"), []byte("half a fi"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.WriteFile(filepath.Join(filepath.Dir(n.file.Path), ".config.json.tmp"), []byte("half a fi"), 0o600))
 	n.last.Owned = standardOwned // saved, then killed
 	if r := n.apply(standard); !r.Changed {
 		t.Errorf("result %+v; want the file written", r)
@@ -121,9 +113,7 @@ func TestApplyEditedMeanwhile(t *testing.T) {
 			n := newNode(t)
 			n.put(tt.before)
 			if tt.before == "" {
-				if err := os.Remove(n.file.Path); err != nil {
-					t.Fatal(err)
-				}
+				must(t, os.Remove(n.file.Path))
 			}
 			r, err := n.file.Apply(Request{Entries: standard, Node: here, SaveOwned: func([]device.ResourceName) error { return tt.edit(n.file.Path) }})
 			if err != nil || r.RetryAfter != retryEdited || r.Changed || r.Owned != nil {
@@ -157,9 +147,7 @@ func TestApplySavesOwned(t *testing.T) {
 	n.apply(standard[:1])
 	n.apply(nil)
 	want := [][]device.ResourceName{{"intel.com/sriov_net"}, {"example.com/vf", "intel.com/sriov_net"}, {"example.com/vf"}}
-	if diff := cmp.Diff(want, saved); diff != "" {
-		t.Errorf("saved (-want +got):\n%s", diff)
-	}
+	same(t, "saved", want, saved)
 }
 
 func TestApplySaveFails(t *testing.T) {

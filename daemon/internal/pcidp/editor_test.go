@@ -22,18 +22,14 @@ func TestWhatEditorsAdd(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := File{Path: filepath.Join(t.TempDir(), "config.json"), Now: time.Now, Written: judged(t, &Request{})}
-			if err := os.WriteFile(f.Path, []byte(content), 0o644); err != nil {
-				t.Fatal(err)
-			}
+			must(t, os.WriteFile(f.Path, []byte(content), 0o644))
 			ours := Entry{Resource: "intel.com/ours", Selectors: []Selector{{Drivers: []string{"ena"}, PCIAddresses: []device.PCIAddress{"0000:00:06.0"}}}}
 			got, err := f.Apply(Request{Entries: []Entry{ours}})
 			if err != nil || !got.Changed || got.RetryAfter != 0 || len(got.Problems) > 0 {
 				t.Fatalf("Apply: %+v, %v; want a change without problems", got, err)
 			}
 			written, err := os.ReadFile(f.Path)
-			if err != nil {
-				t.Fatal(err)
-			}
+			must(t, err)
 			if strings.HasPrefix(string(written), "\ufeff") || !strings.Contains(string(written), `"ours"`) ||
 				strings.Contains(string(written), "theirs") != strings.Contains(content, "theirs") {
 				t.Errorf("written:\n%s", written)

@@ -30,20 +30,14 @@ func newNode(t *testing.T) *node {
 // put writes the file in place, as an editor does.
 func (n *node) put(content string) {
 	n.Helper()
-	if err := os.MkdirAll(filepath.Dir(n.file.Path), 0o755); err != nil {
-		n.Fatal(err)
-	}
-	if err := os.WriteFile(n.file.Path, []byte(content), 0o600); err != nil {
-		n.Fatal(err)
-	}
+	must(n, os.MkdirAll(filepath.Dir(n.file.Path), 0o755))
+	must(n, os.WriteFile(n.file.Path, []byte(content), 0o600))
 }
 
 func (n *node) content() string {
 	n.Helper()
 	data, err := os.ReadFile(n.file.Path)
-	if err != nil {
-		n.Fatal(err)
-	}
+	must(n, err)
 	return string(data)
 }
 
@@ -54,9 +48,7 @@ func (n *node) apply(entries []Entry) Result {
 	before, _ := os.ReadFile(n.file.Path)
 	n.last.Entries, n.last.Node = entries, here
 	r, err := n.file.Apply(n.last)
-	if err != nil {
-		n.Fatal(err)
-	}
+	must(n, err)
 	n.last.Owned = r.Owned
 	if r.Content != nil {
 		n.last.LastGood = r.Content
@@ -91,15 +83,11 @@ func (n *node) settle(entries []Entry) Result {
 func (n *node) asides() []string {
 	n.Helper()
 	paths, err := n.file.asides()
-	if err != nil {
-		n.Fatal(err)
-	}
+	must(n, err)
 	var contents []string
 	for _, p := range paths {
 		data, err := os.ReadFile(p.path)
-		if err != nil {
-			n.Fatal(err)
-		}
+		must(n, err)
 		contents = append(contents, string(data))
 	}
 	return contents
@@ -139,9 +127,7 @@ func TestApplyCreates(t *testing.T) {
 // It writes the file in place, and keeps our entries that it can parse.
 func TestENIManager(t *testing.T) {
 	theirs, err := os.ReadFile("testdata/field/eni-manager.json")
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	ended := func(n *node) {
 		n.Helper()
 		if r := n.apply(standard); r.Changed || len(r.Problems) > 0 || !slices.Equal(r.Owned, standardOwned) {
@@ -251,18 +237,12 @@ func TestApplyCorrupt(t *testing.T) {
 			if got := entries(t, []byte(n.content())); !slices.Equal(got[2:], tt.want) {
 				t.Errorf("foreign entries %s; want %s", got[2:], tt.want)
 			}
-			if diff := cmp.Diff([]string{garbage}, n.asides()); diff != "" {
-				t.Errorf("copies (-want +got):\n%s", diff)
-			}
+			same(t, "copies", []string{garbage}, n.asides())
 			if want := n.file.Path + ".corrupt-20260304T050609Z"; r.Problems[1].Device != want {
 				t.Errorf("copy %s; want %s", r.Problems[1].Device, want)
 			}
-			if diff := cmp.Diff([]string{"ConfigSetAside"}, reasons(n.apply(standard))); diff != "" {
-				t.Errorf("later problems (-want +got):\n%s", diff)
-			}
-			if err := os.Remove(r.Problems[1].Device); err != nil {
-				t.Fatal(err)
-			}
+			same(t, "later problems", []string{"ConfigSetAside"}, reasons(n.apply(standard)))
+			must(t, os.Remove(r.Problems[1].Device))
 			if later := n.apply(standard); later.Problems != nil || later.Changed {
 				t.Errorf("after the copy was deleted: %+v; want nothing to report", later)
 			}
@@ -278,18 +258,14 @@ func TestApplyCorruptAgain(t *testing.T) {
 		n.put("garbage")
 		n.settle(standard)
 	}
-	if diff := cmp.Diff([]string{"garbage"}, n.asides()); diff != "" {
-		t.Errorf("copies (-want +got):\n%s", diff)
-	}
+	same(t, "copies", []string{"garbage"}, n.asides())
 	at := n.now
 	for _, text := range []string{"more", "and more"} {
 		n.put(text)
 		n.now = at
 		n.settle(standard)
 	}
-	if diff := cmp.Diff([]string{"and more", "garbage", "more"}, slices.Sorted(slices.Values(n.asides()))); diff != "" {
-		t.Errorf("copies (-want +got):\n%s", diff)
-	}
+	same(t, "copies", []string{"and more", "garbage", "more"}, slices.Sorted(slices.Values(n.asides())))
 }
 
 func TestApplyEmptyFile(t *testing.T) {
@@ -318,9 +294,7 @@ func TestApplyDeleted(t *testing.T) {
 	n.apply(standard)
 	saved := n.content()
 	remove := func() {
-		if err := os.Remove(n.file.Path); err != nil {
-			t.Fatal(err)
-		}
+		must(t, os.Remove(n.file.Path))
 	}
 	remove()
 	if r := n.apply(standard); r.RetryAfter != SettleTime {
@@ -355,10 +329,6 @@ func TestApplySetsAside(t *testing.T) {
 	original := `{"resourceList":[` + foreign + `,` + foreign + `]}`
 	n.put(original)
 	r := n.apply(standard)
-	if diff := cmp.Diff([]string{"DuplicateEntry", "ConfigSetAside"}, reasons(r)); diff != "" {
-		t.Errorf("problems (-want +got):\n%s", diff)
-	}
-	if diff := cmp.Diff([]string{original}, n.asides()); diff != "" {
-		t.Errorf("copies (-want +got):\n%s", diff)
-	}
+	same(t, "problems", []string{"DuplicateEntry", "ConfigSetAside"}, reasons(r))
+	same(t, "copies", []string{original}, n.asides())
 }

@@ -169,12 +169,24 @@ func TestCouldTakeUnknown(t *testing.T) {
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
 			f, err := parseForeign([]byte(`{"resourceName":"a","selectors":`+tt.selectors+`}`), []string{DefaultPrefix})
-			if err != nil {
-				t.Fatal(err)
-			}
+			must(t, err)
 			if got := f.couldTake("0000:00:06.0", tt.facts); got != tt.want {
 				t.Errorf("couldTake = %t; want %t", got, tt.want)
 			}
 		})
+	}
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func same(t testing.TB, what string, want, got any, opts ...cmp.Option) {
+	t.Helper()
+	if diff := cmp.Diff(want, got, opts...); diff != "" {
+		t.Errorf("%s (-want +got):\n%s", what, diff)
 	}
 }

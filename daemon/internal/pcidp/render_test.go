@@ -47,9 +47,7 @@ func TestRenderField(t *testing.T) {
 		if name == "missing" {
 			current, err = nil, nil
 		}
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		for kind, ours := range map[string][]Entry{"": standard, ".none": nil} {
 			t.Run(name+kind, func(t *testing.T) {
 				r := checkRender(t, current, ours, owned[name])
@@ -69,14 +67,10 @@ func compareGolden(t *testing.T, path string, r Rendering) {
 		got += fmt.Sprintf("problem: %s NodeENI=%s Device=%s: %s\n", p.Reason, p.NodeENI, p.Device, p.Message)
 	}
 	if *update {
-		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
+		must(t, os.WriteFile(path, []byte(got), 0o644))
 	}
 	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	if diff := cmp.Diff(string(want), got); diff != "" {
 		t.Errorf("rendering (-golden +got):\n%s", diff)
 	}
@@ -164,15 +158,11 @@ func saysNoMore(entry string, offered []device.PCIAddress) bool {
 func entries(t *testing.T, content []byte) []string {
 	t.Helper()
 	var c struct{ ResourceList []json.RawMessage }
-	if err := json.Unmarshal(content, &c); err != nil {
-		t.Fatal(err)
-	}
+	must(t, json.Unmarshal(content, &c))
 	var texts []string
 	for _, raw := range c.ResourceList {
 		var b bytes.Buffer
-		if err := json.Compact(&b, raw); err != nil {
-			t.Fatal(err)
-		}
+		must(t, json.Compact(&b, raw))
 		texts = append(texts, b.String())
 	}
 	return texts
@@ -260,13 +250,9 @@ func TestRenderUnusable(t *testing.T) {
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
 			r, err := Render(nil, tt.ours, nil, here)
-			if err != nil {
-				t.Fatal(err)
-			}
+			must(t, err)
 			judge(t, r.Content, nil, nil)
-			if diff := cmp.Diff(tt.owned, r.Owned); diff != "" {
-				t.Errorf("owned (-want +got):\n%s", diff)
-			}
+			same(t, "owned", tt.owned, r.Owned)
 			var want []nodestate.Problem
 			if tt.reason != "" {
 				want = []nodestate.Problem{{Reason: nodestate.Reason(tt.reason), NodeENI: "n", Device: tt.device}}
@@ -277,9 +263,7 @@ func TestRenderUnusable(t *testing.T) {
 				}
 				r.Problems[i].Message = ""
 			}
-			if diff := cmp.Diff(want, r.Problems); diff != "" {
-				t.Errorf("problems (-want +got):\n%s", diff)
-			}
+			same(t, "problems", want, r.Problems)
 		})
 	}
 }
@@ -288,14 +272,10 @@ func TestRenderUnusable(t *testing.T) {
 // written, serves our devices, and people's entries stay.
 func FuzzRender(f *testing.F) {
 	inputs, err := filepath.Glob("testdata/field/*.json")
-	if err != nil {
-		f.Fatal(err)
-	}
+	must(f, err)
 	for _, path := range inputs {
 		data, err := os.ReadFile(path)
-		if err != nil {
-			f.Fatal(err)
-		}
+		must(f, err)
 		f.Add(data, true, true)
 		f.Add(data, false, false)
 	}

@@ -20,9 +20,7 @@ func TestSamples(t *testing.T) {
 	}
 	const folder = "../../../conf/pcidp"
 	files, err := os.ReadDir(folder)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	for _, f := range files {
 		t.Run(f.Name(), func(t *testing.T) {
 			rows, ok := devices[f.Name()]
@@ -30,9 +28,7 @@ func TestSamples(t *testing.T) {
 				t.Fatal("which devices is it for? add it to this test")
 			}
 			content, err := os.ReadFile(filepath.Join(folder, f.Name()))
-			if err != nil {
-				t.Fatal(err)
-			}
+			must(t, err)
 			ours := Desired(rows)
 			var owned []device.ResourceName
 			for _, e := range ours {
@@ -43,9 +39,7 @@ func TestSamples(t *testing.T) {
 				t.Fatalf("Render: %+v, %v; want no problem", r, err)
 			}
 			if *update {
-				if err := os.WriteFile(filepath.Join(folder, f.Name()), r.Content, 0o644); err != nil {
-					t.Fatal(err)
-				}
+				must(t, os.WriteFile(filepath.Join(folder, f.Name()), r.Content, 0o644))
 				content = r.Content
 			}
 			if diff := cmp.Diff(string(r.Content), string(content)); diff != "" {

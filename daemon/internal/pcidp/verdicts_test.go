@@ -63,9 +63,7 @@ func runs(list []string, node Node) bool {
 func compareToModel(t *testing.T, list []string, ours []Entry, node Node) Rendering {
 	t.Helper()
 	r, err := Render([]byte(`{"resourceList":[`+strings.Join(list, ",")+`]}`), ours, nil, node)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	got := entries(t, r.Content)
 	first := len(r.Owned)
 	if strings.Contains(got[0], `"sriov_placeholder"`) {
@@ -134,9 +132,7 @@ func TestVerdicts(t *testing.T) {
 	for _, c := range verdicts.All(t) {
 		t.Run(c.Case, func(t *testing.T) {
 			prefix, err := dpmodel.Prefix(c.Args)
-			if err != nil {
-				t.Fatal(err)
-			}
+			must(t, err)
 			r, err := Render(c.Content(), nil, nil, Node{Prefixes: []string{prefix}})
 			var syntax *SyntaxError
 			switch {
@@ -202,9 +198,7 @@ func TestDependsOnDevices(t *testing.T) {
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
 			r, err := Render([]byte(`{"resourceList":[`+tt.entry+`]}`), standard, nil, tt.node)
-			if err != nil {
-				t.Fatal(err)
-			}
+			must(t, err)
 			reported := slices.ContainsFunc(r.Problems, func(p nodestate.Problem) bool { return p.Reason == "UnservableEntry" })
 			if r.SetAside() != tt.leftOut || reported != tt.reported {
 				t.Errorf("left out %+v, problems %+v; want left out %t, reported %t", r.LeftOut, r.Problems, tt.leftOut, tt.reported)
@@ -220,9 +214,7 @@ func TestServedVerdicts(t *testing.T) {
 	for _, c := range verdicts.Served(t) {
 		t.Run(c.Case, func(t *testing.T) {
 			prefix, err := dpmodel.Prefix(c.Args)
-			if err != nil {
-				t.Fatal(err)
-			}
+			must(t, err)
 			node.Prefixes = []string{prefix}
 			r, err := Render(c.Content(), nil, nil, node)
 			if err != nil || r.SetAside() == c.Runs() {
@@ -355,9 +347,7 @@ func TestPluginPrefix(t *testing.T) {
 			node.Prefixes = tt.prefixes
 			for _, owned := range [][]device.ResourceName{nil, {device.ResourceName(tt.ours)}} { // owned before the prefix was known
 				r, err := Render(current, at(tt.ours), owned, node)
-				if err != nil {
-					t.Fatal(err)
-				}
+				must(t, err)
 				clash := slices.ContainsFunc(r.Problems, func(p nodestate.Problem) bool { return p.Reason == "ResourceClash" && p.NodeENI == "mine" })
 				if clash != tt.clash || r.SetAside() || len(r.Owned) == 1 == tt.clash {
 					t.Errorf("problems %+v, left out %+v, owned %s; want a clash %t", r.Problems, r.LeftOut, r.Owned, tt.clash)

@@ -29,9 +29,7 @@ func TestProblemsStandWhileConfigIsEdited(t *testing.T) {
 	if out := n.daemon.Sync(t.Context()); out.After == 0 {
 		t.Error("a config in the middle of an edit is not looked at again")
 	}
-	if diff := cmp.Diff([]string{"ForeignSelectorMatches"}, n.reasons()); diff != "" {
-		t.Errorf("problems while it is edited (-want +got):\n%s", diff)
-	}
+	same(t, "problems while it is edited", []string{"ForeignSelectorMatches"}, n.reasons())
 	n.write(string(whole), "pcidp/config.json")
 	n.settle()
 	if got := n.logged(); len(got) > 0 {
@@ -233,9 +231,7 @@ func TestRestoreRecordThatStays(t *testing.T) {
 	n.must(unix.Unmount(folder, unix.MNT_DETACH))
 	n.settle()
 	n.expect([]string{"a eth1 ready"}, nil, nil)
-	if diff := cmp.Diff([]string{"problem found", "link restored", "problem is over"}, n.logged()); diff != "" {
-		t.Errorf("log (-want +got):\n%s", diff)
-	}
+	same(t, "log", []string{"problem found", "link restored", "problem is over"}, n.logged())
 }
 
 // TestRestartOfTheDaemonChangesNothing: no file, no link, no restart of the

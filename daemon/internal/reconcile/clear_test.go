@@ -113,9 +113,7 @@ func TestSharedLinkIsCleared(t *testing.T) {
 	n.host.links[1], n.host.changes = l, nil
 	n.host.routes[1] = true
 	n.sync()
-	if diff := cmp.Diff([]string{"unroute eth1"}, n.host.changes); diff != "" {
-		t.Errorf("changes (-want +got):\n%s", diff)
-	}
+	same(t, "changes", []string{"unroute eth1"}, n.host.changes)
 	n.hold(1) // a record of its own for the device: nobody shares it
 	n.host.routes[1] = true
 	n.sync()
@@ -333,9 +331,7 @@ func TestLinksOfInterest(t *testing.T) {
 	for _, l := range seen.last {
 		got = append(got, l.Name)
 	}
-	if diff := cmp.Diff([]string{"eth1", "eth2"}, got); diff != "" {
-		t.Errorf("links that are cleared (-want +got):\n%s", diff)
-	}
+	same(t, "links that are cleared", []string{"eth1", "eth2"}, got)
 }
 
 // TestUndeclaredLinkIsNotCleared: an ENI that was ours at the last look is nobody's now.

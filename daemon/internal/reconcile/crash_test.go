@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
 	"github.com/sirupsen/logrus"
 
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
@@ -161,9 +160,7 @@ func TestFileModes(t *testing.T) {
 		n.must(err)
 		got[path] = info.Mode().Perm()
 	}
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("modes (-want +got):\n%s", diff)
-	}
+	same(t, "modes", want, got)
 }
 
 // TestKilledAfterTheConfigWasWritten: the device plugin may have read that config

@@ -7,8 +7,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
-
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
@@ -35,9 +33,7 @@ func (n *testNode) expectDriver(e int, want string) {
 // to restore.
 func (n *testNode) expectHost(e int, want link.Link) {
 	n.Helper()
-	if diff := cmp.Diff(want, n.host.links[e]); diff != "" {
-		n.Errorf("link (-want +got):\n%s", diff)
-	}
+	same(n, "link", want, n.host.links[e])
 	if waiting, err := n.records().Restores(); err != nil || len(waiting) > 0 {
 		n.Errorf("left to restore: %v, %v", waiting, err)
 	}
@@ -69,9 +65,7 @@ func TestBindAndGiveBack(t *testing.T) {
 	n.expect(nil, nil, nil)
 	n.expectDriver(1, "ena")
 	n.expectHost(1, was)
-	if diff := cmp.Diff([]string{"0001 vfio-pci", "0001 ena"}, n.binds()); diff != "" {
-		t.Errorf("binds (-want +got):\n%s", diff)
-	}
+	same(t, "binds", []string{"0001 vfio-pci", "0001 ena"}, n.binds())
 }
 
 // binds are the binds so far, with the end of the address instead of the whole.

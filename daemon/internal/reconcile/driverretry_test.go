@@ -7,8 +7,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
-
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/pluginrestart"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
@@ -50,9 +48,7 @@ func TestUntidyIsTriedAgain(t *testing.T) {
 	}
 	n.undeclare("a")
 	n.settle()
-	if diff := cmp.Diff(was, n.host.links[1]); diff != "" {
-		t.Errorf("link (-want +got):\n%s", diff)
-	}
+	same(t, "link", was, n.host.links[1])
 	n.expect(nil, []string{"DriverNotBound"}, nil)
 	began := 0
 	for _, e := range n.logs.AllEntries() {

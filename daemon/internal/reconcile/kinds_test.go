@@ -271,9 +271,7 @@ func TestOtherVersionIsNoOrphan(t *testing.T) {
 	n.sync()
 	n.must(os.WriteFile(path, ofVersion(2, content), 0o600))
 	n.sync()
-	if diff := cmp.Diff([]int{1, 0}, swept.seen); diff != "" {
-		t.Errorf("records given to the sweeper, before and after (-want +got):\n%s", diff)
-	}
+	same(t, "records given to the sweeper, before and after", []int{1, 0}, swept.seen)
 	if h := n.views[len(n.views)-1].Holders; len(h) != 1 || h[0].ContainerID != "c1" || h[0].IfName != "net1" {
 		t.Errorf("holders %+v; want the record's", h)
 	}

@@ -6,8 +6,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
-
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
@@ -137,15 +135,11 @@ func TestRestore(t *testing.T) {
 			record(n, n.boot)
 			tt.arrange(n)
 			n.sync()
-			if diff := cmp.Diff(tt.changes, n.host.changes); diff != "" {
-				t.Errorf("changes of links (-want +got):\n%s", diff)
-			}
+			same(t, "changes of links", tt.changes, n.host.changes)
 			if got := waiting(n); got != tt.left {
 				t.Errorf("%d restore records are left, want %d", got, tt.left)
 			}
-			if diff := cmp.Diff(tt.rows, n.rows()); diff != "" {
-				t.Errorf("rows (-want +got):\n%s", diff)
-			}
+			same(t, "rows", tt.rows, n.rows())
 		})
 	}
 }

@@ -5,8 +5,6 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"github.com/google/go-cmp/cmp"
 )
 
 type runStory struct {
@@ -85,9 +83,7 @@ func (tt runStory) play(t *testing.T) {
 			}
 			return tt.outcomes[min(len(got), len(tt.outcomes))-1]
 		}, wake)
-		if diff := cmp.Diff(tt.want, got); diff != "" {
-			t.Errorf("Syncs at (-want +got):\n%s", diff)
-		}
+		same(t, "Syncs at", tt.want, got)
 	})
 }
 

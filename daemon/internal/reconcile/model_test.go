@@ -13,7 +13,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
@@ -351,9 +350,7 @@ func (w *world) judgeEnd() {
 			w.Errorf("row %q in the end, with %q", row, w.inventory().Problems)
 		}
 	}
-	if diff := cmp.Diff(want, w.judge(), cmpopts.EquateEmpty(), cmpopts.SortSlices(func(a, b device.PCIAddress) bool { return a < b })); diff != "" {
-		w.Errorf("pools in the end (-want +got):\n%s", diff)
-	}
+	same(w, "pools in the end", want, w.judge(), cmpopts.EquateEmpty(), cmpopts.SortSlices(func(a, b device.PCIAddress) bool { return a < b }))
 	taken, err := w.daemon.readTaken()
 	w.must(err)
 	for addr := range taken.Value {

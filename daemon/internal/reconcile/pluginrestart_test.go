@@ -35,14 +35,10 @@ func TestSyncDoesNotWaitForTheDevicePlugin(t *testing.T) {
 	if got := n.view().Plugin.State; got != view.PluginRestarting {
 		t.Fatalf("state %s, want %s", got, view.PluginRestarting)
 	}
-	if diff := cmp.Diff(map[device.ResourceName][]device.PCIAddress{"intel.com/a": {}, "intel.com/b": {pci(2)}}, n.waitRestart(2).Devices); diff != "" {
-		t.Errorf("the device plugin must offer (-want +got):\n%s", diff)
-	}
+	same(t, "the device plugin must offer", map[device.ResourceName][]device.PCIAddress{"intel.com/a": {}, "intel.com/b": {pci(2)}}, n.waitRestart(2).Devices)
 	n.undeclare("b")
 	n.daemon.Sync(n.Context()) // gives the call up: its config will not be served
-	if diff := cmp.Diff(pools{}, n.judge()); diff != "" {
-		t.Errorf("pools (-want +got):\n%s", diff)
-	}
+	same(t, "pools", pools{}, n.judge())
 	n.expect([]string{"a eth1 draining", "b eth2 draining"}, nil, pools{})
 	n.restarts.release()
 	begin := n.now
@@ -159,18 +155,14 @@ func TestNoDevicePlugin(t *testing.T) {
 			about = append(about, m)
 		}
 	}
-	if diff := cmp.Diff([]string{"no device plugin on this node; one that comes reads the config as it is", "device plugin found"}, about); diff != "" {
-		t.Errorf("log (-want +got):\n%s", diff)
-	}
+	same(t, "log", []string{"no device plugin on this node; one that comes reads the config as it is", "device plugin found"}, about)
 	var results []view.RestartResult
 	for _, v := range n.views {
 		if v.Did.Restart != nil {
 			results = append(results, v.Did.Restart.Result)
 		}
 	}
-	if diff := cmp.Diff([]view.RestartResult{view.RestartNoneFound, view.RestartVerified}, results); diff != "" {
-		t.Errorf("restarts (-want +got):\n%s", diff)
-	}
+	same(t, "restarts", []view.RestartResult{view.RestartNoneFound, view.RestartVerified}, results)
 }
 
 // TestDevicePluginIsLookedForSeldom: at rest it is one look in five minutes.
@@ -289,9 +281,7 @@ func TestRemovalIsTimed(t *testing.T) {
 	for _, v := range n.views {
 		took = slices.Concat(took, v.Did.Withdrawn)
 	}
-	if diff := cmp.Diff([]time.Duration{7 * time.Second}, took); diff != "" {
-		t.Errorf("removals took (-want +got):\n%s", diff)
-	}
+	same(t, "removals took", []time.Duration{7 * time.Second}, took)
 }
 
 // TestView: holders and NodeENIs are told with it.
@@ -305,9 +295,7 @@ func TestView(t *testing.T) {
 	v := n.view()
 	want := []view.Holder{{PCIAddress: pci(1), Pod: "ns/p", PodUID: "u-1", ContainerID: "c1", IfName: "net1", Mode: nodestate.ModeExclusive,
 		State: nodestate.StateComplete}}
-	if diff := cmp.Diff(want, v.Holders); diff != "" {
-		t.Errorf("holders (-want +got):\n%s", diff)
-	}
+	same(t, "holders", want, v.Holders)
 	if diff := cmp.Diff(n.inventory().Devices, v.Inventory.Devices, cmpopts.EquateComparable(netip.Prefix{})); diff != "" {
 		t.Errorf("devices (-file +view):\n%s", diff)
 	}

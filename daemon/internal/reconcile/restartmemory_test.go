@@ -162,9 +162,7 @@ func TestFailedLookIsRepeated(t *testing.T) {
 		n.now = n.now.Add((&pace{}).next(out))
 	}
 	want := []time.Duration{0, 30 * time.Second, 90 * time.Second, 210 * time.Second, 450 * time.Second, 750 * time.Second}
-	if diff := cmp.Diff(want, at); diff != "" {
-		t.Errorf("looked at (-want +got):\n%s", diff)
-	}
+	same(t, "looked at", want, at)
 	if got := n.view().Plugin; got.State != view.PluginUnknown || !strings.Contains(got.Message, "cannot be looked for") {
 		t.Errorf("%+v, want it not known", got)
 	}
@@ -175,9 +173,7 @@ func TestFailedLookIsRepeated(t *testing.T) {
 		t.Errorf("after the news: %s, want %s", got, view.PluginServing)
 	}
 	said := slices.DeleteFunc(n.logged(), func(m string) bool { return !strings.Contains(m, "looked for") })
-	if diff := cmp.Diff([]string{"device plugin cannot be looked for, trying again", "device plugin can be looked for again"}, said); diff != "" {
-		t.Errorf("log (-want +got):\n%s", diff)
-	}
+	same(t, "log", []string{"device plugin cannot be looked for, trying again", "device plugin can be looked for again"}, said)
 }
 
 // TestLateLinksCostOneRestart: after a reboot links come one after the other. The
@@ -228,9 +224,7 @@ func TestLateLinksCostOneRestart(t *testing.T) {
 					t.Fatalf("%d restarts after %v, want %d", got, passed, tt.want)
 				}
 			}
-			if diff := cmp.Diff(want, n.judge()); diff != "" {
-				t.Errorf("pools (-want +got):\n%s", diff)
-			}
+			same(t, "pools", want, n.judge())
 			if got := n.view().Plugin; got.State != view.PluginServing || got.ServedHash != n.view().Config.Hash {
 				t.Errorf("%+v, want it to serve %s", got, n.view().Config.Hash)
 			}

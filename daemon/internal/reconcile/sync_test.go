@@ -29,6 +29,13 @@ func (n *testNode) expect(rows, reasons []string, pools map[string][]device.PCIA
 	}
 }
 
+func same(t testing.TB, what string, want, got any, opts ...cmp.Option) {
+	t.Helper()
+	if diff := cmp.Diff(want, got, opts...); diff != "" {
+		t.Errorf("%s (-want +got):\n%s", what, diff)
+	}
+}
+
 type pools = map[string][]device.PCIAddress
 
 func TestOneSyncMakesDeclaredDevicesReady(t *testing.T) {
@@ -40,9 +47,7 @@ func TestOneSyncMakesDeclaredDevicesReady(t *testing.T) {
 	delete(n.host.links, 3)
 	out := n.sync()
 	n.expect([]string{"a eth1 ready", "b eth2 ready", "c  ready"}, nil, pools{"intel.com/fast": {pci(2)}, "intel.com/dpdk": {pci(3)}})
-	if diff := cmp.Diff([]string{"mtu eth1", "up eth1", "up eth2"}, n.host.changes); diff != "" {
-		t.Errorf("changes of links (-want +got):\n%s", diff)
-	}
+	same(t, "changes of links", []string{"mtu eth1", "up eth1", "up eth2"}, n.host.changes)
 	if out.Unsettled || out.After != restartQuiet {
 		t.Errorf("outcome %+v, want settled, and another Sync when the restart is due", out)
 	}
@@ -229,18 +234,12 @@ func (tt unreadableStory) play(t *testing.T) {
 		}
 		n.now = n.now.Add(time.Minute)
 	}
-	if diff := cmp.Diff(rows, n.rows()); diff != "" {
-		t.Errorf("rows (-want +got):\n%s", diff)
-	}
-	if diff := cmp.Diff([]string{tt.reason}, n.reasons()); diff != "" {
-		t.Errorf("problems (-want +got):\n%s", diff)
-	}
+	same(t, "rows", rows, n.rows())
+	same(t, "problems", []string{tt.reason}, n.reasons())
 	tt.mend(n)
 	n.settle()
 	n.expect(rows, nil, served)
-	if diff := cmp.Diff([]string{"problem found", "problem is over"}, n.logged()); diff != "" {
-		t.Errorf("logged (-want +got):\n%s", diff)
-	}
+	same(t, "logged", []string{"problem found", "problem is over"}, n.logged())
 	if len(n.restarts.wanted) != 1 {
 		t.Errorf("device plugin restarted %d times, want once in all", len(n.restarts.wanted))
 	}
@@ -321,9 +320,7 @@ func TestPhasesAreLoggedOnce(t *testing.T) {
 			t.Errorf("%s: %s", e.Level, e.Message)
 		}
 	}
-	if diff := cmp.Diff([]string{"ready", "draining", ""}, got); diff != "" {
-		t.Errorf("phases logged (-want +got):\n%s", diff)
-	}
+	same(t, "phases logged", []string{"ready", "draining", ""}, got)
 }
 
 func TestStoppedSyncChangesNothing(t *testing.T) {
