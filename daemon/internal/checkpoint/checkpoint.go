@@ -34,19 +34,16 @@ type Options struct {
 	Log logrus.FieldLogger
 }
 
-// Files are the checkpoint and the inventory. Checkpoint and Inventory are the content that
-// was last read or written; only the methods change them. Methods must not be called
-// concurrently.
+// Files are the checkpoint and the inventory. Checkpoint and Inventory are the content that was last read or written;
+// only the methods change them. Methods must not be called concurrently.
 type Files struct {
 	Options
 	Checkpoint nodestate.Checkpoint
 	Inventory  nodestate.Inventory
 
-	// otherVersion is the checkpoint of another version, which is still in place; nil
-	// without one.
+	// otherVersion is the checkpoint of another version, which is still in place; nil without one.
 	otherVersion *nodestate.VersionError
-	// checkpointFile and inventoryFile are the files as last written or read. Others may
-	// remove or replace them.
+	// checkpointFile and inventoryFile are the files as last written or read. Others may remove or replace them.
 	checkpointFile, inventoryFile fileMark
 }
 

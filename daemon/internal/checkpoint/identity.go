@@ -38,8 +38,7 @@ func (f *Files) checkName() error {
 	return &OtherNodeError{Was: was, Is: f.NodeName, File: file}
 }
 
-// instance is the id of this EC2 instance, "" while it is not known. It is the same for
-// a whole boot.
+// instance is the id of this EC2 instance, "" while it is not known. It is the same for a whole boot.
 func (f *Files) instance() string {
 	if f.Instance != nil {
 		if id := f.Instance(); id != "" {

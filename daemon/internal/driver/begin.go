@@ -112,8 +112,7 @@ func (b *Binder) prepare(ctx context.Context, d inventory.DriverChange, fn sysfs
 	return nil, nil
 }
 
-// offeredAs returns a resource, the first by name, from which the kubelet may give the
-// device to a pod.
+// offeredAs returns a resource, the first by name, from which the kubelet may give the device to a pod.
 func offeredAs(k inventory.Kubelet, pci device.PCIAddress) (device.ResourceName, bool) {
 	for _, name := range slices.Sorted(maps.Keys(k.Allocatable)) {
 		if slices.Contains(k.Allocatable[name], pci) {
@@ -123,9 +122,8 @@ func offeredAs(k inventory.Kubelet, pci device.PCIAddress) (device.ResourceName,
 	return "", false
 }
 
-// useUnknown says why a device keeps its userspace driver when Open has failed with err. If the
-// kernel never tells, records and allocations decide, unless the kubelet is fresh; then it returns
-// nothing.
+// useUnknown says why a device keeps its userspace driver when Open has failed with err. If the kernel never tells,
+// records and allocations decide, unless the kubelet is fresh; then it returns nothing.
 func useUnknown(d nodestate.Device, fn sysfs.PCIFunction, fresh bool, err error) []problem.Finding {
 	remedy := "see the daemon's log"
 	switch {

@@ -41,9 +41,8 @@ type Actions interface {
 	// Open says whether a program has the function open, and by which sign. The error is
 	// ErrUnseen where the kernel never tells.
 	Open(fn sysfs.PCIFunction) (by string, open bool, err error)
-	// Bind binds the function to the driver. It returns at the end, after any time: the
-	// kernel waits for programs that have the function open. It continues when the daemon
-	// dies, and keeps the lock until its end.
+	// Bind binds the function to the driver. It returns at the end, after any time: the kernel waits for programs
+	// that have the function open. It continues when the daemon dies, and keeps the lock until its end.
 	Bind(fn sysfs.PCIFunction, to string, lock *os.File) error
 }
 
@@ -177,8 +176,7 @@ func (b *Binder) Step(ctx context.Context, src inventory.Sources, res inventory.
 	return after
 }
 
-// postponed are the findings to keep about draining devices whose change is not due for the
-// moment.
+// postponed are the findings to keep about draining devices whose change is not due for the moment.
 func (b *Binder) postponed(devices []nodestate.Device, idle func(device.PCIAddress) bool) map[device.PCIAddress][]problem.Finding {
 	kept := map[device.PCIAddress][]problem.Finding{}
 	for _, d := range devices {
@@ -281,8 +279,7 @@ func (b *Binder) Tidy(rec nodestate.Restore, src *inventory.Sources, lock *os.Fi
 	return true
 }
 
-// Unended waits for the changes under way until ctx ends, and returns the devices whose change
-// goes on, sorted.
+// Unended waits for the changes under way until ctx ends, and returns the devices whose change goes on, sorted.
 func (b *Binder) Unended(ctx context.Context) (devices []device.PCIAddress) {
 	for _, pci := range slices.Sorted(maps.Keys(b.jobs)) {
 		select {

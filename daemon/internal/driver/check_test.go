@@ -16,8 +16,7 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files anew")
 
-// scene is a question to Check. The zero value, with its function added, is a
-// machine where all is well.
+// scene is a question to Check. The zero value, with its function added, is a machine where all is well.
 type scene struct {
 	name   string
 	driver string // "" is vfio-pci

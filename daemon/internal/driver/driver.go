@@ -1,10 +1,9 @@
 // Package driver gives PCI network functions to userspace drivers and back to the kernel.
 //
-// Binder decides when: it begins a change that package inventory wants, under the device's lock,
-// once Check and InUse find no obstacle. Runner starts a process for the change, an Order, which
-// Serve and Execute carry out. A write to sysfs may hang for as long as a program has the device
-// open, and no signal ends it. The process inherits the lock, so the kernel keeps the device
-// locked until the write is done, even if the daemon has ended, and nobody else waits.
+// Binder decides when: it begins a change that package inventory wants, under the device's lock, once Check and InUse
+// find no obstacle. Runner starts a process for the change, an Order, which Serve and Execute carry out. A write to
+// sysfs may hang for as long as a program has the device open, and no signal ends it. The process inherits the lock,
+// so the kernel keeps the device locked until the write is done, even if the daemon has ended, and nobody else waits.
 //
 // Only sysfs keeps state between the steps: after an order that was interrupted at any point,
 // another order, in either direction, completes the change.
@@ -106,8 +105,7 @@ func driverName(s string) bool {
 	return true
 }
 
-// classNetwork is the base class of network controllers, the upper 8 of the 24
-// bits of a class code.
+// classNetwork is the base class of network controllers, the upper 8 of the 24 bits of a class code.
 const classNetwork = 0x02
 
 // untouchable says why the driver of a function is never changed; nil if it may be changed.

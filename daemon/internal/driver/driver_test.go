@@ -38,8 +38,7 @@ func TestDecodeOrder(t *testing.T) {
 	}
 }
 
-// FuzzDecodeOrder: a valid order names one function, at most one driver, and no path besides its
-// own fields.
+// FuzzDecodeOrder: a valid order names one function, at most one driver, and no path besides its own fields.
 func FuzzDecodeOrder(f *testing.F) {
 	for _, s := range []string{
 		`{"address":"0000:00:06.0","driver":"vfio-pci","loadModule":true,"unsafeNoIOMMU":true,"sysfs":"/sys","modules":"/"}`,

@@ -11,9 +11,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
 )
 
-// Execute carries out an order. It returns when sysfs shows the ordered driver, or with an error
-// that names function, driver, the kernel's error and the remedy. The error is fs.ErrNotExist if
-// the function is gone.
+// Execute carries out an order. It returns when sysfs shows the ordered driver, or with an error that names function,
+// driver, the kernel's error and the remedy. The error is fs.ErrNotExist if the function is gone.
 //
 // If a userspace driver cannot be bound, the function is returned to the kernel's driver first. A
 // function that is no network device, an EFA, or a PF with VFs is never changed.
@@ -74,8 +73,7 @@ func (t *task) run() error {
 	return fmt.Errorf("%w; %s has it", err, fn.Driver)
 }
 
-// prepare makes the machine ready for the driver. It leaves the function alone, so nothing is lost
-// if it fails.
+// prepare makes the machine ready for the driver. It leaves the function alone, so nothing is lost if it fails.
 func (t *task) prepare(fn sysfs.PCIFunction) error {
 	if fn.Driver == t.Driver {
 		return nil
@@ -101,9 +99,8 @@ func (t *task) prepare(fn sysfs.PCIFunction) error {
 	return t.switchNoIOMMU()
 }
 
-// loadModules loads the module of the driver, and for vfio-pci the module that drives the IOMMU.
-// modprobe(8) would do that itself, because vfio names it as a soft dependency; a kernel with
-// iommufd in its place has none.
+// loadModules loads the module of the driver, and for vfio-pci the module that drives the IOMMU. modprobe(8) would do
+// that itself, because vfio names it as a soft dependency; a kernel with iommufd in its place has none.
 func (t *task) loadModules(loaded bool) error {
 	if !loaded {
 		if err := t.load(t.Driver); err != nil {
@@ -124,10 +121,9 @@ func (t *task) loadModules(loaded bool) error {
 	return nil
 }
 
-// switchNoIOMMU lets vfio-pci take functions without an IOMMU group, which it looks up when it
-// probes them (vfio_group_find_or_alloc in drivers/vfio/group.c). The switch is for the whole
-// machine, and the first such function taints the kernel. It stays on, or a program could not open
-// its device a second time.
+// switchNoIOMMU lets vfio-pci take functions without an IOMMU group, which it looks up when it probes them
+// (vfio_group_find_or_alloc in drivers/vfio/group.c). The switch is for the whole machine, and the first such
+// function taints the kernel. It stays on, or a program could not open its device a second time.
 func (t *task) switchNoIOMMU() error {
 	state, err := readNoIOMMU(t.fs)
 	if err != nil || state == NoIOMMUOn {
@@ -202,9 +198,8 @@ func (t *task) giveBack() error {
 	return err
 }
 
-// release takes the function from a userspace driver. It offers it to one kernel driver if that is
-// named, and to all if the driver does not take it. A function with a kernel driver stays there:
-// only the override is cleared.
+// release takes the function from a userspace driver. It offers it to one kernel driver if that is named, and to all
+// if the driver does not take it. A function with a kernel driver stays there: only the override is cleared.
 //
 // The one driver is named by driver_override, or the first that matches would win. The override
 // must not stay, or the function would not get the driver of a newer kernel.
@@ -272,9 +267,8 @@ func (t *task) gone() bool {
 	return errors.Is(err, fs.ErrNotExist)
 }
 
-// override names the only driver that may bind the function; "" lets any. The kernel takes an
-// empty line for no name (driver_override_store in drivers/pci/pci-sysfs.c), and ignores an empty
-// write.
+// override names the only driver that may bind the function; "" lets any. The kernel takes an empty line for no name
+// (driver_override_store in drivers/pci/pci-sysfs.c), and ignores an empty write.
 func (t *task) override(driver string) error {
 	now, err := t.fs.DriverOverride(t.Address)
 	if err != nil || now == driver {

@@ -42,9 +42,8 @@ func TestExecuteWrites(t *testing.T) {
 	}
 }
 
-// TestExecuteAfterAKill: killed before or after any write, in either direction
-// and while it makes a failure good, the next order is carried out all the same,
-// to the end that it would have had.
+// TestExecuteAfterAKill: killed before or after any write, in either direction and while it makes a failure good, the
+// next order is carried out all the same, to the end that it would have had.
 func TestExecuteAfterAKill(t *testing.T) {
 	ways := map[string]struct {
 		prepare func(k *kernel)
@@ -101,8 +100,7 @@ func TestExecuteAfterAKill(t *testing.T) {
 	}
 }
 
-// A bind that fails leaves the function with the kernel's driver. The error names driver, file,
-// cause and remedy.
+// A bind that fails leaves the function with the kernel's driver. The error names driver, file, cause and remedy.
 func TestExecuteFails(t *testing.T) {
 	tests := map[string]struct {
 		prepare func(k *kernel)
@@ -181,8 +179,7 @@ func TestExecuteRefuses(t *testing.T) {
 	}
 }
 
-// A function that goes away at any write is gone, not failed; one that takes its
-// place is not touched.
+// A function that goes away at any write is gone, not failed; one that takes its place is not touched.
 func TestExecuteUnplugged(t *testing.T) {
 	for _, o := range []Order{toVFIO, toENA} {
 		for stop := 1; stop <= 3; stop++ {

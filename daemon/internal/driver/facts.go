@@ -8,8 +8,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
 )
 
-// NoIOMMU is the switch of vfio's mode without an IOMMU,
-// /sys/module/vfio/parameters/enable_unsafe_noiommu_mode.
+// NoIOMMU is the switch of vfio's mode without an IOMMU, /sys/module/vfio/parameters/enable_unsafe_noiommu_mode.
 type NoIOMMU int
 
 // The states of the switch.

@@ -16,9 +16,8 @@ import (
 // records and allocations can tell then.
 var ErrUnseen = errors.New("the kernel does not tell which devices of the driver are open")
 
-// InUse says whether a program has the function open, and by which sign. dev is the host's /dev. A
-// function without a userspace driver is never open. After an error that is unknown; the error is
-// ErrUnseen, or names the missing file.
+// InUse says whether a program has the function open, and by which sign. dev is the host's /dev. A function without a
+// userspace driver is never open. After an error that is unknown; the error is ErrUnseen, or names the missing file.
 func InUse(sys sysfs.FS, dev string, fn sysfs.PCIFunction) (by string, open bool, err error) {
 	switch {
 	case fn.Driver == vfioPCI:
@@ -29,11 +28,10 @@ func InUse(sys sysfs.FS, dev string, fn sysfs.PCIFunction) (by string, open bool
 	return "", false, nil
 }
 
-// uioInUse goes by the use count of the driver's module. Each open file of a uio device holds one
-// reference to the module that registered the device, until it is closed and unmapped (uio_open
-// and uio_release in drivers/uio/uio.c: try_module_get and module_put of idev->owner), and nothing
-// else does. So a count of 0 proves that no device of the driver is open. A higher count does not
-// tell which one, unless the driver has only one.
+// uioInUse goes by the use count of the driver's module. Each open file of a uio device holds one reference to the
+// module that registered the device, until it is closed and unmapped (uio_open and uio_release in drivers/uio/uio.c:
+// try_module_get and module_put of idev->owner), and nothing else does. So a count of 0 proves that no device of the
+// driver is open. A higher count does not tell which one, unless the driver has only one.
 func uioInUse(sys sysfs.FS, fn sysfs.PCIFunction) (by string, open bool, err error) {
 	users, counted, err := sys.ModuleUsers(fn.Driver)
 	if err != nil || counted && users == 0 {
@@ -62,9 +60,8 @@ func vfioInUse(dev string, fn sysfs.PCIFunction) (node string, open bool, err er
 	if fn.IOMMUGroup < 0 {
 		return "", false, fmt.Errorf("ask vfio who uses %s: it has no IOMMU group", fn.Address)
 	}
-	// In no-IOMMU mode vfio makes a group, with a number from the same range
-	// (vfio_noiommu_group_alloc), and calls its node by another name. Opening
-	// that takes CAP_SYS_RAWIO.
+	// In no-IOMMU mode vfio makes a group, with a number from the same range (vfio_noiommu_group_alloc), and calls
+	// its node by another name. Opening that takes CAP_SYS_RAWIO.
 	group := strconv.Itoa(fn.IOMMUGroup)
 	for _, name := range []string{group, "noiommu-" + group} {
 		node = filepath.Join(dev, "vfio", name)

@@ -87,8 +87,7 @@ func (h *head) String() string {
 	return strings.ToValidUTF8(strings.TrimSpace(string(h.kept)), "\uFFFD")
 }
 
-// Serve carries out the order that Runner has written to stdin. It refuses to do so without
-// the device's lock.
+// Serve carries out the order that Runner has written to stdin. It refuses to do so without the device's lock.
 func Serve(stdin io.Reader) error {
 	order, err := DecodeOrder(stdin)
 	if err != nil {

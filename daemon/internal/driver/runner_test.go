@@ -17,8 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The test binary is also the child that Runner starts, and a daemon that
-// starts one.
+// The test binary is also the child that Runner starts, and a daemon that starts one.
 func TestMain(m *testing.M) {
 	if len(os.Args) == 2 && os.Args[1] == Command {
 		syscall.Exit(child()) // without the report of a test with -cover

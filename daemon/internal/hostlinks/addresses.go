@@ -24,8 +24,7 @@ import (
 // amazon-ec2-net-utils does so once a minute: the Problem would change with each pod.
 const addressGone = 2 * time.Minute
 
-// addresses are the ENIs whose links have addresses in the host. An ENI's entry stays while a
-// pod has the link alone.
+// addresses are the ENIs whose links have addresses in the host. An ENI's entry stays while a pod has the link alone.
 type addresses map[device.ENIID]*hostAddresses
 
 type hostAddresses struct {
@@ -44,8 +43,7 @@ type placedAddress struct {
 	absent time.Time
 }
 
-// note records the addresses of a link. protocols are those of its routes that were removed
-// from the main table.
+// note records the addresses of a link. protocols are those of its routes that were removed from the main table.
 func (a addresses) note(t inventory.IdleLink, found []routing.HostAddress, protocols []string, now time.Time) {
 	h := a[t.Device.ENIID]
 	if h == nil {
@@ -150,8 +148,7 @@ func (l *Links) hostProblems(src inventory.Sources, devices []nodestate.Device) 
 	return found
 }
 
-// primaryLink is the name of the primary ENI's link, which never leaves the host; "" while
-// it is not known.
+// primaryLink is the name of the primary ENI's link, which never leaves the host; "" while it is not known.
 func primaryLink(src inventory.Sources) string {
 	for _, e := range src.ENIs.Value {
 		for _, l := range src.Links.Value {

@@ -72,8 +72,7 @@ func (l *Links) clearRest(ctx context.Context) (found []problem.Finding) {
 	return found
 }
 
-// clearAll clears links after one dump of the host's routes and addresses. It returns the
-// error of that dump.
+// clearAll clears links after one dump of the host's routes and addresses. It returns the error of that dump.
 func (l *Links) clearAll(ctx context.Context, targets []inventory.IdleLink) error {
 	if len(targets) == 0 {
 		return nil
@@ -139,8 +138,7 @@ func (l *Links) clearOne(ctx context.Context, t inventory.IdleLink, c *routing.C
 	return found
 }
 
-// clear does the chores under the device's lock, unless a pod owns the device alone. They
-// harm no pod that shares it.
+// clear does the chores under the device's lock, unless a pod owns the device alone. They harm no pod that shares it.
 func (l *Links) clear(ctx context.Context, t inventory.IdleLink, todo *chores) (done routing.Cleared, err error) {
 	ctx, cancel := context.WithTimeout(ctx, clearWait)
 	defer cancel()
@@ -211,8 +209,7 @@ func leased(l *leases.Leases, a routing.HostAddress) bool {
 	return slices.ContainsFunc(l.Leases, func(l leases.Lease) bool { return l.State == leases.Held && l.Address == a.Prefix.Addr() })
 }
 
-// acceptsRouters says whether the link accepts router advertisements, and it is time to try
-// to end that.
+// acceptsRouters says whether the link accepts router advertisements, and it is time to try to end that.
 func (l *Links) acceptsRouters(t inventory.IdleLink) bool {
 	last := l.refused[t.Device.ENIID]
 	if l.IPv6 == "" || last.err != nil && l.now.Sub(last.at).Abs() < refusedAgain {

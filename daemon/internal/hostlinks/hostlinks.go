@@ -109,10 +109,9 @@ func New(o Options) *Links {
 	}
 }
 
-// Step brings the links to where they should be. It calls again, which must read src and res
-// anew, after it has changed links. It returns the findings to retry, and the time after
-// which to do so; 0 for no time in particular. Findings that a retry does not end are
-// Problems.
+// Step brings the links to where they should be. It calls again, which must read src and res anew, after it has
+// changed links. It returns the findings to retry, and the time after which to do so; 0 for no time in particular.
+// Findings that a retry does not end are Problems.
 func (l *Links) Step(ctx context.Context, src *inventory.Sources, res *inventory.Result, again func()) (found []problem.Finding, after time.Duration) {
 	l.now = src.Now
 	l.follow(*res)
@@ -149,8 +148,7 @@ func (l *Links) follow(res inventory.Result) {
 	l.Interest.Set(links)
 }
 
-// configure sets the MTU of idle links and brings them up. It says whether it has changed
-// any.
+// configure sets the MTU of idle links and brings them up. It says whether it has changed any.
 func (l *Links) configure(ctx context.Context, idle []inventory.IdleLink) (changed bool, found []problem.Finding) {
 	for _, t := range idle {
 		if t.Settled() {
@@ -168,8 +166,7 @@ func (l *Links) configure(ctx context.Context, idle []inventory.IdleLink) (chang
 	return changed, found
 }
 
-// configureOne changes one link under its device's lock, after another look: a pod may have
-// got the link meanwhile.
+// configureOne changes one link under its device's lock, after another look: a pod may have got the link meanwhile.
 func (l *Links) configureOne(ctx context.Context, t inventory.IdleLink) error {
 	unlock, err := l.Locks.LockFor(ctx, lockWait, t.Device.PCIAddress)
 	if err != nil {
@@ -195,8 +192,7 @@ func (l *Links) configureOne(ctx context.Context, t inventory.IdleLink) error {
 	return nil
 }
 
-// current returns the link as it is now; devicelock.ErrNotOurs if it is gone or another one
-// has its index.
+// current returns the link as it is now; devicelock.ErrNotOurs if it is gone or another one has its index.
 func (l *Links) current(was link.Link) (link.Link, error) {
 	links, err := l.Host.Links()
 	if err != nil {

@@ -168,8 +168,7 @@ func TestStepFails(t *testing.T) {
 	}
 }
 
-// TestStepLeavesPodsAlone: nothing changes while a pod owns the device, and a plugin's lock
-// asks for a retry.
+// TestStepLeavesPodsAlone: nothing changes while a pod owns the device, and a plugin's lock asks for a retry.
 func TestStepLeavesPodsAlone(t *testing.T) {
 	h := newHost(t, func(*Options) {})
 	h.clutter.Defaults = routing.DefaultRoutes{{Index: 7, Family: unix.AF_INET}, {Index: 2, Family: unix.AF_INET}}

@@ -18,9 +18,8 @@ import (
 // change by an administrator, and some drivers ask their hardware.
 const profileEvery = time.Minute
 
-// readProfiles reads the device settings (ethtool(8)) of idle devices into their rows: ADD
-// copies them, and DEL restores them. A device keeps its row's settings while it is in a pod,
-// or still has to be restored.
+// readProfiles reads the device settings (ethtool(8)) of idle devices into their rows: ADD copies them, and DEL
+// restores them. A device keeps its row's settings while it is in a pod, or still has to be restored.
 func (l *Links) readProfiles(ctx context.Context, res *inventory.Result) {
 	for _, t := range res.Idle {
 		pci := t.Device.PCIAddress
@@ -45,8 +44,7 @@ func (l *Links) readProfiles(ctx context.Context, res *inventory.Result) {
 	}
 }
 
-// readProfile reads a device's settings under its lock: a pod may have had the device since
-// its link was found idle.
+// readProfile reads a device's settings under its lock: a pod may have had the device since its link was found idle.
 func (l *Links) readProfile(ctx context.Context, t inventory.IdleLink) (nodestate.Settings, error) {
 	unlock, err := l.Locks.LockFor(ctx, lockWait, t.Device.PCIAddress)
 	if err != nil {

@@ -37,9 +37,8 @@ func (l *Links) routeSources(src inventory.Sources, devices []nodestate.Device) 
 	return nil
 }
 
-// withoutTaken tries again without the links that went down, or into a pod, since they were
-// read. Such a link needs no rules, and its return is an event. It returns the sources of the
-// last try.
+// withoutTaken tries again without the links that went down, or into a pod, since they were read. Such a link needs
+// no rules, and its return is an event. It returns the sources of the last try.
 func (l *Links) withoutTaken(want []routing.Source, devices []nodestate.Device, changed bool, err error) ([]routing.Source, bool, error) {
 	links, unread := l.Host.Links()
 	if unread != nil {

@@ -11,13 +11,11 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// People may write any number of NodeENIs, each of 1.5 MiB. The inventory, the
-// checkpoint and the ENINodeState must have room for all that depends on them. So fields
-// without a length limit share a budget, and a NodeENI whose share does not fit goes
-// without. The smallest shares fit first: nobody's suffers from a larger one.
+// People may write any number of NodeENIs, each of 1.5 MiB. The inventory, the checkpoint and the ENINodeState must
+// have room for all that depends on them. So fields without a length limit share a budget, and a NodeENI whose share
+// does not fit goes without. The smallest shares fit first: nobody's suffers from a larger one.
 const (
-	// maxENIs is how many ENIs one NodeENI may mean on one node. No instance type of EC2
-	// has as many.
+	// maxENIs is how many ENIs one NodeENI may mean on one node. No instance type of EC2 has as many.
 	maxENIs = 500
 	// namespaceBudget is for the lists of allowed namespaces in all rows, in octets.
 	namespaceBudget = 1 << 20
@@ -79,9 +77,8 @@ func (j *joiner) noRoom(why nodestate.Reason, nodeENI, format string, args ...an
 // rowSize is the approximate size of a row in octets.
 const rowSize = 500
 
-// absent says whether a row is of an ENI that is nowhere on this machine: any number of
-// them can be declared. Rows that were placed, and ENIs of this instance, are only as
-// many as the machine has.
+// absent says whether a row is of an ENI that is nowhere on this machine: any number of them can be declared. Rows
+// that were placed, and ENIs of this instance, are only as many as the machine has.
 func (j *joiner) absent(r *row) bool {
 	_, listed := j.enis[r.ENIID]
 	return r.Phase == nodestate.PhasePending && r.PCIAddress == "" && !listed

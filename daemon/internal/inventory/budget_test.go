@@ -33,8 +33,7 @@ func allowing(list string) func(*v1alpha1.NodeENI) {
 	}
 }
 
-// hostile are NodeENIs that the API server takes, and of which nobody would expect that
-// a node has room for them.
+// hostile are NodeENIs that the API server takes, and of which nobody would expect that a node has room for them.
 func hostile(r *rand.Rand) map[string]func(*v1alpha1.NodeENI) {
 	all := map[string]func(*v1alpha1.NodeENI){}
 	subnets := func(n int, id func(int) string) func(*v1alpha1.NodeENI) {
@@ -127,9 +126,8 @@ func fits(t *testing.T, res Result) {
 	}
 }
 
-// TestNoNodeENITakesAnothersRoom: no NodeENI that the API server takes changes the rows,
-// lists or removals of other NodeENIs, and the daemon writes nothing that is too large
-// for its readers.
+// TestNoNodeENITakesAnothersRoom: no NodeENI that the API server takes changes the rows, lists or removals of other
+// NodeENIs, and the daemon writes nothing that is too large for its readers.
 func TestNoNodeENITakesAnothersRoom(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
@@ -292,8 +290,7 @@ func TestFitDeclarations(t *testing.T) {
 	}
 }
 
-// TestProblemsOfOneNodeENI: the first 20 problems of a NodeENI are shown, and then how
-// many there are beside them.
+// TestProblemsOfOneNodeENI: the first 20 problems of a NodeENI are shown, and then how many there are beside them.
 func TestProblemsOfOneNodeENI(t *testing.T) {
 	for faults, more := range map[int]string{20: "", 22: "2 more problems of this NodeENI are not shown; mend the shown ones"} {
 		w := newWorld(1)

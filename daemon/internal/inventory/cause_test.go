@@ -80,8 +80,7 @@ func TestReattachedBehindARow(t *testing.T) {
 	expect(t, w.sync(), []string{"NoInterface"}, aReady)
 }
 
-// TestReattachedIsSeenAnew: another function at the address has other settings, and a
-// link that is not up yet.
+// TestReattachedIsSeenAnew: another function at the address has other settings, and a link that is not up yet.
 func TestReattachedIsSeenAnew(t *testing.T) {
 	w := newWorld(1)
 	w.declare("a", 1)

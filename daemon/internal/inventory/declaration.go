@@ -24,21 +24,18 @@ type declaration struct {
 	subnet device.SubnetID
 	cidr   netip.Prefix
 
-	// driver is the userspace driver the function must be bound to; "" for a
-	// device on kernel networking.
+	// driver is the userspace driver the function must be bound to; "" for a device on kernel networking.
 	driver string
 	// resource is "" for a device that is not advertised.
 	resource device.ResourceName
 	mtu      int
 	allowed  []string
-	// stated is spec.dpdkPCIAddress, where it is meant for this ENI: what is
-	// discovered must agree with it.
+	// stated is spec.dpdkPCIAddress, where it is meant for this ENI: what is discovered must agree with it.
 	stated device.PCIAddress
 	// hint is where the device is said to be by anybody, a person or the public
 	// controller; it counts only where nothing can be discovered.
 	hint device.PCIAddress
-	// faulty: the declaration contradicts itself, so that its device must not
-	// be used until it is mended.
+	// faulty: the declaration contradicts itself, so that its device must not be used until it is mended.
 	faulty bool
 	// remembered: not declared by anything that could be read now. The row
 	// before describes it, and its phase gets no better.
@@ -50,8 +47,7 @@ type declaration struct {
 // declarations are the ENIs that one NodeENI declares for this node.
 type declarations struct {
 	enis []declaration
-	// undecided: part of it cannot be understood, so that it may mean ENIs
-	// that none of the declarations names.
+	// undecided: part of it cannot be understood, so that it may mean ENIs that none of the declarations names.
 	undecided bool
 	// attached: the ENIs are listed by the status, not to be looked for.
 	attached bool
@@ -111,8 +107,7 @@ func (j *joiner) wants(o *v1alpha1.NodeENI) declaration {
 // AttachNetworkInterface is a 32-bit Integer (Amazon EC2 API Reference).
 const maxDeviceIndex = math.MaxInt32
 
-// maxMTU is the largest that any driver of a cloud NIC takes, in octets; ena
-// has 9216.
+// maxMTU is the largest that any driver of a cloud NIC takes, in octets; ena has 9216.
 const maxMTU = 9216
 
 // dpdkDriver returns "" for a driver that gives the device to no program.
@@ -124,9 +119,8 @@ func (j *joiner) dpdkDriver(o *v1alpha1.NodeENI) string {
 	return o.Spec.DPDKDriver
 }
 
-// allowedNamespaces returns nil for any namespace. In a row an empty list means
-// the same, so a declaration that allows nobody becomes the name "", which no
-// namespace has.
+// allowedNamespaces returns nil for any namespace. In a row an empty list means the same, so a declaration that
+// allows nobody becomes the name "", which no namespace has.
 func (j *joiner) allowedNamespaces(o *v1alpha1.NodeENI) []string {
 	names, err := o.AllowedNamespaces()
 	if err != nil {

@@ -9,8 +9,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// TestStatusDeviceIndex: an index of a status that EC2 cannot have given means that the
-// index is unknown.
+// TestStatusDeviceIndex: an index of a status that EC2 cannot have given means that the index is unknown.
 func TestStatusDeviceIndex(t *testing.T) {
 	for given, want := range map[int]int{-1: -1, 0: -1, 1: 1, 15: 15, maxDeviceIndex: maxDeviceIndex, maxDeviceIndex + 1: -1} {
 		w := newWorld(1)

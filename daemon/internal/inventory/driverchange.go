@@ -9,9 +9,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// phaseOfDriverChange decides about a device that is bound to another driver than it
-// should be. A device that was usable in its old form drains first: as long as the device
-// plugin offers it or a pod has it, its driver stays.
+// phaseOfDriverChange decides about a device that is bound to another driver than it should be. A device that was
+// usable in its old form drains first: as long as the device plugin offers it or a pod has it, its driver stays.
 func (j *joiner) phaseOfDriverChange(decl *declaration, p place, d nodestate.Device) nodestate.Phase {
 	before := j.sameBefore(decl.eni, p.pci)
 	phase := nodestate.PhasePending
@@ -72,8 +71,7 @@ func (j *joiner) free(before *nodestate.CheckpointDevice, pci device.PCIAddress)
 	return j.forgettable(before)
 }
 
-// explainForeignDriver reports a userspace driver that is not the daemon's to
-// take away.
+// explainForeignDriver reports a userspace driver that is not the daemon's to take away.
 func (j *joiner) explainForeignDriver(decl *declaration, p place) {
 	if decl.driver == "" {
 		j.problem(reason.DriverMismatch, decl.nodeENI, decl.eni.String(), "another program has bound %s to %s, but spec.enableDPDK is false; set it to "+

@@ -11,8 +11,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
 )
 
-// driverChanges returns the drivers that devices are to be bound to: all tests but one have
-// only one device.
+// driverChanges returns the drivers that devices are to be bound to: all tests but one have only one device.
 func driverChanges(r Result) []string {
 	var all []string
 	for _, d := range r.DriverChanges {
@@ -211,8 +210,7 @@ func TestDriverChange(t *testing.T) {
 	}
 }
 
-// TestTakenKeepsWhatItWas: while a device is bound, its row and the checkpoint
-// keep its description from the host.
+// TestTakenKeepsWhatItWas: while a device is bound, its row and the checkpoint keep its description from the host.
 func TestTakenKeepsWhatItWas(t *testing.T) {
 	w := newWorld(1)
 	w.declare("a", 1, dpdk)

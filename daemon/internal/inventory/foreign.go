@@ -9,20 +9,18 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// quietTime is how long a link must have been seen without marks before its ENI is
-// taken for ours. The VPC CNI attaches an ENI, asks the metadata for it with waits that
-// double from 100 ms, and gives it rule and table at its next answer
-// (waitForENIAndIPsAttached in pkg/awsutils/awsutils.go and setupENINetwork in
-// pkg/networkutils/network.go of amazon-vpc-cni-k8s): it needs no longer after we could
-// have seen the ENI than the metadata needed before, which are seconds. After a boot no
-// pod can come sooner, since the CNI writes its conflist behind all that.
+// quietTime is how long a link must have been seen without marks before its ENI is taken for ours. The VPC CNI
+// attaches an ENI, asks the metadata for it with waits that double from 100 ms, and gives it rule and table at its
+// next answer (waitForENIAndIPsAttached in pkg/awsutils/awsutils.go and setupENINetwork in
+// pkg/networkutils/network.go of amazon-vpc-cni-k8s): it needs no longer after we could have seen the ENI than the
+// metadata needed before, which are seconds. After a boot no pod can come sooner, since the CNI writes its conflist
+// behind all that.
 const quietTime = 30 * time.Second
 
-// unlessForeign returns the ENI that was found at the declaration's slot, or "" where
-// others attach ENIs too and it is theirs, or may be. EC2's tag decides where it is
-// known. Else the marks on the link do: they are asked about at every look, for an ENI
-// that is ours too, but for one that a pod has, whose link may have any. An ENI
-// stays as it is where its marks cannot be read, or it has no link to look at.
+// unlessForeign returns the ENI that was found at the declaration's slot, or "" where others attach ENIs too and it
+// is theirs, or may be. EC2's tag decides where it is known. Else the marks on the link do: they are asked about at
+// every look, for an ENI that is ours too, but for one that a pod has, whose link may have any. An ENI stays as it is
+// where its marks cannot be read, or it has no link to look at.
 func (j *joiner) unlessForeign(decl *declaration, eni device.ENIID) device.ENIID {
 	if j.Lookup != LookupGuarded {
 		return eni

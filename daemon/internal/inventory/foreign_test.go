@@ -12,8 +12,7 @@ import (
 
 const table2 = "route table 2 leads out of it"
 
-// guard makes the world one where others attach ENIs too, and marks the links of
-// some.
+// guard makes the world one where others attach ENIs too, and marks the links of some.
 func (w *world) guard(marked ...int) {
 	w.Lookup = LookupGuarded
 	foreign := map[int]string{}

@@ -77,8 +77,7 @@ var comparePrefix = cmpopts.EquateComparable(netip.Prefix{})
 
 func name(n int) string { return string(rune('a' + n)) }
 
-// FuzzJoin lets anything happen to a node, two octets for each event, and
-// checks the invariants after each.
+// FuzzJoin lets anything happen to a node, two octets for each event, and checks the invariants after each.
 func FuzzJoin(f *testing.F) {
 	f.Add([]byte{0, 1, 12, 1, 18, 1, 11, 1, 20, 1})
 	f.Add([]byte{5, 1, 12, 1, 12, 2, 6, 1, 22, 3, 22, 1})

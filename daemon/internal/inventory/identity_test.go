@@ -86,8 +86,7 @@ func TestProblemsNameTheWayOut(t *testing.T) {
 	}
 }
 
-// TestTwoENIsAtOneSlot: IMDS lists a detached ENI beside the one that took its
-// place.
+// TestTwoENIsAtOneSlot: IMDS lists a detached ENI beside the one that took its place.
 func TestTwoENIsAtOneSlot(t *testing.T) {
 	stale := func(w *world, n int) {
 		w.enis[n] = vpc.ENI{ID: eniID(n), MAC: mac(n), DeviceIndex: 1, SubnetID: subnet(1)}
@@ -166,9 +165,8 @@ func TestLookAgainWhenTheGraceEnds(t *testing.T) {
 	}
 }
 
-// TestKeptByAnother: a device in its grace, which only a hint has placed and IMDS no
-// longer lists, is not taken by another NodeENI for the same slot because the
-// records, or IMDS, cannot be read.
+// TestKeptByAnother: a device in its grace, which only a hint has placed and IMDS no longer lists, is not taken by
+// another NodeENI for the same slot because the records, or IMDS, cannot be read.
 func TestKeptByAnother(t *testing.T) {
 	w := newWorld(1)
 	w.declare("b", 1, dpdk, statedPCI(pci(1).String()), resource("intel.com/y"))

@@ -13,8 +13,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// joiner is one run of Join: the sources, the tables made of them, and the
-// result as far as it has come.
+// joiner is one run of Join: the sources, the tables made of them, and the result as far as it has come.
 type joiner struct {
 	Sources
 	enis   map[device.ENIID]vpc.ENI
@@ -97,9 +96,8 @@ func Join(s Sources) Result {
 	return j.result()
 }
 
-// declarations returns the declarations that stand, with their ENIs as far as they are
-// known, in one group for each NodeENI. A declaration that could not be read
-// is remembered from the rows before.
+// declarations returns the declarations that stand, with their ENIs as far as they are known, in one group for each
+// NodeENI. A declaration that could not be read is remembered from the rows before.
 func (j *joiner) declarations() [][]declaration {
 	var groups [][]declaration
 	live := j.live()
@@ -133,9 +131,8 @@ func (j *joiner) declarations() [][]declaration {
 	return groups
 }
 
-// mayStay says whether a row that nothing declares is to be kept all the same:
-// because its declaration may be where nothing can be read, or for the grace
-// that a lost attachment has, which began at the time since.
+// mayStay says whether a row that nothing declares is to be kept all the same: because its declaration may be where
+// nothing can be read, or for the grace that a lost attachment has, which began at the time since.
 func (j *joiner) mayStay(r *nodestate.CheckpointDevice) (since time.Time, ok bool) {
 	d, declared := j.declared[r.NodeENI]
 	if !j.Complete || d.undecided {
@@ -165,9 +162,8 @@ func (j *joiner) missedSince(r *nodestate.CheckpointDevice) time.Time {
 	return r.MissingSince
 }
 
-// live returns the NodeENIs that are not being deleted, with their defaults, by
-// name. Of two with
-// one name the first in the source stands.
+// live returns the NodeENIs that are not being deleted, with their defaults, by name. Of two with one name the first
+// in the source stands.
 func (j *joiner) live() []*v1alpha1.NodeENI {
 	var all []*v1alpha1.NodeENI
 	for i := range j.NodeENIs {
@@ -221,8 +217,7 @@ func (j *joiner) result() Result {
 	return res
 }
 
-// SortProblems sorts problems as nodestate.Inventory says and drops duplicates.
-// The argument is changed.
+// SortProblems sorts problems as nodestate.Inventory says and drops duplicates. The argument is changed.
 func SortProblems(p []nodestate.Problem) []nodestate.Problem {
 	slices.SortFunc(p, func(a, b nodestate.Problem) int {
 		return cmp.Or(

@@ -62,9 +62,8 @@ func TestLeasedAddressesStay(t *testing.T) {
 	check("assigned again", w.sync(), []netip.Prefix{own, leased, free}, []netip.Prefix{used, unused}, "")
 }
 
-// TestLeasedWithoutARowBefore: a leased address is in the row though none
-// before had it: the checkpoint was lost, or the lease is younger than the look at
-// the leases after which the address left the row.
+// TestLeasedWithoutARowBefore: a leased address is in the row though none before had it: the checkpoint was lost, or
+// the lease is younger than the look at the leases after which the address left the row.
 func TestLeasedWithoutARowBefore(t *testing.T) {
 	w := newWorld(1)
 	w.declare("a", 1)

@@ -116,10 +116,9 @@ func (j *joiner) standing(t trace) bool {
 	return there && (t.instance == 0 || t.instance == fn.Instance)
 }
 
-// traces returns the traces that an ENI has left: in the Sync before, in the record of
-// the pod that has it, in the daemon's own when it bound the device. A row that never
-// had an interface was placed by its pod or by a hint, which are weighed anew each time
-// that the records can be read.
+// traces returns the traces that an ENI has left: in the Sync before, in the record of the pod that has it, in the
+// daemon's own when it bound the device. A row that never had an interface was placed by its pod or by a hint, which
+// are weighed anew each time that the records can be read.
 func (j *joiner) traces(eni device.ENIID) (all []trace) {
 	if r := j.rowBefore(eni); r != nil && r.PCIAddress != "" && (r.InterfaceName != "" || !j.Attachments.Known) {
 		all = append(all, trace{r.PCIAddress, r.Instance})
@@ -136,8 +135,7 @@ func (j *joiner) traces(eni device.ENIID) (all []trace) {
 	return all
 }
 
-// sameFunction returns the row before if the device was the PCI function that is at
-// that address now, or nil.
+// sameFunction returns the row before if the device was the PCI function that is at that address now, or nil.
 func (j *joiner) sameFunction(eni device.ENIID, pci device.PCIAddress) *nodestate.CheckpointDevice {
 	if r := j.sameBefore(eni, pci); r != nil && j.standing(trace{pci, r.Instance}) {
 		return r

@@ -38,8 +38,7 @@ func (j *joiner) drainUndeclared(r *nodestate.CheckpointDevice) {
 	}
 }
 
-// bound says whether the daemon has a row's device in hand; true where that
-// cannot be known.
+// bound says whether the daemon has a row's device in hand; true where that cannot be known.
 func (j *joiner) bound(r *nodestate.CheckpointDevice) (nodestate.Restore, bool) {
 	taken, ours := j.Taken.Value[r.PCIAddress]
 	switch {
@@ -128,8 +127,7 @@ func (j *joiner) forgettable(r *nodestate.CheckpointDevice) bool {
 	return r.Phase == nodestate.PhaseDraining && !offered && !j.maybeHeld(r)
 }
 
-// advertised says whether the device plugin may offer the device, or may have
-// done so earlier in this boot.
+// advertised says whether the device plugin may offer the device, or may have done so earlier in this boot.
 func advertised(r *nodestate.CheckpointDevice) bool { return r.Advertised || r.ResourceName != "" }
 
 // allocatable says whether the kubelet may still give the device to a pod.
@@ -137,9 +135,8 @@ func (j *joiner) allocatable(r *nodestate.CheckpointDevice) bool {
 	return j.Kubelet != nil && (!j.Kubelet.Known || slices.Contains(j.Kubelet.Value.Allocatable[r.ResourceName], r.PCIAddress))
 }
 
-// maybeHeld is true while the records, or for an advertised device the kubelet,
-// cannot be read. A pod to which the kubelet has allocated the device holds it
-// though it may not be set up yet.
+// maybeHeld is true while the records, or for an advertised device the kubelet, cannot be read. A pod to which the
+// kubelet has allocated the device holds it though it may not be set up yet.
 func (j *joiner) maybeHeld(r *nodestate.CheckpointDevice) bool {
 	if !j.Attachments.Known || j.held[r.PCIAddress] {
 		return true

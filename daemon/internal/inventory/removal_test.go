@@ -252,8 +252,7 @@ var overTime = map[string][]step{
 	},
 }
 
-// TestOverTime starts each story with one device, declared as "a", advertised
-// and ready.
+// TestOverTime starts each story with one device, declared as "a", advertised and ready.
 func TestOverTime(t *testing.T) {
 	for name, steps := range overTime {
 		t.Run(name, func(t *testing.T) {
@@ -318,8 +317,7 @@ func TestMissingAttachment(t *testing.T) {
 	}
 }
 
-// TestHintIsWeighedAnew: an address that was only written down does not become
-// a fact by having been believed once.
+// TestHintIsWeighedAnew: an address that was only written down does not become a fact by having been believed once.
 func TestHintIsWeighedAnew(t *testing.T) {
 	w := newWorld(1, 2)
 	w.declare("a", 1, dpdk, statedPCI(pci(2).String()))
@@ -335,8 +333,7 @@ func TestHintIsWeighedAnew(t *testing.T) {
 	expect(t, w.join(), nil, brief{"a", 1, pci(1), "", v1alpha1.DefaultResourceName, ready})
 }
 
-// TestPendingIsNotDrained: pending rows are forgotten without draining, unless a pod has
-// the device after all.
+// TestPendingIsNotDrained: pending rows are forgotten without draining, unless a pod has the device after all.
 func TestPendingIsNotDrained(t *testing.T) {
 	w := newWorld(1)
 	w.declare("a", 1)

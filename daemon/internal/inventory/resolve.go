@@ -18,8 +18,7 @@ type slot struct {
 	subnet device.SubnetID
 }
 
-// resolve gives the declaration its ENI, where that can be told, and says whether
-// the declaration stands at all.
+// resolve gives the declaration its ENI, where that can be told, and says whether the declaration stands at all.
 func (j *joiner) resolve(decl *declaration) bool {
 	if decl.eni == "" {
 		decl.eni = j.find(decl)
@@ -42,9 +41,8 @@ func (j *joiner) resolve(decl *declaration) bool {
 	return true
 }
 
-// find looks for the ENI at the declaration's slot, in IMDS and among the rows
-// before. Of several, of which IMDS lists all but one too long, the one that is
-// plugged in is meant.
+// find looks for the ENI at the declaration's slot, in IMDS and among the rows before. Of several, of which IMDS
+// lists all but one too long, the one that is plugged in is meant.
 func (j *joiner) find(decl *declaration) device.ENIID {
 	at := slot{decl.index, decl.subnet}
 	best, rank := []device.ENIID(nil), -1
@@ -133,9 +131,8 @@ func (j *joiner) explainMissing(decl *declaration) {
 		"the subnet", decl.index, decl.subnet, strings.Join(there, ", "))
 }
 
-// indexSlots collects which ENIs may be meant by a slot. A row before counts
-// where IMDS does not know better; one that is neither in IMDS nor plugged in
-// does not.
+// indexSlots collects which ENIs may be meant by a slot. A row before counts where IMDS does not know better; one
+// that is neither in IMDS nor plugged in does not.
 func (j *joiner) indexSlots() {
 	add := func(index int, subnet device.SubnetID, eni device.ENIID) {
 		j.slots[slot{index, subnet}] = append(j.slots[slot{index, subnet}], eni)
@@ -233,9 +230,8 @@ type sighting struct {
 	link *link.Link
 }
 
-// indexLinks finds the PCI function below each link: from the kernel, else from
-// sysfs. A link of a function that sysfs does not list belongs to another
-// machine's tree.
+// indexLinks finds the PCI function below each link: from the kernel, else from sysfs. A link of a function that
+// sysfs does not list belongs to another machine's tree.
 func (j *joiner) indexLinks() {
 	byName := map[string]device.PCIAddress{}
 	for pci, fn := range j.Functions.Value {

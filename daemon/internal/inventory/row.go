@@ -33,9 +33,8 @@ func (j *joiner) addRows(group []declaration) {
 	}
 }
 
-// choose applies spec.dpdkPCIAddress of a NodeENI with several ENIs: the one
-// that has the address is advertised, the others are not. One that none has is
-// a fault of them all, once all addresses are known.
+// choose applies spec.dpdkPCIAddress of a NodeENI with several ENIs: the one that has the address is advertised, the
+// others are not. One that none has is a fault of them all, once all addresses are known.
 func (j *joiner) choose(group []declaration, places []place) {
 	name := group[0].nodeENI
 	pci := j.declared[name].pci
@@ -117,8 +116,7 @@ func (j *joiner) addRow(decl *declaration, p place) {
 	}
 }
 
-// kernel says whether the declaration is one for kernel networking that may be acted
-// upon.
+// kernel says whether the declaration is one for kernel networking that may be acted upon.
 func (decl *declaration) kernel() bool {
 	return decl.driver == "" && !decl.faulty && (decl.remembered == nil || decl.remembered.Phase == nodestate.PhaseReady)
 }
@@ -135,9 +133,8 @@ func (j *joiner) hostName(decl *declaration, p place) string {
 	return ""
 }
 
-// takeHint accepts the PCI address that somebody wrote down for a device which
-// is handed to a userspace driver already, so that its MAC can be read nowhere:
-// when everything that can be seen agrees with it.
+// takeHint accepts the PCI address that somebody wrote down for a device which is handed to a userspace driver
+// already, so that its MAC can be read nowhere: when everything that can be seen agrees with it.
 func (j *joiner) takeHint(decl *declaration) place {
 	fn, there := j.Functions.Value[decl.hint]
 	if decl.eni == "" || !there || decl.driver == "" || fn.Driver != decl.driver || fn.Class>>16 != classNetwork {
@@ -152,12 +149,10 @@ func (j *joiner) takeHint(decl *declaration) place {
 	return place{state: trusted, pci: decl.hint, fn: fn}
 }
 
-// classNetwork is the base class of network controllers (PCI Code and ID
-// Assignment Specification).
+// classNetwork is the base class of network controllers (PCI Code and ID Assignment Specification).
 const classNetwork = 0x02
 
-// describe fills in the known fields of a device: from IMDS, else from the declaration,
-// else from the row before.
+// describe fills in the known fields of a device: from IMDS, else from the declaration, else from the row before.
 func (j *joiner) describe(decl *declaration, p place) nodestate.Device {
 	e, listed := j.enis[decl.eni]
 	if !listed {
@@ -242,8 +237,7 @@ func has(d *nodestate.Device, a netip.Addr) bool {
 		slices.ContainsFunc(d.Prefixes, func(p netip.Prefix) bool { return p.Contains(a) })
 }
 
-// sameBefore returns the row before if the device was at the same address of
-// the same boot, or nil.
+// sameBefore returns the row before if the device was at the same address of the same boot, or nil.
 func (j *joiner) sameBefore(eni device.ENIID, pci device.PCIAddress) *nodestate.CheckpointDevice {
 	if r := j.rowBefore(eni); r != nil && pci != "" && r.PCIAddress == pci {
 		return r
@@ -291,9 +285,8 @@ func (j *joiner) agrees(decl *declaration, p place) bool {
 	return false
 }
 
-// phaseKernel makes a device ready once its link was seen up. One that was
-// ready at this address in this boot stays so: its link may be in a pod, or on
-// its way back.
+// phaseKernel makes a device ready once its link was seen up. One that was ready at this address in this boot stays
+// so: its link may be in a pod, or on its way back.
 func (j *joiner) phaseKernel(decl *declaration, p place, before *nodestate.CheckpointDevice) nodestate.Phase {
 	switch {
 	case p.fn.Driver == "":
@@ -317,8 +310,7 @@ func (j *joiner) phaseKernel(decl *declaration, p place, before *nodestate.Check
 	return nodestate.PhasePending
 }
 
-// whyGone says whether no PCI function or another one is at the address of a device
-// that is gone.
+// whyGone says whether no PCI function or another one is at the address of a device that is gone.
 func (p place) whyGone() string {
 	if p.replaced {
 		return fmt.Sprintf("another PCI function is at %s, where the device was, and no link of this host has its MAC", p.pci)
@@ -326,8 +318,7 @@ func (p place) whyGone() string {
 	return fmt.Sprintf("no PCI function is at %s, where the device was", p.pci)
 }
 
-// explainNowhere says why a device has not been found, where something other
-// than time may be the reason.
+// explainNowhere says why a device has not been found, where something other than time may be the reason.
 func (j *joiner) explainNowhere(decl *declaration, p place) {
 	mac := j.mac(decl.eni)
 	switch {

@@ -1,10 +1,8 @@
-// Package inventory decides which ENIs of this node are declared, what each of
-// them is and in which phase: one pure function, Join, from everything the
-// daemon has read to everything it then does.
+// Package inventory decides which ENIs of this node are declared, what each of them is and in which phase: one pure
+// function, Join, from everything the daemon has read to everything it then does.
 //
-// Its one rule is that absent and unknown are different things. A source that
-// could not be read proves nothing: rows that depend on it are kept as they
-// were, and nothing is ever removed on its account.
+// Its one rule is that absent and unknown are different things. A source that could not be read proves nothing: rows
+// that depend on it are kept as they were, and nothing is ever removed on its account.
 package inventory
 
 import (
@@ -19,8 +17,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
 )
 
-// Fact is the answer of a source, or notes that it could not be asked. The zero value is
-// not known.
+// Fact is the answer of a source, or notes that it could not be asked. The zero value is not known.
 type Fact[T any] struct {
 	Value T
 	Known bool
@@ -34,8 +31,7 @@ type Snapshot struct {
 	// Objects have unique names, by which they are sorted. Their values may be
 	// invalid. They are shared with later Snapshots, so nobody may change them.
 	Objects []v1alpha1.NodeENI
-	// Problems are the source's problems with single objects, in a stable
-	// order.
+	// Problems are the source's problems with single objects, in a stable order.
 	Problems []nodestate.Problem
 	// Unread are the names of objects that are declared, perhaps for this node, and
 	// cannot be understood, nor ever were. Only the meaning of each of these is unknown.
@@ -46,8 +42,7 @@ type Snapshot struct {
 	// Elsewhere says whether there is a NodeENI of that name that is not for this
 	// node. Nil where the source knows of none.
 	Elsewhere func(name string) bool
-	// Lookup says how the ENI of an object without an entry for this node in
-	// status.attachments is found.
+	// Lookup says how the ENI of an object without an entry for this node in status.attachments is found.
 	Lookup Lookup
 }
 
@@ -59,8 +54,7 @@ const (
 	// LookupSlot goes by device index and subnet in IMDS. The zero value: for
 	// manifests, which are meant for this node.
 	LookupSlot Lookup = iota
-	// LookupNone: the status is the truth. Without an entry for this node there
-	// is no ENI here, or none any more.
+	// LookupNone: the status is the truth. Without an entry for this node there is no ENI here, or none any more.
 	LookupNone
 	// LookupGuarded is LookupSlot where others attach ENIs too: see foreign.go.
 	LookupGuarded
@@ -90,12 +84,10 @@ type Sources struct {
 	BootID string
 	// NodeENIs are the readable declarations, in any order.
 	NodeENIs []v1alpha1.NodeENI
-	// UnreadNodeENIs are the names of others that cannot be understood: the rows of each
-	// stay as they were.
+	// UnreadNodeENIs are the names of others that cannot be understood: the rows of each stay as they were.
 	UnreadNodeENIs []string
-	// Complete says that there are no others. While it is false, the absence of
-	// a NodeENI means nothing; a source that could not be read at all is an
-	// empty list that is not complete.
+	// Complete says that there are no others. While it is false, the absence of a NodeENI means nothing; a source
+	// that could not be read at all is an empty list that is not complete.
 	Complete bool
 	// Lookup and Elsewhere are the NodeENIs' source's; see Snapshot.
 	Lookup    Lookup
@@ -106,11 +98,9 @@ type Sources struct {
 	Functions Fact[map[device.PCIAddress]sysfs.PCIFunction]
 	// Links are the links of the host netns.
 	Links Fact[[]link.Link]
-	// Foreign says of links, by their index, why they look like somebody else's.
-	// Only LookupGuarded needs it.
+	// Foreign says of links, by their index, why they look like somebody else's. Only LookupGuarded needs it.
 	Foreign Fact[map[int]string]
-	// Unmarked says of links, by their index, how long they have been seen without
-	// such a sign.
+	// Unmarked says of links, by their index, how long they have been seen without such a sign.
 	Unmarked map[int]time.Duration
 	// Attachments are all records; records of another boot hold nothing.
 	Attachments Fact[[]nodestate.Attachment]
@@ -122,12 +112,10 @@ type Sources struct {
 	// ENIs in UnreadLeases every address counts as leased.
 	Leases       Fact[map[device.ENIID]leases.Leases]
 	UnreadLeases map[device.ENIID]bool
-	// Taken are the restore records of the functions that the daemon has bound to a
-	// userspace driver in this boot, or is about to bind. A function that somebody else has
-	// bound is not in it.
+	// Taken are the restore records of the functions that the daemon has bound to a userspace driver in this boot, or
+	// is about to bind. A function that somebody else has bound is not in it.
 	Taken Fact[map[device.PCIAddress]nodestate.Restore]
-	// ChangingDriver are the functions whose driver is being changed, whatever is read of
-	// them meanwhile.
+	// ChangingDriver are the functions whose driver is being changed, whatever is read of them meanwhile.
 	ChangingDriver map[device.PCIAddress]bool
 	// Checkpoint is the last state of the Sync before this one, in this run of
 	// the daemon or an earlier one; the zero value at the very first.
@@ -140,9 +128,8 @@ type Sources struct {
 	Kubelet *Fact[Kubelet]
 }
 
-// InHand says whether the daemon has taken the function from its kernel driver
-// and not given it back: it is bound to a userspace driver, or on its way between
-// two drivers. A function that was plugged in since is another instance.
+// InHand says whether the daemon has taken the function from its kernel driver and not given it back: it is bound to
+// a userspace driver, or on its way between two drivers. A function that was plugged in since is another instance.
 func (s *Sources) InHand(pci device.PCIAddress) bool {
 	rec, taken := s.Taken.Value[pci]
 	fn := s.Functions.Value[pci]
@@ -164,12 +151,10 @@ type Result struct {
 	// Shared are the host's links of declared kernel devices that pods share. The daemon may
 	// clear them too, but not change them in another way.
 	Shared []IdleLink
-	// DriverChanges are the changes of drivers that are due, by ENI id: nothing that
-	// Join knows stands against them.
+	// DriverChanges are the changes of drivers that are due, by ENI id: nothing that Join knows stands against them.
 	DriverChanges []DriverChange
-	// Missing says that a device has no link in the host and no record has it
-	// (NoInterface). Links and records are read one after the other: a pod may have come
-	// or gone in between.
+	// Missing says that a device has no link in the host and no record has it (NoInterface). Links and records are
+	// read one after the other: a pod may have come or gone in between.
 	Missing bool
 	// Unsettled says that a device is not where it should end: pending, or
 	// draining. Look again soon, the facts may change without any event.
@@ -189,13 +174,11 @@ type DriverChange struct {
 	Device nodestate.Device
 	// Link is the device's in the host; the zero value where it has none there.
 	Link link.Link
-	// To is a userspace driver, or the kernel driver that the device is to be
-	// given back to.
+	// To is a userspace driver, or the kernel driver that the device is to be given back to.
 	To string
 }
 
-// Userspace says whether the device is to be handed to userspace, rather than
-// given back.
+// Userspace says whether the device is to be handed to userspace, rather than given back.
 func (c DriverChange) Userspace() bool { return sysfs.PCIFunction{Driver: c.To}.UserspaceDriver() }
 
 // Settled says whether the link is as its device wants it: up, with its MTU.
@@ -203,7 +186,6 @@ func (l IdleLink) Settled() bool { return settled(l.Link, l.Device.MTU) }
 
 func settled(l link.Link, mtu int) bool { return l.Up && (mtu == 0 || l.MTU == mtu) }
 
-// missingGrace is how long a device stays declared whose entry has vanished
-// from its NodeENI's status while it is still plugged in: the public controller
-// writes stale status back on a conflict.
+// missingGrace is how long a device stays declared whose entry has vanished from its NodeENI's status while it is
+// still plugged in: the public controller writes stale status back on a conflict.
 const missingGrace = 60 * time.Second

@@ -101,8 +101,7 @@ func (w *world) bind(n int, driver string) {
 	delete(w.links, n)
 }
 
-// changeDrivers makes the driver changes of a result, as the daemon does, and returns how
-// many that were.
+// changeDrivers makes the driver changes of a result, as the daemon does, and returns how many that were.
 func (w *world) changeDrivers(r Result) int {
 	for _, d := range r.DriverChanges {
 		n := w.at(d.Device.PCIAddress)

@@ -105,9 +105,8 @@ func (d *decoder) object(where string, data []byte, mayList bool) {
 	}
 }
 
-// maybeNodeENI accepts the rest of our kinds when the version is one that we
-// do not know, and the beginnings of their names: the file may not be written to
-// its end.
+// maybeNodeENI accepts the rest of our kinds when the version is one that we do not know, and the beginnings of their
+// names: the file may not be written to its end.
 func maybeNodeENI(kind string) bool {
 	const whole = v1alpha1.ListKind // begins with v1alpha1.Kind
 	return len(kind) <= len(whole) && kind == whole[:len(kind)]
@@ -147,8 +146,7 @@ func (d *decoder) nodeENI(where string, data []byte) {
 	d.out.objects = append(d.out.objects, o.Defaulted())
 }
 
-// notUnderstood reports a NodeENI of which nothing but the name can be read. Without
-// that, it may be any.
+// notUnderstood reports a NodeENI of which nothing but the name can be read. Without that, it may be any.
 func (d *decoder) notUnderstood(data []byte, err error) {
 	var o struct {
 		Kind     string `json:"kind"`
@@ -175,8 +173,7 @@ func (d *decoder) doubt(nodeENI, where string, err error) {
 	})
 }
 
-// split returns the documents of a file that hold anything. The error is about
-// what follows them.
+// split returns the documents of a file that hold anything. The error is about what follows them.
 func split(path string, data []byte) ([]document, error) {
 	data = bytes.TrimPrefix(data, []byte("\ufeff"))
 	isJSON := filepath.Ext(path) == ".json"

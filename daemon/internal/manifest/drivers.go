@@ -2,8 +2,7 @@ package manifest
 
 import "github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
 
-// Drivers returns the userspace drivers that the manifests ask for, each with the names of
-// their NodeENIs.
+// Drivers returns the userspace drivers that the manifests ask for, each with the names of their NodeENIs.
 func (s *Source) Drivers() (map[string][]string, error) {
 	snapshot, err := s.List()
 	if err != nil {

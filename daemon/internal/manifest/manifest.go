@@ -1,9 +1,8 @@
 // Package manifest reads NodeENI objects from a folder of manifests, as the
 // kubelet reads static pods: the source for a machine without a cluster.
 //
-// A folder that people edit is never seen at a clean moment, and a NodeENI that
-// is missing from it takes a network device away from pods. So a Snapshot says
-// whether it is complete: only then is an object that it lacks really gone.
+// A folder that people edit is never seen at a clean moment, and a NodeENI that is missing from it takes a network
+// device away from pods. So a Snapshot says whether it is complete: only then is an object that it lacks really gone.
 package manifest
 
 import (
@@ -30,8 +29,7 @@ const (
 	// maxFileSize bounds a manifest, in bytes. The API server takes no object
 	// beyond 1.5 MiB, nor a ConfigMap beyond 1 MiB.
 	maxFileSize = 1 << 20
-	// maxReads bounds how often a folder that changes while it is read is read
-	// again at once.
+	// maxReads bounds how often a folder that changes while it is read is read again at once.
 	maxReads = 3
 )
 
@@ -41,9 +39,8 @@ type Source struct {
 	stamp func(dir string) ([]entry, error)
 
 	mu sync.Mutex
-	// files are the files of the last List by name: a file is decoded only when its
-	// bytes have changed. (Its times would not do: the kernel's clock for them
-	// ticks every few milliseconds only.)
+	// files are the files of the last List by name: a file is decoded only when its bytes have changed. (Its times
+	// would not do: the kernel's clock for them ticks every few milliseconds only.)
 	files map[string]file
 }
 
@@ -55,9 +52,8 @@ type file struct {
 // New returns the source of the manifests in dir, which need not exist yet.
 func New(dir string) *Source { return &Source{dir: dir, stamp: stamp} }
 
-// List reads every *.yaml, *.yml and *.json file of the folder that is no dot
-// file; symbolic links are followed, subfolders are not entered. The error says
-// that the folder itself cannot be read: then nothing is known.
+// List reads every *.yaml, *.yml and *.json file of the folder that is no dot file; symbolic links are followed,
+// subfolders are not entered. The error says that the folder itself cannot be read: then nothing is known.
 func (s *Source) List() (inventory.Snapshot, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -182,8 +178,7 @@ func isManifest(name string) bool {
 
 var errFolder = errors.New("is a folder")
 
-// readFile returns a regular file's content. Opening does not block, as it
-// would on a named pipe.
+// readFile returns a regular file's content. Opening does not block, as it would on a named pipe.
 func readFile(path string) ([]byte, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {

@@ -240,8 +240,7 @@ func TestMissingFolderIsUnknown(t *testing.T) {
 	}
 }
 
-// A ConfigMap volume: x.yaml -> ..data/x.yaml, ..data -> ..1; an update renames
-// a new ..data over the old.
+// A ConfigMap volume: x.yaml -> ..data/x.yaml, ..data -> ..1; an update renames a new ..data over the old.
 func TestConfigMapMount(t *testing.T) {
 	dir := t.TempDir()
 	symlink := func(target, name string) {

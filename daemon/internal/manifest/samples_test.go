@@ -7,8 +7,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 )
 
-// TestSamples: conf/nodeenis has one NodeENI for each case, each in a file of
-// its own, without any problem.
+// TestSamples: conf/nodeenis has one NodeENI for each case, each in a file of its own, without any problem.
 func TestSamples(t *testing.T) {
 	const folder = "../../../conf/nodeenis"
 	snap, err := New(folder).List()

@@ -32,8 +32,7 @@ const (
 	maxAsides = 10
 	// maxAsidePerSecond bounds the search for a free name.
 	maxAsidePerSecond = 100
-	// maxLeftOutProblems bounds the Problems about entries in copies, and
-	// maxProblems all those about the config.
+	// maxLeftOutProblems bounds the Problems about entries in copies, and maxProblems all those about the config.
 	maxLeftOutProblems = 10
 	maxProblems        = 50
 )
@@ -97,9 +96,8 @@ func (f *File) writeAside(content []byte) (string, error) {
 	return path, nil
 }
 
-// prune deletes all but maxAsides of the copies: first the equals of newer ones,
-// then the oldest. The copies of this call stay, wherever the clock has
-// put them. One that cannot be deleted is tried again by the next call.
+// prune deletes all but maxAsides of the copies: first the equals of newer ones, then the oldest. The copies of this
+// call stay, wherever the clock has put them. One that cannot be deleted is tried again by the next call.
 func (f *File) prune(asides []aside, now []string) {
 	if len(asides) <= maxAsides {
 		return
@@ -133,8 +131,7 @@ type asideContent struct {
 	text     []byte
 }
 
-// asideContent returns a copy's content, and nil when it cannot be read. It reads
-// a copy once.
+// asideContent returns a copy's content, and nil when it cannot be read. It reads a copy once.
 func (f *File) asideContent(path string) []byte {
 	info, err := os.Lstat(path)
 	if err != nil {

@@ -15,8 +15,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// TestBounded: as many Problems as are listed stay; of more, the last stays and one says
-// how many are not listed.
+// TestBounded: as many Problems as are listed stay; of more, the last stays and one says how many are not listed.
 func TestBounded(t *testing.T) {
 	all := make([]nodestate.Problem, maxProblems+5)
 	for i := range all {

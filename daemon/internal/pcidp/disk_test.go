@@ -71,8 +71,7 @@ func TestApplyUnreadable(t *testing.T) {
 	}
 }
 
-// A folder in the way of the temporary file makes the write fail, whoever runs
-// the test.
+// A folder in the way of the temporary file makes the write fail, whoever runs the test.
 func TestApplyUnwritable(t *testing.T) {
 	n := newNode(t)
 	n.put(`{}`)

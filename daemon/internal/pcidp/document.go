@@ -12,8 +12,7 @@ import (
 // SyntaxError says that a config is not a JSON object with a list of resources,
 // so that nothing in it can be kept in place.
 type SyntaxError struct {
-	// Offset is the number of octets read before the fault; 0 when the text is
-	// JSON of another shape.
+	// Offset is the number of octets read before the fault; 0 when the text is JSON of another shape.
 	Offset int64
 	Err    error
 }
@@ -36,8 +35,7 @@ type document struct {
 	members []member
 	list    int
 	entries []json.RawMessage
-	// shadowed counts earlier resource lists, which are in no other field: the
-	// plugin reads the last.
+	// shadowed counts earlier resource lists, which are in no other field: the plugin reads the last.
 	shadowed int
 }
 
@@ -46,10 +44,9 @@ type member struct {
 	key, value json.RawMessage
 }
 
-// parseDocument reads a config with the plugin's own rules: keys match in any
-// case, null is an empty object or list. nil is a missing file: an empty object.
-// More than the plugin, it takes a byte order mark, which format drops: the text
-// after it is what somebody wants.
+// parseDocument reads a config with the plugin's own rules: keys match in any case, null is an empty object or list.
+// nil is a missing file: an empty object. More than the plugin, it takes a byte order mark, which format drops: the
+// text after it is what somebody wants.
 func parseDocument(data []byte) (document, error) {
 	doc := document{list: -1}
 	if data == nil {
@@ -119,9 +116,8 @@ func objectMembers(data []byte) ([]member, error) {
 	return members, nil
 }
 
-// format writes the document with the given entries as its only resource list.
-// The result is valid JSON, indented by two spaces and ending in a line end; no
-// value in it is re-encoded.
+// format writes the document with the given entries as its only resource list. The result is valid JSON, indented by
+// two spaces and ending in a line end; no value in it is re-encoded.
 func (d document) format(entries []json.RawMessage) ([]byte, error) {
 	var b bytes.Buffer
 	b.WriteByte('{')
@@ -161,8 +157,7 @@ func writeList(b *bytes.Buffer, entries []json.RawMessage) {
 	b.WriteByte(']')
 }
 
-// sameValue compares two JSON texts without regard to white space. Both must be
-// valid.
+// sameValue compares two JSON texts without regard to white space. Both must be valid.
 func sameValue(a, b []byte) bool {
 	var x, y bytes.Buffer
 	return json.Compact(&x, a) == nil && json.Compact(&y, b) == nil && bytes.Equal(x.Bytes(), y.Bytes())

@@ -17,16 +17,14 @@ import (
 // DefaultPath is where the device plugin looks for its config.
 const DefaultPath = "/etc/pcidp/config.json"
 
-// SettleTime is how long a file that is unparsable, or missing though it was
-// there before, must stay so until it is rebuilt: editors truncate first, or move
-// the old file away, and then write in pieces.
+// SettleTime is how long a file that is unparsable, or missing though it was there before, must stay so until it is
+// rebuilt: editors truncate first, or move the old file away, and then write in pieces.
 const SettleTime = 2 * time.Second
 
 // retryEdited is when to look again after somebody wrote the file while we did.
 const retryEdited = 200 * time.Millisecond
 
-// restlessAfter is after how long of neither rest nor success with the file people
-// are told.
+// restlessAfter is after how long of neither rest nor success with the file people are told.
 const restlessAfter = 10 * time.Second
 
 // File is the config on disk. Its methods must not be called concurrently.
@@ -35,12 +33,10 @@ type File struct {
 	Path string
 	// Now gives the time, for settling and for the names of copies.
 	Now func() time.Time
-	// Written is called with each content that was put in the file's place. Nil:
-	// nobody looks.
+	// Written is called with each content that was put in the file's place. Nil: nobody looks.
 	Written func(content []byte)
 
-	// unsettled is the hash of a content that is waiting for SettleTime since
-	// the time since; "" when none is.
+	// unsettled is the hash of a content that is waiting for SettleTime since the time since; "" when none is.
 	unsettled string
 	since     time.Time
 	// restless is the first of the calls since which none could finish because the
@@ -59,12 +55,10 @@ type Request struct {
 	// the last Apply, and the resources given to SaveOwned since.
 	Owned []device.ResourceName
 	Node
-	// LastGood is Result.Content of the last Apply that had one; empty when there
-	// never was one.
+	// LastGood is Result.Content of the last Apply that had one; empty when there never was one.
 	LastGood []byte
-	// SaveOwned is called before each change of the file, with every resource that
-	// will be ours then or was before. It must make them durable: after a crash
-	// they tell our entries from people's. An error stops the change.
+	// SaveOwned is called before each change of the file, with every resource that will be ours then or was before.
+	// It must make them durable: after a crash they tell our entries from people's. An error stops the change.
 	SaveOwned func(owned []device.ResourceName) error
 }
 
@@ -72,36 +66,31 @@ type Request struct {
 type Result struct {
 	// Changed says that the file was written.
 	Changed bool
-	// Content is the canonical form of the file now, and Hash its
-	// SHA-256. White space does not matter to either. Both are empty when that is
-	// not known: the caller keeps its values.
+	// Content is the canonical form of the file now, and Hash its SHA-256. White space does not matter to either.
+	// Both are empty when that is not known: the caller keeps its values.
 	Content []byte
 	Hash    string
 	// Owned are the resources whose entries in the file are ours.
 	Owned []device.ResourceName
-	// Offered are the devices that our entries offer, and Foreign the names of the others; see
-	// Rendering.
+	// Offered are the devices that our entries offer, and Foreign the names of the others; see Rendering.
 	Offered  map[device.ResourceName][]device.PCIAddress
 	Foreign  []device.ResourceName
 	Problems []nodestate.Problem
-	// RetryAfter asks for another call after this time; nothing was changed, and
-	// nothing but Owned is filled in, and a Problem where that goes on for long: the
-	// Result before still stands. 0 asks for none.
+	// RetryAfter asks for another call after this time; nothing was changed, and nothing but Owned is filled in, and
+	// a Problem where that goes on for long: the Result before still stands. 0 asks for none.
 	RetryAfter time.Duration
 }
 
 // Apply makes the file hold the entries, if it does not yet. A file that means
 // the right thing keeps people's formatting.
 //
-// An unparsable file is left alone for SettleTime, then copied beside and rebuilt
-// from the last good content's foreign entries and ours. While somebody goes on
-// writing it, it is left alone for good, with a Problem: it may be a slow edit,
-// which would be destroyed, and the next write would undo a rebuilt file. An error means that the
-// file is unreadable or unwritable. It is unchanged then, unless only the folder
-// could not be synced; so decide by Hash, not by Changed.
+// An unparsable file is left alone for SettleTime, then copied beside and rebuilt from the last good content's
+// foreign entries and ours. While somebody goes on writing it, it is left alone for good, with a Problem: it may be a
+// slow edit, which would be destroyed, and the next write would undo a rebuilt file. An error means that the file is
+// unreadable or unwritable. It is unchanged then, unless only the folder could not be synced; so decide by Hash, not
+// by Changed.
 //
-// Between the last look at the file and the rename, two system calls, an edit
-// can be lost.
+// Between the last look at the file and the rename, two system calls, an edit can be lost.
 func (f *File) Apply(r Request) (Result, error) {
 	current, err := readConfig(f.Path)
 	var link *symlinkError
@@ -180,8 +169,7 @@ func (e *unsettledError) Error() string {
 	return fmt.Sprintf("device plugin config is being edited; look again in %v", e.after)
 }
 
-// render renders the current content, or, when that is settled garbage, the last
-// good one.
+// render renders the current content, or, when that is settled garbage, the last good one.
 func (f *File) render(current []byte, r Request) (Rendering, error) {
 	rendering, err := Render(current, r.Entries, r.Owned, r.Node)
 	var syntax *SyntaxError

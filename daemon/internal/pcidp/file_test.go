@@ -41,8 +41,7 @@ func (n *node) content() string {
 	return string(data)
 }
 
-// apply calls Apply with the state after the last call, and checks the invariants of
-// every result.
+// apply calls Apply with the state after the last call, and checks the invariants of every result.
 func (n *node) apply(entries []Entry) Result {
 	n.Helper()
 	before, _ := os.ReadFile(n.file.Path)
@@ -188,8 +187,7 @@ func TestApplyRemovesOnlyOurs(t *testing.T) {
 	}
 }
 
-// TestApplyInEdit follows an editor that truncates the file and writes it in
-// pieces, slower than SettleTime in all.
+// TestApplyInEdit follows an editor that truncates the file and writes it in pieces, slower than SettleTime in all.
 func TestApplyInEdit(t *testing.T) {
 	n := newNode(t)
 	n.put(`{"resourceList":[` + foreign + `]}`)
@@ -312,8 +310,7 @@ func TestApplyDeleted(t *testing.T) {
 	}
 }
 
-// A clock that jumps back must not keep a corrupt file for longer than a fresh
-// SettleTime.
+// A clock that jumps back must not keep a corrupt file for longer than a fresh SettleTime.
 func TestApplyClockBack(t *testing.T) {
 	n := newNode(t)
 	n.put("garbage")

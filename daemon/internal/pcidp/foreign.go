@@ -11,16 +11,14 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 )
 
-// DefaultPrefix is the plugin's -resource-prefix unless its command line says
-// otherwise (cmd/sriovdp/main.go).
+// DefaultPrefix is the plugin's -resource-prefix unless its command line says otherwise (cmd/sriovdp/main.go).
 const DefaultPrefix = "intel.com"
 
 // foreignEntry is an entry of the resource list as the plugin reads it: with
 // encoding/json, so that keys match in any case and the last of two keys wins.
 type foreignEntry struct {
 	raw json.RawMessage
-	// prefix is the entry's own, "" where it has none. Neither it nor name is
-	// validated.
+	// prefix is the entry's own, "" where it has none. Neither it nor name is validated.
 	prefix, name string
 	// resources are the entry's full names, one under each prefix that a device
 	// plugin of this node has: they differ where the entry has no prefix.
@@ -47,8 +45,7 @@ func (e foreignEntry) always(name device.ResourceName) bool {
 
 func (e foreignEntry) netDevice() bool { return e.deviceType == "" || e.deviceType == netDevice }
 
-// skipped says whether the plugin leaves the entry out with a warning, so that
-// its name does not count.
+// skipped says whether the plugin leaves the entry out with a warning, so that its name does not count.
 func (e foreignEntry) skipped() bool { return len(e.selectors) == 0 }
 
 // plain says whether the entry has no field but a name and selectors.
@@ -59,8 +56,7 @@ func (e foreignEntry) plain() bool {
 	})
 }
 
-// onlySelects says whether the entry selects some of these addresses, by driver
-// and address, and says nothing else.
+// onlySelects says whether the entry selects some of these addresses, by driver and address, and says nothing else.
 func (e foreignEntry) onlySelects(addresses []device.PCIAddress) bool {
 	if !e.plain() || !e.netDevice() || e.skipped() {
 		return false
@@ -88,8 +84,7 @@ type entryFields struct {
 	AdditionalInfo  map[string]map[string]string `json:"additionalInfo"`
 }
 
-// foreignSelector has the criteria of pkg/types.NetDeviceSelectors. A list that
-// is empty sets no condition.
+// foreignSelector has the criteria of pkg/types.NetDeviceSelectors. A list that is empty sets no condition.
 type foreignSelector struct {
 	Vendors      []string `json:"vendors"`
 	Devices      []string `json:"devices"`
@@ -131,10 +126,9 @@ const (
 // (ValidResourceName in its pkg/utils; before v3.6.0 a hyphen was refused too).
 var pluginName = regexp.MustCompile(`^[a-zA-Z0-9_-]+$`)
 
-// parseForeign reads an entry that is not ours, as plugins with these prefixes
-// do. An error says why the plugin would exit or crash because of it whatever the
-// devices; the names are still filled in when they can be read. An entry that the
-// plugin skips with a warning is no error: it has no selectors.
+// parseForeign reads an entry that is not ours, as plugins with these prefixes do. An error says why the plugin would
+// exit or crash because of it whatever the devices; the names are still filled in when they can be read. An entry
+// that the plugin skips with a warning is no error: it has no selectors.
 func parseForeign(raw json.RawMessage, prefixes []string) (foreignEntry, error) {
 	var f entryFields
 	err := json.Unmarshal(raw, &f)
@@ -172,8 +166,7 @@ func wrongType(err error) error {
 	return fmt.Errorf("%s has a JSON %s in it, want a %s", t.Field, t.Value, t.Type.Kind())
 }
 
-// check has the rules of validConfigs in the plugin's cmd/sriovdp, and of
-// ValidConfig of its device providers.
+// check has the rules of validConfigs in the plugin's cmd/sriovdp, and of ValidConfig of its device providers.
 func (e foreignEntry) check() error {
 	if slices.Contains(e.selectors, nil) {
 		return errors.New("selectors has a null in it")
@@ -194,8 +187,7 @@ func (e foreignEntry) check() error {
 	return nil
 }
 
-// parseSelectors returns nil for selectors that the plugin warns about and then
-// skips together with their entry.
+// parseSelectors returns nil for selectors that the plugin warns about and then skips together with their entry.
 func parseSelectors(deviceType string, raw json.RawMessage) []*foreignSelector {
 	switch deviceType {
 	case accelerator:
@@ -215,8 +207,7 @@ func parseSelectors(deviceType string, raw json.RawMessage) []*foreignSelector {
 	return objectOrList(raw, func(s foreignSelector) foreignSelector { return s })
 }
 
-// objectOrList reads one object, or else a list of objects. A null in the list
-// gives nil.
+// objectOrList reads one object, or else a list of objects. A null in the list gives nil.
 func objectOrList[T any](raw json.RawMessage, convert func(T) foreignSelector) []*foreignSelector {
 	list := make([]*T, 1)
 	if json.Unmarshal(raw, &list[0]) != nil {

@@ -10,8 +10,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
 )
 
-// Facts describe PCI functions as sysfs shows them: the advertised ones,
-// and the PFs of the VFs among them.
+// Facts describe PCI functions as sysfs shows them: the advertised ones, and the PFs of the VFs among them.
 type Facts map[device.PCIAddress]sysfs.PCIFunction
 
 // answer is whether something is so, as far as this machine shows it.
@@ -23,9 +22,8 @@ const (
 	yes
 )
 
-// couldTake says whether the entry would put the function with this address into
-// its pool if ours did not come first. Of a function without facts only the
-// address is compared.
+// couldTake says whether the entry would put the function with this address into its pool if ours did not come first.
+// Of a function without facts only the address is compared.
 func (e foreignEntry) couldTake(addr device.PCIAddress, facts Facts) bool {
 	if _, known := facts[addr]; !known {
 		return e.netDevice() && slices.ContainsFunc(e.selectors, func(s *foreignSelector) bool {
@@ -35,10 +33,9 @@ func (e foreignEntry) couldTake(addr device.PCIAddress, facts Facts) bool {
 	return e.netDevice() && e.matches(addr, facts) != no
 }
 
-// matches says whether a selector matches a function of which there are facts.
-// The rules come from the device providers in the plugin's pkg/netdevice and
-// pkg/accelerator. Two facts that sysfs does not tell stay open: an ACPI index, and
-// which auxiliary devices a network function has. A default route is not looked at.
+// matches says whether a selector matches a function of which there are facts. The rules come from the device
+// providers in the plugin's pkg/netdevice and pkg/accelerator. Two facts that sysfs does not tell stay open: an ACPI
+// index, and which auxiliary devices a network function has. A default route is not looked at.
 func (e foreignEntry) matches(addr device.PCIAddress, facts Facts) answer {
 	f := facts[addr]
 	class := f.Class >> 16
@@ -82,9 +79,8 @@ func (s *foreignSelector) matches(f sysfs.PCIFunction, deviceType string, facts 
 
 const amazon = 0x1d0f
 
-// permitsLink compares the kind of the function's link, or of its PF's where it
-// has none (NewGenNetDevice in the plugin's pkg/devices). An ENI is Ethernet.
-// A link that is in a pod now may be back when the plugin looks.
+// permitsLink compares the kind of the function's link, or of its PF's where it has none (NewGenNetDevice in the
+// plugin's pkg/devices). An ENI is Ethernet. A link that is in a pod now may be back when the plugin looks.
 func (s *foreignSelector) permitsLink(f sysfs.PCIFunction, facts Facts) answer {
 	if len(s.LinkTypes) == 0 {
 		return yes
@@ -141,9 +137,8 @@ func permits(list []string, value string) bool {
 	return len(list) == 0 || slices.Contains(list, value)
 }
 
-// permitsVF applies pfNames or rootDevices: "name" or "name#0,2-7". The first
-// item of that name, in any case, decides (getItem and isSelected in the plugin's
-// pkg/resources).
+// permitsVF applies pfNames or rootDevices: "name" or "name#0,2-7". The first item of that name, in any case, decides
+// (getItem and isSelected in the plugin's pkg/resources).
 func permitsVF(items []string, value string, vf int) bool {
 	for _, item := range items {
 		if name, numbers, limited := strings.Cut(item, "#"); strings.EqualFold(name, value) {

@@ -16,8 +16,7 @@ import (
 
 var update = flag.Bool("update", false, "write golden files")
 
-// machine is the tests' node: two ENIs on ena, one on vfio-pci, and a PF
-// with two VFs.
+// machine is the tests' node: two ENIs on ena, one on vfio-pci, and a PF with two VFs.
 var machine = Facts{
 	"0000:00:06.0": {Address: "0000:00:06.0", Vendor: 0x1d0f, Device: 0xec20, Class: 0x020000, Driver: "ena", Interfaces: []string{"ens6"}},
 	"0000:00:07.0": {Address: "0000:00:07.0", Vendor: 0x1d0f, Device: 0xec20, Class: 0x020000, Driver: "ena"},
@@ -55,8 +54,7 @@ func judged(t *testing.T, last *Request) func([]byte) {
 	return dpmodel.Judged(t, func() []dpmodel.Device { return modelDevices(last.Facts) }, func() []string { return last.Prefixes })
 }
 
-// judge fails the test unless the device plugin would serve exactly the devices
-// of the entries that are owned.
+// judge fails the test unless the device plugin would serve exactly the devices of the entries that are owned.
 func judge(t *testing.T, content []byte, ours []Entry, owned []device.ResourceName) {
 	t.Helper()
 	v := dpmodel.Judge(content, modelDevices(machine))

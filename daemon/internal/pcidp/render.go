@@ -28,8 +28,7 @@ type Rendering struct {
 	LeftOut []LeftOut
 	// kept are the names of people's entries in Content that are not skipped.
 	kept map[string]bool
-	// losing are the contents of which something is not in Content. Render leaves
-	// it to its caller.
+	// losing are the contents of which something is not in Content. Render leaves it to its caller.
 	losing [][]byte
 }
 
@@ -67,11 +66,10 @@ func (n Node) prefixes() []string {
 	return n.Prefixes
 }
 
-// Render merges our entries, at most one for each resource, into the current
-// content; nil means that there is no file. Entries of owned resources are replaced or removed, and ours come first:
-// the plugin gives a device to the first entry that matches it. Where the plugin
-// would be left without any entry, and exit, a placeholder stands in. The only
-// error is *SyntaxError.
+// Render merges our entries, at most one for each resource, into the current content; nil means that there is no
+// file. Entries of owned resources are replaced or removed, and ours come first: the plugin gives a device to the
+// first entry that matches it. Where the plugin would be left without any entry, and exit, a placeholder stands in.
+// The only error is *SyntaxError.
 func Render(current []byte, ours []Entry, owned []device.ResourceName, node Node) (Rendering, error) {
 	doc, err := parseDocument(current)
 	if err != nil {
@@ -118,8 +116,7 @@ type reading struct {
 type merge struct {
 	owned []device.ResourceName
 	node  Node
-	// ours has the resources whose entry of ours was met, seen the ones of people's
-	// entries.
+	// ours has the resources whose entry of ours was met, seen the ones of people's entries.
 	ours    map[device.ResourceName]bool
 	seen    map[reading]bool
 	foreign []foreignEntry
@@ -212,8 +209,7 @@ func (m *merge) add(index int, raw json.RawMessage, wanted []wantedEntry) {
 	}
 }
 
-// isSecond says whether a device plugin would read the name of an entry of people's
-// twice.
+// isSecond says whether a device plugin would read the name of an entry of people's twice.
 func (m *merge) isSecond(f foreignEntry) bool {
 	for i, r := range f.resources {
 		if m.seen[reading{i, r}] {
@@ -223,9 +219,8 @@ func (m *merge) isSecond(f foreignEntry) bool {
 	return false
 }
 
-// isOursToo says whether an entry was written beside ours by somebody who could
-// know of it. Of one that is read as ours only since the prefixes are others,
-// nobody could.
+// isOursToo says whether an entry was written beside ours by somebody who could know of it. Of one that is read as
+// ours only since the prefixes are others, nobody could.
 func (m *merge) isOursToo(f foreignEntry) bool {
 	return !m.node.newPrefixes && slices.ContainsFunc(f.resources, func(r device.ResourceName) bool { return m.ours[r] })
 }
@@ -236,9 +231,8 @@ func (m *merge) see(f foreignEntry) {
 	}
 }
 
-// isWanted says whether an entry says no more than one of ours: the same
-// resource, and devices of it by driver and PCI address. Such are those that the
-// public controller's eni-manager has left, in which nobody loses anything.
+// isWanted says whether an entry says no more than one of ours: the same resource, and devices of it by driver and
+// PCI address. Such are those that the public controller's eni-manager has left, in which nobody loses anything.
 func isWanted(f foreignEntry, wanted []wantedEntry) bool {
 	return slices.ContainsFunc(wanted, func(w wantedEntry) bool { return f.always(w.entry.Resource) && f.onlySelects(w.entry.addresses()) })
 }
@@ -254,9 +248,8 @@ func (m *merge) clashes(w wantedEntry) bool {
 	return true
 }
 
-// servable says whether an entry may stay that has a function of the machine, or
-// has none. One that has, but can have no socket, is left out. Where it is not
-// certain that it has, it stays, with a Problem.
+// servable says whether an entry may stay that has a function of the machine, or has none. One that has, but can have
+// no socket, is left out. Where it is not certain that it has, it stays, with a Problem.
 func (m *merge) servable(f foreignEntry, has answer) bool {
 	switch {
 	case !f.unservable():

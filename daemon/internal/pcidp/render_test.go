@@ -99,8 +99,7 @@ func checkRender(t *testing.T, current []byte, ours []Entry, owned []device.Reso
 	return r
 }
 
-// checkForeign: entries that are not ours, in a file that the plugin lives with,
-// stay as they are and in their order.
+// checkForeign: entries that are not ours, in a file that the plugin lives with, stay as they are and in their order.
 func checkForeign(t *testing.T, current []byte, r Rendering, ours []Entry, owned []device.ResourceName) {
 	t.Helper()
 	lists := bytes.Count(bytes.ToLower(current), []byte(`"resourcelist"`))

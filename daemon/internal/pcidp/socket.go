@@ -10,19 +10,16 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 )
 
-// socketFolder is where the plugin makes a socket for each pool that has a
-// device, of the name <prefix>_<name>.sock (NewResourceServer in its
-// pkg/resources, SockDir in its pkg/types).
+// socketFolder is where the plugin makes a socket for each pool that has a device, of the name <prefix>_<name>.sock
+// (NewResourceServer in its pkg/resources, SockDir in its pkg/types).
 const socketFolder = "/var/lib/kubelet/plugins_registry"
 
 // maxSocketPath is the longest path of a Unix socket, in octets (unix(7)).
 const maxSocketPath = 107
 
-// socketFault says why the plugin could not listen for the entry, and would end
-// for lack of it; "" when it could. It matters only once a device is in the
-// entry's pool. The plugin resolves ".." in the path; of the folders that a
-// prefix with a slash can lead to, only those above the sockets' are known to be
-// there, and the kubelet's other one.
+// socketFault says why the plugin could not listen for the entry, and would end for lack of it; "" when it could. It
+// matters only once a device is in the entry's pool. The plugin resolves ".." in the path; of the folders that a
+// prefix with a slash can lead to, only those above the sockets' are known to be there, and the kubelet's other one.
 func (e foreignEntry) socketFault() string {
 	folders := []string{"/var/lib/kubelet/device-plugins"}
 	for f := socketFolder; f != "/"; f = path.Dir(f) {
@@ -45,8 +42,7 @@ func (e foreignEntry) socketFault() string {
 
 func (e foreignEntry) unservable() bool { return !e.skipped() && e.socketFault() != "" }
 
-// pools follow which function is in which pool: the first in the config that
-// matches it has it.
+// pools follow which function is in which pool: the first in the config that matches it has it.
 type pools struct {
 	node  Node
 	taken map[device.PCIAddress]answer

@@ -140,8 +140,7 @@ func (r *Restarter) takeRestart(now time.Time, c *call, untouched bool) *view.Re
 // transitions logs each state of the device plugin when it begins and when it ends.
 type transitions struct {
 	out logrus.FieldLogger
-	// failed: the last restart failed. missing: there is no device plugin. unseen: the last
-	// look failed.
+	// failed: the last restart failed. missing: there is no device plugin. unseen: the last look failed.
 	failed, missing, unseen bool
 	// served is the hash of the config that was last logged as served.
 	served string

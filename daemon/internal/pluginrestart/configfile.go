@@ -10,9 +10,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// statConfig identifies the file at path, without its Hash. Since is the file's change
-// time, or its folder's if later: the folder may have come with the file in it. A file
-// that cannot be examined has the zero value.
+// statConfig identifies the file at path, without its Hash. Since is the file's change time, or its folder's if
+// later: the folder may have come with the file in it. A file that cannot be examined has the zero value.
 func statConfig(path string) nodestate.SeenConfig {
 	inode, changed, ok := changeOf(path)
 	_, folder, folderOK := changeOf(filepath.Dir(path))
@@ -56,8 +55,7 @@ func (r *Restarter) inspect(now time.Time) bool {
 		r.memory.Seen.Folder = seen.Folder
 		return true
 	}
-	// A new file that is older than the one before came in a way that its times do not
-	// show, such as a mount.
+	// A new file that is older than the one before came in a way that its times do not show, such as a mount.
 	if seen.Inode == 0 || seen.Since.After(now) || seen.Since.Before(was.Since) || seen.Hash != was.Hash && !first {
 		seen.Since = now.UTC().Round(0)
 	}

@@ -13,13 +13,11 @@ import (
 // DevicePlugin is the SR-IOV device plugin of this node. It reads its config once, at its start,
 // so it serves another config only after a restart.
 type DevicePlugin interface {
-	// Find looks for the device plugin and changes nothing. The error wraps ErrNoDevicePlugin if
-	// there is none.
+	// Find looks for the device plugin and changes nothing. The error wraps ErrNoDevicePlugin if there is none.
 	Find(ctx context.Context) (PluginReport, error)
-	// Restart makes every device plugin of this node serve the config. It returns when that is
-	// verified, has failed, or ctx has ended. A plugin that has read the config is left alone, so
-	// repeating a call is free. The error wraps ErrNoDevicePlugin if there is none; the report is
-	// as complete as possible even then.
+	// Restart makes every device plugin of this node serve the config. It returns when that is verified, has failed,
+	// or ctx has ended. A plugin that has read the config is left alone, so repeating a call is free. The error wraps
+	// ErrNoDevicePlugin if there is none; the report is as complete as possible even then.
 	Restart(ctx context.Context, want Wanted) (PluginReport, error)
 }
 
@@ -37,18 +35,16 @@ type Wanted struct {
 	// Readers are runs of containers that are known to have read this config (true) or another one
 	// (false), regardless of their start times.
 	Readers map[nodestate.Reader]bool
-	// Before is a time before which the file already had this content, and every pod served it,
-	// although another content was there in between; zero for none. A pod that started earlier,
-	// and not again, has read the config.
+	// Before is a time before which the file already had this content, and every pod served it, although another
+	// content was there in between; zero for none. A pod that started earlier, and not again, has read the config.
 	Before time.Time
 	// Devices are the exact addresses that each resource of ours must offer to the kubelet. A
 	// resource that must have none has an empty list.
 	Devices map[device.ResourceName][]device.PCIAddress
 }
 
-// HasRead says whether a run has read this config. If Readers does not list the run, its start
-// decides: later than Written, or before Before. A start after now happened before the clock was
-// set back.
+// HasRead says whether a run has read this config. If Readers does not list the run, its start decides: later than
+// Written, or before Before. A start after now happened before the clock was set back.
 func (w Wanted) HasRead(run nodestate.Reader, now time.Time) bool {
 	if current, known := w.Readers[run]; known {
 		return current
@@ -57,10 +53,9 @@ func (w Wanted) HasRead(run nodestate.Reader, now time.Time) bool {
 	return started.Before(w.Before) || w.Precedes(started) && !started.After(now)
 }
 
-// Precedes says whether a container that started then has certainly found this config. The kubelet
-// reports whole seconds, rounded down, so a start in a later second was up to a second after
-// Written. That second is needed: Written is the time of the content, and the rename comes
-// afterwards.
+// Precedes says whether a container that started then has certainly found this config. The kubelet reports whole
+// seconds, rounded down, so a start in a later second was up to a second after Written. That second is needed:
+// Written is the time of the content, and the rename comes afterwards.
 func (w Wanted) Precedes(started time.Time) bool {
 	second := w.Written.Truncate(time.Second)
 	if second.Before(w.Written) {
@@ -73,9 +68,8 @@ func (w Wanted) Precedes(started time.Time) bool {
 type PluginReport struct {
 	// Pods are its pods on this node as namespace/name, sorted.
 	Pods []string
-	// Prefixes are the -resource-prefix of these pods, sorted and each once: the plugin adds it to
-	// names without a prefix. Pods that do not read the config, or do not show their prefix, have
-	// none here.
+	// Prefixes are the -resource-prefix of these pods, sorted and each once: the plugin adds it to names without a
+	// prefix. Pods that do not read the config, or do not show their prefix, have none here.
 	Prefixes []string
 	// Readers are the runs of the pods' containers that read the config file.
 	Readers []nodestate.Reader

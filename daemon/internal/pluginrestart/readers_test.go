@@ -27,8 +27,7 @@ var (
 	readersRuns = flag.Int("readers-stories", 10_000, "how many stories it plays")
 )
 
-// TestStatConfig: every way to replace the content of a file shows, also if the modification time
-// is set.
+// TestStatConfig: every way to replace the content of a file shows, also if the modification time is set.
 func TestStatConfig(t *testing.T) {
 	old := time.Date(2020, 1, 2, 3, 4, 5, 0, time.UTC)
 	write := func(path, content string) error { return os.WriteFile(path, []byte(content), 0o644) }
@@ -96,9 +95,8 @@ func tick(t *testing.T) {
 	}
 }
 
-// readers is a node's config file and its device plugin, while people change the
-// one, the other restarts, and daemons come and go. Passed is the time that has
-// passed, and the wall clock is that plus skew.
+// readers is a node's config file and its device plugin, while people change the one, the other restarts, and daemons
+// come and go. Passed is the time that has passed, and the wall clock is that plus skew.
 type readers struct {
 	mu           sync.Mutex
 	rng          *rand.Rand
@@ -297,9 +295,8 @@ func (r *readers) event(t *testing.T) {
 	}
 }
 
-// TestWhoeverReadAnotherConfigIsRestarted: however people change the config, the
-// device plugin restarts and daemons come and go, in the end it has read the config
-// that is there. One that could be seen to have read it is left alone.
+// TestWhoeverReadAnotherConfigIsRestarted: however people change the config, the device plugin restarts and daemons
+// come and go, in the end it has read the config that is there. One that could be seen to have read it is left alone.
 func TestWhoeverReadAnotherConfigIsRestarted(t *testing.T) {
 	seed := *readersSeed
 	if seed == 0 {

@@ -29,8 +29,7 @@ const (
 type Options struct {
 	// Plugin is nil where somebody else restarts it: then the log says when that is due.
 	Plugin DevicePlugin
-	// Stat identifies the file at the config's path, without its Hash. Nil: the file
-	// system's own answer.
+	// Stat identifies the file at the config's path, without its Hash. Nil: the file system's own answer.
 	Stat func(path string) nodestate.SeenConfig
 	// Jitter is added to the time after which a changed config counts as settled.
 	Jitter time.Duration
@@ -41,15 +40,13 @@ type Options struct {
 	Log    logrus.FieldLogger
 }
 
-// Restarter has the device plugin serve the config on disk. It calls the plugin in the
-// background, one call at a time, so that no Step waits for a pod. Only Nudge is safe for
-// concurrent use.
+// Restarter has the device plugin serve the config on disk. It calls the plugin in the background, one call at a
+// time, so that no Step waits for a pod. Only Nudge is safe for concurrent use.
 type Restarter struct {
 	Options
 	log      transitions
 	schedule schedule
-	// served is the hash of the config that the device plugin is known to serve; "" for
-	// unknown.
+	// served is the hash of the config that the device plugin is known to serve; "" for unknown.
 	served string
 	wanted Wanted
 	call   *call
@@ -121,8 +118,7 @@ func (r *Restarter) Problems() []nodestate.Problem { return r.problems }
 // View describes the device plugin after the last Step.
 func (r *Restarter) View() view.PluginView { return r.view }
 
-// Withdrawn says that no device plugin offers more than the config of that hash lists, or
-// will once it runs.
+// Withdrawn says that no device plugin offers more than the config of that hash lists, or will once it runs.
 func (r *Restarter) Withdrawn(hash string) bool {
 	return hash == r.served || r.schedule.suspended && r.schedule.hash == hash
 }
@@ -259,9 +255,8 @@ func (r *Restarter) state() (view.PluginState, string) {
 	return view.PluginServing, ""
 }
 
-// rebootWait bounds how long a restart waits after a reboot for devices that were
-// advertised before it and are not ready yet. Links and drivers come up one after the
-// other, and each would cost a restart.
+// rebootWait bounds how long a restart waits after a reboot for devices that were advertised before it and are not
+// ready yet. Links and drivers come up one after the other, and each would cost a restart.
 const rebootWait = 2 * time.Minute
 
 // AwaitDevices notes the devices that a restart waits for. before is the checkpoint, of

@@ -19,11 +19,9 @@ const (
 type schedule struct {
 	// hash is the config that waits for a restart; "" for none.
 	hash string
-	// first and last are when the config began to differ from the served one, and when it
-	// last changed.
+	// first and last are when the config began to differ from the served one, and when it last changed.
 	first, last time.Time
-	// tried is the time of the last try, and failures the number of failures since the last
-	// success.
+	// tried is the time of the last try, and failures the number of failures since the last success.
 	tried    time.Time
 	failures int
 	// suspended: there is no device plugin to restart for this config. One that starts later
@@ -51,8 +49,7 @@ func (s *schedule) update(now time.Time, hash, served string) {
 	}
 }
 
-// due says whether to restart now. If not, it returns the time after which to ask again; 0
-// when no config waits.
+// due says whether to restart now. If not, it returns the time after which to ask again; 0 when no config waits.
 func (s *schedule) due(now time.Time) (bool, time.Duration) {
 	if s.hash == "" || s.suspended {
 		return false, 0

@@ -13,8 +13,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// TestProblemsStandWhileConfigIsEdited: an editor that truncates the config
-// neither ends its problems nor begins them anew.
+// Editing truncates the config, which neither ends the problems nor begins them anew.
 func TestProblemsStandWhileConfigIsEdited(t *testing.T) {
 	n := newNode(t, 1)
 	n.declare("a", 1, "dpdkResourceName: intel.com/fast")
@@ -37,8 +36,7 @@ func TestProblemsStandWhileConfigIsEdited(t *testing.T) {
 	}
 }
 
-// TestLostFilesAreWrittenAgain: the next Sync restores files that others remove or change, without
-// a log line, and then leaves them alone.
+// The next Sync restores files that others remove or change, without a log line, and then leaves them alone.
 func TestLostFilesAreWrittenAgain(t *testing.T) {
 	lose := map[string]func(path string) error{
 		"removed":   os.Remove,
@@ -71,15 +69,13 @@ func TestLostFilesAreWrittenAgain(t *testing.T) {
 	}
 }
 
-// unwritable makes the checkpoint unwritable and leaves it readable.
 func (n *testNode) unwritable() (writable func()) {
 	n.Helper()
 	n.mkdir("state/.checkpoint.json.tmp") // where the next content is prepared
 	return func() { n.must(os.Remove(n.path("state/.checkpoint.json.tmp"))) }
 }
 
-// TestNoRestartForAnUnwritableCheckpoint: the daemon knows which config is served even if it
-// cannot save that.
+// The daemon knows which config is served even if it cannot save that.
 func TestNoRestartForAnUnwritableCheckpoint(t *testing.T) {
 	n := newNode(t, 1)
 	n.declare("a", 1, "dpdkResourceName: intel.com/fast")
@@ -104,7 +100,6 @@ func TestNoRestartForAnUnwritableCheckpoint(t *testing.T) {
 	n.expect([]string{"a eth1 ready"}, nil, pools{"intel.com/fast": {pci(1)}})
 }
 
-// TestUnwritableCheckpointShows: the inventory keeps its rows and says why.
 func TestUnwritableCheckpointShows(t *testing.T) {
 	n := newNode(t, 1, 2)
 	n.declare("a", 1, "dpdkResourceName: intel.com/fast")
@@ -136,8 +131,7 @@ func TestUnwritableCheckpointShows(t *testing.T) {
 	n.expect([]string{"b eth2 ready"}, nil, pools{"intel.com/all": {pci(1)}})
 }
 
-// TestSharedDefaultRoute: a route that has the link as one of several next hops
-// is not ours to remove.
+// A route with several next hops, one of them by the link, is not ours to remove.
 func TestSharedDefaultRoute(t *testing.T) {
 	n := newNode(t, 1)
 	n.declare("a", 1)
@@ -149,7 +143,6 @@ func TestSharedDefaultRoute(t *testing.T) {
 	n.expect([]string{"a eth1 ready"}, nil, nil)
 }
 
-// TestRoutesAreReadOncePerSync: a dump of all routes is dear.
 func TestRoutesAreReadOncePerSync(t *testing.T) {
 	n := newNode(t, 1, 2, 3)
 	for e, name := range []string{1: "a", 2: "b", 3: "c"} {
@@ -168,8 +161,7 @@ func TestRoutesAreReadOncePerSync(t *testing.T) {
 	n.expect([]string{"a eth1 ready", "b eth2 ready", "c eth3 ready"}, []string{"RoutesUnreadable"}, nil)
 }
 
-// TestBusyNodeDoesNotFloodMetadata: a device that is pending for days makes no
-// event a reason to ask IMDS.
+// A device that is pending for days makes no event a reason to ask IMDS.
 func TestBusyNodeDoesNotFloodMetadata(t *testing.T) {
 	n := newNode(t)
 	n.declare("a", 1) // attached by nobody
@@ -185,8 +177,6 @@ func TestBusyNodeDoesNotFloodMetadata(t *testing.T) {
 	}
 }
 
-// TestDrainingAsksMetadataSeldom: a pod may keep a device for days, and IMDS has
-// no say in that.
 func TestDrainingAsksMetadataSeldom(t *testing.T) {
 	n := newNode(t, 1)
 	n.declare("a", 1)
@@ -205,7 +195,6 @@ func TestDrainingAsksMetadataSeldom(t *testing.T) {
 	}
 }
 
-// TestRestoreRecordThatStays is reported once, as is its end.
 func TestRestoreRecordThatStays(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -234,8 +223,6 @@ func TestRestoreRecordThatStays(t *testing.T) {
 	same(t, "log", []string{"problem found", "link restored", "problem is over"}, n.logged())
 }
 
-// TestRestartOfTheDaemonChangesNothing: no file, no link, no restart of the
-// device plugin, and no line in the log.
 func TestRestartOfTheDaemonChangesNothing(t *testing.T) {
 	n := newNode(t, 1, 2)
 	n.declare("a", 1, "dpdkResourceName: intel.com/fast", "mtu: 9001")

@@ -11,14 +11,12 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// listed is a source whose NodeENIs are in memory, as a watch keeps them.
 type listed struct{ snap inventory.Snapshot }
 
 func (l listed) List() (inventory.Snapshot, error) { return l.snap, nil }
 
-// BenchmarkSync is one Sync of a steady node, of whose devices every tenth is
-// in a pod. It must write nothing. sysfs is a recorded tree on disk, and so are
-// the attachment records; IMDS and netlink are fakes.
+// BenchmarkSync is one Sync of a steady node with every tenth device in a pod; it must write nothing. sysfs and records
+// are on disk.
 func BenchmarkSync(b *testing.B) {
 	for _, size := range []int{10, 100, 1000} {
 		b.Run(fmt.Sprintf("devices=%d", size), func(b *testing.B) {

@@ -11,8 +11,6 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// TestLongListHoldsUpNobody: a NodeENI that allows 14,000 namespaces, and means 20
-// ENIs, keeps no other's removal waiting.
 func TestLongListHoldsUpNobody(t *testing.T) {
 	n := newNode(t, 1, 2)
 	n.declare("a", 1, "dpdkResourceName: intel.com/fast")
@@ -51,8 +49,6 @@ func TestLongListHoldsUpNobody(t *testing.T) {
 	}
 }
 
-// TestConfigTooLargeToRemember: a config of people's that is larger than the checkpoint
-// has room for is served, and holds nothing up.
 func TestConfigTooLargeToRemember(t *testing.T) {
 	n := newNode(t, 1, 2)
 	n.declare("a", 1, "dpdkResourceName: intel.com/fast")
@@ -68,7 +64,6 @@ func TestConfigTooLargeToRemember(t *testing.T) {
 	}
 }
 
-// TestTooLargeHasItsOwnMessage: room on the disk does not help there.
 func TestTooLargeHasItsOwnMessage(t *testing.T) {
 	for err, want := range map[error]string{fmt.Errorf("x: %w", nodestate.ErrTooLarge): "StateTooLarge", errors.New("disk full"): "StateUnwritable"} {
 		if p := checkpoint.Unwritable(err).Problem; string(p.Reason) != want || strings.Contains(p.Message, "room on the disk") != (want == "StateUnwritable") {

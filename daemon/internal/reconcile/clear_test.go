@@ -19,7 +19,6 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// share lets a pod share the ENI, with a lease of the address.
 func (n *testNode) share(e int, address string) *nodestate.Record {
 	n.Helper()
 	id := nodestate.AttachmentID{ContainerID: fmt.Sprintf("shares%d", e), IfName: "net1"}
@@ -37,7 +36,6 @@ func (n *testNode) share(e int, address string) *nodestate.Record {
 	return rec
 }
 
-// TestClearedThoughMetadataAreSlow: a route on a known link is gone before IMDS is asked.
 func TestClearedThoughMetadataAreSlow(t *testing.T) {
 	n := newNode(t, 1)
 	n.declare("a", 1)
@@ -66,7 +64,7 @@ func TestClearedThoughMetadataAreSlow(t *testing.T) {
 	<-done
 }
 
-// TestRepeatedRoutesAreLoggedOnce: each renewal of a lease brings the route again.
+// Each renewal of a DHCP lease brings the route again.
 func TestRepeatedRoutesAreLoggedOnce(t *testing.T) {
 	n := newNode(t, 1)
 	n.declare("a", 1)
@@ -100,8 +98,7 @@ func TestRepeatedRoutesAreLoggedOnce(t *testing.T) {
 	}
 }
 
-// TestSharedLinkIsCleared: a default route by a link that pods share is removed. The link
-// itself stays as it is. The link of a pod that owns it alone keeps its routes.
+// The link stays as it is, and a link that a pod owns alone keeps its routes.
 func TestSharedLinkIsCleared(t *testing.T) {
 	n := newNode(t, 1)
 	n.declare("a", 1, "mtu: 9001")
@@ -122,8 +119,6 @@ func TestSharedLinkIsCleared(t *testing.T) {
 	}
 }
 
-// TestHostAddress: a host address is a problem that names the address and who put it
-// there, and it stays where it is.
 func TestHostAddress(t *testing.T) {
 	n := newNode(t, 1)
 	n.must(n.startWith(func(o *Options) { o.Advice = func(primary string) string { return "keep off all but " + primary } }))
@@ -161,9 +156,8 @@ func TestHostAddress(t *testing.T) {
 	n.expect([]string{"a eth1 ready"}, nil, nil)
 }
 
-// TestHostAddressIsSaidOnce: whenever an ENI comes back from a pod, however long that had
-// it, the network manager gives it one address after the other, with their routes later.
-// That is one problem, which gains words but loses none.
+// Whenever an ENI returns from a pod, the network manager adds its addresses one by one and their routes later. That is
+// one problem, which gains words but loses none.
 func TestHostAddressIsSaidOnce(t *testing.T) {
 	n := newNode(t, 1)
 	n.declare("a", 1)
@@ -200,8 +194,7 @@ func TestHostAddressIsSaidOnce(t *testing.T) {
 	n.expect([]string{"a eth1 ready"}, []string{"HostAddress"}, nil)
 }
 
-// TestPodsAddressIsTakenFromTheHost: a /32 of an address that a pod leases, and an address
-// that the kernel made of a router's advertisement, are removed each time. Others stay.
+// A /32 that a pod leases and an address from a router advertisement are removed each time. Others stay.
 func TestPodsAddressIsTakenFromTheHost(t *testing.T) {
 	n := newNode(t, 1)
 	n.declare("a", 1)
@@ -235,8 +228,7 @@ func TestPodsAddressIsTakenFromTheHost(t *testing.T) {
 	}
 }
 
-// TestRouterAdvertisements: idle links accept none each time that they come back; where
-// that cannot be written there is one problem, and everything else goes on.
+// Idle links accept none whenever they return. Where that cannot be written, there is one problem and all else goes on.
 func TestRouterAdvertisements(t *testing.T) {
 	n := newNode(t, 1, 2)
 	conf := func(e int) string { return n.path("ipv6", ifname(e), "accept_ra") }
@@ -293,7 +285,7 @@ func TestRouterAdvertisements(t *testing.T) {
 		t.Errorf("logged %q", got)
 	}
 
-	// A failure ends when somebody else sets 0, and when nobody declares the ENI any more.
+	// A failure ends when somebody else sets 0 or the NodeENI is deleted.
 	for _, end := range []func(){func() { n.write("0\n", "ipv6", ifname(1), "accept_ra") }, func() { n.undeclare("a") }} {
 		n.must(os.RemoveAll(conf(1)))
 		n.must(os.Mkdir(conf(1), 0o755)) // which nobody can read
@@ -309,12 +301,10 @@ func TestRouterAdvertisements(t *testing.T) {
 	}
 }
 
-// interests keeps the last links of interest.
 type interests struct{ last []link.Link }
 
 func (i *interests) Set(links []link.Link) { i.last = links }
 
-// TestLinksOfInterest: events of idle and shared links matter, and of no others.
 func TestLinksOfInterest(t *testing.T) {
 	n := newNode(t, 1, 2, 3)
 	for e, name := range []string{1: "a", 2: "b"} {
@@ -334,7 +324,6 @@ func TestLinksOfInterest(t *testing.T) {
 	same(t, "links that are cleared", []string{"eth1", "eth2"}, got)
 }
 
-// TestUndeclaredLinkIsNotCleared: an ENI that was ours at the last look is nobody's now.
 func TestUndeclaredLinkIsNotCleared(t *testing.T) {
 	n := newNode(t, 1)
 	n.declare("a", 1)

@@ -18,13 +18,11 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// clockStory is a wait. It must end between least and most, for any change of the clock.
 type clockStory struct {
 	least, most time.Duration
 	options     func(*Options)
-	// begin brings the node to where the wait begins, by way of settle.
-	begin func(n *testNode, settle func(time.Duration))
-	come  func(n *testNode) bool
+	begin       func(n *testNode, settle func(time.Duration))
+	come        func(n *testNode) bool
 }
 
 func hasReason(reason string) func(*testNode) bool {
@@ -131,8 +129,7 @@ var clockStories = map[string]clockStory{
 const clockManifest = "apiVersion: networking.k8s.aws/v1alpha1\nkind: NodeENI\nmetadata: {name: a}\nspec: {nodeSelector: {}, subnetID: " +
 	"subnet-00000000000000001, deviceIndex: 1}\n"
 
-// TestClockIsSet: somebody sets the clock forth and back by hours at any moment, and the
-// daemon may start anew; nothing comes later than its own bound, nor too soon.
+// Somebody sets the clock by hours at any moment, and the daemon may restart; each wait keeps its bounds.
 func TestClockIsSet(t *testing.T) {
 	seed := *seedFlag
 	if seed == 0 {
@@ -159,7 +156,7 @@ func (s clockStory) run(t *testing.T, seed uint64) {
 	}
 	start()
 	advance := func(d time.Duration) { up += d; n.now = n.now.Add(d) }
-	// wait lets at most d pass, and says after how long the end had come.
+	// wait lets at most d pass and returns when the end came.
 	wait := func(d time.Duration, end func() bool) (time.Duration, bool) {
 		p, begun := pace{}, up
 		for {
@@ -186,8 +183,6 @@ func (s clockStory) run(t *testing.T, seed uint64) {
 	}
 }
 
-// TestWallClockIsForPeople: a time of the clock that people set goes only to people,
-// and to code that compares it with other programs' times.
 func TestWallClockIsForPeople(t *testing.T) {
 	allowed := map[string]string{
 		"view.go: v.At, v.Inventory, v.Plugin = r.Now().UTC().Round(0), r.files.Inventory, r.plugin.View()": "the View's time is for people",

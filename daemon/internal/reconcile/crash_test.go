@@ -16,8 +16,8 @@ func contextOf(t *testing.T) (context.Context, context.CancelFunc) {
 	return context.WithCancel(t.Context())
 }
 
-// locked makes a folder that cannot be written to, in place of path's own: the
-// Sync ends there, as if the daemon had been killed before that write.
+// locked makes a folder that cannot be written to in place of path's own: the Sync ends there, as if killed before that
+// write.
 func (n *testNode) locked(path string) (unlock func()) {
 	n.Helper()
 	dir := filepath.Dir(n.path(path))
@@ -36,9 +36,8 @@ func (n *testNode) locked(path string) (unlock func()) {
 	}
 }
 
-// TestKilledAtEachWrite: a daemon that ends before any of its writes leaves
-// files from which the next one goes on, and in which a device is never ready
-// without being in the checkpoint, nor advertised without being claimed there.
+// Whichever write a daemon is killed before, the next one goes on; no device is ready before it is in the checkpoint,
+// nor advertised before it is claimed there.
 func TestKilledAtEachWrite(t *testing.T) {
 	stages := map[string]func(n *testNode){
 		"first device": func(n *testNode) { n.declare("a", 1, "dpdkResourceName: intel.com/fast") },
@@ -76,7 +75,6 @@ func TestKilledAtEachWrite(t *testing.T) {
 	}
 }
 
-// checkOrder: the inventory is never ahead of the checkpoint, nor the config.
 func (n *testNode) checkOrder() {
 	n.Helper()
 	known := map[string]nodestate.CheckpointDevice{}
@@ -105,8 +103,7 @@ func (n *testNode) checkOrder() {
 	}
 }
 
-// TestLostCheckpoint: devices in pods are remembered by the inventory, entries that
-// are as we would write them are ours again.
+// The inventory remembers devices in pods; entries in the daemon's form are ours again.
 func TestLostCheckpoint(t *testing.T) {
 	for name, lose := range map[string]func(path string) error{
 		"removed": os.Remove,
@@ -126,8 +123,7 @@ func TestLostCheckpoint(t *testing.T) {
 	}
 }
 
-// TestUntrustedCheckpoint: another user's file is not followed, nor replaced
-// without a word.
+// Another user's file is neither followed nor replaced silently.
 func TestUntrustedCheckpoint(t *testing.T) {
 	n := newNode(t)
 	n.sync()
@@ -138,7 +134,6 @@ func TestUntrustedCheckpoint(t *testing.T) {
 	}
 }
 
-// TestCorruptRecord: an intent that was lost holds nothing, and is reported.
 func TestCorruptRecord(t *testing.T) {
 	n := newNode(t, 1)
 	n.declare("a", 1)
@@ -148,7 +143,6 @@ func TestCorruptRecord(t *testing.T) {
 	n.expect([]string{"a eth1 ready"}, []string{"RecordUnreadable"}, nil)
 }
 
-// TestFileModes: modes of the written files.
 func TestFileModes(t *testing.T) {
 	n := newNode(t, 1)
 	n.declare("a", 1, "dpdkResourceName: intel.com/fast")
@@ -163,8 +157,7 @@ func TestFileModes(t *testing.T) {
 	same(t, "modes", want, got)
 }
 
-// TestKilledAfterTheConfigWasWritten: the device plugin may have read that config
-// by the time the next daemon starts, and the one before may be wanted again.
+// The device plugin may have read that config before the next daemon starts, which may want the earlier one again.
 func TestKilledAfterTheConfigWasWritten(t *testing.T) {
 	declare := func(n *testNode) { n.declare("a", 1, "dpdkResourceName: intel.com/a") }
 	undeclare := func(n *testNode) { n.undeclare("a") }
@@ -205,7 +198,6 @@ func (n *testNode) killedAt(message string) {
 
 type killed struct{}
 
-// killAt ends the daemon at a line of its log.
 type killAt string
 
 func (killAt) Levels() []logrus.Level { return logrus.AllLevels }

@@ -19,7 +19,6 @@ func (n *testNode) declareDPDK(name string, e int) {
 	n.declare(name, e, fastDPDK, "enableDPDK: true")
 }
 
-// expectDriver: the function's driver, by sysfs.
 func (n *testNode) expectDriver(e int, want string) {
 	n.Helper()
 	for _, d := range n.machine() {
@@ -29,8 +28,6 @@ func (n *testNode) expectDriver(e int, want string) {
 	}
 }
 
-// expectHost: the device's link is in the host as it was, and nothing is left
-// to restore.
 func (n *testNode) expectHost(e int, want link.Link) {
 	n.Helper()
 	same(n, "link", want, n.host.links[e])
@@ -39,7 +36,6 @@ func (n *testNode) expectHost(e int, want link.Link) {
 	}
 }
 
-// custom gives the link settings that the kernel would not choose.
 func (n *testNode) custom(e int) link.Link {
 	n.host.mu.Lock()
 	defer n.host.mu.Unlock()
@@ -49,7 +45,6 @@ func (n *testNode) custom(e int) link.Link {
 	return l
 }
 
-// TestBindAndGiveBack is the life of a case 3 device.
 func TestBindAndGiveBack(t *testing.T) {
 	n := newNode(t, 1)
 	was := n.custom(1)
@@ -68,7 +63,7 @@ func TestBindAndGiveBack(t *testing.T) {
 	same(t, "binds", []string{"0001 vfio-pci", "0001 ena"}, n.binds())
 }
 
-// binds are the binds so far, with the end of the address instead of the whole.
+// binds lists the binds so far, each with the last part of its address.
 func (n *testNode) binds() []string {
 	n.drivers.mu.Lock()
 	defer n.drivers.mu.Unlock()
@@ -79,8 +74,7 @@ func (n *testNode) binds() []string {
 	return all
 }
 
-// TestSwitchDPDK: a device that is advertised changes its driver only when the
-// device plugin no longer offers it.
+// An advertised device changes its driver only when the device plugin no longer offers it.
 func TestSwitchDPDK(t *testing.T) {
 	n := newNode(t, 1)
 	n.kubelet = &fakeKubelet{}
@@ -106,8 +100,6 @@ func TestSwitchDPDK(t *testing.T) {
 	n.expectHost(1, was)
 }
 
-// TestBindRefused: an obstacle is a Problem and changes nothing; once it is gone the device is
-// bound.
 func TestBindRefused(t *testing.T) {
 	tests := map[string]struct {
 		arrange func(n *testNode)
@@ -158,7 +150,6 @@ func TestBindRefused(t *testing.T) {
 	}
 }
 
-// TestBindFails: the device goes on as it was, and is tried again.
 func TestBindFails(t *testing.T) {
 	n := newNode(t, 1)
 	was := n.custom(1)
@@ -180,8 +171,6 @@ func TestBindFails(t *testing.T) {
 	n.expect([]string{"a  ready"}, nil, pools{"intel.com/fast": {pci(1)}})
 }
 
-// TestOpenDeviceIsNotTaken: a program has the device open though its pod has
-// gone.
 func TestOpenDeviceIsNotTaken(t *testing.T) {
 	n := newNode(t, 1)
 	n.declareDPDK("a", 1)
@@ -200,8 +189,7 @@ func TestOpenDeviceIsNotTaken(t *testing.T) {
 	n.expectDriver(1, "ena")
 }
 
-// TestStuckDriver: an unbind that hangs in the kernel holds nothing else up, not
-// even for the daemon after this one.
+// An unbind that hangs in the kernel delays nothing else, even for the next daemon.
 func TestStuckDriver(t *testing.T) {
 	n := newNode(t, 1, 2)
 	n.declareDPDK("a", 1)
@@ -232,8 +220,6 @@ func TestStuckDriver(t *testing.T) {
 	}
 }
 
-// TestDaemonEndsWhileDriving: at any point where the daemon ends, the next one completes the
-// change.
 func TestDaemonEndsWhileDriving(t *testing.T) {
 	restore := func(n *testNode) {
 		l := n.host.links[1].State()

@@ -12,8 +12,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// TestFailedBindIsOneState: that it is tried again is neither its end nor another
-// beginning.
+// A retry neither ends the problem nor begins another.
 func TestFailedBindIsOneState(t *testing.T) {
 	n := newNode(t, 1)
 	n.drivers.fail = map[device.PCIAddress]error{pci(1): errors.New("probe refused")}
@@ -35,8 +34,7 @@ func TestFailedBindIsOneState(t *testing.T) {
 	}
 }
 
-// TestUntidyIsTriedAgain: a failed change leaves the device usable. Its remains are removed later,
-// without an event.
+// A failed change leaves the device usable; its remains are removed later, without an event.
 func TestUntidyIsTriedAgain(t *testing.T) {
 	n := newNode(t, 1)
 	was := n.custom(1)
@@ -67,8 +65,7 @@ func TestUntidyIsTriedAgain(t *testing.T) {
 	n.expectHost(1, was)
 }
 
-// TestOpenDeviceIsOneState: that another device changes the config meanwhile is
-// no end of it.
+// Another device's change of the config does not end the problem.
 func TestOpenDeviceIsOneState(t *testing.T) {
 	n := newNode(t, 1, 2)
 	n.declareDPDK("a", 1)
@@ -90,8 +87,6 @@ func TestOpenDeviceIsOneState(t *testing.T) {
 	}
 }
 
-// TestNotServedWhileDriving: a device that is about to lose its driver is not
-// ready, even when it is wanted as it was.
 func TestNotServedWhileDriving(t *testing.T) {
 	kernel := func(n *testNode) { n.declare("a", 1, fastDPDK) }
 	userspace := func(n *testNode) { n.declareDPDK("a", 1) }
@@ -132,8 +127,7 @@ func TestNotServedWhileDriving(t *testing.T) {
 	}
 }
 
-// TestOfferedUnderAnotherName: the resource has changed together with the driver,
-// and the device plugin, which nobody finds, still offers the device as it was.
+// The resource changes with the driver, and a device plugin that is not found still offers the device as it was.
 func TestOfferedUnderAnotherName(t *testing.T) {
 	n := newNode(t, 1)
 	n.kubelet = &fakeKubelet{}
@@ -151,8 +145,6 @@ func TestOfferedUnderAnotherName(t *testing.T) {
 	n.expect([]string{"a  ready"}, nil, pools{"intel.com/other": {pci(1)}})
 }
 
-// TestRestoreRecordOfAnotherFunction: a device's settings are not given to the one that has taken
-// its place.
 func TestRestoreRecordOfAnotherFunction(t *testing.T) {
 	n := newNode(t, 1)
 	was := nodestate.LinkState{Name: "ens7", MAC: mac(1), MTU: 9001, Up: true}

@@ -13,26 +13,23 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
 )
 
-// fakeDrivers is the kernel's driver core of a testNode: its binds show in the node's sysfs and
-// links. It fails the test if a device is bound before all preconditions hold.
+// fakeDrivers is the kernel's driver core: its binds show in sysfs and links. It fails the test if a device is bound
+// too early.
 type fakeDrivers struct {
-	n  *testNode
-	mu sync.Mutex
-	// obstacle and open are answers, by function.
+	n        *testNode
+	mu       sync.Mutex
 	obstacle map[device.PCIAddress]string
 	open     map[device.PCIAddress]bool
 	openErr  error
-	// fail is the error of a function's next binds.
-	fail map[device.PCIAddress]error
-	// untidy is the error of the next binds to the driver that the function has already.
+	fail     map[device.PCIAddress]error
+	// untidy is the error of the next binds to the driver that the function already has.
 	untidy map[device.PCIAddress]error
-	// hang keeps a function's bind waiting until it is closed.
-	hang map[device.PCIAddress]chan struct{}
+	hang   map[device.PCIAddress]chan struct{}
 	// hung are the functions whose bind waits; judged is called as each bind begins.
 	hung   map[device.PCIAddress]bool
 	judged func(addr device.PCIAddress, to string)
 	done   []string // "address driver"
-	// tidied counts the binds to the driver that the function had already.
+	// tidied counts binds to the driver that the function already had.
 	tidied int
 }
 
@@ -101,7 +98,6 @@ func (f *fakeDrivers) Bind(fn sysfs.PCIFunction, to string, lock *os.File) error
 	return nil
 }
 
-// wait keeps a bind waiting.
 func (f *fakeDrivers) wait(addr device.PCIAddress, hang chan struct{}) {
 	f.mu.Lock()
 	if f.hung == nil {
@@ -115,8 +111,7 @@ func (f *fakeDrivers) wait(addr device.PCIAddress, hang chan struct{}) {
 	f.mu.Unlock()
 }
 
-// check: nothing is bound before it is locked, checkpointed, written down, set
-// down and out of the config.
+// check fails unless the device is locked, checkpointed, recorded, down and out of the config.
 func (f *fakeDrivers) check(addr device.PCIAddress, to string, lock *os.File) {
 	n := f.n
 	expired, cancel := context.WithCancel(context.Background())
@@ -160,7 +155,6 @@ func (f *fakeDrivers) check(addr device.PCIAddress, to string, lock *os.File) {
 	}
 }
 
-// eni returns the number of the ENI at an address.
 func (n *testNode) eni(addr device.PCIAddress) int {
 	var domain, bus int
 	if _, err := fmt.Sscanf(addr.String(), "%04x:%02x:00.0", &domain, &bus); err != nil {

@@ -7,7 +7,6 @@ import (
 	"time"
 )
 
-// TestEmptySysfsIsUnknown: a sysfs that shows nothing is not the machine's.
 func TestEmptySysfsIsUnknown(t *testing.T) {
 	n := newNode(t, 1)
 	n.declare("a", 1, "dpdkResourceName: intel.com/fast")
@@ -25,8 +24,7 @@ func TestEmptySysfsIsUnknown(t *testing.T) {
 	n.expect([]string{"a eth1 ready"}, nil, pools{"intel.com/fast": {pci(1)}})
 }
 
-// TestEditedUnderAPod: for each edit of the NodeENI, a pod's device stays in the inventory until
-// the pod's DEL, and nothing of the old state is left after that.
+// For each edit, a pod's device stays in the inventory until DEL, and then nothing of the old state is left.
 func TestEditedUnderAPod(t *testing.T) {
 	const was = "dpdkResourceName: intel.com/fast"
 	tests := []struct {

@@ -9,7 +9,6 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// profileOf returns the settings of a NodeENI's device in the inventory's file.
 func (n *testNode) profileOf(nodeENI string) nodestate.Settings {
 	n.Helper()
 	for _, d := range n.inventory().Devices {
@@ -21,8 +20,7 @@ func (n *testNode) profileOf(nodeENI string) nodestate.Settings {
 	return nil
 }
 
-// TestProfile: the inventory has an idle device's settings, as an administrator last
-// chose them, and never a pod's.
+// The inventory has an idle device's settings as an administrator last chose them, never a pod's.
 func TestProfile(t *testing.T) {
 	n := newNode(t, 1)
 	n.host.ethtool = map[int]nodestate.Settings{1: {"rings": "256 0 0 256"}}

@@ -15,12 +15,11 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// fakeMetadata is IMDS. It fails on request and counts how often it was asked.
 type fakeMetadata struct {
 	enis  map[int]vpc.ENI
 	err   error
 	asked int
-	// hold, when it is not nil, keeps the answer back until it is closed.
+	// hold delays the answer until it is closed; nil for no delay.
 	hold chan struct{}
 }
 
@@ -43,24 +42,21 @@ func (m *fakeMetadata) ENIs(ctx context.Context) ([]vpc.ENI, error) {
 	return all, nil
 }
 
-// fakeHost is the host's netns. It fails the test when a link is changed that
-// nobody has declared, or that is not there.
+// fakeHost is the host's netns. It fails the test when a link changes that is missing or not declared.
 type fakeHost struct {
-	t      testing.TB
-	mu     sync.Mutex
-	links  map[int]link.Link // by ENI; the index is that plus 10
-	ours   map[int]bool
-	routes map[int]bool // default routes, by ENI
-	shared bool         // they are next hops of one route
-	// addresses are the addresses of the links in the host.
+	t         testing.TB
+	mu        sync.Mutex
+	links     map[int]link.Link // by ENI; the index is that plus 10
+	ours      map[int]bool
+	routes    map[int]bool // default routes, by ENI
+	shared    bool         // they are next hops of one route
 	addresses []routing.HostAddress
 	dumps     int // of the routes
 	changes   []string
 	err       error // of Links
 	fail      map[string]error
 	foreign   map[int]string // by index
-	// ethtool are the links' device settings, by ENI, and ethtoolRead how often they
-	// were read.
+	// ethtool has the links' device settings, by ENI; ethtoolRead counts the reads.
 	ethtool     map[int]nodestate.Settings
 	ethtoolRead int
 	sources     [][]routing.Source // as they were asked for

@@ -9,7 +9,6 @@ import (
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/pluginrestart"
 )
 
-// fakePlugin is the device plugin of the node. It counts looks and restarts.
 type fakePlugin struct {
 	mu     sync.Mutex
 	wanted []string
@@ -18,11 +17,10 @@ type fakePlugin struct {
 	looks  int
 	// prefixes are the -resource-prefix of its pods.
 	prefixes []string
-	// err is Restart's answer, and Find's where it is ErrNoDevicePlugin; lookErr is Find's.
+	// err is Restart's answer, and Find's if it is ErrNoDevicePlugin; lookErr is Find's.
 	err, lookErr error
-	// hold, when it is not nil, keeps Restart waiting until it is closed.
-	hold chan struct{}
-	// restarted, when it is not nil, is told of each restart.
+	// hold delays Restart until it is closed; nil for no delay.
+	hold      chan struct{}
 	restarted func(pluginrestart.Wanted)
 }
 
@@ -73,7 +71,6 @@ func (f *fakePlugin) Restart(ctx context.Context, w pluginrestart.Wanted) (plugi
 	return r, err
 }
 
-// fakeKubelet is the kubelet's podresources API.
 type fakeKubelet struct {
 	devices inventory.Kubelet
 	err     error
@@ -85,7 +82,6 @@ func (k *fakeKubelet) Devices(context.Context) (inventory.Kubelet, error) {
 	return k.devices, k.err
 }
 
-// answers says whether calls end by themselves.
 func (f *fakePlugin) answers() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()

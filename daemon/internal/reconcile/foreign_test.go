@@ -11,13 +11,11 @@ import (
 
 const ruleOfOthers = "rule 1536 sends to table 2, which leads out of it"
 
-// guard starts the daemon anew on a node where others attach ENIs too.
 func (n *testNode) guard() {
 	n.start()
 	n.daemon.NodeENIs = guarded{n.daemon.NodeENIs}
 }
 
-// pass lets a time pass, with the Syncs that the loop would do.
 func (n *testNode) pass(d time.Duration) {
 	n.Helper()
 	p := pace{}
@@ -27,9 +25,8 @@ func (n *testNode) pass(d time.Duration) {
 	n.sync()
 }
 
-// TestForeignENI: where others attach ENIs too, a link that is in somebody's use is
-// not taken, nor one that was seen for a moment only, and its marks are asked for
-// again at every look.
+// Where others attach ENIs, the daemon takes no link that is in use or was seen only for a moment, and looks for marks
+// in each Sync.
 func TestForeignENI(t *testing.T) {
 	n := newNode(t, 1)
 	n.declare("a", 1, "dpdkResourceName: intel.com/a")
@@ -50,9 +47,8 @@ func TestForeignENI(t *testing.T) {
 	n.expect([]string{"a eth1 ready"}, nil, pools{"intel.com/a": {pci(1)}})
 }
 
-// TestForeignENILater: the VPC CNI's ENI was taken for ours, and then it is marked. It
-// is withdrawn, its link is not touched again, and the row says why. A pod that has
-// it keeps it.
+// The daemon took the VPC CNI's ENI, which then gets marked: it is withdrawn, its link is left alone, and the row says
+// why. A pod keeps it.
 func TestForeignENILater(t *testing.T) {
 	n := newNode(t, 1, 2)
 	n.declare("a", 1, "dpdkResourceName: intel.com/a", "mtu: 9001")

@@ -16,8 +16,8 @@ const thisInstance, otherInstance = "i-0a1b2c3d4e5f60718", "i-0a1b2c3d4e5f60719"
 
 func of(instance string) func() string { return func() string { return instance } }
 
-// TestRenamedNode: a start under another name is refused, whichever file remembers the
-// old one, and changes nothing; it is done where somebody says that it is meant.
+// A start under another name changes nothing and fails, whichever file remembers the old name, unless an operator
+// confirms it.
 func TestRenamedNode(t *testing.T) {
 	renamed := func(o *Options) { o.NodeName = "node-b" }
 	forget := func(n *testNode) { n.must(os.Remove(nodestate.CheckpointPath(n.path("state")))) }
@@ -70,8 +70,6 @@ func TestRenamedNode(t *testing.T) {
 	}
 }
 
-// TestRenamedNodeGoesOn: the daemon takes over the memory of the old name, and keeps it
-// under the new one.
 func TestRenamedNodeGoesOn(t *testing.T) {
 	n := newNode(t, 1)
 	n.declare("a", 1, "dpdkResourceName: intel.com/a")
@@ -85,8 +83,7 @@ func TestRenamedNodeGoesOn(t *testing.T) {
 	}
 }
 
-// TestCheckpointOfAnotherInstance came here with a snapshot of a disk: nothing of it is
-// removed or drained, the entries that came with it go, and that is logged once.
+// The checkpoint came with a snapshot of a disk: nothing drains, its config entries go, and one log line says so.
 func TestCheckpointOfAnotherInstance(t *testing.T) {
 	for _, late := range []bool{false, true} {
 		n := newNode(t, 1, 2)
@@ -127,7 +124,6 @@ func TestCheckpointOfAnotherInstance(t *testing.T) {
 	}
 }
 
-// TestInstanceUnknown: without metadata a checkpoint stays whose it was.
 func TestInstanceUnknown(t *testing.T) {
 	n := newNode(t, 1)
 	n.must(n.startWith(func(o *Options) { o.Instance = of(thisInstance) }))

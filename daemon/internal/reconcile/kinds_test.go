@@ -22,7 +22,6 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// readTaken are the devices that the daemon has bound, by the restore records.
 func (r *Reconciler) readTaken() (inventory.Fact[map[device.PCIAddress]nodestate.Restore], error) {
 	f := inventory.Sources{Held: map[device.PCIAddress]bool{}}
 	for _, found := range r.readRestores(&f) {
@@ -33,7 +32,7 @@ func (r *Reconciler) readTaken() (inventory.Fact[map[device.PCIAddress]nodestate
 	return f.Taken, nil
 }
 
-// faults are the ways in which a file is not one of this version's, made of its content.
+// faults make a file from its content that this version does not understand.
 var faults = map[string]func(path string, content []byte) error{
 	"missing":       func(path string, _ []byte) error { return os.Remove(path) },
 	"empty":         func(path string, _ []byte) error { return os.WriteFile(path, nil, 0o600) },
@@ -52,23 +51,18 @@ func ofVersion(v int, content []byte) []byte {
 	return version.ReplaceAll(content, []byte(`"schemaVersion": `+string(rune('0'+v))))
 }
 
-// fate is the outcome for two devices that are removed while a file is spoilt. The
-// file is about the first one, or about both.
+// fate is the outcome for two devices that are removed while a file about the first, or about both, is spoilt.
 type fate struct {
 	// first and second are the phases in which they stay; "" is gone.
 	first, second nodestate.Phase
-	// reason is a Problem's; "" for none.
-	reason string
-	// refuses: the daemon does not start.
-	refuses bool
-	// stays: the file is as it was.
-	stays bool
+	reason        string
+	refuses       bool
+	stays         bool
 }
 
 const drains = nodestate.PhaseDraining
 
-// kinds has the outcome of each fault in each kind of file. A pod has the
-// first device where the kind is Attachment or Checkpoint.
+// kinds has the outcome of each fault in each kind of file. A pod has the first device for Attachment and Checkpoint.
 var kinds = map[string]struct {
 	path  string
 	fates map[string]fate
@@ -114,8 +108,7 @@ var kinds = map[string]struct {
 	}},
 }
 
-// TestEveryKindOfFile: a file that the daemon cannot understand holds each device that it
-// names or may name. A lost file holds none.
+// A file that the daemon cannot understand holds each device that it names or may name. A lost file holds none.
 func TestEveryKindOfFile(t *testing.T) {
 	for name, k := range kinds {
 		if diff := cmp.Diff(keys(faults), keys(k.fates)); diff != "" {
@@ -171,7 +164,6 @@ func TestEveryKindOfFile(t *testing.T) {
 	}
 }
 
-// fate compares the outcome for the devices a and b.
 func (n *testNode) fate(want fate) {
 	n.Helper()
 	got := fate{stays: want.stays}
@@ -200,8 +192,7 @@ func keys[V any](m map[string]V) (all []string) {
 	return all
 }
 
-// TestKindsAreComplete: every kind of file that nodestate knows has its rows here. The
-// daemon does not read the policy, but for doctor.
+// The daemon does not read the policy, but for doctor.
 func TestKindsAreComplete(t *testing.T) {
 	var all []string
 	files, err := filepath.Glob("../../../pkg/*/*.go") // nodestate and leases
@@ -226,8 +217,7 @@ func TestKindsAreComplete(t *testing.T) {
 	}
 }
 
-// TestLeasesOfAnotherVersion: every address of that ENI counts as leased, and nothing
-// changes for another ENI.
+// Every address of that ENI counts as leased; other ENIs are not affected.
 func TestLeasesOfAnotherVersion(t *testing.T) {
 	n := newNode(t, 1, 2)
 	set := func(e int, addresses ...string) {
@@ -258,7 +248,6 @@ func TestLeasesOfAnotherVersion(t *testing.T) {
 	}
 }
 
-// TestOtherVersionIsNoOrphan: nobody runs DEL for a record that is not understood.
 func TestOtherVersionIsNoOrphan(t *testing.T) {
 	n := newNode(t, 1)
 	swept := &sweeps{}
@@ -284,7 +273,6 @@ func TestOtherVersionIsNoOrphan(t *testing.T) {
 	}
 }
 
-// sweeps counts the records that the daemon gives to its sweeper.
 type sweeps struct{ seen []int }
 
 func (s *sweeps) Sweep(_ context.Context, records []nodestate.Attachment) ([]nodestate.Problem, time.Duration) {

@@ -16,8 +16,7 @@ import (
 const (
 	// kubeletTimeout bounds the question to the kubelet, which is on this machine.
 	kubeletTimeout = time.Second
-	// silentFirst and silentLatest bound the waits after a kubelet has not answered in
-	// time; they double.
+	// silentFirst and silentLatest bound the waits after a kubelet has not answered in time; they double.
 	silentFirst  = 2 * time.Second
 	silentLatest = 15 * time.Second
 )
@@ -34,14 +33,12 @@ type kubeletCache struct {
 	asked   bool
 	devices inventory.Kubelet
 	err     error
-	// silent is the last wait after a kubelet that did not answer in time; it is not asked before
-	// until.
+	// silent is the last wait after a kubelet that did not answer in time; it is not asked before until.
 	silent backoff.Backoff
 	until  time.Time
 }
 
-// forget begins a new Sync. The error of a kubelet that hangs stays until it may be asked
-// again.
+// forget begins a new Sync. The error of a kubelet that hangs stays until it may be asked again.
 func (k *kubeletCache) forget(now time.Time) {
 	if left := k.until.Sub(now); left > 0 && left <= k.silent.Wait() { // else the clock was set back
 		return
@@ -67,8 +64,7 @@ func (k *kubeletCache) ask(ctx context.Context) (inventory.Kubelet, error) {
 	return k.devices, k.err
 }
 
-// read asks which pod has which device while one of the devices drains. At other times
-// nothing depends on the answer.
+// read asks which pod has which device while one of the devices drains. At other times nothing depends on the answer.
 func (k *kubeletCache) read(ctx context.Context, f *inventory.Sources) []problem.Finding {
 	if k.from == nil {
 		return nil

@@ -11,7 +11,6 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 )
 
-// hungKubelet accepts a question and never answers it.
 type hungKubelet struct{ asked int }
 
 func (k *hungKubelet) Devices(ctx context.Context) (inventory.Kubelet, error) {
@@ -20,8 +19,8 @@ func (k *hungKubelet) Devices(ctx context.Context) (inventory.Kubelet, error) {
 	return inventory.Kubelet{}, ctx.Err()
 }
 
-// TestHungKubelet: however many devices wait, a Sync asks a kubelet that hangs
-// once, and the next Syncs not at all until it is due again; the problem stays.
+// However many devices wait, one Sync asks a hanging kubelet once, and later Syncs wait until it is due. The problem
+// stays.
 func TestHungKubelet(t *testing.T) {
 	const devices = 12
 	n := newNode(t)
@@ -64,7 +63,6 @@ func TestHungKubelet(t *testing.T) {
 	}
 }
 
-// TestOneQuestionPerSync: devices that wait and devices that drain share it.
 func TestOneQuestionPerSync(t *testing.T) {
 	n := newNode(t, 1, 2, 3)
 	n.kubelet = &fakeKubelet{}

@@ -24,8 +24,7 @@ func TestPodsLinkIsLeftAlone(t *testing.T) {
 	n.expect([]string{"a eth1 ready"}, nil, nil)
 }
 
-// TestLockedMeanwhile: between the look at the records and the device lock a
-// pod gets the device.
+// A pod gets the device after the records were read and before the device is locked.
 func TestLockedMeanwhile(t *testing.T) {
 	n := newNode(t, 1)
 	n.declare("a", 1)
@@ -81,7 +80,7 @@ func TestLinkThatCannotBeConfigured(t *testing.T) {
 	n.expect([]string{"a eth1 ready"}, nil, nil)
 }
 
-// TestRestore: DEL ended before the dying netns gave the link back.
+// DEL ended before the dying netns gave the link back.
 func TestRestore(t *testing.T) {
 	was := nodestate.LinkState{Name: "eth1", MAC: mac(1), MTU: 9001, Up: true}
 	record := func(n *testNode, boot string) {
@@ -144,9 +143,8 @@ func TestRestore(t *testing.T) {
 	}
 }
 
-// TestUnrestored: where a link's setting cannot be given back, a Problem names the
-// device, the setting, the cause and the way out. Its reason is another where no pod
-// gets the device. The Problem ends with its cause.
+// The Problem names device, setting, cause and remedy, and ends with its cause. Its reason differs if no pod gets the
+// device.
 func TestUnrestored(t *testing.T) {
 	for reason, tt := range map[string]struct {
 		err   error

@@ -15,7 +15,6 @@ type runStory struct {
 	want     []time.Duration
 }
 
-// TestRun counts time as the loop sees it.
 func TestRun(t *testing.T) {
 	ms := time.Millisecond
 	tests := []runStory{

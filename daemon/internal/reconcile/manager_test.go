@@ -23,15 +23,13 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// managedNode is a node with links of the real kernel, and a network manager that does
-// at random to all of them as real ones do.
+// managedNode has links of the real kernel, and a network manager that acts at random on all of them.
 type managedNode struct {
 	*testNode
-	host  *link.Handle
-	index []int
-	rnd   *rand.Rand
-	story []string
-	// shared says which ENIs a pod shares.
+	host   *link.Handle
+	index  []int
+	rnd    *rand.Rand
+	story  []string
 	shared map[int]*nodestate.Record
 }
 
@@ -74,8 +72,7 @@ func (n *managedNode) route(e int, to string, protocol, metric, table int) error
 	return netlink.RouteAdd(r)
 }
 
-// mainRoutes returns the main table's routes by ENI e, or all for -1, but not the kernel's
-// own.
+// mainRoutes returns the main table's routes by ENI e, or all for -1, without the kernel's own.
 func (n *managedNode) mainRoutes(e int) (all []netlink.Route) {
 	n.Helper()
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
@@ -97,7 +94,6 @@ func (n *managedNode) ourRules() (all []netlink.Rule) {
 	return slices.DeleteFunc(rules, func(r netlink.Rule) bool { return r.Protocol != routing.SourceProtocol })
 }
 
-// happen is one act of the network manager or of a pod.
 func (n *managedNode) happen() {
 	n.Helper()
 	e, protocol := n.rnd.IntN(len(n.index)), []int{unix.RTPROT_DHCP, unix.RTPROT_RA, unix.RTPROT_STATIC, unix.RTPROT_BOOT}[n.rnd.IntN(4)]
@@ -152,8 +148,7 @@ func (n *managedNode) waysOut() map[int]bool {
 	return out
 }
 
-// want checks the node once the daemon has come to rest. before are the primary ENI's routes,
-// ways the families that had a way out.
+// want checks the node at rest. before are the primary ENI's routes; ways are the families that had a way out.
 func (n *managedNode) want(before []string, ways map[int]bool) {
 	n.Helper()
 	wrong := func(format string, args ...any) {
@@ -203,7 +198,6 @@ func (n *managedNode) want(before []string, ways map[int]bool) {
 	}
 }
 
-// left returns the main table's routes by an ENI, as text.
 func (n *managedNode) left(e int) (out []string) {
 	n.Helper()
 	for _, r := range n.mainRoutes(e) {
@@ -213,9 +207,8 @@ func (n *managedNode) left(e int) (out []string) {
 	return out
 }
 
-// TestNetworkManagerSequences: for all acts of a network manager, at rest idle and shared ENIs
-// have only the default and learned routes that are the node's only way out. The primary ENI is
-// untouched, and nothing is rewritten at rest.
+// At rest, idle and shared ENIs have only the default and learned routes that are the node's only way out. The primary
+// ENI is untouched, and nothing is rewritten.
 func TestNetworkManagerSequences(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -259,9 +252,8 @@ func TestNetworkManagerSequences(t *testing.T) {
 	}
 }
 
-// TestManagedENIAtBoot: on EKS AL2023 networkd has configured the ENIs that were there at
-// boot, by DHCP. If others attach ENIs, such an ENI becomes ready after 30 s without another
-// owner's marks. An ENI with a table of the VPC CNI stays the VPC CNI's.
+// On EKS AL2023 networkd configures the ENIs that are there at boot, by DHCP. Where others attach ENIs, such an ENI is
+// ready after 30 s without marks; one with a table of the VPC CNI stays the VPC CNI's.
 func TestManagedENIAtBoot(t *testing.T) {
 	if nstest.Outside(t) {
 		return

@@ -17,18 +17,16 @@ import (
 
 // How IMDS is asked.
 const (
-	// metadataWait is how long a Sync waits for the answer. A later answer is for the next Sync: a
-	// slow IMDS must delay nothing else. Foreign routes must be gone from idle links within 200
-	// ms, also if they come meanwhile.
+	// metadataWait is how long a Sync waits for the answer. A later answer is for the next Sync: a slow IMDS must
+	// delay nothing else. Foreign routes must be gone from idle links within 200 ms, also if they come meanwhile.
 	metadataWait = 100 * time.Millisecond
 	// metadataTimeout bounds the time of an answer.
 	metadataTimeout = 20 * time.Second
 	// metadataFresh is how long an answer stands while no device waits for news.
 	metadataFresh = 10 * time.Second
-	// metadataApart is the least time between two questions while a device waits. Each wait is an
-	// eighth of the time since the device began to wait, up to metadataFresh: an answer that is
-	// late by seconds is seen soon, and one that never comes is asked for seldom. awsnode.Client
-	// bounds the requests besides.
+	// metadataApart is the least time between two questions while a device waits. Each wait is an eighth of the time
+	// since the device began to wait, up to metadataFresh: an answer that is late by seconds is seen soon, and one
+	// that never comes is asked for seldom. awsnode.Client bounds the requests besides.
 	metadataApart = retryFirst
 	// metadataBackOff is the longest wait after failures; it doubles from a second.
 	metadataBackOff = 30 * time.Second
@@ -110,8 +108,7 @@ func (m *metadataCache) wait(now time.Time) time.Duration {
 	return min(max(now.Sub(m.since)/8, metadataApart), metadataFresh)
 }
 
-// follow notes the devices that wait for the metadata, and returns after how long to ask again; 0
-// for the next event.
+// follow notes the devices that wait for the metadata, and returns after how long to ask again; 0 for the next event.
 func (m *metadataCache) follow(devices []nodestate.Device, now time.Time) time.Duration {
 	wants := ""
 	for i := range devices {
@@ -154,8 +151,7 @@ func mendable(d *nodestate.Device) bool {
 	return len(d.Addresses)+len(d.Prefixes) == 0
 }
 
-// identify names ENIs for which the metadata have only the MAC, by the rows before: an ENI keeps
-// its MAC for life.
+// identify names ENIs for which the metadata have only the MAC, by the rows before: an ENI keeps its MAC for life.
 func identify(enis []vpc.ENI, before []nodestate.CheckpointDevice) (all []vpc.ENI) {
 	for _, e := range enis {
 		for i := range before {

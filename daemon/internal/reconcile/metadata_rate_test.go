@@ -18,14 +18,13 @@ import (
 
 const imdsMACs = "meta-data/network/interfaces/macs/"
 
-// metered is a node that asks a metadata service by HTTP.
 type metered struct {
 	*testNode
 	imds *fakeimds.Running
 	// came is when an ENI was attached, by its MAC.
 	came map[string][]time.Time
-	// told is the service's time, in nanoseconds: an answer that nobody waits for any
-	// more may still be given when the node's time goes on.
+	// told is the service's time, in nanoseconds: it may still answer an abandoned request while the node's time goes
+	// on.
 	told atomic.Int64
 }
 
@@ -41,13 +40,12 @@ func newMetered(t *testing.T, enis int) *metered {
 	return m
 }
 
-// tell is the node's time, which the service has from then on.
 func (m *metered) tell() time.Time {
 	m.told.Store(m.now.UnixNano())
 	return m.now
 }
 
-// sync is a Sync, and more while the metadata have not answered.
+// sync repeats Sync until the metadata have answered.
 func (m *metered) sync() Outcome {
 	out := m.daemon.Sync(m.Context())
 	for m.daemon.metadata.pending != nil {
@@ -56,7 +54,6 @@ func (m *metered) sync() Outcome {
 	return out
 }
 
-// list has the metadata list an ENI, wherever it is.
 func (m *metered) list(e int, edit ...func(*fakeimds.ENI)) {
 	entry := fakeimds.ENI{
 		ID: eniID(e).String(), MAC: mac(e).String(), Primary: e == 0, DeviceIndex: e, SubnetID: subnet(e).String(),
@@ -70,11 +67,11 @@ func (m *metered) list(e int, edit ...func(*fakeimds.ENI)) {
 	m.came[entry.MAC] = append(m.came[entry.MAC], m.now)
 }
 
-// eniRequests are those for all keys of an ENI, which is asked for once when it comes.
+// eniRequests is the number of requests for all keys of a new ENI.
 const eniRequests = 15
 
-// judgeRate says of every 10 s how often the metadata were asked again, at most: the
-// first eniRequests about an ENI that has come are not that, nor are the first of all.
+// judgeRate returns the most repeated requests in any 10 s: without the first eniRequests of each new ENI and the first
+// three of all.
 func (m *metered) judgeRate() (most int) {
 	const window = 10 * time.Second
 	var at []time.Time
@@ -97,8 +94,7 @@ func (m *metered) judgeRate() (most int) {
 	return most
 }
 
-// TestMetadataRate: for any waiting device, event and failure of the service, it is asked at most
-// five times a second on average over 10 s. Every HTTP request counts.
+// For any waiting device, event and failure, IMDS gets at most five HTTP requests a second on average over 10 s.
 func TestMetadataRate(t *testing.T) {
 	seeds := []uint64{1, 2, 3, 4, 5, rand.Uint64()}
 	for _, seed := range seeds {
@@ -167,9 +163,8 @@ func rateWalk(t *testing.T, r *rand.Rand) {
 	}
 }
 
-// TestMetadataWorstCase: fifteen ENIs, each declared and pending for something that the
-// metadata cannot mend, or one of them for a value that never comes, with an event every
-// 100 ms.
+// Fifteen ENIs, each pending for something that the metadata cannot mend, or one for a value that never comes; an event
+// every 100 ms.
 func TestMetadataWorstCase(t *testing.T) {
 	for name, tt := range map[string]struct {
 		arrange func(m *metered)
@@ -208,8 +203,8 @@ func TestMetadataWorstCase(t *testing.T) {
 	}
 }
 
-// TestMetadataHotPlug: however long a device was waited for, it is ready within a
-// second or an eighth of the time after which the metadata list it, and their index.
+// However long a device waited, it is ready within a second or an eighth of the wait after the metadata list it and its
+// index.
 func TestMetadataHotPlug(t *testing.T) {
 	for _, lag := range []time.Duration{0, 2 * time.Second, 20 * time.Second} {
 		m := newMetered(t, 14)
@@ -237,8 +232,8 @@ func TestMetadataHotPlug(t *testing.T) {
 	}
 }
 
-// TestMetadataHotPlugs: of several that are plugged in at once none takes the requests
-// that another waits for. Each is ready soon after the metadata list it, and its index.
+// Several devices plugged in at once do not take each other's requests. Each is ready soon after the metadata list it
+// and its index.
 func TestMetadataHotPlugs(t *testing.T) {
 	lags := []struct{ listed, index time.Duration }{
 		{}, {listed: time.Second}, {index: 3 * time.Second}, {listed: 3 * time.Second, index: 6 * time.Second}, {listed: 6 * time.Second, index: 6 * time.Second},
@@ -275,8 +270,7 @@ func TestMetadataHotPlugs(t *testing.T) {
 	}
 }
 
-// TestMetadataSenseless: a value that makes no sense is named, with its key; the row of
-// its ENI stays as it was, and the others have nothing to do with it.
+// A senseless value is named with its key; its ENI's row stays, and other ENIs are not affected.
 func TestMetadataSenseless(t *testing.T) {
 	m := newMetered(t, 2)
 	for e := 1; e <= 2; e++ {
@@ -333,7 +327,6 @@ func TestMetadataSenseless(t *testing.T) {
 	}
 }
 
-// TestMendable: only a missing ENI, MAC, index or address has the metadata asked.
 func TestMendable(t *testing.T) {
 	whole := nodestate.Device{ENIID: eniID(1), MAC: mac(1), DeviceIndex: 1, Prefixes: []netip.Prefix{netip.MustParsePrefix("10.0.0.16/28")}}
 	for name, tt := range map[string]struct {

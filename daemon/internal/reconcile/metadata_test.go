@@ -6,8 +6,6 @@ import (
 	"time"
 )
 
-// TestSlowMetadata: a slow IMDS holds no Sync up, and its answer is taken when
-// it comes.
 func TestSlowMetadata(t *testing.T) {
 	n := newNode(t, 1)
 	n.imds.hold = make(chan struct{})
@@ -24,7 +22,6 @@ func TestSlowMetadata(t *testing.T) {
 	}
 }
 
-// TestMetadataIsNotAskedForNothing: a pod's events are no reason.
 func TestMetadataIsNotAskedForNothing(t *testing.T) {
 	n := newNode(t, 1)
 	n.declare("a", 1)

@@ -25,13 +25,11 @@ var (
 	sequencesFlag = flag.Int("sequences", 50, "how many sequences to generate")
 )
 
-// modelEvents is how long a sequence is.
 const modelEvents = 60
 
-// TestModel: for all events on a node, in any order: no device changes its driver while a pod has
-// it, the config never describes a device wrongly, an unreadable source removes nothing, and a
-// state is logged once. In the end everything is as the NodeENIs say, and without them as if there
-// had been none.
+// For all events in any order: no device changes its driver while a pod has it, the config never describes a device
+// wrongly, an unreadable source removes nothing, and a state is logged once. In the end everything is as the NodeENIs
+// say, and without them as if there had been none.
 func TestModel(t *testing.T) {
 	seed := *seedFlag
 	if seed == 0 {
@@ -86,7 +84,6 @@ func runModel(t *testing.T, seed uint64) {
 	w.heal()
 }
 
-// patiently waits for a condition that comes by itself.
 func (w *world) patiently(what string, there func() bool) {
 	for range 5000 {
 		if there() {
@@ -97,7 +94,7 @@ func (w *world) patiently(what string, there func() bool) {
 	w.Fatalf("no %s", what)
 }
 
-// look runs one Sync, and the ones that follow from it at once.
+// look runs one Sync and those that follow at once.
 func (w *world) look() Outcome {
 	for {
 		before, rows := w.read(), w.known()
@@ -123,7 +120,6 @@ func (w *world) look() Outcome {
 	}
 }
 
-// known are the inventory's rows with an ENI.
 func (w *world) known() []nodestate.Device {
 	inv, err := nodestate.ReadInventory(w.path("run/inventory.json"))
 	if err != nil {
@@ -132,7 +128,6 @@ func (w *world) known() []nodestate.Device {
 	return slices.DeleteFunc(inv.Devices, func(d nodestate.Device) bool { return d.ENIID == "" })
 }
 
-// judgeFailures: an unreadable source has removed nothing.
 func (w *world) judgeFailures(config []byte, rows []nodestate.Device) {
 	now := w.read()
 	w.mu.Lock()
@@ -159,7 +154,7 @@ func (w *world) judgeFailures(config []byte, rows []nodestate.Device) {
 	}
 }
 
-// judgeDraining: a device that is there as its NodeENI wants it does not drain.
+// judgeDraining fails if a device drains though it is as its NodeENI wants it.
 func (w *world) judgeDraining() {
 	if w.blind || w.unread || w.host.err != nil || w.imds.err != nil {
 		return
@@ -174,7 +169,6 @@ func (w *world) judgeDraining() {
 	}
 }
 
-// specDriver is the driver that a variant of modelSpecs asks for.
 func specDriver(spec string) string {
 	switch spec {
 	case "dpdk", "dpdk2":
@@ -185,7 +179,6 @@ func specDriver(spec string) string {
 	return "ena"
 }
 
-// judgeBind looks at a change of a driver as it begins.
 func (w *world) judgeBind(addr device.PCIAddress, to string) {
 	e := w.eni(addr)
 	if p := w.pods[e]; p != nil && p.instance == w.instance(e) && (p.rec != nil || !p.dead) {
@@ -218,8 +211,7 @@ func (s *modelSelectors) UnmarshalJSON(data []byte) error {
 	return json.Unmarshal(data, (*array)(s))
 }
 
-// judgeConfig: the config runs, and each device of ours in it is ready, and as
-// it is there.
+// judgeConfig fails unless the config runs and each device of ours in it is ready and as described.
 func (w *world) judgeConfig() {
 	content := w.read()
 	if content == nil || w.blind {
@@ -256,7 +248,7 @@ func (w *world) judgeConfig() {
 	}
 }
 
-// calm lets time pass without any event, in which no state may be logged twice.
+// calm lets time pass without events; no state may be logged twice.
 func (w *world) calm(d time.Duration) {
 	w.look()
 	w.logs.Reset()
@@ -277,7 +269,6 @@ func (w *world) calm(d time.Duration) {
 	}
 }
 
-// heal ends all faults, and judges the result.
 func (w *world) heal() {
 	if w.blind {
 		w.away("sys/bus/pci/devices", &w.blind)
@@ -320,7 +311,7 @@ func (w *world) heal() {
 	w.judgeEnd()
 }
 
-// judgeEnd: everything is as declared, and in the host as it was where nothing is.
+// judgeEnd fails unless all is as declared, and else in the host as it was.
 func (w *world) judgeEnd() {
 	want := pools{}
 	for e := 1; e <= modelSlots; e++ {
@@ -360,7 +351,6 @@ func (w *world) judgeEnd() {
 	}
 }
 
-// free says whether the device's lock is free.
 func (w *world) free(addr device.PCIAddress) bool {
 	expired, cancel := context.WithCancel(w.Context())
 	cancel()

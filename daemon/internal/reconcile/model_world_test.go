@@ -19,22 +19,19 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/dpmodel"
 )
 
-// modelSlots are the ENIs 1 to 3 of a world's node.
 const modelSlots = 3
 
 var errModel = errors.New("out of order")
 
-// modelPod is a pod to which the kubelet has given a device.
 type modelPod struct {
 	instance uint64
 	driver   string
 	// rec is nil before its ADD.
 	rec *nodestate.Record
-	// dead: the kubelet has forgotten it, and nobody has run its DEL.
+	// dead: the kubelet has forgotten it, and DEL has not run.
 	dead bool
 }
 
-// world is a node with its pods, its device plugin and its people.
 type world struct {
 	*testNode
 	rng   *rand.Rand
@@ -67,7 +64,7 @@ var modelSpecs = map[string][]string{
 	"uio":    {fastDPDK, "enableDPDK: true", "dpdkDriver: uio_pci_generic"},
 }
 
-// event is one event on the node; it returns its name, or "" if it cannot happen now.
+// event returns its name, or "" if it cannot happen now.
 func (w *world) event() string {
 	e := 1 + w.rng.IntN(modelSlots)
 	name := string(rune('a' - 1 + e))
@@ -138,7 +135,7 @@ func (w *world) unplugOrPlug(e int) string {
 		entry.ID, entry.MAC = eniID(e+256*w.ages), mac(e+256*w.ages)
 		w.macs[e], w.imds.enis[e] = entry.MAC, entry
 	}
-	// A bind leaves the name behind that its interface had.
+	// A bind leaves its interface's name behind.
 	if err := os.Remove(w.path("sys/class/net", ifname(e))); err != nil && !errors.Is(err, os.ErrNotExist) {
 		w.Fatal(err)
 	}
@@ -160,7 +157,6 @@ func (w *world) allocate(e int) string {
 
 func (w *world) driver(e int) string { return w.testNode.driver(pci(e)) }
 
-// add is the plugin's ADD for a device that the kubelet has allocated.
 func (w *world) add(e int) string {
 	p := w.pods[e]
 	if p == nil || p.rec != nil || p.dead || w.blind || !w.plugged[e] || w.instance(e) != p.instance || w.hang[e] != nil {
@@ -186,7 +182,7 @@ func (w *world) add(e int) string {
 	return fmt.Sprintf("ADD %d (%s)", e, p.driver)
 }
 
-// del ends a pod: with its DEL, or without, which then comes later.
+// del ends a pod with its DEL, or without, which then comes later.
 func (w *world) del(e int) string {
 	p := w.pods[e]
 	if p == nil {
@@ -302,8 +298,7 @@ func (w *world) read() []byte {
 	return content
 }
 
-// people's entries: the device plugin accepts the lasting ones with every prefix and device, and
-// ends on others.
+// The device plugin accepts the lasting entries with every prefix and device, and ends on others.
 var (
 	lasting = []string{
 		`{"resourceName":"numa0-pf1","selectors":{"vendors":["8086"]}}`,
@@ -318,7 +313,7 @@ var (
 	}, lasting...)
 )
 
-// edit is a person's: an entry of another's device, put in or taken out.
+// edit adds or removes a person's entry for another device.
 func (w *world) edit() string {
 	var config struct {
 		ResourceList []json.RawMessage `json:"resourceList"`
@@ -343,7 +338,6 @@ func (w *world) edit() string {
 	return "config edited: " + entry
 }
 
-// otherPrefix starts the device plugin with other arguments.
 func (w *world) otherPrefix() string {
 	w.restarts.mu.Lock()
 	w.restarts.prefixes = [][]string{{"intel.com"}, {"openshift.io"}, {"intel.com", "openshift.io"}}[w.rng.IntN(3)]
@@ -352,7 +346,6 @@ func (w *world) otherPrefix() string {
 	return fmt.Sprintf("device plugin with prefixes %q", w.restarts.prefixes)
 }
 
-// judgePeople: an entry of people's that every device plugin lives with stays.
 func (w *world) judgePeople(before []byte) {
 	now := w.read()
 	for _, e := range lasting {
@@ -363,7 +356,6 @@ func (w *world) judgePeople(before []byte) {
 	}
 }
 
-// refresh gives the kubelet its present answer.
 func (w *world) refresh() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -381,7 +373,7 @@ func (w *world) refresh() {
 	w.kubelet.devices = k
 }
 
-// restarted is the device plugin's start, at which it reads its config.
+// restarted has the device plugin start and read its config.
 func (w *world) restarted(want pluginrestart.Wanted) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -35,7 +35,6 @@ func pci(n int) device.PCIAddress {
 func subnet(n int) device.SubnetID { return device.SubnetID(fmt.Sprintf("subnet-%017x", n)) }
 func ifname(n int) string          { return fmt.Sprintf("eth%d", n) }
 
-// testNode is a node of files and fakes. Its primary ENI has the default route.
 type testNode struct {
 	testing.TB
 	dir      string
@@ -89,13 +88,12 @@ func (n *testNode) write(content string, elem ...string) {
 	n.must(os.WriteFile(n.path(elem...), []byte(content), 0o644))
 }
 
-// start starts the daemon: its memory is in the files.
 func (n *testNode) start() {
 	n.Helper()
 	n.must(n.startWith(func(*Options) {}))
 }
 
-// startWith is start with other options. It returns New's error.
+// startWith returns New's error.
 func (n *testNode) startWith(edit func(*Options)) error {
 	n.Helper()
 	o := Options{
@@ -122,7 +120,7 @@ func (n *testNode) records() nodestate.AttachmentDir {
 	return nodestate.AttachmentDir(n.path("records"))
 }
 
-// attach plugs an ENI in and lets IMDS know.
+// attach plugs an ENI in and lets IMDS list it.
 func (n *testNode) attach(e int) {
 	n.plug(e, "ena")
 	n.imds.enis[e] = vpc.ENI{
@@ -131,7 +129,6 @@ func (n *testNode) attach(e int) {
 	}
 }
 
-// plug records the PCI function and adds its link.
 func (n *testNode) plug(e int, driver string) {
 	n.must(sysfstree.Plug(n.path("sys"), sysfstree.Function{
 		Address: pci(e).String(), Driver: driver, Interfaces: []sysfstree.Interface{{Name: ifname(e), MAC: mac(e).String(), MTU: 1500}},
@@ -145,7 +142,6 @@ func (n *testNode) addLink(e int, name string) {
 	n.host.links[e] = link.Link{Index: e + 10, Name: name, MAC: n.mac(e), MTU: 1500, Parent: pci(e), Up: e == 0}
 }
 
-// mac is the MAC of the ENI that is plugged in as the e-th.
 func (n *testNode) mac(e int) device.MAC {
 	if n.macs[e] != "" {
 		return n.macs[e]
@@ -161,7 +157,6 @@ func (n *testNode) bind(e int, driver string) {
 	n.must(os.Symlink("../../drivers/"+driver, at))
 }
 
-// instance is the instance of ENI e's function.
 func (n *testNode) instance(e int) uint64 {
 	fn, err := sysfs.NewFS(n.path("sys")).PCI(pci(e))
 	n.must(err)
@@ -186,7 +181,6 @@ func (n *testNode) declare(name string, e int, more ...string) {
 
 func (n *testNode) undeclare(name string) { n.must(os.Remove(n.path("nodeenis", name+".yaml"))) }
 
-// hold moves the link into a pod, as the plugin does.
 func (n *testNode) hold(e int) *nodestate.Record {
 	rec, err := n.records().Begin(nodestate.Attachment{
 		AttachmentID: nodestate.AttachmentID{ContainerID: fmt.Sprintf("c%d", e), IfName: "net1"}, BootID: n.boot,
@@ -199,8 +193,7 @@ func (n *testNode) hold(e int) *nodestate.Record {
 	return rec
 }
 
-// sync runs one Sync, and another as soon as the device plugin or a driver has
-// answered, as the loop would, and judges the config that they left.
+// sync repeats Sync, as the loop would, while the device plugin or a driver answers, and judges the resulting config.
 func (n *testNode) sync() Outcome {
 	n.Helper()
 	out := n.daemon.Sync(n.Context())
@@ -237,8 +230,8 @@ func closed(done <-chan struct{}) bool {
 	}
 }
 
-// settle syncs as the loop would until nothing is on its way any more, for at
-// most a minute of the node's time, and returns how long it took.
+// settle syncs as the loop would until nothing is under way, for at most a minute of the node's time, and returns how
+// long it took.
 func (n *testNode) settle() time.Duration {
 	n.Helper()
 	begin, p := n.now, pace{}
@@ -264,5 +257,4 @@ func (n *testNode) judge() map[string][]device.PCIAddress {
 	return v.Resources
 }
 
-// prefixes are the ones that the daemon knows of, and renders for by and by.
 func (n *testNode) prefixes() []string { return n.daemon.plugin.Prefixes() }

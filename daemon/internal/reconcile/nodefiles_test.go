@@ -14,8 +14,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/dpmodel"
 )
 
-// machine is the node as the device plugin sees it. Of a function that was seen
-// before only the driver is read again: the others are the same for all.
+// machine is the node as the device plugin sees it. Of a known function only the driver is read again.
 func (n *testNode) machine() []dpmodel.Device {
 	n.Helper()
 	tree := sysfs.NewFS(n.path("sys"))
@@ -37,7 +36,7 @@ func (n *testNode) machine() []dpmodel.Device {
 	return all
 }
 
-// driver is "" for a function that has none, or that is not there.
+// driver is "" for a function that is missing or has none.
 func (n *testNode) driver(a device.PCIAddress) string {
 	to, err := os.Readlink(n.path("sys/bus/pci/devices", a.String(), "driver"))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -56,7 +55,6 @@ func (n *testNode) inventory() nodestate.Inventory {
 	return inv
 }
 
-// rows are "NodeENI interface phase" of the inventory's devices.
 func (n *testNode) rows() []string {
 	n.Helper()
 	var all []string
@@ -75,7 +73,6 @@ func (n *testNode) reasons() []string {
 	return all
 }
 
-// logged returns the messages since the last call.
 func (n *testNode) logged() []string {
 	var all []string
 	for _, e := range n.logs.AllEntries() {

@@ -9,9 +9,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/view"
 )
 
-// TestADayWithoutADevicePlugin: 24 hours of a node without a device plugin, with
-// a NodeENI that comes or goes each hour and with news of the API server, give at
-// most two lines about it. Retries of every 30 s would have given 2,880.
+// With a NodeENI that comes or goes each hour and news of the API server, at most two lines are logged. Retries of
+// every 30 s would give 2,880.
 func TestADayWithoutADevicePlugin(t *testing.T) {
 	n := newNode(t, 1, 2)
 	n.restarts.err = pluginrestart.ErrNoDevicePlugin

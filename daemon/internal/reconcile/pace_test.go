@@ -5,8 +5,6 @@ import (
 	"time"
 )
 
-// TestPace: soon after an event Sync runs often, for sources that are late without an event; then
-// less often, and rarely once everything is settled.
 func TestPace(t *testing.T) {
 	var p pace
 	unsettled := Outcome{Unsettled: true}

@@ -20,8 +20,7 @@ import (
 
 func (n *testNode) view() view.View { return n.views[len(n.views)-1] }
 
-// TestSyncDoesNotWaitForTheDevicePlugin: a removal reaches config and inventory
-// while a restart is still being verified.
+// A removal reaches config and inventory while a restart is being verified.
 func TestSyncDoesNotWaitForTheDevicePlugin(t *testing.T) {
 	n := newNode(t, 1, 2)
 	n.declare("a", 1, "dpdkResourceName: intel.com/a")
@@ -53,8 +52,7 @@ func TestSyncDoesNotWaitForTheDevicePlugin(t *testing.T) {
 	}
 }
 
-// TestConfigComesBackDuringARestart: during a restart for another config, the config returns to
-// the one that was served before. The new pod may have read either.
+// During a restart for another config the earlier config returns. The new pod may have read either.
 func TestConfigComesBackDuringARestart(t *testing.T) {
 	for name, meanwhile := range map[string]func(*testNode){"same daemon": func(*testNode) {}, "new daemon": func(n *testNode) { n.start() }} {
 		t.Run(name, func(t *testing.T) {
@@ -79,9 +77,8 @@ func TestConfigComesBackDuringARestart(t *testing.T) {
 	}
 }
 
-// TestConfigComesBackBeforeARestart: the config changes and returns before the restart is due. A
-// run that started meanwhile may have read the other one, so the plugin is asked again; runs from
-// well before are left alone.
+// The config changes and returns before the restart is due. A run that started meanwhile may have read the other, so
+// the plugin is asked again; earlier runs are left alone.
 func TestConfigComesBackBeforeARestart(t *testing.T) {
 	n := newNode(t, 1)
 	n.settle()
@@ -101,7 +98,6 @@ func TestConfigComesBackBeforeARestart(t *testing.T) {
 	}
 }
 
-// waitRestart waits for that many calls of Restart and returns the last call's config.
 func (n *testNode) waitRestart(times int) pluginrestart.Wanted {
 	n.Helper()
 	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
@@ -123,8 +119,8 @@ func (f *fakePlugin) release() {
 	f.hold = nil
 }
 
-// TestNoDevicePlugin: a missing device plugin is a state with a beginning and an end, not a
-// failure. The removed device may go, and a plugin that comes later has read the config.
+// A missing device plugin is a state with a beginning and an end. The removed device may go, and a later plugin reads
+// the config by itself.
 func TestNoDevicePlugin(t *testing.T) {
 	n := newNode(t, 1)
 	n.restarts.err = pluginrestart.ErrNoDevicePlugin
@@ -165,7 +161,6 @@ func TestNoDevicePlugin(t *testing.T) {
 	same(t, "restarts", []view.RestartResult{view.RestartNoneFound, view.RestartVerified}, results)
 }
 
-// TestDevicePluginIsLookedForSeldom: at rest it is one look in five minutes.
 func TestDevicePluginIsLookedForSeldom(t *testing.T) {
 	n := newNode(t, 1)
 	n.declare("a", 1, "dpdkResourceName: intel.com/a")
@@ -180,8 +175,7 @@ func TestDevicePluginIsLookedForSeldom(t *testing.T) {
 	}
 }
 
-// TestFailedRestartAndNews: news of the API server or the device plugin ends the
-// back-off, but not the least time between restarts.
+// News of the API server or the device plugin ends the backoff, but not the least time between restarts.
 func TestFailedRestartAndNews(t *testing.T) {
 	n := newNode(t, 1)
 	n.restarts.err = errors.New("connection refused")
@@ -202,8 +196,7 @@ func TestFailedRestartAndNews(t *testing.T) {
 	}
 }
 
-// TestKubeletDecidesWhenADeviceMayGo: a device that the kubelet offers or has given to a pod
-// stays, and so do all while it cannot be asked.
+// A device stays while the kubelet offers it or has given it to a pod, and all stay while it cannot be asked.
 func TestKubeletDecidesWhenADeviceMayGo(t *testing.T) {
 	offers := inventory.Kubelet{Allocatable: map[device.ResourceName][]device.PCIAddress{"intel.com/a": {pci(1)}}}
 	given := inventory.Kubelet{Allocated: map[device.PCIAddress][]inventory.Container{pci(1): {{Namespace: "ns", Pod: "p", Container: "c"}}}}
@@ -241,7 +234,6 @@ func TestKubeletDecidesWhenADeviceMayGo(t *testing.T) {
 	}
 }
 
-// TestHoldersArePolledEachSecond, and only while a device drains.
 func TestHoldersArePolledEachSecond(t *testing.T) {
 	n := newNode(t, 1)
 	n.kubelet = &fakeKubelet{devices: inventory.Kubelet{Allocated: map[device.PCIAddress][]inventory.Container{pci(1): {{Pod: "p"}}}}}
@@ -258,8 +250,7 @@ func TestHoldersArePolledEachSecond(t *testing.T) {
 	}
 }
 
-// TestRemovalIsTimed: from when it was seen to when the config was without it,
-// however long the config could not be written.
+// The time runs from when the removal was seen until the config was without the device.
 func TestRemovalIsTimed(t *testing.T) {
 	n := newNode(t, 1, 2)
 	n.declare("a", 1, "dpdkResourceName: intel.com/a")
@@ -284,7 +275,6 @@ func TestRemovalIsTimed(t *testing.T) {
 	same(t, "removals took", []time.Duration{7 * time.Second}, took)
 }
 
-// TestView: holders and NodeENIs are told with it.
 func TestView(t *testing.T) {
 	n := newNode(t, 1)
 	n.declare("a", 1, "dpdkResourceName: intel.com/a")
@@ -313,8 +303,7 @@ func (g guarded) List() (inventory.Snapshot, error) {
 	return snap, err
 }
 
-// TestRemovedWhileTheConfigCannotBeWritten: a device that is still in the config stays in the
-// inventory, even after earlier withdrawals.
+// A device that is still in the config stays in the inventory, even after earlier withdrawals.
 func TestRemovedWhileTheConfigCannotBeWritten(t *testing.T) {
 	n := newNode(t, 1, 2)
 	n.declare("a", 1, "dpdkResourceName: intel.com/a")
@@ -332,8 +321,7 @@ func TestRemovedWhileTheConfigCannotBeWritten(t *testing.T) {
 	n.expect([]string{"b eth2 ready"}, nil, pools{"intel.com/b": {pci(2)}})
 }
 
-// TestConfigThatIsNotOurs: a symbolic link, as in a ConfigMap, is left alone, so
-// that the config is not as the devices want it.
+// A symbolic link, as in a ConfigMap, is left alone.
 func TestConfigThatIsNotOurs(t *testing.T) {
 	n := newNode(t, 1)
 	n.mkdir("pcidp")
@@ -345,7 +333,6 @@ func TestConfigThatIsNotOurs(t *testing.T) {
 	}
 }
 
-// TestRemovalTakenBack before the config could follow counts for none.
 func TestRemovalTakenBack(t *testing.T) {
 	n := newNode(t, 1)
 	n.declare("a", 1, "dpdkResourceName: intel.com/a")
@@ -364,9 +351,8 @@ func TestRemovalTakenBack(t *testing.T) {
 	}
 }
 
-// TestUnmanagedPlugin: where somebody else restarts the device plugin, a removed
-// device waits only until the config has settled, however soon after the last
-// change: there is no restart of ours to keep a distance from.
+// Where others restart the device plugin, a removed device waits only until the config has settled: no least time
+// between restarts applies.
 func TestUnmanagedPlugin(t *testing.T) {
 	n := newNode(t, 1, 2)
 	n.must(n.startWith(func(o *Options) { o.DevicePlugin, o.Jitter = nil, 5*time.Second }))

@@ -14,7 +14,6 @@ import (
 
 const theirNIC = `{"resourceList":[{"resourceName":"nic1","selectors":{"vendors":["8086"],"pfNames":["ens803f0"]}}]}`
 
-// setPrefixes is a device plugin that was started anew with other arguments.
 func (n *testNode) setPrefixes(prefixes ...string) {
 	n.restarts.mu.Lock()
 	n.restarts.prefixes = prefixes
@@ -23,8 +22,8 @@ func (n *testNode) setPrefixes(prefixes ...string) {
 	n.settle()
 }
 
-// TestPluginPrefix: a clash under the prefix of the device plugin's command line
-// begins and ends with that, and the prefix is known still after a restart.
+// A clash under the prefix of the device plugin's command line begins and ends with that prefix, which the daemon
+// remembers over a restart.
 func TestPluginPrefix(t *testing.T) {
 	n := newNode(t, 1)
 	n.restarts.prefixes = []string{"openshift.io"}
@@ -48,7 +47,7 @@ func TestPluginPrefix(t *testing.T) {
 		t.Errorf("config\n%s\nwant theirs alone", before)
 	}
 
-	// The daemon starts again, and no pod is seen yet, or any more.
+	// The daemon starts again, and no pod is seen.
 	n.restarts.err = pluginrestart.ErrNoDevicePlugin
 	n.start()
 	n.settle()
@@ -66,7 +65,6 @@ func TestPluginPrefix(t *testing.T) {
 	n.expect(rows, nil, pools{"example.com/nic1": {pci(1)}})
 }
 
-// TestConfigNeverSettles: the Problem begins once, and ends.
 func TestConfigNeverSettles(t *testing.T) {
 	n := newNode(t, 1)
 	n.declare("a", 1, "dpdkResourceName: intel.com/fast")

@@ -9,8 +9,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// replug takes an ENI off and attaches it again at the same PCI address: another
-// PCI function, with the same ENI id and MAC.
+// replug makes the ENI another PCI function at the same address, with the same ENI id and MAC.
 func (n *testNode) replug(e int) {
 	n.Helper()
 	was := n.instance(e)
@@ -24,7 +23,7 @@ func (n *testNode) replug(e int) {
 	}
 }
 
-// pod gives the device to a pod, with a record that has all that the plugin writes.
+// pod gives the device to a pod, with all fields of the record that the plugin writes.
 func (n *testNode) pod(e int) *nodestate.Record {
 	n.Helper()
 	instance := n.instance(e)
@@ -35,9 +34,8 @@ func (n *testNode) pod(e int) *nodestate.Record {
 	return rec
 }
 
-// TestReattachedWhereItWas: an ENI that was detached and attached again at its old
-// PCI address while nobody looked is an ENI like any other. The next pod keeps it:
-// it does not drain, stays in the config, and the device plugin is left alone.
+// An ENI was detached and attached again at its old PCI address between two looks. It does not drain and stays in the
+// config; the next pod keeps it.
 func TestReattachedWhereItWas(t *testing.T) {
 	tests := map[string]func(n *testNode){
 		"while the daemon is down": func(n *testNode) {

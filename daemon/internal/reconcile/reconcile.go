@@ -1,9 +1,8 @@
 // Package reconcile has the order of the daemon's effects: one key (this node),
 // one queue, one Sync. The packages that it calls read, decide and write.
 //
-// Sync is level-triggered: it looks at everything, assumes nothing of the Sync
-// before it except the checkpoint, and changes nothing at rest. The daemon
-// recovers from a crash at any point, because the effects have this order:
+// Sync is level-triggered: it looks at everything, assumes nothing of the Sync before it except the checkpoint, and
+// changes nothing at rest. The daemon recovers from a crash at any point, because the effects have this order:
 //
 //  1. checkpoint: ENI, MAC and PCI address, before a pod may take the link away
 //  2. inventory: a draining device is refused to new pods first
@@ -75,8 +74,7 @@ type Options struct {
 	NodeName string
 	// RenamedFrom is an earlier name of the node; "" for none.
 	RenamedFrom string
-	// Instance returns the id of this EC2 instance, "" while it is not known. Nil: it
-	// never is.
+	// Instance returns the id of this EC2 instance, "" while it is not known. Nil: it never is.
 	Instance func() string
 	// BootID is this boot's.
 	BootID        string
@@ -90,8 +88,7 @@ type Options struct {
 	PCI      PCI
 	Host     Host
 	Config   *pcidp.File
-	// ConfigSeen identifies the file at the config's path, without its Hash. Nil: the file
-	// system's own answer.
+	// ConfigSeen identifies the file at the config's path, without its Hash. Nil: the file system's own answer.
 	ConfigSeen func(path string) nodestate.SeenConfig
 	Drivers    driver.Actions
 	// DevicePlugin is nil where somebody else restarts it: then the log says when that is due.
@@ -127,9 +124,8 @@ type Options struct {
 	Log    logrus.FieldLogger
 }
 
-// Reconciler keeps this node as its NodeENIs say: it reads the sources, and calls the actors
-// in the order of the package comment. Except Nudge, its methods must not be called
-// concurrently.
+// Reconciler keeps this node as its NodeENIs say: it reads the sources, and calls the actors in the order of the
+// package comment. Except Nudge, its methods must not be called concurrently.
 type Reconciler struct {
 	Options
 	clock    clock
@@ -194,9 +190,8 @@ func (r *Reconciler) Nudge() { r.plugin.Nudge() }
 // change goes on, sorted. No Sync runs meanwhile, or later.
 func (r *Reconciler) Unended(ctx context.Context) []device.PCIAddress { return r.drivers.Unended(ctx) }
 
-// Sync looks at the node once and brings it as near to its NodeENIs as is possible now. A
-// failure is logged when it begins and when it ends, appears in the inventory's problems, and
-// is retried by the next Sync.
+// Sync looks at the node once and brings it as near to its NodeENIs as is possible now. A failure is logged when it
+// begins and when it ends, appears in the inventory's problems, and is retried by the next Sync.
 func (r *Reconciler) Sync(ctx context.Context) Outcome {
 	begun := r.clock.now()
 	r.view = view.View{Config: view.ConfigView{Path: r.Config.Path, Hash: r.view.Config.Hash}}
@@ -248,8 +243,7 @@ func (r *Reconciler) Sync(ctx context.Context) Outcome {
 	return out
 }
 
-// holderPoll is how often the kubelet is asked about draining devices: no event says that a pod
-// has ended.
+// holderPoll is how often the kubelet is asked about draining devices: no event says that a pod has ended.
 const holderPoll = time.Second
 
 func hasDraining(devices []nodestate.Device) bool {

@@ -13,18 +13,15 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// people's entry is in the config beside ours.
 const peoplesEntry = `{"resourceName":"other","selectors":{"drivers":["i40e"],"pciAddresses":["0000:00:1f.0"]}}`
 
-// ways in which a checkpoint is lost.
 var lostCheckpoints = map[string]func(n *testNode){
 	"missing": func(n *testNode) { n.must(os.Remove(nodestate.CheckpointPath(n.path("state")))) },
 	"corrupt": func(n *testNode) { n.must(os.Truncate(nodestate.CheckpointPath(n.path("state")), 10)) },
 }
 
-// TestLostCheckpointOfThisBoot: the inventory remembers the devices and which entries
-// offer them, so that nothing changes. A device that was removed meanwhile drains and
-// goes as ever, even if a pod has it.
+// The inventory remembers the devices and the entries that offer them, so nothing changes. A device removed meanwhile
+// drains as usual.
 func TestLostCheckpointOfThisBoot(t *testing.T) {
 	for how, lose := range lostCheckpoints {
 		t.Run(how, func(t *testing.T) {
@@ -58,9 +55,8 @@ func TestLostCheckpointOfThisBoot(t *testing.T) {
 	}
 }
 
-// TestLostCheckpointOfAnotherBoot: nothing tells our entry from people's. It stays, and a
-// Problem says so until it is gone, or has something that we do not write. One that is
-// declared is ours again.
+// Nothing tells our entry from people's. It stays, with a Problem, until it is gone or has a key that we do not write.
+// A declared entry is ours again.
 func TestLostCheckpointOfAnotherBoot(t *testing.T) {
 	for how, lose := range lostCheckpoints {
 		t.Run(how, func(t *testing.T) {
@@ -95,7 +91,7 @@ func TestLostCheckpointOfAnotherBoot(t *testing.T) {
 	}
 }
 
-// TestEntryOfNobodyIsPeoples: a key that we do not write makes it theirs.
+// A key that we do not write makes the entry theirs.
 func TestEntryOfNobodyIsPeoples(t *testing.T) {
 	n := newNode(t, 1)
 	entry := `{"resourcePrefix":"intel.com","resourceName":"a","selectors":{"drivers":["ena"],"pciAddresses":["` + pci(1).String() + `"]}`
@@ -112,7 +108,6 @@ func TestEntryOfNobodyIsPeoples(t *testing.T) {
 	}
 }
 
-// TestOwnEntries: every entry that we write has it, and no other.
 func TestOwnEntries(t *testing.T) {
 	n := newNode(t, 1, 2)
 	n.declare("a", 1, "dpdkResourceName: intel.com/a")

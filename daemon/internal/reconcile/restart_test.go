@@ -6,8 +6,7 @@ import (
 	"time"
 )
 
-// TestRestartIsNotRepeated: whether the config is the one that is served is
-// remembered over the daemon's own restarts.
+// The daemon remembers over its own restarts which config is served.
 func TestRestartIsNotRepeated(t *testing.T) {
 	n := newNode(t, 1, 2)
 	n.declare("a", 1, "dpdkResourceName: intel.com/fast")

@@ -14,8 +14,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 )
 
-// replaceConfig puts a file of that content and of an old modification time in the
-// config's place, as mv, cp -p and rsync -a do.
+// replaceConfig puts a file with an old modification time in the config's place, as mv, cp -p and rsync -a do.
 func (n *testNode) replaceConfig(content string) {
 	n.Helper()
 	old := n.now.Add(-24 * time.Hour)
@@ -31,8 +30,7 @@ func (n *testNode) config() string {
 	return string(content)
 }
 
-// TestConfigWithAnOldTime: a run that started before the daemon saw a config has not read it,
-// whichever modification time the file has.
+// A run that started before the daemon saw a config has not read it, whatever the file's modification time.
 func TestConfigWithAnOldTime(t *testing.T) {
 	n := newNode(t, 1)
 	n.declare("a", 1, "dpdkResourceName: intel.com/a")
@@ -46,9 +44,8 @@ func TestConfigWithAnOldTime(t *testing.T) {
 	}
 }
 
-// TestConfigReplacedBetweenTwoDaemons: the config is the one that is served, but is
-// another file, so that a third content may have been there meanwhile. The device
-// plugin is asked whether it has read this one.
+// The served config is another file now, so a third content may have been there meanwhile. The device plugin is asked
+// which it has read.
 func TestConfigReplacedBetweenTwoDaemons(t *testing.T) {
 	n := newNode(t, 1)
 	n.declare("a", 1, "dpdkResourceName: intel.com/a")
@@ -82,8 +79,7 @@ func TestConfigReplacedBetweenTwoDaemons(t *testing.T) {
 	}
 }
 
-// TestRestartsAreSpacedAcrossDaemons: the least time between two restarts, and the back-off, hold
-// across daemons and changes of the clock.
+// The least time between restarts, and the backoff, hold across daemons and changes of the clock.
 func TestRestartsAreSpacedAcrossDaemons(t *testing.T) {
 	t.Run("spacing", func(t *testing.T) {
 		n := newNode(t, 1, 2)
@@ -144,7 +140,6 @@ func TestRestartsAreSpacedAcrossDaemons(t *testing.T) {
 	}
 }
 
-// TestFailedLookIsRepeated with back-off, and said once; news ends it.
 func TestFailedLookIsRepeated(t *testing.T) {
 	n := newNode(t, 1)
 	n.declare("a", 1, "dpdkResourceName: intel.com/a")
@@ -176,9 +171,8 @@ func TestFailedLookIsRepeated(t *testing.T) {
 	same(t, "log", []string{"device plugin cannot be looked for, trying again", "device plugin can be looked for again"}, said)
 }
 
-// TestLateLinksCostOneRestart: after a reboot links come one after the other. The
-// device plugin, which starts with the node, is restarted once for all of them; and
-// no link that never comes keeps a restart waiting for longer than rebootWait.
+// After a reboot links come one by one. The device plugin restarts once for all of them, and a missing link delays that
+// by rebootWait at most.
 func TestLateLinksCostOneRestart(t *testing.T) {
 	for name, tt := range map[string]struct {
 		late   []time.Duration // of the ENIs 1, 2 and 3; negative for never

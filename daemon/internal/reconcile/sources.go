@@ -73,8 +73,7 @@ func (r *Reconciler) join(src *inventory.Sources) (inventory.Result, []problem.F
 	return inventory.Join(*src), found
 }
 
-// errNoFunctions: a machine that had PCI functions still has its primary ENI, which cannot be
-// unplugged.
+// errNoFunctions: a machine that had PCI functions still has its primary ENI, which cannot be unplugged.
 var errNoFunctions = errors.New("sysfs lists no PCI function at all, though devices were there in this boot")
 
 func (r *Reconciler) hasPlaced() bool {
@@ -127,8 +126,7 @@ func (r *Reconciler) readRecords(f *inventory.Sources) []problem.Finding {
 	return found
 }
 
-// readLeases reads the leases of addresses. If an ENI's file cannot be read, all of its addresses
-// count as leased.
+// readLeases reads the leases of addresses. If an ENI's file cannot be read, all of its addresses count as leased.
 func (r *Reconciler) readLeases(f *inventory.Sources) (found []problem.Finding) {
 	enis, err := r.Leases.ENIs(r.BootID)
 	if err != nil {
@@ -147,9 +145,8 @@ func (r *Reconciler) readLeases(f *inventory.Sources) (found []problem.Finding) 
 	return found
 }
 
-// readRestores finds the devices that the daemon has bound to a userspace driver. A corrupt record
-// was never whole, so nothing was done for it. The device of another version's record counts as
-// held.
+// readRestores finds the devices that the daemon has bound to a userspace driver. A corrupt record was never whole,
+// so nothing was done for it. The device of another version's record counts as held.
 func (r *Reconciler) readRestores(f *inventory.Sources) (found []problem.Finding) {
 	unknown := func(err error) []problem.Finding {
 		return append(found, problem.New(reason.RecordsUnreadable, "restore records cannot be read, so no device changes its driver; read the daemon's log", err))

@@ -9,8 +9,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
 )
 
-// routed says for which links, and from where, the last Sync wanted source-based
-// routing.
+// routed says for which links and addresses the last Sync wanted source-based routing.
 func (n *testNode) routed() string {
 	n.Helper()
 	if len(n.host.sources) == 0 {
@@ -63,8 +62,7 @@ func TestSourceRouting(t *testing.T) {
 	}
 }
 
-// TestSourceOfLinkTakenMeanwhile: a pod takes a link after the daemon has read the links.
-// There is nothing wrong then, and the other link has its rules.
+// A pod takes a link after the daemon has read the links. That is no problem, and the other link gets its rules.
 func TestSourceOfLinkTakenMeanwhile(t *testing.T) {
 	n := newNode(t, 1, 2)
 	n.daemon.links.SourceRouting = true
@@ -81,7 +79,6 @@ func TestSourceOfLinkTakenMeanwhile(t *testing.T) {
 	}
 }
 
-// TestSourceRoutingOff: the rules of an earlier run are removed once.
 func TestSourceRoutingOff(t *testing.T) {
 	n := newNode(t, 1)
 	n.declare("a", 1)
@@ -95,8 +92,8 @@ func TestSourceRoutingOff(t *testing.T) {
 	}
 }
 
-// TestPodComesOrGoesWhileReading: the links were read before a pod gave its ENI back or took
-// it, and the records after that. Nobody is told that the ENI has no interface.
+// A pod gives its ENI back, or takes it, between the reading of links and records. No problem says that the ENI has no
+// interface.
 func TestPodComesOrGoesWhileReading(t *testing.T) {
 	n := newNode(t, 1)
 	n.declare("a", 1)

@@ -70,8 +70,7 @@ func TestNothingDeclaredGivesThePlaceholder(t *testing.T) {
 	}
 }
 
-// TestSteadyNode: an unchanged Sync writes no file and logs nothing, in the
-// same run of the daemon and in the next.
+// An unchanged Sync writes no file and logs nothing, also after a start.
 func TestSteadyNode(t *testing.T) {
 	n := newNode(t, 1, 2, 3)
 	n.declare("a", 1)
@@ -108,8 +107,7 @@ func TestSteadyNode(t *testing.T) {
 	}
 }
 
-// TestRemoval: draining and out of the config; the device plugin restarted;
-// then, once no pod has it, out of the inventory.
+// The device drains, leaves the config, and after a restart of the device plugin and the end of its pod the inventory.
 func TestRemoval(t *testing.T) {
 	n := newNode(t, 1)
 	n.declare("a", 1, "dpdkResourceName: intel.com/fast")
@@ -153,7 +151,6 @@ func TestRemovalWaitsForTheDevicePlugin(t *testing.T) {
 	n.expect(nil, nil, nil)
 }
 
-// TestRemovedWhileDown: a removal is found by comparing with the checkpoint.
 func TestRemovedWhileDown(t *testing.T) {
 	n := newNode(t, 1, 2)
 	n.declare("a", 1, "dpdkResourceName: intel.com/fast")
@@ -173,7 +170,7 @@ type unreadableStory struct {
 	reason     string
 }
 
-// TestUnreadable: a source that fails, also after answers, removes nothing.
+// A source that fails, also after answers, removes nothing.
 func TestUnreadable(t *testing.T) {
 	tests := []unreadableStory{
 		{
@@ -245,7 +242,6 @@ func (tt unreadableStory) play(t *testing.T) {
 	}
 }
 
-// TestHotPlug: a device is ready in the first Sync that finds its link.
 func TestHotPlug(t *testing.T) {
 	n := newNode(t)
 	n.declare("a", 1, "dpdkResourceName: intel.com/fast")
@@ -266,7 +262,6 @@ func TestHotPlug(t *testing.T) {
 	n.expect([]string{"a eth1 ready"}, nil, pools{"intel.com/fast": {pci(1)}})
 }
 
-// TestReboot: devices of an earlier boot are looked for again.
 func TestReboot(t *testing.T) {
 	n := newNode(t, 1)
 	n.declare("a", 1, "dpdkResourceName: intel.com/fast")
@@ -284,7 +279,6 @@ func TestReboot(t *testing.T) {
 	}
 }
 
-// TestPeoplesConfig: their entries stay, and their edits restart the plugin.
 func TestPeoplesConfig(t *testing.T) {
 	n := newNode(t, 1)
 	n.write(`{"resourceList":[{"resourceName":"theirs","selectors":[{"vendors":["8086"]}]}]}`, "pcidp", "config.json")

@@ -9,9 +9,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
 )
 
-// TestUnseenUseWaitsForTheKubelet: whether a program has a uio device open
-// cannot always be seen. It then goes by records and kubelet, but not by a
-// kubelet that has just started, whose list may lack the pod that has it.
+// Where the kernel does not tell whether a uio device is open, records and kubelet decide, but not a kubelet that has
+// just started: its list may lack the pod.
 func TestUnseenUseWaitsForTheKubelet(t *testing.T) {
 	n := newNode(t, 1)
 	n.kubelet = &fakeKubelet{}

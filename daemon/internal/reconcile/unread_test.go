@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// TestUnreadNodeENI: a NodeENI that cannot be understood keeps its own device as it is,
-// and no other's removal waits for it, not even when the daemon starts with it.
+// A NodeENI that cannot be understood keeps its own device as it is and delays no other's removal, even at the daemon's
+// start.
 func TestUnreadNodeENI(t *testing.T) {
 	for name, line := range map[string]string{
 		"beyond every float's int": "mtu: 1.0e+300",

@@ -13,8 +13,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// removals are the times when advertised devices were first seen to be undeclared, until the
-// config is without them.
+// removals are the times when advertised devices were first seen to be undeclared, until the config is without them.
 type removals map[device.ENIID]time.Time
 
 func (m removals) note(src inventory.Sources, res inventory.Result) {
@@ -30,8 +29,7 @@ func (m removals) note(src inventory.Sources, res inventory.Result) {
 	}
 }
 
-// withdraw is called when the config is without the devices. It returns how long each took,
-// sorted, and forgets them.
+// withdraw is called when the config is without the devices. It returns how long each took, sorted, and forgets them.
 func (m removals) withdraw(now time.Time) (took []time.Duration) {
 	for _, since := range m {
 		took = append(took, now.Sub(since))
@@ -63,8 +61,7 @@ func declared(src inventory.Sources) []view.Declared {
 	return all
 }
 
-// holders lists the pods that have devices: by the records, and for draining devices also by
-// the kubelet.
+// holders lists the pods that have devices: by the records, and for draining devices also by the kubelet.
 func holders(src inventory.Sources, devices []nodestate.Device) []view.Holder {
 	ours := make(map[device.PCIAddress]bool, len(devices))
 	for _, d := range devices {

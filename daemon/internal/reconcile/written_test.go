@@ -11,8 +11,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/fields"
 )
 
-// TestEveryChangeIsWritten: the daemon writes a file for each change of the checkpoint or the
-// inventory, however deep, and only then.
+// The daemon writes a file for each change of the checkpoint or the inventory, however deep, and only then.
 func TestEveryChangeIsWritten(t *testing.T) {
 	s := fields.Samples{}
 	fields.Sample(s, eniID(1), eniID(2))

@@ -15,8 +15,7 @@ func HolderOf(a *nodestate.Attachment) Holder {
 	}
 }
 
-// addressesOf returns the pod's addresses: from the result, or the leases while there is no
-// result.
+// addressesOf returns the pod's addresses: from the result, or the leases while there is no result.
 func addressesOf(a *nodestate.Attachment) []netip.Addr {
 	var result struct {
 		Interfaces []struct{ Name, Sandbox string }

@@ -11,8 +11,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// View is the state after a Sync, and the actions of that Sync. It is not changed once it was
-// handed out.
+// View is the state after a Sync, and the actions of that Sync. It is not changed once it was handed out.
 type View struct {
 	At time.Time
 	// Inventory is the content of the file.
@@ -37,12 +36,10 @@ type Declared struct {
 // kubelet has allocated one.
 type Holder struct {
 	PCIAddress device.PCIAddress `json:"pciAddress"`
-	// Pod is namespace/name; PodUID is "" if the runtime did not pass it, or an older version
-	// wrote the record.
+	// Pod is namespace/name; PodUID is "" if the runtime did not pass it, or an older version wrote the record.
 	Pod    string `json:"pod,omitempty"`
 	PodUID string `json:"podUID,omitempty"`
-	// ContainerID, IfName, Mode and State come from the attachment record; empty for an allocation
-	// without one.
+	// ContainerID, IfName, Mode and State come from the attachment record; empty for an allocation without one.
 	ContainerID string          `json:"containerID,omitempty"`
 	IfName      string          `json:"ifname,omitempty"`
 	Mode        nodestate.Mode  `json:"mode,omitempty"`
