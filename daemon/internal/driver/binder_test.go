@@ -22,7 +22,6 @@ import (
 
 const bound = device.PCIAddress("0000:00:07.0")
 
-// bench is a Binder with one device and fakes around it.
 type bench struct {
 	*testing.T
 	*Binder
@@ -82,7 +81,6 @@ func (b *bench) step(to string) (reasons []nodestate.Reason, after time.Duration
 	return reasons, after
 }
 
-// end waits for the change under way and takes its end.
 func (b *bench) end() error {
 	b.Helper()
 	<-b.woken
@@ -93,7 +91,6 @@ func (b *bench) end() error {
 	return ended[0].Err
 }
 
-// TestBind: the link's state is saved and the link is down before the driver changes.
 func TestBind(t *testing.T) {
 	b := newBench(t)
 	if reasons, after := b.step("vfio-pci"); len(reasons) > 0 || after != 0 {
@@ -116,7 +113,6 @@ func TestBind(t *testing.T) {
 	}
 }
 
-// TestBindNotBegun: obstacles and default routes are Problems, and nothing is changed.
 func TestBindNotBegun(t *testing.T) {
 	b := newBench(t)
 	b.obstacle = &Obstacle{Reason: "NoIOMMU", Message: "m"}
@@ -129,7 +125,6 @@ func TestBindNotBegun(t *testing.T) {
 	}
 }
 
-// TestBindBacksOff: a failed change stays a Problem until it succeeds or is not wanted.
 func TestBindBacksOff(t *testing.T) {
 	b := newBench(t)
 	b.bindErr = errors.New("refused")
@@ -149,7 +144,6 @@ func TestBindBacksOff(t *testing.T) {
 	}
 }
 
-// TestLockKept: a lock that another process keeps is a Problem after StuckAfter.
 func TestLockKept(t *testing.T) {
 	b := newBench(t)
 	lock, err := b.Locks.Lock(t.Context(), bound)
@@ -164,8 +158,7 @@ func TestLockKept(t *testing.T) {
 	}
 }
 
-// TestUnended: a change that has ended, or ends in time, does not outlast the daemon, though
-// no Sync has taken its end; one that hangs does.
+// A change that has ended, or ends in time, does not outlast the daemon although no Sync has taken its end.
 func TestUnended(t *testing.T) {
 	hangs, ended, ends := &job{done: make(chan struct{})}, &job{done: make(chan struct{})}, &job{done: make(chan struct{})}
 	close(ended.done)

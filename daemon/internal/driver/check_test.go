@@ -16,7 +16,7 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files anew")
 
-// scene is a question to Check. The zero value, with its function added, is a machine where all is well.
+// scene is a question to Check. Its zero value, with its function added, is a machine without obstacles.
 type scene struct {
 	name   string
 	driver string // "" is vfio-pci
@@ -78,7 +78,7 @@ func scenes() []scene {
 	}
 }
 
-// check asks Check, and asks again: the answer must not depend on a map's order.
+// check asks twice: the answer must not depend on a map's order.
 func (s scene) check(t *testing.T) *Obstacle {
 	fn := sysfs.PCIFunction{Address: nic, Vendor: 0x1d0f, Device: 0xec20, Class: 0x020000, Driver: "ena", IOMMUGroup: 7}
 	if s.fn != nil {
@@ -108,7 +108,7 @@ func (s scene) check(t *testing.T) *Obstacle {
 	return first
 }
 
-// TestCheck also keeps the messages, for people to read them in one place.
+// The messages are kept here, for people to read them in one place.
 func TestCheck(t *testing.T) {
 	var messages strings.Builder
 	for _, s := range scenes() {

@@ -42,8 +42,8 @@ func TestExecuteWrites(t *testing.T) {
 	}
 }
 
-// TestExecuteAfterAKill: killed before or after any write, in either direction and while it makes a failure good, the
-// next order is carried out all the same, to the end that it would have had.
+// Killed before or after any write, in either direction and while it repairs a failure, an order leaves the next one to
+// the same end.
 func TestExecuteAfterAKill(t *testing.T) {
 	ways := map[string]struct {
 		prepare func(k *kernel)
@@ -151,7 +151,6 @@ func TestExecuteFails(t *testing.T) {
 	}
 }
 
-// Nothing is written for a function that must not be touched.
 func TestExecuteRefuses(t *testing.T) {
 	tests := map[string]struct {
 		prepare func(k *kernel)
@@ -179,7 +178,7 @@ func TestExecuteRefuses(t *testing.T) {
 	}
 }
 
-// A function that goes away at any write is gone, not failed; one that takes its place is not touched.
+// A function that goes away at any write is gone, not failed; its successor is not touched.
 func TestExecuteUnplugged(t *testing.T) {
 	for _, o := range []Order{toVFIO, toENA} {
 		for stop := 1; stop <= 3; stop++ {
@@ -230,7 +229,6 @@ func TestExecuteLoadsModules(t *testing.T) {
 	k.want("ena", "")
 }
 
-// The no-IOMMU mode is switched on only where it is ordered and needed.
 func TestExecuteNoIOMMU(t *testing.T) {
 	const file = "module/vfio/parameters/enable_unsafe_noiommu_mode"
 	k := newKernel(t)
@@ -250,7 +248,6 @@ func TestExecuteNoIOMMU(t *testing.T) {
 	}
 }
 
-// The kernel driver that the function had may be gone: another one takes it.
 func TestExecuteGivesBackToAnother(t *testing.T) {
 	k := newKernel(t)
 	k.set(vfioPCI, vfioPCI)
@@ -258,7 +255,6 @@ func TestExecuteGivesBackToAnother(t *testing.T) {
 	k.want("ena", "")
 }
 
-// Another function than the one that is meant is not touched.
 func TestExecuteAnotherInstance(t *testing.T) {
 	k := newKernel(t)
 	o := toVFIO
@@ -273,7 +269,6 @@ func TestExecuteAnotherInstance(t *testing.T) {
 	k.want(vfioPCI, vfioPCI)
 }
 
-// Execute itself writes to files: here to one that keeps the written value.
 func TestExecuteFiles(t *testing.T) {
 	k := newKernel(t)
 	k.set("ena", "ena") // killed before the last write
@@ -308,7 +303,6 @@ func TestExecuteSecondTry(t *testing.T) {
 	k.want(vfioPCI, vfioPCI)
 }
 
-// Somebody else who binds drivers at the same time is told of.
 func TestExecuteRivals(t *testing.T) {
 	k := newKernel(t)
 	task := k.task(toVFIO)

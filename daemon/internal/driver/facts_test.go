@@ -13,7 +13,6 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
 )
 
-// host is a folder with the modules of the running kernel.
 type host struct {
 	*testing.T
 	root, dir string
@@ -63,7 +62,6 @@ func TestReadFacts(t *testing.T) {
 	want(t.TempDir(), Facts{Loaded: map[string]bool{}, Loadable: map[string]bool{}})
 }
 
-// An unreadable file is unknown, not absent.
 func TestReadFactsUnknown(t *testing.T) {
 	unknown := func(root, modules, what string) {
 		t.Helper()
@@ -103,7 +101,6 @@ func TestLoadModule(t *testing.T) {
 	}
 }
 
-// FuzzModulesDep: for any content, a name stands for one .ko file that the file lists.
 func FuzzModulesDep(f *testing.F) {
 	for _, s := range []string{dep, "", "a.ko", ":", "a.ko:", "a/b-c.ko.zst: d.ko", "\n", "/updates/dkms/igb_uio.ko:\n", "x.ko/y:"} {
 		f.Add(s)

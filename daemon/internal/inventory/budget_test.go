@@ -18,7 +18,6 @@ import (
 // (TotalAnnotationSizeLimitB in k8s.io/apimachinery/pkg/api/validation/objectmeta.go).
 const maxAnnotations = 256 << 10
 
-// namespaces is an annotation of about as many octets.
 func namespaces(octets int) string {
 	var b strings.Builder
 	for i := 0; b.Len() < octets-64; i++ {
@@ -33,7 +32,7 @@ func allowing(list string) func(*v1alpha1.NodeENI) {
 	}
 }
 
-// hostile are NodeENIs that the API server takes, and of which nobody would expect that a node has room for them.
+// hostile are NodeENIs that the API server accepts although a node may have no room for them.
 func hostile(r *rand.Rand) map[string]func(*v1alpha1.NodeENI) {
 	all := map[string]func(*v1alpha1.NodeENI){}
 	subnets := func(n int, id func(int) string) func(*v1alpha1.NodeENI) {
@@ -79,7 +78,6 @@ func hostile(r *rand.Rand) map[string]func(*v1alpha1.NodeENI) {
 	return all
 }
 
-// ours are the rows of the NodeENIs a and z.
 func ours(res Result) (rows []string) {
 	for _, d := range res.Devices {
 		if d.NodeENI == "a" || d.NodeENI == "z" {
@@ -89,8 +87,7 @@ func ours(res Result) (rows []string) {
 	return rows
 }
 
-// fits checks that readers accept the files and the object made of a result, and that
-// it lets nobody use a device who could not before.
+// fits checks that readers accept the files and the object made of a result, and that no namespace gains a device.
 func fits(t *testing.T, res Result) {
 	t.Helper()
 	dir := t.TempDir()
@@ -126,8 +123,8 @@ func fits(t *testing.T, res Result) {
 	}
 }
 
-// TestNoNodeENITakesAnothersRoom: no NodeENI that the API server takes changes the rows, lists or removals of other
-// NodeENIs, and the daemon writes nothing that is too large for its readers.
+// No NodeENI that the API server accepts changes other NodeENIs' rows, lists or removals, or makes a file too large for
+// its readers.
 func TestNoNodeENITakesAnothersRoom(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
@@ -165,8 +162,8 @@ func TestNoNodeENITakesAnothersRoom(t *testing.T) {
 	}
 }
 
-// TestTooLongIsClosed: a list for which there is no room allows nobody, and a Problem
-// names the NodeENI; one that is as long, and alone in its row, has its room.
+// A list without room allows no namespace, and a Problem names the NodeENI; one that is as long, and alone in its row,
+// fits.
 func TestTooLongIsClosed(t *testing.T) {
 	w := newWorld(1, 2, 3, 4, 5, 6, 7)
 	w.declare("long", 1, allowing(namespaces(maxAnnotations)), func(o *v1alpha1.NodeENI) {
@@ -189,8 +186,7 @@ func TestTooLongIsClosed(t *testing.T) {
 	}
 }
 
-// TestProblemsFit: a NodeENI with many problems does not hide another's problems, and
-// many NodeENIs with problems do not hide the problems that are of no NodeENI.
+// One NodeENI's problems do not hide another's, and those of many do not hide problems without a NodeENI.
 func TestProblemsFit(t *testing.T) {
 	var all []nodestate.Problem
 	for i := range 20_000 {
@@ -208,7 +204,6 @@ func TestProblemsFit(t *testing.T) {
 	}
 }
 
-// TestInvalidDeviceIndex: an index that EC2 has not is no reason to give a device up.
 func TestInvalidDeviceIndex(t *testing.T) {
 	for _, index := range []int{1 << 40, 1<<63 - 1} {
 		w := newWorld(1, 2)
@@ -228,7 +223,6 @@ func TestInvalidDeviceIndex(t *testing.T) {
 	}
 }
 
-// TestOver: the largest shares go without, and no more of them than must.
 func TestOver(t *testing.T) {
 	shares := map[string]int{"small": 1, "b": 5, "a": 5}
 	for budget, want := range map[int][]string{11: nil, 10: {"b"}, 5: {"a", "b"}, 0: {"a", "b", "small"}} {
@@ -238,7 +232,6 @@ func TestOver(t *testing.T) {
 	}
 }
 
-// TestListSize: a list has the size that it has in a file.
 func TestListSize(t *testing.T) {
 	for _, list := range [][]string{{"a"}, {"shop", "web", "a-longer-name"}} {
 		data, err := json.Marshal(list)
@@ -251,8 +244,7 @@ func TestListSize(t *testing.T) {
 	}
 }
 
-// TestTooManyMissingENIs: a NodeENI with too many ENIs that the machine does not show
-// loses their rows, and neither its placed row nor the rows of others.
+// A NodeENI with too many ENIs that the machine does not show loses their rows, but not its placed row or others' rows.
 func TestTooManyMissingENIs(t *testing.T) {
 	long := strings.Repeat("n", 250)
 	w := newWorld(1, 2)
@@ -277,8 +269,7 @@ func TestTooManyMissingENIs(t *testing.T) {
 	}
 }
 
-// TestFitDeclarations: the ENIs beyond the limit are left out, so the rest of the
-// NodeENI's meaning counts as unknown.
+// ENIs beyond the limit are left out, so the rest of the NodeENI's meaning counts as unknown.
 func TestFitDeclarations(t *testing.T) {
 	for n, cut := range map[int]bool{maxENIs: false, maxENIs + 1: true} {
 		j := &joiner{}
@@ -290,7 +281,6 @@ func TestFitDeclarations(t *testing.T) {
 	}
 }
 
-// TestProblemsOfOneNodeENI: the first 20 problems of a NodeENI are shown, and then how many there are beside them.
 func TestProblemsOfOneNodeENI(t *testing.T) {
 	for faults, more := range map[int]string{20: "", 22: "2 more problems of this NodeENI are not shown; mend the shown ones"} {
 		w := newWorld(1)
@@ -315,7 +305,6 @@ func TestProblemsOfOneNodeENI(t *testing.T) {
 	}
 }
 
-// TestProblemsCountWhole: every field of a problem takes room.
 func TestProblemsCountWhole(t *testing.T) {
 	text := strings.Repeat("x", 200)
 	for field, p := range map[string]nodestate.Problem{
@@ -329,7 +318,6 @@ func TestProblemsCountWhole(t *testing.T) {
 	}
 }
 
-// TestShorten: a message is cut between characters, and says how much is gone.
 func TestShorten(t *testing.T) {
 	fits := strings.Repeat("m", maxMessage)
 	for message, want := range map[string]string{

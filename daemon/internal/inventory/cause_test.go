@@ -8,8 +8,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// TestCauseOfDraining: the cause of a draining row names only seen facts. It stays the
-// same while nothing can be read.
+// The cause names only observed facts, and stays the same while nothing can be read.
 func TestCauseOfDraining(t *testing.T) {
 	tests := map[string]struct {
 		change func(*world)
@@ -62,8 +61,7 @@ func TestCauseOfDraining(t *testing.T) {
 	}
 }
 
-// TestReattachedBehindARow: the record of the pod that has the new function places the
-// ENI, though the row before is of a function that is not there any more.
+// The new function's pod has a record, which places the ENI although the earlier row's function is gone.
 func TestReattachedBehindARow(t *testing.T) {
 	w := newWorld(1)
 	w.declare("a", 1, resource("intel.com/x"))
@@ -80,7 +78,6 @@ func TestReattachedBehindARow(t *testing.T) {
 	expect(t, w.sync(), []string{"NoInterface"}, aReady)
 }
 
-// TestReattachedIsSeenAnew: another function at the address has other settings, and a link that is not up yet.
 func TestReattachedIsSeenAnew(t *testing.T) {
 	w := newWorld(1)
 	w.declare("a", 1)

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// TestClockSetBackDuringGrace: a grace that began later than the clock shows now begins anew, and ends.
+// A grace that began later than the clock shows begins anew, and ends.
 func TestClockSetBackDuringGrace(t *testing.T) {
 	first := brief{"a", 1, pci(1), "eth1", "", ready}
 	w := newWorld(1, 2)

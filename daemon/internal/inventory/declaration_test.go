@@ -9,7 +9,6 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// TestStatusDeviceIndex: an index of a status that EC2 cannot have given means that the index is unknown.
 func TestStatusDeviceIndex(t *testing.T) {
 	for given, want := range map[int]int{-1: -1, 0: -1, 1: 1, 15: 15, maxDeviceIndex: maxDeviceIndex, maxDeviceIndex + 1: -1} {
 		w := newWorld(1)
@@ -21,8 +20,7 @@ func TestStatusDeviceIndex(t *testing.T) {
 	}
 }
 
-// TestIndexesAreRemembered: while IMDS does not know index and card of a listed ENI, or
-// does not list it any more, its row keeps the numbers of the row before.
+// While IMDS does not list an ENI, or not its index and card, the row keeps its numbers.
 func TestIndexesAreRemembered(t *testing.T) {
 	w := newWorld(3)
 	w.declare("a", 1, attached(node, 3), func(o *v1alpha1.NodeENI) { o.Status.Attachments[0].DeviceIndex = 0 })
@@ -49,7 +47,6 @@ func TestIndexesAreRemembered(t *testing.T) {
 	}
 }
 
-// TestDeclaredLimits: the largest values that are accepted, and the smallest that are not.
 func TestDeclaredLimits(t *testing.T) {
 	tests := map[string]struct {
 		edit     func(*v1alpha1.NodeENI)
@@ -71,8 +68,6 @@ func TestDeclaredLimits(t *testing.T) {
 	}
 }
 
-// TestAllowedNamespaces: without the annotation every namespace may use the device; with
-// one that names none, no namespace may.
 func TestAllowedNamespaces(t *testing.T) {
 	w := newWorld(1)
 	w.declare("a", 1)
@@ -85,7 +80,6 @@ func TestAllowedNamespaces(t *testing.T) {
 	}
 }
 
-// TestUnreadNodeENI: the devices of a NodeENI that cannot be understood stay as they are.
 func TestUnreadNodeENI(t *testing.T) {
 	w := newWorld(1, 2)
 	w.declare("a", 1)
@@ -98,7 +92,6 @@ func TestUnreadNodeENI(t *testing.T) {
 	expect(t, w.sync(), nil, brief{"a", 1, pci(1), "eth1", "", ready}, brief{"b", 2, pci(2), "eth2", "", ready})
 }
 
-// TestMessages: a problem's message says which of several causes it is.
 func TestMessages(t *testing.T) {
 	uio := func(w *world) { w.declare("a", 1, dpdk, statedPCI(pci(1).String())); w.bind(1, "igb_uio") }
 	elsewhere := func(index int, edit ...func(*v1alpha1.NodeENI)) func(*world) {

@@ -11,7 +11,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
 )
 
-// driverChanges returns the drivers that devices are to be bound to: all tests but one have only one device.
+// driverChanges returns the drivers that devices are to be bound to.
 func driverChanges(r Result) []string {
 	var all []string
 	for _, d := range r.DriverChanges {
@@ -20,7 +20,7 @@ func driverChanges(r Result) []string {
 	return all
 }
 
-// driverStep is a step that also tells the drivers that the device is to be bound to.
+// driverStep is a step that also has the drivers that the device is to be bound to.
 type driverStep struct {
 	name          string
 	change        func(*world)
@@ -191,8 +191,7 @@ var driverStories = map[string][]driverStep{
 	),
 }
 
-// TestDriverChange follows a device between drivers. The resource's devices, the pods
-// and the kubelet are in the way one after the other.
+// The resource's devices, the pods and the kubelet are in the way one after the other.
 func TestDriverChange(t *testing.T) {
 	for name, steps := range driverStories {
 		t.Run(name, func(t *testing.T) {
@@ -210,7 +209,6 @@ func TestDriverChange(t *testing.T) {
 	}
 }
 
-// TestTakenKeepsWhatItWas: while a device is bound, its row and the checkpoint keep its description from the host.
 func TestTakenKeepsWhatItWas(t *testing.T) {
 	w := newWorld(1)
 	w.declare("a", 1, dpdk)

@@ -12,7 +12,6 @@ import (
 
 const table2 = "route table 2 leads out of it"
 
-// guard makes the world one where others attach ENIs too, and marks the links of some.
 func (w *world) guard(marked ...int) {
 	w.Lookup = LookupGuarded
 	foreign := map[int]string{}
@@ -22,19 +21,16 @@ func (w *world) guard(marked ...int) {
 	w.Foreign = Known(foreign)
 }
 
-// quiet lets the link of ENI n be without a mark for a time.
 func (w *world) quiet(n int, d time.Duration) {
 	w.Unmarked = map[int]time.Duration{w.links[n].Index: d}
 }
 
-// tag has EC2 answer for ENI n.
 func (w *world) tag(n int, nodeENI string) {
 	e := w.enis[n]
 	e.Described, e.NodeENI = true, nodeENI
 	w.enis[n] = e
 }
 
-// TestForeign: which ENI at a NodeENI's slot is taken where others attach ENIs too.
 func TestForeign(t *testing.T) {
 	tests := map[string][]step{
 		"a fresh ENI waits, and is taken": {
@@ -103,7 +99,6 @@ func TestForeign(t *testing.T) {
 	}
 }
 
-// attachAgain gives ENI n its link back, as a delegate leaves it in the host.
 func (w *world) attachAgain(n int) {
 	instance := w.functions[pci(n)].Instance
 	w.plug(n)
@@ -113,7 +108,6 @@ func (w *world) attachAgain(n int) {
 	w.functions[pci(n)] = fn
 }
 
-// TestForeignLooksAgain: the wait ends by itself.
 func TestForeignLooksAgain(t *testing.T) {
 	w := newWorld(1)
 	w.guard()
@@ -124,9 +118,8 @@ func TestForeignLooksAgain(t *testing.T) {
 	}
 }
 
-// TestForeignBesideAVPCCNI: another program attaches ENIs at the slots of NodeENIs and
-// marks them sooner or later, for as long as it likes; pods come and go. No link with
-// marks is touched or offered to a new pod, and no pod loses its device.
+// Another program attaches ENIs at the slots of NodeENIs and marks them sooner or later; pods come and go. No marked
+// link is touched or offered, and no pod loses its device.
 func TestForeignBesideAVPCCNI(t *testing.T) {
 	for seed := range uint64(300) {
 		rng := rand.New(rand.NewPCG(seed, 11)) //nolint:gosec // to be repeated

@@ -77,7 +77,7 @@ var comparePrefix = cmpopts.EquateComparable(netip.Prefix{})
 
 func name(n int) string { return string(rune('a' + n)) }
 
-// FuzzJoin lets anything happen to a node, two octets for each event, and checks the invariants after each.
+// FuzzJoin takes two octets for each event, and checks the invariants after each.
 func FuzzJoin(f *testing.F) {
 	f.Add([]byte{0, 1, 12, 1, 18, 1, 11, 1, 20, 1})
 	f.Add([]byte{5, 1, 12, 1, 12, 2, 6, 1, 22, 3, 22, 1})
@@ -94,7 +94,6 @@ func FuzzJoin(f *testing.F) {
 	})
 }
 
-// TestJoinUnderRandomEvents is FuzzJoin's every-day form.
 func TestJoinUnderRandomEvents(t *testing.T) {
 	for seed := range uint64(100) {
 		rnd := rand.New(rand.NewPCG(seed, 1))
@@ -114,7 +113,6 @@ func TestJoinUnderRandomEvents(t *testing.T) {
 	}
 }
 
-// checkAlways checks the invariants of every result.
 func checkAlways(t *testing.T, w *world, r Result) {
 	t.Helper()
 	enis, pcis := map[device.ENIID]bool{}, map[device.PCIAddress]bool{}
@@ -148,7 +146,6 @@ func checkAlways(t *testing.T, w *world, r Result) {
 	}
 }
 
-// checkDriverChange checks that some devices are never bound.
 func checkDriverChange(t *testing.T, w *world, d DriverChange) {
 	t.Helper()
 	fn := w.functions[d.Device.PCIAddress]
@@ -176,8 +173,7 @@ func isHeld(w *world, at device.PCIAddress) bool {
 	})
 }
 
-// checkUnknown: a source that cannot be read removes nothing that would be kept
-// if it could, and withdraws nothing that would be advertised.
+// A source that cannot be read removes and withdraws nothing that would stay if it could.
 func checkUnknown(t *testing.T, w *world, which byte) {
 	t.Helper()
 	full := phases(Join(w.sources()))
@@ -208,7 +204,6 @@ func phases(r Result) map[device.ENIID]nodestate.Phase {
 	return m
 }
 
-// checkShuffled: the order of a source's items does not matter.
 func checkShuffled(t *testing.T, w *world, want Result, rnd *rand.Rand) {
 	t.Helper()
 	s := w.sources()
@@ -228,7 +223,6 @@ func shuffle[T any](rnd *rand.Rand, s []T) {
 	rnd.Shuffle(len(s), func(i, k int) { s[i], s[k] = s[k], s[i] })
 }
 
-// checkStable: with no event, a few Syncs later nothing changes any more.
 func checkStable(t *testing.T, w *world) {
 	t.Helper()
 	w.Withdrawn = true

@@ -12,7 +12,6 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
 )
 
-// TestSeveralSubnets: one ENI in each, told apart by subnet.
 func TestSeveralSubnets(t *testing.T) {
 	both := func(o *v1alpha1.NodeENI) {
 		o.Spec.SubnetID, o.Spec.DeviceIndex = "", 2
@@ -63,7 +62,6 @@ func TestSeveralSubnets(t *testing.T) {
 	}
 }
 
-// TestProblemsNameTheWayOut: a message has the field and the value.
 func TestProblemsNameTheWayOut(t *testing.T) {
 	w := newWorld(1)
 	w.declare("a", 1, statedPCI("07.0"), resource("no prefix"), dpdk, func(o *v1alpha1.NodeENI) { o.Spec.DPDKDriver = "mlx5_core"; o.Spec.MTU = -1 })
@@ -86,7 +84,7 @@ func TestProblemsNameTheWayOut(t *testing.T) {
 	}
 }
 
-// TestTwoENIsAtOneSlot: IMDS lists a detached ENI beside the one that took its place.
+// IMDS lists a detached ENI beside its successor.
 func TestTwoENIsAtOneSlot(t *testing.T) {
 	stale := func(w *world, n int) {
 		w.enis[n] = vpc.ENI{ID: eniID(n), MAC: mac(n), DeviceIndex: 1, SubnetID: subnet(1)}
@@ -165,8 +163,8 @@ func TestLookAgainWhenTheGraceEnds(t *testing.T) {
 	}
 }
 
-// TestKeptByAnother: a device in its grace, which only a hint has placed and IMDS no longer lists, is not taken by
-// another NodeENI for the same slot because the records, or IMDS, cannot be read.
+// A device in its grace, placed only by a hint and no longer listed by IMDS, stays with its NodeENI while records or
+// IMDS cannot be read.
 func TestKeptByAnother(t *testing.T) {
 	w := newWorld(1)
 	w.declare("b", 1, dpdk, statedPCI(pci(1).String()), resource("intel.com/y"))
@@ -183,8 +181,7 @@ func TestKeptByAnother(t *testing.T) {
 	expect(t, w.join(), []string{"NotAttached"}, kept, brief{"c", -1, "", "", "", pending})
 }
 
-// TestTwinKeepsItsAddress: another function with the ENI's MAC does not take the place of
-// the one where the ENI was seen before.
+// Another function with the ENI's MAC does not replace the one where the ENI was before.
 func TestTwinKeepsItsAddress(t *testing.T) {
 	for _, eni := range []int{1, 2} {
 		w := newWorld(eni)
@@ -198,8 +195,7 @@ func TestTwinKeepsItsAddress(t *testing.T) {
 	}
 }
 
-// TestOneFunctionForTwoENIs: of two ENIs for which IMDS gives one MAC, the first by the
-// name of its NodeENI has the function.
+// IMDS gives two ENIs one MAC: the first by NodeENI name gets the function.
 func TestOneFunctionForTwoENIs(t *testing.T) {
 	w := newWorld(1)
 	w.enis[2] = vpc.ENI{ID: eniID(2), MAC: mac(1), DeviceIndex: 2, SubnetID: subnet(2)}
@@ -213,8 +209,7 @@ func TestOneFunctionForTwoENIs(t *testing.T) {
 		brief{"a", 1, pci(1), "eth1", "", ready}, brief{"b", 2, "", "", "", pending}, brief{"c", 3, "", "", "", pending}, brief{"d", 4, "", "", "", pending})
 }
 
-// TestHintOfAnotherDevice: an address that was written down is not believed while it is
-// known to be another ENI's in this boot, nor of an ENI that nothing else knows.
+// A recorded address does not count if it is known to be another ENI's in this boot, or nothing else knows the ENI.
 func TestHintOfAnotherDevice(t *testing.T) {
 	w := newWorld(1, 2)
 	w.declare("b", 2)
@@ -233,8 +228,8 @@ func TestHintOfAnotherDevice(t *testing.T) {
 	expect(t, w.join(), []string{"ENINotListed"}, unplaced)
 }
 
-// TestPlacedByRecords: after the daemon has forgotten everything, records tell where the
-// ENI of a held or bound device is, even if nothing else of them can be understood.
+// Without any memory, records tell where the ENI of a held or bound device is, even if nothing else in them can be
+// understood.
 func TestPlacedByRecords(t *testing.T) {
 	w := newWorld(1)
 	w.declare("a", 1)
@@ -255,7 +250,6 @@ func TestPlacedByRecords(t *testing.T) {
 	}
 }
 
-// TestPrimaryLeavesTheInventory: a row that has become the primary ENI's is dropped at once.
 func TestPrimaryLeavesTheInventory(t *testing.T) {
 	w := newWorld(1)
 	w.declare("a", 1)

@@ -338,7 +338,6 @@ var joinOnce = []struct {
 	},
 }
 
-// TestJoinOnce checks the first Join of one node and its declarations.
 func TestJoinOnce(t *testing.T) {
 	for _, tt := range joinOnce {
 		t.Run(tt.name, func(t *testing.T) {

@@ -12,8 +12,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// TestLeasedAddressesStay: a leased address stays in its ENI's row, whatever
-// the metadata say, and goes once nobody has it.
+// A leased address stays in its ENI's row, whatever the metadata say, until it is released.
 func TestLeasedAddressesStay(t *testing.T) {
 	w := newWorld(1)
 	w.declare("a", 1)
@@ -62,8 +61,8 @@ func TestLeasedAddressesStay(t *testing.T) {
 	check("assigned again", w.sync(), []netip.Prefix{own, leased, free}, []netip.Prefix{used, unused}, "")
 }
 
-// TestLeasedWithoutARowBefore: a leased address is in the row though none before had it: the checkpoint was lost, or
-// the lease is younger than the look at the leases after which the address left the row.
+// A leased address is in the row though no earlier row had it: the checkpoint was lost, or the lease began after the
+// last look at the leases.
 func TestLeasedWithoutARowBefore(t *testing.T) {
 	w := newWorld(1)
 	w.declare("a", 1)

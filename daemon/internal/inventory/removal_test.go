@@ -12,7 +12,6 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
 )
 
-// step is one change of the world, with the result of the Sync after it.
 type step struct {
 	name     string
 	change   func(*world)
@@ -20,7 +19,6 @@ type step struct {
 	problems []string
 }
 
-// deleting marks the NodeENI as Kubernetes does while finalizers run.
 func deleting(w *world) {
 	now := metav1.NewTime(start)
 	w.objects["a"].DeletionTimestamp = &now
@@ -252,7 +250,6 @@ var overTime = map[string][]step{
 	},
 }
 
-// TestOverTime starts each story with one device, declared as "a", advertised and ready.
 func TestOverTime(t *testing.T) {
 	for name, steps := range overTime {
 		t.Run(name, func(t *testing.T) {
@@ -268,8 +265,7 @@ func TestOverTime(t *testing.T) {
 	}
 }
 
-// TestMissingAttachment: an entry that vanishes from the status counts after 60 s
-// while its device is plugged in, and at once when it is not.
+// An entry that vanishes from the status counts after 60 s while its device is plugged in, and else at once.
 func TestMissingAttachment(t *testing.T) {
 	two := []brief{{"a", 1, pci(1), "eth1", "", ready}, {"a", 2, pci(2), "eth2", "", ready}}
 	gone := []brief{{"a", 1, pci(1), "eth1", "", draining}, {"a", 2, pci(2), "eth2", "", ready}}
@@ -317,7 +313,7 @@ func TestMissingAttachment(t *testing.T) {
 	}
 }
 
-// TestHintIsWeighedAnew: an address that was only written down does not become a fact by having been believed once.
+// A recorded address does not become a fact by having been believed once.
 func TestHintIsWeighedAnew(t *testing.T) {
 	w := newWorld(1, 2)
 	w.declare("a", 1, dpdk, statedPCI(pci(2).String()))
@@ -333,7 +329,7 @@ func TestHintIsWeighedAnew(t *testing.T) {
 	expect(t, w.join(), nil, brief{"a", 1, pci(1), "", v1alpha1.DefaultResourceName, ready})
 }
 
-// TestPendingIsNotDrained: pending rows are forgotten without draining, unless a pod has the device after all.
+// Pending rows go without draining, unless a pod has the device after all.
 func TestPendingIsNotDrained(t *testing.T) {
 	w := newWorld(1)
 	w.declare("a", 1)
@@ -342,7 +338,6 @@ func TestPendingIsNotDrained(t *testing.T) {
 	expect(t, w.join(), nil)
 }
 
-// TestDrainingShowsItsDriver: a draining row tells the driver that its function has now.
 func TestDrainingShowsItsDriver(t *testing.T) {
 	w := newWorld(1)
 	w.declare("a", 1, resource("intel.com/x"))
@@ -355,7 +350,6 @@ func TestDrainingShowsItsDriver(t *testing.T) {
 	}
 }
 
-// TestIdleLinkIsSettled: an idle link is settled once it is up and has its MTU.
 func TestIdleLinkIsSettled(t *testing.T) {
 	w := newWorld(1)
 	w.declare("a", 1, func(o *v1alpha1.NodeENI) { o.Spec.MTU = 9001 })

@@ -29,7 +29,6 @@ func prefix(n, bits int) netip.Prefix {
 	return netip.MustParsePrefix(fmt.Sprintf("10.0.%d.%d/%d", n, 15*(bits/32)+15, bits))
 }
 
-// world is a node whose sources a test changes between two Joins.
 type world struct {
 	Sources
 	objects   map[string]*v1alpha1.NodeENI
@@ -46,8 +45,7 @@ const node, boot = "node-a", "boot-1"
 
 var start = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 
-// newWorld has a primary ENI, on eth0, and secondary ones as asked for: plugged
-// in, in IMDS, and with their links down.
+// newWorld has a primary ENI, on eth0, and the given secondary ones: plugged in, in IMDS, and with their links down.
 func newWorld(secondary ...int) *world {
 	w := &world{
 		Sources: Sources{Now: start, NodeName: node, BootID: boot, Complete: true, Withdrawn: true},
@@ -70,8 +68,7 @@ func (w *world) attach(n int) {
 	}
 }
 
-// plug adds PCI function and link, in which n is never the same as elsewhere.
-// A function that was plugged in there before is another instance.
+// plug adds PCI function and link, with other numbers than n. A function plugged in there again is another instance.
 func (w *world) plug(n int) {
 	w.instances++
 	name := fmt.Sprintf("eth%d", n)
@@ -95,13 +92,12 @@ func (w *world) setFunction(n int, f func(*sysfs.PCIFunction)) {
 	w.functions[pci(n)] = fn
 }
 
-// bind hands the function to a userspace driver: its link is gone.
 func (w *world) bind(n int, driver string) {
 	w.setFunction(n, func(f *sysfs.PCIFunction) { f.Driver, f.Interfaces = driver, nil })
 	delete(w.links, n)
 }
 
-// changeDrivers makes the driver changes of a result, as the daemon does, and returns how many that were.
+// changeDrivers changes drivers as the daemon does, and returns how many.
 func (w *world) changeDrivers(r Result) int {
 	for _, d := range r.DriverChanges {
 		n := w.at(d.Device.PCIAddress)
@@ -121,7 +117,6 @@ func (w *world) changeDrivers(r Result) int {
 	return len(r.DriverChanges)
 }
 
-// at returns the n of a PCI address.
 func (w *world) at(addr device.PCIAddress) int {
 	for n := range 16 {
 		if pci(n) == addr {
@@ -131,7 +126,6 @@ func (w *world) at(addr device.PCIAddress) int {
 	panic("no ENI of the tests is at " + addr)
 }
 
-// hold moves the link into a pod.
 func (w *world) hold(n int, mode nodestate.Mode) {
 	w.records = append(w.records, nodestate.Attachment{
 		AttachmentID: nodestate.AttachmentID{ContainerID: fmt.Sprintf("c%d", n), IfName: "net1"},
@@ -144,7 +138,6 @@ func (w *world) hold(n int, mode nodestate.Mode) {
 	}
 }
 
-// kubelet has it offer some devices, and say that a pod has others.
 func (w *world) kubelet(offered []int, given ...int) {
 	k := Kubelet{Allocatable: map[device.ResourceName][]device.PCIAddress{}, Allocated: map[device.PCIAddress][]Container{}}
 	for _, n := range offered {
@@ -157,7 +150,6 @@ func (w *world) kubelet(offered []int, given ...int) {
 	w.Kubelet = &known
 }
 
-// release gives the link back, down, as a dying netns does.
 func (w *world) release(n int) {
 	w.records = slices.DeleteFunc(w.records, func(a nodestate.Attachment) bool { return a.Device.PCIAddress == pci(n) })
 	instance := w.functions[pci(n)].Instance
@@ -165,7 +157,6 @@ func (w *world) release(n int) {
 	w.setFunction(n, func(f *sysfs.PCIFunction) { f.Instance = instance })
 }
 
-// declare adds or replaces the NodeENI of the n-th ENI.
 func (w *world) declare(name string, n int, edit ...func(*v1alpha1.NodeENI)) {
 	o := &v1alpha1.NodeENI{ObjectMeta: metav1.ObjectMeta{Name: name}}
 	o.Spec.SubnetID, o.Spec.DeviceIndex = subnet(n).String(), n
@@ -225,7 +216,7 @@ func sorted[V any](m map[int]V) []V {
 	return all
 }
 
-// join runs one Join and lets the next one remember it.
+// join runs one Join, which the next one remembers.
 func (w *world) join() Result {
 	r := Join(w.sources())
 	w.Checkpoint = nodestate.Checkpoint{BootID: w.BootID, Devices: r.Checkpoint}
@@ -245,13 +236,11 @@ func (w *world) sync() Result {
 	return w.join()
 }
 
-// reboot forgets the facts of one boot.
 func (w *world) reboot() {
 	w.BootID += "'"
 	clear(w.taken)
 }
 
-// brief has the fields of a row that most tests compare.
 type brief struct {
 	NodeENI  string
 	ENI      int // -1: not known

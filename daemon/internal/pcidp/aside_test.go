@@ -15,7 +15,6 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// restart makes the File anew, as a restart of the daemon does.
 func (n *node) restart() {
 	n.file = File{Path: n.file.Path, Now: n.file.Now, Written: n.file.Written}
 }
@@ -24,8 +23,7 @@ func find(problems []nodestate.Problem, reason string) []nodestate.Problem {
 	return slices.DeleteFunc(slices.Clone(problems), func(p nodestate.Problem) bool { return string(p.Reason) != reason })
 }
 
-// TestReasonStays: why an entry was left out is a Problem, with the way out, for
-// as long as the copy has something that the config has not, also after restarts.
+// The Problem of a left-out entry stays while the copy has something that the config has not, also after restarts.
 func TestReasonStays(t *testing.T) {
 	const bad = `{"resourceName":"sf","resourcePrefix":"nvidia.com","deviceType":"auxNetDevice","selectors":[{"vendors":["15b3"],"pfNames":["p0#1"]}]}`
 	mended := strings.Replace(bad, `"vendors"`, `"auxTypes":["sf"],"vendors"`, 1)
@@ -74,8 +72,8 @@ func TestReasonStays(t *testing.T) {
 	}
 }
 
-// A second entry of a name is gone for good: only the deletion of the copy says
-// that nobody misses it. Nor is an entry back because another has its name.
+// Only the deletion of the copy says that a second entry of a name is not missed. An entry is not back because another
+// has its name.
 func TestReasonOfSecondStays(t *testing.T) {
 	for name, second := range map[string]string{
 		"duplicate": `{"resourceName":"theirs","selectors":{"vendors":["8086"]}}`,
@@ -92,7 +90,6 @@ func TestReasonOfSecondStays(t *testing.T) {
 	}
 }
 
-// An entry that an earlier release has left out, and this one would not, is named.
 func TestCopyOfEarlierRelease(t *testing.T) {
 	n := newNode(t)
 	n.put(`{"resourceList":[` + foreign + `]}`)
@@ -108,8 +105,7 @@ func TestCopyOfEarlierRelease(t *testing.T) {
 	}
 }
 
-// TestCopiesAreBounded: the newest ten stay, however many there were; one line
-// tells of them; nothing else is deleted.
+// The newest ten copies stay; one line tells of them; nothing else is deleted.
 func TestCopiesAreBounded(t *testing.T) {
 	n := newNode(t)
 	n.put(`{"resourceList":[` + foreign + `]}`)
@@ -143,7 +139,7 @@ func TestCopiesAreBounded(t *testing.T) {
 			t.Fatalf("files (-want +got):\n%s", diff)
 		}
 	}
-	// The copy that is made now stays, even where the clock was set back.
+	// The new copy stays, even where the clock was set back.
 	n.now = time.Date(2001, 1, 1, 0, 0, 0, 0, time.UTC)
 	n.put("garbage of today")
 	n.settle(standard)
@@ -152,7 +148,6 @@ func TestCopiesAreBounded(t *testing.T) {
 	}
 }
 
-// TestManyFaults: many faulty entries do not grow the inventory without a bound.
 func TestManyFaults(t *testing.T) {
 	var list []string
 	for i := range 3000 {
@@ -173,8 +168,7 @@ func TestManyFaults(t *testing.T) {
 	}
 }
 
-// TestNeverSettles: garbage that is written more often than every SettleTime is
-// left alone, with a Problem, until it rests or can be read.
+// Garbage that is written more often than every SettleTime is left alone, with a Problem, until it rests or is valid.
 func TestNeverSettles(t *testing.T) {
 	for name, last := range map[string]string{"rests": "garbage", "can be read": `{"resourceList":[` + foreign + `]}`} {
 		t.Run(name, func(t *testing.T) {
@@ -214,7 +208,6 @@ func TestNeverSettles(t *testing.T) {
 	}
 }
 
-// TestAlwaysEdited: a file that is valid each time, but never ours to replace.
 func TestAlwaysEdited(t *testing.T) {
 	n := newNode(t)
 	var last Result

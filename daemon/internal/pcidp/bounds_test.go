@@ -15,7 +15,6 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// TestBounded: as many Problems as are listed stay; of more, the last stays and one says how many are not listed.
 func TestBounded(t *testing.T) {
 	all := make([]nodestate.Problem, maxProblems+5)
 	for i := range all {
@@ -34,7 +33,6 @@ func TestBounded(t *testing.T) {
 	}
 }
 
-// TestClip: text of 200 octets stays whole.
 func TestClip(t *testing.T) {
 	fits := strings.Repeat("x", 200)
 	if clip(fits) != fits || clip(fits+"y") != fits+"…" {
@@ -42,7 +40,6 @@ func TestClip(t *testing.T) {
 	}
 }
 
-// TestLargestConfig: a file of the largest size is read.
 func TestLargestConfig(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "config.json")
 	want := bytes.Repeat([]byte(" "), maxConfigSize)
@@ -52,7 +49,6 @@ func TestLargestConfig(t *testing.T) {
 	}
 }
 
-// TestRestless: a file that is being changed is a Problem after restlessAfter, and not before.
 func TestRestless(t *testing.T) {
 	n := newNode(t)
 	begun := n.now
@@ -67,7 +63,6 @@ func TestRestless(t *testing.T) {
 	}
 }
 
-// TestWrittenIsTold: a changed file is told once, with its new content.
 func TestWrittenIsTold(t *testing.T) {
 	n := newNode(t)
 	var told []string
@@ -118,7 +113,7 @@ func TestAllowedCopiesStay(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	n.file.prune(must(n.file.asides()), nil)
+	n.file.prune(value(n.file.asides()), nil)
 	if got := len(n.asides()); got != maxAsides {
 		t.Errorf("%d copies; want %d", got, maxAsides)
 	}
@@ -150,7 +145,7 @@ func TestCopiesAreReadOnce(t *testing.T) {
 	if err := os.Remove(paths[0]); err != nil {
 		t.Fatal(err)
 	}
-	n.file.asideProblems(must(n.file.asides()), Request{}, Rendering{})
+	n.file.asideProblems(value(n.file.asides()), Request{}, Rendering{})
 	if _, ok := n.file.read[paths[1]]; !ok || len(n.file.read) != 1 {
 		t.Errorf("%d copies are remembered; want the one that exists", len(n.file.read))
 	}

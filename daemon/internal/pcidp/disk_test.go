@@ -71,7 +71,7 @@ func TestApplyUnreadable(t *testing.T) {
 	}
 }
 
-// A folder in the way of the temporary file makes the write fail, whoever runs the test.
+// A folder in the way of the temporary file makes the write fail, even for root.
 func TestApplyUnwritable(t *testing.T) {
 	n := newNode(t)
 	n.put(`{}`)
@@ -92,8 +92,7 @@ func TestApplyAfterKill(t *testing.T) {
 	}
 }
 
-// TestApplyEditedMeanwhile: SaveOwned is called after the file was read and before it
-// is replaced, which is when others may write it.
+// SaveOwned runs between read and replacement, when others may write the file.
 func TestApplyEditedMeanwhile(t *testing.T) {
 	const theirs = `{"resourceList":[` + foreign + `],"edited":true}`
 	tests := map[string]struct {
@@ -159,7 +158,6 @@ func TestApplySaveFails(t *testing.T) {
 	}
 }
 
-// A foreign entry of the name that we want must never come to be taken for ours.
 func TestApplyDoesNotOwnTheirs(t *testing.T) {
 	n := newNode(t)
 	clash := `{"resourceName":"sriov_net","selectors":{"vendors":["15b3"]}}`

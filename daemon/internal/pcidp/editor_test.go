@@ -10,8 +10,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 )
 
-// TestWhatEditorsAdd: a byte order mark, on which the device plugin exits, and
-// line ends of other systems cost nobody an entry.
+// The device plugin exits on a byte order mark. Neither that nor other line ends cost an entry.
 func TestWhatEditorsAdd(t *testing.T) {
 	theirs := `{"resourceList": [{"resourceName": "theirs", "selectors": {"drivers": ["i40e"]}}]}`
 	for name, content := range map[string]string{

@@ -12,7 +12,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// node is a folder with a config in it, and a clock.
 type node struct {
 	*testing.T
 	file File
@@ -27,7 +26,6 @@ func newNode(t *testing.T) *node {
 	return n
 }
 
-// put writes the file in place, as an editor does.
 func (n *node) put(content string) {
 	n.Helper()
 	must(n, os.MkdirAll(filepath.Dir(n.file.Path), 0o755))
@@ -41,7 +39,6 @@ func (n *node) content() string {
 	return string(data)
 }
 
-// apply calls Apply with the state after the last call, and checks the invariants of every result.
 func (n *node) apply(entries []Entry) Result {
 	n.Helper()
 	before, _ := os.ReadFile(n.file.Path)
@@ -122,8 +119,7 @@ func TestApplyCreates(t *testing.T) {
 	}
 }
 
-// TestENIManager: from the public controller's eni-manager to us, in both orders.
-// It writes the file in place, and keeps our entries that it can parse.
+// eni-manager writes the file in place, and keeps our entries that it can parse.
 func TestENIManager(t *testing.T) {
 	theirs, err := os.ReadFile("testdata/field/eni-manager.json")
 	must(t, err)
@@ -132,7 +128,7 @@ func TestENIManager(t *testing.T) {
 		if r := n.apply(standard); r.Changed || len(r.Problems) > 0 || !slices.Equal(r.Owned, standardOwned) {
 			n.Errorf("after it has ended: changed %t, owned %v, problems %v", r.Changed, r.Owned, r.Problems)
 		}
-		// A device whose NodeENI goes later leaves the config, whoever had put it in.
+		// A device whose NodeENI goes later leaves the config, whoever added it.
 		if r := n.apply(standard[:1]); !r.Changed || strings.Contains(n.content(), "sriov_net\"") {
 			n.Errorf("after the removal of sriov_net: changed %t,\n%s", r.Changed, n.content())
 		}
@@ -187,7 +183,7 @@ func TestApplyRemovesOnlyOurs(t *testing.T) {
 	}
 }
 
-// TestApplyInEdit follows an editor that truncates the file and writes it in pieces, slower than SettleTime in all.
+// An editor truncates the file and writes it in pieces, slower than SettleTime in all.
 func TestApplyInEdit(t *testing.T) {
 	n := newNode(t)
 	n.put(`{"resourceList":[` + foreign + `]}`)
@@ -248,8 +244,7 @@ func TestApplyCorrupt(t *testing.T) {
 	}
 }
 
-// Somebody who writes the same garbage again and again fills no disk, and other
-// garbage in the same second gets a name of its own.
+// Repeated garbage fills no disk; other garbage in the same second gets another name.
 func TestApplyCorruptAgain(t *testing.T) {
 	n := newNode(t)
 	for range 3 {
@@ -284,8 +279,7 @@ func TestApplyEmptyFile(t *testing.T) {
 	}
 }
 
-// Some editors move the old file away before they write the new one. A file that
-// stays away was deleted, and people's entries with it.
+// Some editors move the old file away before they write the new one. If it stays away, it was deleted.
 func TestApplyDeleted(t *testing.T) {
 	n := newNode(t)
 	n.put(`{"resourceList":[` + foreign + `]}`)

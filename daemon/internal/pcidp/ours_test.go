@@ -11,8 +11,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/dpmodel"
 )
 
-// TestOurNames: each name that a NodeENI may ask for is an extended resource's by
-// Kubernetes' own rule, and the device plugin serves it.
+// Each name that a NodeENI may ask for is an extended resource's by Kubernetes' own rule, and the device plugin serves
+// it.
 func TestOurNames(t *testing.T) {
 	rng := rand.New(rand.NewPCG(rand.Uint64(), 1))
 	const letters = "aZ09-_.-_aaa/"

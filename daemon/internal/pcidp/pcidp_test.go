@@ -30,7 +30,6 @@ var machine = Facts{
 // here is that node, on which no link has a default route.
 var here = Node{Facts: machine, DefaultRoutes: func() map[string]bool { return map[string]bool{} }}
 
-// modelDevices shows the machine to the model of the device plugin.
 func modelDevices(facts Facts) []dpmodel.Device {
 	var devices []dpmodel.Device
 	for _, f := range facts {
@@ -49,12 +48,12 @@ func modelDevices(facts Facts) []dpmodel.Device {
 	return devices
 }
 
-// judged looks at each config that is written as the node of last has it.
+// judged judges each written config, by the state of last.
 func judged(t *testing.T, last *Request) func([]byte) {
 	return dpmodel.Judged(t, func() []dpmodel.Device { return modelDevices(last.Facts) }, func() []string { return last.Prefixes })
 }
 
-// judge fails the test unless the device plugin would serve exactly the devices of the entries that are owned.
+// judge fails the test unless the device plugin would serve exactly the owned entries' devices.
 func judge(t *testing.T, content []byte, ours []Entry, owned []device.ResourceName) {
 	t.Helper()
 	v := dpmodel.Judge(content, modelDevices(machine))
@@ -113,7 +112,6 @@ func TestDesired(t *testing.T) {
 	}
 }
 
-// TestCouldTake compares our idea of a selector's functions with the model's.
 func TestCouldTake(t *testing.T) {
 	selectors := []string{
 		`{}`, `[{}]`, `[{"vendors":["none"]},{}]`, `{"vendors":["1d0f"]}`, `{"devices":["10ca"]}`, `{"drivers":["vfio-pci","igbvf"]}`,

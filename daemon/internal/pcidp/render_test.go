@@ -19,7 +19,6 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/dpmodel"
 )
 
-// standard are the entries that most tests advertise.
 var standard = []Entry{
 	{"example.com/vf", []Selector{{[]string{"igbvf"}, []device.PCIAddress{"0000:01:10.0"}}}, []string{"vf"}},
 	{"intel.com/sriov_net", []Selector{
@@ -30,8 +29,7 @@ var standard = []Entry{
 
 var standardOwned = []device.ResourceName{"example.com/vf", "intel.com/sriov_net"}
 
-// TestRenderField renders configs as they are found in the field, with devices to
-// advertise and without, and compares content and Problems with golden files.
+// The golden files have content and Problems of configs found in the field, with and without devices to advertise.
 func TestRenderField(t *testing.T) {
 	inputs, err := filepath.Glob("testdata/field/*.json")
 	if err != nil || len(inputs) == 0 {
@@ -76,7 +74,6 @@ func compareGolden(t *testing.T, path string, r Rendering) {
 	}
 }
 
-// checkRender renders and checks the invariants of every rendering.
 func checkRender(t *testing.T, current []byte, ours []Entry, owned []device.ResourceName) Rendering {
 	t.Helper()
 	r, err := Render(current, ours, owned, here)
@@ -99,7 +96,7 @@ func checkRender(t *testing.T, current []byte, ours []Entry, owned []device.Reso
 	return r
 }
 
-// checkForeign: entries that are not ours, in a file that the plugin lives with, stay as they are and in their order.
+// Entries that are not ours, in a file that the plugin accepts, stay as they are and in their order.
 func checkForeign(t *testing.T, current []byte, r Rendering, ours []Entry, owned []device.ResourceName) {
 	t.Helper()
 	lists := bytes.Count(bytes.ToLower(current), []byte(`"resourcelist"`))
@@ -121,8 +118,7 @@ func checkForeign(t *testing.T, current []byte, r Rendering, ours []Entry, owned
 	}
 }
 
-// saysNoMore says whether an entry, in compact text, has nothing but a name and
-// selectors by driver and by some of the addresses.
+// saysNoMore says whether an entry, in compact text, has nothing but a name, drivers and some of the addresses.
 func saysNoMore(entry string, offered []device.PCIAddress) bool {
 	type selector struct {
 		Drivers      []string            `json:"drivers"`
@@ -153,7 +149,6 @@ func saysNoMore(entry string, offered []device.PCIAddress) bool {
 	})
 }
 
-// entries returns the compact text of every entry of a config.
 func entries(t *testing.T, content []byte) []string {
 	t.Helper()
 	var c struct{ ResourceList []json.RawMessage }
@@ -267,8 +262,6 @@ func TestRenderUnusable(t *testing.T) {
 	}
 }
 
-// FuzzRender: with any content of the file, the device plugin lives with what is
-// written, serves our devices, and people's entries stay.
 func FuzzRender(f *testing.F) {
 	inputs, err := filepath.Glob("testdata/field/*.json")
 	must(f, err)

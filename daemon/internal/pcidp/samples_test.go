@@ -11,8 +11,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// TestSamples: every file in conf/pcidp is as the daemon would write it on the
-// test's machine with these devices, and the device plugin serves them.
+// Each file in conf/pcidp is as the daemon writes it on the test's machine, and the device plugin serves it.
 func TestSamples(t *testing.T) {
 	devices := map[string][]nodestate.Device{
 		"placeholder.json": nil,

@@ -32,8 +32,7 @@ var (
 	}()
 )
 
-// survivors are the entries that the plugin lives with, by the model, taken one
-// after the other. Before them come entries that stay anyway.
+// survivors are the entries that the model accepts one after the other, behind entries that stay anyway.
 func survivors(t *testing.T, before, list []string, node Node) []string {
 	t.Helper()
 	kept := slices.Clone(before)
@@ -45,8 +44,8 @@ func survivors(t *testing.T, before, list []string, node Node) []string {
 	return kept[len(before):]
 }
 
-// runs says whether every plugin of the node lives with the entries, and with one
-// more that matches nothing, so that the list is not empty.
+// runs says whether every plugin of the node accepts the entries and one more that matches nothing, so that the list is
+// not empty.
 func runs(list []string, node Node) bool {
 	const other = `{"resourcePrefix":"rest.example","resourceName":"rest","selectors":{"drivers":["none"]}}`
 	content := `{"resourceList":[` + strings.Join(append(list, other), ",") + `]}`
@@ -58,8 +57,7 @@ func runs(list []string, node Node) bool {
 	return true
 }
 
-// compareToModel renders a list without an entry of ours and without a placeholder:
-// the model decides which of people's entries must stay.
+// compareToModel renders a list without an entry of ours and a placeholder: the model decides which entries must stay.
 func compareToModel(t *testing.T, list []string, ours []Entry, node Node) Rendering {
 	t.Helper()
 	r, err := Render([]byte(`{"resourceList":[`+strings.Join(list, ",")+`]}`), ours, nil, node)
@@ -92,8 +90,7 @@ func compareToModel(t *testing.T, list []string, ours []Entry, node Node) Render
 	return r
 }
 
-// named says whether one of the entries has the same name to a device plugin of the node.
-// The plugin cannot have both, even where only one of them may end it.
+// named says whether one of the entries has the same name to a device plugin of the node, which cannot have both.
 func named(entry string, among []string, node Node) bool {
 	names := func(entry string) []device.ResourceName {
 		e, _ := parseForeign(json.RawMessage(entry), node.prefixes())
@@ -125,8 +122,7 @@ func listOf(t *testing.T, content []byte) []string {
 	return entries(t, content)
 }
 
-// TestVerdicts: an entry is left out exactly where the plugin ends because of it,
-// whether nothing matches it or something does.
+// An entry is left out exactly where the plugin ends because of it, matched or not.
 func TestVerdicts(t *testing.T) {
 	ends := 0
 	for _, c := range verdicts.All(t) {
@@ -167,8 +163,7 @@ func TestVerdicts(t *testing.T) {
 	}
 }
 
-// TestDependsOnDevices: an entry whose socket cannot be made stays while nothing
-// matches it, with a Problem, and is left out once something does.
+// An entry whose socket cannot be made stays while nothing matches it, with a Problem.
 func TestDependsOnDevices(t *testing.T) {
 	long := strings.Repeat("a", 59)
 	entry := func(prefix, name, selectors string) string {
@@ -207,7 +202,6 @@ func TestDependsOnDevices(t *testing.T) {
 	}
 }
 
-// TestServedVerdicts: where a device matches, as measured.
 func TestServedVerdicts(t *testing.T) {
 	node := here
 	node.Facts = Facts{"0000:00:03.0": {Address: "0000:00:03.0", Vendor: 0x1af4, Device: 0x1041, Class: 0x020000, Driver: "virtio-pci"}}
@@ -225,7 +219,6 @@ func TestServedVerdicts(t *testing.T) {
 	}
 }
 
-// pieces are the parts of generated entries.
 type pieces struct{ names, prefixes, types, selectors []string }
 
 func verdictPieces(t testing.TB) pieces {
@@ -282,7 +275,6 @@ func (p pieces) entry(rng *rand.Rand) string {
 	return "{" + strings.Join(members, ",") + "}"
 }
 
-// generated makes one config, machine and set of prefixes, and compares.
 func generated(t *testing.T, p pieces, seed uint64) {
 	t.Helper()
 	rng := rand.New(rand.NewPCG(seed, 17))
@@ -314,15 +306,13 @@ func TestGeneratedAgainstModel(t *testing.T) {
 	}
 }
 
-// FuzzAgainstModel: as TestGeneratedAgainstModel, for as long as one likes.
 func FuzzAgainstModel(f *testing.F) {
 	f.Add(uint64(1))
 	p := verdictPieces(f)
 	f.Fuzz(func(t *testing.T, seed uint64) { generated(t, p, seed) })
 }
 
-// TestPluginPrefix is a public report (sriov-network-device-plugin #145): the
-// plugin's own prefix is our resource's too.
+// sriov-network-device-plugin #145: the plugin's own prefix is our resource's too.
 func TestPluginPrefix(t *testing.T) {
 	const theirs = `{"resourceName":"nic1","selectors":{"vendors":["8086"],"pfNames":["ens803f0"]}}`
 	current := []byte(`{"resourceList":[` + theirs + `]}`)
