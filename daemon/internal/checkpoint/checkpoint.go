@@ -20,18 +20,16 @@ import (
 
 // Options say where the files are, and whose. All are needed unless they say otherwise.
 type Options struct {
-	NodeName string
-	// RenamedFrom is an earlier name of the node; "" for none.
-	RenamedFrom string
+	NodeName    string
+	RenamedFrom string // an earlier name of the node; "" for none
 	BootID      string
 	// Instance returns the id of this EC2 instance, "" while it is not known. Nil: never.
 	Instance                func() string
 	InventoryPath, StateDir string
 	// ConfigPath is the device plugin's config. Its entries help if the checkpoint is lost.
 	ConfigPath string
-	// Now is the wall clock.
-	Now func() time.Time
-	Log logrus.FieldLogger
+	Now        func() time.Time // the wall clock
+	Log        logrus.FieldLogger
 }
 
 // Files are the checkpoint and the inventory. Checkpoint and Inventory are the content that was last read or written;
@@ -41,8 +39,7 @@ type Files struct {
 	Checkpoint nodestate.Checkpoint
 	Inventory  nodestate.Inventory
 
-	// otherVersion is the checkpoint of another version, which is still in place; nil without one.
-	otherVersion *nodestate.VersionError
+	otherVersion *nodestate.VersionError // the checkpoint of another version, which is still in place; nil without one
 	// checkpointFile and inventoryFile are the files as last written or read. Others may remove or replace them.
 	checkpointFile, inventoryFile fileMark
 }

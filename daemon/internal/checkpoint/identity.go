@@ -11,8 +11,7 @@ import (
 // OtherNodeError says that the daemon's memory belongs to a node of another name. Under this
 // name every device in it would count as removed.
 type OtherNodeError struct {
-	// Was is the name in File, and Is this node's.
-	Was, Is, File string
+	Was, Is, File string // the name in File, and Is this node's
 }
 
 // Error names both, and the ways out.

@@ -26,9 +26,8 @@ import (
 
 const (
 	// StuckAfter is how long a change may take before a Problem says so.
-	StuckAfter = 15 * time.Second
-	// backoffFirst and BackoffMost bound the waits after a failure; they double.
-	backoffFirst = 2 * time.Second
+	StuckAfter   = 15 * time.Second
+	backoffFirst = 2 * time.Second // backoffFirst and BackoffMost bound the waits after a failure; they double
 	// BackoffMost is the longest wait after failures.
 	BackoffMost = time.Minute
 )
@@ -63,9 +62,8 @@ type BinderOptions struct {
 	Links       Links
 	// Kubelet is the answer of this Sync. Nil: there is no kubelet.
 	Kubelet func(context.Context) (inventory.Kubelet, error)
-	// Wake has TakeEnded and Step called again; it is called from other goroutines.
-	Wake func()
-	Log  logrus.FieldLogger
+	Wake    func() // Wake has TakeEnded and Step called again; it is called from other goroutines
+	Log     logrus.FieldLogger
 }
 
 // Binder changes the drivers of devices, each in the background, at most one change per
@@ -76,9 +74,8 @@ type Binder struct {
 	failed map[device.PCIAddress]failure
 	// busy is since when another process has the lock of a device that is due: a plugin,
 	// or a change that an earlier daemon has begun.
-	busy map[device.PCIAddress]time.Time
-	// waiting are the findings about devices whose change has not begun.
-	waiting  map[device.PCIAddress][]problem.Finding
+	busy     map[device.PCIAddress]time.Time
+	waiting  map[device.PCIAddress][]problem.Finding // the findings about devices whose change has not begun
 	problems []problem.Finding
 }
 

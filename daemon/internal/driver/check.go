@@ -14,10 +14,8 @@ import (
 
 // Policy has the operator's permissions.
 type Policy struct {
-	// LoadModules: load the modules of missing drivers (--load-modules).
-	LoadModules bool
-	// AllowUnsafeNoIOMMU: use vfio-pci without an IOMMU (--allow-unsafe-noiommu).
-	AllowUnsafeNoIOMMU bool
+	LoadModules        bool // load the modules of missing drivers (--load-modules)
+	AllowUnsafeNoIOMMU bool // use vfio-pci without an IOMMU (--allow-unsafe-noiommu)
 }
 
 // Obstacle is the reason for which a function cannot be bound now. Message names the function and

@@ -30,15 +30,11 @@ type Order struct {
 	Instance uint64 `json:"instance"`
 	// Driver is the userspace driver to bind, or the kernel driver to return the function to. ""
 	// stands for any kernel driver that matches.
-	Driver string `json:"driver"`
-	// LoadModule loads the driver's module first, should it be missing.
-	LoadModule bool `json:"loadModule"`
-	// UnsafeNoIOMMU switches vfio's no-IOMMU mode on where vfio-pci needs it.
-	UnsafeNoIOMMU bool `json:"unsafeNoIOMMU"`
-	// Sysfs is where sysfs is mounted; "" means sysfs.DefaultRoot.
-	Sysfs string `json:"sysfs"`
-	// Modules is the folder that has the host's lib/modules; "" means "/".
-	Modules string `json:"modules"`
+	Driver        string `json:"driver"`
+	LoadModule    bool   `json:"loadModule"`    // LoadModule loads the driver's module first, should it be missing
+	UnsafeNoIOMMU bool   `json:"unsafeNoIOMMU"` // UnsafeNoIOMMU switches vfio's no-IOMMU mode on where vfio-pci needs it
+	Sysfs         string `json:"sysfs"`         // where sysfs is mounted; "" means sysfs.DefaultRoot
+	Modules       string `json:"modules"`       // the folder that has the host's lib/modules; "" means "/"
 }
 
 // The userspace drivers (sysfs.PCIFunction.UserspaceDriver).

@@ -35,11 +35,9 @@ func Execute(o Order) error {
 // task is an order at work.
 type task struct {
 	Order
-	fs sysfs.FS
-	// write writes a value to a file of sysfs, which must exist.
-	write func(path, value string) error
-	// load loads a kernel module; fs.ErrNotExist if there is none of that name.
-	load func(module string) error
+	fs    sysfs.FS
+	write func(path, value string) error // write writes a value to a file of sysfs, which must exist
+	load  func(module string) error      // load loads a kernel module; fs.ErrNotExist if there is none of that name
 }
 
 func (t *task) run() error {

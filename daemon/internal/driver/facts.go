@@ -13,22 +13,16 @@ type NoIOMMU int
 
 // The states of the switch.
 const (
-	// NoIOMMUAbsent: vfio is not loaded, or built without CONFIG_VFIO_NOIOMMU.
-	NoIOMMUAbsent NoIOMMU = iota
-	// NoIOMMUOff: vfio-pci refuses functions without an IOMMU group.
-	NoIOMMUOff
-	// NoIOMMUOn: vfio-pci takes them, too.
-	NoIOMMUOn
+	NoIOMMUAbsent NoIOMMU = iota // vfio is not loaded, or built without CONFIG_VFIO_NOIOMMU
+	NoIOMMUOff                   // vfio-pci refuses functions without an IOMMU group
+	NoIOMMUOn                    // vfio-pci takes them, too
 )
 
 // Facts describe a machine's support of userspace drivers. The zero value has none.
 type Facts struct {
-	// Loaded are the userspace drivers that the kernel has.
-	Loaded map[string]bool
-	// NoIOMMU is the state of vfio's switch.
-	NoIOMMU NoIOMMU
-	// Loadable are the userspace drivers whose module file is there.
-	Loadable map[string]bool
+	Loaded   map[string]bool // the userspace drivers that the kernel has
+	NoIOMMU  NoIOMMU         // the state of vfio's switch
+	Loadable map[string]bool // the userspace drivers whose module file is there
 }
 
 // ReadFacts looks at a machine. modules is the folder with the host's lib/modules, "" for "/"; a

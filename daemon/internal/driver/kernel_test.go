@@ -23,15 +23,11 @@ const nic device.PCIAddress = "0000:00:06.0"
 // drivers/pci/pci-sysfs.c). It refuses all others.
 type kernel struct {
 	*testing.T
-	root string
-	// refuses are drivers whose probe fails, and the errno.
-	refuses map[string]syscall.Errno
-	// matches are the drivers that take the function without an override.
-	matches []string
-	// files are the modules that can be loaded, with the driver each registers.
-	files map[string]string
-	// writes took place, as "file=value".
-	writes []string
+	root    string
+	refuses map[string]syscall.Errno // drivers whose probe fails, and the errno
+	matches []string                 // the drivers that take the function without an override
+	files   map[string]string        // the modules that can be loaded, with the driver each registers
+	writes  []string                 // writes took place, as "file=value"
 	// stopAt is the number of the write at which the process is killed: before
 	// it, or with after, when it has taken effect. 0 is never.
 	stopAt int

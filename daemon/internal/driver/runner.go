@@ -25,10 +25,8 @@ const LockFD = 3
 
 // Runner starts a process for each order. It holds no state and is safe for concurrent use.
 type Runner struct {
-	// Program is the path of multi-enid.
-	Program string
-	// Stderr gets a copy of the child's standard error; nil for none.
-	Stderr io.Writer
+	Program string    // the path of multi-enid
+	Stderr  io.Writer // Stderr gets a copy of the child's standard error; nil for none
 }
 
 // Do carries out an order, and returns when the child has ended, after any time. The child

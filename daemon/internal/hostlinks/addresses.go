@@ -39,8 +39,7 @@ type placedAddress struct {
 	protocols map[string]bool
 	tables    map[int]bool
 	dynamic   bool
-	// absent is since when the link has been seen without the address; zero for present.
-	absent time.Time
+	absent    time.Time // since when the link has been seen without the address; zero for present
 }
 
 // note records the addresses of a link. protocols are those of its routes that were removed from the main table.

@@ -24,11 +24,9 @@ import (
 const (
 	// clearWait bounds the wait for one device's lock when its link is cleared: a plugin at
 	// work on one device must not delay the other links.
-	clearWait = 20 * time.Millisecond
-	// retryBusy is the pause after a plugin had such a lock.
-	retryBusy = 250 * time.Millisecond
-	// refusedAgain is the pause before accept_ra is tried again after a failure.
-	refusedAgain = time.Minute
+	clearWait    = 20 * time.Millisecond
+	retryBusy    = 250 * time.Millisecond // the pause after a plugin had such a lock
+	refusedAgain = time.Minute            // the pause before accept_ra is tried again after a failure
 )
 
 type refusal struct {

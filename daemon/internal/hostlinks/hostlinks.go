@@ -49,14 +49,13 @@ type Interest interface{ Set(links []link.Link) }
 
 // Options are what Links work with. All are needed unless they say otherwise.
 type Options struct {
-	BootID      string
-	Attachments nodestate.AttachmentDir
-	Leases      leases.Dir
-	Locks       devicelock.Locker
-	PCI         link.Functions
-	Host        Host
-	// SourceRouting: packets from an ENI's addresses leave the host by that ENI.
-	SourceRouting bool
+	BootID        string
+	Attachments   nodestate.AttachmentDir
+	Leases        leases.Dir
+	Locks         devicelock.Locker
+	PCI           link.Functions
+	Host          Host
+	SourceRouting bool // packets from an ENI's addresses leave the host by that ENI
 	// IPv6 is the folder with accept_ra of the host's links. Empty: they have no IPv6.
 	IPv6 link.IPv6Conf
 	// Interest gets the links whose routes and addresses matter. Nil: nobody asks.
@@ -73,22 +72,16 @@ type Links struct {
 	Options
 	now time.Time // of this Sync
 
-	// targets are the idle and shared links that Join found last.
-	targets []inventory.IdleLink
-	// cleared are the links that this Sync has cleared, with the findings.
-	cleared map[linkKey][]problem.Finding
-	// busy: a plugin had the lock of a device, so its link was not cleared.
-	busy bool
-	// refused are the last failures to set accept_ra to 0, of declared ENIs.
-	refused map[device.ENIID]refusal
+	targets []inventory.IdleLink          // the idle and shared links that Join found last
+	cleared map[linkKey][]problem.Finding // the links that this Sync has cleared, with the findings
+	busy    bool                          // a plugin had the lock of a device, so its link was not cleared
+	refused map[device.ENIID]refusal      // the last failures to set accept_ra to 0, of declared ENIs
 
-	addresses addresses
-	imposed   impositions
-	unmarked  unmarked
-	// profiled is when the settings of a device were last read.
-	profiled map[device.PCIAddress]time.Time
-	// sourcesCleared: nothing is left of an earlier run with SourceRouting.
-	sourcesCleared bool
+	addresses      addresses
+	imposed        impositions
+	unmarked       unmarked
+	profiled       map[device.PCIAddress]time.Time // when the settings of a device were last read
+	sourcesCleared bool                            // nothing is left of an earlier run with SourceRouting
 	lasting        []problem.Finding
 }
 

@@ -16,13 +16,10 @@ import (
 // does not fit goes without. The smallest shares fit first: nobody's suffers from a larger one.
 const (
 	// maxENIs is how many ENIs one NodeENI may mean on one node. No instance type of EC2 has as many.
-	maxENIs = 500
-	// namespaceBudget is for the lists of allowed namespaces in all rows, in octets.
-	namespaceBudget = 1 << 20
-	// absentBudget is for the rows of ENIs that this machine does not show, in octets.
-	absentBudget = 128 << 10
-	// problemBudget is for the problems of all NodeENIs, in octets.
-	problemBudget = 256 << 10
+	maxENIs         = 500
+	namespaceBudget = 1 << 20   // for the lists of allowed namespaces in all rows, in octets
+	absentBudget    = 128 << 10 // for the rows of ENIs that this machine does not show, in octets
+	problemBudget   = 256 << 10 // for the problems of all NodeENIs, in octets
 	// maxProblems is how many problems of one NodeENI are shown, and maxMessage how long
 	// the message of each is, in octets.
 	maxProblems, maxMessage = 20, 1 << 10

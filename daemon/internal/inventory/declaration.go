@@ -17,42 +17,32 @@ import (
 // declaration is one ENI that one NodeENI wants on this node.
 type declaration struct {
 	nodeENI string
-	// eni is given by the status, or found later; "" while not known.
-	eni device.ENIID
-	// index is EC2's device index; less than 1 when the declaration does not say.
-	index  int
-	subnet device.SubnetID
-	cidr   netip.Prefix
+	eni     device.ENIID // given by the status, or found later; "" while not known
+	index   int          // EC2's device index; less than 1 when the declaration does not say
+	subnet  device.SubnetID
+	cidr    netip.Prefix
 
-	// driver is the userspace driver the function must be bound to; "" for a device on kernel networking.
-	driver string
-	// resource is "" for a device that is not advertised.
-	resource device.ResourceName
+	driver   string              // the userspace driver the function must be bound to; "" for a device on kernel networking
+	resource device.ResourceName // "" for a device that is not advertised
 	mtu      int
 	allowed  []string
-	// stated is spec.dpdkPCIAddress, where it is meant for this ENI: what is discovered must agree with it.
-	stated device.PCIAddress
+	stated   device.PCIAddress // spec.dpdkPCIAddress, where it is meant for this ENI: what is discovered must agree with it
 	// hint is where the device is said to be by anybody, a person or the public
 	// controller; it counts only where nothing can be discovered.
-	hint device.PCIAddress
-	// faulty: the declaration contradicts itself, so that its device must not be used until it is mended.
-	faulty bool
+	hint   device.PCIAddress
+	faulty bool // the declaration contradicts itself, so that its device must not be used until it is mended
 	// remembered: not declared by anything that could be read now. The row
 	// before describes it, and its phase gets no better.
-	remembered *nodestate.CheckpointDevice
-	// missingSince goes into the row's.
-	missingSince time.Time
+	remembered   *nodestate.CheckpointDevice
+	missingSince time.Time // missingSince goes into the row's
 }
 
 // declarations are the ENIs that one NodeENI declares for this node.
 type declarations struct {
-	enis []declaration
-	// undecided: part of it cannot be understood, so that it may mean ENIs that none of the declarations names.
-	undecided bool
-	// attached: the ENIs are listed by the status, not to be looked for.
-	attached bool
-	// pci is spec.dpdkPCIAddress.
-	pci device.PCIAddress
+	enis      []declaration
+	undecided bool              // part of it cannot be understood, so that it may mean ENIs that none of the declarations names
+	attached  bool              // the ENIs are listed by the status, not to be looked for
+	pci       device.PCIAddress // spec.dpdkPCIAddress
 }
 
 // declare reads one NodeENI that is not being deleted.

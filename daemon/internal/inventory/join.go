@@ -16,38 +16,31 @@ import (
 // joiner is one run of Join: the sources, the tables made of them, and the result as far as it has come.
 type joiner struct {
 	Sources
-	enis   map[device.ENIID]vpc.ENI
-	prev   map[device.ENIID]*nodestate.CheckpointDevice
-	record map[device.ENIID]*nodestate.Attachment
-	// unread is where ENIs are by records that are not understood otherwise.
-	unread map[device.ENIID]device.PCIAddress
-	held   map[device.PCIAddress]bool
-	// alone are the held devices that pods do not share, or may not.
-	alone  map[device.PCIAddress]bool
-	taken  map[device.ENIID]*nodestate.Restore
-	slots  map[slot][]device.ENIID
-	linkAt map[device.PCIAddress]*link.Link
-	byMAC  map[device.MAC][]sighting
-	// knownAt is where the rows of this boot before had their devices.
-	knownAt map[device.PCIAddress]device.ENIID
+	enis    map[device.ENIID]vpc.ENI
+	prev    map[device.ENIID]*nodestate.CheckpointDevice
+	record  map[device.ENIID]*nodestate.Attachment
+	unread  map[device.ENIID]device.PCIAddress // where ENIs are by records that are not understood otherwise
+	held    map[device.PCIAddress]bool
+	alone   map[device.PCIAddress]bool // the held devices that pods do not share, or may not
+	taken   map[device.ENIID]*nodestate.Restore
+	slots   map[slot][]device.ENIID
+	linkAt  map[device.PCIAddress]*link.Link
+	byMAC   map[device.MAC][]sighting
+	knownAt map[device.PCIAddress]device.ENIID // where the rows of this boot before had their devices
 	places  map[device.ENIID]place
 
-	declared map[string]declarations
-	// owner is the NodeENI to which an ENI has been given.
-	owner    map[device.ENIID]string
-	used     map[device.PCIAddress]device.ENIID
-	problems []nodestate.Problem
-	// said is how many problems each NodeENI has; see maxProblems.
-	said          map[string]int
+	declared      map[string]declarations
+	owner         map[device.ENIID]string // the NodeENI to which an ENI has been given
+	used          map[device.PCIAddress]device.ENIID
+	problems      []nodestate.Problem
+	said          map[string]int // how many problems each NodeENI has; see maxProblems
 	rows          []row
 	idle          []IdleLink
 	shared        []IdleLink
 	driverChanges []DriverChange
-	// missing is Result.Missing.
-	missing bool
-	// others says of ENIs that were not taken why: they seem to be somebody else's.
-	others    map[device.ENIID]string
-	lookAgain time.Time
+	missing       bool                    // Result.Missing
+	others        map[device.ENIID]string // others says of ENIs that were not taken why: they seem to be somebody else's
+	lookAgain     time.Time
 }
 
 // row is a row of the result, with the fields that only the checkpoint keeps.
@@ -57,8 +50,7 @@ type row struct {
 	// hostName is the name that the device's link last had in the host, kept
 	// for as long as the device is at its address.
 	hostName string
-	// instance is the PCI function's.
-	instance uint64
+	instance uint64 // the PCI function's
 }
 
 // Join computes the inventory from the sources. It is deterministic: neither

@@ -13,29 +13,21 @@ import (
 type placeState int
 
 const (
-	// unreadable: sysfs or netlink could not be read.
-	unreadable placeState = iota
-	// nowhere: not known to have been seen in this boot.
-	nowhere
-	// gone: it was seen in this boot, and its PCI function is there no more.
-	gone
-	// trusted: its PCI function is there; its netdev is not in the host.
-	trusted
-	// seen: its netdev is in the host.
-	seen
+	unreadable placeState = iota // sysfs or netlink could not be read
+	nowhere                      // not known to have been seen in this boot
+	gone                         // it was seen in this boot, and its PCI function is there no more
+	trusted                      // its PCI function is there; its netdev is not in the host
+	seen                         // its netdev is in the host
 )
 
 // place is where an ENI's device is.
 type place struct {
-	state placeState
-	// pci is known for gone, trusted and seen.
-	pci  device.PCIAddress
-	fn   sysfs.PCIFunction
-	link *link.Link
-	// replaced: gone, and another function is at its address.
-	replaced bool
-	// twins: more than one function has a link with the ENI's MAC.
-	twins bool
+	state    placeState
+	pci      device.PCIAddress // known for gone, trusted and seen
+	fn       sysfs.PCIFunction
+	link     *link.Link
+	replaced bool // gone, and another function is at its address
+	twins    bool // more than one function has a link with the ENI's MAC
 }
 
 // found says whether the device's address is known and its function there.

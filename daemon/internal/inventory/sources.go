@@ -30,9 +30,8 @@ func Known[T any](v T) Fact[T] { return Fact[T]{Value: v, Known: true} }
 type Snapshot struct {
 	// Objects have unique names, by which they are sorted. Their values may be
 	// invalid. They are shared with later Snapshots, so nobody may change them.
-	Objects []v1alpha1.NodeENI
-	// Problems are the source's problems with single objects, in a stable order.
-	Problems []nodestate.Problem
+	Objects  []v1alpha1.NodeENI
+	Problems []nodestate.Problem // the source's problems with single objects, in a stable order
 	// Unread are the names of objects that are declared, perhaps for this node, and
 	// cannot be understood, nor ever were. Only the meaning of each of these is unknown.
 	Unread []string
@@ -42,8 +41,7 @@ type Snapshot struct {
 	// Elsewhere says whether there is a NodeENI of that name that is not for this
 	// node. Nil where the source knows of none.
 	Elsewhere func(name string) bool
-	// Lookup says how the ENI of an object without an entry for this node in status.attachments is found.
-	Lookup Lookup
+	Lookup    Lookup // Lookup says how the ENI of an object without an entry for this node in status.attachments is found
 }
 
 // Lookup is a way to find the ENI of a NodeENI whose status does not name it.
@@ -56,19 +54,15 @@ const (
 	LookupSlot Lookup = iota
 	// LookupNone: the status is the truth. Without an entry for this node there is no ENI here, or none any more.
 	LookupNone
-	// LookupGuarded is LookupSlot where others attach ENIs too: see foreign.go.
-	LookupGuarded
+	LookupGuarded // LookupSlot where others attach ENIs too: see foreign.go
 )
 
 // Kubelet describes the devices that device plugins offer to the kubelet
 // (its podresources API). Device ids that are no PCI address are left out.
 type Kubelet struct {
-	// Allocatable are the healthy devices of each resource, sorted.
-	Allocatable map[device.ResourceName][]device.PCIAddress
-	// Allocated are the containers that have a device, sorted.
-	Allocated map[device.PCIAddress][]Container
-	// Fresh: the kubelet has started a moment ago, and may not list all pods yet.
-	Fresh bool
+	Allocatable map[device.ResourceName][]device.PCIAddress // the healthy devices of each resource, sorted
+	Allocated   map[device.PCIAddress][]Container           // the containers that have a device, sorted
+	Fresh       bool                                        // the kubelet has started a moment ago, and may not list all pods yet
 }
 
 // Container is one container of a pod.
@@ -78,32 +72,24 @@ type Container struct{ Namespace, Pod, Container string }
 type Sources struct {
 	// Now is the time of the reading, from which MissingSince is counted, by a clock
 	// that nobody sets. In another boot it may begin anew.
-	Now      time.Time
-	NodeName string
-	// BootID is this boot's; see nodestate.Checkpoint.
-	BootID string
-	// NodeENIs are the readable declarations, in any order.
-	NodeENIs []v1alpha1.NodeENI
-	// UnreadNodeENIs are the names of others that cannot be understood: the rows of each stay as they were.
-	UnreadNodeENIs []string
+	Now            time.Time
+	NodeName       string
+	BootID         string             // this boot's; see nodestate.Checkpoint
+	NodeENIs       []v1alpha1.NodeENI // the readable declarations, in any order
+	UnreadNodeENIs []string           // the names of others that cannot be understood: the rows of each stay as they were
 	// Complete says that there are no others. While it is false, the absence of a NodeENI means nothing; a source
 	// that could not be read at all is an empty list that is not complete.
 	Complete bool
 	// Lookup and Elsewhere are the NodeENIs' source's; see Snapshot.
 	Lookup    Lookup
 	Elsewhere func(name string) bool
-	// ENIs are the instance's as IMDS lists them: a hint that lags.
-	ENIs Fact[[]vpc.ENI]
-	// Functions are all PCI functions of the machine.
-	Functions Fact[map[device.PCIAddress]sysfs.PCIFunction]
-	// Links are the links of the host netns.
-	Links Fact[[]link.Link]
+	ENIs      Fact[[]vpc.ENI]                               // the instance's as IMDS lists them: a hint that lags
+	Functions Fact[map[device.PCIAddress]sysfs.PCIFunction] // all PCI functions of the machine
+	Links     Fact[[]link.Link]                             // the links of the host netns
 	// Foreign says of links, by their index, why they look like somebody else's. Only LookupGuarded needs it.
-	Foreign Fact[map[int]string]
-	// Unmarked says of links, by their index, how long they have been seen without such a sign.
-	Unmarked map[int]time.Duration
-	// Attachments are all records; records of another boot hold nothing.
-	Attachments Fact[[]nodestate.Attachment]
+	Foreign     Fact[map[int]string]
+	Unmarked    map[int]time.Duration        // Unmarked says of links, by their index, how long they have been seen without such a sign
+	Attachments Fact[[]nodestate.Attachment] // all records; records of another boot hold nothing
 	// Unread are the records that could not be understood, and Held the devices that
 	// count as held on account of these, and of restore records of the kind.
 	Unread nodestate.Unread
@@ -114,9 +100,8 @@ type Sources struct {
 	UnreadLeases map[device.ENIID]bool
 	// Taken are the restore records of the functions that the daemon has bound to a userspace driver in this boot, or
 	// is about to bind. A function that somebody else has bound is not in it.
-	Taken Fact[map[device.PCIAddress]nodestate.Restore]
-	// ChangingDriver are the functions whose driver is being changed, whatever is read of them meanwhile.
-	ChangingDriver map[device.PCIAddress]bool
+	Taken          Fact[map[device.PCIAddress]nodestate.Restore]
+	ChangingDriver map[device.PCIAddress]bool // the functions whose driver is being changed, whatever is read of them meanwhile
 	// Checkpoint is the last state of the Sync before this one, in this run of
 	// the daemon or an earlier one; the zero value at the very first.
 	Checkpoint nodestate.Checkpoint
@@ -138,10 +123,8 @@ func (s *Sources) InHand(pci device.PCIAddress) bool {
 
 // Result is computed from the Sources.
 type Result struct {
-	// Devices are the inventory's rows, sorted as nodestate.Inventory says.
-	Devices []nodestate.Device
-	// Problems are sorted and without duplicates.
-	Problems []nodestate.Problem
+	Devices  []nodestate.Device  // the inventory's rows, sorted as nodestate.Inventory says
+	Problems []nodestate.Problem // sorted and without duplicates
 	// Checkpoint must be given to the next Join as Checkpoint.Devices:
 	// every row whose ENI is known, in the order of Devices.
 	Checkpoint []nodestate.CheckpointDevice
@@ -150,17 +133,15 @@ type Result struct {
 	Idle []IdleLink
 	// Shared are the host's links of declared kernel devices that pods share. The daemon may
 	// clear them too, but not change them in another way.
-	Shared []IdleLink
-	// DriverChanges are the changes of drivers that are due, by ENI id: nothing that Join knows stands against them.
-	DriverChanges []DriverChange
+	Shared        []IdleLink
+	DriverChanges []DriverChange // the changes of drivers that are due, by ENI id: nothing that Join knows stands against them
 	// Missing says that a device has no link in the host and no record has it (NoInterface). Links and records are
 	// read one after the other: a pod may have come or gone in between.
 	Missing bool
 	// Unsettled says that a device is not where it should end: pending, or
 	// draining. Look again soon, the facts may change without any event.
 	Unsettled bool
-	// LookAgain is when time alone changes the outcome; zero for never.
-	LookAgain time.Time
+	LookAgain time.Time // when time alone changes the outcome; zero for never
 }
 
 // IdleLink is a link that the daemon may configure, or clear.
@@ -172,10 +153,8 @@ type IdleLink struct {
 // DriverChange is a device that is to be bound to another driver.
 type DriverChange struct {
 	Device nodestate.Device
-	// Link is the device's in the host; the zero value where it has none there.
-	Link link.Link
-	// To is a userspace driver, or the kernel driver that the device is to be given back to.
-	To string
+	Link   link.Link // the device's in the host; the zero value where it has none there
+	To     string    // a userspace driver, or the kernel driver that the device is to be given back to
 }
 
 // Userspace says whether the device is to be handed to userspace, rather than given back.

@@ -23,10 +23,8 @@ import (
 type decoded struct {
 	objects  []v1alpha1.NodeENI
 	problems []nodestate.Problem
-	// unread are the names of the NodeENIs that could not be understood.
-	unread []string
-	// complete: every other document was understood.
-	complete bool
+	unread   []string // the names of the NodeENIs that could not be understood
+	complete bool     // every other document was understood
 }
 
 // decode reads the content of one manifest. Each of its problems names path.
@@ -57,11 +55,9 @@ func (d *decoder) fail(err error) {
 
 // document is one YAML document or JSON value.
 type document struct {
-	json []byte
-	// err: it has no JSON form.
-	err error
-	// doubtful is the error of a strict reader, or nil.
-	doubtful error
+	json     []byte
+	err      error // it has no JSON form
+	doubtful error // the error of a strict reader, or nil
 }
 
 func (d *decoder) document(n int, doc document) {

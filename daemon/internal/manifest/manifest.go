@@ -29,8 +29,7 @@ const (
 	// maxFileSize bounds a manifest, in bytes. The API server takes no object
 	// beyond 1.5 MiB, nor a ConfigMap beyond 1 MiB.
 	maxFileSize = 1 << 20
-	// maxReads bounds how often a folder that changes while it is read is read again at once.
-	maxReads = 3
+	maxReads    = 3 // maxReads bounds how often a folder that changes while it is read is read again at once
 )
 
 // Source is a folder of NodeENI manifests. It is safe for concurrent use.

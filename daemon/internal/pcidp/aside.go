@@ -28,10 +28,8 @@ const asideMark = ".corrupt-"
 var asideTime = regexp.MustCompile(`^([0-9]{8}T[0-9]{6}Z)(?:-([0-9]{1,3}))?$`)
 
 const (
-	// maxAsides is how many copies are kept.
-	maxAsides = 10
-	// maxAsidePerSecond bounds the search for a free name.
-	maxAsidePerSecond = 100
+	maxAsides         = 10  // how many copies are kept
+	maxAsidePerSecond = 100 // maxAsidePerSecond bounds the search for a free name
 	// maxLeftOutProblems bounds the Problems about entries in copies, and maxProblems all those about the config.
 	maxLeftOutProblems = 10
 	maxProblems        = 50

@@ -12,8 +12,7 @@ import (
 // SyntaxError says that a config is not a JSON object with a list of resources,
 // so that nothing in it can be kept in place.
 type SyntaxError struct {
-	// Offset is the number of octets read before the fault; 0 when the text is JSON of another shape.
-	Offset int64
+	Offset int64 // the number of octets read before the fault; 0 when the text is JSON of another shape
 	Err    error
 }
 
@@ -32,11 +31,10 @@ const listKey = "resourceList"
 type document struct {
 	// members are the top-level keys in their order. The one at index list is
 	// the resource list; list is -1 when there is none.
-	members []member
-	list    int
-	entries []json.RawMessage
-	// shadowed counts earlier resource lists, which are in no other field: the plugin reads the last.
-	shadowed int
+	members  []member
+	list     int
+	entries  []json.RawMessage
+	shadowed int // shadowed counts earlier resource lists, which are in no other field: the plugin reads the last
 }
 
 // member is a key, quoted as it was, and its value.

@@ -29,10 +29,8 @@ const restlessAfter = 10 * time.Second
 
 // File is the config on disk. Its methods must not be called concurrently.
 type File struct {
-	// Path is the config file; its folder is made when it is missing.
-	Path string
-	// Now gives the time, for settling and for the names of copies.
-	Now func() time.Time
+	Path string           // the config file; its folder is made when it is missing
+	Now  func() time.Time // Now gives the time, for settling and for the names of copies
 	// Written is called with each content that was put in the file's place. Nil: nobody looks.
 	Written func(content []byte)
 
@@ -42,10 +40,8 @@ type File struct {
 	// restless is the first of the calls since which none could finish because the
 	// file was being written; zero after one that could.
 	restless time.Time
-	// prefixes are those for which the file was last rendered; nil before.
-	prefixes []string
-	// read has the copies that were read.
-	read map[string]asideContent
+	prefixes []string                // those for which the file was last rendered; nil before
+	read     map[string]asideContent // read has the copies that were read
 }
 
 // Request has the entries that Apply should write, and the state that its caller remembers.
@@ -55,8 +51,7 @@ type Request struct {
 	// the last Apply, and the resources given to SaveOwned since.
 	Owned []device.ResourceName
 	Node
-	// LastGood is Result.Content of the last Apply that had one; empty when there never was one.
-	LastGood []byte
+	LastGood []byte // Result.Content of the last Apply that had one; empty when there never was one
 	// SaveOwned is called before each change of the file, with every resource that will be ours then or was before.
 	// It must make them durable: after a crash they tell our entries from people's. An error stops the change.
 	SaveOwned func(owned []device.ResourceName) error
@@ -64,14 +59,12 @@ type Request struct {
 
 // Result tells the outcome of Apply.
 type Result struct {
-	// Changed says that the file was written.
-	Changed bool
+	Changed bool // Changed says that the file was written
 	// Content is the canonical form of the file now, and Hash its SHA-256. White space does not matter to either.
 	// Both are empty when that is not known: the caller keeps its values.
 	Content []byte
 	Hash    string
-	// Owned are the resources whose entries in the file are ours.
-	Owned []device.ResourceName
+	Owned   []device.ResourceName // the resources whose entries in the file are ours
 	// Offered are the devices that our entries offer, and Foreign the names of the others; see Rendering.
 	Offered  map[device.ResourceName][]device.PCIAddress
 	Foreign  []device.ResourceName

@@ -16,8 +16,7 @@ type node struct {
 	*testing.T
 	file File
 	now  time.Time
-	// last is the state that the daemon remembers between two calls.
-	last Request
+	last Request // the state that the daemon remembers between two calls
 }
 
 func newNode(t *testing.T) *node {

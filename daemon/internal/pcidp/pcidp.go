@@ -24,11 +24,9 @@ import (
 
 // Entry is one resource to be advertised.
 type Entry struct {
-	Resource device.ResourceName
-	// Selectors have one driver each and are sorted by it.
-	Selectors []Selector
-	// NodeENIs are the objects that ask for the resource, sorted; they appear in Problems only.
-	NodeENIs []string
+	Resource  device.ResourceName
+	Selectors []Selector // Selectors have one driver each and are sorted by it
+	NodeENIs  []string   // the objects that ask for the resource, sorted; they appear in Problems only
 }
 
 // Selector takes the devices that have one of the drivers and one of the addresses.

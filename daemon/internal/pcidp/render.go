@@ -13,21 +13,16 @@ import (
 
 // Rendering is the content that the config should have.
 type Rendering struct {
-	// Content is canonical: rendering it again changes no octet.
-	Content []byte
-	// Owned are the resources of our entries in Content, sorted.
-	Owned []device.ResourceName
-	// Offered are the addresses that our entries in Content select.
-	Offered map[device.ResourceName][]device.PCIAddress
-	// Foreign are the resources of people's entries in Content, in its order.
-	Foreign []device.ResourceName
+	Content []byte                                      // canonical: rendering it again changes no octet
+	Owned   []device.ResourceName                       // the resources of our entries in Content, sorted
+	Offered map[device.ResourceName][]device.PCIAddress // the addresses that our entries in Content select
+	Foreign []device.ResourceName                       // the resources of people's entries in Content, in its order
 	// Problems come in the order of the file. They do not repeat LeftOut.
 	Problems []nodestate.Problem
 	// LeftOut are people's entries that Content lacks: unless it is empty, the file
 	// must be copied before it is replaced.
 	LeftOut []LeftOut
-	// kept are the names of people's entries in Content that are not skipped.
-	kept map[string]bool
+	kept    map[string]bool // the names of people's entries in Content that are not skipped
 	// losing are the contents of which something is not in Content. Render leaves it to its caller.
 	losing [][]byte
 }
@@ -37,12 +32,9 @@ func (r Rendering) SetAside() bool { return len(r.LeftOut) > 0 }
 
 // LeftOut is an entry, or a list of them, that the device plugin would end on.
 type LeftOut struct {
-	// Reason is reason.FatalEntry or reason.DuplicateEntry.
-	Reason nodestate.Reason
-	// Entry names the entry by its resource, or else by its place.
-	Entry string
-	// Cause completes "Entry …"; Remedy tells the reader how to mend it.
-	Cause, Remedy string
+	Reason        nodestate.Reason // reason.FatalEntry or reason.DuplicateEntry
+	Entry         string           // Entry names the entry by its resource, or else by its place
+	Cause, Remedy string           // Cause completes "Entry …"; Remedy tells the reader how to mend it
 }
 
 // Node describes the machine and its device plugins, as far as they are known.
@@ -55,8 +47,7 @@ type Node struct {
 	// when they are not known. It is asked only where it matters, and may be nil.
 	DefaultRoutes func() map[string]bool
 
-	// newPrefixes: the content was rendered for other Prefixes.
-	newPrefixes bool
+	newPrefixes bool // the content was rendered for other Prefixes
 }
 
 func (n Node) prefixes() []string {
@@ -117,11 +108,10 @@ type merge struct {
 	owned []device.ResourceName
 	node  Node
 	// ours has the resources whose entry of ours was met, seen the ones of people's entries.
-	ours    map[device.ResourceName]bool
-	seen    map[reading]bool
-	foreign []foreignEntry
-	// pools is nil where no entry depends on them.
-	pools    *pools
+	ours     map[device.ResourceName]bool
+	seen     map[reading]bool
+	foreign  []foreignEntry
+	pools    *pools // nil where no entry depends on them
 	problems []nodestate.Problem
 	leftOut  []LeftOut
 }

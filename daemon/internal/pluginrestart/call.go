@@ -14,12 +14,10 @@ import (
 // call is one call of the device plugin's methods, under way.
 type call struct {
 	// restart: it calls Restart, else Find. outdated: another config is wanted by now.
-	restart, outdated bool
-	want              Wanted
-	// seen is the config file at the begin.
-	seen nodestate.SeenConfig
-	// begun is when it began, and triedBefore when the restart before it was tried.
-	begun, triedBefore time.Time
+	restart, outdated  bool
+	want               Wanted
+	seen               nodestate.SeenConfig // the config file at the begin
+	begun, triedBefore time.Time            // when it began, and triedBefore when the restart before it was tried
 	cancel             context.CancelFunc
 	// done is closed when report and err are set.
 	done   chan struct{}
@@ -142,8 +140,7 @@ type transitions struct {
 	out logrus.FieldLogger
 	// failed: the last restart failed. missing: there is no device plugin. unseen: the last look failed.
 	failed, missing, unseen bool
-	// served is the hash of the config that was last logged as served.
-	served string
+	served                  string // the hash of the config that was last logged as served
 }
 
 // restartFailed logs the first of several failures.

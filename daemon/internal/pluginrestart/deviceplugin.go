@@ -27,8 +27,7 @@ var ErrNoDevicePlugin = errors.New("no SR-IOV device plugin pod on this node")
 
 // Wanted is the config that the device plugin is to serve.
 type Wanted struct {
-	// Path is the config file, and Hash identifies its canonical content.
-	Path, Hash string
+	Path, Hash string // the config file, and Hash identifies its canonical content
 	// Written is a time since which the file has had this content, not after the call. It is no
 	// modification time: people's tools set those.
 	Written time.Time
@@ -66,15 +65,12 @@ func (w Wanted) Precedes(started time.Time) bool {
 
 // PluginReport describes the device plugin after a call.
 type PluginReport struct {
-	// Pods are its pods on this node as namespace/name, sorted.
-	Pods []string
+	Pods []string // its pods on this node as namespace/name, sorted
 	// Prefixes are the -resource-prefix of these pods, sorted and each once: the plugin adds it to names without a
 	// prefix. Pods that do not read the config, or do not show their prefix, have none here.
 	Prefixes []string
-	// Readers are the runs of the pods' containers that read the config file.
-	Readers []nodestate.Reader
-	// Deleted are the pods, or their predecessors, that were deleted.
-	Deleted []string
+	Readers  []nodestate.Reader // the runs of the pods' containers that read the config file
+	Deleted  []string           // the pods, or their predecessors, that were deleted
 	// Problems are for people: a pod with a config from elsewhere, a namespace that may not be
 	// searched. Their messages hold stable values only.
 	Problems []nodestate.Problem

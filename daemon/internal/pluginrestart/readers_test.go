@@ -109,11 +109,10 @@ type readers struct {
 	touched      time.Duration // when the file was last changed in any way
 	looked       time.Duration // when a daemon first looked at it since; 0 for not yet
 
-	run  pluginRun
-	keep *Restarter // nil while no daemon runs
-	disk []byte     // the checkpoint
-	// useless are restarts of a run that had read the config and could be known to.
-	useless int
+	run     pluginRun
+	keep    *Restarter // nil while no daemon runs
+	disk    []byte     // the checkpoint
+	useless int        // restarts of a run that had read the config and could be known to
 	story   []string
 }
 
@@ -129,8 +128,7 @@ type pluginRun struct {
 	wall          time.Time
 	started, read time.Duration
 	content       string // "" until it has read
-	// sure: the file had settled before the start, and a running daemon had seen it.
-	sure bool
+	sure          bool   // the file had settled before the start, and a running daemon had seen it
 }
 
 func (r *readers) now() time.Time {

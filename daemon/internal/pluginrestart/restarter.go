@@ -19,24 +19,18 @@ const (
 	// lookEvery is the time between two looks for the device plugin at rest: no event
 	// reports that one was installed or removed.
 	lookEvery = 5 * time.Minute
-	// lookApart is the least time between two looks, even after news.
-	lookApart = 5 * time.Second
-	// readTime bounds the time from the start of a device plugin until it has read its config.
-	readTime = 10 * time.Second
+	lookApart = 5 * time.Second  // the least time between two looks, even after news
+	readTime  = 10 * time.Second // readTime bounds the time from the start of a device plugin until it has read its config
 )
 
 // Options configure a Restarter. All are needed unless they say otherwise.
 type Options struct {
-	// Plugin is nil where somebody else restarts it: then the log says when that is due.
-	Plugin DevicePlugin
+	Plugin DevicePlugin // nil where somebody else restarts it: then the log says when that is due
 	// Stat identifies the file at the config's path, without its Hash. Nil: the file system's own answer.
-	Stat func(path string) nodestate.SeenConfig
-	// Jitter is added to the time after which a changed config counts as settled.
-	Jitter time.Duration
-	// Wake has Step called again; it is called from other goroutines.
-	Wake func()
-	// Commit saves the checkpoint, with Record, before a restart begins.
-	Commit func()
+	Stat   func(path string) nodestate.SeenConfig
+	Jitter time.Duration // added to the time after which a changed config counts as settled
+	Wake   func()        // Wake has Step called again; it is called from other goroutines
+	Commit func()        // Commit saves the checkpoint, with Record, before a restart begins
 	Log    logrus.FieldLogger
 }
 
@@ -44,31 +38,23 @@ type Options struct {
 // time, so that no Step waits for a pod. Only Nudge is safe for concurrent use.
 type Restarter struct {
 	Options
-	log      transitions
-	schedule schedule
-	// served is the hash of the config that the device plugin is known to serve; "" for unknown.
-	served string
-	wanted Wanted
-	call   *call
-	// memory survives the daemon, by Record.
-	memory nodestate.DevicePluginMemory
-	// inspected: this daemon has looked at the config file.
-	inspected bool
+	log       transitions
+	schedule  schedule
+	served    string // the hash of the config that the device plugin is known to serve; "" for unknown
+	wanted    Wanted
+	call      *call
+	memory    nodestate.DevicePluginMemory // memory survives the daemon, by Record
+	inspected bool                         // this daemon has looked at the config file
 	// intact is the hash that was last on disk and served at once, at the time intactAt.
-	intact   string
-	intactAt time.Time
-	// stepped is the time of the last Step, and looked the begin of the last call.
-	stepped, looked time.Time
-	// lookFailures counts the looks that failed since the last success.
-	lookFailures int
-	// young: a run was seen that may not have read its config then.
-	young bool
-	// nudged: there is news that the last call does not know of.
-	nudged atomic.Bool
-	// prefixes were reported by the device plugins seen last, maybe in an earlier run.
-	prefixes []string
-	view     view.PluginView
-	problems []nodestate.Problem
+	intact          string
+	intactAt        time.Time
+	stepped, looked time.Time   // the time of the last Step, and looked the begin of the last call
+	lookFailures    int         // lookFailures counts the looks that failed since the last success
+	young           bool        // a run was seen that may not have read its config then
+	nudged          atomic.Bool // there is news that the last call does not know of
+	prefixes        []string    // prefixes were reported by the device plugins seen last, maybe in an earlier run
+	view            view.PluginView
+	problems        []nodestate.Problem
 }
 
 // New returns a Restarter without a past; Resume gives it one.

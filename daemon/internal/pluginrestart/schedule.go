@@ -4,21 +4,17 @@ import "time"
 
 // The times between a change of the config and the restart of the device plugin.
 const (
-	// restartQuiet is how long the config must stay the same: changes come in groups.
-	restartQuiet = 2 * time.Second
-	// restartLatest bounds the delay by restartQuiet.
-	restartLatest = 10 * time.Second
+	restartQuiet  = 2 * time.Second  // how long the config must stay the same: changes come in groups
+	restartLatest = 10 * time.Second // restartLatest bounds the delay by restartQuiet
 	// restartApart is the least time between two restarts: each withdraws all resources of
 	// the device plugin for a moment.
-	restartApart = 30 * time.Second
-	// restartApartMost bounds the wait after failures, which doubles from restartApart.
-	restartApartMost = 5 * time.Minute
+	restartApart     = 30 * time.Second
+	restartApartMost = 5 * time.Minute // restartApartMost bounds the wait after failures, which doubles from restartApart
 )
 
 // schedule decides when a restart is due. Its zero value knows of no config.
 type schedule struct {
-	// hash is the config that waits for a restart; "" for none.
-	hash string
+	hash string // the config that waits for a restart; "" for none
 	// first and last are when the config began to differ from the served one, and when it last changed.
 	first, last time.Time
 	// tried is the time of the last try, and failures the number of failures since the last success.

@@ -20,14 +20,13 @@ import (
 
 // pluginConfig has the device plugin's config list the devices, and the device plugin serve it.
 type pluginConfig struct {
-	file   *pcidp.File
-	files  *checkpoint.Files
-	plugin *pluginrestart.Restarter
-	host   Host
-	now    func() time.Time // the wall clock
-	log    logrus.FieldLogger
-	// withdrawn: the config without any draining device is the served one.
-	withdrawn bool
+	file      *pcidp.File
+	files     *checkpoint.Files
+	plugin    *pluginrestart.Restarter
+	host      Host
+	now       func() time.Time // the wall clock
+	log       logrus.FieldLogger
+	withdrawn bool // the config without any draining device is the served one
 	problems  []problem.Finding
 }
 

@@ -22,15 +22,13 @@ type fakeDrivers struct {
 	open     map[device.PCIAddress]bool
 	openErr  error
 	fail     map[device.PCIAddress]error
-	// untidy is the error of the next binds to the driver that the function already has.
-	untidy map[device.PCIAddress]error
-	hang   map[device.PCIAddress]chan struct{}
+	untidy   map[device.PCIAddress]error // the error of the next binds to the driver that the function already has
+	hang     map[device.PCIAddress]chan struct{}
 	// hung are the functions whose bind waits; judged is called as each bind begins.
 	hung   map[device.PCIAddress]bool
 	judged func(addr device.PCIAddress, to string)
 	done   []string // "address driver"
-	// tidied counts binds to the driver that the function already had.
-	tidied int
+	tidied int      // tidied counts binds to the driver that the function already had
 }
 
 func (f *fakeDrivers) Obstacle(fn sysfs.PCIFunction, to string, all map[device.PCIAddress]sysfs.PCIFunction,

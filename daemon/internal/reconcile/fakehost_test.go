@@ -19,8 +19,7 @@ type fakeMetadata struct {
 	enis  map[int]vpc.ENI
 	err   error
 	asked int
-	// hold delays the answer until it is closed; nil for no delay.
-	hold chan struct{}
+	hold  chan struct{} // hold delays the answer until it is closed; nil for no delay
 }
 
 func (m *fakeMetadata) ENIs(ctx context.Context) ([]vpc.ENI, error) {

@@ -10,18 +10,15 @@ import (
 )
 
 type fakePlugin struct {
-	mu     sync.Mutex
-	wanted []string
-	last   pluginrestart.Wanted
-	served string // hash of the config that it was last restarted for
-	looks  int
-	// prefixes are the -resource-prefix of its pods.
-	prefixes []string
-	// err is Restart's answer, and Find's if it is ErrNoDevicePlugin; lookErr is Find's.
-	err, lookErr error
-	// hold delays Restart until it is closed; nil for no delay.
-	hold      chan struct{}
-	restarted func(pluginrestart.Wanted)
+	mu           sync.Mutex
+	wanted       []string
+	last         pluginrestart.Wanted
+	served       string // hash of the config that it was last restarted for
+	looks        int
+	prefixes     []string      // the -resource-prefix of its pods
+	err, lookErr error         // Restart's answer, and Find's if it is ErrNoDevicePlugin; lookErr is Find's
+	hold         chan struct{} // hold delays Restart until it is closed; nil for no delay
+	restarted    func(pluginrestart.Wanted)
 }
 
 func (f *fakePlugin) report() pluginrestart.PluginReport {

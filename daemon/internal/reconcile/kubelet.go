@@ -14,8 +14,7 @@ import (
 )
 
 const (
-	// kubeletTimeout bounds the question to the kubelet, which is on this machine.
-	kubeletTimeout = time.Second
+	kubeletTimeout = time.Second // kubeletTimeout bounds the question to the kubelet, which is on this machine
 	// silentFirst and silentLatest bound the waits after a kubelet has not answered in time; they double.
 	silentFirst  = 2 * time.Second
 	silentLatest = 15 * time.Second

@@ -9,8 +9,7 @@ import (
 
 // When Sync runs without any event.
 const (
-	// resyncEvery is how often Sync runs in any case.
-	resyncEvery = 60 * time.Second
+	resyncEvery = 60 * time.Second // how often Sync runs in any case
 	// retryFirst and retryLatest bound the waits while something is under way; they double, and
 	// begin anew with each event. For the first retrySoon times they stay below retryNext: an ENI
 	// is in the instance metadata some seconds after its device, without an event.
@@ -18,8 +17,7 @@ const (
 	retryNext   = 500 * time.Millisecond
 	retrySoon   = 45
 	retryLatest = 5 * time.Second
-	// syncApart is the least time between two Syncs.
-	syncApart = 50 * time.Millisecond
+	syncApart   = 50 * time.Millisecond // the least time between two Syncs
 )
 
 // Run calls sync at once, after each wake, and when its Outcome asks for it, one call after the
@@ -46,8 +44,7 @@ func Run(ctx context.Context, sync func(context.Context) Outcome, wake <-chan st
 
 type pace struct {
 	retry backoff.Backoff
-	// times is the number of waits since the last event.
-	times int
+	times int // the number of waits since the last event
 }
 
 func (p *pace) event() { *p = pace{} }

@@ -19,17 +19,14 @@ import (
 const (
 	// metadataWait is how long a Sync waits for the answer. A later answer is for the next Sync: a slow IMDS must
 	// delay nothing else. Foreign routes must be gone from idle links within 200 ms, also if they come meanwhile.
-	metadataWait = 100 * time.Millisecond
-	// metadataTimeout bounds the time of an answer.
-	metadataTimeout = 20 * time.Second
-	// metadataFresh is how long an answer stands while no device waits for news.
-	metadataFresh = 10 * time.Second
+	metadataWait    = 100 * time.Millisecond
+	metadataTimeout = 20 * time.Second // metadataTimeout bounds the time of an answer
+	metadataFresh   = 10 * time.Second // how long an answer stands while no device waits for news
 	// metadataApart is the least time between two questions while a device waits. Each wait is an eighth of the time
 	// since the device began to wait, up to metadataFresh: an answer that is late by seconds is seen soon, and one
 	// that never comes is asked for seldom. awsnode.Client bounds the requests besides.
-	metadataApart = retryFirst
-	// metadataBackOff is the longest wait after failures; it doubles from a second.
-	metadataBackOff = 30 * time.Second
+	metadataApart   = retryFirst
+	metadataBackOff = 30 * time.Second // the longest wait after failures; it doubles from a second
 )
 
 type metadataCache struct {
@@ -37,8 +34,7 @@ type metadataCache struct {
 	err      error
 	asked    time.Time
 	failures backoff.Backoff
-	// pending gets the answer to the present question; nil without one.
-	pending chan metadataAnswer
+	pending  chan metadataAnswer // pending gets the answer to the present question; nil without one
 	// wants lists the devices that wait for news of the metadata, "" for none, and machine the PCI
 	// addresses; since is when either last changed.
 	wants, machine string

@@ -21,8 +21,7 @@ const imdsMACs = "meta-data/network/interfaces/macs/"
 type metered struct {
 	*testNode
 	imds *fakeimds.Running
-	// came is when an ENI was attached, by its MAC.
-	came map[string][]time.Time
+	came map[string][]time.Time // when an ENI was attached, by its MAC
 	// told is the service's time, in nanoseconds: it may still answer an abandoned request while the node's time goes
 	// on.
 	told atomic.Int64

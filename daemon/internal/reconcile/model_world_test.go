@@ -26,10 +26,8 @@ var errModel = errors.New("out of order")
 type modelPod struct {
 	instance uint64
 	driver   string
-	// rec is nil before its ADD.
-	rec *nodestate.Record
-	// dead: the kubelet has forgotten it, and DEL has not run.
-	dead bool
+	rec      *nodestate.Record // nil before its ADD
+	dead     bool              // the kubelet has forgotten it, and DEL has not run
 }
 
 type world struct {

@@ -71,13 +71,11 @@ type Addresses interface {
 
 // Options configure a Reconciler. All are needed unless they say otherwise.
 type Options struct {
-	NodeName string
-	// RenamedFrom is an earlier name of the node; "" for none.
-	RenamedFrom string
+	NodeName    string
+	RenamedFrom string // an earlier name of the node; "" for none
 	// Instance returns the id of this EC2 instance, "" while it is not known. Nil: it never is.
-	Instance func() string
-	// BootID is this boot's.
-	BootID        string
+	Instance      func() string
+	BootID        string // this boot's
 	InventoryPath string
 	StateDir      string
 	Attachments   nodestate.AttachmentDir
@@ -89,20 +87,15 @@ type Options struct {
 	Host     Host
 	Config   *pcidp.File
 	// ConfigSeen identifies the file at the config's path, without its Hash. Nil: the file system's own answer.
-	ConfigSeen func(path string) nodestate.SeenConfig
-	Drivers    driver.Actions
-	// DevicePlugin is nil where somebody else restarts it: then the log says when that is due.
-	DevicePlugin pluginrestart.DevicePlugin
-	// Kubelet is nil where there is none.
-	Kubelet Kubelet
-	// Orphans is nil where nothing is released.
-	Orphans Orphans
-	// Addresses is nil where nobody asks EC2.
-	Addresses Addresses
+	ConfigSeen   func(path string) nodestate.SeenConfig
+	Drivers      driver.Actions
+	DevicePlugin pluginrestart.DevicePlugin // nil where somebody else restarts it: then the log says when that is due
+	Kubelet      Kubelet                    // nil where there is none
+	Orphans      Orphans                    // nil where nothing is released
+	Addresses    Addresses                  // nil where nobody asks EC2
 	// Services are optional services of this daemon. Nil: none reports.
-	Services *problem.Services
-	// SourceRouting: packets from an ENI's addresses leave the host by that ENI.
-	SourceRouting bool
+	Services      *problem.Services
+	SourceRouting bool // packets from an ENI's addresses leave the host by that ENI
 	// IPv6 is the folder with accept_ra of the host's links. Empty: they have no IPv6.
 	IPv6 link.IPv6Conf
 	// Interest gets the links whose routes and addresses matter. Nil: nobody asks.
@@ -111,12 +104,10 @@ type Options struct {
 	// one, whose link has the name primary. Nil: no advice.
 	Advice func(primary string) string
 
-	// Wake has Sync called again; it is called from other goroutines.
-	Wake func()
+	Wake func() // Wake has Sync called again; it is called from other goroutines
 	// Observe gets the View of each Sync, and must not block. Nil: nobody looks.
 	Observe func(view.View)
-	// Jitter is added to the time after which a changed config counts as settled.
-	Jitter time.Duration
+	Jitter  time.Duration // added to the time after which a changed config counts as settled
 
 	Now func() time.Time
 	// Uptime is nodestate.Uptime. Nil: Now is never set.
@@ -138,16 +129,13 @@ type Reconciler struct {
 	config   pluginConfig
 	removals removals
 	log      transitions
-	// view of this Sync, so far.
-	view view.View
+	view     view.View // view of this Sync, so far
 }
 
 // Outcome says when to call Sync again though nothing happens.
 type Outcome struct {
-	// Unsettled: something is under way, or could not be read or written.
-	Unsettled bool
-	// After is the time after which time alone makes a difference; 0 for never.
-	After time.Duration
+	Unsettled bool          // something is under way, or could not be read or written
+	After     time.Duration // the time after which time alone makes a difference; 0 for never
 }
 
 // New returns a Reconciler that continues with the files of the last daemon. The error is

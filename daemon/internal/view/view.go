@@ -13,16 +13,13 @@ import (
 
 // View is the state after a Sync, and the actions of that Sync. It is not changed once it was handed out.
 type View struct {
-	At time.Time
-	// Inventory is the content of the file.
-	Inventory nodestate.Inventory
-	// Declared are the NodeENIs of this node, by name.
-	Declared []Declared
-	// Holders are the pods that have devices of the inventory.
-	Holders []Holder
-	Config  ConfigView
-	Plugin  PluginView
-	Did     Did
+	At        time.Time
+	Inventory nodestate.Inventory // the content of the file
+	Declared  []Declared          // the NodeENIs of this node, by name
+	Holders   []Holder            // the pods that have devices of the inventory
+	Config    ConfigView
+	Plugin    PluginView
+	Did       Did
 }
 
 // Declared names the version of a NodeENI that was acted upon. UID and Generation come from the
@@ -44,19 +41,15 @@ type Holder struct {
 	IfName      string          `json:"ifname,omitempty"`
 	Mode        nodestate.Mode  `json:"mode,omitempty"`
 	State       nodestate.State `json:"state,omitempty"`
-	// Addresses are the pod's on this device; none before they are known.
-	Addresses []netip.Addr `json:"addresses,omitempty"`
-	// Container has the kubelet's allocation; "" for a record.
-	Container string `json:"container,omitempty"`
+	Addresses   []netip.Addr    `json:"addresses,omitempty"` // the pod's on this device; none before they are known
+	Container   string          `json:"container,omitempty"` // Container has the kubelet's allocation; "" for a record
 }
 
 // ConfigView is the device plugin's config.
 type ConfigView struct {
-	Path string `json:"path"`
-	// Hash is the hash of the canonical content; "" while unknown.
-	Hash string `json:"hash,omitempty"`
-	// Current says that the file agrees with the inventory.
-	Current bool `json:"current"`
+	Path    string `json:"path"`
+	Hash    string `json:"hash,omitempty"` // the hash of the canonical content; "" while unknown
+	Current bool   `json:"current"`        // Current says that the file agrees with the inventory
 }
 
 // PluginState relates the device plugin to the config on disk.
@@ -64,48 +57,33 @@ type PluginState string
 
 // The states of the device plugin.
 const (
-	// PluginUnknown: not looked for yet, or it could not be.
-	PluginUnknown = PluginState(reason.Unknown)
-	// PluginUnmanaged: somebody else restarts it (--restart=none).
-	PluginUnmanaged = PluginState(reason.Unmanaged)
-	// PluginNotFound: there is none on this node.
-	PluginNotFound = PluginState(reason.NotFound)
-	// PluginPending: a restart is due and waits for its time.
-	PluginPending = PluginState(reason.RestartPending)
-	// PluginRestarting: a restart is under way, or being verified.
-	PluginRestarting = PluginState(reason.Restarting)
-	// PluginServing: it is verified to serve the config on disk.
-	PluginServing = PluginState(reason.Serving)
-	// PluginFailed: the last restart has failed, and is tried again.
-	PluginFailed = PluginState(reason.RestartFailed)
+	PluginUnknown    = PluginState(reason.Unknown)        // not looked for yet, or it could not be
+	PluginUnmanaged  = PluginState(reason.Unmanaged)      // somebody else restarts it (--restart=none)
+	PluginNotFound   = PluginState(reason.NotFound)       // there is none on this node
+	PluginPending    = PluginState(reason.RestartPending) // a restart is due and waits for its time
+	PluginRestarting = PluginState(reason.Restarting)     // a restart is under way, or being verified
+	PluginServing    = PluginState(reason.Serving)        // it is verified to serve the config on disk
+	PluginFailed     = PluginState(reason.RestartFailed)  // the last restart has failed, and is tried again
 )
 
 // PluginView is the device plugin.
 type PluginView struct {
-	State PluginState `json:"state"`
-	// Pods are its pods on this node as namespace/name.
-	Pods []string `json:"pods,omitempty"`
-	// ServedHash is the config that the plugin was last verified to serve.
-	ServedHash string `json:"servedHash,omitempty"`
-	// LastRestart is when this daemon last deleted pods of the plugin; zero for not yet.
-	LastRestart time.Time `json:"lastRestart,omitzero"`
-	// Message says why the state is not PluginServing, in stable words.
-	Message string `json:"message,omitempty"`
+	State       PluginState `json:"state"`
+	Pods        []string    `json:"pods,omitempty"`       // its pods on this node as namespace/name
+	ServedHash  string      `json:"servedHash,omitempty"` // the config that the plugin was last verified to serve
+	LastRestart time.Time   `json:"lastRestart,omitzero"` // when this daemon last deleted pods of the plugin; zero for not yet
+	Message     string      `json:"message,omitempty"`    // Message says why the state is not PluginServing, in stable words
 }
 
 // Did lists the actions of one Sync.
 type Did struct {
-	// Took is how long the Sync took.
-	Took time.Duration
-	// ConfigWritten says that the device plugin's config was written.
-	ConfigWritten bool
+	Took          time.Duration // how long the Sync took
+	ConfigWritten bool          // ConfigWritten says that the device plugin's config was written
 	// Withdrawn has, for each device that this Sync took out of the config, the time since its
 	// removal was first seen.
-	Withdrawn []time.Duration
-	// DriverChanges have ended since the Sync before, sorted by device.
-	DriverChanges []DriverChange
-	// Restart is the restart that has ended since the Sync before; nil for none.
-	Restart *RestartDone
+	Withdrawn     []time.Duration
+	DriverChanges []DriverChange // DriverChanges have ended since the Sync before, sorted by device
+	Restart       *RestartDone   // the restart that has ended since the Sync before; nil for none
 	// Began and Over are the problems that have appeared and gone.
 	Began, Over []nodestate.Problem
 }
@@ -113,22 +91,17 @@ type Did struct {
 // DriverChange is the end of one change of a driver.
 type DriverChange struct {
 	PCIAddress device.PCIAddress
-	// To is the driver that the device should get.
-	To string
-	// Err is nil if the device got it.
-	Err  error
-	Took time.Duration
+	To         string // the driver that the device should get
+	Err        error  // nil if the device got it
+	Took       time.Duration
 }
 
 // RestartDone is the end of a restart.
 type RestartDone struct {
-	// Result is RestartVerified, RestartNoneFound or RestartFailed.
-	Result RestartResult
-	// Deleted are the pods that were deleted, as namespace/name.
-	Deleted []string
-	// Err is nil when Result is RestartVerified.
-	Err  error
-	Took time.Duration
+	Result  RestartResult // RestartVerified, RestartNoneFound or RestartFailed
+	Deleted []string      // the pods that were deleted, as namespace/name
+	Err     error         // nil when Result is RestartVerified
+	Took    time.Duration
 }
 
 // RestartResult is how a restart of the device plugin ended.
