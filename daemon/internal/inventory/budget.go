@@ -11,21 +11,18 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// People may write any number of NodeENIs, each of 1.5 MiB. The inventory, the checkpoint and the ENINodeState must
-// have room for all that depends on them. So fields without a length limit share a budget, and a NodeENI whose share
-// does not fit goes without. The smallest shares fit first: nobody's suffers from a larger one.
+// People may write any number of NodeENIs of up to 1.5 MiB, and the inventory, the checkpoint and the ENINodeState must
+// have room. So unbounded fields share a budget. The smallest shares fit first, and a NodeENI whose share does not fit
+// goes without.
 const (
-	// maxENIs is how many ENIs one NodeENI may mean on one node. No instance type of EC2 has as many.
-	maxENIs         = 500
-	namespaceBudget = 1 << 20   // for the lists of allowed namespaces in all rows, in octets
-	absentBudget    = 128 << 10 // for the rows of ENIs that this machine does not show, in octets
-	problemBudget   = 256 << 10 // for the problems of all NodeENIs, in octets
-	// maxProblems is how many problems of one NodeENI are shown, and maxMessage how long
-	// the message of each is, in octets.
-	maxProblems, maxMessage = 20, 1 << 10
+	maxENIs                 = 500         // No instance type of EC2 has as many ENIs
+	namespaceBudget         = 1 << 20     // for the lists of allowed namespaces in all rows, in octets
+	absentBudget            = 128 << 10   // for the rows of ENIs that this machine does not show, in octets
+	problemBudget           = 256 << 10   // for the problems of all NodeENIs, in octets
+	maxProblems, maxMessage = 20, 1 << 10 // maxProblems bounds the shown problems of one NodeENI, and maxMessage the octets of each message
 )
 
-// over returns the names whose shares do not fit into a budget, sorted.
+// over returns the names whose shares do not fit into the budget, sorted.
 func over(shares map[string]int, budget int) (names []string) {
 	all := slices.SortedFunc(maps.Keys(shares), func(a, b string) int { return cmp.Or(cmp.Compare(shares[a], shares[b]), cmp.Compare(a, b)) })
 	for i, name := range all {
@@ -37,7 +34,6 @@ func over(shares map[string]int, budget int) (names []string) {
 	return names
 }
 
-// fitRows brings the rows within the budgets.
 func (j *joiner) fitRows() {
 	shares := map[string]int{}
 	for i := range j.rows {
@@ -66,7 +62,7 @@ func (j *joiner) fitRows() {
 	}
 }
 
-// noRoom is problem, but is never one too many.
+// noRoom is problem without the bound of maxProblems.
 func (j *joiner) noRoom(why nodestate.Reason, nodeENI, format string, args ...any) {
 	j.problems = append(j.problems, nodestate.Problem{Reason: why, NodeENI: nodeENI, Message: fmt.Sprintf(format, args...)})
 }
@@ -74,8 +70,7 @@ func (j *joiner) noRoom(why nodestate.Reason, nodeENI, format string, args ...an
 // rowSize is the approximate size of a row in octets.
 const rowSize = 500
 
-// absent says whether a row is of an ENI that is nowhere on this machine: any number of them can be declared. Rows
-// that were placed, and ENIs of this instance, are only as many as the machine has.
+// absent says whether the ENI of a pending row is nowhere on this machine: any number of those can be declared.
 func (j *joiner) absent(r *row) bool {
 	_, listed := j.enis[r.ENIID]
 	return r.Phase == nodestate.PhasePending && r.PCIAddress == "" && !listed
@@ -89,7 +84,6 @@ func listSize(names []string) (octets int) {
 	return octets
 }
 
-// fitDeclarations keeps the first maxENIs ENIs of a NodeENI.
 func (j *joiner) fitDeclarations(name string, d *declarations) {
 	if len(d.enis) <= maxENIs {
 		return
@@ -99,7 +93,7 @@ func (j *joiner) fitDeclarations(name string, d *declarations) {
 		"status.attachments", maxENIs)
 }
 
-// FitProblems sorts problems, and brings them within the budget. The argument is changed.
+// FitProblems sorts problems and brings them within the budget. It changes the argument.
 func FitProblems(all []nodestate.Problem) []nodestate.Problem {
 	shares := map[string]int{}
 	for i := range all {
@@ -120,7 +114,6 @@ func FitProblems(all []nodestate.Problem) []nodestate.Problem {
 	return SortProblems(all)
 }
 
-// shorten cuts a message that has become too long by a value in it.
 func shorten(message string) string {
 	if len(message) <= maxMessage {
 		return message
@@ -128,7 +121,6 @@ func shorten(message string) string {
 	return strings.ToValidUTF8(message[:maxMessage], "") + fmt.Sprintf("… (%d octets more)", len(message)-maxMessage)
 }
 
-// moreProblems tells of the NodeENIs that have more problems than are shown.
 func (j *joiner) moreProblems() {
 	for _, name := range slices.Sorted(maps.Keys(j.said)) {
 		if n := j.said[name] - maxProblems; n > 0 {

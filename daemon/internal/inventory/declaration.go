@@ -27,17 +27,15 @@ type declaration struct {
 	mtu      int
 	allowed  []string
 	stated   device.PCIAddress // spec.dpdkPCIAddress, where it is meant for this ENI: what is discovered must agree with it
-	// hint is where the device is said to be by anybody, a person or the public
-	// controller; it counts only where nothing can be discovered.
+	// hint is where a person or the public controller says the device is; it counts only where nothing can be
+	// discovered.
 	hint   device.PCIAddress
 	faulty bool // the declaration contradicts itself, so that its device must not be used until it is mended
-	// remembered: not declared by anything that could be read now. The row
-	// before describes it, and its phase gets no better.
+	// remembered: nothing readable declares it now. The row before describes it, and its phase gets no better.
 	remembered   *nodestate.CheckpointDevice
 	missingSince time.Time // missingSince goes into the row's
 }
 
-// declarations are the ENIs that one NodeENI declares for this node.
 type declarations struct {
 	enis      []declaration
 	undecided bool              // part of it cannot be understood, so that it may mean ENIs that none of the declarations names
@@ -45,7 +43,6 @@ type declarations struct {
 	pci       device.PCIAddress // spec.dpdkPCIAddress
 }
 
-// declare reads one NodeENI that is not being deleted.
 func (j *joiner) declare(o *v1alpha1.NodeENI) declarations {
 	d := declarations{attached: j.Lookup == LookupNone || len(o.Status.Attachments) > 0}
 	base := j.wants(o)
@@ -64,7 +61,6 @@ func (j *joiner) declare(o *v1alpha1.NodeENI) declarations {
 	return d
 }
 
-// wants reads the fields that hold for every ENI of a NodeENI.
 func (j *joiner) wants(o *v1alpha1.NodeENI) declaration {
 	decl := declaration{nodeENI: o.Name, index: -1, mtu: o.Spec.MTU}
 	if decl.mtu < 0 || decl.mtu > maxMTU {
@@ -93,11 +89,10 @@ func (j *joiner) wants(o *v1alpha1.NodeENI) declaration {
 	return decl
 }
 
-// maxDeviceIndex is the largest that EC2 can be asked for: DeviceIndex of
-// AttachNetworkInterface is a 32-bit Integer (Amazon EC2 API Reference).
+// maxDeviceIndex: DeviceIndex of AttachNetworkInterface is a 32-bit Integer (Amazon EC2 API Reference).
 const maxDeviceIndex = math.MaxInt32
 
-// maxMTU is the largest that any driver of a cloud NIC takes, in octets; ena has 9216.
+// maxMTU is the largest MTU of any driver of a cloud NIC, in octets; ena has 9216.
 const maxMTU = 9216
 
 // dpdkDriver returns "" for a driver that gives the device to no program.
@@ -109,8 +104,8 @@ func (j *joiner) dpdkDriver(o *v1alpha1.NodeENI) string {
 	return o.Spec.DPDKDriver
 }
 
-// allowedNamespaces returns nil for any namespace. In a row an empty list means the same, so a declaration that
-// allows nobody becomes the name "", which no namespace has.
+// allowedNamespaces returns nil for any namespace. An empty list means the same in a row, so a declaration that allows
+// no namespace gives the name "".
 func (j *joiner) allowedNamespaces(o *v1alpha1.NodeENI) []string {
 	names, err := o.AllowedNamespaces()
 	if err != nil {
@@ -122,7 +117,6 @@ func (j *joiner) allowedNamespaces(o *v1alpha1.NodeENI) []string {
 	return names
 }
 
-// declareAttached takes the ENIs that the status lists for this node.
 func (j *joiner) declareAttached(o *v1alpha1.NodeENI, base declaration, d *declarations) {
 	for i := range o.Status.Attachments {
 		a := &o.Status.Attachments[i]
@@ -141,7 +135,7 @@ func (j *joiner) declareAttached(o *v1alpha1.NodeENI, base declaration, d *decla
 		if a.DeviceIndex <= maxDeviceIndex {
 			decl.index = a.DeviceIndex
 		}
-		// Both only describe the row, and IMDS knows them too.
+		// IMDS knows both too; they only describe the row.
 		decl.subnet, _ = device.ParseSubnetID(a.SubnetID)
 		decl.cidr, _ = netip.ParsePrefix(a.SubnetCIDR)
 		if decl.hint == "" && a.DPDKBound {
@@ -162,8 +156,7 @@ func (j *joiner) declareAttached(o *v1alpha1.NodeENI, base declaration, d *decla
 		"one, correct --node-name, or leave the status out: the ENI is then found by spec.deviceIndex and subnet", j.NodeName)
 }
 
-// declareSubnets takes one ENI for each subnet, in the order in which the
-// public controller counts them: subnetID, then subnetIDs, then names.
+// declareSubnets counts subnets as the public controller does: subnetID, then subnetIDs, then names.
 func (j *joiner) declareSubnets(o *v1alpha1.NodeENI, base declaration, d *declarations) {
 	if o.Spec.DeviceIndex > maxDeviceIndex {
 		j.problem(reason.InvalidDeviceIndex, o.Name, "", "spec.deviceIndex %d is not a device index; give 1 to %d, or leave it out for "+
@@ -222,8 +215,8 @@ func remember(r *nodestate.CheckpointDevice, since time.Time) declaration {
 	return decl
 }
 
-// problem notes something for a person. Only stable values may go into its
-// message, since a changed message is a changed inventory.
+// problem notes something for a person. Its message may hold only stable values: a changed message changes the
+// inventory.
 func (j *joiner) problem(why nodestate.Reason, nodeENI, dev, format string, args ...any) {
 	if nodeENI != "" {
 		if j.said[nodeENI]++; j.said[nodeENI] > maxProblems {

@@ -9,8 +9,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// phaseOfDriverChange decides about a device that is bound to another driver than it should be. A device that was
-// usable in its old form drains first: as long as the device plugin offers it or a pod has it, its driver stays.
+// phaseOfDriverChange handles a device bound to another driver than declared. A device that was usable drains first:
+// its driver stays while the device plugin offers it or a pod has it.
 func (j *joiner) phaseOfDriverChange(decl *declaration, p place, d nodestate.Device) nodestate.Phase {
 	before := j.sameBefore(decl.eni, p.pci)
 	phase := nodestate.PhasePending
@@ -46,8 +46,8 @@ func (j *joiner) phaseOfDriverChange(decl *declaration, p place, d nodestate.Dev
 	return phase
 }
 
-// causeOfDriverChange says why a device that is declared drains: for its driver, or for the
-// reason that it had, where its declaration cannot be read.
+// causeOfDriverChange says why a declared device drains: for its driver, or, if its declaration is unreadable, for the
+// earlier reason.
 func (j *joiner) causeOfDriverChange(decl *declaration, p place) string {
 	to := cmp.Or(decl.driver, j.Taken.Value[p.pci].Driver)
 	switch before := j.prev[decl.eni]; {
@@ -59,8 +59,8 @@ func (j *joiner) causeOfDriverChange(decl *declaration, p place) string {
 	return fmt.Sprintf("it is bound to %s, and is to be bound to %s", cmp.Or(p.fn.Driver, "no driver"), to)
 }
 
-// free says whether nobody has the device, and nobody can be given it any more,
-// so that its driver may be changed. before is its row in the Sync before.
+// free says whether no pod has the device or can get it, so that its driver may change. before is its row in the Sync
+// before.
 func (j *joiner) free(before *nodestate.CheckpointDevice, pci device.PCIAddress) bool {
 	switch {
 	case !j.Attachments.Known || j.held[pci]:
@@ -71,7 +71,6 @@ func (j *joiner) free(before *nodestate.CheckpointDevice, pci device.PCIAddress)
 	return j.forgettable(before)
 }
 
-// explainForeignDriver reports a userspace driver that is not the daemon's to take away.
 func (j *joiner) explainForeignDriver(decl *declaration, p place) {
 	if decl.driver == "" {
 		j.problem(reason.DriverMismatch, decl.nodeENI, decl.eni.String(), "another program has bound %s to %s, but spec.enableDPDK is false; set it to "+

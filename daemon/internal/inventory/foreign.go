@@ -9,18 +9,15 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// quietTime is how long a link must have been seen without marks before its ENI is taken for ours. The VPC CNI
-// attaches an ENI, asks the metadata for it with waits that double from 100 ms, and gives it rule and table at its
-// next answer (waitForENIAndIPsAttached in pkg/awsutils/awsutils.go and setupENINetwork in
-// pkg/networkutils/network.go of amazon-vpc-cni-k8s): it needs no longer after we could have seen the ENI than the
-// metadata needed before, which are seconds. After a boot no pod can come sooner, since the CNI writes its conflist
-// behind all that.
+// quietTime is how long a link must stay without marks before its ENI counts as ours. The VPC CNI attaches an ENI,
+// polls the metadata with waits that double from 100 ms, and then sets rule and table (waitForENIAndIPsAttached in
+// pkg/awsutils/awsutils.go, setupENINetwork in pkg/networkutils/network.go of amazon-vpc-cni-k8s), which takes seconds.
+// After a boot no pod comes sooner: the CNI writes its conflist after that.
 const quietTime = 30 * time.Second
 
-// unlessForeign returns the ENI that was found at the declaration's slot, or "" where others attach ENIs too and it
-// is theirs, or may be. EC2's tag decides where it is known. Else the marks on the link do: they are asked about at
-// every look, for an ENI that is ours too, but for one that a pod has, whose link may have any. An ENI stays as it is
-// where its marks cannot be read, or it has no link to look at.
+// unlessForeign returns the ENI found at the declaration's slot, or "" where others attach ENIs too and it may be
+// theirs. EC2's tag decides if known, else the marks on the link, which each Sync reads, also for our ENIs. A link in a
+// pod may have any marks. Without readable marks or a link, an ENI stays as it is.
 func (j *joiner) unlessForeign(decl *declaration, eni device.ENIID) device.ENIID {
 	if j.Lookup != LookupGuarded {
 		return eni
@@ -58,8 +55,8 @@ func (j *joiner) unlessForeign(decl *declaration, eni device.ENIID) device.ENIID
 	return eni
 }
 
-// beforeTheBoot says whether an ENI was this NodeENI's, and ready, when the boot before
-// this one ended: its time without marks is over.
+// beforeTheBoot says whether an ENI was this NodeENI's, and ready, before this boot: then it needs no time without
+// marks.
 func (j *joiner) beforeTheBoot(decl *declaration, eni device.ENIID) bool {
 	r := j.prev[eni]
 	return r != nil && j.Checkpoint.BootID != j.BootID && r.NodeENI == decl.nodeENI && r.Phase == nodestate.PhaseReady
@@ -72,14 +69,13 @@ func tagged(name string) string {
 	return "EC2 shows the tag NodeENI=" + name + " on it"
 }
 
-// foreign reports an ENI at the declaration's slot as somebody else's.
 func (j *joiner) foreign(decl *declaration, eni device.ENIID, why, remedy string) {
 	j.others[eni] = "the ENI seems to belong to another program: " + why
 	j.problem(reason.ForeignENI, decl.nodeENI, eni.String(), "the ENI at device index %d in %s seems to belong to another program: %s; "+
 		"%s", decl.index, decl.subnet, why, remedy)
 }
 
-// lookIn has Join called again after a time, or sooner.
+// lookIn has Join called again after d at the latest.
 func (j *joiner) lookIn(d time.Duration) {
 	if at := j.Now.Add(d); j.lookAgain.IsZero() || at.Before(j.lookAgain) {
 		j.lookAgain = at

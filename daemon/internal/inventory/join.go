@@ -13,7 +13,6 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// joiner is one run of Join: the sources, the tables made of them, and the result as far as it has come.
 type joiner struct {
 	Sources
 	enis    map[device.ENIID]vpc.ENI
@@ -47,14 +46,12 @@ type joiner struct {
 type row struct {
 	nodestate.Device
 	missingSince time.Time
-	// hostName is the name that the device's link last had in the host, kept
-	// for as long as the device is at its address.
-	hostName string
-	instance uint64 // the PCI function's
+	hostName     string // the last name of the device's link in the host, kept while the device is at its address
+	instance     uint64 // the PCI function's
 }
 
-// Join computes the inventory from the sources. It is deterministic: neither
-// the order of a source's items nor the order of Go's maps shows in the result.
+// Join computes the inventory from the sources. The order of a source's items, or of Go's maps, does not show in the
+// result.
 func Join(s Sources) Result {
 	j := &joiner{
 		Sources:  s,
@@ -88,8 +85,8 @@ func Join(s Sources) Result {
 	return j.result()
 }
 
-// declarations returns the declarations that stand, with their ENIs as far as they are known, in one group for each
-// NodeENI. A declaration that could not be read is remembered from the rows before.
+// declarations returns the valid declarations, with their ENIs if known, in one group for each NodeENI. The rows before
+// stand in for a declaration that could not be read.
 func (j *joiner) declarations() [][]declaration {
 	var groups [][]declaration
 	live := j.live()
@@ -123,8 +120,8 @@ func (j *joiner) declarations() [][]declaration {
 	return groups
 }
 
-// mayStay says whether a row that nothing declares is to be kept all the same: because its declaration may be where
-// nothing can be read, or for the grace that a lost attachment has, which began at the time since.
+// mayStay says whether an undeclared row stays: its declaration may be unreadable, or a lost attachment has a grace,
+// which began at since.
 func (j *joiner) mayStay(r *nodestate.CheckpointDevice) (since time.Time, ok bool) {
 	d, declared := j.declared[r.NodeENI]
 	if !j.Complete || d.undecided {
@@ -137,8 +134,8 @@ func (j *joiner) mayStay(r *nodestate.CheckpointDevice) (since time.Time, ok boo
 	return since, j.Now.Sub(since) < missingGrace
 }
 
-// missingSince is now where the row was not missing yet, or in another boot, by whose
-// clock the grace might have ended, or never end.
+// missingSince is now if the row was not missing yet, or in another boot, whose clock does not tell when the grace
+// ends.
 func (j *joiner) missingSince(r *nodestate.CheckpointDevice) time.Time {
 	if since := j.missedSince(r); !since.IsZero() && !since.After(j.Now) {
 		return since
@@ -146,7 +143,6 @@ func (j *joiner) missingSince(r *nodestate.CheckpointDevice) time.Time {
 	return j.Now
 }
 
-// missedSince is the row's MissingSince, if it is of this boot.
 func (j *joiner) missedSince(r *nodestate.CheckpointDevice) time.Time {
 	if j.Checkpoint.BootID != j.BootID {
 		return time.Time{}
@@ -154,8 +150,8 @@ func (j *joiner) missedSince(r *nodestate.CheckpointDevice) time.Time {
 	return r.MissingSince
 }
 
-// live returns the NodeENIs that are not being deleted, with their defaults, by name. Of two with one name the first
-// in the source stands.
+// live returns the NodeENIs that are not being deleted, with defaults, sorted by name. Of two with one name the first
+// counts.
 func (j *joiner) live() []*v1alpha1.NodeENI {
 	var all []*v1alpha1.NodeENI
 	for i := range j.NodeENIs {
@@ -209,7 +205,7 @@ func (j *joiner) result() Result {
 	return res
 }
 
-// SortProblems sorts problems as nodestate.Inventory says and drops duplicates. The argument is changed.
+// SortProblems sorts problems as nodestate.Inventory says and drops duplicates. It changes the argument.
 func SortProblems(p []nodestate.Problem) []nodestate.Problem {
 	slices.SortFunc(p, func(a, b nodestate.Problem) int {
 		return cmp.Or(

@@ -9,7 +9,6 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
 )
 
-// placeState says how the machine shows an ENI.
 type placeState int
 
 const (
@@ -20,7 +19,6 @@ const (
 	seen                         // its netdev is in the host
 )
 
-// place is where an ENI's device is.
 type place struct {
 	state    placeState
 	pci      device.PCIAddress // known for gone, trusted and seen
@@ -30,11 +28,10 @@ type place struct {
 	twins    bool // more than one function has a link with the ENI's MAC
 }
 
-// found says whether the device's address is known and its function there.
 func (p place) found() bool { return p.state == trusted || p.state == seen }
 
-// place finds the device of an ENI by the chain MAC, netdev, PCI address, and
-// where the host shows no netdev by its traces from earlier in this boot.
+// place finds an ENI's device by the chain MAC, netdev, PCI address, or, without a netdev in the host, by its traces
+// from this boot.
 func (j *joiner) place(eni device.ENIID) place {
 	if p, ok := j.places[eni]; ok {
 		return p
@@ -80,15 +77,13 @@ func (j *joiner) at(s sighting) place {
 	return p
 }
 
-// trace is where an ENI's netdev was seen in this boot, and which PCI function that
-// was; instance is 0 where that is not known.
+// trace is where an ENI's netdev was in this boot, and of which PCI function; instance is 0 for unknown.
 type trace struct {
 	pci      device.PCIAddress
 	instance uint64
 }
 
-// lastTrace returns the first trace of an ENI whose function is there still. Where
-// none is, it returns the first of all, and false.
+// lastTrace returns the first trace of an ENI whose function is still there, or else the first of all, and false.
 func (j *joiner) lastTrace(eni device.ENIID) (t trace, there bool) {
 	all := j.traces(eni)
 	for _, t := range all {
@@ -102,15 +97,14 @@ func (j *joiner) lastTrace(eni device.ENIID) (t trace, there bool) {
 	return trace{}, false
 }
 
-// standing says whether the function of a trace is there, and is the same one.
 func (j *joiner) standing(t trace) bool {
 	fn, there := j.Functions.Value[t.pci]
 	return there && (t.instance == 0 || t.instance == fn.Instance)
 }
 
-// traces returns the traces that an ENI has left: in the Sync before, in the record of the pod that has it, in the
-// daemon's own when it bound the device. A row that never had an interface was placed by its pod or by a hint, which
-// are weighed anew each time that the records can be read.
+// traces returns the traces of an ENI: in the Sync before, in its pod's record, in the daemon's own when it bound the
+// device. A row that never had an interface got its place from a pod or a hint, which are weighed again whenever the
+// records can be read.
 func (j *joiner) traces(eni device.ENIID) (all []trace) {
 	if r := j.rowBefore(eni); r != nil && r.PCIAddress != "" && (r.InterfaceName != "" || !j.Attachments.Known) {
 		all = append(all, trace{r.PCIAddress, r.Instance})

@@ -11,8 +11,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
 )
 
-// drainUndeclared deals with a row before that nothing declares any more: drained first,
-// then given back to the kernel where the daemon had bound it, then out.
+// drainUndeclared drains an undeclared row, then returns its device to the kernel if the daemon bound it, then drops
+// it.
 func (j *joiner) drainUndeclared(r *nodestate.CheckpointDevice) {
 	if _, declared := j.owner[r.ENIID]; declared {
 		return
@@ -38,7 +38,7 @@ func (j *joiner) drainUndeclared(r *nodestate.CheckpointDevice) {
 	}
 }
 
-// bound says whether the daemon has a row's device in hand; true where that cannot be known.
+// bound says whether the daemon has bound a row's device; true if unknown.
 func (j *joiner) bound(r *nodestate.CheckpointDevice) (nodestate.Restore, bool) {
 	taken, ours := j.Taken.Value[r.PCIAddress]
 	switch {
@@ -52,8 +52,8 @@ func (j *joiner) bound(r *nodestate.CheckpointDevice) (nodestate.Restore, bool) 
 	return taken, j.InHand(r.PCIAddress)
 }
 
-// giveBackStray gives back a device that the daemon has bound and no row tells of: the
-// checkpoint was lost, or the NodeENI removed while the device was being bound.
+// giveBackStray returns devices that the daemon has bound but no row has: the checkpoint was lost, or the NodeENI
+// deleted meanwhile.
 func (j *joiner) giveBackStray() {
 	if !j.Complete || !j.Attachments.Known || !j.Functions.Known {
 		return
@@ -72,7 +72,7 @@ func (j *joiner) giveBackStray() {
 	}
 }
 
-// causeOf says why nothing declares a row's ENI any more. It goes by this Join's Sources.
+// causeOf says why nothing declares a row's ENI, by this Join's Sources.
 func (j *joiner) causeOf(r *nodestate.CheckpointDevice) string {
 	d, declared := j.declared[r.NodeENI]
 	switch {
@@ -90,14 +90,12 @@ func (j *joiner) causeOf(r *nodestate.CheckpointDevice) string {
 	return fmt.Sprintf("the ENI is not at a device index and subnet that NodeENI %s names", r.NodeENI)
 }
 
-// drain keeps a row that no new pod may have, and says why.
 func (j *joiner) drain(r *nodestate.CheckpointDevice, cause string, since time.Time) {
 	j.keep(r, nodestate.PhaseDraining, since)
 	j.rows[len(j.rows)-1].Cause = cause
 }
 
-// undecided says whether a NodeENI may mean ENIs that it is not understood to mean; of
-// a device of which nobody knows the NodeENI, whether any does.
+// undecided says whether a NodeENI may mean more ENIs than it is understood to mean; for "", whether any does.
 func (j *joiner) undecided(nodeENI string) bool {
 	for name, d := range j.declared {
 		if d.undecided && (nodeENI == "" || nodeENI == name) {
@@ -107,7 +105,7 @@ func (j *joiner) undecided(nodeENI string) bool {
 	return false
 }
 
-// keep takes over a row before, in a phase that may be another.
+// keep takes over a row before, perhaps in another phase.
 func (j *joiner) keep(r *nodestate.CheckpointDevice, phase nodestate.Phase, since time.Time) {
 	d := r.Device
 	d.Phase = phase
@@ -120,23 +118,22 @@ func (j *joiner) keep(r *nodestate.CheckpointDevice, phase nodestate.Phase, sinc
 	j.rows = append(j.rows, row{Device: d, missingSince: since, hostName: r.InterfaceName, instance: r.Instance})
 }
 
-// forgettable says whether a draining device may leave the inventory: the
-// device plugin offers it no more, and no pod has it.
+// forgettable says whether a draining device may leave the inventory: the device plugin does not offer it, and no pod
+// has it.
 func (j *joiner) forgettable(r *nodestate.CheckpointDevice) bool {
 	offered := advertised(r) && (!j.Withdrawn || j.allocatable(r))
 	return r.Phase == nodestate.PhaseDraining && !offered && !j.maybeHeld(r)
 }
 
-// advertised says whether the device plugin may offer the device, or may have done so earlier in this boot.
+// advertised says whether the device plugin may offer the device, or may have done so in this boot.
 func advertised(r *nodestate.CheckpointDevice) bool { return r.Advertised || r.ResourceName != "" }
 
-// allocatable says whether the kubelet may still give the device to a pod.
 func (j *joiner) allocatable(r *nodestate.CheckpointDevice) bool {
 	return j.Kubelet != nil && (!j.Kubelet.Known || slices.Contains(j.Kubelet.Value.Allocatable[r.ResourceName], r.PCIAddress))
 }
 
-// maybeHeld is true while the records, or for an advertised device the kubelet, cannot be read. A pod to which the
-// kubelet has allocated the device holds it though it may not be set up yet.
+// maybeHeld is true while the records, or for an advertised device the kubelet, cannot be read. A pod holds a device
+// from its allocation on.
 func (j *joiner) maybeHeld(r *nodestate.CheckpointDevice) bool {
 	if !j.Attachments.Known || j.held[r.PCIAddress] {
 		return true

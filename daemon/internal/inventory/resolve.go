@@ -18,7 +18,7 @@ type slot struct {
 	subnet device.SubnetID
 }
 
-// resolve gives the declaration its ENI, where that can be told, and says whether the declaration stands at all.
+// resolve finds the declaration's ENI, if it can be told, and says whether the declaration is valid.
 func (j *joiner) resolve(decl *declaration) bool {
 	if decl.eni == "" {
 		decl.eni = j.find(decl)
@@ -41,8 +41,8 @@ func (j *joiner) resolve(decl *declaration) bool {
 	return true
 }
 
-// find looks for the ENI at the declaration's slot, in IMDS and among the rows before. Of several, of which IMDS
-// lists all but one too long, the one that is plugged in is meant.
+// find looks for the ENI at the declaration's slot, in IMDS and among the rows before. IMDS lists detached ENIs too
+// long, so of several the plugged-in one counts.
 func (j *joiner) find(decl *declaration) device.ENIID {
 	at := slot{decl.index, decl.subnet}
 	best, rank := []device.ENIID(nil), -1
@@ -76,9 +76,8 @@ func (j *joiner) find(decl *declaration) device.ENIID {
 	return ""
 }
 
-// keptByAnother says whether an ENI is in the row of another NodeENI, which stays,
-// and is at the declaration's slot only as long as nobody can be asked: neither the
-// metadata, nor, of a device that never had a link here, the records.
+// keptByAnother says whether an ENI stays in another NodeENI's row, and is at the declaration's slot only while the
+// metadata, or, for a device that never had a link here, the records cannot be read.
 func (j *joiner) keptByAnother(decl *declaration, eni device.ENIID) bool {
 	r := j.prev[eni]
 	if _, listed := j.enis[eni]; listed || r == nil || r.NodeENI == decl.nodeENI {
@@ -91,7 +90,6 @@ func (j *joiner) keptByAnother(decl *declaration, eni device.ENIID) bool {
 	return stays
 }
 
-// presence ranks an ENI by how the machine shows it.
 func (j *joiner) presence(eni device.ENIID) int {
 	switch j.place(eni).state {
 	case seen:
@@ -105,7 +103,7 @@ func (j *joiner) presence(eni device.ENIID) int {
 	}
 }
 
-// explainMissing reports a slot with no ENI, unless that is only not known yet.
+// explainMissing reports a slot without ENI, unless it is only not known yet.
 func (j *joiner) explainMissing(decl *declaration) {
 	if !j.ENIs.Known {
 		return
@@ -131,8 +129,8 @@ func (j *joiner) explainMissing(decl *declaration) {
 		"the subnet", decl.index, decl.subnet, strings.Join(there, ", "))
 }
 
-// indexSlots collects which ENIs may be meant by a slot. A row before counts where IMDS does not know better; one
-// that is neither in IMDS nor plugged in does not.
+// indexSlots collects the candidates for each slot. A row before counts unless IMDS knows better, or the ENI is neither
+// in IMDS nor plugged in.
 func (j *joiner) indexSlots() {
 	add := func(index int, subnet device.SubnetID, eni device.ENIID) {
 		j.slots[slot{index, subnet}] = append(j.slots[slot{index, subnet}], eni)
@@ -158,7 +156,6 @@ func (j *joiner) indexSlots() {
 	}
 }
 
-// mac returns the ENI's MAC, which it keeps for life.
 func (j *joiner) mac(eni device.ENIID) device.MAC {
 	if e := j.enis[eni]; e.MAC != "" {
 		return e.MAC
@@ -183,7 +180,6 @@ func list(enis []device.ENIID) string {
 	return strings.Join(s, ", ")
 }
 
-// indexSources makes the look-up tables of one Join.
 func (j *joiner) indexSources() {
 	for _, e := range j.ENIs.Value {
 		if e.ID != "" {
@@ -224,14 +220,13 @@ func (j *joiner) indexSources() {
 	j.indexLinks()
 }
 
-// sighting is a link in the host and the PCI function below it.
 type sighting struct {
 	pci  device.PCIAddress
 	link *link.Link
 }
 
-// indexLinks finds the PCI function below each link: from the kernel, else from sysfs. A link of a function that
-// sysfs does not list belongs to another machine's tree.
+// indexLinks finds the PCI function below each link: from the kernel, else from sysfs. A link of a function that sysfs
+// does not list belongs to another machine's tree.
 func (j *joiner) indexLinks() {
 	byName := map[string]device.PCIAddress{}
 	for pci, fn := range j.Functions.Value {
@@ -255,7 +250,6 @@ func (j *joiner) indexLinks() {
 	}
 }
 
-// rowBefore returns the row of this boot before, or nil.
 func (j *joiner) rowBefore(eni device.ENIID) *nodestate.CheckpointDevice {
 	if j.Checkpoint.BootID != j.BootID {
 		return nil

@@ -14,7 +14,6 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// addRows adds the rows of one NodeENI's declarations.
 func (j *joiner) addRows(group []declaration) {
 	if len(group) == 0 {
 		return
@@ -33,8 +32,8 @@ func (j *joiner) addRows(group []declaration) {
 	}
 }
 
-// choose applies spec.dpdkPCIAddress of a NodeENI with several ENIs: the one that has the address is advertised, the
-// others are not. One that none has is a fault of them all, once all addresses are known.
+// choose applies spec.dpdkPCIAddress of a NodeENI with several ENIs: only the one at that address is advertised. If
+// none is, once all addresses are known, all are at fault.
 func (j *joiner) choose(group []declaration, places []place) {
 	name := group[0].nodeENI
 	pci := j.declared[name].pci
@@ -66,7 +65,6 @@ func addresses(places []place) string {
 	return strings.Join(all, ", ")
 }
 
-// addRow adds the row of one declaration.
 func (j *joiner) addRow(decl *declaration, p place) {
 	before := j.rowBefore(decl.eni)
 	if p.state == unreadable && before != nil {
@@ -116,13 +114,11 @@ func (j *joiner) addRow(decl *declaration, p place) {
 	}
 }
 
-// kernel says whether the declaration is one for kernel networking that may be acted upon.
 func (decl *declaration) kernel() bool {
 	return decl.driver == "" && !decl.faulty && (decl.remembered == nil || decl.remembered.Phase == nodestate.PhaseReady)
 }
 
-// hostName returns the name of the device's link in the host: as it is, or as
-// it was before the link went where the host does not see it.
+// hostName returns the name of the device's link in the host, or its last name there.
 func (j *joiner) hostName(decl *declaration, p place) string {
 	if p.link != nil {
 		return p.link.Name
@@ -133,8 +129,8 @@ func (j *joiner) hostName(decl *declaration, p place) string {
 	return ""
 }
 
-// takeHint accepts the PCI address that somebody wrote down for a device which is handed to a userspace driver
-// already, so that its MAC can be read nowhere: when everything that can be seen agrees with it.
+// takeHint accepts a stated PCI address for a device that a userspace driver has already, so that nothing shows its
+// MAC, if all visible facts agree.
 func (j *joiner) takeHint(decl *declaration) place {
 	fn, there := j.Functions.Value[decl.hint]
 	if decl.eni == "" || !there || decl.driver == "" || fn.Driver != decl.driver || fn.Class>>16 != classNetwork {
@@ -187,7 +183,7 @@ func (j *joiner) describe(decl *declaration, p place) nodestate.Device {
 	return d
 }
 
-// firstFrom returns the first number that is least or more; -1 stands for not known.
+// firstFrom returns the first number that is least or more; -1 for unknown.
 func firstFrom(least int, all ...int) int {
 	if i := slices.IndexFunc(all, func(n int) bool { return n >= least }); i >= 0 {
 		return all[i]
@@ -195,9 +191,8 @@ func firstFrom(least int, all ...int) int {
 	return -1
 }
 
-// keepLeased keeps an address in a row while a pod has a lease of it: the pod still uses
-// it, and nobody else may be given it. It stays as the row before had it, if there was
-// one. While the leases cannot be read, every address counts as leased.
+// keepLeased keeps the row's addresses that pods lease: others must not get them. While the leases cannot be read,
+// every address counts as leased.
 func (j *joiner) keepLeased(d, before *nodestate.Device) {
 	var lost []netip.Addr
 	var who []string
@@ -231,13 +226,13 @@ func (j *joiner) keepLeased(d, before *nodestate.Device) {
 	}
 }
 
-// has says whether an address is the device's, or of one of its prefixes.
+// has says whether an address is the device's, or in one of its prefixes.
 func has(d *nodestate.Device, a netip.Addr) bool {
 	return slices.ContainsFunc(d.Addresses, func(p netip.Prefix) bool { return p.Addr() == a }) ||
 		slices.ContainsFunc(d.Prefixes, func(p netip.Prefix) bool { return p.Contains(a) })
 }
 
-// sameBefore returns the row before if the device was at the same address of the same boot, or nil.
+// sameBefore returns the row before if the device was at the same address in this boot, or nil.
 func (j *joiner) sameBefore(eni device.ENIID, pci device.PCIAddress) *nodestate.CheckpointDevice {
 	if r := j.rowBefore(eni); r != nil && pci != "" && r.PCIAddress == pci {
 		return r
@@ -245,7 +240,6 @@ func (j *joiner) sameBefore(eni device.ENIID, pci device.PCIAddress) *nodestate.
 	return nil
 }
 
-// phase decides how far a declared device has come.
 func (j *joiner) phase(decl *declaration, p place, d nodestate.Device) nodestate.Phase {
 	before := j.sameBefore(decl.eni, p.pci)
 	if decl.remembered != nil && decl.remembered.Phase != nodestate.PhaseReady {
@@ -275,7 +269,6 @@ func (decl *declaration) at(pci device.PCIAddress) bool {
 	return decl.stated == "" || decl.stated == pci
 }
 
-// agrees checks the stated PCI address against the discovered one.
 func (j *joiner) agrees(decl *declaration, p place) bool {
 	if decl.at(p.pci) {
 		return true
@@ -285,8 +278,8 @@ func (j *joiner) agrees(decl *declaration, p place) bool {
 	return false
 }
 
-// phaseKernel makes a device ready once its link was seen up. One that was ready at this address in this boot stays
-// so: its link may be in a pod, or on its way back.
+// phaseKernel makes a device ready once its link was up. A device that was ready at this address in this boot stays so:
+// its link may be in a pod, or on its way back.
 func (j *joiner) phaseKernel(decl *declaration, p place, before *nodestate.CheckpointDevice) nodestate.Phase {
 	switch {
 	case p.fn.Driver == "":
@@ -310,7 +303,6 @@ func (j *joiner) phaseKernel(decl *declaration, p place, before *nodestate.Check
 	return nodestate.PhasePending
 }
 
-// whyGone says whether no PCI function or another one is at the address of a device that is gone.
 func (p place) whyGone() string {
 	if p.replaced {
 		return fmt.Sprintf("another PCI function is at %s, where the device was, and no link of this host has its MAC", p.pci)
@@ -318,7 +310,7 @@ func (p place) whyGone() string {
 	return fmt.Sprintf("no PCI function is at %s, where the device was", p.pci)
 }
 
-// explainNowhere says why a device has not been found, where something other than time may be the reason.
+// explainNowhere says why a device was not found, unless it may only need time.
 func (j *joiner) explainNowhere(decl *declaration, p place) {
 	mac := j.mac(decl.eni)
 	switch {

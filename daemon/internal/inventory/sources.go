@@ -1,8 +1,7 @@
-// Package inventory decides which ENIs of this node are declared, what each of them is and in which phase: one pure
-// function, Join, from everything the daemon has read to everything it then does.
+// Package inventory decides which ENIs of this node are declared, which device each is and in which phase: in one pure
+// function, Join.
 //
-// Its one rule is that absent and unknown are different things. A source that could not be read proves nothing: rows
-// that depend on it are kept as they were, and nothing is ever removed on its account.
+// Absent and unknown differ: a source that could not be read proves nothing, so the rows that depend on it stay.
 package inventory
 
 import (
@@ -17,7 +16,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
 )
 
-// Fact is the answer of a source, or notes that it could not be asked. The zero value is not known.
+// Fact is the answer of a source. The zero value is unknown.
 type Fact[T any] struct {
 	Value T
 	Known bool
@@ -28,18 +27,17 @@ func Known[T any](v T) Fact[T] { return Fact[T]{Value: v, Known: true} }
 
 // Snapshot is the answer of a source of NodeENIs at one moment.
 type Snapshot struct {
-	// Objects have unique names, by which they are sorted. Their values may be
-	// invalid. They are shared with later Snapshots, so nobody may change them.
+	// Objects have unique names and are sorted by them. Their values may be invalid. Later Snapshots share them, so
+	// they are read-only.
 	Objects  []v1alpha1.NodeENI
 	Problems []nodestate.Problem // the source's problems with single objects, in a stable order
-	// Unread are the names of objects that are declared, perhaps for this node, and
-	// cannot be understood, nor ever were. Only the meaning of each of these is unknown.
+	// Unread are the names of objects, perhaps for this node, that were never understood. Only their own meaning is
+	// unknown.
 	Unread []string
-	// Complete says that an object which is neither in Objects nor in Unread is not
-	// declared for this node. While it is false, absence means nothing.
+	// Complete says that an object in neither Objects nor Unread is not declared for this node; else absence means
+	// nothing.
 	Complete bool
-	// Elsewhere says whether there is a NodeENI of that name that is not for this
-	// node. Nil where the source knows of none.
+	// Elsewhere says whether there is a NodeENI of that name for other nodes. Nil: the source knows of none.
 	Elsewhere func(name string) bool
 	Lookup    Lookup // Lookup says how the ENI of an object without an entry for this node in status.attachments is found
 }
@@ -49,36 +47,31 @@ type Lookup int
 
 // The ways to find an ENI.
 const (
-	// LookupSlot goes by device index and subnet in IMDS. The zero value: for
-	// manifests, which are meant for this node.
-	LookupSlot Lookup = iota
-	// LookupNone: the status is the truth. Without an entry for this node there is no ENI here, or none any more.
+	LookupSlot Lookup = iota // LookupSlot goes by device index and subnet in IMDS: for manifests, which are meant for this node
+	// LookupNone: the status is the truth. Without an entry for this node there is no ENI here.
 	LookupNone
 	LookupGuarded // LookupSlot where others attach ENIs too: see foreign.go
 )
 
-// Kubelet describes the devices that device plugins offer to the kubelet
-// (its podresources API). Device ids that are no PCI address are left out.
+// Kubelet has the devices that device plugins offer to the kubelet (its podresources API), except ids that are no PCI
+// address.
 type Kubelet struct {
 	Allocatable map[device.ResourceName][]device.PCIAddress // the healthy devices of each resource, sorted
 	Allocated   map[device.PCIAddress][]Container           // the containers that have a device, sorted
 	Fresh       bool                                        // the kubelet has started a moment ago, and may not list all pods yet
 }
 
-// Container is one container of a pod.
 type Container struct{ Namespace, Pod, Container string }
 
-// Sources is everything that one Join looks at. Join does not change it.
+// Sources is everything that one Join reads. Join does not change it.
 type Sources struct {
-	// Now is the time of the reading, from which MissingSince is counted, by a clock
-	// that nobody sets. In another boot it may begin anew.
-	Now            time.Time
+	Now            time.Time // the time of the reading, by a clock that nobody sets and that may begin anew with each boot
 	NodeName       string
 	BootID         string             // this boot's; see nodestate.Checkpoint
 	NodeENIs       []v1alpha1.NodeENI // the readable declarations, in any order
 	UnreadNodeENIs []string           // the names of others that cannot be understood: the rows of each stay as they were
-	// Complete says that there are no others. While it is false, the absence of a NodeENI means nothing; a source
-	// that could not be read at all is an empty list that is not complete.
+	// Complete says that there are no others; else a missing NodeENI means nothing. An unreadable source is an empty,
+	// incomplete list.
 	Complete bool
 	// Lookup and Elsewhere are the NodeENIs' source's; see Snapshot.
 	Lookup    Lookup
@@ -86,35 +79,30 @@ type Sources struct {
 	ENIs      Fact[[]vpc.ENI]                               // the instance's as IMDS lists them: a hint that lags
 	Functions Fact[map[device.PCIAddress]sysfs.PCIFunction] // all PCI functions of the machine
 	Links     Fact[[]link.Link]                             // the links of the host netns
-	// Foreign says of links, by their index, why they look like somebody else's. Only LookupGuarded needs it.
+	// Foreign says of links, by index, why they look like somebody else's. Only LookupGuarded needs it.
 	Foreign     Fact[map[int]string]
 	Unmarked    map[int]time.Duration        // Unmarked says of links, by their index, how long they have been seen without such a sign
 	Attachments Fact[[]nodestate.Attachment] // all records; records of another boot hold nothing
-	// Unread are the records that could not be understood, and Held the devices that
-	// count as held on account of these, and of restore records of the kind.
+	// Unread are the records that could not be understood; Held are the devices that count as held because of these or
+	// of such restore records.
 	Unread nodestate.Unread
 	Held   map[device.PCIAddress]bool
-	// Leases are the leases of this boot, by ENI; an ENI without an entry has none. Of the
-	// ENIs in UnreadLeases every address counts as leased.
+	// Leases are the leases of this boot, by ENI. All addresses of the ENIs in UnreadLeases count as leased.
 	Leases       Fact[map[device.ENIID]leases.Leases]
 	UnreadLeases map[device.ENIID]bool
-	// Taken are the restore records of the functions that the daemon has bound to a userspace driver in this boot, or
-	// is about to bind. A function that somebody else has bound is not in it.
+	// Taken are the restore records of functions that the daemon has bound to a userspace driver in this boot, or is
+	// about to.
 	Taken          Fact[map[device.PCIAddress]nodestate.Restore]
 	ChangingDriver map[device.PCIAddress]bool // the functions whose driver is being changed, whatever is read of them meanwhile
-	// Checkpoint is the last state of the Sync before this one, in this run of
-	// the daemon or an earlier one; the zero value at the very first.
-	Checkpoint nodestate.Checkpoint
-	// Withdrawn says that the device plugin serves a config without any
-	// draining device, so that one which no pod holds may be forgotten.
+	Checkpoint     nodestate.Checkpoint       // the state after the last Sync of this or an earlier daemon; the zero value at the very first
+	// Withdrawn says that the device plugin serves a config without draining devices, so those may go once no pod holds
+	// them.
 	Withdrawn bool
-	// Kubelet tells the devices that it still offers, and the pods that have one. Nil where
-	// there is no kubelet: then Withdrawn and Attachments decide alone.
-	Kubelet *Fact[Kubelet]
+	Kubelet   *Fact[Kubelet] // nil without a kubelet: then Withdrawn and Attachments decide alone
 }
 
-// InHand says whether the daemon has taken the function from its kernel driver and not given it back: it is bound to
-// a userspace driver, or on its way between two drivers. A function that was plugged in since is another instance.
+// InHand says whether the daemon has taken the function from its kernel driver and not returned it. A function that was
+// plugged in since is another instance.
 func (s *Sources) InHand(pci device.PCIAddress) bool {
 	rec, taken := s.Taken.Value[pci]
 	fn := s.Functions.Value[pci]
@@ -123,23 +111,19 @@ func (s *Sources) InHand(pci device.PCIAddress) bool {
 
 // Result is computed from the Sources.
 type Result struct {
-	Devices  []nodestate.Device  // the inventory's rows, sorted as nodestate.Inventory says
-	Problems []nodestate.Problem // sorted and without duplicates
-	// Checkpoint must be given to the next Join as Checkpoint.Devices:
-	// every row whose ENI is known, in the order of Devices.
-	Checkpoint []nodestate.CheckpointDevice
-	// Idle are the host's links of declared kernel devices that no pod holds. The daemon may
-	// bring them up, and clear them of foreign routes and addresses.
+	Devices    []nodestate.Device           // the inventory's rows, sorted as nodestate.Inventory says
+	Problems   []nodestate.Problem          // sorted and without duplicates
+	Checkpoint []nodestate.CheckpointDevice // for the next Join's Checkpoint.Devices: every row whose ENI is known, in the order of Devices
+	// Idle are host links of declared kernel devices that no pod holds. The daemon may bring them up and clear foreign
+	// routes and addresses.
 	Idle []IdleLink
-	// Shared are the host's links of declared kernel devices that pods share. The daemon may
-	// clear them too, but not change them in another way.
+	// Shared are host links of declared kernel devices that pods share. The daemon may only clear them.
 	Shared        []IdleLink
 	DriverChanges []DriverChange // the changes of drivers that are due, by ENI id: nothing that Join knows stands against them
-	// Missing says that a device has no link in the host and no record has it (NoInterface). Links and records are
-	// read one after the other: a pod may have come or gone in between.
+	// Missing says that a device has neither a link in the host nor a record (NoInterface). A pod may have come or gone
+	// between the two reads.
 	Missing bool
-	// Unsettled says that a device is not where it should end: pending, or
-	// draining. Look again soon, the facts may change without any event.
+	// Unsettled says that a device is pending or draining. Facts may change without an event, so look again soon.
 	Unsettled bool
 	LookAgain time.Time // when time alone changes the outcome; zero for never
 }
@@ -165,6 +149,6 @@ func (l IdleLink) Settled() bool { return settled(l.Link, l.Device.MTU) }
 
 func settled(l link.Link, mtu int) bool { return l.Up && (mtu == 0 || l.MTU == mtu) }
 
-// missingGrace is how long a device stays declared whose entry has vanished from its NodeENI's status while it is
-// still plugged in: the public controller writes stale status back on a conflict.
+// missingGrace is how long a plugged-in device stays declared after its entry has vanished from the status: the public
+// controller writes stale status back on a conflict.
 const missingGrace = 60 * time.Second

@@ -27,7 +27,7 @@ type decoded struct {
 	complete bool     // every other document was understood
 }
 
-// decode reads the content of one manifest. Each of its problems names path.
+// decode reads one manifest. Each of its problems names path.
 func decode(path string, data []byte) decoded {
 	d := decoder{path: path, out: decoded{complete: true}}
 	docs, err := split(path, data)
@@ -101,8 +101,7 @@ func (d *decoder) object(where string, data []byte, mayList bool) {
 	}
 }
 
-// maybeNodeENI accepts the rest of our kinds when the version is one that we do not know, and the beginnings of their
-// names: the file may not be written to its end.
+// maybeNodeENI accepts our kinds of unknown versions, and beginnings of their names: the file may be half written.
 func maybeNodeENI(kind string) bool {
 	const whole = v1alpha1.ListKind // begins with v1alpha1.Kind
 	return len(kind) <= len(whole) && kind == whole[:len(kind)]
@@ -142,7 +141,7 @@ func (d *decoder) nodeENI(where string, data []byte) {
 	d.out.objects = append(d.out.objects, o.Defaulted())
 }
 
-// notUnderstood reports a NodeENI of which nothing but the name can be read. Without that, it may be any.
+// notUnderstood reports a NodeENI of which at most the name can be read. Without a name it may be any.
 func (d *decoder) notUnderstood(data []byte, err error) {
 	var o struct {
 		Kind     string `json:"kind"`
@@ -169,12 +168,12 @@ func (d *decoder) doubt(nodeENI, where string, err error) {
 	})
 }
 
-// split returns the documents of a file that hold anything. The error is about what follows them.
+// split returns the non-empty documents of a file. The error is about what follows them.
 func split(path string, data []byte) ([]document, error) {
 	data = bytes.TrimPrefix(data, []byte("\ufeff"))
 	isJSON := filepath.Ext(path) == ".json"
 	if isJSON || bytes.HasPrefix(bytes.TrimSpace(data), []byte("{")) {
-		// Not by way of YAML, which does not take every JSON (tabs, for one).
+		// YAML does not accept every JSON (tabs, for one).
 		docs, err := splitJSON(data)
 		if isJSON || err == nil {
 			return docs, err
@@ -210,8 +209,8 @@ func splitJSON(data []byte) ([]document, error) {
 	}
 }
 
-// splitYAML cuts at the markers of YAML 1.2, section 9.1: "---" and "..." at the
-// start of a line, followed by white space or nothing.
+// splitYAML cuts at the markers of YAML 1.2, section 9.1: "---" and "..." at a line's start, before white space or
+// nothing.
 func splitYAML(data []byte) [][]byte {
 	var docs [][]byte
 	start, pos := 0, 0

@@ -1,8 +1,5 @@
-// Package manifest reads NodeENI objects from a folder of manifests, as the
-// kubelet reads static pods: the source for a machine without a cluster.
-//
-// A folder that people edit is never seen at a clean moment, and a NodeENI that is missing from it takes a network
-// device away from pods. So a Snapshot says whether it is complete: only then is an object that it lacks really gone.
+// Package manifest reads NodeENIs from a folder of manifests, for a machine without a cluster. A missing NodeENI takes
+// a device away from pods, and people may be editing the folder, so a Snapshot says whether it is complete.
 package manifest
 
 import (
@@ -26,8 +23,8 @@ import (
 )
 
 const (
-	// maxFileSize bounds a manifest, in bytes. The API server takes no object
-	// beyond 1.5 MiB, nor a ConfigMap beyond 1 MiB.
+	// maxFileSize bounds a manifest, in bytes. The API server accepts objects up to 1.5 MiB, and ConfigMaps up to 1
+	// MiB.
 	maxFileSize = 1 << 20
 	maxReads    = 3 // maxReads bounds how often a folder that changes while it is read is read again at once
 )
@@ -38,8 +35,8 @@ type Source struct {
 	stamp func(dir string) ([]entry, error)
 
 	mu sync.Mutex
-	// files are the files of the last List by name: a file is decoded only when its bytes have changed. (Its times
-	// would not do: the kernel's clock for them ticks every few milliseconds only.)
+	// files are the last List's files by name. A file is decoded again when its bytes change: the kernel's clock for
+	// file times ticks only every few milliseconds.
 	files map[string]file
 }
 
@@ -51,8 +48,8 @@ type file struct {
 // New returns the source of the manifests in dir, which need not exist yet.
 func New(dir string) *Source { return &Source{dir: dir, stamp: stamp} }
 
-// List reads every *.yaml, *.yml and *.json file of the folder that is no dot file; symbolic links are followed,
-// subfolders are not entered. The error says that the folder itself cannot be read: then nothing is known.
+// List reads every *.yaml, *.yml and *.json file of the folder except dot files. It follows symbolic links, and enters
+// no subfolders. After an error, the folder is unreadable and nothing is known.
 func (s *Source) List() (inventory.Snapshot, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -82,7 +79,6 @@ func (s *Source) List() (inventory.Snapshot, error) {
 	return snap, nil
 }
 
-// read decodes the files of one stamp.
 func (s *Source) read(entries []entry) inventory.Snapshot {
 	snap := inventory.Snapshot{Complete: true}
 	files := make(map[string]file, len(entries))
@@ -110,7 +106,6 @@ func (s *Source) read(entries []entry) inventory.Snapshot {
 	return snap
 }
 
-// add takes over the objects of a file, unless an earlier one declares them.
 func add(s *inventory.Snapshot, path string, d decoded, owner map[string]string) {
 	s.Complete = s.Complete && d.complete
 	s.Unread = append(s.Unread, d.unread...)
@@ -128,7 +123,6 @@ func add(s *inventory.Snapshot, path string, d decoded, owner map[string]string)
 	}
 }
 
-// entry is a file's name and the marks of its version.
 type entry struct {
 	name  string
 	dev   uint64
@@ -137,8 +131,8 @@ type entry struct {
 	mtime int64 // nanoseconds since 1970
 }
 
-// stamp lists the folder's manifests by name. A file that cannot be looked at
-// has only its name: reading it will say why.
+// stamp lists the folder's manifests by name. A file that cannot be examined has only its name; reading it gives the
+// reason.
 func stamp(dir string) ([]entry, error) {
 	names, err := os.ReadDir(dir)
 	if err != nil {
@@ -161,8 +155,8 @@ func stamp(dir string) ([]entry, error) {
 	return out, nil
 }
 
-// isManifest goes by the name. Files that editors leave behind (x.yaml~, x.yaml.swp,
-// #x.yaml#, .#x.yaml) and the folders of a ConfigMap mount (..data) fail it.
+// isManifest goes by the name. It refuses editors' files (x.yaml~, x.yaml.swp, #x.yaml#, .#x.yaml) and a ConfigMap
+// mount's folders (..data).
 func isManifest(name string) bool {
 	if strings.HasPrefix(name, ".") {
 		return false
@@ -203,7 +197,7 @@ func readFile(path string) ([]byte, error) {
 	return data, nil
 }
 
-// withoutPath leaves away the path, which the Problem's message begins with.
+// withoutPath drops the path, with which the Problem's message begins.
 func withoutPath(err error) error {
 	var pathErr *fs.PathError
 	if errors.As(err, &pathErr) {

@@ -23,8 +23,8 @@ import (
 // asideMark comes between the config's name and the time of a copy.
 const asideMark = ".corrupt-"
 
-// asideTime is the rest of a copy's name: the time, and a number for each but the
-// first of the same second. Only files of such a name are ours to delete.
+// asideTime is the rest of a copy's name: the time, and a number for later copies of the same second. Only such files
+// are ours to delete.
 var asideTime = regexp.MustCompile(`^([0-9]{8}T[0-9]{6}Z)(?:-([0-9]{1,3}))?$`)
 
 const (
@@ -43,7 +43,6 @@ type aside struct {
 	number int
 }
 
-// asides lists the copies, the newest first.
 func (f *File) asides() ([]aside, error) {
 	dir := filepath.Dir(f.Path)
 	entries, err := os.ReadDir(dir)
@@ -64,8 +63,8 @@ func (f *File) asides() ([]aside, error) {
 	return all, nil
 }
 
-// keepAside copies content beside the file, unless one of the earlier copies has
-// the same, and returns the copy's path and whether it is new.
+// keepAside copies content beside the file, unless an earlier copy is equal. It returns the copy's path and whether it
+// is new.
 func (f *File) keepAside(content []byte) (path string, made bool, err error) {
 	asides, err := f.asides()
 	if err != nil {
@@ -94,8 +93,8 @@ func (f *File) writeAside(content []byte) (string, error) {
 	return path, nil
 }
 
-// prune deletes all but maxAsides of the copies: first the equals of newer ones, then the oldest. The copies of this
-// call stay, wherever the clock has put them. One that cannot be deleted is tried again by the next call.
+// prune deletes all but maxAsides copies: first equals of newer ones, then the oldest. The copies of this call stay
+// whatever the clock says. The next call retries failed deletions.
 func (f *File) prune(asides []aside, now []string) {
 	if len(asides) <= maxAsides {
 		return
@@ -129,7 +128,7 @@ type asideContent struct {
 	text     []byte
 }
 
-// asideContent returns a copy's content, and nil when it cannot be read. It reads a copy once.
+// asideContent returns a copy's content, nil if it cannot be read. It reads a copy once.
 func (f *File) asideContent(path string) []byte {
 	info, err := os.Lstat(path)
 	if err != nil {
@@ -150,8 +149,8 @@ func (f *File) asideContent(path string) []byte {
 	return text
 }
 
-// asideProblems name the entries that are in the copies, but not in the config,
-// with the reason. Nothing but the copies tells it after a restart of the daemon.
+// asideProblems name the entries that copies have and the config lacks, with the reason. After a restart only the
+// copies tell it.
 func (f *File) asideProblems(asides []aside, r Request, now Rendering) []nodestate.Problem {
 	maps.DeleteFunc(f.read, func(path string, _ asideContent) bool {
 		return !slices.ContainsFunc(asides, func(a aside) bool { return a.path == path })
@@ -199,9 +198,8 @@ func leftOutProblem(l LeftOut, path string) nodestate.Problem {
 			"was", clip(l.Entry), clip(l.Cause), l.Remedy, path)}
 }
 
-// missing returns the entries of a copy that the config lacks because the plugin
-// ends on them. If there are none, otherwise names other missing entries. An entry is back when the
-// config has one of its name, unless the copy itself has another of that name.
+// missing returns the copy's entries that the config lacks because the plugin ends on them, or else, in otherwise,
+// other missing entries. An entry is back when the config has its name, unless the copy has that name twice.
 func (f *File) missing(path string, r Request, now Rendering) (entries []LeftOut, otherwise string) {
 	content := f.asideContent(path)
 	if content == nil {
@@ -231,7 +229,6 @@ func (f *File) missing(path string, r Request, now Rendering) (entries []LeftOut
 	return nil, ": entries " + clip(strings.Join(lacking, ", "))
 }
 
-// clip shortens people's text to fit a message.
 func clip(text string) string {
 	const most = 200
 	if len(text) <= most {

@@ -16,8 +16,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// maxConfigSize bounds the size of a config that is read, in octets. The device plugin's
-// ConfigMap cannot exceed 1 MiB.
+// maxConfigSize bounds a config, in octets. The device plugin's ConfigMap cannot exceed 1 MiB.
 const maxConfigSize = 4 << 20
 
 // configMode lets the device plugin run as another user.
@@ -35,8 +34,8 @@ func (e *symlinkError) Error() string {
 	return fmt.Sprintf("read device plugin config %s: it is a symbolic link to %s", e.path, e.target)
 }
 
-// problem names the way out. The kubelet mounts a ConfigMap as links into a
-// folder "..data", which is itself a link to the current version.
+// problem names the remedy. The kubelet mounts a ConfigMap as links into a folder "..data", itself a link to the
+// current version.
 func (e *symlinkError) problem() nodestate.Problem {
 	p := nodestate.Problem{Device: e.path}
 	if strings.HasPrefix(e.target, "..data/") {
@@ -50,7 +49,7 @@ func (e *symlinkError) problem() nodestate.Problem {
 	return p
 }
 
-// readConfig returns the content, nil when there is no file, or *symlinkError.
+// readConfig returns the content, nil without a file, or *symlinkError.
 func readConfig(path string) ([]byte, error) {
 	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
 	if errors.Is(err, syscall.ELOOP) {
@@ -84,9 +83,8 @@ func readConfig(path string) ([]byte, error) {
 	return data, nil // not nil: io.ReadAll makes a slice even for an empty file
 }
 
-// replace puts the rendering in the file's place, durably and in one step for a
-// reader, after it has kept the contents that lose something, and returns where
-// those are. errEdited: the file no longer has the content current, and was left.
+// replace puts the rendering in the file's place, durably and atomically, after copying contents that lose something;
+// it returns the copies. The error is errEdited, and the file stays, if its content is not current.
 func (f *File) replace(current []byte, r Rendering) (copies []string, err error) {
 	dir := filepath.Dir(f.Path)
 	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // the device plugin may run as another user

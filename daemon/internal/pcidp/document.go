@@ -9,8 +9,7 @@ import (
 	"strings"
 )
 
-// SyntaxError says that a config is not a JSON object with a list of resources,
-// so that nothing in it can be kept in place.
+// SyntaxError says that a config is not a JSON object with a list of resources, so nothing in it can be kept.
 type SyntaxError struct {
 	Offset int64 // the number of octets read before the fault; 0 when the text is JSON of another shape
 	Err    error
@@ -29,8 +28,7 @@ const listKey = "resourceList"
 
 // document is a config split into the pieces that must survive as they are.
 type document struct {
-	// members are the top-level keys in their order. The one at index list is
-	// the resource list; list is -1 when there is none.
+	// members are the top-level keys in order. list is the index of the resource list; -1 without one.
 	members  []member
 	list     int
 	entries  []json.RawMessage
@@ -42,9 +40,8 @@ type member struct {
 	key, value json.RawMessage
 }
 
-// parseDocument reads a config with the plugin's own rules: keys match in any case, null is an empty object or list.
-// nil is a missing file: an empty object. More than the plugin, it takes a byte order mark, which format drops: the
-// text after it is what somebody wants.
+// parseDocument reads a config by the plugin's rules: keys match in any case, and null is an empty object or list. nil,
+// a missing file, is an empty object. A byte order mark is dropped, on which the plugin would exit.
 func parseDocument(data []byte) (document, error) {
 	doc := document{list: -1}
 	if data == nil {
@@ -92,8 +89,7 @@ func syntaxError(err error) error {
 	return &SyntaxError{Err: err}
 }
 
-// objectMembers splits valid JSON that must be an object. encoding/json's own
-// map would lose order, doubled keys and the keys' spelling.
+// objectMembers splits a JSON object. A map would lose order, doubled keys and the keys' spelling.
 func objectMembers(data []byte) ([]member, error) {
 	dec := json.NewDecoder(bytes.NewReader(data))
 	if t, err := dec.Token(); err != nil || t != json.Delim('{') {
@@ -114,8 +110,8 @@ func objectMembers(data []byte) ([]member, error) {
 	return members, nil
 }
 
-// format writes the document with the given entries as its only resource list. The result is valid JSON, indented by
-// two spaces and ending in a line end; no value in it is re-encoded.
+// format writes the document with the entries as its only resource list: valid JSON, indented by two spaces, with a
+// final line end. It re-encodes no value.
 func (d document) format(entries []json.RawMessage) ([]byte, error) {
 	var b bytes.Buffer
 	b.WriteByte('{')
@@ -155,7 +151,7 @@ func writeList(b *bytes.Buffer, entries []json.RawMessage) {
 	b.WriteByte(']')
 }
 
-// sameValue compares two JSON texts without regard to white space. Both must be valid.
+// sameValue compares two valid JSON texts without regard to white space.
 func sameValue(a, b []byte) bool {
 	var x, y bytes.Buffer
 	return json.Compact(&x, a) == nil && json.Compact(&y, b) == nil && bytes.Equal(x.Bytes(), y.Bytes())

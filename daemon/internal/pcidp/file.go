@@ -17,14 +17,14 @@ import (
 // DefaultPath is where the device plugin looks for its config.
 const DefaultPath = "/etc/pcidp/config.json"
 
-// SettleTime is how long a file that is unparsable, or missing though it was there before, must stay so until it is
-// rebuilt: editors truncate first, or move the old file away, and then write in pieces.
+// SettleTime is how long an unparsable or vanished file must stay so until it is rebuilt: editors truncate, or move the
+// old file away, and then write in pieces.
 const SettleTime = 2 * time.Second
 
-// retryEdited is when to look again after somebody wrote the file while we did.
+// retryEdited is the wait after somebody wrote the file while we did.
 const retryEdited = 200 * time.Millisecond
 
-// restlessAfter is after how long of neither rest nor success with the file people are told.
+// restlessAfter is how long the file may neither rest nor be replaced before a Problem says so.
 const restlessAfter = 10 * time.Second
 
 // File is the config on disk. Its methods must not be called concurrently.
@@ -34,34 +34,31 @@ type File struct {
 	// Written is called with each content that was put in the file's place. Nil: nobody looks.
 	Written func(content []byte)
 
-	// unsettled is the hash of a content that is waiting for SettleTime since the time since; "" when none is.
+	// unsettled is the hash of a content that has waited for SettleTime since the time since; "" for none.
 	unsettled string
 	since     time.Time
-	// restless is the first of the calls since which none could finish because the
-	// file was being written; zero after one that could.
-	restless time.Time
-	prefixes []string                // those for which the file was last rendered; nil before
-	read     map[string]asideContent // read has the copies that were read
+	restless  time.Time               // the first of the calls that could not finish because the file was being written; zero after success
+	prefixes  []string                // those for which the file was last rendered; nil before
+	read      map[string]asideContent // read has the copies that were read
 }
 
-// Request has the entries that Apply should write, and the state that its caller remembers.
 type Request struct {
 	Entries []Entry
-	// Owned are the resources whose entries in the file are ours: Result.Owned of
-	// the last Apply, and the resources given to SaveOwned since.
+	// Owned are the resources whose entries in the file are ours: the last Result.Owned, and those given to SaveOwned
+	// since.
 	Owned []device.ResourceName
 	Node
 	LastGood []byte // Result.Content of the last Apply that had one; empty when there never was one
-	// SaveOwned is called before each change of the file, with every resource that will be ours then or was before.
-	// It must make them durable: after a crash they tell our entries from people's. An error stops the change.
+	// SaveOwned gets, before each change of the file, every resource that will be ours or was. It must save them
+	// durably: after a crash they tell our entries from people's. An error stops the change.
 	SaveOwned func(owned []device.ResourceName) error
 }
 
 // Result tells the outcome of Apply.
 type Result struct {
 	Changed bool // Changed says that the file was written
-	// Content is the canonical form of the file now, and Hash its SHA-256. White space does not matter to either.
-	// Both are empty when that is not known: the caller keeps its values.
+	// Content is the canonical form of the file now, and Hash its SHA-256, both without regard to white space. If they
+	// are empty, the caller keeps its values.
 	Content []byte
 	Hash    string
 	Owned   []device.ResourceName // the resources whose entries in the file are ours
@@ -69,21 +66,19 @@ type Result struct {
 	Offered  map[device.ResourceName][]device.PCIAddress
 	Foreign  []device.ResourceName
 	Problems []nodestate.Problem
-	// RetryAfter asks for another call after this time; nothing was changed, and nothing but Owned is filled in, and
-	// a Problem where that goes on for long: the Result before still stands. 0 asks for none.
+	// RetryAfter asks for another call after this time: nothing changed, the Result before still holds, and only Owned
+	// is set, and a Problem if that goes on for long. 0 asks for none.
 	RetryAfter time.Duration
 }
 
-// Apply makes the file hold the entries, if it does not yet. A file that means
-// the right thing keeps people's formatting.
+// Apply makes the file hold the entries. A file that means the right thing keeps people's formatting.
 //
-// An unparsable file is left alone for SettleTime, then copied beside and rebuilt from the last good content's
-// foreign entries and ours. While somebody goes on writing it, it is left alone for good, with a Problem: it may be a
-// slow edit, which would be destroyed, and the next write would undo a rebuilt file. An error means that the file is
-// unreadable or unwritable. It is unchanged then, unless only the folder could not be synced; so decide by Hash, not
-// by Changed.
+// An unparsable file is left alone for SettleTime, then copied and rebuilt from the last good content's foreign entries
+// and ours. While somebody keeps writing it, perhaps in a slow edit, it is left alone, with a Problem. An error means
+// that the file is unreadable or unwritable. It is then unchanged, unless only the folder could not be synced; so
+// decide by Hash, not by Changed.
 //
-// Between the last look at the file and the rename, two system calls, an edit can be lost.
+// An edit between the last look at the file and the rename, two system calls, can be lost.
 func (f *File) Apply(r Request) (Result, error) {
 	current, err := readConfig(f.Path)
 	var link *symlinkError
@@ -137,7 +132,6 @@ func (f *File) Apply(r Request) (Result, error) {
 	}, nil
 }
 
-// later asks for another call because somebody is writing the file.
 func (f *File) later(r Request, after time.Duration) Result {
 	result := Result{Owned: r.Owned, RetryAfter: after}
 	now := f.Now()
@@ -153,7 +147,6 @@ func (f *File) later(r Request, after time.Duration) Result {
 	return result
 }
 
-// unsettledError says that the file may be in the middle of an edit.
 type unsettledError struct {
 	after time.Duration
 }
@@ -162,7 +155,7 @@ func (e *unsettledError) Error() string {
 	return fmt.Sprintf("device plugin config is being edited; look again in %v", e.after)
 }
 
-// render renders the current content, or, when that is settled garbage, the last good one.
+// render renders the current content, or, if that is settled garbage, the last good one.
 func (f *File) render(current []byte, r Request) (Rendering, error) {
 	rendering, err := Render(current, r.Entries, r.Owned, r.Node)
 	var syntax *SyntaxError
@@ -199,7 +192,6 @@ func (f *File) settle(current []byte) error {
 	return nil
 }
 
-// rebuild renders the last good content in place of a corrupt one.
 func (f *File) rebuild(current []byte, r Request, cause *SyntaxError) (Rendering, error) {
 	rendering, err := Render(r.LastGood, r.Entries, r.Owned, r.Node)
 	source := "the last good content"
@@ -225,7 +217,6 @@ func (f *File) rebuild(current []byte, r Request, cause *SyntaxError) (Rendering
 	return rendering, nil
 }
 
-// saveOwned makes the caller remember the resources that will be ours.
 func saveOwned(r Request, owned []device.ResourceName) error {
 	all := slices.Clone(r.Owned)
 	for _, name := range owned {

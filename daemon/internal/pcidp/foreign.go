@@ -14,20 +14,20 @@ import (
 // DefaultPrefix is the plugin's -resource-prefix unless its command line says otherwise (cmd/sriovdp/main.go).
 const DefaultPrefix = "intel.com"
 
-// foreignEntry is an entry of the resource list as the plugin reads it: with
-// encoding/json, so that keys match in any case and the last of two keys wins.
+// foreignEntry is an entry as the plugin reads it, with encoding/json: keys match in any case, and the last of two
+// wins.
 type foreignEntry struct {
 	raw json.RawMessage
-	// prefix is the entry's own, "" where it has none. Neither it nor name is validated.
+	// prefix is the entry's own, "" for none. Neither it nor name is validated.
 	prefix, name string
-	// resources are the entry's full names, one under each prefix that a device
-	// plugin of this node has: they differ where the entry has no prefix.
+	// resources are the full names, one for each prefix of this node's device plugins; an entry with its own prefix has
+	// one.
 	resources  []device.ResourceName
 	selectors  []*foreignSelector
 	deviceType string
 }
 
-// names says how people call the entry: its resources, each once.
+// names lists the entry's resources, each once.
 func (e foreignEntry) names() string {
 	var names []string
 	for _, r := range e.resources {
@@ -45,7 +45,7 @@ func (e foreignEntry) always(name device.ResourceName) bool {
 
 func (e foreignEntry) netDevice() bool { return e.deviceType == "" || e.deviceType == netDevice }
 
-// skipped says whether the plugin leaves the entry out with a warning, so that its name does not count.
+// skipped says whether the plugin skips the entry with a warning, so that its name does not count.
 func (e foreignEntry) skipped() bool { return len(e.selectors) == 0 }
 
 // plain says whether the entry has no field but a name and selectors.
@@ -56,7 +56,7 @@ func (e foreignEntry) plain() bool {
 	})
 }
 
-// onlySelects says whether the entry selects some of these addresses, by driver and address, and says nothing else.
+// onlySelects says whether the entry only selects some of these addresses, by driver and address.
 func (e foreignEntry) onlySelects(addresses []device.PCIAddress) bool {
 	if !e.plain() || !e.netDevice() || e.skipped() {
 		return false
@@ -122,13 +122,12 @@ const (
 	auxNetDevice = "auxNetDevice"
 )
 
-// pluginName is the rule by which the plugin refuses a name, and then exits
-// (ValidResourceName in its pkg/utils; before v3.6.0 a hyphen was refused too).
+// pluginName: the plugin exits on other names (ValidResourceName in its pkg/utils; before v3.6.0 also on a hyphen).
 var pluginName = regexp.MustCompile(`^[a-zA-Z0-9_-]+$`)
 
 // parseForeign reads an entry that is not ours, as plugins with these prefixes do. An error says why the plugin would
-// exit or crash because of it whatever the devices; the names are still filled in when they can be read. An entry
-// that the plugin skips with a warning is no error: it has no selectors.
+// exit or crash whatever the devices; names are still set if readable. An entry without selectors, which the plugin
+// skips, is no error.
 func parseForeign(raw json.RawMessage, prefixes []string) (foreignEntry, error) {
 	var f entryFields
 	err := json.Unmarshal(raw, &f)
@@ -187,7 +186,7 @@ func (e foreignEntry) check() error {
 	return nil
 }
 
-// parseSelectors returns nil for selectors that the plugin warns about and then skips together with their entry.
+// parseSelectors returns nil for selectors for which the plugin warns and skips the entry.
 func parseSelectors(deviceType string, raw json.RawMessage) []*foreignSelector {
 	switch deviceType {
 	case accelerator:

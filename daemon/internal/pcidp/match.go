@@ -13,7 +13,6 @@ import (
 // Facts describe PCI functions as sysfs shows them: the advertised ones, and the PFs of the VFs among them.
 type Facts map[device.PCIAddress]sysfs.PCIFunction
 
-// answer is whether something is so, as far as this machine shows it.
 type answer int
 
 const (
@@ -22,8 +21,8 @@ const (
 	yes
 )
 
-// couldTake says whether the entry would put the function with this address into its pool if ours did not come first.
-// Of a function without facts only the address is compared.
+// couldTake says whether the entry would take the function if ours did not come first. Without facts it compares only
+// the address.
 func (e foreignEntry) couldTake(addr device.PCIAddress, facts Facts) bool {
 	if _, known := facts[addr]; !known {
 		return e.netDevice() && slices.ContainsFunc(e.selectors, func(s *foreignSelector) bool {
@@ -33,9 +32,9 @@ func (e foreignEntry) couldTake(addr device.PCIAddress, facts Facts) bool {
 	return e.netDevice() && e.matches(addr, facts) != no
 }
 
-// matches says whether a selector matches a function of which there are facts. The rules come from the device
-// providers in the plugin's pkg/netdevice and pkg/accelerator. Two facts that sysfs does not tell stay open: an ACPI
-// index, and which auxiliary devices a network function has. A default route is not looked at.
+// matches applies a selector to a function with facts, by the rules of the device providers in the plugin's
+// pkg/netdevice and pkg/accelerator. sysfs does not tell an ACPI index and a function's auxiliary devices. Default
+// routes do not matter here.
 func (e foreignEntry) matches(addr device.PCIAddress, facts Facts) answer {
 	f := facts[addr]
 	class := f.Class >> 16
@@ -79,8 +78,8 @@ func (s *foreignSelector) matches(f sysfs.PCIFunction, deviceType string, facts 
 
 const amazon = 0x1d0f
 
-// permitsLink compares the kind of the function's link, or of its PF's where it has none (NewGenNetDevice in the
-// plugin's pkg/devices). An ENI is Ethernet. A link that is in a pod now may be back when the plugin looks.
+// permitsLink compares the kind of the function's link, or else of its PF's (NewGenNetDevice in the plugin's
+// pkg/devices). An ENI is Ethernet. A link that is in a pod may be back when the plugin looks.
 func (s *foreignSelector) permitsLink(f sysfs.PCIFunction, facts Facts) answer {
 	if len(s.LinkTypes) == 0 {
 		return yes
@@ -97,8 +96,8 @@ func (s *foreignSelector) permitsLink(f sysfs.PCIFunction, facts Facts) answer {
 	return certain(slices.Contains(s.LinkTypes, ""))
 }
 
-// permitsFeatures compares features that an ENI never has: RDMA (EFA is never
-// advertised), vDPA, DDP profiles, and InfiniBand's partition keys.
+// permitsFeatures compares features that an ENI never has: RDMA (EFA is never advertised), vDPA, DDP profiles,
+// InfiniBand's partition keys.
 func (s *foreignSelector) permitsFeatures(f sysfs.PCIFunction) answer {
 	switch {
 	case !s.IsRDMA && s.VDPAType == "" && len(slices.Concat(s.DDPProfiles, s.PKeys)) == 0:
@@ -109,8 +108,7 @@ func (s *foreignSelector) permitsFeatures(f sysfs.PCIFunction) answer {
 	return perhaps
 }
 
-// permitsPF applies pfNames and rootDevices, which match VFs only (GetPfName and
-// GetPfAddr in the plugin's pkg/utils).
+// permitsPF applies pfNames and rootDevices, which match VFs only (GetPfName and GetPfAddr in the plugin's pkg/utils).
 func (s *foreignSelector) permitsPF(f sysfs.PCIFunction, facts Facts) bool {
 	if len(slices.Concat(s.PFNames, s.RootDevices)) == 0 {
 		return true

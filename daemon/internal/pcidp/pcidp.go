@@ -1,17 +1,12 @@
-// Package pcidp keeps the config of the SR-IOV network device plugin (/etc/pcidp/config.json) in step with the
-// devices of this node, in a file that people edit too.
+// Package pcidp keeps the config of the SR-IOV network device plugin (/etc/pcidp/config.json), which people edit too,
+// in step with the devices of this node. Desired says which entries are wanted, Render merges them into the content,
+// and File.Apply writes it.
 //
-// Desired says which entries are wanted, Render merges them into the file's
-// content, and File.Apply makes the file so. Desired and Render are pure.
-//
-// Entries are "ours" when their resource name is in the list of owned names that the caller remembers, or when they
-// are equal to the entries about to be written. Ours are replaced as a whole: an edit of one does not last. Every
-// other entry belongs to people and keeps its exact value, unknown fields, number spellings and escapes included.
-// There are two exceptions, both of which the device plugin cannot live with: a second entry of one resource, and an
-// entry that is known to make the plugin exit or crash, and with it every pool of the node. Those are left out, named
-// in a Problem for as long as they are missing, and kept in a copy of the file beside it
-// (config.json.corrupt-<time>), as is a file that cannot be parsed at all. An entry on which the plugin ends only
-// once a device matches it stays until one does.
+// An entry is ours if the caller remembers its resource name as owned, or if it equals an entry about to be written.
+// Ours are replaced as a whole. Every other entry belongs to people and keeps its exact value. Two kinds would end the
+// device plugin, and are left out, named in a Problem while they are missing, and kept in a copy of the file
+// (config.json.corrupt-<time>), as is an unparsable file: a second entry of one resource, and an entry that makes the
+// plugin exit or crash. An entry on which the plugin ends only when a device matches it stays until one does.
 package pcidp
 
 import (
@@ -35,7 +30,6 @@ type Selector struct {
 	PCIAddresses []device.PCIAddress
 }
 
-// addresses returns the addresses of all selectors, sorted.
 func (e Entry) addresses() []device.PCIAddress {
 	var all []device.PCIAddress
 	for _, s := range e.Selectors {
@@ -45,8 +39,8 @@ func (e Entry) addresses() []device.PCIAddress {
 	return all
 }
 
-// Desired returns the entries for the rows that are to be advertised: ready, with a resource name, a PCI address and
-// a driver. Rows of the same resource share one entry. The result depends on the rows only, not on their order.
+// Desired returns the entries for the rows to advertise: ready, with a resource name, a PCI address and a driver. Rows
+// of one resource share an entry. The order of the rows does not matter.
 func Desired(devices []nodestate.Device) []Entry {
 	type pool struct {
 		drivers  map[string]map[device.PCIAddress]bool

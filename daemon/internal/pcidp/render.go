@@ -19,12 +19,10 @@ type Rendering struct {
 	Foreign []device.ResourceName                       // the resources of people's entries in Content, in its order
 	// Problems come in the order of the file. They do not repeat LeftOut.
 	Problems []nodestate.Problem
-	// LeftOut are people's entries that Content lacks: unless it is empty, the file
-	// must be copied before it is replaced.
+	// LeftOut are people's entries that Content lacks. If there are any, copy the file before replacing it.
 	LeftOut []LeftOut
 	kept    map[string]bool // the names of people's entries in Content that are not skipped
-	// losing are the contents of which something is not in Content. Render leaves it to its caller.
-	losing [][]byte
+	losing  [][]byte        // contents that have something that Content lacks; the caller of Render sets it
 }
 
 // SetAside says that the file must be copied before it is replaced.
@@ -40,11 +38,11 @@ type LeftOut struct {
 // Node describes the machine and its device plugins, as far as they are known.
 type Node struct {
 	Facts Facts
-	// Prefixes has the -resource-prefix of each device plugin of this node, each value
-	// once: a name without a prefix gets it. None stands for DefaultPrefix.
+	// Prefixes has the -resource-prefix of each device plugin of this node, each value once. Empty stands for
+	// DefaultPrefix.
 	Prefixes []string
-	// DefaultRoutes gives the links that have a default route, by name, and nil
-	// when they are not known. It is asked only where it matters, and may be nil.
+	// DefaultRoutes returns the links with a default route, by name, or nil if unknown. It is called only where it
+	// matters, and may be nil.
 	DefaultRoutes func() map[string]bool
 
 	newPrefixes bool // the content was rendered for other Prefixes
@@ -57,10 +55,9 @@ func (n Node) prefixes() []string {
 	return n.Prefixes
 }
 
-// Render merges our entries, at most one for each resource, into the current content; nil means that there is no
-// file. Entries of owned resources are replaced or removed, and ours come first: the plugin gives a device to the
-// first entry that matches it. Where the plugin would be left without any entry, and exit, a placeholder stands in.
-// The only error is *SyntaxError.
+// Render merges our entries, at most one for each resource, into the current content; nil is a missing file. It
+// replaces or removes entries of owned resources. Ours come first: the plugin gives a device to the first matching
+// entry. Without any entry the plugin would exit, so Render adds a placeholder. The only error is *SyntaxError.
 func Render(current []byte, ours []Entry, owned []device.ResourceName, node Node) (Rendering, error) {
 	doc, err := parseDocument(current)
 	if err != nil {
@@ -103,11 +100,10 @@ type reading struct {
 	resource device.ResourceName
 }
 
-// merge collects the fate of the entries of one config.
 type merge struct {
 	owned []device.ResourceName
 	node  Node
-	// ours has the resources whose entry of ours was met, seen the ones of people's entries.
+	// ours has the resources of our entries found so far, seen those of people's.
 	ours     map[device.ResourceName]bool
 	seen     map[reading]bool
 	foreign  []foreignEntry
@@ -116,7 +112,6 @@ type merge struct {
 	leftOut  []LeftOut
 }
 
-// walk decides about people's entries, in their order.
 func (m *merge) walk(doc document, wanted []wantedEntry) {
 	m.ours, m.seen, m.foreign, m.leftOut = map[device.ResourceName]bool{}, map[reading]bool{}, nil, nil
 	if doc.shadowed > 0 {
@@ -151,8 +146,8 @@ func (m *merge) encodeOurs(ours []Entry) []wantedEntry {
 	return wanted
 }
 
-// unadvertised returns the entry's selectors without addresses that an earlier
-// entry has, and without selectors that would match any driver or address.
+// unadvertised returns the entry's selectors without addresses of earlier entries, and without selectors that match any
+// driver or address.
 func (m *merge) unadvertised(e Entry, advertised map[device.PCIAddress]device.ResourceName) []Selector {
 	var selectors []Selector
 	for _, s := range e.Selectors {
@@ -173,8 +168,8 @@ func (m *merge) unadvertised(e Entry, advertised map[device.PCIAddress]device.Re
 	return selectors
 }
 
-// add decides about one entry of the file. Of an owned resource only an entry
-// with a prefix is ours: we always write it.
+// add decides about one entry of the file. Ours always have a prefix, so one without is people's even if its resource
+// is owned.
 func (m *merge) add(index int, raw json.RawMessage, wanted []wantedEntry) {
 	f, err := parseForeign(raw, m.node.prefixes())
 	label := f.names()
@@ -199,7 +194,6 @@ func (m *merge) add(index int, raw json.RawMessage, wanted []wantedEntry) {
 	}
 }
 
-// isSecond says whether a device plugin would read the name of an entry of people's twice.
 func (m *merge) isSecond(f foreignEntry) bool {
 	for i, r := range f.resources {
 		if m.seen[reading{i, r}] {
@@ -209,8 +203,8 @@ func (m *merge) isSecond(f foreignEntry) bool {
 	return false
 }
 
-// isOursToo says whether an entry was written beside ours by somebody who could know of it. Of one that is read as
-// ours only since the prefixes are others, nobody could.
+// isOursToo says whether somebody wrote the entry beside ours knowingly, which an entry read as ours only by changed
+// prefixes was not.
 func (m *merge) isOursToo(f foreignEntry) bool {
 	return !m.node.newPrefixes && slices.ContainsFunc(f.resources, func(r device.ResourceName) bool { return m.ours[r] })
 }
@@ -221,13 +215,12 @@ func (m *merge) see(f foreignEntry) {
 	}
 }
 
-// isWanted says whether an entry says no more than one of ours: the same resource, and devices of it by driver and
-// PCI address. Such are those that the public controller's eni-manager has left, in which nobody loses anything.
+// isWanted says whether an entry only has a resource of ours and some of its devices by driver and PCI address, as the
+// public controller's eni-manager leaves them. Dropping it loses nothing.
 func isWanted(f foreignEntry, wanted []wantedEntry) bool {
 	return slices.ContainsFunc(wanted, func(w wantedEntry) bool { return f.always(w.entry.Resource) && f.onlySelects(w.entry.addresses()) })
 }
 
-// clashes says whether people have an entry of the name.
 func (m *merge) clashes(w wantedEntry) bool {
 	if !slices.ContainsFunc(m.foreign, func(f foreignEntry) bool { return !f.skipped() && slices.Contains(f.resources, w.entry.Resource) }) {
 		return false
@@ -238,8 +231,8 @@ func (m *merge) clashes(w wantedEntry) bool {
 	return true
 }
 
-// servable says whether an entry may stay that has a function of the machine, or has none. One that has, but can have
-// no socket, is left out. Where it is not certain that it has, it stays, with a Problem.
+// servable says whether an entry may stay. One with a function of the machine but without a possible socket is left
+// out; if the function is uncertain, the entry stays, with a Problem.
 func (m *merge) servable(f foreignEntry, has answer) bool {
 	switch {
 	case !f.unservable():
@@ -253,7 +246,6 @@ func (m *merge) servable(f foreignEntry, has answer) bool {
 	return true
 }
 
-// compare reports the foreign entries that could take a device of w.
 func (m *merge) compare(w wantedEntry) {
 	for _, f := range m.foreign {
 		for _, s := range w.entry.Selectors {
@@ -267,8 +259,8 @@ func (m *merge) compare(w wantedEntry) {
 	}
 }
 
-// report names every NodeENI of a shared resource, but none of several when it
-// is about one device: which of them has declared that is not known here.
+// report names every NodeENI of a shared resource, but none of several for one device: it is not known which declared
+// that.
 func (m *merge) report(why nodestate.Reason, e Entry, dev, message string) {
 	names := e.NodeENIs
 	if len(names) == 0 || len(names) > 1 && dev != "" {
@@ -281,8 +273,7 @@ func (m *merge) report(why nodestate.Reason, e Entry, dev, message string) {
 
 func (m *merge) leaveOut(l LeftOut) { m.leftOut = append(m.leftOut, l) }
 
-// encodeEntry writes an entry in the form that every release of the plugin reads:
-// one selector as an object, several as a list.
+// encodeEntry writes an entry as every release of the plugin reads it: one selector as an object, several as a list.
 func encodeEntry(e Entry) json.RawMessage {
 	prefix, name := e.Resource.Split()
 	var selectors []string
@@ -313,8 +304,7 @@ func encodeString(s string) string {
 const placeholder = `{"resourcePrefix":"intel.com","resourceName":"sriov_placeholder",` +
 	`"selectors":[{"drivers":["placeholder"],"pciAddresses":["0000:00:00.0"]}]}`
 
-// isPlaceholder recognises our placeholder and the public controller's
-// (intel.com/placeholder), each without any field beyond those it is made of.
+// isPlaceholder recognises our placeholder and the public controller's (intel.com/placeholder), without other fields.
 func isPlaceholder(f foreignEntry) bool {
 	if !f.plain() || len(f.selectors) != 1 || f.selectors[0] == nil {
 		return false

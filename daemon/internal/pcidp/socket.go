@@ -10,16 +10,16 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 )
 
-// socketFolder is where the plugin makes a socket for each pool that has a device, of the name <prefix>_<name>.sock
-// (NewResourceServer in its pkg/resources, SockDir in its pkg/types).
+// socketFolder has the plugin's socket for each pool with a device, <prefix>_<name>.sock (NewResourceServer in its
+// pkg/resources, SockDir in its pkg/types).
 const socketFolder = "/var/lib/kubelet/plugins_registry"
 
 // maxSocketPath is the longest path of a Unix socket, in octets (unix(7)).
 const maxSocketPath = 107
 
-// socketFault says why the plugin could not listen for the entry, and would end for lack of it; "" when it could. It
-// matters only once a device is in the entry's pool. The plugin resolves ".." in the path; of the folders that a
-// prefix with a slash can lead to, only those above the sockets' are known to be there, and the kubelet's other one.
+// socketFault says why the plugin could not listen for the entry, and would end once its pool has a device; "" if it
+// could. The plugin resolves ".." in the path; a prefix with a slash can lead only to known folders: those above the
+// sockets' and the kubelet's other one.
 func (e foreignEntry) socketFault() string {
 	folders := []string{"/var/lib/kubelet/device-plugins"}
 	for f := socketFolder; f != "/"; f = path.Dir(f) {
@@ -42,7 +42,7 @@ func (e foreignEntry) socketFault() string {
 
 func (e foreignEntry) unservable() bool { return !e.skipped() && e.socketFault() != "" }
 
-// pools follow which function is in which pool: the first in the config that matches it has it.
+// pools follow which function is in which pool: the first matching entry takes it.
 type pools struct {
 	node  Node
 	taken map[device.PCIAddress]answer
@@ -67,8 +67,8 @@ func newPools(node Node, ours []wantedEntry) *pools {
 	return p
 }
 
-// foreign finds out whether an entry has a function, perhaps has one or has none,
-// and asks stays whether the entry stays. If so, foreign notes its functions as taken.
+// foreign finds out whether an entry has a function, perhaps or surely, and asks stays about the entry. If it stays,
+// its functions are taken.
 func (p *pools) foreign(e foreignEntry, stays func(foreignEntry, answer) bool) bool {
 	got, best := map[device.PCIAddress]answer{}, no
 	for addr, f := range p.node.Facts {
@@ -91,8 +91,8 @@ func (p *pools) foreign(e foreignEntry, stays func(foreignEntry, answer) bool) b
 	return true
 }
 
-// mayHaveDefaultRoute: releases of the plugin before v3.8 leave such a function
-// out (HasDefaultRoute in its pkg/utils, with netlink 1.3 since).
+// mayHaveDefaultRoute: releases of the plugin before v3.8 leave such a function out (HasDefaultRoute in its pkg/utils,
+// with netlink 1.3 since).
 func (p *pools) mayHaveDefaultRoute(interfaces []string) bool {
 	if len(interfaces) == 0 {
 		return false
