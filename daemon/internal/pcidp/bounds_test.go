@@ -165,10 +165,10 @@ func TestNewPrefixes(t *testing.T) {
 			return Request{Entries: ours, Owned: []device.ResourceName{"openshift.io/nic1"}, Node: node}
 		}
 		n.put(`{"resourceList":[]}`)
-		must(n.file.Apply(request(written)))
+		value(n.file.Apply(request(written)))
 		end := strings.LastIndex(n.content(), "]")
 		n.put(n.content()[:end] + "," + theirs + n.content()[end:])
-		r := must(n.file.Apply(request("openshift.io")))
+		r := value(n.file.Apply(request("openshift.io")))
 		if leftOut := len(find(r.Problems, "DuplicateEntry")) > 0; leftOut != (name == "same prefix") {
 			t.Errorf("%s: left out %t, problems %v", name, leftOut, r.Problems)
 		}
