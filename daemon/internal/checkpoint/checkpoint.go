@@ -1,5 +1,5 @@
-// Package checkpoint keeps the daemon's own files: the checkpoint, its memory across
-// restarts, and the inventory, which the plugin reads.
+// Package checkpoint keeps the daemon's files: the checkpoint, its memory across restarts, and the inventory, which the
+// plugin reads.
 package checkpoint
 
 import (
@@ -32,8 +32,7 @@ type Options struct {
 	Log        logrus.FieldLogger
 }
 
-// Files are the checkpoint and the inventory. Checkpoint and Inventory are the content that was last read or written;
-// only the methods change them. Methods must not be called concurrently.
+// Files are the checkpoint and the inventory, as last read or written. Only the methods change them, not concurrently.
 type Files struct {
 	Options
 	Checkpoint nodestate.Checkpoint
@@ -44,9 +43,8 @@ type Files struct {
 	checkpointFile, inventoryFile fileMark
 }
 
-// Open continues with the files of the last daemon. A missing or corrupt checkpoint is
-// replaced by the inventory of this boot. An inventory that cannot be read counts as none.
-// The error is *OtherNodeError if the files are of a node of another name.
+// Open continues with the files of the last daemon. This boot's inventory replaces a missing or corrupt checkpoint. An
+// unreadable inventory counts as none. The error is *OtherNodeError if the files are of a node of another name.
 func Open(o Options) (*Files, error) {
 	path := nodestate.CheckpointPath(o.StateDir)
 	f := &Files{Options: o, checkpointFile: markOf(path), inventoryFile: markOf(o.InventoryPath)}
@@ -64,8 +62,7 @@ func Open(o Options) (*Files, error) {
 	return f, nil
 }
 
-// Save changes the checkpoint, in the file first. It writes nothing if nothing changes and
-// the file is still the known one.
+// Save changes the checkpoint, in the file first. It writes only if something changes or the file is not the known one.
 func (f *Files) Save(change func(*nodestate.Checkpoint)) error {
 	next := f.Checkpoint
 	change(&next)
@@ -116,8 +113,8 @@ func (m fileMark) same(path string) bool {
 		m.info.Size() == now.info.Size() && m.info.Mode() == now.info.Mode() && m.info.ModTime().Equal(now.info.ModTime())
 }
 
-// load reads the checkpoint, after the inventory. Of another version's checkpoint, the parts
-// that this version understands count, and the file is kept before the first write.
+// load reads the checkpoint, after the inventory. Another version's checkpoint counts as far as it is understood, and
+// is kept before the first write.
 func (f *Files) load(path string) (err error) {
 	f.Checkpoint, err = nodestate.ReadCheckpoint(path)
 	switch {
@@ -159,8 +156,7 @@ func (f *Files) Problems() (found []problem.Finding) {
 	return found
 }
 
-// MaxConfig bounds the config in the checkpoint, in octets: it has to leave room for the
-// devices. A ConfigMap has no more either.
+// MaxConfig bounds the config in the checkpoint, in octets: devices need room. A ConfigMap has no more either.
 const MaxConfig = 1 << 20
 
 // Config returns a config in the form of Checkpoint.LastGoodConfig; null if it is too large.
@@ -171,8 +167,8 @@ func Config(content []byte) json.RawMessage {
 	return nil
 }
 
-// compact returns a config as it is read back from the checkpoint: without white space, and
-// with <, > and & escaped, as encoding/json writes them. Its values are the same.
+// compact returns a config as it is read back from the checkpoint: without white space, and with <, > and & escaped, as
+// encoding/json writes them.
 func compact(config json.RawMessage) json.RawMessage {
 	var b, escaped bytes.Buffer
 	if json.Compact(&b, config) != nil {

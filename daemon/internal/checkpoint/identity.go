@@ -8,8 +8,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// OtherNodeError says that the daemon's memory belongs to a node of another name. Under this
-// name every device in it would count as removed.
+// OtherNodeError says that the daemon's memory is of another node name, so every device in it would count as removed.
 type OtherNodeError struct {
 	Was, Is, File string // the name in File, and Is this node's
 }
@@ -21,8 +20,8 @@ func (e *OtherNodeError) Error() string {
 		"Correct NODE_NAME or --node-name; if the node was renamed, start once with --renamed-from=%[1]s", e.Was, e.File, e.Is)
 }
 
-// checkName refuses a name under which all remembered devices would be removed. The
-// inventory of an earlier boot does not count.
+// checkName refuses a name under which all remembered devices would be removed. The inventory of an earlier boot does
+// not count.
 func (f *Files) checkName() error {
 	was, file := f.Checkpoint.NodeName, nodestate.CheckpointPath(f.StateDir)
 	if was == "" && f.Inventory.BootID == f.BootID {
@@ -50,9 +49,9 @@ func (f *Files) instance() string {
 	return ""
 }
 
-// ForgetOtherInstance empties a checkpoint that came here with a snapshot of another
-// instance's disk, and says whether it has done so. Its devices are not removed: they were
-// never here. Its entries of the device plugin's config came along, and stay ours.
+// ForgetOtherInstance empties a checkpoint that came with a snapshot of another instance's disk, and says whether it
+// did. Its devices were never here, so nothing is removed. Its entries of the device plugin's config came along, and
+// stay ours.
 func (f *Files) ForgetOtherInstance() bool {
 	id, was := f.instance(), f.Checkpoint.Instance
 	if id == "" || was == "" || id == was {

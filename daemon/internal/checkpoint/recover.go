@@ -11,9 +11,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// recover makes up for a checkpoint without devices, for the reason why. The inventory of
-// this boot, which is only written after a checkpoint, names the devices. Config entries that
-// offer exactly those are ours; of the others nothing tells ours from people's.
+// recover makes up for a checkpoint without devices, for the reason why. This boot's inventory, which is only written
+// after a checkpoint, names the devices. Config entries that offer exactly those are ours; others may be people's.
 func (f *Files) recover(why error) {
 	f.Checkpoint.Forgotten, f.checkpointFile = true, fileMark{} // so that it is written
 	if f.Inventory.BootID != f.BootID {
@@ -48,8 +47,8 @@ func (f *Files) recover(why error) {
 	f.Log.WithError(why).Warn("the checkpoint tells nothing; the inventory of this boot counts instead")
 }
 
-// OwnEntries returns the addresses of each entry with exactly the keys that pcidp.Render
-// writes. A config that cannot be parsed has no such entry.
+// OwnEntries returns the addresses of each entry with exactly the keys that pcidp.Render writes; none if the config is
+// invalid.
 func OwnEntries(config []byte) map[device.ResourceName][]device.PCIAddress {
 	var doc struct {
 		ResourceList []map[string]json.RawMessage `json:"resourceList"`
@@ -73,8 +72,8 @@ func OwnEntries(config []byte) map[device.ResourceName][]device.PCIAddress {
 // placeholderAddress is selected by a placeholder, and is no device.
 const placeholderAddress = device.PCIAddress("0000:00:00.0")
 
-// selectedByAddress returns the addresses of selectors, one or a list. ok is false unless
-// each has one driver and addresses, and nothing else.
+// selectedByAddress returns the addresses of one or several selectors. ok is false unless each has only one driver and
+// addresses.
 func selectedByAddress(raw json.RawMessage) (addrs []device.PCIAddress, ok bool) {
 	var list []map[string][]string
 	if json.Unmarshal(raw, &list) != nil {

@@ -17,8 +17,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
 )
 
-// begin starts to change a device's driver, after another look under the device's lock. It
-// starts nothing, without a finding, if only time is needed.
+// begin starts a change of driver after another look under the device's lock. It starts nothing, without a finding, if
+// only time is needed.
 func (b *Binder) begin(ctx context.Context, src inventory.Sources, d inventory.DriverChange, wanted func(device.PCIAddress) bool) ([]problem.Finding, error) {
 	pci := d.Device.PCIAddress
 	fn := src.Functions.Value[pci]
@@ -69,9 +69,8 @@ func (b *Binder) reportBusy(d nodestate.Device, now time.Time) []problem.Finding
 	return []problem.Finding{stuck(d)}
 }
 
-// prepare looks at the device once more. Before the kernel gives it up, prepare saves the
-// state of its link and sets the link down. If it returns findings or an error, at most the
-// link is down, and the restore record brings it up again.
+// prepare looks at the device again, saves the state of its link and sets the link down before the kernel releases the
+// device. After findings or an error, at most the link is down, and the restore record brings it up again.
 func (b *Binder) prepare(ctx context.Context, d inventory.DriverChange, fn sysfs.PCIFunction) ([]problem.Finding, error) {
 	pci := d.Device.PCIAddress
 	if now, err := b.Locks.PCI.PCI(pci); err != nil || now.Driver != fn.Driver || now.Instance != fn.Instance {
@@ -122,7 +121,7 @@ func offeredAs(k inventory.Kubelet, pci device.PCIAddress) (device.ResourceName,
 	return "", false
 }
 
-// useUnknown says why a device keeps its userspace driver when Open has failed with err. If the kernel never tells,
+// useUnknown says why a device keeps its userspace driver after Open failed with err. If the kernel never tells,
 // records and allocations decide, unless the kubelet is fresh; then it returns nothing.
 func useUnknown(d nodestate.Device, fn sysfs.PCIFunction, fresh bool, err error) []problem.Finding {
 	remedy := "see the daemon's log"

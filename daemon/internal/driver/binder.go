@@ -34,21 +34,21 @@ const (
 
 // Actions change and examine PCI functions. Node implements them.
 type Actions interface {
-	// Obstacle says why fn cannot be handed to a userspace driver now; nil if it can. all
-	// are the machine's functions; wanted says which others are to be handed over too.
+	// Obstacle says why fn cannot get a userspace driver now; nil if it can. all are the machine's functions; wanted
+	// says which others should get one too.
 	Obstacle(fn sysfs.PCIFunction, to string, all map[device.PCIAddress]sysfs.PCIFunction, wanted func(device.PCIAddress) bool) (*Obstacle, error)
-	// Open says whether a program has the function open, and by which sign. The error is
-	// ErrUnseen where the kernel never tells.
+	// Open says whether a program has the function open, and by which sign; the error is ErrUnseen if the kernel never
+	// tells.
 	Open(fn sysfs.PCIFunction) (by string, open bool, err error)
-	// Bind binds the function to the driver. It returns at the end, after any time: the kernel waits for programs
-	// that have the function open. It continues when the daemon dies, and keeps the lock until its end.
+	// Bind binds the function to the driver. It may take any time: the kernel waits for programs that have the function
+	// open. It continues when the daemon dies, and keeps the lock until its end.
 	Bind(fn sysfs.PCIFunction, to string, lock *os.File) error
 }
 
 // Links prepares a device's link before the kernel gives up the device.
 type Links interface {
-	// ClearForDriver returns the link as it is now, without its routes. Findings name the
-	// routes that must stay. The error is devicelock.ErrNotOurs for another link.
+	// ClearForDriver removes the link's routes and returns the link. Findings name routes that must stay. The error is
+	// devicelock.ErrNotOurs for another link.
 	ClearForDriver(d nodestate.Device, l link.Link) (link.Link, []problem.Finding, error)
 	SetDown(index int) error
 }
@@ -66,14 +66,14 @@ type BinderOptions struct {
 	Log     logrus.FieldLogger
 }
 
-// Binder changes the drivers of devices, each in the background, at most one change per
-// device. Its methods must not be called concurrently.
+// Binder changes drivers in the background, one change per device at a time. Its methods must not be called
+// concurrently.
 type Binder struct {
 	BinderOptions
 	jobs   map[device.PCIAddress]*job
 	failed map[device.PCIAddress]failure
-	// busy is since when another process has the lock of a device that is due: a plugin,
-	// or a change that an earlier daemon has begun.
+	// busy is since when another process, a plugin or an earlier daemon's change, has had the lock of a device that is
+	// due.
 	busy     map[device.PCIAddress]time.Time
 	waiting  map[device.PCIAddress][]problem.Finding // the findings about devices whose change has not begun
 	problems []problem.Finding
@@ -119,8 +119,8 @@ func (b *Binder) Jobs() map[device.PCIAddress]<-chan struct{} {
 // Problems are the findings of the last Step.
 func (b *Binder) Problems() []problem.Finding { return b.problems }
 
-// Step begins the changes that are due. It reports obstacles, failures and changes that do
-// not end as Problems. It returns the time after which to step again; 0 for none.
+// Step begins the changes that are due. Obstacles, failures and changes that hang are Problems. It returns the time
+// after which to step again; 0 for none.
 func (b *Binder) Step(ctx context.Context, src inventory.Sources, res inventory.Result) (after time.Duration) {
 	sooner := func(d time.Duration) {
 		if d > 0 && (after == 0 || d < after) {
@@ -248,8 +248,7 @@ func (b *Binder) start(j *job, fn sysfs.PCIFunction, lock *os.File) {
 	}()
 }
 
-// noteReturned notes that a kernel driver has the device again. From then on the restore
-// record is about the link only.
+// noteReturned notes that a kernel driver has the device again, so that the restore record is only about the link.
 func (b *Binder) noteReturned(pci device.PCIAddress) error {
 	rec, err := b.Attachments.LoadRestore(pci)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -262,8 +261,8 @@ func (b *Binder) noteReturned(pci device.PCIAddress) error {
 	return b.Attachments.SaveRestore(rec)
 }
 
-// Tidy removes the driver_override that an interrupted change may have left on a device
-// with a kernel driver. It says whether it has begun, and so taken over the lock.
+// Tidy removes the driver_override that an interrupted change may have left on a device with a kernel driver. It says
+// whether it has begun, and so taken over the lock.
 func (b *Binder) Tidy(rec nodestate.Restore, src *inventory.Sources, lock *os.File) bool {
 	fn := src.Functions.Value[rec.Device.PCIAddress]
 	f, failed := b.failed[fn.Address]

@@ -18,18 +18,18 @@ type Policy struct {
 	AllowUnsafeNoIOMMU bool // use vfio-pci without an IOMMU (--allow-unsafe-noiommu)
 }
 
-// Obstacle is the reason for which a function cannot be bound now. Message names the function and
-// the remedy, and stays the same while the obstacle lasts.
+// Obstacle is why a function cannot be bound now. Message names function and remedy, and is stable while the obstacle
+// lasts.
 type Obstacle struct {
 	Reason  nodestate.Reason
 	Message string
 }
 
-// Check returns the obstacle to binding fn to a userspace driver; nil for none. all are the
-// machine's functions; bindable says whether another function is to be bound too.
+// Check returns the obstacle to binding fn to a userspace driver; nil for none. all are the machine's functions;
+// bindable says whether another function is to be bound too.
 //
-// Call it first: the kernel does not always refuse. In a group shared with a kernel driver it binds vfio-pci, and
-// fails only the program that opens the device (vfio_group_ioctl_set_container → iommu_group_claim_dma_owner).
+// Call it first: in a group shared with a kernel driver, the kernel binds vfio-pci, and fails only the program that
+// opens the device (vfio_group_ioctl_set_container → iommu_group_claim_dma_owner).
 func Check(fn sysfs.PCIFunction, driver string, all map[device.PCIAddress]sysfs.PCIFunction, bindable func(device.PCIAddress) bool, f Facts,
 	p Policy) *Obstacle {
 	if !userspace(driver) {
@@ -82,10 +82,10 @@ func withoutIOMMU(addr device.PCIAddress, f Facts, p Policy) *Obstacle {
 	return nil
 }
 
-// sharedGroup looks at the other functions of an IOMMU group. The kernel lets a program have the group only if none
-// of them can do DMA for a kernel driver. It must have no driver, or one that sets driver_managed_dma, as vfio-pci
-// and pci-stub do, and pcieport for bridges (Documentation/driver-api/vfio.rst; before Linux 5.19 vfio_dev_viable in
-// drivers/vfio/vfio.c). The uio drivers do not.
+// sharedGroup looks at the other functions of an IOMMU group. A program gets the group only if none of them does DMA
+// for a kernel driver: each has no driver, or one with driver_managed_dma, as vfio-pci, pci-stub, and pcieport for
+// bridges (Documentation/driver-api/vfio.rst; before Linux 5.19 vfio_dev_viable in drivers/vfio/vfio.c). The uio
+// drivers lack it.
 func sharedGroup(fn sysfs.PCIFunction, all map[device.PCIAddress]sysfs.PCIFunction, bindable func(device.PCIAddress) bool) *Obstacle {
 	var others []string
 	for _, addr := range slices.Sorted(maps.Keys(all)) {

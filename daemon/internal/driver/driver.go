@@ -1,12 +1,11 @@
 // Package driver gives PCI network functions to userspace drivers and back to the kernel.
 //
-// Binder decides when: it begins a change that package inventory wants, under the device's lock, once Check and InUse
-// find no obstacle. Runner starts a process for the change, an Order, which Serve and Execute carry out. A write to
-// sysfs may hang for as long as a program has the device open, and no signal ends it. The process inherits the lock,
-// so the kernel keeps the device locked until the write is done, even if the daemon has ended, and nobody else waits.
+// Binder begins a change that package inventory wants, under the device's lock, once Check and InUse find no obstacle.
+// Runner starts a process for it, an Order, which Serve and Execute carry out. A write to sysfs hangs while a program
+// has the device open, and no signal ends it. The process inherits the lock, so the device stays locked until the write
+// is done, even if the daemon has ended.
 //
-// Only sysfs keeps state between the steps: after an order that was interrupted at any point,
-// another order, in either direction, completes the change.
+// Only sysfs keeps state: after an interrupted order, another one, in either direction, completes the change.
 package driver
 
 import (
@@ -25,11 +24,11 @@ import (
 // Order is a change of one PCI function.
 type Order struct {
 	Address device.PCIAddress `json:"address"`
-	// Instance identifies the function (sysfs.PCIFunction.Instance): another one may be at the
-	// address by now. 0 means any.
+	// Instance identifies the function (sysfs.PCIFunction.Instance), which another may have replaced at its address. 0
+	// means any.
 	Instance uint64 `json:"instance"`
-	// Driver is the userspace driver to bind, or the kernel driver to return the function to. ""
-	// stands for any kernel driver that matches.
+	// Driver is the userspace driver to bind, or the kernel driver to return the function to; "" for any matching
+	// kernel driver.
 	Driver        string `json:"driver"`
 	LoadModule    bool   `json:"loadModule"`    // LoadModule loads the driver's module first, should it be missing
 	UnsafeNoIOMMU bool   `json:"unsafeNoIOMMU"` // UnsafeNoIOMMU switches vfio's no-IOMMU mode on where vfio-pci needs it
@@ -87,8 +86,8 @@ func (o Order) validate() error {
 	return nil
 }
 
-// driverName says whether s may be the name of a network driver: it becomes part of paths. The
-// names of the kernel's PCI drivers have at most 31 characters.
+// driverName says whether s, which becomes part of paths, may be a network driver's name. The kernel's have at most 31
+// characters.
 func driverName(s string) bool {
 	if s == "" || len(s) > 31 {
 		return false

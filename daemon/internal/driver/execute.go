@@ -12,15 +12,13 @@ import (
 )
 
 // Execute carries out an order. It returns when sysfs shows the ordered driver, or with an error that names function,
-// driver, the kernel's error and the remedy. The error is fs.ErrNotExist if the function is gone.
+// driver, the kernel's error and the remedy; fs.ErrNotExist if the function is gone. If a userspace driver cannot be
+// bound, the kernel's driver gets the function back. A function that is no network device, an EFA, or a PF with VFs is
+// never changed.
 //
-// If a userspace driver cannot be bound, the function is returned to the kernel's driver first. A
-// function that is no network device, an EFA, or a PF with VFs is never changed.
-//
-// It blocks while a program has the device open, and no signal ends that
-// (vfio_unregister_group_dev in drivers/vfio/vfio_main.c). Meanwhile sysfs shows no driver,
-// although the old one still has the device: __device_release_driver in drivers/base/dd.c removes
-// the link first. So readers of sysfs must go by the device's lock.
+// It blocks while a program has the device open, and no signal ends that (vfio_unregister_group_dev in
+// drivers/vfio/vfio_main.c). Meanwhile sysfs shows no driver although the old one still has the device
+// (__device_release_driver in drivers/base/dd.c removes the link first), so readers must go by the device's lock.
 func Execute(o Order) error {
 	t := task{Order: o, fs: sysfs.NewFS(o.Sysfs), write: writeAttribute, load: func(module string) error {
 		m, err := findModules(o.Modules)
@@ -97,8 +95,8 @@ func (t *task) prepare(fn sysfs.PCIFunction) error {
 	return t.switchNoIOMMU()
 }
 
-// loadModules loads the module of the driver, and for vfio-pci the module that drives the IOMMU. modprobe(8) would do
-// that itself, because vfio names it as a soft dependency; a kernel with iommufd in its place has none.
+// loadModules loads the driver's module, and for vfio-pci the one that drives the IOMMU. modprobe(8) would load that as
+// vfio's soft dependency, which a kernel with iommufd lacks.
 func (t *task) loadModules(loaded bool) error {
 	if !loaded {
 		if err := t.load(t.Driver); err != nil {
@@ -119,9 +117,9 @@ func (t *task) loadModules(loaded bool) error {
 	return nil
 }
 
-// switchNoIOMMU lets vfio-pci take functions without an IOMMU group, which it looks up when it probes them
-// (vfio_group_find_or_alloc in drivers/vfio/group.c). The switch is for the whole machine, and the first such
-// function taints the kernel. It stays on, or a program could not open its device a second time.
+// switchNoIOMMU lets vfio-pci take functions without an IOMMU group, which it looks up when it probes
+// (vfio_group_find_or_alloc in drivers/vfio/group.c). The switch is for the whole machine, taints the kernel, and stays
+// on, or a program could not open its device again.
 func (t *task) switchNoIOMMU() error {
 	state, err := readNoIOMMU(t.fs)
 	if err != nil || state == NoIOMMUOn {
@@ -162,9 +160,8 @@ func (t *task) bind() error {
 	return nil
 }
 
-// refused asks the kernel why a driver did not take the function. drivers_probe reports no failed
-// probe (really_probe in drivers/base/dd.c returns it as a positive value, so that other drivers
-// are tried). The driver's own bind file does; it tries again, and may even succeed.
+// refused asks the kernel why a driver did not take the function. drivers_probe reports no failed probe (really_probe
+// in drivers/base/dd.c); the driver's own bind file does, but tries again, and may even succeed.
 func (t *task) refused() error {
 	cause := t.change(t.path("bus/pci/drivers", t.Driver, "bind"), t.Address.String())
 	if cause == nil {
@@ -196,11 +193,11 @@ func (t *task) giveBack() error {
 	return err
 }
 
-// release takes the function from a userspace driver. It offers it to one kernel driver if that is named, and to all
-// if the driver does not take it. A function with a kernel driver stays there: only the override is cleared.
+// release takes the function from a userspace driver and offers it to the named kernel driver, then to all. A function
+// with a kernel driver stays there; only the override is cleared.
 //
-// The one driver is named by driver_override, or the first that matches would win. The override
-// must not stay, or the function would not get the driver of a newer kernel.
+// driver_override names the driver, or the first that matches would win. It must not stay, or the function would not
+// get the driver of a newer kernel.
 func (t *task) release(kernel string) (sysfs.PCIFunction, error) {
 	fn, err := t.look()
 	if err != nil {
@@ -278,8 +275,8 @@ func (t *task) override(driver string) error {
 	return nil
 }
 
-// unbind takes the function from its driver, if any. ENODEV says that this driver no longer has it
-// (unbind_store in drivers/base/bus.c).
+// unbind takes the function from its driver, if any. ENODEV says that this driver no longer has it (unbind_store in
+// drivers/base/bus.c).
 func (t *task) unbind(fn sysfs.PCIFunction) error {
 	if fn.Driver == "" {
 		return nil
@@ -291,9 +288,8 @@ func (t *task) unbind(fn sysfs.PCIFunction) error {
 	return nil
 }
 
-// probe has the kernel look for a driver, and returns at the end. It does nothing for a function
-// with a driver (bus_rescan_devices_helper in drivers/base/bus.c). ENODEV says that there is no
-// such function, and look reports that.
+// probe has the kernel look for a driver, and returns at the end. A function with a driver keeps it
+// (bus_rescan_devices_helper in drivers/base/bus.c). ENODEV says that the function is gone, which look reports.
 func (t *task) probe() (sysfs.PCIFunction, error) {
 	if err := t.change(t.path("bus/pci/drivers_probe"), t.Address.String()); err != nil && !errors.Is(err, syscall.ENODEV) {
 		return sysfs.PCIFunction{}, fmt.Errorf("look for a driver of %s: %w", t.Address, err)

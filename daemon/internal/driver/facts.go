@@ -25,8 +25,7 @@ type Facts struct {
 	Loadable map[string]bool // the userspace drivers whose module file is there
 }
 
-// ReadFacts looks at a machine. modules is the folder with the host's lib/modules, "" for "/"; a
-// missing folder is no error. After an error the facts are unknown.
+// ReadFacts looks at a machine. modules is the folder with the host's lib/modules, "" for "/"; it may be missing.
 func ReadFacts(f sysfs.FS, modules string) (Facts, error) {
 	facts := Facts{Loaded: map[string]bool{}, Loadable: map[string]bool{}}
 	for _, name := range userspaceDrivers() {

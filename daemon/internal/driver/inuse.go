@@ -12,12 +12,11 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
 )
 
-// ErrUnseen says that the kernel does not tell whether a program has the function open. Only
-// records and allocations can tell then.
+// ErrUnseen says that the kernel does not tell whether a program has the function open; records and allocations may.
 var ErrUnseen = errors.New("the kernel does not tell which devices of the driver are open")
 
 // InUse says whether a program has the function open, and by which sign. dev is the host's /dev. A function without a
-// userspace driver is never open. After an error that is unknown; the error is ErrUnseen, or names the missing file.
+// userspace driver is never open. The error is ErrUnseen, or names the missing file.
 func InUse(sys sysfs.FS, dev string, fn sysfs.PCIFunction) (by string, open bool, err error) {
 	switch {
 	case fn.Driver == vfioPCI:
@@ -28,10 +27,9 @@ func InUse(sys sysfs.FS, dev string, fn sysfs.PCIFunction) (by string, open bool
 	return "", false, nil
 }
 
-// uioInUse goes by the use count of the driver's module. Each open file of a uio device holds one reference to the
-// module that registered the device, until it is closed and unmapped (uio_open and uio_release in drivers/uio/uio.c:
-// try_module_get and module_put of idev->owner), and nothing else does. So a count of 0 proves that no device of the
-// driver is open. A higher count does not tell which one, unless the driver has only one.
+// uioInUse goes by the use count of the driver's module: only open files of its uio devices hold references, until
+// closed and unmapped (uio_open and uio_release in drivers/uio/uio.c: try_module_get and module_put of idev->owner). A
+// count of 0 proves that no device is open. A higher count tells which only if the driver has one device.
 func uioInUse(sys sysfs.FS, fn sysfs.PCIFunction) (by string, open bool, err error) {
 	users, counted, err := sys.ModuleUsers(fn.Driver)
 	if err != nil || counted && users == 0 {
@@ -50,18 +48,15 @@ func uioInUse(sys sysfs.FS, fn sysfs.PCIFunction) (by string, open bool, err err
 	return "by the use count of " + fn.Driver + ", which has no other device", true, nil
 }
 
-// vfioInUse opens the group. A missing node is an error.
-//
-// The kernel lets a group be opened once (vfio_group_fops_open in drivers/vfio/group.c): EBUSY
-// means that a program has it, or a device of it by way of /dev/vfio/devices. The group is opened
-// here for a moment, in which another program gets EBUSY. So call it only before the function is
-// taken. All functions of a group share it; the group is in use while any of them is.
+// vfioInUse opens the group; a missing node is an error. The kernel lets a group be opened once (vfio_group_fops_open
+// in drivers/vfio/group.c): EBUSY means that a program has it, or one of its devices by /dev/vfio/devices. Another
+// program gets EBUSY meanwhile, so call it only before the function is taken. All functions of a group share it.
 func vfioInUse(dev string, fn sysfs.PCIFunction) (node string, open bool, err error) {
 	if fn.IOMMUGroup < 0 {
 		return "", false, fmt.Errorf("ask vfio who uses %s: it has no IOMMU group", fn.Address)
 	}
-	// In no-IOMMU mode vfio makes a group, with a number from the same range (vfio_noiommu_group_alloc), and calls
-	// its node by another name. Opening that takes CAP_SYS_RAWIO.
+	// In no-IOMMU mode vfio makes a group, with a number from the same range (vfio_noiommu_group_alloc), and another
+	// node name. Opening that takes CAP_SYS_RAWIO.
 	group := strconv.Itoa(fn.IOMMUGroup)
 	for _, name := range []string{group, "noiommu-" + group} {
 		node = filepath.Join(dev, "vfio", name)

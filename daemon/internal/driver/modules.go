@@ -21,8 +21,8 @@ type modules struct {
 	files         map[string]string // by module name, below dir
 }
 
-// findModules reads the list of modules. The error is fs.ErrNotExist if the running kernel has no
-// folder of modules, or depmod(8) has not run over it.
+// findModules reads the list of modules. The error is fs.ErrNotExist without a folder for the running kernel, or before
+// depmod(8).
 func findModules(root string) (modules, error) {
 	var uts unix.Utsname
 	if err := unix.Uname(&uts); err != nil {
@@ -49,8 +49,8 @@ func findModules(root string) (modules, error) {
 	return modules{}, fmt.Errorf("look for kernel modules: %w", err)
 }
 
-// parseModulesDep returns the module files of modules.dep(5), by module name. Each line has a
-// path, a colon and the paths of its dependencies.
+// parseModulesDep returns the module files of modules.dep(5), by module name. A line has a path, a colon and the
+// dependencies.
 func parseModulesDep(r io.Reader) (map[string]string, error) {
 	files := map[string]string{}
 	lines := bufio.NewScanner(r)
@@ -88,8 +88,7 @@ func (m modules) has(name string) (bool, error) {
 	return err == nil, err
 }
 
-// load loads a module with its dependencies, except loaded ones. The error is fs.ErrNotExist if
-// there is no such module.
+// load loads a module with its dependencies, except loaded ones. The error is fs.ErrNotExist for an unknown module.
 func (m modules) load(name string) error {
 	there, err := m.has(name)
 	if err == nil && !there {
@@ -98,8 +97,8 @@ func (m modules) load(name string) error {
 	if err != nil {
 		return fmt.Errorf("load module %s from %s: %w", name, m.dir, err)
 	}
-	// /proc/modules is not asked: with it a module that is loaded, but not in
-	// modules.dep, is an error. The kernel answers EEXIST where there is no need.
+	// With /proc/modules, a loaded module that is not in modules.dep would be an error. The kernel answers EEXIST
+	// anyway.
 	opts := kmodule.ProbeOpts{RootDir: m.root, KVer: m.release, IgnoreProcMods: true}
 	if err := kmodule.ProbeOptions(name, "", opts); err != nil {
 		return fmt.Errorf("load module %s: %w", name, err)

@@ -29,11 +29,11 @@ type Runner struct {
 	Stderr  io.Writer // Stderr gets a copy of the child's standard error; nil for none
 }
 
-// Do carries out an order, and returns when the child has ended, after any time. The child
-// inherits lock, the device's lock, which is held until both caller and child have closed it.
+// Do carries out an order, and returns when the child has ended, after any time. The child inherits lock, the device's
+// lock, which is held until both caller and child have closed it.
 //
-// There is no context: a signal cannot end a child that hangs in the kernel, and any other child
-// is done in a moment. The child has a process group of its own, so it survives the daemon.
+// There is no context: a signal cannot end a child that hangs in the kernel, and others end soon. The child has its own
+// process group, so it survives the daemon.
 func (r Runner) Do(o Order, lock *os.File) error {
 	input, err := json.Marshal(o)
 	if err != nil {
@@ -69,8 +69,7 @@ func because(text string) string {
 	return ": " + text
 }
 
-// maxSaid is the part of the child's output that is kept, in bytes: our errors are a line, a crash
-// of the Go runtime is a book.
+// maxSaid bounds the kept output of the child, in bytes: a crash of the Go runtime is long.
 const maxSaid = 2 << 10
 
 // head keeps the beginning of its input.
@@ -97,8 +96,8 @@ func Serve(stdin io.Reader) error {
 	return Execute(order)
 }
 
-// holdsLock checks that fd was inherited and has the device's lock. A lock belongs to the open
-// file, so taking it again changes nothing. The Go runtime opens its own files close-on-exec.
+// holdsLock checks that fd was inherited and has the device's lock. A lock belongs to the open file, so taking it again
+// changes nothing. The Go runtime opens its own files close-on-exec.
 func holdsLock(fd int) error {
 	const hint = "this command is only for multi-enid run to start"
 	flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0)

@@ -19,9 +19,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// addressGone is how long a link must be seen without an address until the address counts as
-// gone. Network managers add addresses one by one when a link is back from a pod, and
-// amazon-ec2-net-utils does so once a minute: the Problem would change with each pod.
+// addressGone is how long a link must be without an address until the address counts as gone. Network managers restore
+// addresses one by one after a pod, amazon-ec2-net-utils once a minute: the Problem would change with each pod.
 const addressGone = 2 * time.Minute
 
 // addresses are the ENIs whose links have addresses in the host. An ENI's entry stays while a pod has the link alone.
@@ -33,8 +32,7 @@ type hostAddresses struct {
 	placed map[netip.Prefix]*placedAddress
 }
 
-// placedAddress collects all signs of the origin of an address. One look may come before the
-// manager has made the routes that go with the address.
+// placedAddress collects all signs of an address's origin. The manager may add its routes later.
 type placedAddress struct {
 	protocols map[string]bool
 	tables    map[int]bool
@@ -159,8 +157,8 @@ func primaryLink(src inventory.Sources) string {
 	return ""
 }
 
-// imposedFor is the time without an imposition after which it counts as over. It is longer
-// than the renewal of a DHCP lease (half an hour in a VPC).
+// imposedFor is the time after which an imposition counts as over. It exceeds the renewal of a DHCP lease (half an hour
+// in a VPC).
 const imposedFor = 2 * time.Hour
 
 const addressSubject = "address "
@@ -171,8 +169,8 @@ type imposition struct {
 	subject string
 }
 
-// impositions logs the begin and the end of each imposition. Others repeat them with each
-// renewal of a lease, router advertisement, and return of the link from a pod.
+// impositions logs begin and end of each imposition. Others repeat them with each lease renewal, router advertisement
+// and return from a pod.
 type impositions struct {
 	out  logrus.FieldLogger
 	last map[imposition]time.Time

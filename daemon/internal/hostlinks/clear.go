@@ -22,8 +22,7 @@ import (
 )
 
 const (
-	// clearWait bounds the wait for one device's lock when its link is cleared: a plugin at
-	// work on one device must not delay the other links.
+	// clearWait bounds the wait for a device's lock to clear its link: a busy device must not delay the other links.
 	clearWait    = 20 * time.Millisecond
 	retryBusy    = 250 * time.Millisecond // the pause after a plugin had such a lock
 	refusedAgain = time.Minute            // the pause before accept_ra is tried again after a failure
@@ -34,9 +33,9 @@ type refusal struct {
 	at  time.Time
 }
 
-// Sweep clears the links that the last Step knew, if their NodeENIs are still declared. It
-// removes default routes, learned routes and some addresses. The host's network manager and
-// router advertisements add them at any time, so each Sync sweeps before it asks slow sources.
+// Sweep clears the last Step's links, if their NodeENIs are still declared, of default routes, learned routes and some
+// addresses. The host's network manager and router advertisements add them at any time, so each Sync sweeps before it
+// asks slow sources.
 func (l *Links) Sweep(ctx context.Context, src *inventory.Sources) {
 	l.now, l.cleared, l.busy = src.Now, map[linkKey][]problem.Finding{}, false
 	declared := make(map[string]bool, len(src.NodeENIs))
@@ -79,8 +78,8 @@ func (l *Links) clearAll(ctx context.Context, targets []inventory.IdleLink) erro
 	if err != nil {
 		return err
 	}
-	// Links with routes chosen by somebody come last: once the announced routes are gone, a
-	// chosen one is kept if it is the only way out.
+	// Links with chosen routes come last: once the announced routes are gone, a chosen one stays if it is the only way
+	// out.
 	chosen := func(t inventory.IdleLink) int {
 		if slices.ContainsFunc(clutter.Defaults.Of(t.Link.Index), func(d routing.DefaultRoute) bool { return d.Protocol != unix.RTPROT_RA }) {
 			return 1
@@ -169,8 +168,8 @@ func (l *Links) clear(ctx context.Context, t inventory.IdleLink, todo *chores) (
 	return done, errors.Join(errs...)
 }
 
-// unwanted returns the addresses to remove from a link: those made from router
-// advertisements, and a /32 or /128 that a pod leases, for which the host would answer.
+// unwanted returns the addresses to remove: those from router advertisements, and a /32 or /128 that a pod leases, for
+// which the host would answer.
 func (l *Links) unwanted(t inventory.IdleLink, c *routing.Clutter) (remove []routing.HostAddress) {
 	var taken *leases.Leases
 	for _, a := range c.Of(t.Link.Index) {
@@ -230,9 +229,8 @@ func (l *Links) noteRefusal(eni device.ENIID, err error) {
 	l.refused[eni] = refusal{err, l.now}
 }
 
-// refuseRouters makes the link ignore router advertisements, so that it gets no default route
-// and no address from them. The kernel forgets that each time the link changes its netns. If
-// it fails, routes and addresses are removed after they have come.
+// refuseRouters makes the link ignore router advertisements. The kernel forgets that whenever the link changes its
+// netns. If it fails, routes and addresses are removed after they have come.
 func (l *Links) refuseRouters(t inventory.IdleLink) {
 	if l.IPv6 != "" {
 		l.noteRefusal(t.Device.ENIID, l.IPv6.SetAcceptRA(t.Link.Name, "0"))
@@ -265,9 +263,8 @@ func sharedDefaultRoute(d nodestate.Device, l link.Link) problem.Finding {
 		"gets the device; take that next hop out of the route", l.Name)
 }
 
-// ClearForDriver removes the routes of a link whose device is about to leave the kernel, and
-// returns the link as it is now. Findings name default routes that must stay. The error is
-// devicelock.ErrNotOurs if the link is gone or another one.
+// ClearForDriver removes the routes of a link whose device is about to leave the kernel, and returns the link. Findings
+// name default routes that must stay. The error is devicelock.ErrNotOurs if the link is gone or another one.
 func (l *Links) ClearForDriver(d nodestate.Device, was link.Link) (now link.Link, found []problem.Finding, err error) {
 	now, err = l.current(was)
 	if err != nil {

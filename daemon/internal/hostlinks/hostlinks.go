@@ -1,6 +1,5 @@
-// Package hostlinks keeps the links of declared ENIs as pods expect them while no pod owns
-// them alone: up, with their MTU, and without routes and addresses of others. It also reads
-// their device settings, restores links that come back from pods, and routes by source.
+// Package hostlinks keeps the links of declared ENIs up, with their MTU, and without others' routes and addresses,
+// while no pod owns them alone. It also reads device settings, restores links after pods, and routes by source.
 package hostlinks
 
 import (
@@ -23,8 +22,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// lockWait bounds the wait for a device's lock. A plugin that keeps it longer is at work on
-// the device, and a later Sync does the rest.
+// lockWait bounds the wait for a device's lock. If a plugin keeps it longer, a later Sync does the rest.
 const lockWait = 200 * time.Millisecond
 
 // Host is the host's netns, as link.Handle has it.
@@ -66,8 +64,7 @@ type Options struct {
 	Log    logrus.FieldLogger
 }
 
-// Links keeps the links. Its methods must not be called concurrently. Their times are the
-// steady clock's, of inventory.Sources.Now.
+// Links keeps the links. Its methods must not be called concurrently. Its times are inventory.Sources.Now's.
 type Links struct {
 	Options
 	now time.Time // of this Sync
@@ -102,9 +99,8 @@ func New(o Options) *Links {
 	}
 }
 
-// Step brings the links to where they should be. It calls again, which must read src and res anew, after it has
-// changed links. It returns the findings to retry, and the time after which to do so; 0 for no time in particular.
-// Findings that a retry does not end are Problems.
+// Step brings the links to where they should be. After changes it calls again, which must read src and res anew. It
+// returns the findings to retry, and the time after which to do so; 0 for any time. Others are Problems.
 func (l *Links) Step(ctx context.Context, src *inventory.Sources, res *inventory.Result, again func()) (found []problem.Finding, after time.Duration) {
 	l.now = src.Now
 	l.follow(*res)
@@ -201,8 +197,7 @@ func (l *Links) current(was link.Link) (link.Link, error) {
 // SetDown sets a link down.
 func (l *Links) SetDown(index int) error { return l.Host.SetDown(index) }
 
-// Foreign returns, by index, which sign of another owner a link has, and for how long each
-// other link has been seen without one.
+// Foreign returns, by index, a link's sign of another owner, or how long it has been seen without one.
 func (l *Links) Foreign(links []link.Link, now time.Time) (signs map[int]string, unmarked map[int]time.Duration, err error) {
 	signs, err = l.Host.ForeignUse()
 	if err != nil {
@@ -211,8 +206,7 @@ func (l *Links) Foreign(links []link.Link, now time.Time) (signs map[int]string,
 	return signs, l.unmarked.see(links, signs, now), nil
 }
 
-// unmarked is since when each link of the host has been seen without a sign of another
-// owner. A link that was not seen, or with a sign, begins anew.
+// unmarked is since when each link has been seen without a sign of another owner. A gap or a sign begins it anew.
 type unmarked map[linkKey]time.Time
 
 // see notes all links of the host and returns, by index, how long each has been unmarked.

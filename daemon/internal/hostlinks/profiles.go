@@ -14,12 +14,12 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// profileEvery is how often an idle device's settings are read again: no event reports a
-// change by an administrator, and some drivers ask their hardware.
+// profileEvery is how often an idle device's settings are read: no event reports changes, and some drivers ask their
+// hardware.
 const profileEvery = time.Minute
 
-// readProfiles reads the device settings (ethtool(8)) of idle devices into their rows: ADD copies them, and DEL
-// restores them. A device keeps its row's settings while it is in a pod, or still has to be restored.
+// readProfiles reads idle devices' settings (ethtool(8)) into their rows: ADD copies them, and DEL restores them. A
+// device keeps its row's settings while it is in a pod, or still has to be restored.
 func (l *Links) readProfiles(ctx context.Context, res *inventory.Result) {
 	for _, t := range res.Idle {
 		pci := t.Device.PCIAddress

@@ -17,14 +17,14 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// Tidier removes what an interrupted change of a driver has left on a device. It says
-// whether it has taken over the lock; then the link comes later.
+// Tidier removes remains of an interrupted change of driver. It says whether it has taken over the lock; then the link
+// comes later.
 type Tidier interface {
 	Tidy(rec nodestate.Restore, src *inventory.Sources, lock *os.File) bool
 }
 
-// Restore gives links the settings that they had before ADD, if they came back from a dying
-// netns after DEL. It says whether it has changed any.
+// Restore gives links the settings from before ADD, if they left a dying netns after DEL. It says whether it has
+// changed any.
 func (l *Links) Restore(ctx context.Context, src *inventory.Sources, tidier Tidier) (changed bool, found []problem.Finding) {
 	waiting, err := l.Attachments.Restores()
 	if err != nil || !src.Links.Known || !src.Attachments.Known {
@@ -59,8 +59,8 @@ func unrestored(pci device.PCIAddress, err error) problem.Finding {
 	return problem.Finding{Err: err, Problem: p}
 }
 
-// restoreOne handles one restore record, and says whether it has changed a link. The record
-// stays until its link is restored in full.
+// restoreOne handles one restore record, and says whether it has changed a link. The record stays until all is
+// restored.
 func (l *Links) restoreOne(ctx context.Context, pci device.PCIAddress, src *inventory.Sources, tidier Tidier) (bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, lockWait)
 	defer cancel()
@@ -119,8 +119,7 @@ func (l *Links) drop(entry *logrus.Entry, why string, pci device.PCIAddress) err
 	return nil
 }
 
-// ownLink finds the device's link in the host by its PCI function. If neither kernel nor
-// sysfs names the function, it goes by MAC.
+// ownLink finds the device's link in the host by its PCI function, or, if that is unknown, by MAC.
 func ownLink(links []link.Link, d nodestate.AttachedDevice, names []string) (link.Link, bool) {
 	at := slices.IndexFunc(links, func(l link.Link) bool {
 		return l.Parent == d.PCIAddress || l.Parent == "" && slices.Contains(names, l.Name) && (d.VF || l.HasMAC(d.MAC))

@@ -12,8 +12,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// routeSources has packets from an ENI's addresses leave by that ENI, for each ready ENI whose
-// link is up in the host. Without SourceRouting it removes once what an earlier run left.
+// routeSources has packets from a ready ENI's addresses leave by its link, if that is up in the host. Without
+// SourceRouting it removes once what an earlier run left.
 func (l *Links) routeSources(src inventory.Sources, devices []nodestate.Device) []problem.Finding {
 	if !src.Links.Known || !l.SourceRouting && l.sourcesCleared {
 		return nil
@@ -37,8 +37,8 @@ func (l *Links) routeSources(src inventory.Sources, devices []nodestate.Device) 
 	return nil
 }
 
-// withoutTaken tries again without the links that went down, or into a pod, since they were read. Such a link needs
-// no rules, and its return is an event. It returns the sources of the last try.
+// withoutTaken tries again without the links that went down, or into a pod, since they were read. Such a link needs no
+// rules, and its return is an event. It returns the sources of the last try.
 func (l *Links) withoutTaken(want []routing.Source, devices []nodestate.Device, changed bool, err error) ([]routing.Source, bool, error) {
 	links, unread := l.Host.Links()
 	if unread != nil {

@@ -105,8 +105,7 @@ func (r *Restarter) takeLook(now time.Time, c *call, served bool) {
 	}
 }
 
-// takeRestart handles the end of Restart. untouched says that the call's config is still on
-// disk; otherwise the answer counts for nothing, and the result is nil.
+// takeRestart handles the end of Restart. If untouched is false, another config is on disk, and the result is nil.
 func (r *Restarter) takeRestart(now time.Time, c *call, untouched bool) *view.RestartDone {
 	done := &view.RestartDone{Deleted: c.report.Deleted, Err: c.err, Took: now.Sub(c.begun)}
 	switch {

@@ -10,8 +10,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// statConfig identifies the file at path, without its Hash. Since is the file's change time, or its folder's if
-// later: the folder may have come with the file in it. A file that cannot be examined has the zero value.
+// statConfig identifies the file at path, without its Hash. Since is the change time of the file, or of its folder if
+// later: the file may have come with it. A file that cannot be examined has the zero value.
 func statConfig(path string) nodestate.SeenConfig {
 	inode, changed, ok := changeOf(path)
 	_, folder, folderOK := changeOf(filepath.Dir(path))
@@ -41,11 +41,10 @@ func changeOf(path string) (inode uint64, changed time.Time, ok bool) {
 	return st.Ino, time.Unix(st.Ctim.Unix()).UTC(), true
 }
 
-// inspect notes the config file on disk. It returns false if another file is there, or may
-// have been since the last look.
+// inspect notes the config file on disk, and returns false if another file may be there since the last look.
 //
-// The daemon sees a new hash no earlier than the file has it, and nobody can set that time
-// back. Only the kernel's change times bound a change made while no daemon ran.
+// The daemon sees a new hash no earlier than the file has it. Changes while no daemon ran are bounded only by the
+// kernel's change times, which nobody can set back.
 func (r *Restarter) inspect(now time.Time) bool {
 	was, first := r.memory.Seen, !r.inspected
 	r.inspected = true
@@ -64,8 +63,8 @@ func (r *Restarter) inspect(now time.Time) bool {
 	return was.Hash == "" && first && seen.Hash == r.served
 }
 
-// noteReaders keeps the runs that are known to have read the served config. A younger run
-// than readTime may still read, so it is looked at again.
+// noteReaders keeps the runs that have read the served config. A run younger than readTime may still read, so it is
+// looked at again.
 func (r *Restarter) noteReaders(runs []nodestate.Reader, now time.Time) {
 	var known []nodestate.Reader
 	r.young = false
@@ -81,8 +80,7 @@ func (r *Restarter) noteReaders(runs []nodestate.Reader, now time.Time) {
 	r.memory.ReadersOf, r.memory.Readers = r.served, known
 }
 
-// setBack says whether the wall clock was set back between two times. Monotonic readings
-// show it even if more time has passed than the clock lost.
+// setBack says whether the wall clock was set back between two times. Monotonic readings show it at any distance.
 func setBack(before, now time.Time) bool {
 	wall := now.Round(0).Sub(before.Round(0))
 	return wall < 0 || now.Sub(before)-wall > time.Second

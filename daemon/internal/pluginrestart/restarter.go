@@ -16,9 +16,7 @@ import (
 )
 
 const (
-	// lookEvery is the time between two looks for the device plugin at rest: no event
-	// reports that one was installed or removed.
-	lookEvery = 5 * time.Minute
+	lookEvery = 5 * time.Minute  // the time between two looks at rest: no event reports a device plugin that is installed or removed
 	lookApart = 5 * time.Second  // the least time between two looks, even after news
 	readTime  = 10 * time.Second // readTime bounds the time from the start of a device plugin until it has read its config
 )
@@ -34,8 +32,8 @@ type Options struct {
 	Log    logrus.FieldLogger
 }
 
-// Restarter has the device plugin serve the config on disk. It calls the plugin in the background, one call at a
-// time, so that no Step waits for a pod. Only Nudge is safe for concurrent use.
+// Restarter has the device plugin serve the config on disk. It calls the plugin in the background, one call at a time.
+// Only Nudge is safe for concurrent use.
 type Restarter struct {
 	Options
 	log       transitions
@@ -109,24 +107,23 @@ func (r *Restarter) Withdrawn(hash string) bool {
 	return hash == r.served || r.schedule.suspended && r.schedule.hash == hash
 }
 
-// Forget must be called before another config is written: a device plugin that starts from
-// then on may read either, even if the old config is wanted again.
+// Forget must be called before another config is written: from then on a new device plugin may read either.
 func (r *Restarter) Forget() {
 	if r.Plugin != nil {
 		r.served = ""
 	}
 }
 
-// Step takes the end of a call, and begins the next if it is due, for the config that was
-// applied at path. It returns the end of a restart, or nil, and the time after which to step
-// again; 0 for no time in particular. now is the wall clock, with a monotonic reading.
+// Step takes the end of a call, and begins the next if it is due, for the config at path. It returns the end of a
+// restart, or nil, and the time after which to step again; 0 for any time. now is the wall clock, with a monotonic
+// reading.
 func (r *Restarter) Step(ctx context.Context, now time.Time, path string, applied pcidp.Result) (*view.RestartDone, time.Duration) {
 	r.want(path, applied)
 	return r.step(ctx, now)
 }
 
-// want sets the config to serve. A resource that was offered since the daemon started must
-// offer nothing once its entry is gone, unless people have an entry of that name.
+// want sets the config to serve. A resource whose entry is gone must offer nothing, unless people have an entry of that
+// name.
 func (r *Restarter) want(path string, a pcidp.Result) {
 	devices := maps.Clone(a.Offered)
 	for name := range r.wanted.Devices {
@@ -241,12 +238,11 @@ func (r *Restarter) state() (view.PluginState, string) {
 	return view.PluginServing, ""
 }
 
-// rebootWait bounds how long a restart waits after a reboot for devices that were advertised before it and are not
-// ready yet. Links and drivers come up one after the other, and each would cost a restart.
+// rebootWait bounds how long a restart waits after a reboot for advertised devices. They come one by one, and each
+// would cost a restart.
 const rebootWait = 2 * time.Minute
 
-// AwaitDevices notes the devices that a restart waits for. before is the checkpoint, of
-// another boot if rebooted. now is the clock of Step.
+// AwaitDevices notes the devices that a restart waits for. before is the checkpoint, of another boot if rebooted.
 func (r *Restarter) AwaitDevices(now time.Time, rebooted bool, before []nodestate.CheckpointDevice, devices []nodestate.Device) {
 	m := &r.memory
 	if rebooted {
@@ -268,8 +264,7 @@ func (r *Restarter) AwaitDevices(now time.Time, rebooted bool, before []nodestat
 	}
 }
 
-// RecordAwaited puts only the devices of AwaitDevices into the checkpoint. A checkpoint that
-// cannot be written must not keep the Restarter from its other work.
+// RecordAwaited puts only the devices of AwaitDevices into the checkpoint, so that its failure delays nothing else.
 func (r *Restarter) RecordAwaited(c *nodestate.Checkpoint) {
 	c.DevicePlugin.Late, c.DevicePlugin.LateUntil = r.memory.Late, r.memory.LateUntil
 }

@@ -4,12 +4,10 @@ import "time"
 
 // The times between a change of the config and the restart of the device plugin.
 const (
-	restartQuiet  = 2 * time.Second  // how long the config must stay the same: changes come in groups
-	restartLatest = 10 * time.Second // restartLatest bounds the delay by restartQuiet
-	// restartApart is the least time between two restarts: each withdraws all resources of
-	// the device plugin for a moment.
-	restartApart     = 30 * time.Second
-	restartApartMost = 5 * time.Minute // restartApartMost bounds the wait after failures, which doubles from restartApart
+	restartQuiet     = 2 * time.Second  // how long the config must stay the same: changes come in groups
+	restartLatest    = 10 * time.Second // restartLatest bounds the delay by restartQuiet
+	restartApart     = 30 * time.Second // the least time between two restarts: each withdraws all the plugin's resources for a moment
+	restartApartMost = 5 * time.Minute  // restartApartMost bounds the wait after failures, which doubles from restartApart
 )
 
 // schedule decides when a restart is due. Its zero value knows of no config.
@@ -18,13 +16,11 @@ type schedule struct {
 	// first and last are when the config began to differ from the served one, and when it last changed.
 	first, last time.Time
 	// tried is the time of the last try, and failures the number of failures since the last success.
-	tried    time.Time
-	failures int
-	// suspended: there is no device plugin to restart for this config. One that starts later
-	// reads the config by itself.
-	suspended bool
-	// jitter is added to the wait for a config to settle, so that the nodes of a cluster do
-	// not withdraw their resources all at once.
+	tried     time.Time
+	failures  int
+	suspended bool // no device plugin needs a restart for this config; a later one reads it by itself
+	// jitter lengthens the wait for a config to settle, so that a cluster's nodes do not withdraw their resources at
+	// once.
 	jitter time.Duration
 }
 
@@ -89,6 +85,5 @@ func (s *schedule) suspend(hash string) {
 	s.suspended = s.hash == hash
 }
 
-// retry has a suspended config tried at once and forgets failures: there is news of the
-// device plugin or the API server.
+// retry has a suspended config tried at once and forgets failures, after news of the device plugin or the API server.
 func (s *schedule) retry() { s.suspended, s.failures = false, 0 }

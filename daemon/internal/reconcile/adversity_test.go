@@ -46,9 +46,7 @@ func TestLostFilesAreWrittenAgain(t *testing.T) {
 	for how, change := range lose {
 		for _, file := range []string{"run/inventory.json", "state/checkpoint.json"} {
 			t.Run(file+" "+how, func(t *testing.T) {
-				n := newNode(t, 1)
-				n.declare("a", 1, "dpdkResourceName: intel.com/fast")
-				n.settle()
+				n := settledNode(t, "dpdkResourceName: intel.com/fast")
 				want, err := os.ReadFile(n.path(file))
 				n.must(err)
 				n.must(change(n.path(file)))
@@ -82,21 +80,15 @@ func TestNoRestartForAnUnwritableCheckpoint(t *testing.T) {
 	n.sync()
 	writable := n.unwritable()
 	for range 10 {
-		n.now = n.now.Add(time.Minute)
-		n.sync()
+		n.syncAfter(time.Minute)
 	}
-	if len(n.restarts.wanted) != 1 {
-		t.Errorf("restarted %d times, want once", len(n.restarts.wanted))
-	}
+	n.restarted(1, "restarted %d times, want once")
 	n.expect([]string{"a eth1 ready"}, []string{"StateUnwritable"}, pools{"intel.com/fast": {pci(1)}})
 	writable()
 	n.settle()
 	n.start()
-	n.now = n.now.Add(time.Hour)
-	n.settle()
-	if len(n.restarts.wanted) != 1 {
-		t.Errorf("restarted %d times, want none for a new daemon", len(n.restarts.wanted))
-	}
+	n.settleAfter(time.Hour)
+	n.restarted(1, "restarted %d times, want none for a new daemon")
 	n.expect([]string{"a eth1 ready"}, nil, pools{"intel.com/fast": {pci(1)}})
 }
 
@@ -178,9 +170,7 @@ func TestBusyNodeDoesNotFloodMetadata(t *testing.T) {
 }
 
 func TestDrainingAsksMetadataSeldom(t *testing.T) {
-	n := newNode(t, 1)
-	n.declare("a", 1)
-	n.settle()
+	n := settledNode(t)
 	n.hold(1)
 	n.undeclare("a")
 	n.settle()
@@ -199,9 +189,7 @@ func TestRestoreRecordThatStays(t *testing.T) {
 	if nstest.Outside(t) {
 		return
 	}
-	n := newNode(t, 1)
-	n.declare("a", 1)
-	n.settle()
+	n := settledNode(t)
 	rec := n.hold(1)
 	rec.Device.Link = &nodestate.LinkState{Name: "eth1", MAC: mac(1), MTU: 1500, Up: true}
 	n.must(n.records().SaveRestore(nodestate.Restore{BootID: rec.BootID, Device: rec.Device}))
@@ -235,8 +223,7 @@ func TestRestartOfTheDaemonChangesNothing(t *testing.T) {
 	n.logged()
 	for range 2 {
 		n.start()
-		n.now = n.now.Add(time.Hour)
-		n.settle()
+		n.settleAfter(time.Hour)
 	}
 	if diff := cmp.Diff(before, n.files()); diff != "" {
 		t.Errorf("files (-before +after):\n%s", diff)

@@ -54,8 +54,7 @@ func TestConfigTooLargeToRemember(t *testing.T) {
 	n.declare("a", 1, "dpdkResourceName: intel.com/fast")
 	n.write(`{"resourceList":[{"resourceName":"theirs","resourcePrefix":"corp.com","additionalInfo":{"*":{"x":"`+strings.Repeat("<", 250<<10)+`"}},`+
 		`"selectors":[{"vendors":["8086"]}]}]}`, "pcidp/config.json")
-	n.now = n.now.Add(time.Minute)
-	n.settle()
+	n.settleAfter(time.Minute)
 	n.expect([]string{"a eth1 ready"}, []string{"ConfigTooLarge"}, pools{"intel.com/fast": {pci(1)}})
 	n.undeclare("a")
 	n.settle()

@@ -37,9 +37,7 @@ func (n *testNode) share(e int, address string) *nodestate.Record {
 }
 
 func TestClearedThoughMetadataAreSlow(t *testing.T) {
-	n := newNode(t, 1)
-	n.declare("a", 1)
-	n.settle()
+	n := settledNode(t)
 	n.now = n.now.Add(metadataFresh)
 	n.imds.hold = make(chan struct{})
 	defer close(n.imds.hold)
@@ -66,9 +64,7 @@ func TestClearedThoughMetadataAreSlow(t *testing.T) {
 
 // Each renewal of a DHCP lease brings the route again.
 func TestRepeatedRoutesAreLoggedOnce(t *testing.T) {
-	n := newNode(t, 1)
-	n.declare("a", 1)
-	n.settle()
+	n := settledNode(t)
 	n.logged()
 	var got []string
 	for range 20 {
@@ -100,9 +96,7 @@ func TestRepeatedRoutesAreLoggedOnce(t *testing.T) {
 
 // The link stays as it is, and a link that a pod owns alone keeps its routes.
 func TestSharedLinkIsCleared(t *testing.T) {
-	n := newNode(t, 1)
-	n.declare("a", 1, "mtu: 9001")
-	n.settle()
+	n := settledNode(t, "mtu: 9001")
 	n.share(1, "10.0.0.1")
 	n.sync()
 	l := n.host.links[1]
@@ -151,17 +145,14 @@ func TestHostAddress(t *testing.T) {
 	if got := n.logged(); slices.ContainsFunc(got, func(s string) bool { return strings.Contains(s, "problem") }) {
 		t.Errorf("logged %q", got)
 	}
-	n.now = n.now.Add(2 * time.Minute)
-	n.settle()
+	n.settleAfter(2 * time.Minute)
 	n.expect([]string{"a eth1 ready"}, nil, nil)
 }
 
 // Whenever an ENI returns from a pod, the network manager adds its addresses one by one and their routes later. That is
 // one problem, which gains words but loses none.
 func TestHostAddressIsSaidOnce(t *testing.T) {
-	n := newNode(t, 1)
-	n.declare("a", 1)
-	n.settle()
+	n := settledNode(t)
 	one := routing.HostAddress{Index: 11, Prefix: netip.MustParsePrefix("10.0.0.1/16"), Dynamic: true}
 	routed := one
 	routed.Tables, routed.Routes = []int{10001}, []int{unix.RTPROT_DHCP}
@@ -264,8 +255,7 @@ func TestRouterAdvertisements(t *testing.T) {
 	}
 	n.must(os.Remove(conf(1)))
 	n.write("1\n", "ipv6", ifname(1), "accept_ra")
-	n.now = n.now.Add(time.Minute)
-	n.settle()
+	n.settleAfter(time.Minute)
 	n.expect([]string{"a eth1 ready"}, nil, nil)
 
 	// Pods that come and go neither end nor begin it.
@@ -293,8 +283,7 @@ func TestRouterAdvertisements(t *testing.T) {
 		n.expect([]string{"a eth1 ready"}, []string{"RouterAdvertisementsAccepted"}, nil)
 		n.must(os.RemoveAll(conf(1)))
 		end()
-		n.now = n.now.Add(time.Minute)
-		n.settle()
+		n.settleAfter(time.Minute)
 		if got := n.inventory().Problems; len(got) > 0 {
 			t.Errorf("problems %+v", got)
 		}
@@ -325,9 +314,7 @@ func TestLinksOfInterest(t *testing.T) {
 }
 
 func TestUndeclaredLinkIsNotCleared(t *testing.T) {
-	n := newNode(t, 1)
-	n.declare("a", 1)
-	n.settle()
+	n := settledNode(t)
 	n.undeclare("a")
 	n.host.ours[1], n.host.routes[1] = false, true
 	n.settle()

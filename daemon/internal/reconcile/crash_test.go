@@ -144,9 +144,7 @@ func TestCorruptRecord(t *testing.T) {
 }
 
 func TestFileModes(t *testing.T) {
-	n := newNode(t, 1)
-	n.declare("a", 1, "dpdkResourceName: intel.com/fast")
-	n.settle()
+	n := settledNode(t, "dpdkResourceName: intel.com/fast")
 	want := map[string]fs.FileMode{"run/inventory.json": 0o600, "state/checkpoint.json": 0o600, "pcidp/config.json": 0o644, "run": 0o700, "state": 0o700}
 	got := map[string]fs.FileMode{}
 	for path := range want {

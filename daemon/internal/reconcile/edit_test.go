@@ -8,9 +8,7 @@ import (
 )
 
 func TestEmptySysfsIsUnknown(t *testing.T) {
-	n := newNode(t, 1)
-	n.declare("a", 1, "dpdkResourceName: intel.com/fast")
-	n.settle()
+	n := settledNode(t, "dpdkResourceName: intel.com/fast")
 	n.hold(1)
 	n.must(os.Rename(n.path("sys/bus/pci/devices"), n.path("away")))
 	n.mkdir("sys/bus/pci/devices")
@@ -77,8 +75,7 @@ func TestEditedUnderAPod(t *testing.T) {
 			n.settle()
 			n.expect(tt.held, tt.heldProblems, tt.pools)
 			n.start() // it is known to the next daemon too
-			n.now = n.now.Add(time.Minute)
-			n.settle()
+			n.settleAfter(time.Minute)
 			n.expect(tt.held, tt.heldProblems, tt.pools)
 			n.must(rec.Remove())
 			n.addLink(1, "eth1")

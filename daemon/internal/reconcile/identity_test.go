@@ -71,9 +71,7 @@ func TestRenamedNode(t *testing.T) {
 }
 
 func TestRenamedNodeGoesOn(t *testing.T) {
-	n := newNode(t, 1)
-	n.declare("a", 1, "dpdkResourceName: intel.com/a")
-	n.settle()
+	n := settledNode(t, "dpdkResourceName: intel.com/a")
 	n.must(n.startWith(func(o *Options) { o.NodeName, o.RenamedFrom = "node-b", "node-a" }))
 	n.settle()
 	n.expect([]string{"a eth1 ready"}, nil, pools{"intel.com/a": {pci(1)}})

@@ -146,8 +146,7 @@ func TestEveryKindOfFile(t *testing.T) {
 				if !want.refuses {
 					n.start()
 					n.settle()
-					n.now = n.now.Add(time.Hour)
-					n.settle()
+					n.settleAfter(time.Hour)
 					n.fate(want)
 				}
 				now, err := os.ReadFile(path)
@@ -237,8 +236,7 @@ func TestLeasesOfAnotherVersion(t *testing.T) {
 	n.must(os.Chmod(n.path("leases", n.boot, eniID(1).String()+".json"), 0o600))
 	set(1, "10.0.0.1/16")
 	set(2, "10.0.0.2/16")
-	n.now = n.now.Add(time.Hour)
-	n.settle()
+	n.settleAfter(time.Hour)
 	var got [][]netip.Prefix
 	for _, d := range n.inventory().Devices {
 		got = append(got, d.Addresses)

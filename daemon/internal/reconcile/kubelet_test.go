@@ -41,8 +41,7 @@ func TestHungKubelet(t *testing.T) {
 	if !slices.Contains(n.reasons(), "KubeletUnreadable") {
 		t.Errorf("problems %q", n.reasons())
 	}
-	n.now = n.now.Add(silentFirst)
-	n.sync()
+	n.syncAfter(silentFirst)
 	n.sync()
 	if hung.asked != 2 {
 		t.Errorf("asked %d times, want again after %v", hung.asked, silentFirst)
@@ -53,8 +52,7 @@ func TestHungKubelet(t *testing.T) {
 		t.Errorf("asked %d times after the clock was set back", hung.asked)
 	}
 	n.daemon.kubelet.from = n.kubelet // it answers again
-	n.now = n.now.Add(silentLatest)
-	n.settle()
+	n.settleAfter(silentLatest)
 	if got := len(n.inventory().Devices); got != devices || slices.Contains(n.reasons(), "KubeletUnreadable") {
 		t.Errorf("%d devices, problems %q", got, n.reasons())
 	}

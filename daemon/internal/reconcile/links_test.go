@@ -127,9 +127,7 @@ func TestRestore(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			n := newNode(t, 1)
-			n.declare("a", 1)
-			n.settle()
+			n := settledNode(t)
 			n.host.changes = nil
 			record(n, n.boot)
 			tt.arrange(n)
@@ -158,9 +156,7 @@ func TestUnrestored(t *testing.T) {
 			[]string{"alias", "XDP program 7", "no pod gets the device", "detach"},
 		},
 	} {
-		n := newNode(t, 1)
-		n.declare("a", 1)
-		n.settle()
+		n := settledNode(t)
 		was := nodestate.LinkState{Name: "eth1", MAC: mac(1), MTU: 9001, Up: true}
 		n.must(n.records().SaveRestore(nodestate.Restore{
 			BootID: n.boot, Device: nodestate.AttachedDevice{PCIAddress: pci(1), MAC: mac(1), ENIID: eniID(1), Link: &was},

@@ -228,20 +228,17 @@ func TestNetworkManagerSequences(t *testing.T) {
 		for range 3 + n.rnd.IntN(10) {
 			n.happen()
 			if n.rnd.IntN(3) == 0 {
-				n.now = n.now.Add(time.Second)
-				n.sync()
+				n.syncAfter(time.Second)
 			}
 		}
 		before, ways := n.left(0), n.waysOut()
 		n.story = append(n.story, fmt.Sprint("main table: ", n.left(-1)))
-		n.now = n.now.Add(time.Second)
-		n.sync()
+		n.syncAfter(time.Second)
 		n.want(before, ways)
 		events, err := new(events.Interest).Subscribe(t.Context())
 		n.must(err)
 		for range 3 {
-			n.now = n.now.Add(time.Second)
-			n.sync()
+			n.syncAfter(time.Second)
 		}
 		select {
 		case <-events:

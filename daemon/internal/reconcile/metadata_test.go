@@ -23,26 +23,21 @@ func TestSlowMetadata(t *testing.T) {
 }
 
 func TestMetadataIsNotAskedForNothing(t *testing.T) {
-	n := newNode(t, 1)
-	n.declare("a", 1)
-	n.settle()
+	n := settledNode(t)
 	before := n.imds.asked
 	for range 5 {
-		n.now = n.now.Add(time.Second)
-		n.sync()
+		n.syncAfter(time.Second)
 	}
 	if n.imds.asked != before {
 		t.Errorf("asked %d times in 5 s of a settled node", n.imds.asked-before)
 	}
-	n.now = n.now.Add(metadataFresh)
-	n.sync()
+	n.syncAfter(metadataFresh)
 	if n.imds.asked != before+1 {
 		t.Error("not asked again after a while")
 	}
 	n.declare("b", 2)
 	n.sync()
-	n.now = n.now.Add(metadataApart)
-	n.sync()
+	n.syncAfter(metadataApart)
 	if n.imds.asked != before+2 {
 		t.Error("not asked again for a device that is not known yet")
 	}

@@ -258,3 +258,32 @@ func (n *testNode) judge() map[string][]device.PCIAddress {
 }
 
 func (n *testNode) prefixes() []string { return n.daemon.plugin.Prefixes() }
+
+// settledNode is at rest with the NodeENI "a" of ENI 1; spec are lines of its spec.
+func settledNode(t testing.TB, spec ...string) *testNode {
+	t.Helper()
+	n := newNode(t, 1)
+	n.declare("a", 1, spec...)
+	n.settle()
+	return n
+}
+
+func (n *testNode) syncAfter(d time.Duration) {
+	n.Helper()
+	n.now = n.now.Add(d)
+	n.sync()
+}
+
+func (n *testNode) settleAfter(d time.Duration) {
+	n.Helper()
+	n.now = n.now.Add(d)
+	n.settle()
+}
+
+// restarted compares the number of calls of Restart; the format of the error gets that number.
+func (n *testNode) restarted(want int, format string) {
+	n.Helper()
+	if got := len(n.restarts.wanted); got != want {
+		n.Errorf(format, got)
+	}
+}

@@ -29,8 +29,7 @@ func TestSyncDoesNotWaitForTheDevicePlugin(t *testing.T) {
 	n.restarts.hold = make(chan struct{})
 	n.undeclare("a")
 	n.sync()
-	n.now = n.now.Add(time.Minute)
-	n.sync()
+	n.syncAfter(time.Minute)
 	if got := n.view().Plugin.State; got != view.PluginRestarting {
 		t.Fatalf("state %s, want %s", got, view.PluginRestarting)
 	}
@@ -62,8 +61,7 @@ func TestConfigComesBackDuringARestart(t *testing.T) {
 			n.restarts.hold = make(chan struct{})
 			n.declare("a", 1, "dpdkResourceName: intel.com/a")
 			n.sync()
-			n.now = n.now.Add(time.Minute)
-			n.sync()
+			n.syncAfter(time.Minute)
 			n.waitRestart(2)
 			n.undeclare("a")
 			meanwhile(n)
@@ -82,12 +80,10 @@ func TestConfigComesBackDuringARestart(t *testing.T) {
 func TestConfigComesBackBeforeARestart(t *testing.T) {
 	n := newNode(t, 1)
 	n.settle()
-	n.now = n.now.Add(time.Minute)
-	n.sync()
+	n.syncAfter(time.Minute)
 	served, before := n.view().Plugin.ServedHash, n.now
 	n.declare("a", 1, "dpdkResourceName: intel.com/a")
-	n.now = n.now.Add(time.Second)
-	n.sync()
+	n.syncAfter(time.Second)
 	if got := n.view().Plugin.ServedHash; got != "" {
 		t.Errorf("%s is said to be served though another config is on disk", got)
 	}
@@ -133,8 +129,7 @@ func TestNoDevicePlugin(t *testing.T) {
 	n.settle()
 	n.expect(nil, nil, pools{})
 	tried := len(n.restarts.wanted)
-	n.now = n.now.Add(lookEvery - time.Second)
-	n.settle()
+	n.settleAfter(lookEvery - time.Second)
 	if got := len(n.restarts.wanted); got != tried {
 		t.Errorf("looked for %d times within %v of the last time", got-tried, lookEvery)
 	}
@@ -162,13 +157,10 @@ func TestNoDevicePlugin(t *testing.T) {
 }
 
 func TestDevicePluginIsLookedForSeldom(t *testing.T) {
-	n := newNode(t, 1)
-	n.declare("a", 1, "dpdkResourceName: intel.com/a")
-	n.settle()
+	n := settledNode(t, "dpdkResourceName: intel.com/a")
 	looks := n.restarts.looks
 	for range 60 {
-		n.now = n.now.Add(time.Minute)
-		n.sync()
+		n.syncAfter(time.Minute)
 	}
 	if got := n.restarts.looks - looks; got != 12 || len(n.restarts.wanted) != 1 {
 		t.Errorf("%d looks and %d restarts in an hour, want 12 and the first one", got, len(n.restarts.wanted))
@@ -181,8 +173,7 @@ func TestFailedRestartAndNews(t *testing.T) {
 	n.restarts.err = errors.New("connection refused")
 	n.declare("a", 1, "dpdkResourceName: intel.com/a")
 	for range 10 {
-		n.now = n.now.Add(time.Minute)
-		n.sync()
+		n.syncAfter(time.Minute)
 	}
 	tried := len(n.restarts.wanted)
 	if got := n.view().Plugin.State; got != view.PluginFailed {
@@ -312,8 +303,7 @@ func TestRemovedWhileTheConfigCannotBeWritten(t *testing.T) {
 	n.host.err = errors.New("no buffer space")
 	n.undeclare("a")
 	for range 5 {
-		n.now = n.now.Add(time.Second)
-		n.sync()
+		n.syncAfter(time.Second)
 	}
 	n.expect([]string{"a eth1 draining", "b eth2 ready"}, []string{"LinksUnreadable"}, pools{"intel.com/a": {pci(1)}, "intel.com/b": {pci(2)}})
 	n.host.err = nil
@@ -334,9 +324,7 @@ func TestConfigThatIsNotOurs(t *testing.T) {
 }
 
 func TestRemovalTakenBack(t *testing.T) {
-	n := newNode(t, 1)
-	n.declare("a", 1, "dpdkResourceName: intel.com/a")
-	n.settle()
+	n := settledNode(t, "dpdkResourceName: intel.com/a")
 	n.host.err = errors.New("no buffer space") // the config stays as it is
 	n.undeclare("a")
 	n.sync()

@@ -66,9 +66,7 @@ func TestPluginPrefix(t *testing.T) {
 }
 
 func TestConfigNeverSettles(t *testing.T) {
-	n := newNode(t, 1)
-	n.declare("a", 1, "dpdkResourceName: intel.com/fast")
-	n.settle()
+	n := settledNode(t, "dpdkResourceName: intel.com/fast")
 	for i := range 30 {
 		n.write(fmt.Sprintf("{garbage %d", i), "pcidp/config.json")
 		n.daemon.Sync(t.Context())

@@ -70,9 +70,7 @@ func TestReattachedWhereItWas(t *testing.T) {
 	}
 	for name, story := range tests {
 		t.Run(name, func(t *testing.T) {
-			n := newNode(t, 1)
-			n.declare("a", 1, "dpdkResourceName: intel.com/fast")
-			n.settle()
+			n := settledNode(t, "dpdkResourceName: intel.com/fast")
 			n.expect([]string{"a eth1 ready"}, nil, pools{"intel.com/fast": {pci(1)}})
 			restarts := len(n.restarts.wanted)
 			story(n)

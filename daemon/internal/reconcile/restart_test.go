@@ -15,20 +15,15 @@ func TestRestartIsNotRepeated(t *testing.T) {
 		t.Fatalf("restarted %d times in %v, want once after %v", len(n.restarts.wanted), took, restartQuiet)
 	}
 	n.start()
-	n.now = n.now.Add(time.Hour)
-	n.settle()
+	n.settleAfter(time.Hour)
 	n.declare("b", 2)
 	n.settle()
-	if len(n.restarts.wanted) != 1 {
-		t.Errorf("restarted %d times, want no other for a device that is not advertised", len(n.restarts.wanted))
-	}
+	n.restarted(1, "restarted %d times, want no other for a device that is not advertised")
 	n.declare("b", 2, "dpdkResourceName: intel.com/fast")
 	n.sync()
 	n.start() // before the restart that is due
 	n.settle()
-	if len(n.restarts.wanted) != 2 {
-		t.Errorf("restarted %d times, want a second for the second device", len(n.restarts.wanted))
-	}
+	n.restarted(2, "restarted %d times, want a second for the second device")
 }
 
 func TestFailedRestartIsLoggedOnce(t *testing.T) {

@@ -32,9 +32,7 @@ func (n *testNode) config() string {
 
 // A run that started before the daemon saw a config has not read it, whatever the file's modification time.
 func TestConfigWithAnOldTime(t *testing.T) {
-	n := newNode(t, 1)
-	n.declare("a", 1, "dpdkResourceName: intel.com/a")
-	n.settle()
+	n := settledNode(t, "dpdkResourceName: intel.com/a")
 	n.now = n.now.Add(time.Hour)
 	at := n.now
 	n.replaceConfig(strings.Replace(n.config(), `"resourceList": [`, `"resourceList": [{"resourceName":"people","selectors":{"vendors":["8086"]}},`, 1))
@@ -47,9 +45,7 @@ func TestConfigWithAnOldTime(t *testing.T) {
 // The served config is another file now, so a third content may have been there meanwhile. The device plugin is asked
 // which it has read.
 func TestConfigReplacedBetweenTwoDaemons(t *testing.T) {
-	n := newNode(t, 1)
-	n.declare("a", 1, "dpdkResourceName: intel.com/a")
-	n.settle()
+	n := settledNode(t, "dpdkResourceName: intel.com/a")
 	n.start()
 	n.settle()
 	if got := len(n.restarts.wanted); got != 1 {
@@ -71,8 +67,7 @@ func TestConfigReplacedBetweenTwoDaemons(t *testing.T) {
 	n.logged()
 	before := n.files()
 	for range 10 {
-		n.now = n.now.Add(time.Minute)
-		n.sync()
+		n.syncAfter(time.Minute)
 	}
 	if diff := cmp.Diff(before, n.files()); diff != "" || len(n.logged()) > 0 {
 		t.Errorf("at rest something was written or said (-before +after):\n%s", diff)
@@ -101,8 +96,7 @@ func TestRestartsAreSpacedAcrossDaemons(t *testing.T) {
 		n.declare("a", 1, "dpdkResourceName: intel.com/a")
 		n.restarts.hold = make(chan struct{})
 		n.sync()
-		n.now = n.now.Add(restartLatest)
-		n.sync()
+		n.syncAfter(restartLatest)
 		at := n.now
 		n.waitRestart(1)
 		n.start()
@@ -141,9 +135,7 @@ func TestRestartsAreSpacedAcrossDaemons(t *testing.T) {
 }
 
 func TestFailedLookIsRepeated(t *testing.T) {
-	n := newNode(t, 1)
-	n.declare("a", 1, "dpdkResourceName: intel.com/a")
-	n.settle()
+	n := settledNode(t, "dpdkResourceName: intel.com/a")
 	n.restarts.lookErr = errors.New("connection refused")
 	n.start()
 	n.logged()

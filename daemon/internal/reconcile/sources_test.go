@@ -80,9 +80,7 @@ func TestSourceOfLinkTakenMeanwhile(t *testing.T) {
 }
 
 func TestSourceRoutingOff(t *testing.T) {
-	n := newNode(t, 1)
-	n.declare("a", 1)
-	n.settle()
+	n := settledNode(t)
 	if got := n.routed(); got != "" {
 		t.Errorf("at first: %s", got)
 	}
@@ -95,9 +93,7 @@ func TestSourceRoutingOff(t *testing.T) {
 // A pod gives its ENI back, or takes it, between the reading of links and records. No problem says that the ENI has no
 // interface.
 func TestPodComesOrGoesWhileReading(t *testing.T) {
-	n := newNode(t, 1)
-	n.declare("a", 1)
-	n.settle()
+	n := settledNode(t)
 	n.logged()
 	for range 5 {
 		rec := n.hold(1)

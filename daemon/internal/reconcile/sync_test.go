@@ -102,16 +102,12 @@ func TestSteadyNode(t *testing.T) {
 	if got := n.logged(); !slices.Equal(got, []string{"problem found"}) {
 		t.Errorf("a new daemon logged %q, want the one problem that is still there", got)
 	}
-	if len(n.restarts.wanted) != 1 {
-		t.Errorf("device plugin restarted %d times, want once in all", len(n.restarts.wanted))
-	}
+	n.restarted(1, "device plugin restarted %d times, want once in all")
 }
 
 // The device drains, leaves the config, and after a restart of the device plugin and the end of its pod the inventory.
 func TestRemoval(t *testing.T) {
-	n := newNode(t, 1)
-	n.declare("a", 1, "dpdkResourceName: intel.com/fast")
-	n.settle()
+	n := settledNode(t, "dpdkResourceName: intel.com/fast")
 	pod := n.hold(1)
 	n.settle()
 	n.undeclare("a")
@@ -132,9 +128,7 @@ func TestRemoval(t *testing.T) {
 }
 
 func TestRemovalWaitsForTheDevicePlugin(t *testing.T) {
-	n := newNode(t, 1)
-	n.declare("a", 1, "dpdkResourceName: intel.com/fast")
-	n.settle()
+	n := settledNode(t, "dpdkResourceName: intel.com/fast")
 	n.restarts.err = errors.New("API server is away")
 	n.now = n.now.Add(time.Hour)
 	n.undeclare("a")
@@ -145,8 +139,7 @@ func TestRemovalWaitsForTheDevicePlugin(t *testing.T) {
 	n.expect([]string{"a eth1 draining"}, nil, nil)
 	n.restarts.err = nil
 	for range 10 {
-		n.now = n.now.Add(resyncEvery)
-		n.sync()
+		n.syncAfter(resyncEvery)
 	}
 	n.expect(nil, nil, nil)
 }
@@ -237,9 +230,7 @@ func (tt unreadableStory) play(t *testing.T) {
 	n.settle()
 	n.expect(rows, nil, served)
 	same(t, "logged", []string{"problem found", "problem is over"}, n.logged())
-	if len(n.restarts.wanted) != 1 {
-		t.Errorf("device plugin restarted %d times, want once in all", len(n.restarts.wanted))
-	}
+	n.restarted(1, "device plugin restarted %d times, want once in all")
 }
 
 func TestHotPlug(t *testing.T) {
@@ -257,15 +248,12 @@ func TestHotPlug(t *testing.T) {
 	n.expect([]string{"a  pending"}, nil, nil)
 	e.DeviceIndex = 1
 	n.imds.enis[1] = e
-	n.now = n.now.Add(metadataApart)
-	n.sync()
+	n.syncAfter(metadataApart)
 	n.expect([]string{"a eth1 ready"}, nil, pools{"intel.com/fast": {pci(1)}})
 }
 
 func TestReboot(t *testing.T) {
-	n := newNode(t, 1)
-	n.declare("a", 1, "dpdkResourceName: intel.com/fast")
-	n.settle()
+	n := settledNode(t, "dpdkResourceName: intel.com/fast")
 	n.unplug(1)
 	n.boot = "boot-2"
 	n.start()
@@ -290,18 +278,14 @@ func TestPeoplesConfig(t *testing.T) {
 		{"resourceName":"theirs","selectors":[{"vendors":["15b3"]}]}]}`, "pcidp", "config.json")
 	n.settle()
 	n.expect([]string{"a eth1 ready"}, nil, pools{"intel.com/fast": {pci(1)}})
-	if len(n.restarts.wanted) != 2 {
-		t.Errorf("device plugin restarted %d times, want again after the edit", len(n.restarts.wanted))
-	}
+	n.restarted(2, "device plugin restarted %d times, want again after the edit")
 	if diff := cmp.Diff(before[n.path("run/inventory.json")], n.files()[n.path("run/inventory.json")]); diff != "" {
 		t.Errorf("inventory was written (-before +after):\n%s", diff)
 	}
 }
 
 func TestPhasesAreLoggedOnce(t *testing.T) {
-	n := newNode(t, 1)
-	n.declare("a", 1)
-	n.settle()
+	n := settledNode(t)
 	n.undeclare("a")
 	n.settle()
 	var got []string

@@ -23,8 +23,7 @@ func TestUnreadNodeENI(t *testing.T) {
 			n.declare("z", 3, line) // of which nothing was ever known
 			n.start()
 			n.undeclare("b")
-			n.now = n.now.Add(time.Hour)
-			n.settle()
+			n.settleAfter(time.Hour)
 			n.expect([]string{"a eth1 ready", "c eth3 ready"}, []string{"NodeENIUnreadable", "NodeENIUnreadable"}, pools{"intel.com/fast": {pci(1)}})
 			n.undeclare("a")
 			n.settle()

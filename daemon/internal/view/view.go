@@ -1,5 +1,4 @@
-// Package view describes the state of the daemon after a Sync. ENINodeState, Events, metrics and
-// the status command are all made of it.
+// Package view describes the daemon's state after a Sync, for ENINodeState, Events, metrics and the status command.
 package view
 
 import (
@@ -22,15 +21,13 @@ type View struct {
 	Did       Did
 }
 
-// Declared names the version of a NodeENI that was acted upon. UID and Generation come from the
-// API server; empty and 0 for a manifest.
+// Declared is the version of a NodeENI that was acted upon. UID and Generation are empty for a manifest.
 type Declared struct {
 	Name, UID  string
 	Generation int64
 }
 
-// Holder is an attachment of this boot that still has its device, or a container to which the
-// kubelet has allocated one.
+// Holder is an attachment of this boot that has its device, or a container to which the kubelet has allocated one.
 type Holder struct {
 	PCIAddress device.PCIAddress `json:"pciAddress"`
 	// Pod is namespace/name; PodUID is "" if the runtime did not pass it, or an older version wrote the record.
@@ -77,13 +74,11 @@ type PluginView struct {
 
 // Did lists the actions of one Sync.
 type Did struct {
-	Took          time.Duration // how long the Sync took
-	ConfigWritten bool          // ConfigWritten says that the device plugin's config was written
-	// Withdrawn has, for each device that this Sync took out of the config, the time since its
-	// removal was first seen.
-	Withdrawn     []time.Duration
-	DriverChanges []DriverChange // DriverChanges have ended since the Sync before, sorted by device
-	Restart       *RestartDone   // the restart that has ended since the Sync before; nil for none
+	Took          time.Duration   // how long the Sync took
+	ConfigWritten bool            // ConfigWritten says that the device plugin's config was written
+	Withdrawn     []time.Duration // Withdrawn has the time since the removal was seen, for each device that this Sync took out of the config
+	DriverChanges []DriverChange  // DriverChanges have ended since the Sync before, sorted by device
+	Restart       *RestartDone    // the restart that has ended since the Sync before; nil for none
 	// Began and Over are the problems that have appeared and gone.
 	Began, Over []nodestate.Problem
 }
