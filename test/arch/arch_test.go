@@ -19,7 +19,7 @@ type rule struct {
 
 func rules() []rule {
 	return slices.Concat(importRules(), sourceRules(), layerRules(), textRules(), docRules(), sentenceRules(), proseRules(),
-		configRules(), forgeRules(), diagramRules())
+		commentRules(), configRules(), forgeRules(), diagramRules(), architectureRules())
 }
 
 func TestRules(t *testing.T) {

@@ -27,6 +27,8 @@ func diagramRules() []rule {
 			flow + "    b[x] --> a\n```\n",
 			states + "    a --> [*]: x\n\n",
 			"-- docs/x.md --\n```mermaid\nsequence\n```\n",
+			"-- docs/x.md --\n```mermaid\nflowchart TB\n    a[\"x\"]\n```\n",
+			"-- docs/x.md --\n```mermaid\nflowchart TB\n    subgraph s [\"x\"]\n```\n",
 		},
 		good: []string{
 			sequence + "    A->>B: x\n    alt x\n        A->>A: y\n    else z\n        B-->>A: z\n    end\n    Note over A,B: x\n```\n",
@@ -69,6 +71,8 @@ func brokenDiagrams(tr tree) (out []string) {
 						fault = line
 					}
 				}
+			case kind == "flowchart TB":
+				_, fault = parseFlowchart(body)
 			default:
 				fault = "kind " + kind
 			}
