@@ -39,7 +39,7 @@ func architectureRules() []rule {
 var (
 	aSubgraph = regexp.MustCompile(`^subgraph \w+ \["[^"]+"\]$`)
 	aBox      = regexp.MustCompile(`^(\w+)\["([^"]+)"\]$`)
-	anArrow   = regexp.MustCompile(`^(\w+) --> (\w+)$`)
+	anImport   = regexp.MustCompile(`^(\w+) --> (\w+)$`)
 )
 
 // flowchart is a picture of boxes in layers.
@@ -55,7 +55,7 @@ func parseFlowchart(body string) (c flowchart, fault string) {
 	layer, open := -1, false
 	for line := range strings.SplitSeq(body, "\n") {
 		text := strings.TrimSpace(line)
-		switch box, arrow := aBox.FindStringSubmatch(text), anArrow.FindStringSubmatch(text); {
+		switch box, arrow := aBox.FindStringSubmatch(text), anImport.FindStringSubmatch(text); {
 		case aSubgraph.MatchString(text) && !open:
 			layer, open = layer+1, true
 		case text == "end" && open:

@@ -63,6 +63,8 @@ func brokenDiagrams(tr tree) (out []string) {
 				fault = "no end of the diagram"
 			case kind == "sequenceDiagram":
 				fault = brokenSequence(body)
+			case kind == "flowchart TB":
+				_, fault = parseFlowchart(body)
 			case strings.HasPrefix(kind, "flowchart "):
 				fault = brokenFlow(body)
 			case kind == "stateDiagram-v2":
@@ -71,8 +73,6 @@ func brokenDiagrams(tr tree) (out []string) {
 						fault = line
 					}
 				}
-			case kind == "flowchart TB":
-				_, fault = parseFlowchart(body)
 			default:
 				fault = "kind " + kind
 			}
