@@ -24,8 +24,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// share runs a verb of the built plugin for a pod that shares an ENI, and returns its
-// output. The pod's netns exists.
+// share runs a verb of the built plugin for a pod that shares an ENI, and returns its output. The pod's netns exists.
 func (m *machine) share(verb, nodeENI, container string) string {
 	m.Helper()
 	plugin, err := nstest.Binary("multi-eni")
@@ -47,8 +46,7 @@ func (m *machine) share(verb, nodeENI, container string) string {
 	return string(out)
 }
 
-// TestManageAddresses: the daemon has an address assigned when a pod finds none on the ENI
-// that it shares. The pod's next attempt gets it.
+// TestManageAddresses: the daemon has an address assigned when a pod finds none on the ENI that it shares. The pod's next attempt gets it.
 func TestManageAddresses(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -112,8 +110,7 @@ func TestManageAddresses(t *testing.T) {
 	m.end()
 }
 
-// TestNobodyAsksEC2: without --manage-addresses no call is made, however much a pod lacks
-// an address.
+// TestNobodyAsksEC2: without --manage-addresses no call is made, however much a pod lacks an address.
 func TestNobodyAsksEC2(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -186,8 +183,7 @@ func TestLeasedAddressStays(t *testing.T) {
 		}
 	}
 	until("LeasedAddressGone", both)
-	boot, err := nodestate.BootID()
-	must(m, err)
+	boot := thisBoot(m.T)
 	file := m.path("leases/" + boot + "/" + e.ID + ".json")
 	leases, err := os.ReadFile(file)
 	must(m, err)
@@ -214,8 +210,7 @@ func TestManageAddressesFlags(t *testing.T) {
 	}
 }
 
-// TestSourceRouting: an ENI's rules and routes come with its NodeENI and go with
-// it, or with the flag.
+// TestSourceRouting: an ENI's rules and routes come with its NodeENI and go with it, or with the flag.
 func TestSourceRouting(t *testing.T) {
 	if nstest.Outside(t) {
 		return

@@ -97,9 +97,8 @@ func (i *intruder) acceptRA(name, value string) string {
 	return got
 }
 
-// TestForeignRoutesAreGoneSoon: routes that others put on an idle ENI are gone soon after
-// the kernel's event, also while IMDS is slow, with one log line for each kind; the
-// primary ENI's stay, and at rest nothing is rewritten.
+// TestForeignRoutesAreGoneSoon: routes that others put on an idle ENI are gone soon after the kernel's event, also while IMDS is slow, with
+// one log line for each kind; the primary ENI's stay, and at rest nothing is rewritten.
 func TestForeignRoutesAreGoneSoon(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -193,8 +192,7 @@ func (i *intruder) rest(d time.Duration) {
 	}
 }
 
-// TestSourceRulesComeBack: source-routing rules and routes that a network manager flushes
-// are back at once.
+// TestSourceRulesComeBack: source-routing rules and routes that a network manager flushes are back at once.
 func TestSourceRulesComeBack(t *testing.T) {
 	if nstest.Outside(t) {
 		return

@@ -80,9 +80,8 @@ func helpers(t *testing.T) (pids []int) {
 	return pids
 }
 
-// TestHelperThatHangsHoldsTheContainer is an upgrade while the kernel does not let a device
-// go. The old container cannot end before its helper, not even by SIGKILL. The new daemon
-// serves the other devices and reports the one that hangs, until the kernel lets go.
+// TestHelperThatHangsHoldsTheContainer is an upgrade while the kernel does not let a device go. The old container cannot end before its
+// helper, not even by SIGKILL. The new daemon serves the other devices and reports the one that hangs, until the kernel lets go.
 func TestHelperThatHangsHoldsTheContainer(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -147,8 +146,7 @@ func TestHelperThatHangsHoldsTheContainer(t *testing.T) {
 	m.eventually("the new daemon ends", next.over)
 }
 
-// TestHostHasTheMount: the daemon restores a link's accept_ra in the folder of --sysctls.
-// A container cannot write the kernel's own folder.
+// TestHostHasTheMount: the daemon restores a link's accept_ra in the folder of --sysctls. A container cannot write the kernel's own folder.
 func TestHostHasTheMount(t *testing.T) {
 	c := nodeFlags{sysctls: "/host/proc/sys"}
 	h, err := c.openHost()

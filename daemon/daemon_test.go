@@ -1,9 +1,12 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -98,8 +101,7 @@ func (m *machine) declare(name string, n int, more ...string) {
 	must(m, os.WriteFile(m.path("nodeenis/"+name+".yaml"), []byte(y), 0o644))
 }
 
-// until waits until the inventory has these rows, each as "NodeENI phase", and returns the
-// time that it took.
+// until waits until the inventory has these rows, each as "NodeENI phase", and returns the time that it took.
 func (m *machine) until(want ...string) time.Duration {
 	m.Helper()
 	begin := time.Now()
@@ -221,5 +223,47 @@ func TestHotPlug(t *testing.T) {
 	if took := m.until("a ready"); took > 10*time.Second {
 		t.Errorf("ready %v after the link\n%s", took, m.stderr.String())
 	}
+	m.end()
+}
+
+// TestRenamedNodeIsRefused runs the built program: under another name it leaves the
+// devices alone and ends. Its last line is an error with the remedy.
+func TestRenamedNodeIsRefused(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	binary := filepath.Join(t.TempDir(), "multi-enid")
+	if out, err := exec.CommandContext(t.Context(), "go", "build", "-buildvcs=false", "-o", binary, ".").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	m := newMachine(t, 1)
+	m.declare("a", 1, "dpdkResourceName: intel.com/fast")
+	m.start()
+	m.until("a ready")
+	m.pools("intel.com/fast", device.PCIAddress(eniOf(1).PCI))
+	m.end()
+
+	config, err := os.ReadFile(m.path("pcidp/config.json"))
+	must(m, err)
+	var stderr bytes.Buffer
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, binary, append(m.args(), "--node-name=node-b")...)
+	cmd.Stderr = &stderr
+	var exit *exec.ExitError
+	if err := cmd.Run(); !errors.As(err, &exit) || exit.ExitCode() != cli.Failure {
+		t.Fatalf("ended with %v\n%s", err, &stderr)
+	}
+	lines := strings.Split(strings.TrimSpace(stderr.String()), "\n")
+	for _, part := range []string{`"node-a"`, `"node-b"`, "NODE_NAME", "--renamed-from=node-a"} {
+		if !strings.Contains(lines[len(lines)-1], part) {
+			t.Errorf("the last line lacks %q:\n%s", part, &stderr)
+		}
+	}
+	if after, err := os.ReadFile(m.path("pcidp/config.json")); err != nil || !bytes.Equal(config, after) {
+		t.Errorf("the config is %s (%v)", after, err)
+	}
+	m.start("--node-name=node-b", "--renamed-from=node-a")
+	m.until("a ready")
 	m.end()
 }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"net"
 	"os"
 	"path/filepath"
@@ -31,8 +30,7 @@ func (m *machine) problemsUntil(want ...string) {
 	m.Fatalf("problems %q, want %q\n%s", got, want, m.stderr.String())
 }
 
-// TestRunDegraded: the daemon works without inotify and with a busy port, logs each once,
-// and needs no restart when both are available.
+// TestRunDegraded: the daemon works without inotify and with a busy port, logs each once, and needs no restart when both are available.
 func TestRunDegraded(t *testing.T) {
 	nstest.NeedUserNamespace(t)
 	if nstest.Outside(t) {
@@ -76,27 +74,11 @@ func TestInstallKeepWithoutInotify(t *testing.T) {
 	}
 	must(t, os.WriteFile("/proc/sys/user/max_inotify_instances", []byte("0"), 0o644))
 	i := newInstallation(t)
-	ctx, end := context.WithCancel(t.Context())
-	defer end()
-	var out, errOut lockedBuffer
-	p := program{stdout: &out, stderr: &errOut, getenv: func(string) string { return "" }}
-	ended := make(chan int, 1)
-	go func() {
-		ended <- p.main(ctx, []string{"install", "--keep", "--from", i.from, "--to", i.to, "--policy", i.policy})
-	}()
-	said := func(n int) {
-		t.Helper()
-		for deadline := time.Now().Add(40 * time.Second); strings.Count(out.String(), "installed, none") != n; time.Sleep(10 * time.Millisecond) {
-			if time.Now().After(deadline) {
-				t.Fatalf("%d times installed, want %d; errors %q", strings.Count(out.String(), "installed, none"), n, errOut.String())
-			}
-		}
-	}
-	said(1)
+	k := i.keep()
+	k.said(1, "installed, none")
 	must(t, os.Remove(filepath.Join(i.to, "multi-eni")))
-	said(2)
-	end()
-	if code := <-ended; code != 0 || strings.Count(errOut.String(), "fs.inotify.max_user_instances") != 1 {
-		t.Errorf("exit code %d, %q", code, errOut.String())
+	k.said(2, "installed, none")
+	if code := k.end(); code != 0 || strings.Count(k.errOut.String(), "fs.inotify.max_user_instances") != 1 {
+		t.Errorf("exit code %d, %q", code, k.errOut.String())
 	}
 }

@@ -24,8 +24,7 @@ func commands(c *cobra.Command) []*cobra.Command {
 	return all
 }
 
-// TestHelpFitsATerminal: every command explains itself in lines of at most 100
-// characters, with its usage and all its flags.
+// TestHelpFitsATerminal: every command explains itself in lines of at most 100 characters, with its usage and all its flags.
 func TestHelpFitsATerminal(t *testing.T) {
 	root := program{getenv: func(string) string { return "" }}.rootCommand(t.Context())
 	if len(commands(root)) < 12 {

@@ -78,8 +78,7 @@ const (
 	managerConf  = "etc/NetworkManager/conf.d/80-multi-eni.conf"
 )
 
-// TestHostNetwork: the files name the link that has the primary ENI's MAC, also after a
-// rename. Foreign and edited files stay.
+// TestHostNetwork: the files name the link that has the primary ENI's MAC, also after a rename. Foreign and edited files stay.
 func TestHostNetwork(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -160,8 +159,7 @@ func TestHostNetworkOfNetworkManager(t *testing.T) {
 	}
 }
 
-// TestHostNetworkIsNoGuess: if the primary ENI is not known for sure, install writes no
-// file, and installs the plugin all the same.
+// TestHostNetworkIsNoGuess: if the primary ENI is not known for sure, install writes no file, and installs the plugin all the same.
 func TestHostNetworkIsNoGuess(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -213,8 +211,7 @@ func rename(m managed, name, to string, remove bool) {
 	must(m.t, links.Rename(index, to))
 }
 
-// TestShippedHostNetwork: install takes the flags that the component gives it, and
-// uninstall looks where the Job has the host's files.
+// TestShippedHostNetwork: install takes the flags that the component gives it, and uninstall looks where the Job has the host's files.
 func TestShippedHostNetwork(t *testing.T) {
 	var installer, job struct {
 		Spec struct {

@@ -46,8 +46,7 @@ func TestInstallOnFullDisk(t *testing.T) {
 	i.want("installed, v1 → v3", plugin("v3"))
 }
 
-// TestInstallOnReadOnlyDisk: the message names the folder, and the old plugin stays. An equal
-// plugin is not written.
+// TestInstallOnReadOnlyDisk: the message names the folder, and the old plugin stays. An equal plugin is not written.
 func TestInstallOnReadOnlyDisk(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -65,8 +64,7 @@ func TestInstallOnReadOnlyDisk(t *testing.T) {
 	i.holds(plugin("v1"))
 }
 
-// TestInstallWithoutRoomForThePolicy installs no plugin either: without its
-// policy it would believe its netconfs.
+// TestInstallWithoutRoomForThePolicy installs no plugin either: without its policy it would believe its netconfs.
 func TestInstallWithoutRoomForThePolicy(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -113,8 +111,7 @@ func TestInstallIsAlone(t *testing.T) {
 	i.want("installed, v1 → v2", plugin("v2"))
 }
 
-// TestInstallKeepsALinkedPolicy: a symbolic link is somebody's decision. The plugin refuses
-// a link that it must not follow.
+// TestInstallKeepsALinkedPolicy: a symbolic link is somebody's decision. The plugin refuses a link that it must not follow.
 func TestInstallKeepsALinkedPolicy(t *testing.T) {
 	i := newInstallation(t)
 	must(t, os.MkdirAll(filepath.Dir(i.policy), 0o755))

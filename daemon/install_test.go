@@ -205,25 +205,40 @@ func TestInstallPolicy(t *testing.T) {
 	}
 }
 
-// TestInstallKeep: a changed or removed file comes back until the end, which removes nothing.
-func TestInstallKeep(t *testing.T) {
-	i := newInstallation(t)
-	ctx, end := context.WithCancel(t.Context())
-	var out, errOut lockedBuffer
-	p := program{stdout: &out, stderr: &errOut, getenv: func(string) string { return "" }}
-	ended := make(chan int, 1)
+// keeper is an install --keep that runs.
+type keeper struct {
+	*testing.T
+	out, errOut lockedBuffer
+	end         func() (code int)
+}
+
+func (i installation) keep() *keeper {
+	ctx, cancel := context.WithCancel(i.Context())
+	k, ended := &keeper{T: i.T}, make(chan int, 1)
+	p := program{stdout: &k.out, stderr: &k.errOut, getenv: func(string) string { return "" }}
 	go func() {
 		ended <- p.main(ctx, []string{"install", "--keep", "--from", i.from, "--to", i.to, "--policy", i.policy})
 	}()
-	target := filepath.Join(i.to, "multi-eni")
-	said := func(n int, what string) {
-		t.Helper()
-		for deadline := time.Now().Add(20 * time.Second); strings.Count(out.String(), what) != n; time.Sleep(10 * time.Millisecond) {
-			if time.Now().After(deadline) {
-				t.Fatalf("want %q %d times in %q; errors %q", what, n, out.String(), errOut.String())
-			}
+	k.end = func() int { cancel(); return <-ended }
+	return k
+}
+
+// said waits until the output has the text n times.
+func (k *keeper) said(n int, what string) {
+	k.Helper()
+	for deadline := time.Now().Add(40 * time.Second); strings.Count(k.out.String(), what) != n; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			k.Fatalf("want %q %d times in %q; errors %q", what, n, k.out.String(), k.errOut.String())
 		}
 	}
+}
+
+// TestInstallKeep: a changed or removed file comes back until the end, which removes nothing.
+func TestInstallKeep(t *testing.T) {
+	i := newInstallation(t)
+	k := i.keep()
+	out, errOut, said := &k.out, &k.errOut, k.said
+	target := filepath.Join(i.to, "multi-eni")
 	said(1, target+": installed, none → v1")
 	said(1, i.policy+": written")
 	if code, _, stderr := i.install(); code != cli.Failure || !strings.Contains(stderr, "another install") {
@@ -252,8 +267,7 @@ func TestInstallKeep(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(i.to, "other"), nil, 0o755); err != nil { // no business of ours
 		t.Fatal(err)
 	}
-	end()
-	if code := <-ended; code != 0 || errOut.String() != "" {
+	if code := k.end(); code != 0 || errOut.String() != "" {
 		t.Errorf("exit code %d, %q", code, errOut.String())
 	}
 	if got := strings.Count(out.String(), "\n"); got < 6 || got > 7 { // likewise

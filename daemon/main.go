@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -75,4 +76,16 @@ func (p program) versionCommand() *cobra.Command {
 			return err
 		},
 	}
+}
+
+// version and commit are set by the linker; main completes them.
+var (
+	version = buildinfo.Unset
+	commit  string
+)
+
+// program is the process's edge.
+type program struct {
+	stdout, stderr io.Writer
+	getenv         func(string) string
 }

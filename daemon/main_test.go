@@ -36,8 +36,7 @@ func (b *lockedBuffer) String() string {
 	return b.buf.String()
 }
 
-// TestUsage: a mistake in the call ends with 2 and names flag, value and way
-// out.
+// TestUsage: a mistake in the call ends with 2 and names flag, value and way out.
 func TestUsage(t *testing.T) {
 	tests := []struct {
 		name string

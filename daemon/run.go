@@ -177,8 +177,7 @@ func (c *nodeFlags) serve(ctx context.Context, srv *server.Server, stop func()) 
 	return served
 }
 
-// manager returns the Manager that keeps the pools of addresses filled; nil without
-// --manage-addresses.
+// manager returns the Manager that keeps the pools of addresses filled; nil without --manage-addresses.
 func (c *nodeFlags) manager(o *reconcile.Options) *addresses.Manager {
 	if c.manageAddresses == "" {
 		return nil
@@ -191,8 +190,7 @@ func (c *nodeFlags) manager(o *reconcile.Options) *addresses.Manager {
 	return m
 }
 
-// maxJitter spreads the restarts of a cluster's device plugins: all nodes that a NodeENI
-// selects see its removal at once.
+// maxJitter spreads the restarts of a cluster's device plugins: all nodes that a NodeENI selects see its removal at once.
 const maxJitter = 2 * time.Second
 
 // openHost opens the host's links, with the IPv6 settings in the folder of --sysctls.

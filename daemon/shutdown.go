@@ -35,8 +35,7 @@ type departure struct {
 	log     logrus.FieldLogger
 }
 
-// end waits for the server, and returns its error. asked is a context that ends when somebody
-// stops the daemon.
+// end waits for the server, and returns its error. asked is a context that ends when somebody stops the daemon.
 func (d departure) end(ctx, asked context.Context, served <-chan error) error {
 	err := <-served
 	d.asked = err == nil && asked.Err() != nil
@@ -47,8 +46,7 @@ func (d departure) end(ctx, asked context.Context, served <-chan error) error {
 	return err
 }
 
-// leave deletes the own Pod object if a helper holds the container, or logs how to do it.
-// Without a helper it does nothing.
+// leave deletes the own Pod object if a helper holds the container, or logs how to do it. Without a helper it does nothing.
 func (d departure) leave(ctx context.Context) {
 	if len(d.devices) == 0 {
 		return

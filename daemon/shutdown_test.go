@@ -14,9 +14,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 )
 
-// TestOnlyARunningHelperFreesThePod: the daemon deletes its own Pod object only if it was
-// asked to stop, a helper runs, there is a cluster, and it knows its pod. One log line tells
-// people, or how to do it themselves.
+// TestOnlyARunningHelperFreesThePod: the daemon deletes its own Pod object only if it was asked to stop, a helper runs, there is a cluster,
+// and it knows its pod. One log line tells people, or how to do it themselves.
 func TestOnlyARunningHelperFreesThePod(t *testing.T) {
 	own := client.OwnPod{Namespace: "kube-system", Name: "multi-enid-x", UID: "u1"}
 	command := "kubectl -n kube-system delete pod multi-enid-x --force --grace-period=0"

@@ -65,8 +65,7 @@ func (u uninstallable) record() {
 // lease puts an address of this boot into a state.
 func (u uninstallable) lease(state leases.State) {
 	u.Helper()
-	boot, err := nodestate.BootID()
-	must(u, err)
+	boot := thisBoot(u.T)
 	l, err := leases.Dir(u.leases).Lock(u.Context(), boot, "eni-0a1b2c3d4e5f60001")
 	must(u, err)
 	defer l.Close()

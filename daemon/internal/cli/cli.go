@@ -1,5 +1,4 @@
-// Package cli is the common edge of our command lines: help that fits a terminal, exit
-// codes, and errors that name the way out.
+// Package cli is the common edge of our command lines: help that fits a terminal, exit codes, and errors that name the way out.
 package cli
 
 import (
@@ -34,8 +33,7 @@ func (e *UsageError) Unwrap() error { return e.Err }
 // Usagef makes a UsageError.
 func Usagef(format string, args ...any) error { return &UsageError{fmt.Errorf(format, args...)} }
 
-// Prepare gives a command and all below it our help, suggestions and --version.
-// Call it once, after the last command was added.
+// Prepare gives a command and all below it our help, suggestions and --version. Call it once, after the last command was added.
 func Prepare(root *cobra.Command, version string) {
 	root.Version = version
 	root.SilenceErrors, root.SilenceUsage = true, true

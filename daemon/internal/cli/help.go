@@ -9,8 +9,7 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// help writes a command's help. It replaces cobra's templates: text/template calls methods
-// by name, so that the linker keeps all of them.
+// help writes a command's help. It replaces cobra's templates: text/template calls methods by name, so that the linker keeps all of them.
 func help(out io.Writer, c *cobra.Command) {
 	var b strings.Builder
 	about := c.Long

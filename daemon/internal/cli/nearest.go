@@ -9,8 +9,7 @@ import (
 // mostNear is how many names Nearest returns at most.
 const mostNear = 3
 
-// Nearest are the names that a misspelt word most likely means. At most a third of its
-// letters differ, or it is the beginning of a name.
+// Nearest are the names that a misspelt word most likely means. At most a third of its letters differ, or it is the beginning of a name.
 func Nearest(word string, names []string) []string {
 	type near struct {
 		name     string
@@ -36,8 +35,7 @@ func Nearest(word string, names []string) []string {
 	return out
 }
 
-// distance is how many letters differ: inserted, deleted, replaced or swapped with the
-// next (Damerau and Levenshtein, restricted).
+// distance is how many letters differ: inserted, deleted, replaced or swapped with the next (Damerau and Levenshtein, restricted).
 func distance(a, b string) int {
 	before, last, row := make([]int, len(b)+1), make([]int, len(b)+1), make([]int, len(b)+1)
 	for j := range last {

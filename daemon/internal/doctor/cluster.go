@@ -117,8 +117,7 @@ func (r right) denied(ctx context.Context, c Cluster, namespace string) (verbs [
 	return verbs, nil
 }
 
-// pods checks the Roles in the namespaces that are searched for device plugins. The daemon
-// may not ask whether a namespace exists.
+// pods checks the Roles in the namespaces that are searched for device plugins. The daemon may not ask whether a namespace exists.
 func pods(ctx context.Context, o Options) []Finding {
 	const check = "RBAC pods"
 	r := right{resource: "pods", verbs: []string{"list", "delete"}}

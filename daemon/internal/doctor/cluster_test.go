@@ -25,8 +25,7 @@ func TestClusterFaults(t *testing.T) {
 	})
 }
 
-// TestClusterUnknown: a question that the server does not answer is a finding of its own,
-// and keeps no other from being asked.
+// TestClusterUnknown: a question that the server does not answer is a finding of its own, and keeps no other from being asked.
 func TestClusterUnknown(t *testing.T) {
 	fails := func(question string) func(w *world) {
 		return func(w *world) {
@@ -44,8 +43,7 @@ func TestClusterUnknown(t *testing.T) {
 	})
 }
 
-// TestPods: namespaces with and without rights are told apart, and a server that is gone
-// leaves the rights unasked.
+// TestPods: namespaces with and without rights are told apart, and a server that is gone leaves the rights unasked.
 func TestPods(t *testing.T) {
 	w := newWorld(t)
 	w.server.denied = []string{"list pods default", "delete pods default"}

@@ -13,9 +13,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/status"
 )
 
-// Configure sets the flags of multi-enid run that were not given to the running daemon's. The
-// finding tells where the configuration comes from. In a cluster without a daemon it sets
-// --nodeeni-source=kube. version is this program's.
+// Configure sets the flags of multi-enid run that were not given to the running daemon's. The finding tells where the configuration comes
+// from. In a cluster without a daemon it sets --nodeeni-source=kube. version is this program's.
 func Configure(ctx context.Context, f *pflag.FlagSet, version string, inCluster bool) (Finding, error) {
 	const check, source = "configuration", "nodeeni-source"
 	value := func(name string) string { return f.Lookup(name).Value.String() }

@@ -67,8 +67,7 @@ const checkTimeout = 20 * time.Second
 type Cluster interface {
 	// Version returns the server's version, such as v1.36.3.
 	Version(ctx context.Context) (string, error)
-	// Resources returns the plural names of the served resources of our API group and version;
-	// none if the server does not know the group.
+	// Resources returns the plural names of the served resources of our API group and version; none if the server does not know the group.
 	Resources(ctx context.Context) ([]string, error)
 	// Allowed says whether the caller may use the verb on a resource ("nodes",
 	// "eninodestates/status") of an API group, in one namespace, or with "" in all.
@@ -90,8 +89,7 @@ type Options struct {
 	StartupTaint bool
 	// Namespaces are searched for device plugins.
 	Namespaces []string
-	// Drivers returns the userspace drivers that NodeENIs want on this node, each with the
-	// NodeENIs' names.
+	// Drivers returns the userspace drivers that NodeENIs want on this node, each with the NodeENIs' names.
 	Drivers func(context.Context) (map[string][]string, error)
 	// ENIs asks IMDS.
 	ENIs func(context.Context) ([]vpc.ENI, error)
@@ -103,8 +101,7 @@ type Options struct {
 	HostRoot string
 	// SourceRouting says that the daemon makes rules and routes.
 	SourceRouting bool
-	// Kubelet asks the podresources API; nil without a kubelet. DevicePlugin looks for the
-	// device plugin; nil if others restart it.
+	// Kubelet asks the podresources API; nil without a kubelet. DevicePlugin looks for the device plugin; nil if others restart it.
 	Kubelet      func(context.Context) (inventory.Kubelet, error)
 	DevicePlugin func(context.Context) (pluginrestart.PluginReport, error)
 	// PluginVersion runs the plugin's VERSION.

@@ -26,17 +26,15 @@ func TestReports(t *testing.T) {
 			for _, name := range []string{"run", "state", "records", "etc", "bin"} {
 				w.must(os.RemoveAll(w.path(name)))
 			}
-			w.o.Running = func(context.Context) (bool, error) { return false, nil }
-			w.o.DevicePlugin = func(context.Context) (pluginrestart.PluginReport, error) {
-				return pluginrestart.PluginReport{}, pluginrestart.ErrNoDevicePlugin
-			}
+			w.running(false, nil)
+			w.plugin(pluginrestart.PluginReport{}, pluginrestart.ErrNoDevicePlugin)
 			w.server.resources, w.server.denied, w.server.node = nil, []string{"list nodeenis", "watch nodeenis", "patch eninodestates/status", "patch events",
 				"delete pods default"}, false
-			w.o.Drivers = func(context.Context) (map[string][]string, error) { return nil, errors.New("list NodeENIs: forbidden") }
+			w.want(nil, errors.New("list NodeENIs: forbidden"))
 		}, 5},
 		"folder": {func(w *world) {
 			w.o.Source, w.o.Cluster, w.o.Kubelet, w.o.DevicePlugin = "dir:/etc/multi-eni/nodeenis", nil, nil, nil
-			w.o.Drivers = func(context.Context) (map[string][]string, error) { return nil, nil }
+			w.want(nil, nil)
 		}, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -53,21 +51,13 @@ func TestReports(t *testing.T) {
 // TestMetadataFaults: IMDS that does not answer, or that is another service's.
 func TestMetadataFaults(t *testing.T) {
 	find(t, map[string]fault{
-		"no IMDS": {func(w *world) {
-			w.o.ENIs = func(context.Context) ([]vpc.ENI, error) { return nil, errors.New("timeout") }
-		}, Fail, "instance metadata", []string{"hop-limit 2", "hostNetwork"}},
-		"IMDS of others": {func(w *world) { w.o.ENIs = func(context.Context) ([]vpc.ENI, error) { return nil, nil } }, Fail, "instance metadata",
-			[]string{"AWS_EC2_METADATA_SERVICE_ENDPOINT"}},
-		"odd IMDS": {func(w *world) {
-			w.o.ENIs = func(context.Context) ([]vpc.ENI, error) {
-				return nil, &vpc.ValueError{Key: "mac", Value: "<html>", Err: errors.New("no MAC")}
-			}
-		}, Fail, "instance metadata", []string{"<html>", "proxy"}},
+		"no IMDS":        {func(w *world) { w.imds(nil, errors.New("timeout")) }, Fail, "instance metadata", []string{"hop-limit 2", "hostNetwork"}},
+		"IMDS of others": {func(w *world) { w.imds(nil, nil) }, Fail, "instance metadata", []string{"AWS_EC2_METADATA_SERVICE_ENDPOINT"}},
+		"odd IMDS": {func(w *world) { w.imds(nil, &vpc.ValueError{Key: "mac", Value: "<html>", Err: errors.New("no MAC")}) },
+			Fail, "instance metadata", []string{"<html>", "proxy"}},
 		"odd value of one ENI": {func(w *world) {
-			w.o.ENIs = func(context.Context) ([]vpc.ENI, error) {
-				return []vpc.ENI{{ID: "eni-0a1b2c3d4e5f60001"},
-					{Unreadable: &vpc.ValueError{Key: "network/interfaces/macs/x/subnet-id", Value: "<html>", Err: errors.New("no subnet")}}}, nil
-			}
+			w.imds([]vpc.ENI{{ID: "eni-0a1b2c3d4e5f60001"},
+				{Unreadable: &vpc.ValueError{Key: "network/interfaces/macs/x/subnet-id", Value: "<html>", Err: errors.New("no subnet")}}}, nil)
 		}, Fail, "instance metadata", []string{"macs/x/subnet-id", "<html>", "proxy"}},
 	})
 }
@@ -82,25 +72,16 @@ func TestNodeFaults(t *testing.T) {
 			}
 		}, Fail, "kubelet", []string{"--podresources-socket"}},
 		"no device plugin": {func(w *world) {
-			w.o.DevicePlugin = func(context.Context) (pluginrestart.PluginReport, error) {
-				return pluginrestart.PluginReport{}, fmt.Errorf("search: %w", pluginrestart.ErrNoDevicePlugin)
-			}
+			w.plugin(pluginrestart.PluginReport{}, fmt.Errorf("search: %w", pluginrestart.ErrNoDevicePlugin))
 		}, Warn, "device plugin", []string{"kube-system, default", "--dp-selectors"}},
 		"device plugin with a ConfigMap": {func(w *world) {
-			w.o.DevicePlugin = func(context.Context) (pluginrestart.PluginReport, error) {
-				return pluginrestart.PluginReport{Pods: []string{"default/dp"},
-					Problems: []nodestate.Problem{{Reason: "DevicePluginConfigMap", Message: "mount the folder"}}}, nil
-			}
+			w.plugin(pluginrestart.PluginReport{Pods: []string{"default/dp"},
+				Problems: []nodestate.Problem{{Reason: "DevicePluginConfigMap", Message: "mount the folder"}}}, nil)
 		}, Warn, "device plugin", []string{"DevicePluginConfigMap", "mount the folder"}},
-		"device plugin not searchable": {func(w *world) {
-			w.o.DevicePlugin = func(context.Context) (pluginrestart.PluginReport, error) {
-				return pluginrestart.PluginReport{}, errors.New("forbidden")
-			}
-		}, Fail, "device plugin", []string{"forbidden"}},
-		"daemon not running": {func(w *world) { w.o.Running = func(context.Context) (bool, error) { return false, nil } }, Warn, "daemon", []string{"not running"}},
-		"daemon unknown": {func(w *world) {
-			w.o.Running = func(context.Context) (bool, error) { return false, errors.New("permission denied") }
-		}, Warn, "daemon", []string{"permission denied"}},
+		"device plugin not searchable": {func(w *world) { w.plugin(pluginrestart.PluginReport{}, errors.New("forbidden")) },
+			Fail, "device plugin", []string{"forbidden"}},
+		"daemon not running": {func(w *world) { w.running(false, nil) }, Warn, "daemon", []string{"not running"}},
+		"daemon unknown":     {func(w *world) { w.running(false, errors.New("permission denied")) }, Warn, "daemon", []string{"permission denied"}},
 	})
 }
 
@@ -117,14 +98,11 @@ func TestNotAsked(t *testing.T) {
 func TestMetadata(t *testing.T) {
 	w := newWorld(t)
 	odd := &vpc.ValueError{Key: "network/interfaces/macs/x/subnet-id", Value: "<html>", Err: errors.New("no subnet")}
-	w.o.ENIs = func(context.Context) ([]vpc.ENI, error) {
-		return []vpc.ENI{{ID: "eni-0a1b2c3d4e5f60001"}, {Unreadable: odd}, {Unreadable: odd}}, nil
-	}
+	w.imds([]vpc.ENI{{ID: "eni-0a1b2c3d4e5f60001"}, {Unreadable: odd}, {Unreadable: odd}}, nil)
 	w.says(metadata, "FAIL instance metadata: ", "FAIL instance metadata: ", "ok instance metadata: token granted, ENIs readable: 1")
 }
 
-// TestServedEntries: a config that cannot be read says nothing about entries, and of many
-// wrong entries the first five are named.
+// TestServedEntries: a config that cannot be read says nothing about entries, and of many wrong entries the first five are named.
 func TestServedEntries(t *testing.T) {
 	w := newWorld(t)
 	served := func(_ context.Context, o Options) []Finding { return servedEntries(o, []string{"intel.com"}) }

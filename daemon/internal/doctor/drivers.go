@@ -88,8 +88,7 @@ func loaded(name, users string, facts driver.Facts, o Options) []Finding {
 	return fail(check, modprobe+"; or give multi-enid --load-modules and the host's /lib/modules", "%s is not loaded, which %s wants", name, users)
 }
 
-// iommu looks for an IOMMU, which keeps a program from the memory of others, or else for
-// vfio's mode without one.
+// iommu looks for an IOMMU, which keeps a program from the memory of others, or else for vfio's mode without one.
 func iommu(facts driver.Facts, o Options) []Finding {
 	const check = "IOMMU"
 	const remedy = "use an instance type with an IOMMU (bare metal) and boot its kernel with intel_iommu=on or amd_iommu=on"
@@ -134,8 +133,7 @@ func hasIOMMU(f sysfs.FS, addrs []device.PCIAddress, facts driver.Facts) (bool, 
 	return false, nil
 }
 
-// nodes looks for the folder of vfio's groups. It opens none: a program that opened the group
-// at that moment would fail.
+// nodes looks for the folder of vfio's groups. It opens none: a program that opened the group at that moment would fail.
 func nodes(facts driver.Facts, o Options) []Finding {
 	const check = "vfio nodes"
 	folder := filepath.Join(o.Dev, "vfio")

@@ -134,8 +134,7 @@ func TestIOMMU(t *testing.T) {
 	})
 }
 
-// TestDriversWithoutFunctions: without a PCI function there is no finding about an IOMMU. The
-// check of sysfs reports that.
+// TestDriversWithoutFunctions: without a PCI function there is no finding about an IOMMU. The check of sysfs reports that.
 func TestDriversWithoutFunctions(t *testing.T) {
 	w := newWorld(t)
 	w.must(os.RemoveAll(filepath.Join(w.o.Sysfs, "bus/pci/devices")))

@@ -19,8 +19,7 @@ type EC2 interface {
 	Permissions(ctx context.Context, eni device.ENIID) []vpc.Permission
 }
 
-// managed checks the needs of --manage-addresses: a way to EC2, the tag of each ENI, and the
-// rights to change its addresses.
+// managed checks the needs of --manage-addresses: a way to EC2, the tag of each ENI, and the rights to change its addresses.
 func managed(ctx context.Context, o Options) []Finding {
 	const check = "EC2"
 	if o.EC2 == nil {

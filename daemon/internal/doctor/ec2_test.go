@@ -131,8 +131,7 @@ func TestTags(t *testing.T) {
 	w.says(check)
 }
 
-// TestManaged: on a healthy node EC2 is asked for each right once, and changes nothing. It is
-// not asked without a tagged ENI.
+// TestManaged: on a healthy node EC2 is asked for each right once, and changes nothing. It is not asked without a tagged ENI.
 func TestManaged(t *testing.T) {
 	w := newWorld(t)
 	w.inventory(nodestate.Inventory{NodeName: "node-a", BootID: bootID, Devices: []nodestate.Device{

@@ -172,8 +172,7 @@ func sysfsTree(_ context.Context, o Options) []Finding {
 	return ok(check, "%s, PCI functions: %d", o.Sysfs, len(addresses))
 }
 
-// servedEntries reports entries of the device plugin's config that make a plugin with these
-// prefixes exit. A running daemon removes them.
+// servedEntries reports entries of the device plugin's config that make a plugin with these prefixes exit. A running daemon removes them.
 func servedEntries(o Options, prefixes []string) []Finding {
 	content, err := os.ReadFile(o.PCIDPConfig)
 	if err != nil {

@@ -19,8 +19,7 @@ const (
 	elsewhere = "the host itself has them, and with components/host-network the installer's pod, below /host (--host-root)"
 )
 
-// hostNetwork reports how the host's network managers treat ENIs. It asks the kernel and
-// IMDS and reads files. It asks no manager.
+// hostNetwork reports how the host's network managers treat ENIs. It asks the kernel and IMDS and reads files. It asks no manager.
 func hostNetwork(ctx context.Context, o Options) []Finding {
 	managers, known := hostnet.Running(os.DirFS(o.Sysfs))
 	var all []Finding
@@ -65,8 +64,7 @@ func names(managers []hostnet.Manager) (all []string) {
 	return all
 }
 
-// primaryLink finds the primary ENI's link by the MAC from IMDS. If it finds none, why says
-// the reason; else why is "".
+// primaryLink finds the primary ENI's link by the MAC from IMDS. If it finds none, why says the reason; else why is "".
 func primaryLink(ctx context.Context, o Options, links []hostnet.HostLink) (primary hostnet.HostLink, why string) {
 	enis, err := o.ENIs(ctx)
 	if err != nil {

@@ -1,7 +1,6 @@
 package doctor
 
 import (
-	"context"
 	"errors"
 	"os"
 	"strings"
@@ -38,6 +37,14 @@ func (w *world) visible() {
 	for _, folder := range []string{"etc/systemd", "usr/lib/systemd", "etc/NetworkManager"} {
 		w.must(os.MkdirAll(w.path("root/"+folder), 0o755))
 	}
+}
+
+// networkd has systemd-networkd run, and leave rules and routes of others alone.
+func (w *world) networkd() {
+	w.Helper()
+	w.runs("systemd-networkd.service")
+	w.visible()
+	w.write(confD, quiet, 0o644)
 }
 
 // with has the declared link be otherwise.
@@ -100,9 +107,7 @@ func TestHostManagers(t *testing.T) {
 	checkHostNetwork(t, map[string]hostCase{
 		"nothing to see": {func(*world) {}, OK, []string{"/node/sys does not show which network managers run"}},
 		"networkd, well": {func(w *world) {
-			w.runs("systemd-networkd.service")
-			w.visible()
-			w.write(confD, quiet, 0o644)
+			w.networkd()
 			w.write("root/etc/systemd/network/05-multi-eni.network", "[Match]\nDriver=ena\nProperty=!INTERFACE=ens5\n[Link]\nUnmanaged=yes\n", 0o644)
 		}, OK, []string{"no file keeps systemd-networkd off the primary ENI's link ens5",
 			"files that would keep network managers off the other ENIs: for systemd-networkd " + networkdRight}},
@@ -110,9 +115,7 @@ func TestHostManagers(t *testing.T) {
 		"foreign rules": {func(w *world) { w.runs("systemd-networkd.service"); w.visible() },
 			Warn, []string{"(ManageForeignRoutingPolicyRules, ManageForeignRoutes)", networkdRight}},
 		"the file of before": {func(w *world) {
-			w.runs("systemd-networkd.service")
-			w.visible()
-			w.write(confD, quiet, 0o644)
+			w.networkd()
 			w.write(network, "[Match]\nDriver=ena\nName=!ens5\n[Link]\nUnmanaged=yes\n", 0o644)
 		}, Fail, []string{"/etc/systemd/network/05-a.network makes systemd-networkd leave the primary ENI's link ens5 alone", networkdRight}},
 		"by the driver": {func(w *world) {
@@ -122,29 +125,22 @@ func TestHostManagers(t *testing.T) {
 		}, Fail, []string{"/etc/NetworkManager/conf.d/a.conf makes NetworkManager leave", managerRight}},
 		"of one of two managers": {func(w *world) {
 			w.runs("NetworkManager.service")
-			w.runs("systemd-networkd.service")
-			w.visible()
-			w.write(confD, quiet, 0o644)
+			w.networkd()
 			w.write(manager, "[keyfile]\nunmanaged-devices=*\n", 0o644)
 		}, Warn, []string{"see that another manager has it"}},
 		"who knows": {func(w *world) {
-			w.runs("systemd-networkd.service")
-			w.visible()
-			w.write(confD, quiet, 0o644)
+			w.networkd()
 			w.write(network, "[Match]\nPath=pci-*\n[Link]\nUnmanaged=yes\n", 0o644)
 		}, Warn, []string{"may make systemd-networkd leave the primary ENI's link ens5 alone"}},
 		"unreadable": {func(w *world) {
-			w.runs("systemd-networkd.service")
-			w.visible()
-			w.write(confD, quiet, 0o644)
+			w.networkd()
 			w.must(os.MkdirAll(w.path("root/etc/systemd/network"), 0o755))
 			w.must(os.Symlink("nowhere", w.path(network)))
 		}, Warn, []string{"files of systemd-networkd cannot be read"}},
 	})
 }
 
-// TestHostLinkFaults: each thing that a network manager does to ENIs gives one finding, with
-// the file for this node.
+// TestHostLinkFaults: each thing that a network manager does to ENIs gives one finding, with the file for this node.
 func TestHostLinkFaults(t *testing.T) {
 	checkHostNetwork(t, map[string]hostCase{
 		"address": {func(w *world) {
@@ -166,7 +162,7 @@ func TestHostLinkFaults(t *testing.T) {
 		"no advertisements where it forwards": {func(w *world) { w.with(func(l *hostnet.HostLink) { l.AcceptRA, l.Forwarding = "1", "1" }) }, OK,
 			[]string{"links of NodeENIs in the host: 1, none"}},
 		"no primary ENI": {func(w *world) {
-			w.o.ENIs = func(context.Context) ([]vpc.ENI, error) { return make([]vpc.ENI, 1), nil }
+			w.imds(make([]vpc.ENI, 1), nil)
 			w.with(func(l *hostnet.HostLink) { l.Addresses = []string{"10.0.1.15/24"} })
 		}, Warn, []string{"keep the host's network manager off ENIs other than the primary one (no file can be given"}},
 		"two links with its MAC": {

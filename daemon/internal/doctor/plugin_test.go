@@ -36,11 +36,8 @@ func TestPluginFaults(t *testing.T) {
 			w.record("c1", func(a *nodestate.Attachment) { a.Netns.Path = "/var/run/netns/c1" })
 			w.o.Look = func(folder string) (orphan.View, error) { return orphan.View{Netns: folder == "/var/run/netns"}, nil }
 		}, Warn, "netns folder", []string{"/var/run/netns is not propagated", "HostToContainer"}},
-		"no netns folder": {func(w *world) { w.o.Look = func(string) (orphan.View, error) { return orphan.View{}, os.ErrNotExist } },
-			Warn, "netns folder", []string{"/run/netns cannot be looked at"}},
-		"no netns at present": {func(w *world) {
-			w.o.Look = func(string) (orphan.View, error) { return orphan.View{Propagated: true}, nil }
-		}, Warn, "netns folder", []string{"no network namespace at present"}},
+		"no netns folder":     {func(w *world) { w.look(orphan.View{}, os.ErrNotExist) }, Warn, "netns folder", []string{"/run/netns cannot be looked at"}},
+		"no netns at present": {func(w *world) { w.look(orphan.View{Propagated: true}, nil) }, Warn, "netns folder", []string{"no network namespace at present"}},
 		"policy of another version": {func(w *world) { w.write("etc/policy.json", `{"schemaVersion":2}`, 0o644) }, Fail, "policy",
 			[]string{"/node/etc/policy.json is of another version: schemaVersion 2, this version reads 1", "multi-enid install --to /node/bin"}},
 		"other folder of plugins": {func(w *world) { w.o.BinDir = w.path("elsewhere"); w.write("elsewhere/multi-eni", "", 0o755) }, Fail, "policy",
@@ -48,8 +45,7 @@ func TestPluginFaults(t *testing.T) {
 	})
 }
 
-// TestPolicyPaths: paths that a policy leaves out have their defaults, and one finding names
-// each path that differs.
+// TestPolicyPaths: paths that a policy leaves out have their defaults, and one finding names each path that differs.
 func TestPolicyPaths(t *testing.T) {
 	w := newWorld(t)
 	w.write("etc/policy.json", fmt.Sprintf(`{"schemaVersion":1,"binDir":%q}`, w.o.BinDir+"/"), 0o644)
@@ -62,8 +58,7 @@ func TestPolicyPaths(t *testing.T) {
 	w.says(policy, "ok policy: /node/etc/policy.json is valid and agrees with the daemon's paths")
 }
 
-// TestRestricted: a policy without restrictions is pointed out for the delegates that it
-// allows, and an empty list is a decision.
+// TestRestricted: a policy without restrictions is pointed out for the delegates that it allows, and an empty list is a decision.
 func TestRestricted(t *testing.T) {
 	w := newWorld(t)
 	write := func(more string) {
@@ -99,22 +94,19 @@ func TestNetnsFolders(t *testing.T) {
 // TestHostNamespace: on the host itself nothing has to be propagated.
 func TestHostNamespace(t *testing.T) {
 	w := newWorld(t)
-	w.o.Look = func(string) (orphan.View, error) { return orphan.View{Host: true}, nil }
+	w.look(orphan.View{Host: true}, nil)
 	if got := w.report(); !strings.Contains(got, "ok    netns folder: /run/netns is seen as the host sees it\n") {
 		t.Errorf("report:\n%s", got)
 	}
 }
 
-// TestPluginPrefix: doctor reads the config with the device plugin's own prefix,
-// and names the entries on which the plugin ends.
+// TestPluginPrefix: doctor reads the config with the device plugin's own prefix, and names the entries on which the plugin ends.
 func TestPluginPrefix(t *testing.T) {
 	for prefix, ends := range map[string]bool{"openshift.io": true, "intel.com": false} {
 		w := newWorld(t)
 		w.write("etc/pcidp/config.json", `{"resourceList":[{"resourceName":"nic-1","selectors":{"drivers":["none"]}},`+
 			`{"resourcePrefix":"openshift.io","resourceName":"nic-1","selectors":{"drivers":["none"]}}]}`, 0o644)
-		w.o.DevicePlugin = func(context.Context) (pluginrestart.PluginReport, error) {
-			return pluginrestart.PluginReport{Pods: []string{"kube-system/dp"}, Prefixes: []string{prefix}}, nil
-		}
+		w.plugin(pluginrestart.PluginReport{Pods: []string{"kube-system/dp"}, Prefixes: []string{prefix}}, nil)
 		said, named := false, false
 		for _, f := range Run(t.Context(), w.o) {
 			if f.Check == "device plugin" {

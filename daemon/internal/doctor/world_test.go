@@ -38,8 +38,7 @@ type server struct {
 	resources []string
 	denied    []string // "verb resource" or "verb resource namespace"
 	node      bool
-	// fails has the error of each question that the server does not answer: version, resources,
-	// node, or as in denied.
+	// fails has the error of each question that the server does not answer: version, resources, node, or as in denied.
 	fails map[string]error
 }
 
@@ -200,8 +199,7 @@ type fault struct {
 	says   []string
 }
 
-// find runs all checks on a node with each fault. A finding must name the value and the way
-// out; all other findings stay OK.
+// find runs all checks on a node with each fault. A finding must name the value and the way out; all other findings stay OK.
 func find(t *testing.T, faults map[string]fault) {
 	t.Helper()
 	for name, tt := range faults {
@@ -247,4 +245,20 @@ func (w *world) says(check func(context.Context, Options) []Finding, want ...str
 	if diff := cmp.Diff(want, got); diff != "" {
 		w.Errorf("findings (-want +got):\n%s", diff)
 	}
+}
+
+func (w *world) imds(enis []vpc.ENI, err error) {
+	w.o.ENIs = func(context.Context) ([]vpc.ENI, error) { return enis, err }
+}
+
+func (w *world) plugin(r pluginrestart.PluginReport, err error) {
+	w.o.DevicePlugin = func(context.Context) (pluginrestart.PluginReport, error) { return r, err }
+}
+
+func (w *world) running(is bool, err error) {
+	w.o.Running = func(context.Context) (bool, error) { return is, err }
+}
+
+func (w *world) look(v orphan.View, err error) {
+	w.o.Look = func(string) (orphan.View, error) { return v, err }
 }

@@ -25,15 +25,13 @@ import (
 const (
 	// pollEvery is how often the folders are read while a watch is missing.
 	pollEvery = 5 * time.Second
-	// watchAgainFirst and watchAgainLatest bound the waits before missing watches are requested
-	// again; they double.
+	// watchAgainFirst and watchAgainLatest bound the waits before missing watches are requested again; they double.
 	watchAgainFirst  = 5 * time.Second
 	watchAgainLatest = time.Minute
 )
 
-// Watcher reports changes in folders. It watches folders, not files, because files are replaced,
-// and their parents, because folders may come later or be replaced. If the kernel gives no watch,
-// it reads the folders every pollEvery, reports that, and asks again.
+// Watcher reports changes in folders. It watches folders, not files, because files are replaced, and their parents, because folders may
+// come later or be replaced. If the kernel gives no watch, it reads the folders every pollEvery, reports that, and asks again.
 type Watcher struct {
 	services *problem.Services
 	folders  []string
@@ -202,8 +200,7 @@ func (w *Watcher) existing() map[string]os.FileInfo {
 	return there
 }
 
-// fingerprint changes when a file of the folders has come, gone, or changed (by ctime, which
-// nobody sets).
+// fingerprint changes when a file of the folders has come, gone, or changed (by ctime, which nobody sets).
 func (w *Watcher) fingerprint() uint64 {
 	sum := fnv.New64a()
 	for _, f := range w.folders {

@@ -2,10 +2,17 @@ package filewatch
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/problem"
+	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
 // TestWatcher: every step in a watched folder is noticed, and no other.
@@ -88,5 +95,81 @@ func collectEvents(events <-chan struct{}, first time.Duration) bool {
 		case <-time.After(wait):
 			return noticed
 		}
+	}
+}
+
+// limit sets a limit of this user namespace (/proc/sys/user).
+func limit(t *testing.T, name string, n int) {
+	t.Helper()
+	must(t, os.WriteFile("/proc/sys/user/"+name, fmt.Appendln(nil, n), 0o644))
+}
+
+// TestWithoutInotify: the kernel gives no instance, or no watch, as it does to a user at the limit. Changes are noticed all the same, the
+// problem names the limit, and ends when that is raised.
+func TestWithoutInotify(t *testing.T) {
+	nstest.NeedUserNamespace(t)
+	if nstest.Outside(t) {
+		return
+	}
+	for name, sysctl := range map[string]string{"max_inotify_instances": "fs.inotify.max_user_instances", "max_inotify_watches": "fs.inotify.max_user_watches"} {
+		t.Run(name, func(t *testing.T) {
+			folder := t.TempDir()
+			services := &problem.Services{}
+			limit(t, name, 0)
+			w, err := New(services, folder)
+			must(t, err)
+			p := services.Problems()
+			if len(p) != 1 || p[0].Reason != "FilesUnwatched" || !strings.Contains(p[0].Message, sysctl) {
+				t.Fatalf("problems %+v, want one that names %s", p, sysctl)
+			}
+			ctx, cancel := context.WithCancel(t.Context())
+			events := make(chan struct{}, 100)
+			ended := make(chan struct{})
+			go func() { defer close(ended); w.Run(ctx, func() { events <- struct{}{} }) }()
+			touch := func(file string) { must(t, os.WriteFile(filepath.Join(folder, file), []byte("x"), 0o600)) }
+			touch("one")
+			if !collectEvents(events, 4*pollEvery) {
+				t.Fatal("a new file was not noticed")
+			}
+			limit(t, name, 1000)
+			for deadline := time.Now().Add(6 * pollEvery); len(services.Problems()) > 0; time.Sleep(10 * time.Millisecond) {
+				if time.Now().After(deadline) {
+					t.Fatalf("problems %+v though the limit was raised", services.Problems())
+				}
+			}
+			collectEvents(events, time.Second) // of the look that goes with it
+			touch("two")
+			if !collectEvents(events, pollEvery/2) {
+				t.Error("a new file was not noticed at once")
+			}
+			cancel()
+			<-ended
+		})
+	}
+}
+
+// TestOpenFilesAreNoInstances: EMFILE has two causes, and the one that was not seen is not named.
+func TestOpenFilesAreNoInstances(t *testing.T) {
+	if nstest.Outside(t) {
+		return
+	}
+	var was unix.Rlimit
+	must(t, unix.Getrlimit(unix.RLIMIT_NOFILE, &was))
+	folder := t.TempDir()
+	must(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 3, Max: was.Max}))
+	services := &problem.Services{}
+	w, err := New(services, folder)
+	must(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &was))
+	must(t, err)
+	w.close()
+	if p := services.Problems(); len(p) != 1 || strings.Contains(p[0].Message, "max_user_instances") || !strings.Contains(p[0].Message, "LimitNOFILE") {
+		t.Errorf("problems %+v", p)
+	}
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
 	}
 }

@@ -14,8 +14,7 @@ import (
 // assignment is one line of a config: a key of a section, and its value.
 type assignment struct{ section, key, value string }
 
-// parse reads the syntax that both managers share. It joins a line that continues
-// (networkd) with the next one.
+// parse reads the syntax that both managers share. It joins a line that continues (networkd) with the next one.
 func parse(text string) (all []assignment) {
 	section, pending := "", ""
 	for line := range strings.Lines(text) {
@@ -49,9 +48,8 @@ type found struct {
 // largest bounds the read of a config file of the host, in bytes.
 const largest = 1 << 20
 
-// read returns the files in folders whose names end in suffix, sorted by name. A file hides
-// files of the same name in later folders, also if it is empty or a link to /dev/null. A
-// folder that does not exist has no files.
+// read returns the files in folders whose names end in suffix, sorted by name. A file hides files of the same name in later folders, also
+// if it is empty or a link to /dev/null. A folder that does not exist has no files.
 func read(host fs.FS, suffix string, folders ...string) ([]found, error) {
 	byName := map[string]found{}
 	for _, folder := range folders {
@@ -101,8 +99,7 @@ func readFile(host fs.FS, name string) (found, error) {
 	return f, nil
 }
 
-// values returns all values that are assigned to a key, in order. An empty value empties
-// the list.
+// values returns all values that are assigned to a key, in order. An empty value empties the list.
 func values(all []assignment, section, key string) (list []string) {
 	for _, a := range all {
 		if a.section == section && a.key == key {

@@ -1,7 +1,6 @@
-// Package hostnet knows systemd-networkd and NetworkManager, the network managers of hosts.
-// It returns the files that keep them off ENIs, and finds out from their files whether they
-// leave a link alone. It writes nothing. Only HostLinks asks the kernel; the rest reads
-// trees that it is given.
+// Package hostnet knows systemd-networkd and NetworkManager, the network managers of hosts. It returns the files that keep them off ENIs,
+// and finds out from their files whether they leave a link alone. It writes nothing. Only HostLinks asks the kernel; the rest reads trees
+// that it is given.
 package hostnet
 
 import (
@@ -42,14 +41,12 @@ type File struct {
 	Content string
 }
 
-// Files returns the files that keep a manager off all links of the driver but the primary
-// ENI's. It refuses a name that is empty or has a meaning in the files' syntax: a file
-// that could match the primary ENI takes the node offline.
+// Files returns the files that keep a manager off all links of the driver but the primary ENI's. It refuses a name that is empty or has a
+// meaning in the files' syntax: a file that could match the primary ENI takes the node offline.
 //
-// networkd (src/shared/net-condition.c) ignores an assignment that it cannot parse, and
-// then matches without it. It compares Name= with the alternative names of the link as
-// well, so that Name=!ens5 holds for every link that has one. Property=!INTERFACE= is
-// compared with the uevent's INTERFACE, the link's only name.
+// networkd (src/shared/net-condition.c) ignores an assignment that it cannot parse, and then matches without it. It compares Name= with the
+// alternative names of the link as well, so that Name=!ens5 holds for every link that has one. Property=!INTERFACE= is compared with the
+// uevent's INTERFACE, the link's only name.
 func Files(m Manager, primary, driver string) ([]File, error) {
 	if _, err := device.ParseInterfaceName(primary); err != nil {
 		return nil, fmt.Errorf("name of the primary ENI's link: %w", err)
@@ -91,9 +88,8 @@ func Reload(m Manager) string {
 	return "systemctl restart systemd-networkd"
 }
 
-// Advice describes in one line the files that keep the managers off ENIs, with their content
-// as printf's argument. Without managers it gives the files of each known one. If the
-// primary ENI's link is not known, it gives no file.
+// Advice describes in one line the files that keep the managers off ENIs, with their content as printf's argument. Without managers it
+// gives the files of each known one. If the primary ENI's link is not known, it gives no file.
 func Advice(managers []Manager, primary, driver string) string {
 	if len(managers) == 0 {
 		managers = []Manager{Networkd, NetworkManager}
@@ -125,9 +121,8 @@ func Adviser(sys fs.FS) func(primary string) string {
 // units are the managers' units.
 var units = map[Manager]string{Networkd: "systemd-networkd.service", NetworkManager: "NetworkManager.service"}
 
-// Running returns the managers that run on the host. sys is the host's /sys. A unit has a
-// control group as long as it runs. known is false if the tree does not show the control
-// groups of the host's units; then managers is empty.
+// Running returns the managers that run on the host. sys is the host's /sys. A unit has a control group as long as it runs. known is false
+// if the tree does not show the control groups of the host's units; then managers is empty.
 func Running(sys fs.FS) (managers []Manager, known bool) {
 	// The second is the tree of control groups v1.
 	for _, slice := range []string{"fs/cgroup/system.slice", "fs/cgroup/systemd/system.slice"} {

@@ -21,14 +21,12 @@ type HostLink struct {
 	AcceptRA, Forwarding string
 }
 
-// AcceptsRA says whether the kernel takes routes from router advertisements (ip-sysctl of
-// the kernel).
+// AcceptsRA says whether the kernel takes routes from router advertisements (ip-sysctl of the kernel).
 func (l HostLink) AcceptsRA() bool {
 	return l.AcceptRA == "2" || l.AcceptRA == "1" && l.Forwarding == "0"
 }
 
-// Clutter describes the host addresses and the routes of the link; "" for none. An ENI for
-// pods should have none.
+// Clutter describes the host addresses and the routes of the link; "" for none. An ENI for pods should have none.
 func (l HostLink) Clutter() string {
 	var parts []string
 	if len(l.Addresses) > 0 {
@@ -37,8 +35,7 @@ func (l HostLink) Clutter() string {
 	return strings.Join(append(parts, l.Routes...), ", ")
 }
 
-// HostLinks reads the links of devices in this network namespace, with the addresses and
-// routes that others have put on them.
+// HostLinks reads the links of devices in this network namespace, with the addresses and routes that others have put on them.
 func HostLinks(sys sysfs.FS, conf link.IPv6Conf) ([]HostLink, error) {
 	links, err := link.Open()
 	if err != nil {
@@ -68,8 +65,7 @@ func HostLinks(sys sysfs.FS, conf link.IPv6Conf) ([]HostLink, error) {
 	return found, nil
 }
 
-// OfDevice says whether the link is a device's own. A VLAN or OpenShift's bridge on top of
-// such a link shares its MAC.
+// OfDevice says whether the link is a device's own. A VLAN or OpenShift's bridge on top of such a link shares its MAC.
 func OfDevice(l link.Link) bool { return l.MAC != "" && (l.Kind == "" || l.Kind == "veth") }
 
 func hostLink(l link.Link, sys sysfs.FS, conf link.IPv6Conf) (h HostLink, err error) {

@@ -13,8 +13,7 @@ const markBegin = "# Written by multi-enid, which removes it again unless somebo
 // Marked returns the content with a first line that marks the file as ours.
 func (f File) Marked() string { return markBegin + hash(f.Content) + "\n" + f.Content }
 
-// Ours says whether multi-enid, of any version, has written a file, and whether the file is
-// unchanged since.
+// Ours says whether multi-enid, of any version, has written a file, and whether the file is unchanged since.
 func Ours(content string) (ours, unchanged bool) {
 	first, rest, _ := strings.Cut(content, "\n")
 	sum, ours := strings.CutPrefix(first, markBegin)

@@ -17,15 +17,12 @@ type Link struct {
 	Driver string
 }
 
-// Verdict says whether a manager's files make it leave a link alone. The zero value: they
-// do not.
+// Verdict says whether a manager's files make it leave a link alone. The zero value: they do not.
 type Verdict struct {
-	// Unmanaged: the manager leaves the link alone, because of File. File is "" if no file
-	// says anything about the link.
+	// Unmanaged: the manager leaves the link alone, because of File. File is "" if no file says anything about the link.
 	Unmanaged bool
 	File      string
-	// Unsure lists files that say Unmanaged and may match the link: they have conditions that
-	// this package cannot evaluate.
+	// Unsure lists files that say Unmanaged and may match the link: they have conditions that this package cannot evaluate.
 	Unsure []string
 }
 
@@ -43,8 +40,7 @@ func visible(host fs.FS, folder string) bool {
 	return err == nil && info.IsDir()
 }
 
-// NetworkdVerdict says whether networkd's files leave the link alone. Folders that are
-// not visible count as empty, but one of them must be.
+// NetworkdVerdict says whether networkd's files leave the link alone. Folders that are not visible count as empty, but one of them must be.
 func NetworkdVerdict(host fs.FS, l Link) (Verdict, error) {
 	if !visible(host, "etc/systemd") && !visible(host, "usr/lib/systemd") {
 		return Verdict{}, ErrNotVisible
@@ -143,8 +139,7 @@ func matchKey(key string, list []string, l Link) answer {
 	return unsure
 }
 
-// matchProperties: all must hold (net_condition_test_property). It knows
-// only the properties that follow from the link itself.
+// matchProperties: all must hold (net_condition_test_property). It knows only the properties that follow from the link itself.
 func matchProperties(words []string, l Link) answer {
 	result := yes
 	for _, w := range words {
@@ -164,8 +159,7 @@ func matchProperties(words []string, l Link) answer {
 	return result
 }
 
-// matchWords is net_condition_test_strv: a negative word that matches means no. Otherwise a
-// positive word must match, if there are any.
+// matchWords is net_condition_test_strv: a negative word that matches means no. Otherwise a positive word must match, if there are any.
 func matchWords(words []string, s string) answer {
 	result, positive := no, false
 	for _, w := range words {
@@ -187,9 +181,8 @@ func matchWords(words []string, s string) answer {
 	return result
 }
 
-// split takes assignments apart into words. A "!" before the first word of an assignment
-// applies to each of its words. plain is false if there are quotes, escapes or specifiers,
-// which split does not interpret.
+// split takes assignments apart into words. A "!" before the first word of an assignment applies to each of its words. plain is false if
+// there are quotes, escapes or specifiers, which split does not interpret.
 func split(list []string) (words []string, plain bool) {
 	for _, value := range list {
 		if strings.ContainsAny(value, `"'\%`) {
@@ -221,8 +214,7 @@ func glob(pattern, s string) answer {
 	return no
 }
 
-// ForeignManaged returns the keys of networkd.conf that are on and let networkd remove
-// rules and routes that others have made.
+// ForeignManaged returns the keys of networkd.conf that are on and let networkd remove rules and routes that others have made.
 func ForeignManaged(host fs.FS) ([]string, error) {
 	if !visible(host, "etc/systemd") {
 		return nil, ErrNotVisible

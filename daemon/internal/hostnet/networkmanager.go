@@ -7,9 +7,8 @@ import (
 	"strings"
 )
 
-// NetworkManagerVerdict says whether NetworkManager's files leave the link alone, by
-// [keyfile] unmanaged-devices= (NetworkManager.conf(5)). Files of /usr/lib and /run come
-// first, then NetworkManager.conf, then conf.d of /etc; the last assignment wins.
+// NetworkManagerVerdict says whether NetworkManager's files leave the link alone, by [keyfile] unmanaged-devices= (NetworkManager.conf(5)).
+// Files of /usr/lib and /run come first, then NetworkManager.conf, then conf.d of /etc; the last assignment wins.
 func NetworkManagerVerdict(host fs.FS, l Link) (Verdict, error) {
 	if !visible(host, "etc/NetworkManager") {
 		return Verdict{}, ErrNotVisible
@@ -60,8 +59,7 @@ func NetworkManagerVerdict(host fs.FS, l Link) (Verdict, error) {
 	return v, nil
 }
 
-// matchSpecs is NetworkManager's match of a device: an "except:" that matches means no.
-// Otherwise a specification that matches means yes.
+// matchSpecs is NetworkManager's match of a device: an "except:" that matches means no. Otherwise a specification that matches means yes.
 func matchSpecs(specs []string, l Link) answer {
 	result := no
 	for _, spec := range specs {

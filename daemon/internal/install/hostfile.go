@@ -12,8 +12,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/atomicfile"
 )
 
-// writeHostFile writes one file. It keeps a foreign file, and ours when somebody has edited
-// it.
+// writeHostFile writes one file. It keeps a foreign file, and ours when somebody has edited it.
 func writeHostFile(root string, m hostnet.Manager, f hostnet.File) (outcome string, changed bool, err error) {
 	state, data, err := hostFile(root, f.Path)
 	if err != nil {
@@ -79,8 +78,7 @@ const (
 	hostFileOurs
 )
 
-// hostFile looks at a file of the host. Symbolic links within the host's root are
-// followed in folders, never in the last component.
+// hostFile looks at a file of the host. Symbolic links within the host's root are followed in folders, never in the last component.
 func hostFile(root, path string) (hostFileState, []byte, error) {
 	at, err := os.OpenRoot(root)
 	if err != nil {

@@ -78,8 +78,7 @@ func (h *HostNetwork) write(ctx context.Context, tell report) error {
 	return errors.Join(errs...)
 }
 
-// warnOfFiles warns of a file that keeps the manager off the primary ENI. It sees only the
-// files in /etc.
+// warnOfFiles warns of a file that keeps the manager off the primary ENI. It sees only the files in /etc.
 func warnOfFiles(root string, m hostnet.Manager, primary link.Link, tell report) error {
 	verdict := hostnet.NetworkdVerdict
 	if m == hostnet.NetworkManager {
@@ -137,8 +136,7 @@ func primaryLink(all []link.Link, mac device.MAC) (link.Link, error) {
 	return found, nil
 }
 
-// keptHostNetwork repeats HostNetwork. A failure never ends the process that installs the
-// plugins.
+// keptHostNetwork repeats HostNetwork. A failure never ends the process that installs the plugins.
 type keptHostNetwork struct {
 	*HostNetwork
 	out, err io.Writer

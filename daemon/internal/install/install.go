@@ -1,5 +1,4 @@
-// Package install puts the CNI plugins, their policy and the host's network files on a
-// node, and removes them again.
+// Package install puts the CNI plugins, their policy and the host's network files on a node, and removes them again.
 package install
 
 import (

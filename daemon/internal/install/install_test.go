@@ -19,8 +19,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// TestSamplePolicyIsWhatInstallWrites: conf/policy.json is the policy of the
-// usual folder of plugins.
+// TestSamplePolicyIsWhatInstallWrites: conf/policy.json is the policy of the usual folder of plugins.
 func TestSamplePolicyIsWhatInstallWrites(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "policy.json")
 	if _, _, err := writePolicy(path, "/opt/cni/bin"); err != nil {

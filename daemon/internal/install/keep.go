@@ -10,13 +10,11 @@ import (
 )
 
 const (
-	// keepSettle is the pause between a change and the look at it: replacing a file
-	// takes several changes.
+	// keepSettle is the pause between a change and the look at it: replacing a file takes several changes.
 	keepSettle = time.Second
 	// keepEvery is the pause between two looks without a change.
 	keepEvery = 5 * time.Minute
-	// hostNetworkFirst is the pause after the first failure of --host-network. It doubles up to
-	// keepEvery.
+	// hostNetworkFirst is the pause after the first failure of --host-network. It doubles up to keepEvery.
 	hostNetworkFirst = 10 * time.Second
 )
 

@@ -12,8 +12,7 @@ import (
 // stateLock is the file in the state folder that the daemon locks.
 const stateLock = "daemon.lock"
 
-// LockState makes this process the only daemon or uninstall of the state folder until
-// unlock. It makes the folder.
+// LockState makes this process the only daemon or uninstall of the state folder until unlock. It makes the folder.
 func LockState(dir string) (unlock func(), err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make state folder: %w", err)

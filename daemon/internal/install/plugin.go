@@ -15,8 +15,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/atomicfile"
 )
 
-// installPlugin puts source in target's place: complete, or not at all. A running
-// target goes on with its old content.
+// installPlugin puts source in target's place: complete, or not at all. A running target goes on with its old content.
 func installPlugin(ctx context.Context, source, target string) (outcome string, changed bool, err error) {
 	data, err := os.ReadFile(source)
 	if err != nil {
@@ -80,8 +79,7 @@ func probe(ctx context.Context, path string) error {
 	return nil
 }
 
-// version is the last word of the first line that the plugin prints when it runs without
-// a command.
+// version is the last word of the first line that the plugin prints when it runs without a command.
 func version(ctx context.Context, path string) string {
 	_, stderr, err := runPlugin(ctx, path)
 	line, _, _ := strings.Cut(string(stderr), "\n")

@@ -30,8 +30,7 @@ type Removal struct {
 	Out io.Writer
 }
 
-// Run removes the plugins first: no ADD begins without them. If the node is still in use,
-// it removes nothing, and says why.
+// Run removes the plugins first: no ADD begins without them. If the node is still in use, it removes nothing, and says why.
 func (r Removal) Run() error {
 	from, err := filepath.Abs(r.From)
 	if err != nil {
@@ -79,8 +78,7 @@ func (r Removal) Run() error {
 	return errors.Join(errs...)
 }
 
-// removeState removes the files of the daemon and the plugins by name, and their folders
-// if nothing else is in them.
+// removeState removes the files of the daemon and the plugins by name, and their folders if nothing else is in them.
 func (r Removal) removeState() error {
 	locks, err := filepath.Glob(filepath.Join(r.AttachmentsDir, "locks", "*.lock"))
 	errs := []error{err, leases.Dir(r.LeaseDir).RemoveAll()}
@@ -155,8 +153,7 @@ func (r Removal) removePolicy(path, binDir string) error {
 	return r.removeFile(path)
 }
 
-// remove is removeFile, except that it leaves a folder that is not empty or is a mount of
-// the container.
+// remove is removeFile, except that it leaves a folder that is not empty or is a mount of the container.
 func (r Removal) remove(path string) error {
 	err := r.removeFile(path)
 	if errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, unix.EBUSY) {

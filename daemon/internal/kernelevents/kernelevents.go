@@ -1,5 +1,4 @@
-// Package kernelevents wakes the daemon after events of the kernel, and subscribes again
-// whenever a subscription ends.
+// Package kernelevents wakes the daemon after events of the kernel, and subscribes again whenever a subscription ends.
 package kernelevents
 
 import (
@@ -12,9 +11,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// The waits before subscribing again double from the first to the last, and begin anew with
-// the next event. A subscription ends when the kernel has more events than its buffer takes
-// (ENOBUFS, netlink(7)). Events are lost then, so Run wakes the daemon after the next begins.
+// The waits before subscribing again double from the first to the last, and begin anew with the next event. A subscription ends when the
+// kernel has more events than its buffer takes (ENOBUFS, netlink(7)). Events are lost then, so Run wakes the daemon after the next begins.
 const (
 	firstWait = 100 * time.Millisecond
 	lastWait  = 10 * time.Second
@@ -35,7 +33,7 @@ type Follower struct {
 // Run follows the events until ctx ends.
 func (f Follower) Run(ctx context.Context) {
 	if f.Pause == nil {
-		f.Pause = pause
+		f.Pause = backoff.Sleep
 	}
 	wait := backoff.Backoff{First: firstWait, Cap: lastWait}
 	again := false
@@ -57,16 +55,5 @@ func (f Follower) Run(ctx context.Context) {
 			return
 		}
 		again = true
-	}
-}
-
-func pause(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-timer.C:
-		return true
 	}
 }

@@ -10,8 +10,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/problem"
 )
 
-// TestRunWakesAfterSubscribingAgain: events were lost between two subscriptions, so
-// the daemon is woken when the second has begun.
+// TestRunWakesAfterSubscribingAgain: events were lost between two subscriptions, so the daemon is woken when the second has begun.
 func TestRunWakesAfterSubscribingAgain(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var did []string

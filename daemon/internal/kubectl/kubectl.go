@@ -1,5 +1,4 @@
-// Package kubectl is the plugin for kubectl. It shows the ENINodeStates of a cluster. It
-// compiles on every system that kubectl runs on.
+// Package kubectl is the plugin for kubectl. It shows the ENINodeStates of a cluster. It compiles on every system that kubectl runs on.
 package kubectl
 
 import (
@@ -87,8 +86,7 @@ func (p Program) connect(f *flags) (cluster Cluster, namespace string, err error
 	return client, client.Namespace, nil
 }
 
-// selected returns the states of the named nodes, or all without a name. The error for an
-// unknown name has similar names.
+// selected returns the states of the named nodes, or all without a name. The error for an unknown name has similar names.
 func selected(states []v1alpha1.ENINodeState, nodes []string) ([]v1alpha1.ENINodeState, error) {
 	if len(nodes) == 0 {
 		return states, nil

@@ -1,5 +1,4 @@
-// Package problem has the faults that the daemon finds: a Problem for people, and its error for
-// the log.
+// Package problem has the faults that the daemon finds: a Problem for people, and its error for the log.
 package problem
 
 import (
@@ -48,8 +47,7 @@ func Append(found []Finding, problems []nodestate.Problem) []Finding {
 	return found
 }
 
-// List returns the problems of all findings as the inventory has them: sorted, and no
-// more than fit.
+// List returns the problems of all findings as the inventory has them: sorted, and no more than fit.
 func List(lists ...[]Finding) []nodestate.Problem {
 	all := []nodestate.Problem{}
 	for _, f := range slices.Concat(lists...) {

@@ -8,9 +8,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// Services holds the problems of services that the daemon can work without, more slowly:
-// file watches, kernel events, listeners. The zero value is ready, without a Wake; nil
-// drops reports. It is safe for concurrent use.
+// Services holds the problems of services that the daemon can work without, more slowly: file watches, kernel events, listeners. The zero
+// value is ready, without a Wake; nil drops reports. It is safe for concurrent use.
 type Services struct {
 	// Wake is called when a service begins to fail or works again.
 	Wake func()
@@ -19,8 +18,7 @@ type Services struct {
 	failing map[string]Finding
 }
 
-// Report sets the state of a service: nil for working. The caller words the problem; err
-// is for the log.
+// Report sets the state of a service: nil for working. The caller words the problem; err is for the log.
 func (s *Services) Report(service string, p nodestate.Problem, err error) {
 	if s == nil {
 		return

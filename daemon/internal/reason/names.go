@@ -81,8 +81,7 @@ const (
 	CheckpointLost         nodestate.Reason = "CheckpointLost"
 )
 
-// Reasons about the device plugin itself. The states of the condition
-// DevicePluginServing are among them.
+// Reasons about the device plugin itself. The states of the condition DevicePluginServing are among them.
 const (
 	DevicePluginPrefixUnknown   nodestate.Reason = "DevicePluginPrefixUnknown"
 	DevicePluginConfigElsewhere nodestate.Reason = "DevicePluginConfigElsewhere"

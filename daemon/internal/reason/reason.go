@@ -1,7 +1,5 @@
-// Package reason has every Reason that the daemon gives: of its Problems, of its
-// Events, of the conditions of an ENINodeState, and of an API server that cannot be
-// followed. Code names a Reason by its constant; docs/troubleshooting.md is made of
-// the table.
+// Package reason has every Reason that the daemon gives: of its Problems, of its Events, of the conditions of an ENINodeState, and of an
+// API server that cannot be followed. Code names a Reason by its constant; docs/troubleshooting.md is made of the table.
 package reason
 
 import (
@@ -16,15 +14,13 @@ type Kind int
 
 // The kinds of Reasons.
 const (
-	// Problem: in `multi-enid status`, in status.problems of the ENINodeState, in an
-	// Event, and as a label of multi_eni_problems.
+	// Problem: in `multi-enid status`, in status.problems of the ENINodeState, in an Event, and as a label of multi_eni_problems.
 	Problem Kind = 1 << iota
 	// Event: in an Event only.
 	Event
 	// Condition: in a condition of the ENINodeState.
 	Condition
-	// API: why the API server is not followed, in `multi-enid status` and as a label of
-	// multi_eni_api_fault.
+	// API: why the API server is not followed, in `multi-enid status` and as a label of multi_eni_api_fault.
 	API
 )
 
@@ -36,8 +32,7 @@ type Entry struct {
 	Of string
 	// About is the kind of the object that the Event of Kind Event is about.
 	About string
-	// Meaning explains the state to the reader. Remedy is the way out, "" if there is none.
-	// Both are Markdown.
+	// Meaning explains the state to the reader. Remedy is the way out, "" if there is none. Both are Markdown.
 	Meaning, Remedy string
 	// Seen are messages that cannot be read off the code, with … for each value.
 	Seen []string
@@ -54,8 +49,7 @@ func Groups() []Group {
 	return []Group{declared, fields, links, addresses, drivers, config, plugin, records, sources, nodeenis, api, events, states}
 }
 
-// Delay returns for how long a Problem must last before its Event is sent. It is 0 except
-// for states that each new NodeENI passes through.
+// Delay returns for how long a Problem must last before its Event is sent. It is 0 except for states that each new NodeENI passes through.
 func Delay(r nodestate.Reason) time.Duration {
 	if r == NotAttached {
 		return attachTime
@@ -63,8 +57,7 @@ func Delay(r nodestate.Reason) time.Duration {
 	return 0
 }
 
-// attachTime is how long a controller may take to attach an ENI before anybody is
-// told. EC2 takes some seconds.
+// attachTime is how long a controller may take to attach an ENI before anybody is told. EC2 takes some seconds.
 const attachTime = time.Minute
 
 // Reasons of conditions, which pkg/apis spells for its users.

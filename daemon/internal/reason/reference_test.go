@@ -59,8 +59,7 @@ func TestReference(t *testing.T) {
 	}
 }
 
-// TestEachReasonIsExplained: the table has each constant once, and the code uses it;
-// each Reason that is seen with a message has one.
+// TestEachReasonIsExplained: the table has each constant once, and the code uses it; each Reason that is seen with a message has one.
 func TestEachReasonIsExplained(t *testing.T) {
 	named := map[nodestate.Reason]int{}
 	messages := readMessages(t)
@@ -228,8 +227,7 @@ func each(kind Kind, do func(Entry)) {
 	}
 }
 
-// readMessages collects the messages of each Reason, from the table and from the code
-// of the daemon, which it reads without running it.
+// readMessages collects the messages of each Reason, from the table and from the code of the daemon, which it reads without running it.
 func readMessages(t *testing.T) map[nodestate.Reason][]string {
 	t.Helper()
 	found := map[nodestate.Reason][]string{}

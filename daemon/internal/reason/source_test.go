@@ -79,8 +79,7 @@ func uses(t *testing.T) map[nodestate.Reason]bool {
 	return all
 }
 
-// readTexts returns all texts of the daemon and of the packages whose errors it shows,
-// one on each line.
+// readTexts returns all texts of the daemon and of the packages whose errors it shows, one on each line.
 func readTexts(t *testing.T) string {
 	t.Helper()
 	paths := daemonFiles(t)
@@ -108,8 +107,7 @@ type message struct {
 	text   string
 }
 
-// messagesIn finds the texts that stand beside a Reason: in the same call, literal or
-// assignment.
+// messagesIn finds the texts that stand beside a Reason: in the same call, literal or assignment.
 func messagesIn(f *ast.File) (out []message) {
 	ast.Inspect(f, func(n ast.Node) bool {
 		var beside []ast.Expr

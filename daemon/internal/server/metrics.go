@@ -24,8 +24,7 @@ const (
 
 // metrics count the work of Syncs. The collector state reads the present from the last View.
 //
-// Every label has a fixed set of values. None names a pod, an ENI or a NodeENI: these come
-// and go without end.
+// Every label has a fixed set of values. None names a pod, an ENI or a NodeENI: these come and go without end.
 type metrics struct {
 	writes   prometheus.Counter
 	restarts *prometheus.CounterVec
@@ -113,8 +112,7 @@ func describe(name, help string, labels ...string) *prometheus.Desc {
 // state is a collector of the last View.
 type state struct{ s *Server }
 
-// Describe implements prometheus.Collector. It sends nothing: the set of metrics depends on
-// the View.
+// Describe implements prometheus.Collector. It sends nothing: the set of metrics depends on the View.
 func (state) Describe(chan<- *prometheus.Desc) {}
 
 // Collect implements prometheus.Collector.

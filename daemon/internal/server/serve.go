@@ -32,8 +32,7 @@ const (
 	maxScrapes     = 4        // at once
 	closeTimeout   = 2 * time.Second
 	socketFileMode = 0o600
-	// reopenFirst and reopenLatest bound the waits before listening again at an address.
-	// They double.
+	// reopenFirst and reopenLatest bound the waits before listening again at an address. They double.
 	reopenFirst  = time.Second
 	reopenLatest = 30 * time.Second
 )
@@ -44,9 +43,8 @@ var errAnotherDaemon = errors.New("another multi-enid listens there; stop that o
 // Off is a value of listen. Like "", it stands for no address.
 const Off = "off"
 
-// Run serves /metrics, /healthz and /readyz on the TCP address listen, and the status on the
-// unix socket, until ctx ends. An address that cannot be opened is a problem of the Services,
-// and is tried again. Run fails only if another daemon listens at the socket.
+// Run serves /metrics, /healthz and /readyz on the TCP address listen, and the status on the unix socket, until ctx ends. An address that
+// cannot be opened is a problem of the Services, and is tried again. Run fails only if another daemon listens at the socket.
 func (s *Server) Run(ctx context.Context, listen, socket string) error {
 	local, err := s.openStatus(ctx, socket)
 	if errors.Is(err, errAnotherDaemon) {
@@ -109,10 +107,8 @@ func (s *Server) keep(ctx context.Context, e endpoint) {
 			}
 			s.Services.Report(e.name, e.problem(err), err)
 		}
-		select {
-		case <-ctx.Done():
+		if !backoff.Sleep(ctx, wait.Failed()) {
 			return
-		case <-time.After(wait.Failed()):
 		}
 		l, err = e.open()
 	}

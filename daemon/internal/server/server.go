@@ -18,8 +18,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// aliveWithin bounds the age of the last Sync. There is one each minute; its waits for IMDS
-// and the kubelet are shorter than the rest.
+// aliveWithin bounds the age of the last Sync. There is one each minute; its waits for IMDS and the kubelet are shorter than the rest.
 const aliveWithin = 5 * time.Minute
 
 // Options configure a Server. Fields are required unless they say otherwise.
@@ -89,8 +88,7 @@ func (s *Server) alive() (since time.Time, ok bool) {
 	return s.seen, s.Now().Sub(s.seen) <= aliveWithin
 }
 
-// isReady says whether a Sync has known the NodeENIs. It stays true if the API server is lost
-// later: the pods of the node keep working.
+// isReady says whether a Sync has known the NodeENIs. It stays true if the API server is lost later: the pods of the node keep working.
 func (s *Server) isReady() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

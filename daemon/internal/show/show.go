@@ -155,8 +155,7 @@ func deviceTable(devices []Device) *table {
 	return t
 }
 
-// link is the interface's name in the host. While the host has none, it is the driver:
-// a pod has the interface, or there is none.
+// link is the interface's name in the host. While the host has none, it is the driver: a pod has the interface, or there is none.
 func (d Device) link() string {
 	if d.Link == "" && d.Driver != "" {
 		return "(" + d.Driver + ")"
@@ -191,8 +190,7 @@ func (n Node) pods(b *strings.Builder, wide bool) {
 	}
 }
 
-// heldBy returns the holds on a device, without the allocation of a pod that also has an
-// attachment.
+// heldBy returns the holds on a device, without the allocation of a pod that also has an attachment.
 func (n Node) heldBy(d Device) []Pod {
 	var held []Pod
 	for _, p := range n.Pods {

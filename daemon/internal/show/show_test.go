@@ -90,8 +90,7 @@ func within(t *testing.T, seed uint64, text string) {
 	}
 }
 
-// TestDefaultViewIsNarrow: no line of any state is longer than Columns, and each hold
-// has a line of its own.
+// TestDefaultViewIsNarrow: no line of any state is longer than Columns, and each hold has a line of its own.
 func TestDefaultViewIsNarrow(t *testing.T) {
 	for seed := range uint64(300) {
 		g := generator{rand.New(rand.NewPCG(seed, 0))}

@@ -19,13 +19,11 @@ const floor = 4
 // column is one of a table's.
 type column struct {
 	head string
-	// least is how narrow the column may become before those without a least give
-	// way too.
+	// least is how narrow the column may become before those without a least give way too.
 	least int
 	// short makes a cell of a width; nil cuts out its middle.
 	short func(cell string, width int) string
-	// cheap is the width down to which short loses little of a cell. Such columns
-	// give way before all others; nil is for the others.
+	// cheap is the width down to which short loses little of a cell. Such columns give way before all others; nil is for the others.
 	cheap func(cell string) int
 	// wide: it is in the wide view only.
 	wide bool

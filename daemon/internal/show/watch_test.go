@@ -12,8 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// TestWatch: a later look is printed if it differs, also an error. The end of the context is
-// no error.
+// TestWatch: a later look is printed if it differs, also an error. The end of the context is no error.
 func TestWatch(t *testing.T) {
 	looks := []any{"one\n", "one\n", "two\n", errors.New("no inventory"), errors.New("no inventory"), "two\n", "half", context.Canceled}
 	synctest.Test(t, func(t *testing.T) {

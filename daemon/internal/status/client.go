@@ -57,8 +57,7 @@ func AskConfig(ctx context.Context, socket string) (Config, error) {
 	return c, nil
 }
 
-// Ask returns the Status of the daemon that listens on the socket. Fields of a later
-// version are ignored.
+// Ask returns the Status of the daemon that listens on the socket. Fields of a later version are ignored.
 func Ask(ctx context.Context, socket string) (Status, error) {
 	body, err := ask(ctx, socket, StatusPath)
 	if err != nil {

@@ -1,5 +1,4 @@
-// Package status is the state of a node as people see it: asked of the running daemon, or
-// else read from its files.
+// Package status is the state of a node as people see it: asked of the running daemon, or else read from its files.
 package status
 
 import (
@@ -41,8 +40,7 @@ type Live struct {
 	API *API `json:"api,omitempty"`
 }
 
-// API says whether the API server is followed. Reason tells why not; it is "" before the first
-// answer.
+// API says whether the API server is followed. Reason tells why not; it is "" before the first answer.
 type API struct {
 	Reachable bool   `json:"reachable"`
 	Reason    string `json:"reason,omitempty"`
