@@ -16,7 +16,6 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/sysfstree"
 )
 
-// TestBindDriver: the command, as multi-enid run starts it.
 func TestBindDriver(t *testing.T) {
 	program, err := nstest.Binary("multi-enid")
 	must(t, err)
@@ -43,7 +42,7 @@ func TestBindDriver(t *testing.T) {
 	refused(order, open(), "the claim lock of the device is another's")
 	refused(driver.Order{Driver: "vfio-pci"}, lock, `order's address ""`)
 
-	order = driver.Order{Address: "0000:01:00.0", Driver: "e1000e", Sysfs: dir} // it has it
+	order = driver.Order{Address: "0000:01:00.0", Driver: "e1000e", Sysfs: dir} // its present driver
 	if err := (driver.Runner{Program: program}).Do(order, lock); err != nil {
 		t.Error(err)
 	}

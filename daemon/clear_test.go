@@ -2,11 +2,8 @@ package main
 
 import (
 	"context"
-	"net"
-	"net/netip"
 	"os"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -17,6 +14,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/link/events"
 	"github.com/multi-eni/multi-eni-cni/pkg/link/routing"
 	"github.com/multi-eni/multi-eni-cni/test/fakeimds"
+	"github.com/multi-eni/multi-eni-cni/test/linktest"
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
@@ -41,15 +39,9 @@ func (m *machine) intruder(names ...string) *intruder {
 	return i
 }
 
-func ipNet(text string) *net.IPNet {
-	p := netip.MustParsePrefix(text)
-	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
-}
-
-// add adds a route without a gateway to the main table.
 func (i *intruder) add(name, to string, protocol, metric int) {
 	i.Helper()
-	must(i, netlink.RouteAdd(&netlink.Route{LinkIndex: i.index[name], Dst: ipNet(to), Protocol: netlink.RouteProtocol(protocol), Priority: metric,
+	must(i, netlink.RouteAdd(&netlink.Route{LinkIndex: i.index[name], Dst: linktest.Dst(to), Protocol: netlink.RouteProtocol(protocol), Priority: metric,
 		Scope: netlink.SCOPE_LINK}))
 }
 
@@ -158,13 +150,7 @@ func TestForeignRoutesAreGoneSoon(t *testing.T) {
 	i.rest(2 * time.Second)
 	m.end()
 	for _, by := range []string{"dhcp", "static", "ra"} {
-		n := 0
-		for line := range strings.Lines(m.stderr.String()) {
-			if strings.Contains(line, "others put routes") && strings.Contains(line, "by="+by) {
-				n++
-			}
-		}
-		if n != 1 {
+		if n := m.logged("others put routes", "by="+by); n != 1 {
 			t.Errorf("%d log lines about routes of %s, want 1\n%s", n, by, m.stderr.String())
 		}
 	}
@@ -201,19 +187,19 @@ func TestSourceRulesComeBack(t *testing.T) {
 	m.declare("a", 1)
 	m.start("--source-routing")
 	m.until("a ready")
-	there := func() bool {
+	made := func() (rules []netlink.Rule, routes []netlink.Route) {
 		t.Helper()
 		rules, err := netlink.RuleList(netlink.FAMILY_V4)
 		must(m, err)
-		routes, err := netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Protocol: routing.SourceProtocol, Table: unix.RT_TABLE_UNSPEC},
+		routes, err = netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Protocol: routing.SourceProtocol, Table: unix.RT_TABLE_UNSPEC},
 			netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TABLE)
 		must(m, err)
-		return len(routes) == 2 && slices.ContainsFunc(rules, func(r netlink.Rule) bool { return r.Protocol == routing.SourceProtocol })
+		return slices.DeleteFunc(rules, func(r netlink.Rule) bool { return r.Protocol != routing.SourceProtocol }), routes
 	}
 	back := func() time.Duration {
 		t.Helper()
 		for begin := time.Now(); ; time.Sleep(time.Millisecond) {
-			if there() {
+			if rules, routes := made(); len(routes) == 2 && len(rules) > 0 {
 				return time.Since(begin)
 			}
 			if time.Since(begin) > 20*time.Second {
@@ -226,15 +212,9 @@ func TestSourceRulesComeBack(t *testing.T) {
 	time.Sleep(2 * time.Second) // the link's own IPv6 addresses have come
 	var took []time.Duration
 	for k := range 20 {
-		rules, err := netlink.RuleList(netlink.FAMILY_V4)
-		must(m, err)
-		routes, err := netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Protocol: routing.SourceProtocol, Table: unix.RT_TABLE_UNSPEC},
-			netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TABLE)
-		must(m, err)
+		rules, routes := made()
 		for _, r := range rules {
-			if r.Protocol == routing.SourceProtocol {
-				must(m, netlink.RuleDel(&r))
-			}
+			must(m, netlink.RuleDel(&r))
 		}
 		for _, r := range routes[:min(k%3, len(routes))] {
 			must(m, netlink.RouteDel(&r))

@@ -24,8 +24,7 @@ type cluster struct {
 	reporter *report.Reporter
 	taint    *taint.Remover
 	kubelet  *podresources.Client
-	// release deletes the own Pod object.
-	release func(context.Context, client.OwnPod) error
+	release  func(context.Context, client.OwnPod) error
 }
 
 // connect makes the clients that the flags ask for. They send nothing yet. instance returns
@@ -60,7 +59,6 @@ func (c *nodeFlags) connect(log *logrus.Logger, instance func() string) (*cluste
 	return &k, nil
 }
 
-// use replaces the parts of o that come from the cluster.
 func (k *cluster) use(o *reconcile.Options) {
 	if k.source != nil {
 		o.NodeENIs = k.source
@@ -84,7 +82,6 @@ func (k *cluster) run(ctx context.Context, wake, news func()) {
 	}
 }
 
-// observe passes the View on to the reports.
 func (k *cluster) observe(v view.View) {
 	if k.reporter != nil {
 		k.reporter.Observe(v)
@@ -94,7 +91,6 @@ func (k *cluster) observe(v view.View) {
 	}
 }
 
-// serve gives the server the state of the cluster's clients.
 func (k *cluster) serve(o *server.Options) {
 	if k.source == nil {
 		return

@@ -62,7 +62,6 @@ func (m *machine) eventually(what string, ok func() bool) {
 	}
 }
 
-// helpers returns the processes that change drivers.
 func helpers(t *testing.T) (pids []int) {
 	t.Helper()
 	all, err := filepath.Glob("/proc/[0-9]*/cmdline")

@@ -77,7 +77,6 @@ func (m *machine) start(more ...string) {
 	go func() { m.ended <- p.main(ctx, append(m.args(), more...)) }()
 }
 
-// end stops the daemon, as SIGTERM does.
 func (m *machine) end() {
 	m.Helper()
 	m.stop()
@@ -161,7 +160,6 @@ func (m *machine) link(name string) link.Link {
 	return l
 }
 
-// TestDaemon runs the whole daemon on a node of namespaces, against IMDS.
 func TestDaemon(t *testing.T) {
 	if nstest.Outside(t) {
 		return

@@ -30,6 +30,16 @@ func (m *machine) problemsUntil(want ...string) {
 	m.Fatalf("problems %q, want %q\n%s", got, want, m.stderr.String())
 }
 
+// logged counts the log lines that have both texts.
+func (m *machine) logged(a, b string) (n int) {
+	for line := range strings.Lines(m.stderr.String()) {
+		if strings.Contains(line, a) && strings.Contains(line, b) {
+			n++
+		}
+	}
+	return n
+}
+
 // TestRunDegraded: the daemon works without inotify and with a busy port, logs each once, and needs no restart when both are available.
 func TestRunDegraded(t *testing.T) {
 	nstest.NeedUserNamespace(t)
@@ -53,13 +63,7 @@ func TestRunDegraded(t *testing.T) {
 	m.end()
 	for _, reason := range []string{"FilesUnwatched", "MetricsUnserved"} {
 		for _, line := range []string{"problem found", "problem is over"} {
-			n := 0
-			for logged := range strings.Lines(m.stderr.String()) {
-				if strings.Contains(logged, line) && strings.Contains(logged, reason) {
-					n++
-				}
-			}
-			if n != 1 {
+			if n := m.logged(line, reason); n != 1 {
 				t.Errorf("%q of %s was logged %d times\n%s", line, reason, n, m.stderr.String())
 			}
 		}

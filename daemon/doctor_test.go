@@ -114,7 +114,6 @@ func TestDoctorOfAFolder(t *testing.T) {
 	}
 }
 
-// TestDoctorAsksTheDaemon for all flags that were not given.
 func TestDoctorAsksTheDaemon(t *testing.T) {
 	if nstest.Outside(t) {
 		return

@@ -88,7 +88,6 @@ func TestHelpStyle(t *testing.T) {
 	}
 }
 
-// TestVersionFlag and the command agree.
 func TestVersionFlag(t *testing.T) {
 	code, stdout, stderr := call(t.Context(), nil, "--version")
 	if code != 0 || stderr != "" || stdout != "multi-enid version "+version+"\n" {

@@ -57,7 +57,6 @@ func (m managed) read(path string) string {
 	return string(data)
 }
 
-// write runs install --host-network.
 func (m managed) write(mode string) (code int, stdout, stderr string) {
 	return m.install("--host-network="+mode, "--host-root="+m.host(""))
 }
@@ -197,7 +196,6 @@ func TestHostNetworkIsNoGuess(t *testing.T) {
 	}
 }
 
-// rename renames a link, or deletes it.
 func rename(m managed, name, to string, remove bool) {
 	links, err := link.Open()
 	must(m.t, err)

@@ -26,7 +26,6 @@ echo "CNI multi-eni plugin ` + version + `" >&2
 `
 }
 
-// installation is two folders and a policy path.
 type installation struct {
 	*testing.T
 	from, to, policy string
@@ -95,7 +94,6 @@ func TestInstallReplacesWhatIsNoPlugin(t *testing.T) {
 	i.want("installed, an unknown version → v1", plugin("v1"))
 }
 
-// TestInstallRefusesWhatDoesNotRun: the old plugin stays.
 func TestInstallRefusesWhatDoesNotRun(t *testing.T) {
 	for name, content := range map[string]string{
 		"not a program": "\x7fELF and no more",
@@ -116,7 +114,6 @@ func TestInstallRefusesWhatDoesNotRun(t *testing.T) {
 	}
 }
 
-// TestInstallOverARunningPlugin: the running one is not disturbed.
 func TestInstallOverARunningPlugin(t *testing.T) {
 	sleeper, err := exec.LookPath("sleep")
 	if err != nil {

@@ -10,7 +10,6 @@ import (
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/cli"
 )
 
-// call runs the program with arguments and an environment.
 func call(ctx context.Context, env map[string]string, args ...string) (code int, stdout, stderr string) {
 	var out, errOut lockedBuffer
 	p := program{stdout: &out, stderr: &errOut, getenv: func(k string) string { return env[k] }}

@@ -41,7 +41,6 @@ func (m *machine) attach(container, nodeENI string) string {
 	return netns
 }
 
-// TestDaemonReleasesOrphan: a daemon that runs, and the plugin's own DEL.
 func TestDaemonReleasesOrphan(t *testing.T) {
 	if nstest.Outside(t) {
 		return

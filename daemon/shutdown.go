@@ -26,8 +26,7 @@ func unended(ctx context.Context, r *reconcile.Reconciler) []device.PCIAddress {
 // container from ending, and a DaemonSet makes no new pod while the old Pod object exists.
 type departure struct {
 	// asked: somebody wants the daemon to end, it has not failed.
-	asked bool
-	// devices are the devices whose helper still runs.
+	asked   bool
 	devices []device.PCIAddress
 	pod     client.OwnPod
 	// release deletes the own Pod object; nil without a cluster.

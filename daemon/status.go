@@ -63,7 +63,6 @@ const (
 
 func outputs() []string { return []string{outputTable, outputWide, outputJSON, outputYAML} }
 
-// statusFlags is the command line of status.
 type statusFlags struct {
 	inventory, attachments, leases, output string
 	watch                                  bool
@@ -73,7 +72,6 @@ func (c statusFlags) get(ctx context.Context) (status.Status, error) {
 	return status.Get(ctx, c.inventory, nodestate.AttachmentDir(c.attachments), leases.Dir(c.leases))
 }
 
-// print writes the status in the format of --output.
 func (c statusFlags) print(out io.Writer, s status.Status) error {
 	switch c.output {
 	case outputJSON:

@@ -109,7 +109,6 @@ func TestStatusErrorsNameTheWayOut(t *testing.T) {
 	}
 }
 
-// TestStatusWithoutPermission: as a user who is not root.
 func TestStatusWithoutPermission(t *testing.T) {
 	if nstest.Outside(t) {
 		return
@@ -128,7 +127,7 @@ func TestStatusWithoutPermission(t *testing.T) {
 	}
 }
 
-// withoutCapabilities makes the test's own thread one that file modes hold for.
+// withoutCapabilities has file modes bind the test's own thread, even root's.
 func withoutCapabilities(t *testing.T) {
 	t.Helper()
 	runtime.LockOSThread()
@@ -150,8 +149,7 @@ func TestHoldersFollowTheRecords(t *testing.T) {
 	m.until("a ready", "b ready", "c ready")
 	for n, name := range []string{"a", "b", "c"} {
 		m.attach("pod-"+name, name)
-		begin := time.Now()
-		for {
+		for begin := time.Now(); ; time.Sleep(20 * time.Millisecond) {
 			s, err := status.Ask(t.Context(), status.Socket(m.path("run/inventory.json")))
 			must(m, err)
 			complete := 0
@@ -166,7 +164,6 @@ func TestHoldersFollowTheRecords(t *testing.T) {
 			if time.Since(begin) > 20*time.Second {
 				t.Fatalf("20 s after pod-%s was attached: holders %+v\n%s", name, s.Holders, m.stderr.String())
 			}
-			time.Sleep(20 * time.Millisecond)
 		}
 	}
 	m.end()

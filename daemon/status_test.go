@@ -26,7 +26,6 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files")
 
-// sample is a node in the middle of its life.
 func sample(boot string) nodestate.Inventory {
 	return nodestate.Inventory{
 		NodeName: "node-a", BootID: boot, UpdatedAt: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC),
@@ -133,7 +132,6 @@ func workIn(t *testing.T, dir string) (goldens string) {
 func golden(t *testing.T, path, got string) {
 	t.Helper()
 	if *update {
-		must(t, os.MkdirAll(filepath.Dir(path), 0o755))
 		must(t, os.WriteFile(path, []byte(got), 0o644))
 	}
 	want, err := os.ReadFile(path)
@@ -177,16 +175,12 @@ func answering(t *testing.T, inventory string, v view.View) {
 			t.Errorf("status socket: %v", err)
 		}
 	})
-	deadline := time.Now().Add(10 * time.Second)
-	for {
-		_, err := status.Ask(ctx, socket)
-		if err == nil {
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		if _, err := status.Ask(ctx, socket); err == nil {
 			return
-		}
-		if time.Now().After(deadline) {
+		} else if time.Now().After(deadline) {
 			t.Fatalf("no answer: %v", err)
 		}
-		time.Sleep(5 * time.Millisecond)
 	}
 }
 

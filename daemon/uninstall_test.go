@@ -19,7 +19,6 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// uninstallable is a node with the files of install and run.
 type uninstallable struct {
 	installation
 	records, state, inventory, leases string

@@ -45,7 +45,7 @@ func help(out io.Writer, c *cobra.Command) {
 	if c.HasAvailableSubCommands() {
 		fmt.Fprintf(&b, "\n'%s COMMAND --help' has more about a command.\n", c.CommandPath())
 	}
-	io.WriteString(out, b.String()) //nolint:errcheck,gosec // nobody reads it then
+	io.WriteString(out, b.String()) //nolint:errcheck,gosec // without an output there is no reader
 }
 
 // flags writes each flag, and its text below it.

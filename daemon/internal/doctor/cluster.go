@@ -85,7 +85,7 @@ func access(ctx context.Context, o Options) []Finding {
 
 func (r right) check(ctx context.Context, c Cluster) []Finding {
 	resource, sub, _ := strings.Cut(r.resource, "/")
-	name := "RBAC " + resource // as kubectl auth can-i has it
+	name := "RBAC " + resource // as kubectl auth can-i writes it
 	if r.group != "" {
 		name += "." + r.group
 	}

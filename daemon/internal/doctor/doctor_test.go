@@ -94,7 +94,7 @@ func TestNotAsked(t *testing.T) {
 	w.says(routing, "ok source routing: not asked for (--source-routing)")
 }
 
-// TestMetadata: ENIs that can be read are counted beside one that cannot.
+// TestMetadata: readable ENIs are counted beside unreadable ones.
 func TestMetadata(t *testing.T) {
 	w := newWorld(t)
 	odd := &vpc.ValueError{Key: "network/interfaces/macs/x/subnet-id", Value: "<html>", Err: errors.New("no subnet")}

@@ -69,7 +69,6 @@ func bound(o Options) map[string][]string {
 	return drivers
 }
 
-// loaded looks for one driver.
 func loaded(name, users string, facts driver.Facts, o Options) []Finding {
 	const check = "drivers"
 	modprobe := fmt.Sprintf("run: modprobe %s, and name it in /etc/modules-load.d", name)

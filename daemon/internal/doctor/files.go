@@ -17,7 +17,6 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
 )
 
-// config looks at the device plugin's config and its folder.
 func config(_ context.Context, o Options) []Finding {
 	const check = "device plugin config"
 	folder := filepath.Dir(o.PCIDPConfig)
@@ -116,7 +115,6 @@ func stateDir(_ context.Context, o Options) []Finding {
 	return f
 }
 
-// attachments looks at the records' folder and at each record.
 func attachments(_ context.Context, o Options) []Finding {
 	const check = "attachment records"
 	if f := ownFolder(check, o.AttachmentsDir); f[0].Level != OK {

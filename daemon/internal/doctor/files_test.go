@@ -55,7 +55,7 @@ func TestFileFaults(t *testing.T) {
 	})
 }
 
-// unprivileged makes the test's own thread one that file modes hold for.
+// unprivileged has file modes bind the test's own thread, even root's.
 func unprivileged(t *testing.T) {
 	t.Helper()
 	runtime.LockOSThread() // and never unlocked: the thread is lost
@@ -100,7 +100,7 @@ func TestFilesUnreadable(t *testing.T) {
 	}
 }
 
-// TestWritable: a folder that is missing is made, one that is a file is not.
+// TestWritable: the daemon makes a missing folder. It replaces no file.
 func TestWritable(t *testing.T) {
 	w := newWorld(t)
 	check := func(folder string) func(context.Context, Options) []Finding {
@@ -126,7 +126,6 @@ func TestFirstStart(t *testing.T) {
 	w.says(inventoryFile, "warn inventory: there is no folder /node/run; make it")
 }
 
-// TestPhases: the inventory's devices are counted by phase.
 func TestPhases(t *testing.T) {
 	w := newWorld(t)
 	var devices []nodestate.Device
@@ -149,7 +148,6 @@ func TestKeptCheckpoint(t *testing.T) {
 	w.says(stateDir, "ok state folder: ", "warn state folder: ")
 }
 
-// TestRecords: how many there are, and how many hold something.
 func TestRecords(t *testing.T) {
 	w := newWorld(t)
 	w.record("c1", nil)

@@ -25,13 +25,11 @@ func declared() hostnet.HostLink {
 		Forwarding: "0"}
 }
 
-// runs has a unit run on the host.
 func (w *world) runs(unit string) {
 	w.Helper()
 	w.must(os.MkdirAll(w.path("sys/fs/cgroup/system.slice/"+unit), 0o755))
 }
 
-// visible shows the host's files.
 func (w *world) visible() {
 	w.Helper()
 	for _, folder := range []string{"etc/systemd", "usr/lib/systemd", "etc/NetworkManager"} {

@@ -16,7 +16,6 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
-// binary runs the CNI plugin's VERSION.
 func binary(ctx context.Context, o Options) []Finding {
 	const check = "CNI plugin"
 	path := filepath.Join(o.BinDir, orphan.PluginName)

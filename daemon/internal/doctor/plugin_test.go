@@ -91,7 +91,6 @@ func TestNetnsFolders(t *testing.T) {
 	}
 }
 
-// TestHostNamespace: on the host itself nothing has to be propagated.
 func TestHostNamespace(t *testing.T) {
 	w := newWorld(t)
 	w.look(orphan.View{Host: true}, nil)

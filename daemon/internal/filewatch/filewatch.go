@@ -200,7 +200,7 @@ func (w *Watcher) existing() map[string]os.FileInfo {
 	return there
 }
 
-// fingerprint changes when a file of the folders has come, gone, or changed (by ctime, which nobody sets).
+// fingerprint changes when a file of the folders has come, gone, or changed (by ctime, which programs cannot set).
 func (w *Watcher) fingerprint() uint64 {
 	sum := fnv.New64a()
 	for _, f := range w.folders {

@@ -148,7 +148,7 @@ func TestWithoutInotify(t *testing.T) {
 	}
 }
 
-// TestOpenFilesAreNoInstances: EMFILE has two causes, and the one that was not seen is not named.
+// TestOpenFilesAreNoInstances: EMFILE has two causes. The message names only the observed one.
 func TestOpenFilesAreNoInstances(t *testing.T) {
 	if nstest.Outside(t) {
 		return

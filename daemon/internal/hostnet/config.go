@@ -39,7 +39,6 @@ func parse(text string) (all []assignment) {
 	return all
 }
 
-// found is a config file, and the assignments in it.
 type found struct {
 	path   string // absolute, on the host
 	values []assignment

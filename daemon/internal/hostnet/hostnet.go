@@ -118,10 +118,9 @@ func Adviser(sys fs.FS) func(primary string) string {
 	}
 }
 
-// units are the managers' units.
 var units = map[Manager]string{Networkd: "systemd-networkd.service", NetworkManager: "NetworkManager.service"}
 
-// Running returns the managers that run on the host. sys is the host's /sys. A unit has a control group as long as it runs. known is false
+// Running returns the managers that run on the host. sys is the host's /sys. A unit has a control group while it runs. known is false
 // if the tree does not show the control groups of the host's units; then managers is empty.
 func Running(sys fs.FS) (managers []Manager, known bool) {
 	// The second is the tree of control groups v1.

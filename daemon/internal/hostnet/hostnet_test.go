@@ -124,32 +124,21 @@ func TestMark(t *testing.T) {
 
 // TestNetworkdVerdict: which file networkd takes for the primary ENI, and whether it leaves it alone.
 func TestNetworkdVerdict(t *testing.T) {
-	const unmanaged = "\n[Link]\nUnmanaged=yes\n"
+	const unmanaged, network = "\n[Link]\nUnmanaged=yes\n", "etc/systemd/network/05-a.network"
 	for name, tt := range map[string]struct {
 		files map[string]string
 		want  Verdict
 	}{
 		"nothing": {nil, Verdict{}},
 		// The file that docs/migration.md once gave.
-		"Name=! and an altname": {
-			map[string]string{"etc/systemd/network/05-multi-eni.network": "[Match]\nDriver=ena\nName=!ens5\n" + unmanaged},
-			Verdict{Unmanaged: true, File: "/etc/systemd/network/05-multi-eni.network"},
-		},
-		"the driver alone": {
-			map[string]string{"etc/systemd/network/05-a.network": "[Match]\nDriver=ena\n" + unmanaged},
-			Verdict{Unmanaged: true, File: "/etc/systemd/network/05-a.network"},
-		},
-		"an earlier one that manages": {
-			map[string]string{
-				"etc/systemd/network/05-a.network": "[Match]\nDriver=ena\n" + unmanaged,
-				"run/systemd/network/04-b.network": "[Match]\nPermanentMACAddress=02:00:00:00:00:01\n[Network]\nDHCP=yes\n",
-			},
-			Verdict{File: "/run/systemd/network/04-b.network"},
-		},
-		"hidden by /etc": {
-			map[string]string{"usr/lib/systemd/network/05-a.network": "[Match]\nDriver=ena\n" + unmanaged, "etc/systemd/network/05-a.network": "/dev/null"},
-			Verdict{},
-		},
+		"Name=! and an altname": {map[string]string{"etc/systemd/network/05-multi-eni.network": "[Match]\nDriver=ena\nName=!ens5\n" + unmanaged},
+			Verdict{Unmanaged: true, File: "/etc/systemd/network/05-multi-eni.network"}},
+		"the driver alone": {map[string]string{network: "[Match]\nDriver=ena\n" + unmanaged}, Verdict{Unmanaged: true, File: "/" + network}},
+		"an earlier one that manages": {map[string]string{
+			network:                            "[Match]\nDriver=ena\n" + unmanaged,
+			"run/systemd/network/04-b.network": "[Match]\nPermanentMACAddress=02:00:00:00:00:01\n[Network]\nDHCP=yes\n",
+		}, Verdict{File: "/run/systemd/network/04-b.network"}},
+		"hidden by /etc": {map[string]string{"usr/lib/systemd/network/05-a.network": "[Match]\nDriver=ena\n" + unmanaged, network: "/dev/null"}, Verdict{}},
 		// As nodeadm keeps 80-ec2.network from all links but the primary one.
 		"a drop-in": {
 			map[string]string{
@@ -161,20 +150,12 @@ func TestNetworkdVerdict(t *testing.T) {
 			},
 			Verdict{File: "/run/systemd/network/70-eks-ens5.network"},
 		},
-		"a list that is emptied": {map[string]string{"etc/systemd/network/05-a.network": "[Match]\nName=ens5\nName=\nName=ens9\n" + unmanaged}, Verdict{}},
-		"a condition that cannot be told": {
-			map[string]string{"etc/systemd/network/05-a.network": "[Match]\nDriver=ena\nHost=other\n" + unmanaged},
-			Verdict{Unsure: []string{"/etc/systemd/network/05-a.network"}},
-		},
-		"a condition that cannot be told, and one that does not hold": {
-			map[string]string{"etc/systemd/network/05-a.network": "[Match]\nDriver=virtio_net\nHost=other\n" + unmanaged},
-			Verdict{},
-		},
-		"quotes": {
-			map[string]string{"etc/systemd/network/05-a.network": "[Match]\nProperty=!\"INTERFACE=ens5\"\n" + unmanaged},
-			Verdict{Unsure: []string{"/etc/systemd/network/05-a.network"}},
-		},
-		"no condition": {map[string]string{"etc/systemd/network/05-a.network": unmanaged}, Verdict{}},
+		"a list that is emptied":          {map[string]string{network: "[Match]\nName=ens5\nName=\nName=ens9\n" + unmanaged}, Verdict{}},
+		"a condition that cannot be told": {map[string]string{network: "[Match]\nDriver=ena\nHost=other\n" + unmanaged}, Verdict{Unsure: []string{"/" + network}}},
+		"a condition that cannot be told, and one that does not hold": {map[string]string{network: "[Match]\nDriver=virtio_net\nHost=other\n" + unmanaged},
+			Verdict{}},
+		"quotes":       {map[string]string{network: "[Match]\nProperty=!\"INTERFACE=ens5\"\n" + unmanaged}, Verdict{Unsure: []string{"/" + network}}},
+		"no condition": {map[string]string{network: unmanaged}, Verdict{}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, err := NetworkdVerdict(host(tt.files), primary())
@@ -196,10 +177,8 @@ func TestNetworkManagerVerdict(t *testing.T) {
 		"except by pattern": {map[string]string{conf: "[keyfile]\nunmanaged-devices=driver:en*;except:interface-name:ens[45]\n"}, Verdict{}},
 		"every":             {map[string]string{main: "[keyfile]\nunmanaged-devices=*,except:type:wifi\n"}, Verdict{Unmanaged: true, File: "/" + main}},
 		"a later one":       {map[string]string{main: "[keyfile]\nunmanaged-devices=*\n", conf: "[keyfile]\nunmanaged-devices=mac:02:00:00:00:00:02\n"}, Verdict{}},
-		"one that adds": {
-			map[string]string{main: "[keyfile]\nunmanaged-devices=mac:02:00:00:00:00:02\n", conf: "[keyfile]\nunmanaged-devices+=ens5\n"},
-			Verdict{Unmanaged: true, File: "/" + conf},
-		},
+		"one that adds": {map[string]string{main: "[keyfile]\nunmanaged-devices=mac:02:00:00:00:00:02\n", conf: "[keyfile]\nunmanaged-devices+=ens5\n"},
+			Verdict{Unmanaged: true, File: "/" + conf}},
 		"of /usr/lib, before": {map[string]string{"usr/lib/NetworkManager/conf.d/99-z.conf": "[keyfile]\nunmanaged-devices=*\n",
 			main: "[keyfile]\nunmanaged-devices=none\n"}, Verdict{}},
 		"unknown condition":     {map[string]string{conf: "[keyfile]\nunmanaged-devices=s390-subchannels:0.0.1\n"}, Verdict{Unsure: []string{"/" + conf}}},

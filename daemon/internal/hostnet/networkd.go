@@ -34,7 +34,6 @@ func networkFolders(sub string) []string {
 	return []string{"etc/systemd/" + sub, "run/systemd/" + sub, "usr/local/lib/systemd/" + sub, "usr/lib/systemd/" + sub}
 }
 
-// visible says whether a folder is there.
 func visible(host fs.FS, folder string) bool {
 	info, err := fs.Stat(host, folder)
 	return err == nil && info.IsDir()
@@ -73,7 +72,6 @@ func NetworkdVerdict(host fs.FS, l Link) (Verdict, error) {
 	return v, nil
 }
 
-// answer is yes, no or unsure.
 type answer int
 
 const (

@@ -44,7 +44,7 @@ func writeHostFile(root string, m hostnet.Manager, f hostnet.File) (outcome stri
 	return fmt.Sprintf("written, in effect after a reboot or `%s`", hostnet.Reload(m)), true, nil
 }
 
-// removeHostFiles removes the files that multi-enid has written and nobody has edited.
+// removeHostFiles removes the files that multi-enid has written, except edited ones.
 func removeHostFiles(root string, tell report) error {
 	var errs []error
 	for _, path := range hostnet.Paths() {

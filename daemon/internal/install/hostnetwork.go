@@ -23,7 +23,6 @@ const (
 	HostRemove = "remove"
 )
 
-// imdsTimeout bounds the request for the primary ENI's MAC.
 const imdsTimeout = 10 * time.Second
 
 // HostNetwork writes or removes the files that keep the host's network managers off ENIs.
@@ -36,7 +35,6 @@ type HostNetwork struct {
 	mac        device.MAC
 }
 
-// run does as Mode says.
 func (h *HostNetwork) run(ctx context.Context, tell report) error {
 	switch h.Mode {
 	case HostWrite:

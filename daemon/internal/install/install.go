@@ -22,7 +22,7 @@ type Installer struct {
 	From, To string
 	// Policy is the path of the plugins' policy; "" for none.
 	Policy string
-	// Mkdir makes the folder To where there is none.
+	// Mkdir makes the folder To if it is missing.
 	Mkdir bool
 	Host  HostNetwork
 	// Out gets a line for each file, Err the failures that Keep goes on after.
@@ -74,7 +74,6 @@ func (i *Installer) prepare() (unlock func(), err error) {
 	return lockFolder(i.To)
 }
 
-// folders are the folders that are written to.
 func (i *Installer) folders() []string {
 	if i.Policy == "" {
 		return []string{i.To}

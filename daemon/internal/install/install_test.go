@@ -51,7 +51,7 @@ func TestPrimaryLink(t *testing.T) {
 }
 
 // TestKeptHostNetwork: an unchanged file is reported once, a failure is tried again after
-// ever longer pauses, and IMDS is asked until it answers.
+// growing pauses, and IMDS is asked until it answers.
 func TestKeptHostNetwork(t *testing.T) {
 	if nstest.Outside(t) {
 		return

@@ -9,7 +9,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// stateLock is the file in the state folder that the daemon locks.
 const stateLock = "daemon.lock"
 
 // LockState makes this process the only daemon or uninstall of the state folder until unlock. It makes the folder.

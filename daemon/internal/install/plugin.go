@@ -53,7 +53,6 @@ func installPlugin(ctx context.Context, source, target string) (outcome string, 
 	return fmt.Sprintf("installed, %s → %s", before, after), true, nil
 }
 
-// probeTimeout bounds one run of a plugin.
 const probeTimeout = 10 * time.Second
 
 // PluginVersion returns the version of a plugin that answers the CNI command VERSION.
@@ -64,7 +63,6 @@ func PluginVersion(ctx context.Context, path string) (string, error) {
 	return version(ctx, path), nil
 }
 
-// probe asks the plugin for its CNI versions.
 func probe(ctx context.Context, path string) error {
 	stdout, _, err := runPlugin(ctx, path, "CNI_COMMAND=VERSION")
 	if err != nil {

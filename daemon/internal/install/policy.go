@@ -31,7 +31,6 @@ func writePolicy(path, binDir string) (outcome string, changed bool, err error) 
 	return "written", true, nil
 }
 
-// defaultPolicy is the policy file's content for plugins in binDir.
 func defaultPolicy(binDir string) ([]byte, error) {
 	data, err := json.MarshalIndent(nodestate.Policy{
 		SchemaVersion: nodestate.SchemaVersion, BinDir: binDir,

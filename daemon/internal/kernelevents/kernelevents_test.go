@@ -58,7 +58,6 @@ func TestRunWakesAfterSubscribingAgain(t *testing.T) {
 	}
 }
 
-// TestWaitsAreBounded: however often it fails.
 func TestWaitsAreBounded(t *testing.T) {
 	var last time.Duration
 	times := 0

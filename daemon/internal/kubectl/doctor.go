@@ -83,7 +83,7 @@ func daemons(ctx context.Context, cluster Cluster, nodes []string) ([]outside.Po
 	}), nil
 }
 
-// doctors runs the doctor of each pod, and goes on after one that found faults.
+// doctors runs the doctor of each pod, and goes on after a doctor that found faults.
 func (p Program) doctors(ctx context.Context, f *flags, pods []outside.Pod, output string) error {
 	kubectl := p.Exec
 	if kubectl == nil {

@@ -22,8 +22,7 @@ const Name = "kubectl-multi_eni"
 // Program is the plugin and its environment.
 type Program struct {
 	Stdout, Stderr io.Writer
-	// Version is the binary's.
-	Version string
+	Version        string
 	// Connect makes the client; nil is outside.Connect.
 	Connect func(outside.Config) (Cluster, error)
 	// Exec runs kubectl; nil runs the one in PATH.
@@ -50,7 +49,6 @@ func (p Program) Main(ctx context.Context, args []string) int {
 	return cli.Execute(ctx, root, args, p.Stderr)
 }
 
-// flags are the flags of all commands.
 type flags struct {
 	kubeconfig, context, namespace string
 }
@@ -114,7 +112,6 @@ func unknownNode(node, lacks string, names []string) error {
 	return fmt.Errorf("node %q has %s; %s", node, lacks, hint)
 }
 
-// run runs the kubectl that the user has.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	cmd := exec.CommandContext(ctx, "kubectl", args...)
 	cmd.Stdout, cmd.Stderr = stdout, stderr

@@ -19,7 +19,6 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/apis/networking/v1alpha1"
 )
 
-// world is a cluster with two nodes.
 type world struct {
 	states []v1alpha1.ENINodeState
 	pods   []outside.Pod
@@ -56,7 +55,6 @@ func twoNodes() world {
 	}
 }
 
-// failed is a command that ended with exit code 1.
 type failed struct{ error }
 
 func (failed) ExitCode() int { return 1 }
@@ -157,7 +155,6 @@ func TestDoctor(t *testing.T) {
 	}
 }
 
-// TestErrors name the way out.
 func TestErrors(t *testing.T) {
 	broken := world{err: fmt.Errorf("%w: ask somebody", outside.ErrForbidden)}
 	for _, tt := range []struct {

@@ -96,7 +96,7 @@ func (q question) String() string {
 	return "nothing"
 }
 
-// hold is a device, and a pod that has it; Pod is "" if nobody has it.
+// hold is a device, and a pod that has it; Pod is "" if no pod has it.
 type hold struct {
 	Pod    string                `json:"pod"`
 	Node   string                `json:"node"`

@@ -79,7 +79,6 @@ func (s *Server) register() {
 	}
 }
 
-// count adds the work of one Sync.
 func (s *Server) count(did view.Did) {
 	m := &s.metrics
 	m.sync.Observe(did.Took.Seconds())
@@ -134,7 +133,6 @@ func (c state) Collect(out chan<- prometheus.Metric) {
 	}
 }
 
-// The states of an address without a lease.
 const (
 	stateFree     = "free"
 	stateRetiring = "retiring"

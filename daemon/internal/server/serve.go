@@ -37,7 +37,6 @@ const (
 	reopenLatest = 30 * time.Second
 )
 
-// errAnotherDaemon says that another daemon listens at the socket.
 var errAnotherDaemon = errors.New("another multi-enid listens there; stop that one, or give this one an --inventory in a folder of its own")
 
 // Off is a value of listen. Like "", it stands for no address.
@@ -80,7 +79,6 @@ type listener struct {
 	done func()
 }
 
-// endpoint is one of the places where the daemon can be asked.
 type endpoint struct {
 	name string
 	// address is a name for people: the socket was made under another.
@@ -226,7 +224,7 @@ func listenUnix(ctx context.Context, path string) (l net.Listener, done func(), 
 	if err != nil {
 		return nil, nil, err
 	}
-	defer os.RemoveAll(private) //nolint:errcheck // empty, and in nobody's way
+	defer os.RemoveAll(private) //nolint:errcheck // an empty folder left behind does no harm
 	made := filepath.Join(private, status.SocketName)
 	if err := status.WithShortName(made, func(name string) error {
 		ul, err := net.ListenUnix("unix", &net.UnixAddr{Name: name, Net: "unix"})

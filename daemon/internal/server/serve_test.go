@@ -28,7 +28,6 @@ import (
 // patience bounds a test's wait for an immediate event.
 const patience = 10 * time.Second
 
-// serve runs the server until the returned function is called.
 func serve(t *testing.T, s *Server, listen, socket string) (stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -156,7 +155,6 @@ func TestAskGivesUp(t *testing.T) {
 	}
 }
 
-// TestRunning: only a daemon that answers is running.
 func TestRunning(t *testing.T) {
 	inventory := filepath.Join(t.TempDir(), "inventory.json")
 	socket := status.Socket(inventory)

@@ -24,12 +24,11 @@ const aliveWithin = 5 * time.Minute
 // Options configure a Server. Fields are required unless they say otherwise.
 type Options struct {
 	Version string
-	// Flags are the daemon's flags by name. Nil if nobody asks.
+	// Flags are the daemon's flags by name. May be nil.
 	Flags map[string]string
 	// Inventory is the path of the inventory, as the status names it.
 	Inventory string
-	// Leases is the folder of the leases.
-	Leases leases.Dir
+	Leases    leases.Dir
 	// API says whether the API server is followed. If it is not, reason is a word of a fixed
 	// set, or "" before the first answer. Nil without an API server.
 	API func() (reachable bool, reason string)

@@ -17,7 +17,7 @@ import (
 // Columns is the longest line of the default view, in characters.
 const Columns = 100
 
-// Node is the state of one node. A zero field is one that its source does not know.
+// Node is the state of one node. A zero field means that the source does not know it.
 type Node struct {
 	Name string
 	// Changed is when the state last changed.
@@ -155,7 +155,7 @@ func deviceTable(devices []Device) *table {
 	return t
 }
 
-// link is the interface's name in the host. While the host has none, it is the driver: a pod has the interface, or there is none.
+// link is the interface's name in the host, or the driver if the host sees no interface.
 func (d Device) link() string {
 	if d.Link == "" && d.Driver != "" {
 		return "(" + d.Driver + ")"
@@ -217,7 +217,7 @@ func (n Node) pools(b *strings.Builder, wide bool) {
 	t.render(b, wide)
 }
 
-// many is a count that nobody reads digit by digit.
+// many writes a count, and a large one as ">1M".
 func many(n int) string {
 	if n > 1<<20 {
 		return ">1M"

@@ -124,7 +124,6 @@ func TestDefaultViewIsNarrow(t *testing.T) {
 	}
 }
 
-// TestWideViewLosesNothing of any value.
 func TestWideViewLosesNothing(t *testing.T) {
 	for seed := range uint64(100) {
 		n := generator{rand.New(rand.NewPCG(seed, 1))}.node()

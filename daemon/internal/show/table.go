@@ -10,13 +10,11 @@ import (
 	"unicode/utf8"
 )
 
-// gap is between two columns.
 const gap = 2
 
 // floor is the narrowest column, in characters.
 const floor = 4
 
-// column is one of a table's.
 type column struct {
 	head string
 	// least is how narrow the column may become before those without a least give way too.

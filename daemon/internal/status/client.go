@@ -86,7 +86,6 @@ func Running(ctx context.Context, socket string) (bool, error) {
 	return err == nil, err
 }
 
-// ask returns the answer of the daemon for a path.
 func ask(ctx context.Context, socket, path string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()

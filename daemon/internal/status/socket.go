@@ -15,7 +15,6 @@ const SocketName = "multi-enid.sock"
 // Socket returns the path of the socket of the daemon that writes the inventory.
 func Socket(inventory string) string { return filepath.Join(filepath.Dir(inventory), SocketName) }
 
-// dialTimeout bounds one connection to the socket.
 const dialTimeout = time.Second
 
 // Dial connects to a socket. Its path may be of any length.
