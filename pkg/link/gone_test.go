@@ -14,6 +14,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
 	"github.com/multi-eni/multi-eni-cni/pkg/link/routing"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+	"github.com/multi-eni/multi-eni-cni/test/linktest"
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
@@ -176,10 +177,7 @@ func TestAnnounce(t *testing.T) {
 	if nstest.Outside(t) {
 		return
 	}
-	node(t, eth1)
-	h := open(t)
-	l, err := h.ByName("eth1")
-	must(t, err)
+	h, l := linktest.OpenENI1(t)
 	must(t, h.SetUp(l.Index))
 	must(t, h.Announce(l))
 	if now, err := h.ByName("eth1"); err != nil || now.MAC != device.MAC(eth1.MAC) || !now.Up {
@@ -197,10 +195,7 @@ func TestWithoutRights(t *testing.T) {
 	if nstest.Outside(t) {
 		return
 	}
-	node(t, eth1)
-	h := open(t)
-	l, err := h.ByName("eth1")
-	must(t, err)
+	h, l := linktest.OpenENI1(t)
 	runtime.LockOSThread() // never unlocked: the thread ends with the test
 	var none [2]unix.CapUserData
 	head := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
+	"github.com/multi-eni/multi-eni-cni/test/linktest"
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
@@ -40,10 +41,7 @@ func TestRestoreAcceptRA(t *testing.T) {
 	if nstest.Outside(t) {
 		return
 	}
-	node(t, eth1)
-	h := open(t)
-	l, err := h.ByName("eth1")
-	must(t, err)
+	h, l := linktest.OpenENI1(t)
 	want := l.State()
 	if want.AcceptRA = "0"; h.IPv6Conf != link.DefaultIPv6Conf {
 		t.Errorf("the kernel's folder is %q", h.IPv6Conf)

@@ -95,10 +95,7 @@ func TestAddressesAndRoutes(t *testing.T) {
 	if nstest.Outside(t) {
 		return
 	}
-	node(t, eth1)
-	h := open(t)
-	l, err := h.ByName("eth1")
-	must(t, err)
+	h, l := linktest.OpenENI1(t)
 	want := []netip.Prefix{netip.MustParsePrefix("10.0.2.15/24"), netip.MustParsePrefix("fd00::15/64")}
 	for range 2 { // the second time nothing is left to do
 		for _, p := range want {
@@ -191,10 +188,7 @@ func TestIndex(t *testing.T) {
 	if nstest.Outside(t) {
 		return
 	}
-	node(t, eth1)
-	h := open(t)
-	l, err := h.ByName("eth1")
-	must(t, err)
+	h, l := linktest.OpenENI1(t)
 	names := []string{"eth1", "enp6s0", "fifteen-letters", "an-altname-of-more-than-15-letters"}
 	must(t, h.Restore(l, nodestate.LinkState{Name: "eth1", AltNames: names[1:], Up: true}))
 	_, in := pod(t, "pod")
@@ -295,10 +289,7 @@ func TestTentativeAddress(t *testing.T) {
 	if nstest.Outside(t) {
 		return
 	}
-	node(t, eth1)
-	h := open(t)
-	l, err := h.ByName("eth1")
-	must(t, err)
+	h, l := linktest.OpenENI1(t)
 	must(t, h.SetUp(l.Index))
 	p := netip.MustParsePrefix("fd00::15/64")
 	nl, err := netlink.LinkByName("eth1")

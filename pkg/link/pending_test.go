@@ -15,6 +15,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
+	"github.com/multi-eni/multi-eni-cni/test/linktest"
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
@@ -139,10 +140,7 @@ func TestGiveBackVF(t *testing.T) {
 	if nstest.Outside(t) {
 		return
 	}
-	node(t, eth1)
-	h := open(t)
-	l, err := h.ByName("eth1")
-	must(t, err)
+	h, l := linktest.OpenENI1(t)
 	state := l.State()
 	d := nodestate.AttachedDevice{PCIAddress: vfAddr, VF: true, Instance: 5, Link: &state, Assigned: &nodestate.VFState{MAC: l.MAC, VLAN: 7}}
 	pf := sysfs.PCIFunction{Address: pfAddr, VirtFns: []device.PCIAddress{vfAddr}, Interfaces: []string{"eth1"}}
@@ -181,10 +179,7 @@ func TestRestoreNames(t *testing.T) {
 	if nstest.Outside(t) {
 		return
 	}
-	node(t, eth1)
-	h := open(t)
-	l, err := h.ByName("eth1")
-	must(t, err)
+	h, l := linktest.OpenENI1(t)
 	self := &netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: l.Index}}
 	must(t, netlink.LinkAddAltName(self, "mine"))
 	want := now(t, h, l.Index).State()

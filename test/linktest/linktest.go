@@ -59,6 +59,16 @@ func Pod(t *testing.T, name string) (*link.Netns, *link.Handle) {
 // ENI1 is an ENI for tests that need no particular one.
 var ENI1 = nstest.ENI{PCI: "0000:00:06.0", Name: "eth1", MAC: "02:00:00:00:00:01"}
 
+// OpenENI1 makes a node with ENI1 and returns a Handle and the link.
+func OpenENI1(t *testing.T) (*link.Handle, link.Link) {
+	t.Helper()
+	Node(t, ENI1)
+	h := Open(t)
+	l, err := h.ByName(ENI1.Name)
+	Must(t, err)
+	return h, l
+}
+
 // Links are eth1 … eth6 of a node, all up and with addresses.
 type Links struct {
 	*link.Handle

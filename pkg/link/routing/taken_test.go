@@ -16,6 +16,7 @@ import (
 
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
 	"github.com/multi-eni/multi-eni-cni/pkg/link/routing"
+	"github.com/multi-eni/multi-eni-cni/test/linktest"
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
@@ -44,10 +45,7 @@ func TestRouteTaken(t *testing.T) {
 	if nstest.Outside(t) {
 		return
 	}
-	node(t, eth1)
-	h := open(t)
-	l, err := h.ByName("eth1")
-	must(t, err)
+	h, l := linktest.OpenENI1(t)
 	must(t, h.SetUp(l.Index))
 	for _, a := range []string{"10.0.2.15/24", "fd00::15/64"} {
 		must(t, h.EnsureAddress(l.Index, netip.MustParsePrefix(a)))
