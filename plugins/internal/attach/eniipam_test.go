@@ -3,11 +3,10 @@ package attach_test
 import (
 	"encoding/json"
 	"errors"
+	"net/netip"
 	"os"
 	"slices"
 	"testing"
-
-	"net/netip"
 
 	"github.com/containernetworking/cni/pkg/skel"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
@@ -201,7 +200,7 @@ func TestENIIPAM(t *testing.T) {
 	foreign := ask(map[string]any{}, map[string]any{"runtimeConfig": map[string]any{"ips": []string{"10.0.2.99"}}})
 	e.refused("ADD", foreign, 102, "10.0.2.99", "10.0.2.15, 10.0.2.16, fd00:2::15")
 	unasked := ask(map[string]any{"families": []string{"ipv6"}}, map[string]any{"select": map[string]any{"nodeENI": "b"}})
-	e.inv.Devices[1].Addresses = []netip.Prefix{netip.MustParsePrefix("10.0.3.15/24")}
+	e.inv.Devices[1].Addresses = prefixes("10.0.3.15/24")
 	e.writeInventory()
 	e.refused("ADD", unasked, 102, "no ipv6 address", "10.0.3.15", "ipam.families")
 	e.inv.Devices[1].Addresses = nil

@@ -3,6 +3,7 @@ package attach_test
 import (
 	"bytes"
 	"encoding/json"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,6 +17,13 @@ import (
 
 	"github.com/multi-eni/multi-eni-cni/pkg/link"
 )
+
+func prefixes(all ...string) (out []netip.Prefix) {
+	for _, s := range all {
+		out = append(out, netip.MustParsePrefix(s))
+	}
+	return out
+}
 
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()

@@ -259,9 +259,7 @@ func TestEveryKeyHasAnEffect(t *testing.T) {
 	dpdk.InterfaceName, dpdk.Driver = "", vfio.Driver
 	e.inv.Devices = append(e.inv.Devices, dpdk, row(vf, "vf"))
 	for i := range e.inv.Devices {
-		e.inv.Devices[i].Addresses = []netip.Prefix{
-			netip.MustParsePrefix("10.0.2.15/24"), netip.MustParsePrefix("10.0.2.16/24"), netip.MustParsePrefix("10.0.2.17/24"), netip.MustParsePrefix("fd00:2::15/64"), netip.MustParsePrefix("fd00:2::16/64"),
-		}
+		e.inv.Devices[i].Addresses = prefixes("10.0.2.15/24", "10.0.2.16/24", "10.0.2.17/24", "fd00:2::15/64", "fd00:2::16/64")
 	}
 	e.writeInventory()
 	e.path = copyBinaries(t, e, "macvlan", "host-device", "host-local", "static")

@@ -27,7 +27,7 @@ import (
 func (e *env) sharing(ipam map[string]any, addresses ...string) map[string]any {
 	conf := e.shared()
 	d := &e.inv.Devices[len(e.inv.Devices)-1]
-	d.VPCCIDRs = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/16"), netip.MustParsePrefix("100.64.0.0/16")}
+	d.VPCCIDRs = prefixes("10.0.0.0/16", "100.64.0.0/16")
 	for _, a := range addresses {
 		d.Addresses = append(d.Addresses, netip.MustParsePrefix(a))
 	}
@@ -90,10 +90,11 @@ func TestLease(t *testing.T) {
 		if !l.Up || l.Kind != "macvlan" {
 			t.Errorf("interface %+v", l)
 		}
+		router := netip.MustParseAddr("10.0.2.1")
 		for _, want := range []routing.Route{
-			{Dst: netip.MustParsePrefix("10.0.0.0/16"), Gateway: netip.MustParseAddr("10.0.2.1")}, {Dst: netip.MustParsePrefix("100.64.0.0/16"), Gateway: netip.MustParseAddr("10.0.2.1")},
-			{Dst: netip.MustParsePrefix("0.0.0.0/0"), Gateway: netip.MustParseAddr("10.0.2.1"), Priority: 900}, {Dst: netip.MustParsePrefix("10.77.0.0/16"),
-				Gateway: netip.MustParseAddr("10.0.2.9")},
+			{Dst: netip.MustParsePrefix("10.0.0.0/16"), Gateway: router}, {Dst: netip.MustParsePrefix("100.64.0.0/16"), Gateway: router},
+			{Dst: netip.MustParsePrefix("0.0.0.0/0"), Gateway: router, Priority: 900},
+			{Dst: netip.MustParsePrefix("10.77.0.0/16"), Gateway: netip.MustParseAddr("10.0.2.9")},
 		} {
 			if ok, err := in.HasRoute(l.Index, want); !ok || err != nil {
 				t.Errorf("route %+v: %v, %v", want, ok, err)
@@ -181,7 +182,7 @@ func TestLeaseInParallel(t *testing.T) {
 	}
 	e := newEnv(t)
 	conf := e.sharing(map[string]any{}, "10.0.2.15/24")
-	e.inv.Devices[len(e.inv.Devices)-1].Prefixes = []netip.Prefix{netip.MustParsePrefix("10.0.2.32/28")}
+	e.inv.Devices[len(e.inv.Devices)-1].Prefixes = prefixes("10.0.2.32/28")
 	e.writeInventory()
 	binary, err := nstest.Binary("multi-eni")
 	must(t, err)
@@ -269,7 +270,7 @@ func TestENIIPAMWithHostDevice(t *testing.T) {
 		return
 	}
 	e := newEnv(t)
-	e.inv.Devices[0].Addresses = []netip.Prefix{netip.MustParsePrefix("10.0.2.15/24"), netip.MustParsePrefix("10.0.2.16/24")}
+	e.inv.Devices[0].Addresses = prefixes("10.0.2.15/24", "10.0.2.16/24")
 	e.writeInventory()
 	e.path = copyBinaries(t, e, "host-device")
 	before := e.snapshot()
@@ -333,7 +334,7 @@ func TestRetiring(t *testing.T) {
 	}
 	e := newEnv(t)
 	conf := e.sharing(map[string]any{}, "10.0.2.15/24", "10.0.2.16/24", "10.0.2.17/24")
-	e.inv.Devices[0].Addresses = []netip.Prefix{netip.MustParsePrefix("10.0.2.25/24"), netip.MustParsePrefix("10.0.2.26/24"), netip.MustParsePrefix("10.0.2.27/24")}
+	e.inv.Devices[0].Addresses = prefixes("10.0.2.25/24", "10.0.2.26/24", "10.0.2.27/24")
 	e.writeInventory()
 	retire := func(d nodestate.Device, address string) {
 		t.Helper()

@@ -63,7 +63,8 @@ func TestRequestedMAC(t *testing.T) {
 	args = e.pod(other)
 	conf, _ = way{conf: other}.with(keyOfNetconf{"mac", "runtimeConfig", foreignMAC}, args.Args)
 	args.StdinData = e.conf(conf)
-	e.fails(&attach.Plugin{Exec: &likeness{Exec: fake("none", nil).Exec, hostDevice: e.file("bin", "host-device")}}, "ADD", args, 102, foreignMAC, "delegate other gave")
+	giving := &likeness{Exec: fake("none", nil).Exec, hostDevice: e.file("bin", "host-device")}
+	e.fails(&attach.Plugin{Exec: giving}, "ADD", args, 102, foreignMAC, "delegate other gave")
 	e.unchanged(before, "a delegate that gives another MAC")
 }
 

@@ -178,7 +178,7 @@ func TestTwoNetworksOneDestination(t *testing.T) {
 	shared := e.sharing(map[string]any{"routes": []any{map[string]any{"dst": "vpc"}}}, "10.0.4.15/24", "10.0.4.16/24")
 	for i, a := range []string{"10.0.2.15/24", "10.0.3.15/24"} {
 		d := &e.inv.Devices[i]
-		d.Addresses, d.VPCCIDRs = []netip.Prefix{netip.MustParsePrefix(a)}, []netip.Prefix{netip.MustParsePrefix("10.100.0.0/16")}
+		d.Addresses, d.VPCCIDRs = []netip.Prefix{netip.MustParsePrefix(a)}, prefixes("10.100.0.0/16")
 	}
 	e.inv.Devices[2].VPCCIDRs = e.inv.Devices[0].VPCCIDRs
 	e.writeInventory()

@@ -136,7 +136,7 @@ func TestLeaseFromPrefixes(t *testing.T) {
 	}
 	e := newEnv(t)
 	conf := e.sharing(map[string]any{"families": []string{"ipv4", "ipv6"}}, "10.0.2.15/24", "fd00:2::15/64")
-	e.inv.Devices[len(e.inv.Devices)-1].Prefixes = []netip.Prefix{netip.MustParsePrefix("10.0.2.32/28"), netip.MustParsePrefix("fd00:2:0:0:1::/80")}
+	e.inv.Devices[len(e.inv.Devices)-1].Prefixes = prefixes("10.0.2.32/28", "fd00:2:0:0:1::/80")
 	e.writeInventory()
 	for _, want := range [][]string{{"10.0.2.32/24", "fd00:2:0:0:1::/64"}, {"10.0.2.33/24", "fd00:2::1:0:0:1/64"}} {
 		args := e.pod(conf)
@@ -182,12 +182,12 @@ func TestAloneAfterSharing(t *testing.T) {
 	e := newEnv(t)
 	conf := e.sharing(map[string]any{}, "10.0.2.15/24", "10.0.2.16/24", "10.0.2.17/24")
 	d := &e.inv.Devices[len(e.inv.Devices)-1]
-	d.Prefixes = []netip.Prefix{netip.MustParsePrefix("10.0.2.32/28"), netip.MustParsePrefix("10.0.2.48/28")}
+	d.Prefixes = prefixes("10.0.2.32/28", "10.0.2.48/28")
 	e.writeInventory()
 	e.roundTrip(conf)
 	l, err := leases.Dir(e.file("leases")).Lock(t.Context(), e.inv.BootID, d.ENIID)
 	must(t, err)
-	l.Retiring = []netip.Prefix{netip.MustParsePrefix("10.0.2.48/28")}
+	l.Retiring = prefixes("10.0.2.48/28")
 	must(t, l.Save())
 	l.Close()
 

@@ -2,7 +2,6 @@ package attach_test
 
 import (
 	"encoding/json"
-	"net/netip"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -22,7 +21,7 @@ func TestStandalone(t *testing.T) {
 	e := newEnv(t)
 	e.sharing(map[string]any{}, "10.0.2.15/24", "10.0.2.16/24", "10.0.2.17/24")
 	shared := e.inv.Devices[len(e.inv.Devices)-1]
-	e.inv.Devices[0].Addresses = []netip.Prefix{netip.MustParsePrefix("10.0.2.25/24"), netip.MustParsePrefix("10.0.2.26/24")}
+	e.inv.Devices[0].Addresses = prefixes("10.0.2.25/24", "10.0.2.26/24")
 	e.writeInventory()
 	own, err := nstest.Binary("eni-ipam")
 	must(t, err)

@@ -30,8 +30,7 @@ var takers = map[string]asks{
 	"whereabouts": {environment: []string{"IP", "GATEWAY"}},
 }
 
-// takes reports whether multi-eni, the delegate or the IPAM plugin takes a key. Unknown
-// plugins may take every key.
+// takes reports whether a plugin of the netconf takes a key, as unknown plugins may.
 func (c *Config) takes(key string, place func(asks) []string) bool {
 	return slices.ContainsFunc(c.types(), func(typ string) bool {
 		known, ok := takers[typ]
@@ -80,8 +79,7 @@ func given(raw json.RawMessage) bool {
 	return !slices.Contains([]string{"", "null", `""`, "[]", "{}"}, string(raw))
 }
 
-// CheckArgs refuses IP, GATEWAY and MAC of CNI_ARGS if no plugin takes them. Other keys
-// are the runtime's own.
+// CheckArgs refuses IP, GATEWAY and MAC of CNI_ARGS if no plugin takes them.
 func (c *Config) CheckArgs(args map[string]string) error {
 	for _, key := range []string{"IP", "GATEWAY", "MAC"} {
 		if args[key] != "" && !c.takes(key, environmentOf) {
@@ -99,8 +97,7 @@ func (d *decoder) cniArgs() *decoder {
 	return nil
 }
 
-// requested reads the requested addresses, and the MAC that the runtime or the delegate's
-// part requests. All must agree on one MAC.
+// requested reads the requested addresses, and the one MAC that all places request.
 func (d *decoder) requested(c *Config) {
 	var where string
 	take := func(in *decoder, key string) {
@@ -127,8 +124,7 @@ func (d *decoder) requested(c *Config) {
 	c.IPs = d.requestedIPs()
 }
 
-// requestedIPs returns the addresses of runtimeConfig.ips and args.cni.ips, each once. A
-// prefix length is ignored.
+// requestedIPs returns the addresses of runtimeConfig.ips and args.cni.ips, each once.
 func (d *decoder) requestedIPs() (out []netip.Addr) {
 	for _, sub := range []*decoder{d.object("runtimeConfig"), d.cniArgs()} {
 		var raw json.RawMessage
@@ -154,8 +150,7 @@ func (d *decoder) requestedIPs() (out []netip.Addr) {
 	return out
 }
 
-// TakesMAC reports whether the delegate can, or may, give the interface another MAC than
-// the device's.
+// TakesMAC reports whether the delegate may give the interface another MAC than the device's.
 func (d *Delegate) TakesMAC() bool {
 	known, ok := takers[d.Type]
 	return !ok || slices.Contains(known.capabilities, "mac")

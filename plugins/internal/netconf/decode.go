@@ -15,8 +15,7 @@ import (
 
 // DecodeError says that the input is not a JSON object.
 type DecodeError struct {
-	// Text is the input.
-	Text []byte
+	Text []byte // the input
 	Err  error
 }
 
@@ -29,10 +28,8 @@ func (e *DecodeError) Unwrap() error { return e.Err }
 
 // Fault is one fault of a netconf.
 type Fault struct {
-	// Path is the field, as in select.nodeENI or routes[2].dst.
-	Path string
-	// Problem has the value and the remedy.
-	Problem string
+	Path    string // as in select.nodeENI or routes[2].dst
+	Problem string // with the value and the remedy
 }
 
 // InvalidError lists every fault of a netconf, sorted by path.
@@ -46,8 +43,7 @@ func (e *InvalidError) Error() string {
 	return "invalid netconf: " + strings.Join(parts, "; ")
 }
 
-// decoder reads the fields of one JSON object. All decoders of a netconf share the list of
-// faults. A key with null is absent.
+// decoder reads one JSON object. All decoders of a netconf share faults. A null key is absent.
 type decoder struct {
 	fields map[string]json.RawMessage
 	whole  json.RawMessage
@@ -185,8 +181,7 @@ func (d *decoder) oneOf(key string, dst *string, values ...string) {
 	*dst = v
 }
 
-// object returns the decoder of an object field; nil if it is absent, or with a fault no
-// object.
+// object returns the decoder of an object field; nil if it is absent, or with a fault.
 func (d *decoder) object(key string) *decoder {
 	var raw json.RawMessage
 	if !d.raw(key, &raw) {
@@ -195,8 +190,8 @@ func (d *decoder) object(key string) *decoder {
 	return d.nested(key, raw)
 }
 
-// rawObject returns an object that is passed on unchanged. It must decode into form. Nil
-// if it is absent or, with a fault, of another form.
+// rawObject returns an object unchanged; nil if it is absent, or with a fault if it does not decode
+// into form.
 func (d *decoder) rawObject(key string, form any, want string) json.RawMessage {
 	var raw json.RawMessage
 	if !d.raw(key, &raw) {
@@ -218,8 +213,7 @@ func (d *decoder) nested(key string, raw json.RawMessage) *decoder {
 	return &decoder{fields: fields, whole: raw, prefix: d.prefix + key + ".", faults: d.faults}
 }
 
-// list returns the decoders of a list of objects. An element that is no object is a fault
-// and nil.
+// list returns the decoders of a list of objects; nil, with a fault, for one that is no object.
 func (d *decoder) list(key string) []*decoder {
 	var raw json.RawMessage
 	if !d.raw(key, &raw) {

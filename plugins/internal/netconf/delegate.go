@@ -4,11 +4,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
-
-	"path/filepath"
 
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 )
@@ -16,10 +15,8 @@ import (
 // Delegate is the plugin that makes the pod's interface from the device.
 type Delegate struct {
 	Plugin
-	// Field is the key of the delegate's netconf that names the device.
-	Field string
-	// Shared says whether several pods may use the device through it.
-	Shared bool
+	Field  string // the key of its netconf that names the device
+	Shared bool   // several pods may use the device through it
 }
 
 // delegateFields are the keys by which delegates take their device: true for the PCI
@@ -69,8 +66,7 @@ func (d *decoder) delegate() *Delegate {
 	return &Delegate{Plugin: *p, Field: field, Shared: knownDelegates[p.Type].shared}
 }
 
-// deviceField returns the key by which a delegate takes its device; "" with a fault if it
-// is unknown.
+// deviceField returns the key by which a delegate takes its device; "" with a fault.
 func (d *decoder) deviceField(typ string) string {
 	var field string
 	d.oneOf("deviceField", &field, slices.Sorted(maps.Keys(delegateFields))...)
@@ -99,9 +95,8 @@ func MovesDevice(delegate string) bool {
 	return ok && !known.shared
 }
 
-// AddressesAlone reports whether an IPAM plugin is known to use only its own store, so
-// that it can run while the device moves into the container. Dhcp asks through the
-// interface.
+// AddressesAlone reports whether an IPAM plugin is known to use only its own store, so that it can
+// run while the device moves. Dhcp asks through the interface.
 func AddressesAlone(ipam string) bool {
 	switch ipam {
 	case "host-local", "static", "whereabouts":
@@ -110,8 +105,7 @@ func AddressesAlone(ipam string) bool {
 	return false
 }
 
-// TakesPrevResult reports whether ADD gives the result of an earlier plugin to a delegate
-// that reads it, or may read it.
+// TakesPrevResult reports whether the delegate may read the result of an earlier plugin.
 func (c *Config) TakesPrevResult() bool {
 	if c.Delegate == nil || c.ENIIPAM != nil { // with eni-ipam it is the addresses
 		return false
@@ -120,8 +114,7 @@ func (c *Config) TakesPrevResult() bool {
 	return !known || c.Delegate.Type == "ipvlan"
 }
 
-// NeedsLink reports whether the delegate takes the interface's name, so that the device
-// needs an interface.
+// NeedsLink reports whether the delegate takes the name of an interface.
 func (d *Delegate) NeedsLink() bool { return !delegateFields[d.Field] }
 
 // Passthru reports whether a macvlan delegate keeps the device's own MAC.
@@ -130,9 +123,8 @@ func (d *Delegate) Passthru() bool {
 	return json.Unmarshal(d.Raw, &fields) == nil && fields.Mode == "passthru"
 }
 
-// DelegateConfig composes the delegate's netconf: its own keys, the device under Field,
-// and the keys that it inherits. Link is the interface's name, and may be "" if the
-// delegate does not need it. For GC and STATUS pci and link are "".
+// DelegateConfig composes the delegate's netconf: its own keys, the device under Field, and the
+// inherited keys. Link is the interface's name. For GC and STATUS pci and link are "".
 func (c *Config) DelegateConfig(pci device.PCIAddress, link string, mtu int) (json.RawMessage, error) {
 	var fields map[string]json.RawMessage
 	if err := json.Unmarshal(c.Delegate.Raw, &fields); err != nil {
@@ -161,8 +153,7 @@ func (c *Config) DelegateConfig(pci device.PCIAddress, link string, mtu int) (js
 	return compose(c.Delegate.Type, own)
 }
 
-// IPAMConfig composes the netconf of an IPAM plugin from the keys that every plugin gets
-// (CNI spec 1.1.0 section 4).
+// IPAMConfig composes the netconf of an IPAM plugin (CNI spec 1.1.0 section 4).
 func (c *Config) IPAMConfig() (json.RawMessage, error) {
 	conf := c.inherited(c.DeviceID)
 	conf["type"] = Type
@@ -182,8 +173,7 @@ func (c *Config) PluginVersion() string {
 	return c.CNIVersion
 }
 
-// inherited returns the keys that another plugin gets from multi-eni's netconf, for a
-// device. All of them have been validated.
+// inherited returns the validated keys that another plugin gets for a device.
 func (c *Config) inherited(pci device.PCIAddress) map[string]any {
 	out := map[string]any{"cniVersion": c.PluginVersion(), "name": c.Name}
 	if c.IPAM != nil {

@@ -147,7 +147,11 @@ func (p *Policy) Check(c *Config) error {
 	if err := p.CheckTypes(c); err != nil {
 		return err
 	}
-	for at, plugin := range map[string]*Plugin{"delegate": c.delegatePlugin(), "ipam": c.IPAM} {
+	plugins := map[string]*Plugin{"ipam": c.IPAM}
+	if c.Delegate != nil {
+		plugins["delegate"] = &c.Delegate.Plugin
+	}
+	for at, plugin := range plugins {
 		if plugin == nil {
 			continue
 		}
@@ -159,13 +163,6 @@ func (p *Policy) Check(c *Config) error {
 		}
 	}
 	return nil
-}
-
-func (c *Config) delegatePlugin() *Plugin {
-	if c.Delegate == nil {
-		return nil
-	}
-	return &c.Delegate.Plugin
 }
 
 // checkRestricted refuses values that an administrator has reserved. Keys match in any

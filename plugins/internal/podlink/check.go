@@ -56,7 +56,7 @@ func Check(a nodestate.Attachment, ns *link.Netns, prev *types100.Result) error 
 	return checkRoutes(in, l, prev, recorded)
 }
 
-// checkAddresses looks for the addresses of a result, except those of another interface than at.
+// checkAddresses looks for the result's addresses, but not for another interface's than at.
 func checkAddresses(in *link.Handle, l link.Link, prev *types100.Result, at int) error {
 	have, err := in.Addresses(l.Index)
 	if err != nil {
@@ -77,8 +77,8 @@ func checkAddresses(in *link.Handle, l link.Link, prev *types100.Result, at int)
 	return nil
 }
 
-// checkRoutes looks for the routes of prevResult. Those that ADD recorded must lead out of the
-// interface. A later plugin's may lead anywhere, and without a gateway be on the link.
+// checkRoutes looks for the routes of prevResult. Routes that ADD recorded must lead out of
+// the interface. A later plugin's may lead anywhere, and without a gateway be on the link.
 func checkRoutes(in *link.Handle, l link.Link, prev, recorded *types100.Result) error {
 	var bare []bool
 	for _, r := range prev.Routes {
