@@ -2,7 +2,6 @@ package addresses
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
 	"path/filepath"
@@ -15,7 +14,6 @@ import (
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/awsnode"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
-	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/leases"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/test/fakeec2"
@@ -65,9 +63,9 @@ func newWorld(t *testing.T, prefixes bool, cfg fakeec2.Config, edit ...func(*fak
 	log := logrus.New()
 	log.SetOutput(t.Output())
 	w.Manager = New(Options{
-		EC2: awsnode.NewEC2(w.client), Leases: leases.Dir(filepath.Join(w.dir, "leases")), Attachments: nodestate.AttachmentDir(filepath.Join(w.dir,
-			"records")),
-		BootID: bootID, Prefixes: prefixes, Marks: Marks{Low: 3, High: 8}, Wake: func() { w.woken++ }, Now: func() time.Time { return w.now },
+		EC2: awsnode.NewEC2(w.client), Leases: leases.Dir(filepath.Join(w.dir, "leases")),
+		Attachments: nodestate.AttachmentDir(filepath.Join(w.dir, "records")),
+		BootID:      bootID, Prefixes: prefixes, Marks: Marks{Low: 3, High: 8}, Wake: func() { w.woken++ }, Now: func() time.Time { return w.now },
 		Uptime: func() (time.Duration, error) { return w.uptime, nil }, Jitter: func(time.Duration) time.Duration { return 0 }, Log: log,
 	})
 	return w
@@ -375,34 +373,4 @@ func TestEventualConsistency(t *testing.T) {
 	if n := len(w.devices[0].Addresses); n != 8 {
 		t.Errorf("inventory: %v", w.devices[0].Addresses)
 	}
-}
-
-// TestThrottled: RequestLimitExceeded lengthens the waits, and is a Problem only if it lasts.
-func TestThrottled(t *testing.T) {
-	w := newWorld(t, false, fakeec2.Config{})
-	w.EC2 = &failing{EC2: w.EC2, err: &vpc.EC2Error{Kind: vpc.EC2Throttled, Code: "RequestLimitExceeded", Err: errors.New("RequestLimitExceeded")}}
-	w.ask("ipv4")
-	var waits []time.Duration
-	for range 8 {
-		w.sync()
-		wait := w.next()
-		waits = append(waits, wait)
-		if len(waits) == 1 {
-			w.problem("at first", "")
-		}
-		w.now = w.now.Add(wait)
-	}
-	if got := fmt.Sprint(waits); got != "[5s 10s 20s 40s 1m20s 2m40s 5m0s 5m0s]" {
-		t.Errorf("waits %s", got)
-	}
-	w.problem("for long", "EC2Failing")
-}
-
-type failing struct {
-	EC2
-	err error
-}
-
-func (f *failing) Assign(context.Context, device.ENIID, vpc.Family, bool, int) ([]netip.Prefix, error) {
-	return nil, f.err
 }

@@ -211,3 +211,33 @@ func TestSlowAssign(t *testing.T) {
 		t.Errorf("%d more calls, problems %v", len(l.asked), w.Problems())
 	}
 }
+
+// TestThrottled: RequestLimitExceeded lengthens the waits, and is a Problem only if it lasts.
+func TestThrottled(t *testing.T) {
+	w := newWorld(t, false, fakeec2.Config{})
+	w.EC2 = &failing{EC2: w.EC2, err: &vpc.EC2Error{Kind: vpc.EC2Throttled, Code: "RequestLimitExceeded", Err: errors.New("RequestLimitExceeded")}}
+	w.ask("ipv4")
+	var waits []time.Duration
+	for range 8 {
+		w.sync()
+		wait := w.next()
+		waits = append(waits, wait)
+		if len(waits) == 1 {
+			w.problem("at first", "")
+		}
+		w.now = w.now.Add(wait)
+	}
+	if got := fmt.Sprint(waits); got != "[5s 10s 20s 40s 1m20s 2m40s 5m0s 5m0s]" {
+		t.Errorf("waits %s", got)
+	}
+	w.problem("for long", "EC2Failing")
+}
+
+type failing struct {
+	EC2
+	err error
+}
+
+func (f *failing) Assign(context.Context, device.ENIID, vpc.Family, bool, int) ([]netip.Prefix, error) {
+	return nil, f.err
+}

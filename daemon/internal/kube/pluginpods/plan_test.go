@@ -125,8 +125,7 @@ func TestDecide(t *testing.T) {
 		"being created":                 {pods: []corev1.Pod{with(pluginPod("a", waiting("ContainerCreating")), notReady)}, waits: []string{"a"}},
 		"no status yet": {pods: []corev1.Pod{with(pluginPod("a", old),
 			func(p *corev1.Pod) { p.Status = corev1.PodStatus{Phase: corev1.PodPending} })}, waits: []string{"a"}},
-		"crash loop": {pods: []corev1.Pod{with(with(pluginPod("a", waiting("CrashLoopBackOff")), notReady), lastRun(9))},
-			remove: []string{"a"}},
+		"crash loop":              {pods: []corev1.Pod{with(with(pluginPod("a", waiting("CrashLoopBackOff")), notReady), lastRun(9))}, remove: []string{"a"}},
 		"crash loop, no last run": {pods: []corev1.Pod{with(pluginPod("a", waiting("CrashLoopBackOff")), notReady)}, remove: []string{"a"}},
 		"crash loop with this config": {pods: []corev1.Pod{with(with(pluginPod("a", waiting("CrashLoopBackOff")), notReady), lastRun(12))},
 			waits: []string{"a"}},
@@ -165,12 +164,8 @@ func TestDecide(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			got := decide(tc.pods, configFile, pluginrestart.Wanted{Written: written, Before: tc.before, Readers: tc.readers}, tc.memory, written.Add(time.Minute))
-			var remove []string
-			for _, p := range got.remove {
-				remove = append(remove, p.Name)
-			}
 			for what, c := range map[string]struct{ want, got []string }{
-				"remove": {tc.remove, remove},
+				"remove": {tc.remove, names(got.remove)},
 				"waits":  {qualified(tc.waits), slices.Sorted(maps.Keys(got.waits))},
 				"stuck":  {qualified(tc.stuck), slices.Sorted(maps.Keys(got.stuck))},
 			} {
@@ -184,6 +179,14 @@ func TestDecide(t *testing.T) {
 
 func readerRun(name string, state corev1.ContainerState) nodestate.Reader {
 	return nodestate.Reader{Pod: "uid-" + name, Container: "dp", Started: state.Running.StartedAt.Unix()}
+}
+
+func names(pods []*corev1.Pod) []string {
+	var all []string
+	for _, p := range pods {
+		all = append(all, p.Name)
+	}
+	return all
 }
 
 func qualified(names []string) []string {

@@ -92,9 +92,7 @@ func (s *podServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (s *podServer) list(w http.ResponseWriter, r *http.Request, namespace string) {
 	want := map[string][]string{"fieldSelector": {"spec.nodeName=node-a"}, "resourceVersion": {"0"}}
 	query := r.URL.Query()
-	if query.Has("timeout") { // a bound of the request, no condition
-		query.Del("timeout")
-	}
+	query.Del("timeout") // a bound of the request, no condition
 	if diff := cmp.Diff(want, map[string][]string(query)); diff != "" {
 		s.t.Errorf("query of %s (-want +got):\n%s", r.URL, diff)
 	}
@@ -174,9 +172,8 @@ func wanted(devices map[device.ResourceName][]device.PCIAddress) pluginrestart.W
 
 func TestRestart(t *testing.T) {
 	for name, tc := range map[string]struct {
-		server  func(t *testing.T) *podServer
-		deleted []string
-		pods    []string
+		server        func(t *testing.T) *podServer
+		deleted, pods []string
 		// undone are the pods of the PartialError; want is another error.
 		undone []string
 		want   error
@@ -185,11 +182,8 @@ func TestRestart(t *testing.T) {
 			server:  func(t *testing.T) *podServer { return servePods(t, pluginPod("a", at(9))).daemonSet(at(14)) },
 			deleted: []string{"kube-system/a"}, pods: []string{"kube-system/new-1"},
 		},
-		"none": {server: func(t *testing.T) *podServer { return servePods(t) }, want: pluginrestart.ErrNoDevicePlugin},
-		"young": {
-			server: func(t *testing.T) *podServer { return servePods(t, pluginPod("a", at(12))) },
-			pods:   []string{"kube-system/a"},
-		},
+		"none":  {server: func(t *testing.T) *podServer { return servePods(t) }, want: pluginrestart.ErrNoDevicePlugin},
+		"young": {server: func(t *testing.T) *podServer { return servePods(t, pluginPod("a", at(12))) }, pods: []string{"kube-system/a"}},
 		"bare": {
 			server: func(t *testing.T) *podServer { return servePods(t, with(pluginPod("a", at(9)), bare)) },
 			pods:   []string{"kube-system/a"}, undone: []string{"kube-system/a"},
