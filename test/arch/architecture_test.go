@@ -39,7 +39,7 @@ func architectureRules() []rule {
 var (
 	aSubgraph = regexp.MustCompile(`^subgraph \w+ \["[^"]+"\]$`)
 	aBox      = regexp.MustCompile(`^(\w+)\["([^"]+)"\]$`)
-	anImport   = regexp.MustCompile(`^(\w+) --> (\w+)$`)
+	anImport  = regexp.MustCompile(`^(\w+) --> (\w+)$`)
 )
 
 // flowchart is a picture of boxes in layers.

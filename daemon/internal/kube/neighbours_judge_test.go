@@ -243,7 +243,7 @@ func (w *neighbourhood) launch() {
 	w.running.Go(func() { reporter.Run(ctx) })
 }
 
-// written judges a config of the daemon's: it uses one of the prefixes that the device plugin here may have. The daemon knows which.
+// written judges a config of the daemon's: it uses one of the prefixes that the device plugin here may have. The daemon need not know which.
 func (w *neighbourhood) written(content []byte) {
 	for _, prefix := range []string{"intel.com", "example.org"} {
 		if dpmodel.Judge(content, w.devices(), "-resource-prefix="+prefix).Runs() {
