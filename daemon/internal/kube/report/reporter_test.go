@@ -102,7 +102,7 @@ func (s *stateServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		fakekube.Refuse(w, http.StatusNotFound)
 	case key == "PATCH "+pathState+"/status":
 		q := r.URL.Query()
-		if q.Get("client.FieldManager") != "multi-enid" || q.Get("force") != "true" || r.Header.Get("Content-Type") != "application/apply-patch+yaml" {
+		if q.Get("fieldManager") != "multi-enid" || q.Get("force") != "true" || r.Header.Get("Content-Type") != "application/apply-patch+yaml" {
 			s.t.Errorf("%s %s: not a forced apply by multi-enid", key, r.URL)
 		}
 		s.applies++

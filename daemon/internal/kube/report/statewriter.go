@@ -85,7 +85,7 @@ func (w *stateWriter) create(ctx context.Context, node client.NodeRef) error {
 	if err != nil {
 		return fmt.Errorf("encode ENINodeState: %w", err)
 	}
-	err = w.client.Post().Resource(v1alpha1.NodeStateResource).Param("client.FieldManager", client.FieldManager).Body(body).Do(ctx).Error()
+	err = w.client.Post().Resource(v1alpha1.NodeStateResource).Param("fieldManager", client.FieldManager).Body(body).Do(ctx).Error()
 	switch {
 	case err == nil:
 		w.exists, w.owner = true, node.UID
@@ -110,7 +110,7 @@ func (w *stateWriter) apply(ctx context.Context, status v1alpha1.ENINodeStateSta
 		return fmt.Errorf("encode ENINodeState: %w", err)
 	}
 	err = w.client.Patch(types.ApplyPatchType).Resource(v1alpha1.NodeStateResource).Name(w.name).SubResource("status").
-		Param("client.FieldManager", client.FieldManager).Param("force", "true").Body(body).Do(ctx).Error()
+		Param("fieldManager", client.FieldManager).Param("force", "true").Body(body).Do(ctx).Error()
 	if err != nil {
 		return fmt.Errorf("apply status of ENINodeState: %w", err)
 	}
