@@ -117,7 +117,7 @@ func copyTree(to string) error {
 
 // environment has this program stand before the go command.
 func environment(dir, goCommand string) ([]string, error) {
-	real, err := exec.LookPath(goCommand)
+	program, err := exec.LookPath(goCommand)
 	if err != nil {
 		return nil, err
 	}
@@ -132,7 +132,7 @@ func environment(dir, goCommand string) ([]string, error) {
 	if err := os.Symlink(self, filepath.Join(bin, "go")); err != nil {
 		return nil, err
 	}
-	return append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH"), goEnv+"="+real,
+	return append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH"), goEnv+"="+program,
 		coverageEnv+"="+filepath.Join(dir, "coverage"), slowEnv+"="+filepath.Join(dir, "slow")), nil
 }
 

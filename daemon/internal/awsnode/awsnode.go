@@ -44,6 +44,7 @@ const (
 	maxValue = 64 << 10
 )
 
+// Config says how a Client reaches IMDS.
 type Config struct {
 	// Endpoint is IMDS's base URL. "" stands for the SDK's: AWS_EC2_METADATA_SERVICE_ENDPOINT, else http://169.254.169.254.
 	Endpoint string

@@ -25,7 +25,7 @@ func (b *Backoff) Failed() time.Duration {
 // Wait returns the wait after the last failure; 0 without one.
 func (b *Backoff) Wait() time.Duration { return b.wait }
 
-// Failing: there was a failure since the last Reset.
+// Failing means: there was a failure since the last Reset.
 func (b *Backoff) Failing() bool { return b.wait > 0 }
 
 // Reset notes a success: the next failure waits First again.

@@ -61,6 +61,7 @@ type Kubelet struct {
 	Fresh       bool                                        // the kubelet has started a moment ago, and may not list all pods yet
 }
 
+// Container is one container of a pod.
 type Container struct{ Namespace, Pod, Container string }
 
 // Sources is everything that one Join reads. Join does not change it.

@@ -366,6 +366,4 @@ func (w *neighbourhood) devices() []dpmodel.Device {
 	return all
 }
 
-func seqENI(e int) device.ENIID      { return device.ENIID(fmt.Sprintf("eni-%017x", e)) }
-func seqMAC(e int) device.MAC        { return device.MAC(fmt.Sprintf("02:00:00:00:00:%02x", e)) }
 func seqPCI(e int) device.PCIAddress { return device.PCIAddress(fmt.Sprintf("0000:00:%02x.0", e)) }

@@ -42,6 +42,7 @@ type File struct {
 	read      map[string]asideContent // read has the copies that were read
 }
 
+// Request is the wanted config.
 type Request struct {
 	Entries []Entry
 	// Owned are the resources whose entries in the file are ours: the last Result.Owned, and those given to SaveOwned

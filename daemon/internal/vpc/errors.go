@@ -6,21 +6,21 @@ import "errors"
 type EC2Kind int
 
 const (
-	// EC2Unknown: it may or may not have been done; Describe will tell.
+	// EC2Unknown means: it may or may not have been done; Describe will tell.
 	EC2Unknown EC2Kind = iota
-	// EC2NotSent: the call did not reach EC2.
+	// EC2NotSent means: the call did not reach EC2.
 	EC2NotSent
-	// EC2Throttled: call less often. Nothing was done, nor for the kinds below.
+	// EC2Throttled means: call less often. Nothing was done, nor for the kinds below.
 	EC2Throttled
-	// EC2Forbidden: the permission is missing.
+	// EC2Forbidden means: the permission is missing.
 	EC2Forbidden
-	// EC2Unauthenticated: EC2, or STS before it, does not accept the caller.
+	// EC2Unauthenticated means: EC2, or STS before it, does not accept the caller.
 	EC2Unauthenticated
-	// EC2Limit: the instance type has no more for this ENI.
+	// EC2Limit means: the instance type has no more for this ENI.
 	EC2Limit
-	// EC2SubnetFull: the subnet has no more.
+	// EC2SubnetFull means: the subnet has no more.
 	EC2SubnetFull
-	// EC2Refused: it was not done, for another reason.
+	// EC2Refused means: it was not done, for another reason.
 	EC2Refused
 )
 
@@ -39,10 +39,10 @@ func (e *EC2Error) Error() string { return e.Err.Error() }
 
 func (e *EC2Error) Unwrap() error { return e.Err }
 
-// ErrOtherService: an answer is not EC2's.
+// ErrOtherService means: an answer is not EC2's.
 var ErrOtherService = errors.New("the answer is not EC2's")
 
-// ErrNoENIs: EC2 knows no ENI of an instance, which has a primary one.
+// ErrNoENIs means: EC2 knows no ENI of an instance, which has a primary one.
 var ErrNoENIs = errors.New("EC2 knows no ENI of this instance, not even the primary one")
 
 const (
@@ -56,6 +56,7 @@ const (
 	remedyLater = "ask again later"
 )
 
+// Remedy is the way out, for a message.
 func (e *EC2Error) Remedy() string {
 	switch e.Code {
 	case "RequestExpired":

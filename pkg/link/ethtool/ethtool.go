@@ -118,7 +118,7 @@ func (e Device) Restore(want nodestate.Settings) (failed map[string]error) {
 	return failed
 }
 
-// ErrNotKept: the kernel has taken a value, and has another one.
+// ErrNotKept means: the kernel has taken a value, and has another one.
 var ErrNotKept = errors.New("the kernel takes the value, but does not keep it")
 
 func (e Device) readGroup(g group) (string, error) {

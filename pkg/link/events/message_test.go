@@ -41,9 +41,10 @@ func hop(size uint16, index uint32) []byte {
 }
 
 func route(table, protocol byte, attrs ...byte) []byte {
-	body := make([]byte, unix.SizeofRtMsg)
+	body := make([]byte, unix.SizeofRtMsg+len(attrs))
 	body[4], body[5] = table, protocol
-	return append(body, attrs...)
+	copy(body[unix.SizeofRtMsg:], attrs)
+	return body
 }
 
 func multipath(hops ...[]byte) []byte {

@@ -96,7 +96,7 @@ func TestRouteForms(t *testing.T) {
 	m := newMarked(t)
 	index := m.Index["eth1"]
 	host := int(netlink.SCOPE_HOST)
-	to := func(text string) netip.Prefix { return netip.MustParsePrefix(text) }
+	to := netip.MustParsePrefix
 	gw, gw6 := netip.MustParseAddr("10.0.1.1"), netip.MustParseAddr("fd00:1::1")
 	for text, r := range map[string]routing.Route{
 		"10.20.0.0/16":                {Dst: to("10.20.0.0/16")},

@@ -22,9 +22,9 @@ import (
 )
 
 var (
-	// ErrNoNodeName: this node has no usable name.
+	// ErrNoNodeName means: this node has no usable name.
 	ErrNoNodeName = errors.New("no usable node name")
-	// ErrNoClient: no client could be made; the error that wraps it has the cause.
+	// ErrNoClient means: no client could be made; the error that wraps it has the cause.
 	ErrNoClient = errors.New("no Kubernetes client")
 )
 

@@ -9,6 +9,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/backoff"
 )
 
+// The first and the longest wait between two tries.
 const (
 	FirstRetry = time.Second
 	LastRetry  = 30 * time.Second

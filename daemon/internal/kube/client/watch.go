@@ -30,7 +30,7 @@ const (
 )
 
 var (
-	// ErrNoAnswer: a request was accepted and not answered.
+	// ErrNoAnswer means: a request was accepted and not answered.
 	ErrNoAnswer = errors.New("API server does not answer")
 	// ErrNoNews is the end of a request that says nothing about the API server.
 	ErrNoNews = errors.New("no news")

@@ -50,8 +50,8 @@ func BenchmarkForeignUpdate(b *testing.B) {
 				stream.WriteString(fakekube.Event("MODIFIED", attachedTo(nodes, i)) + "\n")
 			}
 			s := New(&client.Client{NodeName: "node-a"}, Options{Lookup: inventory.LookupNone, Now: time.Now, Log: fakekube.Quiet()})
-			nodeStore{s}.Add(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node-a",
-				Labels: map[string]string{"ng": "x"}}}) //nolint:errcheck,gosec // a Node is never refused
+			node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node-a", Labels: map[string]string{"ng": "x"}}}
+			nodeStore{s}.Add(node) //nolint:errcheck,gosec // a Node is never refused
 			store := nodeENIStore{s}
 			store.Replace(nil, "") //nolint:errcheck,gosec // nothing is never refused
 			woken := 0

@@ -85,8 +85,7 @@ func (a *reader) list(open jsontext.Kind, visit func() error) error {
 		return a.malformed(string(open))
 	}
 	for {
-		switch a.PeekKind() {
-		case '}', ']':
+		if kind := a.PeekKind(); kind == '}' || kind == ']' {
 			_, err := a.ReadToken()
 			return err
 		}

@@ -88,7 +88,7 @@ func instanceOf(provider string) string {
 	return ""
 }
 
-// OtherInstanceError: the Node of this name is another machine's, and so are its NodeENIs.
+// OtherInstanceError means: the Node of this name is another machine's, and so are its NodeENIs.
 type OtherInstanceError struct{ Node, NodeInstance, Instance string }
 
 // Error names both instances, and the remedies.

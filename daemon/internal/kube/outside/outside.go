@@ -21,11 +21,11 @@ import (
 )
 
 var (
-	// ErrNoCluster: no API server is known or can be reached.
+	// ErrNoCluster means: no API server is known or can be reached.
 	ErrNoCluster = errors.New("no cluster")
-	// ErrNotInstalled: the cluster does not know ENINodeStates.
+	// ErrNotInstalled means: the cluster does not know ENINodeStates.
 	ErrNotInstalled = errors.New("multi-eni-cni is not installed in this cluster")
-	// ErrForbidden: the user lacks a right.
+	// ErrForbidden means: the user lacks a right.
 	ErrForbidden = errors.New("not allowed")
 )
 
