@@ -164,8 +164,8 @@ func (n *nic) rss(cmd uint32, data unsafe.Pointer) error {
 	head := unsafe.Slice((*uint32)(data), rssHeader)
 	if cmd == unix.ETHTOOL_GRSSH {
 		if head[rssIndirect] == uint32(len(n.table)) && head[rssKey] == uint32(len(n.key)) {
-			copy(unsafe.Slice((*uint32)(unsafe.Add(data, 4*rssHeader)), len(n.table)), n.table)
-			copy(unsafe.Slice((*byte)(unsafe.Add(data, 4*(rssHeader+len(n.table)))), len(n.key)), n.key)
+			copy(unsafe.Slice((*uint32)(data), rssHeader+len(n.table))[rssHeader:], n.table)
+			copy(unsafe.Slice((*byte)(data), 4*(rssHeader+len(n.table))+len(n.key))[4*(rssHeader+len(n.table)):], n.key)
 		} else if head[rssIndirect]+head[rssKey] != 0 {
 			return unix.EINVAL
 		}
@@ -182,10 +182,10 @@ func (n *nic) rss(cmd uint32, data unsafe.Pointer) error {
 		n.table = evenTable(len(n.table), nicQueues)
 	default:
 		size = int(head[rssIndirect])
-		n.table = slices.Clone(unsafe.Slice((*uint32)(unsafe.Add(data, 4*rssHeader)), size))
+		n.table = slices.Clone(unsafe.Slice((*uint32)(data), rssHeader+size)[rssHeader:])
 	}
 	if head[rssKey] > 0 {
-		n.key = slices.Clone(unsafe.Slice((*byte)(unsafe.Add(data, 4*(rssHeader+size))), head[rssKey]))
+		n.key = slices.Clone(unsafe.Slice((*byte)(data), 4*(rssHeader+size)+int(head[rssKey]))[4*(rssHeader+size):])
 	}
 	if function := head[rssHash] & 0xff; function != rssSameHash {
 		n.hash = function
