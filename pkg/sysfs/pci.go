@@ -115,8 +115,7 @@ func readFunction(dir string, addr device.PCIAddress) (PCIFunction, error) {
 	if p.Interfaces, err = interfaces(dir, entries); err != nil {
 		return p, err
 	}
-	// A function removed meanwhile has lost its links one by one: a part that was read
-	// then is no state that it ever had.
+	// A function that is removed meanwhile loses its links one by one: the parts read then never stood together.
 	var folder syscall.Stat_t
 	if err := syscall.Stat(dir, &folder); err != nil {
 		return p, &fs.PathError{Op: "stat", Path: dir, Err: err}
