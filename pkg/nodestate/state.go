@@ -90,6 +90,8 @@ type Checkpoint struct {
 	PluginPrefixes []string `json:"pluginPrefixes,omitempty"`
 	// DevicePlugin is how the daemon came to know that, and when it tried last.
 	DevicePlugin DevicePluginMemory `json:"devicePlugin,omitzero"`
+	// Offer is the daemon's memory of the devices that it offers itself.
+	Offer OfferMemory `json:"offer,omitzero"`
 }
 
 // CheckpointDevice is a device as the inventory last had it.

@@ -109,13 +109,16 @@ func libraryImports() []importRule {
 		},
 		{
 			name: "kubelet-api",
-			why:  "one package speaks to the kubelet; the others get its answers as plain values",
-			from: shipped, except: []string{"daemon/internal/podresources"}, to: []string{"google.golang.org/grpc", "k8s.io/kubelet"},
+			why:  "one package asks the kubelet, and one serves it; the others get plain values",
+			from: shipped, except: []string{"daemon/internal/podresources", "daemon/internal/deviceplugin"}, to: []string{"google.golang.org/grpc", "k8s.io/kubelet"},
 			bad: []string{
 				imports("daemon/internal/kube/pluginpods", "k8s.io/kubelet/pkg/apis/podresources/v1"),
 				imports("daemon/internal/reconcile", "google.golang.org/grpc"),
 			},
-			good: []string{imports("daemon/internal/podresources", "google.golang.org/grpc")},
+			good: []string{
+				imports("daemon/internal/podresources", "google.golang.org/grpc"),
+				imports("daemon/internal/deviceplugin", "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"),
+			},
 		},
 		{
 			name: "prometheus",
@@ -150,7 +153,7 @@ func layerImports() []importRule {
 		{
 			name: "inventory",
 			why:  "the join of the sources is pure: it takes plain values (daemon/internal/vpc) and reaches no client; net/http comes along with the NodeENI's types",
-			from: []string{"daemon/internal/inventory", "daemon/internal/vpc"}, transitive: true,
+			from: []string{"daemon/internal/inventory", "daemon/internal/vpc", "daemon/internal/offer"}, transitive: true,
 			to: []string{"github.com/aws", "k8s.io/client-go", "google.golang.org/grpc", "github.com/prometheus"},
 			bad: []string{
 				imports("daemon/internal/inventory", module+"/daemon/internal/awsnode") + imports("daemon/internal/awsnode", "github.com/aws/smithy-go"),

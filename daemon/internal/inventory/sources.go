@@ -58,6 +58,7 @@ const (
 type Kubelet struct {
 	Allocatable map[device.ResourceName][]device.PCIAddress // the healthy devices of each resource, sorted
 	Allocated   map[device.PCIAddress][]Container           // the containers that have a device, sorted
+	Held        map[device.ResourceName][]device.PCIAddress // the devices that containers have, by resource, sorted
 	Fresh       bool                                        // the kubelet has started a moment ago, and may not list all pods yet
 }
 

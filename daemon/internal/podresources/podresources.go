@@ -96,7 +96,7 @@ func (c *Client) Devices(ctx context.Context) (inventory.Kubelet, error) {
 	if len(given.GetPodResources()) == 0 {
 		return inventory.Kubelet{}, fmt.Errorf("ask the kubelet at %s for allocated devices: %w", c.socket, errNoPods)
 	}
-	return inventory.Kubelet{Allocatable: allocatable(offered), Allocated: allocated(given), Fresh: c.age.fresh(info)}, nil
+	return inventory.Kubelet{Allocatable: allocatable(offered), Allocated: allocated(given), Held: held(given), Fresh: c.age.fresh(info)}, nil
 }
 
 func allocatable(answer *podresourcesv1.AllocatableResourcesResponse) map[device.ResourceName][]device.PCIAddress {
@@ -110,6 +110,10 @@ func allocatable(answer *podresourcesv1.AllocatableResourcesResponse) map[device
 			all[name] = append(all[name], found...)
 		}
 	}
+	return sorted(all)
+}
+
+func sorted(all map[device.ResourceName][]device.PCIAddress) map[device.ResourceName][]device.PCIAddress {
 	for name, found := range all {
 		slices.Sort(found)
 		all[name] = slices.Compact(found)
@@ -134,6 +138,22 @@ func allocated(answer *podresourcesv1.ListPodResourcesResponse) map[device.PCIAd
 		all[address] = slices.Compact(holders)
 	}
 	return all
+}
+
+// held lists the devices that containers have, by resource.
+func held(answer *podresourcesv1.ListPodResourcesResponse) map[device.ResourceName][]device.PCIAddress {
+	all := map[device.ResourceName][]device.PCIAddress{}
+	for _, p := range answer.GetPodResources() {
+		for _, c := range p.GetContainers() {
+			for _, d := range c.GetDevices() {
+				name, err := device.ParseResourceName(d.GetResourceName())
+				if found := addresses(d); err == nil && len(found) > 0 {
+					all[name] = append(all[name], found...)
+				}
+			}
+		}
+	}
+	return sorted(all)
 }
 
 func compareContainers(a, b inventory.Container) int {

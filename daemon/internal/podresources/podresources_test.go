@@ -121,6 +121,7 @@ func TestDevices(t *testing.T) {
 			"0000:00:06.0": {{Namespace: "a", Pod: "two", Container: "b"}, {Namespace: "a", Pod: "two", Container: "c"}, {Namespace: "z", Pod: "one", Container: "b"}},
 			"0000:00:07.0": {{Namespace: "a", Pod: "two", Container: "b"}},
 		},
+		Held:  map[device.ResourceName][]device.PCIAddress{"intel.com/b": {"0000:00:06.0", "0000:00:07.0"}},
 		Fresh: true, // its socket is new
 	}
 	if diff := cmp.Diff(want, got); diff != "" {

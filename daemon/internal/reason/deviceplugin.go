@@ -70,3 +70,24 @@ var plugin = Group{
 			Remedy:  "Apply `deploy/rbac.yaml`, or the Role of `deploy/components/namespaced-pods`. Or name only your namespaces with `--dp-namespaces`."},
 	},
 }
+
+// offered has the Reasons about the daemon's own offer to the kubelet.
+var offered = Group{
+	Title: "Devices that the daemon offers itself",
+	Intro: "These can occur with `--offer=deviceplugin`, and while a node changes between the modes ([migration.md](migration.md)).",
+	Entries: []Entry{
+		{Reason: OfferedTwice, Kind: Problem,
+			Meaning: "An entry of yours in the device plugin's config has the name of a resource of ours, or matches one of its devices. The SR-IOV device " +
+				"plugin keeps offering the devices of this node. Where the daemon offers them already, it does not add the device.",
+			Remedy: "Delete the entry, or narrow its selectors. Or give the NodeENI another `dpdkResourceName`."},
+		{Reason: OfferLabelInvalid, Kind: Problem,
+			Meaning: "The Node's label `networking.k8s.aws/offer` has a value that the daemon does not know. The mode stays as it was.",
+			Remedy:  "Set the label to `pcidp` or `deviceplugin`, or remove it."},
+		{Reason: NotRegistered, Kind: Problem,
+			Meaning: "The kubelet does not accept a resource of the daemon, so no pod gets its devices. The message has the kubelet's answer.",
+			Remedy:  "Check `--kubelet-dir`, and that the kubelet runs. The daemon tries again, and at once when a kubelet starts."},
+		{Reason: OfferNotTaken, Kind: Problem,
+			Meaning: "The kubelet lists other devices of a resource than the daemon offers.",
+			Remedy:  "Find the other device plugin that offers the resource, and stop it. Else restart the kubelet."},
+	},
+}

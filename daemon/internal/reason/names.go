@@ -89,6 +89,20 @@ const (
 	NamespacesNotSearchable     nodestate.Reason = "NamespacesNotSearchable"
 )
 
+// Reasons about devices that the daemon offers to the kubelet itself. OfferUnknown to HandingBack are states.
+const (
+	OfferUnknown      nodestate.Reason = "OfferUnknown"
+	KubeletAway       nodestate.Reason = "KubeletAway"
+	TakeoverRefused   nodestate.Reason = "TakeoverRefused"
+	TakingOver        nodestate.Reason = "TakingOver"
+	Offered           nodestate.Reason = "Offered"
+	HandingBack       nodestate.Reason = "HandingBack"
+	OfferedTwice      nodestate.Reason = "OfferedTwice"
+	OfferLabelInvalid nodestate.Reason = "OfferLabelInvalid"
+	NotRegistered     nodestate.Reason = "NotRegistered"
+	OfferNotTaken     nodestate.Reason = "OfferNotTaken"
+)
+
 // Reasons about addresses of ENIs, and EC2.
 const (
 	LeasedAddressGone  nodestate.Reason = "LeasedAddressGone"
@@ -157,6 +171,12 @@ const (
 	DevicePluginRestarted     nodestate.Reason = "DevicePluginRestarted"
 	DevicePluginRestartFailed nodestate.Reason = "DevicePluginRestartFailed"
 	DevicePluginNotFound      nodestate.Reason = "DevicePluginNotFound"
+)
+
+// Reasons of Events about the daemon's own offer.
+const (
+	OfferTakenOver  nodestate.Reason = "OfferTakenOver"
+	OfferHandedBack nodestate.Reason = "OfferHandedBack"
 )
 
 // Reasons of the condition DevicePluginServing.

@@ -46,7 +46,7 @@ type Group struct {
 
 // Groups returns the table, in the order of the documents.
 func Groups() []Group {
-	return []Group{declared, fields, links, addresses, drivers, config, plugin, records, sources, nodeenis, api, events, states}
+	return []Group{declared, fields, links, addresses, drivers, config, plugin, offered, records, sources, nodeenis, api, events, states}
 }
 
 // Delay returns for how long a Problem must last before its Event is sent. It is 0 except for states that each new NodeENI passes through.

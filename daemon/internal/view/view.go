@@ -18,6 +18,7 @@ type View struct {
 	Holders   []Holder            // the pods that have devices of the inventory
 	Config    ConfigView
 	Plugin    PluginView
+	Offer     OfferView
 	Did       Did
 }
 
@@ -72,13 +73,46 @@ type PluginView struct {
 	Message     string      `json:"message,omitempty"`    // Message says why the state is not PluginServing, in stable words
 }
 
+// OfferState says how far the daemon's own offer to the kubelet is.
+type OfferState string
+
+// The states of the offer. In the mode pcidp it is "" unless the daemon is handing its resources back.
+const (
+	OfferUnknown     = OfferState(reason.OfferUnknown)    // the Node's label has not been read yet, so nothing changes hands
+	OfferWaiting     = OfferState(reason.KubeletAway)     // the kubelet cannot be reached, or refuses the registration
+	OfferRefused     = OfferState(reason.TakeoverRefused) // the device plugin's config offers a resource or a device of ours, so it goes on
+	OfferTakingOver  = OfferState(reason.TakingOver)      // the daemon offers the devices, and the SR-IOV device plugin still does
+	OfferOffered     = OfferState(reason.Offered)         // the kubelet has the devices from the daemon alone
+	OfferHandingBack = OfferState(reason.HandingBack)     // the mode is pcidp again, and the SR-IOV device plugin is not verified to serve yet
+)
+
+// OfferView is the offer of devices to the kubelet.
+type OfferView struct {
+	Mode nodestate.OfferMode `json:"mode,omitempty"` // in effect; "" while not known
+	// Wanted is the mode that the flag or the Node's label asks for; "" while not known.
+	Wanted    nodestate.OfferMode `json:"wanted,omitempty"`
+	State     OfferState          `json:"state,omitempty"`
+	Message   string              `json:"message,omitempty"`   // Message says why the state is not OfferOffered, in stable words
+	Resources []OfferedResource   `json:"resources,omitempty"` // the resources that the daemon serves, by name
+}
+
+// OfferedResource is a resource that the daemon serves.
+type OfferedResource struct {
+	Name       device.ResourceName `json:"name"`
+	Registered bool                `json:"registered"` // Registered says that the kubelet listens to the daemon's list
+	Healthy    int                 `json:"healthy"`    // the number of devices that a pod may get, or has
+	Unhealthy  int                 `json:"unhealthy"`  // the number of devices that are draining, gone or not ready
+}
+
 // Did lists the actions of one Sync.
 type Did struct {
-	Took          time.Duration   // how long the Sync took
-	ConfigWritten bool            // ConfigWritten says that the device plugin's config was written
-	Withdrawn     []time.Duration // Withdrawn has the time since the removal was seen, for each device that this Sync took out of the config
-	DriverChanges []DriverChange  // DriverChanges have ended since the Sync before, sorted by device
-	Restart       *RestartDone    // the restart that has ended since the Sync before; nil for none
+	Took          time.Duration       // how long the Sync took
+	ConfigWritten bool                // ConfigWritten says that the device plugin's config was written
+	Withdrawn     []time.Duration     // Withdrawn has the time since the removal was seen, for each device that this Sync took out of the config
+	DriverChanges []DriverChange      // DriverChanges have ended since the Sync before, sorted by device
+	Restart       *RestartDone        // the restart that has ended since the Sync before; nil for none
+	Offered       nodestate.OfferMode // Offered is the mode to which the last resource has changed hands in this Sync; "" for none
+	Registrations int                 // Registrations is how often the kubelet has accepted a resource since the Sync before
 	// Began and Over are the problems that have appeared and gone.
 	Began, Over []nodestate.Problem
 }
