@@ -213,6 +213,23 @@ func TestStatusOfTheRunningDaemon(t *testing.T) {
 	}
 }
 
+// TestStatusOfTheOffer: without a device plugin, the daemon's own offer is shown by resource.
+func TestStatusOfTheOffer(t *testing.T) {
+	inventory := filepath.Join(t.TempDir(), "inventory.json")
+	v := liveView("boot-1")
+	v.Plugin = view.PluginView{State: view.PluginNotFound}
+	v.Offer = view.OfferView{Mode: nodestate.OfferDevicePlugin, Wanted: nodestate.OfferPCIDP, State: view.OfferWaiting, Message: "the kubelet does not listen",
+		Resources: []view.OfferedResource{{Name: "intel.com/dpdk_net", Unhealthy: 2}, {Name: "intel.com/sriov_net", Registered: true, Healthy: 3, Unhealthy: 1}}}
+	answering(t, inventory, v)
+	for name, args := range map[string][]string{"offer.txt": nil, "offer.yaml": {"-o", "yaml"}} {
+		code, stdout, stderr := call(t.Context(), nil, append([]string{"status", "--inventory", inventory}, args...)...)
+		if code != 0 || stderr != "" {
+			t.Fatalf("exit code %d: %s", code, stderr)
+		}
+		golden(t, filepath.Join("testdata", "status", name), strings.ReplaceAll(stdout, filepath.Dir(inventory), "DIR"))
+	}
+}
+
 // TestStatusHasOneSchema: the daemon's status has only one member more than the status from files.
 func TestStatusHasOneSchema(t *testing.T) {
 	inventory := filepath.Join(t.TempDir(), "inventory.json")

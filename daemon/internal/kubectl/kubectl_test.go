@@ -122,6 +122,24 @@ func TestStatus(t *testing.T) {
 	}
 }
 
+// TestStatusOfOffer: the daemon's own offer takes the column of the device plugin.
+func TestStatusOfOffer(t *testing.T) {
+	w := twoNodes()
+	w.states[0].Status.DevicePlugin = &v1alpha1.DevicePluginState{State: "NotFound"}
+	w.states[0].Status.Conditions = []metav1.Condition{{Type: "DevicePluginServing", Status: "True", Reason: "Offered", Message: "m"}}
+	w.states[0].Status.Offer = &v1alpha1.OfferState{Mode: "deviceplugin", Wanted: "deviceplugin", State: "Offered",
+		Resources: []v1alpha1.OfferedResource{{Name: "intel.com/fast", Registered: true, Healthy: 2, Unhealthy: 1}}}
+	if _, stdout, stderr, _ := call(t, w, "status"); !strings.Contains(words(stdout), "node-a 2/2 2 0 Offered -") {
+		t.Errorf("%s%s", stderr, stdout)
+	}
+	_, stdout, stderr, _ := call(t, w, "status", "--node=node-a")
+	for _, want := range []string{"Offer: deviceplugin, Offered, 1 resource", "RESOURCE REGISTERED HEALTHY UNHEALTHY intel.com/fast yes 2 1"} {
+		if !strings.Contains(words(stdout), want) {
+			t.Errorf("lacks %q: %s%s", want, stderr, stdout)
+		}
+	}
+}
+
 func TestWho(t *testing.T) {
 	for _, tt := range []struct {
 		args []string

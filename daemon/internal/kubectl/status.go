@@ -2,6 +2,7 @@ package kubectl
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -140,18 +141,27 @@ func view(s *v1alpha1.ENINodeState) show.Node {
 		if c.LastTransitionTime.After(n.Changed) {
 			n.Changed = c.LastTransitionTime.Time
 		}
+		if c.Type == v1alpha1.ConditionDevicePluginServing {
+			n.DevicePlugin = c.Reason
+		}
 		n.Facts = append(n.Facts, show.Fact{Name: c.Type, Text: string(c.Status) + " (" + c.Reason + "): " + c.Message})
 	}
 	if c := s.Status.Config; c != nil {
 		n.Facts = append(n.Facts, show.Fact{Name: "Config", Text: strings.Join([]string{c.Path, "hash " + c.Hash}, ", ")})
 	}
 	if d := s.Status.DevicePlugin; d != nil {
-		n.DevicePlugin = d.State
+		n.DevicePlugin = cmp.Or(n.DevicePlugin, d.State)
 		text := strings.Join(append([]string{d.State}, d.Pods...), ", ")
 		if !d.LastRestart.IsZero() {
 			text += ", restarted " + d.LastRestart.UTC().Format(time.RFC3339)
 		}
 		n.Facts = append(n.Facts, show.Fact{Name: "Device plugin", Text: text})
+	}
+	if o := s.Status.Offer; o != nil && o.State != "" {
+		n.Facts = append(n.Facts, show.OfferFact(o.Mode, o.Wanted, o.State, o.Message, len(o.Resources)))
+		for _, r := range o.Resources {
+			n.Offered = append(n.Offered, show.Offered{Resource: r.Name, Registered: r.Registered, Healthy: r.Healthy, Unhealthy: r.Unhealthy})
+		}
 	}
 	return n
 }

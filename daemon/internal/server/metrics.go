@@ -24,9 +24,10 @@ const (
 
 // metrics count the work of Syncs. The collector state reads the present from the last View.
 //
-// Every label has a fixed set of values. None names a pod, an ENI or a NodeENI: these come and go without end.
+// Every label has few values. None names a pod, an ENI or a NodeENI: these come and go without end.
 type metrics struct {
 	writes   prometheus.Counter
+	accepted prometheus.Counter
 	restarts *prometheus.CounterVec
 	drivers  *prometheus.CounterVec
 	restart  prometheus.Histogram
@@ -38,6 +39,9 @@ func (s *Server) register() {
 	s.metrics = metrics{
 		writes: prometheus.NewCounter(prometheus.CounterOpts{
 			Namespace: namespace, Name: "config_writes_total", Help: "How often the device plugin's config was written.",
+		}),
+		accepted: prometheus.NewCounter(prometheus.CounterOpts{
+			Namespace: namespace, Name: "offer_registrations_total", Help: "How often the kubelet has accepted a resource that the daemon offers.",
 		}),
 		restarts: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Namespace: namespace, Name: "device_plugin_restarts_total", Help: "Restarts of the device plugin that have ended, by result.",
@@ -69,7 +73,7 @@ func (s *Server) register() {
 		}
 	}
 	s.registry.MustRegister(
-		s.metrics.writes, s.metrics.restarts, s.metrics.drivers, s.metrics.restart, s.metrics.removal, s.metrics.sync, state{s},
+		s.metrics.writes, s.metrics.accepted, s.metrics.restarts, s.metrics.drivers, s.metrics.restart, s.metrics.removal, s.metrics.sync, state{s},
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
 	if s.EventsDropped != nil {
@@ -85,6 +89,7 @@ func (s *Server) count(did view.Did) {
 	if did.ConfigWritten {
 		m.writes.Inc()
 	}
+	m.accepted.Add(float64(did.Registrations))
 	for _, d := range did.Withdrawn {
 		m.removal.Observe(d.Seconds())
 	}
@@ -175,7 +180,7 @@ func collectView(v *view.View, gauge func(d *prometheus.Desc, v float64, labels 
 	for phase, n := range phases {
 		gauge(devices, float64(n), string(phase))
 	}
-	gauge(describe("advertised_devices", "Devices that are ready and that the device plugin is to offer."), float64(advertised))
+	gauge(describe("advertised_devices", "Devices that are ready and to be offered to pods."), float64(advertised))
 	reasons := map[nodestate.Reason]int{}
 	for _, p := range v.Inventory.Problems {
 		reasons[p.Reason]++
@@ -193,6 +198,29 @@ func collectView(v *view.View, gauge func(d *prometheus.Desc, v float64, labels 
 		view.PluginRestarting, view.PluginServing, view.PluginFailed,
 	} {
 		gauge(states, number(v.Plugin.State == s), string(s))
+	}
+	collectOffer(v.Offer, gauge)
+}
+
+// The values of the label health of offered_devices.
+const (
+	healthy   = "healthy"
+	unhealthy = "unhealthy"
+)
+
+func collectOffer(o view.OfferView, gauge func(d *prometheus.Desc, v float64, labels ...string)) {
+	modes := describe("offer_mode", "1 for the way in which devices are offered to the kubelet, 0 for the other.", "mode")
+	for _, m := range []nodestate.OfferMode{nodestate.OfferPCIDP, nodestate.OfferDevicePlugin} {
+		gauge(modes, number(o.Mode == m), string(m))
+	}
+	states := describe("offer_state", "1 for the state of the daemon's own offer, 0 for the others. All are 0 where the device plugin has the devices.", "state")
+	for _, s := range view.OfferStates() {
+		gauge(states, number(o.State == s), string(s))
+	}
+	devices := describe("offered_devices", "Devices that the daemon offers to the kubelet, by resource and health.", "resource", "health")
+	for _, r := range o.Resources {
+		gauge(devices, float64(r.Healthy), r.Name.String(), healthy)
+		gauge(devices, float64(r.Unhealthy), r.Name.String(), unhealthy)
 	}
 }
 

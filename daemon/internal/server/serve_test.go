@@ -80,7 +80,7 @@ func TestAsk(t *testing.T) {
 	want := status.Status{Inventory: view.Inventory, Holders: view.Holders,
 		Pools: []leases.PoolState{{ENIID: "eni-00000001", Family: "ipv4", PoolCount: leases.PoolCount{Size: 17}}}, Unreadable: []string{}, Live: &status.Live{
 			Version: "v1.2.3", StartedAt: noon, SyncedAt: noon, InventoryPath: "/run/multi-eni/inventory.json",
-			Config: view.Config, DevicePlugin: view.Plugin, API: &status.API{Reason: "Forbidden"},
+			Config: view.Config, DevicePlugin: view.Plugin, Offer: view.Offer, API: &status.API{Reason: "Forbidden"},
 		}}
 	if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Prefix{})); diff != "" {
 		t.Errorf("status (-want +got):\n%s", diff)

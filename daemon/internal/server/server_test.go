@@ -70,8 +70,11 @@ func busy() view.View {
 		Holders:  []view.Holder{{PCIAddress: "0000:00:08.0", Pod: "red/router-0", PodUID: "u-p"}},
 		Config:   view.ConfigView{Path: "/etc/pcidp/config.json", Hash: "abc", Current: true},
 		Plugin:   view.PluginView{State: view.PluginServing, Pods: []string{"kube-system/sriov-x"}, ServedHash: "abc"},
+		Offer: view.OfferView{Mode: nodestate.OfferDevicePlugin, Wanted: nodestate.OfferDevicePlugin, State: view.OfferOffered,
+			Resources: []view.OfferedResource{{Name: "intel.com/sriov_net", Registered: true, Healthy: 1, Unhealthy: 2}}},
 		Did: view.Did{
-			Took: 30 * time.Millisecond, ConfigWritten: true, Withdrawn: []time.Duration{90 * time.Millisecond},
+			Registrations: 3,
+			Took:          30 * time.Millisecond, ConfigWritten: true, Withdrawn: []time.Duration{90 * time.Millisecond},
 			DriverChanges: []view.DriverChange{{To: "vfio-pci"}, {To: "ena", Err: errors.New("no")}},
 			Restart:       &view.RestartDone{Result: view.RestartVerified, Took: 4 * time.Second},
 		},

@@ -29,10 +29,11 @@ type Node struct {
 	Devices  []Device
 	Pods     []Pod
 	Pools    []Pool
+	Offered  []Offered
 	// Facts are printed behind the tables, in this order.
 	Facts    []Fact
 	Problems []Problem
-	// DevicePlugin is how the SR-IOV device plugin stands to its config.
+	// DevicePlugin is how the SR-IOV device plugin stands to its config, or the state of the daemon's own offer.
 	DevicePlugin string
 }
 
@@ -77,6 +78,36 @@ type Pool struct {
 	Free, Leased, Cooling, Retiring int
 }
 
+// Offered is a resource that the daemon itself offers to the kubelet.
+type Offered struct {
+	Resource           string
+	Registered         bool
+	Healthy, Unhealthy int
+}
+
+// OfferFact is how the node's devices are offered, such as "deviceplugin, Offered, 2 resources". Wanted, state and message may be "".
+func OfferFact(mode, wanted, state, message string, resources int) Fact {
+	parts := []string{cmp.Or(mode, "mode not known")}
+	if state != "" {
+		parts = append(parts, state)
+	}
+	if wanted != "" && wanted != mode {
+		parts = append(parts, "wanted: "+wanted)
+	}
+	switch resources {
+	case 0:
+	case 1:
+		parts = append(parts, "1 resource")
+	default:
+		parts = append(parts, strconv.Itoa(resources)+" resources")
+	}
+	text := strings.Join(parts, ", ")
+	if message != "" {
+		text += ": " + message
+	}
+	return Fact{Name: "Offer", Text: text}
+}
+
 // Fact is a line about the node that is in no table.
 type Fact struct{ Name, Text string }
 
@@ -100,6 +131,7 @@ func (n Node) Print(out io.Writer, wide bool) error {
 	if n.Outdated == "" {
 		n.pods(&b, wide)
 		n.pools(&b, wide)
+		n.offered(&b, wide)
 	}
 	n.facts(&b)
 	b.WriteByte('\n')
@@ -213,6 +245,22 @@ func (n Node) pools(b *strings.Builder, wide bool) {
 	t := &table{columns: []column{{head: "DEVICE"}, {head: "FAMILY"}, {head: "FREE"}, {head: "LEASED"}, {head: "COOLING"}, {head: "RETIRING"}}}
 	for _, p := range n.Pools {
 		t.add(p.ENIID, p.Family, many(p.Free), strconv.Itoa(p.Leased), strconv.Itoa(p.Cooling), strconv.Itoa(p.Retiring))
+	}
+	t.render(b, wide)
+}
+
+func (n Node) offered(b *strings.Builder, wide bool) {
+	if len(n.Offered) == 0 {
+		return
+	}
+	b.WriteString("\nResources that multi-enid offers to the kubelet:\n")
+	t := &table{columns: []column{{head: "RESOURCE", least: 8, short: resource, cheap: bareName}, {head: "REGISTERED"}, {head: "HEALTHY"}, {head: "UNHEALTHY"}}}
+	for _, o := range n.Offered {
+		registered := "no"
+		if o.Registered {
+			registered = "yes"
+		}
+		t.add(o.Resource, registered, strconv.Itoa(o.Healthy), strconv.Itoa(o.Unhealthy))
 	}
 	t.render(b, wide)
 }

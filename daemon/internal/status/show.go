@@ -97,6 +97,10 @@ func (s Status) showLive(n *show.Node) {
 		{Name: "Config", Text: l.Config.Path + ", " + current + ", hash " + cmp.Or(l.Config.Hash, "not known")},
 		{Name: "Device plugin", Text: plugin},
 	}
+	n.Offered = offered(l.Offer)
+	if o := l.Offer; o.State != "" {
+		n.Facts = append(n.Facts, show.OfferFact(string(o.Mode), string(o.Wanted), string(o.State), o.Message, len(o.Resources)))
+	}
 	api := "not used"
 	switch {
 	case l.API == nil:
@@ -108,4 +112,11 @@ func (s Status) showLive(n *show.Node) {
 		api = "cannot be followed (" + l.API.Reason + "); its last answer still holds"
 	}
 	n.Facts = append(n.Facts, show.Fact{Name: "API server", Text: api})
+}
+
+func offered(o view.OfferView) (all []show.Offered) {
+	for _, r := range o.Resources {
+		all = append(all, show.Offered{Resource: r.Name.String(), Registered: r.Registered, Healthy: r.Healthy, Unhealthy: r.Unhealthy})
+	}
+	return all
 }

@@ -36,6 +36,8 @@ type Live struct {
 	InventoryPath string          `json:"inventoryPath"`
 	Config        view.ConfigView `json:"config"`
 	DevicePlugin  view.PluginView `json:"devicePlugin"`
+	// Offer is zero before the daemon knows how the devices are offered.
+	Offer view.OfferView `json:"offer,omitzero"`
 	// API is nil where the daemon has no API server.
 	API *API `json:"api,omitempty"`
 }

@@ -64,6 +64,10 @@ func alertCases() []alertCase {
 	state := func(name, samples string) string {
 		return `multi_eni_device_plugin_state{state="` + name + `", ` + from + `} ` + samples
 	}
+	offer := func(name, samples string) string {
+		return `multi_eni_offer_state{state="` + name + `", ` + from + `} ` + samples
+	}
+	mode := func(name string) string { return `multi_eni_offer_mode{mode="` + name + `", ` + from + `} 1x60` }
 	return []alertCase{
 		{"MultiENIDaemonDown", []string{`up{` + from + `} 1x4 0x20 1x5`}, 14, 15, 26, "multi-enid on node-1 does not answer"},
 		{"MultiENINodeNotWatched", []string{`multi_eni_last_sync_timestamp_seconds{` + from + `} 0+60x5 300x30 2220+60x5`}, 25, 26, 38, "has not looked at its node"},
@@ -76,10 +80,15 @@ func alertCases() []alertCase {
 		{"MultiENIConfigNotCurrent", []string{`multi_eni_config_current{` + from + `} 1x4 0x20 1x5`}, 9, 10, 26, "config on node-1 does not match the devices"},
 		{
 			"MultiENIDevicePluginNotFound",
-			[]string{state("NotFound", "1x60"), `multi_eni_advertised_devices{` + from + `} 0x9 1x30 0x10`},
+			[]string{state("NotFound", "1x60"), mode("pcidp"), `multi_eni_offer_mode{mode="deviceplugin", ` + from + `} 0x60`,
+				`multi_eni_advertised_devices{` + from + `} 0x9 1x30 0x10`},
 			24, 25, 41, "No SR-IOV device plugin on node-1",
 		},
 		{"MultiENIDevicePluginNotServing", []string{state("RestartFailed", "0x4 1x20 0x5"), state("Serving", "1x4 0x20 1x5")}, 14, 15, 26, "(RestartFailed)"},
+		{"MultiENIOfferNotRegistered", []string{offer("KubeletAway", "0x4 1x20 0x5"), offer("Offered", "1x4 0x20 1x5"), mode("deviceplugin")}, 9, 10, 26,
+			"The kubelet on node-1 does not accept"},
+		{"MultiENIOfferStuck", []string{offer("TakingOver", "0x4 1x20 0x5"), offer("Offered", "0x25 1x5"), mode("deviceplugin"),
+			state("RestartFailed", "1x60"), state("NotFound", "1x60"), `multi_eni_advertised_devices{` + from + `} 2x60`}, 19, 20, 26, "(TakingOver)"},
 		{
 			"MultiENIDevicePluginRestartsOften",
 			[]string{`multi_eni_device_plugin_restarts_total{result="verified", ` + from + `} 0x4 0+1x5 5x120`,
@@ -148,6 +157,24 @@ func TestNodeWithoutDevices(t *testing.T) {
 		`multi_eni_advertised_devices{` + from + `} 0x60`}, 60)
 	if got := firing[60]; len(got) > 0 {
 		t.Errorf("%v", got)
+	}
+}
+
+// TestNodeWithOwnOffer: a node that offers its devices itself needs no device plugin. It does again once the mode is pcidp.
+func TestNodeWithOwnOffer(t *testing.T) {
+	for state, want := range map[string]string{"NotFound": "MultiENIDevicePluginNotFound", "RestartFailed": "MultiENIDevicePluginNotServing",
+		"Restarting": "MultiENIDevicePluginNotServing", "RestartPending": "MultiENIDevicePluginNotServing"} {
+		firing := evaluate(t, ruleFile(t), []string{`multi_eni_device_plugin_state{state="` + state + `", ` + from + `} 1x90`,
+			`multi_eni_advertised_devices{` + from + `} 2x90`, `multi_eni_offer_state{state="Offered", ` + from + `} 1x60 0x30`,
+			`multi_eni_offer_mode{mode="deviceplugin", ` + from + `} 1x60 0x30`, `multi_eni_offer_mode{mode="pcidp", ` + from + `} 0x60 1x30`}, 90)
+		for minute, got := range firing[:61] {
+			if len(got) > 0 {
+				t.Errorf("%s, minute %d: %v", state, minute, got)
+			}
+		}
+		if got := names(firing[90]); !slices.Equal(got, []string{want}) {
+			t.Errorf("%s, in mode pcidp: %q, want %s", state, got, want)
+		}
 	}
 }
 

@@ -21,7 +21,7 @@ import (
 // statusOf returns a View's ENINodeState. It keeps from the status before when a condition last changed, and the last restart
 // of the device plugin if this daemon has made none.
 func statusOf(v view.View, before v1alpha1.ENINodeStateStatus) v1alpha1.ENINodeStateStatus {
-	out := v1alpha1.ENINodeStateStatus{ProblemCount: len(v.Inventory.Problems), DevicePlugin: pluginState(v, before.DevicePlugin)}
+	out := v1alpha1.ENINodeStateStatus{ProblemCount: len(v.Inventory.Problems), DevicePlugin: pluginState(v, before.DevicePlugin), Offer: offerState(v.Offer)}
 	if v.Config.Path != "" {
 		out.Config = &v1alpha1.ConfigState{Path: v.Config.Path, Hash: v.Config.Hash, Current: v.Config.Current}
 	}
@@ -117,6 +117,18 @@ func pluginState(v view.View, before *v1alpha1.DevicePluginState) *v1alpha1.Devi
 	return s
 }
 
+// offerState is nil while nothing is known of the offer.
+func offerState(o view.OfferView) *v1alpha1.OfferState {
+	if o.Mode == "" && o.Wanted == "" && o.State == "" {
+		return nil
+	}
+	s := &v1alpha1.OfferState{Mode: string(o.Mode), Wanted: string(o.Wanted), State: string(o.State), Message: o.Message}
+	for _, r := range o.Resources {
+		s.Resources = append(s.Resources, v1alpha1.OfferedResource{Name: r.Name.String(), Registered: r.Registered, Healthy: r.Healthy, Unhealthy: r.Unhealthy})
+	}
+	return s
+}
+
 func devicesReady(devices []nodestate.Device) metav1.Condition {
 	var pending, draining []string
 	for _, d := range devices {
@@ -170,6 +182,9 @@ func configCurrent(config view.ConfigView) metav1.Condition {
 }
 
 func pluginServing(v view.View) metav1.Condition {
+	if v.Offer.Own() {
+		return offerServing(v.Offer)
+	}
 	c := metav1.Condition{
 		Type: v1alpha1.ConditionDevicePluginServing, Status: metav1.ConditionFalse, Reason: string(v.Plugin.State), Message: v.Plugin.Message,
 	}
@@ -179,6 +194,18 @@ func pluginServing(v view.View) metav1.Condition {
 	case view.PluginUnknown, view.PluginUnmanaged, "":
 		c.Status = metav1.ConditionUnknown
 		c.Reason = string(cmp.Or(v.Plugin.State, view.PluginUnknown))
+	default: // False, with the state as its reason
+	}
+	return c
+}
+
+func offerServing(o view.OfferView) metav1.Condition {
+	c := metav1.Condition{Type: v1alpha1.ConditionDevicePluginServing, Status: metav1.ConditionFalse, Reason: string(o.State), Message: o.Message}
+	switch o.State {
+	case view.OfferOffered:
+		c.Status, c.Message = metav1.ConditionTrue, "multi-enid itself offers the devices to the kubelet"
+	case view.OfferUnknown:
+		c.Status = metav1.ConditionUnknown
 	default: // False, with the state as its reason
 	}
 	return c

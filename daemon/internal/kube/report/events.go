@@ -88,7 +88,9 @@ func historyFrom(s v1alpha1.ENINodeStateStatus) history {
 	if p := s.DevicePlugin; p != nil {
 		switch view.PluginState(p.State) {
 		case view.PluginNotFound:
-			t.plugin = view.RestartNoneFound
+			if s.Offer == nil || nodestate.OfferMode(s.Offer.Mode) != nodestate.OfferDevicePlugin {
+				t.plugin = view.RestartNoneFound
+			}
 		case view.PluginFailed:
 			t.plugin = view.RestartFailed
 		default: // no restart has ended without success
@@ -113,8 +115,9 @@ func (h *history) events(node client.NodeRef, v view.View) []event {
 	events := h.deviceEvents(node, v)
 	events = append(events, h.problemEvents(node, v.Inventory.Problems, v.At)...)
 	if v.Did.Restart != nil {
-		events = append(events, h.restartEvents(node, *v.Did.Restart)...)
+		events = append(events, h.restartEvents(node, *v.Did.Restart, v.Offer.Mode)...)
 	}
+	events = append(events, offerEvents(node, v.Did.Offered)...)
 	h.forgetUIDs(v)
 	for i := range events {
 		if m := &events[i].message; len(*m) > maxEventMessageBytes {
@@ -227,9 +230,13 @@ func (h *history) since(p nodestate.Problem, at time.Time) time.Time {
 	return at
 }
 
-func (h *history) restartEvents(node client.NodeRef, done view.RestartDone) []event {
+// restartEvents tells of the end of a restart. That no device plugin is there is no news where the daemon offers the devices.
+func (h *history) restartEvents(node client.NodeRef, done view.RestartDone, mode nodestate.OfferMode) []event {
 	before := h.plugin
 	h.plugin = ""
+	if done.Result == view.RestartNoneFound && mode == nodestate.OfferDevicePlugin {
+		return nil
+	}
 	if done.Result != view.RestartVerified {
 		h.plugin = done.Result
 		if before == done.Result {
@@ -251,6 +258,20 @@ func (h *history) restartEvents(node client.NodeRef, done view.RestartDone) []ev
 		n.reason, n.message = reason.DevicePluginRestarted, "the SR-IOV device plugin was restarted and serves its new config; deleted "+some(done.Deleted)
 	}
 	return []event{n}
+}
+
+// offerEvents tells that the node's devices are offered in another mode now; "" for no change.
+func offerEvents(node client.NodeRef, mode nodestate.OfferMode) []event {
+	e := event{about: nodeObject(node), kind: corev1.EventTypeNormal}
+	switch mode {
+	case nodestate.OfferDevicePlugin:
+		e.reason, e.message = reason.OfferTakenOver, "multi-enid offers the devices of this node to the kubelet now, and the SR-IOV device plugin does not"
+	case nodestate.OfferPCIDP:
+		e.reason, e.message = reason.OfferHandedBack, "the SR-IOV device plugin offers the devices of this node again"
+	default:
+		return nil
+	}
+	return []event{e}
 }
 
 func (h *history) nodeENI(name string) corev1.ObjectReference {

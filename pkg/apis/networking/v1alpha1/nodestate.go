@@ -21,7 +21,8 @@ const (
 	// want it.
 	ConditionConfigCurrent = "ConfigCurrent"
 	// ConditionDevicePluginServing: the device plugin is verified to serve that
-	// config. Its reason is DevicePluginState.State.
+	// config, or the daemon offers the devices itself. Its reason is
+	// OfferState.State, or DevicePluginState.State where that is empty.
 	ConditionDevicePluginServing = "DevicePluginServing"
 )
 
@@ -54,9 +55,10 @@ const (
 // +kubebuilder:subresource:status
 // +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.devicesReady`,description="Devices that are ready for pods, of all declared devices"
 // +kubebuilder:printcolumn:name="Problems",type=integer,JSONPath=`.status.problemCount`,description="Number of problems, see .status.problems"
-// +kubebuilder:printcolumn:name="Device plugin",type=string,JSONPath=`.status.devicePlugin.state`,description="State of the SR-IOV device plugin"
+// +kubebuilder:printcolumn:name="Device plugin",type=string,JSONPath=`.status.conditions[?(@.type=="DevicePluginServing")].reason`,description="State of the SR-IOV device plugin, or of the daemon's own offer"
+// +kubebuilder:printcolumn:name="Offer",type=string,priority=1,JSONPath=`.status.offer.mode`,description="How the devices are offered to the kubelet: pcidp or deviceplugin"
 // +kubebuilder:printcolumn:name="Last restart",type=date,priority=1,JSONPath=`.status.devicePlugin.lastRestart`,description="Time at which the daemon last restarted the device plugin"
-// +kubebuilder:printcolumn:name="Message",type=string,priority=1,JSONPath=`.status.devicePlugin.message`,description="Why the device plugin does not serve the config"
+// +kubebuilder:printcolumn:name="Message",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="DevicePluginServing")].message`,description="Message of the condition DevicePluginServing"
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 type ENINodeState struct {
 	metav1.TypeMeta   `json:",inline"`
@@ -120,6 +122,11 @@ type ENINodeStateStatus struct {
 	//
 	// +optional
 	DevicePlugin *DevicePluginState `json:"devicePlugin,omitempty"`
+
+	// How the node's devices are offered to the kubelet. Absent until the daemon knows.
+	//
+	// +optional
+	Offer *OfferState `json:"offer,omitempty"`
 
 	// Problems that keep devices from being as declared, each with its remedy.
 	//
@@ -266,6 +273,54 @@ type DevicePluginState struct {
 	//
 	// +optional
 	Message string `json:"message,omitempty"`
+}
+
+// How the node's devices are offered to the kubelet.
+type OfferState struct {
+	// Mode in effect: pcidp (the SR-IOV device plugin offers them) or deviceplugin (the daemon
+	// does). Absent while it is not known.
+	//
+	// +optional
+	Mode string `json:"mode,omitempty"`
+
+	// Mode that the Node's label networking.k8s.aws/offer asks for, or else the daemon's flag
+	// --offer. Differs from mode while the node changes over, or cannot. Absent while it is not
+	// known.
+	//
+	// +optional
+	Wanted string `json:"wanted,omitempty"`
+
+	// State of the daemon's own offer: OfferUnknown, KubeletAway, TakeoverRefused, TakingOver,
+	// Offered or HandingBack. Absent while the SR-IOV device plugin offers the devices and
+	// nothing changes.
+	//
+	// +optional
+	State string `json:"state,omitempty"`
+
+	// Why the state is not Offered.
+	//
+	// +optional
+	Message string `json:"message,omitempty"`
+
+	// Resources that the daemon offers, sorted by name.
+	//
+	// +optional
+	Resources []OfferedResource `json:"resources,omitempty"`
+}
+
+// A resource that the daemon offers to the kubelet.
+type OfferedResource struct {
+	// Name of the resource, as prefix/name.
+	Name string `json:"name"`
+
+	// Whether the kubelet has accepted the resource and listens to its devices.
+	Registered bool `json:"registered"`
+
+	// Number of devices that a pod has or may get.
+	Healthy int `json:"healthy"`
+
+	// Number of devices that no new pod gets, since they are draining, gone or not ready.
+	Unhealthy int `json:"unhealthy"`
 }
 
 // One problem that a person can solve.
