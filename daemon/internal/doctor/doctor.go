@@ -104,6 +104,8 @@ type Options struct {
 	// Kubelet asks the podresources API; nil without a kubelet. DevicePlugin looks for the device plugin; nil if others restart it.
 	Kubelet      func(context.Context) (inventory.Kubelet, error)
 	DevicePlugin func(context.Context) (pluginrestart.PluginReport, error)
+	// Offer is zero for a daemon that leaves the offer to the device plugin.
+	Offer Offer
 	// PluginVersion runs the plugin's VERSION.
 	PluginVersion func(ctx context.Context, path string) (string, error)
 	// Look says how a folder is seen.
@@ -124,7 +126,7 @@ func Run(ctx context.Context, o Options) []Finding {
 	for _, check := range []func(context.Context, Options) []Finding{
 		nodeName, cluster, metadata, managed, routing, hostNetwork, drivers,
 		config, inventoryFile, stateDir, attachments, sysfsTree,
-		binary, policy, netns, kubelet, devicePlugin, daemon,
+		binary, policy, netns, kubelet, devicePlugin, offer, daemon,
 	} {
 		within, cancel := context.WithTimeout(ctx, checkTimeout)
 		all = append(all, check(within, o)...)
@@ -199,6 +201,8 @@ func devicePlugin(ctx context.Context, o Options) []Finding {
 		all = append(all, Finding{Level: Warn, Check: check, Detail: string(p.Reason), Remedy: p.Message})
 	}
 	switch {
+	case errors.Is(err, pluginrestart.ErrNoDevicePlugin) && o.Offer.own(ctx):
+		return append(all, ok(check, "none found on this node, and none is needed: the daemon offers the devices itself")...)
 	case errors.Is(err, pluginrestart.ErrNoDevicePlugin):
 		return append(all, warn(check, "install the SR-IOV network device plugin, or name its namespace and labels by --dp-namespaces and --dp-selectors; "+
 			"without it devices with a resource name are not offered to pods", "none found on this node in %s", list(o.Namespaces))...)
