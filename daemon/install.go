@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"path/filepath"
 
 	"github.com/spf13/cobra"
 
@@ -52,6 +53,7 @@ unless there is a policy.`,
 
 func (p program) uninstallCommand() *cobra.Command {
 	r := install.Removal{Out: p.stdout}
+	var kubeletDir string
 	cmd := &cobra.Command{
 		Use:   "uninstall --from DIR",
 		Short: "Remove what install and run have put on this node",
@@ -63,6 +65,7 @@ pod has a device or an address, uninstall says so and removes nothing.`,
 			if r.From == "" {
 				return cli.Usagef("--from %q: want the runtime's folder of CNI plugins, such as /opt/cni/bin", r.From)
 			}
+			r.DevicePlugins = filepath.Join(kubeletDir, "device-plugins")
 			return r.Run()
 		},
 	}
@@ -74,6 +77,8 @@ pod has a device or an address, uninstall says so and removes nothing.`,
 	f.StringVar(&r.StateDir, "state-dir", nodestate.DefaultStateDir, "`Folder` of the daemon's checkpoint.")
 	f.StringVar(&r.Inventory, "inventory", nodestate.DefaultInventoryPath, "`File` of the inventory.")
 	f.StringVar(&r.HostRoot, "host-root", "/", "`Folder` where the host's etc is mounted. The files of install --host-network are removed from it.")
+	f.StringVar(&kubeletDir, "kubelet-dir", "/var/lib/kubelet", "The kubelet's root `folder`. The daemon's own sockets are removed from its device-plugins.")
+	f.StringVar(&r.DeviceInfo, "device-info-dir", "/run/k8s.cni.cncf.io/devinfo/dp", "`Folder` of the device-info files that Multus reads.")
 	f.BoolVar(&r.Force, "force", false, "Remove it even if pods have attachments or devices were not given back. Their records stay.")
 	return cmd
 }

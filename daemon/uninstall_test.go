@@ -15,6 +15,7 @@ import (
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/cli"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/install"
 	"github.com/multi-eni/multi-eni-cni/pkg/atomicfile"
+	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/leases"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
@@ -76,9 +77,12 @@ func (u uninstallable) lease(state leases.State) {
 func (u uninstallable) run(args ...string) (code int, stdout, stderr string) {
 	return call(u.Context(), nil, append([]string{
 		"uninstall", "--from", u.to, "--policy", u.policy, "--attachments-dir", u.records, "--state-dir", u.state, "--inventory", u.inventory, "--lease-dir",
-		u.leases,
+		u.leases, "--kubelet-dir", filepath.Dir(u.from), "--device-info-dir", u.path("devinfo"),
 	}, args...)...)
 }
+
+// path returns the path of a file of the node.
+func (u uninstallable) path(name string) string { return filepath.Join(filepath.Dir(u.from), name) }
 
 // left returns the files below the node's folder, except the source of install.
 func (u uninstallable) left() (files []string) {
@@ -111,6 +115,29 @@ func TestUninstall(t *testing.T) {
 	}
 	if code, stdout, stderr := u.run(); code != 0 || stderr != "" || strings.Contains(stdout, "multi-eni: removed") {
 		t.Errorf("again: exit code %d, %q, %q", code, stdout, stderr)
+	}
+}
+
+// TestUninstallOfAnOffer: the daemon's sockets go, and its device-info files. Those of others stay, as all do in the mode pcidp.
+func TestUninstallOfAnOffer(t *testing.T) {
+	const socket, info = "device-plugins/multi-eni-0123456789abcdef.sock", "devinfo/intel.com-net_a-0000:00:06.0-device.json"
+	others := []string{"device-plugins/kubelet.sock", "device-plugins/kubelet_internal_checkpoint", "devinfo/intel.com-net_a-b-0000:00:06.0-device.json",
+		"devinfo/intel.com-net_b-0000:00:07.0-device.json", "devinfo/intel.com-net_a-mlx5_core.sf.2-device.json"}
+	for mode, kept := range map[nodestate.OfferMode][]string{nodestate.OfferDevicePlugin: others, nodestate.OfferPCIDP: append([]string{info}, others...)} {
+		u := newUninstallable(t)
+		must(u, nodestate.WriteCheckpoint(nodestate.CheckpointPath(u.state), nodestate.Checkpoint{
+			Offer: nodestate.OfferMemory{Mode: mode, Names: []device.ResourceName{"intel.com/net_a"}}}))
+		for _, name := range append([]string{socket, info}, others...) {
+			must(u, os.MkdirAll(filepath.Dir(u.path(name)), 0o750))
+			must(u, os.WriteFile(u.path(name), nil, 0o600))
+		}
+		if code, stdout, stderr := u.run(); code != 0 || stderr != "" || !strings.Contains(stdout, u.path(socket)+": removed") {
+			t.Errorf("mode %s: exit code %d, %q, %q", mode, code, stdout, stderr)
+		}
+		want := slices.Sorted(slices.Values(kept))
+		if got := u.left(); !slices.Equal(got, want) {
+			t.Errorf("mode %s: left %q, want %q", mode, got, want)
+		}
 	}
 }
 

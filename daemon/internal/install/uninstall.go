@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -24,6 +25,8 @@ type Removal struct {
 	From, Policy                                  string
 	AttachmentsDir, LeaseDir, StateDir, Inventory string
 	HostRoot                                      string
+	// DevicePlugins has the kubelet's and the daemon's sockets, DeviceInfo the device-info files of device plugins.
+	DevicePlugins, DeviceInfo string
 	// Force removes them even if pods have devices or addresses.
 	Force bool
 	// Out gets a line for each file.
@@ -81,8 +84,9 @@ func (r Removal) Run() error {
 // removeState removes the files of the daemon and the plugins by name, and their folders if nothing else is in them.
 func (r Removal) removeState() error {
 	locks, err := filepath.Glob(filepath.Join(r.AttachmentsDir, "locks", "*.lock"))
-	errs := []error{err, leases.Dir(r.LeaseDir).RemoveAll()}
-	for _, path := range append(locks,
+	offered, offeredErr := r.offered()
+	errs := []error{err, offeredErr, leases.Dir(r.LeaseDir).RemoveAll()}
+	for _, path := range append(slices.Concat(offered, locks),
 		r.LeaseDir, filepath.Join(r.AttachmentsDir, "locks"), filepath.Join(r.AttachmentsDir, "restore"), r.AttachmentsDir,
 		r.Inventory, filepath.Join(filepath.Dir(r.Inventory), status.SocketName), filepath.Dir(r.Inventory),
 		nodestate.CheckpointPath(r.StateDir), filepath.Join(r.StateDir, stateLock), r.StateDir,
@@ -90,6 +94,28 @@ func (r Removal) removeState() error {
 		errs = append(errs, r.remove(path))
 	}
 	return errors.Join(errs...)
+}
+
+// offered returns the files of the daemon's own offer: the sockets that a killed daemon leaves, and the device-info files of the resources
+// that the checkpoint names. In the mode pcidp these files are the SR-IOV device plugin's.
+func (r Removal) offered() ([]string, error) {
+	all, err := filepath.Glob(filepath.Join(r.DevicePlugins, "multi-eni-*.sock"))
+	if err != nil {
+		return nil, fmt.Errorf("look for sockets: %w", err)
+	}
+	c, err := nodestate.ReadCheckpoint(nodestate.CheckpointPath(r.StateDir))
+	if err != nil || c.Offer.Mode != nodestate.OfferDevicePlugin {
+		return all, nil //nolint:nilerr // without a checkpoint nobody knows which files are ours
+	}
+	for _, name := range c.Offer.Names {
+		prefix := strings.ReplaceAll(name.String(), "/", "-") + "-"
+		files, err := filepath.Glob(filepath.Join(r.DeviceInfo, prefix+"????:??:??.?-device.json"))
+		if err != nil {
+			return nil, fmt.Errorf("look for device-info files: %w", err)
+		}
+		all = append(all, files...)
+	}
+	return all, nil
 }
 
 // uses returns the reasons not to uninstall.
