@@ -54,6 +54,7 @@ func fullState() v1alpha1.ENINodeStateStatus {
 		Conditions: []metav1.Condition{
 			{Type: v1alpha1.ConditionConfigCurrent, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonConfigWritten, LastTransitionTime: at, Message: "m"},
 			{Type: v1alpha1.ConditionDevicesReady, Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonDevicesPending, LastTransitionTime: at, ObservedGeneration: 1},
+			{Type: v1alpha1.ConditionDevicePluginServing, Status: metav1.ConditionTrue, Reason: "Offered", LastTransitionTime: at, Message: "all offered"},
 		},
 		DevicesReady: "1/2", ProblemCount: 1,
 		NodeENIs: []v1alpha1.ObservedNodeENI{{Name: "a", UID: "0c2f", ObservedGeneration: 3}},
@@ -67,6 +68,8 @@ func fullState() v1alpha1.ENINodeStateStatus {
 		Config: &v1alpha1.ConfigState{Path: "/etc/pcidp/config.json", Hash: "ab", Current: true},
 		DevicePlugin: &v1alpha1.DevicePluginState{State: "Serving", Pods: []string{"kube-system/sriovdp-x"}, ServedHash: "ab", LastRestart: at,
 			LastResult: "verified", Message: "none"},
+		Offer: &v1alpha1.OfferState{Mode: "deviceplugin", Wanted: "pcidp", State: "Offered", Message: "none",
+			Resources: []v1alpha1.OfferedResource{{Name: "intel.com/fast", Registered: true, Healthy: 1, Unhealthy: 2}}},
 		Problems: []v1alpha1.ProblemState{{Reason: "InvalidMTU", NodeENI: "b", Device: "eni-0a1b2c3d", Message: "spec.mtu -1 is not an MTU"}},
 	}
 }
@@ -94,14 +97,15 @@ func TestENINodeStateIsKeptAndPrinted(t *testing.T) {
 	}
 
 	columns, rows := table(t, c, states)
-	if diff := cmp.Diff([]string{"Name", "Ready", "Problems", "Device plugin", "Last restart", "Message", "Age"}, columns); diff != "" {
+	if diff := cmp.Diff([]string{"Name", "Ready", "Problems", "Device plugin", "Offer", "Last restart", "Message", "Age"}, columns); diff != "" {
 		t.Errorf("columns (-want +got):\n%s", diff)
 	}
 	if len(rows) != 1 {
 		t.Fatalf("%d rows", len(rows))
 	}
 	row := numbers(rows[0])
-	for column, want := range map[string]any{"Name": "node-1", "Ready": "1/2", "Problems": 1.0, "Device plugin": "Serving"} {
+	for column, want := range map[string]any{"Name": "node-1", "Ready": "1/2", "Problems": 1.0, "Device plugin": "Offered", "Offer": "deviceplugin",
+		"Message": "all offered"} {
 		if row[column] != want {
 			t.Errorf("%s is %v, want %v", column, row[column], want)
 		}

@@ -100,3 +100,25 @@ func TestOfferAfterRestart(t *testing.T) {
 		}
 	}
 }
+
+// TestUnsettledOffer: at the start, the object is not written before the kubelet has the daemon's offer, or the mode is known.
+func TestUnsettledOffer(t *testing.T) {
+	const ours = nodestate.OfferDevicePlugin
+	for _, tt := range []struct {
+		offer view.OfferView
+		want  bool
+	}{
+		{view.OfferView{}, false},
+		{view.OfferView{Mode: nodestate.OfferPCIDP, Wanted: nodestate.OfferPCIDP}, false},
+		{view.OfferView{Mode: nodestate.OfferPCIDP}, true},
+		{view.OfferView{Mode: ours, Wanted: ours, State: view.OfferWaiting}, true},
+		{view.OfferView{Mode: ours, Wanted: ours, State: view.OfferTakingOver}, false},
+		{view.OfferView{Mode: ours, Wanted: ours, State: view.OfferOffered}, false},
+	} {
+		v := readyView()
+		v.Offer = tt.offer
+		if got := unsettled(v); got != tt.want {
+			t.Errorf("%+v: %v, want %v", tt.offer, got, tt.want)
+		}
+	}
+}
