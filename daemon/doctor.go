@@ -59,7 +59,7 @@ The exit code is 1 if a check has failed, and 2 if the command line is wrong.`,
 		},
 	}
 	c.add(cmd.Flags(), p)
-	c.offer(cmd)
+	c.complete(cmd)
 	cmd.Flags().StringVar(&policy, "policy", nodestate.DefaultPolicyPath, "Policy `file` of the plugin.")
 	cmd.Flags().StringVar(&hostRoot, "host-root", "/",
 		"`Folder` where the host's etc, run and usr are mounted. doctor reads the configs of the host's network managers there.")

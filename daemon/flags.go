@@ -17,6 +17,7 @@ import (
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/addresses"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/cli"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/deviceplugin"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/driver"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/kube/client"
@@ -38,6 +39,7 @@ type nodeFlags struct {
 	pcidpConfig, inventory, stateDir, attachmentsDir, leaseDir string
 	sysfs, sysctls                                             string
 	restart, podresources, cniBinDir, listen, logLevel, format string
+	offer, kubeletDir, deviceInfoDir                           string
 	dev, modulesRoot                                           string
 	drivers                                                    driver.Policy
 	dpNamespaces, dpSelectors                                  []string
@@ -63,6 +65,9 @@ const (
 	manageSingle   = "addresses"
 	managePrefixes = "prefixes"
 )
+
+// offerLabel is the Node's label that says who offers its devices. It wins over --offer.
+const offerLabel = "networking.k8s.aws/offer"
 
 // add defines the flags. Their texts are for people who have not read the documents.
 func (c *nodeFlags) add(f *pflag.FlagSet, p program) {
@@ -99,8 +104,12 @@ func (c *nodeFlags) addPaths(f *pflag.FlagSet, p program) {
 		"`Folder` with the host's net/ipv6/conf. The daemon has idle ENIs ignore IPv6 router advertisements. In a container it must be a writable mount.")
 	f.StringVar(&c.dev, "dev", "/dev", "`Folder` where the host's /dev is mounted. It shows whether a program has a device open.")
 	f.StringVar(&c.modulesRoot, "modules-root", "/", "`Folder` with the host's lib/modules, for --load-modules.")
+	f.StringVar(&c.kubeletDir, "kubelet-dir", deviceplugin.DefaultKubeletDir, "The kubelet's root `folder` (its --root-dir).")
+	f.StringVar(&c.deviceInfoDir, "device-info-dir", deviceplugin.DefaultDeviceInfo,
+		"`Folder` of the device-info files that Multus reads. The daemon writes them with --offer=deviceplugin.")
 	f.StringVar(&c.podresources, "podresources-socket", cli.Unset,
-		"The kubelet's podresources `socket`; empty for none. Defaults to "+podresources.DefaultSocket+" with kube and to none with dir.")
+		"The kubelet's podresources `socket`; empty for none. Defaults to pod-resources/kubelet.sock in --kubelet-dir with kube or --offer=deviceplugin, and "+
+			"else to none.")
 	f.Lookup("podresources-socket").DefValue = ""
 }
 
@@ -108,6 +117,9 @@ func (c *nodeFlags) addBehaviour(f *pflag.FlagSet) {
 	f.BoolVar(&c.drivers.LoadModules, "load-modules", false, "Load the kernel module of a userspace driver (vfio-pci, uio_pci_generic) if a NodeENI needs it.")
 	f.BoolVar(&c.drivers.AllowUnsafeNoIOMMU, "allow-unsafe-noiommu", false,
 		"Use vfio without an IOMMU on machines that have none. A pod with such a device can read and write all of the node's memory.")
+	f.StringVar(&c.offer, "offer", string(nodestate.OfferPCIDP),
+		"Who offers the devices to the kubelet: `pcidp` for the SR-IOV device plugin, by its config file; deviceplugin for the daemon itself. The Node label "+
+			offerLabel+" wins over it.")
 	f.StringVar(&c.restart, "restart", "",
 		"How to restart the device plugin after a change of its config: `pods` deletes its pods on this node; none only logs. Defaults to pods with kube and to "+
 			"none with dir.")
@@ -129,10 +141,11 @@ func (c *nodeFlags) addBehaviour(f *pflag.FlagSet) {
 	f.StringVar(&c.format, "log-format", "text", "`Format` of the log: text or json.")
 }
 
-// offer has shells complete the flags that have few values.
-func (c *nodeFlags) offer(cmd *cobra.Command) {
+// complete has shells complete the flags that have few values.
+func (c *nodeFlags) complete(cmd *cobra.Command) {
 	for flag, values := range map[string][]string{
 		"nodeeni-source": {sourceKube, "dir:"}, "attachments-from": {fromStatus, fromIMDS}, "restart": {restartPods, restartNone},
+		"offer":            {string(nodestate.OfferPCIDP), string(nodestate.OfferDevicePlugin)},
 		"manage-addresses": {manageSingle, managePrefixes}, "log-level": {"debug", "info", "warning", "error"}, "log-format": {"text", "json"},
 	} {
 		cli.Offer(cmd, flag, values...)
@@ -169,6 +182,7 @@ func (c *nodeFlags) check() error {
 		}
 	}
 	oneOf("restart", c.restart, restartPods, restartNone)
+	oneOf("offer", c.offer, string(nodestate.OfferPCIDP), string(nodestate.OfferDevicePlugin))
 	if c.restart == restartPods && !fromKube {
 		fault("--restart %q: is for --nodeeni-source=kube; give none, and restart the device plugin when the log says so", c.restart)
 	}
@@ -183,14 +197,14 @@ func (c *nodeFlags) check() error {
 	}
 	if c.podresources == cli.Unset {
 		c.podresources = ""
-		if fromKube {
-			c.podresources = podresources.DefaultSocket
+		if fromKube || c.offer == string(nodestate.OfferDevicePlugin) {
+			c.podresources = filepath.Join(c.kubeletDir, podresources.SocketPath)
 		}
 	}
 	for _, f := range []struct{ flag, path string }{
 		{"--pcidp-config", c.pcidpConfig}, {"--inventory", c.inventory}, {"--state-dir", c.stateDir}, {"--attachments-dir", c.attachmentsDir},
 		{"--lease-dir", c.leaseDir}, {"--sysfs", c.sysfs}, {"--cni-bin-dir", c.cniBinDir},
-		{"--dev", c.dev}, {"--sysctls", c.sysctls}, {"--modules-root", c.modulesRoot},
+		{"--dev", c.dev}, {"--sysctls", c.sysctls}, {"--modules-root", c.modulesRoot}, {"--kubelet-dir", c.kubeletDir}, {"--device-info-dir", c.deviceInfoDir},
 	} {
 		if f.path == "" {
 			fault("%s %q: want a path", f.flag, f.path)

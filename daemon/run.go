@@ -57,7 +57,7 @@ device plugin, and reports to the cluster. It changes nothing when it ends.`,
 		},
 	}
 	c.add(cmd.Flags(), p)
-	c.offer(cmd)
+	c.complete(cmd)
 	return cmd
 }
 
@@ -85,7 +85,7 @@ func (c *nodeFlags) run(ctx context.Context, log *logrus.Logger) error {
 	}
 	wake, awake := newWake()
 	services := &problem.Services{Wake: awake}
-	watcher, err := filewatch.New(services, c.watched(bootID)...)
+	watcher, err := filewatch.New(services, "files", c.watched(bootID)...)
 	if err != nil {
 		return err
 	}
@@ -93,11 +93,7 @@ func (c *nodeFlags) run(ctx context.Context, log *logrus.Logger) error {
 	orphans := orphan.New(orphan.Options{
 		Attachments: attachments, BootID: bootID, BinDir: c.cniBinDir, Grace: c.orphanGrace, Now: time.Now, Log: log, Wake: awake,
 	})
-	serverOptions := server.Options{
-		Version: version, Flags: c.given, Inventory: c.inventory, Leases: leases.Dir(c.leaseDir), Services: services, Now: time.Now, Log: log,
-	}
-	cluster.serve(&serverOptions)
-	srv := server.New(serverOptions)
+	srv := c.server(cluster, services, log)
 	asked := ctx // ends when somebody stops the daemon
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
@@ -119,15 +115,16 @@ func (c *nodeFlags) run(ctx context.Context, log *logrus.Logger) error {
 		}
 	}
 	cluster.use(&o)
+	plugin := c.offerBy(&o, cluster, services, awake, log)
 	r, err := reconcile.New(o)
 	if err != nil {
 		return err
 	}
+	offered := runPlugin(ctx, plugin)
 	log.WithFields(logrus.Fields{"version": version, "node": c.nodeName, "nodeENIs": c.source}).Info("multi-enid started")
 	served := c.serve(ctx, srv, stop)
 	go watcher.Run(ctx, awake)
-	go kernelevents.Follower{Name: "links", Subscribe: interest.Subscribe, Wake: awake, Services: services}.Run(ctx)
-	go kernelevents.Follower{Name: "PCI functions", Subscribe: events.SubscribeUevents, Wake: awake, Services: services}.Run(ctx)
+	follow(ctx, interest, awake, services)
 	if manager != nil {
 		go manager.Run(ctx)
 	}
@@ -139,8 +136,23 @@ func (c *nodeFlags) run(ctx context.Context, log *logrus.Logger) error {
 	}
 	reconcile.Run(ctx, r.Sync, wake)
 	orphans.Wait()
+	<-offered
 	last := departure{devices: unended(ctx, r), pod: c.ownPod(), release: cluster.release, log: log}
 	return last.end(ctx, asked, served)
+}
+
+func (c *nodeFlags) server(k *cluster, services *problem.Services, log logrus.FieldLogger) *server.Server {
+	o := server.Options{
+		Version: version, Flags: c.given, Inventory: c.inventory, Leases: leases.Dir(c.leaseDir), Services: services, Now: time.Now, Log: log,
+	}
+	k.serve(&o)
+	return server.New(o)
+}
+
+// follow wakes the daemon after changes of links and PCI functions, until ctx ends.
+func follow(ctx context.Context, interest *events.Interest, awake func(), services *problem.Services) {
+	go kernelevents.Follower{Name: "links", Subscribe: interest.Subscribe, Wake: awake, Services: services}.Run(ctx)
+	go kernelevents.Follower{Name: "PCI functions", Subscribe: events.SubscribeUevents, Wake: awake, Services: services}.Run(ctx)
 }
 
 // newWake returns a channel that holds a token once awake was called.

@@ -34,6 +34,7 @@ const (
 // come later or be replaced. If the kernel gives no watch, it reads the folders every pollEvery, reports that, and asks again.
 type Watcher struct {
 	services *problem.Services
+	name     string
 	folders  []string
 	// notify is nil while the kernel gives none.
 	notify *fsnotify.Watcher
@@ -45,10 +46,10 @@ type Watcher struct {
 	seen uint64
 }
 
-// New watches the folders, which need not exist yet, and reports to services whether it can. It
+// New watches the folders, which need not exist yet, and reports to services, as the service name, whether it can. It
 // fails for a path that cannot be made absolute.
-func New(services *problem.Services, folders ...string) (*Watcher, error) {
-	w := &Watcher{services: services, watched: map[string]os.FileInfo{}}
+func New(services *problem.Services, name string, folders ...string) (*Watcher, error) {
+	w := &Watcher{services: services, name: name, watched: map[string]os.FileInfo{}}
 	for _, f := range folders {
 		abs, err := filepath.Abs(f)
 		if err != nil {
@@ -144,7 +145,7 @@ func (w *Watcher) watch() {
 		for w.watchOnce() {
 		}
 	}
-	w.services.Report("files", nodestate.Problem{Reason: reason.FilesUnwatched, Message: unwatchedMessage(w.lacking)}, w.lacking)
+	w.services.Report(w.name, nodestate.Problem{Reason: reason.FilesUnwatched, Message: unwatchedMessage(w.lacking)}, w.lacking)
 }
 
 // watchOnce says whether it has watched anything anew.

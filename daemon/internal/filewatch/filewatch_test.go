@@ -55,7 +55,7 @@ func TestWatcher(t *testing.T) {
 		{"and there again", mkdir(at("etc", "a", "b")), false},
 		{"with a file", write(at("etc", "a", "b", "three")), false},
 	}
-	w, err := New(nil, at("etc", "a", "b"))
+	w, err := New(nil, "files", at("etc", "a", "b"))
 	must(t, err)
 	ctx, cancel := context.WithCancel(t.Context())
 	events := make(chan struct{}, 100)
@@ -116,7 +116,7 @@ func TestWithoutInotify(t *testing.T) {
 			folder := t.TempDir()
 			services := &problem.Services{}
 			limit(t, name, 0)
-			w, err := New(services, folder)
+			w, err := New(services, "files", folder)
 			must(t, err)
 			p := services.Problems()
 			if len(p) != 1 || p[0].Reason != "FilesUnwatched" || !strings.Contains(p[0].Message, sysctl) {
@@ -158,7 +158,7 @@ func TestOpenFilesAreNoInstances(t *testing.T) {
 	folder := t.TempDir()
 	must(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 3, Max: was.Max}))
 	services := &problem.Services{}
-	w, err := New(services, folder)
+	w, err := New(services, "files", folder)
 	must(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &was))
 	must(t, err)
 	w.close()

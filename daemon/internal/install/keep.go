@@ -33,7 +33,7 @@ func (i *Installer) Keep(ctx context.Context) error {
 		}
 	}
 	// Before the first look, so that no change is missed.
-	watcher, err := filewatch.New(services, i.folders()...)
+	watcher, err := filewatch.New(services, "files", i.folders()...)
 	if err != nil {
 		return err
 	}

@@ -278,8 +278,6 @@ type State struct {
 	Kubelet string
 	// Registrations counts the accepted registrations since the start.
 	Registrations int
-	// Fault says why the kubelet has not accepted a resource; nil for none.
-	Fault error
 }
 
 // Registered says whether the kubelet listens to each resource.

@@ -49,6 +49,8 @@ type Request struct {
 	// since.
 	Owned []device.ResourceName
 	Node
+	// Optional leaves a missing file missing, unless an entry of people's or of ours was in it.
+	Optional bool
 	LastGood []byte // Result.Content of the last Apply that had one; empty when there never was one
 	// SaveOwned gets, before each change of the file, every resource that will be ours or was. It must save them
 	// durably: after a crash they tell our entries from people's. An error stops the change.
@@ -89,6 +91,10 @@ func (f *File) Apply(r Request) (Result, error) {
 	}
 	if err != nil {
 		return Result{}, err
+	}
+	if current == nil && r.nothing() {
+		f.unsettled, f.restless = "", time.Time{}
+		return Result{}, nil
 	}
 	r.newPrefixes = f.prefixes != nil && !slices.Equal(f.prefixes, r.prefixes())
 	rendering, err := f.render(current, r)

@@ -107,6 +107,16 @@ func (r *Restarter) Withdrawn(hash string) bool {
 	return hash == r.served || r.schedule.suspended && r.schedule.hash == hash
 }
 
+// Serves says that the device plugin is verified to serve the config of that hash.
+func (r *Restarter) Serves(hash string) bool { return r.served == hash }
+
+// Distrust has the device plugin restarted although it has read its config: the kubelet no longer listens to it. Call it
+// before the first Step.
+func (r *Restarter) Distrust(now time.Time) {
+	r.Forget()
+	r.memory.ReadersOf, r.memory.Readers, r.memory.Seen.Since = "", nil, now.UTC().Round(0)
+}
+
 // Forget must be called before another config is written: from then on a new device plugin may read either.
 func (r *Restarter) Forget() {
 	if r.Plugin != nil {

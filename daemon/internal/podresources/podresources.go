@@ -21,8 +21,8 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 )
 
-// DefaultSocket is where the kubelet listens unless its root folder was moved.
-const DefaultSocket = "/var/lib/kubelet/pod-resources/kubelet.sock"
+// SocketPath is where the kubelet listens, in its root folder.
+const SocketPath = "pod-resources/kubelet.sock"
 
 const (
 	// timeout bounds one call of Devices. The kubelet answers from memory.

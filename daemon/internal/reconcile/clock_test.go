@@ -190,6 +190,7 @@ func TestWallClockIsForPeople(t *testing.T) {
 			"applied)": "files' and pods' times; its own differences are of time.Now's monotonic reading",
 		"reconcile.go: r.plugin.AwaitDevices(r.Now(), before.BootID != r.BootID, before.Devices, res.Devices) // by the clock of its " +
 			"Step": "the Restarter compares it by the same clock; set back, the wait is bounded, and set forth, it costs one restart",
+		"reconcile.go: r.plugin.Distrust(r.Now())": "pods' times are wall-clock times",
 		"../checkpoint/checkpoint.go: SchemaVersion: nodestate.SchemaVersion, NodeName: f.NodeName, BootID: f.BootID, UpdatedAt: f.Now().UTC().Round(0), " +
 			"Problems: problems, Devices: devices,": "UpdatedAt is for people",
 	}

@@ -27,17 +27,21 @@ type pluginConfig struct {
 	now       func() time.Time // the wall clock
 	log       logrus.FieldLogger
 	withdrawn bool // the config without any draining device is the served one
+	serving   bool // the device plugin is verified to serve the config
 	problems  []problem.Finding
 }
 
 // Problems are the findings of the last Step.
 func (c *pluginConfig) Problems() []problem.Finding { return c.problems }
 
-// Step writes the config and steps the device plugin's restart. v gets its actions.
-func (c *pluginConfig) Step(ctx context.Context, src inventory.Sources, devices []nodestate.Device, out *Outcome, v *view.View) {
+// Step writes the config with our entries, and steps the device plugin's restart. elsewhere are the resources that the
+// daemon offers itself; then a missing file may stay missing. v gets the actions.
+func (c *pluginConfig) Step(
+	ctx context.Context, src inventory.Sources, devices []nodestate.Device, entries []pcidp.Entry, elsewhere []device.ResourceName, out *Outcome, v *view.View,
+) {
 	node := c.node(src)
 	applied, err := c.file.Apply(pcidp.Request{
-		Entries: pcidp.Desired(devices), Owned: c.files.Checkpoint.OwnedResources, LastGood: c.files.Checkpoint.LastGoodConfig,
+		Entries: entries, Optional: elsewhere != nil, Owned: c.files.Checkpoint.OwnedResources, LastGood: c.files.Checkpoint.LastGoodConfig,
 		Node: node,
 		SaveOwned: func(owned []device.ResourceName) error {
 			c.plugin.Forget()
@@ -59,7 +63,8 @@ func (c *pluginConfig) Step(ctx context.Context, src inventory.Sources, devices 
 		c.problems = problem.Append(found, applied.Problems)
 		return
 	}
-	v.Config.Current, v.Config.Hash = applied.Hash != "", applied.Hash
+	applied.Foreign = append(applied.Foreign, elsewhere...) // the device plugin is not asked for them
+	v.Config.Current, v.Config.Hash = applied.Hash != "" || elsewhere != nil && len(applied.Problems) == 0, applied.Hash
 	if applied.Changed {
 		c.log.WithFields(logrus.Fields{"path": c.file.Path, "hash": applied.Hash}).Info("device plugin config written")
 	}
@@ -85,6 +90,7 @@ func (c *pluginConfig) Step(ctx context.Context, src inventory.Sources, devices 
 	}
 	c.problems = found
 	c.withdrawn = applied.Hash == "" && len(applied.Owned) == 0 || c.plugin.Withdrawn(applied.Hash)
+	c.serving = applied.Hash != "" && c.plugin.Serves(applied.Hash)
 }
 
 func (c *pluginConfig) serve(ctx context.Context, applied pcidp.Result, out *Outcome) *view.RestartDone {

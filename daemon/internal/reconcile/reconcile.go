@@ -6,10 +6,11 @@
 //
 //  1. checkpoint: ENI, MAC and PCI address, before a pod may take the link away
 //  2. inventory: a draining device is refused to new pods first
-//  3. device plugin config, whose new entries are ours in the checkpoint first
-//  4. device plugin restart, when due
-//  5. checkpoint: our entries of the config, and the config that is served
-//  6. drivers of devices that are in no config and in no pod
+//  3. the daemon's own offer to the kubelet, whose resources are in the checkpoint first
+//  4. device plugin config, whose new entries are ours in the checkpoint first
+//  5. device plugin restart, when due
+//  6. checkpoint: our entries of the config, and the config that is served
+//  7. drivers of devices that are in no config and in no pod
 package reconcile
 
 import (
@@ -91,6 +92,8 @@ type Options struct {
 	Drivers      driver.Actions
 	DevicePlugin pluginrestart.DevicePlugin // nil where somebody else restarts it: then the log says when that is due
 	Kubelet      Kubelet                    // nil where there is none
+	Offer        Offer                      // nil where only the device plugin offers devices
+	Wish         func() Wish                // who is to offer the devices; nil where Offer is
 	Orphans      Orphans                    // nil where nothing is released
 	Addresses    Addresses                  // nil where nobody asks EC2
 	// Services are optional services of this daemon. Nil: none reports.
@@ -127,6 +130,7 @@ type Reconciler struct {
 	drivers  *driver.Binder
 	plugin   *pluginrestart.Restarter
 	config   pluginConfig
+	offer    offering
 	removals removals
 	log      transitions
 	view     view.View // view of this Sync, so far
@@ -167,7 +171,24 @@ func New(o Options) (*Reconciler, error) {
 	})
 	r.plugin.Resume(files.Checkpoint)
 	r.config = pluginConfig{file: o.Config, files: files, plugin: r.plugin, host: o.Host, now: o.Now, log: o.Log}
+	r.offer = offering{server: o.Offer, wish: o.Wish, files: files, kubelet: &r.kubelet, log: o.Log}
+	r.resume()
 	return r, nil
+}
+
+// resume offers the devices of the last daemon, before anything but sysfs is read.
+func (r *Reconciler) resume() {
+	if !r.offer.serves() {
+		if r.offer.outlived() {
+			r.plugin.Distrust(r.Now())
+		}
+		return
+	}
+	functions, err := readFunctions(r.PCI)
+	if err != nil {
+		r.Log.WithError(err).Warn("PCI functions cannot be read, so no device is offered yet")
+	}
+	r.offer.resume(r.BootID, functions.Value)
 }
 
 // Nudge has the device plugin looked for at once: there is news of it, or of the API server.
@@ -245,7 +266,7 @@ func (r *Reconciler) publish(ctx context.Context, src inventory.Sources, res inv
 	r.plugin.AwaitDevices(r.Now(), before.BootID != r.BootID, before.Devices, res.Devices) // by the clock of its Step
 	was := r.config.withdrawn
 	r.config.withdrawn = false // until the config is known to be without the devices that drain now
-	late := slices.Concat(r.config.Problems(), r.drivers.Problems())
+	late := slices.Concat(r.config.Problems(), r.drivers.Problems(), r.offer.problems)
 	err := r.files.Save(func(c *nodestate.Checkpoint) {
 		r.files.Sign(c)
 		c.Devices = res.Checkpoint
@@ -263,12 +284,18 @@ func (r *Reconciler) publish(ctx context.Context, src inventory.Sources, res inv
 		return late
 	}
 	if src.Functions.Known && src.Links.Known { // the config is about PCI functions
-		r.config.Step(ctx, src, res.Devices, out, &r.view)
-		if r.view.Config.Current {
+		r.offer.Step(ctx, src, res.Devices, &r.config, out)
+		var elsewhere []device.ResourceName
+		if r.offer.takes() {
+			elsewhere = append([]device.ResourceName{}, r.offer.memory().Names...)
+		}
+		r.config.Step(ctx, src, res.Devices, r.offer.entries(pcidp.Desired(res.Devices)), elsewhere, out, &r.view)
+		if r.view.Config.Current && r.offer.withdrawn() {
 			r.view.Did.Withdrawn = r.removals.withdraw(r.clock.now())
 		}
+		r.view.Offer = r.offer.done(r.config.serving, r.config.withdrawn, out, &r.view.Did)
 		out.sooner(r.drivers.Step(ctx, src, res))
-		late = slices.Concat(r.config.Problems(), r.drivers.Problems())
+		late = slices.Concat(r.config.Problems(), r.drivers.Problems(), r.offer.problems)
 	}
 	if r.config.withdrawn && !was {
 		out.sooner(time.Millisecond) // devices that drained may go

@@ -25,7 +25,8 @@ func allKnown(s inventory.Sources) bool {
 // collect reads every source. A source that cannot be read is unknown, with a finding.
 func (r *Reconciler) collect(ctx context.Context) (inventory.Sources, []problem.Finding) {
 	f := inventory.Sources{
-		Now: r.clock.now().UTC().Round(0), NodeName: r.NodeName, BootID: r.BootID, Checkpoint: r.files.Checkpoint, Withdrawn: r.config.withdrawn,
+		Now: r.clock.now().UTC().Round(0), NodeName: r.NodeName, BootID: r.BootID, Checkpoint: r.files.Checkpoint,
+		Withdrawn: r.config.withdrawn && r.offer.withdrawn(),
 	}
 	f.ChangingDriver = map[device.PCIAddress]bool{}
 	for pci := range r.drivers.Jobs() {

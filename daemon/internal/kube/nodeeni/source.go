@@ -154,6 +154,13 @@ func (s *Source) Node() (client.NodeRef, bool) {
 	return s.node.ref, s.node.exists() && s.otherInstance() == nil
 }
 
+// Label returns a label of the own Node, "" for none; false while that Node is not known to exist and to be this machine's.
+func (s *Source) Label(key string) (value string, known bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.node.labels[key], s.node.exists() && s.otherInstance() == nil
+}
+
 // otherInstance is an error if the Node is another machine's. Hold mu.
 func (s *Source) otherInstance() error {
 	if own := s.instance(); own != "" && s.node.instance != "" && own != s.node.instance {

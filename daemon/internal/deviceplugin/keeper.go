@@ -1,0 +1,258 @@
+package deviceplugin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/backoff"
+	"github.com/multi-eni/multi-eni-cni/pkg/device"
+)
+
+// keep has the kubelet listen to the resource until ctx ends, or until the last connection of a lingering resource does.
+func (r *resource) keep(ctx context.Context) {
+	k := keeper{resource: r, failures: backoff.Backoff{First: registerFirst, Cap: registerLast}}
+	defer k.close()
+	for ctx.Err() == nil {
+		wait, done := k.step(ctx)
+		if done {
+			r.plugin.forget(r)
+			return
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-ctx.Done():
+		case <-r.kicked:
+		case <-timer.C:
+		}
+		timer.Stop()
+	}
+}
+
+// keeper is the part of a resource that only its own goroutine uses.
+type keeper struct {
+	*resource
+	stop     func()          // stop ends the listening; nil without one
+	kubelet  string          // the kubelet for which the resource listens
+	was      *stream         // the newest connection at the last step
+	dropped  bool            // a connection has ended since the last registration
+	accepted time.Time       // when the kubelet accepted a registration that has no connection yet; zero for none
+	failures backoff.Backoff // since the last calm connection
+	retry    time.Time       // no registration before
+	checks   []time.Time     // when to compare the kubelet's list with ours
+	stale    bool            // the kubelet's list was seen to differ, so register once more
+	notTaken int             // how often it differed
+	logged   logged
+}
+
+// logged is the state that was logged last.
+type logged int
+
+const (
+	nothing logged = iota
+	serves
+	fails
+)
+
+// idle is the wait while nothing but an event matters.
+const idle = time.Hour
+
+func (k *keeper) close() {
+	if k.stop != nil {
+		k.stop()
+		k.stop = nil
+	}
+}
+
+// step does the next thing that has to be done. It returns the time after which to step again, and whether the resource
+// has ended.
+func (k *keeper) step(ctx context.Context) (wait time.Duration, done bool) {
+	now, kubelet := time.Now(), k.plugin.identity()
+	k.mu.Lock()
+	newest, open, lingering := k.newest, len(k.streams), k.lingering
+	k.mu.Unlock()
+	k.noteEnd(now, newest)
+	switch {
+	case lingering && open == 0:
+		return 0, true
+	case lingering:
+		return idle, false
+	case kubelet == "":
+		k.failed(errNoKubelet)
+		return idle, false
+	case kubelet != k.kubelet:
+		k.close()
+		*k = keeper{resource: k.resource, failures: k.failures, kubelet: kubelet, was: newest, logged: k.logged}
+		k.failures.Reset()
+	case newest != nil && !k.stale:
+		return k.served(ctx, now), false
+	case now.Before(k.retry):
+		return k.retry.Sub(now), false
+	case newest == nil && !k.accepted.IsZero() && !k.dropped:
+		if left := k.accepted.Add(streamTime).Sub(now); left > 0 {
+			return left, false
+		}
+		k.accepted = time.Time{}
+		return k.failed(errNoStream), false
+	}
+	if err := k.register(ctx); err != nil {
+		return k.failed(err), false
+	}
+	return streamTime, false
+}
+
+// noteEnd notes that the newest connection has ended. One that has lasted makes the failures before it void.
+func (k *keeper) noteEnd(now time.Time, newest *stream) {
+	if k.was != nil && newest != k.was {
+		k.dropped = true
+		if now.Sub(k.was.since) >= calmTime {
+			k.failures.Reset()
+			k.retry = time.Time{}
+		}
+	}
+	k.was = newest
+}
+
+var (
+	errNoKubelet = errors.New("there is no kubelet.sock; start the kubelet, or correct --kubelet-dir")
+	errNoStream  = fmt.Errorf("the kubelet has accepted it, and has not connected within %v", streamTime)
+)
+
+// failed notes and logs a fault, and returns the wait before the next try.
+func (k *keeper) failed(err error) time.Duration {
+	wait := k.failures.Failed()
+	k.retry = time.Now().Add(wait)
+	k.setFault(err)
+	if k.logged != fails {
+		k.logged = fails
+		k.plugin.Log.WithError(err).WithField("resource", k.name).Warn("the kubelet does not have a resource of the daemon, trying again")
+	}
+	return wait
+}
+
+func (k *keeper) setFault(err error) {
+	k.mu.Lock()
+	same := k.fault == nil && err == nil || k.fault != nil && err != nil && k.fault.Error() == err.Error()
+	k.fault = err
+	k.mu.Unlock()
+	if !same {
+		k.plugin.Changed()
+	}
+}
+
+// served notes that the kubelet listens, compares its list with ours when that is due, and returns the wait.
+func (k *keeper) served(ctx context.Context, now time.Time) time.Duration {
+	k.accepted = time.Time{}
+	if k.notTaken == 0 {
+		k.setFault(nil)
+		if k.logged != serves {
+			k.logged = serves
+			k.plugin.Log.WithField("resource", k.name).Info("the kubelet has the resource from the daemon")
+		}
+	}
+	if len(k.checks) == 0 {
+		return idle
+	}
+	if wait := k.checks[0].Sub(now); wait > 0 {
+		return wait
+	}
+	k.checks = k.checks[1:]
+	k.check(ctx)
+	return 0
+}
+
+// register listens if it must, and registers the resource.
+func (k *keeper) register(ctx context.Context) (err error) {
+	if k.stop == nil {
+		if k.stop, err = k.plugin.Kubelet.Listen(k.name, k.resource); err != nil {
+			k.stop = nil
+			return err
+		}
+	}
+	if k.dropped {
+		k.awaitDropped(ctx)
+	}
+	if err := k.plugin.info.write(k.devices()); err != nil { // Allocate tries again, and says so
+		k.plugin.Log.WithError(err).WithField("resource", k.name).Debug("device-info files cannot be written")
+	}
+	bounded, cancel := context.WithTimeout(ctx, registerTime)
+	defer cancel()
+	if err := k.plugin.Kubelet.Register(bounded, k.name); err != nil {
+		return err
+	}
+	now := time.Now()
+	k.accepted, k.dropped, k.stale, k.checks = now, false, false, nil
+	k.retry = now.Add(k.failures.Failed()) // only a connection that lasts is a success
+	for _, after := range checksAfter() {
+		k.checks = append(k.checks, now.Add(after))
+	}
+	k.plugin.registered()
+	return nil
+}
+
+// awaitDropped waits until the kubelet has dropped the resource, as it does after it has closed a connection.
+func (k *keeper) awaitDropped(ctx context.Context) {
+	if k.plugin.Allocations == nil {
+		backoff.Sleep(ctx, droppedPoll)
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, droppedTime)
+	defer cancel()
+	for {
+		known, err := k.plugin.allocations(ctx)
+		if err == nil && len(known.Allocatable[k.name]) == 0 || !backoff.Sleep(ctx, droppedPoll) || err != nil {
+			return
+		}
+	}
+}
+
+// check compares the kubelet's list with ours, and has the resource registered again if they differ. It also writes
+// the device-info files that another plugin has removed.
+func (k *keeper) check(ctx context.Context) {
+	list := k.devices()
+	if err := k.plugin.info.write(list); err != nil {
+		k.plugin.Log.WithError(err).WithField("resource", k.name).Warn("device-info files cannot be written")
+	}
+	if k.plugin.Allocations == nil {
+		return
+	}
+	known, err := k.plugin.allocations(ctx)
+	k.mu.Lock()
+	current := k.newest != nil && k.newest.sent == k.version && slices.Equal(k.list, list)
+	k.mu.Unlock()
+	if err != nil || !current {
+		return
+	}
+	var want []device.PCIAddress
+	for _, d := range list {
+		if d.Healthy() {
+			want = append(want, d.ID)
+		}
+	}
+	slices.Sort(want)
+	if slices.Equal(want, known.Allocatable[k.name]) {
+		k.notTaken = 0
+		return
+	}
+	k.failed(&NotTakenError{Resource: k.name, Offered: want, Listed: known.Allocatable[k.name]})
+	if k.notTaken++; k.notTaken <= notTakenTries {
+		k.stale = true
+		return
+	}
+	k.checks = []time.Time{time.Now().Add(notTakenLook)}
+}
+
+// NotTakenError says that the kubelet lists other devices of a resource than it was sent.
+type NotTakenError struct {
+	Resource        device.ResourceName
+	Offered, Listed []device.PCIAddress
+}
+
+func (e *NotTakenError) Error() string {
+	return fmt.Sprintf("the kubelet lists %v as %s, and the daemon offers %v; find the other device plugin that offers it", e.Listed, e.Resource, e.Offered)
+}
+
+// NotTaken tells this error from the kubelet's refusal.
+func (*NotTakenError) NotTaken() bool { return true }

@@ -1,0 +1,362 @@
+package reconcile
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/checkpoint"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/offer"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/pcidp"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/problem"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/view"
+	"github.com/multi-eni/multi-eni-cni/pkg/device"
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
+	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
+)
+
+// Offer serves devices to the kubelet. Its methods return at once.
+type Offer interface {
+	// Set has the kubelet told of these resources and devices, and of no other, in the background.
+	Set(names []device.ResourceName, devices []offer.Device)
+	// Linger goes on with the resources that the kubelet listens to, with these devices, but asks it to listen no more.
+	Linger(devices []offer.Device)
+	State() offer.State
+}
+
+// Wish says who is to offer the devices.
+type Wish struct {
+	Mode nodestate.OfferMode
+	// Known is false while the Node's label cannot be read: then nothing changes hands.
+	Known bool
+	// Invalid is the value of the Node's label if nobody understands it: then nothing changes hands. Else "".
+	Invalid string
+}
+
+// offering has the daemon itself offer the devices, in the mode deviceplugin, and change between the modes. The zero
+// value without a server does nothing.
+//
+// Every state is in the checkpoint before it shows, so a daemon that is killed goes on from there:
+//
+//	mode          names   the devices are offered by
+//	""            none    the SR-IOV device plugin, by the config
+//	deviceplugin  some    the daemon, and the SR-IOV device plugin until our entries have left its config
+//	pcidp         some    the daemon, and the SR-IOV device plugin once it serves our entries again
+type offering struct {
+	server  Offer
+	wish    func() Wish
+	files   *checkpoint.Files
+	kubelet *kubeletCache
+	log     logrus.FieldLogger
+
+	before    []offer.Device // the listed devices
+	conflicts []pcidp.Conflict
+	unsure    error // why conflicts are not known; nil if they are
+	refused   bool  // a takeover is refused because of conflicts
+	changing  bool  // this daemon has begun to change the mode
+	told      bool  // the server has the devices of the last Step
+	accepted  int   // the registrations that were reported
+	state     view.OfferState
+	problems  []problem.Finding
+}
+
+func (o *offering) memory() nodestate.OfferMemory { return o.files.Checkpoint.Offer }
+
+// serves says whether the daemon offers devices, or is about to.
+func (o *offering) serves() bool {
+	return o.server != nil && (o.memory().Mode == nodestate.OfferDevicePlugin || len(o.memory().Names) > 0)
+}
+
+// takes says whether the mode is deviceplugin, so that the config is to be without our entries.
+func (o *offering) takes() bool {
+	return o.server != nil && o.memory().Mode == nodestate.OfferDevicePlugin
+}
+
+// entries returns the entries that the config is to have: all, unless the daemon takes them over. Then those that are
+// there stay until the kubelet has each resource from the daemon.
+func (o *offering) entries(all []pcidp.Entry) []pcidp.Entry {
+	switch {
+	case !o.takes():
+		return all
+	case o.server.State().Registered():
+		return nil
+	}
+	return slices.DeleteFunc(all, func(e pcidp.Entry) bool { return !slices.Contains(o.files.Checkpoint.OwnedResources, e.Resource) })
+}
+
+// withdrawn says that the kubelet has been sent the devices of the last Step, as far as it listens.
+func (o *offering) withdrawn() bool {
+	return o.server == nil || (o.told || !o.serves()) && o.server.State().Sent
+}
+
+// resume serves the devices of this boot's inventory, as far as sysfs agrees. functions is nil if it cannot be read:
+// then each resource is served without a healthy device.
+func (o *offering) resume(bootID string, functions map[device.PCIAddress]sysfs.PCIFunction) {
+	if !o.serves() {
+		return
+	}
+	m, in := o.memory(), offer.Input{Functions: functions, Names: o.memory().Names}
+	if inv := &o.files.Inventory; inv.BootID == bootID {
+		in.Rows = inv.Devices
+	}
+	if o.kubelet.from != nil {
+		in.Kubelet = &inventory.Fact[inventory.Kubelet]{}
+	}
+	in.Before = offer.Offered(in.Rows, m.Names, m.Withheld)
+	out := offer.Desired(in)
+	o.before = out.Devices
+	o.server.Set(m.Names, out.Devices)
+}
+
+// Step changes the mode if that is wanted, and has the kubelet offered the devices. config is the request for the
+// config's file, with the entries that the devices need there.
+func (o *offering) Step(ctx context.Context, src inventory.Sources, devices []nodestate.Device, config *pluginConfig, out *Outcome) {
+	o.problems, o.refused, o.told = nil, false, false
+	if o.server == nil {
+		return
+	}
+	wish := o.wish()
+	if wish.Invalid != "" {
+		o.problems = append(o.problems, problem.On("", reason.OfferLabelInvalid,
+			"label networking.k8s.aws/offer of the Node is %q, so the mode stays as it is; set it to pcidp or deviceplugin, or remove it", wish.Invalid))
+	}
+	switch {
+	case !wish.Known || wish.Invalid != "":
+	case wish.Mode == nodestate.OfferDevicePlugin && o.memory().Mode != nodestate.OfferDevicePlugin:
+		o.take(devices, config, src, out)
+	case wish.Mode != nodestate.OfferDevicePlugin && o.memory().Mode == nodestate.OfferDevicePlugin:
+		o.giveBack(out)
+	}
+	if o.serves() {
+		o.findConflicts(devices, config, src)
+		o.offer(ctx, src, devices, out)
+	} else if len(o.server.State().Resources) > 0 {
+		o.linger(src, devices)
+	}
+	o.reportConflicts()
+	o.reportFaults()
+}
+
+// take begins a takeover, unless the config's other entries offer a resource or a device of ours.
+func (o *offering) take(devices []nodestate.Device, config *pluginConfig, src inventory.Sources, out *Outcome) {
+	o.findConflicts(devices, config, src)
+	if o.refused = len(o.conflicts) > 0 || o.unsure != nil; o.refused {
+		return
+	}
+	o.changing = true
+	o.save(out, func(m *nodestate.OfferMemory) {
+		*m = nodestate.OfferMemory{Mode: nodestate.OfferDevicePlugin, Names: m.Names}
+	})
+	o.log.Info("the daemon begins to offer the devices to the kubelet itself")
+}
+
+// giveBack begins to hand the devices back to the SR-IOV device plugin.
+func (o *offering) giveBack(out *Outcome) {
+	o.changing = true
+	o.save(out, func(m *nodestate.OfferMemory) { m.Mode = nodestate.OfferPCIDP })
+	o.log.Info("the daemon begins to hand the devices back to the SR-IOV device plugin")
+}
+
+// save changes the memory, and says whether that is on the disk.
+func (o *offering) save(out *Outcome, change func(*nodestate.OfferMemory)) bool {
+	err := o.files.Save(func(c *nodestate.Checkpoint) { change(&c.Offer) })
+	if err != nil {
+		out.Unsettled = true
+		o.problems = append(o.problems, checkpoint.Unwritable(err))
+	}
+	return err == nil
+}
+
+// offer has the kubelet offered the devices. Names are in the checkpoint before the kubelet knows them.
+func (o *offering) offer(ctx context.Context, src inventory.Sources, devices []nodestate.Device, out *Outcome) {
+	in := offer.Input{Rows: devices, Functions: src.Functions.Value, Names: o.memory().Names, Before: o.before, Recorded: recorded(src), Twice: o.twice}
+	if o.kubelet.from != nil {
+		in.Kubelet = &inventory.Fact[inventory.Kubelet]{}
+	}
+	next := offer.Desired(in)
+	asked := next.Asks
+	if asked {
+		known, err := o.kubelet.ask(ctx)
+		if err == nil {
+			*in.Kubelet = inventory.Known(known)
+			next = offer.Desired(in)
+		} else {
+			out.Unsettled = true
+			o.problems = append(o.problems, problem.New(reason.KubeletUnreadable,
+				"the kubelet's podresources socket cannot be asked, so the offer stays as it is, and nothing is added; check --podresources-socket", err))
+		}
+	}
+	withheld := addresses(next.Withheld)
+	both := slices.Compact(slices.Sorted(slices.Values(slices.Concat(o.memory().Names, next.Names))))
+	if !slices.Equal(both, o.memory().Names) || !slices.Equal(withheld, o.memory().Withheld) {
+		if !o.save(out, func(m *nodestate.OfferMemory) { m.Names, m.Withheld = both, withheld }) {
+			return
+		}
+	}
+	o.before, o.told = next.Devices, true
+	o.server.Set(next.Names, next.Devices)
+	if !slices.Equal(next.Names, o.memory().Names) {
+		o.save(out, func(m *nodestate.OfferMemory) { m.Names = next.Names })
+	}
+	if asked && hasRowless(next, devices) {
+		out.sooner(holderPoll)
+	}
+}
+
+// hasRowless says whether a device is listed only because a pod holds it.
+func hasRowless(o offer.Offer, rows []nodestate.Device) bool {
+	return slices.ContainsFunc(o.Devices, func(d offer.Device) bool {
+		return !slices.ContainsFunc(rows, func(r nodestate.Device) bool { return r.PCIAddress == d.ID && r.ResourceName == d.Resource })
+	})
+}
+
+func addresses(devices []offer.Device) []device.PCIAddress {
+	var all []device.PCIAddress
+	for _, d := range devices {
+		all = append(all, d.ID)
+	}
+	slices.Sort(all)
+	return all
+}
+
+func recorded(src inventory.Sources) map[device.PCIAddress]bool {
+	all := map[device.PCIAddress]bool{}
+	for i := range src.Attachments.Value {
+		if a := &src.Attachments.Value[i]; a.Holds(src.BootID) {
+			all[a.Device.PCIAddress] = true
+		}
+	}
+	return all
+}
+
+// linger tells the kubelet of devices that drain or are gone, on connections that outlive the daemon's offer. The
+// SR-IOV device plugin tells it of new ones.
+func (o *offering) linger(src inventory.Sources, devices []nodestate.Device) {
+	var names []device.ResourceName
+	for _, r := range o.server.State().Resources {
+		names = append(names, r.Name)
+	}
+	next := offer.Desired(offer.Input{Rows: devices, Functions: src.Functions.Value, Names: names, Before: o.before}).Devices
+	healthy := func(d offer.Device) bool { return d.Healthy() }
+	for _, was := range o.before {
+		if healthy(was) && !slices.Contains(next, was) {
+			o.before = next
+			o.server.Linger(next)
+			return
+		}
+	}
+}
+
+// findConflicts reads the config for entries that offer a resource or a device of ours.
+func (o *offering) findConflicts(devices []nodestate.Device, config *pluginConfig, src inventory.Sources) {
+	o.conflicts, o.unsure = config.file.Conflicts(pcidp.Request{
+		Entries: pcidp.Desired(devices), Owned: o.files.Checkpoint.OwnedResources, Node: config.node(src),
+	})
+}
+
+// twice says whether a device must not be added, because the device plugin may offer it.
+func (o *offering) twice(name device.ResourceName, pci device.PCIAddress) bool {
+	return o.unsure != nil || slices.ContainsFunc(o.conflicts, func(c pcidp.Conflict) bool {
+		return c.Resource == name && (c.Device == "" || c.Device == pci)
+	})
+}
+
+func (o *offering) reportConflicts() {
+	if !o.serves() && !o.refused {
+		o.conflicts, o.unsure = nil, nil
+	}
+	then := "the daemon does not add what is new of it"
+	if o.refused {
+		then = "the SR-IOV device plugin goes on offering this node's devices"
+	}
+	for _, c := range o.conflicts {
+		what := fmt.Sprintf("has the name of resource %s", c.Resource)
+		if c.Device != "" {
+			what = fmt.Sprintf("also matches %s of resource %s", c.Device, c.Resource)
+		}
+		o.problems = append(o.problems, problem.On(cmp.Or(c.Device.String(), c.Resource.String()), reason.OfferedTwice,
+			"entry %s of the device plugin config %s, so %s; delete the entry, or narrow its selectors", c.Entry, what, then))
+	}
+}
+
+func (o *offering) reportFaults() {
+	for _, r := range o.server.State().Resources {
+		var other interface{ NotTaken() bool }
+		switch {
+		case r.Fault == nil:
+		case errors.As(r.Fault, &other):
+			o.problems = append(o.problems, problem.On(r.Name.String(), reason.OfferNotTaken, "%v", r.Fault))
+		default:
+			o.problems = append(o.problems, problem.On(r.Name.String(), reason.NotRegistered,
+				"resource %s is not registered with the kubelet, so no pod gets its devices: %v", r.Name, r.Fault))
+		}
+	}
+}
+
+// done ends a change between the modes when the device plugin serves its config, and returns the view. served says that
+// it is verified to, and withdrawn that it offers no device of ours unless the config lists it.
+func (o *offering) done(served, withdrawn bool, out *Outcome, did *view.Did) view.OfferView {
+	if o.server == nil {
+		return view.OfferView{Mode: nodestate.OfferPCIDP, Wanted: nodestate.OfferPCIDP}
+	}
+	s, m, wish := o.server.State(), o.memory(), o.wish()
+	v := view.OfferView{Mode: cmp.Or(m.Mode, nodestate.OfferPCIDP)}
+	if wish.Known && wish.Invalid == "" {
+		v.Wanted = wish.Mode
+	}
+	for _, r := range s.Resources {
+		v.Resources = append(v.Resources, view.OfferedResource{Name: r.Name, Registered: r.Registered, Healthy: r.Healthy, Unhealthy: r.Unhealthy})
+	}
+	did.Registrations, o.accepted = s.Registrations-o.accepted, s.Registrations
+	switch {
+	case m.Mode == nodestate.OfferDevicePlugin && !s.Registered():
+		v.State, v.Message = view.OfferWaiting, "the kubelet does not have each resource of the daemon; the Problems say why"
+	case m.Mode == nodestate.OfferDevicePlugin && !withdrawn:
+		v.State, v.Message = view.OfferTakingOver, "the daemon offers the devices, and the SR-IOV device plugin has not restarted without them yet"
+	case m.Mode == nodestate.OfferDevicePlugin:
+		v.State = view.OfferOffered
+		o.changed(did, m.Mode)
+	case len(m.Names) > 0 && served:
+		o.handedBack(s, out, did)
+	case len(m.Names) > 0:
+		v.State, v.Message = view.OfferHandingBack, "the SR-IOV device plugin is not verified to offer the devices yet, so the daemon goes on"
+	case o.refused:
+		v.State, v.Message = view.OfferRefused, "the device plugin config offers a resource or a device of ours, too; the Problems name the entry"
+	case !wish.Known && wish.Mode == nodestate.OfferDevicePlugin:
+		v.State, v.Message = view.OfferUnknown, "the Node's label networking.k8s.aws/offer has not been read yet"
+	}
+	if m.Lingering != "" && len(m.Names) == 0 && (len(s.Resources) == 0 || s.Kubelet != m.Lingering) {
+		o.save(out, func(m *nodestate.OfferMemory) { m.Lingering = "" })
+	}
+	o.state = v.State
+	return v
+}
+
+func (o *offering) changed(did *view.Did, mode nodestate.OfferMode) {
+	if o.changing {
+		o.changing, did.Offered = false, mode
+		o.log.WithField("mode", mode).Info("the devices have changed hands")
+	}
+}
+
+// handedBack leaves the devices to the SR-IOV device plugin.
+func (o *offering) handedBack(s offer.State, out *Outcome, did *view.Did) {
+	if !o.save(out, func(m *nodestate.OfferMemory) { *m = nodestate.OfferMemory{Lingering: s.Kubelet} }) {
+		return
+	}
+	o.server.Linger(o.before)
+	o.changed(did, nodestate.OfferPCIDP)
+}
+
+// outlived says whether the connections of an earlier daemon have ended with it, and dropped the SR-IOV device plugin
+// from the kubelet, which still runs.
+func (o *offering) outlived() bool {
+	m := o.memory()
+	return o.server != nil && m.Lingering != "" && len(m.Names) == 0 && o.server.State().Kubelet == m.Lingering
+}
