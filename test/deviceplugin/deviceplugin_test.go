@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/sirupsen/logrus"
@@ -32,11 +33,12 @@ func newNode(t *testing.T, config string) *node {
 	root := filepath.Join(dir, "sys")
 	n := &node{Options{
 		Config: filepath.Join(dir, "config.json"), Sysfs: sysfs.NewFS(root), Routes: filepath.Join(dir, "route"), Registry: socketDir(t),
-		Log: quiet(),
+		DevicePlugins: filepath.Join(dir, "device-plugins"), Check: time.Minute, DeviceInfo: filepath.Join(dir, "devinfo"), Log: quiet(),
 	}}
 	write(t, n.Config, config)
 	write(t, n.Routes, noRoutes+"ens5\t00000000\t0100000A\t0003\t0\t0\t100\t00000000\t0\t0\t0\nens6\t0000000A\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0\n")
 	must(t, os.MkdirAll(root, 0o755))
+	must(t, os.MkdirAll(n.DeviceInfo, 0o755))
 	function(t, root, "0000:00:05.0", "ena", "ens5")
 	function(t, root, "0000:00:06.0", "ena", "ens6")
 	function(t, root, "0000:00:07.0", "vfio-pci", "")
@@ -164,18 +166,26 @@ func TestStopsServingWhatTheKubeletRefuses(t *testing.T) {
 }
 
 func TestAllocatesOnlyWhatItCanHandOver(t *testing.T) {
-	n := newNode(t, twoPools)
+	n := newNode(t, `{"resourceList":[
+		{"resourceName":"tap","selectors":{"pciAddresses":["0000:00:09.0"],"needVhostNet":true}},
+		{"resourceName":"kernel","selectors":{"drivers":["ena"]}},
+		{"resourceName":"dpdk","selectors":{"pciAddresses":["0000:00:07.0"]}},
+		{"resourceName":"uio","selectors":{"pciAddresses":["0000:00:08.0"]}}]}`)
+	function(t, n.Sysfs.Root(), "0000:00:08.0", "igb_uio", "")
+	function(t, n.Sysfs.Root(), "0000:00:09.0", "ena", "ens9")
 	k := startKubelet(t, n.Registry, "")
 	defer k.stop()
 	stop := n.start(t)
 	defer stop() //nolint:errcheck // the other test looks at it
-	eventually(t, "registration", func() bool { return len(k.allocatable()) == 2 })
+	eventually(t, "registration", func() bool { return len(k.allocatable()) == 4 })
 	for socket, tt := range map[string]struct {
 		id   string
 		want codes.Code
 	}{
 		"intel.com_kernel.sock": {"0000:00:07.0", codes.InvalidArgument},
-		"x.example_dpdk.sock":   {"0000:00:07.0", codes.Unimplemented},
+		"intel.com_dpdk.sock":   {"0000:00:07.0", codes.FailedPrecondition},
+		"intel.com_uio.sock":    {"0000:00:08.0", codes.FailedPrecondition},
+		"intel.com_tap.sock":    {"0000:00:09.0", codes.Unimplemented},
 	} {
 		if _, err := k.allocate(filepath.Join(n.Registry, socket), tt.id); status.Code(err) != tt.want {
 			t.Errorf("%s: %s: %v, want %v", socket, tt.id, err, tt.want)

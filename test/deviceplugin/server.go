@@ -2,7 +2,6 @@ package deviceplugin
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -14,8 +13,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
+	"google.golang.org/grpc/credentials/insecure"
 	deviceapi "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"
 	registerapi "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
 
@@ -23,43 +21,96 @@ import (
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
 )
 
+// kubeletSocket is the kubelet's Registration service, in device-plugins.
+const kubeletSocket = "kubelet.sock"
+
 // server serves one pool. The embedded types refuse unknown calls.
 type server struct {
 	deviceapi.UnimplementedDevicePluginServer
 	registerapi.UnimplementedRegistrationServer
 
-	resource string // prefix/name
-	devices  []device.PCIAddress
-	drivers  map[string]string // by address
-	socket   string
-	grpc     *grpc.Server
-	log      logrus.FieldLogger
+	resource  string // prefix/name
+	devices   []device.PCIAddress
+	functions map[string]sysfs.PCIFunction // as they were at the start, by address
+	keys      []string                     // see dpmodel.Verdict
+	legacy    bool
+	socket    string
+	info      string // folder of device-info files
+	sysfs     sysfs.FS
+	grpc      *grpc.Server
+	log       logrus.FieldLogger
+	allocator
 }
 
-func serve(o Options, resource string, devices []device.PCIAddress, drivers map[string]string) (*server, error) {
-	s := &server{
-		resource: resource, devices: devices, drivers: drivers, grpc: grpc.NewServer(), log: o.Log.WithField("resource", resource),
-		socket: filepath.Join(o.Registry, strings.ReplaceAll(resource, "/", "_")+".sock"),
+func newServer(p *pools, resource string, devices []device.PCIAddress, functions map[string]sysfs.PCIFunction, keys []string) *server {
+	dir := p.Registry
+	if p.legacy {
+		dir = p.DevicePlugins
 	}
-	if err := os.Remove(s.socket); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
+	return &server{
+		resource: resource, devices: devices, functions: functions, keys: keys, legacy: p.legacy, info: p.DeviceInfo, sysfs: p.Sysfs,
+		socket: filepath.Join(dir, strings.ReplaceAll(resource, "/", "_")+".sock"), log: p.Log.WithField("resource", resource),
+		allocator: allocator{uio: map[string]string{}},
+	}
+}
+
+// start serves the pool anew. It first removes the files of an earlier run.
+func (s *server) start(ctx context.Context) error {
+	if err := s.clean(); err != nil {
+		s.log.WithError(err).Warn("cannot clean up")
 	}
 	listener, err := net.Listen("unix", s.socket)
 	if err != nil {
-		return nil, err
+		return &endError{ErrNoSocket, err.Error(), 0}
 	}
-	registerapi.RegisterRegistrationServer(s.grpc, s)
+	s.grpc = grpc.NewServer()
+	if !s.legacy {
+		registerapi.RegisterRegistrationServer(s.grpc, s)
+	}
 	deviceapi.RegisterDevicePluginServer(s.grpc, s)
-	go func() {
-		if err := s.grpc.Serve(listener); err != nil {
+	go func(g *grpc.Server) {
+		if err := g.Serve(listener); err != nil {
 			s.log.WithError(err).Error("serving ended")
 		}
-	}()
-	s.log.WithField("devices", devices).Info("endpoint started serving")
-	return s, nil
+	}(s.grpc)
+	s.log.WithField("devices", s.devices).Info("endpoint started serving")
+	if s.legacy {
+		return s.register(ctx)
+	}
+	return nil
 }
 
-func (s *server) stop() { s.grpc.Stop() }
+// register calls the kubelet once.
+func (s *server) register(ctx context.Context) error {
+	conn, err := grpc.NewClient("unix:"+filepath.Join(filepath.Dir(s.socket), kubeletSocket), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err == nil {
+		defer conn.Close()
+		_, err = deviceapi.NewRegistrationClient(conn).Register(ctx, &deviceapi.RegisterRequest{
+			Version: deviceapi.Version, Endpoint: filepath.Base(s.socket), ResourceName: s.resource,
+		})
+	}
+	if err != nil {
+		return &endError{ErrNoKubelet, err.Error(), 2}
+	}
+	s.log.Info("registered at the kubelet")
+	return nil
+}
+
+// clean removes the socket, and the device-info files of all devices.
+func (s *server) clean() error {
+	err := removeFile(s.socket)
+	for _, d := range s.devices {
+		err = errors.Join(err, removeFile(infoPath(s.info, s.resource, d.String())))
+	}
+	return err
+}
+
+func removeFile(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("clean up: %w", err)
+	}
+	return nil
+}
 
 // GetInfo implements the kubelet's plugin registration.
 func (s *server) GetInfo(context.Context, *registerapi.InfoRequest) (*registerapi.PluginInfo, error) {
@@ -84,51 +135,29 @@ func (s *server) GetDevicePluginOptions(context.Context, *deviceapi.Empty) (*dev
 	return &deviceapi.DevicePluginOptions{}, nil
 }
 
+// GetPreferredAllocation implements the device-plugin API: the plugin prefers nothing, and its options say so.
+func (s *server) GetPreferredAllocation(context.Context, *deviceapi.PreferredAllocationRequest) (*deviceapi.PreferredAllocationResponse, error) {
+	return &deviceapi.PreferredAllocationResponse{}, nil
+}
+
+// PreStartContainer implements the device-plugin API: the plugin does nothing, and its options say so.
+func (s *server) PreStartContainer(context.Context, *deviceapi.PreStartContainerRequest) (*deviceapi.PreStartContainerResponse, error) {
+	return &deviceapi.PreStartContainerResponse{}, nil
+}
+
 // ListAndWatch implements the device-plugin API: the list never changes.
 func (s *server) ListAndWatch(_ *deviceapi.Empty, stream grpc.ServerStreamingServer[deviceapi.ListAndWatchResponse]) error {
 	var list deviceapi.ListAndWatchResponse
 	for _, d := range s.devices {
-		list.Devices = append(list.Devices, &deviceapi.Device{ID: d.String(), Health: deviceapi.Healthy})
+		one := &deviceapi.Device{ID: d.String(), Health: deviceapi.Healthy}
+		if node := s.functions[d.String()].NUMANode; node >= 0 && !slices.Contains(s.keys, "excludeTopology") {
+			one.Topology = &deviceapi.TopologyInfo{Nodes: []*deviceapi.NUMANode{{ID: int64(node)}}}
+		}
+		list.Devices = append(list.Devices, one)
 	}
 	if err := stream.Send(&list); err != nil {
 		return err
 	}
 	<-stream.Context().Done()
 	return nil
-}
-
-// Allocate implements the device-plugin API.
-func (s *server) Allocate(_ context.Context, r *deviceapi.AllocateRequest) (*deviceapi.AllocateResponse, error) {
-	var out deviceapi.AllocateResponse
-	for _, c := range r.GetContainerRequests() {
-		for _, id := range c.GetDevicesIds() {
-			if !slices.Contains(s.devices, device.PCIAddress(id)) {
-				return nil, status.Errorf(codes.InvalidArgument, "device %q is not one of %s's %q", id, s.resource, s.devices)
-			}
-			if (sysfs.PCIFunction{Driver: s.drivers[id]}).UserspaceDriver() {
-				return nil, status.Errorf(codes.Unimplemented, "device %q is bound to %s: device files are not known here", id, s.drivers[id])
-			}
-		}
-		envs, err := s.envs(c.GetDevicesIds())
-		if err != nil {
-			return nil, err
-		}
-		out.ContainerResponses = append(out.ContainerResponses, &deviceapi.ContainerAllocateResponse{Envs: envs})
-	}
-	s.log.WithField("response", out.String()).Info("allocated")
-	return &out, nil
-}
-
-func (s *server) envs(ids []string) (map[string]string, error) {
-	prefix, name, _ := strings.Cut(s.resource, "/")
-	variable := strings.ToUpper(fmt.Sprintf("PCIDEVICE_%s_%s", strings.ReplaceAll(prefix, ".", "_"), name))
-	info := map[string]map[string]map[string]string{}
-	for _, id := range ids {
-		info[id] = map[string]map[string]string{"generic": {"deviceID": id}}
-	}
-	b, err := json.Marshal(info)
-	if err != nil {
-		return nil, err
-	}
-	return map[string]string{variable: strings.Join(ids, ","), variable + "_INFO": string(b)}, nil
 }

@@ -35,6 +35,8 @@ type Verdict struct {
 	Skipped map[int]string
 	// Resources are the pools with a device, by "prefix/name", with their devices in the order given to Judge.
 	Resources map[string][]device.PCIAddress
+	// Keys are an entry's keys that change the answers of its pool, such as excludeTopology and needVhostNet.
+	Keys map[string][]string
 }
 
 // Runs says whether the plugin stays up.
@@ -55,6 +57,22 @@ type pool struct {
 
 func (p *pool) name() string { return p.ResourcePrefix + "/" + p.ResourceName }
 
+func (p *pool) keys() (out []string) {
+	for key, set := range map[string]bool{
+		"excludeTopology": p.ExcludeTopology,
+		"additionalInfo":  p.AdditionalInfo != nil,
+		"isRdma":          slices.ContainsFunc(p.selectors, func(s *selector) bool { return s.IsRdma }),
+		"needVhostNet":    slices.ContainsFunc(p.selectors, func(s *selector) bool { return s.NeedVhostNet }),
+		"vdpaType":        slices.ContainsFunc(p.selectors, func(s *selector) bool { return s.VdpaType != "" }),
+	} {
+		if set {
+			out = append(out, key)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
 // Machine describes the plugin's host.
 type Machine struct {
 	Devices []Device
@@ -69,7 +87,7 @@ func Judge(content []byte, devices []Device, args ...string) Verdict {
 
 // Judge is the function Judge for this machine.
 func (m Machine) Judge(content []byte, args ...string) Verdict {
-	v := Verdict{Skipped: map[int]string{}, Resources: map[string][]device.PCIAddress{}}
+	v := Verdict{Skipped: map[int]string{}, Resources: map[string][]device.PCIAddress{}, Keys: map[string][]string{}}
 	prefix, err := Prefix(args)
 	if err != nil {
 		v.ends(2, "%v", err)
@@ -193,6 +211,9 @@ func (v *Verdict) allocate(pools []*pool, m Machine) {
 					v.Resources[p.name()] = append(v.Resources[p.name()], d.Address)
 				}
 			}
+		}
+		if keys := p.keys(); len(keys) > 0 {
+			v.Keys[p.name()] = keys
 		}
 	}
 	for _, p := range pools {
