@@ -102,6 +102,7 @@ func (o *offering) resume(bootID string, functions map[device.PCIAddress]sysfs.P
 		return
 	}
 	m, in := o.memory(), offer.Input{Functions: functions, Names: o.memory().Names}
+	in.Twice = func(device.ResourceName, device.PCIAddress) bool { return true } // nothing is added yet
 	if inv := &o.files.Inventory; inv.BootID == bootID {
 		in.Rows = inv.Devices
 	}
