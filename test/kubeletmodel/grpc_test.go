@@ -22,7 +22,7 @@ func TestUnixSockets(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	o := Options{Dial: DialUnix, Node: NewNode(), Folder: dir}
-	f := newFake(nic, "one.sock", "a", "b")
+	f := NewPlugin(nic, "one.sock", "a", "b")
 	for range 2 {
 		if err := RemoveSockets(dir); err != nil {
 			t.Fatal(err)
@@ -32,9 +32,9 @@ func TestUnixSockets(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		stop := serveUnix(t, filepath.Join(dir, f.socket), f)
+		stop := serveUnix(t, filepath.Join(dir, f.Socket), f)
 		kubelet := dialUnix(t, filepath.Join(dir, "kubelet.sock"))
-		r := &deviceapi.RegisterRequest{Version: deviceapi.Version, Endpoint: f.socket, ResourceName: nic}
+		r := &deviceapi.RegisterRequest{Version: deviceapi.Version, Endpoint: f.Socket, ResourceName: nic}
 		if _, err := deviceapi.NewRegistrationClient(kubelet).Register(t.Context(), r); err != nil {
 			t.Fatal(err)
 		}

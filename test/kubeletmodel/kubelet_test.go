@@ -37,17 +37,17 @@ func (l *lab) restart() {
 	synctest.Wait()
 }
 
-func (l *lab) serve(f *fake) *Listener {
+func (l *lab) serve(f *Plugin) *Listener {
 	l.Helper()
-	listener := l.sockets.Listen(f.socket, f)
+	listener := l.sockets.Listen(f.Socket, f)
 	if err := l.register(f); err != nil {
 		l.Fatal(err)
 	}
 	return listener
 }
 
-func (l *lab) register(f *fake) error {
-	err := l.k.Register(l.Context(), &deviceapi.RegisterRequest{Version: deviceapi.Version, Endpoint: f.socket, ResourceName: f.resource})
+func (l *lab) register(f *Plugin) error {
+	err := l.k.Register(l.Context(), &deviceapi.RegisterRequest{Version: deviceapi.Version, Endpoint: f.Socket, ResourceName: f.Resource})
 	synctest.Wait()
 	return err
 }
@@ -79,14 +79,14 @@ func in(t *testing.T, v Version, f func(*lab)) {
 func TestHandover(t *testing.T) {
 	for v, after := range map[Version][]string{V136: nil, V137: {"a", "b"}} {
 		in(t, v, func(l *lab) {
-			was, is := newFake(nic, "old.sock", "a", "b"), newFake(nic, "new.sock", "a", "b")
+			was, is := NewPlugin(nic, "old.sock", "a", "b"), NewPlugin(nic, "new.sock", "a", "b")
 			stop := l.serve(was)
 			l.expect("a", "b")
 			l.serve(is)
 			l.expect("a", "b")
-			was.send("a")
+			was.Send("a")
 			l.expect("a") // the list of either counts
-			is.send("a", "b")
+			is.Send("a", "b")
 			l.expect("a", "b")
 			stop.Close()
 			l.expect(after...)
@@ -96,7 +96,7 @@ func TestHandover(t *testing.T) {
 				}
 				l.expect("a", "b")
 			}
-			is.send("!a", "b")
+			is.Send("!a", "b")
 			l.expect("b")
 		})
 	}
@@ -105,7 +105,7 @@ func TestHandover(t *testing.T) {
 // A second registration of a connected socket is refused by v1.37, and the socket can never register again.
 func TestRegisterTwice(t *testing.T) {
 	in(t, V137, func(l *lab) {
-		f := newFake(nic, "one.sock", "a")
+		f := NewPlugin(nic, "one.sock", "a")
 		listener := l.serve(f)
 		if err := l.register(f); err == nil {
 			l.Error("registered twice")
@@ -113,13 +113,13 @@ func TestRegisterTwice(t *testing.T) {
 		l.expect("a")
 		listener.Close()
 		l.expect("a") // nobody notices
-		l.sockets.Listen(f.socket, f)
+		l.sockets.Listen(f.Socket, f)
 		if err := l.register(f); err == nil {
 			l.Error("registered again")
 		}
 	})
 	in(t, V136, func(l *lab) {
-		f := newFake(nic, "one.sock", "a")
+		f := NewPlugin(nic, "one.sock", "a")
 		l.serve(f)
 		if err := l.register(f); err != nil {
 			l.Error(err)
@@ -134,7 +134,7 @@ func TestRegisterTwice(t *testing.T) {
 // A resource whose plugin has gone keeps its endpoint for the grace period, and then starts no container.
 func TestGracePeriod(t *testing.T) {
 	in(t, V136, func(l *lab) {
-		stop := l.serve(newFake(nic, "one.sock", "a", "b"))
+		stop := l.serve(NewPlugin(nic, "one.sock", "a", "b"))
 		if err := l.admit("p", 1); err != nil {
 			l.Fatal(err)
 		}
@@ -166,8 +166,8 @@ func TestGracePeriod(t *testing.T) {
 
 func TestAllocate(t *testing.T) {
 	in(t, V136, func(l *lab) {
-		f := newFake(nic, "one.sock", "a", "b", "c")
-		f.prefers = true
+		f := NewPlugin(nic, "one.sock", "a", "b", "c")
+		f.Prefers = true
 		l.serve(f)
 		if err := l.admit("p", 1); err != nil {
 			l.Fatal(err)
@@ -182,7 +182,7 @@ func TestAllocate(t *testing.T) {
 		if err := l.admit("p", 2); !errors.Is(err, ErrChanged) {
 			l.Error(err)
 		}
-		f.send("a", "b", "!c")
+		f.Send("a", "b", "!c")
 		l.expect("a", "b")
 		if err := l.admit("p", 1); !errors.Is(err, ErrHeldSick) {
 			l.Error(err)
@@ -190,11 +190,11 @@ func TestAllocate(t *testing.T) {
 		if err := l.start("p"); err != nil {
 			l.Error(err)
 		}
-		f.refuse = true
+		f.Refuse.Store(true)
 		if err := l.admit("q", 2); !errors.Is(err, ErrPlugin) {
 			l.Error(err)
 		}
-		f.refuse = false
+		f.Refuse.Store(false)
 		if err := l.admit("q", 2); err != nil {
 			l.Error(err)
 		}
@@ -208,7 +208,7 @@ func TestAllocate(t *testing.T) {
 // A restarted kubelet has the allocations, and no devices until their plugin registers.
 func TestKubeletRestart(t *testing.T) {
 	in(t, V136, func(l *lab) {
-		f := newFake(nic, "one.sock", "a", "b")
+		f := NewPlugin(nic, "one.sock", "a", "b")
 		l.serve(f)
 		if err := l.admit("p", 1); err != nil {
 			l.Fatal(err)
@@ -251,14 +251,14 @@ func TestKubeletRestart(t *testing.T) {
 func TestRegistry(t *testing.T) {
 	for v, drops := range map[Version]bool{V136: true, V137: false} {
 		in(t, v, func(l *lab) {
-			was, is := newFake(nic, "old.sock", "a", "b"), newFake(nic, "new.sock", "a", "b")
-			listener := l.sockets.Listen(was.socket, was)
-			l.k.SocketAdded(was.socket)
+			was, is := NewPlugin(nic, "old.sock", "a", "b"), NewPlugin(nic, "new.sock", "a", "b")
+			listener := l.sockets.Listen(was.Socket, was)
+			l.k.SocketAdded(was.Socket)
 			l.k.ReconcileRegistry(l.Context())
 			l.expect("a", "b")
 			l.serve(is)
 			listener.Close()
-			l.k.SocketRemoved(was.socket)
+			l.k.SocketRemoved(was.Socket)
 			synctest.Wait()
 			if drops {
 				l.expect()
@@ -281,7 +281,7 @@ func TestRegistry(t *testing.T) {
 // A device that is unlisted between the plugin's answer to Allocate and the kubelet's use of it crashes the kubelet.
 func TestUnlistedWhileAllocated(t *testing.T) {
 	in(t, V136, func(l *lab) {
-		f := newFake(nic, "one.sock", "a")
+		f := NewPlugin(nic, "one.sock", "a")
 		l.k.o.Pause = func(p Point, _ string) {
 			if p == Answered {
 				time.Sleep(time.Second)
@@ -290,7 +290,7 @@ func TestUnlistedWhileAllocated(t *testing.T) {
 		l.serve(f)
 		go func() { _ = l.admit("p", 1) }()
 		synctest.Wait()
-		f.send()
+		f.Send()
 		time.Sleep(2 * time.Second)
 		if l.k.Crashed() == "" {
 			l.Error("not crashed")
@@ -301,10 +301,10 @@ func TestUnlistedWhileAllocated(t *testing.T) {
 // A kubelet that hangs answers nothing, and goes on after that.
 func TestHang(t *testing.T) {
 	in(t, V136, func(l *lab) {
-		f := newFake(nic, "one.sock", "a")
+		f := NewPlugin(nic, "one.sock", "a")
 		l.serve(f)
 		l.k.Hang(true)
-		f.send("!a")
+		f.Send("!a")
 		l.expect("a")
 		l.k.Hang(false)
 		l.expect()
