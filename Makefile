@@ -141,6 +141,7 @@ test-kube: prereq-test-kube kube-tools $(GOTESTSUM) ## Test against a real kube-
 kube-tools: build tools $(KUBE)/.built $(KUBE)/whereabouts/.built $(BIN)/tools/helm
 	@if command -v buildah >/dev/null; then $(MAKE) --no-print-directory trial-release; else rm -f $(BIN)/image.tar; fi
 	$(call gobuild,-C test/kube) -o $(HERE)/$(KUBE)/pause ./pause
+	$(call gobuild,-C test/kube/binaries) -ldflags '-s -w' -o $(HERE)/$(KUBE)/devicemanager ./devicemanager
 	$(call gobuild) -o $(KUBE)/sriovdp ./test/deviceplugin/cmd
 	$(call gobuild) -o $(KUBE)/metacni ./test/metacni
 	@$(MAKE) --no-print-directory local

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"os"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -61,7 +62,7 @@ func startReal(t *testing.T) *real {
 	t.Helper()
 	path, err := nstest.Binary("kube/devicemanager")
 	if err != nil {
-		t.Skip(err)
+		cannot(t, err)
 	}
 	cmd := nstest.Command(t.Context(), path)
 	in, err := cmd.StdinPipe()
@@ -75,15 +76,24 @@ func startReal(t *testing.T) *real {
 	var stderr strings.Builder
 	cmd.Stderr = &stderr
 	if err := cmd.Start(); err != nil {
-		t.Skip(nstest.Denied(err))
+		cannot(t, nstest.Denied(err))
 	}
 	t.Cleanup(func() {
 		in.Close()
-		if err := cmd.Wait(); err != nil || t.Failed() {
+		if err := cmd.Wait(); t.Failed() {
 			t.Logf("%v %s", err, stderr.String())
 		}
 	})
 	return &real{in: in, out: bufio.NewScanner(out)}
+}
+
+// cannot skips the test with the reason, or fails it with CI=true.
+func cannot(t *testing.T, reason error) {
+	t.Helper()
+	if os.Getenv("CI") == "true" {
+		t.Fatal(reason)
+	}
+	t.Skip(reason)
 }
 
 func (r *real) do(t *testing.T, c command) answer {

@@ -26,7 +26,7 @@ func withTimeout(t *testing.T, short bool) context.Context {
 }
 
 var (
-	sockets = map[string]string{"a.sock": "intel.com/r0", "b.sock": "intel.com/r0", "c.sock": "intel.com/r1"}
+	sockets = map[string]string{"a.sock": r0, "b.sock": r0, "c.sock": r1}
 	names   = []string{"a.sock", "b.sock", "c.sock"}
 )
 
