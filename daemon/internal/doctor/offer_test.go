@@ -37,28 +37,26 @@ func (w *world) remember(mode nodestate.OfferMode, names ...device.ResourceName)
 // listen accepts connections at a socket.
 func (w *world) listen(name string) {
 	w.Helper()
-	w.must(status.WithShortName(w.path(name), func(name string) error {
-		l, err := new(net.ListenConfig).Listen(w.Context(), "unix", name)
-		if err == nil {
-			l.(*net.UnixListener).SetUnlinkOnClose(false) // the short name is void by then
-			w.Cleanup(func() { _ = l.Close() })
-		}
-		return err
-	}))
+	l := w.socket(name)
+	w.Cleanup(func() { _ = l.Close() })
 }
 
 // deaf leaves a socket without a listener.
 func (w *world) deaf(name string) {
 	w.Helper()
 	w.must(os.RemoveAll(w.path(name)))
-	w.must(status.WithShortName(w.path(name), func(name string) error {
-		l, err := new(net.ListenConfig).Listen(w.Context(), "unix", name)
-		if err != nil {
-			return err
-		}
-		l.(*net.UnixListener).SetUnlinkOnClose(false)
-		return l.Close()
+	w.must(w.socket(name).Close())
+}
+
+// socket makes one that outlives its listener. Its path may be of any length.
+func (w *world) socket(name string) (l *net.UnixListener) {
+	w.Helper()
+	w.must(status.WithShortName(w.path(name), func(name string) (err error) {
+		l, err = net.ListenUnix("unix", &net.UnixAddr{Name: name, Net: "unix"})
+		return err
 	}))
+	l.SetUnlinkOnClose(false)
+	return l
 }
 
 func (w *world) label(value string, err error) {
