@@ -12,6 +12,7 @@ import (
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/awsnode"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/cli"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/deviceplugin"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/doctor"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/hostnet"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/install"
@@ -85,6 +86,7 @@ func (p program) doctor(ctx context.Context, c nodeFlags, from doctor.Finding, p
 		PCIDPConfig: c.pcidpConfig, Inventory: c.inventory, StateDir: c.stateDir, AttachmentsDir: c.attachmentsDir, LeaseDir: c.leaseDir,
 		Sysfs: c.sysfs, Policy: policy, BinDir: c.cniBinDir, HostRoot: hostRoot,
 		HostLinks:     func() ([]hostnet.HostLink, error) { return hostnet.HostLinks(sysfs.NewFS(c.sysfs), c.ipv6Conf()) },
+		Offer:         doctor.Offer{Mode: nodestate.OfferMode(c.offer), Folder: c.socketsDir(), Info: c.deviceInfoDir, Socket: deviceplugin.SocketName},
 		SourceRouting: c.sourceRouting, DriverPolicy: c.drivers, Dev: c.dev, ModulesRoot: c.modulesRoot,
 	}
 	if c.manageAddresses != "" {
@@ -128,6 +130,13 @@ func (c *nodeFlags) examineCluster(o *doctor.Options) {
 		return
 	}
 	o.Cluster = api
+	o.Offer.Label = func(ctx context.Context) (string, error) {
+		node, err := api.Node(ctx)
+		if err != nil || node == nil {
+			return "", err
+		}
+		return node.Labels[offerLabel], nil
+	}
 	if c.dir == "" {
 		o.Drivers = func(ctx context.Context) (map[string][]string, error) { return nodeeni.Drivers(ctx, api) }
 	}

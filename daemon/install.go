@@ -8,6 +8,7 @@ import (
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/awsnode"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/cli"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/deviceplugin"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/install"
 	"github.com/multi-eni/multi-eni-cni/pkg/leases"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
@@ -65,7 +66,7 @@ pod has a device or an address, uninstall says so and removes nothing.`,
 			if r.From == "" {
 				return cli.Usagef("--from %q: want the runtime's folder of CNI plugins, such as /opt/cni/bin", r.From)
 			}
-			r.DevicePlugins = filepath.Join(kubeletDir, "device-plugins")
+			r.DevicePlugins = filepath.Join(kubeletDir, deviceplugin.SocketsDir)
 			return r.Run()
 		},
 	}
@@ -77,7 +78,7 @@ pod has a device or an address, uninstall says so and removes nothing.`,
 	f.StringVar(&r.StateDir, "state-dir", nodestate.DefaultStateDir, "`Folder` of the daemon's checkpoint.")
 	f.StringVar(&r.Inventory, "inventory", nodestate.DefaultInventoryPath, "`File` of the inventory.")
 	f.StringVar(&r.HostRoot, "host-root", "/", "`Folder` where the host's etc is mounted. The files of install --host-network are removed from it.")
-	f.StringVar(&kubeletDir, "kubelet-dir", "/var/lib/kubelet", "The kubelet's root `folder`. The daemon's own sockets are removed from its device-plugins.")
+	f.StringVar(&kubeletDir, "kubelet-dir", deviceplugin.DefaultKubeletDir, "The kubelet's root `folder`. The daemon's own sockets are removed from it.")
 	f.StringVar(&r.DeviceInfo, "device-info-dir", "/run/k8s.cni.cncf.io/devinfo/dp", "`Folder` of the device-info files that Multus reads.")
 	f.BoolVar(&r.Force, "force", false, "Remove it even if pods have attachments or devices were not given back. Their records stay.")
 	return cmd

@@ -9,6 +9,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/spf13/pflag"
 	"k8s.io/apimachinery/pkg/util/yaml"
+
+	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 )
 
 func shipped(t *testing.T, path string, into any) {
@@ -33,7 +35,7 @@ func TestShippedFlags(t *testing.T) {
 	shipped(t, "daemon.yaml", &daemon)
 	args := daemon.Spec.Template.Spec.Containers[0].Args[1:]
 	components, err := filepath.Glob("../deploy/components/*/args.yaml")
-	if err != nil || len(components) != 6 {
+	if err != nil || len(components) != 7 {
 		t.Fatalf("components with flags: %q, %v", components, err)
 	}
 	for _, c := range components {
@@ -57,12 +59,13 @@ func TestShippedFlags(t *testing.T) {
 	if err := c.check(); err != nil {
 		t.Errorf("%q: %v", args, err)
 	}
-	if c.manageAddresses != manageSingle || !c.sourceRouting || !c.startupTaint || c.marks != plain.marks {
+	if c.manageAddresses != manageSingle || !c.sourceRouting || !c.startupTaint || c.marks != plain.marks || c.offer != string(nodestate.OfferDevicePlugin) {
 		t.Errorf("flags %+v", c)
 	}
 	var values struct {
 		DevicePlugin struct{ Namespaces []string }
 		ENIManager   struct {
+			Offer           string
 			ManageAddresses struct {
 				Mode      string
 				Low, High int
@@ -76,6 +79,9 @@ func TestShippedFlags(t *testing.T) {
 	policy, err := os.ReadFile("../deploy/admission/own-node.yaml")
 	if want := "request.namespace in ['" + strings.Join(plain.dpNamespaces, "', '") + "']"; err != nil || !strings.Contains(string(policy), want) {
 		t.Errorf("the admission policy lacks %q: %v", want, err)
+	}
+	if values.ENIManager.Offer != plain.offer {
+		t.Errorf("the chart's offer is %q, the daemon's %q", values.ENIManager.Offer, plain.offer)
 	}
 	if m := values.ENIManager.ManageAddresses; m.Mode != manageSingle || m.Low != plain.marks.Low || m.High != plain.marks.High {
 		t.Errorf("the chart has %+v, the daemon %+v", m, plain.marks)

@@ -35,6 +35,7 @@ func TestChartIsWhatKustomizeMakes(t *testing.T) {
 		"startup":      {"resources: [DEPLOY]\ncomponents: [DEPLOY/components/startup-taint]\n", []string{"--set=eniManager.startupTaint=true"}},
 		"addresses":    {"resources: [DEPLOY]\ncomponents: [DEPLOY/components/manage-addresses]\n", []string{"--set=eniManager.manageAddresses.enabled=true"}},
 		"routing":      {"resources: [DEPLOY]\ncomponents: [DEPLOY/components/source-routing]\n", []string{"--set=eniManager.sourceRouting=true"}},
+		"own offer":    {"resources: [DEPLOY]\ncomponents: [DEPLOY/components/offer]\n", []string{"--set=eniManager.offer=deviceplugin"}},
 		"host network": {"resources: [DEPLOY]\ncomponents: [DEPLOY/components/host-network]\n", []string{"--set=hostNetworkFiles=write"}},
 		"prefixes": {
 			"resources: [DEPLOY]\ncomponents: [DEPLOY/components/manage-addresses, DEPLOY/components/source-routing]\npatches:\n- target: {kind: DaemonSet, name: " +
@@ -84,7 +85,7 @@ func everyValue() []string {
 		"--set=eniManager.extraEnv[0].name=PROXY,eniManager.extraEnv[0].value=p,eniManager.extraVolumes[0].name=ca,eniManager.extraVolumes[0].hostPath.path=/ca",
 		"--set=eniManager.extraVolumeMounts[0].name=ca,eniManager.extraVolumeMounts[0].mountPath=/etc/ssl",
 		"--set=eniManager.manageAddresses.enabled=true,eniManager.manageAddresses.mode=prefixes,eniManager.manageAddresses.low=2," +
-			"eniManager.manageAddresses.high=20,eniManager.sourceRouting=true",
+			"eniManager.manageAddresses.high=20,eniManager.sourceRouting=true,eniManager.offer=deviceplugin",
 		"--set=eniManager.startupTaint=true,eniManager.dpdk.enabled=true,eniManager.dpdk.loadModules=false,eniManager.dpdk.allowUnsafeNoIOMMU=true," +
 			"devicePlugin.namespaces[0]=sriov,devicePlugin.clusterRole=false",
 		"--set=hostNetworkFiles=remove",
@@ -112,6 +113,7 @@ func TestChartValues(t *testing.T) {
 		"imagePullPolicy: Never": 2, "- name: s\n": 2, "ng: multi-eni": 2, "key: k\n": 4, "system-cluster-critical": 2, "type: spc_t\n": 2,
 		"a: b\n": 2, "c: d\n": 2, "memory: 1Gi": 2, "--log-level=debug": 1, "--attachments-from=imds": 1, "--orphan-grace=5s": 1,
 		"--manage-addresses=prefixes\n": 1, "--addresses-low=2\n": 1, "--addresses-high=20\n": 1, "--source-routing\n": 1,
+		"--offer=deviceplugin\n": 1, "path: /var/lib/kubelet/device-plugins,": 1,
 		"e: f\n": 1, "privileged: true": 1, "--load-modules": 0, "--startup-taint": 1, "name: multi-enid-startup-taint": 3, "--allow-unsafe-noiommu": 1,
 		"--dp-namespaces=sriov\n": 1, "namespace: sriov\n": 2, "request.namespace in ['sriov']": 1,
 		"--listen=[$(NODE_IP)]:9616": 1, "host: 127.0.0.1": 0, "--host-network=remove\n": 1, "mountPath: /host/etc": 1, "kind: ConfigMap": 1, "kind: P": 0,
@@ -136,6 +138,7 @@ func TestChartRefuses(t *testing.T) {
 		"cni.binDir=opt/cni/bin":                  "/cni/binDir",
 		"cni.binDri=/opt/cni/bin":                 "binDri",
 		"kubeletDir=":                             "/kubeletDir",
+		"eniManager.offer=dra":                    "/eniManager/offer",
 		"metrics.podMonitor=false":                "/metrics/podMonitor",
 		"serviceAccount.name=Multi":               "/serviceAccount/name",
 		"eniManager.extraVolumeMounts[0].name=ca": "/eniManager/extraVolumeMounts/0",

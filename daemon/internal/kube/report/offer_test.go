@@ -105,18 +105,20 @@ func TestOfferAfterRestart(t *testing.T) {
 func TestUnsettledOffer(t *testing.T) {
 	const ours = nodestate.OfferDevicePlugin
 	for _, tt := range []struct {
-		offer view.OfferView
-		want  bool
+		offer  view.OfferView
+		plugin view.PluginState
+		want   bool
 	}{
-		{view.OfferView{}, false},
-		{view.OfferView{Mode: nodestate.OfferPCIDP, Wanted: nodestate.OfferPCIDP}, false},
-		{view.OfferView{Mode: nodestate.OfferPCIDP}, true},
-		{view.OfferView{Mode: ours, Wanted: ours, State: view.OfferWaiting}, true},
-		{view.OfferView{Mode: ours, Wanted: ours, State: view.OfferTakingOver}, false},
-		{view.OfferView{Mode: ours, Wanted: ours, State: view.OfferOffered}, false},
+		{view.OfferView{}, view.PluginServing, false},
+		{view.OfferView{}, view.PluginUnknown, true},
+		{view.OfferView{Mode: nodestate.OfferPCIDP, Wanted: nodestate.OfferPCIDP}, view.PluginServing, false},
+		{view.OfferView{Mode: nodestate.OfferPCIDP}, view.PluginServing, true},
+		{view.OfferView{Mode: ours, Wanted: ours, State: view.OfferWaiting}, view.PluginUnknown, true},
+		{view.OfferView{Mode: ours, Wanted: ours, State: view.OfferTakingOver}, view.PluginServing, false},
+		{view.OfferView{Mode: ours, Wanted: ours, State: view.OfferOffered}, view.PluginUnknown, false},
 	} {
 		v := readyView()
-		v.Offer = tt.offer
+		v.Offer, v.Plugin.State = tt.offer, tt.plugin
 		if got := unsettled(v); got != tt.want {
 			t.Errorf("%+v: %v, want %v", tt.offer, got, tt.want)
 		}

@@ -89,7 +89,7 @@ func (r *Reporter) Observe(v view.View) {
 
 // unsettled: a source has not answered yet, or the kubelet has not taken the daemon's offer.
 func unsettled(v view.View) bool {
-	return v.Plugin.State == view.PluginUnknown || v.Offer.State == view.OfferWaiting || v.Offer.Mode != "" && v.Offer.Wanted == "" ||
+	return v.Plugin.State == view.PluginUnknown && !v.Offer.Own() || v.Offer.State == view.OfferWaiting || v.Offer.Mode != "" && v.Offer.Wanted == "" ||
 		slices.ContainsFunc(v.Inventory.Problems, func(p nodestate.Problem) bool { return p.Reason == reason.NodeENIsUnreadable })
 }
 
