@@ -5,6 +5,7 @@
 package inventory
 
 import (
+	"errors"
 	"time"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/vpc"
@@ -61,6 +62,9 @@ type Kubelet struct {
 	Held        map[device.ResourceName][]device.PCIAddress // the devices that containers have, by resource, sorted
 	Fresh       bool                                        // the kubelet has started a moment ago, and may not list all pods yet
 }
+
+// ErrNoPods is the error of a kubelet that lists no pod, which proves nothing.
+var ErrNoPods = errors.New("it lists no pod, as it does until it knows its pods after a start")
 
 // Container is one container of a pod.
 type Container struct{ Namespace, Pod, Container string }

@@ -39,7 +39,10 @@ type Input struct {
 	// Kubelet has the kubelet's allocations. Unknown: all of Names stay, and nothing is added. Nil: there is no kubelet
 	// to ask, so nobody holds a device.
 	Kubelet *inventory.Fact[inventory.Kubelet]
-	Before  []Device // the devices listed until now
+	// NoPods says that Kubelet is unknown because the kubelet lists no pod: it may have none, so that devices are added,
+	// and it may not know its pods yet, so that nothing is taken away.
+	NoPods bool
+	Before []Device // the devices listed until now
 	// Recorded are the devices that attachment records hold. Another pod's device is not added.
 	Recorded map[device.PCIAddress]bool
 	// Twice says whether the device plugin's config offers the resource or the device, too. Such a device is not added.
@@ -150,7 +153,7 @@ func (d *desired) addRow(dev Device) {
 	case listed && was.Healthy(), held == dev.Resource && slices.Contains(d.Names, held):
 		d.list(dev)
 		return
-	case d.unasked():
+	case d.unasked() && !d.NoPods:
 		dev.Unfit, d.out.Asks = "the kubelet cannot be asked who has it", true
 	case held != "" && held != dev.Resource:
 		dev.Unfit = fmt.Sprintf("a pod has it as %s", held)

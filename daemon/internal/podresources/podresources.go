@@ -4,7 +4,6 @@ package podresources
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -51,9 +50,6 @@ func New(socket string, now func() time.Time) *Client {
 	}}
 }
 
-// errNoPods: a list without pods proves nothing.
-var errNoPods = errors.New("it lists no pod, as it does until it knows its pods after a start")
-
 // Devices asks the kubelet (podresources v1). After an error nothing is known; the error wraps fs.ErrNotExist if the socket is missing.
 // Each call connects anew, since a restarted kubelet makes a new socket. The kubelet admits 100 calls per second from all its clients.
 //
@@ -94,7 +90,7 @@ func (c *Client) Devices(ctx context.Context) (inventory.Kubelet, error) {
 		return inventory.Kubelet{}, fmt.Errorf("ask the kubelet at %s for allocated devices: %w", c.socket, err)
 	}
 	if len(given.GetPodResources()) == 0 {
-		return inventory.Kubelet{}, fmt.Errorf("ask the kubelet at %s for allocated devices: %w", c.socket, errNoPods)
+		return inventory.Kubelet{}, fmt.Errorf("ask the kubelet at %s for allocated devices: %w", c.socket, inventory.ErrNoPods)
 	}
 	return inventory.Kubelet{Allocatable: allocatable(offered), Allocated: allocated(given), Held: held(given), Fresh: c.age.fresh(info)}, nil
 }

@@ -137,7 +137,7 @@ func TestDevicesAcrossARestart(t *testing.T) {
 	socket := filepath.Join(t.TempDir(), "kubelet.sock")
 	c := New(socket, time.Now)
 	stop := k.listen(socket)
-	if got, err := c.Devices(t.Context()); !errors.Is(err, errNoPods) {
+	if got, err := c.Devices(t.Context()); !errors.Is(err, inventory.ErrNoPods) {
 		t.Fatalf("before it knows its pods: %+v, error %v; want that nothing is known", got, err)
 	}
 	stop()

@@ -184,10 +184,13 @@ func (o *offering) offer(ctx context.Context, src inventory.Sources, devices []n
 	asked := next.Asks
 	if asked {
 		known, err := o.kubelet.ask(ctx)
-		if err == nil {
+		switch in.NoPods = errors.Is(err, inventory.ErrNoPods); {
+		case in.NoPods:
+			next = offer.Desired(in)
+		case err == nil:
 			*in.Kubelet = inventory.Known(known)
 			next = offer.Desired(in)
-		} else {
+		default:
 			out.Unsettled = true
 			o.problems = append(o.problems, problem.New(reason.KubeletUnreadable,
 				"the kubelet's podresources socket cannot be asked, so the offer stays as it is, and nothing is added; check --podresources-socket", err))

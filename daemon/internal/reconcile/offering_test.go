@@ -2,6 +2,7 @@ package reconcile
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"slices"
@@ -176,7 +177,7 @@ func TestNothingIsAddedUnasked(t *testing.T) {
 	if got := f.healthy(); !slices.Equal(got, []device.PCIAddress{pci(1)}) || !slices.Contains(n.reasons(), string(reason.KubeletUnreadable)) {
 		t.Errorf("offered %v, problems %q", got, n.reasons())
 	}
-	n.kubelet.err = nil
+	n.kubelet.err = fmt.Errorf("list: %w", inventory.ErrNoPods) // a node's first pod must get its device
 	n.settle()
 	if got := f.healthy(); !slices.Equal(got, []device.PCIAddress{pci(1), pci(2)}) {
 		t.Errorf("offered %v", got)
