@@ -88,6 +88,7 @@ var offered = Group{
 			Remedy:  "Check `--kubelet-dir`, and that the kubelet runs. The daemon tries again, and at once when a kubelet starts."},
 		{Reason: OfferNotTaken, Kind: Problem,
 			Meaning: "The kubelet lists other devices of a resource than the daemon offers.",
-			Remedy:  "Find the other device plugin that offers the resource, and stop it. Else restart the kubelet."},
+			Remedy:  "Find the other device plugin that offers the resource, and stop it. Else restart the kubelet.",
+			Seen:    []string{"the kubelet lists … as …, and the daemon offers …; find the other device plugin that offers it"}},
 	},
 }

@@ -22,6 +22,7 @@ var leaks = regexp.MustCompile(`(?i)\b(pointer|nil|struct|slice|golang|unmarshal
 var ofTheAPI = []string{
 	"NodeENI", "NodeENIs", "ENINodeState", "ENINodeStates", "DevicesReady", "ConfigCurrent", "DevicePluginServing",
 	"NotFound", "RestartPending", "RestartFailed", "InvalidMTU", "IPv4", "IPv6",
+	"OfferUnknown", "KubeletAway", "TakeoverRefused", "TakingOver", "HandingBack",
 }
 
 var (
