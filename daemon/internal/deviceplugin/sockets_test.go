@@ -137,6 +137,13 @@ func (k *socketKubelet) healthy(name string) ([]string, bool) {
 	return ids, there
 }
 
+// of returns the connection of a resource, and its last list.
+func (k *socketKubelet) of(name string) (deviceapi.DevicePluginClient, []*deviceapi.Device) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return deviceapi.NewDevicePluginClient(k.conns[name]), k.lists[name]
+}
+
 func (k *socketKubelet) await(name string, want ...string) {
 	k.t.Helper()
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
