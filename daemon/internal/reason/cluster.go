@@ -68,8 +68,8 @@ var events = Group{
 	Entries: []Entry{
 		{Reason: DeviceReady, Kind: Event, About: "NodeENI", Meaning: "The ENI is ready for pods on the node."},
 		{Reason: DeviceRemoved, Kind: Event, About: "NodeENI and Pod",
-			Meaning: "The NodeENI no longer declares the ENI on the node. No new pod gets it. A pod keeps it until it ends, but a container that restarts " +
-				"after 5 minutes cannot get it again.",
+			Meaning: "The NodeENI no longer declares the ENI on the node. No new pod gets it. A pod keeps it until it ends. Where the SR-IOV device plugin " +
+				"offers the devices, a container that restarts after 5 minutes cannot get it again.",
 			Remedy: "Start the pod again elsewhere, or restore the NodeENI."},
 		{Reason: DeviceReleased, Kind: Event, About: "NodeENI", Meaning: "No pod has the ENI any more, and the node has released it."},
 		{Reason: DevicePluginRestarted, Kind: Event, About: "Node",
@@ -81,7 +81,7 @@ var events = Group{
 			Meaning: "The daemon found no SR-IOV device plugin on the node.",
 			Remedy:  "See [MultiENIDevicePluginNotFound](#multienidevicepluginnotfound)."},
 		{Reason: OfferTakenOver, Kind: Event, About: "Node",
-			Meaning: "The daemon offers the devices of the node to the kubelet. The SR-IOV device plugin no longer does."},
+			Meaning: "The daemon offers the devices of the node to the kubelet itself now. The SR-IOV device plugin no longer offers them."},
 		{Reason: OfferHandedBack, Kind: Event, About: "Node",
 			Meaning: "The SR-IOV device plugin offers the devices of the node again."},
 	},
@@ -124,11 +124,12 @@ var states = Group{
 			Meaning: "False: the mode is `pcidp` again, and the SR-IOV device plugin is not verified to serve yet. The daemon still offers the devices.",
 			Remedy:  "Wait: the device plugin restarts with them."},
 		{Reason: TakeoverRefused, Kind: Condition, Of: "DevicePluginServing",
-			Meaning: "False: the mode is `deviceplugin`, and the SR-IOV device plugin goes on, because its config offers a resource or a device of ours otherwise.",
-			Remedy:  "See the Problem OfferedTwice."},
+			Meaning: "False: the node is to change to the mode `deviceplugin`. It stays with `pcidp`, because an entry of yours in the device plugin's config has " +
+				"one of our resources or devices.",
+			Remedy: "See [OfferedTwice](#offeredtwice)."},
 		{Reason: KubeletAway, Kind: Condition, Of: "DevicePluginServing",
 			Meaning: "False: the kubelet cannot be reached, or does not accept a resource of the daemon.",
-			Remedy:  "Read the message. The Problem NotRegistered has the kubelet's answer."},
+			Remedy:  "See [NotRegistered](#notregistered), which has the kubelet's answer."},
 		{Reason: OfferUnknown, Kind: Condition, Of: "DevicePluginServing",
 			Meaning: "Unknown: the daemon has not read the Node's label `networking.k8s.aws/offer` yet.",
 			Remedy:  "Nothing: what was offered before stays as it is."},

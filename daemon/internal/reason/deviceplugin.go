@@ -74,21 +74,28 @@ var plugin = Group{
 // offered has the Reasons about the daemon's own offer to the kubelet.
 var offered = Group{
 	Title: "Devices that the daemon offers itself",
-	Intro: "These can occur with `--offer=deviceplugin`, and while a node changes between the modes ([migration.md](migration.md)).",
+	Intro: "These occur with `--offer=deviceplugin`, and while a node changes between the modes ([migration.md](migration.md#from-the-sr-iov-device-plugin-to-the-daemons-own-offer)).",
 	Entries: []Entry{
 		{Reason: OfferedTwice, Kind: Problem,
-			Meaning: "An entry of yours in the device plugin's config has the name of a resource of ours, or matches one of its devices. The SR-IOV device " +
-				"plugin keeps offering the devices of this node. Where the daemon offers them already, it does not add the device.",
-			Remedy: "Delete the entry, or narrow its selectors. Or give the NodeENI another `dpdkResourceName`."},
+			Meaning: "An entry of yours in the device plugin's config has the name of a resource of ours, or matches one of its devices. The node stays in " +
+				"the mode `pcidp`, with all its devices. If the daemon offers the devices already, it goes on, and adds no new device that the entry matches.",
+			Remedy: "Delete the entry, or narrow its selectors. Or give the NodeENI another `dpdkResourceName`.",
+			Seen: []string{"has the name of resource …", "also matches … of resource …", "the SR-IOV device plugin goes on offering this node's devices",
+				"the daemon offers no new device of it"}},
 		{Reason: OfferLabelInvalid, Kind: Problem,
 			Meaning: "The Node's label `networking.k8s.aws/offer` has a value that the daemon does not know. The mode stays as it was.",
-			Remedy:  "Set the label to `pcidp` or `deviceplugin`, or remove it."},
+			Remedy:  "`kubectl label node NODE --overwrite networking.k8s.aws/offer=pcidp`, or `deviceplugin`. Or remove the label."},
 		{Reason: NotRegistered, Kind: Problem,
-			Meaning: "The kubelet does not accept a resource of the daemon, so no pod gets its devices. The message has the kubelet's answer.",
-			Remedy:  "Check `--kubelet-dir`, and that the kubelet runs. The daemon tries again, and at once when a kubelet starts."},
+			Meaning: "The kubelet does not have a resource of the daemon, so no pod gets its devices. The message has the cause.",
+			Remedy: "Check `--kubelet-dir`, and that the kubelet runs. The daemon tries again after 5 s at most, and at once when a kubelet starts. If another " +
+				"process answers at the socket, stop the second daemon.",
+			Seen: []string{"there is no kubelet.sock; start the kubelet, or correct --kubelet-dir",
+				"another process answers at …; two daemons run on this node, so stop one",
+				"the kubelet has accepted it, and has not connected within …"}},
 		{Reason: OfferNotTaken, Kind: Problem,
-			Meaning: "The kubelet lists other devices of a resource than the daemon offers.",
-			Remedy:  "Find the other device plugin that offers the resource, and stop it. Else restart the kubelet.",
-			Seen:    []string{"the kubelet lists … as …, and the daemon offers …; find the other device plugin that offers it"}},
+			Meaning: "The kubelet lists other devices of a resource than the daemon offers. The daemon registers the resource again up to three times, and then " +
+				"only looks, once a minute.",
+			Remedy: "Find the other device plugin that offers the resource, and stop it. Else restart the kubelet.",
+			Seen:   []string{"the kubelet lists … as …, and the daemon offers …; find the other device plugin that offers it"}},
 	},
 }

@@ -145,7 +145,7 @@ func (h *history) deviceEvents(node client.NodeRef, v view.View) []event {
 				fmt.Sprintf("%s drains on node %s%s; no new pod gets it, and it is released when its last pod ends", row.name(), node.Name, row.why())})
 		}
 		if d.Phase == nodestate.PhaseDraining {
-			events = append(events, row.holderEvents(before, v.Holders)...)
+			events = append(events, row.holderEvents(before, v)...)
 		}
 		now[key] = row
 	}
@@ -168,16 +168,20 @@ func (h *history) forgetUIDs(v view.View) {
 	})
 }
 
-// holderEvents are for the device's pods without an Event yet.
-func (d *deviceHistory) holderEvents(before deviceHistory, holders []view.Holder) []event {
-	uids := map[string]string{}
-	for _, h := range holders {
+// holderEvents are for the device's pods without an Event yet. The daemon's own offer serves a resource while a pod has
+// it, and the SR-IOV device plugin does not: its endpoint ends in the kubelet after 5 minutes.
+func (d *deviceHistory) holderEvents(before deviceHistory, v view.View) []event {
+	uids, but := map[string]string{}, ""
+	if v.Offer.Mode != nodestate.OfferDevicePlugin {
+		but = ", but a container that restarts more than 5 minutes from now cannot get it again"
+	}
+	for _, h := range v.Holders {
 		if h.PCIAddress.String() == d.pci && h.Pod != "" {
 			uids[h.Pod] = max(uids[h.Pod], h.PodUID) // the one that is known
 		}
 	}
 	var events []event
-	for _, h := range holders {
+	for _, h := range v.Holders {
 		uid, holds := uids[h.Pod]
 		if !holds || h.PCIAddress.String() != d.pci || d.holders[h.Pod] {
 			continue
@@ -189,8 +193,7 @@ func (d *deviceHistory) holderEvents(before deviceHistory, holders []view.Holder
 		namespace, name, _ := strings.Cut(h.Pod, "/")
 		events = append(events, event{
 			corev1.ObjectReference{APIVersion: "v1", Kind: "Pod", Namespace: namespace, Name: name, UID: types.UID(uid)}, corev1.EventTypeWarning, reason.DeviceRemoved,
-			fmt.Sprintf("%s of NodeENI %s drains%s. The pod keeps the device until it ends, but a container that restarts more than 5 minutes from now cannot get "+
-				"it again", d.name(), d.nodeENI, d.why()),
+			fmt.Sprintf("%s of NodeENI %s drains%s. The pod keeps the device until it ends%s", d.name(), d.nodeENI, d.why(), but),
 		})
 	}
 	return events

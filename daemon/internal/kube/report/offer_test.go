@@ -1,6 +1,7 @@
 package report
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -121,6 +122,25 @@ func TestUnsettledOffer(t *testing.T) {
 		v.Offer, v.Plugin.State = tt.offer, tt.plugin
 		if got := unsettled(v); got != tt.want {
 			t.Errorf("%+v: %v, want %v", tt.offer, got, tt.want)
+		}
+	}
+}
+
+// TestDrainingHolder: a pod is told of the kubelet's five minutes only where they hold.
+func TestDrainingHolder(t *testing.T) {
+	for mode, want := range map[nodestate.OfferMode]bool{"": true, nodestate.OfferPCIDP: true, nodestate.OfferDevicePlugin: false} {
+		v := readyView()
+		v.Inventory.Devices[0].Phase, v.Offer.Mode = nodestate.PhaseDraining, mode
+		v.Holders = []view.Holder{{PCIAddress: v.Inventory.Devices[0].PCIAddress, Pod: "default/a"}}
+		var told []string
+		sent := historyFrom(v1alpha1.ENINodeStateStatus{})
+		for _, e := range sent.events(reportNode, v) {
+			if e.about.Kind == "Pod" {
+				told = append(told, e.message)
+			}
+		}
+		if len(told) != 1 || !strings.Contains(told[0], "keeps the device until it ends") || strings.Contains(told[0], "5 minutes") != want {
+			t.Errorf("mode %q: %q", mode, told)
 		}
 	}
 }
