@@ -74,7 +74,8 @@ var plugin = Group{
 // offered has the Reasons about the daemon's own offer to the kubelet.
 var offered = Group{
 	Title: "Devices that the daemon offers itself",
-	Intro: "These occur with `--offer=deviceplugin`, and while a node changes between the modes ([migration.md](migration.md#from-the-sr-iov-device-plugin-to-the-daemons-own-offer)).",
+	Intro: "These occur with `--offer=deviceplugin`, and while a node changes between the modes " +
+		"([migration.md](migration.md#from-the-sr-iov-device-plugin-to-the-daemons-own-offer)).",
 	Entries: []Entry{
 		{Reason: OfferedTwice, Kind: Problem,
 			Meaning: "An entry of yours in the device plugin's config has the name of a resource of ours, or matches one of its devices. The node stays in " +
