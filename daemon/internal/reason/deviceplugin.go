@@ -82,7 +82,7 @@ var offered = Group{
 				"the mode `pcidp`, with all its devices. If the daemon offers the devices already, it goes on, and adds no new device that the entry matches.",
 			Remedy: "Delete the entry, or narrow its selectors. Or give the NodeENI another `dpdkResourceName`.",
 			Seen: []string{"has the name of resource …", "also matches … of resource …", "the SR-IOV device plugin goes on offering this node's devices",
-				"the daemon offers no new device of it"}},
+				"the daemon does not add what is new of it"}},
 		{Reason: OfferLabelInvalid, Kind: Problem,
 			Meaning: "The Node's label `networking.k8s.aws/offer` has a value that the daemon does not know. The mode stays as it was.",
 			Remedy:  "`kubectl label node NODE --overwrite networking.k8s.aws/offer=pcidp`, or `deviceplugin`. Or remove the label."},

@@ -275,7 +275,7 @@ func (o *offering) reportConflicts() {
 	if !o.serves() && !o.refused {
 		o.conflicts, o.unsure = nil, nil
 	}
-	then := "the daemon offers no new device of it"
+	then := "the daemon does not add what is new of it"
 	if o.refused {
 		then = "the SR-IOV device plugin goes on offering this node's devices"
 	}
