@@ -26,6 +26,7 @@ import (
 
 const (
 	registry         = "/var/lib/kubelet/plugins_registry"
+	deviceInfo       = "/var/run/k8s.cni.cncf.io/devinfo/dp"
 	devicePluginName = "sriovdp"
 	callTimeout      = 10 * time.Second
 )
@@ -36,7 +37,7 @@ func (s *stage) startDevicePlugin() {
 	s.must(err)
 	s.ImportImage(s.T, "localhost/sriovdp:1", binary)
 	labels := map[string]string{"app": "sriovdp"}
-	folder := corev1.HostPathDirectory
+	folder, made := corev1.HostPathDirectory, corev1.HostPathDirectoryOrCreate
 	host := func(name, path string) corev1.Volume {
 		return corev1.Volume{Name: name, VolumeSource: corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: path, Type: &folder}}}
 	}
@@ -44,11 +45,12 @@ func (s *stage) startDevicePlugin() {
 	pod := corev1.PodSpec{
 		HostNetwork: true, TerminationGracePeriodSeconds: &grace,
 		Tolerations: []corev1.Toleration{{Operator: corev1.TolerationOpExists}},
-		Volumes:     []corev1.Volume{host("registry", registry), host("config", filepath.Dir(s.config())), host("sysfs", s.host.Sysfs)},
+		Volumes: []corev1.Volume{host("registry", registry), host("config", filepath.Dir(s.config())), host("sysfs", s.host.Sysfs),
+			{Name: "device-info", VolumeSource: corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: deviceInfo, Type: &made}}}},
 		Containers: []corev1.Container{{
 			Name: devicePluginName, Image: "localhost/sriovdp:1", ImagePullPolicy: corev1.PullNever, Args: []string{"-sysfs=/host/sys"},
 			VolumeMounts: []corev1.VolumeMount{{Name: "registry", MountPath: registry}, {Name: "config", MountPath: "/etc/pcidp"},
-				{Name: "sysfs", MountPath: "/host/sys"}},
+				{Name: "sysfs", MountPath: "/host/sys"}, {Name: "device-info", MountPath: deviceInfo}},
 		}},
 	}
 	_, err = s.Admin.AppsV1().DaemonSets("kube-system").Create(s.Context(), &appsv1.DaemonSet{
