@@ -330,6 +330,8 @@ func (o *offering) done(served, withdrawn bool, out *Outcome, did *view.Did) vie
 		o.handedBack(s, out, did)
 	case len(m.Names) > 0:
 		v.State, v.Message = view.OfferHandingBack, "the SR-IOV device plugin is not verified to offer the devices yet, so the daemon goes on"
+	case o.refused && o.unsure != nil:
+		v.State, v.Message = view.OfferRefused, "the device plugin config cannot be understood, so it may offer a resource or a device of ours, too"
 	case o.refused:
 		v.State, v.Message = view.OfferRefused, "the device plugin config offers a resource or a device of ours, too; the Problems name the entry"
 	case !wish.Known && wish.Mode == nodestate.OfferDevicePlugin:
