@@ -196,3 +196,14 @@ func TestPrefix(t *testing.T) {
 		t.Errorf("with a prefix: %+v", v)
 	}
 }
+
+func TestKeys(t *testing.T) {
+	v := Judge([]byte(`{"resourceList":[
+		{"resourceName":"plain","selectors":{"pciAddresses":["0000:00:06.0"]}},
+		{"resourceName":"all","excludeTopology":true,"additionalInfo":{"*":{"a":"b"}},
+			"selectors":[{"drivers":["igbvf"],"isRdma":true},{"drivers":["ena"],"needVhostNet":true},{"vdpaType":"vhost"}]}]}`), machine)
+	want := map[string][]string{"intel.com/all": {"additionalInfo", "excludeTopology", "isRdma", "needVhostNet", "vdpaType"}}
+	if diff := cmp.Diff(want, v.Keys); !v.Runs() || diff != "" {
+		t.Errorf("%+v; keys (-want +got):\n%s", v, diff)
+	}
+}
