@@ -64,6 +64,7 @@ func offer(ctx context.Context, o Options) []Finding {
 	all = append(all, ok(check, "mode %s, by %s", mode, by)...)
 	all = append(all, kubeletSockets(ctx, check, o.Offer.Folder)...)
 	if f := writable(check, o.Offer.Info); f != nil {
+		f[0].Level, f[0].Remedy = Fail, "mount the host's /var/run/k8s.cni.cncf.io/devinfo/dp writable, or correct --device-info-dir; without it no pod gets a device"
 		all = append(all, f...)
 	}
 	return append(all, ownSockets(ctx, check, o)...)

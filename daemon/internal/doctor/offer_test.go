@@ -100,7 +100,7 @@ func TestOfferFaults(t *testing.T) {
 		"a deaf socket":    {on(func(w *world) { w.deaf("dp/b.sock") }), Fail, "offer", []string{"resource intel.com/b", "connection refused"}},
 		"not taken over":   {on(func(w *world) { w.remember("", "intel.com/a") }), Warn, "offer", []string{"has not begun", "multi-enid status"}},
 		"handed back":      {on(func(w *world) { w.remember(nodestate.OfferPCIDP, "intel.com/a") }), Warn, "offer", []string{"has not begun"}},
-		"no device info":   {on(func(w *world) { w.must(os.Remove(w.path("info"))) }), Warn, "offer", []string{"there is no folder /node/info"}},
+		"no device info":   {on(func(w *world) { w.must(os.Remove(w.path("info"))) }), Fail, "offer", []string{"there is no folder /node/info", "devinfo/dp"}},
 		"an invalid label": {on(func(w *world) { w.label("dra", nil) }), Warn, "offer", []string{`"dra"`}},
 	})
 }

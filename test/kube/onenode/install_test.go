@@ -56,8 +56,15 @@ func bareNodeWith(t *testing.T, enis ...eni) *stage {
 	return s
 }
 
-// install applies manifests, and returns when all pods are ready.
+// install applies manifests, and returns when all pods are ready and the device plugin has a config.
 func (s *stage) install(manifests string) {
+	s.Helper()
+	s.installUntil(manifests, s.config())
+	s.must(s.offers()())
+}
+
+// installUntil applies manifests, and returns when all pods are ready and these files are there besides the usual ones.
+func (s *stage) installUntil(manifests string, files ...string) {
 	s.Helper()
 	before := s.files()
 	s.Cleanup(func() {
@@ -86,11 +93,10 @@ func (s *stage) install(manifests string) {
 	if out, err := s.kubectl(apply...); err != nil {
 		s.Fatalf("kubectl apply: %v\n%s", err, out)
 	}
-	for _, path := range []string{pluginPath, nodestate.DefaultPolicyPath, nodestate.DefaultInventoryPath, s.config()} {
+	for _, path := range append(files, pluginPath, nodestate.DefaultPolicyPath, nodestate.DefaultInventoryPath) {
 		cluster.Eventually(s.T, path, settle, func() error { _, err := os.Stat(path); return err })
 	}
 	s.awaitReady()
-	s.must(s.offers()())
 	s.useNetconf(map[string]any{ // as a NetworkAttachmentDefinition may be under the policy
 		"cniVersion": "1.0.0", "name": "dataplane", "type": "multi-eni", "capabilities": map[string]any{"deviceID": true}, "ipam": map[string]any{"type": "eni-ipam"},
 	})
