@@ -104,7 +104,8 @@ func (c *nodeFlags) addPaths(f *pflag.FlagSet, p program) {
 		"`Folder` with the host's net/ipv6/conf. The daemon has idle ENIs ignore IPv6 router advertisements. In a container it must be a writable mount.")
 	f.StringVar(&c.dev, "dev", "/dev", "`Folder` where the host's /dev is mounted. It shows whether a program has a device open.")
 	f.StringVar(&c.modulesRoot, "modules-root", "/", "`Folder` with the host's lib/modules, for --load-modules.")
-	f.StringVar(&c.kubeletDir, "kubelet-dir", deviceplugin.DefaultKubeletDir, "`Folder` with the kubelet's device-plugins, which is this one whatever its --root-dir.")
+	f.StringVar(&c.kubeletDir, "kubelet-dir", deviceplugin.DefaultKubeletDir,
+		"`Folder` with the kubelet's device-plugins, which is this one whatever its --root-dir.")
 	f.StringVar(&c.deviceInfoDir, "device-info-dir", deviceplugin.DefaultDeviceInfo,
 		"`Folder` of the device-info files that Multus reads. The daemon writes them with --offer=deviceplugin.")
 	f.StringVar(&c.podresources, "podresources-socket", cli.Unset,
