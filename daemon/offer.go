@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"path/filepath"
+	"time"
 
 	"github.com/sirupsen/logrus"
 
@@ -19,7 +20,8 @@ func (c *nodeFlags) socketsDir() string { return filepath.Join(c.kubeletDir, dev
 // offerBy gives the loop the daemon's own device plugin, and returns the plugin, which is not running yet.
 func (c *nodeFlags) offerBy(o *reconcile.Options, k *cluster, services *problem.Services, changed func(), log logrus.FieldLogger) *deviceplugin.Plugin {
 	options := deviceplugin.Options{
-		Kubelet: deviceplugin.NewSockets(c.socketsDir(), services), Devices: sysfs.NewFS(c.sysfs), DeviceInfo: c.deviceInfoDir, Changed: changed, Log: log,
+		Kubelet: deviceplugin.NewSockets(c.socketsDir(), services), Devices: sysfs.NewFS(c.sysfs), DeviceInfo: c.deviceInfoDir, Changed: changed,
+		Now: time.Now, Log: log,
 	}
 	if k.kubelet != nil {
 		options.Allocations = k.kubelet.Devices

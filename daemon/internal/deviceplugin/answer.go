@@ -15,9 +15,10 @@ import (
 // vfioContainer is the device through which programs open VFIO groups.
 const vfioContainer = "/dev/vfio/vfio"
 
-// answerFor is the SR-IOV device plugin's answer to Allocate (pkg/resources, pkg/infoprovider and pkg/utils of
-// sriov-network-device-plugin v3.11): the variables and the device nodes of a container. It reads sysfs each time, since
-// a reboot numbers IOMMU groups anew. Where that plugin logs that a device node is unknown, this is an error.
+// answerFor is the SR-IOV device plugin's answer to Allocate, as test/deviceplugin/answers has it measured: the variables
+// and the device nodes of a container. It reads sysfs each time, since a reboot numbers IOMMU groups anew. Releases of
+// that plugin up to v3.11.0 give dev-mount as it was at the Allocate before; this gives the present one. A device node
+// that is unknown is an error here, and is left out there.
 func answerFor(name device.ResourceName, devices []offer.Device, from Devices) (*deviceapi.ContainerAllocateResponse, error) {
 	answer := &deviceapi.ContainerAllocateResponse{Envs: map[string]string{}}
 	info := map[string]map[string]map[string]string{}

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -96,7 +97,7 @@ func (p *played) step(name string, s answers.Step) {
 func (p *played) start() {
 	log := logrus.New()
 	log.SetOutput(io.Discard)
-	p.plugin = New(Options{Kubelet: NewSockets(p.dir, nil), Devices: sysfs.NewFS(p.tree), DeviceInfo: p.info, Log: log})
+	p.plugin = New(Options{Kubelet: NewSockets(p.dir, nil), Devices: sysfs.NewFS(p.tree), DeviceInfo: p.info, Now: time.Now, Log: log})
 	ctx, stop := context.WithCancel(p.Context())
 	ended := make(chan struct{})
 	go func() {

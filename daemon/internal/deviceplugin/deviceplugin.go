@@ -62,6 +62,7 @@ type Options struct {
 	// Allocations asks the kubelet for its devices and their holders. Nil: it cannot be asked.
 	Allocations func(context.Context) (inventory.Kubelet, error)
 	DeviceInfo  string // the folder of the device-info files; "" for none
+	Now         func() time.Time
 	Changed     func() // Changed is called after each change of State, from other goroutines. Nil: nobody looks.
 	Log         logrus.FieldLogger
 }
@@ -78,7 +79,7 @@ type Plugin struct {
 	unread error // why the answer is none
 
 	mu            sync.Mutex
-	ctx           context.Context // of Run; nil before
+	keep          func(*resource) // keep begins to serve a resource; nil before Run
 	kubelet       string          // the identity that was seen last
 	resources     map[device.ResourceName]*resource
 	registrations int
@@ -95,7 +96,11 @@ func New(o Options) *Plugin {
 // Run serves until ctx ends, and returns when nothing is served any more. Call it once.
 func (p *Plugin) Run(ctx context.Context) {
 	p.mu.Lock()
-	p.ctx = ctx
+	p.keep = func(r *resource) {
+		ctx, cancel := context.WithCancel(ctx)
+		r.cancel = cancel
+		p.wg.Go(func() { r.keep(ctx) })
+	}
 	for _, r := range p.resources {
 		p.start(r)
 	}
@@ -174,13 +179,9 @@ func (p *Plugin) unlist(devices []offer.Device) {
 
 // start begins to serve a resource, once Run is called. Hold mu.
 func (p *Plugin) start(r *resource) {
-	if p.ctx == nil || r.started {
-		return
+	if p.keep != nil && r.cancel == nil {
+		p.keep(r)
 	}
-	r.started = true
-	ctx, cancel := context.WithCancel(p.ctx)
-	r.cancel = cancel
-	p.wg.Go(func() { r.keep(ctx) })
 }
 
 // State returns the state of the resources.
@@ -224,9 +225,9 @@ func (p *Plugin) registered() {
 func (p *Plugin) allocations(ctx context.Context) (inventory.Kubelet, error) {
 	p.asking.Lock()
 	defer p.asking.Unlock()
-	if now := time.Now(); now.Sub(p.asked) >= askApart {
+	if now := p.Now(); now.Sub(p.asked) >= askApart {
 		p.answer, p.unread = p.Allocations(ctx)
-		p.asked = time.Now()
+		p.asked = p.Now()
 	}
 	return p.answer, p.unread
 }

@@ -69,7 +69,7 @@ func (k *keeper) close() {
 // step does the next thing that has to be done. It returns the time after which to step again, and whether the resource
 // has ended.
 func (k *keeper) step(ctx context.Context) (wait time.Duration, done bool) {
-	now, kubelet := time.Now(), k.plugin.identity()
+	now, kubelet := k.plugin.Now(), k.plugin.identity()
 	k.mu.Lock()
 	newest, open, lingering := k.newest, len(k.streams), k.lingering
 	k.mu.Unlock()
@@ -123,7 +123,7 @@ var (
 // failed notes and logs a fault, and returns the wait before the next try.
 func (k *keeper) failed(err error) time.Duration {
 	wait := k.failures.Failed()
-	k.retry = time.Now().Add(wait)
+	k.retry = k.plugin.Now().Add(wait)
 	k.setFault(err)
 	if k.logged != fails {
 		k.logged = fails
@@ -182,7 +182,7 @@ func (k *keeper) register(ctx context.Context) (err error) {
 	if err := k.plugin.Kubelet.Register(bounded, k.name); err != nil {
 		return err
 	}
-	now := time.Now()
+	now := k.plugin.Now()
 	k.accepted, k.dropped, k.stale, k.checks = now, false, false, nil
 	k.retry = now.Add(k.failures.Failed()) // only a connection that lasts is a success
 	for _, after := range checksAfter() {
@@ -241,7 +241,7 @@ func (k *keeper) check(ctx context.Context) {
 		k.stale = true
 		return
 	}
-	k.checks = []time.Time{time.Now().Add(notTakenLook)}
+	k.checks = []time.Time{k.plugin.Now().Add(notTakenLook)}
 }
 
 // NotTakenError says that the kubelet lists other devices of a resource than it was sent.

@@ -128,7 +128,7 @@ func (p *peer) registrations(name device.ResourceName) int {
 func bubble(t *testing.T, k *peer, ask func(context.Context) (inventory.Kubelet, error), test func(*Plugin, *logtest.Hook)) {
 	synctest.Test(t, func(t *testing.T) {
 		log, logs := logtest.NewNullLogger()
-		p := New(Options{Kubelet: k, Allocations: ask, Log: log})
+		p := New(Options{Kubelet: k, Allocations: ask, Now: time.Now, Log: log})
 		p.Set([]device.ResourceName{resourceA, resourceB}, []offer.Device{enaDevice(resourceA, "0000:00:06.0"), enaDevice(resourceB, "0000:00:07.0")})
 		ctx, stop := context.WithCancel(t.Context())
 		go p.Run(ctx)

@@ -22,9 +22,7 @@ type resource struct {
 	name   device.ResourceName
 	kicked chan struct{} // holds a token when keep has to look
 
-	// Of Plugin.mu.
-	started bool
-	cancel  context.CancelFunc
+	cancel context.CancelFunc // cancel ends keep; nil before it began. Of Plugin.mu.
 
 	mu        sync.Mutex
 	list      []offer.Device
@@ -113,7 +111,7 @@ func (r *resource) state() (_ offer.Resource, sent bool) {
 
 // ListAndWatch implements the device-plugin API: it sends each list until the kubelet hangs up.
 func (r *resource) ListAndWatch(_ *deviceapi.Empty, to grpc.ServerStreamingServer[deviceapi.ListAndWatchResponse]) error {
-	s := &stream{update: make(chan struct{}, 1), since: time.Now()}
+	s := &stream{update: make(chan struct{}, 1), since: r.plugin.Now()}
 	r.mu.Lock()
 	r.streams[s], r.newest = true, s
 	r.mu.Unlock()

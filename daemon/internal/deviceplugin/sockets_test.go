@@ -99,12 +99,12 @@ func (k *socketKubelet) Register(ctx context.Context, r *deviceapi.RegisterReque
 	k.count++
 	k.conns[r.GetResourceName()] = conn
 	k.mu.Unlock()
-	go k.listen(r.GetResourceName(), client)
+	go k.listen(context.WithoutCancel(ctx), r.GetResourceName(), client)
 	return &deviceapi.Empty{}, nil
 }
 
-func (k *socketKubelet) listen(name string, client deviceapi.DevicePluginClient) {
-	stream, err := client.ListAndWatch(context.Background(), &deviceapi.Empty{})
+func (k *socketKubelet) listen(ctx context.Context, name string, client deviceapi.DevicePluginClient) {
+	stream, err := client.ListAndWatch(ctx, &deviceapi.Empty{})
 	for err == nil {
 		var list *deviceapi.ListAndWatchResponse
 		if list, err = stream.Recv(); err == nil {
@@ -185,7 +185,7 @@ func testPlugin(t *testing.T, dir string) (*Plugin, *logtest.Hook) {
 			t.Fatal(err)
 		}
 	}
-	p := New(Options{Kubelet: NewSockets(dir, nil), Devices: sysfs.NewFS(tree), DeviceInfo: t.TempDir(), Log: log})
+	p := New(Options{Kubelet: NewSockets(dir, nil), Devices: sysfs.NewFS(tree), DeviceInfo: t.TempDir(), Now: time.Now, Log: log})
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan struct{})
 	go func() {
@@ -273,7 +273,7 @@ func TestTwoDaemons(t *testing.T) {
 	first.Set([]device.ResourceName{resourceA}, list)
 	k.await(resourceA, "0000:00:06.0")
 	log, _ := logtest.NewNullLogger()
-	second := New(Options{Kubelet: NewSockets(dir, nil), Devices: sysfs.NewFS(t.TempDir()), Log: log})
+	second := New(Options{Kubelet: NewSockets(dir, nil), Devices: sysfs.NewFS(t.TempDir()), Now: time.Now, Log: log})
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
 	go second.Run(ctx)
