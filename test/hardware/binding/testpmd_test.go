@@ -93,8 +93,19 @@ func (p *testpmd) output() string {
 // startTestpmd starts it on one device as a pod's process, with only the device plugin's part of the node.
 func startTestpmd(t *testing.T, netns, pci string) *testpmd {
 	t.Helper()
-	p := &testpmd{t: t, cmd: exec.Command("dpdk-testpmd", "--lcores", "0@0,1@0", "-n", "1", "--in-memory", "--no-telemetry", "-m", "96", "-a", pci, "--",
-		"--forward-mode=icmpecho", "--nb-cores=1", "--total-num-mbufs=4096", "--rxd=256", "--txd=256", "--auto-start", "-i")}
+	return runTestpmd(t, netns, exec.Command("dpdk-testpmd", testpmdArgs(pci)...))
+}
+
+func testpmdArgs(pci string) []string {
+	return []string{
+		"--lcores", "0@0,1@0", "-n", "1", "--in-memory", "--no-telemetry", "-m", "96", "-a", pci, "--",
+		"--forward-mode=icmpecho", "--nb-cores=1", "--total-num-mbufs=4096", "--rxd=256", "--txd=256", "--auto-start", "-i",
+	}
+}
+
+func runTestpmd(t *testing.T, netns string, cmd *exec.Cmd) *testpmd {
+	t.Helper()
+	p := &testpmd{t: t, cmd: cmd}
 	p.cmd.Stdout, p.cmd.Stderr = p, p
 	var err error
 	if p.stdin, err = p.cmd.StdinPipe(); err != nil {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"unsafe"
 
@@ -200,6 +201,16 @@ func (h *Holder) Kill() {
 
 // RunChild does the work of a child process of this package, in TestMain, and says whether this process is one.
 func RunChild() bool {
+	if s := os.Getenv(containerEnv); s != "" {
+		fmt.Fprintln(os.Stderr, "container:", enterContainer(s))
+		os.Exit(1)
+	}
+	if s := os.Getenv(openEnv); s != "" {
+		if err := openNodes(strings.Split(s, ",")); err != nil {
+			fmt.Fprintln(os.Stderr, "open nodes:", err)
+		}
+		return true
+	}
 	pci := os.Getenv(holdEnv)
 	if pci == "" {
 		return false
