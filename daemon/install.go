@@ -78,7 +78,8 @@ pod has a device or an address, uninstall says so and removes nothing.`,
 	f.StringVar(&r.StateDir, "state-dir", nodestate.DefaultStateDir, "`Folder` of the daemon's checkpoint.")
 	f.StringVar(&r.Inventory, "inventory", nodestate.DefaultInventoryPath, "`File` of the inventory.")
 	f.StringVar(&r.HostRoot, "host-root", "/", "`Folder` where the host's etc is mounted. The files of install --host-network are removed from it.")
-	f.StringVar(&kubeletDir, "kubelet-dir", deviceplugin.DefaultKubeletDir, "The kubelet's root `folder`. The daemon's own sockets are removed from it.")
+	f.StringVar(&kubeletDir, "kubelet-dir", deviceplugin.DefaultKubeletDir,
+		"`Folder` with the kubelet's device-plugins. The daemon's own sockets are removed from there.")
 	f.StringVar(&r.DeviceInfo, "device-info-dir", "/run/k8s.cni.cncf.io/devinfo/dp", "`Folder` of the device-info files that Multus reads.")
 	f.BoolVar(&r.Force, "force", false, "Remove it even if pods have attachments or devices were not given back. Their records stay.")
 	return cmd

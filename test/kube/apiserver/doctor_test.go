@@ -70,6 +70,13 @@ func TestDoctor(t *testing.T) {
 		"ok    instance metadata: token granted, ENIs readable: 1\n",
 		"ok    drivers: no NodeENI of this node wants a userspace driver",
 	)
+	const offer = "networking.k8s.aws/offer"
+	c.SetNodeLabel(t, n.Name, offer, "deviceplugin")
+	wantLines(t, doctor(t, c, n), "ok    offer: mode deviceplugin, by the Node's label "+offer+"\n",
+		"ok    device plugin: none found on this node, and none is needed: ")
+	c.SetNodeLabel(t, n.Name, offer, "dra")
+	wantLines(t, doctor(t, c, n), `warn  offer: the Node's label `+offer+` is "dra", so the mode stays as it was; `,
+		"warn  device plugin: none found on this node in kube-system, default; ")
 	folder := filepath.Dir(n.ConfigPath())
 	devicePlugin(t, c, "served", corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: folder}}, folder)
 	devicePlugin(t, c, "useless", corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{}}, folder)
