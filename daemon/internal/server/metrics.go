@@ -218,7 +218,7 @@ func collectOffer(o view.OfferView, gauge func(d *prometheus.Desc, v float64, la
 		gauge(states, number(o.State == s), string(s))
 	}
 	devices := describe("offered_devices", "Devices that the daemon offers to the kubelet, by resource and health.", "resource", "health")
-	for _, r := range o.Resources {
+	for _, r := range o.Served() {
 		gauge(devices, float64(r.Healthy), r.Name.String(), healthy)
 		gauge(devices, float64(r.Unhealthy), r.Name.String(), unhealthy)
 	}

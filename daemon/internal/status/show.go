@@ -99,7 +99,7 @@ func (s Status) showLive(n *show.Node) {
 	}
 	n.Offered = offered(l.Offer)
 	if o := l.Offer; o.State != "" {
-		n.Facts = append(n.Facts, show.OfferFact(string(o.Mode), string(o.Wanted), string(o.State), o.Message, len(o.Resources)))
+		n.Facts = append(n.Facts, show.OfferFact(string(o.Mode), string(o.Wanted), string(o.State), o.Message, len(o.Served())))
 	}
 	api := "not used"
 	switch {
@@ -115,7 +115,7 @@ func (s Status) showLive(n *show.Node) {
 }
 
 func offered(o view.OfferView) (all []show.Offered) {
-	for _, r := range o.Resources {
+	for _, r := range o.Served() {
 		all = append(all, show.Offered{Resource: r.Name.String(), Registered: r.Registered, Healthy: r.Healthy, Unhealthy: r.Unhealthy})
 	}
 	return all

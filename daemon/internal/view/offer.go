@@ -12,3 +12,12 @@ func OfferStates() []OfferState {
 func (o OfferView) Own() bool {
 	return o.State != "" && (o.State != OfferUnknown || o.Mode != nodestate.OfferPCIDP)
 }
+
+// Served returns the resources that pods get from the daemon. After a change to the mode pcidp there are none, though
+// the daemon's connections to the kubelet linger.
+func (o OfferView) Served() []OfferedResource {
+	if !o.Own() {
+		return nil
+	}
+	return o.Resources
+}

@@ -20,8 +20,9 @@ func TestOwn(t *testing.T) {
 		{OfferView{Mode: nodestate.OfferPCIDP, Wanted: nodestate.OfferDevicePlugin, State: OfferRefused}, true},
 		{OfferView{Mode: nodestate.OfferDevicePlugin, State: OfferOffered}, true},
 	} {
-		if got := tt.offer.Own(); got != tt.want {
-			t.Errorf("%+v: %v, want %v", tt.offer, got, tt.want)
+		tt.offer.Resources = []OfferedResource{{Name: "intel.com/a"}}
+		if got := tt.offer.Own(); got != tt.want || (len(tt.offer.Served()) > 0) != tt.want {
+			t.Errorf("%+v: %v with %v, want %v", tt.offer, got, tt.offer.Served(), tt.want)
 		}
 	}
 }

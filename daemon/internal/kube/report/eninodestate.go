@@ -123,7 +123,7 @@ func offerState(o view.OfferView) *v1alpha1.OfferState {
 		return nil
 	}
 	s := &v1alpha1.OfferState{Mode: string(o.Mode), Wanted: string(o.Wanted), State: string(o.State), Message: o.Message}
-	for _, r := range o.Resources {
+	for _, r := range o.Served() {
 		s.Resources = append(s.Resources, v1alpha1.OfferedResource{Name: r.Name.String(), Registered: r.Registered, Healthy: r.Healthy, Unhealthy: r.Unhealthy})
 	}
 	return s
