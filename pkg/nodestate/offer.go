@@ -15,6 +15,8 @@ const (
 type OfferMemory struct {
 	// Mode is the mode that the daemon acted on last; "" for OfferPCIDP, or for not known yet.
 	Mode OfferMode `json:"mode,omitempty"`
+	// Changing says that a change to Mode has begun and has not been told of as ended.
+	Changing bool `json:"changing,omitempty"`
 	// Names are the resources that the daemon serves, sorted. A name is added before the kubelet learns of it, and stays
 	// until no pod has one of its devices.
 	Names []device.ResourceName `json:"names,omitempty"`

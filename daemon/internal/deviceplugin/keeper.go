@@ -174,9 +174,7 @@ func (k *keeper) register(ctx context.Context) (err error) {
 	if k.dropped {
 		k.awaitDropped(ctx)
 	}
-	if err := k.plugin.info.write(k.devices()); err != nil { // Allocate tries again, and says so
-		k.plugin.Log.WithError(err).WithField("resource", k.name).Debug("device-info files cannot be written")
-	}
+	k.writeInfo(k.devices()) //nolint:errcheck,gosec // it is in the state, and Allocate tries again
 	bounded, cancel := context.WithTimeout(ctx, registerTime)
 	defer cancel()
 	if err := k.plugin.Kubelet.Register(bounded, k.name); err != nil {
@@ -212,9 +210,7 @@ func (k *keeper) awaitDropped(ctx context.Context) {
 // the device-info files that another plugin has removed.
 func (k *keeper) check(ctx context.Context) {
 	list := k.devices()
-	if err := k.plugin.info.write(list); err != nil {
-		k.plugin.Log.WithError(err).WithField("resource", k.name).Warn("device-info files cannot be written")
-	}
+	k.writeInfo(list) //nolint:errcheck,gosec // it is in the state, and Allocate tries again
 	if k.plugin.Allocations == nil {
 		return
 	}

@@ -31,6 +31,7 @@ type resource struct {
 	newest    *stream
 	lingering bool
 	fault     error // why the kubelet has not accepted the resource; nil for none
+	infoFault error // why device-info files could not be written the last time; nil for none
 }
 
 // stream is one connection of a kubelet that listens to the list of devices.
@@ -94,7 +95,7 @@ func (r *resource) set(devices []offer.Device, lingering bool) (gone []offer.Dev
 func (r *resource) state() (_ offer.Resource, sent bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	s := offer.Resource{Name: r.name, Registered: r.newest != nil, Lingering: r.lingering, Fault: r.fault}
+	s := offer.Resource{Name: r.name, Registered: r.newest != nil, Lingering: r.lingering, Fault: r.fault, InfoFault: r.infoFault}
 	for _, d := range r.list {
 		if d.Healthy() {
 			s.Healthy++
@@ -189,7 +190,7 @@ func (r *resource) Allocate(_ context.Context, in *deviceapi.AllocateRequest) (*
 		}
 		answer, err := answerFor(r.name, devices, r.plugin.Devices)
 		if err == nil {
-			err = r.plugin.info.write(devices)
+			err = r.writeInfo(devices)
 		}
 		if err != nil {
 			return nil, status.Errorf(codes.FailedPrecondition, "allocate %s: %v", r.name, err)
@@ -197,6 +198,19 @@ func (r *resource) Allocate(_ context.Context, in *deviceapi.AllocateRequest) (*
 		out.ContainerResponses = append(out.ContainerResponses, answer)
 	}
 	return out, nil
+}
+
+// writeInfo writes the device-info files that are missing.
+func (r *resource) writeInfo(devices []offer.Device) error {
+	err := r.plugin.info.write(devices)
+	r.mu.Lock()
+	same := (r.infoFault == nil) == (err == nil)
+	r.infoFault = err
+	r.mu.Unlock()
+	if !same {
+		r.plugin.Changed()
+	}
+	return err
 }
 
 func (r *resource) find(ids []string) ([]offer.Device, error) {

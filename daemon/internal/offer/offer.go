@@ -295,4 +295,5 @@ type Resource struct {
 	Lingering          bool // the kubelet is not asked to listen again once it stops
 	Healthy, Unhealthy int
 	Fault              error // why the kubelet has not accepted the resource; nil for none
+	InfoFault          error // why device-info files could not be written; nil for none
 }

@@ -93,6 +93,9 @@ var offered = Group{
 			Seen: []string{"there is no kubelet.sock; start the kubelet, or correct --kubelet-dir",
 				"another process answers at …; two daemons run on this node, so stop one",
 				"the kubelet has accepted it, and has not connected within …"}},
+		{Reason: DeviceInfoUnwritable, Kind: Problem,
+			Meaning: "The daemon cannot write the files that tell Multus about devices, so the kubelet starts no pod with them.",
+			Remedy:  "Mount the host's `/var/run/k8s.cni.cncf.io/devinfo/dp` writable into the daemon's pod, or correct `--device-info-dir`."},
 		{Reason: OfferNotTaken, Kind: Problem,
 			Meaning: "The kubelet lists other devices of a resource than the daemon offers. The daemon registers the resource again up to three times, and then " +
 				"only looks, once a minute.",

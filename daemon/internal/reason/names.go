@@ -101,6 +101,8 @@ const (
 	OfferLabelInvalid nodestate.Reason = "OfferLabelInvalid"
 	NotRegistered     nodestate.Reason = "NotRegistered"
 	OfferNotTaken     nodestate.Reason = "OfferNotTaken"
+
+	DeviceInfoUnwritable nodestate.Reason = "DeviceInfoUnwritable"
 )
 
 // Reasons about addresses of ENIs, and EC2.

@@ -59,7 +59,7 @@ type offering struct {
 	conflicts []pcidp.Conflict
 	unsure    error // why conflicts are not known; nil if they are
 	refused   bool  // a takeover is refused because of conflicts
-	changing  bool  // this daemon has begun to change the mode
+	unasked   bool  // a device is not added because the kubelet cannot be asked
 	told      bool  // the server has the devices of the last Step
 	accepted  int   // the registrations that were reported
 	state     view.OfferState
@@ -150,17 +150,15 @@ func (o *offering) take(devices []nodestate.Device, config *pluginConfig, src in
 	if o.refused = len(o.conflicts) > 0 || o.unsure != nil; o.refused {
 		return
 	}
-	o.changing = true
 	o.save(out, func(m *nodestate.OfferMemory) {
-		*m = nodestate.OfferMemory{Mode: nodestate.OfferDevicePlugin, Names: m.Names}
+		*m = nodestate.OfferMemory{Mode: nodestate.OfferDevicePlugin, Changing: true, Names: m.Names}
 	})
 	o.log.Info("the daemon begins to offer the devices to the kubelet itself")
 }
 
 // giveBack begins to hand the devices back to the SR-IOV device plugin.
 func (o *offering) giveBack(out *Outcome) {
-	o.changing = true
-	o.save(out, func(m *nodestate.OfferMemory) { m.Mode = nodestate.OfferPCIDP })
+	o.save(out, func(m *nodestate.OfferMemory) { m.Mode, m.Changing = nodestate.OfferPCIDP, true })
 	o.log.Info("the daemon begins to hand the devices back to the SR-IOV device plugin")
 }
 
@@ -182,6 +180,7 @@ func (o *offering) offer(ctx context.Context, src inventory.Sources, devices []n
 	}
 	next := offer.Desired(in)
 	asked := next.Asks
+	o.unasked = false
 	if asked {
 		known, err := o.kubelet.ask(ctx)
 		switch in.NoPods = errors.Is(err, inventory.ErrNoPods); {
@@ -191,7 +190,7 @@ func (o *offering) offer(ctx context.Context, src inventory.Sources, devices []n
 			*in.Kubelet = inventory.Known(known)
 			next = offer.Desired(in)
 		default:
-			out.Unsettled = true
+			out.Unsettled, o.unasked = true, len(next.Withheld) > 0
 			o.problems = append(o.problems, problem.New(reason.KubeletUnreadable,
 				"the kubelet's podresources socket cannot be asked, so the offer stays as it is, and nothing is added; check --podresources-socket", err))
 		}
@@ -291,6 +290,11 @@ func (o *offering) reportConflicts() {
 
 func (o *offering) reportFaults() {
 	for _, r := range o.server.State().Resources {
+		if r.InfoFault != nil {
+			o.problems = append(o.problems, problem.On(r.Name.String(), reason.DeviceInfoUnwritable,
+				"device-info files of %s cannot be written, so no pod gets its devices; mount the host's folder writable, or correct --device-info-dir", r.Name).
+				With(r.InfoFault))
+		}
 		var other interface{ NotTaken() bool }
 		switch {
 		case r.Fault == nil:
@@ -315,6 +319,9 @@ func (o *offering) done(served, withdrawn bool, out *Outcome, did *view.Did) vie
 		v.Wanted = wish.Mode
 	}
 	for _, r := range s.Resources {
+		if r.Lingering {
+			continue
+		}
 		v.Resources = append(v.Resources, view.OfferedResource{Name: r.Name, Registered: r.Registered, Healthy: r.Healthy, Unhealthy: r.Unhealthy})
 	}
 	did.Registrations, o.accepted = s.Registrations-o.accepted, s.Registrations
@@ -323,9 +330,13 @@ func (o *offering) done(served, withdrawn bool, out *Outcome, did *view.Did) vie
 		v.State, v.Message = view.OfferWaiting, "the kubelet does not have each resource of the daemon; the Problems say why"
 	case m.Mode == nodestate.OfferDevicePlugin && !withdrawn:
 		v.State, v.Message = view.OfferTakingOver, "the daemon offers the devices, and the SR-IOV device plugin has not restarted without them yet"
+	case m.Mode == nodestate.OfferDevicePlugin && o.unasked:
+		v.State, v.Message = view.OfferWaiting, "the kubelet cannot be asked who has a device, so it is not offered; the Problems say why"
 	case m.Mode == nodestate.OfferDevicePlugin:
 		v.State = view.OfferOffered
-		o.changed(did, m.Mode)
+		if m.Changing && o.save(out, func(m *nodestate.OfferMemory) { m.Changing = false }) {
+			o.changed(did, m.Mode)
+		}
 	case len(m.Names) > 0 && served:
 		o.handedBack(s, out, did)
 	case len(m.Names) > 0:
@@ -345,10 +356,8 @@ func (o *offering) done(served, withdrawn bool, out *Outcome, did *view.Did) vie
 }
 
 func (o *offering) changed(did *view.Did, mode nodestate.OfferMode) {
-	if o.changing {
-		o.changing, did.Offered = false, mode
-		o.log.WithField("mode", mode).Info("the devices have changed hands")
-	}
+	did.Offered = mode
+	o.log.WithField("mode", mode).Info("the devices have changed hands")
 }
 
 // handedBack leaves the devices to the SR-IOV device plugin.
