@@ -240,9 +240,10 @@ const (
 	streamTime    = 2 * time.Second  // streamTime is how long an accepted registration may stay without a connection
 	calmTime      = time.Second      // calmTime is how long a connection must last until failures are forgotten
 	// droppedTime bounds the wait until the kubelet has dropped a resource whose connection it has closed.
-	droppedTime = 100 * time.Millisecond
-	droppedPoll = 5 * time.Millisecond
-	askApart    = 2 * time.Millisecond // the kubelet admits 100 requests per second from all its clients
+	droppedTime  = 100 * time.Millisecond
+	droppedFirst = time.Millisecond
+	droppedPoll  = 4 * time.Millisecond
+	askApart     = 2 * time.Millisecond // the kubelet admits 100 requests per second from all its clients
 	// notTakenTries is how often a resource is registered again because the kubelet lists other devices. Each leaves a
 	// connection behind. After that the list is only compared, every notTakenLook.
 	notTakenTries = 3

@@ -190,7 +190,8 @@ func (k *keeper) register(ctx context.Context) (err error) {
 	return nil
 }
 
-// awaitDropped waits until the kubelet has dropped the resource, as it does after it has closed a connection.
+// awaitDropped waits until the kubelet has dropped the resource, as it does within a fraction of a millisecond after it
+// has closed a connection. An earlier question would cost another one, of the few that the kubelet admits.
 func (k *keeper) awaitDropped(ctx context.Context) {
 	if k.plugin.Allocations == nil {
 		backoff.Sleep(ctx, droppedPoll)
@@ -198,7 +199,7 @@ func (k *keeper) awaitDropped(ctx context.Context) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, droppedTime)
 	defer cancel()
-	for {
+	for backoff.Sleep(ctx, droppedFirst); ; {
 		known, err := k.plugin.allocations(ctx)
 		if err == nil && len(known.Allocatable[k.name]) == 0 || !backoff.Sleep(ctx, droppedPoll) || err != nil {
 			return
