@@ -119,7 +119,7 @@ func (p *Plugin) look() {
 	p.kubelet = identity
 	if was != identity {
 		for _, r := range p.resources {
-			r.kick()
+			r.restart()
 		}
 	}
 	p.mu.Unlock()

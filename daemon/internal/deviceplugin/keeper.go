@@ -97,7 +97,9 @@ func (k *keeper) step(ctx context.Context) (wait time.Duration, done bool) {
 		k.accepted = time.Time{}
 		return k.failed(errNoStream), false
 	}
-	if err := k.register(ctx); err != nil {
+	if err := k.register(ctx); errors.Is(err, errOtherKubelet) {
+		return droppedPoll, false
+	} else if err != nil {
 		return k.failed(err), false
 	}
 	return streamTime, false
@@ -117,7 +119,9 @@ func (k *keeper) noteEnd(now time.Time, newest *stream) {
 
 var (
 	errNoKubelet = errors.New("there is no kubelet.sock; start the kubelet, or correct --kubelet-dir")
-	errNoStream  = fmt.Errorf("the kubelet has accepted it, and has not connected within %v", streamTime)
+	// errOtherKubelet: it was started since the last look, and has removed our socket.
+	errOtherKubelet = errors.New("another kubelet has started")
+	errNoStream     = fmt.Errorf("the kubelet has accepted it, and has not connected within %v", streamTime)
 )
 
 // failed notes and logs a fault, and returns the wait before the next try.
@@ -177,6 +181,11 @@ func (k *keeper) register(ctx context.Context) (err error) {
 	k.writeInfo(k.devices()) //nolint:errcheck,gosec // it is in the state, and Allocate tries again
 	bounded, cancel := context.WithTimeout(ctx, registerTime)
 	defer cancel()
+	k.setAbort(cancel)
+	defer k.setAbort(nil)
+	if k.plugin.Kubelet.Identity() != k.kubelet {
+		return errOtherKubelet
+	}
 	if err := k.plugin.Kubelet.Register(bounded, k.name); err != nil {
 		return err
 	}

@@ -30,8 +30,9 @@ type resource struct {
 	streams   map[*stream]bool
 	newest    *stream
 	lingering bool
-	fault     error // why the kubelet has not accepted the resource; nil for none
-	infoFault error // why device-info files could not be written the last time; nil for none
+	fault     error              // why the kubelet has not accepted the resource; nil for none
+	infoFault error              // why device-info files could not be written the last time; nil for none
+	abort     context.CancelFunc // ends the registration under way; nil for none
 }
 
 // stream is one connection of a kubelet that listens to the list of devices.
@@ -53,6 +54,22 @@ func token(c chan struct{}) {
 }
 
 func (r *resource) kick() { token(r.kicked) }
+
+func (r *resource) setAbort(abort context.CancelFunc) {
+	r.mu.Lock()
+	r.abort = abort
+	r.mu.Unlock()
+}
+
+// restart has keep begin anew, for another kubelet. That one would look for a removed socket for 10 s.
+func (r *resource) restart() {
+	r.mu.Lock()
+	if r.abort != nil {
+		r.abort()
+	}
+	r.mu.Unlock()
+	r.kick()
+}
 
 // end stops serving. Plugin.mu is held.
 func (r *resource) end() {
