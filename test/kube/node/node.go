@@ -282,3 +282,32 @@ func (n *Node) WriteKubeconfig(t testing.TB, namespace, account string) string {
 }
 
 func (n *Node) file(name string) string { return filepath.Join(n.dir, name) }
+
+// RunKubelet runs the kubelet again, and returns at once.
+func (n *Node) RunKubelet(t testing.TB) {
+	t.Helper()
+	cluster.Must(t, n.startKubelet(t.Context()))
+}
+
+// AwaitReady waits until the Node is Ready.
+func (n *Node) AwaitReady(t testing.TB) {
+	t.Helper()
+	cluster.Must(t, n.awaitReady(t.Context()))
+}
+
+// StopAPIServer ends kube-apiserver. The test must start it again, or it starts when the test ends.
+func (n *Node) StopAPIServer(t testing.TB) {
+	t.Helper()
+	n.plane.KillAPIServer()
+	t.Cleanup(func() {
+		if !n.plane.APIServerRuns() {
+			cluster.Must(t, n.plane.StartAPIServer(context.Background()))
+		}
+	})
+}
+
+// StartAPIServer runs kube-apiserver again, and returns when it is ready.
+func (n *Node) StartAPIServer(t testing.TB) {
+	t.Helper()
+	cluster.Must(t, n.plane.StartAPIServer(t.Context()))
+}

@@ -33,40 +33,42 @@ const stopGrace = 5*time.Minute + 15*time.Second
 func TestOfferTakeover(t *testing.T) {
 	s, holders := held(t)
 	defer s.watchHolders(holders)()
-	plugins, from := s.devicePlugins(), s.kubeletNow()
-	s.wish("deviceplugin")
-	took := cluster.Eventually(t, "takeover", restart, s.offering("deviceplugin", "Offered"))
+	s.changeHands("deviceplugin", "deviceplugin", "Offered")
 	taken := time.Now()
-	t.Logf("label to Offered: %v", took.Round(time.Millisecond))
 	s.must(s.offers()()) // only the placeholder
-	s.must(s.kubeletLists(s.enis...)())
-	if now := s.devicePlugins(); now == plugins || now == "" {
-		t.Errorf("device plugin pods %q and then %q, want another one", plugins, now)
-	}
-	s.bounded("takeover", from, s.enis...)
 	s.killContainer("p1")
 	s.run("p3", s.enis[2])
 	s.end("p3")
 
+	from := s.kubeletNow()
 	if !testing.Short() {
 		time.Sleep(time.Until(taken.Add(stopGrace)))
 	}
-	s.bounded("after the kubelet's grace period", from, s.enis...)
+	s.must(s.kubeletLists(s.enis...)())
+	if gaps := s.gaps(from, s.enis...); gaps[s.enis[1].resource()] > 0 {
+		t.Errorf("times without an allocatable device after the takeover: %v", gaps)
+	}
 	s.killContainer("p2")
 	s.run("p3", s.enis[2])
 	s.end("p3")
 
-	plugins, from = s.devicePlugins(), s.kubeletNow()
-	s.wish("")
-	took = cluster.Eventually(t, "rollback", restart, s.offering("pcidp", ""))
-	t.Logf("label removed to pcidp: %v", took.Round(time.Millisecond))
+	s.changeHands("", "pcidp", "")
 	s.must(s.offers(s.enis...)())
-	s.must(s.kubeletLists(s.enis...)())
-	if now := s.devicePlugins(); now == plugins || now == "" {
-		t.Errorf("device plugin pods %q and then %q, want another one", plugins, now)
-	}
-	s.bounded("rollback", from, s.enis...)
 	s.killContainer("p1")
 	s.run("p3", s.enis[2])
 	s.end("p3")
+}
+
+// changeHands labels the Node, and waits until the devices have changed hands. No device is away for long meanwhile.
+func (s *stage) changeHands(label, mode, state string) {
+	s.Helper()
+	plugins, from, stop := s.devicePlugins(), s.kubeletNow(), stalls()
+	s.wish(label)
+	took := cluster.Eventually(s.T, "devices in other hands", restart, s.offering(mode, state))
+	s.Logf("label %q: mode %s after %v", label, mode, took.Round(time.Millisecond))
+	s.bounded("mode "+mode, from, stop(), s.enis...)
+	s.must(s.kubeletLists(s.enis...)())
+	if now := s.devicePlugins(); now == plugins || now == "" {
+		s.Errorf("device plugin pods %q and then %q, want another one", plugins, now)
+	}
 }
