@@ -107,12 +107,12 @@ demo: prereq-demo build tools ## Show the main job: no root, no cluster, no AWS 
 	@$(BIN)/tools/demo
 
 .PHONY: bench bench-plugin bench-daemon bench-story
-bench: bench-plugin bench-daemon bench-story ## Measure against the reference plugins and a real API server; prints tables, asserts nothing (15 min)
+bench: bench-plugin bench-daemon bench-story ## Measure against the reference plugins and a real API server; prints tables, asserts nothing (19 min)
 bench-plugin: prereq-bench build tools ## Measure the plugin alone, against the reference plugins (8 min)
 	$(go) run -buildvcs=false ./test/bench -rounds $(BENCHROUNDS)
 BENCHROUNDS ?= 50
 BENCHFLAGS  ?=
-bench-daemon: prereq-bench kube-tools ## Measure the daemon alone, against a real API server (5 min)
+bench-daemon: prereq-bench kube-tools ## Measure the daemon alone, against a real API server (9 min)
 	CGO_ENABLED=0 $(go) -C test/kube test -trimpath -tags bench -v -count=1 -timeout 20m ./bench $(BENCHFLAGS)
 # The story of a device needs root, and is part of test-kube too.
 bench-story: prereq-bench kube-tools

@@ -128,7 +128,7 @@ func TestBusyCluster(t *testing.T) {
 			}
 			before := c.Proxy.Received()
 			d := n.StartDaemon(t, "--podresources-socket=")
-			cluster.Eventually(t, "ready", settleWithin, func() error { return ready(n) })
+			cluster.Eventually(t, "ready", settleWithin, func() error { return ready(n, 1) })
 			scale := fmt.Sprintf("%d NodeENIs × %d attachments", objects, attachments)
 			note("bytes to start with, "+scale, "", "%.1f MB", mega(c.Proxy.Received()-before))
 			idle(t, c, d, scale, attachments)
@@ -137,17 +137,21 @@ func TestBusyCluster(t *testing.T) {
 	}
 }
 
-func ready(n *cluster.Node) error {
+// ready is nil once this many devices are.
+func ready(n *cluster.Node, devices int) error {
 	inv, err := n.Inventory()
 	if err != nil {
 		return err
 	}
 	for _, d := range inv.Devices {
 		if d.Phase == nodestate.PhaseReady {
-			return nil
+			devices--
 		}
 	}
-	return fmt.Errorf("devices %+v", inv.Devices)
+	if devices != 0 {
+		return fmt.Errorf("devices %+v", inv.Devices)
+	}
+	return nil
 }
 
 func mega(bytes int64) float64              { return float64(bytes) / 1e6 }
