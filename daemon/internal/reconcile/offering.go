@@ -144,6 +144,28 @@ func (o *offering) Step(ctx context.Context, src inventory.Sources, devices []no
 	o.reportFaults()
 }
 
+// withhold tells the kubelet which devices have become unfit, before anything waits for the disk.
+func (o *offering) withhold(src inventory.Sources, rows []nodestate.Device) {
+	if !o.serves() {
+		return
+	}
+	names, next, lost := o.memory().Names, slices.Clone(o.before), false
+	fit := offer.Desired(offer.Input{
+		Rows: rows, Functions: src.Functions.Value, Names: names, Before: o.before, Kubelet: &inventory.Fact[inventory.Kubelet]{},
+	}).Devices
+	for i := range next {
+		was := &next[i]
+		j := slices.IndexFunc(fit, func(d offer.Device) bool { return d.ID == was.ID && d.Resource == was.Resource })
+		if was.Healthy() && j >= 0 && !fit[j].Healthy() {
+			was.Unfit, lost = fit[j].Unfit, true
+		}
+	}
+	if lost {
+		o.before = next
+		o.server.Set(names, next)
+	}
+}
+
 // take begins a takeover, unless the config's other entries offer a resource or a device of ours.
 func (o *offering) take(devices []nodestate.Device, config *pluginConfig, src inventory.Sources, out *Outcome) {
 	o.findConflicts(devices, config, src)

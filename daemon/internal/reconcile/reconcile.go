@@ -11,6 +11,8 @@
 //  5. device plugin restart, when due
 //  6. checkpoint: our entries of the config, and the config that is served
 //  7. drivers of devices that are in no config and in no pod
+//
+// The kubelet learns of a device that has become unfit even before the checkpoint: it needs no memory, and a disk may be slow.
 package reconcile
 
 import (
@@ -262,6 +264,10 @@ func hasDraining(devices []nodestate.Device) bool {
 // publish writes the result of Join, in the order of the package comment, and lets the actors
 // act on it. It returns their findings.
 func (r *Reconciler) publish(ctx context.Context, src inventory.Sources, res inventory.Result, found []problem.Finding, out *Outcome) []problem.Finding {
+	known := src.Functions.Known && src.Links.Known // the config is about PCI functions
+	if known {
+		r.offer.withhold(src, res.Devices)
+	}
 	before := &r.files.Checkpoint
 	r.plugin.AwaitDevices(r.Now(), before.BootID != r.BootID, before.Devices, res.Devices) // by the clock of its Step
 	was := r.config.withdrawn
@@ -283,7 +289,7 @@ func (r *Reconciler) publish(ctx context.Context, src inventory.Sources, res inv
 		}
 		return late
 	}
-	if src.Functions.Known && src.Links.Known { // the config is about PCI functions
+	if known {
 		r.offer.Step(ctx, src, res.Devices, &r.config, out)
 		var elsewhere []device.ResourceName
 		if r.offer.takes() {
