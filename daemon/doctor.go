@@ -86,7 +86,7 @@ func (p program) doctor(ctx context.Context, c nodeFlags, from doctor.Finding, p
 		PCIDPConfig: c.pcidpConfig, Inventory: c.inventory, StateDir: c.stateDir, AttachmentsDir: c.attachmentsDir, LeaseDir: c.leaseDir,
 		Sysfs: c.sysfs, Policy: policy, BinDir: c.cniBinDir, HostRoot: hostRoot,
 		HostLinks:     func() ([]hostnet.HostLink, error) { return hostnet.HostLinks(sysfs.NewFS(c.sysfs), c.ipv6Conf()) },
-		Offer:         doctor.Offer{Mode: nodestate.OfferMode(c.offer), Folder: c.socketsDir(), Info: c.deviceInfoDir, Socket: deviceplugin.SocketName},
+		Offer:         doctor.Offer{Mode: nodestate.OfferMode(c.offer), Folder: c.socketsDir(), Info: c.deviceInfoDir, Sockets: deviceplugin.SocketPattern},
 		SourceRouting: c.sourceRouting, DriverPolicy: c.drivers, Dev: c.dev, ModulesRoot: c.modulesRoot,
 	}
 	if c.manageAddresses != "" {

@@ -7,9 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"time"
 
@@ -26,19 +28,32 @@ import (
 type Sockets struct {
 	dir      string
 	services *problem.Services
+
+	mu     sync.Mutex
+	served map[device.ResourceName]*served
+}
+
+// served is a resource that is listened for. Connections outlive the socket by which they came.
+type served struct {
+	server   *grpc.Server
+	listener *net.UnixListener // of the socket that was registered last; nil before
 }
 
 // NewSockets returns the kubelet of the folder, which need not exist yet. services learns whether it can be watched.
-func NewSockets(dir string, services *problem.Services) *Sockets { return &Sockets{dir, services} }
+func NewSockets(dir string, services *problem.Services) *Sockets {
+	return &Sockets{dir: dir, services: services, served: map[device.ResourceName]*served{}}
+}
 
 // kubeletSocket is where the kubelet takes registrations.
 const kubeletSocket = "kubelet.sock"
 
-// SocketName is the name of a resource's socket. It has one length, since a path of a socket has no more than 107
-// octets (unix(7)), and a resource name may have 317.
-func SocketName(name device.ResourceName) string {
+// SocketPattern matches the names of a resource's sockets (filepath.Match). They have one length, since a path of a
+// socket has no more than 107 octets (unix(7)), and a resource name may have 317.
+func SocketPattern(name device.ResourceName) string { return socketName(name, "*") }
+
+func socketName(name device.ResourceName, which string) string {
 	sum := sha256.Sum256([]byte(name))
-	return "multi-eni-" + hex.EncodeToString(sum[:8]) + ".sock"
+	return "multi-eni-" + hex.EncodeToString(sum[:8]) + "-" + which + ".sock"
 }
 
 // Identity implements Kubelet: each kubelet makes its socket anew.
@@ -74,35 +89,77 @@ func (e *OtherDaemonError) Error() string {
 	return fmt.Sprintf("another process answers at %s; two daemons run on this node, so stop one", e.Socket)
 }
 
-// Listen implements Kubelet. A socket that nobody answers is left over, and replaced.
+// Listen implements Kubelet. Sockets that nobody answers are left over, and removed.
 func (s *Sockets) Listen(name device.ResourceName, server deviceapi.DevicePluginServer) (stop func(), err error) {
-	path := filepath.Join(s.dir, SocketName(name))
-	if conn, err := net.DialTimeout("unix", path, dialTime); err == nil {
-		_ = conn.Close()
-		return nil, &OtherDaemonError{path}
-	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("replace socket of %s: %w", name, err)
-	}
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	left, err := filepath.Glob(filepath.Join(s.dir, SocketPattern(name)))
 	if err != nil {
-		return nil, fmt.Errorf("listen for %s: %w", name, err)
+		return nil, fmt.Errorf("look for sockets of %s: %w", name, err)
 	}
-	l.SetUnlinkOnClose(false) // by then another may have the name
-	own, statErr := os.Lstat(path)
-	g := grpc.NewServer()
-	deviceapi.RegisterDevicePluginServer(g, server)
-	go g.Serve(l) //nolint:errcheck // it ends with stop
-	return func() {
-		g.Stop()
-		if now, err := os.Lstat(path); err == nil && statErr == nil && os.SameFile(own, now) {
-			_ = os.Remove(path) // the next start replaces it, too
+	for _, path := range left {
+		if conn, err := net.DialTimeout("unix", path, dialTime); err == nil {
+			_ = conn.Close()
+			return nil, &OtherDaemonError{path}
 		}
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("remove old socket of %s: %w", name, err)
+		}
+	}
+	own := &served{server: grpc.NewServer()}
+	deviceapi.RegisterDevicePluginServer(own.server, server)
+	s.mu.Lock()
+	s.served[name] = own
+	s.mu.Unlock()
+	return func() {
+		s.mu.Lock()
+		if s.served[name] == own {
+			delete(s.served, name)
+		}
+		last := own.listener
+		own.listener = nil
+		s.mu.Unlock()
+		own.server.Stop()
+		remove(last)
 	}, nil
 }
 
-// Register implements Kubelet.
+// remove removes the socket of a listener, which may be nil. Nobody else has its name.
+func remove(l *net.UnixListener) {
+	if l != nil {
+		_ = l.Close()
+		_ = os.Remove(l.Addr().String()) // the next start removes it, too
+	}
+}
+
+// Register implements Kubelet. Each registration has a socket of its own: from v1.37 on, a kubelet refuses a socket for
+// good that is registered while it is connected to it (PluginConnected in pkg/kubelet/cm/devicemanager).
 func (s *Sockets) Register(ctx context.Context, name device.ResourceName) error {
+	endpoint := socketName(name, fmt.Sprintf("%08x", rand.Uint32())) //nolint:gosec // it need not be a secret
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: filepath.Join(s.dir, endpoint), Net: "unix"})
+	if err != nil {
+		return fmt.Errorf("listen for %s: %w", name, err)
+	}
+	l.SetUnlinkOnClose(false) // the server closes it before its name may be free again
+	s.mu.Lock()
+	own := s.served[name]
+	s.mu.Unlock()
+	if own == nil {
+		remove(l)
+		return fmt.Errorf("register %s: it is not served any more", name)
+	}
+	go own.server.Serve(l) //nolint:errcheck // it ends with the listener
+	if err := s.register(ctx, name, endpoint); err != nil {
+		remove(l)
+		return err
+	}
+	s.mu.Lock()
+	before := own.listener
+	own.listener = l
+	s.mu.Unlock()
+	remove(before)
+	return nil
+}
+
+func (s *Sockets) register(ctx context.Context, name device.ResourceName, endpoint string) error {
 	socket := filepath.Join(s.dir, kubeletSocket)
 	conn, err := grpc.NewClient("passthrough:///kubelet", grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithNoProxy(),
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
@@ -113,7 +170,7 @@ func (s *Sockets) Register(ctx context.Context, name device.ResourceName) error 
 	}
 	defer func() { _ = conn.Close() }()
 	_, err = deviceapi.NewRegistrationClient(conn).Register(ctx, &deviceapi.RegisterRequest{
-		Version: deviceapi.Version, Endpoint: SocketName(name), ResourceName: name.String(),
+		Version: deviceapi.Version, Endpoint: endpoint, ResourceName: name.String(),
 		Options: &deviceapi.DevicePluginOptions{GetPreferredAllocationAvailable: true},
 	})
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io/fs"
 	"path/filepath"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -20,8 +21,8 @@ type Offer struct {
 	Label func(context.Context) (string, error)
 	// Folder has the sockets of the kubelet and of device plugins. Info is the folder of device-info files.
 	Folder, Info string
-	// Socket returns the name of a resource's socket in Folder.
-	Socket func(device.ResourceName) string
+	// Sockets returns the pattern of the names of a resource's sockets in Folder (filepath.Match).
+	Sockets func(device.ResourceName) string
 }
 
 // wanted returns the mode that the node is to have, and where that is said. invalid is a label without a meaning, else "".
@@ -100,9 +101,11 @@ func ownSockets(ctx context.Context, check string, o Options) []Finding {
 	}
 	var all []Finding
 	for _, name := range c.Offer.Names {
-		path := filepath.Join(o.Offer.Folder, o.Offer.Socket(name))
-		if err := answers(ctx, path); err != nil {
-			all = append(all, fail(check, "start multi-enid run; else "+remedy, "resource %s is not served at %s: %v", name, path, err)...)
+		pattern := filepath.Join(o.Offer.Folder, o.Offer.Sockets(name))
+		found, err := filepath.Glob(pattern)
+		answered := err == nil && slices.ContainsFunc(found, func(path string) bool { return answers(ctx, path) == nil })
+		if !answered {
+			all = append(all, fail(check, "start multi-enid run; else "+remedy, "resource %s is not served: nobody answers at %s", name, pattern)...)
 		}
 	}
 	if all != nil {

@@ -17,7 +17,7 @@ import (
 func (w *world) offering() {
 	w.Helper()
 	w.o.Offer = Offer{Mode: nodestate.OfferDevicePlugin, Folder: w.path("dp"), Info: w.path("info"),
-		Socket: func(n device.ResourceName) string { _, name := n.Split(); return name + ".sock" }}
+		Sockets: func(n device.ResourceName) string { _, name := n.Split(); return name + ".sock" }}
 	w.plugin(pluginrestart.PluginReport{}, pluginrestart.ErrNoDevicePlugin)
 	for _, dir := range []string{"dp", "info"} {
 		w.must(os.Mkdir(w.path(dir), 0o750))
@@ -96,8 +96,8 @@ func TestOfferFaults(t *testing.T) {
 		"a file for it": {on(func(w *world) { w.o.Offer.Folder = w.path("etc/policy.json"); w.remember(nodestate.OfferDevicePlugin) }), Fail, "offer",
 			[]string{"is no folder"}},
 		"no socket of ours": {on(func(w *world) { w.must(os.Remove(w.path("dp/a.sock"))) }), Fail, "offer",
-			[]string{"resource intel.com/a is not served at /node/dp/a.sock", "start multi-enid run"}},
-		"a deaf socket":    {on(func(w *world) { w.deaf("dp/b.sock") }), Fail, "offer", []string{"resource intel.com/b", "connection refused"}},
+			[]string{"resource intel.com/a is not served: nobody answers at /node/dp/a.sock", "start multi-enid run"}},
+		"a deaf socket":    {on(func(w *world) { w.deaf("dp/b.sock") }), Fail, "offer", []string{"resource intel.com/b", "nobody answers at /node/dp/b.sock"}},
 		"not taken over":   {on(func(w *world) { w.remember("", "intel.com/a") }), Warn, "offer", []string{"has not begun", "multi-enid status"}},
 		"handed back":      {on(func(w *world) { w.remember(nodestate.OfferPCIDP, "intel.com/a") }), Warn, "offer", []string{"has not begun"}},
 		"no device info":   {on(func(w *world) { w.must(os.Remove(w.path("info"))) }), Fail, "offer", []string{"there is no folder /node/info", "devinfo/dp"}},
