@@ -130,9 +130,11 @@ func prepare() error {
 	return nil
 }
 
-// WorkFolder returns the folder for a control plane's files, and a function that removes it unless LogsEnv keeps it.
-func WorkFolder() (dir string, remove func(), err error) {
+// WorkFolder returns the folder for the files of a control plane, one of each name, and a function that removes it unless
+// LogsEnv keeps it.
+func WorkFolder(name string) (dir string, remove func(), err error) {
 	if keep := os.Getenv(LogsEnv); keep != "" {
+		keep = filepath.Join(keep, name)
 		return keep, func() {}, os.MkdirAll(keep, 0o755)
 	}
 	dir, err = os.MkdirTemp("", "multi-eni-kube")

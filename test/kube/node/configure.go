@@ -77,7 +77,7 @@ const podNetwork = `{"cniVersion": "1.0.0", "name": "pods", "plugins": [
 func (n *Node) configure(context.Context) error {
 	for path, content := range map[string]string{
 		n.file("containerd.toml"):                     fmt.Sprintf(containerdConfig, containerdSocket, PauseImage, CNIBinDir, CNIConfDir),
-		n.file("kubelet.yaml"):                        fmt.Sprintf(kubeletConfig, IP, cgroupName(), containerdSocket),
+		n.file("kubelet.yaml"):                        fmt.Sprintf(kubeletConfig, IP, cgroupName(os.Getenv(partEnv)), containerdSocket),
 		filepath.Join(CNIConfDir, "10-pods.conflist"): podNetwork,
 	} {
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {

@@ -4,13 +4,16 @@
 // It needs root, containerd and runc. A test binary runs once more in mount, network and pid namespaces of its own,
 // with its own /run and /var/lib. The machine itself gets only a cgroup, which the test removes. Its TestMain is
 //
-//	func TestMain(m *testing.M) { os.Exit(node.Main(m)) }
+//	func TestMain(m *testing.M) { os.Exit(node.Main(m, "")) }
 package node
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"slices"
@@ -23,34 +26,65 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/nstest"
 )
 
-// insideEnv holds the work folder in the process that has namespaces.
-const insideEnv = "MULTI_ENI_NODE_INSIDE"
+// insideEnv holds the work folder in the process that has namespaces, and partEnv the name of its part of the tests.
+const (
+	insideEnv = "MULTI_ENI_NODE_INSIDE"
+	partEnv   = "MULTI_ENI_NODE_PART"
+)
 
 // Main runs a test binary's tests in namespaces of their own, and returns the exit status. Where that is
 // impossible, each test that calls Start is skipped with the reason; with CI=true it fails.
-func Main(m *testing.M) int {
+//
+// When all tests run, those whose names match apart run on another node at the same time, and their output comes last:
+// most of their time is waiting. "" is for none.
+func Main(m *testing.M, apart string) int {
 	if dir := os.Getenv(insideEnv); dir != "" {
 		return inside(m, dir)
 	}
-	return cluster.Outside(m, outside)
+	return cluster.Outside(m, func() error { return outside(apart) })
 }
 
-func outside() error {
+func outside(apart string) error {
 	if err := wanted(); err != nil {
 		return err
 	}
-	dir, remove, err := cluster.WorkFolder()
+	if apart == "" || selected() {
+		return runPart("", os.Stdout)
+	}
+	var later bytes.Buffer
+	ended := make(chan error, 1)
+	go func() { ended <- runPart("apart", &later, "-test.run="+apart) }()
+	err := runPart("", os.Stdout, "-test.skip="+apart)
+	err = errors.Join(err, <-ended)
+	_, writeErr := later.WriteTo(os.Stdout)
+	return errors.Join(err, writeErr)
+}
+
+// selected says whether the command line chooses among the tests.
+func selected() bool {
+	flag.Parse()
+	return slices.ContainsFunc([]string{"run", "skip", "list", "bench", "fuzz"}, func(name string) bool {
+		return flag.Lookup("test."+name).Value.String() != ""
+	})
+}
+
+// runPart runs this test binary in namespaces.
+func runPart(part string, out io.Writer, args ...string) error {
+	dir, remove, err := cluster.WorkFolder(part)
 	if err != nil {
 		return err
 	}
 	defer remove()
-	if err := makeCgroups(); err != nil {
+	if err := makeCgroups(part); err != nil {
 		return err
 	}
-	defer removeCgroups()
-	cmd := exec.CommandContext(context.Background(), "/proc/self/exe", os.Args[1:]...)
-	cmd.Env = append(os.Environ(), insideEnv+"="+dir, "PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin")
-	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	defer removeCgroups(part)
+	cmd := exec.CommandContext(context.Background(), "/proc/self/exe", slices.Concat(os.Args[1:], args)...)
+	cmd.Env = append(os.Environ(), insideEnv+"="+dir, partEnv+"="+part, "PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin")
+	cmd.Stdout, cmd.Stderr = out, out
+	if out == io.Writer(os.Stdout) {
+		cmd.Stderr = os.Stderr
+	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWNET | unix.CLONE_NEWPID,
 		Pdeathsig:  syscall.SIGKILL, // it is the init of its pid namespace: all others go with it

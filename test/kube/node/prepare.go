@@ -123,12 +123,12 @@ func prepareLinks() error {
 const cgroupMount = "/sys/fs/cgroup"
 
 // cgroupName is the cgroup of this test binary's pods, in every hierarchy: two binaries may run at once.
-func cgroupName() string {
+func cgroupName(part string) string {
 	exe, err := os.Executable()
 	if err != nil {
 		panic(err) // Linux without /proc
 	}
-	return "multi-eni-" + filepath.Base(exe)
+	return strings.TrimSuffix("multi-eni-"+filepath.Base(exe)+"-"+part, "-")
 }
 
 // hierarchies are the folders in which the node needs a cgroup: each of cgroup v1, or the one of v2.
@@ -150,13 +150,13 @@ func hierarchies() ([]string, error) {
 }
 
 // makeCgroups makes the root of the kubelet's cgroups with every controller; v1 needs cpus and mems (cgroups(7)).
-func makeCgroups() error {
+func makeCgroups(part string) error {
 	all, err := hierarchies()
 	if err != nil {
 		return err
 	}
 	for _, h := range all {
-		dir := filepath.Join(h, cgroupName())
+		dir := filepath.Join(h, cgroupName(part))
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return fmt.Errorf("make cgroup: %w", err)
 		}
@@ -195,7 +195,7 @@ func delegate(parent, dir string) error {
 }
 
 // removeCgroups removes the empty cgroups from the inside out. It leaves others, which do no harm.
-func removeCgroups() {
+func removeCgroups(part string) {
 	all, err := hierarchies()
 	if err != nil {
 		return
@@ -208,7 +208,7 @@ func removeCgroups() {
 			}
 			return nil
 		}
-		filepath.WalkDir(filepath.Join(h, cgroupName()), find) //nolint:errcheck,gosec // find returns no error
+		filepath.WalkDir(filepath.Join(h, cgroupName(part)), find) //nolint:errcheck,gosec // find returns no error
 		for i := len(dirs) - 1; i >= 0; i-- {
 			unix.Rmdir(dirs[i]) //nolint:errcheck,gosec // see above
 		}

@@ -38,7 +38,7 @@ func TestMain(m *testing.M) {
 	if calledAsAWS() {
 		os.Exit(askCloud())
 	}
-	os.Exit(node.Main(m))
+	os.Exit(node.Main(m, "^TestOffer"))
 }
 
 const (
