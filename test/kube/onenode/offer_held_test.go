@@ -51,7 +51,7 @@ func TestOfferHeldName(t *testing.T) {
 
 	from = s.kubeletNow()
 	s.restartDaemon()
-	cluster.Eventually(t, "served by the next daemon", mostRepair, func() error {
+	cluster.Eventually(t, "served by the next daemon", settle, func() error {
 		_, err := s.registeredBy(from, a, b)
 		return errors.Join(err, draining())
 	})

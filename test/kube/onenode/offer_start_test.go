@@ -69,7 +69,7 @@ func TestOfferStart(t *testing.T) {
 	s.run("p1", s.enis[0])
 	for range 3 {
 		s.registersWithin("start of the daemon", mostStart, s.restartDaemon)
-		cluster.Eventually(t, "all offered", mostRepair, s.kubeletLists(s.enis...))
+		cluster.Eventually(t, "all offered", settle, s.kubeletLists(s.enis...))
 	}
 	for range 3 {
 		s.registersWithin("start of the kubelet", mostKubeletStart, func() time.Time {
@@ -91,13 +91,13 @@ func TestOfferStart(t *testing.T) {
 
 	s.StopAPIServer(t)
 	s.registersWithin("start of the daemon without an API server", mostStart, s.restartDaemon)
-	cluster.Eventually(t, "all offered", mostRepair, s.kubeletLists(s.enis...))
+	cluster.Eventually(t, "all offered", settle, s.kubeletLists(s.enis...))
 	s.daemon.Kill()
 	gone := s.enis[2]
 	s.must(s.host.Detach(gone.ENI))
 	from := s.kubeletNow()
 	s.runDaemon()
-	cluster.Eventually(t, "the others offered", mostRepair, s.kubeletLists(s.enis[:2]...))
+	cluster.Eventually(t, "the others offered", settle, s.kubeletLists(s.enis[:2]...))
 	for _, e := range s.kubeletEvents(from) {
 		if e.kind == updated && e.resource == gone.resource() && e.healthy > 0 {
 			t.Errorf("a device that is gone was offered at %v", e.at)
@@ -133,6 +133,7 @@ func TestOfferKills(t *testing.T) {
 	r := rand.New(rand.NewPCG(from, 1))
 	pause := func() { time.Sleep(time.Duration(r.Int64N(int64(300 * time.Millisecond)))) }
 	var took []time.Duration
+	stop := stalls()
 	for round := range killRounds {
 		which := r.IntN(4)
 		kill := []func(){s.KillKubelet, s.daemon.Kill}
@@ -163,10 +164,10 @@ func TestOfferKills(t *testing.T) {
 			return want(fmt.Sprint(now), fmt.Sprint(holders))
 		}))
 	}
-	slices.Sort(took)
-	t.Logf("right after the kubelet answers: median %v, most %v", took[len(took)/2].Round(time.Millisecond), took[len(took)-1].Round(time.Millisecond))
-	if most := took[len(took)-1]; most > mostRepair {
-		t.Errorf("right only after %v, want %v at most", most, mostRepair)
+	stall := stop()
+	t.Logf("everything is right after the kubelet answers: %s; the machine stalled for %v at most", spread(took), stall)
+	if most := slices.Max(took); most > mostRepair+handoffs*stall {
+		t.Errorf("right only after %v, want %v at most, and %d stalls", most, mostRepair, handoffs)
 	}
 	s.AwaitReady(t)
 	for pod, e := range map[string]eni{"p1": s.enis[0], "p2": s.enis[1]} {

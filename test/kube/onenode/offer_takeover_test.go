@@ -1,6 +1,8 @@
 package onenode
 
 import (
+	"errors"
+	"fmt"
 	"testing"
 	"time"
 
@@ -19,7 +21,7 @@ func held(t *testing.T) (s *stage, holders map[string]string) {
 	for _, e := range s.enis {
 		cluster.Eventually(t, e.resource()+" allocatable", restart, s.counts(e, 1))
 	}
-	cluster.Eventually(t, "verified", restart, s.offering("pcidp", ""))
+	s.served("") // no restart is due
 	s.run("p1", s.enis[0])
 	s.run("p2", s.enis[1])
 	return s, map[string]string{s.enis[0].PCI: "p1", s.enis[1].PCI: "p2"}
@@ -32,7 +34,7 @@ const stopGrace = 5*time.Minute + 15*time.Second
 // have some of them.
 func TestOfferTakeover(t *testing.T) {
 	s, holders := held(t)
-	defer s.watchHolders(holders)()
+	stop := s.watchHolders(holders)
 	s.changeHands("deviceplugin", "deviceplugin", "Offered")
 	taken := time.Now()
 	s.must(s.offers()()) // only the placeholder
@@ -57,6 +59,25 @@ func TestOfferTakeover(t *testing.T) {
 	s.killContainer("p1")
 	s.run("p3", s.enis[2])
 	s.end("p3")
+
+	stop() // the next kubelet lists no pod at first
+
+	// The connections that the daemon has kept end with the kubelet. Then the daemon's end concerns nobody.
+	s.KillKubelet()
+	s.RunKubelet(t)
+	cluster.Eventually(t, "all offered to the next kubelet", settle, func() error {
+		m, err := s.memory()
+		now, askErr := s.allocations()
+		return errors.Join(err, askErr, want(m.Lingering, ""), s.kubeletLists(s.enis...)(), want(fmt.Sprint(now), fmt.Sprint(holders)))
+	})
+	s.AwaitReady(t)
+	plugins := s.devicePlugins()
+	from = s.kubeletNow()
+	s.restartDaemon()
+	cluster.Holds(t, "offered without the daemon", 3*time.Second, s.kubeletLists(s.enis...))
+	if now, gaps := s.devicePlugins(), s.gaps(from, s.enis...); now != plugins || gaps[s.enis[0].resource()] > 0 {
+		t.Errorf("device plugin pods %q and then %q, times without a device %v", plugins, now, gaps)
+	}
 }
 
 // changeHands labels the Node, and waits until the devices have changed hands. No device is away for long meanwhile.
