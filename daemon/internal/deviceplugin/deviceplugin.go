@@ -164,6 +164,31 @@ func (p *Plugin) Linger(devices []offer.Device) {
 	}
 }
 
+// Check has the kubelet asked soon whether it has dropped a resource unseen: it lists none of the healthy devices, because another
+// plugin had registered later and has ended since. Such a resource is registered once more.
+func (p *Plugin) Check() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, r := range p.resources {
+		r.mu.Lock()
+		r.suspect = true
+		r.mu.Unlock()
+		r.kick()
+	}
+}
+
+// Renew registers each resource once more, after it has ended its connections. Call it when no other plugin serves them any more:
+// the end of one that had registered last has left the kubelet with an endpoint that looks healthy and gives out nothing.
+func (p *Plugin) Renew() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, r := range p.resources {
+		r.mu.Lock()
+		r.hangUp()
+		r.mu.Unlock()
+	}
+}
+
 func devicesOf(devices []offer.Device, name device.ResourceName) []offer.Device {
 	return slices.DeleteFunc(slices.Clone(devices), func(d offer.Device) bool { return d.Resource != name })
 }

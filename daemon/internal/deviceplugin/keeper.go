@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/backoff"
+	"github.com/multi-eni/multi-eni-cni/daemon/internal/offer"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 )
 
@@ -156,6 +157,10 @@ func (k *keeper) served(ctx context.Context, now time.Time) time.Duration {
 			k.plugin.Log.WithField("resource", k.name).Info("the kubelet has the resource from the daemon")
 		}
 	}
+	if k.droppedUnseen(ctx) {
+		k.stale = true
+		return 0
+	}
 	if len(k.checks) == 0 {
 		return idle
 	}
@@ -165,6 +170,19 @@ func (k *keeper) served(ctx context.Context, now time.Time) time.Duration {
 	k.checks = k.checks[1:]
 	k.check(ctx)
 	return 0
+}
+
+// droppedUnseen says, after Check was called, whether the kubelet lists nothing of the resource though it was sent healthy devices.
+func (k *keeper) droppedUnseen(ctx context.Context) bool {
+	k.mu.Lock()
+	suspect := k.suspect && k.newest != nil && k.newest.sent == k.version && slices.ContainsFunc(k.list, offer.Device.Healthy)
+	k.suspect = false
+	k.mu.Unlock()
+	if !suspect || k.plugin.Allocations == nil {
+		return false
+	}
+	known, err := k.plugin.allocations(ctx)
+	return err == nil && len(known.Allocatable[k.name]) == 0
 }
 
 // register listens if it must, and registers the resource.
@@ -202,6 +220,10 @@ func (k *keeper) register(ctx context.Context) (err error) {
 // awaitDropped waits until the kubelet has dropped the resource, as it does within a fraction of a millisecond after it
 // has closed a connection. An earlier question would cost another one, of the few that the kubelet admits.
 func (k *keeper) awaitDropped(ctx context.Context) {
+	if !slices.ContainsFunc(k.devices(), offer.Device.Healthy) { // the kubelet's list does not show it, and nobody is in a hurry
+		backoff.Sleep(ctx, droppedTime)
+		return
+	}
 	if k.plugin.Allocations == nil {
 		backoff.Sleep(ctx, droppedPoll)
 		return

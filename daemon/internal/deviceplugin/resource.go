@@ -30,6 +30,7 @@ type resource struct {
 	streams   map[*stream]bool
 	newest    *stream
 	lingering bool
+	suspect   bool               // whether the kubelet has dropped it unseen is to be asked
 	fault     error              // why the kubelet has not accepted the resource; nil for none
 	infoFault error              // why device-info files could not be written the last time; nil for none
 	abort     context.CancelFunc // ends the registration under way; nil for none
@@ -37,6 +38,7 @@ type resource struct {
 
 // stream is one connection of a kubelet that listens to the list of devices.
 type stream struct {
+	end    chan struct{} // holds a token when the daemon is to hang up
 	update chan struct{} // holds a token when there is a newer list
 	sent   int           // the version that was sent last
 	since  time.Time
@@ -71,6 +73,14 @@ func (r *resource) restart() {
 	r.kick()
 }
 
+// hangUp ends the newest connection, so that the daemon registers once more. The older ones stay: the kubelet must not have the ends of
+// several under way when it gets the registration. Hold mu.
+func (r *resource) hangUp() {
+	if r.newest != nil {
+		token(r.newest.end)
+	}
+}
+
 // end stops serving. Plugin.mu is held.
 func (r *resource) end() {
 	if r.cancel != nil {
@@ -89,6 +99,9 @@ func (r *resource) set(devices []offer.Device, lingering bool) (gone []offer.Dev
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.lingering != lingering {
+		if r.lingering { // another plugin may have registered since
+			r.hangUp()
+		}
 		r.lingering = lingering
 		r.kick()
 	}
@@ -129,7 +142,7 @@ func (r *resource) state() (_ offer.Resource, sent bool) {
 
 // ListAndWatch implements the device-plugin API: it sends each list until the kubelet hangs up.
 func (r *resource) ListAndWatch(_ *deviceapi.Empty, to grpc.ServerStreamingServer[deviceapi.ListAndWatchResponse]) error {
-	s := &stream{update: make(chan struct{}, 1), since: r.plugin.Now()}
+	s := &stream{update: make(chan struct{}, 1), end: make(chan struct{}, 1), since: r.plugin.Now()}
 	r.mu.Lock()
 	r.streams[s], r.newest = true, s
 	r.mu.Unlock()
@@ -157,6 +170,8 @@ func (r *resource) ListAndWatch(_ *deviceapi.Empty, to grpc.ServerStreamingServe
 		r.plugin.Changed()
 		select {
 		case <-s.update:
+		case <-s.end:
+			return nil
 		case <-to.Context().Done():
 			return nil
 		}

@@ -73,6 +73,8 @@ func Desired(in Input) Offer {
 	for i := range in.Rows {
 		if row := &in.Rows[i]; row.ResourceName != "" && row.PCIAddress != "" && !d.listed[row.PCIAddress] {
 			d.addRow(d.device(row))
+			// A pod may have got it before its resource was ours.
+			d.out.Asks = d.out.Asks || d.unasked() && row.Phase == nodestate.PhaseDraining && !d.listed[row.PCIAddress]
 		}
 	}
 	d.addRowless()
@@ -135,6 +137,10 @@ func (d *desired) addHeldAsOther() {
 		}
 		d.out.Asks = d.out.Asks || d.unasked()
 		dev := d.device(row)
+		if own := dev; own.Healthy() && own.Resource != "" {
+			own.Unfit = fmt.Sprintf("a pod has it as %s", held)
+			d.out.Withheld = append(d.out.Withheld, own) // so that the next daemon does not offer it at its start
+		}
 		dev.Resource, dev.Unfit = held, fmt.Sprintf("its resource is %q now, and a pod may have it as %s", row.ResourceName, held)
 		d.list(dev)
 	}

@@ -44,6 +44,12 @@ func (f *fakeOffer) Set(names []device.ResourceName, devices []offer.Device) {
 // Linger implements Offer.
 func (f *fakeOffer) Linger(devices []offer.Device) { f.devices, f.lingering = devices, true }
 
+// Check implements Offer.
+func (*fakeOffer) Check() {}
+
+// Renew implements Offer.
+func (*fakeOffer) Renew() {}
+
 // State implements Offer.
 func (f *fakeOffer) State() offer.State {
 	s := offer.State{Sent: !f.unsent, Kubelet: f.identity}

@@ -4,8 +4,8 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"slices"
+	"time"
 
 	"github.com/sirupsen/logrus"
 
@@ -27,6 +27,10 @@ type Offer interface {
 	Set(names []device.ResourceName, devices []offer.Device)
 	// Linger goes on with the resources that the kubelet listens to, with these devices, but asks it to listen no more.
 	Linger(devices []offer.Device)
+	// Check has the resources registered again that the kubelet has dropped unseen.
+	Check()
+	// Renew has each resource registered again.
+	Renew()
 	State() offer.State
 }
 
@@ -79,12 +83,12 @@ func (o *offering) takes() bool {
 }
 
 // entries returns the entries that the config is to have: all, unless the daemon takes them over. Then those that are
-// there stay until the kubelet has each resource from the daemon.
+// there stay until the kubelet has each resource from the daemon, with its devices.
 func (o *offering) entries(all []pcidp.Entry) []pcidp.Entry {
 	switch {
 	case !o.takes():
 		return all
-	case o.server.State().Registered():
+	case !o.unasked && o.server.State().Registered():
 		return nil
 	}
 	return slices.DeleteFunc(all, func(e pcidp.Entry) bool { return !slices.Contains(o.files.Checkpoint.OwnedResources, e.Resource) })
@@ -201,7 +205,8 @@ func (o *offering) offer(ctx context.Context, src inventory.Sources, devices []n
 		in.Kubelet = &inventory.Fact[inventory.Kubelet]{}
 	}
 	next := offer.Desired(in)
-	asked := next.Asks
+	owned := o.owned()
+	asked := next.Asks || len(owned) > 0
 	o.unasked = false
 	if asked {
 		known, err := o.kubelet.ask(ctx)
@@ -210,9 +215,10 @@ func (o *offering) offer(ctx context.Context, src inventory.Sources, devices []n
 			next = offer.Desired(in)
 		case err == nil:
 			*in.Kubelet = inventory.Known(known)
+			in.Names = slices.Concat(in.Names, owned)
 			next = offer.Desired(in)
 		default:
-			out.Unsettled, o.unasked = true, len(next.Withheld) > 0
+			out.Unsettled, o.unasked = true, len(next.Withheld)+len(owned) > 0
 			o.problems = append(o.problems, problem.New(reason.KubeletUnreadable,
 				"the kubelet's podresources socket cannot be asked, so the offer stays as it is, and nothing is added; check --podresources-socket", err))
 		}
@@ -232,6 +238,17 @@ func (o *offering) offer(ctx context.Context, src inventory.Sources, devices []n
 	if asked && hasRowless(next, devices) {
 		out.sooner(holderPoll)
 	}
+}
+
+// owned returns the resources that the SR-IOV device plugin still offers by our entries, and the daemon does not. A pod may have a
+// device of one that no NodeENI names any more.
+func (o *offering) owned() []device.ResourceName {
+	if !o.takes() || o.kubelet.from == nil {
+		return nil
+	}
+	return slices.DeleteFunc(slices.Clone(o.files.Checkpoint.OwnedResources), func(name device.ResourceName) bool {
+		return slices.Contains(o.memory().Names, name)
+	})
 }
 
 // hasRowless says whether a device is listed only because a pod holds it.
@@ -278,57 +295,6 @@ func (o *offering) linger(src inventory.Sources, devices []nodestate.Device) {
 	}
 }
 
-// findConflicts reads the config for entries that offer a resource or a device of ours.
-func (o *offering) findConflicts(devices []nodestate.Device, config *pluginConfig, src inventory.Sources) {
-	o.conflicts, o.unsure = config.file.Conflicts(pcidp.Request{
-		Entries: pcidp.Desired(devices), Owned: o.files.Checkpoint.OwnedResources, Node: config.node(src),
-	})
-}
-
-// twice says whether a device must not be added, because the device plugin may offer it.
-func (o *offering) twice(name device.ResourceName, pci device.PCIAddress) bool {
-	return o.unsure != nil || slices.ContainsFunc(o.conflicts, func(c pcidp.Conflict) bool {
-		return c.Resource == name && (c.Device == "" || c.Device == pci)
-	})
-}
-
-func (o *offering) reportConflicts() {
-	if !o.serves() && !o.refused {
-		o.conflicts, o.unsure = nil, nil
-	}
-	then := "the daemon does not add what is new of it"
-	if o.refused {
-		then = "the SR-IOV device plugin goes on offering this node's devices"
-	}
-	for _, c := range o.conflicts {
-		what := fmt.Sprintf("has the name of resource %s", c.Resource)
-		if c.Device != "" {
-			what = fmt.Sprintf("also matches %s of resource %s", c.Device, c.Resource)
-		}
-		o.problems = append(o.problems, problem.On(cmp.Or(c.Device.String(), c.Resource.String()), reason.OfferedTwice,
-			"entry %s of the device plugin config %s, so %s; delete the entry, or narrow its selectors", c.Entry, what, then))
-	}
-}
-
-func (o *offering) reportFaults() {
-	for _, r := range o.server.State().Resources {
-		if r.InfoFault != nil {
-			o.problems = append(o.problems, problem.On(r.Name.String(), reason.DeviceInfoUnwritable,
-				"device-info files of %s cannot be written, so no pod gets its devices; mount the host's folder writable, or correct --device-info-dir", r.Name).
-				With(r.InfoFault))
-		}
-		var other interface{ NotTaken() bool }
-		switch {
-		case r.Fault == nil:
-		case errors.As(r.Fault, &other):
-			o.problems = append(o.problems, problem.On(r.Name.String(), reason.OfferNotTaken, "%v", r.Fault))
-		default:
-			o.problems = append(o.problems, problem.On(r.Name.String(), reason.NotRegistered,
-				"resource %s is not registered with the kubelet, so no pod gets its devices: %v", r.Name, r.Fault))
-		}
-	}
-}
-
 // done ends a change between the modes when the device plugin serves its config, and returns the view. served says that
 // it is verified to, and withdrawn that it offers no device of ours unless the config lists it.
 func (o *offering) done(served, withdrawn bool, out *Outcome, did *view.Did) view.OfferView {
@@ -347,6 +313,10 @@ func (o *offering) done(served, withdrawn bool, out *Outcome, did *view.Did) vie
 		v.Resources = append(v.Resources, view.OfferedResource{Name: r.Name, Registered: r.Registered, Healthy: r.Healthy, Unhealthy: r.Unhealthy})
 	}
 	did.Registrations, o.accepted = s.Registrations-o.accepted, s.Registrations
+	if m.Changing || m.Mode != nodestate.OfferDevicePlugin && len(m.Names) > 0 {
+		o.server.Check() // the end of the SR-IOV device plugin drops a resource unseen that it has registered after the daemon
+		out.sooner(time.Second)
+	}
 	switch {
 	case m.Mode == nodestate.OfferDevicePlugin && !s.Registered():
 		v.State, v.Message = view.OfferWaiting, "the kubelet does not have each resource of the daemon; the Problems say why"
@@ -357,9 +327,10 @@ func (o *offering) done(served, withdrawn bool, out *Outcome, did *view.Did) vie
 	case m.Mode == nodestate.OfferDevicePlugin:
 		v.State = view.OfferOffered
 		if m.Changing && o.save(out, func(m *nodestate.OfferMemory) { m.Changing = false }) {
+			o.server.Renew()
 			o.changed(did, m.Mode)
 		}
-	case len(m.Names) > 0 && served:
+	case len(m.Names) > 0 && served && s.Registered(): // a registration under way would replace the SR-IOV device plugin's, and then end
 		o.handedBack(s, out, did)
 	case len(m.Names) > 0:
 		v.State, v.Message = view.OfferHandingBack, "the SR-IOV device plugin is not verified to offer the devices yet, so the daemon goes on"
