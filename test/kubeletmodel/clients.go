@@ -154,6 +154,16 @@ func (k *Kubelet) deregister(c *client) {
 	})
 }
 
+// Drop disconnects the newest plugin of a resource, without a reason that the plugin knows.
+func (k *Kubelet) Drop(resource string) {
+	k.serverMu.Lock()
+	all := k.clients[resource]
+	k.serverMu.Unlock()
+	if len(all) > 0 {
+		k.disconnect(all[len(all)-1])
+	}
+}
+
 func (k *Kubelet) disconnect(c *client) {
 	k.deregister(c)
 	k.o.Pause(Deregistered, c.resource)

@@ -22,6 +22,7 @@ func (k *Kubelet) receive(resource string, devices []*deviceapi.Device) {
 			k.unhealthy[resource].add(d.GetID())
 		}
 	}
+	k.o.Changed(resource, len(k.healthy[resource]))
 	k.write()
 }
 
@@ -34,6 +35,7 @@ func (k *Kubelet) markUnhealthy(resource string) {
 		k.unhealthy[resource] = set{}
 	}
 	maps.Copy(k.unhealthy[resource], was)
+	k.o.Changed(resource, 0)
 }
 
 // Capacity reports the numbers that the kubelet writes into the Node's status, as often as it does (every 10 s): of all devices, and

@@ -69,6 +69,9 @@ type Options struct {
 	Now func() time.Time
 	// Pause is called without locks at each Point.
 	Pause func(p Point, resource string)
+	// Changed is called with the number of a resource's healthy devices after each list, and when they become unhealthy. It must not
+	// call the kubelet. Nil: nobody looks.
+	Changed func(resource string, healthy int)
 	// Pick chooses n of the sorted available devices where the real kubelet takes any. Nil stands for the first.
 	Pick func(available []string, n int) []string
 }
@@ -170,6 +173,9 @@ func Start(o Options) *Kubelet {
 	if o.Pause == nil {
 		o.Pause = func(Point, string) {}
 	}
+	if o.Changed == nil {
+		o.Changed = func(string, int) {}
+	}
 	if o.Pick == nil {
 		o.Pick = func(available []string, n int) []string { return available[:n] }
 	}
@@ -228,6 +234,13 @@ func (k *Kubelet) Hang(on bool) {
 		close(k.hang)
 		k.hang = nil
 	}
+}
+
+// Hangs says whether the kubelet stands still.
+func (k *Kubelet) Hangs() bool {
+	k.hangMu.Lock()
+	defer k.hangMu.Unlock()
+	return k.hang != nil
 }
 
 // unhung waits until the kubelet does not hang.
