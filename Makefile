@@ -189,7 +189,7 @@ fuzz: go-version ## Run every fuzz target for FUZZTIME each (30 times FUZZTIME, 
 
 SEQUENCES ?= 10000
 .PHONY: sequences
-sequences: go-version ## Let SEQUENCES generated stories happen to a node, its neighbours and its cluster; the seeds are printed (7 min)
+sequences: go-version ## Let SEQUENCES generated stories happen to a node, its neighbours and its cluster; the seeds are printed (9 min)
 	$(go) test -count=1 -timeout 30m -v -run '^TestSequences$$' ./daemon/internal/kube/nodeeni -sequences $(SEQUENCES) | grep -v '^=== '
 	$(go) test -count=1 -timeout 30m -v -run '^TestNeighbours$$' ./daemon/internal/kube -neighbours $(SEQUENCES) | grep -v '^=== '
 	$(go) test -count=1 -timeout 30m -v -run '^TestModel$$' ./daemon/internal/reconcile -sequences $$(( $(SEQUENCES) / 50 )) | grep -v -e '^=== ' -e '--- PASS: TestModel/'

@@ -73,6 +73,7 @@ func newOfferWorld(t *testing.T, dir string, seed uint64) *offerWorld {
 		wish: Wish{Mode: nodestate.OfferDevicePlugin, Known: true},
 	}
 	w.sriov.w, w.sriov.restarts = w, make(chan struct{}, 1)
+	w.version = []kubeletmodel.Version{kubeletmodel.V136, kubeletmodel.V136, kubeletmodel.V137}[seed%3]
 	for e := range offerSlots + 1 {
 		w.imds.enis[e] = vpc.ENI{ID: eniID(e), MAC: mac(e), DeviceIndex: e, SubnetID: subnet(e), Primary: e == 0}
 		w.host.links[e] = link.Link{Index: e + 10, Name: ifname(e), MAC: mac(e), MTU: 1500, Parent: pci(e), Up: true}
