@@ -26,6 +26,7 @@ type Kubelet struct {
 
 	mu      sync.Mutex
 	health  map[string][]Health // by device
+	listed  map[string]int      // in how many connections' last lists a device is
 	answers map[string]*deviceapi.ContainerAllocateResponse
 }
 
@@ -35,13 +36,16 @@ type Health struct {
 	At time.Time
 }
 
-// Unlisted is the Health of a device that has left its list, or whose list has ended.
+// Unlisted is the Health of a device that is in no list any more.
 const Unlisted = "Unlisted"
 
 // StartKubelet runs a kubelet until the test's end. Its node has one pod, without devices.
 func StartKubelet(t testing.TB) *Kubelet {
 	t.Helper()
-	k := &Kubelet{t: t, node: kubeletmodel.NewNode(), health: map[string][]Health{}, answers: map[string]*deviceapi.ContainerAllocateResponse{}}
+	k := &Kubelet{
+		t: t, node: kubeletmodel.NewNode(), health: map[string][]Health{}, listed: map[string]int{},
+		answers: map[string]*deviceapi.ContainerAllocateResponse{},
+	}
 	folder, podresources := filepath.Join(KubeletDir, "device-plugins"), filepath.Join(KubeletDir, "pod-resources")
 	for _, dir := range []string{folder, podresources} {
 		Must(t, os.MkdirAll(dir, 0o750))
@@ -137,13 +141,16 @@ type lists struct {
 // Recv returns the next list.
 func (l *lists) Recv() (*deviceapi.ListAndWatchResponse, error) {
 	list, err := l.listStream.Recv()
+	l.k.mu.Lock()
+	defer l.k.mu.Unlock()
 	now := map[string]bool{}
 	for _, d := range list.GetDevices() {
 		now[d.GetID()] = true
+		l.k.listed[d.GetID()]++
 		l.k.note(d.GetID(), d.GetHealth())
 	}
 	for id := range l.last {
-		if !now[id] {
+		if l.k.listed[id]--; l.k.listed[id] == 0 {
 			l.k.note(id, Unlisted)
 		}
 	}
@@ -151,9 +158,8 @@ func (l *lists) Recv() (*deviceapi.ListAndWatchResponse, error) {
 	return list, err
 }
 
+// note needs mu.
 func (k *Kubelet) note(device, is string) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
 	if was := k.health[device]; len(was) == 0 || was[len(was)-1].Is != is {
 		k.health[device] = append(was, Health{is, time.Now()})
 	}
