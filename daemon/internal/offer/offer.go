@@ -129,8 +129,8 @@ func (d *desired) addHeldAsOther() {
 	for i := range d.Rows {
 		row := &d.Rows[i]
 		held := d.heldAs(row.PCIAddress)
-		if d.unasked() {
-			held = d.before[row.PCIAddress].Resource
+		if was := d.before[row.PCIAddress]; d.unasked() || held == "" && was.Healthy() {
+			held = was.Resource // the kubelet may be giving it to a pod at this moment, so it is unfit first
 		}
 		if row.PCIAddress == "" || held == "" || held == row.ResourceName || d.listed[row.PCIAddress] || !slices.Contains(d.Names, held) {
 			continue
@@ -138,7 +138,7 @@ func (d *desired) addHeldAsOther() {
 		d.out.Asks = d.out.Asks || d.unasked()
 		dev := d.device(row)
 		if own := dev; own.Healthy() && own.Resource != "" {
-			own.Unfit = fmt.Sprintf("a pod has it as %s", held)
+			own.Unfit = fmt.Sprintf("a pod may have it as %s", held)
 			d.out.Withheld = append(d.out.Withheld, own) // so that the next daemon does not offer it at its start
 		}
 		dev.Resource, dev.Unfit = held, fmt.Sprintf("its resource is %q now, and a pod may have it as %s", row.ResourceName, held)

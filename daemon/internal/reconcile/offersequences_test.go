@@ -210,6 +210,10 @@ func (g *offerGenerator) run() string {
 	g.node.AddPod(kubeletmodel.Pod{UID: pod, Containers: []kubeletmodel.Container{c}})
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
+	if g.rng.IntN(4) == 0 { // its resource changes while the kubelet allocates
+		free = 0
+		time.AfterFunc(g.upTo(3*time.Millisecond), func() { g.rename(resource) })
+	}
 	err := g.k.Admit(ctx, pod, c)
 	if err != nil {
 		g.node.EndPod(pod)
@@ -225,6 +229,18 @@ func (g *offerGenerator) run() string {
 		g.Errorf("UnexpectedAdmissionError: %v", err)
 	}
 	return fmt.Sprintf("pod %s wants %s: %v", pod, resource, err)
+}
+
+// rename gives all devices of a resource the other name.
+func (g *offerGenerator) rename(resource string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for e, name := range g.declared {
+		if name == resource {
+			g.declared[e] = map[string]string{offerResources[0]: offerResources[1], offerResources[1]: offerResources[0]}[name]
+		}
+	}
+	g.awake()
 }
 
 // free are the healthy devices that no pod has.
