@@ -43,6 +43,7 @@ func TestOfferHeldName(t *testing.T) {
 	draining := func() error {
 		return errors.Join(s.lists(a, nodestate.PhaseDraining)(), s.serves(a, b)(), s.kubeletLists(b)(), s.hasDevice("p1", a))
 	}
+	cluster.Eventually(t, "draining", settle, draining) // the kubelet learns of it before the inventory
 	cluster.Holds(t, "served", 3*time.Second, draining)
 	s.killContainer("p1")
 	if gap := s.gaps(from, a, b); gap[b.resource()] > 0 {
