@@ -5,6 +5,8 @@
 //   - It knows one plugin for each resource: a registration replaces the one before, whose connection stays open.
 //   - The end of any connection of a resource drops the resource's current plugin, up to v1.36: so the exit of the SR-IOV
 //     device plugin drops the daemon too, which then registers again.
+//   - A registration whose plugin does not answer for its options fails, and has the kubelet forget the resource's current
+//     plugin, up to v1.36, but not its devices and its connection: so nothing is dropped at another connection's end.
 //   - It closes the connection first, and marks the plugin of that name as stopped after that. A registration between the
 //     two is taken, and stopped: its devices look healthy, no pod gets them, and they vanish after 5 minutes.
 //   - A kubelet that starts removes every socket of the folder, and then makes its own.
@@ -44,6 +46,9 @@ type Kubelet interface {
 	Listen(name device.ResourceName, server deviceapi.DevicePluginServer) (stop func(), err error)
 	// Register has the kubelet connect to a served resource.
 	Register(ctx context.Context, name device.ResourceName) error
+	// Forget has the kubelet forget which of a resource's connections is the current one, which it would close at the end
+	// of any other, up to v1.36. The devices stay as they are.
+	Forget(ctx context.Context, name device.ResourceName) error
 	// Watch calls changed when Identity may have changed, until ctx ends.
 	Watch(ctx context.Context, changed func())
 }
@@ -82,6 +87,7 @@ type Plugin struct {
 	keep          func(*resource) // keep begins to serve a resource; nil before Run
 	kubelet       string          // the identity that was seen last
 	resources     map[device.ResourceName]*resource
+	detach        bool // see Detach
 	registrations int
 }
 
@@ -137,7 +143,9 @@ func (p *Plugin) Set(names []device.ResourceName, devices []offer.Device) {
 		if !slices.Contains(names, name) {
 			p.unlist(r.devices())
 			r.end()
-			delete(p.resources, name)
+			if r.cancel == nil {
+				delete(p.resources, name)
+			}
 		}
 	}
 	for _, name := range names {
@@ -177,15 +185,18 @@ func (p *Plugin) Check() {
 	}
 }
 
-// Renew registers each resource once more, after it has ended its connections. Call it when no other plugin serves them any more:
-// the end of one that had registered last has left the kubelet with an endpoint that looks healthy and gives out nothing.
-func (p *Plugin) Renew() {
+// Detach has the kubelet leave the daemon's connections open at the end of another plugin of the same resources. Nothing
+// ends them then until Detach(false), and a kubelet does not notice the end of a detached plugin, so it is for a moment
+// only. A resource does not count as registered before it is detached. Detach(false) registers each once more.
+func (p *Plugin) Detach(on bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.detach == on {
+		return
+	}
+	p.detach = on
 	for _, r := range p.resources {
-		r.mu.Lock()
-		r.hangUp()
-		r.mu.Unlock()
+		r.kick()
 	}
 }
 
@@ -213,21 +224,28 @@ func (p *Plugin) start(r *resource) {
 func (p *Plugin) State() offer.State {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	s := offer.State{Sent: true, Kubelet: p.kubelet, Registrations: p.registrations}
-	for _, r := range p.resources {
-		state, sent := r.state()
-		s.Resources = append(s.Resources, state)
+	s := offer.State{Sent: true, Kubelet: p.kubelet, Registrations: p.registrations, Given: map[device.PCIAddress]device.ResourceName{}}
+	for name, r := range p.resources {
+		r.mu.Lock()
+		for _, pci := range r.givenLately(p.Now()) {
+			s.Given[pci] = name
+		}
+		r.mu.Unlock()
+		state, sent, ending := r.state(p.detach)
 		s.Sent = s.Sent && sent
+		if !ending {
+			s.Resources = append(s.Resources, state)
+		}
 	}
 	slices.SortFunc(s.Resources, func(a, b offer.Resource) int { return cmp.Compare(a.Name, b.Name) })
 	return s
 }
 
-// identity is the kubelet that was seen last.
-func (p *Plugin) identity() string {
+// situation is the kubelet that was seen last, and the wish of Detach.
+func (p *Plugin) situation() (kubelet string, detach bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.kubelet
+	return p.kubelet, p.detach
 }
 
 // forget drops a resource that has ended by itself.

@@ -17,10 +17,18 @@ func (r *resource) keep(ctx context.Context) {
 	k := keeper{resource: r, failures: backoff.Backoff{First: registerFirst, Cap: registerLast}}
 	defer k.close()
 	for ctx.Err() == nil {
+		leave, ended := r.leave(r.plugin.Now())
+		if ended {
+			r.plugin.forget(r)
+			return
+		}
 		wait, done := k.step(ctx)
 		if done {
 			r.plugin.forget(r)
 			return
+		}
+		if leave > 0 {
+			wait = min(wait, leave)
 		}
 		timer := time.NewTimer(wait)
 		select {
@@ -45,6 +53,7 @@ type keeper struct {
 	checks   []time.Time     // when to compare the kubelet's list with ours
 	stale    bool            // the kubelet's list was seen to differ, so register once more
 	notTaken int             // how often it differed
+	tries    int             // how often the kubelet was asked to detach the resource since it was registered
 	logged   logged
 }
 
@@ -70,15 +79,16 @@ func (k *keeper) close() {
 // step does the next thing that has to be done. It returns the time after which to step again, and whether the resource
 // has ended.
 func (k *keeper) step(ctx context.Context) (wait time.Duration, done bool) {
-	now, kubelet := k.plugin.Now(), k.plugin.identity()
+	now := k.plugin.Now()
+	kubelet, detach := k.plugin.situation()
 	k.mu.Lock()
-	newest, open, lingering := k.newest, len(k.streams), k.lingering
+	newest, open, lingering, ending := k.newest, len(k.streams), k.lingering, k.ending
 	k.mu.Unlock()
 	k.noteEnd(now, newest)
 	switch {
 	case lingering && open == 0:
 		return 0, true
-	case lingering:
+	case lingering || ending:
 		return idle, false
 	case kubelet == "":
 		k.failed(errNoKubelet)
@@ -88,7 +98,7 @@ func (k *keeper) step(ctx context.Context) (wait time.Duration, done bool) {
 		*k = keeper{resource: k.resource, failures: k.failures, kubelet: kubelet, was: newest, logged: k.logged}
 		k.failures.Reset()
 	case newest != nil && !k.stale:
-		return k.served(ctx, now), false
+		return k.served(ctx, now, detach), false
 	case now.Before(k.retry):
 		return k.retry.Sub(now), false
 	case newest == nil && !k.accepted.IsZero() && !k.dropped:
@@ -148,8 +158,11 @@ func (k *keeper) setFault(err error) {
 }
 
 // served notes that the kubelet listens, compares its list with ours when that is due, and returns the wait.
-func (k *keeper) served(ctx context.Context, now time.Time) time.Duration {
+func (k *keeper) served(ctx context.Context, now time.Time, detach bool) time.Duration {
 	k.accepted = time.Time{}
+	if wait := k.attach(ctx, detach); wait > 0 || k.stale {
+		return wait
+	}
 	if k.notTaken == 0 {
 		k.setFault(nil)
 		if k.logged != serves {
@@ -170,6 +183,47 @@ func (k *keeper) served(ctx context.Context, now time.Time) time.Duration {
 	k.checks = k.checks[1:]
 	k.check(ctx)
 	return 0
+}
+
+// detachTries is how often a kubelet is asked to detach a resource, detachApart between two. One that does not is taken as
+// it is: then the resource is registered again when it is dropped.
+const (
+	detachTries = 3
+	detachApart = 200 * time.Millisecond
+)
+
+// attach detaches the resource, or registers it once more, as the plugin wishes. It returns the wait before another try.
+func (k *keeper) attach(ctx context.Context, detach bool) time.Duration {
+	k.mu.Lock()
+	detached := k.detached
+	k.mu.Unlock()
+	switch {
+	case detach == detached:
+		return 0
+	case !detach:
+		k.stale = true
+		return 0
+	}
+	if k.tries++; k.tries < detachTries {
+		bounded, cancel := context.WithTimeout(ctx, registerTime)
+		defer cancel()
+		if err := k.plugin.Kubelet.Forget(bounded, k.name); err != nil {
+			k.plugin.Log.WithError(err).WithField("resource", k.name).Debug("the kubelet does not detach a resource, trying again")
+			return detachApart
+		}
+	}
+	k.setDetached(true)
+	return 0
+}
+
+func (k *keeper) setDetached(is bool) {
+	k.mu.Lock()
+	was := k.detached
+	k.detached = is
+	k.mu.Unlock()
+	if is != was {
+		k.plugin.Changed()
+	}
 }
 
 // droppedUnseen says, after Check was called, whether the kubelet lists nothing of the resource though it was sent healthy devices.
@@ -208,7 +262,8 @@ func (k *keeper) register(ctx context.Context) (err error) {
 		return err
 	}
 	now := k.plugin.Now()
-	k.accepted, k.dropped, k.stale, k.checks = now, false, false, nil
+	k.setDetached(false)
+	k.accepted, k.dropped, k.stale, k.checks, k.tries = now, false, false, nil, 0
 	k.retry = now.Add(k.failures.Failed()) // only a connection that lasts is a success
 	for _, after := range checksAfter() {
 		k.checks = append(k.checks, now.Add(after))

@@ -23,13 +23,14 @@ import (
 
 // peer is a kubelet without sockets, whose times are a bubble's.
 type peer struct {
-	mu       sync.Mutex
-	identity string
-	changed  func()
-	servers  map[device.ResourceName]deviceapi.DevicePluginServer
-	register func(ctx context.Context, name device.ResourceName) error
-	times    map[device.ResourceName][]time.Time // of registrations
-	streams  map[device.ResourceName][]*peerStream
+	mu        sync.Mutex
+	identity  string
+	forgotten int
+	changed   func()
+	servers   map[device.ResourceName]deviceapi.DevicePluginServer
+	register  func(ctx context.Context, name device.ResourceName) error
+	times     map[device.ResourceName][]time.Time // of registrations
+	streams   map[device.ResourceName][]*peerStream
 }
 
 type peerStream struct {
@@ -106,6 +107,13 @@ func (p *peer) Register(ctx context.Context, name device.ResourceName) error {
 		return f(ctx, name)
 	}
 	p.listen(name, false)
+	return nil
+}
+
+func (p *peer) Forget(context.Context, device.ResourceName) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.forgotten++
 	return nil
 }
 

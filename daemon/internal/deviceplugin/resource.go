@@ -30,11 +30,29 @@ type resource struct {
 	streams   map[*stream]bool
 	newest    *stream
 	lingering bool
-	suspect   bool               // whether the kubelet has dropped it unseen is to be asked
-	fault     error              // why the kubelet has not accepted the resource; nil for none
-	infoFault error              // why device-info files could not be written the last time; nil for none
-	abort     context.CancelFunc // ends the registration under way; nil for none
+	// leaving are devices that are listed no more by the daemon's wish, and still are for leaveTime, as unfit.
+	leaving   map[device.PCIAddress]leaving
+	given     map[device.PCIAddress]time.Time // when Allocate last gave a device
+	ending    bool                            // the resource is served until nothing is leaving
+	detached  bool                            // the kubelet does not close the newest connection at the end of another plugin's
+	suspect   bool                            // whether the kubelet has dropped it unseen is to be asked
+	fault     error                           // why the kubelet has not accepted the resource; nil for none
+	infoFault error                           // why device-info files could not be written the last time; nil for none
+	abort     context.CancelFunc              // ends the registration under way; nil for none
 }
+
+// leaving is a device that is about to be listed no more.
+type leaving struct {
+	offer.Device
+	until time.Time
+}
+
+// leaveTime is how long a device is listed after it has left the offer. A kubelet up to v1.36 at least ends with a panic if
+// it has a device that it has just been given by Allocate in no list (allocateContainerResources in manager.go).
+const leaveTime = 10 * time.Second
+
+// givenTime is how long a device counts as held after Allocate has given it: the kubelet lists its holder only later.
+const givenTime = 10 * time.Second
 
 // stream is one connection of a kubelet that listens to the list of devices.
 type stream struct {
@@ -45,7 +63,8 @@ type stream struct {
 }
 
 func newResource(p *Plugin, name device.ResourceName) *resource {
-	return &resource{plugin: p, name: name, kicked: make(chan struct{}, 1), streams: map[*stream]bool{}, version: 1}
+	return &resource{plugin: p, name: name, kicked: make(chan struct{}, 1), streams: map[*stream]bool{}, version: 1, leaving: map[device.PCIAddress]leaving{},
+		given: map[device.PCIAddress]time.Time{}}
 }
 
 func token(c chan struct{}) {
@@ -81,11 +100,13 @@ func (r *resource) hangUp() {
 	}
 }
 
-// end stops serving. Plugin.mu is held.
+// end has the resource served no more once nothing is leaving.
 func (r *resource) end() {
-	if r.cancel != nil {
-		r.cancel()
-	}
+	r.set(nil, false)
+	r.mu.Lock()
+	r.ending = true
+	r.mu.Unlock()
+	r.kick()
 }
 
 func (r *resource) devices() []offer.Device {
@@ -105,27 +126,78 @@ func (r *resource) set(devices []offer.Device, lingering bool) (gone []offer.Dev
 		r.lingering = lingering
 		r.kick()
 	}
+	r.ending = false
 	if slices.Equal(r.list, devices) {
 		return nil
 	}
 	for _, d := range r.list {
 		if !slices.ContainsFunc(devices, func(n offer.Device) bool { return n.ID == d.ID }) {
 			gone = append(gone, d)
+			d.Unfit = "it has left the offer"
+			r.leaving[d.ID] = leaving{d, r.plugin.Now().Add(leaveTime)}
 		}
 	}
+	for _, d := range devices {
+		delete(r.leaving, d.ID)
+	}
 	r.list = devices
+	r.changed()
+	r.kick()
+	return gone
+}
+
+// changed has each connection told of the list. Hold mu.
+func (r *resource) changed() {
 	r.version++
 	for s := range r.streams {
 		token(s.update)
 	}
-	return gone
 }
 
-// state also says whether each connection has been sent the list.
-func (r *resource) state() (_ offer.Resource, sent bool) {
+// leave drops the devices whose time is over. It returns the time until the next one, 0 for none, and whether the
+// resource has ended: it is wanted no more, nothing is leaving, and each connection has been told.
+func (r *resource) leave(now time.Time) (wait time.Duration, ended bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	s := offer.Resource{Name: r.name, Registered: r.newest != nil, Lingering: r.lingering, Fault: r.fault, InfoFault: r.infoFault}
+	before := len(r.leaving)
+	for pci, l := range r.leaving {
+		if left := l.until.Sub(now); left <= 0 {
+			delete(r.leaving, pci)
+		} else if wait == 0 || left < wait {
+			wait = left
+		}
+	}
+	if len(r.leaving) < before {
+		r.changed()
+	}
+	return wait, r.ending && len(r.leaving) == 0 && r.sent()
+}
+
+// sent says whether each connection has been sent the list. Hold mu.
+func (r *resource) sent() bool {
+	for c := range r.streams {
+		if c.sent != r.version {
+			return false
+		}
+	}
+	return true
+}
+
+// told is the list for the kubelet: the devices, and those that are leaving. Hold mu.
+func (r *resource) told() []offer.Device {
+	all := slices.Clone(r.list)
+	for _, l := range r.leaving {
+		all = append(all, l.Device)
+	}
+	return all
+}
+
+// state also says whether each connection has been sent the list, and whether the resource is wanted no more. It is
+// registered when it is detached, too, if that is wanted.
+func (r *resource) state(detach bool) (_ offer.Resource, sent, ending bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s := offer.Resource{Name: r.name, Registered: r.newest != nil && (r.detached || !detach), Lingering: r.lingering, Fault: r.fault, InfoFault: r.infoFault}
 	for _, d := range r.list {
 		if d.Healthy() {
 			s.Healthy++
@@ -133,11 +205,7 @@ func (r *resource) state() (_ offer.Resource, sent bool) {
 			s.Unhealthy++
 		}
 	}
-	sent = true
-	for c := range r.streams {
-		sent = sent && c.sent == r.version
-	}
-	return s, sent
+	return s, r.sent(), r.ending
 }
 
 // ListAndWatch implements the device-plugin API: it sends each list until the kubelet hangs up.
@@ -158,7 +226,7 @@ func (r *resource) ListAndWatch(_ *deviceapi.Empty, to grpc.ServerStreamingServe
 	}()
 	for {
 		r.mu.Lock()
-		list, version := r.list, r.version
+		list, version := r.told(), r.version
 		r.mu.Unlock()
 		if err := to.Send(listOf(list)); err != nil {
 			return err
@@ -216,7 +284,7 @@ func (r *resource) GetPreferredAllocation(_ context.Context, in *deviceapi.Prefe
 func (r *resource) Allocate(_ context.Context, in *deviceapi.AllocateRequest) (*deviceapi.AllocateResponse, error) {
 	out := &deviceapi.AllocateResponse{}
 	for _, c := range in.GetContainerRequests() {
-		devices, err := r.find(c.GetDevicesIds())
+		devices, err := r.give(c.GetDevicesIds())
 		if err != nil {
 			return nil, err
 		}
@@ -232,6 +300,29 @@ func (r *resource) Allocate(_ context.Context, in *deviceapi.AllocateRequest) (*
 	return out, nil
 }
 
+// give returns the devices that a container may get, and counts them as held from now on.
+func (r *resource) give(ids []string) ([]offer.Device, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	found, err := r.find(ids)
+	for _, d := range found {
+		r.given[d.ID] = r.plugin.Now()
+	}
+	return found, err
+}
+
+// givenLately returns the devices that count as held. Hold mu.
+func (r *resource) givenLately(now time.Time) (all []device.PCIAddress) {
+	for pci, at := range r.given {
+		if now.Sub(at) >= givenTime {
+			delete(r.given, pci)
+			continue
+		}
+		all = append(all, pci)
+	}
+	return all
+}
+
 // writeInfo writes the device-info files that are missing.
 func (r *resource) writeInfo(devices []offer.Device) error {
 	err := r.plugin.info.write(devices)
@@ -245,9 +336,9 @@ func (r *resource) writeInfo(devices []offer.Device) error {
 	return err
 }
 
-func (r *resource) find(ids []string) ([]offer.Device, error) {
-	var found []offer.Device
-	list := r.devices()
+// find returns the devices, if a container may get each. Hold mu.
+func (r *resource) find(ids []string) (found []offer.Device, err error) {
+	list := r.list
 	for _, id := range ids {
 		i := slices.IndexFunc(list, func(d offer.Device) bool { return d.ID.String() == id })
 		switch {

@@ -12,11 +12,14 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
 	deviceapi "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/filewatch"
@@ -157,6 +160,41 @@ func (s *Sockets) Register(ctx context.Context, name device.ResourceName) error 
 	s.mu.Unlock()
 	remove(before)
 	return nil
+}
+
+// decoy is a device plugin that knows nothing of its options.
+type decoy struct {
+	deviceapi.UnimplementedDevicePluginServer
+	asked atomic.Bool
+}
+
+// GetDevicePluginOptions implements the device-plugin API.
+func (d *decoy) GetDevicePluginOptions(context.Context, *deviceapi.Empty) (*deviceapi.DevicePluginOptions, error) {
+	d.asked.Store(true)
+	return nil, status.Error(codes.Unavailable, "this registration only has the kubelet forget which connection is the current one")
+}
+
+// Forget implements Kubelet, by a registration that fails.
+func (s *Sockets) Forget(ctx context.Context, name device.ResourceName) error {
+	endpoint := socketName(name, fmt.Sprintf("%08x", rand.Uint32())) //nolint:gosec // it need not be a secret
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: filepath.Join(s.dir, endpoint), Net: "unix"})
+	if err != nil {
+		return fmt.Errorf("listen for %s: %w", name, err)
+	}
+	defer remove(l)
+	var d decoy
+	server := grpc.NewServer()
+	deviceapi.RegisterDevicePluginServer(server, &d)
+	go server.Serve(l) //nolint:errcheck // it ends with Stop
+	defer server.Stop()
+	err = s.register(ctx, name, endpoint)
+	switch {
+	case d.asked.Load():
+		return nil
+	case err == nil:
+		err = errors.New("the kubelet does not ask a plugin for its options")
+	}
+	return err
 }
 
 func (s *Sockets) register(ctx context.Context, name device.ResourceName, endpoint string) error {

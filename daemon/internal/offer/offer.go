@@ -4,6 +4,7 @@ package offer
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/inventory"
@@ -43,6 +44,9 @@ type Input struct {
 	// and it may not know its pods yet, so that nothing is taken away.
 	NoPods bool
 	Before []Device // the devices listed until now
+	// Given are devices that a container was given a moment ago, and its resource: the kubelet may not list it as a holder
+	// yet.
+	Given map[device.PCIAddress]device.ResourceName
 	// Recorded are the devices that attachment records hold. Another pod's device is not added.
 	Recorded map[device.PCIAddress]bool
 	// Twice says whether the device plugin's config offers the resource or the device, too. Such a device is not added.
@@ -106,17 +110,20 @@ type desired struct {
 // unasked says that there is a kubelet, and its allocations are unknown.
 func (d *desired) unasked() bool { return d.Kubelet != nil && !d.Kubelet.Known }
 
-// heldAs returns the resource under which a pod holds a device; "" for none.
-func (d *desired) heldAs(pci device.PCIAddress) device.ResourceName {
-	if d.Kubelet == nil {
-		return ""
+// heldAs returns the resource under which a pod holds a device; "" for none. If pods hold it under several, it is another
+// one than own, the first by name.
+func (d *desired) heldAs(pci device.PCIAddress, own device.ResourceName) (held device.ResourceName) {
+	if held = d.Given[pci]; held != "" && held != own || d.Kubelet == nil {
+		return held
 	}
-	for name, held := range d.Kubelet.Value.Held {
-		if slices.Contains(held, pci) {
-			return name
+	for _, name := range slices.Sorted(maps.Keys(d.Kubelet.Value.Held)) {
+		if slices.Contains(d.Kubelet.Value.Held[name], pci) {
+			if held = name; name != own {
+				return name
+			}
 		}
 	}
-	return ""
+	return held
 }
 
 func (d *desired) list(dev Device) {
@@ -128,7 +135,7 @@ func (d *desired) list(dev Device) {
 func (d *desired) addHeldAsOther() {
 	for i := range d.Rows {
 		row := &d.Rows[i]
-		held := d.heldAs(row.PCIAddress)
+		held := d.heldAs(row.PCIAddress, row.ResourceName)
 		if was := d.before[row.PCIAddress]; d.unasked() || held == "" && was.Healthy() {
 			held = was.Resource // the kubelet may be giving it to a pod at this moment, so it is unfit first
 		}
@@ -149,7 +156,7 @@ func (d *desired) addHeldAsOther() {
 func (d *desired) addRow(dev Device) {
 	was, listed := d.before[dev.ID]
 	listed = listed && was.Resource == dev.Resource
-	held := d.heldAs(dev.ID)
+	held := d.heldAs(dev.ID, dev.Resource)
 	switch {
 	case !dev.Healthy():
 		if listed || held == dev.Resource {
@@ -182,7 +189,12 @@ func (d *desired) addRowless() {
 	for _, name := range d.Names {
 		var held []device.PCIAddress
 		if d.Kubelet != nil {
-			held = d.Kubelet.Value.Held[name]
+			held = slices.Clone(d.Kubelet.Value.Held[name])
+		}
+		for pci, given := range d.Given {
+			if given == name {
+				held = append(held, pci)
+			}
 		}
 		for _, pci := range held {
 			if !d.listed[pci] {
@@ -281,6 +293,8 @@ func Preferred(known []Device, available, must []string, size int) []string {
 // State is the state of the servers of the daemon's resources.
 type State struct {
 	Resources []Resource // by name
+	// Given are the devices that a container was given a moment ago, with their resources.
+	Given map[device.PCIAddress]device.ResourceName
 	// Sent says that each listening kubelet has been sent the devices of the last Set.
 	Sent bool
 	// Kubelet identifies the kubelet that listens at the registration socket; "" for none.

@@ -47,8 +47,8 @@ func (f *fakeOffer) Linger(devices []offer.Device) { f.devices, f.lingering = de
 // Check implements Offer.
 func (*fakeOffer) Check() {}
 
-// Renew implements Offer.
-func (*fakeOffer) Renew() {}
+// Detach implements Offer.
+func (*fakeOffer) Detach(bool) {}
 
 // State implements Offer.
 func (f *fakeOffer) State() offer.State {

@@ -133,8 +133,8 @@ func (d *offerDaemon) Linger(devices []offer.Device) { d.plugin.Linger(devices) 
 // Check implements Offer.
 func (d *offerDaemon) Check() { d.plugin.Check() }
 
-// Renew implements Offer.
-func (d *offerDaemon) Renew() { d.plugin.Renew() }
+// Detach implements Offer.
+func (d *offerDaemon) Detach(on bool) { d.plugin.Detach(on) }
 
 // State implements Offer.
 func (d *offerDaemon) State() offer.State { return d.plugin.State() }
@@ -184,6 +184,32 @@ func (d *offerDaemon) Register(ctx context.Context, name device.ResourceName) er
 	d.w.sockets.Remove(socket) // its connections stay
 	d.w.tell("    the kubelet has registered %s: %v", name, err)
 	return err
+}
+
+// decoy is a device plugin that does not answer for its options.
+type decoy struct {
+	deviceapi.UnimplementedDevicePluginServer
+}
+
+// Forget implements deviceplugin.Kubelet.
+func (d *offerDaemon) Forget(ctx context.Context, name device.ResourceName) error {
+	k := d.w.kubelet()
+	d.mu.Lock()
+	if d.dead || k == nil {
+		d.mu.Unlock()
+		return errAway
+	}
+	d.registered++
+	socket := fmt.Sprintf("multi-eni-%p-%d.sock", d, d.registered)
+	l := d.w.sockets.Listen(socket, decoy{})
+	d.mu.Unlock()
+	if err := k.Register(ctx, &deviceapi.RegisterRequest{Version: deviceapi.Version, Endpoint: socket, ResourceName: name.String()}); err == nil {
+		d.w.Errorf("the kubelet has registered a plugin that does not answer")
+	}
+	d.w.sockets.Remove(socket)
+	l.Close()
+	d.w.tell("    the kubelet has forgotten the connection of %s", name)
+	return nil
 }
 
 // Watch implements deviceplugin.Kubelet.

@@ -29,8 +29,8 @@ type Offer interface {
 	Linger(devices []offer.Device)
 	// Check has the resources registered again that the kubelet has dropped unseen.
 	Check()
-	// Renew has each resource registered again.
-	Renew()
+	// Detach has the end of another plugin leave the resources as they are, until Detach(false).
+	Detach(on bool)
 	State() offer.State
 }
 
@@ -60,6 +60,9 @@ type offering struct {
 	log     logrus.FieldLogger
 
 	before    []offer.Device // the listed devices
+	resumed   []offer.Device // the devices that the last daemon listed, for resumeTime after the first Step
+	started   time.Time      // the time of the first Step
+	differs   time.Time      // since when a device of the config is not offered, while the devices are handed back; zero for not
 	conflicts []pcidp.Conflict
 	unsure    error // why conflicts are not known; nil if they are
 	refused   bool  // a takeover is refused because of conflicts
@@ -99,6 +102,14 @@ func (o *offering) withdrawn() bool {
 	return o.server == nil || (o.told || !o.serves()) && o.server.State().Sent
 }
 
+// giving says whether a container may just have been given a device that drains.
+func (o *offering) giving(src inventory.Sources) bool {
+	given := o.given(src)
+	return slices.ContainsFunc(src.Checkpoint.Devices, func(d nodestate.CheckpointDevice) bool {
+		return d.Phase == nodestate.PhaseDraining && given[d.PCIAddress] != ""
+	})
+}
+
 // resume serves the devices of this boot's inventory, as far as sysfs agrees. functions is nil if it cannot be read:
 // then each resource is served without a healthy device.
 func (o *offering) resume(bootID string, functions map[device.PCIAddress]sysfs.PCIFunction) {
@@ -115,7 +126,7 @@ func (o *offering) resume(bootID string, functions map[device.PCIAddress]sysfs.P
 	}
 	in.Before = offer.Offered(in.Rows, m.Names, m.Withheld)
 	out := offer.Desired(in)
-	o.before = out.Devices
+	o.before, o.resumed = out.Devices, out.Devices
 	o.server.Set(m.Names, out.Devices)
 }
 
@@ -200,7 +211,8 @@ func (o *offering) save(out *Outcome, change func(*nodestate.OfferMemory)) bool 
 
 // offer has the kubelet offered the devices. Names are in the checkpoint before the kubelet knows them.
 func (o *offering) offer(ctx context.Context, src inventory.Sources, devices []nodestate.Device, out *Outcome) {
-	in := offer.Input{Rows: devices, Functions: src.Functions.Value, Names: o.memory().Names, Before: o.before, Recorded: recorded(src), Twice: o.twice}
+	in := offer.Input{Rows: devices, Functions: src.Functions.Value, Names: o.memory().Names, Before: o.before, Recorded: recorded(src), Twice: o.twice,
+		Given: o.given(src)}
 	if o.kubelet.from != nil {
 		in.Kubelet = &inventory.Fact[inventory.Kubelet]{}
 	}
@@ -231,11 +243,12 @@ func (o *offering) offer(ctx context.Context, src inventory.Sources, devices []n
 		}
 	}
 	o.before, o.told = next.Devices, true
+	o.server.Detach(o.takes() && o.memory().Changing)
 	o.server.Set(next.Names, next.Devices)
 	if !slices.Equal(next.Names, o.memory().Names) {
 		o.save(out, func(m *nodestate.OfferMemory) { m.Names = next.Names })
 	}
-	if asked && hasRowless(next, devices) {
+	if hasRowless(next, devices) {
 		out.sooner(holderPoll)
 	}
 }
@@ -249,6 +262,32 @@ func (o *offering) owned() []device.ResourceName {
 	return slices.DeleteFunc(slices.Clone(o.files.Checkpoint.OwnedResources), func(name device.ResourceName) bool {
 		return slices.Contains(o.memory().Names, name)
 	})
+}
+
+// resumeTime is how long after the start a device counts as given to a container by the last daemon.
+const resumeTime = 10 * time.Second
+
+// given returns the devices that a container may have been given a moment ago, by this daemon or the last one.
+func (o *offering) given(src inventory.Sources) map[device.PCIAddress]device.ResourceName {
+	if o.server == nil {
+		return nil
+	}
+	given := o.server.State().Given
+	if o.started.IsZero() {
+		o.started = src.Now
+	}
+	if src.Now.Sub(o.started) >= resumeTime {
+		o.resumed = nil
+	}
+	for _, d := range o.resumed {
+		if given == nil {
+			given = map[device.PCIAddress]device.ResourceName{}
+		}
+		if d.Healthy() && given[d.ID] == "" {
+			given[d.ID] = d.Resource
+		}
+	}
+	return given
 }
 
 // hasRowless says whether a device is listed only because a pod holds it.
@@ -295,12 +334,12 @@ func (o *offering) linger(src inventory.Sources, devices []nodestate.Device) {
 	}
 }
 
-// done ends a change between the modes when the device plugin serves its config, and returns the view. served says that
-// it is verified to, and withdrawn that it offers no device of ours unless the config lists it.
-func (o *offering) done(served, withdrawn bool, out *Outcome, did *view.Did) view.OfferView {
+// done ends a change between the modes when the device plugin serves its config, and returns the view.
+func (o *offering) done(config *pluginConfig, now time.Time, out *Outcome, did *view.Did) view.OfferView {
 	if o.server == nil {
 		return view.OfferView{Mode: nodestate.OfferPCIDP, Wanted: nodestate.OfferPCIDP}
 	}
+	served, withdrawn, offered := config.serving, config.withdrawn, config.offered
 	s, m, wish := o.server.State(), o.memory(), o.wish()
 	v := view.OfferView{Mode: cmp.Or(m.Mode, nodestate.OfferPCIDP)}
 	if wish.Known && wish.Invalid == "" {
@@ -327,10 +366,10 @@ func (o *offering) done(served, withdrawn bool, out *Outcome, did *view.Did) vie
 	case m.Mode == nodestate.OfferDevicePlugin:
 		v.State = view.OfferOffered
 		if m.Changing && o.save(out, func(m *nodestate.OfferMemory) { m.Changing = false }) {
-			o.server.Renew()
+			o.server.Detach(false)
 			o.changed(did, m.Mode)
 		}
-	case len(m.Names) > 0 && served && s.Registered(): // a registration under way would replace the SR-IOV device plugin's, and then end
+	case len(m.Names) > 0 && served && s.Registered() && o.agrees(offered, now): // a registration under way would replace the SR-IOV device plugin's, and then end
 		o.handedBack(s, out, did)
 	case len(m.Names) > 0:
 		v.State, v.Message = view.OfferHandingBack, "the SR-IOV device plugin is not verified to offer the devices yet, so the daemon goes on"
@@ -346,6 +385,25 @@ func (o *offering) done(served, withdrawn bool, out *Outcome, did *view.Did) vie
 	}
 	o.state = v.State
 	return v
+}
+
+// agreeTime bounds the wait until the daemon offers each device of the config, before it hands them back.
+const agreeTime = time.Minute
+
+// agrees says whether the daemon offers each device that the device plugin offers: on connections that linger it adds none.
+func (o *offering) agrees(offered map[device.ResourceName][]device.PCIAddress, now time.Time) bool {
+	for name, devices := range offered {
+		for _, pci := range devices {
+			if !slices.ContainsFunc(o.before, func(d offer.Device) bool { return d.Resource == name && d.ID == pci && d.Healthy() }) {
+				if o.differs.IsZero() {
+					o.differs = now
+				}
+				return now.Sub(o.differs) >= agreeTime
+			}
+		}
+	}
+	o.differs = time.Time{}
+	return true
 }
 
 func (o *offering) changed(did *view.Did, mode nodestate.OfferMode) {

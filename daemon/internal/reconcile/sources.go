@@ -28,6 +28,7 @@ func (r *Reconciler) collect(ctx context.Context) (inventory.Sources, []problem.
 		Now: r.clock.now().UTC().Round(0), NodeName: r.NodeName, BootID: r.BootID, Checkpoint: r.files.Checkpoint,
 		Withdrawn: r.config.withdrawn && r.offer.withdrawn(),
 	}
+	f.Withdrawn = f.Withdrawn && !r.offer.giving(f)
 	f.ChangingDriver = map[device.PCIAddress]bool{}
 	for pci := range r.drivers.Jobs() {
 		f.ChangingDriver[pci] = true
