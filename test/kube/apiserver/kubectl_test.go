@@ -52,7 +52,7 @@ func TestKubectlPlugin(t *testing.T) {
 			t.Errorf("kubectl multi-eni %s lacks %q:\n%s", strings.Join(args, " "), words, out)
 		}
 	}
-	want("node-1 1/2 1 1 Serving InvalidMTU", "status")
+	want("node-1 1/2 1 1 Offered InvalidMTU", "status")
 	want("eni-0a1b2c3d a 0000:00:07.0 eth1 10.0.2.15/24 intel.com/fast ready", "status", "--node=node-1")
 	want(`kind: ENINodeStateList`, "status", "-o", "yaml")
 	want(`node "node-2" has no ENINodeState; did you mean node-1?`, "status", "--node=node-2")
