@@ -73,7 +73,7 @@ func (k *Kubelet) connectPlugin(ctx context.Context, c *client) error {
 	k.serverMu.Lock()
 	c.conn = conn
 	k.serverMu.Unlock()
-	context.AfterFunc(k.ctx, func() { _ = conn.Close() })
+	context.AfterFunc(k.ctx, func() { _ = conn.Close() }) //nolint:contextcheck // it lives as long as the kubelet
 	options, err := conn.GetDevicePluginOptions(ctx, &deviceapi.Empty{})
 	if err != nil {
 		return fmt.Errorf("ask the device plugin for its options: %w", err)

@@ -95,11 +95,11 @@ func (s *Servers) listen(server *grpc.Server, path string) error {
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	l, err := net.Listen("unix", path)
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 	if err != nil {
 		return err
 	}
-	l.(*net.UnixListener).SetUnlinkOnClose(false) // a killed kubelet leaves its sockets
+	l.SetUnlinkOnClose(false) // a killed kubelet leaves its sockets
 	s.servers = append(s.servers, server)
 	go func() { _ = server.Serve(l) }()
 	return nil

@@ -256,7 +256,7 @@ func (k *Kubelet) unhung(ctx context.Context) {
 	}
 }
 
-// ErrCrashed: the real kubelet would have ended with a panic.
+// ErrCrashed means that the real kubelet would have ended with a panic.
 var ErrCrashed = errors.New("the kubelet would have crashed")
 
 // Crashed returns the reason why the real kubelet would have ended with a panic by now; "" for none.

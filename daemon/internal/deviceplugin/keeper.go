@@ -83,6 +83,8 @@ func (k *keeper) step(ctx context.Context) (wait time.Duration, done bool) {
 	kubelet, detach := k.plugin.situation()
 	k.mu.Lock()
 	newest, open, lingering, ending := k.newest, len(k.streams), k.lingering, k.ending
+	detach = detach && !ending
+	ending = ending && (!k.detached || newest == nil) // a kubelet notices no end of a detached resource
 	k.mu.Unlock()
 	k.noteEnd(now, newest)
 	switch {

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
 	"sync"
 	"testing"
@@ -26,6 +24,7 @@ type peer struct {
 	mu        sync.Mutex
 	identity  string
 	forgotten int
+	mute      bool // it forgets nothing
 	changed   func()
 	servers   map[device.ResourceName]deviceapi.DevicePluginServer
 	register  func(ctx context.Context, name device.ResourceName) error
@@ -41,6 +40,7 @@ type peerStream struct {
 
 	mu   sync.Mutex
 	list []string // the healthy devices
+	all  int      // the number of all devices
 }
 
 func (s *peerStream) Context() context.Context { return s.ctx }
@@ -52,7 +52,7 @@ func (s *peerStream) Send(l *deviceapi.ListAndWatchResponse) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.list = []string{}
+	s.list, s.all = []string{}, len(l.GetDevices())
 	for _, d := range l.GetDevices() {
 		if d.GetHealth() == deviceapi.Healthy {
 			s.list = append(s.list, d.GetID())
@@ -113,6 +113,9 @@ func (p *peer) Register(ctx context.Context, name device.ResourceName) error {
 func (p *peer) Forget(context.Context, device.ResourceName) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.mute {
+		return errors.New("no answer")
+	}
 	p.forgotten++
 	return nil
 }
@@ -372,27 +375,5 @@ func TestLinger(t *testing.T) {
 		if s := fmt.Sprint(p.State().Resources); s != "[]" || k.registrations(resourceB) != 1 {
 			t.Errorf("%s is left", s)
 		}
-	})
-}
-
-// TestInfoUnwritable: the state has the fault of a folder that cannot be written, before any pod fails.
-func TestInfoUnwritable(t *testing.T) {
-	dir := t.TempDir()
-	blocked := filepath.Join(dir, "file")
-	if err := os.WriteFile(blocked, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	synctest.Test(t, func(t *testing.T) {
-		log, _ := logtest.NewNullLogger()
-		p := New(Options{Kubelet: newPeer(), DeviceInfo: filepath.Join(blocked, "dp"), Now: time.Now, Log: log})
-		p.Set([]device.ResourceName{resourceA}, []offer.Device{enaDevice(resourceA, "0000:00:06.0")})
-		ctx, stop := context.WithCancel(t.Context())
-		go p.Run(ctx)
-		synctest.Wait()
-		if s := p.State(); s.Resources[0].InfoFault == nil || !s.Registered() {
-			t.Errorf("state %+v", s)
-		}
-		stop()
-		synctest.Wait()
 	})
 }

@@ -167,10 +167,10 @@ func (r *resource) leave(now time.Time) (wait time.Duration, ended bool) {
 			wait = left
 		}
 	}
-	if len(r.leaving) < before {
+	if len(r.leaving) < before && !r.lingering { // else the list is another plugin's by now
 		r.changed()
 	}
-	return wait, r.ending && len(r.leaving) == 0 && r.sent()
+	return wait, r.ending && !r.detached && len(r.leaving) == 0 && r.sent()
 }
 
 // sent says whether each connection has been sent the list. Hold mu.

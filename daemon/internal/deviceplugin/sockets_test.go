@@ -174,18 +174,24 @@ func enaDevice(name device.ResourceName, pci device.PCIAddress) offer.Device {
 	return offer.Device{Resource: name, ID: pci, Driver: "ena", NUMANode: -1}
 }
 
-// testPlugin runs a plugin on a folder, with the functions of its devices in a sysfs tree.
-func testPlugin(t *testing.T, dir string) (*Plugin, *logtest.Hook) {
+// enaTree has the functions of the tests' devices.
+func enaTree(t *testing.T) sysfs.FS {
 	t.Helper()
-	log, logs := logtest.NewNullLogger()
-	log.SetLevel(logrus.InfoLevel)
 	tree := t.TempDir()
 	for _, pci := range []string{"0000:00:06.0", "0000:00:07.0"} {
 		if err := sysfstree.Plug(tree, sysfstree.Function{Address: pci, Driver: "ena"}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	p := New(Options{Kubelet: NewSockets(dir, nil), Devices: sysfs.NewFS(tree), DeviceInfo: t.TempDir(), Now: time.Now, Log: log})
+	return sysfs.NewFS(tree)
+}
+
+// testPlugin runs a plugin on a folder, with the functions of its devices in a sysfs tree.
+func testPlugin(t *testing.T, dir string) (*Plugin, *logtest.Hook) {
+	t.Helper()
+	log, logs := logtest.NewNullLogger()
+	log.SetLevel(logrus.InfoLevel)
+	p := New(Options{Kubelet: NewSockets(dir, nil), Devices: enaTree(t), DeviceInfo: t.TempDir(), Now: time.Now, Log: log})
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan struct{})
 	go func() {

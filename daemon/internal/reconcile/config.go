@@ -26,9 +26,8 @@ type pluginConfig struct {
 	host      Host
 	now       func() time.Time // the wall clock
 	log       logrus.FieldLogger
-	withdrawn bool                                        // the config without any draining device is the served one
-	serving   bool                                        // the device plugin is verified to serve the config
-	offered   map[device.ResourceName][]device.PCIAddress // the devices that our entries offer
+	withdrawn bool // the config without any draining device is the served one
+	serving   bool // the device plugin is verified to serve the config
 	problems  []problem.Finding
 }
 
@@ -91,7 +90,6 @@ func (c *pluginConfig) Step(
 	}
 	c.problems = found
 	c.withdrawn = applied.Hash == "" && len(applied.Owned) == 0 || c.plugin.Withdrawn(applied.Hash)
-	c.offered = applied.Offered
 	c.serving = applied.Hash != "" && c.plugin.Serves(applied.Hash)
 }
 

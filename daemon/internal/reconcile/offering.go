@@ -1,7 +1,6 @@
 package reconcile
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -60,9 +59,9 @@ type offering struct {
 	log     logrus.FieldLogger
 
 	before    []offer.Device // the listed devices
+	handed    []offer.Device // the devices that the SR-IOV device plugin was last verified to offer, while connections linger
 	resumed   []offer.Device // the devices that the last daemon listed, for resumeTime after the first Step
 	started   time.Time      // the time of the first Step
-	differs   time.Time      // since when a device of the config is not offered, while the devices are handed back; zero for not
 	conflicts []pcidp.Conflict
 	unsure    error // why conflicts are not known; nil if they are
 	refused   bool  // a takeover is refused because of conflicts
@@ -152,8 +151,6 @@ func (o *offering) Step(ctx context.Context, src inventory.Sources, devices []no
 	if o.serves() {
 		o.findConflicts(devices, config, src)
 		o.offer(ctx, src, devices, out)
-	} else if len(o.server.State().Resources) > 0 {
-		o.linger(src, devices)
 	}
 	o.reportConflicts()
 	o.reportFaults()
@@ -314,115 +311,4 @@ func recorded(src inventory.Sources) map[device.PCIAddress]bool {
 		}
 	}
 	return all
-}
-
-// linger tells the kubelet of devices that drain or are gone, on connections that outlive the daemon's offer. The
-// SR-IOV device plugin tells it of new ones.
-func (o *offering) linger(src inventory.Sources, devices []nodestate.Device) {
-	var names []device.ResourceName
-	for _, r := range o.server.State().Resources {
-		names = append(names, r.Name)
-	}
-	next := offer.Desired(offer.Input{Rows: devices, Functions: src.Functions.Value, Names: names, Before: o.before}).Devices
-	healthy := func(d offer.Device) bool { return d.Healthy() }
-	for _, was := range o.before {
-		if healthy(was) && !slices.Contains(next, was) {
-			o.before = next
-			o.server.Linger(next)
-			return
-		}
-	}
-}
-
-// done ends a change between the modes when the device plugin serves its config, and returns the view.
-func (o *offering) done(config *pluginConfig, now time.Time, out *Outcome, did *view.Did) view.OfferView {
-	if o.server == nil {
-		return view.OfferView{Mode: nodestate.OfferPCIDP, Wanted: nodestate.OfferPCIDP}
-	}
-	served, withdrawn, offered := config.serving, config.withdrawn, config.offered
-	s, m, wish := o.server.State(), o.memory(), o.wish()
-	v := view.OfferView{Mode: cmp.Or(m.Mode, nodestate.OfferPCIDP)}
-	if wish.Known && wish.Invalid == "" {
-		v.Wanted = wish.Mode
-	}
-	for _, r := range s.Resources {
-		if r.Lingering {
-			continue
-		}
-		v.Resources = append(v.Resources, view.OfferedResource{Name: r.Name, Registered: r.Registered, Healthy: r.Healthy, Unhealthy: r.Unhealthy})
-	}
-	did.Registrations, o.accepted = s.Registrations-o.accepted, s.Registrations
-	if m.Changing || m.Mode != nodestate.OfferDevicePlugin && len(m.Names) > 0 {
-		o.server.Check() // the end of the SR-IOV device plugin drops a resource unseen that it has registered after the daemon
-		out.sooner(time.Second)
-	}
-	switch {
-	case m.Mode == nodestate.OfferDevicePlugin && !s.Registered():
-		v.State, v.Message = view.OfferWaiting, "the kubelet does not have each resource of the daemon; the Problems say why"
-	case m.Mode == nodestate.OfferDevicePlugin && !withdrawn:
-		v.State, v.Message = view.OfferTakingOver, "the daemon offers the devices, and the SR-IOV device plugin has not restarted without them yet"
-	case m.Mode == nodestate.OfferDevicePlugin && o.unasked:
-		v.State, v.Message = view.OfferWaiting, "the kubelet cannot be asked who has a device, so it is not offered; the Problems say why"
-	case m.Mode == nodestate.OfferDevicePlugin:
-		v.State = view.OfferOffered
-		if m.Changing && o.save(out, func(m *nodestate.OfferMemory) { m.Changing = false }) {
-			o.server.Detach(false)
-			o.changed(did, m.Mode)
-		}
-	case len(m.Names) > 0 && served && s.Registered() && o.agrees(offered, now): // a registration under way would replace the SR-IOV device plugin's, and then end
-		o.handedBack(s, out, did)
-	case len(m.Names) > 0:
-		v.State, v.Message = view.OfferHandingBack, "the SR-IOV device plugin is not verified to offer the devices yet, so the daemon goes on"
-	case o.refused && o.unsure != nil:
-		v.State, v.Message = view.OfferRefused, "the device plugin config cannot be understood, so it may offer a resource or a device of ours, too"
-	case o.refused:
-		v.State, v.Message = view.OfferRefused, "the device plugin config offers a resource or a device of ours, too; the Problems name the entry"
-	case !wish.Known && wish.Mode == nodestate.OfferDevicePlugin:
-		v.State, v.Message = view.OfferUnknown, "the Node's label networking.k8s.aws/offer has not been read yet"
-	}
-	if m.Lingering != "" && len(m.Names) == 0 && (len(s.Resources) == 0 || s.Kubelet != m.Lingering) {
-		o.save(out, func(m *nodestate.OfferMemory) { m.Lingering = "" })
-	}
-	o.state = v.State
-	return v
-}
-
-// agreeTime bounds the wait until the daemon offers each device of the config, before it hands them back.
-const agreeTime = time.Minute
-
-// agrees says whether the daemon offers each device that the device plugin offers: on connections that linger it adds none.
-func (o *offering) agrees(offered map[device.ResourceName][]device.PCIAddress, now time.Time) bool {
-	for name, devices := range offered {
-		for _, pci := range devices {
-			if !slices.ContainsFunc(o.before, func(d offer.Device) bool { return d.Resource == name && d.ID == pci && d.Healthy() }) {
-				if o.differs.IsZero() {
-					o.differs = now
-				}
-				return now.Sub(o.differs) >= agreeTime
-			}
-		}
-	}
-	o.differs = time.Time{}
-	return true
-}
-
-func (o *offering) changed(did *view.Did, mode nodestate.OfferMode) {
-	did.Offered = mode
-	o.log.WithField("mode", mode).Info("the devices have changed hands")
-}
-
-// handedBack leaves the devices to the SR-IOV device plugin.
-func (o *offering) handedBack(s offer.State, out *Outcome, did *view.Did) {
-	if !o.save(out, func(m *nodestate.OfferMemory) { *m = nodestate.OfferMemory{Lingering: s.Kubelet} }) {
-		return
-	}
-	o.server.Linger(o.before)
-	o.changed(did, nodestate.OfferPCIDP)
-}
-
-// outlived says whether the connections of an earlier daemon have ended with it, and dropped the SR-IOV device plugin
-// from the kubelet, which still runs.
-func (o *offering) outlived() bool {
-	m := o.memory()
-	return o.server != nil && m.Lingering != "" && len(m.Names) == 0 && o.server.State().Kubelet == m.Lingering
 }

@@ -120,13 +120,13 @@ func (s *sriovPlugin) Restart(ctx context.Context, want pluginrestart.Wanted) (p
 	if !s.hasRead(string(content), want) {
 		s.stop()
 		report.Deleted = report.Pods
-		if !sleep(context.Background(), 2*time.Second) {
+		if !sleep(context.WithoutCancel(ctx), 2*time.Second) {
 			return report, ctx.Err()
 		}
 		s.start()
 	}
 	for range 150 {
-		if s.listed(want) {
+		if s.listed(want) { //nolint:contextcheck // the model answers at once
 			return report, nil
 		}
 		if !sleep(ctx, 200*time.Millisecond) {

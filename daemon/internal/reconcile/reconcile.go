@@ -299,7 +299,7 @@ func (r *Reconciler) publish(ctx context.Context, src inventory.Sources, res inv
 		if r.view.Config.Current && r.offer.withdrawn() {
 			r.view.Did.Withdrawn = r.removals.withdraw(r.clock.now())
 		}
-		r.view.Offer = r.offer.done(&r.config, src.Now, out, &r.view.Did)
+		r.view.Offer = r.offer.done(&r.config, src, res.Devices, out, &r.view.Did)
 		out.sooner(r.drivers.Step(ctx, src, res))
 		late = slices.Concat(r.config.Problems(), r.drivers.Problems(), r.offer.problems)
 	}

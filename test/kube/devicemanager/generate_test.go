@@ -36,6 +36,7 @@ type generator struct {
 	serving  map[string]bool
 	appeared map[string]bool // in plugins_registry
 	pods     int
+	deleted  [5]int // how many pods of each slot were deleted
 }
 
 func (g *generator) devices() []string {
@@ -128,12 +129,15 @@ func (g *generator) try() []command {
 	return nil
 }
 
+// pod never takes the name of a pod that was deleted: it stands for a UID.
 func (g *generator) pod(resource string) []command {
-	c := command{Pod: fmt.Sprint("p", g.rng.IntN(g.pods+1)), Resource: resource, Number: 1}
+	slot := g.rng.IntN(g.pods + 1)
+	c := command{Pod: fmt.Sprintf("p%d-%d", slot, g.deleted[slot]), Resource: resource, Number: 1}
 	switch g.rng.IntN(6) {
 	case 0:
 		c.Op = "run"
 	case 1:
+		g.deleted[slot]++
 		return []command{{Op: "delete", Pod: c.Pod}}
 	default:
 		c.Op = "admit"
