@@ -86,11 +86,13 @@ func Desired(in Input) Offer {
 		d.out.Names = append(d.out.Names, dev.Resource)
 	}
 	for _, name := range in.Names {
-		if !slices.Contains(d.out.Names, name) {
-			d.out.Asks = d.out.Asks || d.unasked()
-			if d.unasked() {
-				d.out.Names = append(d.out.Names, name)
-			}
+		if slices.Contains(d.out.Names, name) {
+			continue
+		}
+		d.out.Asks = d.out.Asks || d.unasked()
+		// A pod may have a device as this resource that is listed as another.
+		if d.unasked() || d.Kubelet != nil && len(d.Kubelet.Value.Held[name]) > 0 {
+			d.out.Names = append(d.out.Names, name)
 		}
 	}
 	slices.Sort(d.out.Names)
@@ -163,13 +165,13 @@ func (d *desired) addRow(dev Device) {
 			d.list(dev)
 		}
 		return
+	case held != "" && held != dev.Resource:
+		dev.Unfit = fmt.Sprintf("a pod has it as %s", held)
 	case listed && was.Healthy(), held == dev.Resource && slices.Contains(d.Names, held):
 		d.list(dev)
 		return
 	case d.unasked() && !d.NoPods:
 		dev.Unfit, d.out.Asks = "the kubelet cannot be asked who has it", true
-	case held != "" && held != dev.Resource:
-		dev.Unfit = fmt.Sprintf("a pod has it as %s", held)
 	case d.Recorded[dev.ID] && held == "":
 		dev.Unfit = "a pod has it without the kubelet's knowledge"
 	case d.Twice != nil && d.Twice(dev.Resource, dev.ID):

@@ -26,8 +26,9 @@ type pluginConfig struct {
 	host      Host
 	now       func() time.Time // the wall clock
 	log       logrus.FieldLogger
-	withdrawn bool // the config without any draining device is the served one
-	serving   bool // the device plugin is verified to serve the config
+	withdrawn bool                  // the config without any draining device is the served one
+	serving   bool                  // the device plugin is verified to serve the config
+	foreign   []device.ResourceName // the resources of people's entries in the config
 	problems  []problem.Finding
 }
 
@@ -63,7 +64,8 @@ func (c *pluginConfig) Step(
 		c.problems = problem.Append(found, applied.Problems)
 		return
 	}
-	applied.Foreign = append(applied.Foreign, elsewhere...) // the device plugin is not asked for them
+	c.foreign = applied.Foreign
+	applied.Foreign = slices.Concat(applied.Foreign, elsewhere) // the device plugin is not asked for them
 	v.Config.Current, v.Config.Hash = applied.Hash != "" || elsewhere != nil && len(applied.Problems) == 0, applied.Hash
 	if applied.Changed {
 		c.log.WithFields(logrus.Fields{"path": c.file.Path, "hash": applied.Hash}).Info("device plugin config written")

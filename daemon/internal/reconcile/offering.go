@@ -66,6 +66,7 @@ type offering struct {
 	unsure    error // why conflicts are not known; nil if they are
 	refused   bool  // a takeover is refused because of conflicts
 	unasked   bool  // a device is not added because the kubelet cannot be asked
+	verified  bool  // the kubelet was asked about the devices of the last daemon
 	told      bool  // the server has the devices of the last Step
 	accepted  int   // the registrations that were reported
 	state     view.OfferState
@@ -150,7 +151,7 @@ func (o *offering) Step(ctx context.Context, src inventory.Sources, devices []no
 	}
 	if o.serves() {
 		o.findConflicts(devices, config, src)
-		o.offer(ctx, src, devices, out)
+		o.offer(ctx, src, devices, config, out)
 	}
 	o.reportConflicts()
 	o.reportFaults()
@@ -207,7 +208,7 @@ func (o *offering) save(out *Outcome, change func(*nodestate.OfferMemory)) bool 
 }
 
 // offer has the kubelet offered the devices. Names are in the checkpoint before the kubelet knows them.
-func (o *offering) offer(ctx context.Context, src inventory.Sources, devices []nodestate.Device, out *Outcome) {
+func (o *offering) offer(ctx context.Context, src inventory.Sources, devices []nodestate.Device, config *pluginConfig, out *Outcome) {
 	in := offer.Input{Rows: devices, Functions: src.Functions.Value, Names: o.memory().Names, Before: o.before, Recorded: recorded(src), Twice: o.twice,
 		Given: o.given(src)}
 	if o.kubelet.from != nil {
@@ -215,7 +216,7 @@ func (o *offering) offer(ctx context.Context, src inventory.Sources, devices []n
 	}
 	next := offer.Desired(in)
 	owned := o.owned()
-	asked := next.Asks || len(owned) > 0
+	asked := next.Asks || len(owned) > 0 || o.kubelet.from != nil && !o.verified
 	o.unasked = false
 	if asked {
 		known, err := o.kubelet.ask(ctx)
@@ -224,7 +225,8 @@ func (o *offering) offer(ctx context.Context, src inventory.Sources, devices []n
 			next = offer.Desired(in)
 		case err == nil:
 			*in.Kubelet = inventory.Known(known)
-			in.Names = slices.Concat(in.Names, owned)
+			in.Names = slices.Concat(in.Names, owned, o.orphaned(known, devices, config.foreign))
+			o.verified = true
 			next = offer.Desired(in)
 		default:
 			out.Unsettled, o.unasked = true, len(next.Withheld)+len(owned) > 0
@@ -248,6 +250,17 @@ func (o *offering) offer(ctx context.Context, src inventory.Sources, devices []n
 	if hasRowless(next, devices) {
 		out.sooner(holderPoll)
 	}
+}
+
+// orphaned returns the resources that nobody offers, and under which a pod has a device of ours.
+func (o *offering) orphaned(known inventory.Kubelet, devices []nodestate.Device, foreign []device.ResourceName) (names []device.ResourceName) {
+	for name, held := range known.Held {
+		ours := slices.ContainsFunc(devices, func(d nodestate.Device) bool { return d.PCIAddress != "" && slices.Contains(held, d.PCIAddress) })
+		if ours && !slices.Contains(o.memory().Names, name) && !slices.Contains(foreign, name) && !slices.Contains(o.files.Checkpoint.OwnedResources, name) {
+			names = append(names, name)
+		}
+	}
+	return names
 }
 
 // owned returns the resources that the SR-IOV device plugin still offers by our entries, and the daemon does not. A pod may have a
