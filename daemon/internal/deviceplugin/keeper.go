@@ -53,6 +53,7 @@ type keeper struct {
 	checks   []time.Time     // when to compare the kubelet's list with ours
 	stale    bool            // the kubelet's list was seen to differ, so register once more
 	notTaken int             // how often it differed
+	lingered bool            // the resource was seen to linger
 	tries    int             // how often the kubelet was asked to detach the resource since it was registered
 	logged   logged
 }
@@ -90,7 +91,9 @@ func (k *keeper) step(ctx context.Context) (wait time.Duration, done bool) {
 	switch {
 	case lingering && open == 0:
 		return 0, true
-	case lingering || ending:
+	case lingering:
+		return k.lingers(ctx, now), false
+	case ending:
 		return idle, false
 	case kubelet == "":
 		k.failed(errNoKubelet)
@@ -116,6 +119,35 @@ func (k *keeper) step(ctx context.Context) (wait time.Duration, done bool) {
 		return k.failed(err), false
 	}
 	return streamTime, false
+}
+
+// lingerLooks are the times after the begin of lingering at which the kubelet's list is compared with ours.
+func lingerLooks() []time.Duration {
+	return []time.Duration{5 * time.Second, 30 * time.Second, 5 * time.Minute}
+}
+
+// lingers sends the list again if the kubelet lists other devices: it may have read an older one of ours after the other
+// plugin's. It returns the wait.
+func (k *keeper) lingers(ctx context.Context, now time.Time) time.Duration {
+	if !k.lingered {
+		k.lingered, k.checks = true, nil
+		for _, after := range lingerLooks() {
+			k.checks = append(k.checks, now.Add(after))
+		}
+	}
+	if len(k.checks) == 0 || k.plugin.Allocations == nil {
+		return idle
+	}
+	if wait := k.checks[0].Sub(now); wait > 0 {
+		return wait
+	}
+	k.checks = k.checks[1:]
+	if listed, current := k.compare(ctx); current && listed != nil {
+		k.mu.Lock()
+		k.changed()
+		k.mu.Unlock()
+	}
+	return 0
 }
 
 // noteEnd notes that the newest connection has ended. One that has lasted makes the failures before it void.
@@ -265,7 +297,7 @@ func (k *keeper) register(ctx context.Context) (err error) {
 	}
 	now := k.plugin.Now()
 	k.setDetached(false)
-	k.accepted, k.dropped, k.stale, k.checks, k.tries = now, false, false, nil, 0
+	k.accepted, k.dropped, k.stale, k.checks, k.tries, k.lingered = now, false, false, nil, 0, false
 	k.retry = now.Add(k.failures.Failed()) // only a connection that lasts is a success
 	for _, after := range checksAfter() {
 		k.checks = append(k.checks, now.Add(after))
@@ -298,17 +330,36 @@ func (k *keeper) awaitDropped(ctx context.Context) {
 // check compares the kubelet's list with ours, and has the resource registered again if they differ. It also writes
 // the device-info files that another plugin has removed.
 func (k *keeper) check(ctx context.Context) {
-	list := k.devices()
-	k.writeInfo(list) //nolint:errcheck,gosec // it is in the state, and Allocate tries again
+	k.writeInfo(k.devices()) //nolint:errcheck,gosec // it is in the state, and Allocate tries again
 	if k.plugin.Allocations == nil {
 		return
 	}
+	differs, current := k.compare(ctx)
+	switch {
+	case !current:
+		return
+	case differs == nil:
+		k.notTaken = 0
+		return
+	}
+	k.failed(differs)
+	if k.notTaken++; k.notTaken <= notTakenTries {
+		k.stale = true
+		return
+	}
+	k.checks = []time.Time{k.plugin.Now().Add(notTakenLook)}
+}
+
+// compare asks the kubelet for the resource. It returns the difference from our list, nil for none, and whether that
+// list was sent, and the kubelet has answered.
+func (k *keeper) compare(ctx context.Context) (differs error, current bool) {
+	list := k.devices()
 	known, err := k.plugin.allocations(ctx)
 	k.mu.Lock()
-	current := k.newest != nil && k.newest.sent == k.version && slices.Equal(k.list, list)
+	current = k.newest != nil && k.newest.sent == k.version && slices.Equal(k.list, list)
 	k.mu.Unlock()
 	if err != nil || !current {
-		return
+		return nil, false
 	}
 	var want []device.PCIAddress
 	for _, d := range list {
@@ -318,15 +369,9 @@ func (k *keeper) check(ctx context.Context) {
 	}
 	slices.Sort(want)
 	if slices.Equal(want, known.Allocatable[k.name]) {
-		k.notTaken = 0
-		return
+		return nil, true
 	}
-	k.failed(&NotTakenError{Resource: k.name, Offered: want, Listed: known.Allocatable[k.name]})
-	if k.notTaken++; k.notTaken <= notTakenTries {
-		k.stale = true
-		return
-	}
-	k.checks = []time.Time{k.plugin.Now().Add(notTakenLook)}
+	return &NotTakenError{Resource: k.name, Offered: want, Listed: known.Allocatable[k.name]}, true
 }
 
 // NotTakenError says that the kubelet lists other devices of a resource than it was sent.

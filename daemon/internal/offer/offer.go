@@ -128,6 +128,19 @@ func (d *desired) heldAs(pci device.PCIAddress, own device.ResourceName) (held d
 	return held
 }
 
+// offeredAs returns the first other resource than own under which the kubelet may give a device to a pod; "" for none.
+func (d *desired) offeredAs(pci device.PCIAddress, own device.ResourceName) device.ResourceName {
+	if d.Kubelet == nil {
+		return ""
+	}
+	for _, name := range slices.Sorted(maps.Keys(d.Kubelet.Value.Allocatable)) {
+		if name != own && slices.Contains(d.Kubelet.Value.Allocatable[name], pci) {
+			return name
+		}
+	}
+	return ""
+}
+
 func (d *desired) list(dev Device) {
 	d.listed[dev.ID] = true
 	d.out.Devices = append(d.out.Devices, dev)
@@ -159,6 +172,7 @@ func (d *desired) addRow(dev Device) {
 	was, listed := d.before[dev.ID]
 	listed = listed && was.Resource == dev.Resource
 	held := d.heldAs(dev.ID, dev.Resource)
+	twice := d.Twice != nil && d.Twice(dev.Resource, dev.ID)
 	switch {
 	case !dev.Healthy():
 		if listed || held == dev.Resource {
@@ -174,14 +188,17 @@ func (d *desired) addRow(dev Device) {
 		dev.Unfit, d.out.Asks = "the kubelet cannot be asked who has it", true
 	case d.Recorded[dev.ID] && held == "":
 		dev.Unfit = "a pod has it without the kubelet's knowledge"
-	case d.Twice != nil && d.Twice(dev.Resource, dev.ID):
+	case d.offeredAs(dev.ID, dev.Resource) != "":
+		dev.Unfit = fmt.Sprintf("the kubelet has it as %s", d.offeredAs(dev.ID, dev.Resource))
+	case twice:
 		dev.Unfit = "the device plugin's config offers it, too"
 	default:
 		d.list(dev)
 		return
 	}
 	d.out.Withheld = append(d.out.Withheld, dev)
-	if listed {
+	// The SR-IOV device plugin may list it: the kubelet must not find it in no list of a resource that is served.
+	if listed || slices.Contains(d.Names, dev.Resource) && !twice {
 		d.list(dev)
 	}
 }

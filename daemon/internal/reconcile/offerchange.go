@@ -62,6 +62,8 @@ func (o *offering) done(config *pluginConfig, src inventory.Sources, rows []node
 			o.server.Detach(false)
 			o.changed(did, m.Mode)
 		}
+	case m.Mode == nodestate.OfferPCIDP && len(m.Names) == 0:
+		o.handedBack(s, nil, out, did) // nothing was offered, but connections may still be open
 	case len(m.Names) > 0 && served && s.Registered(): // a registration under way would replace the SR-IOV device plugin's, and then end
 		o.handedBack(s, same, out, did)
 	case len(m.Names) > 0:

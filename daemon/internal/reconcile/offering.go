@@ -147,7 +147,7 @@ func (o *offering) Step(ctx context.Context, src inventory.Sources, devices []no
 	case wish.Mode == nodestate.OfferDevicePlugin && o.memory().Mode != nodestate.OfferDevicePlugin:
 		o.take(devices, config, src, out)
 	case wish.Mode != nodestate.OfferDevicePlugin && o.memory().Mode == nodestate.OfferDevicePlugin:
-		o.giveBack(out)
+		o.giveBack(config, out)
 	}
 	if o.serves() {
 		o.findConflicts(devices, config, src)
@@ -185,6 +185,7 @@ func (o *offering) take(devices []nodestate.Device, config *pluginConfig, src in
 	if o.refused = len(o.conflicts) > 0 || o.unsure != nil; o.refused {
 		return
 	}
+	config.plugin.Nudge() // earlier failures do not count
 	o.save(out, func(m *nodestate.OfferMemory) {
 		*m = nodestate.OfferMemory{Mode: nodestate.OfferDevicePlugin, Changing: true, Names: m.Names}
 	})
@@ -192,7 +193,8 @@ func (o *offering) take(devices []nodestate.Device, config *pluginConfig, src in
 }
 
 // giveBack begins to hand the devices back to the SR-IOV device plugin.
-func (o *offering) giveBack(out *Outcome) {
+func (o *offering) giveBack(config *pluginConfig, out *Outcome) {
+	config.plugin.Nudge() // earlier failures do not count
 	o.save(out, func(m *nodestate.OfferMemory) { m.Mode, m.Changing = nodestate.OfferPCIDP, true })
 	o.log.Info("the daemon begins to hand the devices back to the SR-IOV device plugin")
 }
@@ -247,7 +249,7 @@ func (o *offering) offer(ctx context.Context, src inventory.Sources, devices []n
 	if !slices.Equal(next.Names, o.memory().Names) {
 		o.save(out, func(m *nodestate.OfferMemory) { m.Names = next.Names })
 	}
-	if hasRowless(next, devices) {
+	if hasRowless(next, devices) || len(next.Withheld) > 0 {
 		out.sooner(holderPoll)
 	}
 }

@@ -79,7 +79,7 @@ func (g *offerGenerator) heal() {
 		}
 	}
 	g.tell("all is well, with %s", g.mode())
-	within := time.Minute
+	within := 2 * time.Minute
 	if g.mode() == nodestate.OfferPCIDP {
 		within = 15 * time.Minute
 	}
