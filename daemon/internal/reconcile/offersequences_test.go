@@ -17,7 +17,10 @@ import (
 	"github.com/multi-eni/multi-eni-cni/test/kubeletmodel"
 )
 
-var offersFlag = flag.Int("offers", 60, "how many sequences of the daemon's own offer to generate")
+// fewOffers is how many sequences each run of the tests has, always the same ones. More have a seed by the clock.
+const fewOffers = 60
+
+var offersFlag = flag.Int("offers", fewOffers, "how many sequences of the daemon's own offer to generate")
 
 const (
 	offerEvents = 25
@@ -32,6 +35,9 @@ func TestOffer(t *testing.T) {
 	seed := *seedFlag
 	if seed == 0 {
 		seed = 1
+		if *offersFlag > fewOffers {
+			seed = uint64(time.Now().UnixNano())
+		}
 	}
 	t.Logf("%d sequences, of which the first has -seed=%d", *offersFlag, seed)
 	shm, err := os.MkdirTemp("/dev/shm", "multi-eni")
