@@ -62,6 +62,9 @@ type Offer struct {
 	Withheld []Device
 	// Asks says that the result may be another one once the kubelet's allocations are known.
 	Asks bool
+	// Soon says that the kubelet's next answers may change the result within seconds, and Later when a pod ends: no event
+	// reports that.
+	Soon, Later bool
 }
 
 // Desired returns the resources and devices to offer.
@@ -157,7 +160,7 @@ func (d *desired) addHeldAsOther() {
 		if row.PCIAddress == "" || held == "" || held == row.ResourceName || d.listed[row.PCIAddress] || !slices.Contains(d.Names, held) {
 			continue
 		}
-		d.out.Asks = d.out.Asks || d.unasked()
+		d.out.Asks, d.out.Later = d.out.Asks || d.unasked(), true
 		dev := d.device(row)
 		if own := dev; own.Healthy() && own.Resource != "" {
 			own.Unfit = fmt.Sprintf("a pod may have it as %s", held)
@@ -180,6 +183,7 @@ func (d *desired) addRow(dev Device) {
 		}
 		return
 	case held != "" && held != dev.Resource:
+		d.out.Later = true
 		dev.Unfit = fmt.Sprintf("a pod has it as %s", held)
 	case listed && was.Healthy(), held == dev.Resource && slices.Contains(d.Names, held):
 		d.list(dev)
@@ -187,8 +191,10 @@ func (d *desired) addRow(dev Device) {
 	case d.unasked() && !d.NoPods:
 		dev.Unfit, d.out.Asks = "the kubelet cannot be asked who has it", true
 	case d.Recorded[dev.ID] && held == "":
+		d.out.Later = true
 		dev.Unfit = "a pod has it without the kubelet's knowledge"
 	case d.offeredAs(dev.ID, dev.Resource) != "":
+		d.out.Soon = true
 		dev.Unfit = fmt.Sprintf("the kubelet has it as %s", d.offeredAs(dev.ID, dev.Resource))
 	case twice:
 		dev.Unfit = "the device plugin's config offers it, too"

@@ -249,8 +249,11 @@ func (o *offering) offer(ctx context.Context, src inventory.Sources, devices []n
 	if !slices.Equal(next.Names, o.memory().Names) {
 		o.save(out, func(m *nodestate.OfferMemory) { m.Names = next.Names })
 	}
-	if hasRowless(next, devices) || len(next.Withheld) > 0 {
+	switch {
+	case next.Soon, hasRowless(next, devices):
 		out.sooner(holderPoll)
+	case next.Later:
+		out.sooner(laterPoll)
 	}
 }
 
@@ -275,6 +278,9 @@ func (o *offering) owned() []device.ResourceName {
 		return slices.Contains(o.memory().Names, name)
 	})
 }
+
+// laterPoll is how often the kubelet is asked for the end of a pod that keeps a device from being offered.
+const laterPoll = 10 * time.Second
 
 // resumeTime is how long after the start a device counts as given to a container by the last daemon.
 const resumeTime = 10 * time.Second
