@@ -90,7 +90,7 @@ func (b *Binder) prepare(ctx context.Context, d inventory.DriverChange, fn sysfs
 		fresh = kubelet.Fresh
 		if name, offered := offeredAs(kubelet, pci); offered && d.Device.Phase != nodestate.PhasePending {
 			return []problem.Finding{problem.About(d.Device, reason.DriverNotBound,
-				"%s is bound to %q, wanted %s, and the kubelet still offers it as %s; take it out of that resource's entry in the device plugin config", pci, fn.Driver,
+				"%s is bound to %q, wanted %s, and the kubelet still offers it as %s; take it out of the config of the device plugin that offers it", pci, fn.Driver,
 				d.To, name)}, nil
 		}
 	}
