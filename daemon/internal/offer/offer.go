@@ -62,9 +62,8 @@ type Offer struct {
 	Withheld []Device
 	// Asks says that the result may be another one once the kubelet's allocations are known.
 	Asks bool
-	// Soon says that the kubelet's next answers may change the result within seconds, and Later when a pod ends: no event
-	// reports that.
-	Soon, Later bool
+	// Later says that a later answer of the kubelet may change the result, as when a pod ends: no event reports that.
+	Later bool
 }
 
 // Desired returns the resources and devices to offer.
@@ -193,11 +192,11 @@ func (d *desired) addRow(dev Device) {
 	case d.Recorded[dev.ID] && held == "":
 		d.out.Later = true
 		dev.Unfit = "a pod has it without the kubelet's knowledge"
-	case d.offeredAs(dev.ID, dev.Resource) != "":
-		d.out.Soon = true
-		dev.Unfit = fmt.Sprintf("the kubelet has it as %s", d.offeredAs(dev.ID, dev.Resource))
 	case twice:
 		dev.Unfit = "the device plugin's config offers it, too"
+	case d.offeredAs(dev.ID, dev.Resource) != "":
+		d.out.Later = true
+		dev.Unfit = fmt.Sprintf("the kubelet has it as %s", d.offeredAs(dev.ID, dev.Resource))
 	default:
 		d.list(dev)
 		return

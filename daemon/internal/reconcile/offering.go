@@ -250,7 +250,7 @@ func (o *offering) offer(ctx context.Context, src inventory.Sources, devices []n
 		o.save(out, func(m *nodestate.OfferMemory) { m.Names = next.Names })
 	}
 	switch {
-	case next.Soon, hasRowless(next, devices):
+	case hasRowless(next, devices):
 		out.sooner(holderPoll)
 	case next.Later:
 		out.sooner(laterPoll)
