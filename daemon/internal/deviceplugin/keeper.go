@@ -126,8 +126,8 @@ func lingerLooks() []time.Duration {
 	return []time.Duration{5 * time.Second, 30 * time.Second, 5 * time.Minute}
 }
 
-// lingers sends the list again if the kubelet lists other devices: it may have read an older one of ours after the other
-// plugin's. It returns the wait.
+// lingers sends the list again if the kubelet lists a part of it only: it may have read an older one of ours after the
+// other plugin's. It returns the wait.
 func (k *keeper) lingers(ctx context.Context, now time.Time) time.Duration {
 	if !k.lingered {
 		k.lingered, k.checks = true, nil
@@ -142,7 +142,8 @@ func (k *keeper) lingers(ctx context.Context, now time.Time) time.Duration {
 		return wait
 	}
 	k.checks = k.checks[1:]
-	if listed, current := k.compare(ctx); current && listed != nil {
+	differs, current := k.compare(ctx)
+	if current && differs != nil && !slices.ContainsFunc(differs.Listed, func(pci device.PCIAddress) bool { return !slices.Contains(differs.Offered, pci) }) {
 		k.mu.Lock()
 		k.changed()
 		k.mu.Unlock()
@@ -352,7 +353,7 @@ func (k *keeper) check(ctx context.Context) {
 
 // compare asks the kubelet for the resource. It returns the difference from our list, nil for none, and whether that
 // list was sent, and the kubelet has answered.
-func (k *keeper) compare(ctx context.Context) (differs error, current bool) {
+func (k *keeper) compare(ctx context.Context) (differs *NotTakenError, current bool) {
 	list := k.devices()
 	known, err := k.plugin.allocations(ctx)
 	k.mu.Lock()

@@ -186,6 +186,7 @@ func (o *offering) take(devices []nodestate.Device, config *pluginConfig, src in
 		return
 	}
 	config.plugin.Nudge() // earlier failures do not count
+	o.verified = false    // the SR-IOV device plugin gave devices to pods
 	o.save(out, func(m *nodestate.OfferMemory) {
 		*m = nodestate.OfferMemory{Mode: nodestate.OfferDevicePlugin, Changing: true, Names: m.Names}
 	})
