@@ -68,7 +68,8 @@ func (g *offerGenerator) heal() {
 	g.mu.Lock()
 	g.unreadable, g.guard = false, nil
 	g.mu.Unlock()
-	if g.mode() == nodestate.OfferPCIDP {
+	if g.mode() == nodestate.OfferPCIDP { // anew, since its stand-in does not register again after a kubelet that hung at its start
+		g.sriov.install(false)
 		g.sriov.install(true)
 	}
 	if g.rng.IntN(2) == 0 || g.mode() == nodestate.OfferPCIDP {
