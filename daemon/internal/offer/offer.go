@@ -208,12 +208,12 @@ func (d *desired) addRow(dev Device) {
 	}
 }
 
-// addRowless lists devices without a row that a pod holds, or may hold.
+// addRowless lists devices without a row that a pod holds, or may hold, or that the kubelet still offers.
 func (d *desired) addRowless() {
 	for _, name := range d.Names {
 		var held []device.PCIAddress
-		if d.Kubelet != nil {
-			held = slices.Clone(d.Kubelet.Value.Held[name])
+		if d.Kubelet != nil { // another plugin's devices, too: the kubelet may be giving one to a pod at this moment
+			held = slices.Concat(d.Kubelet.Value.Held[name], d.Kubelet.Value.Allocatable[name])
 		}
 		for pci, given := range d.Given {
 			if given == name {

@@ -70,6 +70,7 @@ func (g *offerGenerator) heal() {
 	g.mu.Unlock()
 	if g.mode() == nodestate.OfferPCIDP { // anew, since its stand-in does not register again after a kubelet that hung at its start
 		g.sriov.install(false)
+		time.Sleep(5 * time.Second)
 		g.sriov.install(true)
 	}
 	if g.rng.IntN(2) == 0 || g.mode() == nodestate.OfferPCIDP {
