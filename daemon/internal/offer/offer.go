@@ -203,7 +203,7 @@ func (d *desired) addRow(dev Device) {
 	}
 	d.out.Withheld = append(d.out.Withheld, dev)
 	// The SR-IOV device plugin may list it: the kubelet must not find it in no list of a resource that is served.
-	if listed || slices.Contains(d.Names, dev.Resource) && !twice {
+	if listed || slices.Contains(d.Names, dev.Resource) && !twice && d.offeredAs(dev.ID, dev.Resource) == "" {
 		d.list(dev)
 	}
 }
