@@ -69,9 +69,12 @@ func TestOfferHeldName(t *testing.T) {
 	s.must(s.delete("p1"))
 	cluster.Eventually(t, "end of p1", settle, s.inPhase("p1", ""))
 	t.Logf("end of the holder to release, soon after the kubelet's start: %v", cluster.Eventually(t, "release", settle, s.lists(a, "")))
-	cluster.Eventually(t, "the name is gone", releaseBound, s.serves(b))
+	cluster.Eventually(t, "the name is gone, after the device was listed for a while", leaveTime+releaseBound, s.serves(b))
 	s.must(errors.Join(s.home(a), s.kubeletLists(b)()))
 }
+
+// leaveTime is how long the daemon lists a device that has left the offer (docs/operations.md).
+const leaveTime = 10 * time.Second
 
 // bind makes a pod that the scheduler has placed already.
 func (s *stage) bind(pod string, e eni) {
