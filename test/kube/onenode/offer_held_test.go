@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -26,7 +27,12 @@ func (s *stage) serves(enis ...eni) func() error {
 		for _, e := range enis {
 			names = append(names, device.ResourceName(e.resource()))
 		}
-		return errors.Join(err, globErr, want(fmt.Sprint(m.Names), fmt.Sprint(names)), want(len(sockets), len(enis)))
+		resources := map[string]bool{} // a registration has a socket of its own, so that there are two for a moment
+		for _, path := range sockets {
+			name := filepath.Base(path)
+			resources[name[:strings.LastIndexByte(name, '-')]] = true
+		}
+		return errors.Join(err, globErr, want(fmt.Sprint(m.Names), fmt.Sprint(names)), want(len(resources), len(enis)))
 	}
 }
 
