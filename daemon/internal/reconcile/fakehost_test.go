@@ -16,6 +16,7 @@ import (
 )
 
 type fakeMetadata struct {
+	mu    sync.Mutex // of asked
 	enis  map[int]vpc.ENI
 	err   error
 	asked int
@@ -23,7 +24,9 @@ type fakeMetadata struct {
 }
 
 func (m *fakeMetadata) ENIs(ctx context.Context) ([]vpc.ENI, error) {
+	m.mu.Lock()
 	m.asked++
+	m.mu.Unlock()
 	if m.hold != nil {
 		select {
 		case <-m.hold:

@@ -120,7 +120,10 @@ func (d *offerDaemon) stop() {
 
 // Set implements Offer.
 func (d *offerDaemon) Set(names []device.ResourceName, devices []offer.Device) {
-	if d.dies {
+	d.mu.Lock()
+	dies := d.dies
+	d.mu.Unlock()
+	if dies {
 		d.kill()
 		panic(errKilled)
 	}

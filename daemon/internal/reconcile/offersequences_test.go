@@ -277,7 +277,9 @@ func (g *offerGenerator) kill() string {
 	how := "killed"
 	if g.rng.IntN(2) == 0 {
 		how = "killed before it offers"
+		g.daemon.mu.Lock()
 		g.daemon.dies = true
+		g.daemon.mu.Unlock()
 		g.awake()
 		time.Sleep(time.Second)
 	}
