@@ -58,6 +58,8 @@ func (f *fakePlugin) Restart(ctx context.Context, w pluginrestart.Wanted) (plugi
 	if f.restarted != nil {
 		f.restarted(w)
 	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	r := f.report()
 	if f.served != w.Hash {
 		r.Deleted = r.Pods
