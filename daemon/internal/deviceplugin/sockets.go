@@ -136,12 +136,10 @@ func remove(l *net.UnixListener) {
 // Register implements Kubelet. Each registration has a socket of its own: from v1.37 on, a kubelet refuses a socket for
 // good that is registered while it is connected to it (PluginConnected in pkg/kubelet/cm/devicemanager).
 func (s *Sockets) Register(ctx context.Context, name device.ResourceName) error {
-	endpoint := socketName(name, fmt.Sprintf("%08x", rand.Uint32())) //nolint:gosec // it need not be a secret
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: filepath.Join(s.dir, endpoint), Net: "unix"})
+	l, err := s.listen(name)
 	if err != nil {
-		return fmt.Errorf("listen for %s: %w", name, err)
+		return err
 	}
-	l.SetUnlinkOnClose(false) // the server closes it before its name may be free again
 	s.mu.Lock()
 	own := s.served[name]
 	s.mu.Unlock()
@@ -150,7 +148,7 @@ func (s *Sockets) Register(ctx context.Context, name device.ResourceName) error 
 		return fmt.Errorf("register %s: it is not served any more", name)
 	}
 	go own.server.Serve(l) //nolint:errcheck // it ends with the listener
-	if err := s.register(ctx, name, endpoint); err != nil {
+	if err := s.register(ctx, name, l); err != nil {
 		remove(l)
 		return err
 	}
@@ -176,10 +174,9 @@ func (d *decoy) GetDevicePluginOptions(context.Context, *deviceapi.Empty) (*devi
 
 // Forget implements Kubelet, by a registration that fails.
 func (s *Sockets) Forget(ctx context.Context, name device.ResourceName) error {
-	endpoint := socketName(name, fmt.Sprintf("%08x", rand.Uint32())) //nolint:gosec // it need not be a secret
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: filepath.Join(s.dir, endpoint), Net: "unix"})
+	l, err := s.listen(name)
 	if err != nil {
-		return fmt.Errorf("listen for %s: %w", name, err)
+		return err
 	}
 	defer remove(l)
 	var d decoy
@@ -187,7 +184,7 @@ func (s *Sockets) Forget(ctx context.Context, name device.ResourceName) error {
 	deviceapi.RegisterDevicePluginServer(server, &d)
 	go server.Serve(l) //nolint:errcheck // it ends with Stop
 	defer server.Stop()
-	err = s.register(ctx, name, endpoint)
+	err = s.register(ctx, name, l)
 	switch {
 	case d.asked.Load():
 		return nil
@@ -197,7 +194,18 @@ func (s *Sockets) Forget(ctx context.Context, name device.ResourceName) error {
 	return err
 }
 
-func (s *Sockets) register(ctx context.Context, name device.ResourceName, endpoint string) error {
+// listen makes a socket of a name that was never used.
+func (s *Sockets) listen(name device.ResourceName) (*net.UnixListener, error) {
+	path := filepath.Join(s.dir, socketName(name, fmt.Sprintf("%08x", rand.Uint32()))) //nolint:gosec // it need not be a secret
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		return nil, fmt.Errorf("listen for %s: %w", name, err)
+	}
+	l.SetUnlinkOnClose(false) // remove does it
+	return l, nil
+}
+
+func (s *Sockets) register(ctx context.Context, name device.ResourceName, l *net.UnixListener) error {
 	socket := filepath.Join(s.dir, kubeletSocket)
 	conn, err := grpc.NewClient("passthrough:///kubelet", grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithNoProxy(),
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
@@ -208,7 +216,7 @@ func (s *Sockets) register(ctx context.Context, name device.ResourceName, endpoi
 	}
 	defer func() { _ = conn.Close() }()
 	_, err = deviceapi.NewRegistrationClient(conn).Register(ctx, &deviceapi.RegisterRequest{
-		Version: deviceapi.Version, Endpoint: endpoint, ResourceName: name.String(),
+		Version: deviceapi.Version, Endpoint: filepath.Base(l.Addr().String()), ResourceName: name.String(),
 		Options: &deviceapi.DevicePluginOptions{GetPreferredAllocationAvailable: true},
 	})
 	if err != nil {

@@ -81,7 +81,6 @@ func (o *offering) done(config *pluginConfig, src inventory.Sources, rows []node
 	if m.Lingering != "" && len(m.Names) == 0 && (len(s.Resources) == 0 || s.Kubelet != m.Lingering) {
 		o.save(out, func(m *nodestate.OfferMemory) { m.Lingering = "" })
 	}
-	o.state = v.State
 	return v
 }
 

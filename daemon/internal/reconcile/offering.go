@@ -14,7 +14,6 @@ import (
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/pcidp"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/problem"
 	"github.com/multi-eni/multi-eni-cni/daemon/internal/reason"
-	"github.com/multi-eni/multi-eni-cni/daemon/internal/view"
 	"github.com/multi-eni/multi-eni-cni/pkg/device"
 	"github.com/multi-eni/multi-eni-cni/pkg/nodestate"
 	"github.com/multi-eni/multi-eni-cni/pkg/sysfs"
@@ -69,7 +68,6 @@ type offering struct {
 	verified  bool  // the kubelet was asked about the devices of the last daemon
 	told      bool  // the server has the devices of the last Step
 	accepted  int   // the registrations that were reported
-	state     view.OfferState
 	problems  []problem.Finding
 }
 
@@ -185,19 +183,29 @@ func (o *offering) take(devices []nodestate.Device, config *pluginConfig, src in
 	if o.refused = len(o.conflicts) > 0 || o.unsure != nil; o.refused {
 		return
 	}
-	config.plugin.Nudge() // earlier failures do not count
-	o.verified = false    // the SR-IOV device plugin gave devices to pods
-	o.save(out, func(m *nodestate.OfferMemory) {
+	if o.begin(config, out, func(m *nodestate.OfferMemory) {
 		*m = nodestate.OfferMemory{Mode: nodestate.OfferDevicePlugin, Changing: true, Names: m.Names}
-	})
-	o.log.Info("the daemon begins to offer the devices to the kubelet itself")
+	}) {
+		o.verified = false // the SR-IOV device plugin gave devices to pods
+		o.log.Info("the daemon begins to offer the devices to the kubelet itself")
+	}
 }
 
 // giveBack begins to hand the devices back to the SR-IOV device plugin.
 func (o *offering) giveBack(config *pluginConfig, out *Outcome) {
-	config.plugin.Nudge() // earlier failures do not count
-	o.save(out, func(m *nodestate.OfferMemory) { m.Mode, m.Changing = nodestate.OfferPCIDP, true })
-	o.log.Info("the daemon begins to hand the devices back to the SR-IOV device plugin")
+	if o.begin(config, out, func(m *nodestate.OfferMemory) { m.Mode, m.Changing = nodestate.OfferPCIDP, true }) {
+		o.log.Info("the daemon begins to hand the devices back to the SR-IOV device plugin")
+	}
+}
+
+// begin saves that a change between the modes begins, and says whether it does. Earlier failures of the device plugin's
+// restart do not count then.
+func (o *offering) begin(config *pluginConfig, out *Outcome, change func(*nodestate.OfferMemory)) bool {
+	if !o.save(out, change) {
+		return false
+	}
+	config.plugin.Nudge()
+	return true
 }
 
 // save changes the memory, and says whether that is on the disk.
