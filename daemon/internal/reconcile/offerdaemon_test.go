@@ -171,21 +171,32 @@ func (d *offerDaemon) Listen(name device.ResourceName, server deviceapi.DevicePl
 	}, nil
 }
 
-// Register implements deviceplugin.Kubelet. Each registration has a socket of its own.
-func (d *offerDaemon) Register(ctx context.Context, name device.ResourceName) error {
+// dial has the kubelet register a server on a socket of its own, whose name goes at once and whose connections stay.
+func (d *offerDaemon) dial(ctx context.Context, name device.ResourceName, server deviceapi.DevicePluginServer) (*kubeletmodel.Listener, error) {
 	k := d.w.kubelet()
 	d.mu.Lock()
 	if d.dead || k == nil {
 		d.mu.Unlock()
-		return errAway
+		return nil, errAway
 	}
 	d.registered++
 	socket := fmt.Sprintf("multi-eni-%p-%d.sock", d, d.registered)
-	d.listeners[name] = append(d.listeners[name], d.w.sockets.Listen(socket, d.servers[name]))
+	l := d.w.sockets.Listen(socket, server)
+	d.listeners[name] = append(d.listeners[name], l)
 	d.mu.Unlock()
-	err := k.Register(ctx, &deviceapi.RegisterRequest{Version: deviceapi.Version, Endpoint: socket, ResourceName: name.String()})
-	d.w.sockets.Remove(socket) // its connections stay
-	d.w.tell("    the kubelet has registered %s: %v", name, err)
+	defer d.w.sockets.Remove(socket)
+	return l, k.Register(ctx, &deviceapi.RegisterRequest{Version: deviceapi.Version, Endpoint: socket, ResourceName: name.String()})
+}
+
+// Register implements deviceplugin.Kubelet.
+func (d *offerDaemon) Register(ctx context.Context, name device.ResourceName) error {
+	d.mu.Lock()
+	server := d.servers[name]
+	d.mu.Unlock()
+	l, err := d.dial(ctx, name, server)
+	if l != nil {
+		d.w.tell("    the kubelet has registered %s: %v", name, err)
+	}
 	return err
 }
 
@@ -196,20 +207,13 @@ type decoy struct {
 
 // Forget implements deviceplugin.Kubelet.
 func (d *offerDaemon) Forget(ctx context.Context, name device.ResourceName) error {
-	k := d.w.kubelet()
-	d.mu.Lock()
-	if d.dead || k == nil {
-		d.mu.Unlock()
-		return errAway
+	l, err := d.dial(ctx, name, decoy{})
+	if l == nil {
+		return err
 	}
-	d.registered++
-	socket := fmt.Sprintf("multi-eni-%p-%d.sock", d, d.registered)
-	l := d.w.sockets.Listen(socket, decoy{})
-	d.mu.Unlock()
-	if err := k.Register(ctx, &deviceapi.RegisterRequest{Version: deviceapi.Version, Endpoint: socket, ResourceName: name.String()}); err == nil {
+	if err == nil {
 		d.w.Errorf("the kubelet has registered a plugin that does not answer")
 	}
-	d.w.sockets.Remove(socket)
 	l.Close()
 	d.w.tell("    the kubelet has forgotten the connection of %s", name)
 	return nil
