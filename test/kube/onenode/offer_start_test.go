@@ -25,7 +25,9 @@ const (
 	killRounds = 50
 )
 
-// own is a node whose devices the daemon offers, from its start.
+// own is a node whose devices the daemon offers, from its start. It waits for the end of the change too: a daemon that is
+// killed before leaves the kubelet with devices that nobody serves until the next one starts (ADR 0042), and the test
+// before may have done so.
 func own(t *testing.T, enis int) *stage {
 	t.Helper()
 	s := newStage(t, enis)
@@ -33,6 +35,13 @@ func own(t *testing.T, enis int) *stage {
 	for _, e := range s.enis {
 		s.must(s.declare(e))
 	}
+	cluster.Eventually(t, "the devices have changed hands", settle, func() error {
+		m, err := s.memory()
+		if err == nil && (m.Mode != nodestate.OfferDevicePlugin || m.Changing || len(m.Names) != enis) {
+			err = fmt.Errorf("the checkpoint has %+v", m)
+		}
+		return err
+	})
 	cluster.Eventually(t, "all offered", settle, s.kubeletLists(s.enis...))
 	return s
 }

@@ -134,26 +134,35 @@ func (s *stage) delete(name string) error {
 	return err
 }
 
-func (s *stage) phase(name string) (corev1.PodPhase, error) {
+// status is the zero value for a pod that does not exist.
+func (s *stage) status(name string) (corev1.PodStatus, error) {
 	ctx, cancel := context.WithTimeout(s.Context(), callTimeout)
 	defer cancel()
 	p, err := s.Admin.CoreV1().Pods("default").Get(ctx, name, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
-		return "", nil
+		return corev1.PodStatus{}, nil
 	}
 	if err != nil {
-		return "", err
+		return corev1.PodStatus{}, err
 	}
-	return p.Status.Phase, nil
+	return p.Status, nil
+}
+
+func (s *stage) phase(name string) (corev1.PodPhase, error) {
+	status, err := s.status(name)
+	return status.Phase, err
 }
 
 func (s *stage) inPhase(name string, wanted corev1.PodPhase) func() error {
 	return func() error {
-		got, err := s.phase(name)
+		got, err := s.status(name)
 		if err != nil {
 			return err
 		}
-		return want(got, wanted)
+		if err := want(got.Phase, wanted); err != nil {
+			return fmt.Errorf("%w (%s: %s)", err, got.Reason, got.Message)
+		}
+		return nil
 	}
 }
 

@@ -96,6 +96,7 @@ func newStageOf(t *testing.T, enis ...eni) *stage {
 func newNode(t *testing.T, enis ...eni) *stage {
 	t.Helper()
 	s := &stage{T: t, Node: node.Start(t), dir: t.TempDir()}
+	s.freshKubelet()
 	d, err := dynamic.NewForConfig(s.Config)
 	s.must(err)
 	s.nodeENIs = d.Resource(schema.GroupVersionResource{Group: "networking.k8s.aws", Version: "v1alpha1", Resource: "nodeenis"})
@@ -114,6 +115,18 @@ func newNode(t *testing.T, enis ...eni) *stage {
 	}
 	s.Cleanup(s.empty)
 	return s
+}
+
+// freshKubelet has the kubelet list no devices. It may list devices of the test before: it does not notice the end of a
+// daemon that was killed during a change of the mode (ADR 0042).
+func (s *stage) freshKubelet() {
+	s.Helper()
+	if s.kubeletLists()() == nil {
+		return
+	}
+	s.KillKubelet()
+	s.StartKubelet(s.T)
+	cluster.Eventually(s.T, "a kubelet without devices", settle, s.kubeletLists())
 }
 
 func (s *stage) empty() {
